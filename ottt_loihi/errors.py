@@ -1,0 +1,61 @@
+"""Every error this project raises on purpose.
+
+Each error is also a builtin, so that callers may catch ``ValueError`` or ``OSError``, and carries the exit code
+its command ends with. A message says where, what was found, what is allowed and what to do.
+
+==========  =====================================================
+exit code   meaning
+==========  =====================================================
+0           done
+1           verification failed, or a Lava run died
+2           wrong usage
+3           a file that cannot be read, trusted or written
+4           a network that does not fit the chip
+==========  =====================================================
+"""
+
+
+class OtttError(Exception):
+    """Base class: ``except OtttError`` catches everything this project raises on purpose."""
+
+    exit_code = 1
+
+
+class UsageError(OtttError, ValueError):
+    """An argument of the wrong shape, dtype, range or name."""
+
+    exit_code = 2
+
+
+class BackendUnavailableError(OtttError, ImportError):
+    """A backend (Lava, lava-dl, Loihi 2) was asked for where it is not installed."""
+
+    exit_code = 2
+
+
+class FileError(OtttError, OSError):
+    """A file that cannot be read or written, or does not hold what it should."""
+
+    exit_code = 3
+
+
+class UnsafeFileError(FileError):
+    """A file that would run code, follow links out of itself or allocate without bound; nothing of it was run."""
+
+
+class ChipError(OtttError, ValueError):
+    """A network that cannot be expressed on the chip, or does not fit into it."""
+
+    exit_code = 4
+
+
+class VerificationError(OtttError, AssertionError):
+    """Two views of one network disagree; the message names the first place where they do."""
+
+    exit_code = 1
+
+
+class LavaError(OtttError, RuntimeError):
+    """A Lava process raised, died or stalled; every process of the run has been ended."""
+
+    exit_code = 1

@@ -1,0 +1,323 @@
+"""``ChipNetwork``: the integer network, the single source of truth for what runs on the chip.
+
+Plain frozen dataclasses over NumPy integer arrays; each docstring is the specification of its part. Everything else
+is a view on them: the simulators execute them, ``converters`` writes them to Lava, ``.net`` and reports, ``onchip``
+makes some connections plastic. Construction validates and names the offending place.
+
+Time. All layers of a network share one *logical* time t = 1 … ``num_steps``: at step t layer l sees the spikes layer
+l − 1 sends in the same step. On the chip (and in Lava) every connection takes one more step, so layer l works on
+logical step t at wall-clock step ``t + level(l)`` with ``level(input) = 0`` and ``level(l) = l + 1``. A connection's
+logical delay is therefore ``delay + 1 + level(pre) − level(post)``: 0 from one layer to the next, 1 from a layer to
+itself, and it must not be negative.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+import numpy as np
+
+from ottt_loihi.errors import ChipError
+from ottt_loihi.sim import arithmetic
+
+INPUT = -1  # the index that stands for the network's input where a layer's index is expected
+
+WEIGHT_FORMATS = ("inference8", "learning9")
+READOUTS = ("sum_v", "last_v", "spike_count")
+RESETS = ("zero", "subtract")
+
+
+@dataclass(frozen=True, eq=False)
+class _Part:
+    """Equality by value for dataclasses that hold arrays."""
+
+    def __eq__(self, other: object) -> bool:
+        if type(other) is not type(self):
+            return NotImplemented
+        return all(_equal(getattr(self, f.name), getattr(other, f.name)) for f in fields(self))
+
+    __hash__ = None  # type: ignore[assignment]
+
+
+def _equal(a: Any, b: Any) -> bool:
+    if isinstance(a, np.ndarray) or isinstance(b, np.ndarray):
+        return np.array_equal(a, b)
+    return bool(a == b)
+
+
+@dataclass(frozen=True, eq=False)
+class LIF(_Part):
+    """A layer of leaky integrate-and-fire neurons: Lava's ``LIF`` process in ``fixed_pt``.
+
+    ::
+
+        u[t] = wrap24( tz(u[t−1]·(4096 − (du + 1))) + (a[t] << 6) )
+        v[t] = clip( tz(v[t−1]·(4096 − dv)) + u[t] + beff, ±(2²³ − 1) )       beff = bias_mant · 2^bias_exp
+        s[t] = v[t] > (vth << 6);   v[t] = 0 where s[t]
+
+    ============  ==================  ============================================================================
+    symbol        dtype, range        meaning
+    ============  ==================  ============================================================================
+    shape         tuple of int        neurons, e.g. ``(128,)``
+    du            int, −1 … 4095      decay of u in 1/4096: u keeps (4095 − du)/4096 of itself; 4095: no memory
+    dv            int, 0 … 4096       decay of v in 1/4096: v keeps (4096 − dv)/4096 of itself; 4096: no memory
+    vth           int, 0 … 131071     threshold mantissa
+    bias_mant     int32 ``shape``,    bias mantissa per neuron
+                  −4096 … 4095
+    bias_exp      int, 0 … 7          bias exponent
+    u_init        int32 ``shape``     u before the layer's first logical step
+    name          str                 used in reports and messages
+    ============  ==================  ============================================================================
+
+    ``reset="zero"`` networks keep the membrane in v (du = 4095). ``reset="subtract"`` keeps it in u: dv = 4096 and a
+    :class:`Diagonal` connection of weight −λ·vth from the layer to itself subtracts one step later, when the decay
+    has made Vth·s into λ·Vth·s. There a bias b sits as b/(1−λ) on v, and ``u_init = −b/(1−λ)``.
+    """
+
+    shape: tuple[int, ...]
+    du: int
+    dv: int
+    vth: int
+    bias_mant: np.ndarray | int = 0
+    bias_exp: int = 0
+    u_init: np.ndarray | int = 0
+    name: str = "layer"
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "shape", _shape(self.shape, f"{self.name}.shape"))
+        _integer(self.du, f"{self.name}.du", -1, 4095)
+        _integer(self.dv, f"{self.name}.dv", 0, 4096)
+        _integer(self.vth, f"{self.name}.vth", 0, arithmetic.VTH_MAX)
+        _integer(self.bias_exp, f"{self.name}.bias_exp", 0, 7)
+        limit = arithmetic.STATE_LIMIT - 1
+        for attribute, low, high in (("bias_mant", -4096, 4095), ("u_init", -limit, limit)):
+            where = f"{self.name}.{attribute}"
+            value = np.broadcast_to(_integers(getattr(self, attribute), where, low, high), self.shape)
+            object.__setattr__(self, attribute, _frozen(value))
+
+    @property
+    def size(self) -> int:
+        """Number of neurons."""
+        return int(np.prod(self.shape))
+
+
+@dataclass(frozen=True, eq=False)
+class Dense(_Part):
+    """An all-to-all connection: Lava's ``Dense`` process in ``fixed_pt``.
+
+    ``a = (W·x) << weight_exp`` (``>>`` for a negative exponent, floor), where x is the spike vector, 0 or 1, or with
+    ``num_message_bits > 0`` the graded message.
+
+    ================  ==========================  =================================================================
+    symbol            dtype, range                meaning
+    ================  ==========================  =================================================================
+    pre, post         int                         layer indices; ``INPUT`` (−1) is the network's input
+    weight            int32 ``(post, pre)``       mixed signs: multiples of 2^(9 − num_weight_bits) in −256 … 254;
+                                                  one sign: multiples of 2^(8 − num_weight_bits) up to ±255
+    weight_exp        int, −8 … 7                 common exponent
+    num_weight_bits   int, 1 … 8                  bits a weight is stored in
+    num_message_bits  int, 0 … 24                 0: binary spikes
+    delay             int, 0 … 62                 extra steps on the chip beyond the one every connection takes
+    weight_format     ``"inference8"`` or         ``learning9``: a plastic connection, −256 … 255, odd weights too,
+                      ``"learning9"``             because the learning engine moves weights by single LSBs
+    ================  ==========================  =================================================================
+    """
+
+    pre: int
+    post: int
+    weight: np.ndarray
+    weight_exp: int = 0
+    num_weight_bits: int = 8
+    num_message_bits: int = 0
+    delay: int = 0
+    weight_format: str = "inference8"
+
+    def __post_init__(self) -> None:
+        _check_connection(self, ndim=2)
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """``(post, pre)`` sizes, as Lava writes them."""
+        return self.weight.shape  # type: ignore[return-value]
+
+    @property
+    def label(self) -> str:
+        return _label(self)
+
+
+@dataclass(frozen=True, eq=False)
+class Diagonal(_Part):
+    """A one-to-one connection, ``a_i = (w_i·x_i) << weight_exp``: Lava's ``Sparse`` process with a diagonal matrix.
+
+    Fields as in :class:`Dense`, but ``weight`` is int32 ``(n,)``. From a layer to itself with weight −λ·vth it is the
+    reset by subtraction.
+    """
+
+    pre: int
+    post: int
+    weight: np.ndarray
+    weight_exp: int = 0
+    num_weight_bits: int = 8
+    num_message_bits: int = 0
+    delay: int = 0
+    weight_format: str = "inference8"
+
+    def __post_init__(self) -> None:
+        _check_connection(self, ndim=1)
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """``(post, pre)`` sizes, as Lava writes them."""
+        return (self.weight.shape[0],) * 2
+
+    @property
+    def label(self) -> str:
+        return _label(self)
+
+
+Connection = Dense | Diagonal
+
+
+@dataclass(frozen=True, eq=False)
+class ChipNetwork(_Part):
+    """Layers, the connections between them, and how the answer is read.
+
+    ==============  ======================  ===========================================================================
+    field           type                    meaning
+    ==============  ======================  ===========================================================================
+    input_shape     tuple of int            shape of one input frame
+    layers          tuple of :class:`LIF`   in order: the level of layer l is l + 1
+    connections     tuple                   any order; each layer needs at least one input
+    num_steps       int ≥ 1                 time steps of one sample, T
+    readout         str                     score of class k over the last layer: ``sum_v`` Σ_t v_k[t], ``last_v``
+                                            v_k[T], ``spike_count`` Σ_t s_k[t]; the prediction is the argmax
+    provenance      mapping of JSON values  library versions, source checkpoint's hash, quantisation settings
+    ==============  ======================  ===========================================================================
+    """
+
+    input_shape: tuple[int, ...]
+    layers: tuple[LIF, ...]
+    connections: tuple[Connection, ...]
+    num_steps: int
+    readout: str = "sum_v"
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "input_shape", _shape(self.input_shape, "input_shape"))
+        object.__setattr__(self, "layers", tuple(self.layers))
+        object.__setattr__(self, "connections", tuple(self.connections))
+        _integer(self.num_steps, "num_steps", 1, 2**31 - 1)
+        if self.readout not in READOUTS:
+            raise ChipError(f"readout: expected one of {', '.join(READOUTS)}, got {self.readout!r}")
+        if not self.layers:
+            raise ChipError("layers: a network needs at least one layer")
+        for connection in self.connections:
+            self._check_fit(connection)
+        for index in range(len(self.layers)):
+            if not any(c.post == index for c in self.connections):
+                raise ChipError(f"layer[{index}] ({self.layers[index].name}) has no input: connect it or remove it")
+
+    @property
+    def input_size(self) -> int:
+        """Number of input channels."""
+        return int(np.prod(self.input_shape))
+
+    def size(self, index: int) -> int:
+        """Number of neurons of a layer, or of input channels for ``INPUT``."""
+        return self.input_size if index == INPUT else self.layers[index].size
+
+    def logical_delay(self, connection: Connection) -> int:
+        """Steps of logical time between a spike and its arrival (module docstring)."""
+        return connection.delay + 1 + connection.pre - connection.post
+
+    def inputs_of(self, index: int) -> tuple[Connection, ...]:
+        """The connections that end at a layer."""
+        return tuple(c for c in self.connections if c.post == index)
+
+    def _check_fit(self, c: Connection) -> None:
+        last = len(self.layers) - 1
+        if not (INPUT <= c.pre <= last and 0 <= c.post <= last):
+            raise ChipError(f"{c.label}: layers go from 0 to {last} and the input is {INPUT}")
+        expected = (self.size(c.post), self.size(c.pre))
+        if c.shape != expected:
+            raise ChipError(f"{c.label}.weight: expected shape (post, pre) = {expected}, got {c.shape}")
+        if self.logical_delay(c) < 0:
+            raise ChipError(
+                f"{c.label}: skips ahead of the layers between, which take one step each; "
+                f"give it delay={c.post - c.pre - 1}"
+            )
+
+
+def _check_connection(c: Connection, ndim: int) -> None:
+    where = _label(c)
+    for attribute, low, high in (
+        ("pre", INPUT, 10**6),
+        ("post", 0, 10**6),
+        ("weight_exp", -8, 7),
+        ("num_weight_bits", 1, 8),
+        ("num_message_bits", 0, 24),
+        ("delay", 0, 62),
+    ):
+        _integer(getattr(c, attribute), f"{where}.{attribute}", low, high)
+    if c.weight_format not in WEIGHT_FORMATS:
+        raise ChipError(f"{where}.weight_format: expected one of {WEIGHT_FORMATS}, got {c.weight_format!r}")
+    weight = _integers(c.weight, f"{where}.weight", -256, 255)
+    if weight.ndim != ndim or 0 in weight.shape:
+        raise ChipError(f"{where}.weight: expected {ndim} non-empty dimension(s), got shape {weight.shape}")
+    if c.weight_format == "inference8":
+        _check_truncation(weight, c.num_weight_bits, f"{where}.weight")
+    object.__setattr__(c, "weight", _frozen(weight))
+
+
+def _check_truncation(weight: np.ndarray, bits: int, where: str) -> None:
+    """Refuse weights that Lava would change in silence at the first step."""
+    bad = np.argwhere(arithmetic.truncate_weight(weight, bits) != weight)
+    if len(bad):
+        place = tuple(int(i) for i in bad[0])
+        mode = arithmetic.sign_mode(weight)
+        step = 1 << (8 - bits + (mode == "mixed"))
+        low, high = {"mixed": (-256, 256 - step), "excitatory": (0, 256 - step), "inhibitory": (step - 256, 0)}[mode]
+        raise ChipError(
+            f"{where}: expected multiples of {step} in [{low}, {high}] ({bits}-bit {mode}), got {weight[place]} at {place}"
+        )
+
+
+def _label(c: Connection) -> str:
+    pre = "input" if c.pre == INPUT else f"layer[{c.pre}]"
+    return f"connection {pre}→layer[{c.post}]"
+
+
+def _shape(value: Any, where: str) -> tuple[int, ...]:
+    try:
+        shape = tuple(int(n) for n in value)
+    except (TypeError, ValueError):
+        raise ChipError(f"{where}: expected a tuple of positive integers, got {value!r}") from None
+    if not shape or min(shape) < 1:
+        raise ChipError(f"{where}: expected a tuple of positive integers, got {value!r}")
+    return shape
+
+
+def _integer(value: Any, where: str, low: int, high: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
+        raise ChipError(f"{where}: expected an integer, got {type(value).__name__} {value!r}")
+    if not low <= value <= high:
+        raise ChipError(f"{where}: expected an integer in [{low}, {high}], got {value}")
+
+
+def _integers(value: Any, where: str, low: int, high: int) -> np.ndarray:
+    array = np.asarray(value)
+    if array.dtype.kind not in "iu":
+        raise ChipError(f"{where}: expected integers, got dtype {array.dtype}")
+    bad = np.argwhere((array < low) | (array > high))
+    if len(bad):
+        place = tuple(int(i) for i in bad[0])
+        raise ChipError(f"{where}: expected integers in [{low}, {high}], got {array[place]} at {place}")
+    return array.astype(np.int32)
+
+
+def _frozen(array: np.ndarray) -> np.ndarray:
+    array = np.array(array, np.int32)
+    array.setflags(write=False)
+    return array
