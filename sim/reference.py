@@ -69,7 +69,9 @@ def run(chip: ChipNetwork, x: np.ndarray, record: tuple[Variable, ...] = ()) -> 
         spike_counts += [int(s.sum()) for s in state.s]
         scores = _read_out(chip.readout, scores, state)
     states = {
-        name: [np.stack(kept).reshape(chip.num_steps, len(x), *layer.shape) for kept, layer in zip(per_layer, chip.layers)]
+        name: [
+            np.stack(kept).reshape(chip.num_steps, len(x), *layer.shape) for kept, layer in zip(per_layer, chip.layers)
+        ]
         for name, per_layer in history.items()
     }
     return Result(scores, states, spike_counts)

@@ -1,0 +1,49 @@
+"""Binary rate coding: an image becomes T frames of spikes."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ottt_loihi.errors import UsageError
+
+
+def rate_code(images: np.ndarray, num_steps: int, seed: int = 0, indices: np.ndarray | None = None) -> np.ndarray:
+    """``s_i[t] ~ Bernoulli(x_i)``: a pixel of intensity x fires with probability x at each time step.
+
+    A sample's spikes depend on ``seed`` and its index alone, not on the batch it is in.
+
+    Parameters
+    ----------
+    images
+        floats in [0, 1], ``(n, *shape)``
+    num_steps
+        time steps T ≥ 1
+    seed
+        any non-negative integer; another seed gives other spikes
+    indices
+        ``(n,)`` the samples' numbers in their data set; default 0 … n − 1
+
+    Returns
+    -------
+    uint8 ``(n, num_steps, *shape)`` of 0 and 1
+
+    Raises
+    ------
+    UsageError
+        for NaN or intensities outside [0, 1], ``num_steps < 1``, a negative seed, or as many indices as not images
+    """
+    images = np.asarray(images)
+    if num_steps < 1 or seed < 0:
+        raise UsageError(f"rate_code: expected num_steps ≥ 1 and seed ≥ 0, got {num_steps} and {seed}")
+    if images.size and not (images.min() >= 0 and images.max() <= 1):  # False for NaN
+        raise UsageError(
+            f"rate_code: expected intensities in [0, 1], got [{images.min()}, {images.max()}]; scale the images first"
+        )
+    indices = np.arange(len(images)) if indices is None else np.asarray(indices)
+    if indices.shape != (len(images),):
+        raise UsageError(f"rate_code: expected {len(images)} indices, got shape {indices.shape}")
+    spikes = np.empty((len(images), num_steps, *images.shape[1:]), np.uint8)
+    for spikes_of_one, image, index in zip(spikes, images, indices):
+        uniform = np.random.default_rng([seed, int(index)]).random(spikes_of_one.shape, np.float32)
+        spikes_of_one[...] = uniform < image
+    return spikes
