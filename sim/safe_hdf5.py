@@ -1,0 +1,95 @@
+"""Reading HDF5 files nobody vouches for: no link leaves the file, nothing is allocated before its size is checked."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+
+from ottt_loihi.errors import FileError, UnsafeFileError
+
+MAX_ELEMENTS = 1 << 28  # of one dataset: 2 GiB as int64, thirty times VGG's largest layer
+MAX_ATTRIBUTE_BYTES = 1 << 20
+
+
+@contextmanager
+def open_hdf5(path: str | os.PathLike[str]) -> Iterator[h5py.File]:
+    """Open for reading; whatever HDF5 stumbles over inside the block becomes a :class:`FileError` with the path."""
+    path = Path(path)
+    if not path.exists():
+        raise FileError(f"{path}: no such file")
+    try:
+        with h5py.File(path, "r") as file:
+            yield file
+    except FileError as error:
+        if str(error).startswith(str(path)):
+            raise
+        raise type(error)(f"{path}: {error}") from None
+    except (OSError, RuntimeError, KeyError, ValueError, TypeError, UnicodeDecodeError, MemoryError) as error:
+        raise FileError(f"{path}: not a readable HDF5 file of ours, or damaged ({_one_line(error)})") from error
+
+
+def group(parent: h5py.Group, name: str) -> h5py.Group:
+    """The subgroup ``name``, which must be an ordinary member of this file."""
+    member = _member(parent, name)
+    if not isinstance(member, h5py.Group):
+        raise FileError(f"{parent.name}/{name}: expected a group")
+    return member
+
+
+def integers(parent: h5py.Group, name: str) -> np.ndarray:
+    """The dataset ``name`` as an integer array."""
+    array = numbers(parent, name)
+    if array.dtype.kind not in "iu":
+        raise FileError(f"{parent.name}/{name}: expected integers, found {array.dtype}")
+    return array
+
+
+def numbers(parent: h5py.Group, name: str) -> np.ndarray:
+    """The dataset ``name`` as a numeric array, read only after its size, storage and dtype have been checked."""
+    member = _member(parent, name)
+    where = f"{parent.name}/{name}"
+    if not isinstance(member, h5py.Dataset):
+        raise FileError(f"{where}: expected a dataset")
+    if member.external or member.is_virtual:
+        raise UnsafeFileError(f"{where}: its data lies in another file; refused")
+    if member.dtype.kind not in "iufb":
+        raise FileError(f"{where}: expected numbers, found {member.dtype}")
+    if member.shape is None or member.size > MAX_ELEMENTS:
+        raise UnsafeFileError(f"{where}: declares {member.size} elements, at most {MAX_ELEMENTS} are allowed")
+    return member[()] if member.shape else np.asarray(member[()])
+
+
+def attribute(parent: h5py.Group, name: str, kind: type) -> Any:
+    """The attribute ``name`` as ``int``, ``str`` or ``tuple`` (of int)."""
+    where = f"{parent.name}@{name}"
+    if name not in parent.attrs:
+        raise FileError(f"{where}: missing")
+    if parent.attrs.get_id(name).get_storage_size() > MAX_ATTRIBUTE_BYTES:
+        raise UnsafeFileError(f"{where}: larger than {MAX_ATTRIBUTE_BYTES} bytes")
+    value = parent.attrs[name]
+    if kind is str and isinstance(value, str):
+        return value
+    if kind is int and isinstance(value, np.integer):
+        return int(value)
+    if kind is tuple and isinstance(value, np.ndarray) and value.dtype.kind in "iu":
+        return tuple(int(n) for n in value)
+    raise FileError(f"{where}: expected {kind.__name__}, found {type(value).__name__}")
+
+
+def _member(parent: h5py.Group, name: str) -> h5py.Group | h5py.Dataset:
+    link = parent.get(name, getlink=True)
+    if link is None:
+        raise FileError(f"{parent.name}/{name}: missing")
+    if not isinstance(link, h5py.HardLink):
+        raise UnsafeFileError(f"{parent.name}/{name}: a link out of its place; refused")
+    return parent[name]
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split())[:200] or type(error).__name__

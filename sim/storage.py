@@ -1,0 +1,118 @@
+"""A ChipNetwork in one HDF5 file, and back equal.
+
+Layout, version 1: root attributes ``format``, ``version``, ``input_shape``, ``num_steps``, ``readout``, ``provenance``
+(JSON); groups ``layers/<i>`` and ``connections/<i>`` with one attribute or dataset per field of the dataclasses of
+``sim/network.py``; connections have ``kind``, the class's name. All integers; every dataset carries a checksum.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import fields
+from typing import Any
+
+import h5py
+import numpy as np
+
+from ottt_loihi.errors import ChipError, FileError
+from ottt_loihi.files import atomic_write
+from ottt_loihi.sim import safe_hdf5
+from ottt_loihi.sim.network import LIF, ChipNetwork, Connection, Dense, Diagonal
+
+FORMAT = "ottt-loihi ChipNetwork"
+VERSION = 1
+CONNECTIONS = {kind.__name__: kind for kind in (Dense, Diagonal)}
+MAX_PARTS = 10_000  # layers or connections
+
+
+def save(chip: ChipNetwork, path: str | os.PathLike[str]) -> None:
+    """Write ``chip`` to ``path``, whole or not at all. Raises :class:`FileError` if the folder cannot be written."""
+    with atomic_write(path) as temporary, h5py.File(temporary, "w") as file:
+        file.attrs["format"] = FORMAT
+        file.attrs["version"] = VERSION
+        file.attrs["input_shape"] = np.asarray(chip.input_shape, np.int64)
+        file.attrs["num_steps"] = chip.num_steps
+        file.attrs["readout"] = chip.readout
+        file.attrs["provenance"] = json.dumps(dict(chip.provenance))
+        for index, layer in enumerate(chip.layers):
+            _write(file.create_group(f"layers/{index}"), layer)
+        for index, connection in enumerate(chip.connections):
+            target = file.create_group(f"connections/{index}")
+            target.attrs["kind"] = type(connection).__name__
+            _write(target, connection)
+
+
+def load(path: str | os.PathLike[str]) -> ChipNetwork:
+    """Read a ChipNetwork.
+
+    Raises
+    ------
+    FileError
+        for a missing, damaged or foreign file, or a newer format version
+    UnsafeFileError
+        for a file with links out of itself or absurd sizes
+    """
+    with safe_hdf5.open_hdf5(path) as file:
+        if "format" not in file.attrs or safe_hdf5.attribute(file, "format", str) != FORMAT:
+            raise FileError("not a ChipNetwork file; ottt-export writes them")
+        version = safe_hdf5.attribute(file, "version", int)
+        if not 1 <= version <= VERSION:
+            raise FileError(f"format version {version}, this program reads up to {VERSION}; update ottt-loihi")
+        try:
+            return ChipNetwork(
+                input_shape=safe_hdf5.attribute(file, "input_shape", tuple),
+                layers=tuple(LIF(**_read(part, LIF)) for part in _parts(file, "layers")),
+                connections=tuple(_read_connection(part) for part in _parts(file, "connections")),
+                num_steps=safe_hdf5.attribute(file, "num_steps", int),
+                readout=safe_hdf5.attribute(file, "readout", str),
+                provenance=_read_provenance(file),
+            )
+        except ChipError as error:
+            raise FileError(f"holds no valid network: {error}") from error
+
+
+def _write(target: h5py.Group, part: LIF | Connection) -> None:
+    for f in fields(part):
+        value = getattr(part, f.name)
+        if not isinstance(value, np.ndarray):
+            target.attrs[f.name] = np.asarray(value, np.int64) if isinstance(value, tuple) else value
+        else:
+            # chunked storage with a checksum: a flipped byte in a weight is noticed
+            target.create_dataset(f.name, data=value, fletcher32=True, compression="gzip", shuffle=True)
+
+
+def _parts(file: h5py.File, name: str) -> list[h5py.Group]:
+    parent = safe_hdf5.group(file, name)
+    if len(parent) > MAX_PARTS:
+        raise FileError(f"/{name}: {len(parent)} entries, at most {MAX_PARTS} are allowed")
+    return [safe_hdf5.group(parent, str(index)) for index in range(len(parent))]
+
+
+def _read(source: h5py.Group, kind: type) -> dict[str, Any]:
+    """The fields of a dataclass; the annotation tells how each one is stored."""
+    values: dict[str, Any] = {}
+    for f in fields(kind):
+        if "ndarray" in str(f.type):
+            values[f.name] = safe_hdf5.integers(source, f.name)
+        else:
+            values[f.name] = safe_hdf5.attribute(source, f.name, {"int": int, "str": str}.get(str(f.type), tuple))
+    return values
+
+
+def _read_connection(source: h5py.Group) -> Connection:
+    name = safe_hdf5.attribute(source, "kind", str)
+    if name not in CONNECTIONS:
+        raise FileError(f"{source.name}: unknown kind of connection {name!r}")
+    kind = CONNECTIONS[name]
+    return kind(**_read(source, kind))
+
+
+def _read_provenance(file: h5py.File) -> dict[str, Any]:
+    try:
+        provenance = json.loads(safe_hdf5.attribute(file, "provenance", str))
+    except json.JSONDecodeError as error:
+        raise FileError(f"/@provenance: not JSON ({error})") from None
+    if not isinstance(provenance, dict):
+        raise FileError("/@provenance: expected a JSON object")
+    return provenance
