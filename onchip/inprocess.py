@@ -42,7 +42,9 @@ class InProcessRun:
         for a graph that does not compile or needs what this executor does not do, and when a model raises
     """
 
-    def __init__(self, process: AbstractProcess, tag: str = "fixed_pt", models: Mapping[type, type] | None = None) -> None:
+    def __init__(
+        self, process: AbstractProcess, tag: str = "fixed_pt", models: Mapping[type, type] | None = None
+    ) -> None:
         self._process, self._tag, self._models = process, tag, dict(models or {})
         self.steps_done = 0
 

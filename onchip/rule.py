@@ -106,7 +106,9 @@ def default_impulse(decay: float) -> int:
 
 def _check_impulse(impulse: int, decay: float) -> None:
     if not _whole(impulse, 1, TRACE_MAX):
-        raise UsageError(f"impulse: expected an integer 1 … {TRACE_MAX} (fractions are biased in Lava), got {impulse!r}")
+        raise UsageError(
+            f"impulse: expected an integer 1 … {TRACE_MAX} (fractions are biased in Lava), got {impulse!r}"
+        )
     if impulse > TRACE_MAX * (1 - decay) + 1e-9:
         raise UsageError(
             f"impulse: {impulse} saturates the trace at {TRACE_MAX} for λ = {decay}; at most {default_impulse(decay)}"
