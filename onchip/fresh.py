@@ -9,6 +9,10 @@ from ottt_loihi.sim import arithmetic
 from ottt_loihi.sim.network import INPUT, LIF, ChipNetwork, Connection, Dense, Diagonal
 
 RESOLUTION = 256  # weight steps per threshold: weights reach ±1 Vth, and one step is 0.4 % of it
+READOUT_STEPS_PER_INPUT = 16  # steps per logit of 1, times fan-in: the more inputs, the smaller each one's weight
+READOUT_RANGE = (256, 8192)  # and its limits: below, weights are too coarse; above, 16 logits leave the 24 bits
+HIDDEN_GAIN = 2.0  # times torch's ±1/√fan_in: at 1 hardly a hidden neuron fires on rate-coded images
+READOUT_GAIN = 0.3  # a small start: the readout's noise would be the hidden layer's error
 MAX_INHIBITION = 255
 
 
@@ -22,7 +26,7 @@ def fresh_network(
     resolution: int = RESOLUTION,
     seed: int = 0,
 ) -> ChipNetwork:
-    """Random plastic weights, uniform in ±1/√fan_in of the threshold (as torch initialises), the readout likewise.
+    """Random plastic weights, uniform in ±gain/√fan_in of the threshold (of a logit of 1 at the readout).
 
     Parameters
     ----------
@@ -58,19 +62,21 @@ def fresh_network(
     fan_in = int(np.prod(input_shape))
     for index, size in enumerate(hidden):
         name = f"hidden {index + 1}"
-        connections.append(_random(rng, index, size, fan_in, vth))
+        connections.append(_random(rng, index, size, fan_in, HIDDEN_GAIN * vth))
         if reset == "subtract":
             layers.append(LIF((size,), 4095 - kept, 4096, vth, name=name))
             connections.append(Diagonal(index, index, np.full(size, -inhibition)))
         else:
             layers.append(LIF((size,), 4095, arithmetic.DECAY_UNITY - kept, vth, name=name))
         fan_in = size
+    low, high = READOUT_RANGE
+    unit = min(high, max(low, READOUT_STEPS_PER_INPUT * fan_in))
     layers.append(LIF((classes,), 4095, 4096, arithmetic.VTH_MAX, name="readout"))
-    connections.append(_random(rng, len(hidden), classes, fan_in, resolution))
-    provenance = {"scales": [vth] * len(hidden) + [resolution], "origin": "fresh_network", "seed": seed}
+    connections.append(_random(rng, len(hidden), classes, fan_in, READOUT_GAIN * unit))
+    provenance = {"scales": [vth] * len(hidden) + [unit], "origin": "fresh_network", "seed": seed}
     return ChipNetwork(input_shape, tuple(layers), tuple(connections), num_steps, "sum_v", provenance)
 
 
-def _random(rng: np.random.Generator, index: int, size: int, fan_in: int, steps: int) -> Dense:
+def _random(rng: np.random.Generator, index: int, size: int, fan_in: int, steps: float) -> Dense:
     weight = np.round(rng.uniform(-1, 1, (size, fan_in)) * steps / np.sqrt(fan_in)).astype(np.int32)
     return Dense(index - 1 if index else INPUT, index, np.clip(weight, -256, 255), weight_format="learning9")

@@ -23,8 +23,8 @@ from ottt_loihi.sim.network import ChipNetwork
 Data = tuple[np.ndarray, np.ndarray]
 
 BACKENDS = ("inprocess", "lava")
-READOUT_RATE = 0.1  # part of its error that one time step's update takes from the readout
-HIDDEN_RATE = 0.1  # the same for a hidden layer, with the error that its feedback delivers
+READOUT_RATE = 0.01  # part of its error that one time step's update takes from the readout
+HIDDEN_RATE = 1.0  # the same for a hidden layer, with the error that its feedback delivers
 CHUNK = 16  # samples between two reports to ``progress``
 
 
