@@ -18,9 +18,9 @@ from dataclasses import dataclass, field, fields
 from typing import Any
 
 import numpy as np
+from ottt_loihi.sim import arithmetic
 
 from ottt_loihi.errors import ChipError
-from ottt_loihi.sim import arithmetic
 
 INPUT = -1  # the index that stands for the network's input where a layer's index is expected
 

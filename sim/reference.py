@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-
-from ottt_loihi.errors import UsageError
 from ottt_loihi.sim import arithmetic
 from ottt_loihi.sim.network import INPUT, ChipNetwork, Connection, Dense
+
+from ottt_loihi.errors import UsageError
 
 Variable = Literal["u", "v", "s"]
 

@@ -15,6 +15,7 @@ from ottt_loihi.errors import FileError, UnsafeFileError
 
 MAX_ELEMENTS = 1 << 28  # of one dataset: 2 GiB as int64, thirty times VGG's largest layer
 MAX_ATTRIBUTE_BYTES = 1 << 20
+MAX_COMPRESSION = 1100  # deflate shrinks by 1032 at most
 
 
 @contextmanager
@@ -62,6 +63,9 @@ def numbers(parent: h5py.Group, name: str) -> np.ndarray:
         raise FileError(f"{where}: expected numbers, found {member.dtype}")
     if member.shape is None or member.size > MAX_ELEMENTS:
         raise UnsafeFileError(f"{where}: declares {member.size} elements, at most {MAX_ELEMENTS} are allowed")
+    stored = parent.file.id.get_filesize() * MAX_COMPRESSION
+    if member.nbytes > stored:
+        raise UnsafeFileError(f"{where}: declares {member.nbytes} bytes, more than this file can hold ({stored})")
     return member[()] if member.shape else np.asarray(member[()])
 
 
@@ -72,9 +76,12 @@ def attribute(parent: h5py.Group, name: str, kind: type) -> Any:
         raise FileError(f"{where}: missing")
     if parent.attrs.get_id(name).get_storage_size() > MAX_ATTRIBUTE_BYTES:
         raise UnsafeFileError(f"{where}: larger than {MAX_ATTRIBUTE_BYTES} bytes")
+    # a text of variable length lives in a heap, where a damaged file can send libhdf5 round in circles for ever
+    if (text := h5py.check_string_dtype(parent.attrs.get_id(name).dtype)) is not None and text.length is None:
+        raise UnsafeFileError(f"{where}: a text of variable length; refused")
     value = parent.attrs[name]
-    if kind is str and isinstance(value, str):
-        return value
+    if kind is str and isinstance(value, bytes):
+        return value.decode()
     if kind is int and isinstance(value, np.integer):
         return int(value)
     if kind is tuple and isinstance(value, np.ndarray) and value.dtype.kind in "iu":
