@@ -1,9 +1,9 @@
 """A ChipNetwork as a graph of stock Lava processes, and its run in the Lava runtime (``fixed_pt``, on the CPU).
 
-Every connection takes one step, so layer l works on logical step t at wall-clock step t + l + 1. A sample therefore takes
-T + L + (delays) wall-clock steps. The host starts each sample: it clears all states, and when a layer's first logical
-step comes, it writes its initial u and its bias. Until then a layer has neither input nor bias and stays silent, so that
-nothing of the time before reaches anybody, recurrent connections included.
+Every connection takes one step, so layer l works on logical step t at wall-clock step t + l + 1, and a sample takes
+T + L wall-clock steps. The host starts each sample: it clears all states, and when a layer's first logical step comes,
+it writes its initial u and its bias. Until then a layer has neither input nor bias and stays silent, so that nothing of
+the time before reaches anybody, recurrent connections included.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from ottt_loihi.sim.reference import Result, check_input
 from ottt_loihi.errors import ChipError
 
 RECORDABLE = ("u", "v", "s")
+LEAD = 1  # silent steps before the first sample: Lava lets nobody write a state before the first step
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,11 @@ class Graph:
 def steps_per_sample(chip: ChipNetwork) -> int:
     """Wall-clock steps from a sample's first frame to its last layer's last logical step."""
     return chip.num_steps + len(chip.layers)
+
+
+def run_length(chip: ChipNetwork, batch: int) -> int:
+    """Wall-clock steps of a run of ``batch`` samples."""
+    return LEAD + batch * steps_per_sample(chip)
 
 
 def build(chip: ChipNetwork, messages: np.ndarray) -> Graph:
@@ -67,20 +73,20 @@ def build(chip: ChipNetwork, messages: np.ndarray) -> Graph:
     for c, process in zip(chip.connections, connections):
         (source if c.pre == INPUT else neurons[c.pre]).s_out.connect(process.s_in)
         process.a_out.connect(neurons[c.post].a_in)
-    sinks = tuple(Sink(shape=(layer.size,), buffer=len(messages) * steps_per_sample(chip)) for layer in chip.layers)
+    sinks = tuple(Sink(shape=(layer.size,), buffer=run_length(chip, len(messages))) for layer in chip.layers)
     for neuron, sink in zip(neurons, sinks):
         neuron.s_out.connect(sink.a_in)
     return Graph(source, neurons, connections, sinks)
 
 
 def build_source(messages: np.ndarray, period: int) -> Any:
-    """A Lava ``RingBuffer`` that sends sample after sample, each followed by silence up to ``period`` steps."""
+    """A Lava ``RingBuffer``: ``LEAD`` silent steps, then each sample followed by silence up to ``period`` steps."""
     from lava.proc.io.source import RingBuffer as Source
 
     batch, num_steps, size = messages.shape
-    data = np.zeros((batch, period, size), np.int32)
-    data[:, :num_steps] = messages
-    return Source(data=np.ascontiguousarray(data.reshape(-1, size).T))
+    data = np.zeros((LEAD + batch * period, size), np.int32)
+    data[LEAD:].reshape(batch, period, size)[:, :num_steps] = messages
+    return Source(data=np.ascontiguousarray(data.T))
 
 
 def run(chip: ChipNetwork, x: np.ndarray, record: tuple[str, ...] = (), stall_timeout: float = 30.0) -> Result:
@@ -102,6 +108,7 @@ def drive(
     chip: ChipNetwork, lava: LavaRun, neurons: tuple[Any, ...], buffers: list[Any], batch: int, recorder: Recorder
 ) -> None:
     """Run ``batch`` samples on LIF processes, starting each layer at its first logical step (module docstring)."""
+    lava.steps(LEAD)
     for sample in range(batch):
         _clear(lava, neurons, buffers)
         for wall in range(1, steps_per_sample(chip) + 1):
@@ -158,9 +165,8 @@ class Recorder:
     def add_spikes(self, layer: int, data: np.ndarray) -> None:
         """data: ``(neurons, wall-clock steps of the whole run)``."""
         period = steps_per_sample(self.chip)
-        first = layer + 1
         for sample in range(self.batch):
-            begin = sample * period + first
+            begin = LEAD + sample * period + layer + 1
             self.arrays["s"][layer][:, sample] = data[:, begin : begin + self.chip.num_steps].T
 
     def result(self) -> Result:

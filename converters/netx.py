@@ -20,7 +20,7 @@ from ottt_loihi.converters.lava_runtime import LavaRun, require_lava
 from ottt_loihi.sim.network import INPUT, ChipNetwork, Connection, Dense, Diagonal
 from ottt_loihi.sim.reference import Result, check_input
 
-from ottt_loihi.errors import ChipError
+from ottt_loihi.errors import BackendUnavailableError, ChipError
 from ottt_loihi.files import atomic_write
 
 NETX_BIAS_EXP = 6
@@ -43,8 +43,7 @@ def run(chip: ChipNetwork, path: str | os.PathLike[str], x: np.ndarray, record: 
     ``chip`` tells input shape, initial states and readout, which ``.net`` does not hold; arguments and result are those
     of :func:`ottt_loihi.sim.reference.run`.
     """
-    require_lava("lava.lib.dl.netx", "lava-dl")
-    from lava.lib.dl import netx
+    netx = _netx()
     from lava.proc.io.sink import RingBuffer as Sink
 
     messages = check_input(chip, x)
@@ -54,7 +53,7 @@ def run(chip: ChipNetwork, path: str | os.PathLike[str], x: np.ndarray, record: 
     source.s_out.connect(net.inp)
     neurons = tuple(layer.neuron for layer in net.layers)
     buffers = [s.a_buff for layer in net.layers for s in _synapses(layer)]
-    sinks = [Sink(shape=n.s_out.shape, buffer=len(messages) * lava.steps_per_sample(chip)) for n in neurons]
+    sinks = [Sink(shape=n.s_out.shape, buffer=lava.run_length(chip, len(messages))) for n in neurons]
     for neuron, sink in zip(neurons, sinks):
         neuron.s_out.connect(sink.a_in)
     recorder = lava.Recorder(chip, len(messages), record)
@@ -63,6 +62,15 @@ def run(chip: ChipNetwork, path: str | os.PathLike[str], x: np.ndarray, record: 
         for index, sink in enumerate(sinks):
             recorder.add_spikes(index, runtime.get(sink.data))
     return recorder.result()
+
+
+def _netx() -> Any:
+    require_lava()
+    try:
+        from lava.lib.dl import netx
+    except ImportError as error:
+        raise BackendUnavailableError(f"lava-dl does not import ({error}): pip install 'ottt-loihi[lava]'") from error
+    return netx
 
 
 def _synapses(layer: Any) -> list[Any]:

@@ -103,8 +103,8 @@ def agreement(
 ) -> Agreement:
     """Compare the float network's run with the chip's.
 
-    float_scores ``(batch, classes)``; float_spikes: one bool ``(num_steps, batch, neurons)`` per hidden layer; result: a
-    run of the chip that recorded ``"s"``; labels int ``(batch,)``.
+    float_scores ``(batch, classes)``; float_spikes: one bool ``(num_steps, batch, neurons)`` per hidden layer; result:
+    a run of the chip that recorded ``"s"``; labels int ``(batch,)``.
     """
     chip_spikes = [s.reshape(f.shape) for s, f in zip(result.states["s"], float_spikes)]
     spikes_only = Result(result.scores, {"s": chip_spikes}, result.spike_counts)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 from hypothesis import strategies as st
 from ottt_loihi.sim import arithmetic
@@ -14,7 +16,7 @@ def chip_networks(draw: st.DrawFn, max_layers: int = 3, max_size: int = 6) -> Ch
     rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
     sizes = draw(st.lists(st.integers(1, max_size), min_size=2, max_size=max_layers + 1))
     layers, connections = [], []
-    for index, (pre, post) in enumerate(zip(sizes, sizes[1:])):
+    for index, (pre, post) in enumerate(pairwise(sizes)):
         reset = draw(st.sampled_from(["zero", "subtract", "any"]))
         layers.append(_lif(draw, rng, post, reset, index))
         connections.append(_dense(draw, rng, index - 1 if index else INPUT, index, (post, pre)))
