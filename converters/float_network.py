@@ -10,7 +10,7 @@ import numpy as np
 from ottt_loihi.errors import ChipError
 
 if TYPE_CHECKING:
-    from ottt_loihi.network import SpikingNetwork
+    from ottt_loihi.network import Network
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class FloatNetwork:
     layers: tuple[FloatLayer, ...]
 
 
-def from_torch(net: SpikingNetwork) -> FloatNetwork:
+def from_torch(net: Network) -> FloatNetwork:
     """Read a network of :mod:`ottt_loihi.network`.
 
     Raises
