@@ -2,7 +2,7 @@
 
 Each layer is cut into equal shares of neurons, one share a core, in as few cores as its compartments, incoming axons,
 outgoing axons and synapse memory allow. A core receives one axon from every neuron that projects into the layer; a
-neuron needs one outgoing axon for every core it projects to. A dense axon's synapses are stored in entries of up to 64::
+neuron needs one outgoing axon for every core it projects to. The synapses of a dense axon lie in entries of up to 64::
 
     bits(n) = roundup64( n·(weight bits + delay bits + index bits) + 10 )
 
@@ -15,8 +15,9 @@ import math
 from dataclasses import dataclass
 
 from ottt_loihi.converters import limits
-from ottt_loihi.errors import ChipError
 from ottt_loihi.sim.network import ChipNetwork, Connection, Diagonal
+
+from ottt_loihi.errors import ChipError
 
 
 @dataclass(frozen=True)
@@ -114,5 +115,3 @@ def _bits(chip: ChipNetwork, c: Connection, share: int) -> int:
     entries = [limits.SYNAPSES_PER_ENTRY] * whole + ([rest] if rest else [])
     words = sum(math.ceil((n * per_synapse + limits.ENTRY_HEADER_BITS) / limits.ENTRY_WORD_BITS) for n in entries)
     return axons * words * limits.ENTRY_WORD_BITS
-
-

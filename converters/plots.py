@@ -55,11 +55,13 @@ def raster(spikes: Mapping[str, np.ndarray]) -> str:
         for ax, (name, s) in zip(np.atleast_1d(axes), spikes.items()):
             t, neuron = np.nonzero(s.reshape(len(s), -1))
             ax.scatter(t + 1, neuron, s=9, marker="|", linewidths=1.4, color=BLUE)
-            ax.set(title=name, xlabel="time step", ylabel="neuron", xlim=(0.5, len(s) + 0.5), xticks=range(1, len(s) + 1))
+            ax.set(
+                title=name, xlabel="time step", ylabel="neuron", xlim=(0.5, len(s) + 0.5), xticks=range(1, len(s) + 1)
+            )
         return _svg(figure)
 
 
-class _axes:  # noqa: N801 (a context manager used like a function)
+class _axes:
     """Axes in our style, closed afterwards; no pyplot, so no display and no global state."""
 
     def __init__(self, columns: int = 1) -> None:
