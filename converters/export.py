@@ -38,7 +38,7 @@ class Export:
     spikes: dict[str, np.ndarray] | None = None
 
 
-def test_samples(data: str, num_steps: int, count: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+def samples(data: str, num_steps: int, count: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
     """The first ``count`` test samples of a data set as spikes, uint8 ``(n, num_steps, *shape)``, and labels."""
     split = load_data(data)
     if count < 1:
@@ -65,7 +65,7 @@ def export(
         return Export(trained, quantized, counted, unchecked="not asked for (--no-check)")
     if data is None:
         return Export(trained, quantized, counted, unchecked="the checkpoint does not name its data set")
-    x, labels = test_samples(data, trained.num_steps, check)
+    x, labels = samples(data, trained.num_steps, check)
     found, spikes = _replay(net, quantized, x, labels)
     return Export(trained, quantized, counted, found, spikes=spikes)
 
@@ -146,7 +146,7 @@ def tables(export: Export) -> list[report.Table]:
                 + [f"{r.rms_error:.2%}"]
                 for r in export.quantized.layers
             ],
-            "scale: integer units per float unit; clipped, zeroed: numbers of weights; rms error relative to the weights'.",
+            "scale: integer units per float unit; clipped, zeroed: numbers of weights; rms error: relative.",
         )
     ]
     if (found := export.agreement) is not None:

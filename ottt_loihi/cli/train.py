@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from ottt_loihi.cli.command import Debug, Json, Seed, err, execute, out, print_json, table
+from ottt_loihi.cli.command import Debug, Json, Seed, err, execute, out, print_json, print_table
 
 
 class Data(str, Enum):
@@ -168,6 +168,8 @@ def _check_folder(folder: Path) -> None:
 
 
 def _show(result: dict) -> None:
+    from ottt_loihi.converters.report import Table
+
     rows = [
         ("network", "-".join(map(str, result["sizes"]))),
         ("test accuracy", f"{result['test_accuracy']:.2%}"),
@@ -176,5 +178,5 @@ def _show(result: dict) -> None:
         ("time", f"{result['seconds']:.1f} s for {result['epochs']} epochs"),
         ("saved as", result["model"]),
     ]
-    out.print(table(f"ottt-train · {result['data']}", ("", ">"), rows))
+    print_table(Table(f"ottt-train · {result['data']}", ("", ">"), rows))
     out.print(f"next: ottt-export {result['model']}", style="dim")
