@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from ottt_loihi.converters import netx, plots, report
-from ottt_loihi.converters.budget import Budget, budget
+from ottt_loihi.converters.budget import Budget, LayerBudget, budget
 from ottt_loihi.converters.float_network import FloatNetwork, from_torch
 from ottt_loihi.converters.quantize import Quantized, quantize
 from ottt_loihi.converters.verify import Agreement, agreement
@@ -164,17 +164,27 @@ def tables(export: Export) -> list[report.Table]:
     result.append(
         report.Table(
             "On a chip",
-            ["layer", "neurons>", "synapses>", "memory, KiB>", "cores>", "compartments>", "axons in / out>", "memory>"],
+            ["layer", "neurons>", "synapses>", "KiB>", "cores>", "tightest resource of a core>"],
             [
-                [b.name, str(b.neurons), str(b.synapses), f"{b.synapse_bits / 8192:.1f}", str(b.cores)]
-                + [f"{b.compartments_used:.1%}", f"{b.in_axons_used:.1%} / {b.out_axons_used:.1%}"]
-                + [f"{b.memory_used:.1%}"]
+                [
+                    b.name,
+                    f"{b.neurons:,}",
+                    f"{b.synapses:,}",
+                    f"{b.synapse_bits / 8192:.1f}",
+                    str(b.cores),
+                    _tightest(b),
+                ]
                 for b in export.budget.layers
             ],
-            "Counted with Loihi 1's published core limits (Loihi 2's are not public); shares are of one core.",
+            "Counted with Loihi 1's published core limits; Loihi 2's are not public.",
         )
     )
     return result
+
+
+def _tightest(layer: LayerBudget) -> str:
+    name, used = max(layer.used.items(), key=lambda item: item[1])
+    return f"{name} {used:.1%}"
 
 
 def _change(before: float, after: float) -> str:

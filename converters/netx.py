@@ -67,7 +67,9 @@ def run(chip: ChipNetwork, path: str | os.PathLike[str], x: np.ndarray, record: 
 def _netx() -> Any:
     require_lava()
     try:
-        from lava.lib.dl import netx
+        # importing lava-dl talks of toolboxes and GPUs that nobody here needs
+        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+            from lava.lib.dl import netx
     except ImportError as error:
         raise BackendUnavailableError(f"lava-dl does not import ({error}): pip install 'ottt-loihi[lava]'") from error
     return netx
