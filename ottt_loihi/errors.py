@@ -3,15 +3,15 @@
 Each error is also a builtin, so that callers may catch ``ValueError`` or ``OSError``, and carries the exit code
 its command ends with. A message says where, what was found, what is allowed and what to do.
 
-==========  =====================================================
+==========  ============================================================
 exit code   meaning
-==========  =====================================================
+==========  ============================================================
 0           done
-1           verification failed, or a Lava run died
+1           verification failed, training diverged, or a Lava run died
 2           wrong usage
 3           a file that cannot be read, trusted or written
 4           a network that does not fit the chip
-==========  =====================================================
+==========  ============================================================
 """
 
 
@@ -47,6 +47,12 @@ class ChipError(OtttError, ValueError):
     """A network that cannot be expressed on the chip, or does not fit into it."""
 
     exit_code = 4
+
+
+class TrainingError(OtttError, ArithmeticError):
+    """Training diverged: a loss or a weight is no longer finite."""
+
+    exit_code = 1
 
 
 class VerificationError(OtttError, AssertionError):

@@ -28,7 +28,7 @@ def wrap_int32(x: np.ndarray) -> np.ndarray:
 
 
 def shift(x: np.ndarray, exponent: int) -> np.ndarray:
-    """``x << exponent`` for a positive exponent, else ``x >> −exponent`` (floor). Source: ``lava/proc/dense/models.py``."""
+    """``x << exponent`` if positive, else ``x >> −exponent`` (floor). Source: ``lava/proc/dense/models.py``."""
     return np.left_shift(x, exponent) if exponent > 0 else np.right_shift(x, -exponent)
 
 

@@ -18,9 +18,9 @@ from dataclasses import dataclass, field, fields
 from typing import Any
 
 import numpy as np
+from ottt_loihi.sim import arithmetic
 
 from ottt_loihi.errors import ChipError
-from ottt_loihi.sim import arithmetic
 
 INPUT = -1  # the index that stands for the network's input where a layer's index is expected
 
@@ -280,7 +280,8 @@ def _check_truncation(weight: np.ndarray, bits: int, where: str) -> None:
         step = 1 << (8 - bits + (mode == "mixed"))
         low, high = {"mixed": (-256, 256 - step), "excitatory": (0, 256 - step), "inhibitory": (step - 256, 0)}[mode]
         raise ChipError(
-            f"{where}: expected multiples of {step} in [{low}, {high}] ({bits}-bit {mode}), got {weight[place]} at {place}"
+            f"{where}: expected multiples of {step} in [{low}, {high}] ({bits}-bit {mode}), "
+            f"got {weight[place]} at {place}"
         )
 
 

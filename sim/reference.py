@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-
-from ottt_loihi.errors import UsageError
 from ottt_loihi.sim import arithmetic
 from ottt_loihi.sim.network import INPUT, ChipNetwork, Connection, Dense
+
+from ottt_loihi.errors import UsageError
 
 Variable = Literal["u", "v", "s"]
 
@@ -118,7 +118,7 @@ def connection_output(c: Connection, messages: np.ndarray) -> np.ndarray:
 
 
 def check_input(chip: ChipNetwork, x: np.ndarray) -> np.ndarray:
-    """Validate messages ``(batch, num_steps, *input_shape)`` and return them int32 ``(batch, num_steps, input_size)``."""
+    """Validate messages ``(batch, num_steps, *input_shape)``; returns int32 ``(batch, num_steps, input_size)``."""
     x = np.asarray(x)
     expected = (chip.num_steps, *chip.input_shape)
     if x.ndim != 1 + len(expected) or x.shape[1:] != expected:

@@ -1,7 +1,12 @@
-"""Reading HDF5 files nobody vouches for: no link leaves the file, nothing is allocated before its size is checked."""
+"""HDF5 without surprises.
+
+Reading files nobody vouches for: no link leaves the file, nothing is allocated before its size is checked. Writing: in
+memory first, because libhdf5 crashes the interpreter when the disk is full.
+"""
 
 from __future__ import annotations
 
+import io
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,9 +17,21 @@ import h5py
 import numpy as np
 
 from ottt_loihi.errors import FileError, UnsafeFileError
+from ottt_loihi.files import atomic_write
 
 MAX_ELEMENTS = 1 << 28  # of one dataset: 2 GiB as int64, thirty times VGG's largest layer
 MAX_ATTRIBUTE_BYTES = 1 << 20
+MAX_COMPRESSION = 1100  # deflate shrinks by 1032 at most
+
+
+@contextmanager
+def new_hdf5(path: str | os.PathLike[str]) -> Iterator[h5py.File]:
+    """A new file to fill; it appears at ``path`` when the block has ended well, whole or not at all."""
+    image = io.BytesIO()
+    with h5py.File(image, "w") as file:
+        yield file
+    with atomic_write(path) as temporary:
+        temporary.write_bytes(image.getbuffer())
 
 
 @contextmanager
@@ -62,6 +79,9 @@ def numbers(parent: h5py.Group, name: str) -> np.ndarray:
         raise FileError(f"{where}: expected numbers, found {member.dtype}")
     if member.shape is None or member.size > MAX_ELEMENTS:
         raise UnsafeFileError(f"{where}: declares {member.size} elements, at most {MAX_ELEMENTS} are allowed")
+    stored = parent.file.id.get_filesize() * MAX_COMPRESSION
+    if member.nbytes > stored:
+        raise UnsafeFileError(f"{where}: declares {member.nbytes} bytes, more than this file can hold ({stored})")
     return member[()] if member.shape else np.asarray(member[()])
 
 
@@ -72,9 +92,12 @@ def attribute(parent: h5py.Group, name: str, kind: type) -> Any:
         raise FileError(f"{where}: missing")
     if parent.attrs.get_id(name).get_storage_size() > MAX_ATTRIBUTE_BYTES:
         raise UnsafeFileError(f"{where}: larger than {MAX_ATTRIBUTE_BYTES} bytes")
+    # a text of variable length lives in a heap, where a damaged file can send libhdf5 round in circles for ever
+    if (text := h5py.check_string_dtype(parent.attrs.get_id(name).dtype)) is not None and text.length is None:
+        raise UnsafeFileError(f"{where}: a text of variable length; refused")
     value = parent.attrs[name]
-    if kind is str and isinstance(value, str):
-        return value
+    if kind is str and isinstance(value, bytes):
+        return value.decode()
     if kind is int and isinstance(value, np.integer):
         return int(value)
     if kind is tuple and isinstance(value, np.ndarray) and value.dtype.kind in "iu":

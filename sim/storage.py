@@ -14,11 +14,10 @@ from typing import Any
 
 import h5py
 import numpy as np
-
-from ottt_loihi.errors import ChipError, FileError
-from ottt_loihi.files import atomic_write
 from ottt_loihi.sim import safe_hdf5
 from ottt_loihi.sim.network import LIF, ChipNetwork, Connection, Dense, Diagonal
+
+from ottt_loihi.errors import ChipError, FileError
 
 FORMAT = "ottt-loihi ChipNetwork"
 VERSION = 1
@@ -28,18 +27,18 @@ MAX_PARTS = 10_000  # layers or connections
 
 def save(chip: ChipNetwork, path: str | os.PathLike[str]) -> None:
     """Write ``chip`` to ``path``, whole or not at all. Raises :class:`FileError` if the folder cannot be written."""
-    with atomic_write(path) as temporary, h5py.File(temporary, "w") as file:
-        file.attrs["format"] = FORMAT
+    with safe_hdf5.new_hdf5(path) as file:
+        file.attrs["format"] = _plain(FORMAT)
         file.attrs["version"] = VERSION
         file.attrs["input_shape"] = np.asarray(chip.input_shape, np.int64)
         file.attrs["num_steps"] = chip.num_steps
-        file.attrs["readout"] = chip.readout
-        file.attrs["provenance"] = json.dumps(dict(chip.provenance))
+        file.attrs["readout"] = _plain(chip.readout)
+        file.attrs["provenance"] = _plain(json.dumps(dict(chip.provenance)))
         for index, layer in enumerate(chip.layers):
             _write(file.create_group(f"layers/{index}"), layer)
         for index, connection in enumerate(chip.connections):
             target = file.create_group(f"connections/{index}")
-            target.attrs["kind"] = type(connection).__name__
+            target.attrs["kind"] = _plain(type(connection).__name__)
             _write(target, connection)
 
 
@@ -76,10 +75,17 @@ def _write(target: h5py.Group, part: LIF | Connection) -> None:
     for f in fields(part):
         value = getattr(part, f.name)
         if not isinstance(value, np.ndarray):
-            target.attrs[f.name] = np.asarray(value, np.int64) if isinstance(value, tuple) else value
+            target.attrs[f.name] = _plain(value)
         else:
             # chunked storage with a checksum: a flipped byte in a weight is noticed
             target.create_dataset(f.name, data=value, fletcher32=True, compression="gzip", shuffle=True)
+
+
+def _plain(value: Any) -> Any:
+    """Texts are stored with fixed length (``safe_hdf5.attribute`` says why)."""
+    if isinstance(value, str):
+        return np.bytes_(value.encode())
+    return np.asarray(value, np.int64) if isinstance(value, tuple) else value
 
 
 def _parts(file: h5py.File, name: str) -> list[h5py.Group]:

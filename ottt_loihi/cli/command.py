@@ -5,14 +5,18 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Callable, Iterable
-from typing import Annotated, Any
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Annotated, Any
 
+import rich.box
+import rich.table
 import typer
 from rich.console import Console
-from rich.table import Table
 
 from ottt_loihi.errors import OtttError
+
+if TYPE_CHECKING:
+    from ottt_loihi.converters.report import Table
 
 out = Console(highlight=False)
 err = Console(stderr=True, highlight=False)  # progress and errors: stdout stays clean for --json
@@ -47,14 +51,22 @@ def print_json(result: Any) -> None:
     sys.stdout.write(json.dumps(result, indent=2, default=_plain) + "\n")
 
 
-def table(title: str, columns: Iterable[str], rows: Iterable[Iterable[Any]]) -> Table:
-    """A table; columns whose name ends in ``>`` are right-aligned."""
-    result = Table(title=title, title_justify="left", title_style="bold")
-    for column in columns:
-        result.add_column(column.removesuffix(">"), justify="right" if column.endswith(">") else "left")
-    for row in rows:
-        result.add_row(*(str(cell) for cell in row))
-    return result
+def print_table(part: Table) -> None:
+    """A report's table on the terminal; columns whose name ends in ``>`` are right-aligned."""
+    shown = rich.table.Table(title=part.title, title_justify="left", title_style="bold", box=rich.box.SIMPLE_HEAD)
+    for column in part.columns:
+        shown.add_column(column.removesuffix(">"), justify="right" if column.endswith(">") else "left")
+    for row in part.rows:
+        shown.add_row(*row)
+    out.print(shown)
+    if part.note:
+        out.print(part.note, style="dim")
+
+
+def print_files(files: Mapping[str, str]) -> None:
+    """Where everything is: what → path."""
+    for what, path in files.items():
+        out.print(f"{what + ':':<8} {path}", markup=False, soft_wrap=True)
 
 
 def _plain(value: Any) -> Any:

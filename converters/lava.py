@@ -1,0 +1,206 @@
+"""A ChipNetwork as a graph of stock Lava processes, and its run in the Lava runtime (``fixed_pt``, on the CPU).
+
+Every connection takes one step, so layer l works on logical step t at wall-clock step t + l + 1, and a sample takes
+T + L wall-clock steps. The host starts each sample: it clears all states, and when a layer's first logical step comes,
+it writes its initial u and its bias. Until then a layer has neither input nor bias and stays silent, so that nothing of
+the time before reaches anybody, recurrent connections included.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from ottt_loihi.converters.lava_runtime import LavaRun, require_lava
+from ottt_loihi.sim.network import INPUT, ChipNetwork, Connection, Diagonal
+from ottt_loihi.sim.reference import Result, check_input
+
+from ottt_loihi.errors import ChipError
+
+RECORDABLE = ("u", "v", "s")
+LEAD = 1  # silent steps before the first sample: Lava lets nobody write a state before the first step
+
+
+@dataclass(frozen=True)
+class Graph:
+    """Lava processes, not yet running.
+
+    source: ``RingBuffer`` with all samples · neurons: the ``LIF`` process of each layer · connections: in the order of
+    ``chip.connections`` · sinks: one ``RingBuffer`` per layer with its spikes.
+    """
+
+    source: Any
+    neurons: tuple[Any, ...]
+    connections: tuple[Any, ...]
+    sinks: tuple[Any, ...]
+
+
+def steps_per_sample(chip: ChipNetwork) -> int:
+    """Wall-clock steps from a sample's first frame to its last layer's last logical step."""
+    return chip.num_steps + len(chip.layers)
+
+
+def run_length(chip: ChipNetwork, batch: int) -> int:
+    """Wall-clock steps of a run of ``batch`` samples."""
+    return LEAD + batch * steps_per_sample(chip)
+
+
+def build(chip: ChipNetwork, messages: np.ndarray) -> Graph:
+    """Build the process graph for samples ``messages``, int32 ``(batch, num_steps, input_size)``.
+
+    Raises :class:`ChipError` for plastic (``learning9``) connections, whose odd weights Lava would truncate, and
+    :class:`BackendUnavailableError` without Lava.
+    """
+    require_lava()
+    from lava.proc.io.sink import RingBuffer as Sink
+    from lava.proc.lif.process import LIF as LavaLIF
+
+    neurons = tuple(
+        LavaLIF(
+            shape=(layer.size,),
+            du=layer.du,
+            dv=layer.dv,
+            vth=layer.vth,
+            bias_mant=np.zeros(layer.size, np.int32),
+            bias_exp=layer.bias_exp,
+        )
+        for layer in chip.layers
+    )
+    source = build_source(messages, steps_per_sample(chip))
+    connections = tuple(_connection(c) for c in chip.connections)
+    for c, process in zip(chip.connections, connections):
+        (source if c.pre == INPUT else neurons[c.pre]).s_out.connect(process.s_in)
+        process.a_out.connect(neurons[c.post].a_in)
+    sinks = tuple(Sink(shape=(layer.size,), buffer=run_length(chip, len(messages))) for layer in chip.layers)
+    for neuron, sink in zip(neurons, sinks):
+        neuron.s_out.connect(sink.a_in)
+    return Graph(source, neurons, connections, sinks)
+
+
+def build_source(messages: np.ndarray, period: int) -> Any:
+    """A Lava ``RingBuffer``: ``LEAD`` silent steps, then each sample followed by silence up to ``period`` steps."""
+    from lava.proc.io.source import RingBuffer as Source
+
+    batch, num_steps, size = messages.shape
+    data = np.zeros((LEAD + batch * period, size), np.int32)
+    data[LEAD:].reshape(batch, period, size)[:, :num_steps] = messages
+    return Source(data=np.ascontiguousarray(data.T))
+
+
+def run(chip: ChipNetwork, x: np.ndarray, record: tuple[str, ...] = (), stall_timeout: float = 30.0) -> Result:
+    """Run a batch in the Lava runtime: the same arguments and result as :func:`ottt_loihi.sim.reference.run`.
+
+    Raises :class:`LavaError` when a process dies or nothing moves for ``stall_timeout`` seconds.
+    """
+    messages = check_input(chip, x)
+    graph = build(chip, messages)
+    recorder = Recorder(chip, len(messages), record)
+    with LavaRun(graph.source, stall_timeout=stall_timeout) as lava:
+        drive(chip, lava, graph.neurons, [c.a_buff for c in graph.connections], len(messages), recorder)
+        for layer, sink in enumerate(graph.sinks):
+            recorder.add_spikes(layer, lava.get(sink.data))
+    return recorder.result()
+
+
+def drive(
+    chip: ChipNetwork, lava: LavaRun, neurons: tuple[Any, ...], buffers: list[Any], batch: int, recorder: Recorder
+) -> None:
+    """Run ``batch`` samples on LIF processes, starting each layer at its first logical step (module docstring)."""
+    lava.steps(LEAD)
+    for sample in range(batch):
+        _clear(lava, neurons, buffers)
+        for wall in range(1, steps_per_sample(chip) + 1):
+            for index in _starting(chip, wall):
+                _start_layer(chip, lava, neurons, index)
+            lava.steps(1)
+            for index, t in _working(chip, wall):
+                recorder.add(lava, neurons[index], sample, index, t)
+
+
+def _clear(lava: LavaRun, neurons: tuple[Any, ...], buffers: list[Any]) -> None:
+    for process in neurons:
+        for var in (process.u, process.v, process.bias_mant):
+            lava.set(var, np.zeros(var.shape, np.int32))
+    for var in buffers:
+        lava.set(var, np.zeros(var.shape, np.int32))
+
+
+def _start_layer(chip: ChipNetwork, lava: LavaRun, neurons: tuple[Any, ...], index: int) -> None:
+    layer = chip.layers[index]
+    for value, var in ((layer.u_init, neurons[index].u), (layer.bias_mant, neurons[index].bias_mant)):
+        if value.any():
+            lava.set(var, value.reshape(var.shape))
+
+
+def _starting(chip: ChipNetwork, wall: int) -> Iterator[int]:
+    return (index for index in range(len(chip.layers)) if wall == index + 2)
+
+
+def _working(chip: ChipNetwork, wall: int) -> Iterator[tuple[int, int]]:
+    """(layer, logical step from 0) of every layer inside its sample at this wall-clock step."""
+    for index in range(len(chip.layers)):
+        t = wall - index - 2
+        if 0 <= t < chip.num_steps:
+            yield index, t
+
+
+class Recorder:
+    """Collects states at logical steps and turns them into a :class:`Result`."""
+
+    def __init__(self, chip: ChipNetwork, batch: int, record: tuple[str, ...]) -> None:
+        self.chip, self.batch, self.record = chip, batch, record
+        self.arrays = {
+            name: [np.zeros((chip.num_steps, batch, layer.size), np.int32) for layer in chip.layers]
+            for name in RECORDABLE
+        }
+
+    def add(self, lava: LavaRun, neuron: Any, sample: int, layer: int, t: int) -> None:
+        readout = layer == len(self.chip.layers) - 1
+        for name in ("u", "v"):
+            if name in self.record or (name == "v" and readout):
+                self.arrays[name][layer][t, sample] = lava.get(getattr(neuron, name)).reshape(-1)
+
+    def add_spikes(self, layer: int, data: np.ndarray) -> None:
+        """data: ``(neurons, wall-clock steps of the whole run)``."""
+        period = steps_per_sample(self.chip)
+        for sample in range(self.batch):
+            begin = LEAD + sample * period + layer + 1
+            self.arrays["s"][layer][:, sample] = data[:, begin : begin + self.chip.num_steps].T
+
+    def result(self) -> Result:
+        v, s = self.arrays["v"][-1].astype(np.int64), self.arrays["s"][-1].astype(np.int64)
+        scores = {"sum_v": v.sum(axis=0), "last_v": v[-1], "spike_count": s.sum(axis=0)}[self.chip.readout]
+        states = {
+            name: [
+                (a != 0 if name == "s" else a).reshape(self.chip.num_steps, self.batch, *layer.shape)
+                for a, layer in zip(self.arrays[name], self.chip.layers)
+            ]
+            for name in self.record
+        }
+        counts = np.array([int(a.sum()) for a in self.arrays["s"]], np.int64)
+        return Result(scores, states, counts)
+
+
+def _connection(c: Connection) -> Any:
+    from lava.proc.dense.process import DelayDense
+    from lava.proc.dense.process import Dense as LavaDense
+    from lava.proc.sparse.process import DelaySparse, Sparse
+    from scipy.sparse import csr_matrix
+
+    if c.weight_format != "inference8":
+        raise ChipError(f"{c.label}: a plastic connection's odd weights would be truncated by Lava; freeze() it first")
+    settings = {
+        "weight_exp": c.weight_exp,
+        "num_weight_bits": c.num_weight_bits,
+        "num_message_bits": c.num_message_bits,
+    }
+    if isinstance(c, Diagonal):
+        weight, plain, delayed = csr_matrix(np.diag(c.weight)), Sparse, DelaySparse
+    else:
+        weight, plain, delayed = np.array(c.weight), LavaDense, DelayDense
+    if c.delay == 0:
+        return plain(weights=weight, **settings)
+    delays = csr_matrix(np.diag(np.full(len(c.weight), c.delay))) if isinstance(c, Diagonal) else c.delay
+    return delayed(weights=weight, delays=delays, max_delay=c.delay, **settings)

@@ -1,0 +1,143 @@
+"""The leaky integrate-and-fire neuron of OTTT: a pure step function, and a thin module that holds its constants."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from ottt_loihi.errors import UsageError
+from ottt_loihi.paths import BPTT, CONVENTIONS, Paths
+from ottt_loihi.surrogates import Surrogate, describe, make_surrogate
+
+RESETS = ("zero", "subtract")
+
+
+class LIFStep(NamedTuple):
+    """One step's result, all of the current's shape and dtype: spikes s (0 or 1), u before and v after the reset."""
+
+    s: Tensor
+    u: Tensor
+    v: Tensor
+
+
+def lif_step(
+    current: Tensor,
+    v: Tensor | None,
+    *,
+    decay: float,
+    v_threshold: float,
+    reset: str,
+    surrogate: Surrogate,
+    convention: str = "paper",
+    paths: Paths = BPTT,
+) -> LIFStep:
+    """Charge, fire, reset.
+
+    ::
+
+        u[t] = λ·v[t−1] + I[t]                                                    charge
+        s[t] = H(u[t] − Vth)       H(0) = 0; convention="authors": H(0) = 1       fire
+        v[t] = u[t] − Vth·s[t]     reset="subtract"                               reset
+        v[t] = u[t]·(1 − s[t])     reset="zero"
+
+    ∂s/∂u is the surrogate f(u). Unless ``paths`` says otherwise, ``λ·v[t−1]`` and the reset are constants to autograd.
+
+    Parameters
+    ----------
+    current
+        I[t] = W·s_pre[t] + b, floating point, any shape
+    v
+        v[t−1] of the same shape; None: at rest, 0
+    decay, v_threshold
+        λ and Vth
+
+    Source: OTTT (arXiv 2210.04195) eq. 2, where ``u[t] = λ·(u[t−1] − Vth·s[t−1]) + I[t]``. The released code fires at
+    u = Vth, Loihi only above it.
+    """
+    u = current if v is None else decay * (v if paths.membrane else v.detach()) + current
+    s = _Fire.apply(u, v_threshold, surrogate, convention == "authors")
+    kept = u if paths.membrane else u.detach()
+    fired = s if paths.membrane and paths.reset else s.detach()
+    return LIFStep(s, u, kept - v_threshold * fired if reset == "subtract" else kept * (1 - fired))
+
+
+class LIF(nn.Module):
+    """A layer of LIF neurons with common constants, :func:`lif_step` with its arguments filled in.
+
+    ============  =========================  ==================================
+    attribute     range                      meaning
+    ============  =========================  ==================================
+    decay         0 ≤ λ ≤ 1                  what the membrane keeps of itself
+    v_threshold   > 0                        Vth
+    reset         ``"zero" | "subtract"``
+    surrogate     ``ottt_loihi.surrogates``  f(u)
+    convention    ``"paper" | "authors"``    fires above, or already at, Vth
+    ============  =========================  ==================================
+    """
+
+    def __init__(
+        self,
+        decay: float = 0.5,
+        v_threshold: float = 1.0,
+        reset: str = "subtract",
+        surrogate: str | Mapping[str, Any] | Surrogate = "sigmoid",
+        convention: str = "paper",
+    ) -> None:
+        super().__init__()
+        self.decay = _number(decay, "decay", 0.0, 1.0)
+        self.v_threshold = _number(v_threshold, "v_threshold", 0.0, 1e30)
+        if self.v_threshold == 0:
+            raise UsageError("v_threshold: expected a number above 0, got 0")
+        self.reset = one_of(reset, "reset", RESETS)
+        self.surrogate = make_surrogate(surrogate)
+        self.convention = one_of(convention, "convention", CONVENTIONS)
+
+    def forward(self, current: Tensor, v: Tensor | None = None, paths: Paths = BPTT) -> LIFStep:
+        return lif_step(
+            current,
+            v,
+            decay=self.decay,
+            v_threshold=self.v_threshold,
+            reset=self.reset,
+            surrogate=self.surrogate,
+            convention=self.convention,
+            paths=paths,
+        )
+
+    def extra_repr(self) -> str:
+        return (
+            f"decay={self.decay}, v_threshold={self.v_threshold}, reset={self.reset!r}, "
+            f"surrogate={describe(self.surrogate)}, convention={self.convention!r}"
+        )
+
+
+class _Fire(torch.autograd.Function):
+    """``s = H(u − Vth)`` forwards, ``∂L/∂u = ∂L/∂s · f(u)`` backwards."""
+
+    @staticmethod
+    def forward(ctx: Any, u: Tensor, v_threshold: float, surrogate: Surrogate, at_threshold: bool) -> Tensor:
+        ctx.save_for_backward(u)
+        ctx.v_threshold, ctx.surrogate = v_threshold, surrogate
+        return (u >= v_threshold if at_threshold else u > v_threshold).to(u.dtype)
+
+    @staticmethod
+    def backward(ctx: Any, grad_s: Tensor) -> tuple[Tensor, None, None, None]:
+        (u,) = ctx.saved_tensors
+        return grad_s * ctx.surrogate(u, ctx.v_threshold), None, None, None
+
+
+def one_of(value: Any, where: str, allowed: tuple[str, ...]) -> str:
+    """``value``, if it is one of the allowed names; otherwise a UsageError that lists them."""
+    if not isinstance(value, str) or value not in allowed:
+        raise UsageError(f"{where}: expected one of {', '.join(allowed)}, got {value!r}")
+    return value
+
+
+def _number(value: Any, where: str, low: float, high: float) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or math.isnan(value) or not low <= value <= high:
+        raise UsageError(f"{where}: expected a number in [{low:g}, {high:g}], got {value!r}")
+    return float(value)

@@ -1,0 +1,50 @@
+"""Which paths through time a gradient takes: the whole difference between BPTT, SLTT and OTTT in one place.
+
+A layer's membrane carries its past, ``u[t] = λ·v[t−1] + W·x[t] + b``. BPTT lets the gradient run back through
+``λ·v[t−1]``. The online rules cut that path; OTTT puts it back, exactly for one layer, by giving the weight gradient
+the presynaptic trace ``â[t] = Σ_{τ≤t} λ^{t−τ}·x[τ]`` in place of ``x[t]`` (OTTT eq. 4).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+CONVENTIONS = ("paper", "authors")
+
+
+@dataclass(frozen=True)
+class Paths:
+    """The default is plain BPTT with a detached reset.
+
+    ==============  ==========================================================================================
+    field           the gradient …
+    ==============  ==========================================================================================
+    membrane        runs back through ``λ·v[t−1]``
+    reset           runs back through the spike in the reset (needs ``membrane``)
+    trace           of a hidden layer's weight uses the trace â of its input in place of the input
+    input_trace     of the first layer's weight does
+    bias_trace      of a bias uses Λ_t = Σ_{τ≤t} λ^{t−τ} in place of 1: the trace of a constant input 1
+    readout_trace   of the readout's weight uses the trace, with the last hidden layer's λ
+    ==============  ==========================================================================================
+    """
+
+    membrane: bool = True
+    reset: bool = False
+    trace: bool = False
+    input_trace: bool = False
+    bias_trace: bool = False
+    readout_trace: bool = False
+
+
+BPTT = Paths()
+
+
+def ottt_paths(convention: str) -> Paths:
+    """OTTT as the paper writes it (eq. 4: all layers with a membrane, biases too), or as the authors' code does.
+
+    The readout has no membrane (λ = 0), so the paper's equation gives it the bare spikes. The released code gives the
+    readout a trace all the same, and none to the first layer and to biases.
+    """
+    if convention == "paper":
+        return Paths(membrane=False, trace=True, input_trace=True, bias_trace=True)
+    return Paths(membrane=False, trace=True, readout_trace=True)

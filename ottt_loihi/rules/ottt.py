@@ -1,0 +1,44 @@
+"""Online training through time (Xiao et al., NeurIPS 2022, arXiv 2210.04195)."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+from ottt_loihi.errors import UsageError
+from ottt_loihi.network import Network
+from ottt_loihi.neurons import one_of
+from ottt_loihi.paths import CONVENTIONS, ottt_paths
+from ottt_loihi.rules.rule import OnlineRule
+
+
+class OTTT(OnlineRule):
+    """``∇W[t] = (∂L[t]/∂s[t] · f(u[t])) · â_pre[t]ᵀ`` with ``â[t] = λ·â[t−1] + s[t]`` (eq. 4, 5, 7).
+
+    ==============================  ======================================================================
+    here                            in the paper
+    ==============================  ======================================================================
+    ``OTTT(update="step")``         OTTT_O: the optimiser steps at every time step
+    ``OTTT(update="sequence")``     OTTT_A: gradients accumulate, one optimiser step for the T time steps
+    ``convention="paper"``          eq. 4 for every weight and bias that feeds a neuron; the readout has no
+                                    membrane, so its trace is the spikes themselves
+    ``convention="authors"``        the released code: no trace for the first layer and the biases, a trace
+                                    for the readout; neurons fire at u = Vth too
+    ==============================  ======================================================================
+
+    The network must have been made with the same convention.
+    """
+
+    name: ClassVar[str] = "ottt"
+
+    def __init__(self, update: str = "step", convention: str = "paper") -> None:
+        self.convention = one_of(convention, "convention", CONVENTIONS)
+        super().__init__(ottt_paths(convention), update)
+
+    def check(self, net: Network) -> None:
+        if net.convention != self.convention:
+            raise UsageError(
+                f"OTTT: the rule has convention={self.convention!r}, the network {net.convention!r}; make both the same"
+            )
+
+    def describe(self) -> dict[str, Any]:
+        return {**super().describe(), "convention": self.convention}

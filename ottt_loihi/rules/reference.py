@@ -1,0 +1,262 @@
+"""The three-factor rule as a plain NumPy loop: slow, obvious, and the oracle for torch and for Lava.
+
+No torch and no Lava is imported here. All arithmetic is float64.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+
+from ottt_loihi.errors import UsageError
+
+
+def rectangle(u: np.ndarray, v_threshold: float) -> np.ndarray:
+    """1 where |u − Vth| < Vth, else 0."""
+    return (np.abs(u - v_threshold) < v_threshold).astype(np.float64)
+
+
+def sigmoid(u: np.ndarray, v_threshold: float) -> np.ndarray:
+    """α·σ(α(u − Vth))·(1 − σ(α(u − Vth))) with α = 4."""
+    sigma = 1 / (1 + np.exp(-4.0 * (u - v_threshold)))
+    return 4.0 * sigma * (1 - sigma)
+
+
+def triangle(u: np.ndarray, v_threshold: float) -> np.ndarray:
+    """max(0, 1 − |u − Vth|/Vth)."""
+    return np.maximum(0, 1 - np.abs(u - v_threshold) / v_threshold)
+
+
+SURROGATES: dict[str, Callable[[np.ndarray, float], np.ndarray]] = {
+    "rectangle": rectangle,
+    "sigmoid": sigmoid,
+    "triangle": triangle,
+}
+
+
+@dataclass(frozen=True)
+class Factors:
+    """One time step of all layers, the readout last. Arrays are float64; ``n_pre``, ``n_post`` are a layer's sizes.
+
+    ===========  =================================  ==================================================================
+    field        shape per layer                    meaning
+    ===========  =================================  ==================================================================
+    s, u         ``(batch, n_post)``                spikes and membrane before the reset; the readout: both o[t]
+    trace        ``(batch, n_pre)``                 first factor: â_i[t] (the readout's: spikes, or â if asked for)
+    surrogate    ``(batch, n_post)``                second factor: f(u_j[t]); the readout's: 1
+    delta        ``(batch, n_post)``                third factor: δ_j[t] = ∂L[t]/∂s_j[t] as the feedback delivers it
+    delta_w      ``(n_post, n_pre)``                Δw = −η · mean over the batch of (f·δ)ᵀ·â
+    delta_b      ``(n_post,)`` or None              Δb = −η · Λ_t · mean over the batch of f·δ; the readout: Λ = 1
+    ===========  =================================  ==================================================================
+    """
+
+    s: list[np.ndarray]
+    u: list[np.ndarray]
+    trace: list[np.ndarray]
+    surrogate: list[np.ndarray]
+    delta: list[np.ndarray]
+    delta_w: list[np.ndarray]
+    delta_b: list[np.ndarray | None]
+
+    @property
+    def o(self) -> np.ndarray:
+        """The readout, ``(batch, classes)``."""
+        return self.s[-1]
+
+
+class ThreeFactorLoop:
+    """OTTT (``convention="paper"``) in a fully connected network with squared error, one time step at a time.
+
+    ::
+
+        u[t] = λ·v[t−1] + W·x[t] + b       s[t] = H(u[t] − Vth), H(0) = 0        o[t] = W_out·s[t] + b_out
+        v[t] = u[t] − Vth·s[t]   (reset="subtract")      or      u[t]·(1 − s[t])   (reset="zero")
+        â[t] = λ·â[t−1] + x[t]             Λ_t = λ·Λ_{t−1} + 1
+        δ_out[t] = (o[t] − y)/T
+        δ_l[t] = W_{l+1}ᵀ·(f(u_{l+1}[t])·δ_{l+1}[t])      feedback="symmetric"
+        δ_l[t] = B_l·δ_out[t]                             feedback="random": direct feedback alignment
+        Δw = −η · â_i[t] · f(u_j[t]) · δ_j[t]             (eq. 7)
+
+    A step changes nothing but membranes and traces: :meth:`apply` its Δw at once to learn online (the paper's OTTT_O),
+    or add them up over a sequence first (OTTT_A). :meth:`learn` does either for a batch of samples.
+
+    Parameters
+    ----------
+    weights
+        float64 ``(n_post, n_pre)`` per layer, the readout last; copied
+    biases
+        ``(n_post,)`` per layer, or None
+    decay, v_threshold, reset, surrogate
+        of all hidden layers; surrogate is a name in :data:`SURROGATES`
+    feedback
+        ``"symmetric"``, ``"random"``, or a list of matrices B_l ``(hidden_l, classes)``, one per hidden layer
+    feedback_seed
+        for ``"random"``: B_l is uniform in ±1/√classes, drawn layer after layer from ``default_rng(feedback_seed)``
+    learning_rate
+        η
+    time_steps
+        T in the loss's 1/T; 1 leaves it out
+    readout_trace
+        give the readout's weights the trace, with λ, as the authors' code does, in place of the bare spikes
+
+    Raises
+    ------
+    UsageError
+        for shapes that do not fit together, or names and numbers out of range
+
+    Source: OTTT (arXiv 2210.04195) eq. 2, 4, 5 and 7.
+    """
+
+    def __init__(
+        self,
+        weights: Sequence[np.ndarray],
+        biases: Sequence[np.ndarray] | None = None,
+        *,
+        decay: float = 0.5,
+        v_threshold: float = 1.0,
+        reset: str = "subtract",
+        surrogate: str = "rectangle",
+        feedback: str | Sequence[np.ndarray] = "symmetric",
+        feedback_seed: int = 0,
+        learning_rate: float = 0.1,
+        time_steps: int = 1,
+        readout_trace: bool = False,
+    ) -> None:
+        if reset not in ("zero", "subtract") or surrogate not in SURROGATES:
+            raise UsageError(
+                f"reset, surrogate: expected zero or subtract, and one of {', '.join(SURROGATES)}; "
+                f"got {reset!r}, {surrogate!r}"
+            )
+        if not (0 <= decay <= 1 and 0 < v_threshold < math.inf and time_steps >= 1):
+            raise UsageError(
+                f"expected decay in [0, 1], v_threshold > 0, time_steps ≥ 1; got {decay, v_threshold, time_steps}"
+            )
+        self.decay, self.v_threshold, self.reset = decay, v_threshold, reset
+        self.surrogate = SURROGATES[surrogate]
+        self.learning_rate, self.time_steps, self.readout_trace = learning_rate, time_steps, readout_trace
+        self.weights = [np.array(w, np.float64) for w in weights]
+        self.biases = None if biases is None else [np.array(b, np.float64) for b in biases]
+        _check_layers(self.weights, self.biases)
+        self.feedback = _feedback_matrices(feedback, feedback_seed, self.weights)
+        self.start()
+
+    @property
+    def num_layers(self) -> int:
+        """Number of weight matrices, the readout's included."""
+        return len(self.weights)
+
+    def start(self) -> None:
+        """Forget the sample: membranes and traces at rest."""
+        self.v: list[np.ndarray | float] = [0.0] * (self.num_layers - 1)
+        self.trace: list[np.ndarray | float] = [0.0] * self.num_layers
+        self.bias_trace = 0.0
+
+    def step(self, x: np.ndarray, target: np.ndarray) -> Factors:
+        """One time step: run forward, send the error back, and say what every weight would change by.
+
+        x: ``(batch, inputs)`` 0 or 1 · target: y, one-hot ``(batch, classes)``. Nothing is learnt before :meth:`apply`.
+        """
+        x, target = np.asarray(x, np.float64), np.asarray(target, np.float64)
+        expected = (len(x), self.weights[0].shape[1]), (len(x), self.weights[-1].shape[0])
+        if (x.shape, target.shape) != expected:
+            raise UsageError(f"step: expected x and target of shapes {expected}, got {x.shape} and {target.shape}")
+        s, u, trace = self._forward(x)
+        surrogate = [self.surrogate(membrane, self.v_threshold) for membrane in u[:-1]] + [np.ones_like(target)]
+        delta = self._errors(s[-1], target, surrogate)
+        post = [f * d for f, d in zip(surrogate, delta)]
+        rate = -self.learning_rate / len(x)
+        delta_w = [rate * p.T @ a for p, a in zip(post, trace)]
+        lengths = [self.bias_trace] * (self.num_layers - 1) + [1.0]
+        delta_b = [None if self.biases is None else rate * n * p.sum(0) for p, n in zip(post, lengths)]
+        return Factors(s, u, trace, surrogate, delta, delta_w, delta_b)
+
+    def apply(self, delta_w: Sequence[np.ndarray], delta_b: Sequence[np.ndarray | None] | None = None) -> None:
+        """``w ← w + Δw``, ``b ← b + Δb``."""
+        for weight, change in zip(self.weights, delta_w, strict=True):
+            weight += change
+        if self.biases is not None and delta_b is not None:
+            for bias, change in zip(self.biases, delta_b, strict=True):
+                bias += change
+
+    def learn(self, x: np.ndarray, target: np.ndarray, update: str = "step") -> np.ndarray:
+        """Learn from one batch of samples, from rest; returns Σ_t o[t], ``(batch, classes)``.
+
+        x: ``(batch, T, inputs)`` · target: ``(batch, classes)`` · update: ``"step"`` applies Δw after every time step,
+        ``"sequence"`` their sum after the last.
+        """
+        if update not in ("step", "sequence"):
+            raise UsageError(f"update: expected step or sequence, got {update!r}")
+        self.start()
+        steps = []
+        scores = np.zeros(np.shape(target))
+        for t in range(x.shape[1]):
+            factors = self.step(x[:, t], target)
+            scores += factors.o
+            if update == "step":
+                self.apply(factors.delta_w, factors.delta_b)
+            else:
+                steps.append(factors)
+        for factors in steps:
+            self.apply(factors.delta_w, factors.delta_b)
+        return scores
+
+    def _forward(self, x: np.ndarray) -> tuple[list[np.ndarray], list[np.ndarray], list[np.ndarray]]:
+        spikes, membranes, traces = [], [], []
+        self.bias_trace = self.decay * self.bias_trace + 1
+        for layer, weight in enumerate(self.weights):
+            self.trace[layer] = self.decay * self.trace[layer] + x
+            current = x @ weight.T if self.biases is None else x @ weight.T + self.biases[layer]
+            if layer == self.num_layers - 1:
+                traces.append(self.trace[layer] if self.readout_trace else x)
+                return [*spikes, current], [*membranes, current], traces
+            u = self.decay * self.v[layer] + current
+            s = (u > self.v_threshold).astype(np.float64)
+            self.v[layer] = u - self.v_threshold * s if self.reset == "subtract" else u * (1 - s)
+            spikes.append(s)
+            membranes.append(u)
+            traces.append(self.trace[layer])
+            x = s
+        raise AssertionError("unreachable: the readout returns")
+
+    def _errors(self, o: np.ndarray, target: np.ndarray, surrogate: list[np.ndarray]) -> list[np.ndarray]:
+        delta = [(o - target) / self.time_steps]
+        for layer in range(self.num_layers - 2, -1, -1):
+            if self.feedback is None:
+                above = surrogate[layer + 1] * delta[0]
+                delta.insert(0, above @ self.weights[layer + 1])
+            else:
+                delta.insert(0, delta[-1] @ self.feedback[layer].T)
+        return delta
+
+
+def _check_layers(weights: list[np.ndarray], biases: list[np.ndarray] | None) -> None:
+    if not weights or any(w.ndim != 2 or 0 in w.shape for w in weights):
+        raise UsageError(f"weights: expected one or more matrices, got shapes {[w.shape for w in weights]}")
+    for layer, (below, above) in enumerate(pairwise(weights), start=1):
+        if above.shape[1] != below.shape[0]:
+            raise UsageError(f"weights[{layer}]: expected {below.shape[0]} columns, got shape {above.shape}")
+    if biases is not None and [b.shape for b in biases] != [w.shape[:1] for w in weights]:
+        raise UsageError(f"biases: expected shapes {[w.shape[:1] for w in weights]}, got {[b.shape for b in biases]}")
+
+
+def _feedback_matrices(
+    feedback: str | Sequence[np.ndarray], seed: int, weights: list[np.ndarray]
+) -> list[np.ndarray] | None:
+    """None for symmetric feedback, otherwise B_l ``(hidden_l, classes)`` per hidden layer."""
+    classes = weights[-1].shape[0]
+    expected = [(w.shape[0], classes) for w in weights[:-1]]
+    if isinstance(feedback, str):
+        if feedback == "symmetric":
+            return None
+        if feedback != "random":
+            raise UsageError(f"feedback: expected symmetric, random or matrices, got {feedback!r}")
+        rng = np.random.default_rng(seed)
+        return [rng.uniform(-1, 1, shape) / math.sqrt(classes) for shape in expected]
+    matrices = [np.array(b, np.float64) for b in feedback]
+    if [b.shape for b in matrices] != expected:
+        raise UsageError(f"feedback: expected matrices of shapes {expected}, got {[b.shape for b in matrices]}")
+    return matrices

@@ -1,0 +1,109 @@
+"""What a learning rule is: one method that learns from one batch."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Any, ClassVar, NamedTuple
+
+import torch
+from torch import Tensor
+
+from ottt_loihi.errors import UsageError
+from ottt_loihi.losses import Loss
+from ottt_loihi.network import Network
+from ottt_loihi.neurons import one_of
+from ottt_loihi.paths import Paths
+
+UPDATES = ("step", "sequence")
+
+
+class BatchResult(NamedTuple):
+    """``loss``: Σ_t L[t], a scalar · ``scores``: Σ_t o[t], ``(batch, classes)``; both without a graph."""
+
+    loss: Tensor
+    scores: Tensor
+
+
+class Rule(ABC):
+    """A learning rule: it knows how a batch becomes gradients, and when the optimiser may use them."""
+
+    name: ClassVar[str]
+
+    @abstractmethod
+    def train_batch(
+        self, net: Network, x: Tensor, labels: Tensor, loss: Loss, optimizer: torch.optim.Optimizer | None
+    ) -> BatchResult:
+        """Learn from one batch.
+
+        Parameters
+        ----------
+        net
+            the network; its gradients are overwritten where there is an optimiser, and added to where there is none
+        x
+            spikes ``(batch, T, *input_shape)``
+        labels
+            int64 ``(batch,)`` in 0 … classes − 1
+        loss
+            L[t] of ``ottt_loihi.losses``
+        optimizer
+            None: only add Σ_t ∂L[t]/∂w to ``.grad`` and change no weight
+
+        Raises
+        ------
+        UsageError
+            for wrong shapes, labels out of range, or a network the rule does not fit
+        """
+
+    def describe(self) -> dict[str, Any]:
+        """Name and settings as JSON values."""
+        return {"name": self.name}
+
+
+class OnlineRule(Rule):
+    """A rule whose gradient is known at every time step, so that memory does not grow with T.
+
+    ``update="sequence"`` adds the T gradients up and lets the optimiser step once per batch; ``"step"`` lets it step
+    after every time step, so that step t + 1 already runs with the new weights (momentum carries over).
+    """
+
+    def __init__(self, paths: Paths, update: str) -> None:
+        self.paths = paths
+        self.update = one_of(update, "update", UPDATES)
+
+    def check(self, net: Network) -> None:
+        """Refuse a network the rule does not fit."""
+
+    def train_batch(
+        self, net: Network, x: Tensor, labels: Tensor, loss: Loss, optimizer: torch.optim.Optimizer | None
+    ) -> BatchResult:
+        self.check(net)
+        x, labels = net.check_input(x), check_labels(net, x, labels)
+        online = self.update == "step" and optimizer is not None
+        if optimizer is not None:
+            optimizer.zero_grad()
+        state, total, scores = None, 0.0, 0.0
+        for t in range(x.shape[1]):
+            o, state = net.step(x[:, t], state, self.paths)
+            loss_now = loss(o, labels, x.shape[1])
+            loss_now.backward()
+            if online:
+                optimizer.step()
+                optimizer.zero_grad()
+            total, scores = total + loss_now.detach(), scores + o.detach()
+        if optimizer is not None and not online:
+            optimizer.step()
+        return BatchResult(total, scores)
+
+    def describe(self) -> dict[str, Any]:
+        return {"name": self.name, "update": self.update}
+
+
+def check_labels(net: Network, x: Tensor, labels: Tensor) -> Tensor:
+    """``labels`` as int64 on the network's device, or a UsageError."""
+    labels = torch.as_tensor(labels)
+    if labels.shape != x.shape[:1] or labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
+        raise UsageError(f"labels: expected {len(x)} integers, got {labels.dtype} of shape {tuple(labels.shape)}")
+    low, high = int(labels.min()), int(labels.max())
+    if low < 0 or high >= net.num_classes:
+        raise UsageError(f"labels: expected 0 … {net.num_classes - 1}, got {low if low < 0 else high}")
+    return labels.to(net.readout.weight.device, torch.int64)

@@ -1,0 +1,84 @@
+"""Surrogate derivatives f(u) of the spike function H(u − Vth), usable by name.
+
+Each is a small frozen dataclass called as ``f(u, v_threshold)`` on a floating-point tensor of any shape. They use
+tensor methods only, so this module needs no torch to be imported (the command line lists the names).
+
+Sources: OTTT (arXiv 2210.04195) §3.2 and §4.2; the sigmoid with α = 4 is the one behind the paper's results.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from ottt_loihi.errors import UsageError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Rectangle:
+    """``f(u) = 1 if |u − Vth| < Vth else 0`` (§4.2): the derivative of the spike representation's clamp."""
+
+    name: ClassVar[str] = "rectangle"
+
+    def __call__(self, u: Tensor, v_threshold: float) -> Tensor:
+        return (u - v_threshold).abs().lt(v_threshold).to(u.dtype)
+
+
+@dataclass(frozen=True)
+class Sigmoid:
+    """``f(u) = α·σ(α(u − Vth))·(1 − σ(α(u − Vth)))``, α = 4 (§3.2 with a₂ = 1/α)."""
+
+    alpha: float = 4.0
+    name: ClassVar[str] = "sigmoid"
+
+    def __post_init__(self) -> None:
+        if not (isinstance(self.alpha, (int, float)) and 0 < self.alpha < math.inf):
+            raise UsageError(f"surrogate sigmoid: expected alpha > 0, got {self.alpha!r}")
+
+    def __call__(self, u: Tensor, v_threshold: float) -> Tensor:
+        sigma = ((u - v_threshold) * self.alpha).sigmoid()
+        return self.alpha * sigma * (1 - sigma)
+
+
+@dataclass(frozen=True)
+class Triangle:
+    """``f(u) = max(0, 1 − |u − Vth|/Vth)``: as high and as wide as :class:`Rectangle`, with sloping sides."""
+
+    name: ClassVar[str] = "triangle"
+
+    def __call__(self, u: Tensor, v_threshold: float) -> Tensor:
+        return (1 - (u - v_threshold).abs() / v_threshold).clamp(min=0)
+
+
+Surrogate = Rectangle | Sigmoid | Triangle
+SURROGATES: dict[str, type] = {kind.name: kind for kind in (Rectangle, Sigmoid, Triangle)}
+
+
+def make_surrogate(what: str | Mapping[str, Any] | Surrogate) -> Surrogate:
+    """A surrogate from its name, its description (:func:`describe`) or itself.
+
+    Raises
+    ------
+    UsageError
+        for an unknown name or parameter
+    """
+    if isinstance(what, tuple(SURROGATES.values())):
+        return what
+    parameters = dict(what) if isinstance(what, Mapping) else {"name": what}
+    name = parameters.pop("name", None)
+    if not isinstance(name, str) or name not in SURROGATES:
+        raise UsageError(f"surrogate: expected one of {', '.join(SURROGATES)}, got {name!r}")
+    try:
+        return SURROGATES[name](**parameters)
+    except TypeError:
+        raise UsageError(f"surrogate {name}: does not know the parameters {', '.join(map(str, parameters))}") from None
+
+
+def describe(surrogate: Surrogate) -> dict[str, Any]:
+    """Name and parameters as JSON values: ``make_surrogate(describe(f)) == f``."""
+    return {"name": surrogate.name, **asdict(surrogate)}

@@ -1,0 +1,111 @@
+import random
+
+import h5py
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from networks import chip_networks
+from ottt_loihi.sim import storage
+from ottt_loihi.sim.network import INPUT, LIF, ChipNetwork, Dense
+
+from ottt_loihi.errors import FileError, UnsafeFileError
+
+
+@pytest.fixture
+def saved(tmp_path):
+    weight = np.random.default_rng(0).integers(-128, 128, (10, 8)) * 2
+    chip = ChipNetwork((8,), (LIF((10,), 2047, 4096, 400, name="hidden"),), (Dense(INPUT, 0, weight),), 6)
+    storage.save(chip, tmp_path / "chip.h5")
+    return chip, tmp_path / "chip.h5"
+
+
+@settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(chip=chip_networks())
+def test_round_trip(chip, tmp_path):
+    storage.save(chip, tmp_path / "chip.h5")
+    assert storage.load(tmp_path / "chip.h5") == chip
+    assert [p.name for p in tmp_path.iterdir()] == ["chip.h5"]
+
+
+def test_odd_plastic_weights_survive(tmp_path):
+    chip = ChipNetwork(
+        (1,), (LIF((1,), 0, 0, 1),), (Dense(INPUT, 0, np.array([[-255]]), weight_format="learning9"),), 1
+    )
+    storage.save(chip, tmp_path / "chip.h5")
+    assert storage.load(tmp_path / "chip.h5").connections[0].weight.tolist() == [[-255]]
+
+
+def test_damaged_files_give_only_our_errors(saved, tmp_path):
+    _, path = saved
+    data, rng = path.read_bytes(), random.Random(0)
+    refused = 0
+    for trial in range(400):
+        damaged = bytearray(data[: rng.randrange(len(data))] if trial % 4 == 0 else data)
+        for _ in range(trial % 4):
+            damaged[rng.randrange(len(damaged))] ^= 1 << rng.randrange(8)
+        (tmp_path / "damaged.h5").write_bytes(damaged)
+        try:
+            storage.load(tmp_path / "damaged.h5")
+        except FileError as error:
+            refused += "damaged.h5" in str(error)
+    assert refused > 100
+
+
+def test_a_flipped_weight_is_noticed(saved):
+    _, path = saved
+    with h5py.File(path) as file:
+        offset = file["connections/0/weight"].id.get_chunk_info(0).byte_offset
+    data = bytearray(path.read_bytes())
+    data[offset + 20] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(FileError):
+        storage.load(path)
+
+
+def test_links_out_of_the_file_are_refused(saved, tmp_path):
+    _, path = saved
+    secret = tmp_path / "secret.h5"
+    with h5py.File(secret, "w") as file:
+        file["weight"] = np.zeros((10, 8), np.int32)
+    for link in (h5py.ExternalLink(str(secret), "/weight"), h5py.SoftLink("/layers/0/bias_mant")):
+        with h5py.File(path, "r+") as file:
+            del file["connections/0/weight"]
+            file["connections/0/weight"] = link
+        with pytest.raises(UnsafeFileError, match="link"):
+            storage.load(path)
+
+
+def test_absurd_sizes_are_refused_before_reading(saved):
+    _, path = saved
+    with h5py.File(path, "r+") as file:
+        del file["connections/0/weight"]
+        file["connections/0"].create_dataset("weight", shape=(1 << 20, 1 << 20), dtype="i4", chunks=(64, 64))
+    with pytest.raises(UnsafeFileError, match="elements"):
+        storage.load(path)
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (lambda f: f.attrs.__setitem__("version", 99), "version 99"),
+        (lambda f: f.attrs.__setitem__("format", np.bytes_(b"other")), "not a ChipNetwork"),
+        (lambda f: f.attrs.__delitem__("readout"), "readout"),
+        (lambda f: f["layers/0"].attrs.__setitem__("vth", -1), "vth"),
+        (lambda f: f["connections/0"].attrs.__setitem__("kind", np.bytes_(b"Magic")), "Magic"),
+    ],
+)
+def test_wrong_content_is_named(saved, change, says):
+    _, path = saved
+    with h5py.File(path, "r+") as file:
+        change(file)
+    with pytest.raises(FileError, match=says):
+        storage.load(path)
+
+
+def test_missing_file_and_unwritable_folder(saved, tmp_path):
+    chip, _ = saved
+    with pytest.raises(FileError, match="no such file"):
+        storage.load(tmp_path / "none.h5")
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(FileError, match="cannot be written"):
+        storage.save(chip, tmp_path / "file" / "chip.h5")
