@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import numpy as np
-
-from ottt_loihi.errors import UsageError
 from ottt_loihi.sim import arithmetic
 from ottt_loihi.sim.network import INPUT, LIF, ChipNetwork, Connection, Dense, Diagonal
+
+from ottt_loihi.errors import UsageError
 
 RESOLUTION = 256  # weight steps per threshold: weights reach ±1 Vth, and one step is 0.4 % of it
 READOUT_STEPS_PER_INPUT = 16  # steps per logit of 1, times fan-in: the more inputs, the smaller each one's weight

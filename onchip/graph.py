@@ -15,9 +15,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-
+from ottt_loihi.converters.lava_runtime import require_lava
 from ottt_loihi.onchip.plan import Plan
-from ottt_loihi.onchip.runtime import require_lava
 from ottt_loihi.sim import arithmetic
 
 ERROR_STEPS = 64  # 8-bit messages: an error of ±1 is ±64, and ±127 is the end

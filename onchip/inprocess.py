@@ -15,9 +15,9 @@ from collections import deque
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from ottt_loihi.converters.lava_runtime import check_models, require_lava
 
 from ottt_loihi.errors import LavaError, UsageError
-from ottt_loihi.onchip.runtime import check_models, require_lava
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -29,7 +29,7 @@ BUFFERED = {"a_out": "a_buff", "error_out": "error_buff"}  # out-ports of connec
 
 
 class InProcessRun:
-    """Drop-in for :class:`~ottt_loihi.onchip.runtime.LavaRun`, 4 to 7 times faster for our learning graphs.
+    """Drop-in for :class:`~ottt_loihi.converters.lava_runtime.LavaRun`, 4 to 7 times faster for our learning graphs.
 
     Takes graphs of neurons and buffered connections (Lava's Dense, Sparse, ours) without RefPorts and without cycles
     among neurons inside one step.

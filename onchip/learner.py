@@ -12,13 +12,13 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
-
-from ottt_loihi.errors import UsageError, VerificationError
+from ottt_loihi.converters.lava_runtime import LavaRun, require_lava
 from ottt_loihi.onchip.inprocess import InProcessRun
 from ottt_loihi.onchip.plan import CALIBRATION_SAMPLES, FEEDBACKS, Plan, make_plan, trace_energy
-from ottt_loihi.onchip.runtime import LavaRun, require_lava
 from ottt_loihi.sim import reference
 from ottt_loihi.sim.network import ChipNetwork
+
+from ottt_loihi.errors import UsageError, VerificationError
 
 Data = tuple[np.ndarray, np.ndarray]
 
@@ -346,5 +346,6 @@ def _check_equal(name: str, inprocess: np.ndarray, lava: np.ndarray, steps: int)
     if not np.array_equal(inprocess, lava):
         place = tuple(int(i) for i in np.argwhere(inprocess != lava)[0])
         raise VerificationError(
-            f"{name} differs at {place} after {steps} steps: {inprocess[place]} in-process, {lava[place]} in the Lava runtime"
+            f"{name} differs at {place} after {steps} steps: "
+            f"{inprocess[place]} in-process, {lava[place]} in the Lava runtime"
         )

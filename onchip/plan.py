@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-
-from ottt_loihi.errors import ChipError, UsageError
 from ottt_loihi.onchip.schedule import Schedule
 from ottt_loihi.sim import arithmetic, reference
 from ottt_loihi.sim.network import INPUT, LIF, ChipNetwork, Dense, Diagonal
+
+from ottt_loihi.errors import ChipError, UsageError
 
 FEEDBACKS = ("random", "symmetric")
 CALIBRATION_SAMPLES = 64
@@ -82,8 +82,8 @@ def make_plan(chip: ChipNetwork, unit: int | None = None) -> Plan:
     readout = chip.layers[-1]
     if readout.du != 4095 or readout.dv != arithmetic.DECAY_UNITY or chip.readout != "sum_v":
         raise ChipError(
-            f"layer[{last}] ({readout.name}): learning needs a memoryless readout, du = 4095, dv = 4096, readout='sum_v'; "
-            f"got du = {readout.du}, dv = {readout.dv}, readout={chip.readout!r}"
+            f"layer[{last}] ({readout.name}): learning needs a memoryless readout, du = 4095, dv = 4096, "
+            f"readout='sum_v'; got du = {readout.du}, dv = {readout.dv}, readout={chip.readout!r}"
         )
     decay = tuple(_decay(index, layer) for index, layer in enumerate(chip.layers[:-1]))
     return Plan(chip, tuple(dense), tuple(inhibition[:-1]), decay, _unit(chip) if unit is None else _positive(unit))

@@ -8,9 +8,9 @@ from __future__ import annotations
 import math
 
 from lava.magma.core.learning.learning_rule import Loihi3FLearningRule
+from ottt_loihi.onchip.schedule import MAX_EPOCH
 
 from ottt_loihi.errors import UsageError
-from ottt_loihi.onchip.schedule import MAX_EPOCH
 
 TRACE_MAX = 127  # traces have 7 bits
 FIXED_SHIFT = 10  # dw = 2^-7·u0·x1·y1, and the engine drops three more bits: Δw = x1·y1 / 2^10 LSB

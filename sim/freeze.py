@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 import numpy as np
-
 from ottt_loihi.sim import arithmetic
 from ottt_loihi.sim.network import ChipNetwork, Connection, Dense
 
@@ -42,8 +41,8 @@ class Frozen:
 def freeze(chip: ChipNetwork) -> Frozen:
     """Turn every ``learning9`` connection into an ``inference8`` one.
 
-    Where all weights are within −128 … 127 they are doubled and the exponent is lowered by one: nothing changes. Elsewhere
-    odd weights go to the neighbour that is a multiple of 4, half of them up and half down, and +255 to 254.
+    Where all weights are within −128 … 127 they are doubled and the exponent is lowered by one: nothing changes.
+    Elsewhere odd weights go to the neighbour that is a multiple of 4, half of them up and half down, and +255 to 254.
     """
     connections: list[Connection] = []
     reports = []

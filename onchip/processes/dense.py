@@ -15,7 +15,6 @@ from lava.magma.core.resources import CPU
 from lava.magma.core.sync.protocols.loihi_protocol import LoihiProtocol
 from lava.proc.dense.models import AbstractPyDenseModelBitAcc, AbstractPyDenseModelFloat
 from lava.proc.dense.process import LearningDense
-
 from ottt_loihi.sim import arithmetic
 
 

@@ -12,7 +12,6 @@ from lava.magma.core.process.process import AbstractProcess
 from lava.magma.core.process.variable import Var
 from lava.magma.core.resources import CPU
 from lava.magma.core.sync.protocols.loihi_protocol import LoihiProtocol
-
 from ottt_loihi.onchip import integers
 from ottt_loihi.sim import arithmetic
 
@@ -29,8 +28,8 @@ class OTTTNeuron(AbstractProcess):
         until the epoch ends:    y1 is sent on s_out_y1, zero before
         first frame of a sample: u = u_init, v = 0, s = 0
 
-    The rectangle has height 1 (Rectangle in ``ottt_loihi/surrogates.py``: half_width = Vth). ``self_weight = −λ·vth`` is
-    the reset by subtraction, one step later, of a membrane that lives in u (``sim/network.py``).
+    The rectangle has height 1 (Rectangle in ``ottt_loihi/surrogates.py``: half_width = Vth). ``self_weight = −λ·vth``
+    is the reset by subtraction, one step later, of a membrane that lives in u (``sim/network.py``).
 
     ==================  ===========================  ==================================================================
     parameter           range                        meaning

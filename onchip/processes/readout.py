@@ -12,7 +12,6 @@ from lava.magma.core.process.process import AbstractProcess
 from lava.magma.core.process.variable import Var
 from lava.magma.core.resources import CPU
 from lava.magma.core.sync.protocols.loihi_protocol import LoihiProtocol
-
 from ottt_loihi.onchip import integers
 from ottt_loihi.sim import arithmetic
 
@@ -28,8 +27,9 @@ class OTTTReadout(AbstractProcess):
         until the epoch ends:    y1 is sent on s_out_y1, zero before
         last frame of a sample:  predictions[i] = argmax_k Σ_t v_k[t]   (the first of equals)
 
-    The floating-point model has no ``<< 6``. With a closed gate (``label_in[1] = 0``) the error is 0: nothing is learnt,
-    here and in every layer that depends on this error, and everything else goes on.
+    The floating-point model has no ``<< 6``. With a closed gate (``label_in[1] = 0``) the error is 0: nothing is
+    learnt, here and in every layer that depends on this error, and everything else goes on. While the gate is open,
+    predictions are no test of anything: the readout learns between the frames of the very sample it predicts.
 
     ===============  ==============  ==================================================================================
     parameter        range           meaning
