@@ -23,7 +23,7 @@ from ottt_loihi.errors import UsageError, VerificationError
 Data = tuple[np.ndarray, np.ndarray]
 
 BACKENDS = ("inprocess", "lava")
-READOUT_RATE = 0.01  # part of its error that one time step's update takes from the readout
+READOUT_RATE = 0.02  # part of its error that one time step's update takes from the readout
 HIDDEN_RATE = 1.0  # the same for a hidden layer, with the error that its feedback delivers
 CHUNK = 16  # samples between two reports to ``progress``
 

@@ -70,6 +70,11 @@ class OTTTDenseBehaviour:
     def on_var_update(self) -> None:
         """Lava would rebuild the rule here, from time constants rounded to integers; ours never changes."""
 
+    def _process_post_spikes(self, s_in_bap: np.ndarray) -> None:
+        """Nothing to record where nothing fired, which is always: our neurons send no bap."""
+        if s_in_bap.any():
+            super()._process_post_spikes(s_in_bap)
+
     def _extract_applier_evaluated_traces(self, x_traces_history, y_traces_history):
         """Only the traces at the end of the epoch, when the rule asks for no others: the same values, less work."""
         if set(self._learning_rule.active_traces_per_dependency) != {string_symbols.U}:
