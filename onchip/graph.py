@@ -106,7 +106,7 @@ def build_graph(
         # what arrives as third factor, per 1.0 of δ
         per_delta = ERROR_STEPS * (matrices[layer][1] if matrices else plan.resolution(layer + 1))
         neurons.append(_neuron(plan, feedback, layer, steps_per_y1[layer], per_delta, seed))
-    return _connect(source, plastic, neurons, readout, [m for m, _ in matrices], schedule.epoch)
+    return connect(source, plastic, neurons, readout, [m for m, _ in matrices], schedule.epoch)
 
 
 def _rule(plan: Plan, feedback: str, layer: int, seed: int) -> Any:
@@ -172,9 +172,10 @@ def _readout(plan: Plan, feedback: str, y1_per_delta: float, samples: int, seed:
     )
 
 
-def _connect(
+def connect(
     source: Any, plastic: list[Any], neurons: list[Any], readout: Any, matrices: list[np.ndarray], epoch: int
 ) -> LearningGraph:
+    """Wire the processes; ``matrices``: fixed feedback weights per hidden layer, or none for the transposed ones."""
     from lava.proc.dense.process import Dense
 
     source.label_out.connect(readout.label_in)
