@@ -29,10 +29,7 @@ class LayerBudget:
     synapses: int
     synapse_bits: int
     cores: int
-    compartments_used: float
-    in_axons_used: float
-    out_axons_used: float
-    memory_used: float
+    used: dict[str, float]
 
 
 @dataclass(frozen=True)
@@ -79,10 +76,7 @@ def _layer(chip: ChipNetwork, index: int, cores_of: dict[int, int]) -> LayerBudg
                 synapses=sum(c.weight.size for c in inputs),
                 synapse_bits=cores * sum(_bits(chip, c, share) for c in inputs),
                 cores=cores,
-                compartments_used=use["compartments"],
-                in_axons_used=use["incoming axons"],
-                out_axons_used=use["outgoing axons"],
-                memory_used=use["synapse memory"],
+                used=use,
             )
     worst = max(use, key=use.__getitem__)
     raise ChipError(

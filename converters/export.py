@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from ottt_loihi.converters import netx, plots, report
-from ottt_loihi.converters.budget import Budget, budget
+from ottt_loihi.converters.budget import Budget, LayerBudget, budget
 from ottt_loihi.converters.float_network import FloatNetwork, from_torch
 from ottt_loihi.converters.quantize import Quantized, quantize
 from ottt_loihi.converters.verify import Agreement, agreement
@@ -38,7 +38,7 @@ class Export:
     spikes: dict[str, np.ndarray] | None = None
 
 
-def test_samples(data: str, num_steps: int, count: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+def samples(data: str, num_steps: int, count: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
     """The first ``count`` test samples of a data set as spikes, uint8 ``(n, num_steps, *shape)``, and labels."""
     split = load_data(data)
     if count < 1:
@@ -65,7 +65,7 @@ def export(
         return Export(trained, quantized, counted, unchecked="not asked for (--no-check)")
     if data is None:
         return Export(trained, quantized, counted, unchecked="the checkpoint does not name its data set")
-    x, labels = test_samples(data, trained.num_steps, check)
+    x, labels = samples(data, trained.num_steps, check)
     found, spikes = _replay(net, quantized, x, labels)
     return Export(trained, quantized, counted, found, spikes=spikes)
 
@@ -146,7 +146,7 @@ def tables(export: Export) -> list[report.Table]:
                 + [f"{r.rms_error:.2%}"]
                 for r in export.quantized.layers
             ],
-            "scale: integer units per float unit; clipped, zeroed: numbers of weights; rms error relative to the weights'.",
+            "scale: integer units per float unit; clipped, zeroed: numbers of weights; rms error: relative.",
         )
     ]
     if (found := export.agreement) is not None:
@@ -164,17 +164,27 @@ def tables(export: Export) -> list[report.Table]:
     result.append(
         report.Table(
             "On a chip",
-            ["layer", "neurons>", "synapses>", "memory, KiB>", "cores>", "compartments>", "axons in / out>", "memory>"],
+            ["layer", "neurons>", "synapses>", "KiB>", "cores>", "tightest resource of a core>"],
             [
-                [b.name, str(b.neurons), str(b.synapses), f"{b.synapse_bits / 8192:.1f}", str(b.cores)]
-                + [f"{b.compartments_used:.1%}", f"{b.in_axons_used:.1%} / {b.out_axons_used:.1%}"]
-                + [f"{b.memory_used:.1%}"]
+                [
+                    b.name,
+                    f"{b.neurons:,}",
+                    f"{b.synapses:,}",
+                    f"{b.synapse_bits / 8192:.1f}",
+                    str(b.cores),
+                    _tightest(b),
+                ]
                 for b in export.budget.layers
             ],
-            "Counted with Loihi 1's published core limits (Loihi 2's are not public); shares are of one core.",
+            "Counted with Loihi 1's published core limits; Loihi 2's are not public.",
         )
     )
     return result
+
+
+def _tightest(layer: LayerBudget) -> str:
+    name, used = max(layer.used.items(), key=lambda item: item[1])
+    return f"{name} {used:.1%}"
 
 
 def _change(before: float, after: float) -> str:
@@ -204,6 +214,6 @@ def _figures(export: Export) -> list[report.Figure]:
 
 def _provenance_table(export: Export, files: dict[str, str]) -> report.Table:
     provenance = export.quantized.chip.provenance
-    rows = [[key, str(value)] for key, value in provenance.items() if key != "training"]
+    rows = [[key, str(value)] for key, value in provenance.items() if key not in ("training", "scales")]
     rows += [[key, Path(value).name if key != "no .net" else value] for key, value in files.items()]
     return report.Table("Provenance", ["what", "value"], rows)

@@ -51,13 +51,14 @@ def weight_histograms(weights: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> s
 
 def raster(spikes: Mapping[str, np.ndarray]) -> str:
     """Spikes of one sample, per layer: name → bool ``(num_steps, neurons)``."""
+    from matplotlib.ticker import MaxNLocator
+
     with _axes(columns=len(spikes)) as (figure, axes):
         for ax, (name, s) in zip(np.atleast_1d(axes), spikes.items()):
             t, neuron = np.nonzero(s.reshape(len(s), -1))
             ax.scatter(t + 1, neuron, s=9, marker="|", linewidths=1.4, color=BLUE)
-            ax.set(
-                title=name, xlabel="time step", ylabel="neuron", xlim=(0.5, len(s) + 0.5), xticks=range(1, len(s) + 1)
-            )
+            ax.set(title=name, xlabel="time step", ylabel="neuron", xlim=(0.5, len(s) + 0.5))
+            ax.xaxis.set_major_locator(MaxNLocator(integer=True))
         return _svg(figure)
 
 
@@ -84,6 +85,6 @@ class _axes:
 
 def _svg(figure: Any) -> str:
     buffer = io.StringIO()
-    figure.savefig(buffer, format="svg", metadata={"Date": None}, facecolor="white")
+    figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None}, facecolor="white")
     svg = buffer.getvalue()
     return svg[svg.index("<svg") :]

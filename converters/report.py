@@ -40,7 +40,7 @@ class Figure:
 
 @dataclass(frozen=True)
 class Section:
-    """name: a key of ``ORDER`` or any other, which comes last · summary: one or two sentences · facts: (label, value)."""
+    """name: a key of ``ORDER`` or any other, which comes last · summary: a sentence or two · facts: (label, value)."""
 
     name: str
     title: str

@@ -13,7 +13,9 @@ from ottt_loihi.cli import command
 
 def export(
     model: Annotated[Path, typer.Argument(help="The trained network, model.pt of ottt-train.")],
-    out: Annotated[Path | None, typer.Option("-o", "--out", help="Where to write; default: beside the model.")] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Where to write; default: beside the model.")
+    ] = None,
     weight_bits: Annotated[int, typer.Option(min=2, max=8, help="Bits of a weight on the chip.")] = 8,
     check: Annotated[int, typer.Option(min=1, help="Test samples to compare float and chip on.")] = 360,
     no_check: Annotated[bool, typer.Option("--no-check", help="Do not compare.")] = False,
@@ -33,7 +35,7 @@ def export(
     net = load(model)
     result = exporter.export(net, weight_bits, 0 if no_check else check, source=model)
     exporter.require_agreement(result, max_disagreement)
-    files = exporter.write(result, out or model.parent)
+    files = exporter.write(result, output or model.parent)
     if json:
         command.print_json(
             {

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from ottt_loihi.cli.command import Debug, Json, Seed, err, execute, out, print_json, table
+from ottt_loihi.cli.command import Debug, Json, Seed, err, execute, out, print_json, print_table
 
 
 class Data(str, Enum):
@@ -78,6 +78,8 @@ def train(
     debug: Debug = False,
 ) -> None:
     """Train a spiking network online with OTTT and save it as [bold]model.pt[/].
+
+    Example: ottt-train -o runs/first
 
     Without options: scikit-learn's handwritten digits, a 64-128-10 network, a few seconds. Ctrl-C saves what there is.
     """
@@ -168,6 +170,8 @@ def _check_folder(folder: Path) -> None:
 
 
 def _show(result: dict) -> None:
+    from ottt_loihi.converters.report import Table
+
     rows = [
         ("network", "-".join(map(str, result["sizes"]))),
         ("test accuracy", f"{result['test_accuracy']:.2%}"),
@@ -176,5 +180,5 @@ def _show(result: dict) -> None:
         ("time", f"{result['seconds']:.1f} s for {result['epochs']} epochs"),
         ("saved as", result["model"]),
     ]
-    out.print(table(f"ottt-train · {result['data']}", ("", ">"), rows))
+    print_table(Table(f"ottt-train · {result['data']}", ("", ">"), rows))
     out.print(f"next: ottt-export {result['model']}", style="dim")

@@ -1,0 +1,43 @@
+# Everything a newcomer needs: `make demo`, `make test`. Set-up happens once, into .venv (Python 3.10, which Lava needs).
+PYTHON310 ?= python3.10
+BIN := .venv/bin
+STAMP := .venv/.ready
+DEMO := runs/demo
+
+.PHONY: demo test test-all lint notebooks bench setup clean
+
+setup: $(STAMP)
+
+# `uv --version` rather than `command -v uv`: a pyenv shim may be there without the program behind it
+$(STAMP): pyproject.toml uv.lock
+	@if uv --version >/dev/null 2>&1; then \
+		echo "setting up .venv with uv"; uv sync --quiet --all-extras; \
+	else \
+		echo "setting up .venv with $(PYTHON310) and pip (uv would be faster)"; \
+		$(PYTHON310) -m venv .venv && \
+		$(BIN)/pip install --quiet --upgrade pip "setuptools<81" wheel && \
+		$(BIN)/pip install --quiet --editable ".[lava,test,lint,bench,notebooks]"; \
+	fi
+	@touch $(STAMP)
+
+demo: $(STAMP)
+	@$(BIN)/python -m ottt_loihi.cli.demo --output $(DEMO)
+
+test: $(STAMP)
+	$(BIN)/python -m pytest -m "not slow" $(ARGS)
+
+test-all: $(STAMP)
+	$(BIN)/python -m pytest $(ARGS)
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+bench: $(STAMP)
+	$(BIN)/python benchmarks/startup.py
+
+notebooks: $(STAMP)
+	$(BIN)/python -m pytest -m notebook $(ARGS)
+
+clean:
+	rm -rf build dist *.egg-info runs .pytest_cache .hypothesis .ruff_cache

@@ -1,0 +1,108 @@
+"""``make demo``: the whole path on real images: train, export, run in Lava, learn on the chip.
+
+Each step is one of the four commands, run as a person would type it; then one table of what came out.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from ottt_loihi.cli import command
+
+
+def steps(folder: Path) -> list[tuple[str, str, list[str]]]:
+    """(what happens, name, command line) of each step."""
+    model, chip = str(folder / "model.pt"), str(folder / "model.h5")
+    here = ["-o", str(folder)]
+    return [
+        ("Train 64-128-10 with OTTT on scikit-learn's digits", "train", ["ottt-train", *here]),
+        ("Export it to the chip's integers", "export", ["ottt-export", model, *here]),
+        (
+            "Run it in the Lava runtime and through lava-dl's netx",
+            "run",
+            ["ottt-run", chip, "--verify", "lava", "--verify", "netx", *here],
+        ),
+        ("Learn on the chip from scratch", "scratch", ["ottt-learn", "--repeat-in-lava", "2000", *here]),
+        (
+            "Mount the sensor upside down and let the deployed network learn again",
+            "drift",
+            ["ottt-learn", chip, "--transform", "upside-down", "--repeat-in-lava", "2000", *here],
+        ),
+    ]
+
+
+def demo(
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for everything.")] = Path("runs/demo"),
+    debug: command.Debug = False,
+) -> None:
+    """The whole path on scikit-learn's digits, in a few minutes.
+
+    Example: python -m ottt_loihi.cli.demo
+    """
+    results: dict[str, Any] = {}
+    seconds: dict[str, float] = {}
+    started = time.perf_counter()
+    for number, (what, name, line) in enumerate(all_steps := steps(output), 1):
+        command.out.print(f"\n[bold]{number}/{len(all_steps)}  {what}[/]")
+        command.out.print(f"      $ {' '.join(line)}", style="dim", markup=False, soft_wrap=True)
+        begin = time.perf_counter()
+        results[name] = _run(line)
+        seconds[name] = time.perf_counter() - begin
+        command.out.print(f"      {_say(name, results[name])}  [dim]({seconds[name]:.0f} s)[/]")
+    _summarise(output, results, seconds, time.perf_counter() - started)
+
+
+def _run(line: list[str]) -> dict[str, Any]:
+    """Run a command with --json and give its result; a failing one ends the demo with its own words and exit code."""
+    program = Path(sys.executable).with_name(line[0])
+    done = subprocess.run([str(program), *line[1:], "--json"], stdout=subprocess.PIPE, text=True, check=False)
+    if done.returncode:
+        sys.exit(done.returncode)
+    return json.loads(done.stdout)
+
+
+def _say(name: str, result: dict[str, Any]) -> str:
+    """One line about a step's result."""
+    if name == "train":
+        return f"test accuracy {result['test_accuracy']:.2%}"
+    if name == "export":
+        found = result["agreement"]
+        return f"float and chip predict the same on {found['predictions']:.2%} of {found['samples']} test images"
+    if name == "run":
+        checks = [f"{c['backend']}: {c['different']} of {c['compared']:,} states differ" for c in result["verified"]]
+        return "; ".join(checks)
+    return _say_learned(result)
+
+
+def _say_learned(result: dict[str, Any]) -> str:
+    curve = " → ".join(f"{accuracy:.1%}" for accuracy in result["accuracies"])
+    repeated = result["repeated_in_lava"]
+    return f"accuracy {curve}; {repeated['steps']:,} steps repeated in the Lava runtime: equal weights"
+
+
+def _summarise(output: Path, results: dict[str, Any], seconds: dict[str, float], total: float) -> None:
+    from ottt_loihi.converters.report import Table
+
+    rows = [[what, _say(name, results[name]), f"{seconds[name]:.0f}"] for what, name, _ in steps(output)]
+    command.out.print()
+    command.print_table(Table("What you saw", ["step", "result", "seconds>"], rows, f"{total:.0f} seconds in all."))
+    command.print_files(
+        {"report": str(output / "report.html"), "network": str(output / "model.pt")}
+        | {"chip": str(output / "model.h5"), "net": str(output / "model.net")}
+    )
+
+
+def main() -> None:
+    """Entry point of ``python -m ottt_loihi.cli.demo``."""
+    command.execute(demo, "ottt-demo")
+
+
+if __name__ == "__main__":
+    main()

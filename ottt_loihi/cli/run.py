@@ -1,0 +1,176 @@
+"""``ottt-run``: classify with the integer network, and prove that Lava computes the same."""
+
+from __future__ import annotations
+
+import time
+from contextlib import nullcontext
+from enum import Enum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ottt_loihi.cli import command
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from ottt_loihi.sim.network import ChipNetwork
+    from ottt_loihi.sim.reference import Result
+
+
+class Backend(str, Enum):
+    lava = "lava"
+    netx = "netx"
+
+
+TITLES = {Backend.lava: "Lava runtime (fixed_pt)", Backend.netx: "lava-dl netx on Lava"}
+
+
+def run(
+    model: Annotated[Path, typer.Argument(help="The integer network, model.h5 of ottt-export.")],
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Folder of the report; default: beside the model.")
+    ] = None,
+    samples: Annotated[int, typer.Option(min=1, help="Test images to classify with the simulator.")] = 360,
+    verify: Annotated[
+        list[Backend] | None,
+        typer.Option(help="Repeat in Lava (lava) or through model.net (netx) and compare; may be given twice."),
+    ] = None,
+    verify_samples: Annotated[int, typer.Option(min=1, help="Images to repeat there, every state compared.")] = 20,
+    data: Annotated[str | None, typer.Option(help="Data set; default: the one it was trained on.")] = None,
+    seed: command.Seed = 0,
+    json: command.Json = False,
+    debug: command.Debug = False,
+) -> None:
+    """Classify test images with the chip-exact simulator, and compare with Lava at every u, v and spike.
+
+    Example: ottt-run runs/demo/model.h5 --verify lava --verify netx
+    """
+    from ottt_loihi.converters.export import samples as test_samples
+    from ottt_loihi.sim import reference, storage
+
+    chip = storage.load(model)
+    x, labels = test_samples(data or _data_of(chip, model), chip.num_steps, samples, seed)
+    started = time.perf_counter()
+    result = reference.run(chip, x)
+    seconds = time.perf_counter() - started
+    accuracy = float((result.predictions == labels).mean())
+    checks = [_verify(chip, model, backend, x[:verify_samples], json) for backend in verify or []]
+    summary: dict[str, Any] = {
+        "model": str(model),
+        "samples": len(x),
+        "accuracy": accuracy,
+        "spikes_per_sample": [float(n) / len(x) for n in result.spike_counts],
+        "seconds": seconds,
+        "verified": checks,
+    }
+    path = _report(chip, summary, output or model.parent)
+    if json:
+        command.print_json(summary | {"report": str(path)})
+    else:
+        _show(summary, path)
+    _fail_if_different(checks)
+
+
+def main() -> None:
+    """Entry point of the console script."""
+    command.execute(run, "ottt-run")
+
+
+def _data_of(chip: ChipNetwork, model: Path) -> str:
+    from ottt_loihi.errors import UsageError
+
+    data = chip.provenance.get("training", {}).get("data")
+    if data is None:
+        raise UsageError(f"{model}: does not say what data it was trained on; name it with --data")
+    return data
+
+
+def _verify(chip: ChipNetwork, model: Path, backend: Backend, x: np.ndarray, quiet: bool) -> dict[str, Any]:
+    """Run ``x`` in a backend and in the simulator, and compare everything."""
+    from ottt_loihi.converters.verify import compare
+    from ottt_loihi.sim import reference
+
+    record = ("u", "v", "s")
+    started = time.perf_counter()
+    with command.err.status(f"{TITLES[backend]}, {len(x)} images …") if not quiet else nullcontext():
+        found = _run_in(chip, model, backend, x, record)
+    seconds = time.perf_counter() - started
+    comparison = compare(chip, reference.run(chip, x, record), found)
+    return {
+        "backend": backend.value,
+        "samples": len(x),
+        "compared": comparison.compared,
+        "different": comparison.different,
+        "first": None if comparison.first is None else str(comparison.first),
+        "seconds": seconds,
+    }
+
+
+def _run_in(chip: ChipNetwork, model: Path, backend: Backend, x: np.ndarray, record: tuple[str, ...]) -> Result:
+    from ottt_loihi.converters import lava, netx
+
+    if backend is Backend.lava:
+        return lava.run(chip, x, record)
+    return netx.run(chip, model.with_suffix(".net"), x, record)
+
+
+def _fail_if_different(checks: list[dict[str, Any]]) -> None:
+    from ottt_loihi.errors import VerificationError
+
+    for check in checks:
+        if check["different"]:
+            raise VerificationError(
+                f"{TITLES[Backend(check['backend'])]} against the simulator: {check['different']} of "
+                f"{check['compared']} states differ, first at {check['first']}; please report this"
+            )
+
+
+def _tables(summary: dict[str, Any]) -> list[Any]:
+    from ottt_loihi.converters.report import Table
+
+    rows = [
+        [
+            TITLES[Backend(check["backend"])],
+            str(check["samples"]),
+            f"{check['compared']:,}",
+            f"{check['different']:,}",
+            f"{check['seconds']:.1f}",
+        ]
+        for check in summary["verified"]
+    ]
+    columns = ["against", "images>", "states compared>", "different>", "seconds>"]
+    note = "States: u, v and spikes of every layer and step, and the readout. Seconds include starting Lava."
+    return [Table("Simulator against Lava", columns, rows, note)] if rows else []
+
+
+def _summary_line(summary: dict[str, Any]) -> str:
+    spikes = ", ".join(f"{n:.1f}" for n in summary["spikes_per_sample"])
+    return (
+        f"accuracy {summary['accuracy']:.2%} on {summary['samples']} test images; spikes per image and layer: {spikes}"
+    )
+
+
+def _report(chip: ChipNetwork, summary: dict[str, Any], folder: Path) -> Path:
+    from ottt_loihi.converters import report
+
+    different = sum(check["different"] for check in summary["verified"])
+    verdict = "Nothing was compared with Lava in this run."
+    if summary["verified"]:
+        names = " and ".join(TITLES[Backend(check["backend"])] for check in summary["verified"])
+        verdict = f"{'Every u, v and spike' if not different else 'NOT every state'} agrees with the {names}."
+    section = report.Section(
+        name="run",
+        title="Run bit for bit",
+        summary=f"The chip-exact simulator's {_summary_line(summary)}. {verdict}",
+        tables=_tables(summary),
+    )
+    return report.add(folder, section)
+
+
+def _show(summary: dict[str, Any], path: Path) -> None:
+    command.out.print(_summary_line(summary))
+    for part in _tables(summary):
+        command.print_table(part)
+    command.print_files({"report": str(path)})
