@@ -118,7 +118,8 @@ class Trainer:
     ) -> list[Epoch]:
         """Train for some epochs; the network is changed in place.
 
-        With ``checkpoint`` the network is saved there at the end, and on Ctrl-C too, as it is then.
+        With ``checkpoint`` the network is saved there at the end, and on Ctrl-C too, as it is then; the
+        KeyboardInterrupt that goes on says so.
 
         Raises
         ------
@@ -131,8 +132,8 @@ class Trainer:
         if epochs < 1:
             raise UsageError(f"epochs: expected 1 or more, got {epochs}")
         history: list[Epoch] = []
-        optimizer = self._make_optimizer()
         try:
+            optimizer = self._make_optimizer()  # the first one of a process takes torch seconds
             with _progress_bar(self.progress) as bar:
                 task = bar.add_task("training", total=epochs, info="")
                 for epoch in range(epochs):
@@ -140,8 +141,10 @@ class Trainer:
                     history.append(self._epoch(epoch, x, y, x_test, y_test, optimizer))
                     bar.update(task, advance=1, info=_summary(history[-1]))
         except KeyboardInterrupt:
+            if checkpoint is None:
+                raise
             self._save(checkpoint, epochs, history)
-            raise
+            raise KeyboardInterrupt(f"the network as it is now is in {checkpoint}") from None
         self._save(checkpoint, epochs, history)
         return history
 
