@@ -180,3 +180,8 @@ def test_bad_data_are_refused(x, y, message):
     net = mlp((64, 32, 10), input_shape=(8, 8))
     with pytest.raises(UsageError, match=message):
         Trainer(net, OTTT()).fit(x, y, 1)
+
+
+def test_test_images_need_their_labels():
+    with pytest.raises(UsageError, match="x_test and y_test go together"):
+        Trainer(mlp((64, 10), input_shape=(8, 8)), OTTT()).fit(X, Y, 1, x_test=DIGITS.x_test)
