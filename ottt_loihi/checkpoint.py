@@ -39,7 +39,9 @@ FORMAT = "ottt-loihi model"
 VERSION = 1
 SIZE_LIMIT = 4 << 30  # bytes
 
-ENTRIES = re.compile(r"[^/]+/(data\.pkl|version|byteorder|\.data/serialization_id|data/\d+)")
+ENTRIES = re.compile(  # torch 2.3 … 2.13
+    r"[^/]+/(data\.pkl|version|byteorder|\.format_version|\.storage_alignment|\.data/serialization_id|data/\d+)"
+)
 GLOBALS = {"torch._utils _rebuild_tensor_v2", "collections OrderedDict", "torch FloatStorage", "torch DoubleStorage"}
 OPCODES = {
     *("PROTO", "STOP", "MARK", "GLOBAL", "REDUCE", "BINPERSID"),
@@ -148,8 +150,10 @@ def _check_entry(path: Path, entry: zipfile.ZipInfo) -> None:
 def _check_pickle(path: Path, pickled: bytes) -> None:
     try:
         for opcode, argument, _ in pickletools.genops(pickled):
-            if opcode.name == "GLOBAL" and argument not in GLOBALS:
-                raise UnsafeFileError(f"{path}: its pickle calls {argument.replace(' ', '.')!r}; nothing of it was run")
+            if opcode.name == "GLOBAL" and str(argument) not in GLOBALS:
+                raise UnsafeFileError(
+                    f"{path}: its pickle calls {str(argument).replace(' ', '.')!r}; nothing of it was run"
+                )
             if opcode.name not in OPCODES:
                 raise UnsafeFileError(f"{path}: its pickle uses {opcode.name}, which no model.pt does; nothing was run")
     except FileError:

@@ -126,10 +126,10 @@ class Network(nn.Module):
         if unknown := sorted(set(record) - set("uvso")):
             raise UsageError(f"record: expected any of 'u', 'v', 's', 'o', got {unknown}")
         kept: dict[str, list[list[Tensor]]] = {n: [[] for _ in self.blocks] if n != "o" else [[]] for n in record}
-        scores, state = None, None
+        scores, state = x.new_zeros(len(x), self.num_classes), None
         for t in range(x.shape[1]):
             o, state = self.step(x[:, t], state, paths)
-            scores = o if scores is None else scores + o
+            scores = scores + o
             for name, per_block in kept.items():
                 now = (o,) if name == "o" else (getattr(block, name) for block in state.blocks)
                 for history, value in zip(per_block, now, strict=True):
@@ -192,7 +192,7 @@ def mlp(
         raise UsageError(
             f"input_shape: {input_shape} is {math.prod(input_shape)} elements, but sizes begin with {sizes[0]}"
         )
-    arguments = {
+    arguments: dict[str, Any] = {
         "sizes": list(sizes),
         "decay": decay,
         "v_threshold": v_threshold,
@@ -204,15 +204,15 @@ def mlp(
         "input_shape": list(input_shape),
     }
     neuron = {key: arguments[key] for key in ("decay", "v_threshold", "reset", "surrogate", "convention")}
-    net = Network(
-        [Block(Linear(n, m, bool(bias)), LIF(**neuron)) for n, m in itertools.pairwise(sizes[:-1])],
-        Readout(sizes[-2], sizes[-1], bool(bias)),
+    generator = _generator(seed)
+    return Network(
+        [Block(Linear(n, m, bool(bias), generator), LIF(**neuron)) for n, m in itertools.pairwise(sizes[:-1])],
+        Readout(sizes[-2], sizes[-1], bool(bias), generator),
         input_shape=input_shape,
         time_steps=time_steps,
         convention=convention,
         architecture={"name": "mlp", "arguments": arguments},
     )
-    return _initialised(net, seed)
 
 
 ARCHITECTURES = {"mlp": mlp}
@@ -235,14 +235,10 @@ def build(architecture: Mapping[str, Any]) -> Network:
         raise UsageError(f"architecture {name}: its arguments do not fit ({error})") from None
 
 
-def _initialised(net: Network, seed: int) -> Network:
+def _generator(seed: int) -> torch.Generator:
     if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
         raise UsageError(f"seed: expected a non-negative integer, got {seed!r}")
-    generator = torch.Generator().manual_seed(seed)
-    for module in net.modules():
-        if isinstance(module, Linear):
-            module.reset_parameters(generator)
-    return net
+    return torch.Generator("cpu").manual_seed(seed)
 
 
 def _sizes(value: Any, where: str, at_least: int) -> tuple[int, ...]:
