@@ -70,6 +70,7 @@ def build_graph(
     feedback: str = "random",
     seed: int = 0,
     learn: np.ndarray | bool = True,
+    halve_every: int = 0,
 ) -> LearningGraph:
     """Build the fixed-point graph.
 
@@ -85,6 +86,8 @@ def build_graph(
         ``"random"`` or ``"symmetric"``
     seed
         of the feedback matrices, of stochastic rounding and of trace decay
+    halve_every
+        samples after which all rates are halved, again and again; 0: never
 
     Raises
     ------
@@ -99,13 +102,14 @@ def build_graph(
     rules = [_rule(plan, feedback, layer, seed) for layer in range(len(plan.dense))]
     plastic = [_plastic(plan, feedback, layer, rule) for layer, rule in enumerate(rules)]
     steps_per_y1 = [rate * rule.y1_per_weight_step for rate, rule in zip(rates, rules)]
-    readout = _readout(plan, feedback, steps_per_y1[-1], len(labels), seed)
+    frames = halve_every * plan.chip.num_steps
+    readout = _readout(plan, feedback, steps_per_y1[-1], len(labels), seed, frames)
     matrices = [quantized_feedback(b) for b in random_feedback(plan, seed)] if feedback == "random" else []
     neurons = []
     for layer in range(len(plan.hidden)):
         # what arrives as third factor, per 1.0 of δ
         per_delta = ERROR_STEPS * (matrices[layer][1] if matrices else plan.resolution(layer + 1))
-        neurons.append(_neuron(plan, feedback, layer, steps_per_y1[layer], per_delta, seed))
+        neurons.append(_neuron(plan, feedback, layer, steps_per_y1[layer], per_delta, seed, frames))
     return connect(source, plastic, neurons, readout, [m for m, _ in matrices], schedule.epoch)
 
 
@@ -127,7 +131,9 @@ def _plastic(plan: Plan, feedback: str, layer: int, rule: Any) -> Any:
     return OTTTDense(c.weight, rule, interval, c.weight_exp, name=f"plastic[{layer}]")
 
 
-def _neuron(plan: Plan, feedback: str, layer: int, y1_per_delta: float, per_delta: float, seed: int) -> Any:
+def _neuron(
+    plan: Plan, feedback: str, layer: int, y1_per_delta: float, per_delta: float, seed: int, halve_every: int
+) -> Any:
     from ottt_loihi.onchip.processes.neuron import OTTTNeuron
 
     lif, inhibition, schedule = plan.hidden[layer], plan.inhibition[layer], plan.schedule(feedback)
@@ -139,6 +145,7 @@ def _neuron(plan: Plan, feedback: str, layer: int, y1_per_delta: float, per_delt
         half_width=lif.vth,
         y1_scale=y1_per_delta * plan.resolution(layer) / per_delta,
         error_scale=ERROR_STEPS / per_delta if feedback == "symmetric" and layer else None,
+        halve_every=halve_every,
         epoch=schedule.epoch,
         frames=plan.chip.num_steps,
         update_phase=schedule.update_phase(layer),
@@ -152,7 +159,7 @@ def _neuron(plan: Plan, feedback: str, layer: int, y1_per_delta: float, per_delt
     )
 
 
-def _readout(plan: Plan, feedback: str, y1_per_delta: float, samples: int, seed: int) -> Any:
+def _readout(plan: Plan, feedback: str, y1_per_delta: float, samples: int, seed: int, halve_every: int) -> Any:
     from ottt_loihi.onchip.processes.readout import OTTTReadout
 
     lif, schedule, layer = plan.chip.layers[-1], plan.schedule(feedback), len(plan.hidden)
@@ -164,6 +171,7 @@ def _readout(plan: Plan, feedback: str, y1_per_delta: float, samples: int, seed:
         y1_scale=y1_per_delta * plan.resolution(layer) / state_per_delta,
         error_scale=ERROR_STEPS / state_per_delta if plan.hidden else None,
         samples=samples,
+        halve_every=halve_every,
         epoch=schedule.epoch,
         frames=plan.chip.num_steps,
         update_phase=schedule.update_phase(layer),

@@ -54,6 +54,11 @@ def scale_stochastically(x: np.ndarray, mantissa: int, shift: int, random: np.nd
     return (x.astype(np.int64) * mantissa + r) >> shift
 
 
+def halvings(frame: int, halve_every: int) -> int:
+    """How often the learning rate has been halved by a frame: once every ``halve_every`` frames; 0: never."""
+    return frame // halve_every if halve_every else 0
+
+
 def saturate(x: np.ndarray, limit: int) -> tuple[np.ndarray, int]:
     """(x clipped to ±limit as int32, how many were outside)."""
     outside = int(np.count_nonzero(np.abs(x) > limit))

@@ -82,13 +82,16 @@ class LearningResult:
 @dataclass(frozen=True)
 class Settings:
     """How to learn. readout_rate, hidden_rate: part of a layer's error that one update takes away, default measured
-    good on digits; seed: of order, feedback and rounding; unit: what stands for a logit of 1, default provenance's."""
+    good on digits; seed: of order, feedback and rounding; unit: what stands for a logit of 1, default provenance's;
+    halve_every: samples after which the rates are halved, again and again; 0: never, for a world that keeps changing.
+    """
 
     feedback: str = "random"
     readout_rate: float = READOUT_RATE
     hidden_rate: float = HIDDEN_RATE
     seed: int = 0
     unit: int | None = None
+    halve_every: int = 0
     shuffle: bool = True
 
     def __post_init__(self) -> None:
@@ -99,6 +102,8 @@ class Settings:
                 f"rates: expected 0 < readout_rate < 2 and 0 < hidden_rate < 100, "
                 f"got {self.readout_rate} and {self.hidden_rate}"
             )
+        if isinstance(self.halve_every, bool) or not isinstance(self.halve_every, int) or self.halve_every < 0:
+            raise UsageError(f"halve_every: expected an integer ≥ 0, got {self.halve_every!r}")
         if isinstance(self.seed, bool) or not isinstance(self.seed, int) or self.seed < 0:
             raise UsageError(f"seed: expected an integer ≥ 0, got {self.seed!r}")
 
@@ -182,7 +187,15 @@ class Stream:
         """A fresh :class:`~ottt_loihi.onchip.graph.LearningGraph`."""
         from ottt_loihi.onchip.graph import build_graph
 
-        return build_graph(self.plan, self.packed, self.labels, self.rates, settings.feedback, settings.seed)
+        return build_graph(
+            self.plan,
+            self.packed,
+            self.labels,
+            self.rates,
+            settings.feedback,
+            settings.seed,
+            halve_every=settings.halve_every,
+        )
 
 
 def make_stream(plan: Plan, data: Data | Callable[[int], Data], passes: int, settings: Settings) -> Stream:

@@ -64,6 +64,7 @@ class TestRefuses:
             (dict(feedback="telepathy"), "feedback: expected one of random, symmetric, got 'telepathy'"),
             (dict(readout_rate=0), "rates: expected"),
             (dict(hidden_rate=float("nan")), "rates: expected"),
+            (dict(halve_every=-1), "halve_every: expected an integer"),
             (dict(seed=-1), "seed: expected an integer"),
         ],
     )

@@ -144,7 +144,7 @@ def test_fixed_point_learning_follows_the_float_rule(feedback):
     plan = make_plan(replace(chip, connections=tuple(c for c in doubled if isinstance(c, Dense))))
     repeats = 400
     x, labels = np.repeat(samples(1)[0][:, :1], repeats, axis=0), np.zeros(repeats, int)
-    rates = [0.02, 0.02, 0.01]
+    rates = [0.05, 0.05, 0.01]
     scales = [plan.resolution(layer) for layer in range(3)]
     weights = [c.weight / scale for c, scale in zip(plan.dense, scales)]
     moved = [np.zeros_like(w) for w in weights]
@@ -164,6 +164,22 @@ def test_fixed_point_learning_follows_the_float_rule(feedback):
         cosine = (found * expected).sum() / np.linalg.norm(found) / np.linalg.norm(expected)
         assert cosine > 0.9, f"layer {layer}"
         assert (found * expected).sum() / (expected**2).sum() == pytest.approx(1, abs=0.15), f"layer {layer}"
+
+
+def test_halving_the_rates_halves_y1():
+    chip = replace(network(()), num_steps=1)
+    x, labels = np.repeat(samples(1)[0][:, :1], 60, axis=0), np.zeros(60, int)
+    graph = build_graph(make_plan(chip), packed(x), labels, [0.02], halve_every=20)
+    with InProcessRun(graph.source) as run:
+        y1 = []
+        for _ in range(60):
+            run.steps(graph.epoch)
+            y1.append(run.get(graph.readout.y1)[0])
+            run.set(graph.plastic[0].weights, make_plan(chip).dense[0].weight)
+    first, second, third = np.mean(np.reshape(y1, (3, 20)), axis=1)
+    assert abs(first) > 8
+    assert first / second == pytest.approx(2, rel=0.1)
+    assert first / third == pytest.approx(4, rel=0.15)
 
 
 def test_saturated_messages_are_counted():

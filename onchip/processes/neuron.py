@@ -41,6 +41,7 @@ class OTTTNeuron(AbstractProcess):
     half_width          in units of vth              of the surrogate
     y1_scale            > 0                          y1 per unit of the third factor; η is in it
     error_scale         > 0                          only for layerwise feedback
+    halve_every         ≥ 0                          frames after which y1_scale is halved, again and again; 0: never
     epoch, frames       K; T                         Lava steps per frame; frames per sample
     update_phase,       1 … K                        when the neuron acts (``onchip/schedule.py``)
     feedback_phase
@@ -67,6 +68,7 @@ class OTTTNeuron(AbstractProcess):
         update_phase: int,
         feedback_phase: int,
         error_scale: float | None = None,
+        halve_every: int = 0,
         bias: np.ndarray | float = 0,
         u_init: np.ndarray | float = 0,
         self_weight: np.ndarray | float = 0,
@@ -82,6 +84,7 @@ class OTTTNeuron(AbstractProcess):
             half_width=half_width,
             y1_scale=(y1_scale, *integers.mantissa_and_shift(y1_scale, f"{name}.y1_scale")),
             error_scale=error_scale and (error_scale, *integers.mantissa_and_shift(error_scale, f"{name}.error_scale")),
+            halve_every=halve_every,
             epoch=epoch,
             frames=frames,
             update_phase=update_phase,
@@ -114,7 +117,8 @@ class AbstractOTTTNeuronModel(PyLoihiProcessModel):
     def __init__(self, proc_params):
         super().__init__(proc_params)
         for key in (
-            "du", "dv", "vth", "half_width", "epoch", "frames", "update_phase", "feedback_phase", "self_weight_exp",
+            "du", "dv", "vth", "half_width", "epoch", "frames", "halve_every", "update_phase", "feedback_phase",
+            "self_weight_exp",
         ):  # fmt: skip
             setattr(self, "_" + key, proc_params[key])
         self._y1_scale, self._error_scale = proc_params["y1_scale"], proc_params["error_scale"]
@@ -133,7 +137,7 @@ class AbstractOTTTNeuronModel(PyLoihiProcessModel):
             self.update(a)
             spikes = self.s
         if phase + 1 == self._feedback_phase:
-            self.learn(third_factor)
+            self.learn(third_factor, integers.halvings(frame, self._halve_every))
         self.s_out.send(spikes)
         self.s_out_y1.send(self.y1)
         self.error_out.send(self.error if phase + 1 == self._feedback_phase else np.zeros_like(self.error))
@@ -171,9 +175,9 @@ class OTTTNeuronModelFloat(AbstractOTTTNeuronModel):
         self.s = self.membrane > self._vth
         self.v = np.where(self.s, 0.0, self.membrane)
 
-    def learn(self, third_factor: np.ndarray) -> None:
+    def learn(self, third_factor: np.ndarray, halvings: int) -> None:
         g = third_factor * (np.abs(self.membrane - self._vth) < self._half_width)
-        self.y1 = -g * self._y1_scale[0]
+        self.y1 = -g * self._y1_scale[0] * 0.5**halvings
         if self._error_scale:
             self.error = g * self._error_scale[0]
 
@@ -209,15 +213,16 @@ class OTTTNeuronModelFixed(AbstractOTTTNeuronModel):
         self.s = arithmetic.spikes(self.membrane, self._vth)
         self.v = np.where(self.s, 0, self.membrane).astype(np.int32)
 
-    def learn(self, third_factor: np.ndarray) -> None:
+    def learn(self, third_factor: np.ndarray, halvings: int) -> None:
         distance = np.abs(self.membrane - (self._vth << arithmetic.STATE_SHIFT))
         g = third_factor * (distance < (self._half_width << arithmetic.STATE_SHIFT))
-        self.y1 = self._rounded(-g, self._y1_scale, self.y1_saturated)
+        _, mantissa, shift = self._y1_scale
+        self.y1 = self._rounded(-g, mantissa, min(integers.MAX_SHIFT, shift + halvings), self.y1_saturated)
         if self._error_scale:
-            self.error = self._rounded(g, self._error_scale, self.error_saturated)
+            self.error = self._rounded(g, *self._error_scale[1:], self.error_saturated)
 
-    def _rounded(self, x: np.ndarray, scale: tuple[float, int, int], counter: np.ndarray) -> np.ndarray:
+    def _rounded(self, x: np.ndarray, mantissa: int, shift: int, counter: np.ndarray) -> np.ndarray:
         self.rng = integers.xorshift32(self.rng)
-        rounded, outside = integers.saturate(integers.scale_stochastically(x, *scale[1:], self.rng), 127)
+        rounded, outside = integers.saturate(integers.scale_stochastically(x, mantissa, shift, self.rng), 127)
         counter += outside
         return rounded

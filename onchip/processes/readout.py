@@ -40,6 +40,7 @@ class OTTTReadout(AbstractProcess):
     unit             > 0             what stands for a logit of 1, in units of the weights' sum
     y1_scale         > 0             y1 per unit of e (of the state, 64 times that of ``unit``); η is in it
     error_scale      > 0 or None     message per unit of e; None: nothing is sent back
+    halve_every      ≥ 0             frames after which y1_scale is halved, again and again; 0: never
     samples          ≥ 1             number of samples, for ``predictions``
     epoch, frames, update_phase, seed: as in :class:`~ottt_loihi.onchip.processes.neuron.OTTTNeuron`
     ===============  ==============  ==================================================================================
@@ -60,6 +61,7 @@ class OTTTReadout(AbstractProcess):
         frames: int,
         update_phase: int,
         error_scale: float | None = None,
+        halve_every: int = 0,
         vth: float = arithmetic.VTH_MAX,
         bias: np.ndarray | float = 0,
         seed: int = 0,
@@ -71,6 +73,7 @@ class OTTTReadout(AbstractProcess):
             unit=unit,
             y1_scale=(y1_scale, *integers.mantissa_and_shift(y1_scale, f"{name}.y1_scale")),
             error_scale=error_scale and (error_scale, *integers.mantissa_and_shift(error_scale, f"{name}.error_scale")),
+            halve_every=halve_every,
             epoch=epoch,
             frames=frames,
             update_phase=update_phase,
@@ -97,7 +100,7 @@ class AbstractOTTTReadoutModel(PyLoihiProcessModel):
 
     def __init__(self, proc_params):
         super().__init__(proc_params)
-        for key in ("vth", "unit", "epoch", "frames", "update_phase", "y1_scale", "error_scale"):
+        for key in ("vth", "unit", "epoch", "frames", "halve_every", "update_phase", "y1_scale", "error_scale"):
             setattr(self, "_" + key, proc_params[key])
 
     def run_spk(self) -> None:
@@ -109,7 +112,7 @@ class AbstractOTTTReadoutModel(PyLoihiProcessModel):
             self.update(a)
             self._keep_score(*divmod(frame, self._frames), label)
             if gate:
-                self.learn(label)
+                self.learn(label, integers.halvings(frame, self._halve_every))
         self.s_out_y1.send(self.y1)
         self.error_out.send(self.error if phase + 1 == self._update_phase else np.zeros_like(self.error))
 
@@ -144,10 +147,10 @@ class OTTTReadoutModelFloat(AbstractOTTTReadoutModel):
     def update(self, a: np.ndarray) -> None:
         self.v = a + self.bias
 
-    def learn(self, label: int) -> None:
+    def learn(self, label: int, halvings: int) -> None:
         e = self.v.copy()
         e[label] -= self._unit
-        self.y1 = -e * self._y1_scale[0]
+        self.y1 = -e * self._y1_scale[0] * 0.5**halvings
         if self._error_scale:
             self.error = e * self._error_scale[0]
 
@@ -177,15 +180,16 @@ class OTTTReadoutModelFixed(AbstractOTTTReadoutModel):
         v = arithmetic.voltage_step(nothing, u, 4096, self.bias)
         self.v = np.where(arithmetic.spikes(v, self._vth), 0, v).astype(np.int32)
 
-    def learn(self, label: int) -> None:
+    def learn(self, label: int, halvings: int) -> None:
         e = self.v.astype(np.int64)
         e[label] -= self._unit << arithmetic.STATE_SHIFT
-        self.y1 = self._rounded(-e, self._y1_scale, self.y1_saturated)
+        _, mantissa, shift = self._y1_scale
+        self.y1 = self._rounded(-e, mantissa, min(integers.MAX_SHIFT, shift + halvings), self.y1_saturated)
         if self._error_scale:
-            self.error = self._rounded(e, self._error_scale, self.error_saturated)
+            self.error = self._rounded(e, *self._error_scale[1:], self.error_saturated)
 
-    def _rounded(self, x: np.ndarray, scale: tuple[float, int, int], counter: np.ndarray) -> np.ndarray:
+    def _rounded(self, x: np.ndarray, mantissa: int, shift: int, counter: np.ndarray) -> np.ndarray:
         self.rng = integers.xorshift32(self.rng)
-        rounded, outside = integers.saturate(integers.scale_stochastically(x, *scale[1:], self.rng), 127)
+        rounded, outside = integers.saturate(integers.scale_stochastically(x, mantissa, shift, self.rng), 127)
         counter += outside
         return rounded

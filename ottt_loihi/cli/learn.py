@@ -56,6 +56,12 @@ def learn(
         float | None, typer.Option(help="Part of the readout's error that one update takes away.")
     ] = None,
     hidden_rate: Annotated[float | None, typer.Option(help="The same for hidden layers.")] = None,
+    halve_every: Annotated[
+        int | None,
+        typer.Option(
+            min=0, help="Samples after which all rates are halved; default: a pass from scratch, else never (0)."
+        ),
+    ] = None,
     repeat_in_lava: Annotated[
         int, typer.Option(min=0, help="Repeat at least that many Lava steps in Lava's runtime and compare everything.")
     ] = 0,
@@ -78,8 +84,14 @@ def learn(
     scenario = _scenario(model, transform, hidden, data, seed)
     folder = output or (model.parent if model else Path("runs/learn"))
     rates = {"readout_rate": readout_rate, "hidden_rate": hidden_rate}
+    if halve_every is None:
+        halve_every = 0 if model else scenario.samples
     settings = Settings(
-        feedback=feedback.value, seed=seed, unit=scenario.unit, **{k: v for k, v in rates.items() if v is not None}
+        halve_every=halve_every,
+        feedback=feedback.value,
+        seed=seed,
+        unit=scenario.unit,
+        **{k: v for k, v in rates.items() if v is not None},
     )
     _check_folder(folder)
     started = time.perf_counter()
@@ -116,7 +128,7 @@ def main() -> None:
 @dataclass(frozen=True)
 class Scenario:
     """name: ``scratch``, ``drift`` or ``more`` · deployed: accuracy before anything changed, of a given network ·
-    unit: of its readout, where its provenance does not know it."""
+    unit: of its readout, where its provenance does not know it · samples: in one pass."""
 
     name: str
     chip: ChipNetwork
@@ -124,6 +136,7 @@ class Scenario:
     test: tuple[np.ndarray, np.ndarray]
     deployed: float | None
     unit: int | None
+    samples: int
 
 
 def _scenario(model: Path | None, transform: Transform, hidden: int, data: str | None, seed: int) -> Scenario:
@@ -154,6 +167,7 @@ def _scenario(model: Path | None, transform: Transform, hidden: int, data: str |
         test=(encode(split.x_test, seed, turn), split.y_test),
         deployed=deployed,
         unit=unit,
+        samples=len(split.y_train),
     )
 
 
