@@ -214,6 +214,6 @@ def _figures(export: Export) -> list[report.Figure]:
 
 def _provenance_table(export: Export, files: dict[str, str]) -> report.Table:
     provenance = export.quantized.chip.provenance
-    rows = [[key, str(value)] for key, value in provenance.items() if key != "training"]
+    rows = [[key, str(value)] for key, value in provenance.items() if key not in ("training", "scales")]
     rows += [[key, Path(value).name if key != "no .net" else value] for key, value in files.items()]
     return report.Table("Provenance", ["what", "value"], rows)

@@ -19,9 +19,9 @@ from ottt_loihi.converters import lava
 from ottt_loihi.converters.lava_runtime import LavaRun, require_lava
 from ottt_loihi.sim.network import INPUT, ChipNetwork, Connection, Dense, Diagonal
 from ottt_loihi.sim.reference import Result, check_input
+from ottt_loihi.sim.safe_hdf5 import new_hdf5
 
 from ottt_loihi.errors import BackendUnavailableError, ChipError
-from ottt_loihi.files import atomic_write
 
 NETX_BIAS_EXP = 6
 
@@ -32,7 +32,7 @@ def write(chip: ChipNetwork, path: str | os.PathLike[str]) -> None:
     Raises :class:`ChipError` naming what netx cannot load, and :class:`FileError` if the folder cannot be written.
     """
     layers = [_layer_connections(chip, index) for index in range(len(chip.layers))]
-    with atomic_write(path) as temporary, h5py.File(temporary, "w") as file:
+    with new_hdf5(path) as file:
         for index, (feed_forward, recurrent) in enumerate(layers):
             _write_layer(file.create_group(f"layer/{index}"), chip, index, feed_forward, recurrent)
 

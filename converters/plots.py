@@ -85,6 +85,6 @@ class _axes:
 
 def _svg(figure: Any) -> str:
     buffer = io.StringIO()
-    figure.savefig(buffer, format="svg", metadata={"Date": None}, facecolor="white")
+    figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None}, facecolor="white")
     svg = buffer.getvalue()
     return svg[svg.index("<svg") :]

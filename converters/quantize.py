@@ -90,7 +90,8 @@ def quantize(net: FloatNetwork, num_weight_bits: int = 8, provenance: dict[str, 
         if layer.reset == "subtract":
             connections.append(Diagonal(index, index, np.full(lif.size, -inhibition)))
         reports.append(_report(layer, weight, scale, lif.vth, num_weight_bits))
-    origin = {**versions(), "num_weight_bits": num_weight_bits, **(provenance or {})}
+    scales = [report.scale for report in reports]  # onchip needs to know what a float unit is
+    origin = {**versions(), "num_weight_bits": num_weight_bits, "scales": scales, **(provenance or {})}
     chip = ChipNetwork(net.input_shape, tuple(layers), tuple(connections), net.num_steps, "sum_v", origin)
     return Quantized(chip, tuple(reports))
 

@@ -39,7 +39,9 @@ FORMAT = "ottt-loihi model"
 VERSION = 1
 SIZE_LIMIT = 4 << 30  # bytes
 
-ENTRIES = re.compile(r"[^/]+/(data\.pkl|version|byteorder|\.data/serialization_id|data/\d+)")
+ENTRIES = re.compile(  # torch 2.3 … 2.13
+    r"[^/]+/(data\.pkl|version|byteorder|\.format_version|\.storage_alignment|\.data/serialization_id|data/\d+)"
+)
 GLOBALS = {"torch._utils _rebuild_tensor_v2", "collections OrderedDict", "torch FloatStorage", "torch DoubleStorage"}
 OPCODES = {
     *("PROTO", "STOP", "MARK", "GLOBAL", "REDUCE", "BINPERSID"),

@@ -37,19 +37,21 @@ class Linear(nn.Module):
     past (OTTT eq. 4). The gradient towards the input belongs to this step's x, not to the trace.
 
     weight: ``(out_features, in_features)``, bias: ``(out_features,)`` or None. An input of shape ``(batch, …)`` is
-    flattened to ``(batch, in_features)``.
+    flattened to ``(batch, in_features)``. ``generator``: of the initial weights, default torch's global one.
     """
 
     INITIAL_GAIN: ClassVar[float] = math.sqrt(6)  # Kaiming's; with less, hardly a neuron fires at the start
 
-    def __init__(self, in_features: int, out_features: int, bias: bool = False) -> None:
+    def __init__(
+        self, in_features: int, out_features: int, bias: bool = False, generator: torch.Generator | None = None
+    ) -> None:
         super().__init__()
         for where, value in (("in_features", in_features), ("out_features", out_features)):
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
                 raise UsageError(f"Linear.{where}: expected a positive integer, got {value!r}")
         self.weight = nn.Parameter(torch.empty(out_features, in_features))
         self.bias = nn.Parameter(torch.empty(out_features)) if bias else None
-        self.reset_parameters()
+        self.reset_parameters(generator)
 
     @property
     def in_features(self) -> int:

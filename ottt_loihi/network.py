@@ -204,15 +204,15 @@ def mlp(
         "input_shape": list(input_shape),
     }
     neuron = {key: arguments[key] for key in ("decay", "v_threshold", "reset", "surrogate", "convention")}
-    net = Network(
-        [Block(Linear(n, m, bool(bias)), LIF(**neuron)) for n, m in itertools.pairwise(sizes[:-1])],
-        Readout(sizes[-2], sizes[-1], bool(bias)),
+    generator = _generator(seed)
+    return Network(
+        [Block(Linear(n, m, bool(bias), generator), LIF(**neuron)) for n, m in itertools.pairwise(sizes[:-1])],
+        Readout(sizes[-2], sizes[-1], bool(bias), generator),
         input_shape=input_shape,
         time_steps=time_steps,
         convention=convention,
         architecture={"name": "mlp", "arguments": arguments},
     )
-    return _initialised(net, seed)
 
 
 ARCHITECTURES = {"mlp": mlp}
@@ -235,14 +235,10 @@ def build(architecture: Mapping[str, Any]) -> Network:
         raise UsageError(f"architecture {name}: its arguments do not fit ({error})") from None
 
 
-def _initialised(net: Network, seed: int) -> Network:
+def _generator(seed: int) -> torch.Generator:
     if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
         raise UsageError(f"seed: expected a non-negative integer, got {seed!r}")
-    generator = torch.Generator().manual_seed(seed)
-    for module in net.modules():
-        if isinstance(module, Linear):
-            module.reset_parameters(generator)
-    return net
+    return torch.Generator("cpu").manual_seed(seed)
 
 
 def _sizes(value: Any, where: str, at_least: int) -> tuple[int, ...]:

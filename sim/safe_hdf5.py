@@ -1,7 +1,12 @@
-"""Reading HDF5 files nobody vouches for: no link leaves the file, nothing is allocated before its size is checked."""
+"""HDF5 without surprises.
+
+Reading files nobody vouches for: no link leaves the file, nothing is allocated before its size is checked. Writing: in
+memory first, because libhdf5 crashes the interpreter when the disk is full.
+"""
 
 from __future__ import annotations
 
+import io
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,10 +17,21 @@ import h5py
 import numpy as np
 
 from ottt_loihi.errors import FileError, UnsafeFileError
+from ottt_loihi.files import atomic_write
 
 MAX_ELEMENTS = 1 << 28  # of one dataset: 2 GiB as int64, thirty times VGG's largest layer
 MAX_ATTRIBUTE_BYTES = 1 << 20
 MAX_COMPRESSION = 1100  # deflate shrinks by 1032 at most
+
+
+@contextmanager
+def new_hdf5(path: str | os.PathLike[str]) -> Iterator[h5py.File]:
+    """A new file to fill; it appears at ``path`` when the block has ended well, whole or not at all."""
+    image = io.BytesIO()
+    with h5py.File(image, "w") as file:
+        yield file
+    with atomic_write(path) as temporary:
+        temporary.write_bytes(image.getbuffer())
 
 
 @contextmanager

@@ -18,7 +18,6 @@ from ottt_loihi.sim import safe_hdf5
 from ottt_loihi.sim.network import LIF, ChipNetwork, Connection, Conv, Dense, Diagonal, Sparse
 
 from ottt_loihi.errors import ChipError, FileError
-from ottt_loihi.files import atomic_write
 
 FORMAT = "ottt-loihi ChipNetwork"
 VERSION = 1
@@ -28,7 +27,7 @@ MAX_PARTS = 10_000  # layers or connections
 
 def save(chip: ChipNetwork, path: str | os.PathLike[str]) -> None:
     """Write ``chip`` to ``path``, whole or not at all. Raises :class:`FileError` if the folder cannot be written."""
-    with atomic_write(path) as temporary, h5py.File(temporary, "w") as file:
+    with safe_hdf5.new_hdf5(path) as file:
         file.attrs["format"] = _plain(FORMAT)
         file.attrs["version"] = VERSION
         file.attrs["input_shape"] = np.asarray(chip.input_shape, np.int64)

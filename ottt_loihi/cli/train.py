@@ -79,6 +79,8 @@ def train(
 ) -> None:
     """Train a spiking network online with OTTT and save it as [bold]model.pt[/].
 
+    Example: ottt-train -o runs/first
+
     Without options: scikit-learn's handwritten digits, a 64-128-10 network, a few seconds. Ctrl-C saves what there is.
     """
     import torch

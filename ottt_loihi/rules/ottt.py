@@ -25,7 +25,9 @@ class OTTT(OnlineRule):
                                     for the readout; neurons fire at u = Vth too
     ==============================  ======================================================================
 
-    The network must have been made with the same convention.
+    The network must have been made with the same convention. The reset is a constant to the gradient. With
+    ``reset="subtract"`` that is BPTT's detached reset; with ``"zero"`` the whole term u·s is detached, not s alone: the
+    membrane's past keeps its weight λ^{t−τ} across the neuron's own spikes, as a presynaptic trace has to assume.
     """
 
     name: ClassVar[str] = "ottt"

@@ -1,0 +1,82 @@
+"""An untrained ChipNetwork: where learning on the chip from scratch starts."""
+
+from __future__ import annotations
+
+import numpy as np
+from ottt_loihi.sim import arithmetic
+from ottt_loihi.sim.network import INPUT, LIF, ChipNetwork, Connection, Dense, Diagonal
+
+from ottt_loihi.errors import UsageError
+
+RESOLUTION = 256  # weight steps per threshold: weights reach ±1 Vth, and one step is 0.4 % of it
+READOUT_STEPS_PER_INPUT = 16  # steps per logit of 1, times fan-in: the more inputs, the smaller each one's weight
+READOUT_RANGE = (256, 8192)  # and its limits: below, weights are too coarse; above, 16 logits leave the 24 bits
+HIDDEN_GAIN = 2.0  # times torch's ±1/√fan_in: at 1 hardly a hidden neuron fires on rate-coded images
+READOUT_GAIN = 0.3  # a small start: the readout's noise would be the hidden layer's error
+MAX_INHIBITION = 255
+
+
+def fresh_network(
+    input_shape: tuple[int, ...] = (8, 8),
+    hidden: tuple[int, ...] = (128,),
+    classes: int = 10,
+    num_steps: int = 6,
+    decay: float = 0.5,
+    reset: str = "subtract",
+    resolution: int = RESOLUTION,
+    seed: int = 0,
+) -> ChipNetwork:
+    """Random plastic weights, uniform in ±gain/√fan_in of the threshold (of a logit of 1 at the readout).
+
+    Parameters
+    ----------
+    input_shape, hidden, classes, num_steps
+        the layers' sizes and T
+    decay
+        λ, 0 < λ < 1; rounded to 1/4096
+    reset
+        ``"subtract"`` (OTTT's) or ``"zero"`` (Loihi's stock neuron)
+    resolution
+        weight steps per threshold, 16 … 510: more is finer, fewer lets weights grow larger (up to 255 steps)
+    seed
+        of the weights
+
+    Raises
+    ------
+    UsageError
+        for an argument out of range
+    """
+    if reset not in ("subtract", "zero"):
+        raise UsageError(f"reset: expected subtract or zero, got {reset!r}")
+    if not (0 < decay < 1 and 16 <= resolution <= 510 and classes >= 2 and all(n >= 1 for n in hidden)):
+        raise UsageError(
+            f"expected 0 < decay < 1, resolution 16 … 510, classes ≥ 2 and positive layer sizes; "
+            f"got {decay}, {resolution}, {classes}, {hidden}"
+        )
+    kept = round(arithmetic.DECAY_UNITY * decay)
+    inhibition = min(MAX_INHIBITION, round(resolution * kept / arithmetic.DECAY_UNITY))
+    vth = round(inhibition * arithmetic.DECAY_UNITY / kept) if reset == "subtract" else resolution
+    rng = np.random.default_rng(seed)
+    layers: list[LIF] = []
+    connections: list[Connection] = []
+    fan_in = int(np.prod(input_shape))
+    for index, size in enumerate(hidden):
+        name = f"hidden {index + 1}"
+        connections.append(_random(rng, index, size, fan_in, HIDDEN_GAIN * vth))
+        if reset == "subtract":
+            layers.append(LIF((size,), 4095 - kept, 4096, vth, name=name))
+            connections.append(Diagonal(index, index, np.full(size, -inhibition)))
+        else:
+            layers.append(LIF((size,), 4095, arithmetic.DECAY_UNITY - kept, vth, name=name))
+        fan_in = size
+    low, high = READOUT_RANGE
+    unit = min(high, max(low, READOUT_STEPS_PER_INPUT * fan_in))
+    layers.append(LIF((classes,), 4095, 4096, arithmetic.VTH_MAX, name="readout"))
+    connections.append(_random(rng, len(hidden), classes, fan_in, READOUT_GAIN * unit))
+    provenance = {"scales": [vth] * len(hidden) + [unit], "origin": "fresh_network", "seed": seed}
+    return ChipNetwork(input_shape, tuple(layers), tuple(connections), num_steps, "sum_v", provenance)
+
+
+def _random(rng: np.random.Generator, index: int, size: int, fan_in: int, steps: float) -> Dense:
+    weight = np.round(rng.uniform(-1, 1, (size, fan_in)) * steps / np.sqrt(fan_in)).astype(np.int32)
+    return Dense(index - 1 if index else INPUT, index, np.clip(weight, -256, 255), weight_format="learning9")

@@ -1,0 +1,351 @@
+"""Learning on the chip: stream samples through a plastic network, and watch what it learns.
+
+:func:`learn` runs Lava's learning engine, either in Lava's runtime or in-process, bit for bit the same. While it learns
+the weights are read now and then and evaluated, frozen, with the exact simulator.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+from ottt_loihi.converters.lava_runtime import LavaRun, require_lava
+from ottt_loihi.onchip.inprocess import InProcessRun
+from ottt_loihi.onchip.plan import CALIBRATION_SAMPLES, FEEDBACKS, Plan, make_plan, trace_energy
+from ottt_loihi.sim import reference
+from ottt_loihi.sim.network import ChipNetwork
+
+from ottt_loihi.errors import UsageError, VerificationError
+
+Data = tuple[np.ndarray, np.ndarray]
+
+BACKENDS = ("inprocess", "lava")
+READOUT_RATE = 0.01  # part of its error that one time step's update takes from the readout
+HIDDEN_RATE = 1.0  # the same for a hidden layer, with the error that its feedback delivers
+CHUNK = 16  # samples between two reports to ``progress``
+
+
+@dataclass(frozen=True)
+class CurvePoint:
+    """Accuracy on the test data with the weights frozen, after so many samples were learnt from."""
+
+    samples: int
+    accuracy: float
+
+
+@dataclass(frozen=True)
+class LearningResult:
+    """What learning gave.
+
+    ==============  ==============================================================================================
+    field           meaning
+    ==============  ==============================================================================================
+    chip            the network with the learnt weights (``learning9``; ``sim.freeze.freeze`` makes it inference)
+    curve           accuracy over samples seen, before the first sample included; empty without test data
+    samples         samples learnt from
+    steps           Lava steps
+    rates           η per plastic connection, ``Δw = −η·â·f(u)·δ`` with δ_out = o − y (torch's η is this times T)
+    counters        saturated y1 and error messages per process, out of ``messages`` per neuron
+    messages        learning epochs: how often each neuron sent a y1
+    rails           per plastic connection the part of the weights at −256 or 255
+    seconds         time spent stepping
+    interrupted     stopped by Ctrl-C; everything above is as of the last point of the curve
+    settings        backend, feedback, seed and all else that makes the run repeatable
+    ==============  ==============================================================================================
+    """
+
+    chip: ChipNetwork
+    curve: tuple[CurvePoint, ...]
+    samples: int
+    steps: int
+    rates: tuple[float, ...]
+    counters: dict[str, int]
+    messages: int
+    rails: tuple[float, ...]
+    seconds: float
+    interrupted: bool
+    settings: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def accuracy(self) -> float | None:
+        """The last point of the curve."""
+        return self.curve[-1].accuracy if self.curve else None
+
+    @property
+    def steps_per_second(self) -> float:
+        return self.steps / self.seconds if self.seconds else 0.0
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How to learn. readout_rate, hidden_rate: part of a layer's error that one update takes away, default measured
+    good on digits; seed: of order, feedback and rounding; unit: what stands for a logit of 1, default provenance's."""
+
+    feedback: str = "random"
+    readout_rate: float = READOUT_RATE
+    hidden_rate: float = HIDDEN_RATE
+    seed: int = 0
+    unit: int | None = None
+    shuffle: bool = True
+
+    def __post_init__(self) -> None:
+        if self.feedback not in FEEDBACKS:
+            raise UsageError(f"feedback: expected one of {', '.join(FEEDBACKS)}, got {self.feedback!r}")
+        if not (0 < self.readout_rate < 2 and 0 < self.hidden_rate < 100):
+            raise UsageError(
+                f"rates: expected 0 < readout_rate < 2 and 0 < hidden_rate < 100, "
+                f"got {self.readout_rate} and {self.hidden_rate}"
+            )
+        if isinstance(self.seed, bool) or not isinstance(self.seed, int) or self.seed < 0:
+            raise UsageError(f"seed: expected an integer ≥ 0, got {self.seed!r}")
+
+
+def learn(
+    chip: ChipNetwork,
+    data: Data | Callable[[int], Data],
+    *,
+    test: Data | None = None,
+    passes: int = 1,
+    backend: str = "inprocess",
+    settings: Settings | None = None,
+    evaluate_every: int | None = None,
+    progress: Callable[[int, int, float | None], None] | None = None,
+    stall_timeout: float = 10.0,
+) -> LearningResult:
+    """Let a network learn online, one sample after the other, each plastic weight after every time step.
+
+    Parameters
+    ----------
+    chip
+        a plastic network: from :func:`~ottt_loihi.onchip.fresh.fresh_network`, or an exported one after
+        :func:`~ottt_loihi.sim.freeze.make_plastic`
+    data
+        spikes 0 or 1 ``(n, T, *input_shape)`` and labels ``(n,)``; or a function of the pass's number, 0 …, that gives
+        them, so that every pass can be encoded afresh
+    test
+        the same, for the accuracy curve
+    passes
+        how often the data is gone through, in another order each time
+    backend
+        ``"inprocess"`` or ``"lava"`` (the Lava runtime: the same result, slower)
+    evaluate_every
+        samples between two points of the curve; default about ten points a pass
+    progress
+        called with (samples done, samples in all, last accuracy)
+    stall_timeout
+        of the Lava runtime, in seconds
+
+    Raises
+    ------
+    UsageError
+        for wrong data, labels out of range, unknown names, rates that vanish or overflow in integers
+    ChipError
+        for a network that cannot learn here
+    LavaError, BackendUnavailableError
+        when Lava fails, or is not there
+    """
+    settings = settings or Settings()
+    if backend not in BACKENDS:
+        raise UsageError(f"backend: expected one of {', '.join(BACKENDS)}, got {backend!r}")
+    require_lava()
+    plan = make_plan(chip, settings.unit)
+    if test is not None:
+        test = check_data(chip, *test, what="test data")
+    stream = make_stream(plan, data, passes, settings)
+    total = len(stream.labels)
+    every = max(1, total // (10 * passes)) if evaluate_every is None else evaluate_every
+    if isinstance(every, bool) or not isinstance(every, (int, np.integer)) or every < 1:
+        raise UsageError(f"evaluate_every: expected an integer ≥ 1, got {evaluate_every!r}")
+    graph = stream.build(settings)
+    executor = (
+        InProcessRun(graph.source) if backend == "inprocess" else LavaRun(graph.source, stall_timeout=stall_timeout)
+    )
+    with executor as run:
+        session = _Session(plan, graph, run, test)
+        interrupted = session.run(total, int(every), progress)
+    return session.result(stream.rates, interrupted, {"backend": backend, "passes": passes, **vars(settings)})
+
+
+@dataclass(frozen=True)
+class Stream:
+    """All samples in the order they are learnt from, packed, and the rates they are learnt with."""
+
+    plan: Plan
+    packed: np.ndarray
+    labels: np.ndarray
+    rates: list[float]
+
+    def build(self, settings: Settings) -> Any:
+        """A fresh :class:`~ottt_loihi.onchip.graph.LearningGraph`."""
+        from ottt_loihi.onchip.graph import build_graph
+
+        return build_graph(self.plan, self.packed, self.labels, self.rates, settings.feedback, settings.seed)
+
+
+def make_stream(plan: Plan, data: Data | Callable[[int], Data], passes: int, settings: Settings) -> Stream:
+    """Order and pack the samples of all passes, and measure the rates on the first of them."""
+    if isinstance(passes, bool) or not isinstance(passes, (int, np.integer)) or passes < 1:
+        raise UsageError(f"passes: expected an integer ≥ 1, got {passes!r}")
+    packed, labels, rates = [], [], None
+    for number in range(passes):
+        if number == 0 or callable(data):
+            x, y = check_data(plan.chip, *(data(number) if callable(data) else data), what="data")
+        if rates is None:
+            energy = trace_energy(plan, x[:CALIBRATION_SAMPLES])
+            wanted = [settings.hidden_rate] * len(plan.hidden) + [settings.readout_rate]
+            rates = [part / e for part, e in zip(wanted, energy)]
+        order = np.random.default_rng([settings.seed, number]).permutation(len(x)) if settings.shuffle else slice(None)
+        packed.append(np.packbits(x.reshape(len(x), plan.chip.num_steps, -1)[order], axis=-1))
+        labels.append(y[order])
+    return Stream(plan, np.concatenate(packed), np.concatenate(labels), rates)  # type: ignore[arg-type]
+
+
+def check_data(chip: ChipNetwork, x: np.ndarray, labels: np.ndarray, what: str = "data") -> Data:
+    """Validate spikes and labels; uint8 ``(n, T, *input_shape)`` and int64 ``(n,)``."""
+    x, labels = np.asarray(x), np.asarray(labels)
+    classes = chip.layers[-1].size
+    reference.check_input(chip, x[:1])
+    if not len(x) or labels.shape != (len(x),):
+        raise UsageError(
+            f"{what}: expected as many labels as samples and at least one, got {len(x)} and {labels.shape}"
+        )
+    if labels.dtype.kind not in "iu":
+        raise UsageError(f"{what}: expected integer labels, got dtype {labels.dtype}")
+    if x.min() < 0 or x.max() > 1:
+        raise UsageError(f"{what}: expected spikes 0 or 1, got [{x.min()}, {x.max()}]; encode them first")
+    bad = np.flatnonzero((labels < 0) | (labels >= classes))
+    if len(bad):
+        raise UsageError(f"{what}: expected labels 0 … {classes - 1}, got {labels[bad[0]]} at {bad[0]}")
+    return x.astype(np.uint8), labels.astype(np.int64)
+
+
+def accuracy(chip: ChipNetwork, x: np.ndarray, labels: np.ndarray) -> float:
+    """Part of the samples that the frozen network classifies correctly, with the exact simulator."""
+    return float((reference.run(chip, x).predictions == labels).mean())
+
+
+class _Session:
+    """One run: steps it, evaluates on the way, keeps what was read last."""
+
+    def __init__(self, plan: Plan, graph: Any, run: Any, test: Data | None) -> None:
+        self.plan, self.graph, self.executor, self.test = plan, graph, run, test
+        self.curve: list[CurvePoint] = []
+        self.seconds, self.done = 0.0, 0
+        self._read()
+
+    def run(self, total: int, every: int, progress: Callable[[int, int, float | None], None] | None) -> bool:
+        """Learn from ``total`` samples; True if interrupted."""
+        done = 0
+        per_sample = self.graph.epoch * self.plan.chip.num_steps
+        try:
+            while done < total:
+                until = min(total, (done // every + 1) * every)
+                chunk = min(CHUNK, until - done)
+                started = time.monotonic()
+                self.executor.steps(chunk * per_sample)
+                self.seconds += time.monotonic() - started
+                done += chunk
+                if done == until:
+                    self.done = done
+                    self._read()
+                if progress is not None:
+                    progress(done, total, self.curve[-1].accuracy if self.curve else None)
+        except KeyboardInterrupt:
+            return True
+        return False
+
+    def _read(self) -> None:
+        weights = [self.executor.get(p.weights) for p in self.graph.plastic]
+        counted = {
+            f"{process.name}.{kind}": int(self.executor.get(getattr(process, kind))[0])
+            for process in (*self.graph.neurons, self.graph.readout)
+            for kind in ("y1_saturated", "error_saturated")
+        }
+        self.chip, self.counters = with_weights(self.plan, weights), counted
+        if self.test is not None:
+            self.curve.append(CurvePoint(self.done, accuracy(self.chip, *self.test)))
+
+    def result(self, rates: Sequence[float], interrupted: bool, settings: dict[str, Any]) -> LearningResult:
+        plan = self.plan
+        dense = make_plan(self.chip, plan.unit).dense
+        return LearningResult(
+            chip=self.chip,
+            curve=tuple(self.curve),
+            samples=self.done,
+            steps=self.done * plan.chip.num_steps * self.graph.epoch,
+            rates=tuple(rates),
+            counters=self.counters,
+            messages=self.done * plan.chip.num_steps,
+            rails=tuple(float(((c.weight == -256) | (c.weight == 255)).mean()) for c in dense),
+            seconds=self.seconds,
+            interrupted=interrupted,
+            settings=settings,
+        )
+
+
+def with_weights(plan: Plan, weights: Sequence[np.ndarray]) -> ChipNetwork:
+    """The plan's network with other weights in its plastic connections."""
+    new = {id(c): replace(c, weight=np.asarray(w, np.int32)) for c, w in zip(plan.dense, weights)}
+    return replace(plan.chip, connections=tuple(new.get(id(c), c) for c in plan.chip.connections))
+
+
+@dataclass(frozen=True)
+class Repetition:
+    """A stretch of learning that both backends went through with the same result."""
+
+    steps: int
+    variables: int
+    inprocess_steps_per_second: float
+    lava_steps_per_second: float
+
+
+def repeat_in_lava(
+    chip: ChipNetwork,
+    data: Data | Callable[[int], Data],
+    steps: int,
+    *,
+    settings: Settings | None = None,
+    stall_timeout: float = 10.0,
+) -> Repetition:
+    """Learn for at least ``steps`` Lava steps in-process and in the Lava runtime, and compare everything.
+
+    Weights, traces, membranes, random states and counters, all elements. Rounded up to whole samples; the data is gone
+    through as often as it takes.
+
+    Raises
+    ------
+    VerificationError
+        naming the first variable and element that differ
+    """
+    if isinstance(steps, bool) or not isinstance(steps, (int, np.integer)) or steps < 1:
+        raise UsageError(f"steps: expected an integer ≥ 1, got {steps!r}")
+    settings = settings or Settings()
+    plan = make_plan(chip, settings.unit)
+    per_sample = plan.schedule(settings.feedback).epoch * chip.num_steps
+    samples = -(-int(steps) // per_sample)
+    first = check_data(chip, *(data(0) if callable(data) else data), what="data")
+    stream = make_stream(plan, data, -(-samples // len(first[1])), settings)
+    values, speeds = [], []
+    for kind in (InProcessRun, LavaRun):
+        graph = stream.build(settings)
+        options = {"stall_timeout": stall_timeout} if kind is LavaRun else {}
+        with kind(graph.source, **options) as run:
+            started = time.monotonic()
+            run.steps(samples * per_sample)
+            speeds.append(samples * per_sample / (time.monotonic() - started))
+            values.append({name: run.get(var) for name, var in graph.variables().items()})
+    for name in values[0]:
+        _check_equal(name, values[0][name], values[1][name], samples * per_sample)
+    return Repetition(samples * per_sample, len(values[0]), *speeds)
+
+
+def _check_equal(name: str, inprocess: np.ndarray, lava: np.ndarray, steps: int) -> None:
+    if not np.array_equal(inprocess, lava):
+        place = tuple(int(i) for i in np.argwhere(inprocess != lava)[0])
+        raise VerificationError(
+            f"{name} differs at {place} after {steps} steps: "
+            f"{inprocess[place]} in-process, {lava[place]} in the Lava runtime"
+        )

@@ -1,0 +1,157 @@
+"""From a :class:`ChipNetwork` to numbers for the learning processes: what is plastic, and how fast it may learn."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from ottt_loihi.onchip.schedule import Schedule
+from ottt_loihi.sim import arithmetic, reference
+from ottt_loihi.sim.network import INPUT, LIF, ChipNetwork, Dense, Diagonal
+
+from ottt_loihi.errors import ChipError, UsageError
+
+FEEDBACKS = ("random", "symmetric")
+CALIBRATION_SAMPLES = 64
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A network whose every dense connection learns.
+
+    dense: the plastic connections, input side first · inhibition: the self-connection of each hidden layer or None ·
+    decay: λ of each hidden layer · unit: what stands for a logit of 1 at the readout, in units of its weights' sum.
+    """
+
+    chip: ChipNetwork
+    dense: tuple[Dense, ...]
+    inhibition: tuple[Diagonal | None, ...]
+    decay: tuple[float, ...]
+    unit: int
+
+    @property
+    def hidden(self) -> tuple[LIF, ...]:
+        return self.chip.layers[:-1]
+
+    @property
+    def classes(self) -> int:
+        return self.chip.layers[-1].size
+
+    def schedule(self, feedback: str) -> Schedule:
+        """The phases; symmetric feedback travels layer by layer."""
+        return Schedule(len(self.hidden), "layerwise" if feedback == "symmetric" else "direct")
+
+    def resolution(self, layer: int) -> float:
+        """Weight steps (LSB) per threshold, or per logit of 1 at the readout."""
+        full = self.unit if layer == len(self.hidden) else self.hidden[layer].vth
+        return full / 2.0 ** self.dense[layer].weight_exp
+
+    def trace_decay(self, layer: int) -> float:
+        """λ of the presynaptic trace: the post neuron's; 0 for the readout, which has no memory."""
+        return self.decay[layer] if layer < len(self.hidden) else 0.0
+
+
+def make_plan(chip: ChipNetwork, unit: int | None = None) -> Plan:
+    """Check that a network can learn here, and say what will.
+
+    Raises
+    ------
+    ChipError
+        naming the layer or connection that does not fit: the network has to be a chain of dense connections with
+        binary spikes, hidden layers with one leak (reset to zero, or by subtraction through a self-connection), and a
+        memoryless readout
+    UsageError
+        when no ``unit`` is given and the network's provenance does not know it either
+    """
+    last = len(chip.layers) - 1
+    dense: list[Dense] = []
+    inhibition: list[Diagonal | None] = []
+    for index in range(last + 1):
+        inputs = chip.inputs_of(index)
+        forward = [c for c in inputs if isinstance(c, Dense)]
+        recurrent = [c for c in inputs if isinstance(c, Diagonal)]
+        pre = index - 1 if index else INPUT
+        if len(forward) != 1 or forward[0].pre != pre or forward[0].delay or forward[0].num_message_bits:
+            raise ChipError(f"layer[{index}]: learning needs exactly one dense connection, from the layer before it")
+        if len(recurrent) > (index < last) or any(c.pre != index or c.delay for c in recurrent):
+            raise ChipError(f"layer[{index}]: learning knows no other second connection than the reset's, to itself")
+        if forward[0].weight_format != "learning9":
+            raise ChipError(f"{forward[0].label}: holds inference weights; sim.freeze.make_plastic makes them learn")
+        dense.append(forward[0])
+        inhibition.append(recurrent[0] if recurrent else None)
+    readout = chip.layers[-1]
+    if readout.du != 4095 or readout.dv != arithmetic.DECAY_UNITY or chip.readout != "sum_v":
+        raise ChipError(
+            f"layer[{last}] ({readout.name}): learning needs a memoryless readout, du = 4095, dv = 4096, "
+            f"readout='sum_v'; got du = {readout.du}, dv = {readout.dv}, readout={chip.readout!r}"
+        )
+    decay = tuple(_decay(index, layer) for index, layer in enumerate(chip.layers[:-1]))
+    return Plan(chip, tuple(dense), tuple(inhibition[:-1]), decay, _unit(chip) if unit is None else _positive(unit))
+
+
+def estimate_unit(chip: ChipNetwork, x: np.ndarray, labels: np.ndarray) -> int:
+    """The unit of a trained readout, from data: by how much the right class leads the mean of the others, on average.
+
+    For networks whose provenance does not know their scale. Raises :class:`UsageError` when the right class does not
+    lead, i.e. the network has not learnt this data.
+    """
+    v = reference.run(chip, x, record=("v",)).states["v"][-1].mean(axis=0).reshape(len(x), -1)
+    right = v[np.arange(len(x)), labels]
+    others = (v.sum(axis=1) - right) / max(1, v.shape[1] - 1)
+    lead = float((right - others).mean()) / 2**arithmetic.STATE_SHIFT
+    if lead < 1:
+        raise UsageError("the readout's scale cannot be told from this data: the right class does not lead; give unit=")
+    return round(lead)
+
+
+def trace_energy(plan: Plan, x: np.ndarray) -> list[float]:
+    """Mean over samples and steps of ‖â‖², the squared norm of what each plastic connection's pre-neurons have left.
+
+    x: ``(batch, T, *input_shape)``. An update of rate η changes the post neuron's input for the same pattern by
+    η·‖â‖²·δ, so this is what a learning rate has to be measured against.
+
+    Raises :class:`UsageError` where nothing fires: a connection without pre spikes cannot learn.
+    """
+    spikes = [reference.check_input(plan.chip, x).astype(float)]
+    record = reference.run(plan.chip, x, record=("s",)).states["s"]
+    spikes += [s.reshape(*s.shape[:2], -1).swapaxes(0, 1).astype(float) for s in record[:-1]]
+    energies = []
+    for layer, s in enumerate(spikes):
+        trace, total = np.zeros((len(s), s.shape[2])), 0.0
+        for t in range(s.shape[1]):
+            trace = plan.trace_decay(layer) * trace + s[:, t]
+            total += float((trace**2).sum(axis=1).mean())
+        energies.append(total / s.shape[1])
+        if not total:
+            who = "the input" if layer == 0 else f"layer[{layer - 1}] ({plan.hidden[layer - 1].name})"
+            raise UsageError(f"{who} does not fire on this data: nothing can be learnt; lower the thresholds")
+    return energies
+
+
+def _decay(index: int, layer: LIF) -> float:
+    """λ, from whichever of u and v holds the membrane."""
+    if layer.du == 4095:
+        kept = arithmetic.DECAY_UNITY - layer.dv
+    elif layer.dv == arithmetic.DECAY_UNITY:
+        kept = arithmetic.DECAY_UNITY - 1 - layer.du
+    else:
+        raise ChipError(f"layer[{index}] ({layer.name}): leaks in u and in v; OTTT's trace needs one decay")
+    if not 0 <= kept < arithmetic.DECAY_UNITY:
+        raise ChipError(f"layer[{index}] ({layer.name}): λ = {kept}/4096, learning needs 0 ≤ λ < 1")
+    return kept / arithmetic.DECAY_UNITY
+
+
+def _unit(chip: ChipNetwork) -> int:
+    scales = chip.provenance.get("scales")
+    if not scales:
+        raise UsageError(
+            "the network's provenance does not say what a logit of 1 is at the readout; "
+            "give unit=, or let onchip.plan.estimate_unit find it from data"
+        )
+    return _positive(round(float(scales[-1])))
+
+
+def _positive(unit: int) -> int:
+    if isinstance(unit, bool) or not isinstance(unit, (int, np.integer)) or unit < 1:
+        raise UsageError(f"unit: expected an integer ≥ 1, got {unit!r}")
+    return int(unit)

@@ -1,0 +1,221 @@
+"""The hidden neuron of OTTT: an integrate-and-fire neuron that turns an error into y1 = −η·f(u)·δ."""
+
+from __future__ import annotations
+
+import numpy as np
+from lava.magma.core.decorator import implements, requires, tag
+from lava.magma.core.model.py.model import PyLoihiProcessModel
+from lava.magma.core.model.py.ports import PyInPort, PyOutPort
+from lava.magma.core.model.py.type import LavaPyType
+from lava.magma.core.process.ports.ports import InPort, OutPort
+from lava.magma.core.process.process import AbstractProcess
+from lava.magma.core.process.variable import Var
+from lava.magma.core.resources import CPU
+from lava.magma.core.sync.protocols.loihi_protocol import LoihiProtocol
+from ottt_loihi.onchip import integers
+from ottt_loihi.sim import arithmetic
+
+
+class OTTTNeuron(AbstractProcess):
+    """A layer of LIF neurons with surrogate × error, acting once per learning epoch of K Lava steps.
+
+    ::
+
+        phase = update_phase:    a = a_in + (self_weight·s[t−1] << self_weight_exp)
+                                 u, v, s as sim.network.LIF; v before its reset is kept as m
+        phase = feedback_phase:  g  = a_third_factor_in · [ |m − vth| < half_width ]
+                                 y1 = saturate( −g·y1_scale )      error_out = saturate( g·error_scale )
+        until the epoch ends:    y1 is sent on s_out_y1, zero before
+        first frame of a sample: u = u_init, v = 0, s = 0
+
+    The rectangle has height 1 (Rectangle in ``ottt_loihi/surrogates.py``: half_width = Vth). ``self_weight = −λ·vth``
+    is the reset by subtraction, one step later, of a membrane that lives in u (``sim/network.py``).
+
+    ==================  ===========================  ==================================================================
+    parameter           range                        meaning
+    ==================  ===========================  ==================================================================
+    shape               (n,)                         neurons
+    du, dv, vth         as in sim.network.LIF        floats are allowed in the floating-point model
+    bias, u_init        (n,)                         effective bias on v and initial u, in units of the state
+    self_weight, _exp   (n,), −8 … 7                 self-inhibition; 0: none
+    half_width          in units of vth              of the surrogate
+    y1_scale            > 0                          y1 per unit of the third factor; η is in it
+    error_scale         > 0                          only for layerwise feedback
+    epoch, frames       K; T                         Lava steps per frame; frames per sample
+    update_phase,       1 … K                        when the neuron acts (``onchip/schedule.py``)
+    feedback_phase
+    seed                ≥ 0                          of the stochastic rounding (fixed point)
+    ==================  ===========================  ==================================================================
+
+    Vars: u, v, s · membrane: m · y1, error · rng: uint32 xorshift states · y1_saturated, error_saturated: counts.
+    The fixed-point model computes in integers only: the state is 64 times the units of vth, the rectangle is a
+    comparison, the scales are a 12-bit mantissa and a shift with stochastic rounding (``onchip/integers.py``).
+    """
+
+    def __init__(
+        self,
+        shape: tuple[int, ...],
+        du: float,
+        dv: float,
+        vth: float,
+        half_width: float,
+        y1_scale: float,
+        epoch: int,
+        frames: int,
+        update_phase: int,
+        feedback_phase: int,
+        error_scale: float | None = None,
+        bias: np.ndarray | float = 0,
+        u_init: np.ndarray | float = 0,
+        self_weight: np.ndarray | float = 0,
+        self_weight_exp: int = 0,
+        seed: int = 0,
+        name: str = "hidden",
+    ) -> None:
+        super().__init__(
+            name=name,
+            du=du,
+            dv=dv,
+            vth=vth,
+            half_width=half_width,
+            y1_scale=(y1_scale, *integers.mantissa_and_shift(y1_scale, f"{name}.y1_scale")),
+            error_scale=error_scale and (error_scale, *integers.mantissa_and_shift(error_scale, f"{name}.error_scale")),
+            epoch=epoch,
+            frames=frames,
+            update_phase=update_phase,
+            feedback_phase=feedback_phase,
+            self_weight_exp=self_weight_exp,
+        )
+        self.a_in = InPort(shape=shape)
+        self.a_third_factor_in = InPort(shape=shape)
+        self.s_out = OutPort(shape=shape)
+        self.s_out_y1 = OutPort(shape=shape)
+        self.error_out = OutPort(shape=shape)
+
+        self.u = Var(shape=shape, init=u_init)
+        self.v = Var(shape=shape, init=0)
+        self.s = Var(shape=shape, init=0)
+        self.membrane = Var(shape=shape, init=0)
+        self.y1 = Var(shape=shape, init=0)
+        self.error = Var(shape=shape, init=0)
+        self.bias = Var(shape=shape, init=bias)
+        self.u_init = Var(shape=shape, init=u_init)
+        self.self_weight = Var(shape=shape, init=self_weight)
+        self.rng = Var(shape=shape, init=integers.xorshift32_seeds(seed, shape[0]))
+        self.y1_saturated = Var(shape=(1,), init=0)
+        self.error_saturated = Var(shape=(1,), init=0)
+
+
+class AbstractOTTTNeuronModel(PyLoihiProcessModel):
+    """When the neuron acts; how is the subclasses' business."""
+
+    def __init__(self, proc_params):
+        super().__init__(proc_params)
+        for key in (
+            "du", "dv", "vth", "half_width", "epoch", "frames", "update_phase", "feedback_phase", "self_weight_exp",
+        ):  # fmt: skip
+            setattr(self, "_" + key, proc_params[key])
+        self._y1_scale, self._error_scale = proc_params["y1_scale"], proc_params["error_scale"]
+        self._silence: np.ndarray | None = None
+
+    def run_spk(self) -> None:
+        frame, phase = divmod(self.time_step - 1, self._epoch)
+        a, third_factor = self.a_in.recv(), self.a_third_factor_in.recv()
+        if phase == 0:
+            self.y1, self.error = np.zeros_like(self.y1), np.zeros_like(self.error)
+            self._silence = np.zeros_like(self.s)
+        spikes = self._silence
+        if phase + 1 == self._update_phase:
+            if frame % self._frames == 0:
+                self.u, self.v, self.s = self.u_init.copy(), np.zeros_like(self.v), np.zeros_like(self.s)
+            self.update(a)
+            spikes = self.s
+        if phase + 1 == self._feedback_phase:
+            self.learn(third_factor)
+        self.s_out.send(spikes)
+        self.s_out_y1.send(self.y1)
+        self.error_out.send(self.error if phase + 1 == self._feedback_phase else np.zeros_like(self.error))
+
+
+@implements(proc=OTTTNeuron, protocol=LoihiProtocol)
+@requires(CPU)
+@tag("floating_pt")
+class OTTTNeuronModelFloat(AbstractOTTTNeuronModel):
+    """u, v, vth in the same units; y1 is not rounded."""
+
+    a_in: PyInPort = LavaPyType(PyInPort.VEC_DENSE, float)
+    a_third_factor_in: PyInPort = LavaPyType(PyInPort.VEC_DENSE, float)
+    s_out: PyOutPort = LavaPyType(PyOutPort.VEC_DENSE, bool)
+    s_out_y1: PyOutPort = LavaPyType(PyOutPort.VEC_DENSE, float)
+    error_out: PyOutPort = LavaPyType(PyOutPort.VEC_DENSE, float)
+    u: np.ndarray = LavaPyType(np.ndarray, float)
+    v: np.ndarray = LavaPyType(np.ndarray, float)
+    s: np.ndarray = LavaPyType(np.ndarray, bool)
+    membrane: np.ndarray = LavaPyType(np.ndarray, float)
+    y1: np.ndarray = LavaPyType(np.ndarray, float)
+    error: np.ndarray = LavaPyType(np.ndarray, float)
+    bias: np.ndarray = LavaPyType(np.ndarray, float)
+    u_init: np.ndarray = LavaPyType(np.ndarray, float)
+    self_weight: np.ndarray = LavaPyType(np.ndarray, float)
+    rng: np.ndarray = LavaPyType(np.ndarray, np.uint32)
+    y1_saturated: np.ndarray = LavaPyType(np.ndarray, np.int64)
+    error_saturated: np.ndarray = LavaPyType(np.ndarray, np.int64)
+
+    def update(self, a: np.ndarray) -> None:
+        unity = arithmetic.DECAY_UNITY
+        a = a + self.self_weight * self.s * 2.0**self._self_weight_exp
+        self.u = self.u * ((unity - 1 - self._du) / unity) + a
+        self.membrane = self.v * ((unity - self._dv) / unity) + self.u + self.bias
+        self.s = self.membrane > self._vth
+        self.v = np.where(self.s, 0.0, self.membrane)
+
+    def learn(self, third_factor: np.ndarray) -> None:
+        g = third_factor * (np.abs(self.membrane - self._vth) < self._half_width)
+        self.y1 = -g * self._y1_scale[0]
+        if self._error_scale:
+            self.error = g * self._error_scale[0]
+
+
+@implements(proc=OTTTNeuron, protocol=LoihiProtocol)
+@requires(CPU)
+@tag("fixed_pt")
+class OTTTNeuronModelFixed(AbstractOTTTNeuronModel):
+    """Bit for bit ``sim.reference`` forward; learning in integers."""
+
+    a_in: PyInPort = LavaPyType(PyInPort.VEC_DENSE, np.int32, precision=24)
+    a_third_factor_in: PyInPort = LavaPyType(PyInPort.VEC_DENSE, np.int32, precision=24)
+    s_out: PyOutPort = LavaPyType(PyOutPort.VEC_DENSE, bool)
+    s_out_y1: PyOutPort = LavaPyType(PyOutPort.VEC_DENSE, np.int32, precision=7)
+    error_out: PyOutPort = LavaPyType(PyOutPort.VEC_DENSE, np.int32, precision=8)
+    u: np.ndarray = LavaPyType(np.ndarray, np.int32, precision=24)
+    v: np.ndarray = LavaPyType(np.ndarray, np.int32, precision=24)
+    s: np.ndarray = LavaPyType(np.ndarray, bool)
+    membrane: np.ndarray = LavaPyType(np.ndarray, np.int32, precision=24)
+    y1: np.ndarray = LavaPyType(np.ndarray, np.int32, precision=7)
+    error: np.ndarray = LavaPyType(np.ndarray, np.int32, precision=8)
+    bias: np.ndarray = LavaPyType(np.ndarray, np.int32, precision=24)
+    u_init: np.ndarray = LavaPyType(np.ndarray, np.int32, precision=24)
+    self_weight: np.ndarray = LavaPyType(np.ndarray, np.int32, precision=9)
+    rng: np.ndarray = LavaPyType(np.ndarray, np.uint32)
+    y1_saturated: np.ndarray = LavaPyType(np.ndarray, np.int64)
+    error_saturated: np.ndarray = LavaPyType(np.ndarray, np.int64)
+
+    def update(self, a: np.ndarray) -> None:
+        a = a + arithmetic.synaptic_input(self.self_weight * self.s.astype(np.int64), self._self_weight_exp)
+        self.u = arithmetic.current_step(self.u, a.astype(np.int32), self._du)
+        self.membrane = arithmetic.voltage_step(self.v, self.u, self._dv, self.bias)
+        self.s = arithmetic.spikes(self.membrane, self._vth)
+        self.v = np.where(self.s, 0, self.membrane).astype(np.int32)
+
+    def learn(self, third_factor: np.ndarray) -> None:
+        distance = np.abs(self.membrane - (self._vth << arithmetic.STATE_SHIFT))
+        g = third_factor * (distance < (self._half_width << arithmetic.STATE_SHIFT))
+        self.y1 = self._rounded(-g, self._y1_scale, self.y1_saturated)
+        if self._error_scale:
+            self.error = self._rounded(g, self._error_scale, self.error_saturated)
+
+    def _rounded(self, x: np.ndarray, scale: tuple[float, int, int], counter: np.ndarray) -> np.ndarray:
+        self.rng = integers.xorshift32(self.rng)
+        rounded, outside = integers.saturate(integers.scale_stochastically(x, *scale[1:], self.rng), 127)
+        counter += outside
+        return rounded

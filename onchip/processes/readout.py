@@ -1,0 +1,189 @@
+"""The readout: memoryless neurons that compare their membrane with the label and send the error back."""
+
+from __future__ import annotations
+
+import numpy as np
+from lava.magma.core.decorator import implements, requires, tag
+from lava.magma.core.model.py.model import PyLoihiProcessModel
+from lava.magma.core.model.py.ports import PyInPort, PyOutPort
+from lava.magma.core.model.py.type import LavaPyType
+from lava.magma.core.process.ports.ports import InPort, OutPort
+from lava.magma.core.process.process import AbstractProcess
+from lava.magma.core.process.variable import Var
+from lava.magma.core.resources import CPU
+from lava.magma.core.sync.protocols.loihi_protocol import LoihiProtocol
+from ottt_loihi.onchip import integers
+from ottt_loihi.sim import arithmetic
+
+
+class OTTTReadout(AbstractProcess):
+    """One memoryless neuron per class with the squared error, acting once per learning epoch of K Lava steps.
+
+    ::
+
+        phase = update_phase:    v[t] = a_in << 6 + bias          (du = 4095, dv = 4096: nothing is kept)
+                                 e    = gate · (v − (unit << 6)·[class = label])
+                                 y1   = saturate( −e·y1_scale )         error_out = saturate( e·error_scale )
+        until the epoch ends:    y1 is sent on s_out_y1, zero before
+        last frame of a sample:  predictions[i] = argmax_k Σ_t v_k[t]   (the first of equals)
+
+    The floating-point model has no ``<< 6``. With a closed gate (``label_in[1] = 0``) the error is 0: nothing is
+    learnt, here and in every layer that depends on this error, and everything else goes on. While the gate is open,
+    predictions are no test of anything: the readout learns between the frames of the very sample it predicts.
+
+    ===============  ==============  ==================================================================================
+    parameter        range           meaning
+    ===============  ==============  ==================================================================================
+    shape            (classes,)      neurons
+    vth              0 … 131071      threshold mantissa; a readout of ours never reaches it
+    bias             (classes,)      effective bias, in units of the state
+    unit             > 0             what stands for a logit of 1, in units of the weights' sum
+    y1_scale         > 0             y1 per unit of e (of the state, 64 times that of ``unit``); η is in it
+    error_scale      > 0 or None     message per unit of e; None: nothing is sent back
+    samples          ≥ 1             number of samples, for ``predictions``
+    epoch, frames, update_phase, seed: as in :class:`~ottt_loihi.onchip.processes.neuron.OTTTNeuron`
+    ===============  ==============  ==================================================================================
+
+    Messages are 8 bit: −127 … 127. Vars: v, y1, error, rng, scores · predictions: int32 (samples,), −1 before ·
+    correct: count · y1_saturated, error_saturated: counts.
+    """
+
+    def __init__(
+        self,
+        shape: tuple[int, ...],
+        unit: float,
+        y1_scale: float,
+        samples: int,
+        epoch: int,
+        frames: int,
+        update_phase: int,
+        error_scale: float | None = None,
+        vth: float = arithmetic.VTH_MAX,
+        bias: np.ndarray | float = 0,
+        seed: int = 0,
+        name: str = "readout",
+    ) -> None:
+        super().__init__(
+            name=name,
+            vth=vth,
+            unit=unit,
+            y1_scale=(y1_scale, *integers.mantissa_and_shift(y1_scale, f"{name}.y1_scale")),
+            error_scale=error_scale and (error_scale, *integers.mantissa_and_shift(error_scale, f"{name}.error_scale")),
+            epoch=epoch,
+            frames=frames,
+            update_phase=update_phase,
+        )
+        self.a_in = InPort(shape=shape)
+        self.label_in = InPort(shape=(2,))
+        self.s_out_y1 = OutPort(shape=shape)
+        self.error_out = OutPort(shape=shape)
+
+        self.v = Var(shape=shape, init=0)
+        self.y1 = Var(shape=shape, init=0)
+        self.error = Var(shape=shape, init=0)
+        self.scores = Var(shape=shape, init=0)
+        self.bias = Var(shape=shape, init=bias)
+        self.rng = Var(shape=shape, init=integers.xorshift32_seeds(seed, shape[0]))
+        self.predictions = Var(shape=(samples,), init=-1)
+        self.correct = Var(shape=(1,), init=0)
+        self.y1_saturated = Var(shape=(1,), init=0)
+        self.error_saturated = Var(shape=(1,), init=0)
+
+
+class AbstractOTTTReadoutModel(PyLoihiProcessModel):
+    """When the readout acts; how is the subclasses' business."""
+
+    def __init__(self, proc_params):
+        super().__init__(proc_params)
+        for key in ("vth", "unit", "epoch", "frames", "update_phase", "y1_scale", "error_scale"):
+            setattr(self, "_" + key, proc_params[key])
+
+    def run_spk(self) -> None:
+        frame, phase = divmod(self.time_step - 1, self._epoch)
+        a, (label, gate) = self.a_in.recv(), self.label_in.recv()
+        if phase == 0:
+            self.y1, self.error = np.zeros_like(self.y1), np.zeros_like(self.error)
+        if phase + 1 == self._update_phase:
+            self.update(a)
+            self._keep_score(*divmod(frame, self._frames), label)
+            if gate:
+                self.learn(label)
+        self.s_out_y1.send(self.y1)
+        self.error_out.send(self.error if phase + 1 == self._update_phase else np.zeros_like(self.error))
+
+    def _keep_score(self, sample: int, t: int, label: int) -> None:
+        if t == 0:
+            self.scores = np.zeros_like(self.scores)
+        self.scores = self.scores + self.v
+        if t == self._frames - 1 and sample < len(self.predictions):
+            self.predictions[sample] = self.scores.argmax()
+            self.correct += self.predictions[sample] == label
+
+
+@implements(proc=OTTTReadout, protocol=LoihiProtocol)
+@requires(CPU)
+@tag("floating_pt")
+class OTTTReadoutModelFloat(AbstractOTTTReadoutModel):
+    a_in: PyInPort = LavaPyType(PyInPort.VEC_DENSE, float)
+    label_in: PyInPort = LavaPyType(PyInPort.VEC_DENSE, np.int32)
+    s_out_y1: PyOutPort = LavaPyType(PyOutPort.VEC_DENSE, float)
+    error_out: PyOutPort = LavaPyType(PyOutPort.VEC_DENSE, float)
+    v: np.ndarray = LavaPyType(np.ndarray, float)
+    y1: np.ndarray = LavaPyType(np.ndarray, float)
+    error: np.ndarray = LavaPyType(np.ndarray, float)
+    scores: np.ndarray = LavaPyType(np.ndarray, float)
+    bias: np.ndarray = LavaPyType(np.ndarray, float)
+    rng: np.ndarray = LavaPyType(np.ndarray, np.uint32)
+    predictions: np.ndarray = LavaPyType(np.ndarray, np.int32)
+    correct: np.ndarray = LavaPyType(np.ndarray, np.int64)
+    y1_saturated: np.ndarray = LavaPyType(np.ndarray, np.int64)
+    error_saturated: np.ndarray = LavaPyType(np.ndarray, np.int64)
+
+    def update(self, a: np.ndarray) -> None:
+        self.v = a + self.bias
+
+    def learn(self, label: int) -> None:
+        e = self.v.copy()
+        e[label] -= self._unit
+        self.y1 = -e * self._y1_scale[0]
+        if self._error_scale:
+            self.error = e * self._error_scale[0]
+
+
+@implements(proc=OTTTReadout, protocol=LoihiProtocol)
+@requires(CPU)
+@tag("fixed_pt")
+class OTTTReadoutModelFixed(AbstractOTTTReadoutModel):
+    a_in: PyInPort = LavaPyType(PyInPort.VEC_DENSE, np.int32, precision=24)
+    label_in: PyInPort = LavaPyType(PyInPort.VEC_DENSE, np.int32)
+    s_out_y1: PyOutPort = LavaPyType(PyOutPort.VEC_DENSE, np.int32, precision=7)
+    error_out: PyOutPort = LavaPyType(PyOutPort.VEC_DENSE, np.int32, precision=8)
+    v: np.ndarray = LavaPyType(np.ndarray, np.int32, precision=24)
+    y1: np.ndarray = LavaPyType(np.ndarray, np.int32, precision=7)
+    error: np.ndarray = LavaPyType(np.ndarray, np.int32, precision=8)
+    scores: np.ndarray = LavaPyType(np.ndarray, np.int64)
+    bias: np.ndarray = LavaPyType(np.ndarray, np.int32, precision=24)
+    rng: np.ndarray = LavaPyType(np.ndarray, np.uint32)
+    predictions: np.ndarray = LavaPyType(np.ndarray, np.int32)
+    correct: np.ndarray = LavaPyType(np.ndarray, np.int64)
+    y1_saturated: np.ndarray = LavaPyType(np.ndarray, np.int64)
+    error_saturated: np.ndarray = LavaPyType(np.ndarray, np.int64)
+
+    def update(self, a: np.ndarray) -> None:
+        nothing = np.zeros_like(self.v)
+        u = arithmetic.current_step(nothing, a.astype(np.int32), 4095)
+        v = arithmetic.voltage_step(nothing, u, 4096, self.bias)
+        self.v = np.where(arithmetic.spikes(v, self._vth), 0, v).astype(np.int32)
+
+    def learn(self, label: int) -> None:
+        e = self.v.astype(np.int64)
+        e[label] -= self._unit << arithmetic.STATE_SHIFT
+        self.y1 = self._rounded(-e, self._y1_scale, self.y1_saturated)
+        if self._error_scale:
+            self.error = self._rounded(e, self._error_scale, self.error_saturated)
+
+    def _rounded(self, x: np.ndarray, scale: tuple[float, int, int], counter: np.ndarray) -> np.ndarray:
+        self.rng = integers.xorshift32(self.rng)
+        rounded, outside = integers.saturate(integers.scale_stochastically(x, *scale[1:], self.rng), 127)
+        counter += outside
+        return rounded

@@ -1,0 +1,123 @@
+"""``ottt-doctor``: what is here, what is missing, and what to do about it."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import platform
+import sys
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from importlib.metadata import PackageNotFoundError, version
+
+from ottt_loihi.cli import command
+
+
+@dataclass(frozen=True)
+class Finding:
+    """what · state: "ok", "missing" (something does not work) or "note" (only some uses need it) · detail or cure."""
+
+    what: str
+    state: str
+    detail: str
+
+
+def doctor(json: command.Json = False, debug: command.Debug = False) -> None:
+    """Check the installation: versions, Lava, accelerator, data, hardware. Exit code 1 if something does not work.
+
+    Example: ottt-doctor
+    """
+    findings = [check() for check in CHECKS]
+    healthy = all(finding.state != "missing" for finding in findings)
+    if json:
+        command.print_json({"healthy": healthy, "findings": [asdict(finding) for finding in findings]})
+    else:
+        _show(findings)
+    sys.exit(0 if healthy else 1)
+
+
+def main() -> None:
+    """Entry point of the console script."""
+    command.execute(doctor, "ottt-doctor")
+
+
+def _python() -> Finding:
+    found = platform.python_version()
+    if sys.version_info[:2] == (3, 10):
+        return Finding("Python", "ok", found)
+    return Finding("Python", "note", f"{found}: training works; Lava needs 3.10")
+
+
+def _packages() -> Finding:
+    needed = ("ottt-loihi", "torch", "numpy", "h5py", "scikit-learn")
+    missing = [name for name in needed if _version(name) is None]
+    if missing:
+        return Finding("packages", "missing", f"{', '.join(missing)}: pip install -e .")
+    return Finding("packages", "ok", ", ".join(f"{name} {_version(name)}" for name in needed))
+
+
+def _lava() -> Finding:
+    if sys.version_info[:2] != (3, 10):
+        return Finding("Lava", "note", "lava-nc 0.10 does not import on this Python; use 3.10 to run in Lava")
+    found = _version("lava-nc")
+    if found is None:
+        return Finding("Lava", "missing", "pip install -e '.[lava]'")
+    wrong = "" if found == "0.10.0" else "; every exactness claim was tested with 0.10.0"
+    return Finding("Lava", "ok" if not wrong else "note", f"lava-nc {found}{wrong}")
+
+
+def _lava_dl() -> Finding:
+    if sys.version_info[:2] != (3, 10):
+        return Finding("lava-dl", "note", "needs Python 3.10, as Lava")
+    if _version("lava-dl") is None:
+        return Finding("lava-dl", "note", "netx checks need it: pip install -e '.[lava]'")
+    if importlib.util.find_spec("pkg_resources") is None:
+        return Finding("lava-dl", "missing", "needs pkg_resources: pip install 'setuptools<81'")
+    return Finding("lava-dl", "ok", f"lava-dl {_version('lava-dl')}")
+
+
+def _accelerator() -> Finding:
+    if _version("torch") is None:
+        return Finding("accelerator", "note", "unknown without torch")
+    import torch
+
+    if torch.cuda.is_available():
+        return Finding("accelerator", "ok", torch.cuda.get_device_name(0))
+    return Finding("accelerator", "note", f"no GPU that torch sees; {os.cpu_count()} CPU cores are used")
+
+
+def _data() -> Finding:
+    folder = os.environ.get("OTTT_DATA_DIR")
+    if folder is None:
+        return Finding("data", "note", "digits are bundled; for other data sets set OTTT_DATA_DIR to their folder")
+    if not os.path.isdir(folder):
+        return Finding("data", "missing", f"OTTT_DATA_DIR={folder} is no folder; correct it or unset it")
+    return Finding("data", "ok", f"digits are bundled; OTTT_DATA_DIR={folder}")
+
+
+def _hardware() -> Finding:
+    if sys.version_info[:2] == (3, 10) and _version("lava-nc"):
+        from lava.utils.loihi import is_installed
+
+        if is_installed():
+            return Finding("Loihi 2", "ok", "Intel's extension for Lava is installed")
+    return Finding("Loihi 2", "note", "no Intel extension for Lava: everything runs in Lava's CPU simulator")
+
+
+CHECKS: tuple[Callable[[], Finding], ...] = (_python, _packages, _lava, _lava_dl, _accelerator, _data, _hardware)
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _show(findings: list[Finding]) -> None:
+    from ottt_loihi.converters.report import Table
+
+    rows = [[finding.what, finding.state, finding.detail] for finding in findings]
+    command.print_table(Table("ottt-doctor", ["what", "state", "found"], rows))
+    if all(finding.state != "missing" for finding in findings):
+        command.out.print("everything that is needed works; try: make demo")

@@ -1,0 +1,94 @@
+"""From plastic connections to inference weights, and back: what it changes is counted, never hidden."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+from ottt_loihi.sim import arithmetic
+from ottt_loihi.sim.network import ChipNetwork, Connection, Dense
+
+DOUBLING_LIMIT = 127  # up to here a learning weight fits into 8 inference bits without loss
+
+
+@dataclass(frozen=True)
+class FrozenConnection:
+    """What freezing did to one connection.
+
+    weights: how many · changed: how many stand for another number now · doubled: w became 2w with half the exponent's
+    factor, which is exact.
+    """
+
+    label: str
+    weights: int
+    changed: int
+    doubled: bool
+
+
+@dataclass(frozen=True)
+class Frozen:
+    """The inference network, and one report per plastic connection."""
+
+    chip: ChipNetwork
+    connections: tuple[FrozenConnection, ...]
+
+    @property
+    def changed(self) -> int:
+        """Weights that stand for another number now."""
+        return sum(c.changed for c in self.connections)
+
+
+def freeze(chip: ChipNetwork) -> Frozen:
+    """Turn every ``learning9`` connection into an ``inference8`` one.
+
+    Where all weights are within −128 … 127 they are doubled and the exponent is lowered by one: nothing changes.
+    Elsewhere odd weights go to the neighbour that is a multiple of 4, half of them up and half down, and +255 to 254.
+    """
+    connections: list[Connection] = []
+    reports = []
+    for c in chip.connections:
+        if c.weight_format == "learning9":
+            c, report = _freeze(c)
+            reports.append(report)
+        connections.append(c)
+    return Frozen(replace(chip, connections=tuple(connections)), tuple(reports))
+
+
+def make_plastic(chip: ChipNetwork) -> ChipNetwork:
+    """Turn every dense ``inference8`` connection into a ``learning9`` one that computes exactly the same.
+
+    Even weights are halved and the exponent is raised by one: quantised weights reach up to 254, where they could not
+    grow; halved, they have as much room again.
+    """
+    connections: list[Connection] = []
+    for c in chip.connections:
+        if isinstance(c, Dense) and c.weight_format == "inference8":
+            halved = not (c.weight % 2).any() and c.weight_exp < 7
+            c = replace(
+                c,
+                weight=c.weight // 2 if halved else c.weight,
+                weight_exp=c.weight_exp + halved,
+                num_weight_bits=8,
+                weight_format="learning9",
+            )
+        connections.append(c)
+    return replace(chip, connections=tuple(connections))
+
+
+def _freeze(c: Connection) -> tuple[Connection, FrozenConnection]:
+    doubled = bool(np.abs(2 * c.weight + 1).max() <= 2 * DOUBLING_LIMIT + 1 and c.weight_exp > -8)
+    if doubled:
+        weight, exponent = 2 * c.weight, c.weight_exp - 1
+        wanted = weight
+    else:
+        weight, exponent = _even(c.weight), c.weight_exp
+        wanted = c.weight
+    usable = arithmetic.truncate_weight(weight)  # −256 in a purely inhibitory connection becomes −255
+    frozen = replace(c, weight=usable, weight_exp=exponent, num_weight_bits=8, weight_format="inference8")
+    return frozen, FrozenConnection(c.label, c.weight.size, int((usable != wanted).sum()), doubled)
+
+
+def _even(weight: np.ndarray) -> np.ndarray:
+    """Odd weights to the neighbouring multiple of 4, but never above 254."""
+    neighbour = np.where(weight % 4 == 1, weight - 1, weight + 1)
+    return np.minimum(np.where(weight % 2 == 0, weight, neighbour), 254)

@@ -1,0 +1,240 @@
+import io
+import json
+import os
+import pickle
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from ottt_loihi.checkpoint import FORMAT, load, save
+from ottt_loihi.errors import FileError, UnsafeFileError, UsageError
+from ottt_loihi.network import mlp
+
+
+def small(seed=0, **settings):
+    return mlp((4, 3, 2), bias=True, input_shape=(2, 2), seed=seed, **settings)
+
+
+@pytest.fixture
+def saved(tmp_path):
+    path = tmp_path / "model.pt"
+    save(small(), path, {"seed": 7})
+    return path
+
+
+def same(a, b):
+    return str(a) == str(b) and all(torch.equal(v, b.state_dict()[k]) for k, v in a.state_dict().items())
+
+
+def payload(net=None, **changes):
+    net = net or small()
+    metadata = json.dumps({"architecture": net.architecture, "provenance": {}})
+    return {"format": FORMAT, "version": 1, "metadata": metadata, "weights": dict(net.state_dict()), **changes}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_network_survives(tmp_path, dtype):
+    net = mlp((4, 5, 3, 2), decay=0.25, reset="zero", surrogate="sigmoid", convention="authors", bias=True).to(dtype)
+    save(net, tmp_path / "deep" / "model.pt", {"seed": 7})
+    again = load(tmp_path / "deep" / "model.pt")
+    assert same(net, again)
+    assert again.provenance["seed"] == 7
+    assert set(again.provenance["versions"]) == {"ottt_loihi", "torch"}
+    assert again.readout.weight.dtype == dtype
+    assert all(p.requires_grad for p in again.parameters())
+
+
+def test_equal_networks_give_equal_bytes_wherever_they_are_written(saved, tmp_path):
+    save(small(), tmp_path / "other name.pt", {"seed": 7})
+    assert saved.read_bytes() == (tmp_path / "other name.pt").read_bytes()
+
+
+def test_every_flipped_byte_is_noticed_or_harmless(saved):
+    content, net = saved.read_bytes(), load(saved)
+    refused = 0
+    for position in range(0, len(content), 3):
+        damaged = bytearray(content)
+        damaged[position] ^= 1 << (position % 8)
+        saved.write_bytes(damaged)
+        try:
+            assert same(load(saved), net), position
+        except FileError:
+            refused += 1
+    assert refused > 0.1 * len(content) / 3
+
+
+def test_every_truncation_is_noticed(saved):
+    content = saved.read_bytes()
+    for length in range(0, len(content), 7):
+        saved.write_bytes(content[:length])
+        with pytest.raises(FileError):
+            load(saved)
+
+
+class Hostile:
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.path),)
+
+
+@pytest.mark.parametrize("protocol", range(6))
+def test_a_pickle_that_would_run_code_does_not(tmp_path, saved, protocol):
+    trap = tmp_path / "trap"
+    with zipfile.ZipFile(saved) as archive:
+        entries = {name: archive.read(name) for name in archive.namelist()}
+    entries["archive/data.pkl"] = pickle.dumps({"format": FORMAT, "weights": Hostile(trap)}, protocol)
+    with zipfile.ZipFile(saved, "w") as archive:
+        for name, data in entries.items():
+            archive.writestr(name, data)
+    with pytest.raises(UnsafeFileError, match="nothing"):
+        load(saved)
+    assert not trap.exists()
+    pickle.loads(entries["archive/data.pkl"])  # the trap is a real one
+    assert trap.exists()
+
+
+def test_a_bare_pickle_is_not_unpickled(tmp_path):
+    path = tmp_path / "model.pt"
+    path.write_bytes(pickle.dumps(Hostile(tmp_path / "trap")))
+    with pytest.raises(FileError, match=r"not a model\.pt"):
+        load(path)
+    assert not (tmp_path / "trap").exists()
+
+
+def test_a_compressed_bomb_is_not_unpacked(tmp_path):
+    path = tmp_path / "model.pt"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("archive/data.pkl", b"\0" * (1 << 24))
+    with pytest.raises(UnsafeFileError, match="compressed"):
+        load(path)
+
+
+def test_an_archive_with_other_files_is_refused(saved):
+    with zipfile.ZipFile(saved, "a") as archive:
+        archive.writestr("archive/code/run.py", "print(1)")
+    with pytest.raises(UnsafeFileError, match=r"run\.py"):
+        load(saved)
+
+
+def test_an_architecture_larger_than_its_weights_allocates_nothing(tmp_path):
+    huge = {"name": "mlp", "arguments": {**small().architecture["arguments"], "sizes": [4, 10**9, 2]}}
+    path = tmp_path / "model.pt"
+    torch.save(payload(metadata=json.dumps({"architecture": huge, "provenance": {}})), path)
+    with pytest.raises(FileError, match=r"blocks\.0\.synapse\.\w+: expected shape \(1000000000"):
+        load(path)
+
+
+def test_weights_that_are_one_number_repeated_allocate_nothing(tmp_path):
+    path = tmp_path / "model.pt"
+    torch.save(payload(weights={"readout.weight": torch.zeros(1).expand(10**6, 10**6)}), path)
+    with pytest.raises(UnsafeFileError, match="share memory"):
+        load(path)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_not_finite_are_refused_by_name(tmp_path, value):
+    net = small()
+    net.blocks[0].synapse.weight.data[1, 2] = value
+    torch.save(payload(net), tmp_path / "model.pt")
+    with pytest.raises(FileError, match=r"blocks\.0\.synapse\.weight: 1 of 12 values are NaN or infinite"):
+        load(tmp_path / "model.pt")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (dict(version=2), "made by a newer ottt-loihi; this one reads up to 1"),
+        (dict(version="1"), "its version is '1'"),
+        (dict(version=0), "its version is 0"),
+        (dict(format="other"), "not a model saved by"),
+        (dict(metadata="{"), "lacks the architecture"),
+        (dict(metadata="[" * 100_000), "lacks the architecture"),
+        (dict(metadata='{"architecture": [], "provenance": {}}'), "lacks the architecture"),
+        (dict(metadata='{"architecture": {"name": "vgg99"}, "provenance": {}}'), "expected one of mlp, got 'vgg99'"),
+        (dict(metadata='{"architecture": {"name": "mlp", "arguments": {"n": 1}}, "provenance": {}}'), "do not fit"),
+        (dict(metadata='{"architecture": {"name": "mlp"}, "provenance": {}}'), "do not fit"),
+        (dict(weights={}), "expected shape"),
+        (dict(weights={"a": 1}), "lacks the architecture, the provenance or the weights"),
+        (dict(weights=None), "lacks the architecture"),
+    ],
+)
+def test_what_is_not_a_model_is_refused(tmp_path, changes, message):
+    torch.save(payload(**changes), tmp_path / "model.pt")
+    with pytest.raises(FileError, match=message) as caught:
+        load(tmp_path / "model.pt")
+    assert str(caught.value).startswith(str(tmp_path / "model.pt"))
+
+
+def test_weights_of_another_shape_or_order_of_memory_are_refused(tmp_path):
+    weights = dict(small().state_dict())
+    weights["readout.weight"] = weights["readout.weight"].t().contiguous().t()
+    torch.save(payload(weights=weights), tmp_path / "model.pt")
+    with pytest.raises(FileError, match=r"readout\.weight: expected a contiguous tensor"):
+        load(tmp_path / "model.pt")
+    weights["readout.weight"] = torch.zeros(2, 5)
+    torch.save(payload(weights=weights), tmp_path / "model.pt")
+    with pytest.raises(FileError, match=r"readout\.weight: expected shape \(2, 3\), got \(2, 5\)"):
+        load(tmp_path / "model.pt")
+
+
+def test_other_pytorch_files_and_no_files(tmp_path):
+    path = tmp_path / "model.pt"
+    with pytest.raises(FileError, match=r"cannot be read .*ottt-train makes one"):
+        load(path)
+    with pytest.raises(FileError, match="not a file"):
+        load(tmp_path)
+    torch.save([1, 2], path)
+    with pytest.raises(FileError, match=r"EMPTY_LIST|not a model"):
+        load(path)
+    torch.save(small(), path)  # a whole module
+    with pytest.raises(UnsafeFileError, match=r"its pickle (calls|uses)"):
+        load(path)
+    path.write_bytes(np.random.default_rng(0).bytes(5000))
+    with pytest.raises(FileError, match="damaged or not a model"):
+        load(path)
+
+
+def test_a_failed_save_leaves_the_old_file(saved, monkeypatch):
+    before = saved.read_bytes()
+    monkeypatch.setattr(Path, "write_bytes", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+    with pytest.raises(FileError, match="No space left on device"):
+        save(small(seed=1), saved)
+    assert saved.read_bytes() == before
+    assert os.listdir(saved.parent) == ["model.pt"]
+
+
+def test_what_cannot_be_saved(tmp_path):
+    net = small()
+    with pytest.raises(UsageError, match="provenance must be JSON"):
+        save(net, tmp_path / "model.pt", {"x": object()})
+    net = small()
+    net.architecture = {}
+    with pytest.raises(UsageError, match="put together by hand"):
+        save(net, tmp_path / "model.pt")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_model_from_memory_has_the_same_format(saved):
+    """What the oldest files look like: if this fails, raise VERSION and keep reading them."""
+    with zipfile.ZipFile(io.BytesIO(saved.read_bytes())) as archive:
+        assert {name for name in archive.namelist() if "/data/" not in name} >= {"archive/data.pkl", "archive/version"}
+    content = torch.load(saved, weights_only=True)
+    assert set(content) == {"format", "version", "metadata", "weights"}
+    assert (content["format"], content["version"]) == ("ottt-loihi model", 1)
+
+
+def test_reading_needs_no_lava(saved):
+    code = f"""
+import sys
+from ottt_loihi.checkpoint import load
+load({str(saved)!r})
+sys.exit(any(name.split('.')[0] == 'lava' for name in sys.modules))
+"""
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0

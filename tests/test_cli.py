@@ -1,0 +1,98 @@
+"""What a person sees who types something wrong: one line, the right exit code, nothing half-written."""
+
+import json
+import os
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+torch = pytest.importorskip("torch")
+from ottt_loihi.checkpoint import save  # noqa: E402
+from ottt_loihi.network import mlp  # noqa: E402
+
+
+def run(*line, **kwargs):
+    program = Path(sys.executable).with_name(line[0])
+    return subprocess.run(
+        [str(program), *map(str, line[1:])], capture_output=True, text=True, timeout=120, check=False, **kwargs
+    )
+
+
+def assert_one_line(done, code, *says):
+    assert done.returncode == code, done.stderr
+    assert "Traceback" not in done.stderr
+    for words in says:
+        assert words in done.stderr.replace("\n", " "), done.stderr
+
+
+@pytest.fixture
+def model(tmp_path):
+    net = mlp((64, 16, 10), input_shape=(8, 8))
+    net.provenance["data"] = "digits"
+    save(net, tmp_path / "model.pt")
+    return tmp_path / "model.pt"
+
+
+def test_export_and_run_alone_do_the_useful_thing(model):
+    done = run("ottt-export", model, "--json", "--max-disagreement", "1")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["files"]["net"].endswith("model.net")
+    done = run("ottt-run", model.with_suffix(".h5"), "--json")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["samples"] == 360
+    assert {p.name for p in model.parent.iterdir()} == {"model.pt", "model.h5", "model.net", "report.html", "sections"}
+
+
+def test_wrong_usage_is_2(model):
+    assert_one_line(run("ottt-export", model, "--weight-bit", "8"), 2, "No such option")
+    assert_one_line(run("ottt-export", model, "--weight-bits", "99"), 2, "--weight-bits")
+    assert_one_line(run("ottt-run", model.with_suffix(".h5"), "--verify", "loihi"), 2, "loihi")
+
+
+def test_missing_and_truncated_files_are_3(model, tmp_path):
+    assert_one_line(run("ottt-export", tmp_path / "none.pt"), 3, "none.pt")
+    model.write_bytes(model.read_bytes()[:1000])
+    assert_one_line(run("ottt-export", model), 3, "model.pt")
+    assert_one_line(run("ottt-run", tmp_path / "none.h5"), 3, "no such file")
+    assert_one_line(run("ottt-run", model), 3, "model.pt")
+    assert [p.name for p in tmp_path.iterdir()] == ["model.pt"]
+
+
+def test_a_hostile_pickle_is_refused_and_does_not_run(model, tmp_path):
+    marker = tmp_path / "executed"
+    hostile = f"cos\nsystem\n(S'touch {marker}'\ntR.".encode()
+    with zipfile.ZipFile(tmp_path / "hostile.pt", "w") as file:
+        file.writestr("archive/data.pkl", hostile)
+        file.writestr("archive/version", "3\n")
+    assert_one_line(run("ottt-export", tmp_path / "hostile.pt"), 3, "hostile.pt")
+    assert not marker.exists()
+
+
+def test_a_dead_layer_is_4(tmp_path):
+    net = mlp((64, 16, 10), input_shape=(8, 8))
+    with torch.no_grad():
+        net.blocks[0].synapse.weight.zero_()
+    save(net, tmp_path / "model.pt")
+    assert_one_line(run("ottt-export", tmp_path / "model.pt"), 4, "hidden 1.weight", "train")
+    assert [p.name for p in tmp_path.iterdir()] == ["model.pt"]
+
+
+def test_an_unwritable_folder_is_3(model, tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    assert_one_line(run("ottt-export", model, "-o", tmp_path / "file"), 3, "cannot be written")
+
+
+def test_a_full_disk_leaves_nothing(model):
+    """A file size limit of 1 KiB stands for the full disk: every larger write fails with an OSError."""
+    import resource
+
+    def limit():
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1024, 1024))
+
+    environment = os.environ | {"PYTHONDONTWRITEBYTECODE": "1"}
+    done = run("ottt-export", model, "-o", model.parent / "out", preexec_fn=limit, env=environment)
+    assert_one_line(done, 3, "cannot be written")
+    assert not [p for p in (model.parent / "out").iterdir() if p.is_file()]

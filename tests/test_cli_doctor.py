@@ -1,0 +1,38 @@
+import json
+import sys
+
+import pytest
+from test_cli import run
+
+from ottt_loihi.cli import doctor
+
+
+def findings(done):
+    return {finding["what"]: finding for finding in json.loads(done.stdout)["findings"]}
+
+
+def test_a_healthy_machine():
+    done = run("ottt-doctor", "--json")
+    assert done.returncode == 0, done.stdout
+    assert findings(done)["packages"]["state"] == "ok"
+    assert "ottt-loihi 0.1.0" in findings(done)["packages"]["detail"]
+
+
+def test_a_wrong_data_folder_is_found(tmp_path):
+    done = run("ottt-doctor", "--json", env={"OTTT_DATA_DIR": str(tmp_path / "none")})
+    assert done.returncode == 1
+    assert "none is no folder" in findings(done)["data"]["detail"]
+
+
+@pytest.mark.parametrize(("package", "check"), [("torch", doctor._packages), ("lava-nc", doctor._lava)])
+def test_what_is_missing_comes_with_its_cure(monkeypatch, package, check):
+    monkeypatch.setattr(doctor, "_version", lambda name: None if name == package else "1.0")
+    monkeypatch.setattr(sys, "version_info", (3, 10, 13))
+    assert check().state == "missing"
+    assert "pip install" in check().detail
+
+
+def test_other_pythons_are_told_what_works(monkeypatch):
+    monkeypatch.setattr(sys, "version_info", (3, 12, 0))
+    assert doctor._lava().state == doctor._python().state == "note"
+    assert "3.10" in doctor._lava().detail

@@ -1,0 +1,99 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from ottt_loihi.checkpoint import load
+
+ENVIRONMENT = {**os.environ, "COLUMNS": "120", "NO_COLOR": "1"}
+
+
+def ottt_train(*arguments, **settings):
+    command = [sys.executable, "-c", "from ottt_loihi.cli.train import main; main()", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, env=ENVIRONMENT, timeout=120, **settings)
+
+
+def test_help_needs_neither_torch_nor_lava():
+    code = """
+import sys
+from ottt_loihi.cli.train import main
+sys.argv = ["ottt-train", "--help"]
+try:
+    main()
+finally:
+    heavy = {"torch", "lava", "sklearn", "matplotlib"} & set(sys.modules)
+    assert not heavy, heavy
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=ENVIRONMENT)
+    assert done.returncode == 0, done.stderr
+    assert "--surrogate" in done.stdout
+
+
+def test_a_run_prints_json_and_repeats_itself(tmp_path):
+    results = []
+    for name in ("a", "b"):
+        done = ottt_train("-o", tmp_path / name, "--epochs", 2, "--hidden", "24,16", "--seed", 3, "--json", "--bias")
+        assert done.returncode == 0, done.stderr
+        results.append(json.loads(done.stdout))
+    assert (tmp_path / "a" / "model.pt").read_bytes() == (tmp_path / "b" / "model.pt").read_bytes()
+    assert os.listdir(tmp_path / "a") == ["model.pt"]
+    result = results[0]
+    assert result["sizes"] == [64, 24, 16, 10]
+    assert result["model"] == str(tmp_path / "a" / "model.pt")
+    assert result["test_accuracy"] == results[1]["test_accuracy"] > 0.3
+    net = load(result["model"])
+    assert net.architecture["arguments"]["bias"] is True
+    assert net.provenance["seed"] == 3
+    assert net.provenance["data"] == "digits"
+
+
+def test_a_run_for_people_writes_runs_train_by_default(tmp_path):
+    done = ottt_train("--epochs", 1, "--reset", "zero", "--update", "sequence", "--convention", "authors", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "test accuracy" in done.stdout
+    assert "ottt-export runs/train/model.pt" in done.stdout
+    net = load(tmp_path / "runs" / "train" / "model.pt")
+    assert (net.blocks[0].neuron.reset, net.convention) == ("zero", "authors")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["--epohcs", "3"], 2, "No such option"),
+        (["model.pt"], 2, "unexpected extra argument"),
+        (["--epochs", "0"], 2, "--epochs"),
+        (["--reset", "hard"], 2, "--reset"),
+        (["--decay", "1.5"], 2, "--decay"),
+        (["--hidden", "12;3"], 2, "--hidden: expected numbers separated by commas"),
+        (["--hidden", "0"], 2, "sizes: expected"),
+        (["--v-threshold", "0"], 2, "v_threshold: expected"),
+        (["--lr", "-1"], 2, "learning_rate > 0"),
+        (["-o", "/proc/nowhere"], 3, "cannot be written"),
+        (["--lr", "1e30", "--optimizer", "sgd"], 1, "lower the learning rate"),
+    ],
+)
+def test_mistakes_end_in_one_line_and_the_right_code(tmp_path, arguments, code, message):
+    done = ottt_train(*arguments, cwd=tmp_path)
+    assert done.returncode == code, done.stderr
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not list(tmp_path.rglob("model.pt"))
+
+
+def test_ctrl_c_says_where_the_network_is(tmp_path):
+    command = [sys.executable, "-c", "from ottt_loihi.cli.train import main; main()", "--epochs", "100000"]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=ENVIRONMENT, cwd=tmp_path)
+    while not (tmp_path / "runs" / "train").exists():  # made just before training starts
+        assert process.poll() is None
+        time.sleep(0.05)
+    time.sleep(1)
+    process.send_signal(signal.SIGINT)
+    _, stderr = process.communicate(timeout=60)
+    assert process.returncode == 130, stderr
+    assert "the network as it is now is in runs/train/model.pt" in stderr
+    assert "Traceback" not in stderr
+    load(tmp_path / "runs" / "train" / "model.pt")

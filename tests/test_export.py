@@ -1,0 +1,131 @@
+import json
+
+import numpy as np
+import pytest
+from ottt_loihi.converters import export as exporter
+from ottt_loihi.converters import report
+from ottt_loihi.converters.budget import budget
+from ottt_loihi.converters.float_network import from_torch
+from ottt_loihi.sim import storage
+from ottt_loihi.sim.network import INPUT, LIF, ChipNetwork, Dense, Diagonal
+from test_lava import mlp as chip_mlp
+
+from ottt_loihi.errors import ChipError, FileError, VerificationError
+
+torch = pytest.importorskip("torch")
+from ottt_loihi.network import mlp  # noqa: E402
+
+
+@pytest.fixture
+def net():
+    net = mlp((64, 24, 10), input_shape=(8, 8), seed=1)
+    net.provenance["data"] = "digits"
+    return net
+
+
+@pytest.mark.parametrize("reset", ["zero", "subtract"])
+@pytest.mark.parametrize("bias", [False, True])
+def test_integer_network_agrees_with_torch(reset, bias):
+    """The float network with the integers' own weights fires the same spikes in torch: the hop in between is exact."""
+    net = mlp((64, 24, 24, 10), input_shape=(8, 8), reset=reset, bias=bias, seed=2).double()
+    net.provenance["data"] = "digits"
+    with torch.no_grad():
+        for parameter in net.parameters():
+            parameter.mul_(3)
+    result = exporter.export(net, check=60)
+    assert result.agreement.predictions >= 0.95
+    assert min(result.agreement.spikes_equal) > 0.98
+    assert min(result.agreement.spike_rates_chip) > 0.005
+
+
+def test_files_and_report(net, tmp_path):
+    result = exporter.export(net, check=20)
+    files = exporter.write(result, tmp_path)
+    assert storage.load(files["chip"]) == result.quantized.chip
+    assert (tmp_path / "model.net").exists()
+    page = (tmp_path / "report.html").read_text()
+    for expected in ("hidden 1", "20 test samples", "<svg", "lava-nc"):
+        assert expected in page
+    for outside in ("<script", "src=", "<link", "@import", "url(h"):
+        assert outside not in page
+
+
+def test_disagreement_past_the_limit_fails(net):
+    result = exporter.export(net, check=30)
+    exporter.require_agreement(result, 1.0)
+    broken = exporter.Export(
+        result.trained,
+        result.quantized,
+        result.budget,
+        type(result.agreement)(**(vars(result.agreement) | {"predictions": 0.5})),
+    )
+    with pytest.raises(VerificationError, match=r"differ on 50\.0% of 30 samples"):
+        exporter.require_agreement(broken, 0.4)
+
+
+def test_bad_weights_are_named(net):
+    with torch.no_grad():
+        net.blocks[0].synapse.weight[3, 5] = float("nan")
+    with pytest.raises(ChipError, match=r"hidden 1.weight: nan at \(3, 5\)"):
+        from_torch(net)
+    with torch.no_grad():
+        net.blocks[0].synapse.weight.zero_()
+    with pytest.raises(ChipError, match="all 1536 weights are zero"):
+        from_torch(net)
+
+
+def test_what_cannot_be_mapped_is_named(net):
+    net.blocks[0].synapse = torch.nn.Conv2d(1, 1, 3)
+    with pytest.raises(ChipError, match="hidden 1: a Conv2d"):
+        from_torch(net)
+
+
+def test_budget_by_hand():
+    """64 → 128: 64 axons of 128 synapses, 2 entries of 64·8 + 10 → 9 words each, and 128 diagonal ones of 1 word."""
+    weight = np.full((128, 64), -2) + 4 * np.eye(128, 64, dtype=int)
+    chip = ChipNetwork(
+        (64,), (LIF((128,), 0, 4096, 9),), (Dense(INPUT, 0, weight), Diagonal(0, 0, np.full(128, -4))), 6
+    )
+    layer = budget(chip).layers[0]
+    assert layer.synapse_bits == 64 * 2 * 9 * 64 + 128 * 64
+    assert layer.cores == 1
+    assert layer.used["compartments"] == 128 / 1024
+    assert layer.used["incoming axons"] == (64 + 128) / 4096
+    assert budget(chip).latency_steps == 7
+
+
+def test_budget_cuts_a_large_layer():
+    weight = np.full((3000, 10), 2)
+    chip = ChipNetwork((10,), (LIF((3000,), 0, 0, 9),), (Dense(INPUT, 0, weight),), 6)
+    assert budget(chip).layers[0].cores == 3
+    assert max(budget(chip).layers[0].used.values()) <= 1
+
+
+def test_a_layer_that_no_core_can_receive_is_refused():
+    chip = ChipNetwork((5000,), (LIF((1,), 0, 0, 9),), (Dense(INPUT, 0, np.full((1, 5000), 2)),), 6)
+    with pytest.raises(ChipError, match=r"1\.2 times a core's incoming axons"):
+        budget(chip)
+
+
+def test_report_sections_replace_and_keep_their_order(tmp_path):
+    report.add(tmp_path, report.Section("run", "Ran", "second"))
+    report.add(tmp_path, report.Section("export", "Exported", "<b>old</b>"))
+    report.add(tmp_path, report.Section("export", "Exported", "first"))
+    page = (tmp_path / "report.html").read_text()
+    assert page.index("first") < page.index("second")
+    assert "old" not in page
+    (tmp_path / "sections" / "10-export.json").write_text(json.dumps([1])[:-1])
+    with pytest.raises(FileError, match=r"10-export\.json"):
+        report.render(tmp_path)
+
+
+def test_an_older_net_file_is_not_left_beside_a_network_without_one(tmp_path, net):
+    result = exporter.export(net)
+    exporter.write(result, tmp_path)
+    layers = tuple(LIF(layer.shape, layer.du, layer.dv, layer.vth) for layer in chip_mlp("zero").layers)
+    delayed = Dense(INPUT, 1, np.full((10, 16), 2), delay=1)
+    chip = ChipNetwork((16,), layers, (*chip_mlp("zero").connections, delayed), 6)
+    odd = exporter.Export(result.trained, type(result.quantized)(chip, result.quantized.layers), result.budget)
+    files = exporter.write(odd, tmp_path)
+    assert "net" not in files
+    assert not (tmp_path / "model.net").exists()

@@ -1,0 +1,125 @@
+import pytest
+import torch
+
+from ottt_loihi.errors import UsageError
+from ottt_loihi.layers import Linear
+from ottt_loihi.network import build, mlp
+from ottt_loihi.paths import ottt_paths
+
+
+def test_the_weight_gradient_uses_the_trace_and_the_input_gradient_does_not():
+    torch.manual_seed(0)
+    layer = Linear(5, 3, bias=True).double()
+    xs = [(torch.rand(4, 5, dtype=torch.float64) < 0.5).double().requires_grad_() for _ in range(3)]
+    state = None
+    for x in xs:
+        current, state = layer(x, state, decay=0.5, traced=True, bias_traced=True)
+    g = torch.randn(4, 3, dtype=torch.float64)
+    current.backward(g)
+    trace = 0.25 * xs[0] + 0.5 * xs[1] + xs[2]
+    assert torch.equal(state.trace, trace)
+    assert state.bias_trace == 1.75
+    torch.testing.assert_close(layer.weight.grad, g.T @ trace.detach(), rtol=0, atol=1e-15)
+    torch.testing.assert_close(layer.bias.grad, 1.75 * g.sum(0), rtol=0, atol=1e-15)
+    torch.testing.assert_close(xs[2].grad, g @ layer.weight.detach(), rtol=0, atol=1e-15)
+    assert xs[0].grad is None
+    assert xs[1].grad is None
+
+
+def test_the_trace_changes_no_current():
+    layer, x = Linear(5, 3, bias=True), torch.rand(4, 5)
+    plain, state = layer(x)
+    assert state.trace is None
+    _, state = layer(x, decay=0.5, traced=True, bias_traced=True)
+    traced, _ = layer(x, state, decay=0.5, traced=True, bias_traced=True)
+    assert torch.equal(plain, traced)
+
+
+def test_an_image_is_flattened():
+    assert Linear(12, 3)(torch.rand(2, 3, 4))[0].shape == (2, 3)
+
+
+@pytest.mark.parametrize("n", [0, -1, 2.0, True])
+def test_sizes_must_be_positive_integers(n):
+    with pytest.raises(UsageError, match="in_features: expected a positive integer"):
+        Linear(n, 3)
+
+
+def test_a_step_depends_on_its_arguments_only():
+    net = mlp((6, 5, 3))
+    x = (torch.rand(2, 4, 6) < 0.5).float()
+    _, state = net.step(x[:, 0], None, ottt_paths("paper"))
+    first = net.step(x[:, 1], state, ottt_paths("paper"))
+    net.step(x[:, 2], first[1], ottt_paths("paper"))
+    again = net.step(x[:, 1], state, ottt_paths("paper"))
+    assert torch.equal(first[0], again[0])
+    assert torch.equal(first[1].blocks[0].synapse.trace, again[1].blocks[0].synapse.trace)
+
+
+def test_run_is_the_steps_and_records_them():
+    net = mlp((12, 7, 5, 3), input_shape=(3, 4), bias=True, decay=0.75, seed=1)
+    x = torch.rand(2, 9, 3, 4) < 0.5  # another T than the network's, and bool
+    run = net.run(x, record=("u", "v", "s", "o"))
+    assert [tuple(u.shape) for u in run.states["u"]] == [(9, 2, 7), (9, 2, 5)]
+    assert torch.equal(run.scores, net(x))
+    torch.testing.assert_close(run.states["o"][0].sum(0), run.scores)
+    assert torch.equal(run.predictions, net.predict(x))
+    u, v, s = (run.states[name][0] for name in "uvs")
+    assert s.sum() > 0
+    assert torch.equal(s, (u > 1).float())
+    assert torch.equal(v, u - s)
+    current = torch.nn.functional.linear(x[:, 3].flatten(1).float(), net.blocks[0].synapse.weight)
+    torch.testing.assert_close(u[3], 0.75 * (u[2] - s[2]) + current)
+
+
+def test_the_seed_makes_the_weights_and_leaves_the_global_generator_alone():
+    torch.manual_seed(5)
+    expected = torch.rand(3)
+    torch.manual_seed(5)
+    one, same, other = mlp(seed=1), mlp(seed=1), mlp(seed=2)
+    assert torch.equal(torch.rand(3), expected)
+    assert torch.equal(one.readout.weight, same.readout.weight)
+    assert not torch.equal(one.readout.weight, other.readout.weight)
+
+
+def test_architecture_builds_the_same_network():
+    net = mlp((8, 6, 4, 3), decay=0.25, v_threshold=0.5, reset="zero", bias=True, input_shape=(2, 4), time_steps=3)
+    again = build(net.architecture)
+    assert str(again) == str(net)
+    assert again.architecture == net.architecture
+    assert (again.input_shape, again.time_steps) == ((2, 4), 3)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (dict(sizes=(64,)), "sizes: expected 2 or more positive integers"),
+        (dict(sizes=(64, 0, 10)), "sizes: expected"),
+        (dict(sizes=5), "sizes: expected"),
+        (dict(sizes=(64, 10), input_shape=(8, 9)), "is 72 elements, but sizes begin with 64"),
+        (dict(time_steps=0), "time_steps: expected"),
+        (dict(seed=-1), "seed: expected a non-negative integer"),
+    ],
+)
+def test_bad_networks_are_refused(arguments, message):
+    with pytest.raises(UsageError, match=message):
+        mlp(**arguments)
+
+
+@pytest.mark.parametrize(
+    ("x", "message"),
+    [
+        (torch.zeros(2, 6, 63), r"expected shape \(batch, time steps, 64\), got \(2, 6, 63\)"),
+        (torch.zeros(2, 64), "expected shape"),
+        (torch.zeros(0, 6, 64), "expected shape"),
+        (torch.full((2, 6, 64), float("nan")), "finite real numbers"),
+    ],
+)
+def test_bad_input_is_refused(x, message):
+    with pytest.raises(UsageError, match=message):
+        mlp()(x)
+
+
+def test_only_known_variables_are_recorded():
+    with pytest.raises(UsageError, match=r"record: expected .* got \['w'\]"):
+        mlp().run(torch.zeros(1, 2, 64), record=("w",))

@@ -1,0 +1,96 @@
+"""The rules of docs/design.md that a machine can hold: who imports whom, what the package holds, what --help loads."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+FOLDERS = {
+    "ottt_loihi.sim": "sim",
+    "ottt_loihi.converters": "converters",
+    "ottt_loihi.onchip": "onchip",
+    "ottt_loihi": "ottt_loihi",
+}
+# neutral ground: no torch, no Lava, nobody else's business
+COMMON = ("ottt_loihi.errors", "ottt_loihi.files", "ottt_loihi.data")
+MAY_IMPORT = {
+    "sim": (*COMMON, "ottt_loihi.sim"),
+    "converters": (*COMMON, "ottt_loihi.sim", "ottt_loihi.converters", "ottt_loihi.network", "ottt_loihi.checkpoint"),
+    "onchip": (*COMMON, "ottt_loihi.sim", "ottt_loihi.onchip", "ottt_loihi.converters"),
+}
+FORBIDDEN = {"sim": ("torch", "lava"), "onchip/processes": ("torch",)}
+COMMANDS = ["ottt-train", "ottt-export", "ottt-run", "ottt-learn", "ottt-doctor"]
+
+
+def imports(path):
+    """(module, line) of every import in a file, wherever it stands."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from ((alias.name, node.lineno) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}:{node.lineno}: a relative import"
+            yield node.module, node.lineno
+            yield from ((f"{node.module}.{alias.name}", node.lineno) for alias in node.names)
+
+
+def python_files(*folders):
+    return sorted(p for folder in folders for p in (ROOT / folder).rglob("*.py"))
+
+
+@pytest.mark.parametrize("folder", sorted(MAY_IMPORT))
+def test_who_imports_whom(folder):
+    for path in python_files(folder):
+        for module, line in imports(path):
+            if module.startswith("ottt_loihi."):
+                assert module.startswith(MAY_IMPORT[folder]), f"{path}:{line}: {folder}/ must not import {module}"
+
+
+@pytest.mark.parametrize("folder", sorted(FORBIDDEN))
+def test_what_a_folder_must_never_import(folder):
+    for path in python_files(folder):
+        for module, line in imports(path):
+            assert module.split(".")[0] not in FORBIDDEN[folder], f"{path}:{line}: {module} in {folder}/"
+
+
+def test_nobody_imports_the_root_folders_bare():
+    """``import sim`` works from the repository's root, and is another module than ``ottt_loihi.sim``."""
+    for path in python_files("ottt_loihi", "sim", "converters", "onchip", "tests", "benchmarks", "notebooks"):
+        for module, line in imports(path):
+            assert module.split(".")[0] not in ("sim", "converters", "onchip"), f"{path}:{line}: import {module}"
+
+
+def test_every_subpackage_is_listed():
+    """setuptools drops an unlisted one from the wheel in silence."""
+    tomllib = pytest.importorskip("tomllib" if sys.version_info >= (3, 11) else "tomli")
+    listed = set(tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"])
+    found = set()
+    for package, folder in FOLDERS.items():
+        for init in (ROOT / folder).rglob("__init__.py"):
+            inside = init.parent.relative_to(ROOT / folder).parts
+            found.add(".".join([package, *inside]))
+    assert listed == found
+
+
+def test_process_folder_holds_processes_only():
+    """Lava executes every file beside a Process, so each file there must define one."""
+    for path in python_files("onchip/processes"):
+        if path.name != "__init__.py":
+            assert "(AbstractProcess" in path.read_text() or "Process):" in path.read_text(), path
+            assert "@implements" in path.read_text(), path
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_loads_neither_torch_nor_lava(command):
+    module = command.replace("ottt-", "ottt_loihi.cli.")
+    code = (
+        f"import sys\nsys.argv = ['{command}', '--help']\nfrom {module} import main\n"
+        "try:\n    main()\nexcept SystemExit as done:\n    assert done.code == 0, done.code\n"
+        "heavy = {'torch', 'lava', 'matplotlib', 'sklearn', 'h5py'} & set(sys.modules)\nassert not heavy, heavy\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "Example" in done.stdout
+    assert "--json" in done.stdout

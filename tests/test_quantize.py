@@ -1,0 +1,141 @@
+from itertools import pairwise
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from ottt_loihi.converters.float_network import FloatLayer, FloatNetwork
+from ottt_loihi.converters.quantize import quantize
+from ottt_loihi.sim import reference
+from ottt_loihi.sim.network import Diagonal
+
+from ottt_loihi.errors import ChipError, UsageError
+
+
+def network(reset="subtract", decay=0.5, scale=0.5, seed=0, bias=False, v_threshold=1.0, sizes=(12, 16, 5)):
+    rng = np.random.default_rng(seed)
+    layers = []
+    for index, (n, m) in enumerate(pairwise(sizes)):
+        readout = index == len(sizes) - 2
+        weight = rng.normal(0, scale, (m, n))
+        b = rng.normal(0, scale / 4, m) if bias else None
+        kwargs = {} if readout else {"reset": reset, "decay": decay, "v_threshold": v_threshold}
+        layers.append(FloatLayer("readout" if readout else f"hidden {index + 1}", weight, b, **kwargs))
+    return FloatNetwork((sizes[0],), 6, tuple(layers))
+
+
+def run_float(net, x):
+    """The equations of the paper in float64, on weights that the chip represents exactly; Σ_t o[t] and all spikes."""
+    v = [np.zeros((len(x), len(layer.weight))) for layer in net.layers[:-1]]
+    scores, spikes = 0, []
+    for t in range(net.num_steps):
+        s = x[:, t].astype(float)
+        for index, layer in enumerate(net.layers[:-1]):
+            u = layer.decay * v[index] + s @ layer.weight.T + (0 if layer.bias is None else layer.bias)
+            s = (u > layer.v_threshold).astype(float)
+            v[index] = u - layer.v_threshold * s if layer.reset == "subtract" else u * (1 - s)
+        spikes.append(s)
+        readout = net.layers[-1]
+        scores = scores + s @ readout.weight.T + (0 if readout.bias is None else readout.bias)
+    return scores, np.array(spikes)
+
+
+def represented(net, quantized):
+    """The integers as a float network in their own units, in which float64 is exact."""
+    layers = []
+    for index, (layer, lif) in enumerate(zip(net.layers, quantized.chip.layers)):
+        dense = next(c for c in quantized.chip.connections if c.post == index and not isinstance(c, Diagonal))
+        bias = lif.bias_mant * 2.0**lif.bias_exp / 64 * (1 - layer.decay if layer.reset == "subtract" else 1)
+        layers.append(FloatLayer(layer.name, dense.weight, bias, layer.reset, layer.decay, lif.vth))
+    return FloatNetwork(net.input_shape, net.num_steps, tuple(layers))
+
+
+@pytest.mark.parametrize("reset", ["zero", "subtract"])
+@pytest.mark.parametrize("bias", [False, True])
+def test_the_integer_network_is_the_represented_float_network(reset, bias):
+    """With λ = 1/2 and few steps nothing is ever rounded, so every spike and every score is equal."""
+    net = network(reset, bias=bias)
+    quantized = quantize(net)
+    x = (np.random.default_rng(1).random((200, 6, 12)) < 0.4).astype(np.uint8)
+    scores, spikes = run_float(represented(net, quantized), x)
+    result = reference.run(quantized.chip, x, ("s",))
+    np.testing.assert_array_equal(result.states["s"][0], spikes.astype(bool))
+    np.testing.assert_array_equal(result.scores, 64 * scores)
+    assert 0.02 < spikes.mean() < 0.9
+
+
+@pytest.mark.parametrize("reset", ["zero", "subtract"])
+def test_spikes_stay_close_to_the_trained_network(reset):
+    net = network(reset, seed=3, bias=True)
+    x = (np.random.default_rng(1).random((200, 6, 12)) < 0.4).astype(np.uint8)
+    result = reference.run(quantize(net).chip, x, ("s",))
+    assert (result.states["s"][0] == run_float(net, x)[1].astype(bool)).mean() > 0.98
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    reset=st.sampled_from(["zero", "subtract"]),
+    decay=st.floats(0.1, 0.99),
+    scale=st.floats(1e-3, 2.0),
+    bits=st.integers(3, 8),
+    seed=st.integers(0, 1000),
+)
+def test_every_quantised_network_is_valid_and_close(reset, decay, scale, bits, seed):
+    net = network(reset, decay, scale, seed)
+    quantized = quantize(net, bits)  # ChipNetwork validates ranges, evenness and shapes
+    for layer, r, lif in zip(net.layers, quantized.layers, quantized.chip.layers):
+        dense = next(c for c in quantized.chip.connections if c.weight.shape == layer.weight.shape)
+        inside = np.abs(layer.weight * r.scale) < 256 - (1 << (9 - bits))
+        step = 1 << (9 - bits)
+        assert (np.abs(dense.weight - layer.weight * r.scale)[inside] <= step / 2 + 1e-9).all()
+        assert r.zeroed == ((dense.weight == 0) & (layer.weight != 0)).sum()
+        if layer.reset:
+            assert abs(lif.vth - r.scale * layer.v_threshold) <= 1
+
+
+def test_inhibition_is_lambda_times_threshold():
+    chip = quantize(network("subtract", decay=0.5)).chip
+    diagonal = next(c for c in chip.connections if isinstance(c, Diagonal))
+    assert set(diagonal.weight.tolist()) == {-chip.layers[0].vth // 2}
+    assert diagonal.weight.max() >= -254
+
+
+def test_scale_follows_the_largest_weight():
+    net = network("zero")
+    report = quantize(net).layers[0]
+    assert report.scale == pytest.approx(254 / np.abs(net.layers[0].weight).max())
+    assert report.clipped == 0
+
+
+def test_a_wide_readout_never_fires():
+    rng = np.random.default_rng(0)
+    layer = FloatLayer("readout", np.abs(rng.normal(1, 0.01, (3, 2000))), None)
+    chip = quantize(FloatNetwork((2000,), 2, (layer,))).chip
+    result = reference.run(chip, np.ones((1, 2, 2000), np.uint8), ("s", "v"))
+    assert not result.states["s"][0].any()
+    assert result.states["v"][0].min() > 0
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "says"),
+    [
+        ({"v_threshold": 1e-4}, "threshold"),
+        ({"reset": "zero", "v_threshold": 1e-4}, "rounds to 0"),
+        ({"decay": 0.0}, "reset='zero'"),
+    ],
+)
+def test_what_cannot_be_expressed_is_named(kwargs, says):
+    with pytest.raises(ChipError, match=says) as error:
+        quantize(network(**kwargs))
+    assert "hidden 1" in str(error.value)
+
+
+def test_a_bias_out_of_range_is_named():
+    layer = FloatLayer("readout", np.array([[0.01, -0.01]]), np.array([5.0]))
+    with pytest.raises(ChipError, match=r"readout.bias: .* at most 8190"):
+        quantize(FloatNetwork((2,), 1, (layer,)))
+
+
+def test_bits_out_of_range():
+    with pytest.raises(UsageError, match="num_weight_bits"):
+        quantize(network(), 9)

@@ -1,0 +1,172 @@
+import numpy as np
+import pytest
+import torch
+
+from ottt_loihi.checkpoint import load
+from ottt_loihi.data import load_digits, rate_code
+from ottt_loihi.errors import FileError, TrainingError, UsageError
+from ottt_loihi.network import mlp
+from ottt_loihi.rules import OTTT
+from ottt_loihi.trainer import TEST_ENCODING_SEED, Trainer, evaluate, train_encoding_seed
+
+DIGITS = load_digits()
+X, Y = DIGITS.x_train[:200], DIGITS.y_train[:200]
+
+
+@pytest.fixture(autouse=True)
+def _one_thread():
+    torch.set_num_threads(1)
+
+
+def trained(seed=0, epochs=2, update="step", checkpoint=None, **settings):
+    net = mlp((64, 32, 10), input_shape=(8, 8), seed=seed)
+    trainer = Trainer(net, OTTT(update), seed=seed, **settings)
+    history = trainer.fit(X, Y, epochs, x_test=DIGITS.x_test, y_test=DIGITS.y_test, checkpoint=checkpoint)
+    return net, history
+
+
+@pytest.mark.parametrize("update", ["step", "sequence"])
+@pytest.mark.parametrize("settings", [dict(), dict(optimizer="sgd", learning_rate=0.05, schedule="constant")])
+def test_the_same_seed_gives_the_same_weights_bit_for_bit(update, settings):
+    one, history = trained(update=update, **settings)
+    torch.rand(5)  # the global generators do not matter
+    np.random.rand(5)  # noqa: NPY002
+    two, again = trained(update=update, **settings)
+    for a, b in zip(one.parameters(), two.parameters()):
+        assert torch.equal(a, b)
+    assert [(e.loss, e.test_accuracy) for e in history] == [(e.loss, e.test_accuracy) for e in again]
+    other, _ = trained(seed=1, update=update, **settings)
+    assert not torch.equal(one.readout.weight, other.readout.weight)
+
+
+def test_equal_runs_give_equal_files(tmp_path):
+    trained(checkpoint=tmp_path / "a.pt")
+    trained(checkpoint=tmp_path / "b.pt")
+    assert (tmp_path / "a.pt").read_bytes() == (tmp_path / "b.pt").read_bytes()
+
+
+def test_the_file_says_how_it_was_made(tmp_path):
+    _, history = trained(checkpoint=tmp_path / "model.pt", epochs=3)
+    provenance = load(tmp_path / "model.pt").provenance
+    assert provenance["seed"] == 0
+    assert provenance["training"]["rule"] == {"name": "ottt", "update": "step", "convention": "paper"}
+    assert provenance["training"]["loss"] == {"name": "squared-error"}
+    assert provenance["training"]["epochs_done"] == 3
+    assert provenance["training"]["last_epoch"]["test_accuracy"] == history[-1].test_accuracy
+    assert provenance["encoding"] == {"name": "rate", "test_seed": TEST_ENCODING_SEED}
+    assert evaluate(load(tmp_path / "model.pt"), DIGITS.x_test, DIGITS.y_test).accuracy == history[-1].test_accuracy
+
+
+def test_training_learns():
+    _, history = trained(epochs=8)
+    assert history[-1].loss < 0.5 * history[0].loss
+    assert history[-1].test_accuracy > 0.8
+
+
+def test_digits_reach_their_accuracy_with_the_defaults():
+    """Issue 2: the mean of 3 seeds is at least 96.5 % (97.9 % measured); one seed here, one test image is 0.28 %."""
+    net = mlp((64, 128, 10), input_shape=(8, 8))
+    Trainer(net, OTTT()).fit(DIGITS.x_train, DIGITS.y_train, 60)
+    assert evaluate(net, DIGITS.x_test, DIGITS.y_test).accuracy >= 0.965
+
+
+def test_evaluation_is_the_networks_own_prediction_whatever_the_batch():
+    net, _ = trained()
+    spikes = rate_code(DIGITS.x_test, 6, seed=TEST_ENCODING_SEED)
+    expected = net.predict(torch.from_numpy(spikes)).numpy()
+    for batch_size in (7, 360):
+        found = evaluate(net, DIGITS.x_test, DIGITS.y_test, batch_size)
+        np.testing.assert_array_equal(found.predictions, expected)
+        assert found.accuracy == (expected == DIGITS.y_test).mean()
+    from_spikes = evaluate(net, spikes, DIGITS.y_test)
+    np.testing.assert_array_equal(from_spikes.predictions, expected)
+    s = net.run(torch.from_numpy(spikes), record=("s",)).states["s"][0]
+    assert found.spike_rates == pytest.approx([float(s.mean())])
+
+
+def test_each_epoch_has_spikes_of_its_own():
+    seeds = {train_encoding_seed(seed, epoch) for seed in range(5) for epoch in range(300)}
+    assert len(seeds) == 1500
+    assert TEST_ENCODING_SEED not in seeds
+
+
+def test_cosine_lets_the_rate_fall_to_nearly_nothing():
+    net = mlp((64, 10), input_shape=(8, 8))
+    trainer = Trainer(net, OTTT(), learning_rate=0.2)
+    optimizer = trainer._make_optimizer()
+    rates = []
+    for epoch in range(4):
+        trainer._set_learning_rate(optimizer, epoch, 4)
+        rates.append(optimizer.param_groups[0]["lr"])
+    np.testing.assert_allclose(rates, [0.2, 0.1 * (1 + np.sqrt(0.5)), 0.1, 0.1 * (1 - np.sqrt(0.5))])
+
+
+def test_ctrl_c_leaves_a_usable_checkpoint(tmp_path):
+    path = tmp_path / "model.pt"
+
+    class Interrupted(OTTT):
+        batches = 0
+
+        def train_batch(self, *arguments):
+            self.batches += 1
+            if self.batches == 6:  # in the second epoch of four batches
+                raise KeyboardInterrupt
+            return super().train_batch(*arguments)
+
+    net = mlp((64, 32, 10), input_shape=(8, 8))
+    with pytest.raises(KeyboardInterrupt):
+        Trainer(net, Interrupted()).fit(X, Y, 10, checkpoint=path)
+    again = load(path)
+    assert again.provenance["training"]["epochs_done"] == 1
+    assert torch.equal(again.readout.weight, net.readout.weight)
+
+
+def test_a_diverged_training_stops_and_overwrites_nothing(tmp_path):
+    path = tmp_path / "model.pt"
+    trained(checkpoint=path, epochs=1)
+    before = path.read_bytes()
+    with pytest.raises(TrainingError, match=r"epoch 1, batch \d+: the loss is (inf|nan); lower the learning rate"):
+        trained(checkpoint=path, optimizer="sgd", learning_rate=1e20)
+    assert path.read_bytes() == before
+
+
+def test_nowhere_to_write_is_a_file_error(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(FileError, match="cannot be written"):
+        trained(checkpoint=tmp_path / "file" / "model.pt", epochs=1)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (dict(optimizer="lion"), "optimizer: expected one of sgd, adam, got 'lion'"),
+        (dict(schedule="step"), "schedule: expected one of cosine, constant"),
+        (dict(loss="hinge"), "loss: expected one of squared-error, cross-entropy, got 'hinge'"),
+        (dict(learning_rate=0), "learning_rate > 0"),
+        (dict(learning_rate=float("nan")), "learning_rate > 0"),
+        (dict(momentum=1.0), r"momentum in \[0, 1\)"),
+        (dict(batch_size=0), "batch_size ≥ 1"),
+        (dict(epochs=0), "epochs: expected 1 or more, got 0"),
+    ],
+)
+def test_bad_settings_are_refused(settings, message):
+    with pytest.raises(UsageError, match=message):
+        trained(**settings)
+
+
+@pytest.mark.parametrize(
+    ("x", "y", "message"),
+    [
+        (X[:, :7], Y, "data: expected images"),
+        (X[:0], Y[:0], "data: expected images"),
+        (X, Y[:-1], "labels: expected 200 integers"),
+        (X, Y + 1, "labels: expected 0 … 9, got 10"),
+        (X, Y.astype(float), "labels: expected 200 integers"),
+        (X * 2, Y, r"intensities in \[0, 1\]"),
+        (np.full_like(X, np.nan), Y, r"intensities in \[0, 1\]"),
+    ],
+)
+def test_bad_data_are_refused(x, y, message):
+    net = mlp((64, 32, 10), input_shape=(8, 8))
+    with pytest.raises(UsageError, match=message):
+        Trainer(net, OTTT()).fit(x, y, 1)
