@@ -6,10 +6,10 @@ neuron needs one outgoing axon for every core it projects to. The synapses of a 
 
     bits(n) = roundup64( n·(weight bits + delay bits + index bits) + 10 )
 
-with index bits only where an axon does not reach every neuron (diagonal, sparse, convolution). Sparse synapses are taken
-as spread evenly. A convolution keeps its kernel once a core, as the shared weights of Loihi 1's populations do: one entry
-for every input channel and phase of the stride. Its cores are tiles of whole rows, all channels of a position on one
-core, and receive axons from the tile's receptive field only. The numbers are Loihi 1's (``limits.py``).
+with index bits only where an axon does not reach every neuron (diagonal, sparse, convolution). Sparse synapses are
+taken as spread evenly. A convolution keeps its kernel once a core, as the shared weights of Loihi 1's populations do:
+one list for every input channel and phase of the stride. Its cores are tiles of whole rows, all channels of a position
+on one core, and receive axons from the tile's receptive field only. The numbers are Loihi 1's (``limits.py``).
 """
 
 from __future__ import annotations

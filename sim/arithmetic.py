@@ -28,7 +28,7 @@ def wrap_int32(x: np.ndarray) -> np.ndarray:
 
 
 def wrap24(x: np.ndarray) -> np.ndarray:
-    """``(x + 2²³) mod 2²⁴ − 2²³``, int32: what Lava's Conv sends. Source: ``signed_clamp``, ``lava/proc/conv/utils.py``."""
+    """``(x + 2²³) mod 2²⁴ − 2²³``, int32: what Lava's Conv sends (``lava/proc/conv/utils.py``)."""
     return ((x + STATE_LIMIT) % (2 * STATE_LIMIT) - STATE_LIMIT).astype(np.int32)
 
 
