@@ -84,6 +84,7 @@ class Settings:
     """How to learn. readout_rate, hidden_rate: part of a layer's error that one update takes away, default measured
     good on digits; seed: of order, feedback and rounding; unit: what stands for a logit of 1, default provenance's;
     halve_every: samples after which the rates are halved, again and again; 0: never, for a world that keeps changing.
+    rounding: of updated weights, ``"per-synapse"`` as on the chip, or ``"lava"``: one number an epoch for all.
     """
 
     feedback: str = "random"
@@ -93,10 +94,13 @@ class Settings:
     unit: int | None = None
     halve_every: int = 0
     shuffle: bool = True
+    rounding: str = "per-synapse"
 
     def __post_init__(self) -> None:
         if self.feedback not in FEEDBACKS:
             raise UsageError(f"feedback: expected one of {', '.join(FEEDBACKS)}, got {self.feedback!r}")
+        if self.rounding not in ("per-synapse", "lava"):
+            raise UsageError(f"rounding: expected per-synapse or lava, got {self.rounding!r}")
         if not (0 < self.readout_rate < 2 and 0 < self.hidden_rate < 100):
             raise UsageError(
                 f"rates: expected 0 < readout_rate < 2 and 0 < hidden_rate < 100, "
@@ -195,6 +199,7 @@ class Stream:
             settings.feedback,
             settings.seed,
             halve_every=settings.halve_every,
+            rounding=settings.rounding,
         )
 
 

@@ -27,6 +27,11 @@ def wrap_int32(x: np.ndarray) -> np.ndarray:
     return np.asarray(x, np.int64).astype(np.int32)
 
 
+def wrap24(x: np.ndarray) -> np.ndarray:
+    """``(x + 2²³) mod 2²⁴ − 2²³``, int32: what Lava's Conv sends (``lava/proc/conv/utils.py``)."""
+    return ((x + STATE_LIMIT) % (2 * STATE_LIMIT) - STATE_LIMIT).astype(np.int32)
+
+
 def shift(x: np.ndarray, exponent: int) -> np.ndarray:
     """``x << exponent`` if positive, else ``x >> −exponent`` (floor). Source: ``lava/proc/dense/models.py``."""
     return np.left_shift(x, exponent) if exponent > 0 else np.right_shift(x, -exponent)

@@ -11,7 +11,7 @@ from typing import Literal
 
 import numpy as np
 from ottt_loihi.sim import arithmetic
-from ottt_loihi.sim.network import INPUT, ChipNetwork, Connection, Dense
+from ottt_loihi.sim.network import INPUT, ChipNetwork, Connection, Conv, Dense, Diagonal
 
 from ottt_loihi.errors import UsageError
 
@@ -113,8 +113,30 @@ def connection_output(c: Connection, messages: np.ndarray) -> np.ndarray:
     x = messages.astype(np.int64)
     if c.num_message_bits == 0:
         x = (x != 0).astype(np.int64)
-    accumulated = x @ c.weight.T.astype(np.int64) if isinstance(c, Dense) else x * c.weight
+    if isinstance(c, Conv):
+        return arithmetic.wrap24(cross_correlation(c, x))
+    if isinstance(c, Dense):
+        accumulated = x @ c.weight.T.astype(np.int64)
+    elif isinstance(c, Diagonal):
+        accumulated = x * c.weight
+    else:
+        accumulated = np.zeros((len(x), c.shape[0]), np.int64)
+        np.add.at(accumulated, (slice(None), c.rows), x[:, c.columns] * c.weight)
     return arithmetic.synaptic_input(accumulated, c.weight_exp)
+
+
+def cross_correlation(c: Conv, x: np.ndarray) -> np.ndarray:
+    """The sum in :class:`Conv`, int64 ``(batch, O·Ho·Wo)``, for messages int64 ``(batch, C·H·W)``."""
+    frames = x.reshape(len(x), c.groups, -1, *c.input_shape[1:])
+    padded = np.pad(frames, ((0, 0), (0, 0), (0, 0), (c.padding[0],) * 2, (c.padding[1],) * 2))
+    out, height, width = c.output_shape
+    weight = c.weight.astype(np.int64).reshape(c.groups, out // c.groups, *c.weight.shape[1:])
+    total = np.zeros((len(x), c.groups, out // c.groups, height, width), np.int64)
+    for i, j in np.ndindex(*c.weight.shape[2:]):
+        y = slice(i * c.dilation[0], i * c.dilation[0] + (height - 1) * c.stride[0] + 1, c.stride[0])
+        x_ = slice(j * c.dilation[1], j * c.dilation[1] + (width - 1) * c.stride[1] + 1, c.stride[1])
+        total += np.einsum("gok,bgkyx->bgoyx", weight[..., i, j], padded[..., y, x_])
+    return total.reshape(len(x), -1)
 
 
 def check_input(chip: ChipNetwork, x: np.ndarray) -> np.ndarray:
