@@ -6,14 +6,13 @@ import os
 import zipfile
 import zlib
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from ottt_loihi.data.split import Split
 from ottt_loihi.errors import FileError, UnsafeFileError, UsageError
 
-MAX_BYTES = 1 << 33
+MAX_BYTES = 1 << 32
 MAX_HEADER = 10_000
 PAIRS = {"x", "y"}
 HALVES = {"x_train", "y_train", "x_test", "y_test"}
@@ -93,20 +92,20 @@ def load_npz(
     except FileError:
         raise
     except (OSError, zipfile.BadZipFile, zlib.error, EOFError, ValueError, NotImplementedError, RuntimeError) as error:
-        raise FileError(
-            f"{path}: not a readable .npz file, or damaged ({' '.join(str(error).split())[:200]})"
-        ) from error
-    settings: dict[str, Any] = {
-        "num_classes": num_classes,
-        "time_axis": time_axis,
-        "test_share": test_share,
-        "seed": seed,
-    }
+        reason = " ".join(str(error).split())[:200]
+        raise FileError(f"{path}: not a readable .npz file, or damaged ({reason})") from error
     names = ("x_train", "y_train", "x_test", "y_test") if set(arrays) == HALVES else ("x", "y")
     try:
-        return from_arrays(*(arrays[name] for name in names), **settings, name=path.name)
+        return from_arrays(
+            *(arrays[name] for name in names),
+            num_classes=num_classes,
+            time_axis=time_axis,
+            test_share=test_share,
+            seed=seed,
+            name=path.name,
+        )
     except UsageError as error:
-        raise FileError(f"{path.parent / str(error)}") from error
+        raise FileError(f"{path}: {str(error).removeprefix(path.name + ': ')}") from error
 
 
 def _read_members(archive: zipfile.ZipFile, path: Path) -> dict[str, np.ndarray]:

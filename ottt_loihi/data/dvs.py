@@ -10,7 +10,7 @@ import numpy as np
 from ottt_loihi.data.aedat import SIDE, read_aedat
 from ottt_loihi.data.augment import resize
 from ottt_loihi.data.cifar import CIFAR10_CLASSES
-from ottt_loihi.data.events import to_frames
+from ottt_loihi.data.events import lost_note, new_frames, to_frames
 from ottt_loihi.data.folder import Layout, find, read_text
 from ottt_loihi.data.split import Split
 from ottt_loihi.errors import FileError, UnsafeFileError, UsageError
@@ -26,9 +26,14 @@ DVS_GESTURE = (
         "trials",
         ("dvs-gesture", "DvsGesture", "dvs-gesture/DvsGesture"),
         {"train": ("trials_to_train.txt",), "test": ("trials_to_test.txt",)},
+        "with the recordings (.aedat) they name and their _labels.csv",
     ),
 )
-CIFAR10_DVS = (Layout("classes", ("cifar10-dvs", "CIFAR10DVS"), {name: (f"{name}/",) for name in CIFAR10_CLASSES}),)
+CIFAR10_DVS = (
+    Layout(
+        "classes", ("cifar10-dvs", "CIFAR10DVS"), {name: (f"{name}/",) for name in CIFAR10_CLASSES}, "with .aedat files"
+    ),
+)
 
 
 def load_dvs_gesture(
@@ -50,7 +55,7 @@ def load_dvs_gesture(
         recordings = _trials(found.paths[part])
         tables = [_labels(recording) for recording in recordings]
         labels = np.concatenate(tables)
-        frames = np.empty((len(labels), num_steps, 2, SIDE, SIDE), np.uint8)
+        frames = new_frames(len(labels), num_steps, SIDE, SIDE, by, ceiling)
         index = 0
         for recording, table in zip(recordings, tables):
             events = read_aedat(recording)
@@ -59,7 +64,7 @@ def load_dvs_gesture(
                 frames[index], dropped = to_frames(chosen, num_steps, SIDE, SIDE, by, ceiling)
                 index, lost, total = index + 1, lost + dropped, total + len(chosen)
         halves += [frames, labels[:, 0] - 1]
-    notes = _notes(lost, total, ceiling)
+    notes = lost_note(lost, total, ceiling)
     return Split(*halves, NUM_GESTURES, time_axis=True, name="dvs-gesture", class_names=GESTURES, notes=notes)
 
 
@@ -86,21 +91,17 @@ def load_cifar10_dvs(
         samples["test"] += [(path, label) for path in paths[first_test:]]
     halves, lost, total = [], 0, 0
     for part in ("train", "test"):
-        shape = (SIDE, SIDE) if side is None else (side, side)
-        frames = np.empty((len(samples[part]), num_steps, 2, *shape), np.uint8 if side is None else np.float32)
+        shape = (side or SIDE, side or SIDE)
+        frames = new_frames(len(samples[part]), num_steps, *shape, by, ceiling)
+        frames = frames if side is None else frames.astype(np.float32)
         for index, (path, _) in enumerate(samples[part]):
             events = read_aedat(path)
             counts, dropped = to_frames(events, num_steps, SIDE, SIDE, by, ceiling)
             frames[index] = counts if side is None else resize(counts, shape)
             lost, total = lost + dropped, total + len(events)
         halves += [frames, np.array([label for _, label in samples[part]], np.int64)]
-    notes = _notes(lost, total, ceiling)
+    notes = lost_note(lost, total, ceiling)
     return Split(*halves, 10, time_axis=True, name="cifar10-dvs", class_names=CIFAR10_CLASSES, notes=notes)
-
-
-def _notes(lost: int, total: int, ceiling: int) -> tuple[str, ...]:
-    share = lost / max(total, 1)
-    return (f"{share:.1%} of the events were lost where a pixel's count in a frame went over {ceiling}",) * bool(lost)
 
 
 def _trials(path: Path) -> list[Path]:

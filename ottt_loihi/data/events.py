@@ -106,11 +106,7 @@ def to_frames(
     """
     if events.dtype != EVENT or events.ndim != 1:
         raise UsageError(f"to_frames: expected events (N,) of dtype {EVENT}, got {events.dtype} {events.shape}")
-    if num_steps < 1 or width < 1 or height < 1 or by not in BY or not 1 <= ceiling <= 255:
-        raise UsageError(
-            "to_frames: expected num_steps, width, height ≥ 1, by = time or count, ceiling 1 … 255; "
-            f"got {num_steps}, {width}, {height}, {by!r}, {ceiling}"
-        )
+    _check_settings(num_steps, width, height, by, ceiling)
     shape = (num_steps, 2, height, width)
     if len(events) == 0:
         return Frames(np.zeros(shape, np.uint8), 0)
@@ -122,6 +118,31 @@ def to_frames(
     counts = np.bincount(place, minlength=num_steps * 2 * height * width).reshape(shape)
     kept = np.minimum(counts, ceiling)
     return Frames(kept.astype(np.uint8), len(events) - int(kept.sum()))
+
+
+def new_frames(num_samples: int, num_steps: int, width: int, height: int, by: str, ceiling: int) -> np.ndarray:
+    """Room for the frames of so many samples, uint8 ``(n, T, 2, height, width)``, once the settings are checked."""
+    _check_settings(num_steps, width, height, by, ceiling)
+    try:
+        return np.empty((num_samples, num_steps, 2, height, width), np.uint8)
+    except (MemoryError, ValueError) as error:
+        raise UsageError(f"num_steps: {num_steps} steps of {num_samples} samples do not fit into memory") from error
+
+
+def lost_note(lost: int, total: int, ceiling: int) -> tuple[str, ...]:
+    """What a split's ``notes`` say about events above the ceiling: one sentence, or nothing if none was lost."""
+    if not lost:
+        return ()
+    return (f"{lost / total:.1%} of the events were lost where a pixel's count in a frame went over {ceiling}",)
+
+
+def _check_settings(num_steps: int, width: int, height: int, by: str, ceiling: int) -> None:
+    sizes = (num_steps, width, height, ceiling)
+    if not all(isinstance(n, (int, np.integer)) and n >= 1 for n in sizes) or by not in BY or ceiling > 255:
+        raise UsageError(
+            "frames: expected whole numbers num_steps, width, height ≥ 1, by = time or count, ceiling 1 … 255; "
+            f"got {num_steps!r}, {width!r}, {height!r}, {by!r}, {ceiling!r}"
+        )
 
 
 def _frame_of(t: np.ndarray, num_steps: int, by: str) -> np.ndarray:

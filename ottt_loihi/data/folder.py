@@ -17,17 +17,19 @@ class Layout:
     """One way in which a data set may lie under the data folder.
 
     ``format``: which reader reads it · ``folders``: where it may lie, relative to the data folder, the advised one
-    first · ``files``: what must be there, key → names, any of which will do (a folder's name ends in ``/``)
+    first · ``files``: what must be there, key → names, any of which will do (a folder's name ends in ``/``) · ``also``:
+    what else belongs there, in words
     """
 
     format: str
     folders: tuple[str, ...]
     files: Mapping[str, tuple[str, ...]]
+    also: str = ""
 
     def describe(self, base: str | os.PathLike[str]) -> str:
         """``a and b (or b.gz) in /data/mnist``"""
         names = [first + (f" (or {', '.join(rest)})" if rest else "") for first, *rest in self.files.values()]
-        return f"{', '.join(names)} in {Path(base) / self.folders[0]}"
+        return f"{', '.join(names)}{self.also and ' ' + self.also} in {Path(base) / self.folders[0]}"
 
 
 @dataclass(frozen=True)

@@ -99,9 +99,8 @@ class ImageFolder:
         except FileError:
             raise
         except (OSError, SyntaxError, ValueError, EOFError, PIL.Image.DecompressionBombError) as error:
-            raise FileError(
-                f"{path}: not a readable image, or damaged ({' '.join(str(error).split())[:200]})"
-            ) from error
+            reason = " ".join(str(error).split())[:200]
+            raise FileError(f"{path}: not a readable image, or damaged ({reason})") from error
         image = self._centre(image) if rng is None else self._random_part(image, rng)
         pixels = np.asarray(image, np.float32).transpose(2, 0, 1) / np.float32(255)
         return pixels[..., ::-1] if rng is not None and rng.random() < 0.5 else pixels
@@ -169,7 +168,5 @@ def load_image_folder(folder: str | os.PathLike[str], size: int = 32) -> Split:
             "read them in batches (open_image_folders), or smaller"
         )
     x_train, x_test = (half.read(range(len(half))) for half in (train, test))
-    name = Path(folder).name
-    return Split(
-        x_train, train.labels, x_test, test.labels, len(train.class_names), name=name, class_names=train.class_names
-    )
+    names, title = train.class_names, Path(folder).resolve().name
+    return Split(x_train, train.labels, x_test, test.labels, len(names), name=title, class_names=names)

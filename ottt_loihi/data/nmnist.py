@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ottt_loihi.data.events import MAX_BYTES, decode_bin, to_frames
+from ottt_loihi.data.events import MAX_BYTES, decode_bin, lost_note, new_frames, to_frames
 from ottt_loihi.data.folder import Found, Layout, find, read_bytes, read_text
 from ottt_loihi.data.split import Split
 from ottt_loihi.errors import FileError, UnsafeFileError, UsageError
@@ -24,8 +24,8 @@ SIDE = 34
 NUM_CLASSES = 10
 LISTS = {"train": "train1K.txt", "test": "test100.txt"}
 NMNIST = (
-    Layout("folders", ("n-mnist", "NMNIST", "N-MNIST"), {"train": ("Train/",), "test": ("Test/",)}),
-    Layout("lists", ("nmnist-small",), {part: (name,) for part, name in LISTS.items()}),
+    Layout("folders", ("n-mnist", "NMNIST", "N-MNIST"), {"train": ("Train/",), "test": ("Test/",)}, "with 0 … 9"),
+    Layout("lists", ("nmnist-small",), {part: (name,) for part, name in LISTS.items()}, "with .bs2 files"),
     Layout("archive", ("nmnist-small",), {"archive": ("nmnist_small.tar.xz",)}),
 )
 
@@ -68,14 +68,13 @@ def load_nmnist(
     halves, lost, total = [], 0, 0
     for part, limit in (("train", num_train), ("test", num_test)):
         samples = lists[part][:limit]
-        frames = np.empty((len(samples), num_steps, 2, SIDE, SIDE), np.uint8)
+        frames = new_frames(len(samples), num_steps, SIDE, SIDE, by, ceiling)
         for index, (name, _) in enumerate(samples):
             events = decode_bin(read(name), SIDE, SIDE, f"{found.folder / name}")
             frames[index], dropped = to_frames(events, num_steps, SIDE, SIDE, by, ceiling)
             lost, total = lost + dropped, total + len(events)
         halves += [frames, np.array([label for _, label in samples], np.int64)]
-    note = f"{lost / max(total, 1):.1%} of the events were lost where a pixel's count in a frame went over {ceiling}"
-    return Split(*halves, num_classes=NUM_CLASSES, time_axis=True, name="n-mnist", notes=(note,) if lost else ())
+    return Split(*halves, NUM_CLASSES, time_axis=True, name="n-mnist", notes=lost_note(lost, total, ceiling))
 
 
 def _open(found: Found) -> tuple[dict[str, Samples], Reader]:

@@ -86,7 +86,7 @@ DATA_SETS = {
 }
 
 
-def load_data(name: str, folder: str | os.PathLike[str] | None = None, **options: Any) -> Split:
+def load_data(name: str | os.PathLike[str], folder: str | os.PathLike[str] | None = None, **options: Any) -> Split:
     """A data set by name, an ``.npz`` file by its path, or a folder of images (``train/``, ``val/``) by its path.
 
     Parameters
@@ -105,14 +105,14 @@ def load_data(name: str, folder: str | os.PathLike[str] | None = None, **options
     FileError
         for missing or damaged files
     """
+    name = os.fspath(name)
     if name in DATA_SETS:
         data_set = DATA_SETS[name]
         loader, arguments = data_set.load, {"folder": folder} if data_set.layouts else {}
     else:
         path = _path(name, folder)
-        loader, arguments = (
-            (load_npz, {"path": path}) if path.suffix == ".npz" else (load_image_folder, {"folder": path})
-        )
+        of_arrays = path.suffix == ".npz"
+        loader, arguments = (load_npz, {"path": path}) if of_arrays else (load_image_folder, {"folder": path})
     known = [option for option in inspect.signature(loader).parameters if option not in ("folder", "path")]
     for option in options:
         if option not in known:
