@@ -1,4 +1,4 @@
-"""CIFAR-10's first images as PNG (one row of a PNG is one image) to the binary batches that CIFAR-10 is published in."""
+"""CIFAR-10's first images as PNG, one row an image, to the binary batches that CIFAR-10 is published in."""
 
 from pathlib import Path
 
