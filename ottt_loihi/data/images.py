@@ -7,6 +7,7 @@ An :class:`ImageFolder` reads images when they are asked for, because ImageNet d
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -92,7 +93,7 @@ class ImageFolder:
         import PIL.Image
 
         try:
-            with PIL.Image.open(path, formats=FORMATS) as opened:
+            with _open_image(path) as opened:
                 if opened.width * opened.height > MAX_PIXELS:
                     raise UnsafeFileError(f"{path}: has {opened.size} pixels, at most {MAX_PIXELS} are allowed")
                 image = opened.convert("RGB")
@@ -129,6 +130,15 @@ class ImageFolder:
                 box = (left, top, left + width, top + height)
                 return image.resize((self.size, self.size), PIL.Image.Resampling.BILINEAR, box=box)
         return self._centre(image)
+
+
+def _open_image(path: Path) -> Image:
+    """The image, its pixels not yet read; our own limit on its size follows, so PIL need not warn of a lower one."""
+    import PIL.Image
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", PIL.Image.DecompressionBombWarning)
+        return PIL.Image.open(path, formats=FORMATS)
 
 
 def open_image_folders(folder: str | os.PathLike[str], size: int) -> tuple[ImageFolder, ImageFolder]:
