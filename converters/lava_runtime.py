@@ -163,6 +163,7 @@ class LavaRun:
                 self._executable.assign_runtime_to_all_processes(self._runtime)  # type: ignore[union-attr]
                 self._runtime.initialize()
             self._pids = [actor.pid for actor in self._actors()]
+            self._runtime._is_started = True  # its services answer from here on; Lava would refuse get() and stop()
         except BaseException as error:
             self._kill()
             if isinstance(error, _BuildFailure):

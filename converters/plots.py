@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -30,11 +31,28 @@ def curves(
 ) -> str:
     """Lines over one x axis: name → (x, y)."""
     with _axes() as (figure, axes):
-        for name, (x, y) in series.items():
-            axes.plot(x, np.asarray(y, float) * (100 if percent else 1), marker="o", markersize=3, label=name)
-        axes.set(xlabel=x_label, ylabel=y_label)
-        axes.legend()
+        _draw_curves(axes, series, x_label, y_label, percent)
         return _svg(figure)
+
+
+def save_curves(
+    path: str | os.PathLike[str],
+    series: Mapping[str, tuple[Sequence[float], Sequence[float]]],
+    x_label: str,
+    y_label: str,
+    percent: bool = False,
+) -> None:
+    """The same as a PNG file."""
+    with _axes() as (figure, axes):
+        _draw_curves(axes, series, x_label, y_label, percent)
+        figure.savefig(path, format="png", dpi=150, metadata={"Software": None}, facecolor="white")
+
+
+def _draw_curves(axes: Any, series: Mapping[str, Any], x_label: str, y_label: str, percent: bool) -> None:
+    for name, (x, y) in series.items():
+        axes.plot(x, np.asarray(y, float) * (100 if percent else 1), marker="o", markersize=3, label=name)
+    axes.set(xlabel=x_label, ylabel=y_label)
+    axes.legend()
 
 
 def weight_histograms(weights: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> str:

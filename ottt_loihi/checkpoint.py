@@ -150,8 +150,10 @@ def _check_entry(path: Path, entry: zipfile.ZipInfo) -> None:
 def _check_pickle(path: Path, pickled: bytes) -> None:
     try:
         for opcode, argument, _ in pickletools.genops(pickled):
-            if opcode.name == "GLOBAL" and argument not in GLOBALS:
-                raise UnsafeFileError(f"{path}: its pickle calls {argument.replace(' ', '.')!r}; nothing of it was run")
+            if opcode.name == "GLOBAL" and str(argument) not in GLOBALS:
+                raise UnsafeFileError(
+                    f"{path}: its pickle calls {str(argument).replace(' ', '.')!r}; nothing of it was run"
+                )
             if opcode.name not in OPCODES:
                 raise UnsafeFileError(f"{path}: its pickle uses {opcode.name}, which no model.pt does; nothing was run")
     except FileError:

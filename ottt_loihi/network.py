@@ -126,10 +126,10 @@ class Network(nn.Module):
         if unknown := sorted(set(record) - set("uvso")):
             raise UsageError(f"record: expected any of 'u', 'v', 's', 'o', got {unknown}")
         kept: dict[str, list[list[Tensor]]] = {n: [[] for _ in self.blocks] if n != "o" else [[]] for n in record}
-        scores, state = None, None
+        scores, state = x.new_zeros(len(x), self.num_classes), None
         for t in range(x.shape[1]):
             o, state = self.step(x[:, t], state, paths)
-            scores = o if scores is None else scores + o
+            scores = scores + o
             for name, per_block in kept.items():
                 now = (o,) if name == "o" else (getattr(block, name) for block in state.blocks)
                 for history, value in zip(per_block, now, strict=True):
@@ -192,7 +192,7 @@ def mlp(
         raise UsageError(
             f"input_shape: {input_shape} is {math.prod(input_shape)} elements, but sizes begin with {sizes[0]}"
         )
-    arguments = {
+    arguments: dict[str, Any] = {
         "sizes": list(sizes),
         "decay": decay,
         "v_threshold": v_threshold,

@@ -44,7 +44,8 @@ def lif_step(
         v[t] = u[t] − Vth·s[t]     reset="subtract"                               reset
         v[t] = u[t]·(1 − s[t])     reset="zero"
 
-    ∂s/∂u is the surrogate f(u). Unless ``paths`` says otherwise, ``λ·v[t−1]`` and the reset are constants to autograd.
+    ∂s/∂u is the surrogate f(u). Without ``paths.membrane`` the returned v is a constant to autograd, without
+    ``paths.reset`` the s in it is.
 
     Parameters
     ----------
@@ -58,7 +59,7 @@ def lif_step(
     Source: OTTT (arXiv 2210.04195) eq. 2, where ``u[t] = λ·(u[t−1] − Vth·s[t−1]) + I[t]``. The released code fires at
     u = Vth, Loihi only above it.
     """
-    u = current if v is None else decay * (v if paths.membrane else v.detach()) + current
+    u = current if v is None else decay * v + current
     s = _Fire.apply(u, v_threshold, surrogate, convention == "authors")
     kept = u if paths.membrane else u.detach()
     fired = s if paths.membrane and paths.reset else s.detach()

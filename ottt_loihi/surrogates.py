@@ -67,7 +67,7 @@ def make_surrogate(what: str | Mapping[str, Any] | Surrogate) -> Surrogate:
     UsageError
         for an unknown name or parameter
     """
-    if isinstance(what, tuple(SURROGATES.values())):
+    if isinstance(what, (Rectangle, Sigmoid, Triangle)):
         return what
     parameters = dict(what) if isinstance(what, Mapping) else {"name": what}
     name = parameters.pop("name", None)

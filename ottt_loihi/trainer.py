@@ -118,7 +118,8 @@ class Trainer:
     ) -> list[Epoch]:
         """Train for some epochs; the network is changed in place.
 
-        With ``checkpoint`` the network is saved there at the end, and on Ctrl-C too, as it is then.
+        With ``checkpoint`` the network is saved there at the end, and on Ctrl-C too, as it is then; the
+        KeyboardInterrupt that goes on says so.
 
         Raises
         ------
@@ -128,11 +129,13 @@ class Trainer:
             when the loss is no longer finite; no checkpoint is written then
         """
         x, y = self._check_data(x, y)
+        if (x_test is None) != (y_test is None):
+            raise UsageError("fit: x_test and y_test go together, got one of them")
         if epochs < 1:
             raise UsageError(f"epochs: expected 1 or more, got {epochs}")
         history: list[Epoch] = []
-        optimizer = self._make_optimizer()
         try:
+            optimizer = self._make_optimizer()  # the first one of a process takes torch seconds
             with _progress_bar(self.progress) as bar:
                 task = bar.add_task("training", total=epochs, info="")
                 for epoch in range(epochs):
@@ -140,8 +143,10 @@ class Trainer:
                     history.append(self._epoch(epoch, x, y, x_test, y_test, optimizer))
                     bar.update(task, advance=1, info=_summary(history[-1]))
         except KeyboardInterrupt:
+            if checkpoint is None:
+                raise
             self._save(checkpoint, epochs, history)
-            raise
+            raise KeyboardInterrupt(f"the network as it is now is in {checkpoint}") from None
         self._save(checkpoint, epochs, history)
         return history
 
@@ -173,7 +178,7 @@ class Trainer:
                 )
             loss += float(result.loss) * len(chosen)
             correct += int((result.scores.argmax(1).cpu() == labels).sum())
-        accuracy = None if x_test is None else evaluate(self.net, x_test, y_test).accuracy
+        accuracy = None if x_test is None or y_test is None else evaluate(self.net, x_test, y_test).accuracy
         return Epoch(epoch + 1, loss / len(x), correct / len(x), accuracy, time.perf_counter() - start)
 
     def _make_optimizer(self) -> torch.optim.Optimizer:
@@ -189,7 +194,7 @@ class Trainer:
 
     def _check_data(self, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         x = _check_shape(self.net, x)
-        return x, check_labels(self.net, x, torch.as_tensor(np.asarray(y))).cpu().numpy()
+        return x, check_labels(self.net, x, np.asarray(y)).cpu().numpy()
 
     def _provenance(self, epochs: int, history: list[Epoch]) -> dict[str, Any]:
         """All that made the weights, and no time: equal runs give equal files."""
@@ -221,7 +226,7 @@ def evaluate(net: Network, x: np.ndarray, y: np.ndarray, batch_size: int = 512) 
         for data that do not fit the network
     """
     x = _check_shape(net, x)
-    labels = check_labels(net, x, torch.as_tensor(np.asarray(y))).cpu().numpy()
+    labels = check_labels(net, x, np.asarray(y)).cpu().numpy()
     predictions, spikes = [], np.zeros(len(net.blocks))
     with torch.no_grad():
         for first in range(0, len(x), batch_size):

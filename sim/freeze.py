@@ -54,16 +54,17 @@ def freeze(chip: ChipNetwork) -> Frozen:
     return Frozen(replace(chip, connections=tuple(connections)), tuple(reports))
 
 
-def make_plastic(chip: ChipNetwork) -> ChipNetwork:
+def make_plastic(chip: ChipNetwork, headroom: bool = False) -> ChipNetwork:
     """Turn every dense ``inference8`` connection into a ``learning9`` one that computes exactly the same.
 
-    Even weights are halved and the exponent is raised by one: quantised weights reach up to 254, where they could not
-    grow; halved, they have as much room again.
+    Quantised weights reach up to 254, and the largest cannot grow. With ``headroom`` even weights are halved and the
+    exponent is raised by one, which gives all of them as much room again, in steps twice as coarse. Off by default:
+    few weights are near the end, and finer steps learn better (digits upside down, two passes: 90.8 % against 88.9 %).
     """
     connections: list[Connection] = []
     for c in chip.connections:
         if isinstance(c, Dense) and c.weight_format == "inference8":
-            halved = not (c.weight % 2).any() and c.weight_exp < 7
+            halved = headroom and not (c.weight % 2).any() and c.weight_exp < 7
             c = replace(
                 c,
                 weight=c.weight // 2 if halved else c.weight,

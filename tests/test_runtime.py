@@ -120,6 +120,17 @@ class TestRun:
         pids = run._pids
         assert not any(Path(f"/proc/{pid}").exists() for pid in pids)
 
+    def test_a_run_without_a_step_gives_its_variables_and_ends(self):
+        _, sink = graph("nothing")
+        with LavaRun(sink) as run:
+            assert run.get(sink.total).tolist() == [0]
+            run.set(sink.total, [5])
+            run.steps(1)
+            assert run.get(sink.total).tolist() == [6]
+        _, sink = graph("nothing")
+        with LavaRun(sink, stall_timeout=2):
+            pass
+
     @pytest.mark.parametrize("count", [0, -1, 1.5, True])
     def test_a_wrong_step_count(self, count):
         _, sink = graph("nothing")

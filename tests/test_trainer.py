@@ -114,11 +114,21 @@ def test_ctrl_c_leaves_a_usable_checkpoint(tmp_path):
             return super().train_batch(*arguments)
 
     net = mlp((64, 32, 10), input_shape=(8, 8))
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(KeyboardInterrupt, match=r"the network as it is now is in .*model\.pt"):
         Trainer(net, Interrupted()).fit(X, Y, 10, checkpoint=path)
     again = load(path)
     assert again.provenance["training"]["epochs_done"] == 1
     assert torch.equal(again.readout.weight, net.readout.weight)
+
+
+def test_ctrl_c_before_the_first_batch_leaves_a_checkpoint_too(tmp_path, monkeypatch):
+    def interrupted(_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Trainer, "_make_optimizer", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        trained(checkpoint=tmp_path / "model.pt")
+    assert load(tmp_path / "model.pt").provenance["training"]["last_epoch"] is None
 
 
 def test_a_diverged_training_stops_and_overwrites_nothing(tmp_path):
@@ -170,3 +180,8 @@ def test_bad_data_are_refused(x, y, message):
     net = mlp((64, 32, 10), input_shape=(8, 8))
     with pytest.raises(UsageError, match=message):
         Trainer(net, OTTT()).fit(x, y, 1)
+
+
+def test_test_images_need_their_labels():
+    with pytest.raises(UsageError, match="x_test and y_test go together"):
+        Trainer(mlp((64, 10), input_shape=(8, 8)), OTTT()).fit(X, Y, 1, x_test=DIGITS.x_test)

@@ -48,6 +48,8 @@ class OTTTReadout(AbstractProcess):
     correct: count · y1_saturated, error_saturated: counts.
     """
 
+    _runtime = None  # Lava's __del__ looks for it, even when __init__ refused its arguments
+
     def __init__(
         self,
         shape: tuple[int, ...],

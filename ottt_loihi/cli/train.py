@@ -123,8 +123,9 @@ def train(
         history = trainer.fit(
             split.x_train, split.y_train, epochs, x_test=split.x_test, y_test=split.y_test, checkpoint=path
         )
-    except KeyboardInterrupt:
-        err.print(f"interrupted; the network as it is now is in {path}")
+    except KeyboardInterrupt as interrupt:
+        if interrupt.args:
+            err.print(f"interrupted; {interrupt}", markup=False, soft_wrap=True)
         raise
     evaluation = evaluate(net, split.x_test, split.y_test)
     result = {

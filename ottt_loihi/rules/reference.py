@@ -151,8 +151,8 @@ class ThreeFactorLoop:
 
     def start(self) -> None:
         """Forget the sample: membranes and traces at rest."""
-        self.v: list[np.ndarray | float] = [0.0] * (self.num_layers - 1)
-        self.trace: list[np.ndarray | float] = [0.0] * self.num_layers
+        self.v: list[np.ndarray] = [np.zeros(1)] * (self.num_layers - 1)
+        self.trace: list[np.ndarray] = [np.zeros(1)] * self.num_layers
         self.bias_trace = 0.0
 
     def step(self, x: np.ndarray, target: np.ndarray) -> Factors:
@@ -179,8 +179,9 @@ class ThreeFactorLoop:
         for weight, change in zip(self.weights, delta_w, strict=True):
             weight += change
         if self.biases is not None and delta_b is not None:
-            for bias, change in zip(self.biases, delta_b, strict=True):
-                bias += change
+            for bias, bias_change in zip(self.biases, delta_b, strict=True):
+                if bias_change is not None:
+                    bias += bias_change
 
     def learn(self, x: np.ndarray, target: np.ndarray, update: str = "step") -> np.ndarray:
         """Learn from one batch of samples, from rest; returns Σ_t o[t], ``(batch, classes)``.
@@ -205,7 +206,9 @@ class ThreeFactorLoop:
         return scores
 
     def _forward(self, x: np.ndarray) -> tuple[list[np.ndarray], list[np.ndarray], list[np.ndarray]]:
-        spikes, membranes, traces = [], [], []
+        spikes: list[np.ndarray] = []
+        membranes: list[np.ndarray] = []
+        traces: list[np.ndarray] = []
         self.bias_trace = self.decay * self.bias_trace + 1
         for layer, weight in enumerate(self.weights):
             self.trace[layer] = self.decay * self.trace[layer] + x

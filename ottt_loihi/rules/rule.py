@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import Any, ClassVar, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -78,19 +79,18 @@ class OnlineRule(Rule):
     ) -> BatchResult:
         self.check(net)
         x, labels = net.check_input(x), check_labels(net, x, labels)
-        online = self.update == "step" and optimizer is not None
         if optimizer is not None:
             optimizer.zero_grad()
-        state, total, scores = None, 0.0, 0.0
+        state, total, scores = None, x.new_zeros(()), x.new_zeros(len(x), net.num_classes)
         for t in range(x.shape[1]):
             o, state = net.step(x[:, t], state, self.paths)
             loss_now = loss(o, labels, x.shape[1])
             loss_now.backward()
-            if online:
+            if optimizer is not None and self.update == "step":
                 optimizer.step()
                 optimizer.zero_grad()
             total, scores = total + loss_now.detach(), scores + o.detach()
-        if optimizer is not None and not online:
+        if optimizer is not None and self.update == "sequence":
             optimizer.step()
         return BatchResult(total, scores)
 
@@ -98,10 +98,15 @@ class OnlineRule(Rule):
         return {"name": self.name, "update": self.update}
 
 
-def check_labels(net: Network, x: Tensor, labels: Tensor) -> Tensor:
+def check_labels(net: Network, x: Tensor | np.ndarray, labels: Tensor | np.ndarray) -> Tensor:
     """``labels`` as int64 on the network's device, or a UsageError."""
     labels = torch.as_tensor(labels)
-    if labels.shape != x.shape[:1] or labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
+    if (
+        tuple(labels.shape) != (len(x),)
+        or labels.is_floating_point()
+        or labels.is_complex()
+        or labels.dtype == torch.bool
+    ):
         raise UsageError(f"labels: expected {len(x)} integers, got {labels.dtype} of shape {tuple(labels.shape)}")
     low, high = int(labels.min()), int(labels.max())
     if low < 0 or high >= net.num_classes:

@@ -54,7 +54,8 @@ class MisbehavingModel(PyLoihiProcessModel):
                 time.sleep(1000)
             while deed == "spin":
                 pass
-        self.out.send(np.array([self.time_step], np.int32))
+        value = self.time_step + (0.7 if self.proc_params["deed"] == "fraction" else 0)
+        self.out.send(np.array([value]))
 
 
 @implements(proc=Waiting, protocol=LoihiProtocol)

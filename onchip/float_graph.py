@@ -1,0 +1,125 @@
+"""The learning graph in floating point: the same processes and schedule, weights and traces without rounding.
+
+For studying the rule apart from the integers, and for proving the schedule: its weights equal those of the plain
+three-factor loop, ``ottt_loihi.rules.reference.ThreeFactorLoop``, to 1e-12.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from ottt_loihi.converters.lava_runtime import require_lava
+from ottt_loihi.onchip.graph import LearningGraph, connect
+from ottt_loihi.onchip.schedule import Schedule
+from ottt_loihi.sim import arithmetic
+
+from ottt_loihi.errors import UsageError
+
+
+def build_float_graph(
+    weights: Sequence[np.ndarray],
+    packed: np.ndarray,
+    labels: np.ndarray,
+    *,
+    learning_rate: float,
+    feedback: Sequence[np.ndarray] | None,
+    decay: float = 0.5,
+    v_threshold: float = 1.0,
+    reset: str = "subtract",
+) -> LearningGraph:
+    """Build the graph for ``LavaRun(graph.source, tag="floating_pt")``.
+
+    Parameters
+    ----------
+    weights
+        float64 ``(post, pre)`` per layer, the readout last
+    packed, labels
+        as in :class:`~ottt_loihi.onchip.processes.source.SampleSource`; T is ``packed.shape[1]``
+    learning_rate
+        η of ``Δw = −η·â·f(u)·δ``, δ_out = (o − y)/T, at every time step; the readout's â is the bare spike
+    feedback
+        B per hidden layer ``(hidden, classes)``: δ_l = B_l·δ_out; None: the transposed weights
+    decay, v_threshold, reset
+        of the hidden neurons; 0 < λ < 1; the surrogate is the rectangle |u − Vth| < Vth
+
+    Raises
+    ------
+    UsageError
+        for a reset or decay out of range, or feedback that does not fit
+    """
+    require_lava()
+    from ottt_loihi.onchip.processes.source import SampleSource
+
+    if reset not in ("subtract", "zero") or not 0 < decay < 1 or not v_threshold > 0:
+        raise UsageError(f"expected reset subtract or zero, 0 < decay < 1, v_threshold > 0; got {reset}, {decay}")
+    hidden = [w.shape[0] for w in weights[:-1]]
+    if feedback is not None and [b.shape for b in feedback] != [(n, weights[-1].shape[0]) for n in hidden]:
+        raise UsageError(f"feedback: expected one (hidden, classes) matrix per hidden layer, got {len(feedback)}")
+    schedule = Schedule(len(hidden), "layerwise" if feedback is None else "direct")
+    frames = packed.shape[1]
+    source = SampleSource(packed, weights[0].shape[1], labels.astype(np.int32), schedule.epoch)
+    plastic = [_plastic(w, layer, schedule, frames, decay) for layer, w in enumerate(weights)]
+    neurons = [
+        _neuron(n, layer, schedule, frames, decay, v_threshold, reset, learning_rate, feedback is None and layer > 0)
+        for layer, n in enumerate(hidden)
+    ]
+    readout = _readout(weights[-1].shape[0], len(labels), schedule, frames, learning_rate)
+    return connect(source, plastic, neurons, readout, [] if feedback is None else list(feedback), schedule.epoch)
+
+
+def _plastic(weight: np.ndarray, layer: int, schedule: Schedule, frames: int, decay: float) -> Any:
+    from ottt_loihi.onchip.processes.dense import OTTTDense
+    from ottt_loihi.onchip.rule import OTTTLearningRule
+
+    is_readout = layer == schedule.hidden_layers
+    rule = OTTTLearningRule(schedule.epoch, schedule.pre_phase(layer), 0.0 if is_readout else decay, "float")
+    interval = schedule.epoch if is_readout else schedule.epoch * frames
+    return OTTTDense(np.asarray(weight, np.float64), rule, interval, name=f"plastic[{layer}]")
+
+
+def _neuron(
+    size: int,
+    layer: int,
+    schedule: Schedule,
+    frames: int,
+    decay: float,
+    vth: float,
+    reset: str,
+    rate: float,
+    passes_error_on: bool,
+) -> Any:
+    from ottt_loihi.onchip.processes.neuron import OTTTNeuron
+
+    unity, subtract = arithmetic.DECAY_UNITY, reset == "subtract"
+    return OTTTNeuron(
+        shape=(size,),
+        du=unity * (1 - decay) - 1 if subtract else unity - 1,
+        dv=unity if subtract else unity * (1 - decay),
+        vth=vth,
+        half_width=vth,
+        self_weight=-decay * vth if subtract else 0.0,
+        y1_scale=rate,
+        error_scale=1.0 if passes_error_on else None,
+        epoch=schedule.epoch,
+        frames=frames,
+        update_phase=schedule.update_phase(layer),
+        feedback_phase=schedule.feedback_phase(layer),
+        name=f"neuron[{layer}]",
+    )
+
+
+def _readout(classes: int, samples: int, schedule: Schedule, frames: int, rate: float) -> Any:
+    from ottt_loihi.onchip.processes.readout import OTTTReadout
+
+    return OTTTReadout(
+        shape=(classes,),
+        unit=1.0,
+        y1_scale=rate / frames,
+        error_scale=1 / frames if schedule.hidden_layers else None,
+        samples=samples,
+        epoch=schedule.epoch,
+        frames=frames,
+        update_phase=schedule.update_phase(schedule.hidden_layers),
+    )

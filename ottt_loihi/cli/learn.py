@@ -1,0 +1,328 @@
+"""``ottt-learn``: learn on the chip, from scratch or after a deployed network's world has changed."""
+
+from __future__ import annotations
+
+import json as json_module
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from enum import Enum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ottt_loihi.cli import command
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from ottt_loihi.onchip.learner import LearningResult, Repetition, Settings
+    from ottt_loihi.sim.network import ChipNetwork
+
+TRAINING_SEEDS = 1_000_000  # training spikes are drawn from here on, test spikes from the seed itself
+
+
+class Transform(str, Enum):
+    none = "none"
+    upside_down = "upside-down"
+
+
+class Backend(str, Enum):
+    inprocess = "inprocess"
+    lava = "lava"
+
+
+class Rounding(str, Enum):
+    per_synapse = "per-synapse"
+    lava = "lava"
+
+
+class Feedback(str, Enum):
+    random = "random"
+    symmetric = "symmetric"
+
+
+def learn(
+    model: Annotated[
+        Path | None, typer.Argument(help="A deployed network, model.h5 of ottt-export; without it: from scratch.")
+    ] = None,
+    transform: Annotated[
+        Transform, typer.Option(help="What happens to the input after deployment: images rotated by 180°.")
+    ] = Transform.none,
+    passes: Annotated[int, typer.Option(min=1, help="How often the training images are gone through.")] = 2,
+    backend: Annotated[Backend, typer.Option(help="Step Lava's models in this process, or in Lava's runtime.")] = (
+        Backend.inprocess
+    ),
+    feedback: Annotated[Feedback, typer.Option(help="How the error reaches hidden layers.")] = Feedback.random,
+    rounding: Annotated[
+        Rounding, typer.Option(help="Of updated weights: independent as on the chip, or Lava's one draw for all.")
+    ] = Rounding.per_synapse,
+    hidden: Annotated[int, typer.Option(min=1, help="From scratch: hidden neurons.")] = 128,
+    readout_rate: Annotated[
+        float | None, typer.Option(help="Part of the readout's error that one update takes away.")
+    ] = None,
+    hidden_rate: Annotated[float | None, typer.Option(help="The same for hidden layers.")] = None,
+    repeat_in_lava: Annotated[
+        int, typer.Option(min=0, help="Repeat at least that many Lava steps in Lava's runtime and compare everything.")
+    ] = 0,
+    data: Annotated[str | None, typer.Option(help="Data set; default: the model's, or digits.")] = None,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="Folder; default: the model's.")] = None,
+    seed: command.Seed = 0,
+    json: command.Json = False,
+    debug: command.Debug = False,
+) -> None:
+    """Let a network learn on the chip, by its own three-factor rule in Lava's learning engine, sample by sample.
+
+    Example: ottt-learn runs/demo/model.h5 --transform upside-down
+
+    Without a model: a fresh 64-128-10 network learns handwritten digits. Ctrl-C saves what was learnt so far.
+    """
+    from ottt_loihi.onchip.learner import Settings
+    from ottt_loihi.onchip.learner import learn as learn_on_chip
+    from ottt_loihi.onchip.learner import repeat_in_lava as repeat
+
+    scenario = _scenario(model, transform, hidden, data, seed)
+    folder = output or (model.parent if model else Path("runs/learn"))
+    rates = {"readout_rate": readout_rate, "hidden_rate": hidden_rate}
+    settings = Settings(
+        feedback=feedback.value,
+        seed=seed,
+        unit=scenario.unit,
+        rounding=rounding.value,
+        **{k: v for k, v in rates.items() if v is not None},
+    )
+    _check_folder(folder)
+    started = time.perf_counter()
+    with _progress(not json) as show:
+        result = learn_on_chip(
+            scenario.chip,
+            scenario.training,
+            test=scenario.test,
+            passes=passes,
+            backend=backend.value,
+            settings=settings,
+            progress=show,
+        )
+    repeated = None
+    if repeat_in_lava and not result.interrupted:
+        with command.err.status(f"the same {repeat_in_lava:,} steps in the Lava runtime …"):
+            repeated = repeat(scenario.chip, scenario.training, repeat_in_lava, settings=settings)
+    summary = _summary(scenario, result, settings, repeated) | {"seconds": time.perf_counter() - started}
+    summary["files"] = _write(folder, scenario, result, summary)
+    if json:
+        command.print_json(summary)
+    else:
+        _show(summary)
+    if result.interrupted:
+        command.err.print("interrupted; what was learnt until then is saved")
+        raise KeyboardInterrupt
+
+
+def main() -> None:
+    """Entry point of the console script."""
+    command.execute(learn, "ottt-learn")
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """name: ``scratch``, ``drift`` or ``more`` · deployed: accuracy before anything changed, of a given network ·
+    unit: of its readout, where its provenance does not know it."""
+
+    name: str
+    chip: ChipNetwork
+    training: Callable[[int], tuple[np.ndarray, np.ndarray]]
+    test: tuple[np.ndarray, np.ndarray]
+    deployed: float | None
+    unit: int | None
+
+
+def _scenario(model: Path | None, transform: Transform, hidden: int, data: str | None, seed: int) -> Scenario:
+    from ottt_loihi.data import load_data, rate_code
+    from ottt_loihi.onchip.fresh import fresh_network
+    from ottt_loihi.onchip.learner import accuracy
+    from ottt_loihi.sim import storage
+    from ottt_loihi.sim.freeze import make_plastic
+
+    given = storage.load(model) if model else None
+    split = load_data(data or _data_of(given))
+    chip = make_plastic(given) if given else fresh_network(split.x_train.shape[1:], (hidden,), seed=seed)
+
+    def encode(images: np.ndarray, spikes_seed: int, turn: bool) -> np.ndarray:
+        turned = images[:, ::-1, ::-1] if turn else images
+        return _fitted(rate_code(turned, chip.num_steps, spikes_seed), chip)
+
+    turn = transform is Transform.upside_down
+    unit = deployed = None
+    if given:
+        before = encode(split.x_test, seed, False)
+        deployed = accuracy(chip, before, split.y_test)
+        unit = _unit(chip, before, split.y_test)
+    return Scenario(
+        name="scratch" if not given else "drift" if turn else "more",
+        chip=chip,
+        training=lambda number: (encode(split.x_train, TRAINING_SEEDS * (seed + 1) + number, turn), split.y_train),
+        test=(encode(split.x_test, seed, turn), split.y_test),
+        deployed=deployed,
+        unit=unit,
+    )
+
+
+def _data_of(chip: ChipNetwork | None) -> str:
+    return chip.provenance.get("training", {}).get("data", "digits") if chip else "digits"
+
+
+def _unit(chip: ChipNetwork, x: np.ndarray, labels: np.ndarray) -> int | None:
+    from ottt_loihi.onchip.plan import estimate_unit
+
+    return None if chip.provenance.get("scales") else estimate_unit(chip, x, labels)
+
+
+def _fitted(spikes: np.ndarray, chip: ChipNetwork) -> np.ndarray:
+    from ottt_loihi.errors import UsageError
+
+    shape = spikes.shape[2:]
+    if spikes[0, 0].size != chip.input_size:
+        raise UsageError(f"the network takes input of shape {chip.input_shape}, the data has {shape}; choose --data")
+    return spikes.reshape(*spikes.shape[:2], *chip.input_shape)
+
+
+def _check_folder(folder: Path) -> None:
+    """Find out before learning, not after it, that nothing can be written there."""
+    from ottt_loihi.files import atomic_write
+
+    probe = folder / ".ottt-learn"
+    with atomic_write(probe):
+        pass
+    probe.unlink()
+
+
+@contextmanager
+def _progress(visible: bool) -> Iterator[Callable[[int, int, float | None], None] | None]:
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("learning"), BarColumn(), MofNCompleteColumn(), TextColumn("samples · {task.description}"))
+    with Progress(*columns, TimeRemainingColumn(), console=command.err, disable=not visible) as bar:
+        task = bar.add_task("", total=None)
+
+        def show(done: int, total: int, accuracy: float | None) -> None:
+            known = "" if accuracy is None else f"test accuracy {accuracy:.1%}"
+            bar.update(task, completed=done, total=total, description=known)
+
+        yield show
+
+
+def _summary(
+    scenario: Scenario, result: LearningResult, settings: Settings, repeated: Repetition | None
+) -> dict[str, Any]:
+    from ottt_loihi.onchip.learner import accuracy
+    from ottt_loihi.sim.freeze import freeze
+
+    frozen = freeze(result.chip)
+    inference = accuracy(frozen.chip, *scenario.test)
+    story = [*([] if scenario.deployed is None else [scenario.deployed]), result.curve[0].accuracy, inference]
+    return {
+        "scenario": scenario.name,
+        "accuracies": story,
+        "accuracy_deployed": scenario.deployed,
+        "accuracy_before": result.curve[0].accuracy,
+        "accuracy_learning_weights": result.accuracy,
+        "accuracy": inference,
+        "weights_changed_by_freezing": frozen.changed,
+        "samples": result.samples,
+        "steps": result.steps,
+        "steps_per_second": result.steps_per_second,
+        "rates": list(result.rates),
+        "saturated": result.counters,
+        "messages": result.messages,
+        "weights_at_rails": list(result.rails),
+        "settings": result.settings | {"unit": settings.unit},
+        "interrupted": result.interrupted,
+        "repeated_in_lava": None if repeated is None else vars(repeated),
+        "curve": {"samples": [p.samples for p in result.curve], "accuracy": [p.accuracy for p in result.curve]},
+    }
+
+
+def _write(folder: Path, scenario: Scenario, result: LearningResult, summary: dict[str, Any]) -> dict[str, str]:
+    """The learnt network as it is and as inference weights, the curve as picture and data, the report's section."""
+    from ottt_loihi.converters import plots, report
+    from ottt_loihi.files import atomic_write
+    from ottt_loihi.sim import storage
+    from ottt_loihi.sim.freeze import freeze
+
+    learning = {key: summary[key] for key in ("scenario", "accuracy", "samples", "steps", "rates", "settings")}
+    chip = replace(result.chip, provenance={**result.chip.provenance, "learning": learning})
+    paths = {kind: folder / f"{scenario.name}-{end}" for kind, end in (
+        ("learnt", "learnt.h5"), ("inference", "inference.h5"), ("curve", "curve.png"), ("data", "curve.json"),
+    )}  # fmt: skip
+    storage.save(chip, paths["learnt"])
+    storage.save(freeze(chip).chip, paths["inference"])
+    labels = {"x_label": "samples learnt from", "y_label": "test accuracy, weights frozen (%)", "percent": True}
+    with atomic_write(paths["curve"]) as temporary:
+        plots.save_curves(temporary, _series(summary), **labels)
+    with atomic_write(paths["data"]) as temporary:
+        temporary.write_text(json_module.dumps(summary["curve"], indent=1), encoding="utf-8")
+    figure = report.Figure(plots.curves(_series(summary), **labels), "Every point: test images, weights frozen.")
+    page = report.add(folder, _section(summary, figure))
+    return {kind: str(path) for kind, path in paths.items()} | {"report": str(page)}
+
+
+def _series(summary: dict[str, Any]) -> dict[str, tuple[list[float], list[float]]]:
+    samples, accuracy = summary["curve"]["samples"], summary["curve"]["accuracy"]
+    series = {"learning on the chip": (samples, accuracy)}
+    if summary["accuracy_deployed"] is not None:
+        series["as deployed"] = ([0, samples[-1]], [summary["accuracy_deployed"]] * 2)
+    return series
+
+
+def _section(summary: dict[str, Any], figure: Any) -> Any:
+    from ottt_loihi.converters.report import Section
+
+    titles = {
+        "scratch": "Learning on the chip from scratch",
+        "drift": "The sensor is mounted upside down",
+        "more": "Learning on",
+    }
+    return Section(
+        name=f"learn-{summary['scenario']}",
+        title=titles[summary["scenario"]],
+        summary=_story(summary),
+        tables=[_table(summary)],
+        figures=[figure],
+    )
+
+
+def _story(summary: dict[str, Any]) -> str:
+    after = f"after {summary['samples']:,} samples {summary['accuracy']:.1%} with 8-bit inference weights"
+    after += f" ({summary['accuracy_learning_weights']:.1%} before freezing)"
+    if summary["scenario"] == "scratch":
+        return f"Test accuracy {summary['accuracy_before']:.1%} untrained, {after}."
+    change = "its images are rotated by 180°" if summary["scenario"] == "drift" else "nothing is changed"
+    return (
+        f"Deployed, the network classifies {summary['accuracy_deployed']:.1%}; then {change}: "
+        f"{summary['accuracy_before']:.1%}; {after}."
+    )
+
+
+def _table(summary: dict[str, Any]) -> Any:
+    from ottt_loihi.converters.report import Table
+
+    saturated = ", ".join(f"{name} {count:,}" for name, count in summary["saturated"].items() if count) or "none"
+    rows = [
+        ["Lava steps", f"{summary['steps']:,}, {summary['steps_per_second']:,.0f} a second"],
+        ["rounding of weights", summary["settings"]["rounding"]],
+        ["learning rates η", ", ".join(f"{rate:.3g}" for rate in summary["rates"])],
+        ["saturated messages", f"{saturated} (of {summary['messages']:,} per neuron)"],
+        ["weights at their limit", ", ".join(f"{part:.2%}" for part in summary["weights_at_rails"])],
+        ["weights changed by freezing", f"{summary['weights_changed_by_freezing']:,}"],
+    ]
+    if repeated := summary["repeated_in_lava"]:
+        rows.append(["repeated in the Lava runtime", f"{repeated['steps']:,} steps: every variable equal"])
+    return Table("What it took", ["", ">"], rows)
+
+
+def _show(summary: dict[str, Any]) -> None:
+    command.out.print(_story(summary))
+    command.print_table(_table(summary))
+    command.print_files(summary["files"])

@@ -1,0 +1,364 @@
+"""Learning as a whole: what it refuses, what it returns, and that it learns."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from ottt_loihi.onchip import Settings, fresh_network, learn, repeat_in_lava
+from ottt_loihi.onchip.learner import accuracy
+from ottt_loihi.onchip.plan import estimate_unit, make_plan, trace_energy
+from ottt_loihi.sim import storage
+from ottt_loihi.sim.freeze import freeze, make_plastic
+from ottt_loihi.sim.network import LIF, Dense
+
+from ottt_loihi.data import load_digits, rate_code
+from ottt_loihi.errors import ChipError, LavaError, UsageError, VerificationError
+
+pytestmark = pytest.mark.lava
+
+
+def digits(count=20, start=0):
+    split = load_digits()
+    return rate_code(split.x_train[start : start + count], 6, 1), split.y_train[start : start + count]
+
+
+def small():
+    return fresh_network(hidden=(20,))
+
+
+class TestRefuses:
+    @pytest.fixture(autouse=True)
+    def _lava(self):
+        pytest.importorskip("lava.magma.core.process.process")
+
+    @pytest.mark.parametrize(
+        ("change", "message"),
+        [
+            (lambda x, y: (x, np.where(np.arange(len(y)) == 3, 10, y)), "data: expected labels 0 … 9, got 10 at 3"),
+            (lambda x, y: (x, y - 5), "data: expected labels 0 … 9, got -"),
+            (lambda x, y: (x, y[:-1]), "data: expected as many labels as samples"),
+            (lambda x, y: (x[:0], y[:0]), "at least one"),
+            (lambda x, y: (x, y.astype(float)), "expected integer labels"),
+            (lambda x, y: (x[:, :3], y), r"input: expected shape \(batch, 6, 8, 8\)"),
+            (lambda x, y: (x.astype(float), y), "expected integer messages"),
+            (
+                lambda x, y: (x * np.where(np.arange(len(x)) == 7, 2, 1).astype(np.uint8)[:, None, None, None], y),
+                "0 or 1",
+            ),
+            (lambda x, y: (x * 0, y), "the input does not fire"),
+        ],
+    )
+    def test_wrong_data(self, change, message):
+        with pytest.raises(UsageError, match=message):
+            learn(small(), change(*digits()))
+
+    @pytest.mark.parametrize(
+        ("settings", "message"),
+        [
+            (dict(feedback="telepathy"), "feedback: expected one of random, symmetric, got 'telepathy'"),
+            (dict(readout_rate=0), "rates: expected"),
+            (dict(hidden_rate=float("nan")), "rates: expected"),
+            (dict(seed=-1), "seed: expected an integer"),
+        ],
+    )
+    def test_wrong_settings(self, settings, message):
+        with pytest.raises(UsageError, match=message):
+            Settings(**settings)
+
+    @pytest.mark.parametrize(
+        ("arguments", "message"),
+        [
+            (dict(passes=0), "passes: expected an integer ≥ 1"),
+            (dict(backend="loihi2"), "backend: expected one of inprocess, lava"),
+            (dict(evaluate_every=0), "evaluate_every: expected"),
+            (dict(settings=Settings(readout_rate=1e-10)), r"readout.y1_scale: a scale of .* is too small"),
+            (dict(settings=Settings(unit=0)), "unit: expected an integer ≥ 1"),
+        ],
+    )
+    def test_wrong_arguments(self, arguments, message):
+        with pytest.raises(UsageError, match=message):
+            learn(small(), digits(), **arguments)
+
+    def test_a_silent_layer_is_named(self):
+        chip = small()
+        deaf = replace(chip, layers=(replace(chip.layers[0], vth=131071), chip.layers[1]))
+        with pytest.raises(UsageError, match=r"layer\[0\] \(hidden 1\) does not fire"):
+            learn(deaf, digits())
+
+
+class TestPlan:
+    def test_inference_weights_have_to_be_made_plastic(self):
+        with pytest.raises(ChipError, match="make_plastic"):
+            make_plan(freeze(small()).chip)
+
+    @pytest.mark.parametrize(
+        ("change", "message"),
+        [
+            (dict(dv=0), r"layer\[1\] \(readout\): learning needs a memoryless readout"),
+            (dict(du=0), "learning needs a memoryless readout"),
+        ],
+    )
+    def test_a_readout_with_memory(self, change, message):
+        chip = small()
+        with pytest.raises(ChipError, match=message):
+            make_plan(replace(chip, layers=(chip.layers[0], replace(chip.layers[1], **change))))
+
+    def test_two_leaks_and_none(self):
+        chip = small()
+        for change, message in (
+            (dict(du=100, dv=100), "leaks in u and in v"),
+            (dict(du=-1), "learning needs 0 ≤ λ < 1"),
+        ):
+            with pytest.raises(ChipError, match=message):
+                make_plan(replace(chip, layers=(replace(chip.layers[0], **change), chip.layers[1])))
+
+    def test_a_second_dense_connection(self):
+        chip = small()
+        extra = Dense(0, 1, np.zeros((10, 20), int), weight_format="learning9")
+        with pytest.raises(ChipError, match=r"layer\[1\]: learning needs exactly one dense connection"):
+            make_plan(replace(chip, connections=(*chip.connections, extra)))
+
+    def test_the_unit_comes_from_the_provenance_or_the_caller(self):
+        chip = replace(small(), provenance={})
+        with pytest.raises(UsageError, match="give unit="):
+            make_plan(chip)
+        assert make_plan(chip, unit=77).unit == 77
+        assert make_plan(small()).unit == 16 * 20
+
+    def test_the_unit_of_a_trained_readout_is_found_in_the_data(self):
+        """A readout that adds 300 for the right class and nothing else."""
+        weight = np.eye(4, dtype=int) * 254
+        chip = make_plan(fresh_network((4,), (), 4, 3)).chip
+        chip = replace(chip, connections=(replace(chip.connections[0], weight=weight),), provenance={})
+        x = np.repeat(np.eye(4, dtype=np.uint8)[:, np.newaxis], 3, axis=1)
+        assert estimate_unit(chip, x, np.arange(4)) == 254
+        with pytest.raises(UsageError, match="the right class does not lead"):
+            estimate_unit(chip, x, np.array([1, 2, 3, 0]))
+
+    def test_trace_energy_counts_what_is_left_of_spikes(self):
+        plan = make_plan(fresh_network((2,), (3,), 2, 3))
+        x = np.ones((1, 3, 2), np.uint8)
+        expected = np.mean([2 * a**2 for a in (1, 1.5, 1.75)])
+        assert trace_energy(plan, x)[0] == pytest.approx(expected)
+
+    def test_decay_is_read_from_the_state_that_holds_the_membrane(self):
+        assert make_plan(fresh_network(decay=0.75, reset="subtract")).decay == (0.75,)
+        assert make_plan(fresh_network(decay=0.75, reset="zero")).decay == (0.75,)
+
+
+class TestFresh:
+    @pytest.mark.parametrize(
+        "arguments",
+        [dict(reset="no"), dict(decay=1.0), dict(decay=0), dict(resolution=8), dict(classes=1), dict(hidden=(0,))],
+    )
+    def test_bad_input(self, arguments):
+        with pytest.raises(UsageError):
+            fresh_network(**arguments)
+
+    def test_seeds(self):
+        assert fresh_network(seed=3) == fresh_network(seed=3)
+        assert fresh_network(seed=3) != fresh_network(seed=4)
+
+    @pytest.mark.parametrize("decay", [0.1, 0.5, 0.9, 0.97])
+    def test_the_reset_subtracts_the_decayed_threshold(self, decay):
+        chip = fresh_network(decay=decay)
+        inhibition = -int(chip.connections[1].weight[0])
+        assert inhibition == pytest.approx(decay * chip.layers[0].vth, abs=1)
+        assert isinstance(chip.layers[0], LIF)
+
+
+class TestLearn:
+    @pytest.fixture(autouse=True)
+    def _lava(self):
+        pytest.importorskip("lava.magma.core.process.process")
+
+    def test_what_comes_back(self):
+        chip, data = small(), digits(40)
+        reports = []
+        result = learn(
+            chip, data, test=data, evaluate_every=15, passes=2, progress=lambda *state: reports.append(state)
+        )
+        assert [p.samples for p in result.curve] == [0, 15, 30, 45, 60, 75, 80]
+        assert result.samples == 80
+        assert result.steps == 80 * 6 * 4
+        assert result.messages == 80 * 6
+        assert reports[-1][:2] == (80, 80)
+        assert result.accuracy == accuracy(result.chip, *data)
+        assert set(result.counters) == {
+            f"{p}.{kind}_saturated" for p in ("neuron[0]", "readout") for kind in ("y1", "error")
+        }
+        assert result.chip != chip
+        assert result.chip.layers == chip.layers
+        assert result.settings["backend"] == "inprocess"
+
+    def test_the_same_seed_gives_the_same_weights_and_another_does_not(self):
+        runs = [learn(small(), digits(), settings=Settings(seed=seed)).chip for seed in (1, 1, 2)]
+        assert runs[0] == runs[1]
+        assert runs[0] != runs[2]
+
+    @pytest.mark.parametrize("feedback", ["random", "symmetric"])
+    def test_both_backends_give_the_same_network(self, feedback):
+        settings = Settings(feedback=feedback)
+        one, other = (learn(small(), digits(10), backend=b, settings=settings) for b in ("inprocess", "lava"))
+        assert one.chip == other.chip
+        assert one.counters == other.counters
+
+    def test_learning_goes_on_from_a_saved_network(self, tmp_path):
+        chip = learn(small(), digits()).chip
+        storage.save(chip, tmp_path / "learnt.h5")
+        loaded = storage.load(tmp_path / "learnt.h5")
+        assert loaded == chip
+        assert learn(loaded, digits(start=20)).chip == learn(chip, digits(start=20)).chip
+
+    def test_data_may_be_encoded_afresh_for_every_pass(self):
+        asked = []
+
+        def data(number):
+            asked.append(number)
+            return digits(10, start=10 * number)
+
+        learn(small(), data, passes=3)
+        assert asked == [0, 1, 2]
+
+    def test_ctrl_c_keeps_what_was_learnt(self):
+        def stop(done, total, accuracy):
+            if done >= 16:
+                raise KeyboardInterrupt
+
+        result = learn(small(), digits(40), test=digits(10), evaluate_every=8, progress=stop)
+        assert result.interrupted
+        assert result.samples == result.curve[-1].samples == 16
+        assert result.chip == learn(small(), digits(40), evaluate_every=8, progress=stop).chip
+
+    def test_a_stretch_repeated_in_lava(self):
+        repetition = repeat_in_lava(small(), digits(5), 200)
+        assert repetition.steps == 216  # whole samples of 24 steps; the data is gone through twice
+        assert repetition.variables > 15
+
+    def test_a_difference_is_named(self, monkeypatch):
+        from ottt_loihi.onchip import inprocess
+
+        real = inprocess.InProcessRun.get
+
+        def wrong(self, var):
+            value = real(self, var)
+            if var.name == "x1":
+                value[3] += 1
+            return value
+
+        monkeypatch.setattr(inprocess.InProcessRun, "get", wrong)
+        with pytest.raises(VerificationError, match=r"plastic\[0\]\.x1 differs at \(3,\) after 24 steps"):
+            repeat_in_lava(small(), digits(5), 1)
+
+    def test_a_dying_run_is_one_error(self, monkeypatch):
+        from ottt_loihi.onchip.processes.readout import OTTTReadoutModelFixed
+
+        def fail(self, a):
+            raise ValueError("broken")
+
+        monkeypatch.setattr(OTTTReadoutModelFixed, "update", fail)
+        for backend in ("inprocess", "lava"):
+            with pytest.raises(LavaError, match=r"readout \(OTTTReadout\) raised ValueError: broken"):
+                learn(small(), digits(5), backend=backend)
+
+
+@pytest.mark.slow
+class TestLearnsDigits:
+    """64-128-10, fixed point, random feedback, 8-bit inference weights after freezing."""
+
+    @pytest.fixture(autouse=True)
+    def _lava(self):
+        pytest.importorskip("lava.magma.core.process.process")
+
+    @staticmethod
+    def data(turn=False, seed=100):
+        split = load_digits()
+        view = (lambda images: images[:, ::-1, ::-1]) if turn else (lambda images: images)
+        test = rate_code(view(split.x_test), 6, 0), split.y_test
+        return lambda number: (rate_code(view(split.x_train), 6, seed + number), split.y_train), test
+
+    @pytest.mark.parametrize("reset", ["subtract", "zero"])
+    def test_from_scratch_in_one_pass_and_back_after_the_sensor_was_turned(self, reset):
+        training, test = self.data()
+        scratch = learn(fresh_network(reset=reset), training, test=test)
+        frozen = freeze(scratch.chip).chip
+        assert accuracy(frozen, *test) >= 0.88
+        training, test = self.data(turn=True, seed=200)
+        drift = learn(make_plastic(frozen), training, test=test, passes=2)
+        assert drift.curve[0].accuracy < 0.6
+        assert accuracy(freeze(drift.chip).chip, *test) >= 0.88
+
+
+def run(*line):
+    program = Path(sys.executable).with_name("ottt-learn")
+    return subprocess.run([str(program), *map(str, line)], capture_output=True, text=True, timeout=250, check=False)
+
+
+class TestCommand:
+    @pytest.fixture(autouse=True)
+    def _lava(self):
+        pytest.importorskip("lava.magma.core.process.process")
+
+    @pytest.mark.parametrize(
+        ("line", "code", "says"),
+        [
+            (["none.h5"], 3, "no such file"),
+            (["--passes", "0"], 2, "passes"),
+            (["--transform", "sideways"], 2, "sideways"),
+            (["--pases", "1"], 2, "No such option"),
+            (["--data", "cats"], 2, "expected one of digits, got 'cats'"),
+            (["--readout-rate", "5"], 2, "rates: expected"),
+            (["-o", "/proc/nowhere"], 3, "cannot be written"),
+        ],
+    )
+    def test_wrong_use_is_one_line(self, line, code, says):
+        done = run(*line)
+        assert done.returncode == code, done.stderr
+        assert says in " ".join(done.stderr.split())
+        assert "Traceback" not in done.stderr
+
+    def test_a_network_for_other_data(self, tmp_path):
+        storage.save(fresh_network((5, 5), (4,)), tmp_path / "chip.h5")
+        done = run(tmp_path / "chip.h5")
+        assert done.returncode == 2
+        assert "the network takes input of shape (5, 5), the data has (8, 8)" in " ".join(done.stderr.split())
+
+    @pytest.mark.slow
+    def test_drift_with_a_stretch_in_lava(self, tmp_path):
+        storage.save(freeze(small()).chip, tmp_path / "model.h5")
+        done = run(
+            tmp_path / "model.h5", "--transform", "upside-down", "--passes", 1, "--repeat-in-lava", 200, "--json"
+        )
+        assert done.returncode == 0, done.stderr
+        summary = json.loads(done.stdout)
+        assert len(summary["accuracies"]) == 3
+        assert summary["accuracy"] > 0.4
+        assert summary["repeated_in_lava"]["steps"] >= 200
+        assert {p.name for p in tmp_path.iterdir()} == {
+            "model.h5", "drift-learnt.h5", "drift-inference.h5", "drift-curve.png", "drift-curve.json", "report.html",
+            "sections",
+        }  # fmt: skip
+        assert storage.load(tmp_path / "drift-learnt.h5").provenance["learning"]["samples"] == 1437
+        assert json.loads((tmp_path / "drift-curve.json").read_text())["samples"][0] == 0
+
+    @pytest.mark.slow
+    def test_ctrl_c_saves(self, tmp_path):
+        program = Path(sys.executable).with_name("ottt-learn")
+        process = subprocess.Popen(
+            [str(program), "--hidden", "10", "--passes", "50", "-o", str(tmp_path)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        time.sleep(15)
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=60)
+        assert process.returncode == 130, err
+        assert "what was learnt until then is saved" in " ".join(err.split())
+        assert storage.load(tmp_path / "scratch-learnt.h5").provenance["learning"]["samples"] >= 0
