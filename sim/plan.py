@@ -1,8 +1,10 @@
 """What the fast simulator does with each connection, and why: the fastest way that is provably exact.
 
-``events``  one row (tile, list) of narrow integer weights added per spike: any binary message.
-``product``  a matrix product of integer-valued floats: graded messages, and convolutions of very dense spikes. Exact as
-    long as no partial sum leaves ±2²⁴ (float32) or ±2⁵³ (float64).
+``events``  one row (tile, list) of narrow integer weights added per spike: binary messages. Faster than a product of
+    float32 matrices at every density, even if all neurons fire (``benchmarks/sim.py --ways``): a vector holds four
+    times as many int8 as float32 weights, and nothing is multiplied.
+``product``  a product of integer-valued float matrices: graded messages. Exact as long as no partial sum leaves ±2²⁴
+    (float32) or ±2⁵³ (float64).
 ``loop``  a one-to-one connection of a layer to itself, added inside the neuron loop.
 ``reference``  ``sim/reference.py``, for layers whose sums could leave int32: it counts how often they do.
 
@@ -12,14 +14,13 @@ Orders. A layer behind a convolution keeps its neurons channel last, so that one
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from ottt_loihi.sim import arithmetic, kernels, reference
 from ottt_loihi.sim.network import INPUT, LIF, ChipNetwork, Connection, Conv, Dense, Diagonal, Sparse
 from ottt_loihi.sim.reference import Way
 
-PRODUCT_DENSITY = 0.6  # of spikes, above which a convolution's product is faster (benchmarks/sim.py --ways)
 FLOAT32_EXACT, FLOAT64_EXACT = 1 << 24, 1 << 53
 PRODUCT_BYTES = 8 << 20  # of unfolded frames at a time
 SAFE_INT32 = (1 << 31) - (1 << 25)  # leaves room for a decayed u, v and bias
@@ -70,7 +71,7 @@ class Rows:
 
 @dataclass(frozen=True)
 class Tiles:
-    """A convolution, a tile of weights per spike, or a product where nearly everything fires."""
+    """A convolution, a tile of weights per spike."""
 
     tiles: np.ndarray
     strides: tuple[int, int]
@@ -78,16 +79,11 @@ class Tiles:
     limit: int
     exponent: int
     way: str
-    dense: Product
 
     def accumulate(self, source: Messages, first: int, fresh: bool, out: np.ndarray) -> None:
-        sent = source.bytes[:, first : first + out.shape[1]]
-        if np.count_nonzero(sent.view(bool)) > PRODUCT_DENSITY * sent.size:
-            self.dense.accumulate(source, first, fresh, out)
-        else:
-            kernels.accumulate_tiles(
-                source.words, first, self.tiles, self.strides, self.weight, self.limit, self.exponent, fresh, out
-            )
+        kernels.accumulate_tiles(
+            source.words, first, self.tiles, self.strides, self.weight, self.limit, self.exponent, fresh, out
+        )
 
 
 @dataclass(frozen=True)
@@ -113,6 +109,7 @@ class Product:
     connection: Connection
     order: np.ndarray | None
     way: str
+    weights: dict[type, np.ndarray] = field(default_factory=dict)  # float copies, made when first used
 
     def accumulate(self, source: Messages, first: int, fresh: bool, out: np.ndarray) -> None:
         samples, steps, _ = out.shape
@@ -130,11 +127,15 @@ class Product:
             return reference.connection_output(c, x)
         if c.num_message_bits == 0:
             x = x != 0
-        extreme = max(abs(int(x.min())), abs(int(x.max())))
-        dtype = np.float32 if _weight_sums(c).max() * extreme < FLOAT32_EXACT else np.float64
+        low, high = int(x.min()), int(x.max())
+        extreme = int(_weight_sums(c, signed=low >= 0).max()) * max(-low, high)  # of all partial sums
+        dtype = np.float32 if extreme < FLOAT32_EXACT else np.float64
+        weight = self.weights.get(dtype)
+        if weight is None:
+            weight = self.weights[dtype] = _product_weight(c).astype(dtype)
         if isinstance(c, Dense):
-            return arithmetic.synaptic_input(x.astype(dtype) @ c.weight.T.astype(dtype), c.weight_exp)
-        return arithmetic.wrap24(_unfolded_product(c, x, dtype))
+            return arithmetic.synaptic_input(x.astype(dtype) @ weight, c.weight_exp)
+        return arithmetic.wrap24(_unfolded_product(c, x.astype(dtype), weight))
 
 
 @dataclass(frozen=True)
@@ -342,9 +343,8 @@ def _tiles(c: Conv, pre: np.ndarray | None, post: np.ndarray | None) -> Tiles:
     at = ((phase * my + skip_y) * mx + skip_x) * channels
     tiles = np.stack([to, at, np.where(columns > 0, rows, 0), columns * channels], axis=1).astype(np.uint32)
     narrow, doubled, limit = _narrow(weight.ravel())
-    way = f"events: binary spikes, {narrow.dtype} tiles; float product where more than {PRODUCT_DENSITY:.0%} fire"
     strides = (width * channels, mx * channels)
-    return Tiles(tiles, strides, narrow, limit, doubled, way, Product(c, post, way))
+    return Tiles(tiles, strides, narrow, limit, doubled, f"events: binary spikes, {narrow.dtype} tiles")
 
 
 def _phases(c: Conv, kernel: np.ndarray) -> tuple[np.ndarray, tuple[int, int]]:
@@ -365,22 +365,28 @@ def _reach(z: np.ndarray, stride: int, m: int, size: int) -> tuple[np.ndarray, .
     return z % stride, low, count, low - (last - m + 1)
 
 
-def _unfolded_product(c: Conv, x: np.ndarray, dtype: type) -> np.ndarray:
+def _product_weight(c: Dense | Conv) -> np.ndarray:
+    """``(pre, post)``, or ``(groups, taps, output channels of the group)`` of a convolution."""
+    if isinstance(c, Dense):
+        return np.ascontiguousarray(c.weight.T)
+    return np.ascontiguousarray(c.weight.reshape(c.groups, len(c.weight) // c.groups, -1).transpose(0, 2, 1))
+
+
+def _unfolded_product(c: Conv, x: np.ndarray, weight: np.ndarray) -> np.ndarray:
     """Frames unfolded into patches, times the kernels; int64 ``(frames, O·Ho·Wo)``."""
     out, height, width = c.output_shape
     taps = c.weight[0].size
-    kernels_ = c.weight.astype(dtype).reshape(c.groups, out // c.groups, taps).transpose(0, 2, 1)
     extent = [d * (k - 1) + 1 for d, k in zip(c.dilation, c.weight.shape[2:])]
     result = np.empty((len(x), out, height * width), np.int64)
     at_once = max(1, PRODUCT_BYTES // (height * width * taps * c.groups * 8))
     for begin in range(0, len(x), at_once):
-        frames = x[begin : begin + at_once].reshape(-1, *c.input_shape).astype(dtype)
+        frames = x[begin : begin + at_once].reshape(-1, *c.input_shape)
         frames = np.pad(frames, ((0, 0), (0, 0), (c.padding[0],) * 2, (c.padding[1],) * 2))
         windows = np.lib.stride_tricks.sliding_window_view(frames, extent, axis=(2, 3))
         windows = windows[:, :, :: c.stride[0], :: c.stride[1], :: c.dilation[0], :: c.dilation[1]]
         patches = windows.reshape(len(frames), c.groups, -1, height, width, *c.weight.shape[2:])
         patches = patches.transpose(0, 1, 3, 4, 2, 5, 6).reshape(len(frames), c.groups, height * width, taps)
-        sums = (patches @ kernels_).transpose(0, 1, 3, 2).reshape(len(frames), out, height * width)
+        sums = (patches @ weight).transpose(0, 1, 3, 2).reshape(len(frames), out, height * width)
         result[begin : begin + at_once] = sums
     return result.reshape(len(x), -1)
 

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from ottt_loihi.sim import kernels, reference
 from ottt_loihi.sim.network import INPUT, ChipNetwork
-from ottt_loihi.sim.plan import LayerPlan, Messages, Plan, Product, Tiles, plan
+from ottt_loihi.sim.plan import LayerPlan, Messages, Plan, Product, plan
 from ottt_loihi.sim.recording import Recording, selection
 from ottt_loihi.sim.reference import OVERFLOWS, Result, Way
 
@@ -179,7 +179,7 @@ class Simulator:
 
     def _one_blas_thread(self) -> Any:
         links = [link for layer in self.plan.layers for _, _, link in layer.inputs]
-        if not any(isinstance(link, (Product, Tiles)) for link in links):
+        if not any(isinstance(link, Product) for link in links):
             return nullcontext()
         from threadpoolctl import threadpool_limits
 

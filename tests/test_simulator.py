@@ -96,7 +96,7 @@ def test_wide_layers(density, odd):
 
 @pytest.mark.parametrize("density", [0.02, 0.3, 0.9])
 @pytest.mark.parametrize("groups", [1, 2])
-def test_events_and_product_of_a_convolution(density, groups):
+def test_convolutions_of_any_geometry(density, groups):
     rng = np.random.default_rng(0)
     conv = Conv(INPUT, 0, even(rng, 6, 4 // groups, 5, 4), (4, 13, 12), (2, 3), (1, 2), (2, 1), groups)
     second = Conv(0, 1, even(rng, 5, 6, 3, 3), conv.output_shape, padding=(1, 1))
