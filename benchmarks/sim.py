@@ -124,7 +124,7 @@ def lava_rate(chip: ChipNetwork, density: float, seconds: float = 1.0) -> float:
     from ottt_loihi.converters.lava_runtime import LavaRun
 
     chip = replace(chip, num_steps=2000)
-    graph = lava.build(chip, spikes(chip, 1, density))
+    graph = lava.build(chip, reference.check_input(chip, spikes(chip, 1, density)))
     with LavaRun(graph.source, stall_timeout=30) as run:
         started = time.perf_counter()
         run.steps(20)
