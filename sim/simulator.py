@@ -8,6 +8,7 @@ number of samples and steps. ``sim/plan.py`` chooses how each connection is comp
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import nullcontext
@@ -26,6 +27,8 @@ from ottt_loihi.errors import UsageError
 
 WINDOW_BYTES = 1 << 20  # synaptic input of the widest layer in one window: what a core's own cache holds
 MAX_SAMPLES = 64  # in a chunk
+CHUNKS_PER_THREAD = 4  # at least, so that no thread waits long for the others
+POOL_SECONDS = 1e-3  # less work than this is done before threads have started
 CLOCKS = ("logical", "wall")
 READOUT_CODES = {"sum_v": 1, "last_v": 2, "spike_count": 3}
 
@@ -155,11 +158,15 @@ class Simulator:
             part = slice(begin, min(begin + samples, len(x)))
             return part.stop - part.start, self._run_chunk(x[part], part, window, steps, recording, scores)
 
-        if self.threads == 1 or len(starts) < 2:
-            yield from map(work, starts)
+        started = time.perf_counter()
+        for begin in starts[:1]:
+            yield work(begin)
+        rest = starts[1:]
+        if self.threads == 1 or len(rest) * (time.perf_counter() - started) < POOL_SECONDS:
+            yield from map(work, rest)
             return
         with self._one_blas_thread(), ThreadPoolExecutor(self.threads) as pool:
-            futures = [pool.submit(work, begin) for begin in starts]
+            futures = [pool.submit(work, begin) for begin in rest]
             try:
                 for future in as_completed(futures):
                     yield future.result()
@@ -170,7 +177,7 @@ class Simulator:
     def _chunk(self, batch: int, steps: int) -> tuple[int, int]:
         """(samples, steps) of a window: as many as the cache holds, whole samples first, all threads busy."""
         fitting = max(1, WINDOW_BYTES // (4 * max(layer.size for layer in self.chip.layers)))
-        share = -(-batch // self.threads)
+        share = -(-batch // (CHUNKS_PER_THREAD * self.threads)) if self.threads > 1 else batch
         if any(group.block for group in self.plan.groups):  # few steps at a time: the more samples, the better
             samples = min(MAX_SAMPLES, share)
         else:
