@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 from ottt_loihi.converters.lava_runtime import LavaRun, require_lava
-from ottt_loihi.sim.network import INPUT, ChipNetwork, Connection, Diagonal
+from ottt_loihi.sim.network import INPUT, ChipNetwork, Connection, Conv, Diagonal, Sparse
 from ottt_loihi.sim.reference import Result, check_input
 
 from ottt_loihi.errors import ChipError
@@ -71,8 +71,7 @@ def build(chip: ChipNetwork, messages: np.ndarray) -> Graph:
     source = build_source(messages, steps_per_sample(chip))
     connections = tuple(_connection(c) for c in chip.connections)
     for c, process in zip(chip.connections, connections):
-        (source if c.pre == INPUT else neurons[c.pre]).s_out.connect(process.s_in)
-        process.a_out.connect(neurons[c.post].a_in)
+        _connect(c, (source if c.pre == INPUT else neurons[c.pre]).s_out, process, neurons[c.post].a_in)
     sinks = tuple(Sink(shape=(layer.size,), buffer=run_length(chip, len(messages))) for layer in chip.layers)
     for neuron, sink in zip(neurons, sinks):
         neuron.s_out.connect(sink.a_in)
@@ -98,7 +97,8 @@ def run(chip: ChipNetwork, x: np.ndarray, record: tuple[str, ...] = (), stall_ti
     graph = build(chip, messages)
     recorder = Recorder(chip, len(messages), record)
     with LavaRun(graph.source, stall_timeout=stall_timeout) as lava:
-        drive(chip, lava, graph.neurons, [c.a_buff for c in graph.connections], len(messages), recorder)
+        buffers = [p.a_buf if isinstance(c, Conv) else p.a_buff for c, p in zip(chip.connections, graph.connections)]
+        drive(chip, lava, graph.neurons, buffers, len(messages), recorder)
         for layer, sink in enumerate(graph.sinks):
             recorder.add_spikes(layer, lava.get(sink.data))
     return recorder.result()
@@ -183,24 +183,57 @@ class Recorder:
         return Result(scores, states, counts)
 
 
-def _connection(c: Connection) -> Any:
-    from lava.proc.dense.process import DelayDense
-    from lava.proc.dense.process import Dense as LavaDense
-    from lava.proc.sparse.process import DelaySparse, Sparse
-    from scipy.sparse import csr_matrix
+def _connect(c: Connection, spikes: Any, process: Any, current: Any) -> None:
+    """Wire a connection process between two ports; for a Conv, from our (C, H, W) to Lava's (W, H, C) and back."""
+    if isinstance(c, Conv):
+        spikes.reshape(c.input_shape).transpose((2, 1, 0)).connect(process.s_in)
+        process.a_out.transpose((2, 1, 0)).reshape((c.shape[0],)).connect(current)
+    else:
+        spikes.connect(process.s_in)
+        process.a_out.connect(current)
 
+
+def _connection(c: Connection) -> Any:
     if c.weight_format != "inference8":
         raise ChipError(f"{c.label}: a plastic connection's odd weights would be truncated by Lava; freeze() it first")
+    return _conv(c) if isinstance(c, Conv) else _matrix(c)
+
+
+def _conv(c: Conv) -> Any:
+    """Lava's Conv is a true convolution over (W, H, C): transpose, and flip the kernel beforehand."""
+    from lava.proc.conv.process import Conv as LavaConv
+
+    return LavaConv(
+        weight=np.ascontiguousarray(c.weight[:, :, ::-1, ::-1].transpose(0, 3, 2, 1)),
+        input_shape=c.input_shape[::-1],
+        padding=c.padding[::-1],
+        stride=c.stride[::-1],
+        dilation=c.dilation[::-1],
+        groups=c.groups,
+        num_message_bits=c.num_message_bits,
+    )
+
+
+def _matrix(c: Connection) -> Any:
+    from lava.proc.dense.process import DelayDense
+    from lava.proc.dense.process import Dense as LavaDense
+    from lava.proc.sparse.process import DelaySparse
+    from lava.proc.sparse.process import Sparse as LavaSparse
+    from scipy.sparse import csr_matrix
+
     settings = {
         "weight_exp": c.weight_exp,
         "num_weight_bits": c.num_weight_bits,
         "num_message_bits": c.num_message_bits,
     }
-    if isinstance(c, Diagonal):
-        weight, plain, delayed = csr_matrix(np.diag(c.weight)), Sparse, DelaySparse
+    if not isinstance(c, (Diagonal, Sparse)):
+        plain, delayed, weight, delays = LavaDense, DelayDense, np.array(c.weight), c.delay
     else:
-        weight, plain, delayed = np.array(c.weight), LavaDense, DelayDense
+        diagonal = (np.arange(len(c.weight)),) * 2
+        places = diagonal if isinstance(c, Diagonal) else (c.rows, c.columns)
+        plain, delayed = LavaSparse, DelaySparse
+        weight = csr_matrix((c.weight, places), shape=c.shape)
+        delays = csr_matrix((np.full(len(c.weight), c.delay), places), shape=c.shape)
     if c.delay == 0:
         return plain(weights=weight, **settings)
-    delays = csr_matrix(np.diag(np.full(len(c.weight), c.delay))) if isinstance(c, Diagonal) else c.delay
     return delayed(weights=weight, delays=delays, max_delay=c.delay, **settings)

@@ -70,6 +70,7 @@ def build_graph(
     feedback: str = "random",
     seed: int = 0,
     learn: np.ndarray | bool = True,
+    rounding: str = "lava",
 ) -> LearningGraph:
     """Build the fixed-point graph.
 
@@ -85,6 +86,8 @@ def build_graph(
         ``"random"`` or ``"symmetric"``
     seed
         of the feedback matrices, of stochastic rounding and of trace decay
+    rounding
+        of updated weights, ``"lava"`` or ``"per-synapse"`` (:class:`~ottt_loihi.onchip.processes.dense.OTTTDense`)
 
     Raises
     ------
@@ -97,7 +100,7 @@ def build_graph(
     schedule = plan.schedule(feedback)
     source = SampleSource(packed, plan.chip.input_size, labels.astype(np.int32), schedule.epoch, learn)
     rules = [_rule(plan, feedback, layer, seed) for layer in range(len(plan.dense))]
-    plastic = [_plastic(plan, feedback, layer, rule) for layer, rule in enumerate(rules)]
+    plastic = [_plastic(plan, feedback, layer, rule, rounding, seed) for layer, rule in enumerate(rules)]
     steps_per_y1 = [rate * rule.y1_per_weight_step for rate, rule in zip(rates, rules)]
     readout = _readout(plan, feedback, steps_per_y1[-1], len(labels), seed)
     matrices = [quantized_feedback(b) for b in random_feedback(plan, seed)] if feedback == "random" else []
@@ -118,13 +121,14 @@ def _rule(plan: Plan, feedback: str, layer: int, seed: int) -> Any:
     )
 
 
-def _plastic(plan: Plan, feedback: str, layer: int, rule: Any) -> Any:
+def _plastic(plan: Plan, feedback: str, layer: int, rule: Any, rounding: str, seed: int) -> Any:
     from ottt_loihi.onchip.processes.dense import OTTTDense
 
     c = plan.dense[layer]
     epoch = plan.schedule(feedback).epoch
     interval = epoch * plan.chip.num_steps if plan.trace_decay(layer) else epoch
-    return OTTTDense(c.weight, rule, interval, c.weight_exp, name=f"plastic[{layer}]")
+    name = f"plastic[{layer}]"
+    return OTTTDense(c.weight, rule, interval, c.weight_exp, name, rounding, seed=1000 * (seed % 2**20) + layer)
 
 
 def _neuron(plan: Plan, feedback: str, layer: int, y1_per_delta: float, per_delta: float, seed: int) -> Any:

@@ -82,7 +82,8 @@ class LearningResult:
 @dataclass(frozen=True)
 class Settings:
     """How to learn. readout_rate, hidden_rate: part of a layer's error that one update takes away, default measured
-    good on digits; seed: of order, feedback and rounding; unit: what stands for a logit of 1, default provenance's."""
+    good on digits; seed: of order, feedback and rounding; unit: what stands for a logit of 1, default provenance's;
+    rounding: of updated weights, ``"per-synapse"`` as on the chip, or ``"lava"``: one number an epoch for all."""
 
     feedback: str = "random"
     readout_rate: float = READOUT_RATE
@@ -90,10 +91,13 @@ class Settings:
     seed: int = 0
     unit: int | None = None
     shuffle: bool = True
+    rounding: str = "per-synapse"
 
     def __post_init__(self) -> None:
         if self.feedback not in FEEDBACKS:
             raise UsageError(f"feedback: expected one of {', '.join(FEEDBACKS)}, got {self.feedback!r}")
+        if self.rounding not in ("per-synapse", "lava"):
+            raise UsageError(f"rounding: expected per-synapse or lava, got {self.rounding!r}")
         if not (0 < self.readout_rate < 2 and 0 < self.hidden_rate < 100):
             raise UsageError(
                 f"rates: expected 0 < readout_rate < 2 and 0 < hidden_rate < 100, "
@@ -182,7 +186,15 @@ class Stream:
         """A fresh :class:`~ottt_loihi.onchip.graph.LearningGraph`."""
         from ottt_loihi.onchip.graph import build_graph
 
-        return build_graph(self.plan, self.packed, self.labels, self.rates, settings.feedback, settings.seed)
+        return build_graph(
+            self.plan,
+            self.packed,
+            self.labels,
+            self.rates,
+            settings.feedback,
+            settings.seed,
+            rounding=settings.rounding,
+        )
 
 
 def make_stream(plan: Plan, data: Data | Callable[[int], Data], passes: int, settings: Settings) -> Stream:

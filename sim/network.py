@@ -13,9 +13,11 @@ itself, and it must not be negative.
 
 from __future__ import annotations
 
+import math
+import operator
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from ottt_loihi.sim import arithmetic
@@ -100,7 +102,7 @@ class LIF(_Part):
     @property
     def size(self) -> int:
         """Number of neurons."""
-        return int(np.prod(self.shape))
+        return math.prod(self.shape)
 
 
 @dataclass(frozen=True, eq=False)
@@ -177,7 +179,143 @@ class Diagonal(_Part):
         return _label(self)
 
 
-Connection = Dense | Diagonal
+@dataclass(frozen=True, eq=False)
+class Sparse(_Part):
+    """Single synapses: Lava's ``Sparse`` process. ``a_i = (Σ_k w_k·x[columns_k] over rows_k = i) << weight_exp``.
+
+    ================  ======================  =====================================================================
+    symbol            dtype, range            meaning
+    ================  ======================  =====================================================================
+    size              (post, pre)             sizes of the two layers
+    rows, columns     int32 ``(synapses,)``   post- and presynaptic neuron of each synapse, every pair at most once
+    weight            int32 ``(synapses,)``   as in :class:`Dense`, like all other fields
+    ================  ======================  =====================================================================
+    """
+
+    pre: int
+    post: int
+    size: tuple[int, int]
+    rows: np.ndarray
+    columns: np.ndarray
+    weight: np.ndarray
+    weight_exp: int = 0
+    num_weight_bits: int = 8
+    num_message_bits: int = 0
+    delay: int = 0
+    weight_format: str = "inference8"
+
+    def __post_init__(self) -> None:
+        _check_connection(self, ndim=1)
+        object.__setattr__(self, "size", _shape(self.size, f"{self.label}.size", length=2))
+        for attribute, limit in (("rows", self.size[0]), ("columns", self.size[1])):
+            where = f"{self.label}.{attribute}"
+            index = _integers(getattr(self, attribute), where, 0, limit - 1)
+            if index.shape != self.weight.shape:
+                raise ChipError(f"{where}: expected one for each of {self.weight.size} weights, got {index.shape}")
+            object.__setattr__(self, attribute, _frozen(index))
+        flat = self.rows.astype(np.int64) * self.size[1] + self.columns
+        values, counts = np.unique(flat, return_counts=True)
+        if counts.max() > 1:
+            row, column = divmod(int(values[counts.argmax()]), self.size[1])
+            raise ChipError(f"{self.label}: synapse {column}→{row} appears {counts.max()} times; add them up")
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """``(post, pre)`` sizes, as Lava writes them."""
+        return self.size
+
+    @property
+    def label(self) -> str:
+        return _label(self)
+
+    def matrix(self) -> np.ndarray:
+        """The weights as a dense int32 ``(post, pre)`` matrix."""
+        full = np.zeros(self.size, np.int32)
+        full[self.rows, self.columns] = self.weight
+        return full
+
+
+@dataclass(frozen=True, eq=False)
+class Conv(_Part):
+    """A convolution, Lava's ``Conv`` process in ``fixed_pt``.
+
+    Layout and orientation are torch's: frames are (channels, height, width), flattened in C order, and the operation is
+    the cross-correlation of ``torch.nn.functional.conv2d``. (Lava has (width, height, channels) and flips the kernel;
+    ``converters/lava.py`` translates.) With g the group of output channel o::
+
+        a[o, y, x] = wrap24( Σ_{c, i, j} w[o, c, i, j] · in[g·C/groups + c, y·s₀ − p₀ + i·d₀, x·s₁ − p₁ + j·d₁] )
+
+    where ``in`` is 0 outside the frame, and ``wrap24(a) = (a + 2²³) mod 2²⁴ − 2²³``.
+
+    ==========================  ==================================  =================================================
+    symbol                      dtype, range                        meaning
+    ==========================  ==================================  =================================================
+    input_shape                 (C, H, W)                           shape of a presynaptic frame
+    weight                      int32 ``(O, C / groups, kh, kw)``   as in :class:`Dense`; odd weights only if all have
+                                                                    one sign
+    stride, padding, dilation   (vertical, horizontal)              s, p, d
+    groups                      int ≥ 1                             divides C and O
+    num_weight_bits             int, 1 … 8                          bits a weight is stored in
+    num_message_bits            int, 0 … 24                         0: binary spikes
+    ==========================  ==================================  =================================================
+
+    Lava's Conv knows neither weight exponents nor delays, so there are none here.
+    """
+
+    pre: int
+    post: int
+    weight: np.ndarray
+    input_shape: tuple[int, int, int]
+    stride: tuple[int, int] = (1, 1)
+    padding: tuple[int, int] = (0, 0)
+    dilation: tuple[int, int] = (1, 1)
+    groups: int = 1
+    num_weight_bits: int = 8
+    num_message_bits: int = 0
+
+    weight_exp: ClassVar[int] = 0
+    delay: ClassVar[int] = 0
+    weight_format: ClassVar[str] = "inference8"
+
+    def __post_init__(self) -> None:
+        _check_connection(self, ndim=4)
+        for name, length, low in (("input_shape", 3, 1), ("stride", 2, 1), ("padding", 2, 0), ("dilation", 2, 1)):
+            value = _shape(getattr(self, name), f"{self.label}.{name}", length, low, 127)  # int8 in Lava
+            object.__setattr__(self, name, value)
+        _integer(self.groups, f"{self.label}.groups", 1, self.input_shape[0])
+        out, per_group = self.weight.shape[:2]
+        if self.input_shape[0] % self.groups or out % self.groups or per_group * self.groups != self.input_shape[0]:
+            raise ChipError(
+                f"{self.label}.weight: shape {self.weight.shape} does not fit {self.input_shape[0]} input channels in "
+                f"{self.groups} group(s): expected (out, {self.input_shape[0] // self.groups}, height, width)"
+            )
+        if min(self.output_shape) < 1:
+            raise ChipError(f"{self.label}: the kernel {self.weight.shape[2:]} is larger than {self.input_shape[1:]}")
+        largest = int(np.abs(self.weight).sum(axis=(1, 2, 3)).max()) << self.num_message_bits
+        if largest >= 2**31:
+            raise ChipError(f"{self.label}: sums up to {largest} leave int32, where Lava's Conv is undefined")
+
+    @property
+    def output_shape(self) -> tuple[int, int, int]:
+        """(O, Ho, Wo); ``Ho = ⌊(H + 2·p₀ − d₀·(kh − 1) − 1) / s₀⌋ + 1``, and likewise Wo."""
+        out, _, *kernel = self.weight.shape
+        height, width = (
+            (n + 2 * p - d * (k - 1) - 1) // s + 1
+            for n, p, d, k, s in zip(self.input_shape[1:], self.padding, self.dilation, kernel, self.stride)
+        )
+        return out, height, width
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """``(post, pre)`` sizes."""
+        return math.prod(self.output_shape), math.prod(self.input_shape)
+
+    @property
+    def label(self) -> str:
+        return _label(self)
+
+
+Connection = Dense | Diagonal | Sparse | Conv
 
 
 @dataclass(frozen=True, eq=False)
@@ -222,7 +360,7 @@ class ChipNetwork(_Part):
     @property
     def input_size(self) -> int:
         """Number of input channels."""
-        return int(np.prod(self.input_shape))
+        return math.prod(self.input_shape)
 
     def size(self, index: int) -> int:
         """Number of neurons of a layer, or of input channels for ``INPUT``."""
@@ -243,11 +381,23 @@ class ChipNetwork(_Part):
         expected = (self.size(c.post), self.size(c.pre))
         if c.shape != expected:
             raise ChipError(f"{c.label}.weight: expected shape (post, pre) = {expected}, got {c.shape}")
+        if isinstance(c, Conv):
+            self._check_frames(c)
         if self.logical_delay(c) < 0:
             raise ChipError(
                 f"{c.label}: skips ahead of the layers between, which take one step each; "
                 f"give it delay={c.post - c.pre - 1}"
             )
+
+    def _check_frames(self, c: Conv) -> None:
+        """A layer that has a three-dimensional shape must have the convolution's."""
+        pre = self.input_shape if c.pre == INPUT else self.layers[c.pre].shape
+        for name, shape, expected in (
+            ("input_shape", pre, c.input_shape),
+            ("output_shape", self.layers[c.post].shape, c.output_shape),
+        ):
+            if len(shape) == 3 and shape != expected:
+                raise ChipError(f"{c.label}.{name}: {expected} does not fit the shape {shape}")
 
 
 def _check_connection(c: Connection, ndim: int) -> None:
@@ -290,13 +440,14 @@ def _label(c: Connection) -> str:
     return f"connection {pre}→layer[{c.post}]"
 
 
-def _shape(value: Any, where: str) -> tuple[int, ...]:
+def _shape(value: Any, where: str, length: int | None = None, low: int = 1, high: int = 2**31 - 1) -> tuple[int, ...]:
     try:
-        shape = tuple(int(n) for n in value)
-    except (TypeError, ValueError):
-        raise ChipError(f"{where}: expected a tuple of positive integers, got {value!r}") from None
-    if not shape or min(shape) < 1:
-        raise ChipError(f"{where}: expected a tuple of positive integers, got {value!r}")
+        shape = tuple(operator.index(n) for n in value)
+    except TypeError:
+        raise ChipError(f"{where}: expected a tuple of integers, got {value!r}") from None
+    if not shape or (length is not None and len(shape) != length) or not all(low <= n <= high for n in shape):
+        many = "" if length is None else f"{length} "
+        raise ChipError(f"{where}: expected a tuple of {many}integers ≥ {low}, got {value!r}")
     return shape
 
 

@@ -15,13 +15,13 @@ from typing import Any
 import h5py
 import numpy as np
 from ottt_loihi.sim import safe_hdf5
-from ottt_loihi.sim.network import LIF, ChipNetwork, Connection, Dense, Diagonal
+from ottt_loihi.sim.network import LIF, ChipNetwork, Connection, Conv, Dense, Diagonal, Sparse
 
 from ottt_loihi.errors import ChipError, FileError
 
 FORMAT = "ottt-loihi ChipNetwork"
 VERSION = 1
-CONNECTIONS = {kind.__name__: kind for kind in (Dense, Diagonal)}
+CONNECTIONS = {kind.__name__: kind for kind in (Dense, Diagonal, Sparse, Conv)}
 MAX_PARTS = 10_000  # layers or connections
 
 

@@ -7,7 +7,7 @@ from itertools import pairwise
 import numpy as np
 from hypothesis import strategies as st
 from ottt_loihi.sim import arithmetic
-from ottt_loihi.sim.network import INPUT, LIF, ChipNetwork, Dense, Diagonal
+from ottt_loihi.sim.network import INPUT, LIF, ChipNetwork, Conv, Dense, Diagonal, Sparse
 
 
 @st.composite
@@ -34,18 +34,53 @@ def chip_networks(draw: st.DrawFn, max_layers: int = 3, max_size: int = 6) -> Ch
     )
 
 
-def _lif(draw: st.DrawFn, rng: np.random.Generator, size: int, reset: str, index: int) -> LIF:
-    bias = rng.integers(-4096, 4096, size) if draw(st.booleans()) else np.zeros(size, np.int64)
+@st.composite
+def conv_networks(draw: st.DrawFn) -> ChipNetwork:
+    """A convolution with random stride, padding, dilation and groups, then a dense, sparse or recurrent layer."""
+    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    groups = draw(st.integers(1, 2))
+    kernel = [draw(st.integers(1, 3)) for _ in range(2)]
+    padding, stride, dilation = ([draw(st.integers(low, 2)) for _ in range(2)] for low in (0, 1, 1))
+    frame = [d * (k - 1) + 1 + draw(st.integers(0, 3)) for d, k in zip(dilation, kernel)]
+    low, high = draw(st.sampled_from([(-256, 256), (0, 256), (-255, 1)]))
+    weight = arithmetic.truncate_weight(
+        rng.integers(low, high, (groups * draw(st.integers(1, 3)), draw(st.integers(1, 2)), *kernel))
+    )
+    weight = arithmetic.truncate_weight(weight)
+    bits = draw(st.sampled_from([0, 0, 8]))
+    input_shape = (weight.shape[1] * groups, *frame)
+    conv = Conv(INPUT, 0, weight, input_shape, stride, padding, dilation, groups, num_message_bits=bits)
+    size = conv.shape[0]
+    layers = [_lif(draw, rng, conv.output_shape, draw(st.sampled_from(["zero", "any"])), 0)]
+    layers.append(_lif(draw, rng, (3,), "zero", 1))
+    connections = [conv, draw(st.sampled_from([_dense, _sparse]))(draw, rng, 0, 1, (3, size))]
+    if draw(st.booleans()):
+        connections.append(_sparse(draw, rng, 1, 0, (size, 3), delay=draw(st.integers(0, 2))))
+    return ChipNetwork(input_shape, tuple(layers), tuple(connections), num_steps=draw(st.integers(1, 5)))
+
+
+def _sparse(
+    draw: st.DrawFn, rng: np.random.Generator, pre: int, post: int, shape: tuple[int, int], delay: int = 0
+) -> Sparse:
+    places = rng.choice(shape[0] * shape[1], rng.integers(1, shape[0] * shape[1] + 1), replace=False)
+    weight = arithmetic.truncate_weight(rng.integers(-256, 256, places.size))
+    weight = arithmetic.truncate_weight(weight)
+    return Sparse(pre, post, shape, *np.divmod(places, shape[1]), weight, draw(st.integers(-8, 7)), delay=delay)
+
+
+def _lif(draw: st.DrawFn, rng: np.random.Generator, shape: int | tuple[int, ...], reset: str, index: int) -> LIF:
+    shape = (shape,) if isinstance(shape, int) else shape
+    bias = rng.integers(-4096, 4096, shape) if draw(st.booleans()) else np.zeros(shape, np.int64)
     exponent = draw(st.integers(0, 7))
     common = {"bias_mant": bias, "bias_exp": exponent, "name": f"layer {index}"}
     if reset == "zero":
-        return LIF((size,), 4095, draw(st.integers(0, 4096)), draw(st.integers(0, 2000)), **common)
+        return LIF(shape, 4095, draw(st.integers(0, 4096)), draw(st.integers(0, 2000)), **common)
     if reset == "subtract":
         u_init = -arithmetic.effective_bias(bias, exponent)
-        return LIF((size,), 2047, 4096, 2 * draw(st.integers(1, 255)), u_init=u_init, **common)
+        return LIF(shape, 2047, 4096, 2 * draw(st.integers(1, 255)), u_init=u_init, **common)
     du, dv = draw(st.integers(-1, 4095)), draw(st.integers(0, 4096))
-    u_init = rng.integers(-(2**23) + 1, 2**23, size)
-    return LIF((size,), du, dv, draw(st.integers(0, arithmetic.VTH_MAX)), u_init=u_init, **common)
+    u_init = rng.integers(-(2**23) + 1, 2**23, shape)
+    return LIF(shape, du, dv, draw(st.integers(0, arithmetic.VTH_MAX)), u_init=u_init, **common)
 
 
 def _dense(
@@ -59,6 +94,9 @@ def _dense(
 
 
 def random_messages(chip: ChipNetwork, batch: int, seed: int = 0, density: float = 0.4) -> np.ndarray:
-    """Binary input spikes, uint8 ``(batch, num_steps, *input_shape)``."""
+    """Input ``(batch, num_steps, *input_shape)``: binary spikes, uint8, or signed graded messages, int16."""
     rng = np.random.default_rng(seed)
-    return (rng.random((batch, chip.num_steps, *chip.input_shape)) < density).astype(np.uint8)
+    spikes = rng.random((batch, chip.num_steps, *chip.input_shape)) < density
+    if not any(c.num_message_bits for c in chip.connections if c.pre == INPUT):
+        return spikes.astype(np.uint8)
+    return (spikes * rng.integers(-200, 200, spikes.shape)).astype(np.int16)

@@ -1,4 +1,5 @@
 import json
+import os
 import sys
 
 import pytest
@@ -12,7 +13,8 @@ def findings(done):
 
 
 def test_a_healthy_machine():
-    done = run("ottt-doctor", "--json")
+    environment = {key: value for key, value in os.environ.items() if key != "OTTT_DATA_DIR"}
+    done = run("ottt-doctor", "--json", env=environment)
     assert done.returncode == 0, done.stdout
     assert findings(done)["packages"]["state"] == "ok"
     assert "ottt-loihi 0.1.0" in findings(done)["packages"]["detail"]

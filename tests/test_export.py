@@ -1,4 +1,5 @@
 import json
+import math
 
 import numpy as np
 import pytest
@@ -7,7 +8,7 @@ from ottt_loihi.converters import report
 from ottt_loihi.converters.budget import budget
 from ottt_loihi.converters.float_network import from_torch
 from ottt_loihi.sim import storage
-from ottt_loihi.sim.network import INPUT, LIF, ChipNetwork, Dense, Diagonal
+from ottt_loihi.sim.network import INPUT, LIF, ChipNetwork, Conv, Dense, Diagonal
 from test_lava import mlp as chip_mlp
 
 from ottt_loihi.errors import ChipError, FileError, VerificationError
@@ -92,6 +93,18 @@ def test_budget_by_hand():
     assert layer.used["compartments"] == 128 / 1024
     assert layer.used["incoming axons"] == (64 + 128) / 4096
     assert budget(chip).latency_steps == 7
+
+
+def test_budget_of_a_convolution_by_hand():
+    """16×24×24 → 5×5, stride 2 → 32×10×10: the whole input has too many axons for one core."""
+    conv = Conv(INPUT, 0, np.full((32, 16, 5, 5), 254), (16, 24, 24), stride=(2, 2))
+    layer = budget(ChipNetwork((16, 24, 24), (LIF((32, 10, 10), 0, 0, 1),), (conv,), 1)).layers[0]
+    # 3200 neurons in 4 cores: 25 positions are 3 rows of 10, which see 9 of 24 rows and 23 of 24 columns
+    assert layer.cores == 4
+    assert layer.used["incoming axons"] == 16 * 9 * 23 / 4096
+    # 16 channels · 4 phases of the stride, each with 32·9 synapses of 8 + 10 bits in entries of 64
+    words = 4 * math.ceil((64 * 18 + 10) / 64) + math.ceil((32 * 18 + 10) / 64)
+    assert layer.synapse_bits == 4 * 64 * words * 64
 
 
 def test_budget_cuts_a_large_layer():

@@ -4,10 +4,10 @@ import h5py
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings
-from networks import chip_networks, random_messages
+from networks import chip_networks, conv_networks, random_messages
 from ottt_loihi.converters import lava, netx, verify
 from ottt_loihi.sim import reference
-from ottt_loihi.sim.network import INPUT, LIF, ChipNetwork, Dense, Diagonal
+from ottt_loihi.sim.network import INPUT, LIF, ChipNetwork, Conv, Dense, Diagonal
 
 from ottt_loihi.errors import ChipError
 
@@ -39,6 +39,33 @@ def mlp(reset, seed=0, bias=False):
 @settings(max_examples=12, deadline=None, phases=[Phase.generate], suppress_health_check=list(HealthCheck))
 @given(chip=chip_networks())
 def test_random_networks_equal_lava(chip):
+    x = random_messages(chip, batch=3)
+    assert_equal_runs(chip, reference.run(chip, x, EVERYTHING), lava.run(chip, x, EVERYTHING))
+
+
+@pytest.mark.lava
+@settings(max_examples=12, deadline=None, phases=[Phase.generate], suppress_health_check=list(HealthCheck))
+@given(chip=conv_networks())
+def test_convolutions_equal_lava(chip):
+    x = random_messages(chip, batch=2)
+    assert_equal_runs(chip, reference.run(chip, x, EVERYTHING), lava.run(chip, x, EVERYTHING))
+
+
+@pytest.mark.lava
+def test_conv_sums_wrap_at_24_bits_as_in_lava():
+    conv = Conv(INPUT, 0, np.full((1, 2, 3, 3), 254), (2, 4, 4), padding=(1, 1), num_message_bits=12)
+    chip = ChipNetwork((2, 4, 4), (LIF((1, 4, 4), 4095, 4096, 131071),), (conv,), 2)
+    x = np.full((1, 2, 2, 4, 4), 4000)
+    expected = reference.run(chip, x, EVERYTHING)
+    assert (expected.states["u"][0] != 64 * 254 * 4000 * 18).any()
+    assert_equal_runs(chip, expected, lava.run(chip, x, EVERYTHING))
+
+
+@pytest.mark.lava
+@pytest.mark.slow
+@settings(max_examples=80, deadline=None, phases=[Phase.generate], suppress_health_check=list(HealthCheck))
+@given(chip=conv_networks())
+def test_many_convolutions_equal_lava(chip):
     x = random_messages(chip, batch=3)
     assert_equal_runs(chip, reference.run(chip, x, EVERYTHING), lava.run(chip, x, EVERYTHING))
 

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 from ottt_loihi.sim import reference
-from ottt_loihi.sim.network import INPUT, LIF, ChipNetwork, Dense, Diagonal
+from ottt_loihi.sim.network import INPUT, LIF, ChipNetwork, Conv, Dense, Diagonal, Sparse
 
 from ottt_loihi.errors import ChipError, UsageError
 
@@ -12,6 +12,7 @@ def one_layer(weight, lif=None, num_steps=4, **kwargs):
     return ChipNetwork((weight.shape[1],), (lif,), (Dense(INPUT, 0, weight),), num_steps, **kwargs)
 
 
+KERNEL = np.full((2, 1, 3, 3), 254)
 BAD_PARTS = [
     (lambda: Dense(INPUT, 0, np.array([[2, -4], [6, 255]])), "even|multiples of 2", "(1, 1)"),
     (lambda: Dense(INPUT, 0, np.array([[300, 0]])), "[-256, 255]", "300 at (0, 0)"),
@@ -25,6 +26,18 @@ BAD_PARTS = [
     (lambda: one_layer([[2]], readout="max"), "readout", "'max'"),
     (lambda: ChipNetwork((3,), (LIF((1,), 0, 0, 1),), (Dense(INPUT, 0, np.array([[2]])),), 1), "(1, 3)", "(1, 1)"),
     (lambda: ChipNetwork((1,), (LIF((1,), 0, 0, 1, name="lost"),), (), 1), "lost", "no input"),
+    (lambda: Sparse(INPUT, 0, (2, 3), [0, 2], [0, 0], [2, 4]), "rows", "2 at (1,)"),
+    (lambda: Sparse(INPUT, 0, (2, 3), [0], [0, 0], [2, 4]), "rows", "one for each of 2 weights"),
+    (lambda: Sparse(INPUT, 0, (2, 3), [1, 1], [2, 2], [2, 4]), "synapse 2→1", "2 times"),
+    (lambda: Conv(INPUT, 0, KERNEL, (1, 4, 4), stride=(0, 1)), "stride", "2 integers ≥ 1"),
+    (lambda: Conv(INPUT, 0, KERNEL, (3, 4, 4)), "3 input channels", "expected (out, 3, height, width)"),
+    (lambda: Conv(INPUT, 0, KERNEL, (1, 2, 4)), "larger", "(2, 4)"),
+    (lambda: Conv(INPUT, 0, KERNEL, (1, 4, 4), num_message_bits=24), "int32", "undefined"),
+    (
+        lambda: ChipNetwork((1, 4, 4), (LIF((2, 1, 2), 0, 0, 1),), (Conv(INPUT, 0, KERNEL[:1], (1, 4, 4)),), 1),
+        "output_shape|(4, 16)",
+        "(2, 1, 2)",
+    ),
 ]
 
 
@@ -68,6 +81,19 @@ def test_recurrence_takes_one_step():
     )
     result = reference.run(chip, np.array([[[1], [0], [0]]]), record=("s",))
     assert result.states["s"][0].ravel().tolist() == [True, True, True]
+
+
+def test_conv_is_the_cross_correlation_of_torch():
+    torch = pytest.importorskip("torch")
+    rng = np.random.default_rng(0)
+    geometry = {"stride": (2, 1), "padding": (1, 2), "dilation": (1, 2), "groups": 2}
+    conv = Conv(INPUT, 0, rng.integers(-128, 128, (4, 1, 3, 2)) * 2, (2, 7, 6), **geometry)
+    x = rng.integers(0, 2, (3, 2, 7, 6))
+    expected = torch.nn.functional.conv2d(
+        torch.from_numpy(x).double(), torch.from_numpy(conv.weight.astype(float)), **geometry
+    )
+    found = reference.connection_output(conv, x.reshape(3, -1)).reshape(3, *conv.output_shape)
+    np.testing.assert_array_equal(found, expected.numpy())
 
 
 BAD_INPUT = [

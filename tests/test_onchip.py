@@ -120,13 +120,15 @@ def test_float_learning_in_the_lava_runtime_for_a_thousand_steps():
             np.testing.assert_allclose(run.get(process.weights), expected, rtol=0, atol=1e-12)
 
 
-@pytest.mark.parametrize("feedback", ["random", "symmetric"])
-def test_fixed_point_learning_is_the_same_in_both_executors(feedback):
+@pytest.mark.parametrize(
+    ("feedback", "rounding"), [("random", "per-synapse"), ("random", "lava"), ("symmetric", "lava")]
+)
+def test_fixed_point_learning_is_the_same_in_both_executors(feedback, rounding):
     x, labels = samples(12)
     plan = make_plan(network((9, 7)))
     values = []
     for kind in (InProcessRun, LavaRun):
-        graph = build_graph(plan, packed(x), labels, [0.05, 0.05, 0.02], feedback, seed=4)
+        graph = build_graph(plan, packed(x), labels, [0.05, 0.05, 0.02], feedback, 4, rounding=rounding)
         with kind(graph.source) as run:
             run.steps(len(x) * T * graph.epoch - 3)  # not at the end of an epoch: traces are still on their way
             values.append({name: run.get(var) for name, var in graph.variables().items()})
@@ -144,7 +146,7 @@ def test_fixed_point_learning_follows_the_float_rule(feedback):
     plan = make_plan(replace(chip, connections=tuple(c for c in doubled if isinstance(c, Dense))))
     repeats = 400
     x, labels = np.repeat(samples(1)[0][:, :1], repeats, axis=0), np.zeros(repeats, int)
-    rates = [0.02, 0.02, 0.01]
+    rates = [0.02, 0.04, 0.01]
     scales = [plan.resolution(layer) for layer in range(3)]
     weights = [c.weight / scale for c, scale in zip(plan.dense, scales)]
     moved = [np.zeros_like(w) for w in weights]
@@ -164,6 +166,24 @@ def test_fixed_point_learning_follows_the_float_rule(feedback):
         cosine = (found * expected).sum() / np.linalg.norm(found) / np.linalg.norm(expected)
         assert cosine > 0.9, f"layer {layer}"
         assert (found * expected).sum() / (expected**2).sum() == pytest.approx(1, abs=0.15), f"layer {layer}"
+
+
+@pytest.mark.parametrize(("rounding", "independent"), [("lava", False), ("per-synapse", True)])
+def test_how_weights_are_rounded(rounding, independent):
+    """Synapses with the same update: Lava rounds them all alike, the chip each on its own, both right on average."""
+    rule = OTTTLearningRule(1, 1, 0.0)
+    size, steps, y1 = 400, 200, 5
+    process = OTTTDense(np.zeros((1, size), int), rule, 1, rounding=rounding, seed=3)
+    with InProcessRun(process) as run:
+        model = run._model(process.weights)
+        for _ in range(steps):
+            model.x1, model.tx, model.y1 = np.zeros(size, int), np.ones(size, int), np.full(1, y1)
+            model.run_lrn()
+        weights = np.asarray(model.weights, float)
+    assert (weights.std() > 1) == independent
+    expected = steps * ((rule.effective_impulse * y1) // 8) / 128
+    spread = np.sqrt(steps) / 2
+    assert weights.mean() == pytest.approx(expected, abs=4 * spread / (np.sqrt(size) if independent else 1))
 
 
 def test_saturated_messages_are_counted():

@@ -4,7 +4,8 @@ import h5py
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
-from networks import chip_networks
+from hypothesis import strategies as st
+from networks import chip_networks, conv_networks
 from ottt_loihi.sim import storage
 from ottt_loihi.sim.network import INPUT, LIF, ChipNetwork, Dense
 
@@ -20,7 +21,7 @@ def saved(tmp_path):
 
 
 @settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(chip=chip_networks())
+@given(chip=st.one_of(chip_networks(), conv_networks()))
 def test_round_trip(chip, tmp_path):
     storage.save(chip, tmp_path / "chip.h5")
     assert storage.load(tmp_path / "chip.h5") == chip

@@ -17,6 +17,10 @@ from lava.proc.dense.models import AbstractPyDenseModelBitAcc, AbstractPyDenseMo
 from lava.proc.dense.process import LearningDense
 from ottt_loihi.sim import arithmetic
 
+from ottt_loihi.errors import UsageError
+
+ROUNDINGS = ("per-synapse", "lava")
+
 
 class OTTTDense(LearningDense):
     """``a_out[t+1] = (W·s_in[t]) << weight_exp``, W learning by Lava's engine at the end of each epoch.
@@ -30,6 +34,11 @@ class OTTTDense(LearningDense):
     * ``error_out[t+1] = Wᵀ·error_in[t]`` gives the transposed weights as they are, for symmetric feedback.
 
     weights: integers −256 … 255 ``(post, pre)`` in fixed point.
+
+    rounding (fixed point): how an updated weight becomes an integer again. ``"lava"``: as Lava's engine does it, one
+    random number per learning epoch for all synapses, so that their errors add up. ``"per-synapse"``: an independent
+    number for each synapse, as the chip does it, from ``numpy.random.default_rng(seed)``, one draw of shape
+    ``(post, pre)`` per epoch; everything else is Lava's engine.
     """
 
     def __init__(
@@ -39,13 +48,19 @@ class OTTTDense(LearningDense):
         reset_interval: int,
         weight_exp: int = 0,
         name: str = "plastic",
+        rounding: str = "lava",
+        seed: int = 0,
     ) -> None:
+        if rounding not in ROUNDINGS:
+            raise UsageError(f"{name}.rounding: expected one of {', '.join(ROUNDINGS)}, got {rounding!r}")
         super().__init__(
             weights=weights,
             learning_rule=learning_rule,
             reset_interval=reset_interval,
             weight_exp=weight_exp,
             name=name,
+            rounding=rounding,
+            seed=seed,
         )
         self.error_in = InPort(shape=(weights.shape[0],))
         self.error_out = OutPort(shape=(weights.shape[1],))
@@ -107,6 +122,16 @@ class OTTTDenseModelFixed(OTTTDenseBehaviour, LearningConnectionModelBitApproxim
     error_in: PyInPort = LavaPyType(PyInPort.VEC_DENSE, np.int32, precision=8)
     error_out: PyOutPort = LavaPyType(PyOutPort.VEC_DENSE, np.int32, precision=24)
     error_buff: np.ndarray = LavaPyType(np.ndarray, np.int32, precision=24)
+
+    def __init__(self, proc_params):
+        super().__init__(proc_params)
+        independent = proc_params["rounding"] == "per-synapse"
+        self._generator = np.random.default_rng(proc_params["seed"]) if independent else None
+
+    def _stochastic_round_synaptic_variable(self, name, values, random):
+        if self._generator is not None:
+            random = self._generator.random(values.shape)
+        return super()._stochastic_round_synaptic_variable(name, values, random)
 
     def activation(self, s_in: np.ndarray) -> np.ndarray:
         return arithmetic.synaptic_input(self.weights[:, s_in].sum(axis=1), self.proc_params["weight_exp"])

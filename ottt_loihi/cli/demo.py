@@ -53,7 +53,8 @@ def demo(
         command.out.print(f"\n[bold]{number}/{len(all_steps)}  {what}[/]")
         command.out.print(f"      $ {' '.join(line)}", style="dim", markup=False, soft_wrap=True)
         begin = time.perf_counter()
-        results[name] = _run(line)
+        with command.err.status("working …"):
+            results[name] = _run(line)
         seconds[name] = time.perf_counter() - begin
         command.out.print(f"      {_say(name, results[name])}  [dim]({seconds[name]:.0f} s)[/]")
     _summarise(output, results, seconds, time.perf_counter() - started)

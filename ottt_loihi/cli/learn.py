@@ -34,6 +34,11 @@ class Backend(str, Enum):
     lava = "lava"
 
 
+class Rounding(str, Enum):
+    per_synapse = "per-synapse"
+    lava = "lava"
+
+
 class Feedback(str, Enum):
     random = "random"
     symmetric = "symmetric"
@@ -51,6 +56,9 @@ def learn(
         Backend.inprocess
     ),
     feedback: Annotated[Feedback, typer.Option(help="How the error reaches hidden layers.")] = Feedback.random,
+    rounding: Annotated[
+        Rounding, typer.Option(help="Of updated weights: independent as on the chip, or Lava's one draw for all.")
+    ] = Rounding.per_synapse,
     hidden: Annotated[int, typer.Option(min=1, help="From scratch: hidden neurons.")] = 128,
     readout_rate: Annotated[
         float | None, typer.Option(help="Part of the readout's error that one update takes away.")
@@ -79,7 +87,11 @@ def learn(
     folder = output or (model.parent if model else Path("runs/learn"))
     rates = {"readout_rate": readout_rate, "hidden_rate": hidden_rate}
     settings = Settings(
-        feedback=feedback.value, seed=seed, unit=scenario.unit, **{k: v for k, v in rates.items() if v is not None}
+        feedback=feedback.value,
+        seed=seed,
+        unit=scenario.unit,
+        rounding=rounding.value,
+        **{k: v for k, v in rates.items() if v is not None},
     )
     _check_folder(folder)
     started = time.perf_counter()
@@ -299,6 +311,7 @@ def _table(summary: dict[str, Any]) -> Any:
     saturated = ", ".join(f"{name} {count:,}" for name, count in summary["saturated"].items() if count) or "none"
     rows = [
         ["Lava steps", f"{summary['steps']:,}, {summary['steps_per_second']:,.0f} a second"],
+        ["rounding of weights", summary["settings"]["rounding"]],
         ["learning rates η", ", ".join(f"{rate:.3g}" for rate in summary["rates"])],
         ["saturated messages", f"{saturated} (of {summary['messages']:,} per neuron)"],
         ["weights at their limit", ", ".join(f"{part:.2%}" for part in summary["weights_at_rails"])],
