@@ -159,6 +159,20 @@ def test_a_current_that_wraps_at_24_bits_is_counted_on_the_fast_way():
     assert found.ways[0].way == "events"
 
 
+def test_the_ends_of_the_24_bits():
+    """a = ∓131072, so d = −2²³, which wraps, and d = 2²³, which does not; one beside each; v at both ends."""
+    weight = np.zeros((4, 9), np.int32)
+    weight[:2, :4], weight[2:, :8] = -256, 128
+    weight[1, 8], weight[3, 8] = -2, 2
+    chip = ChipNetwork((9,), (LIF((4,), 4095, 0, 131071, u_init=5),), (Dense(INPUT, 0, weight, 7),), 3)
+    x = np.ones((1, 3, 9), np.uint8)
+    expected = reference.run(chip, x, EVERYTHING)
+    assert expected.states["u"][0][0, 0].tolist() == [2**23, 2**23 - 2**14, 2**23, -(2**23) + 2**14]
+    assert expected.overflows["u"].tolist() == [9]
+    assert expected.states["v"][0].min() == 1 - 2**23
+    assert_equal(expected, sim.run(chip, x, EVERYTHING))
+
+
 def small():
     rng = np.random.default_rng(0)
     layers = (layer(9, name="hidden"), layer(4, name="readout"))
