@@ -35,6 +35,7 @@ lint: $(STAMP)
 
 bench: $(STAMP)
 	$(BIN)/python benchmarks/startup.py
+	$(BIN)/python benchmarks/sim.py
 
 notebooks: $(STAMP)
 	$(BIN)/python -m pytest -m notebook $(ARGS)

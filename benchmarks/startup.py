@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 table = Table("command", "median, s", "fastest, s", title="--help")
-for command in ("ottt-train", "ottt-export", "ottt-run", "ottt-learn"):
+for command in ("ottt-train", "ottt-export", "ottt-run", "ottt-learn", "ottt-data"):
     times = []
     for _ in range(5):
         started = time.perf_counter()

@@ -51,6 +51,8 @@ def compare(chip: ChipNetwork, a: Result, b: Result) -> Comparison:
     compared, different, first = a.scores.size, int((a.scores != b.scores).sum()), None
     for name in [n for n in ("u", "v", "s") if n in a.states and n in b.states]:
         for layer, (left, right) in enumerate(zip(a.states[name], b.states[name])):
+            if left is None or right is None:  # a layer that one of them did not record
+                continue
             compared += left.size
             unequal = left != right
             if not unequal.any():

@@ -47,6 +47,11 @@ def synaptic_input(accumulated: np.ndarray, weight_exp: int) -> np.ndarray:
     return shift(wrap_int32(accumulated), weight_exp)
 
 
+def decayed(x: np.ndarray, keep: np.ndarray | int) -> np.ndarray:
+    """``tz(x·keep)``, int32, for a state x and what it keeps, in 1/4096."""
+    return truncate_towards_zero(x.astype(np.int64) * np.asarray(keep, np.int64))
+
+
 def current_step(u: np.ndarray, a: np.ndarray, du: np.ndarray | int) -> np.ndarray:
     """One step of the synaptic current.
 
@@ -54,18 +59,28 @@ def current_step(u: np.ndarray, a: np.ndarray, du: np.ndarray | int) -> np.ndarr
     ``du = 4095`` forgets u at once, ``du = −1`` keeps it for ever. u, a: int32 of one shape. Source:
     ``AbstractPyLifModelFixed.subthr_dynamics`` in ``lava/proc/lif/models.py``.
     """
+    d = unwrapped_current(u, a, du)
     with np.errstate(over="ignore"):
-        d = truncate_towards_zero(u.astype(np.int64) * (DECAY_UNITY - (np.asarray(du, np.int64) + 1)))
-        d = d + np.left_shift(a.astype(np.int32), STATE_SHIFT)
         wrapped = np.where(d > STATE_LIMIT, d - np.int32(2 * STATE_LIMIT), d)
         return np.where(wrapped <= -STATE_LIMIT, d + np.int32(2 * STATE_LIMIT), wrapped).astype(np.int32)
 
 
+def unwrapped_current(u: np.ndarray, a: np.ndarray, du: np.ndarray | int) -> np.ndarray:
+    """d of :func:`current_step`, int32 with wrap-around."""
+    with np.errstate(over="ignore"):
+        keep = DECAY_UNITY - (np.asarray(du, np.int64) + 1)
+        return decayed(u, keep) + np.left_shift(a.astype(np.int32), STATE_SHIFT)
+
+
 def voltage_step(v: np.ndarray, u: np.ndarray, dv: np.ndarray | int, bias: np.ndarray) -> np.ndarray:
     """One step of the membrane: ``v = clip(tz(v·(4096 − dv)) + u + beff, ±(2²³ − 1))``, int32."""
-    decayed = truncate_towards_zero(v.astype(np.int64) * (DECAY_UNITY - np.asarray(dv, np.int64)))
+    return np.clip(unclipped_voltage(v, u, dv, bias), -STATE_LIMIT + 1, STATE_LIMIT - 1).astype(np.int32)
+
+
+def unclipped_voltage(v: np.ndarray, u: np.ndarray, dv: np.ndarray | int, bias: np.ndarray) -> np.ndarray:
+    """The sum in :func:`voltage_step`, int32 with wrap-around."""
     with np.errstate(over="ignore"):
-        return np.clip(decayed + u + bias, -STATE_LIMIT + 1, STATE_LIMIT - 1).astype(np.int32)
+        return decayed(v, DECAY_UNITY - np.asarray(dv, np.int64)) + u + bias
 
 
 def spikes(v: np.ndarray, vth: np.ndarray | int) -> np.ndarray:

@@ -102,7 +102,7 @@ class LIF(_Part):
     @property
     def size(self) -> int:
         """Number of neurons."""
-        return int(np.prod(self.shape))
+        return math.prod(self.shape)
 
 
 @dataclass(frozen=True, eq=False)
@@ -360,7 +360,7 @@ class ChipNetwork(_Part):
     @property
     def input_size(self) -> int:
         """Number of input channels."""
-        return int(np.prod(self.input_shape))
+        return math.prod(self.input_shape)
 
     def size(self, index: int) -> int:
         """Number of neurons of a layer, or of input channels for ``INPUT``."""

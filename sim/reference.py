@@ -6,16 +6,19 @@ once, one step after the other, with the functions of ``sim/arithmetic.py`` and 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
 import numpy as np
 from ottt_loihi.sim import arithmetic
-from ottt_loihi.sim.network import INPUT, ChipNetwork, Connection, Conv, Dense, Diagonal
+from ottt_loihi.sim.network import INPUT, LIF, ChipNetwork, Connection, Conv, Dense, Diagonal
 
 from ottt_loihi.errors import UsageError
 
 Variable = Literal["u", "v", "s"]
+
+
+OVERFLOWS = ("int32", "conv", "u", "v")
 
 
 @dataclass(frozen=True)
@@ -23,18 +26,32 @@ class Result:
     """What a run gives back.
 
     scores: int64 ``(batch, classes)``, the network's readout · states: for every recorded variable ``"u"``, ``"v"``
-    (int32) or ``"s"`` (bool) one array ``(num_steps, batch, *layer.shape)`` per layer · spike_counts: int64
-    ``(layers,)``, all spikes of the batch.
+    (int32) or ``"s"`` (bool) one array ``(num_steps, batch, *layer.shape)`` per layer, None for a layer that was not
+    recorded · spike_counts: int64 ``(layers,)``, all spikes of the batch · overflows: int64 ``(layers,)`` each, neurons
+    × steps × samples in which ``"int32"`` a sum left 32 bits, ``"conv"`` a convolution's output left 24 bits, ``"u"``
+    the current left 24 bits (all three wrap around), ``"v"`` the membrane was clipped; empty if nobody counted · ways:
+    how the fast simulator computed each connection.
     """
 
     scores: np.ndarray
-    states: dict[str, list[np.ndarray]]
+    states: dict[str, list[Any]]
     spike_counts: np.ndarray
+    overflows: dict[str, np.ndarray] = field(default_factory=dict)
+    ways: tuple[Way, ...] = ()
 
     @property
     def predictions(self) -> np.ndarray:
         """int64 ``(batch,)``: the class with the highest score (the first of equals)."""
         return self.scores.argmax(axis=1)
+
+
+@dataclass(frozen=True)
+class Way:
+    """How a connection is computed, and why so."""
+
+    connection: str
+    way: str
+    why: str
 
 
 def run(chip: ChipNetwork, x: np.ndarray, record: tuple[Variable, ...] = ()) -> Result:
@@ -68,13 +85,41 @@ def run(chip: ChipNetwork, x: np.ndarray, record: tuple[Variable, ...] = ()) -> 
                 kept.append(now)
         spike_counts += [int(s.sum()) for s in state.s]
         scores = _read_out(chip.readout, scores, state)
-    states = {
-        name: [
-            np.stack(kept).reshape(chip.num_steps, len(x), *layer.shape) for kept, layer in zip(per_layer, chip.layers)
-        ]
-        for name, per_layer in history.items()
-    }
-    return Result(scores, states, spike_counts)
+    return Result(scores, _stack(chip, history), spike_counts, state.overflows)
+
+
+def run_wall_clock(chip: ChipNetwork, x: np.ndarray, record: tuple[Variable, ...] = ()) -> dict[str, list[np.ndarray]]:
+    """The same on the chip's clock, literally: every connection sends one step late, all layers update at once.
+
+    Layer l starts (with its bias and ``u_init``) at step l + 2 and a sample takes T + L steps, L layers. Returns the
+    recorded states, one array ``(T + L, batch, *layer.shape)`` per layer.
+    """
+    x = check_input(chip, x)
+    batch, layers = len(x), range(len(chip.layers))
+    u = [np.zeros((batch, layer.size), np.int32) for layer in chip.layers]
+    v = [np.zeros((batch, layer.size), np.int32) for layer in chip.layers]
+    buffers = [[np.zeros((batch, c.shape[0]), np.int32)] * (c.delay + 1) for c in chip.connections]
+    history: dict[str, list[list[np.ndarray]]] = {name: [[] for _ in chip.layers] for name in record}
+    for wall in range(1, chip.num_steps + len(chip.layers) + 1):
+        arriving = [buffer.pop(0) for buffer in buffers]
+        spikes: dict[int, np.ndarray] = {}
+        for index in layers:
+            layer = chip.layers[index]
+            if wall == index + 2:
+                u[index] = np.tile(layer.u_init.reshape(1, -1), (batch, 1))
+            inputs = [a for c, a in zip(chip.connections, arriving) if c.post == index]
+            bias = arithmetic.effective_bias(layer.bias_mant.reshape(-1), layer.bias_exp) * (wall >= index + 2)
+            u[index] = arithmetic.current_step(u[index], np.sum(inputs, axis=0, dtype=np.int32), layer.du)
+            v[index] = arithmetic.voltage_step(v[index], u[index], layer.dv, bias)
+            spikes[index] = arithmetic.spikes(v[index], layer.vth)
+            v[index] = np.where(spikes[index], 0, v[index]).astype(np.int32)
+            for name, now in (("u", u[index]), ("v", v[index]), ("s", spikes[index])):
+                if name in record:
+                    history[name][index].append(now)
+        spikes[INPUT] = x[:, wall - 1] if wall <= chip.num_steps else np.zeros_like(x[:, 0])
+        for c, buffer in zip(chip.connections, buffers):
+            buffer.append(connection_output(c, spikes[c.pre]))
+    return _stack(chip, history)
 
 
 class NetworkState:
@@ -85,6 +130,7 @@ class NetworkState:
         self.u = [np.tile(layer.u_init.reshape(1, -1), (batch, 1)) for layer in chip.layers]
         self.v = [np.zeros((batch, layer.size), np.int32) for layer in chip.layers]
         self.s = [np.zeros((batch, layer.size), bool) for layer in chip.layers]
+        self.overflows = {name: np.zeros(len(chip.layers), np.int64) for name in OVERFLOWS}
         longest = max(chip.logical_delay(c) for c in chip.connections)
         # past[d][pre]: what `pre` sent d steps ago; index 0 is filled while the step runs, layer after layer
         self.past = [
@@ -96,33 +142,64 @@ class NetworkState:
         """Advance all layers by one logical step. messages: ``(batch, input_size)``."""
         self.past = [{INPUT: messages}, *self.past[:-1]]
         for index, layer in enumerate(self.chip.layers):
-            a = np.zeros(self.u[index].shape, np.int32)
-            with np.errstate(over="ignore"):
-                for c in self.chip.inputs_of(index):
-                    a = a + connection_output(c, self.past[self.chip.logical_delay(c)][c.pre])
-            self.u[index] = arithmetic.current_step(self.u[index], a, layer.du)
-            bias = arithmetic.effective_bias(layer.bias_mant.reshape(-1), layer.bias_exp)
-            v = arithmetic.voltage_step(self.v[index], self.u[index], layer.dv, bias)
-            self.s[index] = arithmetic.spikes(v, layer.vth)
-            self.v[index] = np.where(self.s[index], 0, v).astype(np.int32)
+            inputs = [(c, self.past[self.chip.logical_delay(c)][c.pre]) for c in self.chip.inputs_of(index)]
+            self.u[index], self.v[index], self.s[index], overflows = layer_step(
+                layer, inputs, self.u[index], self.v[index]
+            )
+            for name, count in overflows.items():
+                self.overflows[name][index] += count
             self.past[0][index] = self.s[index].astype(np.int32)
+
+
+def layer_step(
+    layer: LIF, inputs: list[tuple[Connection, np.ndarray]], u: np.ndarray, v: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, dict[str, int]]:
+    """One step of a layer whose connections receive messages ``(batch, pre)``: new u, v and s, and what overflowed."""
+    a = np.zeros(u.shape, np.int32)
+    exact = np.zeros(u.shape, np.int64)
+    wrapped = 0
+    for c, messages in inputs:
+        outputs, wide = connection_output(c, messages), exact_output(c, messages)
+        wrapped += int((outputs != wide).sum()) if isinstance(c, Conv) else 0
+        exact += outputs if isinstance(c, Conv) else wide
+        with np.errstate(over="ignore"):
+            a = a + outputs
+    d = arithmetic.unwrapped_current(u, a, layer.du)
+    left_int32 = arithmetic.decayed(u, arithmetic.DECAY_UNITY - (layer.du + 1)) + (exact << arithmetic.STATE_SHIFT) != d
+    u = arithmetic.current_step(u, a, layer.du)
+    bias = arithmetic.effective_bias(layer.bias_mant.reshape(-1), layer.bias_exp)
+    sums = arithmetic.unclipped_voltage(v, u, layer.dv, bias)
+    v = arithmetic.voltage_step(v, u, layer.dv, bias)
+    counts = {"int32": int(left_int32.sum()), "conv": wrapped, "u": int((u != d).sum()), "v": int((v != sums).sum())}
+    s = arithmetic.spikes(v, layer.vth)
+    return u, np.where(s, 0, v).astype(np.int32), s, counts
 
 
 def connection_output(c: Connection, messages: np.ndarray) -> np.ndarray:
     """``a = (W·x) << weight_exp``, int32 ``(batch, post)``, for messages ``(batch, pre)``."""
+    total = accumulated(c, messages)
+    return arithmetic.wrap24(total) if isinstance(c, Conv) else arithmetic.synaptic_input(total, c.weight_exp)
+
+
+def exact_output(c: Connection, messages: np.ndarray) -> np.ndarray:
+    """What :func:`connection_output` would be without any wrap-around, int64."""
+    return arithmetic.shift(accumulated(c, messages), c.weight_exp)
+
+
+def accumulated(c: Connection, messages: np.ndarray) -> np.ndarray:
+    """``W·x``, int64."""
     x = messages.astype(np.int64)
     if c.num_message_bits == 0:
         x = (x != 0).astype(np.int64)
     if isinstance(c, Conv):
-        return arithmetic.wrap24(cross_correlation(c, x))
+        return cross_correlation(c, x)
     if isinstance(c, Dense):
-        accumulated = x @ c.weight.T.astype(np.int64)
-    elif isinstance(c, Diagonal):
-        accumulated = x * c.weight
-    else:
-        accumulated = np.zeros((len(x), c.shape[0]), np.int64)
-        np.add.at(accumulated, (slice(None), c.rows), x[:, c.columns] * c.weight)
-    return arithmetic.synaptic_input(accumulated, c.weight_exp)
+        return x @ c.weight.T.astype(np.int64)
+    if isinstance(c, Diagonal):
+        return x * c.weight
+    total = np.zeros((len(x), c.shape[0]), np.int64)
+    np.add.at(total, (slice(None), c.rows), x[:, c.columns] * c.weight)
+    return total
 
 
 def cross_correlation(c: Conv, x: np.ndarray) -> np.ndarray:
@@ -141,20 +218,40 @@ def cross_correlation(c: Conv, x: np.ndarray) -> np.ndarray:
 
 def check_input(chip: ChipNetwork, x: np.ndarray) -> np.ndarray:
     """Validate messages ``(batch, num_steps, *input_shape)``; returns int32 ``(batch, num_steps, input_size)``."""
+    x = check_shape(chip, x)
+    check_range(chip, x)
+    return x.reshape(len(x), chip.num_steps, chip.input_size).astype(np.int32)
+
+
+def check_shape(chip: ChipNetwork, x: np.ndarray) -> np.ndarray:
+    """Refuse messages of the wrong shape or dtype."""
     x = np.asarray(x)
     expected = (chip.num_steps, *chip.input_shape)
     if x.ndim != 1 + len(expected) or x.shape[1:] != expected:
         raise UsageError(f"input: expected shape (batch, {', '.join(map(str, expected))}), got {x.shape}")
     if x.dtype.kind not in "iub":
         raise UsageError(f"input: expected integer messages, got dtype {x.dtype}; encode the data as spikes first")
+    return x
+
+
+def check_range(chip: ChipNetwork, x: np.ndarray) -> tuple[int, int]:
+    """Refuse messages out of range; returns the smallest and the largest (0, 0 of an empty batch)."""
     bits = max((c.num_message_bits for c in chip.connections if c.pre == INPUT), default=0)
     low, high = (0, 1) if bits == 0 else (-(2**bits), 2**bits - 1)
-    if x.size and (x.min() < low or x.max() > high):
-        raise UsageError(f"input: expected messages in [{low}, {high}], got [{x.min()}, {x.max()}]")
-    return x.reshape(len(x), chip.num_steps, chip.input_size).astype(np.int32)
+    found = (int(x.min()), int(x.max())) if x.size else (0, 0)
+    if found[0] < low or found[1] > high:
+        raise UsageError(f"input: expected messages in [{low}, {high}], got [{found[0]}, {found[1]}]")
+    return found
 
 
 def _read_out(kind: str, scores: np.ndarray, state: NetworkState) -> np.ndarray:
     if kind == "last_v":
         return state.v[-1].astype(np.int64)
     return scores + (state.v[-1] if kind == "sum_v" else state.s[-1])
+
+
+def _stack(chip: ChipNetwork, history: dict[str, list[list[np.ndarray]]]) -> dict[str, list[np.ndarray]]:
+    return {
+        name: [np.stack(kept).reshape(len(kept), -1, *layer.shape) for kept, layer in zip(per_layer, chip.layers)]
+        for name, per_layer in history.items()
+    }

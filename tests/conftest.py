@@ -1,4 +1,5 @@
 import os
+from pathlib import Path
 
 import pytest
 
@@ -14,3 +15,27 @@ def pytest_collection_modifyitems(items):
         for item in items:
             if "lava" in item.keywords:
                 item.add_marker(skip)
+
+
+@pytest.fixture(scope="session")
+def real_data():
+    """The folder of real data (OTTT_DATA_DIR, else ../shared/data beside the repository), or skip what needs them."""
+    folder = Path(os.environ.get("OTTT_DATA_DIR") or Path(__file__).parent.parent.parent / "shared" / "data")
+
+    def with_data_set(name):
+        if not (folder / name).is_dir():
+            pytest.skip(f"no {name} in {folder}: set OTTT_DATA_DIR to a folder that has it")
+        return folder
+
+    return with_data_set
+
+
+@pytest.fixture(scope="session")
+def cifar10_folder(real_data, tmp_path_factory):
+    """A data folder with CIFAR-10 in its binary format: 4,000 training and 1,000 test images of the PNG subset."""
+    from cifar10_subset import convert
+
+    subset = real_data("cifar10-subset") / "cifar10-subset"
+    folder = tmp_path_factory.mktemp("data")
+    convert(subset, folder / "cifar10" / "cifar-10-batches-bin")
+    return folder

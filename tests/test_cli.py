@@ -46,6 +46,19 @@ def test_export_and_run_alone_do_the_useful_thing(model):
     assert {p.name for p in model.parent.iterdir()} == {"model.pt", "model.h5", "model.net", "report.html", "sections"}
 
 
+@pytest.mark.lava
+def test_run_classifies_alike_in_the_simulator_and_in_lava(model):
+    assert run("ottt-export", model, "--no-check", "--json").returncode == 0
+    results = []
+    for backend in ("sim", "lava"):
+        done = run("ottt-run", model.with_suffix(".h5"), "--json", "--samples", "4", "--backend", backend)
+        assert done.returncode == 0, done.stderr
+        results.append(json.loads(done.stdout))
+    assert [r["backend"] for r in results] == ["sim", "lava"]
+    assert results[0]["spikes_per_sample"] == results[1]["spikes_per_sample"]
+    assert {way["way"] for way in results[0]["ways"]} == {"events", "loop"}
+
+
 def test_wrong_usage_is_2(model):
     assert_one_line(run("ottt-export", model, "--weight-bit", "8"), 2, "No such option")
     assert_one_line(run("ottt-export", model, "--weight-bits", "99"), 2, "--weight-bits")

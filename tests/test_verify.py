@@ -23,6 +23,16 @@ def test_the_first_divergence_is_named():
         found.raise_if_different("Lava against sim")
 
 
+def test_layers_that_were_not_recorded_are_passed_over():
+    chip = mlp("zero")
+    x = random_messages(chip, batch=2)
+    a, b = reference.run(chip, x, ("v",)), reference.run(chip, x, ("v",))
+    b.states["v"][0] = None
+    found = verify.compare(chip, a, b)
+    assert found.first is None
+    assert found.compared == a.scores.size + a.states["v"][1].size
+
+
 def test_scores_alone_are_compared_too():
     chip = mlp("zero")
     x = random_messages(chip, batch=2)

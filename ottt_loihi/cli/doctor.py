@@ -89,10 +89,10 @@ def _accelerator() -> Finding:
 def _data() -> Finding:
     folder = os.environ.get("OTTT_DATA_DIR")
     if folder is None:
-        return Finding("data", "note", "digits are bundled; for other data sets set OTTT_DATA_DIR to their folder")
+        return Finding("data", "note", "digits are bundled; for other data sets set OTTT_DATA_DIR (see ottt-data)")
     if not os.path.isdir(folder):
         return Finding("data", "missing", f"OTTT_DATA_DIR={folder} is no folder; correct it or unset it")
-    return Finding("data", "ok", f"digits are bundled; OTTT_DATA_DIR={folder}")
+    return Finding("data", "ok", f"digits are bundled; OTTT_DATA_DIR={folder} (ottt-data lists what is there)")
 
 
 def _hardware() -> Finding:

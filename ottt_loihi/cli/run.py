@@ -19,12 +19,24 @@ if TYPE_CHECKING:
     from ottt_loihi.sim.reference import Result
 
 
+class Engine(str, Enum):
+    sim = "sim"
+    lava = "lava"
+
+
 class Backend(str, Enum):
     lava = "lava"
     netx = "netx"
 
 
 TITLES = {Backend.lava: "Lava runtime (fixed_pt)", Backend.netx: "lava-dl netx on Lava"}
+WHOSE = {Engine.sim: "The chip-exact simulator's", Engine.lava: "Lava's"}
+OVERFLOWS = {
+    "int32": "a sum left 32 bits",
+    "conv": "a convolution's output left 24 bits",
+    "u": "a current wrapped at 24 bits",
+    "v": "a membrane was clipped",
+}
 
 
 def run(
@@ -32,7 +44,10 @@ def run(
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Folder of the report; default: beside the model.")
     ] = None,
-    samples: Annotated[int, typer.Option(min=1, help="Test images to classify with the simulator.")] = 360,
+    samples: Annotated[int, typer.Option(min=1, help="Test images to classify.")] = 360,
+    backend: Annotated[
+        Engine, typer.Option(help="What classifies them: the chip-exact simulator, or Lava, a thousand times slower.")
+    ] = Engine.sim,
     verify: Annotated[
         list[Backend] | None,
         typer.Option(help="Repeat in Lava (lava) or through model.net (netx) and compare; may be given twice."),
@@ -43,25 +58,26 @@ def run(
     json: command.Json = False,
     debug: command.Debug = False,
 ) -> None:
-    """Classify test images with the chip-exact simulator, and compare with Lava at every u, v and spike.
+    """Classify test images with the chip-exact simulator or in Lava, and compare the two at every u, v and spike.
 
     Example: ottt-run runs/demo/model.h5 --verify lava --verify netx
     """
     from ottt_loihi.converters.export import samples as test_samples
-    from ottt_loihi.sim import reference, storage
+    from ottt_loihi.sim import storage
 
     chip = storage.load(model)
     x, labels = test_samples(data or _data_of(chip, model), chip.num_steps, samples, seed)
-    started = time.perf_counter()
-    result = reference.run(chip, x)
-    seconds = time.perf_counter() - started
+    result, seconds = _classify(chip, backend, x, json)
     accuracy = float((result.predictions == labels).mean())
     checks = [_verify(chip, model, backend, x[:verify_samples], json) for backend in verify or []]
     summary: dict[str, Any] = {
         "model": str(model),
+        "backend": backend.value,
         "samples": len(x),
         "accuracy": accuracy,
         "spikes_per_sample": [float(n) / len(x) for n in result.spike_counts],
+        "overflows": {name: counts.tolist() for name, counts in result.overflows.items()},
+        "ways": [vars(way) for way in result.ways],
         "seconds": seconds,
         "verified": checks,
     }
@@ -87,17 +103,35 @@ def _data_of(chip: ChipNetwork, model: Path) -> str:
     return data
 
 
+def _classify(chip: ChipNetwork, backend: Engine, x: np.ndarray, quiet: bool) -> tuple[Result, float]:
+    """(result, seconds) of all samples, under a progress bar."""
+    from rich.progress import Progress
+
+    started = time.perf_counter()
+    if backend is Engine.lava:
+        from ottt_loihi.converters import lava
+
+        with command.err.status(f"{TITLES[Backend.lava]}, {len(x)} images …") if not quiet else nullcontext():
+            return lava.run(chip, x), time.perf_counter() - started
+    from ottt_loihi import sim
+
+    with Progress(console=command.err, transient=True, disable=quiet) as bar:
+        task = bar.add_task("images", total=len(x))
+        result = sim.run(chip, x, progress=lambda done, _: bar.update(task, completed=done))
+    return result, time.perf_counter() - started
+
+
 def _verify(chip: ChipNetwork, model: Path, backend: Backend, x: np.ndarray, quiet: bool) -> dict[str, Any]:
     """Run ``x`` in a backend and in the simulator, and compare everything."""
+    from ottt_loihi import sim
     from ottt_loihi.converters.verify import compare
-    from ottt_loihi.sim import reference
 
     record = ("u", "v", "s")
     started = time.perf_counter()
     with command.err.status(f"{TITLES[backend]}, {len(x)} images …") if not quiet else nullcontext():
         found = _run_in(chip, model, backend, x, record)
     seconds = time.perf_counter() - started
-    comparison = compare(chip, reference.run(chip, x, record), found)
+    comparison = compare(chip, sim.run(chip, x, record), found)
     return {
         "backend": backend.value,
         "samples": len(x),
@@ -147,9 +181,11 @@ def _tables(summary: dict[str, Any]) -> list[Any]:
 
 def _summary_line(summary: dict[str, Any]) -> str:
     spikes = ", ".join(f"{n:.1f}" for n in summary["spikes_per_sample"])
-    return (
+    line = (
         f"accuracy {summary['accuracy']:.2%} on {summary['samples']} test images; spikes per image and layer: {spikes}"
     )
+    happened = [f"{OVERFLOWS[name]} {sum(n):,} times" for name, n in summary["overflows"].items() if sum(n)]
+    return line + (f"; {', '.join(happened)}" if happened else "")
 
 
 def _report(chip: ChipNetwork, summary: dict[str, Any], folder: Path) -> Path:
@@ -163,7 +199,7 @@ def _report(chip: ChipNetwork, summary: dict[str, Any], folder: Path) -> Path:
     section = report.Section(
         name="run",
         title="Run bit for bit",
-        summary=f"The chip-exact simulator's {_summary_line(summary)}. {verdict}",
+        summary=f"{WHOSE[Engine(summary['backend'])]} {_summary_line(summary)}. {verdict}",
         tables=_tables(summary),
     )
     return report.add(folder, section)

@@ -1,17 +1,23 @@
-"""Data sets and spike encodings: NumPy only, so that training, simulation and the chip see the same spikes."""
+"""Data sets, augmentations and spike encodings: NumPy only, so that training, simulation and the chip see the same.
 
-from ottt_loihi.data.digits import Split, load_digits
+``load_data(name)`` gives a :class:`Split`; docs/data.md says which files go where. Nothing is ever downloaded.
+"""
+
+from ottt_loihi.data.arrays import from_arrays, load_npz
+from ottt_loihi.data.augment import augment
+from ottt_loihi.data.digits import load_digits
 from ottt_loihi.data.encoding import rate_code
-from ottt_loihi.errors import UsageError
+from ottt_loihi.data.registry import DATA_SETS, DataSet, load_data
+from ottt_loihi.data.split import Split
 
-DATA_SETS = {"digits": load_digits}
-
-
-def load_data(name: str) -> Split:
-    """The data set of that name; :class:`UsageError` lists the names there are."""
-    if name not in DATA_SETS:
-        raise UsageError(f"data: expected one of {', '.join(DATA_SETS)}, got {name!r}")
-    return DATA_SETS[name]()
-
-
-__all__ = ["DATA_SETS", "Split", "load_data", "load_digits", "rate_code"]
+__all__ = [
+    "DATA_SETS",
+    "DataSet",
+    "Split",
+    "augment",
+    "from_arrays",
+    "load_data",
+    "load_digits",
+    "load_npz",
+    "rate_code",
+]

@@ -2,20 +2,11 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import numpy as np
 
+from ottt_loihi.data.split import Split
+
 NUM_TEST = 360  # one test image is 0.28 %
-
-
-class Split(NamedTuple):
-    """Images float32 in [0, 1], ``(n, height, width)``; labels int64 ``(n,)``."""
-
-    x_train: np.ndarray
-    y_train: np.ndarray
-    x_test: np.ndarray
-    y_test: np.ndarray
 
 
 def load_digits() -> Split:
@@ -29,4 +20,4 @@ def load_digits() -> Split:
     x_train, x_test, y_train, y_test = train_test_split(
         images, labels, test_size=NUM_TEST, random_state=0, stratify=labels
     )
-    return Split(x_train, y_train, x_test, y_test)
+    return Split(x_train, y_train, x_test, y_test, num_classes=10, name="digits")

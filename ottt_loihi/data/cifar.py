@@ -1,0 +1,161 @@
+"""CIFAR-10 and CIFAR-100, binary and python batches: https://www.cs.toronto.edu/~kriz/cifar.html (Krizhevsky 2009).
+
+A record of the binary version is one label byte (CIFAR-100: a coarse and a fine one) and 3,072 pixels: red, green and
+blue planes of 32×32, row by row. The python version is a pickled dict; it is read without Python's unpickler.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ottt_loihi.data.folder import Found, Layout, find, read_bytes
+from ottt_loihi.data.safe_pickle import load_pickle
+from ottt_loihi.data.split import Split
+from ottt_loihi.errors import FileError, UsageError
+from ottt_loihi.files import atomic_write
+
+SHAPE = (3, 32, 32)
+NUM_PIXELS = 3072
+MAX_BYTES = 1 << 28
+CIFAR10_CLASSES = (
+    *("airplane", "automobile", "bird", "cat", "deer"),
+    *("dog", "frog", "horse", "ship", "truck"),
+)
+_TEN = [f"data_batch_{number}" for number in range(1, 6)] + ["test_batch"]
+
+
+def _folders(name: str, archive: str) -> tuple[str, ...]:
+    return (f"{name}/{archive}", archive, name)
+
+
+CIFAR10 = (
+    Layout("binary", _folders("cifar10", "cifar-10-batches-bin"), {name: (f"{name}.bin",) for name in _TEN}),
+    Layout("python", _folders("cifar10", "cifar-10-batches-py"), {name: (name,) for name in _TEN}),
+)
+CIFAR100 = (
+    Layout("binary", _folders("cifar100", "cifar-100-binary"), {n: (f"{n}.bin",) for n in ("train", "test")}),
+    Layout("python", _folders("cifar100", "cifar-100-python"), {n: (n,) for n in ("train", "test")}),
+)
+
+
+def load_cifar10(folder: str | os.PathLike[str] | None = None) -> Split:
+    """CIFAR-10: 50,000 and 10,000 images float32 ``(n, 3, 32, 32)`` in [0, 1].
+
+    Raises
+    ------
+    FileError
+        for missing, truncated or damaged files, labels outside the classes
+    UnsafeFileError
+        for a python batch that is anything but arrays, lists, dicts and bytes
+    """
+    found = find("cifar10", CIFAR10, folder)
+    batches = {key: _read(found, key, 10, ("labels",), 0) for key in _TEN}
+    return _split("cifar10", batches, _TEN[:5], _TEN[5], 10, CIFAR10_CLASSES)
+
+
+def load_cifar100(folder: str | os.PathLike[str] | None = None, coarse: bool = False) -> Split:
+    """CIFAR-100: as :func:`load_cifar10`, with 100 classes, or with ``coarse`` their 20 superclasses."""
+    found = find("cifar100", CIFAR100, folder)
+    num_classes, key, column = (20, "coarse_labels", 0) if coarse else (100, "fine_labels", 1)
+    batches = {part: _read(found, part, num_classes, (key,), column, 2) for part in ("train", "test")}
+    return _split("cifar100", batches, ["train"], "test", num_classes)
+
+
+def read_binary(path: Path, num_classes: int, column: int = 0, num_labels: int = 1) -> tuple[np.ndarray, np.ndarray]:
+    """A binary batch: pixels uint8 ``(n, 3, 32, 32)``, labels int64 ``(n,)`` from the given label byte of each record.
+
+    Raises
+    ------
+    FileError
+        when the file's size is no whole number of records, or a label is outside the classes
+    """
+    content = read_bytes(path, MAX_BYTES)
+    record = num_labels + NUM_PIXELS
+    if not content or len(content) % record:
+        raise FileError(
+            f"{path}: has {len(content)} bytes, expected a multiple of {record} ({num_labels} label byte(s) and "
+            f"{NUM_PIXELS} pixels per image); it is truncated or of another data set"
+        )
+    records = np.frombuffer(content, np.uint8).reshape(-1, record)
+    labels = records[:, column].astype(np.int64)
+    _check_labels(path, labels, num_classes)
+    return records[:, num_labels:].reshape(-1, *SHAPE), labels
+
+
+def write_binary(path: str | os.PathLike[str], images: np.ndarray, labels: np.ndarray) -> None:
+    """Write a CIFAR-10 binary batch, for subsets and conversions: uint8 ``(n, 3, 32, 32)`` and labels ``(n,)``."""
+    images, labels = np.asarray(images), np.asarray(labels)
+    if images.dtype != np.uint8 or images.shape[1:] != SHAPE or labels.shape != (len(images),):
+        raise UsageError(
+            f"write_binary: expected uint8 (n, 3, 32, 32) and n labels, got {images.dtype} {images.shape} and "
+            f"{labels.shape}"
+        )
+    if labels.size and not (labels.min() >= 0 and labels.max() < 10):
+        raise UsageError(f"write_binary: expected labels 0 … 9, got {labels.min()} … {labels.max()}")
+    records = np.concatenate([labels.astype(np.uint8)[:, None], images.reshape(len(images), -1)], axis=1)
+    with atomic_write(path) as temporary:
+        temporary.write_bytes(records.tobytes())
+
+
+def read_python(path: Path, num_classes: int, keys: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+    """A python batch, as :func:`read_binary`; ``keys``: the names its labels may have."""
+    batch = load_pickle(path)
+    if not isinstance(batch, dict):
+        raise FileError(f"{path}: expected a dict of data and labels, found {type(batch).__name__}")
+    entries = {key.decode("latin-1") if isinstance(key, bytes) else key: value for key, value in batch.items()}
+    pixels = entries.get("data")
+    if not isinstance(pixels, np.ndarray) or pixels.ndim != 2 or pixels.shape[1] != NUM_PIXELS or len(pixels) == 0:
+        shape = getattr(pixels, "shape", type(pixels).__name__)
+        raise FileError(f"{path}: expected data of shape (n, {NUM_PIXELS}), found {shape}")
+    labels = _labels(path, next((entries[key] for key in keys if key in entries), None), keys)
+    if len(labels) != len(pixels):
+        raise FileError(f"{path}: holds {len(pixels)} images, but {len(labels)} labels")
+    _check_labels(path, labels, num_classes)
+    return pixels.reshape(-1, *SHAPE), labels
+
+
+def _labels(path: Path, found: Any, keys: Sequence[str]) -> np.ndarray:
+    if not isinstance(found, list) or not all(type(label) is int and 0 <= label < 256 for label in found):
+        raise FileError(f"{path}: expected a list of labels called {' or '.join(keys)}")
+    return np.array(found, np.int64)
+
+
+def _check_labels(path: Path, labels: np.ndarray, num_classes: int) -> None:
+    if labels.max() >= num_classes:
+        raise FileError(
+            f"{path}: expected labels 0 … {num_classes - 1}, found {labels.max()} at image {labels.argmax()}; "
+            "it is damaged or of another data set"
+        )
+
+
+def _read(
+    found: Found, key: str, num_classes: int, label_keys: Sequence[str], column: int, num_labels: int = 1
+) -> tuple[np.ndarray, np.ndarray]:
+    path = found.paths[key]
+    if found.layout.format == "python":
+        return read_python(path, num_classes, label_keys)
+    return read_binary(path, num_classes, column, num_labels)
+
+
+def _split(
+    name: str,
+    batches: dict[str, tuple[np.ndarray, np.ndarray]],
+    training: Sequence[str],
+    test: str,
+    num_classes: int,
+    class_names: tuple[str, ...] = (),
+) -> Split:
+    x_train = np.empty((sum(len(batches[key][1]) for key in training), *SHAPE), np.float32)
+    first = 0
+    for key in training:
+        pixels = batches[key][0]
+        np.divide(pixels, np.float32(255), out=x_train[first : first + len(pixels)])
+        first += len(pixels)
+    y_train = np.concatenate([batches[key][1] for key in training])
+    x_test = batches[test][0] / np.float32(255)
+    return Split(x_train, y_train, x_test, batches[test][1], num_classes, name=name, class_names=class_names)

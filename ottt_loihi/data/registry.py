@@ -1,0 +1,132 @@
+"""All data sets by name, with what each needs on disk."""
+
+from __future__ import annotations
+
+import inspect
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ottt_loihi.data.arrays import load_npz
+from ottt_loihi.data.cifar import CIFAR10, CIFAR100, load_cifar10, load_cifar100
+from ottt_loihi.data.digits import load_digits
+from ottt_loihi.data.dvs import CIFAR10_DVS, DVS_GESTURE, load_cifar10_dvs, load_dvs_gesture
+from ottt_loihi.data.folder import Found, Layout, data_folder, find
+from ottt_loihi.data.idx import FASHION_MNIST, MNIST, load_fashion_mnist, load_mnist
+from ottt_loihi.data.images import load_image_folder
+from ottt_loihi.data.nmnist import NMNIST, load_nmnist
+from ottt_loihi.data.split import Split
+from ottt_loihi.errors import FileError, UsageError
+
+
+@dataclass(frozen=True)
+class DataSet:
+    """title · load: the loader, whose arguments after ``folder`` are options · layouts: what must lie where.
+
+    ``layouts`` is empty for a data set that comes with an installed package. ``source``: where people get it.
+    """
+
+    name: str
+    title: str
+    load: Callable[..., Split]
+    layouts: tuple[Layout, ...] = ()
+    source: str = ""
+
+    def find(self, folder: str | os.PathLike[str] | None = None) -> Found | None:
+        """Where it is, or None where it needs no files; :class:`FileError` says what is missing and where it goes."""
+        return find(self.name, self.layouts, folder) if self.layouts else None
+
+    def options(self) -> list[str]:
+        """The names of the loader's own options."""
+        return [name for name in inspect.signature(self.load).parameters if name != "folder"]
+
+
+DATA_SETS = {
+    data_set.name: data_set
+    for data_set in (
+        DataSet("digits", "digits 8×8, 1,797 (in scikit-learn)", load_digits),
+        DataSet("mnist", "digits 28×28, 70,000", load_mnist, MNIST, "http://yann.lecun.com/exdb/mnist"),
+        DataSet(
+            "fashion-mnist",
+            "clothes 28×28, 70,000",
+            load_fashion_mnist,
+            FASHION_MNIST,
+            "https://github.com/zalandoresearch/fashion-mnist",
+        ),
+        DataSet(
+            "cifar10", "photos 3×32×32, 60,000", load_cifar10, CIFAR10, "https://www.cs.toronto.edu/~kriz/cifar.html"
+        ),
+        DataSet(
+            "cifar100", "photos 3×32×32, 60,000", load_cifar100, CIFAR100, "https://www.cs.toronto.edu/~kriz/cifar.html"
+        ),
+        DataSet(
+            "n-mnist",
+            "events 2×34×34, 70,000",
+            load_nmnist,
+            NMNIST,
+            "https://www.garrickorchard.com/datasets/n-mnist",
+        ),
+        DataSet(
+            "dvs-gesture",
+            "events 2×128×128, 1,464",
+            load_dvs_gesture,
+            DVS_GESTURE,
+            "https://research.ibm.com/interactive/dvsgesture",
+        ),
+        DataSet(
+            "cifar10-dvs",
+            "events 2×128×128, 10,000",
+            load_cifar10_dvs,
+            CIFAR10_DVS,
+            "https://figshare.com/articles/dataset/CIFAR10-DVS_New/4724671",
+        ),
+    )
+}
+
+
+def load_data(name: str | os.PathLike[str], folder: str | os.PathLike[str] | None = None, **options: Any) -> Split:
+    """A data set by name, an ``.npz`` file by its path, or a folder of images (``train/``, ``val/``) by its path.
+
+    Parameters
+    ----------
+    name
+        one of ``DATA_SETS``, or a path
+    folder
+        where the data sets lie; default ``OTTT_DATA_DIR``. A path's beginning, unless the path is absolute or there
+    options
+        of the loader, such as ``num_steps=10`` for n-mnist or ``size=32`` for images
+
+    Raises
+    ------
+    UsageError
+        for an unknown name or option
+    FileError
+        for missing or damaged files
+    """
+    name = os.fspath(name)
+    if name in DATA_SETS:
+        data_set = DATA_SETS[name]
+        loader, arguments = data_set.load, {"folder": folder} if data_set.layouts else {}
+    else:
+        path = _path(name, folder)
+        of_arrays = path.suffix == ".npz"
+        loader, arguments = (load_npz, {"path": path}) if of_arrays else (load_image_folder, {"folder": path})
+    known = [option for option in inspect.signature(loader).parameters if option not in ("folder", "path")]
+    for option in options:
+        if option not in known:
+            raise UsageError(f"data: {name} has no option {option!r}; it has {', '.join(known) or 'none'}")
+    return loader(**arguments, **options)
+
+
+def _path(name: str, folder: str | os.PathLike[str] | None) -> Path:
+    """What a name that is no data set's means: a file ``.npz``, or a folder that is there."""
+    base = data_folder(folder)
+    candidates = [Path(name).expanduser(), *([base / name] if base else [])]
+    for path in candidates:
+        if path.is_dir() or (path.suffix == ".npz" and path.is_file()):
+            return path
+    if candidates[0].suffix == ".npz":
+        raise FileError(f"{candidates[0]}: no such file")
+    raise UsageError(f"data: expected one of {', '.join(DATA_SETS)}, an .npz file or a folder of images; got {name!r}")

@@ -1,0 +1,107 @@
+"""What every loader returns: training and test samples with their labels."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from ottt_loihi.errors import UsageError
+
+
+@dataclass(frozen=True, eq=False)
+class Split:
+    """A data set, in memory.
+
+    ===============  ==========================================================================================
+    field            meaning
+    ===============  ==========================================================================================
+    x_train, x_test  images, float32 in [0, 1], ``(n, *input_shape)``; or with ``time_axis`` one frame per time
+                     step, ``(n, T, *input_shape)``: uint8 counts (0 and 1 are spikes), float32 where resized
+    y_train, y_test  labels, int64 ``(n,)``, 0 … num_classes − 1
+    num_classes      all classes of the data set, whether the samples show them or not; 0: those they show
+    time_axis        True: x has a time axis after the samples' and is not to be rate coded
+    name             of the data set
+    class_names      one per class, or empty
+    notes            what the loader changed or left out, in sentences for people: clipped events and the like
+    ===============  ==========================================================================================
+
+    Raises
+    ------
+    UsageError
+        for arrays that do not belong together, labels that are no integers or outside the classes
+    """
+
+    x_train: np.ndarray
+    y_train: np.ndarray
+    x_test: np.ndarray
+    y_test: np.ndarray
+    num_classes: int = 0
+    time_axis: bool = False
+    name: str = ""
+    class_names: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        for part in ("train", "test"):
+            self._check(part, getattr(self, f"x_{part}"), getattr(self, f"y_{part}"))
+        if self.x_train.shape[1:] != self.x_test.shape[1:]:
+            raise UsageError(
+                f"{self._where()}x_test: expected samples {self.x_train.shape[1:]} like x_train's, "
+                f"got {self.x_test.shape[1:]}"
+            )
+        largest = int(max(self.y_train.max(initial=0), self.y_test.max(initial=0)))
+        if self.num_classes == 0:
+            object.__setattr__(self, "num_classes", largest + 1)
+        if largest >= self.num_classes:
+            raise UsageError(
+                f"{self._where()}labels: expected 0 … {self.num_classes - 1} for {self.num_classes} classes, "
+                f"got {largest}"
+            )
+        if self.class_names and len(self.class_names) != self.num_classes:
+            raise UsageError(
+                f"{self._where()}class_names: expected {self.num_classes} names, got {len(self.class_names)}"
+            )
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """The shape of one image, or of one time step's frame."""
+        return self.x_train.shape[2 if self.time_axis else 1 :]
+
+    @property
+    def num_steps(self) -> int | None:
+        """The samples' own time steps T; None for images, which have no time."""
+        return self.x_train.shape[1] if self.time_axis else None
+
+    def with_channels(self) -> Split:
+        """The same data for convolutions: grey images ``(height, width)`` become ``(1, height, width)``."""
+        if len(self.input_shape) != 2:
+            return self
+        return replace(self, x_train=np.expand_dims(self.x_train, -3), x_test=np.expand_dims(self.x_test, -3))
+
+    def first(self, num_train: int, num_test: int) -> Split:
+        """The first samples of each half, for a quick trial."""
+        if num_train < 1 or num_test < 1:
+            raise UsageError(f"{self._where()}expected at least 1 sample of each half, got {num_train}, {num_test}")
+        return replace(
+            self,
+            x_train=self.x_train[:num_train],
+            y_train=self.y_train[:num_train],
+            x_test=self.x_test[:num_test],
+            y_test=self.y_test[:num_test],
+        )
+
+    def _check(self, part: str, x: np.ndarray, y: np.ndarray) -> None:
+        least = 3 if self.time_axis else 2
+        if x.ndim < least or x.size == 0:
+            shape = "(n, T, *input_shape)" if self.time_axis else "(n, *input_shape)"
+            raise UsageError(f"{self._where()}x_{part}: expected a filled array {shape}, got shape {x.shape}")
+        if y.dtype.kind not in "iu" or y.shape != (len(x),):
+            raise UsageError(
+                f"{self._where()}y_{part}: expected {len(x)} integers, one per sample, got {y.dtype} {y.shape}"
+            )
+        if y.min() < 0:
+            raise UsageError(f"{self._where()}y_{part}: expected labels ≥ 0, got {y.min()}")
+
+    def _where(self) -> str:
+        return f"{self.name}: " if self.name else ""

@@ -1,0 +1,257 @@
+"""The fast simulator equals the oracle in every bit, whatever way it takes; the chip's clock equals logical time."""
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from networks import chip_networks, conv_networks, random_messages
+from ottt_loihi.converters import lava
+from ottt_loihi.sim import plan, recording, reference, simulator
+from ottt_loihi.sim.network import INPUT, LIF, ChipNetwork, Conv, Dense, Diagonal, Sparse
+
+from ottt_loihi import sim
+from ottt_loihi.errors import UsageError
+
+EVERYTHING = ("u", "v", "s")
+ANY_NETWORK = st.one_of(chip_networks(max_layers=4, max_size=12), conv_networks())
+RELAXED = {"deadline": None, "suppress_health_check": list(HealthCheck)}
+
+
+def assert_equal(expected, found):
+    for name in expected.states:
+        for left, right in zip(expected.states[name], found.states[name], strict=True):
+            np.testing.assert_array_equal(left, right, err_msg=name)
+            assert left.dtype == right.dtype
+    np.testing.assert_array_equal(expected.scores, found.scores)
+    np.testing.assert_array_equal(expected.spike_counts, found.spike_counts)
+    for name, counts in expected.overflows.items():
+        np.testing.assert_array_equal(counts, found.overflows[name], err_msg=name)
+
+
+def layer(*shape, vth=200, du=2047, dv=1024, **kwargs):
+    return LIF(shape, du, dv, vth, **kwargs)
+
+
+def even(rng, *shape):
+    return rng.integers(-127, 128, shape) * 2
+
+
+@settings(max_examples=60, **RELAXED)
+@given(chip=ANY_NETWORK, batch=st.integers(1, 7), window=st.sampled_from([1, 100, 1 << 20]), threads=st.integers(1, 3))
+def test_every_state_equals_the_reference(chip, batch, window, threads):
+    """Windows of one step and of many, chunks of one sample and of many."""
+    x = random_messages(chip, batch, density=0.5)
+    simulator.WINDOW_BYTES, before = window, simulator.WINDOW_BYTES
+    try:
+        assert_equal(reference.run(chip, x, EVERYTHING), sim.run(chip, x, EVERYTHING, threads=threads))
+    finally:
+        simulator.WINDOW_BYTES = before
+
+
+@settings(max_examples=30, **RELAXED)
+@given(chip=ANY_NETWORK, window=st.sampled_from([1, 1 << 20]))
+def test_the_chips_clock_equals_logical_time(chip, window):
+    x = random_messages(chip, batch=2)
+    expected, wall = reference.run(chip, x, EVERYTHING), reference.run_wall_clock(chip, x, EVERYTHING)
+    simulator.WINDOW_BYTES, before = window, simulator.WINDOW_BYTES
+    try:
+        found = sim.run(chip, x, EVERYTHING, clock="wall")
+    finally:
+        simulator.WINDOW_BYTES = before
+    for name in EVERYTHING:
+        for index in range(len(chip.layers)):
+            np.testing.assert_array_equal(found.states[name][index], wall[name][index])
+            late = wall[name][index][index + 1 : index + 1 + chip.num_steps]
+            np.testing.assert_array_equal(late, expected.states[name][index])
+    np.testing.assert_array_equal(found.scores, expected.scores)
+    np.testing.assert_array_equal(found.spike_counts, expected.spike_counts)
+
+
+@pytest.mark.slow
+@pytest.mark.lava
+@settings(max_examples=60, **RELAXED)
+@given(chip=ANY_NETWORK)
+def test_every_state_equals_lava(chip):
+    x = random_messages(chip, batch=3)
+    expected = lava.run(chip, x, EVERYTHING)
+    assert_equal(expected, sim.run(chip, x, EVERYTHING))
+
+
+@pytest.mark.parametrize("density", [0.01, 0.1, 0.5, 1.0])
+@pytest.mark.parametrize("odd", [False, True])
+def test_wide_layers(density, odd):
+    """More spikes than int16 sums can take at once, and weights that cannot be halved."""
+    rng = np.random.default_rng(0)
+    weight = rng.integers(0, 256, (70, 700)) if odd else np.full((70, 700), 254) - 2 * rng.integers(0, 2, (70, 700))
+    chip = ChipNetwork(
+        (700,),
+        (layer(70, vth=100_000, bias_mant=7), layer(10)),
+        (Dense(INPUT, 0, weight), Dense(0, 1, even(rng, 10, 70), -3), Dense(0, 0, even(rng, 70, 70), delay=1)),
+        7,
+    )
+    x = random_messages(chip, 5, density=density)
+    assert_equal(reference.run(chip, x, EVERYTHING), sim.run(chip, x, EVERYTHING))
+    assert sim.explain(chip)[0].why.endswith("int16 rows" if odd else "int8 rows")
+
+
+@pytest.mark.parametrize("density", [0.02, 0.3, 0.9])
+@pytest.mark.parametrize("groups", [1, 2])
+def test_convolutions_of_any_geometry(density, groups):
+    rng = np.random.default_rng(0)
+    conv = Conv(INPUT, 0, even(rng, 6, 4 // groups, 5, 4), (4, 13, 12), (2, 3), (1, 2), (2, 1), groups)
+    second = Conv(0, 1, even(rng, 5, 6, 3, 3), conv.output_shape, padding=(1, 1))
+    size = second.shape[0]
+    sparse = Sparse(1, 2, (9, size), np.arange(30) % 9, np.arange(30), even(rng, 30))
+    chip = ChipNetwork(
+        (4, 13, 12),
+        (layer(*conv.output_shape), layer(*second.output_shape, vth=700, du=4095), layer(9)),
+        (conv, second, Dense(1, 2, even(rng, 9, size)), sparse, Diagonal(1, 1, even(rng, size))),
+        5,
+    )
+    x = random_messages(chip, 6, density=density)
+    expected = reference.run(chip, x, EVERYTHING)
+    assert expected.spike_counts.min() > 0
+    assert_equal(expected, sim.run(chip, x, EVERYTHING))
+
+
+def test_loops_over_several_layers():
+    rng = np.random.default_rng(1)
+    chip = ChipNetwork(
+        (6,),
+        tuple(layer(n) for n in (9, 8, 7, 6)),
+        (
+            Dense(INPUT, 0, even(rng, 9, 6)),
+            Dense(0, 1, even(rng, 8, 9)),
+            Dense(1, 2, even(rng, 7, 8)),
+            Dense(2, 1, even(rng, 8, 7), delay=1),
+            Dense(2, 3, even(rng, 6, 7)),
+            Dense(0, 3, even(rng, 6, 9), delay=4),
+            Diagonal(3, 3, even(rng, 6), delay=2),
+        ),
+        20,
+    )
+    assert [(g.begin, g.end, g.block) for g in plan.plan(chip).groups] == [(0, 1, 0), (1, 3, 3), (3, 4, 3)]
+    x = random_messages(chip, 4)
+    assert_equal(reference.run(chip, x, EVERYTHING), sim.run(chip, x, EVERYTHING))
+
+
+def test_wrap_arounds_are_exact_counted_and_reported():
+    """Sums beyond int32, conv outputs beyond 24 bits, currents beyond 24 bits and clipped membranes."""
+    conv = Conv(INPUT, 0, np.full((2, 1, 2, 2), -254), (1, 5, 8), num_message_bits=20)
+    big = Dense(INPUT, 1, np.full((3, 40), 254), 7, num_message_bits=20, delay=1)
+    chip = ChipNetwork((1, 5, 8), (LIF(conv.output_shape, -1, 4096, 9), layer(3)), (conv, big), 6)
+    x = np.random.default_rng(0).integers(-(2**20), 2**20, (3, 6, 1, 5, 8))
+    expected = reference.run(chip, x, EVERYTHING)
+    for name, counts in expected.overflows.items():
+        assert counts.sum() > 0, name
+    found = sim.run(chip, x, EVERYTHING)
+    assert_equal(expected, found)
+    assert {way.way for way in found.ways} == {"reference"}
+
+
+def test_a_current_that_wraps_at_24_bits_is_counted_on_the_fast_way():
+    chip = ChipNetwork((600,), (LIF((2,), 4095, 0, 9),), (Dense(INPUT, 0, np.full((2, 600), 254)),), 3)
+    x = np.ones((4, 3, 600), bool)
+    expected = reference.run(chip, x, EVERYTHING)
+    assert expected.overflows["u"].tolist() == [24]
+    found = sim.run(chip, x, EVERYTHING)
+    assert_equal(expected, found)
+    assert found.ways[0].way == "events"
+
+
+def test_the_ends_of_the_24_bits():
+    """a = ∓131072, so d = −2²³, which wraps, and d = 2²³, which does not; one beside each; v at both ends."""
+    weight = np.zeros((4, 9), np.int32)
+    weight[:2, :4], weight[2:, :8] = -256, 128
+    weight[1, 8], weight[3, 8] = -2, 2
+    chip = ChipNetwork((9,), (LIF((4,), 4095, 0, 131071, u_init=5),), (Dense(INPUT, 0, weight, 7),), 3)
+    x = np.ones((1, 3, 9), np.uint8)
+    expected = reference.run(chip, x, EVERYTHING)
+    assert expected.states["u"][0][0, 0].tolist() == [2**23, 2**23 - 2**14, 2**23, -(2**23) + 2**14]
+    assert expected.overflows["u"].tolist() == [9]
+    assert expected.states["v"][0].min() == 1 - 2**23
+    assert_equal(expected, sim.run(chip, x, EVERYTHING))
+
+
+def small():
+    rng = np.random.default_rng(0)
+    layers = (layer(9, name="hidden"), layer(4, name="readout"))
+    return ChipNetwork((5,), layers, (Dense(INPUT, 0, even(rng, 9, 5)), Dense(0, 1, even(rng, 4, 9))), 6)
+
+
+def test_selected_layers_are_recorded_and_no_others():
+    chip = small()
+    x = random_messages(chip, 3)
+    everything = reference.run(chip, x, EVERYTHING)
+    found = sim.run(chip, x, {"v": ["readout"], "s": [0]})
+    assert set(found.states) == {"v", "s"}
+    assert found.states["v"][0] is None
+    assert found.states["s"][1] is None
+    np.testing.assert_array_equal(found.states["v"][1], everything.states["v"][1])
+    np.testing.assert_array_equal(found.states["s"][0], everything.states["s"][0])
+
+
+def test_an_iterator_of_batches_equals_one_array():
+    chip = small()
+    x = random_messages(chip, 10)
+    seen = []
+    found = sim.run(chip, iter([x[:4], x[4:5], x[5:]]), progress=lambda done, total: seen.append((done, total)))
+    assert_equal(reference.run(chip, x), found)
+    assert seen == [(4, 0), (5, 0), (10, 0)]
+
+
+def test_progress_counts_samples():
+    chip = small()
+    seen = []
+    sim.run(chip, random_messages(chip, 200), threads=2, progress=lambda done, total: seen.append((done, total)))
+    assert len(seen) > 1
+    assert seen[-1] == (200, 200)
+    assert seen == sorted(seen)
+
+
+def test_an_empty_batch_has_no_scores():
+    assert sim.run(small(), np.zeros((0, 6, 5), np.uint8)).scores.shape == (0, 4)
+
+
+BAD_CALLS = [
+    ({"x": np.zeros((1, 6, 4), np.uint8)}, "expected shape (batch, 6, 5), got (1, 6, 4)"),
+    ({"x": np.zeros((1, 6, 5))}, "float64"),
+    ({"x": np.full((1, 6, 5), 2)}, "[0, 1], got [2, 2]"),
+    ({"record": ("w",)}, "'w'"),
+    ({"record": "uv"}, "('uv',)"),
+    ({"record": {"u": [2]}}, "no layer 2; layers are 0 to 1"),
+    ({"record": {"u": ["output"]}}, "names hidden, readout"),
+    ({"clock": "sun"}, "logical, wall"),
+    ({"threads": 0}, "threads"),
+    ({"x": iter([]), "record": ()}, "no batch"),
+    ({"x": iter([]), "record": ("u",)}, "iterator"),
+]
+
+
+@pytest.mark.parametrize(("change", "says"), BAD_CALLS)
+def test_bad_calls_are_named(change, says):
+    arguments = {"x": np.zeros((1, 6, 5), np.uint8), "record": ()} | change
+    with pytest.raises(UsageError) as error:
+        sim.run(small(), arguments.pop("x"), arguments.pop("record"), **arguments)
+    assert says in str(error.value)
+
+
+def test_a_recording_that_would_not_fit_is_refused_with_its_size(monkeypatch):
+    monkeypatch.setattr(recording, "free_memory", lambda: 1000)
+    chip = small()
+    with pytest.raises(UsageError, match=r"needs 1.17e-06 GB.*'v' of layer 0, hidden, alone takes 6.48e-07"):
+        sim.run(chip, random_messages(chip, 3), ("v", "s"))
+    sim.run(chip, random_messages(chip, 3), {"s": [1]})
+
+
+def test_free_memory_is_known_here():
+    assert recording.free_memory() > 1 << 20
+
+
+def test_the_plan_says_how_and_why():
+    chip = ChipNetwork((4,), (layer(3),), (Dense(INPUT, 0, np.full((3, 4), 2)), Diagonal(0, 0, np.full(3, -4))), 2)
+    ways = sim.explain(chip)
+    assert [w.way for w in ways] == ["events", "loop"]
+    assert ways[0].connection == "connection input→layer[0]"
+    graded = ChipNetwork((4,), (layer(3),), (Dense(INPUT, 0, np.full((3, 4), 2), num_message_bits=8),), 2)
+    assert sim.explain(graded)[0].way == "product"
