@@ -91,6 +91,13 @@ def test_missing_files_are_named(folder, tmp_path, monkeypatch):
         load_mnist()
 
 
+def test_files_beside_the_data_sets_are_nobody_s(folder, monkeypatch):
+    """MNIST and Fashion-MNIST share names: files right in OTTT_DATA_DIR could be either's."""
+    monkeypatch.setenv("OTTT_DATA_DIR", str(folder / "mnist"))
+    with pytest.raises(FileError, match="fashion-mnist: not found"):
+        load_fashion_mnist()
+
+
 def test_an_argument_wins_over_the_environment(folder, monkeypatch):
     monkeypatch.setenv("OTTT_DATA_DIR", "/nowhere")
     assert len(load_mnist(folder).x_train) == 30

@@ -311,7 +311,7 @@ class TestCommand:
             (["--passes", "0"], 2, "passes"),
             (["--transform", "sideways"], 2, "sideways"),
             (["--pases", "1"], 2, "No such option"),
-            (["--data", "cats"], 2, "got 'cats'"),
+            (["--data", "cats"], 2, "expected one of digits, mnist"),
             (["--readout-rate", "5"], 2, "rates: expected"),
             (["-o", "/proc/nowhere"], 3, "cannot be written"),
         ],

@@ -138,9 +138,7 @@ def _read_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo, path: Path) ->
         for size in shape:
             count *= size
         if count < 0 or member.tell() + count * dtype.itemsize != info.file_size:
-            raise UnsafeFileError(
-                f"{where}: declares {shape} of {dtype}, which is not what its {info.file_size} bytes are"
-            )
+            raise UnsafeFileError(f"{where}: declares {shape} of {dtype}, but has {info.file_size} bytes; not read")
         content = member.read(count * dtype.itemsize)
     if len(content) != count * dtype.itemsize:
         raise FileError(f"{where}: ends too early; the file is truncated")
