@@ -31,9 +31,10 @@ import torch
 from torch import Tensor
 
 from ottt_loihi import __version__
+from ottt_loihi.architectures import build
 from ottt_loihi.errors import FileError, UnsafeFileError, UsageError
 from ottt_loihi.files import atomic_write
-from ottt_loihi.network import Network, build
+from ottt_loihi.network import Network
 
 FORMAT = "ottt-loihi model"
 VERSION = 1
@@ -57,12 +58,14 @@ def save(net: Network, path: str | os.PathLike[str], provenance: Mapping[str, An
     Raises
     ------
     UsageError
-        for a network that :func:`~ottt_loihi.network.build` cannot build again, or provenance that is not JSON
+        for a network that :func:`~ottt_loihi.architectures.build` cannot build again, or provenance that is not JSON
     FileError
         if the file cannot be written; nothing is left then
     """
     if "name" not in net.architecture:
-        raise UsageError("save: this network was put together by hand; only one from ottt_loihi.network can be saved")
+        raise UsageError(
+            "save: this network was put together by hand; only those of ottt_loihi.architectures can be saved"
+        )
     net.provenance = {**net.provenance, **dict(provenance or {}), "versions": versions()}
     try:
         metadata = json.dumps({"architecture": net.architecture, "provenance": net.provenance}, sort_keys=True)

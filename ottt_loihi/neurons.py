@@ -116,6 +116,11 @@ class LIF(nn.Module):
         )
 
 
+def fire(u: Tensor, neuron: LIF) -> Tensor:
+    """The spikes of membranes u, with the neuron's surrogate as derivative."""
+    return _Fire.apply(u, neuron.v_threshold, neuron.surrogate, neuron.convention == "authors")
+
+
 class _Fire(torch.autograd.Function):
     """``s = H(u − Vth)`` forwards, ``∂L/∂u = ∂L/∂s · f(u)`` backwards."""
 

@@ -2,10 +2,10 @@ import numpy as np
 import pytest
 import torch
 
+from ottt_loihi.architectures import mlp
 from ottt_loihi.checkpoint import load
 from ottt_loihi.data import load_digits, rate_code
 from ottt_loihi.errors import FileError, TrainingError, UsageError
-from ottt_loihi.network import mlp
 from ottt_loihi.rules import OTTT
 from ottt_loihi.trainer import TEST_ENCODING_SEED, Trainer, evaluate, train_encoding_seed
 

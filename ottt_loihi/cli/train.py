@@ -85,8 +85,8 @@ def train(
     """
     import torch
 
+    from ottt_loihi.architectures import mlp
     from ottt_loihi.data import load_digits
-    from ottt_loihi.network import mlp
     from ottt_loihi.rules import OTTT
     from ottt_loihi.trainer import Trainer, evaluate
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ottt_loihi.errors import UsageError
+from ottt_loihi.folding import Folded
 from ottt_loihi.losses import Loss
 from ottt_loihi.network import Network
 from ottt_loihi.neurons import one_of
@@ -74,6 +75,14 @@ class OnlineRule(Rule):
     def check(self, net: Network) -> None:
         """Refuse a network the rule does not fit."""
 
+    def step(self, net: Network, x: Tensor, state: Any, folded: Folded) -> tuple[Tensor, Any]:
+        """One time step: o[t], and the state that the next one gets."""
+        return net.step(x, state, self.paths, folded)
+
+    def steps_with_gradient(self, num_steps: int) -> set[int]:
+        """The time steps of a batch that are learnt from: all, unless a rule says otherwise."""
+        return set(range(num_steps))
+
     def train_batch(
         self, net: Network, x: Tensor, labels: Tensor, loss: Loss, optimizer: torch.optim.Optimizer | None
     ) -> BatchResult:
@@ -81,15 +90,23 @@ class OnlineRule(Rule):
         x, labels = net.check_input(x), check_labels(net, x, labels)
         if optimizer is not None:
             optimizer.zero_grad()
+        folded = net.fold(x, leaves=True, paths=self.paths)
         state, total, scores = None, x.new_zeros(()), x.new_zeros(len(x), net.num_classes)
+        learning = self.steps_with_gradient(x.shape[1])
         for t in range(x.shape[1]):
-            o, state = net.step(x[:, t], state, self.paths)
-            loss_now = loss(o, labels, x.shape[1])
+            with torch.set_grad_enabled(t in learning):
+                o, state = self.step(net, x[:, t], state, folded)
+                loss_now = loss(o, labels, x.shape[1])
+            total, scores = total + loss_now.detach(), scores + o.detach()
+            if t not in learning:
+                continue
             loss_now.backward()
-            if optimizer is not None and self.update == "step":
+            if self.update == "step" and optimizer is not None:
+                folded.push()
                 optimizer.step()
                 optimizer.zero_grad()
-            total, scores = total + loss_now.detach(), scores + o.detach()
+                folded = net.fold(x, leaves=True, paths=self.paths)
+        folded.push()
         if optimizer is not None and self.update == "sequence":
             optimizer.step()
         return BatchResult(total, scores)
