@@ -30,12 +30,15 @@ def is_constant(x: Tensor) -> bool:
 class Folded(Mapping[Synapse, Weights]):
     """Effective weights of a network's synapses, valid until a parameter changes.
 
+    ``lean``: the steps may reuse memory, because each has its backward pass before the next one.
+
     net: the network · x: the first frame ``(batch, *input_shape)`` of an input that is constant in time, otherwise None
     · leaves: cut the graph here and collect gradients until :meth:`push` (online rules); otherwise gradients flow
     through (BPTT, or no gradients at all) · paths: of the rule
     """
 
     def __init__(self, net: Network, x: Tensor | None = None, leaves: bool = False, paths: Paths = BPTT) -> None:
+        self.lean = leaves
         self._cuts: list[tuple[Tensor, Tensor]] = []  # (in the graph, the leaf that stands for it)
         whole = {synapse: synapse.effective() for synapse in net.synapses()}
         self._weights = {s: self._cut(w) for s, w in whole.items()} if leaves else whole
@@ -47,7 +50,6 @@ class Folded(Mapping[Synapse, Weights]):
                 self.first, _ = synapse(x, weights=whole[synapse])
                 if leaves:
                     self.first = self._leaf(self.first)
-        self._leaves = leaves
 
     def __getitem__(self, synapse: Synapse) -> Weights:
         return self._weights[synapse]
@@ -62,7 +64,7 @@ class Folded(Mapping[Synapse, Weights]):
         """This step's current of the constant input, and the state as :meth:`Synapse.forward` gives it."""
         assert self.first is not None
         length = 1.0 + decay * state.bias_trace if self._traced and state is not None else 1.0
-        current = _Repeated.apply(self.first, length) if self._leaves else self.first
+        current = _Repeated.apply(self.first, length) if self.lean else self.first
         return current, SynapseState(None, length)
 
     def push(self) -> None:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ottt_loihi.errors import UsageError
-from ottt_loihi.neurons import LIF
+from ottt_loihi.neurons import LIF, LeanStep, like
 from ottt_loihi.paths import BPTT, Paths
 from ottt_loihi.synapses import Synapse, SynapseState, Weights
 
@@ -18,15 +18,17 @@ from ottt_loihi.synapses import Synapse, SynapseState, Weights
 class BlockState(NamedTuple):
     """After a step, ``(batch, *shape)`` each.
 
-    s: spikes · u, v: membrane before and after the reset · mask: of the neuron dropout, None without ·
-    synapses: states of ``block.synapse`` and of the branches' synapses, in that order
+    s: spikes · u, v: membrane before and after the reset; u is None where its memory is used otherwise · mask: of the
+    neuron dropout, None without · synapses: states of ``block.synapse`` and of the branches' synapses, in that order ·
+    spare: memory for the next step's spikes (:meth:`Block.fire_lean`)
     """
 
     s: Tensor
-    u: Tensor
+    u: Tensor | None
     v: Tensor
     mask: Tensor | None
     synapses: tuple[SynapseState, ...]
+    spare: Tensor | None = None
 
     @property
     def out(self) -> Tensor:
@@ -139,6 +141,24 @@ class Block(nn.Module):
         mask = self.draw_mask(current) if state is None else state.mask
         s, u, v = self.neuron(current, None if state is None else state.v, paths)
         return BlockState(s, u, v, mask, synapses)
+
+    def fire_lean(
+        self, current: Tensor, synapses: tuple[SynapseState, ...], state: BlockState | None, keep_current: bool
+    ) -> BlockState:
+        """:meth:`fire` for a rule that learns at every step, in the memory of ``state``, which is spent thereby.
+
+        The spikes of the step before stay readable, its u does not. keep_current: u gets memory of its own, because
+        somebody else still needs I[t].
+        """
+        if state is None:
+            v, spare = torch.zeros_like(current), torch.empty_like(current)
+            state = BlockState(torch.empty_like(current), None, v, self.draw_mask(current), (), spare)
+        current = like(current, state.v)
+        u = current
+        if keep_current:
+            u = torch.empty_like(current) if state.u is None else state.u
+        s = LeanStep.apply(current, state.v, u.detach(), state.spare.detach(), self.neuron)
+        return BlockState(s, u.detach() if keep_current else None, state.v, state.mask, synapses, state.s.detach())
 
     def draw_mask(self, like: Tensor) -> Tensor | None:
         """A sample's dropout: 0 for a silent neuron, 1/(1 − p) for the others; None where nothing is dropped."""

@@ -115,7 +115,11 @@ class Network(nn.Module):
             current, synapses = block.charge(inputs, before, paths, index == 0, folded, first)
             if block.skip is not None:
                 current = torch.add(current, currents[block.skip.source], alpha=block.skip.factor)
-            blocks.append(block.fire(current, synapses, before, paths))
+            if folded.lean and is_on_cpu(current):
+                keep = first is not None or index in self.skip_sources
+                blocks.append(block.fire_lean(current, synapses, before, keep))
+            else:
+                blocks.append(block.fire(current, synapses, before, paths))
             currents.append(current)
             out = blocks[-1].out
         o, readout = self.readout(
@@ -149,6 +153,7 @@ class Network(nn.Module):
             if block.skip is not None and self.blocks[block.skip.source].shape != shape:
                 raise UsageError(f"block {index + 1}: {shape} neurons, but its skip has another shape: {block.skip}")
             block.shape = shape
+        self.skip_sources = {block.skip.source for block in self.blocks if block.skip is not None}
         for index, block in enumerate(self.blocks):
             for branch in block.branches:
                 end = len(self.blocks) if branch.delayed else index
@@ -206,9 +211,19 @@ class Network(nn.Module):
             expected = ", ".join(("batch", "time steps", *map(str, self.input_shape)))
             raise UsageError(f"input: expected shape ({expected}), got {tuple(x.shape)}")
         seen = x[:, :1] if is_constant(x) else x  # a constant input stays one frame in memory
-        if x.is_complex() or (x.is_floating_point() and not torch.isfinite(seen).all()):
+        if x.is_complex() or (x.is_floating_point() and not _all_finite(seen)):
             raise UsageError("input: expected finite real numbers, got NaN, infinity or complex ones")
         return seen.to(self.readout.weight).expand(x.shape)
+
+
+def _all_finite(x: Tensor) -> bool:
+    """Without memory of x's size, as ``isfinite`` would take: NaN passes through both extremes."""
+    return bool(torch.isfinite(torch.stack(torch.aminmax(x))).all())
+
+
+def is_on_cpu(x: Tensor) -> bool:
+    """Whether the kernels of ``lif_kernels`` can work on it."""
+    return x.device.type == "cpu" and x.dtype in (torch.float32, torch.float64)
 
 
 def _fitting(synapse: Synapse, shape: tuple[int, ...], where: str) -> tuple[int, ...]:

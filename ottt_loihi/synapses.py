@@ -20,14 +20,22 @@ SPIKE_SCALE = 2.74  # 1/√(p·(1 − p)), p = P(N(0, 1) > 1): makes the varianc
 
 
 class SynapseState(NamedTuple):
-    """``trace``: â[t], of the (pooled) input's shape, None where no rule asked for it; ``bias_trace``: Λ_t."""
+    """``trace``: â[t], of the (pooled) input's shape, None where no rule asked for it; ``bias_trace``: Λ_t.
+
+    ``scratch``: memory for the next step's backward pass, where steps reuse theirs.
+    """
 
     trace: Tensor | None
     bias_trace: float
+    scratch: Tensor | None = None
 
 
 class Weights(NamedTuple):
-    """What a step multiplies with. ``collect``: weight's gradient is added straight into ``weight.grad``."""
+    """What a step multiplies with.
+
+    ``collect``: the weight's gradient is added straight into ``weight.grad``, and the trace is updated in place; for
+    rules whose every step has its backward pass before the next one.
+    """
 
     weight: Tensor
     bias: Tensor | None
@@ -135,8 +143,9 @@ class Synapse(nn.Module):
         â and Λ · weights: :meth:`effective`, where it was computed before.
         """
         weights = self.effective() if weights is None else weights
-        x = self._receive(x)
-        trace = _decayed(x, state, decay) if traced else None
+        scratch = self._scratch(x, state) if weights.collect else None
+        x = self._receive(x, scratch)
+        trace = _decayed(x, state, decay, in_place=weights.collect) if traced else None
         bias_trace = 1.0 + decay * state.bias_trace if bias_traced and state is not None else 1.0
         if trace is None and bias_trace == 1.0 and not weights.collect:
             current = self._product(self._spread(x), weights.weight, weights.bias)
@@ -145,17 +154,24 @@ class Synapse(nn.Module):
             current = _Traced.apply(
                 self._spread(x), self._spread(pre), weights.weight, weights.bias, bias_trace, self, weights.collect
             )
-        return self._send(current), SynapseState(trace, bias_trace)
+        return self._send(current), SynapseState(trace, bias_trace, scratch)
 
     def output_shape(self, input_shape: tuple[int, ...]) -> tuple[int, ...]:
         """The shape of I[t] for an input of this shape, both without the batch; UsageError if it does not fit."""
         raise NotImplementedError
 
-    def _receive(self, x: Tensor) -> Tensor:
+    def _receive(self, x: Tensor, scratch: Tensor | None = None) -> Tensor:
         """P(x)."""
         if self.pool is None:
             return x
-        return x.mean((2, 3), keepdim=True) if self.pool == "global" else functional.avg_pool2d(x, self.pool)
+        return x.mean((2, 3), keepdim=True) if self.pool == "global" else average_pool(x, self.pool, scratch)
+
+    def _scratch(self, x: Tensor, state: SynapseState | None) -> Tensor | None:
+        """Memory for ∂L/∂x of a pooled input."""
+        if not isinstance(self.pool, int) or not x.requires_grad:
+            return None
+        known = None if state is None else state.scratch
+        return torch.empty_like(x, memory_format=torch.channels_last) if known is None else known
 
     def _spread(self, x: Tensor) -> Tensor:
         """What comes after the trace and before the weights."""
@@ -219,8 +235,8 @@ class Linear(Synapse):
             )
         return (self.out_features,)
 
-    def _receive(self, x: Tensor) -> Tensor:
-        return super()._receive(x).flatten(1)
+    def _receive(self, x: Tensor, scratch: Tensor | None = None) -> Tensor:
+        return super()._receive(x, scratch).flatten(1)
 
     def _product(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         return functional.linear(x, weight, bias)
@@ -299,6 +315,9 @@ class Conv2d(Synapse):
             raise UsageError(f"Conv2d: a {kernel}×{kernel} kernel does not fit an image of {shape[1]}×{shape[2]}")
         return (self.out_channels, *sizes)
 
+    def _receive(self, x: Tensor, scratch: Tensor | None = None) -> Tensor:
+        return super()._receive(x.contiguous(memory_format=torch.channels_last), scratch)
+
     def _spread(self, x: Tensor) -> Tensor:
         return x if self.upsample == 1 else functional.interpolate(x, scale_factor=self.upsample, mode="nearest")
 
@@ -353,6 +372,33 @@ def pooled_shape(shape: tuple[int, ...], pool: int | str | None) -> tuple[int, .
     return (shape[0], 1, 1) if pool == "global" else (shape[0], *(n // pool for n in shape[1:]))
 
 
+def average_pool(x: Tensor, k: int, scratch: Tensor | None = None) -> Tensor:
+    """torch's ``avg_pool2d(x, k)``; on the CPU made of slices, three times faster.
+
+    scratch: like x, takes its gradient; that is read by nobody else's step.
+    """
+    if x.device.type != "cpu" or x.shape[2] % k or x.shape[3] % k:
+        return functional.avg_pool2d(x, k)
+    return _SlicePool.apply(x, k, scratch)
+
+
+class _SlicePool(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, k: int, scratch: Tensor | None) -> Tensor:
+        ctx.k, ctx.scratch = k, scratch
+        rows = sum((x[:, :, i::k] for i in range(1, k)), x[:, :, ::k])
+        whole = sum((rows[:, :, :, i::k] for i in range(1, k)), rows[:, :, :, ::k])
+        return whole * (1 / k**2)
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> tuple[Tensor, None, None]:
+        k = ctx.k
+        size, g = [n * k for n in g.shape[2:]], g * (1 / k**2)
+        if ctx.scratch is None:
+            return torch.ops.aten.upsample_nearest2d(g, size), None, None
+        return torch.ops.aten.upsample_nearest2d.out(g, size, out=ctx.scratch), None, None
+
+
 def positive(value: Any, where: str) -> int:
     """``value``, if it is an integer above 0; otherwise a UsageError."""
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
@@ -360,12 +406,12 @@ def positive(value: Any, where: str) -> int:
     return value
 
 
-def _decayed(x: Tensor, state: SynapseState | None, decay: float) -> Tensor:
-    """â[t] = λ·â[t−1] + x[t], a constant to autograd."""
+def _decayed(x: Tensor, state: SynapseState | None, decay: float, in_place: bool = False) -> Tensor:
+    """â[t] = λ·â[t−1] + x[t], a constant to autograd; in place of â[t−1] where nobody reads that any more."""
     x = x.detach()
     if state is None or state.trace is None:
-        return x
-    return torch.add(x, state.trace, alpha=decay)
+        return x.clone() if in_place else x
+    return torch.add(x, state.trace, alpha=decay, out=state.trace if in_place else None)
 
 
 class _Traced(torch.autograd.Function):

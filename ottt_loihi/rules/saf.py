@@ -22,8 +22,8 @@ from ottt_loihi.errors import UsageError
 from ottt_loihi.folding import Folded
 from ottt_loihi.layers import Block
 from ottt_loihi.losses import Loss
-from ottt_loihi.network import Network
-from ottt_loihi.neurons import fire
+from ottt_loihi.network import Network, is_on_cpu
+from ottt_loihi.neurons import LIF, LeanAccumulation, fire, like
 from ottt_loihi.paths import Paths
 from ottt_loihi.rules.rule import BatchResult, OnlineRule, Rule, check_labels
 from ottt_loihi.synapses import Synapse, Weights
@@ -82,7 +82,7 @@ class SAFF(Rule):
         state, decay = None, net.blocks[0].neuron.decay if len(net.blocks) else 0.0
         mean_input = x[:, 0].clone()  # weighted like the firing rates
         with torch.no_grad():
-            folded = net.fold(x)
+            folded = net.fold(x, leaves=True)  # no gradient: the steps may reuse memory
             for t in range(x.shape[1]):
                 _, state = accumulate(net, x[:, t], state, folded)
                 if folded.first is None and t:
@@ -111,7 +111,8 @@ def accumulate(net: Network, x: Tensor, state: SAFState | None, folded: Folded) 
     """One time step of a network in its accumulated form: o[t], and the state."""
     decay = net.blocks[0].neuron.decay if len(net.blocks) else 0.0
     length = 1.0 if state is None else 1.0 + decay * state.length
-    x_trace = None if folded.first is not None else x if state is None else torch.add(x, state.x, alpha=decay)
+    x_trace = None if folded.first is not None else _input_trace(x, state, decay, folded.lean)
+    delayed = {branch.source for block in net.blocks for branch in block.branches if branch.delayed}
     out, masks, currents, s, trace = [], [], [], x, x_trace
     for index, block in enumerate(net.blocks):
         before = None if state is None else state.out[index]
@@ -122,17 +123,33 @@ def accumulate(net: Network, x: Tensor, state: SAFState | None, folded: Folded) 
             current = part if current is None else current + part
         if block.skip is not None:
             current = torch.add(current, currents[block.skip.source], alpha=block.skip.factor)
-        neuron = block.neuron
-        u = current if before is None else torch.sub(current, before, alpha=neuron.v_threshold * decay)
-        s = fire(u, neuron)
-        mask = block.draw_mask(s) if state is None else state.masks[index]
-        out.append(s if before is None else torch.add(s, before, alpha=decay))
-        masks.append(mask)
         currents.append(current)
-        trace, s = (out[-1], s) if mask is None else (out[-1] * mask, s * mask)
+        mask = block.draw_mask(current) if state is None else state.masks[index]
+        needs_s = index == len(net.blocks) - 1
+        lean = folded.lean and is_on_cpu(current) and index not in delayed and index not in net.skip_sources
+        a, s = _fire(current, before, block.neuron, needs_s, lean)
+        out.append(a)
+        masks.append(mask)
+        trace, s = (a, s) if mask is None else (a * mask, s * mask if needs_s else s)
     o, _ = net.readout(s, weights=folded[net.readout])
     kept = tuple(a.detach() for a in out)
     return o, SAFState(None if x_trace is None else x_trace.detach(), kept, tuple(masks), length)
+
+
+def _fire(current: Tensor, before: Tensor | None, neuron: LIF, needs_s: bool, lean: bool) -> tuple[Tensor, Tensor]:
+    """â[t], and s[t] where asked for. lean: in the memory of Û[t] and â[t−1] (and then s is â[t] − λ·â[t−1])."""
+    if lean and not needs_s:
+        trace = torch.zeros_like(current) if before is None else before
+        return LeanAccumulation.apply(like(current, trace), trace, neuron), current
+    u = current if before is None else torch.sub(current, before, alpha=neuron.v_threshold * neuron.decay)
+    s = fire(u, neuron)
+    return s if before is None else torch.add(s, before, alpha=neuron.decay), s
+
+
+def _input_trace(x: Tensor, state: SAFState | None, decay: float, lean: bool) -> Tensor:
+    if state is None:
+        return x.clone() if lean else x
+    return torch.add(x, state.x, alpha=decay, out=state.x if lean else None)
 
 
 def _branch_inputs(net: Network, block: Block, out: list, masks: list, state: SAFState | None, x: Tensor) -> list:
