@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -14,7 +15,7 @@ from ottt_loihi.folding import Folded, is_constant
 from ottt_loihi.layers import Block, BlockState
 from ottt_loihi.neurons import one_of
 from ottt_loihi.paths import BPTT, CONVENTIONS, Paths
-from ottt_loihi.synapses import Readout, Synapse, SynapseState
+from ottt_loihi.synapses import Readout, Synapse, SynapseState, pooled_shape
 
 
 class NetworkState(NamedTuple):
@@ -90,6 +91,18 @@ class Network(nn.Module):
         for block in self.blocks:
             yield from block.synapses
         yield self.readout
+
+    def fan_out(self) -> list[float]:
+        """Synapses that a spike reaches, on average: of the input first, then of every block."""
+        shapes = [self.input_shape, *(block.shape for block in self.blocks)]
+        fan_out = [0.0] * len(shapes)
+        for index, block in enumerate(self.blocks):
+            sources = [index, *(branch.source + 1 for branch in block.branches)]
+            for source, synapse in zip(sources, block.synapses, strict=True):
+                pixels = math.prod(pooled_shape(shapes[source], synapse.pool))
+                fan_out[source] += math.prod(block.shape) * synapse.fan_in / pixels
+        fan_out[-1] += self.num_classes * self.readout.fan_in / math.prod(pooled_shape(shapes[-1], self.readout.pool))
+        return fan_out
 
     def fold(self, x: Tensor | None = None, *, leaves: bool = False, paths: Paths = BPTT) -> Folded:
         """What steps share until a parameter changes (:mod:`ottt_loihi.folding`); x: input ``(batch, T, …)``."""

@@ -22,7 +22,12 @@ _LAZY = {kind: module for module, kind in _RULES.values()} | {
     "three_factors": "factors",
 }
 
-__all__ = ["RULES", "make_rule", *_LAZY]
+__all__ = ["RULES", "make_rule", "rule_class", *_LAZY]
+
+
+def rule_class(name: str) -> type:
+    """The class of a rule of ``RULES``."""
+    return __getattr__(_RULES[name][1])
 
 
 def make_rule(name: str, **settings: Any) -> Any:
@@ -38,7 +43,7 @@ def make_rule(name: str, **settings: Any) -> Any:
     if not isinstance(name, str) or name not in _RULES:
         raise UsageError(f"rule: expected one of {', '.join(RULES)}, got {name!r}")
     try:
-        return __getattr__(_RULES[name][1])(**settings)
+        return rule_class(name)(**settings)
     except TypeError:
         raise UsageError(f"rule {name}: does not know all of the settings {', '.join(settings)}") from None
 

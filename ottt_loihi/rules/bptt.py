@@ -11,7 +11,7 @@ from ottt_loihi.losses import Loss
 from ottt_loihi.network import Network
 from ottt_loihi.neurons import one_of
 from ottt_loihi.paths import Paths
-from ottt_loihi.rules.rule import BatchResult, Rule, check_labels
+from ottt_loihi.rules.rule import BatchResult, Rule, check_labels, require_finite
 
 RESETS = ("detached", "attached")
 
@@ -39,7 +39,9 @@ class BPTT(Rule):
         state, total, scores = None, x.new_zeros(()), x.new_zeros(len(x), net.num_classes)
         for t in range(x.shape[1]):
             o, state = net.step(x[:, t], state, self.paths, folded)
-            total, scores = total + loss(o, labels, x.shape[1]), scores + o.detach()
+            loss_now = loss(o, labels, x.shape[1])
+            require_finite(net, loss_now, state, t)
+            total, scores = total + loss_now, scores + o.detach()
         total.backward()
         if optimizer is not None:
             optimizer.step()

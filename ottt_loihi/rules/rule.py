@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from typing import Any, ClassVar, NamedTuple
 
@@ -9,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ottt_loihi.errors import UsageError
+from ottt_loihi.errors import TrainingError, UsageError
 from ottt_loihi.folding import Folded
 from ottt_loihi.losses import Loss
 from ottt_loihi.network import Network
@@ -97,6 +98,7 @@ class OnlineRule(Rule):
             with torch.set_grad_enabled(t in learning):
                 o, state = self.step(net, x[:, t], state, folded)
                 loss_now = loss(o, labels, x.shape[1])
+            require_finite(net, loss_now, state, t)
             total, scores = total + loss_now.detach(), scores + o.detach()
             if t not in learning:
                 continue
@@ -113,6 +115,19 @@ class OnlineRule(Rule):
 
     def describe(self) -> dict[str, Any]:
         return {"name": self.name, "update": self.update}
+
+
+def require_finite(net: Network, loss: Tensor, state: Any, t: int) -> None:
+    """Stop where the loss is NaN or infinite, and say at which step and where in the network it began."""
+    if math.isfinite(float(loss)):
+        return
+    place = "the readout"
+    for index, (block, after) in enumerate(zip(net.blocks, getattr(state, "blocks", ()))):
+        if not torch.isfinite(after.v).all():
+            bad = [name for name, p in block.named_parameters() if not torch.isfinite(p).all()]
+            place = f"block {index + 1} ({'its ' + bad[0] + ' is not finite' if bad else 'its membrane overflows'})"
+            break
+    raise TrainingError(f"time step {t + 1}: the loss is {float(loss)}; it begins in {place}")
 
 
 def check_labels(net: Network, x: Tensor | np.ndarray, labels: Tensor | np.ndarray) -> Tensor:

@@ -25,7 +25,7 @@ from ottt_loihi.losses import Loss
 from ottt_loihi.network import Network, is_on_cpu
 from ottt_loihi.neurons import LIF, LeanAccumulation, fire, like
 from ottt_loihi.paths import Paths
-from ottt_loihi.rules.rule import BatchResult, OnlineRule, Rule, check_labels
+from ottt_loihi.rules.rule import BatchResult, OnlineRule, Rule, check_labels, require_finite
 from ottt_loihi.synapses import Synapse, Weights
 
 
@@ -91,6 +91,7 @@ class SAFF(Rule):
             mean_input /= state.length
         o = _represent(net, mean_input, state)
         total = loss(o, labels, 1)
+        require_finite(net, total, None, x.shape[1] - 1)
         total.backward()
         if optimizer is not None:
             optimizer.step()
