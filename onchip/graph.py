@@ -16,11 +16,9 @@ from typing import Any
 
 import numpy as np
 from ottt_loihi.converters.lava_runtime import require_lava
+from ottt_loihi.onchip import scales
 from ottt_loihi.onchip.plan import Plan
 from ottt_loihi.sim import arithmetic
-
-ERROR_STEPS = 64  # 8-bit messages: an error of ±1 is ±64, and ±127 is the end
-FEEDBACK_MAX = 254
 
 
 @dataclass(frozen=True)
@@ -45,21 +43,6 @@ class LearningGraph:
             for index, process in enumerate(processes):
                 named.update({f"{kind}[{index}].{name}": getattr(process, name) for name in names})
         return named
-
-
-def random_feedback(plan: Plan, seed: int) -> list[np.ndarray]:
-    """B per hidden layer, float64 ``(hidden, classes)``, uniform in ±1/√classes: the same draws as torch's rules.
-
-    Layer after layer from ``default_rng(seed)``, as ``ottt_loihi.rules.reference.ThreeFactorLoop``.
-    """
-    rng = np.random.default_rng(seed)
-    return [rng.uniform(-1, 1, (layer.size, plan.classes)) / np.sqrt(plan.classes) for layer in plan.hidden]
-
-
-def quantized_feedback(matrix: np.ndarray) -> tuple[np.ndarray, float]:
-    """(even integers up to ±254, integer units per 1.0)."""
-    scale = FEEDBACK_MAX / np.abs(matrix).max()
-    return (2 * np.round(matrix * scale / 2)).astype(np.int32), float(scale)
 
 
 def build_graph(
@@ -95,25 +78,20 @@ def build_graph(
     Raises
     ------
     UsageError
-        a rate too small or too large for the integers (``onchip/integers.py``)
+        a rate too small or too large for the integers (``sim/learning_integers.py``)
     """
     require_lava()
     from ottt_loihi.onchip.processes.source import SampleSource
 
     schedule = plan.schedule(feedback)
     source = SampleSource(packed, plan.chip.input_size, labels.astype(np.int32), schedule.epoch, learn)
-    rules = [_rule(plan, feedback, layer, seed) for layer in range(len(plan.dense))]
-    plastic = [_plastic(plan, feedback, layer, rule, rounding, seed) for layer, rule in enumerate(rules)]
-    steps_per_y1 = [rate * rule.y1_per_weight_step for rate, rule in zip(rates, rules)]
+    plastic = [_plastic(plan, feedback, layer, rounding, seed) for layer in range(len(plan.dense))]
     frames = halve_every * plan.chip.num_steps
-    readout = _readout(plan, feedback, steps_per_y1[-1], len(labels), seed, frames)
-    matrices = [quantized_feedback(b) for b in random_feedback(plan, seed)] if feedback == "random" else []
-    neurons = []
-    for layer in range(len(plan.hidden)):
-        # what arrives as third factor, per 1.0 of δ
-        per_delta = ERROR_STEPS * (matrices[layer][1] if matrices else plan.resolution(layer + 1))
-        neurons.append(_neuron(plan, feedback, layer, steps_per_y1[layer], per_delta, seed, frames))
-    return connect(source, plastic, neurons, readout, [m for m, _ in matrices], schedule.epoch)
+    *hidden, last = scales.layer_scales(plan, rates, feedback, seed)
+    neurons = [_neuron(plan, feedback, layer, of_layer, seed, frames) for layer, of_layer in enumerate(hidden)]
+    readout = _readout(plan, feedback, last, len(labels), seed, frames)
+    matrices = [of_layer.feedback for of_layer in hidden if of_layer.feedback is not None]
+    return connect(source, plastic, neurons, readout, matrices, schedule.epoch)
 
 
 def _rule(plan: Plan, feedback: str, layer: int, seed: int) -> Any:
@@ -121,23 +99,21 @@ def _rule(plan: Plan, feedback: str, layer: int, seed: int) -> Any:
 
     schedule = plan.schedule(feedback)
     return OTTTLearningRule(
-        schedule.epoch, schedule.pre_phase(layer), plan.trace_decay(layer), seed=1000 * (seed % 2**20) + 4 * layer
+        schedule.epoch, schedule.pre_phase(layer), plan.trace_decay(layer), seed=scales.trace_seed(seed, layer)
     )
 
 
-def _plastic(plan: Plan, feedback: str, layer: int, rule: Any, rounding: str, seed: int) -> Any:
+def _plastic(plan: Plan, feedback: str, layer: int, rounding: str, seed: int) -> Any:
     from ottt_loihi.onchip.processes.dense import OTTTDense
 
-    c = plan.dense[layer]
+    c, rule = plan.dense[layer], _rule(plan, feedback, layer, seed)
     epoch = plan.schedule(feedback).epoch
     interval = epoch * plan.chip.num_steps if plan.trace_decay(layer) else epoch
     name = f"plastic[{layer}]"
-    return OTTTDense(c.weight, rule, interval, c.weight_exp, name, rounding, seed=1000 * (seed % 2**20) + layer)
+    return OTTTDense(c.weight, rule, interval, c.weight_exp, name, rounding, scales.weight_seed(seed, layer))
 
 
-def _neuron(
-    plan: Plan, feedback: str, layer: int, y1_per_delta: float, per_delta: float, seed: int, halve_every: int
-) -> Any:
+def _neuron(plan: Plan, feedback: str, layer: int, of_layer: scales.Scales, seed: int, halve_every: int) -> Any:
     from ottt_loihi.onchip.processes.neuron import OTTTNeuron
 
     lif, inhibition, schedule = plan.hidden[layer], plan.inhibition[layer], plan.schedule(feedback)
@@ -147,8 +123,8 @@ def _neuron(
         dv=lif.dv,
         vth=lif.vth,
         half_width=lif.vth,
-        y1_scale=y1_per_delta * plan.resolution(layer) / per_delta,
-        error_scale=ERROR_STEPS / per_delta if feedback == "symmetric" and layer else None,
+        y1_scale=of_layer.y1,
+        error_scale=of_layer.error,
         halve_every=halve_every,
         epoch=schedule.epoch,
         frames=plan.chip.num_steps,
@@ -158,29 +134,28 @@ def _neuron(
         u_init=lif.u_init.reshape(-1),
         self_weight=0 if inhibition is None else inhibition.weight,
         self_weight_exp=0 if inhibition is None else inhibition.weight_exp,
-        seed=1000 * (seed % 2**20) + layer + 1,
+        seed=scales.neuron_seed(plan, seed, layer),
         name=f"neuron[{layer}]",
     )
 
 
-def _readout(plan: Plan, feedback: str, y1_per_delta: float, samples: int, seed: int, halve_every: int) -> Any:
+def _readout(plan: Plan, feedback: str, of_layer: scales.Scales, samples: int, seed: int, halve_every: int) -> Any:
     from ottt_loihi.onchip.processes.readout import OTTTReadout
 
     lif, schedule, layer = plan.chip.layers[-1], plan.schedule(feedback), len(plan.hidden)
-    state_per_delta = plan.unit << arithmetic.STATE_SHIFT
     return OTTTReadout(
         shape=(lif.size,),
         unit=plan.unit,
         vth=lif.vth,
-        y1_scale=y1_per_delta * plan.resolution(layer) / state_per_delta,
-        error_scale=ERROR_STEPS / state_per_delta if plan.hidden else None,
+        y1_scale=of_layer.y1,
+        error_scale=of_layer.error,
         samples=samples,
         halve_every=halve_every,
         epoch=schedule.epoch,
         frames=plan.chip.num_steps,
         update_phase=schedule.update_phase(layer),
         bias=arithmetic.effective_bias(lif.bias_mant.reshape(-1), lif.bias_exp),
-        seed=1000 * (seed % 2**20),
+        seed=scales.neuron_seed(plan, seed, layer),
     )
 
 

@@ -15,11 +15,12 @@ pytest.importorskip("lava.magma.core.process.process")
 
 from ottt_loihi.converters.lava_runtime import LavaRun  # noqa: E402
 from ottt_loihi.onchip.float_graph import build_float_graph  # noqa: E402
-from ottt_loihi.onchip.graph import build_graph, quantized_feedback, random_feedback  # noqa: E402
+from ottt_loihi.onchip.graph import build_graph  # noqa: E402
 from ottt_loihi.onchip.inprocess import InProcessRun  # noqa: E402
 from ottt_loihi.onchip.plan import make_plan  # noqa: E402
 from ottt_loihi.onchip.processes.dense import OTTTDense  # noqa: E402
 from ottt_loihi.onchip.rule import OTTTLearningRule  # noqa: E402
+from ottt_loihi.onchip.scales import quantized_feedback, random_feedback  # noqa: E402
 
 from ottt_loihi.errors import LavaError  # noqa: E402
 

@@ -12,8 +12,8 @@ from lava.magma.core.process.process import AbstractProcess
 from lava.magma.core.process.variable import Var
 from lava.magma.core.resources import CPU
 from lava.magma.core.sync.protocols.loihi_protocol import LoihiProtocol
-from ottt_loihi.onchip import integers
 from ottt_loihi.sim import arithmetic
+from ottt_loihi.sim import learning_integers as integers
 
 
 class OTTTNeuron(AbstractProcess):
@@ -50,7 +50,7 @@ class OTTTNeuron(AbstractProcess):
 
     Vars: u, v, s · membrane: m · y1, error · rng: uint32 xorshift states · y1_saturated, error_saturated: counts.
     The fixed-point model computes in integers only: the state is 64 times the units of vth, the rectangle is a
-    comparison, the scales are a 12-bit mantissa and a shift with stochastic rounding (``onchip/integers.py``).
+    comparison, the scales are a 12-bit mantissa and a shift with stochastic rounding (``sim/learning_integers.py``).
     """
 
     _runtime = None  # Lava's __del__ looks for it, even when __init__ refused its arguments
