@@ -42,6 +42,8 @@ class Rounding(str, Enum):
 class Feedback(str, Enum):
     random = "random"
     symmetric = "symmetric"
+    kolen_pollack = "kolen-pollack"
+    opzo = "opzo"
 
 
 def learn(
