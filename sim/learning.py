@@ -181,15 +181,31 @@ class Learner:
             for at in self._constants.layers
         ]
 
-    def neurons(self, name: str, layer: int) -> np.ndarray:
-        """One of the variables u, v, membrane, y1, error, rng of a layer's neurons, a copy."""
-        at = self._constants.layers[layer]
-        return getattr(self.state, name)[at["neuron"] : at["neuron"] + at["size"]].copy()
+    def variables(self, names: Sequence[str] | None = None) -> dict[str, np.ndarray]:
+        """Copies of all state, or of the variables of some names, as Lava's processes have it at the end of an epoch.
 
-    def trace(self, layer: int) -> np.ndarray:
-        """x1 of a connection as the last epoch ended, a copy; int32 ``(pre,)``."""
-        at = self._constants.layers[layer]
-        return self.state.trace[at["source"] : at["source"] + at["inputs"]].copy()
+        ``plastic[l].weights``, ``.x1``, ``.y1`` · ``neuron[l].u``, ``.v``, ``.s``, ``.y1``, ``.rng`` ·
+        ``readout[0].v``, ``.y1``, ``.rng``, ``.scores``, ``.correct`` · and the counts ``.y1_saturated``,
+        ``.error_saturated``.
+        """
+        found: dict[str, np.ndarray] = {}
+        state, layers = self.state, self._constants.layers
+        for index, (at, weights) in enumerate(zip(layers, self.weights())):
+            neurons = slice(at["neuron"], at["neuron"] + at["size"])
+            sources = slice(at["source"], at["source"] + at["inputs"])
+            mine = {name: getattr(state, name)[neurons] for name in ("v", "y1", "rng")}
+            for name in ("y1_saturated", "error_saturated"):
+                mine[name] = getattr(state, name)[index : index + 1]
+            if index < len(layers) - 1:
+                spikes = slice(layers[index + 1]["source"], layers[index + 1]["source"] + at["size"])
+                mine |= {"u": state.u[neurons], "s": state.spikes[spikes]}
+            else:
+                mine |= {"scores": state.scores, "correct": state.correct}
+            synapses = {"weights": weights, "x1": state.trace[sources], "y1": mine["y1"]}
+            found |= {f"plastic[{index}].{name}": value for name, value in synapses.items()}
+            process = f"neuron[{index}]" if index < len(layers) - 1 else "readout[0]"
+            found |= {f"{process}.{name}": value for name, value in mine.items()}
+        return {k: v.copy() for k, v in found.items() if names is None or k.rsplit(".", 1)[1] in names}
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the state to ``path``, whole or not at all. Raises :class:`FileError` if it cannot be written."""
