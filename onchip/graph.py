@@ -6,7 +6,12 @@
                       ▲                │ y1              ▲                      │ y1, error
                       └────────────────┘                 └──────────────────────┤
                                        ▲                                        │
-                                       └──────── feedback[0] (fixed, random) ◀──┘
+                                       └──────────────── feedback[0] ◀──────────┘
+
+Feedback: ``random``: Lava's Dense with fixed weights · ``symmetric``: no process, the plastic connection gives its own
+transposed weights · ``kolen-pollack``: a twin of the plastic connection, which starts elsewhere and learns from the
+same spikes and y1, and whose transposed weights carry the error · ``opzo``: MomentumFeedback, which learns from the
+neurons' noise.
 """
 
 from __future__ import annotations
@@ -16,16 +21,14 @@ from typing import Any
 
 import numpy as np
 from ottt_loihi.converters.lava_runtime import require_lava
+from ottt_loihi.onchip import scales
 from ottt_loihi.onchip.plan import Plan
 from ottt_loihi.sim import arithmetic
-
-ERROR_STEPS = 64  # 8-bit messages: an error of ±1 is ±64, and ±127 is the end
-FEEDBACK_MAX = 254
 
 
 @dataclass(frozen=True)
 class LearningGraph:
-    """Lava processes. feedback: Lava ``Dense`` per hidden layer, empty for symmetric feedback. epoch: K."""
+    """Lava processes. feedback: one per hidden layer, none for symmetric feedback. epoch: K."""
 
     source: Any
     plastic: tuple[Any, ...]
@@ -44,22 +47,10 @@ class LearningGraph:
         ):
             for index, process in enumerate(processes):
                 named.update({f"{kind}[{index}].{name}": getattr(process, name) for name in names})
+        for index, process in enumerate(self.feedback):
+            names = [name for name in ("weights", "x1", "noise", "saturated") if hasattr(process, name)]
+            named.update({f"feedback[{index}].{name}": getattr(process, name) for name in names})
         return named
-
-
-def random_feedback(plan: Plan, seed: int) -> list[np.ndarray]:
-    """B per hidden layer, float64 ``(hidden, classes)``, uniform in ±1/√classes: the same draws as torch's rules.
-
-    Layer after layer from ``default_rng(seed)``, as ``ottt_loihi.rules.reference.ThreeFactorLoop``.
-    """
-    rng = np.random.default_rng(seed)
-    return [rng.uniform(-1, 1, (layer.size, plan.classes)) / np.sqrt(plan.classes) for layer in plan.hidden]
-
-
-def quantized_feedback(matrix: np.ndarray) -> tuple[np.ndarray, float]:
-    """(even integers up to ±254, integer units per 1.0)."""
-    scale = FEEDBACK_MAX / np.abs(matrix).max()
-    return (2 * np.round(matrix * scale / 2)).astype(np.int32), float(scale)
 
 
 def build_graph(
@@ -84,7 +75,7 @@ def build_graph(
     rates
         η per plastic connection: ``Δw = −η·â·f(u)·δ`` in units of the threshold (of a logit of 1 at the readout)
     feedback
-        ``"random"`` or ``"symmetric"``
+        one of ``plan.FEEDBACKS``
     seed
         of the feedback matrices, of stochastic rounding and of trace decay
     halve_every
@@ -95,25 +86,20 @@ def build_graph(
     Raises
     ------
     UsageError
-        a rate too small or too large for the integers (``onchip/integers.py``)
+        a rate too small or too large for the integers (``sim/learning_integers.py``)
     """
     require_lava()
     from ottt_loihi.onchip.processes.source import SampleSource
 
     schedule = plan.schedule(feedback)
     source = SampleSource(packed, plan.chip.input_size, labels.astype(np.int32), schedule.epoch, learn)
-    rules = [_rule(plan, feedback, layer, seed) for layer in range(len(plan.dense))]
-    plastic = [_plastic(plan, feedback, layer, rule, rounding, seed) for layer, rule in enumerate(rules)]
-    steps_per_y1 = [rate * rule.y1_per_weight_step for rate, rule in zip(rates, rules)]
+    plastic = [_plastic(plan, feedback, layer, rounding, seed) for layer in range(len(plan.dense))]
     frames = halve_every * plan.chip.num_steps
-    readout = _readout(plan, feedback, steps_per_y1[-1], len(labels), seed, frames)
-    matrices = [quantized_feedback(b) for b in random_feedback(plan, seed)] if feedback == "random" else []
-    neurons = []
-    for layer in range(len(plan.hidden)):
-        # what arrives as third factor, per 1.0 of δ
-        per_delta = ERROR_STEPS * (matrices[layer][1] if matrices else plan.resolution(layer + 1))
-        neurons.append(_neuron(plan, feedback, layer, steps_per_y1[layer], per_delta, seed, frames))
-    return connect(source, plastic, neurons, readout, [m for m, _ in matrices], schedule.epoch)
+    *hidden, last = scales.layer_scales(plan, rates, feedback, seed)
+    neurons = [_neuron(plan, feedback, layer, of_layer, seed, frames) for layer, of_layer in enumerate(hidden)]
+    readout = _readout(plan, feedback, last, len(labels), seed, frames)
+    back = [_back(plan, feedback, layer, of_layer, rounding, seed) for layer, of_layer in enumerate(hidden)]
+    return connect(source, plastic, neurons, readout, [b for b in back if b is not None], schedule.epoch)
 
 
 def _rule(plan: Plan, feedback: str, layer: int, seed: int) -> Any:
@@ -121,23 +107,42 @@ def _rule(plan: Plan, feedback: str, layer: int, seed: int) -> Any:
 
     schedule = plan.schedule(feedback)
     return OTTTLearningRule(
-        schedule.epoch, schedule.pre_phase(layer), plan.trace_decay(layer), seed=1000 * (seed % 2**20) + 4 * layer
+        schedule.epoch, schedule.pre_phase(layer), plan.trace_decay(layer), seed=scales.trace_seed(seed, layer)
     )
 
 
-def _plastic(plan: Plan, feedback: str, layer: int, rule: Any, rounding: str, seed: int) -> Any:
+def _plastic(plan: Plan, feedback: str, layer: int, rounding: str, seed: int) -> Any:
+    weight, rounding_seed = plan.dense[layer].weight, scales.weight_seed(seed, layer)
+    return _learning_dense(plan, feedback, layer, weight, f"plastic[{layer}]", rounding, seed, rounding_seed)
+
+
+def _learning_dense(
+    plan: Plan, feedback: str, layer: int, weight: np.ndarray, name: str, rounding: str, seed: int, rounding_seed: int
+) -> Any:
     from ottt_loihi.onchip.processes.dense import OTTTDense
 
-    c = plan.dense[layer]
-    epoch = plan.schedule(feedback).epoch
+    rule, epoch = _rule(plan, feedback, layer, seed), plan.schedule(feedback).epoch
     interval = epoch * plan.chip.num_steps if plan.trace_decay(layer) else epoch
-    name = f"plastic[{layer}]"
-    return OTTTDense(c.weight, rule, interval, c.weight_exp, name, rounding, seed=1000 * (seed % 2**20) + layer)
+    return OTTTDense(weight, rule, interval, plan.dense[layer].weight_exp, name, rounding, rounding_seed)
 
 
-def _neuron(
-    plan: Plan, feedback: str, layer: int, y1_per_delta: float, per_delta: float, seed: int, halve_every: int
-) -> Any:
+def _back(plan: Plan, feedback: str, layer: int, of_layer: scales.Scales, rounding: str, seed: int) -> Any | None:
+    """The process that brings the error to a hidden layer, if it needs one of its own."""
+    from lava.proc.dense.process import Dense
+    from ottt_loihi.onchip.processes.feedback import MomentumFeedback
+
+    matrix, name, own_seed = of_layer.feedback, f"feedback[{layer}]", scales.feedback_seed(plan, seed, layer)
+    if feedback == "random":
+        return Dense(weights=matrix, num_message_bits=8, name=name)
+    if feedback == "kolen-pollack":
+        return _learning_dense(plan, feedback, layer + 1, matrix, name, rounding, seed, own_seed)
+    if feedback == "opzo":
+        epoch = plan.schedule(feedback).epoch
+        return MomentumFeedback(matrix, of_layer.gain, scales.AVERAGING, epoch, own_seed, name)
+    return None
+
+
+def _neuron(plan: Plan, feedback: str, layer: int, of_layer: scales.Scales, seed: int, halve_every: int) -> Any:
     from ottt_loihi.onchip.processes.neuron import OTTTNeuron
 
     lif, inhibition, schedule = plan.hidden[layer], plan.inhibition[layer], plan.schedule(feedback)
@@ -147,8 +152,8 @@ def _neuron(
         dv=lif.dv,
         vth=lif.vth,
         half_width=lif.vth,
-        y1_scale=y1_per_delta * plan.resolution(layer) / per_delta,
-        error_scale=ERROR_STEPS / per_delta if feedback == "symmetric" and layer else None,
+        y1_scale=of_layer.y1,
+        error_scale=of_layer.error,
         halve_every=halve_every,
         epoch=schedule.epoch,
         frames=plan.chip.num_steps,
@@ -158,50 +163,57 @@ def _neuron(
         u_init=lif.u_init.reshape(-1),
         self_weight=0 if inhibition is None else inhibition.weight,
         self_weight_exp=0 if inhibition is None else inhibition.weight_exp,
-        seed=1000 * (seed % 2**20) + layer + 1,
+        noise=of_layer.noise,
+        seed=scales.neuron_seed(plan, seed, layer),
         name=f"neuron[{layer}]",
     )
 
 
-def _readout(plan: Plan, feedback: str, y1_per_delta: float, samples: int, seed: int, halve_every: int) -> Any:
+def _readout(plan: Plan, feedback: str, of_layer: scales.Scales, samples: int, seed: int, halve_every: int) -> Any:
     from ottt_loihi.onchip.processes.readout import OTTTReadout
 
     lif, schedule, layer = plan.chip.layers[-1], plan.schedule(feedback), len(plan.hidden)
-    state_per_delta = plan.unit << arithmetic.STATE_SHIFT
     return OTTTReadout(
         shape=(lif.size,),
         unit=plan.unit,
         vth=lif.vth,
-        y1_scale=y1_per_delta * plan.resolution(layer) / state_per_delta,
-        error_scale=ERROR_STEPS / state_per_delta if plan.hidden else None,
+        y1_scale=of_layer.y1,
+        error_scale=of_layer.error,
         samples=samples,
         halve_every=halve_every,
         epoch=schedule.epoch,
         frames=plan.chip.num_steps,
         update_phase=schedule.update_phase(layer),
         bias=arithmetic.effective_bias(lif.bias_mant.reshape(-1), lif.bias_exp),
-        seed=1000 * (seed % 2**20),
+        seed=scales.neuron_seed(plan, seed, layer),
     )
 
 
 def connect(
-    source: Any, plastic: list[Any], neurons: list[Any], readout: Any, matrices: list[np.ndarray], epoch: int
+    source: Any, plastic: list[Any], neurons: list[Any], readout: Any, feedback: list[Any], epoch: int
 ) -> LearningGraph:
-    """Wire the processes; ``matrices``: fixed feedback weights per hidden layer, or none for the transposed ones."""
-    from lava.proc.dense.process import Dense
-
+    """Wire the processes; ``feedback``: one process per hidden layer, or none for the transposed weights."""
     source.label_out.connect(readout.label_in)
     layers = [*neurons, readout]
     for connection, pre, post in zip(plastic, [source, *neurons], layers):
         pre.s_out.connect(connection.s_in)
         connection.a_out.connect(post.a_in)
         post.s_out_y1.connect(connection.s_in_y1)
-    feedback = [Dense(weights=m, num_message_bits=8, name=f"feedback[{i}]") for i, m in enumerate(matrices)]
-    for connection, neuron in zip(feedback, neurons):
-        readout.error_out.connect(connection.s_in)
-        connection.a_out.connect(neuron.a_third_factor_in)
-    if not matrices:
-        for neuron, connection, above in zip(neurons, plastic[1:], layers[1:]):
-            above.error_out.connect(connection.error_in)
-            connection.error_out.connect(neuron.a_third_factor_in)
+    for neuron, back, above in zip(neurons, feedback or plastic[1:], layers[1:]):
+        _connect_back(neuron, back, above, readout)
     return LearningGraph(source, tuple(plastic), tuple(neurons), readout, tuple(feedback), epoch)
+
+
+def _connect_back(neuron: Any, back: Any, above: Any, readout: Any) -> None:
+    """Bring the error to ``neuron``: ``back`` is fixed, learns from noise, or gives its weights transposed."""
+    if hasattr(back, "noise_in"):
+        neuron.noise_out.connect(back.noise_in)
+    if hasattr(back, "error_out"):  # OTTTDense: the plastic connection itself, or its twin
+        above.error_out.connect(back.error_in)
+        back.error_out.connect(neuron.a_third_factor_in)
+        if not back.s_in.get_src_ports():  # the twin listens to what the plastic connection listens to
+            neuron.s_out.connect(back.s_in)
+            above.s_out_y1.connect(back.s_in_y1)
+        return
+    readout.error_out.connect(back.error_in if hasattr(back, "error_in") else back.s_in)
+    back.a_out.connect(neuron.a_third_factor_in)

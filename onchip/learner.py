@@ -1,13 +1,15 @@
 """Learning on the chip: stream samples through a plastic network, and watch what it learns.
 
-:func:`learn` runs Lava's learning engine, either in Lava's runtime or in-process, bit for bit the same. While it learns
-the weights are read now and then and evaluated, frozen, with the exact simulator.
+:func:`learn` runs Lava's learning engine: in Lava's runtime, in-process, or as ``sim.learn`` computes it without Lava,
+much faster; bit for bit the same. While it learns the weights are read now and then and evaluated, frozen, with the
+exact simulator.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -15,14 +17,16 @@ import numpy as np
 from ottt_loihi.converters.lava_runtime import LavaRun, require_lava
 from ottt_loihi.onchip.inprocess import InProcessRun
 from ottt_loihi.onchip.plan import CALIBRATION_SAMPLES, FEEDBACKS, Plan, make_plan, trace_energy
-from ottt_loihi.sim import reference
+from ottt_loihi.onchip.scales import learning_network
+from ottt_loihi.sim import Simulator, reference
+from ottt_loihi.sim.learning import Learner
 from ottt_loihi.sim.network import ChipNetwork
 
 from ottt_loihi.errors import UsageError, VerificationError
 
 Data = tuple[np.ndarray, np.ndarray]
 
-BACKENDS = ("inprocess", "lava")
+BACKENDS = ("sim", "inprocess", "lava")
 READOUT_RATE = 0.02  # part of its error that one time step's update takes from the readout
 HIDDEN_RATE = 1.0  # the same for a hidden layer, with the error that its feedback delivers
 CHUNK = 16  # samples between two reports to ``progress``
@@ -118,7 +122,7 @@ def learn(
     *,
     test: Data | None = None,
     passes: int = 1,
-    backend: str = "inprocess",
+    backend: str = "sim",
     settings: Settings | None = None,
     evaluate_every: int | None = None,
     progress: Callable[[int, int, float | None], None] | None = None,
@@ -139,7 +143,7 @@ def learn(
     passes
         how often the data is gone through, in another order each time
     backend
-        ``"inprocess"`` or ``"lava"`` (the Lava runtime: the same result, slower)
+        ``"sim"``; or with Lava the same result, slower: ``"inprocess"`` (Lava's models), ``"lava"`` (Lava's runtime)
     evaluate_every
         samples between two points of the curve; default about ten points a pass
     progress
@@ -159,7 +163,8 @@ def learn(
     settings = settings or Settings()
     if backend not in BACKENDS:
         raise UsageError(f"backend: expected one of {', '.join(BACKENDS)}, got {backend!r}")
-    require_lava()
+    if backend != "sim":
+        require_lava()
     plan = make_plan(chip, settings.unit)
     if test is not None:
         test = check_data(chip, *test, what="test data")
@@ -168,12 +173,8 @@ def learn(
     every = max(1, total // (10 * passes)) if evaluate_every is None else evaluate_every
     if isinstance(every, bool) or not isinstance(every, (int, np.integer)) or every < 1:
         raise UsageError(f"evaluate_every: expected an integer ≥ 1, got {evaluate_every!r}")
-    graph = stream.build(settings)
-    executor = (
-        InProcessRun(graph.source) if backend == "inprocess" else LavaRun(graph.source, stall_timeout=stall_timeout)
-    )
-    with executor as run:
-        session = _Session(plan, graph, run, test)
+    with _executor(stream, backend, settings, stall_timeout) as run:
+        session = _Session(plan, plan.schedule(settings.feedback).epoch, run, test)
         interrupted = session.run(total, int(every), progress)
     return session.result(stream.rates, interrupted, {"backend": backend, "passes": passes, **vars(settings)})
 
@@ -186,6 +187,14 @@ class Stream:
     packed: np.ndarray
     labels: np.ndarray
     rates: list[float]
+
+    def learner(self, settings: Settings) -> Learner:
+        """A fresh :class:`~ottt_loihi.sim.learning.Learner`."""
+        return Learner(
+            learning_network(
+                self.plan, self.rates, settings.feedback, settings.seed, settings.halve_every, settings.rounding
+            )
+        )
 
     def build(self, settings: Settings) -> Any:
         """A fresh :class:`~ottt_loihi.onchip.graph.LearningGraph`."""
@@ -242,14 +251,67 @@ def check_data(chip: ChipNetwork, x: np.ndarray, labels: np.ndarray, what: str =
 
 def accuracy(chip: ChipNetwork, x: np.ndarray, labels: np.ndarray) -> float:
     """Part of the samples that the frozen network classifies correctly, with the exact simulator."""
-    return float((reference.run(chip, x).predictions == labels).mean())
+    return float((Simulator(chip).run(x).predictions == labels).mean())
+
+
+class _SimRun:
+    """Learns a stream with ``sim.learn``."""
+
+    def __init__(self, stream: Stream, settings: Settings) -> None:
+        self._stream, self._learner = stream, stream.learner(settings)
+
+    def learn(self, samples: int) -> None:
+        part = slice(self._learner.samples, self._learner.samples + samples)
+        self._learner.learn(self._stream.packed[part], self._stream.labels[part])
+
+    def variables(self) -> dict[str, np.ndarray]:
+        return self._learner.variables()
+
+    def weights(self) -> list[np.ndarray]:
+        return self._learner.weights()
+
+    def counters(self) -> dict[str, int]:
+        counts = self._learner.variables(("y1_saturated", "error_saturated"))
+        return {name.replace("readout[0]", "readout"): int(value[0]) for name, value in counts.items()}
+
+
+class _GraphRun:
+    """Learns a stream with Lava's processes, in-process or in the runtime."""
+
+    def __init__(self, stream: Stream, graph: Any, run: Any) -> None:
+        self._graph, self._run = graph, run
+        self._per_sample = graph.epoch * stream.plan.chip.num_steps
+
+    def learn(self, samples: int) -> None:
+        self._run.steps(samples * self._per_sample)
+
+    def weights(self) -> list[np.ndarray]:
+        return [self._run.get(p.weights) for p in self._graph.plastic]
+
+    def counters(self) -> dict[str, int]:
+        return {
+            f"{process.name}.{kind}": int(self._run.get(getattr(process, kind))[0])
+            for process in (*self._graph.neurons, self._graph.readout)
+            for kind in ("y1_saturated", "error_saturated")
+        }
+
+
+@contextmanager
+def _executor(stream: Stream, backend: str, settings: Settings, stall_timeout: float) -> Iterator[_SimRun | _GraphRun]:
+    if backend == "sim":
+        yield _SimRun(stream, settings)
+        return
+    graph = stream.build(settings)
+    source = graph.source
+    with InProcessRun(source) if backend == "inprocess" else LavaRun(source, stall_timeout=stall_timeout) as run:
+        yield _GraphRun(stream, graph, run)
 
 
 class _Session:
     """One run: steps it, evaluates on the way, keeps what was read last."""
 
-    def __init__(self, plan: Plan, graph: Any, run: Any, test: Data | None) -> None:
-        self.plan, self.graph, self.executor, self.test = plan, graph, run, test
+    def __init__(self, plan: Plan, epoch: int, run: _SimRun | _GraphRun, test: Data | None) -> None:
+        self.plan, self.epoch, self.executor, self.test = plan, epoch, run, test
         self.curve: list[CurvePoint] = []
         self.seconds, self.done = 0.0, 0
         self._read()
@@ -257,13 +319,12 @@ class _Session:
     def run(self, total: int, every: int, progress: Callable[[int, int, float | None], None] | None) -> bool:
         """Learn from ``total`` samples; True if interrupted."""
         done = 0
-        per_sample = self.graph.epoch * self.plan.chip.num_steps
         try:
             while done < total:
                 until = min(total, (done // every + 1) * every)
                 chunk = min(CHUNK, until - done)
                 started = time.monotonic()
-                self.executor.steps(chunk * per_sample)
+                self.executor.learn(chunk)
                 self.seconds += time.monotonic() - started
                 done += chunk
                 if done == until:
@@ -276,13 +337,8 @@ class _Session:
         return False
 
     def _read(self) -> None:
-        weights = [self.executor.get(p.weights) for p in self.graph.plastic]
-        counted = {
-            f"{process.name}.{kind}": int(self.executor.get(getattr(process, kind))[0])
-            for process in (*self.graph.neurons, self.graph.readout)
-            for kind in ("y1_saturated", "error_saturated")
-        }
-        self.chip, self.counters = with_weights(self.plan, weights), counted
+        self.chip = with_weights(self.plan, self.executor.weights())
+        self.counters = self.executor.counters()
         if self.test is not None:
             self.curve.append(CurvePoint(self.done, accuracy(self.chip, *self.test)))
 
@@ -293,7 +349,7 @@ class _Session:
             chip=self.chip,
             curve=tuple(self.curve),
             samples=self.done,
-            steps=self.done * plan.chip.num_steps * self.graph.epoch,
+            steps=self.done * plan.chip.num_steps * self.epoch,
             rates=tuple(rates),
             counters=self.counters,
             messages=self.done * plan.chip.num_steps,
@@ -312,11 +368,11 @@ def with_weights(plan: Plan, weights: Sequence[np.ndarray]) -> ChipNetwork:
 
 @dataclass(frozen=True)
 class Repetition:
-    """A stretch of learning that both backends went through with the same result."""
+    """A stretch of learning that ``sim.learn`` and Lava's runtime went through with the same result."""
 
     steps: int
     variables: int
-    inprocess_steps_per_second: float
+    sim_steps_per_second: float
     lava_steps_per_second: float
 
 
@@ -328,7 +384,7 @@ def repeat_in_lava(
     settings: Settings | None = None,
     stall_timeout: float = 10.0,
 ) -> Repetition:
-    """Learn for at least ``steps`` Lava steps in-process and in the Lava runtime, and compare everything.
+    """Learn for at least ``steps`` Lava steps with ``sim.learn`` and in the Lava runtime, and compare everything.
 
     Weights, traces, membranes, random states and counters, all elements. Rounded up to whole samples; the data is gone
     through as often as it takes.
@@ -346,24 +402,27 @@ def repeat_in_lava(
     samples = -(-int(steps) // per_sample)
     first = check_data(chip, *(data(0) if callable(data) else data), what="data")
     stream = make_stream(plan, data, -(-samples // len(first[1])), settings)
-    values, speeds = [], []
-    for kind in (InProcessRun, LavaRun):
-        graph = stream.build(settings)
-        options = {"stall_timeout": stall_timeout} if kind is LavaRun else {}
-        with kind(graph.source, **options) as run:
-            started = time.monotonic()
-            run.steps(samples * per_sample)
-            speeds.append(samples * per_sample / (time.monotonic() - started))
-            values.append({name: run.get(var) for name, var in graph.variables().items()})
-    for name in values[0]:
-        _check_equal(name, values[0][name], values[1][name], samples * per_sample)
-    return Repetition(samples * per_sample, len(values[0]), *speeds)
+    _SimRun(stream, settings).learn(1)  # numba compiles
+    run_sim, graph = _SimRun(stream, settings), stream.build(settings)
+    started = time.monotonic()
+    run_sim.learn(samples)
+    sim_seconds = time.monotonic() - started
+    expected = run_sim.variables()
+    with LavaRun(graph.source, stall_timeout=stall_timeout) as run:
+        started = time.monotonic()
+        run.steps(samples * per_sample)
+        lava_seconds = time.monotonic() - started
+        found = {name: run.get(var) for name, var in graph.variables().items() if name in expected}
+    for name, value in found.items():
+        _check_equal(name, expected[name], value, samples * per_sample)
+    steps = samples * per_sample
+    return Repetition(steps, len(found), steps / sim_seconds, steps / lava_seconds)
 
 
-def _check_equal(name: str, inprocess: np.ndarray, lava: np.ndarray, steps: int) -> None:
-    if not np.array_equal(inprocess, lava):
-        place = tuple(int(i) for i in np.argwhere(inprocess != lava)[0])
+def _check_equal(name: str, sim: np.ndarray, lava: np.ndarray, steps: int) -> None:
+    if not np.array_equal(sim, lava):
+        place = tuple(int(i) for i in np.argwhere(sim != lava)[0])
         raise VerificationError(
             f"{name} differs at {place} after {steps} steps: "
-            f"{inprocess[place]} in-process, {lava[place]} in the Lava runtime"
+            f"{sim[place]} in sim.learn, {lava[place]} in the Lava runtime"
         )

@@ -5,16 +5,18 @@
 
 from __future__ import annotations
 
-import math
-
 from lava.magma.core.learning.learning_rule import Loihi3FLearningRule
 from ottt_loihi.onchip.schedule import MAX_EPOCH
+from ottt_loihi.sim.learning_integers import (
+    FIXED_SHIFT,
+    FOREVER,
+    TRACE_MAX,
+    default_impulse,
+    impulse_left,
+    trace_time_constant,
+)
 
 from ottt_loihi.errors import UsageError
-
-TRACE_MAX = 127  # traces have 7 bits
-FIXED_SHIFT = 10  # dw = 2^-7·u0·x1·y1, and the engine drops three more bits: Δw = x1·y1 / 2^10 LSB
-FOREVER = 1e18  # Lava's own 65535 decays y by 1.5e-5 per step; 0 would give NaN
 
 
 class OTTTLearningRule(Loihi3FLearningRule):
@@ -68,8 +70,7 @@ class OTTTLearningRule(Loihi3FLearningRule):
             raise UsageError(f"decay: expected 0 ≤ λ < 1, got {decay}")
         if not _whole(seed, 0, 2**31 - 4):
             raise UsageError(f"seed: expected an integer 0 … {2**31 - 4}, got {seed!r}")
-        per_step = decay ** (1 / epoch) if decay else 1.0
-        left = per_step ** (epoch - pre_phase)
+        left = impulse_left(decay, epoch, pre_phase)
         if arithmetic == "float":
             if impulse is not None:
                 raise UsageError("impulse: is computed in floating point, leave it out")
@@ -82,7 +83,7 @@ class OTTTLearningRule(Loihi3FLearningRule):
         super().__init__(
             dw="2^-7*u0*x1*y1" if arithmetic == "fixed" else "u0*x1*y1",
             x1_impulse=start,
-            x1_tau=-1 / math.log(per_step) if decay else FOREVER,
+            x1_tau=trace_time_constant(decay, epoch),
             x2_impulse=0,
             x2_tau=FOREVER,
             t_epoch=epoch,
@@ -94,14 +95,6 @@ class OTTTLearningRule(Loihi3FLearningRule):
     def y1_per_weight_step(self) -> float:
         """y1 that moves a weight by one LSB per spike of trace 1: 2^10 / I_eff in fixed point."""
         return 2**FIXED_SHIFT / self.effective_impulse
-
-
-def default_impulse(decay: float) -> int:
-    """The largest integer impulse whose trace stays within 7 bits when the neuron fires at every time step."""
-    impulse = int(TRACE_MAX * (1 - decay))
-    if impulse < 1:
-        raise UsageError(f"decay: λ = {decay} leaves no room for a trace of 7 bits; at most {1 - 1 / TRACE_MAX:.4f}")
-    return impulse
 
 
 def _check_impulse(impulse: int, decay: float) -> None:

@@ -1,14 +1,20 @@
-"""The integer network and its chip-exact simulators: ``sim.run`` (fast) and ``sim.reference.run`` (the oracle)."""
+"""The integer network and its chip-exact simulators: ``sim.run``, its oracle ``sim.reference.run``, ``sim.learn``."""
 
+from importlib import import_module
 from typing import Any
 
-__all__ = ["Simulator", "explain", "run"]
+MODULES = {
+    "Simulator": "simulator",
+    "explain": "simulator",
+    "run": "simulator",
+    "Learner": "learning",
+    "learn": "learning",
+}
+__all__ = ["Learner", "Simulator", "explain", "learn", "run"]
 
 
 def __getattr__(name: str) -> Any:
-    """``run``, ``Simulator`` and ``explain``, loaded when they are first used: numba takes half a second to import."""
-    if name in __all__:
-        from ottt_loihi.sim import simulator
-
-        return getattr(simulator, name)
+    """The names of ``__all__``, loaded when they are first used: numba takes half a second to import."""
+    if name in MODULES:
+        return getattr(import_module(f"{__name__}.{MODULES[name]}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -9,10 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from ottt_loihi.onchip import Settings, fresh_network, learn, repeat_in_lava
-from ottt_loihi.onchip.learner import accuracy
+from ottt_loihi.onchip.learner import BACKENDS, accuracy
 from ottt_loihi.onchip.plan import estimate_unit, make_plan, trace_energy
 from ottt_loihi.sim import storage
 from ottt_loihi.sim.freeze import freeze, make_plastic
+from ottt_loihi.sim.learning import Learner
 from ottt_loihi.sim.network import LIF, Dense
 
 from ottt_loihi.data import load_digits, rate_code
@@ -74,7 +75,7 @@ class TestRefuses:
         ("arguments", "message"),
         [
             (dict(passes=0), "passes: expected an integer ≥ 1"),
-            (dict(backend="loihi2"), "backend: expected one of inprocess, lava"),
+            (dict(backend="loihi2"), "backend: expected one of sim, inprocess, lava"),
             (dict(evaluate_every=0), "evaluate_every: expected"),
             (dict(settings=Settings(readout_rate=1e-10)), r"readout.y1_scale: a scale of .* is too small"),
             (dict(settings=Settings(unit=0)), "unit: expected an integer ≥ 1"),
@@ -194,7 +195,7 @@ class TestLearn:
         }
         assert result.chip != chip
         assert result.chip.layers == chip.layers
-        assert result.settings["backend"] == "inprocess"
+        assert result.settings["backend"] == "sim"
 
     def test_the_same_seed_gives_the_same_weights_and_another_does_not(self):
         runs = [learn(small(), digits(), settings=Settings(seed=seed)).chip for seed in (1, 1, 2)]
@@ -202,11 +203,12 @@ class TestLearn:
         assert runs[0] != runs[2]
 
     @pytest.mark.parametrize("feedback", ["random", "symmetric"])
-    def test_both_backends_give_the_same_network(self, feedback):
+    def test_all_backends_give_the_same_network(self, feedback):
         settings = Settings(feedback=feedback)
-        one, other = (learn(small(), digits(10), backend=b, settings=settings) for b in ("inprocess", "lava"))
-        assert one.chip == other.chip
-        assert one.counters == other.counters
+        sim, *others = (learn(small(), digits(10), backend=b, settings=settings) for b in BACKENDS)
+        for other in others:
+            assert sim.chip == other.chip
+            assert sim.counters == other.counters
 
     def test_learning_goes_on_from_a_saved_network(self, tmp_path):
         chip = learn(small(), digits()).chip
@@ -241,17 +243,14 @@ class TestLearn:
         assert repetition.variables > 15
 
     def test_a_difference_is_named(self, monkeypatch):
-        from ottt_loihi.onchip import inprocess
+        real = Learner.variables
 
-        real = inprocess.InProcessRun.get
+        def wrong(self):
+            values = real(self)
+            values["plastic[0].x1"][3] += 1
+            return values
 
-        def wrong(self, var):
-            value = real(self, var)
-            if var.name == "x1":
-                value[3] += 1
-            return value
-
-        monkeypatch.setattr(inprocess.InProcessRun, "get", wrong)
+        monkeypatch.setattr(Learner, "variables", wrong)
         with pytest.raises(VerificationError, match=r"plastic\[0\]\.x1 differs at \(3,\) after 24 steps"):
             repeat_in_lava(small(), digits(5), 1)
 

@@ -16,6 +16,7 @@ from lava.magma.core.sync.protocols.loihi_protocol import LoihiProtocol
 from lava.proc.dense.models import AbstractPyDenseModelBitAcc, AbstractPyDenseModelFloat
 from lava.proc.dense.process import LearningDense
 from ottt_loihi.sim import arithmetic
+from ottt_loihi.sim import learning_integers as integers
 
 from ottt_loihi.errors import UsageError
 
@@ -37,8 +38,8 @@ class OTTTDense(LearningDense):
 
     rounding (fixed point): how an updated weight becomes an integer again. ``"lava"``: as Lava's engine does it, one
     random number per learning epoch for all synapses, so that their errors add up. ``"per-synapse"``: an independent
-    number for each synapse, as the chip does it, from ``numpy.random.default_rng(seed)``, one draw of shape
-    ``(post, pre)`` per epoch; everything else is Lava's engine.
+    number for each synapse, as the chip does it, of ``sim.learning_integers.synapse_draws(seed, …)``, counting epochs
+    from 0; everything else is Lava's engine.
     """
 
     def __init__(
@@ -125,12 +126,13 @@ class OTTTDenseModelFixed(OTTTDenseBehaviour, LearningConnectionModelBitApproxim
 
     def __init__(self, proc_params):
         super().__init__(proc_params)
-        independent = proc_params["rounding"] == "per-synapse"
-        self._generator = np.random.default_rng(proc_params["seed"]) if independent else None
+        self._independent, self._seed = proc_params["rounding"] == "per-synapse", proc_params["seed"]
+        self._epochs = 0
 
     def _stochastic_round_synaptic_variable(self, name, values, random):
-        if self._generator is not None:
-            random = self._generator.random(values.shape)
+        if self._independent:
+            random = integers.synapse_draws(self._seed, self._epochs, values.shape) / 2**integers.FRACTION_BITS
+            self._epochs += 1
         return super()._stochastic_round_synaptic_variable(name, values, random)
 
     def activation(self, s_in: np.ndarray) -> np.ndarray:

@@ -12,8 +12,8 @@ from lava.magma.core.process.process import AbstractProcess
 from lava.magma.core.process.variable import Var
 from lava.magma.core.resources import CPU
 from lava.magma.core.sync.protocols.loihi_protocol import LoihiProtocol
-from ottt_loihi.onchip import integers
 from ottt_loihi.sim import arithmetic
+from ottt_loihi.sim import learning_integers as integers
 
 
 class OTTTReadout(AbstractProcess):

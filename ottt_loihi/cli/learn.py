@@ -30,6 +30,7 @@ class Transform(str, Enum):
 
 
 class Backend(str, Enum):
+    sim = "sim"
     inprocess = "inprocess"
     lava = "lava"
 
@@ -42,6 +43,8 @@ class Rounding(str, Enum):
 class Feedback(str, Enum):
     random = "random"
     symmetric = "symmetric"
+    kolen_pollack = "kolen-pollack"
+    opzo = "opzo"
 
 
 def learn(
@@ -52,9 +55,9 @@ def learn(
         Transform, typer.Option(help="What happens to the input after deployment: images rotated by 180°.")
     ] = Transform.none,
     passes: Annotated[int, typer.Option(min=1, help="How often the training images are gone through.")] = 2,
-    backend: Annotated[Backend, typer.Option(help="Step Lava's models in this process, or in Lava's runtime.")] = (
-        Backend.inprocess
-    ),
+    backend: Annotated[
+        Backend, typer.Option(help="The fast simulator, or with the same result Lava's models or its runtime.")
+    ] = (Backend.sim),
     feedback: Annotated[Feedback, typer.Option(help="How the error reaches hidden layers.")] = Feedback.random,
     rounding: Annotated[
         Rounding, typer.Option(help="Of updated weights: independent as on the chip, or Lava's one draw for all.")

@@ -1,6 +1,12 @@
 import numpy as np
 import pytest
-from ottt_loihi.onchip.integers import mantissa_and_shift, saturate, scale_stochastically, xorshift32, xorshift32_seeds
+from ottt_loihi.sim.learning_integers import (
+    mantissa_and_shift,
+    saturate,
+    scale_stochastically,
+    xorshift32,
+    xorshift32_seeds,
+)
 
 from ottt_loihi.errors import UsageError
 

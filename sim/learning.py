@@ -1,0 +1,398 @@
+"""Learning without Lava: the phased three-factor rule, one fused update per time step, bit for bit Lava's engine.
+
+On the chip one time step is a learning epoch of K Lava steps (``onchip/schedule.py``). Within an epoch no weight
+changes, so the phases are only an order of computations, and that order is a loop over layers:
+:func:`ottt_loihi.sim.learning_kernels.learn`. What phases leave behind is how often a trace has decayed, and which of
+Lava's random numbers rounds it.
+
+:class:`LearningNetwork` says in integers what learns and how; ``ottt_loihi.onchip.scales.learning_network`` makes it
+from a ChipNetwork and learning rates.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+
+import numpy as np
+from ottt_loihi.sim import arithmetic
+from ottt_loihi.sim import learning_integers as integers
+from ottt_loihi.sim.network import LIF, Dense, Diagonal
+
+from ottt_loihi.errors import FileError, UsageError
+
+FORMAT = "ottt-loihi learning state"
+VERSION = 1
+ROUNDINGS = ("per-synapse", "lava")
+LAVA_WEIGHT_SEED = 2  # whatever rng_seed says (lava/magma/core/learning/random.py)
+CHUNK_FRAMES = 1 << 14  # time steps whose random numbers are made at once
+
+
+@dataclass(frozen=True)
+class LearningLayer:
+    """A dense connection and the neurons behind it.
+
+    ==================  ===============================  ==============================================================
+    field               range                            meaning
+    ==================  ===============================  ==============================================================
+    connection, layer   ``sim.network``                  weights −256 … 255 ``(post, pre)``; LIF neurons
+    inhibition          Diagonal or None                 the reset's self-connection
+    plastic             bool                             False: frozen
+    decay               0 ≤ λ < 1                        of the presynaptic trace; 0: the step's spike alone
+    pre_phase           1 … K                            Lava step of the epoch in which the presynaptic spikes arrive
+    impulse             1 … 127                          of the trace
+    y1, error           (mantissa, shift)                scale and stochastic rounding of y1 and of the error sent on;
+                                                         error None: nobody listens
+    feedback            int32 (neurons, classes), None   what the readout's error is multiplied with; None: the
+                                                         transposed weights of the layer above and its error
+    half_width          in units of vth                  of the rectangle
+    trace_seed,         ≥ 0                              of the trace's decay, of ``per-synapse`` rounding, and of the
+    weight_seed, seed                                    neurons' rounding
+    ==================  ===============================  ==============================================================
+
+    ``feedback`` and ``half_width`` mean nothing for the readout.
+    """
+
+    connection: Dense
+    layer: LIF
+    inhibition: Diagonal | None
+    decay: float
+    pre_phase: int
+    impulse: int
+    y1: tuple[int, int]
+    error: tuple[int, int] | None
+    feedback: np.ndarray | None
+    half_width: int
+    trace_seed: int
+    weight_seed: int
+    seed: int
+    plastic: bool = True
+
+
+@dataclass(frozen=True)
+class LearningNetwork:
+    """layers: the readout last · epoch: K · num_steps: T of a sample · unit: what stands for a logit of 1 at the
+    readout · halve_every: samples after which y1 is halved, again and again, 0: never · rounding: of updated weights.
+
+    rounding ``"lava"``: one random number per epoch for all synapses, as Lava's engine; ``"per-synapse"``: independent
+    ones, as the chip (:func:`~ottt_loihi.sim.learning_integers.synapse_draws`).
+    """
+
+    layers: tuple[LearningLayer, ...]
+    epoch: int
+    num_steps: int
+    unit: int
+    halve_every: int = 0
+    rounding: str = "per-synapse"
+
+    def __post_init__(self) -> None:
+        if self.rounding not in ROUNDINGS:
+            raise UsageError(f"rounding: expected one of {', '.join(ROUNDINGS)}, got {self.rounding!r}")
+
+    @property
+    def inputs(self) -> int:
+        return int(self.layers[0].connection.shape[1])
+
+    @property
+    def classes(self) -> int:
+        return self.layers[-1].layer.size
+
+    def digest(self) -> str:
+        """SHA-256 of everything here but the weights of plastic connections, which learning changes."""
+        sha = hashlib.sha256(repr((self.epoch, self.num_steps, self.unit, self.halve_every, self.rounding)).encode())
+        for layer in self.layers:
+            for part in (layer, layer.layer, layer.connection, layer.inhibition):
+                for f in fields(part) if part is not None else ():
+                    value = getattr(part, f.name)
+                    if f.name == "weight" and part is layer.connection and layer.plastic:
+                        value = value.shape
+                    if isinstance(value, np.ndarray):
+                        sha.update(repr((f.name, value.shape)).encode() + value.astype(np.int64).tobytes())
+                    elif not isinstance(value, (LIF, Dense, Diagonal)):
+                        sha.update(repr((f.name, value)).encode())
+        return sha.hexdigest()
+
+
+class Learner:
+    """A network that learns, sample by sample; its state is saved and resumed bit for bit.
+
+    Attributes
+    ----------
+    network
+        the :class:`LearningNetwork` it was made from, with the weights it started from
+    samples
+        how many it has learnt from, or seen with a closed gate
+    state
+        :class:`~ottt_loihi.sim.learning_kernels.State`
+    """
+
+    def __init__(self, network: LearningNetwork) -> None:
+        from ottt_loihi.sim import learning_kernels as kernels
+
+        self.network, self.samples = network, 0
+        self._constants, self.state = _pack(network, kernels)
+
+    def learn(self, packed: np.ndarray, labels: np.ndarray, gate: np.ndarray | bool = True) -> np.ndarray:
+        """Learn from samples in their order; returns the class predicted for each while it was learnt from.
+
+        Parameters
+        ----------
+        packed
+            uint8 ``(n, T, ⌈inputs/8⌉)``: spikes, ``np.packbits`` along the last axis
+        labels
+            integers ``(n,)``, 0 … classes − 1
+        gate
+            bool ``(n,)`` or for all: which samples are learnt from; others pass through
+
+        Raises
+        ------
+        UsageError
+            for a wrong shape, dtype or label
+        """
+        from ottt_loihi.sim import learning_kernels as kernels
+
+        labels, gate = self._checked(packed, labels, gate)
+        predictions = np.empty(len(packed), np.int32)
+        size = max(1, CHUNK_FRAMES // self.network.num_steps)
+        for begin in range(0, len(packed), size):
+            part = slice(begin, min(begin + size, len(packed)))
+            random = self._random(part.stop - part.start)
+            kernels.learn(
+                self._constants,
+                self.state,
+                packed[part],
+                labels[part],
+                gate[part],
+                self.samples,
+                *random,
+                predictions[part],
+            )
+            self.samples += part.stop - part.start
+        return predictions
+
+    def weights(self) -> list[np.ndarray]:
+        """The weights of every connection as they are now, int32 ``(post, pre)``."""
+        return [
+            self.state.weights[at["weight"] : at["weight"] + at["inputs"] * at["width"]]
+            .reshape(at["inputs"], at["width"])[:, : at["size"]]
+            .T.astype(np.int32)
+            for at in self._constants.layers
+        ]
+
+    def variables(self, names: Sequence[str] | None = None) -> dict[str, np.ndarray]:
+        """Copies of all state, or of the variables of some names, as Lava's processes have it at the end of an epoch.
+
+        ``plastic[l].weights``, ``.x1``, ``.y1`` · ``neuron[l].u``, ``.v``, ``.s``, ``.y1``, ``.rng`` ·
+        ``readout[0].v``, ``.y1``, ``.rng``, ``.scores``, ``.correct`` · and the counts ``.y1_saturated``,
+        ``.error_saturated``.
+        """
+        found: dict[str, np.ndarray] = {}
+        state, layers = self.state, self._constants.layers
+        for index, (at, weights) in enumerate(zip(layers, self.weights())):
+            neurons = slice(at["neuron"], at["neuron"] + at["size"])
+            sources = slice(at["source"], at["source"] + at["inputs"])
+            mine = {name: getattr(state, name)[neurons] for name in ("v", "y1", "rng")}
+            for name in ("y1_saturated", "error_saturated"):
+                mine[name] = getattr(state, name)[index : index + 1]
+            if index < len(layers) - 1:
+                spikes = slice(layers[index + 1]["source"], layers[index + 1]["source"] + at["size"])
+                mine |= {"u": state.u[neurons], "s": state.spikes[spikes]}
+            else:
+                mine |= {"scores": state.scores, "correct": state.correct}
+            synapses = {"weights": weights, "x1": state.trace[sources], "y1": mine["y1"]}
+            found |= {f"plastic[{index}].{name}": value for name, value in synapses.items()}
+            process = f"neuron[{index}]" if index < len(layers) - 1 else "readout[0]"
+            found |= {f"{process}.{name}": value for name, value in mine.items()}
+        return {k: v.copy() for k, v in found.items() if names is None or k.rsplit(".", 1)[1] in names}
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the state to ``path``, whole or not at all. Raises :class:`FileError` if it cannot be written."""
+        from ottt_loihi.sim import safe_hdf5
+
+        with safe_hdf5.new_hdf5(path) as file:
+            file.attrs["format"] = np.bytes_(FORMAT.encode())
+            file.attrs["version"] = VERSION
+            file.attrs["network"] = np.bytes_(self.network.digest().encode())
+            file.attrs["samples"] = self.samples
+            for name, array in self.state._asdict().items():
+                file.create_dataset(name, data=array, fletcher32=True, compression="gzip", shuffle=True)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str], network: LearningNetwork) -> Learner:
+        """Go on where :meth:`save` stopped: the same weights as without a stop.
+
+        Raises
+        ------
+        FileError
+            for a missing, damaged or foreign file, a newer version, or the state of another network or rule
+        """
+        from ottt_loihi.sim import safe_hdf5
+
+        learner = cls(network)
+        with safe_hdf5.open_hdf5(path) as file:
+            if "format" not in file.attrs or safe_hdf5.attribute(file, "format", str) != FORMAT:
+                raise FileError("not a learning state; Learner.save writes them")
+            version = safe_hdf5.attribute(file, "version", int)
+            if not 1 <= version <= VERSION:
+                raise FileError(f"format version {version}, this program reads up to {VERSION}; update ottt-loihi")
+            if safe_hdf5.attribute(file, "network", str) != network.digest():
+                raise FileError("the state of another network or rule; give the one it was saved with")
+            learner.samples = safe_hdf5.attribute(file, "samples", int)
+            for name, array in learner.state._asdict().items():
+                stored = safe_hdf5.integers(file, name)
+                if stored.shape != array.shape or stored.dtype != array.dtype:
+                    raise FileError(
+                        f"/{name}: expected {array.dtype} {array.shape}, found {stored.dtype} {stored.shape}"
+                    )
+                array[...] = stored
+        return learner
+
+    def _checked(
+        self, packed: np.ndarray, labels: np.ndarray, gate: np.ndarray | bool
+    ) -> tuple[np.ndarray, np.ndarray]:
+        network, labels = self.network, np.asarray(labels)
+        shape = (network.num_steps, -(-network.inputs // 8))
+        if packed.dtype != np.uint8 or packed.ndim != 3 or packed.shape[1:] != shape:
+            raise UsageError(f"packed: expected uint8 (n, {shape[0]}, {shape[1]}), got {packed.dtype} {packed.shape}")
+        if labels.dtype.kind not in "iu" or labels.shape != (len(packed),):
+            raise UsageError(f"labels: expected integers ({len(packed)},), got {labels.dtype} {labels.shape}")
+        if len(labels) and not (labels.min() >= 0 and labels.max() < network.classes):
+            raise UsageError(f"labels: expected 0 … {network.classes - 1}, got {labels.min()} … {labels.max()}")
+        gate = np.asarray(gate, bool)
+        if gate.shape not in ((), labels.shape):
+            raise UsageError(f"gate: expected a bool or shape {labels.shape}, got {gate.shape}")
+        return labels.astype(np.int64), np.ascontiguousarray(np.broadcast_to(gate, labels.shape))
+
+    def _random(self, samples: int) -> tuple[np.ndarray, np.ndarray]:
+        """Lava's random numbers of the epochs to come: of each trace's decay, and of the weights' rounding."""
+        steps, epoch = self.network.num_steps, self.network.epoch
+        first, count = self.samples * steps, samples * steps
+        decay = [lava_trace_random(layer.trace_seed, epoch, first, count) for layer in self.network.layers]
+        return np.stack(decay), lava_weight_random(first, count)
+
+
+def learn(network: LearningNetwork, packed: np.ndarray, labels: np.ndarray, gate: np.ndarray | bool = True) -> Learner:
+    """Learn from samples one after the other, from the network's own weights on; arguments as in :meth:`Learner.learn`.
+
+    Returns the :class:`Learner`, which can go on, be saved, and tells its weights.
+    """
+    learner = Learner(network)
+    learner.learn(packed, labels, gate)
+    return learner
+
+
+def lava_trace_random(seed: int, epoch: int, first: int, count: int) -> np.ndarray:
+    """What rounds x1 in ``count`` epochs from epoch ``first`` = 0, 1, … on: float64.
+
+    ``default_rng(seed)`` is drawn from once when Lava builds the connection and twice in each of an epoch's K steps;
+    the last value serves all K decays of the epoch. Source: ``TraceRandom``, ``PyLearningConnection.recv_traces``.
+    """
+    generator = np.random.default_rng(seed)
+    generator.bit_generator.advance(2 * epoch * first + 1)  # type: ignore[attr-defined]
+    return np.ascontiguousarray(generator.random((count, 2 * epoch))[:, -1])
+
+
+def lava_weight_random(first: int, count: int) -> np.ndarray:
+    """What rounds the weights in ``count`` epochs from epoch ``first`` on: r of ``⌊w + (k + r)/128⌋``, int32 0 … 127.
+
+    Lava adds 1 where the epoch's number of ``default_rng(2)``, whose first is lost, is below k/128.
+    Source: ``ConnVarRandom``.
+    """
+    generator = np.random.default_rng(LAVA_WEIGHT_SEED)
+    generator.bit_generator.advance(first + 1)  # type: ignore[attr-defined]
+    fractions = 1 << integers.FRACTION_BITS
+    return (fractions - 1 - np.floor(fractions * generator.random(count))).astype(np.int32)
+
+
+def _pack(network: LearningNetwork, kernels):  # type: ignore[no-untyped-def]
+    """The flat arrays of :mod:`ottt_loihi.sim.learning_kernels`."""
+    layers = np.zeros(len(network.layers), kernels.LAYER)
+    source = neuron = weight = feedback = 0
+    readout_width = _padded(network.classes, kernels.BLOCK)
+    weights: list[np.ndarray] = []
+    matrices: list[np.ndarray] = []
+    for at, part in zip(layers, network.layers):
+        size, inputs = part.connection.shape
+        width = _padded(size, kernels.BLOCK)
+        at["source"], at["inputs"], at["neuron"], at["size"], at["width"] = source, inputs, neuron, size, width
+        at["weight"], at["feedback"] = weight, feedback if part.feedback is not None else kernels.TRANSPOSED
+        _pack_numbers(at, part, network.epoch)
+        weights.append(_rows(part.connection.weight.T, width))
+        if part.feedback is not None:
+            matrices.append(_rows(part.feedback, readout_width))
+            feedback += size * readout_width
+        source, neuron, weight = source + inputs, neuron + width, weight + inputs * width
+    constants = kernels.Constants(
+        layers=layers,
+        epoch=network.epoch,
+        steps=network.num_steps,
+        target=network.unit << arithmetic.STATE_SHIFT,
+        halve_every=network.halve_every * network.num_steps,
+        independent=network.rounding == "per-synapse",
+        feedback=np.concatenate(matrices or [np.zeros(0, np.int16)]),
+        u_init=_per_neuron(layers, [part.layer.u_init.reshape(-1) for part in network.layers]),
+        bias=_per_neuron(layers, [_bias(part.layer) for part in network.layers]),
+        loop=_per_neuron(layers, [_loop(part) for part in network.layers]),
+    )
+    rng = _per_neuron(
+        layers, [integers.xorshift32_seeds(part.seed, part.layer.size) for part in network.layers], np.uint32
+    )
+    zeros = {name: np.zeros(neuron, np.int32) for name in ("v", "membrane", "y1", "error")}
+    state = kernels.State(
+        weights=np.concatenate(weights),
+        spikes=np.zeros(source, np.uint8),
+        trace=np.zeros(source, np.int32),
+        u=constants.u_init.copy(),
+        rng=rng,
+        scores=np.zeros(network.classes, np.int64),
+        y1_saturated=np.zeros(len(layers), np.int64),
+        error_saturated=np.zeros(len(layers), np.int64),
+        correct=np.zeros(1, np.int64),
+        **zeros,
+    )
+    return constants, state
+
+
+def _pack_numbers(at: np.void, part: LearningLayer, epoch: int) -> None:
+    """The scalars of one layer."""
+    unity = arithmetic.DECAY_UNITY
+    # as Lava computes it: of an array, whose exp may differ from a single number's in the last bit
+    per_step = np.exp(-1 / np.array([[integers.trace_time_constant(part.decay, epoch)], [integers.FOREVER]]))[0, 0]
+    at["exponent"], at["plastic"] = part.connection.weight_exp, part.plastic
+    at["impulse"], at["pre_phase"], at["keeps_trace"] = part.impulse, part.pre_phase, part.decay > 0
+    at["vth"], at["half_width"] = part.layer.vth << arithmetic.STATE_SHIFT, part.half_width << arithmetic.STATE_SHIFT
+    at["y1_mantissa"], at["y1_shift"] = part.y1
+    at["error_mantissa"], at["error_shift"] = part.error or (0, 0)
+    at["trace_decay"] = per_step
+    at["keep_u"], at["keep_v"] = (unity - 1 - part.layer.du) / unity, (unity - part.layer.dv) / unity
+    at["key"] = integers.mix32(np.array([part.weight_seed], np.uint32))[0]
+
+
+def _bias(layer: LIF) -> np.ndarray:
+    return arithmetic.effective_bias(layer.bias_mant.reshape(-1), layer.bias_exp)
+
+
+def _loop(part: LearningLayer) -> np.ndarray:
+    if part.inhibition is None:
+        return np.zeros(part.layer.size, np.int32)
+    return arithmetic.synaptic_input(part.inhibition.weight, part.inhibition.weight_exp)
+
+
+def _padded(size: int, block: int) -> int:
+    return -(-size // block) * block
+
+
+def _rows(matrix: np.ndarray, width: int) -> np.ndarray:
+    """Flat int16, each row padded with zeros."""
+    padded = np.zeros((len(matrix), width), np.int16)
+    padded[:, : matrix.shape[1]] = matrix
+    return padded.ravel()
+
+
+def _per_neuron(layers: np.ndarray, values: Sequence[np.ndarray], dtype: type = np.int32) -> np.ndarray:
+    flat = np.zeros(int(layers["width"].sum()), dtype)
+    for at, value in zip(layers, values):
+        flat[at["neuron"] : at["neuron"] + at["size"]] = value
+    return flat

@@ -1,0 +1,146 @@
+"""Integer arithmetic of learning: scales with stochastic rounding, traces, and the random numbers of both.
+
+What a neuron computes is integer multiply, add, shift, xor and compare, so that it can become microcode.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from ottt_loihi.errors import UsageError
+
+MANTISSA_BITS = 12
+MAX_SHIFT = 31
+MESSAGE_MAX = 127  # y1 and error messages
+MOMENTUM_MAX = 255  # OPZO's feedback weights
+
+TRACE_MAX = 127  # traces have 7 bits
+FIXED_SHIFT = 10  # dw = 2^-7·u0·x1·y1, and the engine drops three more bits: Δw = x1·y1 / 2^10 LSB
+ENGINE_SHIFT = 3  # the three bits that the engine drops, by flooring, before it adds to the weight << FRACTION_BITS
+FRACTION_BITS = 7  # of a weight in the engine's accumulator: they are rounded away at random
+FOREVER = 1e18  # Lava's own 65535 decays y by 1.5e-5 per step; 0 would give NaN
+
+
+def xorshift32(state: np.ndarray) -> np.ndarray:
+    """The next state of Marsaglia's 32-bit xorshift generator, one per neuron; uint32, never 0.
+
+    ``x ^= x << 13; x ^= x >> 17; x ^= x << 5`` (J. Stat. Software 8 (14), 2003). The new state is the random number.
+    """
+    state = state ^ (state << np.uint32(13))
+    state = state ^ (state >> np.uint32(17))
+    return state ^ (state << np.uint32(5))
+
+
+def xorshift32_seeds(seed: int, size: int) -> np.ndarray:
+    """Start states for ``size`` neurons, uint32, none of them 0."""
+    return np.random.default_rng([seed, size]).integers(1, 2**32, size, dtype=np.uint32)
+
+
+def mantissa_and_shift(scale: float, where: str) -> tuple[int, int]:
+    """``scale ≈ mantissa / 2^shift`` with a 12-bit mantissa, 0 ≤ shift ≤ 31; relative error at most 2^−12.
+
+    Raises :class:`UsageError` for a scale so small that it becomes 0 or so large that it does not fit.
+    """
+    if not 0 < scale < math.inf:
+        raise UsageError(f"{where}: expected a scale > 0, got {scale}")
+    shift = min(MAX_SHIFT, MANTISSA_BITS - 1 - math.floor(math.log2(scale)))
+    mantissa = round(scale * 2.0**shift) if shift >= 0 else 0
+    if shift < 0 or mantissa < 1:
+        size = "large" if shift < 0 else "small"
+        raise UsageError(f"{where}: a scale of {scale:.3g} is too {size} for a 12-bit mantissa and a shift of 0 … 31")
+    return mantissa, shift
+
+
+def scale_stochastically(x: np.ndarray, mantissa: int, shift: int, random: np.ndarray) -> np.ndarray:
+    """``⌊(x·mantissa + r) / 2^shift⌋`` with r uniform in [0, 2^shift): x·mantissa/2^shift on average.
+
+    x: integers · random: uint32 of the same shape, whose upper ``shift`` bits are r · result: int64.
+    """
+    r = random.astype(np.int64) >> (32 - shift)
+    return (x.astype(np.int64) * mantissa + r) >> shift
+
+
+def halvings(frame: int, halve_every: int) -> int:
+    """How often the learning rate has been halved by a frame: once every ``halve_every`` frames; 0: never."""
+    return frame // halve_every if halve_every else 0
+
+
+def saturate(x: np.ndarray, limit: int) -> tuple[np.ndarray, int]:
+    """(x clipped to ±limit as int32, how many were outside)."""
+    outside = int(np.count_nonzero(np.abs(x) > limit))
+    return np.clip(x, -limit, limit).astype(np.int32), outside
+
+
+def default_impulse(decay: float) -> int:
+    """The largest integer impulse whose trace stays within 7 bits when the neuron fires at every time step."""
+    impulse = int(TRACE_MAX * (1 - decay))
+    if impulse < 1:
+        raise UsageError(f"decay: λ = {decay} leaves no room for a trace of 7 bits; at most {1 - 1 / TRACE_MAX:.4f}")
+    return impulse
+
+
+def trace_time_constant(decay: float, epoch: int) -> float:
+    """τ in Lava steps, so that ``(e^(−1/τ))^epoch = decay``; 0: the trace stays until it is reset."""
+    return -1 / math.log(decay ** (1 / epoch)) if decay else FOREVER
+
+
+def impulse_left(decay: float, epoch: int, pre_phase: int) -> float:
+    """``d^(K − p)``, d = λ^(1/K): part of an impulse of phase p that is left when the epoch of K steps ends."""
+    return (decay ** (1 / epoch)) ** (epoch - pre_phase) if decay else 1.0
+
+
+def mix32(x: np.ndarray) -> np.ndarray:
+    """A hash of uint32 in which every bit of the input changes every bit of the output half of the time.
+
+    ``x ^= x >> 16; x *= 0x7feb352d; x ^= x >> 15; x *= 0x846ca68b; x ^= x >> 16``: "lowbias32" of C. Wellons' hash
+    prospector, a bijection with 0 → 0.
+    """
+    with np.errstate(over="ignore"):
+        x = (x ^ (x >> np.uint32(16))) * np.uint32(0x7FEB352D)
+        x = (x ^ (x >> np.uint32(15))) * np.uint32(0x846CA68B)
+    return x ^ (x >> np.uint32(16))
+
+
+def synapse_hash(seed: int, epoch: int, shape: tuple[int, int]) -> np.ndarray:
+    """One random number per synapse ``(post, pre)`` and learning epoch, uint32.
+
+    ``mix(mix(mix(mix(seed) + epoch) + pre) + post)``. A number depends on where and when it is used and on nothing
+    else, so that a simulator needs to make only those it uses, in any order.
+    """
+    post, pre = (np.arange(n, dtype=np.uint32) for n in shape)
+    start = mix32(mix32(np.array([seed], np.uint32)) + np.uint32(epoch & 0xFFFFFFFF))
+    return mix32(mix32(start + pre)[np.newaxis, :] + post[:, np.newaxis])
+
+
+def synapse_draws(seed: int, epoch: int, shape: tuple[int, int]) -> np.ndarray:
+    """``synapse_hash >> 25``, 0 … 127: rounding ``per-synapse``; w + k/128 is rounded up where it is below k."""
+    return synapse_hash(seed, epoch, shape) >> np.uint32(32 - FRACTION_BITS)
+
+
+def check_averaging(averaging: int, where: str) -> None:
+    """Raises :class:`UsageError` unless a momentum of 1 − 2^−averaging fits: 1 … 24."""
+    if isinstance(averaging, bool) or not isinstance(averaging, int) or not 1 <= averaging <= 24:
+        raise UsageError(
+            f"{where}.averaging: expected an integer 1 … 24 (momentum 1 − 2^−averaging), got {averaging!r}"
+        )
+
+
+def momentum_step(
+    weights: np.ndarray, product: np.ndarray, mantissa: int, shift: int, averaging: int, random: np.ndarray
+) -> np.ndarray:
+    """``M + (gain·product − M)/2^averaging``, gain = mantissa/2^shift, rounded stochastically by ``random``; int64.
+
+    ``M + ⌊(product·mantissa − (M << shift) + r) / 2^n⌋`` with n = min(31, shift + averaging) and r the upper n bits of
+    the uint32 ``random``.
+    """
+    total = min(MAX_SHIFT, shift + averaging)
+    r = random.astype(np.int64) >> (32 - total)
+    wide = weights.astype(np.int64)
+    return wide + ((product.astype(np.int64) * mantissa - (wide << shift) + r) >> total)
+
+
+def noise_signs(state: np.ndarray) -> np.ndarray:
+    """±1 from the highest bit of an xorshift state, int8."""
+    return np.where(state >> np.uint32(31), 1, -1).astype(np.int8)

@@ -1,0 +1,386 @@
+"""The learning loop, compiled by numba: samples, time steps, layers and synapses in one call.
+
+All layers lie one behind the other in flat arrays. *Sources* are the input and the hidden layers: they have spikes and
+traces. *Neurons* are the hidden layers and the readout, each padded to ``width``, a multiple of :data:`BLOCK`. Weights
+are stored presynaptic side first, int16 rows of ``width``, so that a spike adds a row and a trace changes one.
+
+Inner loops over neurons come in blocks of :data:`BLOCK`, a constant, which the compiler turns into whole vectors.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from ottt_loihi.sim.kernels import compiled, inlined
+from ottt_loihi.sim.learning_integers import (
+    ENGINE_SHIFT,
+    FRACTION_BITS,
+    MAX_SHIFT,
+    MESSAGE_MAX,
+    TRACE_MAX,
+)
+
+BLOCK = 16
+
+LAYER = np.dtype(
+    [
+        (name, np.int64)
+        for name in (
+            "source", "inputs",  # where its sources start, and their number
+            "neuron", "size", "width",  # where its neurons start, their number, and the padded number
+            "weight", "exponent",  # where its weights start; their exponent
+            "plastic", "impulse", "pre_phase", "keeps_trace",  # keeps_trace: 0 if the trace is the step's spike alone
+            "vth", "half_width",  # aligned to the state
+            "y1_mantissa", "y1_shift", "error_mantissa", "error_shift",  # error_mantissa 0: sends no error
+            "feedback",  # where its feedback weights start, or TRANSPOSED
+        )
+    ]
+    + [(name, np.float64) for name in ("trace_decay", "keep_u", "keep_v")]
+    + [("key", np.uint32)]  # mix32 of the seed of its weights' rounding
+)  # fmt: skip
+TRANSPOSED = -1
+
+
+class Constants(NamedTuple):
+    """What learning does not change.
+
+    layers: :data:`LAYER`, the readout last · epoch: K · steps: T · target: what the right class's membrane should be,
+    aligned to the state · halve_every: in frames, 0: never · independent: rounding ``per-synapse`` · feedback: int16,
+    rows of the readout's width, a row per hidden neuron · u_init, bias, loop: int32 per neuron; loop: what its own
+    spike adds one step later.
+    """
+
+    layers: np.ndarray
+    epoch: int
+    steps: int
+    target: int
+    halve_every: int
+    independent: bool
+    feedback: np.ndarray
+    u_init: np.ndarray
+    bias: np.ndarray
+    loop: np.ndarray
+
+
+class State(NamedTuple):
+    """What learning changes.
+
+    weights: int16 · spikes: uint8, trace: int32, per source · u, v, membrane (v before its reset), y1, error: int32 and
+    rng: uint32, per neuron · scores: int64 per neuron of the readout · y1_saturated, error_saturated: int64 per layer ·
+    correct: int64 (1,).
+    """
+
+    weights: np.ndarray
+    spikes: np.ndarray
+    trace: np.ndarray
+    u: np.ndarray
+    v: np.ndarray
+    membrane: np.ndarray
+    y1: np.ndarray
+    error: np.ndarray
+    rng: np.ndarray
+    scores: np.ndarray
+    y1_saturated: np.ndarray
+    error_saturated: np.ndarray
+    correct: np.ndarray
+
+
+@compiled
+def learn(constants, state, packed, labels, gate, first, trace_random, weight_random, predictions):
+    """Learn from samples, one after the other.
+
+    packed: uint8 ``(n, T, ⌈inputs/8⌉)`` of ``np.packbits`` · labels, gate: ``(n,)`` · first: number of the first
+    sample · trace_random: float64 ``(layers, n·T)``, of trace decay · weight_random: int32 ``(n·T,)``, 0 … 127, of
+    ``"lava"`` rounding: a weight w + k/128 is rounded up where ``k + number ≥ 128`` · predictions: int32 ``(n,)``,
+    filled.
+    """
+    layers = constants.layers
+    widest = 0
+    for index in range(len(layers)):
+        widest = max(widest, layers[index].width, layers[index].inputs)
+    active, sums = np.empty(widest + 8, np.int64), np.zeros(widest + BLOCK, np.int32)
+    for sample in range(len(packed)):
+        forget(constants, state)
+        for t in range(constants.steps):
+            local = sample * constants.steps + t
+            frame = first * constants.steps + local
+            read(packed, sample, t, state.spikes, layers[0].inputs)
+            for index in range(len(layers)):
+                receive(layers[index], state, active, sums)
+                if index < len(layers) - 1:
+                    fire(layers[index], layers[index + 1].source, constants, state, sums)
+                else:
+                    answer(layers[index], constants, state, sums)
+            halved = frame // constants.halve_every if constants.halve_every > 0 else 0
+            last = len(layers) - 1
+            compare(layers[last], last, constants.target, labels[sample], gate[sample], halved, state)
+            for index in range(last - 1, -1, -1):
+                feed_back(index, constants, state, halved)
+            for index in range(len(layers)):
+                if layers[index].plastic:
+                    live = decay_traces(layers[index], constants.epoch, trace_random[index, local], state, active)
+                    if constants.independent:
+                        key = mix(np.uint32(layers[index].key + np.uint32(frame & 0xFFFFFFFF)))
+                        update_independently(layers[index], key, state, active, live)
+                    else:
+                        update(layers[index], weight_random[local], state, active, live)
+        predictions[sample] = best(layers[len(layers) - 1].size, state.scores)
+        state.correct[0] += predictions[sample] == labels[sample]
+
+
+@inlined
+def mix(x):
+    """``learning_integers.mix32`` of one number."""
+    x = np.uint32(x ^ (x >> np.uint32(16)))
+    x = np.uint32(x * np.uint32(0x7FEB352D))
+    x = np.uint32(x ^ (x >> np.uint32(15)))
+    x = np.uint32(x * np.uint32(0x846CA68B))
+    return np.uint32(x ^ (x >> np.uint32(16)))
+
+
+@inlined
+def forget(constants, state):
+    """Every state as it is before a sample."""
+    state.spikes[:] = 0
+    state.trace[:] = 0
+    state.v[:] = 0
+    state.u[:] = constants.u_init
+    state.scores[:] = 0
+
+
+@inlined
+def read(packed, sample, t, spikes, inputs):
+    """Unpack the spikes of a frame."""
+    for k in range(inputs):
+        spikes[k] = (packed[sample, t, k >> 3] >> (7 - (k & 7))) & 1
+
+
+@inlined
+def receive(layer, state, active, sums):
+    """``sums = Σ_i W[:, i]`` over the spikes i of a layer's sources."""
+    count, source, width, start = 0, layer.source, layer.width, layer.weight
+    for i in range(layer.inputs):
+        active[count] = i
+        count += state.spikes[source + i]
+    weights = state.weights
+    for j in range(width):
+        sums[j] = 0
+    k = 0
+    while k + 4 <= count:  # four rows for each time the sums are read and written
+        a, b = start + active[k] * width, start + active[k + 1] * width
+        c, d = start + active[k + 2] * width, start + active[k + 3] * width
+        for begin in range(0, width, BLOCK):
+            for j in range(begin, begin + BLOCK):
+                ab = np.int16(weights[a + j] + weights[b + j])
+                cd = np.int16(weights[c + j] + weights[d + j])
+                sums[j] += np.int32(np.int16(ab + cd))
+        k += 4
+    while k < count:
+        a = start + active[k] * width
+        for begin in range(0, width, BLOCK):
+            for j in range(begin, begin + BLOCK):
+                sums[j] += np.int32(weights[a + j])
+        k += 1
+
+
+@inlined
+def shifted(x, exponent):
+    """``x·2^exponent`` (floor), int32."""
+    return np.int32(x << exponent) if exponent > 0 else np.int32(x >> -exponent)
+
+
+@inlined
+def wrapped(d):
+    """What a current of more than 24 bits becomes (``arithmetic.current_step``)."""
+    limit = np.int32(1 << 23)
+    d = np.int32(d - 2 * limit) if d > limit else d
+    return np.int32(d + 2 * limit) if d <= -limit else d
+
+
+@inlined
+def clipped(v):
+    """A membrane at the ends of its 24 bits (``arithmetic.voltage_step``)."""
+    limit = np.int32((1 << 23) - 1)
+    return min(max(v, np.int32(-limit)), limit)
+
+
+@inlined
+def fire(layer, target, constants, state, sums):
+    """One step of hidden neurons (the equations of ``sim.network.LIF``); ``target``: where their spikes go."""
+    u, v, membrane, spikes = state.u, state.v, state.membrane, state.spikes
+    for j in range(layer.size):
+        n = layer.neuron + j
+        a = shifted(sums[j], layer.exponent)
+        if spikes[target + j]:
+            a = np.int32(a + constants.loop[n])
+        x = wrapped(np.int32(np.int32(np.float64(u[n]) * layer.keep_u) + np.int32(a << 6)))
+        m = clipped(np.int32(np.int32(np.int32(np.float64(v[n]) * layer.keep_v) + x) + constants.bias[n]))
+        fires = m > layer.vth
+        u[n], membrane[n] = x, m
+        spikes[target + j] = fires
+        v[n] = np.int32(0) if fires else m
+
+
+@inlined
+def answer(layer, constants, state, sums):
+    """One step of the memoryless readout, and its scores."""
+    for j in range(layer.size):
+        n = layer.neuron + j
+        x = wrapped(np.int32(shifted(sums[j], layer.exponent) << 6))
+        m = clipped(np.int32(x + constants.bias[n]))
+        state.v[n] = np.int32(0) if m > layer.vth else m
+        state.scores[j] += state.v[n]
+
+
+@inlined
+def scaled(n, x, mantissa, shift, rng):
+    """``learning_integers.scale_stochastically`` with neuron n's next random number."""
+    r = rng[n]
+    r = np.uint32(r ^ np.uint32(r << np.uint32(13)))
+    r = np.uint32(r ^ np.uint32(r >> np.uint32(17)))
+    r = np.uint32(r ^ np.uint32(r << np.uint32(5)))
+    rng[n] = r
+    return (x * mantissa + (np.int64(r) >> (32 - shift))) >> shift
+
+
+@inlined
+def compare(layer, index, target, label, gate, halved, state):
+    """The readout's error, to be sent back, and its y1."""
+    shift = min(MAX_SHIFT, layer.y1_shift + halved)
+    for j in range(layer.size):
+        n = layer.neuron + j
+        state.y1[n] = state.error[n] = 0
+        if gate:
+            e = np.int64(state.v[n]) - (target if j == label else 0)
+            y = scaled(n, -e, layer.y1_mantissa, shift, state.rng)
+            state.y1_saturated[index] += abs(y) > MESSAGE_MAX
+            state.y1[n] = min(max(y, -MESSAGE_MAX), MESSAGE_MAX)
+            if layer.error_mantissa > 0:
+                y = scaled(n, e, layer.error_mantissa, layer.error_shift, state.rng)
+                state.error_saturated[index] += abs(y) > MESSAGE_MAX
+                state.error[n] = min(max(y, -MESSAGE_MAX), MESSAGE_MAX)
+
+
+@inlined
+def third_factor(rows, start, width, error, source):
+    """``Σ_j rows[start + j]·error[source + j]``, int32."""
+    total = np.int32(0)
+    for begin in range(0, width, BLOCK):
+        for j in range(begin, begin + BLOCK):
+            total += np.int32(rows[start + j]) * error[source + j]
+    return total
+
+
+@inlined
+def feed_back(index, constants, state, halved):
+    """y1 = −η·f(u)·δ of a hidden layer, and the error it sends on."""
+    layers = constants.layers
+    layer, above, last = layers[index], layers[index + 1], layers[len(layers) - 1]
+    shift = min(MAX_SHIFT, layer.y1_shift + halved)
+    for j in range(layer.size):
+        n = layer.neuron + j
+        g = np.int64(0)
+        if abs(state.membrane[n] - layer.vth) < layer.half_width:
+            if layer.feedback == TRANSPOSED:
+                start = above.weight + j * above.width
+                g = np.int64(third_factor(state.weights, start, above.width, state.error, above.neuron))
+            else:
+                start = layer.feedback + j * last.width
+                g = np.int64(third_factor(constants.feedback, start, last.width, state.error, last.neuron))
+        y = scaled(n, -g, layer.y1_mantissa, shift, state.rng)
+        state.y1_saturated[index] += abs(y) > MESSAGE_MAX
+        state.y1[n] = min(max(y, -MESSAGE_MAX), MESSAGE_MAX)
+        if layer.error_mantissa > 0:
+            y = scaled(n, g, layer.error_mantissa, layer.error_shift, state.rng)
+            state.error_saturated[index] += abs(y) > MESSAGE_MAX
+            state.error[n] = min(max(y, -MESSAGE_MAX), MESSAGE_MAX)
+
+
+@inlined
+def decayed(x, decay, random):
+    """``⌊decay·x⌋``, and 1 more where ``random`` is below what was cut off."""
+    exact = decay * x
+    floor = np.floor(exact)
+    return floor + (random < exact - floor)
+
+
+@inlined
+def decay_traces(layer, epoch, random, state, active):
+    """The traces at the end of an epoch; lists those that are not 0 in ``active`` and returns their number.
+
+    ``x1 = D^(K − p)( min(127, D^p(x1) + impulse·s) )`` with the pre spike in phase p and D the rounded decay.
+    """
+    source, count, decay = layer.source, 0, layer.trace_decay
+    impulse = np.float64(layer.impulse)
+    for i in range(layer.inputs):
+        x = np.float64(state.trace[source + i]) if layer.keeps_trace else 0.0
+        spike = state.spikes[source + i]
+        if x > 0 or spike:
+            for _ in range(layer.pre_phase):
+                x = decayed(x, decay, random)
+            if spike:
+                x = min(x + impulse, np.float64(TRACE_MAX))
+            for _ in range(epoch - layer.pre_phase):
+                x = decayed(x, decay, random)
+        state.trace[source + i] = np.int32(x)
+        active[count] = i
+        count += x > 0
+    return count
+
+
+@inlined
+def nothing_to_learn(layer, y1):
+    """True if no neuron of a layer has a y1."""
+    found = 0
+    for j in range(layer.neuron, layer.neuron + layer.width):
+        found |= y1[j]
+    return found == 0
+
+
+@inlined
+def learnt(w, x, y1, random):
+    """``w + ⌊x1·y1 / 8⌋ / 128``, rounded and clipped to 9 bits: what Lava's engine does in five steps."""
+    total = np.int32(np.int32(np.int32(w) << FRACTION_BITS) + ((x * y1) >> ENGINE_SHIFT) + random) >> FRACTION_BITS
+    return np.int16(min(max(total, np.int32(-256)), np.int32(255)))
+
+
+@inlined
+def update(layer, random, state, active, count):
+    """``Δw = x1·y1`` with one random number for all synapses."""
+    weights, y1, neuron = state.weights, state.y1, layer.neuron
+    if nothing_to_learn(layer, y1):
+        return
+    for k in range(count):
+        x = state.trace[layer.source + active[k]]
+        row = layer.weight + active[k] * layer.width
+        for begin in range(0, layer.width, BLOCK):
+            for j in range(begin, begin + BLOCK):
+                weights[row + j] = learnt(weights[row + j], x, y1[neuron + j], random)
+
+
+@inlined
+def update_independently(layer, key, state, active, count):
+    """``Δw = x1·y1`` with a random number for each synapse (``learning_integers.synapse_draws``)."""
+    weights, y1, neuron = state.weights, state.y1, layer.neuron
+    if nothing_to_learn(layer, y1):
+        return
+    for k in range(count):
+        x = state.trace[layer.source + active[k]]
+        row = layer.weight + active[k] * layer.width
+        start = mix(np.uint32(key + np.uint32(active[k])))
+        for begin in range(0, layer.width, BLOCK):
+            for j in range(begin, begin + BLOCK):
+                draw = mix(np.uint32(start + np.uint32(j))) >> np.uint32(32 - FRACTION_BITS)
+                random = np.int32(127) - np.int32(draw)
+                weights[row + j] = learnt(weights[row + j], x, y1[neuron + j], random)
+
+
+@inlined
+def best(size, scores):
+    """The place of the largest score, the first of equals."""
+    place = 0
+    for j in range(1, size):
+        if scores[j] > scores[place]:
+            place = j
+    return place

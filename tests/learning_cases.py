@@ -1,0 +1,67 @@
+"""Random networks that learn, with rates and data, for property tests."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+from hypothesis import strategies as st
+from ottt_loihi.onchip.fresh import fresh_network
+from ottt_loihi.onchip.plan import Plan, make_plan
+from ottt_loihi.onchip.scales import learning_network
+from ottt_loihi.sim.learning import LearningNetwork
+
+
+@dataclass(frozen=True)
+class Case:
+    """plan, rates and the rest are the arguments of ``learning_network`` and ``build_graph``."""
+
+    plan: Plan
+    rates: tuple[float, ...]
+    feedback: str
+    seed: int
+    halve_every: int
+    rounding: str
+    x: np.ndarray
+    labels: np.ndarray
+    gate: np.ndarray
+
+    @property
+    def packed(self) -> np.ndarray:
+        return np.packbits(self.x, axis=-1)
+
+    def network(self) -> LearningNetwork:
+        return learning_network(self.plan, self.rates, self.feedback, self.seed, self.halve_every, self.rounding)
+
+
+@st.composite
+def learning_cases(draw: st.DrawFn, max_hidden: int = 3) -> Case:
+    """Any depth, leak and reset; biases; weights from tiny to clipped; rates from gentle to saturating."""
+    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    hidden = tuple(draw(st.lists(st.integers(1, 40), max_size=max_hidden)))
+    inputs, classes, steps = draw(st.integers(1, 40)), draw(st.integers(2, 20)), draw(st.integers(1, 5))
+    decay, reset = draw(st.sampled_from([0.1, 0.5, 0.75, 0.9])), draw(st.sampled_from(["subtract", "zero"]))
+    chip = fresh_network((inputs,), hidden, classes, steps, decay, reset, draw(st.sampled_from([32, 128, 300])), 1)
+    layers = []
+    for layer in chip.layers:
+        mantissa = rng.integers(-40, 60, layer.shape) * draw(st.booleans())
+        layers.append(replace(layer, bias_mant=mantissa, bias_exp=6))
+    gain = draw(st.sampled_from([1, 3]))
+    connections = [
+        c
+        if c.weight_format != "learning9"
+        else replace(c, weight=np.clip(gain * c.weight, -256, 255), weight_exp=draw(st.integers(-1, 2)))
+        for c in chip.connections
+    ]
+    samples = draw(st.integers(1, 8))
+    return Case(
+        plan=make_plan(replace(chip, layers=tuple(layers), connections=tuple(connections))),
+        rates=tuple(draw(st.sampled_from([0.02, 0.2, 2.0])) for _ in range(len(hidden) + 1)),
+        feedback=draw(st.sampled_from(["random", "symmetric"])),
+        seed=draw(st.integers(0, 2**20)),
+        halve_every=draw(st.integers(0, 3)),
+        rounding=draw(st.sampled_from(["lava", "per-synapse"])),
+        x=(rng.random((samples, steps, inputs)) < draw(st.sampled_from([0.1, 0.5, 1.0]))).astype(np.uint8),
+        labels=rng.integers(0, classes, samples),
+        gate=rng.random(samples) < draw(st.sampled_from([0.5, 1.0])),
+    )

@@ -1,0 +1,231 @@
+"""sim.learn equals the plain NumPy oracle, Lava's models and Lava's runtime; it resumes; it refuses what it must."""
+
+from dataclasses import replace
+
+import h5py
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from learning_cases import learning_cases
+from ottt_loihi.onchip.fresh import fresh_network
+from ottt_loihi.onchip.plan import make_plan
+from ottt_loihi.onchip.scales import learning_network
+from ottt_loihi.sim import learning, learning_reference
+from ottt_loihi.sim import learning_integers as integers
+from ottt_loihi.sim.learning import Learner
+
+from ottt_loihi import sim
+from ottt_loihi.errors import FileError, UsageError
+
+RELAXED = {"deadline": None, "suppress_health_check": list(HealthCheck)}
+
+
+def assert_equal(expected, found):
+    for name, value in found.items():
+        np.testing.assert_array_equal(expected[name], value, name)
+
+
+def small(rounding="per-synapse", hidden=(20,), inputs=12, **kwargs):
+    chip = fresh_network((inputs,), hidden, 3, 4, resolution=128, seed=1)
+    return learning_network(make_plan(chip), [0.1] * (len(hidden) + 1), rounding=rounding, **kwargs)
+
+
+def samples(count=30, inputs=12, seed=0):
+    rng = np.random.default_rng(seed)
+    return np.packbits(rng.integers(0, 2, (count, 4, inputs), np.uint8), axis=-1), rng.integers(0, 3, count)
+
+
+@settings(max_examples=80, **RELAXED)
+@given(case=learning_cases())
+def test_every_variable_equals_the_oracle(case):
+    network = case.network()
+    found = sim.learn(network, case.packed, case.labels, case.gate).variables()
+    assert_equal(learning_reference.learn(network, case.x, case.labels, case.gate), found)
+    assert len(found) == 10 * len(network.layers)
+
+
+@pytest.mark.lava
+@settings(max_examples=20, **RELAXED)
+@given(case=learning_cases())
+def test_every_variable_equals_lavas_models(case):
+    pytest.importorskip("lava.magma.core.process.process")
+    from ottt_loihi.onchip.inprocess import InProcessRun
+
+    compare_with_lava(case, InProcessRun)
+
+
+def compare_with_lava(case, executor):
+    from ottt_loihi.onchip.graph import build_graph
+
+    found = sim.learn(case.network(), case.packed, case.labels, case.gate).variables()
+    graph = build_graph(
+        case.plan, case.packed, case.labels, list(case.rates), case.feedback, case.seed, case.gate, case.halve_every,
+        case.rounding,
+    )  # fmt: skip
+    with executor(graph.source) as run:
+        run.steps(len(case.x) * case.plan.chip.num_steps * graph.epoch)
+        expected = {name: run.get(var) for name, var in graph.variables().items()}
+    assert_equal(expected, found)
+
+
+@pytest.mark.lava
+@pytest.mark.slow
+@pytest.mark.parametrize("rounding", ["lava", "per-synapse"])
+def test_five_thousand_steps_of_the_lava_runtime(rounding):
+    pytest.importorskip("lava.magma.core.process.process")
+    from ottt_loihi.onchip import Settings, repeat_in_lava
+
+    from ottt_loihi.data import load_digits, rate_code
+
+    split = load_digits()
+    data = rate_code(split.x_train[:100], 6, 1), split.y_train[:100]
+    repetition = repeat_in_lava(fresh_network(), data, 5000, settings=Settings(rounding=rounding))
+    assert repetition.steps >= 5000
+
+
+def test_something_is_learnt_and_frozen_layers_stay():
+    network = small(hidden=(20, 15))
+    layers = (replace(network.layers[0], plastic=False), *network.layers[1:])
+    frozen = replace(network, layers=layers)
+    learner = sim.learn(frozen, *samples())
+    same = [np.array_equal(w, part.connection.weight) for w, part in zip(learner.weights(), network.layers)]
+    assert same == [True, False, False]
+    assert not np.array_equal(sim.learn(network, *samples()).weights()[0], network.layers[0].connection.weight)
+
+
+def test_a_closed_gate_learns_nothing_and_still_predicts():
+    network = small()
+    learner = Learner(network)
+    predictions = learner.learn(*samples(), gate=False)
+    for weight, part in zip(learner.weights(), network.layers):
+        np.testing.assert_array_equal(weight, part.connection.weight)
+    assert len(set(predictions.tolist())) > 1
+    assert learner.variables()["readout[0].correct"] == (predictions == samples()[1]).sum()
+
+
+class TestRandom:
+    def test_lavas_numbers_are_lavas(self):
+        """The streams skip ahead to where Lava's generators are."""
+        lava_random = pytest.importorskip("lava.magma.core.learning.random")
+        trace, weights = lava_random.TraceRandom(7, 8), lava_random.ConnVarRandom()
+        of_trace, of_weights = [], []
+        for _ in range(20):
+            for _ in range(2 * 4):
+                trace.advance()
+            of_trace.append(trace.random_trace_decay)
+            weights.advance()
+            of_weights.append(weights.random_stochastic_round)
+        np.testing.assert_array_equal(learning.lava_trace_random(7, 4, 5, 15), of_trace[5:])
+        r = learning.lava_weight_random(5, 15)
+        for k in range(128):
+            np.testing.assert_array_equal(k + r >= 128, np.array(of_weights[5:]) < k / 128)
+
+    def test_mix32_is_a_bijection_that_spreads_every_bit(self):
+        x = np.arange(1 << 16, dtype=np.uint32)
+        assert len(np.unique(integers.mix32(x))) == len(x)
+        for bit in range(32):
+            flipped = integers.mix32(x) ^ integers.mix32(x ^ np.uint32(1 << bit))
+            share = [((flipped >> np.uint32(place)) & 1).mean() for place in range(32)]
+            assert np.abs(np.array(share) - 0.5).max() < 0.03, bit
+
+    def test_draws_of_synapses_are_uniform_and_independent(self):
+        draws = np.stack([integers.synapse_draws(3, epoch, (50, 60)) for epoch in range(200)]).astype(float)
+        counts = np.bincount(draws.astype(int).ravel(), minlength=128)
+        assert len(counts) == 128
+        expected = draws.size / 128
+        assert ((counts - expected) ** 2 / expected).sum() < 127 + 5 * np.sqrt(2 * 127)
+        normal = (draws - draws.mean()) / draws.std()
+        for shift in ((1, 0, 0), (0, 1, 0), (0, 0, 1), (1, 1, 1), (0, 7, 3)):
+            other = np.roll(normal, shift, axis=(0, 1, 2))
+            assert abs((normal * other).mean()) < 5 / np.sqrt(draws.size), shift
+        assert normal.reshape(200, -1).mean(axis=1).std() == pytest.approx(1 / np.sqrt(3000), rel=0.2)
+
+    @pytest.mark.parametrize("rounding", ["lava", "per-synapse"])
+    def test_rounding_per_synapse_is_independent_and_right_on_average(self, rounding):
+        """One update of Δw = ⌊127·5 / 8⌋ / 128 = 0.617 in 4000 synapses."""
+        network = small(rounding, hidden=(), inputs=4000)
+        connection = replace(network.layers[0].connection, weight=np.zeros((3, 4000), int))
+        part = replace(network.layers[0], connection=connection, y1=(1, 12))  # an error of 320 << 6 becomes a y1 of 5
+        network = replace(network, layers=(part,), unit=5 << 6, num_steps=1)
+        learner = sim.learn(network, np.full((1, 1, 500), 255, np.uint8), np.zeros(1, int))
+        right, *others = learner.weights()[0]
+        assert not np.any(others)
+        if rounding == "lava":
+            assert len(set(right.tolist())) == 1
+        else:
+            assert set(right.tolist()) == {0, 1}
+            assert right.mean() == pytest.approx(79 / 128, abs=4 * np.sqrt(0.25 / 4000))
+
+
+class TestResume:
+    @pytest.mark.parametrize("rounding", ["lava", "per-synapse"])
+    def test_stopped_and_resumed_is_not_stopped(self, tmp_path, rounding):
+        network, (packed, labels) = small(rounding, hidden=(20, 9), halve_every=10), samples(60)
+        whole = sim.learn(network, packed, labels)
+        first = sim.learn(network, packed[:23], labels[:23])
+        first.save(tmp_path / "state.h5")
+        second = Learner.load(tmp_path / "state.h5", network)
+        assert second.samples == 23
+        second.learn(packed[23:], labels[23:])
+        assert_equal(whole.variables(), second.variables())
+
+    def test_chunks_do_not_matter(self, monkeypatch):
+        network, data = small("lava"), samples()
+        whole = sim.learn(network, *data)
+        monkeypatch.setattr(learning, "CHUNK_FRAMES", 28)
+        assert_equal(whole.variables(), sim.learn(network, *data).variables())
+
+    def test_the_state_of_another_network_or_rule_is_refused(self, tmp_path):
+        sim.learn(small(), *samples()).save(tmp_path / "state.h5")
+        for other in (small("lava"), small(hidden=(19,)), small(halve_every=3), small(seed=2)):
+            with pytest.raises(FileError, match=r"state\.h5: the state of another network or rule"):
+                Learner.load(tmp_path / "state.h5", other)
+
+    def test_learnt_weights_make_no_other_network(self):
+        network = small()
+        c = replace(network.layers[0].connection, weight=network.layers[0].connection.weight + 1)
+        assert replace(network, layers=(replace(network.layers[0], connection=c), *network.layers[1:])).digest() == (
+            network.digest()
+        )
+
+    def test_foreign_newer_and_damaged_files(self, tmp_path):
+        path = tmp_path / "state.h5"
+        with pytest.raises(FileError, match="no such file"):
+            Learner.load(path, small())
+        with h5py.File(path, "w") as file:
+            file.attrs["format"] = np.bytes_(b"something else")
+        with pytest.raises(FileError, match="not a learning state"):
+            Learner.load(path, small())
+        learner = sim.learn(small(), *samples())
+        learner.save(path)
+        with h5py.File(path, "a") as file:
+            file.attrs["version"] = 2
+        with pytest.raises(FileError, match="format version 2"):
+            Learner.load(path, small())
+        learner.save(path)
+        with h5py.File(path, "a") as file:
+            del file["rng"]
+            file["rng"] = np.zeros(3, np.uint32)
+        with pytest.raises(FileError, match=r"/rng: expected uint32 \(48,\), found uint32 \(3,\)"):
+            Learner.load(path, small())
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda x, y: (x[:, :3], y), r"packed: expected uint8 \(n, 4, 2\), got uint8 \(30, 3, 2\)"),
+        (lambda x, y: (x.astype(int), y), "packed: expected uint8"),
+        (lambda x, y: (x, y[:-1]), r"labels: expected integers \(30,\)"),
+        (lambda x, y: (x, y + 1.0), "labels: expected integers"),
+        (lambda x, y: (x, y + 1), "labels: expected 0 … 2, got 1 … 3"),
+        (lambda x, y: (x, y, np.ones(3, bool)), r"gate: expected a bool or shape \(30,\)"),
+    ],
+)
+def test_wrong_data(change, message):
+    with pytest.raises(UsageError, match=message):
+        sim.learn(small(), *change(*samples()))
+
+
+def test_wrong_rounding():
+    with pytest.raises(UsageError, match="rounding: expected one of per-synapse, lava, got 'up'"):
+        small("up")
