@@ -194,3 +194,28 @@ def test_settings_of_a_config(tmp_path):
     assert config.make_network((5,), 2).architecture["arguments"]["sizes"] == [5, 3, 4, 2]
     assert config.make_rule("paper").name == "sltt"
     assert json.dumps(config.tables())
+
+
+def test_the_results_script_resumes_and_writes_its_table(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[1] / "benchmarks"))
+    import results
+
+    experiments = [
+        results.Experiment("digits, ottt", "digits-mlp", {}, (0, 1), 0.5),
+        results.Experiment("digits, sltt", "digits-mlp", {"rule": {"name": "sltt"}}),
+    ]
+    monkeypatch.setattr(results, "EXPERIMENTS", experiments)
+    monkeypatch.setattr(
+        sys, "argv", ["results.py", "--runs", str(tmp_path / "runs"), "--docs", str(tmp_path), "--epochs", "2"]
+    )
+    results.main()
+    first = (tmp_path / "results.json").read_text()
+    rows = json.loads(first)
+    assert [row["seeds"] for row in rows] == [2, 1]
+    assert all(0.2 < row["accuracy"] < 1 for row in rows)
+    assert load(tmp_path / "runs" / "digits-sltt-0" / "model.pt").provenance["training"]["rule"]["name"] == "sltt"
+    (tmp_path / "runs" / "digits-ottt-1" / "result.json").unlink()  # as if it had been killed after training
+    results.main()
+    again = json.loads((tmp_path / "results.json").read_text())
+    assert [row["accuracies"] for row in again] == [row["accuracies"] for row in rows]
+    assert "| digits, ottt | 2 |" in (tmp_path / "results.md").read_text()
