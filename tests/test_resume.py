@@ -219,3 +219,24 @@ def test_the_results_script_resumes_and_writes_its_table(tmp_path, monkeypatch):
     again = json.loads((tmp_path / "results.json").read_text())
     assert [row["accuracies"] for row in again] == [row["accuracies"] for row in rows]
     assert "| digits, ottt | 2 |" in (tmp_path / "results.md").read_text()
+
+
+def test_ottt_eval_tests_at_other_numbers_of_steps(tmp_path):
+    command = [sys.executable, "-m", "ottt_loihi.cli.train", "--epochs", "3", "-o", tmp_path, "--json"]
+    trained = json.loads(subprocess.run(command, capture_output=True, env=ENVIRONMENT, check=True).stdout)
+    evaluate_it = [sys.executable, "-c", "from ottt_loihi.cli.eval import main; main()", tmp_path / "model.pt"]
+    done = subprocess.run(
+        [*evaluate_it, "-T", "2", "-T", "6", "--json", "--plot", tmp_path / "rates.svg"],
+        capture_output=True,
+        env=ENVIRONMENT,
+    )
+    assert done.returncode == 0, done.stderr.decode()
+    few, all_steps = json.loads(done.stdout)["runs"]
+    assert all_steps["accuracy"] == trained["test_accuracy"]
+    assert (len(few["rates_over_time"][0]), len(all_steps["rates_over_time"][0])) == (2, 6)
+    assert few["synaptic_operations"] < all_steps["synaptic_operations"]
+    assert "<svg" in (tmp_path / "rates.svg").read_text()
+    shown = subprocess.run(evaluate_it, capture_output=True, env={**ENVIRONMENT, "COLUMNS": "80"}, text=True)
+    assert "Trained with T = 6." in shown.stdout
+    refused = subprocess.run([*evaluate_it, "--plot", tmp_path / "rates.jpg"], capture_output=True, env=ENVIRONMENT)
+    assert refused.returncode == 2
