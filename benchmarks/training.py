@@ -111,6 +111,10 @@ def networks(convention: str) -> dict[str, tuple[Network, int]]:
             conv("16C3-AP2-32C3-AP2-64C3-GAP", input_shape=(3, 32, 32), bias=False, **common),
             32,
         ),
+        "the same, standardised weights": (
+            conv("16C3-AP2-32C3-AP2-64C3-GAP", input_shape=(3, 32, 32), bias=False, standardized=True, **common),
+            32,
+        ),
     }
 
 
