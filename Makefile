@@ -4,7 +4,7 @@ BIN := .venv/bin
 STAMP := .venv/.ready
 DEMO := runs/demo
 
-.PHONY: demo test test-all lint notebooks bench setup clean
+.PHONY: demo test test-all lint notebooks bench results setup clean
 
 setup: $(STAMP)
 
@@ -36,6 +36,10 @@ lint: $(STAMP)
 bench: $(STAMP)
 	$(BIN)/python benchmarks/startup.py
 	$(BIN)/python benchmarks/sim.py
+	$(BIN)/python benchmarks/training.py
+
+results: $(STAMP)
+	$(BIN)/python benchmarks/results.py $(ARGS)
 
 notebooks: $(STAMP)
 	$(BIN)/python -m pytest -m notebook $(ARGS)

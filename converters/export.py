@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +21,7 @@ from ottt_loihi.data import load_data, rate_code
 from ottt_loihi.errors import ChipError, UsageError, VerificationError
 
 if TYPE_CHECKING:
+    from ottt_loihi.data import Split
     from ottt_loihi.network import Network
 
 
@@ -38,13 +40,29 @@ class Export:
     spikes: dict[str, np.ndarray] | None = None
 
 
-def samples(data: str, num_steps: int, count: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """The first ``count`` test samples of a data set as spikes, uint8 ``(n, num_steps, *shape)``, and labels."""
-    split = load_data(data)
+def samples(
+    data: str, num_steps: int, count: int, seed: int = 0, options: Mapping[str, Any] | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """The first ``count`` test samples of a data set as spikes, uint8 ``(n, num_steps, *shape)``, and labels.
+
+    Images are rate coded, frames with a time axis are taken as they are; ``options``: of the data set's loader.
+    """
+    split = load_data(data, **(options or {}))
     if count < 1:
         raise UsageError(f"check: expected at least 1 sample, got {count}")
-    images, labels = split.x_test[:count], split.y_test[:count]
-    return rate_code(images, num_steps, seed), labels
+    return as_spikes(split, split.x_test[:count], num_steps, seed), split.y_test[:count]
+
+
+def as_spikes(split: Split, images: np.ndarray, num_steps: int, seed: int) -> np.ndarray:
+    """Samples of ``split`` as spikes: images rate coded, frames with a time axis as they are, if they are spikes."""
+    if not split.time_axis:
+        return rate_code(images, num_steps, seed)
+    if images.shape[1] != num_steps or images.max() > 1 or images.dtype.kind not in "ub":
+        raise UsageError(
+            f"data {split.name}: expected frames of spikes, 0 or 1, with {num_steps} steps; got {images.dtype} up to "
+            f"{images.max()} with {images.shape[1]}; load them with ceiling=1 and num_steps={num_steps}"
+        )
+    return images.astype(np.uint8)
 
 
 def export(
@@ -65,7 +83,12 @@ def export(
         return Export(trained, quantized, counted, unchecked="not asked for (--no-check)")
     if data is None:
         return Export(trained, quantized, counted, unchecked="the checkpoint does not name its data set")
-    x, labels = samples(data, trained.num_steps, check)
+    if net.provenance.get("encoding", {}).get("name") == "constant":
+        raise ChipError(
+            "the network was trained on images that are constant in time, a direct current; only spikes can be "
+            "exported yet: train it with --encoding rate, or export without comparing (--no-check)"
+        )
+    x, labels = samples(data, trained.num_steps, check, options=net.provenance.get("data_options"))
     found, spikes = _replay(net, quantized, x, labels)
     return Export(trained, quantized, counted, found, spikes=spikes)
 

@@ -50,6 +50,8 @@ def from_torch(net: Network) -> FloatNetwork:
     for index, block in enumerate(net.blocks):
         neuron = block.neuron
         name = f"hidden {index + 1}"
+        if len(block.branches) or block.skip is not None:
+            raise ChipError(f"{name}: recurrent, feedback and skip connections cannot be exported yet")
         weight, bias = _arrays(block.synapse, name)
         layers.append(FloatLayer(name, weight, bias, neuron.reset, float(neuron.decay), float(neuron.v_threshold)))
     weight, bias = _arrays(net.readout, "readout")

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from ottt_loihi.converters.lava_runtime import require_lava
 from ottt_loihi.onchip.graph import LearningGraph, connect
+from ottt_loihi.onchip.plan import FEEDBACKS, LAYERWISE
 from ottt_loihi.onchip.schedule import Schedule
 from ottt_loihi.sim import arithmetic
 
@@ -28,6 +29,9 @@ def build_float_graph(
     decay: float = 0.5,
     v_threshold: float = 1.0,
     reset: str = "subtract",
+    kind: str | None = None,
+    noise: float = 0.25,
+    averaging: int = 13,
 ) -> LearningGraph:
     """Build the graph for ``LavaRun(graph.source, tag="floating_pt")``.
 
@@ -40,7 +44,12 @@ def build_float_graph(
     learning_rate
         η of ``Δw = −η·â·f(u)·δ``, δ_out = (o − y)/T, at every time step; the readout's â is the bare spike
     feedback
-        B per hidden layer ``(hidden, classes)``: δ_l = B_l·δ_out; None: the transposed weights
+        matrices per hidden layer, as ``kind`` says; None: the transposed weights
+    kind
+        ``"random"``: fixed B ``(hidden, classes)``, δ_l = B_l·δ_out · ``"kolen-pollack"``: A ``(n_above, hidden)`` at
+        the start · ``"opzo"``: M ``(hidden, classes)`` at the start; default: random, or symmetric without matrices
+    noise, averaging
+        of OPZO (:class:`~ottt_loihi.rules.feedback.OPZOLoop`)
     decay, v_threshold, reset
         of the hidden neurons; 0 < λ < 1; the surrogate is the rectangle |u − Vth| < Vth
 
@@ -54,29 +63,69 @@ def build_float_graph(
 
     if reset not in ("subtract", "zero") or not 0 < decay < 1 or not v_threshold > 0:
         raise UsageError(f"expected reset subtract or zero, 0 < decay < 1, v_threshold > 0; got {reset}, {decay}")
+    kind = kind or ("symmetric" if feedback is None else "random")
+    layerwise = kind in LAYERWISE
+    _check_feedback(weights, feedback, kind)
     hidden = [w.shape[0] for w in weights[:-1]]
-    if feedback is not None and [b.shape for b in feedback] != [(n, weights[-1].shape[0]) for n in hidden]:
-        raise UsageError(f"feedback: expected one (hidden, classes) matrix per hidden layer, got {len(feedback)}")
-    schedule = Schedule(len(hidden), "layerwise" if feedback is None else "direct")
+    schedule = Schedule(len(hidden), "layerwise" if layerwise else "direct")
     frames = packed.shape[1]
     source = SampleSource(packed, weights[0].shape[1], labels.astype(np.int32), schedule.epoch)
-    plastic = [_plastic(w, layer, schedule, frames, decay) for layer, w in enumerate(weights)]
+    plastic = [_plastic(w, layer, schedule, frames, decay, "plastic") for layer, w in enumerate(weights)]
+    amplitude = noise if kind == "opzo" else 0.0
     neurons = [
-        _neuron(n, layer, schedule, frames, decay, v_threshold, reset, learning_rate, feedback is None and layer > 0)
+        _neuron(
+            n, layer, schedule, frames, decay, v_threshold, reset, learning_rate, layerwise and layer > 0, amplitude
+        )
         for layer, n in enumerate(hidden)
     ]
     readout = _readout(weights[-1].shape[0], len(labels), schedule, frames, learning_rate)
-    return connect(source, plastic, neurons, readout, [] if feedback is None else list(feedback), schedule.epoch)
+    back = [
+        _back(kind, m, layer, schedule, frames, decay, frames / noise, averaging)
+        for layer, m in enumerate([] if feedback is None else feedback)
+    ]
+    return connect(source, plastic, neurons, readout, back, schedule.epoch)
 
 
-def _plastic(weight: np.ndarray, layer: int, schedule: Schedule, frames: int, decay: float) -> Any:
+def _check_feedback(weights: Sequence[np.ndarray], feedback: Sequence[np.ndarray] | None, kind: str) -> None:
+    if kind not in FEEDBACKS or (kind == "symmetric") != (feedback is None):
+        raise UsageError(
+            f"kind: expected one of {', '.join(FEEDBACKS)}, and matrices for all but symmetric; got {kind}"
+        )
+    twins = [w.shape for w in weights[1:]]
+    expected = twins if kind == "kolen-pollack" else [(n, weights[-1].shape[0]) for _, n in twins]
+    if feedback is not None and [b.shape for b in feedback] != expected:
+        raise UsageError(f"feedback: expected matrices of shapes {expected}, got {[b.shape for b in feedback]}")
+
+
+def _back(
+    kind: str,
+    matrix: np.ndarray,
+    layer: int,
+    schedule: Schedule,
+    frames: int,
+    decay: float,
+    gain: float,
+    averaging: int,
+) -> Any:
+    from lava.proc.dense.process import Dense
+    from ottt_loihi.onchip.processes.feedback import MomentumFeedback
+
+    name = f"feedback[{layer}]"
+    if kind == "kolen-pollack":
+        return _plastic(matrix, layer + 1, schedule, frames, decay, "feedback")
+    if kind == "opzo":
+        return MomentumFeedback(np.asarray(matrix, np.float64), gain, averaging, schedule.epoch, name=name)
+    return Dense(weights=matrix, num_message_bits=8, name=name)
+
+
+def _plastic(weight: np.ndarray, layer: int, schedule: Schedule, frames: int, decay: float, name: str) -> Any:
     from ottt_loihi.onchip.processes.dense import OTTTDense
     from ottt_loihi.onchip.rule import OTTTLearningRule
 
     is_readout = layer == schedule.hidden_layers
     rule = OTTTLearningRule(schedule.epoch, schedule.pre_phase(layer), 0.0 if is_readout else decay, "float")
     interval = schedule.epoch if is_readout else schedule.epoch * frames
-    return OTTTDense(np.asarray(weight, np.float64), rule, interval, name=f"plastic[{layer}]")
+    return OTTTDense(np.asarray(weight, np.float64), rule, interval, name=f"{name}[{layer}]")
 
 
 def _neuron(
@@ -89,6 +138,7 @@ def _neuron(
     reset: str,
     rate: float,
     passes_error_on: bool,
+    noise: float,
 ) -> Any:
     from ottt_loihi.onchip.processes.neuron import OTTTNeuron
 
@@ -102,6 +152,8 @@ def _neuron(
         self_weight=-decay * vth if subtract else 0.0,
         y1_scale=rate,
         error_scale=1.0 if passes_error_on else None,
+        noise=noise,
+        seed=layer,
         epoch=schedule.epoch,
         frames=frames,
         update_phase=schedule.update_phase(layer),

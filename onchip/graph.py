@@ -6,7 +6,12 @@
                       ▲                │ y1              ▲                      │ y1, error
                       └────────────────┘                 └──────────────────────┤
                                        ▲                                        │
-                                       └──────── feedback[0] (fixed, random) ◀──┘
+                                       └──────────────── feedback[0] ◀──────────┘
+
+Feedback: ``random``: Lava's Dense with fixed weights · ``symmetric``: no process, the plastic connection gives its own
+transposed weights · ``kolen-pollack``: a twin of the plastic connection, which starts elsewhere and learns from the
+same spikes and y1, and whose transposed weights carry the error · ``opzo``: MomentumFeedback, which learns from the
+neurons' noise.
 """
 
 from __future__ import annotations
@@ -23,7 +28,7 @@ from ottt_loihi.sim import arithmetic
 
 @dataclass(frozen=True)
 class LearningGraph:
-    """Lava processes. feedback: Lava ``Dense`` per hidden layer, empty for symmetric feedback. epoch: K."""
+    """Lava processes. feedback: one per hidden layer, none for symmetric feedback. epoch: K."""
 
     source: Any
     plastic: tuple[Any, ...]
@@ -42,6 +47,9 @@ class LearningGraph:
         ):
             for index, process in enumerate(processes):
                 named.update({f"{kind}[{index}].{name}": getattr(process, name) for name in names})
+        for index, process in enumerate(self.feedback):
+            names = [name for name in ("weights", "x1", "noise", "saturated") if hasattr(process, name)]
+            named.update({f"feedback[{index}].{name}": getattr(process, name) for name in names})
         return named
 
 
@@ -67,7 +75,7 @@ def build_graph(
     rates
         η per plastic connection: ``Δw = −η·â·f(u)·δ`` in units of the threshold (of a logit of 1 at the readout)
     feedback
-        ``"random"`` or ``"symmetric"``
+        one of ``plan.FEEDBACKS``
     seed
         of the feedback matrices, of stochastic rounding and of trace decay
     halve_every
@@ -90,8 +98,8 @@ def build_graph(
     *hidden, last = scales.layer_scales(plan, rates, feedback, seed)
     neurons = [_neuron(plan, feedback, layer, of_layer, seed, frames) for layer, of_layer in enumerate(hidden)]
     readout = _readout(plan, feedback, last, len(labels), seed, frames)
-    matrices = [of_layer.feedback for of_layer in hidden if of_layer.feedback is not None]
-    return connect(source, plastic, neurons, readout, matrices, schedule.epoch)
+    back = [_back(plan, feedback, layer, of_layer, rounding, seed) for layer, of_layer in enumerate(hidden)]
+    return connect(source, plastic, neurons, readout, [b for b in back if b is not None], schedule.epoch)
 
 
 def _rule(plan: Plan, feedback: str, layer: int, seed: int) -> Any:
@@ -104,13 +112,34 @@ def _rule(plan: Plan, feedback: str, layer: int, seed: int) -> Any:
 
 
 def _plastic(plan: Plan, feedback: str, layer: int, rounding: str, seed: int) -> Any:
+    weight, rounding_seed = plan.dense[layer].weight, scales.weight_seed(seed, layer)
+    return _learning_dense(plan, feedback, layer, weight, f"plastic[{layer}]", rounding, seed, rounding_seed)
+
+
+def _learning_dense(
+    plan: Plan, feedback: str, layer: int, weight: np.ndarray, name: str, rounding: str, seed: int, rounding_seed: int
+) -> Any:
     from ottt_loihi.onchip.processes.dense import OTTTDense
 
-    c, rule = plan.dense[layer], _rule(plan, feedback, layer, seed)
-    epoch = plan.schedule(feedback).epoch
+    rule, epoch = _rule(plan, feedback, layer, seed), plan.schedule(feedback).epoch
     interval = epoch * plan.chip.num_steps if plan.trace_decay(layer) else epoch
-    name = f"plastic[{layer}]"
-    return OTTTDense(c.weight, rule, interval, c.weight_exp, name, rounding, scales.weight_seed(seed, layer))
+    return OTTTDense(weight, rule, interval, plan.dense[layer].weight_exp, name, rounding, rounding_seed)
+
+
+def _back(plan: Plan, feedback: str, layer: int, of_layer: scales.Scales, rounding: str, seed: int) -> Any | None:
+    """The process that brings the error to a hidden layer, if it needs one of its own."""
+    from lava.proc.dense.process import Dense
+    from ottt_loihi.onchip.processes.feedback import MomentumFeedback
+
+    matrix, name, own_seed = of_layer.feedback, f"feedback[{layer}]", scales.feedback_seed(plan, seed, layer)
+    if feedback == "random":
+        return Dense(weights=matrix, num_message_bits=8, name=name)
+    if feedback == "kolen-pollack":
+        return _learning_dense(plan, feedback, layer + 1, matrix, name, rounding, seed, own_seed)
+    if feedback == "opzo":
+        epoch = plan.schedule(feedback).epoch
+        return MomentumFeedback(matrix, of_layer.gain, scales.AVERAGING, epoch, own_seed, name)
+    return None
 
 
 def _neuron(plan: Plan, feedback: str, layer: int, of_layer: scales.Scales, seed: int, halve_every: int) -> Any:
@@ -134,6 +163,7 @@ def _neuron(plan: Plan, feedback: str, layer: int, of_layer: scales.Scales, seed
         u_init=lif.u_init.reshape(-1),
         self_weight=0 if inhibition is None else inhibition.weight,
         self_weight_exp=0 if inhibition is None else inhibition.weight_exp,
+        noise=of_layer.noise,
         seed=scales.neuron_seed(plan, seed, layer),
         name=f"neuron[{layer}]",
     )
@@ -160,23 +190,30 @@ def _readout(plan: Plan, feedback: str, of_layer: scales.Scales, samples: int, s
 
 
 def connect(
-    source: Any, plastic: list[Any], neurons: list[Any], readout: Any, matrices: list[np.ndarray], epoch: int
+    source: Any, plastic: list[Any], neurons: list[Any], readout: Any, feedback: list[Any], epoch: int
 ) -> LearningGraph:
-    """Wire the processes; ``matrices``: fixed feedback weights per hidden layer, or none for the transposed ones."""
-    from lava.proc.dense.process import Dense
-
+    """Wire the processes; ``feedback``: one process per hidden layer, or none for the transposed weights."""
     source.label_out.connect(readout.label_in)
     layers = [*neurons, readout]
     for connection, pre, post in zip(plastic, [source, *neurons], layers):
         pre.s_out.connect(connection.s_in)
         connection.a_out.connect(post.a_in)
         post.s_out_y1.connect(connection.s_in_y1)
-    feedback = [Dense(weights=m, num_message_bits=8, name=f"feedback[{i}]") for i, m in enumerate(matrices)]
-    for connection, neuron in zip(feedback, neurons):
-        readout.error_out.connect(connection.s_in)
-        connection.a_out.connect(neuron.a_third_factor_in)
-    if not matrices:
-        for neuron, connection, above in zip(neurons, plastic[1:], layers[1:]):
-            above.error_out.connect(connection.error_in)
-            connection.error_out.connect(neuron.a_third_factor_in)
+    for neuron, back, above in zip(neurons, feedback or plastic[1:], layers[1:]):
+        _connect_back(neuron, back, above, readout)
     return LearningGraph(source, tuple(plastic), tuple(neurons), readout, tuple(feedback), epoch)
+
+
+def _connect_back(neuron: Any, back: Any, above: Any, readout: Any) -> None:
+    """Bring the error to ``neuron``: ``back`` is fixed, learns from noise, or gives its weights transposed."""
+    if hasattr(back, "noise_in"):
+        neuron.noise_out.connect(back.noise_in)
+    if hasattr(back, "error_out"):  # OTTTDense: the plastic connection itself, or its twin
+        above.error_out.connect(back.error_in)
+        back.error_out.connect(neuron.a_third_factor_in)
+        if not back.s_in.get_src_ports():  # the twin listens to what the plastic connection listens to
+            neuron.s_out.connect(back.s_in)
+            above.s_out_y1.connect(back.s_in_y1)
+        return
+    readout.error_out.connect(back.error_in if hasattr(back, "error_in") else back.s_in)
+    back.a_out.connect(neuron.a_third_factor_in)

@@ -11,7 +11,8 @@ from ottt_loihi.sim.network import INPUT, LIF, ChipNetwork, Dense, Diagonal
 
 from ottt_loihi.errors import ChipError, UsageError
 
-FEEDBACKS = ("random", "symmetric")
+FEEDBACKS = ("random", "symmetric", "kolen-pollack", "opzo")
+LAYERWISE = ("symmetric", "kolen-pollack")  # the error travels down layer by layer, the others send it directly
 CALIBRATION_SAMPLES = 64
 
 
@@ -38,8 +39,8 @@ class Plan:
         return self.chip.layers[-1].size
 
     def schedule(self, feedback: str) -> Schedule:
-        """The phases; symmetric feedback travels layer by layer."""
-        return Schedule(len(self.hidden), "layerwise" if feedback == "symmetric" else "direct")
+        """The phases; symmetric and Kolen–Pollack feedback travel layer by layer."""
+        return Schedule(len(self.hidden), "layerwise" if feedback in LAYERWISE else "direct")
 
     def resolution(self, layer: int) -> float:
         """Weight steps (LSB) per threshold, or per logit of 1 at the readout."""

@@ -6,24 +6,32 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from ottt_loihi.onchip.plan import Plan
+from ottt_loihi.onchip.plan import LAYERWISE, Plan
 from ottt_loihi.sim import arithmetic
 from ottt_loihi.sim import learning_integers as integers
 from ottt_loihi.sim.learning import LearningLayer, LearningNetwork
 
+from ottt_loihi.errors import UsageError
+
 ERROR_STEPS = 64  # 8-bit messages: an error of ±1 is ±64, and ±127 is the end
 FEEDBACK_MAX = 254
+NOISE = 4  # OPZO: its amplitude is a quarter of the threshold; less gives a noisier M, more disturbs the network
+AVERAGING = 13  # OPZO: M averages over 2^13 time steps: as long as a fifth of MNIST's pass lasts at T = 6 … 8
 
 
 @dataclass(frozen=True)
 class Scales:
     """Of one layer. y1: per unit of the third factor (of the readout's error, in units of the state), η is in it ·
-    error: of the message that it sends on, None if nobody listens · feedback: integers ``(neurons, classes)`` or None.
+    error: of the message that it sends on, None if nobody listens · feedback: integers, ``(neurons, classes)`` of the
+    direct kinds (opzo: at the start), ``(neurons above, neurons)`` of Kolen–Pollack (at the start), or None · noise,
+    gain: of OPZO, in units of vth and per product of noise and error message; else 0.
     """
 
     y1: float
     error: float | None
     feedback: np.ndarray | None
+    noise: int = 0
+    gain: float = 0.0
 
 
 def layer_scales(plan: Plan, rates: Sequence[float], feedback: str, seed: int) -> list[Scales]:
@@ -32,17 +40,38 @@ def layer_scales(plan: Plan, rates: Sequence[float], feedback: str, seed: int) -
     ``Δw = −η·â·f(u)·δ`` in units of the threshold becomes ``y1 = −η·f(u)·δ · LSB per threshold · 2^10 / I_eff``.
     """
     y1_per_delta = [rate * steps_per_y1(plan, layer, feedback) for layer, rate in enumerate(rates)]
-    matrices = [quantized_feedback(b) for b in random_feedback(plan, seed)] if feedback == "random" else []
     scales = []
     for layer in range(len(plan.hidden)):
-        # what arrives as third factor, per 1.0 of δ
-        per_delta = ERROR_STEPS * (matrices[layer][1] if matrices else plan.resolution(layer + 1))
-        error = ERROR_STEPS / per_delta if feedback == "symmetric" and layer else None
+        matrix, units, noise, gain = _feedback(plan, feedback, layer, seed)
+        per_delta = ERROR_STEPS * units  # what arrives as third factor, per 1.0 of δ
+        error = ERROR_STEPS / per_delta if feedback in LAYERWISE and layer else None
         y1 = y1_per_delta[layer] * plan.resolution(layer) / per_delta
-        scales.append(Scales(y1, error, matrices[layer][0] if matrices else None))
+        scales.append(Scales(y1, error, matrix, noise, gain))
     state_per_delta = plan.unit << arithmetic.STATE_SHIFT
     y1 = y1_per_delta[-1] * plan.resolution(len(plan.hidden)) / state_per_delta
     return [*scales, Scales(y1, ERROR_STEPS / state_per_delta if plan.hidden else None, None)]
+
+
+def _feedback(plan: Plan, feedback: str, layer: int, seed: int) -> tuple[np.ndarray | None, float, int, float]:
+    """(matrix, its units per 1.0, noise, gain) of a hidden layer."""
+    if feedback == "random":
+        return *quantized_feedback(random_feedback(plan, seed)[layer]), 0, 0.0
+    if feedback == "symmetric":
+        return None, plan.resolution(layer + 1), 0, 0.0
+    if feedback == "kolen-pollack":
+        shape = plan.dense[layer + 1].weight.shape
+        return start_weights(plan, layer + 1, shape, seed), plan.resolution(layer + 1), 0, 0.0
+    # an LSB of M is an LSB of the readout's weights: ∂o/∂u of the top layer is its transposed weights times a rate
+    units, noise = plan.resolution(len(plan.hidden)), max(1, plan.hidden[layer].vth // NOISE)
+    gain = units * plan.hidden[layer].vth / noise / ERROR_STEPS
+    return start_weights(plan, -1, (plan.hidden[layer].size, plan.classes), seed + layer), units, noise, gain
+
+
+def start_weights(plan: Plan, layer: int, shape: tuple[int, int], seed: int) -> np.ndarray:
+    """Where learnt feedback starts: random, uniform, with the standard deviation of a connection's own weights."""
+    spread = np.sqrt(3.0) * max(1.0, float(plan.dense[layer].weight.std()))
+    drawn = np.random.default_rng([seed, *shape]).uniform(-spread, spread, shape)
+    return np.clip(np.round(drawn), -255, 255).astype(np.int32)
 
 
 def steps_per_y1(plan: Plan, layer: int, feedback: str) -> float:
@@ -80,6 +109,11 @@ def weight_seed(seed: int, layer: int) -> int:
     return base_seed(seed) + layer
 
 
+def feedback_seed(plan: Plan, seed: int, layer: int) -> int:
+    """Of learnt feedback's rounding."""
+    return base_seed(seed) + len(plan.dense) + layer
+
+
 def neuron_seed(plan: Plan, seed: int, layer: int) -> int:
     return base_seed(seed) if layer == len(plan.hidden) else base_seed(seed) + layer + 1
 
@@ -96,6 +130,8 @@ def learning_network(
 
     Raises :class:`UsageError` for a rate too small or too large for the integers.
     """
+    if feedback in ("kolen-pollack", "opzo"):
+        raise UsageError(f"feedback: {feedback} is not in sim.learn yet; use backend inprocess")
     schedule = plan.schedule(feedback)
     layers = []
     for index, scales in enumerate(layer_scales(plan, rates, feedback, seed)):

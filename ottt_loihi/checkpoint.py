@@ -31,9 +31,10 @@ import torch
 from torch import Tensor
 
 from ottt_loihi import __version__
+from ottt_loihi.architectures import build
 from ottt_loihi.errors import FileError, UnsafeFileError, UsageError
 from ottt_loihi.files import atomic_write
-from ottt_loihi.network import Network, build
+from ottt_loihi.network import Network
 
 FORMAT = "ottt-loihi model"
 VERSION = 1
@@ -57,22 +58,20 @@ def save(net: Network, path: str | os.PathLike[str], provenance: Mapping[str, An
     Raises
     ------
     UsageError
-        for a network that :func:`~ottt_loihi.network.build` cannot build again, or provenance that is not JSON
+        for a network that :func:`~ottt_loihi.architectures.build` cannot build again, or provenance that is not JSON
     FileError
         if the file cannot be written; nothing is left then
     """
     if "name" not in net.architecture:
-        raise UsageError("save: this network was put together by hand; only one from ottt_loihi.network can be saved")
+        raise UsageError(
+            "save: this network was put together by hand; only those of ottt_loihi.architectures can be saved"
+        )
     net.provenance = {**net.provenance, **dict(provenance or {}), "versions": versions()}
     try:
         metadata = json.dumps({"architecture": net.architecture, "provenance": net.provenance}, sort_keys=True)
     except (TypeError, ValueError) as error:
         raise UsageError(f"save: provenance must be JSON values ({error})") from None
-    weights = {name: tensor.detach().cpu().clone() for name, tensor in net.state_dict().items()}
-    buffer = io.BytesIO()  # torch.save names the entries after the path: by way of memory the bytes do not depend on it
-    torch.save({"format": FORMAT, "version": VERSION, "metadata": metadata, "weights": weights}, buffer)
-    with atomic_write(path) as temporary:
-        temporary.write_bytes(buffer.getbuffer())
+    write_tensors(path, FORMAT, VERSION, metadata, net.state_dict())
 
 
 def load(path: str | os.PathLike[str]) -> Network:
@@ -86,16 +85,41 @@ def load(path: str | os.PathLike[str]) -> Network:
         if it would do more than hold weights; nothing of it was run
     """
     path = Path(path)
+    metadata, weights = read_tensors(path, FORMAT, VERSION)
+    if not isinstance(metadata.get("architecture"), dict) or not isinstance(metadata.get("provenance"), dict):
+        raise FileError(f"{path}: damaged, it lacks the architecture, the provenance or the weights")
+    return assemble(path, metadata, weights)
+
+
+def write_tensors(
+    path: str | os.PathLike[str], format_name: str, version: int, metadata: str, tensors: Mapping[str, Tensor]
+) -> None:
+    """Write a file as the module describes it; ``metadata``: JSON text."""
+    weights = {name: tensor.detach().cpu().clone() for name, tensor in tensors.items()}
+    buffer = io.BytesIO()  # torch.save names the entries after the path: by way of memory the bytes do not depend on it
+    torch.save({"format": format_name, "version": version, "metadata": metadata, "weights": weights}, buffer)
+    with atomic_write(path) as temporary:
+        temporary.write_bytes(buffer.getbuffer())
+
+
+def read_tensors(path: Path, format_name: str, version: int) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Metadata and tensors of a file of :func:`write_tensors`, read without trust.
+
+    Raises
+    ------
+    FileError, UnsafeFileError
+        as :func:`load`
+    """
     content = _read(path)
     _check_archive(path, content)
     try:
         payload = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     except Exception as error:
         raise FileError(f"{path}: damaged, PyTorch cannot read it ({_first_line(error)})") from None
-    metadata, weights = _check_payload(path, payload)
+    metadata, weights = _check_payload(path, payload, format_name, version)
     if sum(weight.numel() * weight.element_size() for weight in weights.values()) > len(content):
         raise UnsafeFileError(f"{path}: its weights share memory and would take more than the file's size")
-    return _assemble(path, metadata, weights)
+    return metadata, weights
 
 
 def versions() -> dict[str, str]:
@@ -162,28 +186,32 @@ def _check_pickle(path: Path, pickled: bytes) -> None:
         raise FileError(f"{path}: damaged, its pickle ends too early or is none ({_first_line(error)})") from None
 
 
-def _check_payload(path: Path, payload: Any) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    if not isinstance(payload, dict) or payload.get("format") != FORMAT:
-        raise FileError(f"{path}: a PyTorch file, but not a model saved by ottt_loihi.checkpoint.save")
+def _check_payload(path: Path, payload: Any, format_name: str, newest: int) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    if not isinstance(payload, dict) or payload.get("format") != format_name:
+        raise FileError(
+            f"{path}: a PyTorch file, but not a {format_name.removeprefix('ottt-loihi ')} saved by ottt-loihi"
+        )
     version = payload.get("version")
     if not isinstance(version, int) or version < 1:
         raise FileError(f"{path}: damaged, its version is {version!r}")
-    if version > VERSION:
+    if version > newest:
         raise FileError(
-            f"{path}: version {version}, made by a newer ottt-loihi; this one reads up to {VERSION}, upgrade"
+            f"{path}: version {version}, made by a newer ottt-loihi; this one reads up to {newest}, upgrade"
         )
     try:
         metadata = json.loads(payload["metadata"])
-        sound = isinstance(metadata["architecture"], dict) and isinstance(metadata["provenance"], dict)
     except (KeyError, TypeError, ValueError, RecursionError):
-        sound = False
+        metadata = None
     weights = payload.get("weights")
-    if not sound or not isinstance(weights, dict) or not all(isinstance(w, Tensor) for w in weights.values()):
+    if not isinstance(metadata, dict) or not isinstance(weights, dict):
+        raise FileError(f"{path}: damaged, it lacks the architecture, the provenance or the weights")
+    if not all(isinstance(n, str) and isinstance(w, Tensor) for n, w in weights.items()):
         raise FileError(f"{path}: damaged, it lacks the architecture, the provenance or the weights")
     return metadata, weights
 
 
-def _assemble(path: Path, metadata: dict[str, Any], weights: dict[str, Tensor]) -> Network:
+def assemble(path: Path, metadata: dict[str, Any], weights: dict[str, Tensor]) -> Network:
+    """The network that metadata and weights describe, or a FileError that names what does not fit."""
     try:
         with torch.device("meta"):
             net = build(metadata["architecture"])

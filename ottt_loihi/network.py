@@ -1,10 +1,9 @@
-"""Networks: blocks of connection and neuron, one after the other, and a readout."""
+"""A network: blocks of connections and neurons, one after the other, and a readout."""
 
 from __future__ import annotations
 
-import itertools
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -12,10 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from ottt_loihi.errors import UsageError
-from ottt_loihi.layers import Block, BlockState, Linear, Readout, SynapseState
-from ottt_loihi.neurons import LIF, one_of
+from ottt_loihi.folding import Folded, is_constant
+from ottt_loihi.layers import Block, BlockState
+from ottt_loihi.neurons import one_of
 from ottt_loihi.paths import BPTT, CONVENTIONS, Paths
-from ottt_loihi.surrogates import Surrogate, describe, make_surrogate
+from ottt_loihi.synapses import Readout, Synapse, SynapseState, pooled_shape
 
 
 class NetworkState(NamedTuple):
@@ -46,6 +46,8 @@ class Run:
 class Network(nn.Module):
     """Blocks in a row, then a memoryless readout; all layers see the same time step t (no delay between them).
 
+    A delayed branch of a block carries the spikes of the step before; the first step finds none.
+
     ============  ======================  =========================================================================
     attribute     type                    meaning
     ============  ======================  =========================================================================
@@ -54,7 +56,7 @@ class Network(nn.Module):
     input_shape   tuple of int            one frame of the input
     time_steps    int ≥ 1                 T the network is trained with; it can be run for any number of steps
     convention    str                     ``"paper"`` or ``"authors"``: how ties and gradients are treated
-    architecture  dict of JSON values     name and arguments that :func:`build` makes the same network from
+    architecture  dict of JSON values     name and arguments that ``architectures.build`` makes the same network from
     provenance    dict of JSON values     how the weights came about (versions, seed, training settings)
     ============  ======================  =========================================================================
     """
@@ -72,35 +74,108 @@ class Network(nn.Module):
         super().__init__()
         self.blocks = nn.ModuleList(blocks)
         self.readout = readout
-        self.input_shape = _sizes(input_shape, "input_shape", 1)
-        (self.time_steps,) = _sizes((time_steps,), "time_steps", 1)
+        self.input_shape = sizes_of(input_shape, "input_shape", 1)
+        (self.time_steps,) = sizes_of((time_steps,), "time_steps", 1)
         self.convention = one_of(convention, "convention", CONVENTIONS)
         self.architecture = dict(architecture or {})
         self.provenance: dict[str, Any] = {}
+        self._check_shapes()
 
     @property
     def num_classes(self) -> int:
         """Number of outputs."""
         return self.readout.out_features
 
-    def step(self, x: Tensor, state: NetworkState | None = None, paths: Paths = BPTT) -> tuple[Tensor, NetworkState]:
+    def synapses(self) -> Iterator[Synapse]:
+        """Every connection, the readout last."""
+        for block in self.blocks:
+            yield from block.synapses
+        yield self.readout
+
+    def fan_out(self) -> list[float]:
+        """Synapses that a spike reaches, on average: of the input first, then of every block."""
+        shapes = [self.input_shape, *(block.shape for block in self.blocks)]
+        fan_out = [0.0] * len(shapes)
+        for index, block in enumerate(self.blocks):
+            sources = [index, *(branch.source + 1 for branch in block.branches)]
+            for source, synapse in zip(sources, block.synapses, strict=True):
+                pixels = math.prod(pooled_shape(shapes[source], synapse.pool))
+                fan_out[source] += math.prod(block.shape) * synapse.fan_in / pixels
+        fan_out[-1] += self.num_classes * self.readout.fan_in / math.prod(pooled_shape(shapes[-1], self.readout.pool))
+        return fan_out
+
+    def fold(self, x: Tensor | None = None, *, leaves: bool = False, paths: Paths = BPTT) -> Folded:
+        """What steps share until a parameter changes (:mod:`ottt_loihi.folding`); x: input ``(batch, T, …)``."""
+        return Folded(self, x[:, 0] if x is not None and is_constant(x) else None, leaves, paths)
+
+    def step(
+        self, x: Tensor, state: NetworkState | None = None, paths: Paths = BPTT, folded: Folded | None = None
+    ) -> tuple[Tensor, NetworkState]:
         """One time step, a function of its arguments: ``(o[t], state)``.
 
         x: ``(batch, *input_shape)`` of the weights' dtype and device · state: what the previous step gave, None at rest
-        · paths: what the gradient may use of the past (BPTT by default; a rule passes its own).
+        · paths: what the gradient may use of the past (BPTT by default; a rule passes its own) · folded: of
+        :meth:`fold`, where several steps share the weights.
         """
-        blocks = []
-        before = state.blocks if state is not None else (None,) * len(self.blocks)
-        for index, (block, block_state) in enumerate(zip(self.blocks, before, strict=True)):
-            x, block_state = block(x, block_state, paths, first=index == 0)
-            blocks.append(block_state)
+        folded = self.fold() if folded is None else folded
+        blocks: list[BlockState] = []
+        currents: list[Tensor] = []
+        out = x
+        for index, block in enumerate(self.blocks):
+            before = None if state is None else state.blocks[index]
+            inputs = [out, *self._branch_inputs(block, blocks, state, x, paths)]
+            first = folded.first_current if index == 0 and folded.first is not None else None
+            current, synapses = block.charge(inputs, before, paths, index == 0, folded, first)
+            if block.skip is not None:
+                current = torch.add(current, currents[block.skip.source], alpha=block.skip.factor)
+            if folded.lean and is_on_cpu(current):
+                keep = first is not None or index in self.skip_sources
+                blocks.append(block.fire_lean(current, synapses, before, keep))
+            else:
+                blocks.append(block.fire(current, synapses, before, paths))
+            currents.append(current)
+            out = blocks[-1].out
         o, readout = self.readout(
-            x,
+            out,
             None if state is None else state.readout,
             decay=self.blocks[-1].neuron.decay if paths.readout_trace and len(self.blocks) else 0.0,
             traced=paths.readout_trace,
+            weights=folded[self.readout],
         )
         return o, NetworkState(tuple(blocks), readout)
+
+    def _branch_inputs(
+        self, block: Block, blocks: list[BlockState], state: NetworkState | None, x: Tensor, paths: Paths
+    ) -> Iterator[Tensor]:
+        for branch in block.branches:
+            if not branch.delayed:
+                yield blocks[branch.source].out
+            elif state is None:
+                yield x.new_zeros(len(x), *self.blocks[branch.source].shape)
+            else:
+                previous = state.blocks[branch.source].out
+                yield previous if paths.membrane else previous.detach()
+
+    def _check_shapes(self) -> None:
+        """Set every block's shape, and refuse connections that do not fit."""
+        shape = self.input_shape
+        for index, block in enumerate(self.blocks):
+            shape = _fitting(block.synapse, shape, f"block {index + 1}")
+            if block.skip is not None and not 0 <= block.skip.source < index:
+                raise UsageError(f"block {index + 1}: its skip must come from a block before it, got {block.skip}")
+            if block.skip is not None and self.blocks[block.skip.source].shape != shape:
+                raise UsageError(f"block {index + 1}: {shape} neurons, but its skip has another shape: {block.skip}")
+            block.shape = shape
+        self.skip_sources = {block.skip.source for block in self.blocks if block.skip is not None}
+        for index, block in enumerate(self.blocks):
+            for branch in block.branches:
+                end = len(self.blocks) if branch.delayed else index
+                if not 0 <= branch.source < end:
+                    raise UsageError(f"block {index + 1}: a branch from block {branch.source + 1}, expected 1 … {end}")
+                found = _fitting(branch.synapse, self.blocks[branch.source].shape, f"block {index + 1}, branch")
+                if found != block.shape:
+                    raise UsageError(f"block {index + 1}: {block.shape} neurons, but a branch gives {found}")
+        _fitting(self.readout, shape, "readout")
 
     def forward(self, x: Tensor) -> Tensor:
         """Scores Σ_t o[t], ``(batch, classes)``, of spikes ``(batch, T, *input_shape)``; differentiable (BPTT)."""
@@ -126,9 +201,9 @@ class Network(nn.Module):
         if unknown := sorted(set(record) - set("uvso")):
             raise UsageError(f"record: expected any of 'u', 'v', 's', 'o', got {unknown}")
         kept: dict[str, list[list[Tensor]]] = {n: [[] for _ in self.blocks] if n != "o" else [[]] for n in record}
-        scores, state = x.new_zeros(len(x), self.num_classes), None
+        scores, state, folded = x.new_zeros(len(x), self.num_classes), None, self.fold(x, paths=paths)
         for t in range(x.shape[1]):
-            o, state = self.step(x[:, t], state, paths)
+            o, state = self.step(x[:, t], state, paths, folded)
             scores = scores + o
             for name, per_block in kept.items():
                 now = (o,) if name == "o" else (getattr(block, name) for block in state.blocks)
@@ -148,100 +223,31 @@ class Network(nn.Module):
         if x.ndim != 2 + len(self.input_shape) or tuple(x.shape[2:]) != self.input_shape or 0 in x.shape:
             expected = ", ".join(("batch", "time steps", *map(str, self.input_shape)))
             raise UsageError(f"input: expected shape ({expected}), got {tuple(x.shape)}")
-        if x.is_complex() or (x.is_floating_point() and not torch.isfinite(x).all()):
+        seen = x[:, :1] if is_constant(x) else x  # a constant input stays one frame in memory
+        if x.is_complex() or (x.is_floating_point() and not _all_finite(seen)):
             raise UsageError("input: expected finite real numbers, got NaN, infinity or complex ones")
-        return x.to(self.readout.weight)
+        return seen.to(self.readout.weight).expand(x.shape)
 
 
-def mlp(
-    sizes: Sequence[int] = (64, 128, 10),
-    *,
-    decay: float = 0.5,
-    v_threshold: float = 1.0,
-    reset: str = "subtract",
-    bias: bool = False,
-    surrogate: str | Mapping[str, Any] | Surrogate = "rectangle",
-    convention: str = "paper",
-    time_steps: int = 6,
-    input_shape: Sequence[int] | None = None,
-    seed: int = 0,
-) -> Network:
-    """Fully connected layers of LIF neurons and a readout.
-
-    Parameters
-    ----------
-    sizes
-        inputs, hidden layers …, classes; ``(64, 10)`` is a readout alone
-    decay, v_threshold, reset, surrogate
-        of all neurons (:class:`~ottt_loihi.neurons.LIF`)
-    bias
-        of all layers, the readout's too
-    input_shape
-        shape of one frame, as many elements as ``sizes[0]``; default ``(sizes[0],)``
-    seed
-        of the initial weights; torch's global generator is neither used nor moved
-
-    Raises
-    ------
-    UsageError
-        for any value out of range
-    """
-    sizes = _sizes(sizes, "sizes", 2)
-    input_shape = (sizes[0],) if input_shape is None else _sizes(input_shape, "input_shape", 1)
-    if math.prod(input_shape) != sizes[0]:
-        raise UsageError(
-            f"input_shape: {input_shape} is {math.prod(input_shape)} elements, but sizes begin with {sizes[0]}"
-        )
-    arguments: dict[str, Any] = {
-        "sizes": list(sizes),
-        "decay": decay,
-        "v_threshold": v_threshold,
-        "reset": reset,
-        "bias": bool(bias),
-        "surrogate": describe(make_surrogate(surrogate)),
-        "convention": convention,
-        "time_steps": time_steps,
-        "input_shape": list(input_shape),
-    }
-    neuron = {key: arguments[key] for key in ("decay", "v_threshold", "reset", "surrogate", "convention")}
-    generator = _generator(seed)
-    return Network(
-        [Block(Linear(n, m, bool(bias), generator), LIF(**neuron)) for n, m in itertools.pairwise(sizes[:-1])],
-        Readout(sizes[-2], sizes[-1], bool(bias), generator),
-        input_shape=input_shape,
-        time_steps=time_steps,
-        convention=convention,
-        architecture={"name": "mlp", "arguments": arguments},
-    )
+def _all_finite(x: Tensor) -> bool:
+    """Without memory of x's size, as ``isfinite`` would take: NaN passes through both extremes."""
+    return bool(torch.isfinite(torch.stack(torch.aminmax(x))).all())
 
 
-ARCHITECTURES = {"mlp": mlp}
+def is_on_cpu(x: Tensor) -> bool:
+    """Whether the kernels of ``lif_kernels`` can work on it."""
+    return x.device.type == "cpu" and x.dtype in (torch.float32, torch.float64)
 
 
-def build(architecture: Mapping[str, Any]) -> Network:
-    """The network that ``net.architecture`` describes, with weights of its own (seed 0).
-
-    Raises
-    ------
-    UsageError
-        for an unknown name or unknown, missing or unfit arguments
-    """
-    name = architecture.get("name")
-    if not isinstance(name, str) or name not in ARCHITECTURES:
-        raise UsageError(f"architecture: expected one of {', '.join(ARCHITECTURES)}, got {name!r}")
+def _fitting(synapse: Synapse, shape: tuple[int, ...], where: str) -> tuple[int, ...]:
     try:
-        return ARCHITECTURES[name](**architecture["arguments"])
-    except (TypeError, KeyError) as error:
-        raise UsageError(f"architecture {name}: its arguments do not fit ({error})") from None
+        return synapse.output_shape(shape)
+    except UsageError as error:
+        raise UsageError(f"{where}: {error}") from None
 
 
-def _generator(seed: int) -> torch.Generator:
-    if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
-        raise UsageError(f"seed: expected a non-negative integer, got {seed!r}")
-    return torch.Generator("cpu").manual_seed(seed)
-
-
-def _sizes(value: Any, where: str, at_least: int) -> tuple[int, ...]:
+def sizes_of(value: Any, where: str, at_least: int) -> tuple[int, ...]:
+    """``value`` as a tuple of positive integers, or a UsageError."""
     try:
         sizes = tuple(value)
     except TypeError:

@@ -116,6 +116,66 @@ class LIF(nn.Module):
         )
 
 
+class LeanStep(torch.autograd.Function):
+    """:func:`lif_step` for online rules on the CPU: one pass over memory, and no new memory.
+
+    v becomes the membrane after the reset; s is written into the tensor given, which may hold earlier values, and u
+    into the current or into another tensor given. The backward pass overwrites u with the current's gradient: nobody
+    may read this step's u after it.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, current: Tensor, v: Tensor, u: Tensor, s: Tensor, neuron: LIF) -> Tensor:
+        from ottt_loihi.lif_kernels import charge_fire_reset  # numba takes half a second to import
+
+        if u.data_ptr() != current.data_ptr():
+            u.copy_(current)
+        charge_fire_reset(u, v, s, neuron)
+        ctx.u, ctx.neuron = u, neuron
+        return s.view_as(s)
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> tuple[Tensor, None, None, None, None]:
+        from ottt_loihi.lif_kernels import times_surrogate
+
+        u, ctx.u = ctx.u, None  # the spikes live on as state, and this node with them
+        return times_surrogate(g, u, ctx.neuron), None, None, None, None
+
+
+class LeanAccumulation(torch.autograd.Function):
+    """The neuron's step in its accumulated form (``rules/saf.py``), in the memory of Û[t] and â[t−1].
+
+    ::
+
+        u[t] = Û[t] − Vth·λ·â[t−1]        â[t] = λ·â[t−1] + H(u[t] − Vth)        ∂L/∂Û = ∂L/∂â · f(u)
+    """
+
+    @staticmethod
+    def forward(ctx: Any, u: Tensor, trace: Tensor, neuron: LIF) -> Tensor:
+        from ottt_loihi.lif_kernels import accumulate
+
+        accumulate(u, trace, neuron)
+        ctx.u, ctx.neuron = u.detach(), neuron
+        return trace.view_as(trace)
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> tuple[Tensor, None, None]:
+        from ottt_loihi.lif_kernels import times_surrogate
+
+        u, ctx.u = ctx.u, None
+        return times_surrogate(g, u, ctx.neuron), None, None
+
+
+def like(x: Tensor, model: Tensor) -> Tensor:
+    """``x`` in the memory layout of ``model``."""
+    return x if x.stride() == model.stride() else torch.empty_like(model).copy_(x)
+
+
+def fire(u: Tensor, neuron: LIF) -> Tensor:
+    """The spikes of membranes u, with the neuron's surrogate as derivative."""
+    return _Fire.apply(u, neuron.v_threshold, neuron.surrogate, neuron.convention == "authors")
+
+
 class _Fire(torch.autograd.Function):
     """``s = H(u − Vth)`` forwards, ``∂L/∂u = ∂L/∂s · f(u)`` backwards."""
 

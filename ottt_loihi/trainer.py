@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import os
+import resource
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,45 +18,45 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch import Tensor
 
 from ottt_loihi.checkpoint import save
-from ottt_loihi.data.encoding import rate_code
+from ottt_loihi.data.augment import augment
+from ottt_loihi.distributed import Group
+from ottt_loihi.encoding import choose_encoding, encode
 from ottt_loihi.errors import TrainingError, UsageError
 from ottt_loihi.losses import Loss, make_loss
 from ottt_loihi.losses import describe as describe_loss
 from ottt_loihi.network import Network
 from ottt_loihi.neurons import one_of
 from ottt_loihi.rules.rule import Rule, check_labels
+from ottt_loihi.run_folder import Epoch, RunFolder
+from ottt_loihi.run_folder import Progress as RunProgress
 
 TEST_ENCODING_SEED = 0  # test images are always the same spikes, whatever a network was trained with
 
 OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam}
 SCHEDULES = ("cosine", "constant")
-
-
-@dataclass(frozen=True)
-class Epoch:
-    """One epoch: mean Σ_t L[t] and accuracy over the batches as they came; test accuracy after it, or None."""
-
-    epoch: int
-    loss: float
-    train_accuracy: float
-    test_accuracy: float | None
-    seconds: float
+SETTINGS = ("optimizer", "learning_rate", "momentum", "weight_decay", "schedule", "batch_size")
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """accuracy: 0 … 1 · predictions: int64 ``(n,)`` · spike_rates: per block, spikes per neuron and time step."""
+    """How a network does on a test set.
+
+    accuracy: 0 … 1 · predictions: int64 ``(n,)`` · spike_rates: per block, spikes per neuron and time step ·
+    rates_over_time: ``(blocks, T)``, the same at each step (the paper's figure 4) · synaptic_operations: per sample,
+    additions of a weight that a spike causes, the input's spikes included where it has any
+    """
 
     accuracy: float
     predictions: np.ndarray
     spike_rates: list[float]
+    rates_over_time: np.ndarray
+    synaptic_operations: float
 
 
 class Trainer:
     """Trains a network with a rule; the same arguments give the same weights, bit for bit, on one machine.
 
-    Data are images ``(n, *input_shape)`` in [0, 1], which become fresh rate-coded spikes in every epoch, or spikes
-    ``(n, T, *input_shape)``, which are used as they are.
+    Data are images ``(n, *input_shape)`` in [0, 1], or frames with a time axis ``(n, T, *input_shape)``.
 
     Parameters
     ----------
@@ -67,10 +70,16 @@ class Trainer:
         of the optimiser
     schedule
         ``"cosine"``: lr·½(1 + cos(π·epoch/epochs)), per epoch; ``"constant"``
+    encoding
+        of images, :func:`~ottt_loihi.encoding.encode`; default: fresh rate-coded spikes in every epoch
+    augmentations
+        names for :func:`~ottt_loihi.data.augment.augment`, applied to the training samples, anew in every epoch
     seed
-        of the order of the samples and of their spikes
+        of the order of the samples, of their spikes and augmentations, and of dropped neurons
     progress
         show a progress bar on stderr
+    group
+        the processes that train together (``ottt_loihi.distributed``); ``batch_size`` is the joint batch's
 
     Raises
     ------
@@ -90,8 +99,11 @@ class Trainer:
         weight_decay: float = 0.0,
         schedule: str = "cosine",
         batch_size: int = 64,
+        encoding: str | None = None,
+        augmentations: Sequence[str] = (),
         seed: int = 0,
         progress: bool = False,
+        group: Group | None = None,
     ) -> None:
         self.net, self.rule, self.loss, self.progress = net, rule, make_loss(loss), progress
         self.optimizer = one_of(optimizer, "optimizer", tuple(OPTIMIZERS))
@@ -105,6 +117,8 @@ class Trainer:
         self.batch_size, self.seed = batch_size, seed
         if batch_size < 1 or seed < 0:
             raise UsageError(f"expected batch_size ≥ 1 and seed ≥ 0, got {batch_size} and {seed}")
+        self.encoding, self.augmentations = encoding, tuple(augmentations)
+        self.group = Group() if group is None else group
 
     def fit(
         self,
@@ -115,77 +129,141 @@ class Trainer:
         x_test: np.ndarray | None = None,
         y_test: np.ndarray | None = None,
         checkpoint: str | os.PathLike[str] | None = None,
+        run: RunFolder | None = None,
+        resume: bool = False,
+        checkpoint_every: int = 0,
     ) -> list[Epoch]:
         """Train for some epochs; the network is changed in place.
 
         With ``checkpoint`` the network is saved there at the end, and on Ctrl-C too, as it is then; the
-        KeyboardInterrupt that goes on says so.
+        KeyboardInterrupt that goes on says so. With ``run`` a folder keeps the state after every epoch (and every
+        ``checkpoint_every`` batches), the best network and the metrics; ``resume`` goes on from there, and the weights
+        are those of a run that was never interrupted.
 
         Raises
         ------
         UsageError
-            for data that do not fit the network
+            for data that do not fit the network, or a run to resume that has other settings
+        FileError
+            for a run folder that cannot be read
         TrainingError
-            when the loss is no longer finite; no checkpoint is written then
+            when a loss is no longer finite; it names the step and the layer, and no file is overwritten
         """
         x, y = self._check_data(x, y)
         if (x_test is None) != (y_test is None):
             raise UsageError("fit: x_test and y_test go together, got one of them")
-        if epochs < 1:
-            raise UsageError(f"epochs: expected 1 or more, got {epochs}")
-        history: list[Epoch] = []
+        if epochs < 1 or checkpoint_every < 0:
+            raise UsageError(f"fit: expected epochs ≥ 1 and checkpoint_every ≥ 0, got {epochs}, {checkpoint_every}")
+        self.encoding = choose_encoding(self.encoding, _has_time(self.net, x))
+        if resume and run is None:
+            raise UsageError("fit: resume needs the run folder to go on in")
+        files = _Files(self, epochs, checkpoint, run if self.group.leads else None, checkpoint_every)
+        done = files.done
         try:
-            optimizer = self._make_optimizer()  # the first one of a process takes torch seconds
-            with _progress_bar(self.progress) as bar:
-                task = bar.add_task("training", total=epochs, info="")
-                for epoch in range(epochs):
-                    self._set_learning_rate(optimizer, epoch, epochs)
-                    history.append(self._epoch(epoch, x, y, x_test, y_test, optimizer))
-                    bar.update(task, advance=1, info=_summary(history[-1]))
+            optimizer = files.optimizer = self._make_optimizer()  # the first one of a process takes torch seconds
+            if resume and run is not None:
+                done = files.done = run.load_state(self.net, optimizer, self._settings(epochs))
+            with _progress_bar(self.progress and self.group.leads) as bar:
+                task = bar.add_task("training", total=epochs, completed=done.epoch, info="")
+                while done.epoch < epochs:
+                    self._set_learning_rate(optimizer, done.epoch, epochs)
+                    self._epoch(x, y, optimizer, done, files, bar, task)
+                    self._end_epoch(x_test, y_test, optimizer, done, len(x))
+                    files.end_epoch()
+                    bar.update(task, completed=done.epoch, info=_summary(done.history[-1]))
         except KeyboardInterrupt:
-            if checkpoint is None:
+            if (where := files.save_interrupted()) is None:
                 raise
-            self._save(checkpoint, epochs, history)
-            raise KeyboardInterrupt(f"the network as it is now is in {checkpoint}") from None
-        self._save(checkpoint, epochs, history)
-        return history
-
-    def _save(self, checkpoint: str | os.PathLike[str] | None, epochs: int, history: list[Epoch]) -> None:
-        if checkpoint is not None:
-            save(self.net, checkpoint, self._provenance(epochs, history))
+            raise KeyboardInterrupt(f"the network as it is now is in {where}") from None
+        files.save_model()
+        return done.history
 
     def _epoch(
         self,
-        epoch: int,
         x: np.ndarray,
         y: np.ndarray,
+        optimizer: torch.optim.Optimizer,
+        done: RunProgress,
+        files: _Files,
+        bar: Progress,
+        task: Any,
+    ) -> None:
+        self.net.train()
+        order = np.random.default_rng([self.seed, done.epoch]).permutation(len(x))
+        batches = range(0, len(x), self.batch_size)
+        for first in batches[done.batch :]:
+            start = time.perf_counter()
+            chosen = order[first : first + self.batch_size]
+            loss, correct = self._batch(x, y, self.group.part(chosen), done, optimizer)
+            done.loss += loss * len(chosen)
+            done.correct += correct
+            done.batch += 1
+            done.seconds += time.perf_counter() - start
+            seen = min(done.batch * self.batch_size, len(x))
+            info = f"loss {done.loss / seen:.3f} · train {done.correct / seen:.2%} · {seen / done.seconds:,.0f}/s"
+            bar.update(task, completed=done.epoch + done.batch / len(batches), info=f"{info} · {_memory()}")
+            files.end_batch(len(batches))
+
+    def _batch(
+        self, x: np.ndarray, y: np.ndarray, chosen: np.ndarray, done: RunProgress, optimizer: torch.optim.Optimizer
+    ) -> tuple[float, int]:
+        """Mean loss and number of right predictions of one batch, over all processes."""
+        torch.manual_seed(_batch_seed(self.seed, done.epoch, done.batch, self.group.rank))  # dropout, SLTT-K
+        samples = x[chosen]
+        if self.augmentations:
+            rng = np.random.default_rng([self.seed, done.epoch, done.batch, self.group.rank])
+            samples = augment(samples, self.augmentations, rng)
+        seed = train_encoding_seed(self.seed, done.epoch)
+        inputs = encode(samples, self.encoding, self.net.time_steps, seed, chosen)
+        labels = torch.from_numpy(y[chosen])
+        try:
+            result = self.rule.train_batch(self.net, inputs, labels, self.loss, optimizer)
+        except TrainingError as error:
+            raise TrainingError(
+                f"epoch {done.epoch + 1}, batch {done.batch + 1}: {error}; "
+                f"lower the learning rate ({self.learning_rate:g})"
+            ) from None
+        weight = self.group.weight
+        correct = int((result.scores.argmax(1).cpu() == labels).sum()) if weight else 0
+        loss, total = self.group.sum(float(result.loss) * weight, correct)
+        return loss, int(total)
+
+    def _end_epoch(
+        self,
         x_test: np.ndarray | None,
         y_test: np.ndarray | None,
         optimizer: torch.optim.Optimizer,
-    ) -> Epoch:
-        start = time.perf_counter()
-        loss, correct = 0.0, 0
-        order = np.random.default_rng([self.seed, epoch]).permutation(len(x))
-        for batch, first in enumerate(range(0, len(x), self.batch_size)):
-            chosen = order[first : first + self.batch_size]
-            spikes = _encode(self.net, x[chosen], train_encoding_seed(self.seed, epoch), chosen)
-            labels = torch.from_numpy(y[chosen])
-            result = self.rule.train_batch(self.net, spikes, labels, self.loss, optimizer)
-            if not torch.isfinite(result.loss):
-                raise TrainingError(
-                    f"epoch {epoch + 1}, batch {batch + 1}: the loss is {float(result.loss)}; "
-                    f"lower the learning rate ({self.learning_rate:g})"
-                )
-            loss += float(result.loss) * len(chosen)
-            correct += int((result.scores.argmax(1).cpu() == labels).sum())
-        accuracy = None if x_test is None or y_test is None else evaluate(self.net, x_test, y_test).accuracy
-        return Epoch(epoch + 1, loss / len(x), correct / len(x), accuracy, time.perf_counter() - start)
+        done: RunProgress,
+        samples: int,
+    ) -> None:
+        """Turn the sums over the batches into an epoch of the history."""
+        accuracy, rates = None, ()
+        if x_test is not None and y_test is not None:
+            found = evaluate(self.net, x_test, y_test, encoding=self.encoding)
+            accuracy, rates = found.accuracy, tuple(found.spike_rates)
+        rate = optimizer.param_groups[0]["lr"]
+        speed = samples / done.seconds if done.seconds else 0.0
+        done.history.append(
+            Epoch(
+                done.epoch + 1,
+                done.loss / samples,
+                done.correct / samples,
+                accuracy,
+                done.seconds,
+                rate,
+                speed,
+                rates,
+            )
+        )
+        done.epoch, done.batch, done.loss, done.correct, done.seconds = done.epoch + 1, 0, 0.0, 0, 0.0
 
     def _make_optimizer(self) -> torch.optim.Optimizer:
         settings: dict[str, Any] = {"lr": self.learning_rate, "weight_decay": self.weight_decay}
         if self.optimizer == "sgd":
             settings["momentum"] = self.momentum
-        return OPTIMIZERS[self.optimizer](self.net.parameters(), **settings)
+        optimizer = OPTIMIZERS[self.optimizer](self.net.parameters(), **settings)
+        self.group.attach(optimizer)
+        return optimizer
 
     def _set_learning_rate(self, optimizer: torch.optim.Optimizer, epoch: int, epochs: int) -> None:
         factor = 0.5 * (1 + np.cos(np.pi * epoch / epochs)) if self.schedule == "cosine" else 1.0
@@ -196,29 +274,90 @@ class Trainer:
         x = _check_shape(self.net, x)
         return x, check_labels(self.net, x, np.asarray(y)).cpu().numpy()
 
-    def _provenance(self, epochs: int, history: list[Epoch]) -> dict[str, Any]:
+    def _settings(self, epochs: int) -> dict[str, Any]:
+        """What two halves of one run must share, as JSON values."""
+        return {
+            "rule": self.rule.describe(),
+            "loss": describe_loss(self.loss),
+            **{name: getattr(self, name) for name in SETTINGS},
+            "encoding": self.encoding,
+            "augmentations": list(self.augmentations),
+            "seed": self.seed,
+            "processes": self.group.size,
+            "epochs": epochs,
+        }
+
+    def provenance(self, epochs: int, history: list[Epoch]) -> dict[str, Any]:
         """All that made the weights, and no time: equal runs give equal files."""
-        settings = ("optimizer", "learning_rate", "momentum", "weight_decay", "schedule", "batch_size")
-        last = {key: value for key, value in asdict(history[-1]).items() if key != "seconds"} if history else None
+        timed = ("seconds", "samples_per_second", "spike_rates")
+        last = {key: value for key, value in asdict(history[-1]).items() if key not in timed} if history else None
+        described = self._settings(epochs)
+        del described["seed"], described["encoding"]
         return {
             "seed": self.seed,
-            "training": {
-                "rule": self.rule.describe(),
-                "loss": describe_loss(self.loss),
-                **{name: getattr(self, name) for name in settings},
-                "epochs": epochs,
-                "epochs_done": len(history),
-                "last_epoch": last,
-            },
-            "encoding": {"name": "rate", "test_seed": TEST_ENCODING_SEED},
+            "training": {**described, "epochs_done": len(history), "last_epoch": last},
+            "encoding": {"name": self.encoding, "test_seed": TEST_ENCODING_SEED},
         }
 
 
-def evaluate(net: Network, x: np.ndarray, y: np.ndarray, batch_size: int = 512) -> Evaluation:
-    """Accuracy on a test set.
+class _Files:
+    """What :meth:`Trainer.fit` writes, and when."""
 
-    x: images ``(n, *input_shape)``, encoded with ``rate_code(x, T, seed=TEST_ENCODING_SEED)``, or spikes
-    ``(n, T, *input_shape)`` · y: integers ``(n,)``
+    def __init__(
+        self,
+        trainer: Trainer,
+        epochs: int,
+        checkpoint: str | os.PathLike[str] | None,
+        run: RunFolder | None,
+        every: int,
+    ) -> None:
+        self.trainer, self.epochs = trainer, epochs
+        self.done, self.optimizer = RunProgress(), None
+        self.checkpoint, self.run, self.every = checkpoint, run, every
+
+    def end_batch(self, batches: int) -> None:
+        if self.run is not None and self.every and self.done.batch % self.every == 0 and self.done.batch < batches:
+            self._save_state()
+
+    def end_epoch(self) -> None:
+        if self.run is not None:
+            self.run.end_epoch(self.trainer.net, self._provenance(), self.done)
+            self._save_state()
+
+    def save_model(self) -> Path | None:
+        """The network as it is now; returns where it is, or None where nobody asked for it."""
+        if self.run is not None:
+            self.run.save_model(self.trainer.net, self._provenance())
+        if self.checkpoint is not None and self.trainer.group.leads:
+            save(self.trainer.net, self.checkpoint, self._provenance())
+        return Path(self.checkpoint) if self.checkpoint is not None else self.run.model if self.run else None
+
+    def save_interrupted(self) -> Path | None:
+        """After Ctrl-C, which may have come in the middle of a batch: ``training.pt`` stays at its last safe place."""
+        return self.save_model()
+
+    def _save_state(self) -> None:
+        trainer = self.trainer
+        self.run.save_state(trainer.net, self.optimizer, self.done, trainer._settings(self.epochs))
+
+    def _provenance(self) -> dict[str, Any]:
+        return self.trainer.provenance(self.epochs, self.done.history)
+
+
+def evaluate(
+    net: Network,
+    x: np.ndarray,
+    y: np.ndarray,
+    batch_size: int = 512,
+    *,
+    encoding: str | None = None,
+    time_steps: int | None = None,
+) -> Evaluation:
+    """Accuracy and activity on a test set.
+
+    x: images ``(n, *input_shape)``, rate coded with ``seed=TEST_ENCODING_SEED`` or constant in time, or frames
+    ``(n, T, *input_shape)`` · y: integers ``(n,)`` · time_steps: T of encoded images, default the network's; of frames,
+    the first so many
 
     Raises
     ------
@@ -227,15 +366,51 @@ def evaluate(net: Network, x: np.ndarray, y: np.ndarray, batch_size: int = 512) 
     """
     x = _check_shape(net, x)
     labels = check_labels(net, x, np.asarray(y)).cpu().numpy()
-    predictions, spikes = [], np.zeros(len(net.blocks))
-    with torch.no_grad():
-        for first in range(0, len(x), batch_size):
-            indices = np.arange(first, min(first + batch_size, len(x)))
-            run = net.run(_encode(net, x[indices], TEST_ENCODING_SEED, indices), record=("s",))
-            predictions.append(run.predictions.cpu().numpy())
-            spikes += [float(s.mean()) * len(indices) for s in run.states["s"]]
+    encoding = choose_encoding(encoding, _has_time(net, x))
+    steps = net.time_steps if time_steps is None else time_steps
+    if steps < 1 or (time_steps is not None and encoding == "frames" and steps > x.shape[1]):
+        raise UsageError(f"time_steps: expected 1 … {x.shape[1] if encoding == 'frames' else '∞'}, got {steps}")
+    x = x[:, :steps] if time_steps is not None and encoding == "frames" else x
+    was_training = net.training
+    net.eval()
+    try:
+        return _evaluate(net, x, labels, batch_size, encoding, steps)
+    finally:
+        net.train(was_training)
+
+
+@torch.no_grad()
+def _evaluate(
+    net: Network, x: np.ndarray, labels: np.ndarray, batch_size: int, encoding: str, steps: int
+) -> Evaluation:
+    predictions, activity, operations = [], 0.0, 0.0
+    fan_out = net.fan_out()
+    for first in range(0, len(x), batch_size):
+        indices = np.arange(first, min(first + batch_size, len(x)))
+        inputs = encode(x[indices], encoding, steps, TEST_ENCODING_SEED, indices)
+        scores, rates = _scores_and_rates(net, net.check_input(inputs))
+        predictions.append(scores.argmax(1).cpu().numpy())
+        activity = activity + rates * len(indices)
+        if encoding != "constant":
+            operations += float((inputs != 0).double().sum()) * fan_out[0]
+    activity = np.asarray(activity / len(x)).reshape(len(net.blocks), -1)
+    sizes = [int(np.prod(block.shape)) for block in net.blocks]
+    per_sample = operations / len(x) + sum(n * f * r.sum() for n, f, r in zip(sizes, fan_out[1:], activity))
     predicted = np.concatenate(predictions)
-    return Evaluation(float((predicted == labels).mean()), predicted, list(spikes / len(x)))
+    return Evaluation(
+        float((predicted == labels).mean()), predicted, activity.mean(1).tolist(), activity, float(per_sample)
+    )
+
+
+def _scores_and_rates(net: Network, x: Tensor) -> tuple[Tensor, np.ndarray]:
+    """Σ_t o[t], and the share of each block's neurons that fire at each step, ``(blocks, T)``."""
+    scores, state, folded = x.new_zeros(len(x), net.num_classes), None, net.fold(x, leaves=True)
+    rates = np.zeros((len(net.blocks), x.shape[1]))
+    for t in range(x.shape[1]):
+        o, state = net.step(x[:, t], state, folded=folded)
+        scores += o
+        rates[:, t] = [float(block.s.mean(dtype=torch.float64)) for block in state.blocks]
+    return scores, rates
 
 
 def train_encoding_seed(seed: int, epoch: int) -> int:
@@ -243,11 +418,13 @@ def train_encoding_seed(seed: int, epoch: int) -> int:
     return 1 + seed * 1_000_000 + epoch
 
 
-def _encode(net: Network, x: np.ndarray, seed: int, indices: np.ndarray) -> Tensor:
-    """Spikes ``(n, T, *input_shape)``: images are rate coded, spikes pass."""
-    if x.ndim == 1 + len(net.input_shape):
-        x = rate_code(x, net.time_steps, seed=seed, indices=indices)
-    return torch.from_numpy(np.ascontiguousarray(x))
+def _batch_seed(*numbers: int) -> int:
+    """torch's seed for one batch: where a run is says what is drawn next, so that no generator has to be saved."""
+    return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> np.uint64(1))
+
+
+def _has_time(net: Network, x: np.ndarray) -> bool:
+    return x.ndim == 2 + len(net.input_shape)
 
 
 def _check_shape(net: Network, x: np.ndarray) -> np.ndarray:
@@ -261,6 +438,14 @@ def _check_shape(net: Network, x: np.ndarray) -> np.ndarray:
     return x
 
 
+def _memory() -> str:
+    """The most memory this process has had, for the progress bar."""
+    if torch.cuda.is_available() and torch.cuda.is_initialized():
+        return f"{torch.cuda.max_memory_allocated() / 2**20:,.0f} MiB GPU"
+    unit = 1 if sys.platform == "darwin" else 1024
+    return f"{resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20:,.0f} MiB"
+
+
 def _progress_bar(visible: bool) -> Progress:
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[info]}"))
     return Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True), disable=not visible)
@@ -268,4 +453,5 @@ def _progress_bar(visible: bool) -> Progress:
 
 def _summary(epoch: Epoch) -> str:
     test = "" if epoch.test_accuracy is None else f" · test {epoch.test_accuracy:.2%}"
-    return f"loss {epoch.loss:.3f} · train {epoch.train_accuracy:.2%}{test}"
+    spikes = f" · spikes {np.mean(epoch.spike_rates):.3f}" if epoch.spike_rates else ""
+    return f"loss {epoch.loss:.3f} · train {epoch.train_accuracy:.2%}{test}{spikes}"

@@ -14,6 +14,7 @@ from ottt_loihi.errors import UsageError
 MANTISSA_BITS = 12
 MAX_SHIFT = 31
 MESSAGE_MAX = 127  # y1 and error messages
+MOMENTUM_MAX = 255  # OPZO's feedback weights
 
 TRACE_MAX = 127  # traces have 7 bits
 FIXED_SHIFT = 10  # dw = 2^-7·u0·x1·y1, and the engine drops three more bits: Δw = x1·y1 / 2^10 LSB
@@ -102,13 +103,44 @@ def mix32(x: np.ndarray) -> np.ndarray:
     return x ^ (x >> np.uint32(16))
 
 
-def synapse_draws(seed: int, epoch: int, shape: tuple[int, int]) -> np.ndarray:
-    """One random number 0 … 127 per synapse ``(post, pre)`` and learning epoch, uint32: rounding ``per-synapse``.
+def synapse_hash(seed: int, epoch: int, shape: tuple[int, int]) -> np.ndarray:
+    """One random number per synapse ``(post, pre)`` and learning epoch, uint32.
 
-    ``mix(mix(mix(mix(seed) + epoch) + pre) + post) >> 25``. A number depends on where and when it is used and on
-    nothing else, so that a simulator needs to make only those it uses, in any order. A weight w + k/128 is rounded
-    up where the number is below k.
+    ``mix(mix(mix(mix(seed) + epoch) + pre) + post)``. A number depends on where and when it is used and on nothing
+    else, so that a simulator needs to make only those it uses, in any order.
     """
     post, pre = (np.arange(n, dtype=np.uint32) for n in shape)
     start = mix32(mix32(np.array([seed], np.uint32)) + np.uint32(epoch & 0xFFFFFFFF))
-    return mix32(mix32(start + pre)[np.newaxis, :] + post[:, np.newaxis]) >> np.uint32(32 - FRACTION_BITS)
+    return mix32(mix32(start + pre)[np.newaxis, :] + post[:, np.newaxis])
+
+
+def synapse_draws(seed: int, epoch: int, shape: tuple[int, int]) -> np.ndarray:
+    """``synapse_hash >> 25``, 0 … 127: rounding ``per-synapse``; w + k/128 is rounded up where it is below k."""
+    return synapse_hash(seed, epoch, shape) >> np.uint32(32 - FRACTION_BITS)
+
+
+def check_averaging(averaging: int, where: str) -> None:
+    """Raises :class:`UsageError` unless a momentum of 1 − 2^−averaging fits: 1 … 24."""
+    if isinstance(averaging, bool) or not isinstance(averaging, int) or not 1 <= averaging <= 24:
+        raise UsageError(
+            f"{where}.averaging: expected an integer 1 … 24 (momentum 1 − 2^−averaging), got {averaging!r}"
+        )
+
+
+def momentum_step(
+    weights: np.ndarray, product: np.ndarray, mantissa: int, shift: int, averaging: int, random: np.ndarray
+) -> np.ndarray:
+    """``M + (gain·product − M)/2^averaging``, gain = mantissa/2^shift, rounded stochastically by ``random``; int64.
+
+    ``M + ⌊(product·mantissa − (M << shift) + r) / 2^n⌋`` with n = min(31, shift + averaging) and r the upper n bits of
+    the uint32 ``random``.
+    """
+    total = min(MAX_SHIFT, shift + averaging)
+    r = random.astype(np.int64) >> (32 - total)
+    wide = weights.astype(np.int64)
+    return wide + ((product.astype(np.int64) * mantissa - (wide << shift) + r) >> total)
+
+
+def noise_signs(state: np.ndarray) -> np.ndarray:
+    """±1 from the highest bit of an xorshift state, int8."""
+    return np.where(state >> np.uint32(31), 1, -1).astype(np.int8)

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 torch = pytest.importorskip("torch")
+from ottt_loihi.architectures import mlp  # noqa: E402
 from ottt_loihi.checkpoint import save  # noqa: E402
-from ottt_loihi.network import mlp  # noqa: E402
 
 
 def run(*line, **kwargs):

@@ -51,7 +51,7 @@ def test_a_run_prints_json_and_repeats_itself(tmp_path):
         assert done.returncode == 0, done.stderr
         results.append(json.loads(done.stdout))
     assert (tmp_path / "a" / "model.pt").read_bytes() == (tmp_path / "b" / "model.pt").read_bytes()
-    assert os.listdir(tmp_path / "a") == ["model.pt"]
+    assert sorted(os.listdir(tmp_path / "a")) == ["best.pt", "metrics.csv", "model.pt", "training.pt"]
     result = results[0]
     assert result["sizes"] == [64, 24, 16, 10]
     assert result["model"] == str(tmp_path / "a" / "model.pt")
@@ -75,7 +75,15 @@ def test_a_run_for_people_writes_runs_train_by_default(tmp_path):
     ("arguments", "code", "message"),
     [
         (["--epohcs", "3"], 2, "No such option"),
-        (["model.pt"], 2, "unexpected extra argument"),
+        (["model.pt"], 3, "model.pt: cannot be read"),
+        (["--set", "training.epohcs=3"], 2, "training.epohcs: unknown; did you mean 'epochs'?"),
+        (["--set", "network.hiden=[3]"], 2, "network.hiden: unknown; did you mean 'hidden'?"),
+        (["--set", "rule.k=3"], 2, "rule.k: unknown"),
+        (["--rule", "bp"], 2, "rule.name: expected one of ottt"),
+        (["--network", "lenet"], 2, "network.name: expected one of mlp"),
+        (["--data", "imagenot"], 2, "data: expected one of digits"),
+        (["--encoding", "frames"], 2, "expected rate or constant, got 'frames'"),
+        (["--resume"], 3, "training.pt: cannot be read"),
         (["--epochs", "0"], 2, "--epochs"),
         (["--reset", "hard"], 2, "--reset"),
         (["--decay", "1.5"], 2, "--decay"),

@@ -14,7 +14,7 @@ from test_lava import mlp as chip_mlp
 from ottt_loihi.errors import ChipError, FileError, VerificationError
 
 torch = pytest.importorskip("torch")
-from ottt_loihi.network import mlp  # noqa: E402
+from ottt_loihi.architectures import mlp  # noqa: E402
 
 
 @pytest.fixture

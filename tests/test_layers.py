@@ -1,10 +1,10 @@
 import pytest
 import torch
 
+from ottt_loihi.architectures import build, mlp
 from ottt_loihi.errors import UsageError
-from ottt_loihi.layers import Linear
-from ottt_loihi.network import build, mlp
 from ottt_loihi.paths import ottt_paths
+from ottt_loihi.synapses import Linear
 
 
 def test_the_weight_gradient_uses_the_trace_and_the_input_gradient_does_not():
@@ -53,7 +53,7 @@ def test_a_step_depends_on_its_arguments_only():
     net.step(x[:, 2], first[1], ottt_paths("paper"))
     again = net.step(x[:, 1], state, ottt_paths("paper"))
     assert torch.equal(first[0], again[0])
-    assert torch.equal(first[1].blocks[0].synapse.trace, again[1].blocks[0].synapse.trace)
+    assert torch.equal(first[1].blocks[0].synapses[0].trace, again[1].blocks[0].synapses[0].trace)
 
 
 def test_run_is_the_steps_and_records_them():

@@ -60,7 +60,7 @@ class TestRefuses:
     @pytest.mark.parametrize(
         ("settings", "message"),
         [
-            (dict(feedback="telepathy"), "feedback: expected one of random, symmetric, got 'telepathy'"),
+            (dict(feedback="telepathy"), "feedback: expected one of random, symmetric, .*got 'telepathy'"),
             (dict(readout_rate=0), "rates: expected"),
             (dict(hidden_rate=float("nan")), "rates: expected"),
             (dict(halve_every=-1), "halve_every: expected an integer"),

@@ -5,9 +5,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from ottt_loihi.onchip.fresh import fresh_network
+from ottt_loihi.sim import learning_integers as integers
 from ottt_loihi.sim import reference
 from ottt_loihi.sim.network import LIF, Dense
 
+from ottt_loihi.rules.feedback import KolenPollackLoop, OPZOLoop
 from ottt_loihi.rules.reference import ThreeFactorLoop
 
 pytestmark = pytest.mark.lava
@@ -17,10 +19,10 @@ from ottt_loihi.converters.lava_runtime import LavaRun  # noqa: E402
 from ottt_loihi.onchip.float_graph import build_float_graph  # noqa: E402
 from ottt_loihi.onchip.graph import build_graph  # noqa: E402
 from ottt_loihi.onchip.inprocess import InProcessRun  # noqa: E402
-from ottt_loihi.onchip.plan import make_plan  # noqa: E402
+from ottt_loihi.onchip.plan import FEEDBACKS, make_plan  # noqa: E402
 from ottt_loihi.onchip.processes.dense import OTTTDense  # noqa: E402
 from ottt_loihi.onchip.rule import OTTTLearningRule  # noqa: E402
-from ottt_loihi.onchip.scales import quantized_feedback, random_feedback  # noqa: E402
+from ottt_loihi.onchip.scales import layer_scales, quantized_feedback, random_feedback  # noqa: E402
 
 from ottt_loihi.errors import LavaError  # noqa: E402
 
@@ -82,26 +84,38 @@ def float_case(hidden, feedback, reset, count):
     rng = np.random.default_rng(3)
     sizes = (12, *hidden, 3)
     weights = [rng.normal(0, 2 / np.sqrt(n), (m, n)) for n, m in zip(sizes, sizes[1:])]  # noqa: RUF007
-    loop = ThreeFactorLoop(
-        weights,
-        feedback=feedback,
-        feedback_seed=5,
-        learning_rate=0.05,
-        time_steps=T,
-        reset=reset,
-        surrogate="rectangle",
-    )
+    loop = reference_loop(weights, feedback, rng, reset)
+    start = loop.twins if feedback == "kolen-pollack" else loop.feedback
+    start = None if start is None else [m.copy() for m in start]
     x, labels = samples(count)
     for frames, label in zip(x, labels):
         loop.learn(frames[np.newaxis], np.eye(3)[[label]])
-    graph = build_float_graph(weights, packed(x), labels, learning_rate=0.05, feedback=loop.feedback, reset=reset)
+    options = {"kind": feedback, "noise": 0.25, "averaging": 5}
+    graph = build_float_graph(
+        weights, packed(x), labels, learning_rate=0.05, feedback=start, reset=reset, **(options if hidden else {})
+    )
     return graph, loop, weights
+
+
+def reference_loop(weights, feedback, rng, reset):
+    common = dict(learning_rate=0.05, time_steps=T, reset=reset, surrogate="rectangle")
+    if feedback == "kolen-pollack":
+        return KolenPollackLoop(weights, [rng.normal(0, 0.5, w.shape) for w in weights[1:]], **common)
+    if feedback == "opzo":
+        states = [integers.xorshift32_seeds(layer, w.shape[0]) for layer, w in enumerate(weights[:-1])]
+
+        def signs(layer):
+            states[layer] = integers.xorshift32(states[layer])
+            return integers.noise_signs(states[layer])
+
+        return OPZOLoop(weights, noise=0.25, averaging=5, signs=signs, **common)
+    return ThreeFactorLoop(weights, feedback=feedback, feedback_seed=5, **common)
 
 
 @pytest.mark.parametrize("reset", ["subtract", "zero"])
 @pytest.mark.parametrize(
     ("hidden", "feedback"),
-    [((), "random"), ((9,), "random"), ((9,), "symmetric"), ((9, 7), "random"), ((9, 7), "symmetric")],
+    [((), "random")] + [(hidden, kind) for hidden in ((9,), (9, 7)) for kind in FEEDBACKS],
 )
 def test_float_learning_is_the_three_factor_loop(hidden, feedback, reset):
     graph, loop, start = float_case(hidden, feedback, reset, 30)
@@ -109,6 +123,10 @@ def test_float_learning_is_the_three_factor_loop(hidden, feedback, reset):
         run.steps(30 * T * graph.epoch)
         for process, expected, before in zip(graph.plastic, loop.weights, start):
             assert np.abs(expected - before).max() > 0.01
+            np.testing.assert_allclose(run.get(process.weights), expected, rtol=0, atol=1e-12)
+        learnt = loop.twins if feedback == "kolen-pollack" else loop.feedback or []
+        assert len(graph.feedback) == len(learnt)
+        for process, expected in zip(graph.feedback, learnt):
             np.testing.assert_allclose(run.get(process.weights), expected, rtol=0, atol=1e-12)
 
 
@@ -122,7 +140,8 @@ def test_float_learning_in_the_lava_runtime_for_a_thousand_steps():
 
 
 @pytest.mark.parametrize(
-    ("feedback", "rounding"), [("random", "per-synapse"), ("random", "lava"), ("symmetric", "lava")]
+    ("feedback", "rounding"),
+    [("random", "lava"), ("symmetric", "lava"), *((kind, "per-synapse") for kind in FEEDBACKS if kind != "symmetric")],
 )
 def test_fixed_point_learning_is_the_same_in_both_executors(feedback, rounding):
     x, labels = samples(12)
@@ -137,6 +156,10 @@ def test_fixed_point_learning_is_the_same_in_both_executors(feedback, rounding):
         np.testing.assert_array_equal(values[0][name], values[1][name], name)
     for layer, c in enumerate(plan.dense):
         assert (values[0][f"plastic[{layer}].weights"] != c.weight).mean() > 0.2
+    if feedback in ("kolen-pollack", "opzo"):
+        start = layer_scales(plan, [0.05, 0.05, 0.02], feedback, 4)
+        for layer in range(2):
+            assert (values[0][f"feedback[{layer}].weights"] != start[layer].feedback).mean() > 0.1, layer
 
 
 @pytest.mark.parametrize("feedback", ["random", "symmetric"])

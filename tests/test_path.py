@@ -8,8 +8,8 @@ from ottt_loihi.converters import export as exporter  # noqa: E402
 from ottt_loihi.converters import lava, netx, verify  # noqa: E402
 from ottt_loihi.sim import reference  # noqa: E402
 
+from ottt_loihi.architectures import mlp  # noqa: E402
 from ottt_loihi.data import load_digits  # noqa: E402
-from ottt_loihi.network import mlp  # noqa: E402
 from ottt_loihi.rules import OTTT  # noqa: E402
 from ottt_loihi.trainer import Trainer, evaluate  # noqa: E402
 

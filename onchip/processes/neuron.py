@@ -23,6 +23,7 @@ class OTTTNeuron(AbstractProcess):
 
         phase = update_phase:    a = a_in + (self_weight·s[t−1] << self_weight_exp)
                                  u, v, s as sim.network.LIF; v before its reset is kept as m
+                                 with noise: s = (m + noise·z > vth), z = ±1 at random; z is sent on noise_out
         phase = feedback_phase:  g  = a_third_factor_in · [ |m − vth| < half_width ]
                                  y1 = saturate( −g·y1_scale )      error_out = saturate( g·error_scale )
         until the epoch ends:    y1 is sent on s_out_y1, zero before
@@ -45,6 +46,7 @@ class OTTTNeuron(AbstractProcess):
     epoch, frames       K; T                         Lava steps per frame; frames per sample
     update_phase,       1 … K                        when the neuron acts (``onchip/schedule.py``)
     feedback_phase
+    noise               ≥ 0, in units of vth         amplitude α of OPZO's noise on the comparison alone; 0: none
     seed                ≥ 0                          of the stochastic rounding (fixed point)
     ==================  ===========================  ==================================================================
 
@@ -73,6 +75,7 @@ class OTTTNeuron(AbstractProcess):
         u_init: np.ndarray | float = 0,
         self_weight: np.ndarray | float = 0,
         self_weight_exp: int = 0,
+        noise: float = 0,
         seed: int = 0,
         name: str = "hidden",
     ) -> None:
@@ -90,12 +93,14 @@ class OTTTNeuron(AbstractProcess):
             update_phase=update_phase,
             feedback_phase=feedback_phase,
             self_weight_exp=self_weight_exp,
+            noise=noise,
         )
         self.a_in = InPort(shape=shape)
         self.a_third_factor_in = InPort(shape=shape)
         self.s_out = OutPort(shape=shape)
         self.s_out_y1 = OutPort(shape=shape)
         self.error_out = OutPort(shape=shape)
+        self.noise_out = OutPort(shape=shape)
 
         self.u = Var(shape=shape, init=u_init)
         self.v = Var(shape=shape, init=0)
@@ -118,7 +123,7 @@ class AbstractOTTTNeuronModel(PyLoihiProcessModel):
         super().__init__(proc_params)
         for key in (
             "du", "dv", "vth", "half_width", "epoch", "frames", "halve_every", "update_phase", "feedback_phase",
-            "self_weight_exp",
+            "self_weight_exp", "noise",
         ):  # fmt: skip
             setattr(self, "_" + key, proc_params[key])
         self._y1_scale, self._error_scale = proc_params["y1_scale"], proc_params["error_scale"]
@@ -130,16 +135,20 @@ class AbstractOTTTNeuronModel(PyLoihiProcessModel):
         if phase == 0:
             self.y1, self.error = np.zeros_like(self.y1), np.zeros_like(self.error)
             self._silence = np.zeros_like(self.s)
-        spikes = self._silence
+        spikes, noise = self._silence, np.zeros(self.s.shape, np.int8)
         if phase + 1 == self._update_phase:
             if frame % self._frames == 0:
                 self.u, self.v, self.s = self.u_init.copy(), np.zeros_like(self.v), np.zeros_like(self.s)
-            self.update(a)
+            if self._noise:
+                self.rng = integers.xorshift32(self.rng)
+                noise = integers.noise_signs(self.rng)
+            self.update(a, self._noise * noise.astype(self.membrane.dtype))
             spikes = self.s
         if phase + 1 == self._feedback_phase:
             self.learn(third_factor, integers.halvings(frame, self._halve_every))
         self.s_out.send(spikes)
         self.s_out_y1.send(self.y1)
+        self.noise_out.send(noise)
         self.error_out.send(self.error if phase + 1 == self._feedback_phase else np.zeros_like(self.error))
 
 
@@ -154,6 +163,7 @@ class OTTTNeuronModelFloat(AbstractOTTTNeuronModel):
     s_out: PyOutPort = LavaPyType(PyOutPort.VEC_DENSE, bool)
     s_out_y1: PyOutPort = LavaPyType(PyOutPort.VEC_DENSE, float)
     error_out: PyOutPort = LavaPyType(PyOutPort.VEC_DENSE, float)
+    noise_out: PyOutPort = LavaPyType(PyOutPort.VEC_DENSE, np.int8)
     u: np.ndarray = LavaPyType(np.ndarray, float)
     v: np.ndarray = LavaPyType(np.ndarray, float)
     s: np.ndarray = LavaPyType(np.ndarray, bool)
@@ -167,12 +177,12 @@ class OTTTNeuronModelFloat(AbstractOTTTNeuronModel):
     y1_saturated: np.ndarray = LavaPyType(np.ndarray, np.int64)
     error_saturated: np.ndarray = LavaPyType(np.ndarray, np.int64)
 
-    def update(self, a: np.ndarray) -> None:
+    def update(self, a: np.ndarray, noise: np.ndarray) -> None:
         unity = arithmetic.DECAY_UNITY
         a = a + self.self_weight * self.s * 2.0**self._self_weight_exp
         self.u = self.u * ((unity - 1 - self._du) / unity) + a
         self.membrane = self.v * ((unity - self._dv) / unity) + self.u + self.bias
-        self.s = self.membrane > self._vth
+        self.s = self.membrane + noise > self._vth
         self.v = np.where(self.s, 0.0, self.membrane)
 
     def learn(self, third_factor: np.ndarray, halvings: int) -> None:
@@ -193,6 +203,7 @@ class OTTTNeuronModelFixed(AbstractOTTTNeuronModel):
     s_out: PyOutPort = LavaPyType(PyOutPort.VEC_DENSE, bool)
     s_out_y1: PyOutPort = LavaPyType(PyOutPort.VEC_DENSE, np.int32, precision=7)
     error_out: PyOutPort = LavaPyType(PyOutPort.VEC_DENSE, np.int32, precision=8)
+    noise_out: PyOutPort = LavaPyType(PyOutPort.VEC_DENSE, np.int8)
     u: np.ndarray = LavaPyType(np.ndarray, np.int32, precision=24)
     v: np.ndarray = LavaPyType(np.ndarray, np.int32, precision=24)
     s: np.ndarray = LavaPyType(np.ndarray, bool)
@@ -206,11 +217,11 @@ class OTTTNeuronModelFixed(AbstractOTTTNeuronModel):
     y1_saturated: np.ndarray = LavaPyType(np.ndarray, np.int64)
     error_saturated: np.ndarray = LavaPyType(np.ndarray, np.int64)
 
-    def update(self, a: np.ndarray) -> None:
+    def update(self, a: np.ndarray, noise: np.ndarray) -> None:
         a = a + arithmetic.synaptic_input(self.self_weight * self.s.astype(np.int64), self._self_weight_exp)
         self.u = arithmetic.current_step(self.u, a.astype(np.int32), self._du)
         self.membrane = arithmetic.voltage_step(self.v, self.u, self._dv, self.bias)
-        self.s = arithmetic.spikes(self.membrane, self._vth)
+        self.s = arithmetic.spikes(self.membrane + (noise << arithmetic.STATE_SHIFT), self._vth)
         self.v = np.where(self.s, 0, self.membrane).astype(np.int32)
 
     def learn(self, third_factor: np.ndarray, halvings: int) -> None:

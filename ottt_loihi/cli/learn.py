@@ -43,6 +43,8 @@ class Rounding(str, Enum):
 class Feedback(str, Enum):
     random = "random"
     symmetric = "symmetric"
+    kolen_pollack = "kolen-pollack"
+    opzo = "opzo"
 
 
 def learn(
@@ -150,7 +152,8 @@ class Scenario:
 
 
 def _scenario(model: Path | None, transform: Transform, hidden: int, data: str | None, seed: int) -> Scenario:
-    from ottt_loihi.data import load_data, rate_code
+    from ottt_loihi.converters.export import as_spikes
+    from ottt_loihi.data import load_data
     from ottt_loihi.onchip.fresh import fresh_network
     from ottt_loihi.onchip.learner import accuracy
     from ottt_loihi.sim import storage
@@ -158,11 +161,11 @@ def _scenario(model: Path | None, transform: Transform, hidden: int, data: str |
 
     given = storage.load(model) if model else None
     split = load_data(data or _data_of(given))
-    chip = make_plastic(given) if given else fresh_network(split.x_train.shape[1:], (hidden,), seed=seed)
+    chip = make_plastic(given) if given else fresh_network(split.input_shape, (hidden,), seed=seed)
 
     def encode(images: np.ndarray, spikes_seed: int, turn: bool) -> np.ndarray:
-        turned = images[:, ::-1, ::-1] if turn else images
-        return _fitted(rate_code(turned, chip.num_steps, spikes_seed), chip)
+        turned = images[..., ::-1, ::-1] if turn else images
+        return _fitted(as_spikes(split, turned, chip.num_steps, spikes_seed), chip)
 
     turn = transform is Transform.upside_down
     unit = deployed = None

@@ -1,18 +1,20 @@
-"""``ottt-train``: train a spiking network with OTTT and save it as ``model.pt``."""
+"""``ottt-train``: train a spiking network and save it as ``model.pt``."""
 
 from __future__ import annotations
 
 from enum import Enum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ottt_loihi.cli.command import Debug, Json, Seed, err, execute, out, print_json, print_table
+from ottt_loihi.cli.command import Debug, Json, err, execute, out, print_json, print_table
 
-
-class Data(str, Enum):
-    digits = "digits"
+if TYPE_CHECKING:
+    from ottt_loihi.config import Config
+    from ottt_loihi.network import Network
+    from ottt_loihi.run_folder import Epoch
+    from ottt_loihi.trainer import Evaluation
 
 
 class Update(str, Enum):
@@ -51,102 +53,184 @@ class Schedule(str, Enum):
     constant = "constant"
 
 
+class Encoding(str, Enum):
+    rate = "rate"
+    constant = "constant"
+    frames = "frames"
+
+
 def train(
+    config: Annotated[Path | None, typer.Argument(help="A TOML file (configs/*.toml); options override it.")] = None,
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for model.pt.")] = Path("runs/train"),
-    data: Annotated[Data, typer.Option(help="The data set.")] = Data.digits,
-    hidden: Annotated[str, typer.Option(help="Neurons per hidden layer, separated by commas.")] = "128",
-    epochs: Annotated[int, typer.Option(min=1)] = 60,
-    batch_size: Annotated[int, typer.Option(min=1)] = 64,
-    time_steps: Annotated[int, typer.Option("--time-steps", "-T", min=1, help="Time steps per sample, T.")] = 6,
-    decay: Annotated[float, typer.Option(min=0, max=1, help="What a membrane keeps per step, λ.")] = 0.5,
-    v_threshold: Annotated[float, typer.Option(help="Firing threshold, Vth.")] = 1.0,
-    reset: Annotated[Reset, typer.Option(help="What a spike does to the membrane.")] = Reset.subtract,
-    bias: Annotated[bool, typer.Option("--bias/--no-bias", help="Give every layer a bias.")] = False,
-    surrogate: Annotated[SurrogateName, typer.Option(help="Derivative of the spike.")] = SurrogateName.rectangle,
-    update: Annotated[Update, typer.Option(help="Learn at every time step, or once per sequence.")] = Update.step,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in the output folder.")] = False,
+    data: Annotated[
+        str | None, typer.Option(help="A data set (ottt-data lists them), an .npz file or a folder. [digits]")
+    ] = None,
+    encoding: Annotated[Encoding | None, typer.Option(help="How images become time steps. [rate]")] = None,
+    network: Annotated[str | None, typer.Option(help="mlp, conv, vgg, vgg_f or nf_resnet34. [mlp]")] = None,
+    hidden: Annotated[
+        str | None, typer.Option(help="mlp: neurons per hidden layer, separated by commas. [128]")
+    ] = None,
+    features: Annotated[str | None, typer.Option(help="conv: layers, such as 16C3-AP2-32C3-GAP.")] = None,
+    rule: Annotated[str | None, typer.Option(help="ottt, bptt, sltt, saf-e or saf-f. [ottt]")] = None,
+    epochs: Annotated[int | None, typer.Option(min=1, help="[60]")] = None,
+    batch_size: Annotated[int | None, typer.Option(min=1, help="[64]")] = None,
+    time_steps: Annotated[
+        int | None, typer.Option("--time-steps", "-T", min=1, help="Time steps per sample, T. [6]")
+    ] = None,
+    decay: Annotated[float | None, typer.Option(min=0, max=1, help="What a membrane keeps per step, λ. [0.5]")] = None,
+    v_threshold: Annotated[float | None, typer.Option(help="Firing threshold, Vth. [1]")] = None,
+    reset: Annotated[Reset | None, typer.Option(help="What a spike does to the membrane. [subtract]")] = None,
+    bias: Annotated[bool | None, typer.Option("--bias/--no-bias", help="Give every layer a bias.")] = None,
+    surrogate: Annotated[SurrogateName | None, typer.Option(help="Derivative of the spike.")] = None,
+    update: Annotated[
+        Update | None, typer.Option(help="Learn at every time step, or once per sequence. [step]")
+    ] = None,
     convention: Annotated[
-        Convention, typer.Option(help="OTTT as in the paper or the authors' code.")
-    ] = Convention.paper,
-    loss: Annotated[LossName, typer.Option(help="Loss of every time step.")] = LossName.squared_error,
-    optimizer: Annotated[Optimizer, typer.Option()] = Optimizer.adam,
-    learning_rate: Annotated[float, typer.Option("--learning-rate", "--lr")] = 0.005,
-    momentum: Annotated[float, typer.Option(help="Of sgd.")] = 0.9,
-    schedule: Annotated[Schedule, typer.Option(help="Of the learning rate.")] = Schedule.cosine,
-    threads: Annotated[int, typer.Option(min=1, help="CPU threads; the result may depend on it.")] = 1,
-    seed: Seed = 0,
+        Convention | None, typer.Option(help="OTTT as in the paper or the authors' code. [paper]")
+    ] = None,
+    loss: Annotated[LossName | None, typer.Option(help="Loss of every time step. [squared-error]")] = None,
+    optimizer: Annotated[Optimizer | None, typer.Option(help="[adam]")] = None,
+    learning_rate: Annotated[float | None, typer.Option("--learning-rate", "--lr", help="[0.005]")] = None,
+    momentum: Annotated[float | None, typer.Option(help="Of sgd. [0.9]")] = None,
+    schedule: Annotated[Schedule | None, typer.Option(help="Of the learning rate. [cosine]")] = None,
+    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads; the result may depend on it. [1]")] = None,
+    seed: Annotated[
+        int | None, typer.Option(min=0, help="The same seed gives the same result, bit for bit, on one machine. [0]")
+    ] = None,
+    changes: Annotated[
+        list[str] | None, typer.Option("--set", help="Any other value: network.dropout=0.1, data.num_steps=10 …")
+    ] = None,
+    tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Write TensorBoard files too.")] = False,
     json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Train a spiking network online with OTTT and save it as [bold]model.pt[/].
+    """Train a spiking network and save it as [bold]model.pt[/].
 
-    Example: ottt-train -o runs/first
+    Examples: ottt-train -o runs/first · ottt-train configs/mnist-mlp.toml -o runs/mnist
 
-    Without options: scikit-learn's handwritten digits, a 64-128-10 network, a few seconds. Ctrl-C saves what there is.
+    Without options: scikit-learn's handwritten digits, a 64-128-10 network, OTTT, a few seconds. Ctrl-C saves what
+    there is; --resume goes on, bit for bit as if nothing had happened.
+    Several processes: torchrun --nproc-per-node 2 -m ottt_loihi.cli.train …
     """
-    import torch
+    from ottt_loihi.config import Config, override, parse_change, read_config
 
-    from ottt_loihi.data import load_digits
-    from ottt_loihi.network import mlp
-    from ottt_loihi.rules import OTTT
-    from ottt_loihi.trainer import Trainer, evaluate
-
-    torch.set_num_threads(threads)
-    split = load_digits()
-    net = mlp(
-        (64, *_hidden_sizes(hidden), 10),
-        decay=decay,
-        v_threshold=v_threshold,
-        reset=reset.value,
-        bias=bias,
-        surrogate=surrogate.value,
-        convention=convention.value,
-        time_steps=time_steps,
-        input_shape=(8, 8),
-        seed=seed,
-    )
-    trainer = Trainer(
-        net,
-        OTTT(update=update.value, convention=convention.value),
-        loss=loss.value,
-        optimizer=optimizer.value,
-        learning_rate=learning_rate,
-        momentum=momentum,
-        schedule=schedule.value,
-        batch_size=batch_size,
-        seed=seed,
-        progress=not json,
-    )
-    path = output / "model.pt"
-    net.provenance["data"] = data.value
-    _check_folder(output)
-    try:
-        history = trainer.fit(
-            split.x_train, split.y_train, epochs, x_test=split.x_test, y_test=split.y_test, checkpoint=path
-        )
-    except KeyboardInterrupt as interrupt:
-        if interrupt.args:
-            err.print(f"interrupted; {interrupt}", markup=False, soft_wrap=True)
-        raise
-    evaluation = evaluate(net, split.x_test, split.y_test)
-    result = {
-        "model": str(path),
-        "data": data.value,
-        "sizes": net.architecture["arguments"]["sizes"],
-        "test_accuracy": evaluation.accuracy,
-        "train_accuracy": history[-1].train_accuracy,
-        "spike_rates": evaluation.spike_rates,
-        "epochs": len(history),
-        "seconds": sum(epoch.seconds for epoch in history),
-        "seed": seed,
+    values: dict[str, Any] = {
+        "data.name": data,
+        "data.encoding": encoding,
+        "network.name": network,
+        "network.hidden": None if hidden is None else _hidden_sizes(hidden),
+        "network.features": features,
+        "network.time_steps": time_steps,
+        "network.decay": decay,
+        "network.v_threshold": v_threshold,
+        "network.reset": reset,
+        "network.bias": bias,
+        "network.surrogate": surrogate,
+        "network.convention": convention,
+        "rule.name": rule,
+        "rule.update": update,
+        "training.epochs": epochs,
+        "training.batch_size": batch_size,
+        "training.loss": loss,
+        "training.optimizer": optimizer,
+        "training.learning_rate": learning_rate,
+        "training.momentum": momentum,
+        "training.schedule": schedule,
+        "training.threads": threads,
+        "training.seed": seed,
+        **dict(parse_change(change) for change in changes or ()),
     }
+    given = {k: v.value if isinstance(v, Enum) else v for k, v in values.items() if v is not None}
+    settings = override(Config() if config is None else read_config(config), given)
+    result = run(settings, output, resume=resume, tensorboard=tensorboard, progress=not json)
+    if result is None:
+        return
     if json:
         print_json(result)
     else:
         _show(result)
 
 
+def run(
+    config: Config, output: Path, *, resume: bool = False, tensorboard: bool = False, progress: bool = False
+) -> dict[str, Any] | None:
+    """Train as ``config`` says, in the folder ``output``; what came out, or None in a process that does not lead."""
+    import torch
+
+    from ottt_loihi import distributed
+    from ottt_loihi.losses import CrossEntropy, make_loss
+    from ottt_loihi.run_folder import RunFolder
+    from ottt_loihi.trainer import Trainer, evaluate
+
+    training = config.training
+    torch.set_num_threads(training.threads)
+    split = config.load_data()
+    net = config.make_network(split.input_shape, split.num_classes).to(training.device)
+    rule = config.make_rule(net.convention)
+    net.provenance["data"] = str(config.data.get("name", "digits"))
+    if options := {k: v for k, v in config.data.items() if k not in ("name", "encoding", "augmentations")}:
+        net.provenance["data_options"] = options
+    group = distributed.join()
+    if group.leads:
+        _check_folder(output)
+    settings = ("optimizer", "learning_rate", "momentum", "weight_decay", "schedule", "batch_size", "seed")
+    trainer = Trainer(
+        net,
+        rule,
+        loss=CrossEntropy(training.mu) if training.loss == "cross-entropy" else make_loss(training.loss),
+        encoding=config.data.get("encoding"),
+        augmentations=config.data.get("augmentations", ()),
+        progress=progress,
+        group=group,
+        **{name: getattr(training, name) for name in settings},
+    )
+    try:
+        history = trainer.fit(
+            split.x_train,
+            split.y_train,
+            training.epochs,
+            x_test=split.x_test,
+            y_test=split.y_test,
+            run=RunFolder(output, tensorboard=tensorboard and group.leads),
+            resume=resume,
+            checkpoint_every=training.checkpoint_every,
+        )
+        if not group.leads:
+            return None
+        evaluation = evaluate(net, split.x_test, split.y_test, encoding=trainer.encoding)
+    except KeyboardInterrupt as interrupt:
+        if interrupt.args:
+            err.print(f"interrupted; {interrupt}; --resume goes on", markup=False, soft_wrap=True)
+        raise
+    finally:
+        distributed.leave()
+    return _result(config, net, history, evaluation, output)
+
+
 def main() -> None:
     execute(train, "ottt-train")
+
+
+def _result(config: Config, net: Network, history: list[Epoch], evaluation: Evaluation, output: Path) -> dict[str, Any]:
+    arguments = net.architecture["arguments"]
+    return {
+        "model": str(output / "model.pt"),
+        "data": net.provenance["data"],
+        "network": net.architecture["name"],
+        "rule": net.provenance["training"]["rule"]["name"],
+        "sizes": arguments.get("sizes"),
+        "parameters": sum(p.numel() for p in net.parameters()),
+        "time_steps": net.time_steps,
+        "test_accuracy": evaluation.accuracy,
+        "best_test_accuracy": max(epoch.test_accuracy or 0.0 for epoch in history),
+        "train_accuracy": history[-1].train_accuracy,
+        "spike_rates": evaluation.spike_rates,
+        "synaptic_operations": evaluation.synaptic_operations,
+        "epochs": len(history),
+        "seconds": sum(epoch.seconds for epoch in history),
+        "seed": config.training.seed,
+    }
 
 
 def _hidden_sizes(text: str) -> list[int]:
@@ -170,16 +254,23 @@ def _check_folder(folder: Path) -> None:
     probe.unlink()
 
 
-def _show(result: dict) -> None:
+def _show(result: dict[str, Any]) -> None:
     from ottt_loihi.converters.report import Table
 
+    rates = result["spike_rates"]
+    network = "-".join(map(str, result["sizes"])) if result["sizes"] else result["network"]
     rows = [
-        ("network", "-".join(map(str, result["sizes"]))),
+        ("network", f"{network}, {result['parameters']:,} parameters"),
         ("test accuracy", f"{result['test_accuracy']:.2%}"),
         ("training accuracy", f"{result['train_accuracy']:.2%}"),
-        ("spikes per neuron and step", ", ".join(f"{rate:.3f}" for rate in result["spike_rates"]) or "no hidden layer"),
+        ("spikes per neuron and step", ", ".join(f"{rate:.3f}" for rate in rates[:8]) or "no hidden layer"),
+        ("synaptic operations per sample", f"{result['synaptic_operations']:,.0f}"),
         ("time", f"{result['seconds']:.1f} s for {result['epochs']} epochs"),
         ("saved as", result["model"]),
     ]
     print_table(Table(f"ottt-train · {result['data']}", ("", ">"), rows))
     out.print(f"next: ottt-export {result['model']}", style="dim")
+
+
+if __name__ == "__main__":
+    main()

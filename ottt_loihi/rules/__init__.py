@@ -5,11 +5,29 @@ from __future__ import annotations
 from importlib import import_module
 from typing import Any
 
-_LAZY = {"OTTT": "ottt", "Rule": "rule", "OnlineRule": "rule", "BatchResult": "rule", "ThreeFactorLoop": "reference"}
+_RULES = {  # name: module and class; a new rule is one new file and one line here
+    "ottt": ("ottt", "OTTT"),
+    "bptt": ("bptt", "BPTT"),
+    "sltt": ("sltt", "SLTT"),
+    "saf-e": ("saf", "SAFE"),
+    "saf-f": ("saf", "SAFF"),
+}
+RULES = tuple(_RULES)
 
-__all__ = ["OTTT", "BatchResult", "OnlineRule", "Rule", "ThreeFactorLoop", "make_rule"]
+_LAZY = {kind: module for module, kind in _RULES.values()} | {
+    "Rule": "rule",
+    "OnlineRule": "rule",
+    "BatchResult": "rule",
+    "ThreeFactorLoop": "reference",
+    "three_factors": "factors",
+}
 
-RULES = ("ottt",)
+__all__ = ["RULES", "make_rule", "rule_class", *_LAZY]
+
+
+def rule_class(name: str) -> type:
+    """The class of a rule of ``RULES``."""
+    return __getattr__(_RULES[name][1])
 
 
 def make_rule(name: str, **settings: Any) -> Any:
@@ -21,13 +39,11 @@ def make_rule(name: str, **settings: Any) -> Any:
         for an unknown name or setting
     """
     from ottt_loihi.errors import UsageError
-    from ottt_loihi.rules.ottt import OTTT
 
-    rules = {"ottt": OTTT}
-    if name not in rules:
+    if not isinstance(name, str) or name not in _RULES:
         raise UsageError(f"rule: expected one of {', '.join(RULES)}, got {name!r}")
     try:
-        return rules[name](**settings)
+        return rule_class(name)(**settings)
     except TypeError:
         raise UsageError(f"rule {name}: does not know all of the settings {', '.join(settings)}") from None
 

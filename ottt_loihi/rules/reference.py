@@ -174,6 +174,10 @@ class ThreeFactorLoop:
         delta_b = [None if self.biases is None else rate * n * p.sum(0) for p, n in zip(post, lengths)]
         return Factors(s, u, trace, surrogate, delta, delta_w, delta_b)
 
+    def fire(self, layer: int, u: np.ndarray) -> np.ndarray:
+        """``H(u − Vth)`` of a hidden layer."""
+        return (u > self.v_threshold).astype(np.float64)
+
     def apply(self, delta_w: Sequence[np.ndarray], delta_b: Sequence[np.ndarray | None] | None = None) -> None:
         """``w ← w + Δw``, ``b ← b + Δb``."""
         for weight, change in zip(self.weights, delta_w, strict=True):
@@ -217,7 +221,7 @@ class ThreeFactorLoop:
                 traces.append(self.trace[layer] if self.readout_trace else x)
                 return [*spikes, current], [*membranes, current], traces
             u = self.decay * self.v[layer] + current
-            s = (u > self.v_threshold).astype(np.float64)
+            s = self.fire(layer, u)
             self.v[layer] = u - self.v_threshold * s if self.reset == "subtract" else u * (1 - s)
             spikes.append(s)
             membranes.append(u)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from typing import Any, ClassVar, NamedTuple
 
@@ -9,7 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ottt_loihi.errors import UsageError
+from ottt_loihi.errors import TrainingError, UsageError
+from ottt_loihi.folding import Folded
 from ottt_loihi.losses import Loss
 from ottt_loihi.network import Network
 from ottt_loihi.neurons import one_of
@@ -74,6 +76,14 @@ class OnlineRule(Rule):
     def check(self, net: Network) -> None:
         """Refuse a network the rule does not fit."""
 
+    def step(self, net: Network, x: Tensor, state: Any, folded: Folded) -> tuple[Tensor, Any]:
+        """One time step: o[t], and the state that the next one gets."""
+        return net.step(x, state, self.paths, folded)
+
+    def steps_with_gradient(self, num_steps: int) -> set[int]:
+        """The time steps of a batch that are learnt from: all, unless a rule says otherwise."""
+        return set(range(num_steps))
+
     def train_batch(
         self, net: Network, x: Tensor, labels: Tensor, loss: Loss, optimizer: torch.optim.Optimizer | None
     ) -> BatchResult:
@@ -81,21 +91,43 @@ class OnlineRule(Rule):
         x, labels = net.check_input(x), check_labels(net, x, labels)
         if optimizer is not None:
             optimizer.zero_grad()
+        folded = net.fold(x, leaves=True, paths=self.paths)
         state, total, scores = None, x.new_zeros(()), x.new_zeros(len(x), net.num_classes)
+        learning = self.steps_with_gradient(x.shape[1])
         for t in range(x.shape[1]):
-            o, state = net.step(x[:, t], state, self.paths)
-            loss_now = loss(o, labels, x.shape[1])
+            with torch.set_grad_enabled(t in learning):
+                o, state = self.step(net, x[:, t], state, folded)
+                loss_now = loss(o, labels, x.shape[1])
+            require_finite(net, loss_now, state, t)
+            total, scores = total + loss_now.detach(), scores + o.detach()
+            if t not in learning:
+                continue
             loss_now.backward()
-            if optimizer is not None and self.update == "step":
+            if self.update == "step" and optimizer is not None:
+                folded.push()
                 optimizer.step()
                 optimizer.zero_grad()
-            total, scores = total + loss_now.detach(), scores + o.detach()
+                folded = net.fold(x, leaves=True, paths=self.paths)
+        folded.push()
         if optimizer is not None and self.update == "sequence":
             optimizer.step()
         return BatchResult(total, scores)
 
     def describe(self) -> dict[str, Any]:
         return {"name": self.name, "update": self.update}
+
+
+def require_finite(net: Network, loss: Tensor, state: Any, t: int) -> None:
+    """Stop where the loss is NaN or infinite, and say at which step and where in the network it began."""
+    if math.isfinite(float(loss)):
+        return
+    place = "the readout"
+    for index, (block, after) in enumerate(zip(net.blocks, getattr(state, "blocks", ()))):
+        if not torch.isfinite(after.v).all():
+            bad = [name for name, p in block.named_parameters() if not torch.isfinite(p).all()]
+            place = f"block {index + 1} ({'its ' + bad[0] + ' is not finite' if bad else 'its membrane overflows'})"
+            break
+    raise TrainingError(f"time step {t + 1}: the loss is {float(loss)}; it begins in {place}")
 
 
 def check_labels(net: Network, x: Tensor | np.ndarray, labels: Tensor | np.ndarray) -> Tensor:

@@ -1,0 +1,135 @@
+"""The accuracies that the documentation claims, run again: ``make results``. Every run resumes where it was stopped.
+
+    python benchmarks/results.py [--runs runs/results] [--only mnist] [--epochs 2] [--docs docs]
+
+Writes ``results.json`` and ``results.md`` into the docs folder: one line per experiment, over its seeds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import statistics
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ottt_loihi.cli.train import run
+from ottt_loihi.config import override, read_config
+from ottt_loihi.files import atomic_write
+
+CONFIGS = Path(__file__).parents[1] / "configs"
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """A configuration, what is changed in it, the seeds, and the accuracy it has to reach on average."""
+
+    name: str
+    config: str
+    changes: dict[str, Any] = field(default_factory=dict)
+    seeds: tuple[int, ...] = (0,)
+    at_least: float | None = None
+
+
+def _rules(data: str) -> list[Experiment]:
+    """OTTT, BPTT and SLTT on one network."""
+    return [
+        Experiment(f"{data} MLP, {rule}", f"{data}-mlp", {"rule": {"name": rule, **settings}}, (0, 1, 2), bar)
+        for rule, settings, bar in (
+            ("ottt", {"update": "sequence"}, {"mnist": 0.984, "fashion-mnist": 0.895}[data]),
+            ("bptt", {}, None),
+            ("sltt", {}, None),
+        )
+    ]
+
+
+EXPERIMENTS = [
+    *_rules("mnist"),
+    *_rules("fashion-mnist"),
+    Experiment("fashion-mnist recurrent R400, T = 5", "fashion-mnist-recurrent", {}, (0, 1, 2), 0.90),
+    Experiment("mnist conv", "mnist-conv", {}, (0,), 0.992),
+    Experiment("fashion-mnist conv", "fashion-mnist-conv", {}, (0,), 0.92),
+]
+
+
+def finish(experiment: Experiment, seed: int, folder: Path, epochs: int | None) -> dict[str, Any]:
+    """The result of one run: read where it is there, resumed where it was begun."""
+    place = folder / f"{experiment.name.replace(' ', '-').replace(',', '')}-{seed}"
+    done = place / "result.json"
+    if done.exists():
+        return json.loads(done.read_text())
+    config = read_config(CONFIGS / f"{experiment.config}.toml")
+    tables = {**config.tables(), **{k: v for k, v in experiment.changes.items() if isinstance(v, dict)}}
+    changes = {f"{table}.{key}": value for table, keys in tables.items() for key, value in keys.items()}
+    if "rule" in experiment.changes:  # another rule takes none of the file's settings
+        config = type(config)(config.data, config.network, {}, config.training)
+    changes |= {"training.seed": seed} | ({} if epochs is None else {"training.epochs": epochs})
+    config = override(config, changes)
+    result = run(config, place, resume=(place / "training.pt").exists(), progress=True)
+    with atomic_write(done) as temporary:
+        temporary.write_text(json.dumps(result, indent=1))
+    return result
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """The results as a Markdown table."""
+    lines = [
+        "| experiment | seeds | test accuracy | required | epochs | minutes a run | spikes per neuron and step |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for row in rows:
+        mean, spread = row["accuracy"], row["deviation"]
+        accuracy = f"{mean:.2%}" + (f" ± {spread * 100:.2f}" if row["seeds"] > 1 else "")
+        required = "" if row["at_least"] is None else f"{row['at_least']:.1%}"
+        rates = ", ".join(f"{rate:.2f}" for rate in row["spike_rates"])
+        cells = (row["experiment"], row["seeds"], accuracy, required, row["epochs"], f"{row['minutes']:.1f}", rates)
+        lines.append("| " + " | ".join(map(str, cells)) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def summary(experiment: Experiment, results: list[dict[str, Any]]) -> dict[str, Any]:
+    """One line of the table: the accuracy after the last epoch, over the seeds."""
+    accuracies = [result["test_accuracy"] for result in results]
+    return {
+        "experiment": experiment.name,
+        "seeds": len(results),
+        "accuracy": statistics.mean(accuracies),
+        "deviation": statistics.stdev(accuracies) if len(accuracies) > 1 else 0.0,
+        "accuracies": accuracies,
+        "at_least": experiment.at_least,
+        "epochs": results[0]["epochs"],
+        "minutes": statistics.mean(result["seconds"] for result in results) / 60,
+        "spike_rates": results[0]["spike_rates"],
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--runs", type=Path, default=Path("runs/results"))
+    parser.add_argument("--only", default="", help="experiments whose name contains this")
+    parser.add_argument("--epochs", type=int, help="fewer epochs than the configurations say, for a trial")
+    parser.add_argument("--docs", type=Path, default=Path("docs"))
+    arguments = parser.parse_args()
+    rows = []
+    for experiment in EXPERIMENTS:
+        if arguments.only not in experiment.name:
+            continue
+        results = [finish(experiment, seed, arguments.runs, arguments.epochs) for seed in experiment.seeds]
+        rows.append(summary(experiment, results))
+        text = (
+            "# Measured accuracies\n\nMade by `make results`: full data sets, the test accuracy after the last epoch, "
+            f"mean ± standard deviation over the seeds. {platform.machine()}, torch {torch.__version__}, CPU.\n\n"
+        )
+        with atomic_write(arguments.docs / "results.md") as temporary:
+            temporary.write_text(text + table(rows))
+        with atomic_write(arguments.docs / "results.json") as temporary:
+            temporary.write_text(json.dumps(rows, indent=1) + "\n")
+    print(table(rows))
+
+
+if __name__ == "__main__":
+    main()

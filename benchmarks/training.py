@@ -1,0 +1,211 @@
+"""How fast the training rules are, and how much memory they take, against plain formulations of the same networks.
+
+The baseline is OTTT as it is usually written with autograd: every connection runs twice, once on the spikes for the
+value and once on the trace for the gradient, standardisation inside each. It is written below with torch's own
+operators and checked to give the same gradients. Contenders take turns in one run; figures are medians, ratios are
+medians of the ratios within a turn.
+
+    python benchmarks/training.py [--steps 48 6] [--repeats 9] [--threads 2] [--device cpu] [--json out.json]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import statistics
+import time
+from collections.abc import Callable
+
+import torch
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor, nn
+from torch.nn import functional
+
+from ottt_loihi.architectures import conv, mlp
+from ottt_loihi.losses import SquaredError
+from ottt_loihi.network import Network
+from ottt_loihi.rules import make_rule
+from ottt_loihi.synapses import Conv2d, standardize
+
+LOSS = SquaredError()
+
+
+class _Replace(torch.autograd.Function):
+    """The first argument's gradient with the second one's value."""
+
+    @staticmethod
+    def forward(ctx, carrier: Tensor, value: Tensor) -> Tensor:
+        return value.clone()
+
+    @staticmethod
+    def backward(ctx, g: Tensor) -> tuple[Tensor, None]:
+        return g, None
+
+
+class _Spike(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, u: Tensor) -> Tensor:
+        ctx.save_for_backward(u)
+        return (u > 0).to(u.dtype)
+
+    @staticmethod
+    def backward(ctx, g: Tensor) -> Tensor:
+        (u,) = ctx.saved_tensors
+        sigma = torch.sigmoid(4 * u)
+        return g * 4 * sigma * (1 - sigma)
+
+
+def two_forward_batch(net: Network, x: Tensor, labels: Tensor) -> Tensor:
+    """OTTT_A with two forward products per connection; adds the gradients to ``.grad``."""
+    authors = net.convention == "authors"
+    v = [None] * len(net.blocks)
+    traces = [None] * (len(net.blocks) + 1)
+    scores = 0
+    for t in range(x.shape[1]):
+        out = x[:, t]
+        for i, block in enumerate(net.blocks):
+            lam = block.neuron.decay
+            if authors and i == 0:
+                current = _apply(block.synapse, out)
+            else:
+                traces[i] = out.detach() if traces[i] is None else lam * traces[i] + out.detach()
+                with torch.no_grad():
+                    value = _apply(block.synapse, out)
+                current = _Replace.apply(_apply(block.synapse, _Replace.apply(out, traces[i])), value)
+            u = current if v[i] is None else lam * v[i].detach() + current
+            s = _Spike.apply(u - block.neuron.v_threshold)
+            v[i] = u.detach() - block.neuron.v_threshold * s.detach()
+            out = s
+        if authors:
+            lam = net.blocks[-1].neuron.decay
+            traces[-1] = out.detach() if traces[-1] is None else lam * traces[-1] + out.detach()
+            with torch.no_grad():
+                value = _apply(net.readout, out)
+            o = _Replace.apply(_apply(net.readout, _Replace.apply(out, traces[-1])), value)
+        else:
+            o = _apply(net.readout, out)
+        LOSS(o, labels, x.shape[1]).backward()
+        scores = scores + o.detach()
+    return scores
+
+
+def _apply(synapse: nn.Module, x: Tensor) -> Tensor:
+    weight = synapse.weight if synapse.gain is None else standardize(synapse.weight, synapse.gain)
+    if synapse.input_scale != 1:
+        x = x * synapse.input_scale
+    if synapse.pool is not None:
+        x = functional.adaptive_avg_pool2d(x, 1) if synapse.pool == "global" else functional.avg_pool2d(x, synapse.pool)
+    if isinstance(synapse, Conv2d):
+        return functional.conv2d(x, weight, synapse.bias, synapse.stride, synapse.padding, 1, synapse.groups)
+    return functional.linear(x.flatten(1), weight, synapse.bias)
+
+
+def networks(convention: str) -> dict[str, tuple[Network, int]]:
+    """The measured networks and their batch sizes."""
+    common = {"surrogate": "sigmoid", "convention": convention}
+    return {
+        "MLP 784-800-10": (mlp((784, 800, 10), **common), 128),
+        "conv 16C3-AP2-32C3-AP2-64C3-GAP-10": (
+            conv("16C3-AP2-32C3-AP2-64C3-GAP", input_shape=(3, 32, 32), bias=False, **common),
+            32,
+        ),
+    }
+
+
+def contenders(net: Network, x: Tensor, labels: Tensor) -> dict[str, Callable[[], Tensor]]:
+    """Each is one batch from rest to gradients."""
+    sequence = make_rule("ottt", update="sequence", convention=net.convention)
+    rules = {"OTTT": sequence, "SLTT": make_rule("sltt"), "SAF-E": make_rule("saf-e", update="sequence")}
+    rules |= {"SAF-F": make_rule("saf-f"), "BPTT": make_rule("bptt")}
+    return {"two forwards": lambda: two_forward_batch(net, x, labels)} | {
+        name: (lambda rule=rule: rule.train_batch(net, x, labels, LOSS, None).scores) for name, rule in rules.items()
+    }
+
+
+def check_equal(net: Network, x: Tensor, labels: Tensor) -> None:
+    """The baseline and OTTT have the same gradients."""
+    if net.convention == "paper" and any(s.bias is not None for s in net.synapses()):
+        raise ValueError("the two-forward formulation has no trace on biases")
+    found = []
+    for run in list(contenders(net, x, labels).values())[:2]:
+        net.zero_grad()
+        run()
+        found.append(torch.cat([p.grad.flatten() for p in net.parameters()]))
+    error = float((found[0] - found[1]).norm() / found[0].norm())
+    if error > 1e-4:
+        raise AssertionError(f"the baseline's gradients differ by {error:.1e}")
+
+
+def measure(runs: dict[str, Callable[[], Tensor]], net: Network, repeats: int) -> dict[str, dict[str, float]]:
+    """Seconds per batch and ratio to the first contender."""
+    seconds: dict[str, list[float]] = {name: [] for name in runs}
+    for turn in range(repeats + 1):
+        for name, run in runs.items():
+            net.zero_grad(set_to_none=False)
+            _synchronize(net)
+            start = time.perf_counter()
+            run()
+            _synchronize(net)
+            if turn:  # the first one warms up
+                seconds[name].append(time.perf_counter() - start)
+    base = seconds[next(iter(runs))]
+    return {
+        name: {
+            "milliseconds": 1e3 * statistics.median(values),
+            "ratio": statistics.median(b / v for b, v in zip(base, values)),
+        }
+        for name, values in seconds.items()
+    }
+
+
+def _synchronize(net: Network) -> None:
+    if net.readout.weight.is_cuda:
+        torch.cuda.synchronize()
+
+
+def inputs(net: Network, batch: int, steps: int, static: bool, device: str) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.randint(10, (batch,), generator=generator).to(device)
+    if static:
+        frame = torch.rand(batch, 1, *net.input_shape, generator=generator).to(device)
+        return frame.expand(batch, steps, *net.input_shape), labels
+    x = (torch.rand(batch, steps, *net.input_shape, generator=generator) < 0.1).float()
+    return x.to(device), labels
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--steps", type=int, nargs="+", default=[48, 6])
+    parser.add_argument("--repeats", type=int, default=9)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--convention", default="authors", choices=["authors", "paper"])
+    parser.add_argument("--only", default="", help="networks whose name contains this")
+    parser.add_argument("--json", help="write the figures here too")
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    rows = []
+    table = Table("network", "input", "T", "rule", "ms per batch", "× two forwards")
+    for name, (net, batch) in networks(arguments.convention).items():
+        if arguments.only not in name:
+            continue
+        net.to(arguments.device)
+        for steps in arguments.steps:
+            for static in (False, True):
+                x, labels = inputs(net, batch, steps, static, arguments.device)
+                check_equal(net, x, labels)
+                for rule, found in measure(contenders(net, x, labels), net, arguments.repeats).items():
+                    kind = "constant" if static else "events"
+                    rows.append({"network": name, "input": kind, "steps": steps, "rule": rule, **found})
+                    table.add_row(name, kind, str(steps), rule, f"{found['milliseconds']:.1f}", f"{found['ratio']:.2f}")
+    Console(width=120).print(table)
+    print(f"torch {torch.__version__}, {arguments.threads} threads, {platform.processor() or platform.machine()}")
+    if arguments.json:
+        with open(arguments.json, "w") as file:
+            json.dump(rows, file, indent=1)
+
+
+if __name__ == "__main__":
+    main()

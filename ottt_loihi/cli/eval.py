@@ -1,0 +1,92 @@
+"""``ottt-eval``: test a trained network, also with other numbers of time steps than it was trained with."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from ottt_loihi.cli.command import Debug, Json, execute, out, print_json, print_table
+
+
+def evaluate_model(
+    model: Annotated[Path, typer.Argument(help="A model.pt.")],
+    time_steps: Annotated[
+        list[int] | None, typer.Option("--time-steps", "-T", min=1, help="T to test with; may be given several times.")
+    ] = None,
+    data: Annotated[str | None, typer.Option(help="Data set; default: the one it was trained on.")] = None,
+    plot: Annotated[Path | None, typer.Option(help="Draw each layer's firing rate over time (.svg, .png).")] = None,
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Accuracy, firing rates per layer and synaptic operations of a trained network on its test set.
+
+    Example: ottt-eval runs/first/model.pt -T 2 -T 6 -T 12 --plot rates.svg
+    """
+    from ottt_loihi.checkpoint import load
+    from ottt_loihi.data import load_data
+    from ottt_loihi.trainer import evaluate
+
+    net = load(model)
+    name = data or net.provenance.get("data", "digits")
+    options = net.provenance.get("data_options", {}) if data is None else {}
+    split = load_data(name, **options)
+    if len(net.input_shape) == 3:
+        split = split.with_channels()
+    encoding = net.provenance.get("encoding", {}).get("name")
+    encoding = "frames" if split.time_axis else encoding if encoding != "frames" else None
+    rows: list[dict[str, Any]] = []
+    for steps in time_steps or [split.num_steps or net.time_steps]:
+        found = evaluate(net, split.x_test, split.y_test, encoding=encoding, time_steps=steps)
+        rows.append(
+            {
+                "time_steps": steps,
+                "accuracy": found.accuracy,
+                "spike_rates": found.spike_rates,
+                "rates_over_time": found.rates_over_time,
+                "synaptic_operations": found.synaptic_operations,
+            }
+        )
+    if plot is not None:
+        _draw(rows[-1]["rates_over_time"], plot)
+    if json:
+        print_json({"model": str(model), "data": str(name), "trained_time_steps": net.time_steps, "runs": rows})
+    else:
+        _show(rows, str(name), net.time_steps)
+        if plot is not None:
+            out.print(f"firing rates: {plot}", style="dim")
+
+
+def main() -> None:
+    execute(evaluate_model, "ottt-eval")
+
+
+def _draw(rates: Any, path: Path) -> None:
+    from ottt_loihi.converters import plots
+    from ottt_loihi.errors import UsageError
+    from ottt_loihi.files import atomic_write
+
+    if path.suffix != ".svg":
+        raise UsageError(f"--plot: expected a file ending in .svg, got {path}")
+    steps = list(range(1, rates.shape[1] + 1))
+    series = {f"layer {index + 1}": (steps, rate) for index, rate in enumerate(rates)}
+    figure = plots.curves(series, "time step", "spikes per neuron and step")
+    with atomic_write(path) as temporary:
+        temporary.write_text(figure, encoding="utf-8")
+
+
+def _show(rows: list[dict[str, Any]], data: str, trained: int) -> None:
+    from ottt_loihi.converters.report import Table
+
+    table = [
+        [
+            str(row["time_steps"]),
+            f"{row['accuracy']:.2%}",
+            ", ".join(f"{rate:.3f}" for rate in row["spike_rates"][:6]) + ("…" if len(row["spike_rates"]) > 6 else ""),
+            f"{row['synaptic_operations']:,.0f}",
+        ]
+        for row in rows
+    ]
+    columns = ["T>", "accuracy>", "spikes per neuron and step>", "synaptic operations per sample>"]
+    print_table(Table(f"ottt-eval · {data}", columns, table, f"Trained with T = {trained}."))

@@ -1,0 +1,71 @@
+"""Training in several processes (``torchrun``): each takes a part of every batch, gradients are averaged before a step.
+
+PyTorch's DistributedDataParallel reduces when a backward pass ends. An online rule has T backward passes a batch and
+needs the reduced gradient only when the optimiser steps: once per step or once per sequence, as the rule goes. A hook
+on the optimiser is exactly that, for every rule, and leaves the network as it is.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import distributed
+
+
+@dataclass
+class Group:
+    """The processes that train together; ``size`` 1 alone. ``weight``: this process' share of the batch's samples."""
+
+    rank: int = 0
+    size: int = 1
+    weight: float = field(default=1.0, compare=False)
+
+    @property
+    def leads(self) -> bool:
+        """Whether this process writes files and shows progress."""
+        return self.rank == 0
+
+    def part(self, chosen: np.ndarray) -> np.ndarray:
+        """This process' samples of a batch; one without a share of its own gets a sample of weight 0."""
+        mine = chosen[self.rank :: self.size]
+        self.weight = len(mine) / len(chosen)
+        return mine if len(mine) else chosen[:1]
+
+    def attach(self, optimizer: torch.optim.Optimizer) -> None:
+        """Average the gradients over the processes before every step of the optimiser."""
+        if self.size > 1:
+            optimizer.register_step_pre_hook(lambda optimizer, args, kwargs: self._reduce(optimizer))
+
+    def sum(self, *numbers: float) -> list[float]:
+        """Sums over all processes."""
+        if self.size == 1:
+            return list(numbers)
+        total = torch.tensor(numbers, dtype=torch.float64)
+        distributed.all_reduce(total)
+        return total.tolist()
+
+    def _reduce(self, optimizer: torch.optim.Optimizer) -> None:
+        gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+        flat = torch.cat([g.flatten() for g in gradients]).mul_(self.weight)
+        distributed.all_reduce(flat)
+        for gradient, reduced in zip(gradients, flat.split([g.numel() for g in gradients]), strict=True):
+            gradient.copy_(reduced.view_as(gradient))
+
+
+def join() -> Group:
+    """The group that ``torchrun`` started this process in (gloo on the CPU, NCCL on GPUs), or a group of one."""
+    size = int(os.environ.get("WORLD_SIZE", "1"))
+    if size == 1:
+        return Group()
+    if not distributed.is_initialized():
+        distributed.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+    return Group(distributed.get_rank(), size)
+
+
+def leave() -> None:
+    """End the group, if there is one."""
+    if distributed.is_available() and distributed.is_initialized():
+        distributed.destroy_process_group()

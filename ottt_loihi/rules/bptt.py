@@ -1,0 +1,51 @@
+"""Backpropagation through time with surrogate gradients: the baseline that every online rule is compared with."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from ottt_loihi.losses import Loss
+from ottt_loihi.network import Network
+from ottt_loihi.neurons import one_of
+from ottt_loihi.paths import Paths
+from ottt_loihi.rules.rule import BatchResult, Rule, check_labels, require_finite
+
+RESETS = ("detached", "attached")
+
+
+class BPTT(Rule):
+    """``∇W = Σ_t ∂L/∂I[t]·x[t]ᵀ`` with ``∂L/∂I`` through all of space and time; its memory grows with T.
+
+    ``reset="detached"``: the spike in the reset is a constant to the gradient (OTTT is closest to that);
+    ``"attached"``: the gradient runs through it too. Source: Neftci, Mostafa & Zenke, IEEE SPM 2019 (arXiv 1901.09948).
+    """
+
+    name: ClassVar[str] = "bptt"
+
+    def __init__(self, reset: str = "detached") -> None:
+        self.reset = one_of(reset, "reset", RESETS)
+        self.paths = Paths(reset=reset == "attached")
+
+    def train_batch(
+        self, net: Network, x: Tensor, labels: Tensor, loss: Loss, optimizer: torch.optim.Optimizer | None
+    ) -> BatchResult:
+        x, labels = net.check_input(x), check_labels(net, x, labels)
+        if optimizer is not None:
+            optimizer.zero_grad()
+        folded = net.fold(x, paths=self.paths)
+        state, total, scores = None, x.new_zeros(()), x.new_zeros(len(x), net.num_classes)
+        for t in range(x.shape[1]):
+            o, state = net.step(x[:, t], state, self.paths, folded)
+            loss_now = loss(o, labels, x.shape[1])
+            require_finite(net, loss_now, state, t)
+            total, scores = total + loss_now, scores + o.detach()
+        total.backward()
+        if optimizer is not None:
+            optimizer.step()
+        return BatchResult(total.detach(), scores)
+
+    def describe(self) -> dict[str, Any]:
+        return {"name": self.name, "reset": self.reset}

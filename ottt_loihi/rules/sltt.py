@@ -1,0 +1,37 @@
+"""Spatial learning through time (Meng et al., ICCV 2023, arXiv 2302.14311)."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import torch
+
+from ottt_loihi.errors import UsageError
+from ottt_loihi.paths import Paths
+from ottt_loihi.rules.rule import OnlineRule
+
+
+class SLTT(OnlineRule):
+    """``∇W = Σ_t g[t]·x[t]ᵀ``: OTTT without the trace; no gradient runs back through time at all.
+
+    ``k``: SLTT-K, only that many of the T steps, drawn anew for every batch (from torch's global generator), have a
+    backward pass; None: all of them. ``update`` as in OTTT.
+    """
+
+    name: ClassVar[str] = "sltt"
+
+    def __init__(self, update: str = "sequence", k: int | None = None) -> None:
+        if k is not None and (isinstance(k, bool) or not isinstance(k, int) or k < 1):
+            raise UsageError(f"k: expected a positive integer or nothing, got {k!r}")
+        super().__init__(Paths(membrane=False), update)
+        self.k = k
+
+    def steps_with_gradient(self, num_steps: int) -> set[int]:
+        if self.k is None:
+            return super().steps_with_gradient(num_steps)
+        if self.k > num_steps:
+            raise UsageError(f"k: expected at most the {num_steps} time steps, got {self.k}")
+        return set(torch.randperm(num_steps)[: self.k].tolist())
+
+    def describe(self) -> dict[str, Any]:
+        return {**super().describe(), "k": self.k}

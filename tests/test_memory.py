@@ -1,0 +1,64 @@
+"""Identity 9: the memory of online learning does not grow with the number of time steps; in bytes, as torch counts."""
+
+import pytest
+import torch
+from test_engine import KINDS, networks
+from torch.profiler import ProfilerActivity, profile
+
+from ottt_loihi.losses import SquaredError
+from ottt_loihi.rules import make_rule
+
+
+def peak(net, rule, num_steps, constant=False, optimizer=None):
+    """Bytes allocated at most at one time while one batch is learnt from, the input and the gradients not counted."""
+    generator = torch.Generator().manual_seed(0)
+    x = (torch.rand(64, num_steps, *net.input_shape, generator=generator) < 0.3).float()
+    x = x[:, :1].expand_as(x) if constant else x
+    labels = torch.zeros(64, dtype=torch.int64)
+    rule.train_batch(net, x, labels, SquaredError(), optimizer)  # the first time fills caches
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as prof:
+        rule.train_batch(net, x, labels, SquaredError(), optimizer)
+    live = most = 0
+    for event in prof.profiler.kineto_results.events():
+        if event.name() == "[memory]":
+            live += event.nbytes()
+            most = max(most, live)
+    assert most > 0
+    return most
+
+
+def float_net(kind):
+    return networks()[kind].float()
+
+
+@pytest.mark.parametrize("constant", [False, pytest.param(True, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("update", ["step", "sequence"])
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("steps", [12, pytest.param(48, marks=pytest.mark.slow)])  # the profiler is slow
+def test_ottt_is_constant_in_the_number_of_time_steps(kind, update, constant, steps):
+    net = float_net(kind)
+    optimizer = torch.optim.SGD(net.parameters(), lr=1e-3)
+    rule = make_rule("ottt", update=update)
+    few, many = (peak(net, rule, n, constant, optimizer) for n in (2, steps))
+    assert many <= 1.05 * few
+
+
+@pytest.mark.parametrize("rule", ["sltt", "saf-e", "saf-f"])
+@pytest.mark.parametrize("kind", ["dense", "sws"])
+def test_the_relatives_are_constant_too(kind, rule):
+    net = float_net(kind)
+    assert peak(net, make_rule(rule), 12) <= 1.05 * peak(net, make_rule(rule), 2)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_bptt_is_not(kind):
+    net = float_net(kind)
+    few, many = peak(net, make_rule("bptt"), 4), peak(net, make_rule("bptt"), 12)
+    assert many > 2 * few
+    assert many > 2 * peak(net, make_rule("ottt", update="sequence"), 12)
+
+
+@pytest.mark.parametrize("kind", sorted(set(KINDS) - {"recurrent"}))  # a layer that hears itself keeps two traces
+def test_saf_needs_less_than_ottt(kind):
+    net = float_net(kind)
+    assert peak(net, make_rule("saf-e", update="sequence"), 12) < peak(net, make_rule("ottt", update="sequence"), 12)

@@ -1,0 +1,242 @@
+"""A run that is killed and goes on ends in the same bytes; several processes learn what one would."""
+
+import inspect
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from ottt_loihi.architectures import mlp
+from ottt_loihi.checkpoint import load
+from ottt_loihi.config import make_config, override, parse_change, read_config
+from ottt_loihi.errors import FileError, UsageError
+from ottt_loihi.rules import OTTT, make_rule
+from ottt_loihi.run_folder import RunFolder
+from ottt_loihi.trainer import Trainer, evaluate
+
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "NO_COLOR": "1"}
+TRAIN = [sys.executable, "-m", "ottt_loihi.cli.train"]
+SMALL = ["--hidden", "24", "--epochs", "6", "--set", "network.dropout=0.2", "--set", "training.checkpoint_every=3"]
+
+
+def rng_data(n=60):
+    rng = np.random.default_rng(0)
+    return rng.random((n, 12)).astype(np.float32), rng.integers(0, 3, n)
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "sgd"])
+def test_a_killed_run_goes_on_bit_for_bit(tmp_path, optimizer):
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    arguments = [*SMALL, "--optimizer", optimizer, "--lr", "0.01", "--json"]
+    subprocess.run([*TRAIN, *arguments, "-o", whole], check=True, env=ENVIRONMENT, capture_output=True, timeout=120)
+    process = subprocess.Popen([*TRAIN, *arguments, "-o", broken], env=ENVIRONMENT, stdout=subprocess.DEVNULL)
+    deadline = time.monotonic() + 60
+    while not (broken / "best.pt").exists():  # the first epoch is done
+        assert process.poll() is None, "it ended before it could be killed"
+        assert time.monotonic() < deadline
+        time.sleep(0.002)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert not (broken / "model.pt").exists()
+    done = subprocess.run([*TRAIN, *arguments, "-o", broken, "--resume"], env=ENVIRONMENT, capture_output=True)
+    assert done.returncode == 0, done.stderr.decode()
+    for name in ("model.pt", "best.pt"):
+        assert (broken / name).read_bytes() == (whole / name).read_bytes()
+
+
+class Stop(Exception):
+    pass
+
+
+def test_a_run_stopped_in_the_middle_of_an_epoch_goes_on_there(tmp_path, monkeypatch):
+    x, y = rng_data()
+
+    def trainer(rule="ottt"):
+        return Trainer(mlp((12, 9, 3), dropout=0.3), make_rule(rule), batch_size=8, seed=3)
+
+    whole = trainer()
+    whole.fit(x, y, 3, x_test=x, y_test=y)
+    first = trainer()
+    batches = []
+    train_batch = OTTT.train_batch
+
+    def stopping(self, *arguments):
+        batches.append(1)
+        if len(batches) == 14:  # the sixth batch of the second epoch
+            raise Stop
+        return train_batch(self, *arguments)
+
+    monkeypatch.setattr(OTTT, "train_batch", stopping)
+    with pytest.raises(Stop):
+        first.fit(x, y, 3, x_test=x, y_test=y, run=RunFolder(tmp_path), checkpoint_every=2)
+    monkeypatch.undo()
+    second = trainer()
+    history = second.fit(x, y, 3, x_test=x, y_test=y, run=RunFolder(tmp_path), resume=True)
+    assert len(history) == 3
+    assert all(torch.equal(a, b) for a, b in zip(whole.net.parameters(), second.net.parameters()))
+    rows = (tmp_path / "metrics.csv").read_text().splitlines()
+    assert len(rows) == 4
+    assert rows[0].startswith("epoch,loss,train_accuracy,test_accuracy")
+    with pytest.raises(UsageError, match=r"a run with rule = .*'ottt'.*asked for is .*'sltt'"):
+        trainer("sltt").fit(x, y, 3, run=RunFolder(tmp_path), resume=True)
+
+
+def test_a_network_of_another_architecture_is_refused(tmp_path):
+    x, y = rng_data()
+    Trainer(mlp((12, 9, 3)), OTTT()).fit(x, y, 1, run=RunFolder(tmp_path))
+    other = mlp((12, 8, 3))
+    before = [p.clone() for p in other.parameters()]
+    with pytest.raises((UsageError, FileError), match=r"training\.pt"):
+        Trainer(other, OTTT()).fit(x, y, 1, run=RunFolder(tmp_path), resume=True)
+    assert all(torch.equal(a, b) for a, b in zip(before, other.parameters()))
+
+
+def test_a_damaged_state_is_our_error(tmp_path):
+    x, y = rng_data(16)
+    Trainer(mlp((12, 4, 3)), OTTT(), batch_size=16).fit(x, y, 1, run=RunFolder(tmp_path))
+    state = tmp_path / "training.pt"
+    content = state.read_bytes()
+    rng = np.random.default_rng(0)
+    for _ in range(60):
+        damaged = bytearray(content)
+        place = rng.integers(len(damaged))
+        damaged[place] ^= 1 << rng.integers(8)
+        if rng.random() < 0.3:
+            damaged = damaged[:place]
+        state.write_bytes(damaged)
+        try:
+            Trainer(mlp((12, 4, 3)), OTTT(), batch_size=16).fit(x, y, 1, run=RunFolder(tmp_path), resume=True)
+        except (FileError, UsageError):
+            continue
+
+
+@pytest.mark.parametrize("update", ["step", "sequence"])
+def test_two_processes_learn_what_one_does(tmp_path, update):
+    """Gloo on the CPU; the weights are those of one process with the joint batch, within float rounding."""
+    common = ["--hidden", "20", "--epochs", "1", "--update", update, "--optimizer", "sgd", "--lr", "0.1", "--json"]
+    common += ["--set", "training.batch_size=97"]  # odd: the two parts of a batch differ
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "0"]
+    torchrun += ["--standalone", "-m", "ottt_loihi.cli.train"]
+    for command, folder in ((TRAIN, "one"), (torchrun, "two")):
+        done = subprocess.run(
+            [*command, *common, "-o", tmp_path / folder], env=ENVIRONMENT, capture_output=True, timeout=120
+        )
+        assert done.returncode == 0, done.stderr.decode()
+    one, two = load(tmp_path / "one" / "model.pt"), load(tmp_path / "two" / "model.pt")
+    for a, b in zip(one.parameters(), two.parameters()):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
+    start = mlp((64, 20, 10))
+    assert (one.readout.weight - start.readout.weight).abs().max() > 1e-2
+
+
+def test_evaluation_counts_spikes_and_operations():
+    net = mlp((12, 9, 3))
+    x = (np.random.default_rng(0).random((5, 4, 12)) < 0.5).astype(np.uint8)
+    found = evaluate(net, x, np.zeros(5, np.int64))
+    spikes = net.run(torch.from_numpy(x), record=("s",)).states["s"][0].detach()
+    np.testing.assert_allclose(found.rates_over_time[0], spikes.mean((1, 2)))
+    assert found.synaptic_operations == pytest.approx((x.sum() * 9 + float(spikes.sum()) * 3) / 5)
+    assert evaluate(net, x, np.zeros(5, np.int64), time_steps=2).rates_over_time.shape == (1, 2)
+    with pytest.raises(UsageError, match="time_steps: expected 1 … 4, got 5"):
+        evaluate(net, x, np.zeros(5, np.int64), time_steps=5)
+
+
+def test_data_options_of_every_config_are_the_loaders():
+    from ottt_loihi.data.images import load_image_folder
+    from ottt_loihi.data.registry import DATA_SETS
+
+    for path in Path(__file__).parents[1].glob("configs/*.toml"):
+        data = dict(read_config(path).data)
+        name = data.pop("name")
+        loader = DATA_SETS[name].load if name in DATA_SETS else load_image_folder
+        assert set(data) - {"encoding", "augmentations"} <= set(inspect.signature(loader).parameters), path
+
+
+def test_every_config_of_the_repository_is_sound():
+    shapes = {"digits": (8, 8), "mnist": (28, 28), "fashion-mnist": (28, 28), "cifar10": (3, 32, 32)}
+    shapes |= {
+        "cifar100": (3, 32, 32),
+        "cifar10-dvs": (2, 48, 48),
+        "dvs-gesture": (2, 128, 128),
+        "n-mnist": (2, 34, 34),
+    }
+    paths = sorted(Path(__file__).parents[1].glob("configs/*.toml"))
+    assert len(paths) >= 12
+    for path in paths:
+        config = read_config(path)
+        name = config.data["name"]
+        shape = shapes.get(name, (3, 224, 224))
+        if config.network.get("name", "mlp") != "mlp" and len(shape) == 2:
+            shape = (1, *shape)
+        with torch.device("meta"):
+            net = config.make_network(shape, {"cifar100": 100, "dvs-gesture": 11}.get(name, 10))
+        config.make_rule(net.convention)
+
+
+def test_settings_of_a_config(tmp_path):
+    (tmp_path / "a.toml").write_text("[training]\nepochs = 'many'\n")
+    with pytest.raises(UsageError, match=r"a.toml: training.epochs: expected int, got 'many'"):
+        read_config(tmp_path / "a.toml")
+    (tmp_path / "a.toml").write_text("[trainin]\n")
+    with pytest.raises(UsageError, match=r"a.toml: trainin: unknown; did you mean 'training'"):
+        read_config(tmp_path / "a.toml")
+    (tmp_path / "a.toml").write_text("[training\n")
+    with pytest.raises(FileError, match=r"a.toml: not a TOML file"):
+        read_config(tmp_path / "a.toml")
+    config = override(make_config({}), dict([parse_change("network.hidden=[3, 4]"), parse_change("rule.name=sltt")]))
+    assert config.make_network((5,), 2).architecture["arguments"]["sizes"] == [5, 3, 4, 2]
+    assert config.make_rule("paper").name == "sltt"
+    assert json.dumps(config.tables())
+
+
+def test_the_results_script_resumes_and_writes_its_table(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[1] / "benchmarks"))
+    import results
+
+    experiments = [
+        results.Experiment("digits, ottt", "digits-mlp", {}, (0, 1), 0.5),
+        results.Experiment("digits, sltt", "digits-mlp", {"rule": {"name": "sltt"}}),
+    ]
+    monkeypatch.setattr(results, "EXPERIMENTS", experiments)
+    monkeypatch.setattr(
+        sys, "argv", ["results.py", "--runs", str(tmp_path / "runs"), "--docs", str(tmp_path), "--epochs", "2"]
+    )
+    results.main()
+    first = (tmp_path / "results.json").read_text()
+    rows = json.loads(first)
+    assert [row["seeds"] for row in rows] == [2, 1]
+    assert all(0.2 < row["accuracy"] < 1 for row in rows)
+    assert load(tmp_path / "runs" / "digits-sltt-0" / "model.pt").provenance["training"]["rule"]["name"] == "sltt"
+    (tmp_path / "runs" / "digits-ottt-1" / "result.json").unlink()  # as if it had been killed after training
+    results.main()
+    again = json.loads((tmp_path / "results.json").read_text())
+    assert [row["accuracies"] for row in again] == [row["accuracies"] for row in rows]
+    assert "| digits, ottt | 2 |" in (tmp_path / "results.md").read_text()
+
+
+def test_ottt_eval_tests_at_other_numbers_of_steps(tmp_path):
+    command = [sys.executable, "-m", "ottt_loihi.cli.train", "--epochs", "3", "-o", tmp_path, "--json"]
+    trained = json.loads(subprocess.run(command, capture_output=True, env=ENVIRONMENT, check=True).stdout)
+    evaluate_it = [sys.executable, "-c", "from ottt_loihi.cli.eval import main; main()", tmp_path / "model.pt"]
+    done = subprocess.run(
+        [*evaluate_it, "-T", "2", "-T", "6", "--json", "--plot", tmp_path / "rates.svg"],
+        capture_output=True,
+        env=ENVIRONMENT,
+    )
+    assert done.returncode == 0, done.stderr.decode()
+    few, all_steps = json.loads(done.stdout)["runs"]
+    assert all_steps["accuracy"] == trained["test_accuracy"]
+    assert (len(few["rates_over_time"][0]), len(all_steps["rates_over_time"][0])) == (2, 6)
+    assert few["synaptic_operations"] < all_steps["synaptic_operations"]
+    assert "<svg" in (tmp_path / "rates.svg").read_text()
+    shown = subprocess.run(evaluate_it, capture_output=True, env={**ENVIRONMENT, "COLUMNS": "80"}, text=True)
+    assert "Trained with T = 6." in shown.stdout
+    refused = subprocess.run([*evaluate_it, "--plot", tmp_path / "rates.jpg"], capture_output=True, env=ENVIRONMENT)
+    assert refused.returncode == 2

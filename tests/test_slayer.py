@@ -1,0 +1,224 @@
+"""OTTT in SLAYER's own blocks: the same spikes, the same last-layer gradient, constant memory."""
+
+import itertools
+
+import h5py
+import numpy as np
+import pytest
+import torch
+
+pytest.importorskip("lava.lib.dl.slayer", reason="lava-dl needs Python 3.10")
+from lava.lib.dl import slayer as lava_slayer
+from ottt_loihi.converters import netx
+from ottt_loihi.sim.network import INPUT, LIF, ChipNetwork, Dense
+
+from ottt_loihi import sim
+from ottt_loihi.data import load_digits, rate_code
+from ottt_loihi.errors import UsageError
+from ottt_loihi.losses import SquaredError
+from ottt_loihi.slayer import OTTT
+
+pytestmark = pytest.mark.lava
+cuba = lava_slayer.block.cuba
+NEURON = {"threshold": 1.0, "current_decay": 0.4, "voltage_decay": 0.2}
+
+
+def dense(delay_shift=False, sizes=(12, 9, 4), **settings):
+    torch.manual_seed(0)
+    pairs = itertools.pairwise(sizes)
+    return torch.nn.ModuleList(
+        cuba.Dense(NEURON, n, m, weight_scale=3, delay_shift=delay_shift, **settings) for n, m in pairs
+    )
+
+
+def convolutional(delay_shift=False):
+    torch.manual_seed(0)
+    common = {"weight_scale": 3, "delay_shift": delay_shift}
+    return torch.nn.ModuleList(
+        [
+            cuba.Conv(NEURON, 1, 4, 3, padding=1, **common),
+            cuba.Pool(NEURON, 2, stride=2, delay_shift=delay_shift),
+            cuba.Flatten(),
+            cuba.Dense(NEURON, 4 * 4 * 4, 4, **common),
+        ]
+    )
+
+
+def recurrent():
+    torch.manual_seed(0)
+    rec = cuba.Recurrent(NEURON, 12, 9, weight_scale=3, weight_norm=False, delay_shift=False)
+    return torch.nn.ModuleList([rec, cuba.Dense(NEURON, 9, 4, weight_scale=3, delay_shift=False)])
+
+
+def spikes(shape, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    return (torch.rand(*shape, generator=generator) < 0.5).float()
+
+
+def by_slayer(blocks, x):
+    outputs = []
+    for block in blocks:
+        x = block(x)
+        outputs.append(x)
+    return outputs
+
+
+@pytest.mark.parametrize("delay_shift", [False, True])
+@pytest.mark.parametrize(
+    ("make", "shape"),
+    [(dense, (3, 12, 20)), (lambda d: dense(d, weight_norm=True), (3, 12, 20)), (convolutional, (2, 1, 8, 8, 12))],
+)
+def test_the_spikes_are_slayers(make, shape, delay_shift):
+    blocks, x = make(delay_shift), spikes(shape)
+    expected = by_slayer(blocks, x)
+    found = OTTT(blocks).run(x)
+    shift = 0
+    for block, ours, theirs in zip(blocks, found, expected, strict=True):
+        shift += getattr(block, "delay_shift", False) is True
+        steps = x.shape[-1] - shift
+        assert torch.equal(ours[..., :steps], theirs[..., shift:])
+        assert 0.02 < ours.mean() < 0.98
+        assert not theirs[..., :shift].any()
+
+
+def test_the_spikes_of_a_recurrent_block_are_slayers():
+    blocks, x = recurrent(), spikes((3, 12, 20))
+    expected = by_slayer(blocks, x)
+    for ours, theirs in zip(OTTT(blocks).run(x), expected, strict=True):
+        assert torch.equal(ours, theirs)
+        assert 0.02 < ours.mean() < 0.98
+
+
+@pytest.mark.parametrize("make", [dense, lambda: dense(weight_norm=True)])
+def test_the_last_layers_gradient_is_autograds(make):
+    """v written out by hand: cut at nothing but the resets, which are constants."""
+    blocks, x = make(), spikes((3, 12, 20))
+    labels = torch.tensor([0, 1, 3])
+    by_slayer(blocks, x)
+    rule = OTTT(blocks)
+    blocks.zero_grad()
+    result = rule.train_batch(x, labels, SquaredError(), None)
+    found = {name: p.grad.clone() for name, p in blocks[-1].named_parameters() if p.grad is not None}
+
+    hidden = rule.run(x)[-2]
+    blocks.zero_grad()
+    block, neuron = blocks[-1], blocks[-1].neuron
+    lu, lv = (1 - torch.round(d.detach()) / 4096 for d in (neuron.current_decay, neuron.voltage_decay))
+    u = v = 0.0
+    states, total = None, 0.0
+    for t in range(x.shape[-1]):
+        z = block.synapse(hidden[..., t : t + 1])
+        u = lu * u + z
+        free = lv * v + u
+        with torch.no_grad():  # SLAYER's own integer voltage, so that spikes and surrogate are its own
+            states = _advance(neuron, z, states)
+        voltage = free + (states[2] - free).detach()
+        s = neuron.spike(voltage)
+        total = total + SquaredError()(s.flatten(1), labels, x.shape[-1])
+        v = free  # the reset is a constant: it takes no part in the gradient
+    total.backward()
+    torch.testing.assert_close(result.loss, total.detach())
+    expected = {name: p.grad for name, p in blocks[-1].named_parameters() if p.grad is not None}
+    assert found.keys() == expected.keys()
+    for name, gradient in found.items():
+        assert gradient.abs().max() > 1e-4
+        torch.testing.assert_close(gradient, expected[name], rtol=1e-4, atol=1e-6)
+
+
+def _advance(neuron, z, states):
+    zero = torch.zeros_like(z[..., 0])
+    neuron.current_state, neuron.voltage_state = (zero, zero) if states is None else states[:2]
+    current, voltage = neuron.dynamics(z)
+    fired = neuron.spike(voltage)[..., -1] > 0
+    return current[..., -1], voltage[..., -1] * ~fired, voltage
+
+
+def test_memory_does_not_grow_with_the_number_of_steps():
+    from torch.profiler import ProfilerActivity, profile
+
+    def peak(steps):
+        blocks, x = dense(sizes=(12, 40, 4)), spikes((64, 12, steps))
+        rule = OTTT(blocks)
+        rule.train_batch(x[..., :2], torch.zeros(64, dtype=torch.int64), SquaredError(), None)
+        with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as prof:
+            rule.train_batch(x, torch.zeros(64, dtype=torch.int64), SquaredError(), None)
+        live = most = 0
+        for event in prof.profiler.kineto_results.events():
+            if event.name() == "[memory]":
+                live += event.nbytes()
+                most = max(most, live)
+        return most
+
+    assert peak(24) <= 1.05 * peak(4)
+
+
+def digit_spikes(images, seed):
+    return torch.from_numpy(rate_code(images.reshape(-1, 64), 10, seed=seed)).float().transpose(1, 2).contiguous()
+
+
+def chip_of(path, num_steps):
+    """The integer network in a file that SLAYER's blocks exported."""
+    layers, connections = [], []
+    with h5py.File(path) as file:
+        for index in range(len(file["layer"])):
+            group = file[f"layer/{index}"]
+            weight = group["weight"][()].astype(np.int64)
+            neuron = {name: int(group["neuron"][name][()]) for name in ("iDecay", "vDecay", "vThMant")}
+            layers.append(LIF((len(weight),), neuron["iDecay"] - 1, neuron["vDecay"], neuron["vThMant"]))
+            connections.append(Dense(index - 1 if index else INPUT, index, weight))
+    return ChipNetwork((64,), tuple(layers), tuple(connections), num_steps)
+
+
+def test_digits_learned_with_ottt_have_the_same_spikes_in_slayer_netx_and_sim(tmp_path):
+    digits = load_digits()
+    torch.manual_seed(0)
+    neuron = {"threshold": 1.0, "current_decay": 1.0, "voltage_decay": 0.5}
+    sizes = itertools.pairwise((64, 128, 10))
+    blocks = [cuba.Dense(neuron, n, m, weight_scale=3, delay_shift=False) for n, m in sizes]
+    blocks = torch.nn.ModuleList(blocks)
+    rule = OTTT(blocks)
+    optimizer = torch.optim.Adam(blocks.parameters(), lr=0.01)
+    x, labels = digit_spikes(digits.x_train, 1), torch.from_numpy(np.asarray(digits.y_train))
+    for epoch in range(8):
+        order = torch.randperm(len(x), generator=torch.Generator().manual_seed(epoch))
+        for first in range(0, len(x), 64):
+            chosen = order[first : first + 64]
+            rule.train_batch(x[chosen], labels[chosen], SquaredError(), optimizer)
+    test = digit_spikes(digits.x_test, 0)
+    found = rule.run(test)
+    accuracy = float((found[-1].sum(-1).argmax(1).numpy() == digits.y_test).mean())
+    assert accuracy >= 0.92
+    few = test[:20]
+    expected = [block.detach() for block in by_slayer(blocks, few)]
+    with h5py.File(tmp_path / "slayer.net", "w") as file:
+        for index, block in enumerate(blocks):
+            block.export_hdf5(file.create_group(f"layer/{index}"))
+    chip = chip_of(tmp_path / "slayer.net", few.shape[-1])
+    messages = few.transpose(1, 2).numpy().astype(np.uint8)
+    for result in (
+        sim.run(chip, messages, record=("s",)),
+        netx.run(chip, tmp_path / "slayer.net", messages, record=("s",)),
+    ):
+        for layer, theirs in enumerate(expected):
+            np.testing.assert_array_equal(result.states["s"][layer], theirs.permute(2, 0, 1).numpy() > 0)
+            assert torch.equal(found[layer][:20], theirs)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: [], "expected one or more blocks"),
+        (lambda: [torch.nn.Linear(2, 3)], "block 1, Linear: it is of torch.nn"),
+        (lambda: dense(delay=True), "block 1, Dense: learned axonal delays"),
+        (lambda: dense(count_log=True), "block 1, Dense: count_log=True"),
+        (lambda: [cuba.Dense({**NEURON, "requires_grad": True}, 3, 2)], "learned decays need BPTT"),
+        (lambda: [cuba.Dense({**NEURON, "shared_param": False}, 3, 2)], "decays per channel"),
+        (lambda: [cuba.Dense({**NEURON, "norm": lava_slayer.neuron.norm.MeanOnlyBatchNorm}, 3, 2)], "a norm between"),
+        (lambda: [cuba.Input(NEURON, weight=1.0)], "block 1, Input: its weight and bias"),
+        (lambda: [lava_slayer.block.alif.Flatten()], "block 1, Flatten: it is of"),
+        (lambda: [cuba.Affine(NEURON, 3, 2), cuba.Flatten()], "an Affine block must be the last"),
+    ],
+)
+def test_what_it_cannot_train_is_refused_by_name(make, message):
+    with pytest.raises(UsageError, match=message):
+        OTTT(make())
