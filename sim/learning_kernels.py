@@ -19,6 +19,7 @@ from ottt_loihi.sim.learning_integers import (
     FRACTION_BITS,
     MAX_SHIFT,
     MESSAGE_MAX,
+    MOMENTUM_MAX,
     TRACE_MAX,
 )
 
@@ -34,22 +35,24 @@ LAYER = np.dtype(
             "plastic", "impulse", "pre_phase", "keeps_trace",  # keeps_trace: 0 if the trace is the step's spike alone
             "vth", "half_width",  # aligned to the state
             "y1_mantissa", "y1_shift", "error_mantissa", "error_shift",  # error_mantissa 0: sends no error
-            "feedback",  # where its feedback weights start, or TRANSPOSED
+            "feedback", "direct",  # where its feedback weights start; direct: they meet the readout's error, not
+            # that of the layer above
+            "twin",  # where weights start that learn as its own do (Kolen–Pollack), or NONE
+            "noise", "gain_mantissa", "gain_shift", "averaging",  # OPZO; noise aligned to the state, 0: none
         )
     ]
     + [(name, np.float64) for name in ("trace_decay", "keep_u", "keep_v")]
-    + [("key", np.uint32)]  # mix32 of the seed of its weights' rounding
+    + [(name, np.uint32) for name in ("key", "feedback_key")]  # mix32 of the seeds of its weights' rounding
 )  # fmt: skip
-TRANSPOSED = -1
+NONE = -1
 
 
 class Constants(NamedTuple):
     """What learning does not change.
 
     layers: :data:`LAYER`, the readout last · epoch: K · steps: T · target: what the right class's membrane should be,
-    aligned to the state · halve_every: in frames, 0: never · independent: rounding ``per-synapse`` · feedback: int16,
-    rows of the readout's width, a row per hidden neuron · u_init, bias, loop: int32 per neuron; loop: what its own
-    spike adds one step later.
+    aligned to the state · halve_every: in frames, 0: never · independent: rounding ``per-synapse`` · u_init, bias,
+    loop: int32 per neuron; loop: what its own spike adds one step later.
     """
 
     layers: np.ndarray
@@ -58,7 +61,6 @@ class Constants(NamedTuple):
     target: int
     halve_every: int
     independent: bool
-    feedback: np.ndarray
     u_init: np.ndarray
     bias: np.ndarray
     loop: np.ndarray
@@ -67,9 +69,10 @@ class Constants(NamedTuple):
 class State(NamedTuple):
     """What learning changes.
 
-    weights: int16 · spikes: uint8, trace: int32, per source · u, v, membrane (v before its reset), y1, error: int32 and
-    rng: uint32, per neuron · scores: int64 per neuron of the readout · y1_saturated, error_saturated: int64 per layer ·
-    correct: int64 (1,).
+    weights: int16, of all connections, then of feedback, a row per hidden neuron · spikes: uint8, trace: int32, per
+    source · u, v, membrane (v before its reset), y1, error: int32, noise: int8 and rng: uint32, per neuron · scores:
+    int64 per neuron of the readout · y1_saturated, error_saturated, feedback_saturated: int64 per layer · correct:
+    int64 (1,).
     """
 
     weights: np.ndarray
@@ -80,10 +83,12 @@ class State(NamedTuple):
     membrane: np.ndarray
     y1: np.ndarray
     error: np.ndarray
+    noise: np.ndarray
     rng: np.ndarray
     scores: np.ndarray
     y1_saturated: np.ndarray
     error_saturated: np.ndarray
+    feedback_saturated: np.ndarray
     correct: np.ndarray
 
 
@@ -119,15 +124,22 @@ def learn(constants, state, packed, labels, gate, first, trace_random, weight_ra
             compare(layers[last], last, constants.target, labels[sample], gate[sample], halved, state)
             for index in range(last - 1, -1, -1):
                 feed_back(index, constants, state, halved)
+                if layers[index].averaging > 0:
+                    follow_noise(index, constants, state, frame)
             for index in range(len(layers)):
                 if layers[index].plastic:
                     random = trace_random[index, local]
                     live = decay_traces(layers[index], constants.epoch, random, state, decayed, active)
-                    if constants.independent:
-                        key = mix(np.uint32(layers[index].key + np.uint32(frame & 0xFFFFFFFF)))
-                        update_independently(layers[index], key, state, active, live)
-                    else:
-                        update(layers[index], weight_random[local], state, active, live)
+                    layer, key = layers[index], layers[index].key
+                    for start in (layer.weight, layer.twin):
+                        if start == NONE:
+                            continue
+                        if constants.independent:
+                            key = mix(np.uint32(key + np.uint32(frame & 0xFFFFFFFF)))
+                            update_independently(layer, start, key, state, active, live)
+                            key = layer.feedback_key
+                        else:
+                            update(layer, start, weight_random[local], state, active, live)
         predictions[sample] = best(layers[len(layers) - 1].size, state.scores)
         state.correct[0] += predictions[sample] == labels[sample]
 
@@ -223,7 +235,12 @@ def fire(layer, target, constants, state, sums):
         a = np.int32(shifted(sums[j], exponent) + (loop[n] if spikes[target + j] else np.int32(0)))
         x = wrapped(np.int32(np.int32(np.float64(u[n]) * keep_u) + np.int32(a << 6)))
         m = clipped(np.int32(np.int32(np.int32(np.float64(v[n]) * keep_v) + x) + bias[n]))
-        fires = m > vth
+        threshold = vth
+        if layer.noise > 0:
+            next_random(n, state.rng)
+            state.noise[n] = 1 if state.rng[n] >> np.uint32(31) else -1
+            threshold = np.int32(vth - np.int32(layer.noise * state.noise[n]))
+        fires = m > threshold
         u[n], membrane[n] = x, m
         spikes[target + j] = fires
         v[n] = np.int32(0) if fires else m
@@ -241,14 +258,19 @@ def answer(layer, constants, state, sums):
 
 
 @inlined
-def scaled(n, x, mantissa, shift, rng):
-    """``learning_integers.scale_stochastically`` with neuron n's next random number."""
+def next_random(n, rng):
+    """``learning_integers.xorshift32`` of neuron n."""
     r = rng[n]
     r = np.uint32(r ^ np.uint32(r << np.uint32(13)))
     r = np.uint32(r ^ np.uint32(r >> np.uint32(17)))
-    r = np.uint32(r ^ np.uint32(r << np.uint32(5)))
-    rng[n] = r
-    return (x * mantissa + (np.int64(r) >> (32 - shift))) >> shift
+    rng[n] = np.uint32(r ^ np.uint32(r << np.uint32(5)))
+
+
+@inlined
+def scaled(n, x, mantissa, shift, rng):
+    """``learning_integers.scale_stochastically`` with neuron n's next random number."""
+    next_random(n, rng)
+    return (x * mantissa + (np.int64(rng[n]) >> (32 - shift))) >> shift
 
 
 @inlined
@@ -288,12 +310,8 @@ def feed_back(index, constants, state, halved):
         n = layer.neuron + j
         g = np.int64(0)
         if abs(state.membrane[n] - layer.vth) < layer.half_width:
-            if layer.feedback == TRANSPOSED:
-                start = above.weight + j * above.width
-                g = np.int64(third_factor(state.weights, start, above.width, state.error, above.neuron))
-            else:
-                start = layer.feedback + j * last.width
-                g = np.int64(third_factor(constants.feedback, start, last.width, state.error, last.neuron))
+            width, sender = (last.width, last.neuron) if layer.direct else (above.width, above.neuron)
+            g = np.int64(third_factor(state.weights, layer.feedback + j * width, width, state.error, sender))
         y = scaled(n, -g, layer.y1_mantissa, shift, state.rng)
         state.y1_saturated[index] += abs(y) > MESSAGE_MAX
         state.y1[n] = min(max(y, -MESSAGE_MAX), MESSAGE_MAX)
@@ -301,6 +319,27 @@ def feed_back(index, constants, state, halved):
             y = scaled(n, g, layer.error_mantissa, layer.error_shift, state.rng)
             state.error_saturated[index] += abs(y) > MESSAGE_MAX
             state.error[n] = min(max(y, -MESSAGE_MAX), MESSAGE_MAX)
+
+
+@inlined
+def follow_noise(index, constants, state, frame):
+    """``learning_integers.momentum_step`` of OPZO's M: ``M += (gain·z·eᵀ − M) / 2^averaging``, if there is an error."""
+    layers = constants.layers
+    layer, last = layers[index], layers[len(layers) - 1]
+    if nothing_to_learn(last, state.error):
+        return
+    weights, shift = state.weights, layer.gain_shift
+    total = min(MAX_SHIFT, shift + layer.averaging)
+    key = mix(np.uint32(layer.feedback_key + np.uint32(frame & 0xFFFFFFFF)))
+    for c in range(last.size):
+        error, column = np.int64(state.error[last.neuron + c]), mix(np.uint32(key + np.uint32(c)))
+        for j in range(layer.size):
+            at = layer.feedback + j * last.width + c
+            wide, product = np.int64(weights[at]), error * state.noise[layer.neuron + j]
+            r = np.int64(mix(np.uint32(column + np.uint32(j)))) >> (32 - total)
+            moved = wide + ((product * layer.gain_mantissa - (wide << shift) + r) >> total)
+            state.feedback_saturated[index] += abs(moved) > MOMENTUM_MAX
+            weights[at] = min(max(moved, -MOMENTUM_MAX), MOMENTUM_MAX)
 
 
 @inlined
@@ -334,7 +373,7 @@ def decay_traces(layer, epoch, random, state, decayed, active):
 
 @inlined
 def nothing_to_learn(layer, y1):
-    """True if no neuron of a layer has a y1."""
+    """True if no neuron of a layer has a y1 (an error)."""
     found = 0
     for j in range(layer.neuron, layer.neuron + layer.width):
         found |= y1[j]
@@ -350,30 +389,30 @@ def learnt(w, x, y1, random):
 
 
 @inlined
-def update(layer, random, state, active, count):
-    """``Δw = x1·y1`` with one random number for all synapses."""
+def update(layer, start, random, state, active, count):
+    """``Δw = x1·y1`` of the weights from ``start`` on, with one random number for all synapses."""
     weights, y1, neuron = state.weights, state.y1, np.uint64(layer.neuron)
     if nothing_to_learn(layer, y1):
         return
     for k in range(count):
         x = state.trace[layer.source + active[k]]
-        row = np.uint64(layer.weight + active[k] * layer.width)
+        row = np.uint64(start + active[k] * layer.width)
         for j in range(np.uint64(layer.width)):
             weights[row + j] = learnt(weights[row + j], x, y1[neuron + j], random)
 
 
 @inlined
-def update_independently(layer, key, state, active, count):
-    """``Δw = x1·y1`` with a random number for each synapse (``learning_integers.synapse_draws``)."""
+def update_independently(layer, start, key, state, active, count):
+    """The same with a random number for each synapse (``learning_integers.synapse_draws``)."""
     weights, y1, neuron = state.weights, state.y1, np.uint64(layer.neuron)
     if nothing_to_learn(layer, y1):
         return
     for k in range(count):
         x = state.trace[layer.source + active[k]]
-        row = np.uint64(layer.weight + active[k] * layer.width)
-        start = mix(np.uint32(key + np.uint32(active[k])))
+        row = np.uint64(start + active[k] * layer.width)
+        row_key = mix(np.uint32(key + np.uint32(active[k])))
         for j in range(np.uint64(layer.width)):
-            draw = mix(np.uint32(start + np.uint32(j))) >> np.uint32(32 - FRACTION_BITS)
+            draw = mix(np.uint32(row_key + np.uint32(j))) >> np.uint32(32 - FRACTION_BITS)
             weights[row + j] = learnt(weights[row + j], x, y1[neuron + j], np.int32(127) - np.int32(draw))
 
 
