@@ -36,6 +36,7 @@ lint: $(STAMP)
 bench: $(STAMP)
 	$(BIN)/python benchmarks/startup.py
 	$(BIN)/python benchmarks/sim.py
+	$(BIN)/python benchmarks/learning.py
 	$(BIN)/python benchmarks/training.py
 
 results: $(STAMP)

@@ -9,9 +9,7 @@ import numpy as np
 from ottt_loihi.onchip.plan import LAYERWISE, Plan
 from ottt_loihi.sim import arithmetic
 from ottt_loihi.sim import learning_integers as integers
-from ottt_loihi.sim.learning import LearningLayer, LearningNetwork
-
-from ottt_loihi.errors import UsageError
+from ottt_loihi.sim.learning import Feedback, LearningLayer, LearningNetwork
 
 ERROR_STEPS = 64  # 8-bit messages: an error of ±1 is ±64, and ±127 is the end
 FEEDBACK_MAX = 254
@@ -130,8 +128,6 @@ def learning_network(
 
     Raises :class:`UsageError` for a rate too small or too large for the integers.
     """
-    if feedback in ("kolen-pollack", "opzo"):
-        raise UsageError(f"feedback: {feedback} is not in sim.learn yet; use backend inprocess")
     schedule = plan.schedule(feedback)
     layers = []
     for index, scales in enumerate(layer_scales(plan, rates, feedback, seed)):
@@ -147,7 +143,7 @@ def learning_network(
                 impulse=integers.default_impulse(plan.trace_decay(index)),
                 y1=integers.mantissa_and_shift(scales.y1, f"{name}.y1_scale"),
                 error=scales.error and integers.mantissa_and_shift(scales.error, f"{name}.error_scale"),
-                feedback=scales.feedback,
+                feedback=_own_feedback(plan, feedback, index, scales, seed),
                 half_width=lif.vth,
                 trace_seed=trace_seed(seed, index),
                 weight_seed=weight_seed(seed, index),
@@ -155,3 +151,13 @@ def learning_network(
             )
         )
     return LearningNetwork(tuple(layers), schedule.epoch, plan.chip.num_steps, plan.unit, halve_every, rounding)
+
+
+def _own_feedback(plan: Plan, kind: str, layer: int, scales: Scales, seed: int) -> Feedback | None:
+    if scales.feedback is None:
+        return None
+    own_seed = feedback_seed(plan, seed, layer)
+    if kind != "opzo":
+        return Feedback(kind, scales.feedback, own_seed)
+    gain = integers.mantissa_and_shift(scales.gain, f"feedback[{layer}].gain")
+    return Feedback(kind, scales.feedback, own_seed, scales.noise, gain, AVERAGING)

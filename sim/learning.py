@@ -31,6 +31,36 @@ CHUNK_FRAMES = 1 << 14  # time steps whose random numbers are made at once
 
 
 @dataclass(frozen=True)
+class Feedback:
+    """Weights of its own that bring the error to a hidden layer.
+
+    ==================  ===============================  ==============================================================
+    kind                matrix                           the third factor is
+    ==================  ===============================  ==============================================================
+    ``"random"``        (neurons, classes)               ``matrix · e`` with the readout's error, for ever
+    ``"kolen-pollack"`` (neurons above, neurons)         ``matrixᵀ · e`` with the error of the layer above; learns as
+                                                         the connection to that layer does, from the same spikes and y1
+    ``"opzo"``          (neurons, classes)               ``matrix · e`` with the readout's error; follows noise · error
+    ==================  ===============================  ==============================================================
+
+    seed: of its rounding · opzo alone: noise in units of vth, gain (mantissa, shift) per product of noise and error,
+    averaging: momentum 1 − 2^−averaging (``learning_integers.momentum_step``).
+    """
+
+    kind: str
+    matrix: np.ndarray
+    seed: int = 0
+    noise: int = 0
+    gain: tuple[int, int] = (0, 0)
+    averaging: int = 0
+
+    @property
+    def rows(self) -> np.ndarray:
+        """A row per hidden neuron."""
+        return self.matrix.T if self.kind == "kolen-pollack" else self.matrix
+
+
+@dataclass(frozen=True)
 class LearningLayer:
     """A dense connection and the neurons behind it.
 
@@ -45,8 +75,8 @@ class LearningLayer:
     impulse             1 … 127                          of the trace
     y1, error           (mantissa, shift)                scale and stochastic rounding of y1 and of the error sent on;
                                                          error None: nobody listens
-    feedback            int32 (neurons, classes), None   what the readout's error is multiplied with; None: the
-                                                         transposed weights of the layer above and its error
+    feedback            a :class:`Feedback`, or None     what brings the error; None: the transposed weights of the
+                                                         layer above
     half_width          in units of vth                  of the rectangle
     trace_seed,         ≥ 0                              of the trace's decay, of ``per-synapse`` rounding, and of the
     weight_seed, seed                                    neurons' rounding
@@ -63,7 +93,7 @@ class LearningLayer:
     impulse: int
     y1: tuple[int, int]
     error: tuple[int, int] | None
-    feedback: np.ndarray | None
+    feedback: Feedback | None
     half_width: int
     trace_seed: int
     weight_seed: int
@@ -103,14 +133,14 @@ class LearningNetwork:
         """SHA-256 of everything here but the weights of plastic connections, which learning changes."""
         sha = hashlib.sha256(repr((self.epoch, self.num_steps, self.unit, self.halve_every, self.rounding)).encode())
         for layer in self.layers:
-            for part in (layer, layer.layer, layer.connection, layer.inhibition):
+            for part in (layer, layer.layer, layer.connection, layer.inhibition, layer.feedback):
                 for f in fields(part) if part is not None else ():
                     value = getattr(part, f.name)
                     if f.name == "weight" and part is layer.connection and layer.plastic:
                         value = value.shape
                     if isinstance(value, np.ndarray):
                         sha.update(repr((f.name, value.shape)).encode() + value.astype(np.int64).tobytes())
-                    elif not isinstance(value, (LIF, Dense, Diagonal)):
+                    elif not isinstance(value, (LIF, Dense, Diagonal, Feedback)):
                         sha.update(repr((f.name, value)).encode())
         return sha.hexdigest()
 
@@ -185,8 +215,8 @@ class Learner:
         """Copies of all state, or of the variables of some names, as Lava's processes have it at the end of an epoch.
 
         ``plastic[l].weights``, ``.x1``, ``.y1`` · ``neuron[l].u``, ``.v``, ``.s``, ``.y1``, ``.rng`` ·
-        ``readout[0].v``, ``.y1``, ``.rng``, ``.scores``, ``.correct`` · and the counts ``.y1_saturated``,
-        ``.error_saturated``.
+        ``readout[0].v``, ``.y1``, ``.rng``, ``.scores``, ``.correct`` · the counts ``.y1_saturated``,
+        ``.error_saturated`` · ``feedback[l].weights``, and with OPZO ``.noise``, ``.saturated``.
         """
         found: dict[str, np.ndarray] = {}
         state, layers = self.state, self._constants.layers
@@ -205,7 +235,21 @@ class Learner:
             found |= {f"plastic[{index}].{name}": value for name, value in synapses.items()}
             process = f"neuron[{index}]" if index < len(layers) - 1 else "readout[0]"
             found |= {f"{process}.{name}": value for name, value in mine.items()}
+            found |= self._feedback_variables(index)
         return {k: v.copy() for k, v in found.items() if names is None or k.rsplit(".", 1)[1] in names}
+
+    def _feedback_variables(self, index: int) -> dict[str, np.ndarray]:
+        feedback, at, state = self.network.layers[index].feedback, self._constants.layers[index], self.state
+        if feedback is None:
+            return {}
+        width = self._constants.layers[-1 if at["direct"] else index + 1]["width"]
+        rows = state.weights[at["feedback"] : at["feedback"] + at["size"] * width].reshape(at["size"], width)
+        rows = rows[:, : feedback.rows.shape[1]].astype(np.int32)
+        mine = {"weights": rows.T if feedback.kind == "kolen-pollack" else rows}
+        if feedback.kind == "opzo":
+            mine["noise"] = state.noise[at["neuron"] : at["neuron"] + at["size"]]
+            mine["saturated"] = state.feedback_saturated[index : index + 1]
+        return {f"feedback[{index}].{name}": value for name, value in mine.items()}
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the state to ``path``, whole or not at all. Raises :class:`FileError` if it cannot be written."""
@@ -309,21 +353,21 @@ def lava_weight_random(first: int, count: int) -> np.ndarray:
 def _pack(network: LearningNetwork, kernels):  # type: ignore[no-untyped-def]
     """The flat arrays of :mod:`ottt_loihi.sim.learning_kernels`."""
     layers = np.zeros(len(network.layers), kernels.LAYER)
-    source = neuron = weight = feedback = 0
-    readout_width = _padded(network.classes, kernels.BLOCK)
+    source = neuron = weight = 0
     weights: list[np.ndarray] = []
-    matrices: list[np.ndarray] = []
     for at, part in zip(layers, network.layers):
         size, inputs = part.connection.shape
         width = _padded(size, kernels.BLOCK)
         at["source"], at["inputs"], at["neuron"], at["size"], at["width"] = source, inputs, neuron, size, width
-        at["weight"], at["feedback"] = weight, feedback if part.feedback is not None else kernels.TRANSPOSED
+        at["weight"], at["twin"] = weight, kernels.NONE
         _pack_numbers(at, part, network.epoch)
         weights.append(_rows(part.connection.weight.T, width))
-        if part.feedback is not None:
-            matrices.append(_rows(part.feedback, readout_width))
-            feedback += size * readout_width
         source, neuron, weight = source + inputs, neuron + width, weight + inputs * width
+    for at, above, part in zip(layers[:-1], layers[1:], network.layers):
+        at["feedback"] = weight if part.feedback is not None else above["weight"]
+        if part.feedback is not None:
+            weights.append(_pack_feedback(at, above, layers[-1], part))
+            weight += len(weights[-1])
     constants = kernels.Constants(
         layers=layers,
         epoch=network.epoch,
@@ -331,7 +375,6 @@ def _pack(network: LearningNetwork, kernels):  # type: ignore[no-untyped-def]
         target=network.unit << arithmetic.STATE_SHIFT,
         halve_every=network.halve_every * network.num_steps,
         independent=network.rounding == "per-synapse",
-        feedback=np.concatenate(matrices or [np.zeros(0, np.int16)]),
         u_init=_per_neuron(layers, [part.layer.u_init.reshape(-1) for part in network.layers]),
         bias=_per_neuron(layers, [_bias(part.layer) for part in network.layers]),
         loop=_per_neuron(layers, [_loop(part) for part in network.layers]),
@@ -345,10 +388,12 @@ def _pack(network: LearningNetwork, kernels):  # type: ignore[no-untyped-def]
         spikes=np.zeros(source, np.uint8),
         trace=np.zeros(source, np.int32),
         u=constants.u_init.copy(),
+        noise=np.zeros(neuron, np.int8),
         rng=rng,
         scores=np.zeros(network.classes, np.int64),
         y1_saturated=np.zeros(len(layers), np.int64),
         error_saturated=np.zeros(len(layers), np.int64),
+        feedback_saturated=np.zeros(len(layers), np.int64),
         correct=np.zeros(1, np.int64),
         **zeros,
     )
@@ -368,6 +413,21 @@ def _pack_numbers(at: np.void, part: LearningLayer, epoch: int) -> None:
     at["trace_decay"] = per_step
     at["keep_u"], at["keep_v"] = (unity - 1 - part.layer.du) / unity, (unity - part.layer.dv) / unity
     at["key"] = integers.mix32(np.array([part.weight_seed], np.uint32))[0]
+
+
+def _pack_feedback(at: np.void, above: np.void, readout: np.void, part: LearningLayer) -> np.ndarray:
+    """The numbers of a hidden layer's own feedback; returns its weights."""
+    feedback = part.feedback
+    assert feedback is not None
+    key = integers.mix32(np.array([feedback.seed], np.uint32))[0]
+    at["direct"] = feedback.kind != "kolen-pollack"
+    if feedback.kind == "kolen-pollack":
+        above["twin"], above["feedback_key"] = at["feedback"], key
+    if feedback.kind == "opzo":
+        at["noise"], at["averaging"] = feedback.noise << arithmetic.STATE_SHIFT, feedback.averaging
+        at["gain_mantissa"], at["gain_shift"] = feedback.gain
+        at["feedback_key"] = key
+    return _rows(feedback.rows, int((readout if at["direct"] else above)["width"]))
 
 
 def _bias(layer: LIF) -> np.ndarray:

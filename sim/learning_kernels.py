@@ -4,7 +4,8 @@ All layers lie one behind the other in flat arrays. *Sources* are the input and 
 traces. *Neurons* are the hidden layers and the readout, each padded to ``width``, a multiple of :data:`BLOCK`. Weights
 are stored presynaptic side first, int16 rows of ``width``, so that a spike adds a row and a trace changes one.
 
-Inner loops over neurons come in blocks of :data:`BLOCK`, a constant, which the compiler turns into whole vectors.
+Indices of inner loops are unsigned, which spares numba's test for negative ones, and sums are cut to 32 bits at once:
+otherwise nothing vectorises, and a row takes fifteen times as long.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from ottt_loihi.sim.learning_integers import (
     FRACTION_BITS,
     MAX_SHIFT,
     MESSAGE_MAX,
+    MOMENTUM_MAX,
     TRACE_MAX,
 )
 
@@ -33,22 +35,24 @@ LAYER = np.dtype(
             "plastic", "impulse", "pre_phase", "keeps_trace",  # keeps_trace: 0 if the trace is the step's spike alone
             "vth", "half_width",  # aligned to the state
             "y1_mantissa", "y1_shift", "error_mantissa", "error_shift",  # error_mantissa 0: sends no error
-            "feedback",  # where its feedback weights start, or TRANSPOSED
+            "feedback", "direct",  # where its feedback weights start; direct: they meet the readout's error, not
+            # that of the layer above
+            "twin",  # where weights start that learn as its own do (Kolen–Pollack), or NONE
+            "noise", "gain_mantissa", "gain_shift", "averaging",  # OPZO; noise aligned to the state, 0: none
         )
     ]
     + [(name, np.float64) for name in ("trace_decay", "keep_u", "keep_v")]
-    + [("key", np.uint32)]  # mix32 of the seed of its weights' rounding
+    + [(name, np.uint32) for name in ("key", "feedback_key")]  # mix32 of the seeds of its weights' rounding
 )  # fmt: skip
-TRANSPOSED = -1
+NONE = -1
 
 
 class Constants(NamedTuple):
     """What learning does not change.
 
     layers: :data:`LAYER`, the readout last · epoch: K · steps: T · target: what the right class's membrane should be,
-    aligned to the state · halve_every: in frames, 0: never · independent: rounding ``per-synapse`` · feedback: int16,
-    rows of the readout's width, a row per hidden neuron · u_init, bias, loop: int32 per neuron; loop: what its own
-    spike adds one step later.
+    aligned to the state · halve_every: in frames, 0: never · independent: rounding ``per-synapse`` · u_init, bias,
+    loop: int32 per neuron; loop: what its own spike adds one step later.
     """
 
     layers: np.ndarray
@@ -57,7 +61,6 @@ class Constants(NamedTuple):
     target: int
     halve_every: int
     independent: bool
-    feedback: np.ndarray
     u_init: np.ndarray
     bias: np.ndarray
     loop: np.ndarray
@@ -66,9 +69,10 @@ class Constants(NamedTuple):
 class State(NamedTuple):
     """What learning changes.
 
-    weights: int16 · spikes: uint8, trace: int32, per source · u, v, membrane (v before its reset), y1, error: int32 and
-    rng: uint32, per neuron · scores: int64 per neuron of the readout · y1_saturated, error_saturated: int64 per layer ·
-    correct: int64 (1,).
+    weights: int16, of all connections, then of feedback, a row per hidden neuron · spikes: uint8, trace: int32, per
+    source · u, v, membrane (v before its reset), y1, error: int32, noise: int8 and rng: uint32, per neuron · scores:
+    int64 per neuron of the readout · y1_saturated, error_saturated, feedback_saturated: int64 per layer · correct:
+    int64 (1,).
     """
 
     weights: np.ndarray
@@ -79,10 +83,12 @@ class State(NamedTuple):
     membrane: np.ndarray
     y1: np.ndarray
     error: np.ndarray
+    noise: np.ndarray
     rng: np.ndarray
     scores: np.ndarray
     y1_saturated: np.ndarray
     error_saturated: np.ndarray
+    feedback_saturated: np.ndarray
     correct: np.ndarray
 
 
@@ -99,7 +105,8 @@ def learn(constants, state, packed, labels, gate, first, trace_random, weight_ra
     widest = 0
     for index in range(len(layers)):
         widest = max(widest, layers[index].width, layers[index].inputs)
-    active, sums = np.empty(widest + 8, np.int64), np.zeros(widest + BLOCK, np.int32)
+    active, sums = np.empty(widest + 1, np.int64), np.empty(widest, np.int32)
+    decayed = np.empty(TRACE_MAX + 1, np.int32)
     for sample in range(len(packed)):
         forget(constants, state)
         for t in range(constants.steps):
@@ -117,14 +124,22 @@ def learn(constants, state, packed, labels, gate, first, trace_random, weight_ra
             compare(layers[last], last, constants.target, labels[sample], gate[sample], halved, state)
             for index in range(last - 1, -1, -1):
                 feed_back(index, constants, state, halved)
+                if layers[index].averaging > 0:
+                    follow_noise(index, constants, state, frame)
             for index in range(len(layers)):
                 if layers[index].plastic:
-                    live = decay_traces(layers[index], constants.epoch, trace_random[index, local], state, active)
-                    if constants.independent:
-                        key = mix(np.uint32(layers[index].key + np.uint32(frame & 0xFFFFFFFF)))
-                        update_independently(layers[index], key, state, active, live)
-                    else:
-                        update(layers[index], weight_random[local], state, active, live)
+                    random = trace_random[index, local]
+                    live = decay_traces(layers[index], constants.epoch, random, state, decayed, active)
+                    layer, key = layers[index], layers[index].key
+                    for start in (layer.weight, layer.twin):
+                        if start == NONE:
+                            continue
+                        if constants.independent:
+                            key = mix(np.uint32(key + np.uint32(frame & 0xFFFFFFFF)))
+                            update_independently(layer, start, key, state, active, live)
+                            key = layer.feedback_key
+                        else:
+                            update(layer, start, weight_random[local], state, active, live)
         predictions[sample] = best(layers[len(layers) - 1].size, state.scores)
         state.correct[0] += predictions[sample] == labels[sample]
 
@@ -152,36 +167,40 @@ def forget(constants, state):
 @inlined
 def read(packed, sample, t, spikes, inputs):
     """Unpack the spikes of a frame."""
-    for k in range(inputs):
-        spikes[k] = (packed[sample, t, k >> 3] >> (7 - (k & 7))) & 1
+    whole = inputs >> 3
+    for k in range(np.uint64(whole)):
+        byte = packed[sample, t, k]
+        for bit in range(np.uint64(8)):
+            spikes[(k << np.uint64(3)) + bit] = (byte >> (np.uint64(7) - bit)) & np.uint64(1)
+    for k in range(8 * whole, inputs):
+        spikes[k] = (packed[sample, t, whole] >> (7 - (k & 7))) & 1
 
 
 @inlined
 def receive(layer, state, active, sums):
     """``sums = Σ_i W[:, i]`` over the spikes i of a layer's sources."""
-    count, source, width, start = 0, layer.source, layer.width, layer.weight
+    count = np.uint64(0)
     for i in range(layer.inputs):
         active[count] = i
-        count += state.spikes[source + i]
-    weights = state.weights
+        count += np.uint64(state.spikes[layer.source + i])
+    weights, width, start = state.weights, np.uint64(layer.width), np.uint64(layer.weight)
     for j in range(width):
         sums[j] = 0
-    k = 0
-    while k + 4 <= count:  # four rows for each time the sums are read and written
-        a, b = start + active[k] * width, start + active[k + 1] * width
-        c, d = start + active[k + 2] * width, start + active[k + 3] * width
-        for begin in range(0, width, BLOCK):
-            for j in range(begin, begin + BLOCK):
-                ab = np.int16(weights[a + j] + weights[b + j])
-                cd = np.int16(weights[c + j] + weights[d + j])
-                sums[j] += np.int32(np.int16(ab + cd))
-        k += 4
+    one, four, k = np.uint64(1), np.uint64(4), np.uint64(0)
+    while k + four <= count:  # four rows for each time the sums are read and written
+        a, b = start + np.uint64(active[k]) * width, start + np.uint64(active[k + one]) * width
+        c = start + np.uint64(active[k + np.uint64(2)]) * width
+        d = start + np.uint64(active[k + np.uint64(3)]) * width
+        for j in range(width):
+            ab = np.int16(weights[a + j] + weights[b + j])
+            cd = np.int16(weights[c + j] + weights[d + j])
+            sums[j] += np.int32(np.int16(ab + cd))
+        k += four
     while k < count:
-        a = start + active[k] * width
-        for begin in range(0, width, BLOCK):
-            for j in range(begin, begin + BLOCK):
-                sums[j] += np.int32(weights[a + j])
-        k += 1
+        a = start + np.uint64(active[k]) * width
+        for j in range(width):
+            sums[j] += np.int32(weights[a + j])
+        k += one
 
 
 @inlined
@@ -208,15 +227,20 @@ def clipped(v):
 @inlined
 def fire(layer, target, constants, state, sums):
     """One step of hidden neurons (the equations of ``sim.network.LIF``); ``target``: where their spikes go."""
-    u, v, membrane, spikes = state.u, state.v, state.membrane, state.spikes
-    for j in range(layer.size):
-        n = layer.neuron + j
-        a = shifted(sums[j], layer.exponent)
-        if spikes[target + j]:
-            a = np.int32(a + constants.loop[n])
-        x = wrapped(np.int32(np.int32(np.float64(u[n]) * layer.keep_u) + np.int32(a << 6)))
-        m = clipped(np.int32(np.int32(np.int32(np.float64(v[n]) * layer.keep_v) + x) + constants.bias[n]))
-        fires = m > layer.vth
+    u, v, membrane, spikes, loop, bias = state.u, state.v, state.membrane, state.spikes, constants.loop, constants.bias
+    first, target, exponent, vth = np.uint64(layer.neuron), np.uint64(target), layer.exponent, np.int32(layer.vth)
+    keep_u, keep_v = layer.keep_u, layer.keep_v
+    for j in range(np.uint64(layer.size)):
+        n = first + j
+        a = np.int32(shifted(sums[j], exponent) + (loop[n] if spikes[target + j] else np.int32(0)))
+        x = wrapped(np.int32(np.int32(np.float64(u[n]) * keep_u) + np.int32(a << 6)))
+        m = clipped(np.int32(np.int32(np.int32(np.float64(v[n]) * keep_v) + x) + bias[n]))
+        threshold = vth
+        if layer.noise > 0:
+            next_random(n, state.rng)
+            state.noise[n] = 1 if state.rng[n] >> np.uint32(31) else -1
+            threshold = np.int32(vth - np.int32(layer.noise * state.noise[n]))
+        fires = m > threshold
         u[n], membrane[n] = x, m
         spikes[target + j] = fires
         v[n] = np.int32(0) if fires else m
@@ -234,14 +258,19 @@ def answer(layer, constants, state, sums):
 
 
 @inlined
-def scaled(n, x, mantissa, shift, rng):
-    """``learning_integers.scale_stochastically`` with neuron n's next random number."""
+def next_random(n, rng):
+    """``learning_integers.xorshift32`` of neuron n."""
     r = rng[n]
     r = np.uint32(r ^ np.uint32(r << np.uint32(13)))
     r = np.uint32(r ^ np.uint32(r >> np.uint32(17)))
-    r = np.uint32(r ^ np.uint32(r << np.uint32(5)))
-    rng[n] = r
-    return (x * mantissa + (np.int64(r) >> (32 - shift))) >> shift
+    rng[n] = np.uint32(r ^ np.uint32(r << np.uint32(5)))
+
+
+@inlined
+def scaled(n, x, mantissa, shift, rng):
+    """``learning_integers.scale_stochastically`` with neuron n's next random number."""
+    next_random(n, rng)
+    return (x * mantissa + (np.int64(rng[n]) >> (32 - shift))) >> shift
 
 
 @inlined
@@ -265,10 +294,9 @@ def compare(layer, index, target, label, gate, halved, state):
 @inlined
 def third_factor(rows, start, width, error, source):
     """``Σ_j rows[start + j]·error[source + j]``, int32."""
-    total = np.int32(0)
-    for begin in range(0, width, BLOCK):
-        for j in range(begin, begin + BLOCK):
-            total += np.int32(rows[start + j]) * error[source + j]
+    total, start, source = np.int32(0), np.uint64(start), np.uint64(source)
+    for j in range(np.uint64(width)):
+        total = np.int32(total + np.int32(np.int32(rows[start + j]) * error[source + j]))
     return total
 
 
@@ -282,12 +310,8 @@ def feed_back(index, constants, state, halved):
         n = layer.neuron + j
         g = np.int64(0)
         if abs(state.membrane[n] - layer.vth) < layer.half_width:
-            if layer.feedback == TRANSPOSED:
-                start = above.weight + j * above.width
-                g = np.int64(third_factor(state.weights, start, above.width, state.error, above.neuron))
-            else:
-                start = layer.feedback + j * last.width
-                g = np.int64(third_factor(constants.feedback, start, last.width, state.error, last.neuron))
+            width, sender = (last.width, last.neuron) if layer.direct else (above.width, above.neuron)
+            g = np.int64(third_factor(state.weights, layer.feedback + j * width, width, state.error, sender))
         y = scaled(n, -g, layer.y1_mantissa, shift, state.rng)
         state.y1_saturated[index] += abs(y) > MESSAGE_MAX
         state.y1[n] = min(max(y, -MESSAGE_MAX), MESSAGE_MAX)
@@ -298,40 +322,58 @@ def feed_back(index, constants, state, halved):
 
 
 @inlined
-def decayed(x, decay, random):
-    """``⌊decay·x⌋``, and 1 more where ``random`` is below what was cut off."""
-    exact = decay * x
-    floor = np.floor(exact)
-    return floor + (random < exact - floor)
+def follow_noise(index, constants, state, frame):
+    """``learning_integers.momentum_step`` of OPZO's M: ``M += (gain·z·eᵀ − M) / 2^averaging``, if there is an error."""
+    layers = constants.layers
+    layer, last = layers[index], layers[len(layers) - 1]
+    if nothing_to_learn(last, state.error):
+        return
+    weights, shift = state.weights, layer.gain_shift
+    total = min(MAX_SHIFT, shift + layer.averaging)
+    key = mix(np.uint32(layer.feedback_key + np.uint32(frame & 0xFFFFFFFF)))
+    for c in range(last.size):
+        error, column = np.int64(state.error[last.neuron + c]), mix(np.uint32(key + np.uint32(c)))
+        for j in range(layer.size):
+            at = layer.feedback + j * last.width + c
+            wide, product = np.int64(weights[at]), error * state.noise[layer.neuron + j]
+            r = np.int64(mix(np.uint32(column + np.uint32(j)))) >> (32 - total)
+            moved = wide + ((product * layer.gain_mantissa - (wide << shift) + r) >> total)
+            state.feedback_saturated[index] += abs(moved) > MOMENTUM_MAX
+            weights[at] = min(max(moved, -MOMENTUM_MAX), MOMENTUM_MAX)
 
 
 @inlined
-def decay_traces(layer, epoch, random, state, active):
+def decay_traces(layer, epoch, random, state, decayed, active):
     """The traces at the end of an epoch; lists those that are not 0 in ``active`` and returns their number.
 
-    ``x1 = D^(K − p)( min(127, D^p(x1) + impulse·s) )`` with the pre spike in phase p and D the rounded decay.
+    ``x1 = D^(K − p)( min(127, D^p(x1) + impulse·s) )`` with the pre spike in phase p and the rounded decay
+    ``D(x) = ⌊d·x⌋``, and 1 more where ``random`` is below what was cut off: the same for all synapses, hence a table.
     """
-    source, count, decay = layer.source, 0, layer.trace_decay
-    impulse = np.float64(layer.impulse)
-    for i in range(layer.inputs):
-        x = np.float64(state.trace[source + i]) if layer.keeps_trace else 0.0
-        spike = state.spikes[source + i]
-        if x > 0 or spike:
-            for _ in range(layer.pre_phase):
-                x = decayed(x, decay, random)
-            if spike:
-                x = min(x + impulse, np.float64(TRACE_MAX))
-            for _ in range(epoch - layer.pre_phase):
-                x = decayed(x, decay, random)
-        state.trace[source + i] = np.int32(x)
+    for x in range(len(decayed)):
+        exact = layer.trace_decay * x
+        floor = np.floor(exact)
+        decayed[x] = np.int32(floor) + np.int32(random < exact - floor)
+    trace, spikes, first, impulse = state.trace, state.spikes, np.uint64(layer.source), layer.impulse
+    before, after = layer.pre_phase, epoch - layer.pre_phase
+    count, limit = np.uint64(0), np.int64(TRACE_MAX)
+    for i in range(np.uint64(layer.inputs)):
+        x = np.int64(0)
+        if layer.keeps_trace:
+            x = np.int64(trace[first + i])
+            for _ in range(before):
+                x = np.int64(decayed[np.uint64(x)])
+        x = min(x + impulse * np.int64(spikes[first + i]), limit)
+        for _ in range(after):
+            x = np.int64(decayed[np.uint64(x)])
+        trace[first + i] = x
         active[count] = i
-        count += x > 0
-    return count
+        count += np.uint64(x > 0)
+    return np.int64(count)
 
 
 @inlined
 def nothing_to_learn(layer, y1):
-    """True if no neuron of a layer has a y1."""
+    """True if no neuron of a layer has a y1 (an error)."""
     found = 0
     for j in range(layer.neuron, layer.neuron + layer.width):
         found |= y1[j]
@@ -341,39 +383,37 @@ def nothing_to_learn(layer, y1):
 @inlined
 def learnt(w, x, y1, random):
     """``w + ⌊x1·y1 / 8⌋ / 128``, rounded and clipped to 9 bits: what Lava's engine does in five steps."""
-    total = np.int32(np.int32(np.int32(w) << FRACTION_BITS) + ((x * y1) >> ENGINE_SHIFT) + random) >> FRACTION_BITS
-    return np.int16(min(max(total, np.int32(-256)), np.int32(255)))
+    change = np.int32(np.int32(x * y1) >> np.int32(ENGINE_SHIFT))
+    total = np.int32(np.int32(np.int32(w) << np.int32(FRACTION_BITS)) + np.int32(change + random))
+    return np.int16(min(max(np.int32(total >> np.int32(FRACTION_BITS)), np.int32(-256)), np.int32(255)))
 
 
 @inlined
-def update(layer, random, state, active, count):
-    """``Δw = x1·y1`` with one random number for all synapses."""
-    weights, y1, neuron = state.weights, state.y1, layer.neuron
+def update(layer, start, random, state, active, count):
+    """``Δw = x1·y1`` of the weights from ``start`` on, with one random number for all synapses."""
+    weights, y1, neuron = state.weights, state.y1, np.uint64(layer.neuron)
     if nothing_to_learn(layer, y1):
         return
     for k in range(count):
         x = state.trace[layer.source + active[k]]
-        row = layer.weight + active[k] * layer.width
-        for begin in range(0, layer.width, BLOCK):
-            for j in range(begin, begin + BLOCK):
-                weights[row + j] = learnt(weights[row + j], x, y1[neuron + j], random)
+        row = np.uint64(start + active[k] * layer.width)
+        for j in range(np.uint64(layer.width)):
+            weights[row + j] = learnt(weights[row + j], x, y1[neuron + j], random)
 
 
 @inlined
-def update_independently(layer, key, state, active, count):
-    """``Δw = x1·y1`` with a random number for each synapse (``learning_integers.synapse_draws``)."""
-    weights, y1, neuron = state.weights, state.y1, layer.neuron
+def update_independently(layer, start, key, state, active, count):
+    """The same with a random number for each synapse (``learning_integers.synapse_draws``)."""
+    weights, y1, neuron = state.weights, state.y1, np.uint64(layer.neuron)
     if nothing_to_learn(layer, y1):
         return
     for k in range(count):
         x = state.trace[layer.source + active[k]]
-        row = layer.weight + active[k] * layer.width
-        start = mix(np.uint32(key + np.uint32(active[k])))
-        for begin in range(0, layer.width, BLOCK):
-            for j in range(begin, begin + BLOCK):
-                draw = mix(np.uint32(start + np.uint32(j))) >> np.uint32(32 - FRACTION_BITS)
-                random = np.int32(127) - np.int32(draw)
-                weights[row + j] = learnt(weights[row + j], x, y1[neuron + j], random)
+        row = np.uint64(start + active[k] * layer.width)
+        row_key = mix(np.uint32(key + np.uint32(active[k])))
+        for j in range(np.uint64(layer.width)):
+            draw = mix(np.uint32(row_key + np.uint32(j))) >> np.uint32(32 - FRACTION_BITS)
+            weights[row + j] = learnt(weights[row + j], x, y1[neuron + j], np.int32(127) - np.int32(draw))
 
 
 @inlined

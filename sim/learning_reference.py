@@ -37,8 +37,11 @@ def learn(
                 readout.compare(label, network.unit, halved)
             for layer, above in zip(hidden[::-1], layers[:0:-1]):
                 layer.feed_back(above, readout, halved)
+                layer.follow_noise(readout, frame)
             for layer in layers:
                 layer.learn(frame)
+            for layer, above in zip(hidden, layers[1:]):
+                layer.learn_twin(above, frame)
         correct += int(scores.argmax() == label)
     found = {"readout[0].scores": scores, "readout[0].correct": np.array([correct])}
     for index, layer in enumerate(layers):
@@ -55,6 +58,8 @@ class _Layer:
         self.x1 = np.zeros(self.w.shape[1], np.int64)
         self.rng = integers.xorshift32_seeds(part.seed, part.layer.size)
         self.saturated = {"y1": 0, "error": 0}
+        self.feedback = None if part.feedback is None else part.feedback.matrix.astype(np.int64)
+        self.noise, self.feedback_saturated = np.zeros(part.layer.size, np.int8), 0
         self.bias = arithmetic.effective_bias(part.layer.bias_mant.reshape(-1), part.layer.bias_exp)
         self.trace_random = lava_trace_random(part.trace_seed, network.epoch, 0, frames)
         self.weight_random = lava_weight_random(0, frames)
@@ -77,7 +82,12 @@ class _Layer:
             a = a + arithmetic.synaptic_input(loop.weight * self.s.astype(np.int64), loop.weight_exp)
         self.u = arithmetic.current_step(np.zeros_like(self.u) if self.readout else self.u, a, part.layer.du)
         self.membrane = arithmetic.voltage_step(self.v, self.u, part.layer.dv, self.bias)
-        self.s = arithmetic.spikes(self.membrane, part.layer.vth)
+        compared = self.membrane
+        if part.feedback is not None and part.feedback.noise:
+            self.rng = integers.xorshift32(self.rng)
+            self.noise = integers.noise_signs(self.rng)
+            compared = compared + ((part.feedback.noise * self.noise.astype(np.int32)) << arithmetic.STATE_SHIFT)
+        self.s = arithmetic.spikes(compared, part.layer.vth)
         self.v = np.where(self.s, 0, self.membrane).astype(np.int32)
         return self.s
 
@@ -89,8 +99,12 @@ class _Layer:
 
     def feed_back(self, above: _Layer, readout: _Layer, halved: int) -> None:
         """``g = third factor · [ |m − vth| < half_width ]``: y1 = −η·g and the error that is sent on."""
-        feedback = self.part.feedback
-        third = above.w.T @ above.error if feedback is None else feedback @ readout.error
+        if self.part.feedback is None:
+            third = above.w.T @ above.error
+        elif self.part.feedback.kind == "kolen-pollack":
+            third = self.feedback.T @ above.error
+        else:
+            third = self.feedback @ readout.error
         vth, width = (x << arithmetic.STATE_SHIFT for x in (self.part.layer.vth, self.part.half_width))
         g = third.astype(np.int64) * (np.abs(self.membrane - vth) < width)
         self._send(-g, g, halved)
@@ -120,12 +134,31 @@ class _Layer:
             self.x1 = (floor + (self.trace_random[frame] < exact - floor)).astype(np.int64)
             if phase == self.part.pre_phase:
                 self.x1 = np.minimum(self.x1 + self.part.impulse * self.pre, integers.TRACE_MAX)
+        self.w = self._learnt(self.w, frame, self.part.weight_seed)
+
+    def _learnt(self, w: np.ndarray, frame: int, seed: int) -> np.ndarray:
         random: np.ndarray | int = self.weight_random[frame]
         if self.network.rounding == "per-synapse":
-            random = 127 - integers.synapse_draws(self.part.weight_seed, frame, self.w.shape).astype(np.int64)
+            random = 127 - integers.synapse_draws(seed, frame, w.shape).astype(np.int64)
         change = (self.x1 * self.y1.astype(np.int64)[:, np.newaxis]) >> integers.ENGINE_SHIFT
-        rounded = ((self.w << integers.FRACTION_BITS) + change + random) >> integers.FRACTION_BITS
-        self.w = np.clip(rounded, -256, 255)
+        return np.clip(((w << integers.FRACTION_BITS) + change + random) >> integers.FRACTION_BITS, -256, 255)
+
+    def learn_twin(self, above: _Layer, frame: int) -> None:
+        """Kolen–Pollack: the feedback learns as the connection to the layer above does."""
+        feedback = self.part.feedback
+        if feedback is not None and feedback.kind == "kolen-pollack" and above.part.plastic:
+            self.feedback = above._learnt(self.feedback, frame, feedback.seed)
+
+    def follow_noise(self, readout: _Layer, frame: int) -> None:
+        """OPZO: ``M += (gain·z·eᵀ − M) / 2^averaging`` (``learning_integers.momentum_step``)."""
+        feedback = self.part.feedback
+        if feedback is None or feedback.kind != "opzo" or not readout.error.any():
+            return
+        random = integers.synapse_hash(feedback.seed, frame, self.feedback.shape)
+        product = np.outer(self.noise.astype(np.int64), readout.error)
+        moved = integers.momentum_step(self.feedback, product, *feedback.gain, feedback.averaging, random)
+        self.feedback, outside = integers.saturate(moved, integers.MOMENTUM_MAX)
+        self.feedback_saturated += outside
 
     def variables(self, index: int, process: str) -> dict[str, np.ndarray]:
         found = {f"plastic[{index}].{name}": value for name, value in (("weights", self.w), ("x1", self.x1))}
@@ -134,4 +167,8 @@ class _Layer:
         found |= {f"{process}.{name}_saturated": np.array([count]) for name, count in self.saturated.items()}
         if not self.readout:
             found |= {f"{process}.{name}": getattr(self, name) for name in "us"}
+        if self.part.feedback is not None:
+            found[f"feedback[{index}].weights"] = self.feedback
+            found[f"feedback[{index}].noise"] = self.noise
+            found[f"feedback[{index}].saturated"] = np.array([self.feedback_saturated])
         return found

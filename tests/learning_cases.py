@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from hypothesis import strategies as st
 from ottt_loihi.onchip.fresh import fresh_network
-from ottt_loihi.onchip.plan import Plan, make_plan
+from ottt_loihi.onchip.plan import FEEDBACKS, Plan, make_plan
 from ottt_loihi.onchip.scales import learning_network
 from ottt_loihi.sim.learning import LearningNetwork
 
@@ -57,7 +57,7 @@ def learning_cases(draw: st.DrawFn, max_hidden: int = 3) -> Case:
     return Case(
         plan=make_plan(replace(chip, layers=tuple(layers), connections=tuple(connections))),
         rates=tuple(draw(st.sampled_from([0.02, 0.2, 2.0])) for _ in range(len(hidden) + 1)),
-        feedback=draw(st.sampled_from(["random", "symmetric"])),
+        feedback=draw(st.sampled_from(FEEDBACKS)),
         seed=draw(st.integers(0, 2**20)),
         halve_every=draw(st.integers(0, 3)),
         rounding=draw(st.sampled_from(["lava", "per-synapse"])),
