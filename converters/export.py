@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from ottt_loihi.converters import netx, plots, report
+from ottt_loihi.converters import netx, plots, report, torch_integer
+from ottt_loihi.converters import quantize as quantizing
 from ottt_loihi.converters.budget import Budget, LayerBudget, budget
+from ottt_loihi.converters.calibrate import calibrate
 from ottt_loihi.converters.float_network import FloatNetwork, from_torch
 from ottt_loihi.converters.quantize import Quantized, quantize
-from ottt_loihi.converters.verify import Agreement, agreement
-from ottt_loihi.sim import reference, storage
+from ottt_loihi.converters.verify import Agreement, Tally, compare
+from ottt_loihi.sim import storage
+from ottt_loihi.sim.network import ChipNetwork
 
+from ottt_loihi import sim
 from ottt_loihi.data import load_data, rate_code
 from ottt_loihi.errors import ChipError, UsageError, VerificationError
 
@@ -41,16 +46,56 @@ class Export:
 
 
 def samples(
-    data: str, num_steps: int, count: int, seed: int = 0, options: Mapping[str, Any] | None = None
+    data: str,
+    num_steps: int,
+    count: int,
+    seed: int = 0,
+    options: Mapping[str, Any] | None = None,
+    input_form: str | None = None,
+    part: str = "test",
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The first ``count`` test samples of a data set as spikes, uint8 ``(n, num_steps, *shape)``, and labels.
+    """The first ``count`` test (or train) samples of a data set as messages ``(n, num_steps, *shape)``, and labels.
 
-    Images are rate coded, frames with a time axis are taken as they are; ``options``: of the data set's loader.
+    Images are rate coded, uint8, or with an ``input_form`` graded (:func:`as_messages`); frames with a time axis are
+    taken as they are; ``options``: of the data set's loader.
     """
     split = load_data(data, **(options or {}))
     if count < 1:
         raise UsageError(f"check: expected at least 1 sample, got {count}")
-    return as_spikes(split, split.x_test[:count], num_steps, seed), split.y_test[:count]
+    x, y = (split.x_test, split.y_test) if part == "test" else (split.x_train, split.y_train)
+    if input_form is not None:
+        return as_messages(x[:count], num_steps, input_form), y[:count]
+    return as_spikes(split, x[:count], num_steps, seed), y[:count]
+
+
+def chip_samples(
+    chip: ChipNetwork, data: str, count: int, seed: int = 0, part: str = "test"
+) -> tuple[np.ndarray, np.ndarray]:
+    """:func:`samples` in the form and shape that an exported network was made for."""
+    training = chip.provenance.get("training", {})
+    options = training.get("data_options") if data == training.get("data") else None
+    x, labels = samples(data, chip.num_steps, count, seed, options, chip.provenance.get("input_form"), part)
+    return shaped(x, chip.input_shape, data), labels
+
+
+def shaped(x: np.ndarray, input_shape: tuple[int, ...], data: str) -> np.ndarray:
+    """Samples ``(n, T, …)`` in a network's input shape; grey images get and lose their channel so."""
+    if x[0, 0].size != math.prod(input_shape):
+        raise UsageError(f"data {data}: its samples are {x.shape[2:]}, the network expects {input_shape}")
+    return x.reshape(len(x), x.shape[1], *input_shape)
+
+
+def as_messages(images: np.ndarray, num_steps: int, input_form: str) -> np.ndarray:
+    """Images in 0 … 1 as graded messages 0 … 255, int16 ``(n, num_steps, *shape)``: at every step, or injected once."""
+    pixels = np.round(np.asarray(images, np.float64) * quantizing.PIXEL_LEVELS)
+    if pixels.min() < 0 or pixels.max() > quantizing.PIXEL_LEVELS:
+        raise UsageError(f"images: expected values in 0 … 1, got {images.min():g} … {images.max():g}")
+    x = np.zeros((len(images), num_steps, *images.shape[1:]), np.int16)
+    if input_form == "inject":
+        x[:, 0] = pixels
+    else:
+        x[:] = pixels[:, None]
+    return x
 
 
 def as_spikes(split: Split, images: np.ndarray, num_steps: int, seed: int) -> np.ndarray:
@@ -65,46 +110,127 @@ def as_spikes(split: Split, images: np.ndarray, num_steps: int, seed: int) -> np
     return images.astype(np.uint8)
 
 
-def export(
-    net: Network, num_weight_bits: int = 8, check: int = 0, source: str | os.PathLike[str] | None = None
-) -> Export:
-    """Quantise a trained network, and replay ``check`` test samples through the float and the integer network.
+@dataclass(frozen=True)
+class Options:
+    """What ``ottt-export`` can be asked for; see :func:`~ottt_loihi.converters.quantize.quantize`.
+
+    check: test samples to compare float and chip on, 0 for none · calibrate: training samples that scales and
+    thresholds are chosen on, 0 for none · allow_dead: a layer that never fires does not fail the export
+    """
+
+    num_weight_bits: int | str | Sequence[int | str] = 8
+    check: int = 0
+    calibrate: int = 0
+    input_form: str = "graded"
+    scale: str = "free"
+    for_netx: bool | None = None
+    allow_dead: bool = False
+
+
+def export(net: Network, options: Options | None = None, source: str | os.PathLike[str] | None = None) -> Export:
+    """Quantise a trained network, and replay test samples through the float and the integer network.
 
     ``source``: the checkpoint's path; its SHA-256 goes into the provenance.
     """
+    options = options or Options()
     trained = from_torch(net)
     origin: dict[str, Any] = {"training": net.provenance}
     if source is not None:
         origin |= {"checkpoint": Path(source).name, "sha256": hashlib.sha256(Path(source).read_bytes()).hexdigest()}
-    quantized = quantize(trained, num_weight_bits, origin)
-    counted = budget(quantized.chip)
-    data = net.provenance.get("data")
-    if not check:
-        return Export(trained, quantized, counted, unchecked="not asked for (--no-check)")
-    if data is None:
-        return Export(trained, quantized, counted, unchecked="the checkpoint does not name its data set")
-    if net.provenance.get("encoding", {}).get("name") == "constant":
-        raise ChipError(
-            "the network was trained on images that are constant in time, a direct current; only spikes can be "
-            "exported yet: train it with --encoding rate, or export without comparing (--no-check)"
+    settings = {"input_form": options.input_form, "scale": options.scale, "for_netx": options.for_netx}
+    if options.calibrate:
+        images = _samples_of(net, options.calibrate, "train")
+        settings["tuning"] = calibrate(
+            trained,
+            _float_spikes(net, images),
+            _chip_input(trained, images, options),
+            options.num_weight_bits,
+            settings,
         )
-    x, labels = samples(data, trained.num_steps, check, options=net.provenance.get("data_options"))
-    found, spikes = _replay(net, quantized, x, labels)
+        origin["calibrated"] = {str(i): [t.scale, t.v_threshold] for i, t in settings["tuning"].items()}
+    quantized = quantize(trained, options.num_weight_bits, origin, **settings)
+    counted = budget(quantized.chip)
+    if not options.check:
+        return Export(trained, quantized, counted, unchecked="not asked for (--no-check)")
+    if net.provenance.get("data") is None:
+        return Export(trained, quantized, counted, unchecked="the checkpoint does not name its data set")
+    found, spikes = _replay(net, trained, quantized, options)
+    if found.dead and not options.allow_dead:
+        raise VerificationError(
+            f"{found.dead[0]} fires no spike in {found.samples} samples, as it does in the float network: try more "
+            "weight bits, --calibrate, or fine-tuning with ottt-train --quantize; --allow-dead to export it anyway"
+        )
     return Export(trained, quantized, counted, found, spikes=spikes)
 
 
-def _replay(net: Network, quantized: Quantized, x: np.ndarray, labels: np.ndarray) -> tuple[Agreement, dict[str, Any]]:
+@dataclass(frozen=True)
+class _Samples:
+    """What the float network sees ``(n, T, *input_shape)``, and labels."""
+
+    x: np.ndarray
+    labels: np.ndarray
+
+
+def _samples_of(net: Network, count: int, part: str) -> _Samples:
+    """Samples of the network's own data, as it was trained on them; images that stay constant are one frame."""
+    known = net.provenance
+    if known.get("data") is None:
+        raise UsageError("the checkpoint does not name its data set; export it without --calibrate and with --no-check")
+    data, options = known["data"], known.get("data_options")
+    if known.get("encoding", {}).get("name") == "constant":
+        split = load_data(data, **(options or {}))
+        x, labels = (split.x_test, split.y_test) if part == "test" else (split.x_train, split.y_train)
+        return _Samples(shaped(x[:count, None], tuple(net.input_shape), data), labels[:count])
+    x, labels = samples(data, net.time_steps, count, options=options, part=part)
+    return _Samples(shaped(x, tuple(net.input_shape), data), labels)
+
+
+def _chip_input(trained: FloatNetwork, seen: _Samples, options: Options) -> np.ndarray:
+    if trained.input == "spikes":
+        return seen.x
+    return as_messages(seen.x[:, 0], trained.num_steps, options.input_form)
+
+
+def _run_float(net: Network, seen: _Samples, record: tuple[str, ...]) -> Iterator[Any]:
+    """The trained network on the samples, in batches of bounded size; each a run."""
     import torch
 
-    with torch.no_grad():
-        run = net.run(torch.from_numpy(x), record=("u", "s"))
-    spikes = [s.cpu().numpy() for s in run.states["s"]]
-    ties = sum(int((u == block.neuron.v_threshold).sum()) for u, block in zip(run.states["u"], net.blocks))
-    result = reference.run(quantized.chip, x, record=("s",))
-    found = agreement(quantized.chip, run.scores.cpu().numpy(), spikes, result, labels, ties)
-    hidden = quantized.chip.layers[: len(spikes)]
-    raster = {"input": x[0] != 0} | {layer.name: s[:, 0] for layer, s in zip(hidden, result.states["s"])}
-    return found, raster
+    per_sample = sum(math.prod(block.shape) for block in net.blocks) * net.time_steps * len(record) * 4
+    batch = max(1, min(256, (1 << 28) // max(per_sample, 1)))
+    for start in range(0, len(seen.x), batch):
+        x = torch.from_numpy(np.ascontiguousarray(seen.x[start : start + batch]))
+        x = x.expand(-1, net.time_steps, *x.shape[2:]) if x.shape[1] == 1 != net.time_steps else x
+        with torch.no_grad():
+            yield net.run(x, record=record)
+
+
+def _float_spikes(net: Network, seen: _Samples) -> list[np.ndarray]:
+    """bool ``(T, n, *shape)`` of every block."""
+    runs = [[s.cpu().numpy() != 0 for s in run.states["s"]] for run in _run_float(net, seen, ("s",))]
+    return [np.concatenate(parts, axis=1) for parts in zip(*runs)]
+
+
+def _replay(
+    net: Network, trained: FloatNetwork, quantized: Quantized, options: Options
+) -> tuple[Agreement, dict[str, Any]]:
+    """Float network, integer network in torch, and simulator, on the same samples."""
+    seen = _samples_of(net, options.check, "test")
+    messages, chip = _chip_input(trained, seen, options), quantized.chip
+    ties, scores, tally, raster, start = 0, [], Tally(chip), {}, 0
+    for run in _run_float(net, seen, ("u", "s")):
+        spikes = [s.cpu().numpy() != 0 for s in run.states["s"]]
+        ties += sum(int((u == block.neuron.v_threshold).sum()) for u, block in zip(run.states["u"], net.blocks))
+        scores.append(run.scores.cpu().numpy())
+        part = slice(start, start + len(run.scores))
+        result = sim.run(chip, messages[part], ("u", "v", "s"))
+        tally.add(spikes, scores[-1], result, seen.labels[part])
+        if not raster:
+            integer = torch_integer.run(chip, messages[part], ("u", "v", "s"))
+            compare(chip, integer, result).raise_if_different("the integer network in torch and in sim")
+            raster = {"input": messages[0] != 0}
+            raster |= {layer.name: s[:, 0] for layer, s in zip(chip.layers[:-1], result.states["s"])}
+        start = part.stop
+    return tally.agreement(ties), raster
 
 
 def require_agreement(export: Export, max_disagreement: float) -> None:
@@ -163,9 +289,10 @@ def tables(export: Export) -> list[report.Table]:
     result = [
         report.Table(
             "Quantisation",
-            ["layer", "weights>", "scale>", "vth>", "clipped>", "zeroed>", "rms error>"],
+            ["layer", "weights>", "bits>", "scale>", "vth>", "clipped>", "zeroed>", "rms error>"],
             [
-                [r.name, f"{r.shape[1]}×{r.shape[0]}", f"{r.scale:.1f}", str(r.vth), str(r.clipped), str(r.zeroed)]
+                [r.name, "×".join(map(str, r.shape[::-1] if len(r.shape) == 2 else r.shape)), str(r.bits)]
+                + [f"{r.scale:.1f}", str(r.vth), str(r.clipped), str(r.zeroed)]
                 + [f"{r.rms_error:.2%}"]
                 for r in export.quantized.layers
             ],
@@ -173,17 +300,7 @@ def tables(export: Export) -> list[report.Table]:
         )
     ]
     if (found := export.agreement) is not None:
-        rows = zip(export.quantized.layers, found.spike_rates_float, found.spike_rates_chip, found.spikes_equal)
-        result.append(
-            report.Table(
-                "Float network against chip",
-                ["layer", "spike rate, float>", "spike rate, chip>", "change>", "equal spikes>"],
-                [[r.name, f"{f:.4f}", f"{c:.4f}", _change(f, c), f"{equal:.3%}"] for r, f, c, equal in rows],
-                "Spike rate: spikes per neuron and step. "
-                + (f"First differing spike: {found.first}. " if found.first else "No spike differs. ")
-                + f"Float membranes exactly on the threshold: {found.ties}.",
-            )
-        )
+        result.append(_agreement_table(export, found))
     result.append(
         report.Table(
             "On a chip",
@@ -205,6 +322,29 @@ def tables(export: Export) -> list[report.Table]:
     return result
 
 
+def _agreement_table(export: Export, found: Agreement) -> report.Table:
+    rows = zip(
+        export.quantized.layers,
+        found.spike_rates_float,
+        found.spike_rates_chip,
+        found.spikes_equal,
+        found.silent,
+        found.always,
+    )
+    overflows = ", ".join(f"{name} {count:,}" for name, count in found.overflows.items() if count)
+    return report.Table(
+        "Float network against chip",
+        ["layer", "spike rate, float>", "spike rate, chip>", "change>", "equal spikes>", "silent>", "always firing>"],
+        [
+            [r.name, f"{f:.4f}", f"{c:.4f}", _change(f, c), f"{equal:.3%}", f"{silent:,}", f"{always:,}"]
+            for r, f, c, equal, silent, always in rows
+        ],
+        "Spike rate: spikes per neuron and step; silent, always firing: neurons on the chip, in all samples. "
+        + (f"First differing spike: {found.first}. " if found.first else "No spike differs. ")
+        + f"Float membranes exactly on the threshold: {found.ties}. Overflows: {overflows or 'none'}.",
+    )
+
+
 def _tightest(layer: LayerBudget) -> str:
     name, used = max(layer.used.items(), key=lambda item: item[1])
     return f"{name} {used:.1%}"
@@ -224,11 +364,7 @@ def _summary(export: Export) -> str:
 
 
 def _figures(export: Export) -> list[report.Figure]:
-    dense = [c for c in export.quantized.chip.connections if c.pre == c.post - 1]
-    weights = {
-        layer.name: (layer.weight, c.weight / r.scale)
-        for layer, c, r in zip(export.trained.layers, dense, export.quantized.layers)
-    }
+    weights = {r.name: pair for r, pair in zip(export.quantized.layers, export.quantized.weights)}
     figures = [report.Figure(plots.weight_histograms(weights), "Weights of each layer before and after quantisation.")]
     if export.spikes is not None:
         figures.append(report.Figure(plots.raster(export.spikes), "Spikes of the first test sample on the chip."))

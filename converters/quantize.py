@@ -3,12 +3,16 @@
 Spikes are binary, so a layer's scale S (integer units per float unit) is free: weights, threshold and bias of one layer
 are multiplied by the same S and nothing else changes. Per layer::
 
-    w_int = clip(2·round(S·w / 2), −256, 254)        vth = round(S·Vth)        bias = round(S·b) << 6
+    w_int = step·round(S·w / (g·2^e) / step)        vth = round(S·Vth)        bias = round(64·S·b / 2^exp)·2^exp
 
-``reset="zero"``: the membrane lives in v; du = 4095, dv = 4096 − round(4096·λ), S = 254 / max|w|.
+``step = 2^(9 − bits)``; g is what one unit of a message counts (1 for spikes, 1/255 of 1 for pixels) and e the
+connection's weight exponent, 0 for the layer's main connection, so that S = 254 / max|w|. Lava's Conv knows none.
+
+``reset="zero"``: the membrane lives in v; du = 4095, dv = 4096 − round(4096·λ).
 
 ``reset="subtract"``: the membrane lives in u; du = 4095 − round(4096·λ), dv = 4096, and a diagonal connection −R with
-R = λ·vth subtracts λ·Vth one step after each spike. R is a single weight, even and at most 254, so S follows from R.
+R = λ·vth subtracts λ·Vth one step after each spike. R is one weight, even and at most 254, times 2^e; S follows from R.
+lava-dl's ``.net`` has no exponent: for a network that fits into it otherwise, e stays 0 and S is made smaller.
 
 Readout: du = 4095, dv = 4096 (no memory) and a threshold that is never reached, so v[t] = 64·S·o[t].
 """
@@ -16,37 +20,56 @@ Readout: du = 4095, dv = 4096 (no memory) and a threshold that is never reached,
 from __future__ import annotations
 
 import platform
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import numpy as np
-from ottt_loihi.converters.float_network import FloatLayer, FloatNetwork
+from ottt_loihi.converters.float_network import FloatConnection, FloatLayer, FloatNetwork, chip_delay
 from ottt_loihi.sim import arithmetic
-from ottt_loihi.sim.network import INPUT, LIF, ChipNetwork, Connection, Dense, Diagonal
+from ottt_loihi.sim.network import INPUT, LIF, ChipNetwork, Connection, Conv, Dense, Diagonal
 
 from ottt_loihi.errors import ChipError, UsageError
 
 MAX_WEIGHT = 254  # the largest even 8-bit weight of both signs
 MAX_INHIBITION = 254  # netx clips a purely inhibitory connection to 255, and R must be even
+MAX_WEIGHT_EXP = 7
+MIN_WEIGHT_EXP = -8
 BIAS_EXP = 6  # the exponent lava-dl's netx assumes for every bias
+MAX_BIAS = 4095 * 2  # weight units: 13 bits with the exponent 7, of which 6 are the state's
+PIXEL_LEVELS = 255  # a graded message of 255 is 1.0
+PIXEL_BITS = 8
+INPUT_FORMS = ("graded", "inject")
+SCALES = ("free", "power-of-two")
+WEIGHT_KINDS = ("ternary", "binary")
 
 
 @dataclass(frozen=True)
 class LayerReport:
     """What quantisation did to one layer.
 
-    scale: integer units per float unit, S · clipped: weights cut off at the ends of the range · zeroed: weights that
-    were not 0 and are now · rms_error: root mean square of w − w_int/S, relative to the root mean square of w.
+    shape: of its weights, all connections · scale: integer units per float unit, S · bits: of a weight · clipped:
+    weights cut off at the ends of the range · zeroed: weights that were not 0 and are now · rms_error: root mean square
+    of w − w_int/S, relative to the root mean square of w.
     """
 
     name: str
-    shape: tuple[int, int]
+    shape: tuple[int, ...]
     scale: float
     vth: int
+    bits: int
     clipped: int
     zeroed: int
     rms_error: float
+
+
+@dataclass(frozen=True)
+class Tuning:
+    """What calibration may change of a layer: S times ``scale``, Vth times ``v_threshold``."""
+
+    scale: float = 1.0
+    v_threshold: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -55,45 +78,80 @@ class Quantized:
 
     chip: ChipNetwork
     layers: tuple[LayerReport, ...]
+    weights: tuple[tuple[np.ndarray, np.ndarray], ...]  # of each layer's main connection, before and after, float
 
 
-def quantize(net: FloatNetwork, num_weight_bits: int = 8, provenance: dict[str, Any] | None = None) -> Quantized:
-    """Quantise a fully connected network.
+@dataclass(frozen=True)
+class _Weights:
+    """A connection's integers, and how many of its weights were clipped."""
+
+    connection: FloatConnection
+    weight: np.ndarray
+    exponent: int
+    units: float  # S / (g·2^e): w_int per float weight
+    clipped: int
+
+
+def quantize(
+    net: FloatNetwork,
+    num_weight_bits: int | str | Sequence[int | str] = 8,
+    provenance: dict[str, Any] | None = None,
+    *,
+    input_form: str = "graded",
+    scale: str = "free",
+    tuning: Mapping[int, Tuning] | None = None,
+    for_netx: bool | None = None,
+) -> Quantized:
+    """Quantise a network.
 
     Parameters
     ----------
     net
         the trained network
     num_weight_bits
-        2 … 8; fewer bits keep the range and coarsen the step
+        2 … 8, ``"ternary"`` (−a, 0, a) or ``"binary"`` (−a, a), for all layers or one for each; fewer bits keep the
+        range and coarsen the step; ternary and binary weights are stored in 2 bits
     provenance
         JSON values to store with the network; versions and settings are added
+    input_form
+        of an input that is constant in time: ``"graded"``, pixels 0 … 255 as messages at every step, or ``"inject"``,
+        at the first step only, kept by u for ever (du = −1, reset by zero)
+    scale
+        ``"free"``, or ``"power-of-two"``: S rounded down to one
+    tuning
+        layer → :class:`Tuning`, as calibration finds it
+    for_netx
+        keep to what ``.net`` can hold (no exponents); default: where the network is dense and feed-forward
 
     Raises
     ------
     ChipError
         a layer that cannot be expressed: its bias or threshold leaves the chip's range
     UsageError
-        ``num_weight_bits`` out of range
+        a setting out of range
     """
-    if not 2 <= num_weight_bits <= 8:
-        raise UsageError(f"num_weight_bits: expected 2 … 8, got {num_weight_bits}")
+    bits = _bits(num_weight_bits, len(net.layers))
+    for where, value, allowed in (("input", input_form, INPUT_FORMS), ("scale", scale, SCALES)):
+        if value not in allowed:
+            raise UsageError(f"{where}: expected one of {', '.join(allowed)}, got {value!r}")
+    if for_netx is None:
+        for_netx = net.input == "spikes" and all(c.kind is Dense and not c.delay for c in net.connections)
     layers: list[LIF] = []
     connections: list[Connection] = []
-    reports = []
+    reports, weights = [], []
     for index, layer in enumerate(net.layers):
-        scale, inhibition = _scale(layer)
-        weight = _quantize_weight(layer.weight, scale, num_weight_bits)
-        lif = _neurons(layer, scale, inhibition)
-        layers.append(lif)
-        connections.append(Dense(index - 1 if index else INPUT, index, weight, num_weight_bits=num_weight_bits))
-        if layer.reset == "subtract":
-            connections.append(Diagonal(index, index, np.full(lif.size, -inhibition)))
-        reports.append(_report(layer, weight, scale, lif.vth, num_weight_bits))
+        parts = _Layer(net, index, layer, bits[index], input_form, scale, (tuning or {}).get(index, Tuning()), for_netx)
+        layers.append(parts.lif)
+        connections += parts.connections
+        reports.append(parts.report())
+        weights.append((parts.inputs[0].weight, parts.weights[0].weight / parts.weights[0].units))
     scales = [report.scale for report in reports]  # onchip needs to know what a float unit is
-    origin = {**versions(), "num_weight_bits": num_weight_bits, "scales": scales, **(provenance or {})}
+    stored = num_weight_bits if isinstance(num_weight_bits, (int, str)) else list(num_weight_bits)
+    origin = {**versions(), "num_weight_bits": stored, "scales": scales, **(provenance or {})}
+    if net.input == "constant":
+        origin["input_form"] = input_form
     chip = ChipNetwork(net.input_shape, tuple(layers), tuple(connections), net.num_steps, "sum_v", origin)
-    return Quantized(chip, tuple(reports))
+    return Quantized(chip, tuple(reports), tuple(weights))
 
 
 def decay_mantissa(decay: float) -> int:
@@ -112,88 +170,238 @@ def versions() -> dict[str, str]:
     return found
 
 
-def _scale(layer: FloatLayer) -> tuple[float, int]:
-    """(S, R): the layer's scale, and the inhibition weight of the reset by subtraction, else 0."""
-    scale = MAX_WEIGHT / np.abs(layer.weight).max()
-    if layer.reset is None:
-        # v = 64·S·o must stay below the largest threshold, or the readout would fire and be reset
-        largest = np.abs(layer.weight).sum(axis=1) + (0 if layer.bias is None else np.abs(layer.bias))
-        return min(scale, 0.99 * arithmetic.VTH_MAX / largest.max()), 0
-    if layer.reset == "zero":
-        return min(scale, arithmetic.VTH_MAX / layer.v_threshold), 0
-    decay = decay_mantissa(layer.decay) / arithmetic.DECAY_UNITY
-    if decay == 0:
-        raise ChipError(f"{layer.name}: decay 0 leaves nothing to subtract from; train it with reset='zero'")
-    inhibition = int(min(decay * layer.v_threshold * scale, MAX_INHIBITION)) // 2 * 2
-    if inhibition < 2:
-        raise ChipError(
-            f"{layer.name}: λ·Vth = {decay * layer.v_threshold:.3g} is below two weight steps of the largest weight "
-            f"{np.abs(layer.weight).max():.3g}; the threshold would be lost, train with smaller weights"
+def _bits(value: int | str | Sequence[int | str], layers: int) -> list[int | str]:
+    each = [value] * layers if isinstance(value, (int, str)) else list(value)
+    if len(each) != layers:
+        raise UsageError(f"num_weight_bits: expected one for each of {layers} layers, got {len(each)}")
+    for bits in each:
+        if not (bits in WEIGHT_KINDS if isinstance(bits, str) else not isinstance(bits, bool) and 2 <= bits <= 8):
+            raise UsageError(f"num_weight_bits: expected 2 … 8, {' or '.join(WEIGHT_KINDS)}, got {bits!r}")
+    return each
+
+
+class _Layer:
+    """One layer on its way to integers."""
+
+    def __init__(
+        self,
+        net: FloatNetwork,
+        index: int,
+        layer: FloatLayer,
+        bits: int | str,
+        input_form: str,
+        scale: str,
+        tuning: Tuning,
+        for_netx: bool,
+    ) -> None:
+        self.index, self.layer, self.for_netx, self.tuning = index, layer, for_netx, tuning
+        self.kind = bits if isinstance(bits, str) else None
+        self.bits = 2 if isinstance(bits, str) else bits
+        self.inputs = net.inputs_of(index)
+        self.bias = np.zeros(layer.shape) if layer.bias is None else layer.bias.reshape(layer.shape)
+        self.graded = {id(c) for c in self.inputs if c.pre == INPUT and net.input == "constant"}
+        self.injected = bool(self.graded) and input_form == "inject"
+        if self.injected and layer.reset == "subtract":
+            raise ChipError(
+                f"{layer.name}: an injected current stays in u, where reset='subtract' keeps the membrane; "
+                "choose --input graded, or train with reset='zero'"
+            )
+        self.v_threshold = layer.v_threshold * tuning.v_threshold
+        self.decay = decay_mantissa(layer.decay) / arithmetic.DECAY_UNITY
+        if layer.reset == "subtract":
+            self._check_decay()
+        self.scale = self._scale()
+        if scale == "power-of-two":
+            self.scale = 2.0 ** np.floor(np.log2(self.scale))
+        self.inhibition, self.inhibition_exp = 0, 0
+        if layer.reset == "subtract":
+            self._choose_inhibition(exactly=scale == "power-of-two")
+        self.weights = [self._integers(c) for c in self.inputs]
+        self.lif = self._neurons()
+
+    @property
+    def connections(self) -> list[Connection]:
+        """The chip's connections into this layer."""
+        found = [self._connection(w) for w in self.weights]
+        if self.inhibition:
+            weight = np.full(self.lif.size, -self.inhibition)
+            found.append(Diagonal(self.index, self.index, weight, self.inhibition_exp))
+        return found
+
+    def report(self) -> LayerReport:
+        error = sum(float(((w.connection.weight - w.weight / w.units) ** 2).sum()) for w in self.weights)
+        power = sum(float((w.connection.weight**2).sum()) for w in self.weights)
+        return LayerReport(
+            name=self.layer.name,
+            shape=self.weights[0].weight.shape,
+            scale=float(self.scale),
+            vth=int(self.lif.vth),
+            bits=self.bits,
+            clipped=sum(w.clipped for w in self.weights),
+            zeroed=sum(int(((w.weight == 0) & (w.connection.weight != 0)).sum()) for w in self.weights),
+            rms_error=float(np.sqrt(error / power)),
         )
-    return inhibition / (decay * layer.v_threshold), inhibition
+
+    def _check_decay(self) -> None:
+        name = self.layer.name
+        if self.decay == 0:
+            raise ChipError(f"{name}: decay 0 leaves nothing to subtract from; train it with reset='zero'")
+        if self.decay == 1 and self.bias.any():
+            raise ChipError(f"{name}: a bias needs decay < 1 with reset='subtract'; train without bias")
+
+    def _scale(self) -> float:
+        """S: as large as the main connection's weights and the ranges of threshold, bias and current allow."""
+        main = self.inputs[0]
+        largest = self._largest(main)
+        scale = MAX_WEIGHT * self._gain(main) / largest * self.tuning.scale
+        if self.graded:  # an exponent makes room: the current's 24 bits are the limit, not the weight's 8
+            scale = arithmetic.VTH_MAX / self._strongest()
+            if main.kind is Conv:
+                scale = min(scale, MAX_WEIGHT * self._gain(main) / largest)
+        for c in self.inputs[1:]:
+            most = MAX_WEIGHT if c.kind is Conv or self.for_netx else MAX_WEIGHT << MAX_WEIGHT_EXP
+            scale = min(scale, most * self._gain(c) / np.abs(c.weight).max())
+        if self.layer.reset is None:
+            # v = 64·S·o must stay below the largest threshold, or the readout would fire and be reset
+            scale = min(scale, 0.99 * arithmetic.VTH_MAX / self._strongest())
+        else:
+            scale = min(scale, arithmetic.VTH_MAX / self.v_threshold)
+        if (bias := np.abs(self._bias_on_v()).max()) > 0:
+            scale = min(scale, MAX_BIAS / bias)
+        return float(scale)
+
+    def _largest(self, c: FloatConnection) -> float:
+        """The weight that becomes 254; for ternary and binary weights 254/128 of the level."""
+        if self.kind is None:
+            return float(np.abs(c.weight).max())
+        return _level(c.weight, self.kind) * MAX_WEIGHT / 128
+
+    def _gain(self, c: FloatConnection) -> float:
+        """Float units of current that a message of 1 through a weight of 1 stands for, inverted: units per unit."""
+        return float(PIXEL_LEVELS) if id(c) in self.graded else 1.0
+
+    def _strongest(self) -> float:
+        """The largest |I| that inputs in 0 … 1 can cause, bias included."""
+        total = np.abs(self.bias).reshape(-1).max()
+        for c in self.inputs:
+            total += _row_sums(c)
+        return float(total)
+
+    def _bias_on_v(self) -> np.ndarray:
+        """The bias where the chip adds it: with reset="subtract" on v, where it does not decay."""
+        if self.layer.reset != "subtract" or not self.bias.any():
+            return self.bias
+        return self.bias / (1 - self.decay)
+
+    def _choose_inhibition(self, exactly: bool) -> None:
+        """R = m·2^e, and the scale that follows from it."""
+        wanted = self.decay * self.v_threshold * self.scale
+        exponent = 0
+        while not self.for_netx and wanted / 2**exponent > MAX_INHIBITION + 1 and exponent < MAX_WEIGHT_EXP:
+            exponent += 1
+        mantissa = int(min(wanted / 2**exponent, MAX_INHIBITION)) // 2 * 2
+        if mantissa < 2:
+            largest = np.abs(self.inputs[0].weight).max()
+            raise ChipError(
+                f"{self.layer.name}: λ·Vth = {self.decay * self.v_threshold:.3g} is below two weight steps of the "
+                f"largest weight {largest:.3g}; the threshold would be lost, train with smaller weights"
+            )
+        if exactly and mantissa << exponent != wanted:
+            while self.for_netx and wanted > MAX_INHIBITION:
+                wanted, self.scale = wanted / 2, self.scale / 2
+            mantissa = round(wanted / 2**exponent)
+            if mantissa * 2**exponent != wanted or mantissa % 2:
+                raise ChipError(
+                    f"{self.layer.name}: with a scale of {self.scale:g}, λ·vth = {wanted:g} is no even weight; "
+                    "use --scale free, or a decay and a threshold that are powers of two"
+                )
+        self.inhibition, self.inhibition_exp = mantissa, exponent
+        if not exactly:
+            self.scale = (mantissa << exponent) / (self.decay * self.v_threshold)
+
+    def _integers(self, c: FloatConnection) -> _Weights:
+        """Round to the multiples of the step that a mixed-sign connection can hold, clipped to its range."""
+        exponent, units = 0, self.scale / self._gain(c)
+        if c.kind is not Conv and not self.for_netx and (c is not self.inputs[0] or id(c) in self.graded):
+            largest = np.abs(c.weight).max() * units
+            lowest = MIN_WEIGHT_EXP if id(c) in self.graded else 0
+            exponent = int(np.clip(np.ceil(np.log2(largest / MAX_WEIGHT)), lowest, MAX_WEIGHT_EXP))
+            units /= 2.0**exponent
+        step = 1 << (9 - self.bits)
+        if self.kind is None:
+            wanted = step * np.round(c.weight * units / step)
+            rounded = np.clip(wanted, -256, 256 - step).astype(np.int32)
+            clipped = int((rounded != wanted).sum())
+        else:
+            rounded, clipped = _levels(c.weight, self.kind), 0
+        if rounded.max() <= 0:  # a purely inhibitory connection ends at −255
+            rounded = np.maximum(rounded, -256 + step)
+        return _Weights(c, rounded, exponent, units, clipped)
+
+    def _connection(self, w: _Weights) -> Connection:
+        c = w.connection
+        options: dict[str, Any] = {"num_weight_bits": self.bits, **c.geometry}
+        if id(c) in self.graded:
+            options["num_message_bits"] = PIXEL_BITS
+        if c.kind is not Conv:
+            options |= {"weight_exp": w.exponent, "delay": chip_delay(c)}
+        return c.kind(c.pre, c.post, weight=w.weight, **options)
+
+    def _neurons(self) -> LIF:
+        layer = self.layer
+        bias_mant, bias_exp = _bias(layer.name, self.scale * self._bias_on_v(), self.for_netx)
+        common = {"bias_mant": bias_mant, "bias_exp": bias_exp, "name": layer.name}
+        mantissa = decay_mantissa(layer.decay)
+        if layer.reset is None:
+            return LIF(layer.shape, 4095, 4096, arithmetic.VTH_MAX, **common)
+        if layer.reset == "zero":
+            return LIF(layer.shape, -1 if self.injected else 4095, 4096 - mantissa, self._vth(), **common)
+        u_init = -arithmetic.effective_bias(bias_mant, bias_exp)
+        vth = round((self.inhibition << self.inhibition_exp) / self.decay)
+        return LIF(layer.shape, 4095 - mantissa, 4096, vth, u_init=u_init, **common)
+
+    def _vth(self) -> int:
+        vth = round(self.scale * self.v_threshold)
+        if vth < 1:
+            raise ChipError(
+                f"{self.layer.name}: the threshold {self.v_threshold} rounds to 0 beside the largest weight "
+                f"{np.abs(self.inputs[0].weight).max():.3g}; train with smaller weights"
+            )
+        return vth
 
 
-def _quantize_weight(weight: np.ndarray, scale: float, bits: int) -> np.ndarray:
-    """Round to the multiples of ``2^(9 − bits)`` that a mixed-sign connection can hold, clipped to its range."""
-    step = 1 << (9 - bits)
-    low, high = -256, 256 - step
-    rounded = np.clip(step * np.round(weight * scale / step), low, high).astype(np.int32)
-    if rounded.max() <= 0:  # a purely inhibitory connection ends at −255
-        rounded = np.maximum(rounded, -256 + step)
-    return rounded
+def _row_sums(c: FloatConnection) -> float:
+    """max over neurons of Σ positive and of Σ negative weights, in absolute value."""
+    found = 0.0
+    for sign in (1, -1):
+        part = np.maximum(sign * c.weight, 0)
+        if part.ndim == 1:
+            sums = np.bincount(c.geometry["rows"], part, c.geometry["size"][0])
+        else:
+            sums = part.reshape(len(part), -1).sum(axis=1)
+        found = max(found, float(sums.max()))
+    return found
 
 
-def _neurons(layer: FloatLayer, scale: float, inhibition: int) -> LIF:
-    size = layer.weight.shape[0]
-    bias = np.zeros(size) if layer.bias is None else layer.bias
-    mantissa = decay_mantissa(layer.decay)
-    if layer.reset is None:
-        bias_mant, bias_exp = _bias(layer.name, scale * bias)
-        return LIF((size,), 4095, 4096, arithmetic.VTH_MAX, bias_mant, bias_exp, 0, layer.name)
-    if layer.reset == "zero":
-        bias_mant, bias_exp = _bias(layer.name, scale * bias)
-        return LIF((size,), 4095, 4096 - mantissa, _vth(layer, scale), bias_mant, bias_exp, 0, layer.name)
-    decay = mantissa / arithmetic.DECAY_UNITY
-    if decay == 1 and bias.any():
-        raise ChipError(f"{layer.name}: a bias needs decay < 1 with reset='subtract'; train without bias")
-    bias_mant, bias_exp = _bias(layer.name, scale * bias / (1 - decay) if bias.any() else bias)
-    u_init = -arithmetic.effective_bias(bias_mant, bias_exp)
-    vth = round(inhibition / decay)
-    return LIF((size,), 4095 - mantissa, 4096, vth, bias_mant, bias_exp, u_init, layer.name)
+def _level(weight: np.ndarray, kind: str) -> float:
+    """a of ternary and binary weights: the mean |w| of those that are kept (ternary: |w| > 0.7·mean |w|)."""
+    size = np.abs(weight)
+    return float(size[size > 0.7 * size.mean()].mean() if kind == "ternary" else size.mean())
 
 
-def _vth(layer: FloatLayer, scale: float) -> int:
-    vth = round(scale * layer.v_threshold)
-    if vth < 1:
-        raise ChipError(
-            f"{layer.name}: the threshold {layer.v_threshold} rounds to 0 beside the largest weight "
-            f"{np.abs(layer.weight).max():.3g}; train with smaller weights"
-        )
-    return vth
+def _levels(weight: np.ndarray, kind: str) -> np.ndarray:
+    """Weights of −128, 0 and 128: a is 128."""
+    kept = np.abs(weight) > 0.7 * np.abs(weight).mean() if kind == "ternary" else np.True_
+    return (np.where(weight < 0, -128, 128) * kept).astype(np.int32)
 
 
-def _bias(name: str, scaled: np.ndarray) -> tuple[np.ndarray, int]:
-    """(mantissa, exponent) of a bias in weight units; the state's 64 are in the exponent."""
-    for exponent in (BIAS_EXP, 7):
+def _bias(name: str, scaled: np.ndarray, for_netx: bool) -> tuple[np.ndarray, int]:
+    """(mantissa, exponent) of a bias in weight units, the smallest exponent that fits; the state's 64 are in it."""
+    for exponent in range(BIAS_EXP if for_netx or not scaled.any() else 0, 8):
         mantissa = np.round(scaled * 2.0 ** (arithmetic.STATE_SHIFT - exponent))
         if np.abs(mantissa).max(initial=0) <= 4095:
             return mantissa.astype(np.int32), exponent
     raise ChipError(
-        f"{name}.bias: {np.abs(scaled).max():.0f} weight units, at most {4095 * 2} fit into 13 bits with exponent 7; "
+        f"{name}.bias: {np.abs(scaled).max():.0f} weight units, at most {MAX_BIAS} fit into 13 bits with exponent 7; "
         "train with smaller biases"
-    )
-
-
-def _report(layer: FloatLayer, weight: np.ndarray, scale: float, vth: int, bits: int) -> LayerReport:
-    step = 1 << (9 - bits)
-    wanted = step * np.round(layer.weight * scale / step)
-    error = np.sqrt(np.mean((layer.weight - weight / scale) ** 2) / np.mean(layer.weight**2))
-    return LayerReport(
-        name=layer.name,
-        shape=weight.shape,
-        scale=float(scale),
-        vth=int(vth),
-        clipped=int((wanted != weight).sum()),
-        zeroed=int(((weight == 0) & (layer.weight != 0)).sum()),
-        rms_error=float(error),
     )

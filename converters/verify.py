@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from ottt_loihi.sim.network import ChipNetwork
@@ -78,48 +78,86 @@ def compare(chip: ChipNetwork, a: Result, b: Result) -> Comparison:
 class Agreement:
     """Float network against chip, over ``samples`` samples.
 
-    predictions: share with the same prediction · accuracy_float, accuracy_chip: shares right, None without labels ·
-    spike_rates_float, spike_rates_chip: spikes per neuron and step of each hidden layer · spikes_equal: share of equal
-    spikes of each hidden layer · ties: float membranes exactly on the threshold (the chip fires above it only) · first:
-    the first spike that differs
+    predictions: share with the same prediction · accuracy_float, accuracy_chip: shares right · confusion: int
+    ``(classes, classes)``, float prediction by chip prediction · spike_rates_float, spike_rates_chip: spikes per neuron
+    and step of each hidden layer · spikes_equal: share of equal spikes of each hidden layer · silent, always: neurons
+    of each hidden layer that never fire on the chip, or at every step of all samples · dead: layers that fire in float
+    and never on the chip · ties: float membranes exactly on the threshold (the chip fires above it only) · overflows:
+    of the simulator, by kind · first: the first spike that differs
     """
 
     samples: int
     predictions: float
-    accuracy_float: float | None
-    accuracy_chip: float | None
+    accuracy_float: float
+    accuracy_chip: float
+    confusion: tuple[tuple[int, ...], ...]
     spike_rates_float: tuple[float, ...]
     spike_rates_chip: tuple[float, ...]
     spikes_equal: tuple[float, ...]
+    silent: tuple[int, ...]
+    always: tuple[int, ...]
+    dead: tuple[str, ...]
     ties: int
+    overflows: dict[str, int]
     first: Divergence | None
 
 
-def agreement(
-    chip: ChipNetwork,
-    float_scores: np.ndarray,
-    float_spikes: list[np.ndarray],
-    result: Result,
-    labels: np.ndarray | None = None,
-    ties: int = 0,
-) -> Agreement:
-    """Compare the float network's run with the chip's.
+class Tally:
+    """Collects an :class:`Agreement` batch by batch, so that no more than a batch's states are kept."""
 
-    float_scores ``(batch, classes)``; float_spikes: one bool ``(num_steps, batch, neurons)`` per hidden layer; result:
-    a run of the chip that recorded ``"s"``; labels int ``(batch,)``.
-    """
-    chip_spikes = [s.reshape(f.shape) for s, f in zip(result.states["s"], float_spikes)]
-    spikes_only = Result(result.scores, {"s": chip_spikes}, result.spike_counts)
-    float_predictions = float_scores.argmax(axis=1)
-    as_result = Result(result.scores, {"s": [f.astype(bool) for f in float_spikes]}, result.spike_counts)
-    return Agreement(
-        samples=len(float_scores),
-        predictions=float((float_predictions == result.predictions).mean()),
-        accuracy_float=None if labels is None else float((float_predictions == labels).mean()),
-        accuracy_chip=None if labels is None else float((result.predictions == labels).mean()),
-        spike_rates_float=tuple(float(f.mean()) for f in float_spikes),
-        spike_rates_chip=tuple(float(s.mean()) for s in chip_spikes),
-        spikes_equal=tuple(float((f == s).mean()) for f, s in zip(float_spikes, chip_spikes)),
-        ties=ties,
-        first=compare(chip, as_result, spikes_only).first,
-    )
+    def __init__(self, chip: ChipNetwork) -> None:
+        self.chip, self.samples, self.first = chip, 0, None
+        hidden = [layer.shape for layer in chip.layers[:-1]]
+        classes = chip.layers[-1].size
+        self.confusion = np.zeros((classes, classes), np.int64)
+        self.right = np.zeros(2, np.int64)
+        self.equal = [0] * len(hidden)
+        self.spikes = {kind: [np.zeros(shape, np.int64) for shape in hidden] for kind in ("float", "chip")}
+        self.overflows: dict[str, int] = {}
+
+    def add(self, float_spikes: list[np.ndarray], float_scores: np.ndarray, result: Result, labels: np.ndarray) -> None:
+        """float_spikes: one bool ``(num_steps, batch, *shape)`` per hidden layer; result recorded ``"s"``."""
+        predicted = float_scores.argmax(axis=1)
+        np.add.at(self.confusion, (predicted, result.predictions), 1)
+        self.right += [int((predicted == labels).sum()), int((result.predictions == labels).sum())]
+        chip_spikes = [s.reshape(f.shape) for f, s in zip(float_spikes, result.states["s"])]
+        for index, (f, s) in enumerate(zip(float_spikes, chip_spikes)):
+            self.equal[index] += int((f == s).sum())
+            shape = self.chip.layers[index].shape
+            self.spikes["float"][index] += f.sum(axis=(0, 1)).reshape(shape)
+            self.spikes["chip"][index] += s.sum(axis=(0, 1)).reshape(shape)
+        if self.first is None:
+            nobody = np.zeros((0, 0))
+            a, b = (Result(nobody, {"s": s}, result.spike_counts) for s in (float_spikes, chip_spikes))
+            self.first = _later(compare(self.chip, a, b).first, self.samples)
+        for name, counts in result.overflows.items():
+            self.overflows[name] = self.overflows.get(name, 0) + int(counts.sum())
+        self.samples += len(labels)
+
+    def agreement(self, ties: int = 0) -> Agreement:
+        """What was found; ``ties`` as in :class:`Agreement`."""
+        steps = self.samples * self.chip.num_steps
+        on_chip, in_float = self.spikes["chip"], self.spikes["float"]
+        return Agreement(
+            samples=self.samples,
+            predictions=float(np.trace(self.confusion) / self.samples),
+            accuracy_float=float(self.right[0] / self.samples),
+            accuracy_chip=float(self.right[1] / self.samples),
+            confusion=tuple(tuple(int(n) for n in row) for row in self.confusion),
+            spike_rates_float=tuple(float(n.mean() / steps) for n in in_float),
+            spike_rates_chip=tuple(float(n.mean() / steps) for n in on_chip),
+            spikes_equal=tuple(equal / (steps * n.size) for equal, n in zip(self.equal, on_chip)),
+            silent=tuple(int((n == 0).sum()) for n in on_chip),
+            always=tuple(int((n == steps).sum()) for n in on_chip),
+            dead=tuple(
+                layer.name for layer, f, c in zip(self.chip.layers, in_float, on_chip) if f.any() and not c.any()
+            ),
+            ties=ties,
+            overflows=self.overflows,
+            first=self.first,
+        )
+
+
+def _later(found: Divergence | None, samples: int) -> Divergence | None:
+    """The same place, counted from the first batch's first sample."""
+    return None if found is None else replace(found, sample=found.sample + samples)

@@ -279,10 +279,16 @@ class Conv(_Part):
 
     def __post_init__(self) -> None:
         _check_connection(self, ndim=4)
-        for name, length, low in (("input_shape", 3, 1), ("stride", 2, 1), ("padding", 2, 0), ("dilation", 2, 1)):
-            value = _shape(getattr(self, name), f"{self.label}.{name}", length, low, 127)  # int8 in Lava
-            object.__setattr__(self, name, value)
-        _integer(self.groups, f"{self.label}.groups", 1, self.input_shape[0])
+        int8 = 127  # what Lava keeps these in
+        for name, length, low, high in (
+            ("input_shape", 3, 1, 2**31 - 1),
+            ("stride", 2, 1, int8),
+            ("padding", 2, 0, int8),
+            ("dilation", 2, 1, int8),
+        ):
+            object.__setattr__(self, name, _shape(getattr(self, name), f"{self.label}.{name}", length, low, high))
+        _integer(self.groups, f"{self.label}.groups", 1, min(self.input_shape[0], int8))
+        _shape(self.weight.shape[2:], f"{self.label}.weight's kernel", 2, 1, int8)
         out, per_group = self.weight.shape[:2]
         if self.input_shape[0] % self.groups or out % self.groups or per_group * self.groups != self.input_shape[0]:
             raise ChipError(

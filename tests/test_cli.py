@@ -61,7 +61,7 @@ def test_run_classifies_alike_in_the_simulator_and_in_lava(model):
 
 def test_wrong_usage_is_2(model):
     assert_one_line(run("ottt-export", model, "--weight-bit", "8"), 2, "No such option")
-    assert_one_line(run("ottt-export", model, "--weight-bits", "99"), 2, "--weight-bits")
+    assert_one_line(run("ottt-export", model, "--weight-bits", "99"), 2, "expected 2 … 8, ternary or binary, got 99")
     assert_one_line(run("ottt-run", model.with_suffix(".h5"), "--verify", "loihi"), 2, "loihi")
 
 

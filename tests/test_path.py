@@ -32,7 +32,7 @@ def test_accuracy_and_agreement_over_three_seeds(reset):
     for seed in range(3):
         net = trained(reset, seed)
         accuracies.append(evaluate(net, digits.x_test, digits.y_test).accuracy)
-        agreements.append(exporter.export(net, check=360).agreement.predictions)
+        agreements.append(exporter.export(net, exporter.Options(check=360)).agreement.predictions)
     assert np.mean(accuracies) >= 0.965
     assert np.mean(agreements) >= 0.99
 

@@ -19,7 +19,7 @@ FOLDERS = {
 COMMON = ("ottt_loihi.errors", "ottt_loihi.files", "ottt_loihi.data")
 MAY_IMPORT = {
     "sim": (*COMMON, "ottt_loihi.sim"),
-    "converters": (*COMMON, "ottt_loihi.sim", "ottt_loihi.converters", "ottt_loihi.network", "ottt_loihi.checkpoint"),
+    "converters": (*COMMON, "ottt_loihi.sim", "ottt_loihi.converters", "ottt_loihi.network", "ottt_loihi.synapses"),
     "onchip": (*COMMON, "ottt_loihi.sim", "ottt_loihi.onchip", "ottt_loihi.converters"),
 }
 FORBIDDEN = {"sim": ("torch", "lava"), "onchip/processes": ("torch",)}

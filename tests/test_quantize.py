@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from ottt_loihi.converters.float_network import FloatLayer, FloatNetwork
+from ottt_loihi.converters.float_network import FloatConnection, FloatLayer, FloatNetwork
 from ottt_loihi.converters.quantize import quantize
 from ottt_loihi.sim import reference
 from ottt_loihi.sim.network import Diagonal
@@ -14,40 +14,48 @@ from ottt_loihi.errors import ChipError, UsageError
 
 def network(reset="subtract", decay=0.5, scale=0.5, seed=0, bias=False, v_threshold=1.0, sizes=(12, 16, 5)):
     rng = np.random.default_rng(seed)
-    layers = []
+    layers, weights = [], []
     for index, (n, m) in enumerate(pairwise(sizes)):
         readout = index == len(sizes) - 2
-        weight = rng.normal(0, scale, (m, n))
+        weights.append(rng.normal(0, scale, (m, n)))
         b = rng.normal(0, scale / 4, m) if bias else None
         kwargs = {} if readout else {"reset": reset, "decay": decay, "v_threshold": v_threshold}
-        layers.append(FloatLayer("readout" if readout else f"hidden {index + 1}", weight, b, **kwargs))
-    return FloatNetwork((sizes[0],), 6, tuple(layers))
+        layers.append(FloatLayer("readout" if readout else f"hidden {index + 1}", (m,), b, **kwargs))
+    return dense_network((sizes[0],), layers, weights)
+
+
+def dense_network(input_shape, layers, weights, num_steps=6):
+    """Layers one after the other, all to all."""
+    connections = tuple(FloatConnection(index - 1, index, weight) for index, weight in enumerate(weights))
+    return FloatNetwork(input_shape, num_steps, tuple(layers), connections)
 
 
 def run_float(net, x):
     """The equations of the paper in float64, on weights that the chip represents exactly; Σ_t o[t] and all spikes."""
-    v = [np.zeros((len(x), len(layer.weight))) for layer in net.layers[:-1]]
+    weights = [c.weight for c in net.connections]
+    v = [np.zeros((len(x), len(weight))) for weight in weights[:-1]]
     scores, spikes = 0, []
     for t in range(net.num_steps):
         s = x[:, t].astype(float)
         for index, layer in enumerate(net.layers[:-1]):
-            u = layer.decay * v[index] + s @ layer.weight.T + (0 if layer.bias is None else layer.bias)
+            u = layer.decay * v[index] + s @ weights[index].T + (0 if layer.bias is None else layer.bias)
             s = (u > layer.v_threshold).astype(float)
             v[index] = u - layer.v_threshold * s if layer.reset == "subtract" else u * (1 - s)
         spikes.append(s)
         readout = net.layers[-1]
-        scores = scores + s @ readout.weight.T + (0 if readout.bias is None else readout.bias)
+        scores = scores + s @ weights[-1].T + (0 if readout.bias is None else readout.bias)
     return scores, np.array(spikes)
 
 
 def represented(net, quantized):
     """The integers as a float network in their own units, in which float64 is exact."""
-    layers = []
+    layers, weights = [], []
     for index, (layer, lif) in enumerate(zip(net.layers, quantized.chip.layers)):
         dense = next(c for c in quantized.chip.connections if c.post == index and not isinstance(c, Diagonal))
         bias = lif.bias_mant * 2.0**lif.bias_exp / 64 * (1 - layer.decay if layer.reset == "subtract" else 1)
-        layers.append(FloatLayer(layer.name, dense.weight, bias, layer.reset, layer.decay, lif.vth))
-    return FloatNetwork(net.input_shape, net.num_steps, tuple(layers))
+        layers.append(FloatLayer(layer.name, layer.shape, bias, layer.reset, layer.decay, lif.vth))
+        weights.append(dense.weight)
+    return dense_network(net.input_shape, layers, weights)
 
 
 @pytest.mark.parametrize("reset", ["zero", "subtract"])
@@ -83,12 +91,12 @@ def test_spikes_stay_close_to_the_trained_network(reset):
 def test_every_quantised_network_is_valid_and_close(reset, decay, scale, bits, seed):
     net = network(reset, decay, scale, seed)
     quantized = quantize(net, bits)  # ChipNetwork validates ranges, evenness and shapes
-    for layer, r, lif in zip(net.layers, quantized.layers, quantized.chip.layers):
-        dense = next(c for c in quantized.chip.connections if c.weight.shape == layer.weight.shape)
-        inside = np.abs(layer.weight * r.scale) < 256 - (1 << (9 - bits))
+    for c, layer, r, lif in zip(net.connections, net.layers, quantized.layers, quantized.chip.layers):
+        dense = next(found for found in quantized.chip.connections if found.weight.shape == c.weight.shape)
+        inside = np.abs(c.weight * r.scale) < 256 - (1 << (9 - bits))
         step = 1 << (9 - bits)
-        assert (np.abs(dense.weight - layer.weight * r.scale)[inside] <= step / 2 + 1e-9).all()
-        assert r.zeroed == ((dense.weight == 0) & (layer.weight != 0)).sum()
+        assert (np.abs(dense.weight - c.weight * r.scale)[inside] <= step / 2 + 1e-9).all()
+        assert r.zeroed == ((dense.weight == 0) & (c.weight != 0)).sum()
         if layer.reset:
             assert abs(lif.vth - r.scale * layer.v_threshold) <= 1
 
@@ -103,14 +111,14 @@ def test_inhibition_is_lambda_times_threshold():
 def test_scale_follows_the_largest_weight():
     net = network("zero")
     report = quantize(net).layers[0]
-    assert report.scale == pytest.approx(254 / np.abs(net.layers[0].weight).max())
+    assert report.scale == pytest.approx(254 / np.abs(net.connections[0].weight).max())
     assert report.clipped == 0
 
 
 def test_a_wide_readout_never_fires():
     rng = np.random.default_rng(0)
-    layer = FloatLayer("readout", np.abs(rng.normal(1, 0.01, (3, 2000))), None)
-    chip = quantize(FloatNetwork((2000,), 2, (layer,))).chip
+    weight = np.abs(rng.normal(1, 0.01, (3, 2000)))
+    chip = quantize(dense_network((2000,), [FloatLayer("readout", (3,))], [weight], 2)).chip
     result = reference.run(chip, np.ones((1, 2, 2000), np.uint8), ("s", "v"))
     assert not result.states["s"][0].any()
     assert result.states["v"][0].min() > 0
@@ -130,10 +138,12 @@ def test_what_cannot_be_expressed_is_named(kwargs, says):
     assert "hidden 1" in str(error.value)
 
 
-def test_a_bias_out_of_range_is_named():
-    layer = FloatLayer("readout", np.array([[0.01, -0.01]]), np.array([5.0]))
-    with pytest.raises(ChipError, match=r"readout.bias: .* at most 8190"):
-        quantize(FloatNetwork((2,), 1, (layer,)))
+def test_a_large_bias_makes_the_scale_smaller():
+    layer = FloatLayer("readout", (1,), np.array([5.0]))
+    quantized = quantize(dense_network((2,), [layer], [np.array([[0.01, -0.01]])], 1))
+    assert quantized.layers[0].scale == 4095 * 2 / 5
+    lif = quantized.chip.layers[0]
+    assert lif.bias_mant[0] << lif.bias_exp == 64 * 4095 * 2
 
 
 def test_bits_out_of_range():

@@ -49,10 +49,29 @@ def test_agreement_counts():
     scores = result.scores.astype(float)
     scores[0] = -scores[0]
     labels = result.predictions
-    found = verify.agreement(chip, scores, spikes, result, labels)
+    tally = verify.Tally(chip)
+    for part in (slice(0, 1), slice(1, 4)):  # batch by batch, as a large test set is
+        states = {"s": [s[:, part] for s in result.states["s"]]}
+        batch = reference.Result(result.scores[part], states, result.spike_counts)
+        tally.add([s[:, part] for s in spikes], scores[part], batch, labels[part])
+    found = tally.agreement()
     assert found.predictions == found.accuracy_float == 0.75
     assert found.accuracy_chip == 1.0
     assert found.spikes_equal[0] == 1 - 1 / spikes[0].size
     assert (found.first.step, found.first.sample, found.first.neuron) == (2, 2, 3)
     assert found.spike_rates_chip[0] == pytest.approx(result.spike_counts[0] / spikes[0].size)
     np.testing.assert_allclose(found.spike_rates_float[0], spikes[0].mean())
+    assert np.trace(found.confusion) == 3
+    assert np.sum(found.confusion) == 4
+
+
+def test_silent_and_always_firing_neurons_and_dead_layers():
+    chip = mlp("zero")
+    shape = (chip.num_steps, 2, *chip.layers[0].shape)
+    fired, silent = np.ones(shape, bool), np.zeros(shape, bool)
+    scores, labels, counts = np.zeros((2, chip.layers[-1].size)), np.zeros(2, int), np.zeros(2, np.int64)
+    for on_chip, expected in ((silent, (shape[2], 0, (chip.layers[0].name,))), (fired, (0, shape[2], ()))):
+        tally = verify.Tally(chip)
+        tally.add([fired], scores, reference.Result(scores, {"s": [on_chip]}, counts), labels)
+        found = tally.agreement()
+        assert (found.silent[0], found.always[0], found.dead) == expected

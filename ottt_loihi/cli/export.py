@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from enum import Enum
 from pathlib import Path
 from typing import Annotated
 
@@ -11,14 +12,39 @@ import typer
 from ottt_loihi.cli import command
 
 
+class Form(str, Enum):
+    graded = "graded"
+    inject = "inject"
+
+
+class Scale(str, Enum):
+    free = "free"
+    power_of_two = "power-of-two"
+
+
 def export(
     model: Annotated[Path, typer.Argument(help="The trained network, model.pt of ottt-train.")],
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Where to write; default: beside the model.")
     ] = None,
-    weight_bits: Annotated[int, typer.Option(min=2, max=8, help="Bits of a weight on the chip.")] = 8,
+    weight_bits: Annotated[
+        str, typer.Option(help="Bits of a weight on the chip, 2 to 8, ternary or binary; one for each layer: 8,4,8.")
+    ] = "8",
+    calibrate: Annotated[
+        int, typer.Option(min=0, help="Choose scales and thresholds on so many training samples.")
+    ] = 0,
+    input_form: Annotated[
+        Form, typer.Option("--input", help="Images that stay constant: messages at every step, or injected once.")
+    ] = Form.graded,
+    scale: Annotated[Scale, typer.Option(help="Integer units per float unit, layer by layer.")] = Scale.free,
+    no_net: Annotated[
+        bool, typer.Option("--no-net", help="Write no .net, and use weight exponents, which it cannot hold.")
+    ] = False,
     check: Annotated[int, typer.Option(min=1, help="Test samples to compare float and chip on.")] = 360,
     no_check: Annotated[bool, typer.Option("--no-check", help="Do not compare.")] = False,
+    allow_dead: Annotated[
+        bool, typer.Option("--allow-dead", help="Export layers that fire no spike on the chip, too.")
+    ] = False,
     max_disagreement: Annotated[
         float, typer.Option(min=0, max=1, help="Exit 1 when more predictions than this share differ.")
     ] = 0.05,
@@ -33,7 +59,16 @@ def export(
     from ottt_loihi.converters import export as exporter
 
     net = load(model)
-    result = exporter.export(net, weight_bits, 0 if no_check else check, source=model)
+    options = exporter.Options(
+        num_weight_bits=_bits(weight_bits),
+        check=0 if no_check else check,
+        calibrate=calibrate,
+        input_form=input_form.value,
+        scale=scale.value.replace("_", "-"),
+        for_netx=False if no_net else None,
+        allow_dead=allow_dead,
+    )
+    result = exporter.export(net, options, source=model)
     exporter.require_agreement(result, max_disagreement)
     files = exporter.write(result, output or model.parent)
     if json:
@@ -54,6 +89,12 @@ def export(
     else:
         command.out.print(f"not compared: {result.unchecked}")
     command.print_files(files)
+
+
+def _bits(text: str) -> int | str | list[int | str]:
+    """``"4"`` → 4, ``"ternary"`` as it is, ``"8,4"`` → a list; the quantiser refuses what it does not know."""
+    each: list[int | str] = [int(word) if word.strip().isdigit() else word.strip() for word in text.split(",")]
+    return each if len(each) > 1 else each[0]
 
 
 def main() -> None:

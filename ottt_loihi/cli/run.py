@@ -62,11 +62,11 @@ def run(
 
     Example: ottt-run runs/demo/model.h5 --verify lava --verify netx
     """
-    from ottt_loihi.converters.export import samples as test_samples
+    from ottt_loihi.converters.export import chip_samples
     from ottt_loihi.sim import storage
 
     chip = storage.load(model)
-    x, labels = test_samples(data or _data_of(chip, model), chip.num_steps, samples, seed)
+    x, labels = chip_samples(chip, data or _data_of(chip, model), samples, seed)
     result, seconds = _classify(chip, backend, x, json)
     accuracy = float((result.predictions == labels).mean())
     checks = [_verify(chip, model, backend, x[:verify_samples], json) for backend in verify or []]
