@@ -131,7 +131,7 @@ def _start_layer(chip: ChipNetwork, lava: LavaRun, neurons: tuple[Any, ...], ind
     layer = chip.layers[index]
     for value, var in ((layer.u_init, neurons[index].u), (layer.bias_mant, neurons[index].bias_mant)):
         if value.any():
-            lava.set(var, value.reshape(var.shape))
+            lava.set(var, shaped_like(value, var.shape))
 
 
 def _starting(chip: ChipNetwork, wall: int) -> Iterator[int]:
@@ -144,6 +144,20 @@ def _working(chip: ChipNetwork, wall: int) -> Iterator[tuple[int, int]]:
         t = wall - index - 2
         if 0 <= t < chip.num_steps:
             yield index, t
+
+
+def flat(values: np.ndarray, time_axis: bool = False) -> np.ndarray:
+    """A process's values ``(neurons,)`` or ``(neurons, time)``; Lava's frames are (W, H, C), ours (C, H, W)."""
+    if values.ndim - time_axis == 3:
+        values = values.transpose((2, 1, 0, 3)[: values.ndim])
+    return values.reshape(-1, values.shape[-1]) if time_axis else values.reshape(-1)
+
+
+def shaped_like(values: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """Values in our order as a process of that shape has them; the inverse of :func:`flat`."""
+    if len(shape) != 3:
+        return values.reshape(shape)
+    return np.ascontiguousarray(values.reshape(shape[::-1]).transpose(2, 1, 0))
 
 
 class Recorder:
@@ -160,7 +174,7 @@ class Recorder:
         readout = layer == len(self.chip.layers) - 1
         for name in ("u", "v"):
             if name in self.record or (name == "v" and readout):
-                self.arrays[name][layer][t, sample] = lava.get(getattr(neuron, name)).reshape(-1)
+                self.arrays[name][layer][t, sample] = flat(lava.get(getattr(neuron, name)))
 
     def add_spikes(self, layer: int, data: np.ndarray) -> None:
         """data: ``(neurons, wall-clock steps of the whole run)``."""

@@ -2,7 +2,8 @@
 
 ``.net`` is HDF5 with datasets only, ``layer/<i>/…`` (lava-dl 0.6, ``lava/lib/dl/netx/hdf5.py``). netx sets
 du = iDecay − 1, dv = vDecay, vth = vThMant and the bias exponent to 6. A reset by subtraction becomes the recurrent
-weight −R of a ``dense_rec`` layer.
+weight −R of a ``dense_rec`` layer; a convolution has no such place. netx's frames are (width, height, channels).
+``netx_reader.py`` reads the format.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import io
 import os
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +19,14 @@ import h5py
 import numpy as np
 from ottt_loihi.converters import lava
 from ottt_loihi.converters.lava_runtime import LavaRun, require_lava
-from ottt_loihi.sim.network import INPUT, ChipNetwork, Connection, Dense, Diagonal
+from ottt_loihi.sim.network import INPUT, ChipNetwork, Connection, Conv, Dense, Diagonal, Sparse
 from ottt_loihi.sim.reference import Result, check_input
 from ottt_loihi.sim.safe_hdf5 import new_hdf5
 
 from ottt_loihi.errors import BackendUnavailableError, ChipError
 
 NETX_BIAS_EXP = 6
+TEXT = h5py.string_dtype(encoding="ascii")
 
 
 def write(chip: ChipNetwork, path: str | os.PathLike[str]) -> None:
@@ -33,8 +36,27 @@ def write(chip: ChipNetwork, path: str | os.PathLike[str]) -> None:
     """
     layers = [_layer_connections(chip, index) for index in range(len(chip.layers))]
     with new_hdf5(path) as file:
+        entries = _Entries(file)
+        if isinstance(layers[0][0], Conv):
+            _write_entry(entries.add("input"), {"shape": np.array(layers[0][0].input_shape)})
         for index, (feed_forward, recurrent) in enumerate(layers):
-            _write_layer(file.create_group(f"layer/{index}"), chip, index, feed_forward, recurrent)
+            if index and isinstance(feed_forward, Dense) and isinstance(layers[index - 1][0], Conv):
+                _write_entry(entries.add("flatten"), {"shape": np.array([chip.size(index - 1)])})
+            _write_layer(entries, chip, index, feed_forward, recurrent)
+
+
+@dataclass
+class _Entries:
+    """The numbered entries of a file."""
+
+    file: h5py.File
+    count: int = 0
+
+    def add(self, kind: str) -> h5py.Group:
+        group = self.file.create_group(f"layer/{self.count}")
+        group.create_dataset("type", data=kind, dtype=TEXT)
+        self.count += 1
+        return group
 
 
 def run(chip: ChipNetwork, path: str | os.PathLike[str], x: np.ndarray, record: tuple[str, ...] = ()) -> Result:
@@ -50,9 +72,13 @@ def run(chip: ChipNetwork, path: str | os.PathLike[str], x: np.ndarray, record: 
     with contextlib.redirect_stdout(io.StringIO()):  # netx prints its layer table
         net = netx.hdf5.Network(net_config=str(Path(path)))
     source = lava.build_source(messages, lava.steps_per_sample(chip))
-    source.s_out.connect(net.inp)
+    first = _layer_connections(chip, 0)[0]
+    spikes = source.s_out
+    if isinstance(first, Conv):
+        spikes = spikes.reshape(first.input_shape).transpose((2, 1, 0))
+    spikes.connect(net.inp)
     neurons = tuple(layer.neuron for layer in net.layers)
-    buffers = [s.a_buff for layer in net.layers for s in _synapses(layer)]
+    buffers = [s.a_buf if hasattr(s, "a_buf") else s.a_buff for layer in net.layers for s in _synapses(layer)]
     sinks = [Sink(shape=n.s_out.shape, buffer=lava.run_length(chip, len(messages))) for n in neurons]
     for neuron, sink in zip(neurons, sinks):
         neuron.s_out.connect(sink.a_in)
@@ -60,7 +86,7 @@ def run(chip: ChipNetwork, path: str | os.PathLike[str], x: np.ndarray, record: 
     with LavaRun(source) as runtime:
         lava.drive(chip, runtime, neurons, buffers, len(messages), recorder)
         for index, sink in enumerate(sinks):
-            recorder.add_spikes(index, runtime.get(sink.data))
+            recorder.add_spikes(index, lava.flat(runtime.get(sink.data), time_axis=True))
     return recorder.result()
 
 
@@ -79,15 +105,21 @@ def _synapses(layer: Any) -> list[Any]:
     return [getattr(layer, name) for name in ("synapse", "synapse_rec") if hasattr(layer, name)]
 
 
-def _layer_connections(chip: ChipNetwork, index: int) -> tuple[Dense, Connection | None]:
+def _layer_connections(chip: ChipNetwork, index: int) -> tuple[Dense | Conv, Connection | None]:
     """(feed-forward, recurrent) connection of a layer; anything else netx has no place for."""
     layer, name = chip.layers[index], chip.layers[index].name
     previous = index - 1 if index else INPUT
-    feed_forward = [c for c in chip.inputs_of(index) if isinstance(c, Dense) and c.pre == previous]
-    recurrent = [c for c in chip.inputs_of(index) if c.pre == index]
+    feed_forward = [c for c in chip.inputs_of(index) if isinstance(c, (Dense, Conv)) and c.pre == previous]
+    recurrent = [c for c in chip.inputs_of(index) if c.pre == index and not isinstance(c, Conv)]
     if len(feed_forward) != 1 or len(recurrent) > 1 or len(chip.inputs_of(index)) != 1 + len(recurrent):
         raise ChipError(
-            f"{name}: .net holds one dense input and at most one recurrent connection a layer; use model.h5"
+            f"{name}: .net holds one dense or convolutional input and at most one recurrent connection a layer; "
+            "use model.h5"
+        )
+    if recurrent and isinstance(feed_forward[0], Conv):
+        raise ChipError(
+            f"{name}: .net holds no recurrent connection of a convolution, as reset='subtract' needs; "
+            "train with reset='zero', or use model.h5"
         )
     for c in (*feed_forward, *recurrent):
         if c.delay or c.weight_exp or c.num_message_bits or c.weight_format != "inference8":
@@ -98,27 +130,58 @@ def _layer_connections(chip: ChipNetwork, index: int) -> tuple[Dense, Connection
 
 
 def _write_layer(
-    group: h5py.Group, chip: ChipNetwork, index: int, feed_forward: Dense, recurrent: Connection | None
+    entries: _Entries, chip: ChipNetwork, index: int, feed_forward: Dense | Conv, recurrent: Connection | None
 ) -> None:
     layer = chip.layers[index]
-    text = h5py.string_dtype(encoding="ascii")
-    group.create_dataset("type", data="dense_rec" if recurrent is not None else "dense", dtype=text)
-    group.create_dataset("shape", data=np.array([layer.size]))
-    group.create_dataset("inFeatures", data=chip.size(feed_forward.pre))
-    group.create_dataset("outFeatures", data=layer.size)
+    if isinstance(feed_forward, Conv):
+        group = entries.add("conv")
+        _write_entry(group, _convolution(feed_forward))
+    else:
+        group = entries.add("dense" if recurrent is None else "dense_rec")
+        _write_entry(
+            group,
+            {"shape": np.array([layer.size]), "inFeatures": chip.size(feed_forward.pre), "outFeatures": layer.size},
+        )
     group.create_dataset("weight", data=feed_forward.weight)
     if recurrent is not None:
-        weight = np.diag(recurrent.weight) if isinstance(recurrent, Diagonal) else recurrent.weight
-        group.create_dataset("weight_rec", data=weight)
+        group.create_dataset("weight_rec", data=_recurrent_matrix(recurrent))
     if layer.bias_mant.any():
-        group.create_dataset("bias", data=layer.bias_mant.reshape(-1))
+        # neuron-wise biases of a convolution are read in netx's order, (width, height, channels)
+        bias = layer.bias_mant.transpose() if isinstance(feed_forward, Conv) else layer.bias_mant.reshape(-1)
+        group.create_dataset("bias", data=_per_channel(bias) if isinstance(feed_forward, Conv) else bias)
     neuron = group.create_group("neuron")
-    neuron.create_dataset("type", data="CUBA", dtype=text)
-    for name, value in (
-        ("iDecay", layer.du + 1),
-        ("vDecay", layer.dv),
-        ("vThMant", layer.vth),
-        ("refDelay", 1),
-        ("gradedSpike", False),
-    ):
-        neuron.create_dataset(name, data=value)
+    neuron.create_dataset("type", data="CUBA", dtype=TEXT)
+    _write_entry(
+        neuron,
+        {"iDecay": layer.du + 1, "vDecay": layer.dv, "vThMant": layer.vth, "refDelay": 1, "gradedSpike": False},
+    )
+
+
+def _per_channel(bias: np.ndarray) -> np.ndarray:
+    """One bias per channel where all positions share it, which is what SLAYER writes."""
+    return bias[0, 0] if (bias == bias[0, 0]).all() else bias
+
+
+def _recurrent_matrix(c: Connection) -> np.ndarray:
+    if isinstance(c, Diagonal):
+        return np.diag(c.weight)
+    return c.matrix() if isinstance(c, Sparse) else c.weight
+
+
+def _convolution(c: Conv) -> dict[str, Any]:
+    out, _, *kernel = c.weight.shape
+    return {
+        "shape": np.array(c.output_shape),
+        "inChannels": c.input_shape[0],
+        "outChannels": out,
+        "kernelSize": np.array(kernel),
+        "stride": np.array(c.stride),
+        "padding": np.array(c.padding),
+        "dilation": np.array(c.dilation),
+        "groups": c.groups,
+    }
+
+
+def _write_entry(group: h5py.Group, values: dict[str, Any]) -> None:
+    for name, value in values.items():
+        group.create_dataset(name, data=value)

@@ -252,7 +252,7 @@ class Conv(_Part):
     ==========================  ==================================  =================================================
     input_shape                 (C, H, W)                           shape of a presynaptic frame
     weight                      int32 ``(O, C / groups, kh, kw)``   as in :class:`Dense`; odd weights only if all have
-                                                                    one sign
+                                                                    one sign, or lie in −128 … 127
     stride, padding, dilation   (vertical, horizontal)              s, p, d
     groups                      int ≥ 1                             divides C and O
     num_weight_bits             int, 1 … 8                          bits a weight is stored in
@@ -422,9 +422,14 @@ def _check_connection(c: Connection, ndim: int) -> None:
     weight = _integers(c.weight, f"{where}.weight", -256, 255)
     if weight.ndim != ndim or 0 in weight.shape:
         raise ChipError(f"{where}.weight: expected {ndim} non-empty dimension(s), got shape {weight.shape}")
-    if c.weight_format == "inference8":
+    if c.weight_format == "inference8" and not (isinstance(c, Conv) and _fits_halved(weight)):
         _check_truncation(weight, c.num_weight_bits, f"{where}.weight")
     object.__setattr__(c, "weight", _frozen(weight))
+
+
+def _fits_halved(weight: np.ndarray) -> bool:
+    """Whether all weights are halves of even 8-bit ones: Lava's Conv keeps them, the chip stores 2·w, exponent −1."""
+    return bool(weight.max() <= 127 and weight.min() >= -128)
 
 
 def _check_truncation(weight: np.ndarray, bits: int, where: str) -> None:

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import io
 import os
+import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import h5py
 import numpy as np
@@ -21,6 +22,8 @@ from ottt_loihi.files import atomic_write
 
 MAX_ELEMENTS = 1 << 28  # of one dataset: 2 GiB as int64, thirty times VGG's largest layer
 MAX_ATTRIBUTE_BYTES = 1 << 20
+MAX_TEXT_BYTES = 1000  # of a name
+MAX_HEAP_BYTES = 1 << 20
 MAX_COMPRESSION = 1100  # deflate shrinks by 1032 at most
 
 
@@ -83,6 +86,61 @@ def numbers(parent: h5py.Group, name: str) -> np.ndarray:
     if member.nbytes > stored:
         raise UnsafeFileError(f"{where}: declares {member.nbytes} bytes, more than this file can hold ({stored})")
     return member[()] if member.shape else np.asarray(member[()])
+
+
+def text(parent: h5py.Group, name: str) -> str:
+    """The dataset ``name``, one text of fixed or variable length.
+
+    A text of variable length lies in a heap of the file, which a damaged file can make libhdf5 walk round in circles
+    for ever; so the heap is read here, with every length checked.
+    """
+    member = _member(parent, name)
+    where = f"{parent.name}/{name}"
+    if not isinstance(member, h5py.Dataset) or member.external or member.is_virtual or member.size != 1:
+        raise FileError(f"{where}: expected one text")
+    if (kind := h5py.check_string_dtype(member.dtype)) is None:
+        raise FileError(f"{where}: expected a text, found {member.dtype}")
+    if kind.length is not None:
+        if kind.length > MAX_TEXT_BYTES:
+            raise UnsafeFileError(f"{where}: a text of {kind.length} bytes")
+        raw = bytes(np.asarray(member[()]).reshape(-1)[0])
+    else:
+        raw = _from_heap(parent.file.filename, member.id.get_offset(), where)
+    try:
+        return raw.rstrip(b"\0").decode("ascii")
+    except UnicodeDecodeError:
+        raise FileError(f"{where}: expected an ASCII text") from None
+
+
+def _from_heap(path: str, offset: int | None, where: str) -> bytes:
+    """The object that a reference (length, address of the collection, index) points to: HDF5's format, III.E."""
+    if offset is None:
+        raise FileError(f"{where}: a text that is not stored in one piece")
+    with open(path, "rb") as file:
+        length, address, index = struct.unpack("<IQI", _exactly(file, offset, 16, where))
+        signature, size = struct.unpack("<4s4xQ", _exactly(file, address, 16, where))
+        if signature != b"GCOL" or not 16 <= size <= MAX_HEAP_BYTES or length > MAX_TEXT_BYTES:
+            raise FileError(f"{where}: its heap is damaged")
+        heap = _exactly(file, address, size, where)
+    place = 16
+    while place + 16 <= len(heap):
+        found, nbytes = struct.unpack_from("<H6xQ", heap, place)
+        if found == index and length <= nbytes <= len(heap) - place - 16:
+            return heap[place + 16 : place + 16 + length]
+        if found == 0:
+            break
+        place += 16 + -(-nbytes // 8) * 8
+    raise FileError(f"{where}: its heap holds no such text")
+
+
+def _exactly(file: BinaryIO, offset: int, count: int, where: str) -> bytes:
+    try:
+        file.seek(offset)
+    except (OSError, OverflowError):
+        raise FileError(f"{where}: points outside the file") from None
+    if len(found := file.read(count)) != count:
+        raise FileError(f"{where}: points outside the file")
+    return found
 
 
 def attribute(parent: h5py.Group, name: str, kind: type) -> Any:
