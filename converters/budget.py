@@ -9,19 +9,40 @@ neuron needs one outgoing axon for every core it projects to. The synapses of a 
 with index bits only where an axon does not reach every neuron (diagonal, sparse, convolution). Sparse synapses are
 taken as spread evenly. A convolution keeps its kernel once a core, as the shared weights of Loihi 1's populations do:
 one list for every input channel and phase of the stride. Its cores are tiles of whole rows, all channels of a position
-on one core, and receive axons from the tile's receptive field only. The numbers are Loihi 1's (``limits.py``).
+on one core, and receive axons from the tile's receptive field only. The numbers are those of
+``limits.py``; Loihi 2's own layout is not public, so its cores are counted with Loihi 1's.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from ottt_loihi.converters import limits
-from ottt_loihi.sim.network import ChipNetwork, Connection, Conv, Dense, Diagonal, Sparse
+from ottt_loihi.converters.limits import (
+    ACTIVE_NEURON_UPDATE_PJ,
+    DELAY_BITS,
+    ENTRY_HEADER_BITS,
+    ENTRY_WORD_BITS,
+    INACTIVE_NEURON_UPDATE_PJ,
+    LEARNING_AXON_SLOTS,
+    LOIHI2,
+    SYNAPSES_PER_ENTRY,
+    SYNAPTIC_OPERATION_PJ,
+    Limits,
+    Violation,
+)
+from ottt_loihi.sim.network import INPUT, ChipNetwork, Connection, Conv, Dense, Diagonal, Sparse
 
 from ottt_loihi.errors import ChipError
+
+REMEDIES = {
+    "compartments": "make the layer smaller",
+    "incoming_axons": "pool or stride more before it, or make the layer before it smaller",
+    "outgoing_axons": "make the layers after it smaller, so that they take fewer cores",
+    "synapse_bits": "use fewer weight bits, or make the layer before it smaller",
+}
 
 
 @dataclass(frozen=True)
@@ -40,57 +61,130 @@ class LayerBudget:
 class Budget:
     """All layers; ``cores`` and ``chips`` are sums; ``latency_steps``: from first frame to last output step."""
 
+    target: str
     layers: tuple[LayerBudget, ...]
     cores: int
     chips: int
     latency_steps: int
+    violations: tuple[Violation, ...] = ()
+
+    def raise_if_broken(self) -> None:
+        """Raise :class:`ChipError` with every violation of a published limit."""
+        broken = [str(v) for v in self.violations if v.fatal]
+        if broken:
+            raise ChipError(f"does not fit on {self.target}: {' · '.join(broken)}")
 
 
-def budget(chip: ChipNetwork) -> Budget:
-    """Count cores layer by layer, the last first, since a layer's outgoing axons depend on its targets' cores.
+@dataclass(frozen=True)
+class Activity:
+    """What one sample costs, on average over ``samples`` of them.
 
-    Raises :class:`ChipError` if a layer cannot be cut small enough.
+    spikes, synaptic_operations: of all layers and the input · energy_nj: an estimate from Loihi 1's published energies
+    per synaptic operation and neuron update (``limits.py``), without routing, leakage and the host
     """
+
+    samples: int
+    spikes: float
+    synaptic_operations: float
+    energy_nj: float
+
+
+def budget(chip: ChipNetwork, limits: Limits = LOIHI2) -> Budget:
+    """Count cores layer by layer, the last first, since a layer's outgoing axons depend on its targets' cores."""
     cores: dict[int, int] = {}
-    layers = {}
+    layers: dict[int, LayerBudget] = {}
+    violations: list[Violation] = []
     for index in reversed(range(len(chip.layers))):
-        layers[index] = _layer(chip, index, cores)
+        layers[index], broken = _layer(chip, index, cores, limits)
         cores[index] = layers[index].cores
+        violations = broken + violations
     ordered = tuple(layers[index] for index in range(len(chip.layers)))
     total = sum(layer.cores for layer in ordered)
-    return Budget(ordered, total, math.ceil(total / limits.CORES_PER_CHIP), chip.num_steps + len(chip.layers))
+    chips = math.ceil(total / limits.cores_per_chip)
+    return Budget(limits.name, ordered, total, chips, chip.num_steps + len(chip.layers), tuple(violations))
 
 
-def _layer(chip: ChipNetwork, index: int, cores_of: dict[int, int]) -> LayerBudget:
-    """The smallest number of cores that holds the layer."""
-    size = chip.size(index)
-    inputs = chip.inputs_of(index)
-    for cores in range(1, size + 1):
-        share = math.ceil(size / cores)
-        use = {
-            "compartments": share / limits.COMPARTMENTS_PER_CORE,
-            "incoming axons": _in_axons(chip, inputs, share) / limits.IN_AXONS_PER_CORE,
-            "outgoing axons": share * _targets(chip, index, cores_of, cores) / limits.OUT_AXONS_PER_CORE,
-            "synapse memory": sum(_bits(chip, c, share) for c in inputs) / limits.SYNAPSE_BITS_PER_CORE,
-        }
-        if max(use.values()) <= 1:
-            return LayerBudget(
-                name=chip.layers[index].name,
-                neurons=size,
-                synapses=sum(c.weight.size for c in inputs),
-                synapse_bits=cores * sum(_bits(chip, c, share) for c in inputs),
-                cores=cores,
-                used=use,
-            )
-    worst = max(use, key=use.__getitem__)
-    raise ChipError(
-        f"layer[{index}] ({chip.layers[index].name}): one neuron alone takes {use[worst]:.1f} times a core's {worst}; "
-        "make the layers around it smaller"
+def activity(chip: ChipNetwork, input_spikes: int, layer_spikes: Sequence[int], samples: int) -> Activity:
+    """Synaptic operations: a spike costs its source's average fan-out; every neuron is updated at every step."""
+    sent = {INPUT: input_spikes} | dict(enumerate(layer_spikes))
+    operations = sum(sent[c.pre] * synapses(c) / chip.size(c.pre) for c in chip.connections)
+    fired = sum(layer_spikes)
+    updates = samples * chip.num_steps * sum(layer.size for layer in chip.layers)
+    picojoules = (
+        operations * SYNAPTIC_OPERATION_PJ
+        + fired * ACTIVE_NEURON_UPDATE_PJ
+        + (updates - fired) * INACTIVE_NEURON_UPDATE_PJ
     )
+    spikes = input_spikes + fired
+    return Activity(samples, spikes / samples, operations / samples, picojoules / 1000 / samples)
 
 
-def _in_axons(chip: ChipNetwork, inputs: tuple[Connection, ...], share: int) -> int:
-    return sum(_axons(chip, c, share) for c in inputs)
+def synapses(c: Connection) -> int:
+    """Synapses of a connection, those of a convolution counted at every position."""
+    return c.weight.size * math.prod(c.output_shape[1:]) if isinstance(c, Conv) else c.weight.size
+
+
+def _layer(
+    chip: ChipNetwork, index: int, cores_of: dict[int, int], limits: Limits
+) -> tuple[LayerBudget, list[Violation]]:
+    """The smallest number of cores that holds the layer, or breaks only what no number of cores can mend."""
+    inputs, size = chip.inputs_of(index), chip.size(index)
+    allowed = {name: getattr(limits, name) for name in REMEDIES}
+    cores, needs = _smallest(chip, index, cores_of, allowed)
+    name = chip.layers[index].name
+    found = LayerBudget(
+        name=name,
+        neurons=size,
+        synapses=sum(c.weight.size for c in inputs),
+        synapse_bits=cores * needs["synapse_bits"],
+        cores=cores,
+        used={limit.replace("_", " "): needs[limit] / allowed[limit] for limit in needs},
+    )
+    broken = [
+        Violation(name, limit, needs[limit], allowed[limit], REMEDIES[limit], limit not in limits.assumed)
+        for limit in needs
+        if needs[limit] > allowed[limit]
+    ]
+    return found, broken
+
+
+def _smallest(
+    chip: ChipNetwork, index: int, cores_of: dict[int, int], allowed: Mapping[str, int]
+) -> tuple[int, dict[str, int]]:
+    """(cores, needs of each): the first number of cores that fits, leaving out limits that no number of cores keeps."""
+    tried = []
+    for cores in _candidates(chip.size(index)):
+        tried.append((cores, _needs(chip, index, cores, cores_of)))
+        if all(tried[-1][1][name] <= most for name, most in allowed.items()):
+            return tried[-1]
+    kept = [name for name, most in allowed.items() if any(needs[name] <= most for _, needs in tried)]
+    fitting = (pair for pair in tried if all(pair[1][name] <= allowed[name] for name in kept))
+    return next(fitting, tried[-1])
+
+
+def _candidates(size: int) -> Iterator[int]:
+    """Numbers of cores worth trying: the smallest for every share of neurons."""
+    share = size + 1
+    while share > 1:
+        cores = math.ceil(size / (share - 1))
+        share = math.ceil(size / cores)
+        yield cores
+
+
+def _needs(chip: ChipNetwork, index: int, cores: int, cores_of: dict[int, int]) -> dict[str, int]:
+    """What each of so many cores has to hold."""
+    share, inputs = math.ceil(chip.size(index) / cores), chip.inputs_of(index)
+    return {
+        "compartments": share,
+        "incoming_axons": sum(_in_axons(chip, c, share) for c in inputs),
+        "outgoing_axons": share * _targets(chip, index, cores_of, cores),
+        "synapse_bits": sum(_bits(chip, c, share) for c in inputs),
+    }
+
+
+def _in_axons(chip: ChipNetwork, c: Connection, share: int) -> int:
+    """Slots of incoming axons, of which a learning connection takes twice as many."""
+    return _axons(chip, c, share) * (LEARNING_AXON_SLOTS if c.weight_format == "learning9" else 1)
 
 
 def _axons(chip: ChipNetwork, c: Connection, share: int) -> int:
@@ -139,11 +233,14 @@ def _bits(chip: ChipNetwork, c: Connection, share: int) -> int:
     """Synapse memory of one core's share of a connection."""
     axons, fan_out = _entries(chip, c, share)
     index_bits = 0 if isinstance(c, Dense) else math.ceil(math.log2(max(share, 2)))
-    per_synapse = c.num_weight_bits + (limits.DELAY_BITS if c.delay else 0) + index_bits
-    whole, rest = divmod(fan_out, limits.SYNAPSES_PER_ENTRY)
-    entries = [limits.SYNAPSES_PER_ENTRY] * whole + ([rest] if rest else [])
-    words = sum(math.ceil((n * per_synapse + limits.ENTRY_HEADER_BITS) / limits.ENTRY_WORD_BITS) for n in entries)
-    return axons * words * limits.ENTRY_WORD_BITS
+    per_synapse = c.num_weight_bits + (DELAY_BITS if c.delay else 0) + index_bits
+    whole, rest = divmod(fan_out, SYNAPSES_PER_ENTRY)
+    words = whole * _words(SYNAPSES_PER_ENTRY * per_synapse) + (_words(rest * per_synapse) if rest else 0)
+    return axons * words * ENTRY_WORD_BITS
+
+
+def _words(bits: int) -> int:
+    return math.ceil((bits + ENTRY_HEADER_BITS) / ENTRY_WORD_BITS)
 
 
 def _entries(chip: ChipNetwork, c: Connection, share: int) -> tuple[int, int]:

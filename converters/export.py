@@ -5,19 +5,21 @@ from __future__ import annotations
 import hashlib
 import math
 import os
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from ottt_loihi.converters import netx, plots, report, torch_integer
+from ottt_loihi.converters import lava, netx, plots, report, torch_integer
 from ottt_loihi.converters import quantize as quantizing
-from ottt_loihi.converters.budget import Budget, LayerBudget, budget
+from ottt_loihi.converters.budget import Activity, Budget, LayerBudget, activity, budget
 from ottt_loihi.converters.calibrate import calibrate
 from ottt_loihi.converters.float_network import FloatNetwork, from_torch
+from ottt_loihi.converters.limits import LOIHI2, Limits
 from ottt_loihi.converters.quantize import Quantized, quantize
-from ottt_loihi.converters.verify import Agreement, Tally, compare
+from ottt_loihi.converters.verify import Agreement, Comparison, Tally, compare
 from ottt_loihi.sim import storage
 from ottt_loihi.sim.network import ChipNetwork
 
@@ -43,6 +45,7 @@ class Export:
     agreement: Agreement | None = None
     unchecked: str = ""
     spikes: dict[str, np.ndarray] | None = None
+    activity: Activity | None = None
 
 
 def samples(
@@ -115,7 +118,8 @@ class Options:
     """What ``ottt-export`` can be asked for; see :func:`~ottt_loihi.converters.quantize.quantize`.
 
     check: test samples to compare float and chip on, 0 for none · calibrate: training samples that scales and
-    thresholds are chosen on, 0 for none · allow_dead: a layer that never fires does not fail the export
+    thresholds are chosen on, 0 for none · allow_dead: a layer that never fires does not fail the export ·
+    limits: of the chip it has to fit on
     """
 
     num_weight_bits: int | str | Sequence[int | str] = 8
@@ -125,6 +129,7 @@ class Options:
     scale: str = "free"
     for_netx: bool | None = None
     allow_dead: bool = False
+    limits: Limits = LOIHI2
 
 
 def export(net: Network, options: Options | None = None, source: str | os.PathLike[str] | None = None) -> Export:
@@ -149,7 +154,8 @@ def export(net: Network, options: Options | None = None, source: str | os.PathLi
         )
         origin["calibrated"] = {str(i): [t.scale, t.v_threshold] for i, t in settings["tuning"].items()}
     quantized = quantize(trained, options.num_weight_bits, origin, **settings)
-    counted = budget(quantized.chip)
+    counted = budget(quantized.chip, options.limits)
+    counted.raise_if_broken()
     if not options.check:
         return Export(trained, quantized, counted, unchecked="not asked for (--no-check)")
     if net.provenance.get("data") is None:
@@ -160,7 +166,8 @@ def export(net: Network, options: Options | None = None, source: str | os.PathLi
             f"{found.dead[0]} fires no spike in {found.samples} samples, as it does in the float network: try more "
             "weight bits, --calibrate, or fine-tuning with ottt-train --quantize; --allow-dead to export it anyway"
         )
-    return Export(trained, quantized, counted, found, spikes=spikes)
+    used = activity(quantized.chip, found.input_spikes, found.spikes, found.samples)
+    return Export(trained, quantized, counted, found, spikes=spikes, activity=used)
 
 
 @dataclass(frozen=True)
@@ -223,7 +230,7 @@ def _replay(
         scores.append(run.scores.cpu().numpy())
         part = slice(start, start + len(run.scores))
         result = sim.run(chip, messages[part], ("u", "v", "s"))
-        tally.add(spikes, scores[-1], result, seen.labels[part])
+        tally.add(spikes, scores[-1], result, seen.labels[part], messages[part])
         if not raster:
             integer = torch_integer.run(chip, messages[part], ("u", "v", "s"))
             compare(chip, integer, result).raise_if_different("the integer network in torch and in sim")
@@ -242,6 +249,28 @@ def require_agreement(export: Export, max_disagreement: float) -> None:
             f"allowed are {max_disagreement:.1%}; the first differing spike: {found.first}; "
             "try more weight bits, or --max-disagreement"
         )
+
+
+def verify(export: Export, backend: str, count: int) -> Comparison:
+    """Replay test samples in the Lava runtime (``"lava"``) or lava-dl's netx (``"netx"``), and compare with sim.
+
+    Raises :class:`VerificationError` naming the first state that differs.
+    """
+    chip = export.quantized.chip
+    data = chip.provenance["training"].get("data")
+    if data is None:
+        raise UsageError("--verify: the checkpoint does not name its data set")
+    x, _ = chip_samples(chip, data, count)
+    record = ("u", "v", "s")
+    if backend == "lava":
+        found = lava.run(chip, x, record)
+    else:
+        with tempfile.TemporaryDirectory() as folder:
+            netx.write(chip, Path(folder) / "model.net")
+            found = netx.run(chip, Path(folder) / "model.net", x, record)
+    comparison = compare(chip, sim.run(chip, x, record), found)
+    comparison.raise_if_different(f"{backend} and sim")
+    return comparison
 
 
 def write(export: Export, folder: Path) -> dict[str, str]:
@@ -316,7 +345,7 @@ def tables(export: Export) -> list[report.Table]:
                 ]
                 for b in export.budget.layers
             ],
-            "Counted with Loihi 1's published core limits; Loihi 2's are not public.",
+            _budget_note(export),
         )
     )
     return result
@@ -343,6 +372,20 @@ def _agreement_table(export: Export, found: Agreement) -> report.Table:
         + (f"First differing spike: {found.first}. " if found.first else "No spike differs. ")
         + f"Float membranes exactly on the threshold: {found.ties}. Overflows: {overflows or 'none'}.",
     )
+
+
+def _budget_note(export: Export) -> str:
+    found, used = export.budget, export.activity
+    note = f"Target {found.target}, {found.cores} cores, {found.chips} chip(s), latency {found.latency_steps} steps. "
+    if found.target != "loihi1":
+        note += "Cores are counted as Loihi 1's; Loihi 2's axon limits and synapse layout are not public. "
+    if used is not None:
+        note += (
+            f"A sample takes {used.spikes:,.0f} spikes and {used.synaptic_operations:,.0f} synaptic operations, an "
+            f"estimated {used.energy_nj / 1000:,.2f} µJ (Loihi 1's published energies per operation and neuron update; "
+            "no routing, no leakage, no host). "
+        )
+    return note + " ".join(f"Warning: {v}." for v in found.violations)
 
 
 def _tightest(layer: LayerBudget) -> str:

@@ -1,15 +1,84 @@
-"""The chip's limits as named constants, each with its source; sizes in bits unless the name says otherwise.
+"""The chips' limits as named constants, each with its source, and the violations that break them.
 
-Loihi 1's numbers are from nengo-loihi's published model of the chip (``validate.py``, ``builder/``). Intel has not
-published Loihi 2's axon and synapse memory layout; the budget therefore counts with Loihi 1's cores and says so.
+Loihi 1's numbers are from nengo-loihi's published model of the chip (``validate.py``, ``builder/``). Of Loihi 2 there
+are public overviews; neither the layout of its synapse memory nor its axon limits are in them. They are assumed to be
+Loihi 1's, and to break an assumed limit is a warning, not an error.
 """
 
-CORES_PER_CHIP = 128  # Loihi 1 and 2, public overviews
-COMPARTMENTS_PER_CORE = 1024  # Loihi 1, nengo-loihi
-IN_AXONS_PER_CORE = 4096  # Loihi 1, nengo-loihi
-OUT_AXONS_PER_CORE = 4096  # Loihi 1, nengo-loihi
-SYNAPSE_BITS_PER_CORE = 1_048_576  # Loihi 1, nengo-loihi
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+
+from ottt_loihi.errors import UsageError
+
 SYNAPSES_PER_ENTRY = 64  # Loihi 1, nengo-loihi: one header for up to so many synapses of an axon
 ENTRY_HEADER_BITS = 10  # Loihi 1, nengo-loihi
 ENTRY_WORD_BITS = 64  # Loihi 1, nengo-loihi: an entry is rounded up to whole words
 DELAY_BITS = 6  # Lava's dense models: delays of 0 to 63 steps
+LEARNING_AXON_SLOTS = 2  # Loihi 1, nengo-loihi: a learning synapse takes twice the incoming axons
+
+# Davies et al., "Loihi: A Neuromorphic Manycore Processor with On-Chip Learning", IEEE Micro 2018, table of Loihi 1
+SYNAPTIC_OPERATION_PJ = 23.6
+ACTIVE_NEURON_UPDATE_PJ = 81.0
+INACTIVE_NEURON_UPDATE_PJ = 52.0
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What one chip and one of its neuro cores hold; ``assumed``: names of limits that nobody has published."""
+
+    name: str
+    cores_per_chip: int
+    compartments: int
+    incoming_axons: int
+    outgoing_axons: int
+    synapse_bits: int
+    assumed: tuple[str, ...] = ()
+
+    def overridden(self, values: Mapping[str, int]) -> Limits:
+        """The same with some limits replaced; a limit that somebody sets is not assumed any more."""
+        known = [f.name for f in fields(self) if f.type == "int"]
+        for name, value in values.items():
+            if name not in known:
+                raise UsageError(f"limit {name!r}: expected one of {', '.join(known)}")
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise UsageError(f"limit {name}: expected a positive integer, got {value!r}")
+        return replace(self, **values, assumed=tuple(name for name in self.assumed if name not in values))
+
+
+LOIHI1 = Limits(
+    "loihi1",
+    cores_per_chip=128,  # public overviews
+    compartments=1024,  # nengo-loihi
+    incoming_axons=4096,  # nengo-loihi
+    outgoing_axons=4096,  # nengo-loihi
+    synapse_bits=1_048_576,  # nengo-loihi
+)
+LOIHI2 = Limits(
+    "loihi2",
+    cores_per_chip=128,  # public overviews
+    compartments=8192,  # public overviews: up to
+    incoming_axons=4096,  # not public, Loihi 1's
+    outgoing_axons=4096,  # not public, Loihi 1's
+    synapse_bits=192 * 8192,  # 192 KB a core after Intel's technology brief, unconfirmed, and shared with other uses
+    assumed=("incoming_axons", "outgoing_axons", "synapse_bits"),
+)
+TARGETS = {limits.name: limits for limits in (LOIHI1, LOIHI2)}
+
+
+@dataclass(frozen=True)
+class Violation:
+    """What a layer needs on one core, what there is, what to do; ``fatal``: the limit is not only assumed."""
+
+    layer: str
+    limit: str
+    used: int
+    allowed: int
+    remedy: str
+    fatal: bool
+
+    def __str__(self) -> str:
+        word = "allowed are" if self.fatal else "assumed are"
+        used = f"{self.used:,} {self.limit.replace('_', ' ')}"
+        return f"{self.layer}: {used} on a core, {word} {self.allowed:,}; {self.remedy}"

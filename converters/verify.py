@@ -83,7 +83,8 @@ class Agreement:
     and step of each hidden layer · spikes_equal: share of equal spikes of each hidden layer · silent, always: neurons
     of each hidden layer that never fire on the chip, or at every step of all samples · dead: layers that fire in float
     and never on the chip · ties: float membranes exactly on the threshold (the chip fires above it only) · overflows:
-    of the simulator, by kind · first: the first spike that differs
+    of the simulator, by kind · spikes, input_spikes: of all samples, on the chip, the readout's included · first: the
+    first spike that differs
     """
 
     samples: int
@@ -99,6 +100,8 @@ class Agreement:
     dead: tuple[str, ...]
     ties: int
     overflows: dict[str, int]
+    spikes: tuple[int, ...]
+    input_spikes: int
     first: Divergence | None
 
 
@@ -114,9 +117,21 @@ class Tally:
         self.equal = [0] * len(hidden)
         self.spikes = {kind: [np.zeros(shape, np.int64) for shape in hidden] for kind in ("float", "chip")}
         self.overflows: dict[str, int] = {}
+        self.counts, self.input_spikes = np.zeros(len(chip.layers), np.int64), 0
 
-    def add(self, float_spikes: list[np.ndarray], float_scores: np.ndarray, result: Result, labels: np.ndarray) -> None:
-        """float_spikes: one bool ``(num_steps, batch, *shape)`` per hidden layer; result recorded ``"s"``."""
+    def add(
+        self,
+        float_spikes: list[np.ndarray],
+        float_scores: np.ndarray,
+        result: Result,
+        labels: np.ndarray,
+        messages: np.ndarray | None = None,
+    ) -> None:
+        """float_spikes: one bool ``(num_steps, batch, *shape)`` per hidden layer · result: a run that recorded ``"s"`` ·
+        messages: what the chip was sent.
+        """
+        self.counts += result.spike_counts
+        self.input_spikes += 0 if messages is None else int(np.count_nonzero(messages))
         predicted = float_scores.argmax(axis=1)
         np.add.at(self.confusion, (predicted, result.predictions), 1)
         self.right += [int((predicted == labels).sum()), int((result.predictions == labels).sum())]
@@ -154,6 +169,8 @@ class Tally:
             ),
             ties=ties,
             overflows=self.overflows,
+            spikes=tuple(int(n) for n in self.counts),
+            input_spikes=self.input_spikes,
             first=self.first,
         )
 

@@ -6,13 +6,14 @@ import numpy as np
 import pytest
 from ottt_loihi.converters import export as exporter
 from ottt_loihi.converters import report
-from ottt_loihi.converters.budget import budget
+from ottt_loihi.converters.budget import activity, budget
 from ottt_loihi.converters.float_network import from_torch
+from ottt_loihi.converters.limits import LOIHI1, LOIHI2
 from ottt_loihi.sim import storage
 from ottt_loihi.sim.network import INPUT, LIF, ChipNetwork, Conv, Dense, Diagonal
 from test_lava import mlp as chip_mlp
 
-from ottt_loihi.errors import ChipError, FileError, VerificationError
+from ottt_loihi.errors import ChipError, FileError, UsageError, VerificationError
 
 torch = pytest.importorskip("torch")
 from ottt_loihi.architectures import mlp  # noqa: E402
@@ -88,7 +89,7 @@ def test_budget_by_hand():
     chip = ChipNetwork(
         (64,), (LIF((128,), 0, 4096, 9),), (Dense(INPUT, 0, weight), Diagonal(0, 0, np.full(128, -4))), 6
     )
-    layer = budget(chip).layers[0]
+    layer = budget(chip, LOIHI1).layers[0]
     assert layer.synapse_bits == 64 * 2 * 9 * 64 + 128 * 64
     assert layer.cores == 1
     assert layer.used["compartments"] == 128 / 1024
@@ -99,7 +100,7 @@ def test_budget_by_hand():
 def test_budget_of_a_convolution_by_hand():
     """16×24×24 → 5×5, stride 2 → 32×10×10: the whole input has too many axons for one core."""
     conv = Conv(INPUT, 0, np.full((32, 16, 5, 5), 254), (16, 24, 24), stride=(2, 2))
-    layer = budget(ChipNetwork((16, 24, 24), (LIF((32, 10, 10), 0, 0, 1),), (conv,), 1)).layers[0]
+    layer = budget(ChipNetwork((16, 24, 24), (LIF((32, 10, 10), 0, 0, 1),), (conv,), 1), LOIHI1).layers[0]
     # 3200 neurons in 4 cores: 25 positions are 3 rows of 10, which see 9 of 24 rows and 23 of 24 columns
     assert layer.cores == 4
     assert layer.used["incoming axons"] == 16 * 9 * 23 / 4096
@@ -111,14 +112,47 @@ def test_budget_of_a_convolution_by_hand():
 def test_budget_cuts_a_large_layer():
     weight = np.full((3000, 10), 2)
     chip = ChipNetwork((10,), (LIF((3000,), 0, 0, 9),), (Dense(INPUT, 0, weight),), 6)
-    assert budget(chip).layers[0].cores == 3
-    assert max(budget(chip).layers[0].used.values()) <= 1
+    assert budget(chip, LOIHI1).layers[0].cores == 3
+    assert max(budget(chip, LOIHI1).layers[0].used.values()) <= 1
 
 
-def test_a_layer_that_no_core_can_receive_is_refused():
-    chip = ChipNetwork((5000,), (LIF((1,), 0, 0, 9),), (Dense(INPUT, 0, np.full((1, 5000), 2)),), 6)
-    with pytest.raises(ChipError, match=r"1\.2 times a core's incoming axons"):
-        budget(chip)
+def too_wide():
+    """Two layers that no core can receive, the first through learning synapses."""
+    plastic = Dense(INPUT, 0, np.full((5000, 3000), 2), weight_format="learning9")
+    layers = (LIF((5000,), 0, 0, 9, name="wide"), LIF((2,), 0, 0, 9, name="last"))
+    return ChipNetwork((3000,), layers, (plastic, Dense(0, 1, np.full((2, 5000), 2))), 6)
+
+
+def test_all_violations_are_listed_with_what_to_do():
+    found = budget(too_wide(), LOIHI1)
+    assert [(v.layer, v.limit, v.used) for v in found.violations] == [
+        ("wide", "incoming_axons", 6000),  # learning takes twice the slots
+        ("last", "incoming_axons", 5000),
+    ]
+    with pytest.raises(ChipError, match=r"on loihi1: wide: 6,000 .* 4,096; pool .* · last: 5,000 incoming axons"):
+        found.raise_if_broken()
+
+
+def test_a_limit_that_is_only_assumed_warns_until_somebody_sets_it():
+    found = budget(too_wide(), LOIHI2)
+    assert len(found.violations) == 2
+    assert "assumed are 4,096" in str(found.violations[0])
+    found.raise_if_broken()
+    assert not budget(too_wide(), LOIHI2.overridden({"incoming_axons": 6000})).violations
+    with pytest.raises(ChipError, match="last"):
+        budget(too_wide(), LOIHI2.overridden({"incoming_axons": 4096})).raise_if_broken()
+    with pytest.raises(UsageError, match="limit 'axons': expected one of cores_per_chip"):
+        LOIHI2.overridden({"axons": 1})
+
+
+def test_activity_by_hand():
+    """10 inputs → 4 → 2: a spike of the input reaches 4 synapses, one of the first layer 2."""
+    layers = (LIF((4,), 0, 0, 9), LIF((2,), 0, 0, 9))
+    chip = ChipNetwork((10,), layers, (Dense(INPUT, 0, np.full((4, 10), 2)), Dense(0, 1, np.full((2, 4), 2))), 5)
+    found = activity(chip, 30, [7, 1], samples=2)
+    assert found.synaptic_operations == (30 * 4 + 7 * 2) / 2
+    assert found.spikes == 38 / 2
+    assert found.energy_nj == pytest.approx((134 * 23.6 + 8 * 81 + (2 * 5 * 6 - 8) * 52) / 2000)
 
 
 def test_report_sections_replace_and_keep_their_order(tmp_path):

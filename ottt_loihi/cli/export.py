@@ -17,6 +17,16 @@ class Form(str, Enum):
     inject = "inject"
 
 
+class Target(str, Enum):
+    loihi1 = "loihi1"
+    loihi2 = "loihi2"
+
+
+class Backend(str, Enum):
+    lava = "lava"
+    netx = "netx"
+
+
 class Scale(str, Enum):
     free = "free"
     power_of_two = "power-of-two"
@@ -42,6 +52,15 @@ def export(
     ] = False,
     check: Annotated[int, typer.Option(min=1, help="Test samples to compare float and chip on.")] = 360,
     no_check: Annotated[bool, typer.Option("--no-check", help="Do not compare.")] = False,
+    target: Annotated[Target, typer.Option(help="The chip it has to fit on.")] = Target.loihi2,
+    limit: Annotated[
+        list[str] | None, typer.Option(help="Set a limit of that chip: incoming_axons=8192. Repeatable.")
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Write nothing.")] = False,
+    verify: Annotated[
+        list[Backend] | None, typer.Option(help="Replay --verify-samples in Lava or netx, every state compared.")
+    ] = None,
+    verify_samples: Annotated[int, typer.Option(min=1, help="Test samples to replay there.")] = 20,
     allow_dead: Annotated[
         bool, typer.Option("--allow-dead", help="Export layers that fire no spike on the chip, too.")
     ] = False,
@@ -57,6 +76,7 @@ def export(
     """
     from ottt_loihi.checkpoint import load
     from ottt_loihi.converters import export as exporter
+    from ottt_loihi.converters.limits import TARGETS
 
     net = load(model)
     options = exporter.Options(
@@ -67,16 +87,20 @@ def export(
         scale=scale.value.replace("_", "-"),
         for_netx=False if no_net else None,
         allow_dead=allow_dead,
+        limits=TARGETS[target.value].overridden(_limits(limit or [])),
     )
     result = exporter.export(net, options, source=model)
     exporter.require_agreement(result, max_disagreement)
-    files = exporter.write(result, output or model.parent)
+    for backend in verify or []:
+        exporter.verify(result, backend.value, verify_samples)
+    files = {} if dry_run else exporter.write(result, output or model.parent)
     if json:
         command.print_json(
             {
                 "layers": [asdict(layer) for layer in result.quantized.layers],
                 "agreement": asdict(result.agreement) if result.agreement else None,
                 "budget": asdict(result.budget),
+                "activity": asdict(result.activity) if result.activity else None,
                 "files": files,
             }
         )
@@ -95,6 +119,19 @@ def _bits(text: str) -> int | str | list[int | str]:
     """``"4"`` → 4, ``"ternary"`` as it is, ``"8,4"`` → a list; the quantiser refuses what it does not know."""
     each: list[int | str] = [int(word) if word.strip().isdigit() else word.strip() for word in text.split(",")]
     return each if len(each) > 1 else each[0]
+
+
+def _limits(texts: list[str]) -> dict[str, int]:
+    """``["incoming_axons=8192"]`` → ``{"incoming_axons": 8192}``."""
+    from ottt_loihi.errors import UsageError
+
+    found = {}
+    for text in texts:
+        name, _, value = text.partition("=")
+        if not value.isdigit():
+            raise UsageError(f"--limit: expected name=number, got {text!r}")
+        found[name] = int(value)
+    return found
 
 
 def main() -> None:
