@@ -127,7 +127,7 @@ class Tally:
         labels: np.ndarray,
         messages: np.ndarray | None = None,
     ) -> None:
-        """float_spikes: one bool ``(num_steps, batch, *shape)`` per hidden layer · result: a run that recorded ``"s"`` ·
+        """float_spikes: one bool ``(num_steps, batch, *shape)`` per hidden layer · result: recorded ``"s"`` ·
         messages: what the chip was sent.
         """
         self.counts += result.spike_counts
