@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from ottt_loihi.converters import lava, netx, plots, report, torch_integer
+from ottt_loihi.converters import lava, lava_script, netx, plots, report, torch_integer
 from ottt_loihi.converters import quantize as quantizing
 from ottt_loihi.converters.budget import Activity, Budget, LayerBudget, activity, budget
 from ottt_loihi.converters.calibrate import calibrate
@@ -21,7 +21,7 @@ from ottt_loihi.converters.limits import LOIHI2, Limits
 from ottt_loihi.converters.quantize import Quantized, quantize
 from ottt_loihi.converters.verify import Agreement, Comparison, Tally, compare
 from ottt_loihi.sim import storage
-from ottt_loihi.sim.network import ChipNetwork
+from ottt_loihi.sim.network import ChipNetwork, Connection, Conv, Diagonal
 
 from ottt_loihi import sim
 from ottt_loihi.data import load_data, rate_code
@@ -39,7 +39,7 @@ class Export:
     ``files`` maps "chip", "net" (absent when ``net_refused`` says why) and "report" to paths once :func:`write` ran.
     """
 
-    trained: FloatNetwork
+    trained: FloatNetwork | None
     quantized: Quantized
     budget: Budget
     agreement: Agreement | None = None
@@ -240,6 +240,13 @@ def _replay(
     return tally.agreement(ties), raster
 
 
+def export_chip(chip: ChipNetwork, limits: Limits = LOIHI2) -> Export:
+    """An integer network that somebody else made, counted and ready to be written in every format."""
+    counted = budget(chip, limits)
+    counted.raise_if_broken()
+    return Export(None, Quantized(chip, (), ()), counted, unchecked="it is an integer network already")
+
+
 def require_agreement(export: Export, max_disagreement: float) -> None:
     """Raise :class:`VerificationError` when float and chip predict differently on more than that share of samples."""
     found = export.agreement
@@ -274,8 +281,12 @@ def verify(export: Export, backend: str, count: int) -> Comparison:
 
 
 def write(export: Export, folder: Path) -> dict[str, str]:
-    """Write ``model.h5``, ``model.net`` and the report's section; returns name → path, or why there is no ``.net``."""
-    files = {"chip": str(folder / "model.h5")}
+    """Write ``model.h5``, ``model.net``, ``model_lava.py`` and the report's section.
+
+    Returns name → path, or why there is no ``.net``.
+    """
+    files = {"chip": str(folder / "model.h5"), "lava script": str(folder / "model_lava.py")}
+    lava_script.write(export.quantized.chip, folder / "model_lava.py")
     storage.save(export.quantized.chip, files["chip"])
     try:
         netx.write(export.quantized.chip, folder / "model.net")
@@ -315,40 +326,34 @@ def section(export: Export, files: dict[str, str]) -> report.Section:
 
 def tables(export: Export) -> list[report.Table]:
     """Quantisation, agreement and budget, for the terminal and the page."""
-    result = [
-        report.Table(
-            "Quantisation",
-            ["layer", "weights>", "bits>", "scale>", "vth>", "clipped>", "zeroed>", "rms error>"],
-            [
-                [r.name, "×".join(map(str, r.shape[::-1] if len(r.shape) == 2 else r.shape)), str(r.bits)]
-                + [f"{r.scale:.1f}", str(r.vth), str(r.clipped), str(r.zeroed)]
-                + [f"{r.rms_error:.2%}"]
-                for r in export.quantized.layers
-            ],
-            "scale: integer units per float unit; clipped, zeroed: numbers of weights; rms error: relative.",
-        )
-    ]
+    result = []
+    if export.quantized.layers:
+        result.append(_quantisation_table(export))
     if (found := export.agreement) is not None:
         result.append(_agreement_table(export, found))
-    result.append(
-        report.Table(
-            "On a chip",
-            ["layer", "neurons>", "synapses>", "KiB>", "cores>", "tightest resource of a core>"],
-            [
-                [
-                    b.name,
-                    f"{b.neurons:,}",
-                    f"{b.synapses:,}",
-                    f"{b.synapse_bits / 8192:.1f}",
-                    str(b.cores),
-                    _tightest(b),
-                ]
-                for b in export.budget.layers
-            ],
-            _budget_note(export),
-        )
+    return [*result, _budget_table(export)]
+
+
+def _quantisation_table(export: Export) -> report.Table:
+    return report.Table(
+        "Quantisation",
+        ["layer", "weights>", "bits>", "scale>", "vth>", "clipped>", "zeroed>", "rms error>"],
+        [
+            [r.name, "×".join(map(str, r.shape[::-1] if len(r.shape) == 2 else r.shape)), str(r.bits)]
+            + [f"{r.scale:.1f}", str(r.vth), str(r.clipped), str(r.zeroed), f"{r.rms_error:.2%}"]
+            for r in export.quantized.layers
+        ],
+        "scale: integer units per float unit; clipped, zeroed: numbers of weights; rms error: relative.",
     )
-    return result
+
+
+def _budget_table(export: Export) -> report.Table:
+    rows = [
+        [b.name, f"{b.neurons:,}", f"{b.synapses:,}", f"{b.synapse_bits / 8192:.1f}", str(b.cores), _tightest(b)]
+        for b in export.budget.layers
+    ]
+    columns = ["layer", "neurons>", "synapses>", "KiB>", "cores>", "tightest resource of a core>"]
+    return report.Table("On a chip", columns, rows, _budget_note(export))
 
 
 def _agreement_table(export: Export, found: Agreement) -> report.Table:
@@ -408,10 +413,32 @@ def _summary(export: Export) -> str:
 
 def _figures(export: Export) -> list[report.Figure]:
     weights = {r.name: pair for r, pair in zip(export.quantized.layers, export.quantized.weights)}
-    figures = [report.Figure(plots.weight_histograms(weights), "Weights of each layer before and after quantisation.")]
+    figures = [report.Figure(_drawing(export.quantized.chip), "The network on the chip.")]
+    if weights:
+        caption = "Weights of each layer's main connection before and after quantisation."
+        figures.append(report.Figure(plots.weight_histograms(weights), caption))
+    used = {layer.name: layer.used for layer in export.budget.layers}
+    figures.append(report.Figure(plots.bars(used), f"How full the cores of each layer are ({export.budget.target})."))
+    if export.agreement is not None:
+        caption = "Predictions of the float network against those of the chip; off the diagonal they differ."
+        figures.append(report.Figure(plots.confusion(export.agreement.confusion), caption))
     if export.spikes is not None:
         figures.append(report.Figure(plots.raster(export.spikes), "Spikes of the first test sample on the chip."))
     return figures
+
+
+def _drawing(chip: ChipNetwork) -> str:
+    shapes = [("input", chip.input_shape), *((layer.name, layer.shape) for layer in chip.layers)]
+    boxes = [(name, "×".join(map(str, shape))) for name, shape in shapes]
+    arrows = [(c.pre + 1, c.post + 1, _label(c)) for c in chip.connections]
+    return plots.drawing(boxes, arrows)
+
+
+def _label(c: Connection) -> str:
+    if isinstance(c, Diagonal) and c.pre == c.post:
+        return "reset"
+    kernel = "×".join(map(str, c.weight.shape[2:])) if isinstance(c, Conv) else ""
+    return f"{type(c).__name__.lower()} {kernel}" + (f" +{c.delay}" if c.delay else "")
 
 
 def _provenance_table(export: Export, files: dict[str, str]) -> report.Table:

@@ -10,6 +10,9 @@ from typing import Any
 import numpy as np
 
 BLUE, ORANGE, GREEN, RED, GREY = "#3b6ea8", "#d9822b", "#4a9b5f", "#b8453f", "#8a8f98"
+MAX_CLASSES = 20  # that a confusion matrix writes numbers for
+MAX_RASTER = 500  # neurons of a layer in a raster
+MAX_ACROSS = 3  # panels side by side
 STYLE = {
     "figure.figsize": (6.4, 3.2),
     "font.size": 10,
@@ -58,7 +61,7 @@ def _draw_curves(axes: Any, series: Mapping[str, Any], x_label: str, y_label: st
 def weight_histograms(weights: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> str:
     """Per layer the weights before and after quantisation, both in float units: name → (before, after)."""
     with _axes(columns=len(weights)) as (figure, axes):
-        for ax, (name, (before, after)) in zip(np.atleast_1d(axes), weights.items()):
+        for ax, (name, (before, after)) in zip(np.ravel(axes), weights.items()):
             edges = np.histogram_bin_edges(np.concatenate([before.ravel(), after.ravel()]), 60)
             ax.hist(before.ravel(), edges, color=BLUE, alpha=0.55, label="trained")
             ax.hist(after.ravel(), edges, histtype="step", color=ORANGE, linewidth=1.4, label="on the chip")
@@ -72,11 +75,73 @@ def raster(spikes: Mapping[str, np.ndarray]) -> str:
     from matplotlib.ticker import MaxNLocator
 
     with _axes(columns=len(spikes)) as (figure, axes):
-        for ax, (name, s) in zip(np.atleast_1d(axes), spikes.items()):
-            t, neuron = np.nonzero(s.reshape(len(s), -1))
-            ax.scatter(t + 1, neuron, s=9, marker="|", linewidths=1.4, color=BLUE)
-            ax.set(title=name, xlabel="time step", ylabel="neuron", xlim=(0.5, len(s) + 0.5))
+        for ax, (name, s) in zip(np.ravel(axes), spikes.items()):
+            s = s.reshape(len(s), -1)
+            every = -(-s.shape[1] // MAX_RASTER)  # of a large layer every n-th neuron, or the page grows by megabytes
+            t, neuron = np.nonzero(s[:, ::every])
+            ax.scatter(t + 1, neuron * every, s=9, marker="|", linewidths=1.4, color=BLUE)
+            shown = "neuron" if every == 1 else f"neuron (one in {every} shown)"
+            ax.set(title=name, xlabel="time step", ylabel=shown, xlim=(0.5, len(s) + 0.5))
             ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+        return _svg(figure)
+
+
+def confusion(matrix: Sequence[Sequence[int]]) -> str:
+    """Predictions of the float network (rows) against the chip's (columns), counts; equal ones are not coloured."""
+    counts = np.asarray(matrix)
+    with _axes() as (figure, axes):
+        figure.set_size_inches(max(4.2, 0.42 * len(counts)), max(3.6, 0.36 * len(counts)))
+        differing = np.where(np.eye(len(counts), dtype=bool), 0, counts)
+        axes.imshow(differing, cmap="Oranges", vmin=0, vmax=max(1, differing.max()))
+        if len(counts) <= MAX_CLASSES:
+            for (row, column), count in np.ndenumerate(counts):
+                if count:
+                    axes.text(column, row, str(count), ha="center", va="center", fontsize=8)
+            axes.set(xticks=range(len(counts)), yticks=range(len(counts)))
+        axes.set(xlabel="class predicted on the chip", ylabel="class predicted in float")
+        axes.grid(False)
+        return _svg(figure)
+
+
+def bars(shares: Mapping[str, Mapping[str, float]]) -> str:
+    """How full the fullest core of each layer is: layer → resource → share, 1 is full."""
+    with _axes() as (figure, axes):
+        resources = list(next(iter(shares.values())))
+        figure.set_size_inches(7.6, 0.9 + 0.62 * len(shares))
+        height = 0.8 / len(resources)
+        colours = (BLUE, ORANGE, GREEN, GREY)
+        for index, resource in enumerate(resources):
+            y = np.arange(len(shares)) + (index - (len(resources) - 1) / 2) * height
+            values = [100 * layer[resource] for layer in shares.values()]
+            axes.barh(y, values, height, label=resource, color=colours[index % len(colours)])
+        axes.axvline(100, color=RED, linewidth=1.2)
+        axes.set(xlabel="share of a core's resource (%)", yticks=range(len(shares)))
+        axes.set_yticklabels(list(shares))
+        axes.invert_yaxis()
+        axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
+        return _svg(figure)
+
+
+def drawing(layers: Sequence[tuple[str, str]], arrows: Sequence[tuple[int, int, str]]) -> str:
+    """Layers in a row, (name, shape), the input first; arrows (from, to, label), those that skip or go back as arcs."""
+    with _axes() as (figure, axes):
+        figure.set_size_inches(max(6.4, 1.9 * len(layers)), 2.8)
+        axes.set_axis_off()
+        axes.set(xlim=(-0.6, len(layers) - 0.4), ylim=(-1.3, 1.3))
+        for x, (name, shape) in enumerate(layers):
+            box = {"boxstyle": "round,pad=0.4", "facecolor": "#eef3f9", "edgecolor": BLUE}
+            axes.text(x, 0, f"{name}\n{shape}", ha="center", va="center", bbox=box, fontsize=9)
+        for start, end, label in arrows:
+            if start == end:
+                axes.text(start, 0.62, f"↻ {label}", ha="center", fontsize=8, color=ORANGE)
+                continue
+            straight = end == start + 1
+            bend = 0.0 if straight else (-0.45 if end > start else 0.45)
+            style = {"arrowstyle": "-|>", "color": GREY if straight else ORANGE, "shrinkA": 34, "shrinkB": 34}
+            style["connectionstyle"] = f"arc3,rad={bend}"
+            axes.annotate("", (end, 0), (start, 0), arrowprops=style)
+            height = -0.42 if straight else (0.9 if end > start else -0.9)
+            axes.text((start + end) / 2, height, label, ha="center", fontsize=8, color=GREY)
         return _svg(figure)
 
 
@@ -93,9 +158,14 @@ class _axes:
 
         self.style = matplotlib.rc_context(STYLE)
         self.style.__enter__()
-        figure = Figure(figsize=(max(6.4, 4.2 * self.columns), 3.2), layout="constrained")
+        across = min(self.columns, MAX_ACROSS)
+        down = -(-self.columns // across)
+        figure = Figure(figsize=(max(6.4, 4.2 * across), 3.2 * down), layout="constrained")
         FigureCanvasAgg(figure)
-        return figure, figure.subplots(1, self.columns)
+        axes = figure.subplots(down, across)
+        for empty in np.ravel(axes)[self.columns :]:
+            empty.set_axis_off()
+        return figure, axes
 
     def __exit__(self, *error: Any) -> None:
         self.style.__exit__(*error)

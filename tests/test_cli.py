@@ -43,7 +43,14 @@ def test_export_and_run_alone_do_the_useful_thing(model):
     done = run("ottt-run", model.with_suffix(".h5"), "--json")
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["samples"] == 360
-    assert {p.name for p in model.parent.iterdir()} == {"model.pt", "model.h5", "model.net", "report.html", "sections"}
+    assert {p.name for p in model.parent.iterdir()} == {
+        "model.pt",
+        "model.h5",
+        "model.net",
+        "model_lava.py",
+        "report.html",
+        "sections",
+    }
 
 
 @pytest.mark.lava

@@ -5,11 +5,14 @@ from __future__ import annotations
 from dataclasses import asdict
 from enum import Enum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from ottt_loihi.cli import command
+
+if TYPE_CHECKING:
+    from ottt_loihi.sim.network import ChipNetwork
 
 
 class Form(str, Enum):
@@ -33,7 +36,9 @@ class Scale(str, Enum):
 
 
 def export(
-    model: Annotated[Path, typer.Argument(help="The trained network, model.pt of ottt-train.")],
+    model: Annotated[
+        Path, typer.Argument(help="The trained network, model.pt of ottt-train; or a .net of lava-dl, or a model.h5.")
+    ],
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Where to write; default: beside the model.")
     ] = None,
@@ -61,6 +66,12 @@ def export(
         list[Backend] | None, typer.Option(help="Replay --verify-samples in Lava or netx, every state compared.")
     ] = None,
     verify_samples: Annotated[int, typer.Option(min=1, help="Test samples to replay there.")] = 20,
+    time_steps: Annotated[
+        int | None, typer.Option(min=1, help="Steps of a sample, which a .net does not hold.")
+    ] = None,
+    input_shape: Annotated[
+        str | None, typer.Option(help="1,28,28: of a .net that begins with a convolution and does not say.")
+    ] = None,
     allow_dead: Annotated[
         bool, typer.Option("--allow-dead", help="Export layers that fire no spike on the chip, too.")
     ] = False,
@@ -70,30 +81,38 @@ def export(
     json: command.Json = False,
     debug: command.Debug = False,
 ) -> None:
-    """Put a trained network on the chip: model.h5 (exact integers), model.net (lava-dl) and report.html.
+    """Put a trained network on the chip: model.h5 (exact integers), model.net (lava-dl), model_lava.py and report.html.
 
-    Example: ottt-export runs/demo/model.pt
+    Examples: ottt-export runs/demo/model.pt · ottt-export model.pt --weight-bits 4 --calibrate 100 ·
+    ottt-export someones.net --time-steps 32 -o runs/someones
     """
-    from ottt_loihi.checkpoint import load
     from ottt_loihi.converters import export as exporter
     from ottt_loihi.converters.limits import TARGETS
 
-    net = load(model)
-    options = exporter.Options(
-        num_weight_bits=_bits(weight_bits),
-        check=0 if no_check else check,
-        calibrate=calibrate,
-        input_form=input_form.value,
-        scale=scale.value.replace("_", "-"),
-        for_netx=False if no_net else None,
-        allow_dead=allow_dead,
-        limits=TARGETS[target.value].overridden(_limits(limit or [])),
-    )
-    result = exporter.export(net, options, source=model)
-    exporter.require_agreement(result, max_disagreement)
-    for backend in verify or []:
-        exporter.verify(result, backend.value, verify_samples)
+    limits = TARGETS[target.value].overridden(_limits(limit or []))
+    if model.suffix in (".net", ".h5"):
+        chip, notes = _integer_network(model, time_steps, input_shape)
+        result = exporter.export_chip(chip, limits)
+        for note in notes:
+            command.err.print(f"note: {note}")
+    else:
+        options = exporter.Options(
+            num_weight_bits=_bits(weight_bits),
+            check=0 if no_check else check,
+            calibrate=calibrate,
+            input_form=input_form.value,
+            scale=scale.value,
+            for_netx=False if no_net else None,
+            allow_dead=allow_dead,
+            limits=limits,
+        )
+        from ottt_loihi.checkpoint import load
+
+        result = exporter.export(load(model), options, source=model)
+        exporter.require_agreement(result, max_disagreement)
+    verified = [exporter.verify(result, backend.value, verify_samples) for backend in verify or []]
     files = {} if dry_run else exporter.write(result, output or model.parent)
+    replays = {b.value: {"samples": verify_samples} | asdict(found) for b, found in zip(verify or [], verified)}
     if json:
         command.print_json(
             {
@@ -101,6 +120,7 @@ def export(
                 "agreement": asdict(result.agreement) if result.agreement else None,
                 "budget": asdict(result.budget),
                 "activity": asdict(result.activity) if result.activity else None,
+                "verified": replays,
                 "files": files,
             }
         )
@@ -112,7 +132,33 @@ def export(
         command.out.print(f"{accuracy}same prediction on {found.predictions:.2%} of {found.samples} samples")
     else:
         command.out.print(f"not compared: {result.unchecked}")
+    for backend, found in replays.items():
+        command.out.print(
+            f"{backend}: 0 of {found['compared']:,} states differ from the simulator's, {verify_samples} samples"
+        )
     command.print_files(files)
+
+
+def _integer_network(path: Path, time_steps: int | None, input_shape: str | None) -> tuple[ChipNetwork, list[str]]:
+    """A network that is integer already: of ours, or of lava-dl."""
+    from ottt_loihi.errors import UsageError
+
+    if path.suffix == ".h5":
+        from ottt_loihi.sim import storage
+
+        return storage.load(path), []
+    from ottt_loihi.converters import netx_reader
+
+    if time_steps is None:
+        raise UsageError(f"{path}: a .net does not hold the number of time steps; give --time-steps")
+    shape = None
+    if input_shape is not None:
+        words = input_shape.split(",")
+        if not all(word.strip().isdigit() for word in words):
+            raise UsageError(f"--input-shape: expected numbers like 1,28,28, got {input_shape!r}")
+        shape = tuple(int(word) for word in words)
+    imported = netx_reader.read(path, time_steps, shape)
+    return imported.chip, imported.notes
 
 
 def _bits(text: str) -> int | str | list[int | str]:
