@@ -92,7 +92,7 @@ def confusion(matrix: Sequence[Sequence[int]]) -> str:
     with _axes() as (figure, axes):
         figure.set_size_inches(max(4.2, 0.42 * len(counts)), max(3.6, 0.36 * len(counts)))
         differing = np.where(np.eye(len(counts), dtype=bool), 0, counts)
-        axes.imshow(differing, cmap="Oranges", vmin=0, vmax=max(1, differing.max()))
+        axes.imshow(differing, cmap="Oranges", vmin=0, vmax=max(1, 1.8 * differing.max()))
         if len(counts) <= MAX_CLASSES:
             for (row, column), count in np.ndenumerate(counts):
                 if count:
@@ -125,9 +125,11 @@ def bars(shares: Mapping[str, Mapping[str, float]]) -> str:
 def drawing(layers: Sequence[tuple[str, str]], arrows: Sequence[tuple[int, int, str]]) -> str:
     """Layers in a row, (name, shape), the input first; arrows (from, to, label), those that skip or go back as arcs."""
     with _axes() as (figure, axes):
-        figure.set_size_inches(max(6.4, 1.9 * len(layers)), 2.8)
+        arcs = any(end not in (start, start + 1) for start, end, _ in arrows)
+        reach = 1.3 if arcs else 0.75
+        figure.set_size_inches(max(6.4, 1.9 * len(layers)), 1.1 * reach + 0.7)
         axes.set_axis_off()
-        axes.set(xlim=(-0.6, len(layers) - 0.4), ylim=(-1.3, 1.3))
+        axes.set(xlim=(-0.6, len(layers) - 0.4), ylim=(-reach, reach))
         for x, (name, shape) in enumerate(layers):
             box = {"boxstyle": "round,pad=0.4", "facecolor": "#eef3f9", "edgecolor": BLUE}
             axes.text(x, 0, f"{name}\n{shape}", ha="center", va="center", bbox=box, fontsize=9)
