@@ -161,7 +161,9 @@ def _arrays(synapse: Synapse, name: str) -> tuple[np.ndarray, np.ndarray | None]
                 place = tuple(int(i) for i in torch.nonzero(~torch.isfinite(parameter))[0])
                 value = float(parameter[place])
                 raise ChipError(f"{name}.{kind}: {value} at {place}; train again with a smaller learning rate")
-        weight, bias, _ = copy.deepcopy(synapse).cpu().double().effective()
+        real = copy.deepcopy(synapse).cpu().double()
+        real.weight_bits = None  # what fine-tuning for few bits computes with is rounded here, once
+        weight, bias, _ = real.effective()
     return weight.detach().numpy(), None if bias is None else bias.detach().numpy()
 
 

@@ -255,9 +255,11 @@ class _Layer:
         largest = self._largest(main)
         scale = MAX_WEIGHT * self._gain(main) / largest * self.tuning.scale
         if self.graded:  # an exponent makes room: the current's 24 bits are the limit, not the weight's 8
-            scale = arithmetic.VTH_MAX / self._strongest()
-            if main.kind is Conv:
-                scale = min(scale, MAX_WEIGHT * self._gain(main) / largest)
+            full = MAX_WEIGHT * self._gain(main) / largest
+            room = arithmetic.VTH_MAX / self._strongest()
+            # the exponent takes the largest power of two that fits, so that the weights use their whole range
+            exponent = np.clip(np.floor(np.log2(room / full)), MIN_WEIGHT_EXP, 0)
+            scale = min(room, full) if main.kind is Conv else min(room, full * 2.0**exponent)
         for c in self.inputs[1:]:
             most = MAX_WEIGHT if c.kind is Conv or self.for_netx else MAX_WEIGHT << MAX_WEIGHT_EXP
             scale = min(scale, most * self._gain(c) / np.abs(c.weight).max())

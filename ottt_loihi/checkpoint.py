@@ -231,6 +231,11 @@ def assemble(path: Path, metadata: dict[str, Any], weights: dict[str, Tensor]) -
     net.load_state_dict({name: weight.clone() for name, weight in weights.items()}, assign=True)
     net.requires_grad_(True)
     net.provenance = metadata["provenance"]
+    if (bits := net.provenance.get("weight_bits")) is not None:
+        try:
+            net.quantize(bits)
+        except (UsageError, TypeError) as error:
+            raise FileError(f"{path}: damaged ({error})") from None
     return net
 
 

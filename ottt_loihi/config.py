@@ -42,7 +42,8 @@ class Training:
     """``[training]``: the arguments of :class:`~ottt_loihi.trainer.Trainer`, and how it is run.
 
     threads: of torch, the result may depend on it · checkpoint_every: batches between two saves of ``training.pt``
-    beside the one after every epoch, 0: none · device: torch's name, ``"cpu"`` or ``"cuda"``
+    beside the one after every epoch, 0: none · device: torch's name, ``"cpu"`` or ``"cuda"`` · quantize: bits of
+    the weights in every product, as the chip will have them, 0: real ones · init: a ``model.pt`` to start from
     """
 
     epochs: int = 60
@@ -58,6 +59,8 @@ class Training:
     threads: int = 1
     checkpoint_every: int = 0
     device: str = "cpu"
+    quantize: int = 0
+    init: str = ""
 
 
 @dataclass(frozen=True)

@@ -92,6 +92,16 @@ class Network(nn.Module):
             yield from block.synapses
         yield self.readout
 
+    def quantize(self, weight_bits: int | None) -> None:
+        """Compute with weights of so many bits, 2 … 8, as the chip has them; None: with the real ones again."""
+        if weight_bits is not None and (isinstance(weight_bits, bool) or weight_bits not in range(2, 9)):
+            raise UsageError(f"quantize: expected 2 … 8 bits, got {weight_bits!r}")
+        for synapse in self.synapses():
+            synapse.weight_bits = weight_bits
+        self.provenance.pop("weight_bits", None)
+        if weight_bits is not None:
+            self.provenance["weight_bits"] = weight_bits
+
     def fan_out(self) -> list[float]:
         """Synapses that a spike reaches, on average: of the input first, then of every block."""
         shapes = [self.input_shape, *(block.shape for block in self.blocks)]

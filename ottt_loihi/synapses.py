@@ -62,6 +62,8 @@ class Synapse(nn.Module):
     skip_gain       scalar parameter or None       a learnable factor of c that begins at 0 (residual branches)
     input_scale     number                         κ: what a presynaptic spike counts
     output_scale    number                         c without ``skip_gain``
+    weight_bits     None or 2 … 8                  W as the chip will have it in the product (:func:`as_on_chip`), while
+                                                   the parameter stays real: quantisation-aware fine-tuning
     pool            None, int or ``"global"``      P: average pooling of the input over k×k, or over everything; the
                                                    trace is kept at the pooled resolution
     ==============  =============================  =================================================================
@@ -96,6 +98,7 @@ class Synapse(nn.Module):
         if pool is not None and pool != "global":
             pool = positive(pool, "pool")
         self.pool = pool
+        self.weight_bits: int | None = None
         self.reset_parameters(generator)
 
     @property
@@ -125,6 +128,8 @@ class Synapse(nn.Module):
             weight = weight * (scale * self.input_scale)
         if bias is not None and (isinstance(scale, Tensor) or scale != 1):
             bias = bias * scale
+        if self.weight_bits is not None:
+            weight = as_on_chip(weight, self.weight_bits)
         return Weights(weight, bias)
 
     def forward(
@@ -361,6 +366,20 @@ def standardize(weight: Tensor, gain: Tensor) -> Tensor:
     variance, mean = torch.var_mean(flat, dim=1, keepdim=True)
     scale = gain[:, None] * torch.rsqrt(variance * flat.shape[1] + 1e-4)
     return ((flat - mean) * scale).view_as(weight)
+
+
+def as_on_chip(weight: Tensor, bits: int) -> Tensor:
+    """The weight on the grid of ``converters/quantize.py``, its gradient passed through as if nothing had been rounded.
+
+    ::
+
+        clip(step·round(S·w / step), −256, 256 − step) / S        step = 2^(9 − bits)        S = 254 / max|w|
+    """
+    with torch.no_grad():
+        scale = 254 / weight.abs().max().clamp(min=torch.finfo(weight.dtype).tiny)
+        step = 2 ** (9 - bits)
+        change = (step * torch.round(weight * scale / step)).clamp_(-256, 256 - step).div_(scale).sub_(weight)
+    return weight + change
 
 
 def pooled_shape(shape: tuple[int, ...], pool: int | str | None) -> tuple[int, ...]:

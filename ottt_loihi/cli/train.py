@@ -95,6 +95,12 @@ def train(
     momentum: Annotated[float | None, typer.Option(help="Of sgd. [0.9]")] = None,
     schedule: Annotated[Schedule | None, typer.Option(help="Of the learning rate. [cosine]")] = None,
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads; the result may depend on it. [1]")] = None,
+    init: Annotated[
+        Path | None, typer.Option(help="Start from this model.pt: its network, weights, data and encoding.")
+    ] = None,
+    quantize: Annotated[
+        int | None, typer.Option(min=2, max=8, help="Compute with weights of so many bits, as the chip will have them.")
+    ] = None,
     seed: Annotated[
         int | None, typer.Option(min=0, help="The same seed gives the same result, bit for bit, on one machine. [0]")
     ] = None,
@@ -107,7 +113,8 @@ def train(
 ) -> None:
     """Train a spiking network and save it as [bold]model.pt[/].
 
-    Examples: ottt-train -o runs/first · ottt-train configs/mnist-mlp.toml -o runs/mnist
+    Examples: ottt-train -o runs/first · ottt-train configs/mnist-mlp.toml -o runs/mnist ·
+    ottt-train --init runs/mnist/model.pt --quantize 4 --lr 1e-3 --epochs 5 -o runs/mnist-4bit
 
     Without options: scikit-learn's handwritten digits, a 64-128-10 network, OTTT, a few seconds. Ctrl-C saves what
     there is; --resume goes on, bit for bit as if nothing had happened.
@@ -139,6 +146,8 @@ def train(
         "training.schedule": schedule,
         "training.threads": threads,
         "training.seed": seed,
+        "training.init": None if init is None else str(init),
+        "training.quantize": quantize,
         **dict(parse_change(change) for change in changes or ()),
     }
     given = {k: v.value if isinstance(v, Enum) else v for k, v in values.items() if v is not None}
@@ -159,14 +168,20 @@ def run(
     import torch
 
     from ottt_loihi import distributed
+    from ottt_loihi.checkpoint import load
     from ottt_loihi.losses import CrossEntropy, make_loss
     from ottt_loihi.run_folder import RunFolder
     from ottt_loihi.trainer import Trainer, evaluate
 
     training = config.training
     torch.set_num_threads(training.threads)
+    known = load(training.init) if training.init else None
+    config = config if known is None else _continued(config, known)
     split = config.load_data()
-    net = config.make_network(split.input_shape, split.num_classes).to(training.device)
+    net = known or config.make_network(split.input_shape, split.num_classes)
+    net.to(training.device)
+    if training.quantize:
+        net.quantize(training.quantize)
     rule = config.make_rule(net.convention)
     net.provenance["data"] = str(config.data.get("name", "digits"))
     if options := {k: v for k, v in config.data.items() if k not in ("name", "encoding", "augmentations")}:
@@ -206,6 +221,23 @@ def run(
     finally:
         distributed.leave()
     return _result(config, net, history, evaluation, output)
+
+
+def _continued(config: Config, net: Network) -> Config:
+    """``config`` with what a trained network brings with it: its data and encoding, unless others are asked for."""
+    from ottt_loihi.config import override
+    from ottt_loihi.errors import UsageError
+
+    if config.network:
+        raise UsageError(f"--init: the network comes from the model.pt; remove {', '.join(config.network)}")
+    brought = {"network.name": net.architecture["name"]}
+    if "name" not in config.data and net.provenance.get("data") is not None:
+        brought["data.name"] = net.provenance["data"]
+        brought |= {f"data.{key}": value for key, value in net.provenance.get("data_options", {}).items()}
+    encoding = net.provenance.get("encoding", {}).get("name")
+    if "encoding" not in config.data and encoding is not None:
+        brought["data.encoding"] = encoding
+    return override(config, brought)
 
 
 def main() -> None:
