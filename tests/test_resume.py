@@ -35,7 +35,7 @@ def rng_data(n=60):
 def test_a_killed_run_goes_on_bit_for_bit(tmp_path, optimizer):
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     arguments = [*SMALL, "--optimizer", optimizer, "--lr", "0.01", "--json"]
-    subprocess.run([*TRAIN, *arguments, "-o", whole], check=True, env=ENVIRONMENT, capture_output=True, timeout=120)
+    subprocess.run([*TRAIN, *arguments, "-o", whole], check=True, env=ENVIRONMENT, capture_output=True, timeout=240)
     process = subprocess.Popen([*TRAIN, *arguments, "-o", broken], env=ENVIRONMENT, stdout=subprocess.DEVNULL)
     deadline = time.monotonic() + 60
     while not (broken / "best.pt").exists():  # the first epoch is done
@@ -126,7 +126,7 @@ def test_two_processes_learn_what_one_does(tmp_path, update):
     torchrun += ["--standalone", "-m", "ottt_loihi.cli.train"]
     for command, folder in ((TRAIN, "one"), (torchrun, "two")):
         done = subprocess.run(
-            [*command, *common, "-o", tmp_path / folder], env=ENVIRONMENT, capture_output=True, timeout=120
+            [*command, *common, "-o", tmp_path / folder], env=ENVIRONMENT, capture_output=True, timeout=240
         )
         assert done.returncode == 0, done.stderr.decode()
     one, two = load(tmp_path / "one" / "model.pt"), load(tmp_path / "two" / "model.pt")
