@@ -111,6 +111,8 @@ def from_torch(net: Network) -> FloatNetwork:
         if not inputs:
             raise ChipError(f"{name}.weight: all weights are zero, nothing would pass; train the network")
         neuron = block.neuron
+        if neuron.reset not in ("zero", "subtract"):
+            raise ChipError(f"{name}: {type(neuron).__name__} cannot be exported, expected LIF neurons")
         layers.append(
             FloatLayer(name, shapes[index], bias, neuron.reset, float(neuron.decay), float(neuron.v_threshold))
         )

@@ -14,6 +14,7 @@ from ottt_loihi.errors import UsageError
 from ottt_loihi.layers import Block, Branch, Skip
 from ottt_loihi.network import Network, sizes_of
 from ottt_loihi.neurons import LIF
+from ottt_loihi.rules.dsr import DSRNeuron
 from ottt_loihi.surrogates import Surrogate, describe, make_surrogate
 from ottt_loihi.synapses import SPIKE_SCALE, Conv2d, Linear, Readout, pooled_shape, positive
 
@@ -340,12 +341,48 @@ def _output(synapse: Conv2d | Linear, shape: tuple[int, ...], features: str) -> 
         raise UsageError(f"features {features!r}: {error}") from None
 
 
+def dsr(
+    hidden: Sequence[int] = (128,),
+    *,
+    input_shape: Sequence[int] = (64,),
+    num_classes: int = 10,
+    kind: str = "if",
+    v_threshold: float = 6.0,
+    alpha: float = 0.5,
+    tau: float = 1.0,
+    dt: float = 0.05,
+    time_steps: int = 20,
+    seed: int = 0,
+) -> Network:
+    """Fully connected layers of :class:`~ottt_loihi.rules.dsr.DSRNeuron` with biases; the released code's defaults
+    are those here for ``kind="if"``, and ``v_threshold=0.3, alpha=0.3`` for ``"lif"``.
+
+    Raises
+    ------
+    UsageError
+        for any value out of range
+    """
+    hidden, input_shape = sizes_of(hidden, "hidden", 1), sizes_of(input_shape, "input_shape", 1)
+    sizes, generator = [math.prod(input_shape), *hidden], _generator(seed)
+    neuron = {"kind": kind, "v_threshold": v_threshold, "alpha": alpha, "tau": tau, "dt": dt}
+    blocks = [Block(Linear(n, m, True, generator), DSRNeuron(**neuron)) for n, m in itertools.pairwise(sizes)]
+    arguments = {"hidden": list(hidden), "input_shape": list(input_shape), "num_classes": num_classes}
+    return Network(
+        blocks,
+        Readout(sizes[-1], num_classes, True, generator),
+        input_shape=input_shape,
+        time_steps=time_steps,
+        architecture={"name": "dsr", "arguments": {**arguments, **neuron, "time_steps": time_steps}},
+    )
+
+
 ARCHITECTURES: dict[str, Callable[..., Network]] = {
     "mlp": mlp,
     "conv": conv,
     "vgg": vgg,
     "vgg_f": vgg_f,
     "nf_resnet34": nf_resnet34,
+    "dsr": dsr,
 }
 
 

@@ -138,7 +138,7 @@ class Network(nn.Module):
             current, synapses = block.charge(inputs, before, paths, index == 0, folded, first)
             if block.skip is not None:
                 current = torch.add(current, currents[block.skip.source], alpha=block.skip.factor)
-            if folded.lean and is_on_cpu(current):
+            if folded.lean and block.neuron.lean and is_on_cpu(current):
                 keep = first is not None or index in self.skip_sources
                 blocks.append(block.fire_lean(current, synapses, before, keep))
             else:

@@ -80,6 +80,8 @@ class LIF(nn.Module):
     ============  =========================  ==================================
     """
 
+    lean = True  # Block.fire_lean knows these neurons
+
     def __init__(
         self,
         decay: float = 0.5,

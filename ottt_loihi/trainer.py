@@ -409,7 +409,7 @@ def _scores_and_rates(net: Network, x: Tensor) -> tuple[Tensor, np.ndarray]:
     for t in range(x.shape[1]):
         o, state = net.step(x[:, t], state, folded=folded)
         scores += o
-        rates[:, t] = [float(block.s.mean(dtype=torch.float64)) for block in state.blocks]
+        rates[:, t] = [float((block.s != 0).double().mean()) for block in state.blocks]
     return scores, rates
 
 

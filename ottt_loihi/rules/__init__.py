@@ -11,6 +11,7 @@ _RULES = {  # name: module and class; a new rule is one new file and one line he
     "sltt": ("sltt", "SLTT"),
     "saf-e": ("saf", "SAFE"),
     "saf-f": ("saf", "SAFF"),
+    "dsr": ("dsr", "DSR"),
 }
 RULES = tuple(_RULES)
 

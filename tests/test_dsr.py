@@ -1,0 +1,118 @@
+"""DSR: its neurons' identities, and its gradients against the clamp network's."""
+
+import math
+
+import pytest
+import torch
+
+from ottt_loihi.architectures import dsr, mlp
+from ottt_loihi.data import load_data
+from ottt_loihi.errors import OtttError, UsageError
+from ottt_loihi.losses import SquaredError
+from ottt_loihi.rules import make_rule
+from ottt_loihi.rules.dsr import DSRNeuron, _means
+from ottt_loihi.trainer import Trainer, evaluate
+
+KINDS = {"if": {"kind": "if", "v_threshold": 1.0}, "lif": {"kind": "lif", "v_threshold": 0.05, "alpha": 0.3}}
+
+
+def _net(kind):
+    return dsr((9, 7), input_shape=(8,), num_classes=3, **KINDS[kind]).double()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_charge_identity(kind):
+    neuron, T = DSRNeuron(**KINDS[kind]).double(), 50
+    current = 0.6 * torch.rand(T, 100, dtype=torch.float64)
+    beta, v, out = neuron.decay, None, 0.0
+    for t in range(T):
+        s, _, v = neuron(current[t], v)
+        out = beta * out + s
+    weights = torch.tensor([beta ** (T - 1 - t) for t in range(T)], dtype=torch.float64)
+    unit, charge = (1.0, 1.0) if kind == "if" else (neuron.dt, 1 - beta)
+    expected = (charge * (weights @ current) - v) / (unit * weights.sum())
+    assert out.count_nonzero() > 50
+    torch.testing.assert_close(out / weights.sum(), expected, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize(("alpha", "bound"), [(1.0, 1.0), (0.5, 0.5)])
+def test_if_rate_of_a_constant_current(alpha, bound):
+    neuron, T, v, total = DSRNeuron("if", 1.0, alpha).double(), 32, None, 0.0
+    current = torch.linspace(0, 1, 1001, dtype=torch.float64)
+    for _ in range(T):
+        s, _, v = neuron(current, v)
+        total = total + s
+    error = float((total / T - current).abs().max())
+    assert 0.9 * bound / T < error <= bound / T + 1e-12
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_exact_gradients_are_the_clamp_networks(kind):
+    net, labels = _net(kind), torch.arange(16) % 3
+    x = torch.rand(16, 8, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    x = x[:, None].expand(-1, 20, -1)
+    make_rule("dsr").train_batch(net, x, labels, SquaredError(), None)
+    found = [p.grad.clone() for p in net.parameters()]
+    weighted, _, _ = _means(net, x)
+    net.zero_grad()
+    a, saturated = weighted[0], 0
+    for block, rate in zip(net.blocks, weighted[1:]):
+        neuron = block.neuron
+        z = torch.nn.functional.linear(a, block.synapse.weight, block.synapse.bias) * neuron.gain
+        clamp = torch.minimum(z.clamp(min=0), neuron.amplitude)
+        saturated += int((z > neuron.amplitude).sum())
+        a = clamp + (rate - clamp).detach()
+    SquaredError()(net.readout(a)[0], labels, 1).backward()
+    assert saturated
+    for got, parameter in zip(found, net.parameters(), strict=True):
+        torch.testing.assert_close(got, parameter.grad, rtol=0, atol=1e-12)
+
+
+def test_released_lif_threshold_gradient_is_multiplied_by_dt():
+    x = 4 * torch.rand(16, 20, 8, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    labels = torch.arange(16) % 3
+    grads = {}
+    for mode in ("exact", "released"):
+        net = _net("lif")
+        make_rule("dsr", gradients=mode).train_batch(net, x, labels, SquaredError(), None)
+        grads[mode] = [(b.neuron.v_threshold.grad, b.synapse.weight.grad) for b in net.blocks]
+    for (v, w), (v_released, w_released) in zip(grads["exact"], grads["released"]):
+        assert v != 0
+        torch.testing.assert_close(v_released, v * 0.05**2)
+        assert (w - w_released).norm() / w.norm() > 1e-4
+
+
+def test_one_threshold_chip_form_has_the_same_spikes():
+    for kind, given in KINDS.items():
+        neuron, T = DSRNeuron(**given).double(), 60
+        V, alpha, beta = float(neuron.v_threshold.detach()), neuron.alpha, neuron.decay
+        current, v, u = torch.rand(T, 200, dtype=torch.float64), None, (1 - alpha) * V
+        for t in range(T):
+            s, _, v = neuron(current[t], v)
+            u = u + current[t] if kind == "if" else beta * u + (1 - beta) * (current[t] + (1 - alpha) * V)
+            fired = (u > V).double()
+            u = u - V * fired
+            assert torch.equal(fired, (s != 0).double())
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_digits(kind):
+    split = load_data("digits")
+    given = {} if kind == "if" else {"kind": "lif", "v_threshold": 0.3, "alpha": 0.3}
+    net = dsr(input_shape=split.input_shape if hasattr(split, "input_shape") else split.x_train.shape[1:], **given)
+    Trainer(net, make_rule("dsr"), loss="cross-entropy", encoding="constant").fit(split.x_train, split.y_train, 15)
+    assert evaluate(net, split.x_test, split.y_test, encoding="constant").accuracy >= 0.95
+    assert all(not math.isclose(float(b.neuron.v_threshold), given.get("v_threshold", 6.0)) for b in net.blocks)
+
+
+def test_what_does_not_fit_is_refused():
+    from ottt_loihi.converters.float_network import float_network
+
+    x, labels = torch.ones(2, 4, 8), torch.tensor([0, 1])
+    with pytest.raises(UsageError, match="expected hidden layers of DSR neurons"):
+        make_rule("dsr").train_batch(mlp((8, 5, 3)), x, labels, SquaredError(), None)
+    net = _net("if").float()
+    with pytest.raises(UsageError, match="no surrogate gradient"):
+        make_rule("ottt").train_batch(net, x, labels, SquaredError(), None)
+    with pytest.raises(OtttError, match="cannot be exported"):
+        float_network(net)
