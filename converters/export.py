@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from ottt_loihi.converters import lava, lava_script, netx, plots, report, torch_integer
+from ottt_loihi.converters import lava, lava_script, netx, nir, plots, report, torch_integer
 from ottt_loihi.converters import quantize as quantizing
 from ottt_loihi.converters.budget import Activity, Budget, LayerBudget, activity, budget
 from ottt_loihi.converters.calibrate import calibrate
@@ -141,7 +141,7 @@ def export(net: Network, options: Options | None = None, source: str | os.PathLi
     trained = from_torch(net)
     origin: dict[str, Any] = {"training": net.provenance}
     if source is not None:
-        origin |= {"checkpoint": Path(source).name, "sha256": hashlib.sha256(Path(source).read_bytes()).hexdigest()}
+        origin |= {"checkpoint": Path(source).name, "sha256": _sha256(source)}
     settings = {"input_form": options.input_form, "scale": options.scale, "for_netx": options.for_netx}
     if options.calibrate:
         images = _samples_of(net, options.calibrate, "train")
@@ -247,6 +247,23 @@ def export_chip(chip: ChipNetwork, limits: Limits = LOIHI2) -> Export:
     return Export(None, Quantized(chip, (), ()), counted, unchecked="it is an integer network already")
 
 
+def export_float(trained: FloatNetwork, options: Options | None = None, source: Path | None = None) -> Export:
+    """A float network from elsewhere, quantised and counted; it names no data to compare on, or calibrate with."""
+    options = options or Options()
+    if options.calibrate:
+        raise UsageError("--calibrate: the file names no data set")
+    origin = {} if source is None else {"source": source.name, "sha256": _sha256(source)}
+    settings = {"input_form": options.input_form, "scale": options.scale, "for_netx": options.for_netx}
+    quantized = quantize(trained, options.num_weight_bits, origin, **settings)
+    counted = budget(quantized.chip, options.limits)
+    counted.raise_if_broken()
+    return Export(trained, quantized, counted, unchecked="the file names no data set")
+
+
+def _sha256(path: str | os.PathLike[str]) -> str:
+    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
+
+
 def require_agreement(export: Export, max_disagreement: float) -> None:
     """Raise :class:`VerificationError` when float and chip predict differently on more than that share of samples."""
     found = export.agreement
@@ -264,9 +281,9 @@ def verify(export: Export, backend: str, count: int) -> Comparison:
     Raises :class:`VerificationError` naming the first state that differs.
     """
     chip = export.quantized.chip
-    data = chip.provenance["training"].get("data")
+    data = chip.provenance.get("training", {}).get("data")
     if data is None:
-        raise UsageError("--verify: the checkpoint does not name its data set")
+        raise UsageError("--verify: the network does not name its data set")
     x, _ = chip_samples(chip, data, count)
     record = ("u", "v", "s")
     if backend == "lava":
@@ -280,11 +297,13 @@ def verify(export: Export, backend: str, count: int) -> Comparison:
     return comparison
 
 
-def write(export: Export, folder: Path) -> dict[str, str]:
-    """Write ``model.h5``, ``model.net``, ``model_lava.py`` and the report's section.
+def write(export: Export, folder: Path, with_nir: bool = False, force_nir: bool = False) -> dict[str, str]:
+    """Write ``model.h5``, ``model.net``, ``model_lava.py``, if asked for ``model.nir``, and the report's section.
 
-    Returns name → path, or why there is no ``.net``.
+    Returns name → path, or why there is no ``.net``. Raises :class:`ChipError` for what NIR cannot express.
     """
+    if with_nir:  # asked for: a refusal comes before anything is written
+        nir.write(export.quantized.chip, folder / "model.nir", force=force_nir)
     files = {"chip": str(folder / "model.h5"), "lava script": str(folder / "model_lava.py")}
     lava_script.write(export.quantized.chip, folder / "model_lava.py")
     storage.save(export.quantized.chip, files["chip"])
@@ -294,6 +313,8 @@ def write(export: Export, folder: Path) -> dict[str, str]:
     except ChipError as error:
         (folder / "model.net").unlink(missing_ok=True)  # an older one would not belong to this network
         files["no .net"] = str(error)
+    if with_nir:
+        files["nir"] = str(folder / "model.nir")
     files["report"] = str(report.add(folder, section(export, files)))
     return files
 

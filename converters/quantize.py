@@ -150,7 +150,8 @@ def quantize(
     origin = {**versions(), "num_weight_bits": stored, "scales": scales, **(provenance or {})}
     if net.input == "constant":
         origin["input_form"] = input_form
-    chip = ChipNetwork(net.input_shape, tuple(layers), tuple(connections), net.num_steps, "sum_v", origin)
+    readout = "sum_v" if net.layers[-1].reset is None else "spike_count"
+    chip = ChipNetwork(net.input_shape, tuple(layers), tuple(connections), net.num_steps, readout, origin)
     return Quantized(chip, tuple(reports), tuple(weights))
 
 
@@ -195,17 +196,22 @@ class _Layer:
         for_netx: bool,
     ) -> None:
         self.index, self.layer, self.for_netx, self.tuning = index, layer, for_netx, tuning
+        self.num_steps = net.num_steps
         self.kind = bits if isinstance(bits, str) else None
         self.bits = 2 if isinstance(bits, str) else bits
         self.inputs = net.inputs_of(index)
         self.bias = np.zeros(layer.shape) if layer.bias is None else layer.bias.reshape(layer.shape)
         self.graded = {id(c) for c in self.inputs if c.pre == INPUT and net.input == "constant"}
         self.injected = bool(self.graded) and input_form == "inject"
+        if layer.current_decay and (self.injected or layer.reset == "subtract"):
+            raise ChipError(f"{layer.name}: u cannot hold a decaying current and what else was asked for")
         if self.injected and layer.reset == "subtract":
             raise ChipError(
                 f"{layer.name}: an injected current stays in u, where reset='subtract' keeps the membrane; "
                 "choose --input graded, or train with reset='zero'"
             )
+        if layer.current_decay == 1 and self.bias.any():
+            raise ChipError(f"{layer.name}: a bias on a current that never decays grows without bound")
         self.v_threshold = layer.v_threshold * tuning.v_threshold
         self.decay = decay_mantissa(layer.decay) / arithmetic.DECAY_UNITY
         if layer.reset == "subtract":
@@ -283,17 +289,26 @@ class _Layer:
         return float(PIXEL_LEVELS) if id(c) in self.graded else 1.0
 
     def _strongest(self) -> float:
-        """The largest |I| that inputs in 0 … 1 can cause, bias included."""
+        """The largest |v| of a layer that never fires, for inputs in 0 … 1, bias included."""
         total = np.abs(self.bias).reshape(-1).max()
         for c in self.inputs:
             total += _row_sums(c)
-        return float(total)
+        if self.layer.reset is None:
+            total *= self._accumulated(self.layer.decay)
+        return float(total * self._accumulated(self.layer.current_decay))
+
+    def _accumulated(self, decay: float) -> float:
+        """Σ_t λ^t over the time steps of a sample."""
+        return self.num_steps if decay == 1 else (1 - decay**self.num_steps) / (1 - decay)
 
     def _bias_on_v(self) -> np.ndarray:
-        """The bias where the chip adds it: with reset="subtract" on v, where it does not decay."""
-        if self.layer.reset != "subtract" or not self.bias.any():
-            return self.bias
-        return self.bias / (1 - self.decay)
+        """The bias where the chip adds it: on v, where it does not decay as it would in u."""
+        keeps = self.decay if self.layer.reset == "subtract" else self._current_decay
+        return self.bias / (1 - keeps) if keeps and self.bias.any() else self.bias
+
+    @property
+    def _current_decay(self) -> float:
+        return decay_mantissa(self.layer.current_decay) / arithmetic.DECAY_UNITY
 
     def _choose_inhibition(self, exactly: bool) -> None:
         """R = m·2^e, and the scale that follows from it."""
@@ -353,14 +368,14 @@ class _Layer:
         layer = self.layer
         bias_mant, bias_exp = _bias(layer.name, self.scale * self._bias_on_v(), self.for_netx)
         common = {"bias_mant": bias_mant, "bias_exp": bias_exp, "name": layer.name}
-        mantissa = decay_mantissa(layer.decay)
-        if layer.reset is None:
-            return LIF(layer.shape, 4095, 4096, arithmetic.VTH_MAX, **common)
-        if layer.reset == "zero":
-            return LIF(layer.shape, -1 if self.injected else 4095, 4096 - mantissa, self._vth(), **common)
-        u_init = -arithmetic.effective_bias(bias_mant, bias_exp)
-        vth = round((self.inhibition << self.inhibition_exp) / self.decay)
-        return LIF(layer.shape, 4095 - mantissa, 4096, vth, u_init=u_init, **common)
+        mantissa, du = decay_mantissa(layer.decay), 4095 - decay_mantissa(layer.current_decay)
+        if layer.reset == "subtract" or du != 4095:  # so that u + beff, the current, starts at 0
+            common["u_init"] = -arithmetic.effective_bias(bias_mant, bias_exp)
+        if layer.reset == "subtract":
+            vth = round((self.inhibition << self.inhibition_exp) / self.decay)
+            return LIF(layer.shape, 4095 - mantissa, 4096, vth, **common)
+        vth = arithmetic.VTH_MAX if layer.reset is None else self._vth()
+        return LIF(layer.shape, -1 if self.injected else du, 4096 - mantissa, vth, **common)
 
     def _vth(self) -> int:
         vth = round(self.scale * self.v_threshold)

@@ -67,15 +67,16 @@ def run_float(net, x):
     """The paper's equations over the converter's arrays: u of every layer and step, flat."""
     matrices = {id(c): matrix(c) for c in net.connections}
     v = [np.zeros((len(x), math.prod(layer.shape))) for layer in net.layers]
-    before = [np.zeros_like(state) for state in v]
+    before, currents = [np.zeros_like(state) for state in v], [np.zeros_like(state) for state in v]
     membranes = []
     for t in range(net.num_steps):
         now, us = {-1: x[:, t].reshape(len(x), -1).astype(float)}, []
         for index, layer in enumerate(net.layers):
-            u = layer.decay * v[index] if layer.reset else np.zeros_like(v[index])
+            current = layer.current_decay * currents[index]
             for c in net.inputs_of(index):
-                u = u + (before[c.pre] if c.delay else now[c.pre]) @ matrices[id(c)].T
-            u = u + (0 if layer.bias is None else layer.bias.reshape(-1))
+                current = current + (before[c.pre] if c.delay else now[c.pre]) @ matrices[id(c)].T
+            currents[index] = current + (0 if layer.bias is None else layer.bias.reshape(-1))
+            u = layer.decay * v[index] + currents[index]
             s = (u > layer.v_threshold).astype(float) * (layer.reset is not None)
             v[index] = u - layer.v_threshold * s if layer.reset == "subtract" else u * (1 - s)
             now[index] = s
