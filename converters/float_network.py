@@ -103,7 +103,7 @@ def from_torch(net: Network) -> FloatNetwork:
         inputs, bias = _arrive(block.synapse, index - 1, index, shapes[index - 1], 0, name)
         for branch in block.branches:
             more, more_bias = _arrive(
-                branch.synapse, branch.source, index, shapes[branch.source], int(branch.delayed), f"{name}, branch"
+                branch.synapse, branch.source, index, shapes[branch.source], branch.delay, f"{name}, branch"
             )
             inputs, bias = inputs + more, _sum(bias, more_bias)
         if block.skip is not None:

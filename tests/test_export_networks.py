@@ -24,6 +24,9 @@ NETWORKS = {
     "padded odd pool": lambda **kw: conv("4C3-AP2-4C3-GAP", input_shape=(1, 7, 9), **kw),
     "standardized": lambda **kw: conv("6C3-AP2-8C3-GAP", input_shape=(2, 8, 8), standardized=True, **kw),
     "recurrent": lambda **kw: mlp((20, 16, 12, 10), recurrent=True, **kw),
+    "feedback": lambda **kw: conv(
+        "4C3-AP2-6C3-6C3-GAP", input_shape=(1, 8, 8), feedback=True, feedback_delay="chip", **kw
+    ),
     "resnet": lambda **kw: nf_resnet34(10, input_shape=(2, 24, 24), stages=((4, 2), (6, 2)), **kw),
 }
 
@@ -67,21 +70,22 @@ def run_float(net, x):
     """The paper's equations over the converter's arrays: u of every layer and step, flat."""
     matrices = {id(c): matrix(c) for c in net.connections}
     v = [np.zeros((len(x), math.prod(layer.shape))) for layer in net.layers]
-    before, currents = [np.zeros_like(state) for state in v], [np.zeros_like(state) for state in v]
-    membranes = []
+    currents, membranes, sent = [np.zeros_like(state) for state in v], [], []
     for t in range(net.num_steps):
         now, us = {-1: x[:, t].reshape(len(x), -1).astype(float)}, []
         for index, layer in enumerate(net.layers):
             current = layer.current_decay * currents[index]
             for c in net.inputs_of(index):
-                current = current + (before[c.pre] if c.delay else now[c.pre]) @ matrices[id(c)].T
+                if c.delay <= t:
+                    source = sent[t - c.delay] if c.delay else now
+                    current = current + source[c.pre] @ matrices[id(c)].T
             currents[index] = current + (0 if layer.bias is None else layer.bias.reshape(-1))
             u = layer.decay * v[index] + currents[index]
             s = (u > layer.v_threshold).astype(float) * (layer.reset is not None)
             v[index] = u - layer.v_threshold * s if layer.reset == "subtract" else u * (1 - s)
             now[index] = s
             us.append(u)
-        before = [now[index] for index in range(len(net.layers))]
+        sent.append(now)
         membranes.append(us)
     return [np.stack(history) for history in zip(*membranes)]
 
