@@ -78,7 +78,8 @@ def chip_samples(
     training = chip.provenance.get("training", {})
     options = training.get("data_options") if data == training.get("data") else None
     x, labels = samples(data, chip.num_steps, count, seed, options, chip.provenance.get("input_form"), part)
-    return shaped(x, chip.input_shape, data), labels
+    frame = chip.input_shape if chip.host is None else chip.host.input_shape
+    return sim.host_messages(chip, shaped(x, frame, data)), labels
 
 
 def shaped(x: np.ndarray, input_shape: tuple[int, ...], data: str) -> np.ndarray:
@@ -89,7 +90,10 @@ def shaped(x: np.ndarray, input_shape: tuple[int, ...], data: str) -> np.ndarray
 
 
 def as_messages(images: np.ndarray, num_steps: int, input_form: str) -> np.ndarray:
-    """Images in 0 … 1 as graded messages 0 … 255, int16 ``(n, num_steps, *shape)``: at every step, or injected once."""
+    """Images in 0 … 1 as graded messages 0 … 255, int16 ``(n, num_steps, *shape)``: at every step, or injected once.
+
+    With ``"bias"`` they go to the host's part of the network (:func:`ottt_loihi.sim.host_messages`).
+    """
     pixels = np.round(np.asarray(images, np.float64) * quantizing.PIXEL_LEVELS)
     if pixels.min() < 0 or pixels.max() > quantizing.PIXEL_LEVELS:
         raise UsageError(f"images: expected values in 0 … 1, got {images.min():g} … {images.max():g}")
@@ -222,7 +226,8 @@ def _replay(
 ) -> tuple[Agreement, dict[str, Any]]:
     """Float network, integer network in torch, and simulator, on the same samples."""
     seen = _samples_of(net, options.check, "test")
-    messages, chip = _chip_input(trained, seen, options), quantized.chip
+    chip = quantized.chip
+    messages = sim.host_messages(chip, _chip_input(trained, seen, options))
     ties, scores, tally, raster, start = 0, [], Tally(chip), {}, 0
     for run in _run_float(net, seen, ("u", "s")):
         spikes = [s.cpu().numpy() != 0 for s in run.states["s"]]

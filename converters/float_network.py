@@ -293,9 +293,12 @@ def placed(c: FloatConnection) -> FloatConnection:
             f"feedback from hidden {c.pre + 1} to hidden {c.post + 1}: trained with a delay of {c.delay} step, but on "
             f"the chip a spike takes {c.pre - c.post + 1} steps around; train it with that delay, or without feedback"
         )
-    if c.kind is not Conv or not wait:
-        return c
-    matrix = convolution_matrix(c.weight, name=f"connection to hidden {c.post + 1}", **c.geometry)
+    return written_out(c) if c.kind is Conv and wait else c
+
+
+def written_out(c: FloatConnection) -> FloatConnection:
+    """A convolution as single synapses, which may have exponents and delays."""
+    matrix = convolution_matrix(c.weight, name=f"connection to layer {c.post + 1}", **c.geometry)
     return _synapses(matrix, c.pre, c.post, c.delay)
 
 

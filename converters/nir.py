@@ -79,6 +79,8 @@ def graph(chip: ChipNetwork, dt: float = 1e-3, force: bool = False) -> nir.NIRGr
 
     if not (math.isfinite(dt) and dt > 0):
         raise UsageError(f"dt: expected seconds > 0, got {dt}")
+    if chip.host is not None:
+        raise ChipError("NIR has no place for what the host computes; export with --input graded")
     building = _Graph(chip, dt, force)
     building.nodes["input"] = nir.Input(input_type=np.array(chip.input_shape))
     for index in range(len(chip.layers)):

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 class Form(str, Enum):
     graded = "graded"
+    bias = "bias"
     inject = "inject"
 
 
@@ -51,7 +52,10 @@ def export(
         int, typer.Option(min=0, help="Choose scales and thresholds on so many training samples.")
     ] = 0,
     input_form: Annotated[
-        Form, typer.Option("--input", help="Images that stay constant: messages at every step, or injected once.")
+        Form,
+        typer.Option(
+            "--input", help="Images that stay constant: pixels at every step, the host's current as a bias, or once."
+        ),
     ] = Form.graded,
     scale: Annotated[Scale, typer.Option(help="Integer units per float unit, layer by layer.")] = Scale.free,
     no_net: Annotated[
