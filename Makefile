@@ -4,7 +4,7 @@ BIN := .venv/bin
 STAMP := .venv/.ready
 DEMO := runs/demo
 
-.PHONY: demo test test-all lint notebooks bench results setup clean
+.PHONY: demo test test-all lint notebooks bench results onchip setup clean
 
 setup: $(STAMP)
 
@@ -41,6 +41,9 @@ bench: $(STAMP)
 
 results: $(STAMP)
 	$(BIN)/python benchmarks/results.py $(ARGS)
+
+onchip: $(STAMP)
+	$(BIN)/python benchmarks/onchip.py $(ARGS)
 
 notebooks: $(STAMP)
 	$(BIN)/python -m pytest -m notebook $(ARGS)
