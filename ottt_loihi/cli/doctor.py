@@ -7,6 +7,7 @@ import os
 import platform
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 
@@ -92,7 +93,17 @@ def _data() -> Finding:
         return Finding("data", "note", "digits are bundled; for other data sets set OTTT_DATA_DIR (see ottt-data)")
     if not os.path.isdir(folder):
         return Finding("data", "missing", f"OTTT_DATA_DIR={folder} is no folder; correct it or unset it")
-    return Finding("data", "ok", f"digits are bundled; OTTT_DATA_DIR={folder} (ottt-data lists what is there)")
+    if _version("numpy") is None:
+        return Finding("data", "note", f"OTTT_DATA_DIR={folder}, unread without numpy")
+    from ottt_loihi.data import DATA_SETS
+    from ottt_loihi.errors import FileError
+
+    found = []
+    for data_set in DATA_SETS.values():
+        with suppress(FileError):
+            data_set.find()
+            found.append(data_set.name)
+    return Finding("data", "ok", f"{', '.join(found)} in OTTT_DATA_DIR={folder} (ottt-data: what goes where)")
 
 
 def _hardware() -> Finding:
