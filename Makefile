@@ -4,7 +4,7 @@ BIN := .venv/bin
 STAMP := .venv/.ready
 DEMO := runs/demo
 
-.PHONY: demo test test-all lint notebooks bench results setup clean
+.PHONY: demo test test-all lint notebooks docs bench results setup clean
 
 setup: $(STAMP)
 
@@ -44,6 +44,26 @@ results: $(STAMP)
 
 notebooks: $(STAMP)
 	$(BIN)/python -m pytest -m notebook $(ARGS)
+
+# in an environment of its own; the package goes there without what it needs, because nothing of it is imported
+DOCS := .venv-docs
+docs: $(DOCS)/.ready
+	@if uv --version >/dev/null 2>&1; then \
+		uv pip install --quiet --python $(DOCS) --no-deps --reinstall .; \
+	else \
+		$(DOCS)/bin/pip install --quiet --no-deps --force-reinstall .; \
+	fi
+	$(DOCS)/bin/sphinx-build --quiet --fail-on-warning --keep-going docs build/docs
+	@echo "open build/docs/index.html"
+
+$(DOCS)/.ready: pyproject.toml
+	@if uv --version >/dev/null 2>&1; then \
+		UV_PROJECT_ENVIRONMENT=$(DOCS) uv sync --quiet --only-group docs; \
+	else \
+		$(PYTHON310) -m venv $(DOCS) && $(DOCS)/bin/pip install --quiet --upgrade pip && \
+		$(DOCS)/bin/pip install --quiet --group docs; \
+	fi
+	@touch $@
 
 clean:
 	rm -rf build dist *.egg-info runs .pytest_cache .hypothesis .ruff_cache

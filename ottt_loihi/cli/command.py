@@ -53,7 +53,10 @@ def print_json(result: Any) -> None:
 
 def print_table(part: Table) -> None:
     """A report's table on the terminal; columns whose name ends in ``>`` are right-aligned."""
-    shown = rich.table.Table(title=part.title, title_justify="left", title_style="bold", box=rich.box.SIMPLE_HEAD)
+    named = any(column.removesuffix(">") for column in part.columns)
+    shown = rich.table.Table(
+        title=part.title, title_justify="left", title_style="bold", box=rich.box.SIMPLE_HEAD, show_header=named
+    )
     for column in part.columns:
         shown.add_column(column.removesuffix(">"), justify="right" if column.endswith(">") else "left")
     for row in part.rows:
@@ -65,8 +68,9 @@ def print_table(part: Table) -> None:
 
 def print_files(files: Mapping[str, str]) -> None:
     """Where everything is: what → path."""
+    width = max((len(what) for what in files), default=0) + 1
     for what, path in files.items():
-        out.print(f"{what + ':':<8} {path}", markup=False, soft_wrap=True)
+        out.print(f"{what + ':':<{width}} {path}", markup=False, soft_wrap=True)
 
 
 def _plain(value: Any) -> Any:
