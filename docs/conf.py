@@ -24,6 +24,8 @@ suppress_warnings = ["autoapi.python_import_resolution"]  # names that a package
 
 html_theme = "furo"
 html_title = "ottt-loihi"
+html_static_path = ["_static"]
+html_css_files = ["site.css"]
 html_theme_options = {
     "light_css_variables": {"color-brand-primary": "#3b6ea8", "color-brand-content": "#3b6ea8"},
     "dark_css_variables": {"color-brand-primary": "#8fb4dd", "color-brand-content": "#8fb4dd"},
