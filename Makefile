@@ -13,7 +13,11 @@ $(STAMP): pyproject.toml uv.lock
 	@if uv --version >/dev/null 2>&1; then \
 		echo "setting up .venv with uv"; uv sync --quiet --all-extras; \
 	else \
-		echo "setting up .venv with $(PYTHON310) and pip (uv would be faster)"; \
+		$(PYTHON310) -c "import sys; sys.exit(sys.version_info[:2] != (3, 10))" 2>/dev/null || { \
+			echo "$(PYTHON310) is no Python 3.10, the only one that Lava 0.10 imports on. Install it (pyenv install 3.10,"; \
+			echo "apt install python3.10-venv, or uv, which fetches it), or say where it is: make $(MAKECMDGOALS) PYTHON310=/path"; \
+			exit 2; }; \
+		echo "setting up .venv with $(PYTHON310) and pip, a few minutes (uv would be faster)"; \
 		$(PYTHON310) -m venv .venv && \
 		$(BIN)/pip install --quiet --upgrade pip "setuptools<81" wheel && \
 		$(BIN)/pip install --quiet --editable ".[lava,test,lint,bench,notebooks]"; \

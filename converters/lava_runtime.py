@@ -48,7 +48,7 @@ def require_lava() -> None:
             raise BackendUnavailableError(
                 f"Lava 0.10 needs Python 3.10, this is Python {found}; the simulator backends work here"
             )
-        raise BackendUnavailableError("Lava is not installed: pip install 'ottt-loihi[lava]' on Python 3.10")
+        raise BackendUnavailableError("Lava is not installed: pip install -e '.[lava]' in a clone of ottt-loihi")
 
 
 class LavaRun:

@@ -6,6 +6,7 @@ import json
 import os
 import sys
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import rich.box
@@ -13,7 +14,7 @@ import rich.table
 import typer
 from rich.console import Console
 
-from ottt_loihi.errors import OtttError
+from ottt_loihi.errors import BackendUnavailableError, FileError, OtttError
 
 if TYPE_CHECKING:
     from ottt_loihi.converters.report import Table
@@ -32,18 +33,44 @@ def execute(function: Callable[..., None], name: str) -> None:
     app.command(name=name, no_args_is_help=False)(function)
     try:
         app(prog_name=name)
-    except OtttError as error:
+    except (OtttError, ModuleNotFoundError) as error:
         if "--debug" in sys.argv:
             raise
+        told = error if isinstance(error, OtttError) else _missing(error)
         err.print(f"[bold red]{name}:[/] ", end="")
-        err.print(" ".join(str(error).split()), markup=False, soft_wrap=True)
-        sys.exit(error.exit_code)
+        err.print(" ".join(str(told).split()), markup=False, soft_wrap=True)
+        sys.exit(told.exit_code)
     except KeyboardInterrupt:
         err.print(f"{name}: stopped")
         sys.exit(130)
     except BrokenPipeError:  # e.g. `ottt-run … | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
+
+
+def _missing(error: ModuleNotFoundError) -> BackendUnavailableError:
+    return BackendUnavailableError(
+        f"{error.name} is not installed in {sys.prefix}; ottt-doctor lists what is missing, pip install -e . gets it"
+    )
+
+
+def expect_file(path: Path, kind: str, cures: Mapping[str, str]) -> None:
+    """Refuse what is no file, or one of another kind, before it is read.
+
+    kind: what is expected, as ``"model.h5"`` · cures: ending of a file, ``""`` for one that is not there → what to do
+
+    Raises
+    ------
+    FileError
+        with the cure
+    """
+    if path.is_dir():
+        inside = f"give {path / kind}" if (path / kind).exists() else f"expected a {kind}"
+        raise FileError(f"{path}: a folder; {inside}")
+    if path.suffix in cures and path.suffix:
+        raise FileError(f"{path}: expected a {kind}; {cures[path.suffix]}")
+    if not path.exists():
+        raise FileError(f"{path}: no such file; {cures['']}")
 
 
 def print_json(result: Any) -> None:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import importlib.util
 import os
 import platform
+import re
 import sys
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict, dataclass
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import PackageNotFoundError, requires, version
 
 from ottt_loihi.cli import command
 
@@ -50,11 +51,11 @@ def _python() -> Finding:
 
 
 def _packages() -> Finding:
-    needed = ("ottt-loihi", "torch", "numpy", "h5py", "scikit-learn")
-    missing = [name for name in needed if _version(name) is None]
+    missing = [name for name in _needed() if _version(name) is None]
     if missing:
         return Finding("packages", "missing", f"{', '.join(missing)}: pip install -e .")
-    return Finding("packages", "ok", ", ".join(f"{name} {_version(name)}" for name in needed))
+    shown = ("ottt-loihi", "torch", "numpy", "numba", "h5py", "scikit-learn")
+    return Finding("packages", "ok", ", ".join(f"{name} {_version(name)}" for name in shown))
 
 
 def _lava() -> Finding:
@@ -116,6 +117,12 @@ def _hardware() -> Finding:
 
 
 CHECKS: tuple[Callable[[], Finding], ...] = (_python, _packages, _lava, _lava_dl, _accelerator, _data, _hardware)
+
+
+def _needed() -> list[str]:
+    """What the installed package says it cannot do without; what only some Pythons need is left out."""
+    always = [need for need in requires("ottt-loihi") or () if ";" not in need]
+    return [re.split(r"[^\w.-]", need)[0] for need in always]
 
 
 def _version(package: str) -> str | None:

@@ -15,6 +15,12 @@ if TYPE_CHECKING:
     from ottt_loihi.sim.network import ChipNetwork
 
 
+UNTRAINED = (
+    "nothing in this file says that the network was trained; ottt-train -o FOLDER trains one, and in Python "
+    "Trainer.fit(…, checkpoint='model.pt') saves it trained"
+)
+
+
 class Form(str, Enum):
     graded = "graded"
     inject = "inject"
@@ -89,6 +95,7 @@ def export(
     from ottt_loihi.converters import export as exporter
     from ottt_loihi.converters.limits import TARGETS
 
+    command.expect_file(model, "model.pt", {"": "ottt-train -o FOLDER makes one"})
     limits = TARGETS[target.value].overridden(_limits(limit or []))
     if model.suffix in (".net", ".h5"):
         chip, notes = _integer_network(model, time_steps, input_shape)
@@ -108,7 +115,10 @@ def export(
         )
         from ottt_loihi.checkpoint import load
 
-        result = exporter.export(load(model), options, source=model)
+        net = load(model)
+        if "training" not in net.provenance:
+            command.err.print(f"note: {UNTRAINED}", soft_wrap=True)
+        result = exporter.export(net, options, source=model)
         exporter.require_agreement(result, max_disagreement)
     verified = [exporter.verify(result, backend.value, verify_samples) for backend in verify or []]
     files = {} if dry_run else exporter.write(result, output or model.parent)
