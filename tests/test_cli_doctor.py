@@ -52,6 +52,11 @@ def test_what_is_missing_comes_with_its_cure(monkeypatch, package, check):
     assert "pip install" in check().detail
 
 
+def test_a_cure_with_brackets_is_shown_whole(capsys):
+    doctor._show([doctor.Finding("Lava", "missing", "pip install -e '.[lava]'")])
+    assert "pip install -e '.[lava]'" in capsys.readouterr().out
+
+
 def test_other_pythons_are_told_what_works(monkeypatch):
     monkeypatch.setattr(sys, "version_info", (3, 12, 0))
     assert doctor._lava().state == doctor._python().state == "note"

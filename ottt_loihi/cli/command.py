@@ -15,12 +15,13 @@ import typer
 from rich.console import Console
 
 from ottt_loihi.errors import BackendUnavailableError, FileError, OtttError
+from ottt_loihi.terminal import THEME
 
 if TYPE_CHECKING:
     from ottt_loihi.converters.report import Table
 
-out = Console(highlight=False)
-err = Console(stderr=True, highlight=False)  # progress and errors: stdout stays clean for --json
+out = Console(highlight=False, theme=THEME)
+err = Console(stderr=True, highlight=False, theme=THEME)  # progress and errors: stdout stays clean for --json
 
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout, nothing else.")]
 Seed = Annotated[int, typer.Option(min=0, help="The same seed gives the same result, bit for bit, on one machine.")]

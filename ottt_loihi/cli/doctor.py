@@ -14,6 +14,8 @@ from importlib.metadata import PackageNotFoundError, requires, version
 
 from ottt_loihi.cli import command
 
+COLOURS = {"ok": "green", "note": "yellow", "missing": "bold red"}
+
 
 @dataclass(frozen=True)
 class Finding:
@@ -133,9 +135,13 @@ def _version(package: str) -> str | None:
 
 
 def _show(findings: list[Finding]) -> None:
+    from rich.markup import escape
+
     from ottt_loihi.converters.report import Table
 
-    rows = [[finding.what, finding.state, finding.detail] for finding in findings]
+    rows = [[f.what, f"[{COLOURS[f.state]}]{f.state}[/]", escape(f.detail)] for f in findings]
     command.print_table(Table("ottt-doctor", ["what", "state", "found"], rows))
     if all(finding.state != "missing" for finding in findings):
-        command.out.print("everything that is needed works; try: make demo")
+        lava = all(finding.state == "ok" for finding in findings if finding.what == "Lava")
+        first = "make demo" if lava else "ottt-train -o runs/first"
+        command.out.print(f"everything that is needed works; try: {first}")
