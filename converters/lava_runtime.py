@@ -172,6 +172,8 @@ class LavaRun:
 
     def _live_runtime(self) -> Any:
         if self._runtime is None:
+            if self._executable is None:
+                raise LavaError("this Lava run has not begun: with LavaRun(process) as run: run.steps(10)")
             raise LavaError("this Lava run has ended: build new processes and a new LavaRun")
         return self._runtime
 
