@@ -74,9 +74,17 @@ def test_a_missing_package_is_named(monkeypatch, capsys):
 def test_make_without_python_310(tmp_path):
     for name in ("Makefile", "pyproject.toml", "uv.lock"):
         shutil.copy(ROOT / name, tmp_path)
+    (tmp_path / "uv").write_text("#!/bin/sh\nexit 1\n")  # a uv that is no uv, before any real one
+    (tmp_path / "uv").chmod(0o755)
     line = ["make", "demo", "PYTHON310=python3.99"]
     done = subprocess.run(
-        line, cwd=tmp_path, env={"PATH": "/usr/bin:/bin"}, capture_output=True, text=True, timeout=60, check=False
+        line,
+        cwd=tmp_path,
+        env={"PATH": f"{tmp_path}:/usr/bin:/bin"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
     )
     assert done.returncode == 2
     assert "python3.99 is no Python 3.10" in done.stdout
