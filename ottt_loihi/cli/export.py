@@ -16,6 +16,12 @@ if TYPE_CHECKING:
     from ottt_loihi.converters.export import Export, Options
 
 
+UNTRAINED = (
+    "nothing in this file says that the network was trained; ottt-train -o FOLDER trains one, and in Python "
+    "Trainer.fit(…, checkpoint='model.pt') saves it trained"
+)
+
+
 class Form(str, Enum):
     graded = "graded"
     bias = "bias"
@@ -100,6 +106,7 @@ def export(
     from ottt_loihi.converters import export as exporter
     from ottt_loihi.converters.limits import TARGETS
 
+    command.expect_file(model, "model.pt", {"": "ottt-train -o FOLDER makes one"})
     options = exporter.Options(
         num_weight_bits=_bits(weight_bits),
         check=0 if no_check else check,
@@ -168,7 +175,10 @@ def _export(model: Path, options: Options, time_steps: int | None, input_shape: 
         return exporter.export_chip(imported.chip, options.limits)
     from ottt_loihi.checkpoint import load
 
-    return exporter.export(load(model), options, source=model)
+    net = load(model)
+    if "training" not in net.provenance:
+        command.err.print(f"note: {UNTRAINED}", soft_wrap=True)
+    return exporter.export(net, options, source=model)
 
 
 def _shape(text: str) -> tuple[int, ...]:

@@ -159,6 +159,9 @@ def _scenario(model: Path | None, transform: Transform, hidden: int, data: str |
     from ottt_loihi.sim import storage
     from ottt_loihi.sim.freeze import make_plastic
 
+    if model:
+        made = "ottt-export makes one"
+        command.expect_file(model, "model.h5", {"": made, ".pt": f"{made} of it", ".net": f"{made} of it"})
     given = storage.load(model) if model else None
     split = load_data(data or _data_of(given))
     chip = make_plastic(given) if given else fresh_network(split.input_shape, (hidden,), seed=seed)
