@@ -7,14 +7,17 @@ exact simulator.
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from ottt_loihi.converters.lava_runtime import LavaRun, require_lava
+from ottt_loihi.onchip.checkpoint import Checkpoint
 from ottt_loihi.onchip.inprocess import InProcessRun
 from ottt_loihi.onchip.plan import CALIBRATION_SAMPLES, FEEDBACKS, Plan, make_plan, trace_energy
 from ottt_loihi.onchip.scales import learning_network
@@ -55,7 +58,7 @@ class LearningResult:
     counters        saturated y1 and error messages per process, out of ``messages`` per neuron
     messages        learning epochs: how often each neuron sent a y1
     rails           per plastic connection the part of the weights at −256 or 255
-    seconds         time spent stepping
+    seconds         time spent stepping, since it was resumed
     interrupted     stopped by Ctrl-C; everything above is as of the last point of the curve
     settings        backend, feedback, seed and all else that makes the run repeatable
     ==============  ==============================================================================================
@@ -127,6 +130,8 @@ def learn(
     evaluate_every: int | None = None,
     progress: Callable[[int, int, float | None], None] | None = None,
     stall_timeout: float = 10.0,
+    checkpoint: str | os.PathLike[str] | None = None,
+    resume: bool = False,
 ) -> LearningResult:
     """Let a network learn online, one sample after the other, each plastic weight after every time step.
 
@@ -150,9 +155,15 @@ def learn(
         called with (samples done, samples in all, last accuracy)
     stall_timeout
         of the Lava runtime, in seconds
+    checkpoint
+        a path without suffix: at every point of the curve the state is kept there (backend sim; ``checkpoint.py``)
+    resume
+        go on from there, bit for bit as if there had been no stop; with more ``passes``, longer
 
     Raises
     ------
+    FileError
+        for a checkpoint that is missing, damaged, or of another network
     UsageError
         for wrong data, labels out of range, unknown names, rates that vanish or overflow in integers
     ChipError
@@ -173,8 +184,15 @@ def learn(
     every = max(1, total // (10 * passes)) if evaluate_every is None else evaluate_every
     if isinstance(every, bool) or not isinstance(every, (int, np.integer)) or every < 1:
         raise UsageError(f"evaluate_every: expected an integer ≥ 1, got {evaluate_every!r}")
+    kept, first = None, slice(total // passes)
+    if checkpoint is not None:
+        kept = Checkpoint(Path(checkpoint), stream.packed[first], stream.labels[first], int(every))
+    if backend != "sim" and kept is not None:
+        raise UsageError(f"checkpoint: backend sim can be stopped and resumed, {backend} cannot")
+    if resume and kept is None:
+        raise UsageError("resume: say from where, with checkpoint=")
     with _executor(stream, backend, settings, stall_timeout) as run:
-        session = _Session(plan, plan.schedule(settings.feedback).epoch, run, test)
+        session = _Session(plan, plan.schedule(settings.feedback).epoch, run, test, kept, resume)
         interrupted = session.run(total, int(every), progress)
     return session.result(stream.rates, interrupted, {"backend": backend, "passes": passes, **vars(settings)})
 
@@ -260,6 +278,18 @@ class _SimRun:
     def __init__(self, stream: Stream, settings: Settings) -> None:
         self._stream, self._learner = stream, stream.learner(settings)
 
+    def save(self, checkpoint: Checkpoint, curve: Sequence[CurvePoint]) -> None:
+        checkpoint.save(self._learner, [(point.samples, point.accuracy) for point in curve])
+
+    def resume(self, checkpoint: Checkpoint) -> list[CurvePoint]:
+        """Take up the state that was kept; returns the curve."""
+        self._learner, curve = checkpoint.load(self._learner.network)
+        return [CurvePoint(*point) for point in curve]
+
+    @property
+    def samples(self) -> int:
+        return self._learner.samples
+
     def learn(self, samples: int) -> None:
         part = slice(self._learner.samples, self._learner.samples + samples)
         self._learner.learn(self._stream.packed[part], self._stream.labels[part])
@@ -310,15 +340,26 @@ def _executor(stream: Stream, backend: str, settings: Settings, stall_timeout: f
 class _Session:
     """One run: steps it, evaluates on the way, keeps what was read last."""
 
-    def __init__(self, plan: Plan, epoch: int, run: _SimRun | _GraphRun, test: Data | None) -> None:
-        self.plan, self.epoch, self.executor, self.test = plan, epoch, run, test
+    def __init__(
+        self,
+        plan: Plan,
+        epoch: int,
+        run: _SimRun | _GraphRun,
+        test: Data | None,
+        checkpoint: Checkpoint | None = None,
+        resume: bool = False,
+    ) -> None:
+        self.plan, self.epoch, self.executor, self.test, self.checkpoint = plan, epoch, run, test, checkpoint
         self.curve: list[CurvePoint] = []
         self.seconds, self.done = 0.0, 0
-        self._read()
+        if resume:
+            self.curve = run.resume(checkpoint)
+            self.done = run.samples
+        self._read(measure=not resume)
 
     def run(self, total: int, every: int, progress: Callable[[int, int, float | None], None] | None) -> bool:
         """Learn from ``total`` samples; True if interrupted."""
-        done = 0
+        done = self.done
         try:
             while done < total:
                 until = min(total, (done // every + 1) * every)
@@ -330,16 +371,18 @@ class _Session:
                 if done == until:
                     self.done = done
                     self._read()
+                    if self.checkpoint is not None:
+                        self.executor.save(self.checkpoint, self.curve)
                 if progress is not None:
                     progress(done, total, self.curve[-1].accuracy if self.curve else None)
         except KeyboardInterrupt:
             return True
         return False
 
-    def _read(self) -> None:
+    def _read(self, measure: bool = True) -> None:
         self.chip = with_weights(self.plan, self.executor.weights())
         self.counters = self.executor.counters()
-        if self.test is not None:
+        if measure and self.test is not None:
             self.curve.append(CurvePoint(self.done, accuracy(self.chip, *self.test)))
 
     def result(self, rates: Sequence[float], interrupted: bool, settings: dict[str, Any]) -> LearningResult:

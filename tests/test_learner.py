@@ -17,7 +17,7 @@ from ottt_loihi.sim.learning import Learner
 from ottt_loihi.sim.network import LIF, Dense
 
 from ottt_loihi.data import load_digits, rate_code
-from ottt_loihi.errors import ChipError, LavaError, UsageError, VerificationError
+from ottt_loihi.errors import ChipError, FileError, LavaError, UsageError, VerificationError
 
 pytestmark = pytest.mark.lava
 
@@ -358,3 +358,63 @@ class TestCommand:
         assert done.returncode == 130, done.stderr
         assert "what was learnt until then is saved" in " ".join(done.stderr.split())
         assert storage.load(tmp_path / "scratch-learnt.h5").provenance["learning"]["samples"] == 143
+
+
+class TestResume:
+    """Backend sim: stopped and resumed is not stopped, to the last bit."""
+
+    def run(self, folder, passes, resume=False, **settings):
+        x, labels = digits(120)
+        chosen = {"feedback": "kolen-pollack", "halve_every": 100} | settings
+        return learn(
+            small(),
+            (x, labels),
+            test=digits(40, 300),
+            passes=passes,
+            settings=Settings(**chosen),
+            evaluate_every=50,
+            checkpoint=folder / "state",
+            resume=resume,
+        )
+
+    def test_a_longer_run_and_a_resumed_one_are_the_same(self, tmp_path):
+        whole = self.run(tmp_path / "whole", 2)
+        first = self.run(tmp_path / "parts", 1)
+        again = self.run(tmp_path / "parts", 2, resume=True)
+        assert first.chip != whole.chip
+        assert again.chip == whole.chip
+        assert [p for p in whole.curve if p.samples != 120] == [p for p in again.curve if p.samples != 120]
+        assert (again.samples, again.counters) == (whole.samples, whole.counters)
+
+    def test_a_killed_run_goes_on(self, tmp_path):
+        """kill -9 in the middle, as often as it takes to finish."""
+        code = (
+            "import sys; sys.path.insert(0, sys.argv[1]); from pathlib import Path; import test_learner as t\n"
+            "folder = Path(sys.argv[2]); resume = (folder / 'state.h5').exists()\n"
+            "import os, ottt_loihi.onchip.learner as module\n"
+            "saved = module.Checkpoint.save\n"
+            "def save(self, *arguments):\n    saved(self, *arguments); os.kill(os.getpid(), 9)\n"
+            "module.Checkpoint.save = save if sys.argv[3] == 'kill' else saved\n"
+            "t.TestResume().run(folder, 1, resume)\n"
+        )
+        command = [sys.executable, "-c", code, str(Path(__file__).parent), str(tmp_path / "killed")]
+        assert subprocess.run([*command, "kill"], timeout=120, check=False).returncode == -9
+        assert subprocess.run([*command, "kill"], timeout=120, check=False).returncode == -9
+        found = self.run(tmp_path / "killed", 1, resume=True)
+        whole = self.run(tmp_path / "whole", 1)
+        assert found.chip == whole.chip
+        assert found.curve == whole.curve
+
+    def test_what_cannot_go_on_is_named(self, tmp_path):
+        with pytest.raises(FileError, match="no run to go on with"):
+            self.run(tmp_path, 1, resume=True)
+        self.run(tmp_path, 1)
+        with pytest.raises(FileError, match="the state of another network or rule"):
+            self.run(tmp_path, 1, resume=True, halve_every=7)
+        with pytest.raises(UsageError, match="a run on other data, or in another order"):
+            self.run(tmp_path, 1, resume=True, seed=3)
+        (tmp_path / "state.json").write_text('{"format": 1}')
+        with pytest.raises(FileError, match="no learning curve of ours"):
+            self.run(tmp_path, 1, resume=True)
+        with pytest.raises(UsageError, match="backend sim can be stopped and resumed"):
+            learn(small(), digits(), backend="inprocess", checkpoint=tmp_path / "state")

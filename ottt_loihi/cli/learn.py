@@ -76,6 +76,9 @@ def learn(
     repeat_in_lava: Annotated[
         int, typer.Option(min=0, help="Repeat at least that many Lava steps in Lava's runtime and compare everything.")
     ] = 0,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on where a run in this folder was stopped, or with more passes.")
+    ] = False,
     data: Annotated[str | None, typer.Option(help="Data set; default: the model's, or digits.")] = None,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Folder; default: the model's.")] = None,
     seed: command.Seed = 0,
@@ -86,7 +89,8 @@ def learn(
 
     Example: ottt-learn runs/demo/model.h5 --transform upside-down
 
-    Without a model: a fresh 64-128-10 network learns handwritten digits. Ctrl-C saves what was learnt so far.
+    Without a model: a fresh 64-128-10 network learns handwritten digits. Ctrl-C saves what was learnt so far,
+    and --resume goes on from the last point of the accuracy curve.
     """
     from ottt_loihi.onchip.learner import Settings
     from ottt_loihi.onchip.learner import learn as learn_on_chip
@@ -116,6 +120,8 @@ def learn(
             backend=backend.value,
             settings=settings,
             progress=show,
+            checkpoint=folder / f"{scenario.name}-state" if backend is Backend.sim else None,
+            resume=resume,
         )
     repeated = None
     if repeat_in_lava and not result.interrupted:
