@@ -3,7 +3,7 @@
     python benchmarks/onchip.py [--runs runs/onchip] [--only mnist] [--docs docs]
 
 One sample after the other, every weight after every time step, 9-bit learning weights, tested with the 8-bit inference
-weights they freeze to. Writes ``onchip-results.md`` and ``onchip-curves.png`` into the docs folder.
+weights they freeze to. Writes ``onchip-results.md`` and ``onchip-drift.png`` into the docs folder.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from ottt_loihi.converters import plots
 from ottt_loihi.converters.export import Options, export
 from ottt_loihi.onchip.fresh import fresh_network
 from ottt_loihi.onchip.learner import Settings, accuracy, learn
+from ottt_loihi.onchip.plan import estimate_unit
 from ottt_loihi.sim.freeze import freeze, make_plastic
 
 from ottt_loihi.checkpoint import load
@@ -94,17 +95,18 @@ def drift(kind: str, folder: Path) -> dict[str, Any]:
     """Trained offline, deployed, then the sensor changes: accuracy before, and after so many samples learnt from."""
     split, model = load_data("mnist"), folder / "offline" / "model.pt"
     if not model.exists():
-        changes = {"data.encoding": "rate", "network.hidden": [256], "training.epochs": 3}
+        changes = {"data.encoding": "rate", "network.hidden": [256], "training.epochs": 3, "data.augmentations": []}
         train(override(read_config(CONFIGS / "mnist-mlp.toml"), changes), folder / "offline", progress=False)
     chip = make_plastic(export(load(model), Options(check=0)).quantized.chip)
     shape = (-1, T, *chip.input_shape)
-    before = accuracy(chip, rate_code(split.x_test, T, 0).reshape(shape), split.y_test)
+    deployed = (rate_code(split.x_test, T, 0).reshape(shape), split.y_test)
+    before, unit = accuracy(chip, *deployed), estimate_unit(chip, *deployed)
     test = (rate_code(drifted(split.x_test, kind), T, 0).reshape(shape), split.y_test)
     chosen = np.random.default_rng(0).permutation(len(split.y_train))[: DRIFT_AT[-1]]
     data = (rate_code(drifted(split.x_train[chosen], kind), T, 1).reshape(shape), split.y_train[chosen])
-    result = learn(chip, data, test=test, settings=Settings(), evaluate_every=DRIFT_AT[1])
+    result = learn(chip, data, test=test, settings=Settings(unit=unit), evaluate_every=DRIFT_AT[1])
     found = {point.samples: point.accuracy for point in result.curve}
-    return {"before": before, "after": {str(n): found[n] for n in DRIFT_AT}, "seconds": result.seconds}
+    return {"before": before, "after": {str(n): a for n, a in found.items()}, "seconds": result.seconds}
 
 
 def kept(path: Path, compute: Any) -> dict[str, Any]:
@@ -147,16 +149,16 @@ def write(docs: Path, scratch: list[tuple[Experiment, dict[str, Any]]], drifts: 
         "# Learning on the chip, measured\n\nMade by `make onchip` on the CPU, in the simulator that is bit-equal to "
         f"Lava's learning engine. Rate-coded images, T = {T}, batch 1, seed 0, per-synapse rounding and direct random "
         "feedback unless said; all rates are halved after each pass. Test accuracy on 10,000 images.\n\n"
-        f"## From scratch\n\n{scratch_table(scratch)}\n\n![accuracy after each pass](onchip-curves.png)\n\n"
+        f"## From scratch\n\n{scratch_table(scratch)}\n\n"
         "## A sensor that changes\n\nA 784-256-10 network trained offline (3 epochs), exported at 8 bits, "
         "learns on.\n\n"
-        f"{drift_table(drifts)}\n"
+        f"{drift_table(drifts)}\n\n![test accuracy while it learns on](onchip-drift.png)\n"
     )
     with atomic_write(docs / "onchip-results.md") as temporary:
         temporary.write_text(text)
-    series = {e.name: (list(range(len(f["passes"]))), f["passes"]) for e, f in scratch}
-    with atomic_write(docs / "onchip-curves.png") as temporary:
-        plots.save_curves(temporary, series, x_label="passes", y_label="test accuracy (%)", percent=True)
+    series = {kind: ([int(n) for n in f["after"]], list(f["after"].values())) for kind, f in drifts.items()}
+    with atomic_write(docs / "onchip-drift.png") as temporary:
+        plots.save_curves(temporary, series, x_label="samples learnt from", y_label="test accuracy (%)", percent=True)
 
 
 def main() -> None:

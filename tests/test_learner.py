@@ -360,6 +360,15 @@ class TestCommand:
         assert storage.load(tmp_path / "scratch-learnt.h5").provenance["learning"]["samples"] == 143
 
 
+def test_logits_of_cross_entropy_are_no_targets():
+    """Their size is found from data; a network trained with the squared error says it itself."""
+    chip = replace(small(), provenance={"scales": [300.0, 320.0], "training": {"training": {"loss": {"name": "mse"}}}})
+    assert make_plan(chip).unit == 320
+    provenance = {"scales": [300.0, 320.0], "training": {"training": {"loss": {"name": "cross-entropy", "mu": 0.05}}}}
+    with pytest.raises(UsageError, match="trained with cross-entropy, which has no such target"):
+        make_plan(replace(chip, provenance=provenance))
+
+
 class TestResume:
     """Backend sim: stopped and resumed is not stopped, to the last bit."""
 

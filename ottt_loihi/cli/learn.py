@@ -198,9 +198,9 @@ def _data_of(chip: ChipNetwork | None) -> str:
 
 
 def _unit(chip: ChipNetwork, x: np.ndarray, labels: np.ndarray) -> int | None:
-    from ottt_loihi.onchip.plan import estimate_unit
+    from ottt_loihi.onchip.plan import estimate_unit, knows_unit
 
-    return None if chip.provenance.get("scales") else estimate_unit(chip, x, labels)
+    return None if knows_unit(chip) else estimate_unit(chip, x, labels)
 
 
 def _fitted(spikes: np.ndarray, chip: ChipNetwork) -> np.ndarray:
