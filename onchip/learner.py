@@ -32,6 +32,8 @@ Data = tuple[np.ndarray, np.ndarray]
 BACKENDS = ("sim", "inprocess", "lava")
 READOUT_RATE = 0.02  # part of its error that one time step's update takes from the readout
 HIDDEN_RATE = 1.0  # the same for a hidden layer, with the error that its feedback delivers
+# parts of a layer's messages or weights that are a warning: more at their limits, or fewer changed
+SATURATED, RAILS, MOVED = 0.1, 0.1, 0.01
 CHUNK = 16  # samples between two reports to ``progress``
 
 
@@ -58,6 +60,7 @@ class LearningResult:
     counters        saturated y1 and error messages per process, out of ``messages`` per neuron
     messages        learning epochs: how often each neuron sent a y1
     rails           per plastic connection the part of the weights at −256 or 255
+    moved           per plastic connection the part of the weights that are others than at the start
     seconds         time spent stepping, since it was resumed
     interrupted     stopped by Ctrl-C; everything above is as of the last point of the curve
     settings        backend, feedback, seed and all else that makes the run repeatable
@@ -72,6 +75,7 @@ class LearningResult:
     counters: dict[str, int]
     messages: int
     rails: tuple[float, ...]
+    moved: tuple[float, ...]
     seconds: float
     interrupted: bool
     settings: dict[str, Any] = field(default_factory=dict)
@@ -80,6 +84,27 @@ class LearningResult:
     def accuracy(self) -> float | None:
         """The last point of the curve."""
         return self.curve[-1].accuracy if self.curve else None
+
+    @property
+    def warnings(self) -> list[str]:
+        """What is wrong with the learning rates, in sentences with numbers; empty if nothing is."""
+        found, last = [], len(self.rates) - 1
+        for layer, rate in enumerate(self.rates):
+            name = "the readout" if layer == last else f"hidden layer {layer + 1}"
+            sent = self.counters["readout.y1_saturated" if layer == last else f"neuron[{layer}].y1_saturated"]
+            saturated = sent / max(1, self.messages * self.chip.layers[layer].size)
+            for part, wrong, what in (
+                (saturated, saturated > SATURATED, "of the messages y1 saturate at ±127; lower its rate"),
+                (self.rails[layer], self.rails[layer] > RAILS, "of the weights are at −256 or 255; lower its rate"),
+                (
+                    self.moved[layer],
+                    self.samples > 0 and self.moved[layer] < MOVED,
+                    "of the weights have changed, other updates were rounded to nothing; raise its rate",
+                ),
+            ):
+                if wrong:
+                    found.append(f"{name}, η = {rate:.3g}: {part:.1%} {what}")
+        return found
 
     @property
     def steps_per_second(self) -> float:
@@ -132,6 +157,7 @@ def learn(
     stall_timeout: float = 10.0,
     checkpoint: str | os.PathLike[str] | None = None,
     resume: bool = False,
+    stop_at: float | None = None,
 ) -> LearningResult:
     """Let a network learn online, one sample after the other, each plastic weight after every time step.
 
@@ -159,6 +185,8 @@ def learn(
         a path without suffix: at every point of the curve the state is kept there (backend sim; ``checkpoint.py``)
     resume
         go on from there, bit for bit as if there had been no stop; with more ``passes``, longer
+    stop_at
+        accuracy on the test data, 0 … 1, at which learning has done enough and ends
 
     Raises
     ------
@@ -189,11 +217,13 @@ def learn(
         kept = Checkpoint(Path(checkpoint), stream.packed[first], stream.labels[first], int(every))
     if backend != "sim" and kept is not None:
         raise UsageError(f"checkpoint: backend sim can be stopped and resumed, {backend} cannot")
+    if stop_at is not None and (test is None or not 0 < stop_at <= 1):
+        raise UsageError(f"stop_at: expected an accuracy in 0 … 1 and test data to measure it on, got {stop_at}")
     if resume and kept is None:
         raise UsageError("resume: say from where, with checkpoint=")
     with _executor(stream, backend, settings, stall_timeout) as run:
         session = _Session(plan, plan.schedule(settings.feedback).epoch, run, test, kept, resume)
-        interrupted = session.run(total, int(every), progress)
+        interrupted = session.run(total, int(every), progress, stop_at)
     return session.result(stream.rates, interrupted, {"backend": backend, "passes": passes, **vars(settings)})
 
 
@@ -357,8 +387,14 @@ class _Session:
             self.done = run.samples
         self._read(measure=not resume)
 
-    def run(self, total: int, every: int, progress: Callable[[int, int, float | None], None] | None) -> bool:
-        """Learn from ``total`` samples; True if interrupted."""
+    def run(
+        self,
+        total: int,
+        every: int,
+        progress: Callable[[int, int, float | None], None] | None,
+        stop_at: float | None = None,
+    ) -> bool:
+        """Learn from ``total`` samples, or until the accuracy is reached; True if interrupted."""
         done = self.done
         try:
             while done < total:
@@ -375,6 +411,8 @@ class _Session:
                         self.executor.save(self.checkpoint, self.curve)
                 if progress is not None:
                     progress(done, total, self.curve[-1].accuracy if self.curve else None)
+                if stop_at is not None and done == until and self.curve[-1].accuracy >= stop_at:
+                    break
         except KeyboardInterrupt:
             return True
         return False
@@ -397,6 +435,7 @@ class _Session:
             counters=self.counters,
             messages=self.done * plan.chip.num_steps,
             rails=tuple(float(((c.weight == -256) | (c.weight == 255)).mean()) for c in dense),
+            moved=tuple(float((c.weight != old.weight).mean()) for c, old in zip(dense, plan.dense)),
             seconds=self.seconds,
             interrupted=interrupted,
             settings=settings,

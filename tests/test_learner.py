@@ -351,7 +351,7 @@ class TestCommand:
             "import sys\nfrom ottt_loihi.cli import learn as cli\nfrom ottt_loihi.onchip import learner\n"
             "run = learner._Session.run\n"
             "def stop(done, total, accuracy):\n    if done >= 160: raise KeyboardInterrupt\n"
-            "learner._Session.run = lambda self, total, every, progress: run(self, total, every, stop)\n"
+            "learner._Session.run = lambda self, total, every, progress, stop_at: run(self, total, every, stop)\n"
             f"sys.argv = ['ottt-learn', '--hidden', '10', '-o', {str(tmp_path)!r}]\ncli.main()\n"
         )
         done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=100, check=False)
@@ -367,6 +367,48 @@ def test_logits_of_cross_entropy_are_no_targets():
     provenance = {"scales": [300.0, 320.0], "training": {"training": {"loss": {"name": "cross-entropy", "mu": 0.05}}}}
     with pytest.raises(UsageError, match="trained with cross-entropy, which has no such target"):
         make_plan(replace(chip, provenance=provenance))
+
+
+class TestRates:
+    def run(self, **settings):
+        return learn(small(), digits(60), test=digits(40, 300), settings=Settings(**settings), evaluate_every=20)
+
+    def test_good_rates_give_no_warning(self):
+        result = self.run()
+        assert result.warnings == []
+        assert min(result.moved) > 0.3
+
+    def test_a_rate_that_rounds_to_nothing_is_told_with_numbers(self):
+        result = self.run(readout_rate=1e-6)
+        assert result.moved[1] < 0.01
+        assert any(
+            w.startswith("the readout, η = ") and "rounded to nothing; raise its rate" in w for w in result.warnings
+        )
+
+    def test_a_rate_that_saturates_the_messages_is_told_with_numbers(self):
+        result = self.run(readout_rate=1.9, unit=1000)
+        part = result.counters["readout.y1_saturated"] / (result.messages * 10)
+        assert part > 0.5
+        assert result.warnings == [
+            f"the readout, η = {result.rates[1]:.3g}: {part:.1%} of the messages y1 saturate at ±127; lower its rate"
+        ]
+
+    def test_weights_at_their_limits_are_told_with_numbers(self):
+        railed = replace(self.run(), rails=(0.25, 0.0))
+        assert [w.partition(": ")[2] for w in railed.warnings] == [
+            "25.0% of the weights are at −256 or 255; lower its rate"
+        ]
+
+    def test_learning_stops_when_it_is_good_enough(self):
+        split = load_digits()
+        x, y = rate_code(split.x_train, 6, 1), split.y_train
+        chip = fresh_network(hidden=(64,))
+        result = learn(chip, (x, y), test=(x[:200], y[:200]), evaluate_every=100, stop_at=0.6)
+        assert result.curve[-1].accuracy >= 0.6
+        assert all(point.accuracy < 0.6 for point in result.curve[:-1])
+        assert result.samples < len(x)
+        with pytest.raises(UsageError, match="stop_at: expected an accuracy"):
+            learn(chip, (x, y), stop_at=0.6)
 
 
 class TestResume:
