@@ -340,7 +340,7 @@ class TestCommand:
         assert summary["repeated_in_lava"]["steps"] >= 200
         assert {p.name for p in tmp_path.iterdir()} == {
             "model.h5", "drift-learnt.h5", "drift-inference.h5", "drift-curve.png", "drift-curve.json", "report.html",
-            "sections",
+            "sections", "drift-state.h5", "drift-state.json",
         }  # fmt: skip
         assert storage.load(tmp_path / "drift-learnt.h5").provenance["learning"]["samples"] == 1437
         assert json.loads((tmp_path / "drift-curve.json").read_text())["samples"][0] == 0
