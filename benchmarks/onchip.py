@@ -149,8 +149,8 @@ def write(docs: Path, scratch: list[tuple[Experiment, dict[str, Any]]], drifts: 
     text = (
         "# Learning on the chip, measured\n\nMade by `make onchip` on the CPU, in the simulator that is bit-equal to "
         f"Lava's learning engine. Rate-coded images, T = {T}, batch 1, seed 0, per-synapse rounding and direct random "
-        "feedback, 6 passes unless said; all rates are halved after each pass. Test accuracy on 10,000 images; neurons and "
-        "passes were chosen on them.\n\n"
+        "feedback, 6 passes unless said; all rates are halved after each pass. Test accuracy on 10,000 images; "
+        "neurons and passes were chosen on them.\n\n"
         f"## From scratch\n\n{scratch_table(scratch)}\n\n"
         "## A sensor that changes\n\nA 784-256-10 network trained offline (3 epochs), exported at 8 bits, "
         "learns on.\n\n"
