@@ -32,7 +32,7 @@ def calibrate(
     """Layer → :class:`Tuning` for :func:`~ottt_loihi.converters.quantize.quantize`.
 
     float_spikes: of the trained network, bool ``(T, n, *shape)`` per hidden layer · messages: the same samples for the
-    chip, ``(n, T, *input_shape)`` · settings: the other arguments of ``quantize``
+    chip, or its host, ``(n, T, *input_shape)`` · settings: the other arguments of ``quantize``
     """
     chosen: dict[int, Tuning] = {}
     for index, spikes in enumerate(float_spikes):
@@ -67,5 +67,5 @@ def _mismatches(
         if tuning[index] == Tuning():
             raise
         return float("inf")
-    result = sim.run(chip, messages, {"s": [index]})
+    result = sim.run(chip, sim.host_messages(chip, messages), {"s": [index]})
     return float((result.states["s"][index].reshape(spikes.shape) != spikes).sum())

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from ottt_loihi.converters import lava, lava_script, netx, plots, report, torch_integer
+from ottt_loihi.converters import lava, lava_script, netx, nir, plots, report, torch_integer
 from ottt_loihi.converters import quantize as quantizing
 from ottt_loihi.converters.budget import Activity, Budget, LayerBudget, activity, budget
 from ottt_loihi.converters.calibrate import calibrate
@@ -78,7 +78,8 @@ def chip_samples(
     training = chip.provenance.get("training", {})
     options = training.get("data_options") if data == training.get("data") else None
     x, labels = samples(data, chip.num_steps, count, seed, options, chip.provenance.get("input_form"), part)
-    return shaped(x, chip.input_shape, data), labels
+    frame = chip.input_shape if chip.host is None else chip.host.input_shape
+    return sim.host_messages(chip, shaped(x, frame, data)), labels
 
 
 def shaped(x: np.ndarray, input_shape: tuple[int, ...], data: str) -> np.ndarray:
@@ -89,7 +90,10 @@ def shaped(x: np.ndarray, input_shape: tuple[int, ...], data: str) -> np.ndarray
 
 
 def as_messages(images: np.ndarray, num_steps: int, input_form: str) -> np.ndarray:
-    """Images in 0 … 1 as graded messages 0 … 255, int16 ``(n, num_steps, *shape)``: at every step, or injected once."""
+    """Images in 0 … 1 as graded messages 0 … 255, int16 ``(n, num_steps, *shape)``: at every step, or injected once.
+
+    With ``"bias"`` they go to the host's part of the network (:func:`ottt_loihi.sim.host_messages`).
+    """
     pixels = np.round(np.asarray(images, np.float64) * quantizing.PIXEL_LEVELS)
     if pixels.min() < 0 or pixels.max() > quantizing.PIXEL_LEVELS:
         raise UsageError(f"images: expected values in 0 … 1, got {images.min():g} … {images.max():g}")
@@ -141,7 +145,7 @@ def export(net: Network, options: Options | None = None, source: str | os.PathLi
     trained = from_torch(net)
     origin: dict[str, Any] = {"training": net.provenance}
     if source is not None:
-        origin |= {"checkpoint": Path(source).name, "sha256": hashlib.sha256(Path(source).read_bytes()).hexdigest()}
+        origin |= {"checkpoint": Path(source).name, "sha256": _sha256(source)}
     settings = {"input_form": options.input_form, "scale": options.scale, "for_netx": options.for_netx}
     if options.calibrate:
         images = _samples_of(net, options.calibrate, "train")
@@ -222,7 +226,8 @@ def _replay(
 ) -> tuple[Agreement, dict[str, Any]]:
     """Float network, integer network in torch, and simulator, on the same samples."""
     seen = _samples_of(net, options.check, "test")
-    messages, chip = _chip_input(trained, seen, options), quantized.chip
+    chip = quantized.chip
+    messages = sim.host_messages(chip, _chip_input(trained, seen, options))
     ties, scores, tally, raster, start = 0, [], Tally(chip), {}, 0
     for run in _run_float(net, seen, ("u", "s")):
         spikes = [s.cpu().numpy() != 0 for s in run.states["s"]]
@@ -247,6 +252,23 @@ def export_chip(chip: ChipNetwork, limits: Limits = LOIHI2) -> Export:
     return Export(None, Quantized(chip, (), ()), counted, unchecked="it is an integer network already")
 
 
+def export_float(trained: FloatNetwork, options: Options | None = None, source: Path | None = None) -> Export:
+    """A float network from elsewhere, quantised and counted; it names no data to compare on, or calibrate with."""
+    options = options or Options()
+    if options.calibrate:
+        raise UsageError("--calibrate: the file names no data set")
+    origin = {} if source is None else {"source": source.name, "sha256": _sha256(source)}
+    settings = {"input_form": options.input_form, "scale": options.scale, "for_netx": options.for_netx}
+    quantized = quantize(trained, options.num_weight_bits, origin, **settings)
+    counted = budget(quantized.chip, options.limits)
+    counted.raise_if_broken()
+    return Export(trained, quantized, counted, unchecked="the file names no data set")
+
+
+def _sha256(path: str | os.PathLike[str]) -> str:
+    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
+
+
 def require_agreement(export: Export, max_disagreement: float) -> None:
     """Raise :class:`VerificationError` when float and chip predict differently on more than that share of samples."""
     found = export.agreement
@@ -264,9 +286,9 @@ def verify(export: Export, backend: str, count: int) -> Comparison:
     Raises :class:`VerificationError` naming the first state that differs.
     """
     chip = export.quantized.chip
-    data = chip.provenance["training"].get("data")
+    data = chip.provenance.get("training", {}).get("data")
     if data is None:
-        raise UsageError("--verify: the checkpoint does not name its data set")
+        raise UsageError("--verify: the network does not name its data set")
     x, _ = chip_samples(chip, data, count)
     record = ("u", "v", "s")
     if backend == "lava":
@@ -280,11 +302,13 @@ def verify(export: Export, backend: str, count: int) -> Comparison:
     return comparison
 
 
-def write(export: Export, folder: Path) -> dict[str, str]:
-    """Write ``model.h5``, ``model.net``, ``model_lava.py`` and the report's section.
+def write(export: Export, folder: Path, with_nir: bool = False, force_nir: bool = False) -> dict[str, str]:
+    """Write ``model.h5``, ``model.net``, ``model_lava.py``, if asked for ``model.nir``, and the report's section.
 
-    Returns name → path, or why there is no ``.net``.
+    Returns name → path, or why there is no ``.net``. Raises :class:`ChipError` for what NIR cannot express.
     """
+    if with_nir:  # asked for: a refusal comes before anything is written
+        nir.write(export.quantized.chip, folder / "model.nir", force=force_nir)
     files = {"chip": str(folder / "model.h5"), "lava script": str(folder / "model_lava.py")}
     lava_script.write(export.quantized.chip, folder / "model_lava.py")
     storage.save(export.quantized.chip, files["chip"])
@@ -294,6 +318,8 @@ def write(export: Export, folder: Path) -> dict[str, str]:
     except ChipError as error:
         (folder / "model.net").unlink(missing_ok=True)  # an older one would not belong to this network
         files["no .net"] = str(error)
+    if with_nir:
+        files["nir"] = str(folder / "model.nir")
     files["report"] = str(report.add(folder, section(export, files)))
     return files
 

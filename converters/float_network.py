@@ -37,7 +37,10 @@ INPUTS = ("spikes", "constant")
 class FloatLayer:
     """Neurons: ``bias`` float64 ``shape`` or None; ``decay`` λ, ``v_threshold`` and ``reset`` ("zero" | "subtract").
 
-    The readout has no neurons (``reset=None``) and is memoryless: o[t] = W·s[t] + b.
+    A readout has no spikes (``reset=None``); trained here it is memoryless, o[t] = W·s[t] + b. ``current_decay``: what
+    the synaptic current keeps of itself, which only networks from elsewhere have::
+
+        u[t] = current_decay·u[t−1] + W·s[t] + b        v[t] = decay·v[t−1]·(1 − s[t−1]) + u[t]
     """
 
     name: str
@@ -46,6 +49,7 @@ class FloatLayer:
     reset: str | None = None
     decay: float = 0.0
     v_threshold: float = 1.0
+    current_decay: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -99,7 +103,7 @@ def from_torch(net: Network) -> FloatNetwork:
         inputs, bias = _arrive(block.synapse, index - 1, index, shapes[index - 1], 0, name)
         for branch in block.branches:
             more, more_bias = _arrive(
-                branch.synapse, branch.source, index, shapes[branch.source], int(branch.delayed), f"{name}, branch"
+                branch.synapse, branch.source, index, shapes[branch.source], branch.delay, f"{name}, branch"
             )
             inputs, bias = inputs + more, _sum(bias, more_bias)
         if block.skip is not None:
@@ -128,7 +132,7 @@ def from_torch(net: Network) -> FloatNetwork:
         shapes[INPUT],
         int(net.time_steps),
         tuple(layers),
-        tuple(_placed(c) for c in (*connections, *inputs)),
+        tuple(placed(c) for c in (*connections, *inputs)),
         "constant" if encoding == "constant" else "spikes",
     )
 
@@ -245,13 +249,17 @@ def convolution_matrix(
     stride: tuple[int, int],
     padding: tuple[int, int],
     groups: int = 1,
+    dilation: tuple[int, int] = (1, 1),
     name: str = "connection",
 ) -> Any:
     """The convolution of :class:`~ottt_loihi.sim.network.Conv` as a ``scipy.sparse`` matrix ``(post, pre)``."""
     from scipy.sparse import coo_matrix
 
     out, per_group, *kernel = weight.shape
-    height, width = ((n + 2 * p - k) // s + 1 for n, p, k, s in zip(input_shape[1:], padding, kernel, stride))
+    height, width = (
+        (n + 2 * p - d * (k - 1) - 1) // s + 1
+        for n, p, k, s, d in zip(input_shape[1:], padding, kernel, stride, dilation)
+    )
     if weight.size * height * width > MAX_SYNAPSES:
         raise ChipError(
             f"{name}: is no convolution on the chip and would take {weight.size * height * width:,} single synapses, "
@@ -259,7 +267,7 @@ def convolution_matrix(
         )
     o, c, i, j, y, x = np.indices((*weight.shape, height, width), dtype=np.int32, sparse=True)
     channel = o // (out // groups) * per_group + c
-    row, column = y * stride[0] - padding[0] + i, x * stride[1] - padding[1] + j
+    row, column = y * stride[0] - padding[0] + i * dilation[0], x * stride[1] - padding[1] + j * dilation[1]
     inside = (row >= 0) & (row < input_shape[1]) & (column >= 0) & (column < input_shape[2])
     pre = (channel * input_shape[1] + row) * input_shape[2] + column
     post = (o * height + y) * width + x
@@ -279,7 +287,7 @@ def _synapses(matrix: Any, pre: int, post: int, delay: int) -> FloatConnection:
     return FloatConnection(pre, post, coo.data[kept].astype(np.float64), Sparse, delay, geometry)
 
 
-def _placed(c: FloatConnection) -> FloatConnection:
+def placed(c: FloatConnection) -> FloatConnection:
     """``c``, written out as single synapses where it is a convolution that has to wait; Lava's Conv cannot."""
     wait = chip_delay(c)
     if wait < 0:
@@ -287,9 +295,12 @@ def _placed(c: FloatConnection) -> FloatConnection:
             f"feedback from hidden {c.pre + 1} to hidden {c.post + 1}: trained with a delay of {c.delay} step, but on "
             f"the chip a spike takes {c.pre - c.post + 1} steps around; train it with that delay, or without feedback"
         )
-    if c.kind is not Conv or not wait:
-        return c
-    matrix = convolution_matrix(c.weight, name=f"connection to hidden {c.post + 1}", **c.geometry)
+    return written_out(c) if c.kind is Conv and wait else c
+
+
+def written_out(c: FloatConnection) -> FloatConnection:
+    """A convolution as single synapses, which may have exponents and delays."""
+    matrix = convolution_matrix(c.weight, name=f"connection to layer {c.post + 1}", **c.geometry)
     return _synapses(matrix, c.pre, c.post, c.delay)
 
 

@@ -4,6 +4,10 @@ Every connection takes one step, so layer l works on logical step t at wall-cloc
 T + L wall-clock steps. The host starts each sample: it clears all states, and when a layer's first logical step comes,
 it writes its initial u and its bias. Until then a layer has neither input nor bias and stays silent, so that nothing of
 the time before reaches anybody, recurrent connections included.
+
+Pipelined, samples follow one another without a gap, T steps each, and nobody writes anything: ``LIFReset`` forgets u
+and v when a layer's next sample begins, l + 1 steps after the input's. That is exact where nothing else outlives a
+sample.
 """
 
 from __future__ import annotations
@@ -36,6 +40,10 @@ class Graph:
     connections: tuple[Any, ...]
     sinks: tuple[Any, ...]
 
+    def pairs(self, chip: ChipNetwork) -> Iterator[tuple[Connection, Any]]:
+        """Each connection and its process."""
+        return zip(chip.connections, self.connections)
+
 
 def steps_per_sample(chip: ChipNetwork) -> int:
     """Wall-clock steps from a sample's first frame to its last layer's last logical step."""
@@ -47,61 +55,102 @@ def run_length(chip: ChipNetwork, batch: int) -> int:
     return LEAD + batch * steps_per_sample(chip)
 
 
-def build(chip: ChipNetwork, messages: np.ndarray) -> Graph:
+def build(chip: ChipNetwork, messages: np.ndarray, pipelined: bool = False) -> Graph:
     """Build the process graph for samples ``messages``, int32 ``(batch, num_steps, input_size)``.
 
-    Raises :class:`ChipError` for plastic (``learning9``) connections, whose odd weights Lava would truncate, and
-    :class:`BackendUnavailableError` without Lava.
+    Raises :class:`ChipError` for plastic (``learning9``) connections, whose odd weights Lava would truncate, or for
+    what cannot be pipelined, and :class:`BackendUnavailableError` without Lava.
     """
     require_lava()
     from lava.proc.io.sink import RingBuffer as Sink
-    from lava.proc.lif.process import LIF as LavaLIF
 
-    neurons = tuple(
-        LavaLIF(
-            shape=(layer.size,),
-            du=layer.du,
-            dv=layer.dv,
-            vth=layer.vth,
-            bias_mant=np.zeros(layer.size, np.int32),
-            bias_exp=layer.bias_exp,
-        )
-        for layer in chip.layers
-    )
-    source = build_source(messages, steps_per_sample(chip))
+    if pipelined:
+        require_pipeline(chip)
+    neurons = tuple(_neurons(chip, index, pipelined) for index in range(len(chip.layers)))
+    period = chip.num_steps if pipelined else steps_per_sample(chip)
+    source = build_source(messages, period, len(chip.layers) if pipelined else 0)
     connections = tuple(_connection(c) for c in chip.connections)
     for c, process in zip(chip.connections, connections):
         _connect(c, (source if c.pre == INPUT else neurons[c.pre]).s_out, process, neurons[c.post].a_in)
-    sinks = tuple(Sink(shape=(layer.size,), buffer=run_length(chip, len(messages))) for layer in chip.layers)
+    length = source.data.shape[1]
+    sinks = tuple(Sink(shape=(layer.size,), buffer=length) for layer in chip.layers)
     for neuron, sink in zip(neurons, sinks):
         neuron.s_out.connect(sink.a_in)
     return Graph(source, neurons, connections, sinks)
 
 
-def build_source(messages: np.ndarray, period: int) -> Any:
-    """A Lava ``RingBuffer``: ``LEAD`` silent steps, then each sample followed by silence up to ``period`` steps."""
+def require_pipeline(chip: ChipNetwork) -> None:
+    """Refuse what outlives a sample: initial currents, spikes that are still on their way."""
+    for index, layer in enumerate(chip.layers):
+        if layer.u_init.any():
+            raise ChipError(f"{layer.name}: begins with a current of its own, which LIFReset would not give it again")
+        if (late := [c for c in chip.inputs_of(index) if chip.logical_delay(c)]) != []:
+            raise ChipError(f"{late[0].label}: recurrent or delayed spikes of a sample would arrive in the next one")
+
+
+def _neurons(chip: ChipNetwork, index: int, pipelined: bool) -> Any:
+    from lava.proc.lif.process import LIF as LavaLIF
+    from lava.proc.lif.process import LIFReset
+
+    layer = chip.layers[index]
+    settings = {"du": layer.du, "dv": layer.dv, "vth": layer.vth, "bias_exp": layer.bias_exp}
+    if not pipelined:
+        return LavaLIF(shape=(layer.size,), bias_mant=np.zeros(layer.size, np.int32), **settings)
+    first = LEAD + index + 2  # the wall-clock step of its first logical step
+    bias = np.array(layer.bias_mant.reshape(-1))
+    return LIFReset(shape=(layer.size,), bias_mant=bias, reset_interval=chip.num_steps, reset_offset=first, **settings)
+
+
+def build_source(messages: np.ndarray, period: int, tail: int = 0) -> Any:
+    """A Lava ``RingBuffer``: ``LEAD`` silent steps, each sample and silence up to ``period`` steps, ``tail`` steps."""
     from lava.proc.io.source import RingBuffer as Source
 
     batch, num_steps, size = messages.shape
-    data = np.zeros((LEAD + batch * period, size), np.int32)
-    data[LEAD:].reshape(batch, period, size)[:, :num_steps] = messages
+    data = np.zeros((LEAD + batch * period + tail, size), np.int32)
+    data[LEAD : LEAD + batch * period].reshape(batch, period, size)[:, :num_steps] = messages
     return Source(data=np.ascontiguousarray(data.T))
 
 
-def run(chip: ChipNetwork, x: np.ndarray, record: tuple[str, ...] = (), stall_timeout: float = 30.0) -> Result:
+def run(
+    chip: ChipNetwork,
+    x: np.ndarray,
+    record: tuple[str, ...] = (),
+    stall_timeout: float = 30.0,
+    *,
+    pipelined: bool = False,
+) -> Result:
     """Run a batch in the Lava runtime: the same arguments and result as :func:`ottt_loihi.sim.reference.run`.
 
-    Raises :class:`LavaError` when a process dies or nothing moves for ``stall_timeout`` seconds.
+    ``pipelined``: samples without a gap between them, and no host in the loop (module docstring). Raises
+    :class:`LavaError` when a process dies or nothing moves for ``stall_timeout`` seconds, and :class:`ChipError` for a
+    network that cannot be pipelined.
     """
     messages = check_input(chip, x)
-    graph = build(chip, messages)
-    recorder = Recorder(chip, len(messages), record)
+    graph = build(chip, messages, pipelined)
+    recorder = Recorder(chip, len(messages), record, chip.num_steps if pipelined else steps_per_sample(chip))
     with LavaRun(graph.source, stall_timeout=stall_timeout) as lava:
-        buffers = [p.a_buf if isinstance(c, Conv) else p.a_buff for c, p in zip(chip.connections, graph.connections)]
-        drive(chip, lava, graph.neurons, buffers, len(messages), recorder)
+        if pipelined:
+            _stream(chip, lava, graph, recorder)
+        else:
+            buffers = [getattr(p, "a_buf" if isinstance(c, Conv) else "a_buff") for c, p in graph.pairs(chip)]
+            drive(chip, lava, graph.neurons, buffers, len(messages), recorder)
         for layer, sink in enumerate(graph.sinks):
             recorder.add_spikes(layer, lava.get(sink.data))
     return recorder.result()
+
+
+def _stream(chip: ChipNetwork, lava: LavaRun, graph: Graph, recorder: Recorder) -> None:
+    """All samples through a pipelined graph: one call where only spikes are asked for."""
+    length = graph.source.data.shape[1]
+    if not {"u", "v"} & set(recorder.record) and chip.readout == "spike_count":
+        lava.steps(length)
+        return
+    for wall in range(1, length + 1):
+        lava.steps(1)
+        for index in range(len(chip.layers)):
+            sample, t = divmod(wall - LEAD - index - 2, chip.num_steps)
+            if 0 <= sample < recorder.batch:
+                recorder.add(lava, graph.neurons[index], sample, index, t)
 
 
 def drive(
@@ -163,8 +212,8 @@ def shaped_like(values: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
 class Recorder:
     """Collects states at logical steps and turns them into a :class:`Result`."""
 
-    def __init__(self, chip: ChipNetwork, batch: int, record: tuple[str, ...]) -> None:
-        self.chip, self.batch, self.record = chip, batch, record
+    def __init__(self, chip: ChipNetwork, batch: int, record: tuple[str, ...], period: int) -> None:
+        self.chip, self.batch, self.record, self.period = chip, batch, record, period
         self.arrays = {
             name: [np.zeros((chip.num_steps, batch, layer.size), np.int32) for layer in chip.layers]
             for name in RECORDABLE
@@ -178,9 +227,8 @@ class Recorder:
 
     def add_spikes(self, layer: int, data: np.ndarray) -> None:
         """data: ``(neurons, wall-clock steps of the whole run)``."""
-        period = steps_per_sample(self.chip)
         for sample in range(self.batch):
-            begin = LEAD + sample * period + layer + 1
+            begin = LEAD + sample * self.period + layer + 1
             self.arrays["s"][layer][:, sample] = data[:, begin : begin + self.chip.num_steps].T
 
     def result(self) -> Result:

@@ -48,7 +48,7 @@ def require_lava() -> None:
             raise BackendUnavailableError(
                 f"Lava 0.10 needs Python 3.10, this is Python {found}; the simulator backends work here"
             )
-        raise BackendUnavailableError("Lava is not installed: pip install 'ottt-loihi[lava]' on Python 3.10")
+        raise BackendUnavailableError("Lava is not installed: pip install -e '.[lava]' in a clone of ottt-loihi")
 
 
 class LavaRun:
@@ -172,6 +172,8 @@ class LavaRun:
 
     def _live_runtime(self) -> Any:
         if self._runtime is None:
+            if self._executable is None:
+                raise LavaError("this Lava run has not begun: with LavaRun(process) as run: run.steps(10)")
             raise LavaError("this Lava run has ended: build new processes and a new LavaRun")
         return self._runtime
 

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import math
 import os
+import tempfile
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,7 +19,7 @@ import numpy as np
 from ottt_loihi.sim import arithmetic, safe_hdf5
 from ottt_loihi.sim.network import INPUT, LIF, ChipNetwork, Connection, Conv, Dense, Diagonal
 
-from ottt_loihi.errors import ChipError, FileError
+from ottt_loihi.errors import ChipError, FileError, UsageError
 
 NETX_BIAS_EXP = 6
 NEURONS = ("CUBA", "LOIHI")
@@ -100,6 +102,25 @@ def read(
         provenance,
     )
     return Imported(chip, state.notes)
+
+
+def from_slayer(
+    net: Any, num_steps: int, input_shape: tuple[int, ...] | None = None, readout: str | None = None
+) -> Imported:
+    """The ChipNetwork of a SLAYER network in memory: a module with lava-dl's ``blocks``, or the blocks themselves.
+
+    The blocks must have been run once, because SLAYER finds its shapes then. Other arguments, result and errors as for
+    :func:`read`; UsageError for what has no blocks.
+    """
+    blocks = list(getattr(net, "blocks", net if isinstance(net, Iterable) else ()))
+    if not blocks or not all(hasattr(block, "export_hdf5") for block in blocks):
+        raise UsageError(f"expected a module whose .blocks are blocks of lava-dl's SLAYER, got {type(net).__name__}")
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "slayer.net"
+        with h5py.File(path, "w") as file:
+            for index, block in enumerate(blocks):
+                block.export_hdf5(file.create_group(f"layer/{index}"))
+        return read(path, num_steps, input_shape, readout)
 
 
 def _read_layers(layers: h5py.Group, state: _State) -> None:

@@ -58,14 +58,18 @@ def _draw_curves(axes: Any, series: Mapping[str, Any], x_label: str, y_label: st
     axes.legend()
 
 
-def weight_histograms(weights: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> str:
-    """Per layer the weights before and after quantisation, both in float units: name → (before, after)."""
+def weight_histograms(
+    weights: Mapping[str, tuple[np.ndarray, np.ndarray]],
+    labels: tuple[str, str] = ("trained", "on the chip"),
+    unit: str = "float units",
+) -> str:
+    """Per layer the weights before and after something happened to them, in the same units: name → (before, after)."""
     with _axes(columns=len(weights)) as (figure, axes):
         for ax, (name, (before, after)) in zip(np.ravel(axes), weights.items()):
             edges = np.histogram_bin_edges(np.concatenate([before.ravel(), after.ravel()]), 60)
-            ax.hist(before.ravel(), edges, color=BLUE, alpha=0.55, label="trained")
-            ax.hist(after.ravel(), edges, histtype="step", color=ORANGE, linewidth=1.4, label="on the chip")
-            ax.set(title=name, xlabel="weight (float units)", ylabel="weights per bin", yscale="log")
+            ax.hist(before.ravel(), edges, color=BLUE, alpha=0.55, label=labels[0])
+            ax.hist(after.ravel(), edges, histtype="step", color=ORANGE, linewidth=1.4, label=labels[1])
+            ax.set(title=name, xlabel=f"weight ({unit})", ylabel="weights per bin", yscale="log")
             ax.legend()
         return _svg(figure)
 

@@ -21,12 +21,12 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import numpy as np
-from ottt_loihi.converters.float_network import FloatConnection, FloatLayer, FloatNetwork, chip_delay
+from ottt_loihi.converters.float_network import FloatConnection, FloatLayer, FloatNetwork, chip_delay, written_out
 from ottt_loihi.sim import arithmetic
 from ottt_loihi.sim.network import INPUT, LIF, ChipNetwork, Connection, Conv, Dense, Diagonal
 
@@ -40,7 +40,8 @@ BIAS_EXP = 6  # the exponent lava-dl's netx assumes for every bias
 MAX_BIAS = 4095 * 2  # weight units: 13 bits with the exponent 7, of which 6 are the state's
 PIXEL_LEVELS = 255  # a graded message of 255 is 1.0
 PIXEL_BITS = 8
-INPUT_FORMS = ("graded", "inject")
+HOST_LIMIT, HOST_BITS = 4095, 12  # of the messages that a host sends: what a bias's 13 bits hold
+INPUT_FORMS = ("graded", "bias", "inject")
 SCALES = ("free", "power-of-two")
 WEIGHT_KINDS = ("ternary", "binary")
 
@@ -114,8 +115,9 @@ def quantize(
     provenance
         JSON values to store with the network; versions and settings are added
     input_form
-        of an input that is constant in time: ``"graded"``, pixels 0 … 255 as messages at every step, or ``"inject"``,
-        at the first step only, kept by u for ever (du = −1, reset by zero)
+        of an input that is constant in time: ``"graded"``, pixels 0 … 255 as messages at every step; ``"inject"``, at
+        the first step only, kept by u for ever (du = −1, reset by zero); ``"bias"``, the first layer's current computed
+        by the host (``ChipNetwork.host``) and sent in the 13 bits of a bias at every step
     scale
         ``"free"``, or ``"power-of-two"``: S rounded down to one
     tuning
@@ -136,6 +138,8 @@ def quantize(
             raise UsageError(f"{where}: expected one of {', '.join(allowed)}, got {value!r}")
     if for_netx is None:
         for_netx = net.input == "spikes" and all(c.kind is Dense and not c.delay for c in net.connections)
+    if net.input == "constant" and input_form == "bias":  # exponents cost the host nothing, and Conv has none
+        net = replace(net, connections=tuple(written_out(c) if _seen(c) else c for c in net.connections))
     layers: list[LIF] = []
     connections: list[Connection] = []
     reports, weights = [], []
@@ -150,8 +154,28 @@ def quantize(
     origin = {**versions(), "num_weight_bits": stored, "scales": scales, **(provenance or {})}
     if net.input == "constant":
         origin["input_form"] = input_form
-    chip = ChipNetwork(net.input_shape, tuple(layers), tuple(connections), net.num_steps, "sum_v", origin)
+    readout = "sum_v" if net.layers[-1].reset is None else "spike_count"
+    chip = ChipNetwork(net.input_shape, tuple(layers), tuple(connections), net.num_steps, readout, origin)
+    if net.input == "constant" and input_form == "bias":
+        chip = _on_host(chip)
     return Quantized(chip, tuple(reports), tuple(weights))
+
+
+def _seen(c: FloatConnection) -> bool:
+    return c.pre == INPUT and c.kind is Conv
+
+
+def _on_host(chip: ChipNetwork) -> ChipNetwork:
+    """``chip`` with the host computing the first layer's current from the input, in the same integers."""
+    moved = tuple(c for c in chip.connections if c.pre == INPUT)
+    if any(c.post for c in moved):
+        raise ChipError("input: more than the first layer sees it; choose --input graded")
+    first = chip.layers[0]
+    silent = LIF(first.shape, 4095, 4096, arithmetic.VTH_MAX, name="host")
+    host = ChipNetwork(chip.input_shape, (silent,), moved, 1, "last_v")
+    arriving = Diagonal(INPUT, 0, np.ones(first.size, np.int32), num_message_bits=HOST_BITS)
+    rest = tuple(c for c in chip.connections if c.pre != INPUT)
+    return replace(chip, input_shape=first.shape, connections=(arriving, *rest), host=host)
 
 
 def decay_mantissa(decay: float) -> int:
@@ -195,17 +219,23 @@ class _Layer:
         for_netx: bool,
     ) -> None:
         self.index, self.layer, self.for_netx, self.tuning = index, layer, for_netx, tuning
+        self.num_steps = net.num_steps
         self.kind = bits if isinstance(bits, str) else None
         self.bits = 2 if isinstance(bits, str) else bits
         self.inputs = net.inputs_of(index)
         self.bias = np.zeros(layer.shape) if layer.bias is None else layer.bias.reshape(layer.shape)
         self.graded = {id(c) for c in self.inputs if c.pre == INPUT and net.input == "constant"}
         self.injected = bool(self.graded) and input_form == "inject"
+        self.by_host = bool(self.graded) and input_form == "bias"
+        if layer.current_decay and (self.injected or layer.reset == "subtract"):
+            raise ChipError(f"{layer.name}: u cannot hold a decaying current and what else was asked for")
         if self.injected and layer.reset == "subtract":
             raise ChipError(
                 f"{layer.name}: an injected current stays in u, where reset='subtract' keeps the membrane; "
                 "choose --input graded, or train with reset='zero'"
             )
+        if layer.current_decay == 1 and self.bias.any():
+            raise ChipError(f"{layer.name}: a bias on a current that never decays grows without bound")
         self.v_threshold = layer.v_threshold * tuning.v_threshold
         self.decay = decay_mantissa(layer.decay) / arithmetic.DECAY_UNITY
         if layer.reset == "subtract":
@@ -256,7 +286,7 @@ class _Layer:
         scale = MAX_WEIGHT * self._gain(main) / largest * self.tuning.scale
         if self.graded:  # an exponent makes room: the current's 24 bits are the limit, not the weight's 8
             full = MAX_WEIGHT * self._gain(main) / largest
-            room = arithmetic.VTH_MAX / self._strongest()
+            room = (HOST_LIMIT if self.by_host else arithmetic.VTH_MAX) / self._strongest()
             # the exponent takes the largest power of two that fits, so that the weights use their whole range
             exponent = np.clip(np.floor(np.log2(room / full)), MIN_WEIGHT_EXP, 0)
             scale = min(room, full) if main.kind is Conv else min(room, full * 2.0**exponent)
@@ -283,17 +313,26 @@ class _Layer:
         return float(PIXEL_LEVELS) if id(c) in self.graded else 1.0
 
     def _strongest(self) -> float:
-        """The largest |I| that inputs in 0 … 1 can cause, bias included."""
+        """The largest |v| of a layer that never fires, for inputs in 0 … 1, bias included."""
         total = np.abs(self.bias).reshape(-1).max()
         for c in self.inputs:
             total += _row_sums(c)
-        return float(total)
+        if self.layer.reset is None:
+            total *= self._accumulated(self.layer.decay)
+        return float(total * self._accumulated(self.layer.current_decay))
+
+    def _accumulated(self, decay: float) -> float:
+        """Σ_t λ^t over the time steps of a sample."""
+        return self.num_steps if decay == 1 else (1 - decay**self.num_steps) / (1 - decay)
 
     def _bias_on_v(self) -> np.ndarray:
-        """The bias where the chip adds it: with reset="subtract" on v, where it does not decay."""
-        if self.layer.reset != "subtract" or not self.bias.any():
-            return self.bias
-        return self.bias / (1 - self.decay)
+        """The bias where the chip adds it: on v, where it does not decay as it would in u."""
+        keeps = self.decay if self.layer.reset == "subtract" else self._current_decay
+        return self.bias / (1 - keeps) if keeps and self.bias.any() else self.bias
+
+    @property
+    def _current_decay(self) -> float:
+        return decay_mantissa(self.layer.current_decay) / arithmetic.DECAY_UNITY
 
     def _choose_inhibition(self, exactly: bool) -> None:
         """R = m·2^e, and the scale that follows from it."""
@@ -353,14 +392,14 @@ class _Layer:
         layer = self.layer
         bias_mant, bias_exp = _bias(layer.name, self.scale * self._bias_on_v(), self.for_netx)
         common = {"bias_mant": bias_mant, "bias_exp": bias_exp, "name": layer.name}
-        mantissa = decay_mantissa(layer.decay)
-        if layer.reset is None:
-            return LIF(layer.shape, 4095, 4096, arithmetic.VTH_MAX, **common)
-        if layer.reset == "zero":
-            return LIF(layer.shape, -1 if self.injected else 4095, 4096 - mantissa, self._vth(), **common)
-        u_init = -arithmetic.effective_bias(bias_mant, bias_exp)
-        vth = round((self.inhibition << self.inhibition_exp) / self.decay)
-        return LIF(layer.shape, 4095 - mantissa, 4096, vth, u_init=u_init, **common)
+        mantissa, du = decay_mantissa(layer.decay), 4095 - decay_mantissa(layer.current_decay)
+        if layer.reset == "subtract" or du != 4095:  # so that u + beff, the current, starts at 0
+            common["u_init"] = -arithmetic.effective_bias(bias_mant, bias_exp)
+        if layer.reset == "subtract":
+            vth = round((self.inhibition << self.inhibition_exp) / self.decay)
+            return LIF(layer.shape, 4095 - mantissa, 4096, vth, **common)
+        vth = arithmetic.VTH_MAX if layer.reset is None else self._vth()
+        return LIF(layer.shape, -1 if self.injected else du, 4096 - mantissa, vth, **common)
 
     def _vth(self) -> int:
         vth = round(self.scale * self.v_threshold)

@@ -51,7 +51,7 @@ def build_float_graph(
     noise, averaging
         of OPZO (:class:`~ottt_loihi.rules.feedback.OPZOLoop`)
     decay, v_threshold, reset
-        of the hidden neurons; 0 < λ < 1; the surrogate is the rectangle |u − Vth| < Vth
+        of the hidden neurons; 0 < λ < 1; the surrogate is the rectangle ``|u − Vth| < Vth``
 
     Raises
     ------

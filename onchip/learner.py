@@ -7,14 +7,17 @@ exact simulator.
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from ottt_loihi.converters.lava_runtime import LavaRun, require_lava
+from ottt_loihi.onchip.checkpoint import Checkpoint
 from ottt_loihi.onchip.inprocess import InProcessRun
 from ottt_loihi.onchip.plan import CALIBRATION_SAMPLES, FEEDBACKS, Plan, make_plan, trace_energy
 from ottt_loihi.onchip.scales import learning_network
@@ -29,6 +32,8 @@ Data = tuple[np.ndarray, np.ndarray]
 BACKENDS = ("sim", "inprocess", "lava")
 READOUT_RATE = 0.02  # part of its error that one time step's update takes from the readout
 HIDDEN_RATE = 1.0  # the same for a hidden layer, with the error that its feedback delivers
+# parts of a layer's messages or weights that are a warning: more at their limits, or fewer changed
+SATURATED, RAILS, MOVED = 0.1, 0.1, 0.01
 CHUNK = 16  # samples between two reports to ``progress``
 
 
@@ -55,7 +60,8 @@ class LearningResult:
     counters        saturated y1 and error messages per process, out of ``messages`` per neuron
     messages        learning epochs: how often each neuron sent a y1
     rails           per plastic connection the part of the weights at −256 or 255
-    seconds         time spent stepping
+    moved           per plastic connection the part of the weights that are others than at the start
+    seconds         time spent stepping, since it was resumed
     interrupted     stopped by Ctrl-C; everything above is as of the last point of the curve
     settings        backend, feedback, seed and all else that makes the run repeatable
     ==============  ==============================================================================================
@@ -69,6 +75,7 @@ class LearningResult:
     counters: dict[str, int]
     messages: int
     rails: tuple[float, ...]
+    moved: tuple[float, ...]
     seconds: float
     interrupted: bool
     settings: dict[str, Any] = field(default_factory=dict)
@@ -77,6 +84,27 @@ class LearningResult:
     def accuracy(self) -> float | None:
         """The last point of the curve."""
         return self.curve[-1].accuracy if self.curve else None
+
+    @property
+    def warnings(self) -> list[str]:
+        """What is wrong with the learning rates, in sentences with numbers; empty if nothing is."""
+        found, last = [], len(self.rates) - 1
+        for layer, rate in enumerate(self.rates):
+            name = "the readout" if layer == last else f"hidden layer {layer + 1}"
+            sent = self.counters["readout.y1_saturated" if layer == last else f"neuron[{layer}].y1_saturated"]
+            saturated = sent / max(1, self.messages * self.chip.layers[layer].size)
+            for part, wrong, what in (
+                (saturated, saturated > SATURATED, "of the messages y1 saturate at ±127; lower its rate"),
+                (self.rails[layer], self.rails[layer] > RAILS, "of the weights are at −256 or 255; lower its rate"),
+                (
+                    self.moved[layer],
+                    self.samples > 0 and self.moved[layer] < MOVED,
+                    "of the weights have changed, other updates were rounded to nothing; raise its rate",
+                ),
+            ):
+                if wrong:
+                    found.append(f"{name}, η = {rate:.3g}: {part:.1%} {what}")
+        return found
 
     @property
     def steps_per_second(self) -> float:
@@ -127,6 +155,9 @@ def learn(
     evaluate_every: int | None = None,
     progress: Callable[[int, int, float | None], None] | None = None,
     stall_timeout: float = 10.0,
+    checkpoint: str | os.PathLike[str] | None = None,
+    resume: bool = False,
+    stop_at: float | None = None,
 ) -> LearningResult:
     """Let a network learn online, one sample after the other, each plastic weight after every time step.
 
@@ -150,9 +181,17 @@ def learn(
         called with (samples done, samples in all, last accuracy)
     stall_timeout
         of the Lava runtime, in seconds
+    checkpoint
+        a path without suffix: at every point of the curve the state is kept there (backend sim; ``checkpoint.py``)
+    resume
+        go on from there, bit for bit as if there had been no stop; with more ``passes``, longer
+    stop_at
+        accuracy on the test data, 0 … 1, at which learning has done enough and ends
 
     Raises
     ------
+    FileError
+        for a checkpoint that is missing, damaged, or of another network
     UsageError
         for wrong data, labels out of range, unknown names, rates that vanish or overflow in integers
     ChipError
@@ -173,9 +212,18 @@ def learn(
     every = max(1, total // (10 * passes)) if evaluate_every is None else evaluate_every
     if isinstance(every, bool) or not isinstance(every, (int, np.integer)) or every < 1:
         raise UsageError(f"evaluate_every: expected an integer ≥ 1, got {evaluate_every!r}")
+    kept, first = None, slice(total // passes)
+    if checkpoint is not None:
+        kept = Checkpoint(Path(checkpoint), stream.packed[first], stream.labels[first], int(every))
+    if backend != "sim" and kept is not None:
+        raise UsageError(f"checkpoint: backend sim can be stopped and resumed, {backend} cannot")
+    if stop_at is not None and (test is None or not 0 < stop_at <= 1):
+        raise UsageError(f"stop_at: expected an accuracy in 0 … 1 and test data to measure it on, got {stop_at}")
+    if resume and kept is None:
+        raise UsageError("resume: say from where, with checkpoint=")
     with _executor(stream, backend, settings, stall_timeout) as run:
-        session = _Session(plan, plan.schedule(settings.feedback).epoch, run, test)
-        interrupted = session.run(total, int(every), progress)
+        session = _Session(plan, plan.schedule(settings.feedback).epoch, run, test, kept, resume)
+        interrupted = session.run(total, int(every), progress, stop_at)
     return session.result(stream.rates, interrupted, {"backend": backend, "passes": passes, **vars(settings)})
 
 
@@ -260,6 +308,18 @@ class _SimRun:
     def __init__(self, stream: Stream, settings: Settings) -> None:
         self._stream, self._learner = stream, stream.learner(settings)
 
+    def save(self, checkpoint: Checkpoint, curve: Sequence[CurvePoint]) -> None:
+        checkpoint.save(self._learner, [(point.samples, point.accuracy) for point in curve])
+
+    def resume(self, checkpoint: Checkpoint) -> list[CurvePoint]:
+        """Take up the state that was kept; returns the curve."""
+        self._learner, curve = checkpoint.load(self._learner.network)
+        return [CurvePoint(*point) for point in curve]
+
+    @property
+    def samples(self) -> int:
+        return self._learner.samples
+
     def learn(self, samples: int) -> None:
         part = slice(self._learner.samples, self._learner.samples + samples)
         self._learner.learn(self._stream.packed[part], self._stream.labels[part])
@@ -310,15 +370,32 @@ def _executor(stream: Stream, backend: str, settings: Settings, stall_timeout: f
 class _Session:
     """One run: steps it, evaluates on the way, keeps what was read last."""
 
-    def __init__(self, plan: Plan, epoch: int, run: _SimRun | _GraphRun, test: Data | None) -> None:
-        self.plan, self.epoch, self.executor, self.test = plan, epoch, run, test
+    def __init__(
+        self,
+        plan: Plan,
+        epoch: int,
+        run: _SimRun | _GraphRun,
+        test: Data | None,
+        checkpoint: Checkpoint | None = None,
+        resume: bool = False,
+    ) -> None:
+        self.plan, self.epoch, self.executor, self.test, self.checkpoint = plan, epoch, run, test, checkpoint
         self.curve: list[CurvePoint] = []
         self.seconds, self.done = 0.0, 0
-        self._read()
+        if resume:
+            self.curve = run.resume(checkpoint)
+            self.done = run.samples
+        self._read(measure=not resume)
 
-    def run(self, total: int, every: int, progress: Callable[[int, int, float | None], None] | None) -> bool:
-        """Learn from ``total`` samples; True if interrupted."""
-        done = 0
+    def run(
+        self,
+        total: int,
+        every: int,
+        progress: Callable[[int, int, float | None], None] | None,
+        stop_at: float | None = None,
+    ) -> bool:
+        """Learn from ``total`` samples, or until the accuracy is reached; True if interrupted."""
+        done = self.done
         try:
             while done < total:
                 until = min(total, (done // every + 1) * every)
@@ -330,16 +407,20 @@ class _Session:
                 if done == until:
                     self.done = done
                     self._read()
+                    if self.checkpoint is not None:
+                        self.executor.save(self.checkpoint, self.curve)
                 if progress is not None:
                     progress(done, total, self.curve[-1].accuracy if self.curve else None)
+                if stop_at is not None and done == until and self.curve[-1].accuracy >= stop_at:
+                    break
         except KeyboardInterrupt:
             return True
         return False
 
-    def _read(self) -> None:
+    def _read(self, measure: bool = True) -> None:
         self.chip = with_weights(self.plan, self.executor.weights())
         self.counters = self.executor.counters()
-        if self.test is not None:
+        if measure and self.test is not None:
             self.curve.append(CurvePoint(self.done, accuracy(self.chip, *self.test)))
 
     def result(self, rates: Sequence[float], interrupted: bool, settings: dict[str, Any]) -> LearningResult:
@@ -354,6 +435,7 @@ class _Session:
             counters=self.counters,
             messages=self.done * plan.chip.num_steps,
             rails=tuple(float(((c.weight == -256) | (c.weight == 255)).mean()) for c in dense),
+            moved=tuple(float((c.weight != old.weight).mean()) for c, old in zip(dense, plan.dense)),
             seconds=self.seconds,
             interrupted=interrupted,
             settings=settings,

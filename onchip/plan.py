@@ -142,14 +142,23 @@ def _decay(index: int, layer: LIF) -> float:
     return kept / arithmetic.DECAY_UNITY
 
 
+def knows_unit(chip: ChipNetwork) -> bool:
+    """Whether the readout's scale tells what a logit of 1 is: the target that the squared error of learning aims at.
+
+    Cross-entropy, the other loss of ``ottt-train``, leaves logits of any size; learning on with a unit that is too
+    small would unlearn everything first.
+    """
+    loss = chip.provenance.get("training", {}).get("training", {}).get("loss", {}).get("name")
+    return bool(chip.provenance.get("scales")) and loss != "cross-entropy"
+
+
 def _unit(chip: ChipNetwork) -> int:
-    scales = chip.provenance.get("scales")
-    if not scales:
+    if not knows_unit(chip):
         raise UsageError(
-            "the network's provenance does not say what a logit of 1 is at the readout; "
-            "give unit=, or let onchip.plan.estimate_unit find it from data"
+            "the network's provenance does not say what a logit of 1 is at the readout, or it was trained with "
+            "cross-entropy, which has no such target; give unit=, or let onchip.plan.estimate_unit find it from data"
         )
-    return _positive(round(float(scales[-1])))
+    return _positive(round(float(chip.provenance["scales"][-1])))
 
 
 def _positive(unit: int) -> int:

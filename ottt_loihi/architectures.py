@@ -86,7 +86,7 @@ def mlp(
     blocks = []
     for index, (n, m) in enumerate(itertools.pairwise(sizes[:-1])):
         synapse = Linear(n, m, bool(bias), generator)
-        branches = [Branch(Linear(m, m, False, generator), index, delayed=True)] if recurrent else []
+        branches = [Branch(Linear(m, m, False, generator), index, delay=1)] if recurrent else []
         blocks.append(Block(synapse, _lif(arguments), branches=branches, dropout=dropout))
     return Network(
         blocks,
@@ -113,6 +113,7 @@ def conv(
     time_steps: int = 6,
     dropout: float = 0.0,
     feedback: bool = False,
+    feedback_delay: int | str = 1,
     seed: int = 0,
 ) -> Network:
     """Convolutional layers of LIF neurons, with pooling, and a readout.
@@ -126,8 +127,10 @@ def conv(
     standardized
         scaled weight standardisation with learnable gains, and spikes that count 2.74, as in the paper's VGG
     feedback
-        VGG-F's: a 3×3 convolution, zero at first, from the last convolution's spikes of the step before, repeated to
-        its size, into the first convolution
+        VGG-F's: a 3×3 convolution, zero at first, from the last convolution's earlier spikes, repeated to its size,
+        into the first convolution
+    feedback_delay
+        steps that it takes, 1 … 62, 1 in the paper; ``"chip"``: one for each layer around, as Loihi's connections need
     bias
         of all layers; the readout's too
     decay, v_threshold, reset, surrogate, dropout, seed
@@ -152,6 +155,7 @@ def conv(
         "time_steps": time_steps,
         "dropout": dropout,
         "feedback": bool(feedback),
+        "feedback_delay": feedback_delay,
     }
     generator = _generator(seed)
     blocks, shape, pool, scale = [], tuple(arguments["input_shape"]), None, 1.0
@@ -179,7 +183,7 @@ def conv(
         convention=convention,
         architecture={"name": "conv", "arguments": arguments},
     )
-    return _with_feedback(net, scale) if feedback else net
+    return _with_feedback(net, scale, feedback_delay) if feedback else net
 
 
 def vgg(num_classes: int = 10, *, input_shape: Sequence[int] = (3, 32, 32), **settings: Any) -> Network:
@@ -272,24 +276,28 @@ def _residual_blocks(arguments: Mapping[str, Any], generator: torch.Generator) -
             second = convolution(wide, wide, output_scale=NF_ALPHA * scale, skip_gain=True)
             if down:
                 shortcut = convolution(channels, wide, 1, stride=2, output_scale=scale)
-                blocks.append(Block(second, _lif(arguments), branches=[Branch(shortcut, source, delayed=False)]))
+                blocks.append(Block(second, _lif(arguments), branches=[Branch(shortcut, source, delay=0)]))
             else:
                 blocks.append(Block(second, _lif(arguments), skip=Skip(source, beta * scale)))
             channels, beta = wide, after
     return blocks
 
 
-def _with_feedback(net: Network, scale: float) -> Network:
+def _with_feedback(net: Network, scale: float, delay: int | str) -> Network:
     """``net`` with VGG-F's feedback connection."""
     convolutions = [i for i, block in enumerate(net.blocks) if isinstance(block.synapse, Conv2d)]
     if not convolutions or convolutions[0] != 0:
         raise UsageError("feedback: expected a network that begins with a convolution")
+    if delay == "chip":
+        delay = convolutions[-1] + 1
+    if isinstance(delay, bool) or not isinstance(delay, int) or delay < 1:
+        raise UsageError(f"feedback_delay: expected 1 … 62 or 'chip', got {delay!r}")
     source, first = net.blocks[convolutions[-1]], net.blocks[0]
     upsample = first.shape[1] // source.shape[1]
     feedback = Conv2d(source.shape[0], first.shape[0], 3, True, padding=1, upsample=upsample, input_scale=scale)
     if not feedback.weight.is_meta:
         torch.nn.init.zeros_(feedback.weight)
-    first.branches.append(Branch(feedback, convolutions[-1], delayed=True))
+    first.branches.append(Branch(feedback, convolutions[-1], delay))
     net._check_shapes()
     return net
 

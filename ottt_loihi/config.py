@@ -134,7 +134,7 @@ def read_config(path: str | os.PathLike[str]) -> Config:
     try:
         tables = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise FileError(f"{path}: cannot be read ({error.strerror or error})") from None
+        raise FileError(f"{path}: cannot be read ({error.strerror or error}); configs/ has examples") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise FileError(f"{path}: not a TOML file ({error})") from None
     try:

@@ -39,16 +39,16 @@ class BlockState(NamedTuple):
 class Branch(nn.Module):
     """A second connection into a block.
 
-    ``synapse``: the weights · ``source``: index of the block whose spikes it carries · ``delayed``: it carries the
-    spikes of the previous step (a block's own, a later block's: recurrence, feedback) rather than this step's
+    ``synapse``: the weights · ``source``: index of the block whose spikes it carries · ``delay``: steps they take, 0
+    for a shortcut, 1 or more where they come from the block itself or a later one (recurrence, feedback)
     """
 
-    def __init__(self, synapse: Synapse, source: int, delayed: bool) -> None:
+    def __init__(self, synapse: Synapse, source: int, delay: int) -> None:
         super().__init__()
-        self.synapse, self.source, self.delayed = synapse, source, delayed
+        self.synapse, self.source, self.delay = synapse, source, delay
 
     def extra_repr(self) -> str:
-        return f"source={self.source}, delayed={self.delayed}"
+        return f"source={self.source}, delay={self.delay}"
 
 
 @dataclass(frozen=True)

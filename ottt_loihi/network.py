@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from ottt_loihi.delays import Late, arriving, remembered
 from ottt_loihi.errors import UsageError
 from ottt_loihi.folding import Folded, is_constant
 from ottt_loihi.layers import Block, BlockState
@@ -19,10 +20,11 @@ from ottt_loihi.synapses import Readout, Synapse, SynapseState, pooled_shape
 
 
 class NetworkState(NamedTuple):
-    """The state of every block and of the readout after a step."""
+    """The state of every block and of the readout after a step; ``late`` for connections that take longer than one."""
 
     blocks: tuple[BlockState, ...]
     readout: SynapseState
+    late: Late = {}  # noqa: RUF012 - never changed
 
 
 @dataclass(frozen=True)
@@ -46,7 +48,7 @@ class Run:
 class Network(nn.Module):
     """Blocks in a row, then a memoryless readout; all layers see the same time step t (no delay between them).
 
-    A delayed branch of a block carries the spikes of the step before; the first step finds none.
+    A branch with a delay carries the spikes of so many steps before; the first steps find none.
 
     ============  ======================  =========================================================================
     attribute     type                    meaning
@@ -130,6 +132,7 @@ class Network(nn.Module):
         folded = self.fold() if folded is None else folded
         blocks: list[BlockState] = []
         currents: list[Tensor] = []
+        late = {} if state is None else remembered(self.delays, _last(state), state.late)
         out = x
         for index, block in enumerate(self.blocks):
             before = None if state is None else state.blocks[index]
@@ -152,19 +155,21 @@ class Network(nn.Module):
             traced=paths.readout_trace,
             weights=folded[self.readout],
         )
-        return o, NetworkState(tuple(blocks), readout)
+        return o, NetworkState(tuple(blocks), readout, late)
 
     def _branch_inputs(
         self, block: Block, blocks: list[BlockState], state: NetworkState | None, x: Tensor, paths: Paths
     ) -> Iterator[Tensor]:
         for branch in block.branches:
-            if not branch.delayed:
-                yield blocks[branch.source].out
-            elif state is None:
-                yield x.new_zeros(len(x), *self.blocks[branch.source].shape)
+            source, delay = branch.source, branch.delay
+            if not delay:
+                yield blocks[source].out
+                continue
+            before = None if state is None else arriving(source, delay, _last(state), state.late)
+            if before is None:
+                yield x.new_zeros(len(x), *self.blocks[source].shape)
             else:
-                previous = state.blocks[branch.source].out
-                yield previous if paths.membrane else previous.detach()
+                yield before if paths.membrane else before.detach()
 
     def _check_shapes(self) -> None:
         """Set every block's shape, and refuse connections that do not fit."""
@@ -177,9 +182,13 @@ class Network(nn.Module):
                 raise UsageError(f"block {index + 1}: {shape} neurons, but its skip has another shape: {block.skip}")
             block.shape = shape
         self.skip_sources = {block.skip.source for block in self.blocks if block.skip is not None}
+        self.delays: dict[int, int] = {}  # the longest from each block
         for index, block in enumerate(self.blocks):
             for branch in block.branches:
-                end = len(self.blocks) if branch.delayed else index
+                if isinstance(branch.delay, bool) or not isinstance(branch.delay, int) or not 0 <= branch.delay <= 62:
+                    raise UsageError(f"block {index + 1}: a branch with a delay of {branch.delay!r}, expected 0 … 62")
+                self.delays[branch.source] = max(branch.delay, self.delays.get(branch.source, 0))
+                end = len(self.blocks) if branch.delay else index
                 if not 0 <= branch.source < end:
                     raise UsageError(f"block {index + 1}: a branch from block {branch.source + 1}, expected 1 … {end}")
                 found = _fitting(branch.synapse, self.blocks[branch.source].shape, f"block {index + 1}, branch")
@@ -237,6 +246,10 @@ class Network(nn.Module):
         if x.is_complex() or (x.is_floating_point() and not _all_finite(seen)):
             raise UsageError("input: expected finite real numbers, got NaN, infinity or complex ones")
         return seen.to(self.readout.weight).expand(x.shape)
+
+
+def _last(state: NetworkState) -> Callable[[int], Tensor]:
+    return lambda source: state.blocks[source].out
 
 
 def _all_finite(x: Tensor) -> bool:

@@ -29,6 +29,7 @@ from ottt_loihi.neurons import one_of
 from ottt_loihi.rules.rule import Rule, check_labels
 from ottt_loihi.run_folder import Epoch, RunFolder
 from ottt_loihi.run_folder import Progress as RunProgress
+from ottt_loihi.terminal import THEME
 
 TEST_ENCODING_SEED = 0  # test images are always the same spikes, whatever a network was trained with
 
@@ -447,8 +448,10 @@ def _memory() -> str:
 
 
 def _progress_bar(visible: bool) -> Progress:
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[info]}"))
-    return Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True), disable=not visible)
+    columns = (BarColumn(12), MofNCompleteColumn(), TextColumn("{task.fields[info]}"))  # all of it in 80 columns
+    return Progress(
+        *columns, TimeRemainingColumn(compact=True), console=Console(stderr=True, theme=THEME), disable=not visible
+    )
 
 
 def _summary(epoch: Epoch) -> str:

@@ -8,9 +8,10 @@ MODULES = {
     "explain": "simulator",
     "run": "simulator",
     "Learner": "learning",
+    "host_messages": "host",
     "learn": "learning",
 }
-__all__ = ["Learner", "Simulator", "explain", "learn", "run"]
+__all__ = ["Learner", "Simulator", "explain", "host_messages", "learn", "run"]
 
 
 def __getattr__(name: str) -> Any:

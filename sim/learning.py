@@ -34,14 +34,14 @@ CHUNK_FRAMES = 1 << 14  # time steps whose random numbers are made at once
 class Feedback:
     """Weights of its own that bring the error to a hidden layer.
 
-    ==================  ===============================  ==============================================================
-    kind                matrix                           the third factor is
-    ==================  ===============================  ==============================================================
-    ``"random"``        (neurons, classes)               ``matrix · e`` with the readout's error, for ever
-    ``"kolen-pollack"`` (neurons above, neurons)         ``matrixᵀ · e`` with the error of the layer above; learns as
-                                                         the connection to that layer does, from the same spikes and y1
-    ``"opzo"``          (neurons, classes)               ``matrix · e`` with the readout's error; follows noise · error
-    ==================  ===============================  ==============================================================
+    ===================  ===============================  ==============================================================
+    kind                 matrix                           the third factor is
+    ===================  ===============================  ==============================================================
+    ``"random"``         (neurons, classes)               ``matrix · e`` with the readout's error, for ever
+    ``"kolen-pollack"``  (neurons above, neurons)         ``matrixᵀ · e`` with the error of the layer above; learns as
+                                                          the connection to that layer does, from the same spikes and y1
+    ``"opzo"``           (neurons, classes)               ``matrix · e`` with the readout's error; follows noise · error
+    ===================  ===============================  ==============================================================
 
     seed: of its rounding · opzo alone: noise in units of vth, gain (mantissa, shift) per product of noise and error,
     averaging: momentum 1 − 2^−averaging (``learning_integers.momentum_step``).

@@ -338,6 +338,7 @@ class ChipNetwork(_Part):
     readout         str                     score of class k over the last layer: ``sum_v`` Σ_t v_k[t], ``last_v``
                                             v_k[T], ``spike_count`` Σ_t s_k[t]; the prediction is the argmax
     provenance      mapping of JSON values  library versions, source checkpoint's hash, quantisation settings
+    host            ChipNetwork or None     one layer that the host computes, and sends v / 64 of (``sim/host.py``)
     ==============  ======================  ===========================================================================
     """
 
@@ -347,6 +348,7 @@ class ChipNetwork(_Part):
     num_steps: int
     readout: str = "sum_v"
     provenance: Mapping[str, Any] = field(default_factory=dict)
+    host: ChipNetwork | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "input_shape", _shape(self.input_shape, "input_shape"))
@@ -357,6 +359,7 @@ class ChipNetwork(_Part):
             raise ChipError(f"readout: expected one of {', '.join(READOUTS)}, got {self.readout!r}")
         if not self.layers:
             raise ChipError("layers: a network needs at least one layer")
+        self._check_host()
         for connection in self.connections:
             self._check_fit(connection)
         for index in range(len(self.layers)):
@@ -379,6 +382,15 @@ class ChipNetwork(_Part):
     def inputs_of(self, index: int) -> tuple[Connection, ...]:
         """The connections that end at a layer."""
         return tuple(c for c in self.connections if c.post == index)
+
+    def _check_host(self) -> None:
+        host = self.host
+        if host is None:
+            return
+        if not isinstance(host, ChipNetwork) or host.host is not None or len(host.layers) != 1 or host.num_steps != 1:
+            raise ChipError("host: expected a ChipNetwork of one layer and one step")
+        if host.layers[0].size != self.input_size:
+            raise ChipError(f"host: sends {host.layers[0].size} messages, the network takes {self.input_size}")
 
     def _check_fit(self, c: Connection) -> None:
         last = len(self.layers) - 1

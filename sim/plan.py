@@ -1,12 +1,12 @@
 """What the fast simulator does with each connection, and why: the fastest way that is provably exact.
 
-``events``  one row (tile, list) of narrow integer weights added per spike: binary messages. Faster than a product of
-    float32 matrices at every density, even if all neurons fire (``benchmarks/sim.py --ways``): a vector holds four
-    times as many int8 as float32 weights, and nothing is multiplied.
-``product``  a product of integer-valued float matrices: graded messages. Exact as long as no partial sum leaves ±2²⁴
-    (float32) or ±2⁵³ (float64).
-``loop``  a one-to-one connection of a layer to itself, added inside the neuron loop.
-``reference``  ``sim/reference.py``, for layers whose sums could leave int32: it counts how often they do.
+- ``events``: one row (tile, list) of narrow integer weights added per spike: binary messages. Faster than a product of
+  float32 matrices at every density, even if all neurons fire (``benchmarks/sim.py --ways``): a vector holds four
+  times as many int8 as float32 weights, and nothing is multiplied.
+- ``product``: a product of integer-valued float matrices: graded messages. Exact as long as no partial sum leaves ±2²⁴
+  (float32) or ±2⁵³ (float64).
+- ``loop``: a one-to-one connection of a layer to itself, added inside the neuron loop.
+- ``reference``: ``sim/reference.py``, for layers whose sums could leave int32: it counts how often they do.
 
 Orders. A layer behind a convolution keeps its neurons channel last, so that one spike touches contiguous memory;
 ``order[i]`` is the flat index in ``layer.shape`` of the neuron at place i.
@@ -196,7 +196,7 @@ def plan(chip: ChipNetwork) -> Plan:
 def leaves_int32(chip: ChipNetwork, index: int) -> bool:
     """True unless it is proven that no sum of a layer leaves int32, and no output of a convolution 24 bits.
 
-    With |a| ≤ A the current stays within U = max(2²³, 64·A, 4096·(64·A − 2²⁴) / (du + 1)): beyond 2²³ a wrap takes
+    With ``|a| ≤ A`` the current stays within U = max(2²³, 64·A, 4096·(64·A − 2²⁴) / (du + 1)): beyond 2²³ a wrap takes
     2²⁴ off. Proven means U + 64·A < 2³¹ less a margin for the decayed membrane and the bias.
     """
     total = np.zeros(chip.size(index), np.int64)

@@ -22,8 +22,10 @@ from ottt_loihi.files import atomic_write
 
 MAX_ELEMENTS = 1 << 28  # of one dataset: 2 GiB as int64, thirty times VGG's largest layer
 MAX_ATTRIBUTE_BYTES = 1 << 20
-MAX_TEXT_BYTES = 1000  # of a name
+MAX_TEXT_BYTES = 1 << 16  # of a name, or of provenance as JSON
+MAX_TEXTS = 1 << 16
 MAX_HEAP_BYTES = 1 << 20
+MAX_HEAPS_BYTES = 1 << 26  # of all texts of a dataset
 MAX_COMPRESSION = 1100  # deflate shrinks by 1032 at most
 
 
@@ -89,39 +91,57 @@ def numbers(parent: h5py.Group, name: str) -> np.ndarray:
 
 
 def text(parent: h5py.Group, name: str) -> str:
-    """The dataset ``name``, one text of fixed or variable length.
+    """The dataset ``name``, one text of fixed or variable length."""
+    found = texts(parent, name)
+    if len(found) != 1:
+        raise FileError(f"{parent.name}/{name}: expected one text")
+    return found[0]
+
+
+def texts(parent: h5py.Group, name: str) -> list[str]:
+    """The dataset ``name``, texts of fixed or variable length, in C order.
 
     A text of variable length lies in a heap of the file, which a damaged file can make libhdf5 walk round in circles
     for ever; so the heap is read here, with every length checked.
     """
     member = _member(parent, name)
     where = f"{parent.name}/{name}"
-    if not isinstance(member, h5py.Dataset) or member.external or member.is_virtual or member.size != 1:
-        raise FileError(f"{where}: expected one text")
+    if not isinstance(member, h5py.Dataset) or member.external or member.is_virtual or member.shape is None:
+        raise FileError(f"{where}: expected texts")
     if (kind := h5py.check_string_dtype(member.dtype)) is None:
         raise FileError(f"{where}: expected a text, found {member.dtype}")
+    if (kind.length or 0) > MAX_TEXT_BYTES or member.size > MAX_TEXTS:
+        raise UnsafeFileError(f"{where}: {member.size} texts of {kind.length} bytes")
     if kind.length is not None:
-        if kind.length > MAX_TEXT_BYTES:
-            raise UnsafeFileError(f"{where}: a text of {kind.length} bytes")
-        raw = bytes(np.asarray(member[()]).reshape(-1)[0])
+        raw = [bytes(value) for value in np.asarray(member[()]).reshape(-1)]
     else:
-        raw = _from_heap(parent.file.filename, member.id.get_offset(), where)
+        raw = _from_heap(parent.file.filename, member.id.get_offset(), member.size, where)
     try:
-        return raw.rstrip(b"\0").decode("ascii")
+        return [value.rstrip(b"\0").decode("utf-8") for value in raw]
     except UnicodeDecodeError:
-        raise FileError(f"{where}: expected an ASCII text") from None
+        raise FileError(f"{where}: expected UTF-8") from None
 
 
-def _from_heap(path: str, offset: int | None, where: str) -> bytes:
-    """The object that a reference (length, address of the collection, index) points to: HDF5's format, III.E."""
+def _from_heap(path: str, offset: int | None, count: int, where: str) -> list[bytes]:
+    """The objects that references (length, address of the collection, index) point to: HDF5's format, III.E."""
     if offset is None:
-        raise FileError(f"{where}: a text that is not stored in one piece")
+        raise FileError(f"{where}: texts that are not stored in one piece")
+    heaps: dict[int, bytes] = {}
     with open(path, "rb") as file:
-        length, address, index = struct.unpack("<IQI", _exactly(file, offset, 16, where))
-        signature, size = struct.unpack("<4s4xQ", _exactly(file, address, 16, where))
-        if signature != b"GCOL" or not 16 <= size <= MAX_HEAP_BYTES or length > MAX_TEXT_BYTES:
-            raise FileError(f"{where}: its heap is damaged")
-        heap = _exactly(file, address, size, where)
+        references = list(struct.iter_unpack("<IQI", _exactly(file, offset, 16 * count, where)))
+        total = 0
+        for address in {address for _, address, _ in references}:
+            signature, size = struct.unpack("<4s4xQ", _exactly(file, address, 16, where))
+            total += size
+            if signature != b"GCOL" or not 16 <= size <= MAX_HEAP_BYTES or total > MAX_HEAPS_BYTES:
+                raise FileError(f"{where}: its heap is damaged")
+            heaps[address] = _exactly(file, address, size, where)
+    return [_heap_object(heaps[address], index, length, where) for length, address, index in references]
+
+
+def _heap_object(heap: bytes, index: int, length: int, where: str) -> bytes:
+    if length > MAX_TEXT_BYTES:
+        raise FileError(f"{where}: its heap is damaged")
     place = 16
     while place + 16 <= len(heap):
         found, nbytes = struct.unpack_from("<H6xQ", heap, place)

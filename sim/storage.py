@@ -1,8 +1,9 @@
 """A ChipNetwork in one HDF5 file, and back equal.
 
-Layout, version 1: root attributes ``format``, ``version``, ``input_shape``, ``num_steps``, ``readout``, ``provenance``
+Layout: root attributes ``format``, ``version``, ``input_shape``, ``num_steps``, ``readout``, ``provenance``
 (JSON); groups ``layers/<i>`` and ``connections/<i>`` with one attribute or dataset per field of the dataclasses of
 ``sim/network.py``; connections have ``kind``, the class's name. All integers; every dataset carries a checksum.
+Version 2 may have a group ``host``, laid out like the root; without one version 1 is written, which says the same.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from ottt_loihi.sim.network import LIF, ChipNetwork, Connection, Conv, Dense, Di
 from ottt_loihi.errors import ChipError, FileError
 
 FORMAT = "ottt-loihi ChipNetwork"
-VERSION = 1
+VERSION = 2
 CONNECTIONS = {kind.__name__: kind for kind in (Dense, Diagonal, Sparse, Conv)}
 MAX_PARTS = 10_000  # layers or connections
 
@@ -29,17 +30,23 @@ def save(chip: ChipNetwork, path: str | os.PathLike[str]) -> None:
     """Write ``chip`` to ``path``, whole or not at all. Raises :class:`FileError` if the folder cannot be written."""
     with safe_hdf5.new_hdf5(path) as file:
         file.attrs["format"] = _plain(FORMAT)
-        file.attrs["version"] = VERSION
-        file.attrs["input_shape"] = np.asarray(chip.input_shape, np.int64)
-        file.attrs["num_steps"] = chip.num_steps
-        file.attrs["readout"] = _plain(chip.readout)
-        file.attrs["provenance"] = _plain(json.dumps(dict(chip.provenance)))
-        for index, layer in enumerate(chip.layers):
-            _write(file.create_group(f"layers/{index}"), layer)
-        for index, connection in enumerate(chip.connections):
-            target = file.create_group(f"connections/{index}")
-            target.attrs["kind"] = _plain(type(connection).__name__)
-            _write(target, connection)
+        file.attrs["version"] = 1 if chip.host is None else VERSION
+        _write_network(file, chip)
+        if chip.host is not None:
+            _write_network(file.create_group("host"), chip.host)
+
+
+def _write_network(target: h5py.Group, chip: ChipNetwork) -> None:
+    target.attrs["input_shape"] = np.asarray(chip.input_shape, np.int64)
+    target.attrs["num_steps"] = chip.num_steps
+    target.attrs["readout"] = _plain(chip.readout)
+    target.attrs["provenance"] = _plain(json.dumps(dict(chip.provenance)))
+    for index, layer in enumerate(chip.layers):
+        _write(target.create_group(f"layers/{index}"), layer)
+    for index, connection in enumerate(chip.connections):
+        place = target.create_group(f"connections/{index}")
+        place.attrs["kind"] = _plain(type(connection).__name__)
+        _write(place, connection)
 
 
 def load(path: str | os.PathLike[str]) -> ChipNetwork:
@@ -59,16 +66,22 @@ def load(path: str | os.PathLike[str]) -> ChipNetwork:
         if not 1 <= version <= VERSION:
             raise FileError(f"format version {version}, this program reads up to {VERSION}; update ottt-loihi")
         try:
-            return ChipNetwork(
-                input_shape=safe_hdf5.attribute(file, "input_shape", tuple),
-                layers=tuple(LIF(**_read(part, LIF)) for part in _parts(file, "layers")),
-                connections=tuple(_read_connection(part) for part in _parts(file, "connections")),
-                num_steps=safe_hdf5.attribute(file, "num_steps", int),
-                readout=safe_hdf5.attribute(file, "readout", str),
-                provenance=_read_provenance(file),
-            )
+            host = _read_network(safe_hdf5.group(file, "host")) if "host" in file and version > 1 else None
+            return _read_network(file, host)
         except ChipError as error:
             raise FileError(f"holds no valid network: {error}") from error
+
+
+def _read_network(source: h5py.Group, host: ChipNetwork | None = None) -> ChipNetwork:
+    return ChipNetwork(
+        input_shape=safe_hdf5.attribute(source, "input_shape", tuple),
+        layers=tuple(LIF(**_read(part, LIF)) for part in _parts(source, "layers")),
+        connections=tuple(_read_connection(part) for part in _parts(source, "connections")),
+        num_steps=safe_hdf5.attribute(source, "num_steps", int),
+        readout=safe_hdf5.attribute(source, "readout", str),
+        provenance=_read_provenance(source),
+        host=host,
+    )
 
 
 def _write(target: h5py.Group, part: LIF | Connection) -> None:
@@ -88,7 +101,7 @@ def _plain(value: Any) -> Any:
     return np.asarray(value, np.int64) if isinstance(value, tuple) else value
 
 
-def _parts(file: h5py.File, name: str) -> list[h5py.Group]:
+def _parts(file: h5py.Group, name: str) -> list[h5py.Group]:
     parent = safe_hdf5.group(file, name)
     if len(parent) > MAX_PARTS:
         raise FileError(f"/{name}: {len(parent)} entries, at most {MAX_PARTS} are allowed")
@@ -114,7 +127,7 @@ def _read_connection(source: h5py.Group) -> Connection:
     return kind(**_read(source, kind))
 
 
-def _read_provenance(file: h5py.File) -> dict[str, Any]:
+def _read_provenance(file: h5py.Group) -> dict[str, Any]:
     try:
         provenance = json.loads(safe_hdf5.attribute(file, "provenance", str))
     except json.JSONDecodeError as error:

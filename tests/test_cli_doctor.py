@@ -26,12 +26,35 @@ def test_a_wrong_data_folder_is_found(tmp_path):
     assert "none is no folder" in findings(done)["data"]["detail"]
 
 
+def test_the_data_sets_that_are_there_are_named(tmp_path):
+    for part in ("train", "t10k"):
+        for kind in ("images-idx3", "labels-idx1"):
+            (tmp_path / "mnist").mkdir(exist_ok=True)
+            (tmp_path / "mnist" / f"{part}-{kind}-ubyte").write_bytes(b"")
+    done = run("ottt-doctor", "--json", env={"OTTT_DATA_DIR": str(tmp_path)})
+    detail = findings(done)["data"]["detail"]
+    assert detail.startswith("digits, mnist in OTTT_DATA_DIR")
+    assert "cifar10" not in detail
+
+
+def test_it_fits_one_screen():
+    done = run("ottt-doctor", env=os.environ | {"COLUMNS": "80"})
+    lines = done.stdout.splitlines()
+    assert len(lines) <= 24
+    assert max(map(len, lines)) <= 80
+
+
 @pytest.mark.parametrize(("package", "check"), [("torch", doctor._packages), ("lava-nc", doctor._lava)])
 def test_what_is_missing_comes_with_its_cure(monkeypatch, package, check):
     monkeypatch.setattr(doctor, "_version", lambda name: None if name == package else "1.0")
     monkeypatch.setattr(sys, "version_info", (3, 10, 13))
     assert check().state == "missing"
     assert "pip install" in check().detail
+
+
+def test_a_cure_with_brackets_is_shown_whole(capsys):
+    doctor._show([doctor.Finding("Lava", "missing", "pip install -e '.[lava]'")])
+    assert "pip install -e '.[lava]'" in capsys.readouterr().out
 
 
 def test_other_pythons_are_told_what_works(monkeypatch):

@@ -30,6 +30,9 @@ def networks(convention="paper", reset="subtract"):
         "conv": conv("4C3-AP2-6C3S2G2-8F", **IMAGE, **common),
         "sws": conv("4C3-AP2-6C3-GAP", standardized=True, **IMAGE, **common),
         "vgg_f": conv("4C3-AP2-6C3-6C3-GAP", standardized=True, feedback=True, **IMAGE, **common),
+        "delays": conv(
+            "4C3-AP2-6C3-6C3-GAP", standardized=True, feedback=True, feedback_delay="chip", **IMAGE, **common
+        ),
         "nf": nf_resnet34(3, input_shape=(2, 16, 16), stages=((4, 2), (6, 2)), **SMALL, **common),
     }
     generator = torch.Generator().manual_seed(1)
@@ -66,13 +69,15 @@ def gradients(net, rule, x, labels, loss=SQUARED):
     return {name: p.grad.clone() for name, p in net.named_parameters() if p.grad is not None}, result
 
 
-def plain_step(net, x, v, s_before, past):
-    """One step with torch's operators only; ``past``: which blocks' membranes keep their graph."""
+def plain_step(net, x, v, history, past):
+    """One step with torch's operators only; ``history``: spikes of the steps before, the newest last; ``past``: which
+    blocks' membranes keep their graph."""
     out, currents, spikes, membranes = x, [], [], []
     for i, block in enumerate(net.blocks):
         current = plain_synapse(block.synapse, out)
         for branch in block.branches:
-            source = spikes[branch.source] if not branch.delayed else s_before[branch.source]
+            steps = [[torch.zeros_like(a) for a in history[0]]] * branch.delay + history[1:] + [spikes]
+            source = steps[-1 - branch.delay][branch.source]
             current = current + plain_synapse(branch.synapse, source)
         if block.skip is not None:
             current = current + block.skip.factor * currents[block.skip.source]
@@ -108,10 +113,11 @@ def plain_synapse(synapse, x):
 def oracle(net, x, labels, past, loss=SQUARED, through_time=False):
     net.zero_grad()
     v = [torch.zeros(len(x), *b.shape, dtype=x.dtype) for b in net.blocks]
-    s = [torch.zeros(len(x), *b.shape, dtype=x.dtype) for b in net.blocks]
+    history = [[torch.zeros(len(x), *b.shape, dtype=x.dtype) for b in net.blocks]]
     total = 0
     for t in range(x.shape[1]):
-        o, v, s = plain_step(net, x[:, t], v, s if through_time else [a.detach() for a in s], past)
+        o, v, s = plain_step(net, x[:, t], v, history, past)
+        history.append(s if through_time else [a.detach() for a in s])
         total = total + loss(o, labels, x.shape[1])
     total.backward()
     return {name: p.grad.clone() for name, p in net.named_parameters() if p.grad is not None}
@@ -422,6 +428,7 @@ def _floats(net):
         (lambda: vgg(10, bias=False), "vgg: bias cannot be changed"),
         (lambda: mlp((4, 3, 2), dropout=1.0), r"dropout: expected a number in \[0, 1\)"),
         (lambda: conv("8F", feedback=True), "feedback: expected a network that begins with a convolution"),
+        (lambda: conv("4C3", feedback=True, feedback_delay=0), "feedback_delay: expected 1 … 62 or 'chip', got 0"),
     ],
 )
 def test_bad_architectures_are_refused(make, message):
@@ -431,6 +438,6 @@ def test_bad_architectures_are_refused(make, message):
 
 def test_a_branch_must_fit():
     net = mlp((4, 3, 2))
-    net.blocks[0].branches.append(Branch(Conv2d(1, 1), 5, delayed=True))
+    net.blocks[0].branches.append(Branch(Conv2d(1, 1), 5, delay=1))
     with pytest.raises(UsageError, match="block 1: a branch from block 6, expected 1 … 1"):
         net._check_shapes()

@@ -12,7 +12,8 @@ from ottt_loihi.converters.verify import compare
 from ottt_loihi.sim import simulator
 from ottt_loihi.sim.network import Conv, Dense, Sparse
 
-from ottt_loihi.errors import ChipError
+from ottt_loihi import sim
+from ottt_loihi.errors import ChipError, UsageError
 
 torch = pytest.importorskip("torch")
 from ottt_loihi.architectures import conv, mlp, nf_resnet34, vgg  # noqa: E402
@@ -24,6 +25,9 @@ NETWORKS = {
     "padded odd pool": lambda **kw: conv("4C3-AP2-4C3-GAP", input_shape=(1, 7, 9), **kw),
     "standardized": lambda **kw: conv("6C3-AP2-8C3-GAP", input_shape=(2, 8, 8), standardized=True, **kw),
     "recurrent": lambda **kw: mlp((20, 16, 12, 10), recurrent=True, **kw),
+    "feedback": lambda **kw: conv(
+        "4C3-AP2-6C3-6C3-GAP", input_shape=(1, 8, 8), feedback=True, feedback_delay="chip", **kw
+    ),
     "resnet": lambda **kw: nf_resnet34(10, input_shape=(2, 24, 24), stages=((4, 2), (6, 2)), **kw),
 }
 
@@ -67,20 +71,22 @@ def run_float(net, x):
     """The paper's equations over the converter's arrays: u of every layer and step, flat."""
     matrices = {id(c): matrix(c) for c in net.connections}
     v = [np.zeros((len(x), math.prod(layer.shape))) for layer in net.layers]
-    before = [np.zeros_like(state) for state in v]
-    membranes = []
+    currents, membranes, sent = [np.zeros_like(state) for state in v], [], []
     for t in range(net.num_steps):
         now, us = {-1: x[:, t].reshape(len(x), -1).astype(float)}, []
         for index, layer in enumerate(net.layers):
-            u = layer.decay * v[index] if layer.reset else np.zeros_like(v[index])
+            current = layer.current_decay * currents[index]
             for c in net.inputs_of(index):
-                u = u + (before[c.pre] if c.delay else now[c.pre]) @ matrices[id(c)].T
-            u = u + (0 if layer.bias is None else layer.bias.reshape(-1))
+                if c.delay <= t:
+                    source = sent[t - c.delay] if c.delay else now
+                    current = current + source[c.pre] @ matrices[id(c)].T
+            currents[index] = current + (0 if layer.bias is None else layer.bias.reshape(-1))
+            u = layer.decay * v[index] + currents[index]
             s = (u > layer.v_threshold).astype(float) * (layer.reset is not None)
             v[index] = u - layer.v_threshold * s if layer.reset == "subtract" else u * (1 - s)
             now[index] = s
             us.append(u)
-        before = [now[index] for index in range(len(net.layers))]
+        sent.append(now)
         membranes.append(us)
     return [np.stack(history) for history in zip(*membranes)]
 
@@ -150,6 +156,46 @@ def test_constant_images_as_messages(form):
     assert (result.states["s"][0] == trained).mean() > 0.99
     assert trained.mean() > 0.05
     assert not any(counts.any() for counts in result.overflows.values())
+
+
+@pytest.mark.parametrize("reset", ["zero", "subtract"])
+@pytest.mark.parametrize("name", ["mlp", "conv"])
+def test_the_host_can_compute_the_first_layer(name, reset):
+    """The chip gets currents in the 13 bits of a bias, of an image that stays the same."""
+    make = {
+        "mlp": lambda **kw: mlp((64, 12, 10), input_shape=(1, 8, 8), **kw),
+        "conv": lambda **kw: conv("4C3-6C3", **kw),
+    }
+    settings = {"input_shape": (1, 8, 8)} if name == "conv" else {}
+    net = make[name](reset=reset, bias=True, seed=1, time_steps=5, **settings)
+    net.provenance["encoding"] = {"name": "constant"}
+    with torch.no_grad():  # so that the second layer fires, too
+        for parameter in net.parameters():
+            parameter.mul_(1.6)
+    pixels = np.random.default_rng(0).integers(0, 256, (12, 1, 8, 8))
+    chip = quantize(from_torch(net), input_form="bias").chip
+    x = as_messages(pixels / 255, 5, "bias")
+    messages = sim.host_messages(chip, x)
+    first = chip.host.connections[0]
+    sums = np.zeros((12, chip.input_size), np.int64)
+    flat = pixels.reshape(12, -1)
+    if name == "mlp":
+        sums = flat @ first.weight.T.astype(np.int64)
+    else:
+        np.add.at(sums, (slice(None), first.rows), flat[:, first.columns] * first.weight.astype(np.int64))
+    expected = sums >> -first.weight_exp if first.weight_exp < 0 else sums << first.weight_exp
+    np.testing.assert_array_equal(messages.reshape(12, 5, -1), np.repeat(expected[:, None], 5, axis=1))
+    assert 1000 < np.abs(expected).max() <= 4095
+    assert chip.connections[0].weight.tolist() == [1] * chip.input_size
+    result = simulator.run(chip, messages, ("u", "v", "s"))
+    assert compare(chip, torch_integer.run(chip, messages, ("u", "v", "s")), result).different == 0
+    trained = fired(net, torch.from_numpy(pixels / 255).float().unsqueeze(1).expand(-1, 5, -1, -1, -1))
+    for ours, theirs in zip(result.states["s"], trained):
+        assert (ours == theirs).mean() > 0.97
+        assert 0.02 < theirs.mean() < 0.98
+    assert not any(counts.any() for counts in result.overflows.values())
+    with pytest.raises(UsageError, match="stays the same in time"):
+        sim.host_messages(chip, x * np.arange(5)[:, None, None, None])
 
 
 def test_an_injected_current_needs_u_for_itself():

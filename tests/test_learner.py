@@ -17,7 +17,7 @@ from ottt_loihi.sim.learning import Learner
 from ottt_loihi.sim.network import LIF, Dense
 
 from ottt_loihi.data import load_digits, rate_code
-from ottt_loihi.errors import ChipError, LavaError, UsageError, VerificationError
+from ottt_loihi.errors import ChipError, FileError, LavaError, UsageError, VerificationError
 
 pytestmark = pytest.mark.lava
 
@@ -340,7 +340,7 @@ class TestCommand:
         assert summary["repeated_in_lava"]["steps"] >= 200
         assert {p.name for p in tmp_path.iterdir()} == {
             "model.h5", "drift-learnt.h5", "drift-inference.h5", "drift-curve.png", "drift-curve.json", "report.html",
-            "sections",
+            "sections", "drift-state.h5", "drift-state.json",
         }  # fmt: skip
         assert storage.load(tmp_path / "drift-learnt.h5").provenance["learning"]["samples"] == 1437
         assert json.loads((tmp_path / "drift-curve.json").read_text())["samples"][0] == 0
@@ -351,10 +351,121 @@ class TestCommand:
             "import sys\nfrom ottt_loihi.cli import learn as cli\nfrom ottt_loihi.onchip import learner\n"
             "run = learner._Session.run\n"
             "def stop(done, total, accuracy):\n    if done >= 160: raise KeyboardInterrupt\n"
-            "learner._Session.run = lambda self, total, every, progress: run(self, total, every, stop)\n"
+            "learner._Session.run = lambda self, total, every, progress, stop_at: run(self, total, every, stop)\n"
             f"sys.argv = ['ottt-learn', '--hidden', '10', '-o', {str(tmp_path)!r}]\ncli.main()\n"
         )
         done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=100, check=False)
         assert done.returncode == 130, done.stderr
         assert "what was learnt until then is saved" in " ".join(done.stderr.split())
         assert storage.load(tmp_path / "scratch-learnt.h5").provenance["learning"]["samples"] == 143
+
+
+def test_logits_of_cross_entropy_are_no_targets():
+    """Their size is found from data; a network trained with the squared error says it itself."""
+    chip = replace(small(), provenance={"scales": [300.0, 320.0], "training": {"training": {"loss": {"name": "mse"}}}})
+    assert make_plan(chip).unit == 320
+    provenance = {"scales": [300.0, 320.0], "training": {"training": {"loss": {"name": "cross-entropy", "mu": 0.05}}}}
+    with pytest.raises(UsageError, match="trained with cross-entropy, which has no such target"):
+        make_plan(replace(chip, provenance=provenance))
+
+
+class TestRates:
+    def run(self, **settings):
+        return learn(small(), digits(60), test=digits(40, 300), settings=Settings(**settings), evaluate_every=20)
+
+    def test_good_rates_give_no_warning(self):
+        result = self.run()
+        assert result.warnings == []
+        assert min(result.moved) > 0.3
+
+    def test_a_rate_that_rounds_to_nothing_is_told_with_numbers(self):
+        result = self.run(readout_rate=1e-6)
+        assert result.moved[1] < 0.01
+        assert any(
+            w.startswith("the readout, η = ") and "rounded to nothing; raise its rate" in w for w in result.warnings
+        )
+
+    def test_a_rate_that_saturates_the_messages_is_told_with_numbers(self):
+        result = self.run(readout_rate=1.9, unit=1000)
+        part = result.counters["readout.y1_saturated"] / (result.messages * 10)
+        assert part > 0.5
+        assert result.warnings == [
+            f"the readout, η = {result.rates[1]:.3g}: {part:.1%} of the messages y1 saturate at ±127; lower its rate"
+        ]
+
+    def test_weights_at_their_limits_are_told_with_numbers(self):
+        railed = replace(self.run(), rails=(0.25, 0.0))
+        assert [w.partition(": ")[2] for w in railed.warnings] == [
+            "25.0% of the weights are at −256 or 255; lower its rate"
+        ]
+
+    def test_learning_stops_when_it_is_good_enough(self):
+        split = load_digits()
+        x, y = rate_code(split.x_train, 6, 1), split.y_train
+        chip = fresh_network(hidden=(64,))
+        result = learn(chip, (x, y), test=(x[:200], y[:200]), evaluate_every=100, stop_at=0.6)
+        assert result.curve[-1].accuracy >= 0.6
+        assert all(point.accuracy < 0.6 for point in result.curve[:-1])
+        assert result.samples < len(x)
+        with pytest.raises(UsageError, match="stop_at: expected an accuracy"):
+            learn(chip, (x, y), stop_at=0.6)
+
+
+class TestResume:
+    """Backend sim: stopped and resumed is not stopped, to the last bit."""
+
+    def run(self, folder, passes, resume=False, **settings):
+        x, labels = digits(120)
+        chosen = {"feedback": "kolen-pollack", "halve_every": 100} | settings
+        return learn(
+            small(),
+            (x, labels),
+            test=digits(40, 300),
+            passes=passes,
+            settings=Settings(**chosen),
+            evaluate_every=50,
+            checkpoint=folder / "state",
+            resume=resume,
+        )
+
+    def test_a_longer_run_and_a_resumed_one_are_the_same(self, tmp_path):
+        whole = self.run(tmp_path / "whole", 2)
+        first = self.run(tmp_path / "parts", 1)
+        again = self.run(tmp_path / "parts", 2, resume=True)
+        assert first.chip != whole.chip
+        assert again.chip == whole.chip
+        assert [p for p in whole.curve if p.samples != 120] == [p for p in again.curve if p.samples != 120]
+        assert (again.samples, again.counters) == (whole.samples, whole.counters)
+
+    def test_a_killed_run_goes_on(self, tmp_path):
+        """kill -9 in the middle, as often as it takes to finish."""
+        code = (
+            "import sys; sys.path.insert(0, sys.argv[1]); from pathlib import Path; import test_learner as t\n"
+            "folder = Path(sys.argv[2]); resume = (folder / 'state.h5').exists()\n"
+            "import os, ottt_loihi.onchip.learner as module\n"
+            "saved = module.Checkpoint.save\n"
+            "def save(self, *arguments):\n    saved(self, *arguments); os.kill(os.getpid(), 9)\n"
+            "module.Checkpoint.save = save if sys.argv[3] == 'kill' else saved\n"
+            "t.TestResume().run(folder, 1, resume)\n"
+        )
+        command = [sys.executable, "-c", code, str(Path(__file__).parent), str(tmp_path / "killed")]
+        assert subprocess.run([*command, "kill"], timeout=120, check=False).returncode == -9
+        assert subprocess.run([*command, "kill"], timeout=120, check=False).returncode == -9
+        found = self.run(tmp_path / "killed", 1, resume=True)
+        whole = self.run(tmp_path / "whole", 1)
+        assert found.chip == whole.chip
+        assert found.curve == whole.curve
+
+    def test_what_cannot_go_on_is_named(self, tmp_path):
+        with pytest.raises(FileError, match="no run to go on with"):
+            self.run(tmp_path, 1, resume=True)
+        self.run(tmp_path, 1)
+        with pytest.raises(FileError, match="the state of another network or rule"):
+            self.run(tmp_path, 1, resume=True, halve_every=7)
+        with pytest.raises(UsageError, match="a run on other data, or in another order"):
+            self.run(tmp_path, 1, resume=True, seed=3)
+        (tmp_path / "state.json").write_text('{"format": 1}')
+        with pytest.raises(FileError, match="no learning curve of ours"):
+            self.run(tmp_path, 1, resume=True)
+        with pytest.raises(UsageError, match="backend sim can be stopped and resumed"):
+            learn(small(), digits(), backend="inprocess", checkpoint=tmp_path / "state")

@@ -39,7 +39,8 @@ def test_ottt_is_constant_in_the_number_of_time_steps(kind, update, constant, st
     net = float_net(kind)
     optimizer = torch.optim.SGD(net.parameters(), lr=1e-3)
     rule = make_rule("ottt", update=update)
-    few, many = (peak(net, rule, n, constant, optimizer) for n in (2, steps))
+    least = max(2, 1 + max(net.delays.values(), default=0))  # until then slow connections fill
+    few, many = (peak(net, rule, n, constant, optimizer) for n in (least, steps))
     assert many <= 1.05 * few
 
 

@@ -24,3 +24,13 @@ def test_every_path_the_readme_names_exists():
     for path in re.findall(r"`((?:docs|benchmarks|notebooks)/[\w./-]+|[A-Z]+\.md)`|\]\((?!http)([^)]+)\)", text):
         name = path[0] or path[1]
         assert (ROOT / name).exists(), name
+
+
+def test_the_citation_is_the_same_everywhere():
+    bibtex, cff = ((ROOT / name).read_text() for name in ("README.md", "CITATION.cff"))
+    for pattern in (r"arXiv:\d+\.\d+", r"Online Training Through Time for Spiking Neural Networks"):
+        assert re.search(pattern, bibtex).group() == re.search(pattern, cff).group()
+    authors = re.search(r"author\s+= \{(.+?)\}", bibtex).group(1).split(" and ")
+    assert authors == [", ".join(name) for name in re.findall(r"family-names: (\w+), given-names: (\w+)", cff)]
+    version = re.search(r'^version = "(.+)"', (ROOT / "pyproject.toml").read_text(), re.M).group(1)
+    assert f"\nversion: {version}\n" in cff

@@ -112,6 +112,11 @@ class TestRun:
             with pytest.raises(LavaError, match="build new processes"):
                 use()
 
+    def test_without_with_it_says_how(self):
+        _, sink = graph("nothing")
+        with pytest.raises(LavaError, match=r"has not begun: with LavaRun\(process\) as run"):
+            LavaRun(sink).steps(1)
+
     def test_an_error_of_the_caller_ends_the_run_too(self):
         _, sink = graph("nothing")
         run = LavaRun(sink)

@@ -1,5 +1,7 @@
 """The fast simulator equals the oracle in every bit, whatever way it takes; the chip's clock equals logical time."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -198,6 +200,28 @@ def test_an_iterator_of_batches_equals_one_array():
     found = sim.run(chip, iter([x[:4], x[4:5], x[5:]]), progress=lambda done, total: seen.append((done, total)))
     assert_equal(reference.run(chip, x), found)
     assert seen == [(4, 0), (5, 0), (10, 0)]
+
+
+def test_memory_does_not_grow_with_the_number_of_samples():
+    """Beside the results, ten batches take what one takes: NumPy's allocations, counted in bytes."""
+    rng = np.random.default_rng(0)
+    connections = (Dense(INPUT, 0, even(rng, 64, 196)), Dense(0, 1, even(rng, 10, 64)))
+    chip = ChipNetwork((196,), (layer(64), layer(10)), connections, 6)
+
+    def peak(batches):
+        simulator = sim.Simulator(chip, threads=1)
+        simulator.run(random_messages(chip, 64))  # compiled, and its buffers made
+        tracemalloc.start()
+        result = simulator.run(random_messages(chip, 64, seed) for seed in range(batches))
+        found = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert len(result.scores) == 64 * batches
+        return found - 3 * result.scores.nbytes  # of the batches, and put together
+
+    peak(1)
+    one, ten = peak(1), peak(10)
+    assert one > random_messages(chip, 64).nbytes
+    assert ten < 1.1 * one
 
 
 def test_progress_counts_samples():

@@ -2,15 +2,13 @@
 
 import itertools
 
-import h5py
 import numpy as np
 import pytest
 import torch
 
 pytest.importorskip("lava.lib.dl.slayer", reason="lava-dl needs Python 3.10")
 from lava.lib.dl import slayer as lava_slayer
-from ottt_loihi.converters import netx
-from ottt_loihi.sim.network import INPUT, LIF, ChipNetwork, Dense
+from ottt_loihi.converters import netx, netx_reader
 
 from ottt_loihi import sim
 from ottt_loihi.data import load_digits, rate_code
@@ -156,19 +154,6 @@ def digit_spikes(images, seed):
     return torch.from_numpy(rate_code(images.reshape(-1, 64), 10, seed=seed)).float().transpose(1, 2).contiguous()
 
 
-def chip_of(path, num_steps):
-    """The integer network in a file that SLAYER's blocks exported."""
-    layers, connections = [], []
-    with h5py.File(path) as file:
-        for index in range(len(file["layer"])):
-            group = file[f"layer/{index}"]
-            weight = group["weight"][()].astype(np.int64)
-            neuron = {name: int(group["neuron"][name][()]) for name in ("iDecay", "vDecay", "vThMant")}
-            layers.append(LIF((len(weight),), neuron["iDecay"] - 1, neuron["vDecay"], neuron["vThMant"]))
-            connections.append(Dense(index - 1 if index else INPUT, index, weight))
-    return ChipNetwork((64,), tuple(layers), tuple(connections), num_steps)
-
-
 def test_digits_learned_with_ottt_have_the_same_spikes_in_slayer_netx_and_sim(tmp_path):
     digits = load_digits()
     torch.manual_seed(0)
@@ -190,10 +175,8 @@ def test_digits_learned_with_ottt_have_the_same_spikes_in_slayer_netx_and_sim(tm
     assert accuracy >= 0.92
     few = test[:20]
     expected = [block.detach() for block in by_slayer(blocks, few)]
-    with h5py.File(tmp_path / "slayer.net", "w") as file:
-        for index, block in enumerate(blocks):
-            block.export_hdf5(file.create_group(f"layer/{index}"))
-    chip = chip_of(tmp_path / "slayer.net", few.shape[-1])
+    chip = netx_reader.from_slayer(blocks, few.shape[-1]).chip
+    netx.write(chip, tmp_path / "slayer.net")
     messages = few.transpose(1, 2).numpy().astype(np.uint8)
     for result in (
         sim.run(chip, messages, record=("s",)),
@@ -222,3 +205,8 @@ def test_digits_learned_with_ottt_have_the_same_spikes_in_slayer_netx_and_sim(tm
 def test_what_it_cannot_train_is_refused_by_name(make, message):
     with pytest.raises(UsageError, match=message):
         OTTT(make())
+
+
+def test_what_has_no_blocks_is_no_slayer_network():
+    with pytest.raises(UsageError, match="blocks of lava-dl's SLAYER, got Linear"):
+        netx_reader.from_slayer(torch.nn.Linear(2, 3), 5)

@@ -1,3 +1,4 @@
+import dataclasses
 import random
 
 import h5py
@@ -26,6 +27,21 @@ def test_round_trip(chip, tmp_path):
     storage.save(chip, tmp_path / "chip.h5")
     assert storage.load(tmp_path / "chip.h5") == chip
     assert [p.name for p in tmp_path.iterdir()] == ["chip.h5"]
+
+
+def test_the_hosts_part_is_kept(tmp_path):
+    """And only a file that has one needs a reader of version 2."""
+    host = ChipNetwork((3,), (LIF((2,), 4095, 4096, 131071),), (Dense(INPUT, 0, np.full((2, 3), 4)),), 1, "last_v")
+    arriving = Dense(INPUT, 0, np.eye(2, dtype=int), num_message_bits=12)
+    chip = ChipNetwork((2,), (LIF((2,), 4095, 2048, 100),), (arriving,), 5, "spike_count", host=host)
+    storage.save(chip, tmp_path / "chip.h5")
+    assert storage.load(tmp_path / "chip.h5") == chip
+    assert storage.load(tmp_path / "chip.h5").host == host
+    with h5py.File(tmp_path / "chip.h5") as file:
+        assert file.attrs["version"] == 2
+    storage.save(dataclasses.replace(chip, host=None), tmp_path / "chip.h5")
+    with h5py.File(tmp_path / "chip.h5") as file:
+        assert file.attrs["version"] == 1
 
 
 def test_odd_plastic_weights_survive(tmp_path):

@@ -42,8 +42,9 @@ class OTTTReadout(AbstractProcess):
     error_scale      > 0 or None     message per unit of e; None: nothing is sent back
     halve_every      ≥ 0             frames after which y1_scale is halved, again and again; 0: never
     samples          ≥ 1             number of samples, for ``predictions``
-    epoch, frames, update_phase, seed: as in :class:`~ottt_loihi.onchip.processes.neuron.OTTTNeuron`
     ===============  ==============  ==================================================================================
+
+    epoch, frames, update_phase, seed: as in :class:`~ottt_loihi.onchip.processes.neuron.OTTTNeuron`
 
     Messages are 8 bit: −127 … 127. Vars: v, y1, error, rng, scores · predictions: int32 (samples,), −1 before ·
     correct: count · y1_saturated, error_saturated: counts.

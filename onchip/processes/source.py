@@ -18,15 +18,15 @@ from ottt_loihi.errors import UsageError
 class SampleSource(AbstractProcess):
     """Streams binary samples: frame τ of sample i is sent in phase 1 of learning epoch i·T + τ; zeros otherwise.
 
-    ===============  =========================  =====================================================================
-    parameter        dtype, shape               meaning
-    ===============  =========================  =====================================================================
-    packed           uint8 ``(n, T, ⌈size/8⌉)`` spikes, ``np.packbits`` along the last axis
-    size             int                        number of input channels
-    labels           int32 ``(n,)``             class of each sample
-    epoch            int                        K, Lava steps per frame
-    learn            bool ``(n,)`` or True      which samples may be learnt from (the learning gate)
-    ===============  =========================  =====================================================================
+    ===============  ==========================  =====================================================================
+    parameter        dtype, shape                meaning
+    ===============  ==========================  =====================================================================
+    packed           uint8 ``(n, T, ⌈size/8⌉)``  spikes, ``np.packbits`` along the last axis
+    size             int                         number of input channels
+    labels           int32 ``(n,)``              class of each sample
+    epoch            int                         K, Lava steps per frame
+    learn            bool ``(n,)`` or True       which samples may be learnt from (the learning gate)
+    ===============  ==========================  =====================================================================
 
     ``s_out`` (size): the spikes · ``label_out`` (2): label and gate of the running sample, sent in every step.
     After the last sample it sends silence, label 0 and a closed gate.

@@ -6,6 +6,7 @@ import json
 import os
 import sys
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import rich.box
@@ -13,13 +14,14 @@ import rich.table
 import typer
 from rich.console import Console
 
-from ottt_loihi.errors import OtttError
+from ottt_loihi.errors import BackendUnavailableError, FileError, OtttError
+from ottt_loihi.terminal import THEME
 
 if TYPE_CHECKING:
     from ottt_loihi.converters.report import Table
 
-out = Console(highlight=False)
-err = Console(stderr=True, highlight=False)  # progress and errors: stdout stays clean for --json
+out = Console(highlight=False, theme=THEME)
+err = Console(stderr=True, highlight=False, theme=THEME)  # progress and errors: stdout stays clean for --json
 
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout, nothing else.")]
 Seed = Annotated[int, typer.Option(min=0, help="The same seed gives the same result, bit for bit, on one machine.")]
@@ -32,18 +34,44 @@ def execute(function: Callable[..., None], name: str) -> None:
     app.command(name=name, no_args_is_help=False)(function)
     try:
         app(prog_name=name)
-    except OtttError as error:
+    except (OtttError, ModuleNotFoundError) as error:
         if "--debug" in sys.argv:
             raise
+        told = error if isinstance(error, OtttError) else _missing(error)
         err.print(f"[bold red]{name}:[/] ", end="")
-        err.print(" ".join(str(error).split()), markup=False, soft_wrap=True)
-        sys.exit(error.exit_code)
+        err.print(" ".join(str(told).split()), markup=False, soft_wrap=True)
+        sys.exit(told.exit_code)
     except KeyboardInterrupt:
         err.print(f"{name}: stopped")
         sys.exit(130)
     except BrokenPipeError:  # e.g. `ottt-run … | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
+
+
+def _missing(error: ModuleNotFoundError) -> BackendUnavailableError:
+    return BackendUnavailableError(
+        f"{error.name} is not installed in {sys.prefix}; ottt-doctor lists what is missing, pip install -e . gets it"
+    )
+
+
+def expect_file(path: Path, kind: str, cures: Mapping[str, str]) -> None:
+    """Refuse what is no file, or one of another kind, before it is read.
+
+    kind: what is expected, as ``"model.h5"`` · cures: ending of a file, ``""`` for one that is not there → what to do
+
+    Raises
+    ------
+    FileError
+        with the cure
+    """
+    if path.is_dir():
+        inside = f"give {path / kind}" if (path / kind).exists() else f"expected a {kind}"
+        raise FileError(f"{path}: a folder; {inside}")
+    if path.suffix in cures and path.suffix:
+        raise FileError(f"{path}: expected a {kind}; {cures[path.suffix]}")
+    if not path.exists():
+        raise FileError(f"{path}: no such file; {cures['']}")
 
 
 def print_json(result: Any) -> None:
@@ -53,7 +81,10 @@ def print_json(result: Any) -> None:
 
 def print_table(part: Table) -> None:
     """A report's table on the terminal; columns whose name ends in ``>`` are right-aligned."""
-    shown = rich.table.Table(title=part.title, title_justify="left", title_style="bold", box=rich.box.SIMPLE_HEAD)
+    named = any(column.removesuffix(">") for column in part.columns)
+    shown = rich.table.Table(
+        title=part.title, title_justify="left", title_style="bold", box=rich.box.SIMPLE_HEAD, show_header=named
+    )
     for column in part.columns:
         shown.add_column(column.removesuffix(">"), justify="right" if column.endswith(">") else "left")
     for row in part.rows:
@@ -65,8 +96,9 @@ def print_table(part: Table) -> None:
 
 def print_files(files: Mapping[str, str]) -> None:
     """Where everything is: what → path."""
+    width = max((len(what) for what in files), default=0) + 1
     for what, path in files.items():
-        out.print(f"{what + ':':<8} {path}", markup=False, soft_wrap=True)
+        out.print(f"{what + ':':<{width}} {path}", markup=False, soft_wrap=True)
 
 
 def _plain(value: Any) -> Any:

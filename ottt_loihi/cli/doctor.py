@@ -5,12 +5,16 @@ from __future__ import annotations
 import importlib.util
 import os
 import platform
+import re
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict, dataclass
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import PackageNotFoundError, requires, version
 
 from ottt_loihi.cli import command
+
+COLOURS = {"ok": "green", "note": "yellow", "missing": "bold red"}
 
 
 @dataclass(frozen=True)
@@ -49,11 +53,11 @@ def _python() -> Finding:
 
 
 def _packages() -> Finding:
-    needed = ("ottt-loihi", "torch", "numpy", "h5py", "scikit-learn")
-    missing = [name for name in needed if _version(name) is None]
+    missing = [name for name in _needed() if _version(name) is None]
     if missing:
         return Finding("packages", "missing", f"{', '.join(missing)}: pip install -e .")
-    return Finding("packages", "ok", ", ".join(f"{name} {_version(name)}" for name in needed))
+    shown = ("ottt-loihi", "torch", "numpy", "numba", "h5py", "scikit-learn")
+    return Finding("packages", "ok", ", ".join(f"{name} {_version(name)}" for name in shown))
 
 
 def _lava() -> Finding:
@@ -92,7 +96,17 @@ def _data() -> Finding:
         return Finding("data", "note", "digits are bundled; for other data sets set OTTT_DATA_DIR (see ottt-data)")
     if not os.path.isdir(folder):
         return Finding("data", "missing", f"OTTT_DATA_DIR={folder} is no folder; correct it or unset it")
-    return Finding("data", "ok", f"digits are bundled; OTTT_DATA_DIR={folder} (ottt-data lists what is there)")
+    if _version("numpy") is None:
+        return Finding("data", "note", f"OTTT_DATA_DIR={folder}, unread without numpy")
+    from ottt_loihi.data import DATA_SETS
+    from ottt_loihi.errors import FileError
+
+    found = []
+    for data_set in DATA_SETS.values():
+        with suppress(FileError):
+            data_set.find()
+            found.append(data_set.name)
+    return Finding("data", "ok", f"{', '.join(found)} in OTTT_DATA_DIR={folder} (ottt-data: what goes where)")
 
 
 def _hardware() -> Finding:
@@ -107,6 +121,12 @@ def _hardware() -> Finding:
 CHECKS: tuple[Callable[[], Finding], ...] = (_python, _packages, _lava, _lava_dl, _accelerator, _data, _hardware)
 
 
+def _needed() -> list[str]:
+    """What the installed package says it cannot do without; what only some Pythons need is left out."""
+    always = [need for need in requires("ottt-loihi") or () if ";" not in need]
+    return [re.split(r"[^\w.-]", need)[0] for need in always]
+
+
 def _version(package: str) -> str | None:
     try:
         return version(package)
@@ -115,9 +135,13 @@ def _version(package: str) -> str | None:
 
 
 def _show(findings: list[Finding]) -> None:
+    from rich.markup import escape
+
     from ottt_loihi.converters.report import Table
 
-    rows = [[finding.what, finding.state, finding.detail] for finding in findings]
+    rows = [[f.what, f"[{COLOURS[f.state]}]{f.state}[/]", escape(f.detail)] for f in findings]
     command.print_table(Table("ottt-doctor", ["what", "state", "found"], rows))
     if all(finding.state != "missing" for finding in findings):
-        command.out.print("everything that is needed works; try: make demo")
+        lava = all(finding.state == "ok" for finding in findings if finding.what == "Lava")
+        first = "make demo" if lava else "ottt-train -o runs/first"
+        command.out.print(f"everything that is needed works; try: {first}")

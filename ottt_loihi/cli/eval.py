@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from ottt_loihi.cli.command import Debug, Json, execute, out, print_json, print_table
+from ottt_loihi.cli.command import Debug, Json, execute, expect_file, out, print_json, print_table
 
 
 def evaluate_model(
@@ -28,6 +28,8 @@ def evaluate_model(
     from ottt_loihi.data import load_data
     from ottt_loihi.trainer import evaluate
 
+    trains = "ottt-train -o FOLDER makes one"
+    expect_file(model, "model.pt", {"": trains, ".h5": "ottt-run classifies with the integer network"})
     net = load(model)
     name = data or net.provenance.get("data", "digits")
     options = net.provenance.get("data_options", {}) if data is None else {}

@@ -10,13 +10,21 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ottt_loihi.cli import command
+from ottt_loihi.errors import UsageError
 
 if TYPE_CHECKING:
-    from ottt_loihi.sim.network import ChipNetwork
+    from ottt_loihi.converters.export import Export, Options
+
+
+UNTRAINED = (
+    "nothing in this file says that the network was trained; ottt-train -o FOLDER trains one, and in Python "
+    "Trainer.fit(…, checkpoint='model.pt') saves it trained"
+)
 
 
 class Form(str, Enum):
     graded = "graded"
+    bias = "bias"
     inject = "inject"
 
 
@@ -37,7 +45,8 @@ class Scale(str, Enum):
 
 def export(
     model: Annotated[
-        Path, typer.Argument(help="The trained network, model.pt of ottt-train; or a .net of lava-dl, or a model.h5.")
+        Path,
+        typer.Argument(help="The trained network, model.pt of ottt-train; or a .net of lava-dl, a .nir, a model.h5."),
     ],
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Where to write; default: beside the model.")
@@ -49,11 +58,18 @@ def export(
         int, typer.Option(min=0, help="Choose scales and thresholds on so many training samples.")
     ] = 0,
     input_form: Annotated[
-        Form, typer.Option("--input", help="Images that stay constant: messages at every step, or injected once.")
+        Form,
+        typer.Option(
+            "--input", help="Images that stay constant: pixels at every step, the host's current as a bias, or once."
+        ),
     ] = Form.graded,
     scale: Annotated[Scale, typer.Option(help="Integer units per float unit, layer by layer.")] = Scale.free,
     no_net: Annotated[
         bool, typer.Option("--no-net", help="Write no .net, and use weight exponents, which it cannot hold.")
+    ] = False,
+    nir: Annotated[bool, typer.Option("--nir", help="Write model.nir, too; for networks with reset=zero.")] = False,
+    force_nir: Annotated[
+        bool, typer.Option("--force-nir", help="The same with reset=subtract, as a recurrent inhibition.")
     ] = False,
     check: Annotated[int, typer.Option(min=1, help="Test samples to compare float and chip on.")] = 360,
     no_check: Annotated[bool, typer.Option("--no-check", help="Do not compare.")] = False,
@@ -67,8 +83,9 @@ def export(
     ] = None,
     verify_samples: Annotated[int, typer.Option(min=1, help="Test samples to replay there.")] = 20,
     time_steps: Annotated[
-        int | None, typer.Option(min=1, help="Steps of a sample, which a .net does not hold.")
+        int | None, typer.Option(min=1, help="Steps of a sample, which a .net or .nir does not hold.")
     ] = None,
+    dt: Annotated[float | None, typer.Option(help="Seconds of a step, which a .nir does not hold.")] = None,
     input_shape: Annotated[
         str | None, typer.Option(help="1,28,28: of a .net that begins with a convolution and does not say.")
     ] = None,
@@ -84,34 +101,26 @@ def export(
     """Put a trained network on the chip: model.h5 (exact integers), model.net (lava-dl), model_lava.py and report.html.
 
     Examples: ottt-export runs/demo/model.pt · ottt-export model.pt --weight-bits 4 --calibrate 100 ·
-    ottt-export someones.net --time-steps 32 -o runs/someones
+    ottt-export someones.net --time-steps 32 -o runs/someones · ottt-export theirs.nir --time-steps 32 --dt 1e-3
     """
     from ottt_loihi.converters import export as exporter
     from ottt_loihi.converters.limits import TARGETS
 
-    limits = TARGETS[target.value].overridden(_limits(limit or []))
-    if model.suffix in (".net", ".h5"):
-        chip, notes = _integer_network(model, time_steps, input_shape)
-        result = exporter.export_chip(chip, limits)
-        for note in notes:
-            command.err.print(f"note: {note}")
-    else:
-        options = exporter.Options(
-            num_weight_bits=_bits(weight_bits),
-            check=0 if no_check else check,
-            calibrate=calibrate,
-            input_form=input_form.value,
-            scale=scale.value,
-            for_netx=False if no_net else None,
-            allow_dead=allow_dead,
-            limits=limits,
-        )
-        from ottt_loihi.checkpoint import load
-
-        result = exporter.export(load(model), options, source=model)
-        exporter.require_agreement(result, max_disagreement)
+    command.expect_file(model, "model.pt", {"": "ottt-train -o FOLDER makes one"})
+    options = exporter.Options(
+        num_weight_bits=_bits(weight_bits),
+        check=0 if no_check else check,
+        calibrate=calibrate,
+        input_form=input_form.value,
+        scale=scale.value,
+        for_netx=False if no_net else None,
+        allow_dead=allow_dead,
+        limits=TARGETS[target.value].overridden(_limits(limit or [])),
+    )
+    result = _export(model, options, time_steps, input_shape, dt)
+    exporter.require_agreement(result, max_disagreement)
     verified = [exporter.verify(result, backend.value, verify_samples) for backend in verify or []]
-    files = {} if dry_run else exporter.write(result, output or model.parent)
+    files = {} if dry_run else exporter.write(result, output or model.parent, nir or force_nir, force_nir)
     replays = {b.value: {"samples": verify_samples} | asdict(found) for b, found in zip(verify or [], verified)}
     if json:
         command.print_json(
@@ -139,26 +148,44 @@ def export(
     command.print_files(files)
 
 
-def _integer_network(path: Path, time_steps: int | None, input_shape: str | None) -> tuple[ChipNetwork, list[str]]:
-    """A network that is integer already: of ours, or of lava-dl."""
-    from ottt_loihi.errors import UsageError
+def _export(model: Path, options: Options, time_steps: int | None, input_shape: str | None, dt: float | None) -> Export:
+    """Whatever kind of file the network is in."""
+    from ottt_loihi.converters import export as exporter
 
-    if path.suffix == ".h5":
+    if model.suffix == ".h5":
         from ottt_loihi.sim import storage
 
-        return storage.load(path), []
-    from ottt_loihi.converters import netx_reader
+        return exporter.export_chip(storage.load(model), options.limits)
+    if model.suffix == ".nir":
+        from ottt_loihi.converters import nir_reader
+        from ottt_loihi.sim.network import ChipNetwork
 
-    if time_steps is None:
-        raise UsageError(f"{path}: a .net does not hold the number of time steps; give --time-steps")
-    shape = None
-    if input_shape is not None:
-        words = input_shape.split(",")
-        if not all(word.strip().isdigit() for word in words):
-            raise UsageError(f"--input-shape: expected numbers like 1,28,28, got {input_shape!r}")
-        shape = tuple(int(word) for word in words)
-    imported = netx_reader.read(path, time_steps, shape)
-    return imported.chip, imported.notes
+        network = nir_reader.read(model, time_steps, dt)
+        if isinstance(network, ChipNetwork):
+            return exporter.export_chip(network, options.limits)
+        return exporter.export_float(network, options, source=model)
+    if model.suffix == ".net":
+        from ottt_loihi.converters import netx_reader
+
+        if time_steps is None:
+            raise UsageError(f"{model}: a .net does not hold the number of time steps; give --time-steps")
+        imported = netx_reader.read(model, time_steps, None if input_shape is None else _shape(input_shape))
+        for note in imported.notes:
+            command.err.print(f"note: {note}")
+        return exporter.export_chip(imported.chip, options.limits)
+    from ottt_loihi.checkpoint import load
+
+    net = load(model)
+    if "training" not in net.provenance:
+        command.err.print(f"note: {UNTRAINED}", soft_wrap=True)
+    return exporter.export(net, options, source=model)
+
+
+def _shape(text: str) -> tuple[int, ...]:
+    words = text.split(",")
+    if not all(word.strip().isdigit() for word in words):
+        raise UsageError(f"--input-shape: expected numbers like 1,28,28, got {text!r}")
+    return tuple(int(word) for word in words)
 
 
 def _bits(text: str) -> int | str | list[int | str]:
@@ -169,8 +196,6 @@ def _bits(text: str) -> int | str | list[int | str]:
 
 def _limits(texts: list[str]) -> dict[str, int]:
     """``["incoming_axons=8192"]`` → ``{"incoming_axons": 8192}``."""
-    from ottt_loihi.errors import UsageError
-
     found = {}
     for text in texts:
         name, _, value = text.partition("=")

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from ottt_loihi.onchip.learner import LearningResult, Repetition, Settings
     from ottt_loihi.sim.network import ChipNetwork
 
+SEEN = 500  # test samples that silent neurons are counted on
 TRAINING_SEEDS = 1_000_000  # training spikes are drawn from here on, test spikes from the seed itself
 
 
@@ -76,6 +77,12 @@ def learn(
     repeat_in_lava: Annotated[
         int, typer.Option(min=0, help="Repeat at least that many Lava steps in Lava's runtime and compare everything.")
     ] = 0,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on where a run in this folder was stopped, or with more passes.")
+    ] = False,
+    stop_at: Annotated[
+        float | None, typer.Option(min=0, max=1, help="Stop when the test accuracy, 0 to 1, is reached.")
+    ] = None,
     data: Annotated[str | None, typer.Option(help="Data set; default: the model's, or digits.")] = None,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Folder; default: the model's.")] = None,
     seed: command.Seed = 0,
@@ -86,7 +93,8 @@ def learn(
 
     Example: ottt-learn runs/demo/model.h5 --transform upside-down
 
-    Without a model: a fresh 64-128-10 network learns handwritten digits. Ctrl-C saves what was learnt so far.
+    Without a model: a fresh 64-128-10 network learns handwritten digits. Ctrl-C saves what was learnt so far,
+    and --resume goes on from the last point of the accuracy curve.
     """
     from ottt_loihi.onchip.learner import Settings
     from ottt_loihi.onchip.learner import learn as learn_on_chip
@@ -116,6 +124,9 @@ def learn(
             backend=backend.value,
             settings=settings,
             progress=show,
+            checkpoint=folder / f"{scenario.name}-state" if backend is Backend.sim else None,
+            resume=resume,
+            stop_at=stop_at,
         )
     repeated = None
     if repeat_in_lava and not result.interrupted:
@@ -159,6 +170,9 @@ def _scenario(model: Path | None, transform: Transform, hidden: int, data: str |
     from ottt_loihi.sim import storage
     from ottt_loihi.sim.freeze import make_plastic
 
+    if model:
+        made = "ottt-export makes one"
+        command.expect_file(model, "model.h5", {"": made, ".pt": f"{made} of it", ".net": f"{made} of it"})
     given = storage.load(model) if model else None
     split = load_data(data or _data_of(given))
     chip = make_plastic(given) if given else fresh_network(split.input_shape, (hidden,), seed=seed)
@@ -189,9 +203,9 @@ def _data_of(chip: ChipNetwork | None) -> str:
 
 
 def _unit(chip: ChipNetwork, x: np.ndarray, labels: np.ndarray) -> int | None:
-    from ottt_loihi.onchip.plan import estimate_unit
+    from ottt_loihi.onchip.plan import estimate_unit, knows_unit
 
-    return None if chip.provenance.get("scales") else estimate_unit(chip, x, labels)
+    return None if knows_unit(chip) else estimate_unit(chip, x, labels)
 
 
 def _fitted(spikes: np.ndarray, chip: ChipNetwork) -> np.ndarray:
@@ -252,11 +266,22 @@ def _summary(
         "saturated": result.counters,
         "messages": result.messages,
         "weights_at_rails": list(result.rails),
+        "weights_moved": list(result.moved),
+        "silent_neurons": _silent(result.chip, scenario.test[0]),
+        "warnings": result.warnings,
         "settings": result.settings | {"unit": settings.unit},
         "interrupted": result.interrupted,
         "repeated_in_lava": None if repeated is None else vars(repeated),
         "curve": {"samples": [p.samples for p in result.curve], "accuracy": [p.accuracy for p in result.curve]},
     }
+
+
+def _silent(chip: ChipNetwork, x: np.ndarray) -> list[int]:
+    """Hidden neurons of each layer that fire for none of the first test samples."""
+    from ottt_loihi import sim
+
+    states = sim.run(chip, x[:SEEN], {"s": list(range(len(chip.layers) - 1))}).states["s"]
+    return [int((~s.any(axis=(0, 1))).sum()) for s in states[:-1]]
 
 
 def _write(folder: Path, scenario: Scenario, result: LearningResult, summary: dict[str, Any]) -> dict[str, str]:
@@ -278,8 +303,14 @@ def _write(folder: Path, scenario: Scenario, result: LearningResult, summary: di
         plots.save_curves(temporary, _series(summary), **labels)
     with atomic_write(paths["data"]) as temporary:
         temporary.write_text(json_module.dumps(summary["curve"], indent=1), encoding="utf-8")
-    figure = report.Figure(plots.curves(_series(summary), **labels), "Every point: test images, weights frozen.")
-    page = report.add(folder, _section(summary, figure))
+    pairs = _weights(scenario.chip, chip)
+    figures = [
+        report.Figure(plots.curves(_series(summary), **labels), "Every point: test images, weights frozen."),
+        report.Figure(
+            plots.weight_histograms(pairs, ("before", "learnt"), "LSB"), "Weights before and after learning."
+        ),
+    ]
+    page = report.add(folder, _section(summary, figures))
     return {kind: str(path) for kind, path in paths.items()} | {"report": str(page)}
 
 
@@ -291,7 +322,12 @@ def _series(summary: dict[str, Any]) -> dict[str, tuple[list[float], list[float]
     return series
 
 
-def _section(summary: dict[str, Any], figure: Any) -> Any:
+def _weights(before: ChipNetwork, after: ChipNetwork) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    pairs = zip(before.connections, after.connections)
+    return {after.layers[new.post].name: (old.weight, new.weight) for old, new in pairs if old.weight.ndim == 2}
+
+
+def _section(summary: dict[str, Any], figures: list[Any]) -> Any:
     from ottt_loihi.converters.report import Section
 
     titles = {
@@ -304,7 +340,7 @@ def _section(summary: dict[str, Any], figure: Any) -> Any:
         title=titles[summary["scenario"]],
         summary=_story(summary),
         tables=[_table(summary)],
-        figures=[figure],
+        figures=figures,
     )
 
 
@@ -330,6 +366,11 @@ def _table(summary: dict[str, Any]) -> Any:
         ["learning rates η", ", ".join(f"{rate:.3g}" for rate in summary["rates"])],
         ["saturated messages", f"{saturated} (of {summary['messages']:,} per neuron)"],
         ["weights at their limit", ", ".join(f"{part:.2%}" for part in summary["weights_at_rails"])],
+        ["weights that changed", ", ".join(f"{part:.1%}" for part in summary["weights_moved"])],
+        [
+            f"silent neurons in {SEEN} samples",
+            ", ".join(str(n) for n in summary["silent_neurons"]) or "no hidden layer",
+        ],
         ["weights changed by freezing", f"{summary['weights_changed_by_freezing']:,}"],
     ]
     if repeated := summary["repeated_in_lava"]:
@@ -338,6 +379,8 @@ def _table(summary: dict[str, Any]) -> Any:
 
 
 def _show(summary: dict[str, Any]) -> None:
+    for warning in summary["warnings"]:
+        command.err.print(f"warning: {warning}")
     command.out.print(_story(summary))
     command.print_table(_table(summary))
     command.print_files(summary["files"])

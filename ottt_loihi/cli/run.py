@@ -30,6 +30,7 @@ class Backend(str, Enum):
 
 
 TITLES = {Backend.lava: "Lava runtime (fixed_pt)", Backend.netx: "lava-dl netx on Lava"}
+EXPORT = "ottt-export makes one"
 WHOSE = {Engine.sim: "The chip-exact simulator's", Engine.lava: "Lava's"}
 OVERFLOWS = {
     "int32": "a sum left 32 bits",
@@ -65,6 +66,7 @@ def run(
     from ottt_loihi.converters.export import chip_samples
     from ottt_loihi.sim import storage
 
+    command.expect_file(model, "model.h5", {"": EXPORT, ".pt": f"{EXPORT} of it", ".net": f"{EXPORT} of it"})
     chip = storage.load(model)
     x, labels = chip_samples(chip, data or _data_of(chip, model), samples, seed)
     result, seconds = _classify(chip, backend, x, json)

@@ -16,7 +16,7 @@ from ottt_loihi.errors import UsageError
 
 
 def rectangle(u: np.ndarray, v_threshold: float) -> np.ndarray:
-    """1 where |u − Vth| < Vth, else 0."""
+    """1 where ``|u − Vth| < Vth``, else 0."""
     return (np.abs(u - v_threshold) < v_threshold).astype(np.float64)
 
 
@@ -27,7 +27,7 @@ def sigmoid(u: np.ndarray, v_threshold: float) -> np.ndarray:
 
 
 def triangle(u: np.ndarray, v_threshold: float) -> np.ndarray:
-    """max(0, 1 − |u − Vth|/Vth)."""
+    """``max(0, 1 − |u − Vth|/Vth)``."""
     return np.maximum(0, 1 - np.abs(u - v_threshold) / v_threshold)
 
 

@@ -18,6 +18,7 @@ from typing import Any, ClassVar, NamedTuple
 import torch
 from torch import Tensor
 
+from ottt_loihi.delays import Late, arriving, remembered
 from ottt_loihi.errors import UsageError
 from ottt_loihi.folding import Folded
 from ottt_loihi.layers import Block
@@ -31,12 +32,13 @@ from ottt_loihi.synapses import Synapse, Weights
 
 class SAFState(NamedTuple):
     """``x``: the input's trace, None for an input constant in time · ``out``: â per block · ``masks``: of the dropout,
-    per block · ``length``: Λ_t"""
+    per block · ``length``: Λ_t · ``late``: â of the steps before, for connections that take more than one"""
 
     x: Tensor | None
     out: tuple[Tensor, ...]
     masks: tuple[Tensor | None, ...]
     length: float
+    late: Late = {}  # noqa: RUF012 - never changed
 
 
 class SAFE(OnlineRule):
@@ -74,7 +76,7 @@ class SAFF(Rule):
         self, net: Network, x: Tensor, labels: Tensor, loss: Loss, optimizer: torch.optim.Optimizer | None
     ) -> BatchResult:
         check_network(net, self.name)
-        if any(branch.delayed for block in net.blocks for branch in block.branches):
+        if any(branch.delay for block in net.blocks for branch in block.branches):
             raise UsageError("saf-f: expected a feed-forward network; saf-e, ottt and bptt train recurrent ones")
         x, labels = net.check_input(x), check_labels(net, x, labels)
         if optimizer is not None:
@@ -113,7 +115,8 @@ def accumulate(net: Network, x: Tensor, state: SAFState | None, folded: Folded) 
     decay = net.blocks[0].neuron.decay if len(net.blocks) else 0.0
     length = 1.0 if state is None else 1.0 + decay * state.length
     x_trace = None if folded.first is not None else _input_trace(x, state, decay, folded.lean)
-    delayed = {branch.source for block in net.blocks for branch in block.branches if branch.delayed}
+    delayed = {source for source, delay in net.delays.items() if delay}
+    late = {} if state is None else remembered(net.delays, state.out.__getitem__, state.late)
     out, masks, currents, s, trace = [], [], [], x, x_trace
     for index, block in enumerate(net.blocks):
         before = None if state is None else state.out[index]
@@ -134,7 +137,7 @@ def accumulate(net: Network, x: Tensor, state: SAFState | None, folded: Folded) 
         trace, s = (a, s) if mask is None else (a * mask, s * mask if needs_s else s)
     o, _ = net.readout(s, weights=folded[net.readout])
     kept = tuple(a.detach() for a in out)
-    return o, SAFState(None if x_trace is None else x_trace.detach(), kept, tuple(masks), length)
+    return o, SAFState(None if x_trace is None else x_trace.detach(), kept, tuple(masks), length, late)
 
 
 def _fire(current: Tensor, before: Tensor | None, neuron: LIF, needs_s: bool, lean: bool) -> tuple[Tensor, Tensor]:
@@ -157,10 +160,13 @@ def _branch_inputs(net: Network, block: Block, out: list, masks: list, state: SA
     inputs = []
     for branch in block.branches:
         i = branch.source
-        if branch.delayed and state is None:
+        if not branch.delay:
+            trace, mask = out[i], masks[i]
+        elif state is None or (found := arriving(i, branch.delay, state.out.__getitem__, state.late)) is None:
             inputs.append(x.new_zeros(len(x), *net.blocks[i].shape))
             continue
-        trace, mask = (state.out[i], state.masks[i]) if branch.delayed else (out[i], masks[i])
+        else:
+            trace, mask = found, state.masks[i]
         inputs.append(trace if mask is None else trace * mask)
     return inputs
 

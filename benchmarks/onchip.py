@@ -1,0 +1,190 @@
+"""Learning on the chip, measured on full data sets in the chip-exact simulator (``make onchip``). Runs are kept.
+
+    python benchmarks/onchip.py [--runs runs/onchip] [--only mnist] [--docs docs]
+
+One sample after the other, every weight after every time step, 9-bit learning weights, tested with the 8-bit inference
+weights they freeze to. Writes ``onchip-results.md`` and ``onchip-drift.png`` into the docs folder.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from ottt_loihi.converters import plots
+from ottt_loihi.converters.export import Options, export
+from ottt_loihi.onchip.fresh import fresh_network
+from ottt_loihi.onchip.learner import Settings, accuracy, learn
+from ottt_loihi.onchip.plan import estimate_unit
+from ottt_loihi.sim.freeze import freeze, make_plastic
+
+from ottt_loihi.checkpoint import load
+from ottt_loihi.cli.train import run as train
+from ottt_loihi.config import override, read_config
+from ottt_loihi.data import load_data, rate_code
+from ottt_loihi.files import atomic_write
+
+CONFIGS = Path(__file__).parents[1] / "configs"
+T = 6
+DRIFT_AT = (0, 500, 2000, 10_000)
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """From scratch: a network of one hidden layer, and how it learns."""
+
+    name: str
+    data: str
+    hidden: int = 512
+    passes: int = 6
+    settings: Settings = field(default_factory=Settings)
+    at_least: float | None = None
+
+
+SCRATCH = [
+    Experiment("mnist 784-512-10, random feedback", "mnist", at_least=0.965),
+    *(
+        Experiment(f"mnist 784-512-10, {kind} feedback", "mnist", settings=Settings(feedback=kind))
+        for kind in ("symmetric", "kolen-pollack", "opzo")
+    ),
+    Experiment("mnist 784-512-10, random feedback, Lava's rounding", "mnist", settings=Settings(rounding="lava")),
+    Experiment("mnist 784-256-10, random feedback", "mnist", hidden=256),
+    Experiment("fashion-mnist 784-512-10, random feedback", "fashion-mnist"),
+    Experiment("fashion-mnist 784-1024-10, random, 10 passes", "fashion-mnist", hidden=1024, passes=10, at_least=0.85),
+    Experiment(
+        "fashion-mnist 784-512-10, symmetric feedback", "fashion-mnist", settings=Settings(feedback="symmetric")
+    ),
+]
+
+
+def from_scratch(experiment: Experiment) -> dict[str, Any]:
+    """Accuracy after each pass, and of the inference weights at the end."""
+    split = load_data(experiment.data)
+    chip = fresh_network(split.input_shape, (experiment.hidden,), num_steps=T, seed=0)
+    test = (rate_code(split.x_test, T, 0).reshape(-1, T, *chip.input_shape), split.y_test)
+
+    def encoded(number: int) -> tuple[np.ndarray, np.ndarray]:
+        return rate_code(split.x_train, T, 1000 + number).reshape(-1, T, *chip.input_shape), split.y_train
+
+    settings = replace(experiment.settings, halve_every=len(split.y_train))
+    every = len(split.y_train)
+    result = learn(chip, encoded, test=test, passes=experiment.passes, settings=settings, evaluate_every=every)
+    return {
+        "passes": [point.accuracy for point in result.curve],
+        "accuracy": accuracy(freeze(result.chip).chip, *test),
+        "seconds": result.seconds,
+        "rails": list(result.rails),
+        "saturated": sum(result.counters.values()),
+    }
+
+
+def drifted(images: np.ndarray, kind: str) -> np.ndarray:
+    """The images that a changed sensor gives."""
+    if kind == "rotated by 180°":
+        return images[..., ::-1, ::-1]
+    if kind == "inverted":
+        return 1 - images
+    dead = np.random.default_rng(0).random(images.shape[1:]) < 0.2
+    return np.where(dead, 0, images)
+
+
+def drift(kind: str, folder: Path) -> dict[str, Any]:
+    """Trained offline, deployed, then the sensor changes: accuracy before, and after so many samples learnt from."""
+    split, model = load_data("mnist"), folder / "offline" / "model.pt"
+    if not model.exists():
+        changes = {"data.encoding": "rate", "network.hidden": [256], "training.epochs": 3, "data.augmentations": []}
+        train(override(read_config(CONFIGS / "mnist-mlp.toml"), changes), folder / "offline", progress=False)
+    chip = make_plastic(export(load(model), Options(check=0)).quantized.chip)
+    shape = (-1, T, *chip.input_shape)
+    deployed = (rate_code(split.x_test, T, 0).reshape(shape), split.y_test)
+    before, unit = accuracy(chip, *deployed), estimate_unit(chip, *deployed)
+    test = (rate_code(drifted(split.x_test, kind), T, 0).reshape(shape), split.y_test)
+    chosen = np.random.default_rng(0).permutation(len(split.y_train))[: DRIFT_AT[-1]]
+    data = (rate_code(drifted(split.x_train[chosen], kind), T, 1).reshape(shape), split.y_train[chosen])
+    result = learn(chip, data, test=test, settings=Settings(unit=unit), evaluate_every=DRIFT_AT[1])
+    found = {point.samples: point.accuracy for point in result.curve}
+    return {"before": before, "after": {str(n): a for n, a in found.items()}, "seconds": result.seconds}
+
+
+def kept(path: Path, compute: Any) -> dict[str, Any]:
+    """The result of an earlier run, or of one now."""
+    if not path.exists():
+        with atomic_write(path) as temporary:
+            temporary.write_text(json.dumps(compute(), indent=1))
+    return json.loads(path.read_text())
+
+
+def scratch_table(rows: list[tuple[Experiment, dict[str, Any]]]) -> str:
+    lines = [
+        "| network, feedback | pass 1 | 2 | 3 | last | 8-bit inference | required | at rails | s |",
+        "|---|---:|---:|---:|---:|---:|---:|---:|---:|",
+    ]
+    for experiment, found in rows:
+        curve = [f"{a:.2%}" for a in found["passes"][1:]]
+        required = "" if experiment.at_least is None else f"{experiment.at_least:.1%}"
+        rails = f"{max(found['rails']):.2%}"
+        cells = (experiment.name, *curve[:3], curve[-1], f"**{found['accuracy']:.2%}**", required, rails)
+        lines.append("| " + " | ".join([*cells, f"{found['seconds']:.0f}"]) + " |")
+    return "\n".join(lines)
+
+
+def drift_table(rows: dict[str, dict[str, Any]]) -> str:
+    lines = [
+        "| the sensor's images are | deployed | right after | "
+        + " | ".join(f"{n:,}" for n in DRIFT_AT[1:])
+        + " samples |",
+        "|---|---:|" + "---:|" * len(DRIFT_AT),
+    ]
+    for kind, found in rows.items():
+        cells = [kind, f"{found['before']:.2%}", *(f"{found['after'][str(n)]:.2%}" for n in DRIFT_AT)]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def write(docs: Path, scratch: list[tuple[Experiment, dict[str, Any]]], drifts: dict[str, dict[str, Any]]) -> None:
+    text = (
+        "# Learning on the chip, measured\n\nMade by `make onchip` on the CPU, in the simulator that is bit-equal to "
+        f"Lava's learning engine. Rate-coded images, T = {T}, batch 1, seed 0, per-synapse rounding and direct random "
+        "feedback, 6 passes unless said; all rates are halved after each pass. Test accuracy on 10,000 images; "
+        "neurons and passes were chosen on them.\n\n"
+        f"## From scratch\n\n{scratch_table(scratch)}\n\n"
+        "## A sensor that changes\n\nA 784-256-10 network trained offline (3 epochs), exported at 8 bits, "
+        "learns on.\n\n"
+        f"{drift_table(drifts)}\n\n![test accuracy while it learns on](onchip-drift.png)\n"
+    )
+    with atomic_write(docs / "onchip-results.md") as temporary:
+        temporary.write_text(text)
+    series = {kind: ([int(n) for n in f["after"]], list(f["after"].values())) for kind, f in drifts.items()}
+    with atomic_write(docs / "onchip-drift.png") as temporary:
+        plots.save_curves(temporary, series, x_label="samples learnt from", y_label="test accuracy (%)", percent=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--runs", type=Path, default=Path("runs/onchip"))
+    parser.add_argument("--only", default="", help="experiments whose name contains this; drift for the last part")
+    parser.add_argument("--docs", type=Path, default=Path("docs"))
+    arguments = parser.parse_args()
+    arguments.runs.mkdir(parents=True, exist_ok=True)
+    scratch, drifts = [], {}
+    for kind in ("rotated by 180°", "inverted", "with 20 % dead pixels"):
+        if arguments.only in f"drift {kind}":
+            place = arguments.runs / f"drift-{kind.split()[0]}-{kind.split()[-1]}.json"
+            drifts[kind] = kept(place, lambda kind=kind: drift(kind, arguments.runs))
+            print(kind, drifts[kind], flush=True)
+    for experiment in SCRATCH:
+        if arguments.only in experiment.name:
+            place = arguments.runs / f"{experiment.name.replace(' ', '-').replace(',', '')}.json"
+            found = kept(place, lambda experiment=experiment: from_scratch(experiment))
+            scratch.append((experiment, found))
+            print(experiment.name, found, flush=True)
+    if not arguments.only:
+        write(arguments.docs, scratch, drifts)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,79 @@
+"""Learning that was stopped goes on: the simulator's state in ``<name>.h5``, the accuracy curve in ``<name>.json``.
+
+The state holds weights, traces, feedback and the number of samples, which all random numbers follow from, so a resumed
+run ends in the same bits. The curve is written first: after a kill between the two it is a point ahead, and that point
+is measured again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from ottt_loihi.sim.learning import Learner, LearningNetwork
+
+from ottt_loihi.errors import FileError, UsageError
+from ottt_loihi.files import atomic_write
+
+FORMAT, VERSION = "ottt-loihi learning curve", 1
+SEEN = 1000  # samples that stand for the data
+MAX_BYTES = 1 << 24
+
+
+class Checkpoint:
+    """Where a run of learning is kept. path: without suffix · packed, labels: the first pass's samples, in order ·
+    every: samples between two points of the curve."""
+
+    def __init__(self, path: Path, packed: np.ndarray, labels: np.ndarray, every: int) -> None:
+        self.state, self.curve = path.with_name(path.name + ".h5"), path.with_name(path.name + ".json")
+        sha = hashlib.sha256(packed[:SEEN].tobytes() + labels[:SEEN].astype(np.int64).tobytes())
+        self._data, self._every = sha.hexdigest(), every
+
+    def save(self, learner: Learner, curve: Sequence[tuple[int, float]]) -> None:
+        """Write both files, each whole or not at all."""
+        document = {
+            "format": FORMAT,
+            "version": VERSION,
+            "data": self._data,
+            "every": self._every,
+            "curve": list(curve),
+        }
+        with atomic_write(self.curve) as temporary:
+            temporary.write_text(json.dumps(document), encoding="utf-8")
+        learner.save(self.state)
+
+    def load(self, network: LearningNetwork) -> tuple[Learner, list[tuple[int, float]]]:
+        """The learner and the curve as they were.
+
+        Raises
+        ------
+        UsageError
+            for a run of other data, or with other points of the curve
+        FileError
+            for files that are missing, damaged, or of another network or rule
+        """
+        document = self._read()
+        if document["data"] != self._data or document["every"] != self._every:
+            raise UsageError(f"{self.curve}: a run on other data, or in another order; start without --resume")
+        learner = Learner.load(self.state, network)
+        return learner, [(n, accuracy) for n, accuracy in document["curve"] if n <= learner.samples]
+
+    def _read(self) -> dict:
+        if not self.curve.exists():
+            raise FileError(f"{self.curve}: no run to go on with; start without --resume")
+        try:
+            if self.curve.stat().st_size > MAX_BYTES:
+                raise ValueError("too large")
+            document = json.loads(self.curve.read_text(encoding="utf-8"))
+            version = document["version"]
+            points = [(int(n), float(accuracy)) for n, accuracy in document["curve"]]
+            if document["format"] != FORMAT:
+                raise ValueError(f"it is {document['format']!r}")
+        except (ValueError, KeyError, TypeError, OSError, RecursionError) as error:
+            raise FileError(f"{self.curve}: no learning curve of ours, or damaged ({type(error).__name__})") from None
+        if version != VERSION:
+            raise FileError(f"{self.curve}: version {version!r}, this program reads {VERSION}; update ottt-loihi")
+        return {"data": document.get("data"), "every": document.get("every"), "curve": points}

@@ -1,0 +1,95 @@
+"""What the documentation names exists: files, links, tests, commands and their options; its Python runs."""
+
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+ROOT = Path(__file__).parent.parent
+PAGES = sorted((ROOT / "docs").glob("*.md"))
+EVERYTHING = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *PAGES]
+
+
+def without_code(text):
+    return re.sub(r"```.+?```", "", text, flags=re.S)
+
+
+@pytest.mark.parametrize("page", EVERYTHING, ids=lambda path: path.name)
+def test_links_and_paths_lead_somewhere(page):
+    text = without_code(page.read_text())
+    for link in re.findall(r"\]\((?!https?:)([^)#]+)", text):
+        assert (page.parent / link).exists(), f"{page.name}: link to {link}"
+    for path in re.findall(r"`((?:docs|tests|notebooks|benchmarks|configs|onchip|converters|sim)/[\w./-]+)", text):
+        assert (ROOT / path.rstrip(".")).exists(), f"{page.name}: {path}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda path: path.name)
+def test_every_page_is_in_the_table_of_contents(page):
+    contents = "\n".join(re.findall(r"```\{toctree\}.+?```", (ROOT / "docs/index.md").read_text(), re.S))
+    assert page.stem == "index" or page.stem in contents.split()
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda path: path.name)
+def test_every_named_test_exists(page):
+    for file, name in re.findall(r"`(tests/test_\w+\.py)::(\w+)`", page.read_text()):
+        assert re.search(rf"def {name}\(", (ROOT / file).read_text()), f"{page.name}: {file}::{name}"
+
+
+def test_every_row_of_the_exactness_page_names_a_test():
+    rows = [line for line in (ROOT / "docs/exactness.md").read_text().splitlines() if line.startswith("|")]
+    rows = [row for row in rows if not re.match(r"\| hop|\|---", row)]
+    assert len(rows) > 30
+    for row in rows:
+        assert "tests/test_" in row, row
+
+
+def commands(text):
+    """(program, options) of each line of ours in the shell blocks."""
+    for block in re.findall(r"```(?:sh|bash)\n(.+?)```", text, re.S):
+        for line in block.splitlines():
+            words = shlex.split(line, comments=True)
+            if words[:1] == ["torchrun"]:
+                words = ["ottt-train", *words[words.index("ottt_loihi.cli.train") + 1 :]]
+            if words and words[0].startswith("ottt-"):
+                yield words[0], [word.split("=")[0] for word in words if re.match(r"--?[a-zA-Z]", word)]
+
+
+@pytest.mark.parametrize("program", ["train", "eval", "export", "run", "learn", "data", "doctor"])
+def test_every_option_exists(program):
+    """And ``--help`` shows an example, at 80 columns."""
+    name = f"ottt-{program}"
+    done = subprocess.run(
+        [str(Path(sys.executable).with_name(name)), "--help"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+        env={"COLUMNS": "80"},
+    )
+    assert re.search(rf"Examples?: {name}\b", done.stdout), done.stdout
+    assert max(map(len, done.stdout.splitlines())) <= 80
+    known = set(re.findall(r"(?<![\w-])--?[a-zA-Z][\w-]*", done.stdout)) | {
+        "--install-completion"
+    }  # typer's, in a shell
+    for page in EVERYTHING:
+        for who, options in commands(page.read_text()):
+            assert who != name or set(options) <= known, f"{page.name}: {set(options) - known}"
+
+
+def test_the_python_of_the_how_to_runs():
+    pytest.importorskip("torch")
+    text = (ROOT / "docs/howto.md").read_text()
+    rng = np.random.default_rng(0)
+    names = {"x": rng.random((20, 8, 8)), "y": np.arange(20) % 2, "spikes": rng.random((20, 6, 8, 8)) < 0.5}
+    blocks = [block for block in re.findall(r"```python\n(.+?)```", text, re.S) if "slayer" not in block]
+    assert len(blocks) == 2
+    for block in blocks:
+        exec(block, names)
+    assert names["split"].time_axis
+    import torch
+
+    assert names["net"](torch.zeros(2, 6, 8, 8)).shape == (2, 10)

@@ -1,0 +1,51 @@
+"""Files of earlier versions are read, and mean what they meant (tests/fixtures/make.py wrote them)."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from fixtures import make
+from ottt_loihi.converters import netx_reader, nir_reader
+from ottt_loihi.sim import storage
+
+FIXTURES = Path(make.__file__).parent
+
+
+def test_there_is_a_file_of_every_version():
+    names = {path.name for path in FIXTURES.iterdir() if path.suffix not in (".py", "") and "pycache" not in path.name}
+    assert names == {"chip-v1.h5", "hosted-v2.h5", "chip-v1.nir", "plain-v1.net", "mlp-v1.pt", "conv-v1.pt"}
+    assert storage.VERSION == 2, "write a fixture with the new version"
+
+
+@pytest.mark.parametrize("path", sorted(FIXTURES.glob("chip-*.h5")), ids=lambda p: p.name)
+def test_chip_networks(path):
+    assert storage.load(path) == make.chip()
+
+
+@pytest.mark.parametrize("path", sorted(FIXTURES.glob("chip-*.nir")), ids=lambda p: p.name)
+def test_nir(path):
+    assert nir_reader.read(path) == make.chip()
+
+
+def test_chip_networks_with_a_hosts_part():
+    assert storage.load(FIXTURES / "hosted-v2.h5") == make.hosted()
+
+
+def test_netx():
+    chip = netx_reader.read(FIXTURES / "plain-v1.net", 6).chip
+    assert chip.layers[0].vth == 200
+    np.testing.assert_array_equal(chip.connections[0].weight, make.integers((3, 4), 1))
+
+
+@pytest.mark.parametrize("name", ["mlp", "conv"])
+def test_trained_networks(name):
+    torch = pytest.importorskip("torch")
+    from ottt_loihi.checkpoint import load
+
+    expected = make.network()[name]
+    for path in sorted(FIXTURES.glob(f"{name}-*.pt")):
+        net = load(path)
+        assert net.architecture == expected.architecture
+        assert net.provenance["data"] == "digits"
+        for (key, weight), (_, other) in zip(net.state_dict().items(), expected.state_dict().items(), strict=True):
+            assert torch.equal(weight, other), key
