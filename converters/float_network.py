@@ -38,7 +38,7 @@ class FloatLayer:
     """Neurons: ``bias`` float64 ``shape`` or None; ``decay`` λ, ``v_threshold`` and ``reset`` ("zero" | "subtract").
 
     A readout has no spikes (``reset=None``); trained here it is memoryless, o[t] = W·s[t] + b. ``current_decay``: what
-    the synaptic current keeps of itself, which only networks from elsewhere have::
+    the synaptic current keeps of itself, which only networks from elsewhere have; ``v_init``: v[0]::
 
         u[t] = current_decay·u[t−1] + W·s[t] + b        v[t] = decay·v[t−1]·(1 − s[t−1]) + u[t]
     """
@@ -50,6 +50,7 @@ class FloatLayer:
     decay: float = 0.0
     v_threshold: float = 1.0
     current_decay: float = 0.0
+    v_init: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -97,6 +98,7 @@ def from_torch(net: Network) -> FloatNetwork:
         all zero
     """
     shapes = {INPUT: tuple(net.input_shape)} | {i: tuple(block.shape) for i, block in enumerate(net.blocks)}
+    amplitudes = {INPUT: 1.0} | {i: float(block.neuron.amplitude) for i, block in enumerate(net.blocks)}
     layers, connections, biases = [], [], []
     for index, block in enumerate(net.blocks):
         name = f"hidden {index + 1}"
@@ -114,18 +116,14 @@ def from_torch(net: Network) -> FloatNetwork:
         inputs = [c for c in inputs if c.weight.any()]
         if not inputs:
             raise ChipError(f"{name}.weight: all weights are zero, nothing would pass; train the network")
-        neuron = block.neuron
-        if neuron.reset not in ("zero", "subtract"):
-            raise ChipError(f"{name}: {type(neuron).__name__} cannot be exported, expected LIF neurons")
-        layers.append(
-            FloatLayer(name, shapes[index], bias, neuron.reset, float(neuron.decay), float(neuron.v_threshold))
-        )
-        connections += inputs
+        layers.append(_neurons(block.neuron, name, shapes[index], bias))
+        connections += [replace(c, weight=c.weight * (amplitudes[c.pre] * _charge(block.neuron))) for c in inputs]
         biases.append(bias)
     last = len(net.blocks)
     inputs, bias = _arrive(net.readout, last - 1, last, shapes[last - 1], 0, "readout")
     if not inputs[0].weight.any():
         raise ChipError("readout.weight: all weights are zero, nothing would pass; train the network")
+    inputs = [replace(c, weight=c.weight * amplitudes[c.pre]) for c in inputs]
     layers.append(FloatLayer("readout", (net.num_classes,), bias))
     encoding = net.provenance.get("encoding", {}).get("name")
     return FloatNetwork(
@@ -135,6 +133,23 @@ def from_torch(net: Network) -> FloatNetwork:
         tuple(placed(c) for c in (*connections, *inputs)),
         "constant" if encoding == "constant" else "spikes",
     )
+
+
+def _neurons(neuron: Any, name: str, shape: tuple[int, ...], bias: np.ndarray | None) -> FloatLayer:
+    """A block's neurons with one threshold.
+
+    DSR's fire above α·V and subtract V: the same spikes come from V for both, a membrane that begins at (1 − α)·V and,
+    where it leaks, a current that keeps it there.
+    """
+    decay, v_threshold, start = float(neuron.decay), float(neuron.v_threshold), neuron.v_init
+    if (alpha := getattr(neuron, "alpha", None)) is not None:
+        start = (1 - alpha) * v_threshold
+        bias = (np.zeros(shape) if bias is None else bias * _charge(neuron)) + (1 - decay) * start
+    return FloatLayer(name, shape, bias, neuron.reset, decay, v_threshold, v_init=start)
+
+
+def _charge(neuron: Any) -> float:
+    return getattr(neuron, "charge", 1.0)
 
 
 def _arrive(

@@ -395,11 +395,18 @@ class _Layer:
         mantissa, du = decay_mantissa(layer.decay), 4095 - decay_mantissa(layer.current_decay)
         if layer.reset == "subtract" or du != 4095:  # so that u + beff, the current, starts at 0
             common["u_init"] = -arithmetic.effective_bias(bias_mant, bias_exp)
+        if layer.v_init and layer.reset != "subtract":
+            raise ChipError(f"{layer.name}: v_init needs reset='subtract', where u holds the membrane; train it so")
         if layer.reset == "subtract":
+            common["u_init"] = common["u_init"] + self._units(layer.v_init)
             vth = round((self.inhibition << self.inhibition_exp) / self.decay)
             return LIF(layer.shape, 4095 - mantissa, 4096, vth, **common)
         vth = arithmetic.VTH_MAX if layer.reset is None else self._vth()
         return LIF(layer.shape, -1 if self.injected else du, 4096 - mantissa, vth, **common)
+
+    def _units(self, v: float) -> int:
+        """A membrane of v, as the state u holds it."""
+        return round(self.scale * v * (1 << arithmetic.STATE_SHIFT))
 
     def _vth(self) -> int:
         vth = round(self.scale * self.v_threshold)

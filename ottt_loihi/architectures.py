@@ -18,7 +18,7 @@ from ottt_loihi.rules.dsr import DSRNeuron
 from ottt_loihi.surrogates import Surrogate, describe, make_surrogate
 from ottt_loihi.synapses import SPIKE_SCALE, Conv2d, Linear, Readout, pooled_shape, positive
 
-NEURON = ("decay", "v_threshold", "reset", "surrogate", "convention")
+NEURON = ("decay", "v_threshold", "reset", "surrogate", "convention", "v_init")
 VGG_FEATURES = "64C3-128C3-AP2-256C3-256C3-AP2-512C3-512C3-AP2-512C3-512C3-GAP"
 NF_RESNET34_STAGES = ((64, 3), (128, 4), (256, 6), (512, 3))  # channels, residual blocks
 NF_ALPHA = 0.2  # what each residual branch adds to the stream (NF-ResNets)
@@ -37,6 +37,7 @@ def mlp(
     input_shape: Sequence[int] | None = None,
     dropout: float = 0.0,
     recurrent: bool = False,
+    v_init: float = 0.0,
     seed: int = 0,
 ) -> Network:
     """Fully connected layers of LIF neurons and a readout.
@@ -55,6 +56,8 @@ def mlp(
         of the hidden neurons (:class:`~ottt_loihi.layers.Block`)
     recurrent
         every hidden layer also gets its own spikes of the step before, through weights of their own
+    v_init
+        the membrane of all hidden neurons before the first step
     seed
         of the initial weights; torch's global generator is neither used nor moved
 
@@ -82,6 +85,7 @@ def mlp(
     }
     arguments |= {"dropout": dropout} if dropout else {}  # files of networks without them keep their bytes
     arguments |= {"recurrent": True} if recurrent else {}
+    arguments |= {"v_init": v_init} if v_init else {}
     generator = _generator(seed)
     blocks = []
     for index, (n, m) in enumerate(itertools.pairwise(sizes[:-1])):
@@ -319,7 +323,7 @@ def _named(name: str, net: Network) -> Network:
 
 
 def _lif(arguments: Mapping[str, Any]) -> LIF:
-    return LIF(**{key: arguments[key] for key in NEURON})
+    return LIF(**{key: arguments[key] for key in NEURON if key in arguments})
 
 
 LAYER = re.compile(r"(?P<n>\d+)C(?P<k>\d+)(?:S(?P<S>\d+))?(?:G(?P<G>\d+))?|(?P<f>\d+)F|AP(?P<p>\d+)|(?P<g>GAP)")
@@ -359,11 +363,12 @@ def dsr(
     alpha: float = 0.5,
     tau: float = 1.0,
     dt: float = 0.05,
+    bias: bool = True,
     time_steps: int = 20,
     seed: int = 0,
 ) -> Network:
-    """Fully connected layers of :class:`~ottt_loihi.rules.dsr.DSRNeuron` with biases; the released code's defaults
-    are those here for ``kind="if"``, and ``v_threshold=0.3, alpha=0.3`` for ``"lif"``.
+    """Fully connected layers of :class:`~ottt_loihi.rules.dsr.DSRNeuron`; the released code's defaults are those here
+    for ``kind="if"``, and ``v_threshold=0.3, alpha=0.3`` for ``"lif"``. The chip holds no ``bias`` of the IF neurons.
 
     Raises
     ------
@@ -373,8 +378,9 @@ def dsr(
     hidden, input_shape = sizes_of(hidden, "hidden", 1), sizes_of(input_shape, "input_shape", 1)
     sizes, generator = [math.prod(input_shape), *hidden], _generator(seed)
     neuron = {"kind": kind, "v_threshold": v_threshold, "alpha": alpha, "tau": tau, "dt": dt}
-    blocks = [Block(Linear(n, m, True, generator), DSRNeuron(**neuron)) for n, m in itertools.pairwise(sizes)]
+    blocks = [Block(Linear(n, m, bool(bias), generator), DSRNeuron(**neuron)) for n, m in itertools.pairwise(sizes)]
     arguments = {"hidden": list(hidden), "input_shape": list(input_shape), "num_classes": num_classes}
+    arguments |= {} if bias else {"bias": False}
     return Network(
         blocks,
         Readout(sizes[-1], num_classes, True, generator),

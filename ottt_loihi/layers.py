@@ -151,7 +151,7 @@ class Block(nn.Module):
         somebody else still needs I[t].
         """
         if state is None:
-            v, spare = torch.zeros_like(current), torch.empty_like(current)
+            v, spare = torch.full_like(current, self.neuron.v_init), torch.empty_like(current)
             state = BlockState(torch.empty_like(current), None, v, self.draw_mask(current), (), spare)
         current = like(current, state.v)
         u = current

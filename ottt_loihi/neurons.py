@@ -77,10 +77,12 @@ class LIF(nn.Module):
     reset         ``"zero" | "subtract"``
     surrogate     ``ottt_loihi.surrogates``  f(u)
     convention    ``"paper" | "authors"``    fires above, or already at, Vth
+    v_init        < Vth                      v before the first step, default 0
     ============  =========================  ==================================
     """
 
     lean = True  # Block.fire_lean knows these neurons
+    amplitude = 1.0  # what a spike sends
 
     def __init__(
         self,
@@ -89,6 +91,7 @@ class LIF(nn.Module):
         reset: str = "subtract",
         surrogate: str | Mapping[str, Any] | Surrogate = "sigmoid",
         convention: str = "paper",
+        v_init: float = 0.0,
     ) -> None:
         super().__init__()
         self.decay = _number(decay, "decay", 0.0, 1.0)
@@ -98,8 +101,11 @@ class LIF(nn.Module):
         self.reset = one_of(reset, "reset", RESETS)
         self.surrogate = make_surrogate(surrogate)
         self.convention = one_of(convention, "convention", CONVENTIONS)
+        self.v_init = _number(v_init, "v_init", -self.v_threshold, self.v_threshold)
 
     def forward(self, current: Tensor, v: Tensor | None = None, paths: Paths = BPTT) -> LIFStep:
+        if v is None and self.v_init:
+            v = torch.full_like(current.detach(), self.v_init)
         return lif_step(
             current,
             v,

@@ -47,7 +47,8 @@ class DSRNeuron(nn.Module):
     """
 
     lean = False  # has no surrogate, so no memory-saving step for online rules
-    reset = "dsr"
+    reset = "subtract"
+    v_init = 0.0
 
     def __init__(
         self, kind: str = "if", v_threshold: float = 6.0, alpha: float = 0.5, tau: float = 1.0, dt: float = 0.05
@@ -67,6 +68,11 @@ class DSRNeuron(nn.Module):
         return 1.0 if self.kind == "if" else math.exp(-self.dt / self.tau)
 
     @property
+    def charge(self) -> float:
+        """What the membrane gets of a current of 1."""
+        return 1.0 if self.kind == "if" else 1 - self.decay
+
+    @property
     def gain(self) -> float:
         """Of the clamp: dô/dÎ between its bounds."""
         return 1.0 if self.kind == "if" else 1 / self.tau
@@ -81,7 +87,7 @@ class DSRNeuron(nn.Module):
         if self.training and current.requires_grad:
             raise UsageError('these neurons have no surrogate gradient: train them with rule = "dsr"')
         with torch.no_grad():
-            charge = current if self.kind == "if" else (1 - self.decay) * current
+            charge = self.charge * current
             u = charge if v is None else self.decay * v + charge
             s = (u > self.alpha * self.v_threshold).to(u)
             return LIFStep(s * self.amplitude, u, u - self.v_threshold * s)

@@ -108,6 +108,8 @@ def check_network(net: Network, rule: str) -> None:
         raise UsageError(
             f'{rule}: expected reset="subtract" and one decay for all neurons, got {sorted(resets)}, {sorted(decays)}'
         )
+    if any(block.neuron.v_init for block in net.blocks):
+        raise UsageError(f"{rule}: expected neurons that start at 0, got v_init; ottt, ide and spide train these")
 
 
 def accumulate(net: Network, x: Tensor, state: SAFState | None, folded: Folded) -> tuple[Tensor, SAFState]:
