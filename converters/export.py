@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import math
 import os
@@ -202,6 +203,17 @@ def _chip_input(trained: FloatNetwork, seen: _Samples, options: Options) -> np.n
     return as_messages(seen.x[:, 0], trained.num_steps, options.input_form)
 
 
+@contextlib.contextmanager
+def _evaluating(net: Network) -> Iterator[None]:
+    """No neuron is dropped meanwhile."""
+    was_training = net.training
+    net.eval()
+    try:
+        yield
+    finally:
+        net.train(was_training)
+
+
 def _run_float(net: Network, seen: _Samples, record: tuple[str, ...]) -> Iterator[Any]:
     """The trained network on the samples, in batches of bounded size; each a run."""
     import torch
@@ -211,7 +223,7 @@ def _run_float(net: Network, seen: _Samples, record: tuple[str, ...]) -> Iterato
     for start in range(0, len(seen.x), batch):
         x = torch.from_numpy(np.ascontiguousarray(seen.x[start : start + batch]))
         x = x.expand(-1, net.time_steps, *x.shape[2:]) if x.shape[1] == 1 != net.time_steps else x
-        with torch.no_grad():
+        with torch.no_grad(), _evaluating(net):
             yield net.run(x, record=record)
 
 

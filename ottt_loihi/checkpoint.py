@@ -236,7 +236,7 @@ def assemble(path: Path, metadata: dict[str, Any], weights: dict[str, Tensor]) -
             net.quantize(bits)
         except (UsageError, TypeError) as error:
             raise FileError(f"{path}: damaged ({error})") from None
-    return net
+    return net.eval()  # a trained network drops no neurons
 
 
 def _first_line(error: BaseException) -> str:

@@ -349,7 +349,9 @@ def test_the_lean_step_is_the_step(surrogate, convention, reset, dtype):
     v, spare, lean_v = None, torch.empty(3, 4, 2, 2, dtype=dtype), torch.zeros(3, 4, 2, 2, dtype=dtype)
     for current in currents:
         leaf = current.clone().requires_grad_()
-        s, u, v = lif_step(leaf, v, paths=ottt_paths("paper"), **{k: getattr(neuron, k) for k in NEURON})
+        s, u, v = lif_step(
+            leaf, v, paths=ottt_paths("paper"), **{k: getattr(neuron, k) for k in NEURON if k != "v_init"}
+        )
         other = current.clone().requires_grad_()
         lean_u = other.detach().clone()
         found = LeanStep.apply(other, lean_v, lean_u, spare, neuron)

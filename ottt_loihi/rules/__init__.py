@@ -12,6 +12,8 @@ _RULES = {  # name: module and class; a new rule is one new file and one line he
     "saf-e": ("saf", "SAFE"),
     "saf-f": ("saf", "SAFF"),
     "dsr": ("dsr", "DSR"),
+    "ide": ("ide", "IDE"),
+    "spide": ("spide", "SPIDE"),
 }
 RULES = tuple(_RULES)
 

@@ -1,0 +1,185 @@
+"""What IDE and SPIDE share: the equilibrium that the firing rates of a network with feedback approach.
+
+With a the weighted firing rates of all blocks (weights λ^(T−t)), I(a) their currents and θ = Vth, neurons with reset by
+subtraction end, up to a rest of order 1/T, where
+
+::
+
+    a = clamp(I(a)/θ, 0, 1)        J = diag(m)·∂I/∂a / θ        m = 1 where the clamp is open, 0 elsewhere
+
+The blocks of a loop are one system here: a holds all of them, and J takes each block's part from those that feed it.
+
+Source: Xiao et al., NeurIPS 2021 (arXiv 2109.14247), there for one state; writing all blocks as one is ours and
+gives the same gradient.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ottt_loihi.errors import TrainingError, UsageError
+from ottt_loihi.layers import Branch
+from ottt_loihi.losses import Loss
+from ottt_loihi.network import Network
+from ottt_loihi.neurons import LIF
+from ottt_loihi.rules.rule import require_finite
+
+POWER_ITERATIONS = 1000
+
+
+@dataclass(frozen=True)
+class Rates:
+    """Weighted means over time: ``x`` of the input, ``blocks`` of every block's spikes; ``masks`` of its dropout."""
+
+    x: Tensor
+    blocks: tuple[Tensor, ...]
+    masks: tuple[Tensor | None, ...]
+
+
+@dataclass(frozen=True)
+class Equilibrium:
+    """The equation at given rates, with a graph from rates and parameters to currents.
+
+    rates, currents: a and I(a) of every block, ``(batch, *shape)`` · open: m · thresholds: θ · o: the readout
+    """
+
+    rates: tuple[Tensor, ...]
+    currents: tuple[Tensor, ...]
+    open: tuple[Tensor, ...]
+    thresholds: tuple[float, ...]
+    o: Tensor
+
+    def transposed(self, beta: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        """Jᵀβ: errors go backwards through the weights that the spikes came through."""
+        found = torch.autograd.grad(
+            self.currents, self.rates, self.gated(beta), retain_graph=True, allow_unused=True, materialize_grads=True
+        )
+        return tuple(found)
+
+    def gated(self, beta: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        """m⊙β/θ: what an error is worth as a gradient of the current."""
+        return tuple(torch.where(m, b, 0) / theta for m, b, theta in zip(self.open, beta, self.thresholds))
+
+    def output_error(self, loss: Tensor) -> tuple[Tensor, ...]:
+        """g = ∂L/∂a, through the readout alone."""
+        return torch.autograd.grad(loss, self.rates, retain_graph=True, allow_unused=True, materialize_grads=True)
+
+    def add_gradients(self, net: Network, loss: Tensor, beta: Sequence[Tensor]) -> None:
+        """Add ``(m⊙β/θ)·aᵀ`` and the readout's own gradient to ``.grad``."""
+        parameters = [p for p in net.parameters() if p.requires_grad]
+        torch.autograd.backward([loss, *self.currents], [torch.ones_like(loss), *self.gated(beta)], inputs=parameters)
+
+
+def check_network(net: Network, rule: str) -> None:
+    """Refuse neurons whose rates are no clamp of their current."""
+    if not len(net.blocks):
+        raise UsageError(f"{rule}: expected at least one hidden layer")
+    resets = {block.neuron.reset for block in net.blocks}
+    decays = {block.neuron.decay for block in net.blocks}
+    if resets - {"subtract"} or len(decays) > 1 or any(not isinstance(block.neuron, LIF) for block in net.blocks):
+        raise UsageError(
+            f'{rule}: expected LIF neurons with reset="subtract" and one decay, got {sorted(resets)}, {sorted(decays)}'
+        )
+
+
+@torch.no_grad()
+def simulate(net: Network, x: Tensor) -> Rates:
+    """Run the spikes; memory does not grow with T."""
+    decay, state, folded = net.blocks[0].neuron.decay, None, net.fold(x, leaves=True)
+    sums, length = [], 0.0
+    for t in range(x.shape[1]):
+        _, state = net.step(x[:, t], state, folded=folded)
+        now = [x[:, t], *(block.s for block in state.blocks)]
+        sums = [total.mul_(decay).add_(s) for total, s in zip(sums, now)] if t else [s.clone() for s in now]
+        length = 1 + decay * length
+    means = [total.div_(length) for total in sums]
+    return Rates(means[0], tuple(means[1:]), tuple(block.mask for block in state.blocks))
+
+
+def equilibrium(net: Network, rates: Rates, by_rate: bool = False) -> Equilibrium:
+    """The equation at these rates. by_rate: m from 0 < a < 1, which spikes tell; otherwise from 0 < I(a) < θ."""
+    leaves = tuple(a.detach().requires_grad_() for a in rates.blocks)
+    out = [a if mask is None else a * mask for a, mask in zip(leaves, rates.masks)]
+    currents: list[Tensor] = []
+    for index, block in enumerate(net.blocks):
+        inputs = [rates.x if index == 0 else out[index - 1], *(out[branch.source] for branch in block.branches)]
+        current, _ = block.charge(inputs, None)
+        if block.skip is not None:
+            current = current + block.skip.factor * currents[block.skip.source]
+        currents.append(current)
+    thresholds = tuple(block.neuron.v_threshold for block in net.blocks)
+    tops = [1.0] * len(leaves) if by_rate else thresholds
+    is_open = tuple((v > 0) & (v < top) for v, top in zip(leaves if by_rate else currents, tops))
+    return Equilibrium(leaves, tuple(currents), is_open, thresholds, net.readout(out[-1])[0])
+
+
+def evaluate_loss(net: Network, found: Equilibrium, labels: Tensor, loss: Loss, steps: int) -> Tensor:
+    """The loss of the readout of the rates, which must be finite."""
+    total = loss(found.o, labels, 1)
+    require_finite(net, total, None, steps - 1)
+    return total
+
+
+def feedback(net: Network) -> Iterator[tuple[int, Branch]]:
+    """Every branch that closes a loop, and the block it ends in."""
+    for index, block in enumerate(net.blocks):
+        yield from ((index, branch) for branch in block.branches if branch.delay)
+
+
+def loop_norm(net: Network, index: int, branch: Branch, tolerance: float = 1e-6) -> float:
+    """``‖W_source/θ · … · W_(index+1)/θ · F/θ‖₂``: what a difference of rates grows by once around this loop.
+
+    Below 1 the equilibrium exists, is the only one, and the spikes find it. Power iteration, until a round changes less
+    than the relative tolerance.
+    """
+    synapses = [(branch.synapse, index), *((net.blocks[i].synapse, i) for i in range(index + 1, branch.source + 1))]
+    weights = [synapse.effective()._replace(bias=None) for synapse, _ in synapses]
+    generator = torch.Generator().manual_seed(0)
+    v = torch.randn(1, *net.blocks[branch.source].shape, generator=generator).to(net.readout.weight.detach())
+    norm = 0.0
+    for _ in range(POWER_ITERATIONS):
+        v = (v / v.norm().clamp(min=torch.finfo(v.dtype).tiny)).detach().requires_grad_()
+        y = v
+        for (synapse, block), weight in zip(synapses, weights):
+            y = synapse(y, weights=weight)[0] / net.blocks[block].neuron.v_threshold
+        before, norm = norm, float(y.detach().norm())
+        if abs(norm - before) <= tolerance * norm:
+            break
+        (v,) = torch.autograd.grad(y, v, y.detach(), retain_graph=True)
+    return norm
+
+
+def restrict(net: Network, bound: float) -> None:
+    """Scale feedback down where its loop's norm is above ``bound``."""
+    for index, branch in feedback(net):
+        if (norm := loop_norm(net, index, branch, 1e-3)) > bound:
+            scaled = branch.synapse.weight if branch.synapse.gain is None else branch.synapse.gain
+            with torch.no_grad():
+                scaled.mul_(bound / norm)
+
+
+def require_contraction(net: Network) -> None:
+    """Refuse a loop that does not contract, with its norm and the remedy."""
+    for index, branch in feedback(net):
+        if not (norm := loop_norm(net, index, branch)) < 1:
+            raise TrainingError(
+                f"block {index + 1}: its feedback multiplies a difference by {norm:.3g} once around (spectral norm "
+                "over thresholds), expected below 1, or there may be no equilibrium; set the rule's max_norm, raise "
+                "v_threshold, or start from smaller feedback weights"
+            )
+
+
+def flat(parts: Sequence[Tensor]) -> Tensor:
+    """All blocks side by side, ``(batch, neurons)``."""
+    return torch.cat([part.flatten(1) for part in parts], dim=1)
+
+
+def split(whole: Tensor, like: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    """The reverse of :func:`flat`."""
+    ends = list(itertools.accumulate(part[0].numel() for part in like))
+    return tuple(whole[:, end - part[0].numel() : end].view_as(part) for part, end in zip(like, ends))

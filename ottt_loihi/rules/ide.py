@@ -1,0 +1,166 @@
+"""IDE: implicit differentiation on the equilibrium state (Xiao et al., NeurIPS 2021, arXiv 2109.14247)."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable
+from typing import Any, ClassVar, NamedTuple
+
+import torch
+from torch import Tensor
+
+from ottt_loihi.errors import TrainingError, UsageError
+from ottt_loihi.losses import Loss
+from ottt_loihi.network import Network
+from ottt_loihi.neurons import one_of
+from ottt_loihi.rules import equilibrium
+from ottt_loihi.rules.rule import BatchResult, Rule, check_labels
+
+SOLVERS = ("broyden", "damped")
+WHEN_NOT_CONVERGED = ("stop", "continue")
+
+
+class Solution(NamedTuple):
+    """``beta``: ``(batch, neurons)`` · ``residual``: ‖Jᵀβ − β + g‖/‖g‖ over the batch · ``iterations``: products Jᵀβ"""
+
+    beta: Tensor
+    residual: float
+    iterations: int
+
+
+class IDE(Rule):
+    """The gradient of the equilibrium a = clamp(I(a)/θ, 0, 1), by the implicit function theorem.
+
+    ::
+
+        β = Jᵀβ + g,  g = ∂L/∂a          ∂L/∂W = (m⊙β/θ)·a_preᵀ          ∂L/∂b = m⊙β/θ
+
+    The spikes run without a graph; nothing of their history is kept, so memory is constant in T.
+
+    ================  ==========================  ==================================================================
+    setting           range                       meaning
+    ================  ==========================  ==================================================================
+    max_norm          > 0, or 0                   feedback is scaled down after every step so that a loop's spectral
+                                                  norm over thresholds (:func:`~.equilibrium.loop_norm`) stays at most
+                                                  this; 0: it is left alone, and refused from 1 on. The released code
+                                                  has ‖F‖₂ ≤ 1 with θ = 2, which is 0.5
+    solver            ``"broyden" | "damped"``    of β; damped: β += ½·(Jᵀβ − β + g)
+    max_iterations    ≥ 1                         of the solver
+    tolerance         > 0                         relative residual it stops at
+    not_converged     ``"stop" | "continue"``     what happens above it: a TrainingError, or a warning
+    ================  ==========================  ==================================================================
+
+    Networks with ``reset="subtract"`` and one λ; feedback by ``recurrent = true`` or ``feedback = true``.
+    """
+
+    name: ClassVar[str] = "ide"
+
+    def __init__(
+        self,
+        max_norm: float = 0.5,
+        solver: str = "broyden",
+        max_iterations: int = 30,
+        tolerance: float = 1e-3,
+        not_converged: str = "stop",
+    ) -> None:
+        self.max_norm = number(max_norm, "max_norm", 0.0, 1.0)
+        self.solver = one_of(solver, "solver", SOLVERS)
+        self.tolerance = number(tolerance, "tolerance", 1e-15, 1.0)
+        self.max_iterations = whole(max_iterations, "max_iterations")
+        self.not_converged = one_of(not_converged, "not_converged", WHEN_NOT_CONVERGED)
+
+    def train_batch(
+        self, net: Network, x: Tensor, labels: Tensor, loss: Loss, optimizer: torch.optim.Optimizer | None
+    ) -> BatchResult:
+        equilibrium.check_network(net, self.name)
+        x, labels = net.check_input(x), check_labels(net, x, labels)
+        if self.max_norm and optimizer is not None:
+            equilibrium.restrict(net, self.max_norm)  # the initial weights too
+        else:
+            equilibrium.require_contraction(net)
+        if optimizer is not None:
+            optimizer.zero_grad()
+        found = equilibrium.equilibrium(net, equilibrium.simulate(net, x))
+        total = equilibrium.evaluate_loss(net, found, labels, loss, x.shape[1])
+        solution = self.solve(found, found.output_error(total))
+        found.add_gradients(net, total, equilibrium.split(solution.beta, found.rates))
+        if optimizer is not None:
+            optimizer.step()
+            if self.max_norm:
+                equilibrium.restrict(net, self.max_norm)
+        return BatchResult(total.detach(), found.o.detach())
+
+    def solve(self, found: equilibrium.Equilibrium, g: tuple[Tensor, ...]) -> Solution:
+        """β, to the rule's tolerance; otherwise the error or warning that was asked for."""
+
+        def product(beta: Tensor) -> Tensor:
+            return equilibrium.flat(found.transposed(equilibrium.split(beta, found.rates)))
+
+        method = _broyden if self.solver == "broyden" else _damped
+        solution = method(product, equilibrium.flat(g), self.max_iterations, self.tolerance)
+        if not solution.residual <= self.tolerance:
+            message = (
+                f"{self.name}: the implicit gradient is not solved: relative residual {solution.residual:.2g} after "
+                f"{solution.iterations} iterations, wanted {self.tolerance:g}; raise max_iterations or tolerance, "
+                "or lower max_norm"
+            )
+            if self.not_converged == "stop":
+                raise TrainingError(message)
+            warnings.warn(message, stacklevel=3)
+        return solution
+
+    def describe(self) -> dict[str, Any]:
+        settings = ("max_norm", "solver", "max_iterations", "tolerance", "not_converged")
+        return {"name": self.name, **{name: getattr(self, name) for name in settings}}
+
+
+def _damped(product: Callable[[Tensor], Tensor], g: Tensor, limit: int, tolerance: float) -> Solution:
+    """β += ½·(Jᵀβ − β + g), which also converges where Jᵀ has eigenvalues near −1."""
+    beta, norm = g, float(g.norm())
+    for iteration in range(1, limit + 1):
+        rest = product(beta) - beta + g
+        residual = float(rest.norm()) / norm if norm else 0.0
+        if residual <= tolerance or iteration == limit:
+            return Solution(beta, residual, iteration)
+        beta = beta + 0.5 * rest
+    raise AssertionError("unreachable: limit ≥ 1")
+
+
+def _broyden(product: Callable[[Tensor], Tensor], g: Tensor, limit: int, tolerance: float) -> Solution:
+    """Broyden's method on h(β) = β − Jᵀβ − g, every sample with its own low-rank inverse, which begins as 1."""
+    left: list[Tensor] = []
+    right: list[Tensor] = []
+
+    def inverse(x: Tensor, transposed: bool = False) -> Tensor:
+        first, second = (right, left) if transposed else (left, right)
+        return x + sum((u * (v * x).sum(1, keepdim=True) for u, v in zip(first, second)), torch.zeros_like(x))
+
+    beta, norm = g, float(g.norm())
+    h = beta - product(beta) - g
+    for iteration in range(1, limit + 1):
+        residual = float(h.norm()) / norm if norm else 0.0
+        if residual <= tolerance or iteration == limit or not math.isfinite(residual):
+            return Solution(beta, residual, iteration)
+        step = -inverse(h)
+        beta = beta + step
+        before, h = h, beta - product(beta) - g
+        change, row = h - before, inverse(step, transposed=True)
+        scale = (row * change).sum(1, keepdim=True)
+        left.append(torch.where(scale.abs() > 0, (step - inverse(change)) / scale, 0))
+        right.append(row)
+    raise AssertionError("unreachable: limit ≥ 1")
+
+
+def number(value: Any, where: str, low: float, high: float) -> float:
+    """``value`` as a float in [low, high], or a UsageError."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not low <= value <= high:
+        raise UsageError(f"{where}: expected a number in [{low:g}, {high:g}], got {value!r}")
+    return float(value)
+
+
+def whole(value: Any, where: str) -> int:
+    """``value`` as a positive integer, or a UsageError."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise UsageError(f"{where}: expected a positive integer, got {value!r}")
+    return value

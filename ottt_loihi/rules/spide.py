@@ -1,0 +1,130 @@
+"""SPIDE: IDE whose backward pass is spikes too (Xiao et al., Neural Networks 2023, arXiv 2302.00232)."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from typing import Any, ClassVar, NamedTuple
+
+import torch
+from torch import Tensor
+
+from ottt_loihi.errors import TrainingError
+from ottt_loihi.losses import Loss
+from ottt_loihi.network import Network
+from ottt_loihi.neurons import one_of
+from ottt_loihi.rules import equilibrium
+from ottt_loihi.rules.ide import WHEN_NOT_CONVERGED, number, whole
+from ottt_loihi.rules.rule import BatchResult, Rule, check_labels
+
+MAX_SATURATED = 0.01  # share of error neurons at their largest rate
+
+
+class Backward(NamedTuple):
+    """beta: mean ternary spikes of every block · u: membranes at the end · last: spikes of the last step · spikes: how
+    many there were, of both signs · saturated: share of the neurons that fired with one sign at every step"""
+
+    beta: tuple[Tensor, ...]
+    u: tuple[Tensor, ...]
+    last: tuple[Tensor, ...]
+    spikes: int
+    saturated: float
+
+
+class SPIDE(Rule):
+    """IDE's equation for β, solved by a second phase of neurons that fire −θ_b, 0 or θ_b.
+
+    ::
+
+        u += Jᵀ·s[t−1] + g      s = θ_b·(H(u − θ_b/2) − H(−u − θ_b/2))      u −= s      β = mean_t s
+
+    for ``backward_steps`` T_b steps; g is the gradient of a sample's loss times ``loss_scale``, by which β is divided
+    again (the released code's 100 multiplies the mean over 128 samples, 0.8 here). On a chip: a neuron for each sign,
+    the forward weights wired backwards, m a gate (0 < a < 1, which the forward spikes tell), two phases and two
+    counters; ``∂L/∂W = (m⊙β/θ)·a_preᵀ`` is a product of the two phases' rates.
+
+    ``max_norm`` as in IDE · ``backward_threshold``: θ_b/2 · ``not_converged``: what happens where the largest rate is
+    not enough, ``"stop"`` or ``"continue"``. In the paper forward neurons fire at θ/2 and subtract θ: the same spikes
+    come from ``v_init = v_threshold/2`` (exactly for λ = 1). ``spikes``: forward and backward, of the last batch.
+    """
+
+    name: ClassVar[str] = "spide"
+
+    def __init__(
+        self,
+        backward_steps: int = 100,
+        loss_scale: float = 1.0,
+        backward_threshold: float = 0.5,
+        max_norm: float = 0.5,
+        not_converged: str = "stop",
+    ) -> None:
+        self.backward_steps = whole(backward_steps, "backward_steps")
+        self.loss_scale = number(loss_scale, "loss_scale", 1e-9, 1e9)
+        self.backward_threshold = number(backward_threshold, "backward_threshold", 1e-9, 1e9)
+        self.max_norm = number(max_norm, "max_norm", 0.0, 1.0)
+        self.not_converged = one_of(not_converged, "not_converged", WHEN_NOT_CONVERGED)
+        self.spikes: dict[str, float] = {}
+
+    def train_batch(
+        self, net: Network, x: Tensor, labels: Tensor, loss: Loss, optimizer: torch.optim.Optimizer | None
+    ) -> BatchResult:
+        equilibrium.check_network(net, self.name)
+        x, labels = net.check_input(x), check_labels(net, x, labels)
+        if self.max_norm and optimizer is not None:
+            equilibrium.restrict(net, self.max_norm)
+        else:
+            equilibrium.require_contraction(net)
+        if optimizer is not None:
+            optimizer.zero_grad()
+        rates = equilibrium.simulate(net, x)
+        found = equilibrium.equilibrium(net, rates, by_rate=True)
+        total = equilibrium.evaluate_loss(net, found, labels, loss, x.shape[1])
+        back = self.run_backward(found, found.output_error(total * (self.loss_scale * len(x))))
+        self._require_room(back)
+        self.spikes = {"forward": _total(rates, x.shape[1]), "backward": float(back.spikes)}
+        found.add_gradients(net, total, [b / (self.loss_scale * len(x)) for b in back.beta])
+        if optimizer is not None:
+            optimizer.step()
+            if self.max_norm:
+                equilibrium.restrict(net, self.max_norm)
+        return BatchResult(total.detach(), found.o.detach())
+
+    @torch.no_grad()
+    def run_backward(self, found: equilibrium.Equilibrium, g: Sequence[Tensor]) -> Backward:
+        """The backward phase; between neurons there are only spikes."""
+        top = 2 * self.backward_threshold
+        u = [torch.zeros_like(part) for part in g]
+        s = [torch.zeros_like(part) for part in g]
+        sums = [torch.zeros_like(part) for part in g]
+        spikes = 0
+        for _ in range(self.backward_steps):
+            for i, arriving in enumerate(found.transposed(s)):
+                u[i] += arriving + g[i]
+                s[i] = top * ((u[i] > self.backward_threshold).to(u[i]) - (u[i] < -self.backward_threshold).to(u[i]))
+                u[i] -= s[i]
+                sums[i] += s[i]
+                spikes += int(s[i].count_nonzero())
+        full = top * self.backward_steps * (1 - 1e-6)
+        saturated = sum(int((total.abs() >= full).sum()) for total in sums) / sum(total.numel() for total in sums)
+        return Backward(tuple(t / self.backward_steps for t in sums), tuple(u), tuple(s), spikes, saturated)
+
+    def _require_room(self, back: Backward) -> None:
+        message = ""
+        if back.saturated > MAX_SATURATED:
+            message = f"{back.saturated:.1%} of the error neurons fire at every step; lower loss_scale"
+        elif not back.spikes:
+            message = "no error neuron fires; raise loss_scale or backward_steps"
+        if message and self.not_converged == "stop":
+            raise TrainingError(
+                f"{self.name}: loss_scale {self.loss_scale:g} does not fit {self.backward_steps} steps: {message}"
+            )
+        if message:
+            warnings.warn(f"{self.name}: {message}", stacklevel=3)
+
+    def describe(self) -> dict[str, Any]:
+        settings = ("backward_steps", "loss_scale", "backward_threshold", "max_norm", "not_converged")
+        return {"name": self.name, **{name: getattr(self, name) for name in settings}}
+
+
+def _total(rates: equilibrium.Rates, steps: int) -> float:
+    return float(sum(a.sum() for a in rates.blocks)) * steps
