@@ -151,6 +151,21 @@ def drawing(layers: Sequence[tuple[str, str]], arrows: Sequence[tuple[int, int, 
         return _svg(figure)
 
 
+def intervals(names: Sequence[str], series: Mapping[str, Sequence[tuple[float, float] | None]], x_label: str) -> str:
+    """Points with error bars, a row per name: series → (mean, standard deviation) of each name, None for no point."""
+    with _axes() as (figure, axes):
+        for place, (label, points) in enumerate(series.items()):
+            rows = [(i, p) for i, p in enumerate(points) if p is not None]
+            y = [i + 0.16 * place - 0.08 * (len(series) - 1) for i, _ in rows]
+            x, spread = [100 * p[0] for _, p in rows], [100 * p[1] for _, p in rows]
+            axes.errorbar(x, y, xerr=spread, fmt="o", markersize=5, capsize=3, linestyle="none", label=label)
+        axes.set(xlabel=x_label, yticks=range(len(names)), yticklabels=list(names))
+        axes.set_ylim(len(names) - 0.5, -0.5)
+        axes.legend()
+        figure.set_figheight(1.4 + 0.34 * len(names))
+        return _svg(figure)
+
+
 class _axes:
     """Axes in our style, closed afterwards; no pyplot, so no display and no global state."""
 

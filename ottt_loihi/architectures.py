@@ -38,6 +38,8 @@ def mlp(
     dropout: float = 0.0,
     recurrent: bool = False,
     v_init: float = 0.0,
+    binary: str | None = None,
+    shortcuts: bool = False,
     seed: int = 0,
 ) -> Network:
     """Fully connected layers of LIF neurons and a readout.
@@ -58,6 +60,11 @@ def mlp(
         every hidden layer also gets its own spikes of the step before, through weights of their own
     v_init
         the membrane of all hidden neurons before the first step
+    binary
+        weights of one bit between hidden layers, with a scale for each ``"channel"`` or for the ``"layer"``
+        (:func:`~ottt_loihi.synapses.binarize`); the first layer's and the readout's stay real
+    shortcuts
+        between hidden layers of the same size the current of the one before is added, before the spikes
     seed
         of the initial weights; torch's global generator is neither used nor moved
 
@@ -86,12 +93,15 @@ def mlp(
     arguments |= {"dropout": dropout} if dropout else {}  # files of networks without them keep their bytes
     arguments |= {"recurrent": True} if recurrent else {}
     arguments |= {"v_init": v_init} if v_init else {}
+    arguments |= {"binary": binary} if binary else {}
+    arguments |= {"shortcuts": True} if shortcuts else {}
     generator = _generator(seed)
     blocks = []
     for index, (n, m) in enumerate(itertools.pairwise(sizes[:-1])):
-        synapse = Linear(n, m, bool(bias), generator)
+        synapse = Linear(n, m, bool(bias), generator, binary=binary if index else None)
         branches = [Branch(Linear(m, m, False, generator), index, delay=1)] if recurrent else []
-        blocks.append(Block(synapse, _lif(arguments), branches=branches, dropout=dropout))
+        skip = Skip(index - 1) if shortcuts and index and n == m else None
+        blocks.append(Block(synapse, _lif(arguments), branches=branches, skip=skip, dropout=dropout))
     return Network(
         blocks,
         Readout(sizes[-2], sizes[-1], bool(bias), generator),
@@ -118,6 +128,7 @@ def conv(
     dropout: float = 0.0,
     feedback: bool = False,
     feedback_delay: int | str = 1,
+    binary: str | None = None,
     seed: int = 0,
 ) -> Network:
     """Convolutional layers of LIF neurons, with pooling, and a readout.
@@ -137,7 +148,7 @@ def conv(
         steps that it takes, 1 … 62, 1 in the paper; ``"chip"``: one for each layer around, as Loihi's connections need
     bias
         of all layers; the readout's too
-    decay, v_threshold, reset, surrogate, dropout, seed
+    decay, v_threshold, reset, surrogate, dropout, binary, seed
         as in :func:`mlp`
 
     Raises
@@ -161,6 +172,7 @@ def conv(
         "feedback": bool(feedback),
         "feedback_delay": feedback_delay,
     }
+    arguments |= {"binary": binary} if binary else {}
     generator = _generator(seed)
     blocks, shape, pool, scale = [], tuple(arguments["input_shape"]), None, 1.0
     for layer in _layers(features):
@@ -170,6 +182,7 @@ def conv(
             pool = "global" if layer["kind"] == "GAP" else layer["k"]
             continue
         settings = {"standardized": bool(standardized), "input_scale": scale, "pool": pool}
+        settings["binary"] = binary if blocks else None
         if layer["kind"] == "F":
             synapse = Linear(math.prod(pooled_shape(shape, pool)), layer["n"], bool(bias), generator, **settings)
         else:

@@ -43,7 +43,8 @@ class Training:
 
     threads: of torch, the result may depend on it · checkpoint_every: batches between two saves of ``training.pt``
     beside the one after every epoch, 0: none · device: torch's name, ``"cpu"`` or ``"cuda"`` · quantize: bits of
-    the weights in every product, as the chip will have them, 0: real ones · init: a ``model.pt`` to start from
+    the weights in every product, as the chip will have them, 0: real ones · init: a ``model.pt`` to start from ·
+    teacher: a ``model.pt`` to learn from as well, with weight kappa at that temperature
     """
 
     epochs: int = 60
@@ -61,6 +62,9 @@ class Training:
     device: str = "cpu"
     quantize: int = 0
     init: str = ""
+    teacher: str = ""
+    kappa: float = 0.5
+    temperature: float = 2.0
 
 
 @dataclass(frozen=True)
@@ -130,17 +134,21 @@ def read_config(path: str | os.PathLike[str]) -> Config:
     UsageError
         for an unknown table or key (the message names the nearest known one) or a value of a wrong type
     """
+    try:
+        return make_config(read_tables(path))
+    except UsageError as error:
+        raise UsageError(f"{path}: {error}") from None
+
+
+def read_tables(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """What a TOML file says, unchecked; a FileError if it cannot be read or is none."""
     path = Path(path)
     try:
-        tables = tomllib.loads(path.read_text(encoding="utf-8"))
+        return tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise FileError(f"{path}: cannot be read ({error.strerror or error}); configs/ has examples") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise FileError(f"{path}: not a TOML file ({error})") from None
-    try:
-        return make_config(tables)
-    except UsageError as error:
-        raise UsageError(f"{path}: {error}") from None
 
 
 def make_config(tables: Mapping[str, Any]) -> Config:

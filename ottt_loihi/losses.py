@@ -46,6 +46,26 @@ class CrossEntropy:
         return loss / time_steps
 
 
+@dataclass(frozen=True, eq=False)
+class Distilled:
+    """``(1 − κ)·loss + κ·τ²·KL(softmax(z/τ) ‖ softmax(o[t]/τ)) / T``; z: a teacher's readout, ``(batch, classes)``.
+
+    Source: SEI-BWSNN (2025) in our reconstruction; Hinton et al. 2015.
+    """
+
+    loss: SquaredError | CrossEntropy
+    teacher: Tensor
+    kappa: float
+    temperature: float
+
+    def __call__(self, o: Tensor, labels: Tensor, time_steps: int) -> Tensor:
+        wanted = functional.log_softmax(self.teacher / self.temperature, 1)
+        found = functional.log_softmax(o / self.temperature, 1)
+        divergence = functional.kl_div(found, wanted, reduction="batchmean", log_target=True)
+        scaled = self.kappa * self.temperature**2 / time_steps * divergence
+        return (1 - self.kappa) * self.loss(o, labels, time_steps) + scaled
+
+
 Loss = SquaredError | CrossEntropy
 LOSSES: dict[str, type] = {kind.name: kind for kind in (SquaredError, CrossEntropy)}
 

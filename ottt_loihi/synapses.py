@@ -16,6 +16,7 @@ from torch.nn import functional
 
 from ottt_loihi.errors import UsageError
 
+BINARY = ("channel", "layer")
 SPIKE_SCALE = 2.74  # 1/√(p·(1 − p)), p = P(N(0, 1) > 1): makes the variance of spikes at Vth = 1 one
 
 
@@ -62,6 +63,8 @@ class Synapse(nn.Module):
     skip_gain       scalar parameter or None       a learnable factor of c that begins at 0 (residual branches)
     input_scale     number                         κ: what a presynaptic spike counts
     output_scale    number                         c without ``skip_gain``
+    binary          None, ``"channel"``,           Ŵ = a·sign(Ŵ), a = mean |Ŵ| of an output or of all
+                    ``"layer"``                     (:func:`binarize`)
     weight_bits     None or 2 … 8                  W as the chip will have it in the product (:func:`as_on_chip`), while
                                                    the parameter stays real: quantisation-aware fine-tuning
     pool            None, int or ``"global"``      P: average pooling of the input over k×k, or over everything; the
@@ -88,8 +91,12 @@ class Synapse(nn.Module):
         input_scale: float = 1.0,
         output_scale: float = 1.0,
         pool: int | str | None = None,
+        binary: str | None = None,
     ) -> None:
         super().__init__()
+        if binary not in (None, *BINARY):
+            raise UsageError(f"binary: expected one of {', '.join(BINARY)}, or nothing, got {binary!r}")
+        self.binary = binary
         self.weight = nn.Parameter(torch.empty(*shape))
         self.bias = nn.Parameter(torch.zeros(shape[0])) if bias else None
         self.gain = nn.Parameter(torch.ones(shape[0])) if standardized else None
@@ -121,6 +128,8 @@ class Synapse(nn.Module):
         weight, bias = self.weight, self.bias
         if self.gain is not None:
             weight = standardize(weight, self.gain)
+        if self.binary is not None:
+            weight = binarize(weight, self.binary)
         scale: float | Tensor = self.output_scale
         if self.skip_gain is not None:
             scale = self.skip_gain * scale
@@ -366,6 +375,32 @@ def standardize(weight: Tensor, gain: Tensor) -> Tensor:
     variance, mean = torch.var_mean(flat, dim=1, keepdim=True)
     scale = gain[:, None] * torch.rsqrt(variance * flat.shape[1] + 1e-4)
     return ((flat - mean) * scale).view_as(weight)
+
+
+def binarize(weight: Tensor, scale: str = "channel") -> Tensor:
+    """``a·sign(w)``, sign(0) = 1, a = mean |w| of each output (``"channel"``), or of all weights (``"layer"``).
+
+    a is the least-squares scale of the signs. The gradient is ``∂L/∂w = a·∂L/∂ŵ`` where |w| ≤ 1 and 0 elsewhere, as if
+    a were a constant.
+
+    Source: SEI-BWSNN (2025) in our reconstruction, after XNOR-Net's scale and the straight-through estimator; one scale
+    a layer is ours: with it the chip holds the weights exactly, as ±1 with the threshold θ/a.
+    """
+    return _Binary.apply(weight, scale)
+
+
+class _Binary(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, weight: Tensor, scale: str) -> Tensor:
+        size = weight.abs()
+        a = size.mean() if scale == "layer" else size.mean(list(range(1, weight.ndim)), keepdim=True)
+        ctx.save_for_backward(weight, a)
+        return torch.where(weight < 0, -a, a)
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> tuple[Tensor, None]:
+        weight, a = ctx.saved_tensors
+        return g * a * (weight.abs() <= 1), None
 
 
 def as_on_chip(weight: Tensor, bits: int) -> Tensor:

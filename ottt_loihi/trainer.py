@@ -22,7 +22,7 @@ from ottt_loihi.data.augment import augment
 from ottt_loihi.distributed import Group
 from ottt_loihi.encoding import choose_encoding, encode
 from ottt_loihi.errors import TrainingError, UsageError
-from ottt_loihi.losses import Loss, make_loss
+from ottt_loihi.losses import Distilled, Loss, make_loss
 from ottt_loihi.losses import describe as describe_loss
 from ottt_loihi.network import Network
 from ottt_loihi.neurons import one_of
@@ -79,6 +79,8 @@ class Trainer:
         of the order of the samples, of their spikes and augmentations, and of dropped neurons
     progress
         show a progress bar on stderr
+    teacher, kappa, temperature
+        a trained network whose mean readout the loss also wants (:class:`~ottt_loihi.losses.Distilled`)
     group
         the processes that train together (``ottt_loihi.distributed``); ``batch_size`` is the joint batch's
 
@@ -104,6 +106,9 @@ class Trainer:
         augmentations: Sequence[str] = (),
         seed: int = 0,
         progress: bool = False,
+        teacher: Network | None = None,
+        kappa: float = 0.5,
+        temperature: float = 2.0,
         group: Group | None = None,
     ) -> None:
         self.net, self.rule, self.loss, self.progress = net, rule, make_loss(loss), progress
@@ -119,6 +124,14 @@ class Trainer:
         if batch_size < 1 or seed < 0:
             raise UsageError(f"expected batch_size ≥ 1 and seed ≥ 0, got {batch_size} and {seed}")
         self.encoding, self.augmentations = encoding, tuple(augmentations)
+        self.teacher, self.kappa, self.temperature = teacher, kappa, temperature
+        if not (0 <= kappa <= 1 and 0 < temperature < float("inf")):
+            raise UsageError(f"expected kappa in [0, 1] and temperature > 0, got {kappa} and {temperature}")
+        if teacher is not None and (teacher.input_shape, teacher.num_classes) != (net.input_shape, net.num_classes):
+            raise UsageError(
+                f"teacher: expected inputs {net.input_shape} and {net.num_classes} classes, "
+                f"got {teacher.input_shape} and {teacher.num_classes}"
+            )
         self.group = Group() if group is None else group
 
     def fit(
@@ -218,7 +231,7 @@ class Trainer:
         inputs = encode(samples, self.encoding, self.net.time_steps, seed, chosen)
         labels = torch.from_numpy(y[chosen])
         try:
-            result = self.rule.train_batch(self.net, inputs, labels, self.loss, optimizer)
+            result = self.rule.train_batch(self.net, inputs, labels, self._loss(inputs), optimizer)
         except TrainingError as error:
             raise TrainingError(
                 f"epoch {done.epoch + 1}, batch {done.batch + 1}: {error}; "
@@ -228,6 +241,13 @@ class Trainer:
         correct = int((result.scores.argmax(1).cpu() == labels).sum()) if weight else 0
         loss, total = self.group.sum(float(result.loss) * weight, correct)
         return loss, int(total)
+
+    def _loss(self, inputs: Tensor) -> Any:
+        if self.teacher is None:
+            return self.loss
+        with torch.no_grad():
+            mean = self.teacher.eval().run(inputs).scores / inputs.shape[1]
+        return Distilled(self.loss, mean.to(self.net.readout.weight), self.kappa, self.temperature)
 
     def _end_epoch(
         self,
@@ -283,6 +303,7 @@ class Trainer:
             **{name: getattr(self, name) for name in SETTINGS},
             "encoding": self.encoding,
             "augmentations": list(self.augmentations),
+            **({} if self.teacher is None else {"kappa": self.kappa, "temperature": self.temperature}),
             "seed": self.seed,
             "processes": self.group.size,
             "epochs": epochs,

@@ -197,6 +197,9 @@ def run(
         encoding=config.data.get("encoding"),
         augmentations=config.data.get("augmentations", ()),
         progress=progress,
+        teacher=load(training.teacher) if training.teacher else None,
+        kappa=training.kappa,
+        temperature=training.temperature,
         group=group,
         **{name: getattr(training, name) for name in settings},
     )

@@ -1,0 +1,124 @@
+"""``ottt-compare``: several rules on the same network and data, one table and one plot."""
+
+from __future__ import annotations
+
+import json as json_module
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ottt_loihi.cli.command import Debug, Json, err, execute, expect_file, print_files, print_json, print_table
+
+if TYPE_CHECKING:
+    from ottt_loihi.converters.report import Table
+
+
+def compare(
+    config: Annotated[Path, typer.Argument(help="A TOML file with [[rules]], such as configs/digits-compare.toml.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the runs and the table.")] = Path(
+        "runs/compare"
+    ),
+    processes: Annotated[int, typer.Option(min=1, help="Runs at the same time; default: one a core.")] = os.cpu_count()
+    or 1,
+    check: Annotated[
+        int, typer.Option(min=0, help="Test samples for the accuracy with 8-bit weights; 0: do not export.")
+    ] = 1000,
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Train the same network with several rules and seeds, and put the results side by side.
+
+    Example: ottt-compare configs/digits-compare.toml -o runs/digits-compare
+
+    Runs that are finished stay finished: started again, it goes on with the others.
+    """
+    from rich.progress import Progress
+
+    from ottt_loihi.compare import read_comparison, run, summarise
+    from ottt_loihi.converters import plots
+    from ottt_loihi.files import atomic_write
+
+    expect_file(config, "TOML file", {"": "configs/digits-compare.toml is one", ".pt": "ottt-eval tests a network"})
+    comparison = read_comparison(config)
+    results: list[dict[str, Any]] = []
+    with Progress(console=err, disable=json) as bar:
+        task = bar.add_task("comparing", total=len(comparison.contenders) * len(comparison.seeds))
+        for result in run(comparison, output, processes, check):
+            results.append(result)
+            bar.update(task, advance=1, description=f"{result['label']} {result['accuracy']:.2%}")
+    order = {seed: place for place, seed in enumerate(comparison.seeds)}
+    results.sort(key=lambda result: order[result["seed"]])
+    rows = [summarise(c.label, [r for r in results if r["label"] == c.label]) for c in comparison.contenders]
+    files = {
+        "table": output / "comparison.md",
+        "plot": output / "comparison.svg",
+        "numbers": output / "comparison.json",
+    }
+    texts = {
+        "table": _markdown(rows),
+        "plot": plots.intervals(
+            [row["rule"] for row in rows],
+            {
+                "float": [(row["accuracy"], row["deviation"]) for row in rows],
+                "8 bits": [None if row["accuracy_chip"] is None else (row["accuracy_chip"], 0.0) for row in rows],
+            },
+            "test accuracy (%)",
+        ),
+        "numbers": json_module.dumps(rows, indent=1) + "\n",
+    }
+    for name, path in files.items():
+        with atomic_write(path) as temporary:
+            temporary.write_text(texts[name], encoding="utf-8")
+    if json:
+        print_json({"rules": rows})
+        return
+    print_table(_table(rows))
+    print_files({name: str(path) for name, path in files.items()})
+
+
+def main() -> None:
+    execute(compare, "ottt-compare")
+
+
+COLUMNS = ("rule", "accuracy>", "8 bits>", "time>", "memory>", "spikes>", "operations>")
+
+
+def _cells(row: dict[str, Any]) -> tuple[str, ...]:
+    spread = f" ± {100 * row['deviation']:.2f}" if len(row["seeds"]) > 1 else ""
+    return (
+        row["rule"],
+        f"{row['accuracy']:.2%}{spread}",
+        "–" if row["accuracy_chip"] is None else f"{row['accuracy_chip']:.2%}",
+        f"{row['seconds']:.1f} s",
+        f"{row['memory'] / 2**20:,.0f} MiB",
+        f"{row['spikes']:,.0f}",
+        f"{row['synaptic_operations']:,.0f}",
+    )
+
+
+def _note(rows: list[dict[str, Any]]) -> str:
+    note = "Means over the seeds. Time: training. Memory: the process's most. Spikes, synaptic operations: per sample."
+    for row in rows:
+        if row["reason"]:
+            note += f" {row['rule']} with 8 bits: {row['reason']}."
+    return note
+
+
+def _table(rows: list[dict[str, Any]]) -> Table:
+    from ottt_loihi.converters.report import Table
+
+    return Table("ottt-compare", COLUMNS, [_cells(row) for row in rows], _note(rows))
+
+
+def _markdown(rows: list[dict[str, Any]]) -> str:
+    lines = [
+        "| " + " | ".join(c.removesuffix(">") for c in COLUMNS) + " |",
+        "|---" + "|---:" * (len(COLUMNS) - 1) + "|",
+    ]
+    return "\n".join([*lines, *("| " + " | ".join(_cells(row)) + " |" for row in rows), "", _note(rows)]) + "\n"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,95 @@
+"""ottt-compare: what it reads, runs, keeps and shows."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from ottt_loihi.compare import read_comparison
+from ottt_loihi.errors import FileError, UsageError
+
+SMALL = """
+seeds = [3, 4]
+[data]
+name = "digits"
+encoding = "constant"
+[network]
+hidden = [16]
+[training]
+epochs = 1
+[[rules]]
+name = "sltt"
+[[rules]]
+label = "DSR, biases"
+name = "dsr"
+network = { name = "dsr", hidden = [12] }
+training = { epochs = 2 }
+"""
+
+
+def written(tmp_path, text):
+    path = tmp_path / "c.toml"
+    path.write_text(text)
+    return path
+
+
+def compare(path, folder, *more):
+    command = [sys.executable, "-m", "ottt_loihi.cli.compare", str(path), "-o", str(folder), *more]
+    return subprocess.run(command, capture_output=True, text=True, timeout=200)
+
+
+def test_a_rule_changes_tables_for_itself_alone(tmp_path):
+    found = read_comparison(written(tmp_path, SMALL))
+    first, second = found.contenders
+    assert found.seeds == (3, 4)
+    assert (first.label, first.folder, second.folder) == ("sltt", "sltt", "dsr-biases")
+    assert first.config.network == {"hidden": [16]}
+    assert second.config.network == {"name": "dsr", "hidden": [12]}
+    assert (first.config.training.epochs, second.config.training.epochs) == (1, 2)
+
+
+def test_table_plot_and_numbers_and_finished_runs_are_kept(tmp_path):
+    path, folder = written(tmp_path, SMALL), tmp_path / "out"
+    done = compare(path, folder, "--json", "--check", "50", "--processes", "2")
+    assert done.returncode == 0, done.stderr
+    rows = json.loads(done.stdout)["rules"]
+    assert [row["rule"] for row in rows] == ["sltt", "DSR, biases"]
+    assert all(row["seeds"] == [3, 4] and row["seconds"] > 0 and row["memory"] > 10**7 for row in rows)
+    assert 0 < rows[0]["accuracy_chip"] <= 1
+    assert rows[1]["accuracy_chip"] is None  # the chip holds no bias of a neuron that never leaks
+    assert "bias needs decay < 1" in rows[1]["reason"]
+    assert "DSR, biases" in (folder / "comparison.md").read_text()
+    assert (folder / "comparison.svg").read_text().startswith("<svg")
+    before = {p: p.stat().st_mtime_ns for p in folder.glob("*/model.pt")}
+    assert len(before) == 4
+    again = compare(path, folder, "--check", "50")
+    assert again.returncode == 0, again.stderr
+    assert "8 bits" in again.stdout
+    assert {p: p.stat().st_mtime_ns for p in folder.glob("*/model.pt")} == before
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (("seeds = [3, 4]", "seeds = []"), "seeds: expected a list of integers"),
+        (("seeds = [3, 4]", "seeds = [1, 1]"), "expected different integers"),
+        (('name = "sltt"', 'label = "dsr BIASES"'), "expected different labels"),
+        (('name = "sltt"', 'name = "stlt"'), "rule.name: expected one of"),
+        (('name = "sltt"', 'name = "sltt"\nk = "x"'), "k: expected a positive integer"),
+        (("[training]", "[rule]\nname = 'ottt'\n[training]"), r"as \[\[rules\]\]"),
+        (("epochs = 1", "epohcs = 1"), "epohcs"),
+    ],
+)
+def test_a_wrong_file_is_told_before_anything_runs(tmp_path, change, message):
+    with pytest.raises(UsageError, match=message):
+        read_comparison(written(tmp_path, SMALL.replace(*change)))
+
+
+def test_no_file_and_no_toml(tmp_path):
+    with pytest.raises(FileError, match="cannot be read"):
+        read_comparison(tmp_path / "none.toml")
+    found = compare(written(tmp_path, "[["), tmp_path / "out")
+    assert found.returncode == 3
+    assert "not a TOML file" in found.stderr
+    assert "Traceback" not in found.stderr
