@@ -17,6 +17,7 @@ from ottt_loihi.converters import lava, lava_script, netx, nir, plots, report, t
 from ottt_loihi.converters import quantize as quantizing
 from ottt_loihi.converters.budget import Activity, Budget, LayerBudget, activity, budget
 from ottt_loihi.converters.calibrate import calibrate
+from ottt_loihi.converters.contraction import require_contraction
 from ottt_loihi.converters.float_network import FloatNetwork, from_torch
 from ottt_loihi.converters.limits import LOIHI2, Limits
 from ottt_loihi.converters.quantize import Quantized, quantize
@@ -118,6 +119,9 @@ def as_spikes(split: Split, images: np.ndarray, num_steps: int, seed: int) -> np
     return images.astype(np.uint8)
 
 
+EQUILIBRIUM_RULES = ("ide", "spide")  # their networks compute only where feedback contracts
+
+
 @dataclass(frozen=True)
 class Options:
     """What ``ottt-export`` can be asked for; see :func:`~ottt_loihi.converters.quantize.quantize`.
@@ -159,6 +163,8 @@ def export(net: Network, options: Options | None = None, source: str | os.PathLi
         )
         origin["calibrated"] = {str(i): [t.scale, t.v_threshold] for i, t in settings["tuning"].items()}
     quantized = quantize(trained, options.num_weight_bits, origin, **settings)
+    if net.provenance.get("training", {}).get("rule", {}).get("name") in EQUILIBRIUM_RULES:
+        require_contraction(quantized.chip)
     counted = budget(quantized.chip, options.limits)
     counted.raise_if_broken()
     if not options.check:

@@ -384,7 +384,7 @@ def binarize(weight: Tensor, scale: str = "channel") -> Tensor:
     a were a constant.
 
     Source: SEI-BWSNN (2025) in our reconstruction, after XNOR-Net's scale and the straight-through estimator; one scale
-    a layer is ours: with it the chip holds the weights exactly, as ±1 with the threshold θ/a.
+    a layer is ours: with it the chip holds the weights exactly, as ±1 with the threshold θ/a (rounded).
     """
     return _Binary.apply(weight, scale)
 

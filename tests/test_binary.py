@@ -87,7 +87,7 @@ def test_digits(rule):
 @pytest.mark.parametrize("shortcuts", [False, True])
 def test_the_chip_holds_one_bit_weights_exactly(reset, shortcuts):
     net = mlp((8, 12, 12, 3), binary="layer", seed=2, reset=reset, shortcuts=shortcuts, time_steps=20).double().eval()
-    x = (torch.rand(30, 20, 8, generator=torch.Generator().manual_seed(3)) < 0.4).double()
+    x = (torch.rand(30, 20, 8, generator=torch.Generator().manual_seed(3)) < 0.9).double()
     chip = quantize(from_torch(net), [8, 8 if shortcuts else "binary", 8]).chip
     stored = np.unique(np.abs(chip.inputs_of(1)[0].weight))
     assert len(stored) == 1
@@ -98,15 +98,34 @@ def test_the_chip_holds_one_bit_weights_exactly(reset, shortcuts):
             assert np.array_equal(a, b)
     if shortcuts:
         return
-    # the layer alone, on the spikes that the first layer really sent: not one differs
+    # the layer alone, on the spikes that the first one really sent: threshold and decay are rounded, no weight is
     sent = torch.from_numpy(found.states["s"][0].reshape(20, 30, 12)).double()
-    v, s = None, []
-    for t in range(20):
-        fired, _, v = net.blocks[1].neuron(net.blocks[1].synapse(sent[t])[0].detach(), v)
-        s.append(fired.numpy() != 0)
-    expected = np.stack(s)
-    assert 0.02 < expected.mean() < 0.9
-    assert np.array_equal(found.states["s"][1].reshape(expected.shape), expected)
+    expected = np.stack(
+        layer_spikes(net.blocks[1].neuron, net.blocks[1].synapse.effective().weight.detach(), 1.0, sent)
+    )
+    assert 0.01 < expected.mean() < 0.9
+    assert (found.states["s"][1].reshape(expected.shape) != expected).mean() < 0.005
+
+
+def layer_spikes(neuron, weight, v_threshold, sent):
+    v, spikes = 0.0, []
+    for s in sent:
+        u = neuron.decay * v + s @ weight.T
+        fired = (u > v_threshold).double()
+        v = u - v_threshold * fired if neuron.reset == "subtract" else u * (1 - fired)
+        spikes.append(fired.numpy() != 0)
+    return spikes
+
+
+@pytest.mark.parametrize("reset", ["zero", "subtract"])
+def test_weights_of_one_with_a_folded_threshold_have_not_a_spike_of_difference(reset):
+    net = mlp((8, 12, 12, 3), binary="layer", seed=2, reset=reset).double()
+    sent = (torch.rand(20, 30, 12, generator=torch.Generator().manual_seed(3)) < 0.4).double()
+    neuron, weight = net.blocks[1].neuron, net.blocks[1].synapse.effective().weight.detach()
+    plain = layer_spikes(neuron, weight, 1.0, sent)
+    folded = layer_spikes(neuron, weight.sign(), 1.0 / float(weight.abs().max()), sent)
+    assert 0.01 < np.mean(plain) < 0.9
+    assert np.array_equal(plain, folded)
 
 
 def test_conv_and_checkpoint_know_it():

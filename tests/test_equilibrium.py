@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from ottt_loihi.converters import lava, torch_integer
+from ottt_loihi.converters.contraction import loop_norms, require_contraction
 from ottt_loihi.converters.float_network import from_torch
 from ottt_loihi.converters.quantize import quantize
 from test_memory import peak
@@ -11,7 +12,7 @@ from test_memory import peak
 from ottt_loihi import sim
 from ottt_loihi.architectures import conv, dsr, mlp
 from ottt_loihi.data import load_data
-from ottt_loihi.errors import TrainingError, UsageError
+from ottt_loihi.errors import ChipError, TrainingError, UsageError
 from ottt_loihi.losses import SquaredError
 from ottt_loihi.rules import equilibrium, make_rule
 from ottt_loihi.rules.equilibrium import Rates, loop_norm, restrict
@@ -211,6 +212,21 @@ def test_on_the_chip_with_the_true_delay():
         for a, b, c in zip(*(result.states[name] for result in found), strict=True):
             assert np.array_equal(a, b)
             assert np.array_equal(a, c)
+
+
+@pytest.mark.parametrize("kind", ["one layer", "loop"])
+def test_feedback_still_contracts_as_integers(kind):
+    net, _, _ = prepared(kind)
+    if kind == "loop":  # three steps around on the chip
+        net.blocks[0].branches[0].delay = 2
+        net._check_shapes()
+    chip = quantize(from_torch(net), 8).chip if kind == "loop" else quantize(from_torch(one_layer(decay=0.95)), 8).chip
+    (norm,) = loop_norms(chip).values()
+    assert abs(norm - 0.5) < 0.02
+    assert require_contraction(chip)
+    wild = quantize(from_torch(one_layer(1.3, decay=0.95)), 8).chip
+    with pytest.raises(ChipError, match=r"multiplies a difference by 1\.3"):
+        require_contraction(wild)
 
 
 def test_bad_input_is_told():
