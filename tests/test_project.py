@@ -23,7 +23,16 @@ MAY_IMPORT = {
     "onchip": (*COMMON, "ottt_loihi.sim", "ottt_loihi.onchip", "ottt_loihi.converters"),
 }
 FORBIDDEN = {"sim": ("torch", "lava"), "onchip/processes": ("torch",)}
-COMMANDS = ["ottt-train", "ottt-export", "ottt-run", "ottt-learn", "ottt-doctor", "ottt-data", "ottt-eval"]
+COMMANDS = [
+    "ottt-train",
+    "ottt-export",
+    "ottt-run",
+    "ottt-learn",
+    "ottt-doctor",
+    "ottt-data",
+    "ottt-eval",
+    "ottt-compare",
+]
 
 
 def imports(path):

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def compare(
-    config: Annotated[Path, typer.Argument(help="A TOML file with [[rules]], such as configs/digits-compare.toml.")],
+    config: Annotated[Path, typer.Argument(help="A TOML file with [[rules]], such as configs/compare/digits.toml.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the runs and the table.")] = Path(
         "runs/compare"
     ),
@@ -30,7 +30,7 @@ def compare(
 ) -> None:
     """Train the same network with several rules and seeds, and put the results side by side.
 
-    Example: ottt-compare configs/digits-compare.toml -o runs/digits-compare
+    Example: ottt-compare configs/compare/digits.toml -o runs/digits-compare
 
     Runs that are finished stay finished: started again, it goes on with the others.
     """
@@ -40,7 +40,7 @@ def compare(
     from ottt_loihi.converters import plots
     from ottt_loihi.files import atomic_write
 
-    expect_file(config, "TOML file", {"": "configs/digits-compare.toml is one", ".pt": "ottt-eval tests a network"})
+    expect_file(config, "TOML file", {"": "configs/compare/digits.toml is one", ".pt": "ottt-eval tests a network"})
     comparison = read_comparison(config)
     results: list[dict[str, Any]] = []
     with Progress(console=err, disable=json) as bar:
