@@ -23,7 +23,7 @@ MAY_IMPORT = {
     "onchip": (*COMMON, "ottt_loihi.sim", "ottt_loihi.onchip", "ottt_loihi.converters"),
 }
 FORBIDDEN = {"sim": ("torch", "lava"), "onchip/processes": ("torch",)}
-COMMANDS = [
+COMMANDS = [f"ottt-{name}" for name in ("train", "export", "run", "learn", "doctor", "data", "eval", "compare")]
     "ottt-train",
     "ottt-export",
     "ottt-run",
