@@ -24,15 +24,6 @@ MAY_IMPORT = {
 }
 FORBIDDEN = {"sim": ("torch", "lava"), "onchip/processes": ("torch",)}
 COMMANDS = [f"ottt-{name}" for name in ("train", "export", "run", "learn", "doctor", "data", "eval", "compare")]
-    "ottt-train",
-    "ottt-export",
-    "ottt-run",
-    "ottt-learn",
-    "ottt-doctor",
-    "ottt-data",
-    "ottt-eval",
-    "ottt-compare",
-]
 
 
 def imports(path):
