@@ -161,8 +161,8 @@ def intervals(names: Sequence[str], series: Mapping[str, Sequence[tuple[float, f
             axes.errorbar(x, y, xerr=spread, fmt="o", markersize=5, capsize=3, linestyle="none", label=label)
         axes.set(xlabel=x_label, yticks=range(len(names)), yticklabels=list(names))
         axes.set_ylim(len(names) - 0.5, -0.5)
-        axes.legend()
-        figure.set_figheight(1.4 + 0.34 * len(names))
+        axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=len(series), borderaxespad=0)
+        figure.set_figheight(1.6 + 0.34 * len(names))
         return _svg(figure)
 
 

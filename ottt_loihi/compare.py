@@ -202,5 +202,6 @@ def summarise(label: str, results: Sequence[Mapping[str, Any]]) -> dict[str, Any
         **means,
         "memory": max(result["memory"] for result in results),
         "accuracy_chip": statistics.mean(chips) if len(chips) == len(results) else None,
+        "deviation_chip": statistics.stdev(chips) if len(chips) > 1 else 0.0,
         "reason": next((r["reason"] for r in results if r["reason"]), ""),
     }

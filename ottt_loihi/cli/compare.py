@@ -62,7 +62,10 @@ def compare(
             [row["rule"] for row in rows],
             {
                 "float": [(row["accuracy"], row["deviation"]) for row in rows],
-                "8 bits": [None if row["accuracy_chip"] is None else (row["accuracy_chip"], 0.0) for row in rows],
+                "8 bits": [
+                    None if row["accuracy_chip"] is None else (row["accuracy_chip"], row["deviation_chip"])
+                    for row in rows
+                ],
             },
             "test accuracy (%)",
         ),
