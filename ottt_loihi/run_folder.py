@@ -28,6 +28,7 @@ from ottt_loihi.checkpoint import assemble, read_tensors, save, write_tensors
 from ottt_loihi.errors import FileError, UsageError
 from ottt_loihi.files import atomic_write
 from ottt_loihi.network import Network
+from ottt_loihi.rules.rule import Rule
 
 FORMAT, VERSION = "ottt-loihi training", 1
 
@@ -77,10 +78,16 @@ class RunFolder:
         self.writer = _tensorboard(self.folder) if tensorboard else None
 
     def save_state(
-        self, net: Network, optimizer: torch.optim.Optimizer, progress: Progress, settings: Mapping[str, Any]
+        self,
+        net: Network,
+        optimizer: torch.optim.Optimizer,
+        progress: Progress,
+        settings: Mapping[str, Any],
+        rule: Rule,
     ) -> None:
         """Write ``training.pt``, in place of the one before."""
         tensors = {f"net/{name}": value for name, value in net.state_dict().items()}
+        tensors |= {f"rule/{name}": value for name, value in rule.tensors().items()}
         numbers: dict[str, float] = {}
         for index, values in optimizer.state_dict()["state"].items():
             for key, value in values.items():
@@ -97,8 +104,10 @@ class RunFolder:
         }
         write_tensors(self.state, FORMAT, VERSION, json.dumps(metadata, sort_keys=True), tensors)
 
-    def load_state(self, net: Network, optimizer: torch.optim.Optimizer, settings: Mapping[str, Any]) -> Progress:
-        """Set the network and the optimiser to where the run in this folder is.
+    def load_state(
+        self, net: Network, optimizer: torch.optim.Optimizer, settings: Mapping[str, Any], rule: Rule
+    ) -> Progress:
+        """Set the network, the optimiser and the rule to where the run in this folder is.
 
         Raises
         ------
@@ -113,6 +122,8 @@ class RunFolder:
         try:
             weights = {name[4:]: tensor for name, tensor in tensors.items() if name.startswith("net/")}
             saved = assemble(self.state, whole, weights)
+            learnt = {name[5:]: tensor for name, tensor in tensors.items() if name.startswith("rule/")}
+            rule.restore(learnt)
             progress = _progress(metadata["progress"])
             state = _optimizer_state(optimizer, tensors, metadata["optimizer"])
         except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:

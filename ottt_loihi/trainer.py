@@ -176,7 +176,7 @@ class Trainer:
         try:
             optimizer = files.optimizer = self._make_optimizer()  # the first one of a process takes torch seconds
             if resume and run is not None:
-                done = files.done = run.load_state(self.net, optimizer, self._settings(epochs))
+                done = files.done = run.load_state(self.net, optimizer, self._settings(epochs), self.rule)
             with _progress_bar(self.progress and self.group.leads) as bar:
                 task = bar.add_task("training", total=epochs, completed=done.epoch, info="")
                 while done.epoch < epochs:
@@ -360,7 +360,7 @@ class _Files:
 
     def _save_state(self) -> None:
         trainer = self.trainer
-        self.run.save_state(trainer.net, self.optimizer, self.done, trainer._settings(self.epochs))
+        self.run.save_state(trainer.net, self.optimizer, self.done, trainer._settings(self.epochs), trainer.rule)
 
     def _provenance(self) -> dict[str, Any]:
         return self.trainer.provenance(self.epochs, self.done.history)

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from ottt_loihi.architectures import mlp
+from ottt_loihi.architectures import dsr, mlp
 from ottt_loihi.checkpoint import load
 from ottt_loihi.config import make_config, override, parse_change, read_config
 from ottt_loihi.errors import FileError, UsageError
@@ -86,6 +86,44 @@ def test_a_run_stopped_in_the_middle_of_an_epoch_goes_on_there(tmp_path, monkeyp
     assert rows[0].startswith("epoch,loss,train_accuracy,test_accuracy")
     with pytest.raises(UsageError, match=r"a run with rule = .*'ottt'.*asked for is .*'sltt'"):
         trainer("sltt").fit(x, y, 3, run=RunFolder(tmp_path), resume=True)
+
+
+RULES = {
+    "dsr": lambda: dsr((9,), input_shape=(12,), num_classes=3, v_threshold=1.0),
+    "ide": lambda: mlp((12, 9, 3), recurrent=True, v_threshold=2.0, dropout=0.2),
+    "spide": lambda: mlp((12, 9, 3), recurrent=True, v_threshold=2.0, v_init=1.0),
+    "opzo": lambda: mlp((12, 9, 8, 3), dropout=0.2),
+    "ottt": lambda: mlp((12, 9, 9, 3), binary="channel", shortcuts=True),
+}
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_every_rule_goes_on_bit_for_bit(tmp_path, monkeypatch, rule):
+    x, y = rng_data()
+
+    def trainer():
+        settings = {"not_converged": "continue"} if rule in ("ide", "spide") else {}
+        return Trainer(RULES[rule](), make_rule(rule, **settings), batch_size=8, seed=3, learning_rate=0.01)
+
+    whole, first, second, batches = trainer(), trainer(), trainer(), []
+    whole.fit(x, y, 3)
+    kind, train_batch = type(first.rule), type(first.rule).train_batch
+
+    def stopping(self, *arguments):
+        batches.append(1)
+        if len(batches) == 14:
+            raise Stop
+        return train_batch(self, *arguments)
+
+    monkeypatch.setattr(kind, "train_batch", stopping)
+    with pytest.raises(Stop):
+        first.fit(x, y, 3, run=RunFolder(tmp_path), checkpoint_every=2)
+    monkeypatch.undo()
+    second.fit(x, y, 3, run=RunFolder(tmp_path), resume=True, checkpoint_every=2)
+    for a, b in zip(whole.net.parameters(), second.net.parameters(), strict=True):
+        assert torch.equal(a, b)
+    for a, b in zip(whole.rule.tensors().values(), second.rule.tensors().values(), strict=True):
+        assert torch.equal(a, b)
 
 
 def test_a_network_of_another_architecture_is_refused(tmp_path):

@@ -72,7 +72,9 @@ def train(
         str | None, typer.Option(help="mlp: neurons per hidden layer, separated by commas. [128]")
     ] = None,
     features: Annotated[str | None, typer.Option(help="conv: layers, such as 16C3-AP2-32C3-GAP.")] = None,
-    rule: Annotated[str | None, typer.Option(help="ottt, bptt, sltt, saf-e, saf-f, dsr, ide or spide. [ottt]")] = None,
+    rule: Annotated[
+        str | None, typer.Option(help="ottt, bptt, sltt, saf-e, saf-f, dsr, ide, spide or opzo. [ottt]")
+    ] = None,
     epochs: Annotated[int | None, typer.Option(min=1, help="[60]")] = None,
     batch_size: Annotated[int | None, typer.Option(min=1, help="[64]")] = None,
     time_steps: Annotated[

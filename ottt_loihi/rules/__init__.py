@@ -14,6 +14,7 @@ _RULES = {  # name: module and class; a new rule is one new file and one line he
     "dsr": ("dsr", "DSR"),
     "ide": ("ide", "IDE"),
     "spide": ("spide", "SPIDE"),
+    "opzo": ("opzo", "OPZO"),
 }
 RULES = tuple(_RULES)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
@@ -60,6 +61,15 @@ class Rule(ABC):
     def describe(self) -> dict[str, Any]:
         """Name and settings as JSON values."""
         return {"name": self.name}
+
+    def tensors(self) -> dict[str, Tensor]:
+        """What the rule has learnt for itself, which a resumed run needs; most rules nothing."""
+        return {}
+
+    def restore(self, tensors: Mapping[str, Tensor]) -> None:
+        """Go on with :meth:`tensors` of an earlier run; ValueError where they are none of this rule's."""
+        if tensors:
+            raise ValueError(f"rule {self.name} has no tensors of its own, found {', '.join(tensors)}")
 
 
 class OnlineRule(Rule):

@@ -1,0 +1,188 @@
+"""OPZO: online pseudo-zeroth-order training (Xiao et al. 2024, arXiv 2407.12516)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from ottt_loihi.errors import UsageError
+from ottt_loihi.folding import Folded
+from ottt_loihi.layers import BlockState
+from ottt_loihi.losses import Loss
+from ottt_loihi.network import Network, NetworkState
+from ottt_loihi.neurons import one_of
+from ottt_loihi.paths import Paths, ottt_paths
+from ottt_loihi.rules.rule import UPDATES, BatchResult, Rule, check_labels, require_finite
+
+FEEDBACK = ("estimated", "random")
+QUIET = Paths(membrane=False)
+
+
+class OPZO(Rule):
+    """Errors reach each hidden layer directly, through a matrix that follows from noise: no backward pass.
+
+    ::
+
+        e = ∂L[t]/∂o[t]          g = M·e          ∇W[t] = (f(u[t]) ⊙ g)·â_pre[t]ᵀ
+        M ← λ_M·M + (1 − λ_M)·mean_batch z·(õ[t] − o[t])ᵀ/α
+
+    õ is the readout of a second run of this step with α·z added to the spikes of every hidden layer, z = ±1; the
+    readout's own gradient uses e itself. M begins at 0, and its mean is divided by 1 − λ_M^k after k steps. The
+    two-point difference is the paper's variant with less variance; the division is ours.
+
+    ===========  ===========================  ===================================================================
+    setting      range                        meaning
+    ===========  ===========================  ===================================================================
+    noise        > 0                          α
+    momentum     0 … 1                        λ_M
+    feedback     ``"estimated" | "random"``   random: M is drawn once and stays (direct feedback alignment)
+    update       ``"step" | "sequence"``      as in OTTT
+    convention   ``"paper" | "authors"``      as in OTTT; the network's
+    ===========  ===========================  ===================================================================
+
+    Networks that are a row of layers. ``matrices``: M of every block, ``(neurons, classes)``.
+    """
+
+    name: ClassVar[str] = "opzo"
+
+    def __init__(
+        self,
+        noise: float = 0.2,
+        momentum: float = 0.999,
+        feedback: str = "estimated",
+        update: str = "sequence",
+        convention: str = "paper",
+    ) -> None:
+        for where, value, top in (("noise", noise, 1e6), ("momentum", momentum, 1.0)):
+            if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= top:
+                raise UsageError(f"{where}: expected a number in [0, {top:g}], got {value!r}")
+        if noise == 0 or momentum == 1:
+            raise UsageError(f"expected noise > 0 and momentum < 1, got {noise} and {momentum}; or feedback = 'random'")
+        self.noise, self.momentum = float(noise), float(momentum)
+        self.feedback = one_of(feedback, "feedback", FEEDBACK)
+        self.update = one_of(update, "update", UPDATES)
+        self.paths = ottt_paths(convention)
+        self.convention = convention
+        self.matrices: list[Tensor] = []
+        self.steps = 0
+
+    def train_batch(
+        self, net: Network, x: Tensor, labels: Tensor, loss: Loss, optimizer: torch.optim.Optimizer | None
+    ) -> BatchResult:
+        self._check(net)
+        x, labels = net.check_input(x), check_labels(net, x, labels)
+        if optimizer is not None:
+            optimizer.zero_grad()
+        folded = net.fold(leaves=True)
+        state, total, scores = None, x.new_zeros(()), x.new_zeros(len(x), net.num_classes)
+        for t in range(x.shape[1]):
+            if self.feedback == "estimated":
+                noisy = self._noise(net, x)
+                with torch.no_grad():
+                    perturbed = _run(net, x[:, t], state, QUIET, folded, noisy)[0]
+            o, state, currents = _run(net, x[:, t], state, self.paths, folded)
+            now = loss(o, labels, x.shape[1])
+            require_finite(net, now, state, t)
+            if self.feedback == "estimated":
+                self._follow(noisy, perturbed - o.detach())
+            self._backward(net, now, o, state, currents)
+            total, scores = total + now.detach(), scores + o.detach()
+            state = _cut(state)
+            if self.update == "step" and optimizer is not None:
+                folded.push()
+                optimizer.step()
+                optimizer.zero_grad()
+                folded = net.fold(leaves=True)
+        folded.push()
+        if optimizer is not None and self.update == "sequence":
+            optimizer.step()
+        return BatchResult(total, scores)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """What a run that goes on needs."""
+        kept = {str(index): matrix for index, matrix in enumerate(self.matrices)}
+        return kept | {"steps": torch.tensor(float(self.steps), dtype=torch.float64)}
+
+    def restore(self, tensors: Mapping[str, Tensor]) -> None:
+        names = ["steps", *map(str, range(len(tensors) - 1))]
+        if sorted(tensors) != sorted(names) or not all(torch.isfinite(tensor).all() for tensor in tensors.values()):
+            raise ValueError(f"opzo: its matrices are damaged, found {', '.join(tensors) or 'none'}")
+        self.steps = int(tensors["steps"])
+        self.matrices = [tensors[name].clone() for name in names[1:]]
+
+    def describe(self) -> dict[str, Any]:
+        settings = ("noise", "momentum", "feedback", "update", "convention")
+        return {"name": self.name, **{name: getattr(self, name) for name in settings}}
+
+    def _check(self, net: Network) -> None:
+        if any(len(block.branches) or block.skip is not None for block in net.blocks):
+            raise UsageError("opzo: expected a row of layers without branches and skips")
+        if net.convention != self.convention:
+            raise UsageError(f"opzo: the rule has convention={self.convention!r}, the network {net.convention!r}")
+        shapes = [(math.prod(block.shape), net.num_classes) for block in net.blocks]
+        if not self.matrices:
+            self.matrices = [self._first(shape, net.readout.weight) for shape in shapes]
+        elif [tuple(matrix.shape) for matrix in self.matrices] != shapes:
+            raise UsageError("opzo: its matrices are another network's; make a new rule")
+
+    def _first(self, shape: tuple[int, int], like: Tensor) -> Tensor:
+        if self.feedback == "estimated":
+            return like.new_zeros(shape)
+        generator = torch.Generator().manual_seed(shape[0])
+        return torch.randn(shape, generator=generator).to(like.detach()) / math.sqrt(shape[1])
+
+    def _noise(self, net: Network, x: Tensor) -> list[Tensor]:
+        """α·z of every block."""
+        return [
+            (torch.randint(2, (len(x), *block.shape), device=x.device).to(x) * 2 - 1) * self.noise
+            for block in net.blocks
+        ]
+
+    def _follow(self, noisy: list[Tensor], change: Tensor) -> None:
+        self.steps += 1
+        for matrix, added in zip(self.matrices, noisy):
+            product = added.flatten(1).t() @ change / (self.noise**2 * len(change))
+            matrix.mul_(self.momentum).add_(product, alpha=1 - self.momentum)
+
+    def _backward(self, net: Network, loss: Tensor, o: Tensor, state: NetworkState, currents: list[Tensor]) -> None:
+        (e,) = torch.autograd.grad(loss, o, retain_graph=True)
+        scale = 1 / (1 - self.momentum**self.steps) if self.feedback == "estimated" else 1.0
+        posts = []
+        for block, after, matrix in zip(net.blocks, state.blocks, self.matrices):
+            g = scale * (e @ matrix.t()).view_as(after.u)
+            g = g if after.mask is None else g * after.mask
+            posts.append(g * block.neuron.surrogate(after.u.detach(), block.neuron.v_threshold))
+        torch.autograd.backward([loss, *currents], [torch.ones_like(loss), *posts])
+
+
+def _run(
+    net: Network, x: Tensor, state: NetworkState | None, paths: Paths, folded: Folded, added: list[Tensor] | None = None
+) -> tuple[Tensor, NetworkState, list[Tensor]]:
+    """One step whose layers do not see each other's gradients: o[t], the state, I[t] of every block."""
+    blocks: list[BlockState] = []
+    currents, out = [], x
+    for index, block in enumerate(net.blocks):
+        before = None if state is None else state.blocks[index]
+        current, synapses = block.charge([out], before, paths, index == 0, folded)
+        blocks.append(block.fire(current, synapses, before, paths))
+        currents.append(current)
+        out = blocks[-1].out.detach()
+        out = out if added is None else out + added[index]
+    o, readout = net.readout(
+        out,
+        None if state is None else state.readout,
+        decay=net.blocks[-1].neuron.decay if paths.readout_trace and len(net.blocks) else 0.0,
+        traced=paths.readout_trace,
+        weights=folded[net.readout],
+    )
+    return o, NetworkState(tuple(blocks), readout), currents
+
+
+def _cut(state: NetworkState) -> NetworkState:
+    return state._replace(
+        blocks=tuple(block._replace(s=block.s.detach(), u=block.u.detach()) for block in state.blocks)
+    )
