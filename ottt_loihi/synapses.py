@@ -64,7 +64,7 @@ class Synapse(nn.Module):
     input_scale     number                         κ: what a presynaptic spike counts
     output_scale    number                         c without ``skip_gain``
     binary          None, ``"channel"``,           Ŵ = a·sign(Ŵ), a: mean size in an output, or of all
-                    ``"layer"``                     (:func:`binarize`)
+                    ``"layer"``                    (:func:`binarize`)
     weight_bits     None or 2 … 8                  W as the chip will have it in the product (:func:`as_on_chip`), while
                                                    the parameter stays real: quantisation-aware fine-tuning
     pool            None, int or ``"global"``      P: average pooling of the input over k×k, or over everything; the
@@ -380,8 +380,8 @@ def standardize(weight: Tensor, gain: Tensor) -> Tensor:
 def binarize(weight: Tensor, scale: str = "channel") -> Tensor:
     """``a·sign(w)``, sign(0) = 1, a = ``mean |w|`` of each output (``"channel"``), or of all weights (``"layer"``).
 
-    a is the least-squares scale of the signs. The gradient is ``∂L/∂w = a·∂L/∂ŵ`` where ``|w| ≤ 1`` and 0 elsewhere, as if
-    a were a constant.
+    a is the least-squares scale of the signs. The gradient is ``∂L/∂w = a·∂L/∂ŵ`` where ``|w| ≤ 1`` and 0 elsewhere, as
+    if a were a constant.
 
     Source: SEI-BWSNN (2025) in our reconstruction, after XNOR-Net's scale and the straight-through estimator; one scale
     a layer is ours: with it the chip holds the weights exactly, as ±1 with the threshold θ/a (rounded).
