@@ -72,7 +72,10 @@ def test_sltt_is_the_sum_over_binary_networks_with_frozen_noise():
         torch.testing.assert_close(g, p.grad, rtol=0, atol=1e-13)
 
 
-@pytest.mark.parametrize("rule", ["ottt", "sltt", "bptt"])
+SLOW = pytest.mark.slow
+
+
+@pytest.mark.parametrize("rule", ["ottt", pytest.param("sltt", marks=SLOW), pytest.param("bptt", marks=SLOW)])
 def test_digits(rule):
     split = load_data("digits")
     net = mlp((64, 128, 128, 10), binary="layer", shortcuts=True, bias=True, input_shape=split.input_shape)
@@ -147,6 +150,7 @@ def test_distillation_wants_the_teachers_readout():
     torch.testing.assert_close(o.grad, expected)
 
 
+@pytest.mark.slow
 def test_a_student_learns_from_a_teacher_alone():
     split = load_data("digits")
     teacher = mlp((64, 128, 10), bias=True, input_shape=split.input_shape)

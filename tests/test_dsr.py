@@ -161,7 +161,7 @@ def test_chip_equals_torch_integer_and_mostly_the_float_network(kind):
 
 
 @pytest.mark.lava
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", ["lif", pytest.param("if", marks=pytest.mark.slow)])
 def test_lava_has_the_same_states(kind):
     net, x = _trained(kind, bias=kind == "lif")
     chip = quantize(from_torch(net), 8).chip

@@ -188,7 +188,7 @@ def test_memory_is_constant_in_the_number_of_time_steps(rule):
     assert many <= 1.05 * few
 
 
-@pytest.mark.parametrize("rule", ["ide", "spide"])
+@pytest.mark.parametrize("rule", ["ide", pytest.param("spide", marks=pytest.mark.slow)])
 def test_digits(rule):
     split = load_data("digits")
     start = {"v_init": 1.0} if rule == "spide" else {}
