@@ -30,6 +30,7 @@ from ottt_loihi.rules import make_rule
 from ottt_loihi.synapses import Conv2d, standardize
 
 LOSS = SquaredError()
+STRETCH = 8  # time steps that go through the network at once
 
 
 class _Replace(torch.autograd.Function):
@@ -120,8 +121,9 @@ def networks(convention: str) -> dict[str, tuple[Network, int]]:
 
 def contenders(net: Network, x: Tensor, labels: Tensor) -> dict[str, Callable[[], Tensor]]:
     """Each is one batch from rest to gradients."""
-    sequence = make_rule("ottt", update="sequence", convention=net.convention)
-    rules = {"OTTT": sequence, "SLTT": make_rule("sltt"), "SAF-E": make_rule("saf-e", update="sequence")}
+    ottt = {"update": "sequence", "convention": net.convention}
+    rules = {"OTTT": make_rule("ottt", **ottt), f"OTTT, {STRETCH} at once": make_rule("ottt", **ottt, stretch=STRETCH)}
+    rules |= {"SLTT": make_rule("sltt"), "SAF-E": make_rule("saf-e", update="sequence")}
     rules |= {"SAF-F": make_rule("saf-f"), "BPTT": make_rule("bptt")}
     return {"two forwards": lambda: two_forward_batch(net, x, labels)} | {
         name: (lambda rule=rule: rule.train_batch(net, x, labels, LOSS, None).scores) for name, rule in rules.items()

@@ -71,15 +71,15 @@ def _times_logistic(sigma, g, alpha):  # type: ignore[no-untyped-def]
 def charge_fire_reset(u: Tensor, v: Tensor, s: Tensor, neuron: Any) -> None:
     """One step, in place: u is I[t] and becomes u[t], v is v[t−1] and becomes v[t], s[t] is written into s."""
     loop = _subtract if neuron.reset == "subtract" else _to_zero
-    loop(_flat(u), _flat(v), _flat(s), *_constants(u, neuron))
+    loop(_flat(u), _flat(v), _flat(s), *constants(u, neuron))
 
 
 def accumulate(u: Tensor, trace: Tensor, neuron: Any) -> None:
     """One accumulated step, in place: u is Û[t] and becomes u[t], trace is â[t−1] and becomes â[t]."""
-    _accumulate(_flat(u), _flat(trace), *_constants(u, neuron))
+    _accumulate(_flat(u), _flat(trace), *constants(u, neuron))
 
 
-def _constants(u: Tensor, neuron: Any) -> tuple[Any, Any, Any]:
+def constants(u: Tensor, neuron: Any) -> tuple[Any, Any, Any]:
     """λ, Vth, and the largest u that does not fire, of u's type."""
     kind = np.float32 if u.dtype == torch.float32 else np.float64
     v_threshold = kind(neuron.v_threshold)

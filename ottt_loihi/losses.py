@@ -6,7 +6,7 @@ labels int64 ``(batch,)``; the result is a scalar tensor, the mean over the batc
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, ClassVar
 
 from torch import Tensor
@@ -23,6 +23,14 @@ class SquaredError:
 
     def __call__(self, o: Tensor, labels: Tensor, time_steps: int) -> Tensor:
         return (o - _one_hot(o, labels)).square().sum() / (2 * time_steps * len(o))
+
+    def part(self, samples: slice) -> SquaredError:
+        """The loss of some samples of the batch."""
+        return self
+
+    def repeated(self, steps: int) -> SquaredError:
+        """The loss of rows that hold every sample ``steps`` times, one after the other."""
+        return self
 
 
 @dataclass(frozen=True)
@@ -45,6 +53,14 @@ class CrossEntropy:
             loss = loss + self.mu * functional.mse_loss(o, _one_hot(o, labels))
         return loss / time_steps
 
+    def part(self, samples: slice) -> CrossEntropy:
+        """The loss of some samples of the batch."""
+        return self
+
+    def repeated(self, steps: int) -> CrossEntropy:
+        """The loss of rows that hold every sample ``steps`` times, one after the other."""
+        return self
+
 
 @dataclass(frozen=True, eq=False)
 class Distilled:
@@ -64,6 +80,14 @@ class Distilled:
         divergence = functional.kl_div(found, wanted, reduction="batchmean", log_target=True)
         scaled = self.kappa * self.temperature**2 / time_steps * divergence
         return (1 - self.kappa) * self.loss(o, labels, time_steps) + scaled
+
+    def part(self, samples: slice) -> Distilled:
+        """The loss of some samples of the batch."""
+        return replace(self, teacher=self.teacher[samples])
+
+    def repeated(self, steps: int) -> Distilled:
+        """The loss of rows that hold every sample ``steps`` times, one after the other."""
+        return replace(self, teacher=self.teacher.repeat_interleave(steps, 0))
 
 
 Loss = SquaredError | CrossEntropy

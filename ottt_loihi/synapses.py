@@ -316,6 +316,10 @@ class Conv2d(Synapse):
     def out_channels(self) -> int:
         return self.weight.shape[0]
 
+    @property
+    def kernel_size(self) -> int:
+        return self.weight.shape[-1]
+
     def output_shape(self, input_shape: tuple[int, ...]) -> tuple[int, ...]:
         shape = pooled_shape(input_shape, self.pool)
         if len(shape) != 3 or shape[0] != self.in_channels:

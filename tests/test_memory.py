@@ -44,6 +44,14 @@ def test_ottt_is_constant_in_the_number_of_time_steps(kind, update, constant, st
     assert many <= 1.05 * few
 
 
+@pytest.mark.parametrize("constant", [False, True])
+@pytest.mark.parametrize("kind", ["dense", "conv", "sws"])
+def test_a_stretch_needs_the_memory_of_its_steps_whatever_their_number(kind, constant):
+    net, rule = float_net(kind), make_rule("ottt", update="sequence", stretch=3)
+    assert peak(net, rule, 24, constant) <= 1.05 * peak(net, rule, 6, constant)
+    assert peak(net, make_rule("ottt", update="sequence", stretch=12), 24, constant) > 2 * peak(net, rule, 24, constant)
+
+
 @pytest.mark.parametrize("rule", ["sltt", "saf-e", "saf-f"])
 @pytest.mark.parametrize("kind", ["dense", "sws"])
 def test_the_relatives_are_constant_too(kind, rule):

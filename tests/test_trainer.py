@@ -49,7 +49,12 @@ def test_the_file_says_how_it_was_made(tmp_path):
     _, history = trained(checkpoint=tmp_path / "model.pt", epochs=3)
     provenance = load(tmp_path / "model.pt").provenance
     assert provenance["seed"] == 0
-    assert provenance["training"]["rule"] == {"name": "ottt", "update": "step", "convention": "paper"}
+    assert provenance["training"]["rule"] == {
+        "name": "ottt",
+        "update": "step",
+        "stretch": 1,
+        "convention": "paper",
+    }
     assert provenance["training"]["loss"] == {"name": "squared-error"}
     assert provenance["training"]["epochs_done"] == 3
     assert provenance["training"]["last_epoch"]["test_accuracy"] == history[-1].test_accuracy

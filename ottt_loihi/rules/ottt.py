@@ -32,9 +32,9 @@ class OTTT(OnlineRule):
 
     name: ClassVar[str] = "ottt"
 
-    def __init__(self, update: str = "step", convention: str = "paper") -> None:
+    def __init__(self, update: str = "step", convention: str = "paper", stretch: int = 1) -> None:
         self.convention = one_of(convention, "convention", CONVENTIONS)
-        super().__init__(ottt_paths(convention), update)
+        super().__init__(ottt_paths(convention), update, stretch)
 
     def check(self, net: Network) -> None:
         if net.convention != self.convention:

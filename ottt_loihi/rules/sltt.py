@@ -20,10 +20,12 @@ class SLTT(OnlineRule):
 
     name: ClassVar[str] = "sltt"
 
-    def __init__(self, update: str = "sequence", k: int | None = None) -> None:
+    def __init__(self, update: str = "sequence", k: int | None = None, stretch: int = 1) -> None:
         if k is not None and (isinstance(k, bool) or not isinstance(k, int) or k < 1):
             raise UsageError(f"k: expected a positive integer or nothing, got {k!r}")
-        super().__init__(Paths(membrane=False), update)
+        if k is not None and stretch != 1:
+            raise UsageError(f"stretch: with k every step is one for itself; use stretch=1, got {stretch!r}")
+        super().__init__(Paths(membrane=False), update, stretch)
         self.k = k
 
     def steps_with_gradient(self, num_steps: int) -> set[int]:

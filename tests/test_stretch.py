@@ -1,0 +1,186 @@
+"""Several time steps at once: the gradients of one step after the other, for everything that fits."""
+
+import pytest
+import torch
+
+from ottt_loihi import stretch
+from ottt_loihi.architectures import conv, dsr, mlp, nf_resnet34
+from ottt_loihi.errors import TrainingError, UsageError
+from ottt_loihi.losses import CrossEntropy, Distilled, SquaredError
+from ottt_loihi.rules import make_rule
+
+T = 7
+IMAGE = {"input_shape": (3, 9, 8), "num_classes": 4, "time_steps": T}
+NETWORKS = {  # wide enough for products of events, and not
+    "dense": lambda **common: mlp((30, 40, 33, 4), bias=True, time_steps=T, **common),
+    "pooled": lambda **common: conv("40C3-AP2-36C3-GAP", bias=True, **IMAGE, **common),
+    "sws": lambda **common: conv("34C3-33C5-AP2-8C3S2-40F", standardized=True, bias=True, **IMAGE, **common),
+    "grouped": lambda **common: conv("6C3-8C3G2-AP2-40F", bias=False, **IMAGE, **common),
+}
+
+
+def make(kind, **common):
+    torch.manual_seed(0)
+    net = NETWORKS[kind](**common).double()
+    for p in net.parameters():
+        p.data *= 2.5 if p.ndim > 1 else 1
+        if p.ndim == 1:
+            p.data.uniform_(0.1, 0.5) if kind != "sws" else p.data.uniform_(0.5, 2.5)
+    return net
+
+
+def batch(net, n=5, steps=T, constant=False):
+    generator = torch.Generator().manual_seed(1)
+    labels = torch.randint(4, (n,), generator=generator)
+    shape = (n, 1 if constant else steps, *net.input_shape)
+    x = torch.rand(shape, generator=generator, dtype=torch.float64)
+    return (x.expand(n, steps, *net.input_shape) if constant else (x < 0.15).double()), labels
+
+
+ENTROPY = CrossEntropy()
+
+
+def learn(net, rule, x, labels, loss=ENTROPY, optimizer=None):
+    net.zero_grad()
+    torch.manual_seed(3)  # of the dropout
+    result = rule.train_batch(net, x, labels, loss, optimizer)
+    return [result.loss, result.scores, *(p.grad for p in net.parameters())]
+
+
+def assert_equal(found, expected, error=1e-12):
+    for a, b in zip(found, expected, strict=True):
+        assert float((a - b).norm()) <= error * float(b.norm())
+
+
+@pytest.mark.parametrize("constant", [False, True])
+@pytest.mark.parametrize("rule", ["ottt paper", "ottt authors", "sltt"])
+@pytest.mark.parametrize("kind", NETWORKS)
+def test_gradients_of_every_network_and_rule(kind, rule, constant):
+    name, *convention = rule.split()
+    settings = {"convention": convention[0]} if convention else {}
+    net = make(kind, **settings)
+    x, labels = batch(net, constant=constant)
+    expected = learn(net, make_rule(name, update="sequence", **settings), x, labels)
+    assert all(float(part.abs().max()) > 0 for part in expected)  # every parameter learns
+    for steps in (3, 8):  # T is no multiple of 3 and less than 8
+        assert_equal(learn(net, make_rule(name, update="sequence", stretch=steps, **settings), x, labels), expected)
+
+
+@pytest.mark.parametrize("few", [0.0, 1.0])
+@pytest.mark.parametrize("surrogate", ["sigmoid", "rectangle", "triangle"])
+@pytest.mark.parametrize("reset", ["zero", "subtract"])
+def test_neurons_and_both_ways_of_multiplying(reset, surrogate, few, monkeypatch):
+    monkeypatch.setattr(stretch, "FEW_OF_LINEAR", few)
+    monkeypatch.setattr(stretch, "FEW_OF_CONV", few)
+    for kind in NETWORKS:
+        net = make(kind, reset=reset, surrogate=surrogate, dropout=0.3)
+        net.blocks[0].neuron.v_init = 0.25
+        x, labels = batch(net)
+        expected = learn(net, make_rule("ottt", update="sequence"), x, labels)
+        if kind == "dense":  # the order of an image's random numbers is that of its memory
+            assert_equal(learn(net, make_rule("ottt", update="sequence", stretch=4), x, labels), expected)
+        net.eval()
+        expected = learn(net, make_rule("ottt", update="sequence"), x, labels)
+        assert_equal(learn(net, make_rule("ottt", update="sequence", stretch=4), x, labels), expected)
+
+
+def test_float32_agrees_within_rounding():
+    net = make("pooled", surrogate="sigmoid").float()
+    x, labels = batch(net)
+    expected = learn(net, make_rule("ottt", update="sequence"), x, labels)
+    assert_equal(learn(net, make_rule("ottt", update="sequence", stretch=4), x, labels), expected, 1e-5)
+
+
+@pytest.mark.parametrize("samples", [1, 5])
+def test_threads_share_the_samples_and_repeat_themselves(samples):
+    net = make("pooled")
+    x, labels = batch(net, samples)
+    rule, threads = make_rule("ottt", update="sequence", stretch=4), torch.get_num_threads()
+    try:
+        torch.set_num_threads(1)
+        one = learn(net, rule, x, labels)
+        torch.set_num_threads(3)
+        several = learn(net, rule, x, labels)
+        assert torch.get_num_threads() == 3
+        again = learn(net, rule, x, labels)
+    finally:
+        torch.set_num_threads(threads)
+    assert_equal(several, one)
+    assert all(torch.equal(a, b) for a, b in zip(several, again))
+
+
+def test_a_teacher_is_asked_about_the_right_samples():
+    net = make("dense")
+    x, labels = batch(net)
+    loss = Distilled(SquaredError(), torch.randn(5, 4, dtype=torch.float64), 0.5, 2.0)
+    expected = learn(net, make_rule("ottt", update="sequence"), x, labels, loss)
+    torch.set_num_threads(2)
+    try:
+        assert_equal(learn(net, make_rule("ottt", update="sequence", stretch=3), x, labels, loss), expected)
+    finally:
+        torch.set_num_threads(1)
+
+
+def test_an_optimiser_steps_once():
+    nets = [make("dense"), make("dense")]
+    for net, steps in zip(nets, (1, 4)):
+        x, labels = batch(net)
+        rule = make_rule("ottt", update="sequence", stretch=steps)
+        learn(net, rule, x, labels, optimizer=torch.optim.SGD(net.parameters(), 0.1))
+    assert_equal(nets[1].parameters(), nets[0].parameters())
+
+
+def test_frozen_parameters_stay_without_gradient():
+    net = make("dense")
+    net.blocks[0].synapse.weight.requires_grad_(False)
+    x, labels = batch(net)
+    make_rule("ottt", update="sequence", stretch=4).train_batch(net, x, labels, SquaredError(), None)
+    assert net.blocks[0].synapse.weight.grad is None
+    assert net.blocks[1].synapse.weight.grad is not None
+
+
+@pytest.mark.parametrize(
+    ("net", "message"),
+    [
+        (lambda: mlp((6, 5, 3), recurrent=True), "block 1 has a second connection"),
+        (lambda: nf_resnet34(3, input_shape=(2, 16, 16), stages=((4, 1),)), "block 1 .*image's size"),
+        (lambda: dsr((6, 5, 3)), "dsr|neurons"),
+    ],
+)
+def test_networks_that_do_not_fit_are_refused(net, message):
+    net = net()
+    x = torch.zeros(2, 3, *net.input_shape)
+    with pytest.raises(UsageError, match=message):
+        make_rule("ottt", update="sequence", stretch=2).train_batch(net, x, [0, 1], SquaredError(), None)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"update": "step", "stretch": 2}, "update='sequence'"),
+        ({"update": "sequence", "stretch": 0}, "positive integer"),
+        ({"update": "sequence", "stretch": 2.5}, "positive integer"),
+    ],
+)
+def test_wrong_settings(settings, message):
+    with pytest.raises(UsageError, match=message):
+        make_rule("ottt", **settings)
+
+
+def test_single_steps_cannot_be_chosen_from_a_stretch():
+    with pytest.raises(UsageError, match="stretch=1"):
+        make_rule("sltt", k=2, stretch=2)
+
+
+@pytest.mark.parametrize(("block", "place"), [(None, "the readout"), (1, r"block 2 \(its membrane")])
+def test_an_overflow_is_named_by_step_and_layer(block, place):
+    net = make("dense")
+    x, labels = batch(net)
+    x[:, :2] = 0  # nothing fires for two steps
+    for other in net.blocks:
+        other.synapse.bias.data.zero_()
+    net.readout.weight.data[:] = 1e308
+    if block is not None:
+        net.blocks[block].synapse.weight.data[0] = 1e308
+    with pytest.raises(TrainingError, match=f"time step 3: the loss is (nan|inf); it begins in {place}"):
+        learn(net, make_rule("ottt", update="sequence", stretch=4), x, labels)
