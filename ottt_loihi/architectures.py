@@ -31,6 +31,7 @@ def mlp(
     v_threshold: float = 1.0,
     reset: str = "subtract",
     bias: bool = False,
+    standardized: bool = False,
     surrogate: str | Mapping[str, Any] | Surrogate = "rectangle",
     convention: str = "paper",
     time_steps: int = 6,
@@ -52,6 +53,8 @@ def mlp(
         of all neurons (:class:`~ottt_loihi.neurons.LIF`)
     bias
         of all layers, the readout's too
+    standardized
+        scaled weight standardisation with gains in all hidden layers, and spikes count 2.74, as in :func:`conv`
     input_shape
         shape of one frame, as many elements as ``sizes[0]``; default ``(sizes[0],)``
     dropout
@@ -91,20 +94,25 @@ def mlp(
         "input_shape": list(input_shape),
     }
     arguments |= {"dropout": dropout} if dropout else {}  # files of networks without them keep their bytes
+    arguments |= {"standardized": True} if standardized else {}
     arguments |= {"recurrent": True} if recurrent else {}
     arguments |= {"v_init": v_init} if v_init else {}
     arguments |= {"binary": binary} if binary else {}
     arguments |= {"shortcuts": True} if shortcuts else {}
     generator = _generator(seed)
     blocks = []
+    settings = {"standardized": True, "input_scale": SPIKE_SCALE} if standardized else {}
     for index, (n, m) in enumerate(itertools.pairwise(sizes[:-1])):
-        synapse = Linear(n, m, bool(bias), generator, binary=binary if index else None)
-        branches = [Branch(Linear(m, m, False, generator), index, delay=1)] if recurrent else []
+        own = settings if index else {"standardized": standardized}
+        synapse = Linear(n, m, bool(bias), generator, binary=binary if index else None, **own)
+        branches = [Branch(Linear(m, m, False, generator, **settings), index, delay=1)] if recurrent else []
         skip = Skip(index - 1) if shortcuts and index and n == m else None
         blocks.append(Block(synapse, _lif(arguments), branches=branches, skip=skip, dropout=dropout))
     return Network(
         blocks,
-        Readout(sizes[-2], sizes[-1], bool(bias), generator),
+        Readout(
+            sizes[-2], sizes[-1], bool(bias), generator, input_scale=SPIKE_SCALE if blocks and standardized else 1.0
+        ),
         input_shape=input_shape,
         time_steps=time_steps,
         convention=convention,
