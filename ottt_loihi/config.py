@@ -44,7 +44,8 @@ class Training:
     threads: of torch, the result may depend on it · checkpoint_every: batches between two saves of ``training.pt``
     beside the one after every epoch, 0: none · device: torch's name, ``"cpu"`` or ``"cuda"`` · quantize: bits of
     the weights in every product, as the chip will have them, 0: real ones · init: a ``model.pt`` to start from ·
-    teacher: a ``model.pt`` to learn from as well, with weight kappa at that temperature
+    teacher: a ``model.pt`` to learn from as well, with weight kappa at that temperature · autocast: ``"bfloat16"`` or
+    ``"float16"`` products, empty: none
     """
 
     epochs: int = 60
@@ -65,6 +66,7 @@ class Training:
     teacher: str = ""
     kappa: float = 0.5
     temperature: float = 2.0
+    autocast: str = ""
 
 
 @dataclass(frozen=True)

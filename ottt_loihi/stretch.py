@@ -30,7 +30,8 @@ from ottt_loihi.losses import Loss
 from ottt_loihi.network import Network, is_on_cpu
 from ottt_loihi.neurons import LIF
 from ottt_loihi.paths import Paths
-from ottt_loihi.synapses import Conv2d, Synapse, Weights
+from ottt_loihi.precision import product_dtype
+from ottt_loihi.synapses import Conv2d, Synapse, Weights, lowered_gradients
 
 # up to which part of the inputs adding rows is faster than a product, and from how long rows on; measured
 FEW_OF_LINEAR, WIDE_LINEAR = 0.3, 32
@@ -98,9 +99,11 @@ class _Layer:
     shape: tuple[int, ...] = ()
     weight: Tensor = field(init=False)
     rows: Tensor | None = field(init=False, default=None)
+    kind: torch.dtype = field(init=False)
 
     def __post_init__(self) -> None:
         weight, synapse = self.weights.weight.detach(), self.synapse
+        self.kind = product_dtype(weight)  # asked here: threads do not know of autocast
         if isinstance(synapse, Conv2d):
             self.weight = weight.contiguous(memory_format=torch.channels_last)
             plain = synapse.stride == synapse.groups == 1 and synapse.padding < synapse.kernel_size
@@ -140,7 +143,8 @@ class _Layer:
     def product(self, x: Tensor, few: bool) -> Tensor:
         """I of all rows of x: images are ``(…, channels, height, width)`` in the memory of channels last."""
         if not few:
-            return self.synapse._product(x, self.weight, self.bias)
+            bias = None if self.bias is None else self.bias.to(self.kind)
+            return self.synapse._product(x.to(self.kind), self.weight.to(self.kind), bias).to(x.dtype)
         if isinstance(self.synapse, Conv2d):
             size, kernel, padding = self._geometry(x)
             height, width = (n + 2 * padding - kernel + 1 for n in size[:2])
@@ -164,11 +168,11 @@ class _Layer:
         assert isinstance(synapse, Conv2d)
         return (*x.shape[2:], synapse.in_channels, synapse.out_channels), synapse.kernel_size, synapse.padding
 
-    def backward(self, g: Tensor, x: Tensor) -> Tensor:
-        """∂L/∂x."""
-        found, _ = self.synapse._gradients(g, x, self.weight, (True, False))
-        assert found is not None
-        return found
+    def gradients(self, g: Tensor, x: Tensor, wanted: tuple[bool, bool]) -> tuple[Tensor | None, Tensor | None]:
+        """∂L/∂x and ``Σ g·xᵀ``, those of them that are wanted."""
+        if self.kind == g.dtype:
+            return self.synapse._gradients(g, x, self.weight, wanted)
+        return lowered_gradients(self.synapse, g, x, self.weight, wanted, self.kind)
 
 
 def _layers(net: Network, folded: Folded, paths: Paths) -> Iterator[_Layer]:
@@ -322,7 +326,7 @@ class _Share:
                     g = g.view(-1, height, width, channels).permute(0, 3, 1, 2)
                 else:
                     g = g.view(self.samples * steps, -1)
-            before = layer.backward(g, inputs[index]) if index else g
+            before = layer.gradients(g, inputs[index], (True, False))[0] if index else g
             self._add_bias(index, g, steps)
             self._add_weight(index, g, inputs[index], few[index], steps)
             g = before
@@ -385,8 +389,8 @@ class _Share:
         layer = self.layers[index]
         if self.weight[index] is None:
             self.weight[index] = torch.zeros_like(layer.weight)
-        if isinstance(layer.synapse, Conv2d):
-            self.weight[index].add_(layer.synapse._gradients(g, x, layer.weight, (False, True))[1], alpha=factor)
+        if isinstance(layer.synapse, Conv2d) or layer.kind != g.dtype:
+            self.weight[index].add_(layer.gradients(g, x, (False, True))[1], alpha=factor)
         else:
             self.weight[index].addmm_(g.t(), x, alpha=factor)
 

@@ -26,6 +26,7 @@ from ottt_loihi.losses import Distilled, Loss, make_loss
 from ottt_loihi.losses import describe as describe_loss
 from ottt_loihi.network import Network
 from ottt_loihi.neurons import one_of
+from ottt_loihi.precision import check_autocast
 from ottt_loihi.rules.rule import Rule, check_labels
 from ottt_loihi.run_folder import Epoch, RunFolder
 from ottt_loihi.run_folder import Progress as RunProgress
@@ -81,6 +82,8 @@ class Trainer:
         show a progress bar on stderr
     teacher, kappa, temperature
         a trained network whose mean readout the loss also wants (:class:`~ottt_loihi.losses.Distilled`)
+    autocast
+        ``"bfloat16"`` or ``"float16"``: products of 16 bits (:mod:`ottt_loihi.precision`); tests stay as they are
     group
         the processes that train together (``ottt_loihi.distributed``); ``batch_size`` is the joint batch's
 
@@ -109,6 +112,7 @@ class Trainer:
         teacher: Network | None = None,
         kappa: float = 0.5,
         temperature: float = 2.0,
+        autocast: str = "",
         group: Group | None = None,
     ) -> None:
         self.net, self.rule, self.loss, self.progress = net, rule, make_loss(loss), progress
@@ -132,6 +136,7 @@ class Trainer:
                 f"teacher: expected inputs {net.input_shape} and {net.num_classes} classes, "
                 f"got {teacher.input_shape} and {teacher.num_classes}"
             )
+        self.autocast = check_autocast(autocast)
         self.group = Group() if group is None else group
 
     def fit(
@@ -231,7 +236,8 @@ class Trainer:
         inputs = encode(samples, self.encoding, self.net.time_steps, seed, chosen)
         labels = torch.from_numpy(y[chosen])
         try:
-            result = self.rule.train_batch(self.net, inputs, labels, self._loss(inputs), optimizer)
+            with torch.autocast(self.net.readout.weight.device.type, self.autocast, enabled=self.autocast is not None):
+                result = self.rule.train_batch(self.net, inputs, labels, self._loss(inputs), optimizer)
         except TrainingError as error:
             raise TrainingError(
                 f"epoch {done.epoch + 1}, batch {done.batch + 1}: {error}; "
@@ -304,6 +310,7 @@ class Trainer:
             "encoding": self.encoding,
             "augmentations": list(self.augmentations),
             **({} if self.teacher is None else {"kappa": self.kappa, "temperature": self.temperature}),
+            **({} if self.autocast is None else {"autocast": str(self.autocast).removeprefix("torch.")}),
             "seed": self.seed,
             "processes": self.group.size,
             "epochs": epochs,

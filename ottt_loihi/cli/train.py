@@ -202,6 +202,7 @@ def run(
         teacher=load(training.teacher) if training.teacher else None,
         kappa=training.kappa,
         temperature=training.temperature,
+        autocast=training.autocast,
         group=group,
         **{name: getattr(training, name) for name in settings},
     )
