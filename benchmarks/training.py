@@ -122,7 +122,9 @@ def networks(convention: str) -> dict[str, tuple[Network, int]]:
 def contenders(net: Network, x: Tensor, labels: Tensor) -> dict[str, Callable[[], Tensor]]:
     """Each is one batch from rest to gradients."""
     ottt = {"update": "sequence", "convention": net.convention}
-    rules = {"OTTT": make_rule("ottt", **ottt), f"OTTT, {STRETCH} at once": make_rule("ottt", **ottt, stretch=STRETCH)}
+    rules = {"OTTT": make_rule("ottt", **ottt)}
+    if not net.readout.weight.is_cuda:
+        rules[f"OTTT, {STRETCH} at once"] = make_rule("ottt", **ottt, stretch=STRETCH)
     rules |= {"SLTT": make_rule("sltt"), "SAF-E": make_rule("saf-e", update="sequence")}
     rules |= {"SAF-F": make_rule("saf-f"), "BPTT": make_rule("bptt")}
     return {"two forwards": lambda: two_forward_batch(net, x, labels)} | {

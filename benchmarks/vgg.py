@@ -1,0 +1,127 @@
+"""Time per iteration and peak memory of the paper's VGG (standardised weights) for growing numbers of time steps.
+
+    python benchmarks/vgg.py [--device cuda] [--steps 2 6 12 24 48] [--autocast bfloat16] [--json out.json]
+
+On a GPU the whole network with batches of 128; on the CPU a network of the same kind that is small enough. An iteration
+is forward, backward and the optimiser's step. Memory is what torch has allocated at most at one time, beside network,
+optimiser and input. OTTT's must stay the same for all T, BPTT's grows.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import statistics
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.table import Table
+from torch.profiler import ProfilerActivity, profile
+
+from ottt_loihi.architectures import conv, vgg
+from ottt_loihi.losses import CrossEntropy
+from ottt_loihi.network import Network
+from ottt_loihi.precision import check_autocast
+from ottt_loihi.rules import make_rule
+
+SMALL = "16C3-32C3-AP2-64C3-64C3-AP2-128C3-128C3-GAP"
+
+
+def rules(device: str) -> dict[str, Any]:
+    """What is compared; several steps at once are for the CPU."""
+    ottt = {"convention": "authors"}
+    found = {
+        "OTTT_A": make_rule("ottt", update="sequence", **ottt),
+        "OTTT_O": make_rule("ottt", update="step", **ottt),
+        "BPTT": make_rule("bptt"),
+    }
+    if device == "cpu":
+        found["OTTT_A, 6 at once"] = make_rule("ottt", update="sequence", stretch=6, **ottt)
+    return found
+
+
+def seconds(run: Callable[[], Any], device: str, repeats: int) -> float:
+    """Median over the iterations after the first."""
+    found = []
+    for _ in range(repeats + 1):
+        _synchronize(device)
+        start = time.perf_counter()
+        run()
+        _synchronize(device)
+        found.append(time.perf_counter() - start)
+    return statistics.median(found[1:])
+
+
+def peak_bytes(run: Callable[[], Any], device: str) -> int:
+    """Bytes allocated at most at one time during an iteration, beside what was there before."""
+    if device != "cpu":
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        run()
+        return torch.cuda.max_memory_allocated() - before
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as prof:
+        run()
+    live = most = 0
+    for event in prof.profiler.kineto_results.events():
+        if event.name() == "[memory]":
+            live += event.nbytes()
+            most = max(most, live)
+    return most
+
+
+def _synchronize(device: str) -> None:
+    if device != "cpu":
+        torch.cuda.synchronize()
+
+
+def network(device: str) -> tuple[Network, int]:
+    """The network and its batch size."""
+    settings = {"input_shape": (3, 32, 32), "convention": "authors", "surrogate": "sigmoid"}
+    net = conv(SMALL, standardized=True, **settings) if device == "cpu" else vgg(10, **settings)
+    return net.to(device), 16 if device == "cpu" else 128
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--steps", type=int, nargs="+")
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--autocast", default="")
+    parser.add_argument("--json", help="write the figures here too")
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    device, kind = arguments.device, check_autocast(arguments.autocast)
+    steps = arguments.steps or ([2, 6, 12, 24, 48] if device != "cpu" else [2, 6, 12])
+    net, batch = network(device)
+    rows, table = [], Table("rule", "T", "ms per iteration", "peak memory (MiB)", "of T = least")
+    for name, rule in rules(device).items():
+        least = 0
+        for length in steps:
+            frame = torch.rand(batch, 1, 3, 32, 32, device=device)
+            x, labels = frame.expand(-1, length, -1, -1, -1), torch.arange(batch, device=device) % 10
+            optimizer = torch.optim.SGD(net.parameters(), lr=1e-4, momentum=0.9)
+
+            def run(rule: Any = rule, x: Any = x, labels: Any = labels, optimizer: Any = optimizer) -> None:
+                with torch.autocast(device, kind, enabled=kind is not None):
+                    rule.train_batch(net, x, labels, CrossEntropy(), optimizer)
+
+            duration, memory = seconds(run, device, arguments.repeats), peak_bytes(run, device)
+            least = least or memory
+            rows.append({"rule": name, "steps": length, "milliseconds": 1e3 * duration, "bytes": memory})
+            cells = (f"{1e3 * duration:.1f}", f"{memory / 2**20:.1f}", f"{memory / least:.2f}×")
+            table.add_row(name, str(length), *cells)
+    Console(width=100).print(table)
+    where = torch.cuda.get_device_name() if device != "cpu" else f"{platform.machine()}, {arguments.threads} threads"
+    print(f"{'VGG' if device != 'cpu' else SMALL}, batch {batch}, torch {torch.__version__}, {where}")
+    if arguments.json:
+        with open(arguments.json, "w") as file:
+            json.dump({"device": where, "rows": rows}, file, indent=1)
+
+
+if __name__ == "__main__":
+    main()
