@@ -111,9 +111,13 @@ def test_the_chip_holds_one_bit_weights_exactly(reset, shortcuts):
 
 
 def layer_spikes(neuron, weight, v_threshold, sent):
+    return current_spikes(neuron, [s @ weight.T for s in sent], v_threshold)
+
+
+def current_spikes(neuron, currents, v_threshold):
     v, spikes = 0.0, []
-    for s in sent:
-        u = neuron.decay * v + s @ weight.T
+    for current in currents:
+        u = neuron.decay * v + current
         fired = (u > v_threshold).double()
         v = u - v_threshold * fired if neuron.reset == "subtract" else u * (1 - fired)
         spikes.append(fired.numpy() != 0)
@@ -129,6 +133,24 @@ def test_weights_of_one_with_a_folded_threshold_have_not_a_spike_of_difference(r
     folded = layer_spikes(neuron, weight.sign(), 1.0 / float(weight.abs().max()), sent)
     assert 0.01 < np.mean(plain) < 0.9
     assert np.array_equal(plain, folded)
+
+
+@pytest.mark.parametrize("reset", ["zero", "subtract"])
+def test_batch_norm_folds_into_signs_biases_and_thresholds(reset):
+    """γ·(a·Σ±s − μ)/σ + β = k·(Σ±s + b) with k = γ·a/σ, b = (β − γμ/σ)/k: a negative k turns the signs."""
+    generator = torch.Generator().manual_seed(4)
+    net = mlp((12, 12, 3), reset=reset).double()
+    sent = (torch.rand(20, 30, 12, generator=generator) < 0.4).double()
+    signs = torch.randn(12, 12, generator=generator, dtype=torch.float64).sign()
+    a, sigma = (0.2 + torch.rand(2, 12, generator=generator, dtype=torch.float64)).unbind()
+    gamma, beta, mean = torch.randn(3, 12, generator=generator, dtype=torch.float64).unbind()
+    k = gamma * a / sigma
+    normed = [gamma * (a * (x @ signs.t()) - mean) / sigma + beta for x in sent]
+    folded = [x @ (k.sign()[:, None] * signs).t() + (beta - gamma * mean / sigma) / k.abs() for x in sent]
+    assert (k < 0).any()
+    plain = current_spikes(net.blocks[0].neuron, normed, 1.0)
+    assert 0.01 < np.mean(plain) < 0.9
+    assert np.array_equal(plain, current_spikes(net.blocks[0].neuron, folded, 1.0 / k.abs()))
 
 
 def test_conv_and_checkpoint_know_it():

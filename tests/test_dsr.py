@@ -87,6 +87,19 @@ def test_released_lif_threshold_gradient_is_multiplied_by_dt():
     assert (w - w_released).norm() / w.norm() > 1e-4
 
 
+@pytest.mark.parametrize(("dt", "off"), [(0.05, 0.077), (0.2, 0.32)])
+def test_released_weight_gradients_are_off_by_as_much_as_measured(dt, off):
+    """The plain mean of 20 steps in place of the one weighted by β^(T−t), for inputs that spike at 10 % of the steps."""
+    x = (torch.rand(16, 20, 200, generator=torch.Generator().manual_seed(1), dtype=torch.float64) < 0.1).double()
+    found = []
+    for mode in ("exact", "released"):
+        net = dsr((30,), input_shape=(200,), num_classes=3, kind="lif", v_threshold=1.0, alpha=0.3, dt=dt).double()
+        make_rule("dsr", gradients=mode).train_batch(net, x, torch.arange(16) % 3, SquaredError(), None)
+        found.append(net.blocks[0].synapse.weight.grad)
+    exact, released = found
+    assert float((released - exact).norm() / exact.norm()) == pytest.approx(off, rel=0.3)
+
+
 def test_one_threshold_chip_form_has_the_same_spikes():
     for kind, given in KINDS.items():
         neuron, T = DSRNeuron(**given).double(), 60
