@@ -1,23 +1,24 @@
 """Several time steps at once: the online rules' fast path on the CPU, for weights that stay as they are for a sequence.
 
 Between two updates no gradient changes what the neurons do. So a stretch of S time steps can go through the network
-layer by layer instead of step by step: one product for all its steps, then the neurons' loop over them
-(:mod:`ottt_loihi.stretch_kernels`), and backwards likewise, without autograd. The equations and their gradients are
-those of :class:`~ottt_loihi.synapses.Synapse` and :func:`~ottt_loihi.neurons.lif_step`; memory is that of S steps,
-whatever T.
+layer by layer instead of step by step: one product for all its steps (:mod:`ottt_loihi.stretch_connection`), then the
+neurons' loop over them (:mod:`ottt_loihi.stretch_kernels`), and backwards likewise, without autograd. The equations and
+their gradients are those of :class:`~ottt_loihi.synapses.Synapse` and :func:`~ottt_loihi.neurons.lif_step`; memory is
+that of S steps, whatever T. A layer that hears itself one step later takes its steps one by one, and everything else at
+once.
 
-Where few inputs are not 0, rows of weights are added up instead of a product (:mod:`ottt_loihi.event_kernels`). Samples
-do not know of each other: every thread takes its share of them through all steps, with one thread's share of torch.
+Samples do not know of each other: every thread takes its share of them through all steps, with one thread's share of
+torch.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import lru_cache
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -30,20 +31,16 @@ from ottt_loihi.losses import Loss
 from ottt_loihi.network import Network, is_on_cpu
 from ottt_loihi.neurons import LIF
 from ottt_loihi.paths import Paths
-from ottt_loihi.precision import product_dtype
-from ottt_loihi.synapses import Conv2d, Synapse, Weights, lowered_gradients
-
-# up to which part of the inputs adding rows is faster than a product, and from how long rows on; measured
-FEW_OF_LINEAR, WIDE_LINEAR = 0.3, 32
-FEW_OF_CONV, WIDE_CONV = 0.2, 96
+from ottt_loihi.stretch_connection import Connection, Learning, arrays, channels_last, give, kernels, memory
+from ottt_loihi.synapses import Conv2d, Linear, Synapse
 
 
 def require_fitting(net: Network) -> None:
     """Raises :class:`UsageError` where a network cannot take several steps at once, and says why."""
     for index, block in enumerate(net.blocks):
         synapse, reason = block.synapse, ""
-        if block.branches:
-            reason = "has a second connection (recurrence, feedback or a shortcut)"
+        if len(block.branches) > 1 or any(not _is_loop(branch, index) for branch in block.branches):
+            reason = "has a connection from elsewhere than the block before and itself one step later"
         elif block.skip is not None:
             reason = "has a residual stream"
         elif not block.neuron.lean:
@@ -54,6 +51,11 @@ def require_fitting(net: Network) -> None:
             raise UsageError(f"stretch: block {index + 1} {reason}; use stretch=1")
     if not is_on_cpu(net.readout.weight):
         raise UsageError(f"stretch: is for the CPU, the network is on {net.readout.weight.device}; use stretch=1")
+
+
+def _is_loop(branch: Any, index: int) -> bool:
+    linear = isinstance(branch.synapse, Linear) and branch.synapse.pool is None
+    return branch.source == index and branch.delay == 1 and linear
 
 
 def run_batch(
@@ -67,132 +69,67 @@ def run_batch(
     """
     layers = list(_layers(net, folded, paths))
     masks = [block.draw_mask(x.new_empty(len(x), *block.shape)) for block in net.blocks]
-    first = None if folded.first is None else _channels_last(folded.first.detach()).flatten(1)
-    shares = [slice(part[0], part[-1] + 1) for part in _split(len(x), torch.get_num_threads())]
-    runs = [
-        _Share(net, layers, x[s], labels[s], loss.part(s), [None if m is None else m[s] for m in masks], len(x))
-        for s in shares
-    ]
-    for run, s in zip(runs, shares):
-        run.first = None if first is None else first[s]
-    _in_threads([lambda run=run: run.learn(stretch) for run in runs])
-    _collect(layers, runs, folded)
-    return torch.stack([run.loss for run in runs]).sum(), torch.cat([run.scores for run in runs])
+    first = None if folded.first is None else channels_last(folded.first.detach()).flatten(1)
+    shares = []
+    for part in np.array_split(np.arange(len(x)), min(len(x), torch.get_num_threads())):
+        own = slice(int(part[0]), int(part[-1]) + 1)
+        of_loss = loss.part(own), len(part) / len(x)
+        own_masks = [None if mask is None else mask[own] for mask in masks]
+        shares.append(
+            _Share(net, layers, x[own], labels[own], of_loss, own_masks, None if first is None else first[own])
+        )
+    _in_threads([lambda share=share: share.learn(stretch) for share in shares])
+    for share in shares:  # in their order: the same sums every time
+        for learning in share.learning.values():
+            learning.give()
+    if folded.first is not None and folded.first.requires_grad:
+        found = torch.cat([share.constant for share in shares])  # type: ignore[misc]
+        if folded.first.ndim == 4:
+            batch, channels, height, width = folded.first.shape
+            found = found.view(batch, height, width, channels).permute(0, 3, 1, 2)
+        give(folded.first, found)
+    return torch.stack([share.loss for share in shares]).sum(), torch.cat([share.scores for share in shares])
 
 
 @dataclass
 class _Layer:
-    """A connection, and the neurons it feeds (None: the readout).
+    """A connection and the neurons behind it; the readout has none.
 
-    image: (channels, height, width) of what arrives from neurons with an image, otherwise None · shape: of the neurons'
-    kernels · weight: as the products take it, of a Linear ``(out, in)`` with ``in`` channels last · rows: flat, what an
-    event adds (:mod:`ottt_loihi.event_kernels`), or None where events are not worth a loop
+    loop: from the neurons to themselves, one step later · shape: of the neurons' kernels · constants: λ, Vth, the
+    largest u that does not fire
     """
 
-    synapse: Synapse
-    weights: Weights
-    neuron: LIF | None
-    traced: bool
-    bias_traced: bool
-    decay: float
-    image: tuple[int, ...] | None = None
-    shape: tuple[int, ...] = ()
-    weight: Tensor = field(init=False)
-    rows: Tensor | None = field(init=False, default=None)
-    kind: torch.dtype = field(init=False)
-
-    def __post_init__(self) -> None:
-        weight, synapse = self.weights.weight.detach(), self.synapse
-        self.kind = product_dtype(weight)  # asked here: threads do not know of autocast
-        if isinstance(synapse, Conv2d):
-            self.weight = weight.contiguous(memory_format=torch.channels_last)
-            plain = synapse.stride == synapse.groups == 1 and synapse.padding < synapse.kernel_size
-            if plain and synapse.kernel_size * synapse.out_channels >= WIDE_CONV:
-                self.rows = torch.from_numpy(_events().patches(weight.numpy()).reshape(-1))
-            return
-        if self.image is not None:
-            weight = _channels_last(weight.view(-1, *self.image)).flatten(1)
-        self.weight = weight
-        if len(weight) >= WIDE_LINEAR:
-            self.rows = weight.t().contiguous().view(-1)
+    connection: Connection
+    neuron: LIF | None = None
+    loop: Connection | None = None
+    shape: tuple[int, ...] = (1, 1, 0, 1, 1)
+    constants: tuple[Any, ...] = ()
 
     @property
-    def bias(self) -> Tensor | None:
-        return None if self.weights.bias is None else self.weights.bias.detach()
-
-    def like_parameter(self, gradient: Tensor) -> Tensor:
-        """∂L/∂weight in the order of ``weights.weight``."""
-        if isinstance(self.synapse, Conv2d) or self.image is None:
-            return gradient
-        channels, height, width = self.image
-        return gradient.view(-1, height, width, channels).permute(0, 3, 1, 2).flatten(1)
-
-    def of_rows(self, gradient: Tensor) -> Tensor:
-        """∂L/∂weight of a gradient in the order of ``rows``."""
-        if isinstance(self.synapse, Conv2d):
-            kernel, inputs, outputs = self.synapse.kernel_size, self.synapse.in_channels, self.synapse.out_channels
-            patches = gradient.view(kernel, inputs, kernel * outputs).numpy()
-            return torch.from_numpy(np.ascontiguousarray(_events().of_patches(patches, outputs)))
-        return gradient.view(-1, len(self.weight)).t()
-
-    def is_few(self, x: Tensor) -> bool:
-        """Whether so little of x is not 0 that its events are added one by one."""
-        part = FEW_OF_CONV if isinstance(self.synapse, Conv2d) else FEW_OF_LINEAR
-        return self.rows is not None and int(x.count_nonzero()) <= part * x.numel()
-
-    def product(self, x: Tensor, few: bool) -> Tensor:
-        """I of all rows of x: images are ``(…, channels, height, width)`` in the memory of channels last."""
-        if not few:
-            bias = None if self.bias is None else self.bias.to(self.kind)
-            return self.synapse._product(x.to(self.kind), self.weight.to(self.kind), bias).to(x.dtype)
-        if isinstance(self.synapse, Conv2d):
-            size, kernel, padding = self._geometry(x)
-            height, width = (n + 2 * padding - kernel + 1 for n in size[:2])
-            out = x.new_empty(len(x), height, width, size[3]).permute(0, 3, 1, 2)
-            _events().add_patches(*_numpy(_memory(x), self.rows, _memory(out)), len(x), size, kernel, padding)
-            return out if self.bias is None else out.add_(self.bias[:, None, None])
-        out = x.new_zeros(len(x), len(self.weight))
-        _events().add_rows(*_numpy(x, self.rows.view(-1, len(self.weight)), out))
-        return out if self.bias is None else out.add_(self.bias)
-
-    def add_events(self, x: Tensor, g: Tensor, rows: Tensor) -> None:
-        """Add ``Σ g·xᵀ`` to a gradient in the order of ``rows``."""
-        if isinstance(self.synapse, Conv2d):
-            _events().add_patch_gradients(*_numpy(_memory(x), _memory(g), rows), len(x), *self._geometry(x))
-        else:
-            _events().add_outer(*_numpy(x, g, rows.view(-1, len(self.weight))))
-
-    def _geometry(self, x: Tensor) -> tuple[tuple[int, ...], int, int]:
-        """Of the convolution's kernels: (height, width, inputs, outputs), kernel size, padding."""
-        synapse = self.synapse
-        assert isinstance(synapse, Conv2d)
-        return (*x.shape[2:], synapse.in_channels, synapse.out_channels), synapse.kernel_size, synapse.padding
-
-    def gradients(self, g: Tensor, x: Tensor, wanted: tuple[bool, bool]) -> tuple[Tensor | None, Tensor | None]:
-        """∂L/∂x and ``Σ g·xᵀ``, those of them that are wanted."""
-        if self.kind == g.dtype:
-            return self.synapse._gradients(g, x, self.weight, wanted)
-        return lowered_gradients(self.synapse, g, x, self.weight, wanted, self.kind)
+    def size(self) -> int:
+        """Number of neurons."""
+        height, width, channels = self.shape[:3]
+        return height * width * channels
 
 
 def _layers(net: Network, folded: Folded, paths: Paths) -> Iterator[_Layer]:
-    """The network's connections, each with the neurons behind it."""
+    """The network's layers, the readout last."""
+    from ottt_loihi.lif_kernels import constants
+
     image: tuple[int, ...] | None = None
     synapses = [block.synapse for block in net.blocks] + [net.readout]
-    for index, synapse in enumerate(synapses):
-        neuron = net.blocks[index].neuron if index < len(net.blocks) else None
-        if neuron is None:
-            traced, decay = paths.readout_trace, net.blocks[-1].neuron.decay if index else 0.0
-        else:
-            traced, decay = paths.input_trace if index == 0 else paths.trace, neuron.decay
-        shape, after = (), image
-        if neuron is not None:
-            shape = _kernel_shape(net.blocks[index], synapses[index + 1])
-            height, width, channels, down, across = shape
-            after = None if len(net.blocks[index].shape) == 1 else (channels, height // down, width // across)
-        bias_traced = paths.bias_trace and neuron is not None
-        yield _Layer(synapse, folded[synapse], neuron, traced, bias_traced, decay, image, shape)
-        image = after
+    for index, block in enumerate(net.blocks):
+        neuron, traced = block.neuron, paths.trace if index else paths.input_trace
+        own = Connection(block.synapse, folded[block.synapse], traced, paths.bias_trace, neuron.decay, image)
+        loop = None
+        for branch in block.branches:
+            loop = Connection(branch.synapse, folded[branch.synapse], paths.trace, paths.bias_trace, neuron.decay)
+        shape = _kernel_shape(block, synapses[index + 1])
+        yield _Layer(own, neuron, loop, shape, constants(net.readout.weight, neuron))
+        height, width, channels, down, across = shape
+        image = None if len(block.shape) == 1 else (channels, height // down, width // across)
+    decay = net.blocks[-1].neuron.decay if len(net.blocks) else 0.0
+    yield _Layer(Connection(net.readout, folded[net.readout], paths.readout_trace, False, decay, image))
 
 
 def _kernel_shape(block: Block, following: Synapse) -> tuple[int, int, int, int, int]:
@@ -207,11 +144,21 @@ def _kernel_shape(block: Block, following: Synapse) -> tuple[int, int, int, int,
     return (height, width, channels, int(following.pool), int(following.pool))
 
 
-class _Share:
-    """Some samples of a batch: their states, and the gradients they give.
+class _Heard(NamedTuple):
+    """What a layer did in a stretch: its input (None: constant), whether few of it is not 0, u (the readout: o), and
+    what its loop brought."""
 
-    weight, rows, bias: per layer, Σ over the steps of ∂L/∂… · constant: of the first current, where the input is one ·
-    loss, scores: of the samples' steps
+    x: Tensor | None
+    few: bool
+    u: Tensor
+    loop: Tensor | None = None
+
+
+class _Share:
+    """Some samples of a batch, through all their time steps.
+
+    loss, scores: of these samples · learning: for every connection what they teach it · constant: the gradient of the
+    first current, where the input is constant in time
     """
 
     def __init__(
@@ -220,28 +167,23 @@ class _Share:
         layers: Sequence[_Layer],
         x: Tensor,
         labels: Tensor,
-        loss: Loss,
+        loss: tuple[Loss, float],
         masks: Sequence[Tensor | None],
-        batch: int,
+        first: Tensor | None,
     ) -> None:
-        self.net, self.layers, self.x, self.labels, self.part = net, layers, x, labels, loss
-        self.batch, self.samples = batch, len(x)
-        self.first: Tensor | None = None
-        nothing = x.new_empty(0)
-        self.masks = [nothing if m is None else _channels_last(m).flatten() for m in masks]
-        self.v = [x.new_full((self.samples * _size(layer),), layer.neuron.v_init) for layer in layers if layer.neuron]
-        self.trace: list[Tensor | None] = [None] * len(layers)
-        self.weight: list[Tensor | None] = [None] * len(layers)
-        self.rows: list[Tensor | None] = [None] * len(layers)
-        self.bias: list[Tensor | None] = [None] * len(layers)
-        self.constant: Tensor | None = None
+        self.net, self.layers, self.x, self.labels, self.first = net, layers, x, labels, first
+        self.of_loss, self.weight_of_loss = loss
+        self.samples, self.nothing = len(x), x.new_empty(0)
+        self.masks = [self.nothing if mask is None else memory(mask) for mask in masks]
+        self.v = [x.new_full((self.samples * layer.size,), layer.neuron.v_init) for layer in layers if layer.neuron]
+        self.fired = [x.new_zeros(self.samples, layer.size) if layer.loop else None for layer in layers]
+        connections = [c for layer in layers for c in (layer.connection, layer.loop) if c is not None]
+        self.learning = {id(connection): Learning(connection, self.samples) for connection in connections}
+        self.constant = None if first is None else torch.zeros_like(first)
         self.loss, self.scores = x.new_zeros(()), x.new_zeros(self.samples, net.num_classes)
-        self.length = [0.0] * len(layers)  # Λ of the last step
 
     def learn(self, stretch: int) -> None:
         """All time steps."""
-        if self.first is not None:
-            self.constant = torch.zeros_like(self.first)
         for start in range(0, self.x.shape[1], stretch):
             self._learn_stretch(self.x[:, start : start + stretch], start)
 
@@ -249,54 +191,64 @@ class _Share:
         """The steps from ``start`` on; nothing but the states outlives them."""
         steps = x.shape[1]
         with torch.no_grad():
-            inputs, few, membranes, o = self.forward(x, steps)
-        g = self.compare(o, steps, start)
+            heard = self._forward(x, steps)
+        g = self._compare(heard[-1].u, steps, start)
         with torch.no_grad():
-            self.backward(g, inputs, few, membranes, steps)
+            self._backward(g, heard, steps)
 
-    def forward(self, x: Tensor, steps: int) -> tuple[list[Tensor], list[bool], list[Tensor], Tensor]:
-        """What every layer hears, whether little of it is not 0, its membranes, and o ``(samples·steps, classes)``."""
-        inputs, few, membranes = [], [], []
-        out = None if self.first is not None else _received(self.layers[0].synapse, x)
+    def _forward(self, x: Tensor, steps: int) -> list[_Heard]:
+        heard: list[_Heard] = []
+        out = None if self.first is not None else _received(self.layers[0].connection.synapse, x)
         for index, layer in enumerate(self.layers):
-            inputs.append(x.new_empty(0) if out is None else out)
-            few.append(layer.is_few(inputs[-1]))
-            current = self.first if out is None else layer.product(out, few[-1])
+            few = out is not None and layer.connection.is_few(out)
+            current = self.first if out is None else layer.connection.product(out, few)
             if layer.neuron is None:
-                return inputs, few, membranes, current
-            u, out = self._fire(index, current, out is not None, steps)
-            membranes.append(u)
-        raise AssertionError("a network ends with its readout")
+                heard.append(_Heard(out, few, current))  # type: ignore[arg-type]
+                break
+            fire = self._fire if layer.loop is None else self._fire_in_loop
+            u, sent, back = fire(index, current, steps if out is not None else 1, steps)  # type: ignore[arg-type]
+            heard.append(_Heard(out, few, u, back))
+            channels, down, across = layer.shape[2], layer.shape[0] // layer.shape[3], layer.shape[1] // layer.shape[4]
+            sent = sent.view(-1, down, across, channels)
+            following = self.layers[index + 1].connection.synapse
+            out = sent.permute(0, 3, 1, 2) if isinstance(following, Conv2d) else sent.flatten(1)
+        return heard
 
-    def _fire(self, index: int, current: Tensor, varies: bool, steps: int) -> tuple[Tensor, Tensor]:
-        """u of every step, flat, and what the next layer hears."""
-        layer, neuron = self.layers[index], self.layers[index].neuron
+    def _fire(self, index: int, current: Tensor, given: int, steps: int) -> tuple[Tensor, Tensor, None]:
+        """u and the pooled spikes of every step, from the currents of ``given`` steps, all of them or one."""
+        layer, current = self.layers[index], memory(current)
+        u = current if given == steps else current.new_empty(self.samples * steps * layer.size)
         height, width, channels, down, across = layer.shape
-        flat = _memory(current)
-        u = flat if varies else flat.new_empty(self.samples * steps * _size(layer))
-        out = flat.new_empty(self.samples * steps, height // down, width // across, channels)
-        _kernels().fire(
-            flat.numpy(),
-            varies,
-            u.numpy(),
-            self.v[index].numpy(),
-            self.masks[index].numpy(),
-            out.view(-1).numpy(),
-            self.samples,
-            steps,
-            layer.shape,
-            _constants(flat, neuron),
-            neuron.reset == "zero",
-        )
-        following = self.layers[index + 1].synapse
-        return u, out.permute(0, 3, 1, 2) if isinstance(following, Conv2d) else out.flatten(1)
+        sent = current.new_empty(self.samples * steps * (height // down) * (width // across) * channels)
+        self._run_neurons(index, current, given == steps, u, sent, steps)
+        return u, sent, None
 
-    def compare(self, o: Tensor, steps: int, start: int) -> Tensor:
-        """∂L/∂o of the batch's loss, and what the loss and the scores are made of."""
+    def _fire_in_loop(self, index: int, current: Tensor, given: int, steps: int) -> tuple[Tensor, Tensor, Tensor]:
+        """:meth:`_fire` where the spikes come back one step later; and what has come back in every step."""
+        layer, current = self.layers[index], current.view(self.samples, given, -1)
+        u, sent, back = (current.new_empty(self.samples, steps, layer.size) for _ in range(3))
+        assert layer.loop is not None
+        for t in range(steps):
+            last = self.fired[index]
+            now = layer.loop.product(last, layer.loop.is_few(last)).add_(current[:, t if given == steps else 0])
+            fired = torch.empty_like(now)
+            self._run_neurons(index, now.view(-1), True, now.view(-1), fired.view(-1), 1)
+            u[:, t], sent[:, t], back[:, t] = now, fired, last
+            self.fired[index] = fired
+        return u.view(-1), sent.view(-1), back.flatten(0, 1)
+
+    def _run_neurons(self, index: int, current: Tensor, varies: bool, u: Tensor, sent: Tensor, steps: int) -> None:
+        layer = self.layers[index]
+        states = arrays(u, self.v[index], self.masks[index], sent)
+        zero = layer.neuron.reset == "zero"  # type: ignore[union-attr]
+        kernels().fire(current.numpy(), varies, *states, self.samples, steps, layer.shape, layer.constants, zero)
+
+    def _compare(self, o: Tensor, steps: int, start: int) -> Tensor:
+        """∂L/∂o of the batch's loss."""
         o = o.detach().requires_grad_()
-        # a loss is a mean over its rows; the batch's is one over all samples
-        loss = self.part.repeated(steps)(o, self.labels.repeat_interleave(steps), self.x.shape[1])
-        loss = loss * (steps * self.samples / self.batch)
+        # a loss is a mean over its rows; the batch's is the sum over the steps of a mean over all samples
+        loss = self.of_loss.repeated(steps)(o, self.labels.repeat_interleave(steps), self.x.shape[1])
+        loss = loss * (steps * self.weight_of_loss)
         (g,) = torch.autograd.grad(loss, o)
         seen = o.detach().view(self.samples, steps, -1)
         if not torch.isfinite(loss):
@@ -311,183 +263,46 @@ class _Share:
         state = SimpleNamespace(blocks=[SimpleNamespace(v=v) for v in self.v])
         require_finite(self.net, loss.detach(), state, start + (bad[0] if bad else o.shape[1] - 1))
 
-    def backward(
-        self, g: Tensor, inputs: Sequence[Tensor], few: Sequence[bool], membranes: Sequence[Tensor], steps: int
-    ) -> None:
+    def _backward(self, g: Tensor, heard: Sequence[_Heard], steps: int) -> None:
         """From ∂L/∂o to the gradients of everything."""
         for index in range(len(self.layers) - 1, -1, -1):
-            layer = self.layers[index]
+            layer, done = self.layers[index], heard[index]
+            connection = layer.connection
             if layer.neuron is not None:
-                g = self._error(index, membranes[index], g, steps)
-                if index == 0 and self.first is not None:
-                    return
-                if isinstance(layer.synapse, Conv2d):
-                    height, width, channels = layer.shape[:3]
-                    g = g.view(-1, height, width, channels).permute(0, 3, 1, 2)
-                else:
-                    g = g.view(self.samples * steps, -1)
-            before = layer.gradients(g, inputs[index], (True, False))[0] if index else g
-            self._add_bias(index, g, steps)
-            self._add_weight(index, g, inputs[index], few[index], steps)
-            g = before
+                g = self._error(index, done, g, steps)
+            if layer.loop is not None:
+                own = g.clone() if layer.loop.traced else g  # learning spends it
+                self.learning[id(layer.loop)].add(own, done.loop, layer.loop.is_few(done.loop), steps)
+            if done.x is None:
+                return
+            before = connection.gradients(g, done.x, (True, False))[0] if index else None
+            self.learning[id(connection)].add(g, done.x, done.few, steps)
+            g = before  # type: ignore[assignment]
 
-    def _error(self, index: int, u: Tensor, g: Tensor, steps: int) -> Tensor:
-        """∂L/∂I of every step, in the memory of u."""
+    def _error(self, index: int, done: _Heard, g: Tensor, steps: int) -> Tensor:
+        """∂L/∂I of every step, in the memory of u; where the current is constant, its sum too."""
         layer, neuron = self.layers[index], self.layers[index].neuron
-        nothing = u.new_empty(0)
-        total, lengths = nothing, np.ones(steps, u.numpy().dtype)
-        if index == 0 and self.first is not None:
-            total = _memory(self.constant)
-            if layer.traced:
-                lengths = self._lengths(index, steps).astype(lengths.dtype)
-        kind = _kernels().SURROGATES.index(neuron.surrogate.name)
-        number = u.numpy().dtype.type
-        _kernels().error(
-            u.numpy(),
-            _memory(g).numpy(),
-            self.masks[index].numpy(),
-            lengths,
-            total.numpy(),
-            self.samples,
-            steps,
-            layer.shape,
-            number(neuron.v_threshold),
-            kind,
-            number(getattr(neuron.surrogate, "alpha", 1.0)),
-        )
-        return u
-
-    def _add_weight(self, index: int, g: Tensor, x: Tensor, few: bool, steps: int) -> None:
-        """``Σ_t g[t]·â[t]ᵀ``, without a trace ``Σ_t g[t]·x[t]ᵀ``; spends g, and carries the trace on."""
-        layer = self.layers[index]
-        if not layer.weights.weight.requires_grad:
-            return
-        before, decay = self.trace[index], g.numpy().dtype.type(layer.decay)
-        flat, size = _memory(x), x[0].numel()
-        if layer.traced and before is None:
-            self.trace[index] = x.new_zeros(self.samples * size)
-        if not few:
-            if layer.traced:
-                x = torch.empty_like(x)  # in the same memory format
-                arrays = _numpy(flat, self.trace[index], _memory(x))
-                _kernels().follow(*arrays, decay, self.samples, steps, size)
-            self._multiply(index, g, x)
-            return
-        if layer.traced:
-            _kernels().look_ahead(_memory(g).numpy(), decay, self.samples, steps, g[0].numel())
-            if before is not None:
-                begun, kept = g.view(self.samples, steps, *g.shape[1:])[:, 0], torch.empty_like(x[: self.samples])
-                _memory(kept).copy_(before)
-                self._multiply(index, begun, kept, layer.decay)
-            _kernels().advance(*_numpy(flat, self.trace[index]), decay, self.samples, steps, size)
-        if self.rows[index] is None:
-            self.rows[index] = torch.zeros_like(layer.rows)  # type: ignore[arg-type]
-        layer.add_events(x, g, self.rows[index])
-
-    def _multiply(self, index: int, g: Tensor, x: Tensor, factor: float = 1.0) -> None:
-        """Add ``factor·Σ g·xᵀ`` over all rows to the weight's gradient."""
-        layer = self.layers[index]
-        if self.weight[index] is None:
-            self.weight[index] = torch.zeros_like(layer.weight)
-        if isinstance(layer.synapse, Conv2d) or layer.kind != g.dtype:
-            self.weight[index].add_(layer.gradients(g, x, (False, True))[1], alpha=factor)
-        else:
-            self.weight[index].addmm_(g.t(), x, alpha=factor)
-
-    def _add_bias(self, index: int, g: Tensor, steps: int) -> None:
-        """``Σ_t Λ_t·g[t]``, without a trace ``Σ_t g[t]``."""
-        layer = self.layers[index]
-        if layer.weights.bias is None or not layer.weights.bias.requires_grad:
-            return
-        of_steps = g.flatten(2).sum(2) if g.ndim == 4 else g
-        of_steps = of_steps.view(self.samples, steps, -1).sum(0)
-        if layer.bias_traced:
-            of_steps = of_steps * torch.from_numpy(self._lengths(index, steps)).to(of_steps)[:, None]
-        found = of_steps.sum(0)
-        self.bias[index] = found if self.bias[index] is None else self.bias[index] + found
-
-    def _lengths(self, index: int, steps: int) -> np.ndarray:
-        """Λ_t of the next steps."""
-        lengths = []
-        for _ in range(steps):
-            self.length[index] = 1.0 + self.layers[index].decay * self.length[index]
-            lengths.append(self.length[index])
-        return np.array(lengths)
-
-
-def _collect(layers: Sequence[_Layer], runs: Sequence[_Share], folded: Folded) -> None:
-    """Add what the shares have found to the leaves' gradients, in their order."""
-    for index, layer in enumerate(layers):
-        for run in runs:
-            if (found := run.weight[index]) is not None:
-                _add(layer.weights.weight, layer.like_parameter(found))
-            if (found := run.rows[index]) is not None:
-                _add(layer.weights.weight, layer.like_parameter(layer.of_rows(found)))
-            if (found := run.bias[index]) is not None:
-                _add(layer.weights.bias, found)
-    if folded.first is not None and folded.first.requires_grad:
-        found = torch.cat([run.constant for run in runs])
-        if folded.first.ndim == 4:
-            batch, channels, height, width = folded.first.shape
-            found = found.view(batch, height, width, channels).permute(0, 3, 1, 2)
-        _add(folded.first, found)
-
-
-def _add(leaf: Tensor | None, gradient: Tensor) -> None:
-    assert leaf is not None
-    if leaf.grad is None:
-        leaf.grad = torch.empty_like(leaf).copy_(gradient)
-    else:
-        leaf.grad.add_(gradient)
+        assert neuron is not None
+        number = done.u.numpy().dtype.type
+        total, lengths = self.nothing, np.ones(steps, number)
+        if done.x is None:
+            total = memory(self.constant)  # type: ignore[arg-type]
+            if layer.connection.traced:
+                lengths = self.learning[id(layer.connection)].lengths(steps).astype(number)
+        u, kind = done.u, kernels().SURROGATES.index(neuron.surrogate.name)
+        constants = number(neuron.v_threshold), kind, number(getattr(neuron.surrogate, "alpha", 1.0))
+        states = arrays(u, memory(g), self.masks[index])
+        kernels().error(*states, lengths, total.numpy(), self.samples, steps, layer.shape, *constants)
+        if not isinstance(layer.connection.synapse, Conv2d):
+            return u.view(self.samples * steps, -1)
+        height, width, channels = layer.shape[:3]
+        return u.view(-1, height, width, channels).permute(0, 3, 1, 2)
 
 
 def _received(synapse: Synapse, x: Tensor) -> Tensor:
     """The network's input ``(samples, steps, …)`` as the first product takes it, a row for each sample and step."""
     x = synapse._receive(x.flatten(0, 1))
     return x.contiguous(memory_format=torch.channels_last) if x.ndim == 4 else x.contiguous()
-
-
-def _channels_last(x: Tensor) -> Tensor:
-    """``(n, channels, height, width)`` as contiguous ``(n, height, width, channels)``; others contiguous."""
-    return x.permute(0, 2, 3, 1).contiguous() if x.ndim == 4 else x.contiguous()
-
-
-def _memory(x: Tensor) -> Tensor:
-    """The values of a tensor in channels-last order, flat; shares its memory where that is in this order."""
-    return _channels_last(x).view(-1)
-
-
-def _size(layer: _Layer) -> int:
-    """Neurons of a layer."""
-    height, width, channels = layer.shape[:3]
-    return height * width * channels
-
-
-def _constants(like: Tensor, neuron: LIF) -> tuple[Any, Any, Any]:
-    from ottt_loihi.lif_kernels import constants
-
-    return constants(like, neuron)
-
-
-def _numpy(*tensors: Tensor | None) -> list[np.ndarray]:
-    return [tensor.numpy() for tensor in tensors]  # type: ignore[union-attr]
-
-
-def _kernels() -> Any:
-    from ottt_loihi import stretch_kernels  # numba takes half a second to import
-
-    return stretch_kernels
-
-
-def _events() -> Any:
-    from ottt_loihi import event_kernels
-
-    return event_kernels
-
-
-def _split(count: int, parts: int) -> list[np.ndarray]:
-    """``0 … count − 1`` in at most so many parts of nearly the same size."""
-    return [part for part in np.array_split(np.arange(count), max(1, parts)) if len(part)]
 
 
 def _in_threads(jobs: Sequence[Any]) -> None:

@@ -89,7 +89,7 @@ def test_released_lif_threshold_gradient_is_multiplied_by_dt():
 
 @pytest.mark.parametrize(("dt", "off"), [(0.05, 0.077), (0.2, 0.32)])
 def test_released_weight_gradients_are_off_by_as_much_as_measured(dt, off):
-    """The plain mean of 20 steps in place of the one weighted by β^(T−t), for inputs that spike at 10 % of the steps."""
+    """The plain mean of 20 steps in place of the one weighted by β^(T−t), for inputs that spike 10 % of the time."""
     x = (torch.rand(16, 20, 200, generator=torch.Generator().manual_seed(1), dtype=torch.float64) < 0.1).double()
     found = []
     for mode in ("exact", "released"):

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from ottt_loihi import stretch
+from ottt_loihi import stretch_connection
 from ottt_loihi.architectures import conv, dsr, mlp, nf_resnet34
 from ottt_loihi.errors import TrainingError, UsageError
 from ottt_loihi.losses import CrossEntropy, Distilled, SquaredError
@@ -13,6 +13,8 @@ T = 7
 IMAGE = {"input_shape": (3, 9, 8), "num_classes": 4, "time_steps": T}
 NETWORKS = {  # wide enough for products of events, and not
     "dense": lambda **common: mlp((30, 40, 33, 4), bias=True, time_steps=T, **common),
+    "recurrent": lambda **common: mlp((30, 40, 33, 4), bias=True, recurrent=True, time_steps=T, **common),
+    "sws recurrent": lambda **common: mlp((30, 40, 4), standardized=True, recurrent=True, time_steps=T, **common),
     "pooled": lambda **common: conv("40C3-AP2-36C3-GAP", bias=True, **IMAGE, **common),
     "sws": lambda **common: conv("34C3-33C5-AP2-8C3S2-40F", standardized=True, bias=True, **IMAGE, **common),
     "grouped": lambda **common: conv("6C3-8C3G2-AP2-40F", bias=False, **IMAGE, **common),
@@ -25,7 +27,7 @@ def make(kind, **common):
     for p in net.parameters():
         p.data *= 2.5 if p.ndim > 1 else 1
         if p.ndim == 1:
-            p.data.uniform_(0.1, 0.5) if kind != "sws" else p.data.uniform_(0.5, 2.5)
+            p.data.uniform_(0.5, 2.5) if "sws" in kind else p.data.uniform_(0.1, 0.5)
     return net
 
 
@@ -70,14 +72,14 @@ def test_gradients_of_every_network_and_rule(kind, rule, constant):
 @pytest.mark.parametrize("surrogate", ["sigmoid", "rectangle", "triangle"])
 @pytest.mark.parametrize("reset", ["zero", "subtract"])
 def test_neurons_and_both_ways_of_multiplying(reset, surrogate, few, monkeypatch):
-    monkeypatch.setattr(stretch, "FEW_OF_LINEAR", few)
-    monkeypatch.setattr(stretch, "FEW_OF_CONV", few)
+    monkeypatch.setattr(stretch_connection, "FEW_OF_LINEAR", few)
+    monkeypatch.setattr(stretch_connection, "FEW_OF_CONV", few)
     for kind in NETWORKS:
         net = make(kind, reset=reset, surrogate=surrogate, dropout=0.3)
         net.blocks[0].neuron.v_init = 0.25
         x, labels = batch(net)
         expected = learn(net, make_rule("ottt", update="sequence"), x, labels)
-        if kind == "dense":  # the order of an image's random numbers is that of its memory
+        if kind in ("dense", "recurrent"):  # the order of an image's random numbers is that of its memory
             assert_equal(learn(net, make_rule("ottt", update="sequence", stretch=4), x, labels), expected)
         net.eval()
         expected = learn(net, make_rule("ottt", update="sequence"), x, labels)
@@ -142,7 +144,8 @@ def test_frozen_parameters_stay_without_gradient():
 @pytest.mark.parametrize(
     ("net", "message"),
     [
-        (lambda: mlp((6, 5, 3), recurrent=True), "block 1 has a second connection"),
+        (lambda: conv("3C3-3C3-GAP", feedback=True), "block 1 has a connection from elsewhere"),
+        (lambda: mlp((6, 5, 5, 3), shortcuts=True), "block 2 has a residual stream"),
         (lambda: nf_resnet34(3, input_shape=(2, 16, 16), stages=((4, 1),)), "block 1 .*image's size"),
         (lambda: dsr((6, 5, 3)), "dsr|neurons"),
     ],
