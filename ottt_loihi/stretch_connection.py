@@ -1,8 +1,8 @@
 """A connection in a stretch of time steps: its products with a row for each sample and step, and their gradients.
 
 Rows of images are tensors ``(rows, channels, height, width)`` in the memory of channels last, others ``(rows,
-features)``; a sample's steps are neighbours. Where few inputs are not 0, rows of weights are added up instead of a product
-(:mod:`ottt_loihi.event_kernels`).
+features)``; a sample's steps are neighbours. Where few inputs are not 0, rows of weights are added up instead of a
+product (:mod:`ottt_loihi.event_kernels`).
 """
 
 from __future__ import annotations
