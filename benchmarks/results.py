@@ -1,8 +1,9 @@
 """The accuracies that the documentation claims, run again: ``make results``. Every run resumes where it was stopped.
 
-    python benchmarks/results.py [--runs runs/results] [--only mnist] [--epochs 2] [--docs docs]
+    python benchmarks/results.py [--runs runs/results] [--only mnist] [--epochs 2] [--threads 1] [--docs docs]
 
-Writes ``results.json`` and ``results.md`` into the docs folder: one line per experiment, over its seeds.
+Writes ``results.json`` and ``results.md`` into the docs folder: one line for each experiment whose seeds have all been
+run, now or before. So several of these commands, each with its own ``--only``, can work side by side.
 """
 
 from __future__ import annotations
@@ -40,9 +41,9 @@ def _rules(data: str) -> list[Experiment]:
     return [
         Experiment(f"{data} MLP, {rule}", f"{data}-mlp", {"rule": {"name": rule, **settings}}, (0, 1, 2), bar)
         for rule, settings, bar in (
-            ("ottt", {"update": "sequence"}, {"mnist": 0.984, "fashion-mnist": 0.895}[data]),
+            ("ottt", {"update": "sequence", "stretch": 6}, {"mnist": 0.984, "fashion-mnist": 0.895}[data]),
             ("bptt", {}, None),
-            ("sltt", {}, None),
+            ("sltt", {"stretch": 6}, None),
         )
     ]
 
@@ -53,26 +54,56 @@ EXPERIMENTS = [
     Experiment("fashion-mnist recurrent R400, T = 5", "fashion-mnist-recurrent", {}, (0, 1, 2), 0.90),
     Experiment("mnist conv", "mnist-conv", {}, (0,), 0.992),
     Experiment("fashion-mnist conv", "fashion-mnist-conv", {}, (0,), 0.92),
+    Experiment("mnist MLP, dsr", "mnist-dsr", {}, (0,), 0.98),
+    Experiment("mnist feedback, ide", "mnist-ide", {}, (0,), 0.98),
+    Experiment("mnist feedback, spide", "mnist-spide", {}, (0,), 0.98),
+    Experiment("mnist one-bit weights", "mnist-binary", {}, (0,), 0.97),
+    Experiment("fashion-mnist feedback, ide", "fashion-mnist-ide", {}, (0,), 0.885),
 ]
 
 
-def finish(experiment: Experiment, seed: int, folder: Path, epochs: int | None) -> dict[str, Any]:
-    """The result of one run: read where it is there, resumed where it was begun."""
-    place = folder / f"{experiment.name.replace(' ', '-').replace(',', '')}-{seed}"
-    done = place / "result.json"
-    if done.exists():
-        return json.loads(done.read_text())
+def place(experiment: Experiment, seed: int, runs: Path) -> Path:
+    """The folder of one run."""
+    return runs / f"{experiment.name.replace(' ', '-').replace(',', '')}-{seed}"
+
+
+def finish(experiment: Experiment, seed: int, runs: Path, epochs: int | None, threads: int | None) -> None:
+    """One run: left alone where it is done, resumed where it was begun."""
+    folder = place(experiment, seed, runs)
+    if (folder / "result.json").exists():
+        return
     config = read_config(CONFIGS / f"{experiment.config}.toml")
     tables = {**config.tables(), **{k: v for k, v in experiment.changes.items() if isinstance(v, dict)}}
     changes = {f"{table}.{key}": value for table, keys in tables.items() for key, value in keys.items()}
     if "rule" in experiment.changes:  # another rule takes none of the file's settings
         config = type(config)(config.data, config.network, {}, config.training)
-    changes |= {"training.seed": seed} | ({} if epochs is None else {"training.epochs": epochs})
+    changes |= {"training.seed": seed}
+    changes |= {} if epochs is None else {"training.epochs": epochs}
+    changes |= {} if threads is None else {"training.threads": threads}
     config = override(config, changes)
-    result = run(config, place, resume=(place / "training.pt").exists(), progress=True)
-    with atomic_write(done) as temporary:
+    result = run(config, folder, resume=(folder / "training.pt").exists(), progress=True)
+    with atomic_write(folder / "result.json") as temporary:
         temporary.write_text(json.dumps(result, indent=1))
-    return result
+
+
+def finished(experiment: Experiment, runs: Path) -> list[dict[str, Any]]:
+    """The results of all seeds; empty while one is missing."""
+    files = [place(experiment, seed, runs) / "result.json" for seed in experiment.seeds]
+    return [json.loads(file.read_text()) for file in files] if all(file.exists() for file in files) else []
+
+
+def write(runs: Path, docs: Path) -> str:
+    """The table of everything that is finished, into both files."""
+    rows = [summary(e, results) for e in EXPERIMENTS if (results := finished(e, runs))]
+    text = (
+        "# Measured accuracies\n\nMade by `make results`: full data sets, the test accuracy after the last epoch, "
+        f"mean ± standard deviation over the seeds. {platform.machine()}, torch {torch.__version__}, CPU.\n\n"
+    )
+    with atomic_write(docs / "results.md") as temporary:
+        temporary.write_text(text + table(rows))
+    with atomic_write(docs / "results.json") as temporary:
+        temporary.write_text(json.dumps(rows, indent=1) + "\n")
+    return table(rows)
 
 
 def table(rows: list[dict[str, Any]]) -> str:
@@ -112,23 +143,15 @@ def main() -> None:
     parser.add_argument("--runs", type=Path, default=Path("runs/results"))
     parser.add_argument("--only", default="", help="experiments whose name contains this")
     parser.add_argument("--epochs", type=int, help="fewer epochs than the configurations say, for a trial")
+    parser.add_argument("--threads", type=int, help="other than the configurations say")
     parser.add_argument("--docs", type=Path, default=Path("docs"))
     arguments = parser.parse_args()
-    rows = []
     for experiment in EXPERIMENTS:
-        if arguments.only not in experiment.name:
-            continue
-        results = [finish(experiment, seed, arguments.runs, arguments.epochs) for seed in experiment.seeds]
-        rows.append(summary(experiment, results))
-        text = (
-            "# Measured accuracies\n\nMade by `make results`: full data sets, the test accuracy after the last epoch, "
-            f"mean ± standard deviation over the seeds. {platform.machine()}, torch {torch.__version__}, CPU.\n\n"
-        )
-        with atomic_write(arguments.docs / "results.md") as temporary:
-            temporary.write_text(text + table(rows))
-        with atomic_write(arguments.docs / "results.json") as temporary:
-            temporary.write_text(json.dumps(rows, indent=1) + "\n")
-    print(table(rows))
+        if arguments.only in experiment.name:
+            for seed in experiment.seeds:
+                finish(experiment, seed, arguments.runs, arguments.epochs, arguments.threads)
+                write(arguments.runs, arguments.docs)
+    print(write(arguments.runs, arguments.docs))
 
 
 if __name__ == "__main__":

@@ -281,7 +281,6 @@ def test_rules_by_name():
     assert make_rule("ottt", update="sequence").describe() == {
         "name": "ottt",
         "update": "sequence",
-        "stretch": 1,
         "convention": "paper",
     }
     with pytest.raises(UsageError, match=r"rule: expected one of ottt, .* got 'bp'"):

@@ -52,7 +52,6 @@ def test_the_file_says_how_it_was_made(tmp_path):
     assert provenance["training"]["rule"] == {
         "name": "ottt",
         "update": "step",
-        "stretch": 1,
         "convention": "paper",
     }
     assert provenance["training"]["loss"] == {"name": "squared-error"}

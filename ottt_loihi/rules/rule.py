@@ -150,7 +150,8 @@ class OnlineRule(Rule):
         return total, scores
 
     def describe(self) -> dict[str, Any]:
-        return {"name": self.name, "update": self.update, "stretch": self.stretch}
+        stretch = {} if self.stretch == 1 else {"stretch": self.stretch}  # as runs of earlier versions have it
+        return {"name": self.name, "update": self.update, **stretch}
 
 
 def require_finite(net: Network, loss: Tensor, state: Any, t: int) -> None:
