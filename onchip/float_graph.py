@@ -15,6 +15,7 @@ from ottt_loihi.onchip.graph import LearningGraph, connect
 from ottt_loihi.onchip.plan import FEEDBACKS, LAYERWISE
 from ottt_loihi.onchip.schedule import Schedule
 from ottt_loihi.sim import arithmetic
+from ottt_loihi.sim.learning_options import DEFAULT, Options
 
 from ottt_loihi.errors import UsageError
 
@@ -32,6 +33,7 @@ def build_float_graph(
     kind: str | None = None,
     noise: float = 0.25,
     averaging: int = 13,
+    options: Options = DEFAULT,
 ) -> LearningGraph:
     """Build the graph for ``LavaRun(graph.source, tag="floating_pt")``.
 
@@ -52,6 +54,8 @@ def build_float_graph(
         of OPZO (:class:`~ottt_loihi.rules.feedback.OPZOLoop`)
     decay, v_threshold, reset
         of the hidden neurons; 0 < λ < 1; the surrogate is the rectangle ``|u − Vth| < Vth``
+    options
+        of the rule
 
     Raises
     ------
@@ -78,7 +82,7 @@ def build_float_graph(
         )
         for layer, n in enumerate(hidden)
     ]
-    readout = _readout(weights[-1].shape[0], len(labels), schedule, frames, learning_rate)
+    readout = _readout(weights[-1].shape[0], len(labels), schedule, frames, learning_rate, options)
     back = [
         _back(kind, m, layer, schedule, frames, decay, frames / noise, averaging)
         for layer, m in enumerate([] if feedback is None else feedback)
@@ -162,7 +166,7 @@ def _neuron(
     )
 
 
-def _readout(classes: int, samples: int, schedule: Schedule, frames: int, rate: float) -> Any:
+def _readout(classes: int, samples: int, schedule: Schedule, frames: int, rate: float, options: Options) -> Any:
     from ottt_loihi.onchip.processes.readout import OTTTReadout
 
     return OTTTReadout(
@@ -174,4 +178,6 @@ def _readout(classes: int, samples: int, schedule: Schedule, frames: int, rate: 
         epoch=schedule.epoch,
         frames=frames,
         update_phase=schedule.update_phase(schedule.hidden_layers),
+        loss=options.loss,
+        learn_when=options.learn_when,
     )

@@ -24,6 +24,7 @@ from ottt_loihi.converters.lava_runtime import require_lava
 from ottt_loihi.onchip import scales
 from ottt_loihi.onchip.plan import Plan
 from ottt_loihi.sim import arithmetic
+from ottt_loihi.sim.learning_options import DEFAULT, Options
 
 
 @dataclass(frozen=True)
@@ -63,6 +64,7 @@ def build_graph(
     learn: np.ndarray | bool = True,
     halve_every: int = 0,
     rounding: str = "lava",
+    options: Options = DEFAULT,
 ) -> LearningGraph:
     """Build the fixed-point graph.
 
@@ -82,6 +84,8 @@ def build_graph(
         samples after which all rates are halved, again and again; 0: never
     rounding
         of updated weights, ``"lava"`` or ``"per-synapse"`` (:class:`~ottt_loihi.onchip.processes.dense.OTTTDense`)
+    options
+        of the rule
 
     Raises
     ------
@@ -97,7 +101,7 @@ def build_graph(
     frames = halve_every * plan.chip.num_steps
     *hidden, last = scales.layer_scales(plan, rates, feedback, seed)
     neurons = [_neuron(plan, feedback, layer, of_layer, seed, frames) for layer, of_layer in enumerate(hidden)]
-    readout = _readout(plan, feedback, last, len(labels), seed, frames)
+    readout = _readout(plan, feedback, last, len(labels), seed, frames, options)
     back = [_back(plan, feedback, layer, of_layer, rounding, seed) for layer, of_layer in enumerate(hidden)]
     return connect(source, plastic, neurons, readout, [b for b in back if b is not None], schedule.epoch)
 
@@ -169,7 +173,9 @@ def _neuron(plan: Plan, feedback: str, layer: int, of_layer: scales.Scales, seed
     )
 
 
-def _readout(plan: Plan, feedback: str, of_layer: scales.Scales, samples: int, seed: int, halve_every: int) -> Any:
+def _readout(
+    plan: Plan, feedback: str, of_layer: scales.Scales, samples: int, seed: int, halve_every: int, options: Options
+) -> Any:
     from ottt_loihi.onchip.processes.readout import OTTTReadout
 
     lif, schedule, layer = plan.chip.layers[-1], plan.schedule(feedback), len(plan.hidden)
@@ -186,6 +192,8 @@ def _readout(plan: Plan, feedback: str, of_layer: scales.Scales, samples: int, s
         update_phase=schedule.update_phase(layer),
         bias=arithmetic.effective_bias(lif.bias_mant.reshape(-1), lif.bias_exp),
         seed=scales.neuron_seed(plan, seed, layer),
+        loss=options.loss,
+        learn_when=options.learn_when,
     )
 
 

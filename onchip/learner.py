@@ -23,6 +23,7 @@ from ottt_loihi.onchip.plan import CALIBRATION_SAMPLES, FEEDBACKS, Plan, make_pl
 from ottt_loihi.onchip.scales import learning_network
 from ottt_loihi.sim import Simulator, reference
 from ottt_loihi.sim.learning import Learner
+from ottt_loihi.sim.learning_options import Options
 from ottt_loihi.sim.network import ChipNetwork
 
 from ottt_loihi.errors import UsageError, VerificationError
@@ -112,8 +113,10 @@ class LearningResult:
 
 
 @dataclass(frozen=True)
-class Settings:
-    """How to learn. readout_rate, hidden_rate: part of a layer's error that one update takes away, default measured
+class Settings(Options):
+    """How to learn; the rule's :class:`~ottt_loihi.sim.learning_options.Options` are settings as well.
+
+    readout_rate, hidden_rate: part of a layer's error that one update takes away, default measured
     good on digits; seed: of order, feedback and rounding; unit: what stands for a logit of 1, default provenance's;
     halve_every: samples after which the rates are halved, again and again; 0: never, for a world that keeps changing.
     rounding: of updated weights, ``"per-synapse"`` as on the chip, or ``"lava"``: one number an epoch for all.
@@ -129,6 +132,7 @@ class Settings:
     rounding: str = "per-synapse"
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.feedback not in FEEDBACKS:
             raise UsageError(f"feedback: expected one of {', '.join(FEEDBACKS)}, got {self.feedback!r}")
         if self.rounding not in ("per-synapse", "lava"):
@@ -240,7 +244,13 @@ class Stream:
         """A fresh :class:`~ottt_loihi.sim.learning.Learner`."""
         return Learner(
             learning_network(
-                self.plan, self.rates, settings.feedback, settings.seed, settings.halve_every, settings.rounding
+                self.plan,
+                self.rates,
+                settings.feedback,
+                settings.seed,
+                settings.halve_every,
+                settings.rounding,
+                settings.options(),
             )
         )
 
@@ -257,6 +267,7 @@ class Stream:
             settings.seed,
             halve_every=settings.halve_every,
             rounding=settings.rounding,
+            options=settings.options(),
         )
 
 

@@ -10,6 +10,7 @@ from ottt_loihi.onchip.plan import LAYERWISE, Plan
 from ottt_loihi.sim import arithmetic
 from ottt_loihi.sim import learning_integers as integers
 from ottt_loihi.sim.learning import Feedback, LearningLayer, LearningNetwork
+from ottt_loihi.sim.learning_options import DEFAULT, Options
 
 ERROR_STEPS = 64  # 8-bit messages: an error of ±1 is ±64, and ±127 is the end
 FEEDBACK_MAX = 254
@@ -123,6 +124,7 @@ def learning_network(
     seed: int = 0,
     halve_every: int = 0,
     rounding: str = "per-synapse",
+    options: Options = DEFAULT,
 ) -> LearningNetwork:
     """What ``sim.learn`` needs; the arguments are those of :func:`~ottt_loihi.onchip.graph.build_graph`.
 
@@ -150,7 +152,8 @@ def learning_network(
                 seed=neuron_seed(plan, seed, index),
             )
         )
-    return LearningNetwork(tuple(layers), schedule.epoch, plan.chip.num_steps, plan.unit, halve_every, rounding)
+    steps = plan.chip.num_steps
+    return LearningNetwork(tuple(layers), schedule.epoch, steps, plan.unit, halve_every, rounding, options)
 
 
 def _own_feedback(plan: Plan, kind: str, layer: int, scales: Scales, seed: int) -> Feedback | None:

@@ -19,6 +19,7 @@ from dataclasses import dataclass, fields
 import numpy as np
 from ottt_loihi.sim import arithmetic
 from ottt_loihi.sim import learning_integers as integers
+from ottt_loihi.sim.learning_options import DEFAULT, Options
 from ottt_loihi.sim.network import LIF, Dense, Diagonal
 
 from ottt_loihi.errors import FileError, UsageError
@@ -107,7 +108,7 @@ class LearningNetwork:
     readout · halve_every: samples after which y1 is halved, again and again, 0: never · rounding: of updated weights.
 
     rounding ``"lava"``: one random number per epoch for all synapses, as Lava's engine; ``"per-synapse"``: independent
-    ones, as the chip (:func:`~ottt_loihi.sim.learning_integers.synapse_draws`).
+    ones, as the chip (:func:`~ottt_loihi.sim.learning_integers.synapse_draws`) · options: of the rule.
     """
 
     layers: tuple[LearningLayer, ...]
@@ -116,6 +117,7 @@ class LearningNetwork:
     unit: int
     halve_every: int = 0
     rounding: str = "per-synapse"
+    options: Options = DEFAULT
 
     def __post_init__(self) -> None:
         if self.rounding not in ROUNDINGS:
@@ -132,6 +134,8 @@ class LearningNetwork:
     def digest(self) -> str:
         """SHA-256 of everything here but the weights of plastic connections, which learning changes."""
         sha = hashlib.sha256(repr((self.epoch, self.num_steps, self.unit, self.halve_every, self.rounding)).encode())
+        if chosen := self.options.chosen():  # only then: states of versions without options stay readable
+            sha.update(repr(chosen).encode())
         for layer in self.layers:
             for part in (layer, layer.layer, layer.connection, layer.inhibition, layer.feedback):
                 for f in fields(part) if part is not None else ():
@@ -352,6 +356,8 @@ def lava_weight_random(first: int, count: int) -> np.ndarray:
 
 def _pack(network: LearningNetwork, kernels):  # type: ignore[no-untyped-def]
     """The flat arrays of :mod:`ottt_loihi.sim.learning_kernels`."""
+    from ottt_loihi.sim.learning_option_kernels import choose
+
     layers = np.zeros(len(network.layers), kernels.LAYER)
     source = neuron = weight = 0
     weights: list[np.ndarray] = []
@@ -378,6 +384,7 @@ def _pack(network: LearningNetwork, kernels):  # type: ignore[no-untyped-def]
         u_init=_per_neuron(layers, [part.layer.u_init.reshape(-1) for part in network.layers]),
         bias=_per_neuron(layers, [_bias(part.layer) for part in network.layers]),
         loop=_per_neuron(layers, [_loop(part) for part in network.layers]),
+        chosen=choose(network.options, network.unit << arithmetic.STATE_SHIFT),
     )
     rng = _per_neuron(
         layers, [integers.xorshift32_seeds(part.seed, part.layer.size) for part in network.layers], np.uint32

@@ -10,9 +10,11 @@ otherwise nothing vectorises, and a row takes fifteen times as long.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
+from ottt_loihi.sim import learning_option_kernels
 from ottt_loihi.sim.kernels import compiled, inlined
 from ottt_loihi.sim.learning_integers import (
     ENGINE_SHIFT,
@@ -22,6 +24,7 @@ from ottt_loihi.sim.learning_integers import (
     MOMENTUM_MAX,
     TRACE_MAX,
 )
+from ottt_loihi.sim.learning_option_kernels import Chosen, write_error
 
 BLOCK = 16
 
@@ -52,7 +55,7 @@ class Constants(NamedTuple):
 
     layers: :data:`LAYER`, the readout last · epoch: K · steps: T · target: what the right class's membrane should be,
     aligned to the state · halve_every: in frames, 0: never · independent: rounding ``per-synapse`` · u_init, bias,
-    loop: int32 per neuron; loop: what its own spike adds one step later.
+    loop: int32 per neuron; loop: what its own spike adds one step later · chosen: the options.
     """
 
     layers: np.ndarray
@@ -64,6 +67,7 @@ class Constants(NamedTuple):
     u_init: np.ndarray
     bias: np.ndarray
     loop: np.ndarray
+    chosen: Chosen
 
 
 class State(NamedTuple):
@@ -92,7 +96,7 @@ class State(NamedTuple):
     correct: np.ndarray
 
 
-@compiled
+@partial(compiled, parts=(learning_option_kernels,))
 def learn(constants, state, packed, labels, gate, first, trace_random, weight_random, predictions):
     """Learn from samples, one after the other.
 
@@ -106,7 +110,7 @@ def learn(constants, state, packed, labels, gate, first, trace_random, weight_ra
     for index in range(len(layers)):
         widest = max(widest, layers[index].width, layers[index].inputs)
     active, sums = np.empty(widest + 1, np.int64), np.empty(widest, np.int32)
-    decayed = np.empty(TRACE_MAX + 1, np.int32)
+    decayed, errors = np.empty(TRACE_MAX + 1, np.int32), np.empty(layers[-1].size, np.int64)
     for sample in range(len(packed)):
         forget(constants, state)
         for t in range(constants.steps):
@@ -121,7 +125,10 @@ def learn(constants, state, packed, labels, gate, first, trace_random, weight_ra
                     answer(layers[index], constants, state, sums)
             halved = frame // constants.halve_every if constants.halve_every > 0 else 0
             last = len(layers) - 1
-            compare(layers[last], last, constants.target, labels[sample], gate[sample], halved, state)
+            wanted = gate[sample]
+            if constants.chosen.only_wrong:
+                wanted = wanted and best(layers[last].size, state.scores) != labels[sample]
+            compare(layers[last], last, constants, labels[sample], wanted, halved, state, errors)
             for index in range(last - 1, -1, -1):
                 feed_back(index, constants, state, halved)
                 if layers[index].averaging > 0:
@@ -274,14 +281,18 @@ def scaled(n, x, mantissa, shift, rng):
 
 
 @inlined
-def compare(layer, index, target, label, gate, halved, state):
+def compare(layer, index, constants, label, gate, halved, state, errors):
     """The readout's error, to be sent back, and its y1."""
     shift = min(MAX_SHIFT, layer.y1_shift + halved)
+    if gate:
+        write_error(
+            constants.chosen, state.v[layer.neuron : layer.neuron + layer.size], label, constants.target, errors
+        )
     for j in range(layer.size):
         n = layer.neuron + j
         state.y1[n] = state.error[n] = 0
         if gate:
-            e = np.int64(state.v[n]) - (target if j == label else 0)
+            e = errors[j]
             y = scaled(n, -e, layer.y1_mantissa, shift, state.rng)
             state.y1_saturated[index] += abs(y) > MESSAGE_MAX
             state.y1[n] = min(max(y, -MESSAGE_MAX), MESSAGE_MAX)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import numpy as np
 from ottt_loihi.sim import arithmetic
 from ottt_loihi.sim import learning_integers as integers
+from ottt_loihi.sim import learning_losses as losses
 from ottt_loihi.sim.learning import LearningLayer, LearningNetwork, lava_trace_random, lava_weight_random
 
 
@@ -33,7 +34,7 @@ def learn(
                 s = layer.update(s)
             scores += readout.v
             readout.y1, readout.error = np.zeros_like(readout.v), np.zeros_like(readout.v)
-            if gate[sample]:
+            if gate[sample] and losses.to_be_learnt(network.options.learn_when, scores, label):
                 readout.compare(label, network.unit, halved)
             for layer, above in zip(hidden[::-1], layers[:0:-1]):
                 layer.feed_back(above, readout, halved)
@@ -92,9 +93,8 @@ class _Layer:
         return self.s
 
     def compare(self, label: int, unit: int, halved: int) -> None:
-        """``e = v − unit·[class = label]``: y1 and the error that is sent back."""
-        e = self.v.astype(np.int64)
-        e[label] -= unit << arithmetic.STATE_SHIFT
+        """The loss's error e (``learning_losses``): y1 and the error that is sent back."""
+        e = losses.integer_error(self.network.options.loss, self.v, label, unit << arithmetic.STATE_SHIFT)
         self._send(-e, e, halved)
 
     def feed_back(self, above: _Layer, readout: _Layer, halved: int) -> None:

@@ -10,6 +10,7 @@ from ottt_loihi.onchip.fresh import fresh_network
 from ottt_loihi.onchip.plan import FEEDBACKS, Plan, make_plan
 from ottt_loihi.onchip.scales import learning_network
 from ottt_loihi.sim.learning import LearningNetwork
+from ottt_loihi.sim.learning_options import DEFAULT, LOSSES, WHEN, Options
 
 
 @dataclass(frozen=True)
@@ -25,13 +26,16 @@ class Case:
     x: np.ndarray
     labels: np.ndarray
     gate: np.ndarray
+    options: Options = DEFAULT
 
     @property
     def packed(self) -> np.ndarray:
         return np.packbits(self.x, axis=-1)
 
     def network(self) -> LearningNetwork:
-        return learning_network(self.plan, self.rates, self.feedback, self.seed, self.halve_every, self.rounding)
+        return learning_network(
+            self.plan, self.rates, self.feedback, self.seed, self.halve_every, self.rounding, self.options
+        )
 
 
 @st.composite
@@ -64,4 +68,13 @@ def learning_cases(draw: st.DrawFn, max_hidden: int = 3) -> Case:
         x=(rng.random((samples, steps, inputs)) < draw(st.sampled_from([0.1, 0.5, 1.0]))).astype(np.uint8),
         labels=rng.integers(0, classes, samples),
         gate=rng.random(samples) < draw(st.sampled_from([0.5, 1.0])),
+        options=draw(learning_options()),
     )
+
+
+@st.composite
+def learning_options(draw: st.DrawFn) -> Options:
+    """Any choice, and half of the time the plain rule."""
+    if draw(st.booleans()):
+        return DEFAULT
+    return Options(loss=draw(st.sampled_from(LOSSES)), learn_when=draw(st.sampled_from(WHEN)))

@@ -61,7 +61,7 @@ def compare_with_lava(case, executor):
     found = sim.learn(case.network(), case.packed, case.labels, case.gate).variables()
     graph = build_graph(
         case.plan, case.packed, case.labels, list(case.rates), case.feedback, case.seed, case.gate, case.halve_every,
-        case.rounding,
+        case.rounding, case.options,
     )  # fmt: skip
     with executor(graph.source) as run:
         run.steps(len(case.x) * case.plan.chip.num_steps * graph.epoch)

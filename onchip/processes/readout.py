@@ -14,15 +14,17 @@ from lava.magma.core.resources import CPU
 from lava.magma.core.sync.protocols.loihi_protocol import LoihiProtocol
 from ottt_loihi.sim import arithmetic
 from ottt_loihi.sim import learning_integers as integers
+from ottt_loihi.sim import learning_losses as losses
+from ottt_loihi.sim.learning_options import Options
 
 
 class OTTTReadout(AbstractProcess):
-    """One memoryless neuron per class with the squared error, acting once per learning epoch of K Lava steps.
+    """One memoryless neuron per class with the error of a loss, acting once per learning epoch of K Lava steps.
 
     ::
 
         phase = update_phase:    v[t] = a_in << 6 + bias          (du = 4095, dv = 4096: nothing is kept)
-                                 e    = gate · (v − (unit << 6)·[class = label])
+                                 e    = gate · (v − (unit << 6)·[class = label])      or another loss's error
                                  y1   = saturate( −e·y1_scale )         error_out = saturate( e·error_scale )
         until the epoch ends:    y1 is sent on s_out_y1, zero before
         last frame of a sample:  predictions[i] = argmax_k Σ_t v_k[t]   (the first of equals)
@@ -42,6 +44,8 @@ class OTTTReadout(AbstractProcess):
     error_scale      > 0 or None     message per unit of e; None: nothing is sent back
     halve_every      ≥ 0             frames after which y1_scale is halved, again and again; 0: never
     samples          ≥ 1             number of samples, for ``predictions``
+    loss             a name          ``sim/learning_losses.py`` says what e is
+    learn_when       a name          ``"wrong"``: closes the gate while Σ_τ≤t v[τ] is largest at the label
     ===============  ==============  ==================================================================================
 
     epoch, frames, update_phase, seed: as in :class:`~ottt_loihi.onchip.processes.neuron.OTTTNeuron`
@@ -66,10 +70,15 @@ class OTTTReadout(AbstractProcess):
         vth: float = arithmetic.VTH_MAX,
         bias: np.ndarray | float = 0,
         seed: int = 0,
+        loss: str = "mse",
+        learn_when: str = "always",
         name: str = "readout",
     ) -> None:
+        Options(loss=loss, learn_when=learn_when)  # raises for unknown names
         super().__init__(
             name=name,
+            loss=loss,
+            learn_when=learn_when,
             vth=vth,
             unit=unit,
             y1_scale=(y1_scale, *integers.mantissa_and_shift(y1_scale, f"{name}.y1_scale")),
@@ -101,7 +110,10 @@ class AbstractOTTTReadoutModel(PyLoihiProcessModel):
 
     def __init__(self, proc_params):
         super().__init__(proc_params)
-        for key in ("vth", "unit", "epoch", "frames", "halve_every", "update_phase", "y1_scale", "error_scale"):
+        for key in (
+            "vth", "unit", "epoch", "frames", "halve_every", "update_phase", "y1_scale", "error_scale", "loss",
+            "learn_when",
+        ):  # fmt: skip
             setattr(self, "_" + key, proc_params[key])
 
     def run_spk(self) -> None:
@@ -112,7 +124,7 @@ class AbstractOTTTReadoutModel(PyLoihiProcessModel):
         if phase + 1 == self._update_phase:
             self.update(a)
             self._keep_score(*divmod(frame, self._frames), label)
-            if gate:
+            if gate and losses.to_be_learnt(self._learn_when, self.scores, label):
                 self.learn(label, integers.halvings(frame, self._halve_every))
         self.s_out_y1.send(self.y1)
         self.error_out.send(self.error if phase + 1 == self._update_phase else np.zeros_like(self.error))
@@ -149,8 +161,7 @@ class OTTTReadoutModelFloat(AbstractOTTTReadoutModel):
         self.v = a + self.bias
 
     def learn(self, label: int, halvings: int) -> None:
-        e = self.v.copy()
-        e[label] -= self._unit
+        e = losses.float_error(self._loss, self.v, label, self._unit)
         self.y1 = -e * self._y1_scale[0] * 0.5**halvings
         if self._error_scale:
             self.error = e * self._error_scale[0]
@@ -182,8 +193,7 @@ class OTTTReadoutModelFixed(AbstractOTTTReadoutModel):
         self.v = np.where(arithmetic.spikes(v, self._vth), 0, v).astype(np.int32)
 
     def learn(self, label: int, halvings: int) -> None:
-        e = self.v.astype(np.int64)
-        e[label] -= self._unit << arithmetic.STATE_SHIFT
+        e = losses.integer_error(self._loss, self.v, label, self._unit << arithmetic.STATE_SHIFT)
         _, mantissa, shift = self._y1_scale
         self.y1 = self._rounded(-e, mantissa, min(integers.MAX_SHIFT, shift + halvings), self.y1_saturated)
         if self._error_scale:

@@ -6,7 +6,7 @@ import json as json_module
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ottt_loihi.cli import command
+from ottt_loihi.cli import learn_options as rule
 
 if TYPE_CHECKING:
     import numpy as np
@@ -74,6 +75,8 @@ def learn(
             min=0, help="Samples after which all rates are halved; default: a pass from scratch, else never (0)."
         ),
     ] = None,
+    loss: rule.LossOption = rule.Loss.mse,
+    learn_when: rule.WhenOption = rule.When.always,
     repeat_in_lava: Annotated[
         int, typer.Option(min=0, help="Repeat at least that many Lava steps in Lava's runtime and compare everything.")
     ] = 0,
@@ -111,6 +114,8 @@ def learn(
         seed=seed,
         unit=scenario.unit,
         rounding=rounding.value,
+        loss=loss.value,
+        learn_when=learn_when.value,
         **{k: v for k, v in rates.items() if v is not None},
     )
     _check_folder(folder)
@@ -363,6 +368,7 @@ def _table(summary: dict[str, Any]) -> Any:
     rows = [
         ["Lava steps", f"{summary['steps']:,}, {summary['steps_per_second']:,.0f} a second"],
         ["rounding of weights", summary["settings"]["rounding"]],
+        ["rule", _rule(summary["settings"])],
         ["learning rates η", ", ".join(f"{rate:.3g}" for rate in summary["rates"])],
         ["saturated messages", f"{saturated} (of {summary['messages']:,} per neuron)"],
         ["weights at their limit", ", ".join(f"{part:.2%}" for part in summary["weights_at_rails"])],
@@ -376,6 +382,14 @@ def _table(summary: dict[str, Any]) -> Any:
     if repeated := summary["repeated_in_lava"]:
         rows.append(["repeated in the Lava runtime", f"{repeated['steps']:,} steps: every variable equal"])
     return Table("What it took", ["", ">"], rows)
+
+
+def _rule(settings: dict[str, Any]) -> str:
+    """The choices that differ from the plain rule."""
+    from ottt_loihi.sim.learning_options import Options
+
+    chosen = Options(**{f.name: settings[f.name] for f in fields(Options)}).chosen()
+    return ", ".join(f"{name} {value}" for name, value in chosen.items()) or "OTTT, squared error"
 
 
 def _show(summary: dict[str, Any]) -> None:

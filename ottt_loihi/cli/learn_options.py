@@ -1,0 +1,23 @@
+"""The options of ``ottt-learn`` that choose a learning rule: ``sim.learning_options.Options`` on the command line."""
+
+from __future__ import annotations
+
+from enum import Enum
+from typing import Annotated
+
+import typer
+
+
+class Loss(str, Enum):
+    mse = "mse"
+    softmax = "softmax"
+    hinge = "hinge"
+
+
+class When(str, Enum):
+    always = "always"
+    wrong = "wrong"
+
+
+LossOption = Annotated[Loss, typer.Option(help="The readout's error: squared, cross-entropy from a table, or hinge.")]
+WhenOption = Annotated[When, typer.Option(help="Learn from every time step, or only while the prediction is wrong.")]

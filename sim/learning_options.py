@@ -1,0 +1,47 @@
+"""What a learning network may do besides the plain rule: one record of choices, each with a default that changes nothing."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import Any
+
+from ottt_loihi.errors import UsageError
+
+LOSSES = ("mse", "softmax", "hinge")
+WHEN = ("always", "wrong")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """Choices of the learning rule; the defaults are squared error, learnt from at every time step.
+
+    ==============  ==============================  ====================================================================
+    field           range                           meaning
+    ==============  ==============================  ====================================================================
+    loss            ``mse``, ``softmax``,           the readout's error (``sim/learning_losses.py``)
+                    ``hinge``
+    learn_when      ``always``, ``wrong``           ``wrong``: a time step is learnt from only while the scores so far,
+                                                    this step's included, are largest elsewhere than at the label
+    ==============  ==============================  ====================================================================
+
+    Raises :class:`UsageError` for anything else.
+    """
+
+    loss: str = "mse"
+    learn_when: str = "always"
+
+    def __post_init__(self) -> None:
+        for name, allowed in (("loss", LOSSES), ("learn_when", WHEN)):
+            if getattr(self, name) not in allowed:
+                raise UsageError(f"{name}: expected one of {', '.join(allowed)}, got {getattr(self, name)!r}")
+
+    def chosen(self) -> dict[str, Any]:
+        """The choices that are not the default, by name."""
+        return {f.name: getattr(self, f.name) for f in fields(Options) if getattr(self, f.name) != f.default}
+
+    def options(self) -> Options:
+        """These choices alone, also of a subclass that makes others."""
+        return Options(**self.chosen())
+
+
+DEFAULT = Options()

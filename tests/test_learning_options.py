@@ -1,0 +1,84 @@
+"""The rule's options in Lava: floating point is the loop with the same options, all backends learn the same weights."""
+
+import numpy as np
+import pytest
+from ottt_loihi.onchip import Settings, fresh_network, learn
+from ottt_loihi.onchip.learner import BACKENDS
+from ottt_loihi.sim import learning_losses as losses
+from ottt_loihi.sim.learning_options import Options
+
+from ottt_loihi.data import load_digits, rate_code
+from ottt_loihi.rules.reference import ThreeFactorLoop
+
+pytestmark = pytest.mark.lava
+pytest.importorskip("lava.magma.core.process.process")
+
+from ottt_loihi.onchip.float_graph import build_float_graph  # noqa: E402
+from ottt_loihi.onchip.inprocess import InProcessRun  # noqa: E402
+
+T, CLASSES = 4, 3
+
+
+class OptionsLoop(ThreeFactorLoop):
+    """The three-factor loop with another loss, and learning only while it is wrong."""
+
+    def __init__(self, *arguments, options, **kwargs):
+        self.options = options
+        super().__init__(*arguments, **kwargs)
+
+    def start(self):
+        super().start()
+        self.scores = np.zeros(CLASSES)
+
+    def _errors(self, o, target, surrogate):
+        self.scores += o[0]
+        label = int(target[0].argmax())
+        e = losses.float_error(self.options.loss, o[0], label, 1.0)
+        e = e * losses.to_be_learnt(self.options.learn_when, self.scores, label)
+        return super()._errors(o, o - e, surrogate)
+
+
+def float_case(options, hidden=(9, 7), count=30, feedback="symmetric"):
+    rng = np.random.default_rng(3)
+    sizes = (12, *hidden, CLASSES)
+    weights = [rng.normal(0, 2 / np.sqrt(n), (m, n)) for n, m in zip(sizes, sizes[1:])]  # noqa: RUF007
+    loop = OptionsLoop(
+        weights, options=options, learning_rate=0.05, time_steps=T, surrogate="rectangle", feedback=feedback
+    )
+    x, labels = rng.integers(0, 2, (count, T, 12), np.uint8), rng.integers(0, CLASSES, count)
+    for frames, label in zip(x, labels):
+        loop.learn(frames[np.newaxis], np.eye(CLASSES)[[label]])
+    graph = build_float_graph(
+        weights, np.packbits(x, axis=-1), labels, learning_rate=0.05, feedback=loop.feedback, options=options
+    )
+    with InProcessRun(graph.source, tag="floating_pt") as run:
+        run.steps(count * T * graph.epoch)
+        found = [run.get(process.weights) for process in graph.plastic]
+    return found, loop.weights, weights
+
+
+@pytest.mark.parametrize(
+    "options",
+    [Options(loss="softmax"), Options(loss="hinge"), Options(learn_when="wrong")],
+    ids=lambda options: str(options.chosen()),
+)
+def test_float_learning_is_the_loop_with_the_same_options(options):
+    plain, _, _ = float_case(Options())
+    found, expected, start = float_case(options)
+    for a, b, before, other in zip(found, expected, start, plain):
+        np.testing.assert_allclose(a, b, rtol=0, atol=1e-12)
+        assert np.abs(b - before).max() > 0.001
+        assert np.abs(b - other).max() > 0.001
+
+
+def digits(count=10):
+    split = load_digits()
+    return rate_code(split.x_train[:count], 6, 1), split.y_train[:count]
+
+
+def test_all_backends_learn_the_same_with_every_option():
+    settings = Settings(loss="softmax", learn_when="wrong")
+    sim, *others = (learn(fresh_network(hidden=(20,)), digits(), backend=b, settings=settings) for b in BACKENDS)
+    for other in others:
+        assert sim.chip == other.chip
+        assert sim.counters == other.counters
