@@ -1,4 +1,4 @@
-"""What ``sim.learning_options`` can choose, compiled: the parts of ``sim/learning_kernels.py`` that the plain rule lacks."""
+"""The learning rule's options, compiled: what ``sim/learning_kernels.py`` needs beyond the plain rule."""
 
 from __future__ import annotations
 

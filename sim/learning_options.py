@@ -1,4 +1,4 @@
-"""What a learning network may do besides the plain rule: one record of choices, each with a default that changes nothing."""
+"""The learning rule's options: one record of choices, whose defaults are the plain rule."""
 
 from __future__ import annotations
 

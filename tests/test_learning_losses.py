@@ -34,13 +34,13 @@ def network(options, hidden=(20,), **kwargs):
 
 @pytest.mark.parametrize("unit", UNITS)
 def test_the_tables_softmax_is_close_to_the_true_one(unit):
-    """Measured: MEASURE (the message's step is 1/64)."""
+    """Measured: at most 0.0038 in a probability, 0.0005 on average; the error message has steps of 1/64."""
     deviation = []
     for v in membranes(unit):
         x = np.exp((v - v.max()) / (unit << 6))
         deviation.append(np.abs(losses.probabilities(v, unit << 6) / 4096 - x / x.sum()))
-    assert np.max(deviation) < 0.01
-    assert np.mean(deviation) < 0.002
+    assert np.max(deviation) < 0.004
+    assert np.mean(deviation) < 0.0006
 
 
 @pytest.mark.parametrize("loss", LOSSES)
@@ -49,7 +49,7 @@ def test_integer_and_float_errors_agree(loss, unit):
     for v in membranes(unit, 50):
         found = losses.integer_error(loss, v, 4, unit << 6)
         expected = losses.float_error(loss, v.astype(float), 4, unit << 6)
-        assert np.abs(found - expected).max() <= (0.011 * (unit << 6) if loss == "softmax" else 0)
+        assert np.abs(found - expected).max() <= (0.005 * (unit << 6) if loss == "softmax" else 0)
 
 
 def test_softmax_of_equals_and_of_extremes():
