@@ -15,6 +15,7 @@ from ottt_loihi.onchip.graph import LearningGraph, connect
 from ottt_loihi.onchip.plan import FEEDBACKS, LAYERWISE
 from ottt_loihi.onchip.schedule import Schedule
 from ottt_loihi.sim import arithmetic
+from ottt_loihi.sim.learning_bias import BiasLearning, lengths
 from ottt_loihi.sim.learning_options import DEFAULT, Options
 
 from ottt_loihi.errors import UsageError
@@ -78,7 +79,17 @@ def build_float_graph(
     amplitude = noise if kind == "opzo" else 0.0
     neurons = [
         _neuron(
-            n, layer, schedule, frames, decay, v_threshold, reset, learning_rate, layerwise and layer > 0, amplitude
+            n,
+            layer,
+            schedule,
+            frames,
+            decay,
+            v_threshold,
+            reset,
+            learning_rate,
+            layerwise and layer > 0,
+            amplitude,
+            options,
         )
         for layer, n in enumerate(hidden)
     ]
@@ -143,6 +154,7 @@ def _neuron(
     rate: float,
     passes_error_on: bool,
     noise: float,
+    options: Options,
 ) -> Any:
     from ottt_loihi.onchip.processes.neuron import OTTTNeuron
 
@@ -157,6 +169,7 @@ def _neuron(
         y1_scale=rate,
         error_scale=1.0 if passes_error_on else None,
         noise=noise,
+        bias_learning=BiasLearning(lengths(decay, frames, 1.0, subtract), 0, subtract) if options.learn_bias else None,
         seed=layer,
         epoch=schedule.epoch,
         frames=frames,
@@ -180,4 +193,5 @@ def _readout(classes: int, samples: int, schedule: Schedule, frames: int, rate: 
         update_phase=schedule.update_phase(schedule.hidden_layers),
         loss=options.loss,
         learn_when=options.learn_when,
+        bias_learning=BiasLearning((1.0,) * frames) if options.learn_bias else None,
     )

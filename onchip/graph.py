@@ -43,8 +43,12 @@ class LearningGraph:
         named = {}
         for kind, processes, names in (
             ("plastic", self.plastic, ("weights", "x1", "y1", "a_buff")),
-            ("neuron", self.neurons, ("u", "v", "s", "y1", "rng", "y1_saturated", "error_saturated")),
-            ("readout", (self.readout,), ("v", "y1", "rng", "scores", "correct", "y1_saturated", "error_saturated")),
+            ("neuron", self.neurons, ("u", "v", "s", "y1", "rng", "bias", "y1_saturated", "error_saturated")),
+            (
+                "readout",
+                (self.readout,),
+                ("v", "y1", "rng", "bias", "scores", "correct", "y1_saturated", "error_saturated"),
+            ),
         ):
             for index, process in enumerate(processes):
                 named.update({f"{kind}[{index}].{name}": getattr(process, name) for name in names})
@@ -100,7 +104,7 @@ def build_graph(
     plastic = [_plastic(plan, feedback, layer, rounding, seed) for layer in range(len(plan.dense))]
     frames = halve_every * plan.chip.num_steps
     *hidden, last = scales.layer_scales(plan, rates, feedback, seed)
-    neurons = [_neuron(plan, feedback, layer, of_layer, seed, frames) for layer, of_layer in enumerate(hidden)]
+    neurons = [_neuron(plan, feedback, layer, of_layer, seed, frames, options) for layer, of_layer in enumerate(hidden)]
     readout = _readout(plan, feedback, last, len(labels), seed, frames, options)
     back = [_back(plan, feedback, layer, of_layer, rounding, seed) for layer, of_layer in enumerate(hidden)]
     return connect(source, plastic, neurons, readout, [b for b in back if b is not None], schedule.epoch)
@@ -146,7 +150,9 @@ def _back(plan: Plan, feedback: str, layer: int, of_layer: scales.Scales, roundi
     return None
 
 
-def _neuron(plan: Plan, feedback: str, layer: int, of_layer: scales.Scales, seed: int, halve_every: int) -> Any:
+def _neuron(
+    plan: Plan, feedback: str, layer: int, of_layer: scales.Scales, seed: int, halve_every: int, options: Options
+) -> Any:
     from ottt_loihi.onchip.processes.neuron import OTTTNeuron
 
     lif, inhibition, schedule = plan.hidden[layer], plan.inhibition[layer], plan.schedule(feedback)
@@ -168,6 +174,7 @@ def _neuron(plan: Plan, feedback: str, layer: int, of_layer: scales.Scales, seed
         self_weight=0 if inhibition is None else inhibition.weight,
         self_weight_exp=0 if inhibition is None else inhibition.weight_exp,
         noise=of_layer.noise,
+        bias_learning=scales.layer_bias(plan, layer, feedback) if options.learn_bias else None,
         seed=scales.neuron_seed(plan, seed, layer),
         name=f"neuron[{layer}]",
     )
@@ -194,6 +201,7 @@ def _readout(
         seed=scales.neuron_seed(plan, seed, layer),
         loss=options.loss,
         learn_when=options.learn_when,
+        bias_learning=scales.layer_bias(plan, layer, feedback) if options.learn_bias else None,
     )
 
 

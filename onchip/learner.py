@@ -23,6 +23,7 @@ from ottt_loihi.onchip.plan import CALIBRATION_SAMPLES, FEEDBACKS, Plan, make_pl
 from ottt_loihi.onchip.scales import learning_network
 from ottt_loihi.sim import Simulator, reference
 from ottt_loihi.sim.learning import Learner
+from ottt_loihi.sim.learning_bias import with_bias
 from ottt_loihi.sim.learning_options import Options
 from ottt_loihi.sim.network import ChipNetwork
 
@@ -341,6 +342,9 @@ class _SimRun:
     def weights(self) -> list[np.ndarray]:
         return self._learner.weights()
 
+    def biases(self) -> list[np.ndarray] | None:
+        return self._learner.biases()
+
     def counters(self) -> dict[str, int]:
         counts = self._learner.variables(("y1_saturated", "error_saturated"))
         return {name.replace("readout[0]", "readout"): int(value[0]) for name, value in counts.items()}
@@ -349,8 +353,8 @@ class _SimRun:
 class _GraphRun:
     """Learns a stream with Lava's processes, in-process or in the runtime."""
 
-    def __init__(self, stream: Stream, graph: Any, run: Any) -> None:
-        self._graph, self._run = graph, run
+    def __init__(self, stream: Stream, graph: Any, run: Any, settings: Settings) -> None:
+        self._graph, self._run, self._learns_bias = graph, run, settings.learn_bias
         self._per_sample = graph.epoch * stream.plan.chip.num_steps
 
     def learn(self, samples: int) -> None:
@@ -358,6 +362,10 @@ class _GraphRun:
 
     def weights(self) -> list[np.ndarray]:
         return [self._run.get(p.weights) for p in self._graph.plastic]
+
+    def biases(self) -> list[np.ndarray] | None:
+        layers = (*self._graph.neurons, self._graph.readout)
+        return [self._run.get(p.bias) for p in layers] if self._learns_bias else None
 
     def counters(self) -> dict[str, int]:
         return {
@@ -375,7 +383,7 @@ def _executor(stream: Stream, backend: str, settings: Settings, stall_timeout: f
     graph = stream.build(settings)
     source = graph.source
     with InProcessRun(source) if backend == "inprocess" else LavaRun(source, stall_timeout=stall_timeout) as run:
-        yield _GraphRun(stream, graph, run)
+        yield _GraphRun(stream, graph, run, settings)
 
 
 class _Session:
@@ -429,7 +437,7 @@ class _Session:
         return False
 
     def _read(self, measure: bool = True) -> None:
-        self.chip = with_weights(self.plan, self.executor.weights())
+        self.chip = with_weights(self.plan, self.executor.weights(), self.executor.biases())
         self.counters = self.executor.counters()
         if measure and self.test is not None:
             self.curve.append(CurvePoint(self.done, accuracy(self.chip, *self.test)))
@@ -453,10 +461,13 @@ class _Session:
         )
 
 
-def with_weights(plan: Plan, weights: Sequence[np.ndarray]) -> ChipNetwork:
-    """The plan's network with other weights in its plastic connections."""
+def with_weights(plan: Plan, weights: Sequence[np.ndarray], biases: Sequence[np.ndarray] | None = None) -> ChipNetwork:
+    """The plan's network with other weights in its plastic connections, and with learnt biases if there are any."""
     new = {id(c): replace(c, weight=np.asarray(w, np.int32)) for c, w in zip(plan.dense, weights)}
-    return replace(plan.chip, connections=tuple(new.get(id(c), c) for c in plan.chip.connections))
+    layers = plan.chip.layers
+    if biases is not None:
+        layers = tuple(with_bias(layer, np.asarray(bias, np.int32)) for layer, bias in zip(layers, biases))
+    return replace(plan.chip, layers=layers, connections=tuple(new.get(id(c), c) for c in plan.chip.connections))
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from ottt_loihi.onchip.plan import LAYERWISE, Plan
 from ottt_loihi.sim import arithmetic
 from ottt_loihi.sim import learning_integers as integers
 from ottt_loihi.sim.learning import Feedback, LearningLayer, LearningNetwork
+from ottt_loihi.sim.learning_bias import BiasLearning, bias_learning
 from ottt_loihi.sim.learning_options import DEFAULT, Options
 
 ERROR_STEPS = 64  # 8-bit messages: an error of ±1 is ±64, and ±127 is the end
@@ -135,10 +136,12 @@ def learning_network(
     for index, scales in enumerate(layer_scales(plan, rates, feedback, seed)):
         lif, readout = plan.chip.layers[index], index == len(plan.hidden)
         name = "readout" if readout else f"neuron[{index}]"
+        bias = layer_bias(plan, index, feedback) if options.learn_bias else None
         layers.append(
             LearningLayer(
                 connection=plan.dense[index],
                 layer=lif,
+                bias=bias,
                 inhibition=None if readout else plan.inhibition[index],
                 decay=plan.trace_decay(index),
                 pre_phase=schedule.pre_phase(index),
@@ -154,6 +157,13 @@ def learning_network(
         )
     steps = plan.chip.num_steps
     return LearningNetwork(tuple(layers), schedule.epoch, steps, plan.unit, halve_every, rounding, options)
+
+
+def layer_bias(plan: Plan, layer: int, feedback: str) -> BiasLearning:
+    """How a layer's biases learn: as fast as a weight whose presynaptic neuron always fires."""
+    step = 2.0 ** (arithmetic.STATE_SHIFT + plan.dense[layer].weight_exp)  # of a weight, in units of the state
+    per_y1 = step / steps_per_y1(plan, layer, feedback)
+    return bias_learning(plan.chip.layers[layer], plan.trace_decay(layer), plan.chip.num_steps, per_y1)
 
 
 def _own_feedback(plan: Plan, kind: str, layer: int, scales: Scales, seed: int) -> Feedback | None:

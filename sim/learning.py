@@ -19,6 +19,7 @@ from dataclasses import dataclass, fields
 import numpy as np
 from ottt_loihi.sim import arithmetic
 from ottt_loihi.sim import learning_integers as integers
+from ottt_loihi.sim.learning_bias import BiasLearning
 from ottt_loihi.sim.learning_options import DEFAULT, Options
 from ottt_loihi.sim.network import LIF, Dense, Diagonal
 
@@ -79,6 +80,7 @@ class LearningLayer:
     feedback            a :class:`Feedback`, or None     what brings the error; None: the transposed weights of the
                                                          layer above
     half_width          in units of vth                  of the rectangle
+    bias                a BiasLearning, or None          how its biases learn; None: they do not
     trace_seed,         ≥ 0                              of the trace's decay, of ``per-synapse`` rounding, and of the
     weight_seed, seed                                    neurons' rounding
     ==================  ===============================  ==============================================================
@@ -100,6 +102,7 @@ class LearningLayer:
     weight_seed: int
     seed: int
     plastic: bool = True
+    bias: BiasLearning | None = None
 
 
 @dataclass(frozen=True)
@@ -140,7 +143,11 @@ class LearningNetwork:
             for part in (layer, layer.layer, layer.connection, layer.inhibition, layer.feedback):
                 for f in fields(part) if part is not None else ():
                     value = getattr(part, f.name)
+                    if f.name == "bias" and value is None:  # as in states written before biases could learn
+                        continue
                     if f.name == "weight" and part is layer.connection and layer.plastic:
+                        value = value.shape
+                    if f.name in ("bias_mant", "u_init") and layer.bias is not None:
                         value = value.shape
                     if isinstance(value, np.ndarray):
                         sha.update(repr((f.name, value.shape)).encode() + value.astype(np.int64).tobytes())
@@ -215,19 +222,32 @@ class Learner:
             for at in self._constants.layers
         ]
 
+    def biases(self) -> list[np.ndarray] | None:
+        """The effective biases of every layer as they are now, int32 ``(neurons,)``; None if they do not learn."""
+        if not self.network.options.learn_bias:
+            return None
+        return [self.state.bias[at["neuron"] : at["neuron"] + at["size"]].copy() for at in self._constants.layers]
+
+    def _kept(self) -> dict[str, np.ndarray]:
+        """The state that is saved: without biases where they do not learn, as before they could."""
+        fixed = () if self.network.options.learn_bias else ("bias", "u_init")
+        return {name: array for name, array in self.state._asdict().items() if name not in fixed}
+
     def variables(self, names: Sequence[str] | None = None) -> dict[str, np.ndarray]:
         """Copies of all state, or of the variables of some names, as Lava's processes have it at the end of an epoch.
 
         ``plastic[l].weights``, ``.x1``, ``.y1`` · ``neuron[l].u``, ``.v``, ``.s``, ``.y1``, ``.rng`` ·
-        ``readout[0].v``, ``.y1``, ``.rng``, ``.scores``, ``.correct`` · the counts ``.y1_saturated``,
-        ``.error_saturated`` · ``feedback[l].weights``, and with OPZO ``.noise``, ``.saturated``.
+        ``readout[0].v``, ``.y1``, ``.rng``, ``.scores``, ``.correct`` · of both ``.bias`` if it learns ·
+        the counts ``.y1_saturated``, ``.error_saturated`` · ``feedback[l].weights``, and with OPZO ``.noise``,
+        ``.saturated``.
         """
         found: dict[str, np.ndarray] = {}
         state, layers = self.state, self._constants.layers
         for index, (at, weights) in enumerate(zip(layers, self.weights())):
             neurons = slice(at["neuron"], at["neuron"] + at["size"])
             sources = slice(at["source"], at["source"] + at["inputs"])
-            mine = {name: getattr(state, name)[neurons] for name in ("v", "y1", "rng")}
+            names_of_mine = ("v", "y1", "rng", "bias") if self.network.options.learn_bias else ("v", "y1", "rng")
+            mine = {name: getattr(state, name)[neurons] for name in names_of_mine}
             for name in ("y1_saturated", "error_saturated"):
                 mine[name] = getattr(state, name)[index : index + 1]
             if index < len(layers) - 1:
@@ -264,7 +284,7 @@ class Learner:
             file.attrs["version"] = VERSION
             file.attrs["network"] = np.bytes_(self.network.digest().encode())
             file.attrs["samples"] = self.samples
-            for name, array in self.state._asdict().items():
+            for name, array in self._kept().items():
                 file.create_dataset(name, data=array, fletcher32=True, compression="gzip", shuffle=True)
 
     @classmethod
@@ -288,7 +308,7 @@ class Learner:
             if safe_hdf5.attribute(file, "network", str) != network.digest():
                 raise FileError("the state of another network or rule; give the one it was saved with")
             learner.samples = safe_hdf5.attribute(file, "samples", int)
-            for name, array in learner.state._asdict().items():
+            for name, array in learner._kept().items():
                 stored = safe_hdf5.integers(file, name)
                 if stored.shape != array.shape or stored.dtype != array.dtype:
                     raise FileError(
@@ -381,11 +401,10 @@ def _pack(network: LearningNetwork, kernels):  # type: ignore[no-untyped-def]
         target=network.unit << arithmetic.STATE_SHIFT,
         halve_every=network.halve_every * network.num_steps,
         independent=network.rounding == "per-synapse",
-        u_init=_per_neuron(layers, [part.layer.u_init.reshape(-1) for part in network.layers]),
-        bias=_per_neuron(layers, [_bias(part.layer) for part in network.layers]),
         loop=_per_neuron(layers, [_loop(part) for part in network.layers]),
-        chosen=choose(network.options, network.unit << arithmetic.STATE_SHIFT),
+        chosen=choose(network),
     )
+    u_init = _per_neuron(layers, [part.layer.u_init.reshape(-1) for part in network.layers])
     rng = _per_neuron(
         layers, [integers.xorshift32_seeds(part.seed, part.layer.size) for part in network.layers], np.uint32
     )
@@ -394,7 +413,9 @@ def _pack(network: LearningNetwork, kernels):  # type: ignore[no-untyped-def]
         weights=np.concatenate(weights),
         spikes=np.zeros(source, np.uint8),
         trace=np.zeros(source, np.int32),
-        u=constants.u_init.copy(),
+        u=u_init.copy(),
+        bias=_per_neuron(layers, [_bias(part.layer) for part in network.layers]),
+        u_init=u_init,
         noise=np.zeros(neuron, np.int8),
         rng=rng,
         scores=np.zeros(network.classes, np.int64),

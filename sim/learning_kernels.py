@@ -14,7 +14,7 @@ from functools import partial
 from typing import NamedTuple
 
 import numpy as np
-from ottt_loihi.sim import learning_option_kernels
+from ottt_loihi.sim import learning_option_kernels, random_kernels
 from ottt_loihi.sim.kernels import compiled, inlined
 from ottt_loihi.sim.learning_integers import (
     ENGINE_SHIFT,
@@ -24,7 +24,8 @@ from ottt_loihi.sim.learning_integers import (
     MOMENTUM_MAX,
     TRACE_MAX,
 )
-from ottt_loihi.sim.learning_option_kernels import Chosen, write_error
+from ottt_loihi.sim.learning_option_kernels import Chosen, learn_bias, write_error
+from ottt_loihi.sim.random_kernels import mix, next_random, scaled
 
 BLOCK = 16
 
@@ -54,8 +55,8 @@ class Constants(NamedTuple):
     """What learning does not change.
 
     layers: :data:`LAYER`, the readout last · epoch: K · steps: T · target: what the right class's membrane should be,
-    aligned to the state · halve_every: in frames, 0: never · independent: rounding ``per-synapse`` · u_init, bias,
-    loop: int32 per neuron; loop: what its own spike adds one step later · chosen: the options.
+    aligned to the state · halve_every: in frames, 0: never · independent: rounding ``per-synapse`` · loop: int32 per
+    neuron, what its own spike adds one step later · chosen: the options.
     """
 
     layers: np.ndarray
@@ -64,8 +65,6 @@ class Constants(NamedTuple):
     target: int
     halve_every: int
     independent: bool
-    u_init: np.ndarray
-    bias: np.ndarray
     loop: np.ndarray
     chosen: Chosen
 
@@ -74,8 +73,9 @@ class State(NamedTuple):
     """What learning changes.
 
     weights: int16, of all connections, then of feedback, a row per hidden neuron · spikes: uint8, trace: int32, per
-    source · u, v, membrane (v before its reset), y1, error: int32, noise: int8 and rng: uint32, per neuron · scores:
-    int64 per neuron of the readout · y1_saturated, error_saturated, feedback_saturated: int64 per layer · correct:
+    source · u, v, membrane (v before its reset), y1, error: int32, noise: int8 and rng: uint32, per neuron · bias,
+    u_init: int32 per neuron, which only bias learning changes · scores: int64 per neuron of the readout ·
+    y1_saturated, error_saturated, feedback_saturated: int64 per layer · correct:
     int64 (1,).
     """
 
@@ -89,6 +89,8 @@ class State(NamedTuple):
     error: np.ndarray
     noise: np.ndarray
     rng: np.ndarray
+    bias: np.ndarray
+    u_init: np.ndarray
     scores: np.ndarray
     y1_saturated: np.ndarray
     error_saturated: np.ndarray
@@ -96,7 +98,7 @@ class State(NamedTuple):
     correct: np.ndarray
 
 
-@partial(compiled, parts=(learning_option_kernels,))
+@partial(compiled, parts=(learning_option_kernels, random_kernels))
 def learn(constants, state, packed, labels, gate, first, trace_random, weight_random, predictions):
     """Learn from samples, one after the other.
 
@@ -112,7 +114,7 @@ def learn(constants, state, packed, labels, gate, first, trace_random, weight_ra
     active, sums = np.empty(widest + 1, np.int64), np.empty(widest, np.int32)
     decayed, errors = np.empty(TRACE_MAX + 1, np.int32), np.empty(layers[-1].size, np.int64)
     for sample in range(len(packed)):
-        forget(constants, state)
+        forget(state)
         for t in range(constants.steps):
             local = sample * constants.steps + t
             frame = first * constants.steps + local
@@ -122,15 +124,18 @@ def learn(constants, state, packed, labels, gate, first, trace_random, weight_ra
                 if index < len(layers) - 1:
                     fire(layers[index], layers[index + 1].source, constants, state, sums)
                 else:
-                    answer(layers[index], constants, state, sums)
+                    answer(layers[index], state, sums)
             halved = frame // constants.halve_every if constants.halve_every > 0 else 0
             last = len(layers) - 1
             wanted = gate[sample]
             if constants.chosen.only_wrong:
                 wanted = wanted and best(layers[last].size, state.scores) != labels[sample]
             compare(layers[last], last, constants, labels[sample], wanted, halved, state, errors)
+            if wanted:
+                learn_bias(constants.chosen, layers[last], last, t, state)
             for index in range(last - 1, -1, -1):
                 feed_back(index, constants, state, halved)
+                learn_bias(constants.chosen, layers[index], index, t, state)
                 if layers[index].averaging > 0:
                     follow_noise(index, constants, state, frame)
             for index in range(len(layers)):
@@ -152,22 +157,12 @@ def learn(constants, state, packed, labels, gate, first, trace_random, weight_ra
 
 
 @inlined
-def mix(x):
-    """``learning_integers.mix32`` of one number."""
-    x = np.uint32(x ^ (x >> np.uint32(16)))
-    x = np.uint32(x * np.uint32(0x7FEB352D))
-    x = np.uint32(x ^ (x >> np.uint32(15)))
-    x = np.uint32(x * np.uint32(0x846CA68B))
-    return np.uint32(x ^ (x >> np.uint32(16)))
-
-
-@inlined
-def forget(constants, state):
+def forget(state):
     """Every state as it is before a sample."""
     state.spikes[:] = 0
     state.trace[:] = 0
     state.v[:] = 0
-    state.u[:] = constants.u_init
+    state.u[:] = state.u_init
     state.scores[:] = 0
 
 
@@ -234,7 +229,7 @@ def clipped(v):
 @inlined
 def fire(layer, target, constants, state, sums):
     """One step of hidden neurons (the equations of ``sim.network.LIF``); ``target``: where their spikes go."""
-    u, v, membrane, spikes, loop, bias = state.u, state.v, state.membrane, state.spikes, constants.loop, constants.bias
+    u, v, membrane, spikes, loop, bias = state.u, state.v, state.membrane, state.spikes, constants.loop, state.bias
     first, target, exponent, vth = np.uint64(layer.neuron), np.uint64(target), layer.exponent, np.int32(layer.vth)
     keep_u, keep_v = layer.keep_u, layer.keep_v
     for j in range(np.uint64(layer.size)):
@@ -254,30 +249,14 @@ def fire(layer, target, constants, state, sums):
 
 
 @inlined
-def answer(layer, constants, state, sums):
+def answer(layer, state, sums):
     """One step of the memoryless readout, and its scores."""
     for j in range(layer.size):
         n = layer.neuron + j
         x = wrapped(np.int32(shifted(sums[j], layer.exponent) << 6))
-        m = clipped(np.int32(x + constants.bias[n]))
+        m = clipped(np.int32(x + state.bias[n]))
         state.v[n] = np.int32(0) if m > layer.vth else m
         state.scores[j] += state.v[n]
-
-
-@inlined
-def next_random(n, rng):
-    """``learning_integers.xorshift32`` of neuron n."""
-    r = rng[n]
-    r = np.uint32(r ^ np.uint32(r << np.uint32(13)))
-    r = np.uint32(r ^ np.uint32(r >> np.uint32(17)))
-    rng[n] = np.uint32(r ^ np.uint32(r << np.uint32(5)))
-
-
-@inlined
-def scaled(n, x, mantissa, shift, rng):
-    """``learning_integers.scale_stochastically`` with neuron n's next random number."""
-    next_random(n, rng)
-    return (x * mantissa + (np.int64(rng[n]) >> (32 - shift))) >> shift
 
 
 @inlined

@@ -2,30 +2,55 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
+from ottt_loihi.sim import arithmetic
 from ottt_loihi.sim.kernels import called
+from ottt_loihi.sim.learning_bias import MANTISSA_MAX, MANTISSA_MIN
 from ottt_loihi.sim.learning_losses import EXP_TABLE, PROBABILITY_BITS, logit_steps
-from ottt_loihi.sim.learning_options import LOSSES, Options
+from ottt_loihi.sim.learning_options import LOSSES
+from ottt_loihi.sim.random_kernels import scaled
+
+if TYPE_CHECKING:
+    from ottt_loihi.sim.learning import LearningNetwork
 
 SOFTMAX, HINGE = LOSSES.index("softmax"), LOSSES.index("hinge")
 
 
 class Chosen(NamedTuple):
     """Options as numbers. loss: its place in ``LOSSES`` · only_wrong: ``learn_when`` is ``wrong`` · logit_mantissa,
-    logit_shift: of ``learning_losses.logit_steps``.
+    logit_shift: of ``learning_losses.logit_steps`` · learn_bias · bias_gain: int64 ``(layers, T)``, bias_shift,
+    bias_exponent, bias_in_u: int64 ``(layers,)``, of ``learning_bias.BiasLearning``.
     """
 
     loss: int
     only_wrong: bool
     logit_mantissa: int
     logit_shift: int
+    learn_bias: bool
+    bias_gain: np.ndarray
+    bias_shift: np.ndarray
+    bias_exponent: np.ndarray
+    bias_in_u: np.ndarray
 
 
-def choose(options: Options, target: int) -> Chosen:
-    """target: what stands for a logit of 1, aligned to the state."""
-    return Chosen(LOSSES.index(options.loss), options.learn_when == "wrong", *logit_steps(target))
+def choose(network: LearningNetwork) -> Chosen:
+    """The options of a network."""
+    options, count = network.options, len(network.layers)
+    gains, numbers = np.zeros((count, network.num_steps), np.int64), np.zeros((3, count), np.int64)
+    for index, layer in enumerate(network.layers):
+        if layer.bias is not None:
+            gains[index], shift = layer.bias.scale
+            numbers[:, index] = shift, layer.bias.exponent, layer.bias.in_u
+    return Chosen(
+        LOSSES.index(options.loss),
+        options.learn_when == "wrong",
+        *logit_steps(network.unit << arithmetic.STATE_SHIFT),
+        options.learn_bias,
+        gains,
+        *numbers,
+    )
 
 
 @called
@@ -67,3 +92,19 @@ def hinge_error(v, label, target, e):
             rival = k
     if np.int64(v[label]) - v[rival] < target:
         e[label], e[rival] = -target, target
+
+
+@called
+def learn_bias(chosen, layer, index, t, state):
+    """``learning_bias.BiasLearning.change`` of one layer's biases, if they learn."""
+    if not chosen.learn_bias:
+        return
+    gain, shift, exponent = chosen.bias_gain[index, t], chosen.bias_shift[index], chosen.bias_exponent[index]
+    for n in range(layer.neuron, layer.neuron + layer.size):
+        old = np.int64(state.bias[n]) >> exponent
+        moved = old + scaled(n, np.int64(state.y1[n]), gain, shift, state.rng)
+        change = np.int32((min(max(moved, MANTISSA_MIN), MANTISSA_MAX) - old) << exponent)
+        state.bias[n] += change
+        if chosen.bias_in_u[index]:
+            state.u[n] -= change
+            state.u_init[n] -= change

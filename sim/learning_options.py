@@ -22,6 +22,7 @@ class Options:
                     ``hinge``
     learn_when      ``always``, ``wrong``           ``wrong``: a time step is learnt from only while the scores so far,
                                                     this step's included, are largest elsewhere than at the label
+    learn_bias      bool                            biases learn by y1, in their neurons (``sim/learning_bias.py``)
     ==============  ==============================  ====================================================================
 
     Raises :class:`UsageError` for anything else.
@@ -29,11 +30,14 @@ class Options:
 
     loss: str = "mse"
     learn_when: str = "always"
+    learn_bias: bool = False
 
     def __post_init__(self) -> None:
         for name, allowed in (("loss", LOSSES), ("learn_when", WHEN)):
             if getattr(self, name) not in allowed:
                 raise UsageError(f"{name}: expected one of {', '.join(allowed)}, got {getattr(self, name)!r}")
+        if not isinstance(self.learn_bias, bool):
+            raise UsageError(f"learn_bias: expected True or False, got {self.learn_bias!r}")
 
     def chosen(self) -> dict[str, Any]:
         """The choices that are not the default, by name."""

@@ -36,8 +36,10 @@ def learn(
             readout.y1, readout.error = np.zeros_like(readout.v), np.zeros_like(readout.v)
             if gate[sample] and losses.to_be_learnt(network.options.learn_when, scores, label):
                 readout.compare(label, network.unit, halved)
+                readout.learn_bias(t)
             for layer, above in zip(hidden[::-1], layers[:0:-1]):
                 layer.feed_back(above, readout, halved)
+                layer.learn_bias(t)
                 layer.follow_noise(readout, frame)
             for layer in layers:
                 layer.learn(frame)
@@ -62,6 +64,7 @@ class _Layer:
         self.feedback = None if part.feedback is None else part.feedback.matrix.astype(np.int64)
         self.noise, self.feedback_saturated = np.zeros(part.layer.size, np.int8), 0
         self.bias = arithmetic.effective_bias(part.layer.bias_mant.reshape(-1), part.layer.bias_exp)
+        self.u_init = part.layer.u_init.reshape(-1).astype(np.int32)
         self.trace_random = lava_trace_random(part.trace_seed, network.epoch, 0, frames)
         self.weight_random = lava_weight_random(0, frames)
         tau = integers.trace_time_constant(part.decay, network.epoch)
@@ -69,7 +72,7 @@ class _Layer:
         self.begin_sample()
 
     def begin_sample(self) -> None:
-        self.u = self.part.layer.u_init.reshape(-1).astype(np.int32)
+        self.u = self.u_init.copy()
         self.v, self.error = np.zeros_like(self.u), np.zeros_like(self.u)
         self.s = np.zeros(len(self.u), bool)
         self.x1[:] = 0
@@ -122,6 +125,16 @@ class _Layer:
         self.saturated[name] += outside
         return rounded
 
+    def learn_bias(self, t: int) -> None:
+        """``Δb = y1·Λ_t`` (``learning_bias``)."""
+        if self.part.bias is None:
+            return
+        self.rng = integers.xorshift32(self.rng)
+        change = self.part.bias.change(self.bias, self.y1, t, self.rng)
+        self.bias = self.bias + change
+        if self.part.bias.in_u:
+            self.u, self.u_init = self.u - change, self.u_init - change
+
     def learn(self, frame: int) -> None:
         """Decay the trace through the phases of the epoch; ``w += x1·y1 / 2^10``, rounded at random, clipped."""
         if not self.part.plastic:
@@ -163,7 +176,8 @@ class _Layer:
     def variables(self, index: int, process: str) -> dict[str, np.ndarray]:
         found = {f"plastic[{index}].{name}": value for name, value in (("weights", self.w), ("x1", self.x1))}
         found[f"plastic[{index}].y1"] = self.y1
-        found |= {f"{process}.{name}": getattr(self, name) for name in ("v", "y1", "rng")}
+        names = ("v", "y1", "rng") if self.part.bias is None else ("v", "y1", "rng", "bias")
+        found |= {f"{process}.{name}": getattr(self, name) for name in names}
         found |= {f"{process}.{name}_saturated": np.array([count]) for name, count in self.saturated.items()}
         if not self.readout:
             found |= {f"{process}.{name}": getattr(self, name) for name in "us"}

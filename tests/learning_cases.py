@@ -77,4 +77,6 @@ def learning_options(draw: st.DrawFn) -> Options:
     """Any choice, and half of the time the plain rule."""
     if draw(st.booleans()):
         return DEFAULT
-    return Options(loss=draw(st.sampled_from(LOSSES)), learn_when=draw(st.sampled_from(WHEN)))
+    return Options(
+        loss=draw(st.sampled_from(LOSSES)), learn_when=draw(st.sampled_from(WHEN)), learn_bias=draw(st.booleans())
+    )

@@ -42,7 +42,8 @@ def test_every_variable_equals_the_oracle(case):
     found = sim.learn(network, case.packed, case.labels, case.gate).variables()
     assert_equal(learning_reference.learn(network, case.x, case.labels, case.gate), found)
     of_feedback = {"random": 1, "symmetric": 0, "kolen-pollack": 1, "opzo": 3}[case.feedback]
-    assert len(found) == 10 * len(network.layers) + of_feedback * (len(network.layers) - 1)
+    of_layer = 10 + case.options.learn_bias
+    assert len(found) == of_layer * len(network.layers) + of_feedback * (len(network.layers) - 1)
 
 
 @pytest.mark.lava

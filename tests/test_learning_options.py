@@ -38,22 +38,33 @@ class OptionsLoop(ThreeFactorLoop):
         return super()._errors(o, o - e, surrogate)
 
 
-def float_case(options, hidden=(9, 7), count=30, feedback="symmetric"):
+def float_case(options, hidden=(9, 7), count=30, feedback="symmetric", reset="subtract"):
     rng = np.random.default_rng(3)
     sizes = (12, *hidden, CLASSES)
     weights = [rng.normal(0, 2 / np.sqrt(n), (m, n)) for n, m in zip(sizes, sizes[1:])]  # noqa: RUF007
-    loop = OptionsLoop(
-        weights, options=options, learning_rate=0.05, time_steps=T, surrogate="rectangle", feedback=feedback
-    )
+    biases = [np.zeros(n) for n in sizes[1:]] if options.learn_bias else None
+    common = dict(learning_rate=0.05, time_steps=T, surrogate="rectangle", feedback=feedback, reset=reset)
+    loop = OptionsLoop(weights, biases, options=options, **common)
     x, labels = rng.integers(0, 2, (count, T, 12), np.uint8), rng.integers(0, CLASSES, count)
     for frames, label in zip(x, labels):
         loop.learn(frames[np.newaxis], np.eye(CLASSES)[[label]])
     graph = build_float_graph(
-        weights, np.packbits(x, axis=-1), labels, learning_rate=0.05, feedback=loop.feedback, options=options
+        weights,
+        np.packbits(x, axis=-1),
+        labels,
+        learning_rate=0.05,
+        feedback=loop.feedback,
+        options=options,
+        reset=reset,
     )
     with InProcessRun(graph.source, tag="floating_pt") as run:
         run.steps(count * T * graph.epoch)
         found = [run.get(process.weights) for process in graph.plastic]
+        if options.learn_bias:
+            on_v = [1 / (1 - 0.5) if reset == "subtract" else 1.0] * len(hidden) + [1.0]
+            for process, bias, scale in zip((*graph.neurons, graph.readout), loop.biases, on_v):
+                np.testing.assert_allclose(run.get(process.bias), bias * scale, rtol=0, atol=1e-12)
+                assert np.abs(bias).max() > 0.01
     return found, loop.weights, weights
 
 
@@ -71,13 +82,20 @@ def test_float_learning_is_the_loop_with_the_same_options(options):
         assert np.abs(b - other).max() > 0.001
 
 
+@pytest.mark.parametrize("reset", ["subtract", "zero"])
+def test_float_biases_learn_as_in_the_loop(reset):
+    found, expected, _ = float_case(Options(learn_bias=True), reset=reset)
+    for a, b in zip(found, expected):
+        np.testing.assert_allclose(a, b, rtol=0, atol=1e-12)
+
+
 def digits(count=10):
     split = load_digits()
     return rate_code(split.x_train[:count], 6, 1), split.y_train[:count]
 
 
 def test_all_backends_learn_the_same_with_every_option():
-    settings = Settings(loss="softmax", learn_when="wrong")
+    settings = Settings(loss="softmax", learn_when="wrong", learn_bias=True)
     sim, *others = (learn(fresh_network(hidden=(20,)), digits(), backend=b, settings=settings) for b in BACKENDS)
     for other in others:
         assert sim.chip == other.chip

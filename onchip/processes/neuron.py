@@ -14,6 +14,7 @@ from lava.magma.core.resources import CPU
 from lava.magma.core.sync.protocols.loihi_protocol import LoihiProtocol
 from ottt_loihi.sim import arithmetic
 from ottt_loihi.sim import learning_integers as integers
+from ottt_loihi.sim.learning_bias import BiasLearning
 
 
 class OTTTNeuron(AbstractProcess):
@@ -46,6 +47,7 @@ class OTTTNeuron(AbstractProcess):
     epoch, frames       K; T                         Lava steps per frame; frames per sample
     update_phase,       1 … K                        when the neuron acts (``onchip/schedule.py``)
     feedback_phase
+    bias_learning       or None                      how the bias learns (``sim/learning_bias.py``); None: not at all
     noise               ≥ 0, in units of vth         amplitude α of OPZO's noise on the comparison alone; 0: none
     seed                ≥ 0                          of the stochastic rounding (fixed point)
     ==================  ===========================  ==================================================================
@@ -76,6 +78,7 @@ class OTTTNeuron(AbstractProcess):
         self_weight: np.ndarray | float = 0,
         self_weight_exp: int = 0,
         noise: float = 0,
+        bias_learning: BiasLearning | None = None,
         seed: int = 0,
         name: str = "hidden",
     ) -> None:
@@ -94,6 +97,7 @@ class OTTTNeuron(AbstractProcess):
             feedback_phase=feedback_phase,
             self_weight_exp=self_weight_exp,
             noise=noise,
+            bias_learning=bias_learning,
         )
         self.a_in = InPort(shape=shape)
         self.a_third_factor_in = InPort(shape=shape)
@@ -123,7 +127,7 @@ class AbstractOTTTNeuronModel(PyLoihiProcessModel):
         super().__init__(proc_params)
         for key in (
             "du", "dv", "vth", "half_width", "epoch", "frames", "halve_every", "update_phase", "feedback_phase",
-            "self_weight_exp", "noise",
+            "self_weight_exp", "noise", "bias_learning",
         ):  # fmt: skip
             setattr(self, "_" + key, proc_params[key])
         self._y1_scale, self._error_scale = proc_params["y1_scale"], proc_params["error_scale"]
@@ -146,10 +150,18 @@ class AbstractOTTTNeuronModel(PyLoihiProcessModel):
             spikes = self.s
         if phase + 1 == self._feedback_phase:
             self.learn(third_factor, integers.halvings(frame, self._halve_every))
+            if self._bias_learning is not None:
+                self._gain_bias(self.bias_change(frame % self._frames))
         self.s_out.send(spikes)
         self.s_out_y1.send(self.y1)
         self.noise_out.send(noise)
         self.error_out.send(self.error if phase + 1 == self._feedback_phase else np.zeros_like(self.error))
+
+    def _gain_bias(self, change: np.ndarray) -> None:
+        """Where u is the membrane it loses what the bias on v gains."""
+        self.bias = self.bias + change
+        if self._bias_learning.in_u:
+            self.u, self.u_init = self.u - change, self.u_init - change
 
 
 @implements(proc=OTTTNeuron, protocol=LoihiProtocol)
@@ -191,6 +203,9 @@ class OTTTNeuronModelFloat(AbstractOTTTNeuronModel):
         if self._error_scale:
             self.error = g * self._error_scale[0]
 
+    def bias_change(self, t: int) -> np.ndarray:
+        return self._bias_learning.gains[t] * self.y1
+
 
 @implements(proc=OTTTNeuron, protocol=LoihiProtocol)
 @requires(CPU)
@@ -231,6 +246,10 @@ class OTTTNeuronModelFixed(AbstractOTTTNeuronModel):
         self.y1 = self._rounded(-g, mantissa, min(integers.MAX_SHIFT, shift + halvings), self.y1_saturated)
         if self._error_scale:
             self.error = self._rounded(g, *self._error_scale[1:], self.error_saturated)
+
+    def bias_change(self, t: int) -> np.ndarray:
+        self.rng = integers.xorshift32(self.rng)
+        return self._bias_learning.change(self.bias, self.y1, t, self.rng)
 
     def _rounded(self, x: np.ndarray, mantissa: int, shift: int, counter: np.ndarray) -> np.ndarray:
         self.rng = integers.xorshift32(self.rng)

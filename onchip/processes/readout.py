@@ -15,6 +15,7 @@ from lava.magma.core.sync.protocols.loihi_protocol import LoihiProtocol
 from ottt_loihi.sim import arithmetic
 from ottt_loihi.sim import learning_integers as integers
 from ottt_loihi.sim import learning_losses as losses
+from ottt_loihi.sim.learning_bias import BiasLearning
 from ottt_loihi.sim.learning_options import Options
 
 
@@ -45,6 +46,7 @@ class OTTTReadout(AbstractProcess):
     halve_every      ≥ 0             frames after which y1_scale is halved, again and again; 0: never
     samples          ≥ 1             number of samples, for ``predictions``
     loss             a name          ``sim/learning_losses.py`` says what e is
+    bias_learning    or None         how the bias learns (``sim/learning_bias.py``); None: not at all
     learn_when       a name          ``"wrong"``: closes the gate while Σ_τ≤t v[τ] is largest at the label
     ===============  ==============  ==================================================================================
 
@@ -72,6 +74,7 @@ class OTTTReadout(AbstractProcess):
         seed: int = 0,
         loss: str = "mse",
         learn_when: str = "always",
+        bias_learning: BiasLearning | None = None,
         name: str = "readout",
     ) -> None:
         Options(loss=loss, learn_when=learn_when)  # raises for unknown names
@@ -79,6 +82,7 @@ class OTTTReadout(AbstractProcess):
             name=name,
             loss=loss,
             learn_when=learn_when,
+            bias_learning=bias_learning,
             vth=vth,
             unit=unit,
             y1_scale=(y1_scale, *integers.mantissa_and_shift(y1_scale, f"{name}.y1_scale")),
@@ -112,7 +116,7 @@ class AbstractOTTTReadoutModel(PyLoihiProcessModel):
         super().__init__(proc_params)
         for key in (
             "vth", "unit", "epoch", "frames", "halve_every", "update_phase", "y1_scale", "error_scale", "loss",
-            "learn_when",
+            "learn_when", "bias_learning",
         ):  # fmt: skip
             setattr(self, "_" + key, proc_params[key])
 
@@ -126,6 +130,8 @@ class AbstractOTTTReadoutModel(PyLoihiProcessModel):
             self._keep_score(*divmod(frame, self._frames), label)
             if gate and losses.to_be_learnt(self._learn_when, self.scores, label):
                 self.learn(label, integers.halvings(frame, self._halve_every))
+                if self._bias_learning is not None:
+                    self.learn_bias(frame % self._frames)
         self.s_out_y1.send(self.y1)
         self.error_out.send(self.error if phase + 1 == self._update_phase else np.zeros_like(self.error))
 
@@ -166,6 +172,9 @@ class OTTTReadoutModelFloat(AbstractOTTTReadoutModel):
         if self._error_scale:
             self.error = e * self._error_scale[0]
 
+    def learn_bias(self, t: int) -> None:
+        self.bias = self.bias + self._bias_learning.gains[t] * self.y1
+
 
 @implements(proc=OTTTReadout, protocol=LoihiProtocol)
 @requires(CPU)
@@ -198,6 +207,10 @@ class OTTTReadoutModelFixed(AbstractOTTTReadoutModel):
         self.y1 = self._rounded(-e, mantissa, min(integers.MAX_SHIFT, shift + halvings), self.y1_saturated)
         if self._error_scale:
             self.error = self._rounded(e, *self._error_scale[1:], self.error_saturated)
+
+    def learn_bias(self, t: int) -> None:
+        self.rng = integers.xorshift32(self.rng)
+        self.bias = self.bias + self._bias_learning.change(self.bias, self.y1, t, self.rng)
 
     def _rounded(self, x: np.ndarray, mantissa: int, shift: int, counter: np.ndarray) -> np.ndarray:
         self.rng = integers.xorshift32(self.rng)

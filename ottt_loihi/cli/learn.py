@@ -77,6 +77,7 @@ def learn(
     ] = None,
     loss: rule.LossOption = rule.Loss.mse,
     learn_when: rule.WhenOption = rule.When.always,
+    learn_bias: rule.BiasOption = False,
     repeat_in_lava: Annotated[
         int, typer.Option(min=0, help="Repeat at least that many Lava steps in Lava's runtime and compare everything.")
     ] = 0,
@@ -116,6 +117,7 @@ def learn(
         rounding=rounding.value,
         loss=loss.value,
         learn_when=learn_when.value,
+        learn_bias=learn_bias,
         **{k: v for k, v in rates.items() if v is not None},
     )
     _check_folder(folder)

@@ -20,4 +20,5 @@ class When(str, Enum):
 
 
 LossOption = Annotated[Loss, typer.Option(help="The readout's error: squared, cross-entropy from a table, or hinge.")]
+BiasOption = Annotated[bool, typer.Option("--learn-bias", help="Biases learn as well, inside their neurons.")]
 WhenOption = Annotated[When, typer.Option(help="Learn from every time step, or only while the prediction is wrong.")]
