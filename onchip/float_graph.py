@@ -75,7 +75,7 @@ def build_float_graph(
     schedule = Schedule(len(hidden), "layerwise" if layerwise else "direct")
     frames = packed.shape[1]
     source = SampleSource(packed, weights[0].shape[1], labels.astype(np.int32), schedule.epoch)
-    plastic = [_plastic(w, layer, schedule, frames, decay, "plastic") for layer, w in enumerate(weights)]
+    plastic = [_plastic(w, layer, schedule, frames, decay, "plastic", options) for layer, w in enumerate(weights)]
     amplitude = noise if kind == "opzo" else 0.0
     neurons = [
         _neuron(
@@ -95,7 +95,7 @@ def build_float_graph(
     ]
     readout = _readout(weights[-1].shape[0], len(labels), schedule, frames, learning_rate, options)
     back = [
-        _back(kind, m, layer, schedule, frames, decay, frames / noise, averaging)
+        _back(kind, m, layer, schedule, frames, decay, frames / noise, averaging, options)
         for layer, m in enumerate([] if feedback is None else feedback)
     ]
     return connect(source, plastic, neurons, readout, back, schedule.epoch)
@@ -121,26 +121,36 @@ def _back(
     decay: float,
     gain: float,
     averaging: int,
+    options: Options,
 ) -> Any:
     from lava.proc.dense.process import Dense
     from ottt_loihi.onchip.processes.feedback import MomentumFeedback
 
     name = f"feedback[{layer}]"
     if kind == "kolen-pollack":
-        return _plastic(matrix, layer + 1, schedule, frames, decay, "feedback")
+        return _plastic(matrix, layer + 1, schedule, frames, decay, "feedback", options)
     if kind == "opzo":
         return MomentumFeedback(np.asarray(matrix, np.float64), gain, averaging, schedule.epoch, name=name)
     return Dense(weights=matrix, num_message_bits=8, name=name)
 
 
-def _plastic(weight: np.ndarray, layer: int, schedule: Schedule, frames: int, decay: float, name: str) -> Any:
+def _plastic(
+    weight: np.ndarray, layer: int, schedule: Schedule, frames: int, decay: float, name: str, options: Options
+) -> Any:
     from ottt_loihi.onchip.processes.dense import OTTTDense
     from ottt_loihi.onchip.rule import OTTTLearningRule
 
     is_readout = layer == schedule.hidden_layers
     rule = OTTTLearningRule(schedule.epoch, schedule.pre_phase(layer), 0.0 if is_readout else decay, "float")
     interval = schedule.epoch if is_readout else schedule.epoch * frames
-    return OTTTDense(np.asarray(weight, np.float64), rule, interval, name=f"{name}[{layer}]")
+    return OTTTDense(
+        np.asarray(weight, np.float64),
+        rule,
+        interval,
+        name=f"{name}[{layer}]",
+        decay_every=options.decay_every * frames,
+        decay_shift=options.decay_shift,
+    )
 
 
 def _neuron(

@@ -101,12 +101,12 @@ def build_graph(
 
     schedule = plan.schedule(feedback)
     source = SampleSource(packed, plan.chip.input_size, labels.astype(np.int32), schedule.epoch, learn)
-    plastic = [_plastic(plan, feedback, layer, rounding, seed) for layer in range(len(plan.dense))]
+    plastic = [_plastic(plan, feedback, layer, rounding, seed, options) for layer in range(len(plan.dense))]
     frames = halve_every * plan.chip.num_steps
     *hidden, last = scales.layer_scales(plan, rates, feedback, seed)
     neurons = [_neuron(plan, feedback, layer, of_layer, seed, frames, options) for layer, of_layer in enumerate(hidden)]
     readout = _readout(plan, feedback, last, len(labels), seed, frames, options)
-    back = [_back(plan, feedback, layer, of_layer, rounding, seed) for layer, of_layer in enumerate(hidden)]
+    back = [_back(plan, feedback, layer, of_layer, rounding, seed, options) for layer, of_layer in enumerate(hidden)]
     return connect(source, plastic, neurons, readout, [b for b in back if b is not None], schedule.epoch)
 
 
@@ -119,22 +119,42 @@ def _rule(plan: Plan, feedback: str, layer: int, seed: int) -> Any:
     )
 
 
-def _plastic(plan: Plan, feedback: str, layer: int, rounding: str, seed: int) -> Any:
+def _plastic(plan: Plan, feedback: str, layer: int, rounding: str, seed: int, options: Options) -> Any:
     weight, rounding_seed = plan.dense[layer].weight, scales.weight_seed(seed, layer)
-    return _learning_dense(plan, feedback, layer, weight, f"plastic[{layer}]", rounding, seed, rounding_seed)
+    return _learning_dense(plan, feedback, layer, weight, f"plastic[{layer}]", rounding, seed, rounding_seed, options)
 
 
 def _learning_dense(
-    plan: Plan, feedback: str, layer: int, weight: np.ndarray, name: str, rounding: str, seed: int, rounding_seed: int
+    plan: Plan,
+    feedback: str,
+    layer: int,
+    weight: np.ndarray,
+    name: str,
+    rounding: str,
+    seed: int,
+    rounding_seed: int,
+    options: Options,
 ) -> Any:
     from ottt_loihi.onchip.processes.dense import OTTTDense
 
     rule, epoch = _rule(plan, feedback, layer, seed), plan.schedule(feedback).epoch
     interval = epoch * plan.chip.num_steps if plan.trace_decay(layer) else epoch
-    return OTTTDense(weight, rule, interval, plan.dense[layer].weight_exp, name, rounding, rounding_seed)
+    return OTTTDense(
+        weight,
+        rule,
+        interval,
+        plan.dense[layer].weight_exp,
+        name,
+        rounding,
+        rounding_seed,
+        options.decay_every * plan.chip.num_steps,
+        options.decay_shift,
+    )
 
 
-def _back(plan: Plan, feedback: str, layer: int, of_layer: scales.Scales, rounding: str, seed: int) -> Any | None:
+def _back(
+    plan: Plan, feedback: str, layer: int, of_layer: scales.Scales, rounding: str, seed: int, options: Options
+) -> Any | None:
     """The process that brings the error to a hidden layer, if it needs one of its own."""
     from lava.proc.dense.process import Dense
     from ottt_loihi.onchip.processes.feedback import MomentumFeedback
@@ -143,7 +163,7 @@ def _back(plan: Plan, feedback: str, layer: int, of_layer: scales.Scales, roundi
     if feedback == "random":
         return Dense(weights=matrix, num_message_bits=8, name=name)
     if feedback == "kolen-pollack":
-        return _learning_dense(plan, feedback, layer + 1, matrix, name, rounding, seed, own_seed)
+        return _learning_dense(plan, feedback, layer + 1, matrix, name, rounding, seed, own_seed, options)
     if feedback == "opzo":
         epoch = plan.schedule(feedback).epoch
         return MomentumFeedback(matrix, of_layer.gain, scales.AVERAGING, epoch, own_seed, name)

@@ -24,7 +24,7 @@ from ottt_loihi.sim.learning_integers import (
     MOMENTUM_MAX,
     TRACE_MAX,
 )
-from ottt_loihi.sim.learning_option_kernels import Chosen, learn_bias, write_error
+from ottt_loihi.sim.learning_option_kernels import Chosen, decay_weights, learn_bias, write_error
 from ottt_loihi.sim.random_kernels import mix, next_random, scaled
 
 BLOCK = 16
@@ -152,6 +152,9 @@ def learn(constants, state, packed, labels, gate, first, trace_random, weight_ra
                             key = layer.feedback_key
                         else:
                             update(layer, start, weight_random[local], state, active, live)
+                    chosen, weights = constants.chosen, state.weights
+                    decay_weights(chosen, layer, layer.weight, chosen.decay_key[index], frame, weights)
+                    decay_weights(chosen, layer, layer.twin, chosen.decay_feedback_key[index], frame, weights)
         predictions[sample] = best(layers[len(layers) - 1].size, state.scores)
         state.correct[0] += predictions[sample] == labels[sample]
 

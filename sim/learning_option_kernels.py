@@ -6,11 +6,12 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from ottt_loihi.sim import arithmetic
+from ottt_loihi.sim import learning_integers as integers
 from ottt_loihi.sim.kernels import called
 from ottt_loihi.sim.learning_bias import MANTISSA_MAX, MANTISSA_MIN
 from ottt_loihi.sim.learning_losses import EXP_TABLE, PROBABILITY_BITS, logit_steps
 from ottt_loihi.sim.learning_options import LOSSES
-from ottt_loihi.sim.random_kernels import scaled
+from ottt_loihi.sim.random_kernels import mix, scaled
 
 if TYPE_CHECKING:
     from ottt_loihi.sim.learning import LearningNetwork
@@ -21,7 +22,9 @@ SOFTMAX, HINGE = LOSSES.index("softmax"), LOSSES.index("hinge")
 class Chosen(NamedTuple):
     """Options as numbers. loss: its place in ``LOSSES`` · only_wrong: ``learn_when`` is ``wrong`` · logit_mantissa,
     logit_shift: of ``learning_losses.logit_steps`` · learn_bias · bias_gain: int64 ``(layers, T)``, bias_shift,
-    bias_exponent, bias_in_u: int64 ``(layers,)``, of ``learning_bias.BiasLearning``.
+    bias_exponent, bias_in_u: int64 ``(layers,)``, of ``learning_bias.BiasLearning`` · decay_every: in frames ·
+    decay_shift · decay_key, decay_feedback_key: uint32 per layer, ``mix32`` of the seeds of decay of the weights and
+    of their twin.
     """
 
     loss: int
@@ -33,6 +36,10 @@ class Chosen(NamedTuple):
     bias_shift: np.ndarray
     bias_exponent: np.ndarray
     bias_in_u: np.ndarray
+    decay_every: int
+    decay_shift: int
+    decay_key: np.ndarray
+    decay_feedback_key: np.ndarray
 
 
 def choose(network: LearningNetwork) -> Chosen:
@@ -50,7 +57,15 @@ def choose(network: LearningNetwork) -> Chosen:
         options.learn_bias,
         gains,
         *numbers,
+        options.decay_every * network.num_steps,
+        options.decay_shift,
+        _decay_keys([layer.weight_seed for layer in network.layers]),
+        _decay_keys([0, *(0 if layer.feedback is None else layer.feedback.seed for layer in network.layers[:-1])]),
     )
+
+
+def _decay_keys(seeds: list[int]) -> np.ndarray:
+    return integers.mix32(np.array([seed + integers.DECAY_SEED for seed in seeds], np.uint32))
 
 
 @called
@@ -108,3 +123,17 @@ def learn_bias(chosen, layer, index, t, state):
         if chosen.bias_in_u[index]:
             state.u[n] -= change
             state.u_init[n] -= change
+
+
+@called
+def decay_weights(chosen, layer, start, key, frame, weights):
+    """``learning_integers.decay_step`` of the weights from ``start`` on, at the end of the frames it is due in."""
+    if start < 0 or chosen.decay_every == 0 or (frame + 1) % chosen.decay_every:
+        return
+    key = mix(np.uint32(key + np.uint32(frame & 0xFFFFFFFF)))
+    for i in range(layer.inputs):
+        row_key = mix(np.uint32(key + np.uint32(i)))
+        for j in range(layer.size):
+            at = start + i * layer.width + j
+            w, r = np.int64(weights[at]), np.int64(mix(np.uint32(row_key + np.uint32(j)))) >> (32 - chosen.decay_shift)
+            weights[at] = w - ((w + r) >> chosen.decay_shift)

@@ -23,6 +23,10 @@ class Options:
     learn_when      ``always``, ``wrong``           ``wrong``: a time step is learnt from only while the scores so far,
                                                     this step's included, are largest elsewhere than at the label
     learn_bias      bool                            biases learn by y1, in their neurons (``sim/learning_bias.py``)
+    decay_every     samples, ≥ 0                    after so many, again and again, gated or not,
+                                                    ``w −= w/2^decay_shift`` in plastic connections and in feedback
+                                                    that learns like them, each synapse rounded on its own; 0: never
+    decay_shift     1 … 15
     ==============  ==============================  ====================================================================
 
     Raises :class:`UsageError` for anything else.
@@ -31,6 +35,8 @@ class Options:
     loss: str = "mse"
     learn_when: str = "always"
     learn_bias: bool = False
+    decay_every: int = 0
+    decay_shift: int = 8
 
     def __post_init__(self) -> None:
         for name, allowed in (("loss", LOSSES), ("learn_when", WHEN)):
@@ -38,6 +44,10 @@ class Options:
                 raise UsageError(f"{name}: expected one of {', '.join(allowed)}, got {getattr(self, name)!r}")
         if not isinstance(self.learn_bias, bool):
             raise UsageError(f"learn_bias: expected True or False, got {self.learn_bias!r}")
+        for name, low, high in (("decay_every", 0, 2**31), ("decay_shift", 1, 15)):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
+                raise UsageError(f"{name}: expected an integer {low} … {high}, got {value!r}")
 
     def chosen(self) -> dict[str, Any]:
         """The choices that are not the default, by name."""

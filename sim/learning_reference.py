@@ -154,7 +154,11 @@ class _Layer:
         if self.network.rounding == "per-synapse":
             random = 127 - integers.synapse_draws(seed, frame, w.shape).astype(np.int64)
         change = (self.x1 * self.y1.astype(np.int64)[:, np.newaxis]) >> integers.ENGINE_SHIFT
-        return np.clip(((w << integers.FRACTION_BITS) + change + random) >> integers.FRACTION_BITS, -256, 255)
+        w = np.clip(((w << integers.FRACTION_BITS) + change + random) >> integers.FRACTION_BITS, -256, 255)
+        options = self.network.options
+        if integers.decays_after(frame, options.decay_every * self.network.num_steps):
+            w = integers.decay_step(w, options.decay_shift, integers.decay_draws(seed, frame, w.shape))
+        return w
 
     def learn_twin(self, above: _Layer, frame: int) -> None:
         """Kolen–Pollack: the feedback learns as the connection to the layer above does."""

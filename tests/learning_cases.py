@@ -78,5 +78,9 @@ def learning_options(draw: st.DrawFn) -> Options:
     if draw(st.booleans()):
         return DEFAULT
     return Options(
-        loss=draw(st.sampled_from(LOSSES)), learn_when=draw(st.sampled_from(WHEN)), learn_bias=draw(st.booleans())
+        loss=draw(st.sampled_from(LOSSES)),
+        learn_when=draw(st.sampled_from(WHEN)),
+        learn_bias=draw(st.booleans()),
+        decay_every=draw(st.integers(0, 3)),
+        decay_shift=draw(st.integers(1, 9)),
     )

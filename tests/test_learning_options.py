@@ -46,8 +46,10 @@ def float_case(options, hidden=(9, 7), count=30, feedback="symmetric", reset="su
     common = dict(learning_rate=0.05, time_steps=T, surrogate="rectangle", feedback=feedback, reset=reset)
     loop = OptionsLoop(weights, biases, options=options, **common)
     x, labels = rng.integers(0, 2, (count, T, 12), np.uint8), rng.integers(0, CLASSES, count)
-    for frames, label in zip(x, labels):
+    for number, (frames, label) in enumerate(zip(x, labels), 1):
         loop.learn(frames[np.newaxis], np.eye(CLASSES)[[label]])
+        if options.decay_every and number % options.decay_every == 0:
+            loop.weights = [w * (1 - 0.5**options.decay_shift) for w in loop.weights]
     graph = build_float_graph(
         weights,
         np.packbits(x, axis=-1),
@@ -70,7 +72,12 @@ def float_case(options, hidden=(9, 7), count=30, feedback="symmetric", reset="su
 
 @pytest.mark.parametrize(
     "options",
-    [Options(loss="softmax"), Options(loss="hinge"), Options(learn_when="wrong")],
+    [
+        Options(loss="softmax"),
+        Options(loss="hinge"),
+        Options(learn_when="wrong"),
+        Options(decay_every=7, decay_shift=3),
+    ],
     ids=lambda options: str(options.chosen()),
 )
 def test_float_learning_is_the_loop_with_the_same_options(options):
@@ -95,7 +102,7 @@ def digits(count=10):
 
 
 def test_all_backends_learn_the_same_with_every_option():
-    settings = Settings(loss="softmax", learn_when="wrong", learn_bias=True)
+    settings = Settings(loss="softmax", learn_when="wrong", learn_bias=True, decay_every=4, decay_shift=4)
     sim, *others = (learn(fresh_network(hidden=(20,)), digits(), backend=b, settings=settings) for b in BACKENDS)
     for other in others:
         assert sim.chip == other.chip

@@ -78,6 +78,8 @@ def learn(
     loss: rule.LossOption = rule.Loss.mse,
     learn_when: rule.WhenOption = rule.When.always,
     learn_bias: rule.BiasOption = False,
+    decay_every: rule.DecayOption = 0,
+    decay_shift: rule.ShiftOption = 8,
     repeat_in_lava: Annotated[
         int, typer.Option(min=0, help="Repeat at least that many Lava steps in Lava's runtime and compare everything.")
     ] = 0,
@@ -118,6 +120,8 @@ def learn(
         loss=loss.value,
         learn_when=learn_when.value,
         learn_bias=learn_bias,
+        decay_every=decay_every,
+        decay_shift=decay_shift,
         **{k: v for k, v in rates.items() if v is not None},
     )
     _check_folder(folder)
