@@ -98,7 +98,7 @@ def build_float_graph(
         _back(kind, m, layer, schedule, frames, decay, frames / noise, averaging, options)
         for layer, m in enumerate([] if feedback is None else feedback)
     ]
-    return connect(source, plastic, neurons, readout, back, schedule.epoch)
+    return connect(source, plastic, neurons, readout, back, schedule.epoch, options.encoding)
 
 
 def _check_feedback(weights: Sequence[np.ndarray], feedback: Sequence[np.ndarray] | None, kind: str) -> None:
@@ -141,7 +141,8 @@ def _plastic(
     from ottt_loihi.onchip.rule import OTTTLearningRule
 
     is_readout = layer == schedule.hidden_layers
-    rule = OTTTLearningRule(schedule.epoch, schedule.pre_phase(layer), 0.0 if is_readout else decay, "float")
+    decay = 0.0 if is_readout else decay
+    rule = OTTTLearningRule(schedule.epoch, schedule.pre_phase(layer), decay, "float", encoding=options.encoding)
     interval = schedule.epoch if is_readout else schedule.epoch * frames
     return OTTTDense(
         np.asarray(weight, np.float64),
@@ -179,6 +180,7 @@ def _neuron(
         y1_scale=rate,
         error_scale=1.0 if passes_error_on else None,
         noise=noise,
+        encoding=options.encoding,
         bias_learning=BiasLearning(lengths(decay, frames, 1.0, subtract), 0, subtract) if options.learn_bias else None,
         seed=layer,
         epoch=schedule.epoch,
@@ -203,5 +205,6 @@ def _readout(classes: int, samples: int, schedule: Schedule, frames: int, rate: 
         update_phase=schedule.update_phase(schedule.hidden_layers),
         loss=options.loss,
         learn_when=options.learn_when,
+        encoding=options.encoding,
         bias_learning=BiasLearning((1.0,) * frames) if options.learn_bias else None,
     )

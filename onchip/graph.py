@@ -24,6 +24,7 @@ from ottt_loihi.converters.lava_runtime import require_lava
 from ottt_loihi.onchip import scales
 from ottt_loihi.onchip.plan import Plan
 from ottt_loihi.sim import arithmetic
+from ottt_loihi.sim.learning_encodings import PORTS
 from ottt_loihi.sim.learning_options import DEFAULT, Options
 
 
@@ -42,7 +43,7 @@ class LearningGraph:
         """Every Var that learning depends on or counts in, by a readable name."""
         named = {}
         for kind, processes, names in (
-            ("plastic", self.plastic, ("weights", "x1", "y1", "a_buff")),
+            ("plastic", self.plastic, ("weights", "x1", "y1", "y2", "y3", "a_buff")),
             ("neuron", self.neurons, ("u", "v", "s", "y1", "rng", "bias", "y1_saturated", "error_saturated")),
             (
                 "readout",
@@ -107,15 +108,21 @@ def build_graph(
     neurons = [_neuron(plan, feedback, layer, of_layer, seed, frames, options) for layer, of_layer in enumerate(hidden)]
     readout = _readout(plan, feedback, last, len(labels), seed, frames, options)
     back = [_back(plan, feedback, layer, of_layer, rounding, seed, options) for layer, of_layer in enumerate(hidden)]
-    return connect(source, plastic, neurons, readout, [b for b in back if b is not None], schedule.epoch)
+    return connect(
+        source, plastic, neurons, readout, [b for b in back if b is not None], schedule.epoch, options.encoding
+    )
 
 
-def _rule(plan: Plan, feedback: str, layer: int, seed: int) -> Any:
+def _rule(plan: Plan, feedback: str, layer: int, seed: int, encoding: str) -> Any:
     from ottt_loihi.onchip.rule import OTTTLearningRule
 
     schedule = plan.schedule(feedback)
     return OTTTLearningRule(
-        schedule.epoch, schedule.pre_phase(layer), plan.trace_decay(layer), seed=scales.trace_seed(seed, layer)
+        schedule.epoch,
+        schedule.pre_phase(layer),
+        plan.trace_decay(layer),
+        seed=scales.trace_seed(seed, layer),
+        encoding=encoding,
     )
 
 
@@ -137,7 +144,7 @@ def _learning_dense(
 ) -> Any:
     from ottt_loihi.onchip.processes.dense import OTTTDense
 
-    rule, epoch = _rule(plan, feedback, layer, seed), plan.schedule(feedback).epoch
+    rule, epoch = _rule(plan, feedback, layer, seed, options.encoding), plan.schedule(feedback).epoch
     interval = epoch * plan.chip.num_steps if plan.trace_decay(layer) else epoch
     return OTTTDense(
         weight,
@@ -194,6 +201,7 @@ def _neuron(
         self_weight=0 if inhibition is None else inhibition.weight,
         self_weight_exp=0 if inhibition is None else inhibition.weight_exp,
         noise=of_layer.noise,
+        encoding=options.encoding,
         bias_learning=scales.layer_bias(plan, layer, feedback) if options.learn_bias else None,
         seed=scales.neuron_seed(plan, seed, layer),
         name=f"neuron[{layer}]",
@@ -221,12 +229,19 @@ def _readout(
         seed=scales.neuron_seed(plan, seed, layer),
         loss=options.loss,
         learn_when=options.learn_when,
+        encoding=options.encoding,
         bias_learning=scales.layer_bias(plan, layer, feedback) if options.learn_bias else None,
     )
 
 
 def connect(
-    source: Any, plastic: list[Any], neurons: list[Any], readout: Any, feedback: list[Any], epoch: int
+    source: Any,
+    plastic: list[Any],
+    neurons: list[Any],
+    readout: Any,
+    feedback: list[Any],
+    epoch: int,
+    encoding: str = "signed",
 ) -> LearningGraph:
     """Wire the processes; ``feedback``: one process per hidden layer, or none for the transposed weights."""
     source.label_out.connect(readout.label_in)
@@ -234,13 +249,18 @@ def connect(
     for connection, pre, post in zip(plastic, [source, *neurons], layers):
         pre.s_out.connect(connection.s_in)
         connection.a_out.connect(post.a_in)
-        post.s_out_y1.connect(connection.s_in_y1)
+        _connect_messages(post, connection, encoding)
     for neuron, back, above in zip(neurons, feedback or plastic[1:], layers[1:]):
-        _connect_back(neuron, back, above, readout)
+        _connect_back(neuron, back, above, readout, encoding)
     return LearningGraph(source, tuple(plastic), tuple(neurons), readout, tuple(feedback), epoch)
 
 
-def _connect_back(neuron: Any, back: Any, above: Any, readout: Any) -> None:
+def _connect_messages(post: Any, connection: Any, encoding: str) -> None:
+    for port in PORTS[encoding]:
+        getattr(post, f"s_out_{port}").connect(getattr(connection, f"s_in_{port}"))
+
+
+def _connect_back(neuron: Any, back: Any, above: Any, readout: Any, encoding: str) -> None:
     """Bring the error to ``neuron``: ``back`` is fixed, learns from noise, or gives its weights transposed."""
     if hasattr(back, "noise_in"):
         neuron.noise_out.connect(back.noise_in)
@@ -249,7 +269,7 @@ def _connect_back(neuron: Any, back: Any, above: Any, readout: Any) -> None:
         back.error_out.connect(neuron.a_third_factor_in)
         if not back.s_in.get_src_ports():  # the twin listens to what the plastic connection listens to
             neuron.s_out.connect(back.s_in)
-            above.s_out_y1.connect(back.s_in_y1)
+            _connect_messages(above, back, encoding)
         return
     readout.error_out.connect(back.error_in if hasattr(back, "error_in") else back.s_in)
     back.a_out.connect(neuron.a_third_factor_in)

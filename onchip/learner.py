@@ -24,6 +24,7 @@ from ottt_loihi.onchip.scales import learning_network
 from ottt_loihi.sim import Simulator, reference
 from ottt_loihi.sim.learning import Learner
 from ottt_loihi.sim.learning_bias import with_bias
+from ottt_loihi.sim.learning_encodings import largest
 from ottt_loihi.sim.learning_options import Options
 from ottt_loihi.sim.network import ChipNetwork
 
@@ -90,13 +91,13 @@ class LearningResult:
     @property
     def warnings(self) -> list[str]:
         """What is wrong with the learning rates, in sentences with numbers; empty if nothing is."""
-        found, last = [], len(self.rates) - 1
+        found, last, most = [], len(self.rates) - 1, largest(self.settings.get("encoding", "signed"))
         for layer, rate in enumerate(self.rates):
             name = "the readout" if layer == last else f"hidden layer {layer + 1}"
             sent = self.counters["readout.y1_saturated" if layer == last else f"neuron[{layer}].y1_saturated"]
             saturated = sent / max(1, self.messages * self.chip.layers[layer].size)
             for part, wrong, what in (
-                (saturated, saturated > SATURATED, "of the messages y1 saturate at ±127; lower its rate"),
+                (saturated, saturated > SATURATED, f"of the messages y1 saturate at ±{most}; lower its rate"),
                 (self.rails[layer], self.rails[layer] > RAILS, "of the weights are at −256 or 255; lower its rate"),
                 (
                     self.moved[layer],

@@ -18,6 +18,7 @@ from dataclasses import dataclass, fields
 
 import numpy as np
 from ottt_loihi.sim import arithmetic
+from ottt_loihi.sim import learning_encodings as encodings
 from ottt_loihi.sim import learning_integers as integers
 from ottt_loihi.sim.learning_bias import BiasLearning
 from ottt_loihi.sim.learning_options import DEFAULT, Options
@@ -229,17 +230,19 @@ class Learner:
         return [self.state.bias[at["neuron"] : at["neuron"] + at["size"]].copy() for at in self._constants.layers]
 
     def _kept(self) -> dict[str, np.ndarray]:
-        """The state that is saved: without biases where they do not learn, as before they could."""
-        fixed = () if self.network.options.learn_bias else ("bias", "u_init")
+        """The state that is saved: without what only options need, unless they are chosen."""
+        options = self.network.options
+        fixed = () if options.learn_bias else ("bias", "u_init")
+        fixed += () if options.encoding == "factored" else ("reward",)
         return {name: array for name, array in self.state._asdict().items() if name not in fixed}
 
     def variables(self, names: Sequence[str] | None = None) -> dict[str, np.ndarray]:
         """Copies of all state, or of the variables of some names, as Lava's processes have it at the end of an epoch.
 
-        ``plastic[l].weights``, ``.x1``, ``.y1`` · ``neuron[l].u``, ``.v``, ``.s``, ``.y1``, ``.rng`` ·
-        ``readout[0].v``, ``.y1``, ``.rng``, ``.scores``, ``.correct`` · of both ``.bias`` if it learns ·
-        the counts ``.y1_saturated``, ``.error_saturated`` · ``feedback[l].weights``, and with OPZO ``.noise``,
-        ``.saturated``.
+        ``plastic[l].weights``, ``.x1``, ``.y1`` (and ``.y2``, ``.y3`` of its encoding) · ``neuron[l].u``, ``.v``,
+        ``.s``, ``.y1``, ``.rng`` · ``readout[0].v``, ``.y1``, ``.rng``, ``.scores``, ``.correct`` · of both ``.bias``
+        if it learns · the counts ``.y1_saturated``, ``.error_saturated`` · ``feedback[l].weights``, and with OPZO
+        ``.noise``, ``.saturated``.
         """
         found: dict[str, np.ndarray] = {}
         state, layers = self.state, self._constants.layers
@@ -255,12 +258,21 @@ class Learner:
                 mine |= {"u": state.u[neurons], "s": state.spikes[spikes]}
             else:
                 mine |= {"scores": state.scores, "correct": state.correct}
-            synapses = {"weights": weights, "x1": state.trace[sources], "y1": mine["y1"]}
+            synapses = {"weights": weights, "x1": state.trace[sources], **self._messages(index, neurons)}
             found |= {f"plastic[{index}].{name}": value for name, value in synapses.items()}
             process = f"neuron[{index}]" if index < len(layers) - 1 else "readout[0]"
             found |= {f"{process}.{name}": value for name, value in mine.items()}
             found |= self._feedback_variables(index)
         return {k: v.copy() for k, v in found.items() if names is None or k.rsplit(".", 1)[1] in names}
+
+    def _messages(self, index: int, neurons: slice) -> dict[str, np.ndarray]:
+        """What a layer's neurons sent to their connection, by port."""
+        at, state = self._constants.layers[index], self.state
+        surrogate = np.abs(state.membrane[neurons] - at["vth"]) < at["half_width"]
+        reward = state.reward[neurons]
+        if index == len(self.network.layers) - 1:
+            surrogate, reward = np.ones_like(surrogate), state.y1[neurons]
+        return encodings.messages(self.network.options.encoding, state.y1[neurons], surrogate, reward)
 
     def _feedback_variables(self, index: int) -> dict[str, np.ndarray]:
         feedback, at, state = self.network.layers[index].feedback, self._constants.layers[index], self.state
@@ -408,7 +420,7 @@ def _pack(network: LearningNetwork, kernels):  # type: ignore[no-untyped-def]
     rng = _per_neuron(
         layers, [integers.xorshift32_seeds(part.seed, part.layer.size) for part in network.layers], np.uint32
     )
-    zeros = {name: np.zeros(neuron, np.int32) for name in ("v", "membrane", "y1", "error")}
+    zeros = {name: np.zeros(neuron, np.int32) for name in ("v", "membrane", "y1", "error", "reward")}
     state = kernels.State(
         weights=np.concatenate(weights),
         spikes=np.zeros(source, np.uint8),

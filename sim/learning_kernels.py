@@ -73,7 +73,8 @@ class State(NamedTuple):
     """What learning changes.
 
     weights: int16, of all connections, then of feedback, a row per hidden neuron · spikes: uint8, trace: int32, per
-    source · u, v, membrane (v before its reset), y1, error: int32, noise: int8 and rng: uint32, per neuron · bias,
+    source · u, v, membrane (v before its reset), y1, error: int32, noise: int8, rng: uint32 and reward (y1 before the
+    surrogate): int32, per neuron · bias,
     u_init: int32 per neuron, which only bias learning changes · scores: int64 per neuron of the readout ·
     y1_saturated, error_saturated, feedback_saturated: int64 per layer · correct:
     int64 (1,).
@@ -89,6 +90,7 @@ class State(NamedTuple):
     error: np.ndarray
     noise: np.ndarray
     rng: np.ndarray
+    reward: np.ndarray
     bias: np.ndarray
     u_init: np.ndarray
     scores: np.ndarray
@@ -265,7 +267,7 @@ def answer(layer, state, sums):
 @inlined
 def compare(layer, index, constants, label, gate, halved, state, errors):
     """The readout's error, to be sent back, and its y1."""
-    shift = min(MAX_SHIFT, layer.y1_shift + halved)
+    shift, limit = min(MAX_SHIFT, layer.y1_shift + halved), constants.chosen.y1_max
     if gate:
         write_error(
             constants.chosen, state.v[layer.neuron : layer.neuron + layer.size], label, constants.target, errors
@@ -276,8 +278,8 @@ def compare(layer, index, constants, label, gate, halved, state, errors):
         if gate:
             e = errors[j]
             y = scaled(n, -e, layer.y1_mantissa, shift, state.rng)
-            state.y1_saturated[index] += abs(y) > MESSAGE_MAX
-            state.y1[n] = min(max(y, -MESSAGE_MAX), MESSAGE_MAX)
+            state.y1_saturated[index] += abs(y) > limit
+            state.y1[n] = min(max(y, -limit), limit)
             if layer.error_mantissa > 0:
                 y = scaled(n, e, layer.error_mantissa, layer.error_shift, state.rng)
                 state.error_saturated[index] += abs(y) > MESSAGE_MAX
@@ -298,18 +300,20 @@ def feed_back(index, constants, state, halved):
     """y1 = −η·f(u)·δ of a hidden layer, and the error it sends on."""
     layers = constants.layers
     layer, above, last = layers[index], layers[index + 1], layers[len(layers) - 1]
-    shift = min(MAX_SHIFT, layer.y1_shift + halved)
+    shift, limit = min(MAX_SHIFT, layer.y1_shift + halved), constants.chosen.y1_max
     for j in range(layer.size):
         n = layer.neuron + j
         g = np.int64(0)
-        if abs(state.membrane[n] - layer.vth) < layer.half_width:
+        passes = abs(state.membrane[n] - layer.vth) < layer.half_width
+        if passes or constants.chosen.factored:
             width, sender = (last.width, last.neuron) if layer.direct else (above.width, above.neuron)
             g = np.int64(third_factor(state.weights, layer.feedback + j * width, width, state.error, sender))
         y = scaled(n, -g, layer.y1_mantissa, shift, state.rng)
-        state.y1_saturated[index] += abs(y) > MESSAGE_MAX
-        state.y1[n] = min(max(y, -MESSAGE_MAX), MESSAGE_MAX)
+        state.y1_saturated[index] += abs(y) > limit
+        state.reward[n] = min(max(y, -limit), limit)
+        state.y1[n] = state.reward[n] if passes else np.int32(0)
         if layer.error_mantissa > 0:
-            y = scaled(n, g, layer.error_mantissa, layer.error_shift, state.rng)
+            y = scaled(n, g if passes else np.int64(0), layer.error_mantissa, layer.error_shift, state.rng)
             state.error_saturated[index] += abs(y) > MESSAGE_MAX
             state.error[n] = min(max(y, -MESSAGE_MAX), MESSAGE_MAX)
 

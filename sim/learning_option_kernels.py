@@ -9,6 +9,7 @@ from ottt_loihi.sim import arithmetic
 from ottt_loihi.sim import learning_integers as integers
 from ottt_loihi.sim.kernels import called
 from ottt_loihi.sim.learning_bias import MANTISSA_MAX, MANTISSA_MIN
+from ottt_loihi.sim.learning_encodings import largest
 from ottt_loihi.sim.learning_losses import EXP_TABLE, PROBABILITY_BITS, logit_steps
 from ottt_loihi.sim.learning_options import LOSSES
 from ottt_loihi.sim.random_kernels import mix, scaled
@@ -24,7 +25,7 @@ class Chosen(NamedTuple):
     logit_shift: of ``learning_losses.logit_steps`` · learn_bias · bias_gain: int64 ``(layers, T)``, bias_shift,
     bias_exponent, bias_in_u: int64 ``(layers,)``, of ``learning_bias.BiasLearning`` · decay_every: in frames ·
     decay_shift · decay_key, decay_feedback_key: uint32 per layer, ``mix32`` of the seeds of decay of the weights and
-    of their twin.
+    of their twin · factored: the encoding · y1_max: where y1 saturates.
     """
 
     loss: int
@@ -40,6 +41,8 @@ class Chosen(NamedTuple):
     decay_shift: int
     decay_key: np.ndarray
     decay_feedback_key: np.ndarray
+    factored: bool
+    y1_max: int
 
 
 def choose(network: LearningNetwork) -> Chosen:
@@ -61,6 +64,8 @@ def choose(network: LearningNetwork) -> Chosen:
         options.decay_shift,
         _decay_keys([layer.weight_seed for layer in network.layers]),
         _decay_keys([0, *(0 if layer.feedback is None else layer.feedback.seed for layer in network.layers[:-1])]),
+        options.encoding == "factored",
+        largest(options.encoding),
     )
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 from typing import Any
 
+from ottt_loihi.sim.learning_encodings import ENCODINGS
+
 from ottt_loihi.errors import UsageError
 
 LOSSES = ("mse", "softmax", "hinge")
@@ -27,6 +29,8 @@ class Options:
                                                     ``w −= w/2^decay_shift`` in plastic connections and in feedback
                                                     that learns like them, each synapse rounded on its own; 0: never
     decay_shift     1 … 15
+    encoding        ``signed``, ``offset``,         of the message y1 (``sim/learning_encodings.py``)
+                    ``split``, ``factored``
     ==============  ==============================  ====================================================================
 
     Raises :class:`UsageError` for anything else.
@@ -37,9 +41,10 @@ class Options:
     learn_bias: bool = False
     decay_every: int = 0
     decay_shift: int = 8
+    encoding: str = "signed"
 
     def __post_init__(self) -> None:
-        for name, allowed in (("loss", LOSSES), ("learn_when", WHEN)):
+        for name, allowed in (("loss", LOSSES), ("learn_when", WHEN), ("encoding", ENCODINGS)):
             if getattr(self, name) not in allowed:
                 raise UsageError(f"{name}: expected one of {', '.join(allowed)}, got {getattr(self, name)!r}")
         if not isinstance(self.learn_bias, bool):

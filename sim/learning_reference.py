@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 from ottt_loihi.sim import arithmetic
+from ottt_loihi.sim import learning_encodings as encodings
 from ottt_loihi.sim import learning_integers as integers
 from ottt_loihi.sim import learning_losses as losses
 from ottt_loihi.sim.learning import LearningLayer, LearningNetwork, lava_trace_random, lava_weight_random
@@ -33,7 +34,7 @@ def learn(
             for layer in layers:
                 s = layer.update(s)
             scores += readout.v
-            readout.y1, readout.error = np.zeros_like(readout.v), np.zeros_like(readout.v)
+            readout.y1 = readout.reward = readout.error = np.zeros_like(readout.v)
             if gate[sample] and losses.to_be_learnt(network.options.learn_when, scores, label):
                 readout.compare(label, network.unit, halved)
                 readout.learn_bias(t)
@@ -74,6 +75,7 @@ class _Layer:
     def begin_sample(self) -> None:
         self.u = self.u_init.copy()
         self.v, self.error = np.zeros_like(self.u), np.zeros_like(self.u)
+        self.surrogate = np.full(len(self.u), self.readout)
         self.s = np.zeros(len(self.u), bool)
         self.x1[:] = 0
 
@@ -98,7 +100,7 @@ class _Layer:
     def compare(self, label: int, unit: int, halved: int) -> None:
         """The loss's error e (``learning_losses``): y1 and the error that is sent back."""
         e = losses.integer_error(self.network.options.loss, self.v, label, unit << arithmetic.STATE_SHIFT)
-        self._send(-e, e, halved)
+        self._send(e, e, halved)
 
     def feed_back(self, above: _Layer, readout: _Layer, halved: int) -> None:
         """``g = third factor · [ |m − vth| < half_width ]``: y1 = −η·g and the error that is sent on."""
@@ -109,19 +111,31 @@ class _Layer:
         else:
             third = self.feedback @ readout.error
         vth, width = (x << arithmetic.STATE_SHIFT for x in (self.part.layer.vth, self.part.half_width))
-        g = third.astype(np.int64) * (np.abs(self.membrane - vth) < width)
-        self._send(-g, g, halved)
+        self.surrogate = np.abs(self.membrane - vth) < width
+        third = third.astype(np.int64)
+        self._send(third, third * self.surrogate, halved)
 
-    def _send(self, y1: np.ndarray, error: np.ndarray, halved: int) -> None:
+    def _send(self, delta: np.ndarray, g: np.ndarray, halved: int) -> None:
+        """y1 of ``g = f(u)·delta``, the error sent on; ``factored``: f(u) and reward stay apart till the synapse."""
         mantissa, shift = self.part.y1
-        self.y1 = self._rounded("y1", y1, mantissa, min(integers.MAX_SHIFT, shift + halved))
+        encoding = self.network.options.encoding
+        rounded_too = delta if encoding == "factored" else g
+        shift = min(integers.MAX_SHIFT, shift + halved)
+        self.reward = self._rounded("y1", -rounded_too, mantissa, shift, encodings.largest(encoding))
+        self.y1 = self.reward * self.surrogate
         if self.part.error is not None:
-            self.error = self._rounded("error", error, *self.part.error)
+            self.error = self._rounded("error", g, *self.part.error)
 
-    def _rounded(self, name: str, x: np.ndarray, mantissa: int, shift: int) -> np.ndarray:
+    def messages(self) -> dict[str, np.ndarray]:
+        """By port, as the connection receives them."""
+        return encodings.messages(self.network.options.encoding, self.y1, self.surrogate, self.reward)
+
+    def _rounded(
+        self, name: str, x: np.ndarray, mantissa: int, shift: int, largest: int = integers.MESSAGE_MAX
+    ) -> np.ndarray:
         self.rng = integers.xorshift32(self.rng)
         scaled = integers.scale_stochastically(x, mantissa, shift, self.rng)
-        rounded, outside = integers.saturate(scaled, integers.MESSAGE_MAX)
+        rounded, outside = integers.saturate(scaled, largest)
         self.saturated[name] += outside
         return rounded
 
@@ -153,7 +167,7 @@ class _Layer:
         random: np.ndarray | int = self.weight_random[frame]
         if self.network.rounding == "per-synapse":
             random = 127 - integers.synapse_draws(seed, frame, w.shape).astype(np.int64)
-        change = (self.x1 * self.y1.astype(np.int64)[:, np.newaxis]) >> integers.ENGINE_SHIFT
+        change = encodings.engine_change(self.network.options.encoding, self.x1, self.messages())
         w = np.clip(((w << integers.FRACTION_BITS) + change + random) >> integers.FRACTION_BITS, -256, 255)
         options = self.network.options
         if integers.decays_after(frame, options.decay_every * self.network.num_steps):
@@ -179,7 +193,7 @@ class _Layer:
 
     def variables(self, index: int, process: str) -> dict[str, np.ndarray]:
         found = {f"plastic[{index}].{name}": value for name, value in (("weights", self.w), ("x1", self.x1))}
-        found[f"plastic[{index}].y1"] = self.y1
+        found |= {f"plastic[{index}].{port}": value for port, value in self.messages().items()}
         names = ("v", "y1", "rng") if self.part.bias is None else ("v", "y1", "rng", "bias")
         found |= {f"{process}.{name}": getattr(self, name) for name in names}
         found |= {f"{process}.{name}_saturated": np.array([count]) for name, count in self.saturated.items()}

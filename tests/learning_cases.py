@@ -10,7 +10,7 @@ from ottt_loihi.onchip.fresh import fresh_network
 from ottt_loihi.onchip.plan import FEEDBACKS, Plan, make_plan
 from ottt_loihi.onchip.scales import learning_network
 from ottt_loihi.sim.learning import LearningNetwork
-from ottt_loihi.sim.learning_options import DEFAULT, LOSSES, WHEN, Options
+from ottt_loihi.sim.learning_options import DEFAULT, ENCODINGS, LOSSES, WHEN, Options
 
 
 @dataclass(frozen=True)
@@ -81,6 +81,7 @@ def learning_options(draw: st.DrawFn) -> Options:
         loss=draw(st.sampled_from(LOSSES)),
         learn_when=draw(st.sampled_from(WHEN)),
         learn_bias=draw(st.booleans()),
+        encoding=draw(st.sampled_from(ENCODINGS)),
         decay_every=draw(st.integers(0, 3)),
         decay_shift=draw(st.integers(1, 9)),
     )

@@ -13,6 +13,7 @@ from ottt_loihi.onchip.scales import learning_network
 from ottt_loihi.sim import learning, learning_reference
 from ottt_loihi.sim import learning_integers as integers
 from ottt_loihi.sim.learning import Learner
+from ottt_loihi.sim.learning_encodings import PORTS
 
 from ottt_loihi import sim
 from ottt_loihi.errors import FileError, UsageError
@@ -42,7 +43,7 @@ def test_every_variable_equals_the_oracle(case):
     found = sim.learn(network, case.packed, case.labels, case.gate).variables()
     assert_equal(learning_reference.learn(network, case.x, case.labels, case.gate), found)
     of_feedback = {"random": 1, "symmetric": 0, "kolen-pollack": 1, "opzo": 3}[case.feedback]
-    of_layer = 10 + case.options.learn_bias
+    of_layer = 9 + case.options.learn_bias + len(PORTS[case.options.encoding])
     assert len(found) == of_layer * len(network.layers) + of_feedback * (len(network.layers) - 1)
 
 

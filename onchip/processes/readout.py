@@ -13,6 +13,7 @@ from lava.magma.core.process.variable import Var
 from lava.magma.core.resources import CPU
 from lava.magma.core.sync.protocols.loihi_protocol import LoihiProtocol
 from ottt_loihi.sim import arithmetic
+from ottt_loihi.sim import learning_encodings as encodings
 from ottt_loihi.sim import learning_integers as integers
 from ottt_loihi.sim import learning_losses as losses
 from ottt_loihi.sim.learning_bias import BiasLearning
@@ -27,7 +28,7 @@ class OTTTReadout(AbstractProcess):
         phase = update_phase:    v[t] = a_in << 6 + bias          (du = 4095, dv = 4096: nothing is kept)
                                  e    = gate · (v − (unit << 6)·[class = label])      or another loss's error
                                  y1   = saturate( −e·y1_scale )         error_out = saturate( e·error_scale )
-        until the epoch ends:    y1 is sent on s_out_y1, zero before
+        until the epoch ends:    y1 is sent, zero before
         last frame of a sample:  predictions[i] = argmax_k Σ_t v_k[t]   (the first of equals)
 
     The floating-point model has no ``<< 6``. With a closed gate (``label_in[1] = 0``) the error is 0: nothing is
@@ -45,6 +46,7 @@ class OTTTReadout(AbstractProcess):
     error_scale      > 0 or None     message per unit of e; None: nothing is sent back
     halve_every      ≥ 0             frames after which y1_scale is halved, again and again; 0: never
     samples          ≥ 1             number of samples, for ``predictions``
+    encoding         a name          of y1 (``sim/learning_encodings.py``)
     loss             a name          ``sim/learning_losses.py`` says what e is
     bias_learning    or None         how the bias learns (``sim/learning_bias.py``); None: not at all
     learn_when       a name          ``"wrong"``: closes the gate while Σ_τ≤t v[τ] is largest at the label
@@ -75,6 +77,7 @@ class OTTTReadout(AbstractProcess):
         loss: str = "mse",
         learn_when: str = "always",
         bias_learning: BiasLearning | None = None,
+        encoding: str = "signed",
         name: str = "readout",
     ) -> None:
         Options(loss=loss, learn_when=learn_when)  # raises for unknown names
@@ -83,6 +86,7 @@ class OTTTReadout(AbstractProcess):
             loss=loss,
             learn_when=learn_when,
             bias_learning=bias_learning,
+            encoding=encoding,
             vth=vth,
             unit=unit,
             y1_scale=(y1_scale, *integers.mantissa_and_shift(y1_scale, f"{name}.y1_scale")),
@@ -95,10 +99,13 @@ class OTTTReadout(AbstractProcess):
         self.a_in = InPort(shape=shape)
         self.label_in = InPort(shape=(2,))
         self.s_out_y1 = OutPort(shape=shape)
+        self.s_out_y2 = OutPort(shape=shape)
+        self.s_out_y3 = OutPort(shape=shape)
         self.error_out = OutPort(shape=shape)
 
         self.v = Var(shape=shape, init=0)
         self.y1 = Var(shape=shape, init=0)
+        self.reward = Var(shape=shape, init=0)
         self.error = Var(shape=shape, init=0)
         self.scores = Var(shape=shape, init=0)
         self.bias = Var(shape=shape, init=bias)
@@ -110,13 +117,15 @@ class OTTTReadout(AbstractProcess):
 
 
 class AbstractOTTTReadoutModel(PyLoihiProcessModel):
-    """When the readout acts; how is the subclasses' business."""
+    """When the readout acts; how is the subclasses' business. ONE: of a factor y1, see ``encodings.messages``."""
+
+    ONE: int
 
     def __init__(self, proc_params):
         super().__init__(proc_params)
         for key in (
             "vth", "unit", "epoch", "frames", "halve_every", "update_phase", "y1_scale", "error_scale", "loss",
-            "learn_when", "bias_learning",
+            "learn_when", "bias_learning", "encoding",
         ):  # fmt: skip
             setattr(self, "_" + key, proc_params[key])
 
@@ -124,7 +133,8 @@ class AbstractOTTTReadoutModel(PyLoihiProcessModel):
         frame, phase = divmod(self.time_step - 1, self._epoch)
         a, (label, gate) = self.a_in.recv(), self.label_in.recv()
         if phase == 0:
-            self.y1, self.error = np.zeros_like(self.y1), np.zeros_like(self.error)
+            self.y1, self.reward = np.zeros_like(self.y1), np.zeros_like(self.reward)
+            self.error = np.zeros_like(self.error)
         if phase + 1 == self._update_phase:
             self.update(a)
             self._keep_score(*divmod(frame, self._frames), label)
@@ -132,7 +142,10 @@ class AbstractOTTTReadoutModel(PyLoihiProcessModel):
                 self.learn(label, integers.halvings(frame, self._halve_every))
                 if self._bias_learning is not None:
                     self.learn_bias(frame % self._frames)
-        self.s_out_y1.send(self.y1)
+        for port, message in encodings.messages(
+            self._encoding, self.y1, np.ones(self.y1.shape, bool), self.reward, self.ONE
+        ).items():
+            getattr(self, "s_out_" + port).send(message)
         self.error_out.send(self.error if phase + 1 == self._update_phase else np.zeros_like(self.error))
 
     def _keep_score(self, sample: int, t: int, label: int) -> None:
@@ -151,9 +164,13 @@ class OTTTReadoutModelFloat(AbstractOTTTReadoutModel):
     a_in: PyInPort = LavaPyType(PyInPort.VEC_DENSE, float)
     label_in: PyInPort = LavaPyType(PyInPort.VEC_DENSE, np.int32)
     s_out_y1: PyOutPort = LavaPyType(PyOutPort.VEC_DENSE, float)
+    s_out_y2: PyOutPort = LavaPyType(PyOutPort.VEC_DENSE, float)
+    s_out_y3: PyOutPort = LavaPyType(PyOutPort.VEC_DENSE, float)
     error_out: PyOutPort = LavaPyType(PyOutPort.VEC_DENSE, float)
+    ONE = 1
     v: np.ndarray = LavaPyType(np.ndarray, float)
     y1: np.ndarray = LavaPyType(np.ndarray, float)
+    reward: np.ndarray = LavaPyType(np.ndarray, float)
     error: np.ndarray = LavaPyType(np.ndarray, float)
     scores: np.ndarray = LavaPyType(np.ndarray, float)
     bias: np.ndarray = LavaPyType(np.ndarray, float)
@@ -168,7 +185,7 @@ class OTTTReadoutModelFloat(AbstractOTTTReadoutModel):
 
     def learn(self, label: int, halvings: int) -> None:
         e = losses.float_error(self._loss, self.v, label, self._unit)
-        self.y1 = -e * self._y1_scale[0] * 0.5**halvings
+        self.y1 = self.reward = -e * self._y1_scale[0] * 0.5**halvings
         if self._error_scale:
             self.error = e * self._error_scale[0]
 
@@ -183,9 +200,13 @@ class OTTTReadoutModelFixed(AbstractOTTTReadoutModel):
     a_in: PyInPort = LavaPyType(PyInPort.VEC_DENSE, np.int32, precision=24)
     label_in: PyInPort = LavaPyType(PyInPort.VEC_DENSE, np.int32)
     s_out_y1: PyOutPort = LavaPyType(PyOutPort.VEC_DENSE, np.int32, precision=7)
+    s_out_y2: PyOutPort = LavaPyType(PyOutPort.VEC_DENSE, np.int32, precision=7)
+    s_out_y3: PyOutPort = LavaPyType(PyOutPort.VEC_DENSE, np.int32, precision=7)
     error_out: PyOutPort = LavaPyType(PyOutPort.VEC_DENSE, np.int32, precision=8)
+    ONE = encodings.SURROGATE
     v: np.ndarray = LavaPyType(np.ndarray, np.int32, precision=24)
     y1: np.ndarray = LavaPyType(np.ndarray, np.int32, precision=7)
+    reward: np.ndarray = LavaPyType(np.ndarray, np.int32, precision=7)
     error: np.ndarray = LavaPyType(np.ndarray, np.int32, precision=8)
     scores: np.ndarray = LavaPyType(np.ndarray, np.int64)
     bias: np.ndarray = LavaPyType(np.ndarray, np.int32, precision=24)
@@ -204,7 +225,8 @@ class OTTTReadoutModelFixed(AbstractOTTTReadoutModel):
     def learn(self, label: int, halvings: int) -> None:
         e = losses.integer_error(self._loss, self.v, label, self._unit << arithmetic.STATE_SHIFT)
         _, mantissa, shift = self._y1_scale
-        self.y1 = self._rounded(-e, mantissa, min(integers.MAX_SHIFT, shift + halvings), self.y1_saturated)
+        shift, largest = min(integers.MAX_SHIFT, shift + halvings), encodings.largest(self._encoding)
+        self.y1 = self.reward = self._rounded(-e, mantissa, shift, self.y1_saturated, largest)
         if self._error_scale:
             self.error = self._rounded(e, *self._error_scale[1:], self.error_saturated)
 
@@ -212,8 +234,10 @@ class OTTTReadoutModelFixed(AbstractOTTTReadoutModel):
         self.rng = integers.xorshift32(self.rng)
         self.bias = self.bias + self._bias_learning.change(self.bias, self.y1, t, self.rng)
 
-    def _rounded(self, x: np.ndarray, mantissa: int, shift: int, counter: np.ndarray) -> np.ndarray:
+    def _rounded(
+        self, x: np.ndarray, mantissa: int, shift: int, counter: np.ndarray, largest: int = integers.MESSAGE_MAX
+    ) -> np.ndarray:
         self.rng = integers.xorshift32(self.rng)
-        rounded, outside = integers.saturate(integers.scale_stochastically(x, mantissa, shift, self.rng), 127)
+        rounded, outside = integers.saturate(integers.scale_stochastically(x, mantissa, shift, self.rng), largest)
         counter += outside
         return rounded

@@ -80,6 +80,7 @@ def learn(
     learn_bias: rule.BiasOption = False,
     decay_every: rule.DecayOption = 0,
     decay_shift: rule.ShiftOption = 8,
+    encoding: rule.EncodingOption = rule.Encoding.signed,
     repeat_in_lava: Annotated[
         int, typer.Option(min=0, help="Repeat at least that many Lava steps in Lava's runtime and compare everything.")
     ] = 0,
@@ -122,6 +123,7 @@ def learn(
         learn_bias=learn_bias,
         decay_every=decay_every,
         decay_shift=decay_shift,
+        encoding=encoding.value,
         **{k: v for k, v in rates.items() if v is not None},
     )
     _check_folder(folder)

@@ -14,6 +14,13 @@ class Loss(str, Enum):
     hinge = "hinge"
 
 
+class Encoding(str, Enum):
+    signed = "signed"
+    offset = "offset"
+    split = "split"
+    factored = "factored"
+
+
 class When(str, Enum):
     always = "always"
     wrong = "wrong"
@@ -23,4 +30,5 @@ LossOption = Annotated[Loss, typer.Option(help="The readout's error: squared, cr
 BiasOption = Annotated[bool, typer.Option("--learn-bias", help="Biases learn as well, inside their neurons.")]
 DecayOption = Annotated[int, typer.Option(min=0, help="Samples after which weights decay, again and again; 0: never.")]
 ShiftOption = Annotated[int, typer.Option(min=1, max=15, help="Weight decay takes away a part of 1/2^shift.")]
+EncodingOption = Annotated[Encoding, typer.Option(help="Of the message y1: with a sign, or in unsigned traces.")]
 WhenOption = Annotated[When, typer.Option(help="Learn from every time step, or only while the prediction is wrong.")]
