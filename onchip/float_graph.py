@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from ottt_loihi.converters.lava_runtime import require_lava
 from ottt_loihi.onchip.graph import LearningGraph, connect
-from ottt_loihi.onchip.plan import FEEDBACKS, LAYERWISE
+from ottt_loihi.onchip.plan import FEEDBACKS, LAYERWISE, make_schedule
 from ottt_loihi.onchip.schedule import Schedule
 from ottt_loihi.sim import arithmetic
 from ottt_loihi.sim.learning_bias import BiasLearning, lengths
@@ -72,9 +72,10 @@ def build_float_graph(
     layerwise = kind in LAYERWISE
     _check_feedback(weights, feedback, kind)
     hidden = [w.shape[0] for w in weights[:-1]]
-    schedule = Schedule(len(hidden), "layerwise" if layerwise else "direct")
-    frames = packed.shape[1]
-    source = SampleSource(packed, weights[0].shape[1], labels.astype(np.int32), schedule.epoch)
+    schedule, frames = make_schedule(len(hidden), kind, options.schedule), packed.shape[1]
+    source = SampleSource(
+        packed, weights[0].shape[1], labels.astype(np.int32), schedule.epoch, period=schedule.period(frames)
+    )
     plastic = [_plastic(w, layer, schedule, frames, decay, "plastic", options) for layer, w in enumerate(weights)]
     amplitude = noise if kind == "opzo" else 0.0
     neurons = [
@@ -98,7 +99,7 @@ def build_float_graph(
         _back(kind, m, layer, schedule, frames, decay, frames / noise, averaging, options)
         for layer, m in enumerate([] if feedback is None else feedback)
     ]
-    return connect(source, plastic, neurons, readout, back, schedule.epoch, options.encoding)
+    return connect(source, plastic, neurons, readout, back, schedule, frames, options.encoding)
 
 
 def _check_feedback(weights: Sequence[np.ndarray], feedback: Sequence[np.ndarray] | None, kind: str) -> None:
@@ -143,13 +144,14 @@ def _plastic(
     is_readout = layer == schedule.hidden_layers
     decay = 0.0 if is_readout else decay
     rule = OTTTLearningRule(schedule.epoch, schedule.pre_phase(layer), decay, "float", encoding=options.encoding)
-    interval = schedule.epoch if is_readout else schedule.epoch * frames
+    period = schedule.period(frames)
+    interval = schedule.epoch if is_readout else period
     return OTTTDense(
         np.asarray(weight, np.float64),
         rule,
         interval,
         name=f"{name}[{layer}]",
-        decay_every=options.decay_every * frames,
+        decay_every=options.decay_every * (period // schedule.epoch),
         decay_shift=options.decay_shift,
     )
 
@@ -185,6 +187,7 @@ def _neuron(
         seed=layer,
         epoch=schedule.epoch,
         frames=frames,
+        period=schedule.period(frames),
         update_phase=schedule.update_phase(layer),
         feedback_phase=schedule.feedback_phase(layer),
         name=f"neuron[{layer}]",
@@ -202,6 +205,7 @@ def _readout(classes: int, samples: int, schedule: Schedule, frames: int, rate: 
         samples=samples,
         epoch=schedule.epoch,
         frames=frames,
+        period=schedule.period(frames),
         update_phase=schedule.update_phase(schedule.hidden_layers),
         loss=options.loss,
         learn_when=options.learn_when,

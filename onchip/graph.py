@@ -23,6 +23,7 @@ import numpy as np
 from ottt_loihi.converters.lava_runtime import require_lava
 from ottt_loihi.onchip import scales
 from ottt_loihi.onchip.plan import Plan
+from ottt_loihi.onchip.schedule import Schedule
 from ottt_loihi.sim import arithmetic
 from ottt_loihi.sim.learning_encodings import PORTS
 from ottt_loihi.sim.learning_options import DEFAULT, Options
@@ -30,7 +31,8 @@ from ottt_loihi.sim.learning_options import DEFAULT, Options
 
 @dataclass(frozen=True)
 class LearningGraph:
-    """Lava processes. feedback: one per hidden layer, none for symmetric feedback. epoch: K."""
+    """Lava processes. feedback: one per hidden layer, none for symmetric feedback · epoch: Lava steps per learning
+    epoch · period: per sample."""
 
     source: Any
     plastic: tuple[Any, ...]
@@ -38,6 +40,7 @@ class LearningGraph:
     readout: Any
     feedback: tuple[Any, ...]
     epoch: int
+    period: int
 
     def variables(self) -> dict[str, Any]:
         """Every Var that learning depends on or counts in, by a readable name."""
@@ -100,29 +103,30 @@ def build_graph(
     require_lava()
     from ottt_loihi.onchip.processes.source import SampleSource
 
-    schedule = plan.schedule(feedback)
-    source = SampleSource(packed, plan.chip.input_size, labels.astype(np.int32), schedule.epoch, learn)
+    schedule, steps = plan.schedule(feedback, options.schedule), plan.chip.num_steps
+    source = SampleSource(
+        packed, plan.chip.input_size, labels.astype(np.int32), schedule.epoch, learn, period=schedule.period(steps)
+    )
     plastic = [_plastic(plan, feedback, layer, rounding, seed, options) for layer in range(len(plan.dense))]
-    frames = halve_every * plan.chip.num_steps
-    *hidden, last = scales.layer_scales(plan, rates, feedback, seed)
+    frames = halve_every * steps
+    *hidden, last = scales.layer_scales(plan, rates, feedback, seed, options.schedule)
     neurons = [_neuron(plan, feedback, layer, of_layer, seed, frames, options) for layer, of_layer in enumerate(hidden)]
     readout = _readout(plan, feedback, last, len(labels), seed, frames, options)
     back = [_back(plan, feedback, layer, of_layer, rounding, seed, options) for layer, of_layer in enumerate(hidden)]
-    return connect(
-        source, plastic, neurons, readout, [b for b in back if b is not None], schedule.epoch, options.encoding
-    )
+    own = [b for b in back if b is not None]
+    return connect(source, plastic, neurons, readout, own, schedule, steps, options.encoding)
 
 
-def _rule(plan: Plan, feedback: str, layer: int, seed: int, encoding: str) -> Any:
+def _rule(plan: Plan, feedback: str, layer: int, seed: int, options: Options) -> Any:
     from ottt_loihi.onchip.rule import OTTTLearningRule
 
-    schedule = plan.schedule(feedback)
+    schedule = plan.schedule(feedback, options.schedule)
     return OTTTLearningRule(
         schedule.epoch,
         schedule.pre_phase(layer),
         plan.trace_decay(layer),
         seed=scales.trace_seed(seed, layer),
-        encoding=encoding,
+        encoding=options.encoding,
     )
 
 
@@ -144,8 +148,9 @@ def _learning_dense(
 ) -> Any:
     from ottt_loihi.onchip.processes.dense import OTTTDense
 
-    rule, epoch = _rule(plan, feedback, layer, seed, options.encoding), plan.schedule(feedback).epoch
-    interval = epoch * plan.chip.num_steps if plan.trace_decay(layer) else epoch
+    rule, schedule = _rule(plan, feedback, layer, seed, options), plan.schedule(feedback, options.schedule)
+    period = schedule.period(plan.chip.num_steps)
+    interval = period if plan.trace_decay(layer) else schedule.epoch
     return OTTTDense(
         weight,
         rule,
@@ -154,7 +159,7 @@ def _learning_dense(
         name,
         rounding,
         rounding_seed,
-        options.decay_every * plan.chip.num_steps,
+        options.decay_every * (period // schedule.epoch),
         options.decay_shift,
     )
 
@@ -182,7 +187,7 @@ def _neuron(
 ) -> Any:
     from ottt_loihi.onchip.processes.neuron import OTTTNeuron
 
-    lif, inhibition, schedule = plan.hidden[layer], plan.inhibition[layer], plan.schedule(feedback)
+    lif, inhibition, schedule = plan.hidden[layer], plan.inhibition[layer], plan.schedule(feedback, options.schedule)
     return OTTTNeuron(
         shape=(lif.size,),
         du=lif.du,
@@ -194,6 +199,7 @@ def _neuron(
         halve_every=halve_every,
         epoch=schedule.epoch,
         frames=plan.chip.num_steps,
+        period=schedule.period(plan.chip.num_steps),
         update_phase=schedule.update_phase(layer),
         feedback_phase=schedule.feedback_phase(layer),
         bias=arithmetic.effective_bias(lif.bias_mant.reshape(-1), lif.bias_exp),
@@ -202,7 +208,7 @@ def _neuron(
         self_weight_exp=0 if inhibition is None else inhibition.weight_exp,
         noise=of_layer.noise,
         encoding=options.encoding,
-        bias_learning=scales.layer_bias(plan, layer, feedback) if options.learn_bias else None,
+        bias_learning=scales.layer_bias(plan, layer, feedback, options.schedule) if options.learn_bias else None,
         seed=scales.neuron_seed(plan, seed, layer),
         name=f"neuron[{layer}]",
     )
@@ -213,7 +219,7 @@ def _readout(
 ) -> Any:
     from ottt_loihi.onchip.processes.readout import OTTTReadout
 
-    lif, schedule, layer = plan.chip.layers[-1], plan.schedule(feedback), len(plan.hidden)
+    lif, schedule, layer = plan.chip.layers[-1], plan.schedule(feedback, options.schedule), len(plan.hidden)
     return OTTTReadout(
         shape=(lif.size,),
         unit=plan.unit,
@@ -224,13 +230,14 @@ def _readout(
         halve_every=halve_every,
         epoch=schedule.epoch,
         frames=plan.chip.num_steps,
+        period=schedule.period(plan.chip.num_steps),
         update_phase=schedule.update_phase(layer),
         bias=arithmetic.effective_bias(lif.bias_mant.reshape(-1), lif.bias_exp),
         seed=scales.neuron_seed(plan, seed, layer),
         loss=options.loss,
         learn_when=options.learn_when,
         encoding=options.encoding,
-        bias_learning=scales.layer_bias(plan, layer, feedback) if options.learn_bias else None,
+        bias_learning=scales.layer_bias(plan, layer, feedback, options.schedule) if options.learn_bias else None,
     )
 
 
@@ -240,7 +247,8 @@ def connect(
     neurons: list[Any],
     readout: Any,
     feedback: list[Any],
-    epoch: int,
+    schedule: Schedule,
+    frames: int,
     encoding: str = "signed",
 ) -> LearningGraph:
     """Wire the processes; ``feedback``: one process per hidden layer, or none for the transposed weights."""
@@ -252,7 +260,8 @@ def connect(
         _connect_messages(post, connection, encoding)
     for neuron, back, above in zip(neurons, feedback or plastic[1:], layers[1:]):
         _connect_back(neuron, back, above, readout, encoding)
-    return LearningGraph(source, tuple(plastic), tuple(neurons), readout, tuple(feedback), epoch)
+    processes = tuple(plastic), tuple(neurons), readout, tuple(feedback)
+    return LearningGraph(source, *processes, schedule.epoch, schedule.period(frames))
 
 
 def _connect_messages(post: Any, connection: Any, encoding: str) -> None:

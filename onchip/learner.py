@@ -228,7 +228,7 @@ def learn(
     if resume and kept is None:
         raise UsageError("resume: say from where, with checkpoint=")
     with _executor(stream, backend, settings, stall_timeout) as run:
-        session = _Session(plan, plan.schedule(settings.feedback).epoch, run, test, kept, resume)
+        session = _Session(plan, _steps_per_sample(plan, settings), run, test, kept, resume)
         interrupted = session.run(total, int(every), progress, stop_at)
     return session.result(stream.rates, interrupted, {"backend": backend, "passes": passes, **vars(settings)})
 
@@ -356,7 +356,7 @@ class _GraphRun:
 
     def __init__(self, stream: Stream, graph: Any, run: Any, settings: Settings) -> None:
         self._graph, self._run, self._learns_bias = graph, run, settings.learn_bias
-        self._per_sample = graph.epoch * stream.plan.chip.num_steps
+        self._per_sample = graph.period
 
     def learn(self, samples: int) -> None:
         self._run.steps(samples * self._per_sample)
@@ -393,13 +393,13 @@ class _Session:
     def __init__(
         self,
         plan: Plan,
-        epoch: int,
+        per_sample: int,
         run: _SimRun | _GraphRun,
         test: Data | None,
         checkpoint: Checkpoint | None = None,
         resume: bool = False,
     ) -> None:
-        self.plan, self.epoch, self.executor, self.test, self.checkpoint = plan, epoch, run, test, checkpoint
+        self.plan, self.per_sample, self.executor, self.test, self.checkpoint = plan, per_sample, run, test, checkpoint
         self.curve: list[CurvePoint] = []
         self.seconds, self.done = 0.0, 0
         if resume:
@@ -450,7 +450,7 @@ class _Session:
             chip=self.chip,
             curve=tuple(self.curve),
             samples=self.done,
-            steps=self.done * plan.chip.num_steps * self.epoch,
+            steps=self.done * self.per_sample,
             rates=tuple(rates),
             counters=self.counters,
             messages=self.done * plan.chip.num_steps,
@@ -469,6 +469,11 @@ def with_weights(plan: Plan, weights: Sequence[np.ndarray], biases: Sequence[np.
     if biases is not None:
         layers = tuple(with_bias(layer, np.asarray(bias, np.int32)) for layer, bias in zip(layers, biases))
     return replace(plan.chip, layers=layers, connections=tuple(new.get(id(c), c) for c in plan.chip.connections))
+
+
+def _steps_per_sample(plan: Plan, settings: Settings) -> int:
+    """Lava steps."""
+    return plan.schedule(settings.feedback, settings.schedule).period(plan.chip.num_steps)
 
 
 @dataclass(frozen=True)
@@ -503,7 +508,7 @@ def repeat_in_lava(
         raise UsageError(f"steps: expected an integer ≥ 1, got {steps!r}")
     settings = settings or Settings()
     plan = make_plan(chip, settings.unit)
-    per_sample = plan.schedule(settings.feedback).epoch * chip.num_steps
+    per_sample = _steps_per_sample(plan, settings)
     samples = -(-int(steps) // per_sample)
     first = check_data(chip, *(data(0) if callable(data) else data), what="data")
     stream = make_stream(plan, data, -(-samples // len(first[1])), settings)

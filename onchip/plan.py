@@ -38,9 +38,9 @@ class Plan:
     def classes(self) -> int:
         return self.chip.layers[-1].size
 
-    def schedule(self, feedback: str) -> Schedule:
-        """The phases; symmetric and Kolen–Pollack feedback travel layer by layer."""
-        return Schedule(len(self.hidden), "layerwise" if feedback in LAYERWISE else "direct")
+    def schedule(self, feedback: str, kind: str = "phased") -> Schedule:
+        """The phases, for a kind of schedule (``sim.learning_options.SCHEDULES``)."""
+        return make_schedule(len(self.hidden), feedback, kind)
 
     def resolution(self, layer: int) -> float:
         """Weight steps (LSB) per threshold, or per logit of 1 at the readout."""
@@ -50,6 +50,19 @@ class Plan:
     def trace_decay(self, layer: int) -> float:
         """λ of the presynaptic trace: the post neuron's; 0 for the readout, which has no memory."""
         return self.decay[layer] if layer < len(self.hidden) else 0.0
+
+
+def make_schedule(hidden_layers: int, feedback: str, kind: str) -> Schedule:
+    """The phases; symmetric and Kolen–Pollack feedback travel layer by layer.
+
+    Raises :class:`UsageError` for pipelined OPZO.
+    """
+    if kind == "pipelined" and feedback == "opzo":
+        raise UsageError(
+            "schedule: opzo learns from each time step's own noise, and in a pipelined schedule its error would meet "
+            "the noise of later time steps; use schedule phased or another feedback"
+        )
+    return Schedule(hidden_layers, "layerwise" if feedback in LAYERWISE else "direct", kind == "pipelined")
 
 
 def make_plan(chip: ChipNetwork, unit: int | None = None) -> Plan:

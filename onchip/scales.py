@@ -34,12 +34,14 @@ class Scales:
     gain: float = 0.0
 
 
-def layer_scales(plan: Plan, rates: Sequence[float], feedback: str, seed: int) -> list[Scales]:
+def layer_scales(
+    plan: Plan, rates: Sequence[float], feedback: str, seed: int, schedule: str = "phased"
+) -> list[Scales]:
     """Scales of every layer, the readout last.
 
     ``Δw = −η·â·f(u)·δ`` in units of the threshold becomes ``y1 = −η·f(u)·δ · LSB per threshold · 2^10 / I_eff``.
     """
-    y1_per_delta = [rate * steps_per_y1(plan, layer, feedback) for layer, rate in enumerate(rates)]
+    y1_per_delta = [rate * steps_per_y1(plan, layer, feedback, schedule) for layer, rate in enumerate(rates)]
     scales = []
     for layer in range(len(plan.hidden)):
         matrix, units, noise, gain = _feedback(plan, feedback, layer, seed)
@@ -74,10 +76,10 @@ def start_weights(plan: Plan, layer: int, shape: tuple[int, int], seed: int) -> 
     return np.clip(np.round(drawn), -255, 255).astype(np.int32)
 
 
-def steps_per_y1(plan: Plan, layer: int, feedback: str) -> float:
+def steps_per_y1(plan: Plan, layer: int, feedback: str, schedule: str = "phased") -> float:
     """y1 that moves a weight by one LSB per spike of trace 1."""
-    schedule, decay = plan.schedule(feedback), plan.trace_decay(layer)
-    left = integers.impulse_left(decay, schedule.epoch, schedule.pre_phase(layer))
+    phases, decay = plan.schedule(feedback, schedule), plan.trace_decay(layer)
+    left = integers.impulse_left(decay, phases.epoch, phases.pre_phase(layer))
     return 2**integers.FIXED_SHIFT / (integers.default_impulse(decay) * left)
 
 
@@ -131,12 +133,12 @@ def learning_network(
 
     Raises :class:`UsageError` for a rate too small or too large for the integers.
     """
-    schedule = plan.schedule(feedback)
+    schedule = plan.schedule(feedback, options.schedule)
     layers = []
-    for index, scales in enumerate(layer_scales(plan, rates, feedback, seed)):
+    for index, scales in enumerate(layer_scales(plan, rates, feedback, seed, options.schedule)):
         lif, readout = plan.chip.layers[index], index == len(plan.hidden)
         name = "readout" if readout else f"neuron[{index}]"
-        bias = layer_bias(plan, index, feedback) if options.learn_bias else None
+        bias = layer_bias(plan, index, feedback, options.schedule) if options.learn_bias else None
         layers.append(
             LearningLayer(
                 connection=plan.dense[index],
@@ -159,10 +161,10 @@ def learning_network(
     return LearningNetwork(tuple(layers), schedule.epoch, steps, plan.unit, halve_every, rounding, options)
 
 
-def layer_bias(plan: Plan, layer: int, feedback: str) -> BiasLearning:
+def layer_bias(plan: Plan, layer: int, feedback: str, schedule: str = "phased") -> BiasLearning:
     """How a layer's biases learn: as fast as a weight whose presynaptic neuron always fires."""
     step = 2.0 ** (arithmetic.STATE_SHIFT + plan.dense[layer].weight_exp)  # of a weight, in units of the state
-    per_y1 = step / steps_per_y1(plan, layer, feedback)
+    per_y1 = step / steps_per_y1(plan, layer, feedback, schedule)
     return bias_learning(plan.chip.layers[layer], plan.trace_decay(layer), plan.chip.num_steps, per_y1)
 
 

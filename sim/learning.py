@@ -108,8 +108,9 @@ class LearningLayer:
 
 @dataclass(frozen=True)
 class LearningNetwork:
-    """layers: the readout last · epoch: K · num_steps: T of a sample · unit: what stands for a logit of 1 at the
-    readout · halve_every: samples after which y1 is halved, again and again, 0: never · rounding: of updated weights.
+    """layers: the readout last · epoch: K, or 1 where time steps overlap · num_steps: T of a sample · unit: what stands
+    for a logit of 1 at the readout · halve_every: samples after which y1 is halved, again and again, 0: never ·
+    rounding: of updated weights.
 
     rounding ``"lava"``: one random number per epoch for all synapses, as Lava's engine; ``"per-synapse"``: independent
     ones, as the chip (:func:`~ottt_loihi.sim.learning_integers.synapse_draws`) · options: of the rule.
@@ -134,6 +135,19 @@ class LearningNetwork:
     @property
     def classes(self) -> int:
         return self.layers[-1].layer.size
+
+    @property
+    def latency(self) -> int:
+        """Lava steps from a time step's spikes to its last message; phased: the epoch."""
+        hidden, feedback = len(self.layers) - 1, self.layers[0].feedback
+        if not hidden:
+            return 2
+        return 2 * hidden + 2 if feedback is None or feedback.kind == "kolen-pollack" else hidden + 3
+
+    @property
+    def epochs_per_sample(self) -> int:
+        """Learning epochs."""
+        return self.num_steps + (self.latency - 1 if self.options.schedule == "pipelined" else 0)
 
     def digest(self) -> str:
         """SHA-256 of everything here but the weights of plastic connections, which learning changes."""
@@ -196,12 +210,17 @@ class Learner:
         from ottt_loihi.sim import learning_kernels as kernels
 
         labels, gate = self._checked(packed, labels, gate)
+        run = kernels.learn
+        if self.network.options.schedule == "pipelined":
+            from ottt_loihi.sim import pipelined_kernels
+
+            run = pipelined_kernels.learn
         predictions = np.empty(len(packed), np.int32)
         size = max(1, CHUNK_FRAMES // self.network.num_steps)
         for begin in range(0, len(packed), size):
             part = slice(begin, min(begin + size, len(packed)))
             random = self._random(part.stop - part.start)
-            kernels.learn(
+            run(
                 self._constants,
                 self.state,
                 packed[part],
@@ -347,7 +366,7 @@ class Learner:
 
     def _random(self, samples: int) -> tuple[np.ndarray, np.ndarray]:
         """Lava's random numbers of the epochs to come: of each trace's decay, and of the weights' rounding."""
-        steps, epoch = self.network.num_steps, self.network.epoch
+        steps, epoch = self.network.epochs_per_sample, self.network.epoch
         first, count = self.samples * steps, samples * steps
         decay = [lava_trace_random(layer.trace_seed, epoch, first, count) for layer in self.network.layers]
         return np.stack(decay), lava_weight_random(first, count)

@@ -142,21 +142,7 @@ def learn(constants, state, packed, labels, gate, first, trace_random, weight_ra
                     follow_noise(index, constants, state, frame)
             for index in range(len(layers)):
                 if layers[index].plastic:
-                    random = trace_random[index, local]
-                    live = decay_traces(layers[index], constants.epoch, random, state, decayed, active)
-                    layer, key = layers[index], layers[index].key
-                    for start in (layer.weight, layer.twin):
-                        if start == NONE:
-                            continue
-                        if constants.independent:
-                            key = mix(np.uint32(key + np.uint32(frame & 0xFFFFFFFF)))
-                            update_independently(layer, start, key, state, active, live)
-                            key = layer.feedback_key
-                        else:
-                            update(layer, start, weight_random[local], state, active, live)
-                    chosen, weights = constants.chosen, state.weights
-                    decay_weights(chosen, layer, layer.weight, chosen.decay_key[index], frame, weights)
-                    decay_weights(chosen, layer, layer.twin, chosen.decay_feedback_key[index], frame, weights)
+                    change_weights(index, constants, state, frame, trace_random, weight_random, local, decayed, active)
         predictions[sample] = best(layers[len(layers) - 1].size, state.scores)
         state.correct[0] += predictions[sample] == labels[sample]
 
@@ -308,14 +294,20 @@ def feed_back(index, constants, state, halved):
         if passes or constants.chosen.factored:
             width, sender = (last.width, last.neuron) if layer.direct else (above.width, above.neuron)
             g = np.int64(third_factor(state.weights, layer.feedback + j * width, width, state.error, sender))
-        y = scaled(n, -g, layer.y1_mantissa, shift, state.rng)
-        state.y1_saturated[index] += abs(y) > limit
-        state.reward[n] = min(max(y, -limit), limit)
-        state.y1[n] = state.reward[n] if passes else np.int32(0)
-        if layer.error_mantissa > 0:
-            y = scaled(n, g if passes else np.int64(0), layer.error_mantissa, layer.error_shift, state.rng)
-            state.error_saturated[index] += abs(y) > MESSAGE_MAX
-            state.error[n] = min(max(y, -MESSAGE_MAX), MESSAGE_MAX)
+        answer_error(layer, index, n, g, passes, shift, limit, state)
+
+
+@inlined
+def answer_error(layer, index, n, third, passes, shift, limit, state):
+    """y1 of one hidden neuron and the error it sends on; passes: its surrogate; third counts for the reward alone."""
+    y = scaled(n, -third, layer.y1_mantissa, shift, state.rng)
+    state.y1_saturated[index] += abs(y) > limit
+    state.reward[n] = min(max(y, -limit), limit)
+    state.y1[n] = state.reward[n] if passes else np.int32(0)
+    if layer.error_mantissa > 0:
+        y = scaled(n, third if passes else np.int64(0), layer.error_mantissa, layer.error_shift, state.rng)
+        state.error_saturated[index] += abs(y) > MESSAGE_MAX
+        state.error[n] = min(max(y, -MESSAGE_MAX), MESSAGE_MAX)
 
 
 @inlined
@@ -366,6 +358,25 @@ def decay_traces(layer, epoch, random, state, decayed, active):
         active[count] = i
         count += np.uint64(x > 0)
     return np.int64(count)
+
+
+@inlined
+def change_weights(index, constants, state, epoch, trace_random, weight_random, local, decayed, active):
+    """The end of a learning epoch for a connection and its twin; local: the epoch's place among the random numbers."""
+    layer, chosen, weights = constants.layers[index], constants.chosen, state.weights
+    live = decay_traces(layer, constants.epoch, trace_random[index, local], state, decayed, active)
+    key = layer.key
+    for start in (layer.weight, layer.twin):
+        if start == NONE:
+            continue
+        if constants.independent:
+            key = mix(np.uint32(key + np.uint32(epoch & 0xFFFFFFFF)))
+            update_independently(layer, start, key, state, active, live)
+            key = layer.feedback_key
+        else:
+            update(layer, start, weight_random[local], state, active, live)
+    decay_weights(chosen, layer, layer.weight, chosen.decay_key[index], epoch, weights)
+    decay_weights(chosen, layer, layer.twin, chosen.decay_feedback_key[index], epoch, weights)
 
 
 @inlined

@@ -23,7 +23,7 @@ SOFTMAX, HINGE = LOSSES.index("softmax"), LOSSES.index("hinge")
 class Chosen(NamedTuple):
     """Options as numbers. loss: its place in ``LOSSES`` · only_wrong: ``learn_when`` is ``wrong`` · logit_mantissa,
     logit_shift: of ``learning_losses.logit_steps`` · learn_bias · bias_gain: int64 ``(layers, T)``, bias_shift,
-    bias_exponent, bias_in_u: int64 ``(layers,)``, of ``learning_bias.BiasLearning`` · decay_every: in frames ·
+    bias_exponent, bias_in_u: int64 ``(layers,)``, of ``learning_bias.BiasLearning`` · decay_every: in epochs ·
     decay_shift · decay_key, decay_feedback_key: uint32 per layer, ``mix32`` of the seeds of decay of the weights and
     of their twin · factored: the encoding · y1_max: where y1 saturates.
     """
@@ -60,7 +60,7 @@ def choose(network: LearningNetwork) -> Chosen:
         options.learn_bias,
         gains,
         *numbers,
-        options.decay_every * network.num_steps,
+        options.decay_every * network.epochs_per_sample,
         options.decay_shift,
         _decay_keys([layer.weight_seed for layer in network.layers]),
         _decay_keys([0, *(0 if layer.feedback is None else layer.feedback.seed for layer in network.layers[:-1])]),

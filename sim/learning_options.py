@@ -11,6 +11,7 @@ from ottt_loihi.errors import UsageError
 
 LOSSES = ("mse", "softmax", "hinge")
 WHEN = ("always", "wrong")
+SCHEDULES = ("phased", "pipelined")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,6 +30,9 @@ class Options:
                                                     ``w −= w/2^decay_shift`` in plastic connections and in feedback
                                                     that learns like them, each synapse rounded on its own; 0: never
     decay_shift     1 … 15
+    schedule        ``phased``, ``pipelined``       one time step after the other, exact; or overlapping,
+                                                    faster, and factors of different time steps meet
+                                                    (``onchip/schedule.py``)
     encoding        ``signed``, ``offset``,         of the message y1 (``sim/learning_encodings.py``)
                     ``split``, ``factored``
     ==============  ==============================  ====================================================================
@@ -42,9 +46,15 @@ class Options:
     decay_every: int = 0
     decay_shift: int = 8
     encoding: str = "signed"
+    schedule: str = "phased"
 
     def __post_init__(self) -> None:
-        for name, allowed in (("loss", LOSSES), ("learn_when", WHEN), ("encoding", ENCODINGS)):
+        for name, allowed in (
+            ("loss", LOSSES),
+            ("learn_when", WHEN),
+            ("encoding", ENCODINGS),
+            ("schedule", SCHEDULES),
+        ):
             if getattr(self, name) not in allowed:
                 raise UsageError(f"{name}: expected one of {', '.join(allowed)}, got {getattr(self, name)!r}")
         if not isinstance(self.learn_bias, bool):

@@ -20,8 +20,12 @@ def learn(
 ) -> dict[str, np.ndarray]:
     """Learn from samples; x: spikes 0 or 1 ``(n, T, inputs)``. Returns the same as ``Learner.variables()``."""
     steps, gate = network.num_steps, np.broadcast_to(gate, len(x))
-    layers = [_Layer(part, network, len(x) * steps) for part in network.layers]
+    layers = [Layer(part, network, len(x) * network.epochs_per_sample) for part in network.layers]
     *hidden, readout = layers
+    if network.options.schedule == "pipelined":
+        from ottt_loihi.sim.pipelined_reference import run
+
+        return run(network, layers, x, labels, gate)
     scores, correct = np.zeros(network.classes, np.int64), 0
     for sample, (frames, label) in enumerate(zip(x, labels)):
         for layer in layers:
@@ -32,14 +36,14 @@ def learn(
             halved = integers.halvings(frame, network.halve_every * steps)
             s = frames[t].astype(bool)
             for layer in layers:
-                s = layer.update(s)
+                s = layer.update(layer.receive(s))
             scores += readout.v
             readout.y1 = readout.reward = readout.error = np.zeros_like(readout.v)
             if gate[sample] and losses.to_be_learnt(network.options.learn_when, scores, label):
                 readout.compare(label, network.unit, halved)
                 readout.learn_bias(t)
             for layer, above in zip(hidden[::-1], layers[:0:-1]):
-                layer.feed_back(above, readout, halved)
+                layer.feed_back(layer.third_factor(above, readout), halved)
                 layer.learn_bias(t)
                 layer.follow_noise(readout, frame)
             for layer in layers:
@@ -47,13 +51,18 @@ def learn(
             for layer, above in zip(hidden, layers[1:]):
                 layer.learn_twin(above, frame)
         correct += int(scores.argmax() == label)
+    return results(layers, scores, correct)
+
+
+def results(layers: list[Layer], scores: np.ndarray, correct: int) -> dict[str, np.ndarray]:
+    """The variables of all layers."""
     found = {"readout[0].scores": scores, "readout[0].correct": np.array([correct])}
     for index, layer in enumerate(layers):
-        found |= layer.variables(index, "readout[0]" if layer is readout else f"neuron[{index}]")
+        found |= layer.variables(index, "readout[0]" if layer.readout else f"neuron[{index}]")
     return found
 
 
-class _Layer:
+class Layer:
     """A connection and the neurons behind it."""
 
     def __init__(self, part: LearningLayer, network: LearningNetwork, frames: int) -> None:
@@ -79,10 +88,14 @@ class _Layer:
         self.s = np.zeros(len(self.u), bool)
         self.x1[:] = 0
 
-    def update(self, pre: np.ndarray) -> np.ndarray:
+    def receive(self, pre: np.ndarray) -> np.ndarray:
+        """What the connection makes of presynaptic spikes."""
+        self.pre = pre
+        return arithmetic.synaptic_input(self.w[:, pre].sum(axis=1), self.part.connection.weight_exp)
+
+    def update(self, a: np.ndarray) -> np.ndarray:
         """u, v, s of one step (``sim.network.LIF``)."""
-        part, self.pre = self.part, pre
-        a = arithmetic.synaptic_input(self.w[:, pre].sum(axis=1), part.connection.weight_exp)
+        part = self.part
         if part.inhibition is not None:
             loop = part.inhibition
             a = a + arithmetic.synaptic_input(loop.weight * self.s.astype(np.int64), loop.weight_exp)
@@ -102,14 +115,16 @@ class _Layer:
         e = losses.integer_error(self.network.options.loss, self.v, label, unit << arithmetic.STATE_SHIFT)
         self._send(e, e, halved)
 
-    def feed_back(self, above: _Layer, readout: _Layer, halved: int) -> None:
-        """``g = third factor · [ |m − vth| < half_width ]``: y1 = −η·g and the error that is sent on."""
+    def third_factor(self, above: Layer, readout: Layer) -> np.ndarray:
+        """The error that feedback brings."""
         if self.part.feedback is None:
-            third = above.w.T @ above.error
-        elif self.part.feedback.kind == "kolen-pollack":
-            third = self.feedback.T @ above.error
-        else:
-            third = self.feedback @ readout.error
+            return above.w.T @ above.error
+        if self.part.feedback.kind == "kolen-pollack":
+            return self.feedback.T @ above.error
+        return self.feedback @ readout.error
+
+    def feed_back(self, third: np.ndarray, halved: int) -> None:
+        """``g = third factor · [ |m − vth| < half_width ]``: y1 = −η·g and the error that is sent on."""
         vth, width = (x << arithmetic.STATE_SHIFT for x in (self.part.layer.vth, self.part.half_width))
         self.surrogate = np.abs(self.membrane - vth) < width
         third = third.astype(np.int64)
@@ -170,17 +185,17 @@ class _Layer:
         change = encodings.engine_change(self.network.options.encoding, self.x1, self.messages())
         w = np.clip(((w << integers.FRACTION_BITS) + change + random) >> integers.FRACTION_BITS, -256, 255)
         options = self.network.options
-        if integers.decays_after(frame, options.decay_every * self.network.num_steps):
+        if integers.decays_after(frame, options.decay_every * self.network.epochs_per_sample):
             w = integers.decay_step(w, options.decay_shift, integers.decay_draws(seed, frame, w.shape))
         return w
 
-    def learn_twin(self, above: _Layer, frame: int) -> None:
+    def learn_twin(self, above: Layer, frame: int) -> None:
         """Kolen–Pollack: the feedback learns as the connection to the layer above does."""
         feedback = self.part.feedback
         if feedback is not None and feedback.kind == "kolen-pollack" and above.part.plastic:
             self.feedback = above._learnt(self.feedback, frame, feedback.seed)
 
-    def follow_noise(self, readout: _Layer, frame: int) -> None:
+    def follow_noise(self, readout: Layer, frame: int) -> None:
         """OPZO: ``M += (gain·z·eᵀ − M) / 2^averaging`` (``learning_integers.momentum_step``)."""
         feedback = self.part.feedback
         if feedback is None or feedback.kind != "opzo" or not readout.error.any():

@@ -10,7 +10,7 @@ from ottt_loihi.onchip.fresh import fresh_network
 from ottt_loihi.onchip.plan import FEEDBACKS, Plan, make_plan
 from ottt_loihi.onchip.scales import learning_network
 from ottt_loihi.sim.learning import LearningNetwork
-from ottt_loihi.sim.learning_options import DEFAULT, ENCODINGS, LOSSES, WHEN, Options
+from ottt_loihi.sim.learning_options import DEFAULT, ENCODINGS, LOSSES, SCHEDULES, WHEN, Options
 
 
 @dataclass(frozen=True)
@@ -57,23 +57,23 @@ def learning_cases(draw: st.DrawFn, max_hidden: int = 3) -> Case:
         else replace(c, weight=np.clip(gain * c.weight, -256, 255), weight_exp=draw(st.integers(-1, 2)))
         for c in chip.connections
     ]
-    samples = draw(st.integers(1, 8))
+    samples, feedback = draw(st.integers(1, 8)), draw(st.sampled_from(FEEDBACKS))
     return Case(
         plan=make_plan(replace(chip, layers=tuple(layers), connections=tuple(connections))),
         rates=tuple(draw(st.sampled_from([0.02, 0.2, 2.0])) for _ in range(len(hidden) + 1)),
-        feedback=draw(st.sampled_from(FEEDBACKS)),
+        feedback=feedback,
         seed=draw(st.integers(0, 2**20)),
         halve_every=draw(st.integers(0, 3)),
         rounding=draw(st.sampled_from(["lava", "per-synapse"])),
         x=(rng.random((samples, steps, inputs)) < draw(st.sampled_from([0.1, 0.5, 1.0]))).astype(np.uint8),
         labels=rng.integers(0, classes, samples),
         gate=rng.random(samples) < draw(st.sampled_from([0.5, 1.0])),
-        options=draw(learning_options()),
+        options=draw(learning_options(feedback)),
     )
 
 
 @st.composite
-def learning_options(draw: st.DrawFn) -> Options:
+def learning_options(draw: st.DrawFn, feedback: str) -> Options:
     """Any choice, and half of the time the plain rule."""
     if draw(st.booleans()):
         return DEFAULT
@@ -81,6 +81,7 @@ def learning_options(draw: st.DrawFn) -> Options:
         loss=draw(st.sampled_from(LOSSES)),
         learn_when=draw(st.sampled_from(WHEN)),
         learn_bias=draw(st.booleans()),
+        schedule=draw(st.sampled_from(SCHEDULES if feedback != "opzo" else SCHEDULES[:1])),
         encoding=draw(st.sampled_from(ENCODINGS)),
         decay_every=draw(st.integers(0, 3)),
         decay_shift=draw(st.integers(1, 9)),

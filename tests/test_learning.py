@@ -66,7 +66,7 @@ def compare_with_lava(case, executor):
         case.rounding, case.options,
     )  # fmt: skip
     with executor(graph.source) as run:
-        run.steps(len(case.x) * case.plan.chip.num_steps * graph.epoch)
+        run.steps(len(case.x) * graph.period)
         expected = {name: run.get(var) for name, var in graph.variables().items()}
     assert_equal(expected, found)
 

@@ -12,6 +12,7 @@ from lava.magma.core.process.process import AbstractProcess
 from lava.magma.core.process.variable import Var
 from lava.magma.core.resources import CPU
 from lava.magma.core.sync.protocols.loihi_protocol import LoihiProtocol
+from ottt_loihi.onchip.schedule import Turn
 from ottt_loihi.sim import arithmetic
 from ottt_loihi.sim import learning_encodings as encodings
 from ottt_loihi.sim import learning_integers as integers
@@ -46,8 +47,9 @@ class OTTTNeuron(AbstractProcess):
     error_scale         > 0                          only for layerwise feedback
     halve_every         ≥ 0                          frames after which y1_scale is halved, again and again; 0: never
     epoch, frames       K; T                         Lava steps per frame; frames per sample
-    update_phase,       1 … K                        when the neuron acts (``onchip/schedule.py``)
-    feedback_phase
+    period              ≥ K                          Lava steps per sample; default: epoch·frames
+    update_phase,       1 … K                        when the neuron acts on a sample's first frame
+    feedback_phase                                   (``onchip/schedule.py``)
     encoding            a name                       of y1 (``sim/learning_encodings.py``)
     bias_learning       or None                      how the bias learns (``sim/learning_bias.py``); None: not at all
     noise               ≥ 0, in units of vth         amplitude α of OPZO's noise on the comparison alone; 0: none
@@ -84,8 +86,10 @@ class OTTTNeuron(AbstractProcess):
         bias_learning: BiasLearning | None = None,
         encoding: str = "signed",
         seed: int = 0,
+        period: int | None = None,
         name: str = "hidden",
     ) -> None:
+        period = epoch * frames if period is None else period
         super().__init__(
             name=name,
             du=du,
@@ -97,8 +101,8 @@ class OTTTNeuron(AbstractProcess):
             halve_every=halve_every,
             epoch=epoch,
             frames=frames,
-            update_phase=update_phase,
-            feedback_phase=feedback_phase,
+            update=Turn(update_phase, epoch, frames, period),
+            feedback=Turn(feedback_phase, epoch, frames, period),
             self_weight_exp=self_weight_exp,
             noise=noise,
             bias_learning=bias_learning,
@@ -136,7 +140,7 @@ class AbstractOTTTNeuronModel(PyLoihiProcessModel):
     def __init__(self, proc_params):
         super().__init__(proc_params)
         for key in (
-            "du", "dv", "vth", "half_width", "epoch", "frames", "halve_every", "update_phase", "feedback_phase",
+            "du", "dv", "vth", "half_width", "epoch", "frames", "halve_every", "update", "feedback",
             "self_weight_exp", "noise", "bias_learning", "encoding",
         ):  # fmt: skip
             setattr(self, "_" + key, proc_params[key])
@@ -145,32 +149,33 @@ class AbstractOTTTNeuronModel(PyLoihiProcessModel):
         self._surrogate: np.ndarray | None = None
 
     def run_spk(self) -> None:
-        frame, phase = divmod(self.time_step - 1, self._epoch)
+        updated, learnt = self._update.frame(self.time_step), self._feedback.frame(self.time_step)
         a, third_factor = self.a_in.recv(), self.a_third_factor_in.recv()
-        if phase == 0:
+        if (self.time_step - 1) % self._epoch == 0:
             self.y1, self.reward = np.zeros_like(self.y1), np.zeros_like(self.reward)
             self.error = np.zeros_like(self.error)
             self._silence = self._surrogate = np.zeros_like(self.s)
         spikes, noise = self._silence, np.zeros(self.s.shape, np.int8)
-        if phase + 1 == self._update_phase:
-            if frame % self._frames == 0:
+        if updated is not None:
+            if updated[1] == 0:
                 self.u, self.v, self.s = self.u_init.copy(), np.zeros_like(self.v), np.zeros_like(self.s)
             if self._noise:
                 self.rng = integers.xorshift32(self.rng)
                 noise = integers.noise_signs(self.rng)
             self.update(a, self._noise * noise.astype(self.membrane.dtype))
             spikes = self.s
-        if phase + 1 == self._feedback_phase:
-            self.learn(third_factor, integers.halvings(frame, self._halve_every))
+        if learnt is not None:
+            sample, t = learnt
+            self.learn(third_factor, integers.halvings(sample * self._frames + t, self._halve_every))
             if self._bias_learning is not None:
-                self._gain_bias(self.bias_change(frame % self._frames))
+                self._gain_bias(self.bias_change(t))
         self.s_out.send(spikes)
         for port, message in encodings.messages(
             self._encoding, self.y1, self._surrogate, self.reward, self.ONE
         ).items():
             getattr(self, "s_out_" + port).send(message)
         self.noise_out.send(noise)
-        self.error_out.send(self.error if phase + 1 == self._feedback_phase else np.zeros_like(self.error))
+        self.error_out.send(self.error if learnt is not None else np.zeros_like(self.error))
 
     def _gain_bias(self, change: np.ndarray) -> None:
         """Where u is the membrane it loses what the bias on v gains."""

@@ -12,6 +12,7 @@ from lava.magma.core.process.process import AbstractProcess
 from lava.magma.core.process.variable import Var
 from lava.magma.core.resources import CPU
 from lava.magma.core.sync.protocols.loihi_protocol import LoihiProtocol
+from ottt_loihi.onchip.schedule import Turn
 from ottt_loihi.sim import arithmetic
 from ottt_loihi.sim import learning_encodings as encodings
 from ottt_loihi.sim import learning_integers as integers
@@ -52,7 +53,7 @@ class OTTTReadout(AbstractProcess):
     learn_when       a name          ``"wrong"``: closes the gate while Σ_τ≤t v[τ] is largest at the label
     ===============  ==============  ==================================================================================
 
-    epoch, frames, update_phase, seed: as in :class:`~ottt_loihi.onchip.processes.neuron.OTTTNeuron`
+    epoch, frames, period, update_phase, seed: as in :class:`~ottt_loihi.onchip.processes.neuron.OTTTNeuron`
 
     Messages are 8 bit: −127 … 127. Vars: v, y1, error, rng, scores · predictions: int32 (samples,), −1 before ·
     correct: count · y1_saturated, error_saturated: counts.
@@ -78,9 +79,11 @@ class OTTTReadout(AbstractProcess):
         learn_when: str = "always",
         bias_learning: BiasLearning | None = None,
         encoding: str = "signed",
+        period: int | None = None,
         name: str = "readout",
     ) -> None:
         Options(loss=loss, learn_when=learn_when)  # raises for unknown names
+        period = epoch * frames if period is None else period
         super().__init__(
             name=name,
             loss=loss,
@@ -94,7 +97,7 @@ class OTTTReadout(AbstractProcess):
             halve_every=halve_every,
             epoch=epoch,
             frames=frames,
-            update_phase=update_phase,
+            update=Turn(update_phase, epoch, frames, period),
         )
         self.a_in = InPort(shape=shape)
         self.label_in = InPort(shape=(2,))
@@ -124,29 +127,30 @@ class AbstractOTTTReadoutModel(PyLoihiProcessModel):
     def __init__(self, proc_params):
         super().__init__(proc_params)
         for key in (
-            "vth", "unit", "epoch", "frames", "halve_every", "update_phase", "y1_scale", "error_scale", "loss",
+            "vth", "unit", "epoch", "frames", "halve_every", "update", "y1_scale", "error_scale", "loss",
             "learn_when", "bias_learning", "encoding",
         ):  # fmt: skip
             setattr(self, "_" + key, proc_params[key])
 
     def run_spk(self) -> None:
-        frame, phase = divmod(self.time_step - 1, self._epoch)
+        updated = self._update.frame(self.time_step)
         a, (label, gate) = self.a_in.recv(), self.label_in.recv()
-        if phase == 0:
+        if (self.time_step - 1) % self._epoch == 0:
             self.y1, self.reward = np.zeros_like(self.y1), np.zeros_like(self.reward)
             self.error = np.zeros_like(self.error)
-        if phase + 1 == self._update_phase:
+        if updated is not None:
+            sample, t = updated
             self.update(a)
-            self._keep_score(*divmod(frame, self._frames), label)
+            self._keep_score(sample, t, label)
             if gate and losses.to_be_learnt(self._learn_when, self.scores, label):
-                self.learn(label, integers.halvings(frame, self._halve_every))
+                self.learn(label, integers.halvings(sample * self._frames + t, self._halve_every))
                 if self._bias_learning is not None:
-                    self.learn_bias(frame % self._frames)
+                    self.learn_bias(t)
         for port, message in encodings.messages(
             self._encoding, self.y1, np.ones(self.y1.shape, bool), self.reward, self.ONE
         ).items():
             getattr(self, "s_out_" + port).send(message)
-        self.error_out.send(self.error if phase + 1 == self._update_phase else np.zeros_like(self.error))
+        self.error_out.send(self.error if updated is not None else np.zeros_like(self.error))
 
     def _keep_score(self, sample: int, t: int, label: int) -> None:
         if t == 0:

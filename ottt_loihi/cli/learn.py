@@ -81,6 +81,7 @@ def learn(
     decay_every: rule.DecayOption = 0,
     decay_shift: rule.ShiftOption = 8,
     encoding: rule.EncodingOption = rule.Encoding.signed,
+    schedule: rule.ScheduleOption = rule.Schedule.phased,
     repeat_in_lava: Annotated[
         int, typer.Option(min=0, help="Repeat at least that many Lava steps in Lava's runtime and compare everything.")
     ] = 0,
@@ -124,6 +125,7 @@ def learn(
         decay_every=decay_every,
         decay_shift=decay_shift,
         encoding=encoding.value,
+        schedule=schedule.value,
         **{k: v for k, v in rates.items() if v is not None},
     )
     _check_folder(folder)

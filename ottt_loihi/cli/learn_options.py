@@ -21,6 +21,11 @@ class Encoding(str, Enum):
     factored = "factored"
 
 
+class Schedule(str, Enum):
+    phased = "phased"
+    pipelined = "pipelined"
+
+
 class When(str, Enum):
     always = "always"
     wrong = "wrong"
@@ -31,4 +36,7 @@ BiasOption = Annotated[bool, typer.Option("--learn-bias", help="Biases learn as 
 DecayOption = Annotated[int, typer.Option(min=0, help="Samples after which weights decay, again and again; 0: never.")]
 ShiftOption = Annotated[int, typer.Option(min=1, max=15, help="Weight decay takes away a part of 1/2^shift.")]
 EncodingOption = Annotated[Encoding, typer.Option(help="Of the message y1: with a sign, or in unsigned traces.")]
+ScheduleOption = Annotated[
+    Schedule, typer.Option(help="One time step after the other, exact; or overlapping, faster and only nearly OTTT.")
+]
 WhenOption = Annotated[When, typer.Option(help="Learn from every time step, or only while the prediction is wrong.")]
