@@ -24,7 +24,7 @@ from ottt_loihi.sim.learning_integers import (
     MOMENTUM_MAX,
     TRACE_MAX,
 )
-from ottt_loihi.sim.learning_option_kernels import Chosen, decay_weights, learn_bias, write_error
+from ottt_loihi.sim.learning_option_kernels import Chosen, decay_connection, learn_bias, write_error
 from ottt_loihi.sim.random_kernels import mix, next_random, scaled
 
 BLOCK = 16
@@ -109,12 +109,14 @@ def learn(constants, state, packed, labels, gate, first, trace_random, weight_ra
     ``"lava"`` rounding: a weight w + k/128 is rounded up where ``k + number ≥ 128`` · predictions: int32 ``(n,)``,
     filled.
     """
-    layers = constants.layers
+    layers, chosen = constants.layers, constants.chosen
+    only_wrong, learns_bias = chosen.only_wrong, chosen.learn_bias
     widest = 0
     for index in range(len(layers)):
         widest = max(widest, layers[index].width, layers[index].inputs)
     active, sums = np.empty(widest + 1, np.int64), np.empty(widest, np.int32)
     decayed, errors = np.empty(TRACE_MAX + 1, np.int32), np.empty(layers[-1].size, np.int64)
+    thirds = np.empty_like(state.error)
     for sample in range(len(packed)):
         forget(state)
         for t in range(constants.steps):
@@ -130,19 +132,22 @@ def learn(constants, state, packed, labels, gate, first, trace_random, weight_ra
             halved = frame // constants.halve_every if constants.halve_every > 0 else 0
             last = len(layers) - 1
             wanted = gate[sample]
-            if constants.chosen.only_wrong:
+            if only_wrong:
                 wanted = wanted and best(layers[last].size, state.scores) != labels[sample]
             compare(layers[last], last, constants, labels[sample], wanted, halved, state, errors)
-            if wanted:
-                learn_bias(constants.chosen, layers[last], last, t, state)
+            if wanted and learns_bias:
+                learn_bias(chosen, layers[last], last, t, state)
             for index in range(last - 1, -1, -1):
-                feed_back(index, constants, state, halved)
-                learn_bias(constants.chosen, layers[index], index, t, state)
+                feed_back(index, constants, state, thirds, halved)
+                if learns_bias:
+                    learn_bias(chosen, layers[index], index, t, state)
                 if layers[index].averaging > 0:
                     follow_noise(index, constants, state, frame)
             for index in range(len(layers)):
                 if layers[index].plastic:
                     change_weights(index, constants, state, frame, trace_random, weight_random, local, decayed, active)
+                    if chosen.decay_every > 0:
+                        decay_connection(index, layers, chosen, state, frame)
         predictions[sample] = best(layers[len(layers) - 1].size, state.scores)
         state.correct[0] += predictions[sample] == labels[sample]
 
@@ -282,32 +287,35 @@ def third_factor(rows, start, width, error, source):
 
 
 @inlined
-def feed_back(index, constants, state, halved):
+def feed_back(index, constants, state, thirds, halved):
     """y1 = −η·f(u)·δ of a hidden layer, and the error it sends on."""
-    layers = constants.layers
+    layers, factored = constants.layers, constants.chosen.factored
     layer, above, last = layers[index], layers[index + 1], layers[len(layers) - 1]
-    shift, limit = min(MAX_SHIFT, layer.y1_shift + halved), constants.chosen.y1_max
+    width, sender = (last.width, last.neuron) if layer.direct else (above.width, above.neuron)
     for j in range(layer.size):
         n = layer.neuron + j
-        g = np.int64(0)
-        passes = abs(state.membrane[n] - layer.vth) < layer.half_width
-        if passes or constants.chosen.factored:
-            width, sender = (last.width, last.neuron) if layer.direct else (above.width, above.neuron)
-            g = np.int64(third_factor(state.weights, layer.feedback + j * width, width, state.error, sender))
-        answer_error(layer, index, n, g, passes, shift, limit, state)
+        thirds[n] = 0
+        if factored or abs(state.membrane[n] - layer.vth) < layer.half_width:
+            thirds[n] = third_factor(state.weights, layer.feedback + j * width, width, state.error, sender)
+    answer_errors(layer, index, constants, state, thirds, halved)
 
 
 @inlined
-def answer_error(layer, index, n, third, passes, shift, limit, state):
-    """y1 of one hidden neuron and the error it sends on; passes: its surrogate; third counts for the reward alone."""
-    y = scaled(n, -third, layer.y1_mantissa, shift, state.rng)
-    state.y1_saturated[index] += abs(y) > limit
-    state.reward[n] = min(max(y, -limit), limit)
-    state.y1[n] = state.reward[n] if passes else np.int32(0)
-    if layer.error_mantissa > 0:
-        y = scaled(n, third if passes else np.int64(0), layer.error_mantissa, layer.error_shift, state.rng)
-        state.error_saturated[index] += abs(y) > MESSAGE_MAX
-        state.error[n] = min(max(y, -MESSAGE_MAX), MESSAGE_MAX)
+def answer_errors(layer, index, constants, state, thirds, halved):
+    """y1 of a hidden layer, of the errors that reached it, and the errors it sends on."""
+    shift, limit = min(MAX_SHIFT, layer.y1_shift + halved), constants.chosen.y1_max
+    factored = constants.chosen.factored
+    for n in range(layer.neuron, layer.neuron + layer.size):
+        passes = abs(state.membrane[n] - layer.vth) < layer.half_width
+        g = np.int64(thirds[n]) if passes else np.int64(0)
+        y = scaled(n, -np.int64(thirds[n]) if factored else -g, layer.y1_mantissa, shift, state.rng)
+        state.y1_saturated[index] += abs(y) > limit
+        state.reward[n] = min(max(y, -limit), limit)
+        state.y1[n] = state.reward[n] if passes else np.int32(0)
+        if layer.error_mantissa > 0:
+            y = scaled(n, g, layer.error_mantissa, layer.error_shift, state.rng)
+            state.error_saturated[index] += abs(y) > MESSAGE_MAX
+            state.error[n] = min(max(y, -MESSAGE_MAX), MESSAGE_MAX)
 
 
 @inlined
@@ -363,7 +371,7 @@ def decay_traces(layer, epoch, random, state, decayed, active):
 @inlined
 def change_weights(index, constants, state, epoch, trace_random, weight_random, local, decayed, active):
     """The end of a learning epoch for a connection and its twin; local: the epoch's place among the random numbers."""
-    layer, chosen, weights = constants.layers[index], constants.chosen, state.weights
+    layer = constants.layers[index]
     live = decay_traces(layer, constants.epoch, trace_random[index, local], state, decayed, active)
     key = layer.key
     for start in (layer.weight, layer.twin):
@@ -375,8 +383,6 @@ def change_weights(index, constants, state, epoch, trace_random, weight_random, 
             key = layer.feedback_key
         else:
             update(layer, start, weight_random[local], state, active, live)
-    decay_weights(chosen, layer, layer.weight, chosen.decay_key[index], epoch, weights)
-    decay_weights(chosen, layer, layer.twin, chosen.decay_feedback_key[index], epoch, weights)
 
 
 @inlined

@@ -116,9 +116,7 @@ def hinge_error(v, label, target, e):
 
 @called
 def learn_bias(chosen, layer, index, t, state):
-    """``learning_bias.BiasLearning.change`` of one layer's biases, if they learn."""
-    if not chosen.learn_bias:
-        return
+    """``learning_bias.BiasLearning.change`` of one layer's biases."""
     gain, shift, exponent = chosen.bias_gain[index, t], chosen.bias_shift[index], chosen.bias_exponent[index]
     for n in range(layer.neuron, layer.neuron + layer.size):
         old = np.int64(state.bias[n]) >> exponent
@@ -132,9 +130,7 @@ def learn_bias(chosen, layer, index, t, state):
 
 @called
 def decay_weights(chosen, layer, start, key, frame, weights):
-    """``learning_integers.decay_step`` of the weights from ``start`` on, at the end of the frames it is due in."""
-    if start < 0 or chosen.decay_every == 0 or (frame + 1) % chosen.decay_every:
-        return
+    """``learning_integers.decay_step`` of the weights from ``start`` on."""
     key = mix(np.uint32(key + np.uint32(frame & 0xFFFFFFFF)))
     for i in range(layer.inputs):
         row_key = mix(np.uint32(key + np.uint32(i)))
@@ -142,3 +138,13 @@ def decay_weights(chosen, layer, start, key, frame, weights):
             at = start + i * layer.width + j
             w, r = np.int64(weights[at]), np.int64(mix(np.uint32(row_key + np.uint32(j)))) >> (32 - chosen.decay_shift)
             weights[at] = w - ((w + r) >> chosen.decay_shift)
+
+
+@called
+def decay_connection(index, layers, chosen, state, frame):
+    """Weight decay of a connection and its twin, at the end of the epochs it is due in."""
+    if (frame + 1) % chosen.decay_every == 0:
+        layer = layers[index]
+        decay_weights(chosen, layer, layer.weight, chosen.decay_key[index], frame, state.weights)
+        if layer.twin >= 0:
+            decay_weights(chosen, layer, layer.twin, chosen.decay_feedback_key[index], frame, state.weights)

@@ -10,10 +10,10 @@ from functools import partial
 import numpy as np
 from ottt_loihi.sim import learning_kernels, learning_option_kernels, random_kernels
 from ottt_loihi.sim.kernels import compiled, inlined
-from ottt_loihi.sim.learning_integers import MAX_SHIFT, TRACE_MAX
+from ottt_loihi.sim.learning_integers import TRACE_MAX
 from ottt_loihi.sim.learning_kernels import (
     answer,
-    answer_error,
+    answer_errors,
     best,
     change_weights,
     compare,
@@ -23,7 +23,7 @@ from ottt_loihi.sim.learning_kernels import (
     receive,
     third_factor,
 )
-from ottt_loihi.sim.learning_option_kernels import learn_bias
+from ottt_loihi.sim.learning_option_kernels import decay_connection, learn_bias
 
 
 @partial(compiled, parts=(learning_kernels, learning_option_kernels, random_kernels))
@@ -33,6 +33,8 @@ def learn(constants, state, packed, labels, gate, first, trace_random, weight_ra
     Within a sample ``state.spikes`` is what is sent in a step, ``held`` what neurons remember of their own last spikes.
     """
     layers, frames, last = constants.layers, constants.steps, len(constants.layers) - 1
+    chosen = constants.chosen
+    only_wrong, learns_bias = chosen.only_wrong, chosen.learn_bias
     widest = 0
     for index in range(len(layers)):
         widest = max(widest, layers[index].width, layers[index].inputs)
@@ -63,17 +65,18 @@ def learn(constants, state, packed, labels, gate, first, trace_random, weight_ra
                     held[target : target + size] = state.spikes[target : target + size]
                 t = step - latency + 1 + (0 if layers[index].direct else index)
                 if 0 <= t < frames:
-                    take_thirds(layers[index], index, constants, state, thirds, halved)
-                    learn_bias(constants.chosen, layers[index], index, t, state)
+                    answer_errors(layers[index], index, constants, state, thirds, halved)
+                    if learns_bias:
+                        learn_bias(chosen, layers[index], index, t, state)
             t = step - last - 1
             if 0 <= t < frames:
                 answer(layers[last], state, sums[last])
                 wanted = gate[sample]
-                if constants.chosen.only_wrong:
+                if only_wrong:
                     wanted = wanted and best(layers[last].size, state.scores) != labels[sample]
                 compare(layers[last], last, constants, labels[sample], wanted, halved, state, errors)
-                if wanted:
-                    learn_bias(constants.chosen, layers[last], last, t, state)
+                if wanted and learns_bias:
+                    learn_bias(chosen, layers[last], last, t, state)
             for index in range(len(layers)):
                 receive(layers[index], state, active, sums[index])
             for index in range(last):
@@ -82,21 +85,13 @@ def learn(constants, state, packed, labels, gate, first, trace_random, weight_ra
                 if layers[index].plastic:
                     epoch = first * period + local
                     change_weights(index, constants, state, epoch, trace_random, weight_random, local, decayed, active)
+                    if chosen.decay_every > 0:
+                        decay_connection(index, layers, chosen, state, epoch)
         for index in range(last):
             target, size = layers[index + 1].source, layers[index].size
             state.spikes[target : target + size] = held[target : target + size]
         predictions[sample] = best(layers[last].size, state.scores)
         state.correct[0] += predictions[sample] == labels[sample]
-
-
-@inlined
-def take_thirds(layer, index, constants, state, thirds, halved):
-    """y1 of a hidden layer, of the error that arrived."""
-    shift, limit = min(MAX_SHIFT, layer.y1_shift + halved), constants.chosen.y1_max
-    for n in range(layer.neuron, layer.neuron + layer.size):
-        passes = abs(state.membrane[n] - layer.vth) < layer.half_width
-        third = np.int64(thirds[n]) if passes or constants.chosen.factored else np.int64(0)
-        answer_error(layer, index, n, third, passes, shift, limit, state)
 
 
 @inlined
