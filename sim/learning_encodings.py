@@ -46,7 +46,7 @@ FACTORED_SHIFT = 10
 
 
 def largest(encoding: str) -> int:
-    """Of |y|: more saturates."""
+    """Of ``|y|``: more saturates."""
     return MESSAGE_MAX - OFFSET if encoding == "offset" else MESSAGE_MAX
 
 

@@ -1,5 +1,11 @@
 """The rule's options in Lava: floating point is the loop with the same options, all backends learn the same weights."""
 
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import ClassVar
+
 import numpy as np
 import pytest
 from ottt_loihi.onchip import Settings, fresh_network, learn
@@ -10,6 +16,7 @@ from ottt_loihi.sim.learning_encodings import ENCODINGS
 from ottt_loihi.sim.learning_options import Options
 
 from ottt_loihi.data import load_digits, rate_code
+from ottt_loihi.errors import FileError
 from ottt_loihi.rules.reference import ThreeFactorLoop
 
 pytestmark = pytest.mark.lava
@@ -136,3 +143,51 @@ def test_all_backends_learn_the_same_with_every_option():
     for other in others:
         assert sim.chip == other.chip
         assert sim.counters == other.counters
+
+
+class TestCheckpoint:
+    def run(self, folder, resume=False, passes=1, **options):
+        rng = np.random.default_rng(0)
+        data = rng.integers(0, 2, (30, T, 12), np.uint8), rng.integers(0, CLASSES, 30)
+        chip = fresh_network((12,), (9,), CLASSES, T, resolution=128, seed=1)
+        settings = Settings(**options)
+        return learn(
+            chip, data, passes=passes, settings=settings, evaluate_every=10, checkpoint=folder / "state", resume=resume
+        )
+
+    EVERYTHING: ClassVar = dict(
+        loss="softmax", learn_bias=True, decay_every=7, encoding="factored", schedule="pipelined"
+    )
+
+    def test_a_run_with_every_option_goes_on_bit_for_bit(self, tmp_path):
+        self.run(tmp_path, **self.EVERYTHING)
+        resumed = self.run(tmp_path, resume=True, passes=3, **self.EVERYTHING)
+        (tmp_path / "whole").mkdir()
+        whole = self.run(tmp_path / "whole", passes=3, **self.EVERYTHING)
+        assert resumed.chip == whole.chip
+        assert resumed.counters == whole.counters
+
+    @pytest.mark.parametrize("name", EVERYTHING)
+    def test_a_run_of_other_options_is_refused(self, tmp_path, name):
+        self.run(tmp_path, **self.EVERYTHING)
+        other = {k: v for k, v in self.EVERYTHING.items() if k != name}
+        with pytest.raises(FileError, match="the state of another network or rule"):
+            self.run(tmp_path, resume=True, passes=2, **other)
+
+
+@pytest.mark.slow
+def test_the_command_takes_every_option(tmp_path):
+    program = Path(sys.executable).with_name("ottt-learn")
+    options = {
+        "loss": "softmax", "learn-when": "wrong", "decay-every": 100, "decay-shift": 9, "encoding": "split",
+        "schedule": "pipelined", "hidden": 16, "passes": 1, "repeat-in-lava": 50,
+    }  # fmt: skip
+    line = [word for name, value in options.items() for word in (f"--{name}", str(value))]
+    command = [str(program), *line, "--learn-bias", "-o", str(tmp_path), "--json"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=250, check=False)
+    assert done.returncode == 0, done.stderr
+    settings = json.loads(done.stdout)["settings"]
+    for name, value in options.items():
+        assert settings.get(name.replace("-", "_"), value) == value
+    assert settings["learn_bias"] is True
+    assert json.loads(done.stdout)["steps"] == 1437 * (6 + 3)
