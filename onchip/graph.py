@@ -16,6 +16,7 @@ neurons' noise.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,6 +25,7 @@ from ottt_loihi.converters.lava_runtime import require_lava
 from ottt_loihi.onchip import scales
 from ottt_loihi.onchip.plan import Plan
 from ottt_loihi.sim import arithmetic
+from ottt_loihi.sim.subspace import Subspace, check_subspaces
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,8 @@ class LearningGraph:
         ):
             for index, process in enumerate(processes):
                 named.update({f"{kind}[{index}].{name}": getattr(process, name) for name in names})
+                if hasattr(process, "rows"):
+                    named[f"{kind}[{index}].rows"] = process.rows
         for index, process in enumerate(self.feedback):
             names = [name for name in ("weights", "x1", "noise", "saturated") if hasattr(process, name)]
             named.update({f"feedback[{index}].{name}": getattr(process, name) for name in names})
@@ -63,6 +67,7 @@ def build_graph(
     learn: np.ndarray | bool = True,
     halve_every: int = 0,
     rounding: str = "lava",
+    subspaces: Sequence[Subspace] | None = None,
 ) -> LearningGraph:
     """Build the fixed-point graph.
 
@@ -82,6 +87,8 @@ def build_graph(
         samples after which all rates are halved, again and again; 0: never
     rounding
         of updated weights, ``"lava"`` or ``"per-synapse"`` (:class:`~ottt_loihi.onchip.processes.dense.OTTTDense`)
+    subspaces
+        HLOP's, one per plastic connection (:class:`~ottt_loihi.onchip.processes.projected.ProjectedDense`)
 
     Raises
     ------
@@ -91,14 +98,17 @@ def build_graph(
     require_lava()
     from ottt_loihi.onchip.processes.source import SampleSource
 
-    schedule = plan.schedule(feedback)
+    schedule, lateral = plan.schedule(feedback), check_subspaces(subspaces, [c.shape[1] for c in plan.dense])
     source = SampleSource(packed, plan.chip.input_size, labels.astype(np.int32), schedule.epoch, learn)
-    plastic = [_plastic(plan, feedback, layer, rounding, seed) for layer in range(len(plan.dense))]
+    plastic = [_plastic(plan, feedback, layer, rounding, seed, lateral[layer]) for layer in range(len(plan.dense))]
     frames = halve_every * plan.chip.num_steps
     *hidden, last = scales.layer_scales(plan, rates, feedback, seed)
     neurons = [_neuron(plan, feedback, layer, of_layer, seed, frames) for layer, of_layer in enumerate(hidden)]
     readout = _readout(plan, feedback, last, len(labels), seed, frames)
-    back = [_back(plan, feedback, layer, of_layer, rounding, seed) for layer, of_layer in enumerate(hidden)]
+    back = [
+        _back(plan, feedback, layer, of_layer, rounding, seed, lateral[layer + 1])
+        for layer, of_layer in enumerate(hidden)
+    ]
     return connect(source, plastic, neurons, readout, [b for b in back if b is not None], schedule.epoch)
 
 
@@ -111,22 +121,34 @@ def _rule(plan: Plan, feedback: str, layer: int, seed: int) -> Any:
     )
 
 
-def _plastic(plan: Plan, feedback: str, layer: int, rounding: str, seed: int) -> Any:
+def _plastic(plan: Plan, feedback: str, layer: int, rounding: str, seed: int, subspace: Subspace | None) -> Any:
     weight, rounding_seed = plan.dense[layer].weight, scales.weight_seed(seed, layer)
-    return _learning_dense(plan, feedback, layer, weight, f"plastic[{layer}]", rounding, seed, rounding_seed)
+    return _learning_dense(plan, feedback, layer, weight, f"plastic[{layer}]", rounding, seed, rounding_seed, subspace)
 
 
 def _learning_dense(
-    plan: Plan, feedback: str, layer: int, weight: np.ndarray, name: str, rounding: str, seed: int, rounding_seed: int
+    plan: Plan,
+    feedback: str,
+    layer: int,
+    weight: np.ndarray,
+    name: str,
+    rounding: str,
+    seed: int,
+    rounding_seed: int,
+    subspace: Subspace | None,
 ) -> Any:
     from ottt_loihi.onchip.processes.dense import OTTTDense
+    from ottt_loihi.onchip.processes.projected import ProjectedDense
 
     rule, epoch = _rule(plan, feedback, layer, seed), plan.schedule(feedback).epoch
     interval = epoch * plan.chip.num_steps if plan.trace_decay(layer) else epoch
-    return OTTTDense(weight, rule, interval, plan.dense[layer].weight_exp, name, rounding, rounding_seed)
+    settings = weight, rule, interval, plan.dense[layer].weight_exp, name, rounding, rounding_seed
+    return OTTTDense(*settings) if subspace is None else ProjectedDense(*settings, subspace)
 
 
-def _back(plan: Plan, feedback: str, layer: int, of_layer: scales.Scales, rounding: str, seed: int) -> Any | None:
+def _back(
+    plan: Plan, feedback: str, layer: int, of_layer: scales.Scales, rounding: str, seed: int, above: Subspace | None
+) -> Any | None:
     """The process that brings the error to a hidden layer, if it needs one of its own."""
     from lava.proc.dense.process import Dense
     from ottt_loihi.onchip.processes.feedback import MomentumFeedback
@@ -135,7 +157,7 @@ def _back(plan: Plan, feedback: str, layer: int, of_layer: scales.Scales, roundi
     if feedback == "random":
         return Dense(weights=matrix, num_message_bits=8, name=name)
     if feedback == "kolen-pollack":
-        return _learning_dense(plan, feedback, layer + 1, matrix, name, rounding, seed, own_seed)
+        return _learning_dense(plan, feedback, layer + 1, matrix, name, rounding, seed, own_seed, above)
     if feedback == "opzo":
         epoch = plan.schedule(feedback).epoch
         return MomentumFeedback(matrix, of_layer.gain, scales.AVERAGING, epoch, own_seed, name)

@@ -10,6 +10,7 @@ from ottt_loihi.onchip.plan import LAYERWISE, Plan
 from ottt_loihi.sim import arithmetic
 from ottt_loihi.sim import learning_integers as integers
 from ottt_loihi.sim.learning import Feedback, LearningLayer, LearningNetwork
+from ottt_loihi.sim.subspace import Subspace, check_subspaces
 
 ERROR_STEPS = 64  # 8-bit messages: an error of ±1 is ±64, and ±127 is the end
 FEEDBACK_MAX = 254
@@ -123,12 +124,13 @@ def learning_network(
     seed: int = 0,
     halve_every: int = 0,
     rounding: str = "per-synapse",
+    subspaces: Sequence[Subspace] | None = None,
 ) -> LearningNetwork:
     """What ``sim.learn`` needs; the arguments are those of :func:`~ottt_loihi.onchip.graph.build_graph`.
 
     Raises :class:`UsageError` for a rate too small or too large for the integers.
     """
-    schedule = plan.schedule(feedback)
+    schedule, lateral = plan.schedule(feedback), check_subspaces(subspaces, [c.shape[1] for c in plan.dense])
     layers = []
     for index, scales in enumerate(layer_scales(plan, rates, feedback, seed)):
         lif, readout = plan.chip.layers[index], index == len(plan.hidden)
@@ -148,6 +150,7 @@ def learning_network(
                 trace_seed=trace_seed(seed, index),
                 weight_seed=weight_seed(seed, index),
                 seed=neuron_seed(plan, seed, index),
+                subspace=lateral[index],
             )
         )
     return LearningNetwork(tuple(layers), schedule.epoch, plan.chip.num_steps, plan.unit, halve_every, rounding)

@@ -13,13 +13,14 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 from ottt_loihi.sim import arithmetic
 from ottt_loihi.sim import learning_integers as integers
 from ottt_loihi.sim.network import LIF, Dense, Diagonal
+from ottt_loihi.sim.subspace import Subspace
 
 from ottt_loihi.errors import FileError, UsageError
 
@@ -78,6 +79,8 @@ class LearningLayer:
     feedback            a :class:`Feedback`, or None     what brings the error; None: the transposed weights of the
                                                          layer above
     half_width          in units of vth                  of the rectangle
+    subspace            a :class:`~.subspace.Subspace`,  HLOP: what its learning keeps out of, or None
+                        or None
     trace_seed,         ≥ 0                              of the trace's decay, of ``per-synapse`` rounding, and of the
     weight_seed, seed                                    neurons' rounding
     ==================  ===============================  ==============================================================
@@ -99,6 +102,7 @@ class LearningLayer:
     weight_seed: int
     seed: int
     plastic: bool = True
+    subspace: Subspace | None = None
 
 
 @dataclass(frozen=True)
@@ -133,11 +137,16 @@ class LearningNetwork:
         """SHA-256 of everything here but the weights of plastic connections, which learning changes."""
         sha = hashlib.sha256(repr((self.epoch, self.num_steps, self.unit, self.halve_every, self.rounding)).encode())
         for layer in self.layers:
-            for part in (layer, layer.layer, layer.connection, layer.inhibition, layer.feedback):
+            for part in (layer, layer.layer, layer.connection, layer.inhibition, layer.feedback, layer.subspace):
                 for f in fields(part) if part is not None else ():
                     value = getattr(part, f.name)
                     if f.name == "weight" and part is layer.connection and layer.plastic:
                         value = value.shape
+                    if f.name == "subspace":
+                        continue  # as a part of its own, and nothing where there is none: states of before are read
+                    if f.name == "rows" and part is layer.subspace:
+                        sha.update(repr(value.shape).encode())
+                        value = value[: part.fixed]
                     if isinstance(value, np.ndarray):
                         sha.update(repr((f.name, value.shape)).encode() + value.astype(np.int64).tobytes())
                     elif not isinstance(value, (LIF, Dense, Diagonal, Feedback)):
@@ -211,10 +220,21 @@ class Learner:
             for at in self._constants.layers
         ]
 
+    def subspaces(self) -> tuple[Subspace | None, ...]:
+        """HLOP's subspaces with their rows as they are now."""
+        return tuple(
+            None if part.subspace is None else replace(part.subspace, rows=self._rows(at))
+            for at, part in zip(self._constants.layers, self.network.layers)
+        )
+
+    def _rows(self, at: np.void) -> np.ndarray:
+        end = at["subspace"] + at["rows"] * at["inputs"]
+        return self.state.subspaces[at["subspace"] : end].reshape(at["rows"], at["inputs"])
+
     def variables(self, names: Sequence[str] | None = None) -> dict[str, np.ndarray]:
         """Copies of all state, or of the variables of some names, as Lava's processes have it at the end of an epoch.
 
-        ``plastic[l].weights``, ``.x1``, ``.y1`` · ``neuron[l].u``, ``.v``, ``.s``, ``.y1``, ``.rng`` ·
+        ``plastic[l].weights``, ``.x1``, ``.y1``, with HLOP ``.rows`` · ``neuron[l].u``, ``.v``, ``.s``, ``.y1``, ``.rng`` ·
         ``readout[0].v``, ``.y1``, ``.rng``, ``.scores``, ``.correct`` · the counts ``.y1_saturated``,
         ``.error_saturated`` · ``feedback[l].weights``, and with OPZO ``.noise``, ``.saturated``.
         """
@@ -232,6 +252,8 @@ class Learner:
             else:
                 mine |= {"scores": state.scores, "correct": state.correct}
             synapses = {"weights": weights, "x1": state.trace[sources], "y1": mine["y1"]}
+            if self.network.layers[index].subspace is not None:
+                synapses["rows"] = self._rows(at)
             found |= {f"plastic[{index}].{name}": value for name, value in synapses.items()}
             process = f"neuron[{index}]" if index < len(layers) - 1 else "readout[0]"
             found |= {f"{process}.{name}": value for name, value in mine.items()}
@@ -260,7 +282,7 @@ class Learner:
             file.attrs["version"] = VERSION
             file.attrs["network"] = np.bytes_(self.network.digest().encode())
             file.attrs["samples"] = self.samples
-            for name, array in self.state._asdict().items():
+            for name, array in self._kept():
                 file.create_dataset(name, data=array, fletcher32=True, compression="gzip", shuffle=True)
 
     @classmethod
@@ -284,7 +306,7 @@ class Learner:
             if safe_hdf5.attribute(file, "network", str) != network.digest():
                 raise FileError("the state of another network or rule; give the one it was saved with")
             learner.samples = safe_hdf5.attribute(file, "samples", int)
-            for name, array in learner.state._asdict().items():
+            for name, array in learner._kept():
                 stored = safe_hdf5.integers(file, name)
                 if stored.shape != array.shape or stored.dtype != array.dtype:
                     raise FileError(
@@ -292,6 +314,10 @@ class Learner:
                     )
                 array[...] = stored
         return learner
+
+    def _kept(self) -> Iterator[tuple[str, np.ndarray]]:
+        """The arrays of a saved state: those that hold something, so that states of before an option came are read."""
+        return ((name, array) for name, array in self.state._asdict().items() if array.size)
 
     def _checked(
         self, packed: np.ndarray, labels: np.ndarray, gate: np.ndarray | bool
@@ -363,6 +389,11 @@ def _pack(network: LearningNetwork, kernels):  # type: ignore[no-untyped-def]
         _pack_numbers(at, part, network.epoch)
         weights.append(_rows(part.connection.weight.T, width))
         source, neuron, weight = source + inputs, neuron + width, weight + inputs * width
+    rows: list[np.ndarray] = [np.zeros(0, np.int16)]
+    for at, part in zip(layers, network.layers):
+        if part.subspace is not None:
+            at["subspace"] = sum(map(len, rows))
+            rows.append(_pack_subspace(at, part.subspace))
     for at, above, part in zip(layers[:-1], layers[1:], network.layers):
         at["feedback"] = weight if part.feedback is not None else above["weight"]
         if part.feedback is not None:
@@ -395,6 +426,7 @@ def _pack(network: LearningNetwork, kernels):  # type: ignore[no-untyped-def]
         error_saturated=np.zeros(len(layers), np.int64),
         feedback_saturated=np.zeros(len(layers), np.int64),
         correct=np.zeros(1, np.int64),
+        subspaces=np.concatenate(rows),
         **zeros,
     )
     return constants, state
@@ -428,6 +460,13 @@ def _pack_feedback(at: np.void, above: np.void, readout: np.void, part: Learning
         at["gain_mantissa"], at["gain_shift"] = feedback.gain
         at["feedback_key"] = key
     return _rows(feedback.rows, int((readout if at["direct"] else above)["width"]))
+
+
+def _pack_subspace(at: np.void, subspace: Subspace) -> np.ndarray:
+    """The numbers of a layer's lateral neurons; returns their rows."""
+    at["rows"], at["fixed"], at["row_shift"] = len(subspace.rows), subspace.fixed, subspace.shift
+    at["row_key"] = integers.mix32(np.array([subspace.seed], np.uint32))[0]
+    return subspace.rows.ravel()
 
 
 def _bias(layer: LIF) -> np.ndarray:

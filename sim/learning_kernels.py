@@ -22,6 +22,7 @@ from ottt_loihi.sim.learning_integers import (
     MOMENTUM_MAX,
     TRACE_MAX,
 )
+from ottt_loihi.sim.subspace_kernels import follow, project, put_back
 
 BLOCK = 16
 
@@ -39,10 +40,11 @@ LAYER = np.dtype(
             # that of the layer above
             "twin",  # where weights start that learn as its own do (Kolen–Pollack), or NONE
             "noise", "gain_mantissa", "gain_shift", "averaging",  # OPZO; noise aligned to the state, 0: none
+            "subspace", "rows", "fixed", "row_shift",  # HLOP: where its rows start, their number, the old ones
         )
     ]
     + [(name, np.float64) for name in ("trace_decay", "keep_u", "keep_v")]
-    + [(name, np.uint32) for name in ("key", "feedback_key")]  # mix32 of the seeds of its weights' rounding
+    + [(name, np.uint32) for name in ("key", "feedback_key", "row_key")]  # mix32 of the seeds of weights' rounding
 )  # fmt: skip
 NONE = -1
 
@@ -72,7 +74,7 @@ class State(NamedTuple):
     weights: int16, of all connections, then of feedback, a row per hidden neuron · spikes: uint8, trace: int32, per
     source · u, v, membrane (v before its reset), y1, error: int32, noise: int8 and rng: uint32, per neuron · scores:
     int64 per neuron of the readout · y1_saturated, error_saturated, feedback_saturated: int64 per layer · correct:
-    int64 (1,).
+    int64 (1,) · subspaces: int16, HLOP's rows of all layers that have any.
     """
 
     weights: np.ndarray
@@ -90,6 +92,7 @@ class State(NamedTuple):
     error_saturated: np.ndarray
     feedback_saturated: np.ndarray
     correct: np.ndarray
+    subspaces: np.ndarray
 
 
 @compiled
@@ -107,6 +110,7 @@ def learn(constants, state, packed, labels, gate, first, trace_random, weight_ra
         widest = max(widest, layers[index].width, layers[index].inputs)
     active, sums = np.empty(widest + 1, np.int64), np.empty(widest, np.int32)
     decayed = np.empty(TRACE_MAX + 1, np.int32)
+    lateral, lateral_keys = np.empty((4, widest), np.int32), np.empty(widest, np.uint32)
     for sample in range(len(packed)):
         forget(constants, state)
         for t in range(constants.steps):
@@ -131,6 +135,8 @@ def learn(constants, state, packed, labels, gate, first, trace_random, weight_ra
                     random = trace_random[index, local]
                     live = decay_traces(layers[index], constants.epoch, random, state, decayed, active)
                     layer, key = layers[index], layers[index].key
+                    if layer.fixed > 0:
+                        live = project(layer, state, lateral, active)
                     for start in (layer.weight, layer.twin):
                         if start == NONE:
                             continue
@@ -140,6 +146,13 @@ def learn(constants, state, packed, labels, gate, first, trace_random, weight_ra
                             key = layer.feedback_key
                         else:
                             update(layer, start, weight_random[local], state, active, live)
+                    if layer.fixed > 0:
+                        put_back(layer, state, lateral)
+                    if layer.rows > layer.fixed:
+                        key = mix(np.uint32(layer.row_key + np.uint32(frame & 0xFFFFFFFF)))
+                        for i in range(layer.inputs):
+                            lateral_keys[i] = mix(np.uint32(key + np.uint32(i)))
+                        follow(layer, state, lateral, lateral_keys)
         predictions[sample] = best(layers[len(layers) - 1].size, state.scores)
         state.correct[0] += predictions[sample] == labels[sample]
 

@@ -8,7 +8,7 @@ The equations of ``onchip/processes/{neuron,readout,dense}.py`` and of Lava's le
 from __future__ import annotations
 
 import numpy as np
-from ottt_loihi.sim import arithmetic
+from ottt_loihi.sim import arithmetic, subspace
 from ottt_loihi.sim import learning_integers as integers
 from ottt_loihi.sim.learning import LearningLayer, LearningNetwork, lava_trace_random, lava_weight_random
 
@@ -59,6 +59,7 @@ class _Layer:
         self.rng = integers.xorshift32_seeds(part.seed, part.layer.size)
         self.saturated = {"y1": 0, "error": 0}
         self.feedback = None if part.feedback is None else part.feedback.matrix.astype(np.int64)
+        self.rows = None if part.subspace is None else part.subspace.rows
         self.noise, self.feedback_saturated = np.zeros(part.layer.size, np.int8), 0
         self.bias = arithmetic.effective_bias(part.layer.bias_mant.reshape(-1), part.layer.bias_exp)
         self.trace_random = lava_trace_random(part.trace_seed, network.epoch, 0, frames)
@@ -134,13 +135,19 @@ class _Layer:
             self.x1 = (floor + (self.trace_random[frame] < exact - floor)).astype(np.int64)
             if phase == self.part.pre_phase:
                 self.x1 = np.minimum(self.x1 + self.part.impulse * self.pre, integers.TRACE_MAX)
+        self.learnt_from = self.x1
+        lateral = self.part.subspace
+        if lateral is not None:
+            self.learnt_from = subspace.projected(self.rows, lateral.fixed, self.x1)
+            random = integers.synapse_hash(lateral.seed, frame, self.rows.shape)
+            self.rows = subspace.moved(self.rows, lateral.fixed, lateral.shift, self.x1, random)
         self.w = self._learnt(self.w, frame, self.part.weight_seed)
 
     def _learnt(self, w: np.ndarray, frame: int, seed: int) -> np.ndarray:
         random: np.ndarray | int = self.weight_random[frame]
         if self.network.rounding == "per-synapse":
             random = 127 - integers.synapse_draws(seed, frame, w.shape).astype(np.int64)
-        change = (self.x1 * self.y1.astype(np.int64)[:, np.newaxis]) >> integers.ENGINE_SHIFT
+        change = (self.learnt_from * self.y1.astype(np.int64)[:, np.newaxis]) >> integers.ENGINE_SHIFT
         return np.clip(((w << integers.FRACTION_BITS) + change + random) >> integers.FRACTION_BITS, -256, 255)
 
     def learn_twin(self, above: _Layer, frame: int) -> None:
@@ -163,6 +170,8 @@ class _Layer:
     def variables(self, index: int, process: str) -> dict[str, np.ndarray]:
         found = {f"plastic[{index}].{name}": value for name, value in (("weights", self.w), ("x1", self.x1))}
         found[f"plastic[{index}].y1"] = self.y1
+        if self.rows is not None:
+            found[f"plastic[{index}].rows"] = self.rows
         found |= {f"{process}.{name}": getattr(self, name) for name in ("v", "y1", "rng")}
         found |= {f"{process}.{name}_saturated": np.array([count]) for name, count in self.saturated.items()}
         if not self.readout:

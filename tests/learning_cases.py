@@ -10,6 +10,7 @@ from ottt_loihi.onchip.fresh import fresh_network
 from ottt_loihi.onchip.plan import FEEDBACKS, Plan, make_plan
 from ottt_loihi.onchip.scales import learning_network
 from ottt_loihi.sim.learning import LearningNetwork
+from ottt_loihi.sim.subspace import Subspace
 
 
 @dataclass(frozen=True)
@@ -25,13 +26,16 @@ class Case:
     x: np.ndarray
     labels: np.ndarray
     gate: np.ndarray
+    subspaces: tuple[Subspace, ...] | None = None
 
     @property
     def packed(self) -> np.ndarray:
         return np.packbits(self.x, axis=-1)
 
     def network(self) -> LearningNetwork:
-        return learning_network(self.plan, self.rates, self.feedback, self.seed, self.halve_every, self.rounding)
+        return learning_network(
+            self.plan, self.rates, self.feedback, self.seed, self.halve_every, self.rounding, self.subspaces
+        )
 
 
 @st.composite
@@ -54,8 +58,10 @@ def learning_cases(draw: st.DrawFn, max_hidden: int = 3) -> Case:
         for c in chip.connections
     ]
     samples = draw(st.integers(1, 8))
+    plan = make_plan(replace(chip, layers=tuple(layers), connections=tuple(connections)))
     return Case(
-        plan=make_plan(replace(chip, layers=tuple(layers), connections=tuple(connections))),
+        plan=plan,
+        subspaces=draw(st.sampled_from([None, _subspaces(rng, plan, draw(st.sampled_from([100, 6000, 32767])))])),
         rates=tuple(draw(st.sampled_from([0.02, 0.2, 2.0])) for _ in range(len(hidden) + 1)),
         feedback=draw(st.sampled_from(FEEDBACKS)),
         seed=draw(st.integers(0, 2**20)),
@@ -65,3 +71,13 @@ def learning_cases(draw: st.DrawFn, max_hidden: int = 3) -> Case:
         labels=rng.integers(0, classes, samples),
         gate=rng.random(samples) < draw(st.sampled_from([0.5, 1.0])),
     )
+
+
+def _subspaces(rng: np.random.Generator, plan: Plan, limit: int) -> tuple[Subspace, ...]:
+    """Rows from tiny to senseless, some of them fixed."""
+    found = []
+    for c in plan.dense:
+        rows = rng.integers(-limit, limit + 1, (rng.integers(0, c.shape[1] + 1), c.shape[1]))
+        fixed, shift = int(rng.integers(0, len(rows) + 1)), int(rng.integers(0, 20))
+        found.append(Subspace(rows, fixed, shift, int(rng.integers(0, 1000))))
+    return tuple(found)

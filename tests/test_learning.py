@@ -42,7 +42,8 @@ def test_every_variable_equals_the_oracle(case):
     found = sim.learn(network, case.packed, case.labels, case.gate).variables()
     assert_equal(learning_reference.learn(network, case.x, case.labels, case.gate), found)
     of_feedback = {"random": 1, "symmetric": 0, "kolen-pollack": 1, "opzo": 3}[case.feedback]
-    assert len(found) == 10 * len(network.layers) + of_feedback * (len(network.layers) - 1)
+    of_lateral = 0 if case.subspaces is None else len(network.layers)
+    assert len(found) == 10 * len(network.layers) + of_feedback * (len(network.layers) - 1) + of_lateral
 
 
 @pytest.mark.lava
@@ -61,7 +62,7 @@ def compare_with_lava(case, executor):
     found = sim.learn(case.network(), case.packed, case.labels, case.gate).variables()
     graph = build_graph(
         case.plan, case.packed, case.labels, list(case.rates), case.feedback, case.seed, case.gate, case.halve_every,
-        case.rounding,
+        case.rounding, case.subspaces,
     )  # fmt: skip
     with executor(graph.source) as run:
         run.steps(len(case.x) * case.plan.chip.num_steps * graph.epoch)
