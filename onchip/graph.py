@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 from ottt_loihi.converters.lava_runtime import require_lava
 from ottt_loihi.onchip import scales
+from ottt_loihi.onchip.front_graph import build_front, build_source
 from ottt_loihi.onchip.plan import Plan
 from ottt_loihi.sim import arithmetic
 from ottt_loihi.sim.subspace import Subspace, check_subspaces
@@ -30,7 +31,7 @@ from ottt_loihi.sim.subspace import Subspace, check_subspaces
 
 @dataclass(frozen=True)
 class LearningGraph:
-    """Lava processes. feedback: one per hidden layer, none for symmetric feedback. epoch: K."""
+    """Lava processes. feedback: one per hidden layer, none for symmetric feedback. epoch: K. front: frozen neurons."""
 
     source: Any
     plastic: tuple[Any, ...]
@@ -38,6 +39,7 @@ class LearningGraph:
     readout: Any
     feedback: tuple[Any, ...]
     epoch: int
+    front: tuple[Any, ...] = ()
 
     def variables(self) -> dict[str, Any]:
         """Every Var that learning depends on or counts in, by a readable name."""
@@ -51,6 +53,8 @@ class LearningGraph:
                 named.update({f"{kind}[{index}].{name}": getattr(process, name) for name in names})
                 if hasattr(process, "rows"):
                     named[f"{kind}[{index}].rows"] = process.rows
+        for index, process in enumerate(self.front):
+            named.update({f"front[{index}].{name}": getattr(process, name) for name in "uvs"})
         for index, process in enumerate(self.feedback):
             names = [name for name in ("weights", "x1", "noise", "saturated") if hasattr(process, name)]
             named.update({f"feedback[{index}].{name}": getattr(process, name) for name in names})
@@ -76,7 +80,8 @@ def build_graph(
     plan
         the network
     packed, labels, learn
-        as in :class:`~ottt_loihi.onchip.processes.source.SampleSource`
+        as in :class:`~ottt_loihi.onchip.processes.source.SampleSource`, the whole network's input; graded:
+        :class:`~ottt_loihi.onchip.processes.messages.MessageSource`
     rates
         η per plastic connection: ``Δw = −η·â·f(u)·δ`` in units of the threshold (of a logit of 1 at the readout)
     feedback
@@ -96,10 +101,9 @@ def build_graph(
         a rate too small or too large for the integers (``sim/learning_integers.py``)
     """
     require_lava()
-    from ottt_loihi.onchip.processes.source import SampleSource
-
     schedule, lateral = plan.schedule(feedback), check_subspaces(subspaces, [c.shape[1] for c in plan.dense])
-    source = SampleSource(packed, plan.chip.input_size, labels.astype(np.int32), schedule.epoch, learn)
+    source = build_source(plan, packed, labels, schedule.epoch, learn)
+    front = build_front(plan, source, schedule)
     plastic = [_plastic(plan, feedback, layer, rounding, seed, lateral[layer]) for layer in range(len(plan.dense))]
     frames = halve_every * plan.chip.num_steps
     *hidden, last = scales.layer_scales(plan, rates, feedback, seed)
@@ -109,7 +113,7 @@ def build_graph(
         _back(plan, feedback, layer, of_layer, rounding, seed, lateral[layer + 1])
         for layer, of_layer in enumerate(hidden)
     ]
-    return connect(source, plastic, neurons, readout, [b for b in back if b is not None], schedule.epoch)
+    return connect(source, plastic, neurons, readout, [b for b in back if b is not None], schedule.epoch, front)
 
 
 def _rule(plan: Plan, feedback: str, layer: int, seed: int) -> Any:
@@ -212,18 +216,27 @@ def _readout(plan: Plan, feedback: str, of_layer: scales.Scales, samples: int, s
 
 
 def connect(
-    source: Any, plastic: list[Any], neurons: list[Any], readout: Any, feedback: list[Any], epoch: int
+    source: Any,
+    plastic: list[Any],
+    neurons: list[Any],
+    readout: Any,
+    feedback: list[Any],
+    epoch: int,
+    front: tuple[Any, ...] = (),
 ) -> LearningGraph:
-    """Wire the processes; ``feedback``: one process per hidden layer, or none for the transposed weights."""
+    """Wire the processes; ``feedback``: one process per hidden layer, or none for the transposed weights.
+
+    front: wired already; its last layer takes the source's place before the plastic connections.
+    """
     source.label_out.connect(readout.label_in)
     layers = [*neurons, readout]
-    for connection, pre, post in zip(plastic, [source, *neurons], layers):
+    for connection, pre, post in zip(plastic, [front[-1] if front else source, *neurons], layers):
         pre.s_out.connect(connection.s_in)
         connection.a_out.connect(post.a_in)
         post.s_out_y1.connect(connection.s_in_y1)
     for neuron, back, above in zip(neurons, feedback or plastic[1:], layers[1:]):
         _connect_back(neuron, back, above, readout)
-    return LearningGraph(source, tuple(plastic), tuple(neurons), readout, tuple(feedback), epoch)
+    return LearningGraph(source, tuple(plastic), tuple(neurons), readout, tuple(feedback), epoch, front)
 
 
 def _connect_back(neuron: Any, back: Any, above: Any, readout: Any) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from ottt_loihi.onchip.front import cut, first_plastic_layer
 from ottt_loihi.onchip.schedule import Schedule
 from ottt_loihi.sim import arithmetic, reference
 from ottt_loihi.sim.network import INPUT, LIF, ChipNetwork, Dense, Diagonal
@@ -18,8 +19,9 @@ CALIBRATION_SAMPLES = 64
 
 @dataclass(frozen=True)
 class Plan:
-    """A network whose every dense connection learns.
+    """A network whose every dense connection learns, behind a front of frozen layers or without one.
 
+    chip: the part that learns; its input are the front's spikes · front: the frozen layers, or None · whole: both ·
     dense: the plastic connections, input side first · inhibition: the self-connection of each hidden layer or None ·
     decay: λ of each hidden layer · unit: what stands for a logit of 1 at the readout, in units of its weights' sum.
     """
@@ -29,6 +31,13 @@ class Plan:
     inhibition: tuple[Diagonal | None, ...]
     decay: tuple[float, ...]
     unit: int
+    front: ChipNetwork | None
+    whole: ChipNetwork
+
+    @property
+    def graded(self) -> bool:
+        """Whether the input are graded messages, which only a frozen connection can take."""
+        return any(c.num_message_bits for c in self.whole.connections if c.pre == INPUT)
 
     @property
     def hidden(self) -> tuple[LIF, ...]:
@@ -40,7 +49,8 @@ class Plan:
 
     def schedule(self, feedback: str) -> Schedule:
         """The phases; symmetric and Kolen–Pollack feedback travel layer by layer."""
-        return Schedule(len(self.hidden), "layerwise" if feedback in LAYERWISE else "direct")
+        front = 0 if self.front is None else len(self.front.layers)
+        return Schedule(len(self.hidden), "layerwise" if feedback in LAYERWISE else "direct", front)
 
     def resolution(self, layer: int) -> float:
         """Weight steps (LSB) per threshold, or per logit of 1 at the readout."""
@@ -58,16 +68,16 @@ def make_plan(chip: ChipNetwork, unit: int | None = None) -> Plan:
     Raises
     ------
     ChipError
-        naming the layer or connection that does not fit: the network has to be a chain of dense connections with
-        binary spikes, hidden layers with one leak (reset to zero, or by subtraction through a self-connection), and a
-        memoryless readout
+        naming the layer or connection that does not fit: from the first plastic connection on the network has to be a
+        chain of plastic dense connections with binary spikes, hidden layers with one leak (reset to zero, or by
+        subtraction through a self-connection), and a memoryless readout; before it, anything without delays
+        (``onchip/front.py``)
     UsageError
         when no ``unit`` is given and the network's provenance does not know it either
     """
-    last = len(chip.layers) - 1
-    dense: list[Dense] = []
+    last, first = len(chip.layers) - 1, first_plastic_layer(chip)
     inhibition: list[Diagonal | None] = []
-    for index in range(last + 1):
+    for index in range(first, last + 1):
         inputs = chip.inputs_of(index)
         forward = [c for c in inputs if isinstance(c, Dense)]
         recurrent = [c for c in inputs if isinstance(c, Diagonal)]
@@ -77,8 +87,10 @@ def make_plan(chip: ChipNetwork, unit: int | None = None) -> Plan:
         if len(recurrent) > (index < last) or any(c.pre != index or c.delay for c in recurrent):
             raise ChipError(f"layer[{index}]: learning knows no other second connection than the reset's, to itself")
         if forward[0].weight_format != "learning9":
-            raise ChipError(f"{forward[0].label}: holds inference weights; sim.freeze.make_plastic makes them learn")
-        dense.append(forward[0])
+            raise ChipError(
+                f"{forward[0].label}: holds inference weights; sim.freeze.make_plastic makes them learn"
+                + (", and only the first layers can stay frozen" if first else "")
+            )
         inhibition.append(recurrent[0] if recurrent else None)
     readout = chip.layers[-1]
     if readout.du != 4095 or readout.dv != arithmetic.DECAY_UNITY or chip.readout != "sum_v":
@@ -86,8 +98,17 @@ def make_plan(chip: ChipNetwork, unit: int | None = None) -> Plan:
             f"layer[{last}] ({readout.name}): learning needs a memoryless readout, du = 4095, dv = 4096, "
             f"readout='sum_v'; got du = {readout.du}, dv = {readout.dv}, readout={chip.readout!r}"
         )
-    decay = tuple(_decay(index, layer) for index, layer in enumerate(chip.layers[:-1]))
-    return Plan(chip, tuple(dense), tuple(inhibition[:-1]), decay, _unit(chip) if unit is None else _positive(unit))
+    decay = tuple(_decay(index, chip.layers[index]) for index in range(first, last))
+    front, tail = cut(chip)
+    return Plan(
+        chip=tail,
+        dense=tuple(c for index in range(len(tail.layers)) for c in tail.inputs_of(index) if isinstance(c, Dense)),
+        inhibition=tuple(inhibition[:-1]),
+        decay=decay,
+        unit=_unit(chip) if unit is None else _positive(unit),
+        front=front,
+        whole=chip,
+    )
 
 
 def estimate_unit(chip: ChipNetwork, x: np.ndarray, labels: np.ndarray) -> int:
@@ -108,8 +129,8 @@ def estimate_unit(chip: ChipNetwork, x: np.ndarray, labels: np.ndarray) -> int:
 def trace_energy(plan: Plan, x: np.ndarray) -> list[float]:
     """Mean over samples and steps of ‖â‖², the squared norm of what each plastic connection's pre-neurons have left.
 
-    x: ``(batch, T, *input_shape)``. An update of rate η changes the post neuron's input for the same pattern by
-    η·‖â‖²·δ, so this is what a learning rate has to be measured against.
+    x: what the part that learns hears, ``(batch, T, *plan.chip.input_shape)``. An update of rate η changes the post
+    neuron's input for the same pattern by η·‖â‖²·δ, so this is what a learning rate has to be measured against.
 
     Raises :class:`UsageError` where nothing fires: a connection without pre spikes cannot learn.
     """

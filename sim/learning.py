@@ -234,7 +234,8 @@ class Learner:
     def variables(self, names: Sequence[str] | None = None) -> dict[str, np.ndarray]:
         """Copies of all state, or of the variables of some names, as Lava's processes have it at the end of an epoch.
 
-        ``plastic[l].weights``, ``.x1``, ``.y1``, with HLOP ``.rows`` · ``neuron[l].u``, ``.v``, ``.s``, ``.y1``, ``.rng`` ·
+        ``plastic[l].weights``, ``.x1``, ``.y1``, with HLOP ``.rows`` ·
+        ``neuron[l].u``, ``.v``, ``.s``, ``.y1``, ``.rng`` ·
         ``readout[0].v``, ``.y1``, ``.rng``, ``.scores``, ``.correct`` · the counts ``.y1_saturated``,
         ``.error_saturated`` · ``feedback[l].weights``, and with OPZO ``.noise``, ``.saturated``.
         """

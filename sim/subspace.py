@@ -49,7 +49,9 @@ class Subspace:
     def __post_init__(self) -> None:
         rows = np.asarray(self.rows)
         if rows.ndim != 2 or rows.dtype.kind not in "iu" or np.abs(rows.astype(np.int64)).max(initial=0) > ROW_MAX:
-            raise UsageError(f"subspace.rows: expected integers (k, inputs) in ±{ROW_MAX}, got {rows.dtype} {rows.shape}")
+            raise UsageError(
+                f"subspace.rows: expected integers (k, inputs) in ±{ROW_MAX}, got {rows.dtype} {rows.shape}"
+            )
         for name, value, high in (("fixed", self.fixed, len(rows)), ("shift", self.shift, integers.MAX_SHIFT)):
             if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or not 0 <= value <= high:
                 raise UsageError(f"subspace.{name}: expected an integer 0 … {high}, got {value!r}")

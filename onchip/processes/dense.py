@@ -117,7 +117,7 @@ class OTTTDenseModelFloat(OTTTDenseBehaviour, LearningConnectionModelFloat, Abst
 
 
 class FixedActivation:
-    """The fixed-point part that is not Lava's: the shifted sum, and rounding per synapse. Mixed in before everything."""
+    """The fixed-point part that is not Lava's: the shifted sum, rounding per synapse. Mixed in before everything."""
 
     def __init__(self, proc_params):
         super().__init__(proc_params)
