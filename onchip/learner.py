@@ -297,7 +297,7 @@ def make_stream(
             x, y = check_data(plan.whole, *(data(number) if callable(data) else data), what="data")
             heard = packed_spikes(plan.front, x)
         if rates is None:
-            energy = trace_energy(plan, unpacked(plan.chip, heard[:CALIBRATION_SAMPLES]))
+            energy = trace_energy(plan, unpacked(plan.chip, heard[:CALIBRATION_SAMPLES]), subspaces)
             wanted = [settings.hidden_rate] * len(plan.hidden) + [settings.readout_rate]
             rates = [part / e for part, e in zip(wanted, energy)]
         order = np.random.default_rng([settings.seed, number]).permutation(len(x)) if settings.shuffle else slice(None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,6 +10,7 @@ from ottt_loihi.onchip.front import cut, first_plastic_layer
 from ottt_loihi.onchip.schedule import Schedule
 from ottt_loihi.sim import arithmetic, reference
 from ottt_loihi.sim.network import INPUT, LIF, ChipNetwork, Dense, Diagonal
+from ottt_loihi.sim.subspace import ONE, Subspace, check_subspaces
 
 from ottt_loihi.errors import ChipError, UsageError
 
@@ -126,11 +128,13 @@ def estimate_unit(chip: ChipNetwork, x: np.ndarray, labels: np.ndarray) -> int:
     return round(lead)
 
 
-def trace_energy(plan: Plan, x: np.ndarray) -> list[float]:
+def trace_energy(plan: Plan, x: np.ndarray, subspaces: Sequence[Subspace] | None = None) -> list[float]:
     """Mean over samples and steps of ‖â‖², the squared norm of what each plastic connection's pre-neurons have left.
 
     x: what the part that learns hears, ``(batch, T, *plan.chip.input_shape)``. An update of rate η changes the post
-    neuron's input for the same pattern by η·‖â‖²·δ, so this is what a learning rate has to be measured against.
+    neuron's input for the same pattern by η·‖â‖²·δ, so this is what a learning rate has to be measured against. With
+    HLOP's subspaces it is what they leave of â, but at least a tenth of all: a rate that made up for less would let the
+    rest of the trace, and its rounding, learn far too fast.
 
     Raises :class:`UsageError` where nothing fires: a connection without pre spikes cannot learn.
     """
@@ -138,12 +142,17 @@ def trace_energy(plan: Plan, x: np.ndarray) -> list[float]:
     record = reference.run(plan.chip, x, record=("s",)).states["s"]
     spikes += [s.reshape(*s.shape[:2], -1).swapaxes(0, 1).astype(float) for s in record[:-1]]
     energies = []
-    for layer, s in enumerate(spikes):
-        trace, total = np.zeros((len(s), s.shape[2])), 0.0
+    for layer, (s, lateral) in enumerate(
+        zip(spikes, check_subspaces(subspaces, [c.shape[1] for c in plan.dense]), strict=True)
+    ):
+        trace, total, left = np.zeros((len(s), s.shape[2])), 0.0, 0.0
         for t in range(s.shape[1]):
             trace = plan.trace_decay(layer) * trace + s[:, t]
             total += float((trace**2).sum(axis=1).mean())
-        energies.append(total / s.shape[1])
+            if lateral is not None:
+                h = lateral.rows[: lateral.fixed] / ONE
+                left += float(((trace - trace @ h.T @ h) ** 2).sum(axis=1).mean())
+        energies.append((total if lateral is None else max(left, total / 10)) / s.shape[1])
         if not total:
             who = "the input" if layer == 0 else f"layer[{layer - 1}] ({plan.hidden[layer - 1].name})"
             raise UsageError(f"{who} does not fire on this data: nothing can be learnt; lower the thresholds")

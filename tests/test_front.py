@@ -197,3 +197,38 @@ class TestRefuses:
         x, labels = data(chip)
         with pytest.raises(UsageError, match="expected messages in"):
             learn(chip, (x * 100, labels))
+
+
+@pytest.mark.slow
+def test_the_command_learns_behind_convolutions(tmp_path):
+    """Trained, exported with graded images, learnt on upside down with HLOP; the convolutions stay."""
+    import json
+    import subprocess
+    import sys
+    from pathlib import Path
+
+    pytest.importorskip("torch")
+    from ottt_loihi.converters.export import Options, export
+
+    from ottt_loihi.architectures import conv
+    from ottt_loihi.data import load_digits
+    from ottt_loihi.rules import make_rule
+    from ottt_loihi.trainer import Trainer
+
+    split = load_digits().with_channels()
+    net = conv("8C3-AP2-16C3", input_shape=(1, 8, 8), num_classes=10, time_steps=4, surrogate="sigmoid", bias=True)
+    net.provenance["data"] = "digits"
+    Trainer(net, make_rule("ottt", update="sequence"), encoding="constant").fit(split.x_train, split.y_train, 8)
+    chip = export(net, Options(input_form="graded")).quantized.chip
+    storage.save(chip, tmp_path / "model.h5")
+    program = Path(sys.executable).with_name("ottt-learn")
+    options = ["--transform", "upside-down", "--hlop", "20", "--passes", "1", "--repeat-in-lava", "50", "--json"]
+    line = [str(program), str(tmp_path / "model.h5"), *options]
+    done = subprocess.run(line, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr
+    summary = json.loads(done.stdout)
+    assert summary["accuracy"] > summary["accuracy_before"] + 0.1
+    assert summary["directions_protected"] == [20]
+    assert summary["repeated_in_lava"]["variables"] > 8
+    learnt = storage.load(tmp_path / "drift-learnt.h5")
+    assert [c for c in learnt.connections if c.post < 2] == [c for c in chip.connections if c.post < 2]
