@@ -6,7 +6,9 @@ were learnt offline, the tenth appears online; its images alone, or among old on
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -119,3 +121,58 @@ def interleaved(old: np.ndarray, new: np.ndarray, replay: float, count: int) -> 
     stream = np.empty(count, int)
     stream[is_new], stream[~is_new] = new[: is_new.sum()], old[: (~is_new).sum()]
     return stream
+
+
+DRIFT = (
+    Way("nothing"),
+    Way("HLOP, 30 and 20 directions", (30, 20)),
+    Way("HLOP, 100 and 60 directions", (100, 60)),
+)
+DRIFT_POINTS = (0, 500, 2000, 10_000)
+FALLING = Settings(halve_every=100)
+NEW_CLASS = (
+    Way("nothing"),
+    Way("rates halved every 100 samples", settings=FALLING),
+    Way("HLOP", (100, 60)),
+    Way("HLOP, rates halved every 100 samples", (100, 60), settings=FALLING),
+    Way("replay, an old image for each new one", replay=1.0),
+    Way("HLOP, replay, rates halved every 100 samples", (100, 60), 1.0, FALLING),
+)
+NEW_POINTS = (0, 100, 500, 2000)
+
+
+def measure(runs: Path, kept: Callable[[Path, Callable[[], Any]], dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
+    """All runs of both scenarios, or what is left of them to do; ``runs/offline/model.pt`` is there already."""
+    found: dict[str, list[dict[str, Any]]] = {"drift": [], "new class": []}
+    for number, way in enumerate(DRIFT):
+        model, place = runs / "offline" / "model.pt", runs / f"forgetting-drift-{number}.json"
+        found["drift"].append(kept(place, partial(drift, model, way, DRIFT_POINTS)))
+        print("drift", way.name, found["drift"][-1], flush=True)
+    for number, way in enumerate(NEW_CLASS):
+        place = runs / f"forgetting-class-{number}.json"
+        found["new class"].append(kept(place, partial(new_class, runs / "nine.pt", way, NEW_POINTS)))
+        print("new class", way.name, found["new class"][-1], flush=True)
+    return found
+
+
+def section(found: dict[str, list[dict[str, Any]]]) -> str:
+    """Of ``docs/onchip-results.md``."""
+    return (
+        "## What is forgotten\n\nThe same rates for all, 8-bit inference weights. With HLOP the deployed network has "
+        f"watched {WATCHED:,} old images, without labels, before anything changed.\n\n"
+        "Turned by 180° (784-256-10, as above): test accuracy on upright / turned images after so many turned "
+        "samples.\n\n"
+        f"{table(DRIFT, found['drift'], DRIFT_POINTS, ('upright', 'turned'))}\n\n"
+        f"A new class: offline the network learnt the digits 0 to 8 (2 epochs), then {NEW} appears. Accuracy on the "
+        "nine old digits / the new one / all, after so many samples, replayed ones included.\n\n"
+        f"{table(NEW_CLASS, found['new class'], NEW_POINTS, ('old', 'new', 'all'))}\n"
+    )
+
+
+def table(ways: tuple[Way, ...], rows: list[dict[str, Any]], points: tuple[int, ...], names: tuple[str, ...]) -> str:
+    lines = ["| against forgetting | deployed | " + " | ".join(f"{n:,}" for n in points[1:]) + " |"]
+    lines.append("|---|" + "---:|" * len(points))
+    for way, found in zip(ways, rows, strict=True):
+        cells = [" / ".join(f"{100 * found['points'][str(n)][name]:.1f}" for name in names) for n in points]
+        lines.append(f"| {way.name} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
