@@ -16,23 +16,26 @@ neurons' noise.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from ottt_loihi.converters.lava_runtime import require_lava
 from ottt_loihi.onchip import scales
+from ottt_loihi.onchip.front_graph import build_front, build_source
 from ottt_loihi.onchip.plan import Plan
 from ottt_loihi.onchip.schedule import Schedule
 from ottt_loihi.sim import arithmetic
 from ottt_loihi.sim.learning_encodings import PORTS
 from ottt_loihi.sim.learning_options import DEFAULT, Options
+from ottt_loihi.sim.subspace import Subspace, check_subspaces
 
 
 @dataclass(frozen=True)
 class LearningGraph:
     """Lava processes. feedback: one per hidden layer, none for symmetric feedback · epoch: Lava steps per learning
-    epoch · period: per sample."""
+    epoch · period: per sample · front: frozen neurons."""
 
     source: Any
     plastic: tuple[Any, ...]
@@ -41,6 +44,7 @@ class LearningGraph:
     feedback: tuple[Any, ...]
     epoch: int
     period: int
+    front: tuple[Any, ...] = ()
 
     def variables(self) -> dict[str, Any]:
         """Every Var that learning depends on or counts in, by a readable name."""
@@ -56,6 +60,10 @@ class LearningGraph:
         ):
             for index, process in enumerate(processes):
                 named.update({f"{kind}[{index}].{name}": getattr(process, name) for name in names})
+                if hasattr(process, "rows"):
+                    named[f"{kind}[{index}].rows"] = process.rows
+        for index, process in enumerate(self.front):
+            named.update({f"front[{index}].{name}": getattr(process, name) for name in "uvs"})
         for index, process in enumerate(self.feedback):
             names = [name for name in ("weights", "x1", "noise", "saturated") if hasattr(process, name)]
             named.update({f"feedback[{index}].{name}": getattr(process, name) for name in names})
@@ -72,6 +80,7 @@ def build_graph(
     learn: np.ndarray | bool = True,
     halve_every: int = 0,
     rounding: str = "lava",
+    subspaces: Sequence[Subspace] | None = None,
     options: Options = DEFAULT,
 ) -> LearningGraph:
     """Build the fixed-point graph.
@@ -81,7 +90,8 @@ def build_graph(
     plan
         the network
     packed, labels, learn
-        as in :class:`~ottt_loihi.onchip.processes.source.SampleSource`
+        as in :class:`~ottt_loihi.onchip.processes.source.SampleSource`, the whole network's input; graded:
+        :class:`~ottt_loihi.onchip.processes.messages.MessageSource`
     rates
         η per plastic connection: ``Δw = −η·â·f(u)·δ`` in units of the threshold (of a logit of 1 at the readout)
     feedback
@@ -92,6 +102,8 @@ def build_graph(
         samples after which all rates are halved, again and again; 0: never
     rounding
         of updated weights, ``"lava"`` or ``"per-synapse"`` (:class:`~ottt_loihi.onchip.processes.dense.OTTTDense`)
+    subspaces
+        HLOP's, one per plastic connection (:class:`~ottt_loihi.onchip.processes.projected.ProjectedDense`)
     options
         of the rule
 
@@ -101,20 +113,21 @@ def build_graph(
         a rate too small or too large for the integers (``sim/learning_integers.py``)
     """
     require_lava()
-    from ottt_loihi.onchip.processes.source import SampleSource
-
     schedule, steps = plan.schedule(feedback, options.schedule), plan.chip.num_steps
-    source = SampleSource(
-        packed, plan.chip.input_size, labels.astype(np.int32), schedule.epoch, learn, period=schedule.period(steps)
-    )
-    plastic = [_plastic(plan, feedback, layer, rounding, seed, options) for layer in range(len(plan.dense))]
+    lateral = check_subspaces(subspaces, [c.shape[1] for c in plan.dense])
+    source = build_source(plan, packed, labels, schedule, learn)
+    front = build_front(plan, source, schedule)
+    common = rounding, seed, options
+    plastic = [_plastic(plan, feedback, layer, *common, lateral[layer]) for layer in range(len(plan.dense))]
     frames = halve_every * steps
     *hidden, last = scales.layer_scales(plan, rates, feedback, seed, options.schedule)
     neurons = [_neuron(plan, feedback, layer, of_layer, seed, frames, options) for layer, of_layer in enumerate(hidden)]
     readout = _readout(plan, feedback, last, len(labels), seed, frames, options)
-    back = [_back(plan, feedback, layer, of_layer, rounding, seed, options) for layer, of_layer in enumerate(hidden)]
+    back = [
+        _back(plan, feedback, layer, of_layer, *common, lateral[layer + 1]) for layer, of_layer in enumerate(hidden)
+    ]
     own = [b for b in back if b is not None]
-    return connect(source, plastic, neurons, readout, own, schedule, steps, options.encoding)
+    return connect(source, plastic, neurons, readout, own, schedule, steps, options.encoding, front)
 
 
 def _rule(plan: Plan, feedback: str, layer: int, seed: int, options: Options) -> Any:
@@ -130,9 +143,11 @@ def _rule(plan: Plan, feedback: str, layer: int, seed: int, options: Options) ->
     )
 
 
-def _plastic(plan: Plan, feedback: str, layer: int, rounding: str, seed: int, options: Options) -> Any:
-    weight, rounding_seed = plan.dense[layer].weight, scales.weight_seed(seed, layer)
-    return _learning_dense(plan, feedback, layer, weight, f"plastic[{layer}]", rounding, seed, rounding_seed, options)
+def _plastic(
+    plan: Plan, feedback: str, layer: int, rounding: str, seed: int, options: Options, subspace: Subspace | None
+) -> Any:
+    weight, own_seed, name = plan.dense[layer].weight, scales.weight_seed(seed, layer), f"plastic[{layer}]"
+    return _learning_dense(plan, feedback, layer, weight, name, rounding, seed, own_seed, options, subspace)
 
 
 def _learning_dense(
@@ -145,27 +160,28 @@ def _learning_dense(
     seed: int,
     rounding_seed: int,
     options: Options,
+    subspace: Subspace | None,
 ) -> Any:
     from ottt_loihi.onchip.processes.dense import OTTTDense
+    from ottt_loihi.onchip.processes.projected import ProjectedDense
 
     rule, schedule = _rule(plan, feedback, layer, seed, options), plan.schedule(feedback, options.schedule)
     period = schedule.period(plan.chip.num_steps)
     interval = period if plan.trace_decay(layer) else schedule.epoch
-    return OTTTDense(
-        weight,
-        rule,
-        interval,
-        plan.dense[layer].weight_exp,
-        name,
-        rounding,
-        rounding_seed,
-        options.decay_every * (period // schedule.epoch),
-        options.decay_shift,
-    )
+    settings = weight, rule, interval, plan.dense[layer].weight_exp, name, rounding, rounding_seed
+    decay = options.decay_every * (period // schedule.epoch), options.decay_shift
+    return OTTTDense(*settings, *decay) if subspace is None else ProjectedDense(*settings, subspace, *decay)
 
 
 def _back(
-    plan: Plan, feedback: str, layer: int, of_layer: scales.Scales, rounding: str, seed: int, options: Options
+    plan: Plan,
+    feedback: str,
+    layer: int,
+    of_layer: scales.Scales,
+    rounding: str,
+    seed: int,
+    options: Options,
+    above: Subspace | None,
 ) -> Any | None:
     """The process that brings the error to a hidden layer, if it needs one of its own."""
     from lava.proc.dense.process import Dense
@@ -175,7 +191,7 @@ def _back(
     if feedback == "random":
         return Dense(weights=matrix, num_message_bits=8, name=name)
     if feedback == "kolen-pollack":
-        return _learning_dense(plan, feedback, layer + 1, matrix, name, rounding, seed, own_seed, options)
+        return _learning_dense(plan, feedback, layer + 1, matrix, name, rounding, seed, own_seed, options, above)
     if feedback == "opzo":
         epoch = plan.schedule(feedback).epoch
         return MomentumFeedback(matrix, of_layer.gain, scales.AVERAGING, epoch, own_seed, name)
@@ -250,18 +266,22 @@ def connect(
     schedule: Schedule,
     frames: int,
     encoding: str = "signed",
+    front: tuple[Any, ...] = (),
 ) -> LearningGraph:
-    """Wire the processes; ``feedback``: one process per hidden layer, or none for the transposed weights."""
+    """Wire the processes; ``feedback``: one process per hidden layer, or none for the transposed weights.
+
+    front: wired already; its last layer takes the source's place before the plastic connections.
+    """
     source.label_out.connect(readout.label_in)
     layers = [*neurons, readout]
-    for connection, pre, post in zip(plastic, [source, *neurons], layers):
+    for connection, pre, post in zip(plastic, [front[-1] if front else source, *neurons], layers):
         pre.s_out.connect(connection.s_in)
         connection.a_out.connect(post.a_in)
         _connect_messages(post, connection, encoding)
     for neuron, back, above in zip(neurons, feedback or plastic[1:], layers[1:]):
         _connect_back(neuron, back, above, readout, encoding)
     processes = tuple(plastic), tuple(neurons), readout, tuple(feedback)
-    return LearningGraph(source, *processes, schedule.epoch, schedule.period(frames))
+    return LearningGraph(source, *processes, schedule.epoch, schedule.period(frames), front)
 
 
 def _connect_messages(post: Any, connection: Any, encoding: str) -> None:

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 from ottt_loihi.converters.lava_runtime import LavaRun, require_lava
 from ottt_loihi.onchip.checkpoint import Checkpoint
+from ottt_loihi.onchip.front import packed_spikes, predictions, unpacked
 from ottt_loihi.onchip.inprocess import InProcessRun
 from ottt_loihi.onchip.plan import CALIBRATION_SAMPLES, FEEDBACKS, Plan, make_plan, trace_energy
 from ottt_loihi.onchip.scales import learning_network
@@ -26,7 +27,8 @@ from ottt_loihi.sim.learning import Learner
 from ottt_loihi.sim.learning_bias import with_bias
 from ottt_loihi.sim.learning_encodings import largest
 from ottt_loihi.sim.learning_options import Options
-from ottt_loihi.sim.network import ChipNetwork
+from ottt_loihi.sim.network import INPUT, ChipNetwork
+from ottt_loihi.sim.subspace import Subspace
 
 from ottt_loihi.errors import UsageError, VerificationError
 
@@ -67,6 +69,7 @@ class LearningResult:
     seconds         time spent stepping, since it was resumed
     interrupted     stopped by Ctrl-C; everything above is as of the last point of the curve
     settings        backend, feedback, seed and all else that makes the run repeatable
+    subspaces       HLOP's, as they are now: rows that were not fixed have learnt
     ==============  ==============================================================================================
     """
 
@@ -82,6 +85,7 @@ class LearningResult:
     seconds: float
     interrupted: bool
     settings: dict[str, Any] = field(default_factory=dict)
+    subspaces: tuple[Subspace, ...] | None = None
 
     @property
     def accuracy(self) -> float | None:
@@ -95,7 +99,7 @@ class LearningResult:
         for layer, rate in enumerate(self.rates):
             name = "the readout" if layer == last else f"hidden layer {layer + 1}"
             sent = self.counters["readout.y1_saturated" if layer == last else f"neuron[{layer}].y1_saturated"]
-            saturated = sent / max(1, self.messages * self.chip.layers[layer].size)
+            saturated = sent / max(1, self.messages * self.chip.layers[layer - last - 1].size)
             for part, wrong, what in (
                 (saturated, saturated > SATURATED, f"of the messages y1 saturate at ±{most}; lower its rate"),
                 (self.rails[layer], self.rails[layer] > RAILS, "of the weights are at −256 or 255; lower its rate"),
@@ -164,6 +168,7 @@ def learn(
     checkpoint: str | os.PathLike[str] | None = None,
     resume: bool = False,
     stop_at: float | None = None,
+    subspaces: Sequence[Subspace] | None = None,
 ) -> LearningResult:
     """Let a network learn online, one sample after the other, each plastic weight after every time step.
 
@@ -193,6 +198,8 @@ def learn(
         go on from there, bit for bit as if there had been no stop; with more ``passes``, longer
     stop_at
         accuracy on the test data, 0 … 1, at which learning has done enough and ends
+    subspaces
+        HLOP: what learning keeps out of, one per plastic connection (:func:`~ottt_loihi.onchip.lateral.watch`)
 
     Raises
     ------
@@ -213,7 +220,7 @@ def learn(
     plan = make_plan(chip, settings.unit)
     if test is not None:
         test = check_data(chip, *test, what="test data")
-    stream = make_stream(plan, data, passes, settings)
+    stream = make_stream(plan, data, passes, settings, subspaces, for_lava=backend != "sim")
     total = len(stream.labels)
     every = max(1, total // (10 * passes)) if evaluate_every is None else evaluate_every
     if isinstance(every, bool) or not isinstance(every, (int, np.integer)) or every < 1:
@@ -235,12 +242,18 @@ def learn(
 
 @dataclass(frozen=True)
 class Stream:
-    """All samples in the order they are learnt from, packed, and the rates they are learnt with."""
+    """All samples in the order they are learnt from, and the rates they are learnt with.
+
+    packed: what the layers that learn hear · messages: what the source sends in Lava, the same without a frozen front;
+    None where nobody asked for it
+    """
 
     plan: Plan
     packed: np.ndarray
     labels: np.ndarray
     rates: list[float]
+    subspaces: Sequence[Subspace] | None
+    messages: np.ndarray | None
 
     def learner(self, settings: Settings) -> Learner:
         """A fresh :class:`~ottt_loihi.sim.learning.Learner`."""
@@ -252,6 +265,7 @@ class Stream:
                 settings.seed,
                 settings.halve_every,
                 settings.rounding,
+                self.subspaces,
                 settings.options(),
             )
         )
@@ -262,37 +276,51 @@ class Stream:
 
         return build_graph(
             self.plan,
-            self.packed,
+            self.messages,  # type: ignore[arg-type]
             self.labels,
             self.rates,
             settings.feedback,
             settings.seed,
             halve_every=settings.halve_every,
             rounding=settings.rounding,
+            subspaces=self.subspaces,
             options=settings.options(),
         )
 
 
-def make_stream(plan: Plan, data: Data | Callable[[int], Data], passes: int, settings: Settings) -> Stream:
+def make_stream(
+    plan: Plan,
+    data: Data | Callable[[int], Data],
+    passes: int,
+    settings: Settings,
+    subspaces: Sequence[Subspace] | None = None,
+    for_lava: bool = False,
+) -> Stream:
     """Order and pack the samples of all passes, and measure the rates on the first of them."""
     if isinstance(passes, bool) or not isinstance(passes, (int, np.integer)) or passes < 1:
         raise UsageError(f"passes: expected an integer ≥ 1, got {passes!r}")
-    packed, labels, rates = [], [], None
+    packed, labels, messages, rates = [], [], [], None
     for number in range(passes):
         if number == 0 or callable(data):
-            x, y = check_data(plan.chip, *(data(number) if callable(data) else data), what="data")
+            x, y = check_data(plan.whole, *(data(number) if callable(data) else data), what="data")
+            heard = packed_spikes(plan.front, x)
         if rates is None:
-            energy = trace_energy(plan, x[:CALIBRATION_SAMPLES])
+            energy = trace_energy(plan, unpacked(plan.chip, heard[:CALIBRATION_SAMPLES]), subspaces)
             wanted = [settings.hidden_rate] * len(plan.hidden) + [settings.readout_rate]
             rates = [part / e for part, e in zip(wanted, energy)]
         order = np.random.default_rng([settings.seed, number]).permutation(len(x)) if settings.shuffle else slice(None)
-        packed.append(np.packbits(x.reshape(len(x), plan.chip.num_steps, -1)[order], axis=-1))
+        packed.append(heard[order])
         labels.append(y[order])
-    return Stream(plan, np.concatenate(packed), np.concatenate(labels), rates)  # type: ignore[arg-type]
+        if for_lava:
+            flat = x.reshape(*x.shape[:2], -1)[order]
+            messages.append(flat if plan.graded else np.packbits(flat, axis=-1))
+    streamed = np.concatenate(messages) if for_lava else None
+    rates_, all_packed = rates or [], np.concatenate(packed)
+    return Stream(plan, all_packed, np.concatenate(labels), rates_, subspaces, streamed)
 
 
 def check_data(chip: ChipNetwork, x: np.ndarray, labels: np.ndarray, what: str = "data") -> Data:
-    """Validate spikes and labels; uint8 ``(n, T, *input_shape)`` and int64 ``(n,)``."""
+    """Validate spikes (as uint8) or graded messages ``(n, T, *input_shape)``, and labels, int64 ``(n,)``."""
     x, labels = np.asarray(x), np.asarray(labels)
     classes = chip.layers[-1].size
     reference.check_input(chip, x[:1])
@@ -302,12 +330,15 @@ def check_data(chip: ChipNetwork, x: np.ndarray, labels: np.ndarray, what: str =
         )
     if labels.dtype.kind not in "iu":
         raise UsageError(f"{what}: expected integer labels, got dtype {labels.dtype}")
-    if x.min() < 0 or x.max() > 1:
+    graded = any(c.num_message_bits for c in chip.connections if c.pre == INPUT)
+    if graded:
+        reference.check_range(chip, x)
+    elif x.min() < 0 or x.max() > 1:
         raise UsageError(f"{what}: expected spikes 0 or 1, got [{x.min()}, {x.max()}]; encode them first")
     bad = np.flatnonzero((labels < 0) | (labels >= classes))
     if len(bad):
         raise UsageError(f"{what}: expected labels 0 … {classes - 1}, got {labels[bad[0]]} at {bad[0]}")
-    return x.astype(np.uint8), labels.astype(np.int64)
+    return x if graded else x.astype(np.uint8), labels.astype(np.int64)
 
 
 def accuracy(chip: ChipNetwork, x: np.ndarray, labels: np.ndarray) -> float:
@@ -346,6 +377,9 @@ class _SimRun:
     def biases(self) -> list[np.ndarray] | None:
         return self._learner.biases()
 
+    def subspaces(self) -> tuple[Subspace, ...]:
+        return tuple(s for s in self._learner.subspaces() if s is not None)
+
     def counters(self) -> dict[str, int]:
         counts = self._learner.variables(("y1_saturated", "error_saturated"))
         return {name.replace("readout[0]", "readout"): int(value[0]) for name, value in counts.items()}
@@ -356,7 +390,7 @@ class _GraphRun:
 
     def __init__(self, stream: Stream, graph: Any, run: Any, settings: Settings) -> None:
         self._graph, self._run, self._learns_bias = graph, run, settings.learn_bias
-        self._per_sample = graph.period
+        self._subspaces, self._per_sample = stream.subspaces or (), graph.period
 
     def learn(self, samples: int) -> None:
         self._run.steps(samples * self._per_sample)
@@ -367,6 +401,9 @@ class _GraphRun:
     def biases(self) -> list[np.ndarray] | None:
         layers = (*self._graph.neurons, self._graph.readout)
         return [self._run.get(p.bias) for p in layers] if self._learns_bias else None
+
+    def subspaces(self) -> tuple[Subspace, ...]:
+        return tuple(replace(s, rows=self._run.get(p.rows)) for s, p in zip(self._subspaces, self._graph.plastic))
 
     def counters(self) -> dict[str, int]:
         return {
@@ -400,6 +437,7 @@ class _Session:
         resume: bool = False,
     ) -> None:
         self.plan, self.per_sample, self.executor, self.test, self.checkpoint = plan, per_sample, run, test, checkpoint
+        self.heard = None if test is None or plan.front is None else packed_spikes(plan.front, test[0])
         self.curve: list[CurvePoint] = []
         self.seconds, self.done = 0.0, 0
         if resume:
@@ -439,9 +477,14 @@ class _Session:
 
     def _read(self, measure: bool = True) -> None:
         self.chip = with_weights(self.plan, self.executor.weights(), self.executor.biases())
-        self.counters = self.executor.counters()
+        self.counters, self.subspaces = self.executor.counters(), self.executor.subspaces()
         if measure and self.test is not None:
-            self.curve.append(CurvePoint(self.done, accuracy(self.chip, *self.test)))
+            self.curve.append(CurvePoint(self.done, self._accuracy(self.test)))
+
+    def _accuracy(self, test: Data) -> float:
+        if self.heard is None:
+            return accuracy(self.chip, *test)
+        return float((predictions(make_plan(self.chip, self.plan.unit).chip, self.heard) == test[1]).mean())
 
     def result(self, rates: Sequence[float], interrupted: bool, settings: dict[str, Any]) -> LearningResult:
         plan = self.plan
@@ -459,16 +502,22 @@ class _Session:
             seconds=self.seconds,
             interrupted=interrupted,
             settings=settings,
+            subspaces=self.subspaces or None,
         )
 
 
 def with_weights(plan: Plan, weights: Sequence[np.ndarray], biases: Sequence[np.ndarray] | None = None) -> ChipNetwork:
-    """The plan's network with other weights in its plastic connections, and with learnt biases if there are any."""
-    new = {id(c): replace(c, weight=np.asarray(w, np.int32)) for c, w in zip(plan.dense, weights)}
-    layers = plan.chip.layers
+    """The plan's network, its front included, with other weights in its plastic connections, and with learnt biases."""
+    first = len(plan.whole.layers) - len(plan.chip.layers)
+    connections = (
+        replace(c, weight=np.asarray(weights[c.post - first], np.int32)) if c.weight_format == "learning9" else c
+        for c in plan.whole.connections
+    )
+    layers = plan.whole.layers
     if biases is not None:
-        layers = tuple(with_bias(layer, np.asarray(bias, np.int32)) for layer, bias in zip(layers, biases))
-    return replace(plan.chip, layers=layers, connections=tuple(new.get(id(c), c) for c in plan.chip.connections))
+        learnt = (with_bias(layer, np.asarray(bias, np.int32)) for layer, bias in zip(layers[first:], biases))
+        layers = (*layers[:first], *learnt)
+    return replace(plan.whole, layers=layers, connections=tuple(connections))
 
 
 def _steps_per_sample(plan: Plan, settings: Settings) -> int:
@@ -493,6 +542,7 @@ def repeat_in_lava(
     *,
     settings: Settings | None = None,
     stall_timeout: float = 10.0,
+    subspaces: Sequence[Subspace] | None = None,
 ) -> Repetition:
     """Learn for at least ``steps`` Lava steps with ``sim.learn`` and in the Lava runtime, and compare everything.
 
@@ -511,7 +561,7 @@ def repeat_in_lava(
     per_sample = _steps_per_sample(plan, settings)
     samples = -(-int(steps) // per_sample)
     first = check_data(chip, *(data(0) if callable(data) else data), what="data")
-    stream = make_stream(plan, data, -(-samples // len(first[1])), settings)
+    stream = make_stream(plan, data, -(-samples // len(first[1])), settings, subspaces, for_lava=True)
     _SimRun(stream, settings).learn(1)  # numba compiles
     run_sim, graph = _SimRun(stream, settings), stream.build(settings)
     started = time.monotonic()

@@ -12,6 +12,7 @@ from ottt_loihi.sim import learning_integers as integers
 from ottt_loihi.sim.learning import Feedback, LearningLayer, LearningNetwork
 from ottt_loihi.sim.learning_bias import BiasLearning, bias_learning
 from ottt_loihi.sim.learning_options import DEFAULT, Options
+from ottt_loihi.sim.subspace import Subspace, check_subspaces
 
 ERROR_STEPS = 64  # 8-bit messages: an error of ±1 is ±64, and ±127 is the end
 FEEDBACK_MAX = 254
@@ -127,6 +128,7 @@ def learning_network(
     seed: int = 0,
     halve_every: int = 0,
     rounding: str = "per-synapse",
+    subspaces: Sequence[Subspace] | None = None,
     options: Options = DEFAULT,
 ) -> LearningNetwork:
     """What ``sim.learn`` needs; the arguments are those of :func:`~ottt_loihi.onchip.graph.build_graph`.
@@ -134,6 +136,7 @@ def learning_network(
     Raises :class:`UsageError` for a rate too small or too large for the integers.
     """
     schedule = plan.schedule(feedback, options.schedule)
+    lateral = check_subspaces(subspaces, [c.shape[1] for c in plan.dense])
     layers = []
     for index, scales in enumerate(layer_scales(plan, rates, feedback, seed, options.schedule)):
         lif, readout = plan.chip.layers[index], index == len(plan.hidden)
@@ -155,6 +158,7 @@ def learning_network(
                 trace_seed=trace_seed(seed, index),
                 weight_seed=weight_seed(seed, index),
                 seed=neuron_seed(plan, seed, index),
+                subspace=lateral[index],
             )
         )
     steps = plan.chip.num_steps

@@ -13,8 +13,8 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 from ottt_loihi.sim import learning_encodings as encodings
@@ -22,6 +22,7 @@ from ottt_loihi.sim import learning_integers as integers
 from ottt_loihi.sim.learning_bias import BiasLearning
 from ottt_loihi.sim.learning_options import DEFAULT, Options
 from ottt_loihi.sim.network import LIF, Dense, Diagonal
+from ottt_loihi.sim.subspace import Subspace
 
 from ottt_loihi.errors import FileError, UsageError
 
@@ -81,6 +82,8 @@ class LearningLayer:
                                                          layer above
     half_width          in units of vth                  of the rectangle
     bias                a BiasLearning, or None          how its biases learn; None: they do not
+    subspace            a :class:`~.subspace.Subspace`,  HLOP: what its learning keeps out of, or None
+                        or None
     trace_seed,         ≥ 0                              of the trace's decay, of ``per-synapse`` rounding, and of the
     weight_seed, seed                                    neurons' rounding
     ==================  ===============================  ==============================================================
@@ -103,6 +106,7 @@ class LearningLayer:
     seed: int
     plastic: bool = True
     bias: BiasLearning | None = None
+    subspace: Subspace | None = None
 
 
 @dataclass(frozen=True)
@@ -154,7 +158,7 @@ class LearningNetwork:
         if chosen := self.options.chosen():  # only then: states of versions without options stay readable
             sha.update(repr(chosen).encode())
         for layer in self.layers:
-            for part in (layer, layer.layer, layer.connection, layer.inhibition, layer.feedback):
+            for part in (layer, layer.layer, layer.connection, layer.inhibition, layer.feedback, layer.subspace):
                 for f in fields(part) if part is not None else ():
                     value = getattr(part, f.name)
                     if f.name == "bias" and value is None:  # as in states written before biases could learn
@@ -163,6 +167,11 @@ class LearningNetwork:
                         value = value.shape
                     if f.name in ("bias_mant", "u_init") and layer.bias is not None:
                         value = value.shape
+                    if f.name == "subspace":
+                        continue  # as a part of its own, and nothing where there is none: states of before are read
+                    if f.name == "rows" and part is layer.subspace:
+                        sha.update(repr(value.shape).encode())
+                        value = value[: part.fixed]
                     if isinstance(value, np.ndarray):
                         sha.update(repr((f.name, value.shape)).encode() + value.astype(np.int64).tobytes())
                     elif not isinstance(value, (LIF, Dense, Diagonal, Feedback)):
@@ -247,20 +256,24 @@ class Learner:
             return None
         return [self.state.bias[at["neuron"] : at["neuron"] + at["size"]].copy() for at in self._constants.layers]
 
-    def _kept(self) -> dict[str, np.ndarray]:
-        """The state that is saved: without what only options need, unless they are chosen."""
-        options = self.network.options
-        fixed = () if options.learn_bias else ("bias", "u_init")
-        fixed += () if options.encoding == "factored" else ("reward",)
-        return {name: array for name, array in self.state._asdict().items() if name not in fixed}
+    def subspaces(self) -> tuple[Subspace | None, ...]:
+        """HLOP's subspaces with their rows as they are now."""
+        return tuple(
+            None if part.subspace is None else replace(part.subspace, rows=self._rows(at))
+            for at, part in zip(self._constants.layers, self.network.layers)
+        )
+
+    def _rows(self, at: np.void) -> np.ndarray:
+        end = at["subspace"] + at["rows"] * at["inputs"]
+        return self.state.subspaces[at["subspace"] : end].reshape(at["rows"], at["inputs"])
 
     def variables(self, names: Sequence[str] | None = None) -> dict[str, np.ndarray]:
         """Copies of all state, or of the variables of some names, as Lava's processes have it at the end of an epoch.
 
-        ``plastic[l].weights``, ``.x1``, ``.y1`` (and ``.y2``, ``.y3`` of its encoding) · ``neuron[l].u``, ``.v``,
-        ``.s``, ``.y1``, ``.rng`` · ``readout[0].v``, ``.y1``, ``.rng``, ``.scores``, ``.correct`` · of both ``.bias``
-        if it learns · the counts ``.y1_saturated``, ``.error_saturated`` · ``feedback[l].weights``, and with OPZO
-        ``.noise``, ``.saturated``.
+        ``plastic[l].weights``, ``.x1``, ``.y1`` (and ``.y2``, ``.y3`` of its encoding), with HLOP ``.rows`` ·
+        ``neuron[l].u``, ``.v``, ``.s``, ``.y1``, ``.rng`` · ``readout[0].v``, ``.y1``, ``.rng``, ``.scores``,
+        ``.correct`` · of both ``.bias`` if it learns · the counts ``.y1_saturated``, ``.error_saturated`` ·
+        ``feedback[l].weights``, and with OPZO ``.noise``, ``.saturated``.
         """
         found: dict[str, np.ndarray] = {}
         state, layers = self.state, self._constants.layers
@@ -277,6 +290,8 @@ class Learner:
             else:
                 mine |= {"scores": state.scores, "correct": state.correct}
             synapses = {"weights": weights, "x1": state.trace[sources], **self._messages(index, neurons)}
+            if self.network.layers[index].subspace is not None:
+                synapses["rows"] = self._rows(at)
             found |= {f"plastic[{index}].{name}": value for name, value in synapses.items()}
             process = f"neuron[{index}]" if index < len(layers) - 1 else "readout[0]"
             found |= {f"{process}.{name}": value for name, value in mine.items()}
@@ -314,7 +329,7 @@ class Learner:
             file.attrs["version"] = VERSION
             file.attrs["network"] = np.bytes_(self.network.digest().encode())
             file.attrs["samples"] = self.samples
-            for name, array in self._kept().items():
+            for name, array in self._kept():
                 file.create_dataset(name, data=array, fletcher32=True, compression="gzip", shuffle=True)
 
     @classmethod
@@ -338,7 +353,7 @@ class Learner:
             if safe_hdf5.attribute(file, "network", str) != network.digest():
                 raise FileError("the state of another network or rule; give the one it was saved with")
             learner.samples = safe_hdf5.attribute(file, "samples", int)
-            for name, array in learner._kept().items():
+            for name, array in learner._kept():
                 stored = safe_hdf5.integers(file, name)
                 if stored.shape != array.shape or stored.dtype != array.dtype:
                     raise FileError(
@@ -346,6 +361,13 @@ class Learner:
                     )
                 array[...] = stored
         return learner
+
+    def _kept(self) -> Iterator[tuple[str, np.ndarray]]:
+        """The arrays of a saved state: those that hold something, so that states of before an option came are read."""
+        options = self.network.options
+        fixed = () if options.learn_bias else ("bias", "u_init")
+        fixed += () if options.encoding == "factored" else ("reward",)
+        return ((name, array) for name, array in self.state._asdict().items() if array.size and name not in fixed)
 
     def _checked(
         self, packed: np.ndarray, labels: np.ndarray, gate: np.ndarray | bool

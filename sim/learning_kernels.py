@@ -14,7 +14,7 @@ from functools import partial
 from typing import NamedTuple
 
 import numpy as np
-from ottt_loihi.sim import learning_option_kernels, random_kernels
+from ottt_loihi.sim import learning_option_kernels, random_kernels, subspace_kernels
 from ottt_loihi.sim.kernels import compiled, inlined
 from ottt_loihi.sim.learning_integers import (
     ENGINE_SHIFT,
@@ -26,6 +26,7 @@ from ottt_loihi.sim.learning_integers import (
 )
 from ottt_loihi.sim.learning_option_kernels import Chosen, decay_connection, learn_bias, write_error
 from ottt_loihi.sim.random_kernels import mix, next_random, scaled
+from ottt_loihi.sim.subspace_kernels import follow, project, put_back
 
 BLOCK = 16
 
@@ -43,10 +44,11 @@ LAYER = np.dtype(
             # that of the layer above
             "twin",  # where weights start that learn as its own do (Kolen–Pollack), or NONE
             "noise", "gain_mantissa", "gain_shift", "averaging",  # OPZO; noise aligned to the state, 0: none
+            "subspace", "rows", "fixed", "row_shift",  # HLOP: where its rows start, their number, the old ones
         )
     ]
     + [(name, np.float64) for name in ("trace_decay", "keep_u", "keep_v")]
-    + [(name, np.uint32) for name in ("key", "feedback_key")]  # mix32 of the seeds of its weights' rounding
+    + [(name, np.uint32) for name in ("key", "feedback_key", "row_key")]  # mix32 of the seeds of weights' rounding
 )  # fmt: skip
 NONE = -1
 
@@ -74,10 +76,9 @@ class State(NamedTuple):
 
     weights: int16, of all connections, then of feedback, a row per hidden neuron · spikes: uint8, trace: int32, per
     source · u, v, membrane (v before its reset), y1, error: int32, noise: int8, rng: uint32 and reward (y1 before the
-    surrogate): int32, per neuron · bias,
-    u_init: int32 per neuron, which only bias learning changes · scores: int64 per neuron of the readout ·
-    y1_saturated, error_saturated, feedback_saturated: int64 per layer · correct:
-    int64 (1,).
+    surrogate): int32, per neuron · bias, u_init: int32 per neuron, which only bias learning changes · scores: int64 per
+    neuron of the readout · y1_saturated, error_saturated, feedback_saturated: int64 per layer · correct: int64 (1,) ·
+    subspaces: int16, HLOP's rows of all layers that have any.
     """
 
     weights: np.ndarray
@@ -98,9 +99,10 @@ class State(NamedTuple):
     error_saturated: np.ndarray
     feedback_saturated: np.ndarray
     correct: np.ndarray
+    subspaces: np.ndarray
 
 
-@partial(compiled, parts=(learning_option_kernels, random_kernels))
+@partial(compiled, parts=(learning_option_kernels, random_kernels, subspace_kernels))
 def learn(constants, state, packed, labels, gate, first, trace_random, weight_random, predictions):
     """Learn from samples, one after the other.
 
@@ -116,6 +118,7 @@ def learn(constants, state, packed, labels, gate, first, trace_random, weight_ra
         widest = max(widest, layers[index].width, layers[index].inputs)
     active, sums = np.empty(widest + 1, np.int64), np.empty(widest, np.int32)
     decayed, errors = np.empty(TRACE_MAX + 1, np.int32), np.empty(layers[-1].size, np.int64)
+    lateral, lateral_keys = np.empty((4, widest), np.int32), np.empty(widest, np.uint32)
     thirds = np.empty_like(state.error)
     for sample in range(len(packed)):
         forget(state)
@@ -145,7 +148,8 @@ def learn(constants, state, packed, labels, gate, first, trace_random, weight_ra
                     follow_noise(index, constants, state, frame)
             for index in range(len(layers)):
                 if layers[index].plastic:
-                    change_weights(index, constants, state, frame, trace_random, weight_random, local, decayed, active)
+                    random = trace_random[index, local], weight_random[local]
+                    change_weights(index, constants, state, frame, random, decayed, active, lateral, lateral_keys)
                     if chosen.decay_every > 0:
                         decay_connection(index, layers, chosen, state, frame)
         predictions[sample] = best(layers[len(layers) - 1].size, state.scores)
@@ -369,11 +373,13 @@ def decay_traces(layer, epoch, random, state, decayed, active):
 
 
 @inlined
-def change_weights(index, constants, state, epoch, trace_random, weight_random, local, decayed, active):
-    """The end of a learning epoch for a connection and its twin; local: the epoch's place among the random numbers."""
+def change_weights(index, constants, state, epoch, random, decayed, active, lateral, lateral_keys):
+    """The end of a learning epoch for a connection and its twin; random: of the trace, and of ``lava`` rounding."""
     layer = constants.layers[index]
-    live = decay_traces(layer, constants.epoch, trace_random[index, local], state, decayed, active)
+    live = decay_traces(layer, constants.epoch, random[0], state, decayed, active)
     key = layer.key
+    if layer.fixed > 0:
+        live = project(layer, state, lateral, active)
     for start in (layer.weight, layer.twin):
         if start == NONE:
             continue
@@ -382,7 +388,14 @@ def change_weights(index, constants, state, epoch, trace_random, weight_random, 
             update_independently(layer, start, key, state, active, live)
             key = layer.feedback_key
         else:
-            update(layer, start, weight_random[local], state, active, live)
+            update(layer, start, random[1], state, active, live)
+    if layer.fixed > 0:
+        put_back(layer, state, lateral)
+    if layer.rows > layer.fixed:
+        key = mix(np.uint32(layer.row_key + np.uint32(epoch & 0xFFFFFFFF)))
+        for i in range(layer.inputs):
+            lateral_keys[i] = mix(np.uint32(key + np.uint32(i)))
+        follow(layer, state, lateral, lateral_keys)
 
 
 @inlined

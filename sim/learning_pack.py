@@ -11,6 +11,7 @@ from ottt_loihi.sim import learning_integers as integers
 from ottt_loihi.sim import learning_kernels as kernels
 from ottt_loihi.sim.learning_option_kernels import choose
 from ottt_loihi.sim.network import LIF
+from ottt_loihi.sim.subspace import Subspace
 
 if TYPE_CHECKING:
     from ottt_loihi.sim.learning import LearningLayer, LearningNetwork
@@ -29,6 +30,11 @@ def pack(network: LearningNetwork) -> tuple[kernels.Constants, kernels.State]:
         _pack_numbers(at, part, network.epoch)
         weights.append(_rows(part.connection.weight.T, width))
         source, neuron, weight = source + inputs, neuron + width, weight + inputs * width
+    rows: list[np.ndarray] = [np.zeros(0, np.int16)]
+    for at, part in zip(layers, network.layers):
+        if part.subspace is not None:
+            at["subspace"] = sum(map(len, rows))
+            rows.append(_pack_subspace(at, part.subspace))
     for at, above, part in zip(layers[:-1], layers[1:], network.layers):
         at["feedback"] = weight if part.feedback is not None else above["weight"]
         if part.feedback is not None:
@@ -63,6 +69,7 @@ def pack(network: LearningNetwork) -> tuple[kernels.Constants, kernels.State]:
         error_saturated=np.zeros(len(layers), np.int64),
         feedback_saturated=np.zeros(len(layers), np.int64),
         correct=np.zeros(1, np.int64),
+        subspaces=np.concatenate(rows),
         **zeros,
     )
     return constants, state
@@ -96,6 +103,13 @@ def _pack_feedback(at: np.void, above: np.void, readout: np.void, part: Learning
         at["gain_mantissa"], at["gain_shift"] = feedback.gain
         at["feedback_key"] = key
     return _rows(feedback.rows, int((readout if at["direct"] else above)["width"]))
+
+
+def _pack_subspace(at: np.void, subspace: Subspace) -> np.ndarray:
+    """The numbers of a layer's lateral neurons; returns their rows."""
+    at["rows"], at["fixed"], at["row_shift"] = len(subspace.rows), subspace.fixed, subspace.shift
+    at["row_key"] = integers.mix32(np.array([subspace.seed], np.uint32))[0]
+    return subspace.rows.ravel()
 
 
 def _bias(layer: LIF) -> np.ndarray:

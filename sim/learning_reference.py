@@ -8,7 +8,7 @@ The equations of ``onchip/processes/{neuron,readout,dense}.py`` and of Lava's le
 from __future__ import annotations
 
 import numpy as np
-from ottt_loihi.sim import arithmetic
+from ottt_loihi.sim import arithmetic, subspace
 from ottt_loihi.sim import learning_encodings as encodings
 from ottt_loihi.sim import learning_integers as integers
 from ottt_loihi.sim import learning_losses as losses
@@ -72,6 +72,7 @@ class Layer:
         self.rng = integers.xorshift32_seeds(part.seed, part.layer.size)
         self.saturated = {"y1": 0, "error": 0}
         self.feedback = None if part.feedback is None else part.feedback.matrix.astype(np.int64)
+        self.rows = None if part.subspace is None else part.subspace.rows
         self.noise, self.feedback_saturated = np.zeros(part.layer.size, np.int8), 0
         self.bias = arithmetic.effective_bias(part.layer.bias_mant.reshape(-1), part.layer.bias_exp)
         self.u_init = part.layer.u_init.reshape(-1).astype(np.int32)
@@ -176,13 +177,19 @@ class Layer:
             self.x1 = (floor + (self.trace_random[frame] < exact - floor)).astype(np.int64)
             if phase == self.part.pre_phase:
                 self.x1 = np.minimum(self.x1 + self.part.impulse * self.pre, integers.TRACE_MAX)
+        self.learnt_from = self.x1
+        lateral = self.part.subspace
+        if lateral is not None:
+            self.learnt_from = subspace.projected(self.rows, lateral.fixed, self.x1)
+            random = integers.synapse_hash(lateral.seed, frame, self.rows.shape)
+            self.rows = subspace.moved(self.rows, lateral.fixed, lateral.shift, self.x1, random)
         self.w = self._learnt(self.w, frame, self.part.weight_seed)
 
     def _learnt(self, w: np.ndarray, frame: int, seed: int) -> np.ndarray:
         random: np.ndarray | int = self.weight_random[frame]
         if self.network.rounding == "per-synapse":
             random = 127 - integers.synapse_draws(seed, frame, w.shape).astype(np.int64)
-        change = encodings.engine_change(self.network.options.encoding, self.x1, self.messages())
+        change = encodings.engine_change(self.network.options.encoding, self.learnt_from, self.messages())
         w = np.clip(((w << integers.FRACTION_BITS) + change + random) >> integers.FRACTION_BITS, -256, 255)
         options = self.network.options
         if integers.decays_after(frame, options.decay_every * self.network.epochs_per_sample):
@@ -209,6 +216,8 @@ class Layer:
     def variables(self, index: int, process: str) -> dict[str, np.ndarray]:
         found = {f"plastic[{index}].{name}": value for name, value in (("weights", self.w), ("x1", self.x1))}
         found |= {f"plastic[{index}].{port}": value for port, value in self.messages().items()}
+        if self.rows is not None:
+            found[f"plastic[{index}].rows"] = self.rows
         names = ("v", "y1", "rng") if self.part.bias is None else ("v", "y1", "rng", "bias")
         found |= {f"{process}.{name}": getattr(self, name) for name in names}
         found |= {f"{process}.{name}_saturated": np.array([count]) for name, count in self.saturated.items()}

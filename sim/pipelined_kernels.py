@@ -8,7 +8,7 @@ from __future__ import annotations
 from functools import partial
 
 import numpy as np
-from ottt_loihi.sim import learning_kernels, learning_option_kernels, random_kernels
+from ottt_loihi.sim import learning_kernels, learning_option_kernels, random_kernels, subspace_kernels
 from ottt_loihi.sim.kernels import compiled, inlined
 from ottt_loihi.sim.learning_integers import TRACE_MAX
 from ottt_loihi.sim.learning_kernels import (
@@ -26,7 +26,7 @@ from ottt_loihi.sim.learning_kernels import (
 from ottt_loihi.sim.learning_option_kernels import decay_connection, learn_bias
 
 
-@partial(compiled, parts=(learning_kernels, learning_option_kernels, random_kernels))
+@partial(compiled, parts=(learning_kernels, learning_option_kernels, random_kernels, subspace_kernels))
 def learn(constants, state, packed, labels, gate, first, trace_random, weight_random, predictions):
     """Learn from samples; arguments as in ``learning_kernels.learn``, a random number for each of n·(T + K − 1) steps.
 
@@ -40,6 +40,7 @@ def learn(constants, state, packed, labels, gate, first, trace_random, weight_ra
         widest = max(widest, layers[index].width, layers[index].inputs)
     active, sums = np.empty(widest + 1, np.int64), np.empty((len(layers), widest), np.int32)
     decayed, errors = np.empty(TRACE_MAX + 1, np.int32), np.empty(layers[-1].size, np.int64)
+    lateral, lateral_keys = np.empty((4, widest), np.int32), np.empty(widest, np.uint32)
     held, thirds = np.empty_like(state.spikes), np.empty_like(state.error)
     latency = 2
     if last > 0:
@@ -84,7 +85,8 @@ def learn(constants, state, packed, labels, gate, first, trace_random, weight_ra
             for index in range(len(layers)):
                 if layers[index].plastic:
                     epoch = first * period + local
-                    change_weights(index, constants, state, epoch, trace_random, weight_random, local, decayed, active)
+                    random = trace_random[index, local], weight_random[local]
+                    change_weights(index, constants, state, epoch, random, decayed, active, lateral, lateral_keys)
                     if chosen.decay_every > 0:
                         decay_connection(index, layers, chosen, state, epoch)
         for index in range(last):

@@ -11,6 +11,7 @@ from ottt_loihi.onchip.plan import FEEDBACKS, Plan, make_plan
 from ottt_loihi.onchip.scales import learning_network
 from ottt_loihi.sim.learning import LearningNetwork
 from ottt_loihi.sim.learning_options import DEFAULT, ENCODINGS, LOSSES, SCHEDULES, WHEN, Options
+from ottt_loihi.sim.subspace import Subspace
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,7 @@ class Case:
     x: np.ndarray
     labels: np.ndarray
     gate: np.ndarray
+    subspaces: tuple[Subspace, ...] | None = None
     options: Options = DEFAULT
 
     @property
@@ -34,7 +36,14 @@ class Case:
 
     def network(self) -> LearningNetwork:
         return learning_network(
-            self.plan, self.rates, self.feedback, self.seed, self.halve_every, self.rounding, self.options
+            self.plan,
+            self.rates,
+            self.feedback,
+            self.seed,
+            self.halve_every,
+            self.rounding,
+            self.subspaces,
+            self.options,
         )
 
 
@@ -58,8 +67,10 @@ def learning_cases(draw: st.DrawFn, max_hidden: int = 3) -> Case:
         for c in chip.connections
     ]
     samples, feedback = draw(st.integers(1, 8)), draw(st.sampled_from(FEEDBACKS))
+    plan = make_plan(replace(chip, layers=tuple(layers), connections=tuple(connections)))
     return Case(
-        plan=make_plan(replace(chip, layers=tuple(layers), connections=tuple(connections))),
+        plan=plan,
+        subspaces=draw(st.sampled_from([None, _subspaces(rng, plan, draw(st.sampled_from([100, 6000, 32767])))])),
         rates=tuple(draw(st.sampled_from([0.02, 0.2, 2.0])) for _ in range(len(hidden) + 1)),
         feedback=feedback,
         seed=draw(st.integers(0, 2**20)),
@@ -86,3 +97,13 @@ def learning_options(draw: st.DrawFn, feedback: str) -> Options:
         decay_every=draw(st.integers(0, 3)),
         decay_shift=draw(st.integers(1, 9)),
     )
+
+
+def _subspaces(rng: np.random.Generator, plan: Plan, limit: int) -> tuple[Subspace, ...]:
+    """Rows from tiny to senseless, some of them fixed."""
+    found = []
+    for c in plan.dense:
+        rows = rng.integers(-limit, limit + 1, (rng.integers(0, c.shape[1] + 1), c.shape[1]))
+        fixed, shift = int(rng.integers(0, len(rows) + 1)), int(rng.integers(0, 20))
+        found.append(Subspace(rows, fixed, shift, int(rng.integers(0, 1000))))
+    return tuple(found)

@@ -43,7 +43,7 @@ def test_every_variable_equals_the_oracle(case):
     found = sim.learn(network, case.packed, case.labels, case.gate).variables()
     assert_equal(learning_reference.learn(network, case.x, case.labels, case.gate), found)
     of_feedback = {"random": 1, "symmetric": 0, "kolen-pollack": 1, "opzo": 3}[case.feedback]
-    of_layer = 9 + case.options.learn_bias + len(PORTS[case.options.encoding])
+    of_layer = 9 + case.options.learn_bias + len(PORTS[case.options.encoding]) + (case.subspaces is not None)
     assert len(found) == of_layer * len(network.layers) + of_feedback * (len(network.layers) - 1)
 
 
@@ -63,7 +63,7 @@ def compare_with_lava(case, executor):
     found = sim.learn(case.network(), case.packed, case.labels, case.gate).variables()
     graph = build_graph(
         case.plan, case.packed, case.labels, list(case.rates), case.feedback, case.seed, case.gate, case.halve_every,
-        case.rounding, case.options,
+        case.rounding, case.subspaces, case.options,
     )  # fmt: skip
     with executor(graph.source) as run:
         run.steps(len(case.x) * graph.period)

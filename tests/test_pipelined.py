@@ -208,3 +208,10 @@ def test_digits_are_learnt_nearly_as_well():
         fresh_network(), (rate_code(split.x_train, 6, 100), split.y_train), settings=Settings(schedule="pipelined")
     )
     assert accuracy(freeze(result.chip).chip, *test) > 0.88
+
+
+def test_a_frozen_front_has_no_phase_there():
+    from ottt_loihi.onchip.plan import make_schedule
+
+    with pytest.raises(UsageError, match="schedule: 2 frozen layers in front act in phases"):
+        make_schedule(1, "random", "pipelined", 2)

@@ -131,13 +131,8 @@ class OTTTDenseModelFloat(OTTTDenseBehaviour, LearningConnectionModelFloat, Abst
         return self.weights - self.weights / 2**shift
 
 
-@implements(proc=OTTTDense, protocol=LoihiProtocol)
-@requires(CPU)
-@tag("fixed_pt")
-class OTTTDenseModelFixed(OTTTDenseBehaviour, LearningConnectionModelBitApproximate, AbstractPyDenseModelBitAcc):
-    error_in: PyInPort = LavaPyType(PyInPort.VEC_DENSE, np.int32, precision=8)
-    error_out: PyOutPort = LavaPyType(PyOutPort.VEC_DENSE, np.int32, precision=24)
-    error_buff: np.ndarray = LavaPyType(np.ndarray, np.int32, precision=24)
+class FixedActivation:
+    """The fixed-point part that is not Lava's: the shifted sum, rounding per synapse. Mixed in before everything."""
 
     def __init__(self, proc_params):
         super().__init__(proc_params)
@@ -156,3 +151,14 @@ class OTTTDenseModelFixed(OTTTDenseBehaviour, LearningConnectionModelBitApproxim
 
     def activation(self, s_in: np.ndarray) -> np.ndarray:
         return arithmetic.synaptic_input(self.weights[:, s_in].sum(axis=1), self.proc_params["weight_exp"])
+
+
+@implements(proc=OTTTDense, protocol=LoihiProtocol)
+@requires(CPU)
+@tag("fixed_pt")
+class OTTTDenseModelFixed(
+    FixedActivation, OTTTDenseBehaviour, LearningConnectionModelBitApproximate, AbstractPyDenseModelBitAcc
+):
+    error_in: PyInPort = LavaPyType(PyInPort.VEC_DENSE, np.int32, precision=8)
+    error_out: PyOutPort = LavaPyType(PyOutPort.VEC_DENSE, np.int32, precision=24)
+    error_buff: np.ndarray = LavaPyType(np.ndarray, np.int32, precision=24)

@@ -17,6 +17,7 @@ from ottt_loihi.losses import Loss
 from ottt_loihi.network import Network
 from ottt_loihi.neurons import one_of
 from ottt_loihi.paths import Paths
+from ottt_loihi.rules.hlop import HLOP, make_hlop
 
 UPDATES = ("step", "sequence")
 
@@ -77,11 +78,13 @@ class OnlineRule(Rule):
 
     ``update="sequence"`` adds the T gradients up and lets the optimiser step once per batch; ``"step"`` lets it step
     after every time step, so that step t + 1 already runs with the new weights (momentum carries over).
+    ``hlop``: protects earlier tasks (:class:`~ottt_loihi.rules.hlop.HLOP`), for rules that offer it.
     """
 
-    def __init__(self, paths: Paths, update: str) -> None:
+    def __init__(self, paths: Paths, update: str, hlop: HLOP | Mapping[str, Any] | None = None) -> None:
         self.paths = paths
         self.update = one_of(update, "update", UPDATES)
+        self.hlop = make_hlop(hlop)
 
     def check(self, net: Network) -> None:
         """Refuse a network the rule does not fit."""
@@ -99,9 +102,10 @@ class OnlineRule(Rule):
     ) -> BatchResult:
         self.check(net)
         x, labels = net.check_input(x), check_labels(net, x, labels)
+        projections = None if self.hlop is None else self.hlop.projections(net, optimizer)
         if optimizer is not None:
             optimizer.zero_grad()
-        folded = net.fold(x, leaves=True, paths=self.paths)
+        folded = net.fold(x, leaves=True, paths=self.paths, projections=projections)
         state, total, scores = None, x.new_zeros(()), x.new_zeros(len(x), net.num_classes)
         learning = self.steps_with_gradient(x.shape[1])
         for t in range(x.shape[1]):
@@ -117,14 +121,27 @@ class OnlineRule(Rule):
                 folded.push()
                 optimizer.step()
                 optimizer.zero_grad()
-                folded = net.fold(x, leaves=True, paths=self.paths)
+                folded = net.fold(x, leaves=True, paths=self.paths, projections=projections)
         folded.push()
+        if self.hlop is not None:
+            self.hlop.check()
         if optimizer is not None and self.update == "sequence":
             optimizer.step()
         return BatchResult(total, scores)
 
     def describe(self) -> dict[str, Any]:
-        return {"name": self.name, "update": self.update}
+        return {"name": self.name, "update": self.update} | (
+            {} if self.hlop is None else {"hlop": self.hlop.describe()}
+        )
+
+    def tensors(self) -> dict[str, Tensor]:
+        return super().tensors() if self.hlop is None else self.hlop.tensors()
+
+    def restore(self, tensors: Mapping[str, Tensor]) -> None:
+        if self.hlop is None:
+            super().restore(tensors)
+        else:
+            self.hlop.restore(tensors)
 
 
 def require_finite(net: Network, loss: Tensor, state: Any, t: int) -> None:
