@@ -25,8 +25,8 @@ next one, and what a sample's last step has sent is gone before the next sample 
 
 **Pipelined**, without a front: the next time step starts one Lava step later, not K; every Lava step is a learning
 epoch (``t_epoch = 1``), and a sample of T time steps takes T + K − 1 Lava steps in place of K·T; nothing of one sample
-is left when the next begins. The phases above are those of the sample's first time step. The price: where the message of
-time step t learns, its layer is already further, so that
+is left when the next begins. The phases above are those of the sample's first time step. The price: where the message
+of time step t learns, its layer is already further, so that
 
 ===============================  ==============================  ==================================================
 of time step t + d               readout                         hidden layer l: direct; layerwise
