@@ -24,7 +24,7 @@ from ottt_loihi.sim.learning_integers import (
     MOMENTUM_MAX,
     TRACE_MAX,
 )
-from ottt_loihi.sim.learning_option_kernels import Chosen, decay_connection, learn_bias, write_error
+from ottt_loihi.sim.learning_option_kernels import Chosen, decay_connection, move_biases, write_error
 from ottt_loihi.sim.random_kernels import mix, next_random, scaled
 from ottt_loihi.sim.subspace_kernels import follow, project, put_back
 
@@ -139,19 +139,19 @@ def learn(constants, state, packed, labels, gate, first, trace_random, weight_ra
                 wanted = wanted and best(layers[last].size, state.scores) != labels[sample]
             compare(layers[last], last, constants, labels[sample], wanted, halved, state, errors)
             if wanted and learns_bias:
-                learn_bias(chosen, layers[last], last, t, state)
+                move_biases(layers[last], last, t, chosen, state)
             for index in range(last - 1, -1, -1):
                 feed_back(index, constants, state, thirds, halved)
                 if learns_bias:
-                    learn_bias(chosen, layers[index], index, t, state)
+                    move_biases(layers[index], index, t, chosen, state)
                 if layers[index].averaging > 0:
                     follow_noise(index, constants, state, frame)
             for index in range(len(layers)):
                 if layers[index].plastic:
                     random = trace_random[index, local], weight_random[local]
                     change_weights(index, constants, state, frame, random, decayed, active, lateral, lateral_keys)
-                    if chosen.decay_every > 0:
-                        decay_connection(index, layers, chosen, state, frame)
+                    if chosen.decay_every > 0 and (frame + 1) % chosen.decay_every == 0:
+                        decay_connection(layers[index], index, chosen, state, frame)
         predictions[sample] = best(layers[len(layers) - 1].size, state.scores)
         state.correct[0] += predictions[sample] == labels[sample]
 
@@ -264,9 +264,8 @@ def compare(layer, index, constants, label, gate, halved, state, errors):
     """The readout's error, to be sent back, and its y1."""
     shift, limit = min(MAX_SHIFT, layer.y1_shift + halved), constants.chosen.y1_max
     if gate:
-        write_error(
-            constants.chosen, state.v[layer.neuron : layer.neuron + layer.size], label, constants.target, errors
-        )
+        chosen, v = constants.chosen, state.v[layer.neuron : layer.neuron + layer.size]
+        write_error(chosen.loss, chosen.logit_mantissa, chosen.logit_shift, v, label, constants.target, errors)
     for j in range(layer.size):
         n = layer.neuron + j
         state.y1[n] = state.error[n] = 0

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from ottt_loihi.sim import arithmetic
 from ottt_loihi.sim import learning_integers as integers
-from ottt_loihi.sim.kernels import called
+from ottt_loihi.sim.kernels import called, inlined
 from ottt_loihi.sim.learning_bias import MANTISSA_MAX, MANTISSA_MIN
 from ottt_loihi.sim.learning_encodings import largest
 from ottt_loihi.sim.learning_losses import EXP_TABLE, PROBABILITY_BITS, logit_steps
@@ -74,11 +74,14 @@ def _decay_keys(seeds: list[int]) -> np.ndarray:
 
 
 @called
-def write_error(chosen, v, label, target, e):
-    """``learning_losses.integer_error`` of membranes v, int32, into e, int64, both ``(classes,)``."""
-    if chosen.loss == SOFTMAX:
-        softmax_error(chosen, v, label, target, e)
-    elif chosen.loss == HINGE:
+def write_error(loss, mantissa, shift, v, label, target, e):
+    """``learning_losses.integer_error`` of membranes v, int32, into e, int64, both ``(classes,)``.
+
+    loss: its place in ``LOSSES`` · mantissa, shift: of ``learning_losses.logit_steps``.
+    """
+    if loss == SOFTMAX:
+        softmax_error(mantissa, shift, v, label, target, e)
+    elif loss == HINGE:
         hinge_error(v, label, target, e)
     else:
         for k in range(len(v)):
@@ -86,14 +89,14 @@ def write_error(chosen, v, label, target, e):
 
 
 @called
-def softmax_error(chosen, v, label, target, e):
+def softmax_error(mantissa, shift, v, label, target, e):
     """Cross-entropy from the table."""
     largest, total = np.int64(v[0]), np.int64(0)
     for k in range(len(v)):
         largest = max(largest, np.int64(v[k]))
-    half = np.int64(1) << (chosen.logit_shift - 1)
+    half = np.int64(1) << (shift - 1)
     for k in range(len(v)):
-        steps = ((largest - v[k]) * chosen.logit_mantissa + half) >> chosen.logit_shift
+        steps = ((largest - v[k]) * mantissa + half) >> shift
         e[k] = EXP_TABLE[steps] if steps < len(EXP_TABLE) else 0
         total += e[k]
     for k in range(len(v)):
@@ -115,36 +118,49 @@ def hinge_error(v, label, target, e):
 
 
 @called
-def learn_bias(chosen, layer, index, t, state):
-    """``learning_bias.BiasLearning.change`` of one layer's biases."""
-    gain, shift, exponent = chosen.bias_gain[index, t], chosen.bias_shift[index], chosen.bias_exponent[index]
-    for n in range(layer.neuron, layer.neuron + layer.size):
-        old = np.int64(state.bias[n]) >> exponent
-        moved = old + scaled(n, np.int64(state.y1[n]), gain, shift, state.rng)
+def learn_bias(numbers, y1, rng, bias, u, u_init):
+    """``learning_bias.BiasLearning.change`` of one layer's biases; the arrays are its own.
+
+    numbers: gain of the time step, shift, exponent, in_u.
+    """
+    gain, shift, exponent, in_u = numbers
+    for n in range(len(bias)):
+        old = np.int64(bias[n]) >> exponent
+        moved = old + scaled(n, np.int64(y1[n]), gain, shift, rng)
         change = np.int32((min(max(moved, MANTISSA_MIN), MANTISSA_MAX) - old) << exponent)
-        state.bias[n] += change
-        if chosen.bias_in_u[index]:
-            state.u[n] -= change
-            state.u_init[n] -= change
+        bias[n] += change
+        if in_u:
+            u[n] -= change
+            u_init[n] -= change
 
 
 @called
-def decay_weights(chosen, layer, start, key, frame, weights):
-    """``learning_integers.decay_step`` of the weights from ``start`` on."""
-    key = mix(np.uint32(key + np.uint32(frame & 0xFFFFFFFF)))
-    for i in range(layer.inputs):
+def decay_weights(weights, size, key, epoch, shift):
+    """``learning_integers.decay_step`` of the weights, int16 ``(inputs, width)``, the first ``size`` of each row."""
+    key = mix(np.uint32(key + np.uint32(epoch & 0xFFFFFFFF)))
+    for i in range(len(weights)):
         row_key = mix(np.uint32(key + np.uint32(i)))
-        for j in range(layer.size):
-            at = start + i * layer.width + j
-            w, r = np.int64(weights[at]), np.int64(mix(np.uint32(row_key + np.uint32(j)))) >> (32 - chosen.decay_shift)
-            weights[at] = w - ((w + r) >> chosen.decay_shift)
+        for j in range(size):
+            w, r = np.int64(weights[i, j]), np.int64(mix(np.uint32(row_key + np.uint32(j)))) >> (32 - shift)
+            weights[i, j] = w - ((w + r) >> shift)
 
 
-@called
-def decay_connection(index, layers, chosen, state, frame):
-    """Weight decay of a connection and its twin, at the end of the epochs it is due in."""
-    if (frame + 1) % chosen.decay_every == 0:
-        layer = layers[index]
-        decay_weights(chosen, layer, layer.weight, chosen.decay_key[index], frame, state.weights)
-        if layer.twin >= 0:
-            decay_weights(chosen, layer, layer.twin, chosen.decay_feedback_key[index], frame, state.weights)
+@inlined
+def move_biases(layer, index, t, chosen, state):
+    """Bias learning of one layer."""
+    first, end = layer.neuron, layer.neuron + layer.size
+    gain = chosen.bias_gain[index, t]
+    numbers = gain, chosen.bias_shift[index], chosen.bias_exponent[index], chosen.bias_in_u[index]
+    y1, rng, bias = state.y1[first:end], state.rng[first:end], state.bias[first:end]
+    learn_bias(numbers, y1, rng, bias, state.u[first:end], state.u_init[first:end])
+
+
+@inlined
+def decay_connection(layer, index, chosen, state, epoch):
+    """Weight decay of a connection and its twin."""
+    count, shape, shift = layer.inputs * layer.width, (layer.inputs, layer.width), chosen.decay_shift
+    own = state.weights[layer.weight : layer.weight + count].reshape(shape)
+    decay_weights(own, layer.size, chosen.decay_key[index], epoch, shift)
+    if layer.twin >= 0:
+        twin = state.weights[layer.twin : layer.twin + count].reshape(shape)
+        decay_weights(twin, layer.size, chosen.decay_feedback_key[index], epoch, shift)

@@ -23,7 +23,7 @@ from ottt_loihi.sim.learning_kernels import (
     receive,
     third_factor,
 )
-from ottt_loihi.sim.learning_option_kernels import decay_connection, learn_bias
+from ottt_loihi.sim.learning_option_kernels import decay_connection, move_biases
 
 
 @partial(compiled, parts=(learning_kernels, learning_option_kernels, random_kernels, subspace_kernels))
@@ -68,7 +68,7 @@ def learn(constants, state, packed, labels, gate, first, trace_random, weight_ra
                 if 0 <= t < frames:
                     answer_errors(layers[index], index, constants, state, thirds, halved)
                     if learns_bias:
-                        learn_bias(chosen, layers[index], index, t, state)
+                        move_biases(layers[index], index, t, chosen, state)
             t = step - last - 1
             if 0 <= t < frames:
                 answer(layers[last], state, sums[last])
@@ -77,7 +77,7 @@ def learn(constants, state, packed, labels, gate, first, trace_random, weight_ra
                     wanted = wanted and best(layers[last].size, state.scores) != labels[sample]
                 compare(layers[last], last, constants, labels[sample], wanted, halved, state, errors)
                 if wanted and learns_bias:
-                    learn_bias(chosen, layers[last], last, t, state)
+                    move_biases(layers[last], last, t, chosen, state)
             for index in range(len(layers)):
                 receive(layers[index], state, active, sums[index])
             for index in range(last):
@@ -87,8 +87,8 @@ def learn(constants, state, packed, labels, gate, first, trace_random, weight_ra
                     epoch = first * period + local
                     random = trace_random[index, local], weight_random[local]
                     change_weights(index, constants, state, epoch, random, decayed, active, lateral, lateral_keys)
-                    if chosen.decay_every > 0:
-                        decay_connection(index, layers, chosen, state, epoch)
+                    if chosen.decay_every > 0 and (epoch + 1) % chosen.decay_every == 0:
+                        decay_connection(layers[index], index, chosen, state, epoch)
         for index in range(last):
             target, size = layers[index + 1].source, layers[index].size
             state.spikes[target : target + size] = held[target : target + size]
