@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onchip_forgetting as forgetting
 from ottt_loihi.converters import plots
 from ottt_loihi.converters.export import Options, export
 from ottt_loihi.onchip.fresh import fresh_network
@@ -145,7 +146,12 @@ def drift_table(rows: dict[str, dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def write(docs: Path, scratch: list[tuple[Experiment, dict[str, Any]]], drifts: dict[str, dict[str, Any]]) -> None:
+def write(
+    docs: Path,
+    scratch: list[tuple[Experiment, dict[str, Any]]],
+    drifts: dict[str, dict[str, Any]],
+    forgotten: dict[str, list[dict[str, Any]]],
+) -> None:
     text = (
         "# Learning on the chip, measured\n\nMade by `make onchip` on the CPU, in the simulator that is bit-equal to "
         f"Lava's learning engine. Rate-coded images, T = {T}, batch 1, seed 0, per-synapse rounding and direct random "
@@ -154,7 +160,8 @@ def write(docs: Path, scratch: list[tuple[Experiment, dict[str, Any]]], drifts: 
         f"## From scratch\n\n{scratch_table(scratch)}\n\n"
         "## A sensor that changes\n\nA 784-256-10 network trained offline (3 epochs), exported at 8 bits, "
         "learns on.\n\n"
-        f"{drift_table(drifts)}\n\n![test accuracy while it learns on](onchip-drift.png)\n"
+        f"{drift_table(drifts)}\n\n![test accuracy while it learns on](onchip-drift.png)\n\n"
+        f"{forgetting.section(forgotten)}"
     )
     with atomic_write(docs / "onchip-results.md") as temporary:
         temporary.write_text(text)
@@ -166,7 +173,9 @@ def write(docs: Path, scratch: list[tuple[Experiment, dict[str, Any]]], drifts: 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=Path, default=Path("runs/onchip"))
-    parser.add_argument("--only", default="", help="experiments whose name contains this; drift for the last part")
+    parser.add_argument(
+        "--only", default="", help="experiments whose name contains this; drift, forgetting: the last parts"
+    )
     parser.add_argument("--docs", type=Path, default=Path("docs"))
     arguments = parser.parse_args()
     arguments.runs.mkdir(parents=True, exist_ok=True)
@@ -182,8 +191,10 @@ def main() -> None:
             found = kept(place, lambda experiment=experiment: from_scratch(experiment))
             scratch.append((experiment, found))
             print(experiment.name, found, flush=True)
+    if arguments.only in "forgetting":
+        forgotten = forgetting.measure(arguments.runs, kept)
     if not arguments.only:
-        write(arguments.docs, scratch, drifts)
+        write(arguments.docs, scratch, drifts, forgotten)
 
 
 if __name__ == "__main__":

@@ -184,7 +184,7 @@ def _arrays(synapse: Synapse, name: str) -> tuple[np.ndarray, np.ndarray | None]
                 raise ChipError(f"{name}.{kind}: {value} at {place}; train again with a smaller learning rate")
         real = copy.deepcopy(synapse).cpu().double()
         real.weight_bits = None  # what fine-tuning for few bits computes with is rounded here, once
-        weight, bias, _ = real.effective()
+        weight, bias, *_ = real.effective()
     return weight.detach().numpy(), None if bias is None else bias.detach().numpy()
 
 

@@ -69,9 +69,9 @@ def build(chip: ChipNetwork, messages: np.ndarray, pipelined: bool = False) -> G
     neurons = tuple(_neurons(chip, index, pipelined) for index in range(len(chip.layers)))
     period = chip.num_steps if pipelined else steps_per_sample(chip)
     source = build_source(messages, period, len(chip.layers) if pipelined else 0)
-    connections = tuple(_connection(c) for c in chip.connections)
+    connections = tuple(build_connection(c) for c in chip.connections)
     for c, process in zip(chip.connections, connections):
-        _connect(c, (source if c.pre == INPUT else neurons[c.pre]).s_out, process, neurons[c.post].a_in)
+        wire(c, (source if c.pre == INPUT else neurons[c.pre]).s_out, process, neurons[c.post].a_in)
     length = source.data.shape[1]
     sinks = tuple(Sink(shape=(layer.size,), buffer=length) for layer in chip.layers)
     for neuron, sink in zip(neurons, sinks):
@@ -245,7 +245,7 @@ class Recorder:
         return Result(scores, states, counts)
 
 
-def _connect(c: Connection, spikes: Any, process: Any, current: Any) -> None:
+def wire(c: Connection, spikes: Any, process: Any, current: Any) -> None:
     """Wire a connection process between two ports; for a Conv, from our (C, H, W) to Lava's (W, H, C) and back."""
     if isinstance(c, Conv):
         spikes.reshape(c.input_shape).transpose((2, 1, 0)).connect(process.s_in)
@@ -255,7 +255,8 @@ def _connect(c: Connection, spikes: Any, process: Any, current: Any) -> None:
         process.a_out.connect(current)
 
 
-def _connection(c: Connection) -> Any:
+def build_connection(c: Connection) -> Any:
+    """The stock process of a connection; ChipError for a plastic one."""
     if c.weight_format != "inference8":
         raise ChipError(f"{c.label}: a plastic connection's odd weights would be truncated by Lava; freeze() it first")
     return _conv(c) if isinstance(c, Conv) else _matrix(c)

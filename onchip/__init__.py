@@ -2,6 +2,7 @@
 
 from ottt_loihi.converters.lava_runtime import LavaRun, require_lava
 from ottt_loihi.onchip.fresh import fresh_network
+from ottt_loihi.onchip.lateral import watch
 from ottt_loihi.onchip.learner import LearningResult, Settings, learn, repeat_in_lava
 
-__all__ = ["LavaRun", "LearningResult", "Settings", "fresh_network", "learn", "repeat_in_lava", "require_lava"]
+__all__ = ["LavaRun", "LearningResult", "Settings", "fresh_network", "learn", "repeat_in_lava", "require_lava", "watch"]

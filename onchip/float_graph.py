@@ -12,9 +12,11 @@ from typing import Any
 import numpy as np
 from ottt_loihi.converters.lava_runtime import require_lava
 from ottt_loihi.onchip.graph import LearningGraph, connect
-from ottt_loihi.onchip.plan import FEEDBACKS, LAYERWISE
+from ottt_loihi.onchip.plan import FEEDBACKS, LAYERWISE, make_schedule
 from ottt_loihi.onchip.schedule import Schedule
 from ottt_loihi.sim import arithmetic
+from ottt_loihi.sim.learning_bias import BiasLearning, lengths
+from ottt_loihi.sim.learning_options import DEFAULT, Options
 
 from ottt_loihi.errors import UsageError
 
@@ -32,6 +34,7 @@ def build_float_graph(
     kind: str | None = None,
     noise: float = 0.25,
     averaging: int = 13,
+    options: Options = DEFAULT,
 ) -> LearningGraph:
     """Build the graph for ``LavaRun(graph.source, tag="floating_pt")``.
 
@@ -52,6 +55,8 @@ def build_float_graph(
         of OPZO (:class:`~ottt_loihi.rules.feedback.OPZOLoop`)
     decay, v_threshold, reset
         of the hidden neurons; 0 < λ < 1; the surrogate is the rectangle ``|u − Vth| < Vth``
+    options
+        of the rule
 
     Raises
     ------
@@ -67,23 +72,34 @@ def build_float_graph(
     layerwise = kind in LAYERWISE
     _check_feedback(weights, feedback, kind)
     hidden = [w.shape[0] for w in weights[:-1]]
-    schedule = Schedule(len(hidden), "layerwise" if layerwise else "direct")
-    frames = packed.shape[1]
-    source = SampleSource(packed, weights[0].shape[1], labels.astype(np.int32), schedule.epoch)
-    plastic = [_plastic(w, layer, schedule, frames, decay, "plastic") for layer, w in enumerate(weights)]
+    schedule, frames = make_schedule(len(hidden), kind, options.schedule), packed.shape[1]
+    source = SampleSource(
+        packed, weights[0].shape[1], labels.astype(np.int32), schedule.epoch, period=schedule.period(frames)
+    )
+    plastic = [_plastic(w, layer, schedule, frames, decay, "plastic", options) for layer, w in enumerate(weights)]
     amplitude = noise if kind == "opzo" else 0.0
     neurons = [
         _neuron(
-            n, layer, schedule, frames, decay, v_threshold, reset, learning_rate, layerwise and layer > 0, amplitude
+            n,
+            layer,
+            schedule,
+            frames,
+            decay,
+            v_threshold,
+            reset,
+            learning_rate,
+            layerwise and layer > 0,
+            amplitude,
+            options,
         )
         for layer, n in enumerate(hidden)
     ]
-    readout = _readout(weights[-1].shape[0], len(labels), schedule, frames, learning_rate)
+    readout = _readout(weights[-1].shape[0], len(labels), schedule, frames, learning_rate, options)
     back = [
-        _back(kind, m, layer, schedule, frames, decay, frames / noise, averaging)
+        _back(kind, m, layer, schedule, frames, decay, frames / noise, averaging, options)
         for layer, m in enumerate([] if feedback is None else feedback)
     ]
-    return connect(source, plastic, neurons, readout, back, schedule.epoch)
+    return connect(source, plastic, neurons, readout, back, schedule, frames, options.encoding)
 
 
 def _check_feedback(weights: Sequence[np.ndarray], feedback: Sequence[np.ndarray] | None, kind: str) -> None:
@@ -106,26 +122,38 @@ def _back(
     decay: float,
     gain: float,
     averaging: int,
+    options: Options,
 ) -> Any:
     from lava.proc.dense.process import Dense
     from ottt_loihi.onchip.processes.feedback import MomentumFeedback
 
     name = f"feedback[{layer}]"
     if kind == "kolen-pollack":
-        return _plastic(matrix, layer + 1, schedule, frames, decay, "feedback")
+        return _plastic(matrix, layer + 1, schedule, frames, decay, "feedback", options)
     if kind == "opzo":
         return MomentumFeedback(np.asarray(matrix, np.float64), gain, averaging, schedule.epoch, name=name)
     return Dense(weights=matrix, num_message_bits=8, name=name)
 
 
-def _plastic(weight: np.ndarray, layer: int, schedule: Schedule, frames: int, decay: float, name: str) -> Any:
+def _plastic(
+    weight: np.ndarray, layer: int, schedule: Schedule, frames: int, decay: float, name: str, options: Options
+) -> Any:
     from ottt_loihi.onchip.processes.dense import OTTTDense
     from ottt_loihi.onchip.rule import OTTTLearningRule
 
     is_readout = layer == schedule.hidden_layers
-    rule = OTTTLearningRule(schedule.epoch, schedule.pre_phase(layer), 0.0 if is_readout else decay, "float")
-    interval = schedule.epoch if is_readout else schedule.epoch * frames
-    return OTTTDense(np.asarray(weight, np.float64), rule, interval, name=f"{name}[{layer}]")
+    decay = 0.0 if is_readout else decay
+    rule = OTTTLearningRule(schedule.epoch, schedule.pre_phase(layer), decay, "float", encoding=options.encoding)
+    period = schedule.period(frames)
+    interval = schedule.epoch if is_readout else period
+    return OTTTDense(
+        np.asarray(weight, np.float64),
+        rule,
+        interval,
+        name=f"{name}[{layer}]",
+        decay_every=options.decay_every * (period // schedule.epoch),
+        decay_shift=options.decay_shift,
+    )
 
 
 def _neuron(
@@ -139,6 +167,7 @@ def _neuron(
     rate: float,
     passes_error_on: bool,
     noise: float,
+    options: Options,
 ) -> Any:
     from ottt_loihi.onchip.processes.neuron import OTTTNeuron
 
@@ -153,16 +182,19 @@ def _neuron(
         y1_scale=rate,
         error_scale=1.0 if passes_error_on else None,
         noise=noise,
+        encoding=options.encoding,
+        bias_learning=BiasLearning(lengths(decay, frames, 1.0, subtract), 0, subtract) if options.learn_bias else None,
         seed=layer,
         epoch=schedule.epoch,
         frames=frames,
+        period=schedule.period(frames),
         update_phase=schedule.update_phase(layer),
         feedback_phase=schedule.feedback_phase(layer),
         name=f"neuron[{layer}]",
     )
 
 
-def _readout(classes: int, samples: int, schedule: Schedule, frames: int, rate: float) -> Any:
+def _readout(classes: int, samples: int, schedule: Schedule, frames: int, rate: float, options: Options) -> Any:
     from ottt_loihi.onchip.processes.readout import OTTTReadout
 
     return OTTTReadout(
@@ -173,5 +205,10 @@ def _readout(classes: int, samples: int, schedule: Schedule, frames: int, rate: 
         samples=samples,
         epoch=schedule.epoch,
         frames=frames,
+        period=schedule.period(frames),
         update_phase=schedule.update_phase(schedule.hidden_layers),
+        loss=options.loss,
+        learn_when=options.learn_when,
+        encoding=options.encoding,
+        bias_learning=BiasLearning((1.0,) * frames) if options.learn_bias else None,
     )

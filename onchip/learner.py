@@ -18,12 +18,17 @@ from typing import Any
 import numpy as np
 from ottt_loihi.converters.lava_runtime import LavaRun, require_lava
 from ottt_loihi.onchip.checkpoint import Checkpoint
+from ottt_loihi.onchip.front import packed_spikes, predictions, unpacked
 from ottt_loihi.onchip.inprocess import InProcessRun
 from ottt_loihi.onchip.plan import CALIBRATION_SAMPLES, FEEDBACKS, Plan, make_plan, trace_energy
 from ottt_loihi.onchip.scales import learning_network
 from ottt_loihi.sim import Simulator, reference
 from ottt_loihi.sim.learning import Learner
-from ottt_loihi.sim.network import ChipNetwork
+from ottt_loihi.sim.learning_bias import with_bias
+from ottt_loihi.sim.learning_encodings import largest
+from ottt_loihi.sim.learning_options import Options
+from ottt_loihi.sim.network import INPUT, ChipNetwork
+from ottt_loihi.sim.subspace import Subspace
 
 from ottt_loihi.errors import UsageError, VerificationError
 
@@ -64,6 +69,7 @@ class LearningResult:
     seconds         time spent stepping, since it was resumed
     interrupted     stopped by Ctrl-C; everything above is as of the last point of the curve
     settings        backend, feedback, seed and all else that makes the run repeatable
+    subspaces       HLOP's, as they are now: rows that were not fixed have learnt
     ==============  ==============================================================================================
     """
 
@@ -79,6 +85,7 @@ class LearningResult:
     seconds: float
     interrupted: bool
     settings: dict[str, Any] = field(default_factory=dict)
+    subspaces: tuple[Subspace, ...] | None = None
 
     @property
     def accuracy(self) -> float | None:
@@ -88,13 +95,13 @@ class LearningResult:
     @property
     def warnings(self) -> list[str]:
         """What is wrong with the learning rates, in sentences with numbers; empty if nothing is."""
-        found, last = [], len(self.rates) - 1
+        found, last, most = [], len(self.rates) - 1, largest(self.settings.get("encoding", "signed"))
         for layer, rate in enumerate(self.rates):
             name = "the readout" if layer == last else f"hidden layer {layer + 1}"
             sent = self.counters["readout.y1_saturated" if layer == last else f"neuron[{layer}].y1_saturated"]
-            saturated = sent / max(1, self.messages * self.chip.layers[layer].size)
+            saturated = sent / max(1, self.messages * self.chip.layers[layer - last - 1].size)
             for part, wrong, what in (
-                (saturated, saturated > SATURATED, "of the messages y1 saturate at ±127; lower its rate"),
+                (saturated, saturated > SATURATED, f"of the messages y1 saturate at ±{most}; lower its rate"),
                 (self.rails[layer], self.rails[layer] > RAILS, "of the weights are at −256 or 255; lower its rate"),
                 (
                     self.moved[layer],
@@ -112,8 +119,10 @@ class LearningResult:
 
 
 @dataclass(frozen=True)
-class Settings:
-    """How to learn. readout_rate, hidden_rate: part of a layer's error that one update takes away, default measured
+class Settings(Options):
+    """How to learn; the rule's :class:`~ottt_loihi.sim.learning_options.Options` are settings as well.
+
+    readout_rate, hidden_rate: part of a layer's error that one update takes away, default measured
     good on digits; seed: of order, feedback and rounding; unit: what stands for a logit of 1, default provenance's;
     halve_every: samples after which the rates are halved, again and again; 0: never, for a world that keeps changing.
     rounding: of updated weights, ``"per-synapse"`` as on the chip, or ``"lava"``: one number an epoch for all.
@@ -129,6 +138,7 @@ class Settings:
     rounding: str = "per-synapse"
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.feedback not in FEEDBACKS:
             raise UsageError(f"feedback: expected one of {', '.join(FEEDBACKS)}, got {self.feedback!r}")
         if self.rounding not in ("per-synapse", "lava"):
@@ -158,6 +168,7 @@ def learn(
     checkpoint: str | os.PathLike[str] | None = None,
     resume: bool = False,
     stop_at: float | None = None,
+    subspaces: Sequence[Subspace] | None = None,
 ) -> LearningResult:
     """Let a network learn online, one sample after the other, each plastic weight after every time step.
 
@@ -187,6 +198,8 @@ def learn(
         go on from there, bit for bit as if there had been no stop; with more ``passes``, longer
     stop_at
         accuracy on the test data, 0 … 1, at which learning has done enough and ends
+    subspaces
+        HLOP: what learning keeps out of, one per plastic connection (:func:`~ottt_loihi.onchip.lateral.watch`)
 
     Raises
     ------
@@ -207,7 +220,7 @@ def learn(
     plan = make_plan(chip, settings.unit)
     if test is not None:
         test = check_data(chip, *test, what="test data")
-    stream = make_stream(plan, data, passes, settings)
+    stream = make_stream(plan, data, passes, settings, subspaces, for_lava=backend != "sim")
     total = len(stream.labels)
     every = max(1, total // (10 * passes)) if evaluate_every is None else evaluate_every
     if isinstance(every, bool) or not isinstance(every, (int, np.integer)) or every < 1:
@@ -222,25 +235,38 @@ def learn(
     if resume and kept is None:
         raise UsageError("resume: say from where, with checkpoint=")
     with _executor(stream, backend, settings, stall_timeout) as run:
-        session = _Session(plan, plan.schedule(settings.feedback).epoch, run, test, kept, resume)
+        session = _Session(plan, _steps_per_sample(plan, settings), run, test, kept, resume)
         interrupted = session.run(total, int(every), progress, stop_at)
     return session.result(stream.rates, interrupted, {"backend": backend, "passes": passes, **vars(settings)})
 
 
 @dataclass(frozen=True)
 class Stream:
-    """All samples in the order they are learnt from, packed, and the rates they are learnt with."""
+    """All samples in the order they are learnt from, and the rates they are learnt with.
+
+    packed: what the layers that learn hear · messages: what the source sends in Lava, the same without a frozen front;
+    None where nobody asked for it
+    """
 
     plan: Plan
     packed: np.ndarray
     labels: np.ndarray
     rates: list[float]
+    subspaces: Sequence[Subspace] | None
+    messages: np.ndarray | None
 
     def learner(self, settings: Settings) -> Learner:
         """A fresh :class:`~ottt_loihi.sim.learning.Learner`."""
         return Learner(
             learning_network(
-                self.plan, self.rates, settings.feedback, settings.seed, settings.halve_every, settings.rounding
+                self.plan,
+                self.rates,
+                settings.feedback,
+                settings.seed,
+                settings.halve_every,
+                settings.rounding,
+                self.subspaces,
+                settings.options(),
             )
         )
 
@@ -250,36 +276,51 @@ class Stream:
 
         return build_graph(
             self.plan,
-            self.packed,
+            self.messages,  # type: ignore[arg-type]
             self.labels,
             self.rates,
             settings.feedback,
             settings.seed,
             halve_every=settings.halve_every,
             rounding=settings.rounding,
+            subspaces=self.subspaces,
+            options=settings.options(),
         )
 
 
-def make_stream(plan: Plan, data: Data | Callable[[int], Data], passes: int, settings: Settings) -> Stream:
+def make_stream(
+    plan: Plan,
+    data: Data | Callable[[int], Data],
+    passes: int,
+    settings: Settings,
+    subspaces: Sequence[Subspace] | None = None,
+    for_lava: bool = False,
+) -> Stream:
     """Order and pack the samples of all passes, and measure the rates on the first of them."""
     if isinstance(passes, bool) or not isinstance(passes, (int, np.integer)) or passes < 1:
         raise UsageError(f"passes: expected an integer ≥ 1, got {passes!r}")
-    packed, labels, rates = [], [], None
+    packed, labels, messages, rates = [], [], [], None
     for number in range(passes):
         if number == 0 or callable(data):
-            x, y = check_data(plan.chip, *(data(number) if callable(data) else data), what="data")
+            x, y = check_data(plan.whole, *(data(number) if callable(data) else data), what="data")
+            heard = packed_spikes(plan.front, x)
         if rates is None:
-            energy = trace_energy(plan, x[:CALIBRATION_SAMPLES])
+            energy = trace_energy(plan, unpacked(plan.chip, heard[:CALIBRATION_SAMPLES]), subspaces)
             wanted = [settings.hidden_rate] * len(plan.hidden) + [settings.readout_rate]
             rates = [part / e for part, e in zip(wanted, energy)]
         order = np.random.default_rng([settings.seed, number]).permutation(len(x)) if settings.shuffle else slice(None)
-        packed.append(np.packbits(x.reshape(len(x), plan.chip.num_steps, -1)[order], axis=-1))
+        packed.append(heard[order])
         labels.append(y[order])
-    return Stream(plan, np.concatenate(packed), np.concatenate(labels), rates)  # type: ignore[arg-type]
+        if for_lava:
+            flat = x.reshape(*x.shape[:2], -1)[order]
+            messages.append(flat if plan.graded else np.packbits(flat, axis=-1))
+    streamed = np.concatenate(messages) if for_lava else None
+    rates_, all_packed = rates or [], np.concatenate(packed)
+    return Stream(plan, all_packed, np.concatenate(labels), rates_, subspaces, streamed)
 
 
 def check_data(chip: ChipNetwork, x: np.ndarray, labels: np.ndarray, what: str = "data") -> Data:
-    """Validate spikes and labels; uint8 ``(n, T, *input_shape)`` and int64 ``(n,)``."""
+    """Validate spikes (as uint8) or graded messages ``(n, T, *input_shape)``, and labels, int64 ``(n,)``."""
     x, labels = np.asarray(x), np.asarray(labels)
     classes = chip.layers[-1].size
     reference.check_input(chip, x[:1])
@@ -289,12 +330,15 @@ def check_data(chip: ChipNetwork, x: np.ndarray, labels: np.ndarray, what: str =
         )
     if labels.dtype.kind not in "iu":
         raise UsageError(f"{what}: expected integer labels, got dtype {labels.dtype}")
-    if x.min() < 0 or x.max() > 1:
+    graded = any(c.num_message_bits for c in chip.connections if c.pre == INPUT)
+    if graded:
+        reference.check_range(chip, x)
+    elif x.min() < 0 or x.max() > 1:
         raise UsageError(f"{what}: expected spikes 0 or 1, got [{x.min()}, {x.max()}]; encode them first")
     bad = np.flatnonzero((labels < 0) | (labels >= classes))
     if len(bad):
         raise UsageError(f"{what}: expected labels 0 … {classes - 1}, got {labels[bad[0]]} at {bad[0]}")
-    return x.astype(np.uint8), labels.astype(np.int64)
+    return x if graded else x.astype(np.uint8), labels.astype(np.int64)
 
 
 def accuracy(chip: ChipNetwork, x: np.ndarray, labels: np.ndarray) -> float:
@@ -330,6 +374,12 @@ class _SimRun:
     def weights(self) -> list[np.ndarray]:
         return self._learner.weights()
 
+    def biases(self) -> list[np.ndarray] | None:
+        return self._learner.biases()
+
+    def subspaces(self) -> tuple[Subspace, ...]:
+        return tuple(s for s in self._learner.subspaces() if s is not None)
+
     def counters(self) -> dict[str, int]:
         counts = self._learner.variables(("y1_saturated", "error_saturated"))
         return {name.replace("readout[0]", "readout"): int(value[0]) for name, value in counts.items()}
@@ -338,15 +388,22 @@ class _SimRun:
 class _GraphRun:
     """Learns a stream with Lava's processes, in-process or in the runtime."""
 
-    def __init__(self, stream: Stream, graph: Any, run: Any) -> None:
-        self._graph, self._run = graph, run
-        self._per_sample = graph.epoch * stream.plan.chip.num_steps
+    def __init__(self, stream: Stream, graph: Any, run: Any, settings: Settings) -> None:
+        self._graph, self._run, self._learns_bias = graph, run, settings.learn_bias
+        self._subspaces, self._per_sample = stream.subspaces or (), graph.period
 
     def learn(self, samples: int) -> None:
         self._run.steps(samples * self._per_sample)
 
     def weights(self) -> list[np.ndarray]:
         return [self._run.get(p.weights) for p in self._graph.plastic]
+
+    def biases(self) -> list[np.ndarray] | None:
+        layers = (*self._graph.neurons, self._graph.readout)
+        return [self._run.get(p.bias) for p in layers] if self._learns_bias else None
+
+    def subspaces(self) -> tuple[Subspace, ...]:
+        return tuple(replace(s, rows=self._run.get(p.rows)) for s, p in zip(self._subspaces, self._graph.plastic))
 
     def counters(self) -> dict[str, int]:
         return {
@@ -364,7 +421,7 @@ def _executor(stream: Stream, backend: str, settings: Settings, stall_timeout: f
     graph = stream.build(settings)
     source = graph.source
     with InProcessRun(source) if backend == "inprocess" else LavaRun(source, stall_timeout=stall_timeout) as run:
-        yield _GraphRun(stream, graph, run)
+        yield _GraphRun(stream, graph, run, settings)
 
 
 class _Session:
@@ -373,13 +430,14 @@ class _Session:
     def __init__(
         self,
         plan: Plan,
-        epoch: int,
+        per_sample: int,
         run: _SimRun | _GraphRun,
         test: Data | None,
         checkpoint: Checkpoint | None = None,
         resume: bool = False,
     ) -> None:
-        self.plan, self.epoch, self.executor, self.test, self.checkpoint = plan, epoch, run, test, checkpoint
+        self.plan, self.per_sample, self.executor, self.test, self.checkpoint = plan, per_sample, run, test, checkpoint
+        self.heard = None if test is None or plan.front is None else packed_spikes(plan.front, test[0])
         self.curve: list[CurvePoint] = []
         self.seconds, self.done = 0.0, 0
         if resume:
@@ -418,10 +476,15 @@ class _Session:
         return False
 
     def _read(self, measure: bool = True) -> None:
-        self.chip = with_weights(self.plan, self.executor.weights())
-        self.counters = self.executor.counters()
+        self.chip = with_weights(self.plan, self.executor.weights(), self.executor.biases())
+        self.counters, self.subspaces = self.executor.counters(), self.executor.subspaces()
         if measure and self.test is not None:
-            self.curve.append(CurvePoint(self.done, accuracy(self.chip, *self.test)))
+            self.curve.append(CurvePoint(self.done, self._accuracy(self.test)))
+
+    def _accuracy(self, test: Data) -> float:
+        if self.heard is None:
+            return accuracy(self.chip, *test)
+        return float((predictions(make_plan(self.chip, self.plan.unit).chip, self.heard) == test[1]).mean())
 
     def result(self, rates: Sequence[float], interrupted: bool, settings: dict[str, Any]) -> LearningResult:
         plan = self.plan
@@ -430,7 +493,7 @@ class _Session:
             chip=self.chip,
             curve=tuple(self.curve),
             samples=self.done,
-            steps=self.done * plan.chip.num_steps * self.epoch,
+            steps=self.done * self.per_sample,
             rates=tuple(rates),
             counters=self.counters,
             messages=self.done * plan.chip.num_steps,
@@ -439,13 +502,27 @@ class _Session:
             seconds=self.seconds,
             interrupted=interrupted,
             settings=settings,
+            subspaces=self.subspaces or None,
         )
 
 
-def with_weights(plan: Plan, weights: Sequence[np.ndarray]) -> ChipNetwork:
-    """The plan's network with other weights in its plastic connections."""
-    new = {id(c): replace(c, weight=np.asarray(w, np.int32)) for c, w in zip(plan.dense, weights)}
-    return replace(plan.chip, connections=tuple(new.get(id(c), c) for c in plan.chip.connections))
+def with_weights(plan: Plan, weights: Sequence[np.ndarray], biases: Sequence[np.ndarray] | None = None) -> ChipNetwork:
+    """The plan's network, its front included, with other weights in its plastic connections, and with learnt biases."""
+    first = len(plan.whole.layers) - len(plan.chip.layers)
+    connections = (
+        replace(c, weight=np.asarray(weights[c.post - first], np.int32)) if c.weight_format == "learning9" else c
+        for c in plan.whole.connections
+    )
+    layers = plan.whole.layers
+    if biases is not None:
+        learnt = (with_bias(layer, np.asarray(bias, np.int32)) for layer, bias in zip(layers[first:], biases))
+        layers = (*layers[:first], *learnt)
+    return replace(plan.whole, layers=layers, connections=tuple(connections))
+
+
+def _steps_per_sample(plan: Plan, settings: Settings) -> int:
+    """Lava steps."""
+    return plan.schedule(settings.feedback, settings.schedule).period(plan.chip.num_steps)
 
 
 @dataclass(frozen=True)
@@ -465,6 +542,7 @@ def repeat_in_lava(
     *,
     settings: Settings | None = None,
     stall_timeout: float = 10.0,
+    subspaces: Sequence[Subspace] | None = None,
 ) -> Repetition:
     """Learn for at least ``steps`` Lava steps with ``sim.learn`` and in the Lava runtime, and compare everything.
 
@@ -480,10 +558,10 @@ def repeat_in_lava(
         raise UsageError(f"steps: expected an integer ≥ 1, got {steps!r}")
     settings = settings or Settings()
     plan = make_plan(chip, settings.unit)
-    per_sample = plan.schedule(settings.feedback).epoch * chip.num_steps
+    per_sample = _steps_per_sample(plan, settings)
     samples = -(-int(steps) // per_sample)
     first = check_data(chip, *(data(0) if callable(data) else data), what="data")
-    stream = make_stream(plan, data, -(-samples // len(first[1])), settings)
+    stream = make_stream(plan, data, -(-samples // len(first[1])), settings, subspaces, for_lava=True)
     _SimRun(stream, settings).learn(1)  # numba compiles
     run_sim, graph = _SimRun(stream, settings), stream.build(settings)
     started = time.monotonic()

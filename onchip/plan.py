@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from ottt_loihi.onchip.front import cut, first_plastic_layer
 from ottt_loihi.onchip.schedule import Schedule
 from ottt_loihi.sim import arithmetic, reference
 from ottt_loihi.sim.network import INPUT, LIF, ChipNetwork, Dense, Diagonal
+from ottt_loihi.sim.subspace import ONE, Subspace, check_subspaces
 
 from ottt_loihi.errors import ChipError, UsageError
 
@@ -18,8 +21,9 @@ CALIBRATION_SAMPLES = 64
 
 @dataclass(frozen=True)
 class Plan:
-    """A network whose every dense connection learns.
+    """A network whose every dense connection learns, behind a front of frozen layers or without one.
 
+    chip: the part that learns; its input are the front's spikes · front: the frozen layers, or None · whole: both ·
     dense: the plastic connections, input side first · inhibition: the self-connection of each hidden layer or None ·
     decay: λ of each hidden layer · unit: what stands for a logit of 1 at the readout, in units of its weights' sum.
     """
@@ -29,6 +33,13 @@ class Plan:
     inhibition: tuple[Diagonal | None, ...]
     decay: tuple[float, ...]
     unit: int
+    front: ChipNetwork | None
+    whole: ChipNetwork
+
+    @property
+    def graded(self) -> bool:
+        """Whether the input are graded messages, which only a frozen connection can take."""
+        return any(c.num_message_bits for c in self.whole.connections if c.pre == INPUT)
 
     @property
     def hidden(self) -> tuple[LIF, ...]:
@@ -38,9 +49,9 @@ class Plan:
     def classes(self) -> int:
         return self.chip.layers[-1].size
 
-    def schedule(self, feedback: str) -> Schedule:
-        """The phases; symmetric and Kolen–Pollack feedback travel layer by layer."""
-        return Schedule(len(self.hidden), "layerwise" if feedback in LAYERWISE else "direct")
+    def schedule(self, feedback: str, kind: str = "phased") -> Schedule:
+        """The phases, for a kind of schedule (``sim.learning_options.SCHEDULES``)."""
+        return make_schedule(len(self.hidden), feedback, kind, 0 if self.front is None else len(self.front.layers))
 
     def resolution(self, layer: int) -> float:
         """Weight steps (LSB) per threshold, or per logit of 1 at the readout."""
@@ -52,22 +63,40 @@ class Plan:
         return self.decay[layer] if layer < len(self.hidden) else 0.0
 
 
+def make_schedule(hidden_layers: int, feedback: str, kind: str, front: int = 0) -> Schedule:
+    """The phases; symmetric and Kolen–Pollack feedback travel layer by layer; front: frozen layers.
+
+    Raises :class:`UsageError` for pipelined OPZO, and for a pipelined front.
+    """
+    if kind == "pipelined" and front:
+        raise UsageError(
+            f"schedule: {front} frozen layers in front act in phases of a learning epoch, and a pipelined schedule has "
+            f"none; use schedule phased"
+        )
+    if kind == "pipelined" and feedback == "opzo":
+        raise UsageError(
+            "schedule: opzo learns from each time step's own noise, and in a pipelined schedule its error would meet "
+            "the noise of later time steps; use schedule phased or another feedback"
+        )
+    return Schedule(hidden_layers, "layerwise" if feedback in LAYERWISE else "direct", front, kind == "pipelined")
+
+
 def make_plan(chip: ChipNetwork, unit: int | None = None) -> Plan:
     """Check that a network can learn here, and say what will.
 
     Raises
     ------
     ChipError
-        naming the layer or connection that does not fit: the network has to be a chain of dense connections with
-        binary spikes, hidden layers with one leak (reset to zero, or by subtraction through a self-connection), and a
-        memoryless readout
+        naming the layer or connection that does not fit: from the first plastic connection on the network has to be a
+        chain of plastic dense connections with binary spikes, hidden layers with one leak (reset to zero, or by
+        subtraction through a self-connection), and a memoryless readout; before it, anything without delays
+        (``onchip/front.py``)
     UsageError
         when no ``unit`` is given and the network's provenance does not know it either
     """
-    last = len(chip.layers) - 1
-    dense: list[Dense] = []
+    last, first = len(chip.layers) - 1, first_plastic_layer(chip)
     inhibition: list[Diagonal | None] = []
-    for index in range(last + 1):
+    for index in range(first, last + 1):
         inputs = chip.inputs_of(index)
         forward = [c for c in inputs if isinstance(c, Dense)]
         recurrent = [c for c in inputs if isinstance(c, Diagonal)]
@@ -77,8 +106,10 @@ def make_plan(chip: ChipNetwork, unit: int | None = None) -> Plan:
         if len(recurrent) > (index < last) or any(c.pre != index or c.delay for c in recurrent):
             raise ChipError(f"layer[{index}]: learning knows no other second connection than the reset's, to itself")
         if forward[0].weight_format != "learning9":
-            raise ChipError(f"{forward[0].label}: holds inference weights; sim.freeze.make_plastic makes them learn")
-        dense.append(forward[0])
+            raise ChipError(
+                f"{forward[0].label}: holds inference weights; sim.freeze.make_plastic makes them learn"
+                + (", and only the first layers can stay frozen" if first else "")
+            )
         inhibition.append(recurrent[0] if recurrent else None)
     readout = chip.layers[-1]
     if readout.du != 4095 or readout.dv != arithmetic.DECAY_UNITY or chip.readout != "sum_v":
@@ -86,8 +117,17 @@ def make_plan(chip: ChipNetwork, unit: int | None = None) -> Plan:
             f"layer[{last}] ({readout.name}): learning needs a memoryless readout, du = 4095, dv = 4096, "
             f"readout='sum_v'; got du = {readout.du}, dv = {readout.dv}, readout={chip.readout!r}"
         )
-    decay = tuple(_decay(index, layer) for index, layer in enumerate(chip.layers[:-1]))
-    return Plan(chip, tuple(dense), tuple(inhibition[:-1]), decay, _unit(chip) if unit is None else _positive(unit))
+    decay = tuple(_decay(index, chip.layers[index]) for index in range(first, last))
+    front, tail = cut(chip)
+    return Plan(
+        chip=tail,
+        dense=tuple(c for index in range(len(tail.layers)) for c in tail.inputs_of(index) if isinstance(c, Dense)),
+        inhibition=tuple(inhibition[:-1]),
+        decay=decay,
+        unit=_unit(chip) if unit is None else _positive(unit),
+        front=front,
+        whole=chip,
+    )
 
 
 def estimate_unit(chip: ChipNetwork, x: np.ndarray, labels: np.ndarray) -> int:
@@ -105,11 +145,13 @@ def estimate_unit(chip: ChipNetwork, x: np.ndarray, labels: np.ndarray) -> int:
     return round(lead)
 
 
-def trace_energy(plan: Plan, x: np.ndarray) -> list[float]:
+def trace_energy(plan: Plan, x: np.ndarray, subspaces: Sequence[Subspace] | None = None) -> list[float]:
     """Mean over samples and steps of ‖â‖², the squared norm of what each plastic connection's pre-neurons have left.
 
-    x: ``(batch, T, *input_shape)``. An update of rate η changes the post neuron's input for the same pattern by
-    η·‖â‖²·δ, so this is what a learning rate has to be measured against.
+    x: what the part that learns hears, ``(batch, T, *plan.chip.input_shape)``. An update of rate η changes the post
+    neuron's input for the same pattern by η·‖â‖²·δ, so this is what a learning rate has to be measured against. With
+    HLOP's subspaces it is what they leave of â, but at least a tenth of all: a rate that made up for less would let the
+    rest of the trace, and its rounding, learn far too fast.
 
     Raises :class:`UsageError` where nothing fires: a connection without pre spikes cannot learn.
     """
@@ -117,12 +159,17 @@ def trace_energy(plan: Plan, x: np.ndarray) -> list[float]:
     record = reference.run(plan.chip, x, record=("s",)).states["s"]
     spikes += [s.reshape(*s.shape[:2], -1).swapaxes(0, 1).astype(float) for s in record[:-1]]
     energies = []
-    for layer, s in enumerate(spikes):
-        trace, total = np.zeros((len(s), s.shape[2])), 0.0
+    for layer, (s, lateral) in enumerate(
+        zip(spikes, check_subspaces(subspaces, [c.shape[1] for c in plan.dense]), strict=True)
+    ):
+        trace, total, left = np.zeros((len(s), s.shape[2])), 0.0, 0.0
         for t in range(s.shape[1]):
             trace = plan.trace_decay(layer) * trace + s[:, t]
             total += float((trace**2).sum(axis=1).mean())
-        energies.append(total / s.shape[1])
+            if lateral is not None:
+                h = lateral.rows[: lateral.fixed] / ONE
+                left += float(((trace - trace @ h.T @ h) ** 2).sum(axis=1).mean())
+        energies.append((total if lateral is None else max(left, total / 10)) / s.shape[1])
         if not total:
             who = "the input" if layer == 0 else f"layer[{layer - 1}] ({plan.hidden[layer - 1].name})"
             raise UsageError(f"{who} does not fire on this data: nothing can be learnt; lower the thresholds")

@@ -1,12 +1,15 @@
 """OTTT as a Lava learning rule: Δw = x1·y1 at the end of each learning epoch.
 
-``x1`` is the presynaptic trace â, ``y1`` is what the post neuron sends: −η·f(u)·δ in the units of the engine.
+``x1`` is the presynaptic trace â, ``y1`` is what the post neuron sends: −η·f(u)·δ in the units of the engine, or one of
+its other encodings (``sim/learning_encodings.py``).
 """
 
 from __future__ import annotations
 
 from lava.magma.core.learning.learning_rule import Loihi3FLearningRule
+from ottt_loihi.onchip.grammar import check_rule
 from ottt_loihi.onchip.schedule import MAX_EPOCH
+from ottt_loihi.sim.learning_encodings import ENCODINGS, FIXED_RULES, FLOAT_RULES
 from ottt_loihi.sim.learning_integers import (
     FIXED_SHIFT,
     FOREVER,
@@ -36,6 +39,10 @@ class OTTTLearningRule(Loihi3FLearningRule):
         fixed only, an integer 1 … 127; default: the largest whose trace cannot saturate, ``⌊127·(1 − λ)⌋``
     seed
         of the stochastic rounding of trace decay (weights: Lava always uses 2)
+    encoding
+        of y: signed, offset, split or factored; it says what ``dw`` is
+    dw
+        a rule of your own in Lava's language, in place of the encoding's (``onchip/grammar.py`` checks it)
 
     Attributes
     ----------
@@ -59,7 +66,11 @@ class OTTTLearningRule(Loihi3FLearningRule):
         arithmetic: str = "fixed",
         impulse: int | None = None,
         seed: int = 1,
+        encoding: str = "signed",
+        dw: str | None = None,
     ) -> None:
+        if encoding not in ENCODINGS:
+            raise UsageError(f"encoding: expected one of {', '.join(ENCODINGS)}, got {encoding!r}")
         if arithmetic not in ("fixed", "float"):
             raise UsageError(f"arithmetic: expected fixed or float, got {arithmetic!r}")
         if not _whole(epoch, 1, MAX_EPOCH):
@@ -80,8 +91,10 @@ class OTTTLearningRule(Loihi3FLearningRule):
             _check_impulse(start, decay)
             self.effective_impulse = start * left
         self.decay = decay
+        own = (FIXED_RULES if arithmetic == "fixed" else FLOAT_RULES)[encoding] if dw is None else dw
+        check_rule(own)
         super().__init__(
-            dw="2^-7*u0*x1*y1" if arithmetic == "fixed" else "u0*x1*y1",
+            dw=own,
             x1_impulse=start,
             x1_tau=trace_time_constant(decay, epoch),
             x2_impulse=0,

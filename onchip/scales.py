@@ -10,6 +10,9 @@ from ottt_loihi.onchip.plan import LAYERWISE, Plan
 from ottt_loihi.sim import arithmetic
 from ottt_loihi.sim import learning_integers as integers
 from ottt_loihi.sim.learning import Feedback, LearningLayer, LearningNetwork
+from ottt_loihi.sim.learning_bias import BiasLearning, bias_learning
+from ottt_loihi.sim.learning_options import DEFAULT, Options
+from ottt_loihi.sim.subspace import Subspace, check_subspaces
 
 ERROR_STEPS = 64  # 8-bit messages: an error of ±1 is ±64, and ±127 is the end
 FEEDBACK_MAX = 254
@@ -32,12 +35,14 @@ class Scales:
     gain: float = 0.0
 
 
-def layer_scales(plan: Plan, rates: Sequence[float], feedback: str, seed: int) -> list[Scales]:
+def layer_scales(
+    plan: Plan, rates: Sequence[float], feedback: str, seed: int, schedule: str = "phased"
+) -> list[Scales]:
     """Scales of every layer, the readout last.
 
     ``Δw = −η·â·f(u)·δ`` in units of the threshold becomes ``y1 = −η·f(u)·δ · LSB per threshold · 2^10 / I_eff``.
     """
-    y1_per_delta = [rate * steps_per_y1(plan, layer, feedback) for layer, rate in enumerate(rates)]
+    y1_per_delta = [rate * steps_per_y1(plan, layer, feedback, schedule) for layer, rate in enumerate(rates)]
     scales = []
     for layer in range(len(plan.hidden)):
         matrix, units, noise, gain = _feedback(plan, feedback, layer, seed)
@@ -72,10 +77,10 @@ def start_weights(plan: Plan, layer: int, shape: tuple[int, int], seed: int) -> 
     return np.clip(np.round(drawn), -255, 255).astype(np.int32)
 
 
-def steps_per_y1(plan: Plan, layer: int, feedback: str) -> float:
+def steps_per_y1(plan: Plan, layer: int, feedback: str, schedule: str = "phased") -> float:
     """y1 that moves a weight by one LSB per spike of trace 1."""
-    schedule, decay = plan.schedule(feedback), plan.trace_decay(layer)
-    left = integers.impulse_left(decay, schedule.epoch, schedule.pre_phase(layer))
+    phases, decay = plan.schedule(feedback, schedule), plan.trace_decay(layer)
+    left = integers.impulse_left(decay, phases.epoch, phases.pre_phase(layer))
     return 2**integers.FIXED_SHIFT / (integers.default_impulse(decay) * left)
 
 
@@ -123,20 +128,25 @@ def learning_network(
     seed: int = 0,
     halve_every: int = 0,
     rounding: str = "per-synapse",
+    subspaces: Sequence[Subspace] | None = None,
+    options: Options = DEFAULT,
 ) -> LearningNetwork:
     """What ``sim.learn`` needs; the arguments are those of :func:`~ottt_loihi.onchip.graph.build_graph`.
 
     Raises :class:`UsageError` for a rate too small or too large for the integers.
     """
-    schedule = plan.schedule(feedback)
+    schedule = plan.schedule(feedback, options.schedule)
+    lateral = check_subspaces(subspaces, [c.shape[1] for c in plan.dense])
     layers = []
-    for index, scales in enumerate(layer_scales(plan, rates, feedback, seed)):
+    for index, scales in enumerate(layer_scales(plan, rates, feedback, seed, options.schedule)):
         lif, readout = plan.chip.layers[index], index == len(plan.hidden)
         name = "readout" if readout else f"neuron[{index}]"
+        bias = layer_bias(plan, index, feedback, options.schedule) if options.learn_bias else None
         layers.append(
             LearningLayer(
                 connection=plan.dense[index],
                 layer=lif,
+                bias=bias,
                 inhibition=None if readout else plan.inhibition[index],
                 decay=plan.trace_decay(index),
                 pre_phase=schedule.pre_phase(index),
@@ -148,9 +158,18 @@ def learning_network(
                 trace_seed=trace_seed(seed, index),
                 weight_seed=weight_seed(seed, index),
                 seed=neuron_seed(plan, seed, index),
+                subspace=lateral[index],
             )
         )
-    return LearningNetwork(tuple(layers), schedule.epoch, plan.chip.num_steps, plan.unit, halve_every, rounding)
+    steps = plan.chip.num_steps
+    return LearningNetwork(tuple(layers), schedule.epoch, steps, plan.unit, halve_every, rounding, options)
+
+
+def layer_bias(plan: Plan, layer: int, feedback: str, schedule: str = "phased") -> BiasLearning:
+    """How a layer's biases learn: as fast as a weight whose presynaptic neuron always fires."""
+    step = 2.0 ** (arithmetic.STATE_SHIFT + plan.dense[layer].weight_exp)  # of a weight, in units of the state
+    per_y1 = step / steps_per_y1(plan, layer, feedback, schedule)
+    return bias_learning(plan.chip.layers[layer], plan.trace_decay(layer), plan.chip.num_steps, per_y1)
 
 
 def _own_feedback(plan: Plan, kind: str, layer: int, scales: Scales, seed: int) -> Feedback | None:

@@ -20,6 +20,7 @@ from ottt_loihi.synapses import Synapse, SynapseState, Weights
 
 if TYPE_CHECKING:
     from ottt_loihi.network import Network
+    from ottt_loihi.rules.hlop import Subspace
 
 
 def is_constant(x: Tensor) -> bool:
@@ -34,13 +35,26 @@ class Folded(Mapping[Synapse, Weights]):
 
     net: the network · x: the first frame ``(batch, *input_shape)`` of an input that is constant in time, otherwise None
     · leaves: cut the graph here and collect gradients until :meth:`push` (online rules); otherwise gradients flow
-    through (BPTT, or no gradients at all) · paths: of the rule
+    through (BPTT, or no gradients at all) · paths: of the rule · projections: of some connections' traces, by HLOP;
+    where one protects, the bias stays
     """
 
-    def __init__(self, net: Network, x: Tensor | None = None, leaves: bool = False, paths: Paths = BPTT) -> None:
+    def __init__(
+        self,
+        net: Network,
+        x: Tensor | None = None,
+        leaves: bool = False,
+        paths: Paths = BPTT,
+        projections: Mapping[Synapse, Subspace] | None = None,
+    ) -> None:
         self.lean = leaves
         self._cuts: list[tuple[Tensor, Tensor]] = []  # (in the graph, the leaf that stands for it)
         whole = {synapse: synapse.effective() for synapse in net.synapses()}
+        for synapse, subspace in (projections or {}).items():
+            weight, bias, *_ = whole[synapse]
+            whole[synapse] = Weights(
+                weight, bias.detach() if bias is not None and subspace.protects else bias, project=subspace
+            )
         self._weights = {s: self._cut(w) for s, w in whole.items()} if leaves else whole
         self.first: Tensor | None = None
         self._traced = paths.input_trace
@@ -77,7 +91,8 @@ class Folded(Mapping[Synapse, Weights]):
 
     def _cut(self, weights: Weights) -> Weights:
         bias = weights.bias
-        return Weights(self._leaf(weights.weight), None if bias is None else self._leaf(bias), collect=True)
+        bias = None if bias is None else self._leaf(bias)
+        return Weights(self._leaf(weights.weight), bias, collect=True, project=weights.project)
 
     def _leaf(self, graph: Tensor) -> Tensor:
         if graph.is_leaf:  # a parameter as it is: it collects its gradient itself

@@ -116,9 +116,16 @@ class Network(nn.Module):
         fan_out[-1] += self.num_classes * self.readout.fan_in / math.prod(pooled_shape(shapes[-1], self.readout.pool))
         return fan_out
 
-    def fold(self, x: Tensor | None = None, *, leaves: bool = False, paths: Paths = BPTT) -> Folded:
+    def fold(
+        self,
+        x: Tensor | None = None,
+        *,
+        leaves: bool = False,
+        paths: Paths = BPTT,
+        projections: Mapping[Synapse, Any] | None = None,
+    ) -> Folded:
         """What steps share until a parameter changes (:mod:`ottt_loihi.folding`); x: input ``(batch, T, …)``."""
-        return Folded(self, x[:, 0] if x is not None and is_constant(x) else None, leaves, paths)
+        return Folded(self, x[:, 0] if x is not None and is_constant(x) else None, leaves, paths, projections)
 
     def step(
         self, x: Tensor, state: NetworkState | None = None, paths: Paths = BPTT, folded: Folded | None = None

@@ -7,7 +7,7 @@ function of its arguments; a state is ``None`` before the first step.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, NamedTuple
 
 import torch
@@ -36,12 +36,14 @@ class Weights(NamedTuple):
     """What a step multiplies with.
 
     ``collect``: the weight's gradient is added straight into ``weight.grad``, and the trace is updated in place; for
-    rules whose every step has its backward pass before the next one.
+    rules whose every step has its backward pass before the next one. ``project``: what the weight's gradient uses in
+    place of the trace (or input) it is given.
     """
 
     weight: Tensor
     bias: Tensor | None
     collect: bool = False
+    project: Callable[[Tensor], Tensor] | None = None
 
 
 class Synapse(nn.Module):
@@ -162,10 +164,11 @@ class Synapse(nn.Module):
         x = self._receive(x, scratch)
         trace = _decayed(x, state, decay, in_place=weights.collect) if traced else None
         bias_trace = 1.0 + decay * state.bias_trace if bias_traced and state is not None else 1.0
-        if trace is None and bias_trace == 1.0 and not weights.collect:
+        if trace is None and bias_trace == 1.0 and not weights.collect and weights.project is None:
             current = self._product(self._spread(x), weights.weight, weights.bias)
         else:
             pre = x.detach() if trace is None else trace
+            pre = pre if weights.project is None else weights.project(pre)
             current = _Traced.apply(
                 self._spread(x), self._spread(pre), weights.weight, weights.bias, bias_trace, self, weights.collect
             )

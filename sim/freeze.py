@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 from ottt_loihi.sim import arithmetic
 from ottt_loihi.sim.network import ChipNetwork, Connection, Dense
+
+from ottt_loihi.errors import UsageError
 
 DOUBLING_LIMIT = 127  # up to here a learning weight fits into 8 inference bits without loss
 
@@ -38,32 +41,41 @@ class Frozen:
         return sum(c.changed for c in self.connections)
 
 
-def freeze(chip: ChipNetwork) -> Frozen:
-    """Turn every ``learning9`` connection into an ``inference8`` one.
+Layers = Sequence[int | str]
+
+
+def freeze(chip: ChipNetwork, layers: Layers | None = None) -> Frozen:
+    """Turn every ``learning9`` connection into an ``inference8`` one, or those into some layers, by index or name.
 
     Where all weights are within −128 … 127 they are doubled and the exponent is lowered by one: nothing changes.
     Elsewhere odd weights go to the neighbour that is a multiple of 4, half of them up and half down, and +255 to 254.
+    Raises :class:`UsageError` for a layer that is not there or has no plastic connection.
     """
+    chosen = _chosen(chip, layers, "learning9", "plastic")
     connections: list[Connection] = []
     reports = []
     for c in chip.connections:
-        if c.weight_format == "learning9":
+        if c.weight_format == "learning9" and c.post in chosen:
             c, report = _freeze(c)
             reports.append(report)
         connections.append(c)
     return Frozen(replace(chip, connections=tuple(connections)), tuple(reports))
 
 
-def make_plastic(chip: ChipNetwork, headroom: bool = False) -> ChipNetwork:
+def make_plastic(chip: ChipNetwork, headroom: bool = False, layers: Layers | None = None) -> ChipNetwork:
     """Turn every dense ``inference8`` connection into a ``learning9`` one that computes exactly the same.
+
+    layers: only those into these layers, by index or name; what may stay frozen are the first layers of a network
+    (``onchip/front.py``). Raises :class:`UsageError` for a layer that is not there or has no such connection.
 
     Quantised weights reach up to 254, and the largest cannot grow. With ``headroom`` even weights are halved and the
     exponent is raised by one, which gives all of them as much room again, in steps twice as coarse. Off by default:
     few weights are near the end, and finer steps learn better (digits upside down, two passes: 90.8 % against 88.9 %).
     """
+    chosen = _chosen(chip, layers, "inference8", "dense inference")
     connections: list[Connection] = []
     for c in chip.connections:
-        if isinstance(c, Dense) and c.weight_format == "inference8":
+        if isinstance(c, Dense) and c.weight_format == "inference8" and c.post in chosen:
             halved = headroom and not (c.weight % 2).any() and c.weight_exp < 7
             c = replace(
                 c,
@@ -74,6 +86,23 @@ def make_plastic(chip: ChipNetwork, headroom: bool = False) -> ChipNetwork:
             )
         connections.append(c)
     return replace(chip, connections=tuple(connections))
+
+
+def _chosen(chip: ChipNetwork, layers: Layers | None, weight_format: str, kind: str) -> set[int]:
+    """Indices of the layers meant."""
+    if layers is None:
+        return set(range(len(chip.layers)))
+    names, found = [layer.name for layer in chip.layers], set()
+    for layer in layers:
+        index = names.index(layer) if isinstance(layer, str) and names.count(layer) == 1 else layer
+        if isinstance(index, bool) or not isinstance(index, int) or not 0 <= index < len(names):
+            raise UsageError(
+                f"layers: expected indices 0 … {len(names) - 1} or names {', '.join(names)}, got {layer!r}"
+            )
+        if not any(isinstance(c, Dense) and c.weight_format == weight_format for c in chip.inputs_of(index)):
+            raise UsageError(f"layers: layer[{index}] ({names[index]}) has no {kind} connection into it")
+        found.add(index)
+    return found
 
 
 def _freeze(c: Connection) -> tuple[Connection, FrozenConnection]:

@@ -14,7 +14,9 @@ process must not fork; Lava forks.)
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Sequence
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -29,12 +31,31 @@ for _mask in range(256):
     BYTE_COUNTS[_mask] = len(_set)
 
 
-def compiled(function: Callable[..., Any]) -> Any:
-    """``njit`` without the GIL, and with a cache on disk where there is a place for one."""
+def compiled(function: Callable[..., Any], parts: Sequence[ModuleType] = ()) -> Any:
+    """``njit`` without the GIL, and with a cache on disk where there is a place for one.
+
+    parts: other modules whose functions it calls. numba's cache knows a kernel's own file alone: without this, a change
+    in theirs would leave old code running.
+    """
     try:
-        return njit(nogil=True, cache=True)(function)
+        kernel = njit(nogil=True, cache=True)(function)
     except RuntimeError:  # no writable folder
         return njit(nogil=True)(function)
+    if parts:
+        index = kernel._cache._cache_file
+        index._source_stamp = (index._source_stamp, *(_stamp(part) for part in parts))
+    return kernel
+
+
+def _stamp(module: ModuleType) -> tuple[int, int]:
+    """Of a module's file, as numba stamps a kernel's own."""
+    status = os.stat(str(module.__file__))
+    return status.st_mtime_ns, status.st_size
+
+
+def called(function: Callable[..., Any]) -> Any:
+    """Part of a kernel that is called so seldom that it need not be inlined."""
+    return njit(nogil=True)(function)
 
 
 def inlined(function: Callable[..., Any]) -> Any:

@@ -13,13 +13,16 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
-from ottt_loihi.sim import arithmetic
+from ottt_loihi.sim import learning_encodings as encodings
 from ottt_loihi.sim import learning_integers as integers
+from ottt_loihi.sim.learning_bias import BiasLearning
+from ottt_loihi.sim.learning_options import DEFAULT, Options
 from ottt_loihi.sim.network import LIF, Dense, Diagonal
+from ottt_loihi.sim.subspace import Subspace
 
 from ottt_loihi.errors import FileError, UsageError
 
@@ -78,6 +81,9 @@ class LearningLayer:
     feedback            a :class:`Feedback`, or None     what brings the error; None: the transposed weights of the
                                                          layer above
     half_width          in units of vth                  of the rectangle
+    bias                a BiasLearning, or None          how its biases learn; None: they do not
+    subspace            a :class:`~.subspace.Subspace`,  HLOP: what its learning keeps out of, or None
+                        or None
     trace_seed,         ≥ 0                              of the trace's decay, of ``per-synapse`` rounding, and of the
     weight_seed, seed                                    neurons' rounding
     ==================  ===============================  ==============================================================
@@ -99,15 +105,18 @@ class LearningLayer:
     weight_seed: int
     seed: int
     plastic: bool = True
+    bias: BiasLearning | None = None
+    subspace: Subspace | None = None
 
 
 @dataclass(frozen=True)
 class LearningNetwork:
-    """layers: the readout last · epoch: K · num_steps: T of a sample · unit: what stands for a logit of 1 at the
-    readout · halve_every: samples after which y1 is halved, again and again, 0: never · rounding: of updated weights.
+    """layers: the readout last · epoch: K, or 1 where time steps overlap · num_steps: T of a sample · unit: what stands
+    for a logit of 1 at the readout · halve_every: samples after which y1 is halved, again and again, 0: never ·
+    rounding: of updated weights.
 
     rounding ``"lava"``: one random number per epoch for all synapses, as Lava's engine; ``"per-synapse"``: independent
-    ones, as the chip (:func:`~ottt_loihi.sim.learning_integers.synapse_draws`).
+    ones, as the chip (:func:`~ottt_loihi.sim.learning_integers.synapse_draws`) · options: of the rule.
     """
 
     layers: tuple[LearningLayer, ...]
@@ -116,6 +125,7 @@ class LearningNetwork:
     unit: int
     halve_every: int = 0
     rounding: str = "per-synapse"
+    options: Options = DEFAULT
 
     def __post_init__(self) -> None:
         if self.rounding not in ROUNDINGS:
@@ -129,15 +139,39 @@ class LearningNetwork:
     def classes(self) -> int:
         return self.layers[-1].layer.size
 
+    @property
+    def latency(self) -> int:
+        """Lava steps from a time step's spikes to its last message; phased: the epoch."""
+        hidden, feedback = len(self.layers) - 1, self.layers[0].feedback
+        if not hidden:
+            return 2
+        return 2 * hidden + 2 if feedback is None or feedback.kind == "kolen-pollack" else hidden + 3
+
+    @property
+    def epochs_per_sample(self) -> int:
+        """Learning epochs."""
+        return self.num_steps + (self.latency - 1 if self.options.schedule == "pipelined" else 0)
+
     def digest(self) -> str:
         """SHA-256 of everything here but the weights of plastic connections, which learning changes."""
         sha = hashlib.sha256(repr((self.epoch, self.num_steps, self.unit, self.halve_every, self.rounding)).encode())
+        if chosen := self.options.chosen():  # only then: states of versions without options stay readable
+            sha.update(repr(chosen).encode())
         for layer in self.layers:
-            for part in (layer, layer.layer, layer.connection, layer.inhibition, layer.feedback):
+            for part in (layer, layer.layer, layer.connection, layer.inhibition, layer.feedback, layer.subspace):
                 for f in fields(part) if part is not None else ():
                     value = getattr(part, f.name)
+                    if f.name == "bias" and value is None:  # as in states written before biases could learn
+                        continue
                     if f.name == "weight" and part is layer.connection and layer.plastic:
                         value = value.shape
+                    if f.name in ("bias_mant", "u_init") and layer.bias is not None:
+                        value = value.shape
+                    if f.name == "subspace":
+                        continue  # as a part of its own, and nothing where there is none: states of before are read
+                    if f.name == "rows" and part is layer.subspace:
+                        sha.update(repr(value.shape).encode())
+                        value = value[: part.fixed]
                     if isinstance(value, np.ndarray):
                         sha.update(repr((f.name, value.shape)).encode() + value.astype(np.int64).tobytes())
                     elif not isinstance(value, (LIF, Dense, Diagonal, Feedback)):
@@ -159,10 +193,10 @@ class Learner:
     """
 
     def __init__(self, network: LearningNetwork) -> None:
-        from ottt_loihi.sim import learning_kernels as kernels
+        from ottt_loihi.sim.learning_pack import pack
 
         self.network, self.samples = network, 0
-        self._constants, self.state = _pack(network, kernels)
+        self._constants, self.state = pack(network)
 
     def learn(self, packed: np.ndarray, labels: np.ndarray, gate: np.ndarray | bool = True) -> np.ndarray:
         """Learn from samples in their order; returns the class predicted for each while it was learnt from.
@@ -184,12 +218,17 @@ class Learner:
         from ottt_loihi.sim import learning_kernels as kernels
 
         labels, gate = self._checked(packed, labels, gate)
+        run = kernels.learn
+        if self.network.options.schedule == "pipelined":
+            from ottt_loihi.sim import pipelined_kernels
+
+            run = pipelined_kernels.learn
         predictions = np.empty(len(packed), np.int32)
         size = max(1, CHUNK_FRAMES // self.network.num_steps)
         for begin in range(0, len(packed), size):
             part = slice(begin, min(begin + size, len(packed)))
             random = self._random(part.stop - part.start)
-            kernels.learn(
+            run(
                 self._constants,
                 self.state,
                 packed[part],
@@ -211,19 +250,38 @@ class Learner:
             for at in self._constants.layers
         ]
 
+    def biases(self) -> list[np.ndarray] | None:
+        """The effective biases of every layer as they are now, int32 ``(neurons,)``; None if they do not learn."""
+        if not self.network.options.learn_bias:
+            return None
+        return [self.state.bias[at["neuron"] : at["neuron"] + at["size"]].copy() for at in self._constants.layers]
+
+    def subspaces(self) -> tuple[Subspace | None, ...]:
+        """HLOP's subspaces with their rows as they are now."""
+        return tuple(
+            None if part.subspace is None else replace(part.subspace, rows=self._rows(at))
+            for at, part in zip(self._constants.layers, self.network.layers)
+        )
+
+    def _rows(self, at: np.void) -> np.ndarray:
+        end = at["subspace"] + at["rows"] * at["inputs"]
+        return self.state.subspaces[at["subspace"] : end].reshape(at["rows"], at["inputs"])
+
     def variables(self, names: Sequence[str] | None = None) -> dict[str, np.ndarray]:
         """Copies of all state, or of the variables of some names, as Lava's processes have it at the end of an epoch.
 
-        ``plastic[l].weights``, ``.x1``, ``.y1`` · ``neuron[l].u``, ``.v``, ``.s``, ``.y1``, ``.rng`` ·
-        ``readout[0].v``, ``.y1``, ``.rng``, ``.scores``, ``.correct`` · the counts ``.y1_saturated``,
-        ``.error_saturated`` · ``feedback[l].weights``, and with OPZO ``.noise``, ``.saturated``.
+        ``plastic[l].weights``, ``.x1``, ``.y1`` (and ``.y2``, ``.y3`` of its encoding), with HLOP ``.rows`` ·
+        ``neuron[l].u``, ``.v``, ``.s``, ``.y1``, ``.rng`` · ``readout[0].v``, ``.y1``, ``.rng``, ``.scores``,
+        ``.correct`` · of both ``.bias`` if it learns · the counts ``.y1_saturated``, ``.error_saturated`` ·
+        ``feedback[l].weights``, and with OPZO ``.noise``, ``.saturated``.
         """
         found: dict[str, np.ndarray] = {}
         state, layers = self.state, self._constants.layers
         for index, (at, weights) in enumerate(zip(layers, self.weights())):
             neurons = slice(at["neuron"], at["neuron"] + at["size"])
             sources = slice(at["source"], at["source"] + at["inputs"])
-            mine = {name: getattr(state, name)[neurons] for name in ("v", "y1", "rng")}
+            names_of_mine = ("v", "y1", "rng", "bias") if self.network.options.learn_bias else ("v", "y1", "rng")
+            mine = {name: getattr(state, name)[neurons] for name in names_of_mine}
             for name in ("y1_saturated", "error_saturated"):
                 mine[name] = getattr(state, name)[index : index + 1]
             if index < len(layers) - 1:
@@ -231,12 +289,23 @@ class Learner:
                 mine |= {"u": state.u[neurons], "s": state.spikes[spikes]}
             else:
                 mine |= {"scores": state.scores, "correct": state.correct}
-            synapses = {"weights": weights, "x1": state.trace[sources], "y1": mine["y1"]}
+            synapses = {"weights": weights, "x1": state.trace[sources], **self._messages(index, neurons)}
+            if self.network.layers[index].subspace is not None:
+                synapses["rows"] = self._rows(at)
             found |= {f"plastic[{index}].{name}": value for name, value in synapses.items()}
             process = f"neuron[{index}]" if index < len(layers) - 1 else "readout[0]"
             found |= {f"{process}.{name}": value for name, value in mine.items()}
             found |= self._feedback_variables(index)
         return {k: v.copy() for k, v in found.items() if names is None or k.rsplit(".", 1)[1] in names}
+
+    def _messages(self, index: int, neurons: slice) -> dict[str, np.ndarray]:
+        """What a layer's neurons sent to their connection, by port."""
+        at, state = self._constants.layers[index], self.state
+        surrogate = np.abs(state.membrane[neurons] - at["vth"]) < at["half_width"]
+        reward = state.reward[neurons]
+        if index == len(self.network.layers) - 1:
+            surrogate, reward = np.ones_like(surrogate), state.y1[neurons]
+        return encodings.messages(self.network.options.encoding, state.y1[neurons], surrogate, reward)
 
     def _feedback_variables(self, index: int) -> dict[str, np.ndarray]:
         feedback, at, state = self.network.layers[index].feedback, self._constants.layers[index], self.state
@@ -260,7 +329,7 @@ class Learner:
             file.attrs["version"] = VERSION
             file.attrs["network"] = np.bytes_(self.network.digest().encode())
             file.attrs["samples"] = self.samples
-            for name, array in self.state._asdict().items():
+            for name, array in self._kept():
                 file.create_dataset(name, data=array, fletcher32=True, compression="gzip", shuffle=True)
 
     @classmethod
@@ -284,7 +353,7 @@ class Learner:
             if safe_hdf5.attribute(file, "network", str) != network.digest():
                 raise FileError("the state of another network or rule; give the one it was saved with")
             learner.samples = safe_hdf5.attribute(file, "samples", int)
-            for name, array in learner.state._asdict().items():
+            for name, array in learner._kept():
                 stored = safe_hdf5.integers(file, name)
                 if stored.shape != array.shape or stored.dtype != array.dtype:
                     raise FileError(
@@ -292,6 +361,13 @@ class Learner:
                     )
                 array[...] = stored
         return learner
+
+    def _kept(self) -> Iterator[tuple[str, np.ndarray]]:
+        """The arrays of a saved state: those that hold something, so that states of before an option came are read."""
+        options = self.network.options
+        fixed = () if options.learn_bias else ("bias", "u_init")
+        fixed += () if options.encoding == "factored" else ("reward",)
+        return ((name, array) for name, array in self.state._asdict().items() if array.size and name not in fixed)
 
     def _checked(
         self, packed: np.ndarray, labels: np.ndarray, gate: np.ndarray | bool
@@ -311,7 +387,7 @@ class Learner:
 
     def _random(self, samples: int) -> tuple[np.ndarray, np.ndarray]:
         """Lava's random numbers of the epochs to come: of each trace's decay, and of the weights' rounding."""
-        steps, epoch = self.network.num_steps, self.network.epoch
+        steps, epoch = self.network.epochs_per_sample, self.network.epoch
         first, count = self.samples * steps, samples * steps
         decay = [lava_trace_random(layer.trace_seed, epoch, first, count) for layer in self.network.layers]
         return np.stack(decay), lava_weight_random(first, count)
@@ -348,111 +424,3 @@ def lava_weight_random(first: int, count: int) -> np.ndarray:
     generator.bit_generator.advance(first + 1)  # type: ignore[attr-defined]
     fractions = 1 << integers.FRACTION_BITS
     return (fractions - 1 - np.floor(fractions * generator.random(count))).astype(np.int32)
-
-
-def _pack(network: LearningNetwork, kernels):  # type: ignore[no-untyped-def]
-    """The flat arrays of :mod:`ottt_loihi.sim.learning_kernels`."""
-    layers = np.zeros(len(network.layers), kernels.LAYER)
-    source = neuron = weight = 0
-    weights: list[np.ndarray] = []
-    for at, part in zip(layers, network.layers):
-        size, inputs = part.connection.shape
-        width = _padded(size, kernels.BLOCK)
-        at["source"], at["inputs"], at["neuron"], at["size"], at["width"] = source, inputs, neuron, size, width
-        at["weight"], at["twin"] = weight, kernels.NONE
-        _pack_numbers(at, part, network.epoch)
-        weights.append(_rows(part.connection.weight.T, width))
-        source, neuron, weight = source + inputs, neuron + width, weight + inputs * width
-    for at, above, part in zip(layers[:-1], layers[1:], network.layers):
-        at["feedback"] = weight if part.feedback is not None else above["weight"]
-        if part.feedback is not None:
-            weights.append(_pack_feedback(at, above, layers[-1], part))
-            weight += len(weights[-1])
-    constants = kernels.Constants(
-        layers=layers,
-        epoch=network.epoch,
-        steps=network.num_steps,
-        target=network.unit << arithmetic.STATE_SHIFT,
-        halve_every=network.halve_every * network.num_steps,
-        independent=network.rounding == "per-synapse",
-        u_init=_per_neuron(layers, [part.layer.u_init.reshape(-1) for part in network.layers]),
-        bias=_per_neuron(layers, [_bias(part.layer) for part in network.layers]),
-        loop=_per_neuron(layers, [_loop(part) for part in network.layers]),
-    )
-    rng = _per_neuron(
-        layers, [integers.xorshift32_seeds(part.seed, part.layer.size) for part in network.layers], np.uint32
-    )
-    zeros = {name: np.zeros(neuron, np.int32) for name in ("v", "membrane", "y1", "error")}
-    state = kernels.State(
-        weights=np.concatenate(weights),
-        spikes=np.zeros(source, np.uint8),
-        trace=np.zeros(source, np.int32),
-        u=constants.u_init.copy(),
-        noise=np.zeros(neuron, np.int8),
-        rng=rng,
-        scores=np.zeros(network.classes, np.int64),
-        y1_saturated=np.zeros(len(layers), np.int64),
-        error_saturated=np.zeros(len(layers), np.int64),
-        feedback_saturated=np.zeros(len(layers), np.int64),
-        correct=np.zeros(1, np.int64),
-        **zeros,
-    )
-    return constants, state
-
-
-def _pack_numbers(at: np.void, part: LearningLayer, epoch: int) -> None:
-    """The scalars of one layer."""
-    unity = arithmetic.DECAY_UNITY
-    # as Lava computes it: of an array, whose exp may differ from a single number's in the last bit
-    per_step = np.exp(-1 / np.array([[integers.trace_time_constant(part.decay, epoch)], [integers.FOREVER]]))[0, 0]
-    at["exponent"], at["plastic"] = part.connection.weight_exp, part.plastic
-    at["impulse"], at["pre_phase"], at["keeps_trace"] = part.impulse, part.pre_phase, part.decay > 0
-    at["vth"], at["half_width"] = part.layer.vth << arithmetic.STATE_SHIFT, part.half_width << arithmetic.STATE_SHIFT
-    at["y1_mantissa"], at["y1_shift"] = part.y1
-    at["error_mantissa"], at["error_shift"] = part.error or (0, 0)
-    at["trace_decay"] = per_step
-    at["keep_u"], at["keep_v"] = (unity - 1 - part.layer.du) / unity, (unity - part.layer.dv) / unity
-    at["key"] = integers.mix32(np.array([part.weight_seed], np.uint32))[0]
-
-
-def _pack_feedback(at: np.void, above: np.void, readout: np.void, part: LearningLayer) -> np.ndarray:
-    """The numbers of a hidden layer's own feedback; returns its weights."""
-    feedback = part.feedback
-    assert feedback is not None
-    key = integers.mix32(np.array([feedback.seed], np.uint32))[0]
-    at["direct"] = feedback.kind != "kolen-pollack"
-    if feedback.kind == "kolen-pollack":
-        above["twin"], above["feedback_key"] = at["feedback"], key
-    if feedback.kind == "opzo":
-        at["noise"], at["averaging"] = feedback.noise << arithmetic.STATE_SHIFT, feedback.averaging
-        at["gain_mantissa"], at["gain_shift"] = feedback.gain
-        at["feedback_key"] = key
-    return _rows(feedback.rows, int((readout if at["direct"] else above)["width"]))
-
-
-def _bias(layer: LIF) -> np.ndarray:
-    return arithmetic.effective_bias(layer.bias_mant.reshape(-1), layer.bias_exp)
-
-
-def _loop(part: LearningLayer) -> np.ndarray:
-    if part.inhibition is None:
-        return np.zeros(part.layer.size, np.int32)
-    return arithmetic.synaptic_input(part.inhibition.weight, part.inhibition.weight_exp)
-
-
-def _padded(size: int, block: int) -> int:
-    return -(-size // block) * block
-
-
-def _rows(matrix: np.ndarray, width: int) -> np.ndarray:
-    """Flat int16, each row padded with zeros."""
-    padded = np.zeros((len(matrix), width), np.int16)
-    padded[:, : matrix.shape[1]] = matrix
-    return padded.ravel()
-
-
-def _per_neuron(layers: np.ndarray, values: Sequence[np.ndarray], dtype: type = np.int32) -> np.ndarray:
-    flat = np.zeros(int(layers["width"].sum()), dtype)
-    for at, value in zip(layers, values):
-        flat[at["neuron"] : at["neuron"] + at["size"]] = value
-    return flat

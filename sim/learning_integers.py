@@ -20,6 +20,7 @@ TRACE_MAX = 127  # traces have 7 bits
 FIXED_SHIFT = 10  # dw = 2^-7·u0·x1·y1, and the engine drops three more bits: Δw = x1·y1 / 2^10 LSB
 ENGINE_SHIFT = 3  # the three bits that the engine drops, by flooring, before it adds to the weight << FRACTION_BITS
 FRACTION_BITS = 7  # of a weight in the engine's accumulator: they are rounded away at random
+DECAY_SEED = 1 << 31  # seeds of weight decay: a weight's seed of rounding, which is smaller, plus this
 FOREVER = 1e18  # Lava's own 65535 decays y by 1.5e-5 per step; 0 would give NaN
 
 
@@ -117,6 +118,25 @@ def synapse_hash(seed: int, epoch: int, shape: tuple[int, int]) -> np.ndarray:
 def synapse_draws(seed: int, epoch: int, shape: tuple[int, int]) -> np.ndarray:
     """``synapse_hash >> 25``, 0 … 127: rounding ``per-synapse``; w + k/128 is rounded up where it is below k."""
     return synapse_hash(seed, epoch, shape) >> np.uint32(32 - FRACTION_BITS)
+
+
+def decay_draws(seed: int, epoch: int, shape: tuple[int, int]) -> np.ndarray:
+    """:func:`synapse_hash` of weight decay, independent of the same epoch's rounding."""
+    return synapse_hash(seed + DECAY_SEED, epoch, shape)
+
+
+def decay_step(weights: np.ndarray, shift: int, random: np.ndarray) -> np.ndarray:
+    """``w − ⌊(w + r) / 2^shift⌋`` with r the upper ``shift`` bits of the uint32 ``random``.
+
+    w·(1 − 2^−shift) on average; 0 stays 0, and no weight changes its sign; weights int64.
+    """
+    wide = weights.astype(np.int64)
+    return wide - ((wide + (random.astype(np.int64) >> (32 - shift))) >> shift)
+
+
+def decays_after(frame: int, decay_every: int) -> bool:
+    """Whether weights decay at the end of a frame: of every ``decay_every``-th; 0: never."""
+    return decay_every > 0 and (frame + 1) % decay_every == 0
 
 
 def check_averaging(averaging: int, where: str) -> None:

@@ -10,9 +10,11 @@ otherwise nothing vectorises, and a row takes fifteen times as long.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
+from ottt_loihi.sim import learning_option_kernels, random_kernels, subspace_kernels
 from ottt_loihi.sim.kernels import compiled, inlined
 from ottt_loihi.sim.learning_integers import (
     ENGINE_SHIFT,
@@ -22,6 +24,9 @@ from ottt_loihi.sim.learning_integers import (
     MOMENTUM_MAX,
     TRACE_MAX,
 )
+from ottt_loihi.sim.learning_option_kernels import Chosen, decay_connection, move_biases, write_error
+from ottt_loihi.sim.random_kernels import mix, next_random, scaled
+from ottt_loihi.sim.subspace_kernels import follow, project, put_back
 
 BLOCK = 16
 
@@ -39,10 +44,11 @@ LAYER = np.dtype(
             # that of the layer above
             "twin",  # where weights start that learn as its own do (Kolen–Pollack), or NONE
             "noise", "gain_mantissa", "gain_shift", "averaging",  # OPZO; noise aligned to the state, 0: none
+            "subspace", "rows", "fixed", "row_shift",  # HLOP: where its rows start, their number, the old ones
         )
     ]
     + [(name, np.float64) for name in ("trace_decay", "keep_u", "keep_v")]
-    + [(name, np.uint32) for name in ("key", "feedback_key")]  # mix32 of the seeds of its weights' rounding
+    + [(name, np.uint32) for name in ("key", "feedback_key", "row_key")]  # mix32 of the seeds of weights' rounding
 )  # fmt: skip
 NONE = -1
 
@@ -51,8 +57,8 @@ class Constants(NamedTuple):
     """What learning does not change.
 
     layers: :data:`LAYER`, the readout last · epoch: K · steps: T · target: what the right class's membrane should be,
-    aligned to the state · halve_every: in frames, 0: never · independent: rounding ``per-synapse`` · u_init, bias,
-    loop: int32 per neuron; loop: what its own spike adds one step later.
+    aligned to the state · halve_every: in frames, 0: never · independent: rounding ``per-synapse`` · loop: int32 per
+    neuron, what its own spike adds one step later · chosen: the options.
     """
 
     layers: np.ndarray
@@ -61,18 +67,18 @@ class Constants(NamedTuple):
     target: int
     halve_every: int
     independent: bool
-    u_init: np.ndarray
-    bias: np.ndarray
     loop: np.ndarray
+    chosen: Chosen
 
 
 class State(NamedTuple):
     """What learning changes.
 
     weights: int16, of all connections, then of feedback, a row per hidden neuron · spikes: uint8, trace: int32, per
-    source · u, v, membrane (v before its reset), y1, error: int32, noise: int8 and rng: uint32, per neuron · scores:
-    int64 per neuron of the readout · y1_saturated, error_saturated, feedback_saturated: int64 per layer · correct:
-    int64 (1,).
+    source · u, v, membrane (v before its reset), y1, error: int32, noise: int8, rng: uint32 and reward (y1 before the
+    surrogate): int32, per neuron · bias, u_init: int32 per neuron, which only bias learning changes · scores: int64 per
+    neuron of the readout · y1_saturated, error_saturated, feedback_saturated: int64 per layer · correct: int64 (1,) ·
+    subspaces: int16, HLOP's rows of all layers that have any.
     """
 
     weights: np.ndarray
@@ -85,14 +91,18 @@ class State(NamedTuple):
     error: np.ndarray
     noise: np.ndarray
     rng: np.ndarray
+    reward: np.ndarray
+    bias: np.ndarray
+    u_init: np.ndarray
     scores: np.ndarray
     y1_saturated: np.ndarray
     error_saturated: np.ndarray
     feedback_saturated: np.ndarray
     correct: np.ndarray
+    subspaces: np.ndarray
 
 
-@compiled
+@partial(compiled, parts=(learning_option_kernels, random_kernels, subspace_kernels))
 def learn(constants, state, packed, labels, gate, first, trace_random, weight_random, predictions):
     """Learn from samples, one after the other.
 
@@ -101,14 +111,17 @@ def learn(constants, state, packed, labels, gate, first, trace_random, weight_ra
     ``"lava"`` rounding: a weight w + k/128 is rounded up where ``k + number ≥ 128`` · predictions: int32 ``(n,)``,
     filled.
     """
-    layers = constants.layers
+    layers, chosen = constants.layers, constants.chosen
+    only_wrong, learns_bias = chosen.only_wrong, chosen.learn_bias
     widest = 0
     for index in range(len(layers)):
         widest = max(widest, layers[index].width, layers[index].inputs)
     active, sums = np.empty(widest + 1, np.int64), np.empty(widest, np.int32)
-    decayed = np.empty(TRACE_MAX + 1, np.int32)
+    decayed, errors = np.empty(TRACE_MAX + 1, np.int32), np.empty(layers[-1].size, np.int64)
+    lateral, lateral_keys = np.empty((4, widest), np.int32), np.empty(widest, np.uint32)
+    thirds = np.empty_like(state.error)
     for sample in range(len(packed)):
-        forget(constants, state)
+        forget(state)
         for t in range(constants.steps):
             local = sample * constants.steps + t
             frame = first * constants.steps + local
@@ -118,49 +131,38 @@ def learn(constants, state, packed, labels, gate, first, trace_random, weight_ra
                 if index < len(layers) - 1:
                     fire(layers[index], layers[index + 1].source, constants, state, sums)
                 else:
-                    answer(layers[index], constants, state, sums)
+                    answer(layers[index], state, sums)
             halved = frame // constants.halve_every if constants.halve_every > 0 else 0
             last = len(layers) - 1
-            compare(layers[last], last, constants.target, labels[sample], gate[sample], halved, state)
+            wanted = gate[sample]
+            if only_wrong:
+                wanted = wanted and best(layers[last].size, state.scores) != labels[sample]
+            compare(layers[last], last, constants, labels[sample], wanted, halved, state, errors)
+            if wanted and learns_bias:
+                move_biases(layers[last], last, t, chosen, state)
             for index in range(last - 1, -1, -1):
-                feed_back(index, constants, state, halved)
+                feed_back(index, constants, state, thirds, halved)
+                if learns_bias:
+                    move_biases(layers[index], index, t, chosen, state)
                 if layers[index].averaging > 0:
                     follow_noise(index, constants, state, frame)
             for index in range(len(layers)):
                 if layers[index].plastic:
-                    random = trace_random[index, local]
-                    live = decay_traces(layers[index], constants.epoch, random, state, decayed, active)
-                    layer, key = layers[index], layers[index].key
-                    for start in (layer.weight, layer.twin):
-                        if start == NONE:
-                            continue
-                        if constants.independent:
-                            key = mix(np.uint32(key + np.uint32(frame & 0xFFFFFFFF)))
-                            update_independently(layer, start, key, state, active, live)
-                            key = layer.feedback_key
-                        else:
-                            update(layer, start, weight_random[local], state, active, live)
+                    random = trace_random[index, local], weight_random[local]
+                    change_weights(index, constants, state, frame, random, decayed, active, lateral, lateral_keys)
+                    if chosen.decay_every > 0 and (frame + 1) % chosen.decay_every == 0:
+                        decay_connection(layers[index], index, chosen, state, frame)
         predictions[sample] = best(layers[len(layers) - 1].size, state.scores)
         state.correct[0] += predictions[sample] == labels[sample]
 
 
 @inlined
-def mix(x):
-    """``learning_integers.mix32`` of one number."""
-    x = np.uint32(x ^ (x >> np.uint32(16)))
-    x = np.uint32(x * np.uint32(0x7FEB352D))
-    x = np.uint32(x ^ (x >> np.uint32(15)))
-    x = np.uint32(x * np.uint32(0x846CA68B))
-    return np.uint32(x ^ (x >> np.uint32(16)))
-
-
-@inlined
-def forget(constants, state):
+def forget(state):
     """Every state as it is before a sample."""
     state.spikes[:] = 0
     state.trace[:] = 0
     state.v[:] = 0
-    state.u[:] = constants.u_init
+    state.u[:] = state.u_init
     state.scores[:] = 0
 
 
@@ -227,7 +229,7 @@ def clipped(v):
 @inlined
 def fire(layer, target, constants, state, sums):
     """One step of hidden neurons (the equations of ``sim.network.LIF``); ``target``: where their spikes go."""
-    u, v, membrane, spikes, loop, bias = state.u, state.v, state.membrane, state.spikes, constants.loop, constants.bias
+    u, v, membrane, spikes, loop, bias = state.u, state.v, state.membrane, state.spikes, constants.loop, state.bias
     first, target, exponent, vth = np.uint64(layer.neuron), np.uint64(target), layer.exponent, np.int32(layer.vth)
     keep_u, keep_v = layer.keep_u, layer.keep_v
     for j in range(np.uint64(layer.size)):
@@ -247,44 +249,31 @@ def fire(layer, target, constants, state, sums):
 
 
 @inlined
-def answer(layer, constants, state, sums):
+def answer(layer, state, sums):
     """One step of the memoryless readout, and its scores."""
     for j in range(layer.size):
         n = layer.neuron + j
         x = wrapped(np.int32(shifted(sums[j], layer.exponent) << 6))
-        m = clipped(np.int32(x + constants.bias[n]))
+        m = clipped(np.int32(x + state.bias[n]))
         state.v[n] = np.int32(0) if m > layer.vth else m
         state.scores[j] += state.v[n]
 
 
 @inlined
-def next_random(n, rng):
-    """``learning_integers.xorshift32`` of neuron n."""
-    r = rng[n]
-    r = np.uint32(r ^ np.uint32(r << np.uint32(13)))
-    r = np.uint32(r ^ np.uint32(r >> np.uint32(17)))
-    rng[n] = np.uint32(r ^ np.uint32(r << np.uint32(5)))
-
-
-@inlined
-def scaled(n, x, mantissa, shift, rng):
-    """``learning_integers.scale_stochastically`` with neuron n's next random number."""
-    next_random(n, rng)
-    return (x * mantissa + (np.int64(rng[n]) >> (32 - shift))) >> shift
-
-
-@inlined
-def compare(layer, index, target, label, gate, halved, state):
+def compare(layer, index, constants, label, gate, halved, state, errors):
     """The readout's error, to be sent back, and its y1."""
-    shift = min(MAX_SHIFT, layer.y1_shift + halved)
+    shift, limit = min(MAX_SHIFT, layer.y1_shift + halved), constants.chosen.y1_max
+    if gate:
+        chosen, v = constants.chosen, state.v[layer.neuron : layer.neuron + layer.size]
+        write_error(chosen.loss, chosen.logit_mantissa, chosen.logit_shift, v, label, constants.target, errors)
     for j in range(layer.size):
         n = layer.neuron + j
         state.y1[n] = state.error[n] = 0
         if gate:
-            e = np.int64(state.v[n]) - (target if j == label else 0)
+            e = errors[j]
             y = scaled(n, -e, layer.y1_mantissa, shift, state.rng)
-            state.y1_saturated[index] += abs(y) > MESSAGE_MAX
-            state.y1[n] = min(max(y, -MESSAGE_MAX), MESSAGE_MAX)
+            state.y1_saturated[index] += abs(y) > limit
+            state.y1[n] = min(max(y, -limit), limit)
             if layer.error_mantissa > 0:
                 y = scaled(n, e, layer.error_mantissa, layer.error_shift, state.rng)
                 state.error_saturated[index] += abs(y) > MESSAGE_MAX
@@ -301,20 +290,31 @@ def third_factor(rows, start, width, error, source):
 
 
 @inlined
-def feed_back(index, constants, state, halved):
+def feed_back(index, constants, state, thirds, halved):
     """y1 = −η·f(u)·δ of a hidden layer, and the error it sends on."""
-    layers = constants.layers
+    layers, factored = constants.layers, constants.chosen.factored
     layer, above, last = layers[index], layers[index + 1], layers[len(layers) - 1]
-    shift = min(MAX_SHIFT, layer.y1_shift + halved)
+    width, sender = (last.width, last.neuron) if layer.direct else (above.width, above.neuron)
     for j in range(layer.size):
         n = layer.neuron + j
-        g = np.int64(0)
-        if abs(state.membrane[n] - layer.vth) < layer.half_width:
-            width, sender = (last.width, last.neuron) if layer.direct else (above.width, above.neuron)
-            g = np.int64(third_factor(state.weights, layer.feedback + j * width, width, state.error, sender))
-        y = scaled(n, -g, layer.y1_mantissa, shift, state.rng)
-        state.y1_saturated[index] += abs(y) > MESSAGE_MAX
-        state.y1[n] = min(max(y, -MESSAGE_MAX), MESSAGE_MAX)
+        thirds[n] = 0
+        if factored or abs(state.membrane[n] - layer.vth) < layer.half_width:
+            thirds[n] = third_factor(state.weights, layer.feedback + j * width, width, state.error, sender)
+    answer_errors(layer, index, constants, state, thirds, halved)
+
+
+@inlined
+def answer_errors(layer, index, constants, state, thirds, halved):
+    """y1 of a hidden layer, of the errors that reached it, and the errors it sends on."""
+    shift, limit = min(MAX_SHIFT, layer.y1_shift + halved), constants.chosen.y1_max
+    factored = constants.chosen.factored
+    for n in range(layer.neuron, layer.neuron + layer.size):
+        passes = abs(state.membrane[n] - layer.vth) < layer.half_width
+        g = np.int64(thirds[n]) if passes else np.int64(0)
+        y = scaled(n, -np.int64(thirds[n]) if factored else -g, layer.y1_mantissa, shift, state.rng)
+        state.y1_saturated[index] += abs(y) > limit
+        state.reward[n] = min(max(y, -limit), limit)
+        state.y1[n] = state.reward[n] if passes else np.int32(0)
         if layer.error_mantissa > 0:
             y = scaled(n, g, layer.error_mantissa, layer.error_shift, state.rng)
             state.error_saturated[index] += abs(y) > MESSAGE_MAX
@@ -369,6 +369,32 @@ def decay_traces(layer, epoch, random, state, decayed, active):
         active[count] = i
         count += np.uint64(x > 0)
     return np.int64(count)
+
+
+@inlined
+def change_weights(index, constants, state, epoch, random, decayed, active, lateral, lateral_keys):
+    """The end of a learning epoch for a connection and its twin; random: of the trace, and of ``lava`` rounding."""
+    layer = constants.layers[index]
+    live = decay_traces(layer, constants.epoch, random[0], state, decayed, active)
+    key = layer.key
+    if layer.fixed > 0:
+        live = project(layer, state, lateral, active)
+    for start in (layer.weight, layer.twin):
+        if start == NONE:
+            continue
+        if constants.independent:
+            key = mix(np.uint32(key + np.uint32(epoch & 0xFFFFFFFF)))
+            update_independently(layer, start, key, state, active, live)
+            key = layer.feedback_key
+        else:
+            update(layer, start, random[1], state, active, live)
+    if layer.fixed > 0:
+        put_back(layer, state, lateral)
+    if layer.rows > layer.fixed:
+        key = mix(np.uint32(layer.row_key + np.uint32(epoch & 0xFFFFFFFF)))
+        for i in range(layer.inputs):
+            lateral_keys[i] = mix(np.uint32(key + np.uint32(i)))
+        follow(layer, state, lateral, lateral_keys)
 
 
 @inlined

@@ -8,8 +8,10 @@ The equations of ``onchip/processes/{neuron,readout,dense}.py`` and of Lava's le
 from __future__ import annotations
 
 import numpy as np
-from ottt_loihi.sim import arithmetic
+from ottt_loihi.sim import arithmetic, subspace
+from ottt_loihi.sim import learning_encodings as encodings
 from ottt_loihi.sim import learning_integers as integers
+from ottt_loihi.sim import learning_losses as losses
 from ottt_loihi.sim.learning import LearningLayer, LearningNetwork, lava_trace_random, lava_weight_random
 
 
@@ -18,8 +20,12 @@ def learn(
 ) -> dict[str, np.ndarray]:
     """Learn from samples; x: spikes 0 or 1 ``(n, T, inputs)``. Returns the same as ``Learner.variables()``."""
     steps, gate = network.num_steps, np.broadcast_to(gate, len(x))
-    layers = [_Layer(part, network, len(x) * steps) for part in network.layers]
+    layers = [Layer(part, network, len(x) * network.epochs_per_sample) for part in network.layers]
     *hidden, readout = layers
+    if network.options.schedule == "pipelined":
+        from ottt_loihi.sim.pipelined_reference import run
+
+        return run(network, layers, x, labels, gate)
     scores, correct = np.zeros(network.classes, np.int64), 0
     for sample, (frames, label) in enumerate(zip(x, labels)):
         for layer in layers:
@@ -30,26 +36,33 @@ def learn(
             halved = integers.halvings(frame, network.halve_every * steps)
             s = frames[t].astype(bool)
             for layer in layers:
-                s = layer.update(s)
+                s = layer.update(layer.receive(s))
             scores += readout.v
-            readout.y1, readout.error = np.zeros_like(readout.v), np.zeros_like(readout.v)
-            if gate[sample]:
+            readout.y1 = readout.reward = readout.error = np.zeros_like(readout.v)
+            if gate[sample] and losses.to_be_learnt(network.options.learn_when, scores, label):
                 readout.compare(label, network.unit, halved)
+                readout.learn_bias(t)
             for layer, above in zip(hidden[::-1], layers[:0:-1]):
-                layer.feed_back(above, readout, halved)
+                layer.feed_back(layer.third_factor(above, readout), halved)
+                layer.learn_bias(t)
                 layer.follow_noise(readout, frame)
             for layer in layers:
                 layer.learn(frame)
             for layer, above in zip(hidden, layers[1:]):
                 layer.learn_twin(above, frame)
         correct += int(scores.argmax() == label)
+    return results(layers, scores, correct)
+
+
+def results(layers: list[Layer], scores: np.ndarray, correct: int) -> dict[str, np.ndarray]:
+    """The variables of all layers."""
     found = {"readout[0].scores": scores, "readout[0].correct": np.array([correct])}
     for index, layer in enumerate(layers):
-        found |= layer.variables(index, "readout[0]" if layer is readout else f"neuron[{index}]")
+        found |= layer.variables(index, "readout[0]" if layer.readout else f"neuron[{index}]")
     return found
 
 
-class _Layer:
+class Layer:
     """A connection and the neurons behind it."""
 
     def __init__(self, part: LearningLayer, network: LearningNetwork, frames: int) -> None:
@@ -59,8 +72,10 @@ class _Layer:
         self.rng = integers.xorshift32_seeds(part.seed, part.layer.size)
         self.saturated = {"y1": 0, "error": 0}
         self.feedback = None if part.feedback is None else part.feedback.matrix.astype(np.int64)
+        self.rows = None if part.subspace is None else part.subspace.rows
         self.noise, self.feedback_saturated = np.zeros(part.layer.size, np.int8), 0
         self.bias = arithmetic.effective_bias(part.layer.bias_mant.reshape(-1), part.layer.bias_exp)
+        self.u_init = part.layer.u_init.reshape(-1).astype(np.int32)
         self.trace_random = lava_trace_random(part.trace_seed, network.epoch, 0, frames)
         self.weight_random = lava_weight_random(0, frames)
         tau = integers.trace_time_constant(part.decay, network.epoch)
@@ -68,15 +83,20 @@ class _Layer:
         self.begin_sample()
 
     def begin_sample(self) -> None:
-        self.u = self.part.layer.u_init.reshape(-1).astype(np.int32)
+        self.u = self.u_init.copy()
         self.v, self.error = np.zeros_like(self.u), np.zeros_like(self.u)
+        self.surrogate = np.full(len(self.u), self.readout)
         self.s = np.zeros(len(self.u), bool)
         self.x1[:] = 0
 
-    def update(self, pre: np.ndarray) -> np.ndarray:
+    def receive(self, pre: np.ndarray) -> np.ndarray:
+        """What the connection makes of presynaptic spikes."""
+        self.pre = pre
+        return arithmetic.synaptic_input(self.w[:, pre].sum(axis=1), self.part.connection.weight_exp)
+
+    def update(self, a: np.ndarray) -> np.ndarray:
         """u, v, s of one step (``sim.network.LIF``)."""
-        part, self.pre = self.part, pre
-        a = arithmetic.synaptic_input(self.w[:, pre].sum(axis=1), part.connection.weight_exp)
+        part = self.part
         if part.inhibition is not None:
             loop = part.inhibition
             a = a + arithmetic.synaptic_input(loop.weight * self.s.astype(np.int64), loop.weight_exp)
@@ -92,35 +112,58 @@ class _Layer:
         return self.s
 
     def compare(self, label: int, unit: int, halved: int) -> None:
-        """``e = v − unit·[class = label]``: y1 and the error that is sent back."""
-        e = self.v.astype(np.int64)
-        e[label] -= unit << arithmetic.STATE_SHIFT
-        self._send(-e, e, halved)
+        """The loss's error e (``learning_losses``): y1 and the error that is sent back."""
+        e = losses.integer_error(self.network.options.loss, self.v, label, unit << arithmetic.STATE_SHIFT)
+        self._send(e, e, halved)
 
-    def feed_back(self, above: _Layer, readout: _Layer, halved: int) -> None:
-        """``g = third factor · [ |m − vth| < half_width ]``: y1 = −η·g and the error that is sent on."""
+    def third_factor(self, above: Layer, readout: Layer) -> np.ndarray:
+        """The error that feedback brings."""
         if self.part.feedback is None:
-            third = above.w.T @ above.error
-        elif self.part.feedback.kind == "kolen-pollack":
-            third = self.feedback.T @ above.error
-        else:
-            third = self.feedback @ readout.error
+            return above.w.T @ above.error
+        if self.part.feedback.kind == "kolen-pollack":
+            return self.feedback.T @ above.error
+        return self.feedback @ readout.error
+
+    def feed_back(self, third: np.ndarray, halved: int) -> None:
+        """``g = third factor · [ |m − vth| < half_width ]``: y1 = −η·g and the error that is sent on."""
         vth, width = (x << arithmetic.STATE_SHIFT for x in (self.part.layer.vth, self.part.half_width))
-        g = third.astype(np.int64) * (np.abs(self.membrane - vth) < width)
-        self._send(-g, g, halved)
+        self.surrogate = np.abs(self.membrane - vth) < width
+        third = third.astype(np.int64)
+        self._send(third, third * self.surrogate, halved)
 
-    def _send(self, y1: np.ndarray, error: np.ndarray, halved: int) -> None:
+    def _send(self, delta: np.ndarray, g: np.ndarray, halved: int) -> None:
+        """y1 of ``g = f(u)·delta``, the error sent on; ``factored``: f(u) and reward stay apart till the synapse."""
         mantissa, shift = self.part.y1
-        self.y1 = self._rounded("y1", y1, mantissa, min(integers.MAX_SHIFT, shift + halved))
+        encoding = self.network.options.encoding
+        rounded_too = delta if encoding == "factored" else g
+        shift = min(integers.MAX_SHIFT, shift + halved)
+        self.reward = self._rounded("y1", -rounded_too, mantissa, shift, encodings.largest(encoding))
+        self.y1 = self.reward * self.surrogate
         if self.part.error is not None:
-            self.error = self._rounded("error", error, *self.part.error)
+            self.error = self._rounded("error", g, *self.part.error)
 
-    def _rounded(self, name: str, x: np.ndarray, mantissa: int, shift: int) -> np.ndarray:
+    def messages(self) -> dict[str, np.ndarray]:
+        """By port, as the connection receives them."""
+        return encodings.messages(self.network.options.encoding, self.y1, self.surrogate, self.reward)
+
+    def _rounded(
+        self, name: str, x: np.ndarray, mantissa: int, shift: int, largest: int = integers.MESSAGE_MAX
+    ) -> np.ndarray:
         self.rng = integers.xorshift32(self.rng)
         scaled = integers.scale_stochastically(x, mantissa, shift, self.rng)
-        rounded, outside = integers.saturate(scaled, integers.MESSAGE_MAX)
+        rounded, outside = integers.saturate(scaled, largest)
         self.saturated[name] += outside
         return rounded
+
+    def learn_bias(self, t: int) -> None:
+        """``Δb = y1·Λ_t`` (``learning_bias``)."""
+        if self.part.bias is None:
+            return
+        self.rng = integers.xorshift32(self.rng)
+        change = self.part.bias.change(self.bias, self.y1, t, self.rng)
+        self.bias = self.bias + change
+        if self.part.bias.in_u:
+            self.u, self.u_init = self.u - change, self.u_init - change
 
     def learn(self, frame: int) -> None:
         """Decay the trace through the phases of the epoch; ``w += x1·y1 / 2^10``, rounded at random, clipped."""
@@ -134,22 +177,32 @@ class _Layer:
             self.x1 = (floor + (self.trace_random[frame] < exact - floor)).astype(np.int64)
             if phase == self.part.pre_phase:
                 self.x1 = np.minimum(self.x1 + self.part.impulse * self.pre, integers.TRACE_MAX)
+        self.learnt_from = self.x1
+        lateral = self.part.subspace
+        if lateral is not None:
+            self.learnt_from = subspace.projected(self.rows, lateral.fixed, self.x1)
+            random = integers.synapse_hash(lateral.seed, frame, self.rows.shape)
+            self.rows = subspace.moved(self.rows, lateral.fixed, lateral.shift, self.x1, random)
         self.w = self._learnt(self.w, frame, self.part.weight_seed)
 
     def _learnt(self, w: np.ndarray, frame: int, seed: int) -> np.ndarray:
         random: np.ndarray | int = self.weight_random[frame]
         if self.network.rounding == "per-synapse":
             random = 127 - integers.synapse_draws(seed, frame, w.shape).astype(np.int64)
-        change = (self.x1 * self.y1.astype(np.int64)[:, np.newaxis]) >> integers.ENGINE_SHIFT
-        return np.clip(((w << integers.FRACTION_BITS) + change + random) >> integers.FRACTION_BITS, -256, 255)
+        change = encodings.engine_change(self.network.options.encoding, self.learnt_from, self.messages())
+        w = np.clip(((w << integers.FRACTION_BITS) + change + random) >> integers.FRACTION_BITS, -256, 255)
+        options = self.network.options
+        if integers.decays_after(frame, options.decay_every * self.network.epochs_per_sample):
+            w = integers.decay_step(w, options.decay_shift, integers.decay_draws(seed, frame, w.shape))
+        return w
 
-    def learn_twin(self, above: _Layer, frame: int) -> None:
+    def learn_twin(self, above: Layer, frame: int) -> None:
         """Kolen–Pollack: the feedback learns as the connection to the layer above does."""
         feedback = self.part.feedback
         if feedback is not None and feedback.kind == "kolen-pollack" and above.part.plastic:
             self.feedback = above._learnt(self.feedback, frame, feedback.seed)
 
-    def follow_noise(self, readout: _Layer, frame: int) -> None:
+    def follow_noise(self, readout: Layer, frame: int) -> None:
         """OPZO: ``M += (gain·z·eᵀ − M) / 2^averaging`` (``learning_integers.momentum_step``)."""
         feedback = self.part.feedback
         if feedback is None or feedback.kind != "opzo" or not readout.error.any():
@@ -162,8 +215,11 @@ class _Layer:
 
     def variables(self, index: int, process: str) -> dict[str, np.ndarray]:
         found = {f"plastic[{index}].{name}": value for name, value in (("weights", self.w), ("x1", self.x1))}
-        found[f"plastic[{index}].y1"] = self.y1
-        found |= {f"{process}.{name}": getattr(self, name) for name in ("v", "y1", "rng")}
+        found |= {f"plastic[{index}].{port}": value for port, value in self.messages().items()}
+        if self.rows is not None:
+            found[f"plastic[{index}].rows"] = self.rows
+        names = ("v", "y1", "rng") if self.part.bias is None else ("v", "y1", "rng", "bias")
+        found |= {f"{process}.{name}": getattr(self, name) for name in names}
         found |= {f"{process}.{name}_saturated": np.array([count]) for name, count in self.saturated.items()}
         if not self.readout:
             found |= {f"{process}.{name}": getattr(self, name) for name in "us"}

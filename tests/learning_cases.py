@@ -10,6 +10,8 @@ from ottt_loihi.onchip.fresh import fresh_network
 from ottt_loihi.onchip.plan import FEEDBACKS, Plan, make_plan
 from ottt_loihi.onchip.scales import learning_network
 from ottt_loihi.sim.learning import LearningNetwork
+from ottt_loihi.sim.learning_options import DEFAULT, ENCODINGS, LOSSES, SCHEDULES, WHEN, Options
+from ottt_loihi.sim.subspace import Subspace
 
 
 @dataclass(frozen=True)
@@ -25,13 +27,24 @@ class Case:
     x: np.ndarray
     labels: np.ndarray
     gate: np.ndarray
+    subspaces: tuple[Subspace, ...] | None = None
+    options: Options = DEFAULT
 
     @property
     def packed(self) -> np.ndarray:
         return np.packbits(self.x, axis=-1)
 
     def network(self) -> LearningNetwork:
-        return learning_network(self.plan, self.rates, self.feedback, self.seed, self.halve_every, self.rounding)
+        return learning_network(
+            self.plan,
+            self.rates,
+            self.feedback,
+            self.seed,
+            self.halve_every,
+            self.rounding,
+            self.subspaces,
+            self.options,
+        )
 
 
 @st.composite
@@ -53,15 +66,44 @@ def learning_cases(draw: st.DrawFn, max_hidden: int = 3) -> Case:
         else replace(c, weight=np.clip(gain * c.weight, -256, 255), weight_exp=draw(st.integers(-1, 2)))
         for c in chip.connections
     ]
-    samples = draw(st.integers(1, 8))
+    samples, feedback = draw(st.integers(1, 8)), draw(st.sampled_from(FEEDBACKS))
+    plan = make_plan(replace(chip, layers=tuple(layers), connections=tuple(connections)))
     return Case(
-        plan=make_plan(replace(chip, layers=tuple(layers), connections=tuple(connections))),
+        plan=plan,
+        subspaces=draw(st.sampled_from([None, _subspaces(rng, plan, draw(st.sampled_from([100, 6000, 32767])))])),
         rates=tuple(draw(st.sampled_from([0.02, 0.2, 2.0])) for _ in range(len(hidden) + 1)),
-        feedback=draw(st.sampled_from(FEEDBACKS)),
+        feedback=feedback,
         seed=draw(st.integers(0, 2**20)),
         halve_every=draw(st.integers(0, 3)),
         rounding=draw(st.sampled_from(["lava", "per-synapse"])),
         x=(rng.random((samples, steps, inputs)) < draw(st.sampled_from([0.1, 0.5, 1.0]))).astype(np.uint8),
         labels=rng.integers(0, classes, samples),
         gate=rng.random(samples) < draw(st.sampled_from([0.5, 1.0])),
+        options=draw(learning_options(feedback)),
     )
+
+
+@st.composite
+def learning_options(draw: st.DrawFn, feedback: str) -> Options:
+    """Any choice, and half of the time the plain rule."""
+    if draw(st.booleans()):
+        return DEFAULT
+    return Options(
+        loss=draw(st.sampled_from(LOSSES)),
+        learn_when=draw(st.sampled_from(WHEN)),
+        learn_bias=draw(st.booleans()),
+        schedule=draw(st.sampled_from(SCHEDULES if feedback != "opzo" else SCHEDULES[:1])),
+        encoding=draw(st.sampled_from(ENCODINGS)),
+        decay_every=draw(st.integers(0, 3)),
+        decay_shift=draw(st.integers(1, 9)),
+    )
+
+
+def _subspaces(rng: np.random.Generator, plan: Plan, limit: int) -> tuple[Subspace, ...]:
+    """Rows from tiny to senseless, some of them fixed."""
+    found = []
+    for c in plan.dense:
+        rows = rng.integers(-limit, limit + 1, (rng.integers(0, c.shape[1] + 1), c.shape[1]))
+        fixed, shift = int(rng.integers(0, len(rows) + 1)), int(rng.integers(0, 20))
+        found.append(Subspace(rows, fixed, shift, int(rng.integers(0, 1000))))
+    return tuple(found)

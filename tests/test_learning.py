@@ -13,6 +13,7 @@ from ottt_loihi.onchip.scales import learning_network
 from ottt_loihi.sim import learning, learning_reference
 from ottt_loihi.sim import learning_integers as integers
 from ottt_loihi.sim.learning import Learner
+from ottt_loihi.sim.learning_encodings import PORTS
 
 from ottt_loihi import sim
 from ottt_loihi.errors import FileError, UsageError
@@ -42,7 +43,8 @@ def test_every_variable_equals_the_oracle(case):
     found = sim.learn(network, case.packed, case.labels, case.gate).variables()
     assert_equal(learning_reference.learn(network, case.x, case.labels, case.gate), found)
     of_feedback = {"random": 1, "symmetric": 0, "kolen-pollack": 1, "opzo": 3}[case.feedback]
-    assert len(found) == 10 * len(network.layers) + of_feedback * (len(network.layers) - 1)
+    of_layer = 9 + case.options.learn_bias + len(PORTS[case.options.encoding]) + (case.subspaces is not None)
+    assert len(found) == of_layer * len(network.layers) + of_feedback * (len(network.layers) - 1)
 
 
 @pytest.mark.lava
@@ -61,10 +63,10 @@ def compare_with_lava(case, executor):
     found = sim.learn(case.network(), case.packed, case.labels, case.gate).variables()
     graph = build_graph(
         case.plan, case.packed, case.labels, list(case.rates), case.feedback, case.seed, case.gate, case.halve_every,
-        case.rounding,
+        case.rounding, case.subspaces, case.options,
     )  # fmt: skip
     with executor(graph.source) as run:
-        run.steps(len(case.x) * case.plan.chip.num_steps * graph.epoch)
+        run.steps(len(case.x) * graph.period)
         expected = {name: run.get(var) for name, var in graph.variables().items()}
     assert_equal(expected, found)
 

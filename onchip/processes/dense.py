@@ -32,6 +32,8 @@ class OTTTDense(LearningDense):
       reaches the next (``reset_interval`` = K·T; K for a trace that is the epoch's spike alone);
     * weights are not truncated to even numbers at the first step: a resumed run goes on from the very same weights;
     * a ``Var.set()`` does not turn x1_tau into an integer;
+    * weights decay, ``w −= w/2^decay_shift`` after every ``decay_every``-th epoch (0: never), rounded stochastically
+      with a number of its own for each synapse (``sim.learning_integers.decay_step``);
     * ``error_out[t+1] = Wᵀ·error_in[t]`` gives the transposed weights as they are, for symmetric feedback.
 
     weights: integers −256 … 255 ``(post, pre)`` in fixed point.
@@ -51,6 +53,8 @@ class OTTTDense(LearningDense):
         name: str = "plastic",
         rounding: str = "lava",
         seed: int = 0,
+        decay_every: int = 0,
+        decay_shift: int = 8,
     ) -> None:
         if rounding not in ROUNDINGS:
             raise UsageError(f"{name}.rounding: expected one of {', '.join(ROUNDINGS)}, got {rounding!r}")
@@ -62,6 +66,8 @@ class OTTTDense(LearningDense):
             name=name,
             rounding=rounding,
             seed=seed,
+            decay_every=decay_every,
+            decay_shift=decay_shift,
         )
         self.error_in = InPort(shape=(weights.shape[0],))
         self.error_out = OutPort(shape=(weights.shape[1],))
@@ -82,6 +88,12 @@ class OTTTDenseBehaviour:
         if error.any() or self.error_buff.any():
             self.error_buff = self.weights.T @ error
         self.recv_traces(s_in)
+
+    def run_lrn(self) -> None:
+        super().run_lrn()
+        frame = self.time_step // self._learning_rule.t_epoch - 1
+        if integers.decays_after(frame, self.proc_params["decay_every"]):
+            self.weights = self.decayed(frame, self.proc_params["decay_shift"])
 
     def on_var_update(self) -> None:
         """Lava would rebuild the rule here, from time constants rounded to integers; ours never changes."""
@@ -115,14 +127,12 @@ class OTTTDenseModelFloat(OTTTDenseBehaviour, LearningConnectionModelFloat, Abst
     def activation(self, s_in: np.ndarray) -> np.ndarray:
         return self.weights[:, s_in].sum(axis=1)
 
+    def decayed(self, frame: int, shift: int) -> np.ndarray:
+        return self.weights - self.weights / 2**shift
 
-@implements(proc=OTTTDense, protocol=LoihiProtocol)
-@requires(CPU)
-@tag("fixed_pt")
-class OTTTDenseModelFixed(OTTTDenseBehaviour, LearningConnectionModelBitApproximate, AbstractPyDenseModelBitAcc):
-    error_in: PyInPort = LavaPyType(PyInPort.VEC_DENSE, np.int32, precision=8)
-    error_out: PyOutPort = LavaPyType(PyOutPort.VEC_DENSE, np.int32, precision=24)
-    error_buff: np.ndarray = LavaPyType(np.ndarray, np.int32, precision=24)
+
+class FixedActivation:
+    """The fixed-point part that is not Lava's: the shifted sum, rounding per synapse. Mixed in before everything."""
 
     def __init__(self, proc_params):
         super().__init__(proc_params)
@@ -135,5 +145,20 @@ class OTTTDenseModelFixed(OTTTDenseBehaviour, LearningConnectionModelBitApproxim
             self._epochs += 1
         return super()._stochastic_round_synaptic_variable(name, values, random)
 
+    def decayed(self, frame: int, shift: int) -> np.ndarray:
+        random = integers.decay_draws(self._seed, frame, self.weights.shape)
+        return integers.decay_step(self.weights, shift, random).astype(self.weights.dtype)
+
     def activation(self, s_in: np.ndarray) -> np.ndarray:
         return arithmetic.synaptic_input(self.weights[:, s_in].sum(axis=1), self.proc_params["weight_exp"])
+
+
+@implements(proc=OTTTDense, protocol=LoihiProtocol)
+@requires(CPU)
+@tag("fixed_pt")
+class OTTTDenseModelFixed(
+    FixedActivation, OTTTDenseBehaviour, LearningConnectionModelBitApproximate, AbstractPyDenseModelBitAcc
+):
+    error_in: PyInPort = LavaPyType(PyInPort.VEC_DENSE, np.int32, precision=8)
+    error_out: PyOutPort = LavaPyType(PyOutPort.VEC_DENSE, np.int32, precision=24)
+    error_buff: np.ndarray = LavaPyType(np.ndarray, np.int32, precision=24)

@@ -12,8 +12,11 @@ from lava.magma.core.process.process import AbstractProcess
 from lava.magma.core.process.variable import Var
 from lava.magma.core.resources import CPU
 from lava.magma.core.sync.protocols.loihi_protocol import LoihiProtocol
+from ottt_loihi.onchip.schedule import Turn
 from ottt_loihi.sim import arithmetic
+from ottt_loihi.sim import learning_encodings as encodings
 from ottt_loihi.sim import learning_integers as integers
+from ottt_loihi.sim.learning_bias import BiasLearning
 
 
 class OTTTNeuron(AbstractProcess):
@@ -26,7 +29,7 @@ class OTTTNeuron(AbstractProcess):
                                  with noise: s = (m + noise·z > vth), z = ±1 at random; z is sent on noise_out
         phase = feedback_phase:  g  = a_third_factor_in · [ |m − vth| < half_width ]
                                  y1 = saturate( −g·y1_scale )      error_out = saturate( g·error_scale )
-        until the epoch ends:    y1 is sent on s_out_y1, zero before
+        until the epoch ends:    y1 is sent, zero before
         first frame of a sample: u = u_init, v = 0, s = 0
 
     The rectangle has height 1 (Rectangle in ``ottt_loihi/surrogates.py``: half_width = Vth). ``self_weight = −λ·vth``
@@ -44,13 +47,17 @@ class OTTTNeuron(AbstractProcess):
     error_scale         > 0                          only for layerwise feedback
     halve_every         ≥ 0                          frames after which y1_scale is halved, again and again; 0: never
     epoch, frames       K; T                         Lava steps per frame; frames per sample
-    update_phase,       1 … K                        when the neuron acts (``onchip/schedule.py``)
-    feedback_phase
+    period              ≥ K                          Lava steps per sample; default: epoch·frames
+    update_phase,       1 … K                        when the neuron acts on a sample's first frame
+    feedback_phase                                   (``onchip/schedule.py``)
+    encoding            a name                       of y1 (``sim/learning_encodings.py``)
+    bias_learning       or None                      how the bias learns (``sim/learning_bias.py``); None: not at all
     noise               ≥ 0, in units of vth         amplitude α of OPZO's noise on the comparison alone; 0: none
     seed                ≥ 0                          of the stochastic rounding (fixed point)
     ==================  ===========================  ==================================================================
 
-    Vars: u, v, s · membrane: m · y1, error · rng: uint32 xorshift states · y1_saturated, error_saturated: counts.
+    Vars: u, v, s · membrane: m · y1, reward (y1 before the surrogate), error · rng: uint32 xorshift states ·
+    y1_saturated, error_saturated: counts.
     The fixed-point model computes in integers only: the state is 64 times the units of vth, the rectangle is a
     comparison, the scales are a 12-bit mantissa and a shift with stochastic rounding (``sim/learning_integers.py``).
     """
@@ -76,9 +83,13 @@ class OTTTNeuron(AbstractProcess):
         self_weight: np.ndarray | float = 0,
         self_weight_exp: int = 0,
         noise: float = 0,
+        bias_learning: BiasLearning | None = None,
+        encoding: str = "signed",
         seed: int = 0,
+        period: int | None = None,
         name: str = "hidden",
     ) -> None:
+        period = epoch * frames if period is None else period
         super().__init__(
             name=name,
             du=du,
@@ -90,15 +101,19 @@ class OTTTNeuron(AbstractProcess):
             halve_every=halve_every,
             epoch=epoch,
             frames=frames,
-            update_phase=update_phase,
-            feedback_phase=feedback_phase,
+            update=Turn(update_phase, epoch, frames, period),
+            feedback=Turn(feedback_phase, epoch, frames, period),
             self_weight_exp=self_weight_exp,
             noise=noise,
+            bias_learning=bias_learning,
+            encoding=encoding,
         )
         self.a_in = InPort(shape=shape)
         self.a_third_factor_in = InPort(shape=shape)
         self.s_out = OutPort(shape=shape)
         self.s_out_y1 = OutPort(shape=shape)
+        self.s_out_y2 = OutPort(shape=shape)
+        self.s_out_y3 = OutPort(shape=shape)
         self.error_out = OutPort(shape=shape)
         self.noise_out = OutPort(shape=shape)
 
@@ -107,6 +122,7 @@ class OTTTNeuron(AbstractProcess):
         self.s = Var(shape=shape, init=0)
         self.membrane = Var(shape=shape, init=0)
         self.y1 = Var(shape=shape, init=0)
+        self.reward = Var(shape=shape, init=0)
         self.error = Var(shape=shape, init=0)
         self.bias = Var(shape=shape, init=bias)
         self.u_init = Var(shape=shape, init=u_init)
@@ -117,39 +133,55 @@ class OTTTNeuron(AbstractProcess):
 
 
 class AbstractOTTTNeuronModel(PyLoihiProcessModel):
-    """When the neuron acts; how is the subclasses' business."""
+    """When the neuron acts; how is the subclasses' business. ONE: of a factor y1, see ``encodings.messages``."""
+
+    ONE: int
 
     def __init__(self, proc_params):
         super().__init__(proc_params)
         for key in (
-            "du", "dv", "vth", "half_width", "epoch", "frames", "halve_every", "update_phase", "feedback_phase",
-            "self_weight_exp", "noise",
+            "du", "dv", "vth", "half_width", "epoch", "frames", "halve_every", "update", "feedback",
+            "self_weight_exp", "noise", "bias_learning", "encoding",
         ):  # fmt: skip
             setattr(self, "_" + key, proc_params[key])
         self._y1_scale, self._error_scale = proc_params["y1_scale"], proc_params["error_scale"]
         self._silence: np.ndarray | None = None
+        self._surrogate: np.ndarray | None = None
 
     def run_spk(self) -> None:
-        frame, phase = divmod(self.time_step - 1, self._epoch)
+        updated, learnt = self._update.frame(self.time_step), self._feedback.frame(self.time_step)
         a, third_factor = self.a_in.recv(), self.a_third_factor_in.recv()
-        if phase == 0:
-            self.y1, self.error = np.zeros_like(self.y1), np.zeros_like(self.error)
-            self._silence = np.zeros_like(self.s)
+        if (self.time_step - 1) % self._epoch == 0:
+            self.y1, self.reward = np.zeros_like(self.y1), np.zeros_like(self.reward)
+            self.error = np.zeros_like(self.error)
+            self._silence = self._surrogate = np.zeros_like(self.s)
         spikes, noise = self._silence, np.zeros(self.s.shape, np.int8)
-        if phase + 1 == self._update_phase:
-            if frame % self._frames == 0:
+        if updated is not None:
+            if updated[1] == 0:
                 self.u, self.v, self.s = self.u_init.copy(), np.zeros_like(self.v), np.zeros_like(self.s)
             if self._noise:
                 self.rng = integers.xorshift32(self.rng)
                 noise = integers.noise_signs(self.rng)
             self.update(a, self._noise * noise.astype(self.membrane.dtype))
             spikes = self.s
-        if phase + 1 == self._feedback_phase:
-            self.learn(third_factor, integers.halvings(frame, self._halve_every))
+        if learnt is not None:
+            sample, t = learnt
+            self.learn(third_factor, integers.halvings(sample * self._frames + t, self._halve_every))
+            if self._bias_learning is not None:
+                self._gain_bias(self.bias_change(t))
         self.s_out.send(spikes)
-        self.s_out_y1.send(self.y1)
+        for port, message in encodings.messages(
+            self._encoding, self.y1, self._surrogate, self.reward, self.ONE
+        ).items():
+            getattr(self, "s_out_" + port).send(message)
         self.noise_out.send(noise)
-        self.error_out.send(self.error if phase + 1 == self._feedback_phase else np.zeros_like(self.error))
+        self.error_out.send(self.error if learnt is not None else np.zeros_like(self.error))
+
+    def _gain_bias(self, change: np.ndarray) -> None:
+        """Where u is the membrane it loses what the bias on v gains."""
+        self.bias = self.bias + change
+        if self._bias_learning.in_u:
+            self.u, self.u_init = self.u - change, self.u_init - change
 
 
 @implements(proc=OTTTNeuron, protocol=LoihiProtocol)
@@ -162,13 +194,17 @@ class OTTTNeuronModelFloat(AbstractOTTTNeuronModel):
     a_third_factor_in: PyInPort = LavaPyType(PyInPort.VEC_DENSE, float)
     s_out: PyOutPort = LavaPyType(PyOutPort.VEC_DENSE, bool)
     s_out_y1: PyOutPort = LavaPyType(PyOutPort.VEC_DENSE, float)
+    s_out_y2: PyOutPort = LavaPyType(PyOutPort.VEC_DENSE, float)
+    s_out_y3: PyOutPort = LavaPyType(PyOutPort.VEC_DENSE, float)
     error_out: PyOutPort = LavaPyType(PyOutPort.VEC_DENSE, float)
     noise_out: PyOutPort = LavaPyType(PyOutPort.VEC_DENSE, np.int8)
+    ONE = 1
     u: np.ndarray = LavaPyType(np.ndarray, float)
     v: np.ndarray = LavaPyType(np.ndarray, float)
     s: np.ndarray = LavaPyType(np.ndarray, bool)
     membrane: np.ndarray = LavaPyType(np.ndarray, float)
     y1: np.ndarray = LavaPyType(np.ndarray, float)
+    reward: np.ndarray = LavaPyType(np.ndarray, float)
     error: np.ndarray = LavaPyType(np.ndarray, float)
     bias: np.ndarray = LavaPyType(np.ndarray, float)
     u_init: np.ndarray = LavaPyType(np.ndarray, float)
@@ -186,10 +222,15 @@ class OTTTNeuronModelFloat(AbstractOTTTNeuronModel):
         self.v = np.where(self.s, 0.0, self.membrane)
 
     def learn(self, third_factor: np.ndarray, halvings: int) -> None:
-        g = third_factor * (np.abs(self.membrane - self._vth) < self._half_width)
-        self.y1 = -g * self._y1_scale[0] * 0.5**halvings
+        self._surrogate = np.abs(self.membrane - self._vth) < self._half_width
+        g = third_factor * self._surrogate
+        self.reward = -third_factor * self._y1_scale[0] * 0.5**halvings
+        self.y1 = self.reward * self._surrogate
         if self._error_scale:
             self.error = g * self._error_scale[0]
+
+    def bias_change(self, t: int) -> np.ndarray:
+        return self._bias_learning.gains[t] * self.y1
 
 
 @implements(proc=OTTTNeuron, protocol=LoihiProtocol)
@@ -202,13 +243,17 @@ class OTTTNeuronModelFixed(AbstractOTTTNeuronModel):
     a_third_factor_in: PyInPort = LavaPyType(PyInPort.VEC_DENSE, np.int32, precision=24)
     s_out: PyOutPort = LavaPyType(PyOutPort.VEC_DENSE, bool)
     s_out_y1: PyOutPort = LavaPyType(PyOutPort.VEC_DENSE, np.int32, precision=7)
+    s_out_y2: PyOutPort = LavaPyType(PyOutPort.VEC_DENSE, np.int32, precision=7)
+    s_out_y3: PyOutPort = LavaPyType(PyOutPort.VEC_DENSE, np.int32, precision=7)
     error_out: PyOutPort = LavaPyType(PyOutPort.VEC_DENSE, np.int32, precision=8)
     noise_out: PyOutPort = LavaPyType(PyOutPort.VEC_DENSE, np.int8)
+    ONE = encodings.SURROGATE
     u: np.ndarray = LavaPyType(np.ndarray, np.int32, precision=24)
     v: np.ndarray = LavaPyType(np.ndarray, np.int32, precision=24)
     s: np.ndarray = LavaPyType(np.ndarray, bool)
     membrane: np.ndarray = LavaPyType(np.ndarray, np.int32, precision=24)
     y1: np.ndarray = LavaPyType(np.ndarray, np.int32, precision=7)
+    reward: np.ndarray = LavaPyType(np.ndarray, np.int32, precision=7)
     error: np.ndarray = LavaPyType(np.ndarray, np.int32, precision=8)
     bias: np.ndarray = LavaPyType(np.ndarray, np.int32, precision=24)
     u_init: np.ndarray = LavaPyType(np.ndarray, np.int32, precision=24)
@@ -226,14 +271,24 @@ class OTTTNeuronModelFixed(AbstractOTTTNeuronModel):
 
     def learn(self, third_factor: np.ndarray, halvings: int) -> None:
         distance = np.abs(self.membrane - (self._vth << arithmetic.STATE_SHIFT))
-        g = third_factor * (distance < (self._half_width << arithmetic.STATE_SHIFT))
+        self._surrogate = distance < (self._half_width << arithmetic.STATE_SHIFT)
+        g = third_factor * self._surrogate
         _, mantissa, shift = self._y1_scale
-        self.y1 = self._rounded(-g, mantissa, min(integers.MAX_SHIFT, shift + halvings), self.y1_saturated)
+        shift, largest = min(integers.MAX_SHIFT, shift + halvings), encodings.largest(self._encoding)
+        delta = third_factor if self._encoding == "factored" else g  # there f(u) travels on its own
+        self.reward = self._rounded(-delta, mantissa, shift, self.y1_saturated, largest)
+        self.y1 = self.reward * self._surrogate
         if self._error_scale:
             self.error = self._rounded(g, *self._error_scale[1:], self.error_saturated)
 
-    def _rounded(self, x: np.ndarray, mantissa: int, shift: int, counter: np.ndarray) -> np.ndarray:
+    def bias_change(self, t: int) -> np.ndarray:
         self.rng = integers.xorshift32(self.rng)
-        rounded, outside = integers.saturate(integers.scale_stochastically(x, mantissa, shift, self.rng), 127)
+        return self._bias_learning.change(self.bias, self.y1, t, self.rng)
+
+    def _rounded(
+        self, x: np.ndarray, mantissa: int, shift: int, counter: np.ndarray, largest: int = integers.MESSAGE_MAX
+    ) -> np.ndarray:
+        self.rng = integers.xorshift32(self.rng)
+        rounded, outside = integers.saturate(integers.scale_stochastically(x, mantissa, shift, self.rng), largest)
         counter += outside
         return rounded

@@ -12,19 +12,24 @@ from lava.magma.core.process.process import AbstractProcess
 from lava.magma.core.process.variable import Var
 from lava.magma.core.resources import CPU
 from lava.magma.core.sync.protocols.loihi_protocol import LoihiProtocol
+from ottt_loihi.onchip.schedule import Turn
 from ottt_loihi.sim import arithmetic
+from ottt_loihi.sim import learning_encodings as encodings
 from ottt_loihi.sim import learning_integers as integers
+from ottt_loihi.sim import learning_losses as losses
+from ottt_loihi.sim.learning_bias import BiasLearning
+from ottt_loihi.sim.learning_options import Options
 
 
 class OTTTReadout(AbstractProcess):
-    """One memoryless neuron per class with the squared error, acting once per learning epoch of K Lava steps.
+    """One memoryless neuron per class with the error of a loss, acting once per learning epoch of K Lava steps.
 
     ::
 
         phase = update_phase:    v[t] = a_in << 6 + bias          (du = 4095, dv = 4096: nothing is kept)
-                                 e    = gate · (v − (unit << 6)·[class = label])
+                                 e    = gate · (v − (unit << 6)·[class = label])      or another loss's error
                                  y1   = saturate( −e·y1_scale )         error_out = saturate( e·error_scale )
-        until the epoch ends:    y1 is sent on s_out_y1, zero before
+        until the epoch ends:    y1 is sent, zero before
         last frame of a sample:  predictions[i] = argmax_k Σ_t v_k[t]   (the first of equals)
 
     The floating-point model has no ``<< 6``. With a closed gate (``label_in[1] = 0``) the error is 0: nothing is
@@ -42,9 +47,13 @@ class OTTTReadout(AbstractProcess):
     error_scale      > 0 or None     message per unit of e; None: nothing is sent back
     halve_every      ≥ 0             frames after which y1_scale is halved, again and again; 0: never
     samples          ≥ 1             number of samples, for ``predictions``
+    encoding         a name          of y1 (``sim/learning_encodings.py``)
+    loss             a name          ``sim/learning_losses.py`` says what e is
+    bias_learning    or None         how the bias learns (``sim/learning_bias.py``); None: not at all
+    learn_when       a name          ``"wrong"``: closes the gate while Σ_τ≤t v[τ] is largest at the label
     ===============  ==============  ==================================================================================
 
-    epoch, frames, update_phase, seed: as in :class:`~ottt_loihi.onchip.processes.neuron.OTTTNeuron`
+    epoch, frames, period, update_phase, seed: as in :class:`~ottt_loihi.onchip.processes.neuron.OTTTNeuron`
 
     Messages are 8 bit: −127 … 127. Vars: v, y1, error, rng, scores · predictions: int32 (samples,), −1 before ·
     correct: count · y1_saturated, error_saturated: counts.
@@ -66,10 +75,21 @@ class OTTTReadout(AbstractProcess):
         vth: float = arithmetic.VTH_MAX,
         bias: np.ndarray | float = 0,
         seed: int = 0,
+        loss: str = "mse",
+        learn_when: str = "always",
+        bias_learning: BiasLearning | None = None,
+        encoding: str = "signed",
+        period: int | None = None,
         name: str = "readout",
     ) -> None:
+        Options(loss=loss, learn_when=learn_when)  # raises for unknown names
+        period = epoch * frames if period is None else period
         super().__init__(
             name=name,
+            loss=loss,
+            learn_when=learn_when,
+            bias_learning=bias_learning,
+            encoding=encoding,
             vth=vth,
             unit=unit,
             y1_scale=(y1_scale, *integers.mantissa_and_shift(y1_scale, f"{name}.y1_scale")),
@@ -77,15 +97,18 @@ class OTTTReadout(AbstractProcess):
             halve_every=halve_every,
             epoch=epoch,
             frames=frames,
-            update_phase=update_phase,
+            update=Turn(update_phase, epoch, frames, period),
         )
         self.a_in = InPort(shape=shape)
         self.label_in = InPort(shape=(2,))
         self.s_out_y1 = OutPort(shape=shape)
+        self.s_out_y2 = OutPort(shape=shape)
+        self.s_out_y3 = OutPort(shape=shape)
         self.error_out = OutPort(shape=shape)
 
         self.v = Var(shape=shape, init=0)
         self.y1 = Var(shape=shape, init=0)
+        self.reward = Var(shape=shape, init=0)
         self.error = Var(shape=shape, init=0)
         self.scores = Var(shape=shape, init=0)
         self.bias = Var(shape=shape, init=bias)
@@ -97,25 +120,37 @@ class OTTTReadout(AbstractProcess):
 
 
 class AbstractOTTTReadoutModel(PyLoihiProcessModel):
-    """When the readout acts; how is the subclasses' business."""
+    """When the readout acts; how is the subclasses' business. ONE: of a factor y1, see ``encodings.messages``."""
+
+    ONE: int
 
     def __init__(self, proc_params):
         super().__init__(proc_params)
-        for key in ("vth", "unit", "epoch", "frames", "halve_every", "update_phase", "y1_scale", "error_scale"):
+        for key in (
+            "vth", "unit", "epoch", "frames", "halve_every", "update", "y1_scale", "error_scale", "loss",
+            "learn_when", "bias_learning", "encoding",
+        ):  # fmt: skip
             setattr(self, "_" + key, proc_params[key])
 
     def run_spk(self) -> None:
-        frame, phase = divmod(self.time_step - 1, self._epoch)
+        updated = self._update.frame(self.time_step)
         a, (label, gate) = self.a_in.recv(), self.label_in.recv()
-        if phase == 0:
-            self.y1, self.error = np.zeros_like(self.y1), np.zeros_like(self.error)
-        if phase + 1 == self._update_phase:
+        if (self.time_step - 1) % self._epoch == 0:
+            self.y1, self.reward = np.zeros_like(self.y1), np.zeros_like(self.reward)
+            self.error = np.zeros_like(self.error)
+        if updated is not None:
+            sample, t = updated
             self.update(a)
-            self._keep_score(*divmod(frame, self._frames), label)
-            if gate:
-                self.learn(label, integers.halvings(frame, self._halve_every))
-        self.s_out_y1.send(self.y1)
-        self.error_out.send(self.error if phase + 1 == self._update_phase else np.zeros_like(self.error))
+            self._keep_score(sample, t, label)
+            if gate and losses.to_be_learnt(self._learn_when, self.scores, label):
+                self.learn(label, integers.halvings(sample * self._frames + t, self._halve_every))
+                if self._bias_learning is not None:
+                    self.learn_bias(t)
+        for port, message in encodings.messages(
+            self._encoding, self.y1, np.ones(self.y1.shape, bool), self.reward, self.ONE
+        ).items():
+            getattr(self, "s_out_" + port).send(message)
+        self.error_out.send(self.error if updated is not None else np.zeros_like(self.error))
 
     def _keep_score(self, sample: int, t: int, label: int) -> None:
         if t == 0:
@@ -133,9 +168,13 @@ class OTTTReadoutModelFloat(AbstractOTTTReadoutModel):
     a_in: PyInPort = LavaPyType(PyInPort.VEC_DENSE, float)
     label_in: PyInPort = LavaPyType(PyInPort.VEC_DENSE, np.int32)
     s_out_y1: PyOutPort = LavaPyType(PyOutPort.VEC_DENSE, float)
+    s_out_y2: PyOutPort = LavaPyType(PyOutPort.VEC_DENSE, float)
+    s_out_y3: PyOutPort = LavaPyType(PyOutPort.VEC_DENSE, float)
     error_out: PyOutPort = LavaPyType(PyOutPort.VEC_DENSE, float)
+    ONE = 1
     v: np.ndarray = LavaPyType(np.ndarray, float)
     y1: np.ndarray = LavaPyType(np.ndarray, float)
+    reward: np.ndarray = LavaPyType(np.ndarray, float)
     error: np.ndarray = LavaPyType(np.ndarray, float)
     scores: np.ndarray = LavaPyType(np.ndarray, float)
     bias: np.ndarray = LavaPyType(np.ndarray, float)
@@ -149,11 +188,13 @@ class OTTTReadoutModelFloat(AbstractOTTTReadoutModel):
         self.v = a + self.bias
 
     def learn(self, label: int, halvings: int) -> None:
-        e = self.v.copy()
-        e[label] -= self._unit
-        self.y1 = -e * self._y1_scale[0] * 0.5**halvings
+        e = losses.float_error(self._loss, self.v, label, self._unit)
+        self.y1 = self.reward = -e * self._y1_scale[0] * 0.5**halvings
         if self._error_scale:
             self.error = e * self._error_scale[0]
+
+    def learn_bias(self, t: int) -> None:
+        self.bias = self.bias + self._bias_learning.gains[t] * self.y1
 
 
 @implements(proc=OTTTReadout, protocol=LoihiProtocol)
@@ -163,9 +204,13 @@ class OTTTReadoutModelFixed(AbstractOTTTReadoutModel):
     a_in: PyInPort = LavaPyType(PyInPort.VEC_DENSE, np.int32, precision=24)
     label_in: PyInPort = LavaPyType(PyInPort.VEC_DENSE, np.int32)
     s_out_y1: PyOutPort = LavaPyType(PyOutPort.VEC_DENSE, np.int32, precision=7)
+    s_out_y2: PyOutPort = LavaPyType(PyOutPort.VEC_DENSE, np.int32, precision=7)
+    s_out_y3: PyOutPort = LavaPyType(PyOutPort.VEC_DENSE, np.int32, precision=7)
     error_out: PyOutPort = LavaPyType(PyOutPort.VEC_DENSE, np.int32, precision=8)
+    ONE = encodings.SURROGATE
     v: np.ndarray = LavaPyType(np.ndarray, np.int32, precision=24)
     y1: np.ndarray = LavaPyType(np.ndarray, np.int32, precision=7)
+    reward: np.ndarray = LavaPyType(np.ndarray, np.int32, precision=7)
     error: np.ndarray = LavaPyType(np.ndarray, np.int32, precision=8)
     scores: np.ndarray = LavaPyType(np.ndarray, np.int64)
     bias: np.ndarray = LavaPyType(np.ndarray, np.int32, precision=24)
@@ -182,15 +227,21 @@ class OTTTReadoutModelFixed(AbstractOTTTReadoutModel):
         self.v = np.where(arithmetic.spikes(v, self._vth), 0, v).astype(np.int32)
 
     def learn(self, label: int, halvings: int) -> None:
-        e = self.v.astype(np.int64)
-        e[label] -= self._unit << arithmetic.STATE_SHIFT
+        e = losses.integer_error(self._loss, self.v, label, self._unit << arithmetic.STATE_SHIFT)
         _, mantissa, shift = self._y1_scale
-        self.y1 = self._rounded(-e, mantissa, min(integers.MAX_SHIFT, shift + halvings), self.y1_saturated)
+        shift, largest = min(integers.MAX_SHIFT, shift + halvings), encodings.largest(self._encoding)
+        self.y1 = self.reward = self._rounded(-e, mantissa, shift, self.y1_saturated, largest)
         if self._error_scale:
             self.error = self._rounded(e, *self._error_scale[1:], self.error_saturated)
 
-    def _rounded(self, x: np.ndarray, mantissa: int, shift: int, counter: np.ndarray) -> np.ndarray:
+    def learn_bias(self, t: int) -> None:
         self.rng = integers.xorshift32(self.rng)
-        rounded, outside = integers.saturate(integers.scale_stochastically(x, mantissa, shift, self.rng), 127)
+        self.bias = self.bias + self._bias_learning.change(self.bias, self.y1, t, self.rng)
+
+    def _rounded(
+        self, x: np.ndarray, mantissa: int, shift: int, counter: np.ndarray, largest: int = integers.MESSAGE_MAX
+    ) -> np.ndarray:
+        self.rng = integers.xorshift32(self.rng)
+        rounded, outside = integers.saturate(integers.scale_stochastically(x, mantissa, shift, self.rng), largest)
         counter += outside
         return rounded

@@ -11,12 +11,13 @@ from lava.magma.core.process.ports.ports import OutPort
 from lava.magma.core.process.process import AbstractProcess
 from lava.magma.core.resources import CPU
 from lava.magma.core.sync.protocols.loihi_protocol import LoihiProtocol
+from ottt_loihi.onchip.schedule import SOURCE_PHASE, Turn
 
 from ottt_loihi.errors import UsageError
 
 
 class SampleSource(AbstractProcess):
-    """Streams binary samples: frame τ of sample i is sent in phase 1 of learning epoch i·T + τ; zeros otherwise.
+    """Streams binary samples: frame τ of sample i is sent in Lava's step i·period + τ·epoch + 1; zeros otherwise.
 
     ===============  ==========================  =====================================================================
     parameter        dtype, shape                meaning
@@ -24,7 +25,8 @@ class SampleSource(AbstractProcess):
     packed           uint8 ``(n, T, ⌈size/8⌉)``  spikes, ``np.packbits`` along the last axis
     size             int                         number of input channels
     labels           int32 ``(n,)``              class of each sample
-    epoch            int                         K, Lava steps per frame
+    epoch            int                         Lava steps from frame to frame
+    period           int                         from sample to sample; default: epoch·T
     learn            bool ``(n,)`` or True       which samples may be learnt from (the learning gate)
     ===============  ==========================  =====================================================================
 
@@ -41,6 +43,7 @@ class SampleSource(AbstractProcess):
         labels: np.ndarray,
         epoch: int,
         learn: np.ndarray | bool = True,
+        period: int | None = None,
         name: str = "source",
     ) -> None:
         if packed.dtype != np.uint8 or packed.ndim != 3 or packed.shape[2] != -(-size // 8):
@@ -50,7 +53,9 @@ class SampleSource(AbstractProcess):
         if labels.shape != (len(packed),):
             raise UsageError(f"labels: expected shape ({len(packed)},), got {labels.shape}")
         gate = np.broadcast_to(np.asarray(learn, bool), labels.shape)
-        super().__init__(name=name, packed=packed, size=size, labels=labels, epoch=epoch, gate=gate)
+        frames = packed.shape[1]
+        turn = Turn(SOURCE_PHASE, epoch, frames, epoch * frames if period is None else period)
+        super().__init__(name=name, packed=packed, size=size, labels=labels, turn=turn, gate=gate)
         self.s_out = OutPort(shape=(size,))
         self.label_out = OutPort(shape=(2,))
 
@@ -64,17 +69,18 @@ class AbstractSampleSourceModel(PyLoihiProcessModel):
     def __init__(self, proc_params):
         super().__init__(proc_params)
         self._packed, self._labels, self._gate = (proc_params[key] for key in ("packed", "labels", "gate"))
-        self._size, self._epoch = proc_params["size"], proc_params["epoch"]
+        self._size, self._turn = proc_params["size"], proc_params["turn"]
         self._silence = np.zeros(self._size, bool)
 
     def run_spk(self) -> None:
-        frame, phase = divmod(self.time_step - 1, self._epoch)
-        sample, t = divmod(frame, self._packed.shape[1])
+        sample, frame = (self.time_step - 1) // self._turn.period, self._turn.frame(self.time_step)
         if sample >= len(self._packed):
             self.s_out.send(self._silence)
             self.label_out.send(np.zeros(2, np.int32))
             return
-        spikes = np.unpackbits(self._packed[sample, t], count=self._size).view(bool) if phase == 0 else self._silence
+        spikes = self._silence
+        if frame is not None:
+            spikes = np.unpackbits(self._packed[frame], count=self._size).view(bool)
         self.s_out.send(spikes)
         self.label_out.send(np.array([self._labels[sample], self._gate[sample]], np.int32))
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json as json_module
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, fields, replace
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -14,13 +14,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ottt_loihi.cli import command
+from ottt_loihi.cli import learn_options as rule
 
 if TYPE_CHECKING:
     import numpy as np
 
     from ottt_loihi.onchip.learner import LearningResult, Repetition, Settings
     from ottt_loihi.sim.network import ChipNetwork
+    from ottt_loihi.sim.subspace import Subspace
 
+WATCHED = 4000  # training samples of the old world that lateral neurons learn from
 SEEN = 500  # test samples that silent neurons are counted on
 TRAINING_SEEDS = 1_000_000  # training spikes are drawn from here on, test spikes from the seed itself
 
@@ -74,6 +77,23 @@ def learn(
             min=0, help="Samples after which all rates are halved; default: a pass from scratch, else never (0)."
         ),
     ] = None,
+    loss: rule.LossOption = rule.Loss.mse,
+    learn_when: rule.WhenOption = rule.When.always,
+    learn_bias: rule.BiasOption = False,
+    decay_every: rule.DecayOption = 0,
+    decay_shift: rule.ShiftOption = 8,
+    encoding: rule.EncodingOption = rule.Encoding.signed,
+    schedule: rule.ScheduleOption = rule.Schedule.phased,
+    plastic: Annotated[
+        int | None,
+        typer.Option(min=1, help="How many of the last layers learn, the others stay frozen; default: all dense ones."),
+    ] = None,
+    hlop: Annotated[
+        int,
+        typer.Option(
+            min=0, help="Directions per connection that learning keeps out of: what the old world uses (HLOP)."
+        ),
+    ] = 0,
     repeat_in_lava: Annotated[
         int, typer.Option(min=0, help="Repeat at least that many Lava steps in Lava's runtime and compare everything.")
     ] = 0,
@@ -100,7 +120,7 @@ def learn(
     from ottt_loihi.onchip.learner import learn as learn_on_chip
     from ottt_loihi.onchip.learner import repeat_in_lava as repeat
 
-    scenario = _scenario(model, transform, hidden, data, seed)
+    scenario = _scenario(model, transform, hidden, data, seed, plastic)
     folder = output or (model.parent if model else Path("runs/learn"))
     rates = {"readout_rate": readout_rate, "hidden_rate": hidden_rate}
     if halve_every is None:
@@ -111,10 +131,18 @@ def learn(
         seed=seed,
         unit=scenario.unit,
         rounding=rounding.value,
+        loss=loss.value,
+        learn_when=learn_when.value,
+        learn_bias=learn_bias,
+        decay_every=decay_every,
+        decay_shift=decay_shift,
+        encoding=encoding.value,
+        schedule=schedule.value,
         **{k: v for k, v in rates.items() if v is not None},
     )
     _check_folder(folder)
     started = time.perf_counter()
+    subspaces = _watched(scenario, hlop, settings, json)
     with _progress(not json) as show:
         result = learn_on_chip(
             scenario.chip,
@@ -127,11 +155,12 @@ def learn(
             checkpoint=folder / f"{scenario.name}-state" if backend is Backend.sim else None,
             resume=resume,
             stop_at=stop_at,
+            subspaces=subspaces,
         )
     repeated = None
     if repeat_in_lava and not result.interrupted:
         with command.err.status(f"the same {repeat_in_lava:,} steps in the Lava runtime …"):
-            repeated = repeat(scenario.chip, scenario.training, repeat_in_lava, settings=settings)
+            repeated = repeat(scenario.chip, scenario.training, repeat_in_lava, settings=settings, subspaces=subspaces)
     summary = _summary(scenario, result, settings, repeated) | {"seconds": time.perf_counter() - started}
     summary["files"] = _write(folder, scenario, result, summary)
     if json:
@@ -151,7 +180,8 @@ def main() -> None:
 @dataclass(frozen=True)
 class Scenario:
     """name: ``scratch``, ``drift`` or ``more`` · deployed: accuracy before anything changed, of a given network ·
-    unit: of its readout, where its provenance does not know it · samples: in one pass."""
+    unit: of its readout, where its provenance does not know it · samples: in one pass · old_world: test data as they
+    were before anything changed, and training data to watch without labels."""
 
     name: str
     chip: ChipNetwork
@@ -160,10 +190,13 @@ class Scenario:
     deployed: float | None
     unit: int | None
     samples: int
+    old_world: tuple[tuple[np.ndarray, np.ndarray], np.ndarray] | None
 
 
-def _scenario(model: Path | None, transform: Transform, hidden: int, data: str | None, seed: int) -> Scenario:
-    from ottt_loihi.converters.export import as_spikes
+def _scenario(
+    model: Path | None, transform: Transform, hidden: int, data: str | None, seed: int, plastic: int | None
+) -> Scenario:
+    from ottt_loihi.converters.export import as_messages, as_spikes
     from ottt_loihi.data import load_data
     from ottt_loihi.onchip.fresh import fresh_network
     from ottt_loihi.onchip.learner import accuracy
@@ -175,18 +208,30 @@ def _scenario(model: Path | None, transform: Transform, hidden: int, data: str |
         command.expect_file(model, "model.h5", {"": made, ".pt": f"{made} of it", ".net": f"{made} of it"})
     given = storage.load(model) if model else None
     split = load_data(data or _data_of(given))
-    chip = make_plastic(given) if given else fresh_network(split.input_shape, (hidden,), seed=seed)
+    if given:
+        count = len(given.layers)
+        chip = make_plastic(given, layers=None if plastic is None else range(max(0, count - plastic), count))
+    else:
+        chip = fresh_network(split.input_shape, (hidden,), seed=seed)
+    form = chip.provenance.get("input_form")
 
     def encode(images: np.ndarray, spikes_seed: int, turn: bool) -> np.ndarray:
         turned = images[..., ::-1, ::-1] if turn else images
-        return _fitted(as_spikes(split, turned, chip.num_steps, spikes_seed), chip)
+        graded = form in ("graded", "inject")
+        coded = (
+            as_messages(turned, chip.num_steps, form)
+            if graded
+            else as_spikes(split, turned, chip.num_steps, spikes_seed)
+        )
+        return _fitted(coded, chip)
 
     turn = transform is Transform.upside_down
-    unit = deployed = None
+    unit = deployed = old_world = None
     if given:
         before = encode(split.x_test, seed, False)
         deployed = accuracy(chip, before, split.y_test)
         unit = _unit(chip, before, split.y_test)
+        old_world = (before, split.y_test), encode(split.x_train[:WATCHED], TRAINING_SEEDS * (seed + 1) - 1, False)
     return Scenario(
         name="scratch" if not given else "drift" if turn else "more",
         chip=chip,
@@ -195,7 +240,23 @@ def _scenario(model: Path | None, transform: Transform, hidden: int, data: str |
         deployed=deployed,
         unit=unit,
         samples=len(split.y_train),
+        old_world=old_world,
     )
+
+
+def _watched(scenario: Scenario, rows: int, settings: Settings, quiet: bool) -> tuple[Subspace, ...] | None:
+    """What the deployed network's traces span in its old world, ``rows`` directions where there are as many."""
+    from ottt_loihi.errors import UsageError
+    from ottt_loihi.onchip import watch
+    from ottt_loihi.onchip.plan import make_plan
+
+    if not rows:
+        return None
+    if scenario.old_world is None:
+        raise UsageError("--hlop: a network that starts from scratch has nothing to protect; give a deployed model.h5")
+    counts = [min(rows, c.shape[1] // 2) for c in make_plan(scenario.chip, 1).dense]
+    with command.err.status("watching the old world …") if not quiet else nullcontext():
+        return watch(scenario.chip, scenario.old_world[1], counts, feedback=settings.feedback, seed=settings.seed)
 
 
 def _data_of(chip: ChipNetwork | None) -> str:
@@ -250,6 +311,7 @@ def _summary(
 
     frozen = freeze(result.chip)
     inference = accuracy(frozen.chip, *scenario.test)
+    old_world = None if scenario.old_world is None else accuracy(frozen.chip, *scenario.old_world[0])
     story = [*([] if scenario.deployed is None else [scenario.deployed]), result.curve[0].accuracy, inference]
     return {
         "scenario": scenario.name,
@@ -258,6 +320,8 @@ def _summary(
         "accuracy_before": result.curve[0].accuracy,
         "accuracy_learning_weights": result.accuracy,
         "accuracy": inference,
+        "accuracy_in_the_old_world": old_world,
+        "directions_protected": [s.fixed for s in result.subspaces or ()],
         "weights_changed_by_freezing": frozen.changed,
         "samples": result.samples,
         "steps": result.steps,
@@ -363,6 +427,7 @@ def _table(summary: dict[str, Any]) -> Any:
     rows = [
         ["Lava steps", f"{summary['steps']:,}, {summary['steps_per_second']:,.0f} a second"],
         ["rounding of weights", summary["settings"]["rounding"]],
+        ["rule", _rule(summary["settings"])],
         ["learning rates η", ", ".join(f"{rate:.3g}" for rate in summary["rates"])],
         ["saturated messages", f"{saturated} (of {summary['messages']:,} per neuron)"],
         ["weights at their limit", ", ".join(f"{part:.2%}" for part in summary["weights_at_rails"])],
@@ -373,9 +438,21 @@ def _table(summary: dict[str, Any]) -> Any:
         ],
         ["weights changed by freezing", f"{summary['weights_changed_by_freezing']:,}"],
     ]
+    if summary["scenario"] == "drift":
+        protected = summary["directions_protected"]
+        how = f", HLOP keeps out of {', '.join(map(str, protected))} directions" if protected else ""
+        rows.insert(0, ["still right in the old world", f"{summary['accuracy_in_the_old_world']:.1%}{how}"])
     if repeated := summary["repeated_in_lava"]:
         rows.append(["repeated in the Lava runtime", f"{repeated['steps']:,} steps: every variable equal"])
     return Table("What it took", ["", ">"], rows)
+
+
+def _rule(settings: dict[str, Any]) -> str:
+    """The choices that differ from the plain rule."""
+    from ottt_loihi.sim.learning_options import Options
+
+    chosen = Options(**{f.name: settings[f.name] for f in fields(Options)}).chosen()
+    return ", ".join(f"{name} {value}" for name, value in chosen.items()) or "OTTT, squared error"
 
 
 def _show(summary: dict[str, Any]) -> None:

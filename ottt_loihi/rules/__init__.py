@@ -21,6 +21,7 @@ RULES = tuple(_RULES)
 _LAZY = {kind: module for module, kind in _RULES.values()} | {
     "Rule": "rule",
     "OnlineRule": "rule",
+    "HLOP": "hlop",
     "BatchResult": "rule",
     "ThreeFactorLoop": "reference",
     "three_factors": "factors",

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from ottt_loihi.errors import UsageError
 from ottt_loihi.network import Network
 from ottt_loihi.neurons import one_of
 from ottt_loihi.paths import CONVENTIONS, ottt_paths
+from ottt_loihi.rules.hlop import HLOP
 from ottt_loihi.rules.rule import OnlineRule
 
 
@@ -28,13 +30,20 @@ class OTTT(OnlineRule):
     The network must have been made with the same convention. The reset is a constant to the gradient. With
     ``reset="subtract"`` that is BPTT's detached reset; with ``"zero"`` the whole term u·s is detached, not s alone: the
     membrane's past keeps its weight λ^{t−τ} across the neuron's own spikes, as a presynaptic trace has to assume.
+    ``hlop``: settings of :class:`~ottt_loihi.rules.hlop.HLOP`, which protects earlier tasks.
     """
 
     name: ClassVar[str] = "ottt"
 
-    def __init__(self, update: str = "step", convention: str = "paper", stretch: int = 1) -> None:
+    def __init__(
+        self,
+        update: str = "step",
+        convention: str = "paper",
+        stretch: int = 1,
+        hlop: HLOP | Mapping[str, Any] | None = None,
+    ) -> None:
         self.convention = one_of(convention, "convention", CONVENTIONS)
-        super().__init__(ottt_paths(convention), update, stretch)
+        super().__init__(ottt_paths(convention), update, stretch, hlop)
 
     def check(self, net: Network) -> None:
         if net.convention != self.convention:

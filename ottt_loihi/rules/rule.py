@@ -17,6 +17,7 @@ from ottt_loihi.losses import Loss
 from ottt_loihi.network import Network
 from ottt_loihi.neurons import one_of
 from ottt_loihi.paths import Paths
+from ottt_loihi.rules.hlop import HLOP, make_hlop
 from ottt_loihi.stretch import require_fitting, run_batch
 from ottt_loihi.synapses import positive
 
@@ -82,15 +83,20 @@ class OnlineRule(Rule):
 
     ``stretch``: time steps that go through the network at once, on the CPU and with ``update="sequence"``
     (:mod:`ottt_loihi.stretch`): the same gradients within rounding, several times faster, in the memory of so many
-    steps.
+    steps. ``hlop``: protects earlier tasks (:class:`~ottt_loihi.rules.hlop.HLOP`), for rules that offer it.
     """
 
-    def __init__(self, paths: Paths, update: str, stretch: int = 1) -> None:
+    def __init__(
+        self, paths: Paths, update: str, stretch: int = 1, hlop: HLOP | Mapping[str, Any] | None = None
+    ) -> None:
         self.paths = paths
         self.update = one_of(update, "update", UPDATES)
         self.stretch = positive(stretch, "stretch")
+        self.hlop = make_hlop(hlop)
         if stretch > 1 and update == "step":
             raise UsageError(f"stretch: {stretch} steps share their weights; use update='sequence', or stretch=1")
+        if stretch > 1 and self.hlop is not None:
+            raise UsageError(f"stretch: HLOP projects the trace of every step; use stretch=1, got {stretch}")
 
     def check(self, net: Network) -> None:
         """Refuse a network the rule does not fit."""
@@ -108,15 +114,18 @@ class OnlineRule(Rule):
     ) -> BatchResult:
         self.check(net)
         x, labels = net.check_input(x), check_labels(net, x, labels)
+        projections = None if self.hlop is None else self.hlop.projections(net, optimizer)
         if optimizer is not None:
             optimizer.zero_grad()
-        folded = net.fold(x, leaves=True, paths=self.paths)
+        folded = net.fold(x, leaves=True, paths=self.paths, projections=projections)
         if self.stretch > 1:
             require_fitting(net)
             total, scores = run_batch(net, x, labels, loss, folded, self.paths, self.stretch)
             folded.push()
         else:
-            total, scores = self._learn_step_by_step(net, x, labels, loss, optimizer, folded)
+            total, scores = self._learn_step_by_step(net, x, labels, loss, optimizer, folded, projections)
+        if self.hlop is not None:
+            self.hlop.check()
         if optimizer is not None and self.update == "sequence":
             optimizer.step()
         return BatchResult(total, scores)
@@ -129,6 +138,7 @@ class OnlineRule(Rule):
         loss: Loss,
         optimizer: torch.optim.Optimizer | None,
         folded: Folded,
+        projections: Mapping[Any, Any] | None,
     ) -> tuple[Tensor, Tensor]:
         state, total, scores = None, x.new_zeros(()), x.new_zeros(len(x), net.num_classes)
         learning = self.steps_with_gradient(x.shape[1])
@@ -145,13 +155,23 @@ class OnlineRule(Rule):
                 folded.push()
                 optimizer.step()
                 optimizer.zero_grad()
-                folded = net.fold(x, leaves=True, paths=self.paths)
+                folded = net.fold(x, leaves=True, paths=self.paths, projections=projections)
         folded.push()
         return total, scores
 
     def describe(self) -> dict[str, Any]:
         stretch = {} if self.stretch == 1 else {"stretch": self.stretch}  # as runs of earlier versions have it
-        return {"name": self.name, "update": self.update, **stretch}
+        hlop = {} if self.hlop is None else {"hlop": self.hlop.describe()}
+        return {"name": self.name, "update": self.update, **stretch, **hlop}
+
+    def tensors(self) -> dict[str, Tensor]:
+        return super().tensors() if self.hlop is None else self.hlop.tensors()
+
+    def restore(self, tensors: Mapping[str, Tensor]) -> None:
+        if self.hlop is None:
+            super().restore(tensors)
+        else:
+            self.hlop.restore(tensors)
 
 
 def require_finite(net: Network, loss: Tensor, state: Any, t: int) -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import torch
 
 from ottt_loihi.errors import UsageError
 from ottt_loihi.paths import Paths
+from ottt_loihi.rules.hlop import HLOP
 from ottt_loihi.rules.rule import OnlineRule
 
 
@@ -15,17 +17,23 @@ class SLTT(OnlineRule):
     """``∇W = Σ_t g[t]·x[t]ᵀ``: OTTT without the trace; no gradient runs back through time at all.
 
     ``k``: SLTT-K, only that many of the T steps, drawn anew for every batch (from torch's global generator), have a
-    backward pass; None: all of them. ``update`` as in OTTT.
+    backward pass; None: all of them. ``update`` and ``hlop`` as in OTTT.
     """
 
     name: ClassVar[str] = "sltt"
 
-    def __init__(self, update: str = "sequence", k: int | None = None, stretch: int = 1) -> None:
+    def __init__(
+        self,
+        update: str = "sequence",
+        k: int | None = None,
+        stretch: int = 1,
+        hlop: HLOP | Mapping[str, Any] | None = None,
+    ) -> None:
         if k is not None and (isinstance(k, bool) or not isinstance(k, int) or k < 1):
             raise UsageError(f"k: expected a positive integer or nothing, got {k!r}")
         if k is not None and stretch != 1:
             raise UsageError(f"stretch: with k every step is one for itself; use stretch=1, got {stretch!r}")
-        super().__init__(Paths(membrane=False), update, stretch)
+        super().__init__(Paths(membrane=False), update, stretch, hlop)
         self.k = k
 
     def steps_with_gradient(self, num_steps: int) -> set[int]:

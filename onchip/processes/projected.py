@@ -1,0 +1,77 @@
+"""The plastic connection with HLOP's lateral neurons: it learns from what its subspace leaves of the traces."""
+
+from __future__ import annotations
+
+import numpy as np
+from lava.magma.core.decorator import implements, requires, tag
+from lava.magma.core.learning.learning_rule import LoihiLearningRule
+from lava.magma.core.model.py.connection import LearningConnectionModelBitApproximate
+from lava.magma.core.model.py.ports import PyInPort, PyOutPort
+from lava.magma.core.model.py.type import LavaPyType
+from lava.magma.core.process.variable import Var
+from lava.magma.core.resources import CPU
+from lava.magma.core.sync.protocols.loihi_protocol import LoihiProtocol
+from lava.proc.dense.models import AbstractPyDenseModelBitAcc
+from ottt_loihi.onchip.processes.dense import FixedActivation, OTTTDense, OTTTDenseBehaviour
+from ottt_loihi.sim import learning_integers as integers
+from ottt_loihi.sim import subspace as lateral
+from ottt_loihi.sim.subspace import Subspace
+
+
+class ProjectedDense(OTTTDense):
+    """:class:`~ottt_loihi.onchip.processes.dense.OTTTDense` whose rule is ``dw = x'·y1``, x' = x1 − H_oldᵀ·H_old·x1.
+
+    The rows of H after the first ``subspace.fixed`` learn at the end of every epoch, after the weights and from the
+    same traces (``sim/subspace.py`` has the equations). Fixed point only.
+
+    Lava's learning engine can do none of this: its traces are 0 … 127, and x' has a sign; a ``LearningDense`` ignores
+    the sign of a graded pre spike, and y·(x − x̂)ᵀ is a product of two signed numbers. So H is a Var of this process. On
+    a chip, lateral neurons would take two more steps of an epoch: traces to y, y back to the synapses.
+
+    Vars: rows, int16 ``(k, inputs)``; the others are OTTTDense's.
+    """
+
+    def __init__(
+        self,
+        weights: np.ndarray,
+        learning_rule: LoihiLearningRule,
+        reset_interval: int,
+        weight_exp: int,
+        name: str,
+        rounding: str,
+        seed: int,
+        subspace: Subspace,
+        decay_every: int = 0,
+        decay_shift: int = 8,
+    ) -> None:
+        settings = weight_exp, name, rounding, seed, decay_every, decay_shift
+        super().__init__(weights, learning_rule, reset_interval, *settings)
+        self.proc_params["subspace"] = (subspace.fixed, subspace.shift, subspace.seed)
+        self.rows = Var(shape=subspace.rows.shape, init=subspace.rows)
+
+
+@implements(proc=ProjectedDense, protocol=LoihiProtocol)
+@requires(CPU)
+@tag("fixed_pt")
+class ProjectedDenseModelFixed(
+    FixedActivation, OTTTDenseBehaviour, LearningConnectionModelBitApproximate, AbstractPyDenseModelBitAcc
+):
+    error_in: PyInPort = LavaPyType(PyInPort.VEC_DENSE, np.int32, precision=8)
+    error_out: PyOutPort = LavaPyType(PyOutPort.VEC_DENSE, np.int32, precision=24)
+    error_buff: np.ndarray = LavaPyType(np.ndarray, np.int32, precision=24)
+    rows: np.ndarray = LavaPyType(np.ndarray, np.int16)
+
+    def __init__(self, proc_params):
+        super().__init__(proc_params)
+        self._fixed, self._shift, self._lateral_seed = proc_params["subspace"]
+
+    def run_lrn(self) -> None:
+        super().run_lrn()
+        frame = (self.time_step - 1) // self._learning_rule.t_epoch
+        random = integers.synapse_hash(self._lateral_seed, frame, self.rows.shape)
+        self.rows = lateral.moved(self.rows, self._fixed, self._shift, self.x1, random)
+
+    def _extract_applier_evaluated_traces(self, x_traces_history, y_traces_history):
+        traces = super()._extract_applier_evaluated_traces(x_traces_history, y_traces_history)
+        traces["x1_u"] = lateral.projected(self.rows, self._fixed, traces["x1_u"][0])[np.newaxis, :]
+        return traces

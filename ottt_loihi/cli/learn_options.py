@@ -1,0 +1,42 @@
+"""The options of ``ottt-learn`` that choose a learning rule: ``sim.learning_options.Options`` on the command line."""
+
+from __future__ import annotations
+
+from enum import Enum
+from typing import Annotated
+
+import typer
+
+
+class Loss(str, Enum):
+    mse = "mse"
+    softmax = "softmax"
+    hinge = "hinge"
+
+
+class Encoding(str, Enum):
+    signed = "signed"
+    offset = "offset"
+    split = "split"
+    factored = "factored"
+
+
+class Schedule(str, Enum):
+    phased = "phased"
+    pipelined = "pipelined"
+
+
+class When(str, Enum):
+    always = "always"
+    wrong = "wrong"
+
+
+LossOption = Annotated[Loss, typer.Option(help="The readout's error: squared, cross-entropy from a table, or hinge.")]
+BiasOption = Annotated[bool, typer.Option("--learn-bias", help="Biases learn as well, inside their neurons.")]
+DecayOption = Annotated[int, typer.Option(min=0, help="Samples after which weights decay, again and again; 0: never.")]
+ShiftOption = Annotated[int, typer.Option(min=1, max=15, help="Weight decay takes away a part of 1/2^shift.")]
+EncodingOption = Annotated[Encoding, typer.Option(help="Of the message y1: with a sign, or in unsigned traces.")]
+ScheduleOption = Annotated[
+    Schedule, typer.Option(help="One time step after the other, exact; or overlapping, faster and only nearly OTTT.")
+]
+WhenOption = Annotated[When, typer.Option(help="Learn from every time step, or only while the prediction is wrong.")]

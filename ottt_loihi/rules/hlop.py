@@ -1,0 +1,268 @@
+"""HLOP: Hebbian learning based orthogonal projection, for tasks one after the other (Xiao et al., ICLR 2024)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ottt_loihi.errors import TrainingError, UsageError
+from ottt_loihi.network import Network
+from ottt_loihi.synapses import Linear, Synapse
+
+CHANGE_LIMIT = 10.0  # of an element of ΔH
+LONGEST = 10.0  # of a row; an element cannot become infinite where its changes are limited
+SPIKE_LIMIT = 20.0  # of y, where lateral neurons spike
+
+
+class Subspace:
+    """What the inputs of one connection span: rows of H, learnt by lateral neurons.
+
+    ::
+
+        y = H·x        x̂ = Hᵀ·y                     over all rows; x: (batch, N), a presynaptic trace
+        V ← m·V + (1 − m)·clamp(mean_batch y·(x − x̂)ᵀ, ±10)      H ← H + η·V       the rows after the first ``fixed``
+        x ← x − H_oldᵀ·(H_old·x)                    what the weights learn from; H_old: the first ``fixed`` rows
+
+    y·xᵀ is Hebbian, −y·x̂ᵀ anti-Hebbian: Oja's subspace rule, whose rows become an orthonormal basis of the principal
+    subspace of what the fixed rows leave. With ``spikes`` = n > 0 lateral neurons fire n times at most, with a sign:
+    y = (20/n)·round(n·clamp(y, ±20)/20), in all three lines.
+
+    rows: ``(k, N)`` · fixed: rows of earlier tasks, 0 … k · velocity: V, ``(k − fixed, N)``
+    """
+
+    def __init__(self, size: int, learning_rate: float, momentum: float, iterations: int, spikes: int) -> None:
+        self.learning_rate, self.momentum = learning_rate, momentum
+        self.iterations, self.spikes = iterations, spikes
+        self.rows = self.velocity = torch.zeros(0, size)
+        self.fixed = 0
+
+    @property
+    def protects(self) -> bool:
+        """Whether there is an earlier task to protect."""
+        return self.fixed > 0
+
+    def grow(self, count: int, like: Tensor, generator: torch.Generator) -> None:
+        """Begin a task: ``count`` new rows, orthonormal among themselves and to the old ones."""
+        old = self.rows.to(like)
+        start = torch.randn(like.shape[1], count, generator=generator, dtype=torch.float64).to(like)
+        basis = torch.linalg.qr(old.t()).Q  # old rows are as orthonormal as learning has made them
+        for _ in range(2):  # once more for what rounding left
+            start = torch.linalg.qr(start - basis @ (basis.t() @ start)).Q
+        self.rows, self.velocity = torch.cat([old, start.t()]), torch.zeros_like(start.t())
+
+    @torch.no_grad()
+    def __call__(self, x: Tensor) -> Tensor:
+        """Learn from a trace, and project it."""
+        for _ in range(self.iterations if len(self.velocity) else 0):
+            y = self._respond(x, self.rows)
+            change = y[:, self.fixed :].t() @ (x - y @ self.rows) / len(x)
+            self.velocity.mul_(self.momentum).add_(change.clamp_(-CHANGE_LIMIT, CHANGE_LIMIT), alpha=1 - self.momentum)
+            self.rows[self.fixed :] += self.learning_rate * self.velocity
+        return self.project(x)
+
+    def project(self, x: Tensor) -> Tensor:
+        """``x − H_oldᵀ·(H_old·x)``."""
+        if not self.protects:
+            return x
+        old = self.rows[: self.fixed]
+        return x - self._respond(x, old) @ old
+
+    def _respond(self, x: Tensor, rows: Tensor) -> Tensor:
+        y = x @ rows.t()
+        if not self.spikes:
+            return y
+        unit = SPIKE_LIMIT / self.spikes
+        return torch.round(y.clamp_(-SPIKE_LIMIT, SPIKE_LIMIT) / unit) * unit
+
+
+class HLOP:
+    """A :class:`Subspace` at every connection of a network, the readout's included; an option of OTTT and SLTT.
+
+    The first task is learnt freely while its subspaces form; :meth:`end_task` keeps them, and from then on no update
+    changes what the weights answer to inputs inside them. Biases, whose input is always there, stay as the first task
+    left them. What would undo this is refused: weight decay, Adam, momentum that is carried from one task to the next
+    (begin each with a new optimiser, as ``Trainer.fit`` does), learned gains and thresholds, rounded weights, and
+    connections other than fully connected ones, feed-forward.
+
+    =============  =====================  =============================================================================
+    setting        range                  meaning
+    =============  =====================  =============================================================================
+    rows           list of int ≥ 1        k of the first task, per connection
+    later_rows     the same               of every later task; default: ``rows``
+    learning_rate  > 0, or one each       η
+    momentum       [0, 1)                 m
+    iterations     ≥ 1                    updates of H per trace
+    spikes         ≥ 0                    spikes of a lateral neuron; 0: y is a real number
+    seed           ≥ 0                    of the first rows
+    =============  =====================  =============================================================================
+
+    Source: *Hebbian Learning based Orthogonal Projection for Continual Learning of Spiking Neural Networks*; clamp,
+    momentum and iterations from its released code.
+    """
+
+    def __init__(
+        self,
+        rows: Sequence[int],
+        later_rows: Sequence[int] | None = None,
+        learning_rate: float | Sequence[float] = 0.01,
+        momentum: float = 0.9,
+        iterations: int = 5,
+        spikes: int = 0,
+        seed: int = 0,
+    ) -> None:
+        self.rows = _whole_numbers(rows, "rows")
+        self.later_rows = self.rows if later_rows is None else _whole_numbers(later_rows, "later_rows")
+        rates = learning_rate if isinstance(learning_rate, (list, tuple)) else [learning_rate] * len(self.rows)
+        self.rates = [_number(rate, "learning_rate") for rate in rates]
+        if len(self.later_rows) != len(self.rows) or len(self.rates) != len(self.rows):
+            raise UsageError(f"hlop: expected later_rows and learning_rate for each of {len(self.rows)} connections")
+        self.momentum = _number(momentum, "momentum", zero=True)
+        if self.momentum >= 1:
+            raise UsageError(f"hlop.momentum: expected a number in [0, 1), got {momentum!r}")
+        for name, value, least in (("iterations", iterations, 1), ("spikes", spikes, 0), ("seed", seed, 0)):
+            if isinstance(value, bool) or not isinstance(value, int) or value < least:
+                raise UsageError(f"hlop.{name}: expected an integer ≥ {least}, got {value!r}")
+        self.iterations, self.spikes, self.seed = iterations, spikes, seed
+        self.subspaces: list[Subspace] = []
+        self.tasks = 0  # that have ended
+        self.settled = False  # the optimiser of this task has been seen to begin without momentum
+
+    def end_task(self) -> None:
+        """Keep what this task's inputs span, for good."""
+        for subspace in self.subspaces:
+            subspace.fixed, subspace.velocity = len(subspace.rows), subspace.velocity[:0]
+        self.tasks, self.settled = self.tasks + 1, False
+
+    def projections(self, net: Network, optimizer: torch.optim.Optimizer | None) -> dict[Synapse, Subspace]:
+        """The subspace of every connection, ready for a batch; UsageError where they could protect nothing."""
+        synapses = _connections(net)
+        if len(synapses) != len(self.rows):
+            raise UsageError(f"hlop.rows: expected one number for each of {len(synapses)} connections, got {self.rows}")
+        if optimizer is not None:
+            self._check_optimizer(optimizer)
+        if not self.subspaces:
+            self.subspaces = [
+                Subspace(s.in_features, rate, self.momentum, self.iterations, self.spikes)
+                for s, rate in zip(synapses, self.rates)
+            ]
+        for index, (subspace, synapse) in enumerate(zip(self.subspaces, synapses)):
+            if subspace.rows.shape[1] != synapse.in_features:
+                raise UsageError("hlop: its subspaces are another network's; make a new rule")
+            if len(subspace.rows) == subspace.fixed:
+                self._grow(index, subspace, synapse)
+        return dict(zip(synapses, self.subspaces))
+
+    def check(self) -> None:
+        """TrainingError where a subspace has diverged: rows that converge get no longer than about 1."""
+        for index, subspace in enumerate(self.subspaces):
+            if not bool((subspace.rows.norm(dim=1) < LONGEST).all()):
+                raise TrainingError(
+                    f"hlop: the subspace of connection {index + 1} has diverged; lower its learning rate "
+                    f"({self.rates[index]:g})"
+                )
+
+    def describe(self) -> dict[str, Any]:
+        """The settings as JSON values."""
+        names = ("rows", "later_rows", "momentum", "iterations", "spikes", "seed")
+        return {"learning_rate": self.rates, **{name: getattr(self, name) for name in names}}
+
+    def tensors(self) -> dict[str, Tensor]:
+        """What a run that goes on needs."""
+        numbers = [float(self.tasks), float(self.settled), *(float(s.fixed) for s in self.subspaces)]
+        kept = {"hlop.numbers": torch.tensor(numbers, dtype=torch.float64)}
+        for index, subspace in enumerate(self.subspaces):
+            kept |= {f"hlop.{index}.rows": subspace.rows, f"hlop.{index}.velocity": subspace.velocity}
+        return kept
+
+    def restore(self, tensors: Mapping[str, Tensor]) -> None:
+        """Go on with :meth:`tensors` of an earlier run; ValueError where they are no subspaces of these settings."""
+        numbers = tensors.get("hlop.numbers", torch.zeros(0)).tolist()
+        fixed = [int(n) for n in numbers[2:]]
+        names = {f"hlop.{index}.{part}" for index in range(len(fixed)) for part in ("rows", "velocity")}
+        if len(numbers) < 2 or len(fixed) not in (0, len(self.rows)) or set(tensors) != names | {"hlop.numbers"}:
+            raise ValueError(f"hlop: its subspaces are damaged, found {', '.join(tensors) or 'none'}")
+        self.tasks, self.settled, self.subspaces = int(numbers[0]), bool(numbers[1]), []
+        for index, count in enumerate(fixed):
+            rows, velocity = tensors[f"hlop.{index}.rows"], tensors[f"hlop.{index}.velocity"]
+            fits = rows.ndim == 2 and velocity.shape == (len(rows) - count, rows.shape[1]) and count >= 0
+            if not fits or not (torch.isfinite(rows).all() and torch.isfinite(velocity).all()):
+                raise ValueError(f"hlop.{index}: damaged rows {tuple(rows.shape)}, {count} of them fixed")
+            found = Subspace(rows.shape[1], self.rates[index], self.momentum, self.iterations, self.spikes)
+            found.rows, found.velocity, found.fixed = rows.clone(), velocity.clone(), count
+            self.subspaces.append(found)
+
+    def _grow(self, index: int, subspace: Subspace, synapse: Linear) -> None:
+        count = (self.later_rows if self.tasks else self.rows)[index]
+        if subspace.fixed + count > synapse.in_features:
+            raise UsageError(
+                f"hlop: connection {index + 1} has {synapse.in_features} inputs, {subspace.fixed} directions are taken "
+                f"and task {self.tasks + 1} wants {count} more; ask for fewer rows"
+            )
+        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.tasks * 1009 + index)
+        subspace.grow(count, synapse.weight.detach(), generator)
+
+    def _check_optimizer(self, optimizer: torch.optim.Optimizer) -> None:
+        if type(optimizer) is not torch.optim.SGD:
+            raise UsageError(
+                f"hlop: expected the optimiser sgd, got {type(optimizer).__name__.lower()}, whose steps leave the "
+                "subspace that the gradients are in"
+            )
+        if any(group["weight_decay"] for group in optimizer.param_groups):
+            raise UsageError("hlop: expected no weight decay, which changes what earlier tasks learnt; set it to 0")
+        buffers = (state.get("momentum_buffer") for state in optimizer.state.values())
+        if self.tasks and not self.settled and any(b is not None and bool(b.any()) for b in buffers):
+            raise UsageError("hlop: the optimiser carries momentum of the task before; begin each with a new one")
+        self.settled = True
+
+
+def _connections(net: Network) -> list[Linear]:
+    """The connections, or a UsageError that names what HLOP cannot protect."""
+    if any(len(block.branches) or block.skip is not None for block in net.blocks):
+        raise UsageError("hlop: expected a row of layers without branches and skips")
+    synapses = list(net.synapses())
+    for index, synapse in enumerate(synapses):
+        place = f"hlop: connection {index + 1}"
+        if not isinstance(synapse, Linear) or synapse.pool is not None:
+            raise UsageError(f"{place}: expected a fully connected one without pooling, got {synapse}")
+        if synapse.gain is not None or synapse.skip_gain is not None:
+            raise UsageError(f"{place}: has a learned gain, which changes every response; leave standardisation out")
+        if synapse.binary is not None or synapse.weight_bits is not None:
+            raise UsageError(f"{place}: has rounded weights, whose changes leave the subspace; train with real ones")
+    known = {id(p) for synapse in synapses for p in synapse.parameters()}
+    for name, parameter in net.named_parameters():
+        if id(parameter) not in known and parameter.requires_grad:
+            raise UsageError(f"hlop: {name} is learned and changes every response; freeze it (requires_grad = False)")
+    return synapses
+
+
+def _whole_numbers(values: Any, where: str) -> list[int]:
+    values = list(values) if isinstance(values, (list, tuple)) else [None]
+    if not values or any(isinstance(n, bool) or not isinstance(n, int) or n < 1 for n in values):
+        raise UsageError(f"hlop.{where}: expected a list of positive integers, one per connection, got {values!r}")
+    return values
+
+
+def _number(value: Any, where: str, zero: bool = False) -> float:
+    fits = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    if not fits or value < 0 or (value == 0 and not zero):
+        raise UsageError(f"hlop.{where}: expected a number {'≥' if zero else '>'} 0, got {value!r}")
+    return float(value)
+
+
+def make_hlop(settings: HLOP | Mapping[str, Any] | None) -> HLOP | None:
+    """HLOP from its settings (a table ``[rule.hlop]``), itself, or nothing."""
+    if settings is None or isinstance(settings, HLOP):
+        return settings
+    if not isinstance(settings, Mapping):
+        raise UsageError(f"hlop: expected a table of settings, got {settings!r}")
+    try:
+        return HLOP(**settings)
+    except TypeError:
+        raise UsageError(
+            f"hlop: expected rows, and of later_rows, learning_rate, momentum, iterations, spikes, seed what differs "
+            f"from the default; got {', '.join(settings) or 'nothing'}"
+        ) from None

@@ -1,0 +1,190 @@
+"""The encodings of y1: the same learning, bit for bit where its range allows; Lava's engine and its language."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from ottt_loihi.onchip.fresh import fresh_network
+from ottt_loihi.onchip.grammar import check_rule
+from ottt_loihi.onchip.plan import FEEDBACKS, make_plan
+from ottt_loihi.onchip.scales import learning_network
+from ottt_loihi.sim import learning_encodings as encodings
+from ottt_loihi.sim.learning import Learner
+from ottt_loihi.sim.learning_options import Options
+
+from ottt_loihi import sim
+from ottt_loihi.errors import FileError, UsageError
+
+ALL = encodings.ENCODINGS
+
+
+def network(encoding, feedback="random", rate=0.1, **options):
+    plan = make_plan(fresh_network((12,), (20, 9), 3, 4, resolution=128, seed=1))
+    return learning_network(plan, [rate] * 3, feedback, options=Options(encoding=encoding, **options))
+
+
+def data(count=60, seed=0):
+    rng = np.random.default_rng(seed)
+    return np.packbits(rng.integers(0, 2, (count, 4, 12), np.uint8), axis=-1), rng.integers(0, 3, count)
+
+
+@pytest.mark.parametrize("feedback", FEEDBACKS)
+@pytest.mark.parametrize("encoding", ["split", "factored"])
+def test_split_and_factored_learn_the_weights_of_signed(encoding, feedback):
+    signed = sim.learn(network("signed", feedback, learn_bias=True), *data())
+    other = sim.learn(network(encoding, feedback, learn_bias=True), *data())
+    for a, b in zip((*signed.weights(), *signed.biases()), (*other.weights(), *other.biases())):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_offset_learns_the_weights_of_signed_as_long_as_nothing_saturates():
+    gentle = [sim.learn(network(e, rate=0.01), *data()) for e in ("signed", "offset")]
+    for a, b in zip(gentle[0].weights(), gentle[1].weights()):
+        np.testing.assert_array_equal(a, b)
+    assert not gentle[1].state.y1_saturated.any()
+    strong = [sim.learn(network(e, rate=0.3), *data()) for e in ("signed", "offset")]
+    assert strong[1].state.y1_saturated.sum() > strong[0].state.y1_saturated.sum()
+    assert np.abs(strong[1].state.y1).max() <= 63
+
+
+def test_messages_are_unsigned_seven_bits():
+    y, f, r = np.arange(-63, 64), np.arange(127) % 2 == 0, np.arange(-63, 64)
+    for encoding in ALL[1:]:
+        sent = encodings.messages(encoding, y, f, r)
+        assert tuple(sent) == encodings.PORTS[encoding]
+        unsigned = {port: value for port, value in sent.items() if port != "y3"}
+        assert all(value.min() >= 0 and value.max() <= 127 for value in unsigned.values())
+
+
+def test_every_encoding_adds_what_signed_adds():
+    rng = np.random.default_rng(0)
+    x1, r, f = rng.integers(0, 128, 50), rng.integers(-63, 64, 70), rng.integers(0, 2, 70)
+    expected = encodings.engine_change("signed", x1, {"y1": r * f})
+    for encoding in ALL:
+        found = encodings.engine_change(encoding, x1, encodings.messages(encoding, r * f, f, r))
+        np.testing.assert_array_equal(found, expected, encoding)
+
+
+def test_what_the_three_factors_would_lose_without_64_f_and_the_mantissa_2():
+    """``u0*x1*y1*y3`` with y1 = f: 127·127/2^10 is the largest update; 51 % of the positive ones are lost."""
+    rng = np.random.default_rng(0)
+    x1, r = rng.integers(0, 128, 10**5), rng.integers(-40, 41, 10**5)
+    exact, naive = x1 * r / 2**10, (x1 * r) >> 10
+    assert (naive == np.floor(exact)).all()
+    assert ((naive == 0) & (exact > 0)).sum() / (exact > 0).sum() > 0.5  # lost
+    assert (naive - exact).mean() == pytest.approx(-0.5, abs=0.05)  # and all too low by half a step
+
+
+@pytest.mark.lava
+@pytest.mark.parametrize("encoding", ALL)
+def test_lavas_engine_computes_the_change(encoding):
+    pytest.importorskip("lava.magma.core.process.process")
+    from ottt_loihi.onchip.inprocess import InProcessRun
+    from ottt_loihi.onchip.processes.dense import OTTTDense
+    from ottt_loihi.onchip.rule import OTTTLearningRule
+
+    rng = np.random.default_rng(2)
+    x1, w = rng.integers(0, 128, 30), rng.integers(-256, 256, (40, 30))
+    r, f = rng.integers(-127, 128, 40), rng.integers(0, 2, 40)
+    r = np.clip(r, -encodings.largest(encoding), encodings.largest(encoding))
+    sent = encodings.messages(encoding, r * f, f, r)
+    process = OTTTDense(w, OTTTLearningRule(1, 1, 0.0, encoding=encoding), 1, rounding="per-synapse", seed=9)
+    with InProcessRun(process) as run:
+        model = run._model(process.weights)
+        model.x1 = x1
+        for port, value in sent.items():
+            setattr(model, port, value)
+        before = model.weights.copy()
+        model.run_lrn()
+        after = model.weights
+    change = encodings.engine_change(encoding, x1, sent)
+    from ottt_loihi.sim import learning_integers as integers
+
+    draws = 127 - integers.synapse_draws(9, 0, w.shape).astype(np.int64)
+    np.testing.assert_array_equal(after, np.clip(((before << 7) + change + draws) >> 7, -256, 255))
+    assert (after != before).any()
+
+
+@pytest.mark.parametrize("encoding", ["offset", "factored"])
+def test_stopped_and_resumed_is_not_stopped(tmp_path, encoding):
+    part, (packed, labels) = network(encoding), data(30)
+    whole = sim.learn(part, packed, labels)
+    sim.learn(part, packed[:13], labels[:13]).save(tmp_path / "state.h5")
+    second = Learner.load(tmp_path / "state.h5", part)
+    second.learn(packed[13:], labels[13:])
+    for name, value in whole.variables().items():
+        np.testing.assert_array_equal(value, second.variables()[name], name)
+    with pytest.raises(FileError, match="the state of another network or rule"):
+        Learner.load(tmp_path / "state.h5", network("signed"))
+
+
+def test_a_state_without_options_has_the_old_fields_and_digest(tmp_path):
+    """Files of versions that knew no options go on."""
+    import h5py
+
+    sim.learn(network("signed"), *data(5)).save(tmp_path / "state.h5")
+    with h5py.File(tmp_path / "state.h5") as file:
+        assert set(file) == {
+            "weights", "spikes", "trace", "u", "v", "membrane", "y1", "error", "noise", "rng", "scores",
+            "y1_saturated", "error_saturated", "feedback_saturated", "correct",
+        }  # fmt: skip
+    assert replace(network("signed"), options=Options()).digest() == network("signed").digest()
+
+
+class TestGrammar:
+    @pytest.mark.parametrize(
+        "dw",
+        [
+            *encodings.FIXED_RULES.values(),
+            *encodings.FLOAT_RULES.values(),
+            "2*u0*x1*y1-2*x0*y1",
+            "-2^-3*y0*x1*w + 7*2^8*u9*(x1+3)*(y3-12)",
+            "16*u0*x1*y1",
+        ],
+    )
+    def test_what_is_taken_lava_takes(self, dw):
+        check_rule(dw)
+        pytest.importorskip("lava.magma.core.process.process")
+        from ottt_loihi.onchip.rule import OTTTLearningRule
+
+        OTTTLearningRule(2, 1, 0.5, dw=dw)
+
+    @pytest.mark.parametrize(
+        ("dw", "message"),
+        [
+            ("", "expected a sum of products"),
+            (None, "expected a sum of products"),
+            ("x1*y1", r"'x1\*y1' has 0 dependencies"),
+            ("u0*x0*y1", "has 2 dependencies"),
+            ("u12*x1*y1", "'u12' in"),
+            ("0.5*u0*x1*y1", r"'0\.5' in"),
+            ("u0*x1*y4", "'y4' in"),
+            ("u0*x1*(y1-6.5)", "in"),
+            ("u0*x1*(y1-64", "brackets do not match"),
+            ("u0*x1)*(y1", "brackets do not match"),
+            ("9*u0*x1*y1", r"the scale 9·2\^0"),
+            ("2^-8*u0*x1*y1", r"the scale 1·2\^-8"),
+            ("u0*x1*y1 + 2^9*u0*y2", r"the scale 1·2\^9"),
+            ("u0**x1", "'' in"),
+        ],
+    )
+    def test_what_is_refused_is_named(self, dw, message):
+        with pytest.raises(UsageError, match=message):
+            check_rule(dw)
+
+    @pytest.mark.lava
+    @pytest.mark.parametrize(
+        ("change", "message"),
+        [
+            (dict(encoding="morse"), "encoding: expected one of signed, offset, split, factored, got 'morse'"),
+            (dict(dw="x1*y1"), "0 dependencies"),
+            (dict(impulse=100), "impulse: 100 saturates the trace"),
+            (dict(decay=0.995), "decay: λ = 0.995 leaves no room"),
+        ],
+    )
+    def test_the_rule_refuses(self, change, message):
+        pytest.importorskip("lava.magma.core.process.process")
+        from ottt_loihi.onchip.rule import OTTTLearningRule
+
+        with pytest.raises(UsageError, match=message):
+            OTTTLearningRule(**(dict(epoch=4, pre_phase=1, decay=0.5) | change))

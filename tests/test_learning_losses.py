@@ -1,0 +1,114 @@
+"""The readout's errors: the table's softmax against the true one, hinge, and the gate that opens while it is wrong."""
+
+import numpy as np
+import pytest
+from ottt_loihi.onchip.fresh import fresh_network
+from ottt_loihi.onchip.plan import make_plan
+from ottt_loihi.onchip.scales import learning_network
+from ottt_loihi.sim import learning_losses as losses
+from ottt_loihi.sim.learning import Learner
+from ottt_loihi.sim.learning_options import LOSSES, Options
+
+from ottt_loihi import sim
+from ottt_loihi.errors import FileError, UsageError
+
+UNITS = (3, 320, 2048, 8192)
+
+
+def membranes(unit, count=300, classes=10, seed=0):
+    """Logits up to ±8, within 24 bits."""
+    rng = np.random.default_rng(seed)
+    v = rng.normal(0, rng.choice([0.1, 1, 4], (count, 1)), (count, classes)) * (unit << 6)
+    return np.clip(v, -(2**23) + 1, 2**23 - 1).astype(np.int32)
+
+
+def data(count=30, seed=0):
+    rng = np.random.default_rng(seed)
+    return np.packbits(rng.integers(0, 2, (count, 4, 12), np.uint8), axis=-1), rng.integers(0, 3, count)
+
+
+def network(options, hidden=(20,), **kwargs):
+    chip = fresh_network((12,), hidden, 3, 4, resolution=128, seed=1)
+    return learning_network(make_plan(chip), [0.1] * (len(hidden) + 1), options=options, **kwargs)
+
+
+@pytest.mark.parametrize("unit", UNITS)
+def test_the_tables_softmax_is_close_to_the_true_one(unit):
+    """Measured: at most 0.0038 in a probability, 0.0005 on average; the error message has steps of 1/64."""
+    deviation = []
+    for v in membranes(unit):
+        x = np.exp((v - v.max()) / (unit << 6))
+        deviation.append(np.abs(losses.probabilities(v, unit << 6) / 4096 - x / x.sum()))
+    assert np.max(deviation) < 0.004
+    assert np.mean(deviation) < 0.0006
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize("unit", UNITS)
+def test_integer_and_float_errors_agree(loss, unit):
+    for v in membranes(unit, 50):
+        found = losses.integer_error(loss, v, 4, unit << 6)
+        expected = losses.float_error(loss, v.astype(float), 4, unit << 6)
+        assert np.abs(found - expected).max() <= (0.005 * (unit << 6) + 1 if loss == "softmax" else 0)
+
+
+def test_softmax_of_equals_and_of_extremes():
+    target = 64
+    np.testing.assert_array_equal(losses.probabilities(np.zeros(4, np.int32), target), 1024)
+    far = np.array([2**23 - 1, -(2**23) + 1], np.int32)
+    np.testing.assert_array_equal(losses.probabilities(far, target), [4096, 0])
+    np.testing.assert_array_equal(losses.integer_error("softmax", far, 0, target), 0)
+
+
+def test_hinge_pushes_two_classes_until_the_margin_is_one_logit():
+    v = np.array([100, 90, 100, 0])
+    np.testing.assert_array_equal(losses.integer_error("hinge", v, 1, 64), [64, -64, 0, 0])  # the first of equals
+    np.testing.assert_array_equal(losses.integer_error("hinge", v, 0, 64), [-64, 0, 64, 0])
+    np.testing.assert_array_equal(losses.integer_error("hinge", np.array([164, 100]), 0, 64), 0)
+    np.testing.assert_array_equal(losses.integer_error("hinge", np.array([163, 100]), 0, 64), [-64, 64])
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_each_loss_learns_something_else(loss):
+    plain = sim.learn(network(Options()), *data()).weights()[0]
+    other = sim.learn(network(Options(loss=loss)), *data()).weights()[0]
+    assert np.array_equal(plain, other) == (loss == "mse")
+    assert not np.array_equal(other, network(Options()).layers[0].connection.weight)
+
+
+class TestOnlyWhileWrong:
+    def test_a_right_time_step_changes_nothing(self):
+        """The first step's membranes are its scores: learnt from exactly where another class leads."""
+        packed, labels = data(60)
+        part = network(Options(learn_when="wrong"), (), rounding="lava")
+        right = 0
+        for x, label in zip(packed, labels):
+            learner = Learner(part)
+            scores = part.layers[0].connection.weight @ np.unpackbits(x[0], count=12)
+            one_step = np.zeros((1, 4, 2), np.uint8)  # nothing fires after the first step
+            one_step[0, 0] = x[0]
+            learner.learn(one_step, np.array([label]))
+            same = np.array_equal(learner.weights()[0], part.layers[0].connection.weight)
+            assert same == (scores.argmax() == label)
+            right += same
+        assert 5 < right < 55
+
+    def test_to_be_learnt(self):
+        scores = np.array([3, 5, 5])
+        assert losses.to_be_learnt("always", scores, 1)
+        assert not losses.to_be_learnt("wrong", scores, 1)
+        assert losses.to_be_learnt("wrong", scores, 2)  # the first of equals is what is predicted
+
+
+@pytest.mark.parametrize("change", [{"loss": "mae"}, {"learn_when": "never"}])
+def test_unknown_names(change):
+    with pytest.raises(UsageError, match=r"(loss|learn_when): expected one of .*, got "):
+        Options(**change)
+
+
+def test_a_state_of_other_options_is_refused(tmp_path):
+    sim.learn(network(Options(loss="softmax")), *data()).save(tmp_path / "state.h5")
+    Learner.load(tmp_path / "state.h5", network(Options(loss="softmax")))
+    for other in (Options(), Options(loss="hinge"), Options(loss="softmax", learn_when="wrong")):
+        with pytest.raises(FileError, match="the state of another network or rule"):
+            Learner.load(tmp_path / "state.h5", network(other))

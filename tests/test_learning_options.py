@@ -1,0 +1,193 @@
+"""The rule's options in Lava: floating point is the loop with the same options, all backends learn the same weights."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+import pytest
+from ottt_loihi.onchip import Settings, fresh_network, learn
+from ottt_loihi.onchip.learner import BACKENDS
+from ottt_loihi.onchip.plan import FEEDBACKS
+from ottt_loihi.sim import learning_losses as losses
+from ottt_loihi.sim.learning_encodings import ENCODINGS
+from ottt_loihi.sim.learning_options import Options
+
+from ottt_loihi.data import load_digits, rate_code
+from ottt_loihi.errors import FileError
+from ottt_loihi.rules.reference import ThreeFactorLoop
+
+pytestmark = pytest.mark.lava
+pytest.importorskip("lava.magma.core.process.process")
+
+from ottt_loihi.onchip.float_graph import build_float_graph  # noqa: E402
+from ottt_loihi.onchip.inprocess import InProcessRun  # noqa: E402
+
+T, CLASSES = 4, 3
+
+
+class OptionsLoop(ThreeFactorLoop):
+    """The three-factor loop with another loss, and learning only while it is wrong."""
+
+    def __init__(self, *arguments, options, **kwargs):
+        self.options = options
+        super().__init__(*arguments, **kwargs)
+
+    def start(self):
+        super().start()
+        self.scores = np.zeros(CLASSES)
+
+    def _errors(self, o, target, surrogate):
+        self.scores += o[0]
+        label = int(target[0].argmax())
+        e = losses.float_error(self.options.loss, o[0], label, 1.0)
+        e = e * losses.to_be_learnt(self.options.learn_when, self.scores, label)
+        return super()._errors(o, o - e, surrogate)
+
+
+def float_case(options, hidden=(9, 7), count=30, feedback="symmetric", reset="subtract"):
+    rng = np.random.default_rng(3)
+    sizes = (12, *hidden, CLASSES)
+    weights = [rng.normal(0, 2 / np.sqrt(n), (m, n)) for n, m in zip(sizes, sizes[1:])]  # noqa: RUF007
+    biases = [np.zeros(n) for n in sizes[1:]] if options.learn_bias else None
+    common = dict(learning_rate=0.05, time_steps=T, surrogate="rectangle", feedback=feedback, reset=reset)
+    loop = OptionsLoop(weights, biases, options=options, **common)
+    x, labels = rng.integers(0, 2, (count, T, 12), np.uint8), rng.integers(0, CLASSES, count)
+    for number, (frames, label) in enumerate(zip(x, labels), 1):
+        loop.learn(frames[np.newaxis], np.eye(CLASSES)[[label]])
+        if options.decay_every and number % options.decay_every == 0:
+            loop.weights = [w * (1 - 0.5**options.decay_shift) for w in loop.weights]
+    graph = build_float_graph(
+        weights,
+        np.packbits(x, axis=-1),
+        labels,
+        learning_rate=0.05,
+        feedback=loop.feedback,
+        options=options,
+        reset=reset,
+    )
+    with InProcessRun(graph.source, tag="floating_pt") as run:
+        run.steps(count * T * graph.epoch)
+        found = [run.get(process.weights) for process in graph.plastic]
+        if options.learn_bias:
+            on_v = [1 / (1 - 0.5) if reset == "subtract" else 1.0] * len(hidden) + [1.0]
+            for process, bias, scale in zip((*graph.neurons, graph.readout), loop.biases, on_v):
+                np.testing.assert_allclose(run.get(process.bias), bias * scale, rtol=0, atol=1e-12)
+                assert np.abs(bias).max() > 0.01
+    return found, loop.weights, weights
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        Options(loss="softmax"),
+        Options(loss="hinge"),
+        Options(learn_when="wrong"),
+        Options(decay_every=7, decay_shift=3),
+        *(Options(encoding=encoding) for encoding in ("offset", "split", "factored")),
+    ],
+    ids=lambda options: str(options.chosen()),
+)
+def test_float_learning_is_the_loop_with_the_same_options(options):
+    plain, _, _ = float_case(Options())
+    found, expected, start = float_case(options)
+    for a, b, before, other in zip(found, expected, start, plain):
+        np.testing.assert_allclose(a, b, rtol=0, atol=1e-12)
+        assert np.abs(b - before).max() > 0.001
+        assert (np.abs(b - other).max() > 0.001) == (options.encoding == "signed"), (
+            "an encoding learns the same weights"
+        )
+
+
+@pytest.mark.parametrize("reset", ["subtract", "zero"])
+def test_float_biases_learn_as_in_the_loop(reset):
+    found, expected, _ = float_case(Options(learn_bias=True), reset=reset)
+    for a, b in zip(found, expected):
+        np.testing.assert_allclose(a, b, rtol=0, atol=1e-12)
+
+
+def digits(count=10):
+    split = load_digits()
+    return rate_code(split.x_train[:count], 6, 1), split.y_train[:count]
+
+
+@pytest.mark.parametrize("feedback", FEEDBACKS)
+@pytest.mark.parametrize(
+    "options",
+    [
+        *({"encoding": encoding} for encoding in ENCODINGS[1:]),
+        {"encoding": "offset", "learn_bias": True, "learn_when": "wrong"},
+        {"encoding": "factored", "learn_bias": True, "loss": "softmax"},
+        {"encoding": "split", "decay_every": 3, "decay_shift": 4, "loss": "hinge"},
+    ],
+    ids=str,
+)
+def test_lavas_models_learn_the_same(options, feedback):
+    rng = np.random.default_rng(0)
+    data = rng.integers(0, 2, (8, T, 12), np.uint8), rng.integers(0, CLASSES, 8)
+    chip = fresh_network((12,), (9, 7), CLASSES, T, resolution=128, seed=1)
+    settings = Settings(feedback=feedback, hidden_rate=2.0, readout_rate=0.1, **options)
+    found, expected = (learn(chip, data, backend=backend, settings=settings) for backend in ("sim", "inprocess"))
+    assert found.chip == expected.chip
+    assert found.counters == expected.counters
+    assert max(found.moved) > 0.1
+
+
+def test_all_backends_learn_the_same_with_every_option():
+    settings = Settings(
+        loss="softmax", learn_when="wrong", learn_bias=True, decay_every=4, decay_shift=4, encoding="split"
+    )
+    sim, *others = (learn(fresh_network(hidden=(20,)), digits(), backend=b, settings=settings) for b in BACKENDS)
+    for other in others:
+        assert sim.chip == other.chip
+        assert sim.counters == other.counters
+
+
+class TestCheckpoint:
+    def run(self, folder, resume=False, passes=1, **options):
+        rng = np.random.default_rng(0)
+        data = rng.integers(0, 2, (30, T, 12), np.uint8), rng.integers(0, CLASSES, 30)
+        chip = fresh_network((12,), (9,), CLASSES, T, resolution=128, seed=1)
+        settings = Settings(**options)
+        return learn(
+            chip, data, passes=passes, settings=settings, evaluate_every=10, checkpoint=folder / "state", resume=resume
+        )
+
+    EVERYTHING: ClassVar = dict(
+        loss="softmax", learn_bias=True, decay_every=7, encoding="factored", schedule="pipelined"
+    )
+
+    def test_a_run_with_every_option_goes_on_bit_for_bit(self, tmp_path):
+        self.run(tmp_path, **self.EVERYTHING)
+        resumed = self.run(tmp_path, resume=True, passes=3, **self.EVERYTHING)
+        (tmp_path / "whole").mkdir()
+        whole = self.run(tmp_path / "whole", passes=3, **self.EVERYTHING)
+        assert resumed.chip == whole.chip
+        assert resumed.counters == whole.counters
+
+    @pytest.mark.parametrize("name", EVERYTHING)
+    def test_a_run_of_other_options_is_refused(self, tmp_path, name):
+        self.run(tmp_path, **self.EVERYTHING)
+        other = {k: v for k, v in self.EVERYTHING.items() if k != name}
+        with pytest.raises(FileError, match="the state of another network or rule"):
+            self.run(tmp_path, resume=True, passes=2, **other)
+
+
+@pytest.mark.slow
+def test_the_command_takes_every_option(tmp_path):
+    program = Path(sys.executable).with_name("ottt-learn")
+    options = {
+        "loss": "softmax", "learn-when": "wrong", "decay-every": 100, "decay-shift": 9, "encoding": "split",
+        "schedule": "pipelined", "hidden": 16, "passes": 1, "repeat-in-lava": 50,
+    }  # fmt: skip
+    line = [word for name, value in options.items() for word in (f"--{name}", str(value))]
+    command = [str(program), *line, "--learn-bias", "-o", str(tmp_path), "--json"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=250, check=False)
+    assert done.returncode == 0, done.stderr
+    settings = json.loads(done.stdout)["settings"]
+    for name, value in options.items():
+        assert settings.get(name.replace("-", "_"), value) == value
+    assert settings["learn_bias"] is True
+    assert json.loads(done.stdout)["steps"] == 1437 * (6 + 3)
