@@ -1,4 +1,7 @@
-"""The arithmetic of ``sim/subspace.py``, compiled by numba: rows lie one behind the other in one flat int16 array."""
+"""The arithmetic of ``sim/subspace.py``, compiled by numba: rows lie one behind the other in one flat int16 array.
+
+It becomes part of ``learning_kernels.learn``, whose cache on disk looks at that file alone: after a change here, touch it.
+"""
 
 from __future__ import annotations
 
