@@ -1,7 +1,4 @@
-"""The arithmetic of ``sim/subspace.py``, compiled by numba: rows lie one behind the other in one flat int16 array.
-
-It becomes part of ``learning_kernels.learn``, whose cache on disk looks at that file alone: after a change here, touch it.
-"""
+"""The arithmetic of ``sim/subspace.py``, compiled by numba: rows lie one behind the other in one flat int16 array."""
 
 from __future__ import annotations
 
