@@ -125,8 +125,9 @@ def interleaved(old: np.ndarray, new: np.ndarray, replay: float, count: int) -> 
 
 DRIFT = (
     Way("nothing"),
-    Way("HLOP, 30 and 20 directions", (30, 20)),
     Way("HLOP, 100 and 60 directions", (100, 60)),
+    Way("rates halved every 1,000 samples", settings=Settings(halve_every=1000)),
+    Way("HLOP, rates halved every 1,000", (100, 60), settings=Settings(halve_every=1000)),
 )
 DRIFT_POINTS = (0, 500, 2000, 10_000)
 FALLING = Settings(halve_every=100)

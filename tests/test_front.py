@@ -211,6 +211,7 @@ def test_the_command_learns_behind_convolutions(tmp_path):
     from ottt_loihi.converters.export import Options, export
 
     from ottt_loihi.architectures import conv
+    from ottt_loihi.checkpoint import load
     from ottt_loihi.data import load_digits
     from ottt_loihi.rules import make_rule
     from ottt_loihi.trainer import Trainer
@@ -218,8 +219,10 @@ def test_the_command_learns_behind_convolutions(tmp_path):
     split = load_digits().with_channels()
     net = conv("8C3-AP2-16C3", input_shape=(1, 8, 8), num_classes=10, time_steps=4, surrogate="sigmoid", bias=True)
     net.provenance["data"] = "digits"
-    Trainer(net, make_rule("ottt", update="sequence"), encoding="constant").fit(split.x_train, split.y_train, 8)
-    chip = export(net, Options(input_form="graded")).quantized.chip
+    trainer = Trainer(net, make_rule("ottt", update="sequence"), encoding="constant")
+    trainer.fit(split.x_train, split.y_train, 8, checkpoint=tmp_path / "model.pt")
+    chip = export(load(tmp_path / "model.pt"), Options(input_form="graded")).quantized.chip
+    assert chip.connections[0].num_message_bits
     storage.save(chip, tmp_path / "model.h5")
     program = Path(sys.executable).with_name("ottt-learn")
     options = ["--transform", "upside-down", "--hlop", "20", "--passes", "1", "--repeat-in-lava", "50", "--json"]

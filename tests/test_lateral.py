@@ -105,6 +105,19 @@ class TestLearning:
         assert change[3] < 0.35 * change[1]
         assert kept != chip()
 
+    def test_a_second_world_adds_its_directions(self):
+        first = watch(chip(), digits(60)[0], [10, 4])
+        both = watch(chip(), digits(60, turn=True)[0], [8, 3], subspaces=first)
+        assert [s.fixed for s in both] == [18, 7]
+        for a, b in zip(first, both):
+            np.testing.assert_array_equal(a.rows, b.rows[: len(a.rows)])
+
+    def test_rates_are_measured_on_what_the_subspaces_leave(self):
+        lateral = watch(chip(), digits(60)[0], [10, 4])
+        plain, kept = (learn(chip(), digits(60), subspaces=s).rates for s in (None, lateral))
+        assert all(b > 1.5 * a for a, b in zip(plain, kept))
+        assert all(b <= 10 * a * (1 + 1e-9) for a, b in zip(plain, kept))
+
     def test_rows_may_learn_along(self):
         old = watch(chip(), digits()[0], 5)
         new = tuple(s.grown(3, 1e5, 0.2, 1) for s in old)
