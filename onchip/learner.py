@@ -299,6 +299,8 @@ def make_stream(
     """Order and pack the samples of all passes, and measure the rates on the first of them."""
     if isinstance(passes, bool) or not isinstance(passes, (int, np.integer)) or passes < 1:
         raise UsageError(f"passes: expected an integer ≥ 1, got {passes!r}")
+    if subspaces is not None:
+        _require_protection(settings)
     packed, labels, messages, rates = [], [], [], None
     for number in range(passes):
         if number == 0 or callable(data):
@@ -317,6 +319,16 @@ def make_stream(
     streamed = np.concatenate(messages) if for_lava else None
     rates_, all_packed = rates or [], np.concatenate(packed)
     return Stream(plan, all_packed, np.concatenate(labels), rates_, subspaces, streamed)
+
+
+def _require_protection(settings: Settings) -> None:
+    """Refuse with HLOP what changes a network's answers outside the projected updates."""
+    if settings.learn_bias:
+        raise UsageError(
+            "learn_bias: biases change every answer, whatever is projected; do without them with HLOP"
+        )
+    if settings.decay_every:
+        raise UsageError("decay_every: decay also takes from protected directions; use 0 with HLOP")
 
 
 def check_data(chip: ChipNetwork, x: np.ndarray, labels: np.ndarray, what: str = "data") -> Data:
