@@ -324,9 +324,7 @@ def make_stream(
 def _require_protection(settings: Settings) -> None:
     """Refuse with HLOP what changes a network's answers outside the projected updates."""
     if settings.learn_bias:
-        raise UsageError(
-            "learn_bias: biases change every answer, whatever is projected; do without them with HLOP"
-        )
+        raise UsageError("learn_bias: biases change every answer, whatever is projected; do without them with HLOP")
     if settings.decay_every:
         raise UsageError("decay_every: decay also takes from protected directions; use 0 with HLOP")
 

@@ -16,7 +16,9 @@ if TYPE_CHECKING:
 
 
 def compare(
-    config: Annotated[Path, typer.Argument(help="A TOML file with [[rules]], such as configs/compare/digits.toml.")],
+    config: Annotated[
+        Path, typer.Argument(help="A TOML file with several tables 'rules', such as configs/compare/digits.toml.")
+    ],
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the runs and the table.")] = Path(
         "runs/compare"
     ),
