@@ -1,7 +1,7 @@
 """Products with inputs of which few are not 0, on the CPU: rows of weights are added up, zeros cost next to nothing.
 
 The float32 product of a library works at the machine's peak, so these loops win by what they leave out: below about 0.3
-in fully connected layers, 0.15 in convolutions (``benchmarks/training.py --events``). Everything inside the inner loops
+in fully connected layers, 0.15 in convolutions (``benchmarks/events.py``). Everything inside the inner loops
 is contiguous; four rows are added at a time, so that sums are read and written once for four. All release the GIL.
 """
 
