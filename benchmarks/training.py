@@ -11,6 +11,7 @@ medians of the ratios within a turn.
 from __future__ import annotations
 
 import argparse
+import copy
 import json
 import platform
 import statistics
@@ -133,17 +134,38 @@ def contenders(net: Network, x: Tensor, labels: Tensor) -> dict[str, Callable[[]
 
 
 def check_equal(net: Network, x: Tensor, labels: Tensor) -> None:
-    """The baseline and OTTT have the same gradients."""
+    """The baseline and OTTT have the same gradients; in float64, where no spike at the threshold comes or goes."""
     if net.convention == "paper" and any(s.bias is not None for s in net.synapses()):
         raise ValueError("the two-forward formulation has no trace on biases")
+    exact, found = copy.deepcopy(net).double(), []
+    for name, run in contenders(exact, x[:, :12].double(), labels).items():
+        if name.startswith(("two forwards", "OTTT")):
+            exact.zero_grad()
+            run()
+            found.append(torch.cat([p.grad.flatten() for p in exact.parameters()]))
+    for other in found[1:]:
+        error = float((other - found[0]).norm() / found[0].norm())
+        if error > 1e-10:
+            raise AssertionError(f"the baseline's gradients differ by {error:.1e}")
+
+
+@torch.no_grad()
+def let_fire(net: Network, x: Tensor, rate: float) -> list[float]:
+    """Scale every layer's weights until this part of its neurons fires in a step, as in a trained network.
+
+    A network as it is initialised is nearly silent behind its first layer, and events cost next to nothing there.
+    """
     found = []
-    for run in list(contenders(net, x, labels).values())[:2]:
-        net.zero_grad()
-        run()
-        found.append(torch.cat([p.grad.flatten() for p in net.parameters()]))
-    error = float((found[0] - found[1]).norm() / found[0].norm())
-    if error > 1e-4:
-        raise AssertionError(f"the baseline's gradients differ by {error:.1e}")
+    for index, block in enumerate(net.blocks):
+        scaled = block.synapse.weight if block.synapse.gain is None else block.synapse.gain
+        start, low, high = scaled.clone(), 0.0, 64.0
+        for _ in range(16):
+            factor = (low + high) / 2
+            scaled.copy_(start * factor)
+            now = float(net.run(x[:8, :12], record=("s",)).states["s"][index].mean())
+            low, high = (factor, high) if now < rate else (low, factor)
+        found.append(now)
+    return found
 
 
 def measure(runs: dict[str, Callable[[], Tensor]], net: Network, repeats: int) -> dict[str, dict[str, float]]:
@@ -190,6 +212,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--convention", default="authors", choices=["authors", "paper"])
+    parser.add_argument("--rate", type=float, default=0.1, help="spikes per neuron and step, of every layer")
     parser.add_argument("--only", default="", help="networks whose name contains this")
     parser.add_argument("--json", help="write the figures here too")
     arguments = parser.parse_args()
@@ -203,6 +226,7 @@ def main() -> None:
         for steps in arguments.steps:
             for static in (False, True):
                 x, labels = inputs(net, batch, steps, static, arguments.device)
+                let_fire(net, x, arguments.rate)
                 check_equal(net, x, labels)
                 for rule, found in measure(contenders(net, x, labels), net, arguments.repeats).items():
                     kind = "constant" if static else "events"
