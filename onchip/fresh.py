@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from ottt_loihi.sim import arithmetic
 from ottt_loihi.sim.network import INPUT, LIF, ChipNetwork, Connection, Dense, Diagonal, Sparse
@@ -25,7 +27,7 @@ def fresh_network(
     reset: str = "subtract",
     resolution: int = RESOLUTION,
     seed: int = 0,
-    density: float = 1.0,
+    density: float | Sequence[float] = 1.0,
 ) -> ChipNetwork:
     """Random plastic weights, uniform in ±gain/√fan_in of the threshold (of a logit of 1 at the readout).
 
@@ -42,8 +44,8 @@ def fresh_network(
     seed
         of the weights, and of which synapses there are
     density
-        part of the synapses that exist, 0 < density ≤ 1; below 1 all connections are sparse: every neuron hears as many
-        randomly chosen neurons, at least one
+        part of the synapses that exist, 0 < density ≤ 1, of all connections or of each, the readout's last; below 1 a
+        connection is sparse: each of its neurons hears as many randomly chosen neurons, at least one
 
     Raises
     ------
@@ -57,8 +59,7 @@ def fresh_network(
             f"expected 0 < decay < 1, resolution 16 … 510, classes ≥ 2 and positive layer sizes; "
             f"got {decay}, {resolution}, {classes}, {hidden}"
         )
-    if not 0 < density <= 1:
-        raise UsageError(f"density: expected 0 < density ≤ 1, got {density}")
+    densities = _densities(density, len(hidden) + 1)
     kept = round(arithmetic.DECAY_UNITY * decay)
     inhibition = min(MAX_INHIBITION, round(resolution * kept / arithmetic.DECAY_UNITY))
     vth = round(inhibition * arithmetic.DECAY_UNITY / kept) if reset == "subtract" else resolution
@@ -68,7 +69,7 @@ def fresh_network(
     fan_in = int(np.prod(input_shape))
     for index, size in enumerate(hidden):
         name = f"hidden {index + 1}"
-        connections.append(_random(rng, index, size, fan_in, density, HIDDEN_GAIN * vth))
+        connections.append(_random(rng, index, size, fan_in, densities[index], HIDDEN_GAIN * vth))
         if reset == "subtract":
             layers.append(LIF((size,), 4095 - kept, 4096, vth, name=name))
             connections.append(Diagonal(index, index, np.full(size, -inhibition)))
@@ -76,11 +77,22 @@ def fresh_network(
             layers.append(LIF((size,), 4095, arithmetic.DECAY_UNITY - kept, vth, name=name))
         fan_in = size
     low, high = READOUT_RANGE
-    unit = min(high, max(low, READOUT_STEPS_PER_INPUT * _heard(fan_in, density)))
+    unit = min(high, max(low, READOUT_STEPS_PER_INPUT * _heard(fan_in, densities[-1])))
     layers.append(LIF((classes,), 4095, 4096, arithmetic.VTH_MAX, name="readout"))
-    connections.append(_random(rng, len(hidden), classes, fan_in, density, READOUT_GAIN * unit))
+    connections.append(_random(rng, len(hidden), classes, fan_in, densities[-1], READOUT_GAIN * unit))
     provenance = {"scales": [vth] * len(hidden) + [unit], "origin": "fresh_network", "seed": seed}
     return ChipNetwork(input_shape, tuple(layers), tuple(connections), num_steps, "sum_v", provenance)
+
+
+def _densities(density: float | Sequence[float], count: int) -> list[float]:
+    """One for each connection."""
+    try:
+        found = [float(d) for d in density] if np.ndim(density) else [float(density)] * count  # type: ignore[arg-type]
+    except (TypeError, ValueError):
+        found = []
+    if len(found) != count or not all(0 < d <= 1 for d in found):
+        raise UsageError(f"density: expected 0 < density ≤ 1, or {count} such numbers, got {density!r}")
+    return found
 
 
 def _heard(fan_in: int, density: float) -> int:

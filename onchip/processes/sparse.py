@@ -33,6 +33,8 @@ class OTTTSparse(LearningSparse):
     random numbers of a synapse are those it would have in a dense connection.
     """
 
+    _runtime = None  # Lava's __del__ looks for it, even when __init__ refused its arguments
+
     def __init__(
         self,
         weights: csr_matrix,
