@@ -130,14 +130,21 @@ class LavaRun:
             self.steps_done += chunk
 
     def get(self, var: Var) -> np.ndarray:
-        """The value of a Var, in the dtype its ProcessModel declares (Lava itself returns float64)."""
+        """The value of a Var, in the dtype its ProcessModel declares (Lava itself returns float64); of a sparse matrix
+        all elements."""
         value = np.asarray(self._guarded(lambda: self._live_runtime().get_var(var.id), f"get {var.name}"))
         model = self._executable.proc_builders[var.process].proc_model  # type: ignore[union-attr]
         declared = getattr(model, var.name).d_type
-        return value.astype(declared) if isinstance(declared, type) and declared is not str else value
+        value = value.astype(declared) if isinstance(declared, type) and declared is not str else value
+        return _full(var.init, value) if hasattr(var.init, "tocsr") else value
 
     def set(self, var: Var, value: np.ndarray) -> None:
-        """Overwrite a Var. Not for our plastic connections: Lava rounds their traces' time constants in passing."""
+        """Overwrite a Var. Not for our plastic connections: Lava rounds their traces' time constants in passing.
+
+        Raises :class:`UsageError` for a sparse matrix: Lava forgets which synapses have the weight 0, and hangs.
+        """
+        if hasattr(var.init, "tocsr"):
+            raise UsageError(f"{var.name}: a sparse matrix cannot be set while it runs; build the process with it")
         array = np.broadcast_to(np.asarray(value), var.shape)
         self._guarded(lambda: self._live_runtime().set_var(var.id, array), f"set {var.name}")
 
@@ -373,6 +380,18 @@ def _interrupts_ignored() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGINT, before)
+
+
+def _full(start: Any, values: np.ndarray) -> np.ndarray:
+    """A sparse matrix with all its elements; values: of ``start``'s synapses, column by column, as Lava sends them."""
+    from lava.utils.sparse import find
+
+    rows, columns, _ = find(start.copy(), explicit_zeros=True)
+    if len(rows) != len(values):
+        raise LavaError(f"a sparse matrix of {len(rows)} synapses has {len(values)} now: Lava drops those of weight 0")
+    full = np.zeros(start.shape, values.dtype)
+    full[rows, columns] = values
+    return full
 
 
 @contextmanager

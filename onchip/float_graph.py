@@ -41,7 +41,7 @@ def build_float_graph(
     Parameters
     ----------
     weights
-        float64 ``(post, pre)`` per layer, the readout last
+        float64 ``(post, pre)`` per layer, the readout last; ``scipy.sparse.csr_matrix``: only the stored ones learn
     packed, labels
         as in :class:`~ottt_loihi.onchip.processes.source.SampleSource`; T is ``packed.shape[1]``
     learning_rate
@@ -139,15 +139,18 @@ def _plastic(
     weight: np.ndarray, layer: int, schedule: Schedule, frames: int, decay: float, name: str, options: Options
 ) -> Any:
     from ottt_loihi.onchip.processes.dense import OTTTDense
+    from ottt_loihi.onchip.processes.sparse import OTTTSparse
     from ottt_loihi.onchip.rule import OTTTLearningRule
+    from scipy.sparse import issparse
 
     is_readout = layer == schedule.hidden_layers
     decay = 0.0 if is_readout else decay
     rule = OTTTLearningRule(schedule.epoch, schedule.pre_phase(layer), decay, "float", encoding=options.encoding)
     period = schedule.period(frames)
     interval = schedule.epoch if is_readout else period
-    return OTTTDense(
-        np.asarray(weight, np.float64),
+    process, weight = (OTTTSparse, weight.astype(float)) if issparse(weight) else (OTTTDense, np.asarray(weight, float))
+    return process(
+        weight,
         rule,
         interval,
         name=f"{name}[{layer}]",

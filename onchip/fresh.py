@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from ottt_loihi.sim import arithmetic
-from ottt_loihi.sim.network import INPUT, LIF, ChipNetwork, Connection, Dense, Diagonal
+from ottt_loihi.sim.network import INPUT, LIF, ChipNetwork, Connection, Dense, Diagonal, Sparse
 
 from ottt_loihi.errors import UsageError
 
@@ -25,6 +27,7 @@ def fresh_network(
     reset: str = "subtract",
     resolution: int = RESOLUTION,
     seed: int = 0,
+    density: float | Sequence[float] = 1.0,
 ) -> ChipNetwork:
     """Random plastic weights, uniform in ±gain/√fan_in of the threshold (of a logit of 1 at the readout).
 
@@ -39,7 +42,10 @@ def fresh_network(
     resolution
         weight steps per threshold, 16 … 510: more is finer, fewer lets weights grow larger (up to 255 steps)
     seed
-        of the weights
+        of the weights, and of which synapses there are
+    density
+        part of the synapses that exist, 0 < density ≤ 1, of all connections or of each, the readout's last; below 1 a
+        connection is sparse: each of its neurons hears as many randomly chosen neurons, at least one
 
     Raises
     ------
@@ -53,6 +59,7 @@ def fresh_network(
             f"expected 0 < decay < 1, resolution 16 … 510, classes ≥ 2 and positive layer sizes; "
             f"got {decay}, {resolution}, {classes}, {hidden}"
         )
+    densities = _densities(density, len(hidden) + 1)
     kept = round(arithmetic.DECAY_UNITY * decay)
     inhibition = min(MAX_INHIBITION, round(resolution * kept / arithmetic.DECAY_UNITY))
     vth = round(inhibition * arithmetic.DECAY_UNITY / kept) if reset == "subtract" else resolution
@@ -62,7 +69,7 @@ def fresh_network(
     fan_in = int(np.prod(input_shape))
     for index, size in enumerate(hidden):
         name = f"hidden {index + 1}"
-        connections.append(_random(rng, index, size, fan_in, HIDDEN_GAIN * vth))
+        connections.append(_random(rng, index, size, fan_in, densities[index], HIDDEN_GAIN * vth))
         if reset == "subtract":
             layers.append(LIF((size,), 4095 - kept, 4096, vth, name=name))
             connections.append(Diagonal(index, index, np.full(size, -inhibition)))
@@ -70,13 +77,37 @@ def fresh_network(
             layers.append(LIF((size,), 4095, arithmetic.DECAY_UNITY - kept, vth, name=name))
         fan_in = size
     low, high = READOUT_RANGE
-    unit = min(high, max(low, READOUT_STEPS_PER_INPUT * fan_in))
+    unit = min(high, max(low, READOUT_STEPS_PER_INPUT * _heard(fan_in, densities[-1])))
     layers.append(LIF((classes,), 4095, 4096, arithmetic.VTH_MAX, name="readout"))
-    connections.append(_random(rng, len(hidden), classes, fan_in, READOUT_GAIN * unit))
+    connections.append(_random(rng, len(hidden), classes, fan_in, densities[-1], READOUT_GAIN * unit))
     provenance = {"scales": [vth] * len(hidden) + [unit], "origin": "fresh_network", "seed": seed}
     return ChipNetwork(input_shape, tuple(layers), tuple(connections), num_steps, "sum_v", provenance)
 
 
-def _random(rng: np.random.Generator, index: int, size: int, fan_in: int, steps: float) -> Dense:
-    weight = np.round(rng.uniform(-1, 1, (size, fan_in)) * steps / np.sqrt(fan_in)).astype(np.int32)
-    return Dense(index - 1 if index else INPUT, index, np.clip(weight, -256, 255), weight_format="learning9")
+def _densities(density: float | Sequence[float], count: int) -> list[float]:
+    """One for each connection."""
+    try:
+        found = [float(d) for d in density] if np.ndim(density) else [float(density)] * count  # type: ignore[arg-type]
+    except (TypeError, ValueError):
+        found = []
+    if len(found) != count or not all(0 < d <= 1 for d in found):
+        raise UsageError(f"density: expected 0 < density ≤ 1, or {count} such numbers, got {density!r}")
+    return found
+
+
+def _heard(fan_in: int, density: float) -> int:
+    """Neurons that each neuron hears."""
+    return max(1, round(density * fan_in))
+
+
+def _random(
+    rng: np.random.Generator, index: int, size: int, fan_in: int, density: float, steps: float
+) -> Dense | Sparse:
+    pre, heard = index - 1 if index else INPUT, _heard(fan_in, density)
+    weight = np.round(rng.uniform(-1, 1, (size, heard)) * steps / np.sqrt(heard)).astype(np.int32)
+    weight = np.clip(weight, -256, 255)
+    if density == 1:
+        return Dense(pre, index, weight, weight_format="learning9")
+    columns = np.sort(rng.permuted(np.tile(np.arange(fan_in), (size, 1)), axis=1)[:, :heard], axis=1)
+    rows = np.repeat(np.arange(size), heard)
+    return Sparse(pre, index, (size, fan_in), rows, columns.ravel(), weight.ravel(), weight_format="learning9")

@@ -24,12 +24,13 @@ import numpy as np
 from ottt_loihi.converters.lava_runtime import require_lava
 from ottt_loihi.onchip import scales
 from ottt_loihi.onchip.front_graph import build_front, build_source
-from ottt_loihi.onchip.plan import Plan
+from ottt_loihi.onchip.plan import Plan, plan_subspaces
 from ottt_loihi.onchip.schedule import Schedule
 from ottt_loihi.sim import arithmetic
 from ottt_loihi.sim.learning_encodings import PORTS
 from ottt_loihi.sim.learning_options import DEFAULT, Options
-from ottt_loihi.sim.subspace import Subspace, check_subspaces
+from ottt_loihi.sim.network import Sparse
+from ottt_loihi.sim.subspace import Subspace
 
 
 @dataclass(frozen=True)
@@ -114,7 +115,7 @@ def build_graph(
     """
     require_lava()
     schedule, steps = plan.schedule(feedback, options.schedule), plan.chip.num_steps
-    lateral = check_subspaces(subspaces, [c.shape[1] for c in plan.dense])
+    lateral = plan_subspaces(plan, subspaces)
     source = build_source(plan, packed, labels, schedule, learn)
     front = build_front(plan, source, schedule)
     common = rounding, seed, options
@@ -146,11 +147,11 @@ def _rule(plan: Plan, feedback: str, layer: int, seed: int, options: Options) ->
 def _plastic(
     plan: Plan, feedback: str, layer: int, rounding: str, seed: int, options: Options, subspace: Subspace | None
 ) -> Any:
-    weight, own_seed, name = plan.dense[layer].weight, scales.weight_seed(seed, layer), f"plastic[{layer}]"
-    return _learning_dense(plan, feedback, layer, weight, name, rounding, seed, own_seed, options, subspace)
+    weight, own_seed, name = plan.dense[layer].matrix(), scales.weight_seed(seed, layer), f"plastic[{layer}]"
+    return _learning_connection(plan, feedback, layer, weight, name, rounding, seed, own_seed, options, subspace)
 
 
-def _learning_dense(
+def _learning_connection(
     plan: Plan,
     feedback: str,
     layer: int,
@@ -164,13 +165,25 @@ def _learning_dense(
 ) -> Any:
     from ottt_loihi.onchip.processes.dense import OTTTDense
     from ottt_loihi.onchip.processes.projected import ProjectedDense
+    from ottt_loihi.onchip.processes.sparse import OTTTSparse
 
     rule, schedule = _rule(plan, feedback, layer, seed, options), plan.schedule(feedback, options.schedule)
     period = schedule.period(plan.chip.num_steps)
     interval = period if plan.trace_decay(layer) else schedule.epoch
-    settings = weight, rule, interval, plan.dense[layer].weight_exp, name, rounding, rounding_seed
+    settings = rule, interval, plan.dense[layer].weight_exp, name, rounding, rounding_seed
     decay = options.decay_every * (period // schedule.epoch), options.decay_shift
-    return OTTTDense(*settings, *decay) if subspace is None else ProjectedDense(*settings, subspace, *decay)
+    if isinstance(plan.dense[layer], Sparse):
+        return OTTTSparse(_synapses(plan.dense[layer], weight), *settings, *decay)
+    if subspace is not None:
+        return ProjectedDense(weight, *settings, subspace, *decay)
+    return OTTTDense(weight, *settings, *decay)
+
+
+def _synapses(c: Sparse, weight: np.ndarray) -> Any:
+    """The weights of a sparse connection, or of its twin, in Lava's form; those that are 0 are stored too."""
+    from scipy.sparse import csr_matrix
+
+    return csr_matrix((weight[c.rows, c.columns].astype(np.int32), (c.rows, c.columns)), c.size)
 
 
 def _back(
@@ -191,7 +204,7 @@ def _back(
     if feedback == "random":
         return Dense(weights=matrix, num_message_bits=8, name=name)
     if feedback == "kolen-pollack":
-        return _learning_dense(plan, feedback, layer + 1, matrix, name, rounding, seed, own_seed, options, above)
+        return _learning_connection(plan, feedback, layer + 1, matrix, name, rounding, seed, own_seed, options, above)
     if feedback == "opzo":
         epoch = plan.schedule(feedback).epoch
         return MomentumFeedback(matrix, of_layer.gain, scales.AVERAGING, epoch, own_seed, name)
@@ -293,7 +306,7 @@ def _connect_back(neuron: Any, back: Any, above: Any, readout: Any, encoding: st
     """Bring the error to ``neuron``: ``back`` is fixed, learns from noise, or gives its weights transposed."""
     if hasattr(back, "noise_in"):
         neuron.noise_out.connect(back.noise_in)
-    if hasattr(back, "error_out"):  # OTTTDense: the plastic connection itself, or its twin
+    if hasattr(back, "error_out"):  # OTTTDense, OTTTSparse: the plastic connection itself, or its twin
         above.error_out.connect(back.error_in)
         back.error_out.connect(neuron.a_third_factor_in)
         if not back.s_in.get_src_ports():  # the twin listens to what the plastic connection listens to

@@ -88,11 +88,14 @@ class InProcessRun:
             self.steps_done += 1
 
     def get(self, var: Var) -> np.ndarray:
-        """The value of a Var, a copy."""
-        return np.array(getattr(self._model(var), var.name))
+        """The value of a Var, a copy; of a sparse matrix all elements."""
+        value = getattr(self._model(var), var.name)
+        return value.toarray() if hasattr(value, "toarray") else np.array(value)
 
     def set(self, var: Var, value: np.ndarray) -> None:
-        """Overwrite a Var."""
+        """Overwrite a Var. Raises :class:`UsageError` for a sparse matrix, as :class:`LavaRun` has to."""
+        if hasattr(var.init, "tocsr"):
+            raise UsageError(f"{var.name}: a sparse matrix cannot be set while it runs; build the process with it")
         model = self._model(var)
         getattr(model, var.name)[...] = value
         model.on_var_update()

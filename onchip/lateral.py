@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 from ottt_loihi.onchip.front import packed_spikes, unpacked
-from ottt_loihi.onchip.plan import CALIBRATION_SAMPLES, Plan, make_plan, trace_energy
+from ottt_loihi.onchip.plan import CALIBRATION_SAMPLES, Plan, make_plan, plan_subspaces, trace_energy
 from ottt_loihi.onchip.scales import learning_network
 from ottt_loihi.sim import learning_integers as integers
 from ottt_loihi.sim import reference
@@ -56,12 +56,13 @@ def watch(
     Raises
     ------
     UsageError
-        for more rows than there are directions left, or data that do not fit
+        for more rows than there are directions left, data that do not fit, or a sparse plastic connection
     ChipError
         for a network that cannot learn here
     """
     plan = make_plan(chip, 1)
     inputs = [c.shape[1] for c in plan.dense]
+    plan_subspaces(plan, [empty(n) for n in inputs])
     counts = [rows] * len(inputs) if isinstance(rows, (int, np.integer)) else list(rows)
     if len(counts) != len(inputs):
         raise UsageError(

@@ -27,7 +27,7 @@ from ottt_loihi.sim.learning import Learner
 from ottt_loihi.sim.learning_bias import with_bias
 from ottt_loihi.sim.learning_encodings import largest
 from ottt_loihi.sim.learning_options import Options
-from ottt_loihi.sim.network import INPUT, ChipNetwork
+from ottt_loihi.sim.network import INPUT, ChipNetwork, Connection, Sparse
 from ottt_loihi.sim.subspace import Subspace
 
 from ottt_loihi.errors import UsageError, VerificationError
@@ -520,7 +520,7 @@ def with_weights(plan: Plan, weights: Sequence[np.ndarray], biases: Sequence[np.
     """The plan's network, its front included, with other weights in its plastic connections, and with learnt biases."""
     first = len(plan.whole.layers) - len(plan.chip.layers)
     connections = (
-        replace(c, weight=np.asarray(weights[c.post - first], np.int32)) if c.weight_format == "learning9" else c
+        _with_matrix(c, np.asarray(weights[c.post - first], np.int32)) if c.weight_format == "learning9" else c
         for c in plan.whole.connections
     )
     layers = plan.whole.layers
@@ -528,6 +528,10 @@ def with_weights(plan: Plan, weights: Sequence[np.ndarray], biases: Sequence[np.
         learnt = (with_bias(layer, np.asarray(bias, np.int32)) for layer, bias in zip(layers[first:], biases))
         layers = (*layers[:first], *learnt)
     return replace(plan.whole, layers=layers, connections=tuple(connections))
+
+
+def _with_matrix(c: Connection, matrix: np.ndarray) -> Connection:
+    return c.with_matrix(matrix) if isinstance(c, Sparse) else replace(c, weight=matrix)
 
 
 def _steps_per_sample(plan: Plan, settings: Settings) -> int:

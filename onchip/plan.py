@@ -9,7 +9,7 @@ import numpy as np
 from ottt_loihi.onchip.front import cut, first_plastic_layer
 from ottt_loihi.onchip.schedule import Schedule
 from ottt_loihi.sim import arithmetic, reference
-from ottt_loihi.sim.network import INPUT, LIF, ChipNetwork, Dense, Diagonal
+from ottt_loihi.sim.network import INPUT, LIF, ChipNetwork, Dense, Diagonal, Sparse
 from ottt_loihi.sim.subspace import ONE, Subspace, check_subspaces
 
 from ottt_loihi.errors import ChipError, UsageError
@@ -21,15 +21,16 @@ CALIBRATION_SAMPLES = 64
 
 @dataclass(frozen=True)
 class Plan:
-    """A network whose every dense connection learns, behind a front of frozen layers or without one.
+    """A network whose every forward connection learns, behind a front of frozen layers or without one.
 
     chip: the part that learns; its input are the front's spikes · front: the frozen layers, or None · whole: both ·
-    dense: the plastic connections, input side first · inhibition: the self-connection of each hidden layer or None ·
-    decay: λ of each hidden layer · unit: what stands for a logit of 1 at the readout, in units of its weights' sum.
+    dense: the plastic connections, input side first, sparse ones too · inhibition: the self-connection of each hidden
+    layer or None · decay: λ of each hidden layer · unit: what stands for a logit of 1 at the readout, in units of its
+    weights' sum.
     """
 
     chip: ChipNetwork
-    dense: tuple[Dense, ...]
+    dense: tuple[Dense | Sparse, ...]
     inhibition: tuple[Diagonal | None, ...]
     decay: tuple[float, ...]
     unit: int
@@ -88,8 +89,8 @@ def make_plan(chip: ChipNetwork, unit: int | None = None) -> Plan:
     ------
     ChipError
         naming the layer or connection that does not fit: from the first plastic connection on the network has to be a
-        chain of plastic dense connections with binary spikes, hidden layers with one leak (reset to zero, or by
-        subtraction through a self-connection), and a memoryless readout; before it, anything without delays
+        chain of plastic dense or sparse connections with binary spikes, hidden layers with one leak (reset to zero, or
+        by subtraction through a self-connection), and a memoryless readout; before it, anything without delays
         (``onchip/front.py``)
     UsageError
         when no ``unit`` is given and the network's provenance does not know it either
@@ -98,11 +99,13 @@ def make_plan(chip: ChipNetwork, unit: int | None = None) -> Plan:
     inhibition: list[Diagonal | None] = []
     for index in range(first, last + 1):
         inputs = chip.inputs_of(index)
-        forward = [c for c in inputs if isinstance(c, Dense)]
+        forward = [c for c in inputs if isinstance(c, (Dense, Sparse))]
         recurrent = [c for c in inputs if isinstance(c, Diagonal)]
         pre = index - 1 if index else INPUT
         if len(forward) != 1 or forward[0].pre != pre or forward[0].delay or forward[0].num_message_bits:
-            raise ChipError(f"layer[{index}]: learning needs exactly one dense connection, from the layer before it")
+            raise ChipError(
+                f"layer[{index}]: learning needs exactly one dense or sparse connection, from the layer before it"
+            )
         if len(recurrent) > (index < last) or any(c.pre != index or c.delay for c in recurrent):
             raise ChipError(f"layer[{index}]: learning knows no other second connection than the reset's, to itself")
         if forward[0].weight_format != "learning9":
@@ -121,7 +124,9 @@ def make_plan(chip: ChipNetwork, unit: int | None = None) -> Plan:
     front, tail = cut(chip)
     return Plan(
         chip=tail,
-        dense=tuple(c for index in range(len(tail.layers)) for c in tail.inputs_of(index) if isinstance(c, Dense)),
+        dense=tuple(
+            c for index in range(len(tail.layers)) for c in tail.inputs_of(index) if isinstance(c, (Dense, Sparse))
+        ),
         inhibition=tuple(inhibition[:-1]),
         decay=decay,
         unit=_unit(chip) if unit is None else _positive(unit),
@@ -146,7 +151,8 @@ def estimate_unit(chip: ChipNetwork, x: np.ndarray, labels: np.ndarray) -> int:
 
 
 def trace_energy(plan: Plan, x: np.ndarray, subspaces: Sequence[Subspace] | None = None) -> list[float]:
-    """Mean over samples and steps of ‖â‖², the squared norm of what each plastic connection's pre-neurons have left.
+    """Mean over samples and steps of ‖â‖², the squared norm of what each plastic connection's pre-neurons have left; of
+    a sparse connection the mean over its neurons, of those that each one hears.
 
     x: what the part that learns hears, ``(batch, T, *plan.chip.input_shape)``. An update of rate η changes the post
     neuron's input for the same pattern by η·‖â‖²·δ, so this is what a learning rate has to be measured against. With
@@ -158,14 +164,13 @@ def trace_energy(plan: Plan, x: np.ndarray, subspaces: Sequence[Subspace] | None
     spikes = [reference.check_input(plan.chip, x).astype(float)]
     record = reference.run(plan.chip, x, record=("s",)).states["s"]
     spikes += [s.reshape(*s.shape[:2], -1).swapaxes(0, 1).astype(float) for s in record[:-1]]
+    heard = [c.mask().mean(axis=0) if isinstance(c, Sparse) else 1.0 for c in plan.dense]
     energies = []
-    for layer, (s, lateral) in enumerate(
-        zip(spikes, check_subspaces(subspaces, [c.shape[1] for c in plan.dense]), strict=True)
-    ):
+    for layer, (s, lateral) in enumerate(zip(spikes, plan_subspaces(plan, subspaces), strict=True)):
         trace, total, left = np.zeros((len(s), s.shape[2])), 0.0, 0.0
         for t in range(s.shape[1]):
             trace = plan.trace_decay(layer) * trace + s[:, t]
-            total += float((trace**2).sum(axis=1).mean())
+            total += float((trace**2 * heard[layer]).sum(axis=1).mean())
             if lateral is not None:
                 h = lateral.rows[: lateral.fixed] / ONE
                 left += float(((trace - trace @ h.T @ h) ** 2).sum(axis=1).mean())
@@ -174,6 +179,20 @@ def trace_energy(plan: Plan, x: np.ndarray, subspaces: Sequence[Subspace] | None
             who = "the input" if layer == 0 else f"layer[{layer - 1}] ({plan.hidden[layer - 1].name})"
             raise UsageError(f"{who} does not fire on this data: nothing can be learnt; lower the thresholds")
     return energies
+
+
+def plan_subspaces(plan: Plan, subspaces: Sequence[Subspace] | None) -> tuple[Subspace | None, ...]:
+    """HLOP's subspaces, one per plastic connection, or None for each.
+
+    Raises :class:`UsageError` where they do not fit, or a connection is sparse: what is left of a trace would have to
+    be another one for every neuron, which hears only a part of it.
+    """
+    for index, c in enumerate(plan.dense):
+        if subspaces is not None and isinstance(c, Sparse):
+            raise UsageError(
+                f"subspaces: plastic connection {index} ({c.label}) is sparse, and HLOP needs dense ones; learn without"
+            )
+    return check_subspaces(subspaces, [c.shape[1] for c in plan.dense])
 
 
 def _decay(index: int, layer: LIF) -> float:

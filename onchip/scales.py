@@ -6,13 +6,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from ottt_loihi.onchip.plan import LAYERWISE, Plan
+from ottt_loihi.onchip.plan import LAYERWISE, Plan, plan_subspaces
 from ottt_loihi.sim import arithmetic
 from ottt_loihi.sim import learning_integers as integers
 from ottt_loihi.sim.learning import Feedback, LearningLayer, LearningNetwork
 from ottt_loihi.sim.learning_bias import BiasLearning, bias_learning
 from ottt_loihi.sim.learning_options import DEFAULT, Options
-from ottt_loihi.sim.subspace import Subspace, check_subspaces
+from ottt_loihi.sim.network import Sparse
+from ottt_loihi.sim.subspace import Subspace
 
 ERROR_STEPS = 64  # 8-bit messages: an error of ±1 is ±64, and ±127 is the end
 FEEDBACK_MAX = 254
@@ -62,8 +63,11 @@ def _feedback(plan: Plan, feedback: str, layer: int, seed: int) -> tuple[np.ndar
     if feedback == "symmetric":
         return None, plan.resolution(layer + 1), 0, 0.0
     if feedback == "kolen-pollack":
-        shape = plan.dense[layer + 1].weight.shape
-        return start_weights(plan, layer + 1, shape, seed), plan.resolution(layer + 1), 0, 0.0
+        above = plan.dense[layer + 1]
+        start = start_weights(plan, layer + 1, above.shape, seed)
+        if isinstance(above, Sparse):  # the twin has the same synapses
+            start *= above.mask()
+        return start, plan.resolution(layer + 1), 0, 0.0
     # an LSB of M is an LSB of the readout's weights: ∂o/∂u of the top layer is its transposed weights times a rate
     units, noise = plan.resolution(len(plan.hidden)), max(1, plan.hidden[layer].vth // NOISE)
     gain = units * plan.hidden[layer].vth / noise / ERROR_STEPS
@@ -136,7 +140,7 @@ def learning_network(
     Raises :class:`UsageError` for a rate too small or too large for the integers.
     """
     schedule = plan.schedule(feedback, options.schedule)
-    lateral = check_subspaces(subspaces, [c.shape[1] for c in plan.dense])
+    lateral = plan_subspaces(plan, subspaces)
     layers = []
     for index, scales in enumerate(layer_scales(plan, rates, feedback, seed, options.schedule)):
         lif, readout = plan.chip.layers[index], index == len(plan.hidden)

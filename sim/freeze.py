@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 from ottt_loihi.sim import arithmetic
-from ottt_loihi.sim.network import ChipNetwork, Connection, Dense
+from ottt_loihi.sim.network import ChipNetwork, Connection, Dense, Sparse
 
 from ottt_loihi.errors import UsageError
 
@@ -51,7 +51,7 @@ def freeze(chip: ChipNetwork, layers: Layers | None = None) -> Frozen:
     Elsewhere odd weights go to the neighbour that is a multiple of 4, half of them up and half down, and +255 to 254.
     Raises :class:`UsageError` for a layer that is not there or has no plastic connection.
     """
-    chosen = _chosen(chip, layers, "learning9", "plastic")
+    chosen = _chosen(chip, layers, "learning9", "plastic", (Dense, Sparse))
     connections: list[Connection] = []
     reports = []
     for c in chip.connections:
@@ -62,8 +62,13 @@ def freeze(chip: ChipNetwork, layers: Layers | None = None) -> Frozen:
     return Frozen(replace(chip, connections=tuple(connections)), tuple(reports))
 
 
-def make_plastic(chip: ChipNetwork, headroom: bool = False, layers: Layers | None = None) -> ChipNetwork:
+def make_plastic(
+    chip: ChipNetwork, headroom: bool = False, layers: Layers | None = None, sparse: bool = False
+) -> ChipNetwork:
     """Turn every dense ``inference8`` connection into a ``learning9`` one that computes exactly the same.
+
+    sparse: sparse connections as well, whose synapses learn and whose other weights stay 0; always where a network has
+    no dense ones. Otherwise a sparse connection is taken for a fixed one, such as a pooling.
 
     layers: only those into these layers, by index or name; what may stay frozen are the first layers of a network
     (``onchip/front.py``). Raises :class:`UsageError` for a layer that is not there or has no such connection.
@@ -72,10 +77,12 @@ def make_plastic(chip: ChipNetwork, headroom: bool = False, layers: Layers | Non
     exponent is raised by one, which gives all of them as much room again, in steps twice as coarse. Off by default:
     few weights are near the end, and finer steps learn better (digits upside down, two passes: 90.8 % against 88.9 %).
     """
-    chosen = _chosen(chip, layers, "inference8", "dense inference")
+    sparse = sparse or not any(isinstance(c, Dense) for c in chip.connections)
+    kinds, what = ((Dense, Sparse), "dense or sparse inference") if sparse else ((Dense,), "dense inference")
+    chosen = _chosen(chip, layers, "inference8", what, kinds)
     connections: list[Connection] = []
     for c in chip.connections:
-        if isinstance(c, Dense) and c.weight_format == "inference8" and c.post in chosen:
+        if isinstance(c, kinds) and c.weight_format == "inference8" and c.post in chosen:
             halved = headroom and not (c.weight % 2).any() and c.weight_exp < 7
             c = replace(
                 c,
@@ -88,7 +95,9 @@ def make_plastic(chip: ChipNetwork, headroom: bool = False, layers: Layers | Non
     return replace(chip, connections=tuple(connections))
 
 
-def _chosen(chip: ChipNetwork, layers: Layers | None, weight_format: str, kind: str) -> set[int]:
+def _chosen(
+    chip: ChipNetwork, layers: Layers | None, weight_format: str, kind: str, classes: tuple[type, ...]
+) -> set[int]:
     """Indices of the layers meant."""
     if layers is None:
         return set(range(len(chip.layers)))
@@ -99,7 +108,7 @@ def _chosen(chip: ChipNetwork, layers: Layers | None, weight_format: str, kind: 
             raise UsageError(
                 f"layers: expected indices 0 … {len(names) - 1} or names {', '.join(names)}, got {layer!r}"
             )
-        if not any(isinstance(c, Dense) and c.weight_format == weight_format for c in chip.inputs_of(index)):
+        if not any(isinstance(c, classes) and c.weight_format == weight_format for c in chip.inputs_of(index)):
             raise UsageError(f"layers: layer[{index}] ({names[index]}) has no {kind} connection into it")
         found.add(index)
     return found

@@ -21,7 +21,7 @@ from ottt_loihi.sim import learning_encodings as encodings
 from ottt_loihi.sim import learning_integers as integers
 from ottt_loihi.sim.learning_bias import BiasLearning
 from ottt_loihi.sim.learning_options import DEFAULT, Options
-from ottt_loihi.sim.network import LIF, Dense, Diagonal
+from ottt_loihi.sim.network import LIF, Dense, Diagonal, Sparse
 from ottt_loihi.sim.subspace import Subspace
 
 from ottt_loihi.errors import FileError, UsageError
@@ -65,12 +65,13 @@ class Feedback:
 
 @dataclass(frozen=True)
 class LearningLayer:
-    """A dense connection and the neurons behind it.
+    """A plastic connection and the neurons behind it.
 
     ==================  ===============================  ==============================================================
     field               range                            meaning
     ==================  ===============================  ==============================================================
-    connection, layer   ``sim.network``                  weights −256 … 255 ``(post, pre)``; LIF neurons
+    connection, layer   ``sim.network``                  weights −256 … 255 ``(post, pre)``; LIF neurons. Sparse: where
+                                                         no synapse is the weight stays 0, in its twin as well
     inhibition          Diagonal or None                 the reset's self-connection
     plastic             bool                             False: frozen
     decay               0 ≤ λ < 1                        of the presynaptic trace; 0: the step's spike alone
@@ -91,7 +92,7 @@ class LearningLayer:
     ``feedback`` and ``half_width`` mean nothing for the readout.
     """
 
-    connection: Dense
+    connection: Dense | Sparse
     layer: LIF
     inhibition: Diagonal | None
     decay: float
@@ -174,7 +175,7 @@ class LearningNetwork:
                         value = value[: part.fixed]
                     if isinstance(value, np.ndarray):
                         sha.update(repr((f.name, value.shape)).encode() + value.astype(np.int64).tobytes())
-                    elif not isinstance(value, (LIF, Dense, Diagonal, Feedback)):
+                    elif not isinstance(value, (LIF, Dense, Sparse, Diagonal, Feedback)):
                         sha.update(repr((f.name, value)).encode())
         return sha.hexdigest()
 
@@ -242,7 +243,7 @@ class Learner:
         return predictions
 
     def weights(self) -> list[np.ndarray]:
-        """The weights of every connection as they are now, int32 ``(post, pre)``."""
+        """The weights of every connection as they are now, int32 ``(post, pre)``; 0 where no synapse is."""
         return [
             self.state.weights[at["weight"] : at["weight"] + at["inputs"] * at["width"]]
             .reshape(at["inputs"], at["width"])[:, : at["size"]]

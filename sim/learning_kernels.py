@@ -43,6 +43,7 @@ LAYER = np.dtype(
             "feedback", "direct",  # where its feedback weights start; direct: they meet the readout's error, not
             # that of the layer above
             "twin",  # where weights start that learn as its own do (Kolen–Pollack), or NONE
+            "mask",  # sparse: where its mask starts, or NONE
             "noise", "gain_mantissa", "gain_shift", "averaging",  # OPZO; noise aligned to the state, 0: none
             "subspace", "rows", "fixed", "row_shift",  # HLOP: where its rows start, their number, the old ones
         )
@@ -58,7 +59,8 @@ class Constants(NamedTuple):
 
     layers: :data:`LAYER`, the readout last · epoch: K · steps: T · target: what the right class's membrane should be,
     aligned to the state · halve_every: in frames, 0: never · independent: rounding ``per-synapse`` · loop: int32 per
-    neuron, what its own spike adds one step later · chosen: the options.
+    neuron, what its own spike adds one step later · chosen: the options · masks: int16, of sparse connections, in the
+    order of their weights: −1 where a synapse is, else 0.
     """
 
     layers: np.ndarray
@@ -69,6 +71,7 @@ class Constants(NamedTuple):
     independent: bool
     loop: np.ndarray
     chosen: Chosen
+    masks: np.ndarray
 
 
 class State(NamedTuple):
@@ -388,6 +391,8 @@ def change_weights(index, constants, state, epoch, random, decayed, active, late
             key = layer.feedback_key
         else:
             update(layer, start, random[1], state, active, live)
+        if layer.mask != NONE:
+            keep_synapses(layer, start, constants.masks, state, active, live)
     if layer.fixed > 0:
         put_back(layer, state, lateral)
     if layer.rows > layer.fixed:
@@ -440,6 +445,16 @@ def update_independently(layer, start, key, state, active, count):
         for j in range(np.uint64(layer.width)):
             draw = mix(np.uint32(row_key + np.uint32(j))) >> np.uint32(32 - FRACTION_BITS)
             weights[row + j] = learnt(weights[row + j], x, y1[neuron + j], np.int32(127) - np.int32(draw))
+
+
+@inlined
+def keep_synapses(layer, start, masks, state, active, count):
+    """0 where no synapse is: an update reaches whole rows, which is faster than picking synapses."""
+    weights = state.weights
+    for k in range(count):
+        row, mask = np.uint64(start + active[k] * layer.width), np.uint64(layer.mask + active[k] * layer.width)
+        for j in range(np.uint64(layer.width)):
+            weights[row + j] &= masks[mask + j]
 
 
 @inlined

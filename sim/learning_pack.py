@@ -10,7 +10,7 @@ from ottt_loihi.sim import arithmetic
 from ottt_loihi.sim import learning_integers as integers
 from ottt_loihi.sim import learning_kernels as kernels
 from ottt_loihi.sim.learning_option_kernels import choose
-from ottt_loihi.sim.network import LIF
+from ottt_loihi.sim.network import LIF, Sparse
 from ottt_loihi.sim.subspace import Subspace
 
 if TYPE_CHECKING:
@@ -22,13 +22,17 @@ def pack(network: LearningNetwork) -> tuple[kernels.Constants, kernels.State]:
     layers = np.zeros(len(network.layers), kernels.LAYER)
     source = neuron = weight = 0
     weights: list[np.ndarray] = []
+    masks: list[np.ndarray] = [np.zeros(0, np.int16)]
     for at, part in zip(layers, network.layers):
         size, inputs = part.connection.shape
         width = _padded(size, kernels.BLOCK)
         at["source"], at["inputs"], at["neuron"], at["size"], at["width"] = source, inputs, neuron, size, width
-        at["weight"], at["twin"] = weight, kernels.NONE
+        at["weight"], at["twin"], at["mask"] = weight, kernels.NONE, kernels.NONE
         _pack_numbers(at, part, network.epoch)
-        weights.append(_rows(part.connection.weight.T, width))
+        weights.append(_rows(part.connection.matrix().T, width))
+        if isinstance(part.connection, Sparse):
+            at["mask"] = sum(map(len, masks))
+            masks.append(_rows(-part.connection.mask().T.astype(np.int16), width))
         source, neuron, weight = source + inputs, neuron + width, weight + inputs * width
     rows: list[np.ndarray] = [np.zeros(0, np.int16)]
     for at, part in zip(layers, network.layers):
@@ -49,6 +53,7 @@ def pack(network: LearningNetwork) -> tuple[kernels.Constants, kernels.State]:
         independent=network.rounding == "per-synapse",
         loop=_per_neuron(layers, [_loop(part) for part in network.layers]),
         chosen=choose(network),
+        masks=np.concatenate(masks),
     )
     u_init = _per_neuron(layers, [part.layer.u_init.reshape(-1) for part in network.layers])
     rng = _per_neuron(

@@ -13,6 +13,7 @@ from ottt_loihi.sim import learning_encodings as encodings
 from ottt_loihi.sim import learning_integers as integers
 from ottt_loihi.sim import learning_losses as losses
 from ottt_loihi.sim.learning import LearningLayer, LearningNetwork, lava_trace_random, lava_weight_random
+from ottt_loihi.sim.network import Sparse
 
 
 def learn(
@@ -67,7 +68,8 @@ class Layer:
 
     def __init__(self, part: LearningLayer, network: LearningNetwork, frames: int) -> None:
         self.part, self.network, self.readout = part, network, part is network.layers[-1]
-        self.w = part.connection.weight.astype(np.int64)
+        self.w = part.connection.matrix().astype(np.int64)
+        self.synapses = part.connection.mask() if isinstance(part.connection, Sparse) else True
         self.x1 = np.zeros(self.w.shape[1], np.int64)
         self.rng = integers.xorshift32_seeds(part.seed, part.layer.size)
         self.saturated = {"y1": 0, "error": 0}
@@ -191,6 +193,7 @@ class Layer:
             random = 127 - integers.synapse_draws(seed, frame, w.shape).astype(np.int64)
         change = encodings.engine_change(self.network.options.encoding, self.learnt_from, self.messages())
         w = np.clip(((w << integers.FRACTION_BITS) + change + random) >> integers.FRACTION_BITS, -256, 255)
+        w = np.where(self.synapses, w, 0)
         options = self.network.options
         if integers.decays_after(frame, options.decay_every * self.network.epochs_per_sample):
             w = integers.decay_step(w, options.decay_shift, integers.decay_draws(seed, frame, w.shape))

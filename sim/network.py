@@ -16,7 +16,7 @@ from __future__ import annotations
 import math
 import operator
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -148,6 +148,10 @@ class Dense(_Part):
     def label(self) -> str:
         return _label(self)
 
+    def matrix(self) -> np.ndarray:
+        """The weights, int32 ``(post, pre)``."""
+        return self.weight
+
 
 @dataclass(frozen=True, eq=False)
 class Diagonal(_Part):
@@ -190,6 +194,8 @@ class Sparse(_Part):
     rows, columns     int32 ``(synapses,)``   post- and presynaptic neuron of each synapse, every pair at most once
     weight            int32 ``(synapses,)``   as in :class:`Dense`, like all other fields
     ================  ======================  =====================================================================
+
+    A synapse whose weight is 0 is there all the same: where the connection is plastic it can grow, others cannot.
     """
 
     pre: int
@@ -233,6 +239,16 @@ class Sparse(_Part):
         full = np.zeros(self.size, np.int32)
         full[self.rows, self.columns] = self.weight
         return full
+
+    def mask(self) -> np.ndarray:
+        """Where synapses are, bool ``(post, pre)``."""
+        full = np.zeros(self.size, bool)
+        full[self.rows, self.columns] = True
+        return full
+
+    def with_matrix(self, matrix: np.ndarray) -> Sparse:
+        """The same synapses with the weights of a dense ``(post, pre)`` matrix."""
+        return replace(self, weight=matrix[self.rows, self.columns])
 
 
 @dataclass(frozen=True, eq=False)

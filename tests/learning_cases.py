@@ -54,7 +54,8 @@ def learning_cases(draw: st.DrawFn, max_hidden: int = 3) -> Case:
     hidden = tuple(draw(st.lists(st.integers(1, 40), max_size=max_hidden)))
     inputs, classes, steps = draw(st.integers(1, 40)), draw(st.integers(2, 20)), draw(st.integers(1, 5))
     decay, reset = draw(st.sampled_from([0.1, 0.5, 0.75, 0.9])), draw(st.sampled_from(["subtract", "zero"]))
-    chip = fresh_network((inputs,), hidden, classes, steps, decay, reset, draw(st.sampled_from([32, 128, 300])), 1)
+    resolution, density = draw(st.sampled_from([32, 128, 300])), draw(st.sampled_from([1.0, 0.4]))
+    chip = fresh_network((inputs,), hidden, classes, steps, decay, reset, resolution, 1, density)
     layers = []
     for layer in chip.layers:
         mantissa = rng.integers(-40, 60, layer.shape) * draw(st.booleans())
@@ -67,10 +68,11 @@ def learning_cases(draw: st.DrawFn, max_hidden: int = 3) -> Case:
         for c in chip.connections
     ]
     samples, feedback = draw(st.integers(1, 8)), draw(st.sampled_from(FEEDBACKS))
+    protected, limit = draw(st.booleans()), draw(st.sampled_from([100, 6000, 32767]))
     plan = make_plan(replace(chip, layers=tuple(layers), connections=tuple(connections)))
     return Case(
         plan=plan,
-        subspaces=draw(st.sampled_from([None, _subspaces(rng, plan, draw(st.sampled_from([100, 6000, 32767])))])),
+        subspaces=_subspaces(rng, plan, limit) if protected and density == 1 else None,
         rates=tuple(draw(st.sampled_from([0.02, 0.2, 2.0])) for _ in range(len(hidden) + 1)),
         feedback=feedback,
         seed=draw(st.integers(0, 2**20)),

@@ -180,7 +180,7 @@ class TestRefuses:
         for extra, message in (
             (back, "back into the frozen front"),
             (late, r"layer\[0\]→layer\[0\]: delay 1, 2 time steps"),
-            (short, r"layer\[2\]: learning needs exactly one dense connection"),
+            (short, r"layer\[2\]: learning needs exactly one dense or sparse connection"),
         ):
             chip = make_plastic(network(), layers=[2, 3])
             with pytest.raises(ChipError, match=message):

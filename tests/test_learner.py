@@ -121,7 +121,7 @@ class TestPlan:
     def test_a_second_dense_connection(self):
         chip = small()
         extra = Dense(0, 1, np.zeros((10, 20), int), weight_format="learning9")
-        with pytest.raises(ChipError, match=r"layer\[1\]: learning needs exactly one dense connection"):
+        with pytest.raises(ChipError, match=r"layer\[1\]: learning needs exactly one dense or sparse connection"):
             make_plan(replace(chip, connections=(*chip.connections, extra)))
 
     def test_the_unit_comes_from_the_provenance_or_the_caller(self):

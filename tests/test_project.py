@@ -79,9 +79,8 @@ def test_process_folder_holds_processes_only():
     """Lava executes every file beside a Process, so each file there must define one."""
     for path in python_files("onchip/processes"):
         if path.name != "__init__.py":
-            assert re.search(
-                r"^class \w+\((AbstractProcess|LearningDense|OTTTDense)\)", path.read_text(), re.MULTILINE
-            ), path
+            bases = r"AbstractProcess|LearningDense|LearningSparse|OTTTDense"
+            assert re.search(rf"^class \w+\(({bases})\)", path.read_text(), re.MULTILINE), path
             assert "@implements" in path.read_text(), path
 
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from ottt_loihi.onchip.learner import LearningResult, Repetition, Settings
-    from ottt_loihi.sim.network import ChipNetwork
+    from ottt_loihi.sim.network import ChipNetwork, Connection
     from ottt_loihi.sim.subspace import Subspace
 
 WATCHED = 4000  # training samples of the old world that lateral neurons learn from
@@ -67,6 +67,9 @@ def learn(
         Rounding, typer.Option(help="Of updated weights: independent as on the chip, or Lava's one draw for all.")
     ] = Rounding.per_synapse,
     hidden: Annotated[int, typer.Option(min=1, help="From scratch: hidden neurons.")] = 128,
+    density: Annotated[
+        float, typer.Option(min=0, max=1, help="From scratch: part of the synapses that exist; below 1: sparse.")
+    ] = 1.0,
     readout_rate: Annotated[
         float | None, typer.Option(help="Part of the readout's error that one update takes away.")
     ] = None,
@@ -120,7 +123,7 @@ def learn(
     from ottt_loihi.onchip.learner import learn as learn_on_chip
     from ottt_loihi.onchip.learner import repeat_in_lava as repeat
 
-    scenario = _scenario(model, transform, hidden, data, seed, plastic)
+    scenario = _scenario(model, transform, hidden, density, data, seed, plastic)
     folder = output or (model.parent if model else Path("runs/learn"))
     rates = {"readout_rate": readout_rate, "hidden_rate": hidden_rate}
     if halve_every is None:
@@ -194,7 +197,13 @@ class Scenario:
 
 
 def _scenario(
-    model: Path | None, transform: Transform, hidden: int, data: str | None, seed: int, plastic: int | None
+    model: Path | None,
+    transform: Transform,
+    hidden: int,
+    density: float,
+    data: str | None,
+    seed: int,
+    plastic: int | None,
 ) -> Scenario:
     from ottt_loihi.converters.export import as_messages, as_spikes
     from ottt_loihi.data import load_data
@@ -212,7 +221,7 @@ def _scenario(
         count = len(given.layers)
         chip = make_plastic(given, layers=None if plastic is None else range(max(0, count - plastic), count))
     else:
-        chip = fresh_network(split.input_shape, (hidden,), seed=seed)
+        chip = fresh_network(split.input_shape, (hidden,), seed=seed, density=density)
     form = chip.provenance.get("input_form")
 
     def encode(images: np.ndarray, spikes_seed: int, turn: bool) -> np.ndarray:
@@ -387,8 +396,11 @@ def _series(summary: dict[str, Any]) -> dict[str, tuple[list[float], list[float]
 
 
 def _weights(before: ChipNetwork, after: ChipNetwork) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    def shown(c: Connection) -> bool:
+        return c.weight.ndim == 2 or c.weight_format == "learning9"
+
     pairs = zip(before.connections, after.connections)
-    return {after.layers[new.post].name: (old.weight, new.weight) for old, new in pairs if old.weight.ndim == 2}
+    return {after.layers[new.post].name: (old.weight, new.weight) for old, new in pairs if shown(new)}
 
 
 def _section(summary: dict[str, Any], figures: list[Any]) -> Any:
