@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -54,9 +55,14 @@ class Task:
     passes: int
 
 
-def make_task(data: str, seed: int, **settings: Any) -> Task:
+def unchanged(network: LearningNetwork) -> LearningNetwork:
+    return network
+
+
+def make_task(data: str, seed: int, longer: float = 1, **settings: Any) -> Task:
+    """longer: times the time steps that are used otherwise."""
     split, passes = load_data(data), PASSES if data == "digits" else 1
-    chip = fresh_network(split.input_shape, (HIDDEN[data],), num_steps=TIME_STEPS[data], seed=seed)
+    chip = fresh_network(split.input_shape, (HIDDEN[data],), num_steps=round(longer * TIME_STEPS[data]), seed=seed)
     count = len(split.y_train) if data == "digits" else MNIST_SAMPLES
 
     def coded(images: np.ndarray, spikes: int) -> np.ndarray:
@@ -70,7 +76,7 @@ def make_task(data: str, seed: int, **settings: Any) -> Task:
     return Task(plan, make_stream(plan, training, passes, chosen), test, chosen, passes)
 
 
-def fixed(task: Task, change: Change = lambda network: network, aligned: bool = False) -> dict[str, Any]:
+def fixed(task: Task, change: Change = unchanged, aligned: bool = False) -> dict[str, Any]:
     """Integers: accuracy after each pass; at the end with inference weights; saturation; cosines if asked for."""
     stream, settings = task.stream, task.settings
     learner = Learner(
@@ -250,9 +256,10 @@ class Limit:
     """One thing that is worse, or better, than it is by default."""
 
     name: str
-    change: Change = lambda network: network
+    change: Change = unchanged
     rates: float = 1.0
     rounding: str = "per-synapse"
+    longer: float = 1
 
 
 FACTORS = (1 / 16, 1 / 4, 1 / 2, 1, 2, 4, 16)
@@ -264,6 +271,8 @@ LIMITS = (
     *(Limit(f"Lava's rounding, rates × {f:g}", rates=f, rounding="lava") for f in FACTORS if f != 1),
     *(Limit(f"impulse {size} of the trace, not 63", impulse(size)) for size in (16, 4, 1)),
     *(Limit(f"error messages of {bits} bits, not 8", error_bits(bits)) for bits in (6, 4, 2)),
+    Limit("half as many time steps", longer=1 / 2),
+    Limit("twice as many time steps", longer=2),
 )
 
 
@@ -298,16 +307,16 @@ def measure_digits(folder: Path, kept: Callable[..., Any]) -> dict[str, Any]:
 
 
 def measure_limits(folder: Path, kept: Callable[..., Any]) -> dict[str, Any]:
-    tasks: dict[str, list[Task]] = {}
-
-    def compute(data: str, limit: Limit) -> list[dict[str, Any]]:
-        if data not in tasks:
-            tasks[data] = [make_task(data, seed) for seed in (SEEDS if data == "digits" else SEEDS[:1])]
-        return limited(limit, tasks[data])
+    @cache
+    def tasks(data: str, longer: float) -> list[Task]:
+        return [make_task(data, seed, longer) for seed in (SEEDS if data == "digits" else SEEDS[:1])]
 
     return {
         data: [
-            kept(folder / f"limit-{data}-{index}.json", lambda data=data, limit=limit: compute(data, limit))
+            kept(
+                folder / f"limit-{data}-{index}.json",
+                lambda data=data, limit=limit: limited(limit, tasks(data, limit.longer)),
+            )
             for index, limit in enumerate(LIMITS)
         ]
         for data in HIDDEN
@@ -380,7 +389,7 @@ def save_plot(path: Path, limits: dict[str, Any]) -> None:
             points = sorted(
                 (float(np.log2(limit.rates)), float(np.mean([row["accuracy"] for row in rows])))
                 for limit, rows in zip(LIMITS, limits[data])
-                if limit.rounding == rounding and limit.name.startswith(("as it is", "rates", "Lava"))
+                if limit.rounding == rounding and limit.change is unchanged and limit.longer == 1
             )
             series[f"{name}, {described}"] = tuple(zip(*points))
     with atomic_write(path) as temporary:
