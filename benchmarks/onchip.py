@@ -3,7 +3,7 @@
     python benchmarks/onchip.py [--runs runs/onchip] [--only mnist] [--docs docs]
 
 One sample after the other, every weight after every time step, 9-bit learning weights, tested with the 8-bit inference
-weights they freeze to. Writes ``onchip-results.md`` and ``onchip-drift.png`` into the docs folder.
+weights they freeze to. Writes ``onchip-results.md`` and its pictures into the docs folder.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onchip_digits as digits
 import onchip_forgetting as forgetting
 from ottt_loihi.converters import plots
 from ottt_loihi.converters.export import Options, export
@@ -111,7 +112,7 @@ def drift(kind: str, folder: Path) -> dict[str, Any]:
     return {"before": before, "after": {str(n): a for n, a in found.items()}, "seconds": result.seconds}
 
 
-def kept(path: Path, compute: Any) -> dict[str, Any]:
+def kept(path: Path, compute: Any) -> Any:
     """The result of an earlier run, or of one now."""
     if not path.exists():
         with atomic_write(path) as temporary:
@@ -151,6 +152,8 @@ def write(
     scratch: list[tuple[Experiment, dict[str, Any]]],
     drifts: dict[str, dict[str, Any]],
     forgotten: dict[str, list[dict[str, Any]]],
+    learnt: dict[str, Any],
+    limits: dict[str, Any],
 ) -> None:
     text = (
         "# Learning on the chip, measured\n\nMade by `make onchip` on the CPU, in the simulator that is bit-equal to "
@@ -161,20 +164,22 @@ def write(
         "## A sensor that changes\n\nA 784-256-10 network trained offline (3 epochs), exported at 8 bits, "
         "learns on.\n\n"
         f"{drift_table(drifts)}\n\n![test accuracy while it learns on](onchip-drift.png)\n\n"
-        f"{forgetting.section(forgotten)}"
+        f"{forgetting.section(forgotten)}\n"
+        f"{digits.section(learnt, limits)}"
     )
     with atomic_write(docs / "onchip-results.md") as temporary:
         temporary.write_text(text)
     series = {kind: ([int(n) for n in f["after"]], list(f["after"].values())) for kind, f in drifts.items()}
     with atomic_write(docs / "onchip-drift.png") as temporary:
         plots.save_curves(temporary, series, x_label="samples learnt from", y_label="test accuracy (%)", percent=True)
+    digits.save_plot(docs / "onchip-limits.png", limits)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=Path, default=Path("runs/onchip"))
     parser.add_argument(
-        "--only", default="", help="experiments whose name contains this; drift, forgetting: the last parts"
+        "--only", default="", help="experiments whose name contains this; drift, digits, limits, forgetting: the parts"
     )
     parser.add_argument("--docs", type=Path, default=Path("docs"))
     arguments = parser.parse_args()
@@ -193,8 +198,14 @@ def main() -> None:
             print(experiment.name, found, flush=True)
     if arguments.only in "forgetting":
         forgotten = forgetting.measure(arguments.runs, kept)
+    if arguments.only in "digits":
+        learnt = digits.measure_digits(arguments.runs, kept)
+        print(digits.digits_table(learnt), digits.cosine_table(learnt), sep="\n\n", flush=True)
+    if arguments.only in "limits":
+        limits = digits.measure_limits(arguments.runs, kept)
+        print(digits.limits_table(limits), flush=True)
     if not arguments.only:
-        write(arguments.docs, scratch, drifts, forgotten)
+        write(arguments.docs, scratch, drifts, forgotten, learnt, limits)
 
 
 if __name__ == "__main__":

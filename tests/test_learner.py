@@ -16,6 +16,7 @@ from ottt_loihi.sim.freeze import freeze, make_plastic
 from ottt_loihi.sim.learning import Learner
 from ottt_loihi.sim.network import LIF, Dense
 
+from ottt_loihi.cli.learn import STEPS
 from ottt_loihi.data import load_digits, rate_code
 from ottt_loihi.errors import ChipError, FileError, LavaError, UsageError, VerificationError
 
@@ -291,6 +292,51 @@ class TestLearnsDigits:
         drift = learn(make_plastic(frozen), training, test=test, passes=2)
         assert drift.curve[0].accuracy < 0.6
         assert accuracy(freeze(drift.chip).chip, *test) >= 0.88
+
+
+@pytest.mark.slow
+class TestDigitsAreLearnt:
+    """64-128-10 as ``ottt-learn`` starts it, three passes, rates halved after each: the bars of docs/onchip.md."""
+
+    @staticmethod
+    def run(seed, passes, backend="sim", **settings):
+        split = load_digits()
+        chip = fresh_network(num_steps=STEPS, seed=seed)
+        test = rate_code(split.x_test, STEPS, seed), split.y_test
+        result = learn(
+            chip,
+            lambda number: (rate_code(split.x_train, STEPS, 1000 * (seed + 1) + number), split.y_train),
+            test=test,
+            passes=passes,
+            backend=backend,
+            settings=Settings(seed=seed, halve_every=len(split.y_train), **settings),
+            evaluate_every=len(split.y_train),
+        )
+        return result, accuracy(freeze(result.chip).chip, *test)
+
+    @pytest.mark.parametrize(
+        ("feedback", "loss", "bar"),
+        [("random", "mse", 0.95), ("kolen-pollack", "mse", 0.95), ("random", "hinge", 0.95), ("opzo", "mse", 0.93)],
+    )
+    def test_in_three_passes_with_inference_weights(self, feedback, loss, bar):
+        runs = [self.run(seed, 3, feedback=feedback, loss=loss) for seed in range(3)]
+        assert np.mean([frozen for _, frozen in runs]) >= bar
+        assert np.mean([result.accuracy for result, _ in runs]) >= bar
+        assert not any(result.warnings for result, _ in runs)
+
+    def test_one_pass_in_lavas_engine_gives_the_same_weights(self):
+        pytest.importorskip("lava.magma.core.process.process")
+        (sim, accuracy_in_sim), (lava, accuracy_in_lava) = (self.run(0, 1, backend) for backend in ("sim", "inprocess"))
+        assert sim.chip == lava.chip
+        assert sim.counters == lava.counters
+        assert (sim.curve, accuracy_in_sim) == (lava.curve, accuracy_in_lava)
+
+    def test_a_stretch_in_lavas_runtime_gives_the_same_weights(self):
+        pytest.importorskip("lava.magma.core.process.process")
+        split = load_digits()
+        data = rate_code(split.x_train[:20], STEPS, 1000), split.y_train[:20]
+        repetition = repeat_in_lava(fresh_network(num_steps=STEPS), data, 480, settings=Settings(halve_every=5))
+        assert repetition.steps == 480  # ten samples
 
 
 def run(*line):
