@@ -86,7 +86,7 @@ class Subspace:
         return Subspace(rows, self.fixed, min(shift, integers.MAX_SHIFT), seed)
 
     def deviation(self) -> float:
-        """How far the rows are from orthonormal: the largest entry of |HHᵀ − 1|."""
+        """How far the rows are from orthonormal: the largest entry of ``|HHᵀ − 1|``."""
         h = self.rows / ONE
         return float(np.abs(h @ h.T - np.eye(len(h))).max(initial=0))
 
