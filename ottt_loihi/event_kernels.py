@@ -14,6 +14,15 @@ _COMPILED = {"nogil": True, "cache": True, "error_model": "numpy", "fastmath": {
 
 
 @njit(**_COMPILED)
+def count(x):
+    """How many values of a flat array are not 0: torch's ``count_nonzero`` took a tenth of a convolution's time."""
+    found = np.int64(0)
+    for i in range(np.uint64(x.size)):
+        found += np.int64(x[i] != 0)
+    return found
+
+
+@njit(**_COMPILED)
 def add_rows(x, weights, out):
     """``out[r] += Σ_i x[r, i]·weights[i]`` over the i whose x is not 0."""
     inputs, width = np.uint64(x.shape[1]), np.uint64(weights.shape[1])

@@ -8,6 +8,7 @@ product (:mod:`ottt_loihi.event_kernels`).
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -28,8 +29,7 @@ class Connection:
 
     traced, bias_traced: whether the gradients of W and b use â and Λ, which decay with ``decay`` · image: (channels,
     height, width) of what arrives from neurons with an image, otherwise None · weight: of a Linear ``(out, in)`` with
-    ``in`` channels last · rows: flat, what an event adds, or None where events are not worth a loop · kind: dtype of
-    products
+    ``in`` channels last · wide: whether what an event adds is long enough for a loop · kind: dtype of products
     """
 
     synapse: Synapse
@@ -39,7 +39,7 @@ class Connection:
     decay: float
     image: tuple[int, ...] | None = None
     weight: Tensor = field(init=False)
-    rows: Tensor | None = field(init=False, default=None)
+    wide: bool = field(init=False)
     kind: torch.dtype = field(init=False)
 
     def __post_init__(self) -> None:
@@ -48,14 +48,19 @@ class Connection:
         if isinstance(synapse, Conv2d):
             self.weight = weight.contiguous(memory_format=torch.channels_last)
             plain = synapse.stride == synapse.groups == 1 and synapse.padding < synapse.kernel_size
-            if plain and synapse.kernel_size * synapse.out_channels >= WIDE_CONV:
-                self.rows = torch.from_numpy(_events().patches(weight.numpy()).reshape(-1))
+            self.wide = plain and synapse.kernel_size * synapse.out_channels >= WIDE_CONV
             return
         if self.image is not None:
             weight = channels_last(weight.view(-1, *self.image)).flatten(1)
         self.weight = weight
-        if len(weight) >= WIDE_LINEAR:
-            self.rows = weight.t().contiguous().view(-1)
+        self.wide = len(weight) >= WIDE_LINEAR
+
+    @cached_property
+    def rows(self) -> Tensor:
+        """What an event adds, flat; made when the first events come: transposing takes as long as a small product."""
+        if isinstance(self.synapse, Conv2d):
+            return torch.from_numpy(_events().patches(self.weights.weight.detach().numpy()).reshape(-1))
+        return self.weight.t().contiguous().view(-1)
 
     @property
     def bias(self) -> Tensor | None:
@@ -64,7 +69,7 @@ class Connection:
     def is_few(self, x: Tensor) -> bool:
         """Whether so little of x is not 0 that its events are added one by one."""
         part = FEW_OF_CONV if isinstance(self.synapse, Conv2d) else FEW_OF_LINEAR
-        return self.rows is not None and int(x.count_nonzero()) <= part * x.numel()
+        return self.wide and _events().count(memory(x).numpy()) <= part * x.numel()
 
     def product(self, x: Tensor, few: bool) -> Tensor:
         """``I = W·x + b`` of every row."""
@@ -78,7 +83,7 @@ class Connection:
             _events().add_patches(*arrays(memory(x), self.rows, memory(out)), len(x), size, kernel, padding)
             return out if self.bias is None else out.add_(self.bias[:, None, None])
         out = x.new_zeros(len(x), len(self.weight))
-        _events().add_rows(*arrays(x, self.rows.view(-1, len(self.weight)), out))  # type: ignore[union-attr]
+        _events().add_rows(*arrays(x, self.rows.view(-1, len(self.weight)), out))
         return out if self.bias is None else out.add_(self.bias)
 
     def gradients(self, g: Tensor, x: Tensor, wanted: tuple[bool, bool]) -> tuple[Tensor | None, Tensor | None]:
@@ -177,7 +182,7 @@ class Learning:
 
     def _add_events(self, g: Tensor, x: Tensor) -> None:
         if self.rows is None:
-            self.rows = torch.zeros_like(self.connection.rows)  # type: ignore[arg-type]
+            self.rows = torch.zeros_like(self.connection.rows)
         self.connection.add_events(g, x, self.rows)
 
     def _multiply(self, g: Tensor, x: Tensor, factor: float = 1.0) -> None:

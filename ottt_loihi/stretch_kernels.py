@@ -69,7 +69,7 @@ def fire(current, varies, u, v, mask, out, samples, steps, shape, constants, zer
     row, size = np.uint64(width * channels), np.uint64(height * width * channels)
     columns, depth = np.uint64(width // across), np.uint64(channels)
     pooled_row = columns * depth
-    spikes = np.empty(width * channels, u.dtype)
+    charge, spikes = np.empty(width * channels, u.dtype), np.empty(width * channels, u.dtype)
     factor = u.dtype.type(1 / (down * across))
     pools, masked = down * across > 1, mask.size > 0
     place = np.uint64(0)
@@ -80,16 +80,18 @@ def fire(current, varies, u, v, mask, out, samples, steps, shape, constants, zer
                 to = (i * np.uint64(steps) + t) * size + np.uint64(y) * row
                 of = source + np.uint64(y) * row
                 at = i * size + np.uint64(y) * row
+                for j in range(row):  # apart: where u is the memory of current, a loop over both does not vectorise
+                    charge[j] = decay * v[at + j] + current[of + j]
                 if zero_reset:
                     for j in range(row):
-                        membrane = decay * v[at + j] + current[of + j]
+                        membrane = charge[j]
                         s = one if membrane > above else zero
                         u[to + j] = membrane
                         spikes[j] = s
                         v[at + j] = membrane * (one - s)
                 else:
                     for j in range(row):
-                        membrane = decay * v[at + j] + current[of + j]
+                        membrane = charge[j]
                         s = one if membrane > above else zero
                         u[to + j] = membrane
                         spikes[j] = s

@@ -190,4 +190,4 @@ def test_the_command_takes_every_option(tmp_path):
     for name, value in options.items():
         assert settings.get(name.replace("-", "_"), value) == value
     assert settings["learn_bias"] is True
-    assert json.loads(done.stdout)["steps"] == 1437 * (6 + 3)
+    assert json.loads(done.stdout)["steps"] == 1437 * (12 + 3)  # T from scratch, and a gap of three steps
