@@ -37,7 +37,7 @@ def mlp(reset, seed=0, bias=False):
 
 
 @pytest.mark.lava
-@settings(max_examples=12, deadline=None, phases=[Phase.generate], suppress_health_check=list(HealthCheck))
+@settings(max_examples=7, deadline=None, phases=[Phase.generate], suppress_health_check=list(HealthCheck))
 @given(chip=chip_networks())
 def test_random_networks_equal_lava(chip):
     x = random_messages(chip, batch=3)
@@ -45,7 +45,7 @@ def test_random_networks_equal_lava(chip):
 
 
 @pytest.mark.lava
-@settings(max_examples=12, deadline=None, phases=[Phase.generate], suppress_health_check=list(HealthCheck))
+@settings(max_examples=7, deadline=None, phases=[Phase.generate], suppress_health_check=list(HealthCheck))
 @given(chip=conv_networks())
 def test_convolutions_equal_lava(chip):
     x = random_messages(chip, batch=2)

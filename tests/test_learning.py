@@ -48,13 +48,17 @@ def test_every_variable_equals_the_oracle(case):
 
 
 @pytest.mark.lava
-@settings(max_examples=20, **RELAXED)
-@given(case=learning_cases())
-def test_every_variable_equals_lavas_models(case):
+@pytest.mark.parametrize("examples", [6, pytest.param(40, marks=pytest.mark.slow)])
+def test_every_variable_equals_lavas_models(examples):
     pytest.importorskip("lava.magma.core.process.process")
     from ottt_loihi.onchip.inprocess import InProcessRun
 
-    compare_with_lava(case, InProcessRun)
+    @settings(max_examples=examples, **RELAXED)
+    @given(case=learning_cases())
+    def compare(case):
+        compare_with_lava(case, InProcessRun)
+
+    compare()
 
 
 def compare_with_lava(case, executor):
