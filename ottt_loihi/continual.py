@@ -13,9 +13,10 @@ import numpy as np
 
 from ottt_loihi.data.split import Split
 from ottt_loihi.errors import FileError, UsageError
+from ottt_loihi.evaluation import evaluate
 from ottt_loihi.files import atomic_write
 from ottt_loihi.run_folder import RunFolder
-from ottt_loihi.trainer import Trainer, evaluate
+from ottt_loihi.trainer import Trainer
 
 MAX_BYTES = 1 << 20
 

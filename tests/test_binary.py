@@ -11,10 +11,11 @@ from ottt_loihi import sim
 from ottt_loihi.architectures import build, conv, mlp
 from ottt_loihi.data import load_data
 from ottt_loihi.errors import UsageError
+from ottt_loihi.evaluation import evaluate
 from ottt_loihi.losses import CrossEntropy, Distilled, SquaredError
 from ottt_loihi.rules import make_rule
 from ottt_loihi.synapses import binarize
-from ottt_loihi.trainer import Trainer, evaluate
+from ottt_loihi.trainer import Trainer
 
 W = torch.randn(5, 3, 2, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
 

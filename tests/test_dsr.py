@@ -13,10 +13,11 @@ from ottt_loihi import sim
 from ottt_loihi.architectures import dsr, mlp
 from ottt_loihi.data import load_data
 from ottt_loihi.errors import ChipError, UsageError
+from ottt_loihi.evaluation import evaluate
 from ottt_loihi.losses import SquaredError
 from ottt_loihi.rules import make_rule
 from ottt_loihi.rules.dsr import DSRNeuron, _means
-from ottt_loihi.trainer import Trainer, evaluate
+from ottt_loihi.trainer import Trainer
 
 KINDS = {"if": {"kind": "if", "v_threshold": 1.0}, "lif": {"kind": "lif", "v_threshold": 0.05, "alpha": 0.3}}
 

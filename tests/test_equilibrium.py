@@ -13,10 +13,11 @@ from ottt_loihi import sim
 from ottt_loihi.architectures import conv, dsr, mlp
 from ottt_loihi.data import load_data
 from ottt_loihi.errors import ChipError, TrainingError, UsageError
+from ottt_loihi.evaluation import evaluate
 from ottt_loihi.losses import SquaredError
 from ottt_loihi.rules import equilibrium, make_rule
 from ottt_loihi.rules.equilibrium import Rates, loop_norm, restrict
-from ottt_loihi.trainer import Trainer, evaluate
+from ottt_loihi.trainer import Trainer
 
 LOSS = SquaredError()
 

@@ -6,9 +6,10 @@ import torch
 from ottt_loihi.architectures import conv, mlp
 from ottt_loihi.data import load_data
 from ottt_loihi.errors import UsageError
+from ottt_loihi.evaluation import evaluate
 from ottt_loihi.losses import SquaredError
 from ottt_loihi.rules import make_rule
-from ottt_loihi.trainer import Trainer, evaluate
+from ottt_loihi.trainer import Trainer
 
 
 def batch(n=32, steps=6):

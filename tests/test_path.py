@@ -10,8 +10,9 @@ from ottt_loihi.sim import reference  # noqa: E402
 
 from ottt_loihi.architectures import mlp  # noqa: E402
 from ottt_loihi.data import load_digits  # noqa: E402
+from ottt_loihi.evaluation import evaluate  # noqa: E402
 from ottt_loihi.rules import OTTT  # noqa: E402
-from ottt_loihi.trainer import Trainer, evaluate  # noqa: E402
+from ottt_loihi.trainer import Trainer  # noqa: E402
 
 EVERYTHING = ("u", "v", "s")
 

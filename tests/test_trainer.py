@@ -6,8 +6,9 @@ from ottt_loihi.architectures import mlp
 from ottt_loihi.checkpoint import load
 from ottt_loihi.data import load_digits, rate_code
 from ottt_loihi.errors import FileError, TrainingError, UsageError
+from ottt_loihi.evaluation import TEST_ENCODING_SEED, evaluate
 from ottt_loihi.rules import OTTT
-from ottt_loihi.trainer import TEST_ENCODING_SEED, Trainer, evaluate, train_encoding_seed
+from ottt_loihi.trainer import Trainer, train_encoding_seed
 
 DIGITS = load_digits()
 X, Y = DIGITS.x_train[:200], DIGITS.y_train[:200]

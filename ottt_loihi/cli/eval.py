@@ -26,7 +26,7 @@ def evaluate_model(
     """
     from ottt_loihi.checkpoint import load
     from ottt_loihi.data import load_data
-    from ottt_loihi.trainer import evaluate
+    from ottt_loihi.evaluation import evaluate
 
     trains = "ottt-train -o FOLDER makes one"
     expect_file(model, "model.pt", {"": trains, ".h5": "ottt-run classifies with the integer network"})

@@ -12,9 +12,9 @@ from ottt_loihi.cli.command import Debug, Json, err, execute, out, print_json, p
 
 if TYPE_CHECKING:
     from ottt_loihi.config import Config
+    from ottt_loihi.evaluation import Evaluation
     from ottt_loihi.network import Network
     from ottt_loihi.run_folder import Epoch
-    from ottt_loihi.trainer import Evaluation
 
 
 class Update(str, Enum):
@@ -171,9 +171,10 @@ def run(
 
     from ottt_loihi import distributed
     from ottt_loihi.checkpoint import load
+    from ottt_loihi.evaluation import evaluate
     from ottt_loihi.losses import CrossEntropy, make_loss
     from ottt_loihi.run_folder import RunFolder
-    from ottt_loihi.trainer import Trainer, evaluate
+    from ottt_loihi.trainer import Trainer
 
     training = config.training
     torch.set_num_threads(training.threads)
