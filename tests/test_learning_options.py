@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 from typing import ClassVar
 
@@ -79,6 +80,11 @@ def float_case(options, hidden=(9, 7), count=30, feedback="symmetric", reset="su
     return found, loop.weights, weights
 
 
+@cache
+def plain_case():
+    return float_case(Options())
+
+
 @pytest.mark.parametrize(
     "options",
     [
@@ -91,7 +97,7 @@ def float_case(options, hidden=(9, 7), count=30, feedback="symmetric", reset="su
     ids=lambda options: str(options.chosen()),
 )
 def test_float_learning_is_the_loop_with_the_same_options(options):
-    plain, _, _ = float_case(Options())
+    plain, _, _ = plain_case()
     found, expected, start = float_case(options)
     for a, b, before, other in zip(found, expected, start, plain):
         np.testing.assert_allclose(a, b, rtol=0, atol=1e-12)
@@ -113,17 +119,21 @@ def digits(count=10):
     return rate_code(split.x_train[:count], 6, 1), split.y_train[:count]
 
 
-@pytest.mark.parametrize("feedback", FEEDBACKS)
-@pytest.mark.parametrize(
-    "options",
-    [
-        *({"encoding": encoding} for encoding in ENCODINGS[1:]),
-        {"encoding": "offset", "learn_bias": True, "learn_when": "wrong"},
-        {"encoding": "factored", "learn_bias": True, "loss": "softmax"},
-        {"encoding": "split", "decay_every": 3, "decay_shift": 4, "loss": "hinge"},
-    ],
-    ids=str,
+CHOICES = (
+    *({"encoding": encoding} for encoding in ENCODINGS[1:]),
+    {"encoding": "offset", "learn_bias": True, "learn_when": "wrong"},
+    {"encoding": "factored", "learn_bias": True, "loss": "softmax"},
+    {"encoding": "split", "decay_every": 3, "decay_shift": 4, "loss": "hinge"},
 )
+# each choice with one kind of feedback in every test run, with all of them among the slow ones
+CASES = [
+    pytest.param(options, feedback, id=f"{options}-{feedback}", marks=[pytest.mark.slow] * (i % len(FEEDBACKS) != k))
+    for i, options in enumerate(CHOICES)
+    for k, feedback in enumerate(FEEDBACKS)
+]
+
+
+@pytest.mark.parametrize(("options", "feedback"), CASES)
 def test_lavas_models_learn_the_same(options, feedback):
     rng = np.random.default_rng(0)
     data = rng.integers(0, 2, (8, T, 12), np.uint8), rng.integers(0, CLASSES, 8)
