@@ -98,7 +98,8 @@ def write(runs: Path, docs: Path) -> str:
     text = (
         "# Measured accuracies\n\nMade by `make results`: full data sets, the test accuracy after the last epoch, "
         "mean ± standard deviation over the seeds; beside it that of the best epoch, chosen on the test set, as "
-        f"published figures often are. Firing rates: spikes per neuron and step, of every layer. {platform.machine()}, torch {torch.__version__}, CPU.\n\n"
+        "published figures often are. Firing rates: spikes per neuron and step, of every layer. "
+        f"{platform.machine()}, torch {torch.__version__}, CPU.\n\n"
     )
     with atomic_write(docs / "results.md") as temporary:
         temporary.write_text(text + table(rows))
