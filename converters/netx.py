@@ -121,6 +121,11 @@ def _layer_connections(chip: ChipNetwork, index: int) -> tuple[Dense | Conv, Con
             f"{name}: .net holds no recurrent connection of a convolution, as reset='subtract' needs; "
             "train with reset='zero', or use model.h5"
         )
+    if isinstance(layer.vth, np.ndarray):
+        raise ChipError(
+            f"{name}.vth: .net holds one threshold a layer, found {layer.vth.min()} … {layer.vth.max()}; use model.h5, "
+            "or export with --thresholds layer"
+        )
     for c in (*feed_forward, *recurrent):
         if c.delay or c.weight_exp or c.num_message_bits or c.weight_format != "inference8":
             raise ChipError(f"{c.label}: .net holds no delay, weight exponent, graded input or plastic weights here")
