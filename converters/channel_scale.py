@@ -1,7 +1,7 @@
 """Weights of one size in each channel: ±1 on the chip, and the size in the channel's threshold.
 
-Where w = a_c·B with B of −1, 0 and 1, as one-bit networks are trained (``ottt_loihi.synapses.binarize``), a channel may
-be divided by its a_c, and no spike changes::
+Where w = a_c·B with B of −1, 0 and 1, as one-bit networks are trained (``ottt_loihi.effective.binarize``), a channel
+may be divided by its a_c, and no spike changes::
 
     v/a_c = λ·v/a_c + B·s + b_c/a_c        fires above θ/a_c, where θ/a_c is subtracted (or v set to 0)
 
