@@ -386,21 +386,25 @@ def tables(export: Export) -> list[report.Table]:
 def _quantisation_table(export: Export) -> report.Table:
     return report.Table(
         "Quantisation",
-        ["layer", "weights>", "bits>", "scale>", "vth>", "vth error>", "clipped>", "zeroed>", "rms error>"],
+        ["layer", "weights>", "bits>", "scale>", "vth>", "clipped>", "zeroed>", "rms error>"],
         [
             [r.name, "×".join(map(str, r.shape[::-1] if len(r.shape) == 2 else r.shape)), str(r.bits)]
-            + [_range(r.scale, ".1f"), _range(r.vth, "d"), f"{np.abs(r.vth_error).max():.2%}"]
-            + [str(r.clipped), str(r.zeroed), f"{r.rms_error:.2%}"]
+            + [_range(r.scale, ".1f"), _range(r.vth, "d"), str(r.clipped), str(r.zeroed), f"{r.rms_error:.2%}"]
             for r in export.quantized.layers
         ],
-        "scale: integer units per float unit; scale, vth: of the layer, or from … to of its channels; vth error: the "
-        "largest, relative; clipped, zeroed: numbers of weights; rms error: of the weights, relative.",
+        "scale: integer units per float unit; scale, vth: from–to where each channel has its own; clipped, zeroed: "
+        f"numbers of weights; rms error: relative. Rounding moved thresholds by {_largest_error(export):.2%} at most.",
     )
 
 
 def _range(values: Any, form: str) -> str:
-    low, high = format(np.min(values), form), format(np.max(values), form)
-    return low if low == high else f"{low} … {high}"
+    """A number, or the smallest and the largest of many, without fractions."""
+    low, high = np.min(values), np.max(values)
+    return format(low, form) if low == high else f"{low:.0f}–{high:.0f}"
+
+
+def _largest_error(export: Export) -> float:
+    return max(float(np.abs(r.vth_error).max()) for r in export.quantized.layers)
 
 
 def _budget_table(export: Export) -> report.Table:

@@ -197,7 +197,7 @@ def test_sizes_of_powers_of_two_change_no_spike(reset, biased):
 
 @pytest.mark.parametrize("reset", ["zero", "subtract"])
 @pytest.mark.parametrize("kind", [dense_network, conv_network])
-def test_one_threshold_a_layer_is_the_former_form(kind, reset):
+def test_one_threshold_a_layer_is_the_former_form(kind, reset, tmp_path):
     net = kind(np.random.default_rng(8), [0.31, 0.2, 0.57, 0.4, 0.29], reset)
     quantized = quantize(net, thresholds="layer")
     c = quantized.chip.inputs_of(1)[0]
@@ -205,6 +205,9 @@ def test_one_threshold_a_layer_is_the_former_form(kind, reset):
     assert isinstance(quantized.chip.layers[1].vth, int)
     assert quantized.layers[1].rms_error > quantize(net).layers[1].rms_error == pytest.approx(0, abs=1e-12)
     if kind is dense_network:
+        netx.write(quantized.chip, tmp_path / "a.net")
+        with pytest.raises(ChipError, match=r"one bit.vth: .net holds one threshold a layer"):
+            netx.write(quantize(net).chip, tmp_path / "b.net")
         assert np.isscalar(quantized.layers[1].scale)
         assert len(quantize(net).layers[1].vth) == 5
 
