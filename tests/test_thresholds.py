@@ -276,7 +276,11 @@ def test_ternary_and_binary_weights_have_the_threshold_of_their_size(kind, reset
     kept = c.weight != 0
     assert kept.all() == (kind == "binary")
     sizes = [np.abs(w[k]).mean() for w, k in zip(connections[0].weight, kept)]
-    if thresholds == "layer" or for_netx:
+    one_size = thresholds == "layer" or for_netx
+    mean = np.abs(connections[0].weight).mean(axis=None if one_size else 1, keepdims=True)
+    if kind == "ternary":
+        np.testing.assert_array_equal(kept, np.abs(connections[0].weight) > 0.7 * mean)
+    if one_size:
         sizes = np.abs(connections[0].weight[kept]).mean()
         assert isinstance(lif.vth, int)
     np.testing.assert_allclose(lif.thresholds, one / np.array(sizes), atol=0.5)
