@@ -1,7 +1,8 @@
 """What a network uses on a chip, under one simple partitioning.
 
 Each layer is cut into equal shares of neurons, one share a core, in as few cores as its compartments, incoming axons,
-outgoing axons and synapse memory allow. A core receives one axon from every neuron that projects into the layer; a
+outgoing axons, synapse memory and, where neurons have thresholds of their own, different thresholds allow; then a share
+is of neurons with neighbouring thresholds. A core receives one axon from every neuron that projects into the layer; a
 neuron needs one outgoing axon for every core it projects to. The synapses of a dense axon lie in entries of up to 64::
 
     bits(n) = roundup64( n·(weight bits + delay bits + index bits) + 10 )
@@ -42,6 +43,7 @@ REMEDIES = {
     "incoming_axons": "pool or stride more before it, or make the layer before it smaller",
     "outgoing_axons": "make the layers after it smaller, so that they take fewer cores",
     "synapse_bits": "use fewer weight bits, or make the layer before it smaller",
+    "thresholds": "export with --thresholds layer",
 }
 
 
@@ -129,7 +131,7 @@ def _layer(
 ) -> tuple[LayerBudget, list[Violation]]:
     """The smallest number of cores that holds the layer, or breaks only what no number of cores can mend."""
     inputs, size = chip.inputs_of(index), chip.size(index)
-    allowed = {name: getattr(limits, name) for name in REMEDIES}
+    allowed = {name: getattr(limits, name) for name in _needs(chip, index, 1, cores_of)}
     cores, needs = _smallest(chip, index, cores_of, allowed)
     name = chip.layers[index].name
     found = LayerBudget(
@@ -174,12 +176,23 @@ def _candidates(size: int) -> Iterator[int]:
 def _needs(chip: ChipNetwork, index: int, cores: int, cores_of: dict[int, int]) -> dict[str, int]:
     """What each of so many cores has to hold."""
     share, inputs = math.ceil(chip.size(index) / cores), chip.inputs_of(index)
-    return {
+    found = {
         "compartments": share,
         "incoming_axons": sum(_in_axons(chip, c, share) for c in inputs),
         "outgoing_axons": share * _targets(chip, index, cores_of, cores),
         "synapse_bits": sum(_bits(chip, c, share) for c in inputs),
     }
+    if isinstance(chip.layers[index].vth, np.ndarray):
+        found["thresholds"] = _thresholds(chip, index, share)
+    return found
+
+
+def _thresholds(chip: ChipNetwork, index: int, share: int) -> int:
+    """Different thresholds on one core; all of them behind a convolution, whose cores have all channels."""
+    values = np.sort(chip.layers[index].thresholds)
+    if any(isinstance(c, Conv) for c in chip.inputs_of(index)):
+        share = len(values)
+    return max(len(np.unique(values[begin : begin + share])) for begin in range(0, len(values), share))
 
 
 def _in_axons(chip: ChipNetwork, c: Connection, share: int) -> int:

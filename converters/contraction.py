@@ -2,7 +2,7 @@
 
 Networks trained at their equilibrium (IDE, SPIDE) need ``‖W_source/θ · … · F/θ‖₂ < 1`` once around each loop
 (:func:`ottt_loihi.rules.equilibrium.loop_norm`); rounding changes the weights. In the chip's units a spike adds
-``w·2^e`` to a membrane whose threshold is vth, so each connection counts ``w·2^e/vth``.
+``w·2^e`` to a membrane whose threshold is vth, so each connection counts ``w·2^e/vth``, row by row.
 """
 
 from __future__ import annotations
@@ -45,16 +45,16 @@ def _forward(chip: ChipNetwork, index: int) -> Connection:
 
 def _matrix(chip: ChipNetwork, c: Connection) -> Any:
     """``(post, pre)``: what a spike adds, in thresholds."""
-    from scipy.sparse import coo_matrix, csr_matrix
+    from scipy.sparse import coo_matrix, csr_matrix, diags
 
-    unit = 2.0**c.weight_exp / chip.layers[c.post].vth
+    unit = diags(2.0**c.weight_exp / chip.layers[c.post].thresholds)
     if isinstance(c, Conv):
         geometry = (c.input_shape, c.stride, c.padding, c.groups, c.dilation)
-        return convolution_matrix(c.weight.astype(float), *geometry, c.label) * unit
+        return unit @ convolution_matrix(c.weight.astype(float), *geometry, c.label)
     if isinstance(c, Sparse):
-        return coo_matrix((c.weight * unit, (c.rows, c.columns)), shape=c.shape).tocsr()
+        return unit @ coo_matrix((c.weight, (c.rows, c.columns)), shape=c.shape).tocsr()
     assert isinstance(c, Dense)
-    return csr_matrix(c.weight * unit)
+    return unit @ csr_matrix(c.weight)
 
 
 def _norm(chain: Sequence[Any]) -> float:

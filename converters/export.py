@@ -127,8 +127,8 @@ class Options:
     """What ``ottt-export`` can be asked for; see :func:`~ottt_loihi.converters.quantize.quantize`.
 
     check: test samples to compare float and chip on, 0 for none · calibrate: training samples that scales and
-    thresholds are chosen on, 0 for none · allow_dead: a layer that never fires does not fail the export ·
-    limits: of the chip it has to fit on
+    thresholds are chosen on, 0 for none · thresholds: ``"channel"`` or ``"layer"``, of one-bit weights · allow_dead: a
+    layer that never fires does not fail the export · limits: of the chip it has to fit on
     """
 
     num_weight_bits: int | str | Sequence[int | str] = 8
@@ -137,8 +137,14 @@ class Options:
     input_form: str = "graded"
     scale: str = "free"
     for_netx: bool | None = None
+    thresholds: str = "channel"
     allow_dead: bool = False
     limits: Limits = LOIHI2
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The arguments of ``quantize`` but its bits."""
+        return {name: getattr(self, name) for name in ("input_form", "scale", "for_netx", "thresholds")}
 
 
 def export(net: Network, options: Options | None = None, source: str | os.PathLike[str] | None = None) -> Export:
@@ -151,7 +157,7 @@ def export(net: Network, options: Options | None = None, source: str | os.PathLi
     origin: dict[str, Any] = {"training": net.provenance}
     if source is not None:
         origin |= {"checkpoint": Path(source).name, "sha256": _sha256(source)}
-    settings = {"input_form": options.input_form, "scale": options.scale, "for_netx": options.for_netx}
+    settings = options.settings
     if options.calibrate:
         images = _samples_of(net, options.calibrate, "train")
         settings["tuning"] = calibrate(
@@ -276,8 +282,7 @@ def export_float(trained: FloatNetwork, options: Options | None = None, source: 
     if options.calibrate:
         raise UsageError("--calibrate: the file names no data set")
     origin = {} if source is None else {"source": source.name, "sha256": _sha256(source)}
-    settings = {"input_form": options.input_form, "scale": options.scale, "for_netx": options.for_netx}
-    quantized = quantize(trained, options.num_weight_bits, origin, **settings)
+    quantized = quantize(trained, options.num_weight_bits, origin, **options.settings)
     counted = budget(quantized.chip, options.limits)
     counted.raise_if_broken()
     return Export(trained, quantized, counted, unchecked="the file names no data set")
@@ -384,11 +389,22 @@ def _quantisation_table(export: Export) -> report.Table:
         ["layer", "weights>", "bits>", "scale>", "vth>", "clipped>", "zeroed>", "rms error>"],
         [
             [r.name, "×".join(map(str, r.shape[::-1] if len(r.shape) == 2 else r.shape)), str(r.bits)]
-            + [f"{r.scale:.1f}", str(r.vth), str(r.clipped), str(r.zeroed), f"{r.rms_error:.2%}"]
+            + [_range(r.scale, ".1f"), _range(r.vth, "d"), str(r.clipped), str(r.zeroed), f"{r.rms_error:.2%}"]
             for r in export.quantized.layers
         ],
-        "scale: integer units per float unit; clipped, zeroed: numbers of weights; rms error: relative.",
+        "scale: integer units per float unit; scale, vth: from–to where each channel has its own; clipped, zeroed: "
+        f"numbers of weights; rms error: relative. Rounding moved thresholds by {_largest_error(export):.2%} at most.",
     )
+
+
+def _range(values: Any, form: str) -> str:
+    """A number, or the smallest and the largest of many, without fractions."""
+    low, high = np.min(values), np.max(values)
+    return format(low, form) if low == high else f"{low:.0f}–{high:.0f}"
+
+
+def _largest_error(export: Export) -> float:
+    return max(float(np.abs(r.vth_error).max()) for r in export.quantized.layers)
 
 
 def _budget_table(export: Export) -> report.Table:
@@ -426,6 +442,11 @@ def _agreement_table(export: Export, found: Agreement) -> report.Table:
 def _budget_note(export: Export) -> str:
     found, used = export.budget, export.activity
     note = f"Target {found.target}, {found.cores} cores, {found.chips} chip(s), latency {found.latency_steps} steps. "
+    if any(isinstance(layer.vth, np.ndarray) for layer in export.quantized.chip.layers):
+        note += (
+            "Thresholds per channel run in Lava's simulator; a chip's neurons may have to be grouped by threshold "
+            "(docs/hardware.md). "
+        )
     if found.target != "loihi1":
         note += "Cores are counted as Loihi 1's; Loihi 2's axon limits and synapse layout are not public. "
     if used is not None:

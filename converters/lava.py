@@ -93,7 +93,9 @@ def _neurons(chip: ChipNetwork, index: int, pipelined: bool) -> Any:
     from lava.proc.lif.process import LIFReset
 
     layer = chip.layers[index]
-    settings = {"du": layer.du, "dv": layer.dv, "vth": layer.vth, "bias_exp": layer.bias_exp}
+    # Lava's threshold is one number, which its CPU models compare with as it comes: an array of them as well
+    vth = layer.vth if isinstance(layer.vth, int) else layer.thresholds
+    settings = {"du": layer.du, "dv": layer.dv, "vth": vth, "bias_exp": layer.bias_exp}
     if not pipelined:
         return LavaLIF(shape=(layer.size,), bias_mant=np.zeros(layer.size, np.int32), **settings)
     first = LEAD + index + 2  # the wall-clock step of its first logical step

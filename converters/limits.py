@@ -34,6 +34,7 @@ class Limits:
     incoming_axons: int
     outgoing_axons: int
     synapse_bits: int
+    thresholds: int
     assumed: tuple[str, ...] = ()
 
     def overridden(self, values: Mapping[str, int]) -> Limits:
@@ -54,6 +55,7 @@ LOIHI1 = Limits(
     incoming_axons=4096,  # nengo-loihi
     outgoing_axons=4096,  # nengo-loihi
     synapse_bits=1_048_576,  # nengo-loihi
+    thresholds=8,  # nengo-loihi (MAX_VTH_CFGS): different ones on a core
 )
 LOIHI2 = Limits(
     "loihi2",
@@ -62,7 +64,8 @@ LOIHI2 = Limits(
     incoming_axons=4096,  # not public, Loihi 1's
     outgoing_axons=4096,  # not public, Loihi 1's
     synapse_bits=192 * 8192,  # 192 KB a core after Intel's technology brief, unconfirmed, and shared with other uses
-    assumed=("incoming_axons", "outgoing_axons", "synapse_bits"),
+    thresholds=8192,  # not public; microcode neurons may have one each, Lava's LIF documents one a population
+    assumed=("incoming_axons", "outgoing_axons", "synapse_bits", "thresholds"),
 )
 TARGETS = {limits.name: limits for limits in (LOIHI1, LOIHI2)}
 

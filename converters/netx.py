@@ -108,6 +108,11 @@ def _synapses(layer: Any) -> list[Any]:
 def _layer_connections(chip: ChipNetwork, index: int) -> tuple[Dense | Conv, Connection | None]:
     """(feed-forward, recurrent) connection of a layer; anything else netx has no place for."""
     layer, name = chip.layers[index], chip.layers[index].name
+    if isinstance(layer.vth, np.ndarray):
+        raise ChipError(
+            f"{name}.vth: .net holds one threshold a layer, found {layer.vth.min()} … {layer.vth.max()}; use model.h5, "
+            "or export with --thresholds layer"
+        )
     previous = index - 1 if index else INPUT
     feed_forward = [c for c in chip.inputs_of(index) if isinstance(c, (Dense, Conv)) and c.pre == previous]
     recurrent = [c for c in chip.inputs_of(index) if c.pre == index and not isinstance(c, Conv)]

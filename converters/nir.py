@@ -41,7 +41,7 @@ from ottt_loihi.files import atomic_write
 if TYPE_CHECKING:
     import nir
 
-VERSION = 1  # of our metadata
+VERSION = 2  # of our metadata; 1 where every layer has one threshold, which says the same
 MAX_MATRIX = 1 << 26  # elements of a Sparse connection written as a matrix: a quarter of a gigabyte
 
 
@@ -91,7 +91,7 @@ def graph(chip: ChipNetwork, dt: float = 1e-3, force: bool = False) -> nir.NIRGr
     building.nodes["output"] = nir.Output(output_type=np.array(building.shapes[last]))
     building.edges.append((_name(last), "output"))
     metadata = {
-        "ottt_loihi": VERSION,
+        "ottt_loihi": VERSION if any(isinstance(layer.vth, np.ndarray) for layer in chip.layers) else 1,
         "dt": float(dt),
         "num_steps": chip.num_steps,
         "readout": chip.readout,
@@ -140,7 +140,7 @@ class _Graph:
         if layer.u_init.any():
             metadata["u_init"] = layer.u_init
         silent = index == len(self.chip.layers) - 1 and self.chip.readout != "spike_count"
-        fires = not (silent and layer.vth == arithmetic.VTH_MAX)
+        fires = not (silent and (layer.thresholds == arithmetic.VTH_MAX).all())
         leak = bias.reshape(shape) if holder is None else np.zeros(shape)
         self.nodes[_name(index)] = _neurons(layer, shape, self.dt, leak, fires, metadata)
 
@@ -182,7 +182,7 @@ class _Graph:
 
 
 def _subtracts(c: Connection, layer: LIF) -> bool:
-    return isinstance(c, Diagonal) and layer.dv == 4096 and bool((c.weight < 0).all())
+    return isinstance(c, Diagonal) and layer.dv == 4096 and bool((c.weight <= 0).all())
 
 
 def _current(mantissa: np.ndarray, exponent: int) -> np.ndarray:
@@ -201,7 +201,7 @@ def _neurons(
 
     common: dict[str, Any] = {"metadata": metadata}
     if fires:
-        common |= {"v_threshold": full(layer.vth), "v_reset": full(0)}
+        common |= {"v_threshold": layer.thresholds.reshape(shape).astype(np.float64), "v_reset": full(0)}
     if layer.dv == 0:
         if layer.du != 4095 or leak.any() or not fires:
             raise ChipError(f"{layer.name}: NIR has a membrane that never decays (dv = 0) only without du and v_leak")

@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 from dataclasses import replace
 from pathlib import Path
@@ -88,6 +87,12 @@ def _integral(array: np.ndarray, where: str) -> np.ndarray:
     return rounded.astype(np.int64)
 
 
+def _fitted(values: np.ndarray, shape: tuple[int, ...]) -> np.ndarray | int:
+    """One value, or one for each neuron, in the layer's own shape."""
+    flat = values.reshape(-1)
+    return int(flat[0]) if (flat == flat[0]).all() else flat.reshape(shape)
+
+
 class _Ours:
     """The ChipNetwork that was written."""
 
@@ -140,16 +145,14 @@ class _Ours:
             if "bias" in (connection := self.graph.nodes[name]).group:
                 bias = self._bias(connection) + bias
         fires = node.kind in FIRING
-        vth = uniform(floats(group, "v_threshold"), f"{node.name}/v_threshold") if fires else arithmetic.VTH_MAX
+        vth = floats(group, "v_threshold") if fires else np.array(float(arithmetic.VTH_MAX))
         mantissa = _integral(bias * unit / 2**exponent, f"{node.name}'s bias")
-        if mantissa.size != math.prod(shape):
-            mantissa = np.broadcast_to(mantissa.reshape(-1)[:1], shape) if mantissa.size == 1 else mantissa
         return LIF(
             shape,
             du,
             dv,
-            int(_integral(np.array(vth), f"{node.name}/v_threshold")),
-            mantissa.reshape(shape),
+            _fitted(_integral(vth, f"{node.name}/v_threshold"), shape),
+            _fitted(mantissa, shape),
             exponent,
             safe_hdf5.integers(metadata, "u_init") if "u_init" in metadata else 0,
             safe_hdf5.text(metadata, "name"),

@@ -156,9 +156,10 @@ def intervals(names: Sequence[str], series: Mapping[str, Sequence[tuple[float, f
     with _axes() as (figure, axes):
         for place, (label, points) in enumerate(series.items()):
             rows = [(i, p) for i, p in enumerate(points) if p is not None]
-            y = [i + 0.16 * place - 0.08 * (len(series) - 1) for i, _ in rows]
+            y = [i + 0.32 * place - 0.16 * (len(series) - 1) for i, _ in rows]
             x, spread = [100 * p[0] for _, p in rows], [100 * p[1] for _, p in rows]
-            axes.errorbar(x, y, xerr=spread, fmt="o", markersize=5, capsize=3, linestyle="none", label=label)
+            bars = {"xerr": spread, "capsize": 3} if any(spread) else {}  # bars of no length look like a second mark
+            axes.errorbar(x, y, fmt="o", markersize=5, linestyle="none", label=label, **bars)
         axes.set(xlabel=x_label, yticks=range(len(names)), yticklabels=list(names))
         axes.set_ylim(len(names) - 0.5, -0.5)
         axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=len(series), borderaxespad=0)

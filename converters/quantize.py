@@ -8,11 +8,15 @@ are multiplied by the same S and nothing else changes. Per layer::
 ``step = 2^(9 − bits)``; g is what one unit of a message counts (1 for spikes, 1/255 of 1 for pixels) and e the
 connection's weight exponent, 0 for the layer's main connection, so that S = 254 / max|w|. Lava's Conv knows none.
 
+Where a channel's weights have one size a_c, S is one number per channel, G/a_c, and weights are ±1 on the chip
+(``channel_scale.py``); so are ternary and binary weights. Everything below holds with that S, channel by channel.
+
 ``reset="zero"``: the membrane lives in v; du = 4095, dv = 4096 − round(4096·λ).
 
 ``reset="subtract"``: the membrane lives in u; du = 4095 − round(4096·λ), dv = 4096, and a diagonal connection −R with
 R = λ·vth subtracts λ·Vth one step after each spike. R is one weight, even and at most 254, times 2^e; S follows from R.
-lava-dl's ``.net`` has no exponent: for a network that fits into it otherwise, e stays 0 and S is made smaller.
+lava-dl's ``.net`` has no exponent: for a network that fits into it otherwise, e stays 0 and S is made smaller. With a
+scale per channel R = round(λ·vth) has all its bits, in two connections where one does not hold them.
 
 Readout: du = 4095, dv = 4096 (no memory) and a threshold that is never reached, so v[t] = 64·S·o[t].
 """
@@ -26,6 +30,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import numpy as np
+from ottt_loihi.converters import channel_scale
 from ottt_loihi.converters.float_network import FloatConnection, FloatLayer, FloatNetwork, chip_delay, written_out
 from ottt_loihi.sim import arithmetic
 from ottt_loihi.sim.network import INPUT, LIF, ChipNetwork, Connection, Conv, Dense, Diagonal
@@ -43,6 +48,7 @@ PIXEL_BITS = 8
 HOST_LIMIT, HOST_BITS = 4095, 12  # of the messages that a host sends: what a bias's 13 bits hold
 INPUT_FORMS = ("graded", "bias", "inject")
 SCALES = ("free", "power-of-two")
+THRESHOLDS = ("channel", "layer")
 WEIGHT_KINDS = ("ternary", "binary")
 
 
@@ -50,15 +56,17 @@ WEIGHT_KINDS = ("ternary", "binary")
 class LayerReport:
     """What quantisation did to one layer.
 
-    shape: of its weights, all connections · scale: integer units per float unit, S · bits: of a weight · clipped:
+    shape: of its weights, all connections · scale: integer units per float unit, S · vth: the threshold · vth_error:
+    how far it is from S·Vth, relative; all three one number, or one for each channel · bits: of a weight · clipped:
     weights cut off at the ends of the range · zeroed: weights that were not 0 and are now · rms_error: root mean square
     of w − w_int/S, relative to the root mean square of w.
     """
 
     name: str
     shape: tuple[int, ...]
-    scale: float
-    vth: int
+    scale: float | tuple[float, ...]
+    vth: int | tuple[int, ...]
+    vth_error: float | tuple[float, ...]
     bits: int
     clipped: int
     zeroed: int
@@ -88,8 +96,9 @@ class _Weights:
 
     connection: FloatConnection
     weight: np.ndarray
+    bits: int
     exponent: int
-    units: float  # S / (g·2^e): w_int per float weight
+    units: np.ndarray | float  # S / (g·2^e): w_int per float weight
     clipped: int
 
 
@@ -102,6 +111,7 @@ def quantize(
     scale: str = "free",
     tuning: Mapping[int, Tuning] | None = None,
     for_netx: bool | None = None,
+    thresholds: str = "channel",
 ) -> Quantized:
     """Quantise a network.
 
@@ -111,7 +121,7 @@ def quantize(
         the trained network
     num_weight_bits
         2 … 8, ``"ternary"`` (−a, 0, a) or ``"binary"`` (−a, a), for all layers or one for each; fewer bits keep the
-        range and coarsen the step; ternary and binary weights are stored in 2 bits
+        range and coarsen the step; a layer's main connection is ternary or binary, stored in 2 bits, others have 8
     provenance
         JSON values to store with the network; versions and settings are added
     input_form
@@ -123,7 +133,11 @@ def quantize(
     tuning
         layer → :class:`Tuning`, as calibration finds it
     for_netx
-        keep to what ``.net`` can hold (no exponents); default: where the network is dense and feed-forward
+        keep to what ``.net`` can hold (no exponents, one threshold a layer); default: where the network is dense and
+        feed-forward, and no layer has a threshold per channel
+    thresholds
+        ``"channel"``: a layer of one-bit weights holds them as ±1, and their sizes in a threshold for each channel;
+        ``"layer"``: one threshold a layer, such weights rounded like all others
 
     Raises
     ------
@@ -133,23 +147,32 @@ def quantize(
         a setting out of range
     """
     bits = _bits(num_weight_bits, len(net.layers))
-    for where, value, allowed in (("input", input_form, INPUT_FORMS), ("scale", scale, SCALES)):
+    for where, value, allowed in (
+        ("input", input_form, INPUT_FORMS),
+        ("scale", scale, SCALES),
+        ("thresholds", thresholds, THRESHOLDS),
+    ):
         if value not in allowed:
             raise UsageError(f"{where}: expected one of {', '.join(allowed)}, got {value!r}")
+    if scale == "power-of-two" and (kinds := [b for b in bits if isinstance(b, str)]):
+        raise UsageError(f"scale: {kinds[0]} weights have the scale of their size; use scale free, or a number of bits")
+    per_channel = thresholds == "channel" and scale == "free" and not for_netx
     if for_netx is None:
         for_netx = net.input == "spikes" and all(c.kind is Dense and not c.delay for c in net.connections)
+        for_netx = for_netx and not (per_channel and any(_folds(net, index, b) for index, b in enumerate(bits)))
     if net.input == "constant" and input_form == "bias":  # exponents cost the host nothing, and Conv has none
         net = replace(net, connections=tuple(written_out(c) if _seen(c) else c for c in net.connections))
     layers: list[LIF] = []
     connections: list[Connection] = []
     reports, weights = [], []
     for index, layer in enumerate(net.layers):
-        parts = _Layer(net, index, layer, bits[index], input_form, scale, (tuning or {}).get(index, Tuning()), for_netx)
+        tuned = (tuning or {}).get(index, Tuning())
+        parts = _Layer(net, index, layer, bits[index], input_form, scale, tuned, for_netx, per_channel)
         layers.append(parts.lif)
         connections += parts.connections
         reports.append(parts.report())
-        weights.append((parts.inputs[0].weight, parts.weights[0].weight / parts.weights[0].units))
-    scales = [report.scale for report in reports]  # onchip needs to know what a float unit is
+        weights.append((parts.trained[0].weight, parts.weights[0].weight / parts.weights[0].units))
+    scales = [float(np.min(report.scale)) for report in reports]  # onchip needs to know what a float unit is
     stored = num_weight_bits if isinstance(num_weight_bits, (int, str)) else list(num_weight_bits)
     origin = {**versions(), "num_weight_bits": stored, "scales": scales, **(provenance or {})}
     if net.input == "constant":
@@ -159,6 +182,15 @@ def quantize(
     if net.input == "constant" and input_form == "bias":
         chip = _on_host(chip)
     return Quantized(chip, tuple(reports), tuple(weights))
+
+
+def _folds(net: FloatNetwork, index: int, bits: int | str) -> bool:
+    """Whether a layer may have a threshold per channel; a readout's classes are compared with one another."""
+    main, *others = net.inputs_of(index)
+    layer = net.layers[index]
+    if layer.reset is None:
+        return False
+    return isinstance(bits, str) or channel_scale.fold(main, others, layer.shape) is not None
 
 
 def _seen(c: FloatConnection) -> bool:
@@ -217,12 +249,17 @@ class _Layer:
         scale: str,
         tuning: Tuning,
         for_netx: bool,
+        per_channel: bool,
     ) -> None:
         self.index, self.layer, self.for_netx, self.tuning = index, layer, for_netx, tuning
         self.num_steps = net.num_steps
-        self.kind = bits if isinstance(bits, str) else None
-        self.bits = 2 if isinstance(bits, str) else bits
-        self.inputs = net.inputs_of(index)
+        self.bits = 8 if isinstance(bits, str) else bits
+        self.inputs = self.trained = net.inputs_of(index)
+        per_channel = per_channel and _folds(net, index, bits)
+        if isinstance(bits, str):
+            self.inputs = (channel_scale.levelled(self.trained[0], bits, per_channel), *self.trained[1:])
+        folds = per_channel or isinstance(bits, str)
+        self.sizes = channel_scale.fold(self.inputs[0], self.inputs[1:], layer.shape) if folds else None
         self.bias = np.zeros(layer.shape) if layer.bias is None else layer.bias.reshape(layer.shape)
         self.graded = {id(c) for c in self.inputs if c.pre == INPUT and net.input == "constant"}
         self.injected = bool(self.graded) and input_form == "inject"
@@ -240,12 +277,14 @@ class _Layer:
         self.decay = decay_mantissa(layer.decay) / arithmetic.DECAY_UNITY
         if layer.reset == "subtract":
             self._check_decay()
-        self.scale = self._scale()
-        if scale == "power-of-two":
-            self.scale = 2.0 ** np.floor(np.log2(self.scale))
-        self.inhibition, self.inhibition_exp = 0, 0
-        if layer.reset == "subtract":
-            self._choose_inhibition(exactly=scale == "power-of-two")
+        self.unit: channel_scale.Unit | None = None  # ±1 on the chip, where weights have one size in each channel
+        self.scale: np.ndarray | float
+        self.inhibition: np.ndarray | int = 0
+        self.inhibition_exp = 0
+        if self.sizes is not None:
+            self._choose_unit(self.sizes)
+        else:
+            self._choose_scale(exactly=scale == "power-of-two")
         self.weights = [self._integers(c) for c in self.inputs]
         self.lif = self._neurons()
 
@@ -253,24 +292,37 @@ class _Layer:
     def connections(self) -> list[Connection]:
         """The chip's connections into this layer."""
         found = [self._connection(w) for w in self.weights]
-        if self.inhibition:
-            weight = np.full(self.lif.size, -self.inhibition)
-            found.append(Diagonal(self.index, self.index, weight, self.inhibition_exp))
+        inhibition = np.broadcast_to(self.inhibition, self.layer.shape).reshape(-1)
+        coarse = inhibition >> self.inhibition_exp
+        for weight, exponent in ((coarse, self.inhibition_exp), (inhibition - (coarse << self.inhibition_exp), 0)):
+            if weight.any():
+                found.append(Diagonal(self.index, self.index, -weight, exponent))
         return found
 
     def report(self) -> LayerReport:
-        error = sum(float(((w.connection.weight - w.weight / w.units) ** 2).sum()) for w in self.weights)
-        power = sum(float((w.connection.weight**2).sum()) for w in self.weights)
+        before = [c.weight for c in self.trained]
+        error = sum(float(((b - w.weight / w.units) ** 2).sum()) for b, w in zip(before, self.weights))
+        power = sum(float((b**2).sum()) for b in before)
+        wanted = self.scale * self.v_threshold
         return LayerReport(
             name=self.layer.name,
             shape=self.weights[0].weight.shape,
-            scale=float(self.scale),
-            vth=int(self.lif.vth),
-            bits=self.bits,
+            scale=self._per_channel(self.scale),
+            vth=self._per_channel(self.lif.vth),
+            vth_error=0.0 if self.layer.reset is None else self._per_channel(self.lif.vth / wanted - 1),
+            bits=self.weights[0].bits,
             clipped=sum(w.clipped for w in self.weights),
-            zeroed=sum(int(((w.weight == 0) & (w.connection.weight != 0)).sum()) for w in self.weights),
+            zeroed=sum(int(((w.weight == 0) & (b != 0)).sum()) for b, w in zip(before, self.weights)),
             rms_error=float(np.sqrt(error / power)),
         )
+
+    def _per_channel(self, values: np.ndarray | float) -> Any:
+        """A number where they are all equal, else one for each row of the main connection's weights."""
+        values = np.asarray(values)
+        if (values == values.flat[0]).all():
+            return values.flat[0].item()
+        main = self.inputs[0]
+        return tuple(np.reshape(values, (len(main.weight), -1) if main.weight.ndim > 1 else (-1, 1))[:, 0].tolist())
 
     def _check_decay(self) -> None:
         name = self.layer.name
@@ -279,10 +331,40 @@ class _Layer:
         if self.decay == 1 and self.bias.any():
             raise ChipError(f"{name}: a bias needs decay < 1 with reset='subtract'; train without bias")
 
+    def _choose_unit(self, sizes: np.ndarray) -> None:
+        """S = G/a for every neuron, and R = round(λ·vth)."""
+        main, *others = self.inputs
+        unit = self.tuning.scale * self._gain(main) / sizes  # S for G = 1
+        limits = [0.99 * arithmetic.VTH_MAX / (unit * self._reached())]
+        if self.layer.reset is not None:
+            limits.append(0.99 * arithmetic.VTH_MAX / (unit * self.v_threshold))
+        if self.layer.reset == "subtract":
+            limits.append((MAX_INHIBITION << MAX_WEIGHT_EXP) / (unit * self.v_threshold * self.decay))
+        if (bias := np.abs(self._bias_on_v())).any():
+            limits.append(MAX_BIAS / (unit * bias).max())
+        if self.by_host:
+            limits.append(HOST_LIMIT / (unit * self._arriving()))
+        for c in others:
+            limits.append(self._most(c) * self._gain(c) / np.abs(c.weight * channel_scale.rows(c, unit)).max())
+        least = min(float(np.min(limit)) for limit in limits)
+        self.unit = channel_scale.choose(main.kind, least, self.for_netx, self.layer.name)
+        self.scale = unit * (self.unit.weight * 2.0**self.unit.exponent)
+        if self.layer.reset == "subtract":
+            self.inhibition = np.round(self.decay * self._vth()).astype(np.int64)
+            most = self.inhibition.max()
+            self.inhibition_exp = max(0, int(np.ceil(np.log2(max(most, 1) / MAX_INHIBITION))))
+
+    def _choose_scale(self, exactly: bool) -> None:
+        self.scale = self._scale()
+        if exactly:
+            self.scale = 2.0 ** np.floor(np.log2(self.scale))
+        if self.layer.reset == "subtract":
+            self._choose_inhibition(exactly)
+
     def _scale(self) -> float:
         """S: as large as the main connection's weights and the ranges of threshold, bias and current allow."""
         main = self.inputs[0]
-        largest = self._largest(main)
+        largest = float(np.abs(main.weight).max())
         scale = MAX_WEIGHT * self._gain(main) / largest * self.tuning.scale
         if self.graded:  # an exponent makes room: the current's 24 bits are the limit, not the weight's 8
             full = MAX_WEIGHT * self._gain(main) / largest
@@ -291,8 +373,7 @@ class _Layer:
             exponent = np.clip(np.floor(np.log2(room / full)), MIN_WEIGHT_EXP, 0)
             scale = min(room, full) if main.kind is Conv else min(room, full * 2.0**exponent)
         for c in self.inputs[1:]:
-            most = MAX_WEIGHT if c.kind is Conv or self.for_netx else MAX_WEIGHT << MAX_WEIGHT_EXP
-            scale = min(scale, most * self._gain(c) / np.abs(c.weight).max())
+            scale = min(scale, self._most(c) * self._gain(c) / np.abs(c.weight).max())
         if self.layer.reset is None:
             # v = 64·S·o must stay below the largest threshold, or the readout would fire and be reset
             scale = min(scale, 0.99 * arithmetic.VTH_MAX / self._strongest())
@@ -302,11 +383,9 @@ class _Layer:
             scale = min(scale, MAX_BIAS / bias)
         return float(scale)
 
-    def _largest(self, c: FloatConnection) -> float:
-        """The weight that becomes 254; for ternary and binary weights 254/128 of the level."""
-        if self.kind is None:
-            return float(np.abs(c.weight).max())
-        return _level(c.weight, self.kind) * MAX_WEIGHT / 128
+    def _most(self, c: FloatConnection) -> int:
+        """The largest weight that a second connection of a layer can hold."""
+        return MAX_WEIGHT if c.kind is Conv or self.for_netx else MAX_WEIGHT << MAX_WEIGHT_EXP
 
     def _gain(self, c: FloatConnection) -> float:
         """Float units of current that a message of 1 through a weight of 1 stands for, inverted: units per unit."""
@@ -316,10 +395,21 @@ class _Layer:
         """The largest |v| of a layer that never fires, for inputs in 0 … 1, bias included."""
         total = np.abs(self.bias).reshape(-1).max()
         for c in self.inputs:
-            total += _row_sums(c)
+            total += _row_sums(c).max()
         if self.layer.reset is None:
             total *= self._accumulated(self.layer.decay)
         return float(total * self._accumulated(self.layer.current_decay))
+
+    def _arriving(self) -> np.ndarray:
+        """The largest current of every neuron, either way, for inputs in 0 … 1."""
+        sums = (channel_scale.spread(_row_sums(c), self.layer.shape) for c in self.inputs)
+        return np.abs(self.bias) + sum(sums)
+
+    def _reached(self) -> np.ndarray:
+        """The largest ``|u|`` or ``|v|`` of every neuron, whatever arrives in a sample."""
+        layer = self.layer
+        decays = self._accumulated(layer.decay) * self._accumulated(layer.current_decay)
+        return decays * self._arriving() + np.abs(self._bias_on_v()) + abs(layer.v_init)
 
     def _accumulated(self, decay: float) -> float:
         """Σ_t λ^t over the time steps of a sample."""
@@ -356,32 +446,33 @@ class _Layer:
                     f"{self.layer.name}: with a scale of {self.scale:g}, λ·vth = {wanted:g} is no even weight; "
                     "use --scale free, or a decay and a threshold that are powers of two"
                 )
-        self.inhibition, self.inhibition_exp = mantissa, exponent
+        self.inhibition, self.inhibition_exp = mantissa << exponent, exponent
         if not exactly:
-            self.scale = (mantissa << exponent) / (self.decay * self.v_threshold)
+            self.scale = self.inhibition / (self.decay * self.v_threshold)
 
     def _integers(self, c: FloatConnection) -> _Weights:
         """Round to the multiples of the step that a mixed-sign connection can hold, clipped to its range."""
-        exponent, units = 0, self.scale / self._gain(c)
+        if c is self.inputs[0] and self.unit is not None:
+            unit = self.unit
+            units = channel_scale.rows(c, self.scale) / (self._gain(c) * 2.0**unit.exponent)
+            return _Weights(c, np.sign(c.weight).astype(np.int32) * unit.weight, unit.bits, unit.exponent, units, 0)
+        exponent, units = 0, channel_scale.rows(c, self.scale) / self._gain(c)
         if c.kind is not Conv and not self.for_netx and (c is not self.inputs[0] or id(c) in self.graded):
-            largest = np.abs(c.weight).max() * units
+            largest = np.abs(c.weight * units).max()
             lowest = MIN_WEIGHT_EXP if id(c) in self.graded else 0
             exponent = int(np.clip(np.ceil(np.log2(largest / MAX_WEIGHT)), lowest, MAX_WEIGHT_EXP))
-            units /= 2.0**exponent
+            units = units / 2.0**exponent
         step = 1 << (9 - self.bits)
-        if self.kind is None:
-            wanted = step * np.round(c.weight * units / step)
-            rounded = np.clip(wanted, -256, 256 - step).astype(np.int32)
-            clipped = int((rounded != wanted).sum())
-        else:
-            rounded, clipped = _levels(c.weight, self.kind), 0
+        wanted = step * np.round(c.weight * units / step)
+        rounded = np.clip(wanted, -256, 256 - step).astype(np.int32)
+        clipped = int((rounded != wanted).sum())
         if rounded.max() <= 0:  # a purely inhibitory connection ends at −255
             rounded = np.maximum(rounded, -256 + step)
-        return _Weights(c, rounded, exponent, units, clipped)
+        return _Weights(c, rounded, self.bits, exponent, units, clipped)
 
     def _connection(self, w: _Weights) -> Connection:
         c = w.connection
-        options: dict[str, Any] = {"num_weight_bits": self.bits, **c.geometry}
+        options: dict[str, Any] = {"num_weight_bits": w.bits, **c.geometry}
         if id(c) in self.graded:
             options["num_message_bits"] = PIXEL_BITS
         if c.kind is not Conv:
@@ -399,48 +490,35 @@ class _Layer:
             raise ChipError(f"{layer.name}: v_init needs reset='subtract', where u holds the membrane; train it so")
         if layer.reset == "subtract":
             common["u_init"] = common["u_init"] + self._units(layer.v_init)
-            vth = round((self.inhibition << self.inhibition_exp) / self.decay)
+            vth = self._vth() if self.unit is not None else round(self.inhibition / self.decay)
             return LIF(layer.shape, 4095 - mantissa, 4096, vth, **common)
         vth = arithmetic.VTH_MAX if layer.reset is None else self._vth()
         return LIF(layer.shape, -1 if self.injected else du, 4096 - mantissa, vth, **common)
 
-    def _units(self, v: float) -> int:
+    def _units(self, v: float) -> np.ndarray:
         """A membrane of v, as the state u holds it."""
-        return round(self.scale * v * (1 << arithmetic.STATE_SHIFT))
+        return np.round(self.scale * v * (1 << arithmetic.STATE_SHIFT)).astype(np.int64)
 
-    def _vth(self) -> int:
-        vth = round(self.scale * self.v_threshold)
-        if vth < 1:
+    def _vth(self) -> np.ndarray:
+        vth = np.round(self.scale * np.float64(self.v_threshold)).astype(np.int64)
+        if vth.min() < 1:
             raise ChipError(
                 f"{self.layer.name}: the threshold {self.v_threshold} rounds to 0 beside the largest weight "
                 f"{np.abs(self.inputs[0].weight).max():.3g}; train with smaller weights"
             )
-        return vth
+        return np.asarray(vth)
 
 
-def _row_sums(c: FloatConnection) -> float:
-    """max over neurons of Σ positive and of Σ negative weights, in absolute value."""
-    found = 0.0
+def _row_sums(c: FloatConnection) -> np.ndarray:
+    """The larger of Σ positive and Σ negative weights, in absolute value, of each row of the weights."""
+    sums = []
     for sign in (1, -1):
         part = np.maximum(sign * c.weight, 0)
         if part.ndim == 1:
-            sums = np.bincount(c.geometry["rows"], part, c.geometry["size"][0])
+            sums.append(np.bincount(c.geometry["rows"], part, c.geometry["size"][0]))
         else:
-            sums = part.reshape(len(part), -1).sum(axis=1)
-        found = max(found, float(sums.max()))
-    return found
-
-
-def _level(weight: np.ndarray, kind: str) -> float:
-    """a of ternary and binary weights: the mean |w| of those that are kept (ternary: |w| > 0.7·mean |w|)."""
-    size = np.abs(weight)
-    return float(size[size > 0.7 * size.mean()].mean() if kind == "ternary" else size.mean())
-
-
-def _levels(weight: np.ndarray, kind: str) -> np.ndarray:
-    """Weights of −128, 0 and 128: a is 128."""
-    kept = np.abs(weight) > 0.7 * np.abs(weight).mean() if kind == "ternary" else np.True_
-    return (np.where(weight < 0, -128, 128) * kept).astype(np.int32)
+            sums.append(part.reshape(len(part), -1).sum(axis=1))
+    return np.maximum(*sums)
 
 
 def _bias(name: str, scaled: np.ndarray, for_netx: bool) -> tuple[np.ndarray, int]:

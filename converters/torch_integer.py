@@ -64,7 +64,7 @@ def _lif(layer: LIF, a: Tensor, u: Tensor, v: Tensor) -> tuple[Tensor, Tensor, T
     bias = torch.as_tensor(arithmetic.effective_bias(layer.bias_mant.reshape(-1), layer.bias_exp)).double()
     limit = arithmetic.STATE_LIMIT - 1
     membrane = torch.clamp(torch.trunc(v * (unity - layer.dv) / unity) + current + bias, -limit, limit)
-    s = membrane > layer.vth * shift
+    s = membrane > torch.as_tensor(layer.thresholds).double() * shift
     return current, torch.where(s, 0.0, membrane), s
 
 

@@ -44,7 +44,7 @@ def _neuron(plan: Plan, index: int, schedule: Schedule) -> Any:
         shape=(lif.size,),
         du=lif.du,
         dv=lif.dv,
-        vth=lif.vth,
+        vth=lif.thresholds,
         bias=arithmetic.effective_bias(lif.bias_mant.reshape(-1), lif.bias_exp),
         u_init=lif.u_init.reshape(-1),
         epoch=schedule.epoch,

@@ -113,6 +113,11 @@ def make_plan(chip: ChipNetwork, unit: int | None = None) -> Plan:
                 f"{forward[0].label}: holds inference weights; sim.freeze.make_plastic makes them learn"
                 + (", and only the first layers can stay frozen" if first else "")
             )
+        if isinstance(chip.layers[index].vth, np.ndarray):
+            raise ChipError(
+                f"layer[{index}] ({chip.layers[index].name}): learning needs one threshold a layer, as wide as its "
+                "surrogate is; export with --thresholds layer"
+            )
         inhibition.append(recurrent[0] if recurrent else None)
     readout = chip.layers[-1]
     if readout.du != 4095 or readout.dv != arithmetic.DECAY_UNITY or chip.readout != "sum_v":

@@ -65,7 +65,7 @@ def mlp(
         the membrane of all hidden neurons before the first step
     binary
         weights of one bit between hidden layers, with a scale for each ``"channel"`` or for the ``"layer"``
-        (:func:`~ottt_loihi.synapses.binarize`); the first layer's and the readout's stay real
+        (:func:`~ottt_loihi.effective.binarize`); the first layer's and the readout's stay real
     shortcuts
         between hidden layers of the same size the current of the one before is added, before the spikes
     seed

@@ -102,7 +102,7 @@ def _contender(tables: Mapping[str, Any], rule: Mapping[str, Any]) -> Contender:
 def run(comparison: Comparison, folder: Path, processes: int, check: int) -> Iterator[dict[str, Any]]:
     """The result of every run as it ends, those that are in ``folder`` already first.
 
-    processes: how many at once · check: test samples for the accuracy at 8 bits
+    processes: how many at once · check: test samples for the accuracy on the chip
     """
     jobs = []
     for contender in comparison.contenders:
@@ -170,7 +170,7 @@ def _train(job: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _on_chip(net: Any, check: int) -> dict[str, Any]:
-    """The accuracy of the network with 8 bits, on as many test samples; or why it cannot go there."""
+    """The accuracy of the network as integers, on as many test samples; or why it cannot go there."""
     from ottt_loihi.converters.export import Options, export
 
     if not check:

@@ -16,7 +16,8 @@ import torch
 from torch import Tensor
 
 from ottt_loihi.precision import product_dtype
-from ottt_loihi.synapses import Conv2d, Synapse, Weights, lowered_gradients
+from ottt_loihi.synapses import Conv2d, Synapse, Weights
+from ottt_loihi.traced import lowered_gradients
 
 # up to which part of the inputs adding rows is faster than a product, and from how long rows on; measured
 FEW_OF_LINEAR, WIDE_LINEAR = 0.3, 32

@@ -14,8 +14,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from ottt_loihi.effective import as_on_chip, binarize, standardize
 from ottt_loihi.errors import UsageError
-from ottt_loihi.precision import error_for_product, product_dtype
+from ottt_loihi.pooling import average_pool, pooled_shape
+from ottt_loihi.traced import Traced
 
 BINARY = ("channel", "layer")
 SPIKE_SCALE = 2.74  # 1/√(p·(1 − p)), p = P(N(0, 1) > 1): makes the variance of spikes at Vth = 1 one
@@ -67,9 +69,10 @@ class Synapse(nn.Module):
     input_scale     number                         κ: what a presynaptic spike counts
     output_scale    number                         c without ``skip_gain``
     binary          None, ``"channel"``,           Ŵ = a·sign(Ŵ), a: mean size in an output, or of all
-                    ``"layer"``                    (:func:`binarize`)
-    weight_bits     None or 2 … 8                  W as the chip will have it in the product (:func:`as_on_chip`), while
-                                                   the parameter stays real: quantisation-aware fine-tuning
+                    ``"layer"``                    (:func:`~ottt_loihi.effective.binarize`)
+    weight_bits     None or 2 … 8                  W as the chip will have it in the product, while the parameter stays
+                                                   real: quantisation-aware fine-tuning
+                                                   (:func:`~ottt_loihi.effective.as_on_chip`)
     pool            None, int or ``"global"``      P: average pooling of the input over k×k, or over everything; the
                                                    trace is kept at the pooled resolution
     ==============  =============================  =================================================================
@@ -169,7 +172,7 @@ class Synapse(nn.Module):
         else:
             pre = x.detach() if trace is None else trace
             pre = pre if weights.project is None else weights.project(pre)
-            current = _Traced.apply(
+            current = Traced.apply(
                 self._spread(x), self._spread(pre), weights.weight, weights.bias, bias_trace, self, weights.collect
             )
         current = current.to(weights.weight.dtype)  # membranes do not take part in autocast
@@ -378,117 +381,6 @@ class Readout(Linear):
     INITIAL_GAIN: ClassVar[float] = 1.0
 
 
-def standardize(weight: Tensor, gain: Tensor) -> Tensor:
-    """``gain·(w − mean)/√(var·n + 1e-4)`` per output, n = inputs of an output, var unbiased (the released code's).
-
-    ::
-
-        c = w − mean    r = 1/√(var·n + 1e-4)    ŵ = gain·r·c    h = gain·∂L/∂ŵ
-        ∂L/∂w = r·(h − mean h) − r³·n/(n − 1)·(Σ h·c)·c          ∂L/∂gain = r·Σ c·∂L/∂ŵ
-    """
-    return _Standardized.apply(weight, gain)
-
-
-class _Standardized(torch.autograd.Function):
-    """In a few passes over the weights; autograd's own way through ``var_mean`` took most of a small network's time."""
-
-    @staticmethod
-    def forward(ctx: Any, weight: Tensor, gain: Tensor) -> Tensor:
-        flat = weight.flatten(1)
-        n = flat.shape[1]
-        centred = flat - flat.mean(1, keepdim=True)
-        variance = torch.linalg.vector_norm(centred, dim=1, keepdim=True).square() / (n - 1)
-        r = torch.rsqrt(variance * n + 1e-4)
-        ctx.save_for_backward(centred, r, gain)
-        return (centred * (gain[:, None] * r)).view_as(weight)
-
-    @staticmethod
-    def backward(ctx: Any, g: Tensor) -> tuple[Tensor, Tensor]:
-        centred, r, gain = ctx.saved_tensors
-        n, shape, g = centred.shape[1], g.shape, g.flatten(1)
-        along = (g * centred).sum(1, keepdim=True)
-        scale = gain[:, None] * r
-        back = g * scale - g.mean(1, keepdim=True) * scale
-        back.addcmul_(centred, along * scale * r.square(), value=-n / (n - 1))
-        return back.view(shape), (along * r).flatten()
-
-
-def binarize(weight: Tensor, scale: str = "channel") -> Tensor:
-    """``a·sign(w)``, sign(0) = 1, a = ``mean |w|`` of each output (``"channel"``), or of all weights (``"layer"``).
-
-    a is the least-squares scale of the signs. The gradient is ``∂L/∂w = a·∂L/∂ŵ`` where ``|w| ≤ 1`` and 0 elsewhere, as
-    if a were a constant.
-
-    Source: SEI-BWSNN (2025) in our reconstruction, after XNOR-Net's scale and the straight-through estimator; one scale
-    a layer is ours: with it the chip holds the weights exactly, as ±1 with the threshold θ/a (rounded).
-    """
-    return _Binary.apply(weight, scale)
-
-
-class _Binary(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, weight: Tensor, scale: str) -> Tensor:
-        size = weight.abs()
-        a = size.mean() if scale == "layer" else size.mean(list(range(1, weight.ndim)), keepdim=True)
-        ctx.save_for_backward(weight, a)
-        return torch.where(weight < 0, -a, a)
-
-    @staticmethod
-    def backward(ctx: Any, g: Tensor) -> tuple[Tensor, None]:
-        weight, a = ctx.saved_tensors
-        return g * a * (weight.abs() <= 1), None
-
-
-def as_on_chip(weight: Tensor, bits: int) -> Tensor:
-    """The weight on the grid of ``converters/quantize.py``, its gradient passed through as if nothing had been rounded.
-
-    ::
-
-        clip(step·round(S·w / step), −256, 256 − step) / S        step = 2^(9 − bits)        S = 254 / max|w|
-    """
-    with torch.no_grad():
-        scale = 254 / weight.abs().max().clamp(min=torch.finfo(weight.dtype).tiny)
-        step = 2 ** (9 - bits)
-        change = (step * torch.round(weight * scale / step)).clamp_(-256, 256 - step).div_(scale).sub_(weight)
-    return weight + change
-
-
-def pooled_shape(shape: tuple[int, ...], pool: int | str | None) -> tuple[int, ...]:
-    """What average pooling makes of a shape (without the batch); UsageError if there is no image to pool."""
-    if pool is None:
-        return shape
-    if len(shape) != 3 or (isinstance(pool, int) and min(shape[1:]) < pool):
-        raise UsageError(f"pool={pool!r}: expected an image (channels, height, width) to pool, got {shape}")
-    return (shape[0], 1, 1) if pool == "global" else (shape[0], *(n // pool for n in shape[1:]))
-
-
-def average_pool(x: Tensor, k: int, scratch: Tensor | None = None) -> Tensor:
-    """torch's ``avg_pool2d(x, k)``; on the CPU made of slices, three times faster.
-
-    scratch: like x, takes its gradient; that is read by nobody else's step.
-    """
-    if x.device.type != "cpu" or x.shape[2] % k or x.shape[3] % k:
-        return functional.avg_pool2d(x, k)
-    return _SlicePool.apply(x, k, scratch)
-
-
-class _SlicePool(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, k: int, scratch: Tensor | None) -> Tensor:
-        ctx.k, ctx.scratch = k, scratch
-        rows = sum((x[:, :, i::k] for i in range(1, k)), x[:, :, ::k])
-        whole = sum((rows[:, :, :, i::k] for i in range(1, k)), rows[:, :, :, ::k])
-        return whole * (1 / k**2)
-
-    @staticmethod
-    def backward(ctx: Any, g: Tensor) -> tuple[Tensor, None, None]:
-        k = ctx.k
-        size, g = [n * k for n in g.shape[2:]], g * (1 / k**2)
-        if ctx.scratch is None:
-            return torch.ops.aten.upsample_nearest2d(g, size), None, None
-        return torch.ops.aten.upsample_nearest2d.out(g, size, out=ctx.scratch), None, None
-
-
 def positive(value: Any, where: str) -> int:
     """``value``, if it is an integer above 0; otherwise a UsageError."""
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
@@ -502,46 +394,3 @@ def _decayed(x: Tensor, state: SynapseState | None, decay: float, in_place: bool
     if state is None or state.trace is None:
         return x.clone() if in_place else x
     return torch.add(x, state.trace, alpha=decay, out=state.trace if in_place else None)
-
-
-class _Traced(torch.autograd.Function):
-    """A synapse with one product forwards; the trace enters backwards only, in the weight's gradient."""
-
-    @staticmethod
-    def forward(
-        ctx: Any,
-        x: Tensor,
-        pre: Tensor,
-        weight: Tensor,
-        bias: Tensor | None,
-        bias_trace: float,
-        synapse: Synapse,
-        collect: bool,
-    ) -> Tensor:
-        ctx.save_for_backward(pre, weight)
-        ctx.bias_trace, ctx.synapse, ctx.leaf = bias_trace, synapse, weight if collect else None
-        ctx.kind = product_dtype(weight)
-        return synapse._product(x, weight, bias)
-
-    @staticmethod
-    def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
-        pre, weight = ctx.saved_tensors
-        wants_x, _, wants_weight, wants_bias = ctx.needs_input_grad[:4]
-        grad_bias = ctx.bias_trace * g.sum([0, *range(2, g.ndim)], dtype=weight.dtype) if wants_bias else None
-        if ctx.kind != weight.dtype:
-            grad_x, grad_weight = lowered_gradients(ctx.synapse, g, pre, weight, (wants_x, wants_weight), ctx.kind)
-            return grad_x, None, grad_weight, grad_bias, None, None, None
-        collects = ctx.leaf is not None and wants_weight and ctx.leaf.grad is not None and g.ndim == 2
-        grad_x, grad_weight = ctx.synapse._gradients(g, pre, weight, (wants_x, wants_weight and not collects))
-        if collects:  # no product of its own that is added afterwards
-            ctx.leaf.grad.addmm_(g.t(), pre)
-        return grad_x, None, grad_weight, grad_bias, None, None, None
-
-
-def lowered_gradients(
-    synapse: Synapse, g: Tensor, pre: Tensor, weight: Tensor, wanted: tuple[bool, bool], kind: torch.dtype
-) -> tuple[Tensor | None, Tensor | None]:
-    """:meth:`Synapse._gradients` with products of 16 bits."""
-    low, factor = error_for_product(g, kind)
-    found = synapse._gradients(low, pre.to(kind), weight.to(kind), wanted)
-    return tuple(None if part is None else part.to(weight.dtype).mul_(factor) for part in found)  # type: ignore[return-value]

@@ -210,7 +210,7 @@ def scan(a, u, v, messages, first, decay, bias, vth, loop, kept_u, kept_v, score
     messages        uint8 ``(samples, history + steps,    row ``first + t`` receives the spikes
                     ≥ neurons)``
     decay           two float64                           what u and v keep, multiples of 1/4096
-    bias, vth       int32 ``(neurons,)``, int32           aligned to the state
+    bias, vth       int32 ``(neurons,)``                  aligned to the state
     loop            int32 ``(neurons,)`` or empty         what a neuron's own spike adds to its input one step later
     kept_u, kept_v  int32, like ``a``, or empty           the states after each step
     scores          int64 ``(samples, neurons)``          readout 1: Σ v, 2: last v, 3: Σ s, 0: left alone
@@ -239,7 +239,7 @@ def scan(a, u, v, messages, first, decay, bias, vth, loop, kept_u, kept_v, score
                 y = np.int32(np.int32(np.int32(np.float64(v[s, j]) * keep_v) + x) + bias[j])
                 z = min(max(y, np.int32(1 - limit)), np.int32(limit - 1))
                 clips += z != y
-                fires = z > vth
+                fires = z > vth[j]
                 spikes += fires
                 messages[s, row, j] = fires
                 v[s, j] = np.int32(0) if fires else z

@@ -65,7 +65,9 @@ class LIF(_Part):
     shape         tuple of int        neurons, e.g. ``(128,)``
     du            int, −1 … 4095      decay of u in 1/4096: u keeps (4095 − du)/4096 of itself; 4095: no memory
     dv            int, 0 … 4096       decay of v in 1/4096: v keeps (4096 − dv)/4096 of itself; 4096: no memory
-    vth           int, 0 … 131071     threshold mantissa
+    vth           int, 0 … 131071,    threshold mantissa: one of the layer, or one per neuron (``(C, 1, 1)`` is spread
+                  or int32 ``shape``, over a channel's places); equal ones become the number that they are
+                  1 … 131071
     bias_mant     int32 ``shape``,    bias mantissa per neuron
                   −4096 … 4095
     bias_exp      int, 0 … 7          bias exponent
@@ -76,12 +78,16 @@ class LIF(_Part):
     ``reset="zero"`` networks keep the membrane in v (du = 4095). ``reset="subtract"`` keeps it in u: dv = 4096 and a
     :class:`Diagonal` connection of weight −λ·vth from the layer to itself subtracts one step later, when the decay
     has made Vth·s into λ·Vth·s. There a bias b sits as b/(1−λ) on v, and ``u_init = −b/(1−λ)``.
+
+    A threshold per neuron is what the scale of a channel's weights folds into (``converters/quantize.py``). Lava's
+    process documents one number and its CPU models compare with an array (``tests/test_lava_traps.py``); a chip may
+    want neurons grouped by threshold (docs/hardware.md).
     """
 
     shape: tuple[int, ...]
     du: int
     dv: int
-    vth: int
+    vth: np.ndarray | int
     bias_mant: np.ndarray | int = 0
     bias_exp: int = 0
     u_init: np.ndarray | int = 0
@@ -91,18 +97,22 @@ class LIF(_Part):
         object.__setattr__(self, "shape", _shape(self.shape, f"{self.name}.shape"))
         _integer(self.du, f"{self.name}.du", -1, 4095)
         _integer(self.dv, f"{self.name}.dv", 0, 4096)
-        _integer(self.vth, f"{self.name}.vth", 0, arithmetic.VTH_MAX)
+        object.__setattr__(self, "vth", _threshold(self.vth, f"{self.name}.vth", self.shape))
         _integer(self.bias_exp, f"{self.name}.bias_exp", 0, 7)
         limit = arithmetic.STATE_LIMIT - 1
         for attribute, low, high in (("bias_mant", -4096, 4095), ("u_init", -limit, limit)):
-            where = f"{self.name}.{attribute}"
-            value = np.broadcast_to(_integers(getattr(self, attribute), where, low, high), self.shape)
-            object.__setattr__(self, attribute, _frozen(value))
+            value = _per_neuron(getattr(self, attribute), f"{self.name}.{attribute}", low, high, self.shape)
+            object.__setattr__(self, attribute, value)
 
     @property
     def size(self) -> int:
         """Number of neurons."""
         return math.prod(self.shape)
+
+    @property
+    def thresholds(self) -> np.ndarray:
+        """The threshold mantissa of every neuron, int32 ``(size,)``."""
+        return np.array(np.broadcast_to(self.vth, self.shape), np.int32).reshape(-1)
 
 
 @dataclass(frozen=True, eq=False)
@@ -506,6 +516,25 @@ def _integers(value: Any, where: str, low: int, high: int) -> np.ndarray:
         place = tuple(int(i) for i in bad[0])
         raise ChipError(f"{where}: expected integers in [{low}, {high}], got {array[place]} at {place}")
     return array.astype(np.int32)
+
+
+def _per_neuron(value: Any, where: str, low: int, high: int, shape: tuple[int, ...]) -> np.ndarray:
+    array = _integers(value, where, low, high)
+    try:
+        return _frozen(np.broadcast_to(array, shape))
+    except ValueError:
+        raise ChipError(f"{where}: expected one number, or one for each neuron of {shape}, got {array.shape}") from None
+
+
+def _threshold(value: Any, where: str, shape: tuple[int, ...]) -> np.ndarray | int:
+    """A number, or an array of different ones; among several a 0 is a threshold that rounding has lost."""
+    if not isinstance(value, np.ndarray) or value.ndim == 0:
+        number = value[()] if isinstance(value, np.ndarray) else value
+        _integer(number, where, 0, arithmetic.VTH_MAX)
+        return int(number)
+    array = _per_neuron(value, where, 1, arithmetic.VTH_MAX, shape)
+    first = int(array.flat[0])
+    return first if (array == first).all() else array
 
 
 def _frozen(array: np.ndarray) -> np.ndarray:

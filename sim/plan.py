@@ -5,7 +5,7 @@
   times as many int8 as float32 weights, and nothing is multiplied.
 - ``product``: a product of integer-valued float matrices: graded messages. Exact as long as no partial sum leaves ±2²⁴
   (float32) or ±2⁵³ (float64).
-- ``loop``: a one-to-one connection of a layer to itself, added inside the neuron loop.
+- ``loop``: one-to-one connections of a layer to itself, added up and added inside the neuron loop.
 - ``reference``: ``sim/reference.py``, for layers whose sums could leave int32: it counts how often they do.
 
 Orders. A layer behind a convolution keeps its neurons channel last, so that one spike touches contiguous memory;
@@ -142,7 +142,7 @@ class Product:
 class LayerPlan:
     """A layer with its arrays in internal order; ``inputs``: (source, logical delay, link); no link: the reference.
 
-    loop: what a neuron's own spike adds one step later, int32, or empty.
+    loop: what a neuron's own spike adds one step later, int32, or empty. vth: int32, aligned to the state.
     """
 
     layer: LIF
@@ -152,7 +152,7 @@ class LayerPlan:
     bias: np.ndarray
     u_init: np.ndarray
     decay: tuple[float, float]
-    vth: int
+    vth: np.ndarray
     connections: tuple[Connection, ...]
     by_reference: bool
 
@@ -254,8 +254,9 @@ def _layer(chip: ChipNetwork, index: int, orders: dict[int, np.ndarray | None], 
         delay = chip.logical_delay(c)
         if by_reference:
             ways[id(c)] = Way(c.label, "reference", "its layer's sums may leave int32: wrap-arounds are counted")
-        elif isinstance(c, Diagonal) and c.pre == index and delay == 1 and not loop.size:
-            loop = _ordered(arithmetic.synaptic_input(c.weight, c.weight_exp), order)
+        elif isinstance(c, Diagonal) and c.pre == index and delay == 1:
+            added = _ordered(arithmetic.synaptic_input(c.weight, c.weight_exp), order)
+            loop = loop + added if loop.size else added
             ways[id(c)] = Way(c.label, "loop", "one to one: added inside the neuron loop")
         else:
             link = _link(c, orders[c.pre], order)
@@ -271,7 +272,7 @@ def _layer(chip: ChipNetwork, index: int, orders: dict[int, np.ndarray | None], 
         _ordered(bias, order),
         _ordered(layer.u_init.reshape(-1), order),
         ((unity - 1 - layer.du) / unity, (unity - layer.dv) / unity),
-        layer.vth << arithmetic.STATE_SHIFT,
+        _ordered(layer.thresholds << arithmetic.STATE_SHIFT, order),
         chip.inputs_of(index),
         by_reference,
     )

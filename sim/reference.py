@@ -111,7 +111,7 @@ def run_wall_clock(chip: ChipNetwork, x: np.ndarray, record: tuple[Variable, ...
             bias = arithmetic.effective_bias(layer.bias_mant.reshape(-1), layer.bias_exp) * (wall >= index + 2)
             u[index] = arithmetic.current_step(u[index], np.sum(inputs, axis=0, dtype=np.int32), layer.du)
             v[index] = arithmetic.voltage_step(v[index], u[index], layer.dv, bias)
-            spikes[index] = arithmetic.spikes(v[index], layer.vth)
+            spikes[index] = arithmetic.spikes(v[index], layer.thresholds)
             v[index] = np.where(spikes[index], 0, v[index]).astype(np.int32)
             for name, now in (("u", u[index]), ("v", v[index]), ("s", spikes[index])):
                 if name in record:
@@ -171,7 +171,7 @@ def layer_step(
     sums = arithmetic.unclipped_voltage(v, u, layer.dv, bias)
     v = arithmetic.voltage_step(v, u, layer.dv, bias)
     counts = {"int32": int(left_int32.sum()), "conv": wrapped, "u": int((u != d).sum()), "v": int((v != sums).sum())}
-    s = arithmetic.spikes(v, layer.vth)
+    s = arithmetic.spikes(v, layer.thresholds)
     return u, np.where(s, 0, v).astype(np.int32), s, counts
 
 

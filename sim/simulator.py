@@ -331,7 +331,7 @@ class _Space:
             target.history + span.offset,
             layer.decay,
             layer.bias,
-            np.int32(layer.vth),
+            layer.vth,
             layer.loop,
             kept["u"],
             kept["v"],

@@ -3,7 +3,8 @@
 Layout: root attributes ``format``, ``version``, ``input_shape``, ``num_steps``, ``readout``, ``provenance``
 (JSON); groups ``layers/<i>`` and ``connections/<i>`` with one attribute or dataset per field of the dataclasses of
 ``sim/network.py``; connections have ``kind``, the class's name. All integers; every dataset carries a checksum.
-Version 2 may have a group ``host``, laid out like the root; without one version 1 is written, which says the same.
+Version 2 may have a group ``host``, laid out like the root, and in version 3 a layer's ``vth`` may be a dataset, one
+threshold per neuron. The lowest version that can say what is there is written.
 """
 
 from __future__ import annotations
@@ -21,19 +22,27 @@ from ottt_loihi.sim.network import LIF, ChipNetwork, Connection, Conv, Dense, Di
 from ottt_loihi.errors import ChipError, FileError
 
 FORMAT = "ottt-loihi ChipNetwork"
-VERSION = 2
+VERSION = 3
 CONNECTIONS = {kind.__name__: kind for kind in (Dense, Diagonal, Sparse, Conv)}
 MAX_PARTS = 10_000  # layers or connections
+KINDS = {"int": int, "str": str, "np.ndarray | int": int}  # of attributes; the others are tuples
 
 
 def save(chip: ChipNetwork, path: str | os.PathLike[str]) -> None:
     """Write ``chip`` to ``path``, whole or not at all. Raises :class:`FileError` if the folder cannot be written."""
     with safe_hdf5.new_hdf5(path) as file:
         file.attrs["format"] = _plain(FORMAT)
-        file.attrs["version"] = 1 if chip.host is None else VERSION
+        file.attrs["version"] = _version(chip)
         _write_network(file, chip)
         if chip.host is not None:
             _write_network(file.create_group("host"), chip.host)
+
+
+def _version(chip: ChipNetwork) -> int:
+    layers = (*chip.layers, *(chip.host.layers if chip.host else ()))
+    if any(isinstance(layer.vth, np.ndarray) for layer in layers):
+        return 3
+    return 1 if chip.host is None else 2
 
 
 def _write_network(target: h5py.Group, chip: ChipNetwork) -> None:
@@ -112,10 +121,10 @@ def _read(source: h5py.Group, kind: type) -> dict[str, Any]:
     """The fields of a dataclass; the annotation tells how each one is stored."""
     values: dict[str, Any] = {}
     for f in fields(kind):
-        if "ndarray" in str(f.type):
+        if "ndarray" in str(f.type) and f.name not in source.attrs:
             values[f.name] = safe_hdf5.integers(source, f.name)
         else:
-            values[f.name] = safe_hdf5.attribute(source, f.name, {"int": int, "str": str}.get(str(f.type), tuple))
+            values[f.name] = safe_hdf5.attribute(source, f.name, KINDS.get(str(f.type), tuple))
     return values
 
 

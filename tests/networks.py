@@ -21,7 +21,9 @@ def chip_networks(draw: st.DrawFn, max_layers: int = 3, max_size: int = 6) -> Ch
         layers.append(_lif(draw, rng, post, reset, index))
         connections.append(_dense(draw, rng, index - 1 if index else INPUT, index, (post, pre)))
         if reset == "subtract":
-            connections.append(Diagonal(index, index, np.full(post, -layers[-1].vth // 2)))
+            connections.append(Diagonal(index, index, -layers[-1].thresholds // 2))
+            if draw(st.booleans()):  # what 8 bits of an inhibition do not hold
+                connections.append(Diagonal(index, index, rng.integers(-255, 1, post), draw(st.integers(-8, 3))))
         elif draw(st.booleans()):
             connections.append(_dense(draw, rng, index, index, (post, post), delay=draw(st.integers(0, 2))))
     return ChipNetwork(
@@ -74,13 +76,19 @@ def _lif(draw: st.DrawFn, rng: np.random.Generator, shape: int | tuple[int, ...]
     exponent = draw(st.integers(0, 7))
     common = {"bias_mant": bias, "bias_exp": exponent, "name": f"layer {index}"}
     if reset == "zero":
-        return LIF(shape, 4095, draw(st.integers(0, 4096)), draw(st.integers(0, 2000)), **common)
+        return LIF(shape, 4095, draw(st.integers(0, 4096)), _vth(draw, rng, shape, 2000), **common)
     if reset == "subtract":
         u_init = -arithmetic.effective_bias(bias, exponent)
-        return LIF(shape, 2047, 4096, 2 * draw(st.integers(1, 255)), u_init=u_init, **common)
+        return LIF(shape, 2047, 4096, 2 * _vth(draw, rng, shape, 255), u_init=u_init, **common)
     du, dv = draw(st.integers(-1, 4095)), draw(st.integers(0, 4096))
     u_init = rng.integers(-(2**23) + 1, 2**23, shape)
-    return LIF(shape, du, dv, draw(st.integers(0, arithmetic.VTH_MAX)), u_init=u_init, **common)
+    return LIF(shape, du, dv, _vth(draw, rng, shape, arithmetic.VTH_MAX), u_init=u_init, **common)
+
+
+def _vth(draw: st.DrawFn, rng: np.random.Generator, shape: tuple[int, ...], highest: int) -> np.ndarray | int:
+    """One threshold, one for each channel, or one for each neuron."""
+    spread = draw(st.sampled_from([None, shape, (*shape[:1], *(1 for _ in shape[1:]))]))
+    return draw(st.integers(1, highest)) if spread is None else rng.integers(1, highest + 1, spread)
 
 
 def _dense(

@@ -25,8 +25,9 @@ def network(graded=False, reset="subtract", recurrent=False, seed=0, hidden=(7,)
     even = lambda *shape: 2 * rng.integers(-60, 90, shape)  # noqa: E731
     bias = rng.integers(-30, 60, (3, 3, 3))
     subtract = reset == "subtract"
+    vth = np.array([60, 55]).reshape(2, 1, 1) * (100 if graded else 1)
     layers = [
-        LIF((2, 5, 5), 4095, 2048, 60 if not graded else 6000, name="conv 1"),
+        LIF((2, 5, 5), 4095, 2048, vth, name="conv 1"),
         LIF((3, 3, 3), 2047, 4096, 120, bias, 6, -(bias << 6), name="conv 2")
         if subtract
         else LIF((3, 3, 3), 4095, 2048, 120, bias, 6, name="conv 2"),

@@ -19,7 +19,7 @@ def network():
     rng = np.random.default_rng(0)
     even = lambda *shape: 2 * rng.integers(-100, 100, shape)  # noqa: E731
     layers = (
-        LIF((2, 3, 3), 4095, 1024, 150, rng.integers(-9, 9, (2, 3, 3)), 6),
+        LIF((2, 3, 3), 4095, 1024, np.array([150, 90]).reshape(2, 1, 1), rng.integers(-9, 9, (2, 3, 3)), 6),
         LIF((4,), 2047, 4096, 200, 5, 6, -5 << 6),
         LIF((3,), 4095, 4096, 131071),
     )

@@ -25,6 +25,7 @@ from lava.magma.core.sync.protocols.loihi_protocol import LoihiProtocol  # noqa:
 from lava.proc.dense.models import PyLearningDenseModelBitApproximate  # noqa: E402
 from lava.proc.dense.process import LearningDense  # noqa: E402
 from lava.proc.io.source import RingBuffer  # noqa: E402
+from lava.proc.lif.process import LIF, LIFReset  # noqa: E402
 from ottt_loihi.converters.lava_runtime import LavaRun, check_models  # noqa: E402
 from ottt_loihi.onchip.inprocess import InProcessRun  # noqa: E402
 from ottt_loihi.onchip.processes.dense import OTTTDense  # noqa: E402
@@ -53,6 +54,18 @@ def run_in_process(connection, steps, tag="fixed_pt", name="weights"):
     with InProcessRun(connection, tag) as run:
         run.steps(steps)
         return run.get(getattr(connection, name))
+
+
+@pytest.mark.parametrize("kind", [LIF, LIFReset])
+def test_the_one_threshold_of_a_lif_may_be_an_array(kind):
+    """It is documented as one number, and its Var has the shape (1,); converters/lava.py hands over one per neuron."""
+    settings = {"reset_interval": 9, "reset_offset": 0} if kind is LIFReset else {}
+    vth = np.array([1, 2, 3])
+    neurons = kind(shape=(3,), du=4095, dv=4096, vth=vth, bias_mant=2 * 64 + 1, bias_exp=0, **settings)
+    assert neurons.vth.shape == (1,)
+    with InProcessRun(neurons, "fixed_pt") as run:
+        run.steps(1)
+        assert run.get(neurons.v).tolist() == [0, 0, 129]  # 129 > 64·1, 129 > 64·2, 129 < 64·3
 
 
 class TestGrammarAndValidation:

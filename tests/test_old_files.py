@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from fixtures import make
-from ottt_loihi.converters import netx_reader, nir_reader
+from ottt_loihi.converters import netx_reader, nir, nir_reader
 from ottt_loihi.sim import storage
 
 FIXTURES = Path(make.__file__).parent
@@ -13,8 +13,10 @@ FIXTURES = Path(make.__file__).parent
 
 def test_there_is_a_file_of_every_version():
     names = {path.name for path in FIXTURES.iterdir() if path.suffix not in (".py", "") and "pycache" not in path.name}
-    assert names == {"chip-v1.h5", "hosted-v2.h5", "chip-v1.nir", "plain-v1.net", "mlp-v1.pt", "conv-v1.pt"}
-    assert storage.VERSION == 2, "write a fixture with the new version"
+    chips = {"chip-v1.h5", "hosted-v2.h5", "thresholds-v3.h5", "chip-v1.nir", "thresholds-v2.nir"}
+    assert names == chips | {"plain-v1.net", "mlp-v1.pt", "conv-v1.pt"}
+    assert storage.VERSION == 3, "write a fixture with the new version"
+    assert nir.VERSION == 2, "write a fixture with the new version"
 
 
 @pytest.mark.parametrize("path", sorted(FIXTURES.glob("chip-*.h5")), ids=lambda p: p.name)
@@ -29,6 +31,11 @@ def test_nir(path):
 
 def test_chip_networks_with_a_hosts_part():
     assert storage.load(FIXTURES / "hosted-v2.h5") == make.hosted()
+
+
+def test_thresholds_of_neurons():
+    assert storage.load(FIXTURES / "thresholds-v3.h5") == make.thresholds()
+    assert nir_reader.read(FIXTURES / "thresholds-v2.nir") == make.thresholds()
 
 
 def test_netx():

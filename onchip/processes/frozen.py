@@ -37,7 +37,7 @@ class FrozenNeuron(AbstractProcess):
         shape: tuple[int],
         du: int,
         dv: int,
-        vth: int,
+        vth: np.ndarray,
         bias: np.ndarray,
         u_init: np.ndarray,
         epoch: int,

@@ -25,7 +25,7 @@ def compare(
     processes: Annotated[int, typer.Option(min=1, help="Runs at the same time; default: one a core.")] = os.cpu_count()
     or 1,
     check: Annotated[
-        int, typer.Option(min=0, help="Test samples for the accuracy with 8-bit weights; 0: do not export.")
+        int, typer.Option(min=0, help="Test samples for the accuracy on the chip; 0: do not export.")
     ] = 1000,
     json: Json = False,
     debug: Debug = False,
@@ -64,7 +64,7 @@ def compare(
             [row["rule"] for row in rows],
             {
                 "float": [(row["accuracy"], row["deviation"]) for row in rows],
-                "8 bits": [
+                "chip": [
                     None if row["accuracy_chip"] is None else (row["accuracy_chip"], row["deviation_chip"])
                     for row in rows
                 ],
@@ -87,7 +87,7 @@ def main() -> None:
     execute(compare, "ottt-compare")
 
 
-COLUMNS = ("rule", "accuracy>", "8 bits>", "time>", "memory>", "spikes>", "operations>")
+COLUMNS = ("rule", "accuracy>", "chip>", "time>", "memory>", "spikes>", "operations>")
 
 
 def _cells(row: dict[str, Any]) -> tuple[str, ...]:
@@ -104,10 +104,13 @@ def _cells(row: dict[str, Any]) -> tuple[str, ...]:
 
 
 def _note(rows: list[dict[str, Any]]) -> str:
-    note = "Means over the seeds. Time: training. Memory: the process's most. Spikes, synaptic operations: per sample."
+    note = (
+        "Means over the seeds. Chip: the accuracy as integers, 8 bits, or ±1 where a rule trains weights of one bit. "
+        "Time: training. Memory: the process's most. Spikes, synaptic operations: per sample."
+    )
     for row in rows:
         if row["reason"]:
-            note += f" {row['rule']} with 8 bits: {row['reason']}."
+            note += f" {row['rule']} on the chip: {row['reason']}."
     return note
 
 

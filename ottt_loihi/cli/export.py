@@ -38,6 +38,11 @@ class Backend(str, Enum):
     netx = "netx"
 
 
+class Thresholds(str, Enum):
+    channel = "channel"
+    layer = "layer"
+
+
 class Scale(str, Enum):
     free = "free"
     power_of_two = "power-of-two"
@@ -64,6 +69,10 @@ def export(
         ),
     ] = Form.graded,
     scale: Annotated[Scale, typer.Option(help="Integer units per float unit, layer by layer.")] = Scale.free,
+    thresholds: Annotated[
+        Thresholds,
+        typer.Option(help="One-bit weights: exactly ±1 with a threshold for each channel, or 8 bits and one a layer."),
+    ] = Thresholds.channel,
     no_net: Annotated[
         bool, typer.Option("--no-net", help="Write no .net, and use weight exponents, which it cannot hold.")
     ] = False,
@@ -114,6 +123,7 @@ def export(
         input_form=input_form.value,
         scale=scale.value,
         for_netx=False if no_net else None,
+        thresholds=thresholds.value,
         allow_dead=allow_dead,
         limits=TARGETS[target.value].overridden(_limits(limit or [])),
     )

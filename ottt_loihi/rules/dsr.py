@@ -24,7 +24,7 @@ from ottt_loihi.network import Network
 from ottt_loihi.neurons import LIFStep, one_of
 from ottt_loihi.paths import BPTT, Paths
 from ottt_loihi.rules.rule import BatchResult, Rule, check_labels, require_finite
-from ottt_loihi.synapses import _Traced
+from ottt_loihi.traced import Traced
 
 KINDS = ("if", "lif")
 GRADIENTS = ("exact", "released")
@@ -169,7 +169,7 @@ def _current(synapse: Any, x: Tensor, pre: Tensor) -> Tensor:
     """Î = W·x + b, whose weight gradient sees ``pre`` in place of x."""
     weights = synapse.effective()
     x, pre = synapse._spread(synapse._receive(x)), synapse._spread(synapse._receive(pre))
-    return synapse._send(_Traced.apply(x, pre, weights.weight, weights.bias, 1.0, synapse, False))
+    return synapse._send(Traced.apply(x, pre, weights.weight, weights.bias, 1.0, synapse, False))
 
 
 class _Rate(torch.autograd.Function):
