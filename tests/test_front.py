@@ -100,7 +100,7 @@ def test_every_state_of_the_front_and_every_weight_equal_lavas(graded, reset, re
     """Epoch by epoch: the front's u, v, s are the exact simulator's; at the end everything is sim.learn's."""
     pytest.importorskip("lava.magma.core.process.process")
     from ottt_loihi.onchip.inprocess import InProcessRun
-    from ottt_loihi.onchip.learner import make_stream
+    from ottt_loihi.onchip.stream import make_stream
 
     chip = make_plastic(network(graded, reset, recurrent), layers=[2, 3])
     plan, settings = make_plan(chip), Settings(shuffle=False)

@@ -394,10 +394,10 @@ class TestCommand:
     def test_ctrl_c_saves(self, tmp_path):
         """As a person's: raised by the progress bar after 160 samples, which no load of the machine can shift."""
         script = (
-            "import sys\nfrom ottt_loihi.cli import learn as cli\nfrom ottt_loihi.onchip import learner\n"
-            "run = learner._Session.run\n"
+            "import sys\nfrom ottt_loihi.cli import learn as cli\nfrom ottt_loihi.onchip.session import Session\n"
+            "run = Session.run\n"
             "def stop(done, total, accuracy):\n    if done >= 160: raise KeyboardInterrupt\n"
-            "learner._Session.run = lambda self, total, every, progress, stop_at: run(self, total, every, stop)\n"
+            "Session.run = lambda self, total, every, progress, stop_at: run(self, total, every, stop)\n"
             f"sys.argv = ['ottt-learn', '--hidden', '10', '-o', {str(tmp_path)!r}]\ncli.main()\n"
         )
         done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=100, check=False)

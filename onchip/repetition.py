@@ -1,0 +1,81 @@
+"""The same stretch of learning in ``sim.learn`` and in Lava's runtime, compared variable by variable."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from ottt_loihi.converters.lava_runtime import LavaRun
+from ottt_loihi.onchip.executors import SimRun
+from ottt_loihi.onchip.plan import make_plan
+from ottt_loihi.onchip.settings import Settings
+from ottt_loihi.onchip.stream import Data, check_data, make_stream
+from ottt_loihi.sim.network import ChipNetwork
+from ottt_loihi.sim.subspace import Subspace
+
+from ottt_loihi.errors import UsageError, VerificationError
+
+
+@dataclass(frozen=True)
+class Repetition:
+    """A stretch of learning that ``sim.learn`` and Lava's runtime went through with the same result."""
+
+    steps: int
+    variables: int
+    sim_steps_per_second: float
+    lava_steps_per_second: float
+
+
+def repeat_in_lava(
+    chip: ChipNetwork,
+    data: Data | Callable[[int], Data],
+    steps: int,
+    *,
+    settings: Settings | None = None,
+    stall_timeout: float = 10.0,
+    subspaces: Sequence[Subspace] | None = None,
+) -> Repetition:
+    """Learn for at least ``steps`` Lava steps with ``sim.learn`` and in the Lava runtime, and compare everything.
+
+    Weights, traces, membranes, random states and counters, all elements. Rounded up to whole samples; the data is gone
+    through as often as it takes.
+
+    Raises
+    ------
+    VerificationError
+        naming the first variable and element that differ
+    """
+    if isinstance(steps, bool) or not isinstance(steps, (int, np.integer)) or steps < 1:
+        raise UsageError(f"steps: expected an integer ≥ 1, got {steps!r}")
+    settings = settings or Settings()
+    plan = make_plan(chip, settings.unit)
+    per_sample = plan.steps_per_sample(settings.feedback, settings.schedule)
+    samples = -(-int(steps) // per_sample)
+    first = check_data(chip, *(data(0) if callable(data) else data), what="data")
+    stream = make_stream(plan, data, -(-samples // len(first[1])), settings, subspaces, for_lava=True)
+    SimRun(stream, settings).learn(1)  # numba compiles
+    run_sim, graph = SimRun(stream, settings), stream.build(settings)
+    started = time.monotonic()
+    run_sim.learn(samples)
+    sim_seconds = time.monotonic() - started
+    expected = run_sim.variables()
+    with LavaRun(graph.source, stall_timeout=stall_timeout) as run:
+        started = time.monotonic()
+        run.steps(samples * per_sample)
+        lava_seconds = time.monotonic() - started
+        found = {name: run.get(var) for name, var in graph.variables().items() if name in expected}
+    for name, value in found.items():
+        _check_equal(name, expected[name], value, samples * per_sample)
+    steps = samples * per_sample
+    return Repetition(steps, len(found), steps / sim_seconds, steps / lava_seconds)
+
+
+def _check_equal(name: str, sim: np.ndarray, lava: np.ndarray, steps: int) -> None:
+    if not np.array_equal(sim, lava):
+        place = tuple(int(i) for i in np.argwhere(sim != lava)[0])
+        raise VerificationError(
+            f"{name} differs at {place} after {steps} steps: "
+            f"{sim[place]} in sim.learn, {lava[place]} in the Lava runtime"
+        )
