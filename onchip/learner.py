@@ -24,7 +24,7 @@ from ottt_loihi.onchip.stream import Data, check_data, make_stream
 from ottt_loihi.sim.network import ChipNetwork
 from ottt_loihi.sim.subspace import Subspace
 
-from ottt_loihi.errors import UsageError
+from ottt_loihi.errors import LavaError, UsageError
 
 __all__ = [
     "BACKENDS",
@@ -50,6 +50,7 @@ def learn(
     progress: Callable[[int, int, float | None], None] | None = None,
     stall_timeout: float = 10.0,
     checkpoint: str | os.PathLike[str] | None = None,
+    checkpoint_every: int | None = None,
     resume: bool = False,
     stop_at: float | None = None,
     subspaces: Sequence[Subspace] | None = None,
@@ -77,9 +78,12 @@ def learn(
     stall_timeout
         of the Lava runtime, in seconds
     checkpoint
-        a path without suffix: at every point of the curve the state is kept there (backend sim; ``checkpoint.py``)
+        a path without suffix, where the state is kept (``checkpoint.py``): at every point of the curve, and
+    checkpoint_every
+        after so many samples, again and again; default: at the curve's points alone
     resume
-        go on from there, bit for bit as if there had been no stop; with more ``passes``, longer
+        go on from there, bit for bit as if there had been no stop, in any backend, whichever had stopped; with more
+        ``passes``, longer
     stop_at
         accuracy on the test data, 0 … 1, at which learning has done enough and ends
     subspaces
@@ -94,7 +98,7 @@ def learn(
     ChipError
         for a network that cannot learn here
     LavaError, BackendUnavailableError
-        when Lava fails, or is not there
+        when Lava fails, saying what is kept and where, or is not there
     """
     settings = settings or Settings()
     if backend not in BACKENDS:
@@ -106,19 +110,33 @@ def learn(
         test = check_data(chip, *test, what="test data")
     stream = make_stream(plan, data, passes, settings, subspaces, for_lava=backend != "sim")
     total = len(stream.labels)
-    every = max(1, total // (10 * passes)) if evaluate_every is None else evaluate_every
-    if isinstance(every, bool) or not isinstance(every, (int, np.integer)) or every < 1:
-        raise UsageError(f"evaluate_every: expected an integer ≥ 1, got {evaluate_every!r}")
-    kept, first = None, slice(total // passes)
+    every = max(1, total // (10 * passes)) if evaluate_every is None else _count(evaluate_every, "evaluate_every")
+    keep_every = every if checkpoint_every is None else _count(checkpoint_every, "checkpoint_every")
+    kept, first, curve = None, slice(total // passes), None
     if checkpoint is not None:
-        kept = Checkpoint(Path(checkpoint), stream.packed[first], stream.labels[first], int(every))
-    if backend != "sim" and kept is not None:
-        raise UsageError(f"checkpoint: backend sim can be stopped and resumed, {backend} cannot")
+        kept = Checkpoint(Path(checkpoint), stream.packed[first], stream.labels[first], every)
     if stop_at is not None and (test is None or not 0 < stop_at <= 1):
         raise UsageError(f"stop_at: expected an accuracy in 0 … 1 and test data to measure it on, got {stop_at}")
-    if resume and kept is None:
-        raise UsageError("resume: say from where, with checkpoint=")
-    with executor(stream, backend, settings, stall_timeout) as run:
-        session = Session(plan, plan.steps_per_sample(settings.feedback, settings.schedule), run, test, kept, resume)
-        interrupted = session.run(total, int(every), progress, stop_at)
-    return session.result(stream.rates, interrupted, {"backend": backend, "passes": passes, **vars(settings)})
+    if kept is None and (resume or checkpoint_every is not None):
+        raise UsageError(f"{'resume' if resume else 'checkpoint_every'}: say where, with checkpoint=")
+    learner = stream.learner(settings)
+    if resume and kept is not None:
+        learner, points = kept.load(learner.network)
+        curve = [CurvePoint(*point) for point in points]
+    try:
+        with executor(stream, backend, settings, stall_timeout, learner) as run:
+            session = Session(plan, run, test, kept, curve)
+            interrupted = session.run(total, every, keep_every, progress, stop_at)
+    except LavaError as error:
+        if kept is None:
+            raise
+        raise LavaError(f"{error}; {kept.told()}") from error
+    chosen = {"backend": backend, "passes": passes, **vars(settings)}
+    per_sample = plan.steps_per_sample(settings.feedback, settings.schedule)
+    return session.result(stream.rates, per_sample, interrupted, chosen)
+
+
+def _count(value: int, name: str) -> int:
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1:
+        raise UsageError(f"{name}: expected an integer ≥ 1, got {value!r}")
+    return int(value)

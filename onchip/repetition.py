@@ -7,11 +7,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from ottt_loihi.converters.lava_runtime import LavaRun
-from ottt_loihi.onchip.executors import SimRun
+from ottt_loihi.onchip.executors import executor
 from ottt_loihi.onchip.plan import make_plan
 from ottt_loihi.onchip.settings import Settings
-from ottt_loihi.onchip.stream import Data, check_data, make_stream
+from ottt_loihi.onchip.stream import Data, Stream, check_data, make_stream
 from ottt_loihi.sim.network import ChipNetwork
 from ottt_loihi.sim.subspace import Subspace
 
@@ -55,21 +54,24 @@ def repeat_in_lava(
     samples = -(-int(steps) // per_sample)
     first = check_data(chip, *(data(0) if callable(data) else data), what="data")
     stream = make_stream(plan, data, -(-samples // len(first[1])), settings, subspaces, for_lava=True)
-    SimRun(stream, settings).learn(1)  # numba compiles
-    run_sim, graph = SimRun(stream, settings), stream.build(settings)
-    started = time.monotonic()
-    run_sim.learn(samples)
-    sim_seconds = time.monotonic() - started
-    expected = run_sim.variables()
-    with LavaRun(graph.source, stall_timeout=stall_timeout) as run:
-        started = time.monotonic()
-        run.steps(samples * per_sample)
-        lava_seconds = time.monotonic() - started
-        found = {name: run.get(var) for name, var in graph.variables().items() if name in expected}
-    for name, value in found.items():
-        _check_equal(name, expected[name], value, samples * per_sample)
+    _learnt(stream, "sim", settings, 1, stall_timeout)  # numba compiles
+    expected, sim_seconds = _learnt(stream, "sim", settings, samples, stall_timeout)
+    found, lava_seconds = _learnt(stream, "lava", settings, samples, stall_timeout)
     steps = samples * per_sample
+    for name, value in found.items():
+        _check_equal(name, expected[name], value, steps)
     return Repetition(steps, len(found), steps / sim_seconds, steps / lava_seconds)
+
+
+def _learnt(
+    stream: Stream, backend: str, settings: Settings, samples: int, stall_timeout: float
+) -> tuple[dict[str, np.ndarray], float]:
+    """The variables after so many samples, and the seconds these took."""
+    with executor(stream, backend, settings, stall_timeout, stream.learner(settings)) as run:
+        started = time.monotonic()
+        run.learn(samples)
+        seconds = time.monotonic() - started
+        return run.variables(), seconds
 
 
 def _check_equal(name: str, sim: np.ndarray, lava: np.ndarray, steps: int) -> None:

@@ -14,6 +14,7 @@ from ottt_loihi.onchip.plan import Plan, make_plan, with_weights
 from ottt_loihi.onchip.result import CurvePoint, LearningResult
 from ottt_loihi.onchip.stream import Data
 from ottt_loihi.sim import Simulator
+from ottt_loihi.sim.learning import Learner
 from ottt_loihi.sim.network import ChipNetwork
 
 CHUNK = 16  # samples between two reports to ``progress``
@@ -25,30 +26,30 @@ def accuracy(chip: ChipNetwork, x: np.ndarray, labels: np.ndarray) -> float:
 
 
 class Session:
-    """One run: steps it, evaluates on the way, keeps what was read last."""
+    """One run: steps it, evaluates on the way, keeps what was read last.
+
+    kept: where its states are kept, or None · curve: of the part of the run that lies behind it
+    """
 
     def __init__(
         self,
         plan: Plan,
-        per_sample: int,
         run: SimRun | GraphRun,
         test: Data | None,
-        checkpoint: Checkpoint | None = None,
-        resume: bool = False,
+        kept: Checkpoint | None = None,
+        curve: Sequence[CurvePoint] | None = None,
     ) -> None:
-        self.plan, self.per_sample, self.executor, self.test, self.checkpoint = plan, per_sample, run, test, checkpoint
+        self.plan, self.executor, self.test, self.kept = plan, run, test, kept
         self.heard = None if test is None or plan.front is None else packed_spikes(plan.front, test[0])
-        self.curve: list[CurvePoint] = []
-        self.seconds, self.done = 0.0, 0
-        if resume:
-            self.curve = run.resume(checkpoint)
-            self.done = run.samples
-        self._read(measure=not resume)
+        self.curve = list(curve or [])
+        self.seconds = 0.0
+        self._read(run.learner(), measure=curve is None)
 
     def run(
         self,
         total: int,
         every: int,
+        keep_every: int,
         progress: Callable[[int, int, float | None], None] | None,
         stop_at: float | None = None,
     ) -> bool:
@@ -56,28 +57,35 @@ class Session:
         done = self.done
         try:
             while done < total:
-                until = min(total, (done // every + 1) * every)
+                stops = [(done // count + 1) * count for count in (every, keep_every)]
+                until = min(total, *stops)
                 chunk = min(CHUNK, until - done)
                 started = time.monotonic()
                 self.executor.learn(chunk)
                 self.seconds += time.monotonic() - started
                 done += chunk
                 if done == until:
-                    self.done = done
-                    self._read()
-                    if self.checkpoint is not None:
-                        self.executor.save(self.checkpoint, self.curve)
+                    self._stop(done in (stops[0], total))
                 if progress is not None:
                     progress(done, total, self.curve[-1].accuracy if self.curve else None)
-                if stop_at is not None and done == until and self.curve[-1].accuracy >= stop_at:
+                if stop_at is not None and self.done == done and self.curve[-1].accuracy >= stop_at:
                     break
         except KeyboardInterrupt:
             return True
         return False
 
-    def _read(self, measure: bool = True) -> None:
-        self.chip = with_weights(self.plan, self.executor.weights(), self.executor.biases())
-        self.counters, self.subspaces = self.executor.counters(), self.executor.subspaces()
+    def _stop(self, measure: bool) -> None:
+        """At a point of the curve, or where only the state is kept."""
+        learner = self.executor.learner()
+        if measure:
+            self._read(learner)
+        if self.kept is not None:
+            self.kept.save(learner, [(point.samples, point.accuracy) for point in self.curve])
+
+    def _read(self, learner: Learner, measure: bool = True) -> None:
+        self.done, self.counters = learner.samples, counters(learner)
+        self.chip = with_weights(self.plan, learner.weights(), learner.biases())
+        self.subspaces = tuple(s for s in learner.subspaces() if s is not None)
         if measure and self.test is not None:
             self.curve.append(CurvePoint(self.done, self._accuracy(self.test)))
 
@@ -86,14 +94,16 @@ class Session:
             return accuracy(self.chip, *test)
         return float((predictions(make_plan(self.chip, self.plan.unit).chip, self.heard) == test[1]).mean())
 
-    def result(self, rates: Sequence[float], interrupted: bool, settings: dict[str, Any]) -> LearningResult:
+    def result(
+        self, rates: Sequence[float], per_sample: int, interrupted: bool, settings: dict[str, Any]
+    ) -> LearningResult:
         plan = self.plan
         dense = make_plan(self.chip, plan.unit).dense
         return LearningResult(
             chip=self.chip,
             curve=tuple(self.curve),
             samples=self.done,
-            steps=self.done * self.per_sample,
+            steps=self.done * per_sample,
             rates=tuple(rates),
             counters=self.counters,
             messages=self.done * plan.chip.num_steps,
@@ -104,3 +114,9 @@ class Session:
             settings=settings,
             subspaces=self.subspaces or None,
         )
+
+
+def counters(learner: Learner) -> dict[str, int]:
+    """Saturated messages by process and kind, as ``neuron[0].y1_saturated``."""
+    counts = learner.variables(("y1_saturated", "error_saturated"))
+    return {name.replace("readout[0]", "readout"): int(value[0]) for name, value in counts.items()}

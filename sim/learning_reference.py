@@ -225,7 +225,8 @@ class Layer:
         found |= {f"{process}.{name}": getattr(self, name) for name in names}
         found |= {f"{process}.{name}_saturated": np.array([count]) for name, count in self.saturated.items()}
         if not self.readout:
-            found |= {f"{process}.{name}": getattr(self, name) for name in "us"}
+            names = ("u", "s") if self.part.bias is None else ("u", "s", "u_init")
+            found |= {f"{process}.{name}": getattr(self, name) for name in names}
         if self.part.feedback is not None:
             found[f"feedback[{index}].weights"] = self.feedback
             found[f"feedback[{index}].noise"] = self.noise

@@ -155,13 +155,15 @@ def test_a_stretch_in_the_lava_runtime(graded):
 
 
 def test_stopped_and_resumed_is_not_stopped(tmp_path):
+    pytest.importorskip("lava.magma.core.process.process")
     chip = make_plastic(network())
-    run = lambda folder, passes, resume=False: learn(  # noqa: E731
-        chip, data(chip), passes=passes, evaluate_every=5, checkpoint=tmp_path / folder, resume=resume
+    run = lambda folder, passes, backend="sim", resume=False: learn(  # noqa: E731
+        chip, data(chip), passes=passes, backend=backend, evaluate_every=5, checkpoint=tmp_path / folder, resume=resume
     )
-    whole = run("whole", 2)
+    whole = run("whole", 3)
     run("parts", 1)
-    assert run("parts", 2, resume=True).chip == whole.chip != chip
+    run("parts", 2, "inprocess", resume=True)
+    assert run("parts", 3, resume=True).chip == whole.chip != chip
 
 
 class TestRefuses:

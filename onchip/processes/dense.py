@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from lava.magma.core.decorator import implements, requires, tag
 from lava.magma.core.learning import string_symbols
@@ -15,6 +17,7 @@ from lava.magma.core.resources import CPU
 from lava.magma.core.sync.protocols.loihi_protocol import LoihiProtocol
 from lava.proc.dense.models import AbstractPyDenseModelBitAcc, AbstractPyDenseModelFloat
 from lava.proc.dense.process import LearningDense
+from ottt_loihi.onchip.schedule import Clock
 from ottt_loihi.sim import arithmetic
 from ottt_loihi.sim import learning_integers as integers
 
@@ -74,7 +77,7 @@ class OTTTDense(LearningDense):
         self.error_buff = Var(shape=(weights.shape[1],), init=0)
 
 
-class OTTTDenseBehaviour:
+class OTTTDenseBehaviour(Clock):
     """What both arithmetics share. Mixed in before Lava's classes."""
 
     def run_spk(self) -> None:
@@ -91,9 +94,12 @@ class OTTTDenseBehaviour:
 
     def run_lrn(self) -> None:
         super().run_lrn()
-        frame = self.time_step // self._learning_rule.t_epoch - 1
-        if integers.decays_after(frame, self.proc_params["decay_every"]):
-            self.weights = self.decayed(frame, self.proc_params["decay_shift"])
+        if integers.decays_after(self.frame(), self.proc_params["decay_every"]):
+            self.weights = self.decayed(self.frame(), self.proc_params["decay_shift"])
+
+    def frame(self) -> int:
+        """The learning epoch that ends in this step, from 0."""
+        return self.time_step // self._learning_rule.t_epoch - 1
 
     def on_var_update(self) -> None:
         """Lava would rebuild the rule here, from time constants rounded to integers; ours never changes."""
@@ -131,18 +137,23 @@ class OTTTDenseModelFloat(OTTTDenseBehaviour, LearningConnectionModelFloat, Abst
         return self.weights - self.weights / 2**shift
 
 
+def skip_random(model: Any) -> None:
+    """Bring the random numbers of Lava's engine to where the model's clock stands (``sim.learning`` says which)."""
+    model._x_random._rng_trace_decay.bit_generator.advance(2 * model.time_step)
+    model._conn_var_random._rng.bit_generator.advance(model.time_step // model._learning_rule.t_epoch)
+
+
 class FixedActivation:
     """The fixed-point part that is not Lava's: the shifted sum, rounding per synapse. Mixed in before everything."""
 
     def __init__(self, proc_params):
         super().__init__(proc_params)
         self._independent, self._seed = proc_params["rounding"] == "per-synapse", proc_params["seed"]
-        self._epochs = 0
+        skip_random(self)
 
     def _stochastic_round_synaptic_variable(self, name, values, random):
         if self._independent:
-            random = integers.synapse_draws(self._seed, self._epochs, values.shape) / 2**integers.FRACTION_BITS
-            self._epochs += 1
+            random = integers.synapse_draws(self._seed, self.frame(), values.shape) / 2**integers.FRACTION_BITS
         return super()._stochastic_round_synaptic_variable(name, values, random)
 
     def decayed(self, frame: int, shift: int) -> np.ndarray:

@@ -12,7 +12,7 @@ from lava.magma.core.process.process import AbstractProcess
 from lava.magma.core.process.variable import Var
 from lava.magma.core.resources import CPU
 from lava.magma.core.sync.protocols.loihi_protocol import LoihiProtocol
-from ottt_loihi.onchip.schedule import Turn
+from ottt_loihi.onchip.schedule import Clock, Turn
 from ottt_loihi.sim import arithmetic
 from ottt_loihi.sim import learning_encodings as encodings
 from ottt_loihi.sim import learning_integers as integers
@@ -132,7 +132,7 @@ class OTTTNeuron(AbstractProcess):
         self.error_saturated = Var(shape=(1,), init=0)
 
 
-class AbstractOTTTNeuronModel(PyLoihiProcessModel):
+class AbstractOTTTNeuronModel(Clock, PyLoihiProcessModel):
     """When the neuron acts; how is the subclasses' business. ONE: of a factor y1, see ``encodings.messages``."""
 
     ONE: int

@@ -67,8 +67,7 @@ class ProjectedDenseModelFixed(
 
     def run_lrn(self) -> None:
         super().run_lrn()
-        frame = (self.time_step - 1) // self._learning_rule.t_epoch
-        random = integers.synapse_hash(self._lateral_seed, frame, self.rows.shape)
+        random = integers.synapse_hash(self._lateral_seed, self.frame(), self.rows.shape)
         self.rows = lateral.moved(self.rows, self._fixed, self._shift, self.x1, random)
 
     def _extract_applier_evaluated_traces(self, x_traces_history, y_traces_history):

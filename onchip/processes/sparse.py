@@ -14,7 +14,7 @@ from lava.magma.core.resources import CPU
 from lava.magma.core.sync.protocols.loihi_protocol import LoihiProtocol
 from lava.proc.sparse.models import AbstractPySparseModelBitAcc, AbstractPySparseModelFloat
 from lava.proc.sparse.process import LearningSparse
-from ottt_loihi.onchip.processes.dense import ROUNDINGS, OTTTDenseBehaviour
+from ottt_loihi.onchip.processes.dense import ROUNDINGS, OTTTDenseBehaviour, skip_random
 from ottt_loihi.sim import arithmetic
 from ottt_loihi.sim import learning_integers as integers
 from scipy.sparse import csr_matrix
@@ -105,13 +105,12 @@ class OTTTSparseModelFixed(OTTTDenseBehaviour, LearningConnectionModelBitApproxi
     def __init__(self, proc_params):
         super().__init__(proc_params)
         self._independent, self._seed = proc_params["rounding"] == "per-synapse", proc_params["seed"]
-        self._epochs = 0
+        skip_random(self)
 
     def _stochastic_round_synaptic_variable(self, name, values, random):
         if self._independent:
-            draws = integers.synapse_draws(self._seed, self._epochs, values.shape)
+            draws = integers.synapse_draws(self._seed, self.frame(), values.shape)
             random = draws[places(values)] / 2**integers.FRACTION_BITS
-            self._epochs += 1
         return super()._stochastic_round_synaptic_variable(name, values, random)
 
     def decayed(self, frame: int, shift: int) -> csr_matrix:
