@@ -6,13 +6,13 @@ import numpy as np
 from lava.magma.core.decorator import implements, requires, tag
 from lava.magma.core.learning.learning_rule import LoihiLearningRule
 from lava.magma.core.model.py.connection import LearningConnectionModelBitApproximate
-from lava.magma.core.model.py.ports import PyInPort, PyOutPort
 from lava.magma.core.model.py.type import LavaPyType
 from lava.magma.core.process.variable import Var
 from lava.magma.core.resources import CPU
 from lava.magma.core.sync.protocols.loihi_protocol import LoihiProtocol
 from lava.proc.dense.models import AbstractPyDenseModelBitAcc
-from ottt_loihi.onchip.processes.dense import FixedActivation, OTTTDense, OTTTDenseBehaviour
+from ottt_loihi.onchip.plastic import PlasticModelFixed
+from ottt_loihi.onchip.processes.dense import OTTTDense
 from ottt_loihi.sim import learning_integers as integers
 from ottt_loihi.sim import subspace as lateral
 from ottt_loihi.sim.subspace import Subspace
@@ -53,12 +53,7 @@ class ProjectedDense(OTTTDense):
 @implements(proc=ProjectedDense, protocol=LoihiProtocol)
 @requires(CPU)
 @tag("fixed_pt")
-class ProjectedDenseModelFixed(
-    FixedActivation, OTTTDenseBehaviour, LearningConnectionModelBitApproximate, AbstractPyDenseModelBitAcc
-):
-    error_in: PyInPort = LavaPyType(PyInPort.VEC_DENSE, np.int32, precision=8)
-    error_out: PyOutPort = LavaPyType(PyOutPort.VEC_DENSE, np.int32, precision=24)
-    error_buff: np.ndarray = LavaPyType(np.ndarray, np.int32, precision=24)
+class ProjectedDenseModelFixed(PlasticModelFixed, LearningConnectionModelBitApproximate, AbstractPyDenseModelBitAcc):
     rows: np.ndarray = LavaPyType(np.ndarray, np.int16)
 
     def __init__(self, proc_params):
