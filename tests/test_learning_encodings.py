@@ -91,7 +91,7 @@ def test_lavas_engine_computes_the_change(encoding):
     process = OTTTDense(w, OTTTLearningRule(1, 1, 0.0, encoding=encoding), 1, rounding="per-synapse", seed=9)
     with InProcessRun(process) as run:
         model = run._model(process.weights)
-        model.x1 = x1
+        model.x1, model.time_step = x1, 1  # the step in which the first epoch ends
         for port, value in sent.items():
             setattr(model, port, value)
         before = model.weights.copy()
