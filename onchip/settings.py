@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ottt_loihi.onchip.plan import FEEDBACKS
+from ottt_loihi.sim.learning import ROUNDINGS
 from ottt_loihi.sim.learning_options import Options
 
 from ottt_loihi.errors import UsageError
@@ -36,8 +37,8 @@ class Settings(Options):
         super().__post_init__()
         if self.feedback not in FEEDBACKS:
             raise UsageError(f"feedback: expected one of {', '.join(FEEDBACKS)}, got {self.feedback!r}")
-        if self.rounding not in ("per-synapse", "lava"):
-            raise UsageError(f"rounding: expected per-synapse or lava, got {self.rounding!r}")
+        if self.rounding not in ROUNDINGS:
+            raise UsageError(f"rounding: expected one of {', '.join(ROUNDINGS)}, got {self.rounding!r}")
         if not (0 < self.readout_rate < 2 and 0 < self.hidden_rate < 100):
             raise UsageError(
                 f"rates: expected 0 < readout_rate < 2 and 0 < hidden_rate < 100, "
