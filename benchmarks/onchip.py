@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import onchip_digits as digits
 import onchip_forgetting as forgetting
+import onchip_front as front
 from ottt_loihi.converters import plots
 from ottt_loihi.converters.export import Options, export
 from ottt_loihi.onchip.fresh import fresh_network
@@ -152,6 +153,7 @@ def write(
     scratch: list[tuple[Experiment, dict[str, Any]]],
     drifts: dict[str, dict[str, Any]],
     forgotten: dict[str, list[dict[str, Any]]],
+    behind: dict[str, list[dict[str, Any]]],
     learnt: dict[str, Any],
     limits: dict[str, Any],
 ) -> None:
@@ -165,6 +167,7 @@ def write(
         "learns on.\n\n"
         f"{drift_table(drifts)}\n\n![test accuracy while it learns on](onchip-drift.png)\n\n"
         f"{forgetting.section(forgotten)}\n"
+        f"{front.section(behind)}\n"
         f"{digits.section(learnt, limits)}"
     )
     with atomic_write(docs / "onchip-results.md") as temporary:
@@ -179,7 +182,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=Path, default=Path("runs/onchip"))
     parser.add_argument(
-        "--only", default="", help="experiments whose name contains this; drift, digits, limits, forgetting: the parts"
+        "--only",
+        default="",
+        help="experiments whose name contains this; or drift, forgetting, front, digits, limits",
     )
     parser.add_argument("--docs", type=Path, default=Path("docs"))
     arguments = parser.parse_args()
@@ -198,6 +203,9 @@ def main() -> None:
             print(experiment.name, found, flush=True)
     if arguments.only in "forgetting":
         forgotten = forgetting.measure(arguments.runs, kept)
+    if arguments.only in "front":
+        behind = front.measure(arguments.runs, kept)
+        print(front.table(behind), flush=True)
     if arguments.only in "digits":
         learnt = digits.measure_digits(arguments.runs, kept)
         print(digits.digits_table(learnt), digits.cosine_table(learnt), sep="\n\n", flush=True)
@@ -205,7 +213,7 @@ def main() -> None:
         limits = digits.measure_limits(arguments.runs, kept)
         print(digits.limits_table(limits), flush=True)
     if not arguments.only:
-        write(arguments.docs, scratch, drifts, forgotten, learnt, limits)
+        write(arguments.docs, scratch, drifts, forgotten, behind, learnt, limits)
 
 
 if __name__ == "__main__":

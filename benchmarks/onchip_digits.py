@@ -16,9 +16,10 @@ import numpy as np
 import torch
 from ottt_loihi.converters import plots
 from ottt_loihi.onchip.fresh import fresh_network
-from ottt_loihi.onchip.learner import Settings, Stream, accuracy, make_stream, with_weights
-from ottt_loihi.onchip.plan import FEEDBACKS, Plan, make_plan
+from ottt_loihi.onchip.learner import Settings, accuracy
+from ottt_loihi.onchip.plan import FEEDBACKS, Plan, make_plan, with_weights
 from ottt_loihi.onchip.scales import AVERAGING, NOISE, learning_network, random_feedback, start_weights
+from ottt_loihi.onchip.stream import Stream, make_stream
 from ottt_loihi.sim import learning_integers as integers
 from ottt_loihi.sim.freeze import freeze
 from ottt_loihi.sim.learning import Learner, LearningNetwork

@@ -7,12 +7,13 @@ after ``stop()`` crashes. :class:`LavaRun` is the one place in this project that
 * runs non-blocking, in chunks, and looks at the operating system processes while it waits;
 * ends all of them when one raised, died, or when nothing moves any more, and raises :class:`LavaError` with the name
   of the Lava process and its message;
-* ends the run on leaving the ``with`` block, whatever happened inside;
+* ends the run on leaving the ``with`` block, whatever happened inside, and on Linux also when it is killed itself;
 * refuses any ProcessModel that was not asked for: Lava's run configurations fall back in silence.
 """
 
 from __future__ import annotations
 
+import ctypes
 import faulthandler
 import importlib.util
 import os
@@ -24,6 +25,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from multiprocessing.util import register_after_fork
 from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
@@ -164,9 +166,9 @@ class LavaRun:
         self._runtime.stall_timeout = self._stall_timeout * BUSY_FACTOR
         self._stacks = tempfile.TemporaryFile()  # noqa: SIM115 (closed in _forget)
         try:
-            # both are inherited by the processes: Ctrl-C is ours to handle, not theirs; SIGUSR1 makes them tell
-            # where they are, which is how a stall is explained
-            with _interrupts_ignored(), _stacks_on_request(self._stacks):
+            # inherited by the processes: Ctrl-C is ours to handle, not theirs; SIGUSR1 makes them tell where they are,
+            # which is how a stall is explained; and when we are killed nobody else would end them
+            with _interrupts_ignored(), _stacks_on_request(self._stacks), _ending_with_us():
                 self._executable.assign_runtime_to_all_processes(self._runtime)  # type: ignore[union-attr]
                 self._runtime.initialize()
             self._pids = [actor.pid for actor in self._actors()]
@@ -402,6 +404,27 @@ def _stacks_on_request(file: IO[bytes]) -> Iterator[None]:
         yield
     finally:
         faulthandler.unregister(signal.SIGUSR1)
+
+
+@contextmanager
+def _ending_with_us() -> Iterator[None]:
+    """While this holds, processes that multiprocessing forks are killed when this one dies, however it dies (Linux)."""
+    if sys.platform != "linux":
+        yield
+        return
+    prctl, parent, death_signal = ctypes.CDLL(None).prctl, os.getpid(), 1  # PR_SET_PDEATHSIG of <sys/prctl.h>
+
+    def follow(_: object) -> None:
+        prctl(death_signal, signal.SIGKILL)
+        if os.getppid() != parent:  # it died before it was asked for
+            os._exit(1)
+
+    class Mark:
+        """multiprocessing forgets what was registered for it when it is gone."""
+
+    mark = Mark()
+    register_after_fork(mark, follow)
+    yield
 
 
 def _place_in_step(stack: str) -> str | None:

@@ -31,6 +31,7 @@ class Checkpoint:
         self.state, self.curve = path.with_name(path.name + ".h5"), path.with_name(path.name + ".json")
         sha = hashlib.sha256(packed[:SEEN].tobytes() + labels[:SEEN].astype(np.int64).tobytes())
         self._data, self._every = sha.hexdigest(), every
+        self._samples: int | None = None
 
     def save(self, learner: Learner, curve: Sequence[tuple[int, float]]) -> None:
         """Write both files, each whole or not at all."""
@@ -44,6 +45,7 @@ class Checkpoint:
         with atomic_write(self.curve) as temporary:
             temporary.write_text(json.dumps(document), encoding="utf-8")
         learner.save(self.state)
+        self._samples = learner.samples
 
     def load(self, network: LearningNetwork) -> tuple[Learner, list[tuple[int, float]]]:
         """The learner and the curve as they were.
@@ -59,7 +61,14 @@ class Checkpoint:
         if document["data"] != self._data or document["every"] != self._every:
             raise UsageError(f"{self.curve}: a run on other data, or in another order; start without --resume")
         learner = Learner.load(self.state, network)
+        self._samples = learner.samples
         return learner, [(n, accuracy) for n, accuracy in document["curve"] if n <= learner.samples]
+
+    def told(self) -> str:
+        """What there is to go on with, for a person whose run has failed."""
+        if self._samples is None:
+            return f"no state had been kept in {self.state} yet: start again"
+        return f"the state after {self._samples:,} samples is kept in {self.state}: go on from there with resume"
 
     def _read(self) -> dict:
         if not self.curve.exists():

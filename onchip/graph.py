@@ -27,6 +27,7 @@ from ottt_loihi.onchip.front_graph import build_front, build_source
 from ottt_loihi.onchip.plan import Plan, plan_subspaces
 from ottt_loihi.onchip.schedule import Schedule
 from ottt_loihi.sim import arithmetic
+from ottt_loihi.sim.learning import Learner
 from ottt_loihi.sim.learning_encodings import PORTS
 from ottt_loihi.sim.learning_options import DEFAULT, Options
 from ottt_loihi.sim.network import Sparse
@@ -52,7 +53,7 @@ class LearningGraph:
         named = {}
         for kind, processes, names in (
             ("plastic", self.plastic, ("weights", "x1", "y1", "y2", "y3", "a_buff")),
-            ("neuron", self.neurons, ("u", "v", "s", "y1", "rng", "bias", "y1_saturated", "error_saturated")),
+            ("neuron", self.neurons, ("u", "v", "s", "y1", "rng", "bias", "u_init", "y1_saturated", "error_saturated")),
             (
                 "readout",
                 (self.readout,),
@@ -173,13 +174,13 @@ def _learning_connection(
     settings = rule, interval, plan.dense[layer].weight_exp, name, rounding, rounding_seed
     decay = options.decay_every * (period // schedule.epoch), options.decay_shift
     if isinstance(plan.dense[layer], Sparse):
-        return OTTTSparse(_synapses(plan.dense[layer], weight), *settings, *decay)
+        return OTTTSparse(_stored(plan.dense[layer], weight), *settings, *decay)
     if subspace is not None:
         return ProjectedDense(weight, *settings, subspace, *decay)
     return OTTTDense(weight, *settings, *decay)
 
 
-def _synapses(c: Sparse, weight: np.ndarray) -> Any:
+def _stored(c: Sparse, weight: np.ndarray) -> Any:
     """The weights of a sparse connection, or of its twin, in Lava's form; those that are 0 are stored too."""
     from scipy.sparse import csr_matrix
 
@@ -315,3 +316,20 @@ def _connect_back(neuron: Any, back: Any, above: Any, readout: Any, encoding: st
         return
     readout.error_out.connect(back.error_in if hasattr(back, "error_in") else back.s_in)
     back.a_out.connect(neuron.a_third_factor_in)
+
+
+def begin_at(graph: LearningGraph, learner: Learner) -> None:
+    """Let a graph that does not run yet begin where ``learner`` stands: with its variables, at its Lava step."""
+    known = learner.variables()
+    for name, var in graph.variables().items():
+        if name in known:
+            var.init = _with(var.init, known[name]) if hasattr(var.init, "tocsr") else known[name]
+    for process in (graph.source, *graph.plastic, *graph.neurons, graph.readout, *graph.feedback, *graph.front):
+        process.proc_params["start"] = learner.samples * graph.period
+
+
+def _with(weights: Any, matrix: np.ndarray) -> Any:
+    """The same synapses with the weights that they have in ``matrix``."""
+    from ottt_loihi.onchip.processes.sparse import places, with_data
+
+    return with_data(weights, matrix[places(weights)])

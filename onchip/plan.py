@@ -1,15 +1,17 @@
-"""From a :class:`ChipNetwork` to numbers for the learning processes: what is plastic, and how fast it may learn."""
+"""From a :class:`ChipNetwork` to numbers for the learning processes, and back: what is plastic, and how fast it may
+learn."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from ottt_loihi.onchip.front import cut, first_plastic_layer
 from ottt_loihi.onchip.schedule import Schedule
 from ottt_loihi.sim import arithmetic, reference
-from ottt_loihi.sim.network import INPUT, LIF, ChipNetwork, Dense, Diagonal, Sparse
+from ottt_loihi.sim.learning_bias import with_bias
+from ottt_loihi.sim.network import INPUT, LIF, ChipNetwork, Connection, Dense, Diagonal, Sparse
 from ottt_loihi.sim.subspace import ONE, Subspace, check_subspaces
 
 from ottt_loihi.errors import ChipError, UsageError
@@ -53,6 +55,10 @@ class Plan:
     def schedule(self, feedback: str, kind: str = "phased") -> Schedule:
         """The phases, for a kind of schedule (``sim.learning_options.SCHEDULES``)."""
         return make_schedule(len(self.hidden), feedback, kind, 0 if self.front is None else len(self.front.layers))
+
+    def steps_per_sample(self, feedback: str, kind: str = "phased") -> int:
+        """Lava steps."""
+        return self.schedule(feedback, kind).period(self.chip.num_steps)
 
     def resolution(self, layer: int) -> float:
         """Weight steps (LSB) per threshold, or per logit of 1 at the readout."""
@@ -198,6 +204,24 @@ def plan_subspaces(plan: Plan, subspaces: Sequence[Subspace] | None) -> tuple[Su
                 f"subspaces: plastic connection {index} ({c.label}) is sparse, and HLOP needs dense ones; learn without"
             )
     return check_subspaces(subspaces, [c.shape[1] for c in plan.dense])
+
+
+def with_weights(plan: Plan, weights: Sequence[np.ndarray], biases: Sequence[np.ndarray] | None = None) -> ChipNetwork:
+    """The plan's network, its front included, with other weights in its plastic connections, and with learnt biases."""
+    first = len(plan.whole.layers) - len(plan.chip.layers)
+    connections = (
+        _with_matrix(c, np.asarray(weights[c.post - first], np.int32)) if c.weight_format == "learning9" else c
+        for c in plan.whole.connections
+    )
+    layers = plan.whole.layers
+    if biases is not None:
+        learnt = (with_bias(layer, np.asarray(bias, np.int32)) for layer, bias in zip(layers[first:], biases))
+        layers = (*layers[:first], *learnt)
+    return replace(plan.whole, layers=layers, connections=tuple(connections))
+
+
+def _with_matrix(c: Connection, matrix: np.ndarray) -> Connection:
+    return c.with_matrix(matrix) if isinstance(c, Sparse) else replace(c, weight=matrix)
 
 
 def _decay(index: int, layer: LIF) -> float:

@@ -48,6 +48,8 @@ class OTTTLearningRule(Loihi3FLearningRule):
     ----------
     effective_impulse
         I_eff = impulse · d^(K − pre_phase), d = λ^(1/K): what a spike has left in x1 when the epoch ends
+    encoding
+        whose rule it is; None with a ``dw`` of your own
 
     Raises
     ------
@@ -90,7 +92,7 @@ class OTTTLearningRule(Loihi3FLearningRule):
             start = default_impulse(decay) if impulse is None else impulse
             _check_impulse(start, decay)
             self.effective_impulse = start * left
-        self.decay = decay
+        self.decay, self.encoding = decay, encoding if dw is None else None
         own = (FIXED_RULES if arithmetic == "fixed" else FLOAT_RULES)[encoding] if dw is None else dw
         check_rule(own)
         super().__init__(

@@ -43,6 +43,7 @@ not change in time that is the same pattern. The integers stay exact: every weig
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from ottt_loihi.errors import UsageError
 
@@ -128,3 +129,15 @@ class Turn:
         sample, step = divmod(time_step - 1, self.period)
         t, rest = divmod(step - self.phase + 1, self.epoch)
         return (sample, t) if rest == 0 and 0 <= t < self.frames else None
+
+
+class Clock:
+    """Mixed into a ProcessModel before Lava's classes: its steps are counted on from ``proc_params["start"]``.
+
+    All that depends on time in our models, turns, epochs and random numbers, follows from ``time_step``; so a graph
+    that is built anew goes on as if it had run all the while (``onchip/graph.py: begin_at``). Without ``start``: 0.
+    """
+
+    def __init__(self, proc_params: Any) -> None:
+        super().__init__(proc_params)
+        self.time_step = proc_params.get("start", 0)

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 
 import numpy as np
@@ -244,12 +244,7 @@ class Learner:
 
     def weights(self) -> list[np.ndarray]:
         """The weights of every connection as they are now, int32 ``(post, pre)``; 0 where no synapse is."""
-        return [
-            self.state.weights[at["weight"] : at["weight"] + at["inputs"] * at["width"]]
-            .reshape(at["inputs"], at["width"])[:, : at["size"]]
-            .T.astype(np.int32)
-            for at in self._constants.layers
-        ]
+        return [self._weights(at).astype(np.int32) for at in self._constants.layers]
 
     def biases(self) -> list[np.ndarray] | None:
         """The effective biases of every layer as they are now, int32 ``(neurons,)``; None if they do not learn."""
@@ -264,40 +259,91 @@ class Learner:
             for at, part in zip(self._constants.layers, self.network.layers)
         )
 
-    def _rows(self, at: np.void) -> np.ndarray:
-        end = at["subspace"] + at["rows"] * at["inputs"]
-        return self.state.subspaces[at["subspace"] : end].reshape(at["rows"], at["inputs"])
-
     def variables(self, names: Sequence[str] | None = None) -> dict[str, np.ndarray]:
         """Copies of all state, or of the variables of some names, as Lava's processes have it at the end of an epoch.
 
         ``plastic[l].weights``, ``.x1``, ``.y1`` (and ``.y2``, ``.y3`` of its encoding), with HLOP ``.rows`` ·
         ``neuron[l].u``, ``.v``, ``.s``, ``.y1``, ``.rng`` · ``readout[0].v``, ``.y1``, ``.rng``, ``.scores``,
-        ``.correct`` · of both ``.bias`` if it learns · the counts ``.y1_saturated``, ``.error_saturated`` ·
-        ``feedback[l].weights``, and with OPZO ``.noise``, ``.saturated``.
+        ``.correct`` · of both ``.bias`` if it learns, and ``neuron[l].u_init`` · the counts ``.y1_saturated``,
+        ``.error_saturated`` · ``feedback[l].weights``, and with OPZO ``.noise``, ``.saturated``.
         """
+        found = self._places()
+        for index, at in enumerate(self._constants.layers):
+            messages = self._messages(index, slice(at["neuron"], at["neuron"] + at["size"]))
+            found |= {f"plastic[{index}].{port}": value for port, value in messages.items()}
+        return {
+            k: v.astype(np.int32) if k.endswith(".weights") else v.copy()
+            for k, v in found.items()
+            if names is None or k.rsplit(".", 1)[1] in names
+        }
+
+    def assign(self, samples: int, variables: Mapping[str, np.ndarray]) -> None:
+        """Go on from a state after so many samples, named as in :meth:`variables`: Lava's, or another learner's.
+
+        Raises
+        ------
+        UsageError
+            for a variable that is missing, has another shape, or values that its number of bits does not hold
+        """
+        for name, place in self._places().items():
+            value = np.asarray(variables[name]) if name in variables else None
+            if value is None or value.shape != place.shape:
+                found = "nothing" if value is None else value.shape
+                raise UsageError(f"{name}: expected {place.dtype} {place.shape}, got {found}; give all of variables()")
+            place[...] = value
+            if not np.array_equal(place, value):
+                raise UsageError(f"{name}: expected values of {place.dtype}, got {value.min()} … {value.max()}")
+        self.samples = samples
+
+    def _places(self) -> dict[str, np.ndarray]:
+        """Where the variables lie in the state: views, so that what is written there is learnt from."""
         found: dict[str, np.ndarray] = {}
         state, layers = self.state, self._constants.layers
-        for index, (at, weights) in enumerate(zip(layers, self.weights())):
+        learns_bias = self.network.options.learn_bias
+        for index, at in enumerate(layers):
+            hidden = index < len(layers) - 1
             neurons = slice(at["neuron"], at["neuron"] + at["size"])
-            sources = slice(at["source"], at["source"] + at["inputs"])
-            names_of_mine = ("v", "y1", "rng", "bias") if self.network.options.learn_bias else ("v", "y1", "rng")
-            mine = {name: getattr(state, name)[neurons] for name in names_of_mine}
+            names = ("v", "y1", "rng", *(("u",) if hidden else ()), *(("bias",) if learns_bias else ()))
+            names += ("u_init",) if hidden and learns_bias else ()
+            mine = {name: getattr(state, name)[neurons] for name in names}
             for name in ("y1_saturated", "error_saturated"):
                 mine[name] = getattr(state, name)[index : index + 1]
-            if index < len(layers) - 1:
-                spikes = slice(layers[index + 1]["source"], layers[index + 1]["source"] + at["size"])
-                mine |= {"u": state.u[neurons], "s": state.spikes[spikes]}
+            if hidden:
+                source = layers[index + 1]["source"]
+                mine["s"] = state.spikes[source : source + at["size"]]
             else:
                 mine |= {"scores": state.scores, "correct": state.correct}
-            synapses = {"weights": weights, "x1": state.trace[sources], **self._messages(index, neurons)}
+            synapses = {"weights": self._weights(at), "x1": state.trace[at["source"] : at["source"] + at["inputs"]]}
             if self.network.layers[index].subspace is not None:
                 synapses["rows"] = self._rows(at)
-            found |= {f"plastic[{index}].{name}": value for name, value in synapses.items()}
-            process = f"neuron[{index}]" if index < len(layers) - 1 else "readout[0]"
-            found |= {f"{process}.{name}": value for name, value in mine.items()}
-            found |= self._feedback_variables(index)
-        return {k: v.copy() for k, v in found.items() if names is None or k.rsplit(".", 1)[1] in names}
+            found |= {f"plastic[{index}].{name}": place for name, place in synapses.items()}
+            process = f"neuron[{index}]" if hidden else "readout[0]"
+            found |= {f"{process}.{name}": place for name, place in mine.items()}
+            found |= {f"feedback[{index}].{name}": place for name, place in self._feedback(index).items()}
+        return found
+
+    def _weights(self, at: np.void) -> np.ndarray:
+        return self._matrix(at["weight"], at["inputs"], at["width"], at["size"]).T
+
+    def _matrix(self, start: int, rows: int, width: int, columns: int) -> np.ndarray:
+        """One of those in ``state.weights``, whose rows are padded to ``width``."""
+        return self.state.weights[start : start + rows * width].reshape(rows, width)[:, :columns]
+
+    def _rows(self, at: np.void) -> np.ndarray:
+        end = at["subspace"] + at["rows"] * at["inputs"]
+        return self.state.subspaces[at["subspace"] : end].reshape(at["rows"], at["inputs"])
+
+    def _feedback(self, index: int) -> dict[str, np.ndarray]:
+        feedback, at, state = self.network.layers[index].feedback, self._constants.layers[index], self.state
+        if feedback is None:
+            return {}
+        width = self._constants.layers[-1 if at["direct"] else index + 1]["width"]
+        rows = self._matrix(at["feedback"], at["size"], width, feedback.rows.shape[1])
+        mine = {"weights": rows.T if feedback.kind == "kolen-pollack" else rows}
+        if feedback.kind == "opzo":
+            mine["noise"] = state.noise[at["neuron"] : at["neuron"] + at["size"]]
+            mine["saturated"] = state.feedback_saturated[index : index + 1]
+        return mine
 
     def _messages(self, index: int, neurons: slice) -> dict[str, np.ndarray]:
         """What a layer's neurons sent to their connection, by port."""
@@ -307,19 +353,6 @@ class Learner:
         if index == len(self.network.layers) - 1:
             surrogate, reward = np.ones_like(surrogate), state.y1[neurons]
         return encodings.messages(self.network.options.encoding, state.y1[neurons], surrogate, reward)
-
-    def _feedback_variables(self, index: int) -> dict[str, np.ndarray]:
-        feedback, at, state = self.network.layers[index].feedback, self._constants.layers[index], self.state
-        if feedback is None:
-            return {}
-        width = self._constants.layers[-1 if at["direct"] else index + 1]["width"]
-        rows = state.weights[at["feedback"] : at["feedback"] + at["size"] * width].reshape(at["size"], width)
-        rows = rows[:, : feedback.rows.shape[1]].astype(np.int32)
-        mine = {"weights": rows.T if feedback.kind == "kolen-pollack" else rows}
-        if feedback.kind == "opzo":
-            mine["noise"] = state.noise[at["neuron"] : at["neuron"] + at["size"]]
-            mine["saturated"] = state.feedback_saturated[index : index + 1]
-        return {f"feedback[{index}].{name}": value for name, value in mine.items()}
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the state to ``path``, whole or not at all. Raises :class:`FileError` if it cannot be written."""

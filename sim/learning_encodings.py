@@ -63,13 +63,16 @@ def messages(
     return {"y1": y}
 
 
-def engine_change(encoding: str, x1: np.ndarray, sent: dict[str, np.ndarray]) -> np.ndarray:
-    """What Lava's engine adds to ``w << 7``, int64 ``(post, pre)``; x1 int64 ``(pre,)``, messages ``(post,)``."""
+def engine_change(encoding: str, x1: np.ndarray, sent: dict[str, np.ndarray], half: int = 0) -> np.ndarray:
+    """What Lava's engine adds to ``w << 7``, int64 ``(post, pre)``; x1 int64 ``(pre,)``, messages ``(post,)``.
+
+    half: ``learning_integers.HALF`` rounds products to nearest, 0 floors them, as the engine does.
+    """
     y = {port: value.astype(np.int64)[:, np.newaxis] for port, value in sent.items()}
     if encoding == "offset":
-        return (x1 * (y["y1"] - OFFSET)) >> ENGINE_SHIFT
+        return (x1 * (y["y1"] - OFFSET) + half) >> ENGINE_SHIFT
     if encoding == "split":
-        return (x1 * y["y1"] >> ENGINE_SHIFT) + (-x1 * y["y2"] >> ENGINE_SHIFT)
+        return ((x1 * y["y1"] + half) >> ENGINE_SHIFT) + ((half - x1 * y["y2"]) >> ENGINE_SHIFT)
     if encoding == "factored":
-        return (2 * x1 * y["y1"] * y["y3"]) >> FACTORED_SHIFT
-    return (x1 * y["y1"]) >> ENGINE_SHIFT
+        return (2 * x1 * y["y1"] * y["y3"] + 2 * SURROGATE * half) >> FACTORED_SHIFT
+    return (x1 * y["y1"] + half) >> ENGINE_SHIFT

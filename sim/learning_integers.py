@@ -19,6 +19,7 @@ MOMENTUM_MAX = 255  # OPZO's feedback weights
 TRACE_MAX = 127  # traces have 7 bits
 FIXED_SHIFT = 10  # dw = 2^-7·u0·x1·y1, and the engine drops three more bits: Δw = x1·y1 / 2^10 LSB
 ENGINE_SHIFT = 3  # the three bits that the engine drops, by flooring, before it adds to the weight << FRACTION_BITS
+HALF = 1 << (ENGINE_SHIFT - 1)  # added before they are dropped, it rounds to nearest: what HLOP's connections do
 FRACTION_BITS = 7  # of a weight in the engine's accumulator: they are rounded away at random
 DECAY_SEED = 1 << 31  # seeds of weight decay: a weight's seed of rounding, which is smaller, plus this
 FOREVER = 1e18  # Lava's own 65535 decays y by 1.5e-5 per step; 0 would give NaN

@@ -19,6 +19,7 @@ from ottt_loihi.sim.kernels import compiled, inlined
 from ottt_loihi.sim.learning_integers import (
     ENGINE_SHIFT,
     FRACTION_BITS,
+    HALF,
     MAX_SHIFT,
     MESSAGE_MAX,
     MOMENTUM_MAX,
@@ -412,9 +413,15 @@ def nothing_to_learn(layer, y1):
 
 
 @inlined
-def learnt(w, x, y1, random):
-    """``w + ⌊x1·y1 / 8⌋ / 128``, rounded and clipped to 9 bits: what Lava's engine does in five steps."""
-    change = np.int32(np.int32(x * y1) >> np.int32(ENGINE_SHIFT))
+def half(layer):
+    """``subspace.half``: what rounds the products of a layer that learns from projected traces."""
+    return np.int32(HALF) if layer.fixed > 0 else np.int32(0)
+
+
+@inlined
+def learnt(w, x, y1, half, random):
+    """``w + ⌊(x1·y1 + half) / 8⌋ / 128``, rounded and clipped to 9 bits: what Lava's engine does in five steps."""
+    change = np.int32(np.int32(np.int32(x * y1) + half) >> np.int32(ENGINE_SHIFT))
     total = np.int32(np.int32(np.int32(w) << np.int32(FRACTION_BITS)) + np.int32(change + random))
     return np.int16(min(max(np.int32(total >> np.int32(FRACTION_BITS)), np.int32(-256)), np.int32(255)))
 
@@ -422,20 +429,20 @@ def learnt(w, x, y1, random):
 @inlined
 def update(layer, start, random, state, active, count):
     """``Δw = x1·y1`` of the weights from ``start`` on, with one random number for all synapses."""
-    weights, y1, neuron = state.weights, state.y1, np.uint64(layer.neuron)
+    weights, y1, neuron, added = state.weights, state.y1, np.uint64(layer.neuron), half(layer)
     if nothing_to_learn(layer, y1):
         return
     for k in range(count):
         x = state.trace[layer.source + active[k]]
         row = np.uint64(start + active[k] * layer.width)
         for j in range(np.uint64(layer.width)):
-            weights[row + j] = learnt(weights[row + j], x, y1[neuron + j], random)
+            weights[row + j] = learnt(weights[row + j], x, y1[neuron + j], added, random)
 
 
 @inlined
 def update_independently(layer, start, key, state, active, count):
     """The same with a random number for each synapse (``learning_integers.synapse_draws``)."""
-    weights, y1, neuron = state.weights, state.y1, np.uint64(layer.neuron)
+    weights, y1, neuron, added = state.weights, state.y1, np.uint64(layer.neuron), half(layer)
     if nothing_to_learn(layer, y1):
         return
     for k in range(count):
@@ -444,7 +451,7 @@ def update_independently(layer, start, key, state, active, count):
         row_key = mix(np.uint32(key + np.uint32(active[k])))
         for j in range(np.uint64(layer.width)):
             draw = mix(np.uint32(row_key + np.uint32(j))) >> np.uint32(32 - FRACTION_BITS)
-            weights[row + j] = learnt(weights[row + j], x, y1[neuron + j], np.int32(127) - np.int32(draw))
+            weights[row + j] = learnt(weights[row + j], x, y1[neuron + j], added, np.int32(127) - np.int32(draw))
 
 
 @inlined

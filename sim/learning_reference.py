@@ -191,7 +191,8 @@ class Layer:
         random: np.ndarray | int = self.weight_random[frame]
         if self.network.rounding == "per-synapse":
             random = 127 - integers.synapse_draws(seed, frame, w.shape).astype(np.int64)
-        change = encodings.engine_change(self.network.options.encoding, self.learnt_from, self.messages())
+        half = 0 if self.part.subspace is None else subspace.half(self.part.subspace.fixed)
+        change = encodings.engine_change(self.network.options.encoding, self.learnt_from, self.messages(), half)
         w = np.clip(((w << integers.FRACTION_BITS) + change + random) >> integers.FRACTION_BITS, -256, 255)
         w = np.where(self.synapses, w, 0)
         options = self.network.options
@@ -225,7 +226,8 @@ class Layer:
         found |= {f"{process}.{name}": getattr(self, name) for name in names}
         found |= {f"{process}.{name}_saturated": np.array([count]) for name, count in self.saturated.items()}
         if not self.readout:
-            found |= {f"{process}.{name}": getattr(self, name) for name in "us"}
+            names = ("u", "s") if self.part.bias is None else ("u", "s", "u_init")
+            found |= {f"{process}.{name}": getattr(self, name) for name in names}
         if self.part.feedback is not None:
             found[f"feedback[{index}].weights"] = self.feedback
             found[f"feedback[{index}].noise"] = self.noise

@@ -4,7 +4,9 @@
 
     m = ⌊H·x / 2^8⌋                    responses of all rows; x: the traces x1 at the end of a learning epoch, 0 … 127
     x̂ = ⌊(Hᵀ·m + 2^19) / 2^20⌋         what the rows make of them again
-    x' = clip(x − x̂_old, ±127)         Δw = x'·y1 in place of x1·y1; x̂_old: of the first ``fixed`` rows alone
+    x' = clip(x − x̂_old, ±127)         Δw = x'·y1 in place of x1·y1; x̂_old: of the first ``fixed`` rows alone. Lava's
+                                       engine drops three bits of x1·y1 by flooring; of x'·y1 they are rounded to
+                                       nearest: x' is hardly ever 0, and a floor would pull at every synapse
     H += ⌊(m·eᵀ + r) / 2^shift⌋        the other rows, e = clip(x − x̂, ±127), r uniform in [0, 2^shift)
 
 H has 14 bits behind the point in 16 (a row of norm 1 has entries of a few hundred), m has 6; sums are 32 bits wide and
@@ -110,6 +112,11 @@ def reconstruction(rows: np.ndarray, messages: np.ndarray) -> np.ndarray:
 def projected(rows: np.ndarray, fixed: int, x: np.ndarray) -> np.ndarray:
     """x', int32 ``(inputs,)``."""
     return _lacking(rows[:fixed], responses(rows[:fixed], x), x)
+
+
+def half(fixed: int) -> int:
+    """What is added to a product before its last bits are dropped (``learning_encodings.engine_change``)."""
+    return integers.HALF if fixed else 0
 
 
 def moved(rows: np.ndarray, fixed: int, shift: int, x: np.ndarray, random: np.ndarray) -> np.ndarray:

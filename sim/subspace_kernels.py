@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 from ottt_loihi.sim.kernels import inlined
 from ottt_loihi.sim.learning_integers import TRACE_MAX
+from ottt_loihi.sim.random_kernels import mix
 from ottt_loihi.sim.subspace import ROW_MAX, TO_MESSAGE, TO_TRACE
 
 
@@ -68,16 +69,6 @@ def follow(layer, state, scratch, keys):
     for k in range(layer.fixed, layer.rows):
         m, row = np.int64(messages[k]), np.uint64(layer.subspace + k * layer.inputs)
         for i in range(inputs):
-            r = np.int64(hashed(np.uint32(keys[i] + np.uint32(k)))) >> (32 - shift)
+            r = np.int64(mix(np.uint32(keys[i] + np.uint32(k)))) >> (32 - shift)
             w = np.int64(rows[row + i]) + ((m * np.int64(e[i]) + r) >> shift)
             rows[row + i] = min(max(w, -limit), limit)
-
-
-@inlined
-def hashed(x):
-    """``learning_integers.mix32`` of one number."""
-    x = np.uint32(x ^ (x >> np.uint32(16)))
-    x = np.uint32(x * np.uint32(0x7FEB352D))
-    x = np.uint32(x ^ (x >> np.uint32(15)))
-    x = np.uint32(x * np.uint32(0x846CA68B))
-    return np.uint32(x ^ (x >> np.uint32(16)))

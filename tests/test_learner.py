@@ -394,10 +394,10 @@ class TestCommand:
     def test_ctrl_c_saves(self, tmp_path):
         """As a person's: raised by the progress bar after 160 samples, which no load of the machine can shift."""
         script = (
-            "import sys\nfrom ottt_loihi.cli import learn as cli\nfrom ottt_loihi.onchip import learner\n"
-            "run = learner._Session.run\n"
+            "import sys\nfrom ottt_loihi.cli import learn as cli\nfrom ottt_loihi.onchip.session import Session\n"
+            "run = Session.run\n"
             "def stop(done, total, accuracy):\n    if done >= 160: raise KeyboardInterrupt\n"
-            "learner._Session.run = lambda self, total, every, progress, stop_at: run(self, total, every, stop)\n"
+            "Session.run = lambda self, total, every, keep_every, *rest: run(self, total, every, keep_every, stop)\n"
             f"sys.argv = ['ottt-learn', '--hidden', '10', '-o', {str(tmp_path)!r}]\ncli.main()\n"
         )
         done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=100, check=False)
@@ -458,7 +458,7 @@ class TestRates:
 
 
 class TestResume:
-    """Backend sim: stopped and resumed is not stopped, to the last bit."""
+    """Stopped and resumed is not stopped, to the last bit; other backends: ``test_learning_resume.py``."""
 
     def run(self, folder, passes, resume=False, **settings):
         x, labels = digits(120)
@@ -513,5 +513,3 @@ class TestResume:
         (tmp_path / "state.json").write_text('{"format": 1}')
         with pytest.raises(FileError, match="no learning curve of ours"):
             self.run(tmp_path, 1, resume=True)
-        with pytest.raises(UsageError, match="backend sim can be stopped and resumed"):
-            learn(small(), digits(), backend="inprocess", checkpoint=tmp_path / "state")

@@ -44,7 +44,8 @@ def test_every_variable_equals_the_oracle(case):
     assert_equal(learning_reference.learn(network, case.x, case.labels, case.gate), found)
     of_feedback = {"random": 1, "symmetric": 0, "kolen-pollack": 1, "opzo": 3}[case.feedback]
     of_layer = 9 + case.options.learn_bias + len(PORTS[case.options.encoding]) + (case.subspaces is not None)
-    assert len(found) == of_layer * len(network.layers) + of_feedback * (len(network.layers) - 1)
+    of_hidden = of_feedback + case.options.learn_bias
+    assert len(found) == of_layer * len(network.layers) + of_hidden * (len(network.layers) - 1)
 
 
 @pytest.mark.lava

@@ -5,8 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from ottt_loihi.onchip import Settings, fresh_network, learn
-from ottt_loihi.onchip.learner import with_weights
-from ottt_loihi.onchip.plan import make_plan
+from ottt_loihi.onchip.plan import make_plan, with_weights
 from ottt_loihi.onchip.scales import learning_network
 from ottt_loihi.sim import learning_integers as integers
 from ottt_loihi.sim import reference

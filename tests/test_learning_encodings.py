@@ -9,6 +9,7 @@ from ottt_loihi.onchip.grammar import check_rule
 from ottt_loihi.onchip.plan import FEEDBACKS, make_plan
 from ottt_loihi.onchip.scales import learning_network
 from ottt_loihi.sim import learning_encodings as encodings
+from ottt_loihi.sim import learning_integers as integers
 from ottt_loihi.sim.learning import Learner
 from ottt_loihi.sim.learning_options import Options
 
@@ -65,6 +66,15 @@ def test_every_encoding_adds_what_signed_adds():
         np.testing.assert_array_equal(found, expected, encoding)
 
 
+def test_with_half_the_dropped_bits_are_rounded_to_nearest():
+    rng = np.random.default_rng(0)
+    x1, r, f = rng.integers(-127, 128, 50), rng.integers(-63, 64, 70), rng.integers(0, 2, 70)
+    exact = x1 * (r * f)[:, np.newaxis] / 8
+    for encoding in ALL:
+        found = encodings.engine_change(encoding, x1, encodings.messages(encoding, r * f, f, r), integers.HALF)
+        np.testing.assert_array_equal(found, np.floor(exact + 0.5), encoding)
+
+
 def test_what_the_three_factors_would_lose_without_64_f_and_the_mantissa_2():
     """``u0*x1*y1*y3`` with y1 = f: 127·127/2^10 is the largest update; 51 % of the positive ones are lost."""
     rng = np.random.default_rng(0)
@@ -91,15 +101,13 @@ def test_lavas_engine_computes_the_change(encoding):
     process = OTTTDense(w, OTTTLearningRule(1, 1, 0.0, encoding=encoding), 1, rounding="per-synapse", seed=9)
     with InProcessRun(process) as run:
         model = run._model(process.weights)
-        model.x1 = x1
+        model.x1, model.time_step = x1, 1  # the step in which the first epoch ends
         for port, value in sent.items():
             setattr(model, port, value)
         before = model.weights.copy()
         model.run_lrn()
         after = model.weights
     change = encodings.engine_change(encoding, x1, sent)
-    from ottt_loihi.sim import learning_integers as integers
-
     draws = 127 - integers.synapse_draws(9, 0, w.shape).astype(np.int64)
     np.testing.assert_array_equal(after, np.clip(((before << 7) + change + draws) >> 7, -256, 255))
     assert (after != before).any()

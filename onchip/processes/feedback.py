@@ -12,6 +12,7 @@ from lava.magma.core.process.process import AbstractProcess
 from lava.magma.core.process.variable import Var
 from lava.magma.core.resources import CPU
 from lava.magma.core.sync.protocols.loihi_protocol import LoihiProtocol
+from ottt_loihi.onchip.schedule import Clock
 from ottt_loihi.sim import learning_integers as integers
 
 
@@ -69,7 +70,7 @@ class MomentumFeedback(AbstractProcess):
         self.saturated = Var(shape=(1,), init=0)
 
 
-class AbstractMomentumFeedbackModel(PyLoihiProcessModel):
+class AbstractMomentumFeedbackModel(Clock, PyLoihiProcessModel):
     """When M acts and learns; how is the subclasses' business."""
 
     def __init__(self, proc_params):

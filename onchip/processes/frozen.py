@@ -12,6 +12,7 @@ from lava.magma.core.process.process import AbstractProcess
 from lava.magma.core.process.variable import Var
 from lava.magma.core.resources import CPU
 from lava.magma.core.sync.protocols.loihi_protocol import LoihiProtocol
+from ottt_loihi.onchip.schedule import Clock
 from ottt_loihi.sim import arithmetic
 
 
@@ -59,7 +60,7 @@ class FrozenNeuron(AbstractProcess):
 @implements(proc=FrozenNeuron, protocol=LoihiProtocol)
 @requires(CPU)
 @tag("fixed_pt")
-class FrozenNeuronModelFixed(PyLoihiProcessModel):
+class FrozenNeuronModelFixed(Clock, PyLoihiProcessModel):
     a_in: PyInPort = LavaPyType(PyInPort.VEC_DENSE, np.int32, precision=24)
     s_out: PyOutPort = LavaPyType(PyOutPort.VEC_DENSE, bool)
     a: np.ndarray = LavaPyType(np.ndarray, np.int32, precision=24)

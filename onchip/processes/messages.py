@@ -11,6 +11,7 @@ from lava.magma.core.process.ports.ports import OutPort
 from lava.magma.core.process.process import AbstractProcess
 from lava.magma.core.resources import CPU
 from lava.magma.core.sync.protocols.loihi_protocol import LoihiProtocol
+from ottt_loihi.onchip.schedule import Clock
 
 from ottt_loihi.errors import UsageError
 
@@ -44,7 +45,7 @@ class MessageSource(AbstractProcess):
 @implements(proc=MessageSource, protocol=LoihiProtocol)
 @requires(CPU)
 @tag("fixed_pt")
-class MessageSourceModelFixed(PyLoihiProcessModel):
+class MessageSourceModelFixed(Clock, PyLoihiProcessModel):
     s_out: PyOutPort = LavaPyType(PyOutPort.VEC_DENSE, np.int32, precision=24)
     label_out: PyOutPort = LavaPyType(PyOutPort.VEC_DENSE, np.int32)
 

@@ -13,13 +13,13 @@ from lava.magma.core.process.variable import Var
 from lava.magma.core.resources import CPU
 from lava.magma.core.sync.protocols.loihi_protocol import LoihiProtocol
 from ottt_loihi.onchip.schedule import Turn
+from ottt_loihi.onchip.sending import Sender, SenderModelFixed, SenderModelFloat
 from ottt_loihi.sim import arithmetic
-from ottt_loihi.sim import learning_encodings as encodings
 from ottt_loihi.sim import learning_integers as integers
 from ottt_loihi.sim.learning_bias import BiasLearning
 
 
-class OTTTNeuron(AbstractProcess):
+class OTTTNeuron(Sender, AbstractProcess):
     """A layer of LIF neurons with surrogate × error, acting once per learning epoch of K Lava steps.
 
     ::
@@ -62,8 +62,6 @@ class OTTTNeuron(AbstractProcess):
     comparison, the scales are a 12-bit mantissa and a shift with stochastic rounding (``sim/learning_integers.py``).
     """
 
-    _runtime = None  # Lava's __del__ looks for it, even when __init__ refused its arguments
-
     def __init__(
         self,
         shape: tuple[int, ...],
@@ -91,13 +89,16 @@ class OTTTNeuron(AbstractProcess):
     ) -> None:
         period = epoch * frames if period is None else period
         super().__init__(
-            name=name,
+            shape,
+            y1_scale,
+            error_scale,
+            bias,
+            seed,
+            name,
             du=du,
             dv=dv,
             vth=vth,
             half_width=half_width,
-            y1_scale=(y1_scale, *integers.mantissa_and_shift(y1_scale, f"{name}.y1_scale")),
-            error_scale=error_scale and (error_scale, *integers.mantissa_and_shift(error_scale, f"{name}.error_scale")),
             halve_every=halve_every,
             epoch=epoch,
             frames=frames,
@@ -108,52 +109,31 @@ class OTTTNeuron(AbstractProcess):
             bias_learning=bias_learning,
             encoding=encoding,
         )
-        self.a_in = InPort(shape=shape)
         self.a_third_factor_in = InPort(shape=shape)
         self.s_out = OutPort(shape=shape)
-        self.s_out_y1 = OutPort(shape=shape)
-        self.s_out_y2 = OutPort(shape=shape)
-        self.s_out_y3 = OutPort(shape=shape)
-        self.error_out = OutPort(shape=shape)
         self.noise_out = OutPort(shape=shape)
 
         self.u = Var(shape=shape, init=u_init)
-        self.v = Var(shape=shape, init=0)
         self.s = Var(shape=shape, init=0)
         self.membrane = Var(shape=shape, init=0)
-        self.y1 = Var(shape=shape, init=0)
-        self.reward = Var(shape=shape, init=0)
-        self.error = Var(shape=shape, init=0)
-        self.bias = Var(shape=shape, init=bias)
         self.u_init = Var(shape=shape, init=u_init)
         self.self_weight = Var(shape=shape, init=self_weight)
-        self.rng = Var(shape=shape, init=integers.xorshift32_seeds(seed, shape[0]))
-        self.y1_saturated = Var(shape=(1,), init=0)
-        self.error_saturated = Var(shape=(1,), init=0)
 
 
-class AbstractOTTTNeuronModel(PyLoihiProcessModel):
-    """When the neuron acts; how is the subclasses' business. ONE: of a factor y1, see ``encodings.messages``."""
+class OTTTNeuronBehaviour:
+    """When the neuron acts; how is the models' business. Mixed in before the sender's arithmetic."""
 
-    ONE: int
+    PARAMETERS = ("du", "dv", "vth", "half_width", "update", "feedback", "self_weight_exp", "noise")
 
     def __init__(self, proc_params):
         super().__init__(proc_params)
-        for key in (
-            "du", "dv", "vth", "half_width", "epoch", "frames", "halve_every", "update", "feedback",
-            "self_weight_exp", "noise", "bias_learning", "encoding",
-        ):  # fmt: skip
-            setattr(self, "_" + key, proc_params[key])
-        self._y1_scale, self._error_scale = proc_params["y1_scale"], proc_params["error_scale"]
         self._silence: np.ndarray | None = None
         self._surrogate: np.ndarray | None = None
 
     def run_spk(self) -> None:
         updated, learnt = self._update.frame(self.time_step), self._feedback.frame(self.time_step)
         a, third_factor = self.a_in.recv(), self.a_third_factor_in.recv()
-        if (self.time_step - 1) % self._epoch == 0:
-            self.y1, self.reward = np.zeros_like(self.y1), np.zeros_like(self.reward)
-            self.error = np.zeros_like(self.error)
+        if self.begins_epoch():
             self._silence = self._surrogate = np.zeros_like(self.s)
         spikes, noise = self._silence, np.zeros(self.s.shape, np.int8)
         if updated is not None:
@@ -166,16 +146,12 @@ class AbstractOTTTNeuronModel(PyLoihiProcessModel):
             spikes = self.s
         if learnt is not None:
             sample, t = learnt
-            self.learn(third_factor, integers.halvings(sample * self._frames + t, self._halve_every))
+            self.learn(third_factor, self.halvings(sample, t))
             if self._bias_learning is not None:
                 self._gain_bias(self.bias_change(t))
         self.s_out.send(spikes)
-        for port, message in encodings.messages(
-            self._encoding, self.y1, self._surrogate, self.reward, self.ONE
-        ).items():
-            getattr(self, "s_out_" + port).send(message)
         self.noise_out.send(noise)
-        self.error_out.send(self.error if learnt is not None else np.zeros_like(self.error))
+        self.send(self._surrogate, learnt is not None)
 
     def _gain_bias(self, change: np.ndarray) -> None:
         """Where u is the membrane it loses what the bias on v gains."""
@@ -187,31 +163,17 @@ class AbstractOTTTNeuronModel(PyLoihiProcessModel):
 @implements(proc=OTTTNeuron, protocol=LoihiProtocol)
 @requires(CPU)
 @tag("floating_pt")
-class OTTTNeuronModelFloat(AbstractOTTTNeuronModel):
+class OTTTNeuronModelFloat(OTTTNeuronBehaviour, SenderModelFloat, PyLoihiProcessModel):
     """u, v, vth in the same units; y1 is not rounded."""
 
-    a_in: PyInPort = LavaPyType(PyInPort.VEC_DENSE, float)
     a_third_factor_in: PyInPort = LavaPyType(PyInPort.VEC_DENSE, float)
     s_out: PyOutPort = LavaPyType(PyOutPort.VEC_DENSE, bool)
-    s_out_y1: PyOutPort = LavaPyType(PyOutPort.VEC_DENSE, float)
-    s_out_y2: PyOutPort = LavaPyType(PyOutPort.VEC_DENSE, float)
-    s_out_y3: PyOutPort = LavaPyType(PyOutPort.VEC_DENSE, float)
-    error_out: PyOutPort = LavaPyType(PyOutPort.VEC_DENSE, float)
     noise_out: PyOutPort = LavaPyType(PyOutPort.VEC_DENSE, np.int8)
-    ONE = 1
     u: np.ndarray = LavaPyType(np.ndarray, float)
-    v: np.ndarray = LavaPyType(np.ndarray, float)
     s: np.ndarray = LavaPyType(np.ndarray, bool)
     membrane: np.ndarray = LavaPyType(np.ndarray, float)
-    y1: np.ndarray = LavaPyType(np.ndarray, float)
-    reward: np.ndarray = LavaPyType(np.ndarray, float)
-    error: np.ndarray = LavaPyType(np.ndarray, float)
-    bias: np.ndarray = LavaPyType(np.ndarray, float)
     u_init: np.ndarray = LavaPyType(np.ndarray, float)
     self_weight: np.ndarray = LavaPyType(np.ndarray, float)
-    rng: np.ndarray = LavaPyType(np.ndarray, np.uint32)
-    y1_saturated: np.ndarray = LavaPyType(np.ndarray, np.int64)
-    error_saturated: np.ndarray = LavaPyType(np.ndarray, np.int64)
 
     def update(self, a: np.ndarray, noise: np.ndarray) -> None:
         unity = arithmetic.DECAY_UNITY
@@ -236,31 +198,17 @@ class OTTTNeuronModelFloat(AbstractOTTTNeuronModel):
 @implements(proc=OTTTNeuron, protocol=LoihiProtocol)
 @requires(CPU)
 @tag("fixed_pt")
-class OTTTNeuronModelFixed(AbstractOTTTNeuronModel):
+class OTTTNeuronModelFixed(OTTTNeuronBehaviour, SenderModelFixed, PyLoihiProcessModel):
     """Bit for bit ``sim.reference`` forward; learning in integers."""
 
-    a_in: PyInPort = LavaPyType(PyInPort.VEC_DENSE, np.int32, precision=24)
     a_third_factor_in: PyInPort = LavaPyType(PyInPort.VEC_DENSE, np.int32, precision=24)
     s_out: PyOutPort = LavaPyType(PyOutPort.VEC_DENSE, bool)
-    s_out_y1: PyOutPort = LavaPyType(PyOutPort.VEC_DENSE, np.int32, precision=7)
-    s_out_y2: PyOutPort = LavaPyType(PyOutPort.VEC_DENSE, np.int32, precision=7)
-    s_out_y3: PyOutPort = LavaPyType(PyOutPort.VEC_DENSE, np.int32, precision=7)
-    error_out: PyOutPort = LavaPyType(PyOutPort.VEC_DENSE, np.int32, precision=8)
     noise_out: PyOutPort = LavaPyType(PyOutPort.VEC_DENSE, np.int8)
-    ONE = encodings.SURROGATE
     u: np.ndarray = LavaPyType(np.ndarray, np.int32, precision=24)
-    v: np.ndarray = LavaPyType(np.ndarray, np.int32, precision=24)
     s: np.ndarray = LavaPyType(np.ndarray, bool)
     membrane: np.ndarray = LavaPyType(np.ndarray, np.int32, precision=24)
-    y1: np.ndarray = LavaPyType(np.ndarray, np.int32, precision=7)
-    reward: np.ndarray = LavaPyType(np.ndarray, np.int32, precision=7)
-    error: np.ndarray = LavaPyType(np.ndarray, np.int32, precision=8)
-    bias: np.ndarray = LavaPyType(np.ndarray, np.int32, precision=24)
     u_init: np.ndarray = LavaPyType(np.ndarray, np.int32, precision=24)
     self_weight: np.ndarray = LavaPyType(np.ndarray, np.int32, precision=9)
-    rng: np.ndarray = LavaPyType(np.ndarray, np.uint32)
-    y1_saturated: np.ndarray = LavaPyType(np.ndarray, np.int64)
-    error_saturated: np.ndarray = LavaPyType(np.ndarray, np.int64)
 
     def update(self, a: np.ndarray, noise: np.ndarray) -> None:
         a = a + arithmetic.synaptic_input(self.self_weight * self.s.astype(np.int64), self._self_weight_exp)
@@ -273,22 +221,12 @@ class OTTTNeuronModelFixed(AbstractOTTTNeuronModel):
         distance = np.abs(self.membrane - (self._vth << arithmetic.STATE_SHIFT))
         self._surrogate = distance < (self._half_width << arithmetic.STATE_SHIFT)
         g = third_factor * self._surrogate
-        _, mantissa, shift = self._y1_scale
-        shift, largest = min(integers.MAX_SHIFT, shift + halvings), encodings.largest(self._encoding)
         delta = third_factor if self._encoding == "factored" else g  # there f(u) travels on its own
-        self.reward = self._rounded(-delta, mantissa, shift, self.y1_saturated, largest)
+        self.reward = self.rounded_reward(delta, halvings)
         self.y1 = self.reward * self._surrogate
         if self._error_scale:
-            self.error = self._rounded(g, *self._error_scale[1:], self.error_saturated)
+            self.error = self.rounded_error(g)
 
     def bias_change(self, t: int) -> np.ndarray:
         self.rng = integers.xorshift32(self.rng)
         return self._bias_learning.change(self.bias, self.y1, t, self.rng)
-
-    def _rounded(
-        self, x: np.ndarray, mantissa: int, shift: int, counter: np.ndarray, largest: int = integers.MESSAGE_MAX
-    ) -> np.ndarray:
-        self.rng = integers.xorshift32(self.rng)
-        rounded, outside = integers.saturate(integers.scale_stochastically(x, mantissa, shift, self.rng), largest)
-        counter += outside
-        return rounded

@@ -2,24 +2,33 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from lava.magma.core.decorator import implements, requires, tag
 from lava.magma.core.learning.learning_rule import LoihiLearningRule
+from lava.magma.core.learning.learning_rule_applier import AbstractLearningRuleApplier
 from lava.magma.core.model.py.connection import LearningConnectionModelBitApproximate
-from lava.magma.core.model.py.ports import PyInPort, PyOutPort
 from lava.magma.core.model.py.type import LavaPyType
 from lava.magma.core.process.variable import Var
 from lava.magma.core.resources import CPU
 from lava.magma.core.sync.protocols.loihi_protocol import LoihiProtocol
 from lava.proc.dense.models import AbstractPyDenseModelBitAcc
-from ottt_loihi.onchip.processes.dense import FixedActivation, OTTTDense, OTTTDenseBehaviour
+from ottt_loihi.onchip.plastic import PlasticModelFixed
+from ottt_loihi.onchip.processes.dense import OTTTDense
 from ottt_loihi.sim import learning_integers as integers
 from ottt_loihi.sim import subspace as lateral
+from ottt_loihi.sim.learning_encodings import PORTS, engine_change
 from ottt_loihi.sim.subspace import Subspace
+
+from ottt_loihi.errors import UsageError
 
 
 class ProjectedDense(OTTTDense):
     """:class:`~ottt_loihi.onchip.processes.dense.OTTTDense` whose rule is ``dw = x'·y1``, x' = x1 − H_oldᵀ·H_old·x1.
+
+    With fixed rows products are rounded to nearest, where the engine floors them; so the rule has to be an encoding's
+    own (``learning_encodings.engine_change``), not one in Lava's language.
 
     The rows of H after the first ``subspace.fixed`` learn at the end of every epoch, after the weights and from the
     same traces (``sim/subspace.py`` has the equations). Fixed point only.
@@ -44,31 +53,42 @@ class ProjectedDense(OTTTDense):
         decay_every: int = 0,
         decay_shift: int = 8,
     ) -> None:
+        if getattr(learning_rule, "encoding", None) is None:
+            raise UsageError(f"{name}.learning_rule: expected an OTTTLearningRule without dw; give it an encoding")
         settings = weight_exp, name, rounding, seed, decay_every, decay_shift
         super().__init__(weights, learning_rule, reset_interval, *settings)
         self.proc_params["subspace"] = (subspace.fixed, subspace.shift, subspace.seed)
         self.rows = Var(shape=subspace.rows.shape, init=subspace.rows)
 
 
+class RoundingApplier(AbstractLearningRuleApplier):
+    """In place of Lava's, which floors each product: the encoding's rule with products rounded to nearest."""
+
+    def __init__(self, encoding: str) -> None:
+        self._encoding = encoding
+
+    def apply(self, init_accumulator: np.ndarray, **applier_args: Any) -> np.ndarray:
+        sent = {port: applier_args[f"{port}_u"][:, 0] for port in PORTS[self._encoding]}
+        return init_accumulator + engine_change(self._encoding, applier_args["x1_u"], sent, integers.HALF)
+
+
 @implements(proc=ProjectedDense, protocol=LoihiProtocol)
 @requires(CPU)
 @tag("fixed_pt")
-class ProjectedDenseModelFixed(
-    FixedActivation, OTTTDenseBehaviour, LearningConnectionModelBitApproximate, AbstractPyDenseModelBitAcc
-):
-    error_in: PyInPort = LavaPyType(PyInPort.VEC_DENSE, np.int32, precision=8)
-    error_out: PyOutPort = LavaPyType(PyOutPort.VEC_DENSE, np.int32, precision=24)
-    error_buff: np.ndarray = LavaPyType(np.ndarray, np.int32, precision=24)
+class ProjectedDenseModelFixed(PlasticModelFixed, LearningConnectionModelBitApproximate, AbstractPyDenseModelBitAcc):
     rows: np.ndarray = LavaPyType(np.ndarray, np.int16)
 
     def __init__(self, proc_params):
         super().__init__(proc_params)
         self._fixed, self._shift, self._lateral_seed = proc_params["subspace"]
 
+    def _create_learning_rule_applier(self, product_series):
+        fixed, encoding = self.proc_params["subspace"][0], self._learning_rule.encoding
+        return RoundingApplier(encoding) if fixed else super()._create_learning_rule_applier(product_series)
+
     def run_lrn(self) -> None:
         super().run_lrn()
-        frame = (self.time_step - 1) // self._learning_rule.t_epoch
-        random = integers.synapse_hash(self._lateral_seed, frame, self.rows.shape)
+        random = integers.synapse_hash(self._lateral_seed, self.frame(), self.rows.shape)
         self.rows = lateral.moved(self.rows, self._fixed, self._shift, self.x1, random)
 
     def _extract_applier_evaluated_traces(self, x_traces_history, y_traces_history):

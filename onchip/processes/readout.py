@@ -5,23 +5,23 @@ from __future__ import annotations
 import numpy as np
 from lava.magma.core.decorator import implements, requires, tag
 from lava.magma.core.model.py.model import PyLoihiProcessModel
-from lava.magma.core.model.py.ports import PyInPort, PyOutPort
+from lava.magma.core.model.py.ports import PyInPort
 from lava.magma.core.model.py.type import LavaPyType
-from lava.magma.core.process.ports.ports import InPort, OutPort
+from lava.magma.core.process.ports.ports import InPort
 from lava.magma.core.process.process import AbstractProcess
 from lava.magma.core.process.variable import Var
 from lava.magma.core.resources import CPU
 from lava.magma.core.sync.protocols.loihi_protocol import LoihiProtocol
 from ottt_loihi.onchip.schedule import Turn
+from ottt_loihi.onchip.sending import Sender, SenderModelFixed, SenderModelFloat
 from ottt_loihi.sim import arithmetic
-from ottt_loihi.sim import learning_encodings as encodings
 from ottt_loihi.sim import learning_integers as integers
 from ottt_loihi.sim import learning_losses as losses
 from ottt_loihi.sim.learning_bias import BiasLearning
 from ottt_loihi.sim.learning_options import Options
 
 
-class OTTTReadout(AbstractProcess):
+class OTTTReadout(Sender, AbstractProcess):
     """One memoryless neuron per class with the error of a loss, acting once per learning epoch of K Lava steps.
 
     ::
@@ -59,8 +59,6 @@ class OTTTReadout(AbstractProcess):
     correct: count · y1_saturated, error_saturated: counts.
     """
 
-    _runtime = None  # Lava's __del__ looks for it, even when __init__ refused its arguments
-
     def __init__(
         self,
         shape: tuple[int, ...],
@@ -85,72 +83,48 @@ class OTTTReadout(AbstractProcess):
         Options(loss=loss, learn_when=learn_when)  # raises for unknown names
         period = epoch * frames if period is None else period
         super().__init__(
-            name=name,
+            shape,
+            y1_scale,
+            error_scale,
+            bias,
+            seed,
+            name,
             loss=loss,
             learn_when=learn_when,
             bias_learning=bias_learning,
             encoding=encoding,
             vth=vth,
             unit=unit,
-            y1_scale=(y1_scale, *integers.mantissa_and_shift(y1_scale, f"{name}.y1_scale")),
-            error_scale=error_scale and (error_scale, *integers.mantissa_and_shift(error_scale, f"{name}.error_scale")),
             halve_every=halve_every,
             epoch=epoch,
             frames=frames,
             update=Turn(update_phase, epoch, frames, period),
         )
-        self.a_in = InPort(shape=shape)
         self.label_in = InPort(shape=(2,))
-        self.s_out_y1 = OutPort(shape=shape)
-        self.s_out_y2 = OutPort(shape=shape)
-        self.s_out_y3 = OutPort(shape=shape)
-        self.error_out = OutPort(shape=shape)
 
-        self.v = Var(shape=shape, init=0)
-        self.y1 = Var(shape=shape, init=0)
-        self.reward = Var(shape=shape, init=0)
-        self.error = Var(shape=shape, init=0)
         self.scores = Var(shape=shape, init=0)
-        self.bias = Var(shape=shape, init=bias)
-        self.rng = Var(shape=shape, init=integers.xorshift32_seeds(seed, shape[0]))
         self.predictions = Var(shape=(samples,), init=-1)
         self.correct = Var(shape=(1,), init=0)
-        self.y1_saturated = Var(shape=(1,), init=0)
-        self.error_saturated = Var(shape=(1,), init=0)
 
 
-class AbstractOTTTReadoutModel(PyLoihiProcessModel):
-    """When the readout acts; how is the subclasses' business. ONE: of a factor y1, see ``encodings.messages``."""
+class OTTTReadoutBehaviour:
+    """When the readout acts; how is the models' business. Mixed in before the sender's arithmetic."""
 
-    ONE: int
-
-    def __init__(self, proc_params):
-        super().__init__(proc_params)
-        for key in (
-            "vth", "unit", "epoch", "frames", "halve_every", "update", "y1_scale", "error_scale", "loss",
-            "learn_when", "bias_learning", "encoding",
-        ):  # fmt: skip
-            setattr(self, "_" + key, proc_params[key])
+    PARAMETERS = ("vth", "unit", "update", "loss", "learn_when")
 
     def run_spk(self) -> None:
         updated = self._update.frame(self.time_step)
         a, (label, gate) = self.a_in.recv(), self.label_in.recv()
-        if (self.time_step - 1) % self._epoch == 0:
-            self.y1, self.reward = np.zeros_like(self.y1), np.zeros_like(self.reward)
-            self.error = np.zeros_like(self.error)
+        self.begins_epoch()
         if updated is not None:
             sample, t = updated
             self.update(a)
             self._keep_score(sample, t, label)
             if gate and losses.to_be_learnt(self._learn_when, self.scores, label):
-                self.learn(label, integers.halvings(sample * self._frames + t, self._halve_every))
+                self.learn(label, self.halvings(sample, t))
                 if self._bias_learning is not None:
                     self.learn_bias(t)
-        for port, message in encodings.messages(
-            self._encoding, self.y1, np.ones(self.y1.shape, bool), self.reward, self.ONE
-        ).items():
-            getattr(self, "s_out_" + port).send(message)
-        self.error_out.send(self.error if updated is not None else np.zeros_like(self.error))
+        self.send(np.ones(self.y1.shape, bool), updated is not None)
 
     def _keep_score(self, sample: int, t: int, label: int) -> None:
         if t == 0:
@@ -164,25 +138,11 @@ class AbstractOTTTReadoutModel(PyLoihiProcessModel):
 @implements(proc=OTTTReadout, protocol=LoihiProtocol)
 @requires(CPU)
 @tag("floating_pt")
-class OTTTReadoutModelFloat(AbstractOTTTReadoutModel):
-    a_in: PyInPort = LavaPyType(PyInPort.VEC_DENSE, float)
+class OTTTReadoutModelFloat(OTTTReadoutBehaviour, SenderModelFloat, PyLoihiProcessModel):
     label_in: PyInPort = LavaPyType(PyInPort.VEC_DENSE, np.int32)
-    s_out_y1: PyOutPort = LavaPyType(PyOutPort.VEC_DENSE, float)
-    s_out_y2: PyOutPort = LavaPyType(PyOutPort.VEC_DENSE, float)
-    s_out_y3: PyOutPort = LavaPyType(PyOutPort.VEC_DENSE, float)
-    error_out: PyOutPort = LavaPyType(PyOutPort.VEC_DENSE, float)
-    ONE = 1
-    v: np.ndarray = LavaPyType(np.ndarray, float)
-    y1: np.ndarray = LavaPyType(np.ndarray, float)
-    reward: np.ndarray = LavaPyType(np.ndarray, float)
-    error: np.ndarray = LavaPyType(np.ndarray, float)
     scores: np.ndarray = LavaPyType(np.ndarray, float)
-    bias: np.ndarray = LavaPyType(np.ndarray, float)
-    rng: np.ndarray = LavaPyType(np.ndarray, np.uint32)
     predictions: np.ndarray = LavaPyType(np.ndarray, np.int32)
     correct: np.ndarray = LavaPyType(np.ndarray, np.int64)
-    y1_saturated: np.ndarray = LavaPyType(np.ndarray, np.int64)
-    error_saturated: np.ndarray = LavaPyType(np.ndarray, np.int64)
 
     def update(self, a: np.ndarray) -> None:
         self.v = a + self.bias
@@ -200,25 +160,11 @@ class OTTTReadoutModelFloat(AbstractOTTTReadoutModel):
 @implements(proc=OTTTReadout, protocol=LoihiProtocol)
 @requires(CPU)
 @tag("fixed_pt")
-class OTTTReadoutModelFixed(AbstractOTTTReadoutModel):
-    a_in: PyInPort = LavaPyType(PyInPort.VEC_DENSE, np.int32, precision=24)
+class OTTTReadoutModelFixed(OTTTReadoutBehaviour, SenderModelFixed, PyLoihiProcessModel):
     label_in: PyInPort = LavaPyType(PyInPort.VEC_DENSE, np.int32)
-    s_out_y1: PyOutPort = LavaPyType(PyOutPort.VEC_DENSE, np.int32, precision=7)
-    s_out_y2: PyOutPort = LavaPyType(PyOutPort.VEC_DENSE, np.int32, precision=7)
-    s_out_y3: PyOutPort = LavaPyType(PyOutPort.VEC_DENSE, np.int32, precision=7)
-    error_out: PyOutPort = LavaPyType(PyOutPort.VEC_DENSE, np.int32, precision=8)
-    ONE = encodings.SURROGATE
-    v: np.ndarray = LavaPyType(np.ndarray, np.int32, precision=24)
-    y1: np.ndarray = LavaPyType(np.ndarray, np.int32, precision=7)
-    reward: np.ndarray = LavaPyType(np.ndarray, np.int32, precision=7)
-    error: np.ndarray = LavaPyType(np.ndarray, np.int32, precision=8)
     scores: np.ndarray = LavaPyType(np.ndarray, np.int64)
-    bias: np.ndarray = LavaPyType(np.ndarray, np.int32, precision=24)
-    rng: np.ndarray = LavaPyType(np.ndarray, np.uint32)
     predictions: np.ndarray = LavaPyType(np.ndarray, np.int32)
     correct: np.ndarray = LavaPyType(np.ndarray, np.int64)
-    y1_saturated: np.ndarray = LavaPyType(np.ndarray, np.int64)
-    error_saturated: np.ndarray = LavaPyType(np.ndarray, np.int64)
 
     def update(self, a: np.ndarray) -> None:
         nothing = np.zeros_like(self.v)
@@ -228,20 +174,10 @@ class OTTTReadoutModelFixed(AbstractOTTTReadoutModel):
 
     def learn(self, label: int, halvings: int) -> None:
         e = losses.integer_error(self._loss, self.v, label, self._unit << arithmetic.STATE_SHIFT)
-        _, mantissa, shift = self._y1_scale
-        shift, largest = min(integers.MAX_SHIFT, shift + halvings), encodings.largest(self._encoding)
-        self.y1 = self.reward = self._rounded(-e, mantissa, shift, self.y1_saturated, largest)
+        self.y1 = self.reward = self.rounded_reward(e, halvings)
         if self._error_scale:
-            self.error = self._rounded(e, *self._error_scale[1:], self.error_saturated)
+            self.error = self.rounded_error(e)
 
     def learn_bias(self, t: int) -> None:
         self.rng = integers.xorshift32(self.rng)
         self.bias = self.bias + self._bias_learning.change(self.bias, self.y1, t, self.rng)
-
-    def _rounded(
-        self, x: np.ndarray, mantissa: int, shift: int, counter: np.ndarray, largest: int = integers.MESSAGE_MAX
-    ) -> np.ndarray:
-        self.rng = integers.xorshift32(self.rng)
-        rounded, outside = integers.saturate(integers.scale_stochastically(x, mantissa, shift, self.rng), largest)
-        counter += outside
-        return rounded

@@ -11,7 +11,7 @@ from lava.magma.core.process.ports.ports import OutPort
 from lava.magma.core.process.process import AbstractProcess
 from lava.magma.core.resources import CPU
 from lava.magma.core.sync.protocols.loihi_protocol import LoihiProtocol
-from ottt_loihi.onchip.schedule import SOURCE_PHASE, Turn
+from ottt_loihi.onchip.schedule import SOURCE_PHASE, Clock, Turn
 
 from ottt_loihi.errors import UsageError
 
@@ -60,7 +60,7 @@ class SampleSource(AbstractProcess):
         self.label_out = OutPort(shape=(2,))
 
 
-class AbstractSampleSourceModel(PyLoihiProcessModel):
+class AbstractSampleSourceModel(Clock, PyLoihiProcessModel):
     """The same for both arithmetics."""
 
     s_out: PyOutPort = LavaPyType(PyOutPort.VEC_DENSE, bool)

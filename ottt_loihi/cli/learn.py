@@ -104,6 +104,10 @@ def learn(
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on where a run in this folder was stopped, or with more passes.")
     ] = False,
+    checkpoint_every: Annotated[
+        int | None,
+        typer.Option(min=1, help="Samples between two states to resume from; default: a tenth of a pass."),
+    ] = None,
     stop_at: Annotated[
         float | None, typer.Option(min=0, max=1, help="Stop when the test accuracy, 0 to 1, is reached.")
     ] = None,
@@ -118,7 +122,7 @@ def learn(
     Example: ottt-learn runs/demo/model.h5 --transform upside-down
 
     Without a model: a fresh 64-128-10 network learns handwritten digits. Ctrl-C saves what was learnt so far,
-    and --resume goes on from the last point of the accuracy curve.
+    and --resume goes on from the last state that was kept, with any backend.
     """
     from ottt_loihi.onchip.learner import Settings
     from ottt_loihi.onchip.learner import learn as learn_on_chip
@@ -156,7 +160,8 @@ def learn(
             backend=backend.value,
             settings=settings,
             progress=show,
-            checkpoint=folder / f"{scenario.name}-state" if backend is Backend.sim else None,
+            checkpoint=folder / f"{scenario.name}-state",
+            checkpoint_every=checkpoint_every,
             resume=resume,
             stop_at=stop_at,
             subspaces=subspaces,

@@ -1,0 +1,170 @@
+"""Dense layers that learn behind frozen convolutions: a part of ``benchmarks/onchip.py``.
+
+A convolutional network is trained offline on images as they are, exported with graded pixels, and then the world turns
+by 180°. Its convolutions keep their 8-bit inference weights; the layers behind them learn on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from ottt_loihi.converters.export import Options, as_messages, export
+from ottt_loihi.onchip import Settings, learn, watch
+from ottt_loihi.onchip.learner import accuracy
+from ottt_loihi.onchip.plan import estimate_unit
+from ottt_loihi.sim.freeze import freeze, make_plastic
+from ottt_loihi.sim.network import ChipNetwork
+from ottt_loihi.sim.subspace import Subspace
+
+from ottt_loihi.architectures import conv
+from ottt_loihi.checkpoint import load
+from ottt_loihi.data import load_data
+from ottt_loihi.rules import make_rule
+from ottt_loihi.trainer import Trainer
+
+T = 6
+PASSES = (1, 2)
+Pair = tuple[np.ndarray, np.ndarray]
+
+
+@dataclass(frozen=True)
+class Front:
+    """Images and the network that is trained on them. offline: training images · samples: of each pass on the chip, as
+    many watched before · test: images tested on · seeds: of offline training and of learning."""
+
+    data: str
+    features: str
+    epochs: int
+    offline: int
+    samples: int
+    test: int
+    seeds: tuple[int, ...]
+
+    @property
+    def name(self) -> str:
+        return f"{self.data} {self.features}"
+
+
+@dataclass(frozen=True)
+class Way:
+    """What learns. layers: how many of the last ones · rows: of each plastic connection's HLOP subspace, or None."""
+
+    name: str
+    layers: int
+    rows: tuple[int, ...] | None = None
+
+
+FRONTS = (
+    Front("digits", "16C3-AP2-32C3-64F", 20, 1437, 1437, 360, (0, 1, 2)),
+    Front("mnist", "8C5-AP2-16C5-AP2-64F", 3, 10_000, 3000, 2000, (0,)),
+)
+WAYS = (
+    Way("readout", 1),
+    Way("hidden layer and readout", 2),
+    Way("readout, HLOP with 20 directions", 1, (20,)),
+    Way("hidden layer and readout, HLOP with 60 and 20", 2, (60, 20)),
+)
+
+
+def train(front: Front, seed: int, model: Path) -> None:
+    """The network as it is deployed."""
+    split = load_data(front.data).with_channels().first(front.offline, front.test)
+    shape = split.x_train.shape[1:]
+    net = conv(front.features, input_shape=shape, time_steps=T, surrogate="sigmoid", bias=True, seed=seed)
+    trainer = Trainer(net, make_rule("ottt", update="sequence"), encoding="constant", learning_rate=2e-3, seed=seed)
+    trainer.fit(split.x_train, split.y_train, front.epochs, checkpoint=model)
+
+
+def adapt(front: Front, seed: int, model: Path) -> dict[str, Any]:
+    """Accuracy (turned, upright) as deployed, and for each way after each number of passes, frozen to 8 bits."""
+    if not model.exists():
+        train(front, seed, model)
+    chip = export(load(model), Options(input_form="graded")).quantized.chip
+    split = load_data(front.data).with_channels().first(front.offline, front.test)
+    tests = [(messages(images), split.y_test) for images in both(split.x_test)]
+    order = np.random.default_rng(seed).permutation(front.offline)[: front.samples]
+    turned, upright = (messages(images[order]) for images in both(split.x_train))
+    found: dict[str, Any] = {"deployed": [accuracy(chip, *test) for test in tests]}
+    settings = Settings(seed=seed, unit=estimate_unit(chip, *tests[1]))
+    for way in WAYS:
+        plastic = make_plastic(chip, layers=range(len(chip.layers) - way.layers, len(chip.layers)))
+        lateral = None if way.rows is None else watch(plastic, upright, way.rows, seed=seed)
+        found[way.name] = [
+            after(plastic, (turned, split.y_train[order]), tests, passes, settings, lateral) for passes in PASSES
+        ]
+    return found
+
+
+def after(
+    chip: ChipNetwork,
+    data: Pair,
+    tests: list[Pair],
+    passes: int,
+    settings: Settings,
+    lateral: tuple[Subspace, ...] | None,
+) -> list[float]:
+    """Accuracies after so many passes."""
+    learnt = learn(chip, data, passes=passes, settings=settings, subspaces=lateral).chip
+    return [accuracy(freeze(learnt).chip, *test) for test in tests]
+
+
+def both(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Turned by 180°, and upright."""
+    return images[..., ::-1, ::-1], images
+
+
+def messages(images: np.ndarray) -> np.ndarray:
+    return as_messages(images, T, "graded")
+
+
+def measure(runs: Path, kept: Callable[[Path, Callable[[], Any]], Any]) -> dict[str, list[dict[str, Any]]]:
+    """All seeds of all networks, or what is left of them to do."""
+    found: dict[str, list[dict[str, Any]]] = {}
+    for front in FRONTS:
+        for seed in front.seeds:
+            name = f"front-{front.name.replace(' ', '-')}-{seed}"
+            row = kept(runs / f"{name}.json", partial(adapt, front, seed, runs / f"{name}.pt"))
+            found.setdefault(front.name, []).append(row)
+            print(name, row, flush=True)
+    return found
+
+
+def section(found: dict[str, list[dict[str, Any]]]) -> str:
+    """Of ``docs/onchip-results.md``."""
+    of = " · ".join(
+        f"{f.data}: {f.features}, {f.epochs} epochs of {f.offline:,} images offline, passes of {f.samples:,}, tested "
+        f"on {f.test:,}, {'one seed' if len(f.seeds) == 1 else f'mean ± standard deviation over {len(f.seeds)} seeds'}"
+        for f in FRONTS
+    )
+    return (
+        "## Behind convolutions\n\nTrained offline on images as they are, exported with graded pixels; then the world "
+        "turns by 180°. The convolutions keep their 8-bit weights, what the table names learns on, at constant rates. "
+        "Test accuracy on turned / upright images, 8-bit inference weights; with HLOP the deployed network has watched "
+        f"as many upright images, without labels. {of}.\n\n{table(found)}\n"
+    )
+
+
+def table(found: dict[str, list[dict[str, Any]]]) -> str:
+    lines = [
+        "| network | learns | deployed | " + " | ".join(f"pass {n}" for n in PASSES) + " |",
+        "|---|---|---:|" + "---:|" * len(PASSES),
+    ]
+    for name, rows in found.items():
+        for way in WAYS:
+            after_pass = [[row[way.name][n] for row in rows] for n in range(len(PASSES))]
+            points = [[row["deployed"] for row in rows], *after_pass]
+            lines.append(f"| {name} | {way.name} | " + " | ".join(map(cell, points)) + " |")
+    return "\n".join(lines)
+
+
+def cell(seeds: list[list[float]]) -> str:
+    """(turned, upright) of each seed."""
+    values = 100 * np.array(seeds)
+    if len(seeds) == 1:
+        return " / ".join(f"{value:.1f}" for value in values[0])
+    return " / ".join(f"{mean:.1f} ± {std:.1f}" for mean, std in zip(values.mean(axis=0), values.std(axis=0, ddof=1)))

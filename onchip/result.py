@@ -1,0 +1,89 @@
+"""What learning gave, and what is wrong with it, in sentences with numbers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from ottt_loihi.sim.learning_encodings import largest
+from ottt_loihi.sim.network import ChipNetwork
+from ottt_loihi.sim.subspace import Subspace
+
+# parts of a layer's messages or weights that are a warning: more at their limits, or fewer changed
+SATURATED, RAILS, MOVED = 0.1, 0.1, 0.01
+
+
+@dataclass(frozen=True)
+class CurvePoint:
+    """Accuracy on the test data with the weights frozen, after so many samples were learnt from."""
+
+    samples: int
+    accuracy: float
+
+
+@dataclass(frozen=True)
+class LearningResult:
+    """What learning gave.
+
+    ==============  ==============================================================================================
+    field           meaning
+    ==============  ==============================================================================================
+    chip            the network with the learnt weights (``learning9``; ``sim.freeze.freeze`` makes it inference)
+    curve           accuracy over samples seen, before the first sample included; empty without test data
+    samples         samples learnt from
+    steps           Lava steps
+    rates           η per plastic connection, ``Δw = −η·â·f(u)·δ`` with δ_out = o − y (torch's η is this times T)
+    counters        saturated y1 and error messages per process, out of ``messages`` per neuron
+    messages        learning epochs: how often each neuron sent a y1
+    rails           per plastic connection the part of the weights at −256 or 255
+    moved           per plastic connection the part of the weights that are others than at the start
+    seconds         time spent stepping, since it was resumed
+    interrupted     stopped by Ctrl-C; everything above is as of the last point of the curve
+    settings        backend, feedback, seed and all else that makes the run repeatable
+    subspaces       HLOP's, as they are now: rows that were not fixed have learnt
+    ==============  ==============================================================================================
+    """
+
+    chip: ChipNetwork
+    curve: tuple[CurvePoint, ...]
+    samples: int
+    steps: int
+    rates: tuple[float, ...]
+    counters: dict[str, int]
+    messages: int
+    rails: tuple[float, ...]
+    moved: tuple[float, ...]
+    seconds: float
+    interrupted: bool
+    settings: dict[str, Any] = field(default_factory=dict)
+    subspaces: tuple[Subspace, ...] | None = None
+
+    @property
+    def accuracy(self) -> float | None:
+        """The last point of the curve."""
+        return self.curve[-1].accuracy if self.curve else None
+
+    @property
+    def warnings(self) -> list[str]:
+        """What is wrong with the learning rates, in sentences with numbers; empty if nothing is."""
+        found, last, most = [], len(self.rates) - 1, largest(self.settings.get("encoding", "signed"))
+        for layer, rate in enumerate(self.rates):
+            name = "the readout" if layer == last else f"hidden layer {layer + 1}"
+            sent = self.counters["readout.y1_saturated" if layer == last else f"neuron[{layer}].y1_saturated"]
+            saturated = sent / max(1, self.messages * self.chip.layers[layer - last - 1].size)
+            for part, wrong, what in (
+                (saturated, saturated > SATURATED, f"of the messages y1 saturate at ±{most}; lower its rate"),
+                (self.rails[layer], self.rails[layer] > RAILS, "of the weights are at −256 or 255; lower its rate"),
+                (
+                    self.moved[layer],
+                    self.samples > 0 and self.moved[layer] < MOVED,
+                    "of the weights have changed, other updates were rounded to nothing; raise its rate",
+                ),
+            ):
+                if wrong:
+                    found.append(f"{name}, η = {rate:.3g}: {part:.1%} {what}")
+        return found
+
+    @property
+    def steps_per_second(self) -> float:
+        return self.steps / self.seconds if self.seconds else 0.0

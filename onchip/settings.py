@@ -1,0 +1,50 @@
+"""How to learn: rates, feedback, seed, rounding, and the rule's options."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ottt_loihi.onchip.plan import FEEDBACKS
+from ottt_loihi.sim.learning import ROUNDINGS
+from ottt_loihi.sim.learning_options import Options
+
+from ottt_loihi.errors import UsageError
+
+READOUT_RATE = 0.02  # part of its error that one time step's update takes from the readout
+HIDDEN_RATE = 1.0  # the same for a hidden layer, with the error that its feedback delivers
+
+
+@dataclass(frozen=True)
+class Settings(Options):
+    """How to learn; the rule's :class:`~ottt_loihi.sim.learning_options.Options` are settings as well.
+
+    readout_rate, hidden_rate: part of a layer's error that one update takes away, default measured
+    good on digits; seed: of order, feedback and rounding; unit: what stands for a logit of 1, default provenance's;
+    halve_every: samples after which the rates are halved, again and again; 0: never, for a world that keeps changing.
+    rounding: of updated weights, ``"per-synapse"`` as on the chip, or ``"lava"``: one number an epoch for all.
+    """
+
+    feedback: str = "random"
+    readout_rate: float = READOUT_RATE
+    hidden_rate: float = HIDDEN_RATE
+    seed: int = 0
+    unit: int | None = None
+    halve_every: int = 0
+    shuffle: bool = True
+    rounding: str = "per-synapse"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.feedback not in FEEDBACKS:
+            raise UsageError(f"feedback: expected one of {', '.join(FEEDBACKS)}, got {self.feedback!r}")
+        if self.rounding not in ROUNDINGS:
+            raise UsageError(f"rounding: expected one of {', '.join(ROUNDINGS)}, got {self.rounding!r}")
+        if not (0 < self.readout_rate < 2 and 0 < self.hidden_rate < 100):
+            raise UsageError(
+                f"rates: expected 0 < readout_rate < 2 and 0 < hidden_rate < 100, "
+                f"got {self.readout_rate} and {self.hidden_rate}"
+            )
+        if isinstance(self.halve_every, bool) or not isinstance(self.halve_every, int) or self.halve_every < 0:
+            raise UsageError(f"halve_every: expected an integer ≥ 0, got {self.halve_every!r}")
+        if isinstance(self.seed, bool) or not isinstance(self.seed, int) or self.seed < 0:
+            raise UsageError(f"seed: expected an integer ≥ 0, got {self.seed!r}")
