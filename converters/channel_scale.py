@@ -43,7 +43,7 @@ class Unit:
 def sizes(c: FloatConnection, shape: tuple[int, ...]) -> np.ndarray | None:
     """a of every neuron of a layer, float64 ``shape``; None where a neuron's weights have several sizes.
 
-    Weights of 0 count for nothing. None as well where neurons have but one weight, which is no pattern.
+    Weights of 0 count for nothing.
     """
     size = np.abs(c.weight)
     if size.ndim == 1:
@@ -52,9 +52,15 @@ def sizes(c: FloatConnection, shape: tuple[int, ...]) -> np.ndarray | None:
     else:
         largest = size.reshape(len(size), -1).max(axis=1)
     found = spread(largest, shape)
-    if np.count_nonzero(size) < 2 * len(largest) or not ((size == 0) | (size == rows(c, found))).all():
+    if not ((size == 0) | (size == rows(c, found))).all():
         return None
     return np.where(found > 0, found, largest.max())
+
+
+def is_pattern(c: FloatConnection) -> bool:
+    """Whether neurons have several weights: of one weight alone any size would be the one."""
+    neurons = c.geometry["size"][0] if c.weight.ndim == 1 else len(c.weight)
+    return bool(np.count_nonzero(c.weight) >= 2 * neurons)
 
 
 def fold(c: FloatConnection, others: Sequence[FloatConnection], shape: tuple[int, ...]) -> np.ndarray | None:

@@ -190,7 +190,11 @@ def _folds(net: FloatNetwork, index: int, bits: int | str) -> bool:
     layer = net.layers[index]
     if layer.reset is None:
         return False
-    return isinstance(bits, str) or channel_scale.fold(main, others, layer.shape) is not None
+    if isinstance(bits, str):
+        main = channel_scale.levelled(main, bits, per_channel=True)
+    elif not channel_scale.is_pattern(main):
+        return False
+    return channel_scale.fold(main, others, layer.shape) is not None
 
 
 def _seen(c: FloatConnection) -> bool:
@@ -335,19 +339,18 @@ class _Layer:
         """S = G/a for every neuron, and R = round(λ·vth)."""
         main, *others = self.inputs
         unit = self.tuning.scale * self._gain(main) / sizes  # S for G = 1
-        limits = [0.99 * arithmetic.VTH_MAX / (unit * self._reached())]
+        limits = [0.99 * arithmetic.VTH_MAX / (unit * self._reached()).max()]
         if self.layer.reset is not None:
-            limits.append(0.99 * arithmetic.VTH_MAX / (unit * self.v_threshold))
+            limits.append(0.99 * arithmetic.VTH_MAX / (unit * self.v_threshold).max())
         if self.layer.reset == "subtract":
-            limits.append((MAX_INHIBITION << MAX_WEIGHT_EXP) / (unit * self.v_threshold * self.decay))
+            limits.append((MAX_INHIBITION << MAX_WEIGHT_EXP) / (unit * self.v_threshold * self.decay).max())
         if (bias := np.abs(self._bias_on_v())).any():
             limits.append(MAX_BIAS / (unit * bias).max())
         if self.by_host:
-            limits.append(HOST_LIMIT / (unit * self._arriving()))
+            limits.append(HOST_LIMIT / (unit * self._arriving()).max())
         for c in others:
             limits.append(self._most(c) * self._gain(c) / np.abs(c.weight * channel_scale.rows(c, unit)).max())
-        least = min(float(np.min(limit)) for limit in limits)
-        self.unit = channel_scale.choose(main.kind, least, self.for_netx, self.layer.name)
+        self.unit = channel_scale.choose(main.kind, float(min(limits)), self.for_netx, self.layer.name)
         self.scale = unit * (self.unit.weight * 2.0**self.unit.exponent)
         if self.layer.reset == "subtract":
             self.inhibition = np.round(self.decay * self._vth()).astype(np.int64)

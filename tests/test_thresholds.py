@@ -223,7 +223,8 @@ def test_sizes_are_found_only_where_there_are_some():
     assert channel_scale.sizes(replace(dense, weight=weight), (4,)).tolist() == [0.3, 0.2, 0.7, 0.7]
     weight[0, 0] *= 1 + 1e-12
     assert channel_scale.sizes(replace(dense, weight=weight), (4,)) is None
-    assert channel_scale.sizes(replace(dense, weight=weight[:, :1]), (4,)) is None  # one weight is no pattern
+    assert channel_scale.is_pattern(dense)
+    assert not channel_scale.is_pattern(replace(dense, weight=weight[:, :1]))  # one weight is no pattern
     rows, columns = np.divmod(np.arange(24), 6)
     geometry = {"size": (4, 6), "rows": rows, "columns": columns}
     synapses = FloatConnection(INPUT, 0, dense.weight.ravel(), Sparse, 0, geometry)
@@ -236,6 +237,18 @@ def test_sizes_are_found_only_where_there_are_some():
     synapses = replace(synapses, weight=np.where(rows == 1, 0.5, 0.3))
     assert channel_scale.fold(synapses, [], (2, 2, 2)) is not None
     assert channel_scale.fold(synapses, [kernel], (2, 2, 2)) is None
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_channel_that_hears_nothing_folds_too():
+    net = dense_network(np.random.default_rng(4), [0.3, 0.2, 0.5], "subtract")
+    weight = net.connections[1].weight.copy()
+    weight[1] = 0
+    chip = quantize(
+        replace(net, connections=(net.connections[0], replace(net.connections[1], weight=weight), *net.connections[2:]))
+    ).chip
+    assert not chip.inputs_of(1)[0].weight[1].any()
+    assert chip.layers[1].thresholds[1] == chip.layers[1].thresholds[2]
 
 
 @pytest.mark.parametrize("reset", ["zero", "subtract"])
@@ -289,6 +302,17 @@ def test_ternary_and_binary_weights_have_the_threshold_of_their_size(kind, reset
             d.weight.astype(int) << d.weight_exp for d in quantized.chip.inputs_of(0) if isinstance(d, Diagonal)
         )
         assert (np.abs(total + lif.thresholds / 2) <= 0.5).all()
+
+
+@pytest.mark.parametrize("kind", ["ternary", "binary"])
+def test_neurons_with_one_weight_can_be_ternary_too(kind):
+    rng = np.random.default_rng(0)
+    layers = (FloatLayer("hidden", (6,), None, "zero", 0.5), FloatLayer("readout", (2,)))
+    weights = (rng.normal(0, 1, (6, 1)), rng.normal(0, 1, (2, 6)))
+    connections = tuple(FloatConnection(i - 1, i, w) for i, w in enumerate(weights))
+    net = FloatNetwork((1,), 3, layers, connections)
+    assert_one_bit(quantize(net, kind).chip, 0)
+    assert quantize(net).layers[0].bits == 8
 
 
 def test_scales_that_have_no_choice():
