@@ -59,10 +59,7 @@ class Way:
     rows: tuple[int, ...] | None = None
 
 
-FRONTS = (
-    Front("digits", "16C3-AP2-32C3-64F", 20, 1437, 1437, 360, (0, 1, 2)),
-    Front("mnist", "8C5-AP2-16C5-AP2-64F", 3, 10_000, 3000, 2000, (0,)),
-)
+FRONTS = (Front("digits", "16C3-AP2-32C3-64F", 20, 1437, 1437, 360, (0, 1, 2)),)
 WAYS = (
     Way("readout", 1),
     Way("hidden layer and readout", 2),
