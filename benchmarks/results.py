@@ -2,13 +2,15 @@
 
     python benchmarks/results.py [--runs runs/results] [--only mnist] [--epochs 2] [--threads 1] [--docs docs]
 
-Writes ``results.json`` and ``results.md`` into the docs folder: one line for each experiment whose seeds have all been
-run, now or before. So several of these commands, each with its own ``--only``, can work side by side.
+Writes ``results.md``, ``results.json`` and, with every epoch, ``results-log.csv`` into the docs folder: of each
+experiment whose seeds have all been run, now or before. So several of these commands, each with its own ``--only``, can
+work side by side.
 """
 
 from __future__ import annotations
 
 import argparse
+import csv
 import json
 import platform
 import statistics
@@ -23,6 +25,7 @@ from ottt_loihi.config import override, read_config
 from ottt_loihi.files import atomic_write
 
 CONFIGS = Path(__file__).parents[1] / "configs"
+LOGGED = ("loss", "train_accuracy", "test_accuracy", "seconds")
 
 
 @dataclass(frozen=True)
@@ -92,19 +95,37 @@ def finished(experiment: Experiment, runs: Path) -> list[dict[str, Any]]:
     return [json.loads(file.read_text()) for file in files] if all(file.exists() for file in files) else []
 
 
+def log(experiment: Experiment, runs: Path) -> list[dict[str, Any]]:
+    """Every epoch of every seed."""
+    found = []
+    for seed in experiment.seeds:
+        with open(place(experiment, seed, runs) / "metrics.csv", newline="") as file:
+            for epoch in csv.DictReader(file):
+                numbers = {name: f"{float(epoch[name]):.5g}" for name in LOGGED}
+                found.append({"experiment": experiment.name, "seed": seed, "epoch": epoch["epoch"], **numbers})
+    return found
+
+
 def write(runs: Path, docs: Path) -> str:
-    """The table of everything that is finished, into both files."""
-    rows = [summary(e, results) for e in EXPERIMENTS if (results := finished(e, runs))]
+    """The table of everything that is finished, into all three files."""
+    done = {e.name: (e, results) for e in EXPERIMENTS if (results := finished(e, runs))}
+    rows = [summary(e, results) for e, results in done.values()]
     text = (
         "# Measured accuracies\n\nMade by `make results`: full data sets, the test accuracy after the last epoch, "
         "mean ± standard deviation over the seeds; beside it that of the best epoch, chosen on the test set, as "
-        "published figures often are. Firing rates: spikes per neuron and step, of every layer. "
+        "published figures often are; every epoch is in [results-log.csv](results-log.csv). Firing rates: spikes per "
+        "neuron and step, of every layer. "
         f"{platform.machine()}, torch {torch.__version__}, CPU.\n\n"
     )
     with atomic_write(docs / "results.md") as temporary:
         temporary.write_text(text + table(rows))
     with atomic_write(docs / "results.json") as temporary:
         temporary.write_text(json.dumps(rows, indent=1) + "\n")
+    with atomic_write(docs / "results-log.csv") as temporary, open(temporary, "w", newline="") as file:
+        writer = csv.DictWriter(file, ["experiment", "seed", "epoch", *LOGGED], lineterminator="\n")
+        writer.writeheader()
+        for experiment, _ in done.values():
+            writer.writerows(log(experiment, runs))
     return table(rows)
 
 

@@ -259,6 +259,7 @@ def test_the_results_script_resumes_and_writes_its_table(tmp_path, monkeypatch):
     again = json.loads((tmp_path / "results.json").read_text())
     assert [row["accuracies"] for row in again] == [row["accuracies"] for row in rows]
     assert "| digits, ottt | 2 |" in (tmp_path / "results.md").read_text()
+    assert (tmp_path / "results-log.csv").read_text().count("\n") == 1 + 3 * 2  # three runs of two epochs
 
 
 def test_ottt_eval_tests_at_other_numbers_of_steps(tmp_path):
