@@ -23,7 +23,6 @@ from ottt_loihi.distributed import Group
 from ottt_loihi.encoding import choose_encoding, encode
 from ottt_loihi.errors import TrainingError, UsageError
 from ottt_loihi.evaluation import TEST_ENCODING_SEED, check_shape, evaluate, has_time
-from ottt_loihi.interrupt import Interruptible
 from ottt_loihi.losses import Distilled, Loss, make_loss
 from ottt_loihi.losses import describe as describe_loss
 from ottt_loihi.network import Network
@@ -163,10 +162,10 @@ class Trainer:
         files = _Files(self, epochs, checkpoint, run if self.group.leads else None, checkpoint_every)
         done = files.done
         try:
-            with _progress_bar(self.progress and self.group.leads) as bar, files.interruptible:
-                optimizer = files.optimizer = self._make_optimizer()  # the first one of a process takes torch seconds
-                if resume and run is not None:
-                    done = files.done = run.load_state(self.net, optimizer, self._settings(epochs), self.rule)
+            optimizer = files.optimizer = self._make_optimizer()  # the first one of a process takes torch seconds
+            if resume and run is not None:
+                done = files.done = run.load_state(self.net, optimizer, self._settings(epochs), self.rule)
+            with _progress_bar(self.progress and self.group.leads) as bar:
                 task = bar.add_task("training", total=epochs, completed=done.epoch, info="")
                 while done.epoch < epochs:
                     self._set_learning_rate(optimizer, done.epoch, epochs)
@@ -314,7 +313,7 @@ class Trainer:
 
 
 class _Files:
-    """What :meth:`Trainer.fit` writes, and when; and where Ctrl-C may stop it."""
+    """What :meth:`Trainer.fit` writes, and when."""
 
     def __init__(
         self,
@@ -325,19 +324,17 @@ class _Files:
         every: int,
     ) -> None:
         self.trainer, self.epochs = trainer, epochs
-        self.done, self.optimizer, self.interruptible = RunProgress(), None, Interruptible()
+        self.done, self.optimizer = RunProgress(), None
         self.checkpoint, self.run, self.every = checkpoint, run, every
 
     def end_batch(self, batches: int) -> None:
         if self.run is not None and self.every and self.done.batch % self.every == 0 and self.done.batch < batches:
             self._save_state()
-        self.interruptible.check()
 
     def end_epoch(self) -> None:
         if self.run is not None:
             self.run.end_epoch(self.trainer.net, self._provenance(), self.done)
             self._save_state()
-        self.interruptible.check()
 
     def save_model(self) -> Path | None:
         """The network as it is now; returns where it is, or None where nobody asked for it."""
