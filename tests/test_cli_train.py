@@ -107,14 +107,25 @@ def test_mistakes_end_in_one_line_and_the_right_code(tmp_path, monkeypatch, caps
 
 
 def test_ctrl_c_says_where_the_network_is(tmp_path):
-    command = [sys.executable, "-c", "from ottt_loihi.cli.train import main; main()", "--epochs", "100000"]
+    # a shell's background jobs ignore Ctrl-C, and so would what they start
+    command = [
+        sys.executable,
+        "-c",
+        "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "from ottt_loihi.cli.train import main; main()",
+        "--epochs",
+        "100000",
+    ]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=ENVIRONMENT, cwd=tmp_path)
-    while not (tmp_path / "runs" / "train").exists():  # made just before training starts
-        assert process.poll() is None
-        time.sleep(0.05)
-    time.sleep(2)
-    process.send_signal(signal.SIGINT)
-    _, stderr = process.communicate(timeout=60)
+    try:
+        while not (tmp_path / "runs" / "train").exists():  # made just before training starts
+            assert process.poll() is None
+            time.sleep(0.05)
+        time.sleep(2)
+        process.send_signal(signal.SIGINT)
+        _, stderr = process.communicate(timeout=60)
+    finally:
+        process.kill()
     assert process.returncode == 130, stderr
     assert "the network as it is now is in runs/train/model.pt" in stderr
     assert "Traceback" not in stderr
