@@ -65,8 +65,8 @@ class LIF(_Part):
     shape         tuple of int        neurons, e.g. ``(128,)``
     du            int, −1 … 4095      decay of u in 1/4096: u keeps (4095 − du)/4096 of itself; 4095: no memory
     dv            int, 0 … 4096       decay of v in 1/4096: v keeps (4096 − dv)/4096 of itself; 4096: no memory
-    vth           int, 0 … 131071,    threshold mantissa: one of the layer, or one per neuron (``(C, 1, 1)`` is spread
-                  or int32 ``shape``, over a channel's places); equal ones become the number that they are
+    vth           int, 0 … 131071;    threshold mantissa: one of the layer, or one per neuron (``(C, 1, 1)`` is spread
+                  int32 ``shape``,    over a channel's places); equal ones become the number that they are
                   1 … 131071
     bias_mant     int32 ``shape``,    bias mantissa per neuron
                   −4096 … 4095
