@@ -346,10 +346,12 @@ class Learner:
         return mine
 
     def _messages(self, index: int, neurons: slice) -> dict[str, np.ndarray]:
-        """What a layer's neurons sent to their connection, by port."""
+        """What a layer's neurons sent to their connection in the last Lava step, by port."""
         at, state = self._constants.layers[index], self.state
         surrogate = np.abs(state.membrane[neurons] - at["vth"]) < at["half_width"]
         reward = state.reward[neurons]
+        if self.network.options.schedule == "pipelined" and index and not at["direct"]:
+            surrogate = np.zeros_like(surrogate)  # the error went on downwards: that layer's answer is of an earlier step
         if index == len(self.network.layers) - 1:
             surrogate, reward = np.ones_like(surrogate), state.y1[neurons]
         return encodings.messages(self.network.options.encoding, state.y1[neurons], surrogate, reward)
