@@ -54,12 +54,15 @@ def _stamp(module: ModuleType) -> tuple[int, int]:
 
 
 def called(function: Callable[..., Any]) -> Any:
-    """Part of a kernel that is called so seldom that it need not be inlined."""
+    """Part of a kernel, compiled once for all that call it; what is small LLVM inlines."""
     return njit(nogil=True)(function)
 
 
 def inlined(function: Callable[..., Any]) -> Any:
-    """Part of a kernel: a call with three arrays costs as much as twenty neurons."""
+    """Part of a kernel that runs for few neurons at a time: a call with three arrays costs as much as twenty of them.
+
+    Its code is compiled anew wherever it is used, which takes seconds in a kernel of many parts.
+    """
     return njit(nogil=True, inline="always")(function)
 
 

@@ -351,7 +351,7 @@ class Learner:
         surrogate = np.abs(state.membrane[neurons] - at["vth"]) < at["half_width"]
         reward = state.reward[neurons]
         if self.network.options.schedule == "pipelined" and index and not at["direct"]:
-            surrogate = np.zeros_like(surrogate)  # the error went on downwards: that layer's answer is of an earlier step
+            surrogate = np.zeros_like(surrogate)  # its answer was of an earlier step: the error went on downwards
         if index == len(self.network.layers) - 1:
             surrogate, reward = np.ones_like(surrogate), state.y1[neurons]
         return encodings.messages(self.network.options.encoding, state.y1[neurons], surrogate, reward)

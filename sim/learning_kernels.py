@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 import numpy as np
 from ottt_loihi.sim import learning_option_kernels, random_kernels, subspace_kernels
-from ottt_loihi.sim.kernels import compiled, inlined
+from ottt_loihi.sim.kernels import called, compiled
 from ottt_loihi.sim.learning_integers import (
     ENGINE_SHIFT,
     FRACTION_BITS,
@@ -160,7 +160,7 @@ def learn(constants, state, packed, labels, gate, first, trace_random, weight_ra
         state.correct[0] += predictions[sample] == labels[sample]
 
 
-@inlined
+@called
 def forget(state):
     """Every state as it is before a sample."""
     state.spikes[:] = 0
@@ -170,7 +170,7 @@ def forget(state):
     state.scores[:] = 0
 
 
-@inlined
+@called
 def read(packed, sample, t, spikes, inputs):
     """Unpack the spikes of a frame."""
     whole = inputs >> 3
@@ -182,7 +182,7 @@ def read(packed, sample, t, spikes, inputs):
         spikes[k] = (packed[sample, t, whole] >> (7 - (k & 7))) & 1
 
 
-@inlined
+@called
 def receive(layer, state, active, sums):
     """``sums = Σ_i W[:, i]`` over the spikes i of a layer's sources."""
     count = np.uint64(0)
@@ -209,13 +209,13 @@ def receive(layer, state, active, sums):
         k += one
 
 
-@inlined
+@called
 def shifted(x, exponent):
     """``x·2^exponent`` (floor), int32."""
     return np.int32(x << exponent) if exponent > 0 else np.int32(x >> -exponent)
 
 
-@inlined
+@called
 def wrapped(d):
     """What a current of more than 24 bits becomes (``arithmetic.current_step``)."""
     limit = np.int32(1 << 23)
@@ -223,14 +223,14 @@ def wrapped(d):
     return np.int32(d + 2 * limit) if d <= -limit else d
 
 
-@inlined
+@called
 def clipped(v):
     """A membrane at the ends of its 24 bits (``arithmetic.voltage_step``)."""
     limit = np.int32((1 << 23) - 1)
     return min(max(v, np.int32(-limit)), limit)
 
 
-@inlined
+@called
 def fire(layer, target, constants, state, sums):
     """One step of hidden neurons (the equations of ``sim.network.LIF``); ``target``: where their spikes go."""
     u, v, membrane, spikes, loop, bias = state.u, state.v, state.membrane, state.spikes, constants.loop, state.bias
@@ -252,7 +252,7 @@ def fire(layer, target, constants, state, sums):
         v[n] = np.int32(0) if fires else m
 
 
-@inlined
+@called
 def answer(layer, state, sums):
     """One step of the memoryless readout, and its scores."""
     for j in range(layer.size):
@@ -263,7 +263,7 @@ def answer(layer, state, sums):
         state.scores[j] += state.v[n]
 
 
-@inlined
+@called
 def compare(layer, index, constants, label, gate, halved, state, errors):
     """The readout's error, to be sent back, and its y1."""
     shift, limit = min(MAX_SHIFT, layer.y1_shift + halved), constants.chosen.y1_max
@@ -284,7 +284,7 @@ def compare(layer, index, constants, label, gate, halved, state, errors):
                 state.error[n] = min(max(y, -MESSAGE_MAX), MESSAGE_MAX)
 
 
-@inlined
+@called
 def third_factor(rows, start, width, error, source):
     """``Σ_j rows[start + j]·error[source + j]``, int32."""
     total, start, source = np.int32(0), np.uint64(start), np.uint64(source)
@@ -293,7 +293,7 @@ def third_factor(rows, start, width, error, source):
     return total
 
 
-@inlined
+@called
 def feed_back(index, constants, state, thirds, halved):
     """y1 = −η·f(u)·δ of a hidden layer, and the error it sends on."""
     layers, factored = constants.layers, constants.chosen.factored
@@ -307,7 +307,7 @@ def feed_back(index, constants, state, thirds, halved):
     answer_errors(layer, index, constants, state, thirds, halved)
 
 
-@inlined
+@called
 def answer_errors(layer, index, constants, state, thirds, halved):
     """y1 of a hidden layer, of the errors that reached it, and the errors it sends on."""
     shift, limit = min(MAX_SHIFT, layer.y1_shift + halved), constants.chosen.y1_max
@@ -325,7 +325,7 @@ def answer_errors(layer, index, constants, state, thirds, halved):
             state.error[n] = min(max(y, -MESSAGE_MAX), MESSAGE_MAX)
 
 
-@inlined
+@called
 def follow_noise(index, constants, state, frame):
     """``learning_integers.momentum_step`` of OPZO's M: ``M += (gain·z·eᵀ − M) / 2^averaging``, if there is an error."""
     layers = constants.layers
@@ -346,7 +346,7 @@ def follow_noise(index, constants, state, frame):
             weights[at] = min(max(moved, -MOMENTUM_MAX), MOMENTUM_MAX)
 
 
-@inlined
+@called
 def decay_traces(layer, epoch, random, state, decayed, active):
     """The traces at the end of an epoch; lists those that are not 0 in ``active`` and returns their number.
 
@@ -375,7 +375,7 @@ def decay_traces(layer, epoch, random, state, decayed, active):
     return np.int64(count)
 
 
-@inlined
+@called
 def change_weights(index, constants, state, epoch, random, decayed, active, lateral, lateral_keys):
     """The end of a learning epoch for a connection and its twin; random: of the trace, and of ``lava`` rounding."""
     layer = constants.layers[index]
@@ -403,7 +403,7 @@ def change_weights(index, constants, state, epoch, random, decayed, active, late
         follow(layer, state, lateral, lateral_keys)
 
 
-@inlined
+@called
 def nothing_to_learn(layer, y1):
     """True if no neuron of a layer has a y1 (an error)."""
     found = 0
@@ -412,13 +412,13 @@ def nothing_to_learn(layer, y1):
     return found == 0
 
 
-@inlined
+@called
 def half(layer):
     """``subspace.half``: what rounds the products of a layer that learns from projected traces."""
     return np.int32(HALF) if layer.fixed > 0 else np.int32(0)
 
 
-@inlined
+@called
 def learnt(w, x, y1, half, random):
     """``w + ⌊(x1·y1 + half) / 8⌋ / 128``, rounded and clipped to 9 bits: what Lava's engine does in five steps."""
     change = np.int32(np.int32(np.int32(x * y1) + half) >> np.int32(ENGINE_SHIFT))
@@ -426,7 +426,7 @@ def learnt(w, x, y1, half, random):
     return np.int16(min(max(np.int32(total >> np.int32(FRACTION_BITS)), np.int32(-256)), np.int32(255)))
 
 
-@inlined
+@called
 def update(layer, start, random, state, active, count):
     """``Δw = x1·y1`` of the weights from ``start`` on, with one random number for all synapses."""
     weights, y1, neuron, added = state.weights, state.y1, np.uint64(layer.neuron), half(layer)
@@ -439,7 +439,7 @@ def update(layer, start, random, state, active, count):
             weights[row + j] = learnt(weights[row + j], x, y1[neuron + j], added, random)
 
 
-@inlined
+@called
 def update_independently(layer, start, key, state, active, count):
     """The same with a random number for each synapse (``learning_integers.synapse_draws``)."""
     weights, y1, neuron, added = state.weights, state.y1, np.uint64(layer.neuron), half(layer)
@@ -454,7 +454,7 @@ def update_independently(layer, start, key, state, active, count):
             weights[row + j] = learnt(weights[row + j], x, y1[neuron + j], added, np.int32(127) - np.int32(draw))
 
 
-@inlined
+@called
 def keep_synapses(layer, start, masks, state, active, count):
     """0 where no synapse is: an update reaches whole rows, which is faster than picking synapses."""
     weights = state.weights
@@ -464,7 +464,7 @@ def keep_synapses(layer, start, masks, state, active, count):
             weights[row + j] &= masks[mask + j]
 
 
-@inlined
+@called
 def best(size, scores):
     """The place of the largest score, the first of equals."""
     place = 0

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from ottt_loihi.sim import arithmetic
 from ottt_loihi.sim import learning_integers as integers
-from ottt_loihi.sim.kernels import called, inlined
+from ottt_loihi.sim.kernels import called
 from ottt_loihi.sim.learning_bias import MANTISSA_MAX, MANTISSA_MIN
 from ottt_loihi.sim.learning_encodings import largest
 from ottt_loihi.sim.learning_losses import EXP_TABLE, PROBABILITY_BITS, logit_steps
@@ -145,7 +145,7 @@ def decay_weights(weights, size, key, epoch, shift):
             weights[i, j] = w - ((w + r) >> shift)
 
 
-@inlined
+@called
 def move_biases(layer, index, t, chosen, state):
     """Bias learning of one layer."""
     first, end = layer.neuron, layer.neuron + layer.size
@@ -155,7 +155,7 @@ def move_biases(layer, index, t, chosen, state):
     learn_bias(numbers, y1, rng, bias, state.u[first:end], state.u_init[first:end])
 
 
-@inlined
+@called
 def decay_connection(layer, index, chosen, state, epoch):
     """Weight decay of a connection and its twin."""
     count, shape, shift = layer.inputs * layer.width, (layer.inputs, layer.width), chosen.decay_shift

@@ -9,7 +9,7 @@ from functools import partial
 
 import numpy as np
 from ottt_loihi.sim import learning_kernels, learning_option_kernels, random_kernels, subspace_kernels
-from ottt_loihi.sim.kernels import compiled, inlined
+from ottt_loihi.sim.kernels import called, compiled
 from ottt_loihi.sim.learning_integers import TRACE_MAX
 from ottt_loihi.sim.learning_kernels import (
     answer,
@@ -96,7 +96,7 @@ def learn(constants, state, packed, labels, gate, first, trace_random, weight_ra
         state.correct[0] += predictions[sample] == labels[sample]
 
 
-@inlined
+@called
 def write_thirds(index, constants, state, thirds):
     """What will arrive at a hidden layer in the next step."""
     layers = constants.layers

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import numpy as np
-from ottt_loihi.sim.kernels import inlined
+from ottt_loihi.sim.kernels import called
 
 
-@inlined
+@called
 def mix(x):
     """``learning_integers.mix32`` of one number."""
     x = np.uint32(x ^ (x >> np.uint32(16)))
@@ -16,7 +16,7 @@ def mix(x):
     return np.uint32(x ^ (x >> np.uint32(16)))
 
 
-@inlined
+@called
 def next_random(n, rng):
     """``learning_integers.xorshift32`` of neuron n."""
     r = rng[n]
@@ -25,7 +25,7 @@ def next_random(n, rng):
     rng[n] = np.uint32(r ^ np.uint32(r << np.uint32(5)))
 
 
-@inlined
+@called
 def scaled(n, x, mantissa, shift, rng):
     """``learning_integers.scale_stochastically`` with neuron n's next random number."""
     next_random(n, rng)

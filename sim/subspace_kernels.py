@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import numpy as np
-from ottt_loihi.sim.kernels import inlined
+from ottt_loihi.sim.kernels import called
 from ottt_loihi.sim.learning_integers import TRACE_MAX
 from ottt_loihi.sim.random_kernels import mix
 from ottt_loihi.sim.subspace import ROW_MAX, TO_MESSAGE, TO_TRACE
 
 
-@inlined
+@called
 def respond(rows, start, count, inputs, x, messages):
     """``subspace.responses`` of ``count`` rows from ``start`` on to the traces x, into ``messages``."""
     for k in range(count):
@@ -19,7 +19,7 @@ def respond(rows, start, count, inputs, x, messages):
         messages[k] = total >> np.int32(TO_MESSAGE)
 
 
-@inlined
+@called
 def lacking(rows, start, count, inputs, x, messages, sums, out):
     """``x − x̂`` of the first ``count`` rows, clipped to ±127, into ``out``; ``sums`` is scratch."""
     for i in range(np.uint64(inputs)):
@@ -34,7 +34,7 @@ def lacking(rows, start, count, inputs, x, messages, sums, out):
         out[i] = min(max(e, -limit), limit)
 
 
-@inlined
+@called
 def project(layer, state, scratch, active):
     """Put the projected traces in place of a layer's own, which ``scratch[0]`` keeps; lists those that are not 0."""
     inputs, source = layer.inputs, np.uint64(layer.source)
@@ -50,14 +50,14 @@ def project(layer, state, scratch, active):
     return np.int64(count)
 
 
-@inlined
+@called
 def put_back(layer, state, scratch):
     """The traces themselves, after :func:`project`."""
     for i in range(layer.inputs):
         state.trace[layer.source + i] = scratch[0, i]
 
 
-@inlined
+@called
 def follow(layer, state, scratch, keys):
     """``subspace.moved``; ``keys``: for each input the hash that its synapses' random numbers begin with."""
     rows, inputs, shift = state.subspaces, np.uint64(layer.inputs), layer.row_shift
