@@ -203,7 +203,7 @@ class TestLearn:
         assert runs[0] == runs[1]
         assert runs[0] != runs[2]
 
-    @pytest.mark.parametrize("feedback", ["random", "symmetric"])
+    @pytest.mark.parametrize("feedback", [pytest.param("random", marks=pytest.mark.slow), "symmetric"])
     def test_all_backends_give_the_same_network(self, feedback):
         settings = Settings(feedback=feedback)
         sim, *others = (learn(small(), digits(10), backend=b, settings=settings) for b in BACKENDS)

@@ -42,6 +42,9 @@ def _all(events):
         yield from _all(event.children)
 
 
+QUICK = ("dense", "conv", "sws", "recurrent")  # without the profiler's minutes of the others
+
+
 def float_net(kind):
     return networks()[kind].float()
 
@@ -74,7 +77,7 @@ def test_the_relatives_are_constant_too(kind, rule):
     assert peak(net, make_rule(rule), 12) <= 1.05 * peak(net, make_rule(rule), 2)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", [k if k in QUICK else pytest.param(k, marks=pytest.mark.slow) for k in KINDS])
 def test_bptt_is_not(kind):
     net = float_net(kind)
     few, many = peak(net, make_rule("bptt"), 4), peak(net, make_rule("bptt"), 12)

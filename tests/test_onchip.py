@@ -141,7 +141,13 @@ def test_float_learning_in_the_lava_runtime_for_a_thousand_steps():
 
 @pytest.mark.parametrize(
     ("feedback", "rounding"),
-    [("random", "lava"), ("symmetric", "lava"), *((kind, "per-synapse") for kind in FEEDBACKS if kind != "symmetric")],
+    [
+        ("random", "lava"),
+        ("kolen-pollack", "per-synapse"),
+        pytest.param("symmetric", "lava", marks=pytest.mark.slow),
+        pytest.param("random", "per-synapse", marks=pytest.mark.slow),
+        pytest.param("opzo", "per-synapse", marks=pytest.mark.slow),
+    ],
 )
 def test_fixed_point_learning_is_the_same_in_both_executors(feedback, rounding):
     x, labels = samples(12)

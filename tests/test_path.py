@@ -39,7 +39,7 @@ def test_accuracy_and_agreement_over_three_seeds(reset):
 
 
 @pytest.mark.lava
-@pytest.mark.parametrize("reset", ["subtract", "zero"])
+@pytest.mark.parametrize("reset", ["subtract", pytest.param("zero", marks=pytest.mark.slow)])
 def test_twenty_images_are_equal_in_lava_and_netx(reset, tmp_path):
     chip = exporter.export(trained(reset, seed=0, epochs=4)).quantized.chip
     x, _ = exporter.samples("digits", 6, 20)

@@ -32,7 +32,7 @@ def rng_data(n=60):
     return rng.random((n, 12)).astype(np.float32), rng.integers(0, 3, n)
 
 
-@pytest.mark.parametrize("optimizer", ["adam", "sgd"])
+@pytest.mark.parametrize("optimizer", ["adam", pytest.param("sgd", marks=pytest.mark.slow)])
 def test_a_killed_run_goes_on_bit_for_bit(tmp_path, optimizer):
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     arguments = [*SMALL, "--optimizer", optimizer, "--lr", "0.01", "--json"]
@@ -156,7 +156,7 @@ def test_a_damaged_state_is_our_error(tmp_path):
             continue
 
 
-@pytest.mark.parametrize("update", ["step", "sequence"])
+@pytest.mark.parametrize("update", [pytest.param("step", marks=pytest.mark.slow), "sequence"])
 def test_two_processes_learn_what_one_does(tmp_path, update):
     """Gloo on the CPU; the weights are those of one process with the joint batch, within float rounding."""
     common = ["--hidden", "20", "--epochs", "1", "--update", update, "--optimizer", "sgd", "--lr", "0.1", "--json"]
@@ -263,7 +263,7 @@ def test_the_results_script_resumes_and_writes_its_table(tmp_path, monkeypatch):
 
 
 def test_ottt_eval_tests_at_other_numbers_of_steps(tmp_path):
-    command = [sys.executable, "-m", "ottt_loihi.cli.train", "--epochs", "3", "-o", tmp_path, "--json"]
+    command = [sys.executable, "-m", "ottt_loihi.cli.train", "--epochs", "1", "-o", tmp_path, "--json"]
     trained = json.loads(subprocess.run(command, capture_output=True, env=ENVIRONMENT, check=True).stdout)
     evaluate_it = [sys.executable, "-c", "from ottt_loihi.cli.eval import main; main()", tmp_path / "model.pt"]
     done = subprocess.run(

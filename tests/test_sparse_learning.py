@@ -193,9 +193,9 @@ class TestLava:
     @pytest.mark.parametrize(
         "settings",
         [
-            Settings(rounding="lava", decay_every=3, decay_shift=3),
+            pytest.param(Settings(rounding="lava", decay_every=3, decay_shift=3), marks=pytest.mark.slow),
             Settings(feedback="kolen-pollack", decay_every=4, decay_shift=3),
-            Settings(feedback="symmetric", learn_bias=True),
+            pytest.param(Settings(feedback="symmetric", learn_bias=True), marks=pytest.mark.slow),
             Settings(feedback="opzo", encoding="factored"),
             Settings(schedule="pipelined"),
         ],

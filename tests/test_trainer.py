@@ -68,6 +68,7 @@ def test_training_learns():
     assert history[-1].test_accuracy > 0.8
 
 
+@pytest.mark.slow
 def test_digits_reach_their_accuracy_with_the_defaults():
     """Issue 2: the mean of 3 seeds is at least 96.5 % (97.9 % measured); one seed here, one test image is 0.28 %."""
     net = mlp((64, 128, 10), input_shape=(8, 8))
