@@ -28,6 +28,7 @@ from ottt_loihi.errors import FileError, UsageError
 
 if TYPE_CHECKING:
     from ottt_loihi.data.split import Split
+    from ottt_loihi.losses import Loss
     from ottt_loihi.network import Network
     from ottt_loihi.rules.rule import Rule
 
@@ -44,7 +45,8 @@ class Training:
     threads: of torch, the result may depend on it · checkpoint_every: batches between two saves of ``training.pt``
     beside the one after every epoch, 0: none · device: torch's name, ``"cpu"`` or ``"cuda"`` · quantize: bits of
     the weights in every product, as the chip will have them, 0: real ones · init: a ``model.pt`` to start from ·
-    teacher: a ``model.pt`` to learn from as well, with weight kappa at that temperature · autocast: ``"bfloat16"`` or
+    teacher: a ``model.pt`` to learn from as well, with weight kappa at that temperature · mu, smoothing: of the loss
+    cross-entropy (:class:`~ottt_loihi.losses.CrossEntropy`) · autocast: ``"bfloat16"`` or
     ``"float16"`` products, empty: none
     """
 
@@ -52,6 +54,7 @@ class Training:
     batch_size: int = 64
     loss: str = "squared-error"
     mu: float = 0.05
+    smoothing: float = 0.0
     optimizer: str = "adam"
     learning_rate: float = 0.005
     momentum: float = 0.9
@@ -111,6 +114,18 @@ class Config:
         known = [*_parameters(ARCHITECTURES[name]), "hidden"] if name == "mlp" else _parameters(ARCHITECTURES[name])
         _require_known("network", arguments, [k for k in known if k not in (*given, "seed")])
         return build({"name": name, "arguments": {**arguments, **given}})
+
+    def make_loss(self) -> Loss:
+        """The loss of every time step."""
+        from ottt_loihi.losses import CrossEntropy, make_loss
+
+        if self.training.loss == CrossEntropy.name:
+            return CrossEntropy(self.training.mu, self.training.smoothing)
+        if self.training.smoothing:
+            raise UsageError(
+                f"training.smoothing: only the loss cross-entropy has targets to smooth, got {self.training.loss!r}"
+            )
+        return make_loss(self.training.loss)
 
     def make_rule(self, convention: str) -> Rule:
         """The rule; where it has a convention and none is given, the network's."""

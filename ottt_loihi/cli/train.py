@@ -172,7 +172,6 @@ def run(
     from ottt_loihi import distributed
     from ottt_loihi.checkpoint import load
     from ottt_loihi.evaluation import evaluate
-    from ottt_loihi.losses import CrossEntropy, make_loss
     from ottt_loihi.run_folder import RunFolder
     from ottt_loihi.trainer import Trainer
 
@@ -196,7 +195,7 @@ def run(
     trainer = Trainer(
         net,
         rule,
-        loss=CrossEntropy(training.mu) if training.loss == "cross-entropy" else make_loss(training.loss),
+        loss=config.make_loss(),
         encoding=config.data.get("encoding"),
         augmentations=config.data.get("augmentations", ()),
         progress=progress,
