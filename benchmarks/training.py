@@ -2,8 +2,8 @@
 
 The baseline is OTTT as it is usually written with autograd: every connection runs twice, once on the spikes for the
 value and once on the trace for the gradient, standardisation inside each. It is written below with torch's own
-operators and checked to give the same gradients. Contenders take turns in one run; figures are medians, ratios are
-medians of the ratios within a turn.
+operators, and so is BPTT as it is usually written; both are checked to give our rules' gradients. Contenders take turns
+in one run; figures are medians, ratios are medians of the ratios within a turn.
 
     python benchmarks/training.py [--steps 48 6] [--repeats 9] [--threads 2] [--device cpu] [--json out.json]
 """
@@ -93,6 +93,23 @@ def two_forward_batch(net: Network, x: Tensor, labels: Tensor) -> Tensor:
     return scores
 
 
+def plain_bptt_batch(net: Network, x: Tensor, labels: Tensor) -> Tensor:
+    """BPTT as it is usually written: a loop over time, and one backward pass; adds the gradients to ``.grad``."""
+    v = [torch.zeros(())] * len(net.blocks)
+    scores, loss = 0, 0
+    for t in range(x.shape[1]):
+        out = x[:, t]
+        for i, block in enumerate(net.blocks):
+            u = block.neuron.decay * v[i].to(out) + _apply(block.synapse, out)
+            out = _Spike.apply(u - block.neuron.v_threshold)
+            v[i] = u - block.neuron.v_threshold * out.detach()
+        o = _apply(net.readout, out)
+        loss = loss + LOSS(o, labels, x.shape[1])
+        scores = scores + o.detach()
+    loss.backward()
+    return scores
+
+
 def _apply(synapse: nn.Module, x: Tensor) -> Tensor:
     weight = synapse.weight if synapse.gain is None else standardize(synapse.weight, synapse.gain)
     if synapse.input_scale != 1:
@@ -128,25 +145,28 @@ def contenders(net: Network, x: Tensor, labels: Tensor) -> dict[str, Callable[[]
         rules[f"OTTT, {STRETCH} at once"] = make_rule("ottt", **ottt, stretch=STRETCH)
     rules |= {"SLTT": make_rule("sltt"), "SAF-E": make_rule("saf-e", update="sequence")}
     rules |= {"SAF-F": make_rule("saf-f"), "BPTT": make_rule("bptt")}
-    return {"two forwards": lambda: two_forward_batch(net, x, labels)} | {
+    ours = {
         name: (lambda rule=rule: rule.train_batch(net, x, labels, LOSS, None).scores) for name, rule in rules.items()
     }
+    plain = {"BPTT, plain": lambda: plain_bptt_batch(net, x, labels)}
+    return {"two forwards": lambda: two_forward_batch(net, x, labels)} | ours | plain
 
 
 def check_equal(net: Network, x: Tensor, labels: Tensor) -> None:
-    """The baseline and OTTT have the same gradients; in float64, where no spike at the threshold comes or goes."""
+    """What is written here has our rules' gradients; in float64, where no spike at the threshold comes or goes."""
     if net.convention == "paper" and any(s.bias is not None for s in net.synapses()):
         raise ValueError("the two-forward formulation has no trace on biases")
-    exact, found = copy.deepcopy(net).double(), []
+    exact, found = copy.deepcopy(net).double(), {}
     for name, run in contenders(exact, x[:, :12].double(), labels).items():
-        if name.startswith(("two forwards", "OTTT")):
+        if name.startswith(("two forwards", "OTTT", "BPTT")):
             exact.zero_grad()
             run()
-            found.append(torch.cat([p.grad.flatten() for p in exact.parameters()]))
-    for other in found[1:]:
-        error = float((other - found[0]).norm() / found[0].norm())
+            found[name] = torch.cat([p.grad.flatten() for p in exact.parameters()])
+    for name, gradients in found.items():
+        expected = found["BPTT" if name.startswith("BPTT") else "two forwards"]
+        error = float((gradients - expected).norm() / expected.norm())
         if error > 1e-10:
-            raise AssertionError(f"the baseline's gradients differ by {error:.1e}")
+            raise AssertionError(f"the gradients of {name} differ by {error:.1e}")
 
 
 @torch.no_grad()
