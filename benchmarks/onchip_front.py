@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from ottt_loihi.converters.export import Options, as_messages, export
+from ottt_loihi.converters.export import Options, export
+from ottt_loihi.converters.samples import as_messages
 from ottt_loihi.onchip import Settings, learn, watch
 from ottt_loihi.onchip.learner import accuracy
 from ottt_loihi.onchip.plan import estimate_unit

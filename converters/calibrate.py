@@ -13,7 +13,8 @@ from typing import Any
 
 import numpy as np
 from ottt_loihi.converters.float_network import FloatNetwork
-from ottt_loihi.converters.quantize import Tuning, quantize
+from ottt_loihi.converters.quantize import quantize
+from ottt_loihi.converters.quantize_layer import Tuning
 
 from ottt_loihi import sim
 from ottt_loihi.errors import ChipError

@@ -7,30 +7,30 @@ import hashlib
 import math
 import os
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from ottt_loihi.converters import lava, lava_script, netx, nir, plots, report, torch_integer
-from ottt_loihi.converters import quantize as quantizing
-from ottt_loihi.converters.budget import Activity, Budget, LayerBudget, activity, budget
+from ottt_loihi.converters import lava, lava_script, netx, nir, report, torch_integer
+from ottt_loihi.converters.budget import Activity, Budget, activity, budget
 from ottt_loihi.converters.calibrate import calibrate
 from ottt_loihi.converters.contraction import require_contraction
+from ottt_loihi.converters.export_report import section
 from ottt_loihi.converters.float_network import FloatNetwork, from_torch
 from ottt_loihi.converters.limits import LOIHI2, Limits
 from ottt_loihi.converters.quantize import Quantized, quantize
+from ottt_loihi.converters.samples import as_messages, chip_samples, samples, shaped
 from ottt_loihi.converters.verify import Agreement, Comparison, Tally, compare
 from ottt_loihi.sim import storage
-from ottt_loihi.sim.network import ChipNetwork, Connection, Conv, Diagonal
+from ottt_loihi.sim.network import ChipNetwork
 
 from ottt_loihi import sim
-from ottt_loihi.data import load_data, rate_code
+from ottt_loihi.data import load_data
 from ottt_loihi.errors import ChipError, UsageError, VerificationError
 
 if TYPE_CHECKING:
-    from ottt_loihi.data import Split
     from ottt_loihi.network import Network
 
 
@@ -48,75 +48,6 @@ class Export:
     unchecked: str = ""
     spikes: dict[str, np.ndarray] | None = None
     activity: Activity | None = None
-
-
-def samples(
-    data: str,
-    num_steps: int,
-    count: int,
-    seed: int = 0,
-    options: Mapping[str, Any] | None = None,
-    input_form: str | None = None,
-    part: str = "test",
-) -> tuple[np.ndarray, np.ndarray]:
-    """The first ``count`` test (or train) samples of a data set as messages ``(n, num_steps, *shape)``, and labels.
-
-    Images are rate coded, uint8, or with an ``input_form`` graded (:func:`as_messages`); frames with a time axis are
-    taken as they are; ``options``: of the data set's loader.
-    """
-    split = load_data(data, **(options or {}))
-    if count < 1:
-        raise UsageError(f"check: expected at least 1 sample, got {count}")
-    x, y = (split.x_test, split.y_test) if part == "test" else (split.x_train, split.y_train)
-    if input_form is not None:
-        return as_messages(x[:count], num_steps, input_form), y[:count]
-    return as_spikes(split, x[:count], num_steps, seed), y[:count]
-
-
-def chip_samples(
-    chip: ChipNetwork, data: str, count: int, seed: int = 0, part: str = "test"
-) -> tuple[np.ndarray, np.ndarray]:
-    """:func:`samples` in the form and shape that an exported network was made for."""
-    training = chip.provenance.get("training", {})
-    options = training.get("data_options") if data == training.get("data") else None
-    x, labels = samples(data, chip.num_steps, count, seed, options, chip.provenance.get("input_form"), part)
-    frame = chip.input_shape if chip.host is None else chip.host.input_shape
-    return sim.host_messages(chip, shaped(x, frame, data)), labels
-
-
-def shaped(x: np.ndarray, input_shape: tuple[int, ...], data: str) -> np.ndarray:
-    """Samples ``(n, T, …)`` in a network's input shape; grey images get and lose their channel so."""
-    if x[0, 0].size != math.prod(input_shape):
-        raise UsageError(f"data {data}: its samples are {x.shape[2:]}, the network expects {input_shape}")
-    return x.reshape(len(x), x.shape[1], *input_shape)
-
-
-def as_messages(images: np.ndarray, num_steps: int, input_form: str) -> np.ndarray:
-    """Images in 0 … 1 as graded messages 0 … 255, int16 ``(n, num_steps, *shape)``: at every step, or injected once.
-
-    With ``"bias"`` they go to the host's part of the network (:func:`ottt_loihi.sim.host_messages`).
-    """
-    pixels = np.round(np.asarray(images, np.float64) * quantizing.PIXEL_LEVELS)
-    if pixels.min() < 0 or pixels.max() > quantizing.PIXEL_LEVELS:
-        raise UsageError(f"images: expected values in 0 … 1, got {images.min():g} … {images.max():g}")
-    x = np.zeros((len(images), num_steps, *images.shape[1:]), np.int16)
-    if input_form == "inject":
-        x[:, 0] = pixels
-    else:
-        x[:] = pixels[:, None]
-    return x
-
-
-def as_spikes(split: Split, images: np.ndarray, num_steps: int, seed: int) -> np.ndarray:
-    """Samples of ``split`` as spikes: images rate coded, frames with a time axis as they are, if they are spikes."""
-    if not split.time_axis:
-        return rate_code(images, num_steps, seed)
-    if images.shape[1] != num_steps or images.max() > 1 or images.dtype.kind not in "ub":
-        raise UsageError(
-            f"data {split.name}: expected frames of spikes, 0 or 1, with {num_steps} steps; got {images.dtype} up to "
-            f"{images.max()} with {images.shape[1]}; load them with ceiling=1 and num_steps={num_steps}"
-        )
-    return images.astype(np.uint8)
 
 
 EQUILIBRIUM_RULES = ("ide", "spide")  # their networks compute only where feedback contracts
@@ -345,169 +276,3 @@ def write(export: Export, folder: Path, with_nir: bool = False, force_nir: bool 
         files["nir"] = str(folder / "model.nir")
     files["report"] = str(report.add(folder, section(export, files)))
     return files
-
-
-def section(export: Export, files: dict[str, str]) -> report.Section:
-    """The export's part of the report."""
-    found, chip = export.agreement, export.quantized.chip
-    facts = [
-        ("layers", " - ".join(str(n) for n in (chip.input_size, *(layer.size for layer in chip.layers)))),
-        ("time steps", str(chip.num_steps)),
-        ("neuro cores", str(export.budget.cores)),
-        ("latency", f"{export.budget.latency_steps} steps"),
-    ]
-    if found is not None:
-        facts += [("same prediction", f"{found.predictions:.2%}"), ("samples compared", str(found.samples))]
-        if found.accuracy_float is not None and found.accuracy_chip is not None:
-            facts += [
-                ("accuracy, float", f"{found.accuracy_float:.2%}"),
-                ("accuracy, chip", f"{found.accuracy_chip:.2%}"),
-            ]
-    return report.Section(
-        name="export",
-        title="Quantised for the chip",
-        summary=_summary(export),
-        facts=facts,
-        tables=tables(export) + [_provenance_table(export, files)],
-        figures=_figures(export),
-    )
-
-
-def tables(export: Export) -> list[report.Table]:
-    """Quantisation, agreement and budget, for the terminal and the page."""
-    result = []
-    if export.quantized.layers:
-        result.append(_quantisation_table(export))
-    if (found := export.agreement) is not None:
-        result.append(_agreement_table(export, found))
-    return [*result, _budget_table(export)]
-
-
-def _quantisation_table(export: Export) -> report.Table:
-    return report.Table(
-        "Quantisation",
-        ["layer", "weights>", "bits>", "scale>", "vth>", "clipped>", "zeroed>", "rms error>"],
-        [
-            [r.name, "×".join(map(str, r.shape[::-1] if len(r.shape) == 2 else r.shape)), str(r.bits)]
-            + [_range(r.scale, ".1f"), _range(r.vth, "d"), str(r.clipped), str(r.zeroed), f"{r.rms_error:.2%}"]
-            for r in export.quantized.layers
-        ],
-        "scale: integer units per float unit; scale, vth: from–to where each channel has its own; clipped, zeroed: "
-        f"numbers of weights; rms error: relative. Rounding moved thresholds by {_largest_error(export):.2%} at most.",
-    )
-
-
-def _range(values: Any, form: str) -> str:
-    """A number, or the smallest and the largest of many, without fractions."""
-    low, high = np.min(values), np.max(values)
-    return format(low, form) if low == high else f"{low:.0f}–{high:.0f}"
-
-
-def _largest_error(export: Export) -> float:
-    return max(float(np.abs(r.vth_error).max()) for r in export.quantized.layers)
-
-
-def _budget_table(export: Export) -> report.Table:
-    rows = [
-        [b.name, f"{b.neurons:,}", f"{b.synapses:,}", f"{b.synapse_bits / 8192:.1f}", str(b.cores), _tightest(b)]
-        for b in export.budget.layers
-    ]
-    columns = ["layer", "neurons>", "synapses>", "KiB>", "cores>", "tightest resource of a core>"]
-    return report.Table("On a chip", columns, rows, _budget_note(export))
-
-
-def _agreement_table(export: Export, found: Agreement) -> report.Table:
-    rows = zip(
-        export.quantized.layers,
-        found.spike_rates_float,
-        found.spike_rates_chip,
-        found.spikes_equal,
-        found.silent,
-        found.always,
-    )
-    overflows = ", ".join(f"{name} {count:,}" for name, count in found.overflows.items() if count)
-    return report.Table(
-        "Float network against chip",
-        ["layer", "spike rate, float>", "spike rate, chip>", "change>", "equal spikes>", "silent>", "always firing>"],
-        [
-            [r.name, f"{f:.4f}", f"{c:.4f}", _change(f, c), f"{equal:.3%}", f"{silent:,}", f"{always:,}"]
-            for r, f, c, equal, silent, always in rows
-        ],
-        "Spike rate: spikes per neuron and step; silent, always firing: neurons on the chip, in all samples. "
-        + (f"First differing spike: {found.first}. " if found.first else "No spike differs. ")
-        + f"Float membranes exactly on the threshold: {found.ties}. Overflows: {overflows or 'none'}.",
-    )
-
-
-def _budget_note(export: Export) -> str:
-    found, used = export.budget, export.activity
-    note = f"Target {found.target}, {found.cores} cores, {found.chips} chip(s), latency {found.latency_steps} steps. "
-    if any(isinstance(layer.vth, np.ndarray) for layer in export.quantized.chip.layers):
-        note += (
-            "Thresholds per channel run in Lava's simulator; a chip's neurons may have to be grouped by threshold "
-            "(docs/hardware.md). "
-        )
-    if found.target != "loihi1":
-        note += "Cores are counted as Loihi 1's; Loihi 2's axon limits and synapse layout are not public. "
-    if used is not None:
-        note += (
-            f"A sample takes {used.spikes:,.0f} spikes and {used.synaptic_operations:,.0f} synaptic operations, an "
-            f"estimated {used.energy_nj / 1000:,.2f} µJ (Loihi 1's published energies per operation and neuron update; "
-            "no routing, no leakage, no host). "
-        )
-    return note + " ".join(f"Warning: {v}." for v in found.violations)
-
-
-def _tightest(layer: LayerBudget) -> str:
-    name, used = max(layer.used.items(), key=lambda item: item[1])
-    return f"{name} {used:.1%}"
-
-
-def _change(before: float, after: float) -> str:
-    return f"{after / before - 1:+.2%}" if before else ("0" if not after else "was silent")
-
-
-def _summary(export: Export) -> str:
-    if (found := export.agreement) is None:
-        return f"The integer network was not compared with the float network: {export.unchecked}."
-    return (
-        f"On {found.samples} test samples the integer network predicts the same class as the trained one on "
-        f"{found.predictions:.2%}."
-    )
-
-
-def _figures(export: Export) -> list[report.Figure]:
-    weights = {r.name: pair for r, pair in zip(export.quantized.layers, export.quantized.weights)}
-    figures = [report.Figure(_drawing(export.quantized.chip), "The network on the chip.")]
-    if weights:
-        caption = "Weights of each layer's main connection before and after quantisation."
-        figures.append(report.Figure(plots.weight_histograms(weights), caption))
-    used = {layer.name: layer.used for layer in export.budget.layers}
-    figures.append(report.Figure(plots.bars(used), f"How full the cores of each layer are ({export.budget.target})."))
-    if export.agreement is not None:
-        caption = "Predictions of the float network against those of the chip; off the diagonal they differ."
-        figures.append(report.Figure(plots.confusion(export.agreement.confusion), caption))
-    if export.spikes is not None:
-        figures.append(report.Figure(plots.raster(export.spikes), "Spikes of the first test sample on the chip."))
-    return figures
-
-
-def _drawing(chip: ChipNetwork) -> str:
-    shapes = [("input", chip.input_shape), *((layer.name, layer.shape) for layer in chip.layers)]
-    boxes = [(name, "×".join(map(str, shape))) for name, shape in shapes]
-    arrows = [(c.pre + 1, c.post + 1, _label(c)) for c in chip.connections]
-    return plots.drawing(boxes, arrows)
-
-
-def _label(c: Connection) -> str:
-    if isinstance(c, Diagonal) and c.pre == c.post:
-        return "reset"
-    kernel = "×".join(map(str, c.weight.shape[2:])) if isinstance(c, Conv) else ""
-    return f"{type(c).__name__.lower()} {kernel}" + (f" +{c.delay}" if c.delay else "")
-
-
-def _provenance_table(export: Export, files: dict[str, str]) -> report.Table:
-    provenance = export.quantized.chip.provenance
-    rows = [[key, str(value)] for key, value in provenance.items() if key not in ("training", "scales")]
-    rows += [[key, Path(value).name if key != "no .net" else value] for key, value in files.items()]
-    return report.Table("Provenance", ["what", "value"], rows)

@@ -5,9 +5,9 @@ import math
 import numpy as np
 import pytest
 from ottt_loihi.converters import torch_integer
-from ottt_loihi.converters.export import as_messages
 from ottt_loihi.converters.float_network import convolution_matrix, from_torch
 from ottt_loihi.converters.quantize import quantize
+from ottt_loihi.converters.samples import as_messages
 from ottt_loihi.converters.verify import compare
 from ottt_loihi.sim import simulator
 from ottt_loihi.sim.network import Conv, Dense, Sparse

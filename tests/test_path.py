@@ -6,6 +6,7 @@ import pytest
 torch = pytest.importorskip("torch")
 from ottt_loihi.converters import export as exporter  # noqa: E402
 from ottt_loihi.converters import lava, netx, verify  # noqa: E402
+from ottt_loihi.converters.samples import samples  # noqa: E402
 from ottt_loihi.sim import reference  # noqa: E402
 
 from ottt_loihi.architectures import mlp  # noqa: E402
@@ -42,7 +43,7 @@ def test_accuracy_and_agreement_over_three_seeds(reset):
 @pytest.mark.parametrize("reset", ["subtract", pytest.param("zero", marks=pytest.mark.slow)])
 def test_twenty_images_are_equal_in_lava_and_netx(reset, tmp_path):
     chip = exporter.export(trained(reset, seed=0, epochs=4)).quantized.chip
-    x, _ = exporter.samples("digits", 6, 20)
+    x, _ = samples("digits", 6, 20)
     expected = reference.run(chip, x, EVERYTHING)
     assert expected.spike_counts[0] > 500
     netx.write(chip, tmp_path / "model.net")

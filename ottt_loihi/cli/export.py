@@ -113,6 +113,7 @@ def export(
     ottt-export someones.net --time-steps 32 -o runs/someones · ottt-export theirs.nir --time-steps 32 --dt 1e-3
     """
     from ottt_loihi.converters import export as exporter
+    from ottt_loihi.converters.export_report import tables
     from ottt_loihi.converters.limits import TARGETS
 
     command.expect_file(model, "model.pt", {"": "ottt-train -o FOLDER makes one"})
@@ -144,7 +145,7 @@ def export(
             }
         )
         return
-    for part in exporter.tables(result):
+    for part in tables(result):
         command.print_table(part)
     if found := result.agreement:
         accuracy = f"accuracy {found.accuracy_float:.2%} float, {found.accuracy_chip:.2%} chip; "

@@ -211,7 +211,7 @@ def _scenario(
     seed: int,
     plastic: int | None,
 ) -> Scenario:
-    from ottt_loihi.converters.export import as_messages, as_spikes
+    from ottt_loihi.converters.samples import as_messages, as_spikes
     from ottt_loihi.data import load_data
     from ottt_loihi.onchip.fresh import fresh_network
     from ottt_loihi.onchip.learner import accuracy

@@ -63,7 +63,7 @@ def run(
 
     Example: ottt-run runs/demo/model.h5 --verify lava --verify netx
     """
-    from ottt_loihi.converters.export import chip_samples
+    from ottt_loihi.converters.samples import chip_samples
     from ottt_loihi.sim import storage
 
     command.expect_file(model, "model.h5", {"": EXPORT, ".pt": f"{EXPORT} of it", ".net": f"{EXPORT} of it"})
