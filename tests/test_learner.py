@@ -16,7 +16,7 @@ from ottt_loihi.sim.freeze import freeze, make_plastic
 from ottt_loihi.sim.learning import Learner
 from ottt_loihi.sim.network import LIF, Dense
 
-from ottt_loihi.cli.learn import STEPS
+from ottt_loihi.cli.learn_scenario import STEPS
 from ottt_loihi.data import load_digits, rate_code
 from ottt_loihi.errors import ChipError, FileError, LavaError, UsageError, VerificationError
 

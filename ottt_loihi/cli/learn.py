@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import json as json_module
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, fields, replace
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -15,23 +13,15 @@ import typer
 
 from ottt_loihi.cli import command
 from ottt_loihi.cli import learn_options as rule
+from ottt_loihi.cli.learn_report import SEEN, story, table, write
+from ottt_loihi.cli.learn_scenario import Scenario, Transform, make_scenario
 
 if TYPE_CHECKING:
     import numpy as np
 
     from ottt_loihi.onchip.learner import LearningResult, Repetition, Settings
-    from ottt_loihi.sim.network import ChipNetwork, Connection
+    from ottt_loihi.sim.network import ChipNetwork
     from ottt_loihi.sim.subspace import Subspace
-
-WATCHED = 4000  # training samples of the old world that lateral neurons learn from
-STEPS = 12  # T from scratch: with 6 digits lose a point and MNIST 0.3 (docs/onchip.md)
-SEEN = 500  # test samples that silent neurons are counted on
-TRAINING_SEEDS = 1_000_000  # training spikes are drawn from here on, test spikes from the seed itself
-
-
-class Transform(str, Enum):
-    none = "none"
-    upside_down = "upside-down"
 
 
 class Backend(str, Enum):
@@ -128,7 +118,7 @@ def learn(
     from ottt_loihi.onchip.learner import learn as learn_on_chip
     from ottt_loihi.onchip.learner import repeat_in_lava as repeat
 
-    scenario = _scenario(model, transform, hidden, density, data, seed, plastic)
+    scenario = make_scenario(model, transform, hidden, density, data, seed, plastic)
     folder = output or (model.parent if model else Path("runs/learn"))
     rates = {"readout_rate": readout_rate, "hidden_rate": hidden_rate}
     if halve_every is None:
@@ -171,7 +161,7 @@ def learn(
         with command.err.status(f"the same {repeat_in_lava:,} steps in the Lava runtime …"):
             repeated = repeat(scenario.chip, scenario.training, repeat_in_lava, settings=settings, subspaces=subspaces)
     summary = _summary(scenario, result, settings, repeated) | {"seconds": time.perf_counter() - started}
-    summary["files"] = _write(folder, scenario, result, summary)
+    summary["files"] = write(folder, scenario, result, summary)
     if json:
         command.print_json(summary)
     else:
@@ -184,79 +174,6 @@ def learn(
 def main() -> None:
     """Entry point of the console script."""
     command.execute(learn, "ottt-learn")
-
-
-@dataclass(frozen=True)
-class Scenario:
-    """name: ``scratch``, ``drift`` or ``more`` · deployed: accuracy before anything changed, of a given network ·
-    unit: of its readout, where its provenance does not know it · samples: in one pass · old_world: test data as they
-    were before anything changed, and training data to watch without labels."""
-
-    name: str
-    chip: ChipNetwork
-    training: Callable[[int], tuple[np.ndarray, np.ndarray]]
-    test: tuple[np.ndarray, np.ndarray]
-    deployed: float | None
-    unit: int | None
-    samples: int
-    old_world: tuple[tuple[np.ndarray, np.ndarray], np.ndarray] | None
-
-
-def _scenario(
-    model: Path | None,
-    transform: Transform,
-    hidden: int,
-    density: float,
-    data: str | None,
-    seed: int,
-    plastic: int | None,
-) -> Scenario:
-    from ottt_loihi.converters.samples import as_messages, as_spikes
-    from ottt_loihi.data import load_data
-    from ottt_loihi.onchip.fresh import fresh_network
-    from ottt_loihi.onchip.learner import accuracy
-    from ottt_loihi.sim import storage
-    from ottt_loihi.sim.freeze import make_plastic
-
-    if model:
-        made = "ottt-export makes one"
-        command.expect_file(model, "model.h5", {"": made, ".pt": f"{made} of it", ".net": f"{made} of it"})
-    given = storage.load(model) if model else None
-    split = load_data(data or _data_of(given))
-    if given:
-        count = len(given.layers)
-        chip = make_plastic(given, layers=None if plastic is None else range(max(0, count - plastic), count))
-    else:
-        chip = fresh_network(split.input_shape, (hidden,), num_steps=STEPS, seed=seed, density=density)
-    form = chip.provenance.get("input_form")
-
-    def encode(images: np.ndarray, spikes_seed: int, turn: bool) -> np.ndarray:
-        turned = images[..., ::-1, ::-1] if turn else images
-        graded = form in ("graded", "inject")
-        coded = (
-            as_messages(turned, chip.num_steps, form)
-            if graded
-            else as_spikes(split, turned, chip.num_steps, spikes_seed)
-        )
-        return _fitted(coded, chip)
-
-    turn = transform is Transform.upside_down
-    unit = deployed = old_world = None
-    if given:
-        before = encode(split.x_test, seed, False)
-        deployed = accuracy(chip, before, split.y_test)
-        unit = _unit(chip, before, split.y_test)
-        old_world = (before, split.y_test), encode(split.x_train[:WATCHED], TRAINING_SEEDS * (seed + 1) - 1, False)
-    return Scenario(
-        name="scratch" if not given else "drift" if turn else "more",
-        chip=chip,
-        training=lambda number: (encode(split.x_train, TRAINING_SEEDS * (seed + 1) + number, turn), split.y_train),
-        test=(encode(split.x_test, seed, turn), split.y_test),
-        deployed=deployed,
-        unit=unit,
-        samples=len(split.y_train),
-        old_world=old_world,
-    )
 
 
 def _watched(scenario: Scenario, rows: int, settings: Settings, quiet: bool) -> tuple[Subspace, ...] | None:
@@ -272,25 +189,6 @@ def _watched(scenario: Scenario, rows: int, settings: Settings, quiet: bool) -> 
     counts = [min(rows, c.shape[1] // 2) for c in make_plan(scenario.chip, 1).dense]
     with command.err.status("watching the old world …") if not quiet else nullcontext():
         return watch(scenario.chip, scenario.old_world[1], counts, feedback=settings.feedback, seed=settings.seed)
-
-
-def _data_of(chip: ChipNetwork | None) -> str:
-    return chip.provenance.get("training", {}).get("data", "digits") if chip else "digits"
-
-
-def _unit(chip: ChipNetwork, x: np.ndarray, labels: np.ndarray) -> int | None:
-    from ottt_loihi.onchip.plan import estimate_unit, knows_unit
-
-    return None if knows_unit(chip) else estimate_unit(chip, x, labels)
-
-
-def _fitted(spikes: np.ndarray, chip: ChipNetwork) -> np.ndarray:
-    from ottt_loihi.errors import UsageError
-
-    shape = spikes.shape[2:]
-    if spikes[0, 0].size != chip.input_size:
-        raise UsageError(f"the network takes input of shape {chip.input_shape}, the data has {shape}; choose --data")
-    return spikes.reshape(*spikes.shape[:2], *chip.input_shape)
 
 
 def _check_folder(folder: Path) -> None:
@@ -363,119 +261,9 @@ def _silent(chip: ChipNetwork, x: np.ndarray) -> list[int]:
     return [int((~s.any(axis=(0, 1))).sum()) for s in states[:-1]]
 
 
-def _write(folder: Path, scenario: Scenario, result: LearningResult, summary: dict[str, Any]) -> dict[str, str]:
-    """The learnt network as it is and as inference weights, the curve as picture and data, the report's section."""
-    from ottt_loihi.converters import plots, report
-    from ottt_loihi.files import atomic_write
-    from ottt_loihi.sim import storage
-    from ottt_loihi.sim.freeze import freeze
-
-    learning = {key: summary[key] for key in ("scenario", "accuracy", "samples", "steps", "rates", "settings")}
-    chip = replace(result.chip, provenance={**result.chip.provenance, "learning": learning})
-    paths = {kind: folder / f"{scenario.name}-{end}" for kind, end in (
-        ("learnt", "learnt.h5"), ("inference", "inference.h5"), ("curve", "curve.png"), ("data", "curve.json"),
-    )}  # fmt: skip
-    storage.save(chip, paths["learnt"])
-    storage.save(freeze(chip).chip, paths["inference"])
-    labels = {"x_label": "samples learnt from", "y_label": "test accuracy, weights frozen (%)", "percent": True}
-    with atomic_write(paths["curve"]) as temporary:
-        plots.save_curves(temporary, _series(summary), **labels)
-    with atomic_write(paths["data"]) as temporary:
-        temporary.write_text(json_module.dumps(summary["curve"], indent=1), encoding="utf-8")
-    pairs = _weights(scenario.chip, chip)
-    figures = [
-        report.Figure(plots.curves(_series(summary), **labels), "Every point: test images, weights frozen."),
-        report.Figure(
-            plots.weight_histograms(pairs, ("before", "learnt"), "LSB"), "Weights before and after learning."
-        ),
-    ]
-    page = report.add(folder, _section(summary, figures))
-    return {kind: str(path) for kind, path in paths.items()} | {"report": str(page)}
-
-
-def _series(summary: dict[str, Any]) -> dict[str, tuple[list[float], list[float]]]:
-    samples, accuracy = summary["curve"]["samples"], summary["curve"]["accuracy"]
-    series = {"learning on the chip": (samples, accuracy)}
-    if summary["accuracy_deployed"] is not None:
-        series["as deployed"] = ([0, samples[-1]], [summary["accuracy_deployed"]] * 2)
-    return series
-
-
-def _weights(before: ChipNetwork, after: ChipNetwork) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    def shown(c: Connection) -> bool:
-        return c.weight.ndim == 2 or c.weight_format == "learning9"
-
-    pairs = zip(before.connections, after.connections)
-    return {after.layers[new.post].name: (old.weight, new.weight) for old, new in pairs if shown(new)}
-
-
-def _section(summary: dict[str, Any], figures: list[Any]) -> Any:
-    from ottt_loihi.converters.report import Section
-
-    titles = {
-        "scratch": "Learning on the chip from scratch",
-        "drift": "The sensor is mounted upside down",
-        "more": "Learning on",
-    }
-    return Section(
-        name=f"learn-{summary['scenario']}",
-        title=titles[summary["scenario"]],
-        summary=_story(summary),
-        tables=[_table(summary)],
-        figures=figures,
-    )
-
-
-def _story(summary: dict[str, Any]) -> str:
-    after = f"after {summary['samples']:,} samples {summary['accuracy']:.1%} with 8-bit inference weights"
-    after += f" ({summary['accuracy_learning_weights']:.1%} before freezing)"
-    if summary["scenario"] == "scratch":
-        return f"Test accuracy {summary['accuracy_before']:.1%} untrained, {after}."
-    change = "its images are rotated by 180°" if summary["scenario"] == "drift" else "nothing is changed"
-    return (
-        f"Deployed, the network classifies {summary['accuracy_deployed']:.1%}; then {change}: "
-        f"{summary['accuracy_before']:.1%}; {after}."
-    )
-
-
-def _table(summary: dict[str, Any]) -> Any:
-    from ottt_loihi.converters.report import Table
-
-    saturated = ", ".join(f"{name} {count:,}" for name, count in summary["saturated"].items() if count) or "none"
-    rows = [
-        ["Lava steps", f"{summary['steps']:,}, {summary['steps_per_second']:,.0f} a second"],
-        ["rounding of weights", summary["settings"]["rounding"]],
-        ["rule", _rule(summary["settings"])],
-        ["learning rates η", ", ".join(f"{rate:.3g}" for rate in summary["rates"])],
-        ["saturated messages", f"{saturated} (of {summary['messages']:,} per neuron)"],
-        ["weights at their limit", ", ".join(f"{part:.2%}" for part in summary["weights_at_rails"])],
-        ["weights that changed", ", ".join(f"{part:.1%}" for part in summary["weights_moved"])],
-        [
-            f"silent neurons in {SEEN} samples",
-            ", ".join(str(n) for n in summary["silent_neurons"]) or "no hidden layer",
-        ],
-        ["weights changed by freezing", f"{summary['weights_changed_by_freezing']:,}"],
-    ]
-    if summary["scenario"] == "drift":
-        protected = summary["directions_protected"]
-        how = f", HLOP keeps out of {', '.join(map(str, protected))} directions" if protected else ""
-        rows.insert(0, ["still right in the old world", f"{summary['accuracy_in_the_old_world']:.1%}{how}"])
-    if repeated := summary["repeated_in_lava"]:
-        rows.append(["repeated in the Lava runtime", f"{repeated['steps']:,} steps: every variable equal"])
-    return Table("What it took", ["", ">"], rows)
-
-
-def _rule(settings: dict[str, Any]) -> str:
-    """The choices that differ from the plain rule."""
-    from ottt_loihi.sim.learning_options import Options
-
-    chosen = Options(**{f.name: settings[f.name] for f in fields(Options)}).chosen()
-    return ", ".join(f"{name} {value}" for name, value in chosen.items()) or "OTTT, squared error"
-
-
 def _show(summary: dict[str, Any]) -> None:
     for warning in summary["warnings"]:
         command.err.print(f"warning: {warning}")
-    command.out.print(_story(summary))
-    command.print_table(_table(summary))
+    command.out.print(story(summary))
+    command.print_table(table(summary))
     command.print_files(summary["files"])

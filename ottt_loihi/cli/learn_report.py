@@ -1,0 +1,127 @@
+"""What ``ottt-learn`` writes and shows: the learnt network, its curve, the report's section, the table."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from ottt_loihi.cli.learn_scenario import Scenario
+    from ottt_loihi.onchip.learner import LearningResult
+    from ottt_loihi.sim.network import ChipNetwork, Connection
+
+SEEN = 500  # test samples that silent neurons are counted on
+
+
+def write(folder: Path, scenario: Scenario, result: LearningResult, summary: dict[str, Any]) -> dict[str, str]:
+    """The learnt network as it is and as inference weights, the curve as picture and data, the report's section."""
+    from ottt_loihi.converters import plots, report
+    from ottt_loihi.files import atomic_write
+    from ottt_loihi.sim import storage
+    from ottt_loihi.sim.freeze import freeze
+
+    learning = {key: summary[key] for key in ("scenario", "accuracy", "samples", "steps", "rates", "settings")}
+    chip = replace(result.chip, provenance={**result.chip.provenance, "learning": learning})
+    paths = {kind: folder / f"{scenario.name}-{end}" for kind, end in (
+        ("learnt", "learnt.h5"), ("inference", "inference.h5"), ("curve", "curve.png"), ("data", "curve.json"),
+    )}  # fmt: skip
+    storage.save(chip, paths["learnt"])
+    storage.save(freeze(chip).chip, paths["inference"])
+    labels = {"x_label": "samples learnt from", "y_label": "test accuracy, weights frozen (%)", "percent": True}
+    with atomic_write(paths["curve"]) as temporary:
+        plots.save_curves(temporary, _series(summary), **labels)
+    with atomic_write(paths["data"]) as temporary:
+        temporary.write_text(json.dumps(summary["curve"], indent=1), encoding="utf-8")
+    pairs = _weights(scenario.chip, chip)
+    figures = [
+        report.Figure(plots.curves(_series(summary), **labels), "Every point: test images, weights frozen."),
+        report.Figure(
+            plots.weight_histograms(pairs, ("before", "learnt"), "LSB"), "Weights before and after learning."
+        ),
+    ]
+    page = report.add(folder, _section(summary, figures))
+    return {kind: str(path) for kind, path in paths.items()} | {"report": str(page)}
+
+
+def _series(summary: dict[str, Any]) -> dict[str, tuple[list[float], list[float]]]:
+    samples, accuracy = summary["curve"]["samples"], summary["curve"]["accuracy"]
+    series = {"learning on the chip": (samples, accuracy)}
+    if summary["accuracy_deployed"] is not None:
+        series["as deployed"] = ([0, samples[-1]], [summary["accuracy_deployed"]] * 2)
+    return series
+
+
+def _weights(before: ChipNetwork, after: ChipNetwork) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    def shown(c: Connection) -> bool:
+        return c.weight.ndim == 2 or c.weight_format == "learning9"
+
+    pairs = zip(before.connections, after.connections)
+    return {after.layers[new.post].name: (old.weight, new.weight) for old, new in pairs if shown(new)}
+
+
+def _section(summary: dict[str, Any], figures: list[Any]) -> Any:
+    from ottt_loihi.converters.report import Section
+
+    titles = {
+        "scratch": "Learning on the chip from scratch",
+        "drift": "The sensor is mounted upside down",
+        "more": "Learning on",
+    }
+    return Section(
+        name=f"learn-{summary['scenario']}",
+        title=titles[summary["scenario"]],
+        summary=story(summary),
+        tables=[table(summary)],
+        figures=figures,
+    )
+
+
+def story(summary: dict[str, Any]) -> str:
+    after = f"after {summary['samples']:,} samples {summary['accuracy']:.1%} with 8-bit inference weights"
+    after += f" ({summary['accuracy_learning_weights']:.1%} before freezing)"
+    if summary["scenario"] == "scratch":
+        return f"Test accuracy {summary['accuracy_before']:.1%} untrained, {after}."
+    change = "its images are rotated by 180°" if summary["scenario"] == "drift" else "nothing is changed"
+    return (
+        f"Deployed, the network classifies {summary['accuracy_deployed']:.1%}; then {change}: "
+        f"{summary['accuracy_before']:.1%}; {after}."
+    )
+
+
+def table(summary: dict[str, Any]) -> Any:
+    from ottt_loihi.converters.report import Table
+
+    saturated = ", ".join(f"{name} {count:,}" for name, count in summary["saturated"].items() if count) or "none"
+    rows = [
+        ["Lava steps", f"{summary['steps']:,}, {summary['steps_per_second']:,.0f} a second"],
+        ["rounding of weights", summary["settings"]["rounding"]],
+        ["rule", _rule(summary["settings"])],
+        ["learning rates η", ", ".join(f"{rate:.3g}" for rate in summary["rates"])],
+        ["saturated messages", f"{saturated} (of {summary['messages']:,} per neuron)"],
+        ["weights at their limit", ", ".join(f"{part:.2%}" for part in summary["weights_at_rails"])],
+        ["weights that changed", ", ".join(f"{part:.1%}" for part in summary["weights_moved"])],
+        [
+            f"silent neurons in {SEEN} samples",
+            ", ".join(str(n) for n in summary["silent_neurons"]) or "no hidden layer",
+        ],
+        ["weights changed by freezing", f"{summary['weights_changed_by_freezing']:,}"],
+    ]
+    if summary["scenario"] == "drift":
+        protected = summary["directions_protected"]
+        how = f", HLOP keeps out of {', '.join(map(str, protected))} directions" if protected else ""
+        rows.insert(0, ["still right in the old world", f"{summary['accuracy_in_the_old_world']:.1%}{how}"])
+    if repeated := summary["repeated_in_lava"]:
+        rows.append(["repeated in the Lava runtime", f"{repeated['steps']:,} steps: every variable equal"])
+    return Table("What it took", ["", ">"], rows)
+
+
+def _rule(settings: dict[str, Any]) -> str:
+    """The choices that differ from the plain rule."""
+    from ottt_loihi.sim.learning_options import Options
+
+    chosen = Options(**{f.name: settings[f.name] for f in fields(Options)}).chosen()
+    return ", ".join(f"{name} {value}" for name, value in chosen.items()) or "OTTT, squared error"

@@ -1,0 +1,117 @@
+"""What ``ottt-learn`` learns from: a network, deployed or fresh, and the data it meets."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ottt_loihi.cli import command
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from ottt_loihi.sim.network import ChipNetwork
+
+WATCHED = 4000  # training samples of the old world that lateral neurons learn from
+STEPS = 12  # T from scratch: with 6 digits lose a point and MNIST 0.3 (docs/onchip.md)
+TRAINING_SEEDS = 1_000_000  # training spikes are drawn from here on, test spikes from the seed itself
+
+
+class Transform(str, Enum):
+    none = "none"
+    upside_down = "upside-down"
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """name: ``scratch``, ``drift`` or ``more`` · deployed: accuracy before anything changed, of a given network ·
+    unit: of its readout, where its provenance does not know it · samples: in one pass · old_world: test data as they
+    were before anything changed, and training data to watch without labels."""
+
+    name: str
+    chip: ChipNetwork
+    training: Callable[[int], tuple[np.ndarray, np.ndarray]]
+    test: tuple[np.ndarray, np.ndarray]
+    deployed: float | None
+    unit: int | None
+    samples: int
+    old_world: tuple[tuple[np.ndarray, np.ndarray], np.ndarray] | None
+
+
+def make_scenario(
+    model: Path | None,
+    transform: Transform,
+    hidden: int,
+    density: float,
+    data: str | None,
+    seed: int,
+    plastic: int | None,
+) -> Scenario:
+    from ottt_loihi.converters.samples import as_messages, as_spikes
+    from ottt_loihi.data import load_data
+    from ottt_loihi.onchip.fresh import fresh_network
+    from ottt_loihi.onchip.learner import accuracy
+    from ottt_loihi.sim import storage
+    from ottt_loihi.sim.freeze import make_plastic
+
+    if model:
+        made = "ottt-export makes one"
+        command.expect_file(model, "model.h5", {"": made, ".pt": f"{made} of it", ".net": f"{made} of it"})
+    given = storage.load(model) if model else None
+    split = load_data(data or _data_of(given))
+    if given:
+        count = len(given.layers)
+        chip = make_plastic(given, layers=None if plastic is None else range(max(0, count - plastic), count))
+    else:
+        chip = fresh_network(split.input_shape, (hidden,), num_steps=STEPS, seed=seed, density=density)
+    form = chip.provenance.get("input_form")
+
+    def encode(images: np.ndarray, spikes_seed: int, turn: bool) -> np.ndarray:
+        turned = images[..., ::-1, ::-1] if turn else images
+        graded = form in ("graded", "inject")
+        coded = (
+            as_messages(turned, chip.num_steps, form)
+            if graded
+            else as_spikes(split, turned, chip.num_steps, spikes_seed)
+        )
+        return _fitted(coded, chip)
+
+    turn = transform is Transform.upside_down
+    unit = deployed = old_world = None
+    if given:
+        before = encode(split.x_test, seed, False)
+        deployed = accuracy(chip, before, split.y_test)
+        unit = _unit(chip, before, split.y_test)
+        old_world = (before, split.y_test), encode(split.x_train[:WATCHED], TRAINING_SEEDS * (seed + 1) - 1, False)
+    return Scenario(
+        name="scratch" if not given else "drift" if turn else "more",
+        chip=chip,
+        training=lambda number: (encode(split.x_train, TRAINING_SEEDS * (seed + 1) + number, turn), split.y_train),
+        test=(encode(split.x_test, seed, turn), split.y_test),
+        deployed=deployed,
+        unit=unit,
+        samples=len(split.y_train),
+        old_world=old_world,
+    )
+
+
+def _data_of(chip: ChipNetwork | None) -> str:
+    return chip.provenance.get("training", {}).get("data", "digits") if chip else "digits"
+
+
+def _unit(chip: ChipNetwork, x: np.ndarray, labels: np.ndarray) -> int | None:
+    from ottt_loihi.onchip.plan import estimate_unit, knows_unit
+
+    return None if knows_unit(chip) else estimate_unit(chip, x, labels)
+
+
+def _fitted(spikes: np.ndarray, chip: ChipNetwork) -> np.ndarray:
+    from ottt_loihi.errors import UsageError
+
+    shape = spikes.shape[2:]
+    if spikes[0, 0].size != chip.input_size:
+        raise UsageError(f"the network takes input of shape {chip.input_shape}, the data has {shape}; choose --data")
+    return spikes.reshape(*spikes.shape[:2], *chip.input_shape)
