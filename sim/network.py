@@ -14,13 +14,12 @@ itself, and it must not be negative.
 from __future__ import annotations
 
 import math
-import operator
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, ClassVar
 
 import numpy as np
-from ottt_loihi.sim import arithmetic
+from ottt_loihi.sim import arithmetic, checks
 
 from ottt_loihi.errors import ChipError
 
@@ -94,14 +93,14 @@ class LIF(_Part):
     name: str = "layer"
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "shape", _shape(self.shape, f"{self.name}.shape"))
-        _integer(self.du, f"{self.name}.du", -1, 4095)
-        _integer(self.dv, f"{self.name}.dv", 0, 4096)
-        object.__setattr__(self, "vth", _threshold(self.vth, f"{self.name}.vth", self.shape))
-        _integer(self.bias_exp, f"{self.name}.bias_exp", 0, 7)
+        object.__setattr__(self, "shape", checks.shape(self.shape, f"{self.name}.shape"))
+        checks.integer(self.du, f"{self.name}.du", -1, 4095)
+        checks.integer(self.dv, f"{self.name}.dv", 0, 4096)
+        object.__setattr__(self, "vth", checks.threshold(self.vth, f"{self.name}.vth", self.shape))
+        checks.integer(self.bias_exp, f"{self.name}.bias_exp", 0, 7)
         limit = arithmetic.STATE_LIMIT - 1
         for attribute, low, high in (("bias_mant", -4096, 4095), ("u_init", -limit, limit)):
-            value = _per_neuron(getattr(self, attribute), f"{self.name}.{attribute}", low, high, self.shape)
+            value = checks.per_neuron(getattr(self, attribute), f"{self.name}.{attribute}", low, high, self.shape)
             object.__setattr__(self, attribute, value)
 
     @property
@@ -222,13 +221,13 @@ class Sparse(_Part):
 
     def __post_init__(self) -> None:
         _check_connection(self, ndim=1)
-        object.__setattr__(self, "size", _shape(self.size, f"{self.label}.size", length=2))
+        object.__setattr__(self, "size", checks.shape(self.size, f"{self.label}.size", length=2))
         for attribute, limit in (("rows", self.size[0]), ("columns", self.size[1])):
             where = f"{self.label}.{attribute}"
-            index = _integers(getattr(self, attribute), where, 0, limit - 1)
+            index = checks.integers(getattr(self, attribute), where, 0, limit - 1)
             if index.shape != self.weight.shape:
                 raise ChipError(f"{where}: expected one for each of {self.weight.size} weights, got {index.shape}")
-            object.__setattr__(self, attribute, _frozen(index))
+            object.__setattr__(self, attribute, checks.frozen(index))
         flat = self.rows.astype(np.int64) * self.size[1] + self.columns
         values, counts = np.unique(flat, return_counts=True)
         if counts.max() > 1:
@@ -312,9 +311,9 @@ class Conv(_Part):
             ("padding", 2, 0, int8),
             ("dilation", 2, 1, int8),
         ):
-            object.__setattr__(self, name, _shape(getattr(self, name), f"{self.label}.{name}", length, low, high))
-        _integer(self.groups, f"{self.label}.groups", 1, min(self.input_shape[0], int8))
-        _shape(self.weight.shape[2:], f"{self.label}.weight's kernel", 2, 1, int8)
+            object.__setattr__(self, name, checks.shape(getattr(self, name), f"{self.label}.{name}", length, low, high))
+        checks.integer(self.groups, f"{self.label}.groups", 1, min(self.input_shape[0], int8))
+        checks.shape(self.weight.shape[2:], f"{self.label}.weight's kernel", 2, 1, int8)
         out, per_group = self.weight.shape[:2]
         if self.input_shape[0] % self.groups or out % self.groups or per_group * self.groups != self.input_shape[0]:
             raise ChipError(
@@ -377,10 +376,10 @@ class ChipNetwork(_Part):
     host: ChipNetwork | None = None
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "input_shape", _shape(self.input_shape, "input_shape"))
+        object.__setattr__(self, "input_shape", checks.shape(self.input_shape, "input_shape"))
         object.__setattr__(self, "layers", tuple(self.layers))
         object.__setattr__(self, "connections", tuple(self.connections))
-        _integer(self.num_steps, "num_steps", 1, 2**31 - 1)
+        checks.integer(self.num_steps, "num_steps", 1, 2**31 - 1)
         if self.readout not in READOUTS:
             raise ChipError(f"readout: expected one of {', '.join(READOUTS)}, got {self.readout!r}")
         if not self.layers:
@@ -454,15 +453,15 @@ def _check_connection(c: Connection, ndim: int) -> None:
         ("num_message_bits", 0, 24),
         ("delay", 0, 62),
     ):
-        _integer(getattr(c, attribute), f"{where}.{attribute}", low, high)
+        checks.integer(getattr(c, attribute), f"{where}.{attribute}", low, high)
     if c.weight_format not in WEIGHT_FORMATS:
         raise ChipError(f"{where}.weight_format: expected one of {WEIGHT_FORMATS}, got {c.weight_format!r}")
-    weight = _integers(c.weight, f"{where}.weight", -256, 255)
+    weight = checks.integers(c.weight, f"{where}.weight", -256, 255)
     if weight.ndim != ndim or 0 in weight.shape:
         raise ChipError(f"{where}.weight: expected {ndim} non-empty dimension(s), got shape {weight.shape}")
     if c.weight_format == "inference8" and not (isinstance(c, Conv) and _fits_halved(weight)):
         _check_truncation(weight, c.num_weight_bits, f"{where}.weight")
-    object.__setattr__(c, "weight", _frozen(weight))
+    object.__setattr__(c, "weight", checks.frozen(weight))
 
 
 def _fits_halved(weight: np.ndarray) -> bool:
@@ -487,57 +486,3 @@ def _check_truncation(weight: np.ndarray, bits: int, where: str) -> None:
 def _label(c: Connection) -> str:
     pre = "input" if c.pre == INPUT else f"layer[{c.pre}]"
     return f"connection {pre}→layer[{c.post}]"
-
-
-def _shape(value: Any, where: str, length: int | None = None, low: int = 1, high: int = 2**31 - 1) -> tuple[int, ...]:
-    try:
-        shape = tuple(operator.index(n) for n in value)
-    except TypeError:
-        raise ChipError(f"{where}: expected a tuple of integers, got {value!r}") from None
-    if not shape or (length is not None and len(shape) != length) or not all(low <= n <= high for n in shape):
-        many = "" if length is None else f"{length} "
-        raise ChipError(f"{where}: expected a tuple of {many}integers ≥ {low}, got {value!r}")
-    return shape
-
-
-def _integer(value: Any, where: str, low: int, high: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
-        raise ChipError(f"{where}: expected an integer, got {type(value).__name__} {value!r}")
-    if not low <= value <= high:
-        raise ChipError(f"{where}: expected an integer in [{low}, {high}], got {value}")
-
-
-def _integers(value: Any, where: str, low: int, high: int) -> np.ndarray:
-    array = np.asarray(value)
-    if array.dtype.kind not in "iu":
-        raise ChipError(f"{where}: expected integers, got dtype {array.dtype}")
-    bad = np.argwhere((array < low) | (array > high))
-    if len(bad):
-        place = tuple(int(i) for i in bad[0])
-        raise ChipError(f"{where}: expected integers in [{low}, {high}], got {array[place]} at {place}")
-    return array.astype(np.int32)
-
-
-def _per_neuron(value: Any, where: str, low: int, high: int, shape: tuple[int, ...]) -> np.ndarray:
-    array = _integers(value, where, low, high)
-    try:
-        return _frozen(np.broadcast_to(array, shape))
-    except ValueError:
-        raise ChipError(f"{where}: expected one number, or one for each neuron of {shape}, got {array.shape}") from None
-
-
-def _threshold(value: Any, where: str, shape: tuple[int, ...]) -> np.ndarray | int:
-    """A number, or an array of different ones; among several a 0 is a threshold that rounding has lost."""
-    if not isinstance(value, np.ndarray) or value.ndim == 0:
-        number = value[()] if isinstance(value, np.ndarray) else value
-        _integer(number, where, 0, arithmetic.VTH_MAX)
-        return int(number)
-    array = _per_neuron(value, where, 1, arithmetic.VTH_MAX, shape)
-    first = int(array.flat[0])
-    return first if (array == first).all() else array
-
-
-def _frozen(array: np.ndarray) -> np.ndarray:
-    array = np.array(array, np.int32)
-    array.setflags(write=False)
-    return array

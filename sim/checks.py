@@ -1,0 +1,65 @@
+"""What the parts of a ChipNetwork may hold: a check returns the value as it is kept, or names the place and raises."""
+
+from __future__ import annotations
+
+import operator
+from typing import Any
+
+import numpy as np
+from ottt_loihi.sim import arithmetic
+
+from ottt_loihi.errors import ChipError
+
+
+def shape(value: Any, where: str, length: int | None = None, low: int = 1, high: int = 2**31 - 1) -> tuple[int, ...]:
+    try:
+        shape = tuple(operator.index(n) for n in value)
+    except TypeError:
+        raise ChipError(f"{where}: expected a tuple of integers, got {value!r}") from None
+    if not shape or (length is not None and len(shape) != length) or not all(low <= n <= high for n in shape):
+        many = "" if length is None else f"{length} "
+        raise ChipError(f"{where}: expected a tuple of {many}integers ≥ {low}, got {value!r}")
+    return shape
+
+
+def integer(value: Any, where: str, low: int, high: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
+        raise ChipError(f"{where}: expected an integer, got {type(value).__name__} {value!r}")
+    if not low <= value <= high:
+        raise ChipError(f"{where}: expected an integer in [{low}, {high}], got {value}")
+
+
+def integers(value: Any, where: str, low: int, high: int) -> np.ndarray:
+    array = np.asarray(value)
+    if array.dtype.kind not in "iu":
+        raise ChipError(f"{where}: expected integers, got dtype {array.dtype}")
+    bad = np.argwhere((array < low) | (array > high))
+    if len(bad):
+        place = tuple(int(i) for i in bad[0])
+        raise ChipError(f"{where}: expected integers in [{low}, {high}], got {array[place]} at {place}")
+    return array.astype(np.int32)
+
+
+def per_neuron(value: Any, where: str, low: int, high: int, shape: tuple[int, ...]) -> np.ndarray:
+    array = integers(value, where, low, high)
+    try:
+        return frozen(np.broadcast_to(array, shape))
+    except ValueError:
+        raise ChipError(f"{where}: expected one number, or one for each neuron of {shape}, got {array.shape}") from None
+
+
+def threshold(value: Any, where: str, shape: tuple[int, ...]) -> np.ndarray | int:
+    """A number, or an array of different ones; among several a 0 is a threshold that rounding has lost."""
+    if not isinstance(value, np.ndarray) or value.ndim == 0:
+        number = value[()] if isinstance(value, np.ndarray) else value
+        integer(number, where, 0, arithmetic.VTH_MAX)
+        return int(number)
+    array = per_neuron(value, where, 1, arithmetic.VTH_MAX, shape)
+    first = int(array.flat[0])
+    return first if (array == first).all() else array
+
+
+def frozen(array: np.ndarray) -> np.ndarray:
+    array = np.array(array, np.int32)
+    array.setflags(write=False)
+    return array
