@@ -28,7 +28,7 @@ demo: $(STAMP)
 	@$(BIN)/python -m ottt_loihi.cli.demo --output $(DEMO)
 
 test: $(STAMP)
-	$(BIN)/python -m pytest -m "not slow" --numprocesses 2 $(ARGS)
+	$(BIN)/python -m pytest -m "not slow" --numprocesses 2 --dist loadgroup $(ARGS)
 
 test-all: $(STAMP)
 	$(BIN)/python -m pytest $(ARGS)

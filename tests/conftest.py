@@ -7,7 +7,15 @@ import pytest
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
+# Their kernels take long to compile: with several processes (`--dist loadgroup`) one of them runs all of these.
+LEARNS_IN_SIM = ("test_learn", "test_front", "test_lateral", "test_pipelined", "test_sparse_learning")
+
+
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
+    for item in items:
+        if item.path.name.startswith(LEARNS_IN_SIM):
+            item.add_marker(pytest.mark.xdist_group("learning"))
     try:
         import lava.magma.core.process.process  # noqa: F401
     except ImportError:

@@ -2,30 +2,14 @@
 
 import json
 import os
-import subprocess
-import sys
 import zipfile
-from pathlib import Path
 
 import pytest
+from commands import assert_one_line, run, run_here
 
 torch = pytest.importorskip("torch")
 from ottt_loihi.architectures import mlp  # noqa: E402
 from ottt_loihi.checkpoint import save  # noqa: E402
-
-
-def run(*line, **kwargs):
-    program = Path(sys.executable).with_name(line[0])
-    return subprocess.run(
-        [str(program), *map(str, line[1:])], capture_output=True, text=True, timeout=120, check=False, **kwargs
-    )
-
-
-def assert_one_line(done, code, *says):
-    assert done.returncode == code, done.stderr
-    assert "Traceback" not in done.stderr
-    for words in says:
-        assert words in done.stderr.replace("\n", " "), done.stderr
 
 
 @pytest.fixture
@@ -67,17 +51,19 @@ def test_run_classifies_alike_in_the_simulator_and_in_lava(model):
 
 
 def test_wrong_usage_is_2(model):
-    assert_one_line(run("ottt-export", model, "--weight-bit", "8"), 2, "No such option")
-    assert_one_line(run("ottt-export", model, "--weight-bits", "99"), 2, "expected 2 … 8, ternary or binary, got 99")
-    assert_one_line(run("ottt-run", model.with_suffix(".h5"), "--verify", "loihi"), 2, "loihi")
+    assert_one_line(run_here("ottt-export", model, "--weight-bit", "8"), 2, "No such option")
+    assert_one_line(
+        run_here("ottt-export", model, "--weight-bits", "99"), 2, "expected 2 … 8, ternary or binary, got 99"
+    )
+    assert_one_line(run_here("ottt-run", model.with_suffix(".h5"), "--verify", "loihi"), 2, "loihi")
 
 
 def test_missing_and_truncated_files_are_3(model, tmp_path):
-    assert_one_line(run("ottt-export", tmp_path / "none.pt"), 3, "none.pt")
+    assert_one_line(run_here("ottt-export", tmp_path / "none.pt"), 3, "none.pt")
     model.write_bytes(model.read_bytes()[:1000])
-    assert_one_line(run("ottt-export", model), 3, "model.pt")
-    assert_one_line(run("ottt-run", tmp_path / "none.h5"), 3, "no such file")
-    assert_one_line(run("ottt-run", model), 3, "model.pt")
+    assert_one_line(run_here("ottt-export", model), 3, "model.pt")
+    assert_one_line(run_here("ottt-run", tmp_path / "none.h5"), 3, "no such file")
+    assert_one_line(run_here("ottt-run", model), 3, "model.pt")
     assert [p.name for p in tmp_path.iterdir()] == ["model.pt"]
 
 
@@ -96,13 +82,13 @@ def test_a_dead_layer_is_4(tmp_path):
     with torch.no_grad():
         net.blocks[0].synapse.weight.zero_()
     save(net, tmp_path / "model.pt")
-    assert_one_line(run("ottt-export", tmp_path / "model.pt"), 4, "hidden 1.weight", "train")
+    assert_one_line(run_here("ottt-export", tmp_path / "model.pt"), 4, "hidden 1.weight", "train")
     assert [p.name for p in tmp_path.iterdir()] == ["model.pt"]
 
 
 def test_an_unwritable_folder_is_3(model, tmp_path):
     (tmp_path / "file").write_text("in the way")
-    assert_one_line(run("ottt-export", model, "-o", tmp_path / "file"), 3, "cannot be written")
+    assert_one_line(run_here("ottt-export", model, "-o", tmp_path / "file"), 3, "cannot be written")
 
 
 def test_a_full_disk_leaves_nothing(model):

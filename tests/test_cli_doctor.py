@@ -3,7 +3,7 @@ import os
 import sys
 
 import pytest
-from test_cli import run
+from commands import run
 
 from ottt_loihi.cli import doctor
 

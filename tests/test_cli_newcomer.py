@@ -1,22 +1,17 @@
 """The errors of the first ten minutes: each is one line, and the line has the cure."""
 
-import os
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-from test_cli import assert_one_line, run
+from commands import assert_one_line, run, run_here
 
 from ottt_loihi.cli import command
 
 torch = pytest.importorskip("torch")
 ROOT = Path(__file__).parent.parent
-
-
-def without_data():
-    return {key: value for key, value in os.environ.items() if key != "OTTT_DATA_DIR"}
 
 
 @pytest.fixture(scope="module")
@@ -31,16 +26,19 @@ def untrained(tmp_path_factory):
     return path
 
 
-def test_no_data_folder(tmp_path):
-    done = run("ottt-train", "--data", "mnist", "-o", tmp_path, env=without_data())
+def test_no_data_folder(tmp_path, monkeypatch):
+    monkeypatch.delenv("OTTT_DATA_DIR", raising=False)
+    done = run_here("ottt-train", "--data", "mnist", "-o", tmp_path)
     assert_one_line(done, 3, "set OTTT_DATA_DIR", "train-images", "nothing is downloaded")
 
 
 def test_misspelt_names(tmp_path):
-    assert_one_line(run("ottt-train", "--rule", "otttt", "-o", tmp_path), 2, "expected one of ottt, bptt", "'otttt'")
-    assert_one_line(run("ottt-train", "--network", "mpl", "-o", tmp_path), 2, "expected one of mlp, conv", "'mpl'")
-    assert_one_line(run("ottt-train", "--data", "digit", "-o", tmp_path), 2, "expected one of digits, mnist")
-    assert_one_line(run("ottt-train", tmp_path / "none.toml"), 3, "configs/ has examples")
+    assert_one_line(
+        run_here("ottt-train", "--rule", "otttt", "-o", tmp_path), 2, "expected one of ottt, bptt", "'otttt'"
+    )
+    assert_one_line(run_here("ottt-train", "--network", "mpl", "-o", tmp_path), 2, "expected one of mlp, conv", "'mpl'")
+    assert_one_line(run_here("ottt-train", "--data", "digit", "-o", tmp_path), 2, "expected one of digits, mnist")
+    assert_one_line(run_here("ottt-train", tmp_path / "none.toml"), 3, "configs/ has examples")
 
 
 def test_an_untrained_network_is_exported_with_a_note(untrained, tmp_path):
@@ -50,12 +48,12 @@ def test_an_untrained_network_is_exported_with_a_note(untrained, tmp_path):
 
 
 def test_the_wrong_file_for_a_command(untrained, tmp_path):
-    assert_one_line(run("ottt-run", untrained), 3, "expected a model.h5; ottt-export makes one of it")
-    assert_one_line(run("ottt-learn", untrained), 3, "expected a model.h5; ottt-export makes one of it")
-    assert_one_line(run("ottt-export", tmp_path / "none.pt"), 3, "no such file; ottt-train -o FOLDER makes one")
+    assert_one_line(run_here("ottt-run", untrained), 3, "expected a model.h5; ottt-export makes one of it")
+    assert_one_line(run_here("ottt-learn", untrained), 3, "expected a model.h5; ottt-export makes one of it")
+    assert_one_line(run_here("ottt-export", tmp_path / "none.pt"), 3, "no such file; ottt-train -o FOLDER makes one")
     (tmp_path / "model.h5").write_bytes(b"")
-    assert_one_line(run("ottt-eval", tmp_path / "model.h5"), 3, "ottt-run classifies with the integer network")
-    assert_one_line(run("ottt-run", tmp_path), 3, f"a folder; give {tmp_path / 'model.h5'}")
+    assert_one_line(run_here("ottt-eval", tmp_path / "model.h5"), 3, "ottt-run classifies with the integer network")
+    assert_one_line(run_here("ottt-run", tmp_path), 3, f"a folder; give {tmp_path / 'model.h5'}")
 
 
 def test_a_missing_package_is_named(monkeypatch, capsys):

@@ -5,9 +5,11 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pytest
+from commands import run_here
 
 from ottt_loihi.data import DATA_SETS, load_data, rate_code
 from ottt_loihi.errors import FileError, UsageError
@@ -19,10 +21,8 @@ def run(*arguments, folder=None):
     environment = {key: value for key, value in os.environ.items() if key != "OTTT_DATA_DIR"}
     if folder is not None:
         environment["OTTT_DATA_DIR"] = str(folder)
-    program = str(Path(sys.executable).with_name("ottt-data"))
-    return subprocess.run(
-        [program, *map(str, arguments)], capture_output=True, text=True, timeout=120, check=False, env=environment
-    )
+    with mock.patch.dict(os.environ, environment, clear=True):
+        return run_here("ottt-data", *arguments)
 
 
 def test_digits_need_nothing(monkeypatch):

@@ -6,6 +6,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import commands
 import numpy as np
 import pytest
 from ottt_loihi.onchip import Settings, fresh_network, learn, repeat_in_lava
@@ -340,8 +341,7 @@ class TestDigitsAreLearnt:
 
 
 def run(*line):
-    program = Path(sys.executable).with_name("ottt-learn")
-    return subprocess.run([str(program), *map(str, line)], capture_output=True, text=True, timeout=250, check=False)
+    return commands.run("ottt-learn", *line)
 
 
 class TestCommand:
@@ -362,16 +362,12 @@ class TestCommand:
         ],
     )
     def test_wrong_use_is_one_line(self, line, code, says):
-        done = run(*line)
-        assert done.returncode == code, done.stderr
-        assert says in " ".join(done.stderr.split())
-        assert "Traceback" not in done.stderr
+        commands.assert_one_line(commands.run_here("ottt-learn", *line), code, says)
 
     def test_a_network_for_other_data(self, tmp_path):
         storage.save(fresh_network((5, 5), (4,)), tmp_path / "chip.h5")
-        done = run(tmp_path / "chip.h5")
-        assert done.returncode == 2
-        assert "the network takes input of shape (5, 5), the data has (8, 8)" in " ".join(done.stderr.split())
+        done = commands.run_here("ottt-learn", tmp_path / "chip.h5")
+        commands.assert_one_line(done, 2, "the network takes input of shape (5, 5), the data has (8, 8)")
 
     @pytest.mark.slow
     def test_drift_with_a_stretch_in_lava(self, tmp_path):

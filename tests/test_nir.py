@@ -5,6 +5,7 @@ import contextlib
 import h5py
 import numpy as np
 import pytest
+from commands import assert_one_line, run
 from corruption import assert_only_our_errors
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -15,7 +16,6 @@ from ottt_loihi.converters.float_network import FloatNetwork
 from ottt_loihi.converters.quantize import quantize
 from ottt_loihi.sim import storage
 from ottt_loihi.sim.network import INPUT, LIF, ChipNetwork, Conv, Dense, Diagonal
-from test_cli import assert_one_line, run
 from test_export_networks import run_float
 
 from ottt_loihi import sim
