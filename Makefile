@@ -20,7 +20,7 @@ $(STAMP): pyproject.toml uv.lock
 		echo "setting up .venv with $(PYTHON310) and pip, a few minutes (uv would be faster)"; \
 		$(PYTHON310) -m venv .venv && \
 		$(BIN)/pip install --quiet --upgrade pip "setuptools<81" wheel && \
-		$(BIN)/pip install --quiet --editable ".[lava,test,lint,bench,notebooks]"; \
+		$(BIN)/pip install --quiet --editable ".[lava,test,lint,bench,notebooks,tensorboard]"; \
 	fi
 	@touch $(STAMP)
 

@@ -2,7 +2,6 @@
 
 import contextlib
 import io
-import os
 import tarfile
 from dataclasses import replace
 from pathlib import Path
@@ -92,11 +91,9 @@ def test_netx_runs_the_same_states(chip, seed, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def lava_dl(tmp_path_factory):
+def lava_dl(real_data, tmp_path_factory):
     """lava-dl's own ground truths."""
-    archive = Path(os.environ.get("OTTT_DATA_DIR", ".")) / "lava-dl" / "tinynet_dense.tar.xz"
-    if not archive.exists():
-        pytest.skip("needs lava-dl's ground truths, lava-dl/tinynet_dense.tar.xz in OTTT_DATA_DIR")
+    archive = real_data("lava-dl") / "lava-dl" / "tinynet_dense.tar.xz"
     folder = tmp_path_factory.mktemp("ground_truth")
     with tarfile.open(archive) as tar:
         for member in tar.getmembers():
