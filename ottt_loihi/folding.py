@@ -89,6 +89,10 @@ class Folded(Mapping[Synapse, Weights]):
         for _, leaf in pairs:
             leaf.grad = None
 
+    def forget(self) -> None:
+        """Let go of everything, before it is computed anew: two of them at a time would be the peak of memory."""
+        self._weights, self._cuts, self.first = {}, [], None
+
     def _cut(self, weights: Weights) -> Weights:
         bias = weights.bias
         bias = None if bias is None else self._leaf(bias)

@@ -62,6 +62,13 @@ def test_ottt_is_constant_in_the_number_of_time_steps(kind, update, constant, st
     assert many <= 1.05 * few
 
 
+@pytest.mark.parametrize("update", ["step", "sequence"])
+@pytest.mark.parametrize("kind", ["dense", "sws"])
+def test_an_input_constant_in_time_is_folded_once_at_a_time(kind, update):
+    """The same in every test run, for what this input has beyond others: the first layer's current."""
+    test_ottt_is_constant_in_the_number_of_time_steps(kind, update, True, 12)
+
+
 @pytest.mark.parametrize("constant", [False, True])
 @pytest.mark.parametrize("kind", ["dense", "conv", "sws"])
 def test_a_stretch_needs_the_memory_of_its_steps_whatever_their_number(kind, constant):

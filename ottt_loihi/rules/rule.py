@@ -148,14 +148,16 @@ class OnlineRule(Rule):
                 loss_now = loss(o, labels, x.shape[1])
             require_finite(net, loss_now, state, t)
             total, scores = total + loss_now.detach(), scores + o.detach()
-            if t not in learning:
-                continue
-            loss_now.backward()
-            if self.update == "step" and optimizer is not None:
+            if t in learning:
+                loss_now.backward()
+            del o, loss_now  # and with them the step's graph, before the next one is made
+            if t in learning and self.update == "step" and optimizer is not None:
                 folded.push()
                 optimizer.step()
                 optimizer.zero_grad()
-                folded = net.fold(x, leaves=True, paths=self.paths, projections=projections)
+                if t + 1 < x.shape[1]:
+                    folded.forget()
+                    folded = net.fold(x, leaves=True, paths=self.paths, projections=projections)
         folded.push()
         return total, scores
 
