@@ -34,6 +34,7 @@ def run(
             sent = [x[sample, step].astype(bool) if step < frames else np.zeros(x.shape[2], bool)]
             for index, layer in enumerate(layers):
                 layer.y1 = layer.reward = layer.error = np.zeros_like(layer.v)
+                layer.surrogate = np.full(len(layer.v), layer.readout)
                 working = 0 <= step - index - 1 < frames
                 s = layer.update(currents[index]) if working else np.zeros_like(layer.s)
                 sent.append(s)

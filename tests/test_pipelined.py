@@ -32,10 +32,11 @@ def network(hidden=(9, 7), feedback="random", **options):
     return learning_network(plan, [0.1] * (len(hidden) + 1), feedback, seed=3, options=chosen)
 
 
+@pytest.mark.parametrize("encoding", ["signed", "factored"])
 @pytest.mark.parametrize("feedback", FEEDBACKS)
 @pytest.mark.parametrize("hidden", [(), (9,), (9, 7), (9, 7, 8)])
-def test_every_variable_equals_the_oracle(hidden, feedback):
-    part, (x, labels) = network(hidden, feedback), data()
+def test_every_variable_equals_the_oracle(hidden, feedback, encoding):
+    part, (x, labels) = network(hidden, feedback, encoding=encoding), data()
     found = sim.learn(part, np.packbits(x, axis=-1), labels).variables()
     expected = learning_reference.learn(part, x, labels)
     for name, value in found.items():
