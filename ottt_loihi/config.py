@@ -116,7 +116,7 @@ class Config:
         return build({"name": name, "arguments": {**arguments, **given}})
 
     def make_loss(self) -> Loss:
-        """The loss of every time step."""
+        """The loss of every time step; a :class:`UsageError` for an unknown one, or for smoothing that it has not."""
         from ottt_loihi.losses import CrossEntropy, make_loss
 
         if self.training.loss == CrossEntropy.name:

@@ -12,17 +12,19 @@ from ottt_loihi.errors import ChipError
 
 
 def shape(value: Any, where: str, length: int | None = None, low: int = 1, high: int = 2**31 - 1) -> tuple[int, ...]:
+    """A tuple of integers low … high; length: how many, None: any number but none."""
     try:
-        shape = tuple(operator.index(n) for n in value)
+        found = tuple(operator.index(n) for n in value)
     except TypeError:
         raise ChipError(f"{where}: expected a tuple of integers, got {value!r}") from None
-    if not shape or (length is not None and len(shape) != length) or not all(low <= n <= high for n in shape):
+    if not found or (length is not None and len(found) != length) or not all(low <= n <= high for n in found):
         many = "" if length is None else f"{length} "
         raise ChipError(f"{where}: expected a tuple of {many}integers ≥ {low}, got {value!r}")
-    return shape
+    return found
 
 
 def integer(value: Any, where: str, low: int, high: int) -> None:
+    """An integer low … high, which no bool is."""
     if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
         raise ChipError(f"{where}: expected an integer, got {type(value).__name__} {value!r}")
     if not low <= value <= high:
@@ -30,6 +32,7 @@ def integer(value: Any, where: str, low: int, high: int) -> None:
 
 
 def integers(value: Any, where: str, low: int, high: int) -> np.ndarray:
+    """Integers low … high as int32, a copy."""
     array = np.asarray(value)
     if array.dtype.kind not in "iu":
         raise ChipError(f"{where}: expected integers, got dtype {array.dtype}")
@@ -41,6 +44,7 @@ def integers(value: Any, where: str, low: int, high: int) -> np.ndarray:
 
 
 def per_neuron(value: Any, where: str, low: int, high: int, shape: tuple[int, ...]) -> np.ndarray:
+    """Integers low … high, one for all or one for each neuron: int32 ``shape``, read-only."""
     array = integers(value, where, low, high)
     try:
         return frozen(np.broadcast_to(array, shape))
@@ -60,6 +64,7 @@ def threshold(value: Any, where: str, shape: tuple[int, ...]) -> np.ndarray | in
 
 
 def frozen(array: np.ndarray) -> np.ndarray:
+    """A read-only int32 copy."""
     array = np.array(array, np.int32)
     array.setflags(write=False)
     return array

@@ -156,7 +156,7 @@ class OnlineRule(Rule):
                 optimizer.step()
                 optimizer.zero_grad()
                 if t + 1 < x.shape[1]:
-                    folded.forget()
+                    folded.forget()  # the caller holds it still
                     folded = net.fold(x, leaves=True, paths=self.paths, projections=projections)
         folded.push()
         return total, scores
