@@ -47,6 +47,7 @@ class Folded(Mapping[Synapse, Weights]):
         paths: Paths = BPTT,
         projections: Mapping[Synapse, Subspace] | None = None,
     ) -> None:
+        torch.clear_autocast_cache()  # it would go on with the 16 bits of weights that have changed since, or are gone
         self.lean = leaves
         self._cuts: list[tuple[Tensor, Tensor]] = []  # (in the graph, the leaf that stands for it)
         whole = {synapse: synapse.effective() for synapse in net.synapses()}

@@ -6,19 +6,21 @@ from test_engine import KINDS, networks
 from torch._C._profiler import _EventType
 from torch.profiler import ProfilerActivity, profile
 
+from ottt_loihi.architectures import conv
 from ottt_loihi.losses import SquaredError
 from ottt_loihi.rules import make_rule
 
 
-def peak(net, rule, num_steps, constant=False, optimizer=None):
+def peak(net, rule, num_steps, constant=False, optimizer=None, products=None):
     """Bytes allocated at most at one time while one batch is learnt from, the input and the gradients not counted."""
     generator = torch.Generator().manual_seed(0)
     x = (torch.rand(64, num_steps, *net.input_shape, generator=generator) < 0.3).float()
     x = x[:, :1].expand_as(x) if constant else x
     labels = torch.zeros(64, dtype=torch.int64)
-    rule.train_batch(net, x, labels, SquaredError(), optimizer)  # the first time fills caches
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as prof:
-        rule.train_batch(net, x, labels, SquaredError(), optimizer)
+    with torch.autocast("cpu", products, enabled=products is not None):
+        rule.train_batch(net, x, labels, SquaredError(), optimizer)  # the first time fills caches
+        with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as prof:
+            rule.train_batch(net, x, labels, SquaredError(), optimizer)
     return _most_at_one_time(prof.profiler.kineto_results.experimental_event_tree())
 
 
@@ -67,6 +69,14 @@ def test_ottt_is_constant_in_the_number_of_time_steps(kind, update, constant, st
 def test_an_input_constant_in_time_is_folded_once_at_a_time(kind, update):
     """The same in every test run, for what this input has beyond others: the first layer's current."""
     test_ottt_is_constant_in_the_number_of_time_steps(kind, update, True, 12)
+
+
+def test_nor_do_the_16_bits_of_weights_of_earlier_steps_stay():
+    net = conv("32C3-64C3-64C3-GAP", input_shape=(2, 4, 4), num_classes=3, standardized=True)
+    rule = make_rule("ottt", update="step")
+    optimizer = torch.optim.SGD(net.parameters(), lr=1e-3)
+    few, many = (peak(net, rule, steps, False, optimizer, torch.bfloat16) for steps in (2, 12))
+    assert many <= 1.05 * few
 
 
 @pytest.mark.parametrize("constant", [False, True])

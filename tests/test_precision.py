@@ -51,6 +51,24 @@ def test_gradients_agree_within_their_bits(name, rule, kind):
         assert float((a - b).norm()) <= 0.25 * float(b.norm())  # a spike at the threshold may come or go
 
 
+@pytest.mark.parametrize("rule", ["ottt", "sltt", "saf-e", "opzo"])
+@pytest.mark.parametrize("name", ["dense", "conv"])
+def test_every_update_is_in_effect_at_the_next_step(name, rule):
+    """Autocast's cache must not go on with the weights of before."""
+
+    def weights(cache):
+        net, settings = networks()[name], {"feedback": "random"} if rule == "opzo" else {}
+        torch.manual_seed(0)
+        with torch.autocast("cpu", torch.bfloat16, cache_enabled=cache):
+            for _ in range(2):  # and between batches neither
+                x, labels = torch.rand(6, 5, *net.input_shape), torch.arange(6) % 5
+                optimizer = torch.optim.SGD(net.parameters(), lr=0.5)
+                make_rule(rule, update="step", **settings).train_batch(net, x, labels, SquaredError(), optimizer)
+        return list(net.parameters())
+
+    assert all(torch.equal(a, b) for a, b in zip(weights(True), weights(False), strict=True))
+
+
 @pytest.mark.parametrize("size", [1e-12, 1.0, 1e12])
 def test_errors_of_any_size_survive_float16(size):
     g = size * torch.tensor([[0.5, -0.25, 0.75]])
