@@ -25,9 +25,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ottt_loihi.architectures import conv, mlp
+from ottt_loihi.cuda_graph import GraphedRule
 from ottt_loihi.losses import SquaredError
 from ottt_loihi.network import Network
-from ottt_loihi.rules import make_rule
+from ottt_loihi.rules import Rule, make_rule
 from ottt_loihi.synapses import Conv2d, standardize
 
 LOSS = SquaredError()
@@ -141,15 +142,21 @@ def contenders(net: Network, x: Tensor, labels: Tensor) -> dict[str, Callable[[]
     """Each is one batch from rest to gradients."""
     ottt = {"update": "sequence", "convention": net.convention}
     rules = {"OTTT": make_rule("ottt", **ottt)}
-    if not net.readout.weight.is_cuda:
+    if net.readout.weight.is_cuda:
+        rules["OTTT, CUDA graph"] = GraphedRule(rules["OTTT"])
+    else:
         rules[f"OTTT, {STRETCH} at once"] = make_rule("ottt", **ottt, stretch=STRETCH)
     rules |= {"SLTT": make_rule("sltt"), "SAF-E": make_rule("saf-e", update="sequence")}
     rules |= {"SAF-F": make_rule("saf-f"), "BPTT": make_rule("bptt")}
-    ours = {
-        name: (lambda rule=rule: rule.train_batch(net, x, labels, LOSS, None).scores) for name, rule in rules.items()
-    }
+    ours = {name: _batch_of(rule, net, x, labels) for name, rule in rules.items()}
+    if net.readout.weight.is_cuda:
+        ours["BPTT, CUDA graph"] = _batch_of(GraphedRule(make_rule("bptt")), net, x, labels)
     plain = {"BPTT, plain": lambda: plain_bptt_batch(net, x, labels)}
     return {"two forwards": lambda: two_forward_batch(net, x, labels)} | ours | plain
+
+
+def _batch_of(rule: Rule, net: Network, x: Tensor, labels: Tensor) -> Callable[[], Tensor]:
+    return lambda: rule.train_batch(net, x, labels, LOSS, None).scores
 
 
 def check_equal(net: Network, x: Tensor, labels: Tensor) -> None:
@@ -253,10 +260,12 @@ def main() -> None:
                     rows.append({"network": name, "input": kind, "steps": steps, "rule": rule, **found})
                     table.add_row(name, kind, str(steps), rule, f"{found['milliseconds']:.1f}", f"{found['ratio']:.2f}")
     Console(width=120).print(table)
-    print(f"torch {torch.__version__}, {arguments.threads} threads, {platform.processor() or platform.machine()}")
+    cpu = f"{arguments.threads} threads, {platform.processor() or platform.machine()}"
+    where = cpu if arguments.device == "cpu" else torch.cuda.get_device_name(arguments.device)
+    print(f"torch {torch.__version__}, {where}")
     if arguments.json:
         with open(arguments.json, "w") as file:
-            json.dump(rows, file, indent=1)
+            json.dump({"where": where, "torch": torch.__version__, "rows": rows}, file, indent=1)
 
 
 if __name__ == "__main__":

@@ -23,6 +23,7 @@ from rich.table import Table
 from torch.profiler import ProfilerActivity, profile
 
 from ottt_loihi.architectures import conv, vgg
+from ottt_loihi.cuda_graph import GraphedRule
 from ottt_loihi.losses import CrossEntropy
 from ottt_loihi.network import Network
 from ottt_loihi.precision import check_autocast
@@ -39,7 +40,9 @@ def rules(device: str) -> dict[str, Any]:
         "OTTT_O": make_rule("ottt", update="step", **ottt),
         "BPTT": make_rule("bptt"),
     }
-    if device == "cpu":
+    if device != "cpu":
+        found |= {f"{name}, CUDA graph": GraphedRule(found[name]) for name in ("OTTT_A", "BPTT")}
+    else:
         found["OTTT_A, 6 at once"] = make_rule("ottt", update="sequence", stretch=6, **ottt)
     return found
 
@@ -57,7 +60,10 @@ def seconds(run: Callable[[], Any], device: str, repeats: int) -> float:
 
 
 def peak_bytes(run: Callable[[], Any], device: str) -> int:
-    """Bytes allocated at most at one time during an iteration, beside what was there before."""
+    """Bytes allocated at most at one time during an iteration, beside what was there before.
+
+    What a CUDA graph needs it allocates when it is recorded, so this has to be its first iteration.
+    """
     if device != "cpu":
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()
@@ -92,6 +98,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--autocast", default="")
+    parser.add_argument("--only", default="", help="rules whose name contains this")
     parser.add_argument("--json", help="write the figures here too")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
@@ -99,18 +106,22 @@ def main() -> None:
     steps = arguments.steps or ([2, 6, 12, 24, 48] if device != "cpu" else [2, 6, 12])
     net, batch = network(device)
     rows, table = [], Table("rule", "T", "ms per iteration", "peak memory (MiB)", "of T = least")
-    for name, rule in rules(device).items():
+    for name in filter(lambda name: arguments.only in name, rules(device)):
         least = 0
         for length in steps:
             frame = torch.rand(batch, 1, 3, 32, 32, device=device)
             x, labels = frame.expand(-1, length, -1, -1, -1), torch.arange(batch, device=device) % 10
             optimizer = torch.optim.SGD(net.parameters(), lr=1e-4, momentum=0.9)
+            rule = rules(device)[name]
 
             def run(rule: Any = rule, x: Any = x, labels: Any = labels, optimizer: Any = optimizer) -> None:
                 with torch.autocast(device, kind, enabled=kind is not None):
                     rule.train_batch(net, x, labels, CrossEntropy(), optimizer)
 
-            duration, memory = seconds(run, device, arguments.repeats), peak_bytes(run, device)
+            run(getattr(rule, "rule", rule))  # gradients and momentum are there from then on
+            memory, duration = peak_bytes(run, device), seconds(run, device, arguments.repeats)
+            del rule, run
+            torch.cuda.empty_cache()
             least = least or memory
             rows.append({"rule": name, "steps": length, "milliseconds": 1e3 * duration, "bytes": memory})
             cells = (f"{1e3 * duration:.1f}", f"{memory / 2**20:.1f}", f"{memory / least:.2f}×")

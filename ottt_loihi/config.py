@@ -47,7 +47,8 @@ class Training:
     the weights in every product, as the chip will have them, 0: real ones · init: a ``model.pt`` to start from ·
     teacher: a ``model.pt`` to learn from as well, with weight kappa at that temperature · mu, smoothing: of the loss
     cross-entropy (:class:`~ottt_loihi.losses.CrossEntropy`) · autocast: ``"bfloat16"`` or
-    ``"float16"`` products, empty: none
+    ``"float16"`` products, empty: none · cuda_graph: a batch's operations are recorded once and repeated, for GPUs
+    (:mod:`ottt_loihi.cuda_graph`)
     """
 
     epochs: int = 60
@@ -70,6 +71,7 @@ class Training:
     kappa: float = 0.5
     temperature: float = 2.0
     autocast: str = ""
+    cuda_graph: bool = False
 
 
 @dataclass(frozen=True)

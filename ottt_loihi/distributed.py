@@ -31,8 +31,11 @@ class Group:
     def part(self, chosen: np.ndarray) -> np.ndarray:
         """This process' samples of a batch; one without a share of its own gets a sample of weight 0."""
         mine = chosen[self.rank :: self.size]
-        self.weight = len(mine) / len(chosen)
         return mine if len(mine) else chosen[:1]
+
+    def begin(self, chosen: np.ndarray) -> None:
+        """The batch that is learnt from now."""
+        self.weight = len(chosen[self.rank :: self.size]) / len(chosen)
 
     def attach(self, optimizer: torch.optim.Optimizer) -> None:
         """Average the gradients over the processes before every step of the optimiser."""
@@ -56,12 +59,19 @@ class Group:
 
 
 def join() -> Group:
-    """The group that ``torchrun`` started this process in (gloo on the CPU, NCCL on GPUs), or a group of one."""
+    """The group that ``torchrun`` started this process in, or a group of one.
+
+    gloo carries what is on CPUs, NCCL what is on GPUs, of which each process of a machine gets its own: the one that
+    ``"cuda"`` means from then on.
+    """
     size = int(os.environ.get("WORLD_SIZE", "1"))
     if size == 1:
         return Group()
     if not distributed.is_initialized():
-        distributed.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+        gpus = torch.cuda.device_count()
+        if gpus:
+            torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")) % gpus)
+        distributed.init_process_group("cpu:gloo,cuda:nccl" if gpus else "gloo")
     return Group(distributed.get_rank(), size)
 
 

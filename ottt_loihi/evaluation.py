@@ -97,7 +97,8 @@ def _scores_and_rates(net: Network, x: Tensor) -> tuple[Tensor, np.ndarray]:
     for t in range(x.shape[1]):
         o, state = net.step(x[:, t], state, folded=folded)
         scores += o
-        rates[:, t] = [float((block.s != 0).double().mean()) for block in state.blocks]
+        active = [(block.s != 0).double().mean() for block in state.blocks]
+        rates[:, t] = torch.stack(active).cpu() if active else 0  # one look, for which a GPU has to be waited for
     return scores, rates
 
 

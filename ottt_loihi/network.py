@@ -14,7 +14,7 @@ from ottt_loihi.delays import Late, arriving, remembered
 from ottt_loihi.errors import UsageError
 from ottt_loihi.folding import Folded, is_constant
 from ottt_loihi.layers import Block, BlockState
-from ottt_loihi.neurons import one_of
+from ottt_loihi.neurons import has_kernels, one_of
 from ottt_loihi.paths import BPTT, CONVENTIONS, Paths
 from ottt_loihi.synapses import Readout, Synapse, SynapseState, pooled_shape
 
@@ -148,7 +148,7 @@ class Network(nn.Module):
             current, synapses = block.charge(inputs, before, paths, index == 0, folded, first)
             if block.skip is not None:
                 current = torch.add(current, currents[block.skip.source], alpha=block.skip.factor)
-            if folded.lean and block.neuron.lean and is_on_cpu(current):
+            if folded.lean and block.neuron.lean and has_kernels(current):
                 keep = first is not None or index in self.skip_sources
                 blocks.append(block.fire_lean(current, synapses, before, keep))
             else:
@@ -262,11 +262,6 @@ def _last(state: NetworkState) -> Callable[[int], Tensor]:
 def _all_finite(x: Tensor) -> bool:
     """Without memory of x's size, as ``isfinite`` would take: NaN passes through both extremes."""
     return bool(torch.isfinite(torch.stack(torch.aminmax(x))).all())
-
-
-def is_on_cpu(x: Tensor) -> bool:
-    """Whether the kernels of ``lif_kernels`` can work on it."""
-    return x.device.type == "cpu" and x.dtype in (torch.float32, torch.float64)
 
 
 def _fitting(synapse: Synapse, shape: tuple[int, ...], where: str) -> tuple[int, ...]:

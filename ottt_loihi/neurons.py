@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Mapping
+from functools import lru_cache
+from types import ModuleType
 from typing import Any, NamedTuple
 
 import torch
@@ -125,7 +128,7 @@ class LIF(nn.Module):
 
 
 class LeanStep(torch.autograd.Function):
-    """:func:`lif_step` for online rules on the CPU: one pass over memory, and no new memory.
+    """:func:`lif_step` for online rules: one pass over memory (:func:`kernels`), and no new memory.
 
     v becomes the membrane after the reset; s is written into the tensor given, which may hold earlier values, and u
     into the current or into another tensor given. The backward pass overwrites u with the current's gradient: nobody
@@ -134,20 +137,16 @@ class LeanStep(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, current: Tensor, v: Tensor, u: Tensor, s: Tensor, neuron: LIF) -> Tensor:
-        from ottt_loihi.lif_kernels import charge_fire_reset  # numba takes half a second to import
-
         if u.data_ptr() != current.data_ptr():
             u.copy_(current)
-        charge_fire_reset(u, v, s, neuron)
+        kernels(u).charge_fire_reset(u, v, s, neuron)
         ctx.u, ctx.neuron = u, neuron
         return s.view_as(s)
 
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor, None, None, None, None]:
-        from ottt_loihi.lif_kernels import times_surrogate
-
         u, ctx.u = ctx.u, None  # the spikes live on as state, and this node with them
-        return times_surrogate(g, u, ctx.neuron), None, None, None, None
+        return kernels(u).times_surrogate(g, u, ctx.neuron), None, None, None, None
 
 
 class LeanAccumulation(torch.autograd.Function):
@@ -160,18 +159,54 @@ class LeanAccumulation(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, u: Tensor, trace: Tensor, neuron: LIF) -> Tensor:
-        from ottt_loihi.lif_kernels import accumulate
-
-        accumulate(u, trace, neuron)
+        kernels(u).accumulate(u, trace, neuron)
         ctx.u, ctx.neuron = u.detach(), neuron
         return trace.view_as(trace)
 
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor, None, None]:
-        from ottt_loihi.lif_kernels import times_surrogate
-
         u, ctx.u = ctx.u, None
-        return times_surrogate(g, u, ctx.neuron), None, None
+        return kernels(u).times_surrogate(g, u, ctx.neuron), None, None
+
+
+def kernels(x: Tensor) -> ModuleType:
+    """The module whose loops work on x: numba's on the CPU, Triton's on a GPU."""
+    if x.is_cuda:
+        from ottt_loihi import lif_triton
+
+        return lif_triton
+    from ottt_loihi import lif_kernels  # numba takes half a second to import
+
+    return lif_kernels
+
+
+def has_kernels(x: Tensor) -> bool:
+    """Whether there are :func:`kernels` for x: on the CPU, and on a GPU where Triton works."""
+    if x.is_cuda:
+        return x.dtype == torch.float32 and x.numel() < 2**31 and _triton_works(x.device)
+    return is_on_cpu(x)
+
+
+def is_on_cpu(x: Tensor) -> bool:
+    """Whether numba's loops can work on it."""
+    return x.device.type == "cpu" and x.dtype in (torch.float32, torch.float64)
+
+
+@lru_cache
+def _triton_works(device: torch.device) -> bool:
+    try:
+        from ottt_loihi import lif_triton
+
+        lif_triton.accumulate(torch.zeros(1024, device=device), torch.zeros(1024, device=device), LIF())
+    except Exception as error:  # not installed, no C compiler, a GPU it does not know, and whatever else it needs
+        reason = (str(error).splitlines() or [""])[0]
+        warnings.warn(
+            f"the neurons' kernels do not run on {device} ({type(error).__name__}: {reason}); torch's own operators "
+            "compute the same, more slowly",
+            stacklevel=2,
+        )
+        return False
+    return True
 
 
 def like(x: Tensor, model: Tensor) -> Tensor:

@@ -17,7 +17,6 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
-from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -28,8 +27,8 @@ from ottt_loihi.errors import UsageError
 from ottt_loihi.folding import Folded
 from ottt_loihi.layers import Block
 from ottt_loihi.losses import Loss
-from ottt_loihi.network import Network, is_on_cpu
-from ottt_loihi.neurons import LIF
+from ottt_loihi.network import Network
+from ottt_loihi.neurons import LIF, is_on_cpu
 from ottt_loihi.paths import Paths
 from ottt_loihi.stretch_connection import Connection, Learning, arrays, channels_last, give, kernels, memory
 from ottt_loihi.synapses import Conv2d, Linear, Synapse
@@ -260,8 +259,7 @@ class _Share:
         from ottt_loihi.rules.rule import require_finite
 
         bad = [t for t in range(o.shape[1]) if not torch.isfinite(o[:, t]).all()]
-        state = SimpleNamespace(blocks=[SimpleNamespace(v=v) for v in self.v])
-        require_finite(self.net, loss.detach(), state, start + (bad[0] if bad else o.shape[1] - 1))
+        require_finite(self.net, loss.detach(), self.v, start + (bad[0] if bad else o.shape[1] - 1))
 
     def _backward(self, g: Tensor, heard: Sequence[_Heard], steps: int) -> None:
         """From ∂L/∂o to the gradients of everything."""

@@ -189,8 +189,8 @@ class Synapse(nn.Module):
         return x.mean((2, 3), keepdim=True) if self.pool == "global" else average_pool(x, self.pool, scratch)
 
     def _scratch(self, x: Tensor, state: SynapseState | None) -> Tensor | None:
-        """Memory for ∂L/∂x of a pooled input."""
-        if not isinstance(self.pool, int) or not x.requires_grad:
+        """Memory for ∂L/∂x of a pooled input, on the CPU."""
+        if not isinstance(self.pool, int) or not x.requires_grad or x.device.type != "cpu":
             return None
         known = None if state is None else state.scratch
         return torch.empty_like(x, memory_format=torch.channels_last) if known is None else known
@@ -327,6 +327,13 @@ class Conv2d(Synapse):
     @property
     def kernel_size(self) -> int:
         return self.weight.shape[-1]
+
+    def effective(self) -> Weights:
+        weights = super().effective()
+        if not weights.weight.is_cuda:
+            return weights
+        # the layout of GPUs' fast convolutions; otherwise each of them would convert the weight for itself
+        return weights._replace(weight=weights.weight.contiguous(memory_format=torch.channels_last))
 
     def output_shape(self, input_shape: tuple[int, ...]) -> tuple[int, ...]:
         shape = pooled_shape(input_shape, self.pool)

@@ -6,8 +6,10 @@ import os
 import resource
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -165,7 +167,7 @@ class Trainer:
             optimizer = files.optimizer = self._make_optimizer()  # the first one of a process takes torch seconds
             if resume and run is not None:
                 done = files.done = run.load_state(self.net, optimizer, self._settings(epochs), self.rule)
-            with _progress_bar(self.progress and self.group.leads) as bar:
+            with _same_every_time(), _progress_bar(self.progress and self.group.leads) as bar:
                 task = bar.add_task("training", total=epochs, completed=done.epoch, info="")
                 while done.epoch < epochs:
                     self._set_learning_rate(optimizer, done.epoch, epochs)
@@ -192,11 +194,13 @@ class Trainer:
     ) -> None:
         self.net.train()
         order = np.random.default_rng([self.seed, done.epoch]).permutation(len(x))
-        batches = range(0, len(x), self.batch_size)
-        for first in batches[done.batch :]:
-            start = time.perf_counter()
-            chosen = order[first : first + self.batch_size]
-            loss, correct = self._batch(x, y, self.group.part(chosen), done, optimizer)
+        batches = [order[first : first + self.batch_size] for first in range(0, len(x), self.batch_size)]
+        left = list(enumerate(batches))[done.batch :]
+        jobs = [partial(self._inputs, x, self.group.part(chosen), done.epoch, index) for index, chosen in left]
+        start = time.perf_counter()
+        for (_, chosen), inputs in zip(left, in_turn(jobs, ahead=_is_elsewhere(self.net)), strict=True):
+            self.group.begin(chosen)
+            loss, correct = self._batch(inputs, torch.from_numpy(y[self.group.part(chosen)]), done, optimizer)
             done.loss += loss * len(chosen)
             done.correct += correct
             done.batch += 1
@@ -205,19 +209,21 @@ class Trainer:
             info = f"loss {done.loss / seen:.3f} · train {done.correct / seen:.2%} · {seen / done.seconds:,.0f}/s"
             bar.update(task, completed=done.epoch + done.batch / len(batches), info=f"{info} · {_memory()}")
             files.end_batch(len(batches))
+            start = time.perf_counter()
+
+    def _inputs(self, x: np.ndarray, chosen: np.ndarray, epoch: int, batch: int) -> Tensor:
+        """What the network gets of these samples; torch's own chance has no part in it."""
+        samples = x[chosen]
+        if self.augmentations:
+            rng = np.random.default_rng([self.seed, epoch, batch, self.group.rank])
+            samples = augment(samples, self.augmentations, rng)
+        return encode(samples, self.encoding, self.net.time_steps, train_encoding_seed(self.seed, epoch), chosen)
 
     def _batch(
-        self, x: np.ndarray, y: np.ndarray, chosen: np.ndarray, done: RunProgress, optimizer: torch.optim.Optimizer
+        self, inputs: Tensor, labels: Tensor, done: RunProgress, optimizer: torch.optim.Optimizer
     ) -> tuple[float, int]:
         """Mean loss and number of right predictions of one batch, over all processes."""
         torch.manual_seed(_batch_seed(self.seed, done.epoch, done.batch, self.group.rank))  # dropout, SLTT-K
-        samples = x[chosen]
-        if self.augmentations:
-            rng = np.random.default_rng([self.seed, done.epoch, done.batch, self.group.rank])
-            samples = augment(samples, self.augmentations, rng)
-        seed = train_encoding_seed(self.seed, done.epoch)
-        inputs = encode(samples, self.encoding, self.net.time_steps, seed, chosen)
-        labels = torch.from_numpy(y[chosen])
         try:
             with torch.autocast(self.net.readout.weight.device.type, self.autocast, enabled=self.autocast is not None):
                 result = self.rule.train_batch(self.net, inputs, labels, self._loss(inputs), optimizer)
@@ -364,6 +370,31 @@ def train_encoding_seed(seed: int, epoch: int) -> int:
 def _batch_seed(*numbers: int) -> int:
     """torch's seed for one batch: where a run is says what is drawn next, so that no generator has to be saved."""
     return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> np.uint64(1))
+
+
+def in_turn(jobs: Iterable[Callable[[], Tensor]], ahead: bool) -> Iterator[Tensor]:
+    """The jobs' results, in order; with ``ahead`` each one's work is done while the one before is in use."""
+    if not ahead:
+        yield from (job() for job in jobs)
+        return
+    with ThreadPoolExecutor(1, "ottt-inputs") as pool:
+        waiting: list[Future[Tensor]] = []
+        for job in jobs:
+            waiting.append(pool.submit(job))
+            if len(waiting) == 2:
+                yield waiting.pop(0).result()
+        yield from (future.result() for future in waiting)
+
+
+def _is_elsewhere(net: Network) -> bool:
+    """Whether this machine's CPU has time while the network learns."""
+    return net.readout.weight.device.type != "cpu"
+
+
+def _same_every_time() -> Any:
+    """Convolutions on a GPU by algorithms whose sums have an order; afterwards as the caller had it."""
+    now = torch.backends.cudnn
+    return now.flags(enabled=now.enabled, deterministic=True, allow_tf32=now.allow_tf32)
 
 
 def _memory() -> str:

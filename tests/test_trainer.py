@@ -1,14 +1,18 @@
+import threading
+import time
+
 import numpy as np
 import pytest
 import torch
 
+from ottt_loihi import trainer as trainer_module
 from ottt_loihi.architectures import mlp
 from ottt_loihi.checkpoint import load
 from ottt_loihi.data import load_digits, rate_code
 from ottt_loihi.errors import FileError, TrainingError, UsageError
 from ottt_loihi.evaluation import TEST_ENCODING_SEED, evaluate
 from ottt_loihi.rules import OTTT
-from ottt_loihi.trainer import Trainer, train_encoding_seed
+from ottt_loihi.trainer import Trainer, in_turn, train_encoding_seed
 
 DIGITS = load_digits()
 X, Y = DIGITS.x_train[:200], DIGITS.y_train[:200]
@@ -94,6 +98,44 @@ def test_each_epoch_has_spikes_of_its_own():
     seeds = {train_encoding_seed(seed, epoch) for seed in range(5) for epoch in range(300)}
     assert len(seeds) == 1500
     assert TEST_ENCODING_SEED not in seeds
+
+
+def test_preparing_a_batch_while_another_is_learnt_from_changes_nothing(monkeypatch):
+    def weights():
+        net = mlp((64, 32, 10), input_shape=(8, 8), dropout=0.2)
+        Trainer(net, OTTT(), augmentations=("crop", "cutout"), seed=3).fit(X, Y, 2)
+        return list(net.parameters())
+
+    expected, threads = weights(), set()
+    monkeypatch.setattr(trainer_module, "_is_elsewhere", lambda net: True)
+    encode = trainer_module.encode
+    monkeypatch.setattr(
+        trainer_module, "encode", lambda *arguments: threads.add(threading.current_thread().name) or encode(*arguments)
+    )
+    assert all(torch.equal(a, b) for a, b in zip(weights(), expected, strict=True))
+    assert all(name.startswith("ottt-inputs") for name in threads)
+
+
+@pytest.mark.parametrize("ahead", [False, True])
+def test_inputs_come_in_turn_and_at_most_one_early(ahead):
+    done = []
+    jobs = [lambda i=i: done.append(i) or i for i in range(5)]
+    for i, found in enumerate(in_turn(jobs, ahead)):
+        time.sleep(0.02)  # so that what may be done is
+        assert found == i
+        assert done == list(range(min(i + 1 + ahead, 5)))
+    assert list(in_turn([], ahead)) == []
+
+
+@pytest.mark.parametrize("ahead", [False, True])
+def test_an_error_in_an_input_arrives(ahead):
+    def fails():
+        raise UsageError("broken")
+
+    inputs = in_turn([lambda: 1, fails, lambda: 2], ahead)
+    assert next(inputs) == 1
+    with pytest.raises(UsageError, match="broken"):
+        next(inputs)
 
 
 def test_cosine_lets_the_rate_fall_to_nearly_nothing():

@@ -179,16 +179,20 @@ def run(
     torch.set_num_threads(training.threads)
     known = load(training.init) if training.init else None
     config = config if known is None else _continued(config, known)
+    group = distributed.join()
     split = config.load_data()
     net = known or config.make_network(split.input_shape, split.num_classes)
-    net.to(training.device)
+    _move(net, training.device)
     if training.quantize:
         net.quantize(training.quantize)
     rule = config.make_rule(net.convention)
+    if training.cuda_graph:
+        from ottt_loihi.cuda_graph import GraphedRule
+
+        rule = GraphedRule(rule)
     net.provenance["data"] = str(config.data.get("name", "digits"))
     if options := {k: v for k, v in config.data.items() if k not in ("name", "encoding", "augmentations")}:
         net.provenance["data_options"] = options
-    group = distributed.join()
     if group.leads:
         _check_folder(output)
     settings = ("optimizer", "learning_rate", "momentum", "weight_decay", "schedule", "batch_size", "seed")
@@ -227,6 +231,24 @@ def run(
     finally:
         distributed.leave()
     return _result(config, net, history, evaluation, output)
+
+
+def _move(net: Network, device: str) -> None:
+    """Bring the network to a device of torch's, ``"cpu"``, ``"cuda"`` or ``"cuda:1"``."""
+    import torch
+
+    from ottt_loihi.errors import UsageError
+
+    try:
+        if torch.device(device).type not in ("cpu", "cuda"):
+            raise RuntimeError("no other kind is supported")
+        net.to(device)
+    except (RuntimeError, AssertionError) as error:  # torch's, for no driver, no such GPU, or a build without any
+        reason = str(error).splitlines()[0]
+        raise UsageError(
+            f"training.device: expected 'cpu', 'cuda' or 'cuda:1', and it must be here; got {device!r} ({reason}); "
+            "ottt-doctor says what torch sees"
+        ) from None
 
 
 def _continued(config: Config, net: Network) -> Config:

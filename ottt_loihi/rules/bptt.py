@@ -11,7 +11,7 @@ from ottt_loihi.losses import Loss
 from ottt_loihi.network import Network
 from ottt_loihi.neurons import one_of
 from ottt_loihi.paths import Paths
-from ottt_loihi.rules.rule import BatchResult, Rule, check_labels, require_finite
+from ottt_loihi.rules.rule import Accumulated, BatchResult, Rule, check_labels, membranes, require_finite
 
 RESETS = ("detached", "attached")
 
@@ -35,17 +35,25 @@ class BPTT(Rule):
         x, labels = net.check_input(x), check_labels(net, x, labels)
         if optimizer is not None:
             optimizer.zero_grad()
-        folded = net.fold(x, paths=self.paths)
-        state, total, scores = None, x.new_zeros(()), x.new_zeros(len(x), net.num_classes)
-        for t in range(x.shape[1]):
-            o, state = net.step(x[:, t], state, self.paths, folded)
-            loss_now = loss(o, labels, x.shape[1])
-            require_finite(net, loss_now, state, t)
-            total, scores = total + loss_now, scores + o.detach()
-        total.backward()
+        done = self.accumulate(net, x, labels, loss)
+        require_finite(net, done.losses, done.membranes)
         if optimizer is not None:
             optimizer.step()
-        return BatchResult(total.detach(), scores)
+        return BatchResult(done.losses.sum(), done.scores)
+
+    def why_not_captured(self) -> str:
+        return ""
+
+    def accumulate(self, net: Network, x: Tensor, labels: Tensor, loss: Loss) -> Accumulated:
+        folded = net.fold(x, paths=self.paths)
+        state, losses, scores = None, [], x.new_zeros(len(x), net.num_classes)
+        for t in range(x.shape[1]):
+            o, state = net.step(x[:, t], state, self.paths, folded)
+            losses.append(loss(o, labels, x.shape[1]))
+            scores += o.detach()
+        both = torch.stack(losses)
+        both.sum().backward()
+        return Accumulated(both.detach(), scores, membranes(state))
 
     def describe(self) -> dict[str, Any]:
         return {"name": self.name, "reset": self.reset}

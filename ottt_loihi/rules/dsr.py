@@ -125,7 +125,7 @@ class DSR(Rule):
             a, mean = (a, plain[index + 1]) if mask is None else (a * mask, plain[index + 1] * mask)
         o = net.readout(a)[0]
         total = loss(o, labels, 1)
-        require_finite(net, total, None, x.shape[1] - 1)
+        require_finite(net, total.detach(), first=x.shape[1] - 1)
         total.backward()
         if optimizer is not None:
             optimizer.step()

@@ -121,7 +121,7 @@ def equilibrium(net: Network, rates: Rates, by_rate: bool = False) -> Equilibriu
 def evaluate_loss(net: Network, found: Equilibrium, labels: Tensor, loss: Loss, steps: int) -> Tensor:
     """The loss of the readout of the rates, which must be finite."""
     total = loss(found.o, labels, 1)
-    require_finite(net, total, None, steps - 1)
+    require_finite(net, total.detach(), first=steps - 1)
     return total
 
 

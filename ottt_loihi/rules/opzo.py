@@ -16,7 +16,7 @@ from ottt_loihi.losses import Loss
 from ottt_loihi.network import Network, NetworkState
 from ottt_loihi.neurons import one_of
 from ottt_loihi.paths import Paths, ottt_paths
-from ottt_loihi.rules.rule import UPDATES, BatchResult, Rule, check_labels, require_finite
+from ottt_loihi.rules.rule import UPDATES, BatchResult, Rule, check_labels, membranes, require_finite
 
 FEEDBACK = ("estimated", "random")
 QUIET = Paths(membrane=False)
@@ -86,7 +86,7 @@ class OPZO(Rule):
                     perturbed = _run(net, x[:, t], state, QUIET, folded, noisy)[0]
             o, state, currents = _run(net, x[:, t], state, self.paths, folded)
             now = loss(o, labels, x.shape[1])
-            require_finite(net, now, state, t)
+            require_finite(net, now.detach(), membranes(state), t)
             if self.feedback == "estimated":
                 self._follow(noisy, perturbed - o.detach())
             self._backward(net, now, o, state, currents)

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
@@ -29,6 +28,18 @@ class BatchResult(NamedTuple):
 
     loss: Tensor
     scores: Tensor
+
+
+class Accumulated(NamedTuple):
+    """What a batch gave beside its gradients; no value of it has been looked at.
+
+    ``losses``: L[t], ``(T,)`` · ``scores``: Σ_t o[t], ``(batch, classes)`` · ``membranes``: v of every block after the
+    last step, where the rule has any
+    """
+
+    losses: Tensor
+    scores: Tensor
+    membranes: tuple[Tensor, ...]
 
 
 class Rule(ABC):
@@ -60,6 +71,20 @@ class Rule(ABC):
         UsageError
             for wrong shapes, labels out of range, or a network the rule does not fit
         """
+
+    def check(self, net: Network) -> None:  # noqa: B027 - most rules fit every network
+        """Refuse a network the rule does not fit."""
+
+    def why_not_captured(self) -> str:
+        """Why the gradients of a batch are not the same operations for every batch; empty where they are.
+
+        Where they are, :meth:`accumulate` makes them without a look at a value: a CUDA graph can repeat it.
+        """
+        return f"rule {self.name} looks at values between its steps"
+
+    def accumulate(self, net: Network, x: Tensor, labels: Tensor, loss: Loss) -> Accumulated:
+        """Add Σ_t ∂L[t]/∂w to ``.grad``; x and labels are checked, and on the network's device."""
+        raise NotImplementedError
 
     def describe(self) -> dict[str, Any]:
         """Name and settings as JSON values."""
@@ -98,9 +123,6 @@ class OnlineRule(Rule):
         if stretch > 1 and self.hlop is not None:
             raise UsageError(f"stretch: HLOP projects the trace of every step; use stretch=1, got {stretch}")
 
-    def check(self, net: Network) -> None:
-        """Refuse a network the rule does not fit."""
-
     def step(self, net: Network, x: Tensor, state: Any, folded: Folded) -> tuple[Tensor, Any]:
         """One time step: o[t], and the state that the next one gets."""
         return net.step(x, state, self.paths, folded)
@@ -108,6 +130,13 @@ class OnlineRule(Rule):
     def steps_with_gradient(self, num_steps: int) -> set[int]:
         """The time steps of a batch that are learnt from: all, unless a rule says otherwise."""
         return set(range(num_steps))
+
+    def why_not_captured(self) -> str:
+        if self.update == "step":
+            return "the optimiser steps after every time step; use update='sequence'"
+        if self.stretch > 1:
+            return f"stretch={self.stretch} is for the CPU; use stretch=1"
+        return "HLOP projects with what it has learnt so far" if self.hlop is not None else ""
 
     def train_batch(
         self, net: Network, x: Tensor, labels: Tensor, loss: Loss, optimizer: torch.optim.Optimizer | None
@@ -117,18 +146,23 @@ class OnlineRule(Rule):
         projections = None if self.hlop is None else self.hlop.projections(net, optimizer)
         if optimizer is not None:
             optimizer.zero_grad()
-        folded = net.fold(x, leaves=True, paths=self.paths, projections=projections)
         if self.stretch > 1:
             require_fitting(net)
+            folded = net.fold(x, leaves=True, paths=self.paths)
             total, scores = run_batch(net, x, labels, loss, folded, self.paths, self.stretch)
             folded.push()
         else:
-            total, scores = self._learn_step_by_step(net, x, labels, loss, optimizer, folded, projections)
+            done = self._learn_step_by_step(net, x, labels, loss, optimizer, projections)
+            require_finite(net, done.losses, done.membranes)
+            total, scores = done.losses.sum(), done.scores
         if self.hlop is not None:
             self.hlop.check()
         if optimizer is not None and self.update == "sequence":
             optimizer.step()
         return BatchResult(total, scores)
+
+    def accumulate(self, net: Network, x: Tensor, labels: Tensor, loss: Loss) -> Accumulated:
+        return self._learn_step_by_step(net, x, labels, loss, None, None)
 
     def _learn_step_by_step(
         self,
@@ -137,29 +171,34 @@ class OnlineRule(Rule):
         labels: Tensor,
         loss: Loss,
         optimizer: torch.optim.Optimizer | None,
-        folded: Folded,
         projections: Mapping[Any, Any] | None,
-    ) -> tuple[Tensor, Tensor]:
-        state, total, scores = None, x.new_zeros(()), x.new_zeros(len(x), net.num_classes)
+    ) -> Accumulated:
+        """All steps; the optimiser steps between them with ``update="step"`` alone.
+
+        Until it steps no value is looked at: on a GPU every look waits for all that has been asked of it.
+        """
+        state, losses, scores = None, x.new_zeros(x.shape[1]), x.new_zeros(len(x), net.num_classes)
+        folded = net.fold(x, leaves=True, paths=self.paths, projections=projections)
         learning = self.steps_with_gradient(x.shape[1])
         for t in range(x.shape[1]):
             with torch.set_grad_enabled(t in learning):
                 o, state = self.step(net, x[:, t], state, folded)
                 loss_now = loss(o, labels, x.shape[1])
-            require_finite(net, loss_now, state, t)
-            total, scores = total + loss_now.detach(), scores + o.detach()
+            losses[t] = loss_now.detach()
+            scores += o.detach()
             if t in learning:
                 loss_now.backward()
             del o, loss_now  # and with them the step's graph, before the next one is made
             if t in learning and self.update == "step" and optimizer is not None:
+                require_finite(net, losses[t : t + 1], membranes(state), t)
                 folded.push()
                 optimizer.step()
                 optimizer.zero_grad()
                 if t + 1 < x.shape[1]:
-                    folded.forget()  # the caller holds it still
+                    folded.forget()
                     folded = net.fold(x, leaves=True, paths=self.paths, projections=projections)
         folded.push()
-        return total, scores
+        return Accumulated(losses, scores, membranes(state))
 
     def describe(self) -> dict[str, Any]:
         stretch = {} if self.stretch == 1 else {"stretch": self.stretch}  # as runs of earlier versions have it
@@ -176,17 +215,28 @@ class OnlineRule(Rule):
             self.hlop.restore(tensors)
 
 
-def require_finite(net: Network, loss: Tensor, state: Any, t: int) -> None:
-    """Stop where the loss is NaN or infinite, and say at which step and where in the network it began."""
-    if math.isfinite(float(loss)):
+def membranes(state: Any) -> tuple[Tensor, ...]:
+    """v of every block, without a graph; empty for a state that has none."""
+    return tuple(block.v.detach() for block in getattr(state, "blocks", ()))
+
+
+def require_finite(net: Network, losses: Tensor, membranes: Sequence[Tensor] = (), first: int = 0) -> None:
+    """Stop where a loss is NaN or infinite, and say at which step and where in the network it began.
+
+    losses: L[t] of the steps from ``first`` on, without a graph · membranes: of the blocks after the last of them
+    """
+    finite = torch.isfinite(losses.reshape(-1))
+    if bool(finite.all()):
         return
+    index = int((~finite).nonzero()[0])
     place = "the readout"
-    for index, (block, after) in enumerate(zip(net.blocks, getattr(state, "blocks", ()))):
-        if not torch.isfinite(after.v).all():
+    for number, (block, v) in enumerate(zip(net.blocks, membranes)):
+        if not torch.isfinite(v).all():
             bad = [name for name, p in block.named_parameters() if not torch.isfinite(p).all()]
-            place = f"block {index + 1} ({'its ' + bad[0] + ' is not finite' if bad else 'its membrane overflows'})"
+            place = f"block {number + 1} ({'its ' + bad[0] + ' is not finite' if bad else 'its membrane overflows'})"
             break
-    raise TrainingError(f"time step {t + 1}: the loss is {float(loss)}; it begins in {place}")
+    value = float(losses.reshape(-1)[index])
+    raise TrainingError(f"time step {first + index + 1}: the loss is {value}; it begins in {place}")
 
 
 def check_labels(net: Network, x: Tensor | np.ndarray, labels: Tensor | np.ndarray) -> Tensor:

@@ -23,8 +23,8 @@ from ottt_loihi.errors import UsageError
 from ottt_loihi.folding import Folded
 from ottt_loihi.layers import Block
 from ottt_loihi.losses import Loss
-from ottt_loihi.network import Network, is_on_cpu
-from ottt_loihi.neurons import LIF, LeanAccumulation, fire, like
+from ottt_loihi.network import Network
+from ottt_loihi.neurons import LIF, LeanAccumulation, fire, has_kernels, like
 from ottt_loihi.paths import Paths
 from ottt_loihi.rules.rule import BatchResult, OnlineRule, Rule, check_labels, require_finite
 from ottt_loihi.synapses import Synapse, Weights
@@ -93,7 +93,7 @@ class SAFF(Rule):
             mean_input /= state.length
         o = _represent(net, mean_input, state)
         total = loss(o, labels, 1)
-        require_finite(net, total, None, x.shape[1] - 1)
+        require_finite(net, total.detach(), first=x.shape[1] - 1)
         total.backward()
         if optimizer is not None:
             optimizer.step()
@@ -132,7 +132,7 @@ def accumulate(net: Network, x: Tensor, state: SAFState | None, folded: Folded) 
         currents.append(current)
         mask = block.draw_mask(current) if state is None else state.masks[index]
         needs_s = index == len(net.blocks) - 1
-        lean = folded.lean and is_on_cpu(current) and index not in delayed and index not in net.skip_sources
+        lean = folded.lean and has_kernels(current) and index not in delayed and index not in net.skip_sources
         a, s = _fire(current, before, block.neuron, needs_s, lean)
         out.append(a)
         masks.append(mask)

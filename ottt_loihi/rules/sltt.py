@@ -43,5 +43,8 @@ class SLTT(OnlineRule):
             raise UsageError(f"k: expected at most the {num_steps} time steps, got {self.k}")
         return set(torch.randperm(num_steps)[: self.k].tolist())
 
+    def why_not_captured(self) -> str:
+        return super().why_not_captured() if self.k is None else "SLTT-K draws its steps anew for every batch"
+
     def describe(self) -> dict[str, Any]:
         return {**super().describe(), "k": self.k}

@@ -1,0 +1,89 @@
+"""The GPU's loops, run by Triton's interpreter, give the CPU's values. On a GPU, tests/test_gpu.py compiles them."""
+
+import importlib
+import os
+import sys
+
+import pytest
+import torch
+from test_engine import batch, gradients, networks
+
+from ottt_loihi import lif_kernels, neurons
+from ottt_loihi.neurons import LIF, lif_step
+from ottt_loihi.rules import make_rule
+
+pytest.importorskip("triton", reason="Triton comes with torch's builds for GPUs only")
+if torch.cuda.is_available():
+    pytest.skip("compiled kernels are tested instead", allow_module_level=True)
+
+NEURONS = [
+    LIF(0.5, 1.0, reset, surrogate, convention)
+    for reset in ("subtract", "zero")
+    for surrogate in ("sigmoid", "rectangle", "triangle")
+    for convention in ("paper", "authors")
+]
+
+
+@pytest.fixture(scope="module")
+def lif_triton():
+    """The module, decorated for the interpreter."""
+    os.environ["TRITON_INTERPRET"] = "1"
+    try:
+        yield importlib.import_module("ottt_loihi.lif_triton")
+    finally:
+        del os.environ["TRITON_INTERPRET"]
+        sys.modules.pop("ottt_loihi.lif_triton", None)
+
+
+def quarters(low, high, seed):
+    """Many at the threshold: integers over 4."""
+    return torch.randint(low, high, (3, 700), generator=torch.Generator().manual_seed(seed)) / 4
+
+
+@pytest.mark.parametrize("neuron", NEURONS, ids=lambda n: f"{n.reset}-{n.surrogate.name}-{n.convention}")
+def test_loops_are_those_of_the_cpu(lif_triton, neuron):
+    current, v, g = quarters(-8, 9, 0), quarters(-8, 4, 1), quarters(-9, 9, 2)
+    u, v_new, s = current.clone(), v.clone(), torch.full_like(v, torch.nan)
+    lif_triton.charge_fire_reset(u, v_new, s, neuron)
+    constants = dict(decay=0.5, v_threshold=1.0, reset=neuron.reset, convention=neuron.convention)
+    expected = lif_step(current, v, surrogate=neuron.surrogate, **constants)
+    for found, wanted in ((u, expected.u), (v_new, expected.v), (s, expected.s)):
+        assert torch.equal(found, wanted)
+
+    errors = [k.times_surrogate(g, u.clone(), neuron) for k in (lif_triton, lif_kernels)]
+    torch.testing.assert_close(*errors, rtol=1e-6, atol=1e-7)
+
+    both = []
+    for kernels in (lif_triton, lif_kernels):
+        accumulated, trace = current.clone(), v.abs()
+        kernels.accumulate(accumulated, trace, neuron)
+        both.append(torch.stack([accumulated, trace]))
+    assert torch.equal(*both)
+
+
+def test_where_they_do_not_run_torchs_operators_are_taken_and_it_is_said(lif_triton, monkeypatch):
+    cpu = torch.device("cpu")
+    neurons._triton_works.cache_clear()
+    assert neurons._triton_works(cpu)
+
+    def fails(*_):
+        raise RuntimeError("Failed to find C compiler.\nSet CC")
+
+    neurons._triton_works.cache_clear()
+    monkeypatch.setattr(lif_triton, "accumulate", fails)
+    with pytest.warns(UserWarning, match=r"not run on cpu \(RuntimeError: Failed to find C compiler\.\); torch's"):
+        assert not neurons._triton_works(cpu)
+    neurons._triton_works.cache_clear()
+
+
+@pytest.mark.parametrize("rule", ["ottt", "saf-e"])
+@pytest.mark.parametrize("kind", ["dense", "sws", "recurrent"])
+def test_rules_learn_the_same_with_them(lif_triton, monkeypatch, kind, rule):
+    net = networks()[kind].float()
+    x, labels = batch(net)
+    expected, before = gradients(net, make_rule(rule, update="sequence"), x, labels)
+    monkeypatch.setattr(neurons, "kernels", lambda x: lif_triton)
+    found, after = gradients(net, make_rule(rule, update="sequence"), x, labels)
+    torch.testing.assert_close(after.scores, before.scores, rtol=1e-5, atol=1e-6)
+    for name, gradient in expected.items():
+        torch.testing.assert_close(found[name], gradient, rtol=1e-4, atol=1e-6)
