@@ -1,6 +1,6 @@
 """Time per iteration and peak memory of the paper's VGG (standardised weights) for growing numbers of time steps.
 
-    python benchmarks/vgg.py [--device cuda] [--steps 2 6 12 24 48] [--autocast bfloat16] [--json out.json]
+    python benchmarks/vgg.py [--device cuda] [--steps 2 6 12 24 48] [--autocast bfloat16] [--json file] [--plot file]
 
 On a GPU the whole network with batches of 128; on the CPU a network of the same kind that is small enough. An iteration
 is forward, backward and the optimiser's step. Memory is what torch has allocated at most at one time, beside network,
@@ -14,10 +14,11 @@ import json
 import platform
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
+from ottt_loihi.converters import plots
 from rich.console import Console
 from rich.table import Table
 from torch.profiler import ProfilerActivity, profile
@@ -100,6 +101,7 @@ def main() -> None:
     parser.add_argument("--autocast", default="")
     parser.add_argument("--only", default="", help="rules whose name contains this")
     parser.add_argument("--json", help="write the figures here too")
+    parser.add_argument("--plot", help="and draw them here, as PNG")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     device, kind = arguments.device, check_autocast(arguments.autocast)
@@ -132,6 +134,19 @@ def main() -> None:
     if arguments.json:
         with open(arguments.json, "w") as file:
             json.dump({"device": where, "rows": rows}, file, indent=1)
+    if arguments.plot:
+        draw(arguments.plot, rows)
+
+
+def draw(path: str, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Time and memory over T, a line for each rule."""
+    panels = {}
+    for label, key, unit in (("milliseconds per iteration", "milliseconds", 1), ("peak memory (GiB)", "bytes", 2**30)):
+        panels[label] = {
+            name: tuple(zip(*((row["steps"], row[key] / unit) for row in rows if row["rule"] == name)))
+            for name in dict.fromkeys(row["rule"] for row in rows)
+        }
+    plots.save_panels(path, panels, x_label="time steps T")
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 BLUE, ORANGE, GREEN, RED, GREY = "#3b6ea8", "#d9822b", "#4a9b5f", "#b8453f", "#8a8f98"
+PURPLE = "#7d5fa6"
 MAX_CLASSES = 20  # that a confusion matrix writes numbers for
 MAX_RASTER = 500  # neurons of a layer in a raster
 MAX_ACROSS = 3  # panels side by side
@@ -22,7 +23,7 @@ STYLE = {
     "axes.grid": True,
     "grid.color": "#e3e5e8",
     "axes.axisbelow": True,
-    "axes.prop_cycle": f"cycler('color', ['{BLUE}', '{ORANGE}', '{GREEN}', '{RED}'])",
+    "axes.prop_cycle": f"cycler('color', ['{BLUE}', '{ORANGE}', '{GREEN}', '{RED}', '{PURPLE}'])",
     "svg.fonttype": "path",
     "svg.hashsalt": "ottt-loihi",  # the same data give the same bytes
     "legend.frameon": False,
@@ -48,6 +49,19 @@ def save_curves(
     """The same as a PNG file."""
     with _axes() as (figure, axes):
         _draw_curves(axes, series, x_label, y_label, percent)
+        figure.savefig(path, format="png", dpi=150, metadata={"Software": None}, facecolor="white")
+
+
+def save_panels(
+    path: str | os.PathLike[str],
+    panels: Mapping[str, Mapping[str, tuple[Sequence[float], Sequence[float]]]],
+    x_label: str,
+) -> None:
+    """Several such figures side by side, each from 0 on, as a PNG file: label of the y axis → lines."""
+    with _axes(len(panels)) as (figure, axes):
+        for ax, (y_label, series) in zip(np.ravel(axes), panels.items()):
+            _draw_curves(ax, series, x_label, y_label, percent=False)
+            ax.set_ylim(bottom=0)
         figure.savefig(path, format="png", dpi=150, metadata={"Software": None}, facecolor="white")
 
 
