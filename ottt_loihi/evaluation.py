@@ -71,7 +71,8 @@ def evaluate(
 def _evaluate(
     net: Network, x: np.ndarray, labels: np.ndarray, batch_size: int, encoding: str, steps: int
 ) -> Evaluation:
-    predictions, activity, operations = [], 0.0, 0.0
+    predictions, operations = [], 0.0
+    activity: np.ndarray = np.zeros((len(net.blocks), 1))
     fan_out = net.fan_out()
     for first in range(0, len(x), batch_size):
         indices = np.arange(first, min(first + batch_size, len(x)))
@@ -81,7 +82,7 @@ def _evaluate(
         activity = activity + rates * len(indices)
         if encoding != "constant":
             operations += float((inputs != 0).double().sum()) * fan_out[0]
-    activity = np.asarray(activity / len(x)).reshape(len(net.blocks), -1)
+    activity = activity / len(x)
     sizes = [int(np.prod(block.shape)) for block in net.blocks]
     per_sample = operations / len(x) + sum(n * f * r.sum() for n, f, r in zip(sizes, fan_out[1:], activity))
     predicted = np.concatenate(predictions)

@@ -8,11 +8,24 @@ multiplied by a power of two before its product and divided by it afterwards, so
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from ottt_loihi.errors import UsageError
+
+
+class no_graph(torch.no_grad):
+    """``torch.no_grad`` for what runs before the graph of the same weights is made.
+
+    Autocast keeps the 16 bits of a weight until it ends, and would go on with these, which have no graph.
+    """
+
+    def __exit__(self, *error: Any) -> None:
+        super().__exit__(*error)
+        torch.clear_autocast_cache()
+
 
 AUTOCASTS = {"": None, "bfloat16": torch.bfloat16, "float16": torch.float16}
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from ottt_loihi.architectures import conv, mlp
+from ottt_loihi.architectures import conv, dsr, mlp
 from ottt_loihi.data import load_digits
 from ottt_loihi.errors import UsageError
 from ottt_loihi.losses import SquaredError
@@ -49,6 +49,21 @@ def test_gradients_agree_within_their_bits(name, rule, kind):
     for a, b in zip(found, exact):
         assert a.dtype == torch.float32
         assert float((a - b).norm()) <= 0.25 * float(b.norm())  # a spike at the threshold may come or go
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("rule", ["sltt", "saf-f", "ide", "spide", "dsr"])
+def test_rules_that_run_the_spikes_without_a_graph_learn_too(rule, kind):
+    """The 16 bits of weights that were cast there have no graph: nothing may go on with them."""
+    torch.manual_seed(0)
+    net = dsr((40,), input_shape=(20,), num_classes=5) if rule == "dsr" else mlp((20, 40, 5), bias=True)
+    for block in net.blocks:
+        block.synapse.weight.data *= 0.7
+    exact, found = learn(net, make_rule(rule), None), learn(net, make_rule(rule), kind)
+    assert any(not torch.equal(a, b) for a, b in zip(found, exact))
+    for a, b in zip(found, exact):
+        assert a.dtype == torch.float32
+        assert float((a - b).norm()) <= 0.25 * float(b.norm())
 
 
 @pytest.mark.parametrize("rule", ["ottt", "sltt", "saf-e", "opzo"])

@@ -100,6 +100,16 @@ def test_each_epoch_has_spikes_of_its_own():
     assert TEST_ENCODING_SEED not in seeds
 
 
+def test_a_network_without_hidden_layers_is_trained_and_evaluated():
+    net = mlp((64, 10), input_shape=(8, 8))
+    Trainer(net, OTTT(), learning_rate=0.02).fit(X, Y, 3, x_test=DIGITS.x_test, y_test=DIGITS.y_test)
+    found = evaluate(net, DIGITS.x_test, DIGITS.y_test)
+    assert found.accuracy > 0.5
+    assert found.spike_rates == []
+    assert found.rates_over_time.shape == (0, net.time_steps)
+    assert found.synaptic_operations > 0
+
+
 def test_preparing_a_batch_while_another_is_learnt_from_changes_nothing(monkeypatch):
     def weights():
         net = mlp((64, 32, 10), input_shape=(8, 8), dropout=0.2)

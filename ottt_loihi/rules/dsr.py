@@ -23,6 +23,7 @@ from ottt_loihi.losses import Loss
 from ottt_loihi.network import Network
 from ottt_loihi.neurons import LIFStep, one_of
 from ottt_loihi.paths import BPTT, Paths
+from ottt_loihi.precision import no_graph
 from ottt_loihi.rules.rule import BatchResult, Rule, check_labels, require_finite
 from ottt_loihi.traced import Traced
 
@@ -151,7 +152,7 @@ def check_network(net: Network) -> None:
         raise UsageError("dsr: expected one decay for all neurons, because all layers share the weights w_t")
 
 
-@torch.no_grad()
+@no_graph()
 def _means(net: Network, x: Tensor) -> tuple[list[Tensor], list[Tensor], list[Tensor | None]]:
     """Weighted and plain means over time of the input and of what every block sends (before its dropout), the masks."""
     decay, state, folded = net.blocks[0].neuron.decay, None, net.fold(x)

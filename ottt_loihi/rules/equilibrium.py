@@ -27,6 +27,7 @@ from ottt_loihi.layers import Branch
 from ottt_loihi.losses import Loss
 from ottt_loihi.network import Network
 from ottt_loihi.neurons import LIF
+from ottt_loihi.precision import no_graph
 from ottt_loihi.rules.rule import require_finite
 
 POWER_ITERATIONS = 1000
@@ -87,7 +88,7 @@ def check_network(net: Network, rule: str) -> None:
         )
 
 
-@torch.no_grad()
+@no_graph()
 def simulate(net: Network, x: Tensor) -> Rates:
     """Run the spikes; memory does not grow with T."""
     decay, state, folded = net.blocks[0].neuron.decay, None, net.fold(x, leaves=True)

@@ -26,6 +26,7 @@ from ottt_loihi.losses import Loss
 from ottt_loihi.network import Network
 from ottt_loihi.neurons import LIF, LeanAccumulation, fire, has_kernels, like
 from ottt_loihi.paths import Paths
+from ottt_loihi.precision import no_graph
 from ottt_loihi.rules.rule import BatchResult, OnlineRule, Rule, check_labels, require_finite
 from ottt_loihi.synapses import Synapse, Weights
 
@@ -83,7 +84,7 @@ class SAFF(Rule):
             optimizer.zero_grad()
         state, decay = None, net.blocks[0].neuron.decay if len(net.blocks) else 0.0
         mean_input = x[:, 0].clone()  # weighted like the firing rates
-        with torch.no_grad():
+        with no_graph():
             folded = net.fold(x, leaves=True)  # no gradient: the steps may reuse memory
             for t in range(x.shape[1]):
                 _, state = accumulate(net, x[:, t], state, folded)
