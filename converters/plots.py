@@ -122,15 +122,15 @@ def confusion(matrix: Sequence[Sequence[int]]) -> str:
 
 
 def bars(shares: Mapping[str, Mapping[str, float]]) -> str:
-    """How full the fullest core of each layer is: layer → resource → share, 1 is full."""
+    """How full the fullest core of each layer is: layer → resource → share, 1 is full; of some only some have any."""
     with _axes() as (figure, axes):
-        resources = list(next(iter(shares.values())))
+        resources = list(dict.fromkeys(resource for layer in shares.values() for resource in layer))
         figure.set_size_inches(7.6, 0.9 + 0.62 * len(shares))
         height = 0.8 / len(resources)
         colours = (BLUE, ORANGE, GREEN, GREY)
         for index, resource in enumerate(resources):
             y = np.arange(len(shares)) + (index - (len(resources) - 1) / 2) * height
-            values = [100 * layer[resource] for layer in shares.values()]
+            values = [100 * layer.get(resource, 0.0) for layer in shares.values()]
             axes.barh(y, values, height, label=resource, color=colours[index % len(colours)])
         axes.axvline(100, color=RED, linewidth=1.2)
         axes.set(xlabel="share of a core's resource (%)", yticks=range(len(shares)))

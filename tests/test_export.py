@@ -53,6 +53,16 @@ def test_files_and_report(net, tmp_path):
         assert outside not in page
 
 
+@pytest.mark.parametrize("bits", ["ternary", "binary"])
+def test_report_of_a_network_whose_layers_fill_different_resources(net, tmp_path, bits):
+    """The hidden neurons have thresholds of their own, the readout has none."""
+    result = exporter.export(net, exporter.Options(check=20, num_weight_bits=bits, allow_dead=True))
+    resources = [set(layer.used) for layer in result.budget.layers]
+    assert resources[0] - resources[1] == {"thresholds"}
+    exporter.write(result, tmp_path)
+    assert "How full the cores of each layer are" in (tmp_path / "report.html").read_text()
+
+
 def test_disagreement_past_the_limit_fails(net):
     result = exporter.export(net, exporter.Options(check=30))
     exporter.require_agreement(result, 1.0)

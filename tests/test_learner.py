@@ -369,6 +369,19 @@ class TestCommand:
         done = commands.run_here("ottt-learn", tmp_path / "chip.h5")
         commands.assert_one_line(done, 2, "the network takes input of shape (5, 5), the data has (8, 8)")
 
+    def test_a_network_whose_first_layer_the_host_computes(self, tmp_path):
+        pytest.importorskip("torch")
+        from ottt_loihi.converters.float_network import from_torch
+        from ottt_loihi.converters.quantize import quantize
+
+        from ottt_loihi.architectures import mlp
+
+        net = mlp((64, 20, 10), input_shape=(8, 8))
+        net.provenance["encoding"] = {"name": "constant"}
+        storage.save(quantize(from_torch(net), input_form="bias").chip, tmp_path / "chip.h5")
+        done = commands.run_here("ottt-learn", tmp_path / "chip.h5")
+        commands.assert_one_line(done, 2, "the host computes its first connection", "export with --input graded")
+
     @pytest.mark.slow
     def test_drift_with_a_stretch_in_lava(self, tmp_path):
         storage.save(freeze(small()).chip, tmp_path / "model.h5")

@@ -52,6 +52,7 @@ def make_scenario(
 ) -> Scenario:
     from ottt_loihi.converters.samples import as_messages, as_spikes
     from ottt_loihi.data import load_data
+    from ottt_loihi.errors import UsageError
     from ottt_loihi.onchip.fresh import fresh_network
     from ottt_loihi.onchip.learner import accuracy
     from ottt_loihi.sim import storage
@@ -62,6 +63,10 @@ def make_scenario(
         command.expect_file(model, "model.h5", {"": made, ".pt": f"{made} of it", ".net": f"{made} of it"})
     given = storage.load(model) if model else None
     split = load_data(data or _data_of(given))
+    if given and given.host is not None:
+        raise UsageError(
+            f"{model}: the host computes its first connection, the rest does not learn alone; export with --input graded"
+        )
     if given:
         count = len(given.layers)
         chip = make_plastic(given, layers=None if plastic is None else range(max(0, count - plastic), count))
