@@ -157,7 +157,10 @@ def estimate_unit(chip: ChipNetwork, x: np.ndarray, labels: np.ndarray) -> int:
     others = (v.sum(axis=1) - right) / max(1, v.shape[1] - 1)
     lead = float((right - others).mean()) / 2**arithmetic.STATE_SHIFT
     if lead < 1:
-        raise UsageError("the readout's scale cannot be told from this data: the right class does not lead; give unit=")
+        raise UsageError(
+            "the readout's scale cannot be told from this data: the right class does not lead; train the network "
+            "longer before it goes on learning, or give unit= in Python"
+        )
     return round(lead)
 
 

@@ -380,7 +380,7 @@ class TestCommand:
         net.provenance["encoding"] = {"name": "constant"}
         storage.save(quantize(from_torch(net), input_form="bias").chip, tmp_path / "chip.h5")
         done = commands.run_here("ottt-learn", tmp_path / "chip.h5")
-        commands.assert_one_line(done, 2, "the host computes its first connection", "export with --input graded")
+        commands.assert_one_line(done, 2, "its first connection is the host's", "export with --input graded")
 
     @pytest.mark.slow
     def test_drift_with_a_stretch_in_lava(self, tmp_path):

@@ -65,7 +65,7 @@ def make_scenario(
     split = load_data(data or _data_of(given))
     if given and given.host is not None:
         raise UsageError(
-            f"{model}: the host computes its first connection, the rest does not learn alone; export with --input graded"
+            f"{model}: its first connection is the host's, the rest cannot learn alone; export with --input graded"
         )
     if given:
         count = len(given.layers)
