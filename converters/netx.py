@@ -17,13 +17,13 @@ from typing import Any
 
 import h5py
 import numpy as np
-from ottt_loihi.converters import lava
+from ottt_loihi.converters import lava, netx_reader
 from ottt_loihi.converters.lava_runtime import LavaRun, require_lava
 from ottt_loihi.sim.network import INPUT, ChipNetwork, Connection, Conv, Dense, Diagonal, Sparse
 from ottt_loihi.sim.reference import Result, check_input
 from ottt_loihi.sim.safe_hdf5 import new_hdf5
 
-from ottt_loihi.errors import BackendUnavailableError, ChipError
+from ottt_loihi.errors import BackendUnavailableError, ChipError, FileError
 
 NETX_BIAS_EXP = 6
 TEXT = h5py.string_dtype(encoding="ascii")
@@ -64,7 +64,15 @@ def run(chip: ChipNetwork, path: str | os.PathLike[str], x: np.ndarray, record: 
 
     ``chip`` tells input shape, initial states and readout, which ``.net`` does not hold; arguments and result are those
     of :func:`ottt_loihi.sim.reference.run`.
+
+    Raises
+    ------
+    FileError, ChipError
+        for a file that is missing, damaged or not of this format, before netx opens it
     """
+    if not Path(path).exists():
+        raise FileError(f"{path}: no such file; ottt-export writes it where netx can load the network, or says why not")
+    netx_reader.read(path, chip.num_steps, chip.input_shape)
     netx = _netx()
     from lava.proc.io.sink import RingBuffer as Sink
 

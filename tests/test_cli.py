@@ -67,6 +67,19 @@ def test_missing_and_truncated_files_are_3(model, tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["model.pt"]
 
 
+@pytest.mark.lava
+def test_a_net_that_is_missing_or_damaged_is_3(model):
+    assert run_here("ottt-export", model, "--no-check", "--no-net").returncode == 0
+    line = ("ottt-run", model.with_suffix(".h5"), "--samples", "2", "--verify", "netx")
+    assert_one_line(
+        run_here(*line), 3, "model.net: no such file; ottt-export writes it where netx can load the network"
+    )
+    assert run_here("ottt-export", model, "--no-check").returncode == 0
+    net = model.with_suffix(".net")
+    net.write_bytes(net.read_bytes()[:900])
+    assert_one_line(run_here(*line), 3, "model.net: not a readable HDF5 file of ours, or damaged")
+
+
 def test_a_hostile_pickle_is_refused_and_does_not_run(model, tmp_path):
     marker = tmp_path / "executed"
     hostile = f"cos\nsystem\n(S'touch {marker}'\ntR.".encode()
