@@ -11,13 +11,14 @@ from __future__ import annotations
 import contextlib
 import io
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import h5py
 import numpy as np
-from ottt_loihi.converters import lava, netx_reader
+from ottt_loihi.converters import lava, netx_reader, netx_weights
 from ottt_loihi.converters.lava_runtime import LavaRun, require_lava
 from ottt_loihi.sim.network import INPUT, ChipNetwork, Connection, Conv, Dense, Diagonal, Sparse
 from ottt_loihi.sim.reference import Result, check_input
@@ -35,6 +36,8 @@ def write(chip: ChipNetwork, path: str | os.PathLike[str]) -> None:
     Raises :class:`ChipError` naming what netx cannot load, and :class:`FileError` if the folder cannot be written.
     """
     layers = [_layer_connections(chip, index) for index in range(len(chip.layers))]
+    for connections in layers:
+        _require_loaded([c for c in connections if c is not None and not isinstance(c, Conv)])
     with new_hdf5(path) as file:
         entries = _Entries(file)
         if isinstance(layers[0][0], Conv):
@@ -142,6 +145,25 @@ def _layer_connections(chip: ChipNetwork, index: int) -> tuple[Dense | Conv, Con
     return feed_forward[0], recurrent[0] if recurrent else None
 
 
+def _require_loaded(connections: Sequence[Connection]) -> None:
+    """Refuse weights of a dense layer that netx, or Lava behind it, would change."""
+    if not connections:
+        return
+    matrices = [_matrix(c).astype(np.int64) for c in connections]
+    try:
+        found, exponent = netx_weights.loaded(*matrices)
+    except ChipError as error:
+        raise ChipError(f"{connections[0].label}: {error}; use model.h5") from None
+    for c, matrix, new in zip(connections, matrices, found):
+        bad = np.argwhere(matrix << -exponent != new)
+        if len(bad):
+            place = tuple(bad[0])
+            raise ChipError(
+                f"{c.label}: netx would compute with {new[place] * 2.0**exponent:g} in place of the weight "
+                f"{matrix[place]}; use model.h5, or export with --scale free"
+            )
+
+
 def _write_layer(
     entries: _Entries, chip: ChipNetwork, index: int, feed_forward: Dense | Conv, recurrent: Connection | None
 ) -> None:
@@ -157,7 +179,7 @@ def _write_layer(
         )
     group.create_dataset("weight", data=feed_forward.weight)
     if recurrent is not None:
-        group.create_dataset("weight_rec", data=_recurrent_matrix(recurrent))
+        group.create_dataset("weight_rec", data=_matrix(recurrent))
     if layer.bias_mant.any():
         # neuron-wise biases of a convolution are read in netx's order, (width, height, channels)
         bias = layer.bias_mant.transpose() if isinstance(feed_forward, Conv) else layer.bias_mant.reshape(-1)
@@ -175,7 +197,7 @@ def _per_channel(bias: np.ndarray) -> np.ndarray:
     return bias[0, 0] if (bias == bias[0, 0]).all() else bias
 
 
-def _recurrent_matrix(c: Connection) -> np.ndarray:
+def _matrix(c: Connection) -> np.ndarray:
     if isinstance(c, Diagonal):
         return np.diag(c.weight)
     return c.matrix() if isinstance(c, Sparse) else c.weight

@@ -16,6 +16,7 @@ from typing import Any
 
 import h5py
 import numpy as np
+from ottt_loihi.converters import netx_weights
 from ottt_loihi.sim import arithmetic, safe_hdf5
 from ottt_loihi.sim.network import INPUT, LIF, ChipNetwork, Connection, Conv, Dense, Diagonal
 
@@ -207,8 +208,7 @@ def _read_dense(group: h5py.Group, where: str, state: _State, recurrent: bool) -
     size = math.prod(_sizes(group, "shape", (1, 3)))
     weight = _matrix(group, "weight", where, size)
     parts = [weight, _matrix(group, "weight_rec", where, size)] if recurrent else [weight]
-    whole = np.hstack(parts)  # netx chooses one exponent and sign for both
-    bits = _as_netx(whole, where, state)
+    found, exponent = _as_netx(parts, where, state)
     _begin(state, (weight.shape[1],))
     expected = math.prod(state.shape or (weight.shape[1],))
     if weight.shape[1] != expected:
@@ -217,13 +217,12 @@ def _read_dense(group: h5py.Group, where: str, state: _State, recurrent: bool) -
     index = len(state.layers)
     pre = state.pre
     state.layers.append(_neurons(group, where, (size,), bias, state))
-    own = bits[:, : weight.shape[1]]
     delays = _integers(group, "delay", where) if "delay" in group else np.zeros((), int)
-    state.connections += _delayed(pre, index, own, delays, where)
+    state.connections += _delayed(pre, index, found[0], exponent, delays, where)
     if recurrent:
         if "delay" in group and delays.any():
             raise ChipError(f"{where}/delay: netx does not load delays of a recurrent layer")
-        state.connections.append(_dense(index, index, bits[:, weight.shape[1] :]))
+        state.connections.append(_dense(index, index, found[1], exponent))
     state.shape = (size,)
 
 
@@ -235,24 +234,35 @@ def _begin(state: _State, shape: tuple[int, ...]) -> None:
         state.shape = shape
 
 
-def _as_netx(weight: np.ndarray, where: str, state: _State) -> np.ndarray:
-    """The weights that netx computes with: clipped to −256 … 254 with mixed signs, and even where they need 8 bits."""
-    mixed = weight.max() >= 0 > weight.min()
-    kept = np.clip(weight, -256, 254) if mixed else np.clip(weight, -255, 255)
-    if mixed and (kept.max() > 127 or kept.min() < -128):
-        kept = kept >> 1 << 1
-    if changed := int((kept != weight).sum()):
-        state.notes.append(f"{where}: netx changes {changed} of {weight.size} weights, which do not fit into 8 bits")
-    return kept
+def _as_netx(parts: list[np.ndarray], where: str, state: _State) -> tuple[list[np.ndarray], int]:
+    """The weights that netx on Lava computes with and their exponent ≤ 0; what it changes is counted."""
+    try:
+        found, exponent = netx_weights.loaded(*parts)
+    except ChipError as error:
+        raise ChipError(f"{where}/weight: {error}") from None
+    total = sum(part.size for part in parts)
+    if changed := sum(int((part.astype(np.int64) << -exponent != new).sum()) for part, new in zip(parts, found)):
+        state.notes.append(f"{where}: netx changes {changed} of {total} weights, which do not fit into 8 bits")
+    if odd := sum(int((new % 2 != 0).sum()) for new in found if _is_too_fine(new)):
+        state.notes.append(f"{where}: {odd} of {total} weights are odd and of 9 bits, which no chip has: rounded down")
+        found = [new >> 1 << 1 if _is_too_fine(new) else new for new in found]
+    if not any((new % (1 << -exponent)).any() for new in found):
+        return [new >> -exponent for new in found], 0
+    return found, exponent
 
 
-def _dense(pre: int, post: int, weight: np.ndarray, delay: int = 0) -> Dense:
-    """Odd weights of both signs are halves of even ones: 2·w with the exponent −1."""
+def _is_too_fine(weight: np.ndarray) -> bool:
+    """Whether these are 9 bits: odd weights of both signs, some of them large."""
+    return arithmetic.sign_mode(weight) == "mixed" and bool((arithmetic.truncate_weight(weight) != weight).any())
+
+
+def _dense(pre: int, post: int, weight: np.ndarray, exponent: int, delay: int = 0) -> Dense:
+    """Odd weights of both signs are halves of even ones: 2·w with an exponent less by 1."""
     halved = arithmetic.sign_mode(weight) == "mixed" and (weight % 2).any()
-    return Dense(pre, post, weight * (2 if halved else 1), weight_exp=-1 if halved else 0, delay=delay)
+    return Dense(pre, post, weight * (2 if halved else 1), weight_exp=exponent - int(halved), delay=delay)
 
 
-def _delayed(pre: int, post: int, weight: np.ndarray, delays: np.ndarray, where: str) -> list[Dense]:
+def _delayed(pre: int, post: int, weight: np.ndarray, exponent: int, delays: np.ndarray, where: str) -> list[Dense]:
     """One connection for each delay: axonal ones belong to the outputs, or to the inputs where the length says so."""
     if delays.size and (delays.min() < 0 or delays.max() > 62):
         raise ChipError(f"{where}/delay: expected 0 … 62, found {delays.min()} … {delays.max()}; netx would clamp them")
@@ -262,7 +272,9 @@ def _delayed(pre: int, post: int, weight: np.ndarray, delays: np.ndarray, where:
         raise FileError(f"{where}/delay: {len(delays)} delays fit neither {weight.shape[0]} outputs nor inputs")
     each = np.broadcast_to(delays, weight.shape)
     found = [(int(d), np.where(each == d, weight, 0)) for d in np.unique(each)]
-    return [_dense(pre, post, part, d) for d, part in found if part.any() or len(found) == 1]
+    if exponent and len(found) > 1:
+        raise ChipError(f"{where}/weight: netx rounds sums over several delays, for which there is no counterpart")
+    return [_dense(pre, post, part, exponent, d) for d, part in found if part.any() or len(found) == 1]
 
 
 def _neurons(group: h5py.Group, where: str, shape: tuple[int, ...], bias: np.ndarray | None, state: _State) -> LIF:

@@ -13,7 +13,7 @@ from corruption import assert_only_our_errors
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from networks import random_messages
-from ottt_loihi.converters import netx, netx_reader
+from ottt_loihi.converters import netx, netx_reader, netx_weights
 from ottt_loihi.converters.verify import compare
 from ottt_loihi.sim.network import INPUT, LIF, ChipNetwork, Conv, Dense, Diagonal
 
@@ -212,7 +212,82 @@ def test_weights_that_netx_changes_are_counted(net_file):
     edited(net_file, layer__3__weight=np.array([[201, -300, 4, 4, 4, 4, 4, 4]] * 3))
     imported = netx_reader.read(net_file, 4)
     assert imported.chip.connections[1].weight[0].tolist() == [200, -256, 4, 4, 4, 4, 4, 4]
-    assert imported.notes == ["layer/3: netx changes 6 of 24 weights, which do not fit into 8 bits"]
+    assert imported.notes == [
+        "layer/3: netx changes 3 of 24 weights, which do not fit into 8 bits",
+        "layer/3: 3 of 24 weights are odd and of 9 bits, which no chip has: rounded down",
+    ]
+
+
+KINDS_OF_WEIGHTS = {
+    "even": lambda rng, size, top: 2 * rng.integers(-top // 2, top // 2 + 1, size),
+    "mixed": lambda rng, size, top: rng.integers(-top, top + 1, size),
+    "excitatory": lambda rng, size, top: rng.integers(0, top + 1, size),
+    "inhibitory": lambda rng, size, top: -rng.integers(0, top + 1, size),
+    "negative": lambda rng, size, top: -rng.integers(1, top + 1, size),
+    "diagonal": lambda rng, size, top: -top * np.eye(*size, dtype=int),
+}
+
+
+@pytest.mark.lava
+@settings(max_examples=400, deadline=None)
+@given(
+    st.integers(0, 2**32 - 1),
+    st.lists(st.sampled_from(sorted(KINDS_OF_WEIGHTS)), min_size=1, max_size=2),
+    st.tuples(*[st.sampled_from([1, 3, 31, 32, 63, 64, 100, 127, 128, 130, 200, 254, 255, 256, 300])] * 2),
+)
+def test_loaded_weights_are_those_of_lava_dl_and_lava(seed, kinds, tops):
+    from lava.lib.dl.netx.utils import optimize_weight_bits
+    from lava.utils import weightutils
+
+    rng = np.random.default_rng(seed)
+    parts = [KINDS_OF_WEIGHTS[kind](rng, (3, 3), top) for kind, top in zip(kinds, tops)]
+    if not np.hstack(parts).any():
+        with pytest.raises(ChipError, match="all 0"):
+            netx_weights.loaded(*parts)
+        return
+    with np.errstate(divide="ignore"):
+        whole, bits, exponent, _ = optimize_weight_bits(np.hstack(parts))
+    expected = []
+    for part in np.split(whole, len(parts), axis=1):
+        mode = weightutils.determine_sign_mode(part)
+        expected.append(weightutils.truncate_weights(weightutils.clip_weights(part, mode, 8), mode, bits))
+    found, found_exponent = netx_weights.loaded(*parts)
+    for a, b in zip(found, expected, strict=True):
+        np.testing.assert_array_equal(a * 2.0**found_exponent, b * 2.0**exponent)
+
+
+def soft_reset(weight, inhibition, vth=200):
+    layers = (LIF((2,), 2047, 4096, vth, 0, 6),)
+    connections = (Dense(INPUT, 0, np.array(weight)), Diagonal(0, 0, np.full(2, -inhibition)))
+    return ChipNetwork((2,), layers, connections, 5, "spike_count")
+
+
+def test_a_reset_that_netx_would_change_is_refused(tmp_path):
+    """Weights of 7 bits are doubled there, the inhibition to −256, which a matrix of one sign does not hold."""
+    chip = soft_reset([[100, -100], [60, 100]], 128)
+    says = r"layer\[0\]→layer\[0\]: netx would compute with -126 in place of the weight -128; use model.h5, or export"
+    with pytest.raises(ChipError, match=says):
+        netx.write(chip, tmp_path / "a.net")
+    assert not (tmp_path / "a.net").exists()
+    netx.write(soft_reset([[100, -100], [60, 100]], 126), tmp_path / "a.net")
+    netx.write(soft_reset([[130, -100], [60, 100]], 128), tmp_path / "a.net")
+    with pytest.raises(ChipError, match="netx does not load a layer whose weights are all 0"):
+        netx.write(replace(chip, connections=(Dense(INPUT, 0, np.zeros((2, 2), int)),)), tmp_path / "b.net")
+
+
+@pytest.mark.lava
+@pytest.mark.parametrize("weight", [[[100, -100], [60, 100]], [[201, -100], [60, 101]]])
+def test_a_file_with_such_a_reset_is_read_as_netx_runs_it(weight, tmp_path):
+    path = tmp_path / "a.net"
+    netx.write(soft_reset([[130, -100], [60, 100]], 128), path)
+    edited(path, layer__0__weight=np.array(weight))
+    imported = netx_reader.read(path, 5, (2,))
+    assert imported.notes
+    odd = "9 bits" in " ".join(imported.notes)  # Lava's simulator has them
+    x = np.ones((1, 5, 2), np.int32)
+    found = netx.run(imported.chip, path, x, ("u", "v", "s"))
+    comparison = compare(imported.chip, sim.run(imported.chip, x, ("u", "v", "s")), found)
+    assert (comparison.different == 0) is not odd
 
 
 def test_what_net_cannot_hold_is_refused():
