@@ -16,7 +16,7 @@ from ottt_loihi.network import Network, sizes_of
 from ottt_loihi.neurons import LIF
 from ottt_loihi.rules.dsr import DSRNeuron
 from ottt_loihi.surrogates import Surrogate, describe, make_surrogate
-from ottt_loihi.synapses import SPIKE_SCALE, Conv2d, Linear, Readout, pooled_shape, positive
+from ottt_loihi.synapses import SPIKE_SCALE, Conv2d, Linear, Readout, binary_or_none, flag, pooled_shape, positive
 
 NEURON = ("decay", "v_threshold", "reset", "surrogate", "convention", "v_init")
 VGG_FEATURES = "64C3-128C3-AP2-256C3-256C3-AP2-512C3-512C3-AP2-512C3-512C3-GAP"
@@ -87,32 +87,30 @@ def mlp(
         "decay": decay,
         "v_threshold": v_threshold,
         "reset": reset,
-        "bias": bool(bias),
+        "bias": flag(bias, "bias"),
         "surrogate": describe(make_surrogate(surrogate)),
         "convention": convention,
         "time_steps": time_steps,
         "input_shape": list(input_shape),
     }
     arguments |= {"dropout": dropout} if dropout else {}  # files of networks without them keep their bytes
-    arguments |= {"standardized": True} if standardized else {}
-    arguments |= {"recurrent": True} if recurrent else {}
+    arguments |= {"standardized": True} if flag(standardized, "standardized") else {}
+    arguments |= {"recurrent": True} if flag(recurrent, "recurrent") else {}
     arguments |= {"v_init": v_init} if v_init else {}
-    arguments |= {"binary": binary} if binary else {}
-    arguments |= {"shortcuts": True} if shortcuts else {}
+    arguments |= {"binary": binary} if binary_or_none(binary) else {}
+    arguments |= {"shortcuts": True} if flag(shortcuts, "shortcuts") else {}
     generator = _generator(seed)
     blocks = []
     settings = {"standardized": True, "input_scale": SPIKE_SCALE} if standardized else {}
     for index, (n, m) in enumerate(itertools.pairwise(sizes[:-1])):
         own = settings if index else {"standardized": standardized}
-        synapse = Linear(n, m, bool(bias), generator, binary=binary if index else None, **own)
+        synapse = Linear(n, m, bias, generator, binary=binary if index else None, **own)
         branches = [Branch(Linear(m, m, False, generator, **settings), index, delay=1)] if recurrent else []
         skip = Skip(index - 1) if shortcuts and index and n == m else None
         blocks.append(Block(synapse, _lif(arguments), branches=branches, skip=skip, dropout=dropout))
     return Network(
         blocks,
-        Readout(
-            sizes[-2], sizes[-1], bool(bias), generator, input_scale=SPIKE_SCALE if blocks and standardized else 1.0
-        ),
+        Readout(sizes[-2], sizes[-1], bias, generator, input_scale=SPIKE_SCALE if blocks and standardized else 1.0),
         input_shape=input_shape,
         time_steps=time_steps,
         convention=convention,
@@ -171,16 +169,17 @@ def conv(
         "decay": decay,
         "v_threshold": v_threshold,
         "reset": reset,
-        "bias": bool(bias),
-        "standardized": bool(standardized),
+        "bias": flag(bias, "bias"),
+        "standardized": flag(standardized, "standardized"),
         "surrogate": describe(make_surrogate(surrogate)),
         "convention": convention,
         "time_steps": time_steps,
         "dropout": dropout,
-        "feedback": bool(feedback),
+        "feedback": flag(feedback, "feedback"),
         "feedback_delay": feedback_delay,
     }
-    arguments |= {"binary": binary} if binary else {}
+    arguments |= {"binary": binary} if binary_or_none(binary) else {}
+    _check_delay(feedback_delay)
     generator = _generator(seed)
     blocks, shape, pool, scale = [], tuple(arguments["input_shape"]), None, 1.0
     for layer in _layers(features):
@@ -189,17 +188,17 @@ def conv(
                 raise UsageError(f"features: two poolings in a row in {features!r}; join them")
             pool = "global" if layer["kind"] == "GAP" else layer["k"]
             continue
-        settings = {"standardized": bool(standardized), "input_scale": scale, "pool": pool}
+        settings = {"standardized": standardized, "input_scale": scale, "pool": pool}
         settings["binary"] = binary if blocks else None
         if layer["kind"] == "F":
-            synapse = Linear(math.prod(pooled_shape(shape, pool)), layer["n"], bool(bias), generator, **settings)
+            synapse = Linear(math.prod(pooled_shape(shape, pool)), layer["n"], bias, generator, **settings)
         else:
             geometry = {"stride": layer["S"], "groups": layer["G"], "padding": (layer["k"] - 1) // 2}
-            synapse = Conv2d(shape[0], layer["n"], layer["k"], bool(bias), generator, **geometry, **settings)
+            synapse = Conv2d(shape[0], layer["n"], layer["k"], bias, generator, **geometry, **settings)
         blocks.append(Block(synapse, _lif(arguments), dropout=dropout))
         shape, pool, scale = _output(synapse, shape, features), None, SPIKE_SCALE if standardized else 1.0
     readout_inputs = math.prod(pooled_shape(shape, pool))
-    readout = Readout(readout_inputs, num_classes, bool(bias), generator, input_scale=scale, pool=pool)
+    readout = Readout(readout_inputs, num_classes, bias, generator, input_scale=scale, pool=pool)
     net = Network(
         blocks,
         readout,
@@ -308,6 +307,11 @@ def _residual_blocks(arguments: Mapping[str, Any], generator: torch.Generator) -
     return blocks
 
 
+def _check_delay(delay: Any) -> None:
+    if delay != "chip" and (isinstance(delay, bool) or not isinstance(delay, int) or not 1 <= delay <= 62):
+        raise UsageError(f"feedback_delay: expected 1 … 62 or 'chip', got {delay!r}")
+
+
 def _with_feedback(net: Network, scale: float, delay: int | str) -> Network:
     """``net`` with VGG-F's feedback connection."""
     convolutions = [i for i, block in enumerate(net.blocks) if isinstance(block.synapse, Conv2d)]
@@ -315,8 +319,6 @@ def _with_feedback(net: Network, scale: float, delay: int | str) -> Network:
         raise UsageError("feedback: expected a network that begins with a convolution")
     if delay == "chip":
         delay = convolutions[-1] + 1
-    if isinstance(delay, bool) or not isinstance(delay, int) or delay < 1:
-        raise UsageError(f"feedback_delay: expected 1 … 62 or 'chip', got {delay!r}")
     source, first = net.blocks[convolutions[-1]], net.blocks[0]
     upsample = first.shape[1] // source.shape[1]
     feedback = Conv2d(source.shape[0], first.shape[0], 3, True, padding=1, upsample=upsample, input_scale=scale)
@@ -399,9 +401,9 @@ def dsr(
     hidden, input_shape = sizes_of(hidden, "hidden", 1), sizes_of(input_shape, "input_shape", 1)
     sizes, generator = [math.prod(input_shape), *hidden], _generator(seed)
     neuron = {"kind": kind, "v_threshold": v_threshold, "alpha": alpha, "tau": tau, "dt": dt}
-    blocks = [Block(Linear(n, m, bool(bias), generator), DSRNeuron(**neuron)) for n, m in itertools.pairwise(sizes)]
+    blocks = [Block(Linear(n, m, bias, generator), DSRNeuron(**neuron)) for n, m in itertools.pairwise(sizes)]
     arguments = {"hidden": list(hidden), "input_shape": list(input_shape), "num_classes": num_classes}
-    arguments |= {} if bias else {"bias": False}
+    arguments |= {} if flag(bias, "bias") else {"bias": False}
     return Network(
         blocks,
         Readout(sizes[-1], num_classes, True, generator),

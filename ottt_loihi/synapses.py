@@ -100,9 +100,7 @@ class Synapse(nn.Module):
         binary: str | None = None,
     ) -> None:
         super().__init__()
-        if binary not in (None, *BINARY):
-            raise UsageError(f"binary: expected one of {', '.join(BINARY)}, or nothing, got {binary!r}")
-        self.binary = binary
+        self.binary = binary_or_none(binary)
         self.weight = nn.Parameter(torch.empty(*shape))
         self.bias = nn.Parameter(torch.zeros(shape[0])) if bias else None
         self.gain = nn.Parameter(torch.ones(shape[0])) if standardized else None
@@ -386,6 +384,20 @@ class Readout(Linear):
     """
 
     INITIAL_GAIN: ClassVar[float] = 1.0
+
+
+def binary_or_none(value: Any) -> str | None:
+    """``value``, if it names a scale of one-bit weights or is None; otherwise a UsageError."""
+    if value is not None and (not isinstance(value, str) or value not in BINARY):
+        raise UsageError(f"binary: expected one of {', '.join(BINARY)}, or nothing, got {value!r}")
+    return value
+
+
+def flag(value: Any, where: str) -> bool:
+    """``value``, if it is true or false; otherwise a UsageError."""
+    if not isinstance(value, bool):
+        raise UsageError(f"{where}: expected true or false, got {value!r}")
+    return value
 
 
 def positive(value: Any, where: str) -> int:

@@ -104,14 +104,16 @@ class Trainer:
         self.optimizer = one_of(optimizer, "optimizer", tuple(OPTIMIZERS))
         self.schedule = one_of(schedule, "schedule", SCHEDULES)
         self.learning_rate, self.momentum, self.weight_decay = learning_rate, momentum, weight_decay
-        if not (0 < learning_rate < float("inf") and 0 <= momentum < 1 and 0 <= weight_decay < float("inf")):
+        if not (0 < learning_rate <= 1e30 and 0 <= momentum < 1 and 0 <= weight_decay <= 1e30):
             raise UsageError(
-                "expected learning_rate > 0, momentum in [0, 1), weight_decay ≥ 0; "
+                "expected learning_rate in (0, 1e30], momentum in [0, 1), weight_decay in [0, 1e30]; "
                 f"got {learning_rate}, {momentum}, {weight_decay}"
             )
         self.batch_size, self.seed = batch_size, seed
         if batch_size < 1 or seed < 0:
             raise UsageError(f"expected batch_size ≥ 1 and seed ≥ 0, got {batch_size} and {seed}")
+        if isinstance(augmentations, str) or not isinstance(augmentations, Sequence):
+            raise UsageError(f"augmentations: expected a list of names, got {augmentations!r}")
         self.encoding, self.augmentations = encoding, tuple(augmentations)
         self.teacher, self.kappa, self.temperature = teacher, kappa, temperature
         if not (0 <= kappa <= 1 and 0 < temperature < float("inf")):

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from ottt_loihi.architectures import build, mlp
+from ottt_loihi.architectures import build, conv, mlp
 from ottt_loihi.errors import UsageError
 from ottt_loihi.paths import ottt_paths
 from ottt_loihi.synapses import Linear
@@ -99,11 +99,28 @@ def test_architecture_builds_the_same_network():
         (dict(sizes=(64, 10), input_shape=(8, 9)), "is 72 elements, but sizes begin with 64"),
         (dict(time_steps=0), "time_steps: expected"),
         (dict(seed=-1), "seed: expected a non-negative integer"),
+        (dict(bias=float("nan")), "bias: expected true or false, got nan"),
+        (dict(recurrent=[0]), r"recurrent: expected true or false, got \[0\]"),
+        (dict(binary="conv"), "binary: expected one of channel, layer, or nothing, got 'conv'"),
     ],
 )
 def test_bad_networks_are_refused(arguments, message):
     with pytest.raises(UsageError, match=message):
         mlp(**arguments)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (dict(standardized=-1), "standardized: expected true or false, got -1"),
+        (dict(feedback=1), "feedback: expected true or false, got 1"),
+        (dict(feedback_delay=[3]), r"feedback_delay: expected 1 … 62 or 'chip', got \[3\]"),
+        (dict(binary=["layer"]), "binary: expected one of channel, layer, or nothing"),
+    ],
+)
+def test_bad_convolutional_networks_are_refused(arguments, message):
+    with pytest.raises(UsageError, match=message):
+        conv("4C3-GAP", input_shape=(1, 8, 8), **arguments)
 
 
 @pytest.mark.parametrize(
