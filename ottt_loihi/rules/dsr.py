@@ -57,7 +57,7 @@ class DSRNeuron(nn.Module):
         super().__init__()
         self.kind = one_of(kind, "kind", KINDS)
         for name, value in (("v_threshold", v_threshold), ("alpha", alpha), ("tau", tau), ("dt", dt)):
-            if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < math.inf:
+            if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value <= 1e30:
                 raise UsageError(f"{name}: expected a number above 0, got {value!r}")
         if alpha > 1:
             raise UsageError(f"alpha: expected a number in (0, 1], got {alpha!r}")
