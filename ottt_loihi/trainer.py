@@ -106,7 +106,7 @@ class Trainer:
         self.learning_rate, self.momentum, self.weight_decay = learning_rate, momentum, weight_decay
         if not (0 < learning_rate <= 1e30 and 0 <= momentum < 1 and 0 <= weight_decay <= 1e30):
             raise UsageError(
-                "expected learning_rate in (0, 1e30], momentum in [0, 1), weight_decay in [0, 1e30]; "
+                "expected learning_rate > 0, momentum in [0, 1), weight_decay ≥ 0, none above 1e30; "
                 f"got {learning_rate}, {momentum}, {weight_decay}"
             )
         self.batch_size, self.seed = batch_size, seed
