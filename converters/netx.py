@@ -83,7 +83,7 @@ def run(chip: ChipNetwork, path: str | os.PathLike[str], x: np.ndarray, record: 
     with contextlib.redirect_stdout(io.StringIO()):  # netx prints its layer table
         net = netx.hdf5.Network(net_config=str(Path(path)))
     source = lava.build_source(messages, lava.steps_per_sample(chip))
-    first = _layer_connections(chip, 0)[0]
+    first = next(c for c in chip.inputs_of(0) if c.pre == INPUT)
     spikes = source.s_out
     if isinstance(first, Conv):
         spikes = spikes.reshape(first.input_shape).transpose((2, 1, 0))

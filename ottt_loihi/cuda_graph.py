@@ -1,7 +1,7 @@
 """A batch as one CUDA graph: its operations are recorded once and repeated, instead of launched one by one.
 
-An online rule launches hundreds of small operations at every time step; on a GPU most of a batch's time goes into the
-launches. For weights that stay as they are during a sequence the operations are the same for every batch of one shape.
+Launching them takes small networks most of a batch's time (docs/benchmarks.md). For weights that stay as they are
+during a sequence the operations are the same for every batch of one shape.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class GraphedRule(Rule):
     def __init__(self, rule: Rule) -> None:
         if reason := rule.why_not_captured():
             raise UsageError(f"cuda_graph: {reason}; or leave cuda_graph out")
-        self.rule = rule
+        self.rule, self.name = rule, rule.name  # type: ignore[misc]
         self._recordings: dict[Any, _Recording] = {}
 
     def train_batch(
@@ -49,7 +49,7 @@ class GraphedRule(Rule):
         kind = product_dtype(net.readout.weight)
         _require_fitting(net, loss, kind)
         x, labels = net.check_input(x), check_labels(net, x, labels)
-        key = (x.shape, is_constant(x), loss, net.training, kind, *(p.data_ptr() for p in net.parameters()))
+        key = _key(net, x, loss, kind)
         if key not in self._recordings:
             if len(self._recordings) == KEPT:
                 self._recordings.clear()
@@ -92,6 +92,12 @@ class _Recording(NamedTuple):
         for p, gradient, old in zip(net.parameters(), self.gradients, before, strict=True):
             p.grad = gradient if old is None else old if gradient is None else old.add_(gradient)
         return self.done
+
+
+def _key(net: Network, x: Tensor, loss: Loss, kind: torch.dtype) -> tuple[Any, ...]:
+    """What a recording cannot change any more: batches of one key are the same operations on the same memory."""
+    bits, places = (s.weight_bits for s in net.synapses()), (p.data_ptr() for p in net.parameters())
+    return (x.shape, is_constant(x), loss, net.training, kind, *bits, *places)
 
 
 def _record(

@@ -21,7 +21,7 @@ def pooled_shape(shape: tuple[int, ...], pool: int | str | None) -> tuple[int, .
 
 
 def average_pool(x: Tensor, k: int, scratch: Tensor | None = None) -> Tensor:
-    """torch's ``avg_pool2d(x, k)``, made of slices: three times faster on the CPU, and on a GPU.
+    """torch's ``avg_pool2d(x, k)``, made of slices: three times faster on the CPU.
 
     scratch: like x, takes its gradient; that is read by nobody else's step.
     """

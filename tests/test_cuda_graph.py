@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from ottt_loihi.architectures import mlp
-from ottt_loihi.cuda_graph import GraphedRule
+from ottt_loihi.cuda_graph import GraphedRule, _key
 from ottt_loihi.errors import UsageError
-from ottt_loihi.losses import SquaredError
+from ottt_loihi.losses import CrossEntropy, SquaredError
 from ottt_loihi.rules import make_rule
 
 
@@ -35,3 +35,20 @@ def test_a_network_on_the_cpu():
 def test_it_describes_itself_as_the_rule_it_repeats():
     rule = make_rule("sltt")
     assert GraphedRule(rule).describe() == rule.describe()  # a run goes on with or without it
+    assert GraphedRule(rule).name == "sltt"
+
+
+def test_a_recording_is_repeated_for_the_same_operations_only():
+    net, x, loss = mlp((4, 3)), torch.zeros(2, 5, 4), SquaredError()
+    constant, others = torch.zeros(2, 1, 4).expand(2, 5, 4), []
+    key = _key(net, x, loss, torch.float32)
+    assert _key(net, x + 1, SquaredError(), torch.float32) == key
+    others.append(_key(net, x[:1], loss, torch.float32))
+    others.append(_key(net, constant, loss, torch.float32))
+    others.append(_key(net, x, CrossEntropy(), torch.float32))
+    others.append(_key(net, x, loss, torch.bfloat16))
+    others.append(_key(mlp((4, 3)), x, loss, torch.float32))
+    others.append(_key(net.eval(), x, loss, torch.float32))
+    net.train().quantize(4)
+    others.append(_key(net, x, loss, torch.float32))
+    assert len({key, *others}) == 8

@@ -276,7 +276,7 @@ def test_a_reset_that_netx_would_change_is_refused(tmp_path):
 
 
 @pytest.mark.lava
-@pytest.mark.parametrize("weight", [[[100, -100], [60, 100]], [[201, -100], [60, 101]]])
+@pytest.mark.parametrize("weight", [[[100, -100], [60, 100]], [[101, -99], [61, 100]], [[201, -100], [60, 101]]])
 def test_a_file_with_such_a_reset_is_read_as_netx_runs_it(weight, tmp_path):
     path = tmp_path / "a.net"
     netx.write(soft_reset([[130, -100], [60, 100]], 128), path)

@@ -123,6 +123,7 @@ def test_preparing_a_batch_while_another_is_learnt_from_changes_nothing(monkeypa
         trainer_module, "encode", lambda *arguments: threads.add(threading.current_thread().name) or encode(*arguments)
     )
     assert all(torch.equal(a, b) for a, b in zip(weights(), expected, strict=True))
+    assert threads
     assert all(name.startswith("ottt-inputs") for name in threads)
 
 

@@ -11,7 +11,7 @@ from ottt_loihi.losses import Loss
 from ottt_loihi.network import Network
 from ottt_loihi.neurons import one_of
 from ottt_loihi.paths import Paths
-from ottt_loihi.rules.rule import Accumulated, BatchResult, Rule, check_labels, membranes, require_finite
+from ottt_loihi.rules.rule import Accumulated, Rule, membranes
 
 RESETS = ("detached", "attached")
 
@@ -28,18 +28,6 @@ class BPTT(Rule):
     def __init__(self, reset: str = "detached") -> None:
         self.reset = one_of(reset, "reset", RESETS)
         self.paths = Paths(reset=reset == "attached")
-
-    def train_batch(
-        self, net: Network, x: Tensor, labels: Tensor, loss: Loss, optimizer: torch.optim.Optimizer | None
-    ) -> BatchResult:
-        x, labels = net.check_input(x), check_labels(net, x, labels)
-        if optimizer is not None:
-            optimizer.zero_grad()
-        done = self.accumulate(net, x, labels, loss)
-        require_finite(net, done.losses, done.membranes)
-        if optimizer is not None:
-            optimizer.step()
-        return BatchResult(done.losses.sum(), done.scores)
 
     def why_not_captured(self) -> str:
         return ""

@@ -58,7 +58,7 @@ class DSRNeuron(nn.Module):
         self.kind = one_of(kind, "kind", KINDS)
         for name, value in (("v_threshold", v_threshold), ("alpha", alpha), ("tau", tau), ("dt", dt)):
             if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value <= 1e30:
-                raise UsageError(f"{name}: expected a number above 0, got {value!r}")
+                raise UsageError(f"{name}: expected a number in (0, 1e30], got {value!r}")
         if alpha > 1:
             raise UsageError(f"alpha: expected a number in (0, 1], got {alpha!r}")
         self.v_threshold = nn.Parameter(torch.full((), float(v_threshold)))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import ABC
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple
 
@@ -43,11 +43,14 @@ class Accumulated(NamedTuple):
 
 
 class Rule(ABC):
-    """A learning rule: it knows how a batch becomes gradients, and when the optimiser may use them."""
+    """A learning rule: it knows how a batch becomes gradients, and when the optimiser may use them.
+
+    A rule whose gradients of a batch are known before the optimiser steps has :meth:`accumulate`; others have a
+    :meth:`train_batch` of their own.
+    """
 
     name: ClassVar[str]
 
-    @abstractmethod
     def train_batch(
         self, net: Network, x: Tensor, labels: Tensor, loss: Loss, optimizer: torch.optim.Optimizer | None
     ) -> BatchResult:
@@ -70,7 +73,18 @@ class Rule(ABC):
         ------
         UsageError
             for wrong shapes, labels out of range, or a network the rule does not fit
+        TrainingError
+            for a loss that is NaN or infinite; the optimiser has not stepped on it
         """
+        self.check(net)
+        x, labels = net.check_input(x), check_labels(net, x, labels)
+        if optimizer is not None:
+            optimizer.zero_grad()
+        done = self.accumulate(net, x, labels, loss)
+        require_finite(net, done.losses, done.membranes)
+        if optimizer is not None:
+            optimizer.step()
+        return BatchResult(done.losses.sum(), done.scores)
 
     def check(self, net: Network) -> None:  # noqa: B027 - most rules fit every network
         """Refuse a network the rule does not fit."""
