@@ -127,7 +127,7 @@ def bars(shares: Mapping[str, Mapping[str, float]]) -> str:
         resources = list(dict.fromkeys(resource for layer in shares.values() for resource in layer))
         figure.set_size_inches(7.6, 0.9 + 0.62 * len(shares))
         height = 0.8 / len(resources)
-        colours = (BLUE, ORANGE, GREEN, GREY)
+        colours = (BLUE, ORANGE, GREEN, GREY, PURPLE)
         for index, resource in enumerate(resources):
             y = np.arange(len(shares)) + (index - (len(resources) - 1) / 2) * height
             values = [100 * layer.get(resource, 0.0) for layer in shares.values()]
