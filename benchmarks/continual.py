@@ -14,12 +14,12 @@ from typing import Any
 
 import torch
 
-from ottt_loihi.architectures import mlp
-from ottt_loihi.continual import Retention, learn_tasks, permuted
 from ottt_loihi.data import load_data
 from ottt_loihi.files import atomic_write
+from ottt_loihi.nn.models import mlp
 from ottt_loihi.rules import make_rule
-from ottt_loihi.trainer import Trainer
+from ottt_loihi.training.continual import Retention, learn_tasks, permuted
+from ottt_loihi.training.trainer import Trainer
 
 TASKS = 5
 HLOP = {"rows": [80, 60, 60], "later_rows": [70, 40, 40], "learning_rate": [0.001, 0.01, 0.01], "iterations": 2}

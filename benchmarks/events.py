@@ -19,8 +19,8 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from ottt_loihi.stretch_connection import Connection
-from ottt_loihi.synapses import Conv2d, Linear
+from ottt_loihi.fast.chunk_connection import Connection
+from ottt_loihi.nn.connections import Conv2d, Linear
 
 DENSITIES = (0.02, 0.05, 0.1, 0.2, 0.3, 0.5)
 

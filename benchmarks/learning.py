@@ -24,10 +24,11 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from ottt_loihi.onchip.fresh import fresh_network
-from ottt_loihi.onchip.plan import Plan, make_plan, trace_energy
-from ottt_loihi.onchip.scales import learning_network
-from ottt_loihi.sim import Learner, learning_reference
+from ottt_loihi.onchip.network.fresh import fresh_network
+from ottt_loihi.onchip.network.scales import learning_network
+from ottt_loihi.onchip.network.trainable import Plan, make_plan, trace_energy
+from ottt_loihi.sim import Learner
+from ottt_loihi.sim.learning import reference as learning_reference
 
 NETWORKS = {"64-10": 1500, "784-128": 140, "64-128-10": None, "784-256-10": None}  # targets: × Lava, from the issue
 STEPS = 6
@@ -80,8 +81,8 @@ def reference_rate(plan: Plan, rates: list[float], x: np.ndarray, labels: np.nda
 
 def lava_rate(plan: Plan, rates: list[float], x: np.ndarray, labels: np.ndarray, rounding: str) -> tuple[float, int]:
     """(time steps per second of the Lava runtime, K)."""
-    from ottt_loihi.converters.lava_runtime import LavaRun
-    from ottt_loihi.onchip.graph import build_graph
+    from ottt_loihi.converters.lava.runtime import LavaRun
+    from ottt_loihi.onchip.lava.graph import build_graph
 
     graph = build_graph(plan, np.packbits(x, axis=-1), labels, rates, rounding=rounding)
     with LavaRun(graph.source, stall_timeout=60) as run:

@@ -14,22 +14,23 @@ from typing import Any
 
 import numpy as np
 import torch
-from ottt_loihi.converters import plots
-from ottt_loihi.onchip.fresh import fresh_network
 from ottt_loihi.onchip.learner import Settings, accuracy
-from ottt_loihi.onchip.plan import FEEDBACKS, Plan, make_plan, with_weights
-from ottt_loihi.onchip.scales import AVERAGING, NOISE, learning_network, random_feedback, start_weights
+from ottt_loihi.onchip.network.fresh import fresh_network
+from ottt_loihi.onchip.network.scales import AVERAGING, NOISE, learning_network, random_feedback, start_weights
+from ottt_loihi.onchip.network.trainable import FEEDBACKS, Plan, make_plan, with_weights
 from ottt_loihi.onchip.stream import Stream, make_stream
-from ottt_loihi.sim import learning_integers as integers
-from ottt_loihi.sim.freeze import freeze
-from ottt_loihi.sim.learning import Learner, LearningNetwork
+from ottt_loihi.sim.learning import integers
+from ottt_loihi.sim.learning.feedback import KolenPollackLoop, OPZOLoop
+from ottt_loihi.sim.learning.freeze import freeze
+from ottt_loihi.sim.learning.learner import Learner, LearningNetwork
+from ottt_loihi.sim.learning.three_factor import ThreeFactorLoop
 
-from ottt_loihi.architectures import mlp
 from ottt_loihi.data import load_data, rate_code
 from ottt_loihi.files import atomic_write
-from ottt_loihi.losses import SquaredError
-from ottt_loihi.rules import OTTT, ThreeFactorLoop
-from ottt_loihi.rules.feedback import KolenPollackLoop, OPZOLoop
+from ottt_loihi.nn.models import mlp
+from ottt_loihi.report import plots
+from ottt_loihi.rules import OTTT
+from ottt_loihi.rules.losses import SquaredError
 
 PASSES, SEEDS = 3, (0, 1, 2)
 HIDDEN, TIME_STEPS = {"digits": 128, "mnist": 256}, {"digits": 12, "mnist": 6}

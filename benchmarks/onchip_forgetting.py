@@ -16,15 +16,15 @@ import numpy as np
 from ottt_loihi.converters.export import Options, export
 from ottt_loihi.onchip import Settings, learn, watch
 from ottt_loihi.onchip.learner import accuracy
-from ottt_loihi.onchip.plan import estimate_unit
-from ottt_loihi.sim.freeze import freeze, make_plastic
+from ottt_loihi.onchip.network.trainable import estimate_unit
+from ottt_loihi.sim.learning.freeze import freeze, make_plastic
 from ottt_loihi.sim.network import ChipNetwork
 
-from ottt_loihi.architectures import mlp
-from ottt_loihi.checkpoint import load, save
 from ottt_loihi.data import load_data, rate_code
+from ottt_loihi.nn.models import mlp
 from ottt_loihi.rules import make_rule
-from ottt_loihi.trainer import Trainer
+from ottt_loihi.training.checkpoint import load, save
+from ottt_loihi.training.trainer import Trainer
 
 T = 6
 NEW = 9

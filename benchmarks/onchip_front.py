@@ -17,16 +17,16 @@ from ottt_loihi.converters.export import Options, export
 from ottt_loihi.converters.samples import as_messages
 from ottt_loihi.onchip import Settings, learn, watch
 from ottt_loihi.onchip.learner import accuracy
-from ottt_loihi.onchip.plan import estimate_unit
-from ottt_loihi.sim.freeze import freeze, make_plastic
+from ottt_loihi.onchip.network.trainable import estimate_unit
+from ottt_loihi.sim.learning.freeze import freeze, make_plastic
+from ottt_loihi.sim.learning.subspace import Subspace
 from ottt_loihi.sim.network import ChipNetwork
-from ottt_loihi.sim.subspace import Subspace
 
-from ottt_loihi.architectures import conv
-from ottt_loihi.checkpoint import load
 from ottt_loihi.data import load_data
+from ottt_loihi.nn.models import conv
 from ottt_loihi.rules import make_rule
-from ottt_loihi.trainer import Trainer
+from ottt_loihi.training.checkpoint import load
+from ottt_loihi.training.trainer import Trainer
 
 T = 6
 PASSES = (1, 2)

@@ -11,7 +11,8 @@ one large layer; on all threads for a batch.
 
     python benchmarks/sim.py [--json] [--networks 784-256-10] [--densities 0.1] [--threads 2] [--ways]
 
-``--ways`` compares instead events with a float32 product, by spike density (``sim/plan.py`` says which is used).
+``--ways`` compares instead events with a float32 product, by spike density (``sim/inference/ways.py`` says which is
+used).
 """
 
 from __future__ import annotations
@@ -33,10 +34,10 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-from ottt_loihi.sim import kernels, reference
+from ottt_loihi.sim.inference import kernels, reference
+from ottt_loihi.sim.inference.simulator import Simulator, cores
+from ottt_loihi.sim.inference.ways import Messages, Product, Rows, plan
 from ottt_loihi.sim.network import INPUT, LIF, ChipNetwork, Connection, Conv, Dense
-from ottt_loihi.sim.plan import Messages, Product, Rows, plan
-from ottt_loihi.sim.simulator import Simulator, cores
 
 BATCHES = (1, 64, 256)
 ALONE, TOGETHER = 256, 32  # steps of a sample in a batch of 1, and in a larger one
@@ -120,8 +121,8 @@ def median_seconds(function: Callable[[], Any], repeats: int = REPEATS) -> float
 
 def lava_rate(chip: ChipNetwork, density: float, seconds: float = 1.0) -> float:
     """Steps per second of the Lava runtime, median of five stretches."""
-    from ottt_loihi.converters import lava
-    from ottt_loihi.converters.lava_runtime import LavaRun
+    from ottt_loihi.converters.lava import graph as lava
+    from ottt_loihi.converters.lava.runtime import LavaRun
 
     chip = replace(chip, num_steps=2000)
     graph = lava.build(chip, reference.check_input(chip, spikes(chip, 1, density)))

@@ -24,12 +24,12 @@ from rich.table import Table
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ottt_loihi.architectures import conv, mlp
-from ottt_loihi.cuda_graph import GraphedRule
-from ottt_loihi.losses import SquaredError
-from ottt_loihi.network import Network
+from ottt_loihi.fast.cuda_graph import GraphedRule
+from ottt_loihi.nn.connections import Conv2d, standardize
+from ottt_loihi.nn.models import conv, mlp
+from ottt_loihi.nn.network import Network
 from ottt_loihi.rules import Rule, make_rule
-from ottt_loihi.synapses import Conv2d, standardize
+from ottt_loihi.rules.losses import SquaredError
 
 LOSS = SquaredError()
 STRETCH = 8  # time steps that go through the network at once

@@ -18,17 +18,17 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
-from ottt_loihi.converters import plots
 from rich.console import Console
 from rich.table import Table
 from torch.profiler import ProfilerActivity, profile
 
-from ottt_loihi.architectures import conv, vgg
-from ottt_loihi.cuda_graph import GraphedRule
-from ottt_loihi.losses import CrossEntropy
-from ottt_loihi.network import Network
-from ottt_loihi.precision import check_autocast
+from ottt_loihi.fast.cuda_graph import GraphedRule
+from ottt_loihi.nn.models import conv, vgg
+from ottt_loihi.nn.network import Network
+from ottt_loihi.nn.precision import check_autocast
+from ottt_loihi.report import plots
 from ottt_loihi.rules import make_rule
+from ottt_loihi.rules.losses import CrossEntropy
 
 SMALL = "16C3-32C3-AP2-64C3-64C3-AP2-128C3-128C3-GAP"
 

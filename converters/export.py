@@ -13,14 +13,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from ottt_loihi.converters import lava, lava_script, netx, nir, report, torch_integer
+from ottt_loihi.converters import torch_integer
 from ottt_loihi.converters.budget import Activity, Budget, activity, budget
-from ottt_loihi.converters.calibrate import calibrate
-from ottt_loihi.converters.contraction import require_contraction
 from ottt_loihi.converters.export_report import section
-from ottt_loihi.converters.float_network import FloatNetwork, from_torch
+from ottt_loihi.converters.lava import graph as lava
+from ottt_loihi.converters.lava import script as lava_script
 from ottt_loihi.converters.limits import LOIHI2, Limits
-from ottt_loihi.converters.quantize import Quantized, quantize
+from ottt_loihi.converters.netx import write as netx
+from ottt_loihi.converters.nir import write as nir
+from ottt_loihi.converters.quantize.calibrate import calibrate
+from ottt_loihi.converters.quantize.contraction import require_contraction
+from ottt_loihi.converters.quantize.float_network import FloatNetwork, from_torch
+from ottt_loihi.converters.quantize.quantize import Quantized, quantize
 from ottt_loihi.converters.samples import as_messages, chip_samples, samples, shaped
 from ottt_loihi.converters.verify import Agreement, Comparison, Tally, compare
 from ottt_loihi.sim import storage
@@ -29,9 +33,10 @@ from ottt_loihi.sim.network import ChipNetwork
 from ottt_loihi import sim
 from ottt_loihi.data import load_data
 from ottt_loihi.errors import ChipError, UsageError, VerificationError
+from ottt_loihi.report import report
 
 if TYPE_CHECKING:
-    from ottt_loihi.network import Network
+    from ottt_loihi.nn.network import Network
 
 
 @dataclass(frozen=True)
@@ -55,7 +60,7 @@ EQUILIBRIUM_RULES = ("ide", "spide")  # their networks compute only where feedba
 
 @dataclass(frozen=True)
 class Options:
-    """What ``ottt-export`` can be asked for; see :func:`~ottt_loihi.converters.quantize.quantize`.
+    """What ``ottt-export`` can be asked for; see :func:`~ottt_loihi.converters.quantize.quantize.quantize`.
 
     check: test samples to compare float and chip on, 0 for none · calibrate: training samples that scales and
     thresholds are chosen on, 0 for none · thresholds: ``"channel"`` or ``"layer"``, of one-bit weights · allow_dead: a

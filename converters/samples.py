@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from ottt_loihi.converters.quantize_layer import PIXEL_LEVELS
+from ottt_loihi.converters.quantize.layer import PIXEL_LEVELS
 from ottt_loihi.sim.network import ChipNetwork
 
 from ottt_loihi import sim

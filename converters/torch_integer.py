@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from ottt_loihi.sim import arithmetic
+from ottt_loihi.sim.inference.reference import Result, check_input
 from ottt_loihi.sim.network import INPUT, LIF, ChipNetwork, Connection, Conv, Dense, Diagonal
-from ottt_loihi.sim.reference import Result, check_input
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -22,7 +22,7 @@ RECORDABLE = ("u", "v", "s")
 
 
 def run(chip: ChipNetwork, x: np.ndarray, record: Sequence[str] = ()) -> Result:
-    """Run a batch; arguments and result are those of :func:`ottt_loihi.sim.reference.run`."""
+    """Run a batch; arguments and result are those of :func:`ottt_loihi.sim.inference.reference.run`."""
     import torch
 
     messages = torch.from_numpy(check_input(chip, x)).double()

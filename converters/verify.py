@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 import numpy as np
+from ottt_loihi.sim.inference.reference import Result
 from ottt_loihi.sim.network import ChipNetwork
-from ottt_loihi.sim.reference import Result
 
 from ottt_loihi.errors import VerificationError
 

@@ -1,8 +1,8 @@
 """Learning on the chip with OTTT's three local factors, in Lava. Nothing here imports Lava before it is used."""
 
-from ottt_loihi.converters.lava_runtime import LavaRun, require_lava
-from ottt_loihi.onchip.fresh import fresh_network
-from ottt_loihi.onchip.lateral import watch
+from ottt_loihi.converters.lava.runtime import LavaRun, require_lava
 from ottt_loihi.onchip.learner import LearningResult, Settings, learn, repeat_in_lava
+from ottt_loihi.onchip.network.fresh import fresh_network
+from ottt_loihi.onchip.network.hlop import watch
 
 __all__ = ["LavaRun", "LearningResult", "Settings", "fresh_network", "learn", "repeat_in_lava", "require_lava", "watch"]

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from ottt_loihi.sim.learning import Learner, LearningNetwork
+from ottt_loihi.sim.learning.learner import Learner, LearningNetwork
 
 from ottt_loihi.errors import FileError, UsageError
 from ottt_loihi.files import atomic_write

@@ -12,17 +12,17 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
-from ottt_loihi.converters.lava_runtime import require_lava
+from ottt_loihi.converters.lava.runtime import require_lava
 from ottt_loihi.onchip.checkpoint import Checkpoint
-from ottt_loihi.onchip.executors import BACKENDS, executor
-from ottt_loihi.onchip.plan import make_plan
-from ottt_loihi.onchip.repetition import Repetition, repeat_in_lava
+from ottt_loihi.onchip.lava.executors import BACKENDS, executor
+from ottt_loihi.onchip.lava.repetition import Repetition, repeat_in_lava
+from ottt_loihi.onchip.network.trainable import make_plan
 from ottt_loihi.onchip.result import CurvePoint, LearningResult
 from ottt_loihi.onchip.session import Session, accuracy
 from ottt_loihi.onchip.settings import Settings
 from ottt_loihi.onchip.stream import Data, check_data, make_stream
+from ottt_loihi.sim.learning.subspace import Subspace
 from ottt_loihi.sim.network import ChipNetwork
-from ottt_loihi.sim.subspace import Subspace
 
 from ottt_loihi.errors import LavaError, UsageError
 
@@ -60,8 +60,8 @@ def learn(
     Parameters
     ----------
     chip
-        a plastic network: from :func:`~ottt_loihi.onchip.fresh.fresh_network`, or an exported one after
-        :func:`~ottt_loihi.sim.freeze.make_plastic`
+        a plastic network: from :func:`~ottt_loihi.onchip.network.fresh.fresh_network`, or an exported one after
+        :func:`~ottt_loihi.sim.learning.freeze.make_plastic`
     data
         spikes 0 or 1 ``(n, T, *input_shape)`` and labels ``(n,)``; or a function of the pass's number, 0 …, that gives
         them, so that every pass can be encoded afresh
@@ -87,7 +87,7 @@ def learn(
     stop_at
         accuracy on the test data, 0 … 1, at which learning has done enough and ends
     subspaces
-        HLOP: what learning keeps out of, one per plastic connection (:func:`~ottt_loihi.onchip.lateral.watch`)
+        HLOP: what learning keeps out of, one per plastic connection (:func:`~ottt_loihi.onchip.network.hlop.watch`)
 
     Raises
     ------

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from ottt_loihi.sim.learning_encodings import largest
+from ottt_loihi.sim.learning.encodings import largest
+from ottt_loihi.sim.learning.subspace import Subspace
 from ottt_loihi.sim.network import ChipNetwork
-from ottt_loihi.sim.subspace import Subspace
 
 # parts of a layer's messages or weights that are a warning: more at their limits, or fewer changed
 SATURATED, RAILS, MOVED = 0.1, 0.1, 0.01

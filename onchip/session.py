@@ -8,13 +8,13 @@ from typing import Any
 
 import numpy as np
 from ottt_loihi.onchip.checkpoint import Checkpoint
-from ottt_loihi.onchip.executors import GraphRun, SimRun
-from ottt_loihi.onchip.front import packed_spikes, predictions
-from ottt_loihi.onchip.plan import Plan, make_plan, with_weights
+from ottt_loihi.onchip.lava.executors import GraphRun, SimRun
+from ottt_loihi.onchip.network.backbone import packed_spikes, predictions
+from ottt_loihi.onchip.network.trainable import Plan, make_plan, with_weights
 from ottt_loihi.onchip.result import CurvePoint, LearningResult
 from ottt_loihi.onchip.stream import Data
 from ottt_loihi.sim import Simulator
-from ottt_loihi.sim.learning import Learner
+from ottt_loihi.sim.learning.learner import Learner
 from ottt_loihi.sim.network import ChipNetwork
 
 CHUNK = 16  # samples between two reports to ``progress``

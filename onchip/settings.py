@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ottt_loihi.onchip.plan import FEEDBACKS
-from ottt_loihi.sim.learning import ROUNDINGS
-from ottt_loihi.sim.learning_options import Options
+from ottt_loihi.onchip.network.trainable import FEEDBACKS
+from ottt_loihi.sim.learning.learner import ROUNDINGS
+from ottt_loihi.sim.learning.options import Options
 
 from ottt_loihi.errors import UsageError
 
@@ -16,7 +16,7 @@ HIDDEN_RATE = 1.0  # the same for a hidden layer, with the error that its feedba
 
 @dataclass(frozen=True)
 class Settings(Options):
-    """How to learn; the rule's :class:`~ottt_loihi.sim.learning_options.Options` are settings as well.
+    """How to learn; the rule's :class:`~ottt_loihi.sim.learning.options.Options` are settings as well.
 
     readout_rate, hidden_rate: part of a layer's error that one update takes away, default measured
     good on digits; seed: of order, feedback and rounding; unit: what stands for a logit of 1, default provenance's;

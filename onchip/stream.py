@@ -7,14 +7,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from ottt_loihi.onchip.front import packed_spikes, unpacked
-from ottt_loihi.onchip.plan import CALIBRATION_SAMPLES, Plan, trace_energy
-from ottt_loihi.onchip.scales import learning_network
+from ottt_loihi.onchip.network.backbone import packed_spikes, unpacked
+from ottt_loihi.onchip.network.scales import learning_network
+from ottt_loihi.onchip.network.trainable import CALIBRATION_SAMPLES, Plan, trace_energy
 from ottt_loihi.onchip.settings import Settings
-from ottt_loihi.sim import reference
-from ottt_loihi.sim.learning import Learner
+from ottt_loihi.sim.inference import reference
+from ottt_loihi.sim.learning.learner import Learner
+from ottt_loihi.sim.learning.subspace import Subspace
 from ottt_loihi.sim.network import INPUT, ChipNetwork
-from ottt_loihi.sim.subspace import Subspace
 
 from ottt_loihi.errors import UsageError
 
@@ -37,7 +37,7 @@ class Stream:
     messages: np.ndarray | None
 
     def learner(self, settings: Settings) -> Learner:
-        """A fresh :class:`~ottt_loihi.sim.learning.Learner`."""
+        """A fresh :class:`~ottt_loihi.sim.learning.learner.Learner`."""
         return Learner(
             learning_network(
                 self.plan,
@@ -52,8 +52,8 @@ class Stream:
         )
 
     def build(self, settings: Settings) -> Any:
-        """A fresh :class:`~ottt_loihi.onchip.graph.LearningGraph`."""
-        from ottt_loihi.onchip.graph import build_graph
+        """A fresh :class:`~ottt_loihi.onchip.lava.graph.LearningGraph`."""
+        from ottt_loihi.onchip.lava.graph import build_graph
 
         return build_graph(
             self.plan,

@@ -18,9 +18,9 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from ottt_loihi.errors import UsageError
-from ottt_loihi.losses import Loss
-from ottt_loihi.neurons import one_of
-from ottt_loihi.rules.rule import UPDATES, BatchResult
+from ottt_loihi.nn.neurons import one_of
+from ottt_loihi.rules.base import UPDATES, BatchResult
+from ottt_loihi.rules.losses import Loss
 
 
 class Trace(NamedTuple):
@@ -85,8 +85,8 @@ class OTTT:
         """Learn from one batch.
 
         x: ``(batch, channels, T)`` or ``(batch, channels, height, width, T)``, as SLAYER takes it · labels: int64
-        ``(batch,)`` · loss: L[t] of ``ottt_loihi.losses`` on the last block's output at each step · optimizer: None
-        only adds Σ_t ∂L[t]/∂W to ``.grad``
+        ``(batch,)`` · loss: L[t] of ``ottt_loihi.rules.losses`` on the last block's output at each step · optimizer:
+        None only adds Σ_t ∂L[t]/∂W to ``.grad``
         """
         if x.ndim not in (3, 5) or not torch.isfinite(x).all():
             raise UsageError(f"slayer: expected finite (batch, channels, [height, width,] T), got {tuple(x.shape)}")

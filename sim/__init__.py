@@ -4,12 +4,12 @@ from importlib import import_module
 from typing import Any
 
 MODULES = {
-    "Simulator": "simulator",
-    "explain": "simulator",
-    "run": "simulator",
-    "Learner": "learning",
-    "host_messages": "host",
-    "learn": "learning",
+    "Simulator": "inference.simulator",
+    "explain": "inference.simulator",
+    "run": "inference.simulator",
+    "Learner": "learning.learner",
+    "host_messages": "inference.host",
+    "learn": "learning.learner",
 }
 __all__ = ["Learner", "Simulator", "explain", "host_messages", "learn", "run"]
 

@@ -78,9 +78,9 @@ class LIF(_Part):
     :class:`Diagonal` connection of weight −λ·vth from the layer to itself subtracts one step later, when the decay
     has made Vth·s into λ·Vth·s. There a bias b sits as b/(1−λ) on v, and ``u_init = −b/(1−λ)``.
 
-    A threshold per neuron is what the scale of a channel's weights folds into (``converters/quantize.py``). Lava's
-    process documents one number and its CPU models compare with an array (``tests/test_lava_traps.py``); a chip may
-    want neurons grouped by threshold (docs/hardware.md).
+    A threshold per neuron is what the scale of a channel's weights folds into (``converters/quantize/quantize.py``).
+    Lava's process documents one number and its CPU models compare with an array (``tests/test_lava_traps.py``); a chip
+    may want neurons grouped by threshold (docs/hardware.md).
     """
 
     shape: tuple[int, ...]
@@ -266,7 +266,7 @@ class Conv(_Part):
 
     Layout and orientation are torch's: frames are (channels, height, width), flattened in C order, and the operation is
     the cross-correlation of ``torch.nn.functional.conv2d``. (Lava has (width, height, channels) and flips the kernel;
-    ``converters/lava.py`` translates.) With g the group of output channel o::
+    ``converters/lava/graph.py`` translates.) With g the group of output channel o::
 
         a[o, y, x] = wrap24( Σ_{c, i, j} w[o, c, i, j] · in[g·C/groups + c, y·s₀ − p₀ + i·d₀, x·s₁ − p₁ + j·d₁] )
 
@@ -363,7 +363,7 @@ class ChipNetwork(_Part):
     readout         str                     score of class k over the last layer: ``sum_v`` Σ_t v_k[t], ``last_v``
                                             v_k[T], ``spike_count`` Σ_t s_k[t]; the prediction is the argmax
     provenance      mapping of JSON values  library versions, source checkpoint's hash, quantisation settings
-    host            ChipNetwork or None     one layer that the host computes, and sends v / 64 of (``sim/host.py``)
+    host            ChipNetwork or None     one layer that the host computes, and sends v / 64 of
     ==============  ======================  ===========================================================================
     """
 

@@ -16,7 +16,7 @@ import ottt_loihi  # noqa: E402
 
 expected = {
     "ottt_loihi.converters",
-    "ottt_loihi.onchip.processes",
+    "ottt_loihi.onchip.lava.processes",
     "ottt_loihi.sim",
     "ottt_loihi.rules",
     "ottt_loihi.cli",

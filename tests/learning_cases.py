@@ -6,12 +6,12 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 from hypothesis import strategies as st
-from ottt_loihi.onchip.fresh import fresh_network
-from ottt_loihi.onchip.plan import FEEDBACKS, Plan, make_plan
-from ottt_loihi.onchip.scales import learning_network
-from ottt_loihi.sim.learning import LearningNetwork
-from ottt_loihi.sim.learning_options import DEFAULT, ENCODINGS, LOSSES, SCHEDULES, WHEN, Options
-from ottt_loihi.sim.subspace import Subspace
+from ottt_loihi.onchip.network.fresh import fresh_network
+from ottt_loihi.onchip.network.scales import learning_network
+from ottt_loihi.onchip.network.trainable import FEEDBACKS, Plan, make_plan
+from ottt_loihi.sim.learning.learner import LearningNetwork
+from ottt_loihi.sim.learning.options import DEFAULT, ENCODINGS, LOSSES, SCHEDULES, WHEN, Options
+from ottt_loihi.sim.learning.subspace import Subspace
 
 
 @dataclass(frozen=True)

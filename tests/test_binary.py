@@ -4,18 +4,18 @@ import numpy as np
 import pytest
 import torch
 from ottt_loihi.converters import torch_integer
-from ottt_loihi.converters.float_network import from_torch
-from ottt_loihi.converters.quantize import quantize
+from ottt_loihi.converters.quantize.float_network import from_torch
+from ottt_loihi.converters.quantize.quantize import quantize
 
 from ottt_loihi import sim
-from ottt_loihi.architectures import build, conv, mlp
 from ottt_loihi.data import load_data
 from ottt_loihi.errors import UsageError
-from ottt_loihi.evaluation import evaluate
-from ottt_loihi.losses import CrossEntropy, Distilled, SquaredError
+from ottt_loihi.nn.connections import binarize
+from ottt_loihi.nn.models import build, conv, mlp
 from ottt_loihi.rules import make_rule
-from ottt_loihi.synapses import binarize
-from ottt_loihi.trainer import Trainer
+from ottt_loihi.rules.losses import CrossEntropy, Distilled, SquaredError
+from ottt_loihi.training.evaluation import evaluate
+from ottt_loihi.training.trainer import Trainer
 
 W = torch.randn(5, 3, 2, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
 

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 import torch
 
-from ottt_loihi.architectures import mlp
-from ottt_loihi.checkpoint import FORMAT, load, save
 from ottt_loihi.errors import FileError, UnsafeFileError, UsageError
+from ottt_loihi.nn.models import mlp
+from ottt_loihi.training.checkpoint import FORMAT, load, save
 
 
 def small(seed=0, **settings):
@@ -233,7 +233,7 @@ def test_a_model_from_memory_has_the_same_format(saved):
 def test_reading_needs_no_lava(saved):
     code = f"""
 import sys
-from ottt_loihi.checkpoint import load
+from ottt_loihi.training.checkpoint import load
 load({str(saved)!r})
 sys.exit(any(name.split('.')[0] == 'lava' for name in sys.modules))
 """

@@ -8,8 +8,8 @@ import pytest
 from commands import assert_one_line, run, run_here
 
 torch = pytest.importorskip("torch")
-from ottt_loihi.architectures import mlp  # noqa: E402
-from ottt_loihi.checkpoint import save  # noqa: E402
+from ottt_loihi.nn.models import mlp  # noqa: E402
+from ottt_loihi.training.checkpoint import save  # noqa: E402
 
 
 @pytest.fixture

@@ -16,8 +16,8 @@ ROOT = Path(__file__).parent.parent
 
 @pytest.fixture(scope="module")
 def untrained(tmp_path_factory):
-    from ottt_loihi.architectures import mlp
-    from ottt_loihi.checkpoint import save
+    from ottt_loihi.nn.models import mlp
+    from ottt_loihi.training.checkpoint import save
 
     net = mlp((64, 16, 10), input_shape=(8, 8))
     net.provenance["data"] = "digits"

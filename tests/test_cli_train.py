@@ -7,8 +7,8 @@ import time
 
 import pytest
 
-from ottt_loihi.checkpoint import load
 from ottt_loihi.cli.train import main
+from ottt_loihi.training.checkpoint import load
 
 ENVIRONMENT = {**os.environ, "COLUMNS": "120", "NO_COLOR": "1"}
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from ottt_loihi.compare import read_comparison
 from ottt_loihi.errors import FileError, UsageError
+from ottt_loihi.training.compare import read_comparison
 
 SMALL = """
 seeds = [3, 4]

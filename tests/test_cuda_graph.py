@@ -3,11 +3,11 @@
 import pytest
 import torch
 
-from ottt_loihi.architectures import mlp
-from ottt_loihi.cuda_graph import GraphedRule, _key
 from ottt_loihi.errors import UsageError
-from ottt_loihi.losses import CrossEntropy, SquaredError
+from ottt_loihi.fast.cuda_graph import GraphedRule, _key
+from ottt_loihi.nn.models import mlp
 from ottt_loihi.rules import make_rule
+from ottt_loihi.rules.losses import CrossEntropy, SquaredError
 
 
 @pytest.mark.parametrize(

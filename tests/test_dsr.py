@@ -5,19 +5,20 @@ import math
 import numpy as np
 import pytest
 import torch
-from ottt_loihi.converters import lava, torch_integer
-from ottt_loihi.converters.float_network import from_torch
-from ottt_loihi.converters.quantize import quantize
+from ottt_loihi.converters import torch_integer
+from ottt_loihi.converters.lava import graph as lava
+from ottt_loihi.converters.quantize.float_network import from_torch
+from ottt_loihi.converters.quantize.quantize import quantize
 
 from ottt_loihi import sim
-from ottt_loihi.architectures import dsr, mlp
 from ottt_loihi.data import load_data
 from ottt_loihi.errors import ChipError, UsageError
-from ottt_loihi.evaluation import evaluate
-from ottt_loihi.losses import SquaredError
+from ottt_loihi.nn.models import dsr, mlp
 from ottt_loihi.rules import make_rule
 from ottt_loihi.rules.dsr import DSRNeuron, _means
-from ottt_loihi.trainer import Trainer
+from ottt_loihi.rules.losses import SquaredError
+from ottt_loihi.training.evaluation import evaluate
+from ottt_loihi.training.trainer import Trainer
 
 KINDS = {"if": {"kind": "if", "v_threshold": 1.0}, "lif": {"kind": "lif", "v_threshold": 0.05, "alpha": 0.3}}
 

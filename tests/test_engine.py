@@ -7,14 +7,14 @@ kept or cut as the identity says.
 import pytest
 import torch
 
-from ottt_loihi.architectures import NEURON, conv, mlp, nf_resnet34, vgg, vgg_f
 from ottt_loihi.errors import UsageError
-from ottt_loihi.layers import Branch
-from ottt_loihi.losses import CrossEntropy, SquaredError
-from ottt_loihi.neurons import LIF, LeanStep, fire, lif_step
-from ottt_loihi.paths import ottt_paths
+from ottt_loihi.nn.blocks import Branch
+from ottt_loihi.nn.connections import Conv2d, standardize
+from ottt_loihi.nn.models import NEURON, conv, mlp, nf_resnet34, vgg, vgg_f
+from ottt_loihi.nn.neurons import LIF, LeanStep, fire, lif_step
+from ottt_loihi.nn.paths import ottt_paths
 from ottt_loihi.rules import make_rule, three_factors
-from ottt_loihi.synapses import Conv2d, standardize
+from ottt_loihi.rules.losses import CrossEntropy, SquaredError
 
 T = 5
 SMALL = {"decay": 0.6, "surrogate": "sigmoid", "time_steps": T}

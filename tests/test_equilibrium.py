@@ -3,21 +3,22 @@
 import numpy as np
 import pytest
 import torch
-from ottt_loihi.converters import lava, torch_integer
-from ottt_loihi.converters.contraction import loop_norms, require_contraction
-from ottt_loihi.converters.float_network import from_torch
-from ottt_loihi.converters.quantize import quantize
+from ottt_loihi.converters import torch_integer
+from ottt_loihi.converters.lava import graph as lava
+from ottt_loihi.converters.quantize.contraction import loop_norms, require_contraction
+from ottt_loihi.converters.quantize.float_network import from_torch
+from ottt_loihi.converters.quantize.quantize import quantize
 from test_memory import peak
 
 from ottt_loihi import sim
-from ottt_loihi.architectures import conv, dsr, mlp
 from ottt_loihi.data import load_data
 from ottt_loihi.errors import ChipError, TrainingError, UsageError
-from ottt_loihi.evaluation import evaluate
-from ottt_loihi.losses import SquaredError
+from ottt_loihi.nn.models import conv, dsr, mlp
 from ottt_loihi.rules import equilibrium, make_rule
 from ottt_loihi.rules.equilibrium import Rates, loop_norm, restrict
-from ottt_loihi.trainer import Trainer
+from ottt_loihi.rules.losses import SquaredError
+from ottt_loihi.training.evaluation import evaluate
+from ottt_loihi.training.trainer import Trainer
 
 LOSS = SquaredError()
 

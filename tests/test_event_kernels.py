@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ottt_loihi import event_kernels
+from ottt_loihi.fast import event_kernels
 
 SEEDS = st.integers(0, 2**32 - 1)
 DENSITIES = st.sampled_from([0.0, 0.02, 0.2, 0.6, 1.0])

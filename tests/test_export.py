@@ -5,18 +5,18 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from ottt_loihi.converters import export as exporter
-from ottt_loihi.converters import report
 from ottt_loihi.converters.budget import activity, budget
-from ottt_loihi.converters.float_network import from_torch
 from ottt_loihi.converters.limits import LOIHI1, LOIHI2
+from ottt_loihi.converters.quantize.float_network import from_torch
 from ottt_loihi.sim import storage
 from ottt_loihi.sim.network import INPUT, LIF, ChipNetwork, Conv, Dense, Diagonal
 from test_lava import mlp as chip_mlp
 
 from ottt_loihi.errors import ChipError, FileError, UsageError, VerificationError
+from ottt_loihi.report import report
 
 torch = pytest.importorskip("torch")
-from ottt_loihi.architectures import mlp  # noqa: E402
+from ottt_loihi.nn.models import mlp  # noqa: E402
 
 
 @pytest.fixture

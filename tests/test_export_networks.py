@@ -5,18 +5,18 @@ import math
 import numpy as np
 import pytest
 from ottt_loihi.converters import torch_integer
-from ottt_loihi.converters.float_network import convolution_matrix, from_torch
-from ottt_loihi.converters.quantize import quantize
+from ottt_loihi.converters.quantize.float_network import convolution_matrix, from_torch
+from ottt_loihi.converters.quantize.quantize import quantize
 from ottt_loihi.converters.samples import as_messages
 from ottt_loihi.converters.verify import compare
-from ottt_loihi.sim import simulator
+from ottt_loihi.sim.inference import simulator
 from ottt_loihi.sim.network import Conv, Dense, Sparse
 
 from ottt_loihi import sim
 from ottt_loihi.errors import ChipError, UsageError
 
 torch = pytest.importorskip("torch")
-from ottt_loihi.architectures import conv, mlp, nf_resnet34, vgg  # noqa: E402
+from ottt_loihi.nn.models import conv, mlp, nf_resnet34, vgg  # noqa: E402
 
 NETWORKS = {
     "conv": lambda **kw: conv("6C3-AP2-8C3G2-AP2-12F", input_shape=(2, 8, 8), **kw),
@@ -230,7 +230,7 @@ def test_the_paper_s_vgg_is_exported_whole():
 @pytest.mark.parametrize("reset", ["zero", pytest.param("subtract", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", ["conv", "recurrent", "resnet"])
 def test_lava_runs_the_same_integers(name, reset):
-    from ottt_loihi.converters import lava
+    from ottt_loihi.converters.lava import graph as lava
 
     net = network(name, reset=reset)
     chip = quantize(from_torch(net)).chip

@@ -2,10 +2,10 @@
 
 import numpy as np
 import pytest
-from ottt_loihi.sim import learning_integers as integers
+from ottt_loihi.sim.learning import integers
+from ottt_loihi.sim.learning.feedback import KolenPollackLoop, OPZOLoop
 
 from ottt_loihi.errors import UsageError
-from ottt_loihi.rules.feedback import KolenPollackLoop, OPZOLoop
 
 
 def cosine(a, b):

@@ -8,16 +8,16 @@ import pytest
 
 torch = pytest.importorskip("torch")
 from ottt_loihi.converters import export as exporter  # noqa: E402
-from ottt_loihi.converters.float_network import from_torch  # noqa: E402
-from ottt_loihi.converters.quantize import quantize  # noqa: E402
+from ottt_loihi.converters.quantize.float_network import from_torch  # noqa: E402
+from ottt_loihi.converters.quantize.quantize import quantize  # noqa: E402
 
-from ottt_loihi.architectures import conv, mlp  # noqa: E402
-from ottt_loihi.checkpoint import load, save  # noqa: E402
 from ottt_loihi.data import load_data  # noqa: E402
 from ottt_loihi.errors import UsageError  # noqa: E402
+from ottt_loihi.nn.connections import as_on_chip  # noqa: E402
+from ottt_loihi.nn.models import conv, mlp  # noqa: E402
 from ottt_loihi.rules import make_rule  # noqa: E402
-from ottt_loihi.synapses import as_on_chip  # noqa: E402
-from ottt_loihi.trainer import Trainer  # noqa: E402
+from ottt_loihi.training.checkpoint import load, save  # noqa: E402
+from ottt_loihi.training.trainer import Trainer  # noqa: E402
 
 
 @pytest.mark.parametrize("bits", range(2, 9))

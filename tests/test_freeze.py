@@ -2,9 +2,9 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from ottt_loihi.onchip.fresh import fresh_network
-from ottt_loihi.sim import reference
-from ottt_loihi.sim.freeze import freeze, make_plastic
+from ottt_loihi.onchip.network.fresh import fresh_network
+from ottt_loihi.sim.inference import reference
+from ottt_loihi.sim.learning.freeze import freeze, make_plastic
 from ottt_loihi.sim.network import Dense
 
 

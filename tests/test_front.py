@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 from networks import random_messages
 from ottt_loihi.onchip import Settings, fresh_network, learn, repeat_in_lava
-from ottt_loihi.onchip.front import cut, packed_spikes, predictions, unpacked
-from ottt_loihi.onchip.plan import make_plan
-from ottt_loihi.onchip.schedule import Schedule
-from ottt_loihi.sim import reference, storage
-from ottt_loihi.sim.freeze import freeze, make_plastic
+from ottt_loihi.onchip.network.backbone import cut, packed_spikes, predictions, unpacked
+from ottt_loihi.onchip.network.schedule import Schedule
+from ottt_loihi.onchip.network.trainable import make_plan
+from ottt_loihi.sim import storage
+from ottt_loihi.sim.inference import reference
+from ottt_loihi.sim.learning.freeze import freeze, make_plastic
 from ottt_loihi.sim.network import INPUT, LIF, ChipNetwork, Conv, Dense, Diagonal
 
 from ottt_loihi.errors import ChipError, UsageError
@@ -100,7 +101,7 @@ def test_a_frozen_layer_takes_one_phase(front, hidden, feedback, epoch):
 def test_every_state_of_the_front_and_every_weight_equal_lavas(graded, reset, recurrent):
     """Epoch by epoch: the front's u, v, s are the exact simulator's; at the end everything is sim.learn's."""
     pytest.importorskip("lava.magma.core.process.process")
-    from ottt_loihi.onchip.inprocess import InProcessRun
+    from ottt_loihi.onchip.lava.inprocess import InProcessRun
     from ottt_loihi.onchip.stream import make_stream
 
     chip = make_plastic(network(graded, reset, recurrent), layers=[2, 3])
@@ -213,11 +214,11 @@ def test_the_command_learns_behind_convolutions(tmp_path):
     pytest.importorskip("torch")
     from ottt_loihi.converters.export import Options, export
 
-    from ottt_loihi.architectures import conv
-    from ottt_loihi.checkpoint import load
     from ottt_loihi.data import load_digits
+    from ottt_loihi.nn.models import conv
     from ottt_loihi.rules import make_rule
-    from ottt_loihi.trainer import Trainer
+    from ottt_loihi.training.checkpoint import load
+    from ottt_loihi.training.trainer import Trainer
 
     split = load_digits().with_channels()
     net = conv("8C3-AP2-16C3", input_shape=(1, 8, 8), num_classes=10, time_steps=4, surrogate="sigmoid", bias=True)

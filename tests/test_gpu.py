@@ -4,19 +4,19 @@ import pytest
 import torch
 from test_engine import KINDS, batch, gradients, networks
 
-from ottt_loihi.architectures import conv, mlp
-from ottt_loihi.checkpoint import load
 from ottt_loihi.cli import train as ottt_train
-from ottt_loihi.config import make_config
-from ottt_loihi.cuda_graph import GraphedRule
 from ottt_loihi.data import load_digits
 from ottt_loihi.errors import TrainingError, UsageError
-from ottt_loihi.evaluation import evaluate
-from ottt_loihi.losses import CrossEntropy, SquaredError
-from ottt_loihi.neurons import LIF, lif_step
+from ottt_loihi.fast.cuda_graph import GraphedRule
+from ottt_loihi.nn.models import conv, mlp
+from ottt_loihi.nn.neurons import LIF, lif_step
 from ottt_loihi.rules import make_rule
-from ottt_loihi.run_folder import RunFolder
-from ottt_loihi.trainer import Trainer
+from ottt_loihi.rules.losses import CrossEntropy, SquaredError
+from ottt_loihi.training.checkpoint import load
+from ottt_loihi.training.config import make_config
+from ottt_loihi.training.evaluation import evaluate
+from ottt_loihi.training.run_folder import RunFolder
+from ottt_loihi.training.trainer import Trainer
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU that torch sees")
 RULES = {
@@ -76,7 +76,7 @@ def test_the_gradients_are_the_cpus(kind, name, constant):
 @pytest.mark.parametrize("convention", ["paper", "authors"])
 @pytest.mark.parametrize("shape", [(5,), (3, 700), (2, 16, 9, 9)])
 def test_kernels_compute_the_step(shape, convention, surrogate, reset):
-    from ottt_loihi import lif_triton
+    from ottt_loihi.fast import triton_kernels as lif_triton
 
     neuron = LIF(0.5, 1.0, reset, surrogate, convention)
     layout = torch.channels_last if len(shape) == 4 else torch.contiguous_format

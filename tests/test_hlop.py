@@ -4,16 +4,16 @@ import numpy as np
 import pytest
 import torch
 
-from ottt_loihi.architectures import conv, mlp
-from ottt_loihi.config import make_config
-from ottt_loihi.continual import Retention, learn_tasks, permuted
 from ottt_loihi.data import load_data
 from ottt_loihi.data.split import Split
 from ottt_loihi.errors import FileError, TrainingError, UsageError
-from ottt_loihi.losses import SquaredError
+from ottt_loihi.nn.models import conv, mlp
 from ottt_loihi.rules import make_rule
 from ottt_loihi.rules.hlop import HLOP, Subspace
-from ottt_loihi.trainer import Trainer
+from ottt_loihi.rules.losses import SquaredError
+from ottt_loihi.training.config import make_config
+from ottt_loihi.training.continual import Retention, learn_tasks, permuted
+from ottt_loihi.training.trainer import Trainer
 
 N, K = 50, 5
 ROWS = {"rows": [4, 6], "learning_rate": 0.02}

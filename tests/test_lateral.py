@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 from ottt_loihi.onchip import Settings, fresh_network, learn, repeat_in_lava, watch
-from ottt_loihi.onchip.plan import make_plan
-from ottt_loihi.sim import subspace
-from ottt_loihi.sim.subspace import ONE, Subspace, check_subspaces, empty
+from ottt_loihi.onchip.network.trainable import make_plan
+from ottt_loihi.sim.learning import subspace
+from ottt_loihi.sim.learning.subspace import ONE, Subspace, check_subspaces, empty
 
 from ottt_loihi.data import load_digits, rate_code
 from ottt_loihi.errors import FileError, UsageError
@@ -172,8 +172,8 @@ class TestLearning:
 
     def test_a_rule_in_lavas_language_is_refused(self):
         pytest.importorskip("lava.magma.core.process.process")
-        from ottt_loihi.onchip.processes.projected import ProjectedDense
-        from ottt_loihi.onchip.rule import OTTTLearningRule
+        from ottt_loihi.onchip.lava.processes.projected import ProjectedDense
+        from ottt_loihi.onchip.lava.rule import OTTTLearningRule
 
         rule = OTTTLearningRule(2, 1, 0.5, dw="2^-7*u0*x1*y1")
         with pytest.raises(UsageError, match=r"p\.learning_rule: expected an OTTTLearningRule without dw"):

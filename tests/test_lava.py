@@ -6,8 +6,10 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from networks import chip_networks, conv_networks, random_messages
-from ottt_loihi.converters import lava, netx, verify
-from ottt_loihi.sim import reference
+from ottt_loihi.converters import verify
+from ottt_loihi.converters.lava import graph as lava
+from ottt_loihi.converters.netx import write as netx
+from ottt_loihi.sim.inference import reference
 from ottt_loihi.sim.network import INPUT, LIF, ChipNetwork, Conv, Dense, Diagonal
 
 from ottt_loihi.errors import ChipError

@@ -6,7 +6,7 @@ import sys
 import numpy as np
 import pytest
 from networks import random_messages
-from ottt_loihi.converters import lava_script
+from ottt_loihi.converters.lava import script as lava_script
 from ottt_loihi.sim import storage
 from ottt_loihi.sim.network import INPUT, LIF, ChipNetwork, Conv, Dense, Diagonal, Sparse
 

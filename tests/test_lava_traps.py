@@ -26,12 +26,12 @@ from lava.proc.dense.models import PyLearningDenseModelBitApproximate  # noqa: E
 from lava.proc.dense.process import LearningDense  # noqa: E402
 from lava.proc.io.source import RingBuffer  # noqa: E402
 from lava.proc.lif.process import LIF, LIFReset  # noqa: E402
-from ottt_loihi.converters.lava_runtime import LavaRun, check_models  # noqa: E402
-from ottt_loihi.onchip.inprocess import InProcessRun  # noqa: E402
-from ottt_loihi.onchip.processes.dense import OTTTDense  # noqa: E402
-from ottt_loihi.onchip.processes.neuron import OTTTNeuron  # noqa: E402
-from ottt_loihi.onchip.processes.readout import OTTTReadout  # noqa: E402
-from ottt_loihi.onchip.rule import OTTTLearningRule  # noqa: E402
+from ottt_loihi.converters.lava.runtime import LavaRun, check_models  # noqa: E402
+from ottt_loihi.onchip.lava.inprocess import InProcessRun  # noqa: E402
+from ottt_loihi.onchip.lava.processes.dense import OTTTDense  # noqa: E402
+from ottt_loihi.onchip.lava.processes.neuron import OTTTNeuron  # noqa: E402
+from ottt_loihi.onchip.lava.processes.readout import OTTTReadout  # noqa: E402
+from ottt_loihi.onchip.lava.rule import OTTTLearningRule  # noqa: E402
 
 from ottt_loihi.errors import LavaError, UsageError  # noqa: E402
 
@@ -58,7 +58,7 @@ def run_in_process(connection, steps, tag="fixed_pt", name="weights"):
 
 @pytest.mark.parametrize("kind", [LIF, LIFReset])
 def test_the_one_threshold_of_a_lif_may_be_an_array(kind):
-    """It is documented as one number, and its Var has the shape (1,); converters/lava.py hands over one per neuron."""
+    """It is documented as one number, and its Var has the shape (1,); our graph hands over one per neuron."""
     settings = {"reset_interval": 9, "reset_offset": 0} if kind is LIFReset else {}
     vth = np.array([1, 2, 3])
     neurons = kind(shape=(3,), du=4095, dv=4096, vth=vth, bias_mant=2 * 64 + 1, bias_exp=0, **settings)
@@ -261,7 +261,7 @@ class TestRuntime:
             tag("fixed_pt")(requires(CPU)(implements(proc=Mine, protocol=LoihiProtocol)(MyModel)))
 
     def test_every_file_beside_a_process_is_executed(self, tmp_path, monkeypatch):
-        """Guard: onchip/processes holds nothing but processes (tests/test_project.py)."""
+        """Guard: onchip/lava/processes holds nothing but processes (tests/test_project.py)."""
         (tmp_path / "neighbours").mkdir()
         process = (TESTS / "lava_processes" / "misbehaving.py").read_text()
         (tmp_path / "neighbours" / "some_process.py").write_text(process)

@@ -1,10 +1,10 @@
 import pytest
 import torch
 
-from ottt_loihi.architectures import build, conv, mlp
 from ottt_loihi.errors import UsageError
-from ottt_loihi.paths import ottt_paths
-from ottt_loihi.synapses import Linear
+from ottt_loihi.nn.connections import Linear
+from ottt_loihi.nn.models import build, conv, mlp
+from ottt_loihi.nn.paths import ottt_paths
 
 
 def test_the_weight_gradient_uses_the_trace_and_the_input_gradient_does_not():

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 from ottt_loihi.onchip import Settings, fresh_network, learn, repeat_in_lava
 from ottt_loihi.onchip.learner import BACKENDS, accuracy
-from ottt_loihi.onchip.plan import estimate_unit, make_plan, trace_energy
+from ottt_loihi.onchip.network.trainable import estimate_unit, make_plan, trace_energy
 from ottt_loihi.sim import storage
-from ottt_loihi.sim.freeze import freeze, make_plastic
-from ottt_loihi.sim.learning import Learner
+from ottt_loihi.sim.learning.freeze import freeze, make_plastic
+from ottt_loihi.sim.learning.learner import Learner
 from ottt_loihi.sim.network import LIF, Dense
 
 from ottt_loihi.cli.learn_scenario import STEPS
@@ -257,7 +257,7 @@ class TestLearn:
             repeat_in_lava(small(), digits(5), 1)
 
     def test_a_dying_run_is_one_error(self, monkeypatch):
-        from ottt_loihi.onchip.processes.readout import OTTTReadoutModelFixed
+        from ottt_loihi.onchip.lava.processes.readout import OTTTReadoutModelFixed
 
         def fail(self, a):
             raise ValueError("broken")
@@ -371,10 +371,10 @@ class TestCommand:
 
     def test_a_network_whose_first_layer_the_host_computes(self, tmp_path):
         pytest.importorskip("torch")
-        from ottt_loihi.converters.float_network import from_torch
-        from ottt_loihi.converters.quantize import quantize
+        from ottt_loihi.converters.quantize.float_network import from_torch
+        from ottt_loihi.converters.quantize.quantize import quantize
 
-        from ottt_loihi.architectures import mlp
+        from ottt_loihi.nn.models import mlp
 
         net = mlp((64, 20, 10), input_shape=(8, 8))
         net.provenance["encoding"] = {"name": "constant"}

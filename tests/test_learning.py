@@ -7,13 +7,14 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from learning_cases import learning_cases
-from ottt_loihi.onchip.fresh import fresh_network
-from ottt_loihi.onchip.plan import make_plan
-from ottt_loihi.onchip.scales import learning_network
-from ottt_loihi.sim import learning, learning_reference
-from ottt_loihi.sim import learning_integers as integers
-from ottt_loihi.sim.learning import Learner
-from ottt_loihi.sim.learning_encodings import PORTS
+from ottt_loihi.onchip.network.fresh import fresh_network
+from ottt_loihi.onchip.network.scales import learning_network
+from ottt_loihi.onchip.network.trainable import make_plan
+from ottt_loihi.sim.learning import integers
+from ottt_loihi.sim.learning import learner as learning
+from ottt_loihi.sim.learning import reference as learning_reference
+from ottt_loihi.sim.learning.encodings import PORTS
+from ottt_loihi.sim.learning.learner import Learner
 
 from ottt_loihi import sim
 from ottt_loihi.errors import FileError, UsageError
@@ -52,7 +53,7 @@ def test_every_variable_equals_the_oracle(case):
 @pytest.mark.parametrize("examples", [6, pytest.param(40, marks=pytest.mark.slow)])
 def test_every_variable_equals_lavas_models(examples):
     pytest.importorskip("lava.magma.core.process.process")
-    from ottt_loihi.onchip.inprocess import InProcessRun
+    from ottt_loihi.onchip.lava.inprocess import InProcessRun
 
     @settings(max_examples=examples, **RELAXED)
     @given(case=learning_cases())
@@ -63,7 +64,7 @@ def test_every_variable_equals_lavas_models(examples):
 
 
 def compare_with_lava(case, executor):
-    from ottt_loihi.onchip.graph import build_graph
+    from ottt_loihi.onchip.lava.graph import build_graph
 
     found = sim.learn(case.network(), case.packed, case.labels, case.gate).variables()
     graph = build_graph(

@@ -5,13 +5,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from ottt_loihi.onchip import Settings, fresh_network, learn
-from ottt_loihi.onchip.plan import make_plan, with_weights
-from ottt_loihi.onchip.scales import learning_network
-from ottt_loihi.sim import learning_integers as integers
-from ottt_loihi.sim import reference
-from ottt_loihi.sim.learning import Learner
-from ottt_loihi.sim.learning_bias import BiasLearning, lengths, with_bias
-from ottt_loihi.sim.learning_options import Options
+from ottt_loihi.onchip.network.scales import learning_network
+from ottt_loihi.onchip.network.trainable import make_plan, with_weights
+from ottt_loihi.sim.inference import reference
+from ottt_loihi.sim.learning import integers
+from ottt_loihi.sim.learning.bias import BiasLearning, lengths, with_bias
+from ottt_loihi.sim.learning.learner import Learner
+from ottt_loihi.sim.learning.options import Options
 
 from ottt_loihi import sim
 from ottt_loihi.errors import FileError, UsageError

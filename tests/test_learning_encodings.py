@@ -4,14 +4,13 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from ottt_loihi.onchip.fresh import fresh_network
-from ottt_loihi.onchip.grammar import check_rule
-from ottt_loihi.onchip.plan import FEEDBACKS, make_plan
-from ottt_loihi.onchip.scales import learning_network
-from ottt_loihi.sim import learning_encodings as encodings
-from ottt_loihi.sim import learning_integers as integers
-from ottt_loihi.sim.learning import Learner
-from ottt_loihi.sim.learning_options import Options
+from ottt_loihi.onchip.lava.grammar import check_rule
+from ottt_loihi.onchip.network.fresh import fresh_network
+from ottt_loihi.onchip.network.scales import learning_network
+from ottt_loihi.onchip.network.trainable import FEEDBACKS, make_plan
+from ottt_loihi.sim.learning import encodings, integers
+from ottt_loihi.sim.learning.learner import Learner
+from ottt_loihi.sim.learning.options import Options
 
 from ottt_loihi import sim
 from ottt_loihi.errors import FileError, UsageError
@@ -89,9 +88,9 @@ def test_what_the_three_factors_would_lose_without_64_f_and_the_mantissa_2():
 @pytest.mark.parametrize("encoding", ALL)
 def test_lavas_engine_computes_the_change(encoding):
     pytest.importorskip("lava.magma.core.process.process")
-    from ottt_loihi.onchip.inprocess import InProcessRun
-    from ottt_loihi.onchip.processes.dense import OTTTDense
-    from ottt_loihi.onchip.rule import OTTTLearningRule
+    from ottt_loihi.onchip.lava.inprocess import InProcessRun
+    from ottt_loihi.onchip.lava.processes.dense import OTTTDense
+    from ottt_loihi.onchip.lava.rule import OTTTLearningRule
 
     rng = np.random.default_rng(2)
     x1, w = rng.integers(0, 128, 30), rng.integers(-256, 256, (40, 30))
@@ -153,7 +152,7 @@ class TestGrammar:
     def test_what_is_taken_lava_takes(self, dw):
         check_rule(dw)
         pytest.importorskip("lava.magma.core.process.process")
-        from ottt_loihi.onchip.rule import OTTTLearningRule
+        from ottt_loihi.onchip.lava.rule import OTTTLearningRule
 
         OTTTLearningRule(2, 1, 0.5, dw=dw)
 
@@ -192,7 +191,7 @@ class TestGrammar:
     )
     def test_the_rule_refuses(self, change, message):
         pytest.importorskip("lava.magma.core.process.process")
-        from ottt_loihi.onchip.rule import OTTTLearningRule
+        from ottt_loihi.onchip.lava.rule import OTTTLearningRule
 
         with pytest.raises(UsageError, match=message):
             OTTTLearningRule(**(dict(epoch=4, pre_phase=1, decay=0.5) | change))

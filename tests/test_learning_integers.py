@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from ottt_loihi.sim.learning_integers import (
+from ottt_loihi.sim.learning.integers import (
     mantissa_and_shift,
     saturate,
     scale_stochastically,

@@ -2,12 +2,12 @@
 
 import numpy as np
 import pytest
-from ottt_loihi.onchip.fresh import fresh_network
-from ottt_loihi.onchip.plan import make_plan
-from ottt_loihi.onchip.scales import learning_network
-from ottt_loihi.sim import learning_losses as losses
-from ottt_loihi.sim.learning import Learner
-from ottt_loihi.sim.learning_options import LOSSES, Options
+from ottt_loihi.onchip.network.fresh import fresh_network
+from ottt_loihi.onchip.network.scales import learning_network
+from ottt_loihi.onchip.network.trainable import make_plan
+from ottt_loihi.sim.learning import losses
+from ottt_loihi.sim.learning.learner import Learner
+from ottt_loihi.sim.learning.options import LOSSES, Options
 
 from ottt_loihi import sim
 from ottt_loihi.errors import FileError, UsageError

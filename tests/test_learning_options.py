@@ -11,20 +11,20 @@ import numpy as np
 import pytest
 from ottt_loihi.onchip import Settings, fresh_network, learn
 from ottt_loihi.onchip.learner import BACKENDS
-from ottt_loihi.onchip.plan import FEEDBACKS
-from ottt_loihi.sim import learning_losses as losses
-from ottt_loihi.sim.learning_encodings import ENCODINGS
-from ottt_loihi.sim.learning_options import Options
+from ottt_loihi.onchip.network.trainable import FEEDBACKS
+from ottt_loihi.sim.learning import losses
+from ottt_loihi.sim.learning.encodings import ENCODINGS
+from ottt_loihi.sim.learning.options import Options
+from ottt_loihi.sim.learning.three_factor import ThreeFactorLoop
 
 from ottt_loihi.data import load_digits, rate_code
 from ottt_loihi.errors import FileError
-from ottt_loihi.rules.reference import ThreeFactorLoop
 
 pytestmark = pytest.mark.lava
 pytest.importorskip("lava.magma.core.process.process")
 
-from ottt_loihi.onchip.float_graph import build_float_graph  # noqa: E402
-from ottt_loihi.onchip.inprocess import InProcessRun  # noqa: E402
+from ottt_loihi.onchip.lava.float_graph import build_float_graph  # noqa: E402
+from ottt_loihi.onchip.lava.inprocess import InProcessRun  # noqa: E402
 
 T, CLASSES = 4, 3
 

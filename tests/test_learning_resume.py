@@ -12,10 +12,10 @@ import pytest
 from hypothesis import given, settings
 from learning_cases import learning_cases
 from ottt_loihi.onchip import Settings, learn
-from ottt_loihi.onchip.executors import BACKENDS
+from ottt_loihi.onchip.lava.executors import BACKENDS
 from ottt_loihi.sim import storage
-from ottt_loihi.sim.freeze import freeze
-from ottt_loihi.sim.learning import Learner
+from ottt_loihi.sim.learning.freeze import freeze
+from ottt_loihi.sim.learning.learner import Learner
 from test_learner import digits, small
 from test_learner import run as command
 from test_learning import RELAXED, assert_equal
@@ -48,7 +48,7 @@ class TestDying:
 
     def die(self, monkeypatch, folder, backend, sample, **chosen):
         """The readout raises in a sample; returns what the error says."""
-        from ottt_loihi.onchip.processes.readout import OTTTReadoutModelFixed
+        from ottt_loihi.onchip.lava.processes.readout import OTTTReadoutModelFixed
 
         update = OTTTReadoutModelFixed.update
 
@@ -76,7 +76,7 @@ class TestDying:
 
     def test_dying_twice_and_between_two_backends(self, monkeypatch, tmp_path):
         self.die(monkeypatch, tmp_path, "inprocess", 5)
-        from ottt_loihi.onchip.processes.readout import OTTTReadoutModelFixed
+        from ottt_loihi.onchip.lava.processes.readout import OTTTReadoutModelFixed
 
         def fail(self, a):
             raise ValueError(f"broken in step {self.time_step}")
@@ -123,8 +123,8 @@ class TestDying:
 def test_lavas_models_go_on_where_a_learner_stands_and_say_where_they_are(case):
     """Any network, rule and option: half of the samples without Lava, half with it, and the state given back."""
     pytest.importorskip("lava.magma.core.process.process")
-    from ottt_loihi.onchip.graph import begin_at, build_graph
-    from ottt_loihi.onchip.inprocess import InProcessRun
+    from ottt_loihi.onchip.lava.graph import begin_at, build_graph
+    from ottt_loihi.onchip.lava.inprocess import InProcessRun
 
     whole, half, count = Learner(case.network()), Learner(case.network()), len(case.x)
     whole.learn(case.packed, case.labels, case.gate)

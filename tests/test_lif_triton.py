@@ -8,8 +8,9 @@ import pytest
 import torch
 from test_engine import batch, gradients, networks
 
-from ottt_loihi import lif_kernels, neurons
-from ottt_loihi.neurons import LIF, lif_step
+from ottt_loihi.fast import lif_kernels
+from ottt_loihi.nn import neurons
+from ottt_loihi.nn.neurons import LIF, lif_step
 from ottt_loihi.rules import make_rule
 
 pytest.importorskip("triton", reason="Triton comes with torch's builds for GPUs only")
@@ -29,10 +30,10 @@ def lif_triton():
     """The module, decorated for the interpreter."""
     os.environ["TRITON_INTERPRET"] = "1"
     try:
-        yield importlib.import_module("ottt_loihi.lif_triton")
+        yield importlib.import_module("ottt_loihi.fast.triton_kernels")
     finally:
         del os.environ["TRITON_INTERPRET"]
-        sys.modules.pop("ottt_loihi.lif_triton", None)
+        sys.modules.pop("ottt_loihi.fast.triton_kernels", None)
 
 
 def quarters(low, high, seed):

@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from ottt_loihi.config import make_config
 from ottt_loihi.errors import UsageError
-from ottt_loihi.losses import CrossEntropy, SquaredError, describe, make_loss
+from ottt_loihi.rules.losses import CrossEntropy, SquaredError, describe, make_loss
+from ottt_loihi.training.config import make_config
 
 GENERATOR = torch.Generator().manual_seed(0)
 O = torch.randn(6, 5, generator=GENERATOR, dtype=torch.float64)  # noqa: E741

@@ -6,9 +6,9 @@ from test_engine import KINDS, networks
 from torch._C._profiler import _EventType
 from torch.profiler import ProfilerActivity, profile
 
-from ottt_loihi.architectures import conv
-from ottt_loihi.losses import SquaredError
+from ottt_loihi.nn.models import conv
 from ottt_loihi.rules import make_rule
+from ottt_loihi.rules.losses import SquaredError
 
 
 def peak(net, rule, num_steps, constant=False, optimizer=None, products=None):

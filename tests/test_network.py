@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from ottt_loihi.sim import reference
+from ottt_loihi.sim.inference import reference
 from ottt_loihi.sim.network import INPUT, LIF, ChipNetwork, Conv, Dense, Diagonal, Sparse
 
 from ottt_loihi.errors import ChipError, UsageError

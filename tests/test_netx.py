@@ -13,7 +13,9 @@ from corruption import assert_only_our_errors
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from networks import random_messages
-from ottt_loihi.converters import netx, netx_reader, netx_weights
+from ottt_loihi.converters.netx import read as netx_reader
+from ottt_loihi.converters.netx import weights as netx_weights
+from ottt_loihi.converters.netx import write as netx
 from ottt_loihi.converters.verify import compare
 from ottt_loihi.sim.network import INPUT, LIF, ChipNetwork, Conv, Dense, Diagonal
 

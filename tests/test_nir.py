@@ -10,10 +10,10 @@ from corruption import assert_only_our_errors
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from networks import chip_networks, conv_networks, random_messages
-from ottt_loihi.converters import nir as nir_writer
-from ottt_loihi.converters import nir_reader
-from ottt_loihi.converters.float_network import FloatNetwork
-from ottt_loihi.converters.quantize import quantize
+from ottt_loihi.converters.nir import read as nir_reader
+from ottt_loihi.converters.nir import write as nir_writer
+from ottt_loihi.converters.quantize.float_network import FloatNetwork
+from ottt_loihi.converters.quantize.quantize import quantize
 from ottt_loihi.sim import storage
 from ottt_loihi.sim.network import INPUT, LIF, ChipNetwork, Conv, Dense, Diagonal
 from test_export_networks import run_float

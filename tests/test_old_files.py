@@ -5,7 +5,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from fixtures import make
-from ottt_loihi.converters import netx_reader, nir, nir_reader
+from ottt_loihi.converters.netx import read as netx_reader
+from ottt_loihi.converters.nir import read as nir_reader
+from ottt_loihi.converters.nir import write as nir
 from ottt_loihi.sim import storage
 
 FIXTURES = Path(make.__file__).parent
@@ -47,7 +49,7 @@ def test_netx():
 @pytest.mark.parametrize("name", ["mlp", "conv"])
 def test_trained_networks(name):
     torch = pytest.importorskip("torch")
-    from ottt_loihi.checkpoint import load
+    from ottt_loihi.training.checkpoint import load
 
     expected = make.network()[name]
     for path in sorted(FIXTURES.glob(f"{name}-*.pt")):

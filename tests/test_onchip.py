@@ -4,25 +4,24 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from ottt_loihi.onchip.fresh import fresh_network
-from ottt_loihi.sim import learning_integers as integers
-from ottt_loihi.sim import reference
+from ottt_loihi.onchip.network.fresh import fresh_network
+from ottt_loihi.sim.inference import reference
+from ottt_loihi.sim.learning import integers
+from ottt_loihi.sim.learning.feedback import KolenPollackLoop, OPZOLoop
+from ottt_loihi.sim.learning.three_factor import ThreeFactorLoop
 from ottt_loihi.sim.network import LIF, Dense
-
-from ottt_loihi.rules.feedback import KolenPollackLoop, OPZOLoop
-from ottt_loihi.rules.reference import ThreeFactorLoop
 
 pytestmark = pytest.mark.lava
 pytest.importorskip("lava.magma.core.process.process")
 
-from ottt_loihi.converters.lava_runtime import LavaRun  # noqa: E402
-from ottt_loihi.onchip.float_graph import build_float_graph  # noqa: E402
-from ottt_loihi.onchip.graph import build_graph  # noqa: E402
-from ottt_loihi.onchip.inprocess import InProcessRun  # noqa: E402
-from ottt_loihi.onchip.plan import FEEDBACKS, make_plan  # noqa: E402
-from ottt_loihi.onchip.processes.dense import OTTTDense  # noqa: E402
-from ottt_loihi.onchip.rule import OTTTLearningRule  # noqa: E402
-from ottt_loihi.onchip.scales import layer_scales, quantized_feedback, random_feedback  # noqa: E402
+from ottt_loihi.converters.lava.runtime import LavaRun  # noqa: E402
+from ottt_loihi.onchip.lava.float_graph import build_float_graph  # noqa: E402
+from ottt_loihi.onchip.lava.graph import build_graph  # noqa: E402
+from ottt_loihi.onchip.lava.inprocess import InProcessRun  # noqa: E402
+from ottt_loihi.onchip.lava.processes.dense import OTTTDense  # noqa: E402
+from ottt_loihi.onchip.lava.rule import OTTTLearningRule  # noqa: E402
+from ottt_loihi.onchip.network.scales import layer_scales, quantized_feedback, random_feedback  # noqa: E402
+from ottt_loihi.onchip.network.trainable import FEEDBACKS, make_plan  # noqa: E402
 
 from ottt_loihi.errors import LavaError  # noqa: E402
 

@@ -3,13 +3,13 @@
 import pytest
 import torch
 
-from ottt_loihi.architectures import conv, mlp
 from ottt_loihi.data import load_data
 from ottt_loihi.errors import UsageError
-from ottt_loihi.evaluation import evaluate
-from ottt_loihi.losses import SquaredError
+from ottt_loihi.nn.models import conv, mlp
 from ottt_loihi.rules import make_rule
-from ottt_loihi.trainer import Trainer
+from ottt_loihi.rules.losses import SquaredError
+from ottt_loihi.training.evaluation import evaluate
+from ottt_loihi.training.trainer import Trainer
 
 
 def batch(n=32, steps=6):

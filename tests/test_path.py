@@ -5,15 +5,17 @@ import pytest
 
 torch = pytest.importorskip("torch")
 from ottt_loihi.converters import export as exporter  # noqa: E402
-from ottt_loihi.converters import lava, netx, verify  # noqa: E402
+from ottt_loihi.converters import verify  # noqa: E402
+from ottt_loihi.converters.lava import graph as lava  # noqa: E402
+from ottt_loihi.converters.netx import write as netx  # noqa: E402
 from ottt_loihi.converters.samples import samples  # noqa: E402
-from ottt_loihi.sim import reference  # noqa: E402
+from ottt_loihi.sim.inference import reference  # noqa: E402
 
-from ottt_loihi.architectures import mlp  # noqa: E402
 from ottt_loihi.data import load_digits  # noqa: E402
-from ottt_loihi.evaluation import evaluate  # noqa: E402
+from ottt_loihi.nn.models import mlp  # noqa: E402
 from ottt_loihi.rules import OTTT  # noqa: E402
-from ottt_loihi.trainer import Trainer  # noqa: E402
+from ottt_loihi.training.evaluation import evaluate  # noqa: E402
+from ottt_loihi.training.trainer import Trainer  # noqa: E402
 
 EVERYTHING = ("u", "v", "s")
 

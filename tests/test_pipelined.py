@@ -3,12 +3,14 @@
 import numpy as np
 import pytest
 from ottt_loihi.onchip import Settings, fresh_network, learn
-from ottt_loihi.onchip.plan import make_plan
-from ottt_loihi.onchip.scales import learning_network
-from ottt_loihi.onchip.schedule import Schedule, Turn
-from ottt_loihi.sim import learning, learning_reference, reference
-from ottt_loihi.sim.learning import Learner
-from ottt_loihi.sim.learning_options import Options
+from ottt_loihi.onchip.network.scales import learning_network
+from ottt_loihi.onchip.network.schedule import Schedule, Turn
+from ottt_loihi.onchip.network.trainable import make_plan
+from ottt_loihi.sim.inference import reference
+from ottt_loihi.sim.learning import learner as learning
+from ottt_loihi.sim.learning import reference as learning_reference
+from ottt_loihi.sim.learning.learner import Learner
+from ottt_loihi.sim.learning.options import Options
 
 from ottt_loihi import sim
 from ottt_loihi.errors import UsageError
@@ -55,8 +57,8 @@ def test_every_variable_equals_the_oracle(hidden, feedback, encoding):
 )
 def test_every_variable_equals_lavas_models(hidden, encoding, feedback):
     pytest.importorskip("lava.magma.core.process.process")
-    from ottt_loihi.onchip.graph import build_graph
-    from ottt_loihi.onchip.inprocess import InProcessRun
+    from ottt_loihi.onchip.lava.graph import build_graph
+    from ottt_loihi.onchip.lava.inprocess import InProcessRun
 
     (x, labels), plan, rates = data(10), make_plan(chip(hidden)), [0.1] * (len(hidden) + 1)
     packed, options = np.packbits(x, axis=-1), Options(schedule="pipelined", encoding=encoding)
@@ -159,8 +161,8 @@ def float_loop(weights, x, labels, rate, feedback, decay=0.5):
 @pytest.mark.parametrize("hidden", [(), (9,), (9, 7)])
 def test_float_learning_is_the_loop(hidden, kind):
     pytest.importorskip("lava.magma.core.process.process")
-    from ottt_loihi.onchip.float_graph import build_float_graph
-    from ottt_loihi.onchip.inprocess import InProcessRun
+    from ottt_loihi.onchip.lava.float_graph import build_float_graph
+    from ottt_loihi.onchip.lava.inprocess import InProcessRun
 
     rng = np.random.default_rng(3)
     sizes = (12, *hidden, 3)
@@ -202,7 +204,7 @@ def test_noise_cannot_wait_for_its_error():
 @pytest.mark.slow
 def test_digits_are_learnt_nearly_as_well():
     from ottt_loihi.onchip.learner import accuracy
-    from ottt_loihi.sim.freeze import freeze
+    from ottt_loihi.sim.learning.freeze import freeze
 
     from ottt_loihi.data import load_digits, rate_code
 
@@ -215,7 +217,7 @@ def test_digits_are_learnt_nearly_as_well():
 
 
 def test_a_frozen_front_has_no_phase_there():
-    from ottt_loihi.onchip.plan import make_schedule
+    from ottt_loihi.onchip.network.trainable import make_schedule
 
     with pytest.raises(UsageError, match="schedule: 2 frozen layers in front act in phases"):
         make_schedule(1, "random", "pipelined", 2)

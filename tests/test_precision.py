@@ -3,13 +3,13 @@
 import pytest
 import torch
 
-from ottt_loihi.architectures import conv, dsr, mlp
 from ottt_loihi.data import load_digits
 from ottt_loihi.errors import UsageError
-from ottt_loihi.losses import SquaredError
-from ottt_loihi.precision import error_for_product, product_dtype
+from ottt_loihi.nn.models import conv, dsr, mlp
+from ottt_loihi.nn.precision import error_for_product, product_dtype
 from ottt_loihi.rules import make_rule
-from ottt_loihi.trainer import Trainer
+from ottt_loihi.rules.losses import SquaredError
+from ottt_loihi.training.trainer import Trainer
 
 KINDS = [torch.bfloat16, torch.float16]
 RULES = {

@@ -19,10 +19,16 @@ FOLDERS = {
 COMMON = ("ottt_loihi.errors", "ottt_loihi.files", "ottt_loihi.data")
 MAY_IMPORT = {
     "sim": (*COMMON, "ottt_loihi.sim"),
-    "converters": (*COMMON, "ottt_loihi.sim", "ottt_loihi.converters", "ottt_loihi.network", "ottt_loihi.synapses"),
+    "converters": (
+        *COMMON,
+        "ottt_loihi.sim",
+        "ottt_loihi.converters",
+        "ottt_loihi.nn.network",
+        "ottt_loihi.nn.connections",
+    ),
     "onchip": (*COMMON, "ottt_loihi.sim", "ottt_loihi.onchip", "ottt_loihi.converters"),
 }
-FORBIDDEN = {"sim": ("torch", "lava"), "onchip/processes": ("torch",)}
+FORBIDDEN = {"sim": ("torch", "lava"), "onchip/lava/processes": ("torch",)}
 COMMANDS = [f"ottt-{name}" for name in ("train", "export", "run", "learn", "doctor", "data", "eval", "compare")]
 
 
@@ -77,7 +83,7 @@ def test_every_subpackage_is_listed():
 
 def test_process_folder_holds_processes_only():
     """Lava executes every file beside a Process, so each file there must define one."""
-    for path in python_files("onchip/processes"):
+    for path in python_files("onchip/lava/processes"):
         if path.name != "__init__.py":
             bases = r"AbstractProcess|LearningDense|LearningSparse|OTTTDense"
             assert re.search(rf"^class \w+\(((Plastic|Sender), )?({bases})\)", path.read_text(), re.MULTILINE), path

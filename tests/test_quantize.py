@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from ottt_loihi.converters.float_network import FloatConnection, FloatLayer, FloatNetwork
-from ottt_loihi.converters.quantize import quantize
-from ottt_loihi.sim import reference
+from ottt_loihi.converters.quantize.float_network import FloatConnection, FloatLayer, FloatNetwork
+from ottt_loihi.converters.quantize.quantize import quantize
+from ottt_loihi.sim.inference import reference
 from ottt_loihi.sim.network import Diagonal
 
 from ottt_loihi.errors import ChipError, UsageError

@@ -14,14 +14,14 @@ import pytest
 import torch
 from commands import run_here
 
-from ottt_loihi.architectures import dsr, mlp
-from ottt_loihi.checkpoint import load
-from ottt_loihi.config import make_config, override, parse_change, read_config
 from ottt_loihi.errors import FileError, UsageError
-from ottt_loihi.evaluation import evaluate
+from ottt_loihi.nn.models import dsr, mlp
 from ottt_loihi.rules import OTTT, make_rule
-from ottt_loihi.run_folder import RunFolder
-from ottt_loihi.trainer import Trainer
+from ottt_loihi.training.checkpoint import load
+from ottt_loihi.training.config import make_config, override, parse_change, read_config
+from ottt_loihi.training.evaluation import evaluate
+from ottt_loihi.training.run_folder import RunFolder
+from ottt_loihi.training.trainer import Trainer
 
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "NO_COLOR": "1"}
 TRAIN = [sys.executable, "-m", "ottt_loihi.cli.train"]

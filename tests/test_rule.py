@@ -11,7 +11,7 @@ pytestmark = pytest.mark.lava
 @pytest.fixture
 def rule():
     pytest.importorskip("lava.magma.core.learning.learning_rule")
-    from ottt_loihi.onchip.rule import OTTTLearningRule
+    from ottt_loihi.onchip.lava.rule import OTTTLearningRule
 
     return OTTTLearningRule
 

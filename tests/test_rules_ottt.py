@@ -7,15 +7,16 @@ import bptt
 import numpy as np
 import pytest
 import torch
+from ottt_loihi.sim.learning.three_factor import ThreeFactorLoop
 
-from ottt_loihi.architectures import mlp
 from ottt_loihi.errors import UsageError
-from ottt_loihi.layers import Block
-from ottt_loihi.losses import CrossEntropy, SquaredError
-from ottt_loihi.neurons import LIF
-from ottt_loihi.paths import ottt_paths
-from ottt_loihi.rules import OTTT, ThreeFactorLoop, make_rule
-from ottt_loihi.synapses import Linear
+from ottt_loihi.nn.blocks import Block
+from ottt_loihi.nn.connections import Linear
+from ottt_loihi.nn.models import mlp
+from ottt_loihi.nn.neurons import LIF
+from ottt_loihi.nn.paths import ottt_paths
+from ottt_loihi.rules import OTTT, make_rule
+from ottt_loihi.rules.losses import CrossEntropy, SquaredError
 
 TOLERANCE = dict(rtol=1e-12, atol=1e-12)
 LOSSES = [SquaredError(), CrossEntropy(mu=0.05)]
@@ -310,5 +311,7 @@ def test_the_loop_refuses_what_does_not_fit(settings, message):
 
 
 def test_the_loop_needs_no_torch():
-    code = "import sys; from ottt_loihi.rules import ThreeFactorLoop; sys.exit('torch' in sys.modules)"
+    code = (
+        "import sys; from ottt_loihi.sim.learning.three_factor import ThreeFactorLoop; sys.exit('torch' in sys.modules)"
+    )
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0

@@ -7,8 +7,8 @@ import time
 from pathlib import Path
 
 import pytest
-from ottt_loihi.converters import lava_runtime as runtime
-from ottt_loihi.converters.lava_runtime import LavaRun, check_models, require_lava
+from ottt_loihi.converters.lava import runtime
+from ottt_loihi.converters.lava.runtime import LavaRun, check_models, require_lava
 
 from ottt_loihi.errors import BackendUnavailableError, LavaError, UsageError
 
@@ -18,7 +18,7 @@ SCRIPT = """
 import sys
 from lava_processes.misbehaving import Misbehaving, Waiting
 from ottt_loihi.errors import LavaError
-from ottt_loihi.converters.lava_runtime import LavaRun
+from ottt_loihi.converters.lava.runtime import LavaRun
 source, sink = Misbehaving(sys.argv[1], at=5), Waiting()
 source.out.connect(sink.inp)
 try:

@@ -1,5 +1,5 @@
 import pytest
-from ottt_loihi.onchip.schedule import Schedule
+from ottt_loihi.onchip.network.schedule import Schedule
 
 from ottt_loihi.errors import UsageError
 

@@ -7,8 +7,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from networks import chip_networks, conv_networks, random_messages
-from ottt_loihi.converters import lava
-from ottt_loihi.sim import plan, recording, reference, simulator
+from ottt_loihi.converters.lava import graph as lava
+from ottt_loihi.sim.inference import recording, reference, simulator
+from ottt_loihi.sim.inference import ways as plan
 from ottt_loihi.sim.network import INPUT, LIF, ChipNetwork, Conv, Dense, Diagonal, Sparse
 
 from ottt_loihi import sim

@@ -8,12 +8,13 @@ import torch
 
 pytest.importorskip("lava.lib.dl.slayer", reason="lava-dl needs Python 3.10")
 from lava.lib.dl import slayer as lava_slayer
-from ottt_loihi.converters import netx, netx_reader
+from ottt_loihi.converters.netx import read as netx_reader
+from ottt_loihi.converters.netx import write as netx
 
 from ottt_loihi import sim
 from ottt_loihi.data import load_digits, rate_code
 from ottt_loihi.errors import UsageError
-from ottt_loihi.losses import SquaredError
+from ottt_loihi.rules.losses import SquaredError
 from ottt_loihi.slayer import OTTT
 
 pytestmark = pytest.mark.lava

@@ -8,11 +8,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from ottt_loihi.onchip import LavaRun, Settings, fresh_network, learn, repeat_in_lava, watch
-from ottt_loihi.onchip.plan import FEEDBACKS, make_plan
-from ottt_loihi.onchip.scales import learning_network
-from ottt_loihi.sim import reference, storage
-from ottt_loihi.sim.freeze import freeze, make_plastic
-from ottt_loihi.sim.learning import Learner
+from ottt_loihi.onchip.network.scales import learning_network
+from ottt_loihi.onchip.network.trainable import FEEDBACKS, make_plan
+from ottt_loihi.sim import storage
+from ottt_loihi.sim.inference import reference
+from ottt_loihi.sim.learning.freeze import freeze, make_plastic
+from ottt_loihi.sim.learning.learner import Learner
 from ottt_loihi.sim.network import Dense, Sparse
 
 from ottt_loihi import sim
@@ -211,11 +212,10 @@ class TestLava:
 
     @pytest.mark.parametrize("feedback", ["random", "symmetric"])
     def test_float_learning_is_the_loop_with_a_mask(self, feedback):
-        from ottt_loihi.onchip.float_graph import build_float_graph
-        from ottt_loihi.onchip.inprocess import InProcessRun
+        from ottt_loihi.onchip.lava.float_graph import build_float_graph
+        from ottt_loihi.onchip.lava.inprocess import InProcessRun
+        from ottt_loihi.sim.learning.three_factor import ThreeFactorLoop
         from scipy.sparse import csr_matrix
-
-        from ottt_loihi.rules.reference import ThreeFactorLoop
 
         rng = np.random.default_rng(3)
         masks = [rng.random(shape) < 0.5 for shape in ((9, 12), (3, 9))]
@@ -238,7 +238,7 @@ class TestLava:
                 np.testing.assert_allclose(run.get(process.weights), expected, rtol=0, atol=1e-12)
 
     def test_a_running_sparse_matrix_cannot_be_set(self):
-        from ottt_loihi.onchip.inprocess import InProcessRun
+        from ottt_loihi.onchip.lava.inprocess import InProcessRun
 
         for executor in (InProcessRun, LavaRun):
             connection = ours(even_weights())
@@ -246,15 +246,15 @@ class TestLava:
                 run.set(connection.weights, np.zeros((5, 6)))
 
     def test_an_unknown_rounding(self):
-        from ottt_loihi.onchip.processes.sparse import OTTTSparse
-        from ottt_loihi.onchip.rule import OTTTLearningRule
+        from ottt_loihi.onchip.lava.processes.sparse import OTTTSparse
+        from ottt_loihi.onchip.lava.rule import OTTTLearningRule
 
         with pytest.raises(UsageError, match=r"plastic\.rounding: expected one of per-synapse, lava, got 'no'"):
             OTTTSparse(even_weights(), OTTTLearningRule(4, 1, 0.5), 16, rounding="no")
 
     def test_without_extras_it_is_lavas_learning_sparse_to_the_last_bit(self):
         from lava.proc.sparse.process import LearningSparse
-        from ottt_loihi.onchip.rule import OTTTLearningRule
+        from ottt_loihi.onchip.lava.rule import OTTTLearningRule
 
         weights = even_weights()
         stock = drive(LearningSparse(weights=weights, learning_rule=OTTTLearningRule(4, 1, 0.5)))
@@ -266,7 +266,7 @@ class TestLava:
     def test_lava_drops_synapses_of_weight_zero_and_one_at_the_first_step(self):
         """Guard: ours keep them."""
         from lava.proc.sparse.process import LearningSparse
-        from ottt_loihi.onchip.rule import OTTTLearningRule
+        from ottt_loihi.onchip.lava.rule import OTTTLearningRule
 
         weights = even_weights()
         weights.data[:4] = 0, 1, 0, 1
@@ -294,8 +294,8 @@ def even_weights():
 
 
 def ours(weights):
-    from ottt_loihi.onchip.processes.sparse import OTTTSparse
-    from ottt_loihi.onchip.rule import OTTTLearningRule
+    from ottt_loihi.onchip.lava.processes.sparse import OTTTSparse
+    from ottt_loihi.onchip.lava.rule import OTTTLearningRule
 
     return OTTTSparse(weights, OTTTLearningRule(4, 1, 0.5), reset_interval=10**6)
 
@@ -303,7 +303,7 @@ def ours(weights):
 def drive(connection, steps=48, epoch=4):
     """Weights, traces and activations after each step, driven by the same spikes and y1."""
     from lava.proc.io.source import RingBuffer
-    from ottt_loihi.onchip.inprocess import InProcessRun
+    from ottt_loihi.onchip.lava.inprocess import InProcessRun
 
     rng = np.random.default_rng(0)
     spikes = np.where(np.arange(steps) % epoch == 0, rng.integers(0, 2, (6, steps)), 0)

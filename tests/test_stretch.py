@@ -3,11 +3,11 @@
 import pytest
 import torch
 
-from ottt_loihi import stretch_connection
-from ottt_loihi.architectures import conv, dsr, mlp, nf_resnet34
 from ottt_loihi.errors import TrainingError, UsageError
-from ottt_loihi.losses import CrossEntropy, Distilled, SquaredError
+from ottt_loihi.fast import chunk_connection as stretch_connection
+from ottt_loihi.nn.models import conv, dsr, mlp, nf_resnet34
 from ottt_loihi.rules import make_rule
+from ottt_loihi.rules.losses import CrossEntropy, Distilled, SquaredError
 
 T = 7
 IMAGE = {"input_shape": (3, 9, 8), "num_classes": 4, "time_steps": T}

@@ -7,20 +7,24 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
-from ottt_loihi.converters import channel_scale, lava, netx, torch_integer
+from ottt_loihi.converters import torch_integer
 from ottt_loihi.converters.budget import budget
-from ottt_loihi.converters.contraction import loop_norms
-from ottt_loihi.converters.float_network import FloatConnection, FloatLayer, FloatNetwork, from_torch
+from ottt_loihi.converters.lava import graph as lava
 from ottt_loihi.converters.limits import LOIHI1, LOIHI2
-from ottt_loihi.converters.quantize import quantize
-from ottt_loihi.onchip.plan import make_plan
-from ottt_loihi.sim import reference, storage
-from ottt_loihi.sim.freeze import make_plastic
+from ottt_loihi.converters.netx import write as netx
+from ottt_loihi.converters.quantize import channel_scale
+from ottt_loihi.converters.quantize.contraction import loop_norms
+from ottt_loihi.converters.quantize.float_network import FloatConnection, FloatLayer, FloatNetwork, from_torch
+from ottt_loihi.converters.quantize.quantize import quantize
+from ottt_loihi.onchip.network.trainable import make_plan
+from ottt_loihi.sim import storage
+from ottt_loihi.sim.inference import reference
+from ottt_loihi.sim.learning.freeze import make_plastic
 from ottt_loihi.sim.network import INPUT, LIF, ChipNetwork, Conv, Dense, Diagonal, Sparse
 
 from ottt_loihi import sim
-from ottt_loihi.architectures import mlp
 from ottt_loihi.errors import ChipError, FileError, UsageError
+from ottt_loihi.nn.models import mlp
 
 EVERYTHING = ("u", "v", "s")
 RELAXED = {"deadline": None, "suppress_health_check": list(HealthCheck)}
@@ -461,7 +465,7 @@ def test_a_trained_one_bit_network_predicts_as_it_was_trained(reset):
 
     from ottt_loihi.data import load_data
     from ottt_loihi.rules import make_rule
-    from ottt_loihi.trainer import Trainer
+    from ottt_loihi.training.trainer import Trainer
 
     split = load_data("digits")
     net = mlp((64, 96, 96, 10), binary="channel", bias=True, reset=reset, input_shape=split.input_shape)

@@ -5,14 +5,14 @@ import numpy as np
 import pytest
 import torch
 
-from ottt_loihi import trainer as trainer_module
-from ottt_loihi.architectures import mlp
-from ottt_loihi.checkpoint import load
 from ottt_loihi.data import load_digits, rate_code
 from ottt_loihi.errors import FileError, TrainingError, UsageError
-from ottt_loihi.evaluation import TEST_ENCODING_SEED, evaluate
+from ottt_loihi.nn.models import mlp
 from ottt_loihi.rules import OTTT
-from ottt_loihi.trainer import Trainer, in_turn, train_encoding_seed
+from ottt_loihi.training import trainer as trainer_module
+from ottt_loihi.training.checkpoint import load
+from ottt_loihi.training.evaluation import TEST_ENCODING_SEED, evaluate
+from ottt_loihi.training.trainer import Trainer, in_turn, train_encoding_seed
 
 DIGITS = load_digits()
 X, Y = DIGITS.x_train[:200], DIGITS.y_train[:200]

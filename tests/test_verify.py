@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from networks import random_messages
 from ottt_loihi.converters import verify
-from ottt_loihi.sim import reference
+from ottt_loihi.sim.inference import reference
 from test_lava import mlp
 
 from ottt_loihi.errors import VerificationError

@@ -18,7 +18,7 @@ from ottt_loihi.errors import BackendUnavailableError, FileError, OtttError
 from ottt_loihi.terminal import THEME
 
 if TYPE_CHECKING:
-    from ottt_loihi.converters.report import Table
+    from ottt_loihi.report.report import Table
 
 out = Console(highlight=False, theme=THEME)
 err = Console(stderr=True, highlight=False, theme=THEME)  # progress and errors: stdout stays clean for --json

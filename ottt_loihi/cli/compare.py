@@ -12,7 +12,7 @@ import typer
 from ottt_loihi.cli.command import Debug, Json, err, execute, expect_file, print_files, print_json, print_table
 
 if TYPE_CHECKING:
-    from ottt_loihi.converters.report import Table
+    from ottt_loihi.report.report import Table
 
 
 def compare(
@@ -38,9 +38,9 @@ def compare(
     """
     from rich.progress import Progress
 
-    from ottt_loihi.compare import read_comparison, run, summarise
-    from ottt_loihi.converters import plots
     from ottt_loihi.files import atomic_write
+    from ottt_loihi.report import plots
+    from ottt_loihi.training.compare import read_comparison, run, summarise
 
     expect_file(config, "TOML file", {"": "configs/compare/digits.toml is one", ".pt": "ottt-eval tests a network"})
     comparison = read_comparison(config)
@@ -115,7 +115,7 @@ def _note(rows: list[dict[str, Any]]) -> str:
 
 
 def _table(rows: list[dict[str, Any]]) -> Table:
-    from ottt_loihi.converters.report import Table
+    from ottt_loihi.report.report import Table
 
     return Table("ottt-compare", COLUMNS, [_cells(row) for row in rows], _note(rows))
 

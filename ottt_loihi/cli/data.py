@@ -71,8 +71,8 @@ def _state(data_set: DataSet, folder: Path | None) -> dict[str, Any]:
 
 
 def _show_listing(result: dict[str, Any]) -> None:
-    from ottt_loihi.converters.report import Table
     from ottt_loihi.data.folder import ENVIRONMENT
+    from ottt_loihi.report.report import Table
 
     base = result["folder"]
     title = f"data sets in {base}" if base else f"data sets ({ENVIRONMENT} is not set)"
@@ -117,7 +117,7 @@ def _counts(labels: Any, num_classes: int) -> list[int]:
 
 
 def _show_contents(result: dict[str, Any]) -> None:
-    from ottt_loihi.converters.report import Table
+    from ottt_loihi.report.report import Table
 
     counts = result["samples_per_class"]
     steps = f"{result['time_steps']} frames" if result["time_steps"] else "images (rate coded when used)"

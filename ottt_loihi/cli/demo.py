@@ -89,7 +89,7 @@ def _say_learned(result: dict[str, Any]) -> str:
 
 
 def _summarise(output: Path, results: dict[str, Any], seconds: dict[str, float], total: float) -> None:
-    from ottt_loihi.converters.report import Table
+    from ottt_loihi.report.report import Table
 
     rows = [[what, _say(name, results[name]), f"{seconds[name]:.0f}"] for what, name, _ in steps(output)]
     command.out.print()

@@ -137,7 +137,7 @@ def _version(package: str) -> str | None:
 def _show(findings: list[Finding]) -> None:
     from rich.markup import escape
 
-    from ottt_loihi.converters.report import Table
+    from ottt_loihi.report.report import Table
 
     rows = [[f.what, f"[{COLOURS[f.state]}]{f.state}[/]", escape(f.detail)] for f in findings]
     command.print_table(Table("ottt-doctor", ["what", "state", "found"], rows))

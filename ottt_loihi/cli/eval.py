@@ -24,9 +24,9 @@ def evaluate_model(
 
     Example: ottt-eval runs/first/model.pt -T 2 -T 6 -T 12 --plot rates.svg
     """
-    from ottt_loihi.checkpoint import load
     from ottt_loihi.data import load_data
-    from ottt_loihi.evaluation import evaluate
+    from ottt_loihi.training.checkpoint import load
+    from ottt_loihi.training.evaluation import evaluate
 
     trains = "ottt-train -o FOLDER makes one"
     expect_file(model, "model.pt", {"": trains, ".h5": "ottt-run classifies with the integer network"})
@@ -65,9 +65,9 @@ def main() -> None:
 
 
 def _draw(rates: Any, path: Path) -> None:
-    from ottt_loihi.converters import plots
     from ottt_loihi.errors import UsageError
     from ottt_loihi.files import atomic_write
+    from ottt_loihi.report import plots
 
     if path.suffix != ".svg":
         raise UsageError(f"--plot: expected a file ending in .svg, got {path}")
@@ -79,7 +79,7 @@ def _draw(rates: Any, path: Path) -> None:
 
 
 def _show(rows: list[dict[str, Any]], data: str, trained: int) -> None:
-    from ottt_loihi.converters.report import Table
+    from ottt_loihi.report.report import Table
 
     table = [
         [

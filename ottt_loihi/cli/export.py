@@ -168,7 +168,7 @@ def _export(model: Path, options: Options, time_steps: int | None, input_shape: 
 
         return exporter.export_chip(storage.load(model), options.limits)
     if model.suffix == ".nir":
-        from ottt_loihi.converters import nir_reader
+        from ottt_loihi.converters.nir import read as nir_reader
         from ottt_loihi.sim.network import ChipNetwork
 
         network = nir_reader.read(model, time_steps, dt)
@@ -176,7 +176,7 @@ def _export(model: Path, options: Options, time_steps: int | None, input_shape: 
             return exporter.export_chip(network, options.limits)
         return exporter.export_float(network, options, source=model)
     if model.suffix == ".net":
-        from ottt_loihi.converters import netx_reader
+        from ottt_loihi.converters.netx import read as netx_reader
 
         if time_steps is None:
             raise UsageError(f"{model}: a .net does not hold the number of time steps; give --time-steps")
@@ -184,7 +184,7 @@ def _export(model: Path, options: Options, time_steps: int | None, input_shape: 
         for note in imported.notes:
             command.err.print(f"note: {note}")
         return exporter.export_chip(imported.chip, options.limits)
-    from ottt_loihi.checkpoint import load
+    from ottt_loihi.training.checkpoint import load
 
     net = load(model)
     if "training" not in net.provenance:

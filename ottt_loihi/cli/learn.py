@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     import numpy as np
 
     from ottt_loihi.onchip.learner import LearningResult, Repetition, Settings
+    from ottt_loihi.sim.learning.subspace import Subspace
     from ottt_loihi.sim.network import ChipNetwork
-    from ottt_loihi.sim.subspace import Subspace
 
 
 class Backend(str, Enum):
@@ -180,7 +180,7 @@ def _watched(scenario: Scenario, rows: int, settings: Settings, quiet: bool) -> 
     """What the deployed network's traces span in its old world, ``rows`` directions where there are as many."""
     from ottt_loihi.errors import UsageError
     from ottt_loihi.onchip import watch
-    from ottt_loihi.onchip.plan import make_plan
+    from ottt_loihi.onchip.network.trainable import make_plan
 
     if not rows:
         return None
@@ -220,7 +220,7 @@ def _summary(
     scenario: Scenario, result: LearningResult, settings: Settings, repeated: Repetition | None
 ) -> dict[str, Any]:
     from ottt_loihi.onchip.learner import accuracy
-    from ottt_loihi.sim.freeze import freeze
+    from ottt_loihi.sim.learning.freeze import freeze
 
     frozen = freeze(result.chip)
     inference = accuracy(frozen.chip, *scenario.test)

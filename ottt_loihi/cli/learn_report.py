@@ -19,10 +19,10 @@ SEEN = 500  # test samples that silent neurons are counted on
 
 def write(folder: Path, scenario: Scenario, result: LearningResult, summary: dict[str, Any]) -> dict[str, str]:
     """The learnt network as it is and as inference weights, the curve as picture and data, the report's section."""
-    from ottt_loihi.converters import plots, report
     from ottt_loihi.files import atomic_write
+    from ottt_loihi.report import plots, report
     from ottt_loihi.sim import storage
-    from ottt_loihi.sim.freeze import freeze
+    from ottt_loihi.sim.learning.freeze import freeze
 
     learning = {key: summary[key] for key in ("scenario", "accuracy", "samples", "steps", "rates", "settings")}
     chip = replace(result.chip, provenance={**result.chip.provenance, "learning": learning})
@@ -64,7 +64,7 @@ def _weights(before: ChipNetwork, after: ChipNetwork) -> dict[str, tuple[np.ndar
 
 
 def _section(summary: dict[str, Any], figures: list[Any]) -> Any:
-    from ottt_loihi.converters.report import Section
+    from ottt_loihi.report.report import Section
 
     titles = {
         "scratch": "Learning on the chip from scratch",
@@ -93,7 +93,7 @@ def story(summary: dict[str, Any]) -> str:
 
 
 def table(summary: dict[str, Any]) -> Any:
-    from ottt_loihi.converters.report import Table
+    from ottt_loihi.report.report import Table
 
     saturated = ", ".join(f"{name} {count:,}" for name, count in summary["saturated"].items() if count) or "none"
     rows = [
@@ -121,7 +121,7 @@ def table(summary: dict[str, Any]) -> Any:
 
 def _rule(settings: dict[str, Any]) -> str:
     """The choices that differ from the plain rule."""
-    from ottt_loihi.sim.learning_options import Options
+    from ottt_loihi.sim.learning.options import Options
 
     chosen = Options(**{f.name: settings[f.name] for f in fields(Options)}).chosen()
     return ", ".join(f"{name} {value}" for name, value in chosen.items()) or "OTTT, squared error"

@@ -53,10 +53,10 @@ def make_scenario(
     from ottt_loihi.converters.samples import as_messages, as_spikes
     from ottt_loihi.data import load_data
     from ottt_loihi.errors import UsageError
-    from ottt_loihi.onchip.fresh import fresh_network
     from ottt_loihi.onchip.learner import accuracy
+    from ottt_loihi.onchip.network.fresh import fresh_network
     from ottt_loihi.sim import storage
-    from ottt_loihi.sim.freeze import make_plastic
+    from ottt_loihi.sim.learning.freeze import make_plastic
 
     if model:
         made = "ottt-export makes one"
@@ -108,7 +108,7 @@ def _data_of(chip: ChipNetwork | None) -> str:
 
 
 def _unit(chip: ChipNetwork, x: np.ndarray, labels: np.ndarray) -> int | None:
-    from ottt_loihi.onchip.plan import estimate_unit, knows_unit
+    from ottt_loihi.onchip.network.trainable import estimate_unit, knows_unit
 
     return None if knows_unit(chip) else estimate_unit(chip, x, labels)
 

@@ -15,8 +15,8 @@ from ottt_loihi.cli import command
 if TYPE_CHECKING:
     import numpy as np
 
+    from ottt_loihi.sim.inference.reference import Result
     from ottt_loihi.sim.network import ChipNetwork
-    from ottt_loihi.sim.reference import Result
 
 
 class Engine(str, Enum):
@@ -111,7 +111,7 @@ def _classify(chip: ChipNetwork, backend: Engine, x: np.ndarray, quiet: bool) ->
 
     started = time.perf_counter()
     if backend is Engine.lava:
-        from ottt_loihi.converters import lava
+        from ottt_loihi.converters.lava import graph as lava
 
         with command.err.status(f"{TITLES[Backend.lava]}, {len(x)} images …") if not quiet else nullcontext():
             return lava.run(chip, x), time.perf_counter() - started
@@ -145,7 +145,8 @@ def _verify(chip: ChipNetwork, model: Path, backend: Backend, x: np.ndarray, qui
 
 
 def _run_in(chip: ChipNetwork, model: Path, backend: Backend, x: np.ndarray, record: tuple[str, ...]) -> Result:
-    from ottt_loihi.converters import lava, netx
+    from ottt_loihi.converters.lava import graph as lava
+    from ottt_loihi.converters.netx import write as netx
 
     if backend is Backend.lava:
         return lava.run(chip, x, record)
@@ -164,7 +165,7 @@ def _fail_if_different(checks: list[dict[str, Any]]) -> None:
 
 
 def _tables(summary: dict[str, Any]) -> list[Any]:
-    from ottt_loihi.converters.report import Table
+    from ottt_loihi.report.report import Table
 
     rows = [
         [
@@ -191,7 +192,7 @@ def _summary_line(summary: dict[str, Any]) -> str:
 
 
 def _report(chip: ChipNetwork, summary: dict[str, Any], folder: Path) -> Path:
-    from ottt_loihi.converters import report
+    from ottt_loihi.report import report
 
     different = sum(check["different"] for check in summary["verified"])
     verdict = "Nothing was compared with Lava in this run."

@@ -11,10 +11,10 @@ import typer
 from ottt_loihi.cli.command import Debug, Json, err, execute, out, print_json, print_table
 
 if TYPE_CHECKING:
-    from ottt_loihi.config import Config
-    from ottt_loihi.evaluation import Evaluation
-    from ottt_loihi.network import Network
-    from ottt_loihi.run_folder import Epoch
+    from ottt_loihi.nn.network import Network
+    from ottt_loihi.training.config import Config
+    from ottt_loihi.training.evaluation import Evaluation
+    from ottt_loihi.training.run_folder import Epoch
 
 
 class Update(str, Enum):
@@ -122,7 +122,7 @@ def train(
     there is; --resume goes on, bit for bit as if nothing had happened.
     Several processes: torchrun --nproc-per-node 2 -m ottt_loihi.cli.train …
     """
-    from ottt_loihi.config import Config, override, parse_change, read_config
+    from ottt_loihi.training.config import Config, override, parse_change, read_config
 
     values: dict[str, Any] = {
         "data.name": data,
@@ -169,11 +169,11 @@ def run(
     """Train as ``config`` says, in the folder ``output``; what came out, or None in a process that does not lead."""
     import torch
 
-    from ottt_loihi import distributed
-    from ottt_loihi.checkpoint import load
-    from ottt_loihi.evaluation import evaluate
-    from ottt_loihi.run_folder import RunFolder
-    from ottt_loihi.trainer import Trainer
+    from ottt_loihi.training import distributed
+    from ottt_loihi.training.checkpoint import load
+    from ottt_loihi.training.evaluation import evaluate
+    from ottt_loihi.training.run_folder import RunFolder
+    from ottt_loihi.training.trainer import Trainer
 
     training = config.training
     torch.set_num_threads(training.threads)
@@ -187,7 +187,7 @@ def run(
         net.quantize(training.quantize)
     rule = config.make_rule(net.convention)
     if training.cuda_graph:
-        from ottt_loihi.cuda_graph import GraphedRule
+        from ottt_loihi.fast.cuda_graph import GraphedRule
 
         rule = GraphedRule(rule)
     net.provenance["data"] = str(config.data.get("name", "digits"))
@@ -253,8 +253,8 @@ def _move(net: Network, device: str) -> None:
 
 def _continued(config: Config, net: Network) -> Config:
     """``config`` with what a trained network brings with it: its data and encoding, unless others are asked for."""
-    from ottt_loihi.config import override
     from ottt_loihi.errors import UsageError
+    from ottt_loihi.training.config import override
 
     if config.network:
         raise UsageError(f"--init: the network comes from the model.pt; remove {', '.join(config.network)}")
@@ -315,7 +315,7 @@ def _check_folder(folder: Path) -> None:
 
 
 def _show(result: dict[str, Any]) -> None:
-    from ottt_loihi.converters.report import Table
+    from ottt_loihi.report.report import Table
 
     rates = result["spike_rates"]
     network = "-".join(map(str, result["sizes"])) if result["sizes"] else result["network"]

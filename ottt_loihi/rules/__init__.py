@@ -1,4 +1,4 @@
-"""Learning rules. ``reference`` is plain NumPy; the rest needs torch and is imported when it is first asked for."""
+"""Learning rules. They need torch and are imported when they are first used."""
 
 from __future__ import annotations
 
@@ -19,11 +19,10 @@ _RULES = {  # name: module and class; a new rule is one new file and one line he
 RULES = tuple(_RULES)
 
 _LAZY = {kind: module for module, kind in _RULES.values()} | {
-    "Rule": "rule",
-    "OnlineRule": "rule",
+    "Rule": "base",
+    "OnlineRule": "base",
     "HLOP": "hlop",
-    "BatchResult": "rule",
-    "ThreeFactorLoop": "reference",
+    "BatchResult": "base",
     "three_factors": "factors",
 }
 

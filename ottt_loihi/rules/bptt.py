@@ -7,11 +7,11 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from ottt_loihi.losses import Loss
-from ottt_loihi.network import Network
-from ottt_loihi.neurons import one_of
-from ottt_loihi.paths import Paths
-from ottt_loihi.rules.rule import Accumulated, Rule, membranes
+from ottt_loihi.nn.network import Network
+from ottt_loihi.nn.neurons import one_of
+from ottt_loihi.nn.paths import Paths
+from ottt_loihi.rules.base import Accumulated, Rule, membranes
+from ottt_loihi.rules.losses import Loss
 
 RESETS = ("detached", "attached")
 

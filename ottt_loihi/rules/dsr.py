@@ -19,13 +19,13 @@ import torch
 from torch import Tensor, nn
 
 from ottt_loihi.errors import TrainingError, UsageError
-from ottt_loihi.losses import Loss
-from ottt_loihi.network import Network
-from ottt_loihi.neurons import LIFStep, one_of
-from ottt_loihi.paths import BPTT, Paths
-from ottt_loihi.precision import no_graph
-from ottt_loihi.rules.rule import BatchResult, Rule, check_labels, require_finite
-from ottt_loihi.traced import Traced
+from ottt_loihi.nn.network import Network
+from ottt_loihi.nn.neurons import LIFStep, one_of
+from ottt_loihi.nn.paths import BPTT, Paths
+from ottt_loihi.nn.precision import no_graph
+from ottt_loihi.nn.traced import Traced
+from ottt_loihi.rules.base import BatchResult, Rule, check_labels, require_finite
+from ottt_loihi.rules.losses import Loss
 
 KINDS = ("if", "lif")
 GRADIENTS = ("exact", "released")

@@ -23,12 +23,12 @@ import torch
 from torch import Tensor
 
 from ottt_loihi.errors import TrainingError, UsageError
-from ottt_loihi.layers import Branch
-from ottt_loihi.losses import Loss
-from ottt_loihi.network import Network
-from ottt_loihi.neurons import LIF
-from ottt_loihi.precision import no_graph
-from ottt_loihi.rules.rule import require_finite
+from ottt_loihi.nn.blocks import Branch
+from ottt_loihi.nn.network import Network
+from ottt_loihi.nn.neurons import LIF
+from ottt_loihi.nn.precision import no_graph
+from ottt_loihi.rules.base import require_finite
+from ottt_loihi.rules.losses import Loss
 
 POWER_ITERATIONS = 1000
 

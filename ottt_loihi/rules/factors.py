@@ -7,11 +7,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ottt_loihi.losses import Loss
-from ottt_loihi.network import Network, NetworkState
-from ottt_loihi.paths import ottt_paths
-from ottt_loihi.rules.rule import check_labels
-from ottt_loihi.synapses import Synapse
+from ottt_loihi.nn.connections import Synapse
+from ottt_loihi.nn.network import Network, NetworkState
+from ottt_loihi.nn.paths import ottt_paths
+from ottt_loihi.rules.base import check_labels
+from ottt_loihi.rules.losses import Loss
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class Factors:
     trace        ``(batch, *inputs)``   first factor: â[t], what the weights multiply (pooled, repeated if they are)
     surrogate    ``(batch, *outputs)``  second factor: f(u[t]); the readout's: 1
     error        ``(batch, *outputs)``  third factor: δ[t] = ∂L[t]/∂s[t]; the readout's: ∂L[t]/∂o[t]
-    stream       ``(batch, *outputs)``  ∂L[t]/∂I[t] that comes round the neuron (:class:`~ottt_loihi.layers.Skip`); None
+    stream       ``(batch, *outputs)``  ∂L[t]/∂I[t] that comes round the neuron (``nn.blocks.Skip``); None
                                         without
     bias_trace   float                  Λ_t, or 1 where the convention has no bias trace
     ===========  =====================  ==========================================================================

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from ottt_loihi.errors import TrainingError, UsageError
-from ottt_loihi.network import Network
-from ottt_loihi.synapses import Linear, Synapse
+from ottt_loihi.nn.connections import Linear, Synapse
+from ottt_loihi.nn.network import Network
 
 CHANGE_LIMIT = 10.0  # of an element of ΔH
 LONGEST = 10.0  # of a row; an element cannot become infinite where its changes are limited

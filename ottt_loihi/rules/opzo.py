@@ -10,13 +10,13 @@ import torch
 from torch import Tensor
 
 from ottt_loihi.errors import UsageError
-from ottt_loihi.folding import Folded
-from ottt_loihi.layers import BlockState
-from ottt_loihi.losses import Loss
-from ottt_loihi.network import Network, NetworkState
-from ottt_loihi.neurons import one_of
-from ottt_loihi.paths import Paths, ottt_paths
-from ottt_loihi.rules.rule import UPDATES, BatchResult, Rule, check_labels, membranes, require_finite
+from ottt_loihi.nn.blocks import BlockState
+from ottt_loihi.nn.folding import Folded
+from ottt_loihi.nn.network import Network, NetworkState
+from ottt_loihi.nn.neurons import one_of
+from ottt_loihi.nn.paths import Paths, ottt_paths
+from ottt_loihi.rules.base import UPDATES, BatchResult, Rule, check_labels, membranes, require_finite
+from ottt_loihi.rules.losses import Loss
 
 FEEDBACK = ("estimated", "random")
 QUIET = Paths(membrane=False)

@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from ottt_loihi.errors import UsageError
-from ottt_loihi.network import Network
-from ottt_loihi.neurons import one_of
-from ottt_loihi.paths import CONVENTIONS, ottt_paths
+from ottt_loihi.nn.network import Network
+from ottt_loihi.nn.neurons import one_of
+from ottt_loihi.nn.paths import CONVENTIONS, ottt_paths
+from ottt_loihi.rules.base import OnlineRule
 from ottt_loihi.rules.hlop import HLOP
-from ottt_loihi.rules.rule import OnlineRule
 
 
 class OTTT(OnlineRule):

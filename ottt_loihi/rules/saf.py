@@ -18,17 +18,17 @@ from typing import Any, ClassVar, NamedTuple
 import torch
 from torch import Tensor
 
-from ottt_loihi.delays import Late, arriving, remembered
 from ottt_loihi.errors import UsageError
-from ottt_loihi.folding import Folded
-from ottt_loihi.layers import Block
-from ottt_loihi.losses import Loss
-from ottt_loihi.network import Network
-from ottt_loihi.neurons import LIF, LeanAccumulation, fire, has_kernels, like
-from ottt_loihi.paths import Paths
-from ottt_loihi.precision import no_graph
-from ottt_loihi.rules.rule import BatchResult, OnlineRule, Rule, check_labels, require_finite
-from ottt_loihi.synapses import Synapse, Weights
+from ottt_loihi.nn.blocks import Block
+from ottt_loihi.nn.connections import Synapse, Weights
+from ottt_loihi.nn.delays import Late, arriving, remembered
+from ottt_loihi.nn.folding import Folded
+from ottt_loihi.nn.network import Network
+from ottt_loihi.nn.neurons import LIF, LeanAccumulation, fire, has_kernels, like
+from ottt_loihi.nn.paths import Paths
+from ottt_loihi.nn.precision import no_graph
+from ottt_loihi.rules.base import BatchResult, OnlineRule, Rule, check_labels, require_finite
+from ottt_loihi.rules.losses import Loss
 
 
 class SAFState(NamedTuple):

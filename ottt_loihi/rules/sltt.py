@@ -8,9 +8,9 @@ from typing import Any, ClassVar
 import torch
 
 from ottt_loihi.errors import UsageError
-from ottt_loihi.paths import Paths
+from ottt_loihi.nn.paths import Paths
+from ottt_loihi.rules.base import OnlineRule
 from ottt_loihi.rules.hlop import HLOP
-from ottt_loihi.rules.rule import OnlineRule
 
 
 class SLTT(OnlineRule):

@@ -10,12 +10,12 @@ import torch
 from torch import Tensor
 
 from ottt_loihi.errors import TrainingError
-from ottt_loihi.losses import Loss
-from ottt_loihi.network import Network
-from ottt_loihi.neurons import one_of
+from ottt_loihi.nn.network import Network
+from ottt_loihi.nn.neurons import one_of
 from ottt_loihi.rules import equilibrium
+from ottt_loihi.rules.base import BatchResult, Rule, check_labels
 from ottt_loihi.rules.ide import WHEN_NOT_CONVERGED, number, whole
-from ottt_loihi.rules.rule import BatchResult, Rule, check_labels
+from ottt_loihi.rules.losses import Loss
 
 MAX_SATURATED = 0.01  # share of error neurons at their largest rate
 

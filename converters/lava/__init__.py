@@ -1,0 +1,1 @@
+"""A ChipNetwork as stock Lava processes: graph, guarded runtime, script."""

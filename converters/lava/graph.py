@@ -1,0 +1,304 @@
+"""A ChipNetwork as a graph of stock Lava processes, and its run in the Lava runtime (``fixed_pt``, on the CPU).
+
+Every connection takes one step, so layer l works on logical step t at wall-clock step t + l + 1, and a sample takes
+T + L wall-clock steps. The host starts each sample: it clears all states, and when a layer's first logical step comes,
+it writes its initial u and its bias. Until then a layer has neither input nor bias and stays silent, so that nothing of
+the time before reaches anybody, recurrent connections included.
+
+Pipelined, samples follow one another without a gap, T steps each, and nobody writes anything: ``LIFReset`` forgets u
+and v when a layer's next sample begins, l + 1 steps after the input's. That is exact where nothing else outlives a
+sample.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from ottt_loihi.converters.lava.runtime import LavaRun, require_lava
+from ottt_loihi.sim.inference.reference import Result, check_input
+from ottt_loihi.sim.network import INPUT, ChipNetwork, Connection, Conv, Diagonal, Sparse
+
+from ottt_loihi.errors import ChipError
+
+RECORDABLE = ("u", "v", "s")
+LEAD = 1  # silent steps before the first sample: Lava lets nobody write a state before the first step
+
+
+@dataclass(frozen=True)
+class Graph:
+    """Lava processes, not yet running.
+
+    source: ``RingBuffer`` with all samples · neurons: the ``LIF`` process of each layer · connections: in the order of
+    ``chip.connections`` · sinks: one ``RingBuffer`` per layer with its spikes.
+    """
+
+    source: Any
+    neurons: tuple[Any, ...]
+    connections: tuple[Any, ...]
+    sinks: tuple[Any, ...]
+
+    def pairs(self, chip: ChipNetwork) -> Iterator[tuple[Connection, Any]]:
+        """Each connection and its process."""
+        return zip(chip.connections, self.connections)
+
+
+def steps_per_sample(chip: ChipNetwork) -> int:
+    """Wall-clock steps from a sample's first frame to its last layer's last logical step."""
+    return chip.num_steps + len(chip.layers)
+
+
+def run_length(chip: ChipNetwork, batch: int) -> int:
+    """Wall-clock steps of a run of ``batch`` samples."""
+    return LEAD + batch * steps_per_sample(chip)
+
+
+def build(chip: ChipNetwork, messages: np.ndarray, pipelined: bool = False) -> Graph:
+    """Build the process graph for samples ``messages``, int32 ``(batch, num_steps, input_size)``.
+
+    Raises :class:`ChipError` for plastic (``learning9``) connections, whose odd weights Lava would truncate, or for
+    what cannot be pipelined, and :class:`BackendUnavailableError` without Lava.
+    """
+    require_lava()
+    from lava.proc.io.sink import RingBuffer as Sink
+
+    if pipelined:
+        require_pipeline(chip)
+    neurons = tuple(_neurons(chip, index, pipelined) for index in range(len(chip.layers)))
+    period = chip.num_steps if pipelined else steps_per_sample(chip)
+    source = build_source(messages, period, len(chip.layers) if pipelined else 0)
+    connections = tuple(build_connection(c) for c in chip.connections)
+    for c, process in zip(chip.connections, connections):
+        wire(c, (source if c.pre == INPUT else neurons[c.pre]).s_out, process, neurons[c.post].a_in)
+    length = source.data.shape[1]
+    sinks = tuple(Sink(shape=(layer.size,), buffer=length) for layer in chip.layers)
+    for neuron, sink in zip(neurons, sinks):
+        neuron.s_out.connect(sink.a_in)
+    return Graph(source, neurons, connections, sinks)
+
+
+def require_pipeline(chip: ChipNetwork) -> None:
+    """Refuse what outlives a sample: initial currents, spikes that are still on their way."""
+    for index, layer in enumerate(chip.layers):
+        if layer.u_init.any():
+            raise ChipError(f"{layer.name}: begins with a current of its own, which LIFReset would not give it again")
+        if (late := [c for c in chip.inputs_of(index) if chip.logical_delay(c)]) != []:
+            raise ChipError(f"{late[0].label}: recurrent or delayed spikes of a sample would arrive in the next one")
+
+
+def _neurons(chip: ChipNetwork, index: int, pipelined: bool) -> Any:
+    from lava.proc.lif.process import LIF as LavaLIF
+    from lava.proc.lif.process import LIFReset
+
+    layer = chip.layers[index]
+    # Lava's threshold is one number, which its CPU models compare with as it comes: an array of them as well
+    vth = layer.vth if isinstance(layer.vth, int) else layer.thresholds
+    settings = {"du": layer.du, "dv": layer.dv, "vth": vth, "bias_exp": layer.bias_exp}
+    if not pipelined:
+        return LavaLIF(shape=(layer.size,), bias_mant=np.zeros(layer.size, np.int32), **settings)
+    first = LEAD + index + 2  # the wall-clock step of its first logical step
+    bias = np.array(layer.bias_mant.reshape(-1))
+    return LIFReset(shape=(layer.size,), bias_mant=bias, reset_interval=chip.num_steps, reset_offset=first, **settings)
+
+
+def build_source(messages: np.ndarray, period: int, tail: int = 0) -> Any:
+    """A Lava ``RingBuffer``: ``LEAD`` silent steps, each sample and silence up to ``period`` steps, ``tail`` steps."""
+    from lava.proc.io.source import RingBuffer as Source
+
+    batch, num_steps, size = messages.shape
+    data = np.zeros((LEAD + batch * period + tail, size), np.int32)
+    data[LEAD : LEAD + batch * period].reshape(batch, period, size)[:, :num_steps] = messages
+    return Source(data=np.ascontiguousarray(data.T))
+
+
+def run(
+    chip: ChipNetwork,
+    x: np.ndarray,
+    record: tuple[str, ...] = (),
+    stall_timeout: float = 30.0,
+    *,
+    pipelined: bool = False,
+) -> Result:
+    """Run a batch in the Lava runtime: the same arguments and result as :func:`ottt_loihi.sim.inference.reference.run`.
+
+    ``pipelined``: samples without a gap between them, and no host in the loop (module docstring). Raises
+    :class:`LavaError` when a process dies or nothing moves for ``stall_timeout`` seconds, and :class:`ChipError` for a
+    network that cannot be pipelined.
+    """
+    messages = check_input(chip, x)
+    graph = build(chip, messages, pipelined)
+    recorder = Recorder(chip, len(messages), record, chip.num_steps if pipelined else steps_per_sample(chip))
+    with LavaRun(graph.source, stall_timeout=stall_timeout) as lava:
+        if pipelined:
+            _stream(chip, lava, graph, recorder)
+        else:
+            buffers = [getattr(p, "a_buf" if isinstance(c, Conv) else "a_buff") for c, p in graph.pairs(chip)]
+            drive(chip, lava, graph.neurons, buffers, len(messages), recorder)
+        for layer, sink in enumerate(graph.sinks):
+            recorder.add_spikes(layer, lava.get(sink.data))
+    return recorder.result()
+
+
+def _stream(chip: ChipNetwork, lava: LavaRun, graph: Graph, recorder: Recorder) -> None:
+    """All samples through a pipelined graph: one call where only spikes are asked for."""
+    length = graph.source.data.shape[1]
+    if not {"u", "v"} & set(recorder.record) and chip.readout == "spike_count":
+        lava.steps(length)
+        return
+    for wall in range(1, length + 1):
+        lava.steps(1)
+        for index in range(len(chip.layers)):
+            sample, t = divmod(wall - LEAD - index - 2, chip.num_steps)
+            if 0 <= sample < recorder.batch:
+                recorder.add(lava, graph.neurons[index], sample, index, t)
+
+
+def drive(
+    chip: ChipNetwork, lava: LavaRun, neurons: tuple[Any, ...], buffers: list[Any], batch: int, recorder: Recorder
+) -> None:
+    """Run ``batch`` samples on LIF processes, starting each layer at its first logical step (module docstring)."""
+    lava.steps(LEAD)
+    for sample in range(batch):
+        _clear(lava, neurons, buffers)
+        for wall in range(1, steps_per_sample(chip) + 1):
+            for index in _starting(chip, wall):
+                _start_layer(chip, lava, neurons, index)
+            lava.steps(1)
+            for index, t in _working(chip, wall):
+                recorder.add(lava, neurons[index], sample, index, t)
+
+
+def _clear(lava: LavaRun, neurons: tuple[Any, ...], buffers: list[Any]) -> None:
+    for process in neurons:
+        for var in (process.u, process.v, process.bias_mant):
+            lava.set(var, np.zeros(var.shape, np.int32))
+    for var in buffers:
+        lava.set(var, np.zeros(var.shape, np.int32))
+
+
+def _start_layer(chip: ChipNetwork, lava: LavaRun, neurons: tuple[Any, ...], index: int) -> None:
+    layer = chip.layers[index]
+    for value, var in ((layer.u_init, neurons[index].u), (layer.bias_mant, neurons[index].bias_mant)):
+        if value.any():
+            lava.set(var, shaped_like(value, var.shape))
+
+
+def _starting(chip: ChipNetwork, wall: int) -> Iterator[int]:
+    return (index for index in range(len(chip.layers)) if wall == index + 2)
+
+
+def _working(chip: ChipNetwork, wall: int) -> Iterator[tuple[int, int]]:
+    """(layer, logical step from 0) of every layer inside its sample at this wall-clock step."""
+    for index in range(len(chip.layers)):
+        t = wall - index - 2
+        if 0 <= t < chip.num_steps:
+            yield index, t
+
+
+def flat(values: np.ndarray, time_axis: bool = False) -> np.ndarray:
+    """A process's values ``(neurons,)`` or ``(neurons, time)``; Lava's frames are (W, H, C), ours (C, H, W)."""
+    if values.ndim - time_axis == 3:
+        values = values.transpose((2, 1, 0, 3)[: values.ndim])
+    return values.reshape(-1, values.shape[-1]) if time_axis else values.reshape(-1)
+
+
+def shaped_like(values: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """Values in our order as a process of that shape has them; the inverse of :func:`flat`."""
+    if len(shape) != 3:
+        return values.reshape(shape)
+    return np.ascontiguousarray(values.reshape(shape[::-1]).transpose(2, 1, 0))
+
+
+class Recorder:
+    """Collects states at logical steps and turns them into a :class:`Result`."""
+
+    def __init__(self, chip: ChipNetwork, batch: int, record: tuple[str, ...], period: int) -> None:
+        self.chip, self.batch, self.record, self.period = chip, batch, record, period
+        self.arrays = {
+            name: [np.zeros((chip.num_steps, batch, layer.size), np.int32) for layer in chip.layers]
+            for name in RECORDABLE
+        }
+
+    def add(self, lava: LavaRun, neuron: Any, sample: int, layer: int, t: int) -> None:
+        readout = layer == len(self.chip.layers) - 1
+        for name in ("u", "v"):
+            if name in self.record or (name == "v" and readout):
+                self.arrays[name][layer][t, sample] = flat(lava.get(getattr(neuron, name)))
+
+    def add_spikes(self, layer: int, data: np.ndarray) -> None:
+        """data: ``(neurons, wall-clock steps of the whole run)``."""
+        for sample in range(self.batch):
+            begin = LEAD + sample * self.period + layer + 1
+            self.arrays["s"][layer][:, sample] = data[:, begin : begin + self.chip.num_steps].T
+
+    def result(self) -> Result:
+        v, s = self.arrays["v"][-1].astype(np.int64), self.arrays["s"][-1].astype(np.int64)
+        scores = {"sum_v": v.sum(axis=0), "last_v": v[-1], "spike_count": s.sum(axis=0)}[self.chip.readout]
+        states = {
+            name: [
+                (a != 0 if name == "s" else a).reshape(self.chip.num_steps, self.batch, *layer.shape)
+                for a, layer in zip(self.arrays[name], self.chip.layers)
+            ]
+            for name in self.record
+        }
+        counts = np.array([int(a.sum()) for a in self.arrays["s"]], np.int64)
+        return Result(scores, states, counts)
+
+
+def wire(c: Connection, spikes: Any, process: Any, current: Any) -> None:
+    """Wire a connection process between two ports; for a Conv, from our (C, H, W) to Lava's (W, H, C) and back."""
+    if isinstance(c, Conv):
+        spikes.reshape(c.input_shape).transpose((2, 1, 0)).connect(process.s_in)
+        process.a_out.transpose((2, 1, 0)).reshape((c.shape[0],)).connect(current)
+    else:
+        spikes.connect(process.s_in)
+        process.a_out.connect(current)
+
+
+def build_connection(c: Connection) -> Any:
+    """The stock process of a connection; ChipError for a plastic one."""
+    if c.weight_format != "inference8":
+        raise ChipError(f"{c.label}: a plastic connection's odd weights would be truncated by Lava; freeze() it first")
+    return _conv(c) if isinstance(c, Conv) else _matrix(c)
+
+
+def _conv(c: Conv) -> Any:
+    """Lava's Conv is a true convolution over (W, H, C): transpose, and flip the kernel beforehand."""
+    from lava.proc.conv.process import Conv as LavaConv
+
+    return LavaConv(
+        weight=np.ascontiguousarray(c.weight[:, :, ::-1, ::-1].transpose(0, 3, 2, 1)),
+        input_shape=c.input_shape[::-1],
+        padding=c.padding[::-1],
+        stride=c.stride[::-1],
+        dilation=c.dilation[::-1],
+        groups=c.groups,
+        num_message_bits=c.num_message_bits,
+    )
+
+
+def _matrix(c: Connection) -> Any:
+    from lava.proc.dense.process import DelayDense
+    from lava.proc.dense.process import Dense as LavaDense
+    from lava.proc.sparse.process import DelaySparse
+    from lava.proc.sparse.process import Sparse as LavaSparse
+    from scipy.sparse import csr_matrix
+
+    settings = {
+        "weight_exp": c.weight_exp,
+        "num_weight_bits": c.num_weight_bits,
+        "num_message_bits": c.num_message_bits,
+    }
+    if not isinstance(c, (Diagonal, Sparse)):
+        plain, delayed, weight, delays = LavaDense, DelayDense, np.array(c.weight), c.delay
+    else:
+        diagonal = (np.arange(len(c.weight)),) * 2
+        places = diagonal if isinstance(c, Diagonal) else (c.rows, c.columns)
+        plain, delayed = LavaSparse, DelaySparse
+        weight = csr_matrix((c.weight, places), shape=c.shape)
+        delays = csr_matrix((np.full(len(c.weight), c.delay), places), shape=c.shape)
+    if c.delay == 0:
+        return plain(weights=weight, **settings)
+    return delayed(weights=weight, delays=delays, max_delay=c.delay, **settings)

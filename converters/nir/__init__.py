@@ -1,0 +1,1 @@
+"""NIR files: write, read, import foreign graphs."""

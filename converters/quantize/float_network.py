@@ -1,0 +1,328 @@
+"""What the converters need to know of a trained network: plain float64 arrays, whatever framework they came from.
+
+Everything that only scales or pools is folded into the weights here, exactly::
+
+    scales, gains, standardisation      W ← c·κ·Ŵ                          (Synapse.effective)
+    average pooling over k×k            W ← kron(W, ones(k, k)) / k²       stride·k, padding·k
+    global average pooling              the classifier's columns repeated, / (height·width)
+    residual stream                     the connections and the bias of the stream's source, times the factor
+
+What is no convolution on the chip (an upsampled input, a pooled current, a convolution that has to wait because it
+skips layers) becomes single synapses.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from ottt_loihi.sim.network import INPUT, Conv, Dense, Sparse
+
+from ottt_loihi.errors import ChipError
+
+if TYPE_CHECKING:
+    from ottt_loihi.nn.connections import Synapse
+    from ottt_loihi.nn.network import Network
+
+MAX_SYNAPSES = 1 << 25  # of a connection written out synapse by synapse: half a gigabyte
+
+INPUTS = ("spikes", "constant")
+
+
+@dataclass(frozen=True)
+class FloatLayer:
+    """Neurons: ``bias`` float64 ``shape`` or None; ``decay`` λ, ``v_threshold`` and ``reset`` ("zero" | "subtract").
+
+    A readout has no spikes (``reset=None``); trained here it is memoryless, o[t] = W·s[t] + b. ``current_decay``: what
+    the synaptic current keeps of itself, which only networks from elsewhere have; ``v_init``: v[0]::
+
+        u[t] = current_decay·u[t−1] + W·s[t] + b        v[t] = decay·v[t−1]·(1 − s[t−1]) + u[t]
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    bias: np.ndarray | None = None
+    reset: str | None = None
+    decay: float = 0.0
+    v_threshold: float = 1.0
+    current_decay: float = 0.0
+    v_init: float = 0.0
+
+
+@dataclass(frozen=True)
+class FloatConnection:
+    """Weights from ``pre`` (``INPUT``: the network's input) to ``post``, both indices of layers.
+
+    kind: what it is on the chip, :class:`Dense`, :class:`Conv` or :class:`Sparse` · weight: float64, of that class's
+    shape · delay: logical steps a spike takes, 0 or, for recurrence and feedback, more · geometry: the other arguments
+    of ``kind`` (stride, padding, groups, … or rows and columns)
+    """
+
+    pre: int
+    post: int
+    weight: np.ndarray
+    kind: type = Dense
+    delay: int = 0
+    geometry: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class FloatNetwork:
+    """Layers in order, the readout last; ``input_shape`` of one frame and T = ``num_steps``.
+
+    input: ``"spikes"``, or ``"constant"`` for frames of real numbers in 0 … 1 that stay the same for all T steps.
+    """
+
+    input_shape: tuple[int, ...]
+    num_steps: int
+    layers: tuple[FloatLayer, ...]
+    connections: tuple[FloatConnection, ...]
+    input: str = "spikes"
+
+    def inputs_of(self, index: int) -> tuple[FloatConnection, ...]:
+        """The connections that end at a layer, the one from the layer before first."""
+        return tuple(c for c in self.connections if c.post == index)
+
+
+def from_torch(net: Network) -> FloatNetwork:
+    """Read a network of :mod:`ottt_loihi.nn.network`.
+
+    Raises
+    ------
+    ChipError
+        for a layer that has no counterpart here, a delay the chip cannot have, or weights that are NaN, infinite or
+        all zero
+    """
+    shapes = {INPUT: tuple(net.input_shape)} | {i: tuple(block.shape) for i, block in enumerate(net.blocks)}
+    amplitudes = {INPUT: 1.0} | {i: float(block.neuron.amplitude) for i, block in enumerate(net.blocks)}
+    layers, connections, biases = [], [], []
+    for index, block in enumerate(net.blocks):
+        name = f"hidden {index + 1}"
+        inputs, bias = _arrive(block.synapse, index - 1, index, shapes[index - 1], 0, name)
+        for branch in block.branches:
+            more, more_bias = _arrive(
+                branch.synapse, branch.source, index, shapes[branch.source], branch.delay, f"{name}, branch"
+            )
+            inputs, bias = inputs + more, _sum(bias, more_bias)
+        if block.skip is not None:
+            stream = [c for c in connections if c.post == block.skip.source]
+            inputs += [replace(c, post=index, weight=c.weight * block.skip.factor) for c in stream]
+            inherited = biases[block.skip.source]
+            bias = _sum(bias, None if inherited is None else inherited * block.skip.factor)
+        inputs = [c for c in inputs if c.weight.any()]
+        if not inputs:
+            raise ChipError(f"{name}.weight: all weights are zero, nothing would pass; train the network")
+        layers.append(_neurons(block.neuron, name, shapes[index], bias))
+        connections += [replace(c, weight=c.weight * (amplitudes[c.pre] * _charge(block.neuron))) for c in inputs]
+        biases.append(bias)
+    last = len(net.blocks)
+    inputs, bias = _arrive(net.readout, last - 1, last, shapes[last - 1], 0, "readout")
+    if not inputs[0].weight.any():
+        raise ChipError("readout.weight: all weights are zero, nothing would pass; train the network")
+    inputs = [replace(c, weight=c.weight * amplitudes[c.pre]) for c in inputs]
+    layers.append(FloatLayer("readout", (net.num_classes,), bias))
+    encoding = net.provenance.get("encoding", {}).get("name")
+    return FloatNetwork(
+        shapes[INPUT],
+        int(net.time_steps),
+        tuple(layers),
+        tuple(placed(c) for c in (*connections, *inputs)),
+        "constant" if encoding == "constant" else "spikes",
+    )
+
+
+def _neurons(neuron: Any, name: str, shape: tuple[int, ...], bias: np.ndarray | None) -> FloatLayer:
+    """A block's neurons with one threshold.
+
+    DSR's fire above α·V and subtract V: the same spikes come from V for both, a membrane that begins at (1 − α)·V and,
+    where it leaks, a current that keeps it there.
+    """
+    decay, v_threshold, start = float(neuron.decay), float(neuron.v_threshold), neuron.v_init
+    if (alpha := getattr(neuron, "alpha", None)) is not None:
+        start = (1 - alpha) * v_threshold
+        bias = (np.zeros(shape) if bias is None else bias * _charge(neuron)) + (1 - decay) * start
+    return FloatLayer(name, shape, bias, neuron.reset, decay, v_threshold, v_init=start)
+
+
+def _charge(neuron: Any) -> float:
+    return getattr(neuron, "charge", 1.0)
+
+
+def _arrive(
+    synapse: Synapse, pre: int, post: int, shape: tuple[int, ...], delay: int, name: str
+) -> tuple[list[FloatConnection], np.ndarray | None]:
+    """A synapse as a connection, and its bias at every neuron."""
+    from ottt_loihi.nn.connections import Conv2d, Linear
+
+    if not isinstance(synapse, (Conv2d, Linear)):
+        raise ChipError(f"{name}: a {type(synapse).__name__} cannot be exported; Linear and Conv2d can")
+    weight, bias = _arrays(synapse, name)
+    if isinstance(synapse, Linear):
+        return [FloatConnection(pre, post, _dense(weight, synapse.pool, shape), Dense, delay)], bias
+    bias = None if bias is None else np.broadcast_to(bias[:, None, None], _before_pooling(synapse, shape))
+    if synapse.pool_after is None and synapse.upsample == 1 and _folds(synapse, shape):
+        return [_conv(synapse, weight, pre, post, shape, delay)], None if bias is None else np.array(bias)
+    matrix, after = _matrix(synapse, weight, shape, name)
+    if bias is not None:
+        bias = (after @ bias.reshape(-1)).reshape(synapse.output_shape(shape))
+    return [_synapses(matrix, pre, post, delay)], bias
+
+
+def _arrays(synapse: Synapse, name: str) -> tuple[np.ndarray, np.ndarray | None]:
+    """Effective weight and bias in float64."""
+    import torch
+
+    with torch.no_grad():
+        for kind, parameter in synapse.named_parameters():
+            if not torch.isfinite(parameter).all():
+                place = tuple(int(i) for i in torch.nonzero(~torch.isfinite(parameter))[0])
+                value = float(parameter[place])
+                raise ChipError(f"{name}.{kind}: {value} at {place}; train again with a smaller learning rate")
+        real = copy.deepcopy(synapse).cpu().double()
+        real.weight_bits = None  # what fine-tuning for few bits computes with is rounded here, once
+        weight, bias, *_ = real.effective()
+    return weight.detach().numpy(), None if bias is None else bias.detach().numpy()
+
+
+def _dense(weight: np.ndarray, pool: int | str | None, shape: tuple[int, ...]) -> np.ndarray:
+    """Dense weights behind an average pooling, one column for every neuron before it."""
+    if pool is None:
+        return weight
+    channels, height, width = shape
+    kernel = shape[1:] if pool == "global" else (pool, pool)
+    pooled = weight.reshape(len(weight), channels, height // kernel[0], width // kernel[1])
+    whole = np.zeros((len(weight), *shape))  # pixels past the last whole window count nothing
+    spread = _spread(pooled, kernel)
+    whole[:, :, : spread.shape[2], : spread.shape[3]] = spread
+    return whole.reshape(len(weight), -1)
+
+
+def _spread(weight: np.ndarray, kernel: tuple[int, ...]) -> np.ndarray:
+    return weight.repeat(kernel[0], axis=2).repeat(kernel[1], axis=3) / math.prod(kernel)
+
+
+def _window(synapse: Synapse, shape: tuple[int, ...]) -> tuple[int, int]:
+    if synapse.pool is None:
+        return 1, 1
+    return (shape[1], shape[2]) if synapse.pool == "global" else (synapse.pool, synapse.pool)
+
+
+def _folds(synapse: Any, shape: tuple[int, ...]) -> bool:
+    """Whether pooling and convolution are one convolution: padding must not read pixels that the pooling drops."""
+    kernel = _window(synapse, shape)
+    return not synapse.padding or all(n % k == 0 for n, k in zip(shape[1:], kernel))
+
+
+def _conv(synapse: Any, weight: np.ndarray, pre: int, post: int, shape: tuple[int, ...], delay: int) -> FloatConnection:
+    kernel = _window(synapse, shape)
+    geometry = {
+        "input_shape": tuple(shape),
+        "stride": tuple(synapse.stride * k for k in kernel),
+        "padding": tuple(synapse.padding * k for k in kernel),
+        "groups": synapse.groups,
+    }
+    return FloatConnection(pre, post, _spread(weight, kernel), Conv, delay, geometry)
+
+
+def _before_pooling(synapse: Any, shape: tuple[int, ...]) -> tuple[int, int, int]:
+    kernel = synapse.weight.shape[-1]
+    height, width = (
+        (n // k * synapse.upsample + 2 * synapse.padding - kernel) // synapse.stride + 1
+        for n, k in zip(shape[1:], _window(synapse, shape))
+    )
+    return synapse.out_channels, height, width
+
+
+def _matrix(synapse: Any, weight: np.ndarray, shape: tuple[int, ...], name: str) -> tuple[Any, Any]:
+    """(whole map as a sparse matrix, what follows the bias): pooling, upsampling, convolution, pooling."""
+    kernel = _window(synapse, shape)
+    pooled = (shape[0], shape[1] // kernel[0], shape[2] // kernel[1])
+    wide = (pooled[0], pooled[1] * synapse.upsample, pooled[2] * synapse.upsample)
+    geometry = {"stride": (synapse.stride,) * 2, "padding": (synapse.padding,) * 2, "groups": synapse.groups}
+    convolution = convolution_matrix(weight, wide, name=name, **geometry)
+    pool = _averages(shape, kernel, kernel, (0, 0))
+    repeat = _averages(wide, (synapse.upsample,) * 2, (synapse.upsample,) * 2, (0, 0)).T * synapse.upsample**2
+    k, stride, padding = synapse.pool_after or (1, 1, 0)
+    after = _averages(_before_pooling(synapse, shape), (k, k), (stride, stride), (padding, padding))
+    return after @ convolution @ repeat @ pool, after
+
+
+def _averages(shape: tuple[int, ...], kernel: tuple, stride: tuple, padding: tuple) -> Any:
+    """Average pooling of every channel, zeros of the padding included, as a sparse matrix."""
+    channels = shape[0]
+    weight = np.full((channels, 1, *kernel), 1 / math.prod(kernel))
+    return convolution_matrix(weight, shape, stride, padding, channels)
+
+
+def convolution_matrix(
+    weight: np.ndarray,
+    input_shape: tuple[int, ...],
+    stride: tuple[int, int],
+    padding: tuple[int, int],
+    groups: int = 1,
+    dilation: tuple[int, int] = (1, 1),
+    name: str = "connection",
+) -> Any:
+    """The convolution of :class:`~ottt_loihi.sim.network.Conv` as a ``scipy.sparse`` matrix ``(post, pre)``."""
+    from scipy.sparse import coo_matrix
+
+    out, per_group, *kernel = weight.shape
+    height, width = (
+        (n + 2 * p - d * (k - 1) - 1) // s + 1
+        for n, p, k, s, d in zip(input_shape[1:], padding, kernel, stride, dilation)
+    )
+    if weight.size * height * width > MAX_SYNAPSES:
+        raise ChipError(
+            f"{name}: is no convolution on the chip and would take {weight.size * height * width:,} single synapses, "
+            f"at most {MAX_SYNAPSES:,} are written out; make the images or the network smaller"
+        )
+    o, c, i, j, y, x = np.indices((*weight.shape, height, width), dtype=np.int32, sparse=True)
+    channel = o // (out // groups) * per_group + c
+    row, column = y * stride[0] - padding[0] + i * dilation[0], x * stride[1] - padding[1] + j * dilation[1]
+    inside = (row >= 0) & (row < input_shape[1]) & (column >= 0) & (column < input_shape[2])
+    pre = (channel * input_shape[1] + row) * input_shape[2] + column
+    post = (o * height + y) * width + x
+    places = tuple(np.broadcast_to(index, inside_shape := (*weight.shape, height, width)) for index in (post, pre))
+    inside = np.broadcast_to(inside, inside_shape)
+    values = np.broadcast_to(weight[..., None, None], inside_shape)[inside]
+    size = (out * height * width, math.prod(input_shape))
+    return coo_matrix((values, tuple(index[inside] for index in places)), shape=size).tocsr()
+
+
+def _synapses(matrix: Any, pre: int, post: int, delay: int) -> FloatConnection:
+    matrix = matrix.tocsr()
+    matrix.sum_duplicates()
+    coo = matrix.tocoo()
+    kept = coo.data != 0
+    geometry = {"size": matrix.shape, "rows": coo.row[kept], "columns": coo.col[kept]}
+    return FloatConnection(pre, post, coo.data[kept].astype(np.float64), Sparse, delay, geometry)
+
+
+def placed(c: FloatConnection) -> FloatConnection:
+    """``c``, written out as single synapses where it is a convolution that has to wait; Lava's Conv cannot."""
+    wait = chip_delay(c)
+    if wait < 0:
+        raise ChipError(
+            f"feedback from hidden {c.pre + 1} to hidden {c.post + 1}: trained with a delay of {c.delay} step, but on "
+            f"the chip a spike takes {c.pre - c.post + 1} steps around; train it with that delay, or without feedback"
+        )
+    return written_out(c) if c.kind is Conv and wait else c
+
+
+def written_out(c: FloatConnection) -> FloatConnection:
+    """A convolution as single synapses, which may have exponents and delays."""
+    matrix = convolution_matrix(c.weight, name=f"connection to layer {c.post + 1}", **c.geometry)
+    return _synapses(matrix, c.pre, c.post, c.delay)
+
+
+def chip_delay(c: FloatConnection) -> int:
+    """Extra steps on the chip, so that a spike arrives ``c.delay`` logical steps later (``sim/network.py``)."""
+    return c.delay + c.post - c.pre - 1
+
+
+def _sum(a: np.ndarray | None, b: np.ndarray | None) -> np.ndarray | None:
+    return b if a is None else a if b is None else a + b

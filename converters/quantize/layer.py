@@ -1,0 +1,379 @@
+"""One layer from float weights to the chip's integers; ``quantize.py`` has the formulas and puts layers together."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from ottt_loihi.converters.quantize import channel_scale
+from ottt_loihi.converters.quantize.float_network import FloatConnection, FloatLayer, FloatNetwork, chip_delay
+from ottt_loihi.sim import arithmetic
+from ottt_loihi.sim.network import INPUT, LIF, Connection, Conv, Diagonal
+
+from ottt_loihi.errors import ChipError
+
+MAX_WEIGHT = 254  # the largest even 8-bit weight of both signs
+MAX_INHIBITION = 254  # netx clips a purely inhibitory connection to 255, and R must be even
+MAX_WEIGHT_EXP = 7
+MIN_WEIGHT_EXP = -8
+BIAS_EXP = 6  # the exponent lava-dl's netx assumes for every bias
+MAX_BIAS = 4095 * 2  # weight units: 13 bits with the exponent 7, of which 6 are the state's
+PIXEL_LEVELS = 255  # a graded message of 255 is 1.0
+PIXEL_BITS = 8
+HOST_LIMIT = 4095  # of a current that a host sends: what a bias's 13 bits hold
+
+
+@dataclass(frozen=True)
+class LayerReport:
+    """What quantisation did to one layer.
+
+    shape: of its weights, all connections · scale: integer units per float unit, S · vth: the threshold · vth_error:
+    how far it is from S·Vth, relative; all three one number, or one for each channel · bits: of a weight · clipped:
+    weights cut off at the ends of the range · zeroed: weights that were not 0 and are now · rms_error: root mean square
+    of w − w_int/S, relative to the root mean square of w.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    scale: float | tuple[float, ...]
+    vth: int | tuple[int, ...]
+    vth_error: float | tuple[float, ...]
+    bits: int
+    clipped: int
+    zeroed: int
+    rms_error: float
+
+
+@dataclass(frozen=True)
+class Tuning:
+    """What calibration may change of a layer: S times ``scale``, Vth times ``v_threshold``."""
+
+    scale: float = 1.0
+    v_threshold: float = 1.0
+
+
+@dataclass(frozen=True)
+class _Weights:
+    """A connection's integers, and how many of its weights were clipped."""
+
+    connection: FloatConnection
+    weight: np.ndarray
+    bits: int
+    exponent: int
+    units: np.ndarray | float  # S / (g·2^e): w_int per float weight
+    clipped: int
+
+
+class QuantizedLayer:
+    """One layer on its way to integers."""
+
+    def __init__(
+        self,
+        net: FloatNetwork,
+        index: int,
+        layer: FloatLayer,
+        bits: int | str,
+        input_form: str,
+        scale: str,
+        tuning: Tuning,
+        for_netx: bool,
+        per_channel: bool,
+    ) -> None:
+        self.index, self.layer, self.for_netx, self.tuning = index, layer, for_netx, tuning
+        self.num_steps = net.num_steps
+        self.bits = 8 if isinstance(bits, str) else bits
+        self.inputs = self.trained = net.inputs_of(index)
+        per_channel = per_channel and folds(net, index, bits)
+        if isinstance(bits, str):
+            self.inputs = (channel_scale.levelled(self.trained[0], bits, per_channel), *self.trained[1:])
+        one_size = per_channel or isinstance(bits, str)
+        self.sizes = channel_scale.fold(self.inputs[0], self.inputs[1:], layer.shape) if one_size else None
+        self.bias = np.zeros(layer.shape) if layer.bias is None else layer.bias.reshape(layer.shape)
+        self.graded = {id(c) for c in self.inputs if c.pre == INPUT and net.input == "constant"}
+        self.injected = bool(self.graded) and input_form == "inject"
+        self.by_host = bool(self.graded) and input_form == "bias"
+        if layer.current_decay and (self.injected or layer.reset == "subtract"):
+            raise ChipError(f"{layer.name}: u cannot hold a decaying current and what else was asked for")
+        if self.injected and layer.reset == "subtract":
+            raise ChipError(
+                f"{layer.name}: an injected current stays in u, where reset='subtract' keeps the membrane; "
+                "choose --input graded, or train with reset='zero'"
+            )
+        if layer.current_decay == 1 and self.bias.any():
+            raise ChipError(f"{layer.name}: a bias on a current that never decays grows without bound")
+        self.v_threshold = layer.v_threshold * tuning.v_threshold
+        self.decay = decay_mantissa(layer.decay) / arithmetic.DECAY_UNITY
+        if layer.reset == "subtract":
+            self._check_decay()
+        self.unit: channel_scale.Unit | None = None  # ±1 on the chip, where weights have one size in each channel
+        self.scale: np.ndarray | float
+        self.inhibition: np.ndarray | int = 0
+        self.inhibition_exp = 0
+        if self.sizes is not None:
+            self._choose_unit(self.sizes)
+        else:
+            self._choose_scale(exactly=scale == "power-of-two")
+        self.weights = [self._integers(c) for c in self.inputs]
+        self.lif = self._neurons()
+
+    @property
+    def connections(self) -> list[Connection]:
+        """The chip's connections into this layer."""
+        found = [self._connection(w) for w in self.weights]
+        inhibition = np.broadcast_to(self.inhibition, self.layer.shape).reshape(-1)
+        coarse = inhibition >> self.inhibition_exp
+        for weight, exponent in ((coarse, self.inhibition_exp), (inhibition - (coarse << self.inhibition_exp), 0)):
+            if weight.any():
+                found.append(Diagonal(self.index, self.index, -weight, exponent))
+        return found
+
+    def report(self) -> LayerReport:
+        before = [c.weight for c in self.trained]
+        error = sum(float(((b - w.weight / w.units) ** 2).sum()) for b, w in zip(before, self.weights))
+        power = sum(float((b**2).sum()) for b in before)
+        wanted = self.scale * self.v_threshold
+        return LayerReport(
+            name=self.layer.name,
+            shape=self.weights[0].weight.shape,
+            scale=self._per_channel(self.scale),
+            vth=self._per_channel(self.lif.vth),
+            vth_error=0.0 if self.layer.reset is None else self._per_channel(self.lif.vth / wanted - 1),
+            bits=self.weights[0].bits,
+            clipped=sum(w.clipped for w in self.weights),
+            zeroed=sum(int(((w.weight == 0) & (b != 0)).sum()) for b, w in zip(before, self.weights)),
+            rms_error=float(np.sqrt(error / power)),
+        )
+
+    def _per_channel(self, values: np.ndarray | float) -> Any:
+        """A number where they are all equal, else one for each row of the main connection's weights."""
+        values = np.asarray(values)
+        if (values == values.flat[0]).all():
+            return values.flat[0].item()
+        main = self.inputs[0]
+        return tuple(np.reshape(values, (len(main.weight), -1) if main.weight.ndim > 1 else (-1, 1))[:, 0].tolist())
+
+    def _check_decay(self) -> None:
+        name = self.layer.name
+        if self.decay == 0:
+            raise ChipError(f"{name}: decay 0 leaves nothing to subtract from; train it with reset='zero'")
+        if self.decay == 1 and self.bias.any():
+            raise ChipError(f"{name}: a bias needs decay < 1 with reset='subtract'; train without bias")
+
+    def _choose_unit(self, sizes: np.ndarray) -> None:
+        """S = G/a for every neuron, and R = round(λ·vth)."""
+        main, *others = self.inputs
+        unit = self.tuning.scale * self._gain(main) / sizes  # S for G = 1
+        limits = [0.99 * arithmetic.VTH_MAX / (unit * self._reached()).max()]
+        if self.layer.reset is not None:
+            limits.append(0.99 * arithmetic.VTH_MAX / (unit * self.v_threshold).max())
+        if self.layer.reset == "subtract":
+            limits.append((MAX_INHIBITION << MAX_WEIGHT_EXP) / (unit * self.v_threshold * self.decay).max())
+        if (bias := np.abs(self._bias_on_v())).any():
+            limits.append(MAX_BIAS / (unit * bias).max())
+        if self.by_host:
+            limits.append(HOST_LIMIT / (unit * self._arriving()).max())
+        for c in others:
+            limits.append(self._most(c) * self._gain(c) / np.abs(c.weight * channel_scale.rows(c, unit)).max())
+        self.unit = channel_scale.choose(main.kind, float(min(limits)), self.for_netx, self.layer.name)
+        self.scale = unit * (self.unit.weight * 2.0**self.unit.exponent)
+        if self.layer.reset == "subtract":
+            self.inhibition = np.round(self.decay * self._vth()).astype(np.int64)
+            most = self.inhibition.max()
+            self.inhibition_exp = max(0, int(np.ceil(np.log2(max(most, 1) / MAX_INHIBITION))))
+
+    def _choose_scale(self, exactly: bool) -> None:
+        self.scale = self._scale()
+        if exactly:
+            self.scale = 2.0 ** np.floor(np.log2(self.scale))
+        if self.layer.reset == "subtract":
+            self._choose_inhibition(exactly)
+
+    def _scale(self) -> float:
+        """S: as large as the main connection's weights and the ranges of threshold, bias and current allow."""
+        main = self.inputs[0]
+        largest = float(np.abs(main.weight).max())
+        scale = MAX_WEIGHT * self._gain(main) / largest * self.tuning.scale
+        if self.graded:  # an exponent makes room: the current's 24 bits are the limit, not the weight's 8
+            full = MAX_WEIGHT * self._gain(main) / largest
+            room = (HOST_LIMIT if self.by_host else arithmetic.VTH_MAX) / self._strongest()
+            # the exponent takes the largest power of two that fits, so that the weights use their whole range
+            exponent = np.clip(np.floor(np.log2(room / full)), MIN_WEIGHT_EXP, 0)
+            scale = min(room, full) if main.kind is Conv else min(room, full * 2.0**exponent)
+        for c in self.inputs[1:]:
+            scale = min(scale, self._most(c) * self._gain(c) / np.abs(c.weight).max())
+        if self.layer.reset is None:
+            # v = 64·S·o must stay below the largest threshold, or the readout would fire and be reset
+            scale = min(scale, 0.99 * arithmetic.VTH_MAX / self._strongest())
+        else:
+            scale = min(scale, arithmetic.VTH_MAX / self.v_threshold)
+        if (bias := np.abs(self._bias_on_v()).max()) > 0:
+            scale = min(scale, MAX_BIAS / bias)
+        return float(scale)
+
+    def _most(self, c: FloatConnection) -> int:
+        """The largest weight that a second connection of a layer can hold."""
+        return MAX_WEIGHT if c.kind is Conv or self.for_netx else MAX_WEIGHT << MAX_WEIGHT_EXP
+
+    def _gain(self, c: FloatConnection) -> float:
+        """Float units of current that a message of 1 through a weight of 1 stands for, inverted: units per unit."""
+        return float(PIXEL_LEVELS) if id(c) in self.graded else 1.0
+
+    def _strongest(self) -> float:
+        """The largest |v| of a layer that never fires, for inputs in 0 … 1, bias included."""
+        total = np.abs(self.bias).reshape(-1).max()
+        for c in self.inputs:
+            total += _row_sums(c).max()
+        if self.layer.reset is None:
+            total *= self._accumulated(self.layer.decay)
+        return float(total * self._accumulated(self.layer.current_decay))
+
+    def _arriving(self) -> np.ndarray:
+        """The largest current of every neuron, either way, for inputs in 0 … 1."""
+        sums = (channel_scale.spread(_row_sums(c), self.layer.shape) for c in self.inputs)
+        return np.abs(self.bias) + sum(sums)
+
+    def _reached(self) -> np.ndarray:
+        """The largest ``|u|`` or ``|v|`` of every neuron, whatever arrives in a sample."""
+        layer = self.layer
+        decays = self._accumulated(layer.decay) * self._accumulated(layer.current_decay)
+        return decays * self._arriving() + np.abs(self._bias_on_v()) + abs(layer.v_init)
+
+    def _accumulated(self, decay: float) -> float:
+        """Σ_t λ^t over the time steps of a sample."""
+        return self.num_steps if decay == 1 else (1 - decay**self.num_steps) / (1 - decay)
+
+    def _bias_on_v(self) -> np.ndarray:
+        """The bias where the chip adds it: on v, where it does not decay as it would in u."""
+        keeps = self.decay if self.layer.reset == "subtract" else self._current_decay
+        return self.bias / (1 - keeps) if keeps and self.bias.any() else self.bias
+
+    @property
+    def _current_decay(self) -> float:
+        return decay_mantissa(self.layer.current_decay) / arithmetic.DECAY_UNITY
+
+    def _choose_inhibition(self, exactly: bool) -> None:
+        """R = m·2^e, and the scale that follows from it."""
+        wanted = self.decay * self.v_threshold * self.scale
+        exponent = 0
+        while not self.for_netx and wanted / 2**exponent > MAX_INHIBITION + 1 and exponent < MAX_WEIGHT_EXP:
+            exponent += 1
+        mantissa = int(min(wanted / 2**exponent, MAX_INHIBITION)) // 2 * 2
+        if mantissa < 2:
+            largest = np.abs(self.inputs[0].weight).max()
+            raise ChipError(
+                f"{self.layer.name}: λ·Vth = {self.decay * self.v_threshold:.3g} is below two weight steps of the "
+                f"largest weight {largest:.3g}; the threshold would be lost, train with smaller weights"
+            )
+        if exactly and mantissa << exponent != wanted:
+            while self.for_netx and wanted > MAX_INHIBITION:
+                wanted, self.scale = wanted / 2, self.scale / 2
+            mantissa = round(wanted / 2**exponent)
+            if mantissa * 2**exponent != wanted or mantissa % 2:
+                raise ChipError(
+                    f"{self.layer.name}: with a scale of {self.scale:g}, λ·vth = {wanted:g} is no even weight; "
+                    "use --scale free, or a decay and a threshold that are powers of two"
+                )
+        self.inhibition, self.inhibition_exp = mantissa << exponent, exponent
+        if not exactly:
+            self.scale = self.inhibition / (self.decay * self.v_threshold)
+
+    def _integers(self, c: FloatConnection) -> _Weights:
+        """Round to the multiples of the step that a mixed-sign connection can hold, clipped to its range."""
+        if c is self.inputs[0] and self.unit is not None:
+            unit = self.unit
+            units = channel_scale.rows(c, self.scale) / (self._gain(c) * 2.0**unit.exponent)
+            return _Weights(c, np.sign(c.weight).astype(np.int32) * unit.weight, unit.bits, unit.exponent, units, 0)
+        exponent, units = 0, channel_scale.rows(c, self.scale) / self._gain(c)
+        if c.kind is not Conv and not self.for_netx and (c is not self.inputs[0] or id(c) in self.graded):
+            largest = np.abs(c.weight * units).max()
+            lowest = MIN_WEIGHT_EXP if id(c) in self.graded else 0
+            exponent = int(np.clip(np.ceil(np.log2(largest / MAX_WEIGHT)), lowest, MAX_WEIGHT_EXP))
+            units = units / 2.0**exponent
+        step = 1 << (9 - self.bits)
+        wanted = step * np.round(c.weight * units / step)
+        rounded = np.clip(wanted, -256, 256 - step).astype(np.int32)
+        clipped = int((rounded != wanted).sum())
+        if rounded.max() <= 0:  # a purely inhibitory connection ends at −255
+            rounded = np.maximum(rounded, -256 + step)
+        return _Weights(c, rounded, self.bits, exponent, units, clipped)
+
+    def _connection(self, w: _Weights) -> Connection:
+        c = w.connection
+        options: dict[str, Any] = {"num_weight_bits": w.bits, **c.geometry}
+        if id(c) in self.graded:
+            options["num_message_bits"] = PIXEL_BITS
+        if c.kind is not Conv:
+            options |= {"weight_exp": w.exponent, "delay": chip_delay(c)}
+        return c.kind(c.pre, c.post, weight=w.weight, **options)
+
+    def _neurons(self) -> LIF:
+        layer = self.layer
+        bias_mant, bias_exp = _bias(layer.name, self.scale * self._bias_on_v(), self.for_netx)
+        common = {"bias_mant": bias_mant, "bias_exp": bias_exp, "name": layer.name}
+        mantissa, du = decay_mantissa(layer.decay), 4095 - decay_mantissa(layer.current_decay)
+        if layer.reset == "subtract" or du != 4095:  # so that u + beff, the current, starts at 0
+            common["u_init"] = -arithmetic.effective_bias(bias_mant, bias_exp)
+        if layer.v_init and layer.reset != "subtract":
+            raise ChipError(f"{layer.name}: v_init needs reset='subtract', where u holds the membrane; train it so")
+        if layer.reset == "subtract":
+            common["u_init"] = common["u_init"] + self._units(layer.v_init)
+            vth = self._vth() if self.unit is not None else round(self.inhibition / self.decay)
+            return LIF(layer.shape, 4095 - mantissa, 4096, vth, **common)
+        vth = arithmetic.VTH_MAX if layer.reset is None else self._vth()
+        return LIF(layer.shape, -1 if self.injected else du, 4096 - mantissa, vth, **common)
+
+    def _units(self, v: float) -> np.ndarray:
+        """A membrane of v, as the state u holds it."""
+        return np.round(self.scale * v * (1 << arithmetic.STATE_SHIFT)).astype(np.int64)
+
+    def _vth(self) -> np.ndarray:
+        vth = np.round(self.scale * np.float64(self.v_threshold)).astype(np.int64)
+        if vth.min() < 1:
+            raise ChipError(
+                f"{self.layer.name}: the threshold {self.v_threshold} rounds to 0 beside the largest weight "
+                f"{np.abs(self.inputs[0].weight).max():.3g}; train with smaller weights"
+            )
+        return np.asarray(vth)
+
+
+def _row_sums(c: FloatConnection) -> np.ndarray:
+    """The larger of Σ positive and Σ negative weights, in absolute value, of each row of the weights."""
+    sums = []
+    for sign in (1, -1):
+        part = np.maximum(sign * c.weight, 0)
+        if part.ndim == 1:
+            sums.append(np.bincount(c.geometry["rows"], part, c.geometry["size"][0]))
+        else:
+            sums.append(part.reshape(len(part), -1).sum(axis=1))
+    return np.maximum(*sums)
+
+
+def _bias(name: str, scaled: np.ndarray, for_netx: bool) -> tuple[np.ndarray, int]:
+    """(mantissa, exponent) of a bias in weight units, the smallest exponent that fits; the state's 64 are in it."""
+    for exponent in range(BIAS_EXP if for_netx or not scaled.any() else 0, 8):
+        mantissa = np.round(scaled * 2.0 ** (arithmetic.STATE_SHIFT - exponent))
+        if np.abs(mantissa).max(initial=0) <= 4095:
+            return mantissa.astype(np.int32), exponent
+    raise ChipError(
+        f"{name}.bias: {np.abs(scaled).max():.0f} weight units, at most {MAX_BIAS} fit into 13 bits with exponent 7; "
+        "train with smaller biases"
+    )
+
+
+def folds(net: FloatNetwork, index: int, bits: int | str) -> bool:
+    """Whether a layer may have a threshold per channel; a readout's classes are compared with one another."""
+    main, *others = net.inputs_of(index)
+    layer = net.layers[index]
+    if layer.reset is None:
+        return False
+    if isinstance(bits, str):
+        main = channel_scale.levelled(main, bits, per_channel=True)
+    elif not channel_scale.is_pattern(main):
+        return False
+    return channel_scale.fold(main, others, layer.shape) is not None
+
+
+def decay_mantissa(decay: float) -> int:
+    """``round(4096·λ)``: what a decay factor λ in [0, 1] is on the chip, in 1/4096."""
+    return round(arithmetic.DECAY_UNITY * decay)

@@ -1,0 +1,1 @@
+"""The learning network as Lava processes: graph, rule, executors."""

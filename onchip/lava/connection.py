@@ -1,0 +1,155 @@
+"""What the plastic connections of OTTT share, dense and sparse, in both arithmetics; mixed in before Lava's classes.
+
+It is no part of ``onchip/lava/processes``, where Lava takes every file for one with a Process.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from lava.magma.core.learning import string_symbols
+from lava.magma.core.learning.learning_rule import LoihiLearningRule
+from lava.magma.core.model.py.ports import PyInPort, PyOutPort
+from lava.magma.core.model.py.type import LavaPyType
+from lava.magma.core.process.ports.ports import InPort, OutPort
+from lava.magma.core.process.variable import Var
+from ottt_loihi.onchip.network.schedule import Clock
+from ottt_loihi.sim import arithmetic
+from ottt_loihi.sim.learning import integers
+from ottt_loihi.sim.learning.learner import ROUNDINGS
+
+from ottt_loihi.errors import UsageError
+
+
+class Plastic:
+    """The Process: parameters and ports beyond those of Lava's ``LearningDense`` and ``LearningSparse``."""
+
+    _runtime = None  # Lava's __del__ looks for it, even when __init__ refused its arguments
+
+    def __init__(
+        self,
+        weights: Any,
+        learning_rule: LoihiLearningRule,
+        reset_interval: int,
+        weight_exp: int = 0,
+        name: str = "plastic",
+        rounding: str = "lava",
+        seed: int = 0,
+        decay_every: int = 0,
+        decay_shift: int = 8,
+    ) -> None:
+        if rounding not in ROUNDINGS:
+            raise UsageError(f"{name}.rounding: expected one of {', '.join(ROUNDINGS)}, got {rounding!r}")
+        super().__init__(
+            weights=weights,
+            learning_rule=learning_rule,
+            reset_interval=reset_interval,
+            weight_exp=weight_exp,
+            name=name,
+            rounding=rounding,
+            seed=seed,
+            decay_every=decay_every,
+            decay_shift=decay_shift,
+        )
+        self.error_in = InPort(shape=(weights.shape[0],))
+        self.error_out = OutPort(shape=(weights.shape[1],))
+        self.error_buff = Var(shape=(weights.shape[1],), init=0)
+
+
+class PlasticModel(Clock):
+    """The ProcessModel in any arithmetic: when what happens. Weights are a matrix here; a sparse one says otherwise."""
+
+    def run_spk(self) -> None:
+        if (self.time_step - 1) % self.proc_params["reset_interval"] == 0:
+            self.x1 = np.zeros_like(self.x1)
+        self.a_out.send(self.a_buff)  # before anything is received, as Lava does: cycles do not deadlock
+        self.error_out.send(self.error_buff)
+        s_in = self.s_in.recv().astype(bool)
+        self.a_buff = self.activation(s_in)
+        error = self.error_in.recv()
+        if error.any() or self.error_buff.any():
+            self.error_buff = self.weights.T @ error
+        self.recv_traces(s_in)
+
+    def run_lrn(self) -> None:
+        super().run_lrn()
+        if integers.decays_after(self.frame(), self.proc_params["decay_every"]):
+            self.weights = self.decayed(self.proc_params["decay_shift"])
+
+    def frame(self) -> int:
+        """The learning epoch that ends in this step, from 0."""
+        return self.time_step // self._learning_rule.t_epoch - 1
+
+    def summed(self, s_in: np.ndarray) -> np.ndarray:
+        """W·s."""
+        return self.weights[:, s_in].sum(axis=1)
+
+    def at_synapses(self, matrix: np.ndarray) -> np.ndarray:
+        """The elements of a matrix where synapses are."""
+        return matrix
+
+    def changed(self, change: Callable[[np.ndarray], np.ndarray]) -> Any:
+        """The weights after a function of all of them."""
+        return change(self.weights)
+
+    def on_var_update(self) -> None:
+        """Lava would rebuild the rule here, from time constants rounded to integers; ours never changes."""
+
+    def _process_post_spikes(self, s_in_bap: np.ndarray) -> None:
+        """Nothing to record where nothing fired, which is always: our neurons send no bap."""
+        if s_in_bap.any():
+            super()._process_post_spikes(s_in_bap)
+
+    def _extract_applier_evaluated_traces(self, x_traces_history, y_traces_history):
+        """Only the traces at the end of the epoch, when the rule asks for no others: the same values, less work."""
+        if set(self._learning_rule.active_traces_per_dependency) != {string_symbols.U}:
+            return super()._extract_applier_evaluated_traces(x_traces_history, y_traces_history)
+        return {
+            "x1_u": x_traces_history[-1, 0][np.newaxis, :],
+            "x2_u": x_traces_history[-1, 1][np.newaxis, :],
+            "y1_u": y_traces_history[-1, 0][:, np.newaxis],
+            "y2_u": y_traces_history[-1, 1][:, np.newaxis],
+            "y3_u": y_traces_history[-1, 2][:, np.newaxis],
+        }
+
+
+class PlasticModelFloat(PlasticModel):
+    error_in: PyInPort = LavaPyType(PyInPort.VEC_DENSE, float)
+    error_out: PyOutPort = LavaPyType(PyOutPort.VEC_DENSE, float)
+    error_buff: np.ndarray = LavaPyType(np.ndarray, float)
+
+    def activation(self, s_in: np.ndarray) -> np.ndarray:
+        return self.summed(s_in)
+
+    def decayed(self, shift: int) -> Any:
+        return self.changed(lambda weights: weights - weights / 2**shift)
+
+
+class PlasticModelFixed(PlasticModel):
+    """What is not Lava's: the shifted sum, rounding per synapse, and random numbers that begin where the clock does."""
+
+    error_in: PyInPort = LavaPyType(PyInPort.VEC_DENSE, np.int32, precision=8)
+    error_out: PyOutPort = LavaPyType(PyOutPort.VEC_DENSE, np.int32, precision=24)
+    error_buff: np.ndarray = LavaPyType(np.ndarray, np.int32, precision=24)
+
+    def __init__(self, proc_params):
+        super().__init__(proc_params)
+        self._independent, self._seed = proc_params["rounding"] == "per-synapse", proc_params["seed"]
+        # Lava's generators, drawn from as sim.learning says: twice in a step, once in an epoch
+        self._x_random._rng_trace_decay.bit_generator.advance(2 * self.time_step)
+        self._conn_var_random._rng.bit_generator.advance(self.time_step // self._learning_rule.t_epoch)
+
+    def activation(self, s_in: np.ndarray) -> np.ndarray:
+        return arithmetic.synaptic_input(self.summed(s_in), self.proc_params["weight_exp"])
+
+    def decayed(self, shift: int) -> Any:
+        random = self.at_synapses(integers.decay_draws(self._seed, self.frame(), self.weights.shape))
+        return self.changed(lambda weights: integers.decay_step(weights, shift, random).astype(weights.dtype))
+
+    def _stochastic_round_synaptic_variable(self, name, values, random):
+        if self._independent:
+            draws = integers.synapse_draws(self._seed, self.frame(), values.shape)
+            random = self.at_synapses(draws) / 2**integers.FRACTION_BITS
+        return super()._stochastic_round_synaptic_variable(name, values, random)

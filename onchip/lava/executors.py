@@ -1,0 +1,76 @@
+"""What carries a stream's learning out: ``sim.learn``, or Lava's processes in-process or in the runtime.
+
+All of them begin where a :class:`~ottt_loihi.sim.learning.learner.Learner` stands, and say as one where they are; so a
+run that was stopped in one of them goes on in any.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+from ottt_loihi.converters.lava.runtime import LavaRun
+from ottt_loihi.onchip.lava.graph import begin_at
+from ottt_loihi.onchip.lava.inprocess import InProcessRun
+from ottt_loihi.onchip.settings import Settings
+from ottt_loihi.onchip.stream import Stream
+from ottt_loihi.sim.learning.learner import Learner
+
+BACKENDS = ("sim", "inprocess", "lava")
+
+
+class SimRun:
+    """Learns a stream with ``sim.learn``."""
+
+    def __init__(self, stream: Stream, learner: Learner) -> None:
+        self._stream, self._learner = stream, learner
+
+    def learn(self, samples: int) -> None:
+        part = slice(self._learner.samples, self._learner.samples + samples)
+        self._learner.learn(self._stream.packed[part], self._stream.labels[part])
+
+    def variables(self) -> dict[str, np.ndarray]:
+        """As :meth:`~ottt_loihi.sim.learning.learner.Learner.variables`."""
+        return self._learner.variables()
+
+    def learner(self) -> Learner:
+        """Where it stands now."""
+        return self._learner
+
+
+class GraphRun:
+    """Learns a stream with Lava's processes; run: LavaRun or InProcessRun of ``graph``."""
+
+    def __init__(self, graph: Any, run: Any, learner: Learner) -> None:
+        self._graph, self._run, self._learner, self._samples = graph, run, learner, learner.samples
+
+    def learn(self, samples: int) -> None:
+        self._run.steps(samples * self._graph.period)
+        self._samples += samples
+
+    def variables(self) -> dict[str, np.ndarray]:
+        """The simulator's variables, as Lava's processes have them."""
+        known = self._learner.variables()
+        return {name: self._run.get(var) for name, var in self._graph.variables().items() if name in known}
+
+    def learner(self) -> Learner:
+        """Where it stands now, in the simulator's terms."""
+        self._learner.assign(self._samples, self.variables())
+        return self._learner
+
+
+@contextmanager
+def executor(
+    stream: Stream, backend: str, settings: Settings, stall_timeout: float, learner: Learner
+) -> Iterator[SimRun | GraphRun]:
+    """Learns ``stream`` from the sample on, and from the state, that ``learner`` has reached."""
+    if backend == "sim":
+        yield SimRun(stream, learner)
+        return
+    graph = stream.build(settings)
+    begin_at(graph, learner)
+    source = graph.source
+    with InProcessRun(source) if backend == "inprocess" else LavaRun(source, stall_timeout=stall_timeout) as run:
+        yield GraphRun(graph, run, learner)

@@ -1,0 +1,335 @@
+"""The process graph that learns: built from a :class:`~ottt_loihi.onchip.network.trainable.Plan`, not yet running.
+
+::
+
+    source ──s──▶ plastic[0] ──a──▶ neuron[0] ──s──▶ plastic[1] ──a──▶ … ──▶ readout ◀──label── source
+                      ▲                │ y1              ▲                      │ y1, error
+                      └────────────────┘                 └──────────────────────┤
+                                       ▲                                        │
+                                       └──────────────── feedback[0] ◀──────────┘
+
+Feedback: ``random``: Lava's Dense with fixed weights · ``symmetric``: no process, the plastic connection gives its own
+transposed weights · ``kolen-pollack``: a twin of the plastic connection, which starts elsewhere and learns from the
+same spikes and y1, and whose transposed weights carry the error · ``opzo``: MomentumFeedback, which learns from the
+neurons' noise.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from ottt_loihi.converters.lava.runtime import require_lava
+from ottt_loihi.onchip.lava.front_graph import build_front, build_source
+from ottt_loihi.onchip.network import scales
+from ottt_loihi.onchip.network.schedule import Schedule
+from ottt_loihi.onchip.network.trainable import Plan, plan_subspaces
+from ottt_loihi.sim import arithmetic
+from ottt_loihi.sim.learning.encodings import PORTS
+from ottt_loihi.sim.learning.learner import Learner
+from ottt_loihi.sim.learning.options import DEFAULT, Options
+from ottt_loihi.sim.learning.subspace import Subspace
+from ottt_loihi.sim.network import Sparse
+
+
+@dataclass(frozen=True)
+class LearningGraph:
+    """Lava processes. feedback: one per hidden layer, none for symmetric feedback · epoch: Lava steps per learning
+    epoch · period: per sample · front: frozen neurons."""
+
+    source: Any
+    plastic: tuple[Any, ...]
+    neurons: tuple[Any, ...]
+    readout: Any
+    feedback: tuple[Any, ...]
+    epoch: int
+    period: int
+    front: tuple[Any, ...] = ()
+
+    def variables(self) -> dict[str, Any]:
+        """Every Var that learning depends on or counts in, by a readable name."""
+        named = {}
+        for kind, processes, names in (
+            ("plastic", self.plastic, ("weights", "x1", "y1", "y2", "y3", "a_buff")),
+            ("neuron", self.neurons, ("u", "v", "s", "y1", "rng", "bias", "u_init", "y1_saturated", "error_saturated")),
+            (
+                "readout",
+                (self.readout,),
+                ("v", "y1", "rng", "bias", "scores", "correct", "y1_saturated", "error_saturated"),
+            ),
+        ):
+            for index, process in enumerate(processes):
+                named.update({f"{kind}[{index}].{name}": getattr(process, name) for name in names})
+                if hasattr(process, "rows"):
+                    named[f"{kind}[{index}].rows"] = process.rows
+        for index, process in enumerate(self.front):
+            named.update({f"front[{index}].{name}": getattr(process, name) for name in "uvs"})
+        for index, process in enumerate(self.feedback):
+            names = [name for name in ("weights", "x1", "noise", "saturated") if hasattr(process, name)]
+            named.update({f"feedback[{index}].{name}": getattr(process, name) for name in names})
+        return named
+
+
+def build_graph(
+    plan: Plan,
+    packed: np.ndarray,
+    labels: np.ndarray,
+    rates: list[float],
+    feedback: str = "random",
+    seed: int = 0,
+    learn: np.ndarray | bool = True,
+    halve_every: int = 0,
+    rounding: str = "lava",
+    subspaces: Sequence[Subspace] | None = None,
+    options: Options = DEFAULT,
+) -> LearningGraph:
+    """Build the fixed-point graph.
+
+    Parameters
+    ----------
+    plan
+        the network
+    packed, labels, learn
+        as in :class:`~ottt_loihi.onchip.lava.processes.source.SampleSource`, the whole network's input; graded:
+        :class:`~ottt_loihi.onchip.lava.processes.messages.MessageSource`
+    rates
+        η per plastic connection: ``Δw = −η·â·f(u)·δ`` in units of the threshold (of a logit of 1 at the readout)
+    feedback
+        one of ``plan.FEEDBACKS``
+    seed
+        of the feedback matrices, of stochastic rounding and of trace decay
+    halve_every
+        samples after which all rates are halved, again and again; 0: never
+    rounding
+        of updated weights, ``"lava"`` or ``"per-synapse"`` (:class:`~ottt_loihi.onchip.lava.processes.dense.OTTTDense`)
+    subspaces
+        HLOP's, one per plastic connection (:class:`~ottt_loihi.onchip.lava.processes.projected.ProjectedDense`)
+    options
+        of the rule
+
+    Raises
+    ------
+    UsageError
+        a rate too small or too large for the integers (``sim/learning/integers.py``)
+    """
+    require_lava()
+    schedule, steps = plan.schedule(feedback, options.schedule), plan.chip.num_steps
+    lateral = plan_subspaces(plan, subspaces)
+    source = build_source(plan, packed, labels, schedule, learn)
+    front = build_front(plan, source, schedule)
+    common = rounding, seed, options
+    plastic = [_plastic(plan, feedback, layer, *common, lateral[layer]) for layer in range(len(plan.dense))]
+    frames = halve_every * steps
+    *hidden, last = scales.layer_scales(plan, rates, feedback, seed, options.schedule)
+    neurons = [_neuron(plan, feedback, layer, of_layer, seed, frames, options) for layer, of_layer in enumerate(hidden)]
+    readout = _readout(plan, feedback, last, len(labels), seed, frames, options)
+    back = [
+        _back(plan, feedback, layer, of_layer, *common, lateral[layer + 1]) for layer, of_layer in enumerate(hidden)
+    ]
+    own = [b for b in back if b is not None]
+    return connect(source, plastic, neurons, readout, own, schedule, steps, options.encoding, front)
+
+
+def _rule(plan: Plan, feedback: str, layer: int, seed: int, options: Options) -> Any:
+    from ottt_loihi.onchip.lava.rule import OTTTLearningRule
+
+    schedule = plan.schedule(feedback, options.schedule)
+    return OTTTLearningRule(
+        schedule.epoch,
+        schedule.pre_phase(layer),
+        plan.trace_decay(layer),
+        seed=scales.trace_seed(seed, layer),
+        encoding=options.encoding,
+    )
+
+
+def _plastic(
+    plan: Plan, feedback: str, layer: int, rounding: str, seed: int, options: Options, subspace: Subspace | None
+) -> Any:
+    weight, own_seed, name = plan.dense[layer].matrix(), scales.weight_seed(seed, layer), f"plastic[{layer}]"
+    return _learning_connection(plan, feedback, layer, weight, name, rounding, seed, own_seed, options, subspace)
+
+
+def _learning_connection(
+    plan: Plan,
+    feedback: str,
+    layer: int,
+    weight: np.ndarray,
+    name: str,
+    rounding: str,
+    seed: int,
+    rounding_seed: int,
+    options: Options,
+    subspace: Subspace | None,
+) -> Any:
+    from ottt_loihi.onchip.lava.processes.dense import OTTTDense
+    from ottt_loihi.onchip.lava.processes.projected import ProjectedDense
+    from ottt_loihi.onchip.lava.processes.sparse import OTTTSparse
+
+    rule, schedule = _rule(plan, feedback, layer, seed, options), plan.schedule(feedback, options.schedule)
+    period = schedule.period(plan.chip.num_steps)
+    interval = period if plan.trace_decay(layer) else schedule.epoch
+    settings = rule, interval, plan.dense[layer].weight_exp, name, rounding, rounding_seed
+    decay = options.decay_every * (period // schedule.epoch), options.decay_shift
+    if isinstance(plan.dense[layer], Sparse):
+        return OTTTSparse(_stored(plan.dense[layer], weight), *settings, *decay)
+    if subspace is not None:
+        return ProjectedDense(weight, *settings, subspace, *decay)
+    return OTTTDense(weight, *settings, *decay)
+
+
+def _stored(c: Sparse, weight: np.ndarray) -> Any:
+    """The weights of a sparse connection, or of its twin, in Lava's form; those that are 0 are stored too."""
+    from scipy.sparse import csr_matrix
+
+    return csr_matrix((weight[c.rows, c.columns].astype(np.int32), (c.rows, c.columns)), c.size)
+
+
+def _back(
+    plan: Plan,
+    feedback: str,
+    layer: int,
+    of_layer: scales.Scales,
+    rounding: str,
+    seed: int,
+    options: Options,
+    above: Subspace | None,
+) -> Any | None:
+    """The process that brings the error to a hidden layer, if it needs one of its own."""
+    from lava.proc.dense.process import Dense
+    from ottt_loihi.onchip.lava.processes.feedback import MomentumFeedback
+
+    matrix, name, own_seed = of_layer.feedback, f"feedback[{layer}]", scales.feedback_seed(plan, seed, layer)
+    if feedback == "random":
+        return Dense(weights=matrix, num_message_bits=8, name=name)
+    if feedback == "kolen-pollack":
+        return _learning_connection(plan, feedback, layer + 1, matrix, name, rounding, seed, own_seed, options, above)
+    if feedback == "opzo":
+        epoch = plan.schedule(feedback).epoch
+        return MomentumFeedback(matrix, of_layer.gain, scales.AVERAGING, epoch, own_seed, name)
+    return None
+
+
+def _neuron(
+    plan: Plan, feedback: str, layer: int, of_layer: scales.Scales, seed: int, halve_every: int, options: Options
+) -> Any:
+    from ottt_loihi.onchip.lava.processes.neuron import OTTTNeuron
+
+    lif, inhibition, schedule = plan.hidden[layer], plan.inhibition[layer], plan.schedule(feedback, options.schedule)
+    return OTTTNeuron(
+        shape=(lif.size,),
+        du=lif.du,
+        dv=lif.dv,
+        vth=lif.vth,
+        half_width=lif.vth,
+        y1_scale=of_layer.y1,
+        error_scale=of_layer.error,
+        halve_every=halve_every,
+        epoch=schedule.epoch,
+        frames=plan.chip.num_steps,
+        period=schedule.period(plan.chip.num_steps),
+        update_phase=schedule.update_phase(layer),
+        feedback_phase=schedule.feedback_phase(layer),
+        bias=arithmetic.effective_bias(lif.bias_mant.reshape(-1), lif.bias_exp),
+        u_init=lif.u_init.reshape(-1),
+        self_weight=0 if inhibition is None else inhibition.weight,
+        self_weight_exp=0 if inhibition is None else inhibition.weight_exp,
+        noise=of_layer.noise,
+        encoding=options.encoding,
+        bias_learning=scales.layer_bias(plan, layer, feedback, options.schedule) if options.learn_bias else None,
+        seed=scales.neuron_seed(plan, seed, layer),
+        name=f"neuron[{layer}]",
+    )
+
+
+def _readout(
+    plan: Plan, feedback: str, of_layer: scales.Scales, samples: int, seed: int, halve_every: int, options: Options
+) -> Any:
+    from ottt_loihi.onchip.lava.processes.readout import OTTTReadout
+
+    lif, schedule, layer = plan.chip.layers[-1], plan.schedule(feedback, options.schedule), len(plan.hidden)
+    return OTTTReadout(
+        shape=(lif.size,),
+        unit=plan.unit,
+        vth=lif.vth,
+        y1_scale=of_layer.y1,
+        error_scale=of_layer.error,
+        samples=samples,
+        halve_every=halve_every,
+        epoch=schedule.epoch,
+        frames=plan.chip.num_steps,
+        period=schedule.period(plan.chip.num_steps),
+        update_phase=schedule.update_phase(layer),
+        bias=arithmetic.effective_bias(lif.bias_mant.reshape(-1), lif.bias_exp),
+        seed=scales.neuron_seed(plan, seed, layer),
+        loss=options.loss,
+        learn_when=options.learn_when,
+        encoding=options.encoding,
+        bias_learning=scales.layer_bias(plan, layer, feedback, options.schedule) if options.learn_bias else None,
+    )
+
+
+def connect(
+    source: Any,
+    plastic: list[Any],
+    neurons: list[Any],
+    readout: Any,
+    feedback: list[Any],
+    schedule: Schedule,
+    frames: int,
+    encoding: str = "signed",
+    front: tuple[Any, ...] = (),
+) -> LearningGraph:
+    """Wire the processes; ``feedback``: one process per hidden layer, or none for the transposed weights.
+
+    front: wired already; its last layer takes the source's place before the plastic connections.
+    """
+    source.label_out.connect(readout.label_in)
+    layers = [*neurons, readout]
+    for connection, pre, post in zip(plastic, [front[-1] if front else source, *neurons], layers):
+        pre.s_out.connect(connection.s_in)
+        connection.a_out.connect(post.a_in)
+        _connect_messages(post, connection, encoding)
+    for neuron, back, above in zip(neurons, feedback or plastic[1:], layers[1:]):
+        _connect_back(neuron, back, above, readout, encoding)
+    processes = tuple(plastic), tuple(neurons), readout, tuple(feedback)
+    return LearningGraph(source, *processes, schedule.epoch, schedule.period(frames), front)
+
+
+def _connect_messages(post: Any, connection: Any, encoding: str) -> None:
+    for port in PORTS[encoding]:
+        getattr(post, f"s_out_{port}").connect(getattr(connection, f"s_in_{port}"))
+
+
+def _connect_back(neuron: Any, back: Any, above: Any, readout: Any, encoding: str) -> None:
+    """Bring the error to ``neuron``: ``back`` is fixed, learns from noise, or gives its weights transposed."""
+    if hasattr(back, "noise_in"):
+        neuron.noise_out.connect(back.noise_in)
+    if hasattr(back, "error_out"):  # OTTTDense, OTTTSparse: the plastic connection itself, or its twin
+        above.error_out.connect(back.error_in)
+        back.error_out.connect(neuron.a_third_factor_in)
+        if not back.s_in.get_src_ports():  # the twin listens to what the plastic connection listens to
+            neuron.s_out.connect(back.s_in)
+            _connect_messages(above, back, encoding)
+        return
+    readout.error_out.connect(back.error_in if hasattr(back, "error_in") else back.s_in)
+    back.a_out.connect(neuron.a_third_factor_in)
+
+
+def begin_at(graph: LearningGraph, learner: Learner) -> None:
+    """Let a graph that does not run yet begin where ``learner`` stands: with its variables, at its Lava step."""
+    known = learner.variables()
+    for name, var in graph.variables().items():
+        if name in known:
+            var.init = _with(var.init, known[name]) if hasattr(var.init, "tocsr") else known[name]
+    for process in (graph.source, *graph.plastic, *graph.neurons, graph.readout, *graph.feedback, *graph.front):
+        process.proc_params["start"] = learner.samples * graph.period
+
+
+def _with(weights: Any, matrix: np.ndarray) -> Any:
+    """The same synapses with the weights that they have in ``matrix``."""
+    from ottt_loihi.onchip.lava.processes.sparse import places, with_data
+
+    return with_data(weights, matrix[places(weights)])

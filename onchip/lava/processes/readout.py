@@ -1,0 +1,182 @@
+"""The readout: memoryless neurons that compare their membrane with the label and send the error back."""
+
+from __future__ import annotations
+
+import numpy as np
+from lava.magma.core.decorator import implements, requires, tag
+from lava.magma.core.model.py.model import PyLoihiProcessModel
+from lava.magma.core.model.py.ports import PyInPort
+from lava.magma.core.model.py.type import LavaPyType
+from lava.magma.core.process.ports.ports import InPort
+from lava.magma.core.process.process import AbstractProcess
+from lava.magma.core.process.variable import Var
+from lava.magma.core.resources import CPU
+from lava.magma.core.sync.protocols.loihi_protocol import LoihiProtocol
+from ottt_loihi.onchip.lava.sender import Sender, SenderModelFixed, SenderModelFloat
+from ottt_loihi.onchip.network.schedule import Turn
+from ottt_loihi.sim import arithmetic
+from ottt_loihi.sim.learning import integers, losses
+from ottt_loihi.sim.learning.bias import BiasLearning
+from ottt_loihi.sim.learning.options import Options
+
+
+class OTTTReadout(Sender, AbstractProcess):
+    """One memoryless neuron per class with the error of a loss, acting once per learning epoch of K Lava steps.
+
+    ::
+
+        phase = update_phase:    v[t] = a_in << 6 + bias          (du = 4095, dv = 4096: nothing is kept)
+                                 e    = gate · (v − (unit << 6)·[class = label])      or another loss's error
+                                 y1   = saturate( −e·y1_scale )         error_out = saturate( e·error_scale )
+        until the epoch ends:    y1 is sent, zero before
+        last frame of a sample:  predictions[i] = argmax_k Σ_t v_k[t]   (the first of equals)
+
+    The floating-point model has no ``<< 6``. With a closed gate (``label_in[1] = 0``) the error is 0: nothing is
+    learnt, here and in every layer that depends on this error, and everything else goes on. While the gate is open,
+    predictions are no test of anything: the readout learns between the frames of the very sample it predicts.
+
+    ===============  ==============  ==================================================================================
+    parameter        range           meaning
+    ===============  ==============  ==================================================================================
+    shape            (classes,)      neurons
+    vth              0 … 131071      threshold mantissa; a readout of ours never reaches it
+    bias             (classes,)      effective bias, in units of the state
+    unit             > 0             what stands for a logit of 1, in units of the weights' sum
+    y1_scale         > 0             y1 per unit of e (of the state, 64 times that of ``unit``); η is in it
+    error_scale      > 0 or None     message per unit of e; None: nothing is sent back
+    halve_every      ≥ 0             frames after which y1_scale is halved, again and again; 0: never
+    samples          ≥ 1             number of samples, for ``predictions``
+    encoding         a name          of y1 (``sim/learning/encodings.py``)
+    loss             a name          ``sim/learning/losses.py`` says what e is
+    bias_learning    or None         how the bias learns (``sim/learning/bias.py``); None: not at all
+    learn_when       a name          ``"wrong"``: closes the gate while Σ_τ≤t v[τ] is largest at the label
+    ===============  ==============  ==================================================================================
+
+    epoch, frames, period, update_phase, seed: as in :class:`~ottt_loihi.onchip.lava.processes.neuron.OTTTNeuron`
+
+    Messages are 8 bit: −127 … 127. Vars: v, y1, error, rng, scores · predictions: int32 (samples,), −1 before ·
+    correct: count · y1_saturated, error_saturated: counts.
+    """
+
+    def __init__(
+        self,
+        shape: tuple[int, ...],
+        unit: float,
+        y1_scale: float,
+        samples: int,
+        epoch: int,
+        frames: int,
+        update_phase: int,
+        error_scale: float | None = None,
+        halve_every: int = 0,
+        vth: float = arithmetic.VTH_MAX,
+        bias: np.ndarray | float = 0,
+        seed: int = 0,
+        loss: str = "mse",
+        learn_when: str = "always",
+        bias_learning: BiasLearning | None = None,
+        encoding: str = "signed",
+        period: int | None = None,
+        name: str = "readout",
+    ) -> None:
+        Options(loss=loss, learn_when=learn_when)  # raises for unknown names
+        period = epoch * frames if period is None else period
+        super().__init__(
+            shape,
+            y1_scale,
+            error_scale,
+            bias,
+            seed,
+            name,
+            loss=loss,
+            learn_when=learn_when,
+            bias_learning=bias_learning,
+            encoding=encoding,
+            vth=vth,
+            unit=unit,
+            halve_every=halve_every,
+            epoch=epoch,
+            frames=frames,
+            update=Turn(update_phase, epoch, frames, period),
+        )
+        self.label_in = InPort(shape=(2,))
+
+        self.scores = Var(shape=shape, init=0)
+        self.predictions = Var(shape=(samples,), init=-1)
+        self.correct = Var(shape=(1,), init=0)
+
+
+class OTTTReadoutBehaviour:
+    """When the readout acts; how is the models' business. Mixed in before the sender's arithmetic."""
+
+    PARAMETERS = ("vth", "unit", "update", "loss", "learn_when")
+
+    def run_spk(self) -> None:
+        updated = self._update.frame(self.time_step)
+        a, (label, gate) = self.a_in.recv(), self.label_in.recv()
+        self.begins_epoch()
+        if updated is not None:
+            sample, t = updated
+            self.update(a)
+            self._keep_score(sample, t, label)
+            if gate and losses.to_be_learnt(self._learn_when, self.scores, label):
+                self.learn(label, self.halvings(sample, t))
+                if self._bias_learning is not None:
+                    self.learn_bias(t)
+        self.send(np.ones(self.y1.shape, bool), updated is not None)
+
+    def _keep_score(self, sample: int, t: int, label: int) -> None:
+        if t == 0:
+            self.scores = np.zeros_like(self.scores)
+        self.scores = self.scores + self.v
+        if t == self._frames - 1 and sample < len(self.predictions):
+            self.predictions[sample] = self.scores.argmax()
+            self.correct += self.predictions[sample] == label
+
+
+@implements(proc=OTTTReadout, protocol=LoihiProtocol)
+@requires(CPU)
+@tag("floating_pt")
+class OTTTReadoutModelFloat(OTTTReadoutBehaviour, SenderModelFloat, PyLoihiProcessModel):
+    label_in: PyInPort = LavaPyType(PyInPort.VEC_DENSE, np.int32)
+    scores: np.ndarray = LavaPyType(np.ndarray, float)
+    predictions: np.ndarray = LavaPyType(np.ndarray, np.int32)
+    correct: np.ndarray = LavaPyType(np.ndarray, np.int64)
+
+    def update(self, a: np.ndarray) -> None:
+        self.v = a + self.bias
+
+    def learn(self, label: int, halvings: int) -> None:
+        e = losses.float_error(self._loss, self.v, label, self._unit)
+        self.y1 = self.reward = -e * self._y1_scale[0] * 0.5**halvings
+        if self._error_scale:
+            self.error = e * self._error_scale[0]
+
+    def learn_bias(self, t: int) -> None:
+        self.bias = self.bias + self._bias_learning.gains[t] * self.y1
+
+
+@implements(proc=OTTTReadout, protocol=LoihiProtocol)
+@requires(CPU)
+@tag("fixed_pt")
+class OTTTReadoutModelFixed(OTTTReadoutBehaviour, SenderModelFixed, PyLoihiProcessModel):
+    label_in: PyInPort = LavaPyType(PyInPort.VEC_DENSE, np.int32)
+    scores: np.ndarray = LavaPyType(np.ndarray, np.int64)
+    predictions: np.ndarray = LavaPyType(np.ndarray, np.int32)
+    correct: np.ndarray = LavaPyType(np.ndarray, np.int64)
+
+    def update(self, a: np.ndarray) -> None:
+        nothing = np.zeros_like(self.v)
+        u = arithmetic.current_step(nothing, a.astype(np.int32), 4095)
+        v = arithmetic.voltage_step(nothing, u, 4096, self.bias)
+        self.v = np.where(arithmetic.spikes(v, self._vth), 0, v).astype(np.int32)
+
+    def learn(self, label: int, halvings: int) -> None:
+        e = losses.integer_error(self._loss, self.v, label, self._unit << arithmetic.STATE_SHIFT)
+        self.y1 = self.reward = self.rounded_reward(e, halvings)
+        if self._error_scale:
+            self.error = self.rounded_error(e)
+
+    def learn_bias(self, t: int) -> None:
+        self.rng = integers.xorshift32(self.rng)
+        self.bias = self.bias + self._bias_learning.change(self.bias, self.y1, t, self.rng)

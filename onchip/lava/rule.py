@@ -1,0 +1,127 @@
+"""OTTT as a Lava learning rule: Δw = x1·y1 at the end of each learning epoch.
+
+``x1`` is the presynaptic trace â, ``y1`` is what the post neuron sends: −η·f(u)·δ in the units of the engine, or one of
+its other encodings (``sim/learning/encodings.py``).
+"""
+
+from __future__ import annotations
+
+from lava.magma.core.learning.learning_rule import Loihi3FLearningRule
+from ottt_loihi.onchip.lava.grammar import check_rule
+from ottt_loihi.onchip.network.schedule import MAX_EPOCH
+from ottt_loihi.sim.learning.encodings import ENCODINGS, FIXED_RULES, FLOAT_RULES
+from ottt_loihi.sim.learning.integers import (
+    FIXED_SHIFT,
+    FOREVER,
+    TRACE_MAX,
+    default_impulse,
+    impulse_left,
+    trace_time_constant,
+)
+
+from ottt_loihi.errors import UsageError
+
+
+class OTTTLearningRule(Loihi3FLearningRule):
+    """``Δw_ij = x1_i · y1_j`` once per epoch of K Lava steps, with ``x1[t] = λ·x1[t−1] + I_eff·s_i[t]`` at its end.
+
+    Parameters
+    ----------
+    epoch
+        K, 1 … 63
+    pre_phase
+        the phase, 1 … K, in which the presynaptic spikes arrive
+    decay
+        λ per epoch, 0 < λ < 1; or 0: the trace is the epoch's spike alone (the connection has to reset x1 every epoch)
+    arithmetic
+        ``"fixed"``: integer impulse, ``dw = 2^-7*u0*x1*y1``; ``"float"``: ``dw = u0*x1*y1`` and I_eff = 1 exactly
+    impulse
+        fixed only, an integer 1 … 127; default: the largest whose trace cannot saturate, ``⌊127·(1 − λ)⌋``
+    seed
+        of the stochastic rounding of trace decay (weights: Lava always uses 2)
+    encoding
+        of y: signed, offset, split or factored; it says what ``dw`` is
+    dw
+        a rule of your own in Lava's language, in place of the encoding's (``onchip/lava/grammar.py`` checks it)
+
+    Attributes
+    ----------
+    effective_impulse
+        I_eff = impulse · d^(K − pre_phase), d = λ^(1/K): what a spike has left in x1 when the epoch ends
+    encoding
+        whose rule it is; None with a ``dw`` of your own
+
+    Raises
+    ------
+    UsageError
+        for a parameter out of range, or an impulse whose trace would saturate at 127
+
+    Source: LAVA.md §4; ``lava/magma/core/learning``. nengo-loihi's published model of the chip drops two bits where
+    Lava drops three: on hardware the learning rate may be twice this.
+    """
+
+    def __init__(
+        self,
+        epoch: int,
+        pre_phase: int,
+        decay: float,
+        arithmetic: str = "fixed",
+        impulse: int | None = None,
+        seed: int = 1,
+        encoding: str = "signed",
+        dw: str | None = None,
+    ) -> None:
+        if encoding not in ENCODINGS:
+            raise UsageError(f"encoding: expected one of {', '.join(ENCODINGS)}, got {encoding!r}")
+        if arithmetic not in ("fixed", "float"):
+            raise UsageError(f"arithmetic: expected fixed or float, got {arithmetic!r}")
+        if not _whole(epoch, 1, MAX_EPOCH):
+            raise UsageError(f"epoch: expected an integer 1 … {MAX_EPOCH}, got {epoch!r}")
+        if not _whole(pre_phase, 1, epoch):
+            raise UsageError(f"pre_phase: expected an integer 1 … {epoch} (the epoch), got {pre_phase!r}")
+        if not 0 <= decay < 1:
+            raise UsageError(f"decay: expected 0 ≤ λ < 1, got {decay}")
+        if not _whole(seed, 0, 2**31 - 4):
+            raise UsageError(f"seed: expected an integer 0 … {2**31 - 4}, got {seed!r}")
+        left = impulse_left(decay, epoch, pre_phase)
+        if arithmetic == "float":
+            if impulse is not None:
+                raise UsageError("impulse: is computed in floating point, leave it out")
+            self.effective_impulse, start = 1.0, 1.0 / left
+        else:
+            start = default_impulse(decay) if impulse is None else impulse
+            _check_impulse(start, decay)
+            self.effective_impulse = start * left
+        self.decay, self.encoding = decay, encoding if dw is None else None
+        own = (FIXED_RULES if arithmetic == "fixed" else FLOAT_RULES)[encoding] if dw is None else dw
+        check_rule(own)
+        super().__init__(
+            dw=own,
+            x1_impulse=start,
+            x1_tau=trace_time_constant(decay, epoch),
+            x2_impulse=0,
+            x2_tau=FOREVER,
+            t_epoch=epoch,
+            rng_seed=seed,
+        )
+        self.y1_tau = self.y2_tau = self.y3_tau = FOREVER  # both engines decay y between the neuron's messages
+
+    @property
+    def y1_per_weight_step(self) -> float:
+        """y1 that moves a weight by one LSB per spike of trace 1: 2^10 / I_eff in fixed point."""
+        return 2**FIXED_SHIFT / self.effective_impulse
+
+
+def _check_impulse(impulse: int, decay: float) -> None:
+    if not _whole(impulse, 1, TRACE_MAX):
+        raise UsageError(
+            f"impulse: expected an integer 1 … {TRACE_MAX} (fractions are biased in Lava), got {impulse!r}"
+        )
+    if impulse > TRACE_MAX * (1 - decay) + 1e-9:
+        raise UsageError(
+            f"impulse: {impulse} saturates the trace at {TRACE_MAX} for λ = {decay}; at most {default_impulse(decay)}"
+        )
+
+
+def _whole(value: object, low: int, high: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and low <= value <= high

@@ -1,0 +1,137 @@
+"""What hidden neurons and the readout share: they turn an error into y1 and messages. Mixed in before Lava's classes.
+
+It is no part of ``onchip/lava/processes``, where Lava takes every file for one with a Process.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from lava.magma.core.model.py.ports import PyInPort, PyOutPort
+from lava.magma.core.model.py.type import LavaPyType
+from lava.magma.core.process.ports.ports import InPort, OutPort
+from lava.magma.core.process.variable import Var
+from ottt_loihi.onchip.network.schedule import Clock
+from ottt_loihi.sim.learning import encodings, integers
+
+
+class Sender:
+    """The Process. parameters: what else its models are to know."""
+
+    _runtime = None  # Lava's __del__ looks for it, even when __init__ refused its arguments
+
+    def __init__(
+        self,
+        shape: tuple[int, ...],
+        y1_scale: float,
+        error_scale: float | None,
+        bias: np.ndarray | float,
+        seed: int,
+        name: str,
+        **parameters: Any,
+    ) -> None:
+        super().__init__(
+            name=name,
+            y1_scale=(y1_scale, *integers.mantissa_and_shift(y1_scale, f"{name}.y1_scale")),
+            error_scale=error_scale and (error_scale, *integers.mantissa_and_shift(error_scale, f"{name}.error_scale")),
+            **parameters,
+        )
+        self.a_in = InPort(shape=shape)
+        self.s_out_y1 = OutPort(shape=shape)
+        self.s_out_y2 = OutPort(shape=shape)
+        self.s_out_y3 = OutPort(shape=shape)
+        self.error_out = OutPort(shape=shape)
+
+        self.v = Var(shape=shape, init=0)
+        self.y1 = Var(shape=shape, init=0)
+        self.reward = Var(shape=shape, init=0)
+        self.error = Var(shape=shape, init=0)
+        self.bias = Var(shape=shape, init=bias)
+        self.rng = Var(shape=shape, init=integers.xorshift32_seeds(seed, shape[0]))
+        self.y1_saturated = Var(shape=(1,), init=0)
+        self.error_saturated = Var(shape=(1,), init=0)
+
+
+class SenderModel(Clock):
+    """The ProcessModel in any arithmetic. PARAMETERS: names of those it keeps, as ``_name`` · ONE: of a factor y1, see
+    ``encodings.messages``."""
+
+    PARAMETERS: tuple[str, ...] = ()
+    ONE: int
+
+    def __init__(self, proc_params):
+        super().__init__(proc_params)
+        for key in ("y1_scale", "error_scale", "halve_every", "epoch", "frames", "bias_learning", "encoding"):
+            setattr(self, "_" + key, proc_params[key])
+        for key in self.PARAMETERS:
+            setattr(self, "_" + key, proc_params[key])
+
+    def begins_epoch(self) -> bool:
+        """Whether a learning epoch begins in this step; what was to be sent until its end is forgotten then."""
+        begins = (self.time_step - 1) % self._epoch == 0
+        if begins:
+            self.y1, self.reward = np.zeros_like(self.y1), np.zeros_like(self.reward)
+            self.error = np.zeros_like(self.error)
+        return begins
+
+    def halvings(self, sample: int, t: int) -> int:
+        """Of the learning rate, by time step t of a sample."""
+        return integers.halvings(sample * self._frames + t, self._halve_every)
+
+    def send(self, surrogate: np.ndarray, error: bool) -> None:
+        """y1 in its encoding, and the error if this is the step to send it in."""
+        sent = encodings.messages(self._encoding, self.y1, surrogate, self.reward, self.ONE)
+        for port, message in sent.items():
+            getattr(self, "s_out_" + port).send(message)
+        self.error_out.send(self.error if error else np.zeros_like(self.error))
+
+
+class SenderModelFloat(SenderModel):
+    a_in: PyInPort = LavaPyType(PyInPort.VEC_DENSE, float)
+    s_out_y1: PyOutPort = LavaPyType(PyOutPort.VEC_DENSE, float)
+    s_out_y2: PyOutPort = LavaPyType(PyOutPort.VEC_DENSE, float)
+    s_out_y3: PyOutPort = LavaPyType(PyOutPort.VEC_DENSE, float)
+    error_out: PyOutPort = LavaPyType(PyOutPort.VEC_DENSE, float)
+    ONE = 1
+    v: np.ndarray = LavaPyType(np.ndarray, float)
+    y1: np.ndarray = LavaPyType(np.ndarray, float)
+    reward: np.ndarray = LavaPyType(np.ndarray, float)
+    error: np.ndarray = LavaPyType(np.ndarray, float)
+    bias: np.ndarray = LavaPyType(np.ndarray, float)
+    rng: np.ndarray = LavaPyType(np.ndarray, np.uint32)
+    y1_saturated: np.ndarray = LavaPyType(np.ndarray, np.int64)
+    error_saturated: np.ndarray = LavaPyType(np.ndarray, np.int64)
+
+
+class SenderModelFixed(SenderModel):
+    a_in: PyInPort = LavaPyType(PyInPort.VEC_DENSE, np.int32, precision=24)
+    s_out_y1: PyOutPort = LavaPyType(PyOutPort.VEC_DENSE, np.int32, precision=7)
+    s_out_y2: PyOutPort = LavaPyType(PyOutPort.VEC_DENSE, np.int32, precision=7)
+    s_out_y3: PyOutPort = LavaPyType(PyOutPort.VEC_DENSE, np.int32, precision=7)
+    error_out: PyOutPort = LavaPyType(PyOutPort.VEC_DENSE, np.int32, precision=8)
+    ONE = encodings.SURROGATE
+    v: np.ndarray = LavaPyType(np.ndarray, np.int32, precision=24)
+    y1: np.ndarray = LavaPyType(np.ndarray, np.int32, precision=7)
+    reward: np.ndarray = LavaPyType(np.ndarray, np.int32, precision=7)
+    error: np.ndarray = LavaPyType(np.ndarray, np.int32, precision=8)
+    bias: np.ndarray = LavaPyType(np.ndarray, np.int32, precision=24)
+    rng: np.ndarray = LavaPyType(np.ndarray, np.uint32)
+    y1_saturated: np.ndarray = LavaPyType(np.ndarray, np.int64)
+    error_saturated: np.ndarray = LavaPyType(np.ndarray, np.int64)
+
+    def rounded_reward(self, delta: np.ndarray, halvings: int) -> np.ndarray:
+        """−η·δ in the range of the encoding's y1."""
+        _, mantissa, shift = self._y1_scale
+        shift, largest = min(integers.MAX_SHIFT, shift + halvings), encodings.largest(self._encoding)
+        return self._rounded(-delta, mantissa, shift, self.y1_saturated, largest)
+
+    def rounded_error(self, error: np.ndarray) -> np.ndarray:
+        """An error as the message that is sent on."""
+        return self._rounded(error, *self._error_scale[1:], self.error_saturated, integers.MESSAGE_MAX)
+
+    def _rounded(self, x: np.ndarray, mantissa: int, shift: int, counter: np.ndarray, largest: int) -> np.ndarray:
+        self.rng = integers.xorshift32(self.rng)
+        rounded, outside = integers.saturate(integers.scale_stochastically(x, mantissa, shift, self.rng), largest)
+        counter += outside
+        return rounded

@@ -1,0 +1,1 @@
+"""The learning network: the layers that learn, their rates, scales and schedule."""

@@ -1,0 +1,87 @@
+"""A frozen front: layers that keep their inference weights, before the dense layers that learn.
+
+No error reaches the front and none of its weights change, so that it is a function from a sample's messages to the
+spikes that the first plastic connection hears. In ``sim`` it is just that: the exact simulator runs it once for each
+sample, and ``sim.learn`` gets its spikes. In Lava it runs in the same epochs as everything else, each layer in a phase
+of its own (``onchip/network/schedule.py``).
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+from ottt_loihi.sim import Simulator
+from ottt_loihi.sim.network import INPUT, ChipNetwork, Connection
+
+from ottt_loihi.errors import ChipError
+
+CHUNK = 500  # samples whose front spikes are in memory unpacked
+
+
+def first_plastic_layer(chip: ChipNetwork) -> int:
+    """The first layer with a plastic connection into it; 0 where nothing is plastic."""
+    return min((c.post for c in chip.connections if c.weight_format == "learning9"), default=0)
+
+
+def cut(chip: ChipNetwork) -> tuple[ChipNetwork | None, ChipNetwork]:
+    """(the frozen front or None, the network behind it whose input are the front's spikes).
+
+    Raises :class:`ChipError` for what cannot be cut, or would not act in the phases of an epoch: connections from
+    behind the cut back into the front, delays, and a part of the network that the host computes.
+    """
+    first = first_plastic_layer(chip)
+    if first == 0:
+        return None, chip
+    if chip.host is not None:
+        raise ChipError(
+            "the host computes this network's first layer: export it with --input graded to learn behind it"
+        )
+    ahead, behind = [], []
+    for c in chip.connections:
+        if c.pre >= first > c.post:
+            raise ChipError(
+                f"{c.label}: leads from the layers that learn back into the frozen front; make both plastic"
+            )
+        if c.post < first:
+            _check_phases(chip, c)
+            ahead.append(c)
+        else:
+            behind.append(replace(c, pre=max(INPUT, c.pre - first), post=c.post - first))
+    front = ChipNetwork(chip.input_shape, chip.layers[:first], tuple(ahead), chip.num_steps, "spike_count")
+    tail = replace(
+        chip, input_shape=chip.layers[first - 1].shape, layers=chip.layers[first:], connections=tuple(behind)
+    )
+    return front, tail
+
+
+def packed_spikes(front: ChipNetwork | None, x: np.ndarray) -> np.ndarray:
+    """What the layers that learn hear of samples ``(n, T, *input_shape)``: uint8 ``(n, T, ⌈size/8⌉)``, packed."""
+    if front is None:
+        return np.packbits(x.reshape(*x.shape[:2], -1), axis=-1)
+    simulator, last, parts = Simulator(front), len(front.layers) - 1, []
+    for begin in range(0, len(x), CHUNK):
+        s = simulator.run(x[begin : begin + CHUNK], {"s": [last]}).states["s"][last]
+        parts.append(np.packbits(s.reshape(*s.shape[:2], -1).swapaxes(0, 1), axis=-1))
+    return np.concatenate(parts)
+
+
+def unpacked(tail: ChipNetwork, packed: np.ndarray) -> np.ndarray:
+    """Packed spikes as the input ``(n, T, *input_shape)`` of a network."""
+    spikes = np.unpackbits(packed, axis=-1, count=tail.input_size)
+    return spikes.reshape(len(packed), tail.num_steps, *tail.input_shape)
+
+
+def predictions(tail: ChipNetwork, packed: np.ndarray) -> np.ndarray:
+    """Classes that a network gives to packed spikes, with the exact simulator."""
+    batches = (unpacked(tail, packed[begin : begin + CHUNK]) for begin in range(0, len(packed), CHUNK))
+    return Simulator(tail).run(batches).predictions
+
+
+def _check_phases(chip: ChipNetwork, c: Connection) -> None:
+    """In an epoch a spike arrives one phase after it was sent, for this time step or, recurrent, for the next one."""
+    if c.delay or chip.logical_delay(c) > 1:
+        raise ChipError(
+            f"{c.label}: delay {c.delay}, {chip.logical_delay(c)} time steps; in front of layers that learn a "
+            "connection takes one step on the chip, to the next layer or to its own"
+        )

@@ -1,0 +1,266 @@
+"""From a :class:`ChipNetwork` to numbers for the learning processes, and back: what is plastic, and how fast it may
+learn."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from ottt_loihi.onchip.network.backbone import cut, first_plastic_layer
+from ottt_loihi.onchip.network.schedule import Schedule
+from ottt_loihi.sim import arithmetic
+from ottt_loihi.sim.inference import reference
+from ottt_loihi.sim.learning.bias import with_bias
+from ottt_loihi.sim.learning.subspace import ONE, Subspace, check_subspaces
+from ottt_loihi.sim.network import INPUT, LIF, ChipNetwork, Connection, Dense, Diagonal, Sparse
+
+from ottt_loihi.errors import ChipError, UsageError
+
+FEEDBACKS = ("random", "symmetric", "kolen-pollack", "opzo")
+LAYERWISE = ("symmetric", "kolen-pollack")  # the error travels down layer by layer, the others send it directly
+CALIBRATION_SAMPLES = 64
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A network whose every forward connection learns, behind a front of frozen layers or without one.
+
+    chip: the part that learns; its input are the front's spikes · front: the frozen layers, or None · whole: both ·
+    dense: the plastic connections, input side first, sparse ones too · inhibition: the self-connection of each hidden
+    layer or None · decay: λ of each hidden layer · unit: what stands for a logit of 1 at the readout, in units of its
+    weights' sum.
+    """
+
+    chip: ChipNetwork
+    dense: tuple[Dense | Sparse, ...]
+    inhibition: tuple[Diagonal | None, ...]
+    decay: tuple[float, ...]
+    unit: int
+    front: ChipNetwork | None
+    whole: ChipNetwork
+
+    @property
+    def graded(self) -> bool:
+        """Whether the input are graded messages, which only a frozen connection can take."""
+        return any(c.num_message_bits for c in self.whole.connections if c.pre == INPUT)
+
+    @property
+    def hidden(self) -> tuple[LIF, ...]:
+        return self.chip.layers[:-1]
+
+    @property
+    def classes(self) -> int:
+        return self.chip.layers[-1].size
+
+    def schedule(self, feedback: str, kind: str = "phased") -> Schedule:
+        """The phases, for a kind of schedule (``sim.learning.options.SCHEDULES``)."""
+        return make_schedule(len(self.hidden), feedback, kind, 0 if self.front is None else len(self.front.layers))
+
+    def steps_per_sample(self, feedback: str, kind: str = "phased") -> int:
+        """Lava steps."""
+        return self.schedule(feedback, kind).period(self.chip.num_steps)
+
+    def resolution(self, layer: int) -> float:
+        """Weight steps (LSB) per threshold, or per logit of 1 at the readout."""
+        full = self.unit if layer == len(self.hidden) else self.hidden[layer].vth
+        return full / 2.0 ** self.dense[layer].weight_exp
+
+    def trace_decay(self, layer: int) -> float:
+        """λ of the presynaptic trace: the post neuron's; 0 for the readout, which has no memory."""
+        return self.decay[layer] if layer < len(self.hidden) else 0.0
+
+
+def make_schedule(hidden_layers: int, feedback: str, kind: str, front: int = 0) -> Schedule:
+    """The phases; symmetric and Kolen–Pollack feedback travel layer by layer; front: frozen layers.
+
+    Raises :class:`UsageError` for pipelined OPZO, and for a pipelined front.
+    """
+    if kind == "pipelined" and front:
+        raise UsageError(
+            f"schedule: {front} frozen layers in front act in phases of a learning epoch, and a pipelined schedule has "
+            f"none; use schedule phased"
+        )
+    if kind == "pipelined" and feedback == "opzo":
+        raise UsageError(
+            "schedule: opzo learns from each time step's own noise, and in a pipelined schedule its error would meet "
+            "the noise of later time steps; use schedule phased or another feedback"
+        )
+    return Schedule(hidden_layers, "layerwise" if feedback in LAYERWISE else "direct", front, kind == "pipelined")
+
+
+def make_plan(chip: ChipNetwork, unit: int | None = None) -> Plan:
+    """Check that a network can learn here, and say what will.
+
+    Raises
+    ------
+    ChipError
+        naming the layer or connection that does not fit: from the first plastic connection on the network has to be a
+        chain of plastic dense or sparse connections with binary spikes, hidden layers with one leak (reset to zero, or
+        by subtraction through a self-connection), and a memoryless readout; before it, anything without delays
+        (``onchip/network/backbone.py``)
+    UsageError
+        when no ``unit`` is given and the network's provenance does not know it either
+    """
+    last, first = len(chip.layers) - 1, first_plastic_layer(chip)
+    inhibition: list[Diagonal | None] = []
+    for index in range(first, last + 1):
+        inputs = chip.inputs_of(index)
+        forward = [c for c in inputs if isinstance(c, (Dense, Sparse))]
+        recurrent = [c for c in inputs if isinstance(c, Diagonal)]
+        pre = index - 1 if index else INPUT
+        if len(forward) != 1 or forward[0].pre != pre or forward[0].delay or forward[0].num_message_bits:
+            raise ChipError(
+                f"layer[{index}]: learning needs exactly one dense or sparse connection, from the layer before it"
+            )
+        if len(recurrent) > (index < last) or any(c.pre != index or c.delay for c in recurrent):
+            raise ChipError(f"layer[{index}]: learning knows no other second connection than the reset's, to itself")
+        if forward[0].weight_format != "learning9":
+            raise ChipError(
+                f"{forward[0].label}: holds inference weights; sim.freeze.make_plastic makes them learn"
+                + (", and only the first layers can stay frozen" if first else "")
+            )
+        if isinstance(chip.layers[index].vth, np.ndarray):
+            raise ChipError(
+                f"layer[{index}] ({chip.layers[index].name}): learning needs one threshold a layer, as wide as its "
+                "surrogate is; export with --thresholds layer"
+            )
+        inhibition.append(recurrent[0] if recurrent else None)
+    readout = chip.layers[-1]
+    if readout.du != 4095 or readout.dv != arithmetic.DECAY_UNITY or chip.readout != "sum_v":
+        raise ChipError(
+            f"layer[{last}] ({readout.name}): learning needs a memoryless readout, du = 4095, dv = 4096, "
+            f"readout='sum_v'; got du = {readout.du}, dv = {readout.dv}, readout={chip.readout!r}"
+        )
+    decay = tuple(_decay(index, chip.layers[index]) for index in range(first, last))
+    front, tail = cut(chip)
+    return Plan(
+        chip=tail,
+        dense=tuple(
+            c for index in range(len(tail.layers)) for c in tail.inputs_of(index) if isinstance(c, (Dense, Sparse))
+        ),
+        inhibition=tuple(inhibition[:-1]),
+        decay=decay,
+        unit=_unit(chip) if unit is None else _positive(unit),
+        front=front,
+        whole=chip,
+    )
+
+
+def estimate_unit(chip: ChipNetwork, x: np.ndarray, labels: np.ndarray) -> int:
+    """The unit of a trained readout, from data: by how much the right class leads the mean of the others, on average.
+
+    For networks whose provenance does not know their scale. Raises :class:`UsageError` when the right class does not
+    lead, i.e. the network has not learnt this data.
+    """
+    v = reference.run(chip, x, record=("v",)).states["v"][-1].mean(axis=0).reshape(len(x), -1)
+    right = v[np.arange(len(x)), labels]
+    others = (v.sum(axis=1) - right) / max(1, v.shape[1] - 1)
+    lead = float((right - others).mean()) / 2**arithmetic.STATE_SHIFT
+    if lead < 1:
+        raise UsageError(
+            "the readout's scale cannot be told from this data: the right class does not lead; train the network "
+            "longer before it goes on learning, or give unit= in Python"
+        )
+    return round(lead)
+
+
+def trace_energy(plan: Plan, x: np.ndarray, subspaces: Sequence[Subspace] | None = None) -> list[float]:
+    """Mean over samples and steps of ‖â‖², the squared norm of what each plastic connection's pre-neurons have left; of
+    a sparse connection the mean over its neurons, of those that each one hears.
+
+    x: what the part that learns hears, ``(batch, T, *plan.chip.input_shape)``. An update of rate η changes the post
+    neuron's input for the same pattern by η·‖â‖²·δ, so this is what a learning rate has to be measured against. With
+    HLOP's subspaces it is what they leave of â, but at least a tenth of all: a rate that made up for less would let the
+    rest of the trace, and its rounding, learn far too fast.
+
+    Raises :class:`UsageError` where nothing fires: a connection without pre spikes cannot learn.
+    """
+    spikes = [reference.check_input(plan.chip, x).astype(float)]
+    record = reference.run(plan.chip, x, record=("s",)).states["s"]
+    spikes += [s.reshape(*s.shape[:2], -1).swapaxes(0, 1).astype(float) for s in record[:-1]]
+    heard = [c.mask().mean(axis=0) if isinstance(c, Sparse) else 1.0 for c in plan.dense]
+    energies = []
+    for layer, (s, lateral) in enumerate(zip(spikes, plan_subspaces(plan, subspaces), strict=True)):
+        trace, total, left = np.zeros((len(s), s.shape[2])), 0.0, 0.0
+        for t in range(s.shape[1]):
+            trace = plan.trace_decay(layer) * trace + s[:, t]
+            total += float((trace**2 * heard[layer]).sum(axis=1).mean())
+            if lateral is not None:
+                h = lateral.rows[: lateral.fixed] / ONE
+                left += float(((trace - trace @ h.T @ h) ** 2).sum(axis=1).mean())
+        energies.append((total if lateral is None else max(left, total / 10)) / s.shape[1])
+        if not total:
+            who = "the input" if layer == 0 else f"layer[{layer - 1}] ({plan.hidden[layer - 1].name})"
+            raise UsageError(f"{who} does not fire on this data: nothing can be learnt; lower the thresholds")
+    return energies
+
+
+def plan_subspaces(plan: Plan, subspaces: Sequence[Subspace] | None) -> tuple[Subspace | None, ...]:
+    """HLOP's subspaces, one per plastic connection, or None for each.
+
+    Raises :class:`UsageError` where they do not fit, or a connection is sparse: what is left of a trace would have to
+    be another one for every neuron, which hears only a part of it.
+    """
+    for index, c in enumerate(plan.dense):
+        if subspaces is not None and isinstance(c, Sparse):
+            raise UsageError(
+                f"subspaces: plastic connection {index} ({c.label}) is sparse, and HLOP needs dense ones; learn without"
+            )
+    return check_subspaces(subspaces, [c.shape[1] for c in plan.dense])
+
+
+def with_weights(plan: Plan, weights: Sequence[np.ndarray], biases: Sequence[np.ndarray] | None = None) -> ChipNetwork:
+    """The plan's network, its front included, with other weights in its plastic connections, and with learnt biases."""
+    first = len(plan.whole.layers) - len(plan.chip.layers)
+    connections = (
+        _with_matrix(c, np.asarray(weights[c.post - first], np.int32)) if c.weight_format == "learning9" else c
+        for c in plan.whole.connections
+    )
+    layers = plan.whole.layers
+    if biases is not None:
+        learnt = (with_bias(layer, np.asarray(bias, np.int32)) for layer, bias in zip(layers[first:], biases))
+        layers = (*layers[:first], *learnt)
+    return replace(plan.whole, layers=layers, connections=tuple(connections))
+
+
+def _with_matrix(c: Connection, matrix: np.ndarray) -> Connection:
+    return c.with_matrix(matrix) if isinstance(c, Sparse) else replace(c, weight=matrix)
+
+
+def _decay(index: int, layer: LIF) -> float:
+    """λ, from whichever of u and v holds the membrane."""
+    if layer.du == 4095:
+        kept = arithmetic.DECAY_UNITY - layer.dv
+    elif layer.dv == arithmetic.DECAY_UNITY:
+        kept = arithmetic.DECAY_UNITY - 1 - layer.du
+    else:
+        raise ChipError(f"layer[{index}] ({layer.name}): leaks in u and in v; OTTT's trace needs one decay")
+    if not 0 <= kept < arithmetic.DECAY_UNITY:
+        raise ChipError(f"layer[{index}] ({layer.name}): λ = {kept}/4096, learning needs 0 ≤ λ < 1")
+    return kept / arithmetic.DECAY_UNITY
+
+
+def knows_unit(chip: ChipNetwork) -> bool:
+    """Whether the readout's scale tells what a logit of 1 is: the target that the squared error of learning aims at.
+
+    Cross-entropy, the other loss of ``ottt-train``, leaves logits of any size; learning on with a unit that is too
+    small would unlearn everything first.
+    """
+    loss = chip.provenance.get("training", {}).get("training", {}).get("loss", {}).get("name")
+    return bool(chip.provenance.get("scales")) and loss != "cross-entropy"
+
+
+def _unit(chip: ChipNetwork) -> int:
+    if not knows_unit(chip):
+        raise UsageError(
+            "the network's provenance does not say what a logit of 1 is at the readout, or it was trained with "
+            "cross-entropy, which has no such target; give unit=, or let onchip.plan.estimate_unit find it from data"
+        )
+    return _positive(round(float(chip.provenance["scales"][-1])))
+
+
+def _positive(unit: int) -> int:
+    if isinstance(unit, bool) or not isinstance(unit, (int, np.integer)) or unit < 1:
+        raise UsageError(f"unit: expected an integer ≥ 1, got {unit!r}")
+    return int(unit)

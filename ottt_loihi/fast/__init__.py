@@ -1,0 +1,1 @@
+"""Speed only: compiled kernels, chunks of time steps, recorded GPU graphs; the library is correct without it."""

@@ -1,0 +1,249 @@
+"""A connection in a stretch of time steps: its products with a row for each sample and step, and their gradients.
+
+Rows of images are tensors ``(rows, channels, height, width)`` in the memory of channels last, others ``(rows,
+features)``; a sample's steps are neighbours. Where few inputs are not 0, rows of weights are added up instead of a
+product (:mod:`ottt_loihi.fast.event_kernels`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ottt_loihi.nn.connections import Conv2d, Synapse, Weights
+from ottt_loihi.nn.precision import product_dtype
+from ottt_loihi.nn.traced import lowered_gradients
+
+# up to which part of the inputs adding rows is faster than a product, and from how long rows on; measured
+FEW_OF_LINEAR, WIDE_LINEAR = 0.3, 32
+FEW_OF_CONV, WIDE_CONV = 0.2, 96
+
+
+@dataclass
+class Connection:
+    """The weights of a synapse as the products of a batch take them.
+
+    traced, bias_traced: whether the gradients of W and b use â and Λ, which decay with ``decay`` · image: (channels,
+    height, width) of what arrives from neurons with an image, otherwise None · weight: of a Linear ``(out, in)`` with
+    ``in`` channels last · wide: whether what an event adds is long enough for a loop · kind: dtype of products
+    """
+
+    synapse: Synapse
+    weights: Weights
+    traced: bool
+    bias_traced: bool
+    decay: float
+    image: tuple[int, ...] | None = None
+    weight: Tensor = field(init=False)
+    wide: bool = field(init=False)
+    kind: torch.dtype = field(init=False)
+
+    def __post_init__(self) -> None:
+        weight, synapse = self.weights.weight.detach(), self.synapse
+        self.kind = product_dtype(weight)  # asked here: threads do not know of autocast
+        if isinstance(synapse, Conv2d):
+            self.weight = weight.contiguous(memory_format=torch.channels_last)
+            plain = synapse.stride == synapse.groups == 1 and synapse.padding < synapse.kernel_size
+            self.wide = plain and synapse.kernel_size * synapse.out_channels >= WIDE_CONV
+            return
+        if self.image is not None:
+            weight = channels_last(weight.view(-1, *self.image)).flatten(1)
+        self.weight = weight
+        self.wide = len(weight) >= WIDE_LINEAR
+
+    @cached_property
+    def rows(self) -> Tensor:
+        """What an event adds, flat; made when the first events come: transposing takes as long as a small product."""
+        if isinstance(self.synapse, Conv2d):
+            return torch.from_numpy(_events().patches(self.weights.weight.detach().numpy()).reshape(-1))
+        return self.weight.t().contiguous().view(-1)
+
+    @property
+    def bias(self) -> Tensor | None:
+        return None if self.weights.bias is None else self.weights.bias.detach()
+
+    def is_few(self, x: Tensor) -> bool:
+        """Whether so little of x is not 0 that its events are added one by one."""
+        part = FEW_OF_CONV if isinstance(self.synapse, Conv2d) else FEW_OF_LINEAR
+        return self.wide and _events().count(memory(x).numpy()) <= part * x.numel()
+
+    def product(self, x: Tensor, few: bool) -> Tensor:
+        """``I = W·x + b`` of every row."""
+        if not few:
+            bias = None if self.bias is None else self.bias.to(self.kind)
+            return self.synapse._product(x.to(self.kind), self.weight.to(self.kind), bias).to(x.dtype)
+        if isinstance(self.synapse, Conv2d):
+            size, kernel, padding = self._geometry(x)
+            height, width = (n + 2 * padding - kernel + 1 for n in size[:2])
+            out = x.new_empty(len(x), height, width, size[3]).permute(0, 3, 1, 2)
+            _events().add_patches(*arrays(memory(x), self.rows, memory(out)), len(x), size, kernel, padding)
+            return out if self.bias is None else out.add_(self.bias[:, None, None])
+        out = x.new_zeros(len(x), len(self.weight))
+        _events().add_rows(*arrays(x, self.rows.view(-1, len(self.weight)), out))
+        return out if self.bias is None else out.add_(self.bias)
+
+    def gradients(self, g: Tensor, x: Tensor, wanted: tuple[bool, bool]) -> tuple[Tensor | None, Tensor | None]:
+        """``∂L/∂x = Wᵀ·g`` of every row and ``Σ g·xᵀ``, those of them that are wanted."""
+        if self.kind == g.dtype:
+            return self.synapse._gradients(g, x, self.weight, wanted)
+        return lowered_gradients(self.synapse, g, x, self.weight, wanted, self.kind)
+
+    def add_events(self, g: Tensor, x: Tensor, rows: Tensor) -> None:
+        """Add ``Σ g·xᵀ`` to a gradient in the order of ``rows``."""
+        if isinstance(self.synapse, Conv2d):
+            _events().add_patch_gradients(*arrays(memory(x), memory(g), rows), len(x), *self._geometry(x))
+        else:
+            _events().add_outer(*arrays(x, g, rows.view(-1, len(self.weight))))
+
+    def of_rows(self, gradient: Tensor) -> Tensor:
+        """A gradient in the order of ``rows`` in that of ``weight``."""
+        if isinstance(self.synapse, Conv2d):
+            kernel, inputs, outputs = self.synapse.kernel_size, self.synapse.in_channels, self.synapse.out_channels
+            patches = gradient.view(kernel, inputs, kernel * outputs).numpy()
+            return torch.from_numpy(np.ascontiguousarray(_events().of_patches(patches, outputs)))
+        return gradient.view(-1, len(self.weight)).t()
+
+    def of_weight(self, gradient: Tensor) -> Tensor:
+        """A gradient in the order of ``weight`` in that of ``weights.weight``."""
+        if isinstance(self.synapse, Conv2d) or self.image is None:
+            return gradient
+        channels, height, width = self.image
+        return gradient.view(-1, height, width, channels).permute(0, 3, 1, 2).flatten(1)
+
+    def _geometry(self, x: Tensor) -> tuple[tuple[int, ...], int, int]:
+        """Of the convolution's kernels: (height, width, inputs, outputs), kernel size, padding."""
+        synapse = self.synapse
+        assert isinstance(synapse, Conv2d)
+        return (*x.shape[2:], synapse.in_channels, synapse.out_channels), synapse.kernel_size, synapse.padding
+
+
+class Learning:
+    """What some samples teach a connection: the sums of its gradients over their steps, and the trace that goes on.
+
+    ::
+
+        ∂L/∂W = Σ_t g[t]·â[t]ᵀ = Σ_t G[t]·x[t]ᵀ + λ·G[first]·â[before]ᵀ          ∂L/∂b = Σ_t Λ_t·g[t]
+
+    with ``G[t] = g[t] + λ·G[t+1]``, which serves events; without traces â = x and Λ = 1.
+    """
+
+    def __init__(self, connection: Connection, samples: int) -> None:
+        self.connection, self.samples = connection, samples
+        self.trace: Tensor | None = None  # â of the last step, flat
+        self.length = 0.0  # Λ of the last step
+        self.weight: Tensor | None = None  # gradients, in the orders of the connection's
+        self.rows: Tensor | None = None
+        self.bias: Tensor | None = None
+
+    def lengths(self, steps: int) -> np.ndarray:
+        """Λ_t of the next steps."""
+        found = []
+        for _ in range(steps):
+            self.length = 1.0 + self.connection.decay * self.length
+            found.append(self.length)
+        return np.array(found)
+
+    def add(self, g: Tensor, x: Tensor, few: bool, steps: int) -> None:
+        """The gradients of the next steps, g = ∂L/∂I; g is spent."""
+        weights = self.connection.weights
+        if weights.bias is not None and weights.bias.requires_grad:
+            self._add_bias(g, steps)
+        if not weights.weight.requires_grad:
+            return
+        if self.connection.traced:
+            self._add_traced(g, x, few, steps)
+        elif few:
+            self._add_events(g, x)
+        else:
+            self._multiply(g, x)
+
+    def _add_traced(self, g: Tensor, x: Tensor, few: bool, steps: int) -> None:
+        before, size = self.trace, x[0].numel()
+        if before is None:
+            self.trace = x.new_zeros(self.samples * size)
+        decay = g.numpy().dtype.type(self.connection.decay)
+        of_time = (decay, self.samples, steps, size)
+        if not few:
+            traces = torch.empty_like(x)  # in the same memory format
+            kernels().follow(*arrays(memory(x), self.trace, memory(traces)), *of_time)
+            self._multiply(g, traces)
+            return
+        kernels().look_ahead(memory(g).numpy(), decay, self.samples, steps, g[0].numel())
+        if before is not None:
+            first, kept = g.view(self.samples, steps, *g.shape[1:])[:, 0], torch.empty_like(x[: self.samples])
+            memory(kept).copy_(before)
+            self._multiply(first, kept, self.connection.decay)
+        kernels().advance(*arrays(memory(x), self.trace), *of_time)
+        self._add_events(g, x)
+
+    def _add_events(self, g: Tensor, x: Tensor) -> None:
+        if self.rows is None:
+            self.rows = torch.zeros_like(self.connection.rows)
+        self.connection.add_events(g, x, self.rows)
+
+    def _multiply(self, g: Tensor, x: Tensor, factor: float = 1.0) -> None:
+        """Add ``factor·Σ g·xᵀ`` to the weight's gradient."""
+        if self.weight is None:
+            self.weight = torch.zeros_like(self.connection.weight)
+        if isinstance(self.connection.synapse, Conv2d) or self.connection.kind != g.dtype:
+            self.weight.add_(self.connection.gradients(g, x, (False, True))[1], alpha=factor)  # type: ignore[arg-type]
+        else:
+            self.weight.addmm_(g.t(), x, alpha=factor)
+
+    def _add_bias(self, g: Tensor, steps: int) -> None:
+        of_steps = g.flatten(2).sum(2) if g.ndim == 4 else g
+        of_steps = of_steps.view(self.samples, steps, -1).sum(0)
+        if self.connection.bias_traced:
+            of_steps = of_steps * torch.from_numpy(self.lengths(steps)).to(of_steps)[:, None]
+        found = of_steps.sum(0)
+        self.bias = found if self.bias is None else self.bias + found
+
+    def give(self) -> None:
+        """Add the sums to ``.grad`` of the weights' leaves."""
+        connection = self.connection
+        if self.weight is not None:
+            give(connection.weights.weight, connection.of_weight(self.weight))
+        if self.rows is not None:
+            give(connection.weights.weight, connection.of_weight(connection.of_rows(self.rows)))
+        if self.bias is not None:
+            give(connection.weights.bias, self.bias)  # type: ignore[arg-type]
+
+
+def give(leaf: Tensor, gradient: Tensor) -> None:
+    """Add to ``leaf.grad``."""
+    if leaf.grad is None:
+        leaf.grad = torch.empty_like(leaf).copy_(gradient)
+    else:
+        leaf.grad.add_(gradient)
+
+
+def channels_last(x: Tensor) -> Tensor:
+    """``(n, channels, height, width)`` as contiguous ``(n, height, width, channels)``; others contiguous."""
+    return x.permute(0, 2, 3, 1).contiguous() if x.ndim == 4 else x.contiguous()
+
+
+def memory(x: Tensor) -> Tensor:
+    """The values of a tensor in channels-last order, flat; shares its memory where that is in this order."""
+    return channels_last(x).view(-1)
+
+
+def arrays(*tensors: Tensor | None) -> list[np.ndarray]:
+    """The tensors' memory as NumPy arrays."""
+    return [tensor.numpy() for tensor in tensors]  # type: ignore[union-attr]
+
+
+def kernels() -> Any:
+    from ottt_loihi.fast import chunk_kernels as stretch_kernels  # numba takes half a second to import
+
+    return stretch_kernels
+
+
+def _events() -> Any:
+    from ottt_loihi.fast import event_kernels
+
+    return event_kernels

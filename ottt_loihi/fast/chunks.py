@@ -1,0 +1,322 @@
+"""Several time steps at once: the online rules' fast path on the CPU, for weights that stay as they are for a sequence.
+
+Between two updates no gradient changes what the neurons do. So a stretch of S time steps can go through the network
+layer by layer instead of step by step: one product for all its steps (:mod:`ottt_loihi.fast.chunk_connection`), then
+the neurons' loop over them (:mod:`ottt_loihi.fast.chunk_kernels`), and backwards likewise, without autograd. The
+equations and their gradients are those of :class:`~ottt_loihi.nn.connections.Synapse` and
+:func:`~ottt_loihi.nn.neurons.lif_step`; memory is that of S steps, whatever T. A layer that hears itself one step later
+takes its steps one by one, and everything else at once.
+
+Samples do not know of each other: every thread takes its share of them through all steps, with one thread's share of
+torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ottt_loihi.errors import UsageError
+from ottt_loihi.fast.chunk_connection import Connection, Learning, arrays, channels_last, give, kernels, memory
+from ottt_loihi.nn.blocks import Block
+from ottt_loihi.nn.connections import Conv2d, Linear, Synapse
+from ottt_loihi.nn.folding import Folded
+from ottt_loihi.nn.network import Network
+from ottt_loihi.nn.neurons import LIF, is_on_cpu
+from ottt_loihi.nn.paths import Paths
+from ottt_loihi.rules.losses import Loss
+
+
+def require_fitting(net: Network) -> None:
+    """Raises :class:`UsageError` where a network cannot take several steps at once, and says why."""
+    for index, block in enumerate(net.blocks):
+        synapse, reason = block.synapse, ""
+        if len(block.branches) > 1 or any(not _is_loop(branch, index) for branch in block.branches):
+            reason = "has a connection from elsewhere than the block before and itself one step later"
+        elif block.skip is not None:
+            reason = "has a residual stream"
+        elif not block.neuron.lean:
+            reason = f"has {type(block.neuron).__name__} neurons"
+        elif isinstance(synapse, Conv2d) and (synapse.upsample != 1 or synapse.pool_after is not None):
+            reason = "changes the image's size around its convolution"
+        if reason:
+            raise UsageError(f"stretch: block {index + 1} {reason}; use stretch=1")
+    if not is_on_cpu(net.readout.weight):
+        raise UsageError(f"stretch: is for the CPU, the network is on {net.readout.weight.device}; use stretch=1")
+
+
+def _is_loop(branch: Any, index: int) -> bool:
+    linear = isinstance(branch.synapse, Linear) and branch.synapse.pool is None
+    return branch.source == index and branch.delay == 1 and linear
+
+
+def run_batch(
+    net: Network, x: Tensor, labels: Tensor, loss: Loss, folded: Folded, paths: Paths, stretch: int
+) -> tuple[Tensor, Tensor]:
+    """All steps of a batch, ``stretch`` at a time: Σ_t L[t] and Σ_t o[t] ``(batch, classes)``.
+
+    Gradients are added to ``.grad`` of the leaves of ``folded``. x: ``(batch, T, *input_shape)``.
+
+    Raises :class:`TrainingError` where the loss is NaN or infinite.
+    """
+    layers = list(_layers(net, folded, paths))
+    masks = [block.draw_mask(x.new_empty(len(x), *block.shape)) for block in net.blocks]
+    first = None if folded.first is None else channels_last(folded.first.detach()).flatten(1)
+    shares = []
+    for part in np.array_split(np.arange(len(x)), min(len(x), torch.get_num_threads())):
+        own = slice(int(part[0]), int(part[-1]) + 1)
+        of_loss = loss.part(own), len(part) / len(x)
+        own_masks = [None if mask is None else mask[own] for mask in masks]
+        shares.append(
+            _Share(net, layers, x[own], labels[own], of_loss, own_masks, None if first is None else first[own])
+        )
+    _in_threads([lambda share=share: share.learn(stretch) for share in shares])
+    for share in shares:  # in their order: the same sums every time
+        for learning in share.learning.values():
+            learning.give()
+    if folded.first is not None and folded.first.requires_grad:
+        found = torch.cat([share.constant for share in shares])  # type: ignore[misc]
+        if folded.first.ndim == 4:
+            batch, channels, height, width = folded.first.shape
+            found = found.view(batch, height, width, channels).permute(0, 3, 1, 2)
+        give(folded.first, found)
+    return torch.stack([share.loss for share in shares]).sum(), torch.cat([share.scores for share in shares])
+
+
+@dataclass
+class _Layer:
+    """A connection and the neurons behind it; the readout has none.
+
+    loop: from the neurons to themselves, one step later · shape: of the neurons' kernels · constants: λ, Vth, the
+    largest u that does not fire
+    """
+
+    connection: Connection
+    neuron: LIF | None = None
+    loop: Connection | None = None
+    shape: tuple[int, ...] = (1, 1, 0, 1, 1)
+    constants: tuple[Any, ...] = ()
+
+    @property
+    def size(self) -> int:
+        """Number of neurons."""
+        height, width, channels = self.shape[:3]
+        return height * width * channels
+
+
+def _layers(net: Network, folded: Folded, paths: Paths) -> Iterator[_Layer]:
+    """The network's layers, the readout last."""
+    from ottt_loihi.fast.lif_kernels import constants
+
+    image: tuple[int, ...] | None = None
+    synapses = [block.synapse for block in net.blocks] + [net.readout]
+    for index, block in enumerate(net.blocks):
+        neuron, traced = block.neuron, paths.trace if index else paths.input_trace
+        own = Connection(block.synapse, folded[block.synapse], traced, paths.bias_trace, neuron.decay, image)
+        loop = None
+        for branch in block.branches:
+            loop = Connection(branch.synapse, folded[branch.synapse], paths.trace, paths.bias_trace, neuron.decay)
+        shape = _kernel_shape(block, synapses[index + 1])
+        yield _Layer(own, neuron, loop, shape, constants(net.readout.weight, neuron))
+        height, width, channels, down, across = shape
+        image = None if len(block.shape) == 1 else (channels, height // down, width // across)
+    decay = net.blocks[-1].neuron.decay if len(net.blocks) else 0.0
+    yield _Layer(Connection(net.readout, folded[net.readout], paths.readout_trace, False, decay, image))
+
+
+def _kernel_shape(block: Block, following: Synapse) -> tuple[int, int, int, int, int]:
+    """(height, width, channels) of the neurons and the (height, width) of the windows that the next layer averages."""
+    if len(block.shape) == 1:
+        return (1, 1, block.shape[0], 1, 1)
+    channels, height, width = block.shape
+    if following.pool is None:
+        return (height, width, channels, 1, 1)
+    if following.pool == "global":
+        return (height, width, channels, height, width)
+    return (height, width, channels, int(following.pool), int(following.pool))
+
+
+class _Heard(NamedTuple):
+    """What a layer did in a stretch: its input (None: constant), whether few of it is not 0, u (the readout: o), and
+    what its loop brought."""
+
+    x: Tensor | None
+    few: bool
+    u: Tensor
+    loop: Tensor | None = None
+
+
+class _Share:
+    """Some samples of a batch, through all their time steps.
+
+    loss, scores: of these samples · learning: for every connection what they teach it · constant: the gradient of the
+    first current, where the input is constant in time
+    """
+
+    def __init__(
+        self,
+        net: Network,
+        layers: Sequence[_Layer],
+        x: Tensor,
+        labels: Tensor,
+        loss: tuple[Loss, float],
+        masks: Sequence[Tensor | None],
+        first: Tensor | None,
+    ) -> None:
+        self.net, self.layers, self.x, self.labels, self.first = net, layers, x, labels, first
+        self.of_loss, self.weight_of_loss = loss
+        self.samples, self.nothing = len(x), x.new_empty(0)
+        self.masks = [self.nothing if mask is None else memory(mask) for mask in masks]
+        self.v = [x.new_full((self.samples * layer.size,), layer.neuron.v_init) for layer in layers if layer.neuron]
+        self.fired = [x.new_zeros(self.samples, layer.size) if layer.loop else None for layer in layers]
+        connections = [c for layer in layers for c in (layer.connection, layer.loop) if c is not None]
+        self.learning = {id(connection): Learning(connection, self.samples) for connection in connections}
+        self.constant = None if first is None else torch.zeros_like(first)
+        self.loss, self.scores = x.new_zeros(()), x.new_zeros(self.samples, net.num_classes)
+
+    def learn(self, stretch: int) -> None:
+        """All time steps."""
+        for start in range(0, self.x.shape[1], stretch):
+            self._learn_stretch(self.x[:, start : start + stretch], start)
+
+    def _learn_stretch(self, x: Tensor, start: int) -> None:
+        """The steps from ``start`` on; nothing but the states outlives them."""
+        steps = x.shape[1]
+        with torch.no_grad():
+            heard = self._forward(x, steps)
+        g = self._compare(heard[-1].u, steps, start)
+        with torch.no_grad():
+            self._backward(g, heard, steps)
+
+    def _forward(self, x: Tensor, steps: int) -> list[_Heard]:
+        heard: list[_Heard] = []
+        out = None if self.first is not None else _received(self.layers[0].connection.synapse, x)
+        for index, layer in enumerate(self.layers):
+            few = out is not None and layer.connection.is_few(out)
+            current = self.first if out is None else layer.connection.product(out, few)
+            if layer.neuron is None:
+                heard.append(_Heard(out, few, current))  # type: ignore[arg-type]
+                break
+            fire = self._fire if layer.loop is None else self._fire_in_loop
+            u, sent, back = fire(index, current, steps if out is not None else 1, steps)  # type: ignore[arg-type]
+            heard.append(_Heard(out, few, u, back))
+            channels, down, across = layer.shape[2], layer.shape[0] // layer.shape[3], layer.shape[1] // layer.shape[4]
+            sent = sent.view(-1, down, across, channels)
+            following = self.layers[index + 1].connection.synapse
+            out = sent.permute(0, 3, 1, 2) if isinstance(following, Conv2d) else sent.flatten(1)
+        return heard
+
+    def _fire(self, index: int, current: Tensor, given: int, steps: int) -> tuple[Tensor, Tensor, None]:
+        """u and the pooled spikes of every step, from the currents of ``given`` steps, all of them or one."""
+        layer, current = self.layers[index], memory(current)
+        u = current if given == steps else current.new_empty(self.samples * steps * layer.size)
+        height, width, channels, down, across = layer.shape
+        sent = current.new_empty(self.samples * steps * (height // down) * (width // across) * channels)
+        self._run_neurons(index, current, given == steps, u, sent, steps)
+        return u, sent, None
+
+    def _fire_in_loop(self, index: int, current: Tensor, given: int, steps: int) -> tuple[Tensor, Tensor, Tensor]:
+        """:meth:`_fire` where the spikes come back one step later; and what has come back in every step."""
+        layer, current = self.layers[index], current.view(self.samples, given, -1)
+        u, sent, back = (current.new_empty(self.samples, steps, layer.size) for _ in range(3))
+        assert layer.loop is not None
+        for t in range(steps):
+            last = self.fired[index]
+            now = layer.loop.product(last, layer.loop.is_few(last)).add_(current[:, t if given == steps else 0])
+            fired = torch.empty_like(now)
+            self._run_neurons(index, now.view(-1), True, now.view(-1), fired.view(-1), 1)
+            u[:, t], sent[:, t], back[:, t] = now, fired, last
+            self.fired[index] = fired
+        return u.view(-1), sent.view(-1), back.flatten(0, 1)
+
+    def _run_neurons(self, index: int, current: Tensor, varies: bool, u: Tensor, sent: Tensor, steps: int) -> None:
+        layer = self.layers[index]
+        states = arrays(u, self.v[index], self.masks[index], sent)
+        zero = layer.neuron.reset == "zero"  # type: ignore[union-attr]
+        kernels().fire(current.numpy(), varies, *states, self.samples, steps, layer.shape, layer.constants, zero)
+
+    def _compare(self, o: Tensor, steps: int, start: int) -> Tensor:
+        """∂L/∂o of the batch's loss."""
+        o = o.detach().requires_grad_()
+        # a loss is a mean over its rows; the batch's is the sum over the steps of a mean over all samples
+        loss = self.of_loss.repeated(steps)(o, self.labels.repeat_interleave(steps), self.x.shape[1])
+        loss = loss * (steps * self.weight_of_loss)
+        (g,) = torch.autograd.grad(loss, o)
+        seen = o.detach().view(self.samples, steps, -1)
+        if not torch.isfinite(loss):
+            self._stop(loss, seen, start)
+        self.loss, self.scores = self.loss + loss.detach(), self.scores + seen.sum(1)
+        return g
+
+    def _stop(self, loss: Tensor, o: Tensor, start: int) -> None:
+        from ottt_loihi.rules.base import require_finite
+
+        bad = [t for t in range(o.shape[1]) if not torch.isfinite(o[:, t]).all()]
+        require_finite(self.net, loss.detach(), self.v, start + (bad[0] if bad else o.shape[1] - 1))
+
+    def _backward(self, g: Tensor, heard: Sequence[_Heard], steps: int) -> None:
+        """From ∂L/∂o to the gradients of everything."""
+        for index in range(len(self.layers) - 1, -1, -1):
+            layer, done = self.layers[index], heard[index]
+            connection = layer.connection
+            if layer.neuron is not None:
+                g = self._error(index, done, g, steps)
+            if layer.loop is not None:
+                own = g.clone() if layer.loop.traced else g  # learning spends it
+                self.learning[id(layer.loop)].add(own, done.loop, layer.loop.is_few(done.loop), steps)
+            if done.x is None:
+                return
+            before = connection.gradients(g, done.x, (True, False))[0] if index else None
+            self.learning[id(connection)].add(g, done.x, done.few, steps)
+            g = before  # type: ignore[assignment]
+
+    def _error(self, index: int, done: _Heard, g: Tensor, steps: int) -> Tensor:
+        """∂L/∂I of every step, in the memory of u; where the current is constant, its sum too."""
+        layer, neuron = self.layers[index], self.layers[index].neuron
+        assert neuron is not None
+        number = done.u.numpy().dtype.type
+        total, lengths = self.nothing, np.ones(steps, number)
+        if done.x is None:
+            total = memory(self.constant)  # type: ignore[arg-type]
+            if layer.connection.traced:
+                lengths = self.learning[id(layer.connection)].lengths(steps).astype(number)
+        u, kind = done.u, kernels().SURROGATES.index(neuron.surrogate.name)
+        constants = number(neuron.v_threshold), kind, number(getattr(neuron.surrogate, "alpha", 1.0))
+        states = arrays(u, memory(g), self.masks[index])
+        kernels().error(*states, lengths, total.numpy(), self.samples, steps, layer.shape, *constants)
+        if not isinstance(layer.connection.synapse, Conv2d):
+            return u.view(self.samples * steps, -1)
+        height, width, channels = layer.shape[:3]
+        return u.view(-1, height, width, channels).permute(0, 3, 1, 2)
+
+
+def _received(synapse: Synapse, x: Tensor) -> Tensor:
+    """The network's input ``(samples, steps, …)`` as the first product takes it, a row for each sample and step."""
+    x = synapse._receive(x.flatten(0, 1))
+    return x.contiguous(memory_format=torch.channels_last) if x.ndim == 4 else x.contiguous()
+
+
+def _in_threads(jobs: Sequence[Any]) -> None:
+    """Run the jobs at the same time, each with a single thread of torch."""
+    if len(jobs) == 1:
+        jobs[0]()
+        return
+    for future in [_pool(len(jobs)).submit(job) for job in jobs]:
+        future.result()
+
+
+@lru_cache(maxsize=1)
+def _pool(threads: int) -> ThreadPoolExecutor:
+    ours = torch.get_num_threads()
+    pool = ThreadPoolExecutor(threads, "ottt-stretch", initializer=torch.set_num_threads, initargs=(1,))
+    for future in [pool.submit(torch.get_num_threads) for _ in range(threads)]:
+        future.result()
+    torch.set_num_threads(ours)  # a thread's own setting is also what threads of the future begin with
+    return pool

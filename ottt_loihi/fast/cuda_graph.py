@@ -1,0 +1,140 @@
+"""A batch as one CUDA graph: its operations are recorded once and repeated, instead of launched one by one.
+
+Launching them takes small networks most of a batch's time (docs/benchmarks.md). For weights that stay as they are
+during a sequence the operations are the same for every batch of one shape.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from ottt_loihi.errors import UsageError
+from ottt_loihi.nn.folding import is_constant
+from ottt_loihi.nn.network import Network
+from ottt_loihi.nn.precision import product_dtype
+from ottt_loihi.rules.base import Accumulated, BatchResult, Rule, check_labels, require_finite
+from ottt_loihi.rules.losses import CrossEntropy, Loss, SquaredError
+
+WARM_UP = 3  # batches before the recording: libraries choose their algorithms and allocate then, kernels are compiled
+KEPT = 4  # recordings: a batch, an epoch's last and smaller batch, and others
+
+
+class GraphedRule(Rule):
+    """``rule``, with the gradients of a batch from a CUDA graph: the same ones, faster where launches took longest.
+
+    For OTTT, SLTT and SAF-E with ``update="sequence"``, and BPTT. Networks on a GPU, float32 or bfloat16 products. The
+    memory of the recorded operations stays allocated.
+
+    Raises
+    ------
+    UsageError
+        for a rule whose operations differ from batch to batch
+    """
+
+    def __init__(self, rule: Rule) -> None:
+        if reason := rule.why_not_captured():
+            raise UsageError(f"cuda_graph: {reason}; or leave cuda_graph out")
+        self.rule, self.name = rule, rule.name  # type: ignore[misc]
+        self._recordings: dict[Any, _Recording] = {}
+
+    def train_batch(
+        self, net: Network, x: Tensor, labels: Tensor, loss: Loss, optimizer: torch.optim.Optimizer | None
+    ) -> BatchResult:
+        """As :meth:`Rule.train_batch`; a batch of a new shape, loss or network is recorded first."""
+        self.rule.check(net)
+        kind = product_dtype(net.readout.weight)
+        _require_fitting(net, loss, kind)
+        x, labels = net.check_input(x), check_labels(net, x, labels)
+        key = _key(net, x, loss, kind)
+        if key not in self._recordings:
+            if len(self._recordings) == KEPT:
+                self._recordings.clear()
+            pool = next(iter(self._recordings.values())).graph.pool() if self._recordings else None
+            self._recordings[key] = _record(self.rule, net, x, labels, loss, kind, pool)
+        done = self._recordings[key].repeat(net, x, labels, add=optimizer is None)
+        require_finite(net, done.losses, done.membranes)
+        if optimizer is not None:
+            optimizer.step()
+        return BatchResult(done.losses.sum(), done.scores.clone())
+
+    def check(self, net: Network) -> None:
+        self.rule.check(net)
+
+    def describe(self) -> dict[str, Any]:
+        return self.rule.describe()
+
+    def tensors(self) -> dict[str, Tensor]:
+        return self.rule.tensors()
+
+    def restore(self, tensors: Mapping[str, Tensor]) -> None:
+        self.rule.restore(tensors)
+
+
+class _Recording(NamedTuple):
+    """A recorded batch: what it reads (``x``: one frame, where the input is constant in time) and what it writes."""
+
+    graph: torch.cuda.CUDAGraph
+    x: Tensor
+    labels: Tensor
+    done: Accumulated
+    gradients: list[Tensor | None]
+
+    def repeat(self, net: Network, x: Tensor, labels: Tensor, add: bool) -> Accumulated:
+        """The same with another batch; ``.grad`` becomes the recording's own, or with ``add`` its sum with what was."""
+        before = [p.grad.clone() if add and p.grad is not None else None for p in net.parameters()]
+        self.x.copy_(x[:, : self.x.shape[1]])
+        self.labels.copy_(labels)
+        self.graph.replay()
+        for p, gradient, old in zip(net.parameters(), self.gradients, before, strict=True):
+            p.grad = gradient if old is None else old if gradient is None else old.add_(gradient)
+        return self.done
+
+
+def _key(net: Network, x: Tensor, loss: Loss, kind: torch.dtype) -> tuple[Any, ...]:
+    """What a recording cannot change any more: batches of one key are the same operations on the same memory."""
+    bits, places = (s.weight_bits for s in net.synapses()), (p.data_ptr() for p in net.parameters())
+    return (x.shape, is_constant(x), loss, net.training, kind, *bits, *places)
+
+
+def _record(
+    rule: Rule, net: Network, x: Tensor, labels: Tensor, loss: Loss, kind: torch.dtype, pool: Any
+) -> _Recording:
+    """pool: of the other recordings; only one runs at a time, so they can share what they need in between."""
+    device, parameters = x.device, list(net.parameters())
+    frames, labels = (x[:, :1] if is_constant(x) else x).clone(), labels.clone()
+    gradients = [p.grad for p in parameters]
+
+    def run() -> Accumulated:
+        for p in parameters:
+            p.grad = None
+        # what autocast keeps of one run would be read by the next one, whose weights are others
+        with torch.autocast(device.type, kind, enabled=kind != net.readout.weight.dtype, cache_enabled=False):
+            return rule.accumulate(net, frames.expand(x.shape), labels, loss)
+
+    graph, side = torch.cuda.CUDAGraph(), torch.cuda.Stream(device)
+    with torch.cuda.device(device), torch.random.fork_rng([device]):  # as if nothing had been drawn for dropout
+        side.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(side):
+            for _ in range(WARM_UP):
+                run()
+        torch.cuda.current_stream().wait_stream(side)
+        with torch.cuda.graph(graph, pool=pool, stream=side):
+            done = run()
+    found = [p.grad for p in parameters]
+    for p, before in zip(parameters, gradients, strict=True):
+        p.grad = before
+    return _Recording(graph, frames, labels, done, found)
+
+
+def _require_fitting(net: Network, loss: Loss, kind: torch.dtype) -> None:
+    place = net.readout.weight.device
+    if place.type != "cuda":
+        raise UsageError(f"cuda_graph: is for GPUs, the network is on {place}; use training.device = 'cuda'")
+    if not isinstance(loss, (SquaredError, CrossEntropy)):
+        raise UsageError("cuda_graph: a teacher's readout is another one for every batch; leave cuda_graph out")
+    if kind == torch.float16:
+        raise UsageError("cuda_graph: float16 looks at the size of errors; use autocast = 'bfloat16'")

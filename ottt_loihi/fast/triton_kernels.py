@@ -1,0 +1,93 @@
+"""The LIF step in one pass over memory, on a GPU: what :mod:`ottt_loihi.fast.lif_kernels` is on the CPU, in Triton.
+
+Triton comes with torch's builds for GPUs. float32 only. A compiler may contract λ·v + I to one operation that rounds
+once; where λ is a power of two that changes nothing, and u and s are :func:`~ottt_loihi.nn.neurons.lif_step`'s bit for
+bit.
+"""
+
+from typing import Any
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from ottt_loihi.nn.neurons import like
+
+BLOCK = 1024
+SURROGATES = ("sigmoid", "rectangle", "triangle")
+
+
+@triton.jit
+def _charge_fire_reset(u_ptr, v_ptr, s_ptr, n, decay, v_threshold, above, TO_ZERO: tl.constexpr, BLOCK: tl.constexpr):
+    i = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    inside = i < n
+    u = decay * tl.load(v_ptr + i, mask=inside) + tl.load(u_ptr + i, mask=inside)
+    fired = tl.where(u > above, 1.0, 0.0)
+    tl.store(u_ptr + i, u, mask=inside)
+    tl.store(s_ptr + i, fired, mask=inside)
+    v = u * (1.0 - fired) if TO_ZERO else u - v_threshold * fired
+    tl.store(v_ptr + i, v, mask=inside)
+
+
+@triton.jit
+def _accumulate(u_ptr, trace_ptr, n, decay, v_threshold, above, BLOCK: tl.constexpr):
+    i = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    inside = i < n
+    kept = decay * tl.load(trace_ptr + i, mask=inside)
+    u = tl.load(u_ptr + i, mask=inside) - v_threshold * kept
+    tl.store(u_ptr + i, u, mask=inside)
+    tl.store(trace_ptr + i, kept + tl.where(u > above, 1.0, 0.0), mask=inside)
+
+
+@triton.jit
+def _times_surrogate(g_ptr, u_ptr, n, v_threshold, alpha, KIND: tl.constexpr, BLOCK: tl.constexpr):
+    i = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    inside = i < n
+    g = tl.load(g_ptr + i, mask=inside)
+    beyond = tl.load(u_ptr + i, mask=inside) - v_threshold
+    if KIND == 0:
+        sigma = 1.0 / (1.0 + tl.exp(-alpha * beyond))
+        slope = alpha * sigma * (1.0 - sigma)
+    elif KIND == 1:
+        slope = tl.where(tl.abs(beyond) < v_threshold, 1.0, 0.0)
+    else:
+        slope = 1.0 - tl.abs(beyond) / v_threshold
+        slope = tl.where(slope > 0.0, slope, 0.0)
+    tl.store(u_ptr + i, g * slope, mask=inside)
+
+
+def charge_fire_reset(u: Tensor, v: Tensor, s: Tensor, neuron: Any) -> None:
+    """One step, in place: u is I[t] and becomes u[t], v is v[t−1] and becomes v[t], s[t] is written into s."""
+    with torch.cuda.device_of(u):
+        _charge_fire_reset[_grid(u)](
+            u, v, s, u.numel(), *_constants(neuron), TO_ZERO=neuron.reset == "zero", BLOCK=BLOCK
+        )
+
+
+def accumulate(u: Tensor, trace: Tensor, neuron: Any) -> None:
+    """One accumulated step, in place: u is Û[t] and becomes u[t], trace is â[t−1] and becomes â[t]."""
+    with torch.cuda.device_of(u):
+        _accumulate[_grid(u)](u, trace, u.numel(), *_constants(neuron), BLOCK=BLOCK)
+
+
+def times_surrogate(g: Tensor, u: Tensor, neuron: Any) -> Tensor:
+    """``g·f(u)``, written over u."""
+    surrogate = neuron.surrogate
+    if surrogate.name not in SURROGATES:
+        return u.copy_(g * surrogate(u, neuron.v_threshold))
+    kind, alpha = SURROGATES.index(surrogate.name), float(getattr(surrogate, "alpha", 1.0))
+    with torch.cuda.device_of(u):
+        _times_surrogate[_grid(u)](like(g, u), u, u.numel(), neuron.v_threshold, alpha, KIND=kind, BLOCK=BLOCK)
+    return u
+
+
+def _grid(u: Tensor) -> tuple[int]:
+    return (triton.cdiv(u.numel(), BLOCK),)
+
+
+def _constants(neuron: Any) -> tuple[float, float, float]:
+    """λ, Vth, and the largest u that does not fire."""
+    v_threshold = torch.tensor(neuron.v_threshold, dtype=torch.float32)
+    below = torch.nextafter(v_threshold, torch.tensor(-torch.inf))
+    return neuron.decay, float(v_threshold), float(below if neuron.convention == "authors" else v_threshold)

@@ -1,0 +1,446 @@
+"""The networks of the paper and smaller ones, each a function of JSON values, and :func:`build`, which names them."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+
+from ottt_loihi.errors import UsageError
+from ottt_loihi.nn.blocks import Block, Branch, Skip
+from ottt_loihi.nn.connections import SPIKE_SCALE, Conv2d, Linear, Readout, binary_or_none, flag, pooled_shape, positive
+from ottt_loihi.nn.network import Network, sizes_of
+from ottt_loihi.nn.neurons import LIF
+from ottt_loihi.nn.surrogates import Surrogate, describe, make_surrogate
+from ottt_loihi.rules.dsr import DSRNeuron
+
+NEURON = ("decay", "v_threshold", "reset", "surrogate", "convention", "v_init")
+VGG_FEATURES = "64C3-128C3-AP2-256C3-256C3-AP2-512C3-512C3-AP2-512C3-512C3-GAP"
+NF_RESNET34_STAGES = ((64, 3), (128, 4), (256, 6), (512, 3))  # channels, residual blocks
+NF_ALPHA = 0.2  # what each residual branch adds to the stream (NF-ResNets)
+
+
+def mlp(
+    sizes: Sequence[int] = (64, 128, 10),
+    *,
+    decay: float = 0.5,
+    v_threshold: float = 1.0,
+    reset: str = "subtract",
+    bias: bool = False,
+    standardized: bool = False,
+    surrogate: str | Mapping[str, Any] | Surrogate = "rectangle",
+    convention: str = "paper",
+    time_steps: int = 6,
+    input_shape: Sequence[int] | None = None,
+    dropout: float = 0.0,
+    recurrent: bool = False,
+    v_init: float = 0.0,
+    binary: str | None = None,
+    shortcuts: bool = False,
+    seed: int = 0,
+) -> Network:
+    """Fully connected layers of LIF neurons and a readout.
+
+    Parameters
+    ----------
+    sizes
+        inputs, hidden layers …, classes; ``(64, 10)`` is a readout alone
+    decay, v_threshold, reset, surrogate
+        of all neurons (:class:`~ottt_loihi.nn.neurons.LIF`)
+    bias
+        of all layers, the readout's too
+    standardized
+        scaled weight standardisation with gains in all hidden layers, and spikes count 2.74, as in :func:`conv`
+    input_shape
+        shape of one frame, as many elements as ``sizes[0]``; default ``(sizes[0],)``
+    dropout
+        of the hidden neurons (:class:`~ottt_loihi.nn.blocks.Block`)
+    recurrent
+        every hidden layer also gets its own spikes of the step before, through weights of their own
+    v_init
+        the membrane of all hidden neurons before the first step
+    binary
+        weights of one bit between hidden layers, with a scale for each ``"channel"`` or for the ``"layer"``
+        (:func:`~ottt_loihi.nn.weights.binarize`); the first layer's and the readout's stay real
+    shortcuts
+        between hidden layers of the same size the current of the one before is added, before the spikes
+    seed
+        of the initial weights; torch's global generator is neither used nor moved
+
+    Raises
+    ------
+    UsageError
+        for any value out of range
+    """
+    sizes = sizes_of(sizes, "sizes", 2)
+    input_shape = (sizes[0],) if input_shape is None else sizes_of(input_shape, "input_shape", 1)
+    if math.prod(input_shape) != sizes[0]:
+        raise UsageError(
+            f"input_shape: {input_shape} is {math.prod(input_shape)} elements, but sizes begin with {sizes[0]}"
+        )
+    arguments: dict[str, Any] = {
+        "sizes": list(sizes),
+        "decay": decay,
+        "v_threshold": v_threshold,
+        "reset": reset,
+        "bias": flag(bias, "bias"),
+        "surrogate": describe(make_surrogate(surrogate)),
+        "convention": convention,
+        "time_steps": time_steps,
+        "input_shape": list(input_shape),
+    }
+    arguments |= {"dropout": dropout} if dropout else {}  # files of networks without them keep their bytes
+    arguments |= {"standardized": True} if flag(standardized, "standardized") else {}
+    arguments |= {"recurrent": True} if flag(recurrent, "recurrent") else {}
+    arguments |= {"v_init": v_init} if v_init else {}
+    arguments |= {"binary": binary} if binary_or_none(binary) else {}
+    arguments |= {"shortcuts": True} if flag(shortcuts, "shortcuts") else {}
+    generator = _generator(seed)
+    blocks = []
+    settings = {"standardized": True, "input_scale": SPIKE_SCALE} if standardized else {}
+    for index, (n, m) in enumerate(itertools.pairwise(sizes[:-1])):
+        own = settings if index else {"standardized": standardized}
+        synapse = Linear(n, m, bias, generator, binary=binary if index else None, **own)
+        branches = [Branch(Linear(m, m, False, generator, **settings), index, delay=1)] if recurrent else []
+        skip = Skip(index - 1) if shortcuts and index and n == m else None
+        blocks.append(Block(synapse, _lif(arguments), branches=branches, skip=skip, dropout=dropout))
+    return Network(
+        blocks,
+        Readout(sizes[-2], sizes[-1], bias, generator, input_scale=SPIKE_SCALE if blocks and standardized else 1.0),
+        input_shape=input_shape,
+        time_steps=time_steps,
+        convention=convention,
+        architecture={"name": "mlp", "arguments": arguments},
+    )
+
+
+def conv(
+    features: str = "16C5-AP2-32C5-AP2",
+    *,
+    input_shape: Sequence[int] = (1, 28, 28),
+    num_classes: int = 10,
+    decay: float = 0.5,
+    v_threshold: float = 1.0,
+    reset: str = "subtract",
+    bias: bool = True,
+    standardized: bool = False,
+    surrogate: str | Mapping[str, Any] | Surrogate = "sigmoid",
+    convention: str = "paper",
+    time_steps: int = 6,
+    dropout: float = 0.0,
+    feedback: bool = False,
+    feedback_delay: int | str = 1,
+    binary: str | None = None,
+    seed: int = 0,
+) -> Network:
+    """Convolutional layers of LIF neurons, with pooling, and a readout.
+
+    Parameters
+    ----------
+    features
+        layers joined by ``-``: ``32C5`` convolution to 32 channels with a 5×5 kernel, ``32C5S2`` with stride 2,
+        ``32C5G4`` in 4 groups, each padded by (k − 1)/2 and followed by LIF neurons · ``AP2`` average pooling of the
+        spikes over 2×2 · ``GAP`` over the whole image · ``128F`` a fully connected layer of 128 LIF neurons
+    standardized
+        scaled weight standardisation with learnable gains, and spikes that count 2.74, as in the paper's VGG
+    feedback
+        VGG-F's: a 3×3 convolution, zero at first, from the last convolution's earlier spikes, repeated to its size,
+        into the first convolution
+    feedback_delay
+        steps that it takes, 1 … 62, 1 in the paper; ``"chip"``: one for each layer around, as Loihi's connections need
+    bias
+        of all layers; the readout's too
+    decay, v_threshold, reset, surrogate, dropout, binary, seed
+        as in :func:`mlp`
+
+    Raises
+    ------
+    UsageError
+        for any value out of range, or layers that do not fit the image
+    """
+    arguments: dict[str, Any] = {
+        "features": features,
+        "input_shape": list(sizes_of(input_shape, "input_shape", 3)),
+        "num_classes": positive(num_classes, "num_classes"),
+        "decay": decay,
+        "v_threshold": v_threshold,
+        "reset": reset,
+        "bias": flag(bias, "bias"),
+        "standardized": flag(standardized, "standardized"),
+        "surrogate": describe(make_surrogate(surrogate)),
+        "convention": convention,
+        "time_steps": time_steps,
+        "dropout": dropout,
+        "feedback": flag(feedback, "feedback"),
+        "feedback_delay": feedback_delay,
+    }
+    arguments |= {"binary": binary} if binary_or_none(binary) else {}
+    _check_delay(feedback_delay)
+    generator = _generator(seed)
+    blocks, shape, pool, scale = [], tuple(arguments["input_shape"]), None, 1.0
+    for layer in _layers(features):
+        if layer["kind"] in ("AP", "GAP"):
+            if pool is not None:
+                raise UsageError(f"features: two poolings in a row in {features!r}; join them")
+            pool = "global" if layer["kind"] == "GAP" else layer["k"]
+            continue
+        settings = {"standardized": standardized, "input_scale": scale, "pool": pool}
+        settings["binary"] = binary if blocks else None
+        if layer["kind"] == "F":
+            synapse = Linear(math.prod(pooled_shape(shape, pool)), layer["n"], bias, generator, **settings)
+        else:
+            geometry = {"stride": layer["S"], "groups": layer["G"], "padding": (layer["k"] - 1) // 2}
+            synapse = Conv2d(shape[0], layer["n"], layer["k"], bias, generator, **geometry, **settings)
+        blocks.append(Block(synapse, _lif(arguments), dropout=dropout))
+        shape, pool, scale = _output(synapse, shape, features), None, SPIKE_SCALE if standardized else 1.0
+    readout_inputs = math.prod(pooled_shape(shape, pool))
+    readout = Readout(readout_inputs, num_classes, bias, generator, input_scale=scale, pool=pool)
+    net = Network(
+        blocks,
+        readout,
+        input_shape=arguments["input_shape"],
+        time_steps=time_steps,
+        convention=convention,
+        architecture={"name": "conv", "arguments": arguments},
+    )
+    return _with_feedback(net, scale, feedback_delay) if feedback else net
+
+
+def vgg(num_classes: int = 10, *, input_shape: Sequence[int] = (3, 32, 32), **settings: Any) -> Network:
+    """The paper's VGG: 9,228,362 parameters for 10 classes, 9,274,532 for 100 (:func:`conv`, ``VGG_FEATURES``)."""
+    return _named("vgg", conv(VGG_FEATURES, **_paper(num_classes, input_shape, settings)))
+
+
+def vgg_f(num_classes: int = 100, *, input_shape: Sequence[int] = (3, 32, 32), **settings: Any) -> Network:
+    """VGG-F: :func:`vgg` with feedback from its last to its first convolution; 9,569,508 parameters for 100 classes."""
+    return _named("vgg_f", conv(VGG_FEATURES, **_paper(num_classes, input_shape, settings), feedback=True))
+
+
+def nf_resnet34(
+    num_classes: int = 1000,
+    *,
+    input_shape: Sequence[int] = (3, 224, 224),
+    stages: Sequence[Sequence[int]] = NF_RESNET34_STAGES,
+    decay: float = 0.5,
+    v_threshold: float = 1.0,
+    reset: str = "subtract",
+    surrogate: str | Mapping[str, Any] | Surrogate = "sigmoid",
+    convention: str = "paper",
+    time_steps: int = 6,
+    seed: int = 0,
+) -> Network:
+    """The paper's normalisation-free ResNet-34, 21,797,688 parameters for 1,000 classes.
+
+    A real-valued stream h runs through the residual blocks; all convolutions are standardised and read spikes::
+
+        h₀ = pool₃ₓ₃(conv₇ₓ₇(x))        s = LIF(h/β)        h ← h + α·g·conv(LIF(conv(s)))        α = 0.2, g = 0 first
+        first block of stages 2 …:                          h ← conv₁ₓ₁(s) + α·g·conv(LIF(conv(s)))   stride 2
+
+    β² = 1 + α²·(residual blocks since the stage began) keeps the current's variance at one (Brock 2021). ``stages``:
+    (channels, residual blocks) of each stage, for smaller networks of the kind.
+
+    Raises
+    ------
+    UsageError
+        for any value out of range
+    """
+    stages = [list(sizes_of(stage, "stages", 2)) for stage in stages]
+    arguments: dict[str, Any] = {
+        "num_classes": positive(num_classes, "num_classes"),
+        "input_shape": list(sizes_of(input_shape, "input_shape", 3)),
+        "stages": stages,
+        "decay": decay,
+        "v_threshold": v_threshold,
+        "reset": reset,
+        "surrogate": describe(make_surrogate(surrogate)),
+        "convention": convention,
+        "time_steps": time_steps,
+    }
+    generator = _generator(seed)
+    blocks = _residual_blocks(arguments, generator)
+    readout = Readout(stages[-1][0], num_classes, True, generator, input_scale=SPIKE_SCALE, pool="global")
+    return Network(
+        blocks,
+        readout,
+        input_shape=arguments["input_shape"],
+        time_steps=time_steps,
+        convention=convention,
+        architecture={"name": "nf_resnet34", "arguments": arguments},
+    )
+
+
+def _residual_blocks(arguments: Mapping[str, Any], generator: torch.Generator) -> list[Block]:
+    """The stem and the residual blocks, a :class:`Block` for every layer of neurons.
+
+    A block of neurons that reads the stream gets it as what the block two before got (:class:`Skip`) plus what the
+    convolution between has to add; both are divided by the new β.
+    """
+
+    def convolution(n: int, m: int, kernel: int = 3, **settings: Any) -> Conv2d:
+        scale = {"input_scale": SPIKE_SCALE} if "input_scale" not in settings else {}
+        return Conv2d(n, m, kernel, True, generator, standardized=True, padding=kernel // 2, **scale, **settings)
+
+    channels = arguments["stages"][0][0]
+    stem = convolution(arguments["input_shape"][0], channels, 7, stride=2, input_scale=1.0, pool_after=(3, 2, 1))
+    blocks = [Block(stem, _lif(arguments))]
+    beta = 1.0
+    for stage, (wide, count) in enumerate(arguments["stages"]):
+        for index in range(count):
+            source = len(blocks) - 1  # the neurons that read the stream now
+            down = stage > 0 and index == 0
+            stride = 2 if down else 1
+            blocks.append(Block(convolution(channels, wide, stride=stride), _lif(arguments)))
+            variance = 1.0 if down else beta**2
+            after = math.sqrt(variance + NF_ALPHA**2)
+            scale = 1 / after
+            second = convolution(wide, wide, output_scale=NF_ALPHA * scale, skip_gain=True)
+            if down:
+                shortcut = convolution(channels, wide, 1, stride=2, output_scale=scale)
+                blocks.append(Block(second, _lif(arguments), branches=[Branch(shortcut, source, delay=0)]))
+            else:
+                blocks.append(Block(second, _lif(arguments), skip=Skip(source, beta * scale)))
+            channels, beta = wide, after
+    return blocks
+
+
+def _check_delay(delay: Any) -> None:
+    if delay != "chip" and (isinstance(delay, bool) or not isinstance(delay, int) or not 1 <= delay <= 62):
+        raise UsageError(f"feedback_delay: expected 1 … 62 or 'chip', got {delay!r}")
+
+
+def _with_feedback(net: Network, scale: float, delay: int | str) -> Network:
+    """``net`` with VGG-F's feedback connection."""
+    convolutions = [i for i, block in enumerate(net.blocks) if isinstance(block.synapse, Conv2d)]
+    if not convolutions or convolutions[0] != 0:
+        raise UsageError("feedback: expected a network that begins with a convolution")
+    if delay == "chip":
+        delay = convolutions[-1] + 1
+    source, first = net.blocks[convolutions[-1]], net.blocks[0]
+    upsample = first.shape[1] // source.shape[1]
+    feedback = Conv2d(source.shape[0], first.shape[0], 3, True, padding=1, upsample=upsample, input_scale=scale)
+    if not feedback.weight.is_meta:
+        torch.nn.init.zeros_(feedback.weight)
+    first.branches.append(Branch(feedback, convolutions[-1], delay))
+    net._check_shapes()
+    return net
+
+
+PAPER = ("features", "feedback", "standardized", "bias")  # arguments that the paper's networks fix
+
+
+def _paper(num_classes: int, input_shape: Sequence[int], settings: Mapping[str, Any]) -> dict[str, Any]:
+    if fixed := sorted(set(settings) & set(PAPER)):
+        raise UsageError(f"vgg: {', '.join(fixed)} cannot be changed; use conv")
+    return {"num_classes": num_classes, "input_shape": input_shape, "standardized": True, **settings}
+
+
+def _named(name: str, net: Network) -> Network:
+    """``net`` under its own name: what the name already says is left out of its arguments."""
+    arguments = {key: value for key, value in net.architecture["arguments"].items() if key not in PAPER}
+    net.architecture = {"name": name, "arguments": arguments}
+    return net
+
+
+def _lif(arguments: Mapping[str, Any]) -> LIF:
+    return LIF(**{key: arguments[key] for key in NEURON if key in arguments})
+
+
+LAYER = re.compile(r"(?P<n>\d+)C(?P<k>\d+)(?:S(?P<S>\d+))?(?:G(?P<G>\d+))?|(?P<f>\d+)F|AP(?P<p>\d+)|(?P<g>GAP)")
+
+
+def _layers(features: str) -> list[dict[str, Any]]:
+    """``"16C5-AP2-GAP"`` → ``[{kind: "C", n: 16, k: 5, S: 1, G: 1}, {kind: "AP", k: 2}, {kind: "GAP"}]``."""
+    layers = []
+    for word in features.split("-") if isinstance(features, str) else [repr(features)]:
+        if (match := LAYER.fullmatch(word)) is None or "0" in match.groups():
+            raise UsageError(f"features: expected layers like 32C5, 32C3S2, AP2, GAP or 128F joined by -, got {word!r}")
+        if match["f"]:
+            layers.append({"kind": "F", "n": int(match["f"])})
+        elif match["p"]:
+            layers.append({"kind": "AP", "k": int(match["p"])})
+        elif match["g"]:
+            layers.append({"kind": "GAP"})
+        else:
+            layers.append({"kind": "C", **{key: int(match[key] or 1) for key in ("n", "k", "S", "G")}})
+    return layers
+
+
+def _output(synapse: Conv2d | Linear, shape: tuple[int, ...], features: str) -> tuple[int, ...]:
+    try:
+        return synapse.output_shape(shape)
+    except UsageError as error:
+        raise UsageError(f"features {features!r}: {error}") from None
+
+
+def dsr(
+    hidden: Sequence[int] = (128,),
+    *,
+    input_shape: Sequence[int] = (64,),
+    num_classes: int = 10,
+    kind: str = "if",
+    v_threshold: float = 6.0,
+    alpha: float = 0.5,
+    tau: float = 1.0,
+    dt: float = 0.05,
+    bias: bool = True,
+    time_steps: int = 20,
+    seed: int = 0,
+) -> Network:
+    """Fully connected layers of :class:`~ottt_loihi.rules.dsr.DSRNeuron`; the released code's defaults are those here
+    for ``kind="if"``, and ``v_threshold=0.3, alpha=0.3`` for ``"lif"``. The chip holds no ``bias`` of the IF neurons.
+
+    Raises
+    ------
+    UsageError
+        for any value out of range
+    """
+    hidden, input_shape = sizes_of(hidden, "hidden", 1), sizes_of(input_shape, "input_shape", 1)
+    sizes, generator = [math.prod(input_shape), *hidden], _generator(seed)
+    neuron = {"kind": kind, "v_threshold": v_threshold, "alpha": alpha, "tau": tau, "dt": dt}
+    blocks = [Block(Linear(n, m, bias, generator), DSRNeuron(**neuron)) for n, m in itertools.pairwise(sizes)]
+    arguments = {"hidden": list(hidden), "input_shape": list(input_shape), "num_classes": num_classes}
+    arguments |= {} if flag(bias, "bias") else {"bias": False}
+    return Network(
+        blocks,
+        Readout(sizes[-1], num_classes, True, generator),
+        input_shape=input_shape,
+        time_steps=time_steps,
+        architecture={"name": "dsr", "arguments": {**arguments, **neuron, "time_steps": time_steps}},
+    )
+
+
+ARCHITECTURES: dict[str, Callable[..., Network]] = {
+    "mlp": mlp,
+    "conv": conv,
+    "vgg": vgg,
+    "vgg_f": vgg_f,
+    "nf_resnet34": nf_resnet34,
+    "dsr": dsr,
+}
+
+
+def build(architecture: Mapping[str, Any]) -> Network:
+    """The network that ``net.architecture`` describes, with weights of its own (seed 0).
+
+    Raises
+    ------
+    UsageError
+        for an unknown name or unknown, missing or unfit arguments
+    """
+    name = architecture.get("name")
+    if not isinstance(name, str) or name not in ARCHITECTURES:
+        raise UsageError(f"architecture: expected one of {', '.join(ARCHITECTURES)}, got {name!r}")
+    try:
+        return ARCHITECTURES[name](**architecture["arguments"])
+    except (TypeError, KeyError) as error:
+        raise UsageError(f"architecture {name}: its arguments do not fit ({error})") from None
+
+
+def _generator(seed: int) -> torch.Generator:
+    if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
+        raise UsageError(f"seed: expected a non-negative integer, got {seed!r}")
+    return torch.Generator("cpu").manual_seed(seed)

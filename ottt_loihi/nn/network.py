@@ -1,0 +1,282 @@
+"""A network: blocks of connections and neurons, one after the other, and a readout."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from ottt_loihi.errors import UsageError
+from ottt_loihi.nn.blocks import Block, BlockState
+from ottt_loihi.nn.connections import Readout, Synapse, SynapseState, pooled_shape
+from ottt_loihi.nn.delays import Late, arriving, remembered
+from ottt_loihi.nn.folding import Folded, is_constant
+from ottt_loihi.nn.neurons import has_kernels, one_of
+from ottt_loihi.nn.paths import BPTT, CONVENTIONS, Paths
+
+
+class NetworkState(NamedTuple):
+    """The state of every block and of the readout after a step; ``late`` for connections that take longer than one."""
+
+    blocks: tuple[BlockState, ...]
+    readout: SynapseState
+    late: Late = {}  # noqa: RUF012 - never changed
+
+
+@dataclass(frozen=True)
+class Run:
+    """What :meth:`Network.run` gives back.
+
+    scores: Σ_t o[t], ``(batch, classes)`` · states: for each recorded variable one tensor
+    ``(T, batch, *block's shape)`` per block (``"s"`` spikes, ``"u"`` membrane before the reset, ``"v"`` after it), and
+    for ``"o"`` a list of one, ``(T, batch, classes)``.
+    """
+
+    scores: Tensor
+    states: dict[str, list[Tensor]] = field(default_factory=dict)
+
+    @property
+    def predictions(self) -> Tensor:
+        """int64 ``(batch,)``: the class with the highest score."""
+        return self.scores.argmax(dim=1)
+
+
+class Network(nn.Module):
+    """Blocks in a row, then a memoryless readout; all layers see the same time step t (no delay between them).
+
+    A branch with a delay carries the spikes of so many steps before; the first steps find none.
+
+    ============  ======================  =========================================================================
+    attribute     type                    meaning
+    ============  ======================  =========================================================================
+    blocks        ModuleList of Block     ``.synapse.weight``, ``.synapse.bias``, ``.neuron.decay`` …
+    readout       :class:`Readout`        ``o[t] = W·s[t] + b``
+    input_shape   tuple of int            one frame of the input
+    time_steps    int ≥ 1                 T the network is trained with; it can be run for any number of steps
+    convention    str                     ``"paper"`` or ``"authors"``: how ties and gradients are treated
+    architecture  dict of JSON values     name and arguments that ``architectures.build`` makes the same network from
+    provenance    dict of JSON values     how the weights came about (versions, seed, training settings)
+    ============  ======================  =========================================================================
+    """
+
+    def __init__(
+        self,
+        blocks: Iterable[Block],
+        readout: Readout,
+        *,
+        input_shape: Sequence[int],
+        time_steps: int,
+        convention: str = "paper",
+        architecture: Mapping[str, Any] | None = None,
+    ) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList(blocks)
+        self.readout = readout
+        self.input_shape = sizes_of(input_shape, "input_shape", 1)
+        (self.time_steps,) = sizes_of((time_steps,), "time_steps", 1)
+        self.convention = one_of(convention, "convention", CONVENTIONS)
+        self.architecture = dict(architecture or {})
+        self.provenance: dict[str, Any] = {}
+        self._check_shapes()
+
+    @property
+    def num_classes(self) -> int:
+        """Number of outputs."""
+        return self.readout.out_features
+
+    def synapses(self) -> Iterator[Synapse]:
+        """Every connection, the readout last."""
+        for block in self.blocks:
+            yield from block.synapses
+        yield self.readout
+
+    def quantize(self, weight_bits: int | None) -> None:
+        """Compute with weights of so many bits, 2 … 8, as the chip has them; None: with the real ones again."""
+        if weight_bits is not None and (isinstance(weight_bits, bool) or weight_bits not in range(2, 9)):
+            raise UsageError(f"quantize: expected 2 … 8 bits, got {weight_bits!r}")
+        for synapse in self.synapses():
+            synapse.weight_bits = weight_bits
+        self.provenance.pop("weight_bits", None)
+        if weight_bits is not None:
+            self.provenance["weight_bits"] = weight_bits
+
+    def fan_out(self) -> list[float]:
+        """Synapses that a spike reaches, on average: of the input first, then of every block."""
+        shapes = [self.input_shape, *(block.shape for block in self.blocks)]
+        fan_out = [0.0] * len(shapes)
+        for index, block in enumerate(self.blocks):
+            sources = [index, *(branch.source + 1 for branch in block.branches)]
+            for source, synapse in zip(sources, block.synapses, strict=True):
+                pixels = math.prod(pooled_shape(shapes[source], synapse.pool))
+                fan_out[source] += math.prod(block.shape) * synapse.fan_in / pixels
+        fan_out[-1] += self.num_classes * self.readout.fan_in / math.prod(pooled_shape(shapes[-1], self.readout.pool))
+        return fan_out
+
+    def fold(
+        self,
+        x: Tensor | None = None,
+        *,
+        leaves: bool = False,
+        paths: Paths = BPTT,
+        projections: Mapping[Synapse, Any] | None = None,
+    ) -> Folded:
+        """What steps share until a parameter changes (:mod:`ottt_loihi.nn.folding`); x: input ``(batch, T, …)``."""
+        return Folded(self, x[:, 0] if x is not None and is_constant(x) else None, leaves, paths, projections)
+
+    def step(
+        self, x: Tensor, state: NetworkState | None = None, paths: Paths = BPTT, folded: Folded | None = None
+    ) -> tuple[Tensor, NetworkState]:
+        """One time step, a function of its arguments: ``(o[t], state)``.
+
+        x: ``(batch, *input_shape)`` of the weights' dtype and device · state: what the previous step gave, None at rest
+        · paths: what the gradient may use of the past (BPTT by default; a rule passes its own) · folded: of
+        :meth:`fold`, where several steps share the weights.
+        """
+        folded = self.fold() if folded is None else folded
+        blocks: list[BlockState] = []
+        currents: list[Tensor] = []
+        late = {} if state is None else remembered(self.delays, _last(state), state.late)
+        out = x
+        for index, block in enumerate(self.blocks):
+            before = None if state is None else state.blocks[index]
+            inputs = [out, *self._branch_inputs(block, blocks, state, x, paths)]
+            first = folded.first_current if index == 0 and folded.first is not None else None
+            current, synapses = block.charge(inputs, before, paths, index == 0, folded, first)
+            if block.skip is not None:
+                current = torch.add(current, currents[block.skip.source], alpha=block.skip.factor)
+            if folded.lean and block.neuron.lean and has_kernels(current):
+                keep = first is not None or index in self.skip_sources
+                blocks.append(block.fire_lean(current, synapses, before, keep))
+            else:
+                blocks.append(block.fire(current, synapses, before, paths))
+            currents.append(current)
+            out = blocks[-1].out
+        o, readout = self.readout(
+            out,
+            None if state is None else state.readout,
+            decay=self.blocks[-1].neuron.decay if paths.readout_trace and len(self.blocks) else 0.0,
+            traced=paths.readout_trace,
+            weights=folded[self.readout],
+        )
+        return o, NetworkState(tuple(blocks), readout, late)
+
+    def _branch_inputs(
+        self, block: Block, blocks: list[BlockState], state: NetworkState | None, x: Tensor, paths: Paths
+    ) -> Iterator[Tensor]:
+        for branch in block.branches:
+            source, delay = branch.source, branch.delay
+            if not delay:
+                yield blocks[source].out
+                continue
+            before = None if state is None else arriving(source, delay, _last(state), state.late)
+            if before is None:
+                yield x.new_zeros(len(x), *self.blocks[source].shape)
+            else:
+                yield before if paths.membrane else before.detach()
+
+    def _check_shapes(self) -> None:
+        """Set every block's shape, and refuse connections that do not fit."""
+        shape = self.input_shape
+        for index, block in enumerate(self.blocks):
+            shape = _fitting(block.synapse, shape, f"block {index + 1}")
+            if block.skip is not None and not 0 <= block.skip.source < index:
+                raise UsageError(f"block {index + 1}: its skip must come from a block before it, got {block.skip}")
+            if block.skip is not None and self.blocks[block.skip.source].shape != shape:
+                raise UsageError(f"block {index + 1}: {shape} neurons, but its skip has another shape: {block.skip}")
+            block.shape = shape
+        self.skip_sources = {block.skip.source for block in self.blocks if block.skip is not None}
+        self.delays: dict[int, int] = {}  # the longest from each block
+        for index, block in enumerate(self.blocks):
+            for branch in block.branches:
+                if isinstance(branch.delay, bool) or not isinstance(branch.delay, int) or not 0 <= branch.delay <= 62:
+                    raise UsageError(f"block {index + 1}: a branch with a delay of {branch.delay!r}, expected 0 … 62")
+                self.delays[branch.source] = max(branch.delay, self.delays.get(branch.source, 0))
+                end = len(self.blocks) if branch.delay else index
+                if not 0 <= branch.source < end:
+                    raise UsageError(f"block {index + 1}: a branch from block {branch.source + 1}, expected 1 … {end}")
+                found = _fitting(branch.synapse, self.blocks[branch.source].shape, f"block {index + 1}, branch")
+                if found != block.shape:
+                    raise UsageError(f"block {index + 1}: {block.shape} neurons, but a branch gives {found}")
+        _fitting(self.readout, shape, "readout")
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Scores Σ_t o[t], ``(batch, classes)``, of spikes ``(batch, T, *input_shape)``; differentiable (BPTT)."""
+        return self.run(x).scores
+
+    def run(self, x: Tensor, record: Iterable[str] = (), paths: Paths = BPTT) -> Run:
+        """Run all steps from rest.
+
+        Parameters
+        ----------
+        x
+            ``(batch, T, *input_shape)``, any real dtype; T need not be ``time_steps``
+        record
+            any of ``"u"``, ``"v"``, ``"s"``, ``"o"``: what to keep of every block and step
+
+        Raises
+        ------
+        UsageError
+            for a wrong shape, NaN or an unknown variable
+        """
+        x = self.check_input(x)
+        record = tuple(record)
+        if unknown := sorted(set(record) - set("uvso")):
+            raise UsageError(f"record: expected any of 'u', 'v', 's', 'o', got {unknown}")
+        kept: dict[str, list[list[Tensor]]] = {n: [[] for _ in self.blocks] if n != "o" else [[]] for n in record}
+        scores, state, folded = x.new_zeros(len(x), self.num_classes), None, self.fold(x, paths=paths)
+        for t in range(x.shape[1]):
+            o, state = self.step(x[:, t], state, paths, folded)
+            scores = scores + o
+            for name, per_block in kept.items():
+                now = (o,) if name == "o" else (getattr(block, name) for block in state.blocks)
+                for history, value in zip(per_block, now, strict=True):
+                    history.append(value)
+        return Run(scores, {name: [torch.stack(history) for history in per_block] for name, per_block in kept.items()})
+
+    @torch.no_grad()
+    def predict(self, x: Tensor) -> Tensor:
+        """int64 ``(batch,)``: the predicted classes of a spike train ``(batch, T, *input_shape)``."""
+        return self.run(x).predictions
+
+    def check_input(self, x: Tensor) -> Tensor:
+        """``x`` in the weights' dtype and on their device, or a UsageError."""
+        if not isinstance(x, Tensor):
+            x = torch.as_tensor(x)
+        if x.ndim != 2 + len(self.input_shape) or tuple(x.shape[2:]) != self.input_shape or 0 in x.shape:
+            expected = ", ".join(("batch", "time steps", *map(str, self.input_shape)))
+            raise UsageError(f"input: expected shape ({expected}), got {tuple(x.shape)}")
+        seen = x[:, :1] if is_constant(x) else x  # a constant input stays one frame in memory
+        if x.is_complex() or (x.is_floating_point() and not _all_finite(seen)):
+            raise UsageError("input: expected finite real numbers, got NaN, infinity or complex ones")
+        return seen.to(self.readout.weight).expand(x.shape)
+
+
+def _last(state: NetworkState) -> Callable[[int], Tensor]:
+    return lambda source: state.blocks[source].out
+
+
+def _all_finite(x: Tensor) -> bool:
+    """Without memory of x's size, as ``isfinite`` would take: NaN passes through both extremes."""
+    return bool(torch.isfinite(torch.stack(torch.aminmax(x))).all())
+
+
+def _fitting(synapse: Synapse, shape: tuple[int, ...], where: str) -> tuple[int, ...]:
+    try:
+        return synapse.output_shape(shape)
+    except UsageError as error:
+        raise UsageError(f"{where}: {error}") from None
+
+
+def sizes_of(value: Any, where: str, at_least: int) -> tuple[int, ...]:
+    """``value`` as a tuple of positive integers, or a UsageError."""
+    try:
+        sizes = tuple(value)
+    except TypeError:
+        sizes = ()
+    if len(sizes) < at_least or any(isinstance(n, bool) or not isinstance(n, int) or n < 1 for n in sizes):
+        raise UsageError(f"{where}: expected {at_least} or more positive integers, got {value!r}")
+    return sizes

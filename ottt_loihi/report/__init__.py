@@ -1,0 +1,1 @@
+"""The report and the plots of the commands."""

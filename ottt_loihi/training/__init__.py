@@ -1,0 +1,1 @@
+"""Run a training: trainer, evaluation, checkpoints, run folders, configuration, comparison."""

@@ -1,0 +1,241 @@
+"""``model.pt``: a network in a file that is read without trust.
+
+A ``model.pt`` is a ZIP file as ``torch.save`` writes it, holding one dictionary::
+
+    {"format": "ottt-loihi model", "version": 1, "metadata": <JSON text>, "weights": {name: tensor}}
+
+The metadata are ``{"architecture": …, "provenance": …}``. Everything is a function of the network, so equal networks
+give equal bytes. Reading it runs no code of the file's choosing and allocates no more than the file's own size:
+
+1. it must be a ZIP file of the expected names, nothing compressed, every checksum right;
+2. the pickle in it may use the opcodes that ``torch.save`` uses, and name only tensors' own constructors
+   (``pickletools``, before anything is unpickled);
+3. ``torch.load(weights_only=True)`` reads it;
+4. the weights' names and shapes must be those the architecture has, built without memory on torch's meta device, and
+   all finite.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import pickletools
+import re
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ottt_loihi import __version__
+from ottt_loihi.errors import FileError, UnsafeFileError, UsageError
+from ottt_loihi.files import atomic_write
+from ottt_loihi.nn.models import build
+from ottt_loihi.nn.network import Network
+
+FORMAT = "ottt-loihi model"
+VERSION = 1
+SIZE_LIMIT = 4 << 30  # bytes
+
+ENTRIES = re.compile(  # torch 2.3 … 2.13
+    r"[^/]+/(data\.pkl|version|byteorder|\.format_version|\.storage_alignment|\.data/serialization_id|data/\d+)"
+)
+GLOBALS = {"torch._utils _rebuild_tensor_v2", "collections OrderedDict", "torch FloatStorage", "torch DoubleStorage"}
+OPCODES = {
+    *("PROTO", "STOP", "MARK", "GLOBAL", "REDUCE", "BINPERSID"),
+    *("NONE", "NEWTRUE", "NEWFALSE", "BININT", "BININT1", "BININT2", "LONG1", "BINUNICODE"),
+    *("EMPTY_TUPLE", "TUPLE", "TUPLE1", "TUPLE2", "TUPLE3", "EMPTY_DICT", "SETITEM", "SETITEMS"),
+    *("BINPUT", "LONG_BINPUT", "BINGET", "LONG_BINGET"),
+}
+
+
+def save(net: Network, path: str | os.PathLike[str], provenance: Mapping[str, Any] | None = None) -> None:
+    """Write a network; ``provenance`` (JSON values) is added to ``net.provenance``, and so are the library versions.
+
+    Raises
+    ------
+    UsageError
+        for a network that :func:`~ottt_loihi.nn.models.build` cannot build again, or provenance that is not JSON
+    FileError
+        if the file cannot be written; nothing is left then
+    """
+    if "name" not in net.architecture:
+        raise UsageError("save: this network was put together by hand; only those of ottt_loihi.nn.models can be saved")
+    net.provenance = {**net.provenance, **dict(provenance or {}), "versions": versions()}
+    try:
+        metadata = json.dumps({"architecture": net.architecture, "provenance": net.provenance}, sort_keys=True)
+    except (TypeError, ValueError) as error:
+        raise UsageError(f"save: provenance must be JSON values ({error})") from None
+    write_tensors(path, FORMAT, VERSION, metadata, net.state_dict())
+
+
+def load(path: str | os.PathLike[str]) -> Network:
+    """Read a network, on the CPU, ``net.provenance`` included.
+
+    Raises
+    ------
+    FileError
+        if it is missing, damaged, of a newer version, not a model, or its weights do not fit or are not finite
+    UnsafeFileError
+        if it would do more than hold weights; nothing of it was run
+    """
+    path = Path(path)
+    metadata, weights = read_tensors(path, FORMAT, VERSION)
+    if not isinstance(metadata.get("architecture"), dict) or not isinstance(metadata.get("provenance"), dict):
+        raise FileError(f"{path}: damaged, it lacks the architecture, the provenance or the weights")
+    return assemble(path, metadata, weights)
+
+
+def write_tensors(
+    path: str | os.PathLike[str], format_name: str, version: int, metadata: str, tensors: Mapping[str, Tensor]
+) -> None:
+    """Write a file as the module describes it; ``metadata``: JSON text."""
+    weights = {name: tensor.detach().cpu().clone() for name, tensor in tensors.items()}
+    buffer = io.BytesIO()  # torch.save names the entries after the path: by way of memory the bytes do not depend on it
+    torch.save({"format": format_name, "version": version, "metadata": metadata, "weights": weights}, buffer)
+    with atomic_write(path) as temporary:
+        temporary.write_bytes(buffer.getbuffer())
+
+
+def read_tensors(path: Path, format_name: str, version: int) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Metadata and tensors of a file of :func:`write_tensors`, read without trust.
+
+    Raises
+    ------
+    FileError, UnsafeFileError
+        as :func:`load`
+    """
+    content = _read(path)
+    _check_archive(path, content)
+    try:
+        payload = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise FileError(f"{path}: damaged, PyTorch cannot read it ({_first_line(error)})") from None
+    metadata, weights = _check_payload(path, payload, format_name, version)
+    if sum(weight.numel() * weight.element_size() for weight in weights.values()) > len(content):
+        raise UnsafeFileError(f"{path}: its weights share memory and would take more than the file's size")
+    return metadata, weights
+
+
+def versions() -> dict[str, str]:
+    """The versions a model was made with."""
+    return {"ottt_loihi": __version__, "torch": torch.__version__}
+
+
+def _read(path: Path) -> bytes:
+    try:
+        if path.exists() and not path.is_file():  # a pipe would be waited for
+            raise FileError(f"{path}: not a file")
+        if path.stat().st_size > SIZE_LIMIT:
+            raise UnsafeFileError(f"{path}: {path.stat().st_size} bytes, more than the {SIZE_LIMIT} a model may have")
+        return path.read_bytes()
+    except FileError:
+        raise
+    except OSError as error:
+        raise FileError(f"{path}: cannot be read ({error.strerror or error}); ottt-train makes one") from None
+
+
+def _check_archive(path: Path, content: bytes) -> None:
+    """Steps 1 and 2 of the module docstring."""
+    try:
+        with zipfile.ZipFile(io.BytesIO(content)) as archive:
+            entries = archive.infolist()
+            for entry in entries:
+                _check_entry(path, entry)
+            prefixes = {entry.filename.split("/")[0] for entry in entries}
+            if len(prefixes) != 1 or len({entry.filename for entry in entries}) != len(entries):
+                raise UnsafeFileError(f"{path}: a ZIP file with several entries of one name, or several folders")
+            if sum(entry.file_size for entry in entries) > len(content):
+                raise UnsafeFileError(f"{path}: its entries overlap or claim more bytes than the file has")
+            if (bad := archive.testzip()) is not None:
+                raise FileError(f"{path}: damaged, the checksum of {bad} is wrong; copy or train it again")
+            pickled = archive.read(f"{prefixes.pop()}/data.pkl")
+    except FileError:
+        raise
+    except Exception as error:  # zipfile raises nearly anything on damaged input
+        raise FileError(f"{path}: damaged or not a model.pt ({_first_line(error)})") from None
+    _check_pickle(path, pickled)
+
+
+def _check_entry(path: Path, entry: zipfile.ZipInfo) -> None:
+    if not ENTRIES.fullmatch(entry.filename):
+        raise UnsafeFileError(f"{path}: holds {entry.filename!r}, which no model.pt has; nothing of it was run")
+    if entry.compress_type != zipfile.ZIP_STORED or entry.compress_size != entry.file_size:
+        raise UnsafeFileError(
+            f"{path}: {entry.filename} is compressed, which no model.pt is; nothing of it was unpacked"
+        )
+
+
+def _check_pickle(path: Path, pickled: bytes) -> None:
+    try:
+        for opcode, argument, _ in pickletools.genops(pickled):
+            if opcode.name == "GLOBAL" and str(argument) not in GLOBALS:
+                raise UnsafeFileError(
+                    f"{path}: its pickle calls {str(argument).replace(' ', '.')!r}; nothing of it was run"
+                )
+            if opcode.name not in OPCODES:
+                raise UnsafeFileError(f"{path}: its pickle uses {opcode.name}, which no model.pt does; nothing was run")
+    except FileError:
+        raise
+    except Exception as error:
+        raise FileError(f"{path}: damaged, its pickle ends too early or is none ({_first_line(error)})") from None
+
+
+def _check_payload(path: Path, payload: Any, format_name: str, newest: int) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    if not isinstance(payload, dict) or payload.get("format") != format_name:
+        raise FileError(
+            f"{path}: a PyTorch file, but not a {format_name.removeprefix('ottt-loihi ')} saved by ottt-loihi"
+        )
+    version = payload.get("version")
+    if not isinstance(version, int) or version < 1:
+        raise FileError(f"{path}: damaged, its version is {version!r}")
+    if version > newest:
+        raise FileError(
+            f"{path}: version {version}, made by a newer ottt-loihi; this one reads up to {newest}, upgrade"
+        )
+    try:
+        metadata = json.loads(payload["metadata"])
+    except (KeyError, TypeError, ValueError, RecursionError):
+        metadata = None
+    weights = payload.get("weights")
+    if not isinstance(metadata, dict) or not isinstance(weights, dict):
+        raise FileError(f"{path}: damaged, it lacks the architecture, the provenance or the weights")
+    if not all(isinstance(n, str) and isinstance(w, Tensor) for n, w in weights.items()):
+        raise FileError(f"{path}: damaged, it lacks the architecture, the provenance or the weights")
+    return metadata, weights
+
+
+def assemble(path: Path, metadata: dict[str, Any], weights: dict[str, Tensor]) -> Network:
+    """The network that metadata and weights describe, or a FileError that names what does not fit."""
+    try:
+        with torch.device("meta"):
+            net = build(metadata["architecture"])
+    except (UsageError, RuntimeError) as error:
+        raise FileError(f"{path}: {_first_line(error)}") from None
+    expected = {name: tuple(weight.shape) for name, weight in net.state_dict().items()}
+    found = {name: tuple(weight.shape) for name, weight in weights.items()}
+    if expected != found:
+        name = min(n for n in expected.keys() | found.keys() if expected.get(n) != found.get(n))
+        raise FileError(f"{path}: {name}: expected shape {expected.get(name)}, got {found.get(name)}")
+    for name, weight in weights.items():
+        if weight.dtype != next(iter(weights.values())).dtype or not weight.is_contiguous():
+            raise FileError(f"{path}: {name}: expected a contiguous tensor of the same dtype as the others")
+        if not torch.isfinite(weight).all():
+            count = int((~torch.isfinite(weight)).sum())
+            raise FileError(f"{path}: {name}: {count} of {weight.numel()} values are NaN or infinite; train it again")
+    net.load_state_dict({name: weight.clone() for name, weight in weights.items()}, assign=True)
+    net.requires_grad_(True)
+    net.provenance = metadata["provenance"]
+    if (bits := net.provenance.get("weight_bits")) is not None:
+        try:
+            net.quantize(bits)
+        except (UsageError, TypeError) as error:
+            raise FileError(f"{path}: damaged ({error})") from None
+    return net.eval()  # a trained network drops no neurons
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -1,0 +1,243 @@
+"""A training run as a TOML file: which data, network, rule and settings.
+
+::
+
+    [data]                      [network]                   [rule]                  [training]
+    name = "mnist"              name = "mlp"                name = "ottt"           epochs = 20
+    encoding = "constant"       hidden = [800]              update = "sequence"     optimizer = "sgd"
+                                time_steps = 6                                      learning_rate = 0.1
+
+``[data]`` takes ``name``, ``encoding``, ``augmentations`` and the loader's own options; ``[network]`` the arguments of
+a function of ``ottt_loihi.nn.models`` (``mlp``: ``hidden`` in place of ``sizes``; the input's shape and the number
+of classes come from the data); ``[rule]`` the settings of a class of ``ottt_loihi.rules``; ``[training]`` the fields
+of :class:`Training`. Everything has a default: an empty file is ``ottt-train`` without options.
+"""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+import os
+import sys
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ottt_loihi.errors import FileError, UsageError
+
+if TYPE_CHECKING:
+    from ottt_loihi.data.split import Split
+    from ottt_loihi.nn.network import Network
+    from ottt_loihi.rules.base import Rule
+    from ottt_loihi.rules.losses import Loss
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+
+@dataclass(frozen=True)
+class Training:
+    """``[training]``: the arguments of :class:`~ottt_loihi.training.trainer.Trainer`, and how it is run.
+
+    threads: of torch, the result may depend on it · checkpoint_every: batches between two saves of ``training.pt``
+    beside the one after every epoch, 0: none · device: torch's name, ``"cpu"`` or ``"cuda"`` · quantize: bits of
+    the weights in every product, as the chip will have them, 0: real ones · init: a ``model.pt`` to start from ·
+    teacher: a ``model.pt`` to learn from as well, with weight kappa at that temperature · mu, smoothing: of the loss
+    cross-entropy (:class:`~ottt_loihi.rules.losses.CrossEntropy`) · autocast: ``"bfloat16"`` or
+    ``"float16"`` products, empty: none · cuda_graph: a batch's operations are recorded once and repeated, for GPUs
+    (:mod:`ottt_loihi.fast.cuda_graph`)
+    """
+
+    epochs: int = 60
+    batch_size: int = 64
+    loss: str = "squared-error"
+    mu: float = 0.05
+    smoothing: float = 0.0
+    optimizer: str = "adam"
+    learning_rate: float = 0.005
+    momentum: float = 0.9
+    weight_decay: float = 0.0
+    schedule: str = "cosine"
+    seed: int = 0
+    threads: int = 1
+    checkpoint_every: int = 0
+    device: str = "cpu"
+    quantize: int = 0
+    init: str = ""
+    teacher: str = ""
+    kappa: float = 0.5
+    temperature: float = 2.0
+    autocast: str = ""
+    cuda_graph: bool = False
+
+
+@dataclass(frozen=True)
+class Config:
+    """A whole run; ``data``, ``network`` and ``rule`` are the tables as they are in the file."""
+
+    data: Mapping[str, Any] = field(default_factory=dict)
+    network: Mapping[str, Any] = field(default_factory=dict)
+    rule: Mapping[str, Any] = field(default_factory=dict)
+    training: Training = Training()
+
+    def tables(self) -> dict[str, Any]:
+        """The file's content."""
+        training = {f.name: getattr(self.training, f.name) for f in fields(Training)}
+        return {"data": dict(self.data), "network": dict(self.network), "rule": dict(self.rule), "training": training}
+
+    def load_data(self, folder: str | os.PathLike[str] | None = None) -> Split:
+        """The data set, with a channel axis where the network has convolutions."""
+        from ottt_loihi.data import load_data
+
+        options = {k: v for k, v in self.data.items() if k not in ("name", "encoding", "augmentations")}
+        split = load_data(self.data.get("name", "digits"), folder, **options)
+        return split if self.network.get("name", "mlp") == "mlp" else split.with_channels()
+
+    def make_network(self, input_shape: tuple[int, ...], num_classes: int) -> Network:
+        """The network for such samples."""
+        import math
+
+        from ottt_loihi.nn.models import ARCHITECTURES, build
+
+        name, arguments = _named(self.network, "mlp")
+        if name not in ARCHITECTURES:
+            raise UsageError(f"network.name: expected one of {', '.join(ARCHITECTURES)}, got {name!r}")
+        given = {"input_shape": list(input_shape), "seed": self.training.seed}
+        if name == "mlp":
+            hidden = arguments.pop("hidden", [128])
+            if not isinstance(hidden, (list, tuple)):
+                raise UsageError(f"network.hidden: expected a list of sizes, got {hidden!r}")
+            given["sizes"] = [math.prod(input_shape), *hidden, num_classes]
+        else:
+            given["num_classes"] = num_classes
+        known = [*_parameters(ARCHITECTURES[name]), "hidden"] if name == "mlp" else _parameters(ARCHITECTURES[name])
+        _require_known("network", arguments, [k for k in known if k not in (*given, "seed")])
+        return build({"name": name, "arguments": {**arguments, **given}})
+
+    def make_loss(self) -> Loss:
+        """The loss of every time step; a :class:`UsageError` for an unknown one, or for smoothing that it has not."""
+        from ottt_loihi.rules.losses import CrossEntropy, make_loss
+
+        if self.training.loss == CrossEntropy.name:
+            return CrossEntropy(self.training.mu, self.training.smoothing)
+        if self.training.smoothing:
+            raise UsageError(
+                f"training.smoothing: only the loss cross-entropy has targets to smooth, got {self.training.loss!r}"
+            )
+        return make_loss(self.training.loss)
+
+    def make_rule(self, convention: str) -> Rule:
+        """The rule; where it has a convention and none is given, the network's."""
+        from ottt_loihi.rules import RULES, make_rule, rule_class
+
+        name, settings = _named(self.rule, "ottt")
+        if name not in RULES:
+            raise UsageError(f"rule.name: expected one of {', '.join(RULES)}, got {name!r}")
+        known = _parameters(rule_class(name))
+        _require_known("rule", settings, known)
+        if "convention" in known:
+            settings.setdefault("convention", convention)
+        return make_rule(name, **settings)
+
+
+def read_config(path: str | os.PathLike[str]) -> Config:
+    """A configuration from a TOML file.
+
+    Raises
+    ------
+    FileError
+        if it cannot be read or is no TOML
+    UsageError
+        for an unknown table or key (the message names the nearest known one) or a value of a wrong type
+    """
+    try:
+        return make_config(read_tables(path))
+    except UsageError as error:
+        raise UsageError(f"{path}: {error}") from None
+
+
+def read_tables(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """What a TOML file says, unchecked; a FileError if it cannot be read or is none."""
+    path = Path(path)
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise FileError(f"{path}: cannot be read ({error.strerror or error}); configs/ has examples") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise FileError(f"{path}: not a TOML file ({error})") from None
+
+
+def make_config(tables: Mapping[str, Any]) -> Config:
+    """A configuration from a TOML file's content."""
+    _require_known("", tables, [f.name for f in fields(Config)])
+    for name, table in tables.items():
+        if not isinstance(table, Mapping):
+            raise UsageError(f"{name}: expected a table [{name}], got {table!r}")
+    training = dict(tables.get("training", {}))
+    _require_known("training", training, [f.name for f in fields(Training)])
+    for f in fields(Training):
+        if f.name in training:
+            training[f.name] = _typed(f"training.{f.name}", training[f.name], type(f.default))
+    for name in ("data", "network", "rule"):
+        if not isinstance(tables.get(name, {}).get("name", ""), str):
+            raise UsageError(f"{name}.name: expected a text, got {tables[name]['name']!r}")
+    parts = {name: dict(tables.get(name, {})) for name in ("data", "network", "rule")}
+    return Config(**parts, training=Training(**training))
+
+
+def override(config: Config, changes: Mapping[str, Any]) -> Config:
+    """``config`` with other values, by ``"table.key"``."""
+    tables = config.tables()
+    for place, value in changes.items():
+        table, dot, key = place.partition(".")
+        if not dot or table not in tables:
+            raise UsageError(f"{place}: expected table.key, the table one of {', '.join(tables)}")
+        tables[table][key] = value
+    return make_config(tables)
+
+
+def parse_change(text: str) -> tuple[str, Any]:
+    """``"network.hidden=[800]"`` → its place and its value, written as in TOML; a bare word is a text."""
+    place, equals, value = text.partition("=")
+    if not equals:
+        raise UsageError(f"--set: expected table.key=value, got {text!r}")
+    try:
+        return place.strip(), tomllib.loads(f"value = {value}")["value"]
+    except tomllib.TOMLDecodeError:
+        return place.strip(), value.strip()
+
+
+def _named(table: Mapping[str, Any], default: str) -> tuple[str, dict[str, Any]]:
+    rest = dict(table)
+    return rest.pop("name", default), rest
+
+
+def _parameters(function: Any) -> list[str]:
+    """Names of a function's parameters; those behind ``**settings`` are ``conv``'s that a paper's network leaves."""
+    from ottt_loihi.nn.models import PAPER, conv
+
+    signature = inspect.signature(function).parameters
+    names = [name for name, p in signature.items() if p.kind is not inspect.Parameter.VAR_KEYWORD]
+    if len(names) < len(signature):
+        names += [name for name in inspect.signature(conv).parameters if name not in (*PAPER, *names)]
+    return names
+
+
+def _require_known(table: str, given: Iterable[str], known: Iterable[str]) -> None:
+    known = list(known)
+    for key in given:
+        if key not in known:
+            near = difflib.get_close_matches(key, known, 1)
+            hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(known) or 'none'}"
+            raise UsageError(f"{f'{table}.' if table else ''}{key}: unknown; {hint}")
+
+
+def _typed(where: str, value: Any, kind: type) -> Any:
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if isinstance(value, kind) and not (kind is int and isinstance(value, bool)):
+        return value
+    raise UsageError(f"{where}: expected {kind.__name__}, got {value!r}")

@@ -1,0 +1,120 @@
+"""What a network does on a data set: accuracy, spike rates, synaptic operations."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ottt_loihi.errors import UsageError
+from ottt_loihi.nn.network import Network
+from ottt_loihi.rules.base import check_labels
+from ottt_loihi.training.encoding import choose_encoding, encode
+
+TEST_ENCODING_SEED = 0  # test images are always the same spikes, whatever a network was trained with
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """How a network does on a test set.
+
+    accuracy: 0 … 1 · predictions: int64 ``(n,)`` · spike_rates: per block, spikes per neuron and time step ·
+    rates_over_time: ``(blocks, T)``, the same at each step (the paper's figure 4) · synaptic_operations: per sample,
+    additions of a weight that a spike causes, the input's spikes included where it has any
+    """
+
+    accuracy: float
+    predictions: np.ndarray
+    spike_rates: list[float]
+    rates_over_time: np.ndarray
+    synaptic_operations: float
+
+
+def evaluate(
+    net: Network,
+    x: np.ndarray,
+    y: np.ndarray,
+    batch_size: int = 512,
+    *,
+    encoding: str | None = None,
+    time_steps: int | None = None,
+) -> Evaluation:
+    """Accuracy and activity on a test set.
+
+    x: images ``(n, *input_shape)``, rate coded with ``seed=TEST_ENCODING_SEED`` or constant in time, or frames
+    ``(n, T, *input_shape)`` · y: integers ``(n,)`` · time_steps: T of encoded images, default the network's; of frames,
+    the first so many
+
+    Raises
+    ------
+    UsageError
+        for data that do not fit the network
+    """
+    x = check_shape(net, x)
+    labels = check_labels(net, x, np.asarray(y)).cpu().numpy()
+    encoding = choose_encoding(encoding, has_time(net, x))
+    steps = net.time_steps if time_steps is None else time_steps
+    if steps < 1 or (time_steps is not None and encoding == "frames" and steps > x.shape[1]):
+        raise UsageError(f"time_steps: expected 1 … {x.shape[1] if encoding == 'frames' else '∞'}, got {steps}")
+    x = x[:, :steps] if time_steps is not None and encoding == "frames" else x
+    was_training = net.training
+    net.eval()
+    try:
+        return _evaluate(net, x, labels, batch_size, encoding, steps)
+    finally:
+        net.train(was_training)
+
+
+@torch.no_grad()
+def _evaluate(
+    net: Network, x: np.ndarray, labels: np.ndarray, batch_size: int, encoding: str, steps: int
+) -> Evaluation:
+    predictions, operations = [], 0.0
+    activity: np.ndarray = np.zeros((len(net.blocks), 1))
+    fan_out = net.fan_out()
+    for first in range(0, len(x), batch_size):
+        indices = np.arange(first, min(first + batch_size, len(x)))
+        inputs = encode(x[indices], encoding, steps, TEST_ENCODING_SEED, indices)
+        scores, rates = _scores_and_rates(net, net.check_input(inputs))
+        predictions.append(scores.argmax(1).cpu().numpy())
+        activity = activity + rates * len(indices)
+        if encoding != "constant":
+            operations += float((inputs != 0).double().sum()) * fan_out[0]
+    activity = activity / len(x)
+    sizes = [int(np.prod(block.shape)) for block in net.blocks]
+    per_sample = operations / len(x) + sum(n * f * r.sum() for n, f, r in zip(sizes, fan_out[1:], activity))
+    predicted = np.concatenate(predictions)
+    return Evaluation(
+        float((predicted == labels).mean()), predicted, activity.mean(1).tolist(), activity, float(per_sample)
+    )
+
+
+def _scores_and_rates(net: Network, x: Tensor) -> tuple[Tensor, np.ndarray]:
+    """Σ_t o[t], and the share of each block's neurons that fire at each step, ``(blocks, T)``."""
+    scores, state, folded = x.new_zeros(len(x), net.num_classes), None, net.fold(x, leaves=True)
+    rates = np.zeros((len(net.blocks), x.shape[1]))
+    for t in range(x.shape[1]):
+        o, state = net.step(x[:, t], state, folded=folded)
+        scores += o
+        active = [(block.s != 0).double().mean() for block in state.blocks]
+        rates[:, t] = torch.stack(active).cpu() if active else 0  # one look, for which a GPU has to be waited for
+    return scores, rates
+
+
+def has_time(net: Network, x: np.ndarray) -> bool:
+    """Whether data for this network have a time axis."""
+    return x.ndim == 2 + len(net.input_shape)
+
+
+def check_shape(net: Network, x: np.ndarray) -> np.ndarray:
+    """x as an array, if it is data for this network; otherwise a :class:`UsageError`."""
+    x = np.asarray(x)
+    frame = x.shape[-len(net.input_shape) :]
+    if x.size == 0 or frame != net.input_shape or x.ndim - len(frame) not in (1, 2):
+        raise UsageError(
+            f"data: expected images (n, {', '.join(map(str, net.input_shape))}) or spikes with a time axis after n, "
+            f"got shape {x.shape}"
+        )
+    return x

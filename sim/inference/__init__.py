@@ -1,0 +1,1 @@
+"""Run a ChipNetwork: the reference simulator and the fast one."""

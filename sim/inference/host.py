@@ -1,0 +1,31 @@
+"""The host's part of a network: what it computes from the data before anything reaches the chip.
+
+An image that stays the same for all time steps needs its first layer's current only once. The host computes it, in the
+same integers as the chip would, and the chip gets it as messages through weights of one, −4096 … 4095: what the 13 bits
+of a bias hold, as in the input layer of lava-dl's netx. ``ChipNetwork.host`` is that part, a network of one step.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from ottt_loihi.sim import arithmetic
+from ottt_loihi.sim.inference import simulator
+from ottt_loihi.sim.network import ChipNetwork
+
+from ottt_loihi.errors import UsageError
+
+
+def host_messages(chip: ChipNetwork, x: np.ndarray) -> np.ndarray:
+    """What the host sends to the chip: int16 ``(n, num_steps, *input_shape)``, the same at every step.
+
+    x: messages for the host's network, integers ``(n, T, *host.input_shape)`` that do not change in time. A network
+    without a host's part gets x back. Raises :class:`UsageError` for an input that changes, or of another shape.
+    """
+    if chip.host is None:
+        return x
+    if x.ndim < 2 or (x != x[:, :1]).any():
+        raise UsageError("input: the host computes the first layer once, for an input that stays the same in time")
+    result = simulator.run(chip.host, x[:, :1], record=("v",))
+    current = result.states["v"][-1][0] >> arithmetic.STATE_SHIFT
+    frames = current.reshape(len(x), 1, *chip.input_shape).astype(np.int16)
+    return np.repeat(frames, chip.num_steps, axis=1)

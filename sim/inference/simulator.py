@@ -1,0 +1,372 @@
+"""The fast simulator: the integers of ``sim/inference/reference.py`` and of Lava, as fast as the machine allows.
+
+Samples go through in chunks, one chunk a thread; a chunk goes through time in windows, layer after layer (layers that
+spikes can go round in take turns, block by block). So memory holds one window of one chunk per thread, whatever the
+number of samples and steps. ``sim/inference/ways.py`` chooses how each connection is computed.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import nullcontext
+from dataclasses import dataclass
+from queue import Empty, SimpleQueue
+from typing import Any
+
+import numpy as np
+from ottt_loihi.sim.inference import kernels, reference
+from ottt_loihi.sim.inference.recording import Recording, selection
+from ottt_loihi.sim.inference.reference import OVERFLOWS, Result, Way
+from ottt_loihi.sim.inference.ways import LayerPlan, Messages, Plan, Product, plan
+from ottt_loihi.sim.network import INPUT, ChipNetwork
+
+from ottt_loihi.errors import UsageError
+
+WINDOW_BYTES = 1 << 20  # synaptic input of the widest layer in one window: what a core's own cache holds
+MAX_SAMPLES = 64  # in a chunk
+CHUNKS_PER_THREAD = 4  # at least, so that no thread waits long for the others
+POOL_SECONDS = 1e-3  # less work than this is done before threads have started
+CLOCKS = ("logical", "wall")
+READOUT_CODES = {"sum_v": 1, "last_v": 2, "spike_count": 3}
+
+Record = Sequence[str] | Mapping[str, Sequence[int | str]]
+Progress = Callable[[int, int], None]
+
+
+def run(
+    chip: ChipNetwork,
+    x: np.ndarray | Iterator[np.ndarray],
+    record: Record = (),
+    *,
+    clock: str = "logical",
+    threads: int | None = None,
+    progress: Progress | None = None,
+) -> Result:
+    """Run samples, each from the network's initial state; equal to :func:`ottt_loihi.sim.inference.reference.run` in
+    every bit.
+
+    Parameters
+    ----------
+    chip
+        the integer network
+    x
+        messages, integers or bool, ``(batch, num_steps, *input_shape)``, 0 or 1 unless the input connection is graded;
+        or an iterator over such arrays, which are run one after the other and forgotten
+    record
+        the states to keep: any of ``"u"``, ``"v"``, ``"s"`` for all layers, or a mapping from these names to layers
+        (indices or names), e.g. ``{"s": [0, 1], "v": ["readout"]}``
+    clock
+        ``"logical"``: recorded states are ``(num_steps, batch, *shape)``, all layers aligned. ``"wall"``: as the chip
+        does it, layer l works on step t at wall-clock step t + l + 1; states are ``(num_steps + layers, batch,
+        *shape)``. Scores and counts are the same.
+    threads
+        how many samples to work on at once; default: all cores this process may use
+    progress
+        called with (samples done, samples in all) as they finish; with (done, 0) for an iterator
+
+    Raises
+    ------
+    UsageError
+        for a wrong shape, dtype, message range or name, and for a recording that would not fit into memory
+    """
+    return Simulator(chip, threads).run(x, record, clock=clock, progress=progress)
+
+
+def explain(chip: ChipNetwork) -> tuple[Way, ...]:
+    """How :func:`run` computes each connection, and why so."""
+    return plan(chip).ways
+
+
+def cores() -> int:
+    """Processor cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+class Simulator:
+    """A network made ready to run many times; ``run`` takes the arguments of the function :func:`run`."""
+
+    def __init__(self, chip: ChipNetwork, threads: int | None = None) -> None:
+        if threads is not None and (not isinstance(threads, int) or threads < 1):
+            raise UsageError(f"threads: expected an integer ≥ 1, got {threads!r}")
+        self.chip = chip
+        self.threads = threads or cores()
+        self.plan = plan(chip)
+        self._idle: dict[int, SimpleQueue[_Space]] = {}
+
+    def run(
+        self,
+        x: np.ndarray | Iterator[np.ndarray],
+        record: Record = (),
+        *,
+        clock: str = "logical",
+        progress: Progress | None = None,
+    ) -> Result:
+        """See :func:`run`."""
+        if clock not in CLOCKS:
+            raise UsageError(f"clock: expected one of {', '.join(CLOCKS)}, got {clock!r}")
+        recorded = selection(self.chip, record)
+        if isinstance(x, Iterator):
+            if recorded:
+                raise UsageError("record: states of an iterator over batches are not kept; give one array")
+            return self._run_each(x, clock, progress)
+        return self._run_batch(reference.check_shape(self.chip, x), recorded, clock, progress)
+
+    def _run_each(self, batches: Iterator[np.ndarray], clock: str, progress: Progress | None) -> Result:
+        results, done = [], 0
+        for batch in batches:
+            results.append(self._run_batch(reference.check_shape(self.chip, batch), {}, clock, None))
+            done += len(batch)
+            if progress is not None:
+                progress(done, 0)
+        if not results:
+            raise UsageError("input: the iterator holds no batch")
+        return Result(
+            np.concatenate([r.scores for r in results]),
+            {},
+            np.sum([r.spike_counts for r in results], axis=0),
+            {name: np.sum([r.overflows[name] for r in results], axis=0) for name in OVERFLOWS},
+            self.plan.ways,
+        )
+
+    def _run_batch(
+        self, x: np.ndarray, recorded: dict[str, tuple[int, ...]], clock: str, progress: Progress | None
+    ) -> Result:
+        layers = len(self.chip.layers)
+        steps = self.chip.num_steps + (layers if clock == "wall" else 0)
+        recording = Recording(self.chip, recorded, len(x), steps, shifted=clock == "wall")
+        scores = np.zeros((len(x), self.chip.layers[-1].size), np.int64)
+        totals = {name: np.zeros(layers, np.int64) for name in ("spikes", *OVERFLOWS)}
+        done = 0
+        for part, counts in self._finish(x, steps, recording, scores):
+            for name, total in totals.items():
+                total += counts[name]
+            done += part
+            if progress is not None:
+                progress(done, len(x))
+        return Result(scores, recording.states, totals.pop("spikes"), totals, self.plan.ways)
+
+    def _finish(
+        self, x: np.ndarray, steps: int, recording: Recording, scores: np.ndarray
+    ) -> Iterator[tuple[int, dict[str, np.ndarray]]]:
+        """Run all chunks; yields (samples, counts) as they are done."""
+        samples, window = self._chunk(len(x), steps)
+        starts = range(0, len(x), samples)
+
+        def work(begin: int) -> tuple[int, dict[str, np.ndarray]]:
+            part = slice(begin, min(begin + samples, len(x)))
+            return part.stop - part.start, self._run_chunk(x[part], part, window, steps, recording, scores)
+
+        started = time.perf_counter()
+        for begin in starts[:1]:
+            yield work(begin)
+        rest = starts[1:]
+        if self.threads == 1 or len(rest) * (time.perf_counter() - started) < POOL_SECONDS:
+            yield from map(work, rest)
+            return
+        with self._one_blas_thread(), ThreadPoolExecutor(self.threads) as pool:
+            futures = [pool.submit(work, begin) for begin in rest]
+            try:
+                for future in as_completed(futures):
+                    yield future.result()
+            except BaseException:
+                pool.shutdown(cancel_futures=True)
+                raise
+
+    def _chunk(self, batch: int, steps: int) -> tuple[int, int]:
+        """(samples, steps) of a window: as many as the cache holds, whole samples first, all threads busy."""
+        fitting = max(1, WINDOW_BYTES // (4 * max(layer.size for layer in self.chip.layers)))
+        share = -(-batch // (CHUNKS_PER_THREAD * self.threads)) if self.threads > 1 else batch
+        if any(group.block for group in self.plan.groups):  # few steps at a time: the more samples, the better
+            samples = min(MAX_SAMPLES, share)
+        else:
+            samples = min(max(1, fitting // steps), MAX_SAMPLES, share)
+        return max(samples, 1), min(max(fitting // max(samples, 1), 1), steps)
+
+    def _one_blas_thread(self) -> Any:
+        links = [link for layer in self.plan.layers for _, _, link in layer.inputs]
+        if not any(isinstance(link, Product) for link in links):
+            return nullcontext()
+        from threadpoolctl import threadpool_limits
+
+        return threadpool_limits(1, user_api="blas")
+
+    def _run_chunk(
+        self, x: np.ndarray, part: slice, window: int, steps: int, recording: Recording, scores: np.ndarray
+    ) -> dict[str, np.ndarray]:
+        queue = self._idle.setdefault(len(x), SimpleQueue())
+        try:
+            space = queue.get_nowait()
+        except Empty:
+            space = _Space(self.plan, len(x), window)
+        if space.window < window:
+            space = _Space(self.plan, len(x), window)
+        low, high = reference.check_range(self.chip, x)
+        space.begin()
+        for begin, end in _windows(steps, self.chip.num_steps, window):
+            counted = begin < self.chip.num_steps
+            space.load(x[:, begin:end] if counted else None, end - begin, binary=low >= 0 and high <= 1)
+            for group in self.plan.groups:
+                block = group.block or window
+                for offset in range(0, end - begin, block):
+                    span = _Span(begin, offset, min(block, end - begin - offset), counted)
+                    for index in range(group.begin, group.end):
+                        space.advance(index, span, recording, part)
+            space.keep_history(end - begin)
+        order = self.plan.layers[-1].order
+        scores[part, slice(None) if order is None else order] = space.scores
+        queue.put(space)
+        return space.counts
+
+
+def _windows(steps: int, num_steps: int, window: int) -> Iterator[tuple[int, int]]:
+    """Cut ``steps`` into windows; none straddles ``num_steps``, where samples end."""
+    begin = 0
+    while begin < steps:
+        end = min(begin + window, num_steps if begin < num_steps else steps)
+        yield begin, end
+        begin = end
+
+
+@dataclass(frozen=True)
+class _Span:
+    """``length`` steps from ``offset`` of the window that starts at ``begin``; counted: they belong to a sample."""
+
+    begin: int
+    offset: int
+    length: int
+    counted: bool
+
+
+class _Space:
+    """The memory of one chunk: states, messages of one window, synaptic input of one block."""
+
+    def __init__(self, plan: Plan, samples: int, window: int) -> None:
+        self.plan, self.window = plan, window
+        sizes = {index: plan.chip.size(index) for index in plan.history}
+        self.messages = {
+            index: Messages(
+                size,
+                None if index == INPUT else plan.layers[index].order,
+                plan.history[index],
+                samples,
+                window,
+                plan.graded and index == INPUT,
+            )
+            for index, size in sizes.items()
+        }
+        self.u = [np.zeros((samples, layer.layer.size), np.int32) for layer in plan.layers]
+        self.v = [np.zeros((samples, layer.layer.size), np.int32) for layer in plan.layers]
+        self.input = np.zeros(samples * window * max(layer.layer.size for layer in plan.layers), np.int32)
+        self.scores = np.zeros((samples, plan.layers[-1].layer.size), np.int64)
+        self.nothing = np.zeros((0, 0, 0), np.int32)
+        self.counts: dict[str, np.ndarray] = {}
+
+    def begin(self) -> None:
+        """Every state as it is before a sample."""
+        for messages in self.messages.values():
+            messages.forget()
+        for u, v, layer in zip(self.u, self.v, self.plan.layers):
+            u[:] = layer.u_init
+            v[:] = 0
+        self.scores[:] = 0
+        self.counts = {name: np.zeros(len(self.u), np.int64) for name in ("spikes", *OVERFLOWS)}
+
+    def load(self, x: np.ndarray | None, steps: int, binary: bool) -> None:
+        """Put a window of the input, ``(samples, steps, *input_shape)``, behind the history; None is silence."""
+        target = self.messages[INPUT]
+        rows = slice(target.history, target.history + steps)
+        if x is None:
+            target.bytes[:, rows] = 0
+            if target.graded is not None:
+                target.graded[:, rows] = 0
+            return
+        flat = x.reshape(len(x), steps, target.size)
+        if target.graded is not None:
+            target.graded[:, rows] = flat
+        np.copyto(target.bytes[:, rows, : target.size], flat if binary else flat != 0, casting="unsafe")
+
+    def keep_history(self, steps: int) -> None:
+        """Between two windows."""
+        for messages in self.messages.values():
+            messages.keep_history(steps)
+
+    def advance(self, index: int, span: _Span, recording: Recording, part: slice) -> None:
+        """One layer over one block of steps."""
+        layer = self.plan.layers[index]
+        kept = {name: self.nothing for name in "uv"}
+        shape = (len(self.scores), span.length, layer.layer.size)
+        for name in kept:
+            if recording.wants(name, index):
+                kept[name] = np.empty(shape, np.int32)
+        if layer.by_reference:
+            self._by_reference(index, layer, span, kept)
+        else:
+            self._by_kernels(index, layer, span, kept)
+        if recording.wants("s", index):
+            messages = self.messages[index]
+            first = messages.history + span.offset
+            kept["s"] = messages.bytes[:, first : first + span.length, : messages.size]
+        for name, states in kept.items():
+            if states.size:
+                recording.add(name, index, states, layer.order, span.begin + span.offset, part)
+
+    def _by_kernels(self, index: int, layer: LayerPlan, span: _Span, kept: dict[str, np.ndarray]) -> None:
+        shape = (len(self.scores), span.length, layer.layer.size)
+        a = self.input[: shape[0] * shape[1] * shape[2]].reshape(shape)
+        if not layer.inputs:
+            a[:] = 0
+        for number, (pre, delay, link) in enumerate(layer.inputs):
+            source = self.messages[pre]
+            link.accumulate(source, source.history + span.offset - delay, number == 0, a)
+        readout = READOUT_CODES[self.plan.chip.readout] if index == len(self.u) - 1 and span.counted else 0
+        counts = np.zeros(3, np.int64)
+        target = self.messages[index]
+        kernels.scan(
+            a,
+            self.u[index],
+            self.v[index],
+            target.bytes,
+            target.history + span.offset,
+            layer.decay,
+            layer.bias,
+            layer.vth,
+            layer.loop,
+            kept["u"],
+            kept["v"],
+            self.scores,
+            readout,
+            counts,
+        )
+        if span.counted:
+            for name, count in zip(("spikes", "u", "v"), counts):
+                self.counts[name][index] += count
+
+    def _by_reference(self, index: int, layer: LayerPlan, span: _Span, kept: dict[str, np.ndarray]) -> None:
+        target = self.messages[index]
+        for t in range(span.length):
+            inputs = []
+            for c in layer.connections:
+                source = self.messages[c.pre]
+                row = source.history + span.offset + t - self.plan.chip.logical_delay(c)
+                inputs.append((c, source.logical(row, row + 1)[:, 0]))
+            u, v, s, overflows = reference.layer_step(layer.layer, inputs, self.u[index], self.v[index])
+            self.u[index][:], self.v[index][:] = u, v
+            target.bytes[:, target.history + span.offset + t, : target.size] = s
+            for name, states in (("u", u), ("v", v)):
+                if kept[name].size:
+                    kept[name][:, t] = states
+            if not span.counted:
+                continue
+            if index == len(self.u) - 1:
+                self._read_out(v, s)
+            for name, count in {"spikes": int(s.sum()), **overflows}.items():
+                self.counts[name][index] += count
+
+    def _read_out(self, v: np.ndarray, s: np.ndarray) -> None:
+        if self.plan.chip.readout == "last_v":
+            self.scores[:] = v
+        else:
+            self.scores += v if self.plan.chip.readout == "sum_v" else s

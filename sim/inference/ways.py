@@ -1,0 +1,412 @@
+"""What the fast simulator does with each connection, and why: the fastest way that is provably exact.
+
+- ``events``: one row (tile, list) of narrow integer weights added per spike: binary messages. Faster than a product of
+  float32 matrices at every density, even if all neurons fire (``benchmarks/sim.py --ways``): a vector holds four
+  times as many int8 as float32 weights, and nothing is multiplied.
+- ``product``: a product of integer-valued float matrices: graded messages. Exact as long as no partial sum leaves ±2²⁴
+  (float32) or ±2⁵³ (float64).
+- ``loop``: one-to-one connections of a layer to itself, added up and added inside the neuron loop.
+- ``reference``: ``sim/inference/reference.py``, for layers whose sums could leave int32: it counts how often they do.
+
+Orders. A layer behind a convolution keeps its neurons channel last, so that one spike touches contiguous memory;
+``order[i]`` is the flat index in ``layer.shape`` of the neuron at place i.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+from ottt_loihi.sim import arithmetic
+from ottt_loihi.sim.inference import kernels, reference
+from ottt_loihi.sim.inference.reference import Way
+from ottt_loihi.sim.network import INPUT, LIF, ChipNetwork, Connection, Conv, Dense, Diagonal, Sparse
+
+FLOAT32_EXACT, FLOAT64_EXACT = 1 << 24, 1 << 53
+PRODUCT_BYTES = 8 << 20  # of unfolded frames at a time
+SAFE_INT32 = (1 << 31) - (1 << 25)  # leaves room for a decayed u, v and bias
+
+
+class Messages:
+    """What one source sends: spikes as bytes ``(samples, history + steps, ≥ size)``, graded messages beside them."""
+
+    def __init__(self, size: int, order: np.ndarray | None, history: int, samples: int, steps: int, graded: bool):
+        self.size, self.order, self.history = size, order, history
+        width = -(-size // kernels.WORD) * kernels.WORD
+        self.bytes = np.zeros((samples, history + steps, width), np.uint8)
+        self.words = self.bytes.view(np.uint64)
+        self.graded = np.zeros((samples, history + steps, size), np.int32) if graded else None
+
+    def forget(self) -> None:
+        """Start a sample: nothing has been sent yet."""
+        for array in (self.bytes, self.graded):
+            if array is not None:
+                array[:, : self.history] = 0
+
+    def keep_history(self, steps: int) -> None:
+        """After a window of ``steps`` steps: its end becomes the next window's history."""
+        for array in (self.bytes, self.graded):
+            if array is not None and self.history:
+                array[:, : self.history] = array[:, steps : steps + self.history].copy()
+
+    def logical(self, begin: int, end: int) -> np.ndarray:
+        """Rows ``begin`` to ``end``, ``(samples, rows, size)``, in the order of ``layer.shape``."""
+        if self.graded is not None:
+            return self.graded[:, begin:end]
+        rows = self.bytes[:, begin:end, : self.size]
+        return rows if self.order is None else rows[:, :, np.argsort(self.order)]
+
+
+@dataclass(frozen=True)
+class Rows:
+    """A dense connection, a row of weights per spike."""
+
+    rows: np.ndarray
+    limit: int
+    exponent: int
+    way: str
+
+    def accumulate(self, source: Messages, first: int, fresh: bool, out: np.ndarray) -> None:
+        kernels.accumulate_rows(source.words, first, self.rows, self.limit, self.exponent, fresh, out)
+
+
+@dataclass(frozen=True)
+class Tiles:
+    """A convolution, a tile of weights per spike."""
+
+    tiles: np.ndarray
+    strides: tuple[int, int]
+    weight: np.ndarray
+    limit: int
+    exponent: int
+    way: str
+
+    def accumulate(self, source: Messages, first: int, fresh: bool, out: np.ndarray) -> None:
+        kernels.accumulate_tiles(
+            source.words, first, self.tiles, self.strides, self.weight, self.limit, self.exponent, fresh, out
+        )
+
+
+@dataclass(frozen=True)
+class Lists:
+    """Single synapses, a list of them per presynaptic neuron."""
+
+    pointers: np.ndarray
+    targets: np.ndarray
+    weight: np.ndarray
+    exponent: int
+    way: str
+
+    def accumulate(self, source: Messages, first: int, fresh: bool, out: np.ndarray) -> None:
+        kernels.accumulate_lists(
+            source.words, first, self.pointers, self.targets, self.weight, self.exponent, fresh, out
+        )
+
+
+@dataclass(frozen=True)
+class Product:
+    """A product of integer-valued floats; Diagonal and Sparse connections of graded messages go through int64."""
+
+    connection: Connection
+    order: np.ndarray | None
+    way: str
+    weights: dict[type, np.ndarray] = field(default_factory=dict)  # float copies, made when first used
+
+    def accumulate(self, source: Messages, first: int, fresh: bool, out: np.ndarray) -> None:
+        samples, steps, _ = out.shape
+        x = source.logical(first, first + steps).reshape(samples * steps, -1)
+        a = self._output(x)
+        a = (a if self.order is None else a[:, self.order]).reshape(out.shape)
+        if fresh:
+            out[...] = a
+        else:
+            np.add(out, a, out=out)
+
+    def _output(self, x: np.ndarray) -> np.ndarray:
+        c = self.connection
+        if not isinstance(c, (Dense, Conv)):
+            return reference.connection_output(c, x)
+        if c.num_message_bits == 0:
+            x = x != 0
+        low, high = int(x.min()), int(x.max())
+        extreme = int(_weight_sums(c, signed=low >= 0).max()) * max(-low, high)  # of all partial sums
+        dtype = np.float32 if extreme < FLOAT32_EXACT else np.float64
+        weight = self.weights.get(dtype)
+        if weight is None:
+            weight = self.weights[dtype] = _product_weight(c).astype(dtype)
+        if isinstance(c, Dense):
+            return arithmetic.synaptic_input(x.astype(dtype) @ weight, c.weight_exp)
+        return arithmetic.wrap24(_unfolded_product(c, x.astype(dtype), weight))
+
+
+@dataclass(frozen=True)
+class LayerPlan:
+    """A layer with its arrays in internal order; ``inputs``: (source, logical delay, link); no link: the reference.
+
+    loop: what a neuron's own spike adds one step later, int32, or empty. vth: int32, aligned to the state.
+    """
+
+    layer: LIF
+    order: np.ndarray | None
+    inputs: tuple[tuple[int, int, Rows | Tiles | Lists | Product], ...]
+    loop: np.ndarray
+    bias: np.ndarray
+    u_init: np.ndarray
+    decay: tuple[float, float]
+    vth: np.ndarray
+    connections: tuple[Connection, ...]
+    by_reference: bool
+
+
+@dataclass(frozen=True)
+class Group:
+    """Layers ``begin`` to ``end`` that spikes can go round in: at most ``block`` steps at a time; 0: any number."""
+
+    begin: int
+    end: int
+    block: int
+
+
+@dataclass(frozen=True)
+class Plan:
+    """layers, groups in order; history: past steps each source must keep; graded: the input has such messages."""
+
+    chip: ChipNetwork
+    layers: tuple[LayerPlan, ...]
+    groups: tuple[Group, ...]
+    history: dict[int, int]
+    graded: bool
+    ways: tuple[Way, ...]
+
+
+def plan(chip: ChipNetwork) -> Plan:
+    """Choose orders and ways for every layer of a network."""
+    orders: dict[int, np.ndarray | None] = {INPUT: None}
+    for index in range(len(chip.layers)):
+        orders[index] = None if leaves_int32(chip, index) else _order(chip, index)
+    ways: dict[int, Way] = {}
+    layers = tuple(_layer(chip, index, orders, ways) for index in range(len(chip.layers)))
+    history = dict.fromkeys(orders, 0)
+    for c in chip.connections:
+        history[c.pre] = max(history[c.pre], chip.logical_delay(c))
+    graded = any(c.num_message_bits for c in chip.connections if c.pre == INPUT)
+    ordered = tuple(ways[id(c)] for c in chip.connections)
+    return Plan(chip, layers, _groups(chip, layers), history, graded, ordered)
+
+
+def leaves_int32(chip: ChipNetwork, index: int) -> bool:
+    """True unless it is proven that no sum of a layer leaves int32, and no output of a convolution 24 bits.
+
+    With ``|a| ≤ A`` the current stays within U = max(2²³, 64·A, 4096·(64·A − 2²⁴) / (du + 1)): beyond 2²³ a wrap takes
+    2²⁴ off. Proven means U + 64·A < 2³¹ less a margin for the decayed membrane and the bias.
+    """
+    total = np.zeros(chip.size(index), np.int64)
+    for c in chip.inputs_of(index):
+        largest = _weight_sums(c, signed=c.num_message_bits == 0 or c.pre != INPUT) << _message_bits(c)
+        if int(largest.max()) << max(c.weight_exp, 0) >= SAFE_INT32:
+            return True
+        if isinstance(c, Conv) and largest.max() >= arithmetic.STATE_LIMIT:
+            return True
+        total += arithmetic.shift(largest, c.weight_exp) + 1
+    a = int(total.max()) << arithmetic.STATE_SHIFT
+    excess = max(a - 2 * arithmetic.STATE_LIMIT, 0)
+    du = chip.layers[index].du
+    if excess and du < 0:
+        return True
+    u = max(arithmetic.STATE_LIMIT, a, arithmetic.DECAY_UNITY * excess // (du + 1) if excess else 0)
+    return u + a >= SAFE_INT32
+
+
+def _message_bits(c: Connection) -> int:
+    return c.num_message_bits if c.pre == INPUT else 0  # a layer sends 0 or 1 whatever the connection can carry
+
+
+def _weight_sums(c: Connection, signed: bool = False) -> np.ndarray:
+    """Σ|w| over the synapses of each postsynaptic neuron, int64; signed: the larger of Σ max(w, 0), Σ max(−w, 0)."""
+    positive, negative = np.maximum(c.weight, 0).astype(np.int64), np.maximum(-c.weight, 0).astype(np.int64)
+
+    def per_neuron(w: np.ndarray) -> np.ndarray:
+        if isinstance(c, Dense):
+            return w.sum(axis=1)
+        if isinstance(c, Conv):
+            return np.repeat(w.sum(axis=(1, 2, 3)), c.output_shape[1] * c.output_shape[2])
+        return w if isinstance(c, Diagonal) else np.bincount(c.rows, w, c.shape[0]).astype(np.int64)
+
+    if signed:
+        return np.maximum(per_neuron(positive), per_neuron(negative))
+    return per_neuron(positive + negative)
+
+
+def _order(chip: ChipNetwork, index: int) -> np.ndarray | None:
+    """Channel last behind a convolution: (groups, Ho, Wo, O / groups)."""
+    for c in chip.inputs_of(index):
+        if isinstance(c, Conv):
+            out, height, width = c.output_shape
+            flat = np.arange(chip.size(index)).reshape(c.groups, out // c.groups, height, width)
+            return flat.transpose(0, 2, 3, 1).ravel()
+    return None
+
+
+def _layer(chip: ChipNetwork, index: int, orders: dict[int, np.ndarray | None], ways: dict[int, Way]) -> LayerPlan:
+    layer, order = chip.layers[index], orders[index]
+    by_reference = leaves_int32(chip, index)
+    loop, inputs = np.zeros(0, np.int32), []
+    for c in chip.inputs_of(index):
+        delay = chip.logical_delay(c)
+        if by_reference:
+            ways[id(c)] = Way(c.label, "reference", "its layer's sums may leave int32: wrap-arounds are counted")
+        elif isinstance(c, Diagonal) and c.pre == index and delay == 1:
+            added = _ordered(arithmetic.synaptic_input(c.weight, c.weight_exp), order)
+            loop = loop + added if loop.size else added
+            ways[id(c)] = Way(c.label, "loop", "one to one: added inside the neuron loop")
+        else:
+            link = _link(c, orders[c.pre], order)
+            inputs.append((c.pre, delay, link))
+            ways[id(c)] = Way(c.label, *link.way.split(": ", 1))
+    bias = arithmetic.effective_bias(layer.bias_mant.reshape(-1), layer.bias_exp)
+    unity = arithmetic.DECAY_UNITY
+    return LayerPlan(
+        layer,
+        order,
+        tuple(inputs),
+        loop,
+        _ordered(bias, order),
+        _ordered(layer.u_init.reshape(-1), order),
+        ((unity - 1 - layer.du) / unity, (unity - layer.dv) / unity),
+        _ordered(layer.thresholds << arithmetic.STATE_SHIFT, order),
+        chip.inputs_of(index),
+        by_reference,
+    )
+
+
+def _ordered(values: np.ndarray, order: np.ndarray | None) -> np.ndarray:
+    return np.ascontiguousarray(values if order is None else values[order], np.int32)
+
+
+def _link(c: Connection, pre: np.ndarray | None, post: np.ndarray | None) -> Rows | Tiles | Lists | Product:
+    if _message_bits(c):
+        how = "float32 or float64, as the messages' range allows" if isinstance(c, (Dense, Conv)) else "int64"
+        return Product(c, post, f"product: graded messages; {how}")
+    if isinstance(c, Dense):
+        return _rows(c, pre, post)
+    if isinstance(c, Conv):
+        return _tiles(c, pre, post)
+    return _lists(c, pre, post)
+
+
+def _narrow(weight: np.ndarray) -> tuple[np.ndarray, int, int]:
+    """(int8 or int16 weights, exponent that undoes their halving, rows whose sum stays in int16)."""
+    even = not (weight & 1).any()
+    halved = weight >> 1 if even else weight
+    largest = max(int(np.abs(halved).max()), 1)
+    fits = halved.min() >= -128 and halved.max() <= 127
+    return halved.astype(np.int8 if fits else np.int16), int(even), 32767 // largest
+
+
+def _rows(c: Dense, pre: np.ndarray | None, post: np.ndarray | None) -> Rows:
+    rows, doubled, limit = _narrow(c.weight.T)
+    rows = rows if pre is None else rows[pre]
+    rows = rows if post is None else rows[:, post]
+    padded = np.zeros((len(rows), -(-rows.shape[1] // 32) * 32), rows.dtype)  # whole vectors, no scalar rest
+    padded[:, : rows.shape[1]] = rows
+    return Rows(padded, limit, c.weight_exp + doubled, f"events: binary spikes, {rows.dtype} rows")
+
+
+def _lists(c: Diagonal | Sparse, pre: np.ndarray | None, post: np.ndarray | None) -> Lists:
+    rows, columns = (np.arange(len(c.weight)),) * 2 if isinstance(c, Diagonal) else (c.rows, c.columns)
+    rows = rows if post is None else np.argsort(post)[rows]
+    columns = columns if pre is None else np.argsort(pre)[columns]
+    by_column = np.argsort(columns, kind="stable")
+    pointers = np.zeros(c.shape[1] + 1, np.int64)
+    np.cumsum(np.bincount(columns, minlength=c.shape[1]), out=pointers[1:])
+    targets = rows[by_column].astype(np.int32)
+    return Lists(pointers, targets, c.weight[by_column], c.weight_exp, "events: binary spikes, lists of synapses")
+
+
+def _tiles(c: Conv, pre: np.ndarray | None, post: np.ndarray | None) -> Tiles:
+    """Tables for :func:`kernels.accumulate_tiles`.
+
+    An input at padded position z reaches outputs o = (z − k)/s for those kernel places k ≤ z with k ≡ z (mod s). With
+    k = z mod s + s·m, the outputs for m = M − 1 … 0 lie side by side, so the weights do as well: for each channel and
+    phase z mod s a tile (reversed m vertically, reversed m horizontally, output channels of the group).
+    """
+    kernel = np.zeros((*c.weight.shape[:2], *(d * (k - 1) + 1 for d, k in zip(c.dilation, c.weight.shape[2:]))), int)
+    kernel[:, :, :: c.dilation[0], :: c.dilation[1]] = c.weight
+    out, height, width = c.output_shape
+    channels = out // c.groups  # of one group
+    weight, (my, mx) = _phases(c, kernel)
+    flat = np.arange(c.shape[1]) if pre is None else pre
+    channel, y, x = np.unravel_index(flat, c.input_shape)
+    phase_y, low_y, rows, skip_y = _reach(y + c.padding[0], c.stride[0], my, height)
+    phase_x, low_x, columns, skip_x = _reach(x + c.padding[1], c.stride[1], mx, width)
+    group = channel // (c.input_shape[0] // c.groups)
+    to = ((group * height + low_y) * width + low_x) * channels
+    phase = (channel * c.stride[0] + phase_y) * c.stride[1] + phase_x
+    at = ((phase * my + skip_y) * mx + skip_x) * channels
+    tiles = np.stack([to, at, np.where(columns > 0, rows, 0), columns * channels], axis=1).astype(np.uint32)
+    narrow, doubled, limit = _narrow(weight.ravel())
+    strides = (width * channels, mx * channels)
+    return Tiles(tiles, strides, narrow, limit, doubled, f"events: binary spikes, {narrow.dtype} tiles")
+
+
+def _phases(c: Conv, kernel: np.ndarray) -> tuple[np.ndarray, tuple[int, int]]:
+    """Weights (group, channel, phase y, phase x, reversed m_y, reversed m_x, output channel) and (M_y, M_x)."""
+    (sy, sx), (ky, kx) = c.stride, kernel.shape[2:]
+    my, mx = -(-ky // sy), -(-kx // sx)
+    full = np.zeros((*kernel.shape[:2], my * sy, mx * sx), int)
+    full[:, :, :ky, :kx] = kernel
+    split = full.reshape(c.groups, -1, kernel.shape[1], my, sy, mx, sx)[:, :, :, ::-1, :, ::-1]
+    return split.transpose(0, 2, 4, 6, 3, 5, 1), (my, mx)
+
+
+def _reach(z: np.ndarray, stride: int, m: int, size: int) -> tuple[np.ndarray, ...]:
+    """Along one axis: phase, first output reached, number of outputs, and how many of the M places lie before it."""
+    last = z // stride
+    low = np.maximum(last - m + 1, 0)
+    count = np.maximum(np.minimum(last, size - 1) - low + 1, 0)
+    return z % stride, low, count, low - (last - m + 1)
+
+
+def _product_weight(c: Dense | Conv) -> np.ndarray:
+    """``(pre, post)``, or ``(groups, taps, output channels of the group)`` of a convolution."""
+    if isinstance(c, Dense):
+        return np.ascontiguousarray(c.weight.T)
+    return np.ascontiguousarray(c.weight.reshape(c.groups, len(c.weight) // c.groups, -1).transpose(0, 2, 1))
+
+
+def _unfolded_product(c: Conv, x: np.ndarray, weight: np.ndarray) -> np.ndarray:
+    """Frames unfolded into patches, times the kernels; int64 ``(frames, O·Ho·Wo)``."""
+    out, height, width = c.output_shape
+    taps = c.weight[0].size
+    extent = [d * (k - 1) + 1 for d, k in zip(c.dilation, c.weight.shape[2:])]
+    result = np.empty((len(x), out, height * width), np.int64)
+    at_once = max(1, PRODUCT_BYTES // (height * width * taps * c.groups * 8))
+    for begin in range(0, len(x), at_once):
+        frames = x[begin : begin + at_once].reshape(-1, *c.input_shape)
+        frames = np.pad(frames, ((0, 0), (0, 0), (c.padding[0],) * 2, (c.padding[1],) * 2))
+        windows = np.lib.stride_tricks.sliding_window_view(frames, extent, axis=(2, 3))
+        windows = windows[:, :, :: c.stride[0], :: c.stride[1], :: c.dilation[0], :: c.dilation[1]]
+        patches = windows.reshape(len(frames), c.groups, -1, height, width, *c.weight.shape[2:])
+        patches = patches.transpose(0, 1, 3, 4, 2, 5, 6).reshape(len(frames), c.groups, height * width, taps)
+        sums = (patches @ weight).transpose(0, 1, 3, 2).reshape(len(frames), out, height * width)
+        result[begin : begin + at_once] = sums
+    return result.reshape(len(x), -1)
+
+
+def _groups(chip: ChipNetwork, layers: tuple[LayerPlan, ...]) -> tuple[Group, ...]:
+    """Cut the layers wherever no connection leads back across the cut."""
+    back = [c for c in chip.connections if c.pre > c.post]
+    groups, begin = [], 0
+    for end in range(1, len(layers) + 1):
+        if end < len(layers) and any(c.post < end <= c.pre for c in back):
+            continue
+        delays = [delay for index in range(begin, end) for pre, delay in _sources(chip, layers[index]) if pre >= index]
+        groups.append(Group(begin, end, min(delays, default=0)))
+        begin = end
+    return tuple(groups)
+
+
+def _sources(chip: ChipNetwork, layer: LayerPlan) -> list[tuple[int, int]]:
+    if layer.by_reference:
+        return [(c.pre, chip.logical_delay(c)) for c in layer.connections]
+    return [(pre, delay) for pre, delay, _ in layer.inputs]

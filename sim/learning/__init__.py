@@ -1,0 +1,1 @@
+"""Learn on the chip: the reference learner and the fast one, and the integers both share."""

@@ -1,0 +1,461 @@
+"""Learning without Lava: the phased three-factor rule, one fused update per time step, bit for bit Lava's engine.
+
+On the chip one time step is a learning epoch of K Lava steps (``onchip/network/schedule.py``). Within an epoch no
+weight changes, so the phases are only an order of computations, and that order is a loop over layers:
+:func:`ottt_loihi.sim.learning.kernels.learn`. What phases leave behind is how often a trace has decayed, and which of
+Lava's random numbers rounds it.
+
+:class:`LearningNetwork` says in integers what learns and how; ``ottt_loihi.onchip.network.scales.learning_network``
+makes it from a ChipNetwork and learning rates.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+
+import numpy as np
+from ottt_loihi.sim.learning import encodings, integers
+from ottt_loihi.sim.learning.bias import BiasLearning
+from ottt_loihi.sim.learning.options import DEFAULT, Options
+from ottt_loihi.sim.learning.subspace import Subspace
+from ottt_loihi.sim.network import LIF, Dense, Diagonal, Sparse
+
+from ottt_loihi.errors import FileError, UsageError
+
+FORMAT = "ottt-loihi learning state"
+VERSION = 1
+ROUNDINGS = ("per-synapse", "lava")
+LAVA_WEIGHT_SEED = 2  # whatever rng_seed says (lava/magma/core/learning/random.py)
+CHUNK_FRAMES = 1 << 14  # time steps whose random numbers are made at once
+
+
+@dataclass(frozen=True)
+class Feedback:
+    """Weights of its own that bring the error to a hidden layer.
+
+    ===================  ===============================  ==============================================================
+    kind                 matrix                           the third factor is
+    ===================  ===============================  ==============================================================
+    ``"random"``         (neurons, classes)               ``matrix · e`` with the readout's error, for ever
+    ``"kolen-pollack"``  (neurons above, neurons)         ``matrixᵀ · e`` with the error of the layer above; learns as
+                                                          the connection to that layer does, from the same spikes and y1
+    ``"opzo"``           (neurons, classes)               ``matrix · e`` with the readout's error; follows noise · error
+    ===================  ===============================  ==============================================================
+
+    seed: of its rounding · opzo alone: noise in units of vth, gain (mantissa, shift) per product of noise and error,
+    averaging: momentum 1 − 2^−averaging (``learning_integers.momentum_step``).
+    """
+
+    kind: str
+    matrix: np.ndarray
+    seed: int = 0
+    noise: int = 0
+    gain: tuple[int, int] = (0, 0)
+    averaging: int = 0
+
+    @property
+    def rows(self) -> np.ndarray:
+        """A row per hidden neuron."""
+        return self.matrix.T if self.kind == "kolen-pollack" else self.matrix
+
+
+@dataclass(frozen=True)
+class LearningLayer:
+    """A plastic connection and the neurons behind it.
+
+    ==================  ===============================  ==============================================================
+    field               range                            meaning
+    ==================  ===============================  ==============================================================
+    connection, layer   ``sim.network``                  weights −256 … 255 ``(post, pre)``; LIF neurons. Sparse: where
+                                                         no synapse is the weight stays 0, in its twin as well
+    inhibition          Diagonal or None                 the reset's self-connection
+    plastic             bool                             False: frozen
+    decay               0 ≤ λ < 1                        of the presynaptic trace; 0: the step's spike alone
+    pre_phase           1 … K                            Lava step of the epoch in which the presynaptic spikes arrive
+    impulse             1 … 127                          of the trace
+    y1, error           (mantissa, shift)                scale and stochastic rounding of y1 and of the error sent on;
+                                                         error None: nobody listens
+    feedback            a :class:`Feedback`, or None     what brings the error; None: the transposed weights of the
+                                                         layer above
+    half_width          in units of vth                  of the rectangle
+    bias                a BiasLearning, or None          how its biases learn; None: they do not
+    subspace            a :class:`~.subspace.Subspace`,  HLOP: what its learning keeps out of, or None
+                        or None
+    trace_seed,         ≥ 0                              of the trace's decay, of ``per-synapse`` rounding, and of the
+    weight_seed, seed                                    neurons' rounding
+    ==================  ===============================  ==============================================================
+
+    ``feedback`` and ``half_width`` mean nothing for the readout.
+    """
+
+    connection: Dense | Sparse
+    layer: LIF
+    inhibition: Diagonal | None
+    decay: float
+    pre_phase: int
+    impulse: int
+    y1: tuple[int, int]
+    error: tuple[int, int] | None
+    feedback: Feedback | None
+    half_width: int
+    trace_seed: int
+    weight_seed: int
+    seed: int
+    plastic: bool = True
+    bias: BiasLearning | None = None
+    subspace: Subspace | None = None
+
+
+@dataclass(frozen=True)
+class LearningNetwork:
+    """layers: the readout last · epoch: K, or 1 where time steps overlap · num_steps: T of a sample · unit: what stands
+    for a logit of 1 at the readout · halve_every: samples after which y1 is halved, again and again, 0: never ·
+    rounding: of updated weights.
+
+    rounding ``"lava"``: one random number per epoch for all synapses, as Lava's engine; ``"per-synapse"``: independent
+    ones, as the chip (:func:`~ottt_loihi.sim.learning.integers.synapse_draws`) · options: of the rule.
+    """
+
+    layers: tuple[LearningLayer, ...]
+    epoch: int
+    num_steps: int
+    unit: int
+    halve_every: int = 0
+    rounding: str = "per-synapse"
+    options: Options = DEFAULT
+
+    def __post_init__(self) -> None:
+        if self.rounding not in ROUNDINGS:
+            raise UsageError(f"rounding: expected one of {', '.join(ROUNDINGS)}, got {self.rounding!r}")
+
+    @property
+    def inputs(self) -> int:
+        return int(self.layers[0].connection.shape[1])
+
+    @property
+    def classes(self) -> int:
+        return self.layers[-1].layer.size
+
+    @property
+    def latency(self) -> int:
+        """Lava steps from a time step's spikes to its last message; phased: the epoch."""
+        hidden, feedback = len(self.layers) - 1, self.layers[0].feedback
+        if not hidden:
+            return 2
+        return 2 * hidden + 2 if feedback is None or feedback.kind == "kolen-pollack" else hidden + 3
+
+    @property
+    def epochs_per_sample(self) -> int:
+        """Learning epochs."""
+        return self.num_steps + (self.latency - 1 if self.options.schedule == "pipelined" else 0)
+
+    def digest(self) -> str:
+        """SHA-256 of everything here but the weights of plastic connections, which learning changes."""
+        sha = hashlib.sha256(repr((self.epoch, self.num_steps, self.unit, self.halve_every, self.rounding)).encode())
+        if chosen := self.options.chosen():  # only then: states of versions without options stay readable
+            sha.update(repr(chosen).encode())
+        for layer in self.layers:
+            for part in (layer, layer.layer, layer.connection, layer.inhibition, layer.feedback, layer.subspace):
+                for f in fields(part) if part is not None else ():
+                    value = getattr(part, f.name)
+                    if f.name == "bias" and value is None:  # as in states written before biases could learn
+                        continue
+                    if f.name == "weight" and part is layer.connection and layer.plastic:
+                        value = value.shape
+                    if f.name in ("bias_mant", "u_init") and layer.bias is not None:
+                        value = value.shape
+                    if f.name == "subspace":
+                        continue  # as a part of its own, and nothing where there is none: states of before are read
+                    if f.name == "rows" and part is layer.subspace:
+                        sha.update(repr(value.shape).encode())
+                        value = value[: part.fixed]
+                    if isinstance(value, np.ndarray):
+                        sha.update(repr((f.name, value.shape)).encode() + value.astype(np.int64).tobytes())
+                    elif not isinstance(value, (LIF, Dense, Sparse, Diagonal, Feedback)):
+                        sha.update(repr((f.name, value)).encode())
+        return sha.hexdigest()
+
+
+class Learner:
+    """A network that learns, sample by sample; its state is saved and resumed bit for bit.
+
+    Attributes
+    ----------
+    network
+        the :class:`LearningNetwork` it was made from, with the weights it started from
+    samples
+        how many it has learnt from, or seen with a closed gate
+    state
+        :class:`~ottt_loihi.sim.learning.kernels.State`
+    """
+
+    def __init__(self, network: LearningNetwork) -> None:
+        from ottt_loihi.sim.learning.state import pack
+
+        self.network, self.samples = network, 0
+        self._constants, self.state = pack(network)
+
+    def learn(self, packed: np.ndarray, labels: np.ndarray, gate: np.ndarray | bool = True) -> np.ndarray:
+        """Learn from samples in their order; returns the class predicted for each while it was learnt from.
+
+        Parameters
+        ----------
+        packed
+            uint8 ``(n, T, ⌈inputs/8⌉)``: spikes, ``np.packbits`` along the last axis
+        labels
+            integers ``(n,)``, 0 … classes − 1
+        gate
+            bool ``(n,)`` or for all: which samples are learnt from; others pass through
+
+        Raises
+        ------
+        UsageError
+            for a wrong shape, dtype or label
+        """
+        from ottt_loihi.sim.learning import kernels
+
+        labels, gate = self._checked(packed, labels, gate)
+        run = kernels.learn
+        if self.network.options.schedule == "pipelined":
+            from ottt_loihi.sim.learning import pipelined_kernels
+
+            run = pipelined_kernels.learn
+        predictions = np.empty(len(packed), np.int32)
+        size = max(1, CHUNK_FRAMES // self.network.num_steps)
+        for begin in range(0, len(packed), size):
+            part = slice(begin, min(begin + size, len(packed)))
+            random = self._random(part.stop - part.start)
+            run(
+                self._constants,
+                self.state,
+                packed[part],
+                labels[part],
+                gate[part],
+                self.samples,
+                *random,
+                predictions[part],
+            )
+            self.samples += part.stop - part.start
+        return predictions
+
+    def weights(self) -> list[np.ndarray]:
+        """The weights of every connection as they are now, int32 ``(post, pre)``; 0 where no synapse is."""
+        return [self._weights(at).astype(np.int32) for at in self._constants.layers]
+
+    def biases(self) -> list[np.ndarray] | None:
+        """The effective biases of every layer as they are now, int32 ``(neurons,)``; None if they do not learn."""
+        if not self.network.options.learn_bias:
+            return None
+        return [self.state.bias[at["neuron"] : at["neuron"] + at["size"]].copy() for at in self._constants.layers]
+
+    def subspaces(self) -> tuple[Subspace | None, ...]:
+        """HLOP's subspaces with their rows as they are now."""
+        return tuple(
+            None if part.subspace is None else replace(part.subspace, rows=self._rows(at))
+            for at, part in zip(self._constants.layers, self.network.layers)
+        )
+
+    def variables(self, names: Sequence[str] | None = None) -> dict[str, np.ndarray]:
+        """Copies of all state, or of the variables of some names, as Lava's processes have it at the end of an epoch.
+
+        ``plastic[l].weights``, ``.x1``, ``.y1`` (and ``.y2``, ``.y3`` of its encoding), with HLOP ``.rows`` ·
+        ``neuron[l].u``, ``.v``, ``.s``, ``.y1``, ``.rng`` · ``readout[0].v``, ``.y1``, ``.rng``, ``.scores``,
+        ``.correct`` · of both ``.bias`` if it learns, and ``neuron[l].u_init`` · the counts ``.y1_saturated``,
+        ``.error_saturated`` · ``feedback[l].weights``, and with OPZO ``.noise``, ``.saturated``.
+        """
+        found = self._places()
+        for index, at in enumerate(self._constants.layers):
+            messages = self._messages(index, slice(at["neuron"], at["neuron"] + at["size"]))
+            found |= {f"plastic[{index}].{port}": value for port, value in messages.items()}
+        return {
+            k: v.astype(np.int32) if k.endswith(".weights") else v.copy()
+            for k, v in found.items()
+            if names is None or k.rsplit(".", 1)[1] in names
+        }
+
+    def assign(self, samples: int, variables: Mapping[str, np.ndarray]) -> None:
+        """Go on from a state after so many samples, named as in :meth:`variables`: Lava's, or another learner's.
+
+        Raises
+        ------
+        UsageError
+            for a variable that is missing, has another shape, or values that its number of bits does not hold
+        """
+        for name, place in self._places().items():
+            value = np.asarray(variables[name]) if name in variables else None
+            if value is None or value.shape != place.shape:
+                found = "nothing" if value is None else value.shape
+                raise UsageError(f"{name}: expected {place.dtype} {place.shape}, got {found}; give all of variables()")
+            place[...] = value
+            if not np.array_equal(place, value):
+                raise UsageError(f"{name}: expected values of {place.dtype}, got {value.min()} … {value.max()}")
+        self.samples = samples
+
+    def _places(self) -> dict[str, np.ndarray]:
+        """Where the variables lie in the state: views, so that what is written there is learnt from."""
+        found: dict[str, np.ndarray] = {}
+        state, layers = self.state, self._constants.layers
+        learns_bias = self.network.options.learn_bias
+        for index, at in enumerate(layers):
+            hidden = index < len(layers) - 1
+            neurons = slice(at["neuron"], at["neuron"] + at["size"])
+            names = ("v", "y1", "rng", *(("u",) if hidden else ()), *(("bias",) if learns_bias else ()))
+            names += ("u_init",) if hidden and learns_bias else ()
+            mine = {name: getattr(state, name)[neurons] for name in names}
+            for name in ("y1_saturated", "error_saturated"):
+                mine[name] = getattr(state, name)[index : index + 1]
+            if hidden:
+                source = layers[index + 1]["source"]
+                mine["s"] = state.spikes[source : source + at["size"]]
+            else:
+                mine |= {"scores": state.scores, "correct": state.correct}
+            synapses = {"weights": self._weights(at), "x1": state.trace[at["source"] : at["source"] + at["inputs"]]}
+            if self.network.layers[index].subspace is not None:
+                synapses["rows"] = self._rows(at)
+            found |= {f"plastic[{index}].{name}": place for name, place in synapses.items()}
+            process = f"neuron[{index}]" if hidden else "readout[0]"
+            found |= {f"{process}.{name}": place for name, place in mine.items()}
+            found |= {f"feedback[{index}].{name}": place for name, place in self._feedback(index).items()}
+        return found
+
+    def _weights(self, at: np.void) -> np.ndarray:
+        return self._matrix(at["weight"], at["inputs"], at["width"], at["size"]).T
+
+    def _matrix(self, start: int, rows: int, width: int, columns: int) -> np.ndarray:
+        """One of those in ``state.weights``, whose rows are padded to ``width``."""
+        return self.state.weights[start : start + rows * width].reshape(rows, width)[:, :columns]
+
+    def _rows(self, at: np.void) -> np.ndarray:
+        end = at["subspace"] + at["rows"] * at["inputs"]
+        return self.state.subspaces[at["subspace"] : end].reshape(at["rows"], at["inputs"])
+
+    def _feedback(self, index: int) -> dict[str, np.ndarray]:
+        feedback, at, state = self.network.layers[index].feedback, self._constants.layers[index], self.state
+        if feedback is None:
+            return {}
+        width = self._constants.layers[-1 if at["direct"] else index + 1]["width"]
+        rows = self._matrix(at["feedback"], at["size"], width, feedback.rows.shape[1])
+        mine = {"weights": rows.T if feedback.kind == "kolen-pollack" else rows}
+        if feedback.kind == "opzo":
+            mine["noise"] = state.noise[at["neuron"] : at["neuron"] + at["size"]]
+            mine["saturated"] = state.feedback_saturated[index : index + 1]
+        return mine
+
+    def _messages(self, index: int, neurons: slice) -> dict[str, np.ndarray]:
+        """What a layer's neurons sent to their connection in the last Lava step, by port."""
+        at, state = self._constants.layers[index], self.state
+        surrogate = np.abs(state.membrane[neurons] - at["vth"]) < at["half_width"]
+        reward = state.reward[neurons]
+        if self.network.options.schedule == "pipelined" and index and not at["direct"]:
+            surrogate = np.zeros_like(surrogate)  # its answer was of an earlier step: the error went on downwards
+        if index == len(self.network.layers) - 1:
+            surrogate, reward = np.ones_like(surrogate), state.y1[neurons]
+        return encodings.messages(self.network.options.encoding, state.y1[neurons], surrogate, reward)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the state to ``path``, whole or not at all. Raises :class:`FileError` if it cannot be written."""
+        from ottt_loihi.sim import safe_hdf5
+
+        with safe_hdf5.new_hdf5(path) as file:
+            file.attrs["format"] = np.bytes_(FORMAT.encode())
+            file.attrs["version"] = VERSION
+            file.attrs["network"] = np.bytes_(self.network.digest().encode())
+            file.attrs["samples"] = self.samples
+            for name, array in self._kept():
+                file.create_dataset(name, data=array, fletcher32=True, compression="gzip", shuffle=True)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str], network: LearningNetwork) -> Learner:
+        """Go on where :meth:`save` stopped: the same weights as without a stop.
+
+        Raises
+        ------
+        FileError
+            for a missing, damaged or foreign file, a newer version, or the state of another network or rule
+        """
+        from ottt_loihi.sim import safe_hdf5
+
+        learner = cls(network)
+        with safe_hdf5.open_hdf5(path) as file:
+            if "format" not in file.attrs or safe_hdf5.attribute(file, "format", str) != FORMAT:
+                raise FileError("not a learning state; Learner.save writes them")
+            version = safe_hdf5.attribute(file, "version", int)
+            if not 1 <= version <= VERSION:
+                raise FileError(f"format version {version}, this program reads up to {VERSION}; update ottt-loihi")
+            if safe_hdf5.attribute(file, "network", str) != network.digest():
+                raise FileError("the state of another network or rule; give the one it was saved with")
+            learner.samples = safe_hdf5.attribute(file, "samples", int)
+            for name, array in learner._kept():
+                stored = safe_hdf5.integers(file, name)
+                if stored.shape != array.shape or stored.dtype != array.dtype:
+                    raise FileError(
+                        f"/{name}: expected {array.dtype} {array.shape}, found {stored.dtype} {stored.shape}"
+                    )
+                array[...] = stored
+        return learner
+
+    def _kept(self) -> Iterator[tuple[str, np.ndarray]]:
+        """The arrays of a saved state: those that hold something, so that states of before an option came are read."""
+        options = self.network.options
+        fixed = () if options.learn_bias else ("bias", "u_init")
+        fixed += () if options.encoding == "factored" else ("reward",)
+        return ((name, array) for name, array in self.state._asdict().items() if array.size and name not in fixed)
+
+    def _checked(
+        self, packed: np.ndarray, labels: np.ndarray, gate: np.ndarray | bool
+    ) -> tuple[np.ndarray, np.ndarray]:
+        network, labels = self.network, np.asarray(labels)
+        shape = (network.num_steps, -(-network.inputs // 8))
+        if packed.dtype != np.uint8 or packed.ndim != 3 or packed.shape[1:] != shape:
+            raise UsageError(f"packed: expected uint8 (n, {shape[0]}, {shape[1]}), got {packed.dtype} {packed.shape}")
+        if labels.dtype.kind not in "iu" or labels.shape != (len(packed),):
+            raise UsageError(f"labels: expected integers ({len(packed)},), got {labels.dtype} {labels.shape}")
+        if len(labels) and not (labels.min() >= 0 and labels.max() < network.classes):
+            raise UsageError(f"labels: expected 0 … {network.classes - 1}, got {labels.min()} … {labels.max()}")
+        gate = np.asarray(gate, bool)
+        if gate.shape not in ((), labels.shape):
+            raise UsageError(f"gate: expected a bool or shape {labels.shape}, got {gate.shape}")
+        return labels.astype(np.int64), np.ascontiguousarray(np.broadcast_to(gate, labels.shape))
+
+    def _random(self, samples: int) -> tuple[np.ndarray, np.ndarray]:
+        """Lava's random numbers of the epochs to come: of each trace's decay, and of the weights' rounding."""
+        steps, epoch = self.network.epochs_per_sample, self.network.epoch
+        first, count = self.samples * steps, samples * steps
+        decay = [lava_trace_random(layer.trace_seed, epoch, first, count) for layer in self.network.layers]
+        return np.stack(decay), lava_weight_random(first, count)
+
+
+def learn(network: LearningNetwork, packed: np.ndarray, labels: np.ndarray, gate: np.ndarray | bool = True) -> Learner:
+    """Learn from samples one after the other, from the network's own weights on; arguments as in :meth:`Learner.learn`.
+
+    Returns the :class:`Learner`, which can go on, be saved, and tells its weights.
+    """
+    learner = Learner(network)
+    learner.learn(packed, labels, gate)
+    return learner
+
+
+def lava_trace_random(seed: int, epoch: int, first: int, count: int) -> np.ndarray:
+    """What rounds x1 in ``count`` epochs from epoch ``first`` = 0, 1, … on: float64.
+
+    ``default_rng(seed)`` is drawn from once when Lava builds the connection and twice in each of an epoch's K steps;
+    the last value serves all K decays of the epoch. Source: ``TraceRandom``, ``PyLearningConnection.recv_traces``.
+    """
+    generator = np.random.default_rng(seed)
+    generator.bit_generator.advance(2 * epoch * first + 1)  # type: ignore[attr-defined]
+    return np.ascontiguousarray(generator.random((count, 2 * epoch))[:, -1])
+
+
+def lava_weight_random(first: int, count: int) -> np.ndarray:
+    """What rounds the weights in ``count`` epochs from epoch ``first`` on: r of ``⌊w + (k + r)/128⌋``, int32 0 … 127.
+
+    Lava adds 1 where the epoch's number of ``default_rng(2)``, whose first is lost, is below k/128.
+    Source: ``ConnVarRandom``.
+    """
+    generator = np.random.default_rng(LAVA_WEIGHT_SEED)
+    generator.bit_generator.advance(first + 1)  # type: ignore[attr-defined]
+    fractions = 1 << integers.FRACTION_BITS
+    return (fractions - 1 - np.floor(fractions * generator.random(count))).astype(np.int32)

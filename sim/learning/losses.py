@@ -1,0 +1,86 @@
+"""The readout's error: squared, cross-entropy from a table, hinge; in the chip's integers and in floating point.
+
+With v the readout's membrane, y the label and ``unit`` what stands for a logit of 1 (``target = unit << 6`` aligned to
+the state), the error ``e = unit · ∂L/∂o``, o = v/unit, is
+
+===========  ==========================================  ===========================================================
+loss         L                                           e_k
+===========  ==========================================  ===========================================================
+``mse``      ``½·Σ_k (o_k − [k = y])²``                  ``v_k − unit·[k = y]``
+``softmax``  ``−log softmax(o)_y``                       ``unit·(softmax(v/unit)_k − [k = y])``
+``hinge``    ``max(0, 1 − o_y + max_{k≠y} o_k)``         if ``v_y − v_r < unit``: −unit at y, +unit at the strongest
+             (Crammer and Singer)                        rival r, the first of equals; else 0 everywhere
+===========  ==========================================  ===========================================================
+
+Softmax in integers: no float, one table, shifts, and an integer division per class::
+
+    q_k = ( (max v − v_k)·m + 2^(s−1) ) >> s          steps of 1/32 logit, rounded; m/2^s = 32/target
+    x_k = EXP[q_k]                                     round(2^15·e^(−q/32)), 0 beyond the table's end
+    p_k = ( (x_k << 12) + Σ/2 ) ÷ Σ,  Σ = Σ_k x_k      probabilities in 1/4096
+    e_k = ( (p_k − 4096·[k = y])·target + 2^11 ) >> 12
+
+A difference of logits is rounded by at most 1/64: p deviates from the true softmax by less than 0.004
+(``tests/test_learning_losses.py`` measures it).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from ottt_loihi.sim.learning import integers
+
+STEPS_PER_LOGIT = 32
+EXP_BITS = 15
+PROBABILITY_BITS = 12
+EXP_TABLE = np.round(2.0**EXP_BITS * np.exp(-np.arange(355) / STEPS_PER_LOGIT)).astype(np.int64)  # the next would be 0
+
+
+def logit_steps(target: int) -> tuple[int, int]:
+    """(m, s) with ``m/2^s = 32/target``: a difference of membranes in steps of the table."""
+    return integers.mantissa_and_shift(STEPS_PER_LOGIT / target, "unit")
+
+
+def probabilities(v: np.ndarray, target: int) -> np.ndarray:
+    """softmax(v/target) in 1/4096, int64; v: integers of the state."""
+    mantissa, shift = logit_steps(target)
+    below = int(v.max()) - v.astype(np.int64)
+    steps = (below * mantissa + (1 << (shift - 1))) >> shift
+    x = np.where(steps < len(EXP_TABLE), EXP_TABLE[np.minimum(steps, len(EXP_TABLE) - 1)], 0)
+    return ((x << PROBABILITY_BITS) + x.sum() // 2) // x.sum()
+
+
+def integer_error(loss: str, v: np.ndarray, label: int, target: int) -> np.ndarray:
+    """e of the table above, int64 ``(classes,)``; v: integers of the state, target: ``unit << 6``."""
+    v = v.astype(np.int64)
+    if loss == "hinge":
+        return _hinge(v, label, target)
+    if loss == "softmax":
+        p = probabilities(v, target)
+        p[label] -= 1 << PROBABILITY_BITS
+        return (p * target + (1 << (PROBABILITY_BITS - 1))) >> PROBABILITY_BITS
+    v[label] -= target
+    return v
+
+
+def float_error(loss: str, v: np.ndarray, label: int, unit: float) -> np.ndarray:
+    """e of the table above, float64 ``(classes,)``."""
+    if loss == "hinge":
+        return _hinge(v, label, unit)
+    right = unit * (np.arange(len(v)) == label)
+    if loss == "softmax":
+        x = np.exp((v - v.max()) / unit)
+        return unit * x / x.sum() - right
+    return v - right
+
+
+def _hinge(v: np.ndarray, label: int, unit: float) -> np.ndarray:
+    e = np.zeros_like(v)
+    others = np.delete(np.arange(len(v)), label)
+    rival = others[v[others].argmax()]
+    if v[label] - v[rival] < unit:
+        e[label], e[rival] = -unit, unit
+    return e
+
+
+def to_be_learnt(learn_when: str, scores: np.ndarray, label: int) -> bool:
+    """Whether a time step is learnt from, given the scores up to it: ``wrong`` asks that they name another class."""
+    return learn_when == "always" or int(scores.argmax()) != label

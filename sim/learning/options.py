@@ -1,0 +1,76 @@
+"""The learning rule's options: one record of choices, whose defaults are the plain rule."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import Any
+
+from ottt_loihi.sim.learning.encodings import ENCODINGS
+
+from ottt_loihi.errors import UsageError
+
+LOSSES = ("mse", "softmax", "hinge")
+WHEN = ("always", "wrong")
+SCHEDULES = ("phased", "pipelined")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """Choices of the learning rule; the defaults are squared error, learnt from at every time step.
+
+    ==============  ==============================  ====================================================================
+    field           range                           meaning
+    ==============  ==============================  ====================================================================
+    loss            ``mse``, ``softmax``,           the readout's error (``sim/learning/losses.py``)
+                    ``hinge``
+    learn_when      ``always``, ``wrong``           ``wrong``: a time step is learnt from only while the scores so far,
+                                                    this step's included, are largest elsewhere than at the label
+    learn_bias      bool                            biases learn by y1, in their neurons (``sim/learning/bias.py``)
+    decay_every     samples, ≥ 0                    after so many, again and again, gated or not,
+                                                    ``w −= w/2^decay_shift`` in plastic connections and in feedback
+                                                    that learns like them, each synapse rounded on its own; 0: never
+    decay_shift     1 … 15
+    schedule        ``phased``, ``pipelined``       one time step after the other, exact; or overlapping,
+                                                    faster, and factors of different time steps meet
+                                                    (``onchip/network/schedule.py``)
+    encoding        ``signed``, ``offset``,         of the message y1 (``sim/learning/encodings.py``)
+                    ``split``, ``factored``
+    ==============  ==============================  ====================================================================
+
+    Raises :class:`UsageError` for anything else.
+    """
+
+    loss: str = "mse"
+    learn_when: str = "always"
+    learn_bias: bool = False
+    decay_every: int = 0
+    decay_shift: int = 8
+    encoding: str = "signed"
+    schedule: str = "phased"
+
+    def __post_init__(self) -> None:
+        for name, allowed in (
+            ("loss", LOSSES),
+            ("learn_when", WHEN),
+            ("encoding", ENCODINGS),
+            ("schedule", SCHEDULES),
+        ):
+            if getattr(self, name) not in allowed:
+                raise UsageError(f"{name}: expected one of {', '.join(allowed)}, got {getattr(self, name)!r}")
+        if not isinstance(self.learn_bias, bool):
+            raise UsageError(f"learn_bias: expected True or False, got {self.learn_bias!r}")
+        for name, low, high in (("decay_every", 0, 2**31), ("decay_shift", 1, 15)):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
+                raise UsageError(f"{name}: expected an integer {low} … {high}, got {value!r}")
+
+    def chosen(self) -> dict[str, Any]:
+        """The choices that are not the default, by name."""
+        return {f.name: getattr(self, f.name) for f in fields(Options) if getattr(self, f.name) != f.default}
+
+    def options(self) -> Options:
+        """These choices alone, also of a subclass that makes others."""
+        return Options(**self.chosen())
+
+
+DEFAULT = Options()

@@ -1,0 +1,144 @@
+"""A ``LearningNetwork`` as the flat arrays of :mod:`ottt_loihi.sim.learning.kernels`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+from ottt_loihi.sim import arithmetic
+from ottt_loihi.sim.learning import integers, kernels
+from ottt_loihi.sim.learning.option_kernels import choose
+from ottt_loihi.sim.learning.subspace import Subspace
+from ottt_loihi.sim.network import LIF, Sparse
+
+if TYPE_CHECKING:
+    from ottt_loihi.sim.learning.learner import LearningLayer, LearningNetwork
+
+
+def pack(network: LearningNetwork) -> tuple[kernels.Constants, kernels.State]:
+    """The flat arrays of :mod:`ottt_loihi.sim.learning.kernels`."""
+    layers = np.zeros(len(network.layers), kernels.LAYER)
+    source = neuron = weight = 0
+    weights: list[np.ndarray] = []
+    masks: list[np.ndarray] = [np.zeros(0, np.int16)]
+    for at, part in zip(layers, network.layers):
+        size, inputs = part.connection.shape
+        width = _padded(size, kernels.BLOCK)
+        at["source"], at["inputs"], at["neuron"], at["size"], at["width"] = source, inputs, neuron, size, width
+        at["weight"], at["twin"], at["mask"] = weight, kernels.NONE, kernels.NONE
+        _pack_numbers(at, part, network.epoch)
+        weights.append(_rows(part.connection.matrix().T, width))
+        if isinstance(part.connection, Sparse):
+            at["mask"] = sum(map(len, masks))
+            masks.append(_rows(-part.connection.mask().T.astype(np.int16), width))
+        source, neuron, weight = source + inputs, neuron + width, weight + inputs * width
+    rows: list[np.ndarray] = [np.zeros(0, np.int16)]
+    for at, part in zip(layers, network.layers):
+        if part.subspace is not None:
+            at["subspace"] = sum(map(len, rows))
+            rows.append(_pack_subspace(at, part.subspace))
+    for at, above, part in zip(layers[:-1], layers[1:], network.layers):
+        at["feedback"] = weight if part.feedback is not None else above["weight"]
+        if part.feedback is not None:
+            weights.append(_pack_feedback(at, above, layers[-1], part))
+            weight += len(weights[-1])
+    constants = kernels.Constants(
+        layers=layers,
+        epoch=network.epoch,
+        steps=network.num_steps,
+        target=network.unit << arithmetic.STATE_SHIFT,
+        halve_every=network.halve_every * network.num_steps,
+        independent=network.rounding == "per-synapse",
+        loop=_per_neuron(layers, [_loop(part) for part in network.layers]),
+        chosen=choose(network),
+        masks=np.concatenate(masks),
+    )
+    u_init = _per_neuron(layers, [part.layer.u_init.reshape(-1) for part in network.layers])
+    rng = _per_neuron(
+        layers, [integers.xorshift32_seeds(part.seed, part.layer.size) for part in network.layers], np.uint32
+    )
+    zeros = {name: np.zeros(neuron, np.int32) for name in ("v", "membrane", "y1", "error", "reward")}
+    state = kernels.State(
+        weights=np.concatenate(weights),
+        spikes=np.zeros(source, np.uint8),
+        trace=np.zeros(source, np.int32),
+        u=u_init.copy(),
+        bias=_per_neuron(layers, [_bias(part.layer) for part in network.layers]),
+        u_init=u_init,
+        noise=np.zeros(neuron, np.int8),
+        rng=rng,
+        scores=np.zeros(network.classes, np.int64),
+        y1_saturated=np.zeros(len(layers), np.int64),
+        error_saturated=np.zeros(len(layers), np.int64),
+        feedback_saturated=np.zeros(len(layers), np.int64),
+        correct=np.zeros(1, np.int64),
+        subspaces=np.concatenate(rows),
+        **zeros,
+    )
+    return constants, state
+
+
+def _pack_numbers(at: np.void, part: LearningLayer, epoch: int) -> None:
+    """The scalars of one layer."""
+    unity = arithmetic.DECAY_UNITY
+    # as Lava computes it: of an array, whose exp may differ from a single number's in the last bit
+    per_step = np.exp(-1 / np.array([[integers.trace_time_constant(part.decay, epoch)], [integers.FOREVER]]))[0, 0]
+    at["exponent"], at["plastic"] = part.connection.weight_exp, part.plastic
+    at["impulse"], at["pre_phase"], at["keeps_trace"] = part.impulse, part.pre_phase, part.decay > 0
+    at["vth"], at["half_width"] = part.layer.vth << arithmetic.STATE_SHIFT, part.half_width << arithmetic.STATE_SHIFT
+    at["y1_mantissa"], at["y1_shift"] = part.y1
+    at["error_mantissa"], at["error_shift"] = part.error or (0, 0)
+    at["trace_decay"] = per_step
+    at["keep_u"], at["keep_v"] = (unity - 1 - part.layer.du) / unity, (unity - part.layer.dv) / unity
+    at["key"] = integers.mix32(np.array([part.weight_seed], np.uint32))[0]
+
+
+def _pack_feedback(at: np.void, above: np.void, readout: np.void, part: LearningLayer) -> np.ndarray:
+    """The numbers of a hidden layer's own feedback; returns its weights."""
+    feedback = part.feedback
+    assert feedback is not None
+    key = integers.mix32(np.array([feedback.seed], np.uint32))[0]
+    at["direct"] = feedback.kind != "kolen-pollack"
+    if feedback.kind == "kolen-pollack":
+        above["twin"], above["feedback_key"] = at["feedback"], key
+    if feedback.kind == "opzo":
+        at["noise"], at["averaging"] = feedback.noise << arithmetic.STATE_SHIFT, feedback.averaging
+        at["gain_mantissa"], at["gain_shift"] = feedback.gain
+        at["feedback_key"] = key
+    return _rows(feedback.rows, int((readout if at["direct"] else above)["width"]))
+
+
+def _pack_subspace(at: np.void, subspace: Subspace) -> np.ndarray:
+    """The numbers of a layer's lateral neurons; returns their rows."""
+    at["rows"], at["fixed"], at["row_shift"] = len(subspace.rows), subspace.fixed, subspace.shift
+    at["row_key"] = integers.mix32(np.array([subspace.seed], np.uint32))[0]
+    return subspace.rows.ravel()
+
+
+def _bias(layer: LIF) -> np.ndarray:
+    return arithmetic.effective_bias(layer.bias_mant.reshape(-1), layer.bias_exp)
+
+
+def _loop(part: LearningLayer) -> np.ndarray:
+    if part.inhibition is None:
+        return np.zeros(part.layer.size, np.int32)
+    return arithmetic.synaptic_input(part.inhibition.weight, part.inhibition.weight_exp)
+
+
+def _padded(size: int, block: int) -> int:
+    return -(-size // block) * block
+
+
+def _rows(matrix: np.ndarray, width: int) -> np.ndarray:
+    """Flat int16, each row padded with zeros."""
+    padded = np.zeros((len(matrix), width), np.int16)
+    padded[:, : matrix.shape[1]] = matrix
+    return padded.ravel()
+
+
+def _per_neuron(layers: np.ndarray, values: Sequence[np.ndarray], dtype: type = np.int32) -> np.ndarray:
+    flat = np.zeros(int(layers["width"].sum()), dtype)
+    for at, value in zip(layers, values):
+        flat[at["neuron"] : at["neuron"] + at["size"]] = value
+    return flat
