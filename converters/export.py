@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from ottt_loihi.converters import torch_integer
 from ottt_loihi.converters.budget import Activity, Budget, activity, budget
-from ottt_loihi.converters.export_report import section
 from ottt_loihi.converters.lava import graph as lava
 from ottt_loihi.converters.lava import script as lava_script
 from ottt_loihi.converters.limits import LOIHI2, Limits
@@ -33,7 +32,6 @@ from ottt_loihi.sim.network import ChipNetwork
 from ottt_loihi import sim
 from ottt_loihi.data import load_data
 from ottt_loihi.errors import ChipError, UsageError, VerificationError
-from ottt_loihi.report import report
 
 if TYPE_CHECKING:
     from ottt_loihi.nn.network import Network
@@ -43,7 +41,7 @@ if TYPE_CHECKING:
 class Export:
     """Everything an export found out; ``agreement`` is None where nothing was checked, ``spikes`` one sample's raster.
 
-    ``files`` maps "chip", "net" (absent when ``net_refused`` says why) and "report" to paths once :func:`write` ran.
+    ``files`` maps "chip", "net" (absent when ``net_refused`` says why) to paths once :func:`write` ran.
     """
 
     trained: FloatNetwork | None
@@ -262,7 +260,7 @@ def verify(export: Export, backend: str, count: int) -> Comparison:
 
 
 def write(export: Export, folder: Path, with_nir: bool = False, force_nir: bool = False) -> dict[str, str]:
-    """Write ``model.h5``, ``model.net``, ``model_lava.py``, if asked for ``model.nir``, and the report's section.
+    """Write ``model.h5``, ``model.net``, ``model_lava.py`` and, if asked for, ``model.nir``.
 
     Returns name → path, or why there is no ``.net``. Raises :class:`ChipError` for what NIR cannot express.
     """
@@ -279,5 +277,4 @@ def write(export: Export, folder: Path, with_nir: bool = False, force_nir: bool 
         files["no .net"] = str(error)
     if with_nir:
         files["nir"] = str(folder / "model.nir")
-    files["report"] = str(report.add(folder, section(export, files)))
     return files

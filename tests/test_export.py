@@ -14,6 +14,7 @@ from test_lava import mlp as chip_mlp
 
 from ottt_loihi.errors import ChipError, FileError, UsageError, VerificationError
 from ottt_loihi.report import report
+from ottt_loihi.report.export_section import section
 
 torch = pytest.importorskip("torch")
 from ottt_loihi.nn.models import mlp  # noqa: E402
@@ -44,6 +45,7 @@ def test_integer_network_agrees_with_torch(reset, bias):
 def test_files_and_report(net, tmp_path):
     result = exporter.export(net, exporter.Options(check=20))
     files = exporter.write(result, tmp_path)
+    report.add(tmp_path, section(result, files))
     assert storage.load(files["chip"]) == result.quantized.chip
     assert (tmp_path / "model.net").exists()
     page = (tmp_path / "report.html").read_text()
@@ -59,7 +61,7 @@ def test_report_of_a_network_whose_layers_fill_different_resources(net, tmp_path
     result = exporter.export(net, exporter.Options(check=20, num_weight_bits=bits, allow_dead=True))
     resources = [set(layer.used) for layer in result.budget.layers]
     assert resources[0] - resources[1] == {"thresholds"}
-    exporter.write(result, tmp_path)
+    report.add(tmp_path, section(result, exporter.write(result, tmp_path)))
     assert "How full the cores of each layer are" in (tmp_path / "report.html").read_text()
 
 

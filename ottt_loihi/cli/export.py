@@ -113,8 +113,9 @@ def export(
     ottt-export someones.net --time-steps 32 -o runs/someones · ottt-export theirs.nir --time-steps 32 --dt 1e-3
     """
     from ottt_loihi.converters import export as exporter
-    from ottt_loihi.converters.export_report import tables
     from ottt_loihi.converters.limits import TARGETS
+    from ottt_loihi.report import report
+    from ottt_loihi.report.export_section import section, tables
 
     command.expect_file(model, "model.pt", {"": "ottt-train -o FOLDER makes one"})
     options = exporter.Options(
@@ -131,7 +132,11 @@ def export(
     result = _export(model, options, time_steps, input_shape, dt)
     exporter.require_agreement(result, max_disagreement)
     verified = [exporter.verify(result, backend.value, verify_samples) for backend in verify or []]
-    files = {} if dry_run else exporter.write(result, output or model.parent, nir or force_nir, force_nir)
+    files: dict[str, str] = {}
+    if not dry_run:
+        folder = output or model.parent
+        files = exporter.write(result, folder, nir or force_nir, force_nir)
+        files["report"] = str(report.add(folder, section(result, files)))
     replays = {b.value: {"samples": verify_samples} | asdict(found) for b, found in zip(verify or [], verified)}
     if json:
         command.print_json(

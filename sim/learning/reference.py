@@ -9,14 +9,8 @@ from __future__ import annotations
 
 import numpy as np
 from ottt_loihi.sim import arithmetic
-from ottt_loihi.sim.learning import encodings, integers, losses
-from ottt_loihi.sim.learning.learner import (
-    LearningLayer,
-    LearningNetwork,
-    lava_trace_random,
-    lava_weight_random,
-    subspace,
-)
+from ottt_loihi.sim.learning import encodings, integers, losses, subspace
+from ottt_loihi.sim.learning.learner import LearningLayer, LearningNetwork, lava_trace_random, lava_weight_random
 from ottt_loihi.sim.network import Sparse
 
 

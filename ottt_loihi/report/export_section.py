@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
 from ottt_loihi.converters.budget import LayerBudget
 from ottt_loihi.converters.verify import Agreement
-from ottt_loihi.sim.network import ChipNetwork, Connection, Conv, Diagonal
-
 from ottt_loihi.report import plots, report
+from ottt_loihi.sim.network import ChipNetwork, Connection, Conv, Diagonal
 
 if TYPE_CHECKING:
     from ottt_loihi.converters.export import Export
