@@ -172,8 +172,8 @@ def alignment(task: Task, learner: Learner) -> dict[str, list[float]]:
 
 def torch_gradient(plan: Plan, weights: list[np.ndarray], x: np.ndarray, labels: np.ndarray) -> list[np.ndarray]:
     sizes = [w.shape[1] for w in weights] + [plan.classes]
-    net = mlp(sizes, decay=plan.decay[0], time_steps=plan.chip.num_steps).double()
-    layers = [*(block.synapse for block in net.blocks), net.readout]
+    net = mlp(sizes, beta=plan.decay[0], time_steps=plan.chip.num_steps).double()
+    layers = [*(block.connection for block in net.blocks), net.readout]
     for layer, weight in zip(layers, weights):
         layer.weight.data = torch.from_numpy(weight)
     spikes = torch.from_numpy(x.astype(np.float64))
@@ -218,7 +218,7 @@ def _cosine(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def _neuron(plan: Plan) -> dict[str, Any]:
-    return {"decay": plan.decay[0], "reset": "subtract"}
+    return {"beta": plan.decay[0], "reset": "subtract"}
 
 
 def _in_units(plan: Plan, weights: list[np.ndarray]) -> list[np.ndarray]:

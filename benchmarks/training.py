@@ -69,20 +69,20 @@ def two_forward_batch(net: Network, x: Tensor, labels: Tensor) -> Tensor:
     for t in range(x.shape[1]):
         out = x[:, t]
         for i, block in enumerate(net.blocks):
-            lam = block.neuron.decay
+            lam = block.neuron.beta
             if authors and i == 0:
-                current = _apply(block.synapse, out)
+                current = _apply(block.connection, out)
             else:
                 traces[i] = out.detach() if traces[i] is None else lam * traces[i] + out.detach()
                 with torch.no_grad():
-                    value = _apply(block.synapse, out)
-                current = _Replace.apply(_apply(block.synapse, _Replace.apply(out, traces[i])), value)
+                    value = _apply(block.connection, out)
+                current = _Replace.apply(_apply(block.connection, _Replace.apply(out, traces[i])), value)
             u = current if v[i] is None else lam * v[i].detach() + current
             s = _Spike.apply(u - block.neuron.v_threshold)
             v[i] = u.detach() - block.neuron.v_threshold * s.detach()
             out = s
         if authors:
-            lam = net.blocks[-1].neuron.decay
+            lam = net.blocks[-1].neuron.beta
             traces[-1] = out.detach() if traces[-1] is None else lam * traces[-1] + out.detach()
             with torch.no_grad():
                 value = _apply(net.readout, out)
@@ -101,7 +101,7 @@ def plain_bptt_batch(net: Network, x: Tensor, labels: Tensor) -> Tensor:
     for t in range(x.shape[1]):
         out = x[:, t]
         for i, block in enumerate(net.blocks):
-            u = block.neuron.decay * v[i].to(out) + _apply(block.synapse, out)
+            u = block.neuron.beta * v[i].to(out) + _apply(block.connection, out)
             out = _Spike.apply(u - block.neuron.v_threshold)
             v[i] = u - block.neuron.v_threshold * out.detach()
         o = _apply(net.readout, out)
@@ -111,15 +111,15 @@ def plain_bptt_batch(net: Network, x: Tensor, labels: Tensor) -> Tensor:
     return scores
 
 
-def _apply(synapse: nn.Module, x: Tensor) -> Tensor:
-    weight = synapse.weight if synapse.gain is None else standardize(synapse.weight, synapse.gain)
-    if synapse.input_scale != 1:
-        x = x * synapse.input_scale
-    if synapse.pool is not None:
-        x = functional.adaptive_avg_pool2d(x, 1) if synapse.pool == "global" else functional.avg_pool2d(x, synapse.pool)
-    if isinstance(synapse, Conv2d):
-        return functional.conv2d(x, weight, synapse.bias, synapse.stride, synapse.padding, 1, synapse.groups)
-    return functional.linear(x.flatten(1), weight, synapse.bias)
+def _apply(c: nn.Module, x: Tensor) -> Tensor:
+    weight = c.weight if c.gain is None else standardize(c.weight, c.gain)
+    if c.input_scale != 1:
+        x = x * c.input_scale
+    if c.pool is not None:
+        x = functional.adaptive_avg_pool2d(x, 1) if c.pool == "global" else functional.avg_pool2d(x, c.pool)
+    if isinstance(c, Conv2d):
+        return functional.conv2d(x, weight, c.bias, c.stride, c.padding, 1, c.groups)
+    return functional.linear(x.flatten(1), weight, c.bias)
 
 
 def networks(convention: str) -> dict[str, tuple[Network, int]]:
@@ -161,7 +161,7 @@ def _batch_of(rule: Rule, net: Network, x: Tensor, labels: Tensor) -> Callable[[
 
 def check_equal(net: Network, x: Tensor, labels: Tensor) -> None:
     """What is written here has our rules' gradients; in float64, where no spike at the threshold comes or goes."""
-    if net.convention == "paper" and any(s.bias is not None for s in net.synapses()):
+    if net.convention == "paper" and any(s.bias is not None for s in net.connections()):
         raise ValueError("the two-forward formulation has no trace on biases")
     exact, found = copy.deepcopy(net).double(), {}
     for name, run in contenders(exact, x[:, :12].double(), labels).items():
@@ -184,7 +184,7 @@ def let_fire(net: Network, x: Tensor, rate: float) -> list[float]:
     """
     found = []
     for index, block in enumerate(net.blocks):
-        scaled = block.synapse.weight if block.synapse.gain is None else block.synapse.gain
+        scaled = block.connection.weight if block.connection.gain is None else block.connection.gain
         start, low, high = scaled.clone(), 0.0, 64.0
         for _ in range(16):
             factor = (low + high) / 2

@@ -17,8 +17,8 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from ottt_loihi import checks
 from ottt_loihi.errors import UsageError
-from ottt_loihi.nn.neurons import one_of
 from ottt_loihi.rules.base import UPDATES, BatchResult
 from ottt_loihi.rules.losses import Loss
 
@@ -72,7 +72,7 @@ class OTTT:
 
     def __init__(self, blocks: Iterable[nn.Module], update: str = "sequence") -> None:
         self.blocks = list(blocks)
-        self.update = one_of(update, "update", UPDATES)
+        self.update = checks.one_of(update, "update", UPDATES)
         if not self.blocks:
             raise UsageError("slayer: expected one or more blocks, got none")
         for index, block in enumerate(self.blocks):

@@ -33,7 +33,7 @@ def gradients(net, x, labels, loss, surrogate, attached=None):
 
     ``attached``: the hidden layers whose gradient runs back through λ·v[t−1]; None: all (BPTT). Resets are constants.
     """
-    layers = [block.synapse for block in net.blocks] + [net.readout]
+    layers = [block.connection for block in net.blocks] + [net.readout]
     weights = [layer.weight.detach().clone().requires_grad_() for layer in layers]
     biases = [None if layer.bias is None else layer.bias.detach().clone().requires_grad_() for layer in layers]
     v = [0.0] * len(net.blocks)
@@ -43,7 +43,7 @@ def gradients(net, x, labels, loss, surrogate, attached=None):
         for index, block in enumerate(net.blocks):
             neuron = block.neuron
             past = v[index] if attached is None or index in attached or t == 0 else v[index].detach()
-            u = neuron.decay * past + torch.nn.functional.linear(h, weights[index], biases[index])
+            u = neuron.beta * past + torch.nn.functional.linear(h, weights[index], biases[index])
             h = Spike.apply(u, neuron.v_threshold, surrogate)
             fired = h.detach()
             v[index] = u - (neuron.v_threshold if neuron.reset == "subtract" else u.detach()) * fired

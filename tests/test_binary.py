@@ -46,7 +46,7 @@ def _net(**settings):
 
 
 def test_without_leak_a_constant_input_gives_equal_outputs():
-    net = _net(decay=0.0, reset="zero")
+    net = _net(beta=0.0, reset="zero")
     x = torch.rand(4, 1, 8, dtype=torch.float64).expand(-1, 5, -1)
     (o,) = net.run(x, ("o",)).states["o"]
     assert torch.equal(o, o[:1].expand_as(o))
@@ -54,7 +54,7 @@ def test_without_leak_a_constant_input_gives_equal_outputs():
 
 def test_sltt_is_the_sum_over_binary_networks_with_frozen_noise():
     """s[t] = H(W·x + ξ[t] − θ), ξ[t] = λ·v[t − 1] a constant: T networks that share their weights."""
-    net, steps = _net(decay=0.5, shortcuts=True), 5
+    net, steps = _net(beta=0.5, shortcuts=True), 5
     x = torch.rand(4, steps, 8, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
     labels = torch.tensor([0, 1, 2, 0])
     make_rule("sltt").train_batch(net, x, labels, SquaredError(), None)
@@ -64,7 +64,7 @@ def test_sltt_is_the_sum_over_binary_networks_with_frozen_noise():
     for t in range(steps):
         out, before = x[:, t], None
         for index, block in enumerate(net.blocks):
-            current = block.synapse(out)[0]
+            current = block.connection(out)[0]
             current = current if block.skip is None else current + before
             noise = 0.5 * v[index][t - 1].detach() if t else 0.0
             out, before = block.neuron(current + noise).s, current
@@ -83,7 +83,7 @@ def test_digits(rule):
     trainer = Trainer(net, make_rule(rule), loss="cross-entropy", encoding="constant")
     trainer.fit(split.x_train, split.y_train, 12)
     assert evaluate(net, split.x_test, split.y_test, encoding="constant").accuracy >= 0.95
-    (level,) = net.blocks[1].synapse.effective().weight.detach().abs().unique()
+    (level,) = net.blocks[1].connection.effective().weight.detach().abs().unique()
     assert level > 0
 
 
@@ -105,7 +105,7 @@ def test_the_chip_holds_one_bit_weights_exactly(reset, shortcuts):
     # the layer alone, on the spikes that the first one really sent: threshold and decay are rounded, no weight is
     sent = torch.from_numpy(found.states["s"][0].reshape(20, 30, 12)).double()
     expected = np.stack(
-        layer_spikes(net.blocks[1].neuron, net.blocks[1].synapse.effective().weight.detach(), 1.0, sent)
+        layer_spikes(net.blocks[1].neuron, net.blocks[1].connection.effective().weight.detach(), 1.0, sent)
     )
     assert 0.01 < expected.mean() < 0.9
     assert (found.states["s"][1].reshape(expected.shape) != expected).mean() < 0.005
@@ -118,7 +118,7 @@ def layer_spikes(neuron, weight, v_threshold, sent):
 def current_spikes(neuron, currents, v_threshold):
     v, spikes = 0.0, []
     for current in currents:
-        u = neuron.decay * v + current
+        u = neuron.beta * v + current
         fired = (u > v_threshold).double()
         v = u - v_threshold * fired if neuron.reset == "subtract" else u * (1 - fired)
         spikes.append(fired.numpy() != 0)
@@ -129,7 +129,7 @@ def current_spikes(neuron, currents, v_threshold):
 def test_weights_of_one_with_a_folded_threshold_have_not_a_spike_of_difference(reset):
     net = mlp((8, 12, 12, 3), binary="layer", seed=2, reset=reset).double()
     sent = (torch.rand(20, 30, 12, generator=torch.Generator().manual_seed(3)) < 0.4).double()
-    neuron, weight = net.blocks[1].neuron, net.blocks[1].synapse.effective().weight.detach()
+    neuron, weight = net.blocks[1].neuron, net.blocks[1].connection.effective().weight.detach()
     plain = layer_spikes(neuron, weight, 1.0, sent)
     folded = layer_spikes(neuron, weight.sign(), 1.0 / float(weight.abs().max()), sent)
     assert 0.01 < np.mean(plain) < 0.9
@@ -156,8 +156,8 @@ def test_batch_norm_folds_into_signs_biases_and_thresholds(reset):
 
 def test_conv_and_checkpoint_know_it():
     net = conv("4C3-AP2-6C3-GAP", binary="channel", input_shape=(1, 8, 8))
-    assert [s.binary for s in net.synapses()] == [None, "channel", None]
-    assert [s.binary for s in build(net.architecture).synapses()] == [None, "channel", None]
+    assert [s.binary for s in net.connections()] == [None, "channel", None]
+    assert [s.binary for s in build(net.architecture).connections()] == [None, "channel", None]
     with pytest.raises(UsageError, match="binary: expected one of channel, layer"):
         mlp(binary="row", sizes=(4, 3, 3, 2))
 

@@ -39,7 +39,7 @@ def payload(net=None, **changes):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_a_network_survives(tmp_path, dtype):
-    net = mlp((4, 5, 3, 2), decay=0.25, reset="zero", surrogate="sigmoid", convention="authors", bias=True).to(dtype)
+    net = mlp((4, 5, 3, 2), beta=0.25, reset="zero", surrogate="sigmoid", convention="authors", bias=True).to(dtype)
     save(net, tmp_path / "deep" / "model.pt", {"seed": 7})
     again = load(tmp_path / "deep" / "model.pt")
     assert same(net, again)
@@ -127,7 +127,7 @@ def test_an_architecture_larger_than_its_weights_allocates_nothing(tmp_path):
     huge = {"name": "mlp", "arguments": {**small().architecture["arguments"], "sizes": [4, 10**9, 2]}}
     path = tmp_path / "model.pt"
     torch.save(payload(metadata=json.dumps({"architecture": huge, "provenance": {}})), path)
-    with pytest.raises(FileError, match=r"blocks\.0\.synapse\.\w+: expected shape \(1000000000"):
+    with pytest.raises(FileError, match=r"blocks\.0\.connection\.\w+: expected shape \(1000000000"):
         load(path)
 
 
@@ -141,9 +141,9 @@ def test_weights_that_are_one_number_repeated_allocate_nothing(tmp_path):
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_weights_that_are_not_finite_are_refused_by_name(tmp_path, value):
     net = small()
-    net.blocks[0].synapse.weight.data[1, 2] = value
+    net.blocks[0].connection.weight.data[1, 2] = value
     torch.save(payload(net), tmp_path / "model.pt")
-    with pytest.raises(FileError, match=r"blocks\.0\.synapse\.weight: 1 of 12 values are NaN or infinite"):
+    with pytest.raises(FileError, match=r"blocks\.0\.connection\.weight: 1 of 12 values are NaN or infinite"):
         load(tmp_path / "model.pt")
 
 

@@ -93,7 +93,7 @@ def test_a_hostile_pickle_is_refused_and_does_not_run(model, tmp_path):
 def test_a_dead_layer_is_4(tmp_path):
     net = mlp((64, 16, 10), input_shape=(8, 8))
     with torch.no_grad():
-        net.blocks[0].synapse.weight.zero_()
+        net.blocks[0].connection.weight.zero_()
     save(net, tmp_path / "model.pt")
     assert_one_line(run_here("ottt-export", tmp_path / "model.pt"), 4, "hidden 1.weight", "train")
     assert [p.name for p in tmp_path.iterdir()] == ["model.pt"]

@@ -95,7 +95,7 @@ def test_a_run_for_people_writes_runs_train_by_default(tmp_path):
         (["--resume"], 3, "training.pt: cannot be read"),
         (["--epochs", "0"], 2, "--epochs"),
         (["--reset", "hard"], 2, "--reset"),
-        (["--decay", "1.5"], 2, "--decay"),
+        (["--beta", "1.5"], 2, "--beta"),
         (["--hidden", "12;3"], 2, "--hidden: expected numbers separated by commas"),
         (["--hidden", "0"], 2, "sizes: expected"),
         (["--v-threshold", "0"], 2, "v_threshold: expected"),

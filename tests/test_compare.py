@@ -59,7 +59,7 @@ def test_table_plot_and_numbers_and_finished_runs_are_kept(tmp_path):
     assert all(row["seeds"] == [3] and row["seconds"] > 0 and row["memory"] > 10**7 for row in rows)
     assert 0 < rows[0]["accuracy_chip"] <= 1
     assert rows[1]["accuracy_chip"] is None  # the chip holds no bias of a neuron that never leaks
-    assert "bias needs decay < 1" in rows[1]["reason"]
+    assert "bias needs beta < 1" in rows[1]["reason"]
     assert "DSR, biases" in (folder / "comparison.md").read_text()
     assert (folder / "comparison.svg").read_text().startswith("<svg")
     before = {p: p.stat().st_mtime_ns for p in folder.glob("*/model.pt")}

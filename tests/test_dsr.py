@@ -31,7 +31,7 @@ def _net(kind):
 def test_charge_identity(kind):
     neuron, T = DSRNeuron(**KINDS[kind]).double(), 50
     current = 0.6 * torch.rand(T, 100, dtype=torch.float64)
-    beta, v, out = neuron.decay, None, 0.0
+    beta, v, out = neuron.beta, None, 0.0
     for t in range(T):
         s, _, v = neuron(current[t], v)
         out = beta * out + s
@@ -65,7 +65,7 @@ def test_exact_gradients_are_the_clamp_networks(kind):
     a, saturated = weighted[0], 0
     for block, rate in zip(net.blocks, weighted[1:]):
         neuron = block.neuron
-        z = torch.nn.functional.linear(a, block.synapse.weight, block.synapse.bias) * neuron.gain
+        z = torch.nn.functional.linear(a, block.connection.weight, block.connection.bias) * neuron.gain
         clamp = torch.minimum(z.clamp(min=0), neuron.amplitude)
         saturated += int((z > neuron.amplitude).sum())
         a = clamp + (rate - clamp).detach()
@@ -82,7 +82,7 @@ def test_released_lif_threshold_gradient_is_multiplied_by_dt():
     for mode in ("exact", "released"):
         net = _net("lif")
         make_rule("dsr", gradients=mode).train_batch(net, x, labels, SquaredError(), None)
-        grads[mode] = [(b.neuron.v_threshold.grad, b.synapse.weight.grad) for b in net.blocks]
+        grads[mode] = [(b.neuron.v_threshold.grad, b.connection.weight.grad) for b in net.blocks]
     (v, w), (v_released, w_released) = grads["exact"][0], grads["released"][0]
     assert v != 0
     torch.testing.assert_close(v_released, v * 0.05**2)
@@ -97,7 +97,7 @@ def test_released_weight_gradients_are_off_by_as_much_as_measured(dt, off):
     for mode in ("exact", "released"):
         net = dsr((30,), input_shape=(200,), num_classes=3, kind="lif", v_threshold=1.0, alpha=0.3, dt=dt).double()
         make_rule("dsr", gradients=mode).train_batch(net, x, torch.arange(16) % 3, SquaredError(), None)
-        found.append(net.blocks[0].synapse.weight.grad)
+        found.append(net.blocks[0].connection.weight.grad)
     exact, released = found
     assert float((released - exact).norm() / exact.norm()) == pytest.approx(off, rel=0.3)
 
@@ -105,7 +105,7 @@ def test_released_weight_gradients_are_off_by_as_much_as_measured(dt, off):
 def test_one_threshold_chip_form_has_the_same_spikes():
     for kind, given in KINDS.items():
         neuron, T = DSRNeuron(**given).double(), 60
-        V, alpha, beta = float(neuron.v_threshold.detach()), neuron.alpha, neuron.decay
+        V, alpha, beta = float(neuron.v_threshold.detach()), neuron.alpha, neuron.beta
         current, v, u = torch.rand(T, 200, dtype=torch.float64), None, (1 - alpha) * V
         for t in range(T):
             s, _, v = neuron(current[t], v)
@@ -133,7 +133,7 @@ def _lif_spikes(net, x):
         s, now = x[:, t], []
         for index, layer in enumerate(net.layers[:-1]):
             (connection,) = net.inputs_of(index)
-            u = layer.decay * v[index] + s @ connection.weight.T + (0 if layer.bias is None else layer.bias)
+            u = layer.beta * v[index] + s @ connection.weight.T + (0 if layer.bias is None else layer.bias)
             s = (u > layer.v_threshold).astype(float)
             v[index] = u - layer.v_threshold * s
             now.append(s)
@@ -146,9 +146,9 @@ def _trained(kind, bias=True):
     generator = torch.Generator().manual_seed(3)
     with torch.no_grad():
         for block in net.blocks:
-            block.synapse.weight.normal_(0, 0.4, generator=generator)
+            block.connection.weight.normal_(0, 0.4, generator=generator)
             if bias:
-                block.synapse.bias.uniform_(-0.1, 0.1, generator=generator)
+                block.connection.bias.uniform_(-0.1, 0.1, generator=generator)
     return net, (torch.rand(50, 20, 20, generator=generator) < 0.3).double()
 
 
@@ -195,6 +195,6 @@ def test_what_does_not_fit_is_refused():
     with pytest.raises(UsageError, match="no surrogate gradient"):
         make_rule("ottt").train_batch(net, x, labels, SquaredError(), None)
     with torch.no_grad():
-        net.blocks[0].synapse.bias += 1
-    with pytest.raises(ChipError, match="a bias needs decay < 1"):
+        net.blocks[0].connection.bias += 1
+    with pytest.raises(ChipError, match="a bias needs beta < 1"):
         quantize(from_torch(net), 8)

@@ -17,7 +17,7 @@ from ottt_loihi.rules import make_rule, three_factors
 from ottt_loihi.rules.losses import CrossEntropy, SquaredError
 
 T = 5
-SMALL = {"decay": 0.6, "surrogate": "sigmoid", "time_steps": T}
+SMALL = {"beta": 0.6, "surrogate": "sigmoid", "time_steps": T}
 IMAGE = {**SMALL, "input_shape": (2, 8, 8), "num_classes": 3}
 
 
@@ -45,7 +45,7 @@ def networks(convention="paper", reset="subtract"):
                 p.data *= 1.5
         for block in net.blocks:
             for branch in block.branches:
-                branch.synapse.weight.data.uniform_(-0.3, 0.3, generator=generator)
+                branch.connection.weight.data.uniform_(-0.3, 0.3, generator=generator)
     return nets
 
 
@@ -74,40 +74,40 @@ def plain_step(net, x, v, history, past):
     blocks' membranes keep their graph."""
     out, currents, spikes, membranes = x, [], [], []
     for i, block in enumerate(net.blocks):
-        current = plain_synapse(block.synapse, out)
+        current = plain_connection(block.connection, out)
         for branch in block.branches:
             steps = [[torch.zeros_like(a) for a in history[0]]] * branch.delay + history[1:] + [spikes]
             source = steps[-1 - branch.delay][branch.source]
-            current = current + plain_synapse(branch.synapse, source)
+            current = current + plain_connection(branch.connection, source)
         if block.skip is not None:
             current = current + block.skip.factor * currents[block.skip.source]
-        u = block.neuron.decay * (v[i] if i in past else v[i].detach()) + current
+        u = block.neuron.beta * (v[i] if i in past else v[i].detach()) + current
         s = fire(u, block.neuron)
         held = s.detach()
         membranes.append(u - block.neuron.v_threshold * held if block.neuron.reset == "subtract" else u * (1 - held))
         spikes.append(s)
         currents.append(current)
         out = s
-    return plain_synapse(net.readout, out), membranes, spikes
+    return plain_connection(net.readout, out), membranes, spikes
 
 
-def plain_synapse(synapse, x):
+def plain_connection(connection, x):
     functional = torch.nn.functional
-    weight = standardize(synapse.weight, synapse.gain) if synapse.gain is not None else synapse.weight
-    x = x * synapse.input_scale
-    if synapse.pool == "global":
+    weight = standardize(connection.weight, connection.gain) if connection.gain is not None else connection.weight
+    x = x * connection.input_scale
+    if connection.pool == "global":
         x = functional.adaptive_avg_pool2d(x, 1)
-    elif synapse.pool is not None:
-        x = functional.avg_pool2d(x, synapse.pool)
-    if isinstance(synapse, Conv2d):
-        x = x.repeat_interleave(synapse.upsample, 2).repeat_interleave(synapse.upsample, 3)
-        geometry = dict(stride=synapse.stride, padding=synapse.padding, groups=synapse.groups)
-        y = functional.conv2d(x, weight, synapse.bias, **geometry)
-        if synapse.pool_after is not None:
-            y = functional.avg_pool2d(y, *synapse.pool_after)
+    elif connection.pool is not None:
+        x = functional.avg_pool2d(x, connection.pool)
+    if isinstance(connection, Conv2d):
+        x = x.repeat_interleave(connection.upsample, 2).repeat_interleave(connection.upsample, 3)
+        geometry = dict(stride=connection.stride, padding=connection.padding, groups=connection.groups)
+        y = functional.conv2d(x, weight, connection.bias, **geometry)
+        if connection.pool_after is not None:
+            y = functional.avg_pool2d(y, *connection.pool_after)
     else:
-        y = functional.linear(x.flatten(1), weight, synapse.bias)
-    return y * synapse.output_scale * (1 if synapse.skip_gain is None else synapse.skip_gain)
+        y = functional.linear(x.flatten(1), weight, connection.bias)
+    return y * connection.output_scale * (1 if connection.skip_gain is None else connection.skip_gain)
 
 
 def oracle(net, x, labels, past, loss=SQUARED, through_time=False):
@@ -175,7 +175,7 @@ def test_identity_4_the_authors_first_layer_and_biases_have_no_trace():
         x, labels = batch(net)
         found, _ = gradients(net, make_rule("ottt", update="sequence", convention="authors"), x, labels)
         expected = oracle(net, x, labels, set())
-        first = ["blocks.0.synapse.weight"]
+        first = ["blocks.0.connection.weight"]
         assert_same(found, expected, first + [name for name in expected if name.endswith("bias")])
 
 
@@ -208,9 +208,9 @@ def test_identity_6_the_batch_gradient_is_the_mean_of_the_samples(kind, conventi
 def test_identity_8_without_memory_ottt_is_sltt(kind):
     net = networks()[kind]
     for block in net.blocks:
-        block.neuron.decay = 0.0
-        if block.synapse.bias is not None:
-            block.synapse.bias.data += 0.9  # no past helps a neuron to fire
+        block.neuron.beta = 0.0
+        if block.connection.bias is not None:
+            block.connection.bias.data += 0.9  # no past helps a neuron to fire
     x, labels = batch(net)
     expected, _ = gradients(net, make_rule("sltt"), x, labels)
     assert_same(gradients(net, make_rule("ottt", update="sequence"), x, labels)[0], expected)
@@ -248,24 +248,24 @@ def test_identity_12_saf_f_has_the_gradient_of_the_spike_representation(kind):
 def _spike_representation(net, x, labels):
     """a = clamp(I*/Vth, 0, 1) layer by layer, at the rates that the simulation has."""
     net.zero_grad()
-    decay = net.blocks[0].neuron.decay
+    beta = net.blocks[0].neuron.beta
     with torch.no_grad():
         spikes = net.run(x, record=("s",)).states["s"]
-    weights = torch.tensor([decay ** (T - 1 - t) for t in range(T)], dtype=torch.float64)
+    weights = torch.tensor([beta ** (T - 1 - t) for t in range(T)], dtype=torch.float64)
     weights = weights / weights.sum()
     rates, currents = [], []
     a = torch.einsum("t,nt...->n...", weights, x)
     for i, block in enumerate(net.blocks):
-        current = plain_synapse(block.synapse, a)
+        current = plain_connection(block.connection, a)
         for branch in block.branches:
-            current = current + plain_synapse(branch.synapse, rates[branch.source])
+            current = current + plain_connection(branch.connection, rates[branch.source])
         if block.skip is not None:
             current = current + block.skip.factor * currents[block.skip.source]
         clamp = (current / block.neuron.v_threshold).clamp(0, 1)
         a = clamp - clamp.detach() + torch.einsum("t,tn...->n...", weights, spikes[i])
         rates.append(a)
         currents.append(current)
-    SquaredError()(plain_synapse(net.readout, a), labels, 1).backward()
+    SquaredError()(plain_connection(net.readout, a), labels, 1).backward()
     return {name: p.grad.clone() for name, p in net.named_parameters() if p.grad is not None}
 
 
@@ -273,7 +273,7 @@ def _spike_representation(net, x, labels):
 def test_identity_13_ottt_points_the_way_of_the_spike_representation(steps):
     """Theorem 1, with the rectangle as surrogate: a positive inner product in each of many networks."""
     for seed in range(15):
-        net = mlp((12, 9, 7, 3), decay=0.9, surrogate="rectangle", time_steps=steps, seed=seed).double()
+        net = mlp((12, 9, 7, 3), beta=0.9, surrogate="rectangle", time_steps=steps, seed=seed).double()
         generator = torch.Generator().manual_seed(seed)
         x = (torch.rand(4, steps, 12, generator=generator) < 0.5).double()
         labels = torch.randint(3, (4,), generator=generator)
@@ -301,23 +301,23 @@ def test_the_three_factors_multiply_to_the_gradient(kind, convention):
     net.zero_grad()
     result = rule.train_batch(net, x, labels, SquaredError(), None)
     assert torch.isfinite(result.loss)
-    for index, synapse in enumerate(net.synapses()):
+    for index, connection in enumerate(net.connections()):
         step = steps[0][index]
         assert step.surrogate.shape == step.error.shape
         total = sum(factors[index].gradient() for factors in steps)
         biases = [f[index].bias_trace * f[index].post for f in steps]
-        weights = synapse.effective()
+        weights = connection.effective()
         graph = [weights.weight] + ([] if weights.bias is None else [weights.bias])
-        sums = [total] + ([] if weights.bias is None else [sum(_bias_sum(b, synapse) for b in biases)])
-        for p in synapse.parameters():
+        sums = [total] + ([] if weights.bias is None else [sum(_bias_sum(b, connection) for b in biases)])
+        for p in connection.parameters():
             expected = torch.autograd.grad(graph, p, sums, retain_graph=True, allow_unused=True)[0]
             torch.testing.assert_close(expected, p.grad, rtol=1e-10, atol=1e-13)
 
 
-def _bias_sum(post, synapse):
-    if getattr(synapse, "pool_after", None) is not None:  # padding counts: the ends of the image weigh less
+def _bias_sum(post, connection):
+    if getattr(connection, "pool_after", None) is not None:  # padding counts: the ends of the image weigh less
         ones = torch.ones(1, 1, 8, 8, dtype=post.dtype)
-        weight = torch.nn.functional.avg_pool2d(ones, *synapse.pool_after)
+        weight = torch.nn.functional.avg_pool2d(ones, *connection.pool_after)
         post = post * weight
     return post.sum([0, *range(2, post.ndim)])
 

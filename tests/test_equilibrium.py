@@ -25,24 +25,24 @@ LOSS = SquaredError()
 
 def one_layer(norm=0.5, **settings):
     """20 neurons, ‖F‖ = norm, θ = 1, float64."""
-    net = mlp((8, 20, 3), recurrent=True, bias=True, decay=settings.pop("decay", 1.0), seed=4, **settings).double()
+    net = mlp((8, 20, 3), recurrent=True, bias=True, beta=settings.pop("beta", 1.0), seed=4, **settings).double()
     (branch,) = net.blocks[0].branches
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
-        net.blocks[0].synapse.bias.uniform_(0, 0.5, generator=generator)
-        branch.synapse.weight.mul_(norm / torch.linalg.matrix_norm(branch.synapse.weight, 2))
+        net.blocks[0].connection.bias.uniform_(0, 0.5, generator=generator)
+        branch.connection.weight.mul_(norm / torch.linalg.matrix_norm(branch.connection.weight, 2))
     return net.eval()
 
 
 def two_layers():
-    return mlp((8, 12, 9, 3), recurrent=True, bias=True, decay=1.0, seed=5).double().eval()
+    return mlp((8, 12, 9, 3), recurrent=True, bias=True, beta=1.0, seed=5).double().eval()
 
 
 def loop():
     """A loop through two convolutions."""
-    net = conv("3C3-AP2-4C3-GAP", input_shape=(2, 6, 6), num_classes=3, feedback=True, decay=1.0, seed=6).double()
+    net = conv("3C3-AP2-4C3-GAP", input_shape=(2, 6, 6), num_classes=3, feedback=True, beta=1.0, seed=6).double()
     with torch.no_grad():
-        net.blocks[0].branches[0].synapse.weight.normal_(generator=torch.Generator().manual_seed(2))
+        net.blocks[0].branches[0].connection.weight.normal_(generator=torch.Generator().manual_seed(2))
     return net.eval()
 
 
@@ -97,7 +97,7 @@ def test_the_solvers_find_the_dense_solution_and_not_the_released_one():
     net, x, labels = prepared("one layer")
     found = at_equilibrium(net, x)
     g = found.output_error(LOSS(found.o, labels, 1))
-    f = net.blocks[0].branches[0].synapse.weight.detach()
+    f = net.blocks[0].branches[0].connection.weight.detach()
     expected, released = [], []
     for b in range(len(x)):
         j = torch.diag(found.open[0][b].double()) @ f
@@ -110,9 +110,9 @@ def test_the_solvers_find_the_dense_solution_and_not_the_released_one():
         assert (beta - torch.stack(released)).norm() > 0.3 * beta.norm()
 
 
-@pytest.mark.parametrize("decay", [1.0, 0.99])
-def test_rates_approach_the_equilibrium(decay):
-    net = one_layer(decay=decay)
+@pytest.mark.parametrize("beta", [1.0, 0.99])
+def test_rates_approach_the_equilibrium(beta):
+    net = one_layer(beta=beta)
     x = torch.rand(6, 8, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
     exact = at_equilibrium(net, x).rates[0]
     errors = []
@@ -120,7 +120,7 @@ def test_rates_approach_the_equilibrium(decay):
         rates = equilibrium.simulate(net, x[:, None].expand(-1, steps, -1))
         errors.append(float((rates.blocks[0] - exact).abs().max()))
     assert errors[2] < errors[1] < errors[0] < 0.15
-    assert errors[2] < (0.003 if decay == 1 else 0.03)
+    assert errors[2] < (0.003 if beta == 1 else 0.03)
 
 
 def test_spide_error_identity_and_its_error_falls_with_the_steps():
@@ -174,7 +174,7 @@ def test_loop_norm_is_the_spectral_norm():
     assert abs(loop_norm(net, 0, branch) - 0.7) < 1e-3
     net = mlp((8, 12, 3), recurrent=True, v_threshold=2.0).double()
     (branch,) = net.blocks[0].branches
-    expected = float(torch.linalg.matrix_norm(branch.synapse.weight.detach(), 2)) / 2
+    expected = float(torch.linalg.matrix_norm(branch.connection.weight.detach(), 2)) / 2
     assert abs(loop_norm(net, 0, branch) - expected) < 1e-3 * expected
     restrict(net, 0.25)
     assert abs(loop_norm(net, 0, branch) - 0.25) < 1e-3
@@ -182,7 +182,7 @@ def test_loop_norm_is_the_spectral_norm():
 
 @pytest.mark.parametrize("rule", ["ide", "spide"])
 def test_memory_is_constant_in_the_number_of_time_steps(rule):
-    net = mlp((50, 40, 10), recurrent=True, decay=0.95, v_threshold=2.0)
+    net = mlp((50, 40, 10), recurrent=True, beta=0.95, v_threshold=2.0)
     optimizer = torch.optim.SGD(net.parameters(), lr=1e-3)
     given = {"not_converged": "continue", "max_iterations": 4} if rule == "ide" else {"backward_steps": 4}
     made = make_rule(rule, **given) if rule == "ide" else make_rule(rule, not_converged="continue", **given)
@@ -194,7 +194,7 @@ def test_memory_is_constant_in_the_number_of_time_steps(rule):
 def test_digits(rule):
     split = load_data("digits")
     start = {"v_init": 1.0} if rule == "spide" else {}
-    net = mlp((64, 100, 10), recurrent=True, bias=True, decay=0.99, v_threshold=2.0, time_steps=30, **start)
+    net = mlp((64, 100, 10), recurrent=True, bias=True, beta=0.99, v_threshold=2.0, time_steps=30, **start)
     net.input_shape = split.input_shape
     trainer = Trainer(net, make_rule(rule), loss="cross-entropy", encoding="constant")
     trainer.fit(split.x_train, split.y_train, 10)
@@ -204,7 +204,7 @@ def test_digits(rule):
 
 @pytest.mark.lava
 def test_on_the_chip_with_the_true_delay():
-    net = one_layer(decay=0.95, v_init=0.5, time_steps=12)
+    net = one_layer(beta=0.95, v_init=0.5, time_steps=12)
     x = (torch.rand(3, 12, 8, generator=torch.Generator().manual_seed(0)) < 0.4).double()
     chip = quantize(from_torch(net), 8).chip
     messages = x.numpy().astype(np.int32)
@@ -222,11 +222,11 @@ def test_feedback_still_contracts_as_integers(kind):
     if kind == "loop":  # three steps around on the chip
         net.blocks[0].branches[0].delay = 2
         net._check_shapes()
-    chip = quantize(from_torch(net), 8).chip if kind == "loop" else quantize(from_torch(one_layer(decay=0.95)), 8).chip
+    chip = quantize(from_torch(net), 8).chip if kind == "loop" else quantize(from_torch(one_layer(beta=0.95)), 8).chip
     (norm,) = loop_norms(chip).values()
     assert abs(norm - 0.5) < 0.02
     assert require_contraction(chip)
-    wild = quantize(from_torch(one_layer(1.3, decay=0.95)), 8).chip
+    wild = quantize(from_torch(one_layer(1.3, beta=0.95)), 8).chip
     with pytest.raises(ChipError, match=r"multiplies a difference by 1\.3"):
         require_contraction(wild)
 
@@ -247,7 +247,7 @@ def test_bad_input_is_told():
         make_rule("spide", loss_scale=1e6).train_batch(net, x, labels, LOSS, None)
     with pytest.raises(TrainingError, match="no error neuron fires"):
         make_rule("spide", loss_scale=1e-6).train_batch(net, x, labels, LOSS, None)
-    with pytest.raises(UsageError, match='with reset="subtract" and one decay'):
+    with pytest.raises(UsageError, match='with reset="subtract" and one beta'):
         make_rule("ide").train_batch(mlp((8, 5, 3), reset="zero"), x, labels, LOSS, None)
     with pytest.raises(UsageError, match="expected LIF neurons"):
         make_rule("spide").train_batch(dsr((5,), input_shape=(8,), num_classes=3), x, labels, LOSS, None)

@@ -80,17 +80,17 @@ def test_disagreement_past_the_limit_fails(net):
 
 def test_bad_weights_are_named(net):
     with torch.no_grad():
-        net.blocks[0].synapse.weight[3, 5] = float("nan")
+        net.blocks[0].connection.weight[3, 5] = float("nan")
     with pytest.raises(ChipError, match=r"hidden 1.weight: nan at \(3, 5\)"):
         from_torch(net)
     with torch.no_grad():
-        net.blocks[0].synapse.weight.zero_()
+        net.blocks[0].connection.weight.zero_()
     with pytest.raises(ChipError, match=r"hidden 1\.weight: all weights are zero"):
         from_torch(net)
 
 
 def test_what_cannot_be_mapped_is_named(net):
-    net.blocks[0].synapse = torch.nn.Conv2d(1, 1, 3)
+    net.blocks[0].connection = torch.nn.Conv2d(1, 1, 3)
     with pytest.raises(ChipError, match="hidden 1: a Conv2d"):
         from_torch(net)
 

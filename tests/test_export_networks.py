@@ -42,7 +42,7 @@ def network(name, **settings):
             if parameter.ndim >= 2 and name not in ("standardized", "resnet"):
                 parameter.mul_(1.5)
         if name == "resnet":  # a stem that fires
-            net.blocks[0].synapse.gain.fill_(5)
+            net.blocks[0].connection.gain.fill_(5)
     return net
 
 
@@ -75,13 +75,13 @@ def run_float(net, x):
     for t in range(net.num_steps):
         now, us = {-1: x[:, t].reshape(len(x), -1).astype(float)}, []
         for index, layer in enumerate(net.layers):
-            current = layer.current_decay * currents[index]
+            current = layer.alpha * currents[index]
             for c in net.inputs_of(index):
                 if c.delay <= t:
                     source = sent[t - c.delay] if c.delay else now
                     current = current + source[c.pre] @ matrices[id(c)].T
             currents[index] = current + (0 if layer.bias is None else layer.bias.reshape(-1))
-            u = layer.decay * v[index] + currents[index]
+            u = layer.beta * v[index] + currents[index]
             s = (u > layer.v_threshold).astype(float) * (layer.reset is not None)
             v[index] = u - layer.v_threshold * s if layer.reset == "subtract" else u * (1 - s)
             now[index] = s
@@ -129,7 +129,7 @@ def test_a_network_is_what_it_should_be_on_the_chip():
 def test_feedback_trained_with_too_short_a_delay_is_refused():
     net = conv("4C3-4C3", input_shape=(1, 6, 6), feedback=True)
     with torch.no_grad():
-        net.blocks[0].branches[0].synapse.weight.fill_(0.1)
+        net.blocks[0].branches[0].connection.weight.fill_(0.1)
     with pytest.raises(ChipError, match=r"from hidden 2 to hidden 1: trained with a delay of 1 step, .* takes 2 steps"):
         from_torch(net)
 

@@ -13,7 +13,7 @@ from ottt_loihi.converters.quantize.quantize import quantize  # noqa: E402
 
 from ottt_loihi.data import load_data  # noqa: E402
 from ottt_loihi.errors import UsageError  # noqa: E402
-from ottt_loihi.nn.connections import as_on_chip  # noqa: E402
+from ottt_loihi.nn.connections import fake_quantize  # noqa: E402
 from ottt_loihi.nn.models import conv, mlp  # noqa: E402
 from ottt_loihi.rules import make_rule  # noqa: E402
 from ottt_loihi.training.checkpoint import load, save  # noqa: E402
@@ -23,7 +23,7 @@ from ottt_loihi.training.trainer import Trainer  # noqa: E402
 @pytest.mark.parametrize("bits", range(2, 9))
 def test_weights_lie_on_the_chips_grid(bits):
     weight = torch.randn(40, 30, generator=torch.Generator().manual_seed(0), dtype=torch.float64, requires_grad=True)
-    seen = as_on_chip(weight, bits)
+    seen = fake_quantize(weight, bits)
     integers = seen * 254 / weight.detach().abs().max()
     step = 2 ** (9 - bits)
     assert torch.allclose(integers / step, torch.round(integers / step), atol=1e-9)
@@ -37,9 +37,9 @@ def test_the_chip_gets_the_weights_that_were_trained_with():
     net = conv("4C3-AP2-12F", input_shape=(1, 6, 6), reset="zero", bias=False, seed=2)
     net.quantize(4)
     chip = quantize(from_torch(net), 4).chip
-    for synapse, c in zip(net.synapses(), chip.connections):
-        seen = synapse.effective().weight.detach()
-        scale = 254 / synapse.weight.abs().max()
+    for connection, c in zip(net.connections(), chip.connections):
+        seen = connection.effective().weight.detach()
+        scale = 254 / connection.weight.abs().max()
         ours = torch.unique(torch.round(seen * scale)).tolist()
         assert set(ours) == set(np.unique(c.weight).tolist())
 
@@ -67,7 +67,7 @@ def test_fine_tuning_brings_back_what_three_bits_lose(trained, tmp_path):
     assert done.returncode == 0, done.stderr
     tuned = load(tmp_path / "model.pt")
     assert tuned.provenance["weight_bits"] == 3
-    assert {synapse.weight_bits for synapse in tuned.synapses()} == {3}
+    assert {connection.weight_bits for connection in tuned.connections()} == {3}
     options = exporter.Options(num_weight_bits=3, check=360)
     after = exporter.export(tuned, options).agreement
     before = exporter.export(load(trained), options).agreement

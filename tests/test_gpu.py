@@ -84,7 +84,7 @@ def test_kernels_compute_the_step(shape, convention, surrogate, reset):
     current, v, g = draw(-8, 9), draw(-8, 4), draw(-9, 9)
     u, v_new, s = current.clone(), v.clone(), torch.full_like(v, torch.nan)
     lif_triton.charge_fire_reset(u, v_new, s, neuron)
-    constants = dict(decay=0.5, v_threshold=1.0, reset=reset, convention=convention)
+    constants = dict(beta=0.5, v_threshold=1.0, reset=reset, convention=convention)
     expected = lif_step(current, v, surrogate=neuron.surrogate, **constants)
     for found, wanted in ((u, expected.u), (v_new, expected.v), (s, expected.s)):
         assert torch.equal(found, wanted)

@@ -114,16 +114,16 @@ class TestRule:
         for subspace in rule.hlop.subspaces:  # an exact basis in place of one that is still learning
             subspace.rows = torch.linalg.qr(subspace.rows.t()).Q.t()
         rule.hlop.end_task()
-        before = [(s.weight.detach().clone(), s.bias.detach().clone()) for s in net.synapses()]
+        before = [(s.weight.detach().clone(), s.bias.detach().clone()) for s in net.connections()]
         optimizer = torch.optim.SGD(net.parameters(), 0.05, momentum=0.9)
         for _ in range(5):
             learn(optimizer)
-        for synapse, subspace, (weight, bias) in zip(net.synapses(), rule.hlop.subspaces, before, strict=True):
-            change = synapse.weight.detach() - weight
+        for connection, subspace, (weight, bias) in zip(net.connections(), rule.hlop.subspaces, before, strict=True):
+            change = connection.weight.detach() - weight
             old = subspace.rows[: subspace.fixed]
             assert change.norm() > 1e-3
             assert (change @ old.t()).abs().max() < 1e-12
-            assert torch.equal(synapse.bias.detach(), bias)
+            assert torch.equal(connection.bias.detach(), bias)
             assert len(subspace.rows) == 2 * subspace.fixed
 
     def test_without_an_end_of_task_the_gradients_are_ottts(self):
@@ -188,7 +188,7 @@ class TestRule:
         ("settings", "message"),
         [
             ({}, "hlop: expected rows"),
-            ({"rows": 5}, "hlop.rows: expected a list of positive integers"),
+            ({"rows": 5}, "hlop.rows: expected 1 or more positive integers"),
             ({"rows": [5, 0]}, "hlop.rows: expected"),
             ({**ROWS, "learning_rate": 0}, "hlop.learning_rate: expected a number > 0"),
             ({**ROWS, "learning_rate": [0.1]}, "for each of 2 connections"),

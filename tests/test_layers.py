@@ -13,7 +13,7 @@ def test_the_weight_gradient_uses_the_trace_and_the_input_gradient_does_not():
     xs = [(torch.rand(4, 5, dtype=torch.float64) < 0.5).double().requires_grad_() for _ in range(3)]
     state = None
     for x in xs:
-        current, state = layer(x, state, decay=0.5, traced=True, bias_traced=True)
+        current, state = layer(x, state, beta=0.5, traced=True, bias_traced=True)
     g = torch.randn(4, 3, dtype=torch.float64)
     current.backward(g)
     trace = 0.25 * xs[0] + 0.5 * xs[1] + xs[2]
@@ -30,8 +30,8 @@ def test_the_trace_changes_no_current():
     layer, x = Linear(5, 3, bias=True), torch.rand(4, 5)
     plain, state = layer(x)
     assert state.trace is None
-    _, state = layer(x, decay=0.5, traced=True, bias_traced=True)
-    traced, _ = layer(x, state, decay=0.5, traced=True, bias_traced=True)
+    _, state = layer(x, beta=0.5, traced=True, bias_traced=True)
+    traced, _ = layer(x, state, beta=0.5, traced=True, bias_traced=True)
     assert torch.equal(plain, traced)
 
 
@@ -53,11 +53,11 @@ def test_a_step_depends_on_its_arguments_only():
     net.step(x[:, 2], first[1], ottt_paths("paper"))
     again = net.step(x[:, 1], state, ottt_paths("paper"))
     assert torch.equal(first[0], again[0])
-    assert torch.equal(first[1].blocks[0].synapses[0].trace, again[1].blocks[0].synapses[0].trace)
+    assert torch.equal(first[1].blocks[0].connections[0].trace, again[1].blocks[0].connections[0].trace)
 
 
 def test_run_is_the_steps_and_records_them():
-    net = mlp((12, 7, 5, 3), input_shape=(3, 4), bias=True, decay=0.75, seed=1)
+    net = mlp((12, 7, 5, 3), input_shape=(3, 4), bias=True, beta=0.75, seed=1)
     x = torch.rand(2, 9, 3, 4) < 0.5  # another T than the network's, and bool
     run = net.run(x, record=("u", "v", "s", "o"))
     assert [tuple(u.shape) for u in run.states["u"]] == [(9, 2, 7), (9, 2, 5)]
@@ -68,7 +68,7 @@ def test_run_is_the_steps_and_records_them():
     assert s.sum() > 0
     assert torch.equal(s, (u > 1).float())
     assert torch.equal(v, u - s)
-    current = torch.nn.functional.linear(x[:, 3].flatten(1).float(), net.blocks[0].synapse.weight)
+    current = torch.nn.functional.linear(x[:, 3].flatten(1).float(), net.blocks[0].connection.weight)
     torch.testing.assert_close(u[3], 0.75 * (u[2] - s[2]) + current)
 
 
@@ -83,7 +83,7 @@ def test_the_seed_makes_the_weights_and_leaves_the_global_generator_alone():
 
 
 def test_architecture_builds_the_same_network():
-    net = mlp((8, 6, 4, 3), decay=0.25, v_threshold=0.5, reset="zero", bias=True, input_shape=(2, 4), time_steps=3)
+    net = mlp((8, 6, 4, 3), beta=0.25, v_threshold=0.5, reset="zero", bias=True, input_shape=(2, 4), time_steps=3)
     again = build(net.architecture)
     assert str(again) == str(net)
     assert again.architecture == net.architecture
@@ -98,7 +98,7 @@ def test_architecture_builds_the_same_network():
         (dict(sizes=5), "sizes: expected"),
         (dict(sizes=(64, 10), input_shape=(8, 9)), "is 72 elements, but sizes begin with 64"),
         (dict(time_steps=0), "time_steps: expected"),
-        (dict(seed=-1), "seed: expected a non-negative integer"),
+        (dict(seed=-1), "seed: expected an integer ≥ 0"),
         (dict(bias=float("nan")), "bias: expected true or false, got nan"),
         (dict(recurrent=[0]), r"recurrent: expected true or false, got \[0\]"),
         (dict(binary="conv"), "binary: expected one of channel, layer, or nothing, got 'conv'"),

@@ -5,7 +5,7 @@ from ottt_loihi.sim.learning import three_factor as reference
 
 from ottt_loihi.errors import UsageError
 from ottt_loihi.nn.neurons import LIF, lif_step
-from ottt_loihi.nn.paths import Paths
+from ottt_loihi.nn.paths import GradientPaths
 from ottt_loihi.nn.surrogates import SURROGATES, Sigmoid, describe, make_surrogate
 
 # By hand, λ = 0.5, Vth = 1; every value is a binary fraction, so equality is exact.
@@ -22,7 +22,7 @@ GOLDEN = {
 
 @pytest.mark.parametrize("reset", GOLDEN)
 def test_voltages_computed_by_hand(reset):
-    neuron, v = LIF(decay=0.5, v_threshold=1.0, reset=reset), None
+    neuron, v = LIF(beta=0.5, v_threshold=1.0, reset=reset), None
     for t, current in enumerate(CURRENT):
         s, u, v = neuron(torch.tensor([current]), v)
         assert (s.item(), u.item(), v.item()) == tuple(GOLDEN[reset][k][t] for k in "suv")
@@ -39,14 +39,14 @@ def test_a_membrane_at_the_threshold_fires_in_the_authors_convention_only():
 @pytest.mark.parametrize(
     ("paths", "expected"),
     [
-        (Paths(membrane=False), 0.0),
-        (Paths(membrane=True), {"zero": 0.5 * 0, "subtract": 0.5}),  # λ·∂v/∂u: the reset to zero forgets u
-        (Paths(membrane=True, reset=True), {"zero": -0.5 * 1.5, "subtract": 0.5 * (1 - 1)}),  # f(1.5) = 1
+        (GradientPaths(membrane=False), 0.0),
+        (GradientPaths(membrane=True), {"zero": 0.5 * 0, "subtract": 0.5}),  # λ·∂v/∂u: the reset to zero forgets u
+        (GradientPaths(membrane=True, reset=True), {"zero": -0.5 * 1.5, "subtract": 0.5 * (1 - 1)}),  # f(1.5) = 1
     ],
 )
 def test_which_past_the_gradient_sees(reset, paths, expected):
     first = torch.tensor([1.5], requires_grad=True)  # fires
-    settings = dict(decay=0.5, v_threshold=1.0, reset=reset, surrogate=make_surrogate("rectangle"), paths=paths)
+    settings = dict(beta=0.5, v_threshold=1.0, reset=reset, surrogate=make_surrogate("rectangle"), paths=paths)
     v = lif_step(first, None, **settings).v
     u = lif_step(torch.tensor([0.1], requires_grad=True), v, **settings).u
     (found,) = torch.autograd.grad(u, first, allow_unused=True)
@@ -79,23 +79,24 @@ def test_surrogates_at_known_points():
 
 
 def test_a_surrogate_survives_its_description():
-    for surrogate in (*(kind() for kind in SURROGATES.values()), Sigmoid(alpha=2.5)):
+    for surrogate in (*(kind() for kind in SURROGATES.values()), Sigmoid(slope=2.5)):
         assert make_surrogate(describe(surrogate)) == surrogate
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (dict(decay=1.5), r"decay: expected a number in \[0, 1\], got 1.5"),
-        (dict(decay=float("nan")), "decay: expected a number"),
-        (dict(decay=True), "decay: expected a number"),
-        (dict(v_threshold=0), "v_threshold: expected a number above 0"),
+        (dict(beta=1.5), r"beta: expected a number in \[0, 1\], got 1.5"),
+        (dict(beta=float("nan")), "beta: expected a number"),
+        (dict(beta=True), "beta: expected a number"),
+        (dict(v_threshold=0), r"v_threshold: expected a number in \(0, 1e\+30\], got 0"),
         (dict(v_threshold=-1), "v_threshold: expected a number"),
         (dict(reset="hard"), "reset: expected one of zero, subtract, got 'hard'"),
         (dict(convention="mine"), "convention: expected one of paper, authors, got 'mine'"),
         (dict(surrogate="step"), "surrogate: expected one of rectangle, sigmoid, triangle, got 'step'"),
         (dict(surrogate={"name": "rectangle", "alpha": 1}), "surrogate rectangle: does not know the parameters alpha"),
-        (dict(surrogate={"name": "sigmoid", "alpha": 0}), "alpha > 0, got 0"),
+        (dict(surrogate={"name": "sigmoid", "slope": 0}), "slope > 0, got 0"),
+        (dict(surrogate={"name": "sigmoid", "alpha": 0}), "slope > 0, got 0"),
     ],
 )
 def test_bad_constants_are_refused(arguments, message):

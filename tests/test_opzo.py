@@ -78,7 +78,7 @@ def test_a_convolution_and_what_is_refused():
     gradients(mlp((12, 5, 3)).double(), rule, *batch())
     with pytest.raises(UsageError, match="another network's"):
         gradients(mlp((12, 6, 3)).double(), rule, *batch())
-    with pytest.raises(UsageError, match="noise > 0"):
+    with pytest.raises(UsageError, match="noise: expected a number"):
         make_rule("opzo", noise=0.0)
     with pytest.raises(UsageError, match="momentum: expected"):
         make_rule("opzo", momentum=1.5)

@@ -26,7 +26,7 @@ def networks():
         "dense": mlp((20, 40, 5), bias=True, surrogate="sigmoid"),
         "conv": conv("8C3-AP2-8C3-GAP", input_shape=(2, 8, 8), num_classes=5, standardized=True),
     }
-    nets["dense"].blocks[0].synapse.weight.data *= 2
+    nets["dense"].blocks[0].connection.weight.data *= 2
     return nets
 
 
@@ -58,7 +58,7 @@ def test_rules_that_run_the_spikes_without_a_graph_learn_too(rule, kind):
     torch.manual_seed(0)
     net = dsr((40,), input_shape=(20,), num_classes=5) if rule == "dsr" else mlp((20, 40, 5), bias=True)
     for block in net.blocks:
-        block.synapse.weight.data *= 0.7
+        block.connection.weight.data *= 0.7
     exact, found = learn(net, make_rule(rule), None), learn(net, make_rule(rule), kind)
     assert any(not torch.equal(a, b) for a, b in zip(found, exact))
     for a, b in zip(found, exact):

@@ -12,14 +12,14 @@ from ottt_loihi.sim.network import Diagonal
 from ottt_loihi.errors import ChipError, UsageError
 
 
-def network(reset="subtract", decay=0.5, scale=0.5, seed=0, bias=False, v_threshold=1.0, sizes=(12, 16, 5)):
+def network(reset="subtract", beta=0.5, scale=0.5, seed=0, bias=False, v_threshold=1.0, sizes=(12, 16, 5)):
     rng = np.random.default_rng(seed)
     layers, weights = [], []
     for index, (n, m) in enumerate(pairwise(sizes)):
         readout = index == len(sizes) - 2
         weights.append(rng.normal(0, scale, (m, n)))
         b = rng.normal(0, scale / 4, m) if bias else None
-        kwargs = {} if readout else {"reset": reset, "decay": decay, "v_threshold": v_threshold}
+        kwargs = {} if readout else {"reset": reset, "beta": beta, "v_threshold": v_threshold}
         layers.append(FloatLayer("readout" if readout else f"hidden {index + 1}", (m,), b, **kwargs))
     return dense_network((sizes[0],), layers, weights)
 
@@ -38,7 +38,7 @@ def run_float(net, x):
     for t in range(net.num_steps):
         s = x[:, t].astype(float)
         for index, layer in enumerate(net.layers[:-1]):
-            u = layer.decay * v[index] + s @ weights[index].T + (0 if layer.bias is None else layer.bias)
+            u = layer.beta * v[index] + s @ weights[index].T + (0 if layer.bias is None else layer.bias)
             s = (u > layer.v_threshold).astype(float)
             v[index] = u - layer.v_threshold * s if layer.reset == "subtract" else u * (1 - s)
         spikes.append(s)
@@ -52,8 +52,8 @@ def represented(net, quantized):
     layers, weights = [], []
     for index, (layer, lif) in enumerate(zip(net.layers, quantized.chip.layers)):
         dense = next(c for c in quantized.chip.connections if c.post == index and not isinstance(c, Diagonal))
-        bias = lif.bias_mant * 2.0**lif.bias_exp / 64 * (1 - layer.decay if layer.reset == "subtract" else 1)
-        layers.append(FloatLayer(layer.name, layer.shape, bias, layer.reset, layer.decay, lif.vth))
+        bias = lif.bias_mant * 2.0**lif.bias_exp / 64 * (1 - layer.beta if layer.reset == "subtract" else 1)
+        layers.append(FloatLayer(layer.name, layer.shape, bias, layer.reset, layer.beta, lif.vth))
         weights.append(dense.weight)
     return dense_network(net.input_shape, layers, weights)
 
@@ -83,13 +83,13 @@ def test_spikes_stay_close_to_the_trained_network(reset):
 @settings(max_examples=60, deadline=None)
 @given(
     reset=st.sampled_from(["zero", "subtract"]),
-    decay=st.floats(0.1, 0.99),
+    beta=st.floats(0.1, 0.99),
     scale=st.floats(1e-3, 2.0),
     bits=st.integers(3, 8),
     seed=st.integers(0, 1000),
 )
-def test_every_quantised_network_is_valid_and_close(reset, decay, scale, bits, seed):
-    net = network(reset, decay, scale, seed)
+def test_every_quantised_network_is_valid_and_close(reset, beta, scale, bits, seed):
+    net = network(reset, beta, scale, seed)
     quantized = quantize(net, bits)  # ChipNetwork validates ranges, evenness and shapes
     for c, layer, r, lif in zip(net.connections, net.layers, quantized.layers, quantized.chip.layers):
         dense = next(found for found in quantized.chip.connections if found.weight.shape == c.weight.shape)
@@ -102,7 +102,7 @@ def test_every_quantised_network_is_valid_and_close(reset, decay, scale, bits, s
 
 
 def test_inhibition_is_lambda_times_threshold():
-    chip = quantize(network("subtract", decay=0.5)).chip
+    chip = quantize(network("subtract", beta=0.5)).chip
     diagonal = next(c for c in chip.connections if isinstance(c, Diagonal))
     assert set(diagonal.weight.tolist()) == {-chip.layers[0].vth // 2}
     assert diagonal.weight.max() >= -254
@@ -129,7 +129,7 @@ def test_a_wide_readout_never_fires():
     [
         ({"v_threshold": 1e-4}, "threshold"),
         ({"reset": "zero", "v_threshold": 1e-4}, "rounds to 0"),
-        ({"decay": 0.0}, "reset='zero'"),
+        ({"beta": 0.0}, "reset='zero'"),
     ],
 )
 def test_what_cannot_be_expressed_is_named(kwargs, says):

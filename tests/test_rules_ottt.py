@@ -23,12 +23,12 @@ LOSSES = [SquaredError(), CrossEntropy(mu=0.05)]
 CASES = [(reset, surrogate) for reset in ("zero", "subtract") for surrogate in ("rectangle", "sigmoid", "triangle")]
 
 
-def network(reset="subtract", surrogate="rectangle", convention="paper", decay=0.6, bias=True, seed=0):
+def network(reset="subtract", surrogate="rectangle", convention="paper", beta=0.6, bias=True, seed=0):
     """Two hidden layers, all of whose neurons have something to do."""
-    settings = dict(reset=reset, surrogate=surrogate, convention=convention, decay=decay, bias=bias)
+    settings = dict(reset=reset, surrogate=surrogate, convention=convention, beta=beta, bias=bias)
     net = mlp((20, 16, 12, 5), time_steps=7, seed=seed, **settings).double()
     generator = torch.Generator().manual_seed(seed)
-    for layer in [block.synapse for block in net.blocks]:
+    for layer in [block.connection for block in net.blocks]:
         layer.weight.data *= 1.5
         if bias:
             layer.bias.data.uniform_(-0.2, 0.4, generator=generator)
@@ -43,7 +43,7 @@ def batch(seed=0, n=6):
 def gradients(net, rule, x, labels, loss):
     net.zero_grad()
     rule.train_batch(net, x, labels, loss, None)
-    layers = [*(block.synapse for block in net.blocks), net.readout]
+    layers = [*(block.connection for block in net.blocks), net.readout]
     return [layer.weight.grad.clone() for layer in layers], [
         None if layer.bias is None else layer.bias.grad.clone() for layer in layers
     ]
@@ -63,8 +63,8 @@ def test_identity_1_the_last_spiking_layer_has_the_gradient_of_bptt(reset, surro
     torch.manual_seed(0)
     block = Block(Linear(20, 5, bias=True), LIF(0.6, reset=reset, surrogate=surrogate)).double()
     x, labels = batch()
-    state, v, weight = None, 0.0, block.synapse.weight.detach().clone().requires_grad_()
-    bias = block.synapse.bias.detach().clone().requires_grad_()
+    state, v, weight = None, 0.0, block.connection.weight.detach().clone().requires_grad_()
+    bias = block.connection.bias.detach().clone().requires_grad_()
     total = 0.0
     for t in range(x.shape[1]):
         s, state = block(x[:, t], state, ottt_paths("paper"), first=True)
@@ -75,8 +75,8 @@ def test_identity_1_the_last_spiking_layer_has_the_gradient_of_bptt(reset, surro
         v = u - (expected if reset == "subtract" else u * expected).detach()
         total = total + SquaredError()(expected, labels, x.shape[1])
     total.backward()
-    close(block.synapse.weight.grad, weight.grad)
-    close(block.synapse.bias.grad, bias.grad)
+    close(block.connection.weight.grad, weight.grad)
+    close(block.connection.bias.grad, bias.grad)
 
 
 @pytest.mark.parametrize("loss", LOSSES)
@@ -120,12 +120,12 @@ def test_identity_4_the_authors_first_layer_and_biases_have_no_trace():
 
 
 def loop_of(net, **settings):
-    layers = [*(block.synapse for block in net.blocks), net.readout]
+    layers = [*(block.connection for block in net.blocks), net.readout]
     neuron = net.blocks[0].neuron
     return ThreeFactorLoop(
         [layer.weight.detach().numpy() for layer in layers],
         None if net.readout.bias is None else [layer.bias.detach().numpy() for layer in layers],
-        decay=neuron.decay,
+        beta=neuron.beta,
         reset=neuron.reset,
         surrogate=neuron.surrogate.name,
         time_steps=7,
@@ -146,7 +146,7 @@ def test_identity_5_a_numpy_three_factor_loop_learns_the_same(reset, surrogate, 
         scores = loop.learn(x.numpy(), np.eye(5)[labels], update)
         result = OTTT(update).train_batch(net, x, labels, SquaredError(), optimizer)
         np.testing.assert_allclose(result.scores.numpy(), scores, rtol=0, atol=1e-12)
-    layers = [*(block.synapse for block in net.blocks), net.readout]
+    layers = [*(block.connection for block in net.blocks), net.readout]
     for index, layer in enumerate(layers):
         assert np.abs(loop.weights[index] - before[index]).max() > 1e-3
         np.testing.assert_allclose(layer.weight.detach().numpy(), loop.weights[index], rtol=0, atol=1e-12)
@@ -220,7 +220,7 @@ def test_identity_7_learning_by_step_becomes_learning_by_sequence_as_the_rate_go
 
 def test_identity_8_without_memory_ottt_is_sltt():
     x, labels = batch()
-    net = network(decay=0.0)
+    net = network(beta=0.0)
     ours, our_biases = gradients(net, OTTT("sequence"), x, labels, SquaredError())
     expected, biases = bptt.gradients(net, x, labels, SquaredError(), "rectangle", attached=set())
     for layer in range(3):
@@ -300,7 +300,7 @@ def test_rules_by_name():
         (dict(biases=[np.zeros(3)]), "biases: expected shapes"),
         (dict(feedback="kolen"), "feedback: expected symmetric, random or matrices"),
         (dict(feedback=[np.ones((2, 3))]), "feedback: expected matrices of shapes"),
-        (dict(decay=2), "expected decay in"),
+        (dict(beta=2), "expected beta in"),
         (dict(reset="hard"), "reset, surrogate: expected"),
     ],
 )

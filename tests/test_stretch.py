@@ -134,11 +134,11 @@ def test_an_optimiser_steps_once():
 
 def test_frozen_parameters_stay_without_gradient():
     net = make("dense")
-    net.blocks[0].synapse.weight.requires_grad_(False)
+    net.blocks[0].connection.weight.requires_grad_(False)
     x, labels = batch(net)
     make_rule("ottt", update="sequence", stretch=4).train_batch(net, x, labels, SquaredError(), None)
-    assert net.blocks[0].synapse.weight.grad is None
-    assert net.blocks[1].synapse.weight.grad is not None
+    assert net.blocks[0].connection.weight.grad is None
+    assert net.blocks[1].connection.weight.grad is not None
 
 
 @pytest.mark.parametrize(
@@ -181,9 +181,9 @@ def test_an_overflow_is_named_by_step_and_layer(block, place):
     x, labels = batch(net)
     x[:, :2] = 0  # nothing fires for two steps
     for other in net.blocks:
-        other.synapse.bias.data.zero_()
+        other.connection.bias.data.zero_()
     net.readout.weight.data[:] = 1e308
     if block is not None:
-        net.blocks[block].synapse.weight.data[0] = 1e308
+        net.blocks[block].connection.weight.data[0] = 1e308
     with pytest.raises(TrainingError, match=f"time step 3: the loss is (nan|inf); it begins in {place}"):
         learn(net, make_rule("ottt", update="sequence", stretch=4), x, labels)

@@ -36,12 +36,12 @@ def one_bit(rng, channels, fan_in, sizes):
     return signs * np.reshape(sizes, (channels, *(1,) * len(fan_in)))
 
 
-def dense_network(rng, sizes, reset, decay=0.5, bias=0.0, inputs=9, steps=6):
+def dense_network(rng, sizes, reset, beta=0.5, bias=0.0, inputs=9, steps=6):
     """Inputs → 8-bit layer → one-bit layer of ``sizes`` → readout."""
     n = len(sizes)
     layers = (
-        FloatLayer("first", (12,), None, reset, decay, 0.5),
-        FloatLayer("one bit", (n,), bias * rng.normal(size=n) if bias else None, reset, decay, 1.0),
+        FloatLayer("first", (12,), None, reset, beta, 0.5),
+        FloatLayer("one bit", (n,), bias * rng.normal(size=n) if bias else None, reset, beta, 1.0),
         FloatLayer("readout", (3,)),
     )
     weights = (rng.normal(0.1, 0.5, (12, inputs)), one_bit(rng, n, (12,), sizes), rng.normal(0, 0.5, (3, n)))
@@ -49,14 +49,14 @@ def dense_network(rng, sizes, reset, decay=0.5, bias=0.0, inputs=9, steps=6):
     return FloatNetwork((inputs,), steps, layers, connections)
 
 
-def conv_network(rng, sizes, reset, decay=0.5, bias=0.0, steps=5):
+def conv_network(rng, sizes, reset, beta=0.5, bias=0.0, steps=5):
     n = len(sizes)
     first = {"input_shape": (1, 6, 5), "padding": (1, 1)}
     second = {"input_shape": (3, 6, 5), "stride": (2, 1)}
     spread = None if not bias else np.broadcast_to(bias * rng.normal(size=(n, 1, 1)), (n, 2, 3)).copy()
     layers = (
-        FloatLayer("first", (3, 6, 5), None, reset, decay, 0.5),
-        FloatLayer("one bit", (n, 2, 3), spread, reset, decay, 1.0),
+        FloatLayer("first", (3, 6, 5), None, reset, beta, 0.5),
+        FloatLayer("one bit", (n, 2, 3), spread, reset, beta, 1.0),
         FloatLayer("readout", (3,)),
     )
     connections = (
@@ -98,23 +98,23 @@ ANY_ONE_BIT = {
     "seed": st.integers(0, 10**6),
     "kind": st.sampled_from([dense_network, conv_network]),
     "reset": st.sampled_from(["zero", "subtract"]),
-    "decay": st.floats(0.1, 0.95),
+    "beta": st.floats(0.1, 0.95),
     "bias": st.sampled_from([0.0, 0.3]),
     "channels": st.integers(1, 7),
     "width": st.floats(0.02, 2.0),
 }
 
 
-def any_one_bit(seed, kind, reset, decay, bias, channels, width):
+def any_one_bit(seed, kind, reset, beta, bias, channels, width):
     rng = np.random.default_rng(seed)
-    net = kind(rng, width * np.exp(rng.normal(0, 0.5, channels)), reset, decay, bias)
+    net = kind(rng, width * np.exp(rng.normal(0, 0.5, channels)), reset, beta, bias)
     return net, messages(net, 4, rng)
 
 
 @settings(max_examples=80, **RELAXED)
 @given(**ANY_ONE_BIT)
 @example(
-    seed=1, kind=conv_network, reset="zero", decay=0.5, bias=0.0, channels=1, width=0.8127344074346782
+    seed=1, kind=conv_network, reset="zero", beta=0.5, bias=0.0, channels=1, width=0.8127344074346782
 )  # a threshold of 132.5008
 def test_random_one_bit_networks(**drawn):
     """±1, thresholds within their rounding, no overflow whatever arrives, and one result: NumPy, numba, torch."""
@@ -172,7 +172,7 @@ def float_run(layer, weight, sent):
     """Membranes (before the reset) and spikes of one layer of the float network, ``(T, n, neurons)``; kind: dense."""
     v, membranes, spikes = 0.0, [], []
     for s in sent:
-        u = layer.decay * v + s @ weight.T + (0 if layer.bias is None else layer.bias)
+        u = layer.beta * v + s @ weight.T + (0 if layer.bias is None else layer.bias)
         fired = u > layer.v_threshold
         v = u - layer.v_threshold * fired if layer.reset == "subtract" else u * ~fired
         membranes.append(u)

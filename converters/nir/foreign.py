@@ -93,23 +93,23 @@ class Import:
         """Decays and threshold, and what each neuron multiplies its input with: thresholds are made one."""
         where, group = node.name, node.group
         cuba = node.kind.startswith("Cuba")
-        gain, decay, current_decay = self.dt * floats(group, "r"), 1.0, 0.0
+        gain, beta, alpha = self.dt * floats(group, "r"), 1.0, 0.0
         bias = None
         if node.kind not in ("IF", "I"):
             tau = self._tau(group, "tau_mem" if cuba else "tau", where)
-            gain, decay = gain / tau, 1 - self.dt / tau
+            gain, beta = gain / tau, 1 - self.dt / tau
             leak = floats(group, "v_leak") * self.dt / tau
             bias = leak.reshape(shape) if leak.any() else None
         if cuba:
             tau = self._tau(group, "tau_syn", where)
             weight = floats(group, "w_in") if "w_in" in group else np.ones(1)
-            gain, current_decay = gain * weight * self.dt / tau, 1 - self.dt / tau
+            gain, alpha = gain * weight * self.dt / tau, 1 - self.dt / tau
             if bias is not None:
                 raise ChipError(f"{where}/v_leak: a CubaLIF with a leak to another potential than 0 cannot be had here")
         gain = np.broadcast_to(gain, shape)
         name = where.replace("/", " ")
         if node.kind not in FIRING:
-            return FloatLayer(name, shape, bias, None, decay, 1.0, current_decay), gain
+            return FloatLayer(name, shape, bias, None, beta, 1.0, alpha), gain
         if "v_reset" in group and floats(group, "v_reset").any():
             raise ChipError(f"{where}/v_reset: the chip's neurons are reset to 0; shift threshold and leak, or retrain")
         threshold = np.broadcast_to(floats(group, "v_threshold"), shape)
@@ -117,7 +117,7 @@ class Import:
             raise ChipError(f"{where}/v_threshold: expected > 0, found {threshold.min()}")
         common = threshold.max()  # a membrane and its inputs times a factor fire at the threshold times it
         bias = None if bias is None else bias * common / threshold
-        return FloatLayer(name, shape, bias, "zero", decay, float(common), current_decay), gain * common / threshold
+        return FloatLayer(name, shape, bias, "zero", beta, float(common), alpha), gain * common / threshold
 
     def _tau(self, group: Any, name: str, where: str) -> float:
         tau = uniform(floats(group, name), f"{where}/{name}")

@@ -2,7 +2,7 @@
 
 Everything that only scales or pools is folded into the weights here, exactly::
 
-    scales, gains, standardisation      W ← c·κ·Ŵ                          (Synapse.effective)
+    scales, gains, standardisation      W ← c·κ·Ŵ                          (Connection.effective)
     average pooling over k×k            W ← kron(W, ones(k, k)) / k²       stride·k, padding·k
     global average pooling              the classifier's columns repeated, / (height·width)
     residual stream                     the connections and the bias of the stream's source, times the factor
@@ -25,7 +25,7 @@ from ottt_loihi.sim.network import INPUT, Conv, Dense, Sparse
 from ottt_loihi.errors import ChipError
 
 if TYPE_CHECKING:
-    from ottt_loihi.nn.connections import Synapse
+    from ottt_loihi.nn.connections import Connection
     from ottt_loihi.nn.network import Network
 
 MAX_SYNAPSES = 1 << 25  # of a connection written out synapse by synapse: half a gigabyte
@@ -35,21 +35,21 @@ INPUTS = ("spikes", "constant")
 
 @dataclass(frozen=True)
 class FloatLayer:
-    """Neurons: ``bias`` float64 ``shape`` or None; ``decay`` λ, ``v_threshold`` and ``reset`` ("zero" | "subtract").
+    """Neurons: ``bias`` float64 ``shape`` or None; ``beta`` λ, ``v_threshold`` and ``reset`` ("zero" | "subtract").
 
-    A readout has no spikes (``reset=None``); trained here it is memoryless, o[t] = W·s[t] + b. ``current_decay``: what
+    A readout has no spikes (``reset=None``); trained here it is memoryless, o[t] = W·s[t] + b. ``alpha``: what
     the synaptic current keeps of itself, which only networks from elsewhere have; ``v_init``: v[0]::
 
-        u[t] = current_decay·u[t−1] + W·s[t] + b        v[t] = decay·v[t−1]·(1 − s[t−1]) + u[t]
+        u[t] = alpha·u[t−1] + W·s[t] + b        v[t] = beta·v[t−1]·(1 − s[t−1]) + u[t]
     """
 
     name: str
     shape: tuple[int, ...]
     bias: np.ndarray | None = None
     reset: str | None = None
-    decay: float = 0.0
+    beta: float = 0.0
     v_threshold: float = 1.0
-    current_decay: float = 0.0
+    alpha: float = 0.0
     v_init: float = 0.0
 
 
@@ -102,10 +102,10 @@ def from_torch(net: Network) -> FloatNetwork:
     layers, connections, biases = [], [], []
     for index, block in enumerate(net.blocks):
         name = f"hidden {index + 1}"
-        inputs, bias = _arrive(block.synapse, index - 1, index, shapes[index - 1], 0, name)
+        inputs, bias = _arrive(block.connection, index - 1, index, shapes[index - 1], 0, name)
         for branch in block.branches:
             more, more_bias = _arrive(
-                branch.synapse, branch.source, index, shapes[branch.source], branch.delay, f"{name}, branch"
+                branch.connection, branch.source, index, shapes[branch.source], branch.delay, f"{name}, branch"
             )
             inputs, bias = inputs + more, _sum(bias, more_bias)
         if block.skip is not None:
@@ -141,11 +141,11 @@ def _neurons(neuron: Any, name: str, shape: tuple[int, ...], bias: np.ndarray | 
     DSR's fire above α·V and subtract V: the same spikes come from V for both, a membrane that begins at (1 − α)·V and,
     where it leaks, a current that keeps it there.
     """
-    decay, v_threshold, start = float(neuron.decay), float(neuron.v_threshold), neuron.v_init
+    beta, v_threshold, start = float(neuron.beta), float(neuron.v_threshold), neuron.v_init
     if (alpha := getattr(neuron, "alpha", None)) is not None:
         start = (1 - alpha) * v_threshold
-        bias = (np.zeros(shape) if bias is None else bias * _charge(neuron)) + (1 - decay) * start
-    return FloatLayer(name, shape, bias, neuron.reset, decay, v_threshold, v_init=start)
+        bias = (np.zeros(shape) if bias is None else bias * _charge(neuron)) + (1 - beta) * start
+    return FloatLayer(name, shape, bias, neuron.reset, beta, v_threshold, v_init=start)
 
 
 def _charge(neuron: Any) -> float:
@@ -153,36 +153,36 @@ def _charge(neuron: Any) -> float:
 
 
 def _arrive(
-    synapse: Synapse, pre: int, post: int, shape: tuple[int, ...], delay: int, name: str
+    connection: Connection, pre: int, post: int, shape: tuple[int, ...], delay: int, name: str
 ) -> tuple[list[FloatConnection], np.ndarray | None]:
-    """A synapse as a connection, and its bias at every neuron."""
+    """A trained connection as float connections, and its bias at every neuron."""
     from ottt_loihi.nn.connections import Conv2d, Linear
 
-    if not isinstance(synapse, (Conv2d, Linear)):
-        raise ChipError(f"{name}: a {type(synapse).__name__} cannot be exported; Linear and Conv2d can")
-    weight, bias = _arrays(synapse, name)
-    if isinstance(synapse, Linear):
-        return [FloatConnection(pre, post, _dense(weight, synapse.pool, shape), Dense, delay)], bias
-    bias = None if bias is None else np.broadcast_to(bias[:, None, None], _before_pooling(synapse, shape))
-    if synapse.pool_after is None and synapse.upsample == 1 and _folds(synapse, shape):
-        return [_conv(synapse, weight, pre, post, shape, delay)], None if bias is None else np.array(bias)
-    matrix, after = _matrix(synapse, weight, shape, name)
+    if not isinstance(connection, (Conv2d, Linear)):
+        raise ChipError(f"{name}: a {type(connection).__name__} cannot be exported; Linear and Conv2d can")
+    weight, bias = _arrays(connection, name)
+    if isinstance(connection, Linear):
+        return [FloatConnection(pre, post, _dense(weight, connection.pool, shape), Dense, delay)], bias
+    bias = None if bias is None else np.broadcast_to(bias[:, None, None], _before_pooling(connection, shape))
+    if connection.pool_after is None and connection.upsample == 1 and _folds(connection, shape):
+        return [_conv(connection, weight, pre, post, shape, delay)], None if bias is None else np.array(bias)
+    matrix, after = _matrix(connection, weight, shape, name)
     if bias is not None:
-        bias = (after @ bias.reshape(-1)).reshape(synapse.output_shape(shape))
+        bias = (after @ bias.reshape(-1)).reshape(connection.output_shape(shape))
     return [_synapses(matrix, pre, post, delay)], bias
 
 
-def _arrays(synapse: Synapse, name: str) -> tuple[np.ndarray, np.ndarray | None]:
+def _arrays(connection: Connection, name: str) -> tuple[np.ndarray, np.ndarray | None]:
     """Effective weight and bias in float64."""
     import torch
 
     with torch.no_grad():
-        for kind, parameter in synapse.named_parameters():
+        for kind, parameter in connection.named_parameters():
             if not torch.isfinite(parameter).all():
                 place = tuple(int(i) for i in torch.nonzero(~torch.isfinite(parameter))[0])
                 value = float(parameter[place])
                 raise ChipError(f"{name}.{kind}: {value} at {place}; train again with a smaller learning rate")
-        real = copy.deepcopy(synapse).cpu().double()
+        real = copy.deepcopy(connection).cpu().double()
         real.weight_bits = None  # what fine-tuning for few bits computes with is rounded here, once
         weight, bias, *_ = real.effective()
     return weight.detach().numpy(), None if bias is None else bias.detach().numpy()
@@ -205,49 +205,51 @@ def _spread(weight: np.ndarray, kernel: tuple[int, ...]) -> np.ndarray:
     return weight.repeat(kernel[0], axis=2).repeat(kernel[1], axis=3) / math.prod(kernel)
 
 
-def _window(synapse: Synapse, shape: tuple[int, ...]) -> tuple[int, int]:
-    if synapse.pool is None:
+def _window(connection: Connection, shape: tuple[int, ...]) -> tuple[int, int]:
+    if connection.pool is None:
         return 1, 1
-    return (shape[1], shape[2]) if synapse.pool == "global" else (synapse.pool, synapse.pool)
+    return (shape[1], shape[2]) if connection.pool == "global" else (connection.pool, connection.pool)
 
 
-def _folds(synapse: Any, shape: tuple[int, ...]) -> bool:
+def _folds(connection: Any, shape: tuple[int, ...]) -> bool:
     """Whether pooling and convolution are one convolution: padding must not read pixels that the pooling drops."""
-    kernel = _window(synapse, shape)
-    return not synapse.padding or all(n % k == 0 for n, k in zip(shape[1:], kernel))
+    kernel = _window(connection, shape)
+    return not connection.padding or all(n % k == 0 for n, k in zip(shape[1:], kernel))
 
 
-def _conv(synapse: Any, weight: np.ndarray, pre: int, post: int, shape: tuple[int, ...], delay: int) -> FloatConnection:
-    kernel = _window(synapse, shape)
+def _conv(
+    connection: Any, weight: np.ndarray, pre: int, post: int, shape: tuple[int, ...], delay: int
+) -> FloatConnection:
+    kernel = _window(connection, shape)
     geometry = {
         "input_shape": tuple(shape),
-        "stride": tuple(synapse.stride * k for k in kernel),
-        "padding": tuple(synapse.padding * k for k in kernel),
-        "groups": synapse.groups,
+        "stride": tuple(connection.stride * k for k in kernel),
+        "padding": tuple(connection.padding * k for k in kernel),
+        "groups": connection.groups,
     }
     return FloatConnection(pre, post, _spread(weight, kernel), Conv, delay, geometry)
 
 
-def _before_pooling(synapse: Any, shape: tuple[int, ...]) -> tuple[int, int, int]:
-    kernel = synapse.weight.shape[-1]
+def _before_pooling(connection: Any, shape: tuple[int, ...]) -> tuple[int, int, int]:
+    kernel = connection.weight.shape[-1]
     height, width = (
-        (n // k * synapse.upsample + 2 * synapse.padding - kernel) // synapse.stride + 1
-        for n, k in zip(shape[1:], _window(synapse, shape))
+        (n // k * connection.upsample + 2 * connection.padding - kernel) // connection.stride + 1
+        for n, k in zip(shape[1:], _window(connection, shape))
     )
-    return synapse.out_channels, height, width
+    return connection.out_channels, height, width
 
 
-def _matrix(synapse: Any, weight: np.ndarray, shape: tuple[int, ...], name: str) -> tuple[Any, Any]:
+def _matrix(connection: Any, weight: np.ndarray, shape: tuple[int, ...], name: str) -> tuple[Any, Any]:
     """(whole map as a sparse matrix, what follows the bias): pooling, upsampling, convolution, pooling."""
-    kernel = _window(synapse, shape)
+    kernel = _window(connection, shape)
     pooled = (shape[0], shape[1] // kernel[0], shape[2] // kernel[1])
-    wide = (pooled[0], pooled[1] * synapse.upsample, pooled[2] * synapse.upsample)
-    geometry = {"stride": (synapse.stride,) * 2, "padding": (synapse.padding,) * 2, "groups": synapse.groups}
+    wide = (pooled[0], pooled[1] * connection.upsample, pooled[2] * connection.upsample)
+    geometry = {"stride": (connection.stride,) * 2, "padding": (connection.padding,) * 2, "groups": connection.groups}
     convolution = convolution_matrix(weight, wide, name=name, **geometry)
     pool = _averages(shape, kernel, kernel, (0, 0))
-    repeat = _averages(wide, (synapse.upsample,) * 2, (synapse.upsample,) * 2, (0, 0)).T * synapse.upsample**2
-    k, stride, padding = synapse.pool_after or (1, 1, 0)
-    after = _averages(_before_pooling(synapse, shape), (k, k), (stride, stride), (padding, padding))
+    repeat = _averages(wide, (connection.upsample,) * 2, (connection.upsample,) * 2, (0, 0)).T * connection.upsample**2
+    k, stride, padding = connection.pool_after or (1, 1, 0)
+    after = _averages(_before_pooling(connection, shape), (k, k), (stride, stride), (padding, padding))
     return after @ convolution @ repeat @ pool, after
 
 

@@ -93,17 +93,17 @@ class QuantizedLayer:
         self.graded = {id(c) for c in self.inputs if c.pre == INPUT and net.input == "constant"}
         self.injected = bool(self.graded) and input_form == "inject"
         self.by_host = bool(self.graded) and input_form == "bias"
-        if layer.current_decay and (self.injected or layer.reset == "subtract"):
+        if layer.alpha and (self.injected or layer.reset == "subtract"):
             raise ChipError(f"{layer.name}: u cannot hold a decaying current and what else was asked for")
         if self.injected and layer.reset == "subtract":
             raise ChipError(
                 f"{layer.name}: an injected current stays in u, where reset='subtract' keeps the membrane; "
                 "choose --input graded, or train with reset='zero'"
             )
-        if layer.current_decay == 1 and self.bias.any():
+        if layer.alpha == 1 and self.bias.any():
             raise ChipError(f"{layer.name}: a bias on a current that never decays grows without bound")
         self.v_threshold = layer.v_threshold * tuning.v_threshold
-        self.decay = decay_mantissa(layer.decay) / arithmetic.DECAY_UNITY
+        self.beta = decay_mantissa(layer.beta) / arithmetic.DECAY_UNITY
         if layer.reset == "subtract":
             self._check_decay()
         self.unit: channel_scale.Unit | None = None  # ±1 on the chip, where weights have one size in each channel
@@ -155,10 +155,10 @@ class QuantizedLayer:
 
     def _check_decay(self) -> None:
         name = self.layer.name
-        if self.decay == 0:
-            raise ChipError(f"{name}: decay 0 leaves nothing to subtract from; train it with reset='zero'")
-        if self.decay == 1 and self.bias.any():
-            raise ChipError(f"{name}: a bias needs decay < 1 with reset='subtract'; train without bias")
+        if self.beta == 0:
+            raise ChipError(f"{name}: beta 0 leaves nothing to subtract from; train it with reset='zero'")
+        if self.beta == 1 and self.bias.any():
+            raise ChipError(f"{name}: a bias needs beta < 1 with reset='subtract'; train without bias")
 
     def _choose_unit(self, sizes: np.ndarray) -> None:
         """S = G/a for every neuron, and R = round(λ·vth)."""
@@ -168,7 +168,7 @@ class QuantizedLayer:
         if self.layer.reset is not None:
             limits.append(0.99 * arithmetic.VTH_MAX / (unit * self.v_threshold).max())
         if self.layer.reset == "subtract":
-            limits.append((MAX_INHIBITION << MAX_WEIGHT_EXP) / (unit * self.v_threshold * self.decay).max())
+            limits.append((MAX_INHIBITION << MAX_WEIGHT_EXP) / (unit * self.v_threshold * self.beta).max())
         if (bias := np.abs(self._bias_on_v())).any():
             limits.append(MAX_BIAS / (unit * bias).max())
         if self.by_host:
@@ -178,7 +178,7 @@ class QuantizedLayer:
         self.unit = channel_scale.choose(main.kind, float(min(limits)), self.for_netx, self.layer.name)
         self.scale = unit * (self.unit.weight * 2.0**self.unit.exponent)
         if self.layer.reset == "subtract":
-            self.inhibition = np.round(self.decay * self._vth()).astype(np.int64)
+            self.inhibition = np.round(self.beta * self._vth()).astype(np.int64)
             most = self.inhibition.max()
             self.inhibition_exp = max(0, int(np.ceil(np.log2(max(most, 1) / MAX_INHIBITION))))
 
@@ -225,8 +225,8 @@ class QuantizedLayer:
         for c in self.inputs:
             total += _row_sums(c).max()
         if self.layer.reset is None:
-            total *= self._accumulated(self.layer.decay)
-        return float(total * self._accumulated(self.layer.current_decay))
+            total *= self._accumulated(self.layer.beta)
+        return float(total * self._accumulated(self.layer.alpha))
 
     def _arriving(self) -> np.ndarray:
         """The largest current of every neuron, either way, for inputs in 0 … 1."""
@@ -236,25 +236,25 @@ class QuantizedLayer:
     def _reached(self) -> np.ndarray:
         """The largest ``|u|`` or ``|v|`` of every neuron, whatever arrives in a sample."""
         layer = self.layer
-        decays = self._accumulated(layer.decay) * self._accumulated(layer.current_decay)
+        decays = self._accumulated(layer.beta) * self._accumulated(layer.alpha)
         return decays * self._arriving() + np.abs(self._bias_on_v()) + abs(layer.v_init)
 
-    def _accumulated(self, decay: float) -> float:
+    def _accumulated(self, beta: float) -> float:
         """Σ_t λ^t over the time steps of a sample."""
-        return self.num_steps if decay == 1 else (1 - decay**self.num_steps) / (1 - decay)
+        return self.num_steps if beta == 1 else (1 - beta**self.num_steps) / (1 - beta)
 
     def _bias_on_v(self) -> np.ndarray:
-        """The bias where the chip adds it: on v, where it does not decay as it would in u."""
-        keeps = self.decay if self.layer.reset == "subtract" else self._current_decay
+        """The bias where the chip adds it: on v, where it does not beta as it would in u."""
+        keeps = self.beta if self.layer.reset == "subtract" else self._alpha
         return self.bias / (1 - keeps) if keeps and self.bias.any() else self.bias
 
     @property
-    def _current_decay(self) -> float:
-        return decay_mantissa(self.layer.current_decay) / arithmetic.DECAY_UNITY
+    def _alpha(self) -> float:
+        return decay_mantissa(self.layer.alpha) / arithmetic.DECAY_UNITY
 
     def _choose_inhibition(self, exactly: bool) -> None:
         """R = m·2^e, and the scale that follows from it."""
-        wanted = self.decay * self.v_threshold * self.scale
+        wanted = self.beta * self.v_threshold * self.scale
         exponent = 0
         while not self.for_netx and wanted / 2**exponent > MAX_INHIBITION + 1 and exponent < MAX_WEIGHT_EXP:
             exponent += 1
@@ -262,7 +262,7 @@ class QuantizedLayer:
         if mantissa < 2:
             largest = np.abs(self.inputs[0].weight).max()
             raise ChipError(
-                f"{self.layer.name}: λ·Vth = {self.decay * self.v_threshold:.3g} is below two weight steps of the "
+                f"{self.layer.name}: λ·Vth = {self.beta * self.v_threshold:.3g} is below two weight steps of the "
                 f"largest weight {largest:.3g}; the threshold would be lost, train with smaller weights"
             )
         if exactly and mantissa << exponent != wanted:
@@ -276,7 +276,7 @@ class QuantizedLayer:
                 )
         self.inhibition, self.inhibition_exp = mantissa << exponent, exponent
         if not exactly:
-            self.scale = self.inhibition / (self.decay * self.v_threshold)
+            self.scale = self.inhibition / (self.beta * self.v_threshold)
 
     def _integers(self, c: FloatConnection) -> _Weights:
         """Round to the multiples of the step that a mixed-sign connection can hold, clipped to its range."""
@@ -311,14 +311,14 @@ class QuantizedLayer:
         layer = self.layer
         bias_mant, bias_exp = _bias(layer.name, self.scale * self._bias_on_v(), self.for_netx)
         common = {"bias_mant": bias_mant, "bias_exp": bias_exp, "name": layer.name}
-        mantissa, du = decay_mantissa(layer.decay), 4095 - decay_mantissa(layer.current_decay)
+        mantissa, du = decay_mantissa(layer.beta), 4095 - decay_mantissa(layer.alpha)
         if layer.reset == "subtract" or du != 4095:  # so that u + beff, the current, starts at 0
             common["u_init"] = -arithmetic.effective_bias(bias_mant, bias_exp)
         if layer.v_init and layer.reset != "subtract":
             raise ChipError(f"{layer.name}: v_init needs reset='subtract', where u holds the membrane; train it so")
         if layer.reset == "subtract":
             common["u_init"] = common["u_init"] + self._units(layer.v_init)
-            vth = self._vth() if self.unit is not None else round(self.inhibition / self.decay)
+            vth = self._vth() if self.unit is not None else round(self.inhibition / self.beta)
             return LIF(layer.shape, 4095 - mantissa, 4096, vth, **common)
         vth = arithmetic.VTH_MAX if layer.reset is None else self._vth()
         return LIF(layer.shape, -1 if self.injected else du, 4096 - mantissa, vth, **common)
@@ -374,6 +374,6 @@ def folds(net: FloatNetwork, index: int, bits: int | str) -> bool:
     return channel_scale.fold(main, others, layer.shape) is not None
 
 
-def decay_mantissa(decay: float) -> int:
+def decay_mantissa(beta: float) -> int:
     """``round(4096·λ)``: what a decay factor λ in [0, 1] is on the chip, in 1/4096."""
-    return round(arithmetic.DECAY_UNITY * decay)
+    return round(arithmetic.DECAY_UNITY * beta)

@@ -80,7 +80,7 @@ def train(
     time_steps: Annotated[
         int | None, typer.Option("--time-steps", "-T", min=1, help="Time steps per sample, T. [6]")
     ] = None,
-    decay: Annotated[float | None, typer.Option(min=0, max=1, help="What a membrane keeps per step, λ. [0.5]")] = None,
+    beta: Annotated[float | None, typer.Option(min=0, max=1, help="What a membrane keeps per step, λ. [0.5]")] = None,
     v_threshold: Annotated[float | None, typer.Option(help="Firing threshold, Vth. [1]")] = None,
     reset: Annotated[Reset | None, typer.Option(help="What a spike does to the membrane. [subtract]")] = None,
     bias: Annotated[bool | None, typer.Option("--bias/--no-bias", help="Give every layer a bias.")] = None,
@@ -131,7 +131,7 @@ def train(
         "network.hidden": None if hidden is None else _hidden_sizes(hidden),
         "network.features": features,
         "network.time_steps": time_steps,
-        "network.decay": decay,
+        "network.beta": beta,
         "network.v_threshold": v_threshold,
         "network.reset": reset,
         "network.bias": bias,

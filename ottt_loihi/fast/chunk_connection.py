@@ -15,9 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ottt_loihi.nn.connections import Conv2d, Synapse, Weights
+from ottt_loihi.nn.connections import Connection, Conv2d, Weights, lowered_gradients
 from ottt_loihi.nn.precision import product_dtype
-from ottt_loihi.nn.traced import lowered_gradients
 
 # up to which part of the inputs adding rows is faster than a product, and from how long rows on; measured
 FEW_OF_LINEAR, WIDE_LINEAR = 0.3, 32
@@ -25,31 +24,31 @@ FEW_OF_CONV, WIDE_CONV = 0.2, 96
 
 
 @dataclass
-class Connection:
-    """The weights of a synapse as the products of a batch take them.
+class ChunkConnection:
+    """The weights of a connection as the products of a batch take them.
 
-    traced, bias_traced: whether the gradients of W and b use â and Λ, which decay with ``decay`` · image: (channels,
+    traced, bias_traced: whether the gradients of W and b use â and Λ, which decay with ``beta`` · image: (channels,
     height, width) of what arrives from neurons with an image, otherwise None · weight: of a Linear ``(out, in)`` with
     ``in`` channels last · wide: whether what an event adds is long enough for a loop · kind: dtype of products
     """
 
-    synapse: Synapse
+    module: Connection
     weights: Weights
     traced: bool
     bias_traced: bool
-    decay: float
+    beta: float
     image: tuple[int, ...] | None = None
     weight: Tensor = field(init=False)
     wide: bool = field(init=False)
     kind: torch.dtype = field(init=False)
 
     def __post_init__(self) -> None:
-        weight, synapse = self.weights.weight.detach(), self.synapse
+        weight, connection = self.weights.weight.detach(), self.module
         self.kind = product_dtype(weight)  # asked here: threads do not know of autocast
-        if isinstance(synapse, Conv2d):
+        if isinstance(connection, Conv2d):
             self.weight = weight.contiguous(memory_format=torch.channels_last)
-            plain = synapse.stride == synapse.groups == 1 and synapse.padding < synapse.kernel_size
-            self.wide = plain and synapse.kernel_size * synapse.out_channels >= WIDE_CONV
+            plain = connection.stride == connection.groups == 1 and connection.padding < connection.kernel_size
+            self.wide = plain and connection.kernel_size * connection.out_channels >= WIDE_CONV
             return
         if self.image is not None:
             weight = channels_last(weight.view(-1, *self.image)).flatten(1)
@@ -59,7 +58,7 @@ class Connection:
     @cached_property
     def rows(self) -> Tensor:
         """What an event adds, flat; made when the first events come: transposing takes as long as a small product."""
-        if isinstance(self.synapse, Conv2d):
+        if isinstance(self.module, Conv2d):
             return torch.from_numpy(_events().patches(self.weights.weight.detach().numpy()).reshape(-1))
         return self.weight.t().contiguous().view(-1)
 
@@ -69,15 +68,15 @@ class Connection:
 
     def is_few(self, x: Tensor) -> bool:
         """Whether so little of x is not 0 that its events are added one by one."""
-        part = FEW_OF_CONV if isinstance(self.synapse, Conv2d) else FEW_OF_LINEAR
+        part = FEW_OF_CONV if isinstance(self.module, Conv2d) else FEW_OF_LINEAR
         return self.wide and _events().count(memory(x).numpy()) <= part * x.numel()
 
     def product(self, x: Tensor, few: bool) -> Tensor:
         """``I = W·x + b`` of every row."""
         if not few:
             bias = None if self.bias is None else self.bias.to(self.kind)
-            return self.synapse._product(x.to(self.kind), self.weight.to(self.kind), bias).to(x.dtype)
-        if isinstance(self.synapse, Conv2d):
+            return self.module._product(x.to(self.kind), self.weight.to(self.kind), bias).to(x.dtype)
+        if isinstance(self.module, Conv2d):
             size, kernel, padding = self._geometry(x)
             height, width = (n + 2 * padding - kernel + 1 for n in size[:2])
             out = x.new_empty(len(x), height, width, size[3]).permute(0, 3, 1, 2)
@@ -90,36 +89,40 @@ class Connection:
     def gradients(self, g: Tensor, x: Tensor, wanted: tuple[bool, bool]) -> tuple[Tensor | None, Tensor | None]:
         """``∂L/∂x = Wᵀ·g`` of every row and ``Σ g·xᵀ``, those of them that are wanted."""
         if self.kind == g.dtype:
-            return self.synapse._gradients(g, x, self.weight, wanted)
-        return lowered_gradients(self.synapse, g, x, self.weight, wanted, self.kind)
+            return self.module._gradients(g, x, self.weight, wanted)
+        return lowered_gradients(self.module, g, x, self.weight, wanted, self.kind)
 
     def add_events(self, g: Tensor, x: Tensor, rows: Tensor) -> None:
         """Add ``Σ g·xᵀ`` to a gradient in the order of ``rows``."""
-        if isinstance(self.synapse, Conv2d):
+        if isinstance(self.module, Conv2d):
             _events().add_patch_gradients(*arrays(memory(x), memory(g), rows), len(x), *self._geometry(x))
         else:
             _events().add_outer(*arrays(x, g, rows.view(-1, len(self.weight))))
 
     def of_rows(self, gradient: Tensor) -> Tensor:
         """A gradient in the order of ``rows`` in that of ``weight``."""
-        if isinstance(self.synapse, Conv2d):
-            kernel, inputs, outputs = self.synapse.kernel_size, self.synapse.in_channels, self.synapse.out_channels
+        if isinstance(self.module, Conv2d):
+            kernel, inputs, outputs = self.module.kernel_size, self.module.in_channels, self.module.out_channels
             patches = gradient.view(kernel, inputs, kernel * outputs).numpy()
             return torch.from_numpy(np.ascontiguousarray(_events().of_patches(patches, outputs)))
         return gradient.view(-1, len(self.weight)).t()
 
     def of_weight(self, gradient: Tensor) -> Tensor:
         """A gradient in the order of ``weight`` in that of ``weights.weight``."""
-        if isinstance(self.synapse, Conv2d) or self.image is None:
+        if isinstance(self.module, Conv2d) or self.image is None:
             return gradient
         channels, height, width = self.image
         return gradient.view(-1, height, width, channels).permute(0, 3, 1, 2).flatten(1)
 
     def _geometry(self, x: Tensor) -> tuple[tuple[int, ...], int, int]:
         """Of the convolution's kernels: (height, width, inputs, outputs), kernel size, padding."""
-        synapse = self.synapse
-        assert isinstance(synapse, Conv2d)
-        return (*x.shape[2:], synapse.in_channels, synapse.out_channels), synapse.kernel_size, synapse.padding
+        connection = self.module
+        assert isinstance(connection, Conv2d)
+        return (
+            (*x.shape[2:], connection.in_channels, connection.out_channels),
+            connection.kernel_size,
+            connection.padding,
+        )
 
 
 class Learning:
@@ -132,7 +135,7 @@ class Learning:
     with ``G[t] = g[t] + λ·G[t+1]``, which serves events; without traces â = x and Λ = 1.
     """
 
-    def __init__(self, connection: Connection, samples: int) -> None:
+    def __init__(self, connection: ChunkConnection, samples: int) -> None:
         self.connection, self.samples = connection, samples
         self.trace: Tensor | None = None  # â of the last step, flat
         self.length = 0.0  # Λ of the last step
@@ -144,7 +147,7 @@ class Learning:
         """Λ_t of the next steps."""
         found = []
         for _ in range(steps):
-            self.length = 1.0 + self.connection.decay * self.length
+            self.length = 1.0 + self.connection.beta * self.length
             found.append(self.length)
         return np.array(found)
 
@@ -166,18 +169,18 @@ class Learning:
         before, size = self.trace, x[0].numel()
         if before is None:
             self.trace = x.new_zeros(self.samples * size)
-        decay = g.numpy().dtype.type(self.connection.decay)
-        of_time = (decay, self.samples, steps, size)
+        beta = g.numpy().dtype.type(self.connection.beta)
+        of_time = (beta, self.samples, steps, size)
         if not few:
             traces = torch.empty_like(x)  # in the same memory format
             kernels().follow(*arrays(memory(x), self.trace, memory(traces)), *of_time)
             self._multiply(g, traces)
             return
-        kernels().look_ahead(memory(g).numpy(), decay, self.samples, steps, g[0].numel())
+        kernels().look_ahead(memory(g).numpy(), beta, self.samples, steps, g[0].numel())
         if before is not None:
             first, kept = g.view(self.samples, steps, *g.shape[1:])[:, 0], torch.empty_like(x[: self.samples])
             memory(kept).copy_(before)
-            self._multiply(first, kept, self.connection.decay)
+            self._multiply(first, kept, self.connection.beta)
         kernels().advance(*arrays(memory(x), self.trace), *of_time)
         self._add_events(g, x)
 
@@ -190,7 +193,7 @@ class Learning:
         """Add ``factor·Σ g·xᵀ`` to the weight's gradient."""
         if self.weight is None:
             self.weight = torch.zeros_like(self.connection.weight)
-        if isinstance(self.connection.synapse, Conv2d) or self.connection.kind != g.dtype:
+        if isinstance(self.connection.module, Conv2d) or self.connection.kind != g.dtype:
             self.weight.add_(self.connection.gradients(g, x, (False, True))[1], alpha=factor)  # type: ignore[arg-type]
         else:
             self.weight.addmm_(g.t(), x, alpha=factor)

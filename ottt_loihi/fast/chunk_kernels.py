@@ -64,7 +64,7 @@ def fire(current, varies, u, v, mask, out, samples, steps, shape, constants, zer
     dropout, like v, or empty · out: filled with the pooled spikes · constants: λ, Vth, largest u that does not fire
     """
     height, width, channels, down, across = shape
-    decay, v_threshold, above = constants
+    beta, v_threshold, above = constants
     one, zero = u.dtype.type(1), u.dtype.type(0)
     row, size = np.uint64(width * channels), np.uint64(height * width * channels)
     columns, depth = np.uint64(width // across), np.uint64(channels)
@@ -81,7 +81,7 @@ def fire(current, varies, u, v, mask, out, samples, steps, shape, constants, zer
                 of = source + np.uint64(y) * row
                 at = i * size + np.uint64(y) * row
                 for j in range(row):  # apart: where u is the memory of current, a loop over both does not vectorise
-                    charge[j] = decay * v[at + j] + current[of + j]
+                    charge[j] = beta * v[at + j] + current[of + j]
                 if zero_reset:
                     for j in range(row):
                         membrane = charge[j]
@@ -170,7 +170,7 @@ def error(u, g, mask, lengths, total, samples, steps, shape, v_threshold, kind, 
 
 
 @njit(**_COMPILED)
-def follow(x, trace, out, decay, samples, steps, size):
+def follow(x, trace, out, beta, samples, steps, size):
     """``â[t] = λ·â[t−1] + x[t]`` for every step, into ``out``.
 
     trace: ``(samples, size)``, â of the step before, becomes that of the last one
@@ -180,24 +180,24 @@ def follow(x, trace, out, decay, samples, steps, size):
         for t in range(np.uint64(steps)):
             to = (i * np.uint64(steps) + t) * np.uint64(size)
             for j in range(np.uint64(size)):
-                now = decay * trace[at + j] + x[to + j]
+                now = beta * trace[at + j] + x[to + j]
                 trace[at + j] = now
                 out[to + j] = now
 
 
 @njit(**_COMPILED)
-def advance(x, trace, decay, samples, steps, size):
+def advance(x, trace, beta, samples, steps, size):
     """:func:`follow` where nobody asks for the steps in between."""
     for i in range(np.uint64(samples)):
         at = i * np.uint64(size)
         for t in range(np.uint64(steps)):
             to = (i * np.uint64(steps) + t) * np.uint64(size)
             for j in range(np.uint64(size)):
-                trace[at + j] = decay * trace[at + j] + x[to + j]
+                trace[at + j] = beta * trace[at + j] + x[to + j]
 
 
 @njit(**_COMPILED)
-def look_ahead(g, decay, samples, steps, size):
+def look_ahead(g, beta, samples, steps, size):
     """``G[t] = g[t] + λ·G[t+1]``, from the last step to the first, over g.
 
     With it ``Σ_t g[t]·â[t]ᵀ = Σ_t G[t]·x[t]ᵀ + λ·G[first]·â[before]ᵀ``: the products with the trace, which has hardly a
@@ -207,4 +207,4 @@ def look_ahead(g, decay, samples, steps, size):
         for back in range(1, steps):
             to = (i * np.uint64(steps) + np.uint64(steps - 1 - back)) * np.uint64(size)
             for j in range(np.uint64(size)):
-                g[to + j] += decay * g[to + np.uint64(size) + j]
+                g[to + j] += beta * g[to + np.uint64(size) + j]

@@ -3,7 +3,7 @@
 Between two updates no gradient changes what the neurons do. So a stretch of S time steps can go through the network
 layer by layer instead of step by step: one product for all its steps (:mod:`ottt_loihi.fast.chunk_connection`), then
 the neurons' loop over them (:mod:`ottt_loihi.fast.chunk_kernels`), and backwards likewise, without autograd. The
-equations and their gradients are those of :class:`~ottt_loihi.nn.connections.Synapse` and
+equations and their gradients are those of :class:`~ottt_loihi.nn.connections.Connection` and
 :func:`~ottt_loihi.nn.neurons.lif_step`; memory is that of S steps, whatever T. A layer that hears itself one step later
 takes its steps one by one, and everything else at once.
 
@@ -24,27 +24,27 @@ import torch
 from torch import Tensor
 
 from ottt_loihi.errors import UsageError
-from ottt_loihi.fast.chunk_connection import Connection, Learning, arrays, channels_last, give, kernels, memory
+from ottt_loihi.fast.chunk_connection import ChunkConnection, Learning, arrays, channels_last, give, kernels, memory
 from ottt_loihi.nn.blocks import Block
-from ottt_loihi.nn.connections import Conv2d, Linear, Synapse
+from ottt_loihi.nn.connections import Connection, Conv2d, Linear
 from ottt_loihi.nn.folding import Folded
 from ottt_loihi.nn.network import Network
 from ottt_loihi.nn.neurons import LIF, is_on_cpu
-from ottt_loihi.nn.paths import Paths
+from ottt_loihi.nn.paths import GradientPaths
 from ottt_loihi.rules.losses import Loss
 
 
 def require_fitting(net: Network) -> None:
     """Raises :class:`UsageError` where a network cannot take several steps at once, and says why."""
     for index, block in enumerate(net.blocks):
-        synapse, reason = block.synapse, ""
+        connection, reason = block.connection, ""
         if len(block.branches) > 1 or any(not _is_loop(branch, index) for branch in block.branches):
             reason = "has a connection from elsewhere than the block before and itself one step later"
         elif block.skip is not None:
             reason = "has a residual stream"
         elif not block.neuron.lean:
             reason = f"has {type(block.neuron).__name__} neurons"
-        elif isinstance(synapse, Conv2d) and (synapse.upsample != 1 or synapse.pool_after is not None):
+        elif isinstance(connection, Conv2d) and (connection.upsample != 1 or connection.pool_after is not None):
             reason = "changes the image's size around its convolution"
         if reason:
             raise UsageError(f"stretch: block {index + 1} {reason}; use stretch=1")
@@ -53,12 +53,12 @@ def require_fitting(net: Network) -> None:
 
 
 def _is_loop(branch: Any, index: int) -> bool:
-    linear = isinstance(branch.synapse, Linear) and branch.synapse.pool is None
+    linear = isinstance(branch.connection, Linear) and branch.connection.pool is None
     return branch.source == index and branch.delay == 1 and linear
 
 
 def run_batch(
-    net: Network, x: Tensor, labels: Tensor, loss: Loss, folded: Folded, paths: Paths, stretch: int
+    net: Network, x: Tensor, labels: Tensor, loss: Loss, folded: Folded, paths: GradientPaths, stretch: int
 ) -> tuple[Tensor, Tensor]:
     """All steps of a batch, ``stretch`` at a time: Σ_t L[t] and Σ_t o[t] ``(batch, classes)``.
 
@@ -98,9 +98,9 @@ class _Layer:
     largest u that does not fire
     """
 
-    connection: Connection
+    connection: ChunkConnection
     neuron: LIF | None = None
-    loop: Connection | None = None
+    loop: ChunkConnection | None = None
     shape: tuple[int, ...] = (1, 1, 0, 1, 1)
     constants: tuple[Any, ...] = ()
 
@@ -111,27 +111,29 @@ class _Layer:
         return height * width * channels
 
 
-def _layers(net: Network, folded: Folded, paths: Paths) -> Iterator[_Layer]:
+def _layers(net: Network, folded: Folded, paths: GradientPaths) -> Iterator[_Layer]:
     """The network's layers, the readout last."""
     from ottt_loihi.fast.lif_kernels import constants
 
     image: tuple[int, ...] | None = None
-    synapses = [block.synapse for block in net.blocks] + [net.readout]
+    connections = [block.connection for block in net.blocks] + [net.readout]
     for index, block in enumerate(net.blocks):
         neuron, traced = block.neuron, paths.trace if index else paths.input_trace
-        own = Connection(block.synapse, folded[block.synapse], traced, paths.bias_trace, neuron.decay, image)
+        own = ChunkConnection(block.connection, folded[block.connection], traced, paths.bias_trace, neuron.beta, image)
         loop = None
         for branch in block.branches:
-            loop = Connection(branch.synapse, folded[branch.synapse], paths.trace, paths.bias_trace, neuron.decay)
-        shape = _kernel_shape(block, synapses[index + 1])
+            loop = ChunkConnection(
+                branch.connection, folded[branch.connection], paths.trace, paths.bias_trace, neuron.beta
+            )
+        shape = _kernel_shape(block, connections[index + 1])
         yield _Layer(own, neuron, loop, shape, constants(net.readout.weight, neuron))
         height, width, channels, down, across = shape
         image = None if len(block.shape) == 1 else (channels, height // down, width // across)
-    decay = net.blocks[-1].neuron.decay if len(net.blocks) else 0.0
-    yield _Layer(Connection(net.readout, folded[net.readout], paths.readout_trace, False, decay, image))
+    beta = net.blocks[-1].neuron.beta if len(net.blocks) else 0.0
+    yield _Layer(ChunkConnection(net.readout, folded[net.readout], paths.readout_trace, False, beta, image))
 
 
-def _kernel_shape(block: Block, following: Synapse) -> tuple[int, int, int, int, int]:
+def _kernel_shape(block: Block, following: Connection) -> tuple[int, int, int, int, int]:
     """(height, width, channels) of the neurons and the (height, width) of the windows that the next layer averages."""
     if len(block.shape) == 1:
         return (1, 1, block.shape[0], 1, 1)
@@ -197,7 +199,7 @@ class _Share:
 
     def _forward(self, x: Tensor, steps: int) -> list[_Heard]:
         heard: list[_Heard] = []
-        out = None if self.first is not None else _received(self.layers[0].connection.synapse, x)
+        out = None if self.first is not None else _received(self.layers[0].connection.module, x)
         for index, layer in enumerate(self.layers):
             few = out is not None and layer.connection.is_few(out)
             current = self.first if out is None else layer.connection.product(out, few)
@@ -209,7 +211,7 @@ class _Share:
             heard.append(_Heard(out, few, u, back))
             channels, down, across = layer.shape[2], layer.shape[0] // layer.shape[3], layer.shape[1] // layer.shape[4]
             sent = sent.view(-1, down, across, channels)
-            following = self.layers[index + 1].connection.synapse
+            following = self.layers[index + 1].connection.module
             out = sent.permute(0, 3, 1, 2) if isinstance(following, Conv2d) else sent.flatten(1)
         return heard
 
@@ -288,18 +290,18 @@ class _Share:
             if layer.connection.traced:
                 lengths = self.learning[id(layer.connection)].lengths(steps).astype(number)
         u, kind = done.u, kernels().SURROGATES.index(neuron.surrogate.name)
-        constants = number(neuron.v_threshold), kind, number(getattr(neuron.surrogate, "alpha", 1.0))
+        constants = number(neuron.v_threshold), kind, number(getattr(neuron.surrogate, "slope", 1.0))
         states = arrays(u, memory(g), self.masks[index])
         kernels().error(*states, lengths, total.numpy(), self.samples, steps, layer.shape, *constants)
-        if not isinstance(layer.connection.synapse, Conv2d):
+        if not isinstance(layer.connection.module, Conv2d):
             return u.view(self.samples * steps, -1)
         height, width, channels = layer.shape[:3]
         return u.view(-1, height, width, channels).permute(0, 3, 1, 2)
 
 
-def _received(synapse: Synapse, x: Tensor) -> Tensor:
+def _received(connection: Connection, x: Tensor) -> Tensor:
     """The network's input ``(samples, steps, …)`` as the first product takes it, a row for each sample and step."""
-    x = synapse._receive(x.flatten(0, 1))
+    x = connection._receive(x.flatten(0, 1))
     return x.contiguous(memory_format=torch.channels_last) if x.ndim == 4 else x.contiguous()
 
 

@@ -96,7 +96,7 @@ class _Recording(NamedTuple):
 
 def _key(net: Network, x: Tensor, loss: Loss, kind: torch.dtype) -> tuple[Any, ...]:
     """What a recording cannot change any more: batches of one key are the same operations on the same memory."""
-    bits, places = (s.weight_bits for s in net.synapses()), (p.data_ptr() for p in net.parameters())
+    bits, places = (s.weight_bits for s in net.connections()), (p.data_ptr() for p in net.parameters())
     return (x.shape, is_constant(x), loss, net.training, kind, *bits, *places)
 
 

@@ -18,10 +18,10 @@ from ottt_loihi.nn.neurons import like
 
 
 @numba.njit(nogil=True, cache=True)
-def _subtract(u, v, s, decay, v_threshold, above):  # type: ignore[no-untyped-def]
+def _subtract(u, v, s, beta, v_threshold, above):  # type: ignore[no-untyped-def]
     one, zero = s.dtype.type(1), s.dtype.type(0)
     for i in range(u.size):
-        membrane = decay * v[i] + u[i]
+        membrane = beta * v[i] + u[i]
         fired = one if membrane > above else zero
         u[i] = membrane
         s[i] = fired
@@ -29,10 +29,10 @@ def _subtract(u, v, s, decay, v_threshold, above):  # type: ignore[no-untyped-de
 
 
 @numba.njit(nogil=True, cache=True)
-def _to_zero(u, v, s, decay, v_threshold, above):  # type: ignore[no-untyped-def]
+def _to_zero(u, v, s, beta, v_threshold, above):  # type: ignore[no-untyped-def]
     one, zero = s.dtype.type(1), s.dtype.type(0)
     for i in range(u.size):
-        membrane = decay * v[i] + u[i]
+        membrane = beta * v[i] + u[i]
         fired = one if membrane > above else zero
         u[i] = membrane
         s[i] = fired
@@ -40,10 +40,10 @@ def _to_zero(u, v, s, decay, v_threshold, above):  # type: ignore[no-untyped-def
 
 
 @numba.njit(nogil=True, cache=True)
-def _accumulate(u, trace, decay, v_threshold, above):  # type: ignore[no-untyped-def]
+def _accumulate(u, trace, beta, v_threshold, above):  # type: ignore[no-untyped-def]
     one, zero = u.dtype.type(1), u.dtype.type(0)
     for i in range(u.size):
-        kept = decay * trace[i]
+        kept = beta * trace[i]
         membrane = u[i] - v_threshold * kept
         u[i] = membrane
         trace[i] = kept + (one if membrane > above else zero)
@@ -84,7 +84,7 @@ def constants(u: Tensor, neuron: Any) -> tuple[Any, Any, Any]:
     kind = np.float32 if u.dtype == torch.float32 else np.float64
     v_threshold = kind(neuron.v_threshold)
     above = np.nextafter(v_threshold, kind(-np.inf)) if neuron.convention == "authors" else v_threshold  # u ≥ Vth too
-    return kind(neuron.decay), v_threshold, above
+    return kind(neuron.beta), v_threshold, above
 
 
 def times_surrogate(g: Tensor, u: Tensor, neuron: Any) -> Tensor:
@@ -92,8 +92,8 @@ def times_surrogate(g: Tensor, u: Tensor, neuron: Any) -> Tensor:
     g, surrogate, v_threshold = like(g, u), neuron.surrogate, neuron.v_threshold
     kind = np.float32 if u.dtype == torch.float32 else np.float64
     if surrogate.name == "sigmoid":
-        u.sub_(v_threshold).mul_(surrogate.alpha).sigmoid_()  # torch's is vectorised
-        _times_logistic(_flat(u), _flat(g), kind(surrogate.alpha))
+        u.sub_(v_threshold).mul_(surrogate.slope).sigmoid_()  # torch's is vectorised
+        _times_logistic(_flat(u), _flat(g), kind(surrogate.slope))
     elif surrogate.name in ("rectangle", "triangle"):
         loop = _times_rectangle if surrogate.name == "rectangle" else _times_triangle
         loop(_flat(u), _flat(g), kind(v_threshold))

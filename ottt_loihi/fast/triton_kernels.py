@@ -19,10 +19,10 @@ SURROGATES = ("sigmoid", "rectangle", "triangle")
 
 
 @triton.jit
-def _charge_fire_reset(u_ptr, v_ptr, s_ptr, n, decay, v_threshold, above, TO_ZERO: tl.constexpr, BLOCK: tl.constexpr):
+def _charge_fire_reset(u_ptr, v_ptr, s_ptr, n, beta, v_threshold, above, TO_ZERO: tl.constexpr, BLOCK: tl.constexpr):
     i = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     inside = i < n
-    u = decay * tl.load(v_ptr + i, mask=inside) + tl.load(u_ptr + i, mask=inside)
+    u = beta * tl.load(v_ptr + i, mask=inside) + tl.load(u_ptr + i, mask=inside)
     fired = tl.where(u > above, 1.0, 0.0)
     tl.store(u_ptr + i, u, mask=inside)
     tl.store(s_ptr + i, fired, mask=inside)
@@ -31,10 +31,10 @@ def _charge_fire_reset(u_ptr, v_ptr, s_ptr, n, decay, v_threshold, above, TO_ZER
 
 
 @triton.jit
-def _accumulate(u_ptr, trace_ptr, n, decay, v_threshold, above, BLOCK: tl.constexpr):
+def _accumulate(u_ptr, trace_ptr, n, beta, v_threshold, above, BLOCK: tl.constexpr):
     i = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     inside = i < n
-    kept = decay * tl.load(trace_ptr + i, mask=inside)
+    kept = beta * tl.load(trace_ptr + i, mask=inside)
     u = tl.load(u_ptr + i, mask=inside) - v_threshold * kept
     tl.store(u_ptr + i, u, mask=inside)
     tl.store(trace_ptr + i, kept + tl.where(u > above, 1.0, 0.0), mask=inside)
@@ -76,7 +76,7 @@ def times_surrogate(g: Tensor, u: Tensor, neuron: Any) -> Tensor:
     surrogate = neuron.surrogate
     if surrogate.name not in SURROGATES:
         return u.copy_(g * surrogate(u, neuron.v_threshold))
-    kind, alpha = SURROGATES.index(surrogate.name), float(getattr(surrogate, "alpha", 1.0))
+    kind, alpha = SURROGATES.index(surrogate.name), float(getattr(surrogate, "slope", 1.0))
     with torch.cuda.device_of(u):
         _times_surrogate[_grid(u)](like(g, u), u, u.numel(), neuron.v_threshold, alpha, KIND=kind, BLOCK=BLOCK)
     return u
@@ -90,4 +90,4 @@ def _constants(neuron: Any) -> tuple[float, float, float]:
     """λ, Vth, and the largest u that does not fire."""
     v_threshold = torch.tensor(neuron.v_threshold, dtype=torch.float32)
     below = torch.nextafter(v_threshold, torch.tensor(-torch.inf))
-    return neuron.decay, float(v_threshold), float(below if neuron.convention == "authors" else v_threshold)
+    return neuron.beta, float(v_threshold), float(below if neuron.convention == "authors" else v_threshold)

@@ -9,17 +9,17 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from ottt_loihi.errors import UsageError
-from ottt_loihi.nn.connections import Synapse, SynapseState, Weights
+from ottt_loihi import checks
+from ottt_loihi.nn.connections import Connection, ConnectionState, Weights
 from ottt_loihi.nn.neurons import LIF, LeanStep, like
-from ottt_loihi.nn.paths import BPTT, Paths
+from ottt_loihi.nn.paths import BPTT, GradientPaths
 
 
 class BlockState(NamedTuple):
     """After a step, ``(batch, *shape)`` each.
 
     s: spikes · u, v: membrane before and after the reset; u is None where its memory is used otherwise · mask: of the
-    neuron dropout, None without · synapses: states of ``block.synapse`` and of the branches' synapses, in that order ·
+    neuron dropout, None without · connections: states of ``block.connections`` ·
     spare: memory for the next step's spikes (:meth:`Block.fire_lean`)
     """
 
@@ -27,7 +27,7 @@ class BlockState(NamedTuple):
     u: Tensor | None
     v: Tensor
     mask: Tensor | None
-    synapses: tuple[SynapseState, ...]
+    connections: tuple[ConnectionState, ...]
     spare: Tensor | None = None
 
     @property
@@ -39,13 +39,13 @@ class BlockState(NamedTuple):
 class Branch(nn.Module):
     """A second connection into a block.
 
-    ``synapse``: the weights · ``source``: index of the block whose spikes it carries · ``delay``: steps they take, 0
+    ``connection``: the weights · ``source``: index of the block whose spikes it carries · ``delay``: steps they take, 0
     for a shortcut, 1 or more where they come from the block itself or a later one (recurrence, feedback)
     """
 
-    def __init__(self, synapse: Synapse, source: int, delay: int) -> None:
+    def __init__(self, connection: Connection, source: int, delay: int) -> None:
         super().__init__()
-        self.synapse, self.source, self.delay = synapse, source, delay
+        self.connection, self.source, self.delay = connection, source, delay
 
     def extra_repr(self) -> str:
         return f"source={self.source}, delay={self.delay}"
@@ -64,12 +64,12 @@ class Block(nn.Module):
 
     ::
 
-        I[t] = synapse(out of the block before) + Σ branches + skip.factor·I_source[t]
+        I[t] = connection(out of the block before) + Σ branches + skip.factor·I_source[t]
 
     ============  ==============================  ============================================================
     attribute     type                            meaning
     ============  ==============================  ============================================================
-    synapse       :class:`~.synapses.Synapse`     from the block before, or from the network's input
+    connection       :class:`~.connections.Connection`     from the block before, or from the network's input
     neuron        :class:`~.neurons.LIF`
     branches      ModuleList of :class:`Branch`   recurrence, feedback, shortcuts
     skip          :class:`Skip` or None           residual stream
@@ -82,7 +82,7 @@ class Block(nn.Module):
 
     def __init__(
         self,
-        synapse: Synapse,
+        connection: Connection,
         neuron: LIF,
         *,
         branches: Iterable[Branch] = (),
@@ -90,60 +90,63 @@ class Block(nn.Module):
         dropout: float = 0.0,
     ) -> None:
         super().__init__()
-        if isinstance(dropout, bool) or not isinstance(dropout, (int, float)) or not 0 <= dropout < 1:
-            raise UsageError(f"dropout: expected a number in [0, 1), got {dropout!r}")
-        self.synapse, self.neuron, self.skip, self.dropout = synapse, neuron, skip, float(dropout)
+        self.connection, self.neuron, self.skip = connection, neuron, skip
+        self.dropout = checks.number(dropout, "dropout", 0, 1, below=True)
         self.branches = nn.ModuleList(branches)
         self.shape: tuple[int, ...] = ()
 
     @property
-    def synapses(self) -> list[Synapse]:
+    def connections(self) -> list[Connection]:
         """The block's connections, the main one first."""
-        return [self.synapse, *(branch.synapse for branch in self.branches)]
+        return [self.connection, *(branch.connection for branch in self.branches)]
 
     def charge(
         self,
         inputs: Sequence[Tensor],
         state: BlockState | None,
-        paths: Paths = BPTT,
+        paths: GradientPaths = BPTT,
         first: bool = False,
-        weights: Mapping[Synapse, Weights] | None = None,
-        constant: Callable[[SynapseState | None, float], tuple[Tensor, SynapseState]] | None = None,
-    ) -> tuple[Tensor, tuple[SynapseState, ...]]:
-        """I[t] without the skip, and the synapses' states.
+        weights: Mapping[Connection, Weights] | None = None,
+        constant: Callable[[ConnectionState | None, float], tuple[Tensor, ConnectionState]] | None = None,
+    ) -> tuple[Tensor, tuple[ConnectionState, ...]]:
+        """I[t] without the skip, and the connections' states.
 
         inputs: one per connection · first: inputs[0] is the network's input (``paths.input_trace``) · weights: of each
         connection, where computed before · constant: gives the main connection's current, where the input never changes
         """
         current, states = None, []
-        for index, (synapse, x) in enumerate(zip(self.synapses, inputs, strict=True)):
-            before = None if state is None else state.synapses[index]
+        for index, (connection, x) in enumerate(zip(self.connections, inputs, strict=True)):
+            before = None if state is None else state.connections[index]
             if index == 0 and constant is not None:
-                current, synapse_state = constant(before, self.neuron.decay)
-                states.append(synapse_state)
+                current, connection_state = constant(before, self.neuron.beta)
+                states.append(connection_state)
                 continue
-            part, synapse_state = synapse(
+            part, connection_state = connection(
                 x,
                 before,
-                decay=self.neuron.decay,
+                beta=self.neuron.beta,
                 traced=paths.input_trace if first and index == 0 else paths.trace,
                 bias_traced=paths.bias_trace,
-                weights=None if weights is None else weights[synapse],
+                weights=None if weights is None else weights[connection],
             )
-            states.append(synapse_state)
+            states.append(connection_state)
             current = part if current is None else current + part
         return current, tuple(states)
 
     def fire(
-        self, current: Tensor, synapses: tuple[SynapseState, ...], state: BlockState | None, paths: Paths = BPTT
+        self,
+        current: Tensor,
+        connections: tuple[ConnectionState, ...],
+        state: BlockState | None,
+        paths: GradientPaths = BPTT,
     ) -> BlockState:
         """The neurons' step on the current I[t]."""
         mask = self.draw_mask(current) if state is None else state.mask
         s, u, v = self.neuron(current, None if state is None else state.v, paths)
-        return BlockState(s, u, v, mask, synapses)
+        return BlockState(s, u, v, mask, connections)
 
     def fire_lean(
-        self, current: Tensor, synapses: tuple[SynapseState, ...], state: BlockState | None, keep_current: bool
+        self, current: Tensor, connections: tuple[ConnectionState, ...], state: BlockState | None, keep_current: bool
     ) -> BlockState:
         """:meth:`fire` for a rule that learns at every step, in the memory of ``state``, which is spent thereby.
 
@@ -158,7 +161,7 @@ class Block(nn.Module):
         if keep_current:
             u = torch.empty_like(current) if state.u is None else state.u
         s = LeanStep.apply(current, state.v, u.detach(), state.spare.detach(), self.neuron)
-        return BlockState(s, u.detach() if keep_current else None, state.v, state.mask, synapses, state.s.detach())
+        return BlockState(s, u.detach() if keep_current else None, state.v, state.mask, connections, state.s.detach())
 
     def draw_mask(self, like: Tensor) -> Tensor | None:
         """A sample's dropout: 0 for a silent neuron, 1/(1 − p) for the others; None where nothing is dropped."""
@@ -167,9 +170,26 @@ class Block(nn.Module):
         return torch.empty_like(like).bernoulli_(1 - self.dropout).div_(1 - self.dropout)
 
     def forward(
-        self, x: Tensor, state: BlockState | None = None, paths: Paths = BPTT, first: bool = False
+        self, x: Tensor, state: BlockState | None = None, paths: GradientPaths = BPTT, first: bool = False
     ) -> tuple[Tensor, BlockState]:
         """One step of a block on its own, without branches and skip: what comes out, and the state."""
-        current, synapses = self.charge((x,), state, paths, first)
-        state = self.fire(current, synapses, state, paths)
+        current, connections = self.charge((x,), state, paths, first)
+        state = self.fire(current, connections, state, paths)
         return state.out, state
+
+
+Late = Mapping[int, tuple[Tensor, ...]]
+"""Source → what it sent before the last step, the newest first."""
+
+
+def arriving(source: int, delay: int, last: Callable[[int], Tensor], late: Late) -> Tensor | None:
+    """What ``source`` sent ``delay`` ≥ 1 steps ago, None before its first step; ``last``: what it sent in the last."""
+    if delay == 1:
+        return last(source)
+    older = late.get(source, ())
+    return older[delay - 2] if len(older) > delay - 2 else None
+
+
+def remembered(delays: Mapping[int, int], last: Callable[[int], Tensor], late: Late) -> Late:
+    """``late`` of the next step; ``delays``: the longest from each source. Copies, because a step may reuse memory."""
+    return {i: (last(i).clone(), *late.get(i, ()))[: delay - 1] for i, delay in delays.items() if delay > 1}

@@ -14,16 +14,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from ottt_loihi import checks
 from ottt_loihi.errors import UsageError
-from ottt_loihi.nn.pooling import average_pool, pooled_shape
-from ottt_loihi.nn.traced import Traced
-from ottt_loihi.nn.weights import as_on_chip, binarize, standardize
+from ottt_loihi.nn.precision import error_for_product, product_dtype
+from ottt_loihi.nn.weights import binarize, fake_quantize, standardize
 
 BINARY = ("channel", "layer")
 SPIKE_SCALE = 2.74  # 1/√(p·(1 − p)), p = P(N(0, 1) > 1): makes the variance of spikes at Vth = 1 one
 
 
-class SynapseState(NamedTuple):
+class ConnectionState(NamedTuple):
     """``trace``: â[t], of the (pooled) input's shape, None where no rule asked for it; ``bias_trace``: Λ_t.
 
     ``scratch``: memory for the next step's backward pass, where steps reuse theirs.
@@ -48,7 +48,7 @@ class Weights(NamedTuple):
     project: Callable[[Tensor], Tensor] | None = None
 
 
-class Synapse(nn.Module):
+class Connection(nn.Module):
     """``I[t] = c·(κ·Ŵ ∗ P(x[t]) + b)``: what :class:`Linear` and :class:`Conv2d` have in common.
 
     ::
@@ -56,7 +56,7 @@ class Synapse(nn.Module):
         â[t] = λ·â[t−1] + P(x[t])         Λ_t = λ·Λ_{t−1} + 1                    g = ∂L/∂I[t]
         ∂L/∂Ŵ = c·κ·g ∗ â[t]              ∂L/∂b = c·Σ g·Λ_t                      ∂L/∂x = c·κ·Pᵀ(Ŵᵀ ∗ g)
 
-    λ is the decay of the neurons this connection feeds: that makes ``g·âᵀ`` the derivative of their membrane's whole
+    λ is the beta of the neurons this connection feeds: that makes ``g·âᵀ`` the derivative of their membrane's whole
     past (OTTT eq. 4). The gradient towards the input belongs to this step's x, not to the trace.
 
     ==============  =============================  =================================================================
@@ -72,7 +72,7 @@ class Synapse(nn.Module):
                     ``"layer"``                    (:func:`~ottt_loihi.nn.weights.binarize`)
     weight_bits     None or 2 … 8                  W as the chip will have it in the product, while the parameter stays
                                                    real: quantisation-aware fine-tuning
-                                                   (:func:`~ottt_loihi.nn.weights.as_on_chip`)
+                                                   (:func:`~ottt_loihi.nn.weights.fake_quantize`)
     pool            None, int or ``"global"``      P: average pooling of the input over k×k, or over everything; the
                                                    trace is kept at the pooled resolution
     ==============  =============================  =================================================================
@@ -100,14 +100,14 @@ class Synapse(nn.Module):
         binary: str | None = None,
     ) -> None:
         super().__init__()
-        self.binary = binary_or_none(binary)
+        self.binary = checks.one_of(binary, "binary", BINARY, none=True)
         self.weight = nn.Parameter(torch.empty(*shape))
         self.bias = nn.Parameter(torch.zeros(shape[0])) if bias else None
         self.gain = nn.Parameter(torch.ones(shape[0])) if standardized else None
         self.skip_gain = nn.Parameter(torch.zeros(())) if skip_gain else None
         self.input_scale, self.output_scale = float(input_scale), float(output_scale)
         if pool is not None and pool != "global":
-            pool = positive(pool, "pool")
+            pool = checks.integer(pool, "pool")
         self.pool = pool
         self.weight_bits: int | None = None
         self.reset_parameters(generator)
@@ -142,29 +142,29 @@ class Synapse(nn.Module):
         if bias is not None and (isinstance(scale, Tensor) or scale != 1):
             bias = bias * scale
         if self.weight_bits is not None:
-            weight = as_on_chip(weight, self.weight_bits)
+            weight = fake_quantize(weight, self.weight_bits)
         return Weights(weight, bias)
 
     def forward(
         self,
         x: Tensor,
-        state: SynapseState | None = None,
+        state: ConnectionState | None = None,
         *,
-        decay: float = 0.0,
+        beta: float = 0.0,
         traced: bool = False,
         bias_traced: bool = False,
         weights: Weights | None = None,
-    ) -> tuple[Tensor, SynapseState]:
+    ) -> tuple[Tensor, ConnectionState]:
         """One step: the current, and the state after it.
 
-        x: ``(batch, …)`` of the weight's dtype · decay: λ · traced, bias_traced: whether the gradients of W and b use
+        x: ``(batch, …)`` of the weight's dtype · beta: λ · traced, bias_traced: whether the gradients of W and b use
         â and Λ · weights: :meth:`effective`, where it was computed before.
         """
         weights = self.effective() if weights is None else weights
         scratch = self._scratch(x, state) if weights.collect else None
         x = self._receive(x, scratch)
-        trace = _decayed(x, state, decay, in_place=weights.collect) if traced else None
-        bias_trace = 1.0 + decay * state.bias_trace if bias_traced and state is not None else 1.0
+        trace = _decayed(x, state, beta, in_place=weights.collect) if traced else None
+        bias_trace = 1.0 + beta * state.bias_trace if bias_traced and state is not None else 1.0
         if trace is None and bias_trace == 1.0 and not weights.collect and weights.project is None:
             current = self._product(self._spread(x), weights.weight, weights.bias)
         else:
@@ -174,7 +174,7 @@ class Synapse(nn.Module):
                 self._spread(x), self._spread(pre), weights.weight, weights.bias, bias_trace, self, weights.collect
             )
         current = current.to(weights.weight.dtype)  # membranes do not take part in autocast
-        return self._send(current), SynapseState(trace, bias_trace, scratch)
+        return self._send(current), ConnectionState(trace, bias_trace, scratch)
 
     def output_shape(self, input_shape: tuple[int, ...]) -> tuple[int, ...]:
         """The shape of I[t] for an input of this shape, both without the batch; UsageError if it does not fit."""
@@ -186,7 +186,7 @@ class Synapse(nn.Module):
             return x
         return x.mean((2, 3), keepdim=True) if self.pool == "global" else average_pool(x, self.pool, scratch)
 
-    def _scratch(self, x: Tensor, state: SynapseState | None) -> Tensor | None:
+    def _scratch(self, x: Tensor, state: ConnectionState | None) -> Tensor | None:
         """Memory for ∂L/∂x of a pooled input, on the CPU."""
         if not isinstance(self.pool, int) or not x.requires_grad or x.device.type != "cpu":
             return None
@@ -220,8 +220,8 @@ class Synapse(nn.Module):
         raise NotImplementedError
 
 
-class Linear(Synapse):
-    """``I[t] = W·x[t] + b``, fully connected; see :class:`Synapse`.
+class Linear(Connection):
+    """``I[t] = W·x[t] + b``, fully connected; see :class:`Connection`.
 
     weight: ``(out_features, in_features)``, bias: ``(out_features,)`` or None. An input of shape ``(batch, …)`` is
     flattened to ``(batch, in_features)``. ``generator``: of the initial weights, default torch's global one.
@@ -236,8 +236,8 @@ class Linear(Synapse):
         **settings: Any,
     ) -> None:
         name = type(self).__name__
-        positive(in_features, f"{name}.in_features")
-        positive(out_features, f"{name}.out_features")
+        checks.integer(in_features, f"{name}.in_features")
+        checks.integer(out_features, f"{name}.out_features")
         super().__init__((out_features, in_features), bias, generator, **settings)
 
     @property
@@ -270,8 +270,8 @@ class Linear(Synapse):
         return [f"in_features={self.in_features}", f"out_features={self.out_features}"]
 
 
-class Conv2d(Synapse):
-    """``I[t] = W ∗ x[t] + b``, torch's cross-correlation; see :class:`Synapse`.
+class Conv2d(Connection):
+    """``I[t] = W ∗ x[t] + b``, torch's cross-correlation; see :class:`Connection`.
 
     weight: ``(out_channels, in_channels/groups, k, k)``, bias: ``(out_channels,)`` or None; x: ``(batch, in_channels,
     height, width)``. ``upsample``: repeat every pixel of the input that many times in both directions before the
@@ -302,9 +302,8 @@ class Conv2d(Synapse):
             ("groups", groups),
             ("upsample", upsample),
         ):
-            positive(value, f"Conv2d.{where}")
-        if isinstance(padding, bool) or not isinstance(padding, int) or padding < 0:
-            raise UsageError(f"Conv2d.padding: expected an integer ≥ 0, got {padding!r}")
+            checks.integer(value, f"Conv2d.{where}")
+        checks.integer(padding, "Conv2d.padding", 0)
         if in_channels % groups or out_channels % groups:
             raise UsageError(
                 f"Conv2d.groups: expected a divisor of {in_channels} and {out_channels} channels, got {groups}"
@@ -386,30 +385,88 @@ class Readout(Linear):
     INITIAL_GAIN: ClassVar[float] = 1.0
 
 
-def binary_or_none(value: Any) -> str | None:
-    """``value``, if it names a scale of one-bit weights or is None; otherwise a UsageError."""
-    if value is not None and (not isinstance(value, str) or value not in BINARY):
-        raise UsageError(f"binary: expected one of {', '.join(BINARY)}, or nothing, got {value!r}")
-    return value
-
-
-def flag(value: Any, where: str) -> bool:
-    """``value``, if it is true or false; otherwise a UsageError."""
-    if not isinstance(value, bool):
-        raise UsageError(f"{where}: expected true or false, got {value!r}")
-    return value
-
-
-def positive(value: Any, where: str) -> int:
-    """``value``, if it is an integer above 0; otherwise a UsageError."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise UsageError(f"{where}: expected a positive integer, got {value!r}")
-    return value
-
-
-def _decayed(x: Tensor, state: SynapseState | None, decay: float, in_place: bool = False) -> Tensor:
+def _decayed(x: Tensor, state: ConnectionState | None, beta: float, in_place: bool = False) -> Tensor:
     """â[t] = λ·â[t−1] + x[t], a constant to autograd; in place of â[t−1] where nobody reads that any more."""
     x = x.detach()
     if state is None or state.trace is None:
         return x.clone() if in_place else x
-    return torch.add(x, state.trace, alpha=decay, out=state.trace if in_place else None)
+    return torch.add(x, state.trace, alpha=beta, out=state.trace if in_place else None)
+
+
+class Traced(torch.autograd.Function):
+    """A connection with one product forwards; the trace enters backwards only, in the weight's gradient."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        pre: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        bias_trace: float,
+        connection: Connection,
+        collect: bool,
+    ) -> Tensor:
+        ctx.save_for_backward(pre, weight)
+        ctx.bias_trace, ctx.connection, ctx.leaf = bias_trace, connection, weight if collect else None
+        ctx.kind = product_dtype(weight)
+        return connection._product(x, weight, bias)
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
+        pre, weight = ctx.saved_tensors
+        wants_x, _, wants_weight, wants_bias = ctx.needs_input_grad[:4]
+        grad_bias = ctx.bias_trace * g.sum([0, *range(2, g.ndim)], dtype=weight.dtype) if wants_bias else None
+        if ctx.kind != weight.dtype:
+            grad_x, grad_weight = lowered_gradients(ctx.connection, g, pre, weight, (wants_x, wants_weight), ctx.kind)
+            return grad_x, None, grad_weight, grad_bias, None, None, None
+        collects = ctx.leaf is not None and wants_weight and ctx.leaf.grad is not None and g.ndim == 2
+        grad_x, grad_weight = ctx.connection._gradients(g, pre, weight, (wants_x, wants_weight and not collects))
+        if collects:  # no product of its own that is added afterwards
+            ctx.leaf.grad.addmm_(g.t(), pre)
+        return grad_x, None, grad_weight, grad_bias, None, None, None
+
+
+def lowered_gradients(
+    connection: Connection, g: Tensor, pre: Tensor, weight: Tensor, wanted: tuple[bool, bool], kind: torch.dtype
+) -> tuple[Tensor | None, Tensor | None]:
+    """:meth:`Connection._gradients` with products of 16 bits."""
+    low, factor = error_for_product(g, kind)
+    found = connection._gradients(low, pre.to(kind), weight.to(kind), wanted)
+    return tuple(None if part is None else part.to(weight.dtype).mul_(factor) for part in found)  # type: ignore[return-value]
+
+
+def pooled_shape(shape: tuple[int, ...], pool: int | str | None) -> tuple[int, ...]:
+    """What average pooling makes of a shape (without the batch); UsageError if there is no image to pool."""
+    if pool is None:
+        return shape
+    if len(shape) != 3 or (isinstance(pool, int) and min(shape[1:]) < pool):
+        raise UsageError(f"pool={pool!r}: expected an image (channels, height, width) to pool, got {shape}")
+    return (shape[0], 1, 1) if pool == "global" else (shape[0], *(n // pool for n in shape[1:]))
+
+
+def average_pool(x: Tensor, k: int, scratch: Tensor | None = None) -> Tensor:
+    """torch's ``avg_pool2d(x, k)``, made of slices: three times faster on the CPU.
+
+    scratch: like x, takes its gradient; that is read by nobody else's step.
+    """
+    if x.shape[2] % k or x.shape[3] % k:
+        return functional.avg_pool2d(x, k)
+    return _SlicePool.apply(x, k, scratch)
+
+
+class _SlicePool(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, k: int, scratch: Tensor | None) -> Tensor:
+        ctx.k, ctx.scratch = k, scratch
+        rows = sum((x[:, :, i::k] for i in range(1, k)), x[:, :, ::k])
+        whole = sum((rows[:, :, :, i::k] for i in range(1, k)), rows[:, :, :, ::k])
+        return whole * (1 / k**2)
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> tuple[Tensor, None, None]:
+        k = ctx.k
+        size, g = [n * k for n in g.shape[2:]], g * (1 / k**2)
+        if ctx.scratch is None:
+            return torch.ops.aten.upsample_nearest2d(g, size), None, None
+        return torch.ops.aten.upsample_nearest2d.out(g, size, out=ctx.scratch), None, None

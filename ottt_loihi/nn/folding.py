@@ -1,8 +1,8 @@
 """What is computed once for many time steps: effective weights, and the current of an input that never changes.
 
-Scales, gains and standardisation make a synapse's effective weight from its parameters; all steps until the next update
-share it. An online rule runs a backward pass at every step; it must not go through the standardisation each time. So
-each effective weight becomes a leaf that collects the steps' gradients, and :meth:`Folded.push` carries their sum to
+Scales, gains and standardisation make a connection's effective weight from its parameters; all steps until the next
+update share it. An online rule runs a backward pass at every step; it must not standardise each time.
+So each effective weight becomes a leaf that collects the steps' gradients, and :meth:`Folded.push` carries their sum to
 the parameters once. The same holds for the first layer's current under an input that is constant in time: its weight
 gradient Σ_t Λ_t·g[t]·xᵀ (or Σ_t g[t]·xᵀ without a trace) is one product at the end instead of one a step.
 """
@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from ottt_loihi.nn.connections import Synapse, SynapseState, Weights
-from ottt_loihi.nn.paths import BPTT, Paths
+from ottt_loihi.nn.connections import Connection, ConnectionState, Weights
+from ottt_loihi.nn.paths import BPTT, GradientPaths
 
 if TYPE_CHECKING:
     from ottt_loihi.nn.network import Network
@@ -28,8 +28,8 @@ def is_constant(x: Tensor) -> bool:
     return x.shape[1] > 1 and x.stride(1) == 0
 
 
-class Folded(Mapping[Synapse, Weights]):
-    """Effective weights of a network's synapses, valid until a parameter changes.
+class Folded(Mapping[Connection, Weights]):
+    """Effective weights of a network's connections, valid until a parameter changes.
 
     ``lean``: the steps may reuse memory, because each has its backward pass before the next one.
 
@@ -44,43 +44,43 @@ class Folded(Mapping[Synapse, Weights]):
         net: Network,
         x: Tensor | None = None,
         leaves: bool = False,
-        paths: Paths = BPTT,
-        projections: Mapping[Synapse, Subspace] | None = None,
+        paths: GradientPaths = BPTT,
+        projections: Mapping[Connection, Subspace] | None = None,
     ) -> None:
         torch.clear_autocast_cache()  # it would go on with the 16 bits of weights that have changed since, or are gone
         self.lean = leaves
         self._cuts: list[tuple[Tensor, Tensor]] = []  # (in the graph, the leaf that stands for it)
-        whole = {synapse: synapse.effective() for synapse in net.synapses()}
-        for synapse, subspace in (projections or {}).items():
-            weight, bias, *_ = whole[synapse]
-            whole[synapse] = Weights(
+        whole = {connection: connection.effective() for connection in net.connections()}
+        for connection, subspace in (projections or {}).items():
+            weight, bias, *_ = whole[connection]
+            whole[connection] = Weights(
                 weight, bias.detach() if bias is not None and subspace.protects else bias, project=subspace
             )
         self._weights = {s: self._cut(w) for s, w in whole.items()} if leaves else whole
         self.first: Tensor | None = None
         self._traced = paths.input_trace
         if x is not None and net.blocks:
-            synapse = net.blocks[0].synapse
-            if synapse.bias is None or paths.input_trace == paths.bias_trace:  # one factor per step for both
-                self.first, _ = synapse(x, weights=whole[synapse])
+            connection = net.blocks[0].connection
+            if connection.bias is None or paths.input_trace == paths.bias_trace:  # one factor per step for both
+                self.first, _ = connection(x, weights=whole[connection])
                 if leaves:
                     self.first = self._leaf(self.first)
 
-    def __getitem__(self, synapse: Synapse) -> Weights:
-        return self._weights[synapse]
+    def __getitem__(self, connection: Connection) -> Weights:
+        return self._weights[connection]
 
-    def __iter__(self) -> Iterator[Synapse]:
+    def __iter__(self) -> Iterator[Connection]:
         return iter(self._weights)
 
     def __len__(self) -> int:
         return len(self._weights)
 
-    def first_current(self, state: SynapseState | None, decay: float) -> tuple[Tensor, SynapseState]:
-        """This step's current of the constant input, and the state as :meth:`Synapse.forward` gives it."""
+    def first_current(self, state: ConnectionState | None, beta: float) -> tuple[Tensor, ConnectionState]:
+        """This step's current of the constant input, and the state as :meth:`Connection.forward` gives it."""
         assert self.first is not None
-        length = 1.0 + decay * state.bias_trace if self._traced and state is not None else 1.0
+        length = 1.0 + beta * state.bias_trace if self._traced and state is not None else 1.0
         current = _Repeated.apply(self.first, length) if self.lean else self.first
-        return current, SynapseState(None, length)
+        return current, ConnectionState(None, length)
 
     def push(self) -> None:
         """Add the gradients that the leaves have collected to the parameters', and forget them."""

@@ -10,15 +10,16 @@ from typing import Any
 
 import torch
 
+from ottt_loihi import checks
 from ottt_loihi.errors import UsageError
 from ottt_loihi.nn.blocks import Block, Branch, Skip
-from ottt_loihi.nn.connections import SPIKE_SCALE, Conv2d, Linear, Readout, binary_or_none, flag, pooled_shape, positive
-from ottt_loihi.nn.network import Network, sizes_of
+from ottt_loihi.nn.connections import BINARY, SPIKE_SCALE, Conv2d, Linear, Readout, pooled_shape
+from ottt_loihi.nn.network import Network
 from ottt_loihi.nn.neurons import LIF
 from ottt_loihi.nn.surrogates import Surrogate, describe, make_surrogate
 from ottt_loihi.rules.dsr import DSRNeuron
 
-NEURON = ("decay", "v_threshold", "reset", "surrogate", "convention", "v_init")
+NEURON = ("beta", "v_threshold", "reset", "surrogate", "convention", "v_init")
 VGG_FEATURES = "64C3-128C3-AP2-256C3-256C3-AP2-512C3-512C3-AP2-512C3-512C3-GAP"
 NF_RESNET34_STAGES = ((64, 3), (128, 4), (256, 6), (512, 3))  # channels, residual blocks
 NF_ALPHA = 0.2  # what each residual branch adds to the stream (NF-ResNets)
@@ -27,7 +28,7 @@ NF_ALPHA = 0.2  # what each residual branch adds to the stream (NF-ResNets)
 def mlp(
     sizes: Sequence[int] = (64, 128, 10),
     *,
-    decay: float = 0.5,
+    beta: float = 0.5,
     v_threshold: float = 1.0,
     reset: str = "subtract",
     bias: bool = False,
@@ -49,7 +50,7 @@ def mlp(
     ----------
     sizes
         inputs, hidden layers …, classes; ``(64, 10)`` is a readout alone
-    decay, v_threshold, reset, surrogate
+    beta, v_threshold, reset, surrogate
         of all neurons (:class:`~ottt_loihi.nn.neurons.LIF`)
     bias
         of all layers, the readout's too
@@ -76,38 +77,38 @@ def mlp(
     UsageError
         for any value out of range
     """
-    sizes = sizes_of(sizes, "sizes", 2)
-    input_shape = (sizes[0],) if input_shape is None else sizes_of(input_shape, "input_shape", 1)
+    sizes = checks.sizes(sizes, "sizes", 2)
+    input_shape = (sizes[0],) if input_shape is None else checks.sizes(input_shape, "input_shape", 1)
     if math.prod(input_shape) != sizes[0]:
         raise UsageError(
             f"input_shape: {input_shape} is {math.prod(input_shape)} elements, but sizes begin with {sizes[0]}"
         )
     arguments: dict[str, Any] = {
         "sizes": list(sizes),
-        "decay": decay,
+        "beta": beta,
         "v_threshold": v_threshold,
         "reset": reset,
-        "bias": flag(bias, "bias"),
+        "bias": checks.flag(bias, "bias"),
         "surrogate": describe(make_surrogate(surrogate)),
         "convention": convention,
         "time_steps": time_steps,
         "input_shape": list(input_shape),
     }
     arguments |= {"dropout": dropout} if dropout else {}  # files of networks without them keep their bytes
-    arguments |= {"standardized": True} if flag(standardized, "standardized") else {}
-    arguments |= {"recurrent": True} if flag(recurrent, "recurrent") else {}
+    arguments |= {"standardized": True} if checks.flag(standardized, "standardized") else {}
+    arguments |= {"recurrent": True} if checks.flag(recurrent, "recurrent") else {}
     arguments |= {"v_init": v_init} if v_init else {}
-    arguments |= {"binary": binary} if binary_or_none(binary) else {}
-    arguments |= {"shortcuts": True} if flag(shortcuts, "shortcuts") else {}
+    arguments |= {"binary": binary} if checks.one_of(binary, "binary", BINARY, none=True) else {}
+    arguments |= {"shortcuts": True} if checks.flag(shortcuts, "shortcuts") else {}
     generator = _generator(seed)
     blocks = []
     settings = {"standardized": True, "input_scale": SPIKE_SCALE} if standardized else {}
     for index, (n, m) in enumerate(itertools.pairwise(sizes[:-1])):
         own = settings if index else {"standardized": standardized}
-        synapse = Linear(n, m, bias, generator, binary=binary if index else None, **own)
+        connection = Linear(n, m, bias, generator, binary=binary if index else None, **own)
         branches = [Branch(Linear(m, m, False, generator, **settings), index, delay=1)] if recurrent else []
         skip = Skip(index - 1) if shortcuts and index and n == m else None
-        blocks.append(Block(synapse, _lif(arguments), branches=branches, skip=skip, dropout=dropout))
+        blocks.append(Block(connection, _lif(arguments), branches=branches, skip=skip, dropout=dropout))
     return Network(
         blocks,
         Readout(sizes[-2], sizes[-1], bias, generator, input_scale=SPIKE_SCALE if blocks and standardized else 1.0),
@@ -123,7 +124,7 @@ def conv(
     *,
     input_shape: Sequence[int] = (1, 28, 28),
     num_classes: int = 10,
-    decay: float = 0.5,
+    beta: float = 0.5,
     v_threshold: float = 1.0,
     reset: str = "subtract",
     bias: bool = True,
@@ -154,7 +155,7 @@ def conv(
         steps that it takes, 1 … 62, 1 in the paper; ``"chip"``: one for each layer around, as Loihi's connections need
     bias
         of all layers; the readout's too
-    decay, v_threshold, reset, surrogate, dropout, binary, seed
+    beta, v_threshold, reset, surrogate, dropout, binary, seed
         as in :func:`mlp`
 
     Raises
@@ -164,21 +165,21 @@ def conv(
     """
     arguments: dict[str, Any] = {
         "features": features,
-        "input_shape": list(sizes_of(input_shape, "input_shape", 3)),
-        "num_classes": positive(num_classes, "num_classes"),
-        "decay": decay,
+        "input_shape": list(checks.sizes(input_shape, "input_shape", 3)),
+        "num_classes": checks.integer(num_classes, "num_classes"),
+        "beta": beta,
         "v_threshold": v_threshold,
         "reset": reset,
-        "bias": flag(bias, "bias"),
-        "standardized": flag(standardized, "standardized"),
+        "bias": checks.flag(bias, "bias"),
+        "standardized": checks.flag(standardized, "standardized"),
         "surrogate": describe(make_surrogate(surrogate)),
         "convention": convention,
         "time_steps": time_steps,
         "dropout": dropout,
-        "feedback": flag(feedback, "feedback"),
+        "feedback": checks.flag(feedback, "feedback"),
         "feedback_delay": feedback_delay,
     }
-    arguments |= {"binary": binary} if binary_or_none(binary) else {}
+    arguments |= {"binary": binary} if checks.one_of(binary, "binary", BINARY, none=True) else {}
     _check_delay(feedback_delay)
     generator = _generator(seed)
     blocks, shape, pool, scale = [], tuple(arguments["input_shape"]), None, 1.0
@@ -191,12 +192,12 @@ def conv(
         settings = {"standardized": standardized, "input_scale": scale, "pool": pool}
         settings["binary"] = binary if blocks else None
         if layer["kind"] == "F":
-            synapse = Linear(math.prod(pooled_shape(shape, pool)), layer["n"], bias, generator, **settings)
+            connection = Linear(math.prod(pooled_shape(shape, pool)), layer["n"], bias, generator, **settings)
         else:
             geometry = {"stride": layer["S"], "groups": layer["G"], "padding": (layer["k"] - 1) // 2}
-            synapse = Conv2d(shape[0], layer["n"], layer["k"], bias, generator, **geometry, **settings)
-        blocks.append(Block(synapse, _lif(arguments), dropout=dropout))
-        shape, pool, scale = _output(synapse, shape, features), None, SPIKE_SCALE if standardized else 1.0
+            connection = Conv2d(shape[0], layer["n"], layer["k"], bias, generator, **geometry, **settings)
+        blocks.append(Block(connection, _lif(arguments), dropout=dropout))
+        shape, pool, scale = _output(connection, shape, features), None, SPIKE_SCALE if standardized else 1.0
     readout_inputs = math.prod(pooled_shape(shape, pool))
     readout = Readout(readout_inputs, num_classes, bias, generator, input_scale=scale, pool=pool)
     net = Network(
@@ -225,7 +226,7 @@ def nf_resnet34(
     *,
     input_shape: Sequence[int] = (3, 224, 224),
     stages: Sequence[Sequence[int]] = NF_RESNET34_STAGES,
-    decay: float = 0.5,
+    beta: float = 0.5,
     v_threshold: float = 1.0,
     reset: str = "subtract",
     surrogate: str | Mapping[str, Any] | Surrogate = "sigmoid",
@@ -248,12 +249,12 @@ def nf_resnet34(
     UsageError
         for any value out of range
     """
-    stages = [list(sizes_of(stage, "stages", 2)) for stage in stages]
+    stages = [list(checks.sizes(stage, "stages", 2)) for stage in stages]
     arguments: dict[str, Any] = {
-        "num_classes": positive(num_classes, "num_classes"),
-        "input_shape": list(sizes_of(input_shape, "input_shape", 3)),
+        "num_classes": checks.integer(num_classes, "num_classes"),
+        "input_shape": list(checks.sizes(input_shape, "input_shape", 3)),
         "stages": stages,
-        "decay": decay,
+        "beta": beta,
         "v_threshold": v_threshold,
         "reset": reset,
         "surrogate": describe(make_surrogate(surrogate)),
@@ -308,13 +309,13 @@ def _residual_blocks(arguments: Mapping[str, Any], generator: torch.Generator) -
 
 
 def _check_delay(delay: Any) -> None:
-    if delay != "chip" and (isinstance(delay, bool) or not isinstance(delay, int) or not 1 <= delay <= 62):
+    if delay != "chip" and not (checks.is_integer(delay) and 1 <= delay <= 62):
         raise UsageError(f"feedback_delay: expected 1 … 62 or 'chip', got {delay!r}")
 
 
 def _with_feedback(net: Network, scale: float, delay: int | str) -> Network:
     """``net`` with VGG-F's feedback connection."""
-    convolutions = [i for i, block in enumerate(net.blocks) if isinstance(block.synapse, Conv2d)]
+    convolutions = [i for i, block in enumerate(net.blocks) if isinstance(block.connection, Conv2d)]
     if not convolutions or convolutions[0] != 0:
         raise UsageError("feedback: expected a network that begins with a convolution")
     if delay == "chip":
@@ -369,9 +370,9 @@ def _layers(features: str) -> list[dict[str, Any]]:
     return layers
 
 
-def _output(synapse: Conv2d | Linear, shape: tuple[int, ...], features: str) -> tuple[int, ...]:
+def _output(connection: Conv2d | Linear, shape: tuple[int, ...], features: str) -> tuple[int, ...]:
     try:
-        return synapse.output_shape(shape)
+        return connection.output_shape(shape)
     except UsageError as error:
         raise UsageError(f"features {features!r}: {error}") from None
 
@@ -398,12 +399,12 @@ def dsr(
     UsageError
         for any value out of range
     """
-    hidden, input_shape = sizes_of(hidden, "hidden", 1), sizes_of(input_shape, "input_shape", 1)
+    hidden, input_shape = checks.sizes(hidden, "hidden", 1), checks.sizes(input_shape, "input_shape", 1)
     sizes, generator = [math.prod(input_shape), *hidden], _generator(seed)
     neuron = {"kind": kind, "v_threshold": v_threshold, "alpha": alpha, "tau": tau, "dt": dt}
     blocks = [Block(Linear(n, m, bias, generator), DSRNeuron(**neuron)) for n, m in itertools.pairwise(sizes)]
     arguments = {"hidden": list(hidden), "input_shape": list(input_shape), "num_classes": num_classes}
-    arguments |= {} if flag(bias, "bias") else {"bias": False}
+    arguments |= {} if checks.flag(bias, "bias") else {"bias": False}
     return Network(
         blocks,
         Readout(sizes[-1], num_classes, True, generator),
@@ -423,6 +424,16 @@ ARCHITECTURES: dict[str, Callable[..., Network]] = {
 }
 
 
+def with_current_names(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the arguments of an architecture under today's names; files and tables of version 1 say ``decay``."""
+    arguments = dict(arguments)
+    if "decay" in arguments and "beta" not in arguments:
+        arguments["beta"] = arguments.pop("decay")
+    if isinstance(surrogate := arguments.get("surrogate"), Mapping):
+        arguments["surrogate"] = describe(make_surrogate(surrogate))
+    return arguments
+
+
 def build(architecture: Mapping[str, Any]) -> Network:
     """The network that ``net.architecture`` describes, with weights of its own (seed 0).
 
@@ -435,12 +446,10 @@ def build(architecture: Mapping[str, Any]) -> Network:
     if not isinstance(name, str) or name not in ARCHITECTURES:
         raise UsageError(f"architecture: expected one of {', '.join(ARCHITECTURES)}, got {name!r}")
     try:
-        return ARCHITECTURES[name](**architecture["arguments"])
-    except (TypeError, KeyError) as error:
+        return ARCHITECTURES[name](**with_current_names(architecture["arguments"]))
+    except (TypeError, KeyError, ValueError) as error:
         raise UsageError(f"architecture {name}: its arguments do not fit ({error})") from None
 
 
 def _generator(seed: int) -> torch.Generator:
-    if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
-        raise UsageError(f"seed: expected a non-negative integer, got {seed!r}")
-    return torch.Generator("cpu").manual_seed(seed)
+    return torch.Generator("cpu").manual_seed(checks.integer(seed, "seed", 0))

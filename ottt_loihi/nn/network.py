@@ -10,20 +10,20 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from ottt_loihi import checks
 from ottt_loihi.errors import UsageError
-from ottt_loihi.nn.blocks import Block, BlockState
-from ottt_loihi.nn.connections import Readout, Synapse, SynapseState, pooled_shape
-from ottt_loihi.nn.delays import Late, arriving, remembered
+from ottt_loihi.nn.blocks import Block, BlockState, Late, arriving, remembered
+from ottt_loihi.nn.connections import Connection, ConnectionState, Readout, pooled_shape
 from ottt_loihi.nn.folding import Folded, is_constant
-from ottt_loihi.nn.neurons import has_kernels, one_of
-from ottt_loihi.nn.paths import BPTT, CONVENTIONS, Paths
+from ottt_loihi.nn.neurons import has_kernels
+from ottt_loihi.nn.paths import BPTT, CONVENTIONS, GradientPaths
 
 
 class NetworkState(NamedTuple):
     """The state of every block and of the readout after a step; ``late`` for connections that take longer than one."""
 
     blocks: tuple[BlockState, ...]
-    readout: SynapseState
+    readout: ConnectionState
     late: Late = {}  # noqa: RUF012 - never changed
 
 
@@ -53,7 +53,7 @@ class Network(nn.Module):
     ============  ======================  =========================================================================
     attribute     type                    meaning
     ============  ======================  =========================================================================
-    blocks        ModuleList of Block     ``.synapse.weight``, ``.synapse.bias``, ``.neuron.decay`` …
+    blocks        ModuleList of Block     ``.connection.weight``, ``.connection.bias``, ``.neuron.beta`` …
     readout       :class:`Readout`        ``o[t] = W·s[t] + b``
     input_shape   tuple of int            one frame of the input
     time_steps    int ≥ 1                 T the network is trained with; it can be run for any number of steps
@@ -76,9 +76,9 @@ class Network(nn.Module):
         super().__init__()
         self.blocks = nn.ModuleList(blocks)
         self.readout = readout
-        self.input_shape = sizes_of(input_shape, "input_shape", 1)
-        (self.time_steps,) = sizes_of((time_steps,), "time_steps", 1)
-        self.convention = one_of(convention, "convention", CONVENTIONS)
+        self.input_shape = checks.sizes(input_shape, "input_shape", 1)
+        (self.time_steps,) = checks.sizes((time_steps,), "time_steps", 1)
+        self.convention = checks.one_of(convention, "convention", CONVENTIONS)
         self.architecture = dict(architecture or {})
         self.provenance: dict[str, Any] = {}
         self._check_shapes()
@@ -88,18 +88,18 @@ class Network(nn.Module):
         """Number of outputs."""
         return self.readout.out_features
 
-    def synapses(self) -> Iterator[Synapse]:
+    def connections(self) -> Iterator[Connection]:
         """Every connection, the readout last."""
         for block in self.blocks:
-            yield from block.synapses
+            yield from block.connections
         yield self.readout
 
     def quantize(self, weight_bits: int | None) -> None:
         """Compute with weights of so many bits, 2 … 8, as the chip has them; None: with the real ones again."""
-        if weight_bits is not None and (isinstance(weight_bits, bool) or weight_bits not in range(2, 9)):
-            raise UsageError(f"quantize: expected 2 … 8 bits, got {weight_bits!r}")
-        for synapse in self.synapses():
-            synapse.weight_bits = weight_bits
+        if weight_bits is not None:
+            checks.integer(weight_bits, "weight_bits", 2, 8)
+        for connection in self.connections():
+            connection.weight_bits = weight_bits
         self.provenance.pop("weight_bits", None)
         if weight_bits is not None:
             self.provenance["weight_bits"] = weight_bits
@@ -110,9 +110,9 @@ class Network(nn.Module):
         fan_out = [0.0] * len(shapes)
         for index, block in enumerate(self.blocks):
             sources = [index, *(branch.source + 1 for branch in block.branches)]
-            for source, synapse in zip(sources, block.synapses, strict=True):
-                pixels = math.prod(pooled_shape(shapes[source], synapse.pool))
-                fan_out[source] += math.prod(block.shape) * synapse.fan_in / pixels
+            for source, connection in zip(sources, block.connections, strict=True):
+                pixels = math.prod(pooled_shape(shapes[source], connection.pool))
+                fan_out[source] += math.prod(block.shape) * connection.fan_in / pixels
         fan_out[-1] += self.num_classes * self.readout.fan_in / math.prod(pooled_shape(shapes[-1], self.readout.pool))
         return fan_out
 
@@ -121,14 +121,14 @@ class Network(nn.Module):
         x: Tensor | None = None,
         *,
         leaves: bool = False,
-        paths: Paths = BPTT,
-        projections: Mapping[Synapse, Any] | None = None,
+        paths: GradientPaths = BPTT,
+        projections: Mapping[Connection, Any] | None = None,
     ) -> Folded:
         """What steps share until a parameter changes (:mod:`ottt_loihi.nn.folding`); x: input ``(batch, T, …)``."""
         return Folded(self, x[:, 0] if x is not None and is_constant(x) else None, leaves, paths, projections)
 
     def step(
-        self, x: Tensor, state: NetworkState | None = None, paths: Paths = BPTT, folded: Folded | None = None
+        self, x: Tensor, state: NetworkState | None = None, paths: GradientPaths = BPTT, folded: Folded | None = None
     ) -> tuple[Tensor, NetworkState]:
         """One time step, a function of its arguments: ``(o[t], state)``.
 
@@ -145,27 +145,27 @@ class Network(nn.Module):
             before = None if state is None else state.blocks[index]
             inputs = [out, *self._branch_inputs(block, blocks, state, x, paths)]
             first = folded.first_current if index == 0 and folded.first is not None else None
-            current, synapses = block.charge(inputs, before, paths, index == 0, folded, first)
+            current, connections = block.charge(inputs, before, paths, index == 0, folded, first)
             if block.skip is not None:
                 current = torch.add(current, currents[block.skip.source], alpha=block.skip.factor)
             if folded.lean and block.neuron.lean and has_kernels(current):
                 keep = first is not None or index in self.skip_sources
-                blocks.append(block.fire_lean(current, synapses, before, keep))
+                blocks.append(block.fire_lean(current, connections, before, keep))
             else:
-                blocks.append(block.fire(current, synapses, before, paths))
+                blocks.append(block.fire(current, connections, before, paths))
             currents.append(current)
             out = blocks[-1].out
         o, readout = self.readout(
             out,
             None if state is None else state.readout,
-            decay=self.blocks[-1].neuron.decay if paths.readout_trace and len(self.blocks) else 0.0,
+            beta=self.blocks[-1].neuron.beta if paths.readout_trace and len(self.blocks) else 0.0,
             traced=paths.readout_trace,
             weights=folded[self.readout],
         )
         return o, NetworkState(tuple(blocks), readout, late)
 
     def _branch_inputs(
-        self, block: Block, blocks: list[BlockState], state: NetworkState | None, x: Tensor, paths: Paths
+        self, block: Block, blocks: list[BlockState], state: NetworkState | None, x: Tensor, paths: GradientPaths
     ) -> Iterator[Tensor]:
         for branch in block.branches:
             source, delay = branch.source, branch.delay
@@ -182,7 +182,7 @@ class Network(nn.Module):
         """Set every block's shape, and refuse connections that do not fit."""
         shape = self.input_shape
         for index, block in enumerate(self.blocks):
-            shape = _fitting(block.synapse, shape, f"block {index + 1}")
+            shape = _fitting(block.connection, shape, f"block {index + 1}")
             if block.skip is not None and not 0 <= block.skip.source < index:
                 raise UsageError(f"block {index + 1}: its skip must come from a block before it, got {block.skip}")
             if block.skip is not None and self.blocks[block.skip.source].shape != shape:
@@ -198,7 +198,7 @@ class Network(nn.Module):
                 end = len(self.blocks) if branch.delay else index
                 if not 0 <= branch.source < end:
                     raise UsageError(f"block {index + 1}: a branch from block {branch.source + 1}, expected 1 … {end}")
-                found = _fitting(branch.synapse, self.blocks[branch.source].shape, f"block {index + 1}, branch")
+                found = _fitting(branch.connection, self.blocks[branch.source].shape, f"block {index + 1}, branch")
                 if found != block.shape:
                     raise UsageError(f"block {index + 1}: {block.shape} neurons, but a branch gives {found}")
         _fitting(self.readout, shape, "readout")
@@ -207,7 +207,7 @@ class Network(nn.Module):
         """Scores Σ_t o[t], ``(batch, classes)``, of spikes ``(batch, T, *input_shape)``; differentiable (BPTT)."""
         return self.run(x).scores
 
-    def run(self, x: Tensor, record: Iterable[str] = (), paths: Paths = BPTT) -> Run:
+    def run(self, x: Tensor, record: Iterable[str] = (), paths: GradientPaths = BPTT) -> Run:
         """Run all steps from rest.
 
         Parameters
@@ -264,19 +264,8 @@ def _all_finite(x: Tensor) -> bool:
     return bool(torch.isfinite(torch.stack(torch.aminmax(x))).all())
 
 
-def _fitting(synapse: Synapse, shape: tuple[int, ...], where: str) -> tuple[int, ...]:
+def _fitting(connection: Connection, shape: tuple[int, ...], where: str) -> tuple[int, ...]:
     try:
-        return synapse.output_shape(shape)
+        return connection.output_shape(shape)
     except UsageError as error:
         raise UsageError(f"{where}: {error}") from None
-
-
-def sizes_of(value: Any, where: str, at_least: int) -> tuple[int, ...]:
-    """``value`` as a tuple of positive integers, or a UsageError."""
-    try:
-        sizes = tuple(value)
-    except TypeError:
-        sizes = ()
-    if len(sizes) < at_least or any(isinstance(n, bool) or not isinstance(n, int) or n < 1 for n in sizes):
-        raise UsageError(f"{where}: expected {at_least} or more positive integers, got {value!r}")
-    return sizes

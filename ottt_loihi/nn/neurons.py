@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import warnings
 from collections.abc import Mapping
 from functools import lru_cache
@@ -12,8 +11,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from ottt_loihi.errors import UsageError
-from ottt_loihi.nn.paths import BPTT, CONVENTIONS, Paths
+from ottt_loihi import checks
+from ottt_loihi.nn.paths import BPTT, CONVENTIONS, GradientPaths
 from ottt_loihi.nn.surrogates import Surrogate, describe, make_surrogate
 
 RESETS = ("zero", "subtract")
@@ -31,12 +30,12 @@ def lif_step(
     current: Tensor,
     v: Tensor | None,
     *,
-    decay: float,
+    beta: float,
     v_threshold: float,
     reset: str,
     surrogate: Surrogate,
     convention: str = "paper",
-    paths: Paths = BPTT,
+    paths: GradientPaths = BPTT,
 ) -> LIFStep:
     """Charge, fire, reset.
 
@@ -56,13 +55,13 @@ def lif_step(
         I[t] = W·s_pre[t] + b, floating point, any shape
     v
         v[t−1] of the same shape; None: at rest, 0
-    decay, v_threshold
+    beta, v_threshold
         λ and Vth
 
     Source: OTTT (arXiv 2210.04195) eq. 2, where ``u[t] = λ·(u[t−1] − Vth·s[t−1]) + I[t]``. The released code fires at
     u = Vth, Loihi only above it.
     """
-    u = current if v is None else decay * v + current
+    u = current if v is None else beta * v + current
     s = _Fire.apply(u, v_threshold, surrogate, convention == "authors")
     kept = u if paths.membrane else u.detach()
     fired = s if paths.membrane and paths.reset else s.detach()
@@ -75,7 +74,7 @@ class LIF(nn.Module):
     ============  =========================  ==================================
     attribute     range                      meaning
     ============  =========================  ==================================
-    decay         0 ≤ λ ≤ 1                  what the membrane keeps of itself
+    beta         0 ≤ λ ≤ 1                  what the membrane keeps of itself
     v_threshold   > 0                        Vth
     reset         ``"zero" | "subtract"``
     surrogate     ``ottt_loihi.nn.surrogates``  f(u)
@@ -89,7 +88,7 @@ class LIF(nn.Module):
 
     def __init__(
         self,
-        decay: float = 0.5,
+        beta: float = 0.5,
         v_threshold: float = 1.0,
         reset: str = "subtract",
         surrogate: str | Mapping[str, Any] | Surrogate = "sigmoid",
@@ -97,22 +96,20 @@ class LIF(nn.Module):
         v_init: float = 0.0,
     ) -> None:
         super().__init__()
-        self.decay = _number(decay, "decay", 0.0, 1.0)
-        self.v_threshold = _number(v_threshold, "v_threshold", 0.0, 1e30)
-        if self.v_threshold == 0:
-            raise UsageError("v_threshold: expected a number above 0, got 0")
-        self.reset = one_of(reset, "reset", RESETS)
+        self.beta = checks.number(beta, "beta", 0, 1)
+        self.v_threshold = checks.number(v_threshold, "v_threshold", 0, 1e30, above=True)
+        self.reset = checks.one_of(reset, "reset", RESETS)
         self.surrogate = make_surrogate(surrogate)
-        self.convention = one_of(convention, "convention", CONVENTIONS)
-        self.v_init = _number(v_init, "v_init", -self.v_threshold, self.v_threshold)
+        self.convention = checks.one_of(convention, "convention", CONVENTIONS)
+        self.v_init = checks.number(v_init, "v_init", -self.v_threshold, self.v_threshold)
 
-    def forward(self, current: Tensor, v: Tensor | None = None, paths: Paths = BPTT) -> LIFStep:
+    def forward(self, current: Tensor, v: Tensor | None = None, paths: GradientPaths = BPTT) -> LIFStep:
         if v is None and self.v_init:
             v = torch.full_like(current.detach(), self.v_init)
         return lif_step(
             current,
             v,
-            decay=self.decay,
+            beta=self.beta,
             v_threshold=self.v_threshold,
             reset=self.reset,
             surrogate=self.surrogate,
@@ -122,7 +119,7 @@ class LIF(nn.Module):
 
     def extra_repr(self) -> str:
         return (
-            f"decay={self.decay}, v_threshold={self.v_threshold}, reset={self.reset!r}, "
+            f"beta={self.beta}, v_threshold={self.v_threshold}, reset={self.reset!r}, "
             f"surrogate={describe(self.surrogate)}, convention={self.convention!r}"
         )
 
@@ -232,16 +229,3 @@ class _Fire(torch.autograd.Function):
     def backward(ctx: Any, grad_s: Tensor) -> tuple[Tensor, None, None, None]:
         (u,) = ctx.saved_tensors
         return grad_s * ctx.surrogate(u, ctx.v_threshold), None, None, None
-
-
-def one_of(value: Any, where: str, allowed: tuple[str, ...]) -> str:
-    """``value``, if it is one of the allowed names; otherwise a UsageError that lists them."""
-    if not isinstance(value, str) or value not in allowed:
-        raise UsageError(f"{where}: expected one of {', '.join(allowed)}, got {value!r}")
-    return value
-
-
-def _number(value: Any, where: str, low: float, high: float) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or math.isnan(value) or not low <= value <= high:
-        raise UsageError(f"{where}: expected a number in [{low:g}, {high:g}], got {value!r}")
-    return float(value)

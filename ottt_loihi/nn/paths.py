@@ -13,7 +13,7 @@ CONVENTIONS = ("paper", "authors")
 
 
 @dataclass(frozen=True)
-class Paths:
+class GradientPaths:
     """The default is plain BPTT with a detached reset.
 
     ==============  ==========================================================================================
@@ -36,15 +36,15 @@ class Paths:
     readout_trace: bool = False
 
 
-BPTT = Paths()
+BPTT = GradientPaths()
 
 
-def ottt_paths(convention: str) -> Paths:
+def ottt_paths(convention: str) -> GradientPaths:
     """OTTT as the paper writes it (eq. 4: all layers with a membrane, biases too), or as the authors' code does.
 
     The readout has no membrane (λ = 0), so the paper's equation gives it the bare spikes. The released code gives the
     readout a trace all the same, and none to the first layer and to biases.
     """
     if convention == "paper":
-        return Paths(membrane=False, trace=True, input_trace=True, bias_trace=True)
-    return Paths(membrane=False, trace=True, readout_trace=True)
+        return GradientPaths(membrane=False, trace=True, input_trace=True, bias_trace=True)
+    return GradientPaths(membrane=False, trace=True, readout_trace=True)

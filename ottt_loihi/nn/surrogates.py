@@ -31,18 +31,18 @@ class Rectangle:
 
 @dataclass(frozen=True)
 class Sigmoid:
-    """``f(u) = α·σ(α(u − Vth))·(1 − σ(α(u − Vth)))``, α = 4 (§3.2 with a₂ = 1/α)."""
+    """``f(u) = k·σ(k(u − Vth))·(1 − σ(k(u − Vth)))``, ``slope`` k = 4 (§3.2 with a₂ = 1/k)."""
 
-    alpha: float = 4.0
+    slope: float = 4.0
     name: ClassVar[str] = "sigmoid"
 
     def __post_init__(self) -> None:
-        if not (isinstance(self.alpha, (int, float)) and 0 < self.alpha < math.inf):
-            raise UsageError(f"surrogate sigmoid: expected alpha > 0, got {self.alpha!r}")
+        if not (isinstance(self.slope, (int, float)) and 0 < self.slope < math.inf):
+            raise UsageError(f"surrogate sigmoid: expected slope > 0, got {self.slope!r}")
 
     def __call__(self, u: Tensor, v_threshold: float) -> Tensor:
-        sigma = ((u - v_threshold) * self.alpha).sigmoid()
-        return self.alpha * sigma * (1 - sigma)
+        sigma = ((u - v_threshold) * self.slope).sigmoid()
+        return self.slope * sigma * (1 - sigma)
 
 
 @dataclass(frozen=True)
@@ -73,6 +73,8 @@ def make_surrogate(what: str | Mapping[str, Any] | Surrogate) -> Surrogate:
     name = parameters.pop("name", None)
     if not isinstance(name, str) or name not in SURROGATES:
         raise UsageError(f"surrogate: expected one of {', '.join(SURROGATES)}, got {name!r}")
+    if name == Sigmoid.name and "alpha" in parameters:  # its name in files of version 1
+        parameters.setdefault("slope", parameters.pop("alpha"))
     try:
         return SURROGATES[name](**parameters)
     except TypeError:

@@ -70,7 +70,7 @@ class _Binary(torch.autograd.Function):
         return g * a * (weight.abs() <= 1), None
 
 
-def as_on_chip(weight: Tensor, bits: int) -> Tensor:
+def fake_quantize(weight: Tensor, bits: int) -> Tensor:
     """The weight on the grid of ``converters/quantize/quantize.py``, its gradient passed through as if nothing had been
     rounded.
 

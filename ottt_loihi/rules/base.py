@@ -10,13 +10,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ottt_loihi import checks
 from ottt_loihi.errors import TrainingError, UsageError
 from ottt_loihi.fast.chunks import require_fitting, run_batch
-from ottt_loihi.nn.connections import positive
 from ottt_loihi.nn.folding import Folded
 from ottt_loihi.nn.network import Network
-from ottt_loihi.nn.neurons import one_of
-from ottt_loihi.nn.paths import Paths
+from ottt_loihi.nn.paths import GradientPaths
 from ottt_loihi.rules.hlop import HLOP, make_hlop
 from ottt_loihi.rules.losses import Loss
 
@@ -126,11 +125,11 @@ class OnlineRule(Rule):
     """
 
     def __init__(
-        self, paths: Paths, update: str, stretch: int = 1, hlop: HLOP | Mapping[str, Any] | None = None
+        self, paths: GradientPaths, update: str, stretch: int = 1, hlop: HLOP | Mapping[str, Any] | None = None
     ) -> None:
         self.paths = paths
-        self.update = one_of(update, "update", UPDATES)
-        self.stretch = positive(stretch, "stretch")
+        self.update = checks.one_of(update, "update", UPDATES)
+        self.stretch = checks.integer(stretch, "stretch")
         self.hlop = make_hlop(hlop)
         if stretch > 1 and update == "step":
             raise UsageError(f"stretch: {stretch} steps share their weights; use update='sequence', or stretch=1")

@@ -7,9 +7,9 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from ottt_loihi import checks
 from ottt_loihi.nn.network import Network
-from ottt_loihi.nn.neurons import one_of
-from ottt_loihi.nn.paths import Paths
+from ottt_loihi.nn.paths import GradientPaths
 from ottt_loihi.rules.base import Accumulated, Rule, membranes
 from ottt_loihi.rules.losses import Loss
 
@@ -26,8 +26,8 @@ class BPTT(Rule):
     name: ClassVar[str] = "bptt"
 
     def __init__(self, reset: str = "detached") -> None:
-        self.reset = one_of(reset, "reset", RESETS)
-        self.paths = Paths(reset=reset == "attached")
+        self.reset = checks.one_of(reset, "reset", RESETS)
+        self.paths = GradientPaths(reset=reset == "attached")
 
     def why_not_captured(self) -> str:
         return ""

@@ -18,12 +18,13 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from ottt_loihi import checks
 from ottt_loihi.errors import TrainingError, UsageError
+from ottt_loihi.nn.connections import Traced
 from ottt_loihi.nn.network import Network
-from ottt_loihi.nn.neurons import LIFStep, one_of
-from ottt_loihi.nn.paths import BPTT, Paths
+from ottt_loihi.nn.neurons import LIFStep
+from ottt_loihi.nn.paths import BPTT, GradientPaths
 from ottt_loihi.nn.precision import no_graph
-from ottt_loihi.nn.traced import Traced
 from ottt_loihi.rules.base import BatchResult, Rule, check_labels, require_finite
 from ottt_loihi.rules.losses import Loss
 
@@ -41,7 +42,7 @@ class DSRNeuron(nn.Module):
     v_threshold   parameter > 0      V: what a spike subtracts, a scalar
     alpha         0 < α ≤ 1          fires above α·V
     tau, dt       > 0                of the LIF, in the same unit
-    decay         0 < β ≤ 1          exp(−dt/τ); IF: 1
+    beta         0 < β ≤ 1          exp(−dt/τ); IF: 1
     ============  =================  =====================================================
 
     On a chip with one threshold: u(0) = (1 − α)·V, threshold and reset V, for the LIF with a constant input (1 − α)·V.
@@ -55,23 +56,20 @@ class DSRNeuron(nn.Module):
         self, kind: str = "if", v_threshold: float = 6.0, alpha: float = 0.5, tau: float = 1.0, dt: float = 0.05
     ) -> None:
         super().__init__()
-        self.kind = one_of(kind, "kind", KINDS)
+        self.kind = checks.one_of(kind, "kind", KINDS)
         for name, value in (("v_threshold", v_threshold), ("alpha", alpha), ("tau", tau), ("dt", dt)):
-            if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value <= 1e30:
-                raise UsageError(f"{name}: expected a number in (0, 1e30], got {value!r}")
-        if alpha > 1:
-            raise UsageError(f"alpha: expected a number in (0, 1], got {alpha!r}")
+            checks.number(value, name, 0, 1 if name == "alpha" else 1e30, above=True)
         self.v_threshold = nn.Parameter(torch.full((), float(v_threshold)))
         self.alpha, self.tau, self.dt = float(alpha), float(tau), float(dt)
 
     @property
-    def decay(self) -> float:
+    def beta(self) -> float:
         return 1.0 if self.kind == "if" else math.exp(-self.dt / self.tau)
 
     @property
     def charge(self) -> float:
         """What the membrane gets of a current of 1."""
-        return 1.0 if self.kind == "if" else 1 - self.decay
+        return 1.0 if self.kind == "if" else 1 - self.beta
 
     @property
     def gain(self) -> float:
@@ -83,13 +81,13 @@ class DSRNeuron(nn.Module):
         """What a spike sends."""
         return self.v_threshold if self.kind == "if" else self.v_threshold / self.dt
 
-    def forward(self, current: Tensor, v: Tensor | None = None, paths: Paths = BPTT) -> LIFStep:
+    def forward(self, current: Tensor, v: Tensor | None = None, paths: GradientPaths = BPTT) -> LIFStep:
         """One step; s holds 0 or the amplitude, and no gradient runs through it."""
         if self.training and current.requires_grad:
             raise UsageError('these neurons have no surrogate gradient: train them with rule = "dsr"')
         with torch.no_grad():
             charge = self.charge * current
-            u = charge if v is None else self.decay * v + charge
+            u = charge if v is None else self.beta * v + charge
             s = (u > self.alpha * self.v_threshold).to(u)
             return LIFStep(s * self.amplitude, u, u - self.v_threshold * s)
 
@@ -108,7 +106,7 @@ class DSR(Rule):
     name: ClassVar[str] = "dsr"
 
     def __init__(self, gradients: str = "exact") -> None:
-        self.gradients = one_of(gradients, "gradients", GRADIENTS)
+        self.gradients = checks.one_of(gradients, "gradients", GRADIENTS)
 
     def train_batch(
         self, net: Network, x: Tensor, labels: Tensor, loss: Loss, optimizer: torch.optim.Optimizer | None
@@ -121,7 +119,7 @@ class DSR(Rule):
         a, mean = weighted[0], plain[0]
         for index, (block, mask) in enumerate(zip(net.blocks, masks)):
             pre = mean if self.gradients == "released" else a.detach()
-            current = _current(block.synapse, a, pre)
+            current = _current(block.connection, a, pre)
             a = _Rate.apply(current, weighted[index + 1], block.neuron.v_threshold, block.neuron, self.gradients)
             a, mean = (a, plain[index + 1]) if mask is None else (a * mask, plain[index + 1] * mask)
         o = net.readout(a)[0]
@@ -148,29 +146,29 @@ def check_network(net: Network) -> None:
         raise UsageError('dsr: expected hidden layers of DSR neurons, network.name = "dsr"')
     if any(len(block.branches) or block.skip is not None for block in net.blocks):
         raise UsageError("dsr: expected a feed-forward network without branches and skips")
-    if len({block.neuron.decay for block in net.blocks}) > 1:
-        raise UsageError("dsr: expected one decay for all neurons, because all layers share the weights w_t")
+    if len({block.neuron.beta for block in net.blocks}) > 1:
+        raise UsageError("dsr: expected one beta for all neurons, because all layers share the weights w_t")
 
 
 @no_graph()
 def _means(net: Network, x: Tensor) -> tuple[list[Tensor], list[Tensor], list[Tensor | None]]:
     """Weighted and plain means over time of the input and of what every block sends (before its dropout), the masks."""
-    decay, state, folded = net.blocks[0].neuron.decay, None, net.fold(x)
+    beta, state, folded = net.blocks[0].neuron.beta, None, net.fold(x)
     weighted, plain, length = [], [], 0.0
     for t in range(x.shape[1]):
         _, state = net.step(x[:, t], state, folded=folded)
         now = [x[:, t], *(block.s for block in state.blocks)]
-        weighted = [w * decay + n for w, n in zip(weighted, now)] if t else now
+        weighted = [w * beta + n for w, n in zip(weighted, now)] if t else now
         plain = [p + n for p, n in zip(plain, now)] if t else now
-        length = 1 + decay * length
+        length = 1 + beta * length
     return [w / length for w in weighted], [p / x.shape[1] for p in plain], [block.mask for block in state.blocks]
 
 
-def _current(synapse: Any, x: Tensor, pre: Tensor) -> Tensor:
+def _current(connection: Any, x: Tensor, pre: Tensor) -> Tensor:
     """Î = W·x + b, whose weight gradient sees ``pre`` in place of x."""
-    weights = synapse.effective()
-    x, pre = synapse._spread(synapse._receive(x)), synapse._spread(synapse._receive(pre))
-    return synapse._send(Traced.apply(x, pre, weights.weight, weights.bias, 1.0, synapse, False))
+    weights = connection.effective()
+    x, pre = connection._spread(connection._receive(x)), connection._spread(connection._receive(pre))
+    return connection._send(Traced.apply(x, pre, weights.weight, weights.bias, 1.0, connection, False))
 
 
 class _Rate(torch.autograd.Function):

@@ -81,23 +81,23 @@ def check_network(net: Network, rule: str) -> None:
     if not len(net.blocks):
         raise UsageError(f"{rule}: expected at least one hidden layer")
     resets = {block.neuron.reset for block in net.blocks}
-    decays = {block.neuron.decay for block in net.blocks}
-    if resets - {"subtract"} or len(decays) > 1 or any(not isinstance(block.neuron, LIF) for block in net.blocks):
+    betas = {block.neuron.beta for block in net.blocks}
+    if resets - {"subtract"} or len(betas) > 1 or any(not isinstance(block.neuron, LIF) for block in net.blocks):
         raise UsageError(
-            f'{rule}: expected LIF neurons with reset="subtract" and one decay, got {sorted(resets)}, {sorted(decays)}'
+            f'{rule}: expected LIF neurons with reset="subtract" and one beta, got {sorted(resets)}, {sorted(betas)}'
         )
 
 
 @no_graph()
 def simulate(net: Network, x: Tensor) -> Rates:
     """Run the spikes; memory does not grow with T."""
-    decay, state, folded = net.blocks[0].neuron.decay, None, net.fold(x, leaves=True)
+    beta, state, folded = net.blocks[0].neuron.beta, None, net.fold(x, leaves=True)
     sums, length = [], 0.0
     for t in range(x.shape[1]):
         _, state = net.step(x[:, t], state, folded=folded)
         now = [x[:, t], *(block.s for block in state.blocks)]
-        sums = [total.mul_(decay).add_(s) for total, s in zip(sums, now)] if t else [s.clone() for s in now]
-        length = 1 + decay * length
+        sums = [total.mul_(beta).add_(s) for total, s in zip(sums, now)] if t else [s.clone() for s in now]
+        length = 1 + beta * length
     means = [total.div_(length) for total in sums]
     return Rates(means[0], tuple(means[1:]), tuple(block.mask for block in state.blocks))
 
@@ -138,16 +138,19 @@ def loop_norm(net: Network, index: int, branch: Branch, tolerance: float = 1e-6)
     Below 1 the equilibrium exists, is the only one, and the spikes find it. Power iteration, until a round changes less
     than the relative tolerance.
     """
-    synapses = [(branch.synapse, index), *((net.blocks[i].synapse, i) for i in range(index + 1, branch.source + 1))]
-    weights = [synapse.effective()._replace(bias=None) for synapse, _ in synapses]
+    connections = [
+        (branch.connection, index),
+        *((net.blocks[i].connection, i) for i in range(index + 1, branch.source + 1)),
+    ]
+    weights = [connection.effective()._replace(bias=None) for connection, _ in connections]
     generator = torch.Generator().manual_seed(0)
     v = torch.randn(1, *net.blocks[branch.source].shape, generator=generator).to(net.readout.weight.detach())
     norm = 0.0
     for _ in range(POWER_ITERATIONS):
         v = (v / v.norm().clamp(min=torch.finfo(v.dtype).tiny)).detach().requires_grad_()
         y = v
-        for (synapse, block), weight in zip(synapses, weights):
-            y = synapse(y, weights=weight)[0] / net.blocks[block].neuron.v_threshold
+        for (connection, block), weight in zip(connections, weights):
+            y = connection(y, weights=weight)[0] / net.blocks[block].neuron.v_threshold
         before, norm = norm, float(y.detach().norm())
         if abs(norm - before) <= tolerance * norm:
             break
@@ -159,7 +162,7 @@ def restrict(net: Network, bound: float) -> None:
     """Scale feedback down where its loop's norm is above ``bound``."""
     for index, branch in feedback(net):
         if (norm := loop_norm(net, index, branch, 1e-3)) > bound:
-            scaled = branch.synapse.weight if branch.synapse.gain is None else branch.synapse.gain
+            scaled = branch.connection.weight if branch.connection.gain is None else branch.connection.gain
             with torch.no_grad():
                 scaled.mul_(bound / norm)
 

@@ -1,4 +1,4 @@
-"""OTTT's three factors, one by one: what a chip has to know at every synapse and step."""
+"""OTTT's three factors, one by one: what a chip has to know at every connection and step."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ottt_loihi.nn.connections import Synapse
+from ottt_loihi.nn.connections import Connection
 from ottt_loihi.nn.network import Network, NetworkState
 from ottt_loihi.nn.paths import ottt_paths
 from ottt_loihi.rules.base import check_labels
@@ -30,7 +30,7 @@ class Factors:
     ===========  =====================  ==========================================================================
     """
 
-    synapse: Synapse
+    connection: Connection
     trace: Tensor
     surrogate: Tensor
     error: Tensor
@@ -45,9 +45,9 @@ class Factors:
 
     def gradient(self) -> Tensor:
         """This step's gradient of the effective weight: post ⊗ trace, summed over the batch (and over the image)."""
-        weight = self.synapse.effective().weight.detach().requires_grad_()
+        weight = self.connection.effective().weight.detach().requires_grad_()
         with torch.enable_grad():  # the product is linear in the weight, so this is post ⊗ trace and nothing else
-            current = self.synapse._send(self.synapse._product(self.trace, weight, None))
+            current = self.connection._send(self.connection._product(self.trace, weight, None))
         return torch.autograd.grad(current, weight, self.post)[0]
 
 
@@ -55,7 +55,7 @@ def three_factors(net: Network, x: Tensor, labels: Tensor, loss: Loss) -> list[l
     """Trace, surrogate and error of every connection at every step; their product is the gradient (eq. 7).
 
     x: ``(batch, T, *input_shape)`` · labels: int64 ``(batch,)``. Returns T lists with one :class:`Factors` for each of
-    ``net.synapses()``, in that order. Σ_t ``gradient()`` is what OTTT with ``update="sequence"`` and the network's
+    ``net.connections()``, in that order. Σ_t ``gradient()`` is what OTTT with ``update="sequence"`` and the network's
     convention adds to ``.grad`` of a weight without gain and scale.
 
     Source: OTTT (arXiv 2210.04195) eq. 4 and 7.
@@ -82,10 +82,10 @@ def _hidden(net: Network, x: Tensor, state: NetworkState, errors: list[Tensor]) 
     factors = []
     for index, (block, after) in enumerate(zip(net.blocks, state.blocks)):
         main = x if index == 0 else state.blocks[index - 1].out
-        for synapse, synapse_state in zip(block.synapses, after.synapses):
-            trace = synapse._receive(main.detach()) if synapse_state.trace is None else synapse_state.trace
-            common = surrogates[index], errors[index], streams[index], synapse_state.bias_trace
-            factors.append(Factors(synapse, synapse._spread(trace), *common))
+        for connection, connection_state in zip(block.connections, after.connections):
+            trace = connection._receive(main.detach()) if connection_state.trace is None else connection_state.trace
+            common = surrogates[index], errors[index], streams[index], connection_state.bias_trace
+            factors.append(Factors(connection, connection._spread(trace), *common))
     return factors
 
 

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from ottt_loihi import checks
 from ottt_loihi.errors import TrainingError, UsageError
-from ottt_loihi.nn.connections import Linear, Synapse
+from ottt_loihi.nn.connections import Connection, Linear
 from ottt_loihi.nn.network import Network
 
 CHANGE_LIMIT = 10.0  # of an element of ΔH
@@ -114,19 +114,16 @@ class HLOP:
         spikes: int = 0,
         seed: int = 0,
     ) -> None:
-        self.rows = _whole_numbers(rows, "rows")
-        self.later_rows = self.rows if later_rows is None else _whole_numbers(later_rows, "later_rows")
+        self.rows = list(checks.sizes(rows, "hlop.rows"))
+        self.later_rows = self.rows if later_rows is None else list(checks.sizes(later_rows, "hlop.later_rows"))
         rates = learning_rate if isinstance(learning_rate, (list, tuple)) else [learning_rate] * len(self.rows)
-        self.rates = [_number(rate, "learning_rate") for rate in rates]
+        self.rates = [checks.number(rate, "hlop.learning_rate", 0, above=True) for rate in rates]
         if len(self.later_rows) != len(self.rows) or len(self.rates) != len(self.rows):
             raise UsageError(f"hlop: expected later_rows and learning_rate for each of {len(self.rows)} connections")
-        self.momentum = _number(momentum, "momentum", zero=True)
-        if self.momentum >= 1:
-            raise UsageError(f"hlop.momentum: expected a number in [0, 1), got {momentum!r}")
-        for name, value, least in (("iterations", iterations, 1), ("spikes", spikes, 0), ("seed", seed, 0)):
-            if isinstance(value, bool) or not isinstance(value, int) or value < least:
-                raise UsageError(f"hlop.{name}: expected an integer ≥ {least}, got {value!r}")
-        self.iterations, self.spikes, self.seed = iterations, spikes, seed
+        self.momentum = checks.number(momentum, "hlop.momentum", 0, 1, below=True)
+        self.iterations = checks.integer(iterations, "hlop.iterations")
+        self.spikes = checks.integer(spikes, "hlop.spikes", 0)
+        self.seed = checks.integer(seed, "hlop.seed", 0)
         self.subspaces: list[Subspace] = []
         self.tasks = 0  # that have ended
         self.settled = False  # the optimiser of this task has been seen to begin without momentum
@@ -137,24 +134,26 @@ class HLOP:
             subspace.fixed, subspace.velocity = len(subspace.rows), subspace.velocity[:0]
         self.tasks, self.settled = self.tasks + 1, False
 
-    def projections(self, net: Network, optimizer: torch.optim.Optimizer | None) -> dict[Synapse, Subspace]:
+    def projections(self, net: Network, optimizer: torch.optim.Optimizer | None) -> dict[Connection, Subspace]:
         """The subspace of every connection, ready for a batch; UsageError where they could protect nothing."""
-        synapses = _connections(net)
-        if len(synapses) != len(self.rows):
-            raise UsageError(f"hlop.rows: expected one number for each of {len(synapses)} connections, got {self.rows}")
+        connections = _connections(net)
+        if len(connections) != len(self.rows):
+            raise UsageError(
+                f"hlop.rows: expected one number for each of {len(connections)} connections, got {self.rows}"
+            )
         if optimizer is not None:
             self._check_optimizer(optimizer)
         if not self.subspaces:
             self.subspaces = [
                 Subspace(s.in_features, rate, self.momentum, self.iterations, self.spikes)
-                for s, rate in zip(synapses, self.rates)
+                for s, rate in zip(connections, self.rates)
             ]
-        for index, (subspace, synapse) in enumerate(zip(self.subspaces, synapses)):
-            if subspace.rows.shape[1] != synapse.in_features:
+        for index, (subspace, connection) in enumerate(zip(self.subspaces, connections)):
+            if subspace.rows.shape[1] != connection.in_features:
                 raise UsageError("hlop: its subspaces are another network's; make a new rule")
             if len(subspace.rows) == subspace.fixed:
-                self._grow(index, subspace, synapse)
-        return dict(zip(synapses, self.subspaces))
+                self._grow(index, subspace, connection)
+        return dict(zip(connections, self.subspaces))
 
     def check(self) -> None:
         """TrainingError where a subspace has diverged: rows that converge get no longer than about 1."""
@@ -195,15 +194,15 @@ class HLOP:
             found.rows, found.velocity, found.fixed = rows.clone(), velocity.clone(), count
             self.subspaces.append(found)
 
-    def _grow(self, index: int, subspace: Subspace, synapse: Linear) -> None:
+    def _grow(self, index: int, subspace: Subspace, connection: Linear) -> None:
         count = (self.later_rows if self.tasks else self.rows)[index]
-        if subspace.fixed + count > synapse.in_features:
+        if subspace.fixed + count > connection.in_features:
             raise UsageError(
-                f"hlop: connection {index + 1} has {synapse.in_features} inputs, {subspace.fixed} directions are taken "
-                f"and task {self.tasks + 1} wants {count} more; ask for fewer rows"
+                f"hlop: connection {index + 1} has {connection.in_features} inputs, {subspace.fixed} directions are "
+                f"taken and task {self.tasks + 1} wants {count} more; ask for fewer rows"
             )
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.tasks * 1009 + index)
-        subspace.grow(count, synapse.weight.detach(), generator)
+        subspace.grow(count, connection.weight.detach(), generator)
 
     def _check_optimizer(self, optimizer: torch.optim.Optimizer) -> None:
         if type(optimizer) is not torch.optim.SGD:
@@ -223,34 +222,20 @@ def _connections(net: Network) -> list[Linear]:
     """The connections, or a UsageError that names what HLOP cannot protect."""
     if any(len(block.branches) or block.skip is not None for block in net.blocks):
         raise UsageError("hlop: expected a row of layers without branches and skips")
-    synapses = list(net.synapses())
-    for index, synapse in enumerate(synapses):
+    connections = list(net.connections())
+    for index, connection in enumerate(connections):
         place = f"hlop: connection {index + 1}"
-        if not isinstance(synapse, Linear) or synapse.pool is not None:
-            raise UsageError(f"{place}: expected a fully connected one without pooling, got {synapse}")
-        if synapse.gain is not None or synapse.skip_gain is not None:
+        if not isinstance(connection, Linear) or connection.pool is not None:
+            raise UsageError(f"{place}: expected a fully connected one without pooling, got {connection}")
+        if connection.gain is not None or connection.skip_gain is not None:
             raise UsageError(f"{place}: has a learned gain, which changes every response; leave standardisation out")
-        if synapse.binary is not None or synapse.weight_bits is not None:
+        if connection.binary is not None or connection.weight_bits is not None:
             raise UsageError(f"{place}: has rounded weights, whose changes leave the subspace; train with real ones")
-    known = {id(p) for synapse in synapses for p in synapse.parameters()}
+    known = {id(p) for connection in connections for p in connection.parameters()}
     for name, parameter in net.named_parameters():
         if id(parameter) not in known and parameter.requires_grad:
             raise UsageError(f"hlop: {name} is learned and changes every response; freeze it (requires_grad = False)")
-    return synapses
-
-
-def _whole_numbers(values: Any, where: str) -> list[int]:
-    values = list(values) if isinstance(values, (list, tuple)) else [None]
-    if not values or any(isinstance(n, bool) or not isinstance(n, int) or n < 1 for n in values):
-        raise UsageError(f"hlop.{where}: expected a list of positive integers, one per connection, got {values!r}")
-    return values
-
-
-def _number(value: Any, where: str, zero: bool = False) -> float:
-    fits = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-    if not fits or value < 0 or (value == 0 and not zero):
-        raise UsageError(f"hlop.{where}: expected a number {'≥' if zero else '>'} 0, got {value!r}")
-    return float(value)
+    return connections
 
 
 def make_hlop(settings: HLOP | Mapping[str, Any] | None) -> HLOP | None:

@@ -10,9 +10,9 @@ from typing import Any, ClassVar, NamedTuple
 import torch
 from torch import Tensor
 
-from ottt_loihi.errors import TrainingError, UsageError
+from ottt_loihi import checks
+from ottt_loihi.errors import TrainingError
 from ottt_loihi.nn.network import Network
-from ottt_loihi.nn.neurons import one_of
 from ottt_loihi.rules import equilibrium
 from ottt_loihi.rules.base import BatchResult, Rule, check_labels
 from ottt_loihi.rules.losses import Loss
@@ -64,11 +64,11 @@ class IDE(Rule):
         tolerance: float = 1e-3,
         not_converged: str = "stop",
     ) -> None:
-        self.max_norm = number(max_norm, "max_norm", 0.0, 1.0)
-        self.solver = one_of(solver, "solver", SOLVERS)
-        self.tolerance = number(tolerance, "tolerance", 1e-15, 1.0)
-        self.max_iterations = whole(max_iterations, "max_iterations")
-        self.not_converged = one_of(not_converged, "not_converged", WHEN_NOT_CONVERGED)
+        self.max_norm = checks.number(max_norm, "max_norm", 0.0, 1.0)
+        self.solver = checks.one_of(solver, "solver", SOLVERS)
+        self.tolerance = checks.number(tolerance, "tolerance", 1e-15, 1.0)
+        self.max_iterations = checks.integer(max_iterations, "max_iterations")
+        self.not_converged = checks.one_of(not_converged, "not_converged", WHEN_NOT_CONVERGED)
 
     def train_batch(
         self, net: Network, x: Tensor, labels: Tensor, loss: Loss, optimizer: torch.optim.Optimizer | None
@@ -150,17 +150,3 @@ def _broyden(product: Callable[[Tensor], Tensor], g: Tensor, limit: int, toleran
         left.append(torch.where(scale.abs() > 0, (step - inverse(change)) / scale, 0))
         right.append(row)
     raise AssertionError("unreachable: limit ≥ 1")
-
-
-def number(value: Any, where: str, low: float, high: float) -> float:
-    """``value`` as a float in [low, high], or a UsageError."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not low <= value <= high:
-        raise UsageError(f"{where}: expected a number in [{low:g}, {high:g}], got {value!r}")
-    return float(value)
-
-
-def whole(value: Any, where: str) -> int:
-    """``value`` as a positive integer, or a UsageError."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise UsageError(f"{where}: expected a positive integer, got {value!r}")
-    return value

@@ -9,17 +9,17 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from ottt_loihi import checks
 from ottt_loihi.errors import UsageError
 from ottt_loihi.nn.blocks import BlockState
 from ottt_loihi.nn.folding import Folded
 from ottt_loihi.nn.network import Network, NetworkState
-from ottt_loihi.nn.neurons import one_of
-from ottt_loihi.nn.paths import Paths, ottt_paths
+from ottt_loihi.nn.paths import GradientPaths, ottt_paths
 from ottt_loihi.rules.base import UPDATES, BatchResult, Rule, check_labels, membranes, require_finite
 from ottt_loihi.rules.losses import Loss
 
 FEEDBACK = ("estimated", "random")
-QUIET = Paths(membrane=False)
+QUIET = GradientPaths(membrane=False)
 
 
 class OPZO(Rule):
@@ -57,14 +57,10 @@ class OPZO(Rule):
         update: str = "sequence",
         convention: str = "paper",
     ) -> None:
-        for where, value, top in (("noise", noise, 1e6), ("momentum", momentum, 1.0)):
-            if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= top:
-                raise UsageError(f"{where}: expected a number in [0, {top:g}], got {value!r}")
-        if noise == 0 or momentum == 1:
-            raise UsageError(f"expected noise > 0 and momentum < 1, got {noise} and {momentum}; or feedback = 'random'")
-        self.noise, self.momentum = float(noise), float(momentum)
-        self.feedback = one_of(feedback, "feedback", FEEDBACK)
-        self.update = one_of(update, "update", UPDATES)
+        self.noise = checks.number(noise, "noise", 0, 1e6, above=True)
+        self.momentum = checks.number(momentum, "momentum", 0, 1, below=True)
+        self.feedback = checks.one_of(feedback, "feedback", FEEDBACK)
+        self.update = checks.one_of(update, "update", UPDATES)
         self.paths = ottt_paths(convention)
         self.convention = convention
         self.matrices: list[Tensor] = []
@@ -160,22 +156,27 @@ class OPZO(Rule):
 
 
 def _run(
-    net: Network, x: Tensor, state: NetworkState | None, paths: Paths, folded: Folded, added: list[Tensor] | None = None
+    net: Network,
+    x: Tensor,
+    state: NetworkState | None,
+    paths: GradientPaths,
+    folded: Folded,
+    added: list[Tensor] | None = None,
 ) -> tuple[Tensor, NetworkState, list[Tensor]]:
     """One step whose layers do not see each other's gradients: o[t], the state, I[t] of every block."""
     blocks: list[BlockState] = []
     currents, out = [], x
     for index, block in enumerate(net.blocks):
         before = None if state is None else state.blocks[index]
-        current, synapses = block.charge([out], before, paths, index == 0, folded)
-        blocks.append(block.fire(current, synapses, before, paths))
+        current, connections = block.charge([out], before, paths, index == 0, folded)
+        blocks.append(block.fire(current, connections, before, paths))
         currents.append(current)
         out = blocks[-1].out.detach()
         out = out if added is None else out + added[index]
     o, readout = net.readout(
         out,
         None if state is None else state.readout,
-        decay=net.blocks[-1].neuron.decay if paths.readout_trace and len(net.blocks) else 0.0,
+        beta=net.blocks[-1].neuron.beta if paths.readout_trace and len(net.blocks) else 0.0,
         traced=paths.readout_trace,
         weights=folded[net.readout],
     )

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
+from ottt_loihi import checks
 from ottt_loihi.errors import UsageError
 from ottt_loihi.nn.network import Network
-from ottt_loihi.nn.neurons import one_of
 from ottt_loihi.nn.paths import CONVENTIONS, ottt_paths
 from ottt_loihi.rules.base import OnlineRule
 from ottt_loihi.rules.hlop import HLOP
@@ -42,7 +42,7 @@ class OTTT(OnlineRule):
         stretch: int = 1,
         hlop: HLOP | Mapping[str, Any] | None = None,
     ) -> None:
-        self.convention = one_of(convention, "convention", CONVENTIONS)
+        self.convention = checks.one_of(convention, "convention", CONVENTIONS)
         super().__init__(ottt_paths(convention), update, stretch, hlop)
 
     def check(self, net: Network) -> None:

@@ -19,13 +19,12 @@ import torch
 from torch import Tensor
 
 from ottt_loihi.errors import UsageError
-from ottt_loihi.nn.blocks import Block
-from ottt_loihi.nn.connections import Synapse, Weights
-from ottt_loihi.nn.delays import Late, arriving, remembered
+from ottt_loihi.nn.blocks import Block, Late, arriving, remembered
+from ottt_loihi.nn.connections import Connection, Weights
 from ottt_loihi.nn.folding import Folded
 from ottt_loihi.nn.network import Network
 from ottt_loihi.nn.neurons import LIF, LeanAccumulation, fire, has_kernels, like
-from ottt_loihi.nn.paths import Paths
+from ottt_loihi.nn.paths import GradientPaths
 from ottt_loihi.nn.precision import no_graph
 from ottt_loihi.rules.base import BatchResult, OnlineRule, Rule, check_labels, require_finite
 from ottt_loihi.rules.losses import Loss
@@ -51,7 +50,7 @@ class SAFE(OnlineRule):
     name: ClassVar[str] = "saf-e"
 
     def __init__(self, update: str = "step") -> None:
-        super().__init__(Paths(membrane=False, trace=True, input_trace=True, bias_trace=True), update)
+        super().__init__(GradientPaths(membrane=False, trace=True, input_trace=True, bias_trace=True), update)
 
     def check(self, net: Network) -> None:
         check_network(net, self.name)
@@ -82,14 +81,14 @@ class SAFF(Rule):
         x, labels = net.check_input(x), check_labels(net, x, labels)
         if optimizer is not None:
             optimizer.zero_grad()
-        state, decay = None, net.blocks[0].neuron.decay if len(net.blocks) else 0.0
+        state, beta = None, net.blocks[0].neuron.beta if len(net.blocks) else 0.0
         mean_input = x[:, 0].clone()  # weighted like the firing rates
         with no_graph():
             folded = net.fold(x, leaves=True)  # no gradient: the steps may reuse memory
             for t in range(x.shape[1]):
                 _, state = accumulate(net, x[:, t], state, folded)
                 if folded.first is None and t:
-                    mean_input.mul_(decay).add_(x[:, t])
+                    mean_input.mul_(beta).add_(x[:, t])
         if folded.first is None:
             mean_input /= state.length
         o = _represent(net, mean_input, state)
@@ -104,10 +103,10 @@ class SAFF(Rule):
 def check_network(net: Network, rule: str) -> None:
     """Refuse neurons that have no accumulated form."""
     resets = {block.neuron.reset for block in net.blocks}
-    decays = {block.neuron.decay for block in net.blocks}
-    if resets - {"subtract"} or len(decays) > 1:
+    betas = {block.neuron.beta for block in net.blocks}
+    if resets - {"subtract"} or len(betas) > 1:
         raise UsageError(
-            f'{rule}: expected reset="subtract" and one decay for all neurons, got {sorted(resets)}, {sorted(decays)}'
+            f'{rule}: expected reset="subtract" and one beta for all neurons, got {sorted(resets)}, {sorted(betas)}'
         )
     if any(block.neuron.v_init for block in net.blocks):
         raise UsageError(f"{rule}: expected neurons that start at 0, got v_init; ottt, ide and spide train these")
@@ -115,9 +114,9 @@ def check_network(net: Network, rule: str) -> None:
 
 def accumulate(net: Network, x: Tensor, state: SAFState | None, folded: Folded) -> tuple[Tensor, SAFState]:
     """One time step of a network in its accumulated form: o[t], and the state."""
-    decay = net.blocks[0].neuron.decay if len(net.blocks) else 0.0
-    length = 1.0 if state is None else 1.0 + decay * state.length
-    x_trace = None if folded.first is not None else _input_trace(x, state, decay, folded.lean)
+    beta = net.blocks[0].neuron.beta if len(net.blocks) else 0.0
+    length = 1.0 if state is None else 1.0 + beta * state.length
+    x_trace = None if folded.first is not None else _input_trace(x, state, beta, folded.lean)
     delayed = {source for source, delay in net.delays.items() if delay}
     late = {} if state is None else remembered(net.delays, state.out.__getitem__, state.late)
     out, masks, currents, s, trace = [], [], [], x, x_trace
@@ -125,8 +124,10 @@ def accumulate(net: Network, x: Tensor, state: SAFState | None, folded: Folded) 
         before = None if state is None else state.out[index]
         inputs = [trace, *_branch_inputs(net, block, out, masks, state, x)]
         current = folded.first * length if index == 0 and folded.first is not None else None
-        for synapse, value in zip(block.synapses[current is not None :], inputs[current is not None :], strict=True):
-            part = _product(synapse, value, folded[synapse], length)
+        for connection, value in zip(
+            block.connections[current is not None :], inputs[current is not None :], strict=True
+        ):
+            part = _product(connection, value, folded[connection], length)
             current = part if current is None else current + part
         if block.skip is not None:
             current = torch.add(current, currents[block.skip.source], alpha=block.skip.factor)
@@ -148,15 +149,15 @@ def _fire(current: Tensor, before: Tensor | None, neuron: LIF, needs_s: bool, le
     if lean and not needs_s:
         trace = torch.zeros_like(current) if before is None else before
         return LeanAccumulation.apply(like(current, trace), trace, neuron), current
-    u = current if before is None else torch.sub(current, before, alpha=neuron.v_threshold * neuron.decay)
+    u = current if before is None else torch.sub(current, before, alpha=neuron.v_threshold * neuron.beta)
     s = fire(u, neuron)
-    return s if before is None else torch.add(s, before, alpha=neuron.decay), s
+    return s if before is None else torch.add(s, before, alpha=neuron.beta), s
 
 
-def _input_trace(x: Tensor, state: SAFState | None, decay: float, lean: bool) -> Tensor:
+def _input_trace(x: Tensor, state: SAFState | None, beta: float, lean: bool) -> Tensor:
     if state is None:
         return x.clone() if lean else x
-    return torch.add(x, state.x, alpha=decay, out=state.x if lean else None)
+    return torch.add(x, state.x, alpha=beta, out=state.x if lean else None)
 
 
 def _branch_inputs(net: Network, block: Block, out: list, masks: list, state: SAFState | None, x: Tensor) -> list:
@@ -174,10 +175,10 @@ def _branch_inputs(net: Network, block: Block, out: list, masks: list, state: SA
     return inputs
 
 
-def _product(synapse: Synapse, trace: Tensor, weights: Weights, length: float) -> Tensor:
+def _product(connection: Connection, trace: Tensor, weights: Weights, length: float) -> Tensor:
     """W·â + b·Λ."""
     bias = None if weights.bias is None else weights.bias * length
-    return synapse(trace, weights=weights._replace(bias=bias))[0]
+    return connection(trace, weights=weights._replace(bias=bias))[0]
 
 
 def _represent(net: Network, x: Tensor, state: SAFState) -> Tensor:

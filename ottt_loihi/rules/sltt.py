@@ -7,8 +7,9 @@ from typing import Any, ClassVar
 
 import torch
 
+from ottt_loihi import checks
 from ottt_loihi.errors import UsageError
-from ottt_loihi.nn.paths import Paths
+from ottt_loihi.nn.paths import GradientPaths
 from ottt_loihi.rules.base import OnlineRule
 from ottt_loihi.rules.hlop import HLOP
 
@@ -29,11 +30,11 @@ class SLTT(OnlineRule):
         stretch: int = 1,
         hlop: HLOP | Mapping[str, Any] | None = None,
     ) -> None:
-        if k is not None and (isinstance(k, bool) or not isinstance(k, int) or k < 1):
-            raise UsageError(f"k: expected a positive integer or nothing, got {k!r}")
+        if k is not None:
+            checks.integer(k, "k")
         if k is not None and stretch != 1:
             raise UsageError(f"stretch: with k every step is one for itself; use stretch=1, got {stretch!r}")
-        super().__init__(Paths(membrane=False), update, stretch, hlop)
+        super().__init__(GradientPaths(membrane=False), update, stretch, hlop)
         self.k = k
 
     def steps_with_gradient(self, num_steps: int) -> set[int]:

@@ -9,12 +9,12 @@ from typing import Any, ClassVar, NamedTuple
 import torch
 from torch import Tensor
 
+from ottt_loihi import checks
 from ottt_loihi.errors import TrainingError
 from ottt_loihi.nn.network import Network
-from ottt_loihi.nn.neurons import one_of
 from ottt_loihi.rules import equilibrium
 from ottt_loihi.rules.base import BatchResult, Rule, check_labels
-from ottt_loihi.rules.ide import WHEN_NOT_CONVERGED, number, whole
+from ottt_loihi.rules.ide import WHEN_NOT_CONVERGED
 from ottt_loihi.rules.losses import Loss
 
 MAX_SATURATED = 0.01  # share of error neurons at their largest rate
@@ -58,11 +58,11 @@ class SPIDE(Rule):
         max_norm: float = 0.5,
         not_converged: str = "stop",
     ) -> None:
-        self.backward_steps = whole(backward_steps, "backward_steps")
-        self.loss_scale = number(loss_scale, "loss_scale", 1e-9, 1e9)
-        self.backward_threshold = number(backward_threshold, "backward_threshold", 1e-9, 1e9)
-        self.max_norm = number(max_norm, "max_norm", 0.0, 1.0)
-        self.not_converged = one_of(not_converged, "not_converged", WHEN_NOT_CONVERGED)
+        self.backward_steps = checks.integer(backward_steps, "backward_steps")
+        self.loss_scale = checks.number(loss_scale, "loss_scale", 1e-9, 1e9)
+        self.backward_threshold = checks.number(backward_threshold, "backward_threshold", 1e-9, 1e9)
+        self.max_norm = checks.number(max_norm, "max_norm", 0.0, 1.0)
+        self.not_converged = checks.one_of(not_converged, "not_converged", WHEN_NOT_CONVERGED)
         self.spikes: dict[str, float] = {}
 
     def train_batch(

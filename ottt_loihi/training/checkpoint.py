@@ -215,6 +215,7 @@ def assemble(path: Path, metadata: dict[str, Any], weights: dict[str, Tensor]) -
             net = build(metadata["architecture"])
     except (UsageError, RuntimeError) as error:
         raise FileError(f"{path}: {_first_line(error)}") from None
+    weights = {name.replace(".synapse.", ".connection."): weight for name, weight in weights.items()}  # earlier files
     expected = {name: tuple(weight.shape) for name, weight in net.state_dict().items()}
     found = {name: tuple(weight.shape) for name, weight in weights.items()}
     if expected != found:

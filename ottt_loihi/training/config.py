@@ -100,9 +100,9 @@ class Config:
         """The network for such samples."""
         import math
 
-        from ottt_loihi.nn.models import ARCHITECTURES, build
+        from ottt_loihi.nn.models import ARCHITECTURES, build, with_current_names
 
-        name, arguments = _named(self.network, "mlp")
+        name, arguments = _named(with_current_names(self.network), "mlp")
         if name not in ARCHITECTURES:
             raise UsageError(f"network.name: expected one of {', '.join(ARCHITECTURES)}, got {name!r}")
         given = {"input_shape": list(input_shape), "seed": self.training.seed}

@@ -6,9 +6,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ottt_loihi import checks
 from ottt_loihi.data.encoding import rate_code
 from ottt_loihi.errors import UsageError
-from ottt_loihi.nn.neurons import one_of
 
 ENCODINGS = ("rate", "constant", "frames")
 
@@ -23,7 +23,7 @@ def choose_encoding(encoding: str | None, time_axis: bool) -> str:
     """
     if encoding is None:
         return "frames" if time_axis else "rate"
-    one_of(encoding, "encoding", ENCODINGS)
+    checks.one_of(encoding, "encoding", ENCODINGS)
     if time_axis != (encoding == "frames"):
         kind = "frames with a time axis" if time_axis else "images without a time axis"
         allowed = "frames" if time_axis else "rate or constant"

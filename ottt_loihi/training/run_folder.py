@@ -26,6 +26,7 @@ from torch import Tensor
 
 from ottt_loihi.errors import FileError, UsageError
 from ottt_loihi.files import atomic_write
+from ottt_loihi.nn.models import with_current_names
 from ottt_loihi.nn.network import Network
 from ottt_loihi.rules.base import Rule
 from ottt_loihi.training.checkpoint import assemble, read_tensors, save, write_tensors
@@ -166,7 +167,9 @@ class RunFolder:
 def _check_settings(path: Path, found: Any, expected: Mapping[str, Any]) -> None:
     if not isinstance(found, dict):
         raise FileError(f"{path}: damaged, it lacks the settings")
-    expected = json.loads(json.dumps(expected))
+    found, expected = dict(found), json.loads(json.dumps(expected))
+    if isinstance(architecture := found.get("architecture"), dict) and isinstance(architecture.get("arguments"), dict):
+        found["architecture"] = {**architecture, "arguments": with_current_names(architecture["arguments"])}
     for key in sorted(found.keys() | expected.keys()):
         if key != "epochs" and found.get(key) != expected.get(key):
             raise UsageError(

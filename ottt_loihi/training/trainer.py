@@ -19,10 +19,10 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor
 
+from ottt_loihi import checks
 from ottt_loihi.data.augment import augment
 from ottt_loihi.errors import TrainingError, UsageError
 from ottt_loihi.nn.network import Network
-from ottt_loihi.nn.neurons import one_of
 from ottt_loihi.nn.precision import check_autocast
 from ottt_loihi.rules.base import Rule, check_labels
 from ottt_loihi.rules.losses import Distilled, Loss, make_loss
@@ -101,8 +101,8 @@ class Trainer:
         group: Group | None = None,
     ) -> None:
         self.net, self.rule, self.loss, self.progress = net, rule, make_loss(loss), progress
-        self.optimizer = one_of(optimizer, "optimizer", tuple(OPTIMIZERS))
-        self.schedule = one_of(schedule, "schedule", SCHEDULES)
+        self.optimizer = checks.one_of(optimizer, "optimizer", tuple(OPTIMIZERS))
+        self.schedule = checks.one_of(schedule, "schedule", SCHEDULES)
         self.learning_rate, self.momentum, self.weight_decay = learning_rate, momentum, weight_decay
         if not (0 < learning_rate <= 1e30 and 0 <= momentum < 1 and 0 <= weight_decay <= 1e30):
             raise UsageError(

@@ -90,7 +90,7 @@ class ThreeFactorLoop:
         float64 ``(n_post, n_pre)`` per layer, the readout last; copied
     biases
         ``(n_post,)`` per layer, or None
-    decay, v_threshold, reset, surrogate
+    beta, v_threshold, reset, surrogate
         of all hidden layers; surrogate is a name in :data:`SURROGATES`
     feedback
         ``"symmetric"``, ``"random"``, or a list of matrices B_l ``(hidden_l, classes)``, one per hidden layer
@@ -116,7 +116,7 @@ class ThreeFactorLoop:
         weights: Sequence[np.ndarray],
         biases: Sequence[np.ndarray] | None = None,
         *,
-        decay: float = 0.5,
+        beta: float = 0.5,
         v_threshold: float = 1.0,
         reset: str = "subtract",
         surrogate: str = "rectangle",
@@ -131,11 +131,11 @@ class ThreeFactorLoop:
                 f"reset, surrogate: expected zero or subtract, and one of {', '.join(SURROGATES)}; "
                 f"got {reset!r}, {surrogate!r}"
             )
-        if not (0 <= decay <= 1 and 0 < v_threshold < math.inf and time_steps >= 1):
+        if not (0 <= beta <= 1 and 0 < v_threshold < math.inf and time_steps >= 1):
             raise UsageError(
-                f"expected decay in [0, 1], v_threshold > 0, time_steps ≥ 1; got {decay, v_threshold, time_steps}"
+                f"expected beta in [0, 1], v_threshold > 0, time_steps ≥ 1; got {beta, v_threshold, time_steps}"
             )
-        self.decay, self.v_threshold, self.reset = decay, v_threshold, reset
+        self.beta, self.v_threshold, self.reset = beta, v_threshold, reset
         self.surrogate = SURROGATES[surrogate]
         self.learning_rate, self.time_steps, self.readout_trace = learning_rate, time_steps, readout_trace
         self.weights = [np.array(w, np.float64) for w in weights]
@@ -213,14 +213,14 @@ class ThreeFactorLoop:
         spikes: list[np.ndarray] = []
         membranes: list[np.ndarray] = []
         traces: list[np.ndarray] = []
-        self.bias_trace = self.decay * self.bias_trace + 1
+        self.bias_trace = self.beta * self.bias_trace + 1
         for layer, weight in enumerate(self.weights):
-            self.trace[layer] = self.decay * self.trace[layer] + x
+            self.trace[layer] = self.beta * self.trace[layer] + x
             current = x @ weight.T if self.biases is None else x @ weight.T + self.biases[layer]
             if layer == self.num_layers - 1:
                 traces.append(self.trace[layer] if self.readout_trace else x)
                 return [*spikes, current], [*membranes, current], traces
-            u = self.decay * self.v[layer] + current
+            u = self.beta * self.v[layer] + current
             s = self.fire(layer, u)
             self.v[layer] = u - self.v_threshold * s if self.reset == "subtract" else u * (1 - s)
             spikes.append(s)
