@@ -2,6 +2,7 @@ import os
 from pathlib import Path
 
 import pytest
+from ottt_loihi.converters.lava.installed import lava_problem
 
 # One thread: results must not depend on the machine's load, and threads before a fork hang Lava (LAVA.md §5).
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -16,10 +17,8 @@ def pytest_collection_modifyitems(items):
     for item in items:
         if item.path.name.startswith(LEARNS_IN_SIM):
             item.add_marker(pytest.mark.xdist_group("learning"))
-    try:
-        import lava.magma.core.process.process  # noqa: F401
-    except ImportError:
-        skip = pytest.mark.skip(reason="Lava is not installed (it needs Python 3.10)")
+    if problem := lava_problem():
+        skip = pytest.mark.skip(reason=problem)
         for item in items:
             if "lava" in item.keywords:
                 item.add_marker(skip)

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import ctypes
 import faulthandler
-import importlib.util
 import os
 import re
 import signal
@@ -29,6 +28,7 @@ from multiprocessing.util import register_after_fork
 from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
+from ottt_loihi.converters.lava.installed import lava_problem
 
 from ottt_loihi.errors import BackendUnavailableError, LavaError, UsageError
 
@@ -44,13 +44,8 @@ BUSY_FACTOR = 20  # a process that computes without finishing a step gets this m
 
 def require_lava() -> None:
     """Raise :class:`BackendUnavailableError`, saying what to do, unless Lava can run here."""
-    if importlib.util.find_spec("lava") is None or importlib.util.find_spec("lava.magma") is None:
-        if sys.version_info[:2] != (3, 10):
-            found = f"{sys.version_info.major}.{sys.version_info.minor}"
-            raise BackendUnavailableError(
-                f"Lava 0.10 needs Python 3.10, this is Python {found}; the simulator backends work here"
-            )
-        raise BackendUnavailableError("Lava is not installed: pip install -e '.[lava]' in a clone of ottt-loihi")
+    if problem := lava_problem():
+        raise BackendUnavailableError(problem)
 
 
 class LavaRun:

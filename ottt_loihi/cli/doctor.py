@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import platform
 import re
@@ -10,9 +9,10 @@ import sys
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict, dataclass
-from importlib.metadata import PackageNotFoundError, requires, version
+from importlib.metadata import requires
 
 from ottt_loihi.cli import command
+from ottt_loihi.converters.lava.installed import installed, lava_dl_problem, lava_problem
 
 COLOURS = {"ok": "green", "note": "yellow", "missing": "bold red"}
 
@@ -46,42 +46,31 @@ def main() -> None:
 
 
 def _python() -> Finding:
-    found = platform.python_version()
-    if sys.version_info[:2] == (3, 10):
-        return Finding("Python", "ok", found)
-    return Finding("Python", "note", f"{found}: training works; Lava needs 3.10")
+    return Finding("Python", "ok", platform.python_version())
 
 
 def _packages() -> Finding:
-    missing = [name for name in _needed() if _version(name) is None]
+    missing = [name for name in _needed() if installed(name) is None]
     if missing:
         return Finding("packages", "missing", f"{', '.join(missing)}: pip install -e .")
     shown = ("ottt-loihi", "torch", "numpy", "numba", "h5py", "scikit-learn")
-    return Finding("packages", "ok", ", ".join(f"{name} {_version(name)}" for name in shown))
+    return Finding("packages", "ok", ", ".join(f"{name} {installed(name)}" for name in shown))
 
 
 def _lava() -> Finding:
-    if sys.version_info[:2] != (3, 10):
-        return Finding("Lava", "note", "lava-nc 0.10 does not import on this Python; use 3.10 to run in Lava")
-    found = _version("lava-nc")
-    if found is None:
-        return Finding("Lava", "missing", "pip install -e '.[lava]'")
-    wrong = "" if found == "0.10.0" else "; every exactness claim was tested with 0.10.0"
-    return Finding("Lava", "ok" if not wrong else "note", f"lava-nc {found}{wrong}")
+    if problem := lava_problem():
+        return Finding("Lava", "missing", problem)
+    return Finding("Lava", "ok", f"lava-nc {installed('lava-nc')}")
 
 
 def _lava_dl() -> Finding:
-    if sys.version_info[:2] != (3, 10):
-        return Finding("lava-dl", "note", "needs Python 3.10, as Lava")
-    if _version("lava-dl") is None:
-        return Finding("lava-dl", "note", "netx checks need it: pip install -e '.[lava]'")
-    if importlib.util.find_spec("pkg_resources") is None:
-        return Finding("lava-dl", "missing", "needs pkg_resources: pip install 'setuptools<81'")
-    return Finding("lava-dl", "ok", f"lava-dl {_version('lava-dl')}")
+    if problem := lava_dl_problem():
+        return Finding("lava-dl", "note", problem)
+    return Finding("lava-dl", "ok", f"lava-dl {installed('lava-dl')}")
 
 
 def _accelerator() -> Finding:
-    if _version("torch") is None:
+    if installed("torch") is None:
         return Finding("accelerator", "note", "unknown without torch")
     import torch
 
@@ -96,7 +85,7 @@ def _data() -> Finding:
         return Finding("data", "note", "digits are bundled; for other data sets set OTTT_DATA_DIR (see ottt-data)")
     if not os.path.isdir(folder):
         return Finding("data", "missing", f"OTTT_DATA_DIR={folder} is no folder; correct it or unset it")
-    if _version("numpy") is None:
+    if installed("numpy") is None:
         return Finding("data", "note", f"OTTT_DATA_DIR={folder}, unread without numpy")
     from ottt_loihi.data import DATA_SETS
     from ottt_loihi.errors import FileError
@@ -110,7 +99,7 @@ def _data() -> Finding:
 
 
 def _hardware() -> Finding:
-    if sys.version_info[:2] == (3, 10) and _version("lava-nc"):
+    if not lava_problem():
         from lava.utils.loihi import is_installed
 
         if is_installed():
@@ -125,13 +114,6 @@ def _needed() -> list[str]:
     """What the installed package says it cannot do without; what only some Pythons need is left out."""
     always = [need for need in requires("ottt-loihi") or () if ";" not in need]
     return [re.split(r"[^\w.-]", need)[0] for need in always]
-
-
-def _version(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None
 
 
 def _show(findings: list[Finding]) -> None:

@@ -1,0 +1,59 @@
+"""Whether Lava can run in this environment, and what to do where it cannot. Needs nothing but Python itself."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import sys
+from importlib.metadata import PackageNotFoundError, version
+
+LAVA_NC, LAVA_DL = "0.10.0", "0.6.0"  # what every claim of exactness was tested with
+PYTHONS = "3.10 to 3.13"
+NUMPY_BELOW = (2, 4)  # reshape(newshape=…) and int() of an array are gone from 2.4 on, and Lava needs both
+REPAIRED = "pip install ./packaging/lava-nc ./packaging/lava-dl -e '.[lava]' in a clone of ottt-loihi"
+STOCK = "pip install -e '.[lava]' in a clone of ottt-loihi"
+
+
+def command() -> str:
+    """Return the command that installs Lava on this Python; Intel's own wheels import on 3.10 only."""
+    return STOCK if sys.version_info[:2] == (3, 10) else REPAIRED
+
+
+def lava_problem() -> str:
+    """Return one line that says why Lava cannot run here and what to do, or nothing where it can."""
+    python = ".".join(map(str, sys.version_info[:2]))
+    if not (3, 10) <= sys.version_info[:2] <= (3, 13):
+        return f"Lava was tried on Python {PYTHONS}, this is {python}; the simulator backends work here"
+    found = installed("lava-nc")
+    if found is None:
+        return f"Lava is not installed: {command()}"
+    if found.partition("+")[0] != LAVA_NC:
+        return f"lava-nc {found} is installed, ottt-loihi needs {LAVA_NC}: {command()}"
+    numpy = installed("numpy") or ""
+    if tuple(int(part) for part in numpy.split(".")[:2] if part.isdigit()) >= NUMPY_BELOW:
+        return f"NumPy {numpy} is installed, Lava's ports need one below 2.4: pip install 'numpy<2.4'"
+    try:
+        importlib.import_module("lava.magma.compiler.var_model")
+    except Exception as error:  # Intel's own wheel on Python ≥ 3.11 ends in a ValueError
+        return f"lava-nc {found} does not import on Python {python} ({type(error).__name__}: {error}): {command()}"
+    return ""
+
+
+def lava_dl_problem() -> str:
+    """Return one line that says why lava-dl, which netx needs, cannot run here, or nothing where it can."""
+    found = installed("lava-dl")
+    if found is None:
+        return f"lava-dl is not installed, netx checks need it: {command()}"
+    if found.partition("+")[0] != LAVA_DL:
+        return f"lava-dl {found} is installed, ottt-loihi needs {LAVA_DL}: {command()}"
+    if sys.version_info[:2] == (3, 10) and importlib.util.find_spec("pkg_resources") is None:
+        return "torch 2.3 needs pkg_resources for lava-dl: pip install 'setuptools<81'"
+    return ""
+
+
+def installed(package: str) -> str | None:
+    """Return the version of an installed package, or None."""
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None

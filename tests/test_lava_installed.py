@@ -1,0 +1,61 @@
+"""What is said where Lava cannot run: one line with the remedy for this Python."""
+
+import sys
+
+import pytest
+from ottt_loihi.converters.lava import installed as module
+
+
+@pytest.fixture
+def environment(monkeypatch):
+    """Set the Python and the versions of packages that the module finds."""
+
+    def set_up(python, **versions):
+        monkeypatch.setattr(sys, "version_info", (*python, 0))
+        found = {name.replace("_", "-"): version for name, version in versions.items()}
+        monkeypatch.setattr(module, "installed", found.get)
+        monkeypatch.setattr(module.importlib, "import_module", lambda name: None)
+
+    return set_up
+
+
+def test_nothing_is_wrong_with_the_tested_versions(environment):
+    for python, lava in (((3, 10), "0.10.0"), ((3, 13), "0.10.0+ottt.1")):
+        environment(python, lava_nc=lava, numpy="1.26.4")
+        assert module.lava_problem() == ""
+
+
+@pytest.mark.parametrize(
+    ("python", "versions", "said"),
+    [
+        ((3, 14), {"lava_nc": "0.10.0"}, "tried on Python 3.10 to 3.13, this is 3.14"),
+        ((3, 10), {}, "Lava is not installed: pip install -e '.[lava]'"),
+        ((3, 13), {}, "Lava is not installed: pip install ./packaging/lava-nc ./packaging/lava-dl"),
+        ((3, 12), {"lava_nc": "0.9.0", "numpy": "1.26.4"}, "lava-nc 0.9.0 is installed, ottt-loihi needs 0.10.0: pip"),
+        ((3, 10), {"lava_nc": "0.11.0.dev0", "numpy": "1.26.4"}, "lava-nc 0.11.0.dev0 is installed"),
+        ((3, 12), {"lava_nc": "0.10.0+ottt.1", "numpy": "2.4.0"}, "NumPy 2.4.0 is installed"),
+        ((3, 12), {"lava_nc": "0.10.0+ottt.1", "numpy": "3.0"}, "pip install 'numpy<2.4'"),
+    ],
+)
+def test_what_is_wrong_is_one_line_with_its_remedy(environment, python, versions, said):
+    environment(python, **versions)
+    assert said in module.lava_problem()
+    assert "\n" not in module.lava_problem()
+
+
+def test_intels_own_wheel_on_a_newer_python_is_named(environment, monkeypatch):
+    environment((3, 12), lava_nc="0.10.0", numpy="1.26.4")
+
+    def refuse(name):
+        raise ValueError("mutable default ByteEncoder for field x is not allowed")
+
+    monkeypatch.setattr(module.importlib, "import_module", refuse)
+    assert "lava-nc 0.10.0 does not import on Python 3.12 (ValueError" in module.lava_problem()
+    assert "./packaging/lava-nc" in module.lava_problem()
+
+
+def test_lava_dl_of_another_version(environment):
+    environment((3, 12), lava_dl="0.5.0")
+    assert "lava-dl 0.5.0 is installed, ottt-loihi needs 0.6.0" in module.lava_dl_problem()
+    environment((3, 12), lava_dl="0.6.0+ottt.1")
+    assert module.lava_dl_problem() == ""
