@@ -1,26 +1,34 @@
-# Everything a newcomer needs: `make demo`, `make test`. Set-up happens once, into .venv (Python 3.10, which Lava needs).
-PYTHON310 ?= python3.10
+# Everything a newcomer needs: `make demo`, `make test`. Set-up happens once, into .venv, with the newest Python of 3.13, 3.12,
+# 3.11 and 3.10 that is here; make PYTHON=/path/to/python3.12 … chooses another.
+PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3.10 python3; do \
+	"$$p" -c "import ensurepip, sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 13))" 2>/dev/null && \
+	command -v "$$p" && break; done)
 BIN := .venv/bin
 STAMP := .venv/.ready
 DEMO := runs/demo
+EXTRAS := lava,test,lint,bench,notebooks,tensorboard
+# Lava for Python 3.11 and later is made of Intel's wheels (docs/lava.md)
+LAVA := $(shell "$(PYTHON)" -c "import sys; print(*['./packaging/lava-nc', './packaging/lava-dl'] * (sys.version_info >= (3, 11)))" 2>/dev/null)
+PIP := PYTHONWARNINGS=ignore $(BIN)/python -m pip --disable-pip-version-check --quiet --quiet
 
 .PHONY: demo test test-all lint notebooks docs bench results onchip setup clean
 
 setup: $(STAMP)
 
 # `uv --version` rather than `command -v uv`: a pyenv shim may be there without the program behind it
-$(STAMP): pyproject.toml uv.lock
+$(STAMP): pyproject.toml uv.lock packaging/lava-nc/pyproject.toml packaging/lava-dl/pyproject.toml
+	@"$(PYTHON)" -c "import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 13))" 2>/dev/null || { \
+		echo "no Python 3.10 to 3.13 here$(if $(PYTHON), at $(PYTHON)). Install one (apt install python3-venv, pyenv install 3.13,"; \
+		echo "or uv, which fetches it), or say where it is: make $(MAKECMDGOALS) PYTHON=/path/to/python3.13"; \
+		exit 2; }
 	@if uv --version >/dev/null 2>&1; then \
-		echo "setting up .venv with uv"; uv sync --quiet --all-extras; \
+		echo "setting up .venv with uv and $(PYTHON): PyTorch and Lava, some GB the first time"; \
+		uv sync --quiet --all-extras --python "$(PYTHON)"; \
 	else \
-		$(PYTHON310) -c "import sys; sys.exit(sys.version_info[:2] != (3, 10))" 2>/dev/null || { \
-			echo "$(PYTHON310) is no Python 3.10, the only one that Lava 0.10 imports on. Install it (pyenv install 3.10,"; \
-			echo "apt install python3.10-venv, or uv, which fetches it), or say where it is: make $(MAKECMDGOALS) PYTHON310=/path"; \
-			exit 2; }; \
-		echo "setting up .venv with $(PYTHON310) and pip, a few minutes (uv would be faster)"; \
-		$(PYTHON310) -m venv .venv && \
-		$(BIN)/pip install --quiet --upgrade pip "setuptools<81" wheel && \
-		$(BIN)/pip install --quiet --editable ".[lava,test,lint,bench,notebooks,tensorboard]"; \
+		echo "setting up .venv with pip and $(PYTHON) (once; PyTorch is some GB)"; \
+		"$(PYTHON)" -m venv .venv && \
+		echo "  1 of 2: pip and setuptools" && $(PIP) install --upgrade pip "setuptools<81" wheel && \
+		echo "  2 of 2: PyTorch, Lava and the rest, some minutes" && $(PIP) install $(LAVA) --editable ".[$(EXTRAS)]"; \
 	fi
 	@touch $(STAMP)
 
@@ -67,7 +75,7 @@ $(DOCS)/.ready: pyproject.toml
 	@if uv --version >/dev/null 2>&1; then \
 		UV_PROJECT_ENVIRONMENT=$(DOCS) uv sync --quiet --only-group docs; \
 	else \
-		$(PYTHON310) -m venv $(DOCS) && $(DOCS)/bin/pip install --quiet --upgrade pip && \
+		"$(PYTHON)" -m venv $(DOCS) && $(DOCS)/bin/pip install --quiet --upgrade pip && \
 		$(DOCS)/bin/pip install --quiet --group docs; \
 	fi
 	@touch $@

@@ -69,12 +69,13 @@ def test_a_missing_package_is_named(monkeypatch, capsys):
     assert "pip install -e ." in told
 
 
-def test_make_without_python_310(tmp_path):
-    for name in ("Makefile", "pyproject.toml", "uv.lock"):
-        shutil.copy(ROOT / name, tmp_path)
+def test_make_without_a_python_that_fits(tmp_path):
+    for name in ("Makefile", "pyproject.toml", "uv.lock", "packaging"):
+        copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
+        copy(ROOT / name, tmp_path / name)
     (tmp_path / "uv").write_text("#!/bin/sh\nexit 1\n")  # a uv that is no uv, before any real one
     (tmp_path / "uv").chmod(0o755)
-    line = ["make", "demo", "PYTHON310=python3.99"]
+    line = ["make", "demo", "PYTHON=python3.99"]
     done = subprocess.run(
         line,
         cwd=tmp_path,
@@ -85,6 +86,6 @@ def test_make_without_python_310(tmp_path):
         check=False,
     )
     assert done.returncode == 2
-    assert "python3.99 is no Python 3.10" in done.stdout
-    assert "make demo PYTHON310=/path" in done.stdout
+    assert "no Python 3.10 to 3.13 here at python3.99" in done.stdout
+    assert "make demo PYTHON=/path" in done.stdout
     assert not (tmp_path / ".venv").exists()

@@ -105,7 +105,7 @@ class InProcessRun:
 
     def _step(self) -> None:
         for channel, model, buffer in self._buffered:
-            channel.deliver(getattr(model, buffer))
+            channel.deliver(_due(getattr(model, buffer), channel))
         for process, model in self._order:
             model.time_step += 1
             try:
@@ -193,6 +193,11 @@ def _connect(executable: Any) -> list[_Channel]:
         executable.proc_builders[builder.dst_process].add_csp_port_mapping(port_id, end)
         channels.append(channel)
     return channels
+
+
+def _due(buffer: np.ndarray, channel: _Channel) -> np.ndarray:
+    """Return what a connection sends now; Lava's delay connections keep a column for each step still to come."""
+    return buffer[..., 0] if buffer.ndim > len(channel.shape) else buffer
 
 
 def _is_buffered(model: Any, port: str) -> bool:

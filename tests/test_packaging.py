@@ -1,0 +1,133 @@
+"""The wheels of Lava for Python ≥ 3.11 are Intel's own, but for one line, the metadata and the package ``tests``."""
+
+import importlib.util
+import os
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+tomllib = pytest.importorskip("tomllib" if sys.version_info >= (3, 11) else "tomli")
+
+
+def settings(name):
+    return tomllib.loads((ROOT / "packaging" / name / "pyproject.toml").read_text(encoding="utf-8"))
+
+
+@pytest.fixture(scope="module")
+def repair():
+    """The build backend as a module."""
+    spec = importlib.util.spec_from_file_location("repair", ROOT / "packaging" / "lava-nc" / "repair.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def backend(repair, monkeypatch):
+    """A function that builds a package's wheel from a folder with Intel's."""
+
+    def build(name, out, wheels):
+        monkeypatch.chdir(ROOT / "packaging" / name)
+        return out / repair.build_wheel(str(out), {"wheels": str(wheels)})
+
+    return build
+
+
+@pytest.fixture(scope="session")
+def original(tmp_path_factory):
+    """The folder with Intel's wheel of lava-nc: LAVA_WHEELS, or fetched from the index; skip without either."""
+    name = settings("lava-nc")["tool"]["repair"]["wheel"]
+    folder = Path(os.environ.get("LAVA_WHEELS") or tmp_path_factory.mktemp("wheels"))
+    if not (folder / name).is_file():
+        options = ["--no-deps", "--only-binary=:all:", "--python-version=3.10", "--quiet", f"--dest={folder}"]
+        line = [sys.executable, "-m", "pip", "download", *options, "lava-nc==0.10.0"]
+        if subprocess.run(line, capture_output=True).returncode:
+            pytest.skip("no index reachable, and LAVA_WHEELS names no folder with Intel's wheel")
+    return folder
+
+
+def test_one_backend_serves_both():
+    assert (ROOT / "packaging/lava-nc/repair.py").read_bytes() == (ROOT / "packaging/lava-dl/repair.py").read_bytes()
+
+
+@pytest.mark.slow
+def test_the_wheel_differs_from_intels_by_one_line(backend, original, tmp_path):
+    built = backend("lava-nc", tmp_path, original)
+    repair = settings("lava-nc")["tool"]["repair"]
+    before, after = (zipfile.ZipFile(path) for path in (original / repair["wheel"], built))
+    kept = [n for n in before.namelist() if not n.startswith("tests/") and ".dist-info/" not in n]
+    assert kept == [n for n in before.namelist() if n in set(after.namelist())]
+    assert {n for n in after.namelist() if ".dist-info/" not in n} == set(kept)
+    changed = [n for n in kept if before.read(n) != after.read(n)]
+    assert changed == ["lava/magma/compiler/var_model.py"]
+    old, new = (wheel.read(changed[0]).decode().splitlines() for wheel in (before, after))
+    lines = [(a, b) for a, b in zip(old, new, strict=True) if a != b]
+    assert len(lines) == 1
+    assert lines[0][0] == "@dataclass"
+    assert lines[0][1].startswith("@dataclass(unsafe_hash=True)  # changed 2026-")
+    metadata = after.read("lava_nc-0.10.0+ottt.1.dist-info/METADATA").decode()
+    assert "Requires-Python: >=3.10\n" in metadata
+    assert "unittest2" not in metadata
+    assert "Changed on 2026-" in metadata
+    assert "BSD-3-Clause" in metadata
+
+
+@pytest.mark.slow
+def test_pip_finds_the_record_of_the_wheel_right(backend, original, tmp_path):
+    built = backend("lava-nc", tmp_path, original)
+    line = [
+        sys.executable,
+        "-m",
+        "pip",
+        "install",
+        "--quiet",
+        "--no-deps",
+        "--target",
+        str(tmp_path / "site"),
+        str(built),
+    ]
+    subprocess.run(line, check=True, capture_output=True)
+    assert not (tmp_path / "site" / "tests").exists()
+    text = (tmp_path / "site/lava/magma/compiler/var_model.py").read_text()
+    assert text.count("unsafe_hash=True") == 1
+
+
+@pytest.mark.slow
+def test_one_changed_byte_is_refused(backend, original, tmp_path):
+    name = settings("lava-nc")["tool"]["repair"]["wheel"]
+    content = bytearray((original / name).read_bytes())
+    content[len(content) // 2] ^= 1
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(SystemExit, match=r"lava-nc: lava_nc-0\.10\.0-py3-none-any\.whl has SHA-256 .*, not d646723e"):
+        backend("lava-nc", tmp_path, tmp_path)
+    assert list(tmp_path.iterdir()) == [tmp_path / name]
+
+
+def test_a_folder_without_the_wheel_is_named(backend, tmp_path):
+    with pytest.raises(SystemExit, match=r"does not hold lava_dl-0\.6\.0-py3-none-any\.whl; put it there"):
+        backend("lava-dl", tmp_path, tmp_path)
+
+
+def test_a_text_that_does_not_fit_is_refused(repair):
+    """As it would be with a wheel whose file has changed."""
+    parts = settings("lava-nc")
+    path = parts["tool"]["repair"]["change"][0]["file"]
+    with pytest.raises(SystemExit, match=r"var_model\.py holds .* 0 times, expected once"):
+        repair._changed({path: b"nothing of it"}, parts["project"], parts["tool"]["repair"])
+
+
+def test_without_an_index_it_is_one_line(tmp_path):
+    """pip runs the backend in an environment of its own; here the backend runs as pip would call it."""
+    code = "import repair; repair.build_wheel('.')"
+    environment = {**os.environ, "PIP_NO_INDEX": "1", "PIP_FIND_LINKS": str(tmp_path), "PYTHONPATH": "."}
+    environment.pop("LAVA_WHEELS", None)
+    folder, line = ROOT / "packaging/lava-nc", [sys.executable, "-c", code]
+    done = subprocess.run(line, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "lava-nc: lava_nc-0.10.0-py3-none-any.whl cannot be fetched (ERROR" in done.stderr
+    assert "LAVA_WHEELS" in done.stderr
+    assert "Traceback" not in done.stderr
