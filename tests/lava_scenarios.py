@@ -1,6 +1,6 @@
 """Small graphs of stock Lava processes, stepped in this process: the same integers on every Python that Lava runs on.
 
-``python tests/lava_scenarios.py`` writes ``tests/fixtures/lava_goldens.json`` anew: hashes of every variable after every
+``python tests/lava_scenarios.py`` writes ``tests/fixtures/lava_goldens.json``: hashes of every variable after every
 step in ``fixed_pt``, numbers of the last step in ``floating_pt``, and the versions they were made with.
 """
 
@@ -17,7 +17,7 @@ STEPS, SEED = 40, 20261128
 
 
 def scenarios():
-    """Return name → function of a tag that builds a graph and names the variables to watch: ``(process, variables)``."""
+    """Return name → function of a tag that builds a graph: ``(process, variables to watch)``."""
     found = {}
     for neuron in ("LIF", "LIFReset"):
         for connection in ("Dense", "Sparse", "Conv", "DelayDense", "DelaySparse"):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-pytest.importorskip("lava.lib.dl.slayer", reason="lava-dl needs Python 3.10")
+pytest.importorskip("lava.lib.dl.slayer", reason="lava-dl is not installed")
 from lava.lib.dl import slayer as lava_slayer
 from ottt_loihi.converters.netx import read as netx_reader
 from ottt_loihi.converters.netx import write as netx
