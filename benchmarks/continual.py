@@ -9,9 +9,11 @@ decay, one epoch a task. Writes ``continual-results.md`` into the docs folder.
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 from typing import Any
 
+import short
 import torch
 
 from ottt_loihi.data import load_data
@@ -95,7 +97,11 @@ def main() -> None:
     parser.add_argument("--runs", type=Path, default=Path("runs/continual"))
     parser.add_argument("--only", default="", help=f"one of {', '.join(RUNS)}; default: all, and write the docs")
     parser.add_argument("--docs", type=Path, default=Path("docs"))
+    parser.add_argument("--short", action="store_true", help="the same code in seconds; its figures are no measurement")
     arguments = parser.parse_args()
+    if arguments.short:
+        short.use(sys.modules[__name__])
+        arguments.runs = arguments.docs = short.folder()
     torch.set_num_threads(1)
     found = {name: learn(name, arguments.runs) for name in RUNS if arguments.only in ("", name)}
     if not arguments.only:

@@ -19,7 +19,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from ottt_loihi.fast.chunk_connection import Connection
+from ottt_loihi.fast.chunk_connection import ChunkConnection
 from ottt_loihi.nn.connections import Conv2d, Linear
 
 DENSITIES = (0.02, 0.05, 0.1, 0.2, 0.3, 0.5)
@@ -48,7 +48,7 @@ def milliseconds(run: Callable[[], Any], repeats: int = 11) -> float:
 def measure(synapse: Any, shape: tuple[int, ...], rows: int, density: float) -> list[float]:
     """Forward as a product and as events, gradient as a product and as events."""
     generator = torch.Generator().manual_seed(0)
-    connection = Connection(synapse, synapse.effective(), False, False, 0.0)
+    connection = ChunkConnection(synapse, synapse.effective(), False, False, 0.0)
     x = (torch.rand(rows, *shape, generator=generator) < density).float()
     x = x.contiguous(memory_format=torch.channels_last) if x.ndim == 4 else x
     g = torch.randn(connection.product(x, few=False).shape, generator=generator)
@@ -69,7 +69,10 @@ def main() -> None:
         "--rows", type=int, default=32, help="samples × steps of a call, 16 times as many for the linear one"
     )
     parser.add_argument("--json", help="write the figures here too")
+    parser.add_argument("--short", action="store_true", help="the same code in seconds; its figures are no measurement")
     arguments = parser.parse_args()
+    if arguments.short:
+        arguments.rows = 2
     torch.set_num_threads(1)
     table = Table("connection", "not 0", "forward: product, events (ms)", "×", "gradient: product, events (ms)", "×")
     found = []

@@ -129,7 +129,10 @@ def main() -> None:
     parser.add_argument("--density", type=float, default=0.1)
     parser.add_argument("--rounding", nargs="+", choices=("lava", "per-synapse"), default=["lava", "per-synapse"])
     parser.add_argument("--no-lava", action="store_true", help="where Lava is not installed")
+    parser.add_argument("--short", action="store_true", help="the same code in seconds; its figures are no measurement")
     arguments = parser.parse_args()
+    if arguments.short:
+        arguments.networks, arguments.rounding = arguments.networks[:1], ["per-synapse"]
     rows = []
     for name in arguments.networks:
         for rounding in arguments.rounding:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ import numpy as np
 import onchip_digits as digits
 import onchip_forgetting as forgetting
 import onchip_front as front
+import short
 from ottt_loihi.converters.export import Options, export
 from ottt_loihi.onchip.learner import Settings, accuracy, learn
 from ottt_loihi.onchip.network.fresh import fresh_network
@@ -178,6 +180,17 @@ def write(
     digits.save_plot(docs / "onchip-limits.png", limits)
 
 
+def shorten(arguments: argparse.Namespace) -> None:
+    """Few samples, points and passes; what is written goes into a temporary folder."""
+    global DRIFT_AT, SCRATCH
+    short.use(sys.modules[__name__], forgetting, front, digits)
+    arguments.runs = arguments.docs = short.folder()
+    DRIFT_AT, SCRATCH = (0, 50, 100, 200), [replace(e, hidden=16, passes=3) for e in SCRATCH[:2]]
+    forgetting.WATCHED, forgetting.DRIFT_POINTS, forgetting.NEW_POINTS = 30, (0, 20), (0, 10)
+    front.FRONTS = (replace(front.FRONTS[0], epochs=1, offline=200, samples=60, test=60, seeds=(0, 1)),)
+    digits.MNIST_SAMPLES, digits.SEEDS = 100, (0, 1)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=Path, default=Path("runs/onchip"))
@@ -187,7 +200,10 @@ def main() -> None:
         help="experiments whose name contains this; or drift, forgetting, front, digits, limits",
     )
     parser.add_argument("--docs", type=Path, default=Path("docs"))
+    parser.add_argument("--short", action="store_true", help="the same code in seconds; its figures are no measurement")
     arguments = parser.parse_args()
+    if arguments.short:
+        shorten(arguments)
     arguments.runs.mkdir(parents=True, exist_ok=True)
     scratch, drifts = [], {}
     for kind in ("rotated by 180°", "inverted", "with 20 % dead pixels"):

@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import short
 import torch
 
 from ottt_loihi.cli.train import run
@@ -172,7 +173,12 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, help="fewer epochs than the configurations say, for a trial")
     parser.add_argument("--threads", type=int, help="other than the configurations say")
     parser.add_argument("--docs", type=Path, default=Path("docs"))
+    parser.add_argument("--short", action="store_true", help="the same code in seconds; its figures are no measurement")
     arguments = parser.parse_args()
+    if arguments.short:
+        short.use()
+        arguments.runs = arguments.docs = short.folder()
+        arguments.epochs, arguments.threads = 1, 1
     for experiment in EXPERIMENTS:
         if arguments.only in experiment.name:
             for seed in experiment.seeds:

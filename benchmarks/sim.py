@@ -105,13 +105,13 @@ def spikes(chip: ChipNetwork, batch: int, density: float) -> np.ndarray:
     return (rng.random((batch, chip.num_steps, *chip.input_shape)) < density).astype(np.uint8)
 
 
-def median_seconds(function: Callable[[], Any], repeats: int = REPEATS) -> float:
-    """Median of ``repeats`` runs after one that warms up; each at least 20 ms long."""
+def median_seconds(function: Callable[[], Any], repeats: int | None = None) -> float:
+    """Median of ``repeats`` (REPEATS) runs after one that warms up; each at least 20 ms long."""
     started = time.perf_counter()
     function()
     calls = max(1, int(0.02 / (time.perf_counter() - started)))
     times = []
-    for _ in range(repeats):
+    for _ in range(repeats or REPEATS):
         started = time.perf_counter()
         for _ in range(calls):
             function()
@@ -185,10 +185,10 @@ def _addition_seconds(c: Connection) -> float:
 def _neuron_seconds() -> float:
     n, nothing = 4096, np.zeros((0, 0, 0), np.int32)
     a, u, v = np.ones((1, 16, n), np.int32), np.zeros((1, n), np.int32), np.zeros((1, n), np.int32)
-    messages, bias = np.zeros((1, 16, n), np.uint8), np.zeros(n, np.int32)
+    messages, bias, vth = np.zeros((1, 16, n), np.uint8), np.zeros(n, np.int32), np.full(n, 640, np.int32)
     scores, counts = np.zeros((1, n), np.int64), np.zeros(3, np.int64)
     rest = (np.zeros(0, np.int32), nothing, nothing, scores, 0, counts)
-    return median_seconds(lambda: kernels.scan(a, u, v, messages, 0, (0.0, 0.5), bias, np.int32(640), *rest)) / (16 * n)
+    return median_seconds(lambda: kernels.scan(a, u, v, messages, 0, (0.0, 0.5), bias, vth, *rest)) / (16 * n)
 
 
 def measure(name: str, density: float, threads: int) -> list[dict[str, Any]]:
@@ -256,14 +256,33 @@ def show(rows: list[dict[str, Any]]) -> None:
     Console(width=110).print(table)
 
 
+def share(text: str) -> float:
+    """Return a share of spikes from ``0.1``, ``10%`` or ``10`` (percent, where it is above 1)."""
+    value = float(text.rstrip("% "))
+    value = value / 100 if "%" in text or value > 1 else value
+    if not 0 < value <= 1:
+        raise argparse.ArgumentTypeError(f"expected a share of spikes in (0, 1], or a percentage up to 100, got {text}")
+    return value
+
+
+def shorten(arguments: argparse.Namespace) -> None:
+    """One network, one density, one timing of each."""
+    global REPEATS, BATCHES
+    REPEATS, BATCHES = 1, (1, 64)
+    arguments.networks, arguments.densities = ["64-128-10"], [0.1]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--networks", nargs="+", choices=list(NETWORKS), default=list(NETWORKS))
-    parser.add_argument("--densities", nargs="+", type=float, default=[0.02, 0.1, 0.3])
+    parser.add_argument("--densities", nargs="+", type=share, default=[0.02, 0.1, 0.3], help="0.1 or 10 %%")
     parser.add_argument("--threads", type=int, default=cores())
     parser.add_argument("--ways", action="store_true", help="compare events with products")
+    parser.add_argument("--short", action="store_true", help="the same code in seconds; its figures are no measurement")
     arguments = parser.parse_args()
+    if arguments.short:
+        shorten(arguments)
     if arguments.ways:
         for row in ways():
             print("{connection:<28} {density:>5.0%} events {events:8.2f} µs   product {product:8.2f} µs".format(**row))

@@ -242,7 +242,10 @@ def main() -> None:
     parser.add_argument("--rate", type=float, default=0.1, help="spikes per neuron and step, of every layer")
     parser.add_argument("--only", default="", help="networks whose name contains this")
     parser.add_argument("--json", help="write the figures here too")
+    parser.add_argument("--short", action="store_true", help="the same code in seconds; its figures are no measurement")
     arguments = parser.parse_args()
+    if arguments.short:
+        arguments.steps, arguments.repeats = [3], 1
     torch.set_num_threads(arguments.threads)
     rows = []
     table = Table("network", "input", "T", "rule", "ms per batch", "× two forwards")

@@ -102,7 +102,10 @@ def main() -> None:
     parser.add_argument("--only", default="", help="rules whose name contains this")
     parser.add_argument("--json", help="write the figures here too")
     parser.add_argument("--plot", help="and draw them here, as PNG")
+    parser.add_argument("--short", action="store_true", help="the same code in seconds; its figures are no measurement")
     arguments = parser.parse_args()
+    if arguments.short:
+        arguments.steps, arguments.repeats = [2, 4], 1
     torch.set_num_threads(arguments.threads)
     device, kind = arguments.device, check_autocast(arguments.autocast)
     steps = arguments.steps or ([2, 6, 12, 24, 48] if device != "cpu" else [2, 6, 12])
