@@ -26,6 +26,7 @@ from torch.nn import functional
 
 from ottt_loihi.fast.cuda_graph import GraphedRule
 from ottt_loihi.nn.connections import Conv2d, standardize
+from ottt_loihi.nn.inputs import ConstantInput, Input, frames
 from ottt_loihi.nn.models import conv, mlp
 from ottt_loihi.nn.network import Network
 from ottt_loihi.rules import Rule, make_rule
@@ -60,14 +61,13 @@ class _Spike(torch.autograd.Function):
         return g * 4 * sigma * (1 - sigma)
 
 
-def two_forward_batch(net: Network, x: Tensor, labels: Tensor) -> Tensor:
+def two_forward_batch(net: Network, x: Input, labels: Tensor) -> Tensor:
     """OTTT_A with two forward products per connection; adds the gradients to ``.grad``."""
     authors = net.convention == "authors"
     v = [None] * len(net.blocks)
     traces = [None] * (len(net.blocks) + 1)
     scores = 0
-    for t in range(x.shape[1]):
-        out = x[:, t]
+    for out in frames(x):
         for i, block in enumerate(net.blocks):
             lam = block.neuron.beta
             if authors and i == 0:
@@ -94,12 +94,11 @@ def two_forward_batch(net: Network, x: Tensor, labels: Tensor) -> Tensor:
     return scores
 
 
-def plain_bptt_batch(net: Network, x: Tensor, labels: Tensor) -> Tensor:
+def plain_bptt_batch(net: Network, x: Input, labels: Tensor) -> Tensor:
     """BPTT as it is usually written: a loop over time, and one backward pass; adds the gradients to ``.grad``."""
     v = [torch.zeros(())] * len(net.blocks)
     scores, loss = 0, 0
-    for t in range(x.shape[1]):
-        out = x[:, t]
+    for out in frames(x):
         for i, block in enumerate(net.blocks):
             u = block.neuron.beta * v[i].to(out) + _apply(block.connection, out)
             out = _Spike.apply(u - block.neuron.v_threshold)
@@ -138,7 +137,7 @@ def networks(convention: str) -> dict[str, tuple[Network, int]]:
     }
 
 
-def contenders(net: Network, x: Tensor, labels: Tensor) -> dict[str, Callable[[], Tensor]]:
+def contenders(net: Network, x: Input, labels: Tensor) -> dict[str, Callable[[], Tensor]]:
     """Each is one batch from rest to gradients."""
     ottt = {"update": "sequence", "convention": net.convention}
     rules = {"OTTT": make_rule("ottt", **ottt)}
@@ -155,16 +154,23 @@ def contenders(net: Network, x: Tensor, labels: Tensor) -> dict[str, Callable[[]
     return {"two forwards": lambda: two_forward_batch(net, x, labels)} | ours | plain
 
 
-def _batch_of(rule: Rule, net: Network, x: Tensor, labels: Tensor) -> Callable[[], Tensor]:
+def _batch_of(rule: Rule, net: Network, x: Input, labels: Tensor) -> Callable[[], Tensor]:
     return lambda: rule.train_batch(net, x, labels, LOSS, None).scores
 
 
-def check_equal(net: Network, x: Tensor, labels: Tensor) -> None:
+def shortened(x: Input, steps: int, samples: int | None = None) -> Input:
+    """Return the first time steps of the first samples."""
+    if isinstance(x, ConstantInput):
+        return ConstantInput(x.frame[:samples], min(steps, x.num_steps))
+    return x[:samples, :steps]
+
+
+def check_equal(net: Network, x: Input, labels: Tensor) -> None:
     """What is written here has our rules' gradients; in float64, where no spike at the threshold comes or goes."""
     if net.convention == "paper" and any(s.bias is not None for s in net.connections()):
         raise ValueError("the two-forward formulation has no trace on biases")
     exact, found = copy.deepcopy(net).double(), {}
-    for name, run in contenders(exact, x[:, :12].double(), labels).items():
+    for name, run in contenders(exact, shortened(x, 12).to(torch.float64), labels).items():
         if name.startswith(("two forwards", "OTTT", "BPTT")):
             exact.zero_grad()
             run()
@@ -177,7 +183,7 @@ def check_equal(net: Network, x: Tensor, labels: Tensor) -> None:
 
 
 @torch.no_grad()
-def let_fire(net: Network, x: Tensor, rate: float) -> list[float]:
+def let_fire(net: Network, x: Input, rate: float) -> list[float]:
     """Scale every layer's weights until this part of its neurons fires in a step, as in a trained network.
 
     A network as it is initialised is nearly silent behind its first layer, and events cost next to nothing there.
@@ -189,7 +195,7 @@ def let_fire(net: Network, x: Tensor, rate: float) -> list[float]:
         for _ in range(16):
             factor = (low + high) / 2
             scaled.copy_(start * factor)
-            now = float(net.run(x[:8, :12], record=("s",)).states["s"][index].mean())
+            now = float(net.run(shortened(x, 12, 8), record=("s",)).states["s"][index].mean())
             low, high = (factor, high) if now < rate else (low, factor)
         found.append(now)
     return found
@@ -222,12 +228,11 @@ def _synchronize(net: Network) -> None:
         torch.cuda.synchronize()
 
 
-def inputs(net: Network, batch: int, steps: int, static: bool, device: str) -> tuple[Tensor, Tensor]:
+def inputs(net: Network, batch: int, steps: int, static: bool, device: str) -> tuple[Input, Tensor]:
     generator = torch.Generator().manual_seed(0)
     labels = torch.randint(10, (batch,), generator=generator).to(device)
     if static:
-        frame = torch.rand(batch, 1, *net.input_shape, generator=generator).to(device)
-        return frame.expand(batch, steps, *net.input_shape), labels
+        return ConstantInput(torch.rand(batch, *net.input_shape, generator=generator).to(device), steps), labels
     x = (torch.rand(batch, steps, *net.input_shape, generator=generator) < 0.1).float()
     return x.to(device), labels
 

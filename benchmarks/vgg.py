@@ -23,6 +23,7 @@ from rich.table import Table
 from torch.profiler import ProfilerActivity, profile
 
 from ottt_loihi.fast.cuda_graph import GraphedRule
+from ottt_loihi.nn.inputs import ConstantInput
 from ottt_loihi.nn.models import conv, vgg
 from ottt_loihi.nn.network import Network
 from ottt_loihi.nn.precision import check_autocast
@@ -114,8 +115,8 @@ def main() -> None:
     for name in filter(lambda name: arguments.only in name, rules(device)):
         least = 0
         for length in steps:
-            frame = torch.rand(batch, 1, 3, 32, 32, device=device)
-            x, labels = frame.expand(-1, length, -1, -1, -1), torch.arange(batch, device=device) % 10
+            x = ConstantInput(torch.rand(batch, 3, 32, 32, device=device), length)
+            labels = torch.arange(batch, device=device) % 10
             optimizer = torch.optim.SGD(net.parameters(), lr=1e-4, momentum=0.9)
             rule = rules(device)[name]
 

@@ -164,11 +164,13 @@ def _run_float(net: Network, seen: _Samples, record: tuple[str, ...]) -> Iterato
     """The trained network on the samples, in batches of bounded size; each a run."""
     import torch
 
+    from ottt_loihi.nn.inputs import ConstantInput
+
     per_sample = sum(math.prod(block.shape) for block in net.blocks) * net.time_steps * len(record) * 4
     batch = max(1, min(256, (1 << 28) // max(per_sample, 1)))
     for start in range(0, len(seen.x), batch):
         x = torch.from_numpy(np.ascontiguousarray(seen.x[start : start + batch]))
-        x = x.expand(-1, net.time_steps, *x.shape[2:]) if x.shape[1] == 1 != net.time_steps else x
+        x = ConstantInput(x[:, 0], net.time_steps) if x.shape[1] == 1 != net.time_steps else x
         with torch.no_grad(), _evaluating(net):
             yield net.run(x, record=record)
 

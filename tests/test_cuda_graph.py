@@ -5,6 +5,7 @@ import torch
 
 from ottt_loihi.errors import UsageError
 from ottt_loihi.fast.cuda_graph import GraphedRule, _key
+from ottt_loihi.nn.inputs import ConstantInput
 from ottt_loihi.nn.models import mlp
 from ottt_loihi.rules import make_rule
 from ottt_loihi.rules.losses import CrossEntropy, SquaredError
@@ -40,7 +41,7 @@ def test_it_describes_itself_as_the_rule_it_repeats():
 
 def test_a_recording_is_repeated_for_the_same_operations_only():
     net, x, loss = mlp((4, 3)), torch.zeros(2, 5, 4), SquaredError()
-    constant, others = torch.zeros(2, 1, 4).expand(2, 5, 4), []
+    constant, others = ConstantInput(torch.zeros(2, 4), 5), []
     key = _key(net, x, loss, torch.float32)
     assert _key(net, x + 1, SquaredError(), torch.float32) == key
     others.append(_key(net, x[:1], loss, torch.float32))

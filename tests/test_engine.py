@@ -10,6 +10,7 @@ import torch
 from ottt_loihi.errors import UsageError
 from ottt_loihi.nn.blocks import Branch
 from ottt_loihi.nn.connections import Conv2d, standardize
+from ottt_loihi.nn.inputs import ConstantInput, frames
 from ottt_loihi.nn.models import NEURON, conv, mlp, nf_resnet34, vgg, vgg_f
 from ottt_loihi.nn.neurons import LIF, LeanStep, fire, lif_step
 from ottt_loihi.nn.paths import ottt_paths
@@ -58,8 +59,8 @@ def batch(net, n=3, seed=0, constant=False):
     generator = torch.Generator().manual_seed(seed)
     labels = torch.randint(3, (n,), generator=generator)
     if constant:
-        frame = torch.rand(n, 1, *net.input_shape, generator=generator, dtype=torch.float64)
-        return frame.expand(n, T, *net.input_shape), labels
+        frame = torch.rand(n, *net.input_shape, generator=generator, dtype=torch.float64)
+        return ConstantInput(frame, T), labels
     return (torch.rand(n, T, *net.input_shape, generator=generator) < 0.5).double(), labels
 
 
@@ -112,11 +113,11 @@ def plain_connection(connection, x):
 
 def oracle(net, x, labels, past, loss=SQUARED, through_time=False):
     net.zero_grad()
-    v = [torch.zeros(len(x), *b.shape, dtype=x.dtype) for b in net.blocks]
-    history = [[torch.zeros(len(x), *b.shape, dtype=x.dtype) for b in net.blocks]]
+    v = [torch.zeros(len(x), *b.shape, dtype=torch.float64) for b in net.blocks]
+    history = [[torch.zeros(len(x), *b.shape, dtype=torch.float64) for b in net.blocks]]
     total = 0
-    for t in range(x.shape[1]):
-        o, v, s = plain_step(net, x[:, t], v, history, past)
+    for frame in frames(x):
+        o, v, s = plain_step(net, frame, v, history, past)
         history.append(s if through_time else [a.detach() for a in s])
         total = total + loss(o, labels, x.shape[1])
     total.backward()
@@ -188,7 +189,7 @@ def test_an_input_constant_in_time_is_only_faster(kind, rule, constant):
     net = networks()[kind]
     x, labels = batch(net, constant=True)
     found, one = gradients(net, make_rule(rule), x, labels)
-    expected, two = gradients(net, make_rule(rule), x.clone(memory_format=torch.contiguous_format), labels)
+    expected, two = gradients(net, make_rule(rule), x.dense(), labels)
     torch.testing.assert_close(one.scores, two.scores, rtol=1e-12, atol=1e-12)
     assert_same(found, expected)
 

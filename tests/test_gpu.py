@@ -8,6 +8,7 @@ from ottt_loihi.cli import train as ottt_train
 from ottt_loihi.data import load_digits
 from ottt_loihi.errors import TrainingError, UsageError
 from ottt_loihi.fast.cuda_graph import GraphedRule
+from ottt_loihi.nn.inputs import ConstantInput
 from ottt_loihi.nn.models import conv, mlp
 from ottt_loihi.nn.neurons import LIF, lif_step
 from ottt_loihi.rules import make_rule
@@ -119,15 +120,16 @@ def test_a_graph_gives_the_same_weights(kind, name, constant, kind_of_products):
         for step in range(6):
             generator = torch.Generator().manual_seed(step)
             n = 32 if step % 3 else 20
-            x = torch.rand(n, 1 if constant else 5, *net.input_shape, generator=generator)
+            x = torch.rand(n, 5, *net.input_shape, generator=generator)
+            x = ConstantInput(x[:, 0], 5) if constant else x
             labels = torch.randint(3, (n,), generator=generator)
             torch.manual_seed(step)
             # the cache would sum the gradients of BPTT's T steps in 16 bits; a graph has none
             with torch.autocast("cuda", torch.bfloat16, bool(kind_of_products), cache_enabled=False):
-                result = rule.train_batch(net, x.expand(n, 5, *net.input_shape), labels, CrossEntropy(), optimizer)
+                result = rule.train_batch(net, x, labels, CrossEntropy(), optimizer)
             seen += [result.loss.clone(), result.scores.clone()]
         for _ in range(2):
-            rule.train_batch(net, x.expand(n, 5, *net.input_shape), labels, CrossEntropy(), None)
+            rule.train_batch(net, x, labels, CrossEntropy(), None)
         return [*seen, *net.state_dict().values()], [p.grad for p in net.parameters()]
 
     found, expected = learn(GraphedRule), learn(lambda rule: rule)
@@ -174,7 +176,8 @@ def test_products_of_16_bits(name, kind):
 
 
 def peak(net, rule, steps, constant, kind=None):
-    x = torch.rand(64, 1 if constant else steps, *net.input_shape).expand(64, steps, *net.input_shape).cuda()
+    x = torch.rand(64, steps, *net.input_shape).cuda()
+    x = ConstantInput(x[:, 0], steps) if constant else x
     labels, optimizer = torch.arange(64) % 3, torch.optim.SGD(net.parameters(), lr=1e-3)
     with torch.autocast("cuda", kind, enabled=kind is not None):
         rule.train_batch(net, x, labels, SquaredError(), optimizer)

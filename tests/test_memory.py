@@ -6,6 +6,7 @@ from test_engine import KINDS, networks
 from torch._C._profiler import _EventType
 from torch.profiler import ProfilerActivity, profile
 
+from ottt_loihi.nn.inputs import ConstantInput
 from ottt_loihi.nn.models import conv
 from ottt_loihi.rules import make_rule
 from ottt_loihi.rules.losses import SquaredError
@@ -15,7 +16,7 @@ def peak(net, rule, num_steps, constant=False, optimizer=None, products=None):
     """Bytes allocated at most at one time while one batch is learnt from, the input and the gradients not counted."""
     generator = torch.Generator().manual_seed(0)
     x = (torch.rand(64, num_steps, *net.input_shape, generator=generator) < 0.3).float()
-    x = x[:, :1].expand_as(x) if constant else x
+    x = ConstantInput(x[:, 0], num_steps) if constant else x
     labels = torch.zeros(64, dtype=torch.int64)
     with torch.autocast("cpu", products, enabled=products is not None):
         rule.train_batch(net, x, labels, SquaredError(), optimizer)  # the first time fills caches

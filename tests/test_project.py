@@ -24,6 +24,7 @@ MAY_IMPORT = {
         "ottt_loihi.sim",
         "ottt_loihi.converters",
         "ottt_loihi.nn.network",
+        "ottt_loihi.nn.inputs",
         "ottt_loihi.nn.connections",
     ),
     "onchip": (*COMMON, "ottt_loihi.sim", "ottt_loihi.onchip", "ottt_loihi.converters"),

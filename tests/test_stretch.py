@@ -5,6 +5,7 @@ import torch
 
 from ottt_loihi.errors import TrainingError, UsageError
 from ottt_loihi.fast import chunk_connection as stretch_connection
+from ottt_loihi.nn.inputs import ConstantInput
 from ottt_loihi.nn.models import conv, dsr, mlp, nf_resnet34
 from ottt_loihi.rules import make_rule
 from ottt_loihi.rules.losses import CrossEntropy, Distilled, SquaredError
@@ -36,7 +37,7 @@ def batch(net, n=5, steps=T, constant=False):
     labels = torch.randint(4, (n,), generator=generator)
     shape = (n, 1 if constant else steps, *net.input_shape)
     x = torch.rand(shape, generator=generator, dtype=torch.float64)
-    return (x.expand(n, steps, *net.input_shape) if constant else (x < 0.15).double()), labels
+    return (ConstantInput(x[:, 0], steps) if constant else (x < 0.15).double()), labels
 
 
 ENTROPY = CrossEntropy()

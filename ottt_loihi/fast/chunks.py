@@ -28,6 +28,7 @@ from ottt_loihi.fast.chunk_connection import ChunkConnection, Learning, arrays, 
 from ottt_loihi.nn.blocks import Block
 from ottt_loihi.nn.connections import Connection, Conv2d, Linear
 from ottt_loihi.nn.folding import Folded
+from ottt_loihi.nn.inputs import ConstantInput, Input
 from ottt_loihi.nn.network import Network
 from ottt_loihi.nn.neurons import LIF, is_on_cpu
 from ottt_loihi.nn.paths import GradientPaths
@@ -58,7 +59,7 @@ def _is_loop(branch: Any, index: int) -> bool:
 
 
 def run_batch(
-    net: Network, x: Tensor, labels: Tensor, loss: Loss, folded: Folded, paths: GradientPaths, stretch: int
+    net: Network, x: Input, labels: Tensor, loss: Loss, folded: Folded, paths: GradientPaths, stretch: int
 ) -> tuple[Tensor, Tensor]:
     """All steps of a batch, ``stretch`` at a time: Σ_t L[t] and Σ_t o[t] ``(batch, classes)``.
 
@@ -66,6 +67,8 @@ def run_batch(
 
     Raises :class:`TrainingError` where the loss is NaN or infinite.
     """
+    if isinstance(x, ConstantInput):
+        x = x.dense()  # the steps read their number alone, and ``folded.first``
     layers = list(_layers(net, folded, paths))
     masks = [block.draw_mask(x.new_empty(len(x), *block.shape)) for block in net.blocks]
     first = None if folded.first is None else channels_last(folded.first.detach()).flatten(1)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ottt_loihi.errors import UsageError
-from ottt_loihi.nn.folding import is_constant
+from ottt_loihi.nn.inputs import ConstantInput, Input
 from ottt_loihi.nn.network import Network
 from ottt_loihi.nn.precision import product_dtype
 from ottt_loihi.rules.base import Accumulated, BatchResult, Rule, check_labels, require_finite
@@ -42,7 +42,7 @@ class GraphedRule(Rule):
         self._recordings: dict[Any, _Recording] = {}
 
     def train_batch(
-        self, net: Network, x: Tensor, labels: Tensor, loss: Loss, optimizer: torch.optim.Optimizer | None
+        self, net: Network, x: Input, labels: Tensor, loss: Loss, optimizer: torch.optim.Optimizer | None
     ) -> BatchResult:
         """As :meth:`Rule.train_batch`; a batch of a new shape, loss or network is recorded first."""
         self.rule.check(net)
@@ -83,10 +83,10 @@ class _Recording(NamedTuple):
     done: Accumulated
     gradients: list[Tensor | None]
 
-    def repeat(self, net: Network, x: Tensor, labels: Tensor, add: bool) -> Accumulated:
+    def repeat(self, net: Network, x: Input, labels: Tensor, add: bool) -> Accumulated:
         """The same with another batch; ``.grad`` becomes the recording's own, or with ``add`` its sum with what was."""
         before = [p.grad.clone() if add and p.grad is not None else None for p in net.parameters()]
-        self.x.copy_(x[:, : self.x.shape[1]])
+        self.x.copy_(x.frame if isinstance(x, ConstantInput) else x)
         self.labels.copy_(labels)
         self.graph.replay()
         for p, gradient, old in zip(net.parameters(), self.gradients, before, strict=True):
@@ -94,18 +94,18 @@ class _Recording(NamedTuple):
         return self.done
 
 
-def _key(net: Network, x: Tensor, loss: Loss, kind: torch.dtype) -> tuple[Any, ...]:
+def _key(net: Network, x: Input, loss: Loss, kind: torch.dtype) -> tuple[Any, ...]:
     """What a recording cannot change any more: batches of one key are the same operations on the same memory."""
     bits, places = (s.weight_bits for s in net.connections()), (p.data_ptr() for p in net.parameters())
-    return (x.shape, is_constant(x), loss, net.training, kind, *bits, *places)
+    return (x.shape, isinstance(x, ConstantInput), loss, net.training, kind, *bits, *places)
 
 
-def _record(
-    rule: Rule, net: Network, x: Tensor, labels: Tensor, loss: Loss, kind: torch.dtype, pool: Any
-) -> _Recording:
+def _record(rule: Rule, net: Network, x: Input, labels: Tensor, loss: Loss, kind: torch.dtype, pool: Any) -> _Recording:
     """pool: of the other recordings; only one runs at a time, so they can share what they need in between."""
-    device, parameters = x.device, list(net.parameters())
-    frames, labels = (x[:, :1] if is_constant(x) else x).clone(), labels.clone()
+    device, parameters = net.readout.weight.device, list(net.parameters())
+    constant, labels = isinstance(x, ConstantInput), labels.clone()
+    values = (x.frame if constant else x).clone()
+    recorded = ConstantInput(values, x.num_steps) if constant else values
     gradients = [p.grad for p in parameters]
 
     def run() -> Accumulated:
@@ -113,7 +113,7 @@ def _record(
             p.grad = None
         # what autocast keeps of one run would be read by the next one, whose weights are others
         with torch.autocast(device.type, kind, enabled=kind != net.readout.weight.dtype, cache_enabled=False):
-            return rule.accumulate(net, frames.expand(x.shape), labels, loss)
+            return rule.accumulate(net, recorded, labels, loss)
 
     graph, side = torch.cuda.CUDAGraph(), torch.cuda.Stream(device)
     with torch.cuda.device(device), torch.random.fork_rng([device]):  # as if nothing had been drawn for dropout
@@ -127,7 +127,7 @@ def _record(
     found = [p.grad for p in parameters]
     for p, before in zip(parameters, gradients, strict=True):
         p.grad = before
-    return _Recording(graph, frames, labels, done, found)
+    return _Recording(graph, values, labels, done, found)
 
 
 def _require_fitting(net: Network, loss: Loss, kind: torch.dtype) -> None:

@@ -23,11 +23,6 @@ if TYPE_CHECKING:
     from ottt_loihi.rules.hlop import Subspace
 
 
-def is_constant(x: Tensor) -> bool:
-    """Whether an input ``(batch, T, …)`` is one frame shown T times: ``frame.unsqueeze(1).expand(-1, T, …)``."""
-    return x.shape[1] > 1 and x.stride(1) == 0
-
-
 class Folded(Mapping[Connection, Weights]):
     """Effective weights of a network's connections, valid until a parameter changes.
 

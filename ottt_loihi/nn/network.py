@@ -14,7 +14,8 @@ from ottt_loihi import checks
 from ottt_loihi.errors import UsageError
 from ottt_loihi.nn.blocks import Block, BlockState, Late, arriving, remembered
 from ottt_loihi.nn.connections import Connection, ConnectionState, Readout, pooled_shape
-from ottt_loihi.nn.folding import Folded, is_constant
+from ottt_loihi.nn.folding import Folded
+from ottt_loihi.nn.inputs import ConstantInput, Input, check_input, frames
 from ottt_loihi.nn.neurons import has_kernels
 from ottt_loihi.nn.paths import BPTT, CONVENTIONS, GradientPaths
 
@@ -118,14 +119,15 @@ class Network(nn.Module):
 
     def fold(
         self,
-        x: Tensor | None = None,
+        x: Input | None = None,
         *,
         leaves: bool = False,
         paths: GradientPaths = BPTT,
         projections: Mapping[Connection, Any] | None = None,
     ) -> Folded:
         """What steps share until a parameter changes (:mod:`ottt_loihi.nn.folding`); x: input ``(batch, T, …)``."""
-        return Folded(self, x[:, 0] if x is not None and is_constant(x) else None, leaves, paths, projections)
+        frame = x.frame if isinstance(x, ConstantInput) else None
+        return Folded(self, frame, leaves, paths, projections)
 
     def step(
         self, x: Tensor, state: NetworkState | None = None, paths: GradientPaths = BPTT, folded: Folded | None = None
@@ -203,11 +205,11 @@ class Network(nn.Module):
                     raise UsageError(f"block {index + 1}: {block.shape} neurons, but a branch gives {found}")
         _fitting(self.readout, shape, "readout")
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Input) -> Tensor:
         """Scores Σ_t o[t], ``(batch, classes)``, of spikes ``(batch, T, *input_shape)``; differentiable (BPTT)."""
         return self.run(x).scores
 
-    def run(self, x: Tensor, record: Iterable[str] = (), paths: GradientPaths = BPTT) -> Run:
+    def run(self, x: Input, record: Iterable[str] = (), paths: GradientPaths = BPTT) -> Run:
         """Run all steps from rest.
 
         Parameters
@@ -227,9 +229,10 @@ class Network(nn.Module):
         if unknown := sorted(set(record) - set("uvso")):
             raise UsageError(f"record: expected any of 'u', 'v', 's', 'o', got {unknown}")
         kept: dict[str, list[list[Tensor]]] = {n: [[] for _ in self.blocks] if n != "o" else [[]] for n in record}
-        scores, state, folded = x.new_zeros(len(x), self.num_classes), None, self.fold(x, paths=paths)
-        for t in range(x.shape[1]):
-            o, state = self.step(x[:, t], state, paths, folded)
+        state, folded = None, self.fold(x, paths=paths)
+        scores = self.readout.weight.new_zeros(len(x), self.num_classes)
+        for frame in frames(x):
+            o, state = self.step(frame, state, paths, folded)
             scores = scores + o
             for name, per_block in kept.items():
                 now = (o,) if name == "o" else (getattr(block, name) for block in state.blocks)
@@ -238,30 +241,17 @@ class Network(nn.Module):
         return Run(scores, {name: [torch.stack(history) for history in per_block] for name, per_block in kept.items()})
 
     @torch.no_grad()
-    def predict(self, x: Tensor) -> Tensor:
+    def predict(self, x: Input) -> Tensor:
         """int64 ``(batch,)``: the predicted classes of a spike train ``(batch, T, *input_shape)``."""
         return self.run(x).predictions
 
-    def check_input(self, x: Tensor) -> Tensor:
-        """``x`` in the weights' dtype and on their device, or a UsageError."""
-        if not isinstance(x, Tensor):
-            x = torch.as_tensor(x)
-        if x.ndim != 2 + len(self.input_shape) or tuple(x.shape[2:]) != self.input_shape or 0 in x.shape:
-            expected = ", ".join(("batch", "time steps", *map(str, self.input_shape)))
-            raise UsageError(f"input: expected shape ({expected}), got {tuple(x.shape)}")
-        seen = x[:, :1] if is_constant(x) else x  # a constant input stays one frame in memory
-        if x.is_complex() or (x.is_floating_point() and not _all_finite(seen)):
-            raise UsageError("input: expected finite real numbers, got NaN, infinity or complex ones")
-        return seen.to(self.readout.weight).expand(x.shape)
+    def check_input(self, x: Any) -> Input:
+        """Return ``x`` in the weights' dtype and on their device (:func:`ottt_loihi.nn.inputs.check_input`)."""
+        return check_input(x, self.input_shape, self.readout.weight)
 
 
 def _last(state: NetworkState) -> Callable[[int], Tensor]:
     return lambda source: state.blocks[source].out
-
-
-def _all_finite(x: Tensor) -> bool:
-    """Without memory of x's size, as ``isfinite`` would take: NaN passes through both extremes."""
-    return bool(torch.isfinite(torch.stack(torch.aminmax(x))).all())
 
 
 def _fitting(connection: Connection, shape: tuple[int, ...], where: str) -> tuple[int, ...]:

@@ -6,14 +6,15 @@ from abc import ABC
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from ottt_loihi import checks
 from ottt_loihi.errors import TrainingError, UsageError
 from ottt_loihi.fast.chunks import require_fitting, run_batch
+from ottt_loihi.nn import inputs
 from ottt_loihi.nn.folding import Folded
+from ottt_loihi.nn.inputs import Input, frames
 from ottt_loihi.nn.network import Network
 from ottt_loihi.nn.paths import GradientPaths
 from ottt_loihi.rules.hlop import HLOP, make_hlop
@@ -51,7 +52,7 @@ class Rule(ABC):
     name: ClassVar[str]
 
     def train_batch(
-        self, net: Network, x: Tensor, labels: Tensor, loss: Loss, optimizer: torch.optim.Optimizer | None
+        self, net: Network, x: Input, labels: Tensor, loss: Loss, optimizer: torch.optim.Optimizer | None
     ) -> BatchResult:
         """Learn from one batch.
 
@@ -60,7 +61,7 @@ class Rule(ABC):
         net
             the network; its gradients are overwritten where there is an optimiser, and added to where there is none
         x
-            spikes ``(batch, T, *input_shape)``
+            ``(batch, T, *input_shape)``: spikes or numbers, or a :class:`~ottt_loihi.nn.inputs.ConstantInput`
         labels
             int64 ``(batch,)`` in 0 … classes − 1
         loss
@@ -95,7 +96,7 @@ class Rule(ABC):
         """
         return f"rule {self.name} looks at values between its steps"
 
-    def accumulate(self, net: Network, x: Tensor, labels: Tensor, loss: Loss) -> Accumulated:
+    def accumulate(self, net: Network, x: Input, labels: Tensor, loss: Loss) -> Accumulated:
         """Add Σ_t ∂L[t]/∂w to ``.grad``; x and labels are checked, and on the network's device."""
         raise NotImplementedError
 
@@ -152,7 +153,7 @@ class OnlineRule(Rule):
         return "HLOP projects with what it has learnt so far" if self.hlop is not None else ""
 
     def train_batch(
-        self, net: Network, x: Tensor, labels: Tensor, loss: Loss, optimizer: torch.optim.Optimizer | None
+        self, net: Network, x: Input, labels: Tensor, loss: Loss, optimizer: torch.optim.Optimizer | None
     ) -> BatchResult:
         self.check(net)
         x, labels = net.check_input(x), check_labels(net, x, labels)
@@ -174,13 +175,13 @@ class OnlineRule(Rule):
             optimizer.step()
         return BatchResult(total, scores)
 
-    def accumulate(self, net: Network, x: Tensor, labels: Tensor, loss: Loss) -> Accumulated:
+    def accumulate(self, net: Network, x: Input, labels: Tensor, loss: Loss) -> Accumulated:
         return self._learn_step_by_step(net, x, labels, loss, None, None)
 
     def _learn_step_by_step(
         self,
         net: Network,
-        x: Tensor,
+        x: Input,
         labels: Tensor,
         loss: Loss,
         optimizer: torch.optim.Optimizer | None,
@@ -190,12 +191,13 @@ class OnlineRule(Rule):
 
         Until it steps no value is looked at: on a GPU every look waits for all that has been asked of it.
         """
-        state, losses, scores = None, x.new_zeros(x.shape[1]), x.new_zeros(len(x), net.num_classes)
+        state, like = None, net.readout.weight
+        losses, scores = like.new_zeros(x.shape[1]), like.new_zeros(len(x), net.num_classes)
         folded = net.fold(x, leaves=True, paths=self.paths, projections=projections)
         learning = self.steps_with_gradient(x.shape[1])
-        for t in range(x.shape[1]):
+        for t, frame in enumerate(frames(x)):
             with torch.set_grad_enabled(t in learning):
-                o, state = self.step(net, x[:, t], state, folded)
+                o, state = self.step(net, frame, state, folded)
                 loss_now = loss(o, labels, x.shape[1])
             losses[t] = loss_now.detach()
             scores += o.detach()
@@ -252,17 +254,6 @@ def require_finite(net: Network, losses: Tensor, membranes: Sequence[Tensor] = (
     raise TrainingError(f"time step {first + index + 1}: the loss is {value}; it begins in {place}")
 
 
-def check_labels(net: Network, x: Tensor | np.ndarray, labels: Tensor | np.ndarray) -> Tensor:
-    """``labels`` as int64 on the network's device, or a UsageError."""
-    labels = torch.as_tensor(labels)
-    if (
-        tuple(labels.shape) != (len(x),)
-        or labels.is_floating_point()
-        or labels.is_complex()
-        or labels.dtype == torch.bool
-    ):
-        raise UsageError(f"labels: expected {len(x)} integers, got {labels.dtype} of shape {tuple(labels.shape)}")
-    low, high = int(labels.min()), int(labels.max())
-    if low < 0 or high >= net.num_classes:
-        raise UsageError(f"labels: expected 0 … {net.num_classes - 1}, got {low if low < 0 else high}")
-    return labels.to(net.readout.weight.device, torch.int64)
+def check_labels(net: Network, x: Any, labels: Any) -> Tensor:
+    """Return ``labels`` as int64 on the network's device, one for each sample of x, or raise a UsageError."""
+    return inputs.check_labels(labels, len(x), net.num_classes, net.readout.weight.device)

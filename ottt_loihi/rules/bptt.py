@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from ottt_loihi import checks
+from ottt_loihi.nn.inputs import Input, frames
 from ottt_loihi.nn.network import Network
 from ottt_loihi.nn.paths import GradientPaths
 from ottt_loihi.rules.base import Accumulated, Rule, membranes
@@ -32,11 +33,11 @@ class BPTT(Rule):
     def why_not_captured(self) -> str:
         return ""
 
-    def accumulate(self, net: Network, x: Tensor, labels: Tensor, loss: Loss) -> Accumulated:
+    def accumulate(self, net: Network, x: Input, labels: Tensor, loss: Loss) -> Accumulated:
         folded = net.fold(x, paths=self.paths)
-        state, losses, scores = None, [], x.new_zeros(len(x), net.num_classes)
-        for t in range(x.shape[1]):
-            o, state = net.step(x[:, t], state, self.paths, folded)
+        state, losses, scores = None, [], net.readout.weight.new_zeros(len(x), net.num_classes)
+        for frame in frames(x):
+            o, state = net.step(frame, state, self.paths, folded)
             losses.append(loss(o, labels, x.shape[1]))
             scores += o.detach()
         both = torch.stack(losses)

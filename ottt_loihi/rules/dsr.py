@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from ottt_loihi import checks
 from ottt_loihi.errors import TrainingError, UsageError
 from ottt_loihi.nn.connections import Traced
+from ottt_loihi.nn.inputs import Input, frames
 from ottt_loihi.nn.network import Network
 from ottt_loihi.nn.neurons import LIFStep
 from ottt_loihi.nn.paths import BPTT, GradientPaths
@@ -109,7 +110,7 @@ class DSR(Rule):
         self.gradients = checks.one_of(gradients, "gradients", GRADIENTS)
 
     def train_batch(
-        self, net: Network, x: Tensor, labels: Tensor, loss: Loss, optimizer: torch.optim.Optimizer | None
+        self, net: Network, x: Input, labels: Tensor, loss: Loss, optimizer: torch.optim.Optimizer | None
     ) -> BatchResult:
         check_network(net)
         x, labels = net.check_input(x), check_labels(net, x, labels)
@@ -151,13 +152,13 @@ def check_network(net: Network) -> None:
 
 
 @no_graph()
-def _means(net: Network, x: Tensor) -> tuple[list[Tensor], list[Tensor], list[Tensor | None]]:
+def _means(net: Network, x: Input) -> tuple[list[Tensor], list[Tensor], list[Tensor | None]]:
     """Weighted and plain means over time of the input and of what every block sends (before its dropout), the masks."""
     beta, state, folded = net.blocks[0].neuron.beta, None, net.fold(x)
     weighted, plain, length = [], [], 0.0
-    for t in range(x.shape[1]):
-        _, state = net.step(x[:, t], state, folded=folded)
-        now = [x[:, t], *(block.s for block in state.blocks)]
+    for t, frame in enumerate(frames(x)):
+        _, state = net.step(frame, state, folded=folded)
+        now = [frame, *(block.s for block in state.blocks)]
         weighted = [w * beta + n for w, n in zip(weighted, now)] if t else now
         plain = [p + n for p, n in zip(plain, now)] if t else now
         length = 1 + beta * length

@@ -24,6 +24,7 @@ from torch import Tensor
 
 from ottt_loihi.errors import TrainingError, UsageError
 from ottt_loihi.nn.blocks import Branch
+from ottt_loihi.nn.inputs import Input, frames
 from ottt_loihi.nn.network import Network
 from ottt_loihi.nn.neurons import LIF
 from ottt_loihi.nn.precision import no_graph
@@ -89,13 +90,13 @@ def check_network(net: Network, rule: str) -> None:
 
 
 @no_graph()
-def simulate(net: Network, x: Tensor) -> Rates:
+def simulate(net: Network, x: Input) -> Rates:
     """Run the spikes; memory does not grow with T."""
     beta, state, folded = net.blocks[0].neuron.beta, None, net.fold(x, leaves=True)
     sums, length = [], 0.0
-    for t in range(x.shape[1]):
-        _, state = net.step(x[:, t], state, folded=folded)
-        now = [x[:, t], *(block.s for block in state.blocks)]
+    for t, frame in enumerate(frames(x)):
+        _, state = net.step(frame, state, folded=folded)
+        now = [frame, *(block.s for block in state.blocks)]
         sums = [total.mul_(beta).add_(s) for total, s in zip(sums, now)] if t else [s.clone() for s in now]
         length = 1 + beta * length
     means = [total.div_(length) for total in sums]

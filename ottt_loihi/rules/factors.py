@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from ottt_loihi.nn.connections import Connection
+from ottt_loihi.nn.inputs import Input, frames
 from ottt_loihi.nn.network import Network, NetworkState
 from ottt_loihi.nn.paths import ottt_paths
 from ottt_loihi.rules.base import check_labels
@@ -51,7 +52,7 @@ class Factors:
         return torch.autograd.grad(current, weight, self.post)[0]
 
 
-def three_factors(net: Network, x: Tensor, labels: Tensor, loss: Loss) -> list[list[Factors]]:
+def three_factors(net: Network, x: Input, labels: Tensor, loss: Loss) -> list[list[Factors]]:
     """Trace, surrogate and error of every connection at every step; their product is the gradient (eq. 7).
 
     x: ``(batch, T, *input_shape)`` · labels: int64 ``(batch,)``. Returns T lists with one :class:`Factors` for each of
@@ -62,11 +63,11 @@ def three_factors(net: Network, x: Tensor, labels: Tensor, loss: Loss) -> list[l
     """
     x, labels = net.check_input(x), check_labels(net, x, labels)
     paths, state, steps = ottt_paths(net.convention), None, []
-    for t in range(x.shape[1]):
-        o, state = net.step(x[:, t], state, paths)
+    for frame in frames(x):
+        o, state = net.step(frame, state, paths)
         spikes = [block.s for block in state.blocks]
         *errors, output_error = torch.autograd.grad(loss(o, labels, x.shape[1]), [*spikes, o])
-        steps.append(_hidden(net, x[:, t], state, errors) + [_readout(net, x[:, t], state, output_error)])
+        steps.append(_hidden(net, frame, state, errors) + [_readout(net, frame, state, output_error)])
         state = _without_graph(state)
     return steps
 

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ottt_loihi import checks
 from ottt_loihi.errors import TrainingError
+from ottt_loihi.nn.inputs import Input
 from ottt_loihi.nn.network import Network
 from ottt_loihi.rules import equilibrium
 from ottt_loihi.rules.base import BatchResult, Rule, check_labels
@@ -71,7 +72,7 @@ class IDE(Rule):
         self.not_converged = checks.one_of(not_converged, "not_converged", WHEN_NOT_CONVERGED)
 
     def train_batch(
-        self, net: Network, x: Tensor, labels: Tensor, loss: Loss, optimizer: torch.optim.Optimizer | None
+        self, net: Network, x: Input, labels: Tensor, loss: Loss, optimizer: torch.optim.Optimizer | None
     ) -> BatchResult:
         equilibrium.check_network(net, self.name)
         x, labels = net.check_input(x), check_labels(net, x, labels)

@@ -13,6 +13,7 @@ from ottt_loihi import checks
 from ottt_loihi.errors import UsageError
 from ottt_loihi.nn.blocks import BlockState
 from ottt_loihi.nn.folding import Folded
+from ottt_loihi.nn.inputs import Input, frames
 from ottt_loihi.nn.network import Network, NetworkState
 from ottt_loihi.nn.paths import GradientPaths, ottt_paths
 from ottt_loihi.rules.base import UPDATES, BatchResult, Rule, check_labels, membranes, require_finite
@@ -67,20 +68,21 @@ class OPZO(Rule):
         self.steps = 0
 
     def train_batch(
-        self, net: Network, x: Tensor, labels: Tensor, loss: Loss, optimizer: torch.optim.Optimizer | None
+        self, net: Network, x: Input, labels: Tensor, loss: Loss, optimizer: torch.optim.Optimizer | None
     ) -> BatchResult:
         self._check(net)
         x, labels = net.check_input(x), check_labels(net, x, labels)
         if optimizer is not None:
             optimizer.zero_grad()
         folded = net.fold(leaves=True)
-        state, total, scores = None, x.new_zeros(()), x.new_zeros(len(x), net.num_classes)
-        for t in range(x.shape[1]):
+        state, like = None, net.readout.weight
+        total, scores = like.new_zeros(()), like.new_zeros(len(x), net.num_classes)
+        for t, frame in enumerate(frames(x)):
             if self.feedback == "estimated":
-                noisy = self._noise(net, x)
+                noisy = self._noise(net, frame)
                 with torch.no_grad():
-                    perturbed = _run(net, x[:, t], state, QUIET, folded, noisy)[0]
-            o, state, currents = _run(net, x[:, t], state, self.paths, folded)
+                    perturbed = _run(net, frame, state, QUIET, folded, noisy)[0]
+            o, state, currents = _run(net, frame, state, self.paths, folded)
             now = loss(o, labels, x.shape[1])
             require_finite(net, now.detach(), membranes(state), t)
             if self.feedback == "estimated":

@@ -22,6 +22,7 @@ from ottt_loihi.errors import UsageError
 from ottt_loihi.nn.blocks import Block, Late, arriving, remembered
 from ottt_loihi.nn.connections import Connection, Weights
 from ottt_loihi.nn.folding import Folded
+from ottt_loihi.nn.inputs import Input, frames
 from ottt_loihi.nn.network import Network
 from ottt_loihi.nn.neurons import LIF, LeanAccumulation, fire, has_kernels, like
 from ottt_loihi.nn.paths import GradientPaths
@@ -73,7 +74,7 @@ class SAFF(Rule):
     name: ClassVar[str] = "saf-f"
 
     def train_batch(
-        self, net: Network, x: Tensor, labels: Tensor, loss: Loss, optimizer: torch.optim.Optimizer | None
+        self, net: Network, x: Input, labels: Tensor, loss: Loss, optimizer: torch.optim.Optimizer | None
     ) -> BatchResult:
         check_network(net, self.name)
         if any(branch.delay for block in net.blocks for branch in block.branches):
@@ -82,13 +83,13 @@ class SAFF(Rule):
         if optimizer is not None:
             optimizer.zero_grad()
         state, beta = None, net.blocks[0].neuron.beta if len(net.blocks) else 0.0
-        mean_input = x[:, 0].clone()  # weighted like the firing rates
+        mean_input = next(frames(x)).clone()  # weighted like the firing rates
         with no_graph():
             folded = net.fold(x, leaves=True)  # no gradient: the steps may reuse memory
-            for t in range(x.shape[1]):
-                _, state = accumulate(net, x[:, t], state, folded)
+            for t, frame in enumerate(frames(x)):
+                _, state = accumulate(net, frame, state, folded)
                 if folded.first is None and t:
-                    mean_input.mul_(beta).add_(x[:, t])
+                    mean_input.mul_(beta).add_(frame)
         if folded.first is None:
             mean_input /= state.length
         o = _represent(net, mean_input, state)

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ottt_loihi import checks
 from ottt_loihi.errors import TrainingError
+from ottt_loihi.nn.inputs import Input
 from ottt_loihi.nn.network import Network
 from ottt_loihi.rules import equilibrium
 from ottt_loihi.rules.base import BatchResult, Rule, check_labels
@@ -66,7 +67,7 @@ class SPIDE(Rule):
         self.spikes: dict[str, float] = {}
 
     def train_batch(
-        self, net: Network, x: Tensor, labels: Tensor, loss: Loss, optimizer: torch.optim.Optimizer | None
+        self, net: Network, x: Input, labels: Tensor, loss: Loss, optimizer: torch.optim.Optimizer | None
     ) -> BatchResult:
         equilibrium.check_network(net, self.name)
         x, labels = net.check_input(x), check_labels(net, x, labels)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from ottt_loihi import checks
 from ottt_loihi.data.encoding import rate_code
 from ottt_loihi.errors import UsageError
+from ottt_loihi.nn.inputs import ConstantInput, Input
 
 ENCODINGS = ("rate", "constant", "frames")
 
@@ -31,18 +31,18 @@ def choose_encoding(encoding: str | None, time_axis: bool) -> str:
     return encoding
 
 
-def encode(x: np.ndarray, encoding: str, num_steps: int, seed: int, indices: np.ndarray) -> Tensor:
+def encode(x: np.ndarray, encoding: str, num_steps: int, seed: int, indices: np.ndarray) -> Input:
     """``(n, T, *input_shape)`` of samples ``(n, *input_shape)``, or of frames as they are.
 
     ==============  ==========================================================================================
     encoding        what the network gets
     ==============  ==========================================================================================
     ``"rate"``      spikes, each pixel with its intensity as probability; by seed and the sample's index alone
-    ``"constant"``  the image itself at every step, as the paper feeds it: one frame in memory (``expand``)
+    ``"constant"``  the image itself at every step, as the paper feeds it (``ConstantInput``)
     ``"frames"``    x as it is, ``(n, T', *input_shape)``: spikes or event counts; T' is the data's own
     ==============  ==========================================================================================
     """
     if encoding == "rate":
         x = rate_code(x, num_steps, seed=seed, indices=indices)
     tensor = torch.from_numpy(np.ascontiguousarray(x))
-    return tensor.unsqueeze(1).expand(-1, num_steps, *x.shape[1:]) if encoding == "constant" else tensor
+    return ConstantInput(tensor, num_steps) if encoding == "constant" else tensor

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ottt_loihi.errors import UsageError
+from ottt_loihi.nn.inputs import Input, frames
 from ottt_loihi.nn.network import Network
 from ottt_loihi.rules.base import check_labels
 from ottt_loihi.training.encoding import choose_encoding, encode
@@ -91,12 +92,12 @@ def _evaluate(
     )
 
 
-def _scores_and_rates(net: Network, x: Tensor) -> tuple[Tensor, np.ndarray]:
+def _scores_and_rates(net: Network, x: Input) -> tuple[Tensor, np.ndarray]:
     """Σ_t o[t], and the share of each block's neurons that fire at each step, ``(blocks, T)``."""
-    scores, state, folded = x.new_zeros(len(x), net.num_classes), None, net.fold(x, leaves=True)
+    scores, state, folded = net.readout.weight.new_zeros(len(x), net.num_classes), None, net.fold(x, leaves=True)
     rates = np.zeros((len(net.blocks), x.shape[1]))
-    for t in range(x.shape[1]):
-        o, state = net.step(x[:, t], state, folded=folded)
+    for t, frame in enumerate(frames(x)):
+        o, state = net.step(frame, state, folded=folded)
         scores += o
         active = [(block.s != 0).double().mean() for block in state.blocks]
         rates[:, t] = torch.stack(active).cpu() if active else 0  # one look, for which a GPU has to be waited for

@@ -22,6 +22,7 @@ from torch import Tensor
 from ottt_loihi import checks
 from ottt_loihi.data.augment import augment
 from ottt_loihi.errors import TrainingError, UsageError
+from ottt_loihi.nn.inputs import Input
 from ottt_loihi.nn.network import Network
 from ottt_loihi.nn.precision import check_autocast
 from ottt_loihi.rules.base import Rule, check_labels
@@ -213,7 +214,7 @@ class Trainer:
             files.end_batch(len(batches))
             start = time.perf_counter()
 
-    def _inputs(self, x: np.ndarray, chosen: np.ndarray, epoch: int, batch: int) -> Tensor:
+    def _inputs(self, x: np.ndarray, chosen: np.ndarray, epoch: int, batch: int) -> Input:
         """What the network gets of these samples; torch's own chance has no part in it."""
         samples = x[chosen]
         if self.augmentations:
@@ -222,7 +223,7 @@ class Trainer:
         return encode(samples, self.encoding, self.net.time_steps, train_encoding_seed(self.seed, epoch), chosen)
 
     def _batch(
-        self, inputs: Tensor, labels: Tensor, done: RunProgress, optimizer: torch.optim.Optimizer
+        self, inputs: Input, labels: Tensor, done: RunProgress, optimizer: torch.optim.Optimizer
     ) -> tuple[float, int]:
         """Mean loss and number of right predictions of one batch, over all processes."""
         torch.manual_seed(_batch_seed(self.seed, done.epoch, done.batch, self.group.rank))  # dropout, SLTT-K
@@ -239,7 +240,7 @@ class Trainer:
         loss, total = self.group.sum(float(result.loss) * weight, correct)
         return loss, int(total)
 
-    def _loss(self, inputs: Tensor) -> Any:
+    def _loss(self, inputs: Input) -> Any:
         if self.teacher is None:
             return self.loss
         with torch.no_grad():
