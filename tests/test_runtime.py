@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -78,6 +79,9 @@ class TestRun:
         with pytest.raises(LavaError, match=message), LavaRun(sink, stall_timeout=0.5) as run:
             run.steps(100)
         assert time.monotonic() - started < 10
+        assert [t.name for t in threading.enumerate()] == ["MainThread"], (
+            "the next run forks with threads (Python ≥ 3.12 warns)"
+        )
 
     def test_a_spinning_process_is_ended(self, monkeypatch):
         monkeypatch.setattr(runtime, "BUSY_FACTOR", 4)

@@ -13,21 +13,24 @@ after ``stop()`` crashes. :class:`LavaRun` is the one place in this project that
 
 from __future__ import annotations
 
-import ctypes
-import faulthandler
 import os
-import re
 import signal
-import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
-from multiprocessing.util import register_after_fork
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
+from ottt_loihi.converters.lava.forked import (
+    cpu_seconds,
+    ending_with_us,
+    interrupts_ignored,
+    last_frame,
+    place_in_step,
+    stacks_on_request,
+)
 from ottt_loihi.converters.lava.installed import lava_problem
 
 from ottt_loihi.errors import BackendUnavailableError, LavaError, UsageError
@@ -163,7 +166,7 @@ class LavaRun:
         try:
             # inherited by the processes: Ctrl-C is ours to handle, not theirs; SIGUSR1 makes them tell where they are,
             # which is how a stall is explained; and when we are killed nobody else would end them
-            with _interrupts_ignored(), _stacks_on_request(self._stacks), _ending_with_us():
+            with interrupts_ignored(), stacks_on_request(self._stacks), ending_with_us():
                 self._executable.assign_runtime_to_all_processes(self._runtime)  # type: ignore[union-attr]
                 self._runtime.initialize()
             self._pids = [actor.pid for actor in self._actors()]
@@ -245,7 +248,7 @@ class LavaRun:
         for index, actor in enumerate(self._actors()):
             if actor.exception is not None:
                 error, trace = actor.exception
-                return f"{self._name(index)} raised {type(error).__name__}: {error}{_last_frame(trace)}"
+                return f"{self._name(index)} raised {type(error).__name__}: {error}{last_frame(trace)}"
             if not actor.is_alive():
                 died = died or f"{self._name(index)} died with exit code {actor.exitcode}"
         return died
@@ -260,7 +263,7 @@ class LavaRun:
             time.sleep(0.05)
             self._stacks.seek(start)  # type: ignore[union-attr]
             stack = self._stacks.read().decode(errors="replace")  # type: ignore[union-attr]
-            if place := _place_in_step(stack):
+            if place := place_in_step(stack):
                 places.append(f"{self._name(index)} {place}")
         return "; ".join(places) or "every process waits for a command"
 
@@ -279,6 +282,7 @@ class LavaRun:
                 actor.kill()
             for actor in alive:
                 actor.join()
+            self._runtime.join()
             if infrastructure.smm is not None:
                 infrastructure.smm.shutdown()
         if self._runtime._watchdog_manager is not None:
@@ -304,7 +308,7 @@ class LavaRun:
         return f"Lava process {processes[index]}" if index < len(processes) else "Lava's runtime service"
 
     def _cpu_seconds(self) -> float:
-        return sum(_cpu_seconds(pid) for pid in self._pids)
+        return sum(cpu_seconds(pid) for pid in self._pids)
 
 
 class _Ended:
@@ -350,6 +354,13 @@ def _runtime_class() -> type:
     class GuardedRuntime(Runtime):
         stall_timeout = 60.0
 
+        def join(self) -> None:
+            """End the channels' threads and wait for them: the next run forks, and threads do not survive that."""
+            threads = [thread for port in self._open_ports if (thread := getattr(port, "thread", None)) is not None]
+            super().join()
+            for thread in threads:
+                thread.join(timeout=1.0)
+
         def _start_ports(self) -> None:
             super()._start_ports()
             deadline = time.monotonic() + self.stall_timeout
@@ -367,18 +378,6 @@ def _runtime_class() -> type:
     return GuardedRuntime
 
 
-@contextmanager
-def _interrupts_ignored() -> Iterator[None]:
-    if threading.current_thread() is not threading.main_thread():
-        yield  # only the main thread may change signal handlers
-        return
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
-
-
 def _full(start: Any, values: np.ndarray) -> np.ndarray:
     """A sparse matrix with all its elements; values: of ``start``'s synapses, column by column, as Lava sends them."""
     from lava.utils.sparse import find
@@ -389,65 +388,3 @@ def _full(start: Any, values: np.ndarray) -> np.ndarray:
     full = np.zeros(start.shape, values.dtype)
     full[rows, columns] = values
     return full
-
-
-@contextmanager
-def _stacks_on_request(file: IO[bytes]) -> Iterator[None]:
-    """While this holds, forked processes learn to write their Python stack to ``file`` on SIGUSR1."""
-    faulthandler.register(signal.SIGUSR1, file, all_threads=False)
-    try:
-        yield
-    finally:
-        faulthandler.unregister(signal.SIGUSR1)
-
-
-@contextmanager
-def _ending_with_us() -> Iterator[None]:
-    """While this holds, processes that multiprocessing forks are killed when this one dies, however it dies (Linux)."""
-    if sys.platform != "linux":
-        yield
-        return
-    prctl, parent, death_signal = ctypes.CDLL(None).prctl, os.getpid(), 1  # PR_SET_PDEATHSIG of <sys/prctl.h>
-
-    def follow(_: object) -> None:
-        prctl(death_signal, signal.SIGKILL)
-        if os.getppid() != parent:  # it died before it was asked for
-            os._exit(1)
-
-    class Mark:
-        """multiprocessing forgets what was registered for it when it is gone."""
-
-    mark = Mark()
-    register_after_fork(mark, follow)
-    yield
-
-
-def _place_in_step(stack: str) -> str | None:
-    """From faulthandler's output: ``is at file:line in function``, or None outside ``run_spk`` and ``run_lrn``."""
-    frames = re.findall(r'File "(.+?)", line (\d+) in (\w+)', stack)  # innermost first
-    step = next((i for i, frame in enumerate(frames) if frame[2] in ("run_spk", "run_lrn")), None)
-    if step is None:
-        return None
-    file, line, function = frames[step]
-    waiting = [f[2] for f in frames[:step] if f[2] in ("recv", "send")]
-    verb = f"waits in {waiting[0]}()" if waiting else "is"
-    return f"{verb} at {os.path.basename(file)}:{line} in {function}"
-
-
-def _cpu_seconds(pid: int | None) -> float:
-    """CPU time a process has used, all its threads; 0 where ``/proc`` is missing or the process is gone."""
-    try:
-        with open(f"/proc/{pid}/stat") as file:
-            fields = file.read().rsplit(")", 1)[1].split()
-    except OSError:
-        return 0.0
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-
-
-def _last_frame(trace: str) -> str:
-    """`` at file:line`` of the innermost frame of a formatted traceback."""
-    frames = [line.strip() for line in trace.splitlines() if line.strip().startswith("File ")]
-    if not frames:
-        return ""
-    parts = frames[-1].split('"')
-    return f" at {os.path.basename(parts[1])}{parts[2].replace(', line ', ':').split(',')[0]}"
