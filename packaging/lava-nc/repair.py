@@ -1,7 +1,7 @@
 """Build Intel's wheel for today's Python: the original from your index, with the change that ``pyproject.toml`` lists.
 
 A PEP 517 backend for ``pip install ./packaging/lava-nc`` and for uv. It takes the original wheel from a folder
-(``LAVA_WHEELS=folder``, or pip's ``--config-settings wheels=folder``) or from the index that pip's configuration or
+(``LAVA_WHEELS=/folder``, or pip's ``--config-settings wheels=/folder``) or from the index that pip's configuration or
 uv's environment variables name, compares its SHA-256, applies each ``[[tool.repair.change]]`` where the text stands
 exactly once, leaves out ``[tool.repair] drop`` and writes the metadata of ``[project]``. Nothing is written before
 all of that has worked. The same file serves lava-nc and lava-dl.
@@ -10,6 +10,7 @@ all of that has worked. The same file serves lava-nc and lava-dl.
 import base64
 import hashlib
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -21,6 +22,13 @@ try:
 except ModuleNotFoundError:  # Python 3.10
     import tomli as tomllib
 
+UV_VARIABLES = {
+    "UV_DEFAULT_INDEX": "--index-url",
+    "UV_INDEX_URL": "--index-url",
+    "UV_INDEX": "--extra-index-url",
+    "UV_EXTRA_INDEX_URL": "--extra-index-url",
+    "UV_FIND_LINKS": "--find-links",
+}
 REPLACED = (
     "Version:",
     "Requires-Python:",
@@ -30,17 +38,22 @@ REPLACED = (
 )
 
 
+def get_requires_for_build_wheel(config_settings=None):
+    """Return what fetching needs, pip; nothing where it is there or the original lies in a folder (PEP 517)."""
+    return [] if _folder(config_settings) or _own_pip() else ["pip>=23"]
+
+
 def build_wheel(wheel_directory, config_settings=None, metadata_directory=None):
     """Write the repaired wheel into ``wheel_directory`` and return its name (PEP 517)."""
     settings = tomllib.loads(Path("pyproject.toml").read_text(encoding="utf-8"))
     project, repair = settings["project"], settings["tool"]["repair"]
+    wheels = _folder(config_settings)
     with tempfile.TemporaryDirectory() as folder:
-        wheels = (config_settings or {}).get("wheels") or os.environ.get("LAVA_WHEELS")
-        original = (
-            Path(wheels, repair["wheel"]) if wheels else _download(repair["wheel"], project["name"], Path(folder))
-        )
+        original = Path(wheels or folder, repair["wheel"])
+        if not wheels:
+            _download(original, project["name"])
         if not original.is_file():
-            _stop(f"{wheels} does not hold {repair['wheel']}; put it there, or unset LAVA_WHEELS to use your index")
+            _stop(f"{original.parent.absolute()} does not hold {original.name}; put it there, or unset LAVA_WHEELS")
         found = hashlib.sha256(original.read_bytes()).hexdigest()
         if found != repair["sha256"]:
             _stop(f"{original.name} has SHA-256 {found}, not {repair['sha256']} of Intel's release: remove it")
@@ -56,23 +69,30 @@ def build_wheel(wheel_directory, config_settings=None, metadata_directory=None):
     return target.name
 
 
-def _download(wheel, name, folder):
+def _folder(config_settings):
+    """Return the folder with Intel's wheels that somebody named, or nothing."""
+    return (config_settings or {}).get("wheels") or os.environ.get("LAVA_WHEELS")
+
+
+def _own_pip():
+    """Return the command of the environment's own pip, if it has one: a build environment hides it, ``-I`` finds it."""
+    line = [sys.executable, "-I", "-m", "pip"]
+    return line if subprocess.run([*line, "--version"], capture_output=True).returncode == 0 else None
+
+
+def _download(wheel, name):
     """Let pip fetch the original; its Requires-Python is that of Python 3.10."""
-    options = ["--no-deps", "--only-binary=:all:", "--python-version=3.10", "--quiet", f"--dest={folder}"]
-    for variable, option in (
-        ("UV_DEFAULT_INDEX", "--index-url"),
-        ("UV_INDEX_URL", "--index-url"),
-        ("UV_FIND_LINKS", "--find-links"),
-    ):
-        options += [f"{option}={os.environ[variable]}"] if os.environ.get(variable) else []
-    requirement = f"{name}=={wheel.split('-')[1]}"
-    done = subprocess.run(
-        [sys.executable, "-m", "pip", "download", *options, requirement], capture_output=True, text=True
-    )
+    options = ["--no-deps", "--only-binary=:all:", "--python-version=3.10", "--quiet", f"--dest={wheel.parent}"]
+    for variable, option in UV_VARIABLES.items():
+        urls = re.split(r"[\s,]+", os.environ.get(variable, "").strip())
+        options += [option + "=" + re.sub(r"^[\w.-]+=(?=[a-z]+:|/)", "", url) for url in urls if url]  # uv: name=url
+    pip = _own_pip() or [sys.executable, "-m", "pip"]
+    requirement = f"{name}=={wheel.name.split('-')[1]}"
+    done = subprocess.run([*pip, "download", *options, requirement], capture_output=True, text=True)
     if done.returncode:
-        lines = [line for line in done.stderr.splitlines() if line.startswith("ERROR")] or ["pip gave no reason"]
-        _stop(f"{wheel} cannot be fetched ({lines[-1]}); set LAVA_WHEELS to a folder that holds it")
-    return folder / wheel
+        said = [text for text in done.stderr.splitlines() if text.strip()] or ["pip gave no reason"]
+        reason = [text for text in said if text.startswith("ERROR")] or said
+        _stop(f"{wheel.name} cannot be fetched ({reason[-1]}); set LAVA_WHEELS to a folder that holds it")
 
 
 def _changed(files, project, repair):
