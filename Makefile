@@ -1,36 +1,50 @@
 # Everything a newcomer needs: `make demo`, `make test`. Set-up happens once, into .venv, with the newest Python of 3.13, 3.12,
-# 3.11 and 3.10 that is here; make PYTHON=/path/to/python3.12 … chooses another.
-PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3.10 python3; do \
-	"$$p" -c "import ensurepip, sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 13))" 2>/dev/null && \
+# 3.11 and 3.10 that is here; make PYTHON=/path/to/python3.12 … chooses another, and makes .venv anew with it.
+PYTHONS := 3.13 3.12 3.11 3.10
+ifndef PYTHON
+PYTHON := $(shell for p in "$$(readlink -f .venv/bin/python)" $(PYTHONS:%=python%) python3; do \
+	"$$p" -c "import ensurepip, sys; sys.exit('%d.%d' % sys.version_info[:2] not in '$(PYTHONS)'.split())" 2>/dev/null && \
 	command -v "$$p" && break; done)
+endif
+VERSION := $(shell "$(PYTHON)" -c "import sys; print('%d.%d' % sys.version_info[:2])" 2>/dev/null)
 BIN := .venv/bin
-STAMP := .venv/.ready
+STAMP := .venv/.ready-$(VERSION)
 DEMO := runs/demo
 EXTRAS := lava,test,lint,bench,notebooks,tensorboard
 # Lava for Python 3.11 and later is made of Intel's wheels (docs/lava.md)
-LAVA := $(shell "$(PYTHON)" -c "import sys; print(*['./packaging/lava-nc', './packaging/lava-dl'] * (sys.version_info >= (3, 11)))" 2>/dev/null)
+LAVA := $(if $(filter-out 3.10,$(VERSION)),./packaging/lava-nc ./packaging/lava-dl)
+ifdef LAVA_WHEELS
+export LAVA_WHEELS := $(abspath $(LAVA_WHEELS))
+endif
 PIP := PYTHONWARNINGS=ignore $(BIN)/python -m pip --disable-pip-version-check --quiet --quiet
+# `uv --version` rather than `command -v uv`: a pyenv shim may be there without the program behind it
+UV := $(shell uv --version 2>/dev/null)
 
 .PHONY: demo test test-all lint notebooks docs bench bench-full results onchip setup clean
 
 setup: $(STAMP)
 
-# `uv --version` rather than `command -v uv`: a pyenv shim may be there without the program behind it
-$(STAMP): pyproject.toml uv.lock packaging/lava-nc/pyproject.toml packaging/lava-dl/pyproject.toml
-	@"$(PYTHON)" -c "import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 13))" 2>/dev/null || { \
-		echo "no Python 3.10 to 3.13 here$(if $(PYTHON), at $(PYTHON)). Install one (apt install python3-venv, pyenv install 3.13,"; \
-		echo "or uv, which fetches it), or say where it is: make $(MAKECMDGOALS) PYTHON=/path/to/python3.13"; \
-		exit 2; }
-	@if uv --version >/dev/null 2>&1; then \
-		echo "setting up .venv with uv and $(PYTHON): PyTorch and Lava, some GB the first time"; \
-		uv sync --quiet --all-extras --python "$(PYTHON)"; \
-	else \
-		echo "setting up .venv with pip and $(PYTHON) (once; PyTorch is some GB)"; \
-		"$(PYTHON)" -m venv .venv && \
-		echo "  1 of 2: pip and setuptools" && $(PIP) install --upgrade pip "setuptools<81" wheel && \
-		echo "  2 of 2: PyTorch, Lava and the rest, some minutes" && $(PIP) install $(LAVA) --editable ".[$(EXTRAS)]"; \
-	fi
-	@touch $(STAMP)
+$(STAMP): pyproject.toml uv.lock $(wildcard packaging/lava-*/*)
+ifeq ($(filter $(VERSION),$(PYTHONS)),)
+ifdef PYTHON
+	@echo "$(PYTHON) is no Python 3.10 to 3.13: make $(MAKECMDGOALS) PYTHON=/path/to/python3.13"; exit 2
+else ifndef UV
+	@echo "no Python 3.10 to 3.13 with venv here. Install one (apt install python3-venv, pyenv install 3.13, or uv, which fetches"; \
+	echo "it), or say where it is: make $(MAKECMDGOALS) PYTHON=/path/to/python3.13"; exit 2
+endif
+endif
+ifdef UV
+	@echo "setting up .venv with $(or $(PYTHON),the Python that uv fetches) and uv: PyTorch and Lava, 6 GB the first time"
+	@uv sync --quiet --all-extras $(if $(PYTHON),--python "$(PYTHON)")
+else
+	@echo "setting up .venv with $(PYTHON) and pip, once: some minutes, 6 GB"
+	@"$(PYTHON)" -m venv $$([ -e .venv/lib/python$(VERSION) ] || echo --clear) .venv
+	@echo "  1 of 2: pip and setuptools"
+	@$(PIP) install --upgrade pip "setuptools<81" wheel
+	@echo "  2 of 2: PyTorch, Lava and the rest"
+	@$(PIP) install $(LAVA) --editable ".[$(EXTRAS)]"
+endif
+	@touch .venv/.ready-$$($(BIN)/python -c "import sys; print('%d.%d' % sys.version_info[:2])")
 
 demo: $(STAMP)
 	@$(BIN)/python -m ottt_loihi.cli.demo --output $(DEMO)
@@ -68,21 +82,22 @@ notebooks: $(STAMP)
 # in an environment of its own; the package goes there without what it needs, because nothing of it is imported
 DOCS := .venv-docs
 docs: $(DOCS)/.ready
-	@if uv --version >/dev/null 2>&1; then \
-		uv pip install --quiet --python $(DOCS) --no-deps --reinstall .; \
-	else \
-		$(DOCS)/bin/pip install --quiet --no-deps --force-reinstall .; \
-	fi
+ifdef UV
+	@uv pip install --quiet --python $(DOCS) --no-deps --reinstall .
+else
+	@$(DOCS)/bin/pip install --quiet --no-deps --force-reinstall .
+endif
 	$(DOCS)/bin/sphinx-build --quiet --fail-on-warning --keep-going docs build/docs
 	@echo "open build/docs/index.html"
 
 $(DOCS)/.ready: pyproject.toml
-	@if uv --version >/dev/null 2>&1; then \
-		UV_PROJECT_ENVIRONMENT=$(DOCS) uv sync --quiet --only-group docs; \
-	else \
-		"$(PYTHON)" -m venv $(DOCS) && $(DOCS)/bin/pip install --quiet --upgrade pip && \
-		$(DOCS)/bin/pip install --quiet --group docs; \
-	fi
+ifdef UV
+	@UV_PROJECT_ENVIRONMENT=$(DOCS) uv sync --quiet --only-group docs
+else
+	@"$(PYTHON)" -m venv $(DOCS)
+	@$(DOCS)/bin/pip install --quiet --upgrade pip
+	@$(DOCS)/bin/pip install --quiet --group docs
+endif
 	@touch $@
 
 clean:

@@ -69,23 +69,59 @@ def test_a_missing_package_is_named(monkeypatch, capsys):
     assert "pip install -e ." in told
 
 
-def test_make_without_a_python_that_fits(tmp_path):
+@pytest.fixture
+def make(tmp_path):
+    """A function that calls ``make`` in a copy of what set-up needs, with no uv and no Python of pyenv on the path."""
     for name in ("Makefile", "pyproject.toml", "uv.lock", "packaging"):
         copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
         copy(ROOT / name, tmp_path / name)
     (tmp_path / "uv").write_text("#!/bin/sh\nexit 1\n")  # a uv that is no uv, before any real one
     (tmp_path / "uv").chmod(0o755)
-    line = ["make", "demo", "PYTHON=python3.99"]
-    done = subprocess.run(
-        line,
-        cwd=tmp_path,
-        env={"PATH": f"{tmp_path}:/usr/bin:/bin"},
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+
+    def call(*options, **variables):
+        environment = {"PATH": f"{tmp_path}:/usr/bin:/bin", **variables}
+        line = ["make", *options]
+        return subprocess.run(
+            line, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=60, check=False
+        )
+
+    return call
+
+
+def test_make_with_a_python_that_does_not_fit(make, tmp_path):
+    done = make("demo", "PYTHON=python3.99")
     assert done.returncode == 2
-    assert "no Python 3.10 to 3.13 here at python3.99" in done.stdout
-    assert "make demo PYTHON=/path" in done.stdout
+    assert done.stdout == "python3.99 is no Python 3.10 to 3.13: make demo PYTHON=/path/to/python3.13\n"
     assert not (tmp_path / ".venv").exists()
+
+
+def test_make_without_any_python(make, tmp_path):
+    for version in ("3.13", "3.12", "3.11", "3.10", "3"):
+        (tmp_path / f"python{version}").write_text("#!/bin/sh\nexit 1\n")
+        (tmp_path / f"python{version}").chmod(0o755)
+    done = make("demo")
+    assert done.returncode == 2
+    assert done.stdout.startswith("no Python 3.10 to 3.13 with venv here. Install one (apt install python3-venv, ")
+    assert not (tmp_path / ".venv").exists()
+
+
+def test_make_keeps_the_python_of_its_environment_and_makes_it_anew_for_another(make, tmp_path):
+    here = Path(sys.executable).resolve()
+    version = ".".join(map(str, sys.version_info[:2]))
+    (tmp_path / ".venv/bin").mkdir(parents=True)
+    (tmp_path / f".venv/lib/python{version}").mkdir(parents=True)
+    (tmp_path / ".venv/bin/python").symlink_to(here)
+    assert f"setting up .venv with {here} and pip" in make("-n", "setup").stdout
+    (tmp_path / f".venv/.ready-{version}").touch()
+    assert "Nothing to be done" in make("-n", "setup").stdout
+    other = "3.10" if version != "3.10" else "3.13"
+    (tmp_path / "other").write_text(f"#!/bin/sh\necho {other}\n")
+    (tmp_path / "other").chmod(0o755)
+    done = make("-n", "setup", "PYTHON=./other")
+    assert f"[ -e .venv/lib/python{other} ] || echo --clear" in done.stdout
+    assert ("./packaging/lava-nc" in done.stdout) == (other != "3.10")
+
+
+def test_make_takes_a_folder_of_wheels_from_where_it_was_called(make, tmp_path):
+    (tmp_path / "Makefile").write_text((ROOT / "Makefile").read_text() + "\nshow:\n\t@echo $$LAVA_WHEELS\n")
+    assert make("show", LAVA_WHEELS="wheels").stdout == f"{tmp_path}/wheels\n"
