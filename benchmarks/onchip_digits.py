@@ -18,7 +18,7 @@ from ottt_loihi.onchip.learner import Settings, accuracy
 from ottt_loihi.onchip.network.fresh import fresh_network
 from ottt_loihi.onchip.network.scales import AVERAGING, NOISE, learning_network, random_feedback, start_weights
 from ottt_loihi.onchip.network.trainable import FEEDBACKS, Plan, make_plan, with_weights
-from ottt_loihi.onchip.stream import Stream, make_stream
+from ottt_loihi.onchip.stream import Pass, Stream
 from ottt_loihi.sim.learning import integers
 from ottt_loihi.sim.learning.feedback import KolenPollackLoop, OPZOLoop
 from ottt_loihi.sim.learning.freeze import freeze
@@ -51,7 +51,8 @@ class Task:
     """A network at its start, all it will learn from, and what it is tested with."""
 
     plan: Plan
-    stream: Stream
+    samples: Pass
+    rates: list[float]
     test: Pair
     settings: Settings
     passes: int
@@ -75,17 +76,18 @@ def make_task(data: str, seed: int, longer: float = 1, **settings: Any) -> Task:
 
     plan, chosen = make_plan(chip), Settings(seed=seed, **{"halve_every": count, **settings})
     test = coded(split.x_test, seed), split.y_test
-    return Task(plan, make_stream(plan, training, passes, chosen), test, chosen, passes)
+    stream = Stream(plan, training, passes, chosen)
+    return Task(plan, stream.everything(), stream.rates, test, chosen, passes)
 
 
 def fixed(task: Task, change: Change = unchanged, aligned: bool = False) -> dict[str, Any]:
     """Integers: accuracy after each pass; at the end with inference weights; saturation; cosines if asked for."""
-    stream, settings = task.stream, task.settings
+    samples, settings = task.samples, task.settings
     learner = Learner(
         change(
             learning_network(
                 task.plan,
-                stream.rates,
+                task.rates,
                 settings.feedback,
                 settings.seed,
                 settings.halve_every,
@@ -95,12 +97,12 @@ def fixed(task: Task, change: Change = unchanged, aligned: bool = False) -> dict
         )
     )
     found: dict[str, Any] = {"passes": [], "cosines": [alignment(task, learner)] if aligned else []}
-    for part in np.split(np.arange(len(stream.labels)), task.passes):
-        learner.learn(stream.packed[part], stream.labels[part])
+    for part in np.split(np.arange(len(samples.labels)), task.passes):
+        learner.learn(samples.packed[part], samples.labels[part])
         chip = with_weights(task.plan, learner.weights())
         found["passes"].append(accuracy(chip, *task.test))
         found["cosines"] += [alignment(task, learner)] if aligned else []
-    messages = len(stream.labels) * task.plan.chip.num_steps
+    messages = len(samples.labels) * task.plan.chip.num_steps
     saturated = learner.variables(("y1_saturated",)).values()
     sizes = [layer.size for layer in task.plan.chip.layers]
     return found | {
@@ -112,12 +114,12 @@ def fixed(task: Task, change: Change = unchanged, aligned: bool = False) -> dict
 
 def floating(task: Task) -> dict[str, Any]:
     """The same rule, rates, order and spikes in float64."""
-    loop, stream, settings = float_loop(task), task.stream, task.settings
+    loop, samples, settings = float_loop(task), task.samples, task.settings
     found = []
-    for part in np.split(np.arange(len(stream.labels)), task.passes):
+    for part in np.split(np.arange(len(samples.labels)), task.passes):
         for index in part:
-            x, label = _spikes(task.plan, stream.packed[index]), stream.labels[index]
-            rates = np.array(stream.rates) / 2 ** integers.halvings(index, settings.halve_every)
+            x, label = _spikes(task.plan, samples.packed[index]), samples.labels[index]
+            rates = np.array(task.rates) / 2 ** integers.halvings(index, settings.halve_every)
             loop.start()
             for s in x:
                 factors = loop.step(s[np.newaxis], np.eye(task.plan.classes)[[label]])
@@ -153,17 +155,17 @@ def alignment(task: Task, learner: Learner) -> dict[str, list[float]]:
     rule: without rounding, Σ f·δ·â with the feedback as it is now · chip: what the integers really change, the weights
     put back after each sample.
     """
-    plan, stream = task.plan, task.stream
+    plan, samples = task.plan, task.samples
     rng = np.random.default_rng(0)
     found: dict[str, list[list[float]]] = {"rule": [], "chip": []}
     for _ in range(BATCHES):
-        chosen = rng.choice(len(stream.labels), BATCH, replace=False)
-        x, labels = _spikes(plan, stream.packed[chosen]), stream.labels[chosen]
+        chosen = rng.choice(len(samples.labels), BATCH, replace=False)
+        x, labels = _spikes(plan, samples.packed[chosen]), samples.labels[chosen]
         weights = _in_units(plan, learner.weights())
         gradient = torch_gradient(plan, weights, x, labels)
         updates = {
             "rule": _rule_update(task, learner, weights, x, labels),
-            "chip": _chip_update(learner, stream, chosen),
+            "chip": _chip_update(learner, samples, chosen),
         }
         for name, update in updates.items():
             found[name].append([_cosine(u, -g) for u, g in zip(update, gradient)])
@@ -198,13 +200,13 @@ def _rule_update(
     return [new - old for new, old in zip(loop.weights, weights)]
 
 
-def _chip_update(learner: Learner, stream: Stream, chosen: np.ndarray) -> list[np.ndarray]:
+def _chip_update(learner: Learner, data: Pass, chosen: np.ndarray) -> list[np.ndarray]:
     """What the samples change, each from the weights of now; the learner then is as it was."""
     before, samples = {name: array.copy() for name, array in learner.state._asdict().items()}, learner.samples
     weights = learner.weights()
     total = [np.zeros(w.shape) for w in weights]
     for index in chosen:  # the numbers of epochs go on, so every sample is rounded by random numbers of its own
-        learner.learn(stream.packed[[index]], stream.labels[[index]])
+        learner.learn(data.packed[[index]], data.labels[[index]])
         total = [t + new - old for t, new, old in zip(total, learner.weights(), weights)]
         learner.state.weights[...] = before["weights"]
     for name, array in learner.state._asdict().items():
@@ -282,12 +284,12 @@ def limited(limit: Limit, tasks: list[Task]) -> list[dict[str, Any]]:
     """A result per task, with random feedback."""
     found = []
     for task in tasks:
-        stream = replace(task.stream, rates=[limit.rates * rate for rate in task.stream.rates])
+        rates = [limit.rates * rate for rate in task.rates]
         if limit.rounding == "float":
-            found.append(floating(replace(task, stream=stream)))
+            found.append(floating(replace(task, rates=rates)))
         else:
             settings = replace(task.settings, rounding=limit.rounding)
-            found.append(fixed(replace(task, stream=stream, settings=settings), limit.change))
+            found.append(fixed(replace(task, rates=rates, settings=settings), limit.change))
     return found
 
 

@@ -20,7 +20,7 @@ from ottt_loihi.onchip.network.trainable import make_plan
 from ottt_loihi.onchip.result import CurvePoint, LearningResult
 from ottt_loihi.onchip.session import Session, accuracy
 from ottt_loihi.onchip.settings import Settings
-from ottt_loihi.onchip.stream import Data, check_data, make_stream
+from ottt_loihi.onchip.stream import Data, Stream, check_data
 from ottt_loihi.sim.learning.subspace import Subspace
 from ottt_loihi.sim.network import ChipNetwork
 
@@ -108,13 +108,14 @@ def learn(
     plan = make_plan(chip, settings.unit)
     if test is not None:
         test = check_data(chip, *test, what="test data")
-    stream = make_stream(plan, data, passes, settings, subspaces, for_lava=backend != "sim")
-    total = len(stream.labels)
+    stream = Stream(plan, data, passes, settings, subspaces)
+    total = stream.total
     every = max(1, total // (10 * passes)) if evaluate_every is None else _count(evaluate_every, "evaluate_every")
     keep_every = every if checkpoint_every is None else _count(checkpoint_every, "checkpoint_every")
-    kept, first, curve = None, slice(total // passes), None
+    kept, curve = None, None
     if checkpoint is not None:
-        kept = Checkpoint(Path(checkpoint), stream.packed[first], stream.labels[first], every)
+        first = stream.pass_of(0)
+        kept = Checkpoint(Path(checkpoint), first.packed, first.labels, every)
     if stop_at is not None and (test is None or not 0 < stop_at <= 1):
         raise UsageError(f"stop_at: expected an accuracy in 0 … 1 and test data to measure it on, got {stop_at}")
     if kept is None and (resume or checkpoint_every is not None):

@@ -1,10 +1,9 @@
-"""All samples of a run in the order they are learnt from, checked and packed, with the rates measured on them."""
+"""The samples of a run in the order in which they are learnt, checked and packed, with the rates measured on them."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from ottt_loihi.onchip.network.backbone import packed_spikes, unpacked
@@ -21,23 +20,121 @@ from ottt_loihi.errors import UsageError
 Data = tuple[np.ndarray, np.ndarray]
 
 
-@dataclass(frozen=True)
-class Stream:
-    """All samples in the order they are learnt from, and the rates they are learnt with.
+class Pass(NamedTuple):
+    """One pass through the data, in the order in which it is learnt.
 
-    packed: what the layers that learn hear · messages: what the source sends in Lava, the same without a frozen front;
-    None where nobody asked for it
+    Attributes
+    ----------
+    packed
+        spikes that the layers that learn receive, bits of uint8 ``(n, T, ⌈inputs / 8⌉)``
+    labels
+        int64 ``(n,)``
+    x
+        spikes or messages ``(n, T, *input_shape)`` as the data gave them
     """
 
-    plan: Plan
     packed: np.ndarray
     labels: np.ndarray
-    rates: list[float]
-    subspaces: Sequence[Subspace] | None
-    messages: np.ndarray | None
+    x: np.ndarray
+
+
+class Stream:
+    """The samples of a run in the order in which they are learnt, one pass in memory at a time.
+
+    Parameters
+    ----------
+    plan
+        what learns
+    data
+        ``(x, labels)``, or a function of the pass's number that returns them; every pass has as many samples
+    passes
+        number of passes ≥ 1
+    settings
+        seed and order of the samples, rates
+    subspaces
+        HLOP's, or None
+
+    Attributes
+    ----------
+    rates
+        of each plastic layer, measured on the first samples of the first pass
+    per_pass
+        samples of a pass
+
+    Raises
+    ------
+    UsageError
+        for wrong data, labels out of range, settings that do not fit HLOP
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        data: Data | Callable[[int], Data],
+        passes: int,
+        settings: Settings,
+        subspaces: Sequence[Subspace] | None = None,
+    ) -> None:
+        if isinstance(passes, bool) or not isinstance(passes, (int, np.integer)) or passes < 1:
+            raise UsageError(f"passes: expected an integer ≥ 1, got {passes!r}")
+        if subspaces is not None:
+            _require_protection(settings)
+        self.plan, self.passes, self.subspaces = plan, int(passes), subspaces
+        self._data, self._settings = data, settings
+        self._number, x, labels, packed = 0, *self._load(0)
+        self.per_pass = len(labels)
+        energy = trace_energy(plan, unpacked(plan.chip, packed[:CALIBRATION_SAMPLES]), subspaces)
+        wanted = [settings.hidden_rate] * len(plan.hidden) + [settings.readout_rate]
+        self.rates = [part / e for part, e in zip(wanted, energy)]
+        self._loaded = x, labels, packed
+        self._pass = self._ordered(0)
+
+    @property
+    def total(self) -> int:
+        """Number of samples of all passes."""
+        return self.passes * self.per_pass
+
+    def part(self, begin: int, end: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return packed spikes and labels of samples ``begin`` to ``end`` of the run, of several passes if need be."""
+        found = []
+        while begin < end:
+            number, first = divmod(begin, self.per_pass)
+            until = min(self.per_pass, first + end - begin)
+            now = self.pass_of(number)
+            found.append((now.packed[first:until], now.labels[first:until]))
+            begin += until - first
+        return found[0] if len(found) == 1 else tuple(map(np.concatenate, zip(*found)))
+
+    def pass_of(self, number: int) -> Pass:
+        """Return a pass; the one before is forgotten."""
+        if number != self._number:
+            if callable(self._data):
+                self._loaded = self._load(number)
+                if (count := len(self._loaded[1])) != self.per_pass:
+                    raise UsageError(
+                        f"data: expected {self.per_pass:,} samples in every pass, got {count:,} in {number}"
+                    )
+            self._number, self._pass = number, self._ordered(number)
+        return self._pass
+
+    def everything(self) -> Pass:
+        """Return all passes at once: Lava's source takes the messages of a whole run."""
+        return Pass(*map(np.concatenate, zip(*(self.pass_of(number) for number in range(self.passes)))))
+
+    def _load(self, number: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        data = self._data(number) if callable(self._data) else self._data
+        x, labels = check_data(self.plan.whole, *data, what="data")
+        return x, labels, packed_spikes(self.plan.front, x)
+
+    def _ordered(self, number: int) -> Pass:
+        x, labels, packed = self._loaded
+        if not self._settings.shuffle:
+            return Pass(packed, labels, x)
+        order = np.random.default_rng([self._settings.seed, number]).permutation(len(labels))
+        return Pass(packed[order], labels[order], x[order])
 
     def learner(self, settings: Settings) -> Learner:
-        """A fresh :class:`~ottt_loihi.sim.learning.learner.Learner`."""
+        """Return a fresh :class:`~ottt_loihi.sim.learning.learner.Learner`."""
         return Learner(
             learning_network(
                 self.plan,
@@ -52,13 +149,15 @@ class Stream:
         )
 
     def build(self, settings: Settings) -> Any:
-        """A fresh :class:`~ottt_loihi.onchip.lava.graph.LearningGraph`."""
+        """Return a fresh :class:`~ottt_loihi.onchip.lava.graph.LearningGraph`."""
         from ottt_loihi.onchip.lava.graph import build_graph
 
+        whole = self.everything()
+        flat = whole.x.reshape(*whole.x.shape[:2], -1)
         return build_graph(
             self.plan,
-            self.messages,  # type: ignore[arg-type]
-            self.labels,
+            flat if self.plan.graded else np.packbits(flat, axis=-1),
+            whole.labels,
             self.rates,
             settings.feedback,
             settings.seed,
@@ -67,39 +166,6 @@ class Stream:
             subspaces=self.subspaces,
             options=settings.options(),
         )
-
-
-def make_stream(
-    plan: Plan,
-    data: Data | Callable[[int], Data],
-    passes: int,
-    settings: Settings,
-    subspaces: Sequence[Subspace] | None = None,
-    for_lava: bool = False,
-) -> Stream:
-    """Order and pack the samples of all passes, and measure the rates on the first of them."""
-    if isinstance(passes, bool) or not isinstance(passes, (int, np.integer)) or passes < 1:
-        raise UsageError(f"passes: expected an integer ≥ 1, got {passes!r}")
-    if subspaces is not None:
-        _require_protection(settings)
-    packed, labels, messages, rates = [], [], [], None
-    for number in range(passes):
-        if number == 0 or callable(data):
-            x, y = check_data(plan.whole, *(data(number) if callable(data) else data), what="data")
-            heard = packed_spikes(plan.front, x)
-        if rates is None:
-            energy = trace_energy(plan, unpacked(plan.chip, heard[:CALIBRATION_SAMPLES]), subspaces)
-            wanted = [settings.hidden_rate] * len(plan.hidden) + [settings.readout_rate]
-            rates = [part / e for part, e in zip(wanted, energy)]
-        order = np.random.default_rng([settings.seed, number]).permutation(len(x)) if settings.shuffle else slice(None)
-        packed.append(heard[order])
-        labels.append(y[order])
-        if for_lava:
-            flat = x.reshape(*x.shape[:2], -1)[order]
-            messages.append(flat if plan.graded else np.packbits(flat, axis=-1))
-    streamed = np.concatenate(messages) if for_lava else None
-    rates_, all_packed = rates or [], np.concatenate(packed)
-    return Stream(plan, all_packed, np.concatenate(labels), rates_, subspaces, streamed)
 
 
 def _require_protection(settings: Settings) -> None:

@@ -61,13 +61,79 @@ def conv_networks(draw: st.DrawFn) -> ChipNetwork:
     return ChipNetwork(input_shape, tuple(layers), tuple(connections), num_steps=draw(st.integers(1, 5)))
 
 
+@st.composite
+def mixed_networks(draw: st.DrawFn) -> ChipNetwork:
+    """Two image layers and a readout; every kind of connection, several into one layer, from everywhere it may come."""
+    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    channels = [2 * draw(st.integers(1, 3)) for _ in range(3)]
+    height, width = draw(st.integers(1, 5)), draw(st.integers(1, 5))
+    shapes = [(n, height, width) for n in channels]
+    sizes = [n * height * width for n in channels]
+    resets = st.sampled_from(["zero", "any"])
+    flat = draw(st.booleans())  # then convolutions may see one layer as images of different shapes
+    layers = [_lif(draw, rng, n if flat else s, draw(resets), i) for i, (n, s) in enumerate(zip(sizes[1:], shapes[1:]))]
+    layers.append(_lif(draw, rng, (3,), "zero", 2))
+    bits = draw(st.sampled_from([0, 0, 8]))
+    connections = []
+    for post in (0, 1):
+        for number in range(draw(st.integers(1, 4))):
+            pre = post - 1 if number == 0 else draw(st.sampled_from([INPUT, 0, 1]))
+            delay = draw(st.integers(max(post - pre - 1, 0), 2))
+            shape, graded = (sizes[post + 1], sizes[pre + 1]), {"num_message_bits": bits} if pre == INPUT else {}
+            kind = draw(st.sampled_from(["conv", "conv", "dense", "sparse", "diagonal"]))
+            if kind == "conv" and pre >= post - 1:
+                connections.append(
+                    _same_conv(
+                        draw, rng, (pre, post), shapes[pre + 1], channels[post + 1], flat and pre != INPUT, graded
+                    )
+                )
+            elif kind == "diagonal" and shape[0] == shape[1]:
+                weight = 2 * rng.integers(-127, 128, shape[0])
+                connections.append(Diagonal(pre, post, weight, draw(st.integers(-8, 3)), delay=delay, **graded))
+            elif kind == "sparse":
+                connections.append(_sparse(draw, rng, pre, post, shape, delay, **graded))
+            else:
+                connections.append(_dense(draw, rng, pre, post, shape, delay, **graded))
+    connections.append(_dense(draw, rng, 1, 2, (3, sizes[2])))
+    if draw(st.booleans()):
+        connections.append(_sparse(draw, rng, 0, 2, (3, sizes[1]), draw(st.integers(1, 2))))
+    return ChipNetwork(shapes[0], tuple(layers), tuple(connections), num_steps=draw(st.integers(1, 5)))
+
+
+def _same_conv(draw, rng, ends, input_shape, out, flat, graded) -> Conv:
+    """A convolution that keeps height and width, with any kernel, dilation and groups that do."""
+    if flat and draw(st.booleans()):
+        input_shape, out = (input_shape[0] * input_shape[1], 1, input_shape[2]), out * input_shape[1]
+    groups = draw(st.sampled_from([g for g in (1, 2, 3, 4, 6) if input_shape[0] % g == 0 and out % g == 0]))
+    kernel = [draw(st.sampled_from([1, 3])) for _ in range(2)]
+    dilation = [draw(st.integers(1, 2)) for _ in range(2)]
+    padding = [d * (k // 2) for d, k in zip(dilation, kernel)]
+    weight = 2 * rng.integers(-127, 128, (out, input_shape[0] // groups, *kernel))
+    return Conv(*ends, weight, input_shape, (1, 1), padding, dilation, groups, **graded)
+
+
 def _sparse(
-    draw: st.DrawFn, rng: np.random.Generator, pre: int, post: int, shape: tuple[int, int], delay: int = 0
+    draw: st.DrawFn,
+    rng: np.random.Generator,
+    pre: int,
+    post: int,
+    shape: tuple[int, int],
+    delay: int = 0,
+    num_message_bits: int = 0,
 ) -> Sparse:
     places = rng.choice(shape[0] * shape[1], rng.integers(1, shape[0] * shape[1] + 1), replace=False)
     weight = arithmetic.truncate_weight(rng.integers(-256, 256, places.size))
     weight = arithmetic.truncate_weight(weight)
-    return Sparse(pre, post, shape, *np.divmod(places, shape[1]), weight, draw(st.integers(-8, 7)), delay=delay)
+    return Sparse(
+        pre,
+        post,
+        shape,
+        *np.divmod(places, shape[1]),
+        weight,
+        draw(st.integers(-8, 7)),
+        delay=delay,
+        num_message_bits=num_message_bits,
+    )
 
 
 def _lif(draw: st.DrawFn, rng: np.random.Generator, shape: int | tuple[int, ...], reset: str, index: int) -> LIF:
@@ -92,13 +158,19 @@ def _vth(draw: st.DrawFn, rng: np.random.Generator, shape: tuple[int, ...], high
 
 
 def _dense(
-    draw: st.DrawFn, rng: np.random.Generator, pre: int, post: int, shape: tuple[int, int], delay: int = 0
+    draw: st.DrawFn,
+    rng: np.random.Generator,
+    pre: int,
+    post: int,
+    shape: tuple[int, int],
+    delay: int = 0,
+    num_message_bits: int = 0,
 ) -> Dense:
     bits = draw(st.integers(1, 8))
     low, high = draw(st.sampled_from([(-256, 256), (0, 256), (-255, 1)]))
     weight = arithmetic.truncate_weight(rng.integers(low, high, shape), bits)
     weight = arithmetic.truncate_weight(weight, bits)  # truncation may have made it single-signed
-    return Dense(pre, post, weight, draw(st.integers(-8, 7)), bits, delay=delay)
+    return Dense(pre, post, weight, draw(st.integers(-8, 7)), bits, delay=delay, num_message_bits=num_message_bits)
 
 
 def random_messages(chip: ChipNetwork, batch: int, seed: int = 0, density: float = 0.4) -> np.ndarray:

@@ -102,12 +102,12 @@ def test_every_state_of_the_front_and_every_weight_equal_lavas(graded, reset, re
     """Epoch by epoch: the front's u, v, s are the exact simulator's; at the end everything is sim.learn's."""
     pytest.importorskip("lava.magma.core.process.process")
     from ottt_loihi.onchip.lava.inprocess import InProcessRun
-    from ottt_loihi.onchip.stream import make_stream
+    from ottt_loihi.onchip.stream import Stream
 
     chip = make_plastic(network(graded, reset, recurrent), layers=[2, 3])
     plan, settings = make_plan(chip), Settings(shuffle=False)
     x, labels = data(chip, 8)
-    stream = make_stream(plan, (x, labels), 1, settings, for_lava=True)
+    stream = Stream(plan, (x, labels), 1, settings)
     states = reference.run(chip, x, ("u", "v", "s")).states
     graph = stream.build(settings)
     learner = stream.learner(settings)
@@ -120,7 +120,7 @@ def test_every_state_of_the_front_and_every_weight_equal_lavas(graded, reset, re
                         expected = states[name][layer][t, sample].reshape(-1)
                         np.testing.assert_array_equal(run.get(getattr(neuron, name)), expected, f"{name}{layer} {t}")
         found = {name: run.get(var) for name, var in graph.variables().items()}
-    learner.learn(stream.packed, stream.labels)
+    learner.learn(*stream.part(0, stream.total))
     for name, value in learner.variables().items():
         np.testing.assert_array_equal(found[name], value, name)
     assert states["s"][0].any()

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from networks import chip_networks, conv_networks, random_messages
+from networks import chip_networks, conv_networks, mixed_networks, random_messages
 from ottt_loihi.converters.lava import graph as lava
 from ottt_loihi.sim.inference import recording, reference, simulator
 from ottt_loihi.sim.inference import ways as plan
@@ -16,7 +16,7 @@ from ottt_loihi import sim
 from ottt_loihi.errors import UsageError
 
 EVERYTHING = ("u", "v", "s")
-ANY_NETWORK = st.one_of(chip_networks(max_layers=4, max_size=12), conv_networks())
+ANY_NETWORK = st.one_of(chip_networks(max_layers=4, max_size=12), conv_networks(), mixed_networks())
 RELAXED = {"deadline": None, "suppress_health_check": list(HealthCheck)}
 
 
@@ -280,3 +280,14 @@ def test_the_plan_says_how_and_why():
     assert ways[0].connection == "connection input→layer[0]"
     graded = ChipNetwork((4,), (layer(3),), (Dense(INPUT, 0, np.full((3, 4), 2), num_message_bits=8),), 2)
     assert sim.explain(graded)[0].way == "product"
+
+
+def test_two_convolutions_with_other_groups_into_one_layer():
+    """Depthwise and full in parallel, as ``shared/cases/nir/two_groups.nir`` has them."""
+    rng = np.random.default_rng(0)
+    shape, out = (4, 8, 8), (8, 8, 8)
+    full = Conv(INPUT, 0, even(rng, 8, 4, 3, 3), shape, padding=(1, 1))
+    depthwise = Conv(INPUT, 0, even(rng, 8, 1, 3, 3), shape, padding=(1, 1), groups=4)
+    chip = ChipNetwork(shape, (layer(*out, vth=300),), (depthwise, full), num_steps=16)
+    x = random_messages(chip, 20, density=0.2)
+    assert_equal(reference.run(chip, x, EVERYTHING), sim.run(chip, x, EVERYTHING))

@@ -28,8 +28,8 @@ class SimRun:
         self._stream, self._learner = stream, learner
 
     def learn(self, samples: int) -> None:
-        part = slice(self._learner.samples, self._learner.samples + samples)
-        self._learner.learn(self._stream.packed[part], self._stream.labels[part])
+        done = self._learner.samples
+        self._learner.learn(*self._stream.part(done, done + samples))
 
     def variables(self) -> dict[str, np.ndarray]:
         """As :meth:`~ottt_loihi.sim.learning.learner.Learner.variables`."""

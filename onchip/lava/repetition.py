@@ -10,7 +10,7 @@ import numpy as np
 from ottt_loihi.onchip.lava.executors import executor
 from ottt_loihi.onchip.network.trainable import make_plan
 from ottt_loihi.onchip.settings import Settings
-from ottt_loihi.onchip.stream import Data, Stream, check_data, make_stream
+from ottt_loihi.onchip.stream import Data, Stream, check_data
 from ottt_loihi.sim.learning.subspace import Subspace
 from ottt_loihi.sim.network import ChipNetwork
 
@@ -53,7 +53,7 @@ def repeat_in_lava(
     per_sample = plan.steps_per_sample(settings.feedback, settings.schedule)
     samples = -(-int(steps) // per_sample)
     first = check_data(chip, *(data(0) if callable(data) else data), what="data")
-    stream = make_stream(plan, data, -(-samples // len(first[1])), settings, subspaces, for_lava=True)
+    stream = Stream(plan, data, -(-samples // len(first[1])), settings, subspaces)
     _learnt(stream, "sim", settings, 1, stall_timeout)  # numba compiles
     expected, sim_seconds = _learnt(stream, "sim", settings, samples, stall_timeout)
     found, lava_seconds = _learnt(stream, "lava", settings, samples, stall_timeout)

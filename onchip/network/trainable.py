@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from ottt_loihi.onchip.network.backbone import cut, first_plastic_layer
 from ottt_loihi.onchip.network.schedule import Schedule
-from ottt_loihi.sim import arithmetic
+from ottt_loihi.sim import Simulator, arithmetic
 from ottt_loihi.sim.inference import reference
 from ottt_loihi.sim.learning.bias import with_bias
 from ottt_loihi.sim.learning.subspace import ONE, Subspace, check_subspaces
@@ -148,12 +148,23 @@ def make_plan(chip: ChipNetwork, unit: int | None = None) -> Plan:
 
 
 def estimate_unit(chip: ChipNetwork, x: np.ndarray, labels: np.ndarray) -> int:
-    """The unit of a trained readout, from data: by how much the right class leads the mean of the others, on average.
+    """Return the unit of a trained readout: by how much the right class leads the mean of the others, on average.
 
-    For networks whose provenance does not know their scale. Raises :class:`UsageError` when the right class does not
-    lead, i.e. the network has not learnt this data.
+    For networks whose provenance does not know their scale. A thousand samples drawn over the training data are enough.
+
+    Parameters
+    ----------
+    x
+        spikes or messages ``(n, T, *input_shape)``
+    labels
+        int64 ``(n,)``
+
+    Raises
+    ------
+    UsageError
+        where the right class does not lead: the network has not learnt this data
     """
-    v = reference.run(chip, x, record=("v",)).states["v"][-1].mean(axis=0).reshape(len(x), -1)
+    v = Simulator(replace(chip, readout="sum_v")).run(x).scores / chip.num_steps
     right = v[np.arange(len(x)), labels]
     others = (v.sum(axis=1) - right) / max(1, v.shape[1] - 1)
     lead = float((right - others).mean()) / 2**arithmetic.STATE_SHIFT

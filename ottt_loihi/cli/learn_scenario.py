@@ -15,7 +15,8 @@ if TYPE_CHECKING:
 
     from ottt_loihi.sim.network import ChipNetwork
 
-WATCHED = 4000  # training samples of the old world that lateral neurons learn from
+WATCHED = 4000  # training samples of the old world that lateral neurons learn from, drawn over all of them
+UNIT_SAMPLES = 1000  # training samples that a logit's unit is estimated on, drawn over all of them
 STEPS = 12  # T from scratch: with 6 digits lose a point and MNIST 0.3 (docs/onchip.md)
 TRAINING_SEEDS = 1_000_000  # training spikes are drawn from here on, test spikes from the seed itself
 
@@ -50,6 +51,8 @@ def make_scenario(
     seed: int,
     plastic: int | None,
 ) -> Scenario:
+    import numpy as np
+
     from ottt_loihi.converters.samples import as_messages, as_spikes
     from ottt_loihi.data import load_data
     from ottt_loihi.errors import UsageError
@@ -89,8 +92,11 @@ def make_scenario(
     if given:
         before = encode(split.x_test, seed, False)
         deployed = accuracy(chip, before, split.y_test)
-        unit = _unit(chip, before, split.y_test)
-        old_world = (before, split.y_test), encode(split.x_train[:WATCHED], TRAINING_SEEDS * (seed + 1) - 1, False)
+        drawn = np.random.default_rng(seed).permutation(len(split.y_train))
+        few = drawn[:UNIT_SAMPLES]
+        unit = _unit(chip, encode(split.x_train[few], TRAINING_SEEDS * (seed + 1) - 2, False), split.y_train[few])
+        watched = encode(split.x_train[drawn[:WATCHED]], TRAINING_SEEDS * (seed + 1) - 1, False)
+        old_world = (before, split.y_test), watched
     return Scenario(
         name="scratch" if not given else "drift" if turn else "more",
         chip=chip,

@@ -14,7 +14,8 @@ Orders. A layer behind a convolution keeps its neurons channel last, so that one
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import math
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from ottt_loihi.sim import arithmetic
@@ -238,13 +239,35 @@ def _weight_sums(c: Connection, signed: bool = False) -> np.ndarray:
 
 
 def _order(chip: ChipNetwork, index: int) -> np.ndarray | None:
-    """Channel last behind a convolution: (groups, Ho, Wo, O / groups)."""
-    for c in chip.inputs_of(index):
-        if isinstance(c, Conv):
-            out, height, width = c.output_shape
-            flat = np.arange(chip.size(index)).reshape(c.groups, out // c.groups, height, width)
-            return flat.transpose(0, 2, 3, 1).ravel()
-    return None
+    """Return the order of a layer behind convolutions, channel last: (groups, Ho, Wo, O / groups)."""
+    if not (groups := _common_groups(chip, index)):
+        return None
+    out, height, width = next(c.output_shape for c in chip.inputs_of(index) if isinstance(c, Conv))
+    flat = np.arange(chip.size(index)).reshape(groups, out // groups, height, width)
+    return flat.transpose(0, 2, 3, 1).ravel()
+
+
+def _common_groups(chip: ChipNetwork, index: int) -> int:
+    """Return the groups that all convolutions into a layer can write in, the greatest common divisor.
+
+    0 where there is no convolution, or where they see a flat layer as images of different shapes.
+    """
+    convolutions = [c for c in chip.inputs_of(index) if isinstance(c, Conv)]
+    one_shape = len({c.output_shape for c in convolutions}) == 1
+    return math.gcd(*(c.groups for c in convolutions)) if one_shape else 0
+
+
+def _regrouped(c: Conv, groups: int) -> Conv:
+    """Return the same convolution with fewer groups; a new group joins several and has weight 0 between them."""
+    if c.groups == groups:
+        return c
+    joined = c.groups // groups  # old groups of a new one
+    out, inputs = len(c.weight) // c.groups, c.weight.shape[1]
+    weight = np.zeros((groups, joined, out, joined, inputs, *c.weight.shape[2:]), c.weight.dtype)
+    old = c.weight.reshape(groups, joined, out, inputs, *c.weight.shape[2:])
+    for index in range(joined):
+        weight[:, index, :, index] = old[:, index]
+    return replace(c, groups=groups, weight=weight.reshape(len(c.weight), joined * inputs, *c.weight.shape[2:]))
 
 
 def _layer(chip: ChipNetwork, index: int, orders: dict[int, np.ndarray | None], ways: dict[int, Way]) -> LayerPlan:
@@ -260,7 +283,7 @@ def _layer(chip: ChipNetwork, index: int, orders: dict[int, np.ndarray | None], 
             loop = loop + added if loop.size else added
             ways[id(c)] = Way(c.label, "loop", "one to one: added inside the neuron loop")
         else:
-            link = _link(c, orders[c.pre], order)
+            link = _link(c, orders[c.pre], order, _common_groups(chip, index))
             inputs.append((c.pre, delay, link))
             ways[id(c)] = Way(c.label, *link.way.split(": ", 1))
     bias = arithmetic.effective_bias(layer.bias_mant.reshape(-1), layer.bias_exp)
@@ -283,14 +306,18 @@ def _ordered(values: np.ndarray, order: np.ndarray | None) -> np.ndarray:
     return np.ascontiguousarray(values if order is None else values[order], np.int32)
 
 
-def _link(c: Connection, pre: np.ndarray | None, post: np.ndarray | None) -> Rows | Tiles | Lists | Product:
+def _link(
+    c: Connection, pre: np.ndarray | None, post: np.ndarray | None, groups: int
+) -> Rows | Tiles | Lists | Product:
     if _message_bits(c):
         how = "float32 or float64, as the messages' range allows" if isinstance(c, (Dense, Conv)) else "int64"
         return Product(c, post, f"product: graded messages; {how}")
     if isinstance(c, Dense):
         return _rows(c, pre, post)
+    if isinstance(c, Conv) and not groups:
+        return Product(c, post, "product: another convolution sees the layer as an image of another shape")
     if isinstance(c, Conv):
-        return _tiles(c, pre, post)
+        return _tiles(_regrouped(c, groups), pre)
     return _lists(c, pre, post)
 
 
@@ -323,8 +350,8 @@ def _lists(c: Diagonal | Sparse, pre: np.ndarray | None, post: np.ndarray | None
     return Lists(pointers, targets, c.weight[by_column], c.weight_exp, "events: binary spikes, lists of synapses")
 
 
-def _tiles(c: Conv, pre: np.ndarray | None, post: np.ndarray | None) -> Tiles:
-    """Tables for :func:`kernels.accumulate_tiles`.
+def _tiles(c: Conv, pre: np.ndarray | None) -> Tiles:
+    """Tables for :func:`kernels.accumulate_tiles`; the layer behind is in the order of :func:`_order` for ``c.groups``.
 
     An input at padded position z reaches outputs o = (z − k)/s for those kernel places k ≤ z with k ≡ z (mod s). With
     k = z mod s + s·m, the outputs for m = M − 1 … 0 lie side by side, so the weights do as well: for each channel and
