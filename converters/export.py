@@ -245,7 +245,7 @@ def verify(export: Export, backend: str, count: int) -> Comparison:
     Raises :class:`VerificationError` naming the first state that differs.
     """
     chip = export.quantized.chip
-    data = chip.provenance.get("training", {}).get("data")
+    data = chip.recorded("training", "data", kind=str)
     if data is None:
         raise UsageError("--verify: the network does not name its data set")
     x, _ = chip_samples(chip, data, count)

@@ -14,6 +14,8 @@ from ottt_loihi import sim
 from ottt_loihi.data import load_data, rate_code
 from ottt_loihi.errors import UsageError
 
+DRAW_SEED = 0
+
 if TYPE_CHECKING:
     from ottt_loihi.data import Split
 
@@ -27,8 +29,9 @@ def samples(
     input_form: str | None = None,
     part: str = "test",
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The first ``count`` test (or train) samples of a data set as messages ``(n, num_steps, *shape)``, and labels.
+    """Return ``count`` test (or train) samples of a data set as messages ``(n, num_steps, *shape)``, and labels.
 
+    They are drawn over the whole part, in its order: a file may be sorted by class.
     Images are rate coded, uint8, or with an ``input_form`` graded (:func:`as_messages`); frames with a time axis are
     taken as they are; ``options``: of the data set's loader.
     """
@@ -36,18 +39,26 @@ def samples(
     if count < 1:
         raise UsageError(f"check: expected at least 1 sample, got {count}")
     x, y = (split.x_test, split.y_test) if part == "test" else (split.x_train, split.y_train)
+    chosen = drawn(len(x), count)
     if input_form is not None:
-        return as_messages(x[:count], num_steps, input_form), y[:count]
-    return as_spikes(split, x[:count], num_steps, seed), y[:count]
+        return as_messages(x[chosen], num_steps, input_form), y[chosen]
+    return as_spikes(split, x[chosen], num_steps, seed), y[chosen]
+
+
+def drawn(samples: int, count: int) -> np.ndarray:
+    """Return the places of ``count`` of so many samples, ascending and the same every time; all if there are fewer."""
+    if count >= samples:
+        return np.arange(samples)
+    return np.sort(np.random.default_rng(DRAW_SEED).permutation(samples)[:count])
 
 
 def chip_samples(
     chip: ChipNetwork, data: str, count: int, seed: int = 0, part: str = "test"
 ) -> tuple[np.ndarray, np.ndarray]:
     """:func:`samples` in the form and shape that an exported network was made for."""
-    training = chip.provenance.get("training", {})
-    options = training.get("data_options") if data == training.get("data") else None
-    x, labels = samples(data, chip.num_steps, count, seed, options, chip.provenance.get("input_form"), part)
+    same = data == chip.recorded("training", "data", kind=str)
+    options = chip.recorded("training", "data_options") if same else None
+    x, labels = samples(data, chip.num_steps, count, seed, options, chip.recorded("input_form", kind=str), part)
     frame = chip.input_shape if chip.host is None else chip.host.input_shape
     return sim.host_messages(chip, shaped(x, frame, data)), labels
 

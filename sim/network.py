@@ -400,6 +400,13 @@ class ChipNetwork(_Part):
         """Number of neurons of a layer, or of input channels for ``INPUT``."""
         return self.input_size if index == INPUT else self.layers[index].size
 
+    def recorded(self, *path: str, kind: type = dict) -> Any:
+        """Return what ``provenance`` holds under these nested keys, or None where nothing of that type is there."""
+        found: Any = self.provenance
+        for key in path:
+            found = found.get(key) if isinstance(found, Mapping) else None
+        return found if isinstance(found, kind) else None
+
     def logical_delay(self, connection: Connection) -> int:
         """Steps of logical time between a spike and its arrival (module docstring)."""
         return connection.delay + 1 + connection.pre - connection.post

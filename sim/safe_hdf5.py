@@ -11,6 +11,7 @@ import os
 import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -27,6 +28,8 @@ MAX_TEXTS = 1 << 16
 MAX_HEAP_BYTES = 1 << 20
 MAX_HEAPS_BYTES = 1 << 26  # of all texts of a dataset
 MAX_COMPRESSION = 1100  # deflate shrinks by 1032 at most
+MAX_BYTES = 1 << 31  # of all datasets that are read from one file
+_read: ContextVar[int] = ContextVar("bytes read from the open file", default=0)
 
 
 @contextmanager
@@ -47,6 +50,7 @@ def open_hdf5(path: str | os.PathLike[str]) -> Iterator[h5py.File]:
         raise FileError(f"{path}: no such file")
     try:
         with h5py.File(path, "r") as file:
+            _read.set(0)
             yield file
     except FileError as error:
         if str(error).startswith(str(path)):
@@ -87,6 +91,9 @@ def numbers(parent: h5py.Group, name: str) -> np.ndarray:
     stored = parent.file.id.get_filesize() * MAX_COMPRESSION
     if member.nbytes > stored:
         raise UnsafeFileError(f"{where}: declares {member.nbytes} bytes, more than this file can hold ({stored})")
+    _read.set(_read.get() + member.nbytes)
+    if _read.get() > MAX_BYTES:
+        raise UnsafeFileError(f"{where}: the file's datasets declare more than {MAX_BYTES:,} bytes together")
     return member[()] if member.shape else np.asarray(member[()])
 
 

@@ -189,3 +189,38 @@ def test_an_older_net_file_is_not_left_beside_a_network_without_one(tmp_path, ne
     files = exporter.write(odd, tmp_path)
     assert "net" not in files
     assert not (tmp_path / "model.net").exists()
+
+
+def picture(svg):
+    return {"figures": [{"svg": svg, "caption": ""}]}
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ([1], "expected an object, found list"),
+        ({"tabels": []}, "unexpected keyword"),
+        ({"summary": 3}, "expected texts"),
+        (picture("<svg><script/></svg>"), "<script>"),
+        (picture("<svg onload='x'/>"), "onload"),
+        (picture("no picture"), "syntax error"),
+        ({"tables": [{"title": "", "columns": ["a"], "rows": [["b", "c"]]}]}, "another length"),
+    ],
+)
+def test_a_file_that_is_no_section_is_named(tmp_path, content, said):
+    if isinstance(content, dict):
+        content = {"name": "run", "title": "t", "summary": "s"} | content
+    (tmp_path / "sections").mkdir()
+    (tmp_path / "sections" / "20-run.json").write_text(json.dumps(content))
+    with pytest.raises(FileError, match=rf"20-run\.json: not a report section \(.*{said}"):
+        report.render(tmp_path)
+
+
+def test_a_layer_may_have_any_name(net, tmp_path):
+    """Names come from NIR nodes and model.h5; matplotlib reads $…$ as mathematics."""
+    result = exporter.export(net, exporter.Options(check=5))
+    chip = result.quantized.chip
+    named = replace(chip, layers=tuple(replace(layer, name=r"layer $\foo$ <b>&") for layer in chip.layers))
+    odd = replace(result, quantized=replace(result.quantized, chip=named))
+    report.add(tmp_path, section(odd, exporter.write(odd, tmp_path)))
+    assert "<b>&" not in (tmp_path / "report.html").read_text()

@@ -291,3 +291,30 @@ def test_two_convolutions_with_other_groups_into_one_layer():
     chip = ChipNetwork(shape, (layer(*out, vth=300),), (depthwise, full), num_steps=16)
     x = random_messages(chip, 20, density=0.2)
     assert_equal(reference.run(chip, x, EVERYTHING), sim.run(chip, x, EVERYTHING))
+
+
+@pytest.mark.parametrize("threads", [True, 0, 1.0, "2"])
+def test_threads_are_an_integer(threads):
+    chip = ChipNetwork((4,), (layer(2),), (Dense(INPUT, 0, np.full((2, 4), 8)),), num_steps=3)
+    with pytest.raises(UsageError, match="threads: expected a positive integer"):
+        sim.run(chip, np.ones((1, 3, 4), np.uint8), threads=threads)
+    assert sim.run(chip, np.ones((1, 3, 4), np.uint8), threads=np.int64(2)).scores.shape == (1, 2)
+
+
+def test_windows_count_a_wide_input():
+    """2 × 128 × 128 events into 16 neurons: the messages, not the neurons, fill the cache."""
+    chip = ChipNetwork((2, 128, 128), (layer(16),), (Dense(INPUT, 0, np.full((16, 2**15), 2)),), num_steps=300)
+    samples, steps = simulator.Simulator(chip, 1)._chunk(8, 300)
+    assert samples * steps * 2**15 <= max(simulator.WINDOW_BYTES, 2**15)
+
+
+def test_a_current_that_no_message_holds_is_refused():
+    """66,040 was sent as 504: int16 wrapped in silence."""
+    first = ChipNetwork(
+        (1,), (layer(1, du=4095, dv=4096, vth=131071),), (Dense(INPUT, 0, [[254]], 2, num_message_bits=8),), 1
+    )
+    rest = Dense(INPUT, 0, [[2]], num_message_bits=13)
+    chip = ChipNetwork((1,), (layer(1),), (rest,), 3, host=first)
+    assert sim.host_messages(chip, np.full((1, 3, 1), 4)).max() == 4064
+    with pytest.raises(UsageError, match=r"the host's current reaches 66,040 … 66,040, a message holds -4096 … 4095"):
+        sim.host_messages(chip, np.full((1, 3, 1), 65))

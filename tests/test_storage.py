@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from networks import chip_networks, conv_networks
-from ottt_loihi.sim import storage
+from networks import chip_networks, conv_networks, mixed_networks
+from ottt_loihi.onchip.network.trainable import knows_unit
+from ottt_loihi.sim import safe_hdf5, storage
 from ottt_loihi.sim.network import INPUT, LIF, ChipNetwork, Dense
 
 from ottt_loihi.errors import FileError, UnsafeFileError
@@ -22,7 +23,7 @@ def saved(tmp_path):
 
 
 @settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(chip=st.one_of(chip_networks(), conv_networks()))
+@given(chip=st.one_of(chip_networks(), conv_networks(), mixed_networks()))
 def test_round_trip(chip, tmp_path):
     storage.save(chip, tmp_path / "chip.h5")
     assert storage.load(tmp_path / "chip.h5") == chip
@@ -126,3 +127,30 @@ def test_missing_file_and_unwritable_folder(saved, tmp_path):
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(FileError, match="cannot be written"):
         storage.save(chip, tmp_path / "file" / "chip.h5")
+
+
+def test_the_datasets_of_a_file_are_limited_in_sum(tmp_path, monkeypatch):
+    """Each one may be small enough, and thousands of them are not."""
+    path = tmp_path / "sum.h5"
+    with safe_hdf5.new_hdf5(path) as file:
+        for index in range(5):
+            file.create_dataset(str(index), data=np.zeros(1000, np.int64), compression="gzip")
+    monkeypatch.setattr(safe_hdf5, "MAX_BYTES", 4 * 8000)
+
+    def read(count):
+        with safe_hdf5.open_hdf5(path) as file:
+            return [safe_hdf5.numbers(file, str(index)) for index in range(count)]
+
+    assert len(read(4)) == len(read(4)) == 4  # the sum is of one file, not of all that are read
+    with pytest.raises(UnsafeFileError, match="declare more than 32,000 bytes together"):
+        read(5)
+
+
+@pytest.mark.parametrize(
+    "provenance", [{"training": None}, {"training": [1]}, {"scales": 3}, {"scales": ["a"]}, {"scales": []}]
+)
+def test_provenance_of_another_type_is_as_none(saved, provenance):
+    """Nothing about a foreign file's notes may end a command."""
+    chip = dataclasses.replace(saved[0], provenance=provenance)
+    assert chip.recorded("training", "data", kind=str) is None
+    assert not knows_unit(chip)

@@ -3,6 +3,7 @@ learn."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -258,8 +259,15 @@ def knows_unit(chip: ChipNetwork) -> bool:
     Cross-entropy, the other loss of ``ottt-train``, leaves logits of any size; learning on with a unit that is too
     small would unlearn everything first.
     """
-    loss = chip.provenance.get("training", {}).get("training", {}).get("loss", {}).get("name")
-    return bool(chip.provenance.get("scales")) and loss != "cross-entropy"
+    loss = chip.recorded("training", "training", "loss", "name", kind=str)
+    return _readout_scale(chip) is not None and loss != "cross-entropy"
+
+
+def _readout_scale(chip: ChipNetwork) -> float | None:
+    scales = chip.recorded("scales", kind=list)
+    scale = scales[-1] if scales else None
+    known = isinstance(scale, (int, float)) and not isinstance(scale, bool) and math.isfinite(scale)
+    return float(scale) if known else None
 
 
 def _unit(chip: ChipNetwork) -> int:
@@ -268,7 +276,7 @@ def _unit(chip: ChipNetwork) -> int:
             "the network's provenance does not say what a logit of 1 is at the readout, or it was trained with "
             "cross-entropy, which has no such target; give unit=, or let onchip.plan.estimate_unit find it from data"
         )
-    return _positive(round(float(chip.provenance["scales"][-1])))
+    return _positive(round(_readout_scale(chip) or 0))
 
 
 def _positive(unit: int) -> int:

@@ -75,7 +75,7 @@ def make_scenario(
         chip = make_plastic(given, layers=None if plastic is None else range(max(0, count - plastic), count))
     else:
         chip = fresh_network(split.input_shape, (hidden,), num_steps=STEPS, seed=seed, density=density)
-    form = chip.provenance.get("input_form")
+    form = chip.recorded("input_form", kind=str)
 
     def encode(images: np.ndarray, spikes_seed: int, turn: bool) -> np.ndarray:
         turned = images[..., ::-1, ::-1] if turn else images
@@ -110,7 +110,7 @@ def make_scenario(
 
 
 def _data_of(chip: ChipNetwork | None) -> str:
-    return chip.provenance.get("training", {}).get("data", "digits") if chip else "digits"
+    return (chip.recorded("training", "data", kind=str) if chip else None) or "digits"
 
 
 def _unit(chip: ChipNetwork, x: np.ndarray, labels: np.ndarray) -> int | None:

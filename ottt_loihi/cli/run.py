@@ -99,7 +99,7 @@ def main() -> None:
 def _data_of(chip: ChipNetwork, model: Path) -> str:
     from ottt_loihi.errors import UsageError
 
-    data = chip.provenance.get("training", {}).get("data")
+    data = chip.recorded("training", "data", kind=str)
     if data is None:
         raise UsageError(f"{model}: does not say what data it was trained on; name it with --data")
     return data

@@ -15,6 +15,7 @@ MAX_CLASSES = 20  # that a confusion matrix writes numbers for
 MAX_RASTER = 500  # neurons of a layer in a raster
 MAX_ACROSS = 3  # panels side by side
 STYLE = {
+    "text.parse_math": False,  # names of layers come from files and may hold a $
     "figure.figsize": (6.4, 3.2),
     "font.size": 10,
     "axes.spines.top": False,

@@ -12,11 +12,13 @@ from dataclasses import asdict, dataclass, field
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 from ottt_loihi.errors import FileError
 from ottt_loihi.files import atomic_write
 
 # where a section stands on the page, whatever the order in which the commands ran
+ACTIVE_TAGS = ("script", "foreignobject", "iframe", "animate", "set", "a", "handler")
 ORDER = {"export": 10, "run": 20, "learn-scratch": 30, "learn-drift": 40}
 
 
@@ -74,7 +76,38 @@ def _sections(folder: Path) -> list[dict[str, Any]]:
     sections = []
     for path in sorted((folder / "sections").glob("*.json")):
         try:
-            sections.append(json.loads(path.read_text(encoding="utf-8")))
-        except (ValueError, OSError) as error:
+            sections.append(_checked(json.loads(path.read_text(encoding="utf-8"))))
+        except (ValueError, TypeError, OSError, RecursionError, ElementTree.ParseError) as error:
             raise FileError(f"{path}: not a report section ({error}); delete it and run its command again") from error
     return sections
+
+
+def _checked(section: Any) -> dict[str, Any]:
+    """Return a section as it was stored; TypeError or ValueError where a file holds something else."""
+    if not isinstance(section, dict):
+        raise TypeError(f"expected an object, found {type(section).__name__}")
+    tables = [Table(**table) for table in section.get("tables", ())]
+    figures = [Figure(**figure) for figure in section.get("figures", ())]
+    found = asdict(Section(**{**section, "tables": tables, "figures": figures}))
+    texts = [found[key] for key in ("name", "title", "summary")] + [text for fact in found["facts"] for text in fact]
+    for table in tables:
+        texts += [table.title, table.note, *table.columns, *(cell for row in table.rows for cell in row)]
+        if any(len(row) != len(table.columns) for row in table.rows):
+            raise ValueError(f"table {table.title!r}: a row of another length than its columns")
+    if any(not isinstance(text, str) for text in texts) or any(len(fact) != 2 for fact in found["facts"]):
+        raise TypeError("expected texts")
+    for figure in figures:
+        _check_svg(figure.svg)
+    return found
+
+
+def _check_svg(svg: str) -> None:
+    """Refuse a picture that is no SVG or does more than show: scripts, handlers, references to elsewhere."""
+    for element in ElementTree.fromstring(svg).iter():
+        tag = element.tag.rpartition("}")[2]
+        if tag.lower() in ACTIVE_TAGS:
+            raise ValueError(f"the picture holds <{tag}>")
+        for key, value in element.attrib.items():
+            name = key.rpartition("}")[2].lower()
+            if name.startswith("on") or (name == "href" and not value.startswith(("#", "data:image/png;base64,"))):
+                raise ValueError(f"the picture holds the attribute {name}={value[:40]!r}")

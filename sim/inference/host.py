@@ -14,12 +14,15 @@ from ottt_loihi.sim.network import ChipNetwork
 
 from ottt_loihi.errors import UsageError
 
+MESSAGE_MIN, MESSAGE_MAX = -4096, 4095  # 13 bits
+
 
 def host_messages(chip: ChipNetwork, x: np.ndarray) -> np.ndarray:
     """What the host sends to the chip: int16 ``(n, num_steps, *input_shape)``, the same at every step.
 
     x: messages for the host's network, integers ``(n, T, *host.input_shape)`` that do not change in time. A network
-    without a host's part gets x back. Raises :class:`UsageError` for an input that changes, or of another shape.
+    without a host's part gets x back. Raises :class:`UsageError` for an input that changes, or of another shape,
+    and for a current outside −4096 … 4095.
     """
     if chip.host is None:
         return x
@@ -27,5 +30,11 @@ def host_messages(chip: ChipNetwork, x: np.ndarray) -> np.ndarray:
         raise UsageError("input: the host computes the first layer once, for an input that stays the same in time")
     result = simulator.run(chip.host, x[:, :1], record=("v",))
     current = result.states["v"][-1][0] >> arithmetic.STATE_SHIFT
+    low, high = (int(current.min()), int(current.max())) if current.size else (0, 0)
+    if low < MESSAGE_MIN or high > MESSAGE_MAX or result.spike_counts.any():
+        raise UsageError(
+            f"input: the host's current reaches {low:,} … {high:,}, a message holds {MESSAGE_MIN} … {MESSAGE_MAX}; "
+            "scale the input down, or export with --input graded"
+        )
     frames = current.reshape(len(x), 1, *chip.input_shape).astype(np.int16)
     return np.repeat(frames, chip.num_steps, axis=1)

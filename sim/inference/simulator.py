@@ -23,6 +23,7 @@ from ottt_loihi.sim.inference.reference import OVERFLOWS, Result, Way
 from ottt_loihi.sim.inference.ways import LayerPlan, Messages, Plan, Product, plan
 from ottt_loihi.sim.network import INPUT, ChipNetwork
 
+from ottt_loihi import checks
 from ottt_loihi.errors import UsageError
 
 WINDOW_BYTES = 1 << 20  # synaptic input of the widest layer in one window: what a core's own cache holds
@@ -89,10 +90,8 @@ class Simulator:
     """A network made ready to run many times; ``run`` takes the arguments of the function :func:`run`."""
 
     def __init__(self, chip: ChipNetwork, threads: int | None = None) -> None:
-        if threads is not None and (not isinstance(threads, int) or threads < 1):
-            raise UsageError(f"threads: expected an integer ≥ 1, got {threads!r}")
         self.chip = chip
-        self.threads = threads or cores()
+        self.threads = cores() if threads is None else checks.integer(threads, "threads", 1)
         self.plan = plan(chip)
         self._idle: dict[int, SimpleQueue[_Space]] = {}
 
@@ -177,7 +176,9 @@ class Simulator:
 
     def _chunk(self, batch: int, steps: int) -> tuple[int, int]:
         """(samples, steps) of a window: as many as the cache holds, whole samples first, all threads busy."""
-        fitting = max(1, WINDOW_BYTES // (4 * max(layer.size for layer in self.chip.layers)))
+        widest = max(layer.size for layer in self.chip.layers)
+        messages = self.chip.input_size * (5 if self.plan.graded else 1)  # bytes, and int32 beside them
+        fitting = max(1, WINDOW_BYTES // max(4 * widest, messages))
         share = -(-batch // (CHUNKS_PER_THREAD * self.threads)) if self.threads > 1 else batch
         if any(group.block for group in self.plan.groups):  # few steps at a time: the more samples, the better
             samples = min(MAX_SAMPLES, share)
