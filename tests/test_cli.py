@@ -2,12 +2,14 @@
 
 import json
 import os
+import threading
 import zipfile
 
 import pytest
 from commands import assert_one_line, run, run_here
 
 torch = pytest.importorskip("torch")
+from ottt_loihi.cli import learn  # noqa: E402
 from ottt_loihi.nn.models import mlp  # noqa: E402
 from ottt_loihi.training.checkpoint import save  # noqa: E402
 
@@ -48,6 +50,21 @@ def test_run_classifies_alike_in_the_simulator_and_in_lava(model):
     assert [r["backend"] for r in results] == ["sim", "lava"]
     assert results[0]["spikes_per_sample"] == results[1]["spikes_per_sample"]
     assert {way["way"] for way in results[0]["ways"]} == {"events", "loop"}
+
+
+@pytest.mark.lava
+def test_no_thread_of_ours_runs_when_lava_forks(model, monkeypatch):
+    """Python ≥ 3.12 warns of it, since a lock that a thread holds stays locked in the child."""
+    others, seen, fork = set(threading.enumerate()), [], os.fork
+    monkeypatch.setattr(os, "fork", lambda: seen.append(set(threading.enumerate()) - others) or fork())
+    assert run("ottt-export", model, "--no-check").returncode == 0
+    for option in ("--backend", "--verify"):
+        done = run_here("ottt-run", model.with_suffix(".h5"), "--samples", "2", option, "lava")
+        assert done.returncode == 0, done.stderr
+    with learn._progress(True):
+        assert set(threading.enumerate()) == others
+    assert len(seen) > 4
+    assert not any(seen)
 
 
 def test_wrong_usage_is_2(model):

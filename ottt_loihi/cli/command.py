@@ -55,6 +55,12 @@ def _missing(error: ModuleNotFoundError) -> BackendUnavailableError:
     )
 
 
+def begin(message: str, quiet: bool = False) -> None:
+    """Print on a terminal what begins. No spinner: its thread would be running when Lava forks its processes."""
+    if err.is_terminal and not quiet:
+        err.print(f"{message} …", style="dim")
+
+
 def expect_file(path: Path, kind: str, cures: Mapping[str, str]) -> None:
     """Refuse what is no file, or one of another kind, before it is read.
 

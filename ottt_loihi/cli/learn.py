@@ -158,8 +158,8 @@ def learn(
         )
     repeated = None
     if repeat_in_lava and not result.interrupted:
-        with command.err.status(f"the same {repeat_in_lava:,} steps in the Lava runtime …"):
-            repeated = repeat(scenario.chip, scenario.training, repeat_in_lava, settings=settings, subspaces=subspaces)
+        command.begin(f"the same {repeat_in_lava:,} steps in the Lava runtime", json)
+        repeated = repeat(scenario.chip, scenario.training, repeat_in_lava, settings=settings, subspaces=subspaces)
     summary = _summary(scenario, result, settings, repeated) | {"seconds": time.perf_counter() - started}
     summary["files"] = write(folder, scenario, result, summary)
     if json:
@@ -203,15 +203,20 @@ def _check_folder(folder: Path) -> None:
 
 @contextmanager
 def _progress(visible: bool) -> Iterator[Callable[[int, int, float | None], None] | None]:
+    """A bar on stderr, drawn when learning reports: a thread that draws would be running when Lava forks."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     columns = (TextColumn("learning"), BarColumn(), MofNCompleteColumn(), TextColumn("samples · {task.description}"))
-    with Progress(*columns, TimeRemainingColumn(), console=command.err, disable=not visible) as bar:
-        task = bar.add_task("", total=None)
+    columns += (TimeRemainingColumn(),)
+    with Progress(*columns, console=command.err, disable=not visible, auto_refresh=False) as bar:
+        task, drawn = bar.add_task("", total=None), 0.0
 
         def show(done: int, total: int, accuracy: float | None) -> None:
+            nonlocal drawn
             known = "" if accuracy is None else f"test accuracy {accuracy:.1%}"
-            bar.update(task, completed=done, total=total, description=known)
+            if due := done == total or time.perf_counter() - drawn > 0.1:
+                drawn = time.perf_counter()
+            bar.update(task, completed=done, total=total, description=known, refresh=due)
 
         yield show
 

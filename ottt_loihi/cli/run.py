@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from contextlib import nullcontext
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -113,8 +112,8 @@ def _classify(chip: ChipNetwork, backend: Engine, x: np.ndarray, quiet: bool) ->
     if backend is Engine.lava:
         from ottt_loihi.converters.lava import graph as lava
 
-        with command.err.status(f"{TITLES[Backend.lava]}, {len(x)} images …") if not quiet else nullcontext():
-            return lava.run(chip, x), time.perf_counter() - started
+        command.begin(f"{TITLES[Backend.lava]}, {len(x)} images", quiet)
+        return lava.run(chip, x), time.perf_counter() - started
     from ottt_loihi import sim
 
     with Progress(console=command.err, transient=True, disable=quiet) as bar:
@@ -130,8 +129,8 @@ def _verify(chip: ChipNetwork, model: Path, backend: Backend, x: np.ndarray, qui
 
     record = ("u", "v", "s")
     started = time.perf_counter()
-    with command.err.status(f"{TITLES[backend]}, {len(x)} images …") if not quiet else nullcontext():
-        found = _run_in(chip, model, backend, x, record)
+    command.begin(f"{TITLES[backend]}, {len(x)} images", quiet)
+    found = _run_in(chip, model, backend, x, record)
     seconds = time.perf_counter() - started
     comparison = compare(chip, sim.run(chip, x, record), found)
     return {
