@@ -39,8 +39,8 @@ ifdef UV
 else
 	@echo "setting up .venv with $(PYTHON) and pip, once: some minutes, 6 GB"
 	@"$(PYTHON)" -m venv $$([ -e .venv/lib/python$(VERSION) ] || echo --clear) .venv
-	@echo "  1 of 2: pip and setuptools"
-	@$(PIP) install --upgrade pip "setuptools<81" wheel
+	@echo "  1 of 2: pip"
+	@$(PIP) install --upgrade pip
 	@echo "  2 of 2: PyTorch, Lava and the rest"
 	@$(PIP) install $(LAVA) --editable ".[$(EXTRAS)]"
 endif

@@ -34,6 +34,7 @@ def test_nothing_is_wrong_with_the_tested_versions(environment):
         ((3, 12), {"lava_nc": "0.9.0", "numpy": "1.26.4"}, "lava-nc 0.9.0 is installed, ottt-loihi needs 0.10.0: pip"),
         ((3, 10), {"lava_nc": "0.11.0.dev0", "numpy": "1.26.4"}, "lava-nc 0.11.0.dev0 is installed"),
         ((3, 12), {"lava_nc": "0.10.0+ottt.1", "numpy": "2.4.0"}, "NumPy 2.4.0 is installed"),
+        ((3, 12), {"lava_nc": "0.10.0+ottt.1", "numpy": "2.4rc1"}, "NumPy 2.4rc1 is installed"),
         ((3, 12), {"lava_nc": "0.10.0+ottt.1", "numpy": "3.0"}, "pip install 'numpy<2.4'"),
     ],
 )
@@ -54,8 +55,11 @@ def test_intels_own_wheel_on_a_newer_python_is_named(environment, monkeypatch):
     assert "./packaging/lava-nc" in module.lava_problem()
 
 
-def test_lava_dl_of_another_version(environment):
+def test_what_lava_dl_lacks(environment, monkeypatch):
     environment((3, 12), lava_dl="0.5.0")
     assert "lava-dl 0.5.0 is installed, ottt-loihi needs 0.6.0" in module.lava_dl_problem()
     environment((3, 12), lava_dl="0.6.0+ottt.1")
+    monkeypatch.setattr(module.importlib.util, "find_spec", lambda name: None)
+    assert "pip install setuptools" in module.lava_dl_problem()
+    monkeypatch.setattr(module.importlib.util, "find_spec", lambda name: module)
     assert module.lava_dl_problem() == ""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import re
 import sys
 from importlib.metadata import PackageNotFoundError, version
 
@@ -30,7 +31,7 @@ def lava_problem() -> str:
     if found.partition("+")[0] != LAVA_NC:
         return f"lava-nc {found} is installed, ottt-loihi needs {LAVA_NC}: {command()}"
     numpy = installed("numpy") or ""
-    if tuple(int(part) for part in numpy.split(".")[:2] if part.isdigit()) >= NUMPY_BELOW:
+    if tuple(map(int, re.findall(r"\d+", numpy)[:2])) >= NUMPY_BELOW:
         return f"NumPy {numpy} is installed, Lava's ports need one below 2.4: pip install 'numpy<2.4'"
     try:
         importlib.import_module("lava.magma.compiler.var_model")
@@ -46,8 +47,8 @@ def lava_dl_problem() -> str:
         return f"lava-dl is not installed, netx checks need it: {command()}"
     if found.partition("+")[0] != LAVA_DL:
         return f"lava-dl {found} is installed, ottt-loihi needs {LAVA_DL}: {command()}"
-    if sys.version_info[:2] == (3, 10) and importlib.util.find_spec("pkg_resources") is None:
-        return "torch 2.3 needs pkg_resources for lava-dl: pip install 'setuptools<81'"
+    if importlib.util.find_spec("setuptools") is None:
+        return "lava-dl needs setuptools, which it does not declare: pip install setuptools"
     return ""
 
 
