@@ -68,7 +68,7 @@ def results(tree: Path, only: str = "") -> dict[str, np.ndarray]:
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "goldens.npz"
         command = [sys.executable, HERE / "generate.py", "--tree", tree, "--out", out, "--only", only]
-        subprocess.run(command, check=True)
+        subprocess.run(command, check=True, stdout=sys.stderr)
         with np.load(out) as arrays:
             return dict(arrays)
 

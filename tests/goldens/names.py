@@ -69,6 +69,7 @@ def open_tree(tree: Path) -> SimpleNamespace:
         setattr(names, name, _renaming(getattr(names, name), renamed))
     names.train_batch = lambda rule, net, x, labels, loss, optimizer: rule.train_batch(net, x, labels, loss, optimizer)
     names.parameters = parameters
+    names.constant = _import("nn.inputs:ConstantInput") if today else _stretched
     return names
 
 
@@ -77,6 +78,11 @@ def parameters(net: Any) -> dict[str, Any]:
     pattern = re.compile("|".join(PARAMETERS))
     found = {pattern.sub(lambda match: PARAMETERS[match[0]], name): p for name, p in net.named_parameters()}
     return dict(sorted(found.items()))
+
+
+def _stretched(frame: Any, num_steps: int) -> Any:
+    """Return a constant input as ca2cd2d knows it: a time axis of stride 0."""
+    return frame.unsqueeze(1).expand(-1, num_steps, *frame.shape[1:])
 
 
 def _import(place: str) -> Any:

@@ -114,13 +114,13 @@ def make(names: SimpleNamespace, network: str, **settings: Any) -> Any:
     return net
 
 
-def batch(net: Any, number: int, constant: bool = False) -> tuple[torch.Tensor, torch.Tensor]:
+def batch(names: SimpleNamespace, net: Any, number: int, constant: bool = False) -> tuple[Any, torch.Tensor]:
     """Spikes, or pixels that stay constant, float64; labels."""
     rng = np.random.default_rng([7, number])
     labels = torch.from_numpy(rng.integers(0, net.num_classes, SAMPLES))
-    x = rng.random((SAMPLES, 1 if constant else STEPS, *net.input_shape))
     if constant:
-        return torch.from_numpy(x).expand(-1, STEPS, *net.input_shape), labels
+        return names.constant(torch.from_numpy(rng.random((SAMPLES, *net.input_shape))), STEPS), labels
+    x = rng.random((SAMPLES, STEPS, *net.input_shape))
     return torch.from_numpy((x < 0.4).astype(np.float64)), labels
 
 
@@ -148,7 +148,7 @@ def training(
     torch.manual_seed(11)  # of dropout, of SLTT-K's steps and of OPZO's noise
     found: Arrays = {}
     if "hlop" not in rule_name:  # which learns from its own inputs, with an optimiser or without
-        names.train_batch(rule, net, *batch(net, 0, constant), loss, None)
+        names.train_batch(rule, net, *batch(names, net, 0, constant), loss, None)
         found["gradients"] = _flat([p.grad for p in names.parameters(net).values()])
     rate = 0.005 if network.startswith("dsr") else 0.05
     optimizer = torch.optim.SGD(net.parameters(), rate, 0.9)
@@ -157,24 +157,24 @@ def training(
         if "hlop" in rule_name and number == 1:  # the second task begins, with an optimiser of its own
             rule.hlop.end_task()
             optimizer = torch.optim.SGD(net.parameters(), rate, 0.9)
-        result = names.train_batch(rule, net, *batch(net, number, constant), loss, optimizer)
+        result = names.train_batch(rule, net, *batch(names, net, number, constant), loss, optimizer)
         losses.append(result.loss.reshape(1))
     found["weights"] = _flat(names.parameters(net).values())
     found["losses"], found["scores"] = _flat(losses), result.scores.detach().numpy()
     found |= {f"rule {key}": value.numpy() for key, value in sorted(rule.tensors().items())}
     net.eval()
     with torch.no_grad():
-        run = net.run(batch(net, 9)[0], record=("u", "s"))
+        run = net.run(batch(names, net, 9)[0], record=("u", "s"))
     found["spikes"] = np.array([int(s.sum()) for s in run.states["s"]])
     if network.endswith("ties"):
-        found["ties"] = _ties(make(names, network, **settings).eval())
+        found["ties"] = _ties(names, make(names, network, **settings).eval())
     return found
 
 
-def _ties(net: Any) -> np.ndarray:
+def _ties(names: SimpleNamespace, net: Any) -> np.ndarray:
     """How many membranes of every block meet the threshold exactly."""
     with torch.no_grad():
-        states = net.run(batch(net, 0)[0], record=("u",)).states["u"]
+        states = net.run(batch(names, net, 0)[0], record=("u",)).states["u"]
     ties = np.array([int((u == 1).sum()) for u in states])
     if not ties.all():
         raise AssertionError(f"no membrane is at the threshold: {ties}")
