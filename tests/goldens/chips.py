@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from .trainings import NETWORKS, STEPS, Arrays, make
+from goldens.trainings import NETWORKS, STEPS, Arrays, make
 
 EXPORTS: dict[str, dict[str, Any]] = {
     "8 bits": {},

@@ -43,7 +43,9 @@ BASE = "ca2cd2d"
 ROUNDING = 1e-12
 FAILURES = ("different", "stale")
 
-CHANGED: dict[str, str] = {}  # pattern of names of cases: why their results are others than in BASE
+CHANGED: dict[str, str] = {  # pattern of names of cases: why their results are others than in BASE
+    "sim/conv [014589]": "convolutions with other groups into one layer were simulated wrong",
+}
 
 
 def has_commit(base: str = BASE) -> bool:
