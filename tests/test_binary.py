@@ -64,11 +64,11 @@ def test_sltt_is_the_sum_over_binary_networks_with_frozen_noise():
     for t in range(steps):
         out, before = x[:, t], None
         for index, block in enumerate(net.blocks):
-            current = block.connection(out)[0]
+            current = block.connection(out)
             current = current if block.skip is None else current + before
             noise = 0.5 * v[index][t - 1].detach() if t else 0.0
             out, before = block.neuron(current + noise).s, current
-        SquaredError()(net.readout(out)[0], labels, steps).backward()
+        SquaredError()(net.readout(out), labels, steps).backward()
     for g, p in zip(found, net.parameters(), strict=True):
         torch.testing.assert_close(g, p.grad, rtol=0, atol=1e-13)
 

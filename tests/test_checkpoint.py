@@ -13,7 +13,7 @@ import torch
 
 from ottt_loihi.errors import FileError, UnsafeFileError, UsageError
 from ottt_loihi.nn.models import mlp
-from ottt_loihi.training.checkpoint import FORMAT, load, save
+from ottt_loihi.training.checkpoint import FORMAT, load, save, tensors_of
 
 
 def small(seed=0, **settings):
@@ -34,7 +34,7 @@ def same(a, b):
 def payload(net=None, **changes):
     net = net or small()
     metadata = json.dumps({"architecture": net.architecture, "provenance": {}})
-    return {"format": FORMAT, "version": 1, "metadata": metadata, "weights": dict(net.state_dict()), **changes}
+    return {"format": FORMAT, "version": 1, "metadata": metadata, "weights": tensors_of(net), **changes}
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -173,7 +173,7 @@ def test_what_is_not_a_model_is_refused(tmp_path, changes, message):
 
 
 def test_weights_of_another_shape_or_order_of_memory_are_refused(tmp_path):
-    weights = dict(small().state_dict())
+    weights = tensors_of(small())
     weights["readout.weight"] = weights["readout.weight"].t().contiguous().t()
     torch.save(payload(weights=weights), tmp_path / "model.pt")
     with pytest.raises(FileError, match=r"readout\.weight: expected a contiguous tensor"):

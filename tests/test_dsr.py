@@ -69,7 +69,7 @@ def test_exact_gradients_are_the_clamp_networks(kind):
         clamp = torch.minimum(z.clamp(min=0), neuron.amplitude)
         saturated += int((z > neuron.amplitude).sum())
         a = clamp + (rate - clamp).detach()
-    SquaredError()(net.readout(a)[0], labels, 1).backward()
+    SquaredError()(net.readout(a), labels, 1).backward()
     assert saturated
     for got, parameter in zip(found, net.parameters(), strict=True):
         torch.testing.assert_close(got, parameter.grad, rtol=0, atol=1e-12)

@@ -221,7 +221,7 @@ def test_feedback_still_contracts_as_integers(kind):
     net, _, _ = prepared(kind)
     if kind == "loop":  # three steps around on the chip
         net.blocks[0].branches[0].delay = 2
-        net._check_shapes()
+        net.check_shapes()
     chip = quantize(from_torch(net), 8).chip if kind == "loop" else quantize(from_torch(one_layer(beta=0.95)), 8).chip
     (norm,) = loop_norms(chip).values()
     assert abs(norm - 0.5) < 0.02

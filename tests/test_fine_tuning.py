@@ -77,7 +77,7 @@ def test_fine_tuning_brings_back_what_three_bits_lose(trained, tmp_path):
 
 
 def test_what_is_refused(trained, tmp_path):
-    with pytest.raises(UsageError, match="quantize: expected 2 … 8 bits, got 9"):
+    with pytest.raises(UsageError, match="weight_bits: expected an integer 2 … 8, got 9"):
         load(trained).quantize(9)
     done = subprocess.run(
         [sys.executable, "-m", "ottt_loihi.cli.train", "--init", str(trained), "--hidden", "5", "-o", str(tmp_path)],

@@ -2,24 +2,26 @@ import pytest
 import torch
 
 from ottt_loihi.errors import UsageError
-from ottt_loihi.nn.connections import Linear
+from ottt_loihi.nn.connections import Linear, with_trace
 from ottt_loihi.nn.models import build, conv, mlp
+from ottt_loihi.nn.neurons import follow
 from ottt_loihi.nn.paths import ottt_paths
 
 
-def test_the_weight_gradient_uses_the_trace_and_the_input_gradient_does_not():
+@pytest.mark.parametrize("kind", [Linear, torch.nn.Linear])
+def test_the_weight_gradient_uses_the_trace_and_the_input_gradient_does_not(kind):
     torch.manual_seed(0)
-    layer = Linear(5, 3, bias=True).double()
+    layer, trace = kind(5, 3, bias=True).double(), None
     xs = [(torch.rand(4, 5, dtype=torch.float64) < 0.5).double().requires_grad_() for _ in range(3)]
-    state = None
     for x in xs:
-        current, state = layer(x, state, beta=0.5, traced=True, bias_traced=True)
+        trace = follow(x, trace, 0.5)
+        current = with_trace(layer, x, trace.value, trace.length)
     g = torch.randn(4, 3, dtype=torch.float64)
     current.backward(g)
-    trace = 0.25 * xs[0] + 0.5 * xs[1] + xs[2]
-    assert torch.equal(state.trace, trace)
-    assert state.bias_trace == 1.75
-    torch.testing.assert_close(layer.weight.grad, g.T @ trace.detach(), rtol=0, atol=1e-15)
+    expected = 0.25 * xs[0] + 0.5 * xs[1] + xs[2]
+    assert torch.equal(trace.value, expected)
+    assert trace.length == 1.75
+    torch.testing.assert_close(layer.weight.grad, g.T @ expected.detach(), rtol=0, atol=1e-15)
     torch.testing.assert_close(layer.bias.grad, 1.75 * g.sum(0), rtol=0, atol=1e-15)
     torch.testing.assert_close(xs[2].grad, g @ layer.weight.detach(), rtol=0, atol=1e-15)
     assert xs[0].grad is None
@@ -28,15 +30,11 @@ def test_the_weight_gradient_uses_the_trace_and_the_input_gradient_does_not():
 
 def test_the_trace_changes_no_current():
     layer, x = Linear(5, 3, bias=True), torch.rand(4, 5)
-    plain, state = layer(x)
-    assert state.trace is None
-    _, state = layer(x, beta=0.5, traced=True, bias_traced=True)
-    traced, _ = layer(x, state, beta=0.5, traced=True, bias_traced=True)
-    assert torch.equal(plain, traced)
+    assert torch.equal(layer(x), with_trace(layer, x, torch.rand(4, 5), 1.5))
 
 
 def test_an_image_is_flattened():
-    assert Linear(12, 3)(torch.rand(2, 3, 4))[0].shape == (2, 3)
+    assert Linear(12, 3)(torch.rand(2, 3, 4)).shape == (2, 3)
 
 
 @pytest.mark.parametrize("n", [0, -1, 2.0, True])
@@ -53,7 +51,7 @@ def test_a_step_depends_on_its_arguments_only():
     net.step(x[:, 2], first[1], ottt_paths("paper"))
     again = net.step(x[:, 1], state, ottt_paths("paper"))
     assert torch.equal(first[0], again[0])
-    assert torch.equal(first[1].blocks[0].connections[0].trace, again[1].blocks[0].connections[0].trace)
+    assert torch.equal(first[1].blocks[0].traces[0].value, again[1].blocks[0].traces[0].value)
 
 
 def test_run_is_the_steps_and_records_them():

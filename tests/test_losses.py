@@ -34,10 +34,10 @@ def test_a_run_without_smoothing_is_named_as_before_there_was_any():
 
 @pytest.mark.parametrize("wrong", [1, -0.1, True, "0.1", float("nan")])
 def test_what_cannot_smooth_or_mix_is_refused(wrong):
-    with pytest.raises(UsageError, match=r"expected smoothing in \[0, 1\)"):
+    with pytest.raises(UsageError, match=r"smoothing: expected a number in \[0, 1\)"):
         CrossEntropy(0.05, wrong)
     if wrong != 1:
-        with pytest.raises(UsageError, match=r"expected mu in \[0, 1\]"):
+        with pytest.raises(UsageError, match=r"mu: expected a number in \[0, 1\]"):
             CrossEntropy(wrong)
 
 

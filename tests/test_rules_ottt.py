@@ -67,7 +67,7 @@ def test_identity_1_the_last_spiking_layer_has_the_gradient_of_bptt(reset, surro
     bias = block.connection.bias.detach().clone().requires_grad_()
     total = 0.0
     for t in range(x.shape[1]):
-        s, state = block(x[:, t], state, ottt_paths("paper"), first=True)
+        s, state = block([x[:, t]], state, ottt_paths("paper"), first=True)
         SquaredError()(s, labels, x.shape[1]).backward()
         u = 0.6 * v + x[:, t] @ weight.T + bias
         expected = bptt.Spike.apply(u, 1.0, surrogate)

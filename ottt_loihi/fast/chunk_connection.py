@@ -15,8 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ottt_loihi.nn.connections import Connection, Conv2d, Weights, lowered_gradients
-from ottt_loihi.nn.precision import product_dtype
+from ottt_loihi.nn.connections import Connection, Conv2d, Weights
+from ottt_loihi.nn.precision import error_for_product, product_dtype
 
 # up to which part of the inputs adding rows is faster than a product, and from how long rows on; measured
 FEW_OF_LINEAR, WIDE_LINEAR = 0.3, 32
@@ -75,7 +75,7 @@ class ChunkConnection:
         """``I = W·x + b`` of every row."""
         if not few:
             bias = None if self.bias is None else self.bias.to(self.kind)
-            return self.module._product(x.to(self.kind), self.weight.to(self.kind), bias).to(x.dtype)
+            return self.module.product(x.to(self.kind), self.weight.to(self.kind), bias).to(x.dtype)
         if isinstance(self.module, Conv2d):
             size, kernel, padding = self._geometry(x)
             height, width = (n + 2 * padding - kernel + 1 for n in size[:2])
@@ -89,8 +89,10 @@ class ChunkConnection:
     def gradients(self, g: Tensor, x: Tensor, wanted: tuple[bool, bool]) -> tuple[Tensor | None, Tensor | None]:
         """``∂L/∂x = Wᵀ·g`` of every row and ``Σ g·xᵀ``, those of them that are wanted."""
         if self.kind == g.dtype:
-            return self.module._gradients(g, x, self.weight, wanted)
-        return lowered_gradients(self.module, g, x, self.weight, wanted, self.kind)
+            return gradients(self.module, g, x, self.weight, wanted)
+        low, factor = error_for_product(g, self.kind)
+        found = gradients(self.module, low, x.to(self.kind), self.weight.to(self.kind), wanted)
+        return tuple(None if part is None else part.to(self.weight.dtype).mul_(factor) for part in found)  # type: ignore[return-value]
 
     def add_events(self, g: Tensor, x: Tensor, rows: Tensor) -> None:
         """Add ``Σ g·xᵀ`` to a gradient in the order of ``rows``."""
@@ -215,6 +217,19 @@ class Learning:
             give(connection.weights.weight, connection.of_weight(connection.of_rows(self.rows)))
         if self.bias is not None:
             give(connection.weights.bias, self.bias)  # type: ignore[arg-type]
+
+
+def gradients(
+    connection: Connection, g: Tensor, x: Tensor, weight: Tensor, wanted: tuple[bool, bool]
+) -> tuple[Tensor | None, Tensor | None]:
+    """∂L/∂x and ∂L/∂W of ``connection.product``, those of them that are wanted."""
+    if not isinstance(connection, Conv2d):
+        return g @ weight if wanted[0] else None, g.t() @ x if wanted[1] else None
+    pair = [connection.stride] * 2, [connection.padding] * 2, [1, 1]
+    grad_x, grad_weight, _ = torch.ops.aten.convolution_backward(
+        g, x, weight, None, *pair, False, [0, 0], connection.groups, (*wanted, False)
+    )
+    return grad_x, grad_weight
 
 
 def give(leaf: Tensor, gradient: Tensor) -> None:

@@ -25,13 +25,15 @@ from torch import Tensor
 
 from ottt_loihi.errors import UsageError
 from ottt_loihi.fast.chunk_connection import ChunkConnection, Learning, arrays, channels_last, give, kernels, memory
+from ottt_loihi.fast.lif import is_on_cpu
+from ottt_loihi.fast.weights_cache import EffectiveWeights
 from ottt_loihi.nn.blocks import Block
 from ottt_loihi.nn.connections import Connection, Conv2d, Linear
-from ottt_loihi.nn.folding import Folded
 from ottt_loihi.nn.inputs import ConstantInput, Input
 from ottt_loihi.nn.network import Network
-from ottt_loihi.nn.neurons import LIF, is_on_cpu
+from ottt_loihi.nn.neurons import LIF
 from ottt_loihi.nn.paths import GradientPaths
+from ottt_loihi.nn.surrogates import SURROGATES, Rectangle
 from ottt_loihi.rules.losses import Loss
 
 
@@ -43,8 +45,14 @@ def require_fitting(net: Network) -> None:
             reason = "has a connection from elsewhere than the block before and itself one step later"
         elif block.skip is not None:
             reason = "has a residual stream"
-        elif not block.neuron.lean:
+        elif type(block.neuron) is not LIF:
             reason = f"has {type(block.neuron).__name__} neurons"
+        elif not _has_kernels(block.neuron.surrogate):
+            reason = f"has a surrogate without kernels, {block.neuron.surrogate}"
+        elif any(type(c) not in (Linear, Conv2d) for c in block.connections):
+            reason = "has a connection of another kind than Linear and Conv2d"
+        elif any(branch.connection.bias is not None for branch in block.branches) and net.convention == "authors":
+            reason = "has a recurrent bias that acts from the second step on"
         elif isinstance(connection, Conv2d) and (connection.upsample != 1 or connection.pool_after is not None):
             reason = "changes the image's size around its convolution"
         if reason:
@@ -53,20 +61,25 @@ def require_fitting(net: Network) -> None:
         raise UsageError(f"stretch: is for the CPU, the network is on {net.readout.weight.device}; use stretch=1")
 
 
+def _has_kernels(surrogate: Any) -> bool:
+    return type(surrogate) in SURROGATES.values() and surrogate != Rectangle(closed=True)
+
+
 def _is_loop(branch: Any, index: int) -> bool:
     linear = isinstance(branch.connection, Linear) and branch.connection.pool is None
     return branch.source == index and branch.delay == 1 and linear
 
 
 def run_batch(
-    net: Network, x: Input, labels: Tensor, loss: Loss, folded: Folded, paths: GradientPaths, stretch: int
+    net: Network, x: Input, labels: Tensor, loss: Loss, paths: GradientPaths, stretch: int
 ) -> tuple[Tensor, Tensor]:
     """All steps of a batch, ``stretch`` at a time: Σ_t L[t] and Σ_t o[t] ``(batch, classes)``.
 
-    Gradients are added to ``.grad`` of the leaves of ``folded``. x: ``(batch, T, *input_shape)``.
+    Gradients are added to ``.grad``. x: ``(batch, T, *input_shape)``.
 
     Raises :class:`TrainingError` where the loss is NaN or infinite.
     """
+    folded = EffectiveWeights(net, x, paths)
     if isinstance(x, ConstantInput):
         x = x.dense()  # the steps read their number alone, and ``folded.first``
     layers = list(_layers(net, folded, paths))
@@ -90,6 +103,7 @@ def run_batch(
             batch, channels, height, width = folded.first.shape
             found = found.view(batch, height, width, channels).permute(0, 3, 1, 2)
         give(folded.first, found)
+    folded.flush()
     return torch.stack([share.loss for share in shares]).sum(), torch.cat([share.scores for share in shares])
 
 
@@ -114,7 +128,7 @@ class _Layer:
         return height * width * channels
 
 
-def _layers(net: Network, folded: Folded, paths: GradientPaths) -> Iterator[_Layer]:
+def _layers(net: Network, folded: EffectiveWeights, paths: GradientPaths) -> Iterator[_Layer]:
     """The network's layers, the readout last."""
     from ottt_loihi.fast.lif_kernels import constants
 
@@ -304,7 +318,7 @@ class _Share:
 
 def _received(connection: Connection, x: Tensor) -> Tensor:
     """The network's input ``(samples, steps, …)`` as the first product takes it, a row for each sample and step."""
-    x = connection._receive(x.flatten(0, 1))
+    x = connection.pooled(x.flatten(0, 1))
     return x.contiguous(memory_format=torch.channels_last) if x.ndim == 4 else x.contiguous()
 
 

@@ -16,7 +16,7 @@ from ottt_loihi.errors import UsageError
 from ottt_loihi.nn.inputs import ConstantInput, Input
 from ottt_loihi.nn.network import Network
 from ottt_loihi.nn.precision import product_dtype
-from ottt_loihi.rules.base import Accumulated, BatchResult, Rule, check_labels, require_finite
+from ottt_loihi.rules.base import Accumulated, BatchResult, Rule, require_finite
 from ottt_loihi.rules.losses import CrossEntropy, Loss, SquaredError
 
 WARM_UP = 3  # batches before the recording: libraries choose their algorithms and allocate then, kernels are compiled
@@ -48,7 +48,7 @@ class GraphedRule(Rule):
         self.rule.check(net)
         kind = product_dtype(net.readout.weight)
         _require_fitting(net, loss, kind)
-        x, labels = net.check_input(x), check_labels(net, x, labels)
+        x, labels = net.check_input(x), net.check_labels(labels, len(x))
         key = _key(net, x, loss, kind)
         if key not in self._recordings:
             if len(self._recordings) == KEPT:
@@ -63,6 +63,9 @@ class GraphedRule(Rule):
 
     def check(self, net: Network) -> None:
         self.rule.check(net)
+
+    def accumulate(self, net: Network, x: Input, labels: Tensor, loss: Loss) -> Accumulated:
+        return self.rule.accumulate(net, x, labels, loss)
 
     def describe(self) -> dict[str, Any]:
         return self.rule.describe()

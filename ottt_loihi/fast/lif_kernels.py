@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ottt_loihi.nn.neurons import like
+from ottt_loihi.fast.lif import like
 
 
 @numba.njit(nogil=True, cache=True)

@@ -12,7 +12,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ottt_loihi.nn.neurons import like
+from ottt_loihi.fast.lif import like
 
 BLOCK = 1024
 SURROGATES = ("sigmoid", "rectangle", "triangle")

@@ -4,46 +4,57 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from ottt_loihi import checks
-from ottt_loihi.nn.connections import Connection, ConnectionState, Weights
-from ottt_loihi.nn.neurons import LIF, LeanStep, like
+from ottt_loihi.errors import UsageError
+from ottt_loihi.nn.connections import with_trace
+from ottt_loihi.nn.neurons import LIFStep, Trace, follow
 from ottt_loihi.nn.paths import BPTT, GradientPaths
+
+Presynaptic = Callable[[nn.Module, Tensor], Tensor]
+"""``(connection, trace or input) → the tensor that the weight's gradient uses instead``; HLOP's projection is one."""
+
+Late = Mapping[int, tuple[Tensor, ...]]
+"""Source block → the outputs it sent before the last step, the newest first."""
 
 
 class BlockState(NamedTuple):
     """After a step, ``(batch, *shape)`` each.
 
-    s: spikes · u, v: membrane before and after the reset; u is None where its memory is used otherwise · mask: of the
-    neuron dropout, None without · connections: states of ``block.connections`` ·
-    spare: memory for the next step's spikes (:meth:`Block.fire_lean`)
+    s: spikes
+    u, v: membrane before and after the reset
+    current: I[t], the skip included
+    mask: of the neuron dropout; None without
+    traces: of each of ``block.connections``; None where no gradient asked for it, or nothing has arrived
     """
 
     s: Tensor
-    u: Tensor | None
+    u: Tensor
     v: Tensor
+    current: Tensor
     mask: Tensor | None
-    connections: tuple[ConnectionState, ...]
-    spare: Tensor | None = None
+    traces: tuple[Trace | None, ...]
 
     @property
     def out(self) -> Tensor:
-        """What the next connections get: the spikes, where neurons are dropped without theirs."""
+        """The spikes that the next connections get: without those of dropped neurons."""
         return self.s if self.mask is None else self.s * self.mask
 
 
 class Branch(nn.Module):
     """A second connection into a block.
 
-    ``connection``: the weights · ``source``: index of the block whose spikes it carries · ``delay``: steps they take, 0
-    for a shortcut, 1 or more where they come from the block itself or a later one (recurrence, feedback)
+    connection: the weights
+    source: index of the block whose spikes it carries
+    delay: time steps they take; 0 from a block before, 1 or more from the block itself or a later one (recurrence,
+    feedback)
     """
 
-    def __init__(self, connection: Connection, source: int, delay: int) -> None:
+    def __init__(self, connection: nn.Module, source: int, delay: int) -> None:
         super().__init__()
         self.connection, self.source, self.delay = connection, source, delay
 
@@ -69,8 +80,10 @@ class Block(nn.Module):
     ============  ==============================  ============================================================
     attribute     type                            meaning
     ============  ==============================  ============================================================
-    connection       :class:`~.connections.Connection`     from the block before, or from the network's input
-    neuron        :class:`~.neurons.LIF`
+    connection    :class:`~.connections.          from the block before, or from the network's input
+                  Connection`
+    neuron        :class:`~.neurons.LIF`, or any  ``forward(current, v, paths) -> LIFStep``
+                  :class:`~.neurons.Neuron`
     branches      ModuleList of :class:`Branch`   recurrence, feedback, shortcuts
     skip          :class:`Skip` or None           residual stream
     dropout       0 ≤ p < 1                       while training, this share of the neurons is silent for all T
@@ -82,8 +95,8 @@ class Block(nn.Module):
 
     def __init__(
         self,
-        connection: Connection,
-        neuron: LIF,
+        connection: nn.Module,
+        neuron: nn.Module,
         *,
         branches: Iterable[Branch] = (),
         skip: Skip | None = None,
@@ -96,94 +109,110 @@ class Block(nn.Module):
         self.shape: tuple[int, ...] = ()
 
     @property
-    def connections(self) -> list[Connection]:
+    def connections(self) -> list[Any]:
         """The block's connections, the main one first."""
         return [self.connection, *(branch.connection for branch in self.branches)]
 
+    def forward(
+        self,
+        inputs: Sequence[Tensor | None],
+        state: BlockState | None = None,
+        paths: GradientPaths = BPTT,
+        *,
+        stream: Tensor | None = None,
+        first: bool = False,
+        presynaptic: Presynaptic | None = None,
+    ) -> tuple[Tensor, BlockState]:
+        """Return the output of one time step, ``(batch, *shape)``, and the state.
+
+        Parameters
+        ----------
+        inputs
+            one for each of ``connections``; None: nothing has arrived over it yet
+        state
+            of the step before, None at rest
+        paths
+            what the gradient may use of the past
+        stream
+            the skip's part of the current
+        first
+            ``inputs[0]`` is the network's input (``paths.input_trace``)
+        presynaptic
+            changes what the weights' gradient uses
+        """
+        current, traces = self.charge(inputs, state, paths, first=first, presynaptic=presynaptic)
+        current = current if stream is None else current + stream
+        mask = self.draw_mask(current) if state is None else state.mask
+        step = self.neuron(current, None if state is None else state.v, paths)
+        s, u, v = _checked(step, current, self.neuron)
+        state = BlockState(s, u, v, current, mask, traces)
+        return state.out, state
+
     def charge(
         self,
-        inputs: Sequence[Tensor],
-        state: BlockState | None,
+        inputs: Sequence[Tensor | None],
+        state: BlockState | None = None,
         paths: GradientPaths = BPTT,
+        *,
         first: bool = False,
-        weights: Mapping[Connection, Weights] | None = None,
-        constant: Callable[[ConnectionState | None, float], tuple[Tensor, ConnectionState]] | None = None,
-    ) -> tuple[Tensor, tuple[ConnectionState, ...]]:
-        """I[t] without the skip, and the connections' states.
-
-        inputs: one per connection · first: inputs[0] is the network's input (``paths.input_trace``) · weights: of each
-        connection, where computed before · constant: gives the main connection's current, where the input never changes
-        """
-        current, states = None, []
+        presynaptic: Presynaptic | None = None,
+    ) -> tuple[Tensor, tuple[Trace | None, ...]]:
+        """Return I[t] without the skip, and the traces of the inputs."""
+        current, traces = None, []
         for index, (connection, x) in enumerate(zip(self.connections, inputs, strict=True)):
-            before = None if state is None else state.connections[index]
-            if index == 0 and constant is not None:
-                current, connection_state = constant(before, self.neuron.beta)
-                states.append(connection_state)
+            before = None if state is None else state.traces[index]
+            traced = paths.input_trace if first and index == 0 else paths.trace
+            if x is None:
+                traces.append(None)
                 continue
-            part, connection_state = connection(
-                x,
-                before,
-                beta=self.neuron.beta,
-                traced=paths.input_trace if first and index == 0 else paths.trace,
-                bias_traced=paths.bias_trace,
-                weights=None if weights is None else weights[connection],
+            part, trace = learning_current(
+                connection, x, before, self.neuron, paths, traced, paths.bias_trace, presynaptic
             )
-            states.append(connection_state)
+            traces.append(trace)
             current = part if current is None else current + part
-        return current, tuple(states)
-
-    def fire(
-        self,
-        current: Tensor,
-        connections: tuple[ConnectionState, ...],
-        state: BlockState | None,
-        paths: GradientPaths = BPTT,
-    ) -> BlockState:
-        """The neurons' step on the current I[t]."""
-        mask = self.draw_mask(current) if state is None else state.mask
-        s, u, v = self.neuron(current, None if state is None else state.v, paths)
-        return BlockState(s, u, v, mask, connections)
-
-    def fire_lean(
-        self, current: Tensor, connections: tuple[ConnectionState, ...], state: BlockState | None, keep_current: bool
-    ) -> BlockState:
-        """:meth:`fire` for a rule that learns at every step, in the memory of ``state``, which is spent thereby.
-
-        The spikes of the step before stay readable, its u does not. keep_current: u gets memory of its own, because
-        somebody else still needs I[t].
-        """
-        if state is None:
-            v, spare = torch.full_like(current, self.neuron.v_init), torch.empty_like(current)
-            state = BlockState(torch.empty_like(current), None, v, self.draw_mask(current), (), spare)
-        current = like(current, state.v)
-        u = current
-        if keep_current:
-            u = torch.empty_like(current) if state.u is None else state.u
-        s = LeanStep.apply(current, state.v, u.detach(), state.spare.detach(), self.neuron)
-        return BlockState(s, u.detach() if keep_current else None, state.v, state.mask, connections, state.s.detach())
+        return current, tuple(traces)
 
     def draw_mask(self, like: Tensor) -> Tensor | None:
-        """A sample's dropout: 0 for a silent neuron, 1/(1 − p) for the others; None where nothing is dropped."""
+        """Return a sample's dropout: 0 for a silent neuron, 1/(1 − p) for the others; None where nothing is dropped."""
         if not (self.dropout and self.training):
             return None
         return torch.empty_like(like).bernoulli_(1 - self.dropout).div_(1 - self.dropout)
 
-    def forward(
-        self, x: Tensor, state: BlockState | None = None, paths: GradientPaths = BPTT, first: bool = False
-    ) -> tuple[Tensor, BlockState]:
-        """One step of a block on its own, without branches and skip: what comes out, and the state."""
-        current, connections = self.charge((x,), state, paths, first)
-        state = self.fire(current, connections, state, paths)
-        return state.out, state
 
+def learning_current(
+    connection: nn.Module,
+    x: Tensor,
+    before: Trace | None,
+    neuron: nn.Module,
+    paths: GradientPaths,
+    traced: bool,
+    bias_traced: bool,
+    presynaptic: Presynaptic | None = None,
+) -> tuple[Tensor, Trace | None]:
+    """Return a connection's current, from which its parameters learn as ``paths`` says, and the trace of its input.
 
-Late = Mapping[int, tuple[Tensor, ...]]
-"""Source → what it sent before the last step, the newest first."""
+    traced, bias_traced: whether the weights' and the biases' gradient use the trace of ``neuron``
+    """
+    trace = None
+    if traced or bias_traced:
+        trace = neuron.follow(x, before) if hasattr(neuron, "follow") else follow(x, before, neuron.beta)
+    if trace is None and presynaptic is None:
+        return connection(x).to(x.dtype), None  # under autocast, membranes keep their bits
+    pre = trace.value if trace is not None and traced else x.detach()
+    pre = pre if presynaptic is None else presynaptic(connection, pre)
+    length = trace.length if trace is not None and bias_traced else 1.0
+    current = () if paths.gain_trace else ("skip_gain",)
+    return with_trace(connection, x, pre, length, current).to(x.dtype), trace
 
 
 def arriving(source: int, delay: int, last: Callable[[int], Tensor], late: Late) -> Tensor | None:
-    """What ``source`` sent ``delay`` ≥ 1 steps ago, None before its first step; ``last``: what it sent in the last."""
+    """Return the output that ``source`` sent ``delay`` ≥ 1 steps ago, None before its first step.
+
+    The state of step t − 1 has every block's last output. Only sources of connections with a delay above 1 need more:
+    their delay − 1 outputs before that, so memory grows with the delays and not with the number of time steps.
+
+    last: the output of a block in the step before
+    """
     if delay == 1:
         return last(source)
     older = late.get(source, ())
@@ -191,5 +220,16 @@ def arriving(source: int, delay: int, last: Callable[[int], Tensor], late: Late)
 
 
 def remembered(delays: Mapping[int, int], last: Callable[[int], Tensor], late: Late) -> Late:
-    """``late`` of the next step; ``delays``: the longest from each source. Copies, because a step may reuse memory."""
-    return {i: (last(i).clone(), *late.get(i, ()))[: delay - 1] for i, delay in delays.items() if delay > 1}
+    """Return ``late`` of the next step; ``delays``: the longest from each source."""
+    return {i: (last(i), *late.get(i, ()))[: delay - 1] for i, delay in delays.items() if delay > 1}
+
+
+def _checked(step: Any, current: Tensor, neuron: nn.Module) -> LIFStep:
+    """The step of a neuron, or a UsageError where one of a user's own returns something else."""
+    name, shape = type(neuron).__name__, tuple(current.shape)
+    if not isinstance(step, tuple) or len(step) != 3 or not all(isinstance(part, Tensor) for part in step):
+        raise UsageError(f"{name}: expected LIFStep(s, u, v) of three tensors, got {type(step).__name__}")
+    for part, value in zip(LIFStep._fields, step):
+        if tuple(value.shape) != shape:
+            raise UsageError(f"{name}: {part} has shape {tuple(value.shape)}, expected that of the current, {shape}")
+    return LIFStep(*step)

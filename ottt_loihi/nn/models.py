@@ -15,7 +15,7 @@ from ottt_loihi.errors import UsageError
 from ottt_loihi.nn.blocks import Block, Branch, Skip
 from ottt_loihi.nn.connections import BINARY, SPIKE_SCALE, Conv2d, Linear, Readout, pooled_shape
 from ottt_loihi.nn.network import Network
-from ottt_loihi.nn.neurons import LIF
+from ottt_loihi.nn.neurons import LIF, Stream
 from ottt_loihi.nn.surrogates import Surrogate, describe, make_surrogate
 from ottt_loihi.rules.dsr import DSRNeuron
 
@@ -242,7 +242,9 @@ def nf_resnet34(
         first block of stages 2 …:                          h ← conv₁ₓ₁(s) + α·g·conv(LIF(conv(s)))   stride 2
 
     β² = 1 + α²·(residual blocks since the stage began) keeps the current's variance at one (Brock 2021). ``stages``:
-    (channels, residual blocks) of each stage, for smaller networks of the kind.
+    (channels, residual blocks) of each stage, for smaller networks of the kind. The readout reads the spikes of
+    LIF(h/β); with ``convention="authors"`` it reads the mean of the stream h itself, without a trace, as in the
+    released code.
 
     Raises
     ------
@@ -263,7 +265,8 @@ def nf_resnet34(
     }
     generator = _generator(seed)
     blocks = _residual_blocks(arguments, generator)
-    readout = Readout(stages[-1][0], num_classes, True, generator, input_scale=SPIKE_SCALE, pool="global")
+    scale = SPIKE_SCALE if convention == "paper" else 1.0
+    readout = Readout(stages[-1][0], num_classes, True, generator, input_scale=scale, pool="global")
     return Network(
         blocks,
         readout,
@@ -297,13 +300,17 @@ def _residual_blocks(arguments: Mapping[str, Any], generator: torch.Generator) -
             blocks.append(Block(convolution(channels, wide, stride=stride), _lif(arguments)))
             variance = 1.0 if down else beta**2
             after = math.sqrt(variance + NF_ALPHA**2)
+            last = (stage, index) == (len(arguments["stages"]) - 1, count - 1)
+            neuron = _lif(arguments)
+            if last and arguments["convention"] == "authors":  # the readout reads the stream as it is
+                neuron, after = Stream(neuron.beta), 1.0
             scale = 1 / after
             second = convolution(wide, wide, output_scale=NF_ALPHA * scale, skip_gain=True)
             if down:
                 shortcut = convolution(channels, wide, 1, stride=2, output_scale=scale)
-                blocks.append(Block(second, _lif(arguments), branches=[Branch(shortcut, source, delay=0)]))
+                blocks.append(Block(second, neuron, branches=[Branch(shortcut, source, delay=0)]))
             else:
-                blocks.append(Block(second, _lif(arguments), skip=Skip(source, beta * scale)))
+                blocks.append(Block(second, neuron, skip=Skip(source, beta * scale)))
             channels, beta = wide, after
     return blocks
 
@@ -326,7 +333,7 @@ def _with_feedback(net: Network, scale: float, delay: int | str) -> Network:
     if not feedback.weight.is_meta:
         torch.nn.init.zeros_(feedback.weight)
     first.branches.append(Branch(feedback, convolutions[-1], delay))
-    net._check_shapes()
+    net.check_shapes()
     return net
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -12,20 +13,29 @@ from torch import Tensor, nn
 
 from ottt_loihi import checks
 from ottt_loihi.errors import UsageError
-from ottt_loihi.nn.blocks import Block, BlockState, Late, arriving, remembered
-from ottt_loihi.nn.connections import Connection, ConnectionState, Readout, pooled_shape
-from ottt_loihi.nn.folding import Folded
-from ottt_loihi.nn.inputs import ConstantInput, Input, check_input, frames
-from ottt_loihi.nn.neurons import has_kernels
+from ottt_loihi.nn.blocks import Block, BlockState, Late, Presynaptic, arriving, learning_current, remembered
+from ottt_loihi.nn.connections import Connection, pooled_shape
+from ottt_loihi.nn.inputs import Input, check_input, check_labels, frames
+from ottt_loihi.nn.neurons import Trace
 from ottt_loihi.nn.paths import BPTT, CONVENTIONS, GradientPaths
 
 
 class NetworkState(NamedTuple):
-    """The state of every block and of the readout after a step; ``late`` for connections that take longer than one."""
+    """The state after a step.
+
+    blocks: of every block
+    readout: the trace of the readout's input; None where no gradient asked for it
+    late: earlier outputs, for branches that take more than one step
+    """
 
     blocks: tuple[BlockState, ...]
-    readout: ConnectionState
+    readout: Trace | None
     late: Late = {}  # noqa: RUF012 - never changed
+
+    @property
+    def membranes(self) -> list[Tensor]:
+        """v of every block."""
+        return [block.v for block in self.blocks]
 
 
 @dataclass(frozen=True)
@@ -55,7 +65,8 @@ class Network(nn.Module):
     attribute     type                    meaning
     ============  ======================  =========================================================================
     blocks        ModuleList of Block     ``.connection.weight``, ``.connection.bias``, ``.neuron.beta`` …
-    readout       :class:`Readout`        ``o[t] = W·s[t] + b``
+    readout       :class:`~.connections.  ``o[t] = W·s[t] + b``; ``torch.nn.Linear`` will do
+                  Readout`
     input_shape   tuple of int            one frame of the input
     time_steps    int ≥ 1                 T the network is trained with; it can be run for any number of steps
     convention    str                     ``"paper"`` or ``"authors"``: how ties and gradients are treated
@@ -67,7 +78,7 @@ class Network(nn.Module):
     def __init__(
         self,
         blocks: Iterable[Block],
-        readout: Readout,
+        readout: nn.Module,
         *,
         input_shape: Sequence[int],
         time_steps: int,
@@ -82,14 +93,14 @@ class Network(nn.Module):
         self.convention = checks.one_of(convention, "convention", CONVENTIONS)
         self.architecture = dict(architecture or {})
         self.provenance: dict[str, Any] = {}
-        self._check_shapes()
+        self.check_shapes()
 
     @property
     def num_classes(self) -> int:
         """Number of outputs."""
         return self.readout.out_features
 
-    def connections(self) -> Iterator[Connection]:
+    def connections(self) -> Iterator[Any]:
         """Every connection, the readout last."""
         for block in self.blocks:
             yield from block.connections
@@ -100,6 +111,8 @@ class Network(nn.Module):
         if weight_bits is not None:
             checks.integer(weight_bits, "weight_bits", 2, 8)
         for connection in self.connections():
+            if weight_bits is not None and not isinstance(connection, Connection):
+                raise UsageError(f"quantize: {type(connection).__name__} has no rounded weights; use our Linear")
             connection.weight_bits = weight_bits
         self.provenance.pop("weight_bits", None)
         if weight_bits is not None:
@@ -112,75 +125,65 @@ class Network(nn.Module):
         for index, block in enumerate(self.blocks):
             sources = [index, *(branch.source + 1 for branch in block.branches)]
             for source, connection in zip(sources, block.connections, strict=True):
-                pixels = math.prod(pooled_shape(shapes[source], connection.pool))
-                fan_out[source] += math.prod(block.shape) * connection.fan_in / pixels
-        fan_out[-1] += self.num_classes * self.readout.fan_in / math.prod(pooled_shape(shapes[-1], self.readout.pool))
+                fan_out[source] += math.prod(block.shape) * _weights_per_input(connection, shapes[source])
+        fan_out[-1] += self.num_classes * _weights_per_input(self.readout, shapes[-1])
         return fan_out
 
-    def fold(
-        self,
-        x: Input | None = None,
-        *,
-        leaves: bool = False,
-        paths: GradientPaths = BPTT,
-        projections: Mapping[Connection, Any] | None = None,
-    ) -> Folded:
-        """What steps share until a parameter changes (:mod:`ottt_loihi.nn.folding`); x: input ``(batch, T, …)``."""
-        frame = x.frame if isinstance(x, ConstantInput) else None
-        return Folded(self, frame, leaves, paths, projections)
-
     def step(
-        self, x: Tensor, state: NetworkState | None = None, paths: GradientPaths = BPTT, folded: Folded | None = None
+        self,
+        x: Tensor,
+        state: NetworkState | None = None,
+        paths: GradientPaths = BPTT,
+        presynaptic: Presynaptic | None = None,
     ) -> tuple[Tensor, NetworkState]:
-        """One time step, a function of its arguments: ``(o[t], state)``.
+        """Return ``(o[t], state)`` of one time step, a function of its arguments.
 
-        x: ``(batch, *input_shape)`` of the weights' dtype and device · state: what the previous step gave, None at rest
-        · paths: what the gradient may use of the past (BPTT by default; a rule passes its own) · folded: of
-        :meth:`fold`, where several steps share the weights.
+        Parameters
+        ----------
+        x
+            ``(batch, *input_shape)`` of the weights' dtype and device
+        state
+            of the step before, None at rest
+        paths
+            what the gradient may use of the past; a rule passes its own
+        presynaptic
+            changes what the weights' gradient uses (HLOP)
         """
-        folded = self.fold() if folded is None else folded
-        blocks: list[BlockState] = []
-        currents: list[Tensor] = []
-        late = {} if state is None else remembered(self.delays, _last(state), state.late)
-        out = x
+        if state is not None and not paths.membrane:
+            state = without_graph(state)
+        out, blocks = x, []
         for index, block in enumerate(self.blocks):
+            inputs = [out, *self._arriving(block, blocks, state, x)]
             before = None if state is None else state.blocks[index]
-            inputs = [out, *self._branch_inputs(block, blocks, state, x, paths)]
-            first = folded.first_current if index == 0 and folded.first is not None else None
-            current, connections = block.charge(inputs, before, paths, index == 0, folded, first)
-            if block.skip is not None:
-                current = torch.add(current, currents[block.skip.source], alpha=block.skip.factor)
-            if folded.lean and block.neuron.lean and has_kernels(current):
-                keep = first is not None or index in self.skip_sources
-                blocks.append(block.fire_lean(current, connections, before, keep))
-            else:
-                blocks.append(block.fire(current, connections, before, paths))
-            currents.append(current)
-            out = blocks[-1].out
-        o, readout = self.readout(
-            out,
-            None if state is None else state.readout,
-            beta=self.blocks[-1].neuron.beta if paths.readout_trace and len(self.blocks) else 0.0,
-            traced=paths.readout_trace,
-            weights=folded[self.readout],
-        )
-        return o, NetworkState(tuple(blocks), readout, late)
+            stream = None if block.skip is None else block.skip.factor * blocks[block.skip.source].current
+            out, after = block(inputs, before, paths, stream=stream, first=index == 0, presynaptic=presynaptic)
+            blocks.append(after)
+        o, trace = self.read(out, None if state is None else state.readout, paths, presynaptic)
+        late = {} if state is None else remembered(self.delays, _last(state), state.late)
+        return o, NetworkState(tuple(blocks), trace, late)
 
-    def _branch_inputs(
-        self, block: Block, blocks: list[BlockState], state: NetworkState | None, x: Tensor, paths: GradientPaths
-    ) -> Iterator[Tensor]:
+    def read(
+        self, x: Tensor, before: Trace | None, paths: GradientPaths = BPTT, presynaptic: Presynaptic | None = None
+    ) -> tuple[Tensor, Trace | None]:
+        """Return the readout of the last block's output, and the trace of its input."""
+        last = self.blocks[-1].neuron if len(self.blocks) else None
+        traced = paths.readout_trace and last is not None and getattr(last, "spiking", True)
+        return learning_current(self.readout, x, before, last, paths, traced, False, presynaptic)
+
+    def _arriving(
+        self, block: Block, blocks: list[BlockState], state: NetworkState | None, x: Tensor
+    ) -> Iterator[Tensor | None]:
+        """The input of every branch at this step."""
         for branch in block.branches:
-            source, delay = branch.source, branch.delay
-            if not delay:
-                yield blocks[source].out
+            if not branch.delay:
+                yield blocks[branch.source].out
                 continue
-            before = None if state is None else arriving(source, delay, _last(state), state.late)
-            if before is None:
-                yield x.new_zeros(len(x), *self.blocks[source].shape)
-            else:
-                yield before if paths.membrane else before.detach()
+            found = None if state is None else arriving(branch.source, branch.delay, _last(state), state.late)
+            if found is None and self.convention == "paper":  # the released code adds no bias before the first spikes
+                found = x.new_zeros(len(x), *self.blocks[branch.source].shape)
+            yield found
 
-    def _check_shapes(self) -> None:
+    def check_shapes(self) -> None:
         """Set every block's shape, and refuse connections that do not fit."""
         shape = self.input_shape
         for index, block in enumerate(self.blocks):
@@ -190,7 +193,6 @@ class Network(nn.Module):
             if block.skip is not None and self.blocks[block.skip.source].shape != shape:
                 raise UsageError(f"block {index + 1}: {shape} neurons, but its skip has another shape: {block.skip}")
             block.shape = shape
-        self.skip_sources = {block.skip.source for block in self.blocks if block.skip is not None}
         self.delays: dict[int, int] = {}  # the longest from each block
         for index, block in enumerate(self.blocks):
             for branch in block.branches:
@@ -229,10 +231,9 @@ class Network(nn.Module):
         if unknown := sorted(set(record) - set("uvso")):
             raise UsageError(f"record: expected any of 'u', 'v', 's', 'o', got {unknown}")
         kept: dict[str, list[list[Tensor]]] = {n: [[] for _ in self.blocks] if n != "o" else [[]] for n in record}
-        state, folded = None, self.fold(x, paths=paths)
-        scores = self.readout.weight.new_zeros(len(x), self.num_classes)
+        state, scores = None, self.readout.weight.new_zeros(len(x), self.num_classes)
         for frame in frames(x):
-            o, state = self.step(frame, state, paths, folded)
+            o, state = self.step(frame, state, paths)
             scores = scores + o
             for name, per_block in kept.items():
                 now = (o,) if name == "o" else (getattr(block, name) for block in state.blocks)
@@ -242,20 +243,65 @@ class Network(nn.Module):
 
     @torch.no_grad()
     def predict(self, x: Input) -> Tensor:
-        """int64 ``(batch,)``: the predicted classes of a spike train ``(batch, T, *input_shape)``."""
-        return self.run(x).predictions
+        """Return the predicted classes of spike trains ``(batch, T, *input_shape)``, int64 ``(batch,)``.
+
+        No neuron is dropped, whatever mode the network is in.
+        """
+        with evaluating(self):
+            return self.run(x).predictions
 
     def check_input(self, x: Any) -> Input:
         """Return ``x`` in the weights' dtype and on their device (:func:`ottt_loihi.nn.inputs.check_input`)."""
         return check_input(x, self.input_shape, self.readout.weight)
+
+    def check_labels(self, labels: Any, samples: int) -> Tensor:
+        """Return ``labels`` as int64 on the weights' device (:func:`ottt_loihi.nn.inputs.check_labels`)."""
+        return check_labels(labels, samples, self.num_classes, self.readout.weight.device)
+
+
+def without_graph(state: Any) -> Any:
+    """Return a state whose tensors are constants to autograd."""
+    if isinstance(state, Tensor):
+        return state.detach()
+    if isinstance(state, Mapping):
+        return {key: without_graph(part) for key, part in state.items()}
+    if isinstance(state, tuple):
+        parts = [without_graph(part) for part in state]
+        return type(state)(*parts) if hasattr(state, "_fields") else tuple(parts)
+    return state
+
+
+@contextmanager
+def evaluating(net: nn.Module) -> Iterator[None]:
+    """Run with every module in evaluation mode, and put back the mode of each."""
+    modes = [(module, module.training) for module in net.modules()]
+    net.eval()
+    try:
+        yield
+    finally:
+        for module, mode in modes:
+            module.training = mode
+
+
+def _weights_per_input(connection: nn.Module, shape: tuple[int, ...]) -> float:
+    """Weights of one output, for each of its inputs."""
+    return connection.weight[0].numel() / math.prod(pooled_shape(shape, getattr(connection, "pool", None)))
 
 
 def _last(state: NetworkState) -> Callable[[int], Tensor]:
     return lambda source: state.blocks[source].out
 
 
-def _fitting(connection: Connection, shape: tuple[int, ...], where: str) -> tuple[int, ...]:
+def _fitting(connection: nn.Module, shape: tuple[int, ...], where: str) -> tuple[int, ...]:
+    """The shape of a connection's current; of a module of another kind by running it once on zeros."""
     try:
-        return connection.output_shape(shape)
+        if isinstance(connection, Connection):
+            return connection.output_shape(shape)
+        like = next(connection.parameters(), torch.zeros(()))
+        with torch.no_grad():
+            return tuple(connection(like.new_zeros(1, *shape)).shape[1:])
     except UsageError as error:
         raise UsageError(f"{where}: {error}") from None
+    except (RuntimeError, ValueError, AttributeError, TypeError) as error:
+        kind, reason = type(connection).__name__, str(error).splitlines()[0]
+        raise UsageError(f"{where}: {kind} does not take an input of shape {shape} ({reason})") from None

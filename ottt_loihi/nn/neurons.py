@@ -1,19 +1,18 @@
-"""The leaky integrate-and-fire neuron of OTTT: a pure step function, and a thin module that holds its constants."""
+"""Neurons: a pure step function for OTTT's leaky integrate-and-fire neuron, and thin modules that hold constants."""
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Mapping
-from functools import lru_cache
-from types import ModuleType
-from typing import Any, NamedTuple
+import json
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from ottt_loihi import checks
+from ottt_loihi.errors import UsageError
 from ottt_loihi.nn.paths import BPTT, CONVENTIONS, GradientPaths
-from ottt_loihi.nn.surrogates import Surrogate, describe, make_surrogate
+from ottt_loihi.nn.surrogates import Rectangle, Surrogate, describe, make_surrogate
 
 RESETS = ("zero", "subtract")
 
@@ -26,6 +25,17 @@ class LIFStep(NamedTuple):
     v: Tensor
 
 
+class Trace(NamedTuple):
+    """What the neurons behind a connection remember of its input.
+
+    value: â[t], of the input's shape, without a graph
+    length: Λ_t, the same of a constant input 1
+    """
+
+    value: Tensor
+    length: float
+
+
 def lif_step(
     current: Tensor,
     v: Tensor | None,
@@ -33,7 +43,7 @@ def lif_step(
     beta: float,
     v_threshold: float,
     reset: str,
-    surrogate: Surrogate,
+    surrogate: Callable[[Tensor, float], Tensor],
     convention: str = "paper",
     paths: GradientPaths = BPTT,
 ) -> LIFStep:
@@ -62,28 +72,107 @@ def lif_step(
     u = Vth, Loihi only above it.
     """
     u = current if v is None else beta * v + current
-    s = _Fire.apply(u, v_threshold, surrogate, convention == "authors")
+    s = fire(u, v_threshold, surrogate, convention)
     kept = u if paths.membrane else u.detach()
     fired = s if paths.membrane and paths.reset else s.detach()
     return LIFStep(s, u, kept - v_threshold * fired if reset == "subtract" else kept * (1 - fired))
 
 
-class LIF(nn.Module):
-    """A layer of LIF neurons with common constants, :func:`lif_step` with its arguments filled in.
+def fire(
+    u: Tensor, v_threshold: float, surrogate: Callable[[Tensor, float], Tensor], convention: str = "paper"
+) -> Tensor:
+    """Return the spikes ``H(u − Vth)``, with the surrogate as their derivative."""
+    return _Fire.apply(u, v_threshold, surrogate, convention == "authors")
 
-    ============  =========================  ==================================
-    attribute     range                      meaning
-    ============  =========================  ==================================
-    beta         0 ≤ λ ≤ 1                  what the membrane keeps of itself
-    v_threshold   > 0                        Vth
-    reset         ``"zero" | "subtract"``
-    surrogate     ``ottt_loihi.nn.surrogates``  f(u)
-    convention    ``"paper" | "authors"``    fires above, or already at, Vth
-    v_init        < Vth                      v before the first step, default 0
-    ============  =========================  ==================================
+
+class _Fire(torch.autograd.Function):
+    """``s = H(u − Vth)`` forwards, ``∂L/∂u = ∂L/∂s · f(u)`` backwards."""
+
+    @staticmethod
+    def forward(ctx: Any, u: Tensor, v_threshold: float, surrogate: Any, at_threshold: bool) -> Tensor:
+        ctx.save_for_backward(u)
+        ctx.v_threshold, ctx.surrogate = v_threshold, surrogate
+        return (u >= v_threshold if at_threshold else u > v_threshold).to(u.dtype)
+
+    @staticmethod
+    def backward(ctx: Any, grad_s: Tensor) -> tuple[Tensor, None, None, None]:
+        (u,) = ctx.saved_tensors
+        return grad_s * ctx.surrogate(u, ctx.v_threshold), None, None, None
+
+
+class Neuron(nn.Module):
+    """A layer of neurons: what a neuron of your own derives from.
+
+    ``forward(current, v, paths) -> LIFStep`` is one time step, a function of its arguments. v is what the step before
+    returned, None before the first. ``beta`` is the part of the membrane that a step keeps; traces decay with it.
+
+    A ``state_dict`` holds the attributes that ``constants`` names. Loading it into neurons with other constants is
+    refused, because the weights would mean another network.
     """
 
-    lean = True  # Block.fire_lean knows these neurons
+    constants: ClassVar[tuple[str, ...]] = ()
+    spiking: ClassVar[bool] = True  # sends events; a readout behind it may have a trace
+    beta: float
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_load_state_dict_post_hook(_without_constants)
+
+    def forward(self, current: Tensor, v: Tensor | None = None, paths: GradientPaths = BPTT) -> LIFStep:
+        raise NotImplementedError
+
+    def follow(self, x: Tensor, before: Trace | None) -> Trace:
+        """Return the trace of an input: ``â[t] = λ·â[t−1] + x[t]``, ``Λ_t = λ·Λ_{t−1} + 1`` (eq. 4)."""
+        return follow(x, before, self.beta)
+
+    def get_extra_state(self) -> Tensor:
+        """Return the constants as JSON text in bytes: state dictionaries hold tensors."""
+        text = json.dumps({name: getattr(self, name) for name in self.constants})
+        return torch.tensor(list(text.encode()), dtype=torch.uint8, device="cpu")
+
+    def set_extra_state(self, state: Tensor) -> None:
+        try:
+            found = dict(json.loads(bytes(state.to("cpu", torch.uint8).tolist())))
+        except (AttributeError, TypeError, ValueError):
+            raise UsageError("load_state_dict: the constants of the neurons are damaged") from None
+        for name, value in found.items():
+            if name in self.constants and getattr(self, name) != value:
+                raise UsageError(
+                    f"load_state_dict: these weights belong to neurons with {name} = {value!r}, this network's have "
+                    f"{getattr(self, name)!r}; make the network with the same constants"
+                )
+
+
+def follow(x: Tensor, before: Trace | None, beta: float) -> Trace:
+    """Return the leaky trace of an input."""
+    x = x.detach()
+    return Trace(x, 1.0) if before is None else Trace(beta * before.value + x, beta * before.length + 1.0)
+
+
+def _without_constants(module: nn.Module, incompatible: Any) -> None:
+    """State dictionaries of earlier versions have no constants."""
+    missing = incompatible.missing_keys
+    missing[:] = [key for key in missing if not key.endswith("_extra_state")]
+
+
+class LIF(Neuron):
+    """A layer of LIF neurons with common constants, :func:`lif_step` with its arguments filled in.
+
+    ============  ====================================  ================================================
+    attribute     range                                 meaning
+    ============  ====================================  ================================================
+    beta          0 ≤ λ ≤ 1                             what the membrane keeps of itself
+    v_threshold   > 0                                   Vth
+    reset         ``"zero" | "subtract"``
+    surrogate     ``ottt_loihi.nn.surrogates``, or any  f(u)
+                  ``f(u, v_threshold) -> Tensor``
+    convention    ``"paper" | "authors"``               fires above, or already at, Vth; ``"authors"``
+                                                        also closes the rectangle's interval
+    v_init        −Vth … Vth                            v before the first step, default 0
+    ============  ====================================  ================================================
+    """
+
+    constants = ("beta", "v_threshold", "reset", "convention", "v_init")
     amplitude = 1.0  # what a spike sends
 
     def __init__(
@@ -99,8 +188,10 @@ class LIF(nn.Module):
         self.beta = checks.number(beta, "beta", 0, 1)
         self.v_threshold = checks.number(v_threshold, "v_threshold", 0, 1e30, above=True)
         self.reset = checks.one_of(reset, "reset", RESETS)
-        self.surrogate = make_surrogate(surrogate)
         self.convention = checks.one_of(convention, "convention", CONVENTIONS)
+        self.surrogate = make_surrogate(surrogate)
+        if convention == "authors" and self.surrogate == Rectangle():
+            self.surrogate = Rectangle(closed=True)
         self.v_init = checks.number(v_init, "v_init", -self.v_threshold, self.v_threshold)
 
     def forward(self, current: Tensor, v: Tensor | None = None, paths: GradientPaths = BPTT) -> LIFStep:
@@ -124,108 +215,21 @@ class LIF(nn.Module):
         )
 
 
-class LeanStep(torch.autograd.Function):
-    """:func:`lif_step` for online rules: one pass over memory (:func:`kernels`), and no new memory.
+class Stream(Neuron):
+    """No neurons: sends its current as it is, the real values of a residual stream that a readout reads.
 
-    v becomes the membrane after the reset; s is written into the tensor given, which may hold earlier values, and u
-    into the current or into another tensor given. The backward pass overwrites u with the current's gradient: nobody
-    may read this step's u after it.
+    ``beta``: λ of the traces that the connections in front of it keep.
     """
 
-    @staticmethod
-    def forward(ctx: Any, current: Tensor, v: Tensor, u: Tensor, s: Tensor, neuron: LIF) -> Tensor:
-        if u.data_ptr() != current.data_ptr():
-            u.copy_(current)
-        kernels(u).charge_fire_reset(u, v, s, neuron)
-        ctx.u, ctx.neuron = u, neuron
-        return s.view_as(s)
+    constants = ("beta",)
+    spiking = False
 
-    @staticmethod
-    def backward(ctx: Any, g: Tensor) -> tuple[Tensor, None, None, None, None]:
-        u, ctx.u = ctx.u, None  # the spikes live on as state, and this node with them
-        return kernels(u).times_surrogate(g, u, ctx.neuron), None, None, None, None
+    def __init__(self, beta: float = 0.5) -> None:
+        super().__init__()
+        self.beta = checks.number(beta, "beta", 0, 1)
 
+    def forward(self, current: Tensor, v: Tensor | None = None, paths: GradientPaths = BPTT) -> LIFStep:
+        return LIFStep(current, current, current.detach())
 
-class LeanAccumulation(torch.autograd.Function):
-    """The neuron's step in its accumulated form (``rules/saf.py``), in the memory of Û[t] and â[t−1].
-
-    ::
-
-        u[t] = Û[t] − Vth·λ·â[t−1]        â[t] = λ·â[t−1] + H(u[t] − Vth)        ∂L/∂Û = ∂L/∂â · f(u)
-    """
-
-    @staticmethod
-    def forward(ctx: Any, u: Tensor, trace: Tensor, neuron: LIF) -> Tensor:
-        kernels(u).accumulate(u, trace, neuron)
-        ctx.u, ctx.neuron = u.detach(), neuron
-        return trace.view_as(trace)
-
-    @staticmethod
-    def backward(ctx: Any, g: Tensor) -> tuple[Tensor, None, None]:
-        u, ctx.u = ctx.u, None
-        return kernels(u).times_surrogate(g, u, ctx.neuron), None, None
-
-
-def kernels(x: Tensor) -> ModuleType:
-    """The module whose loops work on x: numba's on the CPU, Triton's on a GPU."""
-    if x.is_cuda:
-        from ottt_loihi.fast import triton_kernels as lif_triton
-
-        return lif_triton
-    from ottt_loihi.fast import lif_kernels  # numba takes half a second to import
-
-    return lif_kernels
-
-
-def has_kernels(x: Tensor) -> bool:
-    """Whether there are :func:`kernels` for x: on the CPU, and on a GPU where Triton works."""
-    if x.is_cuda:
-        return x.dtype == torch.float32 and x.numel() < 2**31 and _triton_works(x.device)
-    return is_on_cpu(x)
-
-
-def is_on_cpu(x: Tensor) -> bool:
-    """Whether numba's loops can work on it."""
-    return x.device.type == "cpu" and x.dtype in (torch.float32, torch.float64)
-
-
-@lru_cache
-def _triton_works(device: torch.device) -> bool:
-    try:
-        from ottt_loihi.fast import triton_kernels as lif_triton
-
-        lif_triton.accumulate(torch.zeros(1024, device=device), torch.zeros(1024, device=device), LIF())
-    except Exception as error:  # not installed, no C compiler, a GPU it does not know, and whatever else it needs
-        reason = (str(error).splitlines() or [""])[0]
-        warnings.warn(
-            f"the neurons' kernels do not run on {device} ({type(error).__name__}: {reason}); torch's own operators "
-            "compute the same, more slowly",
-            stacklevel=2,
-        )
-        return False
-    return True
-
-
-def like(x: Tensor, model: Tensor) -> Tensor:
-    """``x`` in the memory layout of ``model``."""
-    return x if x.stride() == model.stride() else torch.empty_like(model).copy_(x)
-
-
-def fire(u: Tensor, neuron: LIF) -> Tensor:
-    """The spikes of membranes u, with the neuron's surrogate as derivative."""
-    return _Fire.apply(u, neuron.v_threshold, neuron.surrogate, neuron.convention == "authors")
-
-
-class _Fire(torch.autograd.Function):
-    """``s = H(u − Vth)`` forwards, ``∂L/∂u = ∂L/∂s · f(u)`` backwards."""
-
-    @staticmethod
-    def forward(ctx: Any, u: Tensor, v_threshold: float, surrogate: Surrogate, at_threshold: bool) -> Tensor:
-        ctx.save_for_backward(u)
-        ctx.v_threshold, ctx.surrogate = v_threshold, surrogate
-        return (u >= v_threshold if at_threshold else u > v_threshold).to(u.dtype)
-
-    @staticmethod
-    def backward(ctx: Any, grad_s: Tensor) -> tuple[Tensor, None, None, None]:
-        (u,) = ctx.saved_tensors
-        return grad_s * ctx.surrogate(u, ctx.v_threshold), None, None, None
+    def extra_repr(self) -> str:
+        return f"beta={self.beta}"

@@ -25,6 +25,7 @@ class GradientPaths:
     input_trace     of the first layer's weight does
     bias_trace      of a bias uses Λ_t = Σ_{τ≤t} λ^{t−τ} in place of 1: the trace of a constant input 1
     readout_trace   of the readout's weight uses the trace, with the last hidden layer's λ
+    gain_trace      of a ``skip_gain`` uses the trace
     ==============  ==========================================================================================
     """
 
@@ -34,6 +35,7 @@ class GradientPaths:
     input_trace: bool = False
     bias_trace: bool = False
     readout_trace: bool = False
+    gain_trace: bool = True
 
 
 BPTT = GradientPaths()
@@ -43,8 +45,8 @@ def ottt_paths(convention: str) -> GradientPaths:
     """OTTT as the paper writes it (eq. 4: all layers with a membrane, biases too), or as the authors' code does.
 
     The readout has no membrane (λ = 0), so the paper's equation gives it the bare spikes. The released code gives the
-    readout a trace all the same, and none to the first layer and to biases.
+    readout a trace all the same, and none to the first layer, to biases and to the gains of residual branches.
     """
     if convention == "paper":
         return GradientPaths(membrane=False, trace=True, input_trace=True, bias_trace=True)
-    return GradientPaths(membrane=False, trace=True, readout_trace=True)
+    return GradientPaths(membrane=False, trace=True, readout_trace=True, gain_trace=False)

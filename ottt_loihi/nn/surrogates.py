@@ -1,7 +1,8 @@
 """Surrogate derivatives f(u) of the spike function H(u − Vth), usable by name.
 
-Each is a small frozen dataclass called as ``f(u, v_threshold)`` on a floating-point tensor of any shape. They use
-tensor methods only, so this module needs no torch to be imported (the command line lists the names).
+Each is a small frozen dataclass called as ``f(u, v_threshold)`` on a floating-point tensor of any shape. Any callable
+with these arguments will do; one of your own runs on the plain engine, and files name its class. These here use tensor
+methods only, so the module does not import torch.
 
 Sources: OTTT (arXiv 2210.04195) §3.2 and §4.2; the sigmoid with α = 4 is the one behind the paper's results.
 """
@@ -9,7 +10,7 @@ Sources: OTTT (arXiv 2210.04195) §3.2 and §4.2; the sigmoid with α = 4 is the
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -21,12 +22,17 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Rectangle:
-    """``f(u) = 1 if |u − Vth| < Vth else 0`` (§4.2): the derivative of the spike representation's clamp."""
+    """``f(u) = 1 if |u − Vth| < Vth else 0`` (§4.2): the derivative of the spike representation's clamp.
 
+    closed: 1 at |u − Vth| = Vth too, as in the released code (``convention="authors"``)
+    """
+
+    closed: bool = False
     name: ClassVar[str] = "rectangle"
 
     def __call__(self, u: Tensor, v_threshold: float) -> Tensor:
-        return (u - v_threshold).abs().lt(v_threshold).to(u.dtype)
+        distance = (u - v_threshold).abs()
+        return (distance <= v_threshold if self.closed else distance < v_threshold).to(u.dtype)
 
 
 @dataclass(frozen=True)
@@ -55,20 +61,20 @@ class Triangle:
         return (1 - (u - v_threshold).abs() / v_threshold).clamp(min=0)
 
 
-Surrogate = Rectangle | Sigmoid | Triangle
+Surrogate = Rectangle | Sigmoid | Triangle | Callable[["Tensor", float], "Tensor"]
 SURROGATES: dict[str, type] = {kind.name: kind for kind in (Rectangle, Sigmoid, Triangle)}
 
 
 def make_surrogate(what: str | Mapping[str, Any] | Surrogate) -> Surrogate:
-    """A surrogate from its name, its description (:func:`describe`) or itself.
+    """Return a surrogate from its name, its description (:func:`describe`) or itself, which may be any callable.
 
     Raises
     ------
     UsageError
         for an unknown name or parameter
     """
-    if isinstance(what, (Rectangle, Sigmoid, Triangle)):
-        return what
+    if callable(what):
+        return what() if isinstance(what, type) else what
     parameters = dict(what) if isinstance(what, Mapping) else {"name": what}
     name = parameters.pop("name", None)
     if not isinstance(name, str) or name not in SURROGATES:
@@ -82,5 +88,9 @@ def make_surrogate(what: str | Mapping[str, Any] | Surrogate) -> Surrogate:
 
 
 def describe(surrogate: Surrogate) -> dict[str, Any]:
-    """Name and parameters as JSON values: ``make_surrogate(describe(f)) == f``."""
-    return {"name": surrogate.name, **asdict(surrogate)}
+    """Return name and parameters as JSON values: ``make_surrogate(describe(f)) == f``; of others the name alone."""
+    if type(surrogate) not in SURROGATES.values():
+        kind = surrogate if hasattr(surrogate, "__qualname__") else type(surrogate)
+        return {"name": f"{kind.__module__}.{kind.__qualname__}"}
+    settings = {key: value for key, value in asdict(surrogate).items() if key != "closed" or value}
+    return {"name": surrogate.name, **settings}

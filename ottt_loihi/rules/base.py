@@ -1,111 +1,141 @@
-"""What a learning rule is: one method that learns from one batch."""
+"""What a learning rule is: how a batch becomes gradients, and when the optimiser may use them."""
 
 from __future__ import annotations
 
-from abc import ABC
-from collections.abc import Mapping, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from typing import Any, ClassVar, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ottt_loihi import checks
 from ottt_loihi.errors import TrainingError, UsageError
-from ottt_loihi.fast.chunks import require_fitting, run_batch
-from ottt_loihi.nn import inputs
-from ottt_loihi.nn.folding import Folded
 from ottt_loihi.nn.inputs import Input, frames
 from ottt_loihi.nn.network import Network
 from ottt_loihi.nn.paths import GradientPaths
 from ottt_loihi.rules.hlop import HLOP, make_hlop
-from ottt_loihi.rules.losses import Loss
+from ottt_loihi.rules.losses import Loss, instantaneous
 
 UPDATES = ("step", "sequence")
 
 
 class BatchResult(NamedTuple):
-    """``loss``: Σ_t L[t], a scalar · ``scores``: Σ_t o[t], ``(batch, classes)``; both without a graph."""
+    """What a batch gave beside its gradients, without a graph.
+
+    loss: Σ_t L[t], a scalar
+    scores: Σ_t o[t], ``(batch, classes)``
+    """
 
     loss: Tensor
     scores: Tensor
 
 
 class Accumulated(NamedTuple):
-    """What a batch gave beside its gradients; no value of it has been looked at.
+    """What a batch gave beside its gradients; no tensor of it has been read on the host.
 
-    ``losses``: L[t], ``(T,)`` · ``scores``: Σ_t o[t], ``(batch, classes)`` · ``membranes``: v of every block after the
-    last step, where the rule has any
+    losses: L[t], ``(T,)``
+    scores: Σ_t o[t], ``(batch, classes)``
+    membranes: v of every block after the last step, where the rule has any
     """
 
     losses: Tensor
     scores: Tensor
-    membranes: tuple[Tensor, ...]
+    membranes: tuple[Tensor, ...] = ()
+
+
+class Step(NamedTuple):
+    """One time step that has been learnt from, without a graph: L[t], o[t], and the state after it."""
+
+    loss: Tensor
+    o: Tensor
+    state: Any
 
 
 class Rule(ABC):
-    """A learning rule: it knows how a batch becomes gradients, and when the optimiser may use them.
-
-    A rule whose gradients of a batch are known before the optimiser steps has :meth:`accumulate`; others have a
-    :meth:`train_batch` of their own.
-    """
+    """A learning rule. Its one abstract method is :meth:`accumulate`."""
 
     name: ClassVar[str]
 
-    def train_batch(
-        self, net: Network, x: Input, labels: Tensor, loss: Loss, optimizer: torch.optim.Optimizer | None
-    ) -> BatchResult:
-        """Learn from one batch.
+    @abstractmethod
+    def accumulate(self, net: Network, x: Input, labels: Tensor, loss: Loss) -> Accumulated:
+        """Add Σ_t ∂L[t]/∂w to ``.grad``; x and labels are checked, and on the network's device."""
+
+    def backward(self, net: Network, x: Input, labels: Any, loss: Loss) -> BatchResult:
+        """Add the gradient of one batch, Σ_t ∂L[t]/∂w, to ``.grad``. No weight changes.
 
         Parameters
         ----------
         net
-            the network; its gradients are overwritten where there is an optimiser, and added to where there is none
+            the network
         x
             ``(batch, T, *input_shape)``: spikes or numbers, or a :class:`~ottt_loihi.nn.inputs.ConstantInput`
         labels
-            int64 ``(batch,)`` in 0 … classes − 1
+            integers ``(batch,)`` in 0 … classes − 1
         loss
-            L[t] of ``ottt_loihi.rules.losses``
-        optimizer
-            None: only add Σ_t ∂L[t]/∂w to ``.grad`` and change no weight
+            L[t]: one of ``ottt_loihi.rules.losses``, or any ``f(o, labels, time_steps)`` that returns a scalar
 
         Raises
         ------
         UsageError
             for wrong shapes, labels out of range, or a network the rule does not fit
         TrainingError
-            for a loss that is NaN or infinite; the optimiser has not stepped on it
+            for a loss that is NaN or infinite
         """
-        self.check(net)
-        x, labels = net.check_input(x), check_labels(net, x, labels)
-        if optimizer is not None:
-            optimizer.zero_grad()
+        return self.add_gradients(net, *self.checked(net, x, labels), loss)
+
+    def train_batch(
+        self, net: Network, x: Input, labels: Any, loss: Loss, optimizer: torch.optim.Optimizer | None
+    ) -> BatchResult:
+        """Learn from one batch: :meth:`backward`, then a step of the optimiser; None only adds the gradients.
+
+        The gradients of an earlier batch are overwritten where there is an optimiser, which does not step on a loss
+        that is NaN or infinite. Parameters and errors as in :meth:`backward`.
+        """
+        if optimizer is None:
+            return self.backward(net, x, labels, loss)
+        x, labels = self.checked(net, x, labels)
+        optimizer.zero_grad()
+        self.before_batch(net)
+        result = self.add_gradients(net, x, labels, loss)
+        optimizer.step()
+        self.after_step(net)
+        return result
+
+    def add_gradients(self, net: Network, x: Input, labels: Tensor, loss: Loss) -> BatchResult:
+        """:meth:`backward` of a batch that has been checked."""
         done = self.accumulate(net, x, labels, loss)
         require_finite(net, done.losses, done.membranes)
-        if optimizer is not None:
-            optimizer.step()
         return BatchResult(done.losses.sum(), done.scores)
+
+    def checked(self, net: Network, x: Any, labels: Any) -> tuple[Input, Tensor]:
+        """Return the batch in the network's dtype and on its device; the rule must fit the network."""
+        self.check(net)
+        return net.check_input(x), net.check_labels(labels, len(x))
 
     def check(self, net: Network) -> None:  # noqa: B027 - most rules fit every network
         """Refuse a network the rule does not fit."""
 
-    def why_not_captured(self) -> str:
-        """Why the gradients of a batch are not the same operations for every batch; empty where they are.
+    def before_batch(self, net: Network) -> None:  # noqa: B027 - most rules change no weight by themselves
+        """Change the weights before a batch that the optimiser will step on."""
 
-        Where they are, :meth:`accumulate` makes them without a look at a value: a CUDA graph can repeat it.
+    def after_step(self, net: Network) -> None:  # noqa: B027
+        """Change the weights, or refuse them, after the optimiser has stepped."""
+
+    def why_not_captured(self) -> str:
+        """Return why the gradients of a batch are not the same operations for every batch; empty where they are.
+
+        Where they are, :meth:`accumulate` reads no tensor on the host: a CUDA graph can repeat it.
         """
         return f"rule {self.name} looks at values between its steps"
 
-    def accumulate(self, net: Network, x: Input, labels: Tensor, loss: Loss) -> Accumulated:
-        """Add Σ_t ∂L[t]/∂w to ``.grad``; x and labels are checked, and on the network's device."""
-        raise NotImplementedError
-
     def describe(self) -> dict[str, Any]:
-        """Name and settings as JSON values."""
+        """Return name and settings as JSON values."""
         return {"name": self.name}
 
     def tensors(self) -> dict[str, Tensor]:
-        """What the rule has learnt for itself, which a resumed run needs; most rules nothing."""
+        """Return what the rule itself has learnt, which a resumed run needs; most rules nothing."""
         return {}
 
     def restore(self, tensors: Mapping[str, Tensor]) -> None:
@@ -120,9 +150,8 @@ class OnlineRule(Rule):
     ``update="sequence"`` adds the T gradients up and lets the optimiser step once per batch; ``"step"`` lets it step
     after every time step, so that step t + 1 already runs with the new weights (momentum carries over).
 
-    ``stretch``: time steps that go through the network at once, on the CPU and with ``update="sequence"``
-    (:mod:`ottt_loihi.fast.chunks`): the same gradients within rounding, several times faster, in the memory of so many
-    steps. ``hlop``: protects earlier tasks (:class:`~ottt_loihi.rules.hlop.HLOP`), for rules that offer it.
+    ``hlop``: protects earlier tasks (:class:`~ottt_loihi.rules.hlop.HLOP`), for rules that offer it. ``stretch``: time
+    steps that go through the network at once (:mod:`ottt_loihi.fast.chunks`).
     """
 
     def __init__(
@@ -137,13 +166,71 @@ class OnlineRule(Rule):
         if stretch > 1 and self.hlop is not None:
             raise UsageError(f"stretch: HLOP projects the trace of every step; use stretch=1, got {stretch}")
 
-    def step(self, net: Network, x: Tensor, state: Any, folded: Folded) -> tuple[Tensor, Any]:
-        """One time step: o[t], and the state that the next one gets."""
-        return net.step(x, state, self.paths, folded)
+    def learn(self, net: Network, x: Input, labels: Tensor, loss: Loss) -> Iterator[Step]:
+        """Take the time steps one by one; each adds its gradient to ``.grad`` before it is returned."""
+        presynaptic = None if self.hlop is None else self.hlop.project
+        learning, state = self.steps_with_gradient(x.shape[1]), None
+        for t, frame in enumerate(frames(x)):
+            with torch.set_grad_enabled(t in learning):
+                o, state = self.step(net, frame, state, presynaptic)
+                error = instantaneous(loss, o, labels, x.shape[1])
+            if t in learning:
+                error.backward()
+            done = Step(error.detach(), o.detach(), state)
+            del o, error  # and with them the step's graph, before the next one is made
+            yield done
+
+    def step(self, net: Network, x: Tensor, state: Any, presynaptic: Any = None) -> tuple[Tensor, Any]:
+        """Return o[t] and the state of one time step."""
+        return net.step(x, state, self.paths, presynaptic)
 
     def steps_with_gradient(self, num_steps: int) -> set[int]:
-        """The time steps of a batch that are learnt from: all, unless a rule says otherwise."""
+        """Return the time steps of a batch that are learnt from: all, unless a rule says otherwise."""
         return set(range(num_steps))
+
+    def accumulate(self, net: Network, x: Input, labels: Tensor, loss: Loss) -> Accumulated:
+        losses, scores, state = [], 0, None
+        for done in self.learn(net, x, labels, loss):
+            losses.append(done.loss)
+            scores, state = scores + done.o, done.state
+        return Accumulated(torch.stack(losses), scores, membranes(state))
+
+    def add_gradients(self, net: Network, x: Input, labels: Tensor, loss: Loss) -> BatchResult:
+        if self.stretch > 1:
+            return self._add_gradients_in_chunks(net, x, labels, loss)
+        with nullcontext() if self.hlop is None else self.hlop.learning(net):
+            return super().add_gradients(net, x, labels, loss)
+
+    def train_batch(
+        self, net: Network, x: Input, labels: Any, loss: Loss, optimizer: torch.optim.Optimizer | None
+    ) -> BatchResult:
+        if self.hlop is not None and optimizer is not None:
+            self.hlop.check_optimizer(optimizer)
+        if optimizer is None or self.update == "sequence":
+            return super().train_batch(net, x, labels, loss, optimizer)
+        x, labels = self.checked(net, x, labels)
+        with nullcontext() if self.hlop is None else self.hlop.learning(net):
+            return self._train_step_by_step(net, x, labels, loss, optimizer)
+
+    def _train_step_by_step(
+        self, net: Network, x: Input, labels: Tensor, loss: Loss, optimizer: torch.optim.Optimizer
+    ) -> BatchResult:
+        learning, total, scores = self.steps_with_gradient(x.shape[1]), 0, 0
+        optimizer.zero_grad()
+        for t, done in enumerate(self.learn(net, x, labels, loss)):
+            require_finite(net, done.loss, membranes(done.state), t)
+            if t in learning:
+                optimizer.step()
+                optimizer.zero_grad()
+                torch.clear_autocast_cache()  # it would keep the 16 bits of the weights before
+            total, scores = total + done.loss, scores + done.o
+        return BatchResult(total, scores)
+
+    def _add_gradients_in_chunks(self, net: Network, x: Input, labels: Tensor, loss: Loss) -> BatchResult:
+        from ottt_loihi.fast.chunks import require_fitting, run_batch  # until ottt_loihi.training chooses the engine
+
+        require_fitting(net)
+        return BatchResult(*run_batch(net, x, labels, loss, self.paths, self.stretch))
 
     def why_not_captured(self) -> str:
         if self.update == "step":
@@ -151,69 +238,6 @@ class OnlineRule(Rule):
         if self.stretch > 1:
             return f"stretch={self.stretch} is for the CPU; use stretch=1"
         return "HLOP projects with what it has learnt so far" if self.hlop is not None else ""
-
-    def train_batch(
-        self, net: Network, x: Input, labels: Tensor, loss: Loss, optimizer: torch.optim.Optimizer | None
-    ) -> BatchResult:
-        self.check(net)
-        x, labels = net.check_input(x), check_labels(net, x, labels)
-        projections = None if self.hlop is None else self.hlop.projections(net, optimizer)
-        if optimizer is not None:
-            optimizer.zero_grad()
-        if self.stretch > 1:
-            require_fitting(net)
-            folded = net.fold(x, leaves=True, paths=self.paths)
-            total, scores = run_batch(net, x, labels, loss, folded, self.paths, self.stretch)
-            folded.push()
-        else:
-            done = self._learn_step_by_step(net, x, labels, loss, optimizer, projections)
-            require_finite(net, done.losses, done.membranes)
-            total, scores = done.losses.sum(), done.scores
-        if self.hlop is not None:
-            self.hlop.check()
-        if optimizer is not None and self.update == "sequence":
-            optimizer.step()
-        return BatchResult(total, scores)
-
-    def accumulate(self, net: Network, x: Input, labels: Tensor, loss: Loss) -> Accumulated:
-        return self._learn_step_by_step(net, x, labels, loss, None, None)
-
-    def _learn_step_by_step(
-        self,
-        net: Network,
-        x: Input,
-        labels: Tensor,
-        loss: Loss,
-        optimizer: torch.optim.Optimizer | None,
-        projections: Mapping[Any, Any] | None,
-    ) -> Accumulated:
-        """All steps; the optimiser steps between them with ``update="step"`` alone.
-
-        Until it steps no value is looked at: on a GPU every look waits for all that has been asked of it.
-        """
-        state, like = None, net.readout.weight
-        losses, scores = like.new_zeros(x.shape[1]), like.new_zeros(len(x), net.num_classes)
-        folded = net.fold(x, leaves=True, paths=self.paths, projections=projections)
-        learning = self.steps_with_gradient(x.shape[1])
-        for t, frame in enumerate(frames(x)):
-            with torch.set_grad_enabled(t in learning):
-                o, state = self.step(net, frame, state, folded)
-                loss_now = loss(o, labels, x.shape[1])
-            losses[t] = loss_now.detach()
-            scores += o.detach()
-            if t in learning:
-                loss_now.backward()
-            del o, loss_now  # and with them the step's graph, before the next one is made
-            if t in learning and self.update == "step" and optimizer is not None:
-                require_finite(net, losses[t : t + 1], membranes(state), t)
-                folded.push()
-                optimizer.step()
-                optimizer.zero_grad()
-                if t + 1 < x.shape[1]:
-                    folded.forget()
-                    folded = net.fold(x, leaves=True, paths=self.paths, projections=projections)
-        folded.push()
-        return Accumulated(losses, scores, membranes(state))
 
     def describe(self) -> dict[str, Any]:
         stretch = {} if self.stretch == 1 else {"stretch": self.stretch}  # as runs of earlier versions have it
@@ -231,29 +255,27 @@ class OnlineRule(Rule):
 
 
 def membranes(state: Any) -> tuple[Tensor, ...]:
-    """v of every block, without a graph; empty for a state that has none."""
-    return tuple(block.v.detach() for block in getattr(state, "blocks", ()))
+    """Return v of every layer of neurons, without a graph; empty for a state that has none."""
+    return tuple(v.detach() for v in getattr(state, "membranes", ()) if isinstance(v, Tensor))
 
 
-def require_finite(net: Network, losses: Tensor, membranes: Sequence[Tensor] = (), first: int = 0) -> None:
+def require_finite(net: nn.Module, losses: Tensor, membranes: Sequence[Tensor] = (), first: int = 0) -> None:
     """Stop where a loss is NaN or infinite, and say at which step and where in the network it began.
 
-    losses: L[t] of the steps from ``first`` on, without a graph · membranes: of the blocks after the last of them
+    losses: L[t] of the steps from ``first`` on, without a graph
+    membranes: of the layers of neurons after the last of them
     """
     finite = torch.isfinite(losses.reshape(-1))
     if bool(finite.all()):
         return
     index = int((~finite).nonzero()[0])
     place = "the readout"
-    for number, (block, v) in enumerate(zip(net.blocks, membranes)):
+    blocks = getattr(net, "blocks", [None] * len(membranes))
+    for number, (block, v) in enumerate(zip(blocks, membranes)):
         if not torch.isfinite(v).all():
-            bad = [name for name, p in block.named_parameters() if not torch.isfinite(p).all()]
+            named = [] if block is None else block.named_parameters()
+            bad = [name for name, p in named if not torch.isfinite(p).all()]
             place = f"block {number + 1} ({'its ' + bad[0] + ' is not finite' if bad else 'its membrane overflows'})"
             break
     value = float(losses.reshape(-1)[index])
     raise TrainingError(f"time step {first + index + 1}: the loss is {value}; it begins in {place}")
-
-
-def check_labels(net: Network, x: Any, labels: Any) -> Tensor:
-    """Return ``labels`` as int64 on the network's device, one for each sample of x, or raise a UsageError."""
-    return inputs.check_labels(labels, len(x), net.num_classes, net.readout.weight.device)

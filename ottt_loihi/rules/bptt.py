@@ -12,7 +12,7 @@ from ottt_loihi.nn.inputs import Input, frames
 from ottt_loihi.nn.network import Network
 from ottt_loihi.nn.paths import GradientPaths
 from ottt_loihi.rules.base import Accumulated, Rule, membranes
-from ottt_loihi.rules.losses import Loss
+from ottt_loihi.rules.losses import Loss, instantaneous
 
 RESETS = ("detached", "attached")
 
@@ -34,12 +34,11 @@ class BPTT(Rule):
         return ""
 
     def accumulate(self, net: Network, x: Input, labels: Tensor, loss: Loss) -> Accumulated:
-        folded = net.fold(x, paths=self.paths)
-        state, losses, scores = None, [], net.readout.weight.new_zeros(len(x), net.num_classes)
+        state, losses, scores = None, [], 0
         for frame in frames(x):
-            o, state = net.step(frame, state, self.paths, folded)
-            losses.append(loss(o, labels, x.shape[1]))
-            scores += o.detach()
+            o, state = net.step(frame, state, self.paths)
+            losses.append(instantaneous(loss, o, labels, x.shape[1]))
+            scores = scores + o.detach()
         both = torch.stack(losses)
         both.sum().backward()
         return Accumulated(both.detach(), scores, membranes(state))

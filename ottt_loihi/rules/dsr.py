@@ -20,20 +20,20 @@ from torch import Tensor, nn
 
 from ottt_loihi import checks
 from ottt_loihi.errors import TrainingError, UsageError
-from ottt_loihi.nn.connections import Traced
+from ottt_loihi.nn.connections import with_trace
 from ottt_loihi.nn.inputs import Input, frames
 from ottt_loihi.nn.network import Network
-from ottt_loihi.nn.neurons import LIFStep
+from ottt_loihi.nn.neurons import LIFStep, Neuron
 from ottt_loihi.nn.paths import BPTT, GradientPaths
 from ottt_loihi.nn.precision import no_graph
-from ottt_loihi.rules.base import BatchResult, Rule, check_labels, require_finite
-from ottt_loihi.rules.losses import Loss
+from ottt_loihi.rules.base import Accumulated, Rule, require_finite
+from ottt_loihi.rules.losses import Loss, instantaneous
 
 KINDS = ("if", "lif")
 GRADIENTS = ("exact", "released")
 
 
-class DSRNeuron(nn.Module):
+class DSRNeuron(Neuron):
     """A layer of DSR's neurons; what it sends is the spike times its amplitude, V (IF) or V/dt (LIF).
 
     ============  =================  =====================================================
@@ -49,7 +49,7 @@ class DSRNeuron(nn.Module):
     On a chip with one threshold: u(0) = (1 − α)·V, threshold and reset V, for the LIF with a constant input (1 − α)·V.
     """
 
-    lean = False  # has no surrogate, so no memory-saving step for online rules
+    constants = ("kind", "alpha", "tau", "dt")
     reset = "subtract"
     v_init = 0.0
 
@@ -109,33 +109,30 @@ class DSR(Rule):
     def __init__(self, gradients: str = "exact") -> None:
         self.gradients = checks.one_of(gradients, "gradients", GRADIENTS)
 
-    def train_batch(
-        self, net: Network, x: Input, labels: Tensor, loss: Loss, optimizer: torch.optim.Optimizer | None
-    ) -> BatchResult:
+    def check(self, net: Network) -> None:
         check_network(net)
-        x, labels = net.check_input(x), check_labels(net, x, labels)
-        if optimizer is not None:
-            optimizer.zero_grad()
+
+    def accumulate(self, net: Network, x: Input, labels: Tensor, loss: Loss) -> Accumulated:
         weighted, plain, masks = _means(net, x)
         a, mean = weighted[0], plain[0]
         for index, (block, mask) in enumerate(zip(net.blocks, masks)):
             pre = mean if self.gradients == "released" else a.detach()
-            current = _current(block.connection, a, pre)
+            current = with_trace(block.connection, a, pre)
             a = _Rate.apply(current, weighted[index + 1], block.neuron.v_threshold, block.neuron, self.gradients)
             a, mean = (a, plain[index + 1]) if mask is None else (a * mask, plain[index + 1] * mask)
-        o = net.readout(a)[0]
-        total = loss(o, labels, 1)
+        o = net.read(a, None)[0]
+        total = instantaneous(loss, o, labels, 1)
         require_finite(net, total.detach(), first=x.shape[1] - 1)
         total.backward()
-        if optimizer is not None:
-            optimizer.step()
-            for index, block in enumerate(net.blocks):
-                if not float(block.neuron.v_threshold.detach()) > 0:
-                    raise TrainingError(
-                        f"block {index + 1}: its learned threshold is {float(block.neuron.v_threshold.detach()):g}, "
-                        "expected above 0; start from a larger v_threshold"
-                    )
-        return BatchResult(total.detach(), o.detach())
+        return Accumulated(total.detach(), o.detach())
+
+    def after_step(self, net: Network) -> None:
+        for index, block in enumerate(net.blocks):
+            if not (threshold := float(block.neuron.v_threshold.detach())) > 0:
+                raise TrainingError(
+                    f"block {index + 1}: its learned threshold is {threshold:g}, expected above 0; "
+                    "start from a larger v_threshold"
+                )
 
     def describe(self) -> dict[str, Any]:
         return {"name": self.name, "gradients": self.gradients}
@@ -154,22 +151,15 @@ def check_network(net: Network) -> None:
 @no_graph()
 def _means(net: Network, x: Input) -> tuple[list[Tensor], list[Tensor], list[Tensor | None]]:
     """Weighted and plain means over time of the input and of what every block sends (before its dropout), the masks."""
-    beta, state, folded = net.blocks[0].neuron.beta, None, net.fold(x)
+    beta, state = net.blocks[0].neuron.beta, None
     weighted, plain, length = [], [], 0.0
     for t, frame in enumerate(frames(x)):
-        _, state = net.step(frame, state, folded=folded)
+        _, state = net.step(frame, state)
         now = [frame, *(block.s for block in state.blocks)]
         weighted = [w * beta + n for w, n in zip(weighted, now)] if t else now
         plain = [p + n for p, n in zip(plain, now)] if t else now
         length = 1 + beta * length
     return [w / length for w in weighted], [p / x.shape[1] for p in plain], [block.mask for block in state.blocks]
-
-
-def _current(connection: Any, x: Tensor, pre: Tensor) -> Tensor:
-    """Î = W·x + b, whose weight gradient sees ``pre`` in place of x."""
-    weights = connection.effective()
-    x, pre = connection._spread(connection._receive(x)), connection._spread(connection._receive(pre))
-    return connection._send(Traced.apply(x, pre, weights.weight, weights.bias, 1.0, connection, False))
 
 
 class _Rate(torch.autograd.Function):

@@ -22,14 +22,16 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ottt_loihi import checks
 from ottt_loihi.errors import TrainingError, UsageError
 from ottt_loihi.nn.blocks import Branch
+from ottt_loihi.nn.connections import Weights
 from ottt_loihi.nn.inputs import Input, frames
 from ottt_loihi.nn.network import Network
 from ottt_loihi.nn.neurons import LIF
 from ottt_loihi.nn.precision import no_graph
-from ottt_loihi.rules.base import require_finite
-from ottt_loihi.rules.losses import Loss
+from ottt_loihi.rules.base import Rule, require_finite
+from ottt_loihi.rules.losses import Loss, instantaneous
 
 POWER_ITERATIONS = 1000
 
@@ -77,13 +79,52 @@ class Equilibrium:
         torch.autograd.backward([loss, *self.currents], [torch.ones_like(loss), *self.gated(beta)], inputs=parameters)
 
 
+class EquilibriumRule(Rule):
+    """A rule for networks whose loops must contract.
+
+    max_norm: with an optimiser, feedback is scaled down so that a loop's norm stays at most this, before the first
+    batch and after every step; 0: it is left alone. A loop whose norm is 1 or more is refused.
+    """
+
+    def __init__(self, max_norm: float) -> None:
+        self.max_norm = checks.number(max_norm, "max_norm", 0, 1)
+        self._contracting: list[float] = []  # of the loops that were last found to contract
+
+    def check(self, net: Network) -> None:
+        check_network(net, self.name)
+
+    def before_batch(self, net: Network) -> None:
+        if self._contracting != _fingerprint(net):
+            self.after_step(net)
+
+    def after_step(self, net: Network) -> None:
+        if self.max_norm:
+            restrict(net, self.max_norm)
+            self._contracting = _fingerprint(net)
+
+    def require_contraction(self, net: Network) -> None:
+        """Refuse loops that do not contract; the norms of unchanged weights are not computed again."""
+        if self._contracting != _fingerprint(net):
+            require_contraction(net)
+            self._contracting = _fingerprint(net)
+
+
+def _fingerprint(net: Network) -> list[float]:
+    """A number for each parameter and threshold, which changes when its values do."""
+    sizes = [p.detach().double().abs().sum() for p in net.parameters()]
+    return [*torch.stack(sizes).tolist(), *(float(block.neuron.v_threshold) for block in net.blocks)]
+
+
 def check_network(net: Network, rule: str) -> None:
     """Refuse neurons whose rates are no clamp of their current."""
     if not len(net.blocks):
         raise UsageError(f"{rule}: expected at least one hidden layer")
+    if any(type(block.neuron) is not LIF for block in net.blocks):
+        found = next(type(block.neuron).__name__ for block in net.blocks if type(block.neuron) is not LIF)
+        raise UsageError(f"{rule}: expected LIF neurons, got {found}; ottt and bptt train any")
     resets = {block.neuron.reset for block in net.blocks}
     betas = {block.neuron.beta for block in net.blocks}
-    if resets - {"subtract"} or len(betas) > 1 or any(not isinstance(block.neuron, LIF) for block in net.blocks):
+    if resets - {"subtract"} or len(betas) > 1:
         raise UsageError(
             f'{rule}: expected LIF neurons with reset="subtract" and one beta, got {sorted(resets)}, {sorted(betas)}'
         )
@@ -92,10 +133,10 @@ def check_network(net: Network, rule: str) -> None:
 @no_graph()
 def simulate(net: Network, x: Input) -> Rates:
     """Run the spikes; memory does not grow with T."""
-    beta, state, folded = net.blocks[0].neuron.beta, None, net.fold(x, leaves=True)
+    beta, state = net.blocks[0].neuron.beta, None
     sums, length = [], 0.0
     for t, frame in enumerate(frames(x)):
-        _, state = net.step(frame, state, folded=folded)
+        _, state = net.step(frame, state)
         now = [frame, *(block.s for block in state.blocks)]
         sums = [total.mul_(beta).add_(s) for total, s in zip(sums, now)] if t else [s.clone() for s in now]
         length = 1 + beta * length
@@ -110,19 +151,19 @@ def equilibrium(net: Network, rates: Rates, by_rate: bool = False) -> Equilibriu
     currents: list[Tensor] = []
     for index, block in enumerate(net.blocks):
         inputs = [rates.x if index == 0 else out[index - 1], *(out[branch.source] for branch in block.branches)]
-        current, _ = block.charge(inputs, None)
+        current, _ = block.charge(inputs)
         if block.skip is not None:
             current = current + block.skip.factor * currents[block.skip.source]
         currents.append(current)
     thresholds = tuple(block.neuron.v_threshold for block in net.blocks)
     tops = [1.0] * len(leaves) if by_rate else thresholds
     is_open = tuple((v > 0) & (v < top) for v, top in zip(leaves if by_rate else currents, tops))
-    return Equilibrium(leaves, tuple(currents), is_open, thresholds, net.readout(out[-1])[0])
+    return Equilibrium(leaves, tuple(currents), is_open, thresholds, net.read(out[-1], None)[0])
 
 
 def evaluate_loss(net: Network, found: Equilibrium, labels: Tensor, loss: Loss, steps: int) -> Tensor:
     """The loss of the readout of the rates, which must be finite."""
-    total = loss(found.o, labels, 1)
+    total = instantaneous(loss, found.o, labels, 1)
     require_finite(net, total.detach(), first=steps - 1)
     return total
 
@@ -143,7 +184,7 @@ def loop_norm(net: Network, index: int, branch: Branch, tolerance: float = 1e-6)
         (branch.connection, index),
         *((net.blocks[i].connection, i) for i in range(index + 1, branch.source + 1)),
     ]
-    weights = [connection.effective()._replace(bias=None) for connection, _ in connections]
+    weights = [Weights(connection.effective().weight, None) for connection, _ in connections]
     generator = torch.Generator().manual_seed(0)
     v = torch.randn(1, *net.blocks[branch.source].shape, generator=generator).to(net.readout.weight.detach())
     norm = 0.0
@@ -151,7 +192,7 @@ def loop_norm(net: Network, index: int, branch: Branch, tolerance: float = 1e-6)
         v = (v / v.norm().clamp(min=torch.finfo(v.dtype).tiny)).detach().requires_grad_()
         y = v
         for (connection, block), weight in zip(connections, weights):
-            y = connection(y, weights=weight)[0] / net.blocks[block].neuron.v_threshold
+            y = connection.current(y, weight) / net.blocks[block].neuron.v_threshold
         before, norm = norm, float(y.detach().norm())
         if abs(norm - before) <= tolerance * norm:
             break

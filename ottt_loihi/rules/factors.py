@@ -5,13 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from ottt_loihi.errors import UsageError
 from ottt_loihi.nn.connections import Connection
 from ottt_loihi.nn.inputs import Input, frames
 from ottt_loihi.nn.network import Network, NetworkState
-from ottt_loihi.nn.paths import ottt_paths
-from ottt_loihi.rules.base import check_labels
+from ottt_loihi.nn.neurons import LIF, Stream
+from ottt_loihi.nn.paths import GradientPaths, ottt_paths
 from ottt_loihi.rules.losses import Loss
 
 
@@ -48,7 +49,7 @@ class Factors:
         """This step's gradient of the effective weight: post ⊗ trace, summed over the batch (and over the image)."""
         weight = self.connection.effective().weight.detach().requires_grad_()
         with torch.enable_grad():  # the product is linear in the weight, so this is post ⊗ trace and nothing else
-            current = self.connection._send(self.connection._product(self.trace, weight, None))
+            current = self.connection.after(self.connection.product(self.trace, weight, None))
         return torch.autograd.grad(current, weight, self.post)[0]
 
 
@@ -61,19 +62,18 @@ def three_factors(net: Network, x: Input, labels: Tensor, loss: Loss) -> list[li
 
     Source: OTTT (arXiv 2210.04195) eq. 4 and 7.
     """
-    x, labels = net.check_input(x), check_labels(net, x, labels)
+    x, labels = net.check_input(x), net.check_labels(labels, len(x))
     paths, state, steps = ottt_paths(net.convention), None, []
     for frame in frames(x):
         o, state = net.step(frame, state, paths)
         spikes = [block.s for block in state.blocks]
         *errors, output_error = torch.autograd.grad(loss(o, labels, x.shape[1]), [*spikes, o])
-        steps.append(_hidden(net, frame, state, errors) + [_readout(net, frame, state, output_error)])
-        state = _without_graph(state)
+        steps.append(_hidden(net, frame, state, errors, paths) + [_readout(net, frame, state, output_error)])
     return steps
 
 
-def _hidden(net: Network, x: Tensor, state: NetworkState, errors: list[Tensor]) -> list[Factors]:
-    surrogates = [b.neuron.surrogate(s.u.detach(), b.neuron.v_threshold) for b, s in zip(net.blocks, state.blocks)]
+def _hidden(net: Network, x: Tensor, state: NetworkState, errors: list[Tensor], paths: GradientPaths) -> list[Factors]:
+    surrogates = [_surrogate(block.neuron, after.u.detach()) for block, after in zip(net.blocks, state.blocks)]
     streams: list[Tensor | None] = [None] * len(errors)
     for index in reversed(range(len(errors))):
         if (skip := net.blocks[index].skip) is not None:  # ∂L/∂I of this block reaches the source's current as well
@@ -83,20 +83,27 @@ def _hidden(net: Network, x: Tensor, state: NetworkState, errors: list[Tensor]) 
     factors = []
     for index, (block, after) in enumerate(zip(net.blocks, state.blocks)):
         main = x if index == 0 else state.blocks[index - 1].out
-        for connection, connection_state in zip(block.connections, after.connections):
-            trace = connection._receive(main.detach()) if connection_state.trace is None else connection_state.trace
-            common = surrogates[index], errors[index], streams[index], connection_state.bias_trace
-            factors.append(Factors(connection, connection._spread(trace), *common))
+        sources = [main, *(state.blocks[branch.source].out for branch in block.branches)]
+        for number, (connection, trace, source) in enumerate(zip(block.connections, after.traces, sources)):
+            value, length = source.detach(), 1.0  # the authors' first layer
+            if trace is not None:
+                value, length = trace.value, trace.length if paths.bias_trace else 1.0
+            elif number:  # nothing has arrived over this branch yet
+                value, length = torch.zeros_like(value), 0.0
+            common = surrogates[index], errors[index], streams[index], length
+            factors.append(Factors(connection, connection.before(value), *common))
     return factors
 
 
+def _surrogate(neuron: nn.Module, u: Tensor) -> Tensor:
+    if isinstance(neuron, Stream):
+        return torch.ones_like(u)
+    if not isinstance(neuron, LIF):
+        raise UsageError(f"three_factors: expected LIF neurons, got {type(neuron).__name__}")
+    return neuron.surrogate(u, neuron.v_threshold)
+
+
 def _readout(net: Network, x: Tensor, state: NetworkState, error: Tensor) -> Factors:
-    trace = state.readout.trace
-    if trace is None:
-        trace = net.readout._receive((state.blocks[-1].out if state.blocks else x).detach())
-    return Factors(net.readout, trace, torch.ones_like(error), error)
-
-
-def _without_graph(state: NetworkState) -> NetworkState:
-    blocks = (block._replace(s=block.s.detach(), u=block.u.detach()) for block in state.blocks)
-    return state._replace(blocks=tuple(blocks))
+    last = state.blocks[-1].out if state.blocks else x
+    trace = last.detach() if state.readout is None else state.readout.value
+    return Factors(net.readout, net.readout.before(trace), torch.ones_like(error), error)

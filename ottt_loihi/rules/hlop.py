@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor
 
 from ottt_loihi import checks
 from ottt_loihi.errors import TrainingError, UsageError
-from ottt_loihi.nn.connections import Connection, Linear
+from ottt_loihi.nn.connections import Linear
 from ottt_loihi.nn.network import Network
 
 CHANGE_LIMIT = 10.0  # of an element of ΔH
@@ -125,6 +126,7 @@ class HLOP:
         self.spikes = checks.integer(spikes, "hlop.spikes", 0)
         self.seed = checks.integer(seed, "hlop.seed", 0)
         self.subspaces: list[Subspace] = []
+        self._of: dict[Linear, Subspace] = {}  # of the batch that is learnt from
         self.tasks = 0  # that have ended
         self.settled = False  # the optimiser of this task has been seen to begin without momentum
 
@@ -134,15 +136,39 @@ class HLOP:
             subspace.fixed, subspace.velocity = len(subspace.rows), subspace.velocity[:0]
         self.tasks, self.settled = self.tasks + 1, False
 
-    def projections(self, net: Network, optimizer: torch.optim.Optimizer | None) -> dict[Connection, Subspace]:
-        """The subspace of every connection, ready for a batch; UsageError where they could protect nothing."""
+    @contextmanager
+    def learning(self, net: Network) -> Iterator[None]:
+        """Learn the subspaces of a batch, and keep biases as the first task left them.
+
+        Raises
+        ------
+        UsageError
+            for a network whose connections cannot be protected
+        TrainingError
+            where a subspace has diverged
+        """
+        self._prepare(net)
+        kept = [c.bias for c, s in self._of.items() if s.protects and c.bias is not None and c.bias.requires_grad]
+        for bias in kept:
+            bias.requires_grad_(False)
+        try:
+            yield
+        finally:
+            for bias in kept:
+                bias.requires_grad_(True)
+            self._of = {}
+        self.check()
+
+    def project(self, connection: Linear, trace: Tensor) -> Tensor:
+        """Return what the weights of a connection learn from, and learn its subspace from the trace."""
+        return self._of[connection](trace.flatten(1))
+
+    def _prepare(self, net: Network) -> None:
         connections = _connections(net)
         if len(connections) != len(self.rows):
             raise UsageError(
                 f"hlop.rows: expected one number for each of {len(connections)} connections, got {self.rows}"
             )
-        if optimizer is not None:
-            self._check_optimizer(optimizer)
         if not self.subspaces:
             self.subspaces = [
                 Subspace(s.in_features, rate, self.momentum, self.iterations, self.spikes)
@@ -153,7 +179,7 @@ class HLOP:
                 raise UsageError("hlop: its subspaces are another network's; make a new rule")
             if len(subspace.rows) == subspace.fixed:
                 self._grow(index, subspace, connection)
-        return dict(zip(connections, self.subspaces))
+        self._of = dict(zip(connections, self.subspaces))
 
     def check(self) -> None:
         """TrainingError where a subspace has diverged: rows that converge get no longer than about 1."""
@@ -204,7 +230,8 @@ class HLOP:
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.tasks * 1009 + index)
         subspace.grow(count, connection.weight.detach(), generator)
 
-    def _check_optimizer(self, optimizer: torch.optim.Optimizer) -> None:
+    def check_optimizer(self, optimizer: torch.optim.Optimizer) -> None:
+        """Refuse an optimiser whose steps leave the subspaces."""
         if type(optimizer) is not torch.optim.SGD:
             raise UsageError(
                 f"hlop: expected the optimiser sgd, got {type(optimizer).__name__.lower()}, whose steps leave the "

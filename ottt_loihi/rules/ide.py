@@ -15,7 +15,7 @@ from ottt_loihi.errors import TrainingError
 from ottt_loihi.nn.inputs import Input
 from ottt_loihi.nn.network import Network
 from ottt_loihi.rules import equilibrium
-from ottt_loihi.rules.base import BatchResult, Rule, check_labels
+from ottt_loihi.rules.base import Accumulated
 from ottt_loihi.rules.losses import Loss
 
 SOLVERS = ("broyden", "damped")
@@ -30,7 +30,7 @@ class Solution(NamedTuple):
     iterations: int
 
 
-class IDE(Rule):
+class IDE(equilibrium.EquilibriumRule):
     """The gradient of the equilibrium a = clamp(I(a)/θ, 0, 1), by the implicit function theorem.
 
     ::
@@ -65,32 +65,19 @@ class IDE(Rule):
         tolerance: float = 1e-3,
         not_converged: str = "stop",
     ) -> None:
-        self.max_norm = checks.number(max_norm, "max_norm", 0.0, 1.0)
+        super().__init__(max_norm)
         self.solver = checks.one_of(solver, "solver", SOLVERS)
         self.tolerance = checks.number(tolerance, "tolerance", 1e-15, 1.0)
         self.max_iterations = checks.integer(max_iterations, "max_iterations")
         self.not_converged = checks.one_of(not_converged, "not_converged", WHEN_NOT_CONVERGED)
 
-    def train_batch(
-        self, net: Network, x: Input, labels: Tensor, loss: Loss, optimizer: torch.optim.Optimizer | None
-    ) -> BatchResult:
-        equilibrium.check_network(net, self.name)
-        x, labels = net.check_input(x), check_labels(net, x, labels)
-        if self.max_norm and optimizer is not None:
-            equilibrium.restrict(net, self.max_norm)  # the initial weights too
-        else:
-            equilibrium.require_contraction(net)
-        if optimizer is not None:
-            optimizer.zero_grad()
+    def accumulate(self, net: Network, x: Input, labels: Tensor, loss: Loss) -> Accumulated:
+        self.require_contraction(net)
         found = equilibrium.equilibrium(net, equilibrium.simulate(net, x))
         total = equilibrium.evaluate_loss(net, found, labels, loss, x.shape[1])
         solution = self.solve(found, found.output_error(total))
         found.add_gradients(net, total, equilibrium.split(solution.beta, found.rates))
-        if optimizer is not None:
-            optimizer.step()
-            if self.max_norm:
-                equilibrium.restrict(net, self.max_norm)
-        return BatchResult(total.detach(), found.o.detach())
+        return Accumulated(total.detach(), found.o.detach())
 
     def solve(self, found: equilibrium.Equilibrium, g: tuple[Tensor, ...]) -> Solution:
         """β, to the rule's tolerance; otherwise the error or warning that was asked for."""

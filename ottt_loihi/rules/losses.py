@@ -6,12 +6,14 @@ labels int64 ``(batch,)``; the result is a scalar tensor, the mean over the batc
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from typing import Any, ClassVar
 
 from torch import Tensor
 from torch.nn import functional
 
+from ottt_loihi import checks
 from ottt_loihi.errors import UsageError
 
 
@@ -46,14 +48,8 @@ class CrossEntropy:
     name: ClassVar[str] = "cross-entropy"
 
     def __post_init__(self) -> None:
-        if isinstance(self.mu, bool) or not isinstance(self.mu, (int, float)) or not 0 <= self.mu <= 1:
-            raise UsageError(f"loss cross-entropy: expected mu in [0, 1], got {self.mu!r}")
-        if (
-            isinstance(self.smoothing, bool)
-            or not isinstance(self.smoothing, (int, float))
-            or not 0 <= self.smoothing < 1
-        ):
-            raise UsageError(f"loss cross-entropy: expected smoothing in [0, 1), got {self.smoothing!r}")
+        checks.number(self.mu, "loss cross-entropy: mu", 0, 1)
+        checks.number(self.smoothing, "loss cross-entropy: smoothing", 0, 1, below=True)
 
     def __call__(self, o: Tensor, labels: Tensor, time_steps: int) -> Tensor:
         loss = (1 - self.mu) * functional.cross_entropy(o, labels, label_smoothing=self.smoothing)
@@ -98,27 +94,42 @@ class Distilled:
         return replace(self, teacher=self.teacher.repeat_interleave(steps, 0))
 
 
-Loss = SquaredError | CrossEntropy
+Loss = SquaredError | CrossEntropy | Callable[[Tensor, Tensor, int], Tensor]
 LOSSES: dict[str, type] = {kind.name: kind for kind in (SquaredError, CrossEntropy)}
 
 
+def instantaneous(loss: Loss, o: Tensor, labels: Tensor, time_steps: int) -> Tensor:
+    """Return L[t], which must be a scalar; one of a user's own is asked as the others are."""
+    value = loss(o, labels, time_steps)
+    if not isinstance(value, Tensor) or value.numel() != 1:
+        found = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
+        raise UsageError(f"loss: expected a scalar tensor, got {found}; take the mean over the batch")
+    return value.reshape(())
+
+
 def make_loss(what: str | Loss) -> Loss:
-    """A loss from its name or itself.
+    """Return a loss from its name or itself, which may be any callable ``f(o, labels, time_steps)``.
 
     Raises
     ------
     UsageError
         for an unknown name
     """
-    if isinstance(what, (SquaredError, CrossEntropy)):
-        return what
+    if callable(what):
+        return what() if isinstance(what, type) else what
     if not isinstance(what, str) or what not in LOSSES:
         raise UsageError(f"loss: expected one of {', '.join(LOSSES)}, got {what!r}")
     return LOSSES[what]()
 
 
 def describe(loss: Loss) -> dict[str, Any]:
-    """Name and parameters as JSON values; no smoothing is not told, so that runs of before there was any go on."""
+    """Return name and parameters as JSON values; of a loss of a user's own the name alone.
+
+    ``smoothing`` is omitted when it is 0, so that runs recorded before the option existed can be resumed.
+    """
+    if type(loss) not in LOSSES.values():
+        kind = loss if hasattr(loss, "__qualname__") else type(loss)
+        return {"name": f"{kind.__module__}.{kind.__qualname__}"}
     return {"name": loss.name} | {k: v for k, v in asdict(loss).items() if k != "smoothing" or v}
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar
 
 import torch
@@ -11,19 +11,17 @@ from torch import Tensor
 
 from ottt_loihi import checks
 from ottt_loihi.errors import UsageError
-from ottt_loihi.nn.blocks import BlockState
-from ottt_loihi.nn.folding import Folded
 from ottt_loihi.nn.inputs import Input, frames
-from ottt_loihi.nn.network import Network, NetworkState
-from ottt_loihi.nn.paths import GradientPaths, ottt_paths
-from ottt_loihi.rules.base import UPDATES, BatchResult, Rule, check_labels, membranes, require_finite
-from ottt_loihi.rules.losses import Loss
+from ottt_loihi.nn.network import Network, NetworkState, without_graph
+from ottt_loihi.nn.neurons import LIF
+from ottt_loihi.nn.paths import CONVENTIONS, GradientPaths, ottt_paths
+from ottt_loihi.rules.base import OnlineRule, Rule, Step
+from ottt_loihi.rules.losses import Loss, instantaneous
 
 FEEDBACK = ("estimated", "random")
-QUIET = GradientPaths(membrane=False)
 
 
-class OPZO(Rule):
+class OPZO(OnlineRule):
     """Errors reach each hidden layer directly, through a matrix that follows from noise: no backward pass.
 
     ::
@@ -43,6 +41,7 @@ class OPZO(Rule):
     feedback     ``"estimated" | "random"``   random: M is drawn once and stays (direct feedback alignment)
     update       ``"step" | "sequence"``      as in OTTT
     convention   ``"paper" | "authors"``      as in OTTT; the network's
+    seed         ≥ 0                          of a random M, together with the layer's number
     ===========  ===========================  ===================================================================
 
     Networks that are a row of layers. ``matrices``: M of every block, ``(neurons, classes)``.
@@ -57,48 +56,49 @@ class OPZO(Rule):
         feedback: str = "estimated",
         update: str = "sequence",
         convention: str = "paper",
+        seed: int = 0,
     ) -> None:
+        super().__init__(ottt_paths(convention), update)
         self.noise = checks.number(noise, "noise", 0, 1e6, above=True)
         self.momentum = checks.number(momentum, "momentum", 0, 1, below=True)
         self.feedback = checks.one_of(feedback, "feedback", FEEDBACK)
-        self.update = checks.one_of(update, "update", UPDATES)
-        self.paths = ottt_paths(convention)
-        self.convention = convention
+        self.convention = checks.one_of(convention, "convention", CONVENTIONS)
+        self.seed = checks.integer(seed, "seed", 0)
         self.matrices: list[Tensor] = []
         self.steps = 0
 
-    def train_batch(
-        self, net: Network, x: Input, labels: Tensor, loss: Loss, optimizer: torch.optim.Optimizer | None
-    ) -> BatchResult:
-        self._check(net)
-        x, labels = net.check_input(x), check_labels(net, x, labels)
-        if optimizer is not None:
-            optimizer.zero_grad()
-        folded = net.fold(leaves=True)
-        state, like = None, net.readout.weight
-        total, scores = like.new_zeros(()), like.new_zeros(len(x), net.num_classes)
-        for t, frame in enumerate(frames(x)):
+    def learn(self, net: Network, x: Input, labels: Tensor, loss: Loss) -> Iterator[Step]:
+        state = None
+        for frame in frames(x):
             if self.feedback == "estimated":
                 noisy = self._noise(net, frame)
                 with torch.no_grad():
-                    perturbed = _run(net, frame, state, QUIET, folded, noisy)[0]
-            o, state, currents = _run(net, frame, state, self.paths, folded)
-            now = loss(o, labels, x.shape[1])
-            require_finite(net, now.detach(), membranes(state), t)
+                    perturbed = _run(net, frame, state, self.paths, noisy)[0]
+            o, state = _run(net, frame, state, self.paths)
+            now = instantaneous(loss, o, labels, x.shape[1])
             if self.feedback == "estimated":
                 self._follow(noisy, perturbed - o.detach())
-            self._backward(net, now, o, state, currents)
-            total, scores = total + now.detach(), scores + o.detach()
-            state = _cut(state)
-            if self.update == "step" and optimizer is not None:
-                folded.push()
-                optimizer.step()
-                optimizer.zero_grad()
-                folded = net.fold(leaves=True)
-        folded.push()
-        if optimizer is not None and self.update == "sequence":
-            optimizer.step()
-        return BatchResult(total, scores)
+            self._backward(net, now, o, state)
+            done = Step(now.detach(), o.detach(), state)
+            del o, now
+            yield done
+
+    def check(self, net: Network) -> None:
+        if any(len(block.branches) or block.skip is not None for block in net.blocks):
+            raise UsageError("opzo: expected a row of layers without branches and skips")
+        if any(not isinstance(block.neuron, LIF) for block in net.blocks):
+            raise UsageError("opzo: expected LIF neurons, whose surrogate it multiplies the feedback by")
+        if net.convention != self.convention:
+            raise UsageError(f"opzo: the rule has convention={self.convention!r}, the network {net.convention!r}")
+        shapes = [(math.prod(block.shape), net.num_classes) for block in net.blocks]
+        if not self.matrices:
+            like = net.readout.weight
+            self.matrices = [self._first(layer, shape, like) for layer, shape in enumerate(shapes)]
+        elif [tuple(matrix.shape) for matrix in self.matrices] != shapes:
+            raise UsageError("opzo: its matrices are another network's; make a new rule")
+
+    def why_not_captured(self) -> str:
+        return Rule.why_not_captured(self)
 
     def tensors(self) -> dict[str, Tensor]:
         """What a run that goes on needs."""
@@ -113,24 +113,13 @@ class OPZO(Rule):
         self.matrices = [tensors[name].clone() for name in names[1:]]
 
     def describe(self) -> dict[str, Any]:
-        settings = ("noise", "momentum", "feedback", "update", "convention")
+        settings = ("noise", "momentum", "feedback", "update", "convention", "seed")
         return {"name": self.name, **{name: getattr(self, name) for name in settings}}
 
-    def _check(self, net: Network) -> None:
-        if any(len(block.branches) or block.skip is not None for block in net.blocks):
-            raise UsageError("opzo: expected a row of layers without branches and skips")
-        if net.convention != self.convention:
-            raise UsageError(f"opzo: the rule has convention={self.convention!r}, the network {net.convention!r}")
-        shapes = [(math.prod(block.shape), net.num_classes) for block in net.blocks]
-        if not self.matrices:
-            self.matrices = [self._first(shape, net.readout.weight) for shape in shapes]
-        elif [tuple(matrix.shape) for matrix in self.matrices] != shapes:
-            raise UsageError("opzo: its matrices are another network's; make a new rule")
-
-    def _first(self, shape: tuple[int, int], like: Tensor) -> Tensor:
+    def _first(self, layer: int, shape: tuple[int, int], like: Tensor) -> Tensor:
         if self.feedback == "estimated":
             return like.new_zeros(shape)
-        generator = torch.Generator().manual_seed(shape[0])
+        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + layer)
         return torch.randn(shape, generator=generator).to(like.detach()) / math.sqrt(shape[1])
 
     def _noise(self, net: Network, x: Tensor) -> list[Tensor]:
@@ -146,7 +135,7 @@ class OPZO(Rule):
             product = added.flatten(1).t() @ change / (self.noise**2 * len(change))
             matrix.mul_(self.momentum).add_(product, alpha=1 - self.momentum)
 
-    def _backward(self, net: Network, loss: Tensor, o: Tensor, state: NetworkState, currents: list[Tensor]) -> None:
+    def _backward(self, net: Network, loss: Tensor, o: Tensor, state: NetworkState) -> None:
         (e,) = torch.autograd.grad(loss, o, retain_graph=True)
         scale = 1 / (1 - self.momentum**self.steps) if self.feedback == "estimated" else 1.0
         posts = []
@@ -154,38 +143,20 @@ class OPZO(Rule):
             g = scale * (e @ matrix.t()).view_as(after.u)
             g = g if after.mask is None else g * after.mask
             posts.append(g * block.neuron.surrogate(after.u.detach(), block.neuron.v_threshold))
+        currents = [after.current for after in state.blocks]
         torch.autograd.backward([loss, *currents], [torch.ones_like(loss), *posts])
 
 
 def _run(
-    net: Network,
-    x: Tensor,
-    state: NetworkState | None,
-    paths: GradientPaths,
-    folded: Folded,
-    added: list[Tensor] | None = None,
-) -> tuple[Tensor, NetworkState, list[Tensor]]:
-    """One step whose layers do not see each other's gradients: o[t], the state, I[t] of every block."""
-    blocks: list[BlockState] = []
-    currents, out = [], x
+    net: Network, x: Tensor, state: NetworkState | None, paths: GradientPaths, added: list[Tensor] | None = None
+) -> tuple[Tensor, NetworkState]:
+    """One step whose layers do not see each other's gradients: o[t], and the state. added: to every block's output."""
+    state = None if state is None else without_graph(state)
+    out, blocks = x, []
     for index, block in enumerate(net.blocks):
         before = None if state is None else state.blocks[index]
-        current, connections = block.charge([out], before, paths, index == 0, folded)
-        blocks.append(block.fire(current, connections, before, paths))
-        currents.append(current)
-        out = blocks[-1].out.detach()
-        out = out if added is None else out + added[index]
-    o, readout = net.readout(
-        out,
-        None if state is None else state.readout,
-        beta=net.blocks[-1].neuron.beta if paths.readout_trace and len(net.blocks) else 0.0,
-        traced=paths.readout_trace,
-        weights=folded[net.readout],
-    )
-    return o, NetworkState(tuple(blocks), readout), currents
-
-
-def _cut(state: NetworkState) -> NetworkState:
-    return state._replace(
-        blocks=tuple(block._replace(s=block.s.detach(), u=block.u.detach()) for block in state.blocks)
-    )
+        out, after = block([out], before, paths, first=index == 0)
+        blocks.append(after)
+        out = out.detach() if added is None else out + added[index]
+    o, trace = net.read(out, None if state is None else state.readout, paths)
+    return o, NetworkState(tuple(blocks), trace)

@@ -14,7 +14,7 @@ from ottt_loihi.errors import TrainingError
 from ottt_loihi.nn.inputs import Input
 from ottt_loihi.nn.network import Network
 from ottt_loihi.rules import equilibrium
-from ottt_loihi.rules.base import BatchResult, Rule, check_labels
+from ottt_loihi.rules.base import Accumulated
 from ottt_loihi.rules.ide import WHEN_NOT_CONVERGED
 from ottt_loihi.rules.losses import Loss
 
@@ -32,7 +32,7 @@ class Backward(NamedTuple):
     saturated: float
 
 
-class SPIDE(Rule):
+class SPIDE(equilibrium.EquilibriumRule):
     """IDE's equation for β, solved by a second phase of neurons that fire −θ_b, 0 or θ_b.
 
     ::
@@ -62,21 +62,12 @@ class SPIDE(Rule):
         self.backward_steps = checks.integer(backward_steps, "backward_steps")
         self.loss_scale = checks.number(loss_scale, "loss_scale", 1e-9, 1e9)
         self.backward_threshold = checks.number(backward_threshold, "backward_threshold", 1e-9, 1e9)
-        self.max_norm = checks.number(max_norm, "max_norm", 0.0, 1.0)
+        super().__init__(max_norm)
         self.not_converged = checks.one_of(not_converged, "not_converged", WHEN_NOT_CONVERGED)
         self.spikes: dict[str, float] = {}
 
-    def train_batch(
-        self, net: Network, x: Input, labels: Tensor, loss: Loss, optimizer: torch.optim.Optimizer | None
-    ) -> BatchResult:
-        equilibrium.check_network(net, self.name)
-        x, labels = net.check_input(x), check_labels(net, x, labels)
-        if self.max_norm and optimizer is not None:
-            equilibrium.restrict(net, self.max_norm)
-        else:
-            equilibrium.require_contraction(net)
-        if optimizer is not None:
-            optimizer.zero_grad()
+    def accumulate(self, net: Network, x: Input, labels: Tensor, loss: Loss) -> Accumulated:
+        self.require_contraction(net)
         rates = equilibrium.simulate(net, x)
         found = equilibrium.equilibrium(net, rates, by_rate=True)
         total = equilibrium.evaluate_loss(net, found, labels, loss, x.shape[1])
@@ -84,11 +75,7 @@ class SPIDE(Rule):
         self._require_room(back)
         self.spikes = {"forward": _total(rates, x.shape[1]), "backward": float(back.spikes)}
         found.add_gradients(net, total, [b / (self.loss_scale * len(x)) for b in back.beta])
-        if optimizer is not None:
-            optimizer.step()
-            if self.max_norm:
-                equilibrium.restrict(net, self.max_norm)
-        return BatchResult(total.detach(), found.o.detach())
+        return Accumulated(total.detach(), found.o.detach())
 
     @torch.no_grad()
     def run_backward(self, found: equilibrium.Equilibrium, g: Sequence[Tensor]) -> Backward:
@@ -97,17 +84,18 @@ class SPIDE(Rule):
         u = [torch.zeros_like(part) for part in g]
         s = [torch.zeros_like(part) for part in g]
         sums = [torch.zeros_like(part) for part in g]
-        spikes = 0
+        spikes = g[0].new_zeros((), dtype=torch.int64)
         for _ in range(self.backward_steps):
             for i, arriving in enumerate(found.transposed(s)):
                 u[i] += arriving + g[i]
                 s[i] = top * ((u[i] > self.backward_threshold).to(u[i]) - (u[i] < -self.backward_threshold).to(u[i]))
                 u[i] -= s[i]
                 sums[i] += s[i]
-                spikes += int(s[i].count_nonzero())
+                spikes += s[i].count_nonzero()
         full = top * self.backward_steps * (1 - 1e-6)
-        saturated = sum(int((total.abs() >= full).sum()) for total in sums) / sum(total.numel() for total in sums)
-        return Backward(tuple(t / self.backward_steps for t in sums), tuple(u), tuple(s), spikes, saturated)
+        neurons = sum(total.numel() for total in sums)
+        saturated = int(sum((total.abs() >= full).sum() for total in sums)) / neurons
+        return Backward(tuple(t / self.backward_steps for t in sums), tuple(u), tuple(s), int(spikes), saturated)
 
     def _require_room(self, back: Backward) -> None:
         message = ""

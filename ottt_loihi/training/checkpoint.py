@@ -69,7 +69,12 @@ def save(net: Network, path: str | os.PathLike[str], provenance: Mapping[str, An
         metadata = json.dumps({"architecture": net.architecture, "provenance": net.provenance}, sort_keys=True)
     except (TypeError, ValueError) as error:
         raise UsageError(f"save: provenance must be JSON values ({error})") from None
-    write_tensors(path, FORMAT, VERSION, metadata, net.state_dict())
+    write_tensors(path, FORMAT, VERSION, metadata, tensors_of(net))
+
+
+def tensors_of(net: Network) -> dict[str, Tensor]:
+    """Return the state of a network without its constants, which its description holds."""
+    return {name: value for name, value in net.state_dict().items() if not name.endswith("_extra_state")}
 
 
 def load(path: str | os.PathLike[str]) -> Network:
@@ -215,8 +220,12 @@ def assemble(path: Path, metadata: dict[str, Any], weights: dict[str, Tensor]) -
             net = build(metadata["architecture"])
     except (UsageError, RuntimeError) as error:
         raise FileError(f"{path}: {_first_line(error)}") from None
-    weights = {name.replace(".synapse.", ".connection."): weight for name, weight in weights.items()}  # earlier files
-    expected = {name: tuple(weight.shape) for name, weight in net.state_dict().items()}
+    weights = {  # earlier files say synapse; the constants are in the description
+        name.replace(".synapse.", ".connection."): weight
+        for name, weight in weights.items()
+        if not name.endswith("_extra_state")
+    }
+    expected = {name: tuple(weight.shape) for name, weight in tensors_of(net).items()}
     found = {name: tuple(weight.shape) for name, weight in weights.items()}
     if expected != found:
         name = min(n for n in expected.keys() | found.keys() if expected.get(n) != found.get(n))

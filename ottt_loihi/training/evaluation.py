@@ -10,8 +10,7 @@ from torch import Tensor
 
 from ottt_loihi.errors import UsageError
 from ottt_loihi.nn.inputs import Input, frames
-from ottt_loihi.nn.network import Network
-from ottt_loihi.rules.base import check_labels
+from ottt_loihi.nn.network import Network, evaluating
 from ottt_loihi.training.encoding import choose_encoding, encode
 
 TEST_ENCODING_SEED = 0  # test images are always the same spikes, whatever a network was trained with
@@ -54,18 +53,14 @@ def evaluate(
         for data that do not fit the network
     """
     x = check_shape(net, x)
-    labels = check_labels(net, x, np.asarray(y)).cpu().numpy()
+    labels = net.check_labels(y, len(x)).cpu().numpy()
     encoding = choose_encoding(encoding, has_time(net, x))
     steps = net.time_steps if time_steps is None else time_steps
     if steps < 1 or (time_steps is not None and encoding == "frames" and steps > x.shape[1]):
         raise UsageError(f"time_steps: expected 1 … {x.shape[1] if encoding == 'frames' else '∞'}, got {steps}")
     x = x[:, :steps] if time_steps is not None and encoding == "frames" else x
-    was_training = net.training
-    net.eval()
-    try:
+    with evaluating(net):
         return _evaluate(net, x, labels, batch_size, encoding, steps)
-    finally:
-        net.train(was_training)
 
 
 @torch.no_grad()
@@ -94,14 +89,14 @@ def _evaluate(
 
 def _scores_and_rates(net: Network, x: Input) -> tuple[Tensor, np.ndarray]:
     """Σ_t o[t], and the share of each block's neurons that fire at each step, ``(blocks, T)``."""
-    scores, state, folded = net.readout.weight.new_zeros(len(x), net.num_classes), None, net.fold(x, leaves=True)
-    rates = np.zeros((len(net.blocks), x.shape[1]))
+    scores, state = net.readout.weight.new_zeros(len(x), net.num_classes), None
+    rates = scores.new_zeros((x.shape[1], len(net.blocks)), dtype=torch.float64)
     for t, frame in enumerate(frames(x)):
-        o, state = net.step(frame, state, folded=folded)
+        o, state = net.step(frame, state)
         scores += o
-        active = [(block.s != 0).double().mean() for block in state.blocks]
-        rates[:, t] = torch.stack(active).cpu() if active else 0  # one look, for which a GPU has to be waited for
-    return scores, rates
+        for index, block in enumerate(state.blocks):
+            rates[t, index] = (block.s != 0).double().mean()
+    return scores, rates.t().cpu().numpy()  # one copy to the host, not one a step
 
 
 def has_time(net: Network, x: np.ndarray) -> bool:

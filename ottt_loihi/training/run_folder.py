@@ -29,7 +29,7 @@ from ottt_loihi.files import atomic_write
 from ottt_loihi.nn.models import with_current_names
 from ottt_loihi.nn.network import Network
 from ottt_loihi.rules.base import Rule
-from ottt_loihi.training.checkpoint import assemble, read_tensors, save, write_tensors
+from ottt_loihi.training.checkpoint import assemble, read_tensors, save, tensors_of, write_tensors
 
 FORMAT, VERSION = "ottt-loihi training", 1
 
@@ -87,7 +87,7 @@ class RunFolder:
         rule: Rule,
     ) -> None:
         """Write ``training.pt``, in place of the one before."""
-        tensors = {f"net/{name}": value for name, value in net.state_dict().items()}
+        tensors = {f"net/{name}": value for name, value in tensors_of(net).items()}
         tensors |= {f"rule/{name}": value for name, value in rule.tensors().items()}
         numbers: dict[str, float] = {}
         for index, values in optimizer.state_dict()["state"].items():

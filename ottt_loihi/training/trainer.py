@@ -25,7 +25,7 @@ from ottt_loihi.errors import TrainingError, UsageError
 from ottt_loihi.nn.inputs import Input
 from ottt_loihi.nn.network import Network
 from ottt_loihi.nn.precision import check_autocast
-from ottt_loihi.rules.base import Rule, check_labels
+from ottt_loihi.rules.base import Rule
 from ottt_loihi.rules.losses import Distilled, Loss, make_loss
 from ottt_loihi.rules.losses import describe as describe_loss
 from ottt_loihi.terminal import THEME
@@ -291,7 +291,7 @@ class Trainer:
 
     def _check_data(self, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         x = check_shape(self.net, x)
-        return x, check_labels(self.net, x, np.asarray(y)).cpu().numpy()
+        return x, self.net.check_labels(y, len(x)).cpu().numpy()
 
     def _settings(self, epochs: int) -> dict[str, Any]:
         """What two halves of one run must share, as JSON values."""

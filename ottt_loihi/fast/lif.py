@@ -1,0 +1,100 @@
+"""The neuron's step in one pass over memory, in place: for rules whose every step has its backward pass at once."""
+
+from __future__ import annotations
+
+import warnings
+from functools import lru_cache
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ottt_loihi.nn.neurons import LIF
+
+
+class LeanStep(torch.autograd.Function):
+    """:func:`lif_step` for online rules: one pass over memory (:func:`kernels`), and no new memory.
+
+    v becomes the membrane after the reset; s is written into the tensor given, which may hold earlier values, and u
+    into the current or into another tensor given. The backward pass overwrites u with the current's gradient: nobody
+    may read this step's u after it.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, current: Tensor, v: Tensor, u: Tensor, s: Tensor, neuron: LIF) -> Tensor:
+        if u.data_ptr() != current.data_ptr():
+            u.copy_(current)
+        kernels(u).charge_fire_reset(u, v, s, neuron)
+        ctx.u, ctx.neuron = u, neuron
+        return s.view_as(s)
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> tuple[Tensor, None, None, None, None]:
+        u, ctx.u = ctx.u, None  # the spikes live on as state, and this node with them
+        return kernels(u).times_surrogate(g, u, ctx.neuron), None, None, None, None
+
+
+class LeanAccumulation(torch.autograd.Function):
+    """The neuron's step in its accumulated form (``rules/saf.py``), in the memory of Û[t] and â[t−1].
+
+    ::
+
+        u[t] = Û[t] − Vth·λ·â[t−1]        â[t] = λ·â[t−1] + H(u[t] − Vth)        ∂L/∂Û = ∂L/∂â · f(u)
+    """
+
+    @staticmethod
+    def forward(ctx: Any, u: Tensor, trace: Tensor, neuron: LIF) -> Tensor:
+        kernels(u).accumulate(u, trace, neuron)
+        ctx.u, ctx.neuron = u.detach(), neuron
+        return trace.view_as(trace)
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> tuple[Tensor, None, None]:
+        u, ctx.u = ctx.u, None
+        return kernels(u).times_surrogate(g, u, ctx.neuron), None, None
+
+
+def kernels(x: Tensor) -> ModuleType:
+    """The module whose loops work on x: numba's on the CPU, Triton's on a GPU."""
+    if x.is_cuda:
+        from ottt_loihi.fast import triton_kernels as lif_triton
+
+        return lif_triton
+    from ottt_loihi.fast import lif_kernels  # numba takes half a second to import
+
+    return lif_kernels
+
+
+def has_kernels(x: Tensor) -> bool:
+    """Whether there are :func:`kernels` for x: on the CPU, and on a GPU where Triton works."""
+    if x.is_cuda:
+        return x.dtype == torch.float32 and x.numel() < 2**31 and _triton_works(x.device)
+    return is_on_cpu(x)
+
+
+def is_on_cpu(x: Tensor) -> bool:
+    """Whether numba's loops can work on it."""
+    return x.device.type == "cpu" and x.dtype in (torch.float32, torch.float64)
+
+
+@lru_cache
+def _triton_works(device: torch.device) -> bool:
+    try:
+        from ottt_loihi.fast import triton_kernels as lif_triton
+
+        lif_triton.accumulate(torch.zeros(1024, device=device), torch.zeros(1024, device=device), LIF())
+    except Exception as error:  # not installed, no C compiler, a GPU it does not know, and whatever else it needs
+        reason = (str(error).splitlines() or [""])[0]
+        warnings.warn(
+            f"the neurons' kernels do not run on {device} ({type(error).__name__}: {reason}); torch's own operators "
+            "compute the same, more slowly",
+            stacklevel=2,
+        )
+        return False
+    return True
+
+
+def like(x: Tensor, model: Tensor) -> Tensor:
+    """``x`` in the memory layout of ``model``."""
+    return x if x.stride() == model.stride() else torch.empty_like(model).copy_(x)
