@@ -1,5 +1,6 @@
-"""What is said where Lava cannot run: one line with the remedy for this Python."""
+"""What is said where Lava cannot run: one line with the remedy for this Python. And where it can, all of it imports."""
 
+import subprocess
 import sys
 
 import pytest
@@ -63,3 +64,23 @@ def test_what_lava_dl_lacks(environment, monkeypatch):
     assert "pip install setuptools" in module.lava_dl_problem()
     monkeypatch.setattr(module.importlib.util, "find_spec", lambda name: module)
     assert module.lava_dl_problem() == ""
+
+
+IMPORT_ALL = """
+import importlib, sys
+from importlib.metadata import files
+for path in map(str, files(sys.argv[1])):
+    if path.startswith("lava/") and path.endswith(".py"):
+        importlib.import_module(path[:-3].replace("/", ".").removesuffix(".__init__"))
+        print(path)
+"""
+
+
+@pytest.mark.lava
+@pytest.mark.parametrize(("package", "least"), [("lava-nc", 139), ("lava-dl", 82)])
+def test_every_module_imports(package, least):
+    if module.installed(package) is None:
+        pytest.skip(f"{package} is not installed")
+    done = subprocess.run([sys.executable, "-c", IMPORT_ALL, package], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert len(done.stdout.splitlines()) >= least

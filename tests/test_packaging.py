@@ -39,14 +39,13 @@ def backend(repair, monkeypatch):
 
 @pytest.fixture(scope="session")
 def original(tmp_path_factory):
-    """The folder with Intel's wheel of lava-nc: LAVA_WHEELS, or fetched from the index; skip without either."""
-    name = settings("lava-nc")["tool"]["repair"]["wheel"]
+    """The folder with Intel's wheels: LAVA_WHEELS, or fetched from the index; skip without either."""
     folder = Path(os.environ.get("LAVA_WHEELS") or tmp_path_factory.mktemp("wheels"))
-    if not (folder / name).is_file():
+    if not all((folder / settings(name)["tool"]["repair"]["wheel"]).is_file() for name in ("lava-nc", "lava-dl")):
         options = ["--no-deps", "--only-binary=:all:", "--python-version=3.10", "--quiet", f"--dest={folder}"]
-        line = [sys.executable, "-m", "pip", "download", *options, "lava-nc==0.10.0"]
+        line = [sys.executable, "-m", "pip", "download", *options, "lava-nc==0.10.0", "lava-dl==0.6.0"]
         if subprocess.run(line, capture_output=True).returncode:
-            pytest.skip("no index reachable, and LAVA_WHEELS names no folder with Intel's wheel")
+            pytest.skip("no index reachable, and LAVA_WHEELS names no folder with Intel's wheels")
     return folder
 
 
@@ -55,45 +54,54 @@ def test_one_backend_serves_both():
 
 
 @pytest.mark.slow
-def test_the_wheel_differs_from_intels_by_one_line(backend, original, tmp_path):
-    built = backend("lava-nc", tmp_path, original)
-    repair = settings("lava-nc")["tool"]["repair"]
-    before, after = (zipfile.ZipFile(path) for path in (original / repair["wheel"], built))
+@pytest.mark.parametrize(("name", "files"), [("lava-nc", ["lava/magma/compiler/var_model.py"]), ("lava-dl", [])])
+def test_the_wheel_differs_from_intels_by_one_line(backend, original, tmp_path, name, files):
+    """And by metadata, and by ``tests``; so it holds no file that Intel's wheel does not, and overwrites no other."""
+    built = backend(name, tmp_path, original)
+    parts = settings(name)
+    before, after = (zipfile.ZipFile(path) for path in (original / parts["tool"]["repair"]["wheel"], built))
     kept = [n for n in before.namelist() if not n.startswith("tests/") and ".dist-info/" not in n]
-    assert kept == [n for n in before.namelist() if n in set(after.namelist())]
     assert {n for n in after.namelist() if ".dist-info/" not in n} == set(kept)
-    changed = [n for n in kept if before.read(n) != after.read(n)]
-    assert changed == ["lava/magma/compiler/var_model.py"]
-    old, new = (wheel.read(changed[0]).decode().splitlines() for wheel in (before, after))
-    lines = [(a, b) for a, b in zip(old, new, strict=True) if a != b]
-    assert len(lines) == 1
-    assert lines[0][0] == "@dataclass"
-    assert lines[0][1].startswith("@dataclass(unsafe_hash=True)  # changed 2026-")
-    metadata = after.read("lava_nc-0.10.0+ottt.1.dist-info/METADATA").decode()
+    assert [n for n in kept if before.read(n) != after.read(n)] == files
+    for file in files:
+        old, new = (wheel.read(file).decode().splitlines() for wheel in (before, after))
+        lines = [(a, b) for a, b in zip(old, new, strict=True) if a != b]
+        assert len(lines) == 1
+        assert lines[0][0] == "@dataclass"
+        assert lines[0][1].startswith("@dataclass(unsafe_hash=True)  # changed 2026-")
+    metadata = after.read(f"{name.replace('-', '_')}-{parts['project']['version']}.dist-info/METADATA").decode()
     assert "Requires-Python: >=3.10\n" in metadata
     assert "unittest2" not in metadata
     assert "Changed on 2026-" in metadata
     assert "BSD-3-Clause" in metadata
 
 
+def pip_install(wheels, target):
+    """Run ``pip install ./packaging/lava-nc`` without an index, with Intel's wheel from a folder."""
+    options = ["--quiet", "--no-index", "--no-deps", "--no-build-isolation", "--target", str(target)]
+    line = [sys.executable, "-m", "pip", "install", *options, str(ROOT / "packaging/lava-nc")]
+    return subprocess.run(line, env={**os.environ, "LAVA_WHEELS": str(wheels)}, capture_output=True, text=True)
+
+
 @pytest.mark.slow
-def test_pip_finds_the_record_of_the_wheel_right(backend, original, tmp_path):
-    built = backend("lava-nc", tmp_path, original)
-    line = [
-        sys.executable,
-        "-m",
-        "pip",
-        "install",
-        "--quiet",
-        "--no-deps",
-        "--target",
-        str(tmp_path / "site"),
-        str(built),
-    ]
-    subprocess.run(line, check=True, capture_output=True)
+def test_pip_installs_it_without_an_index(original, tmp_path):
+    done = pip_install(original, tmp_path / "site")
+    assert done.returncode == 0, done.stderr
     assert not (tmp_path / "site" / "tests").exists()
     text = (tmp_path / "site/lava/magma/compiler/var_model.py").read_text()
     assert text.count("unsafe_hash=True") == 1
+    assert (tmp_path / "site/lava_nc-0.10.0+ottt.1.dist-info").is_dir()
+
+
+@pytest.mark.slow
+def test_pip_says_one_line_and_installs_nothing_of_another_wheel(original, tmp_path):
+    name = settings("lava-nc")["tool"]["repair"]["wheel"]
+    (tmp_path / name).write_bytes((original / name).read_bytes() + b"x")
+    done = pip_install(tmp_path, tmp_path / "site")
+    assert done.returncode == 1
+    assert [line.split(" has ")[0].split()[-1] for line in done.stderr.splitlines() if "SHA-256" in line] == [name]
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "site").exists()
 
 
 @pytest.mark.slow
