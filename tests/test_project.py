@@ -63,6 +63,46 @@ def test_what_a_folder_must_never_import(folder):
             assert module.split(".")[0] not in FORBIDDEN[folder], f"{path}:{line}: {module} in {folder}/"
 
 
+LAYERS = ("nn", "rules", "fast", "training", "cli")  # each may import those before it
+ALLOWED = {
+    ("ottt_loihi/rules/base.py", "ottt_loihi.fast.chunks"),  # until training chooses the engine
+    ("ottt_loihi/training/compare.py", "ottt_loihi.cli.train"),  # until run() leaves the command
+}
+
+
+def test_the_library_imports_downwards_only():
+    """nn knows no rule, rules know no fast engine, nothing in the library knows a command."""
+    for rank, layer in enumerate(LAYERS):
+        above = tuple(f"ottt_loihi.{name}" for name in LAYERS[rank + 1 :])
+        for path in python_files(f"ottt_loihi/{layer}"):
+            for module, line in imports(path):
+                found = module.startswith(above) if above else False
+                name = str(path.relative_to(ROOT)), ".".join(module.split(".")[:3])
+                assert not found or name in ALLOWED, f"{path}:{line}: {layer}/ must not import {module}"
+
+
+def test_no_module_of_the_library_is_in_a_circle():
+    """Imports inside functions count."""
+    graph = {}
+    for path in python_files("ottt_loihi/nn", "ottt_loihi/rules"):
+        name = ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+        graph[name] = {module for module, _ in imports(path)}
+    done, active = set(), []
+
+    def visit(name):
+        assert name not in active, " → ".join([*active[active.index(name) :], name])
+        if name in done:
+            return
+        active.append(name)
+        for other in sorted(graph[name] & graph.keys()):
+            visit(other)
+        active.pop()
+        done.add(name)
+
+    for name in graph:
+        visit(name)
+
+
 def test_nobody_imports_the_root_folders_bare():
     """``import sim`` works from the repository's root, and is another module than ``ottt_loihi.sim``."""
     for path in python_files("ottt_loihi", "sim", "converters", "onchip", "tests", "benchmarks", "notebooks"):

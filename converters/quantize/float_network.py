@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from ottt_loihi.nn.connections import Connection
     from ottt_loihi.nn.network import Network
 
+NEURONS = ("ottt_loihi.nn.neurons.LIF", "ottt_loihi.nn.neurons.DSRNeuron")
 MAX_SYNAPSES = 1 << 25  # of a connection written out synapse by synapse: half a gigabyte
 
 INPUTS = ("spikes", "constant")
@@ -98,6 +99,13 @@ def from_torch(net: Network) -> FloatNetwork:
         all zero
     """
     shapes = {INPUT: tuple(net.input_shape)} | {i: tuple(block.shape) for i, block in enumerate(net.blocks)}
+    for index, block in enumerate(net.blocks):
+        kind = type(block.neuron)  # exactly: a subclass computes something else
+        if f"{kind.__module__}.{kind.__name__}" not in NEURONS:
+            raise ChipError(
+                f"hidden {index + 1}: neurons of type {kind.__name__} cannot be exported, because nothing says how the "
+                "chip computes them; LIF and DSRNeuron can"
+            )
     amplitudes = {INPUT: 1.0} | {i: float(block.neuron.amplitude) for i, block in enumerate(net.blocks)}
     layers, connections, biases = [], [], []
     for index, block in enumerate(net.blocks):
@@ -156,9 +164,9 @@ def _arrive(
     connection: Connection, pre: int, post: int, shape: tuple[int, ...], delay: int, name: str
 ) -> tuple[list[FloatConnection], np.ndarray | None]:
     """A trained connection as float connections, and its bias at every neuron."""
-    from ottt_loihi.nn.connections import Conv2d, Linear
+    from ottt_loihi.nn.connections import Conv2d, Linear, Readout
 
-    if not isinstance(connection, (Conv2d, Linear)):
+    if type(connection) not in (Conv2d, Linear, Readout):
         raise ChipError(f"{name}: a {type(connection).__name__} cannot be exported; Linear and Conv2d can")
     weight, bias = _arrays(connection, name)
     if isinstance(connection, Linear):
@@ -175,7 +183,12 @@ def _arrive(
 def _arrays(connection: Connection, name: str) -> tuple[np.ndarray, np.ndarray | None]:
     """Effective weight and bias in float64."""
     import torch
+    from torch.nn.utils import prune
 
+    if prune.is_pruned(connection):
+        raise ChipError(
+            f"{name}: a hook prunes its weights; make that permanent with torch.nn.utils.prune.remove first"
+        )
     with torch.no_grad():
         for kind, parameter in connection.named_parameters():
             if not torch.isfinite(parameter).all():

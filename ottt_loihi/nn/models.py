@@ -15,9 +15,8 @@ from ottt_loihi.errors import UsageError
 from ottt_loihi.nn.blocks import Block, Branch, Skip
 from ottt_loihi.nn.connections import BINARY, SPIKE_SCALE, Conv2d, Linear, Readout, pooled_shape
 from ottt_loihi.nn.network import Network
-from ottt_loihi.nn.neurons import LIF, Stream
+from ottt_loihi.nn.neurons import LIF, DSRNeuron, Stream
 from ottt_loihi.nn.surrogates import Surrogate, describe, make_surrogate
-from ottt_loihi.rules.dsr import DSRNeuron
 
 NEURON = ("beta", "v_threshold", "reset", "surrogate", "convention", "v_init")
 VGG_FEATURES = "64C3-128C3-AP2-256C3-256C3-AP2-512C3-512C3-AP2-512C3-512C3-GAP"

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from ottt_loihi import checks
 from ottt_loihi.errors import TrainingError, UsageError
 from ottt_loihi.nn.inputs import Input, frames
+from ottt_loihi.nn.modules import Stepwise
 from ottt_loihi.nn.network import Network
 from ottt_loihi.nn.paths import GradientPaths
 from ottt_loihi.rules.hlop import HLOP, make_hlop
@@ -57,18 +58,20 @@ class Rule(ABC):
     """A learning rule. Its one abstract method is :meth:`accumulate`."""
 
     name: ClassVar[str]
+    trains_modules: ClassVar[bool] = False  # any torch.nn.Module with neurons, not only a Network
 
     @abstractmethod
     def accumulate(self, net: Network, x: Input, labels: Tensor, loss: Loss) -> Accumulated:
         """Add Σ_t ∂L[t]/∂w to ``.grad``; x and labels are checked, and on the network's device."""
 
-    def backward(self, net: Network, x: Input, labels: Any, loss: Loss) -> BatchResult:
+    def backward(self, net: nn.Module, x: Input, labels: Any, loss: Loss) -> BatchResult:
         """Add the gradient of one batch, Σ_t ∂L[t]/∂w, to ``.grad``. No weight changes.
 
         Parameters
         ----------
         net
-            the network
+            a :class:`~ottt_loihi.nn.network.Network`; OTTT, SLTT and BPTT take any ``torch.nn.Module`` with neurons
+            (:class:`~ottt_loihi.nn.modules.Stepwise`)
         x
             ``(batch, T, *input_shape)``: spikes or numbers, or a :class:`~ottt_loihi.nn.inputs.ConstantInput`
         labels
@@ -83,6 +86,7 @@ class Rule(ABC):
         TrainingError
             for a loss that is NaN or infinite
         """
+        net = self.prepared(net)
         return self.add_gradients(net, *self.checked(net, x, labels), loss)
 
     def train_batch(
@@ -95,6 +99,7 @@ class Rule(ABC):
         """
         if optimizer is None:
             return self.backward(net, x, labels, loss)
+        net = self.prepared(net)
         x, labels = self.checked(net, x, labels)
         optimizer.zero_grad()
         self.before_batch(net)
@@ -108,6 +113,18 @@ class Rule(ABC):
         done = self.accumulate(net, x, labels, loss)
         require_finite(net, done.losses, done.membranes)
         return BatchResult(done.losses.sum(), done.scores)
+
+    def prepared(self, net: nn.Module) -> Any:
+        """Return a network that can run single time steps: itself, or any other module as :class:`Stepwise`."""
+        if isinstance(net, (Network, Stepwise)):
+            return net
+        if not isinstance(net, nn.Module):
+            raise UsageError(f"expected a Network or a torch.nn.Module, got {type(net).__name__}")
+        if not self.trains_modules:
+            raise UsageError(
+                f"{self.name}: expected a Network, got {type(net).__name__}; ottt, sltt and bptt train any module"
+            )
+        return Stepwise(net)
 
     def checked(self, net: Network, x: Any, labels: Any) -> tuple[Input, Tensor]:
         """Return the batch in the network's dtype and on its device; the rule must fit the network."""
@@ -208,6 +225,7 @@ class OnlineRule(Rule):
             self.hlop.check_optimizer(optimizer)
         if optimizer is None or self.update == "sequence":
             return super().train_batch(net, x, labels, loss, optimizer)
+        net = self.prepared(net)
         x, labels = self.checked(net, x, labels)
         with nullcontext() if self.hlop is None else self.hlop.learning(net):
             return self._train_step_by_step(net, x, labels, loss, optimizer)

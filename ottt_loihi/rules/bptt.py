@@ -25,6 +25,7 @@ class BPTT(Rule):
     """
 
     name: ClassVar[str] = "bptt"
+    trains_modules: ClassVar[bool] = True
 
     def __init__(self, reset: str = "detached") -> None:
         self.reset = checks.one_of(reset, "reset", RESETS)

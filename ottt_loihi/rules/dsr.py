@@ -12,88 +12,22 @@ A layer's weighted firing rate ô is, up to a rest of 1/T, a clamp of its weight
 
 from __future__ import annotations
 
-import math
 from typing import Any, ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ottt_loihi import checks
 from ottt_loihi.errors import TrainingError, UsageError
 from ottt_loihi.nn.connections import with_trace
 from ottt_loihi.nn.inputs import Input, frames
 from ottt_loihi.nn.network import Network
-from ottt_loihi.nn.neurons import LIFStep, Neuron
-from ottt_loihi.nn.paths import BPTT, GradientPaths
+from ottt_loihi.nn.neurons import DSRNeuron
 from ottt_loihi.nn.precision import no_graph
 from ottt_loihi.rules.base import Accumulated, Rule, require_finite
 from ottt_loihi.rules.losses import Loss, instantaneous
 
-KINDS = ("if", "lif")
 GRADIENTS = ("exact", "released")
-
-
-class DSRNeuron(Neuron):
-    """A layer of DSR's neurons; what it sends is the spike times its amplitude, V (IF) or V/dt (LIF).
-
-    ============  =================  =====================================================
-    attribute     range              meaning
-    ============  =================  =====================================================
-    kind          ``"if" | "lif"``
-    v_threshold   parameter > 0      V: what a spike subtracts, a scalar
-    alpha         0 < α ≤ 1          fires above α·V
-    tau, dt       > 0                of the LIF, in the same unit
-    beta         0 < β ≤ 1          exp(−dt/τ); IF: 1
-    ============  =================  =====================================================
-
-    On a chip with one threshold: u(0) = (1 − α)·V, threshold and reset V, for the LIF with a constant input (1 − α)·V.
-    """
-
-    constants = ("kind", "alpha", "tau", "dt")
-    reset = "subtract"
-    v_init = 0.0
-
-    def __init__(
-        self, kind: str = "if", v_threshold: float = 6.0, alpha: float = 0.5, tau: float = 1.0, dt: float = 0.05
-    ) -> None:
-        super().__init__()
-        self.kind = checks.one_of(kind, "kind", KINDS)
-        for name, value in (("v_threshold", v_threshold), ("alpha", alpha), ("tau", tau), ("dt", dt)):
-            checks.number(value, name, 0, 1 if name == "alpha" else 1e30, above=True)
-        self.v_threshold = nn.Parameter(torch.full((), float(v_threshold)))
-        self.alpha, self.tau, self.dt = float(alpha), float(tau), float(dt)
-
-    @property
-    def beta(self) -> float:
-        return 1.0 if self.kind == "if" else math.exp(-self.dt / self.tau)
-
-    @property
-    def charge(self) -> float:
-        """What the membrane gets of a current of 1."""
-        return 1.0 if self.kind == "if" else 1 - self.beta
-
-    @property
-    def gain(self) -> float:
-        """Of the clamp: dô/dÎ between its bounds."""
-        return 1.0 if self.kind == "if" else 1 / self.tau
-
-    @property
-    def amplitude(self) -> Tensor:
-        """What a spike sends."""
-        return self.v_threshold if self.kind == "if" else self.v_threshold / self.dt
-
-    def forward(self, current: Tensor, v: Tensor | None = None, paths: GradientPaths = BPTT) -> LIFStep:
-        """One step; s holds 0 or the amplitude, and no gradient runs through it."""
-        if self.training and current.requires_grad:
-            raise UsageError('these neurons have no surrogate gradient: train them with rule = "dsr"')
-        with torch.no_grad():
-            charge = self.charge * current
-            u = charge if v is None else self.beta * v + charge
-            s = (u > self.alpha * self.v_threshold).to(u)
-            return LIFStep(s * self.amplitude, u, u - self.v_threshold * s)
-
-    def extra_repr(self) -> str:
-        return f"kind={self.kind!r}, alpha={self.alpha}, tau={self.tau}, dt={self.dt}"
 
 
 class DSR(Rule):

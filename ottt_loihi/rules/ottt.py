@@ -34,6 +34,7 @@ class OTTT(OnlineRule):
     """
 
     name: ClassVar[str] = "ottt"
+    trains_modules: ClassVar[bool] = True
 
     def __init__(
         self,

@@ -22,6 +22,7 @@ class SLTT(OnlineRule):
     """
 
     name: ClassVar[str] = "sltt"
+    trains_modules: ClassVar[bool] = True
 
     def __init__(
         self,

@@ -1,0 +1,199 @@
+"""Any ``torch.nn.Module`` of layers and neurons, one time step at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+from ottt_loihi.errors import UsageError
+from ottt_loihi.nn.connections import with_trace
+from ottt_loihi.nn.inputs import Input, check_input, check_labels, frames
+from ottt_loihi.nn.network import evaluating, without_graph
+from ottt_loihi.nn.neurons import LIFStep, Neuron, Trace
+from ottt_loihi.nn.paths import BPTT, GradientPaths
+
+NOT_AFFINE = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm, nn.RNNBase, nn.RNNCellBase, nn.Embedding)
+
+
+class ModuleState(NamedTuple):
+    """After a step, in the order in which ``Stepwise`` lists neurons and layers.
+
+    steps: of every layer of neurons
+    traces: of every parameterised layer's input
+    feeds: the neurons that every parameterised layer feeds, by index; None for a readout
+    """
+
+    steps: tuple[LIFStep, ...]
+    traces: tuple[Trace, ...]
+    feeds: tuple[int | None, ...]
+
+    @property
+    def membranes(self) -> list[Tensor]:
+        """v of every layer of neurons."""
+        return [step.v for step in self.steps]
+
+
+class Stepwise:
+    """A module whose neurons keep their state between time steps, and whose layers learn from traces.
+
+    ::
+
+        net = nn.Sequential(nn.Flatten(), nn.Linear(784, 128), LIF(), nn.Linear(128, 10))
+        OTTT(update="sequence").backward(net, x, labels, SquaredError())       # wraps the module by itself
+        scores = Stepwise(net).run(x)
+
+    Each time step runs the module once, on one frame; within it, neurons return their spikes. A layer with parameters
+    (``nn.Linear``, ``nn.Conv2d`` …, or any module that is affine in its input) feeds the neurons that run next after
+    it, and its trace decays with their ``beta``; without neurons after it, it is a readout. Each of these layers and
+    each layer of neurons runs once per time step.
+
+    Raises
+    ------
+    UsageError
+        for a module without neurons, or with layers that are not affine in their input (normalisation, recurrent cells)
+    """
+
+    def __init__(self, module: nn.Module) -> None:
+        self.module = module
+        self.neurons = [part for part in module.modules() if isinstance(part, Neuron)]
+        inside = {id(part) for neuron in self.neurons for part in neuron.modules()}
+        self.layers = [part for part in module.modules() if id(part) not in inside and _has_parameters(part)]
+        if not self.neurons:
+            raise UsageError(f"{type(module).__name__}: expected layers of neurons (LIF, or a Neuron), found none")
+        for layer in self.layers:
+            if isinstance(layer, NOT_AFFINE):
+                raise UsageError(
+                    f"{type(layer).__name__}: not affine in its input, so a trace says nothing about its gradient; "
+                    "use standardised weights (ottt_loihi.nn.connections) in place of normalisation"
+                )
+        self.num_classes = 0
+        conventions = {getattr(neuron, "convention", "paper") for neuron in self.neurons}
+        if len(conventions) > 1:
+            raise UsageError("expected one convention for all neurons, got paper and authors")
+        self.convention = conventions.pop()
+
+    def step(
+        self, x: Tensor, state: ModuleState | None = None, paths: GradientPaths = BPTT, presynaptic: Any = None
+    ) -> tuple[Tensor, ModuleState]:
+        """Return ``(o[t], state)`` of one time step, as ``Network.step``; x: ``(batch, *input_shape)``."""
+        if state is not None and not paths.membrane:
+            state = without_graph(state)
+        run = _Run(self, state, paths)
+        with run.hooks():
+            o = self.module(x)
+        return o, run.state()
+
+    def run(self, x: Any, paths: GradientPaths = BPTT) -> Tensor:
+        """Return the scores Σ_t o[t], ``(batch, classes)``, of an input ``(batch, T, …)``."""
+        state, scores = None, 0
+        for frame in frames(self.check_input(x)):
+            o, state = self.step(frame, state, paths)
+            scores = scores + o
+        return scores
+
+    @torch.no_grad()
+    def predict(self, x: Any) -> Tensor:
+        """Return the predicted classes, int64 ``(batch,)``; nothing is dropped."""
+        with evaluating(self.module):
+            return self.run(x).argmax(1)
+
+    def check_input(self, x: Any) -> Input:
+        """Return x ``(batch, T, …)`` in the parameters' dtype and on their device; the module must take its frames."""
+        like = next(self.module.parameters())
+        x = check_input(x, tuple(getattr(x, "shape", ())[2:]), like)
+        with torch.no_grad(), evaluating(self.module):
+            o, _ = self.step(next(frames(x))[:1])
+        if not isinstance(o, Tensor) or o.ndim != 2:
+            found = tuple(o.shape) if isinstance(o, Tensor) else type(o).__name__
+            raise UsageError(f"{type(self.module).__name__}: expected an output (batch, classes), got {found}")
+        self.num_classes = o.shape[1]
+        return x
+
+    def check_labels(self, labels: Any, samples: int) -> Tensor:
+        """Return labels as int64 on the parameters' device; after :meth:`check_input`."""
+        return check_labels(labels, samples, self.num_classes, next(self.module.parameters()).device)
+
+
+class _Run:
+    """The hooks of one time step, which give modules their state and collect the next one."""
+
+    def __init__(self, net: Stepwise, before: ModuleState | None, paths: GradientPaths) -> None:
+        self.net, self.before, self.paths = net, before, paths
+        self.steps: dict[int, LIFStep] = {}
+        self.traces: dict[int, Trace] = {}
+        self.feeds: dict[int, int | None] = {}
+        self.waiting: list[int] = []  # layers that have run since the last neurons
+        self.inside = False  # of with_trace, which runs a layer again
+
+    @contextmanager
+    def hooks(self) -> Iterator[None]:
+        handles = []
+        for index, neuron in enumerate(self.net.neurons):
+            handles.append(neuron.register_forward_pre_hook(lambda m, args, i=index: self._charge(i, m, args)))
+            handles.append(neuron.register_forward_hook(lambda m, args, out, i=index: self._fire(i, args, out)))
+        for index, layer in enumerate(self.net.layers):
+            handles.append(layer.register_forward_hook(lambda m, args, out, i=index: self._learn(i, m, args, out)))
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    def state(self) -> ModuleState:
+        missing = [type(n).__name__ for i, n in enumerate(self.net.neurons) if i not in self.steps]
+        missing += [type(n).__name__ for i, n in enumerate(self.net.layers) if i not in self.traces]
+        if missing:
+            raise UsageError(f"{missing[0]}: did not run in this time step; every layer must run once in each")
+        layers = range(len(self.net.layers))
+        return ModuleState(
+            tuple(self.steps[i] for i in range(len(self.net.neurons))),
+            tuple(self.traces[i] for i in layers),
+            tuple(self.feeds.get(i) for i in layers),
+        )
+
+    def _charge(self, index: int, neuron: Neuron, args: tuple[Any, ...]) -> tuple[Any, ...]:
+        if index in self.steps:
+            raise UsageError(f"{type(neuron).__name__}: runs twice in a time step; give each layer its own neurons")
+        self.feeds |= dict.fromkeys(self.waiting, index)
+        self.waiting.clear()
+        return args[0], None if self.before is None else self.before.steps[index].v, self.paths
+
+    def _fire(self, index: int, args: tuple[Any, ...], step: LIFStep) -> Tensor:
+        self.steps[index] = step
+        return step.s
+
+    def _learn(self, index: int, layer: nn.Module, args: tuple[Any, ...], out: Tensor) -> Tensor | None:
+        if self.inside:
+            return None
+        if index in self.traces:
+            raise UsageError(f"{type(layer).__name__}: runs twice in a time step; its trace would mix two inputs")
+        first, x = not self.traces, args[0]
+        self.waiting.append(index)
+        if self.before is None:  # the first trace is the input
+            self.traces[index] = Trace(x.detach(), 1.0)
+            return None
+        feeds, paths = self.before.feeds[index], self.paths
+        readout = feeds is None
+        neuron = self.net.neurons[max(self.steps, default=0) if feeds is None else feeds]
+        trace = self.traces[index] = neuron.follow(x, self.before.traces[index])
+        traced = paths.readout_trace if readout else paths.input_trace if first else paths.trace
+        length = trace.length if paths.bias_trace and not readout else 1.0
+        if not traced and length == 1:
+            return None
+        self.inside = True
+        try:
+            return with_trace(layer, x, trace.value if traced else x.detach(), length)
+        finally:
+            self.inside = False
+
+
+def _has_parameters(module: nn.Module) -> bool:
+    """Whether a module holds parameters itself, and not only its children; parametrised ones count."""
+    if isinstance(module, parametrize.ParametrizationList):
+        return False
+    return parametrize.is_parametrized(module) or any(True for _ in module.parameters(recurse=False))
