@@ -1,6 +1,5 @@
 """A run that is killed and goes on ends in the same bytes; several processes learn what one would."""
 
-import inspect
 import json
 import os
 import signal
@@ -186,38 +185,6 @@ def test_evaluation_counts_spikes_and_operations():
     assert evaluate(net, x, np.zeros(5, np.int64), time_steps=2).rates_over_time.shape == (1, 2)
     with pytest.raises(UsageError, match="time_steps: expected 1 … 4, got 5"):
         evaluate(net, x, np.zeros(5, np.int64), time_steps=5)
-
-
-def test_data_options_of_every_config_are_the_loaders():
-    from ottt_loihi.data.images import load_image_folder
-    from ottt_loihi.data.registry import DATA_SETS
-
-    for path in Path(__file__).parents[1].glob("configs/*.toml"):
-        data = dict(read_config(path).data)
-        name = data.pop("name")
-        loader = DATA_SETS[name].load if name in DATA_SETS else load_image_folder
-        assert set(data) - {"encoding", "augmentations"} <= set(inspect.signature(loader).parameters), path
-
-
-def test_every_config_of_the_repository_is_sound():
-    shapes = {"digits": (8, 8), "mnist": (28, 28), "fashion-mnist": (28, 28), "cifar10": (3, 32, 32)}
-    shapes |= {
-        "cifar100": (3, 32, 32),
-        "cifar10-dvs": (2, 48, 48),
-        "dvs-gesture": (2, 128, 128),
-        "n-mnist": (2, 34, 34),
-    }
-    paths = sorted(Path(__file__).parents[1].glob("configs/*.toml"))
-    assert len(paths) >= 12
-    for path in paths:
-        config = read_config(path)
-        name = config.data["name"]
-        shape = shapes.get(name, (3, 224, 224))
-        if config.network.get("name", "mlp") != "mlp" and len(shape) == 2:
-            shape = (1, *shape)
-        with torch.device("meta"):
-            net = config.make_network(shape, {"cifar100": 100, "dvs-gesture": 11}.get(name, 10))
-        config.make_rule(net.convention)
 
 
 def test_settings_of_a_config(tmp_path):
