@@ -249,7 +249,7 @@ def trainer(
     found = names.evaluate(net, x_test, split.y_test)
     return {
         "weights": _flat(names.parameters(net).values()),
-        "losses": np.array([epoch.loss for epoch in history]),
+        "losses": np.array([epoch.loss for epoch in history], np.float32),
         "test": np.array([found.accuracy, *found.spike_rates]),
     }
 
