@@ -26,12 +26,12 @@ from ottt_loihi.onchip.network.fresh import fresh_network
 from ottt_loihi.onchip.network.trainable import estimate_unit
 from ottt_loihi.sim.learning.freeze import freeze, make_plastic
 
-from ottt_loihi.cli.train import run as train
 from ottt_loihi.data import load_data, rate_code
 from ottt_loihi.files import atomic_write
 from ottt_loihi.report import plots
 from ottt_loihi.training.checkpoint import load
 from ottt_loihi.training.config import override, read_config
+from ottt_loihi.training.run import run as train
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 T = 6

@@ -21,9 +21,9 @@ from typing import Any
 import short
 import torch
 
-from ottt_loihi.cli.train import run
 from ottt_loihi.files import atomic_write
 from ottt_loihi.training.config import override, read_config
+from ottt_loihi.training.run import run
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 LOGGED = ("loss", "train_accuracy", "test_accuracy", "seconds")

@@ -66,7 +66,6 @@ def test_what_a_folder_must_never_import(folder):
 LAYERS = ("nn", "rules", "fast", "training", "cli")  # each may import those before it
 ALLOWED = {
     ("ottt_loihi/rules/base.py", "ottt_loihi.fast.chunks"),  # until training chooses the engine
-    ("ottt_loihi/training/compare.py", "ottt_loihi.cli.train"),  # until run() leaves the command
 }
 
 
@@ -79,6 +78,13 @@ def test_the_library_imports_downwards_only():
                 found = module.startswith(above) if above else False
                 name = str(path.relative_to(ROOT)), ".".join(module.split(".")[:3])
                 assert not found or name in ALLOWED, f"{path}:{line}: {layer}/ must not import {module}"
+
+
+def test_only_commands_import_commands():
+    for path in python_files("ottt_loihi", "sim", "converters", "onchip"):
+        for module, line in imports(path):
+            inside = path.is_relative_to(ROOT / "ottt_loihi/cli")
+            assert inside or not module.startswith("ottt_loihi.cli"), f"{path}:{line}: {module}"
 
 
 def test_no_module_of_the_library_is_in_a_circle():
@@ -129,6 +135,18 @@ def test_process_folder_holds_processes_only():
             bases = r"AbstractProcess|LearningDense|LearningSparse|OTTTDense"
             assert re.search(rf"^class \w+\(((Plastic|Sender), )?({bases})\)", path.read_text(), re.MULTILINE), path
             assert "@implements" in path.read_text(), path
+
+
+def test_the_names_at_the_top_load_nothing_before_they_are_used():
+    code = (
+        "import sys\nimport ottt_loihi as ol\nassert set(ol.__all__) <= set(dir(ol))\n"
+        "heavy = {'torch', 'lava', 'numpy', 'numba'} & set(sys.modules)\nassert not heavy, heavy\n"
+        "for name in ol.__all__:\n    getattr(ol, name)\nassert 'lava' not in sys.modules\n"
+        "try:\n    ol.nothing\nexcept AttributeError as error:\n    assert 'nothing' in str(error)\n"
+        "else:\n    raise AssertionError('no error')\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.parametrize("command", COMMANDS)

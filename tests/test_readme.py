@@ -12,6 +12,7 @@ def test_the_example_runs_and_learns():
     code = re.search(r"```python\n(.+?)```", (ROOT / "README.md").read_text(), re.S).group(1)
     lines = [line for line in code.splitlines() if line and not line.startswith(("import", "from"))]
     assert len(lines) <= 15
+    assert len(re.findall(r"^(?:import|from) ", code, re.M)) == 1
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stderr
     accuracies = [float(x) for x in re.findall(r"0\.\d+", done.stdout)]

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from ottt_loihi.cli.train import run
 from ottt_loihi.training.config import make_config, override, read_config
+from ottt_loihi.training.run import run
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 

@@ -4,17 +4,11 @@ from __future__ import annotations
 
 from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from ottt_loihi.cli.command import Debug, Json, err, execute, out, print_json, print_table
-
-if TYPE_CHECKING:
-    from ottt_loihi.nn.network import Network
-    from ottt_loihi.training.config import Config
-    from ottt_loihi.training.evaluation import Evaluation
-    from ottt_loihi.training.run_folder import Epoch
 
 
 class Update(str, Enum):
@@ -123,6 +117,7 @@ def train(
     Several processes: torchrun --nproc-per-node 2 -m ottt_loihi.cli.train …
     """
     from ottt_loihi.training.config import Config, override, parse_change, read_config
+    from ottt_loihi.training.run import run
 
     values: dict[str, Any] = {
         "data.name": data,
@@ -154,7 +149,12 @@ def train(
     }
     given = {k: v.value if isinstance(v, Enum) else v for k, v in values.items() if v is not None}
     settings = override(Config() if config is None else read_config(config), given)
-    result = run(settings, output, resume=resume, tensorboard=tensorboard, progress=not json)
+    try:
+        result = run(settings, output, resume=resume, tensorboard=tensorboard, progress=not json)
+    except KeyboardInterrupt as interrupt:
+        if interrupt.args:
+            err.print(f"interrupted; {interrupt}; --resume goes on", markup=False, soft_wrap=True)
+        raise
     if result is None:
         return
     if json:
@@ -163,134 +163,8 @@ def train(
         _show(result)
 
 
-def run(
-    config: Config, output: Path, *, resume: bool = False, tensorboard: bool = False, progress: bool = False
-) -> dict[str, Any] | None:
-    """Train as ``config`` says, in the folder ``output``; what came out, or None in a process that does not lead."""
-    import torch
-
-    from ottt_loihi.training import distributed
-    from ottt_loihi.training.checkpoint import load
-    from ottt_loihi.training.evaluation import evaluate
-    from ottt_loihi.training.run_folder import RunFolder
-    from ottt_loihi.training.trainer import Trainer
-
-    training = config.training
-    torch.set_num_threads(training.threads)
-    known = load(training.init) if training.init else None
-    config = config if known is None else _continued(config, known)
-    group = distributed.join()
-    split = config.load_data()
-    net = known or config.make_network(split.input_shape, split.num_classes)
-    _move(net, training.device)
-    if training.quantize:
-        net.quantize(training.quantize)
-    rule = config.make_rule(net.convention)
-    if training.cuda_graph:
-        from ottt_loihi.fast.cuda_graph import GraphedRule
-
-        rule = GraphedRule(rule)
-    net.provenance["data"] = str(config.data.get("name", "digits"))
-    if options := {k: v for k, v in config.data.items() if k not in ("name", "encoding", "augmentations")}:
-        net.provenance["data_options"] = options
-    if group.leads:
-        _check_folder(output)
-    settings = ("optimizer", "learning_rate", "momentum", "weight_decay", "schedule", "batch_size", "seed")
-    trainer = Trainer(
-        net,
-        rule,
-        loss=config.make_loss(),
-        encoding=config.data.get("encoding"),
-        augmentations=config.data.get("augmentations", ()),
-        progress=progress,
-        teacher=load(training.teacher) if training.teacher else None,
-        kappa=training.kappa,
-        temperature=training.temperature,
-        autocast=training.autocast,
-        group=group,
-        **{name: getattr(training, name) for name in settings},
-    )
-    try:
-        history = trainer.fit(
-            split.x_train,
-            split.y_train,
-            training.epochs,
-            x_test=split.x_test,
-            y_test=split.y_test,
-            run=RunFolder(output, tensorboard=tensorboard and group.leads),
-            resume=resume,
-            checkpoint_every=training.checkpoint_every,
-        )
-        if not group.leads:
-            return None
-        evaluation = evaluate(net, split.x_test, split.y_test, encoding=trainer.encoding)
-    except KeyboardInterrupt as interrupt:
-        if interrupt.args:
-            err.print(f"interrupted; {interrupt}; --resume goes on", markup=False, soft_wrap=True)
-        raise
-    finally:
-        distributed.leave()
-    return _result(config, net, history, evaluation, output)
-
-
-def _move(net: Network, device: str) -> None:
-    """Bring the network to a device of torch's, ``"cpu"``, ``"cuda"`` or ``"cuda:1"``."""
-    import torch
-
-    from ottt_loihi.errors import UsageError
-
-    try:
-        if torch.device(device).type not in ("cpu", "cuda"):
-            raise RuntimeError("no other kind is supported")
-        net.to(device)
-    except (RuntimeError, AssertionError) as error:  # torch's, for no driver, no such GPU, or a build without any
-        reason = str(error).splitlines()[0]
-        raise UsageError(
-            f"training.device: expected 'cpu', 'cuda' or 'cuda:1', and it must be here; got {device!r} ({reason}); "
-            "ottt-doctor says what torch sees"
-        ) from None
-
-
-def _continued(config: Config, net: Network) -> Config:
-    """``config`` with what a trained network brings with it: its data and encoding, unless others are asked for."""
-    from ottt_loihi.errors import UsageError
-    from ottt_loihi.training.config import override
-
-    if config.network:
-        raise UsageError(f"--init: the network comes from the model.pt; remove {', '.join(config.network)}")
-    brought = {"network.name": net.architecture["name"]}
-    if "name" not in config.data and net.provenance.get("data") is not None:
-        brought["data.name"] = net.provenance["data"]
-        brought |= {f"data.{key}": value for key, value in net.provenance.get("data_options", {}).items()}
-    encoding = net.provenance.get("encoding", {}).get("name")
-    if "encoding" not in config.data and encoding is not None:
-        brought["data.encoding"] = encoding
-    return override(config, brought)
-
-
 def main() -> None:
     execute(train, "ottt-train")
-
-
-def _result(config: Config, net: Network, history: list[Epoch], evaluation: Evaluation, output: Path) -> dict[str, Any]:
-    arguments = net.architecture["arguments"]
-    return {
-        "model": str(output / "model.pt"),
-        "data": net.provenance["data"],
-        "network": net.architecture["name"],
-        "rule": net.provenance["training"]["rule"]["name"],
-        "sizes": arguments.get("sizes"),
-        "parameters": sum(p.numel() for p in net.parameters()),
-        "time_steps": net.time_steps,
-        "test_accuracy": evaluation.accuracy,
-        "best_test_accuracy": max(epoch.test_accuracy or 0.0 for epoch in history),
-        "train_accuracy": history[-1].train_accuracy,
-        "spike_rates": evaluation.spike_rates,
-        "synaptic_operations": evaluation.synaptic_operations,
-        "epochs": len(history),
-        "seconds": sum(epoch.seconds for epoch in history),
-        "seed": config.training.seed,
-    }
 
 
 def _hidden_sizes(text: str) -> list[int]:
@@ -302,16 +176,6 @@ def _hidden_sizes(text: str) -> list[int]:
         raise UsageError(
             f"--hidden: expected numbers separated by commas, such as 128 or 256,256; got {text!r}"
         ) from None
-
-
-def _check_folder(folder: Path) -> None:
-    """Find out before training, not after it, that nothing can be written there."""
-    from ottt_loihi.files import atomic_write
-
-    probe = folder / ".ottt-train"
-    with atomic_write(probe):
-        pass
-    probe.unlink()
 
 
 def _show(result: dict[str, Any]) -> None:

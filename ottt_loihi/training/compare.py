@@ -147,8 +147,8 @@ def _finish(job: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _train(job: Mapping[str, Any]) -> dict[str, Any]:
-    from ottt_loihi.cli.train import run as train
     from ottt_loihi.training.checkpoint import load
+    from ottt_loihi.training.run import run as train
 
     place = Path(job["place"])
     found = train(make_config(job["tables"]), place, resume=(place / "training.pt").exists())

@@ -1,0 +1,133 @@
+"""A training as a configuration says it, in a folder: what ``ottt-train`` runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ottt_loihi.errors import UsageError
+from ottt_loihi.files import atomic_write
+from ottt_loihi.nn.network import Network
+from ottt_loihi.training import distributed
+from ottt_loihi.training.checkpoint import load
+from ottt_loihi.training.config import Config, override
+from ottt_loihi.training.evaluation import Evaluation, evaluate
+from ottt_loihi.training.run_folder import Epoch, RunFolder
+from ottt_loihi.training.trainer import Trainer
+
+
+def run(
+    config: Config, output: Path, *, resume: bool = False, tensorboard: bool = False, progress: bool = False
+) -> dict[str, Any] | None:
+    """Train as ``config`` says, in the folder ``output``; what came out, or None in a process that does not lead."""
+    training = config.training
+    torch.set_num_threads(training.threads)
+    known = load(training.init) if training.init else None
+    config = config if known is None else _continued(config, known)
+    group = distributed.join()
+    split = config.load_data()
+    net = known or config.make_network(split.input_shape, split.num_classes)
+    _move(net, training.device)
+    if training.quantize:
+        net.quantize(training.quantize)
+    rule = config.make_rule(net.convention)
+    if training.cuda_graph:
+        from ottt_loihi.fast.cuda_graph import GraphedRule
+
+        rule = GraphedRule(rule)
+    net.provenance["data"] = str(config.data.get("name", "digits"))
+    if options := {k: v for k, v in config.data.items() if k not in ("name", "encoding", "augmentations")}:
+        net.provenance["data_options"] = options
+    if group.leads:
+        _check_folder(output)
+    settings = ("optimizer", "learning_rate", "momentum", "weight_decay", "schedule", "batch_size", "seed")
+    trainer = Trainer(
+        net,
+        rule,
+        loss=config.make_loss(),
+        encoding=config.data.get("encoding"),
+        augmentations=config.data.get("augmentations", ()),
+        progress=progress,
+        teacher=load(training.teacher) if training.teacher else None,
+        kappa=training.kappa,
+        temperature=training.temperature,
+        autocast=training.autocast,
+        group=group,
+        **{name: getattr(training, name) for name in settings},
+    )
+    try:
+        history = trainer.fit(
+            split.x_train,
+            split.y_train,
+            training.epochs,
+            x_test=split.x_test,
+            y_test=split.y_test,
+            run=RunFolder(output, tensorboard=tensorboard and group.leads),
+            resume=resume,
+            checkpoint_every=training.checkpoint_every,
+        )
+        if not group.leads:
+            return None
+        evaluation = evaluate(net, split.x_test, split.y_test, encoding=trainer.encoding)
+    finally:
+        distributed.leave()
+    return _result(config, net, history, evaluation, output)
+
+
+def _move(net: Network, device: str) -> None:
+    """Bring the network to a device of torch's, ``"cpu"``, ``"cuda"`` or ``"cuda:1"``."""
+    try:
+        if torch.device(device).type not in ("cpu", "cuda"):
+            raise RuntimeError("no other kind is supported")
+        net.to(device)
+    except (RuntimeError, AssertionError) as error:  # torch's, for no driver, no such GPU, or a build without any
+        reason = str(error).splitlines()[0]
+        raise UsageError(
+            f"training.device: expected 'cpu', 'cuda' or 'cuda:1', and it must be here; got {device!r} ({reason}); "
+            "ottt-doctor says what torch sees"
+        ) from None
+
+
+def _continued(config: Config, net: Network) -> Config:
+    """``config`` with what a trained network brings with it: its data and encoding, unless others are asked for."""
+    if config.network:
+        raise UsageError(f"--init: the network comes from the model.pt; remove {', '.join(config.network)}")
+    brought = {"network.name": net.architecture["name"]}
+    if "name" not in config.data and net.provenance.get("data") is not None:
+        brought["data.name"] = net.provenance["data"]
+        brought |= {f"data.{key}": value for key, value in net.provenance.get("data_options", {}).items()}
+    encoding = net.provenance.get("encoding", {}).get("name")
+    if "encoding" not in config.data and encoding is not None:
+        brought["data.encoding"] = encoding
+    return override(config, brought)
+
+
+def _result(config: Config, net: Network, history: list[Epoch], evaluation: Evaluation, output: Path) -> dict[str, Any]:
+    arguments = net.architecture["arguments"]
+    return {
+        "model": str(output / "model.pt"),
+        "data": net.provenance["data"],
+        "network": net.architecture["name"],
+        "rule": net.provenance["training"]["rule"]["name"],
+        "sizes": arguments.get("sizes"),
+        "parameters": sum(p.numel() for p in net.parameters()),
+        "time_steps": net.time_steps,
+        "test_accuracy": evaluation.accuracy,
+        "best_test_accuracy": max(epoch.test_accuracy or 0.0 for epoch in history),
+        "train_accuracy": history[-1].train_accuracy,
+        "spike_rates": evaluation.spike_rates,
+        "synaptic_operations": evaluation.synaptic_operations,
+        "epochs": len(history),
+        "seconds": sum(epoch.seconds for epoch in history),
+        "seed": config.training.seed,
+    }
+
+
+def _check_folder(folder: Path) -> None:
+    """Find out before training, not after it, that nothing can be written there."""
+    probe = folder / ".ottt-train"
+    with atomic_write(probe):
+        pass
+    probe.unlink()
