@@ -5,6 +5,7 @@
 
 from ottt_loihi.data.arrays import from_arrays, load_npz
 from ottt_loihi.data.augment import augment
+from ottt_loihi.data.description import DataDescription, Step, describe_split
 from ottt_loihi.data.digits import load_digits
 from ottt_loihi.data.encoding import rate_code
 from ottt_loihi.data.registry import DATA_SETS, DataSet, load_data
@@ -12,9 +13,12 @@ from ottt_loihi.data.split import Split
 
 __all__ = [
     "DATA_SETS",
+    "DataDescription",
     "DataSet",
     "Split",
+    "Step",
     "augment",
+    "describe_split",
     "from_arrays",
     "load_data",
     "load_digits",

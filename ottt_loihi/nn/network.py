@@ -72,6 +72,7 @@ class Network(nn.Module):
     convention    str                     ``"paper"`` or ``"authors"``: how ties and gradients are treated
     architecture  dict of JSON values     name and arguments that ``architectures.build`` makes the same network from
     provenance    dict of JSON values     how the weights came about (versions, seed, training settings)
+    data          DataDescription, None   what a sample is and how it becomes spikes; None: it is not known
     ============  ======================  =========================================================================
     """
 
@@ -93,6 +94,7 @@ class Network(nn.Module):
         self.convention = checks.one_of(convention, "convention", CONVENTIONS)
         self.architecture = dict(architecture or {})
         self.provenance: dict[str, Any] = {}
+        self.data: Any = None
         self.check_shapes()
 
     @property

@@ -4,8 +4,9 @@ A ``model.pt`` is a ZIP file as ``torch.save`` writes it, holding one dictionary
 
     {"format": "ottt-loihi model", "version": 1, "metadata": <JSON text>, "weights": {name: tensor}}
 
-The metadata are ``{"architecture": …, "provenance": …}``. Everything is a function of the network, so equal networks
-give equal bytes. Reading it runs no code of the file's choosing and allocates no more than the file's own size:
+The metadata are ``{"architecture": …, "provenance": …}``, and ``"data"`` where the network has a description of its
+data. Everything is a function of the network, so equal networks give equal bytes. Reading it runs no code of the
+file's choosing and allocates no more than the file's own size:
 
 1. it must be a ZIP file of the expected names, nothing compressed, every checksum right;
 2. the pickle in it may use the opcodes that ``torch.save`` uses, and name only tensors' own constructors
@@ -31,6 +32,7 @@ import torch
 from torch import Tensor
 
 from ottt_loihi import __version__
+from ottt_loihi.data.description import DataDescription
 from ottt_loihi.errors import FileError, UnsafeFileError, UsageError
 from ottt_loihi.files import atomic_write
 from ottt_loihi.nn.models import build
@@ -66,10 +68,20 @@ def save(net: Network, path: str | os.PathLike[str], provenance: Mapping[str, An
         raise UsageError("save: this network was put together by hand; only those of ottt_loihi.nn.models can be saved")
     net.provenance = {**net.provenance, **dict(provenance or {}), "versions": versions()}
     try:
-        metadata = json.dumps({"architecture": net.architecture, "provenance": net.provenance}, sort_keys=True)
+        metadata = json.dumps(metadata_of(net), sort_keys=True)
     except (TypeError, ValueError) as error:
         raise UsageError(f"save: provenance must be JSON values ({error})") from None
     write_tensors(path, FORMAT, VERSION, metadata, tensors_of(net))
+
+
+def metadata_of(net: Network) -> dict[str, Any]:
+    """Return what a file says of a network besides its weights, as JSON values."""
+    metadata = {"architecture": net.architecture, "provenance": net.provenance}
+    if net.data is not None:
+        if not isinstance(net.data, DataDescription):
+            raise UsageError(f"save: net.data: expected a DataDescription, got {type(net.data).__name__}")
+        metadata["data"] = net.data.to_json()
+    return metadata
 
 
 def tensors_of(net: Network) -> dict[str, Tensor]:
@@ -239,6 +251,11 @@ def assemble(path: Path, metadata: dict[str, Any], weights: dict[str, Tensor]) -
     net.load_state_dict({name: weight.clone() for name, weight in weights.items()}, assign=True)
     net.requires_grad_(True)
     net.provenance = metadata["provenance"]
+    if "data" in metadata:
+        try:
+            net.data = DataDescription.from_json(metadata["data"])
+        except UsageError as error:
+            raise FileError(f"{path}: damaged, {_first_line(error)}") from None
     if (bits := net.provenance.get("weight_bits")) is not None:
         try:
             net.quantize(bits)

@@ -7,12 +7,14 @@ from typing import Any
 
 import torch
 
+from ottt_loihi.data.description import describe_split
 from ottt_loihi.errors import UsageError
 from ottt_loihi.files import atomic_write
 from ottt_loihi.nn.network import Network
 from ottt_loihi.training import distributed
 from ottt_loihi.training.checkpoint import load
 from ottt_loihi.training.config import Config, override
+from ottt_loihi.training.encoding import choose_encoding
 from ottt_loihi.training.evaluation import Evaluation, evaluate
 from ottt_loihi.training.run_folder import Epoch, RunFolder
 from ottt_loihi.training.trainer import Trainer
@@ -40,6 +42,7 @@ def run(
     net.provenance["data"] = str(config.data.get("name", "digits"))
     if options := {k: v for k, v in config.data.items() if k not in ("name", "encoding", "augmentations")}:
         net.provenance["data_options"] = options
+    net.data = describe_split(split, choose_encoding(config.data.get("encoding"), split.time_axis))
     if group.leads:
         _check_folder(output)
     settings = ("optimizer", "learning_rate", "momentum", "weight_decay", "schedule", "batch_size", "seed")
