@@ -88,11 +88,7 @@ class ChunkConnection:
 
     def gradients(self, g: Tensor, x: Tensor, wanted: tuple[bool, bool]) -> tuple[Tensor | None, Tensor | None]:
         """``∂L/∂x = Wᵀ·g`` of every row and ``Σ g·xᵀ``, those of them that are wanted."""
-        if self.kind == g.dtype:
-            return gradients(self.module, g, x, self.weight, wanted)
-        low, factor = error_for_product(g, self.kind)
-        found = gradients(self.module, low, x.to(self.kind), self.weight.to(self.kind), wanted)
-        return tuple(None if part is None else part.to(self.weight.dtype).mul_(factor) for part in found)  # type: ignore[return-value]
+        return gradients_in(self.kind, self.module, g, x, self.weight, wanted)
 
     def add_events(self, g: Tensor, x: Tensor, rows: Tensor) -> None:
         """Add ``Σ g·xᵀ`` to a gradient in the order of ``rows``."""
@@ -217,6 +213,17 @@ class Learning:
             give(connection.weights.weight, connection.of_weight(connection.of_rows(self.rows)))
         if self.bias is not None:
             give(connection.weights.bias, self.bias)  # type: ignore[arg-type]
+
+
+def gradients_in(
+    kind: torch.dtype, connection: Connection, g: Tensor, x: Tensor, weight: Tensor, wanted: tuple[bool, bool]
+) -> tuple[Tensor | None, Tensor | None]:
+    """:func:`gradients` with products of dtype ``kind``, in the dtype of the weight."""
+    if kind == weight.dtype:
+        return gradients(connection, g, x, weight, wanted)
+    low, factor = error_for_product(g, kind)
+    found = gradients(connection, low, x.to(kind), weight.to(kind), wanted)
+    return tuple(None if part is None else part.to(weight.dtype).mul_(factor) for part in found)  # type: ignore[return-value]
 
 
 def gradients(

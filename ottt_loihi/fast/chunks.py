@@ -13,6 +13,7 @@ torch.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -25,7 +26,8 @@ from torch import Tensor
 
 from ottt_loihi.errors import UsageError
 from ottt_loihi.fast.chunk_connection import ChunkConnection, Learning, arrays, channels_last, give, kernels, memory
-from ottt_loihi.fast.lif import is_on_cpu
+from ottt_loihi.fast.lif import is_on_cpu, knows_surrogate
+from ottt_loihi.fast.steps import why_not as why_not_steps
 from ottt_loihi.fast.weights_cache import EffectiveWeights
 from ottt_loihi.nn.blocks import Block
 from ottt_loihi.nn.connections import Connection, Conv2d, Linear
@@ -33,36 +35,41 @@ from ottt_loihi.nn.inputs import ConstantInput, Input
 from ottt_loihi.nn.network import Network
 from ottt_loihi.nn.neurons import LIF
 from ottt_loihi.nn.paths import GradientPaths
-from ottt_loihi.nn.surrogates import SURROGATES, Rectangle
-from ottt_loihi.rules.losses import Loss
+from ottt_loihi.rules.base import OnlineRule
+from ottt_loihi.rules.losses import CrossEntropy, Distilled, Loss, SquaredError
+from ottt_loihi.rules.ottt import OTTT
+
+
+def why_not(net: Network, rule: OnlineRule, loss: Loss) -> str:
+    """Return why several time steps cannot go through a network at once; empty where they can."""
+    if reason := why_not_steps(net, rule):
+        return reason
+    if rule.update == "step":
+        return "the optimiser steps after every time step"
+    if getattr(rule, "k", None) is not None:
+        return "SLTT-K picks single time steps"
+    if type(loss) not in (SquaredError, CrossEntropy, Distilled):
+        return "a loss of your own is computed step by step"
+    for index, block in enumerate(net.blocks):
+        connection, where = block.connection, f"block {index + 1} has"
+        if len(block.branches) > 1 or any(not _is_loop(branch, index) for branch in block.branches):
+            return f"{where} a connection from elsewhere than the block before and itself one step later"
+        if block.skip is not None:
+            return f"{where} a residual stream"
+        if type(block.neuron) is not LIF or not knows_surrogate(block.neuron.surrogate):
+            return f"{where} neurons or a surrogate without kernels"
+        if block.branches and block.branches[0].connection.bias is not None and net.convention == "authors":
+            return f"{where} a recurrent bias that acts from the second step on"
+        if isinstance(connection, Conv2d) and (connection.upsample != 1 or connection.pool_after is not None):
+            return f"{where} a convolution that changes the image's size around it"
+    place = net.readout.weight
+    return "" if is_on_cpu(place) else f"the network is on {place.device} in {place.dtype}, chunks are for CPUs"
 
 
 def require_fitting(net: Network) -> None:
-    """Raises :class:`UsageError` where a network cannot take several steps at once, and says why."""
-    for index, block in enumerate(net.blocks):
-        connection, reason = block.connection, ""
-        if len(block.branches) > 1 or any(not _is_loop(branch, index) for branch in block.branches):
-            reason = "has a connection from elsewhere than the block before and itself one step later"
-        elif block.skip is not None:
-            reason = "has a residual stream"
-        elif type(block.neuron) is not LIF:
-            reason = f"has {type(block.neuron).__name__} neurons"
-        elif not _has_kernels(block.neuron.surrogate):
-            reason = f"has a surrogate without kernels, {block.neuron.surrogate}"
-        elif any(type(c) not in (Linear, Conv2d) for c in block.connections):
-            reason = "has a connection of another kind than Linear and Conv2d"
-        elif any(branch.connection.bias is not None for branch in block.branches) and net.convention == "authors":
-            reason = "has a recurrent bias that acts from the second step on"
-        elif isinstance(connection, Conv2d) and (connection.upsample != 1 or connection.pool_after is not None):
-            reason = "changes the image's size around its convolution"
-        if reason:
-            raise UsageError(f"stretch: block {index + 1} {reason}; use stretch=1")
-    if not is_on_cpu(net.readout.weight):
-        raise UsageError(f"stretch: is for the CPU, the network is on {net.readout.weight.device}; use stretch=1")
-
-
-def _has_kernels(surrogate: Any) -> bool:
-    return type(surrogate) in SURROGATES.values() and surrogate != Rectangle(closed=True)
+    """Raise :class:`UsageError` where a network cannot take several steps at once."""
+    if reason := why_not(net, OTTT("sequence", net.convention), SquaredError()):
+        raise UsageError(f"stretch: {reason}; use stretch=1")
 
 
 def _is_loop(branch: Any, index: int) -> bool:
@@ -339,3 +346,7 @@ def _pool(threads: int) -> ThreadPoolExecutor:
         future.result()
     torch.set_num_threads(ours)  # a thread's own setting is also what threads of the future begin with
     return pool
+
+
+# threads do not survive a fork: the child makes a pool of its own
+os.register_at_fork(after_in_child=_pool.cache_clear)

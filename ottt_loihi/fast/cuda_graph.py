@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from ottt_loihi.errors import UsageError
+from ottt_loihi.fast.steps import accumulate, why_not
 from ottt_loihi.nn.inputs import ConstantInput, Input
 from ottt_loihi.nn.network import Network
 from ottt_loihi.nn.precision import product_dtype
@@ -54,7 +55,7 @@ class GraphedRule(Rule):
             if len(self._recordings) == KEPT:
                 self._recordings.clear()
             pool = next(iter(self._recordings.values())).graph.pool() if self._recordings else None
-            self._recordings[key] = _record(self.rule, net, x, labels, loss, kind, pool)
+            self._recordings[key] = _record(self, net, x, labels, loss, kind, pool)
         done = self._recordings[key].repeat(net, x, labels, add=optimizer is None)
         require_finite(net, done.losses, done.membranes)
         if optimizer is not None:
@@ -65,7 +66,9 @@ class GraphedRule(Rule):
         self.rule.check(net)
 
     def accumulate(self, net: Network, x: Input, labels: Tensor, loss: Loss) -> Accumulated:
-        return self.rule.accumulate(net, x, labels, loss)
+        if why_not(net, self.rule):
+            return self.rule.accumulate(net, x, labels, loss)
+        return accumulate(net, self.rule, x, labels, loss)  # type: ignore[arg-type]
 
     def describe(self) -> dict[str, Any]:
         return self.rule.describe()
@@ -99,8 +102,10 @@ class _Recording(NamedTuple):
 
 def _key(net: Network, x: Input, loss: Loss, kind: torch.dtype) -> tuple[Any, ...]:
     """What a recording cannot change any more: batches of one key are the same operations on the same memory."""
-    bits, places = (s.weight_bits for s in net.connections()), (p.data_ptr() for p in net.parameters())
-    return (x.shape, isinstance(x, ConstantInput), loss, net.training, kind, *bits, *places)
+    bits = (connection.weight_bits for connection in net.connections())
+    places = ((p.data_ptr(), p.requires_grad) for p in net.parameters())
+    constants = ((repr(block.neuron), block.dropout) for block in net.blocks)
+    return (x.shape, isinstance(x, ConstantInput), loss, net.training, kind, *bits, *places, *constants)
 
 
 def _record(rule: Rule, net: Network, x: Input, labels: Tensor, loss: Loss, kind: torch.dtype, pool: Any) -> _Recording:

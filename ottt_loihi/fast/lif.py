@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ottt_loihi.nn.neurons import LIF
+from ottt_loihi.nn.surrogates import SURROGATES, Rectangle
 
 
 class LeanStep(torch.autograd.Function):
@@ -71,6 +72,11 @@ def has_kernels(x: Tensor) -> bool:
     if x.is_cuda:
         return x.dtype == torch.float32 and x.numel() < 2**31 and _triton_works(x.device)
     return is_on_cpu(x)
+
+
+def knows_surrogate(surrogate: Any) -> bool:
+    """Whether the kernels have this surrogate: one of ours, no subclass, not the closed rectangle."""
+    return type(surrogate) in SURROGATES.values() and surrogate != Rectangle(closed=True)
 
 
 def is_on_cpu(x: Tensor) -> bool:

@@ -17,6 +17,13 @@ from ottt_loihi.nn.network import Network
 from ottt_loihi.nn.paths import GradientPaths
 
 
+def _for_products(weights: Weights) -> Weights:
+    """In the layout of GPUs' fast convolutions; otherwise each of them would convert the weight for itself."""
+    if not weights.weight.is_cuda or weights.weight.ndim != 4:
+        return weights
+    return weights._replace(weight=weights.weight.contiguous(memory_format=torch.channels_last))
+
+
 class EffectiveWeights:
     """Effective weights of a network's connections, valid until a parameter changes.
 
@@ -27,7 +34,7 @@ class EffectiveWeights:
     def __init__(self, net: Network, x: Input, paths: GradientPaths) -> None:
         torch.clear_autocast_cache()  # it would go on with the 16 bits of weights that have changed since
         self._cuts: list[tuple[Tensor, Tensor]] = []  # (in the graph, the leaf that stands for it)
-        whole = {connection: connection.effective() for connection in net.connections()}
+        whole = {connection: _for_products(connection.effective()) for connection in net.connections()}
         self._weights = {
             connection: Weights(self._leaf(w.weight), None if w.bias is None else self._leaf(w.bias))
             for connection, w in whole.items()

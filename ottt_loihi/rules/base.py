@@ -183,10 +183,9 @@ class OnlineRule(Rule):
         if stretch > 1 and self.hlop is not None:
             raise UsageError(f"stretch: HLOP projects the trace of every step; use stretch=1, got {stretch}")
 
-    def learn(self, net: Network, x: Input, labels: Tensor, loss: Loss) -> Iterator[Step]:
-        """Take the time steps one by one; each adds its gradient to ``.grad`` before it is returned."""
-        presynaptic = None if self.hlop is None else self.hlop.project
-        learning, state = self.steps_with_gradient(x.shape[1]), None
+    def learn(self, net: Network, x: Input, labels: Tensor, loss: Loss, learning: set[int]) -> Iterator[Step]:
+        """Take the time steps one by one; those in ``learning`` add their gradient to ``.grad`` before they return."""
+        presynaptic, state = None if self.hlop is None else self.hlop.project, None
         for t, frame in enumerate(frames(x)):
             with torch.set_grad_enabled(t in learning):
                 o, state = self.step(net, frame, state, presynaptic)
@@ -207,7 +206,7 @@ class OnlineRule(Rule):
 
     def accumulate(self, net: Network, x: Input, labels: Tensor, loss: Loss) -> Accumulated:
         losses, scores, state = [], 0, None
-        for done in self.learn(net, x, labels, loss):
+        for done in self.learn(net, x, labels, loss, self.steps_with_gradient(x.shape[1])):
             losses.append(done.loss)
             scores, state = scores + done.o, done.state
         return Accumulated(torch.stack(losses), scores, membranes(state))
@@ -235,7 +234,7 @@ class OnlineRule(Rule):
     ) -> BatchResult:
         learning, total, scores = self.steps_with_gradient(x.shape[1]), 0, 0
         optimizer.zero_grad()
-        for t, done in enumerate(self.learn(net, x, labels, loss)):
+        for t, done in enumerate(self.learn(net, x, labels, loss, learning)):
             require_finite(net, done.loss, membranes(done.state), t)
             if t in learning:
                 optimizer.step()

@@ -1,0 +1,279 @@
+"""One time step at once, and its backward pass right behind it: what chunks cannot do, on the CPU and on GPUs.
+
+Between two updates all steps share their effective weights (:mod:`ottt_loihi.fast.weights_cache`). A step makes one
+product for each connection; the trace enters its backward pass only. Membranes, spikes and traces are updated in place,
+because no later step needs this step's graph. The equations are those of :meth:`ottt_loihi.nn.network.Network.step`,
+which is the oracle.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ottt_loihi.fast.chunk_connection import gradients_in
+from ottt_loihi.fast.lif import LeanStep, has_kernels, knows_surrogate, like
+from ottt_loihi.fast.pooling import average_pool
+from ottt_loihi.fast.weights_cache import EffectiveWeights
+from ottt_loihi.nn.blocks import Block, Late, arriving
+from ottt_loihi.nn.connections import Connection, Conv2d, Linear, Readout
+from ottt_loihi.nn.inputs import Input, frames
+from ottt_loihi.nn.network import Network
+from ottt_loihi.nn.neurons import LIF, Stream, Trace
+from ottt_loihi.nn.paths import GradientPaths
+from ottt_loihi.nn.precision import product_dtype
+from ottt_loihi.rules.base import Accumulated, BatchResult, OnlineRule, require_finite
+from ottt_loihi.rules.losses import Loss, instantaneous
+from ottt_loihi.rules.ottt import OTTT
+from ottt_loihi.rules.saf import SAFE
+from ottt_loihi.rules.sltt import SLTT
+
+RULES = (OTTT, SLTT, SAFE)
+
+
+def why_not(net: nn.Module, rule: Any) -> str:
+    """Return why this engine cannot train ``net`` with ``rule``; empty where it can.
+
+    It takes the types it knows, not their subclasses, whose methods it would not call.
+    """
+    if type(rule) not in RULES:
+        return f"{type(rule).__name__} has no fast form"
+    if rule.hlop is not None:
+        return "HLOP projects the trace of every step"
+    if type(net) is not Network:
+        return f"{type(net).__name__} is no Network of blocks"
+    if any(module._forward_hooks or module._forward_pre_hooks or module._backward_hooks for module in net.modules()):
+        return "a module has a hook"
+    if any(p._backward_hooks or getattr(p, "_post_accumulate_grad_hooks", None) for p in net.parameters()):
+        return "a parameter has a hook"
+    for index, block in enumerate(net.blocks):
+        where = f"block {index + 1} has"
+        if type(block) is not Block or type(block.neuron) not in (LIF, Stream):
+            return f"{where} {type(block.neuron).__name__} neurons of another kind than LIF"
+        for connection in block.connections:
+            if type(connection) not in (Linear, Conv2d):
+                return f"{where} a connection of another kind than Linear and Conv2d, {type(connection).__name__}"
+            if connection.skip_gain is not None and not rule.paths.gain_trace:
+                return f"{where} a skip_gain that learns without the trace"
+    return "" if type(net.readout) is Readout else f"its readout is a {type(net.readout).__name__}"
+
+
+def accumulate(net: Network, rule: OnlineRule, x: Input, labels: Tensor, loss: Loss) -> Accumulated:
+    """Add Σ_t ∂L[t]/∂w to ``.grad``, as :meth:`OnlineRule.accumulate`; x and labels are checked."""
+    steps, losses, scores = Steps(net, x, rule.paths), [], 0
+    learning = rule.steps_with_gradient(x.shape[1])
+    for t, frame in enumerate(frames(x)):
+        now, o = steps.learn(frame, labels, loss, x.shape[1], t in learning)
+        losses.append(now)
+        scores = scores + o
+    steps.weights.flush()
+    return Accumulated(torch.stack(losses), scores, steps.membranes())
+
+
+def train_step_by_step(
+    net: Network, rule: OnlineRule, x: Input, labels: Tensor, loss: Loss, optimizer: torch.optim.Optimizer
+) -> BatchResult:
+    """Learn from one batch; the optimiser steps after every time step."""
+    steps, total, scores = Steps(net, x, rule.paths), 0, 0
+    learning = rule.steps_with_gradient(x.shape[1])
+    optimizer.zero_grad()
+    for t, frame in enumerate(frames(x)):
+        now, o = steps.learn(frame, labels, loss, x.shape[1], t in learning)
+        require_finite(net, now, steps.membranes(), t)
+        if t in learning:
+            steps.weights.flush()
+            optimizer.step()
+            optimizer.zero_grad()
+            if t + 1 < x.shape[1]:
+                steps.renew_weights()
+        total, scores = total + now, scores + o
+    return BatchResult(total, scores)
+
+
+class Steps:
+    """The time steps of one batch: the state between them, and the weights they share."""
+
+    def __init__(self, net: Network, x: Input, paths: GradientPaths) -> None:
+        self.net, self.x, self.paths = net, x, paths
+        self.traces: dict[Connection, Trace] = {}
+        self.first_length = 0.0  # Λ of a constant input
+        self.outs: list[Tensor] = []  # of every block in the step before
+        self.late: Late = {}
+        self.neurons = [_Memory() for _ in net.blocks]
+        self.skip_sources = {block.skip.source for block in net.blocks if block.skip is not None}
+        self.weights = EffectiveWeights(net, x, paths)
+
+    def renew_weights(self) -> None:
+        """Compute the effective weights anew, after the parameters have changed."""
+        del self.weights  # two sets of weights at a time would set the peak of memory
+        self.weights = EffectiveWeights(self.net, self.x, self.paths)
+
+    def membranes(self) -> tuple[Tensor, ...]:
+        """Return v of every block."""
+        return tuple(memory.v for memory in self.neurons if memory.v is not None)
+
+    def learn(self, x: Tensor, labels: Tensor, loss: Loss, num_steps: int, gradient: bool) -> tuple[Tensor, Tensor]:
+        """Take one step and, if asked for, its backward pass; return L[t] and o[t] without a graph."""
+        with torch.set_grad_enabled(gradient):
+            o = self.step(x)
+            error = instantaneous(loss, o, labels, num_steps)
+        if gradient:
+            error.backward()
+        return error.detach(), o.detach()
+
+    def step(self, x: Tensor) -> Tensor:
+        """Return o[t]."""
+        out, outs, currents = x, [], []
+        for index, block in enumerate(self.net.blocks):
+            current = self._charge(index, block, out, outs)
+            if block.skip is not None:
+                current = torch.add(current, currents[block.skip.source], alpha=block.skip.factor)
+            currents.append(current)
+            out = self._fire(index, block, current)
+            outs.append(out)
+        last = self.net.blocks[-1].neuron if len(self.net.blocks) else None
+        traced = self.paths.readout_trace and last is not None and last.spiking
+        o = self._current(self.net.readout, out, 0.0 if last is None else last.beta, traced, False)
+        self.late = {  # copies, because spikes are written over those of two steps before
+            i: (self.outs[i].clone(), *self.late.get(i, ()))[: delay - 1]
+            for i, delay in self.net.delays.items()
+            if delay > 1 and self.outs
+        }
+        self.outs = [out.detach() for out in outs]
+        return o
+
+    def _charge(self, index: int, block: Block, out: Tensor, outs: list[Tensor]) -> Tensor:
+        """I[t] without the skip."""
+        beta, paths, total = block.neuron.beta, self.paths, None
+        for position, connection in enumerate(block.connections):
+            x = out if position == 0 else self._arriving(block.branches[position - 1], outs, out)
+            if x is None:
+                continue
+            first = index == 0 and position == 0
+            if first and self.weights.first is not None:
+                self.first_length = 1.0 + (beta * self.first_length if paths.input_trace else 0.0)
+                part = _Repeated.apply(self.weights.first, self.first_length)
+            else:
+                part = self._current(connection, x, beta, paths.input_trace if first else paths.trace, paths.bias_trace)
+            total = part if total is None else total + part
+        return total
+
+    def _arriving(self, branch: Any, outs: list[Tensor], like_: Tensor) -> Tensor | None:
+        if not branch.delay:
+            return outs[branch.source]
+        found = arriving(branch.source, branch.delay, self.outs.__getitem__, self.late) if self.outs else None
+        if found is None and self.net.convention == "paper":
+            return like_.new_zeros(len(like_), *self.net.blocks[branch.source].shape)
+        return found
+
+    def _current(self, connection: Any, x: Tensor, beta: float, traced: bool, bias_traced: bool) -> Tensor:
+        """I[t] of one connection; its parameters learn from the trace of its input, kept at the pooled resolution."""
+        weight, bias = self.weights[connection]
+        x = _pooled(connection, x)
+        trace, length = x.detach(), 1.0
+        if traced or bias_traced:
+            before = self.traces.get(connection)
+            if before is None:
+                value = trace.clone() if traced else trace
+            else:
+                value = torch.add(trace, before.value, alpha=beta, out=before.value) if traced else trace
+                length = beta * before.length + 1.0
+            self.traces[connection] = Trace(value, length)
+            trace = value
+        x, trace = _spread(connection, x), _spread(connection, trace)
+        current = _TracedProduct.apply(x, trace, weight, bias, length if bias_traced else 1.0, connection)
+        return connection.after(current.to(weight.dtype))
+
+    def _fire(self, index: int, block: Block, current: Tensor) -> Tensor:
+        neuron, memory = block.neuron, self.neurons[index]
+        if memory.v is None:
+            memory.start(current, getattr(neuron, "v_init", 0.0), block.draw_mask(current))
+        if type(neuron) is LIF and has_kernels(current) and knows_surrogate(neuron.surrogate):
+            current = like(current, memory.v)
+            u = current
+            if index in self.skip_sources or (index == 0 and self.weights.first is not None):
+                u = memory.u = torch.empty_like(current) if memory.u is None else memory.u
+            s = LeanStep.apply(current, memory.v, u.detach(), memory.spare.detach(), neuron)
+            memory.spare, memory.s = memory.s, s.detach()
+        else:
+            s, _, v = neuron(current, memory.v, self.paths)
+            memory.v = v.detach()
+        return s if memory.mask is None else s * memory.mask
+
+
+class _Memory:
+    """What a layer of neurons keeps between steps.
+
+    v: membrane after the reset
+    s, spare: spikes of the step before, and memory for those of the next
+    u: memory for the membrane where the current is needed after the step
+    mask: of the dropout, or None
+    """
+
+    def __init__(self) -> None:
+        self.v: Tensor | None = None
+        self.u: Tensor | None = None
+
+    def start(self, current: Tensor, v_init: float, mask: Tensor | None) -> None:
+        current = current.detach()
+        self.v, self.mask = torch.full_like(current, v_init), mask
+        self.s, self.spare = torch.empty_like(current), torch.empty_like(current)
+
+
+class _TracedProduct(torch.autograd.Function):
+    """``product(x)`` forwards; backwards the parameters learn from ``trace`` and Λ, and x from the product."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, trace: Tensor, weight: Tensor, bias: Tensor | None, length: float, connection: Connection
+    ) -> Tensor:
+        ctx.save_for_backward(trace, weight)
+        ctx.length, ctx.connection, ctx.leaf, ctx.kind = length, connection, weight, product_dtype(weight)
+        return connection.product(x, weight, bias)
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
+        trace, weight = ctx.saved_tensors
+        wants_x, _, wants_weight, wants_bias = ctx.needs_input_grad[:4]
+        grad_bias = ctx.length * g.sum([0, *range(2, g.ndim)], dtype=weight.dtype) if wants_bias else None
+        adds = wants_weight and g.ndim == 2 and ctx.kind == weight.dtype and ctx.leaf.grad is not None
+        grad_x, grad_weight = gradients_in(
+            ctx.kind, ctx.connection, g, trace, weight, (wants_x, wants_weight and not adds)
+        )
+        if adds:  # no product of its own that is added afterwards
+            ctx.leaf.grad.addmm_(g.t(), trace)
+        return grad_x, None, grad_weight, grad_bias, None, None
+
+
+class _Repeated(torch.autograd.Function):
+    """One current for all steps; each step's gradient, times Λ_t, is added straight into the leaf's."""
+
+    @staticmethod
+    def forward(ctx: Any, current: Tensor, length: float) -> Tensor:
+        ctx.leaf, ctx.length = current, length
+        return current.view_as(current)
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, None]:
+        if ctx.leaf.grad is None:
+            return g * ctx.length, None
+        ctx.leaf.grad.add_(g, alpha=ctx.length)
+        return None, None
+
+
+def _pooled(connection: Any, x: Tensor) -> Tensor:
+    """What the trace follows: the pooled input, flat for a Linear."""
+    if type(connection) is not Conv2d:
+        return (average_pool(x, connection.pool) if isinstance(connection.pool, int) else connection.pooled(x)).flatten(
+            1
+        )
+    x = x.contiguous(memory_format=torch.channels_last)
+    return average_pool(x, connection.pool) if isinstance(connection.pool, int) else connection.pooled(x)
+
+
+def _spread(connection: Any, x: Tensor) -> Tensor:
+    """What the weights see of the pooled input."""
+    upsample = getattr(connection, "upsample", 1)
+    return x if upsample == 1 else nn.functional.interpolate(x, scale_factor=upsample, mode="nearest")

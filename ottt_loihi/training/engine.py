@@ -1,0 +1,126 @@
+"""Which engine turns a batch into gradients: the plain one, or the fast one where it takes the network.
+
+The plain engine (``ottt_loihi.rules`` on ``ottt_loihi.nn``) trains anything. The fast engine (``ottt_loihi.fast``) has
+the same gradients within rounding and takes exactly the types it knows. :func:`choose` is a pure function of its
+arguments: the sums of float32 depend on the engine, and the same seed must give the same bits.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from ottt_loihi import checks
+from ottt_loihi.errors import UsageError
+from ottt_loihi.nn.inputs import Input
+from ottt_loihi.rules.base import BatchResult, Rule, require_finite
+from ottt_loihi.rules.losses import Loss
+
+ENGINES = ("auto", "plain", "fast")
+CHUNK = 8  # time steps at once; longer ones bring less and cost memory (docs/benchmarks.md)
+
+
+@dataclass(frozen=True)
+class Engine:
+    """How the gradients of a batch are computed.
+
+    Attributes
+    ----------
+    name
+        ``"plain"`` or ``"fast"``
+    chunk
+        time steps that go through the network at once; 0: the plain engine
+    why
+        one line for a person: what was chosen and why
+    """
+
+    name: str
+    chunk: int = 0
+    why: str = ""
+
+    def describe(self) -> dict[str, Any]:
+        """Return what a resumed run must share, as JSON values."""
+        return {"name": self.name, "chunk": self.chunk}
+
+    def backward(self, net: nn.Module, rule: Rule, x: Input, labels: Any, loss: Loss) -> BatchResult:
+        """Add the gradient of one batch to ``.grad``, as :meth:`ottt_loihi.rules.base.Rule.backward`."""
+        if self.name == "plain":
+            return rule.backward(net, x, labels, loss)
+        return self._add_gradients(net, rule, *rule.checked(net, x, labels), loss)
+
+    def train_batch(
+        self, net: nn.Module, rule: Rule, x: Input, labels: Any, loss: Loss, optimizer: torch.optim.Optimizer
+    ) -> BatchResult:
+        """Learn from one batch, as :meth:`ottt_loihi.rules.base.Rule.train_batch`."""
+        if self.name == "plain":
+            return rule.train_batch(net, x, labels, loss, optimizer)
+        x, labels = rule.checked(net, x, labels)
+        if rule.update == "step":
+            from ottt_loihi.fast.steps import train_step_by_step
+
+            return train_step_by_step(net, rule, x, labels, loss, optimizer)
+        optimizer.zero_grad()
+        result = self._add_gradients(net, rule, x, labels, loss)
+        optimizer.step()
+        return result
+
+    def _add_gradients(self, net: nn.Module, rule: Rule, x: Input, labels: Any, loss: Loss) -> BatchResult:
+        if self.chunk > 1:
+            from ottt_loihi.fast.chunks import run_batch
+
+            return BatchResult(*run_batch(net, x, labels, loss, rule.paths, self.chunk))
+        from ottt_loihi.fast.steps import accumulate
+
+        done = accumulate(net, rule, x, labels, loss)
+        require_finite(net, done.losses, done.membranes)
+        return BatchResult(done.losses.sum(), done.scores)
+
+
+def choose(
+    net: nn.Module, rule: Rule, loss: Loss, num_steps: int, engine: str = "auto", chunk: int | None = None
+) -> Engine:
+    """Return the engine for batches of ``num_steps`` time steps.
+
+    Parameters
+    ----------
+    net, rule, loss
+        what is trained
+    num_steps
+        T
+    engine
+        ``"auto"``: the fast engine where it fits, else the plain one; or one of them by name
+    chunk
+        time steps at once on the CPU; None: 8, or T if that is less
+
+    Raises
+    ------
+    UsageError
+        where ``engine="fast"`` does not fit, saying why
+    """
+    checks.one_of(engine, "engine", ENGINES)
+    if chunk is not None:
+        checks.integer(chunk, "chunk")
+    if engine == "plain":
+        return Engine("plain", why="engine plain, as asked for")
+    from ottt_loihi.fast import chunks, steps
+
+    if reason := steps.why_not(net, rule):
+        if engine == "fast":
+            raise UsageError(f"engine: the fast one cannot train this, {reason}; use engine='plain', or 'auto'")
+        return Engine("plain", why=f"engine plain: {reason}")
+    reason = "as asked for" if chunk == 1 else chunks.why_not(net, rule, loss)
+    if reason:
+        return Engine("fast", 1, f"engine fast, one time step at once: {reason}")
+    chunk = min(CHUNK if chunk is None else chunk, num_steps)
+    return Engine("fast", chunk, f"engine fast, {chunk} time steps at once")
+
+
+def backward(net: nn.Module, rule: Rule, x: Input, labels: Any, loss: Loss, engine: str = "auto") -> BatchResult:
+    """Add the gradient of one batch to ``.grad``, with the engine that :func:`choose` gives: for loops of your own.
+
+    Parameters and errors as in :meth:`ottt_loihi.rules.base.Rule.backward`.
+    """
+    return choose(net, rule, loss, x.shape[1], engine).backward(net, rule, x, labels, loss)
