@@ -45,9 +45,9 @@ def _rules(data: str) -> list[Experiment]:
     return [
         Experiment(f"{data} MLP, {rule}", f"{data}-mlp", {"rule": {"name": rule, **settings}}, (0, 1, 2), bar)
         for rule, settings, bar in (
-            ("ottt", {"update": "sequence", "stretch": 6}, {"mnist": 0.984, "fashion-mnist": 0.895}[data]),
+            ("ottt", {"update": "sequence"}, {"mnist": 0.984, "fashion-mnist": 0.895}[data]),
             ("bptt", {}, None),
-            ("sltt", {"stretch": 6}, None),
+            ("sltt", {}, None),
         )
     ]
 

@@ -31,9 +31,9 @@ from ottt_loihi.nn.models import conv, mlp
 from ottt_loihi.nn.network import Network
 from ottt_loihi.rules import Rule, make_rule
 from ottt_loihi.rules.losses import SquaredError
+from ottt_loihi.training.engine import choose
 
 LOSS = SquaredError()
-STRETCH = 8  # time steps that go through the network at once
 
 
 class _Replace(torch.autograd.Function):
@@ -143,19 +143,19 @@ def contenders(net: Network, x: Input, labels: Tensor) -> dict[str, Callable[[],
     rules = {"OTTT": make_rule("ottt", **ottt)}
     if net.readout.weight.is_cuda:
         rules["OTTT, CUDA graph"] = GraphedRule(rules["OTTT"])
-    else:
-        rules[f"OTTT, {STRETCH} at once"] = make_rule("ottt", **ottt, stretch=STRETCH)
     rules |= {"SLTT": make_rule("sltt"), "SAF-E": make_rule("saf-e", update="sequence")}
     rules |= {"SAF-F": make_rule("saf-f"), "BPTT": make_rule("bptt")}
     ours = {name: _batch_of(rule, net, x, labels) for name, rule in rules.items()}
+    ours["OTTT, plain engine"] = _batch_of(rules["OTTT"], net, x, labels, "plain")
     if net.readout.weight.is_cuda:
         ours["BPTT, CUDA graph"] = _batch_of(GraphedRule(make_rule("bptt")), net, x, labels)
     plain = {"BPTT, plain": lambda: plain_bptt_batch(net, x, labels)}
     return {"two forwards": lambda: two_forward_batch(net, x, labels)} | ours | plain
 
 
-def _batch_of(rule: Rule, net: Network, x: Input, labels: Tensor) -> Callable[[], Tensor]:
-    return lambda: rule.train_batch(net, x, labels, LOSS, None).scores
+def _batch_of(rule: Rule, net: Network, x: Input, labels: Tensor, engine: str = "auto") -> Callable[[], Tensor]:
+    chosen = choose(net, rule, LOSS, x.shape[1], engine)
+    return lambda: chosen.backward(net, rule, x, labels, LOSS).scores
 
 
 def shortened(x: Input, steps: int, samples: int | None = None) -> Input:

@@ -30,6 +30,7 @@ from ottt_loihi.nn.precision import check_autocast
 from ottt_loihi.report import plots
 from ottt_loihi.rules import make_rule
 from ottt_loihi.rules.losses import CrossEntropy
+from ottt_loihi.training.engine import choose
 
 SMALL = "16C3-32C3-AP2-64C3-64C3-AP2-128C3-128C3-GAP"
 
@@ -45,7 +46,7 @@ def rules(device: str) -> dict[str, Any]:
     if device != "cpu":
         found |= {f"{name}, CUDA graph": GraphedRule(found[name]) for name in ("OTTT_A", "BPTT")}
     else:
-        found["OTTT_A, 6 at once"] = make_rule("ottt", update="sequence", stretch=6, **ottt)
+        found["OTTT_A, plain engine"] = make_rule("ottt", update="sequence", **ottt)
     return found
 
 
@@ -120,13 +121,17 @@ def main() -> None:
             optimizer = torch.optim.SGD(net.parameters(), lr=1e-4, momentum=0.9)
             rule = rules(device)[name]
 
-            def run(rule: Any = rule, x: Any = x, labels: Any = labels, optimizer: Any = optimizer) -> None:
-                with torch.autocast(device, kind, enabled=kind is not None):
-                    rule.train_batch(net, x, labels, CrossEntropy(), optimizer)
+            engine = choose(net, rule, CrossEntropy(), length, "plain" if "plain" in name else "auto")
 
-            run(getattr(rule, "rule", rule))  # gradients and momentum are there from then on
+            def run(
+                engine: Any = engine, rule: Any = rule, x: Any = x, labels: Any = labels, o: Any = optimizer
+            ) -> None:
+                with torch.autocast(device, kind, enabled=kind is not None):
+                    engine.train_batch(net, rule, x, labels, CrossEntropy(), o)
+
+            run(rule=getattr(rule, "rule", rule))  # gradients and momentum are there from then on
             memory, duration = peak_bytes(run, device), seconds(run, device, arguments.repeats)
-            del rule, run
+            del rule, run, engine
             torch.cuda.empty_cache()
             least = least or memory
             rows.append({"rule": name, "steps": length, "milliseconds": 1e3 * duration, "bytes": memory})

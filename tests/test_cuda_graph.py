@@ -15,7 +15,6 @@ from ottt_loihi.rules.losses import CrossEntropy, SquaredError
     ("name", "settings", "message"),
     [
         ("ottt", {"update": "step"}, "the optimiser steps after every time step; use update='sequence'"),
-        ("ottt", {"update": "sequence", "stretch": 2}, "stretch=2 is for the CPU; use stretch=1"),
         ("sltt", {"k": 2}, "SLTT-K draws its steps anew for every batch"),
         ("sltt", {"hlop": {"rows": [4, 6]}}, "HLOP projects with what it has learnt so far"),
         ("opzo", {}, "rule opzo looks at values between its steps"),

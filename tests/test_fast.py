@@ -68,6 +68,8 @@ def networks(draw):
             for p in connection.parameters():
                 if p.ndim < 2:
                     p.add_(0.3 * torch.rand(p.shape, generator=generator))
+    if not image and draw(st.booleans()):
+        input_shape = (1, 5)  # as grey images come
     inputs = shape[0] if not image else shape[0] * shape[1] * shape[2]
     readout = Readout(inputs, 3, draw(st.booleans()), generator)
     return Network(blocks, readout, input_shape=input_shape, time_steps=5, convention=convention).double()

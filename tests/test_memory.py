@@ -10,18 +10,26 @@ from ottt_loihi.nn.inputs import ConstantInput
 from ottt_loihi.nn.models import conv
 from ottt_loihi.rules import make_rule
 from ottt_loihi.rules.losses import SquaredError
+from ottt_loihi.training.engine import choose
 
 
-def peak(net, rule, num_steps, constant=False, optimizer=None, products=None):
+def peak(net, rule, num_steps, constant=False, optimizer=None, products=None, engine="plain", chunk=None):
     """Bytes allocated at most at one time while one batch is learnt from, the input and the gradients not counted."""
     generator = torch.Generator().manual_seed(0)
     x = (torch.rand(64, num_steps, *net.input_shape, generator=generator) < 0.3).float()
     x = ConstantInput(x[:, 0], num_steps) if constant else x
     labels = torch.zeros(64, dtype=torch.int64)
+    chosen = choose(net, rule, SquaredError(), num_steps, engine, chunk)
+
+    def learn():
+        if optimizer is None:
+            return chosen.backward(net, rule, x, labels, SquaredError())
+        return chosen.train_batch(net, rule, x, labels, SquaredError(), optimizer)
+
     with torch.autocast("cpu", products, enabled=products is not None):
-        rule.train_batch(net, x, labels, SquaredError(), optimizer)  # the first time fills caches
+        learn()  # the first time fills caches
         with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as prof:
-            rule.train_batch(net, x, labels, SquaredError(), optimizer)
+            learn()
     return _most_at_one_time(prof.profiler.kineto_results.experimental_event_tree())
 
 
@@ -82,10 +90,23 @@ def test_nor_do_the_16_bits_of_weights_of_earlier_steps_stay():
 
 @pytest.mark.parametrize("constant", [False, True])
 @pytest.mark.parametrize("kind", ["dense", "conv", "sws"])
-def test_a_stretch_needs_the_memory_of_its_steps_whatever_their_number(kind, constant):
-    net, rule = float_net(kind), make_rule("ottt", update="sequence", stretch=3)
-    assert peak(net, rule, 24, constant) <= 1.05 * peak(net, rule, 6, constant)
-    assert peak(net, make_rule("ottt", update="sequence", stretch=12), 24, constant) > 2 * peak(net, rule, 24, constant)
+def test_a_chunk_needs_the_memory_of_its_steps_whatever_their_number(kind, constant):
+    net, rule = float_net(kind), make_rule("ottt", update="sequence")
+
+    def bytes_of(num_steps, chunk):
+        return peak(net, rule, num_steps, constant, engine="fast", chunk=chunk)
+
+    assert bytes_of(24, 3) <= 1.05 * bytes_of(6, 3)
+    assert bytes_of(24, 12) > 2 * bytes_of(24, 3)
+    assert bytes_of(24, 1) <= 1.05 * bytes_of(6, 1)
+
+
+@pytest.mark.parametrize("kind", ["dense", "conv", "sws"])
+def test_single_steps_of_the_fast_engine_need_the_memory_of_one(kind):
+    net, rule = float_net(kind), make_rule("ottt", update="step")
+    optimizer = torch.optim.SGD(net.parameters(), 1e-4, momentum=0.9)
+    few, many = (peak(net, rule, steps, optimizer=optimizer, engine="fast") for steps in (4, 12))
+    assert many <= 1.05 * few
 
 
 @pytest.mark.parametrize("rule", ["sltt", "saf-e", "saf-f"])

@@ -9,12 +9,14 @@ from ottt_loihi.nn.models import conv, dsr, mlp
 from ottt_loihi.nn.precision import error_for_product, product_dtype
 from ottt_loihi.rules import make_rule
 from ottt_loihi.rules.losses import SquaredError
+from ottt_loihi.training.engine import choose
 from ottt_loihi.training.trainer import Trainer
 
 KINDS = [torch.bfloat16, torch.float16]
 RULES = {
     "ottt": make_rule("ottt", update="sequence"),
-    "stretch": make_rule("ottt", update="sequence", stretch=3),
+    "chunks": make_rule("ottt", update="sequence"),
+    "steps": make_rule("ottt", update="sequence"),
     "bptt": make_rule("bptt"),
     "saf-e": make_rule("saf-e", update="sequence"),
 }
@@ -30,12 +32,14 @@ def networks():
     return nets
 
 
-def learn(net, rule, kind, scale=1.0):
+def learn(net, rule, kind, engine=None):
     generator = torch.Generator().manual_seed(1)
     x = (torch.rand(6, 5, *net.input_shape, generator=generator) < 0.4).float()
     net.zero_grad()
     with torch.autocast("cpu", kind, enabled=kind is not None):
-        result = rule.train_batch(net, x, torch.arange(6) % 5, SquaredError(), None)
+        chunk = {"chunks": 3, "steps": 1}.get(engine)
+        chosen = choose(net, rule, SquaredError(), 5, "fast" if chunk else "plain", chunk)
+        result = chosen.backward(net, rule, x, torch.arange(6) % 5, SquaredError())
     return [result.scores, *(p.grad for p in net.parameters())]
 
 
@@ -44,7 +48,7 @@ def learn(net, rule, kind, scale=1.0):
 @pytest.mark.parametrize("name", ["dense", "conv"])
 def test_gradients_agree_within_their_bits(name, rule, kind):
     net = networks()[name]
-    exact, found = learn(net, RULES[rule], None), learn(net, RULES[rule], kind)
+    exact, found = learn(net, RULES[rule], None, rule), learn(net, RULES[rule], kind, rule)
     assert any(not torch.equal(a, b) for a, b in zip(found, exact))  # it was in effect
     for a, b in zip(found, exact):
         assert a.dtype == torch.float32
@@ -108,7 +112,7 @@ def test_outside_autocast_nothing_changes():
 
 def test_trainer_learns_with_it_and_remembers():
     digits = load_digits()
-    trainer = Trainer(mlp((64, 64, 10), surrogate="sigmoid"), RULES["stretch"], autocast="bfloat16")
+    trainer = Trainer(mlp((64, 64, 10), surrogate="sigmoid"), RULES["ottt"], autocast="bfloat16")
     history = trainer.fit(digits.x_train.reshape(-1, 64), digits.y_train, epochs=6)
     assert history[-1].train_accuracy > 0.9
     assert trainer.provenance(6, history)["training"]["autocast"] == "bfloat16"

@@ -14,7 +14,7 @@ def test_nmnist_is_learnt(real_data, monkeypatch, tmp_path):
     """1,000 recordings and 4 epochs; 84 % after 8 epochs, chance is 10 %."""
     monkeypatch.setenv("OTTT_DATA_DIR", str(real_data("nmnist-small")))
     config = read_config(CONFIGS / "n-mnist-mlp.toml")
-    changes = {"training.epochs": 4, "training.threads": 1, "training.batch_size": 32, "rule.stretch": 10}
+    changes = {"training.epochs": 4, "training.threads": 1, "training.batch_size": 32}
     assert run(override(config, changes), tmp_path)["test_accuracy"] > 0.6
 
 
@@ -29,7 +29,6 @@ def test_cifar10_is_learnt(cifar10_folder, monkeypatch, tmp_path):
         "standardized": True,
         "convention": "authors",
     }
-    tables["rule"]["stretch"] = 6
     changes = {"device": "cpu", "epochs": 4, "batch_size": 32, "optimizer": "adam", "learning_rate": 2e-3}
     tables["training"] |= changes
     assert run(make_config(tables), tmp_path)["test_accuracy"] > 0.25

@@ -66,15 +66,15 @@ def test_a_run_stopped_in_the_middle_of_an_epoch_goes_on_there(tmp_path, monkeyp
     whole.fit(x, y, 3, x_test=x, y_test=y)
     first = trainer()
     batches = []
-    train_batch = OTTT.train_batch
+    learn = Trainer._batch
 
     def stopping(self, *arguments):
         batches.append(1)
         if len(batches) == 14:  # the sixth batch of the second epoch
             raise Stop
-        return train_batch(self, *arguments)
+        return learn(self, *arguments)
 
-    monkeypatch.setattr(OTTT, "train_batch", stopping)
+    monkeypatch.setattr(Trainer, "_batch", stopping)
     with pytest.raises(Stop):
         first.fit(x, y, 3, x_test=x, y_test=y, run=RunFolder(tmp_path), checkpoint_every=2)
     monkeypatch.undo()
@@ -108,15 +108,15 @@ def test_every_rule_goes_on_bit_for_bit(tmp_path, monkeypatch, rule):
 
     whole, first, second, batches = trainer(), trainer(), trainer(), []
     whole.fit(x, y, 3)
-    kind, train_batch = type(first.rule), type(first.rule).train_batch
+    learn = Trainer._batch
 
     def stopping(self, *arguments):
         batches.append(1)
         if len(batches) == 14:
             raise Stop
-        return train_batch(self, *arguments)
+        return learn(self, *arguments)
 
-    monkeypatch.setattr(kind, "train_batch", stopping)
+    monkeypatch.setattr(Trainer, "_batch", stopping)
     with pytest.raises(Stop):
         first.fit(x, y, 3, run=RunFolder(tmp_path), checkpoint_every=2)
     monkeypatch.undo()
@@ -249,3 +249,17 @@ def test_ottt_eval_tests_at_other_numbers_of_steps(tmp_path):
     assert "Trained with T = 6." in shown.stdout
     refused = run_here("ottt-eval", tmp_path / "model.pt", "--plot", tmp_path / "rates.jpg")
     assert refused.returncode == 2
+
+
+def test_the_engine_is_chosen_once_for_a_run(tmp_path):
+    x, y = rng_data()
+
+    def trainer(**settings):
+        return Trainer(mlp((12, 9, 3)), make_rule("ottt", update="sequence"), batch_size=8, seed=3, **settings)
+
+    first = trainer()
+    first.fit(x, y, 1, run=RunFolder(tmp_path))
+    assert first.chosen.name == "fast"
+    assert "engine fast" in first.chosen.why
+    with pytest.raises(UsageError, match="a run with engine = {'chunk': .*'fast'}, asked for is .*'plain'"):
+        trainer(engine="plain").fit(x, y, 2, run=RunFolder(tmp_path), resume=True)

@@ -53,6 +53,12 @@ class Encoding(str, Enum):
     frames = "frames"
 
 
+class EngineName(str, Enum):
+    auto = "auto"
+    plain = "plain"
+    fast = "fast"
+
+
 def train(
     config: Annotated[Path | None, typer.Argument(help="A TOML file (configs/*.toml); options override it.")] = None,
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for model.pt.")] = Path("runs/train"),
@@ -90,6 +96,10 @@ def train(
     learning_rate: Annotated[float | None, typer.Option("--learning-rate", "--lr", help="[0.005]")] = None,
     momentum: Annotated[float | None, typer.Option(help="Of sgd. [0.9]")] = None,
     schedule: Annotated[Schedule | None, typer.Option(help="Of the learning rate. [cosine]")] = None,
+    engine: Annotated[
+        EngineName | None,
+        typer.Option(help="The fast one where it fits, or one by name; the choice is said. [auto]"),
+    ] = None,
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads; the result may depend on it. [1]")] = None,
     init: Annotated[
         Path | None, typer.Option(help="Start from this model.pt: its network, weights, data and encoding.")
@@ -141,6 +151,7 @@ def train(
         "training.learning_rate": learning_rate,
         "training.momentum": momentum,
         "training.schedule": schedule,
+        "training.engine": engine,
         "training.threads": threads,
         "training.seed": seed,
         "training.init": None if init is None else str(init),

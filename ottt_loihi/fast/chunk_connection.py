@@ -1,4 +1,4 @@
-"""A connection in a stretch of time steps: its products with a row for each sample and step, and their gradients.
+"""A connection in a chunk of time steps: its products with a row for each sample and step, and their gradients.
 
 Rows of images are tensors ``(rows, channels, height, width)`` in the memory of channels last, others ``(rows,
 features)``; a sample's steps are neighbours. Where few inputs are not 0, rows of weights are added up instead of a
@@ -263,9 +263,9 @@ def arrays(*tensors: Tensor | None) -> list[np.ndarray]:
 
 
 def kernels() -> Any:
-    from ottt_loihi.fast import chunk_kernels as stretch_kernels  # numba takes half a second to import
+    from ottt_loihi.fast import chunk_kernels  # numba takes half a second to import
 
-    return stretch_kernels
+    return chunk_kernels
 
 
 def _events() -> Any:

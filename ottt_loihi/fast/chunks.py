@@ -1,14 +1,13 @@
 """Several time steps at once: the online rules' fast path on the CPU, for weights that stay as they are for a sequence.
 
-Between two updates no gradient changes what the neurons do. So a stretch of S time steps can go through the network
+Between two updates no gradient changes what the neurons do. So a chunk of S time steps can go through the network
 layer by layer instead of step by step: one product for all its steps (:mod:`ottt_loihi.fast.chunk_connection`), then
 the neurons' loop over them (:mod:`ottt_loihi.fast.chunk_kernels`), and backwards likewise, without autograd. The
 equations and their gradients are those of :class:`~ottt_loihi.nn.connections.Connection` and
-:func:`~ottt_loihi.nn.neurons.lif_step`; memory is that of S steps, whatever T. A layer that hears itself one step later
+:func:`~ottt_loihi.nn.neurons.lif_step`; memory is that of S steps, whatever T. A layer with a connection to itself
 takes its steps one by one, and everything else at once.
 
-Samples do not know of each other: every thread takes its share of them through all steps, with one thread's share of
-torch.
+Samples are independent: every thread takes a slice of the batch through all steps, with one thread of torch.
 """
 
 from __future__ import annotations
@@ -24,7 +23,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ottt_loihi.errors import UsageError
 from ottt_loihi.fast.chunk_connection import ChunkConnection, Learning, arrays, channels_last, give, kernels, memory
 from ottt_loihi.fast.lif import is_on_cpu, knows_surrogate
 from ottt_loihi.fast.steps import why_not as why_not_steps
@@ -37,7 +35,6 @@ from ottt_loihi.nn.neurons import LIF
 from ottt_loihi.nn.paths import GradientPaths
 from ottt_loihi.rules.base import OnlineRule
 from ottt_loihi.rules.losses import CrossEntropy, Distilled, Loss, SquaredError
-from ottt_loihi.rules.ottt import OTTT
 
 
 def why_not(net: Network, rule: OnlineRule, loss: Loss) -> str:
@@ -66,21 +63,15 @@ def why_not(net: Network, rule: OnlineRule, loss: Loss) -> str:
     return "" if is_on_cpu(place) else f"the network is on {place.device} in {place.dtype}, chunks are for CPUs"
 
 
-def require_fitting(net: Network) -> None:
-    """Raise :class:`UsageError` where a network cannot take several steps at once."""
-    if reason := why_not(net, OTTT("sequence", net.convention), SquaredError()):
-        raise UsageError(f"stretch: {reason}; use stretch=1")
-
-
 def _is_loop(branch: Any, index: int) -> bool:
     linear = isinstance(branch.connection, Linear) and branch.connection.pool is None
     return branch.source == index and branch.delay == 1 and linear
 
 
 def run_batch(
-    net: Network, x: Input, labels: Tensor, loss: Loss, paths: GradientPaths, stretch: int
+    net: Network, x: Input, labels: Tensor, loss: Loss, paths: GradientPaths, chunk: int
 ) -> tuple[Tensor, Tensor]:
-    """All steps of a batch, ``stretch`` at a time: Σ_t L[t] and Σ_t o[t] ``(batch, classes)``.
+    """All steps of a batch, ``chunk`` at a time: Σ_t L[t] and Σ_t o[t] ``(batch, classes)``.
 
     Gradients are added to ``.grad``. x: ``(batch, T, *input_shape)``.
 
@@ -100,7 +91,7 @@ def run_batch(
         shares.append(
             _Share(net, layers, x[own], labels[own], of_loss, own_masks, None if first is None else first[own])
         )
-    _in_threads([lambda share=share: share.learn(stretch) for share in shares])
+    _in_threads([lambda share=share: share.learn(chunk) for share in shares])
     for share in shares:  # in their order: the same sums every time
         for learning in share.learning.values():
             learning.give()
@@ -170,7 +161,7 @@ def _kernel_shape(block: Block, following: Connection) -> tuple[int, int, int, i
 
 
 class _Heard(NamedTuple):
-    """What a layer did in a stretch: its input (None: constant), whether few of it is not 0, u (the readout: o), and
+    """What a layer did in a chunk: its input (None: constant), whether few of it is not 0, u (the readout: o), and
     what its loop brought."""
 
     x: Tensor | None
@@ -207,12 +198,12 @@ class _Share:
         self.constant = None if first is None else torch.zeros_like(first)
         self.loss, self.scores = x.new_zeros(()), x.new_zeros(self.samples, net.num_classes)
 
-    def learn(self, stretch: int) -> None:
+    def learn(self, chunk: int) -> None:
         """All time steps."""
-        for start in range(0, self.x.shape[1], stretch):
-            self._learn_stretch(self.x[:, start : start + stretch], start)
+        for start in range(0, self.x.shape[1], chunk):
+            self._learn_chunk(self.x[:, start : start + chunk], start)
 
-    def _learn_stretch(self, x: Tensor, start: int) -> None:
+    def _learn_chunk(self, x: Tensor, start: int) -> None:
         """The steps from ``start`` on; nothing but the states outlives them."""
         steps = x.shape[1]
         with torch.no_grad():
@@ -325,7 +316,7 @@ class _Share:
 
 def _received(connection: Connection, x: Tensor) -> Tensor:
     """The network's input ``(samples, steps, …)`` as the first product takes it, a row for each sample and step."""
-    x = connection.pooled(x.flatten(0, 1))
+    x = connection.before(x.flatten(0, 1))
     return x.contiguous(memory_format=torch.channels_last) if x.ndim == 4 else x.contiguous()
 
 
@@ -341,7 +332,7 @@ def _in_threads(jobs: Sequence[Any]) -> None:
 @lru_cache(maxsize=1)
 def _pool(threads: int) -> ThreadPoolExecutor:
     ours = torch.get_num_threads()
-    pool = ThreadPoolExecutor(threads, "ottt-stretch", initializer=torch.set_num_threads, initargs=(1,))
+    pool = ThreadPoolExecutor(threads, "ottt-chunks", initializer=torch.set_num_threads, initargs=(1,))
     for future in [pool.submit(torch.get_num_threads) for _ in range(threads)]:
         future.result()
     torch.set_num_threads(ours)  # a thread's own setting is also what threads of the future begin with

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ottt_loihi import checks
-from ottt_loihi.errors import TrainingError, UsageError
+from ottt_loihi.errors import TrainingError
 from ottt_loihi.nn.inputs import Input, frames
 from ottt_loihi.nn.modules import Stepwise
 from ottt_loihi.nn.network import Network
@@ -167,21 +167,13 @@ class OnlineRule(Rule):
     ``update="sequence"`` adds the T gradients up and lets the optimiser step once per batch; ``"step"`` lets it step
     after every time step, so that step t + 1 already runs with the new weights (momentum carries over).
 
-    ``hlop``: protects earlier tasks (:class:`~ottt_loihi.rules.hlop.HLOP`), for rules that offer it. ``stretch``: time
-    steps that go through the network at once (:mod:`ottt_loihi.fast.chunks`).
+    ``hlop``: protects earlier tasks (:class:`~ottt_loihi.rules.hlop.HLOP`), for rules that offer it.
     """
 
-    def __init__(
-        self, paths: GradientPaths, update: str, stretch: int = 1, hlop: HLOP | Mapping[str, Any] | None = None
-    ) -> None:
+    def __init__(self, paths: GradientPaths, update: str, hlop: HLOP | Mapping[str, Any] | None = None) -> None:
         self.paths = paths
         self.update = checks.one_of(update, "update", UPDATES)
-        self.stretch = checks.integer(stretch, "stretch")
         self.hlop = make_hlop(hlop)
-        if stretch > 1 and update == "step":
-            raise UsageError(f"stretch: {stretch} steps share their weights; use update='sequence', or stretch=1")
-        if stretch > 1 and self.hlop is not None:
-            raise UsageError(f"stretch: HLOP projects the trace of every step; use stretch=1, got {stretch}")
 
     def learn(self, net: Network, x: Input, labels: Tensor, loss: Loss, learning: set[int]) -> Iterator[Step]:
         """Take the time steps one by one; those in ``learning`` add their gradient to ``.grad`` before they return."""
@@ -212,8 +204,6 @@ class OnlineRule(Rule):
         return Accumulated(torch.stack(losses), scores, membranes(state))
 
     def add_gradients(self, net: Network, x: Input, labels: Tensor, loss: Loss) -> BatchResult:
-        if self.stretch > 1:
-            return self._add_gradients_in_chunks(net, x, labels, loss)
         with nullcontext() if self.hlop is None else self.hlop.learning(net):
             return super().add_gradients(net, x, labels, loss)
 
@@ -243,23 +233,14 @@ class OnlineRule(Rule):
             total, scores = total + done.loss, scores + done.o
         return BatchResult(total, scores)
 
-    def _add_gradients_in_chunks(self, net: Network, x: Input, labels: Tensor, loss: Loss) -> BatchResult:
-        from ottt_loihi.fast.chunks import require_fitting, run_batch  # until ottt_loihi.training chooses the engine
-
-        require_fitting(net)
-        return BatchResult(*run_batch(net, x, labels, loss, self.paths, self.stretch))
-
     def why_not_captured(self) -> str:
         if self.update == "step":
             return "the optimiser steps after every time step; use update='sequence'"
-        if self.stretch > 1:
-            return f"stretch={self.stretch} is for the CPU; use stretch=1"
         return "HLOP projects with what it has learnt so far" if self.hlop is not None else ""
 
     def describe(self) -> dict[str, Any]:
-        stretch = {} if self.stretch == 1 else {"stretch": self.stretch}  # as runs of earlier versions have it
         hlop = {} if self.hlop is None else {"hlop": self.hlop.describe()}
-        return {"name": self.name, "update": self.update, **stretch, **hlop}
+        return {"name": self.name, "update": self.update, **hlop}
 
     def tensors(self) -> dict[str, Tensor]:
         return super().tensors() if self.hlop is None else self.hlop.tensors()

@@ -67,7 +67,7 @@ class OPZO(OnlineRule):
         self.matrices: list[Tensor] = []
         self.steps = 0
 
-    def learn(self, net: Network, x: Input, labels: Tensor, loss: Loss) -> Iterator[Step]:
+    def learn(self, net: Network, x: Input, labels: Tensor, loss: Loss, learning: set[int]) -> Iterator[Step]:
         state = None
         for frame in frames(x):
             if self.feedback == "estimated":

@@ -40,11 +40,10 @@ class OTTT(OnlineRule):
         self,
         update: str = "step",
         convention: str = "paper",
-        stretch: int = 1,
         hlop: HLOP | Mapping[str, Any] | None = None,
     ) -> None:
         self.convention = checks.one_of(convention, "convention", CONVENTIONS)
-        super().__init__(ottt_paths(convention), update, stretch, hlop)
+        super().__init__(ottt_paths(convention), update, hlop)
 
     def check(self, net: Network) -> None:
         if net.convention != self.convention:

@@ -28,14 +28,11 @@ class SLTT(OnlineRule):
         self,
         update: str = "sequence",
         k: int | None = None,
-        stretch: int = 1,
         hlop: HLOP | Mapping[str, Any] | None = None,
     ) -> None:
         if k is not None:
             checks.integer(k, "k")
-        if k is not None and stretch != 1:
-            raise UsageError(f"stretch: with k every step is one for itself; use stretch=1, got {stretch!r}")
-        super().__init__(GradientPaths(membrane=False), update, stretch, hlop)
+        super().__init__(GradientPaths(membrane=False), update, hlop)
         self.k = k
 
     def steps_with_gradient(self, num_steps: int) -> set[int]:

@@ -19,11 +19,13 @@ import difflib
 import inspect
 import os
 import sys
+import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ottt_loihi import checks
 from ottt_loihi.errors import FileError, UsageError
 
 if TYPE_CHECKING:
@@ -48,7 +50,8 @@ class Training:
     teacher: a ``model.pt`` to learn from as well, with weight kappa at that temperature · mu, smoothing: of the loss
     cross-entropy (:class:`~ottt_loihi.rules.losses.CrossEntropy`) · autocast: ``"bfloat16"`` or
     ``"float16"`` products, empty: none · cuda_graph: a batch's operations are recorded once and repeated, for GPUs
-    (:mod:`ottt_loihi.fast.cuda_graph`)
+    (:mod:`ottt_loihi.fast.cuda_graph`) · engine: ``"auto"``, ``"plain"`` or ``"fast"``; chunk: time steps at once, 0:
+    the engine's choice (:mod:`ottt_loihi.training.engine`)
     """
 
     epochs: int = 60
@@ -72,6 +75,8 @@ class Training:
     temperature: float = 2.0
     autocast: str = ""
     cuda_graph: bool = False
+    engine: str = "auto"
+    chunk: int = 0
 
 
 @dataclass(frozen=True)
@@ -176,6 +181,7 @@ def make_config(tables: Mapping[str, Any]) -> Config:
     for name, table in tables.items():
         if not isinstance(table, Mapping):
             raise UsageError(f"{name}: expected a table [{name}], got {table!r}")
+    tables = _without_stretch(tables)
     training = dict(tables.get("training", {}))
     _require_known("training", training, [f.name for f in fields(Training)])
     for f in fields(Training):
@@ -186,6 +192,18 @@ def make_config(tables: Mapping[str, Any]) -> Config:
             raise UsageError(f"{name}.name: expected a text, got {tables[name]['name']!r}")
     parts = {name: dict(tables.get(name, {})) for name in ("data", "network", "rule")}
     return Config(**parts, training=Training(**training))
+
+
+def _without_stretch(tables: Mapping[str, Any]) -> Mapping[str, Any]:
+    """``rule.stretch`` of files of version 0.1.0 as the engine's chunk."""
+    rule = dict(tables.get("rule", {}))
+    if "stretch" not in rule:
+        return tables
+    chunk = checks.integer(rule.pop("stretch"), "rule.stretch")
+    warnings.warn(
+        f"rule.stretch = {chunk} is training.chunk = {chunk} now; the default fits most networks", stacklevel=4
+    )
+    return {**tables, "rule": rule, "training": {"chunk": chunk, **tables.get("training", {})}}
 
 
 def override(config: Config, changes: Mapping[str, Any]) -> Config:

@@ -57,6 +57,8 @@ def run(
         kappa=training.kappa,
         temperature=training.temperature,
         autocast=training.autocast,
+        engine=training.engine,
+        chunk=training.chunk or None,
         group=group,
         **{name: getattr(training, name) for name in settings},
     )

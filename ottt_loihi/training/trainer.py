@@ -32,6 +32,7 @@ from ottt_loihi.terminal import THEME
 from ottt_loihi.training.checkpoint import save
 from ottt_loihi.training.distributed import Group
 from ottt_loihi.training.encoding import choose_encoding, encode
+from ottt_loihi.training.engine import ENGINES, Engine, choose
 from ottt_loihi.training.evaluation import TEST_ENCODING_SEED, check_shape, evaluate, has_time
 from ottt_loihi.training.run_folder import Epoch, RunFolder
 from ottt_loihi.training.run_folder import Progress as RunProgress
@@ -70,6 +71,9 @@ class Trainer:
         a trained network whose mean readout the loss also wants (:class:`~ottt_loihi.rules.losses.Distilled`)
     autocast
         ``"bfloat16"`` or ``"float16"``: products of 16 bits (:mod:`ottt_loihi.nn.precision`); tests stay as they are
+    engine, chunk
+        ``"auto"``, ``"plain"`` or ``"fast"``, and time steps at once (:func:`~ottt_loihi.training.engine.choose`);
+        ``fit`` keeps the choice in ``chosen``
     group
         the processes that train together (``ottt_loihi.training.distributed``); ``batch_size`` is the joint batch's
 
@@ -99,6 +103,8 @@ class Trainer:
         kappa: float = 0.5,
         temperature: float = 2.0,
         autocast: str = "",
+        engine: str = "auto",
+        chunk: int | None = None,
         group: Group | None = None,
     ) -> None:
         self.net, self.rule, self.loss, self.progress = net, rule, make_loss(loss), progress
@@ -125,6 +131,8 @@ class Trainer:
                 f"got {teacher.input_shape} and {teacher.num_classes}"
             )
         self.autocast = check_autocast(autocast)
+        self.engine, self.chunk = checks.one_of(engine, "engine", ENGINES), chunk
+        self.chosen: Engine | None = None  # of the last ``fit``
         self.group = Group() if group is None else group
 
     def fit(
@@ -162,6 +170,7 @@ class Trainer:
         if epochs < 1 or checkpoint_every < 0:
             raise UsageError(f"fit: expected epochs ≥ 1 and checkpoint_every ≥ 0, got {epochs}, {checkpoint_every}")
         self.encoding = choose_encoding(self.encoding, has_time(self.net, x))
+        self.chosen = self._choose_engine(x)
         if resume and run is None:
             raise UsageError("fit: resume needs the run folder to go on in")
         files = _Files(self, epochs, checkpoint, run if self.group.leads else None, checkpoint_every)
@@ -229,7 +238,7 @@ class Trainer:
         torch.manual_seed(_batch_seed(self.seed, done.epoch, done.batch, self.group.rank))  # dropout, SLTT-K
         try:
             with torch.autocast(self.net.readout.weight.device.type, self.autocast, enabled=self.autocast is not None):
-                result = self.rule.train_batch(self.net, inputs, labels, self._loss(inputs), optimizer)
+                result = self.chosen.train_batch(self.net, self.rule, inputs, labels, self._loss(inputs), optimizer)
         except TrainingError as error:
             raise TrainingError(
                 f"epoch {done.epoch + 1}, batch {done.batch + 1}: {error}; "
@@ -239,6 +248,15 @@ class Trainer:
         correct = int((result.scores.argmax(1).cpu() == labels).sum()) if weight else 0
         loss, total = self.group.sum(float(result.loss) * weight, correct)
         return loss, int(total)
+
+    def _choose_engine(self, x: np.ndarray) -> Engine:
+        """Choose the engine once for a run, and say it."""
+        num_steps = x.shape[1] if has_time(self.net, x) else self.net.time_steps
+        loss = self.loss if self.teacher is None else Distilled(self.loss, torch.empty(0), 0.5, 1.0)  # its type counts
+        chosen = choose(self.net, self.rule, loss, num_steps, self.engine, self.chunk)
+        if self.progress and self.group.leads:
+            Console(stderr=True, theme=THEME).print(chosen.why, highlight=False)
+        return chosen
 
     def _loss(self, inputs: Input) -> Any:
         if self.teacher is None:
@@ -304,6 +322,7 @@ class Trainer:
             **({} if self.teacher is None else {"kappa": self.kappa, "temperature": self.temperature}),
             **({} if self.autocast is None else {"autocast": str(self.autocast).removeprefix("torch.")}),
             "seed": self.seed,
+            "engine": self.chosen.describe() if self.chosen else None,
             "processes": self.group.size,
             "epochs": epochs,
         }

@@ -1,14 +1,17 @@
 """Several time steps at once: the gradients of one step after the other, for everything that fits."""
 
+import re
+
 import pytest
 import torch
 
-from ottt_loihi.errors import TrainingError, UsageError
-from ottt_loihi.fast import chunk_connection as stretch_connection
+from ottt_loihi.errors import TrainingError
+from ottt_loihi.fast import chunk_connection, chunks
 from ottt_loihi.nn.inputs import ConstantInput
 from ottt_loihi.nn.models import conv, dsr, mlp, nf_resnet34
 from ottt_loihi.rules import make_rule
 from ottt_loihi.rules.losses import CrossEntropy, Distilled, SquaredError
+from ottt_loihi.training.engine import choose
 
 T = 7
 IMAGE = {"input_shape": (3, 9, 8), "num_classes": 4, "time_steps": T}
@@ -43,10 +46,16 @@ def batch(net, n=5, steps=T, constant=False):
 ENTROPY = CrossEntropy()
 
 
-def learn(net, rule, x, labels, loss=ENTROPY, optimizer=None):
+def learn(net, rule, x, labels, loss=ENTROPY, optimizer=None, chunk=None):
+    """Gradients of the plain engine, or of chunks of so many steps."""
+    engine = choose(net, rule, loss, x.shape[1], "plain" if chunk is None else "fast", chunk)
+    assert chunk is None or engine.chunk == min(chunk, x.shape[1])
     net.zero_grad()
     torch.manual_seed(3)  # of the dropout
-    result = rule.train_batch(net, x, labels, loss, optimizer)
+    if optimizer is None:
+        result = engine.backward(net, rule, x, labels, loss)
+    else:
+        result = engine.train_batch(net, rule, x, labels, loss, optimizer)
     return [result.loss, result.scores, *(p.grad for p in net.parameters())]
 
 
@@ -61,51 +70,52 @@ def assert_equal(found, expected, error=1e-12):
 def test_gradients_of_every_network_and_rule(kind, rule, constant):
     name, *convention = rule.split()
     settings = {"convention": convention[0]} if convention else {}
-    net = make(kind, **settings)
+    # the released code's rectangle has its edges in it, and is for single steps
+    net = make(kind, **settings, **({"surrogate": "sigmoid"} if "authors" in rule else {}))
     x, labels = batch(net, constant=constant)
     expected = learn(net, make_rule(name, update="sequence", **settings), x, labels)
     assert all(float(part.abs().max()) > 0 for part in expected)  # every parameter learns
     for steps in (3, 8):  # T is no multiple of 3 and less than 8
-        assert_equal(learn(net, make_rule(name, update="sequence", stretch=steps, **settings), x, labels), expected)
+        assert_equal(learn(net, make_rule(name, update="sequence", **settings), x, labels, chunk=steps), expected)
 
 
 @pytest.mark.parametrize("few", [0.0, 1.0])
 @pytest.mark.parametrize("surrogate", ["sigmoid", "rectangle", "triangle"])
 @pytest.mark.parametrize("reset", ["zero", "subtract"])
 def test_neurons_and_both_ways_of_multiplying(reset, surrogate, few, monkeypatch):
-    monkeypatch.setattr(stretch_connection, "FEW_OF_LINEAR", few)
-    monkeypatch.setattr(stretch_connection, "FEW_OF_CONV", few)
+    monkeypatch.setattr(chunk_connection, "FEW_OF_LINEAR", few)
+    monkeypatch.setattr(chunk_connection, "FEW_OF_CONV", few)
     for kind in NETWORKS:
         net = make(kind, reset=reset, surrogate=surrogate, dropout=0.3)
         net.blocks[0].neuron.v_init = 0.25
         x, labels = batch(net)
         expected = learn(net, make_rule("ottt", update="sequence"), x, labels)
         if kind in ("dense", "recurrent"):  # the order of an image's random numbers is that of its memory
-            assert_equal(learn(net, make_rule("ottt", update="sequence", stretch=4), x, labels), expected)
+            assert_equal(learn(net, make_rule("ottt", update="sequence"), x, labels, chunk=4), expected)
         net.eval()
         expected = learn(net, make_rule("ottt", update="sequence"), x, labels)
-        assert_equal(learn(net, make_rule("ottt", update="sequence", stretch=4), x, labels), expected)
+        assert_equal(learn(net, make_rule("ottt", update="sequence"), x, labels, chunk=4), expected)
 
 
 def test_float32_agrees_within_rounding():
     net = make("pooled", surrogate="sigmoid").float()
     x, labels = batch(net)
     expected = learn(net, make_rule("ottt", update="sequence"), x, labels)
-    assert_equal(learn(net, make_rule("ottt", update="sequence", stretch=4), x, labels), expected, 1e-5)
+    assert_equal(learn(net, make_rule("ottt", update="sequence"), x, labels, chunk=4), expected, 1e-5)
 
 
 @pytest.mark.parametrize("samples", [1, 5])
 def test_threads_share_the_samples_and_repeat_themselves(samples):
     net = make("pooled")
     x, labels = batch(net, samples)
-    rule, threads = make_rule("ottt", update="sequence", stretch=4), torch.get_num_threads()
+    rule, threads = make_rule("ottt", update="sequence"), torch.get_num_threads()
     try:
         torch.set_num_threads(1)
-        one = learn(net, rule, x, labels)
+        one = learn(net, rule, x, labels, chunk=4)
         torch.set_num_threads(3)
-        several = learn(net, rule, x, labels)
+        several = learn(net, rule, x, labels, chunk=4)
         assert torch.get_num_threads() == 3
-        again = learn(net, rule, x, labels)
+        again = learn(net, rule, x, labels, chunk=4)
     finally:
         torch.set_num_threads(threads)
     assert_equal(several, one)
@@ -119,17 +129,17 @@ def test_a_teacher_is_asked_about_the_right_samples():
     expected = learn(net, make_rule("ottt", update="sequence"), x, labels, loss)
     torch.set_num_threads(2)
     try:
-        assert_equal(learn(net, make_rule("ottt", update="sequence", stretch=3), x, labels, loss), expected)
+        assert_equal(learn(net, make_rule("ottt", update="sequence"), x, labels, loss, chunk=3), expected)
     finally:
         torch.set_num_threads(1)
 
 
 def test_an_optimiser_steps_once():
     nets = [make("dense"), make("dense")]
-    for net, steps in zip(nets, (1, 4)):
+    for net, steps in zip(nets, (None, 4)):
         x, labels = batch(net)
-        rule = make_rule("ottt", update="sequence", stretch=steps)
-        learn(net, rule, x, labels, optimizer=torch.optim.SGD(net.parameters(), 0.1))
+        rule = make_rule("ottt", update="sequence")
+        learn(net, rule, x, labels, optimizer=torch.optim.SGD(net.parameters(), 0.1), chunk=steps)
     assert_equal(nets[1].parameters(), nets[0].parameters())
 
 
@@ -137,7 +147,7 @@ def test_frozen_parameters_stay_without_gradient():
     net = make("dense")
     net.blocks[0].connection.weight.requires_grad_(False)
     x, labels = batch(net)
-    make_rule("ottt", update="sequence", stretch=4).train_batch(net, x, labels, SquaredError(), None)
+    learn(net, make_rule("ottt", update="sequence"), x, labels, SquaredError(), chunk=4)
     assert net.blocks[0].connection.weight.grad is None
     assert net.blocks[1].connection.weight.grad is not None
 
@@ -151,29 +161,10 @@ def test_frozen_parameters_stay_without_gradient():
         (lambda: dsr((6, 5, 3)), "dsr|neurons"),
     ],
 )
-def test_networks_that_do_not_fit_are_refused(net, message):
-    net = net()
-    x = torch.zeros(2, 3, *net.input_shape)
-    with pytest.raises(UsageError, match=message):
-        make_rule("ottt", update="sequence", stretch=2).train_batch(net, x, [0, 1], SquaredError(), None)
-
-
-@pytest.mark.parametrize(
-    ("settings", "message"),
-    [
-        ({"update": "step", "stretch": 2}, "update='sequence'"),
-        ({"update": "sequence", "stretch": 0}, "positive integer"),
-        ({"update": "sequence", "stretch": 2.5}, "positive integer"),
-    ],
-)
-def test_wrong_settings(settings, message):
-    with pytest.raises(UsageError, match=message):
-        make_rule("ottt", **settings)
-
-
-def test_single_steps_cannot_be_chosen_from_a_stretch():
-    with pytest.raises(UsageError, match="stretch=1"):
-        make_rule("sltt", k=2, stretch=2)
+def test_networks_that_do_not_fit_take_single_steps(net, message):
+    rule, net = make_rule("ottt", update="sequence"), net()
+    assert re.search(message, chunks.why_not(net, rule, SquaredError()))
+    assert choose(net, rule, SquaredError(), 3).chunk < 2
 
 
 @pytest.mark.parametrize(("block", "place"), [(None, "the readout"), (1, r"block 2 \(its membrane")])
@@ -187,4 +178,4 @@ def test_an_overflow_is_named_by_step_and_layer(block, place):
     if block is not None:
         net.blocks[block].connection.weight.data[0] = 1e308
     with pytest.raises(TrainingError, match=f"time step 3: the loss is (nan|inf); it begins in {place}"):
-        learn(net, make_rule("ottt", update="sequence", stretch=4), x, labels)
+        learn(net, make_rule("ottt", update="sequence"), x, labels, chunk=4)
