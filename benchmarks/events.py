@@ -1,4 +1,4 @@
-"""Products of few events against the library's products, one thread: where ``stretch_connection.FEW_OF_…`` come from.
+"""Products of few events against the library's products, one thread: where ``chunk_connection.FEW_OF_…`` come from.
 
     python benchmarks/events.py [--rows 32] [--json out.json]
 

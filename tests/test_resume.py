@@ -261,5 +261,5 @@ def test_the_engine_is_chosen_once_for_a_run(tmp_path):
     first.fit(x, y, 1, run=RunFolder(tmp_path))
     assert first.chosen.name == "fast"
     assert "engine fast" in first.chosen.why
-    with pytest.raises(UsageError, match="a run with engine = {'chunk': .*'fast'}, asked for is .*'plain'"):
+    with pytest.raises(UsageError, match=r"a run with engine = \{'chunk': .*'fast'\}, asked for is .*'plain'"):
         trainer(engine="plain").fit(x, y, 2, run=RunFolder(tmp_path), resume=True)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ottt_loihi import checks
-from ottt_loihi.errors import TrainingError
+from ottt_loihi.errors import TrainingError, UsageError
 from ottt_loihi.nn.inputs import Input, frames
 from ottt_loihi.nn.modules import Stepwise
 from ottt_loihi.nn.network import Network
