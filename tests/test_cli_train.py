@@ -139,3 +139,16 @@ def test_ctrl_c_says_where_the_network_is(tmp_path):
     assert "the network as it is now is in runs/train/model.pt" in stderr
     assert "Traceback" not in stderr
     load(tmp_path / "runs" / "train" / "model.pt")
+
+
+def test_a_finished_run_is_not_overwritten_by_accident(tmp_path):
+    arguments = ("-o", tmp_path, "--epochs", 1, "--hidden", "4", "--json")
+    assert ottt_train(*arguments).returncode == 0
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    done = ottt_train(*arguments, "--seed", 1)
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
+    assert "--resume" in done.stderr
+    assert "--force" in done.stderr
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+    assert ottt_train(*arguments, "--seed", 1, "--force").returncode == 0
+    assert (tmp_path / "model.pt").read_bytes() != before["model.pt"]

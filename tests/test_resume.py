@@ -263,3 +263,26 @@ def test_the_engine_is_chosen_once_for_a_run(tmp_path):
     assert "engine fast" in first.chosen.why
     with pytest.raises(UsageError, match=r"a run with engine = \{'chunk': .*'fast'\}, asked for is .*'plain'"):
         trainer(engine="plain").fit(x, y, 2, run=RunFolder(tmp_path), resume=True)
+
+
+REPLICAS = """
+import sys, torch
+import ottt_loihi as ol
+from ottt_loihi.training import distributed
+group = distributed.join()
+digits = ol.load_data("digits")
+net = ol.mlp((64, 8, 10), input_shape=(8, 8), seed=group.rank)
+ol.Trainer(net, ol.OTTT("sequence"), group=group).fit(digits.x_train[:128], digits.y_train[:128], 1)
+torch.save(net.state_dict(), f"{sys.argv[1]}/{group.rank}.pt")
+distributed.leave()
+"""
+
+
+def test_processes_that_start_from_different_weights_train_one_network(tmp_path):
+    (tmp_path / "replicas.py").write_text(REPLICAS)
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "0"]
+    command += ["--standalone", tmp_path / "replicas.py", tmp_path]
+    done = subprocess.run(command, env=ENVIRONMENT, capture_output=True, timeout=240)
+    assert done.returncode == 0, done.stderr.decode()
+    one, two = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in (0, 1))
+    assert all(torch.equal(one[name], two[name]) for name in one)

@@ -250,3 +250,13 @@ def test_bad_data_are_refused(x, y, message):
 def test_test_images_need_their_labels():
     with pytest.raises(UsageError, match="x_test and y_test go together"):
         Trainer(mlp((64, 10), input_shape=(8, 8)), OTTT()).fit(X, Y, 1, x_test=DIGITS.x_test)
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+def test_fit_leaves_the_global_generator_as_it_is(seed):
+    net = mlp((64, 8, 10), input_shape=(8, 8), dropout=0.5)
+    torch.manual_seed(seed)
+    expected = torch.rand(3)
+    torch.manual_seed(seed)
+    Trainer(net, OTTT()).fit(X, Y, 1)
+    assert torch.equal(torch.rand(3), expected)

@@ -63,6 +63,7 @@ def train(
     config: Annotated[Path | None, typer.Argument(help="A TOML file (configs/*.toml); options override it.")] = None,
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for model.pt.")] = Path("runs/train"),
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in the output folder.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace the run in the output folder.")] = False,
     data: Annotated[
         str | None, typer.Option(help="A data set (ottt-data lists them), an .npz file or a folder. [digits]")
     ] = None,
@@ -161,7 +162,7 @@ def train(
     given = {k: v.value if isinstance(v, Enum) else v for k, v in values.items() if v is not None}
     settings = override(Config() if config is None else read_config(config), given)
     try:
-        result = run(settings, output, resume=resume, tensorboard=tensorboard, progress=not json)
+        result = run(settings, output, resume=resume, tensorboard=tensorboard, progress=not json, force=force)
     except KeyboardInterrupt as interrupt:
         if interrupt.args:
             err.print(f"interrupted; {interrupt}; --resume goes on", markup=False, soft_wrap=True)

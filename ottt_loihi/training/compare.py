@@ -23,7 +23,6 @@ import json
 import multiprocessing
 import os
 import re
-import resource
 import statistics
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -118,11 +117,17 @@ def run(comparison: Comparison, folder: Path, processes: int, check: int) -> Ite
             waiting.append(job)
         else:
             yield known
-    with multiprocessing.get_context("spawn").Pool(min(processes, max(len(waiting), 1)), maxtasksperchild=1) as pool:
+    if not waiting:
+        return
+    failed = []
+    with multiprocessing.get_context("spawn").Pool(min(processes, len(waiting)), maxtasksperchild=1) as pool:
         for result in pool.imap_unordered(_finish, waiting):
             if "error" in result:
-                raise UsageError(f"{result['label']}, seed {result['seed']}: {result['error']}")
-            yield result
+                failed.append(f"{result['label']}, seed {result['seed']}: {result['error']}")
+            else:
+                yield result
+    if failed:  # not before the others are done: their work is kept
+        raise UsageError("; ".join(failed))
 
 
 def _known(job: Mapping[str, Any]) -> dict[str, Any] | None:
@@ -153,6 +158,8 @@ def _train(job: Mapping[str, Any]) -> dict[str, Any]:
     place = Path(job["place"])
     found = train(make_config(job["tables"]), place, resume=(place / "training.pt").exists())
     assert found is not None
+    import resource
+
     unit = 1 if sys.platform == "darwin" else 1024
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
     net = load(place / "model.pt")

@@ -6,7 +6,7 @@ import json
 import math
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -43,10 +43,12 @@ def permuted(split: Split, tasks: int, seed: int = 0) -> list[Split]:
     """The same images, each later task with its pixels in another order: permuted MNIST (Goodfellow et al. 2013)."""
     if isinstance(tasks, bool) or not isinstance(tasks, int) or tasks < 1:
         raise UsageError(f"tasks: expected an integer ≥ 1, got {tasks!r}")
+    if split.time_axis:
+        raise UsageError("permuted: expected images, got frames with a time axis; use a data set without one")
     rng, size = np.random.default_rng(seed), math.prod(split.input_shape)
     orders = [np.arange(size), *(rng.permutation(size) for _ in range(tasks - 1))]
     return [
-        Split(_reordered(split.x_train, order), split.y_train, _reordered(split.x_test, order), split.y_test)
+        replace(split, x_train=_reordered(split.x_train, order), x_test=_reordered(split.x_test, order))
         for order in orders
     ]
 

@@ -42,6 +42,13 @@ class Group:
         if self.size > 1:
             optimizer.register_step_pre_hook(lambda optimizer, args, kwargs: self._reduce(optimizer))
 
+    def share(self, net: torch.nn.Module) -> None:
+        """Give every process the first one's parameters and buffers: all of them train one network."""
+        if self.size > 1:
+            with torch.no_grad():
+                for tensor in (*net.parameters(), *net.buffers()):
+                    distributed.broadcast(tensor, 0)
+
     def sum(self, *numbers: float) -> list[float]:
         """Sums over all processes."""
         if self.size == 1:

@@ -21,7 +21,13 @@ from ottt_loihi.training.trainer import Trainer
 
 
 def run(
-    config: Config, output: Path, *, resume: bool = False, tensorboard: bool = False, progress: bool = False
+    config: Config,
+    output: Path,
+    *,
+    resume: bool = False,
+    tensorboard: bool = False,
+    progress: bool = False,
+    force: bool = False,
 ) -> dict[str, Any] | None:
     """Train as ``config`` says, in the folder ``output``; what came out, or None in a process that does not lead."""
     training = config.training
@@ -43,8 +49,9 @@ def run(
     if options := {k: v for k, v in config.data.items() if k not in ("name", "encoding", "augmentations")}:
         net.provenance["data_options"] = options
     net.data = describe_split(split, choose_encoding(config.data.get("encoding"), split.time_axis))
+    folder = RunFolder(output, tensorboard=tensorboard and group.leads)
     if group.leads:
-        _check_folder(output)
+        _check_folder(folder, resume or force)
     settings = ("optimizer", "learning_rate", "momentum", "weight_decay", "schedule", "batch_size", "seed")
     trainer = Trainer(
         net,
@@ -69,7 +76,7 @@ def run(
             training.epochs,
             x_test=split.x_test,
             y_test=split.y_test,
-            run=RunFolder(output, tensorboard=tensorboard and group.leads),
+            run=folder,
             resume=resume,
             checkpoint_every=training.checkpoint_every,
         )
@@ -77,6 +84,7 @@ def run(
             return None
         evaluation = evaluate(net, split.x_test, split.y_test, encoding=trainer.encoding)
     finally:
+        folder.close()
         distributed.leave()
     return _result(config, net, history, evaluation, output)
 
@@ -130,9 +138,11 @@ def _result(config: Config, net: Network, history: list[Epoch], evaluation: Eval
     }
 
 
-def _check_folder(folder: Path) -> None:
-    """Find out before training, not after it, that nothing can be written there."""
-    probe = folder / ".ottt-train"
+def _check_folder(run: RunFolder, may_hold_a_run: bool) -> None:
+    """Find out before training, not after it, that nothing can be written there, or that another run is there."""
+    if run.state.exists() and not may_hold_a_run:
+        raise UsageError(f"{run.folder}: holds a run; --resume goes on with it, --force replaces it, -o names another")
+    probe = run.folder / ".ottt-train"
     with atomic_write(probe):
         pass
     probe.unlink()

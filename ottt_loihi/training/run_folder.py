@@ -76,7 +76,7 @@ class RunFolder:
         self.folder = Path(folder)
         self.model, self.best = self.folder / "model.pt", self.folder / "best.pt"
         self.state, self.metrics = self.folder / "training.pt", self.folder / "metrics.csv"
-        self.writer = _tensorboard(self.folder) if tensorboard else None
+        self.open_writer, self.writer = _tensorboard() if tensorboard else None, None
 
     def save_state(
         self,
@@ -144,13 +144,21 @@ class RunFolder:
             progress.best = last.test_accuracy
             save(net, self.best, provenance)
         self._write_metrics(progress.history)
-        if self.writer is not None:
+        if self.open_writer is not None:
+            # purge_step: what an interrupted run wrote of this epoch and later is not drawn twice
+            self.writer = self.writer or self.open_writer(str(self.folder), purge_step=last.epoch)
             for name in ("loss", "train_accuracy", "test_accuracy", "learning_rate", "samples_per_second"):
                 if (value := getattr(last, name)) is not None:
                     self.writer.add_scalar(name, value, last.epoch)
             for index, rate in enumerate(last.spike_rates):
                 self.writer.add_scalar(f"spike_rate/{index + 1}", rate, last.epoch)
             self.writer.flush()
+
+    def close(self) -> None:
+        """Close what is open; the next epoch opens it again."""
+        if self.writer is not None:
+            self.writer.close()
+            self.writer = None
 
     def _write_metrics(self, history: Sequence[Epoch]) -> None:
         text = io.StringIO()
@@ -207,9 +215,10 @@ def _optimizer_state(
     return state
 
 
-def _tensorboard(folder: Path) -> Any:
+def _tensorboard() -> Any:
+    """TensorBoard's writer class, or the error before anything is trained."""
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:
         raise UsageError("tensorboard: not installed; pip install tensorboard, or read metrics.csv") from None
-    return SummaryWriter(str(folder))
+    return SummaryWriter

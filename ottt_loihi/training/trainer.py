@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import resource
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -175,11 +174,12 @@ class Trainer:
             raise UsageError("fit: resume needs the run folder to go on in")
         files = _Files(self, epochs, checkpoint, run if self.group.leads else None, checkpoint_every)
         done = files.done
+        self.group.share(self.net)
         try:
             optimizer = files.optimizer = self._make_optimizer()  # the first one of a process takes torch seconds
             if resume and run is not None:
                 done = files.done = run.load_state(self.net, optimizer, self._settings(epochs), self.rule)
-            with _same_every_time(), _progress_bar(self.progress and self.group.leads) as bar:
+            with _same_every_time(), _own_chance(self.net), _progress_bar(self.progress and self.group.leads) as bar:
                 task = bar.add_task("training", total=epochs, completed=done.epoch, info="")
                 while done.epoch < epochs:
                     self._set_learning_rate(optimizer, done.epoch, epochs)
@@ -419,10 +419,20 @@ def _same_every_time() -> Any:
     return now.flags(enabled=now.enabled, deterministic=True, allow_tf32=now.allow_tf32)
 
 
+def _own_chance(net: Network) -> Any:
+    """Dropout and SLTT-K draw from torch's global generators, seeded for every batch; the caller's are put back."""
+    device = net.readout.weight.device
+    return torch.random.fork_rng([device] if device.type == "cuda" else [])
+
+
 def _memory() -> str:
     """The most memory this process has had, for the progress bar."""
     if torch.cuda.is_available() and torch.cuda.is_initialized():
         return f"{torch.cuda.max_memory_allocated() / 2**20:,.0f} MiB GPU"
+    try:
+        import resource
+    except ImportError:  # Windows has no such count
+        return ""
     unit = 1 if sys.platform == "darwin" else 1024
     return f"{resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20:,.0f} MiB"
 
