@@ -52,6 +52,11 @@ class Export:
     spikes: dict[str, np.ndarray] | None = None
     activity: Activity | None = None
 
+    @property
+    def chip(self) -> ChipNetwork:
+        """The integer network: what runs on the chip."""
+        return self.quantized.chip
+
 
 EQUILIBRIUM_RULES = ("ide", "spide")  # their networks compute only where feedback contracts
 

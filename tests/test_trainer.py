@@ -260,3 +260,15 @@ def test_fit_leaves_the_global_generator_as_it_is(seed):
     torch.manual_seed(seed)
     Trainer(net, OTTT()).fit(X, Y, 1)
     assert torch.equal(torch.rand(3), expected)
+
+
+def test_a_split_brings_its_labels_and_its_test_part():
+    split = load_digits().first(120, 40)
+    given, arrays = (Trainer(mlp((64, 10, 10), input_shape=(8, 8)), OTTT()) for _ in range(2))
+    found = given.fit(split, epochs=2)
+    expected = arrays.fit(split.x_train, split.y_train, 2, x_test=split.x_test, y_test=split.y_test)
+    assert [epoch.test_accuracy for epoch in found] == [epoch.test_accuracy for epoch in expected]
+    with pytest.raises(UsageError, match="a Split brings its labels"):
+        given.fit(split, split.y_train)
+    with pytest.raises(UsageError, match="expected labels, or a Split"):
+        given.fit(split.x_train)

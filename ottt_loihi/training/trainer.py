@@ -20,6 +20,7 @@ from torch import Tensor
 
 from ottt_loihi import checks
 from ottt_loihi.data.augment import augment
+from ottt_loihi.data.split import Split
 from ottt_loihi.errors import TrainingError, UsageError
 from ottt_loihi.nn.inputs import Input
 from ottt_loihi.nn.network import Network
@@ -136,9 +137,9 @@ class Trainer:
 
     def fit(
         self,
-        x: np.ndarray,
-        y: np.ndarray,
-        epochs: int,
+        x: np.ndarray | Split,
+        y: np.ndarray | None = None,
+        epochs: int = 1,
         *,
         x_test: np.ndarray | None = None,
         y_test: np.ndarray | None = None,
@@ -148,6 +149,9 @@ class Trainer:
         checkpoint_every: int = 0,
     ) -> list[Epoch]:
         """Train for some epochs; the network is changed in place.
+
+        ``fit(split, epochs=10)`` learns from a :class:`~ottt_loihi.data.Split` and tests on its test part; otherwise x
+        and y are arrays, ``(n, *input_shape)`` or ``(n, T, *input_shape)``, and labels ``(n,)``.
 
         With ``checkpoint`` the network is saved there at the end, and on Ctrl-C too, as it is then; the
         KeyboardInterrupt that goes on says so. With ``run`` a folder keeps the state after every epoch (and every
@@ -163,6 +167,14 @@ class Trainer:
         TrainingError
             when a loss is no longer finite; it names the step and the layer, and no file is overwritten
         """
+        if isinstance(x, Split):
+            if y is not None or x_test is not None:
+                raise UsageError(
+                    "fit: a Split brings its labels and test samples; give it alone, as fit(split, epochs=…)"
+                )
+            x, y, x_test, y_test = x.x_train, x.y_train, x.x_test, x.y_test
+        if y is None:
+            raise UsageError("fit: expected labels, or a Split; got samples alone")
         x, y = self._check_data(x, y)
         if (x_test is None) != (y_test is None):
             raise UsageError("fit: x_test and y_test go together, got one of them")
