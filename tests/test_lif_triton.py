@@ -6,12 +6,12 @@ import sys
 
 import pytest
 import torch
-from test_engine import batch, gradients, networks
+from test_engine import batch, networks
 
-from ottt_loihi.fast import lif_kernels
-from ottt_loihi.nn import neurons
+from ottt_loihi.fast import lif, lif_kernels, steps
 from ottt_loihi.nn.neurons import LIF, lif_step
 from ottt_loihi.rules import make_rule
+from ottt_loihi.rules.losses import SquaredError
 
 pytest.importorskip("triton", reason="Triton comes with torch's builds for GPUs only")
 if torch.cuda.is_available():
@@ -64,17 +64,17 @@ def test_loops_are_those_of_the_cpu(lif_triton, neuron):
 
 def test_where_they_do_not_run_torchs_operators_are_taken_and_it_is_said(lif_triton, monkeypatch):
     cpu = torch.device("cpu")
-    neurons._triton_works.cache_clear()
-    assert neurons._triton_works(cpu)
+    lif._triton_works.cache_clear()
+    assert lif._triton_works(cpu)
 
     def fails(*_):
         raise RuntimeError("Failed to find C compiler.\nSet CC")
 
-    neurons._triton_works.cache_clear()
+    lif._triton_works.cache_clear()
     monkeypatch.setattr(lif_triton, "accumulate", fails)
     with pytest.warns(UserWarning, match=r"not run on cpu \(RuntimeError: Failed to find C compiler\.\); torch's"):
-        assert not neurons._triton_works(cpu)
-    neurons._triton_works.cache_clear()
+        assert not lif._triton_works(cpu)
+    lif._triton_works.cache_clear()
 
 
 @pytest.mark.parametrize("rule", ["ottt", "saf-e"])
@@ -82,9 +82,16 @@ def test_where_they_do_not_run_torchs_operators_are_taken_and_it_is_said(lif_tri
 def test_rules_learn_the_same_with_them(lif_triton, monkeypatch, kind, rule):
     net = networks()[kind].float()
     x, labels = batch(net)
-    expected, before = gradients(net, make_rule(rule, update="sequence"), x, labels)
-    monkeypatch.setattr(neurons, "kernels", lambda x: lif_triton)
-    found, after = gradients(net, make_rule(rule, update="sequence"), x, labels)
+    rule = make_rule(rule, update="sequence")
+
+    def learn():
+        net.zero_grad()
+        done = steps.accumulate(net, rule, *rule.checked(net, x, labels), SquaredError())
+        return {name: p.grad.clone() for name, p in net.named_parameters()}, done
+
+    expected, before = learn()
+    monkeypatch.setattr(lif, "kernels", lambda x: lif_triton)
+    found, after = learn()
     torch.testing.assert_close(after.scores, before.scores, rtol=1e-5, atol=1e-6)
     for name, gradient in expected.items():
         torch.testing.assert_close(found[name], gradient, rtol=1e-4, atol=1e-6)

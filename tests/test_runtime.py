@@ -75,13 +75,11 @@ class TestRun:
     )
     def test_a_bad_process_is_one_clear_error_in_seconds(self, deed, message):
         _, sink = graph(deed)
-        started = time.monotonic()
+        before, started = set(threading.enumerate()), time.monotonic()  # other tests of this process may have some
         with pytest.raises(LavaError, match=message), LavaRun(sink, stall_timeout=0.5) as run:
             run.steps(100)
         assert time.monotonic() - started < 10
-        assert [t.name for t in threading.enumerate()] == ["MainThread"], (
-            "the next run forks with threads (Python ≥ 3.12 warns)"
-        )
+        assert set(threading.enumerate()) <= before, "the next run forks with threads (Python ≥ 3.12 warns)"
 
     def test_a_spinning_process_is_ended(self, monkeypatch):
         monkeypatch.setattr(runtime, "BUSY_FACTOR", 4)

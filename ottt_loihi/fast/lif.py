@@ -36,26 +36,6 @@ class LeanStep(torch.autograd.Function):
         return kernels(u).times_surrogate(g, u, ctx.neuron), None, None, None, None
 
 
-class LeanAccumulation(torch.autograd.Function):
-    """The neuron's step in its accumulated form (``rules/saf.py``), in the memory of Û[t] and â[t−1].
-
-    ::
-
-        u[t] = Û[t] − Vth·λ·â[t−1]        â[t] = λ·â[t−1] + H(u[t] − Vth)        ∂L/∂Û = ∂L/∂â · f(u)
-    """
-
-    @staticmethod
-    def forward(ctx: Any, u: Tensor, trace: Tensor, neuron: LIF) -> Tensor:
-        kernels(u).accumulate(u, trace, neuron)
-        ctx.u, ctx.neuron = u.detach(), neuron
-        return trace.view_as(trace)
-
-    @staticmethod
-    def backward(ctx: Any, g: Tensor) -> tuple[Tensor, None, None]:
-        u, ctx.u = ctx.u, None
-        return kernels(u).times_surrogate(g, u, ctx.neuron), None, None
-
-
 def kernels(x: Tensor) -> ModuleType:
     """The module whose loops work on x: numba's on the CPU, Triton's on a GPU."""
     if x.is_cuda:
