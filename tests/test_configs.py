@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 import torch
 
-from ottt_loihi.cli.train import run
 from ottt_loihi.data.images import load_image_folder
 from ottt_loihi.data.registry import DATA_SETS
 from ottt_loihi.data.split import Split
 from ottt_loihi.errors import FileError, UsageError
 from ottt_loihi.training.compare import read_comparison
 from ottt_loihi.training.config import Config, override, read_config
+from ottt_loihi.training.run import run
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 PATHS = sorted(CONFIGS.glob("*.toml"))

@@ -68,9 +68,33 @@ def open_tree(tree: Path) -> SimpleNamespace:
     for name, renamed in {} if today else ARGUMENTS.items():
         setattr(names, name, _renaming(getattr(names, name), renamed))
     names.train_batch = lambda rule, net, x, labels, loss, optimizer: rule.train_batch(net, x, labels, loss, optimizer)
+    if today:
+        _choose_engines(names)
     names.parameters = parameters
     names.constant = _import("nn.inputs:ConstantInput") if today else _stretched
     return names
+
+
+def _choose_engines(names: SimpleNamespace) -> None:
+    """Let a rule's ``stretch`` of ca2cd2d be the fast engine's chunk; all else runs on the plain engine."""
+    make_rule, trainer, choose = names.make_rule, names.Trainer, _import("training.engine:choose")
+
+    def settings(rule: Any) -> dict[str, Any]:
+        return {"engine": "fast", "chunk": rule.stretch} if rule.stretch else {"engine": "plain"}
+
+    def make(name: str, stretch: int = 0, **others: Any) -> Any:
+        rule = make_rule(name, **others)
+        rule.stretch = stretch
+        return rule
+
+    def train_batch(rule: Any, net: Any, x: Any, labels: Any, loss: Any, optimizer: Any) -> Any:
+        engine = choose(net, rule, loss, x.shape[1], **settings(rule))
+        if optimizer is None:
+            return engine.backward(net, rule, x, labels, loss)
+        return engine.train_batch(net, rule, x, labels, loss, optimizer)
+
+    names.make_rule, names.train_batch = make, train_batch
+    names.Trainer = lambda net, rule, **others: trainer(net, rule, **settings(rule), **others)
 
 
 def parameters(net: Any) -> dict[str, Any]:

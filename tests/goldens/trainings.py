@@ -236,7 +236,7 @@ def trainer(
     with tempfile.TemporaryDirectory() as folder:
         if stop_after:
             first = trainer_of(new())
-            _stop_after(first.rule, stop_after)
+            _stop_after(first, stop_after)
             try:
                 first.fit(x, split.y_train, 2, run=names.RunFolder(folder), checkpoint_every=3)
             except Stopped:
@@ -254,16 +254,16 @@ def trainer(
     }
 
 
-def _stop_after(rule: Any, batches: int) -> None:
-    done, train_batch = [], rule.train_batch
+def _stop_after(trainer: Any, batches: int) -> None:
+    done, learn = [], trainer._batch
 
     def stopping(*arguments: Any) -> Any:
         done.append(1)
         if len(done) > batches:
             raise Stopped
-        return train_batch(*arguments)
+        return learn(*arguments)
 
-    rule.train_batch = stopping
+    trainer._batch = stopping
 
 
 def _flat(tensors: Any) -> np.ndarray:
