@@ -188,7 +188,7 @@ def shorten(arguments: argparse.Namespace) -> None:
     DRIFT_AT, SCRATCH = (0, 50, 100, 200), [replace(e, hidden=16, passes=3) for e in SCRATCH[:2]]
     forgetting.WATCHED, forgetting.DRIFT_POINTS, forgetting.NEW_POINTS = 30, (0, 20), (0, 10)
     front.FRONTS = (replace(front.FRONTS[0], epochs=20, offline=200, samples=60, test=60, seeds=(0, 1)),)
-    digits.MNIST_SAMPLES, digits.SEEDS = 100, (0, 1)
+    digits.MNIST_SAMPLES, digits.SEEDS, digits.BATCHES = 100, (0,), 1
 
 
 def main() -> None:
