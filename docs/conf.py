@@ -20,6 +20,7 @@ autoapi_options = ["members", "show-module-summary", "undoc-members"]
 autoapi_python_class_content = "both"
 autoapi_add_toctree_entry = False
 napoleon_google_docstring = False
+napoleon_use_ivar = True  # an attribute is an object of its own already, where the class declares it
 suppress_warnings = ["autoapi.python_import_resolution"]  # names that a package loads when they are first used
 
 html_theme = "furo"

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 class Rectangle:
     """``f(u) = 1 if |u − Vth| < Vth else 0`` (§4.2): the derivative of the spike representation's clamp.
 
-    closed: 1 at |u − Vth| = Vth too, as in the released code (``convention="authors"``)
+    closed: 1 at ``|u − Vth| = Vth`` too, as in the released code (``convention="authors"``)
     """
 
     closed: bool = False
