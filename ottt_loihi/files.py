@@ -1,14 +1,33 @@
-"""Writing files so that nothing half-written is left, whatever happens."""
+"""Files: written whole or not at all, and pointers of Git LFS told from the files that they stand for."""
 
 from __future__ import annotations
 
 import os
-import tempfile
+import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from ottt_loihi.errors import FileError
+
+POINTER = b"version https://git-lfs.github.com/spec/"
+
+
+def refuse_pointer(path: Path, start: bytes | None = None) -> None:
+    """Raise :class:`FileError` where Git has left a few lines of text in the place of a large file.
+
+    Parameters
+    ----------
+    path
+        an ordinary file
+    start
+        its first bytes, where they have been read already
+    """
+    if start is None:
+        with open(path, "rb") as file:
+            start = file.read(len(POINTER))
+    if start.startswith(POINTER):
+        raise FileError(f"{path}: a pointer of Git LFS, not the file itself; `git lfs pull` fetches it")
 
 
 @contextmanager
@@ -18,25 +37,24 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
     Missing parent folders are made. A read-only folder or a full disk is a :class:`FileError`.
     """
     path = Path(path)
-    temporary = None
+    name = temporary = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
-        os.close(handle)
-        temporary = Path(name)
+        name = path.parent / f".{path.name[:200]}.{secrets.token_hex(8)}.part"
+        os.close(os.open(name, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o666))  # the kernel subtracts the umask
+        temporary = name
         yield temporary
         with open(temporary, "rb+") as file:
             os.fsync(file.fileno())
-        umask = os.umask(0)
-        os.umask(umask)
-        temporary.chmod(0o666 & ~umask)  # mkstemp makes it private
         os.replace(temporary, path)
     except FileError:
         raise
     except OSError as error:
+        if error.filename is not None and Path(error.filename) not in (path, name, *path.parents):
+            raise  # of another file, which the block reads
         reason = error.strerror or str(error)
         raise FileError(
-            f"{path}: cannot be written ({reason}); nothing was left there, choose another folder"
+            f"{path}: cannot be written ({reason}); a file that was there is unchanged. Choose another folder"
         ) from error
     finally:
         if temporary is not None:

@@ -19,7 +19,7 @@ import h5py
 import numpy as np
 
 from ottt_loihi.errors import FileError, UnsafeFileError
-from ottt_loihi.files import atomic_write
+from ottt_loihi.files import atomic_write, refuse_pointer
 
 MAX_ELEMENTS = 1 << 28  # of one dataset: 2 GiB as int64, thirty times VGG's largest layer
 MAX_ATTRIBUTE_BYTES = 1 << 20
@@ -49,6 +49,8 @@ def open_hdf5(path: str | os.PathLike[str]) -> Iterator[h5py.File]:
     if not path.exists():
         raise FileError(f"{path}: no such file")
     try:
+        if path.is_file():
+            refuse_pointer(path)
         with h5py.File(path, "r") as file:
             _read.set(0)
             yield file

@@ -378,7 +378,7 @@ def _read(path):
         ("node/nodes/linear/weight", np.full((3, 4), np.nan), FileError, "expected finite numbers"),
         ("node/nodes/linear/weight", h5py.ExternalLink("other.h5", "/x"), UnsafeFileError, "refused"),
         ("node/nodes/lif/tau", None, FileError, "tau: missing"),
-        ("node/edges", [("input", "linear"), ("linear", "nowhere")], FileError, "'nowhere': no such node"),
+        ("node/edges", [("input", "linear"), ("linear", "nowhere")], FileError, "there is no node 'nowhere'"),
         ("node/edges", [("input", "linear"), ("lif", "output")], ChipError, "lif: nothing leads there"),
     ],
 )
@@ -390,6 +390,24 @@ def test_what_cannot_be_read_is_named(place, value, error, says, tmp_path):
             file[place] = value
     with pytest.raises(error, match=says):
         nir_reader.read(tmp_path / "a.nir", 5, DT)
+
+
+def test_edges_of_a_subgraph_are_named_with_it(tmp_path):
+    inner = small()
+    nodes = {"input": nir.Input(np.array([4])), "block": inner, "output": nir.Output(np.array([3]))}
+    nir.write(tmp_path / "a.nir", nir.NIRGraph(nodes, [("input", "block"), ("block", "output")], type_check=False))
+    for edges, says in (
+        (
+            [("input", "linear"), ("linear", "nowhere")],
+            "edge 'block/linear' → 'block/nowhere': there is no node 'block/",
+        ),
+        (["input", "linear", "lif"], "block/edges: expected pairs of names, found 3"),
+    ):
+        with h5py.File(tmp_path / "a.nir", "a") as file:
+            del file["node/nodes/block/edges"]
+            file["node/nodes/block/edges"] = edges
+        with pytest.raises(FileError, match=says):
+            nir_reader.read(tmp_path / "a.nir", 5, DT)
 
 
 def test_weights_that_another_program_changed_are_noticed(tmp_path):

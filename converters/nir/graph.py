@@ -85,10 +85,13 @@ def _add(nodes: dict[str, Node], group: h5py.Group, prefix: str, depth: int) -> 
                 raise ChipError(f"{prefix}{name}: expected one {wanted} node in a subgraph, found {len(own)}")
             places[name] = own[0]
     names = safe_hdf5.texts(group, "edges")
+    if len(names) % 2:
+        raise FileError(f"{prefix}edges: expected pairs of names, found {len(names)} names")
     for a, b in dict.fromkeys(zip(names[::2], names[1::2])):
         source, target = exits.get(a, prefix + a), entries.get(b, prefix + b)
         if source not in nodes or target not in nodes:
-            raise FileError(f"edge {a!r} → {b!r}: no such node")
+            unknown = prefix + (a if source not in nodes else b)
+            raise FileError(f"edge {prefix + a!r} → {prefix + b!r}: there is no node {unknown!r}")
         nodes[source].behind.append(target)
         nodes[target].before.append(source)
 

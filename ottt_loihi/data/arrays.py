@@ -11,6 +11,7 @@ import numpy as np
 
 from ottt_loihi.data.split import Split
 from ottt_loihi.errors import FileError, UnsafeFileError, UsageError
+from ottt_loihi.files import refuse_pointer
 
 MAX_BYTES = 1 << 32
 MAX_HEADER = 10_000
@@ -87,6 +88,7 @@ def load_npz(
     if not path.is_file():
         raise FileError(f"{path}: {'not an ordinary file' if path.exists() else 'no such file'}")
     try:
+        refuse_pointer(path)
         with zipfile.ZipFile(path) as archive:
             arrays = _read_members(archive, path)
     except FileError:

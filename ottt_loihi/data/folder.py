@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ottt_loihi.errors import FileError, UnsafeFileError
+from ottt_loihi.files import refuse_pointer
 
 ENVIRONMENT = "OTTT_DATA_DIR"
 
@@ -89,6 +90,7 @@ def read_bytes(path: Path, limit: int) -> bytes:
             raise FileError(f"{path}: {'not an ordinary file' if path.exists() else 'no such file'}")
         with open(path, "rb") as file:
             content = file.read(limit + 1)
+        refuse_pointer(path, content)
     except FileError:
         raise
     except OSError as error:

@@ -19,6 +19,7 @@ import numpy as np
 from ottt_loihi.data.folder import Layout, find
 from ottt_loihi.data.split import Split
 from ottt_loihi.errors import FileError, UnsafeFileError
+from ottt_loihi.files import refuse_pointer
 
 MAX_VALUES = 1 << 30
 MAX_COMPRESSION = 1100  # deflate shrinks by 1032 at most
@@ -78,6 +79,7 @@ def read_idx(path: str | os.PathLike[str], num_dims: int) -> np.ndarray:
     try:
         if not path.is_file():
             raise FileError(f"{path}: {'not an ordinary file' if path.exists() else 'no such file'}")
+        refuse_pointer(path)
         with open(path, "rb") as file:
             if file.read(2) != b"\x1f\x8b":
                 file.seek(0)

@@ -16,6 +16,7 @@ import numpy as np
 
 from ottt_loihi.data.split import Split
 from ottt_loihi.errors import FileError, UnsafeFileError, UsageError
+from ottt_loihi.files import refuse_pointer
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -136,6 +137,7 @@ def _open_image(path: Path) -> Image:
     """The image, its pixels not yet read; our own limit on its size follows, so PIL need not warn of a lower one."""
     import PIL.Image
 
+    refuse_pointer(path)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", PIL.Image.DecompressionBombWarning)
         return PIL.Image.open(path, formats=FORMATS)

@@ -19,6 +19,7 @@ from ottt_loihi.data.events import MAX_BYTES, decode_bin, lost_note, new_frames,
 from ottt_loihi.data.folder import Found, Layout, find, read_bytes, read_text
 from ottt_loihi.data.split import Split
 from ottt_loihi.errors import FileError, UnsafeFileError, UsageError
+from ottt_loihi.files import refuse_pointer
 
 SIDE = 34
 NUM_CLASSES = 10
@@ -144,6 +145,7 @@ def read_archive(path: Path, limit: int = MAX_BYTES) -> dict[str, bytes]:
     members: dict[str, bytes] = {}
     total = 0
     try:
+        refuse_pointer(path)
         with tarfile.open(path, "r|*") as archive:  # as a stream: a member's size is known before it is unpacked
             for member in archive:
                 total += member.size + 512

@@ -34,7 +34,7 @@ from torch import Tensor
 from ottt_loihi import __version__
 from ottt_loihi.data.description import DataDescription
 from ottt_loihi.errors import FileError, UnsafeFileError, UsageError
-from ottt_loihi.files import atomic_write
+from ottt_loihi.files import atomic_write, refuse_pointer
 from ottt_loihi.nn.models import build
 from ottt_loihi.nn.network import Network
 
@@ -148,7 +148,9 @@ def _read(path: Path) -> bytes:
             raise FileError(f"{path}: not a file")
         if path.stat().st_size > SIZE_LIMIT:
             raise UnsafeFileError(f"{path}: {path.stat().st_size} bytes, more than the {SIZE_LIMIT} a model may have")
-        return path.read_bytes()
+        content = path.read_bytes()
+        refuse_pointer(path, content)
+        return content
     except FileError:
         raise
     except OSError as error:
