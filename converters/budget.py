@@ -34,6 +34,7 @@ from ottt_loihi.converters.limits import (
     Limits,
     Violation,
 )
+from ottt_loihi.converters.registers import Misfit, misfits
 from ottt_loihi.sim.network import INPUT, ChipNetwork, Connection, Conv, Dense, Diagonal, Sparse
 
 from ottt_loihi.errors import ChipError
@@ -61,7 +62,10 @@ class LayerBudget:
 
 @dataclass(frozen=True)
 class Budget:
-    """All layers; ``cores`` and ``chips`` are sums; ``latency_steps``: from first frame to last output step."""
+    """All layers; ``cores`` and ``chips`` are sums; ``latency_steps``: from first frame to last output step.
+
+    ``registers``: values that the neurons' registers may not hold, which fails nothing: Lava takes them.
+    """
 
     target: str
     layers: tuple[LayerBudget, ...]
@@ -69,6 +73,7 @@ class Budget:
     chips: int
     latency_steps: int
     violations: tuple[Violation, ...] = ()
+    registers: tuple[Misfit, ...] = ()
 
     def raise_if_broken(self) -> None:
         """Raise :class:`ChipError` with every violation of a published limit."""
@@ -103,7 +108,8 @@ def budget(chip: ChipNetwork, limits: Limits = LOIHI2) -> Budget:
     ordered = tuple(layers[index] for index in range(len(chip.layers)))
     total = sum(layer.cores for layer in ordered)
     chips = math.ceil(total / limits.cores_per_chip)
-    return Budget(limits.name, ordered, total, chips, chip.num_steps + len(chip.layers), tuple(violations))
+    latency = chip.num_steps + len(chip.layers)
+    return Budget(limits.name, ordered, total, chips, latency, tuple(violations), misfits(chip, limits))
 
 
 def activity(chip: ChipNetwork, input_spikes: int, layer_spikes: Sequence[int], samples: int) -> Activity:

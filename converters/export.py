@@ -8,12 +8,12 @@ import math
 import os
 import tempfile
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from ottt_loihi.converters import torch_integer
+from ottt_loihi.converters import registers, torch_integer
 from ottt_loihi.converters.budget import Activity, Budget, activity, budget
 from ottt_loihi.converters.lava import graph as lava
 from ottt_loihi.converters.lava import script as lava_script
@@ -24,7 +24,8 @@ from ottt_loihi.converters.quantize.calibrate import calibrate
 from ottt_loihi.converters.quantize.contraction import require_contraction
 from ottt_loihi.converters.quantize.float_network import FloatNetwork, from_torch
 from ottt_loihi.converters.quantize.quantize import Quantized, quantize
-from ottt_loihi.converters.samples import as_messages, chip_samples, samples, shaped
+from ottt_loihi.converters.registers import Fitted
+from ottt_loihi.converters.samples import as_messages, chip_samples, drawn, samples, shaped
 from ottt_loihi.converters.verify import Agreement, Comparison, Tally, compare
 from ottt_loihi.sim import storage
 from ottt_loihi.sim.network import ChipNetwork
@@ -39,9 +40,24 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Export:
-    """Everything an export found out; ``agreement`` is None where nothing was checked, ``spikes`` one sample's raster.
+    """Everything an export found out.
 
-    ``files`` maps "chip", "net" (absent when ``net_refused`` says why) to paths once :func:`write` ran.
+    Attributes
+    ----------
+    trained
+        the float network, None where the file held an integer one
+    quantized, budget
+        the integer network, and what it takes on a chip
+    agreement
+        of float and chip; None where nothing was compared
+    unchecked
+        why nothing was compared
+    spikes
+        of one sample, for a raster
+    activity
+        what a sample costs; None where nothing was run
+    fitted
+        what ``fit_registers`` changed; None where it was not asked for
     """
 
     trained: FloatNetwork | None
@@ -51,6 +67,7 @@ class Export:
     unchecked: str = ""
     spikes: dict[str, np.ndarray] | None = None
     activity: Activity | None = None
+    fitted: Fitted | None = None
 
     @property
     def chip(self) -> ChipNetwork:
@@ -67,7 +84,8 @@ class Options:
 
     check: test samples to compare float and chip on, 0 for none · calibrate: training samples that scales and
     thresholds are chosen on, 0 for none · thresholds: ``"channel"`` or ``"layer"``, of one-bit weights · allow_dead: a
-    layer that never fires does not fail the export · limits: of the chip it has to fit on
+    layer that never fires does not fail the export · limits: of the chip it has to fit on · fit_registers: keep du and
+    dv to the bits of the chip's registers
     """
 
     num_weight_bits: int | str | Sequence[int | str] = 8
@@ -79,6 +97,7 @@ class Options:
     thresholds: str = "channel"
     allow_dead: bool = False
     limits: Limits = LOIHI2
+    fit_registers: bool = False
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -107,23 +126,37 @@ def export(net: Network, options: Options | None = None, source: str | os.PathLi
             settings,
         )
         origin["calibrated"] = {str(i): [t.scale, t.v_threshold] for i, t in settings["tuning"].items()}
-    quantized = quantize(trained, options.num_weight_bits, origin, **settings)
+    exact = quantize(trained, options.num_weight_bits, origin, **settings)
+    quantized, fitted = _fit(exact, options)
     if net.provenance.get("training", {}).get("rule", {}).get("name") in EQUILIBRIUM_RULES:
         require_contraction(quantized.chip)
     counted = budget(quantized.chip, options.limits)
     counted.raise_if_broken()
     if not options.check:
-        return Export(trained, quantized, counted, unchecked="not asked for (--no-check)")
+        return Export(trained, quantized, counted, unchecked="not asked for (--no-check)", fitted=fitted)
     if net.provenance.get("data") is None:
-        return Export(trained, quantized, counted, unchecked="the checkpoint does not name its data set")
-    found, spikes = _replay(net, trained, quantized, options)
+        unchecked = "the checkpoint does not name its data set"
+        return Export(trained, quantized, counted, unchecked=unchecked, fitted=fitted)
+    seen = _samples_of(net, options.check, "test")
+    messages = sim.host_messages(quantized.chip, _chip_input(trained, seen, options))
+    found, spikes = _replay(net, quantized.chip, seen, messages)
+    if fitted is not None:
+        fitted = registers.count(fitted, exact.chip, quantized.chip, messages)
     if found.dead and not options.allow_dead:
         raise VerificationError(
             f"{found.dead[0]} fires no spike in {found.samples} samples, as it does in the float network: try more "
             "weight bits, --calibrate, or fine-tuning with ottt-train --quantize; --allow-dead to export it anyway"
         )
     used = activity(quantized.chip, found.input_spikes, found.spikes, found.samples)
-    return Export(trained, quantized, counted, found, spikes=spikes, activity=used)
+    return Export(trained, quantized, counted, found, spikes=spikes, activity=used, fitted=fitted)
+
+
+def _fit(quantized: Quantized, options: Options) -> tuple[Quantized, Fitted | None]:
+    """The network in the chip's registers, if that is asked for, and what changed."""
+    if not options.fit_registers:
+        return quantized, None
+    chip, fitted = registers.fit(quantized.chip, options.limits)
+    return replace(quantized, chip=chip), fitted
 
 
 @dataclass(frozen=True)
@@ -143,7 +176,8 @@ def _samples_of(net: Network, count: int, part: str) -> _Samples:
     if known.get("encoding", {}).get("name") == "constant":
         split = load_data(data, **(options or {}))
         x, labels = (split.x_test, split.y_test) if part == "test" else (split.x_train, split.y_train)
-        return _Samples(shaped(x[:count, None], tuple(net.input_shape), data), labels[:count])
+        chosen = drawn(len(x), count)
+        return _Samples(shaped(x[chosen][:, None], tuple(net.input_shape), data), labels[chosen])
     x, labels = samples(data, net.time_steps, count, options=options, part=part)
     return _Samples(shaped(x, tuple(net.input_shape), data), labels)
 
@@ -186,20 +220,16 @@ def _float_spikes(net: Network, seen: _Samples) -> list[np.ndarray]:
     return [np.concatenate(parts, axis=1) for parts in zip(*runs)]
 
 
-def _replay(
-    net: Network, trained: FloatNetwork, quantized: Quantized, options: Options
-) -> tuple[Agreement, dict[str, Any]]:
+def _replay(net: Network, chip: ChipNetwork, seen: _Samples, messages: np.ndarray) -> tuple[Agreement, dict[str, Any]]:
     """Float network, integer network in torch, and simulator, on the same samples."""
-    seen = _samples_of(net, options.check, "test")
-    chip = quantized.chip
-    messages = sim.host_messages(chip, _chip_input(trained, seen, options))
     ties, scores, tally, raster, start = 0, [], Tally(chip), {}, 0
     for run in _run_float(net, seen, ("u", "s")):
         spikes = [s.cpu().numpy() != 0 for s in run.states["s"]]
         ties += sum(int((u == block.neuron.v_threshold).sum()) for u, block in zip(run.states["u"], net.blocks))
         scores.append(run.scores.cpu().numpy())
         part = slice(start, start + len(run.scores))
-        result = sim.run(chip, messages[part], ("u", "v", "s"))
+        record = ("s",) if raster else ("u", "v", "s")  # states are compared in the first batch only
+        result = sim.run(chip, messages[part], record)
         tally.add(spikes, scores[-1], result, seen.labels[part], messages[part])
         if not raster:
             integer = torch_integer.run(chip, messages[part], ("u", "v", "s"))
@@ -210,11 +240,13 @@ def _replay(
     return tally.agreement(ties), raster
 
 
-def export_chip(chip: ChipNetwork, limits: Limits = LOIHI2) -> Export:
-    """An integer network that somebody else made, counted and ready to be written in every format."""
-    counted = budget(chip, limits)
+def export_chip(chip: ChipNetwork, options: Options | None = None) -> Export:
+    """An integer network that was made elsewhere, counted and ready to be written in every format."""
+    options = options or Options()
+    quantized, fitted = _fit(Quantized(chip, (), ()), options)
+    counted = budget(quantized.chip, options.limits)
     counted.raise_if_broken()
-    return Export(None, Quantized(chip, (), ()), counted, unchecked="it is an integer network already")
+    return Export(None, quantized, counted, unchecked="it is an integer network already", fitted=fitted)
 
 
 def export_float(trained: FloatNetwork, options: Options | None = None, source: Path | None = None) -> Export:
@@ -223,10 +255,11 @@ def export_float(trained: FloatNetwork, options: Options | None = None, source: 
     if options.calibrate:
         raise UsageError("--calibrate: the file names no data set")
     origin = {} if source is None else {"source": source.name, "sha256": _sha256(source)}
-    quantized = quantize(trained, options.num_weight_bits, origin, **options.settings)
+    exact = quantize(trained, options.num_weight_bits, origin, **options.settings)
+    quantized, fitted = _fit(exact, options)
     counted = budget(quantized.chip, options.limits)
     counted.raise_if_broken()
-    return Export(trained, quantized, counted, unchecked="the file names no data set")
+    return Export(trained, quantized, counted, unchecked="the file names no data set", fitted=fitted)
 
 
 def _sha256(path: str | os.PathLike[str]) -> str:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 
+from ottt_loihi import checks
 from ottt_loihi.errors import UsageError
 
 SYNAPSES_PER_ENTRY = 64  # Loihi 1, nengo-loihi: one header for up to so many synapses of an axon
@@ -26,7 +27,7 @@ INACTIVE_NEURON_UPDATE_PJ = 52.0
 
 @dataclass(frozen=True)
 class Limits:
-    """What one chip and one of its neuro cores hold; ``assumed``: names of limits that nobody has published."""
+    """What one chip, one of its neuro cores and a neuron's registers hold; ``assumed``: limits that are not public."""
 
     name: str
     cores_per_chip: int
@@ -35,6 +36,9 @@ class Limits:
     outgoing_axons: int
     synapse_bits: int
     thresholds: int
+    decay_bits: int = 12  # nengo-loihi: DECAY_U_MAX = DECAY_V_MAX = 4095
+    bias_bits: int = 13  # Lava's LIF: mantissa and sign
+    threshold_bits: int = 17  # Lava's LIF
     assumed: tuple[str, ...] = ()
 
     def overridden(self, values: Mapping[str, int]) -> Limits:
@@ -43,8 +47,7 @@ class Limits:
         for name, value in values.items():
             if name not in known:
                 raise UsageError(f"limit {name!r}: expected one of {', '.join(known)}")
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise UsageError(f"limit {name}: expected a positive integer, got {value!r}")
+            checks.integer(value, f"limit {name}", 1, 30 if name.endswith("_bits") and name != "synapse_bits" else None)
         return replace(self, **values, assumed=tuple(name for name in self.assumed if name not in values))
 
 

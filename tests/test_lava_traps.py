@@ -4,6 +4,7 @@ Each test shows Lava's behaviour; when an upgrade changes it, the test fails and
 guard is shown beside it, or named where another test file shows it.
 """
 
+import importlib
 import os
 import subprocess
 import sys
@@ -307,3 +308,25 @@ class TestRuntime:
             import signal
 
             os.killpg(process.pid, signal.SIGKILL)
+
+
+def test_models_are_found_for_the_exact_class_alone():
+    """A model of LearningDense is none of OTTTDense: docs/hardware.md lists all that a chip would need one for."""
+    from lava.magma.compiler.compiler_graphs import ProcGroupDiGraphs
+
+    weights = np.zeros((1, 1), int)
+    stock, ours = LearningDense(weights=weights, learning_rule=three_factor()), OTTTDense(weights, three_factor(), 4)
+    module = sys.modules[PyLearningDenseModelBitApproximate.__module__]
+    find = ProcGroupDiGraphs._find_proc_models_in_module
+    assert PyLearningDenseModelBitApproximate in find(stock, module)
+    assert isinstance(ours, LearningDense)
+    assert find(ours, module) == []
+
+
+def test_every_process_of_learning_is_listed_for_the_hardware():
+    page = (TESTS.parent / "docs/hardware.md").read_text()
+    for path in (TESTS.parent / "onchip/lava/processes").glob("[!_]*.py"):
+        module = importlib.import_module(f"ottt_loihi.onchip.lava.processes.{path.stem}")
+        own = [c for c in vars(module).values() if isinstance(c, type) and c.__module__ == module.__name__]
+        for process in (c for c in own if issubclass(c, AbstractProcess)):
+            assert f"`{process.__name__}`" in page, f"docs/hardware.md does not list {process.__name__}"

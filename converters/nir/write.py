@@ -182,7 +182,7 @@ class _Graph:
 
 
 def _subtracts(c: Connection, layer: LIF) -> bool:
-    return isinstance(c, Diagonal) and layer.dv == 4096 and bool((c.weight <= 0).all())
+    return isinstance(c, Diagonal) and layer.dv >= 4095 and bool((c.weight <= 0).all())
 
 
 def _current(mantissa: np.ndarray, exponent: int) -> np.ndarray:

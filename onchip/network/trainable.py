@@ -131,7 +131,8 @@ def make_plan(chip: ChipNetwork, unit: int | None = None) -> Plan:
     if readout.du != 4095 or readout.dv != arithmetic.DECAY_UNITY or chip.readout != "sum_v":
         raise ChipError(
             f"layer[{last}] ({readout.name}): learning needs a memoryless readout, du = 4095, dv = 4096, "
-            f"readout='sum_v'; got du = {readout.du}, dv = {readout.dv}, readout={chip.readout!r}"
+            f"readout='sum_v'; got du = {readout.du}, dv = {readout.dv}, readout={chip.readout!r}; "
+            "export it with ottt-export, without --fit-registers"
         )
     decay = tuple(_decay(index, chip.layers[index]) for index in range(first, last))
     front, tail = cut(chip)

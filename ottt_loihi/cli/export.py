@@ -86,6 +86,9 @@ def export(
     limit: Annotated[
         list[str] | None, typer.Option(help="Set a limit of that chip: incoming_axons=8192. Repeatable.")
     ] = None,
+    fit_registers: Annotated[
+        bool, typer.Option("--fit-registers", help="Keep decays to the chip's 12 bits, and say what that changes.")
+    ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Write nothing.")] = False,
     verify: Annotated[
         list[Backend] | None, typer.Option(help="Replay --verify-samples in Lava or netx, every state compared.")
@@ -128,6 +131,7 @@ def export(
         thresholds=thresholds.value,
         allow_dead=allow_dead,
         limits=TARGETS[target.value].overridden(_limits(limit or [])),
+        fit_registers=fit_registers,
     )
     result = _export(model, options, time_steps, input_shape, dt)
     exporter.require_agreement(result, max_disagreement)
@@ -145,6 +149,7 @@ def export(
                 "agreement": asdict(result.agreement) if result.agreement else None,
                 "budget": asdict(result.budget),
                 "activity": asdict(result.activity) if result.activity else None,
+                "fitted": asdict(result.fitted) if result.fitted else None,
                 "verified": replays,
                 "files": files,
             }
@@ -157,6 +162,8 @@ def export(
         command.out.print(f"{accuracy}same prediction on {found.predictions:.2%} of {found.samples} samples")
     else:
         command.out.print(f"not compared: {result.unchecked}")
+    if result.fitted is not None:
+        command.out.print(str(result.fitted))
     for backend, found in replays.items():
         command.out.print(
             f"{backend}: 0 of {found['compared']:,} states differ from the simulator's, {verify_samples} samples"
@@ -171,14 +178,14 @@ def _export(model: Path, options: Options, time_steps: int | None, input_shape: 
     if model.suffix == ".h5":
         from ottt_loihi.sim import storage
 
-        return exporter.export_chip(storage.load(model), options.limits)
+        return exporter.export_chip(storage.load(model), options)
     if model.suffix == ".nir":
         from ottt_loihi.converters.nir import read as nir_reader
         from ottt_loihi.sim.network import ChipNetwork
 
         network = nir_reader.read(model, time_steps, dt)
         if isinstance(network, ChipNetwork):
-            return exporter.export_chip(network, options.limits)
+            return exporter.export_chip(network, options)
         return exporter.export_float(network, options, source=model)
     if model.suffix == ".net":
         from ottt_loihi.converters.netx import read as netx_reader
@@ -188,7 +195,7 @@ def _export(model: Path, options: Options, time_steps: int | None, input_shape: 
         imported = netx_reader.read(model, time_steps, None if input_shape is None else _shape(input_shape))
         for note in imported.notes:
             command.err.print(f"note: {note}")
-        return exporter.export_chip(imported.chip, options.limits)
+        return exporter.export_chip(imported.chip, options)
     from ottt_loihi.training.checkpoint import load
 
     net = load(model)

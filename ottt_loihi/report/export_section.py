@@ -124,6 +124,10 @@ def _budget_note(export: Export) -> str:
             f"estimated {used.energy_nj / 1000:,.2f} µJ (Loihi 1's published energies per operation and neuron update; "
             "no routing, no leakage, no host). "
         )
+    if found.registers:
+        note += f"Registers that the chip may not have: {'; '.join(map(str, found.registers))}; --fit-registers. "
+    if export.fitted is not None:
+        note += f"Fitted {export.fitted}. "
     return note + " ".join(f"Warning: {v}." for v in found.violations)
 
 
