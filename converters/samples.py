@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from ottt_loihi.converters.quantize.layer import PIXEL_LEVELS
+from ottt_loihi.sim.inference.host import MESSAGE_MAX, MESSAGE_MIN
 from ottt_loihi.sim.network import ChipNetwork
 
-from ottt_loihi import sim
+from ottt_loihi import checks, sim
 from ottt_loihi.data import load_data, rate_code
 from ottt_loihi.errors import UsageError
 
@@ -35,14 +36,19 @@ def samples(
     Images are rate coded, uint8, or with an ``input_form`` graded (:func:`as_messages`); frames with a time axis are
     taken as they are; ``options``: of the data set's loader.
     """
+    split, x, y = _part(data, count, options, part)
+    if input_form is not None:
+        return as_messages(x, num_steps, input_form), y
+    return as_spikes(split, x, num_steps, seed), y
+
+
+def _part(data: str, count: int, options: Mapping[str, Any] | None, part: str) -> tuple[Split, np.ndarray, np.ndarray]:
+    """The data set, and ``count`` samples and labels that are drawn over one part of it."""
     split = load_data(data, **(options or {}))
-    if count < 1:
-        raise UsageError(f"check: expected at least 1 sample, got {count}")
+    checks.integer(count, "check")
     x, y = (split.x_test, split.y_test) if part == "test" else (split.x_train, split.y_train)
     chosen = drawn(len(x), count)
-    if input_form is not None:
-        return as_messages(x[chosen], num_steps, input_form), y[chosen]
-    return as_spikes(split, x[chosen], num_steps, seed), y[chosen]
+    return split, x[chosen], y[chosen]
 
 
 def drawn(samples: int, count: int) -> np.ndarray:
@@ -53,12 +59,43 @@ def drawn(samples: int, count: int) -> np.ndarray:
 
 
 def chip_samples(
-    chip: ChipNetwork, data: str, count: int, seed: int = 0, part: str = "test"
+    chip: ChipNetwork,
+    data: str,
+    count: int,
+    seed: int = 0,
+    part: str = "test",
+    input_range: tuple[float, float] | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """:func:`samples` in the form and shape that an exported network was made for."""
+    """:func:`samples` in the form and shape that an exported network was made for.
+
+    Parameters
+    ----------
+    input_range
+        of a network whose file scales its input (:func:`input_transform`): what the data's 0 and 1 were when it was
+        trained
+
+    Raises
+    ------
+    UsageError
+        where such a network gets no ``input_range``, or another one gets it
+    """
     same = data == chip.recorded("training", "data", kind=str)
     options = chip.recorded("training", "data_options") if same else None
-    x, labels = samples(data, chip.num_steps, count, seed, options, chip.recorded("input_form", kind=str), part)
+    transform = input_transform(chip)
+    if transform is None and input_range is not None:
+        raise UsageError("--input-range: the network's file describes no scaling of its input")
+    if transform is not None:
+        if input_range is None:
+            weight, bias = transform
+            raise UsageError(
+                f"the network computes {weight:g}·x + {bias:g} of its input, and its file does not say in which range "
+                "x was; give it with --input-range, -1,1 for images that were normalised to −1 … 1, or 0,1"
+            )
+        split, chosen, y = _part(data, count, options, part)
+        x, labels = as_scaled(chosen, chip.num_steps, split.time_axis, transform, input_range), y
+    else:
+        form = chip.recorded("input_form", kind=str)
+        x, labels = samples(data, chip.num_steps, count, seed, options, form, part)
     frame = chip.input_shape if chip.host is None else chip.host.input_shape
     return sim.host_messages(chip, shaped(x, frame, data)), labels
 
@@ -84,6 +121,42 @@ def as_messages(images: np.ndarray, num_steps: int, input_form: str) -> np.ndarr
     else:
         x[:] = pixels[:, None]
     return x
+
+
+def input_transform(chip: ChipNetwork) -> tuple[float, float] | None:
+    """Return (weight, bias) where the first layer gets messages of weight·x + bias, as lava-dl's input blocks; or None.
+
+    Raises :class:`UsageError` where they are recorded and are no numbers.
+    """
+    found = chip.recorded("input_transform")
+    if found is None:
+        return None
+    return tuple(checks.number(found.get(name), f"input_transform.{name}") for name in ("weight", "bias"))
+
+
+def as_scaled(
+    x: np.ndarray,
+    num_steps: int,
+    time_axis: bool,
+    transform: tuple[float, float],
+    input_range: tuple[float, float],
+) -> np.ndarray:
+    """Samples in 0 … 1 as messages ``round(weight·(low + (high − low)·x) + bias)``, int16 ``(n, num_steps, *shape)``.
+
+    Raises :class:`UsageError` for messages that the 13 bits of a bias do not hold, or another number of time steps.
+    """
+    (weight, bias), (low, high) = transform, input_range
+    messages = np.round(weight * (low + (high - low) * np.asarray(x, np.float64)) + bias)
+    if messages.min() < MESSAGE_MIN or messages.max() > MESSAGE_MAX:
+        raise UsageError(
+            f"input: messages reach {messages.min():,.0f} … {messages.max():,.0f}, a bias holds {MESSAGE_MIN} … "
+            f"{MESSAGE_MAX}; is --input-range {low:g},{high:g} right?"
+        )
+    if not time_axis:
+        return np.repeat(messages[:, None].astype(np.int16), num_steps, axis=1)
+    if messages.shape[1] != num_steps:
+        raise UsageError(f"input: expected samples of {num_steps} time steps, got {messages.shape[1]}")
+    return messages.astype(np.int16)
 
 
 def as_spikes(split: Split, images: np.ndarray, num_steps: int, seed: int) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import json
 import tarfile
 from dataclasses import replace
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
+from commands import assert_one_line, run_here
 from corruption import assert_only_our_errors
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -16,11 +18,13 @@ from networks import random_messages
 from ottt_loihi.converters.netx import read as netx_reader
 from ottt_loihi.converters.netx import weights as netx_weights
 from ottt_loihi.converters.netx import write as netx
+from ottt_loihi.converters.samples import chip_samples, drawn
 from ottt_loihi.converters.verify import compare
 from ottt_loihi.sim.network import INPUT, LIF, ChipNetwork, Conv, Dense, Diagonal
 
 from ottt_loihi import sim
-from ottt_loihi.errors import ChipError, FileError, UnsafeFileError
+from ottt_loihi.data import load_data
+from ottt_loihi.errors import ChipError, FileError, UnsafeFileError, UsageError
 
 
 @st.composite
@@ -297,3 +301,54 @@ def test_what_net_cannot_hold_is_refused():
     chip = ChipNetwork((1, 4, 4), (LIF((2, 2, 2), 2047, 4096, 8),), (conv, Diagonal(0, 0, np.full(8, -4))), 4)
     with pytest.raises(ChipError, match="no recurrent connection of a convolution"):
         netx.write(chip, io.BytesIO())
+
+
+def scaling_net(path):
+    """64 inputs of weight·x + bias = 20·x − 3, read by ten neurons."""
+    rng = np.random.default_rng(3)
+    neuron = {"type": "CUBA", "iDecay": 4096, "vDecay": 1000, "vThMant": 20}
+    with h5py.File(path, "w") as file:
+        for index, (kind, parts) in enumerate(
+            (
+                ("input", {"shape": [64], "weight": [20.0], "bias": [-3.0]}),
+                ("dense", {"shape": [10], "weight": even(rng, (10, 64))}),
+            )
+        ):
+            for name, value in {"type": kind, **parts}.items():
+                file[f"layer/{index}/{name}"] = value
+            for name, value in neuron.items():
+                file[f"layer/{index}/neuron/{name}"] = value
+    return path
+
+
+def test_a_scaling_that_the_file_describes_is_applied(tmp_path):
+    chip = netx_reader.read(scaling_net(tmp_path / "a.net"), 4).chip
+    with pytest.raises(UsageError, match=r"computes 20·x \+ -3 of its input.*--input-range"):
+        chip_samples(chip, "digits", 5)
+    x, labels = chip_samples(chip, "digits", 5, input_range=(-1, 1))
+    split, chosen = load_data("digits"), drawn(len(load_data("digits").x_test), 5)
+    images = split.x_test[chosen].reshape(5, 64)
+    np.testing.assert_array_equal(labels, split.y_test[chosen])
+    for step in range(4):
+        np.testing.assert_array_equal(x[:, step], np.round(20 * (2 * images - 1) - 3))
+    assert (chip_samples(chip, "digits", 5, input_range=(0, 1))[0][:, 0] == np.round(20 * images - 3)).all()
+    with pytest.raises(UsageError, match=r"a bias holds -4096 … 4095; is --input-range -999,1 right"):
+        chip_samples(chip, "digits", 5, input_range=(-999, 1))
+    other = replace(chip, provenance={})
+    with pytest.raises(UsageError, match="describes no scaling"):
+        chip_samples(other, "digits", 5, input_range=(0, 1))
+    hostile = replace(chip, provenance={"input_transform": {"weight": [1], "bias": None}})
+    with pytest.raises(UsageError, match=r"input_transform\.weight: expected a number"):
+        chip_samples(hostile, "digits", 5)
+
+
+def test_the_commands_do_not_ignore_a_scaling(tmp_path):
+    net = scaling_net(tmp_path / "a.net")
+    run_here("ottt-export", net, "--time-steps", 4)
+    model = tmp_path / "model.h5"
+    assert_one_line(run_here("ottt-run", model, "--data", "digits"), 2, "--input-range")
+    assert_one_line(run_here("ottt-learn", model, "--data", "digits"), 2, "its input layer scales its input")
+    done = run_here("ottt-run", model, "--data", "digits", "--samples", 20, "--input-range=-1,1", "--json")
+    assert json.loads(done.stdout)["spikes_per_sample"][0] > 0
+    wrong = run_here("ottt-run", model, "--data", "digits", "--input-range", "1")
+    assert_one_line(wrong, 2, "expected two numbers like -1,1")

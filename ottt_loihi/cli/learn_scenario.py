@@ -53,7 +53,7 @@ def make_scenario(
 ) -> Scenario:
     import numpy as np
 
-    from ottt_loihi.converters.samples import as_messages, as_spikes
+    from ottt_loihi.converters.samples import as_messages, as_spikes, input_transform
     from ottt_loihi.data import load_data
     from ottt_loihi.errors import UsageError
     from ottt_loihi.onchip.learner import accuracy
@@ -70,6 +70,8 @@ def make_scenario(
         raise UsageError(
             f"{model}: its first connection is the host's, the rest cannot learn alone; export with --input graded"
         )
+    if given and input_transform(given) is not None:
+        raise UsageError(f"{model}: its input layer scales its input, which ottt-learn does not do; ottt-run does")
     if given:
         count = len(given.layers)
         chip = make_plastic(given, layers=None if plastic is None else range(max(0, count - plastic), count))

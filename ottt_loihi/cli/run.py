@@ -54,6 +54,12 @@ def run(
     ] = None,
     verify_samples: Annotated[int, typer.Option(min=1, help="Images to repeat there, every state compared.")] = 20,
     data: Annotated[str | None, typer.Option(help="Data set; default: the one it was trained on.")] = None,
+    input_range: Annotated[
+        str | None,
+        typer.Option(
+            help="-1,1: what 0 and 1 of the data were for a network whose file scales its input, as a .net may."
+        ),
+    ] = None,
     seed: command.Seed = 0,
     json: command.Json = False,
     debug: command.Debug = False,
@@ -67,7 +73,7 @@ def run(
 
     command.expect_file(model, "model.h5", {"": EXPORT, ".pt": f"{EXPORT} of it", ".net": f"{EXPORT} of it"})
     chip = storage.load(model)
-    x, labels = chip_samples(chip, data or _data_of(chip, model), samples, seed)
+    x, labels = chip_samples(chip, data or _data_of(chip, model), samples, seed, input_range=_range(input_range))
     result, seconds = _classify(chip, backend, x, json)
     accuracy = float((result.predictions == labels).mean())
     checks = [_verify(chip, model, backend, x[:verify_samples], json) for backend in verify or []]
@@ -93,6 +99,19 @@ def run(
 def main() -> None:
     """Entry point of the console script."""
     command.execute(run, "ottt-run")
+
+
+def _range(text: str | None) -> tuple[float, float] | None:
+    from ottt_loihi.checks import number
+    from ottt_loihi.errors import UsageError
+
+    if text is None:
+        return None
+    try:
+        low, high = (float(word) for word in text.split(","))
+    except ValueError:
+        raise UsageError(f"--input-range: expected two numbers like -1,1, got {text!r}") from None
+    return number(low, "--input-range"), number(high, "--input-range")
 
 
 def _data_of(chip: ChipNetwork, model: Path) -> str:
