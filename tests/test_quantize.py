@@ -1,14 +1,19 @@
+import warnings
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from ottt_loihi.converters import torch_integer
 from ottt_loihi.converters.quantize.float_network import FloatConnection, FloatLayer, FloatNetwork
 from ottt_loihi.converters.quantize.quantize import quantize
+from ottt_loihi.converters.verify import compare
 from ottt_loihi.sim.inference import reference
-from ottt_loihi.sim.network import Diagonal
+from ottt_loihi.sim.network import INPUT, Diagonal
 
+from ottt_loihi import sim
 from ottt_loihi.errors import ChipError, UsageError
 
 
@@ -149,3 +154,55 @@ def test_a_large_bias_makes_the_scale_smaller():
 def test_bits_out_of_range():
     with pytest.raises(UsageError, match="num_weight_bits"):
         quantize(network(), 9)
+
+
+def recurrent(reset, ratio, seed=0, alpha=0.0):
+    """12 → 38 with recurrence → 4, recurrent weights smaller than the input's by a factor."""
+    rng = np.random.default_rng(seed)
+    layer = FloatLayer("hidden", (38,), None, reset, 0.75, 1.0, alpha)
+    inputs, recurrence, outputs = rng.normal(0, 0.5, (38, 12)), rng.normal(0, 0.5 / ratio, (38, 38)), np.eye(4, 38)
+    connections = (
+        FloatConnection(INPUT, 0, inputs),
+        FloatConnection(0, 0, recurrence, delay=1),
+        FloatConnection(0, 1, outputs),
+    )
+    return FloatNetwork((12,), 8, (layer, FloatLayer("readout", (4,))), connections)
+
+
+@pytest.mark.parametrize("reset", ["zero", "subtract"])
+@pytest.mark.parametrize("ratio", [1, 7, 40, 100])
+def test_weights_of_each_connection_have_all_their_bits(reset, ratio):
+    """An input and a recurrent connection of one layer: one scale, and an exponent for each."""
+    net = recurrent(reset, ratio)
+    quantized = quantize(net)
+    scale = quantized.layers[0].scale
+    found = {(c.pre, c.post): c for c in quantized.chip.connections if not isinstance(c, Diagonal)}
+    for c in net.connections[:2]:
+        chip = found[c.pre, c.post]
+        error = chip.weight * 2.0**chip.weight_exp / scale - c.weight
+        assert chip.weight_exp >= 0  # below 0 Lava rounds the sum
+        assert np.sqrt((error**2).mean() / (c.weight**2).mean()) < 0.018
+        assert np.abs(chip.weight).max() > 127
+        assert np.abs(chip.weight).max() <= 254
+    assert quantized.layers[0].zeroed <= 45
+
+
+def test_a_connection_of_zeros_changes_nothing():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        net = recurrent("zero", 1)
+        silent = replace(net.connections[1], weight=np.zeros((38, 38)))
+        with_zeros = quantize(replace(net, connections=(net.connections[0], silent, net.connections[2])))
+        without = quantize(replace(net, connections=(net.connections[0], net.connections[2])), for_netx=False)
+    assert with_zeros.chip.layers == without.chip.layers
+    assert not with_zeros.chip.connections[1].weight.any()
+
+
+@pytest.mark.parametrize("reset", ["zero", "subtract"])
+def test_a_network_with_several_exponents_equals_torch(reset):
+    quantized = quantize(recurrent(reset, 40, seed=2))
+    assert any(c.weight_exp for c in quantized.chip.connections if not isinstance(c, Diagonal))
+    x = (np.random.default_rng(1).random((50, 8, 12)) < 0.4).astype(np.uint8)
+    a, b = (run(quantized.chip, x, ("u", "v", "s")) for run in (sim.run, torch_integer.run))
+    compare(quantized.chip, a, b).raise_if_different("sim and torch")
+    assert 0.02 < a.states["s"][0].mean() < 0.9

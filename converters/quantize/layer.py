@@ -17,6 +17,7 @@ MAX_WEIGHT = 254  # the largest even 8-bit weight of both signs
 MAX_INHIBITION = 254  # netx clips a purely inhibitory connection to 255, and R must be even
 MAX_WEIGHT_EXP = 7
 MIN_WEIGHT_EXP = -8
+EXACT = 1e-9  # of a logarithm: a quotient that is a power of two but for float64's rounding
 BIAS_EXP = 6  # the exponent lava-dl's netx assumes for every bias
 MAX_BIAS = 4095 * 2  # weight units: 13 bits with the exponent 7, of which 6 are the state's
 PIXEL_LEVELS = 255  # a graded message of 255 is 1.0
@@ -110,6 +111,7 @@ class QuantizedLayer:
         self.scale: np.ndarray | float
         self.inhibition: np.ndarray | int = 0
         self.inhibition_exp = 0
+        self.spread = 0  # exponent of the main connection, so that a weaker one has all its bits
         if self.sizes is not None:
             self._choose_unit(self.sizes)
         else:
@@ -200,16 +202,36 @@ class QuantizedLayer:
             # the exponent takes the largest power of two that fits, so that the weights use their whole range
             exponent = np.clip(np.floor(np.log2(room / full)), MIN_WEIGHT_EXP, 0)
             scale = min(room, full) if main.kind is Conv else min(room, full * 2.0**exponent)
-        for c in self.inputs[1:]:
-            scale = min(scale, self._most(c) * self._gain(c) / np.abs(c.weight).max())
+        limit = min([self._most(c) * self._gain(c) / largest for c, largest in self._others()], default=np.inf)
         if self.layer.reset is None:
             # v = 64·S·o must stay below the largest threshold, or the readout would fire and be reset
-            scale = min(scale, 0.99 * arithmetic.VTH_MAX / self._strongest())
+            limit = min(limit, 0.99 * arithmetic.VTH_MAX / self._strongest())
         else:
-            scale = min(scale, arithmetic.VTH_MAX / self.v_threshold)
+            limit = min(limit, arithmetic.VTH_MAX / self.v_threshold)
         if (bias := np.abs(self._bias_on_v()).max()) > 0:
-            scale = min(scale, MAX_BIAS / bias)
-        return float(scale)
+            limit = min(limit, MAX_BIAS / bias)
+        scale = float(min(scale, limit))
+        self.spread = self._room(scale, limit)
+        return scale * 2.0**self.spread
+
+    def _others(self) -> list[tuple[FloatConnection, float]]:
+        """The connections but the main one, with the largest of their weights; those of zeros set no scale."""
+        each = [(c, float(np.abs(c.weight).max())) for c in self.inputs[1:]]
+        return [(c, largest) for c, largest in each if largest > 0]
+
+    def _room(self, scale: float, limit: float) -> int:
+        """How often S may be doubled for a connection whose weights are small beside the main one's.
+
+        The main connection takes the factor as its exponent and keeps its integers; every other one chooses its own. No
+        sum is rounded so, which exponents below 0 would do.
+        """
+        main = self.inputs[0]
+        if self.for_netx or main.kind is Conv or id(main) in self.graded or not self._others():
+            return 0
+        if self.layer.reset == "subtract":
+            limit = min(limit, (MAX_INHIBITION << MAX_WEIGHT_EXP) / (self.beta * self.v_threshold))
+        wanted = max(MAX_WEIGHT * self._gain(c) / largest for c, largest in self._others())
+        return int(np.clip(np.floor(np.log2(min(limit, wanted) / scale) + EXACT), 0, MAX_WEIGHT_EXP))
 
     def _most(self, c: FloatConnection) -> int:
         """The largest weight that a second connection of a layer can hold."""
@@ -285,11 +307,12 @@ class QuantizedLayer:
             units = channel_scale.rows(c, self.scale) / (self._gain(c) * 2.0**unit.exponent)
             return _Weights(c, np.sign(c.weight).astype(np.int32) * unit.weight, unit.bits, unit.exponent, units, 0)
         exponent, units = 0, channel_scale.rows(c, self.scale) / self._gain(c)
-        if c.kind is not Conv and not self.for_netx and (c is not self.inputs[0] or id(c) in self.graded):
-            largest = np.abs(c.weight * units).max()
+        if c is self.inputs[0] and id(c) not in self.graded:
+            exponent = self.spread
+        elif c.kind is not Conv and not self.for_netx and (largest := np.abs(c.weight * units).max()) > 0:
             lowest = MIN_WEIGHT_EXP if id(c) in self.graded else 0
-            exponent = int(np.clip(np.ceil(np.log2(largest / MAX_WEIGHT)), lowest, MAX_WEIGHT_EXP))
-            units = units / 2.0**exponent
+            exponent = int(np.clip(np.ceil(np.log2(largest / MAX_WEIGHT) - EXACT), lowest, MAX_WEIGHT_EXP))
+        units = units / 2.0**exponent
         step = 1 << (9 - self.bits)
         wanted = step * np.round(c.weight * units / step)
         rounded = np.clip(wanted, -256, 256 - step).astype(np.int32)
