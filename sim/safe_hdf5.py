@@ -58,7 +58,9 @@ def open_hdf5(path: str | os.PathLike[str]) -> Iterator[h5py.File]:
         if str(error).startswith(str(path)):
             raise
         raise type(error)(f"{path}: {error}") from None
-    except (OSError, RuntimeError, KeyError, ValueError, TypeError, UnicodeDecodeError, MemoryError) as error:
+    except MemoryError as error:
+        raise FileError(f"{path}: takes more memory than there is ({_one_line(error)})") from None
+    except (OSError, RuntimeError, KeyError, ValueError, TypeError, UnicodeDecodeError) as error:
         raise FileError(f"{path}: not a readable HDF5 file of ours, or damaged ({_one_line(error)})") from error
 
 

@@ -6,8 +6,8 @@ are multiplied by the same S and nothing else changes. Per layer::
     w_int = step·round(S·w / (g·2^e) / step)        vth = round(S·Vth)        bias = round(64·S·b / 2^exp)·2^exp
 
 ``step = 2^(9 − bits)``; g is what one unit of a message counts (1 for spikes, 1/255 of 1 for pixels) and e the
-connection's weight exponent. S = 254·2^k / max|w| of the layer's main connection, whose exponent is k: as large as lets
-the other connections of the layer use all their bits at exponents ≥ 0. Lava's Conv and ``.net`` know no exponents: k = 0.
+connection's weight exponent. S = 254·2^k / max|w| of the layer's main connection, whose exponent is k: as large as
+lets the other connections of the layer use all their bits at exponents ≥ 0. Lava's Conv and ``.net`` know none: k = 0.
 
 Where a channel's weights have one size a_c, S is one number per channel, G/a_c, and weights are ±1 on the chip
 (``channel_scale.py``); so are ternary and binary weights. Everything below holds with that S, channel by channel.
