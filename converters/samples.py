@@ -16,6 +16,7 @@ from ottt_loihi.data import load_data, rate_code
 from ottt_loihi.errors import UsageError
 
 DRAW_SEED = 0
+AT_ONCE = 4096  # images whose float64 values are in memory
 
 if TYPE_CHECKING:
     from ottt_loihi.data import Split
@@ -112,14 +113,13 @@ def as_messages(images: np.ndarray, num_steps: int, input_form: str) -> np.ndarr
 
     With ``"bias"`` they go to the host's part of the network (:func:`ottt_loihi.sim.host_messages`).
     """
-    pixels = np.round(np.asarray(images, np.float64) * PIXEL_LEVELS)
-    if pixels.min() < 0 or pixels.max() > PIXEL_LEVELS:
-        raise UsageError(f"images: expected values in 0 … 1, got {images.min():g} … {images.max():g}")
     x = np.zeros((len(images), num_steps, *images.shape[1:]), np.int16)
-    if input_form == "inject":
-        x[:, 0] = pixels
-    else:
-        x[:] = pixels[:, None]
+    for start in range(0, len(images), AT_ONCE):
+        part = slice(start, start + AT_ONCE)
+        pixels = np.round(np.asarray(images[part], np.float64) * PIXEL_LEVELS)
+        if pixels.min() < 0 or pixels.max() > PIXEL_LEVELS:
+            raise UsageError(f"images: expected values in 0 … 1, got {images.min():g} … {images.max():g}")
+        x[part, : 1 if input_form == "inject" else None] = pixels[:, None]
     return x
 
 

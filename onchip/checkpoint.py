@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -24,14 +25,28 @@ MAX_BYTES = 1 << 24
 
 
 class Checkpoint:
-    """Where a run of learning is kept. path: without suffix · packed, labels: the first pass's samples, in order ·
-    every: samples between two points of the curve."""
+    """Where a run of learning is kept.
 
-    def __init__(self, path: Path, packed: np.ndarray, labels: np.ndarray, every: int) -> None:
+    Parameters
+    ----------
+    path
+        without suffix
+    first
+        returns packed spikes and labels of the first so many samples of the first pass, in order; called when a state
+        is kept or read
+    every
+        samples between two points of the curve
+    """
+
+    def __init__(self, path: Path, first: Callable[[int], tuple[np.ndarray, np.ndarray]], every: int) -> None:
         self.state, self.curve = path.with_name(path.name + ".h5"), path.with_name(path.name + ".json")
-        sha = hashlib.sha256(packed[:SEEN].tobytes() + labels[:SEEN].astype(np.int64).tobytes())
-        self._data, self._every = sha.hexdigest(), every
+        self._first, self._every = first, every
         self._samples: int | None = None
+
+    @cached_property
+    def _data(self) -> str:
+        packed, labels = self._first(SEEN)
+        return hashlib.sha256(packed.tobytes() + labels.astype(np.int64).tobytes()).hexdigest()
 
     def save(self, learner: Learner, curve: Sequence[tuple[int, float]]) -> None:
         """Write both files, each whole or not at all."""

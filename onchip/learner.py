@@ -114,8 +114,7 @@ def learn(
     keep_every = every if checkpoint_every is None else _count(checkpoint_every, "checkpoint_every")
     kept, curve = None, None
     if checkpoint is not None:
-        first = stream.pass_of(0)
-        kept = Checkpoint(Path(checkpoint), first.packed, first.labels, every)
+        kept = Checkpoint(Path(checkpoint), lambda count: stream.part(0, min(count, stream.per_pass)), every)
     if stop_at is not None and (test is None or not 0 < stop_at <= 1):
         raise UsageError(f"stop_at: expected an accuracy in 0 … 1 and test data to measure it on, got {stop_at}")
     if kept is None and (resume or checkpoint_every is not None):

@@ -40,7 +40,8 @@ class Session:
         curve: Sequence[CurvePoint] | None = None,
     ) -> None:
         self.plan, self.executor, self.test, self.kept = plan, run, test, kept
-        self.heard = None if test is None or plan.front is None else packed_spikes(plan.front, test[0])
+        self._received: np.ndarray | None = None  # of the test data, behind a frozen backbone
+        self._pending: list[tuple[int, ChipNetwork]] = []  # points that are measured when the next one is
         self.curve = list(curve or [])
         self.seconds = 0.0
         self._read(run.learner(), measure=curve is None)
@@ -79,6 +80,7 @@ class Session:
         learner = self.executor.learner()
         if measure:
             self._read(learner)
+        self._measure()
         if self.kept is not None:
             self.kept.save(learner, [(point.samples, point.accuracy) for point in self.curve])
 
@@ -87,16 +89,26 @@ class Session:
         self.chip = with_weights(self.plan, learner.weights(), learner.biases())
         self.subspaces = tuple(s for s in learner.subspaces() if s is not None)
         if measure and self.test is not None:
-            self.curve.append(CurvePoint(self.done, self._accuracy(self.test)))
+            self._pending.append((self.done, self.chip))
 
-    def _accuracy(self, test: Data) -> float:
-        if self.heard is None:
-            return accuracy(self.chip, *test)
-        return float((predictions(make_plan(self.chip, self.plan.unit).chip, self.heard) == test[1]).mean())
+    def _measure(self) -> None:
+        """Measure the points of the curve that are due. The first one waits for the second: learning begins at once."""
+        while self._pending:
+            done, chip = self._pending[0]
+            self.curve.append(CurvePoint(done, self._accuracy(chip, self.test)))
+            del self._pending[0]
+
+    def _accuracy(self, chip: ChipNetwork, test: Data) -> float:
+        if self.plan.front is None:
+            return accuracy(chip, *test)
+        if self._received is None:
+            self._received = packed_spikes(self.plan.front, test[0])
+        return float((predictions(make_plan(chip, self.plan.unit).chip, self._received) == test[1]).mean())
 
     def result(
         self, rates: Sequence[float], per_sample: int, interrupted: bool, settings: dict[str, Any]
     ) -> LearningResult:
+        self._measure()
         plan = self.plan
         dense = make_plan(self.chip, plan.unit).dense
         return LearningResult(

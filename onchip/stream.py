@@ -18,10 +18,11 @@ from ottt_loihi.sim.network import INPUT, ChipNetwork
 from ottt_loihi.errors import UsageError
 
 Data = tuple[np.ndarray, np.ndarray]
+AHEAD = 256  # samples that go through a frozen backbone together
 
 
-class Pass(NamedTuple):
-    """One pass through the data, in the order in which it is learnt.
+class Samples(NamedTuple):
+    """Samples in the order in which they are learnt.
 
     Attributes
     ----------
@@ -36,6 +37,40 @@ class Pass(NamedTuple):
     packed: np.ndarray
     labels: np.ndarray
     x: np.ndarray
+
+
+class Received:
+    """What the layers that learn receive of one pass's samples, computed when it is asked for.
+
+    Behind a frozen backbone a sample takes milliseconds, a pass minutes: learning begins before all of it is there.
+
+    Parameters
+    ----------
+    backbone
+        the frozen layers, or None
+    x
+        spikes or messages ``(n, T, *input_shape)``
+    """
+
+    def __init__(self, backbone: ChipNetwork | None, x: np.ndarray) -> None:
+        self._backbone, self._x = backbone, x
+        if backbone is None:
+            self._packed, self._known = packed_spikes(None, x), np.ones(len(x), bool)
+        else:
+            width = -(-backbone.layers[-1].size // 8)
+            self._packed, self._known = np.empty((len(x), x.shape[1], width), np.uint8), np.zeros(len(x), bool)
+
+    def of(self, indices: np.ndarray, ahead: np.ndarray | None = None) -> np.ndarray:
+        """Return packed spikes uint8 ``(len(indices), T, ⌈size / 8⌉)`` of these samples.
+
+        Where one of them is not known yet, those of ``ahead`` are computed with it.
+        """
+        if not self._known[indices].all():
+            wanted = indices if ahead is None else np.union1d(indices, ahead)
+            missing = wanted[~self._known[wanted]]
+            self._packed[missing] = packed_spikes(self._backbone, self._x[missing])
+            self._known[missing] = True
+        return self._packed[indices]
 
 
 class Stream:
@@ -81,13 +116,12 @@ class Stream:
             _require_protection(settings)
         self.plan, self.passes, self.subspaces = plan, int(passes), subspaces
         self._data, self._settings = data, settings
-        self._number, x, labels, packed = 0, *self._load(0)
-        self.per_pass = len(labels)
-        energy = trace_energy(plan, unpacked(plan.chip, packed[:CALIBRATION_SAMPLES]), subspaces)
+        self._load(0)
+        self.per_pass = len(self._labels)
+        few = self._received.of(np.arange(min(CALIBRATION_SAMPLES, self.per_pass)))
+        energy = trace_energy(plan, unpacked(plan.chip, few), subspaces)
         wanted = [settings.hidden_rate] * len(plan.hidden) + [settings.readout_rate]
         self.rates = [part / e for part, e in zip(wanted, energy)]
-        self._loaded = x, labels, packed
-        self._pass = self._ordered(0)
 
     @property
     def total(self) -> int:
@@ -100,38 +134,39 @@ class Stream:
         while begin < end:
             number, first = divmod(begin, self.per_pass)
             until = min(self.per_pass, first + end - begin)
-            now = self.pass_of(number)
-            found.append((now.packed[first:until], now.labels[first:until]))
+            order = self._turn_to(number)
+            chosen = order[first:until]
+            found.append((self._received.of(chosen, order[first : first + AHEAD]), self._labels[chosen]))
             begin += until - first
         return found[0] if len(found) == 1 else tuple(map(np.concatenate, zip(*found)))
 
-    def pass_of(self, number: int) -> Pass:
-        """Return a pass; the one before is forgotten."""
+    def everything(self) -> Samples:
+        """Return all passes at once: Lava's source takes the messages of a whole run."""
+        orders = (self._turn_to(number) for number in range(self.passes))
+        passes = (Samples(self._received.of(order), self._labels[order], self._x[order]) for order in orders)
+        return Samples(*map(np.concatenate, zip(*passes)))
+
+    def _turn_to(self, number: int) -> np.ndarray:
+        """Return the order of a pass, int64 ``(per_pass,)``, with its data in memory; the pass before is forgotten."""
         if number != self._number:
             if callable(self._data):
-                self._loaded = self._load(number)
-                if (count := len(self._loaded[1])) != self.per_pass:
-                    raise UsageError(
-                        f"data: expected {self.per_pass:,} samples in every pass, got {count:,} in {number}"
-                    )
-            self._number, self._pass = number, self._ordered(number)
-        return self._pass
+                self._load(number)
+            self._number, self._order = number, self._ordered(number)
+        return self._order
 
-    def everything(self) -> Pass:
-        """Return all passes at once: Lava's source takes the messages of a whole run."""
-        return Pass(*map(np.concatenate, zip(*(self.pass_of(number) for number in range(self.passes)))))
-
-    def _load(self, number: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def _load(self, number: int) -> None:
         data = self._data(number) if callable(self._data) else self._data
         x, labels = check_data(self.plan.whole, *data, what="data")
-        return x, labels, packed_spikes(self.plan.front, x)
+        if number and len(labels) != self.per_pass:
+            raise UsageError(f"data: expected {self.per_pass:,} samples in every pass, got {len(labels):,} in {number}")
+        self._number, self._x, self._labels = number, x, labels
+        self._received, self._order = Received(self.plan.front, x), self._ordered(number)
 
-    def _ordered(self, number: int) -> Pass:
-        x, labels, packed = self._loaded
+    def _ordered(self, number: int) -> np.ndarray:
+        count = len(self._labels)
         if not self._settings.shuffle:
-            return Pass(packed, labels, x)
-        order = np.random.default_rng([self._settings.seed, number]).permutation(len(labels))
-        return Pass(packed[order], labels[order], x[order])
+            return np.arange(count)
+        return np.random.default_rng([self._settings.seed, number]).permutation(count)
 
     def learner(self, settings: Settings) -> Learner:
         """Return a fresh :class:`~ottt_loihi.sim.learning.learner.Learner`."""

@@ -4,9 +4,17 @@ import tracemalloc
 
 import numpy as np
 import pytest
-from ottt_loihi.onchip import Settings, fresh_network
+from networks import random_messages
+from ottt_loihi.onchip import Settings, fresh_network, learn
+from ottt_loihi.onchip import session as session_module
+from ottt_loihi.onchip import stream as stream_module
+from ottt_loihi.onchip.learner import accuracy
+from ottt_loihi.onchip.network import backbone as backbone_module
 from ottt_loihi.onchip.network.trainable import estimate_unit, make_plan
 from ottt_loihi.onchip.stream import Stream
+from ottt_loihi.sim.learning.freeze import make_plastic
+from ottt_loihi.sim.learning.learner import Learner
+from test_front import network as behind_a_backbone
 
 from ottt_loihi.errors import UsageError
 
@@ -86,3 +94,44 @@ def test_the_unit_is_estimated_without_a_record_of_every_membrane():
         assert tracemalloc.get_traced_memory()[1] < 15e6
     finally:
         tracemalloc.stop()
+
+
+@pytest.fixture
+def through_backbone(monkeypatch):
+    """Numbers of samples that have gone through a frozen backbone, and that were learnt, in order."""
+    seen = []
+
+    def packed_spikes(backbone, x):
+        if backbone is not None:
+            seen.append(("backbone", len(x)))
+        return backbone_module.packed_spikes(backbone, x)
+
+    monkeypatch.setattr(stream_module, "packed_spikes", packed_spikes)
+    monkeypatch.setattr(session_module, "packed_spikes", packed_spikes)
+    step = Learner.learn
+    monkeypatch.setattr(
+        Learner, "learn", lambda self, *data, **k: (seen.append(("learnt", len(data[1]))), step(self, *data, **k))[1]
+    )
+    return seen
+
+
+@pytest.mark.parametrize("shuffle", [True, False])
+def test_learning_begins_before_a_pass_has_gone_through_the_backbone(through_backbone, monkeypatch, shuffle):
+    """Each sample goes through it once, a few ahead of learning; the test data when a point of the curve is due."""
+    monkeypatch.setattr(stream_module, "AHEAD", 8)
+    monkeypatch.setattr(stream_module, "CALIBRATION_SAMPLES", 3)
+    monkeypatch.setattr(session_module, "CHUNK", 4)
+    chip = make_plastic(behind_a_backbone(), layers=[2, 3])
+    rng = np.random.default_rng(1)
+    x, labels = random_messages(chip, 40, 3, 0.6), rng.integers(0, 4, 40)
+    test = random_messages(chip, 5, 4, 0.6), rng.integers(0, 4, 5)
+    result = learn(chip, (x, labels), test=test, passes=2, evaluate_every=20, settings=Settings(shuffle=shuffle))
+    assert [what for what, _ in through_backbone[:3]] == ["backbone", "backbone", "learnt"]
+    assert through_backbone[0][1] + through_backbone[1][1] <= 3 + 8
+    assert sum(n for what, n in through_backbone if what == "backbone") == len(x) + len(test[0])
+    assert [point.samples for point in result.curve] == [0, 20, 40, 60, 80]
+    whole = Stream(make_plan(chip), (x, labels), 2, Settings(shuffle=shuffle))
+    expected = whole.everything()
+    np.testing.assert_array_equal(expected.packed, backbone_module.packed_spikes(make_plan(chip).front, expected.x))
+    np.testing.assert_array_equal(whole.part(30, 50)[0], expected.packed[30:50])
+    assert result.curve[0].accuracy == accuracy(chip, *test)

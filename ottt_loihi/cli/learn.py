@@ -229,12 +229,17 @@ def _summary(
 
     frozen = freeze(result.chip)
     inference = accuracy(frozen.chip, *scenario.test)
-    old_world = None if scenario.old_world is None else accuracy(frozen.chip, *scenario.old_world[0])
-    story = [*([] if scenario.deployed is None else [scenario.deployed]), result.curve[0].accuracy, inference]
+    deployed = old_world = None
+    if scenario.old_world is not None:
+        before = scenario.old_world[0]
+        deployed, old_world = result.curve[0].accuracy, inference
+        if before is not scenario.test:
+            deployed, old_world = accuracy(scenario.chip, *before), accuracy(frozen.chip, *before)
+    story = [*([] if deployed is None else [deployed]), result.curve[0].accuracy, inference]
     return {
         "scenario": scenario.name,
         "accuracies": story,
-        "accuracy_deployed": scenario.deployed,
+        "accuracy_deployed": deployed,
         "accuracy_before": result.curve[0].accuracy,
         "accuracy_learning_weights": result.accuracy,
         "accuracy": inference,

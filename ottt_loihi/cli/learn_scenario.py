@@ -28,15 +28,31 @@ class Transform(str, Enum):
 
 @dataclass(frozen=True)
 class Scenario:
-    """name: ``scratch``, ``drift`` or ``more`` · deployed: accuracy before anything changed, of a given network ·
-    unit: of its readout, where its provenance does not know it · samples: in one pass · old_world: test data as they
-    were before anything changed, and training data to watch without labels."""
+    """A network and the data that it meets.
+
+    Attributes
+    ----------
+    name
+        ``scratch``, ``drift`` or ``more``
+    chip
+        what learns
+    training
+        pass's number → messages and labels
+    test
+        messages and labels that it is measured on
+    unit
+        of the readout, where the provenance does not know it
+    samples
+        in one pass
+    old_world
+        of a given network: test data as they were before anything changed, the very ``test`` where nothing did; and
+        training data to watch without labels
+    """
 
     name: str
     chip: ChipNetwork
     training: Callable[[int], tuple[np.ndarray, np.ndarray]]
     test: tuple[np.ndarray, np.ndarray]
-    deployed: float | None
     unit: int | None
     samples: int
     old_world: tuple[tuple[np.ndarray, np.ndarray], np.ndarray] | None
@@ -56,7 +72,6 @@ def make_scenario(
     from ottt_loihi.converters.samples import as_messages, as_spikes, input_transform
     from ottt_loihi.data import load_data
     from ottt_loihi.errors import UsageError
-    from ottt_loihi.onchip.learner import accuracy
     from ottt_loihi.onchip.network.fresh import fresh_network
     from ottt_loihi.sim import storage
     from ottt_loihi.sim.learning.freeze import make_plastic
@@ -90,21 +105,20 @@ def make_scenario(
         return _fitted(coded, chip)
 
     turn = transform is Transform.upside_down
-    unit = deployed = old_world = None
+    unit = old_world = None
+    test = encode(split.x_test, seed, turn), split.y_test
     if given:
-        before = encode(split.x_test, seed, False)
-        deployed = accuracy(chip, before, split.y_test)
+        before = (encode(split.x_test, seed, False), split.y_test) if turn else test
         drawn = np.random.default_rng(seed).permutation(len(split.y_train))
         few = drawn[:UNIT_SAMPLES]
         unit = _unit(chip, encode(split.x_train[few], TRAINING_SEEDS * (seed + 1) - 2, False), split.y_train[few])
         watched = encode(split.x_train[drawn[:WATCHED]], TRAINING_SEEDS * (seed + 1) - 1, False)
-        old_world = (before, split.y_test), watched
+        old_world = before, watched
     return Scenario(
         name="scratch" if not given else "drift" if turn else "more",
         chip=chip,
         training=lambda number: (encode(split.x_train, TRAINING_SEEDS * (seed + 1) + number, turn), split.y_train),
-        test=(encode(split.x_test, seed, turn), split.y_test),
-        deployed=deployed,
+        test=test,
         unit=unit,
         samples=len(split.y_train),
         old_world=old_world,
