@@ -179,16 +179,24 @@ def _addition_seconds(c: Connection) -> float:
     sent, out = Messages(pre, None, 0, 1, 8, False), np.zeros((1, 8, width), np.int32)
     sent.bytes[:] = 1
     link = Rows(rows, 32767, 0, "")
-    return median_seconds(lambda: link.accumulate(sent, 0, True, out)) / (8 * pre * width)
+    neurons = _idle(1, 8, width)
+    return median_seconds(lambda: link.deliver(sent, 0, True, False, out, neurons)) / (8 * pre * width)
+
+
+def _idle(samples: int, steps: int, size: int) -> kernels.Neurons:
+    """Neurons with λ = 0.5 for a kernel that adds up their input, or that advances them."""
+    u, v = np.zeros((samples, size), np.int32), np.zeros((samples, size), np.int32)
+    messages, bias, vth = np.zeros((samples, steps, size), np.uint8), np.zeros(size, np.int32), np.full(size, 640)
+    loop, nothing = np.zeros(0, np.int32), np.zeros((0, 0, 0), np.int32)
+    scores, counts = np.zeros((samples, size), np.int64), np.zeros(3, np.int64)
+    states = u, v, messages, 0, 0.0, 0.5, True, bias, vth.astype(np.int32), loop
+    return kernels.Neurons(*states, nothing, nothing, scores, 0, counts)
 
 
 def _neuron_seconds() -> float:
-    n, nothing = 4096, np.zeros((0, 0, 0), np.int32)
-    a, u, v = np.ones((1, 16, n), np.int32), np.zeros((1, n), np.int32), np.zeros((1, n), np.int32)
-    messages, bias, vth = np.zeros((1, 16, n), np.uint8), np.zeros(n, np.int32), np.full(n, 640, np.int32)
-    scores, counts = np.zeros((1, n), np.int64), np.zeros(3, np.int64)
-    rest = (np.zeros(0, np.int32), nothing, nothing, scores, 0, counts)
-    return median_seconds(lambda: kernels.scan(a, u, v, messages, 0, (0.0, 0.5), bias, vth, *rest)) / (16 * n)
+    size, steps = 4096, 16
+    a, neurons = np.ones((1, steps, size), np.int32), _idle(1, steps, size)
+    return median_seconds(lambda: kernels.scan(a, neurons)) / (steps * size)
 
 
 def measure(name: str, density: float, threads: int) -> list[dict[str, Any]]:
@@ -234,7 +242,8 @@ def ways() -> list[dict[str, Any]]:
         for density in (0.02, 0.1, 0.3, 0.5, 1.0):
             sent, out = Messages(c.shape[1], None, 0, 32, 32, False), np.zeros((32, 32, c.shape[0]), np.int32)
             sent.bytes[:, :, : c.shape[1]] = rng.random((32, 32, c.shape[1])) < density
-            calls = {way: partial(link.accumulate, sent, 0, True, out) for way, link in links.items()}
+            neurons = _idle(32, 32, c.shape[0])
+            calls = {way: partial(link.deliver, sent, 0, True, False, out, neurons) for way, link in links.items()}
             times = {way: median_seconds(call, 3) / 1024 * 1e6 for way, call in calls.items()}
             rows.append({"connection": name, "density": density} | times)
     return rows

@@ -1,5 +1,6 @@
 """The fast simulator equals the oracle in every bit, whatever way it takes; the chip's clock equals logical time."""
 
+import multiprocessing
 import tracemalloc
 
 import numpy as np
@@ -133,7 +134,7 @@ def test_loops_over_several_layers():
         ),
         20,
     )
-    assert [(g.begin, g.end, g.block) for g in plan.plan(chip).groups] == [(0, 1, 0), (1, 3, 3), (3, 4, 3)]
+    assert [(g.begin, g.end, g.block) for g in plan.plan(chip).groups] == [(0, 1, 0), (1, 3, 3), (3, 4, 0)]
     x = random_messages(chip, 4)
     assert_equal(reference.run(chip, x, EVERYTHING), sim.run(chip, x, EVERYTHING))
 
@@ -232,6 +233,67 @@ def test_progress_counts_samples():
     assert len(seen) > 1
     assert seen[-1] == (200, 200)
     assert seen == sorted(seen)
+
+
+@pytest.mark.parametrize("bad", [0, 500, 999])
+def test_a_message_out_of_range_stops_all_threads(bad, monkeypatch):
+    """Whichever thread meets it; the pool serves the next run."""
+    monkeypatch.setattr(simulator, "POOL_WORK", 0)
+    chip = small()
+    x = random_messages(chip, 1000)
+    x[bad, 3, 2] = 2
+    with pytest.raises(UsageError, match=r"\[0, 1\], got \[0, 2\]"):
+        sim.run(chip, x, threads=3)
+    x[bad, 3, 2] = 0
+    assert_equal(reference.run(chip, x), sim.run(chip, x, threads=3))
+
+
+def test_runs_may_be_forked(monkeypatch):
+    """A child has none of its parent's threads, and starts its own."""
+    monkeypatch.setattr(simulator, "POOL_WORK", 0)
+    chip = small()
+    x = random_messages(chip, 200)
+    expected = sim.run(chip, x, threads=3).scores
+    with multiprocessing.get_context("fork").Pool(1) as pool:
+        found = pool.apply_async(_scores, (chip, x)).get(timeout=60)
+    np.testing.assert_array_equal(found, expected)
+
+
+def _scores(chip, x):
+    return sim.run(chip, x, threads=3).scores
+
+
+@pytest.mark.parametrize("du", [4095, 2047])
+@pytest.mark.parametrize("bias", [0, 63])
+def test_24_bits_are_tested_unless_they_are_proven(du, bias):
+    """Where sums may leave 24 bits, they do here, and the counts are those of the reference."""
+    for weight, proven in ((2, True), (254, False)):
+        connection = Dense(INPUT, 0, np.full((3, 500), weight), 2)
+        chip = ChipNetwork((500,), (LIF((3,), du, 400, 131071, bias_mant=bias),), (connection,), 40)
+        assert plan.plan(chip).layers[0].bounded == proven
+        x = np.ones((2, 40, 500), np.uint8)
+        expected = reference.run(chip, x, EVERYTHING)
+        assert bool(expected.overflows["u"].sum() + expected.overflows["v"].sum()) != proven
+        assert_equal(expected, sim.run(chip, x, EVERYTHING))
+
+
+@pytest.mark.parametrize("delay", [1, 3])
+@pytest.mark.parametrize("kind", [Dense, Sparse])
+def test_a_recurrent_layer_takes_its_own_spikes_in_one_kernel(kind, delay):
+    rng = np.random.default_rng(0)
+    weight = even(rng, 20, 20)
+    own = Dense(0, 0, weight, delay=delay)
+    if kind is Sparse:
+        own = Sparse(0, 0, (20, 20), *np.divmod(np.arange(400), 20), weight.ravel(), delay=delay)
+    layers = (layer(20, vth=600), layer(4))
+    chip = ChipNetwork((30,), layers, (Dense(INPUT, 0, even(rng, 20, 30)), own, Dense(0, 1, even(rng, 4, 20))), 50)
+    found = plan.plan(chip)
+    assert found.layers[0].recurrent
+    assert [group.block for group in found.groups] == [0, 0]
+    x = random_messages(chip, 6)
+    expected = reference.run(chip, x, EVERYTHING)
+    assert expected.spike_counts[0] > 100
+    assert_equal(expected, sim.run(chip, x, EVERYTHING))
 
 
 def test_an_empty_batch_has_no_scores():

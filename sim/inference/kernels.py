@@ -1,8 +1,9 @@
 """The simulator's inner loops, compiled by numba: a sample at a time, every time step of a block in one call.
 
 Messages arrive as bytes, 0 or 1, eight to a ``uint64`` word, in arrays ``(samples, history + steps, words)``; step t of
-a block reads row ``first + t``. Synaptic input leaves as ``out``, int32 ``(samples, steps, neurons)``, which the first
-connection of a layer fills (``fresh``) and the others add to.
+a block reads row ``first + t``. Synaptic input is ``a``, int32 ``(samples, steps, neurons)``, which the first
+connection of a layer fills (``fresh``) and the others add to. The ``last`` one advances the neurons in the same pass,
+so that it may come from the very layer it leads to.
 
 Event-driven accumulation adds one contiguous row of narrow weights per spike. Weights are int8 or int16, sums int16
 until ``limit`` rows have been added, so that no sum can leave int16 (``limit = 32767 // max|w|``), then int32. Weights
@@ -17,7 +18,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from types import ModuleType
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numba import njit
@@ -66,6 +67,52 @@ def inlined(function: Callable[..., Any]) -> Any:
     return njit(nogil=True, inline="always")(function)
 
 
+class Neurons(NamedTuple):
+    """The neurons of one layer over one block of time steps.
+
+    Attributes
+    ----------
+    u, v
+        int32 ``(samples, neurons)``, states, updated
+    messages
+        uint8 ``(samples, history + steps, ≥ neurons)``; row ``first + t`` receives the spikes of step t
+    first
+        the row of the block's first step
+    keep_u, keep_v
+        float64, the share of u and v that a step keeps, multiples of 1/4096
+    bounded
+        no current wraps and no membrane is clipped, whatever arrives
+    bias, vth
+        int32 ``(neurons,)``, aligned to the state
+    loop
+        int32 ``(neurons,)`` or empty: the input that a neuron's own spike is one step later
+    kept_u, kept_v
+        int32 ``(samples, steps, neurons)`` or empty: the states after each step
+    scores
+        int64 ``(samples, neurons)``, updated
+    readout
+        1: scores are Σ v, 2: the last v, 3: Σ s, 0: left alone
+    counts
+        int64 ``(3,)``: + spikes, currents that wrapped, membranes that were clipped
+    """
+
+    u: np.ndarray
+    v: np.ndarray
+    messages: np.ndarray
+    first: int
+    keep_u: float
+    keep_v: float
+    bounded: bool
+    bias: np.ndarray
+    vth: np.ndarray
+    loop: np.ndarray
+    kept_u: np.ndarray
+    kept_v: np.ndarray
+    scores: np.ndarray
+    readout: int
+    counts: np.ndarray
+
+
 @inlined
 def active(words, s, row, index):
     """Write the places of the non-zero bytes of ``words[s, row]`` into ``index``; returns their number.
@@ -101,31 +148,146 @@ def move(narrow, wide):
 
 
 @inlined
-def deliver(narrow, wide, exponent, fresh, out, s, t):
-    """``out[s, t] = (narrow + wide) · 2^exponent`` (floor), or ``+=`` unless ``fresh``; no wide: nothing was moved."""
+def deliver(narrow, wide, exponent, fresh, a, s, t, total):
+    """``total = (narrow + wide) · 2^exponent`` (floor), plus ``a[s, t]`` unless ``fresh``; no wide: none was moved."""
     left, right = np.int32(max(exponent, 0)), np.int32(max(-exponent, 0))
     if wide.size == 0 and fresh and exponent >= 0:  # nearly always
-        for j in range(out.shape[2]):
-            out[s, t, j] = np.int32(narrow[j]) << left
+        for j in range(total.size):
+            total[j] = np.int32(narrow[j]) << left
     else:
-        for j in range(out.shape[2]):
-            total = np.int32(narrow[j])
+        for j in range(total.size):
+            x = np.int32(narrow[j])
             if wide.size > 0:
-                total = np.int32(total + wide[j])
-            total = np.int32(np.int32(total << left) >> right)
-            out[s, t, j] = total if fresh else np.int32(out[s, t, j] + total)
+                x = np.int32(x + wide[j])
+            x = np.int32(np.int32(x << left) >> right)
+            total[j] = x if fresh else np.int32(a[s, t, j] + x)
+
+
+@called
+def wrapped(d):
+    """A current cut to 24 bits (``arithmetic.current_step``)."""
+    limit = np.int32(1 << 23)
+    x = np.int32(d - 2 * limit) if d > limit else d
+    return np.int32(x + 2 * limit) if x <= -limit else x
+
+
+@called
+def clipped(y):
+    """A membrane at the ends of its 24 bits (``arithmetic.voltage_step``)."""
+    limit = np.int32((1 << 23) - 1)
+    return min(max(y, np.int32(-limit)), limit)
 
 
 # Kernels index with (s, t, j) throughout: a view of a row costs as much as ten neurons.
 
 
+@inlined
+def fire(
+    total, s, t, u, v, messages, row, keep_u, keep_v, bounded, bias, vth, loop, kept_u, kept_v, scores, readout, counts
+):
+    """One step of a layer with synaptic input ``total`` (the equations of :class:`~ottt_loihi.sim.network.LIF`).
+
+    ``tz(x·k)`` is computed as ``int32(float64(x)·(k / 4096))``: the product of 32 and 13 bits is exact in float64, and
+    the conversion truncates towards zero; it vectorises where a 64-bit integer product does not. ``bounded`` layers,
+    nearly all, need no test of 24 bits, and without synaptic decay no u: that takes less than half the time. Counts
+    are of 32 bits because the lanes are: one step of a layer cannot exceed them.
+    """
+    spikes, wraps, clips = np.int32(0), np.int32(0), np.int32(0)
+    if loop.size > 0:
+        for j in range(total.size):
+            total[j] += loop[j] if messages[s, row - 1, j] else np.int32(0)
+    if bounded and keep_u == 0.0:
+        for j in range(total.size):
+            x = np.int32(total[j] << 6)
+            y = np.int32(np.int32(np.int32(np.float64(v[s, j]) * keep_v) + x) + bias[j])
+            fires = y > vth[j]
+            spikes += np.int32(fires)
+            messages[s, row, j] = fires
+            v[s, j] = np.int32(0) if fires else y
+        if kept_u.size > 0:
+            for j in range(total.size):
+                u[s, j] = np.int32(total[j] << 6)
+    elif bounded:
+        for j in range(total.size):
+            x = np.int32(np.int32(np.float64(u[s, j]) * keep_u) + np.int32(total[j] << 6))
+            u[s, j] = x
+            y = np.int32(np.int32(np.int32(np.float64(v[s, j]) * keep_v) + x) + bias[j])
+            fires = y > vth[j]
+            spikes += np.int32(fires)
+            messages[s, row, j] = fires
+            v[s, j] = np.int32(0) if fires else y
+    else:
+        for j in range(total.size):
+            d = np.int32(np.int32(np.float64(u[s, j]) * keep_u) + np.int32(total[j] << 6))
+            x = wrapped(d)
+            wraps += np.int32(x != d)
+            u[s, j] = x
+            y = np.int32(np.int32(np.int32(np.float64(v[s, j]) * keep_v) + x) + bias[j])
+            z = clipped(y)
+            clips += np.int32(z != y)
+            fires = z > vth[j]
+            spikes += np.int32(fires)
+            messages[s, row, j] = fires
+            v[s, j] = np.int32(0) if fires else z
+    counts[0] += spikes
+    counts[1] += wraps
+    counts[2] += clips
+    if kept_u.size > 0:
+        for j in range(total.size):
+            kept_u[s, t, j] = u[s, j]
+    if kept_v.size > 0:
+        for j in range(total.size):
+            kept_v[s, t, j] = v[s, j]
+    if readout == 1:
+        for j in range(total.size):
+            scores[s, j] += v[s, j]
+    elif readout == 2:
+        for j in range(total.size):
+            scores[s, j] = v[s, j]
+    elif readout == 3:
+        for j in range(total.size):
+            scores[s, j] += messages[s, row, j]
+
+
 @compiled
-def accumulate_rows(words, first, rows, limit, exponent, fresh, out):
-    """``out[s, t] = (Σ_i rows[i] over spikes i) · 2^exponent``: a matrix. rows: ``(pre, ≥ neurons)``, zeros beyond."""
-    samples, steps, _ = out.shape
-    width = rows.shape[1]
+def scan(a, neurons):
+    """Advance neurons whose synaptic input has been added up, or add nothing to."""
+    u, v, messages, base, keep_u, keep_v, bounded, bias, vth, loop, kept_u, kept_v, scores, readout, counts = neurons
+    total = np.empty(a.shape[2], np.int32)
+    for s in range(a.shape[0]):
+        for t in range(a.shape[1]):
+            for j in range(total.size):
+                total[j] = a[s, t, j]
+            fire(
+                total,
+                s,
+                t,
+                u,
+                v,
+                messages,
+                base + t,
+                keep_u,
+                keep_v,
+                bounded,
+                bias,
+                vth,
+                loop,
+                kept_u,
+                kept_v,
+                scores,
+                readout,
+                counts,
+            )
+
+
+@compiled
+def rows(words, first, table, limit, exponent, fresh, last, a, neurons):
+    """A matrix: spike i adds ``table[i]``. table: ``(pre, ≥ neurons)``, zeros beyond."""
+    u, v, messages, base, keep_u, keep_v, bounded, bias, vth, loop, kept_u, kept_v, scores, readout, counts = neurons
+    samples, steps, size = a.shape
+    width = table.shape[1]
     index = np.empty(WORD * words.shape[2] + WORD, np.uint32)
-    narrow = np.empty(width, np.int16)
+    narrow, total = np.empty(width, np.int16), np.empty(size, np.int32)
     wide, nothing = np.empty(width, np.int32), np.empty(0, np.int32)
     for s in range(samples):
         for t in range(steps):
@@ -138,60 +300,148 @@ def accumulate_rows(words, first, rows, limit, exponent, fresh, out):
                 end = min(count, begin + limit)
                 k = begin
                 while k + 4 <= end:  # four rows for each time the sums are read and written
-                    a, b, c, d = index[k], index[k + 1], index[k + 2], index[k + 3]
+                    a_, b, c, d = index[k], index[k + 1], index[k + 2], index[k + 3]
                     for j in range(width):
-                        ab = np.int16(np.int16(rows[a, j]) + np.int16(rows[b, j]))
-                        cd = np.int16(np.int16(rows[c, j]) + np.int16(rows[d, j]))
+                        ab = np.int16(np.int16(table[a_, j]) + np.int16(table[b, j]))
+                        cd = np.int16(np.int16(table[c, j]) + np.int16(table[d, j]))
                         narrow[j] += np.int16(ab + cd)
                     k += 4
                 while k < end:
-                    a = index[k]
+                    a_ = index[k]
                     for j in range(width):
-                        narrow[j] += np.int16(rows[a, j])
+                        narrow[j] += np.int16(table[a_, j])
                     k += 1
                 begin = end
                 if begin < count:
                     move(narrow, wide)
-            deliver(narrow, wide if count > limit else nothing, exponent, fresh, out, s, t)
+            deliver(narrow, wide if count > limit else nothing, exponent, fresh, a, s, t, total)
+            if last:
+                fire(
+                    total,
+                    s,
+                    t,
+                    u,
+                    v,
+                    messages,
+                    base + t,
+                    keep_u,
+                    keep_v,
+                    bounded,
+                    bias,
+                    vth,
+                    loop,
+                    kept_u,
+                    kept_v,
+                    scores,
+                    readout,
+                    counts,
+                )
+            else:
+                for j in range(size):
+                    a[s, t, j] = total[j]
+
+
+@inlined
+def add_tiles(narrow, weight, to, at, height, length, strides, count):
+    """Add one, two or three tiles of ``weight``, from ``at`` on, to the tile of the output from ``to`` on.
+
+    More at once would meet too seldom to be worth another loop.
+    """
+    out_stride, weight_stride = np.uint64(strides[0]), np.uint64(strides[1])
+    p, q, r = np.uint64(at[0]), np.uint64(at[1]), np.uint64(at[2])
+    if count == 1:
+        for _ in range(height):
+            for j in range(length):
+                narrow[to + j] += np.int16(weight[p + j])
+            to += out_stride
+            p += weight_stride
+    elif count == 2:
+        for _ in range(height):
+            for j in range(length):
+                narrow[to + j] += np.int16(np.int16(weight[p + j]) + np.int16(weight[q + j]))
+            to += out_stride
+            p += weight_stride
+            q += weight_stride
+    else:
+        for _ in range(height):
+            for j in range(length):
+                two = np.int16(np.int16(weight[p + j]) + np.int16(weight[q + j]))
+                narrow[to + j] += np.int16(two + np.int16(weight[r + j]))
+            to += out_stride
+            p += weight_stride
+            q += weight_stride
+            r += weight_stride
 
 
 @compiled
-def accumulate_tiles(words, first, tiles, strides, weight, limit, exponent, fresh, out):
+def tiles(words, first, tiles, strides, weight, limit, exponent, fresh, last, a, neurons):
     """A convolution: each spike adds a tile of ``weight`` to a tile of the output.
 
-    tiles: uint32 ``(pre, 4)``: where a neuron's tile starts in the output and in ``weight``, its number of rows and
-    their length; strides: from row to row, in the output and in ``weight``.
+    tiles: uint32 ``(pre, 5)``: where a neuron's tile starts in the output and in ``weight``, its number of rows and
+    their length, and a number that neurons have in common whose tiles lie in the same place: up to three of them, one
+    after the other, are added at once. strides: from row to row, in the output and in ``weight``.
     """
-    samples, steps, neurons = out.shape
+    u, v, messages, base, keep_u, keep_v, bounded, bias, vth, loop, kept_u, kept_v, scores, readout, counts = neurons
+    samples, steps, size = a.shape
     index = np.empty(WORD * words.shape[2] + WORD, np.uint32)
-    narrow = np.empty(neurons, np.int16)
-    wide, nothing = np.empty(neurons, np.int32), np.empty(0, np.int32)
-    out_stride, weight_stride = np.uint64(strides[0]), np.uint64(strides[1])
+    narrow, total = np.empty(size, np.int16), np.empty(size, np.int32)
+    wide, nothing = np.empty(size, np.int32), np.empty(0, np.int32)
+    at = np.empty(3, np.uint32)
     for s in range(samples):
         for t in range(steps):
             count = active(words, s, first + t, index)
             narrow[:] = 0
             if count > limit:
                 wide[:] = 0
-            for k in range(count):
-                if k > 0 and k % limit == 0:
-                    move(narrow, wide)
+            k, added = 0, 0
+            while k < count:
                 i = index[k]
-                to, at, length = np.uint64(tiles[i, 0]), np.uint64(tiles[i, 1]), np.uint64(tiles[i, 3])
-                for _ in range(tiles[i, 2]):
-                    for j in range(length):
-                        narrow[to + j] += np.int16(weight[at + j])
-                    to += out_stride
-                    at += weight_stride
-            deliver(narrow, wide if count > limit else nothing, exponent, fresh, out, s, t)
+                place, together = tiles[i, 4], 1
+                at[0] = tiles[i, 1]
+                while together < 3 and k + together < count and tiles[index[k + together], 4] == place:
+                    at[together] = tiles[index[k + together], 1]
+                    together += 1
+                if added + together > limit:
+                    move(narrow, wide)
+                    added = 0
+                to, length = np.uint64(tiles[i, 0]), np.uint64(tiles[i, 3])
+                add_tiles(narrow, weight, to, at, tiles[i, 2], length, strides, together)
+                added += together
+                k += together
+            deliver(narrow, wide if count > limit else nothing, exponent, fresh, a, s, t, total)
+            if last:
+                fire(
+                    total,
+                    s,
+                    t,
+                    u,
+                    v,
+                    messages,
+                    base + t,
+                    keep_u,
+                    keep_v,
+                    bounded,
+                    bias,
+                    vth,
+                    loop,
+                    kept_u,
+                    kept_v,
+                    scores,
+                    readout,
+                    counts,
+                )
+            else:
+                for j in range(size):
+                    a[s, t, j] = total[j]
 
 
 @compiled
-def accumulate_lists(words, first, pointers, targets, weight, exponent, fresh, out):
+def lists(words, first, pointers, targets, weight, exponent, fresh, last, a, neurons):
     """Single synapses: spike i adds ``weight[k]`` to ``targets[k]``, k from ``pointers[i]`` to ``pointers[i + 1]``."""
-    samples, steps, neurons = out.shape
+    u, v, messages, base, keep_u, keep_v, bounded, bias, vth, loop, kept_u, kept_v, scores, readout, counts = neurons
+    samples, steps, size = a.shape
     index = np.empty(WORD * words.shape[2] + WORD, np.uint32)
-    sums, nothing = np.empty(neurons, np.int32), np.empty(0, np.int32)
+    sums, total, nothing = np.empty(size, np.int32), np.empty(size, np.int32), np.empty(0, np.int32)
     for s in range(samples):
         for t in range(steps):
             count = active(words, s, first + t, index)
@@ -200,67 +450,37 @@ def accumulate_lists(words, first, pointers, targets, weight, exponent, fresh, o
                 i = index[k]
                 for synapse in range(pointers[i], pointers[i + 1]):
                     sums[targets[synapse]] += weight[synapse]
-            deliver(sums, nothing, exponent, fresh, out, s, t)
+            deliver(sums, nothing, exponent, fresh, a, s, t, total)
+            if last:
+                fire(
+                    total,
+                    s,
+                    t,
+                    u,
+                    v,
+                    messages,
+                    base + t,
+                    keep_u,
+                    keep_v,
+                    bounded,
+                    bias,
+                    vth,
+                    loop,
+                    kept_u,
+                    kept_v,
+                    scores,
+                    readout,
+                    counts,
+                )
+            else:
+                for j in range(size):
+                    a[s, t, j] = total[j]
 
 
 @compiled
-def scan(a, u, v, messages, first, decay, bias, vth, loop, kept_u, kept_v, scores, readout, counts):
-    """LIF neurons over a block of time steps (the equations of :class:`~ottt_loihi.sim.network.LIF`).
-
-    ==============  ====================================  =========================================================
-    a               int32 ``(samples, steps, neurons)``   synaptic input
-    u, v            int32 ``(samples, neurons)``          states, updated
-    messages        uint8 ``(samples, history + steps,    row ``first + t`` receives the spikes
-                    ≥ neurons)``
-    decay           two float64                           what u and v keep, multiples of 1/4096
-    bias, vth       int32 ``(neurons,)``                  aligned to the state
-    loop            int32 ``(neurons,)`` or empty         what a neuron's own spike adds to its input one step later
-    kept_u, kept_v  int32, like ``a``, or empty           the states after each step
-    scores          int64 ``(samples, neurons)``          readout 1: Σ v, 2: last v, 3: Σ s, 0: left alone
-    counts          int64 ``(3,)``                        + spikes, currents that wrapped, membranes that were clipped
-    ==============  ====================================  =========================================================
-
-    ``tz(x·k)`` is computed as ``int32(float64(x)·(k / 4096))``: the product of 32 and 13 bits is exact in float64, and
-    the conversion truncates towards zero; it vectorises where a 64-bit integer product does not.
-    """
-    samples, steps, neurons = a.shape
-    keep_u, keep_v = decay
-    limit = np.int32(1 << 23)
-    spikes, wraps, clips = 0, 0, 0
-    for s in range(samples):
-        for t in range(steps):
-            row = first + t
-            if loop.size > 0:
-                for j in range(neurons):
-                    a[s, t, j] += loop[j] if messages[s, row - 1, j] else np.int32(0)
-            for j in range(neurons):
-                d = np.int32(np.int32(np.float64(u[s, j]) * keep_u) + np.int32(a[s, t, j] << 6))
-                x = np.int32(d - 2 * limit) if d > limit else d
-                x = np.int32(d + 2 * limit) if x <= -limit else x
-                wraps += x != d
-                u[s, j] = x
-                y = np.int32(np.int32(np.int32(np.float64(v[s, j]) * keep_v) + x) + bias[j])
-                z = min(max(y, np.int32(1 - limit)), np.int32(limit - 1))
-                clips += z != y
-                fires = z > vth[j]
-                spikes += fires
-                messages[s, row, j] = fires
-                v[s, j] = np.int32(0) if fires else z
-            if kept_u.size > 0:
-                for j in range(neurons):
-                    kept_u[s, t, j] = u[s, j]
-            if kept_v.size > 0:
-                for j in range(neurons):
-                    kept_v[s, t, j] = v[s, j]
-            if readout == 1:
-                for j in range(neurons):
-                    scores[s, j] += v[s, j]
-            elif readout == 2:
-                for j in range(neurons):
-                    scores[s, j] = v[s, j]
-            elif readout == 3:
-                for j in range(neurons):
-                    scores[s, j] += messages[s, row, j]
-    counts[0] += spikes
-    counts[1] += wraps
-    counts[2] += clips
+def union(words):
+    """All bits that are set in any of ``words``, uint64 ``(n,)``."""
+    found = np.uint64(0)
+    for k in range(words.size):
+        found |= words[k]
+    return found

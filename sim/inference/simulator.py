@@ -8,11 +8,12 @@ number of samples and steps. ``sim/inference/ways.py`` chooses how each connecti
 from __future__ import annotations
 
 import os
-import time
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import cache
 from queue import Empty, SimpleQueue
 from typing import Any
 
@@ -29,7 +30,8 @@ from ottt_loihi.errors import UsageError
 WINDOW_BYTES = 1 << 20  # synaptic input of the widest layer in one window: what a core's own cache holds
 MAX_SAMPLES = 64  # in a chunk
 CHUNKS_PER_THREAD = 4  # at least, so that no thread waits long for the others
-POOL_SECONDS = 1e-3  # less work than this is done before threads have started
+MAX_HELPERS = 255  # threads of the pool; they start when there is work for them
+POOL_WORK = 1_000_000  # neurons × steps: about 2 ms, below which a thread that wakes up late costs more than it brings
 CLOCKS = ("logical", "wall")
 READOUT_CODES = {"sum_v": 1, "last_v": 2, "spike_count": 3}
 
@@ -86,6 +88,16 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+@cache
+def _pool() -> ThreadPoolExecutor:
+    """Return the threads that help whoever calls :func:`run`, one pool for the process."""
+    return ThreadPoolExecutor(MAX_HELPERS, "sim")
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_pool.cache_clear)  # threads do not survive a fork
+
+
 class Simulator:
     """A network made ready to run many times; ``run`` takes the arguments of the function :func:`run`."""
 
@@ -93,7 +105,7 @@ class Simulator:
         self.chip = chip
         self.threads = cores() if threads is None else checks.integer(threads, "threads", 1)
         self.plan = plan(chip)
-        self._idle: dict[int, SimpleQueue[_Space]] = {}
+        self._idle: SimpleQueue[_Space] = SimpleQueue()
 
     def run(
         self,
@@ -152,27 +164,39 @@ class Simulator:
     ) -> Iterator[tuple[int, dict[str, np.ndarray]]]:
         """Run all chunks; yields (samples, counts) as they are done."""
         samples, window = self._chunk(len(x), steps)
-        starts = range(0, len(x), samples)
+        starts = iter(range(0, len(x), samples))  # whoever is free takes the next one
+        done: SimpleQueue[tuple[int, dict[str, np.ndarray]]] = SimpleQueue()
 
         def work(begin: int) -> tuple[int, dict[str, np.ndarray]]:
             part = slice(begin, min(begin + samples, len(x)))
-            return part.stop - part.start, self._run_chunk(x[part], part, window, steps, recording, scores)
+            return part.stop - part.start, self._run_chunk(x[part], part, samples, window, steps, recording, scores)
 
-        started = time.perf_counter()
-        for begin in starts[:1]:
-            yield work(begin)
-        rest = starts[1:]
-        if self.threads == 1 or len(rest) * (time.perf_counter() - started) < POOL_SECONDS:
-            yield from map(work, rest)
-            return
-        with self._one_blas_thread(), ThreadPoolExecutor(self.threads) as pool:
-            futures = [pool.submit(work, begin) for begin in rest]
+        def help_out() -> None:
             try:
-                for future in as_completed(futures):
-                    yield future.result()
+                for begin in starts:
+                    done.put(work(begin))
             except BaseException:
-                pool.shutdown(cancel_futures=True)
+                deque(starts, 0)  # the others stop as well
                 raise
+
+        helpers = min(self.threads, -(-len(x) // samples), MAX_HELPERS + 1) - 1
+        if len(x) * steps * sum(layer.size for layer in self.chip.layers) < POOL_WORK:
+            helpers = 0
+        with self._one_blas_thread():
+            helping = [_pool().submit(help_out) for _ in range(helpers)]
+            try:
+                for begin in starts:
+                    yield work(begin)
+                    while not done.empty():
+                        yield done.get()
+            finally:
+                deque(starts, 0)
+                started = [future for future in helping if not future.cancel()]
+                wait(started)
+            for future in started:
+                future.result()
+            while not done.empty():
+                yield done.get()
 
     def _chunk(self, batch: int, steps: int) -> tuple[int, int]:
         """(samples, steps) of a window: as many as the cache holds, whole samples first, all threads busy."""
@@ -184,7 +208,8 @@ class Simulator:
             samples = min(MAX_SAMPLES, share)
         else:
             samples = min(max(1, fitting // steps), MAX_SAMPLES, share)
-        return max(samples, 1), min(max(fitting // max(samples, 1), 1), steps)
+        window = min(max(fitting // max(samples, 1), 1), steps)
+        return max(samples, 1), -(-steps // -(-steps // window))  # windows of one length
 
     def _one_blas_thread(self) -> Any:
         links = [link for layer in self.plan.layers for _, _, link in layer.inputs]
@@ -195,17 +220,18 @@ class Simulator:
         return threadpool_limits(1, user_api="blas")
 
     def _run_chunk(
-        self, x: np.ndarray, part: slice, window: int, steps: int, recording: Recording, scores: np.ndarray
+        self,
+        x: np.ndarray,
+        part: slice,
+        samples: int,
+        window: int,
+        steps: int,
+        recording: Recording,
+        scores: np.ndarray,
     ) -> dict[str, np.ndarray]:
-        queue = self._idle.setdefault(len(x), SimpleQueue())
-        try:
-            space = queue.get_nowait()
-        except Empty:
-            space = _Space(self.plan, len(x), window)
-        if space.window < window:
-            space = _Space(self.plan, len(x), window)
+        space = self._space(samples, window)
         low, high = reference.check_range(self.chip, x)
-        space.begin()
+        space.begin(len(x))
         for begin, end in _windows(steps, self.chip.num_steps, window):
             counted = begin < self.chip.num_steps
             space.load(x[:, begin:end] if counted else None, end - begin, binary=low >= 0 and high <= 1)
@@ -218,8 +244,16 @@ class Simulator:
             space.keep_history(end - begin)
         order = self.plan.layers[-1].order
         scores[part, slice(None) if order is None else order] = space.scores
-        queue.put(space)
+        self._idle.put(space)
         return space.counts
+
+    def _space(self, samples: int, window: int) -> _Space:
+        """Return the memory for a chunk: one that is free, or a new one in place of one that is too small."""
+        try:
+            space = self._idle.get_nowait()
+        except Empty:
+            return _Space(self.plan, samples, window)
+        return space if space.samples >= samples and space.window >= window else _Space(self.plan, samples, window)
 
 
 def _windows(steps: int, num_steps: int, window: int) -> Iterator[tuple[int, int]]:
@@ -245,7 +279,7 @@ class _Space:
     """The memory of one chunk: states, messages of one window, synaptic input of one block."""
 
     def __init__(self, plan: Plan, samples: int, window: int) -> None:
-        self.plan, self.window = plan, window
+        self.plan, self.samples, self.window = plan, samples, window
         sizes = {index: plan.chip.size(index) for index in plan.history}
         self.messages = {
             index: Messages(
@@ -258,17 +292,18 @@ class _Space:
             )
             for index, size in sizes.items()
         }
-        self.u = [np.zeros((samples, layer.layer.size), np.int32) for layer in plan.layers]
-        self.v = [np.zeros((samples, layer.layer.size), np.int32) for layer in plan.layers]
-        self.input = np.zeros(samples * window * max(layer.layer.size for layer in plan.layers), np.int32)
-        self.scores = np.zeros((samples, plan.layers[-1].layer.size), np.int64)
+        sizes = [layer.layer.size for layer in plan.layers]
+        self._states = [[np.zeros((samples, size), np.int32) for size in sizes] for _ in "uv"]
+        self._scores = np.zeros((samples, sizes[-1]), np.int64)
+        self.input = np.zeros(samples * window * max(sizes), np.int32)
         self.nothing = np.zeros((0, 0, 0), np.int32)
-        self.counts: dict[str, np.ndarray] = {}
 
-    def begin(self) -> None:
-        """Every state as it is before a sample."""
+    def begin(self, samples: int) -> None:
+        """Every state of so many samples as it is before a sample."""
         for messages in self.messages.values():
-            messages.forget()
+            messages.begin(samples)
+        self.u, self.v = ([state[:samples] for state in states] for states in self._states)
+        self.scores = self._scores[:samples]
         for u, v, layer in zip(self.u, self.v, self.plan.layers):
             u[:] = layer.u_init
             v[:] = 0
@@ -317,30 +352,30 @@ class _Space:
     def _by_kernels(self, index: int, layer: LayerPlan, span: _Span, kept: dict[str, np.ndarray]) -> None:
         shape = (len(self.scores), span.length, layer.layer.size)
         a = self.input[: shape[0] * shape[1] * shape[2]].reshape(shape)
-        if not layer.inputs:
-            a[:] = 0
-        for number, (pre, delay, link) in enumerate(layer.inputs):
-            source = self.messages[pre]
-            link.accumulate(source, source.history + span.offset - delay, number == 0, a)
-        readout = READOUT_CODES[self.plan.chip.readout] if index == len(self.u) - 1 and span.counted else 0
-        counts = np.zeros(3, np.int64)
-        target = self.messages[index]
-        kernels.scan(
-            a,
+        target, counts = self.messages[index], np.zeros(3, np.int64)
+        neurons = kernels.Neurons(
             self.u[index],
             self.v[index],
             target.bytes,
             target.history + span.offset,
-            layer.decay,
+            *layer.decay,
+            layer.bounded,
             layer.bias,
             layer.vth,
             layer.loop,
             kept["u"],
             kept["v"],
             self.scores,
-            readout,
+            READOUT_CODES[self.plan.chip.readout] if index == len(self.u) - 1 and span.counted else 0,
             counts,
         )
+        last = len(layer.inputs) - 1
+        for number, (pre, delay, link) in enumerate(layer.inputs):
+            source = self.messages[pre]
+            link.deliver(source, source.history + span.offset - delay, number == 0, number == last, a, neurons)
+        if not layer.inputs:
+            a[:] = 0
+            kernels.scan(a, neurons)
         if span.counted:
             for name, count in zip(("spikes", "u", "v"), counts):
                 self.counts[name][index] += count

@@ -20,6 +20,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from ottt_loihi.sim import arithmetic
 from ottt_loihi.sim.inference import kernels, reference
+from ottt_loihi.sim.inference.kernels import Neurons
 from ottt_loihi.sim.inference.reference import Way
 from ottt_loihi.sim.network import INPUT, LIF, ChipNetwork, Connection, Conv, Dense, Diagonal, Sparse
 
@@ -34,12 +35,15 @@ class Messages:
     def __init__(self, size: int, order: np.ndarray | None, history: int, samples: int, steps: int, graded: bool):
         self.size, self.order, self.history = size, order, history
         width = -(-size // kernels.WORD) * kernels.WORD
-        self.bytes = np.zeros((samples, history + steps, width), np.uint8)
-        self.words = self.bytes.view(np.uint64)
-        self.graded = np.zeros((samples, history + steps, size), np.int32) if graded else None
+        self._bytes = np.zeros((samples, history + steps, width), np.uint8)
+        self._graded = np.zeros((samples, history + steps, size), np.int32) if graded else None
+        self.begin(samples)
 
-    def forget(self) -> None:
-        """Start a sample: nothing has been sent yet."""
+    def begin(self, samples: int) -> None:
+        """Start so many samples, at most those there is room for: nothing has been sent yet."""
+        self.bytes = self._bytes[:samples]
+        self.words = self.bytes.view(np.uint64)
+        self.graded = None if self._graded is None else self._graded[:samples]
         for array in (self.bytes, self.graded):
             if array is not None:
                 array[:, : self.history] = 0
@@ -58,6 +62,10 @@ class Messages:
         return rows if self.order is None else rows[:, :, np.argsort(self.order)]
 
 
+# A link adds the synaptic input of its connection to ``a``, or puts it there if ``fresh``; the ``last`` one of a layer
+# advances its neurons as well (``sim/inference/kernels.py``).
+
+
 @dataclass(frozen=True)
 class Rows:
     """A dense connection, a row of weights per spike."""
@@ -67,8 +75,8 @@ class Rows:
     exponent: int
     way: str
 
-    def accumulate(self, source: Messages, first: int, fresh: bool, out: np.ndarray) -> None:
-        kernels.accumulate_rows(source.words, first, self.rows, self.limit, self.exponent, fresh, out)
+    def deliver(self, source: Messages, first: int, fresh: bool, last: bool, a: np.ndarray, neurons: Neurons) -> None:
+        kernels.rows(source.words, first, self.rows, self.limit, self.exponent, fresh, last, a, neurons)
 
 
 @dataclass(frozen=True)
@@ -82,10 +90,9 @@ class Tiles:
     exponent: int
     way: str
 
-    def accumulate(self, source: Messages, first: int, fresh: bool, out: np.ndarray) -> None:
-        kernels.accumulate_tiles(
-            source.words, first, self.tiles, self.strides, self.weight, self.limit, self.exponent, fresh, out
-        )
+    def deliver(self, source: Messages, first: int, fresh: bool, last: bool, a: np.ndarray, neurons: Neurons) -> None:
+        table = self.tiles, self.strides, self.weight, self.limit, self.exponent
+        kernels.tiles(source.words, first, *table, fresh, last, a, neurons)
 
 
 @dataclass(frozen=True)
@@ -98,10 +105,9 @@ class Lists:
     exponent: int
     way: str
 
-    def accumulate(self, source: Messages, first: int, fresh: bool, out: np.ndarray) -> None:
-        kernels.accumulate_lists(
-            source.words, first, self.pointers, self.targets, self.weight, self.exponent, fresh, out
-        )
+    def deliver(self, source: Messages, first: int, fresh: bool, last: bool, a: np.ndarray, neurons: Neurons) -> None:
+        table = self.pointers, self.targets, self.weight, self.exponent
+        kernels.lists(source.words, first, *table, fresh, last, a, neurons)
 
 
 @dataclass(frozen=True)
@@ -113,15 +119,17 @@ class Product:
     way: str
     weights: dict[type, np.ndarray] = field(default_factory=dict)  # float copies, made when first used
 
-    def accumulate(self, source: Messages, first: int, fresh: bool, out: np.ndarray) -> None:
-        samples, steps, _ = out.shape
+    def deliver(self, source: Messages, first: int, fresh: bool, last: bool, a: np.ndarray, neurons: Neurons) -> None:
+        samples, steps, _ = a.shape
         x = source.logical(first, first + steps).reshape(samples * steps, -1)
-        a = self._output(x)
-        a = (a if self.order is None else a[:, self.order]).reshape(out.shape)
+        added = self._output(x)
+        added = (added if self.order is None else added[:, self.order]).reshape(a.shape)
         if fresh:
-            out[...] = a
+            a[...] = added
         else:
-            np.add(out, a, out=out)
+            np.add(a, added, out=a)
+        if last:
+            kernels.scan(a, neurons)
 
     def _output(self, x: np.ndarray) -> np.ndarray:
         c = self.connection
@@ -144,16 +152,20 @@ class Product:
 class LayerPlan:
     """A layer with its arrays in internal order; ``inputs``: (source, logical delay, link); no link: the reference.
 
-    loop: what a neuron's own spike adds one step later, int32, or empty. vth: int32, aligned to the state.
+    bounded: no current wraps, no membrane is clipped. recurrent: the last input comes from the layer itself, step by
+    step within its kernel. loop: what a neuron's own spike adds one step later, int32, or empty. vth: int32,
+    aligned to the state.
     """
 
     layer: LIF
     order: np.ndarray | None
     inputs: tuple[tuple[int, int, Rows | Tiles | Lists | Product], ...]
+    recurrent: bool
     loop: np.ndarray
     bias: np.ndarray
     u_init: np.ndarray
     decay: tuple[float, float]
+    bounded: bool
     vth: np.ndarray
     connections: tuple[Connection, ...]
     by_reference: bool
@@ -216,6 +228,24 @@ def leaves_int32(chip: ChipNetwork, index: int) -> bool:
         return True
     u = max(arithmetic.STATE_LIMIT, a, arithmetic.DECAY_UNITY * excess // (du + 1) if excess else 0)
     return u + a >= SAFE_INT32
+
+
+def keeps_24_bits(chip: ChipNetwork, index: int) -> bool:
+    """True if it is proven that no current of a layer wraps and no membrane is clipped.
+
+    With ``|a| ≤ A`` at each of n steps, ``|u| ≤ |u_init| + 64·A·min(n, 1/(1 − keep_u))``, and ``|v|`` likewise of
+    ``|u| + |bias|``: rounding towards zero makes them smaller.
+    """
+    layer, steps = chip.layers[index], chip.num_steps + len(chip.layers)
+    a = 0
+    for c in chip.inputs_of(index):
+        largest = _weight_sums(c, signed=c.num_message_bits == 0 or c.pre != INPUT) << _message_bits(c)
+        a += int(arithmetic.shift(largest, c.weight_exp).max()) + 1
+    lost_u, lost_v = (layer.du + 1) / arithmetic.DECAY_UNITY, layer.dv / arithmetic.DECAY_UNITY
+    u = int(np.abs(layer.u_init).max()) + (a << arithmetic.STATE_SHIFT) * min(steps, 1 / lost_u if lost_u else steps)
+    bias = arithmetic.effective_bias(layer.bias_mant.reshape(-1), layer.bias_exp)
+    v = (u + int(np.abs(bias).max())) * min(steps, 1 / lost_v if lost_v else steps)
+    return max(u, v) < arithmetic.STATE_LIMIT - 1
 
 
 def _message_bits(c: Connection) -> int:
@@ -286,16 +316,20 @@ def _layer(chip: ChipNetwork, index: int, orders: dict[int, np.ndarray | None], 
             link = _link(c, orders[c.pre], order, _common_groups(chip, index))
             inputs.append((c.pre, delay, link))
             ways[id(c)] = Way(c.label, *link.way.split(": ", 1))
+    inputs.sort(key=lambda each: each[0] == index)  # its own spikes last
+    own = [link for pre, _, link in inputs if pre == index]
     bias = arithmetic.effective_bias(layer.bias_mant.reshape(-1), layer.bias_exp)
     unity = arithmetic.DECAY_UNITY
     return LayerPlan(
         layer,
         order,
         tuple(inputs),
+        len(own) == 1 and not isinstance(own[0], Product),
         loop,
         _ordered(bias, order),
         _ordered(layer.u_init.reshape(-1), order),
         ((unity - 1 - layer.du) / unity, (unity - layer.dv) / unity),
+        not by_reference and keeps_24_bits(chip, index),
         _ordered(layer.thresholds << arithmetic.STATE_SHIFT, order),
         chip.inputs_of(index),
         by_reference,
@@ -351,7 +385,7 @@ def _lists(c: Diagonal | Sparse, pre: np.ndarray | None, post: np.ndarray | None
 
 
 def _tiles(c: Conv, pre: np.ndarray | None) -> Tiles:
-    """Tables for :func:`kernels.accumulate_tiles`; the layer behind is in the order of :func:`_order` for ``c.groups``.
+    """Tables for :func:`kernels.tiles`; the layer behind is in the order of :func:`_order` for ``c.groups``.
 
     An input at padded position z reaches outputs o = (z − k)/s for those kernel places k ≤ z with k ≡ z (mod s). With
     k = z mod s + s·m, the outputs for m = M − 1 … 0 lie side by side, so the weights do as well: for each channel and
@@ -370,7 +404,8 @@ def _tiles(c: Conv, pre: np.ndarray | None) -> Tiles:
     to = ((group * height + low_y) * width + low_x) * channels
     phase = (channel * c.stride[0] + phase_y) * c.stride[1] + phase_x
     at = ((phase * my + skip_y) * mx + skip_x) * channels
-    tiles = np.stack([to, at, np.where(columns > 0, rows, 0), columns * channels], axis=1).astype(np.uint32)
+    place = (group * c.input_shape[1] + y) * c.input_shape[2] + x
+    tiles = np.stack([to, at, np.where(columns > 0, rows, 0), columns * channels, place], axis=1).astype(np.uint32)
     narrow, doubled, limit = _narrow(weight.ravel())
     strides = (width * channels, mx * channels)
     return Tiles(tiles, strides, narrow, limit, doubled, f"events: binary spikes, {narrow.dtype} tiles")
@@ -427,13 +462,15 @@ def _groups(chip: ChipNetwork, layers: tuple[LayerPlan, ...]) -> tuple[Group, ..
     for end in range(1, len(layers) + 1):
         if end < len(layers) and any(c.post < end <= c.pre for c in back):
             continue
-        delays = [delay for index in range(begin, end) for pre, delay in _sources(chip, layers[index]) if pre >= index]
+        delays = [delay for index in range(begin, end) for pre, delay in _waits(chip, layers[index]) if pre >= index]
         groups.append(Group(begin, end, min(delays, default=0)))
         begin = end
     return tuple(groups)
 
 
-def _sources(chip: ChipNetwork, layer: LayerPlan) -> list[tuple[int, int]]:
-    if layer.by_reference:
-        return [(c.pre, chip.logical_delay(c)) for c in layer.connections]
-    return [(pre, delay) for pre, delay, _ in layer.inputs]
+def _waits(chip: ChipNetwork, layer: LayerPlan) -> list[tuple[int, int]]:
+    """(source, logical delay) of the connections that are added up for a whole block of steps at once."""
+    if layer.by_reference:  # step by step, so that its own spikes are there in time
+        return [(c.pre, chip.logical_delay(c)) for c in layer.connections if c.pre != c.post]
+    inputs = layer.inputs[:-1] if layer.recurrent else layer.inputs
+    return [(pre, delay) for pre, delay, _ in inputs]
