@@ -104,7 +104,7 @@ def _learning(connection, rule, tag):
 
 def run(build, tag):
     """Return every watched variable after every step, ``{name: (STEPS, *shape)}``."""
-    from ottt_loihi.onchip.lava.inprocess import InProcessRun
+    from ottt_loihi.converters.lava.inprocess import InProcessRun
 
     process, variables = build(tag)
     seen = {f"{var.process.__class__.__name__}.{var.name}": [] for var in variables}

@@ -101,7 +101,7 @@ def test_a_frozen_layer_takes_one_phase(front, hidden, feedback, epoch):
 def test_every_state_of_the_front_and_every_weight_equal_lavas(graded, reset, recurrent):
     """Epoch by epoch: the front's u, v, s are the exact simulator's; at the end everything is sim.learn's."""
     pytest.importorskip("lava.magma.core.process.process")
-    from ottt_loihi.onchip.lava.inprocess import InProcessRun
+    from ottt_loihi.converters.lava.inprocess import InProcessRun
     from ottt_loihi.onchip.stream import Stream
 
     chip = make_plastic(network(graded, reset, recurrent), layers=[2, 3])

@@ -53,7 +53,7 @@ def test_every_variable_equals_the_oracle(case):
 @pytest.mark.parametrize("examples", [6, pytest.param(40, marks=pytest.mark.slow)])
 def test_every_variable_equals_lavas_models(examples):
     pytest.importorskip("lava.magma.core.process.process")
-    from ottt_loihi.onchip.lava.inprocess import InProcessRun
+    from ottt_loihi.converters.lava.inprocess import InProcessRun
 
     @settings(max_examples=examples, **RELAXED)
     @given(case=learning_cases())

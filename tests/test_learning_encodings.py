@@ -88,7 +88,7 @@ def test_what_the_three_factors_would_lose_without_64_f_and_the_mantissa_2():
 @pytest.mark.parametrize("encoding", ALL)
 def test_lavas_engine_computes_the_change(encoding):
     pytest.importorskip("lava.magma.core.process.process")
-    from ottt_loihi.onchip.lava.inprocess import InProcessRun
+    from ottt_loihi.converters.lava.inprocess import InProcessRun
     from ottt_loihi.onchip.lava.processes.dense import OTTTDense
     from ottt_loihi.onchip.lava.rule import OTTTLearningRule
 

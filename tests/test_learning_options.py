@@ -23,8 +23,8 @@ from ottt_loihi.errors import FileError
 pytestmark = pytest.mark.lava
 pytest.importorskip("lava.magma.core.process.process")
 
+from ottt_loihi.converters.lava.inprocess import InProcessRun  # noqa: E402
 from ottt_loihi.onchip.lava.float_graph import build_float_graph  # noqa: E402
-from ottt_loihi.onchip.lava.inprocess import InProcessRun  # noqa: E402
 
 T, CLASSES = 4, 3
 

@@ -123,8 +123,8 @@ class TestDying:
 def test_lavas_models_go_on_where_a_learner_stands_and_say_where_they_are(case):
     """Any network, rule and option: half of the samples without Lava, half with it, and the state given back."""
     pytest.importorskip("lava.magma.core.process.process")
+    from ottt_loihi.converters.lava.inprocess import InProcessRun
     from ottt_loihi.onchip.lava.graph import begin_at, build_graph
-    from ottt_loihi.onchip.lava.inprocess import InProcessRun
 
     whole, half, count = Learner(case.network()), Learner(case.network()), len(case.x)
     whole.learn(case.packed, case.labels, case.gate)

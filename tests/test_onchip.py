@@ -14,10 +14,10 @@ from ottt_loihi.sim.network import LIF, Dense
 pytestmark = pytest.mark.lava
 pytest.importorskip("lava.magma.core.process.process")
 
+from ottt_loihi.converters.lava.inprocess import InProcessRun  # noqa: E402
 from ottt_loihi.converters.lava.runtime import LavaRun  # noqa: E402
 from ottt_loihi.onchip.lava.float_graph import build_float_graph  # noqa: E402
 from ottt_loihi.onchip.lava.graph import build_graph  # noqa: E402
-from ottt_loihi.onchip.lava.inprocess import InProcessRun  # noqa: E402
 from ottt_loihi.onchip.lava.processes.dense import OTTTDense  # noqa: E402
 from ottt_loihi.onchip.lava.rule import OTTTLearningRule  # noqa: E402
 from ottt_loihi.onchip.network.scales import layer_scales, quantized_feedback, random_feedback  # noqa: E402

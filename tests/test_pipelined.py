@@ -57,8 +57,8 @@ def test_every_variable_equals_the_oracle(hidden, feedback, encoding):
 )
 def test_every_variable_equals_lavas_models(hidden, encoding, feedback):
     pytest.importorskip("lava.magma.core.process.process")
+    from ottt_loihi.converters.lava.inprocess import InProcessRun
     from ottt_loihi.onchip.lava.graph import build_graph
-    from ottt_loihi.onchip.lava.inprocess import InProcessRun
 
     (x, labels), plan, rates = data(10), make_plan(chip(hidden)), [0.1] * (len(hidden) + 1)
     packed, options = np.packbits(x, axis=-1), Options(schedule="pipelined", encoding=encoding)
@@ -161,8 +161,8 @@ def float_loop(weights, x, labels, rate, feedback, decay=0.5):
 @pytest.mark.parametrize("hidden", [(), (9,), (9, 7)])
 def test_float_learning_is_the_loop(hidden, kind):
     pytest.importorskip("lava.magma.core.process.process")
+    from ottt_loihi.converters.lava.inprocess import InProcessRun
     from ottt_loihi.onchip.lava.float_graph import build_float_graph
-    from ottt_loihi.onchip.lava.inprocess import InProcessRun
 
     rng = np.random.default_rng(3)
     sizes = (12, *hidden, 3)

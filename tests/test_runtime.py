@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 from ottt_loihi.converters.lava import runtime
-from ottt_loihi.converters.lava.runtime import LavaRun, check_models, require_lava
+from ottt_loihi.converters.lava.models import check_models
+from ottt_loihi.converters.lava.runtime import LavaRun, require_lava
 
 from ottt_loihi.errors import BackendUnavailableError, LavaError, UsageError
 

@@ -212,8 +212,8 @@ class TestLava:
 
     @pytest.mark.parametrize("feedback", ["random", "symmetric"])
     def test_float_learning_is_the_loop_with_a_mask(self, feedback):
+        from ottt_loihi.converters.lava.inprocess import InProcessRun
         from ottt_loihi.onchip.lava.float_graph import build_float_graph
-        from ottt_loihi.onchip.lava.inprocess import InProcessRun
         from ottt_loihi.sim.learning.three_factor import ThreeFactorLoop
         from scipy.sparse import csr_matrix
 
@@ -238,7 +238,7 @@ class TestLava:
                 np.testing.assert_allclose(run.get(process.weights), expected, rtol=0, atol=1e-12)
 
     def test_a_running_sparse_matrix_cannot_be_set(self):
-        from ottt_loihi.onchip.lava.inprocess import InProcessRun
+        from ottt_loihi.converters.lava.inprocess import InProcessRun
 
         for executor in (InProcessRun, LavaRun):
             connection = ours(even_weights())
@@ -303,7 +303,7 @@ def ours(weights):
 def drive(connection, steps=48, epoch=4):
     """Weights, traces and activations after each step, driven by the same spikes and y1."""
     from lava.proc.io.source import RingBuffer
-    from ottt_loihi.onchip.lava.inprocess import InProcessRun
+    from ottt_loihi.converters.lava.inprocess import InProcessRun
 
     rng = np.random.default_rng(0)
     spikes = np.where(np.arange(steps) % epoch == 0, rng.integers(0, 2, (6, steps)), 0)

@@ -32,6 +32,7 @@ from ottt_loihi.converters.lava.forked import (
     stacks_on_request,
 )
 from ottt_loihi.converters.lava.installed import lava_problem
+from ottt_loihi.converters.lava.models import ChipModels, SimulatorModels
 
 from ottt_loihi.errors import BackendUnavailableError, LavaError, UsageError
 
@@ -51,6 +52,16 @@ def require_lava() -> None:
         raise BackendUnavailableError(problem)
 
 
+def compiled(process: AbstractProcess, choice: SimulatorModels | ChipModels) -> Executable:
+    """Return the compiled graph of a process; :class:`LavaError` where Lava cannot, or selected another model."""
+    try:
+        executable = process.compile(choice.config())
+    except Exception as error:  # Lava raises anything here
+        raise LavaError(f"Lava cannot compile the graph: {type(error).__name__}: {error}") from error
+    choice.check(executable)
+    return executable
+
+
 class LavaRun:
     """A running Lava graph: ``with LavaRun(process) as run: run.steps(100); run.get(process.v)``.
 
@@ -62,6 +73,8 @@ class LavaRun:
         the ProcessModels to use, ``"fixed_pt"`` or ``"floating_pt"``; every selected model has to carry it
     models
         ProcessModel by Process class, where another model than the tagged one is wanted, or one without a tag
+    choice
+        in place of ``tag`` and ``models``: which models the processes may get, and the run configuration for them
     stall_timeout
         seconds; the run has stalled when for that long no chunk of steps ended and no process used the CPU.
         One that computes for ``BUSY_FACTOR`` times as long without finishing a step is ended as well.
@@ -81,12 +94,12 @@ class LavaRun:
         tag: str = "fixed_pt",
         models: Mapping[type, type] | None = None,
         stall_timeout: float = 10.0,
+        choice: SimulatorModels | ChipModels | None = None,
     ) -> None:
         if not stall_timeout > 0:
             raise UsageError(f"stall_timeout: expected seconds > 0, got {stall_timeout}")
         self._process = process
-        self._tag = tag
-        self._models = dict(models or {})
+        self._choice = choice or SimulatorModels(tag, dict(models or {}))
         self._stall_timeout = stall_timeout
         self._runtime: Any = None
         self._executable: Executable | None = None
@@ -97,16 +110,9 @@ class LavaRun:
 
     def __enter__(self) -> LavaRun:
         require_lava()
-        from lava.magma.core.run_configs import Loihi2SimCfg
-
         if self._process.runtime is not None:
             raise LavaError("this Lava graph has been run already: build new processes for a new run")
-        config = Loihi2SimCfg(select_tag=self._tag, exception_proc_model_map=self._models)
-        try:
-            self._executable = self._process.compile(config)
-        except Exception as error:  # Lava raises anything here
-            raise LavaError(f"Lava cannot compile the graph: {type(error).__name__}: {error}") from error
-        check_models(self._executable, self._tag, self._models)
+        self._executable = compiled(self._process, self._choice)
         self._start()
         return self
 
@@ -327,24 +333,6 @@ class _BuildFailure(Exception):
     def __init__(self, index: int, message: str) -> None:
         super().__init__(message)
         self.index = index
-
-
-def check_models(executable: Executable, tag: str, models: Mapping[type, type] | None = None) -> None:
-    """Raise :class:`LavaError` unless every Process of the graph got a ProcessModel that was asked for.
-
-    A model is asked for when ``models`` names it for its Process class, or else when it carries ``tag``. Untagged
-    models, which Lava takes without a word, have to be named.
-    """
-    models = dict(models or {})
-    wrong = []
-    for process, builder in executable.proc_builders.items():
-        selected = builder.proc_model
-        wanted = models.get(type(process))
-        if selected is not wanted if wanted else tag not in selected.tags:
-            expected = wanted.__name__ if wanted else f"a model tagged {tag!r}"
-            wrong.append(f"{process.name} ({type(process).__name__}) got {selected.__name__}, not {expected}")
-    if wrong:
-        raise LavaError("Lava selected other ProcessModels than asked for: " + "; ".join(wrong))
 
 
 def _runtime_class() -> type:

@@ -11,9 +11,9 @@ from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
+from ottt_loihi.converters.lava.inprocess import InProcessRun
 from ottt_loihi.converters.lava.runtime import LavaRun
 from ottt_loihi.onchip.lava.graph import begin_at
-from ottt_loihi.onchip.lava.inprocess import InProcessRun
 from ottt_loihi.onchip.settings import Settings
 from ottt_loihi.onchip.stream import Stream
 from ottt_loihi.sim.learning.learner import Learner

@@ -15,7 +15,8 @@ from collections import deque
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from ottt_loihi.converters.lava.runtime import check_models, require_lava
+from ottt_loihi.converters.lava.models import ChipModels, SimulatorModels
+from ottt_loihi.converters.lava.runtime import compiled, require_lava
 
 from ottt_loihi.errors import LavaError, UsageError
 
@@ -25,7 +26,8 @@ if TYPE_CHECKING:
     from lava.magma.core.process.process import AbstractProcess
     from lava.magma.core.process.variable import Var
 
-BUFFERED = {"a_out": "a_buff", "error_out": "error_buff"}  # out-ports of connections, and what they send first
+# out-ports of connections, and what they send first: Dense and Sparse, Conv
+BUFFERED = {"a_out": ("a_buff", "a_buf"), "error_out": ("error_buff",)}
 
 
 class InProcessRun:
@@ -43,30 +45,27 @@ class InProcessRun:
     """
 
     def __init__(
-        self, process: AbstractProcess, tag: str = "fixed_pt", models: Mapping[type, type] | None = None
+        self,
+        process: AbstractProcess,
+        tag: str = "fixed_pt",
+        models: Mapping[type, type] | None = None,
+        choice: SimulatorModels | ChipModels | None = None,
     ) -> None:
-        self._process, self._tag, self._models = process, tag, dict(models or {})
+        self._process, self._choice = process, choice or SimulatorModels(tag, dict(models or {}))
         self.steps_done = 0
 
     def __enter__(self) -> InProcessRun:
         require_lava()
-        from lava.magma.core.run_configs import Loihi2SimCfg
-
-        config = Loihi2SimCfg(select_tag=self._tag, exception_proc_model_map=self._models)
-        try:
-            executable = self._process.compile(config)
-        except Exception as error:  # Lava raises anything here
-            raise LavaError(f"Lava cannot compile the graph: {type(error).__name__}: {error}") from error
-        check_models(executable, self._tag, self._models)
+        executable = compiled(self._process, self._choice)
         self._channels = _connect(executable)
         self._built = {process: builder.build() for process, builder in executable.proc_builders.items()}
         for process, model in self._built.items():
             if getattr(model, "var_ports", None):
                 raise LavaError(f"{process.name}: RefPorts and VarPorts need the Lava runtime")
         self._buffered = [
-            (channel, self._built[channel.source], BUFFERED[channel.name])
+            (channel, self._built[channel.source], buffer)
             for channel in self._channels
-            if _is_buffered(self._built[channel.source], channel.name)
+            if (buffer := _buffer(self._built[channel.source], channel.name))
         ]
         for channel, _, _ in self._buffered:
             channel.delivered = []
@@ -154,7 +153,7 @@ class _Channel:
         if self.delivered is None:
             self.queue.append(message)
         elif not np.array_equal(self.delivered.pop(), message):
-            raise AssertionError(f"port {self.name} sent something else than its buffer {BUFFERED[self.name]}")
+            raise AssertionError(f"port {self.name} sent something else than its buffer")
 
     def deliver(self, data: np.ndarray) -> None:
         message = np.array(data, self.d_type)
@@ -200,5 +199,6 @@ def _due(buffer: np.ndarray, channel: _Channel) -> np.ndarray:
     return buffer[..., 0] if buffer.ndim > len(channel.shape) else buffer
 
 
-def _is_buffered(model: Any, port: str) -> bool:
-    return port in BUFFERED and hasattr(model, BUFFERED[port])
+def _buffer(model: Any, port: str) -> str | None:
+    """Return the name of what a model sends on a port before it receives anything, or None."""
+    return next((name for name in BUFFERED.get(port, ()) if hasattr(model, name)), None)
