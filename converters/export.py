@@ -6,7 +6,6 @@ import contextlib
 import hashlib
 import math
 import os
-import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from ottt_loihi.converters import registers, torch_integer
 from ottt_loihi.converters.budget import Activity, Budget, activity, budget
-from ottt_loihi.converters.lava import graph as lava
 from ottt_loihi.converters.lava import script as lava_script
 from ottt_loihi.converters.limits import LOIHI2, Limits
 from ottt_loihi.converters.netx import write as netx
@@ -25,6 +23,7 @@ from ottt_loihi.converters.quantize.contraction import require_contraction
 from ottt_loihi.converters.quantize.float_network import FloatNetwork, from_torch
 from ottt_loihi.converters.quantize.quantize import Quantized, quantize
 from ottt_loihi.converters.registers import Fitted
+from ottt_loihi.converters.replay import replay
 from ottt_loihi.converters.samples import as_messages, chip_samples, drawn, samples, shaped
 from ottt_loihi.converters.verify import Agreement, Comparison, Tally, compare
 from ottt_loihi.sim import storage
@@ -278,7 +277,7 @@ def require_agreement(export: Export, max_disagreement: float) -> None:
 
 
 def verify(export: Export, backend: str, count: int) -> Comparison:
-    """Replay test samples in the Lava runtime (``"lava"``) or lava-dl's netx (``"netx"``), and compare with sim.
+    """Replay test samples in a backend, or through a .net in lava-dl's netx (``"netx"``), and compare with sim.
 
     Raises :class:`VerificationError` naming the first state that differs.
     """
@@ -287,14 +286,7 @@ def verify(export: Export, backend: str, count: int) -> Comparison:
     if data is None:
         raise UsageError("--verify: the network does not name its data set")
     x, _ = chip_samples(chip, data, count)
-    record = ("u", "v", "s")
-    if backend == "lava":
-        found = lava.run(chip, x, record)
-    else:
-        with tempfile.TemporaryDirectory() as folder:
-            netx.write(chip, Path(folder) / "model.net")
-            found = netx.run(chip, Path(folder) / "model.net", x, record)
-    comparison = compare(chip, sim.run(chip, x, record), found)
+    comparison = replay(chip, backend, x)
     comparison.raise_if_different(f"{backend} and sim")
     return comparison
 

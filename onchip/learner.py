@@ -12,9 +12,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
-from ottt_loihi.converters.lava.runtime import require_lava
+from ottt_loihi.converters.lava.backends import find
 from ottt_loihi.onchip.checkpoint import Checkpoint
-from ottt_loihi.onchip.lava.executors import BACKENDS, executor
+from ottt_loihi.onchip.lava.executors import executor
 from ottt_loihi.onchip.lava.repetition import Repetition, repeat_in_lava
 from ottt_loihi.onchip.network.trainable import make_plan
 from ottt_loihi.onchip.result import CurvePoint, LearningResult
@@ -27,7 +27,6 @@ from ottt_loihi.sim.network import ChipNetwork
 from ottt_loihi.errors import LavaError, UsageError
 
 __all__ = [
-    "BACKENDS",
     "CurvePoint",
     "LearningResult",
     "Repetition",
@@ -101,10 +100,7 @@ def learn(
         when Lava fails, saying what is kept and where, or is not there
     """
     settings = settings or Settings()
-    if backend not in BACKENDS:
-        raise UsageError(f"backend: expected one of {', '.join(BACKENDS)}, got {backend!r}")
-    if backend != "sim":
-        require_lava()
+    find(backend).require()
     plan = make_plan(chip, settings.unit)
     if test is not None:
         test = check_data(chip, *test, what="test data")

@@ -72,7 +72,16 @@ def test_wrong_usage_is_2(model):
     assert_one_line(
         run_here("ottt-export", model, "--weight-bits", "99"), 2, "expected 2 … 8, ternary or binary, got 99"
     )
-    assert_one_line(run_here("ottt-run", model.with_suffix(".h5"), "--verify", "loihi"), 2, "loihi")
+    assert_one_line(run_here("ottt-run", model.with_suffix(".h5"), "--verify", "loihi"), 2, "--verify: expected one of")
+    for line in (("ottt-run", model.with_suffix(".h5")), ("ottt-learn",)):
+        expected = "--backend: expected one of sim, inprocess, lava, loihi2, got 'loihi'"
+        assert_one_line(run_here(*line, "--backend", "loihi"), 2, expected)
+
+
+def test_a_chip_that_is_not_there_is_one_line(model):
+    for line in (("ottt-run", model.with_suffix(".h5"), "--backend"), ("ottt-export", model, "--verify")):
+        assert_one_line(run_here(*line, "loihi2"), 2, "loihi2 needs Intel's Lava extension")
+    assert_one_line(run_here("ottt-learn", "--backend", "loihi2"), 2, "loihi2 needs Intel's Lava extension")
 
 
 def test_missing_and_truncated_files_are_3(model, tmp_path):

@@ -4,7 +4,6 @@ import h5py
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings
-from hypothesis import strategies as st
 from networks import chip_networks, conv_networks, random_messages
 from ottt_loihi.converters import verify
 from ottt_loihi.converters.lava import graph as lava
@@ -52,41 +51,6 @@ def test_random_networks_equal_lava(chip):
 def test_convolutions_equal_lava(chip):
     x = random_messages(chip, batch=2)
     assert_equal_runs(chip, reference.run(chip, x, EVERYTHING), lava.run(chip, x, EVERYTHING))
-
-
-@pytest.mark.lava
-@settings(max_examples=3, deadline=None, phases=[Phase.generate], suppress_health_check=list(HealthCheck))
-@given(seed=st.integers(0, 1000), graded=st.booleans())
-def test_a_pipeline_of_lif_reset_equals_separate_samples(seed, graded):
-    """Samples follow one another without a gap, biased layers and slow currents included."""
-    rng = np.random.default_rng(seed)
-    conv = Conv(INPUT, 0, 2 * rng.integers(-60, 90, (2, 1, 3, 3)), (1, 5, 5), num_message_bits=8 * graded)
-    layers = (
-        LIF((2, 3, 3), int(rng.integers(0, 4096)), int(rng.integers(0, 4097)), 200, rng.integers(-9, 30, (2, 3, 3)), 6),
-        LIF((7,), -1, 1024, 300, rng.integers(-9, 30, 7), 6),
-        LIF((4,), 4095, 4096, 131071),
-    )
-    weights = (2 * rng.integers(-60, 70, (7, 18)), 2 * rng.integers(-60, 60, (4, 7)))
-    readout = ["sum_v", "spike_count"][seed % 2]
-    connections = (conv, Dense(0, 1, weights[0]), Dense(1, 2, weights[1]))
-    chip = ChipNetwork((1, 5, 5), layers, connections, int(rng.integers(2, 6)), readout)
-    x = random_messages(chip, batch=5, seed=seed)
-    expected = reference.run(chip, x, EVERYTHING)
-    assert expected.spike_counts[0] > 0
-    assert_equal_runs(chip, expected, lava.run(chip, x, EVERYTHING, pipelined=True))
-    np.testing.assert_array_equal(lava.run(chip, x, pipelined=True).scores, expected.scores)
-
-
-@pytest.mark.parametrize(
-    ("chip", "says"),
-    [
-        (mlp("subtract"), "recurrent or delayed spikes of a sample would arrive in the next one"),
-        (mlp("subtract", bias=True), "hidden: begins with a current of its own"),
-    ],
-)
-def test_what_cannot_be_pipelined_is_refused(chip, says):
-    with pytest.raises(ChipError, match=says):
-        lava.require_pipeline(chip)
 
 
 @pytest.mark.lava

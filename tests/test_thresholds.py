@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from ottt_loihi.converters import torch_integer
 from ottt_loihi.converters.budget import budget
 from ottt_loihi.converters.lava import graph as lava
+from ottt_loihi.converters.lava.backends import BACKENDS
 from ottt_loihi.converters.limits import LOIHI1, LOIHI2
 from ottt_loihi.converters.netx import write as netx
 from ottt_loihi.converters.quantize import channel_scale
@@ -165,7 +166,7 @@ def test_a_pipeline_of_thresholds_equals_lava():
     net = dense_network(rng, [0.31, 0.2, 0.57, 0.4], "zero")
     chip, x = quantize(net).chip, messages(net, 5, rng)
     chip = replace(chip, layers=tuple(replace(layer, u_init=0) for layer in chip.layers))
-    assert_equal(reference.run(chip, x, EVERYTHING), lava.run(chip, x, EVERYTHING, pipelined=True))
+    assert_equal(reference.run(chip, x, EVERYTHING), BACKENDS["lava"].stream(chip, x, EVERYTHING))
 
 
 def float_run(layer, weight, sent):

@@ -5,26 +5,22 @@ T + L wall-clock steps. The host starts each sample: it clears all states, and w
 it writes its initial u and its bias. Until then a layer has neither input nor bias and stays silent, so that nothing of
 the time before reaches anybody, recurrent connections included.
 
-Pipelined, samples follow one another without a gap, T steps each, and nobody writes anything: ``LIFReset`` forgets u
-and v when a layer's next sample begins, l + 1 steps after the input's. That is exact where nothing else outlives a
-sample.
+Samples that follow one another without the host: ``converters/lava/stream.py``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from ottt_loihi.converters.lava.runtime import LavaRun, require_lava
+from ottt_loihi.converters.lava.stream import LEAD, as_result, no_states
 from ottt_loihi.sim.inference.reference import Result, check_input
-from ottt_loihi.sim.network import INPUT, ChipNetwork, Connection, Conv, Diagonal, Sparse
+from ottt_loihi.sim.network import INPUT, LIF, ChipNetwork, Connection, Conv, Diagonal, Sparse
 
 from ottt_loihi.errors import ChipError
-
-RECORDABLE = ("u", "v", "s")
-LEAD = 1  # silent steps before the first sample: Lava lets nobody write a state before the first step
 
 
 @dataclass(frozen=True)
@@ -55,20 +51,17 @@ def run_length(chip: ChipNetwork, batch: int) -> int:
     return LEAD + batch * steps_per_sample(chip)
 
 
-def build(chip: ChipNetwork, messages: np.ndarray, pipelined: bool = False) -> Graph:
+def build(chip: ChipNetwork, messages: np.ndarray) -> Graph:
     """Build the process graph for samples ``messages``, int32 ``(batch, num_steps, input_size)``.
 
-    Raises :class:`ChipError` for plastic (``learning9``) connections, whose odd weights Lava would truncate, or for
-    what cannot be pipelined, and :class:`BackendUnavailableError` without Lava.
+    Raises :class:`ChipError` for plastic (``learning9``) connections, whose odd weights Lava would truncate, and
+    :class:`BackendUnavailableError` without Lava.
     """
     require_lava()
     from lava.proc.io.sink import RingBuffer as Sink
 
-    if pipelined:
-        require_pipeline(chip)
-    neurons = tuple(_neurons(chip, index, pipelined) for index in range(len(chip.layers)))
-    period = chip.num_steps if pipelined else steps_per_sample(chip)
-    source = build_source(messages, period, len(chip.layers) if pipelined else 0)
+    neurons = tuple(_neurons(layer) for layer in chip.layers)
+    source = build_source(messages, steps_per_sample(chip))
     connections = tuple(build_connection(c) for c in chip.connections)
     for c, process in zip(chip.connections, connections):
         wire(c, (source if c.pre == INPUT else neurons[c.pre]).s_out, process, neurons[c.post].a_in)
@@ -79,37 +72,22 @@ def build(chip: ChipNetwork, messages: np.ndarray, pipelined: bool = False) -> G
     return Graph(source, neurons, connections, sinks)
 
 
-def require_pipeline(chip: ChipNetwork) -> None:
-    """Refuse what outlives a sample: initial currents, spikes that are still on their way."""
-    for index, layer in enumerate(chip.layers):
-        if layer.u_init.any():
-            raise ChipError(f"{layer.name}: begins with a current of its own, which LIFReset would not give it again")
-        if (late := [c for c in chip.inputs_of(index) if chip.logical_delay(c)]) != []:
-            raise ChipError(f"{late[0].label}: recurrent or delayed spikes of a sample would arrive in the next one")
-
-
-def _neurons(chip: ChipNetwork, index: int, pipelined: bool) -> Any:
+def _neurons(layer: LIF) -> Any:
     from lava.proc.lif.process import LIF as LavaLIF
-    from lava.proc.lif.process import LIFReset
 
-    layer = chip.layers[index]
     # Lava's threshold is one number, which its CPU models compare with as it comes: an array of them as well
     vth = layer.vth if isinstance(layer.vth, int) else layer.thresholds
     settings = {"du": layer.du, "dv": layer.dv, "vth": vth, "bias_exp": layer.bias_exp}
-    if not pipelined:
-        return LavaLIF(shape=(layer.size,), bias_mant=np.zeros(layer.size, np.int32), **settings)
-    first = LEAD + index + 2  # the wall-clock step of its first logical step
-    bias = np.array(layer.bias_mant.reshape(-1))
-    return LIFReset(shape=(layer.size,), bias_mant=bias, reset_interval=chip.num_steps, reset_offset=first, **settings)
+    return LavaLIF(shape=(layer.size,), bias_mant=np.zeros(layer.size, np.int32), **settings)
 
 
-def build_source(messages: np.ndarray, period: int, tail: int = 0) -> Any:
-    """A Lava ``RingBuffer``: ``LEAD`` silent steps, each sample and silence up to ``period`` steps, ``tail`` steps."""
+def build_source(messages: np.ndarray, period: int) -> Any:
+    """A Lava ``RingBuffer``: ``LEAD`` silent steps, then each sample and silence up to ``period`` steps."""
     from lava.proc.io.source import RingBuffer as Source
 
     batch, num_steps, size = messages.shape
-    data = np.zeros((LEAD + batch * period + tail, size), np.int32)
-    data[LEAD : LEAD + batch * period].reshape(batch, period, size)[:, :num_steps] = messages
+    data = np.zeros((LEAD + batch * period, size), np.int32)
+    data[LEAD:].reshape(batch, period, size)[:, :num_steps] = messages
     return Source(data=np.ascontiguousarray(data.T))
 
 
@@ -118,41 +96,22 @@ def run(
     x: np.ndarray,
     record: tuple[str, ...] = (),
     stall_timeout: float = 30.0,
-    *,
-    pipelined: bool = False,
+    execute: Callable[..., Any] = LavaRun,
 ) -> Result:
     """Run a batch in the Lava runtime: the same arguments and result as :func:`ottt_loihi.sim.inference.reference.run`.
 
-    ``pipelined``: samples without a gap between them, and no host in the loop (module docstring). Raises
-    :class:`LavaError` when a process dies or nothing moves for ``stall_timeout`` seconds, and :class:`ChipError` for a
-    network that cannot be pipelined.
+    ``execute``: what runs a graph, from a process and ``stall_timeout``. Raises :class:`LavaError` when a process dies
+    or nothing moves for ``stall_timeout`` seconds.
     """
     messages = check_input(chip, x)
-    graph = build(chip, messages, pipelined)
-    recorder = Recorder(chip, len(messages), record, chip.num_steps if pipelined else steps_per_sample(chip))
-    with LavaRun(graph.source, stall_timeout=stall_timeout) as lava:
-        if pipelined:
-            _stream(chip, lava, graph, recorder)
-        else:
-            buffers = [getattr(p, "a_buf" if isinstance(c, Conv) else "a_buff") for c, p in graph.pairs(chip)]
-            drive(chip, lava, graph.neurons, buffers, len(messages), recorder)
+    graph = build(chip, messages)
+    recorder = Recorder(chip, len(messages), record)
+    with execute(graph.source, stall_timeout=stall_timeout) as lava:
+        buffers = [getattr(p, "a_buf" if isinstance(c, Conv) else "a_buff") for c, p in graph.pairs(chip)]
+        drive(chip, lava, graph.neurons, buffers, len(messages), recorder)
         for layer, sink in enumerate(graph.sinks):
             recorder.add_spikes(layer, lava.get(sink.data))
     return recorder.result()
-
-
-def _stream(chip: ChipNetwork, lava: LavaRun, graph: Graph, recorder: Recorder) -> None:
-    """All samples through a pipelined graph: one call where only spikes are asked for."""
-    length = graph.source.data.shape[1]
-    if not {"u", "v"} & set(recorder.record) and chip.readout == "spike_count":
-        lava.steps(length)
-        return
-    for wall in range(1, length + 1):
-        lava.steps(1)
-        for index in range(len(chip.layers)):
-            sample, t = divmod(wall - LEAD - index - 2, chip.num_steps)
-            if 0 <= sample < recorder.batch:
-                recorder.add(lava, graph.neurons[index], sample, index, t)
 
 
 def drive(
@@ -214,12 +173,9 @@ def shaped_like(values: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
 class Recorder:
     """Collects states at logical steps and turns them into a :class:`Result`."""
 
-    def __init__(self, chip: ChipNetwork, batch: int, record: tuple[str, ...], period: int) -> None:
-        self.chip, self.batch, self.record, self.period = chip, batch, record, period
-        self.arrays = {
-            name: [np.zeros((chip.num_steps, batch, layer.size), np.int32) for layer in chip.layers]
-            for name in RECORDABLE
-        }
+    def __init__(self, chip: ChipNetwork, batch: int, record: tuple[str, ...]) -> None:
+        self.chip, self.batch, self.record, self.period = chip, batch, record, steps_per_sample(chip)
+        self.arrays = no_states(chip, batch)
 
     def add(self, lava: LavaRun, neuron: Any, sample: int, layer: int, t: int) -> None:
         readout = layer == len(self.chip.layers) - 1
@@ -234,17 +190,7 @@ class Recorder:
             self.arrays["s"][layer][:, sample] = data[:, begin : begin + self.chip.num_steps].T
 
     def result(self) -> Result:
-        v, s = self.arrays["v"][-1].astype(np.int64), self.arrays["s"][-1].astype(np.int64)
-        scores = {"sum_v": v.sum(axis=0), "last_v": v[-1], "spike_count": s.sum(axis=0)}[self.chip.readout]
-        states = {
-            name: [
-                (a != 0 if name == "s" else a).reshape(self.chip.num_steps, self.batch, *layer.shape)
-                for a, layer in zip(self.arrays[name], self.chip.layers)
-            ]
-            for name in self.record
-        }
-        counts = np.array([int(a.sum()) for a in self.arrays["s"]], np.int64)
-        return Result(scores, states, counts)
+        return as_result(self.chip, self.arrays, self.record)
 
 
 def wire(c: Connection, spikes: Any, process: Any, current: Any) -> None:

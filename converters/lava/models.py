@@ -69,7 +69,7 @@ class ChipModels:
     def check(self, executable: Executable) -> None:
         """Raise :class:`LavaError` where a Process of the network got a Python model that needs no neuro core."""
         from lava.magma.core.model.py.model import AbstractPyProcessModel
-        from lava.magma.core.resources import NeuroCore
+        from lava.magma.core.resources import ECPU, NeuroCore
         from lava.proc.io import sink, source
 
         ends, wrong = (source.RingBuffer, sink.RingBuffer, *self.host), []
@@ -78,7 +78,7 @@ class ChipModels:
             in_python = isinstance(model, type) and issubclass(model, AbstractPyProcessModel)
             if not in_python or isinstance(process, ends) or type(process).__module__.startswith(ADAPTERS):
                 continue
-            if not any(issubclass(resource, NeuroCore) for resource in model.required_resources):
+            if not any(issubclass(resource, (NeuroCore, ECPU)) for resource in model.required_resources):
                 wrong.append(f"{process.name} ({type(process).__name__}) got {model.__name__}")
         if wrong:
             raise LavaError(f"Lava selected Python models of the host in place of the chip's: {'; '.join(wrong)}")

@@ -95,7 +95,7 @@ def run(chip: ChipNetwork, path: str | os.PathLike[str], x: np.ndarray, record: 
     sinks = [Sink(shape=n.s_out.shape, buffer=lava.run_length(chip, len(messages))) for n in neurons]
     for neuron, sink in zip(neurons, sinks):
         neuron.s_out.connect(sink.a_in)
-    recorder = lava.Recorder(chip, len(messages), record, lava.steps_per_sample(chip))
+    recorder = lava.Recorder(chip, len(messages), record)
     with LavaRun(source) as runtime:
         lava.drive(chip, runtime, neurons, buffers, len(messages), recorder)
         for index, sink in enumerate(sinks):

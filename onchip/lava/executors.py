@@ -11,14 +11,11 @@ from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
-from ottt_loihi.converters.lava.inprocess import InProcessRun
-from ottt_loihi.converters.lava.runtime import LavaRun
+from ottt_loihi.converters.lava.backends import find
 from ottt_loihi.onchip.lava.graph import begin_at
 from ottt_loihi.onchip.settings import Settings
 from ottt_loihi.onchip.stream import Stream
 from ottt_loihi.sim.learning.learner import Learner
-
-BACKENDS = ("sim", "inprocess", "lava")
 
 
 class SimRun:
@@ -71,6 +68,5 @@ def executor(
         return
     graph = stream.build(settings)
     begin_at(graph, learner)
-    source = graph.source
-    with InProcessRun(source) if backend == "inprocess" else LavaRun(source, stall_timeout=stall_timeout) as run:
+    with find(backend).execute(graph.source, stall_timeout=stall_timeout) as run:
         yield GraphRun(graph, run, learner)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ottt_loihi.cli import command
+from ottt_loihi.converters import replay
 from ottt_loihi.errors import UsageError
 
 if TYPE_CHECKING:
@@ -31,11 +32,6 @@ class Form(str, Enum):
 class Target(str, Enum):
     loihi1 = "loihi1"
     loihi2 = "loihi2"
-
-
-class Backend(str, Enum):
-    lava = "lava"
-    netx = "netx"
 
 
 class Thresholds(str, Enum):
@@ -91,7 +87,8 @@ def export(
     ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Write nothing.")] = False,
     verify: Annotated[
-        list[Backend] | None, typer.Option(help="Replay --verify-samples in Lava or netx, every state compared.")
+        list[str] | None,
+        typer.Option(help="Replay --verify-samples in lava, inprocess, loihi2 or netx, every state compared."),
     ] = None,
     verify_samples: Annotated[int, typer.Option(min=1, help="Test samples to replay there.")] = 20,
     time_steps: Annotated[
@@ -120,6 +117,8 @@ def export(
     from ottt_loihi.report import report
     from ottt_loihi.report.export_section import section, tables
 
+    for place in verify or []:
+        replay.require(place)
     command.expect_file(model, "model.pt", {"": "ottt-train -o FOLDER makes one"})
     options = exporter.Options(
         num_weight_bits=_bits(weight_bits),
@@ -135,13 +134,13 @@ def export(
     )
     result = _export(model, options, time_steps, input_shape, dt)
     exporter.require_agreement(result, max_disagreement)
-    verified = [exporter.verify(result, backend.value, verify_samples) for backend in verify or []]
+    verified = [exporter.verify(result, place, verify_samples) for place in verify or []]
     files: dict[str, str] = {}
     if not dry_run:
         folder = output or model.parent
         files = exporter.write(result, folder, nir or force_nir, force_nir)
         files["report"] = str(report.add(folder, section(result, files)))
-    replays = {b.value: {"samples": verify_samples} | asdict(found) for b, found in zip(verify or [], verified)}
+    replays = {place: {"samples": verify_samples} | asdict(found) for place, found in zip(verify or [], verified)}
     if json:
         command.print_json(
             {

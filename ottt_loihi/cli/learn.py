@@ -15,6 +15,7 @@ from ottt_loihi.cli import command
 from ottt_loihi.cli import learn_options as rule
 from ottt_loihi.cli.learn_report import SEEN, story, table, write
 from ottt_loihi.cli.learn_scenario import Scenario, Transform, make_scenario
+from ottt_loihi.converters.lava.backends import find
 
 if TYPE_CHECKING:
     import numpy as np
@@ -22,12 +23,6 @@ if TYPE_CHECKING:
     from ottt_loihi.onchip.learner import LearningResult, Repetition, Settings
     from ottt_loihi.sim.learning.subspace import Subspace
     from ottt_loihi.sim.network import ChipNetwork
-
-
-class Backend(str, Enum):
-    sim = "sim"
-    inprocess = "inprocess"
-    lava = "lava"
 
 
 class Rounding(str, Enum):
@@ -51,8 +46,9 @@ def learn(
     ] = Transform.none,
     passes: Annotated[int, typer.Option(min=1, help="How often the training images are gone through.")] = 2,
     backend: Annotated[
-        Backend, typer.Option(help="The fast simulator, or with the same result Lava's models or its runtime.")
-    ] = (Backend.sim),
+        str,
+        typer.Option(help="sim, the fast simulator; with the same result inprocess or lava; loihi2, a chip."),
+    ] = "sim",
     feedback: Annotated[Feedback, typer.Option(help="How the error reaches hidden layers.")] = Feedback.random,
     rounding: Annotated[
         Rounding, typer.Option(help="Of updated weights: independent as on the chip, or Lava's one draw for all.")
@@ -118,6 +114,7 @@ def learn(
     from ottt_loihi.onchip.learner import learn as learn_on_chip
     from ottt_loihi.onchip.learner import repeat_in_lava as repeat
 
+    find(backend, "--backend").require()
     scenario = make_scenario(model, transform, hidden, density, data, seed, plastic)
     folder = output or (model.parent if model else Path("runs/learn"))
     rates = {"readout_rate": readout_rate, "hidden_rate": hidden_rate}
@@ -147,7 +144,7 @@ def learn(
             scenario.training,
             test=scenario.test,
             passes=passes,
-            backend=backend.value,
+            backend=backend,
             settings=settings,
             progress=show,
             checkpoint=folder / f"{scenario.name}-state",

@@ -3,34 +3,24 @@
 from __future__ import annotations
 
 import time
-from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from ottt_loihi.cli import command
+from ottt_loihi.converters import replay
+from ottt_loihi.converters.lava.backends import find
 
 if TYPE_CHECKING:
     import numpy as np
 
+    from ottt_loihi.converters.lava.backends import Backend
     from ottt_loihi.sim.inference.reference import Result
     from ottt_loihi.sim.network import ChipNetwork
 
 
-class Engine(str, Enum):
-    sim = "sim"
-    lava = "lava"
-
-
-class Backend(str, Enum):
-    lava = "lava"
-    netx = "netx"
-
-
-TITLES = {Backend.lava: "Lava runtime (fixed_pt)", Backend.netx: "lava-dl netx on Lava"}
 EXPORT = "ottt-export makes one"
-WHOSE = {Engine.sim: "The chip-exact simulator's", Engine.lava: "Lava's"}
 OVERFLOWS = {
     "int32": "a sum left 32 bits",
     "conv": "a convolution's output left 24 bits",
@@ -46,11 +36,15 @@ def run(
     ] = None,
     samples: Annotated[int, typer.Option(min=1, help="Test images to classify.")] = 360,
     backend: Annotated[
-        Engine, typer.Option(help="What classifies them: the chip-exact simulator, or Lava, a thousand times slower.")
-    ] = Engine.sim,
+        str,
+        typer.Option(
+            help="What classifies them: sim, the chip-exact simulator; inprocess or lava, hundreds of times slower; "
+            "loihi2, a chip."
+        ),
+    ] = "sim",
     verify: Annotated[
-        list[Backend] | None,
-        typer.Option(help="Repeat in Lava (lava) or through model.net (netx) and compare; may be given twice."),
+        list[str] | None,
+        typer.Option(help="Repeat in lava, inprocess, loihi2 or through model.net (netx) and compare; repeatable."),
     ] = None,
     verify_samples: Annotated[int, typer.Option(min=1, help="Images to repeat there, every state compared.")] = 20,
     data: Annotated[str | None, typer.Option(help="Data set; default: the one it was trained on.")] = None,
@@ -71,15 +65,23 @@ def run(
     from ottt_loihi.converters.samples import chip_samples
     from ottt_loihi.sim import storage
 
+    place = find(backend, "--backend")
+    for where in verify or []:
+        replay.require(where)
+    place.require()
     command.expect_file(model, "model.h5", {"": EXPORT, ".pt": f"{EXPORT} of it", ".net": f"{EXPORT} of it"})
     chip = storage.load(model)
     x, labels = chip_samples(chip, data or _data_of(chip, model), samples, seed, input_range=_range(input_range))
-    result, seconds = _classify(chip, backend, x, json)
+    prepared = place.prepare(chip, x)
+    for note in prepared.notes:
+        command.err.print(f"note: {note}", soft_wrap=True)
+    result, seconds = _classify(prepared.chip, place, x, json)
     accuracy = float((result.predictions == labels).mean())
     checks = [_verify(chip, model, backend, x[:verify_samples], json) for backend in verify or []]
     summary: dict[str, Any] = {
         "model": str(model),
-        "backend": backend.value,
+        "backend": place.name,
+        "prepared": list(prepared.notes),
         "samples": len(x),
         "accuracy": accuracy,
         "spikes_per_sample": [float(n) / len(x) for n in result.spike_counts],
@@ -123,52 +125,33 @@ def _data_of(chip: ChipNetwork, model: Path) -> str:
     return data
 
 
-def _classify(chip: ChipNetwork, backend: Engine, x: np.ndarray, quiet: bool) -> tuple[Result, float]:
-    """(result, seconds) of all samples, under a progress bar."""
+def _classify(chip: ChipNetwork, backend: Backend, x: np.ndarray, quiet: bool) -> tuple[Result, float]:
+    """(result, seconds) of all samples; the simulator's under a progress bar, which Lava must not fork beside."""
     from rich.progress import Progress
 
     started = time.perf_counter()
-    if backend is Engine.lava:
-        from ottt_loihi.converters.lava import graph as lava
-
-        command.begin(f"{TITLES[Backend.lava]}, {len(x)} images", quiet)
-        return lava.run(chip, x), time.perf_counter() - started
-    from ottt_loihi import sim
-
+    if backend.name != "sim":
+        command.begin(f"{backend.title}, {len(x)} images", quiet)
+        return backend.run(chip, x), time.perf_counter() - started
     with Progress(console=command.err, transient=True, disable=quiet) as bar:
         task = bar.add_task("images", total=len(x))
-        result = sim.run(chip, x, progress=lambda done, _: bar.update(task, completed=done))
+        result = backend.run(chip, x, progress=lambda done, _: bar.update(task, completed=done))
     return result, time.perf_counter() - started
 
 
-def _verify(chip: ChipNetwork, model: Path, backend: Backend, x: np.ndarray, quiet: bool) -> dict[str, Any]:
-    """Run ``x`` in a backend and in the simulator, and compare everything."""
-    from ottt_loihi import sim
-    from ottt_loihi.converters.verify import compare
-
-    record = ("u", "v", "s")
+def _verify(chip: ChipNetwork, model: Path, place: str, x: np.ndarray, quiet: bool) -> dict[str, Any]:
+    """Run ``x`` in a place and in the simulator, and compare everything."""
     started = time.perf_counter()
-    command.begin(f"{TITLES[backend]}, {len(x)} images", quiet)
-    found = _run_in(chip, model, backend, x, record)
-    seconds = time.perf_counter() - started
-    comparison = compare(chip, sim.run(chip, x, record), found)
+    command.begin(f"{replay.title(place)}, {len(x)} images", quiet)
+    comparison = replay.replay(chip, place, x, model.with_suffix(".net"))
     return {
-        "backend": backend.value,
+        "backend": place,
         "samples": len(x),
         "compared": comparison.compared,
         "different": comparison.different,
         "first": None if comparison.first is None else str(comparison.first),
-        "seconds": seconds,
+        "seconds": time.perf_counter() - started,
     }
-
-
-def _run_in(chip: ChipNetwork, model: Path, backend: Backend, x: np.ndarray, record: tuple[str, ...]) -> Result:
-    from ottt_loihi.converters.lava import graph as lava
-    from ottt_loihi.converters.netx import write as netx
-
-    if backend is Backend.lava:
-        return lava.run(chip, x, record)
-    return netx.run(chip, model.with_suffix(".net"), x, record)
 
 
 def _fail_if_different(checks: list[dict[str, Any]]) -> None:
@@ -177,7 +160,7 @@ def _fail_if_different(checks: list[dict[str, Any]]) -> None:
     for check in checks:
         if check["different"]:
             raise VerificationError(
-                f"{TITLES[Backend(check['backend'])]} against the simulator: {check['different']} of "
+                f"{replay.title(check['backend'])} against the simulator: {check['different']} of "
                 f"{check['compared']} states differ, first at {check['first']}; please report this"
             )
 
@@ -187,7 +170,7 @@ def _tables(summary: dict[str, Any]) -> list[Any]:
 
     rows = [
         [
-            TITLES[Backend(check["backend"])],
+            replay.title(check["backend"]),
             str(check["samples"]),
             f"{check['compared']:,}",
             f"{check['different']:,}",
@@ -215,12 +198,12 @@ def _report(chip: ChipNetwork, summary: dict[str, Any], folder: Path) -> Path:
     different = sum(check["different"] for check in summary["verified"])
     verdict = "Nothing was compared with Lava in this run."
     if summary["verified"]:
-        names = " and ".join(TITLES[Backend(check["backend"])] for check in summary["verified"])
+        names = " and ".join(replay.title(check["backend"]) for check in summary["verified"])
         verdict = f"{'Every u, v and spike' if not different else 'NOT every state'} agrees with the {names}."
     section = report.Section(
         name="run",
         title="Run bit for bit",
-        summary=f"{WHOSE[Engine(summary['backend'])]} {_summary_line(summary)}. {verdict}",
+        summary=f"Computed by: {find(summary['backend']).title}. {_summary_line(summary)}. {verdict}",
         tables=_tables(summary),
     )
     return report.add(folder, section)
