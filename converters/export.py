@@ -14,7 +14,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from ottt_loihi.converters import registers, torch_integer
 from ottt_loihi.converters.budget import Activity, Budget, activity, budget
+from ottt_loihi.converters.lava import kit
 from ottt_loihi.converters.lava import script as lava_script
+from ottt_loihi.converters.lava.board import Prepared
 from ottt_loihi.converters.limits import LOIHI2, Limits
 from ottt_loihi.converters.netx import write as netx
 from ottt_loihi.converters.nir import write as nir
@@ -289,6 +291,24 @@ def verify(export: Export, backend: str, count: int) -> Comparison:
     comparison = replay(chip, backend, x)
     comparison.raise_if_different(f"{backend} and sim")
     return comparison
+
+
+def write_kit(export: Export, folder: Path, count: int) -> Prepared:
+    """Write what to take to a machine with a Loihi 2 into a folder (``converters/lava/kit.py``).
+
+    ``count``: test samples in it; random ones where the network names no data.
+
+    Raises
+    ------
+    ChipError
+        for a network that cannot run there
+    """
+    chip = export.chip
+    data = chip.recorded("training", "data", kind=str)
+    if data is None:
+        of = "random messages, because the file names no data set"
+        return kit.write(chip, folder, kit.random_messages(chip, count), of=of)
+    return kit.write(chip, folder, *chip_samples(chip, data, count), of=data)
 
 
 def write(export: Export, folder: Path, with_nir: bool = False, force_nir: bool = False) -> dict[str, str]:

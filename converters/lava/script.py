@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from importlib.metadata import version
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 from ottt_loihi.sim.network import INPUT, ChipNetwork
 
@@ -19,29 +21,38 @@ def write(chip: ChipNetwork, path: Path, chip_file: str = "model.h5") -> None:
 
     Raises :class:`ChipError` for plastic connections: their odd weights Lava would truncate.
     """
-    from jinja2 import Environment, StrictUndefined
+    require_inference(chip)
+    graded = any(c.num_message_bits for c in chip.connections if c.pre == INPUT)
+    values = {
+        "title": f"A network of {len(chip.layers)} layers",
+        "version": version("ottt-loihi"),
+        "chip": chip_file,
+        "name": path.name,
+        "module": path.stem,
+        "dtype": "graded messages" if graded else "spikes, 0 or 1,",
+        "num_steps": chip.num_steps,
+        "shape": ", ".join(map(str, chip.input_shape)),
+        "score": SCORES[chip.readout],
+    }
+    text = rendered("lava_script.py.jinja", values)
+    with atomic_write(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
 
+
+def require_inference(chip: ChipNetwork) -> None:
+    """Refuse plastic connections: their odd weights Lava would truncate."""
     for c in chip.connections:
         if c.weight_format != "inference8":
             raise ChipError(
                 f"{c.label}: a plastic connection's odd weights would be truncated by Lava; freeze() it first"
             )
-    template = files("ottt_loihi.converters.lava").joinpath("lava_script.py.jinja").read_text(encoding="utf-8")
-    graded = any(c.num_message_bits for c in chip.connections if c.pre == INPUT)
-    text = (
-        Environment(undefined=StrictUndefined, keep_trailing_newline=True)
-        .from_string(template)
-        .render(
-            title=f"A network of {len(chip.layers)} layers",
-            version=version("ottt-loihi"),
-            chip=chip_file,
-            name=path.name,
-            module=path.stem,
-            dtype="graded messages" if graded else "spikes, 0 or 1,",
-            num_steps=chip.num_steps,
-            shape=", ".join(map(str, chip.input_shape)),
-            score=SCORES[chip.readout],
-        )
-    )
-    with atomic_write(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+
+
+def rendered(template: str, values: Mapping[str, Any]) -> str:
+    """Return a template of this folder with its values filled in."""
+    from jinja2 import Environment, FunctionLoader, StrictUndefined
+
+    folder = files("ottt_loihi.converters.lava")
+    loader = FunctionLoader(lambda name: folder.joinpath(name).read_text(encoding="utf-8"))
+    environment = Environment(loader=loader, undefined=StrictUndefined, keep_trailing_newline=True)
+    return environment.get_template(template).render(values)

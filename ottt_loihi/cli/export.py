@@ -85,12 +85,18 @@ def export(
     fit_registers: Annotated[
         bool, typer.Option("--fit-registers", help="Keep decays to the chip's 12 bits, and say what that changes.")
     ] = False,
+    kit: Annotated[
+        bool,
+        typer.Option(
+            "--kit", help="Write loihi2_kit, too: graph, --verify-samples, expected integers and a script to compare."
+        ),
+    ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Write nothing.")] = False,
     verify: Annotated[
         list[str] | None,
         typer.Option(help="Replay --verify-samples in lava, inprocess, loihi2 or netx, every state compared."),
     ] = None,
-    verify_samples: Annotated[int, typer.Option(min=1, help="Test samples to replay there.")] = 20,
+    verify_samples: Annotated[int, typer.Option(min=1, help="Test samples to replay there, or in the kit.")] = 20,
     time_steps: Annotated[
         int | None, typer.Option(min=1, help="Steps of a sample, which a .net or .nir does not hold.")
     ] = None,
@@ -119,6 +125,8 @@ def export(
 
     for place in verify or []:
         replay.require(place)
+    if kit and target is not Target.loihi2:
+        raise UsageError(f"--kit: is for --target loihi2, not {target.value}")
     command.expect_file(model, "model.pt", {"": "ottt-train -o FOLDER makes one"})
     options = exporter.Options(
         num_weight_bits=_bits(weight_bits),
@@ -139,6 +147,10 @@ def export(
     if not dry_run:
         folder = output or model.parent
         files = exporter.write(result, folder, nir or force_nir, force_nir)
+        if kit:
+            files["kit"] = str(folder / "loihi2_kit")
+            for note in exporter.write_kit(result, folder / "loihi2_kit", verify_samples).notes:
+                command.err.print(f"kit: {note}", soft_wrap=True)
         files["report"] = str(report.add(folder, section(result, files)))
     replays = {place: {"samples": verify_samples} | asdict(found) for place, found in zip(verify or [], verified)}
     if json:
