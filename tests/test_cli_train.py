@@ -91,7 +91,11 @@ def test_a_run_for_people_writes_runs_train_by_default(tmp_path):
         (["--rule", "bp"], 2, "rule.name: expected one of ottt"),
         (["--network", "lenet"], 2, "network.name: expected one of mlp"),
         (["--data", "imagenot"], 2, "data: expected one of digits"),
-        (["--encoding", "frames"], 2, "expected rate or constant, got 'frames'"),
+        (
+            ["--encoding", "frames"],
+            2,
+            "expected rate, regular, latency, population, thermometer, graded, constant, got 'frames'",
+        ),
         (["--resume"], 3, "training.pt: cannot be read"),
         (["--epochs", "0"], 2, "--epochs"),
         (["--reset", "hard"], 2, "--reset"),

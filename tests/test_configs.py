@@ -69,6 +69,8 @@ def train(config, folder):
     changes = {f"training.{name}": value for name, (value, _) in ELSEWHERE.items()}
     if config.network.get("name", "mlp") != "dsr":
         changes["network.time_steps"] = STEPS
+    if "num_steps" in config.data:
+        changes["data.num_steps"] = STEPS
     if config.rule.get("name") in ("ide", "spide"):
         changes["rule.not_converged"] = "continue"  # so few steps reach no equilibrium
     run(override(config, changes), folder)

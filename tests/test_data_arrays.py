@@ -54,7 +54,7 @@ def test_dtypes():
         ((np.where(X > 0.99, np.nan, X), Y), "NaN"),
         ((X.astype(object), Y), "expected numbers, got object"),
         ((X, Y[:39]), "expected one label per sample, got 40 samples and 39 labels"),
-        ((X, Y.astype(float)), "y: expected integers, got float64"),
+        ((X, Y + 0.5), "y: expected integers or names, got float64 such as 0.5"),
         ((X, Y - 1), r"expected labels 0 … classes − 1, got -1 … 2"),
         ((X, Y + 10**9), "expected labels 0"),
         ((X, np.eye(4, dtype=int)[Y]), r"one label per sample, shape \(n,\), got \(40, 4\)"),
@@ -76,7 +76,7 @@ def test_settings_out_of_range():
     for settings in ({"test_share": 0}, {"test_share": 1}, {"seed": -1}):
         with pytest.raises(UsageError, match="test_share"):
             from_arrays(X, Y, **settings)
-    with pytest.raises(UsageError, match=r"labels: expected 0 … 2 for 3 classes, got 3"):
+    with pytest.raises(UsageError, match=r"y: expected 0 … 2, got 0 … 3"):
         from_arrays(X, Y, num_classes=3)
 
 
@@ -113,7 +113,7 @@ def test_npz(tmp_path, save):
     ("arrays", "says"),
     [
         ({"x": X, "y": np.array([None] * 40)}, "y: holds pickled objects; refused"),
-        ({"x": X, "y": Y.astype("S3")}, "y: expected numbers"),
+        ({"x": X.astype("S3"), "y": Y}, "x: expected numbers"),
         ({"x": X, "labels": Y}, "expected the arrays x_train, .*found labels, x"),
         ({"x": X * 3, "y": Y}, r"mine\.npz: x: expected images in"),
         ({"x_train": X, "y_train": Y}, "found x_train, y_train"),

@@ -47,12 +47,6 @@ class Schedule(str, Enum):
     constant = "constant"
 
 
-class Encoding(str, Enum):
-    rate = "rate"
-    constant = "constant"
-    frames = "frames"
-
-
 class EngineName(str, Enum):
     auto = "auto"
     plain = "plain"
@@ -67,7 +61,19 @@ def train(
     data: Annotated[
         str | None, typer.Option(help="A data set (ottt-data lists them), an .npz file or a folder. [digits]")
     ] = None,
-    encoding: Annotated[Encoding | None, typer.Option(help="How images become time steps. [rate]")] = None,
+    encoding: Annotated[
+        str | None,
+        typer.Option(
+            help="How values become spikes: rate, regular, latency, delta, population, thermometer, graded, frames, "
+            "constant; with options, delta:threshold=0.1. [frames, graded or rate, by the data]"
+        ),
+    ] = None,
+    time_axis: Annotated[
+        bool | None, typer.Option("--time-axis/--no-time-axis", help="An .npz: samples have time first. [what it says]")
+    ] = None,
+    scale: Annotated[
+        str | None, typer.Option(help="Values to 0 … 1 by the training samples: channel, all, none. [where needed]")
+    ] = None,
     network: Annotated[str | None, typer.Option(help="mlp, conv, vgg, vgg_f or nf_resnet34. [mlp]")] = None,
     hidden: Annotated[
         str | None, typer.Option(help="mlp: neurons per hidden layer, separated by commas. [128]")
@@ -79,7 +85,7 @@ def train(
     epochs: Annotated[int | None, typer.Option(min=1, help="[60]")] = None,
     batch_size: Annotated[int | None, typer.Option(min=1, help="[64]")] = None,
     time_steps: Annotated[
-        int | None, typer.Option("--time-steps", "-T", min=1, help="Time steps per sample, T. [6]")
+        int | None, typer.Option("--time-steps", "-T", min=1, help="Time steps per sample, T. [the data's, or 6]")
     ] = None,
     beta: Annotated[float | None, typer.Option(min=0, max=1, help="What a membrane keeps per step, λ. [0.5]")] = None,
     v_threshold: Annotated[float | None, typer.Option(help="Firing threshold, Vth. [1]")] = None,
@@ -133,6 +139,8 @@ def train(
     values: dict[str, Any] = {
         "data.name": data,
         "data.encoding": encoding,
+        "data.time_axis": time_axis,
+        "data.scale": scale,
         "network.name": network,
         "network.hidden": None if hidden is None else _hidden_sizes(hidden),
         "network.features": features,

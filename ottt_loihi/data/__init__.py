@@ -5,13 +5,16 @@
 
 from ottt_loihi.data.arrays import from_arrays, load_npz
 from ottt_loihi.data.augment import augment
+from ottt_loihi.data.codings import CODINGS, encode
 from ottt_loihi.data.description import DataDescription, Step, describe_split
 from ottt_loihi.data.digits import load_digits
 from ottt_loihi.data.encoding import rate_code
+from ottt_loihi.data.prepare import load_like, prepare, prepare_like
 from ottt_loihi.data.registry import DATA_SETS, DataSet, load_data
 from ottt_loihi.data.split import Split
 
 __all__ = [
+    "CODINGS",
     "DATA_SETS",
     "DataDescription",
     "DataSet",
@@ -19,9 +22,13 @@ __all__ = [
     "Step",
     "augment",
     "describe_split",
+    "encode",
     "from_arrays",
     "load_data",
     "load_digits",
+    "load_like",
     "load_npz",
+    "prepare",
+    "prepare_like",
     "rate_code",
 ]

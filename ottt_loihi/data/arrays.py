@@ -5,18 +5,26 @@ from __future__ import annotations
 import os
 import zipfile
 import zlib
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from ottt_loihi import checks
+from ottt_loihi.data.labels import read_labels
 from ottt_loihi.data.split import Split
 from ottt_loihi.errors import FileError, UnsafeFileError, UsageError
 from ottt_loihi.files import refuse_pointer
 
 MAX_BYTES = 1 << 32
 MAX_HEADER = 10_000
+MAX_TEXT = 4096  # bytes of a class's name
 PAIRS = {"x", "y"}
 HALVES = {"x_train", "y_train", "x_test", "y_test"}
+SAYS = {"time_axis", "dt", "class_names"}  # members of an .npz that say what its arrays are
+ROUNDING = 1e-5  # how far above 1 or below 0 a scaled image may be: float32's rounding
 
 
 def from_arrays(
@@ -26,7 +34,9 @@ def from_arrays(
     y_test: np.ndarray | None = None,
     *,
     num_classes: int = 0,
-    time_axis: bool = False,
+    time_axis: bool | int | None = None,
+    dt: float | None = None,
+    class_names: Sequence[str] = (),
     test_share: float = 0.2,
     seed: int = 0,
     name: str = "arrays",
@@ -36,46 +46,74 @@ def from_arrays(
     Parameters
     ----------
     x
-        images ``(n, *shape)``: floats in [0, 1], or uint8, which become floats by division by 255. With ``time_axis``
-        frames ``(n, T, *shape)``: uint8 and bool stay what they are (bool becomes uint8), other numbers become float32
+        images ``(n, *shape)``: floats in [0, 1], or uint8, which become floats by division by 255; features ``(n, F)``
+        in any unit. With a time axis, frames ``(n, T, *shape)``: uint8 and bool stay what they are (bool becomes
+        uint8), other integers of 0 and 1 become uint8, other numbers float32
     y
-        integers ``(n,)``, 0 … classes − 1
+        ``(n,)``: integers 0 … classes − 1, or names
     x_test, y_test
         the test samples; without them ``test_share`` of each class is taken from x, drawn with ``seed``
     num_classes
         0: as many as the labels show
+    time_axis
+        whether x has one; or which axis it is (1: the first behind the samples'). None: integers that are all 0 or 1
+        have one (spikes), and uint8 of five dimensions; other arrays have none. ``notes`` say what was found
+    dt
+        seconds per time step; it implies a time axis
+    class_names
+        one per class
 
     Raises
     ------
     UsageError
-        for arrays that do not fit together, NaN, images outside [0, 1], labels that are no integers, empty halves
+        for arrays that do not fit together, NaN, images outside [0, 1], labels outside the classes, empty halves
     """
     where = f"{name}: "
-    x, y = _samples(np.asarray(x), time_axis, f"{where}x"), _labels(np.asarray(y), f"{where}y")
     if (x_test is None) != (y_test is None):
         raise UsageError(f"{where}expected both x_test and y_test, or neither")
+    y, names, notes = read_labels(np.asarray(y), f"{where}y", class_names, num_classes)
+    x = np.asarray(x)
+    axis, found = _time_axis(x, True if time_axis is None and dt is not None else time_axis, where)
+    x, more = _samples(x, axis, f"{where}x")
+    notes = (*found, *more, *notes)
     if x_test is not None:
-        x_test = _samples(np.asarray(x_test), time_axis, f"{where}x_test")
-        y_test = _labels(np.asarray(y_test), f"{where}y_test")
+        x_test, more = _samples(np.asarray(x_test), axis, f"{where}x_test")
+        y_test, names, said = read_labels(np.asarray(y_test), f"{where}y_test", names or class_names, num_classes)
+        notes = (*notes, *more, *said)
     else:
         if len(x) != len(y):
             raise UsageError(f"{where}expected one label per sample, got {len(x)} samples and {len(y)} labels")
         chosen = _draw(y, test_share, seed, where)
         x, y, x_test, y_test = x[~chosen], y[~chosen], x[chosen], y[chosen]
-    return Split(x, y, x_test, y_test, num_classes, time_axis=time_axis, name=name)
+    return Split(
+        x,
+        y,
+        x_test,
+        y_test,
+        num_classes or len(names),
+        time_axis=axis > 0,
+        name=name,
+        class_names=names,
+        notes=notes,
+        dt=None if dt is None else checks.number(dt, f"{where}dt", 0, above=True),
+    )
 
 
 def load_npz(
     path: str | os.PathLike[str],
     *,
-    time_axis: bool = False,
+    time_axis: bool | int | None = None,
+    dt: float | None = None,
+    class_names: Sequence[str] = (),
     num_classes: int = 0,
     test_share: float = 0.2,
     seed: int = 0,
 ) -> Split:
     """An ``.npz`` file with x_train, y_train, x_test and y_test, or with x and y; see :func:`from_arrays`.
 
-    Pickled objects are never loaded, and nothing is unpacked before its declared size has been checked.
+    Beside them it may say ``time_axis``, ``dt`` and ``class_names``; an argument has to agree. Other arrays are left
+    out, and ``notes`` name them. Pickled objects are never loaded, and nothing is unpacked before its declared size
+    has been checked.
 
     Raises
     ------
@@ -84,43 +122,99 @@ def load_npz(
     UnsafeFileError
         for pickled objects, and sizes that the file cannot hold
     """
+    path, arrays, left = _open_npz(path)
+    names = ("x_train", "y_train", "x_test", "y_test") if set(arrays) >= HALVES else ("x", "y")
+    if not set(names) <= set(arrays):
+        raise FileError(
+            f"{path}: expected the arrays x_train, y_train, x_test, y_test, or x and y; "
+            f"found {', '.join(sorted({*arrays, *left})[:8]) or 'none'}"
+        )
+    try:
+        said = _says(arrays, {"time_axis": time_axis, "dt": dt, "class_names": tuple(class_names) or None})
+        split = from_arrays(
+            *(arrays[name] for name in names),
+            num_classes=num_classes,
+            test_share=test_share,
+            seed=seed,
+            name=path.name,
+            **said,
+        )
+    except UsageError as error:
+        raise FileError(f"{path}: {str(error).removeprefix(path.name + ': ')}") from error
+    unused = sorted({*left, *(set(arrays) - set(names) - SAYS)})
+    return replace(split, notes=(*split.notes, *((f"left out: {', '.join(unused[:8])}",) if unused else ())))
+
+
+def load_unlabelled(path: str | os.PathLike[str], time_axis: bool | int) -> np.ndarray:
+    """Return the samples of an ``.npz`` file that has x and no labels, as :func:`load_npz` reads them."""
+    path, arrays, _ = _open_npz(path)
+    if "x" not in arrays:
+        raise FileError(f"{path}: expected an array x, found {', '.join(sorted(arrays)[:8]) or 'none'}")
+    try:
+        said = _says(arrays, {"time_axis": time_axis})["time_axis"]
+        axis, _ = _time_axis(arrays["x"], said, f"{path}: ")
+        return _samples(arrays["x"], axis, "x")[0]
+    except UsageError as error:
+        raise FileError(f"{path}: {str(error).removeprefix(f'{path}: ')}") from error
+
+
+def has_labels(path: str | os.PathLike[str]) -> bool:
+    """Return whether an ``.npz`` file has labels."""
+    _, arrays, _ = _open_npz(path)
+    return "y" in arrays or "y_test" in arrays
+
+
+def _open_npz(path: str | os.PathLike[str]) -> tuple[Path, dict[str, np.ndarray], list[str]]:
+    """The path, the arrays with known names, and the names of the others."""
     path = Path(path)
     if not path.is_file():
         raise FileError(f"{path}: {'not an ordinary file' if path.exists() else 'no such file'}")
     try:
         refuse_pointer(path)
         with zipfile.ZipFile(path) as archive:
-            arrays = _read_members(archive, path)
+            return path, *_read_members(archive, path)
     except FileError:
         raise
     except (OSError, zipfile.BadZipFile, zlib.error, EOFError, ValueError, NotImplementedError, RuntimeError) as error:
         reason = " ".join(str(error).split())[:200]
         raise FileError(f"{path}: not a readable .npz file, or damaged ({reason})") from error
-    names = ("x_train", "y_train", "x_test", "y_test") if set(arrays) == HALVES else ("x", "y")
-    try:
-        return from_arrays(
-            *(arrays[name] for name in names),
-            num_classes=num_classes,
-            time_axis=time_axis,
-            test_share=test_share,
-            seed=seed,
-            name=path.name,
-        )
-    except UsageError as error:
-        raise FileError(f"{path}: {str(error).removeprefix(path.name + ': ')}") from error
 
 
-def _read_members(archive: zipfile.ZipFile, path: Path) -> dict[str, np.ndarray]:
+def _says(arrays: dict[str, np.ndarray], given: dict[str, Any]) -> dict[str, Any]:
+    """What the file says, with what the caller says; they have to agree."""
+    found: dict[str, Any] = {}
+    for name, value in given.items():
+        of_file = _said(name, arrays[name]) if name in arrays else None
+        if name == "time_axis" and of_file and value is True:
+            value = None  # the file also says which one
+        if value is not None and of_file is not None and value != of_file:
+            raise UsageError(f"{name}: the file says {of_file!r}, asked for is {value!r}")
+        found[name] = of_file if value is None else value
+    found["class_names"] = found.get("class_names") or ()
+    return found if "class_names" in given else {k: v for k, v in found.items() if k in given}
+
+
+def _said(name: str, value: np.ndarray) -> Any:
+    if name == "class_names":
+        if value.ndim != 1 or value.dtype.kind not in "US":
+            raise UsageError(f"class_names: expected a list of texts, got {value.dtype} {value.shape}")
+        return tuple(str(text) for text in (np.char.decode(value) if value.dtype.kind == "S" else value))
+    kinds = "biu" if name == "time_axis" else "iuf"
+    if value.shape != () or value.dtype.kind not in kinds:
+        raise UsageError(f"{name}: expected one number, got {value.dtype} {value.shape}")
+    return value.item()
+
+
+def _read_members(archive: zipfile.ZipFile, path: Path) -> tuple[dict[str, np.ndarray], list[str]]:
     infos = archive.infolist()
-    names = {info.filename.removesuffix(".npy") for info in infos}
-    if names not in (PAIRS, HALVES) or len(infos) != len(names):
-        raise FileError(
-            f"{path}: expected the arrays x_train, y_train, x_test, y_test, or x and y; "
-            f"found {', '.join(sorted(names)[:8]) or 'none'}"
-        )
+    known = PAIRS | HALVES | SAYS
+    names = [info.filename.removesuffix(".npy") for info in infos]
+    if len(set(names)) != len(names):
+        raise FileError(f"{path}: holds two arrays of one name; it is damaged")
     if sum(info.file_size for info in infos) > MAX_BYTES:
         raise UnsafeFileError(f"{path}: declares more than {MAX_BYTES} bytes; refused")
-    return {info.filename.removesuffix(".npy"): _read_member(archive, info, path) for info in infos}
+    read = {name: _read_member(archive, info, path) for name, info in zip(names, infos) if name in known}
+    return read, [name for name in names if name not in known]
 
 
 def _read_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo, path: Path) -> np.ndarray:
@@ -134,8 +228,11 @@ def _read_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo, path: Path) ->
         shape, fortran_order, dtype = readers[version](member, max_header_size=MAX_HEADER)
         if dtype.hasobject:
             raise UnsafeFileError(f"{where}: holds pickled objects; refused, save plain arrays of numbers")
-        if dtype.kind not in "iufb":
-            raise FileError(f"{where}: expected numbers, found {dtype}")
+        texts = "US" if info.filename.removesuffix(".npy").startswith(("y", "class_names")) else ""
+        if dtype.kind not in f"iufb{texts}":
+            raise FileError(f"{where}: expected numbers{' or texts' if texts else ''}, found {dtype}")
+        if dtype.itemsize > MAX_TEXT and texts:
+            raise UnsafeFileError(f"{where}: texts of {dtype.itemsize} bytes; refused")
         count = 1
         for size in shape:
             count *= size
@@ -145,35 +242,64 @@ def _read_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo, path: Path) ->
     if len(content) != count * dtype.itemsize:
         raise FileError(f"{where}: ends too early; the file is truncated")
     array = np.frombuffer(content, dtype).reshape(shape, order="F" if fortran_order else "C")
-    return np.ascontiguousarray(array).astype(dtype.newbyteorder("="), copy=False)
+    return np.ascontiguousarray(array).astype(dtype.newbyteorder("="), copy=False).reshape(shape)  # 0-d, too
 
 
-def _samples(x: np.ndarray, time_axis: bool, where: str) -> np.ndarray:
+def _time_axis(x: np.ndarray, said: bool | int | None, where: str) -> tuple[int, tuple[str, ...]]:
+    """Which axis of x is time, 0 for none; and what was concluded, where nobody said it."""
+    if said is None:
+        spikes = x.ndim >= 3 and x.dtype.kind in "iub" and x.size > 0 and x.min() >= 0 and x.max() <= 1
+        if spikes or (x.ndim >= 5 and x.dtype.kind in "iub"):
+            what = "spikes" if spikes else "counts"
+            return 1, (f"integers {'of 0 and 1 ' if spikes else ''}are {what} with {x.shape[1]} time steps",)
+        return 0, ()
+    if isinstance(said, (bool, np.bool_)):
+        axis = int(said)
+    else:
+        axis = checks.integer(said, f"{where}time_axis", -x.ndim, x.ndim - 1) % x.ndim
+        if said and not axis:
+            raise UsageError(f"{where}time_axis: axis 0 are the samples; expected 1 … {x.ndim - 1}")
+    if axis and x.ndim < 3:
+        raise UsageError(f"{where}time_axis: expected samples (n, T, channels), got an array {x.shape}")
+    return axis, ()
+
+
+def _samples(x: np.ndarray, time_axis: int, where: str) -> tuple[np.ndarray, tuple[str, ...]]:
+    """The samples in the dtype of a Split, time first; and sentences about what was changed."""
     if x.dtype.kind not in "iufb":
         raise UsageError(f"{where}: expected numbers, got {x.dtype}")
-    if time_axis and x.dtype in (np.dtype(np.uint8), np.dtype(bool)):
-        return x.astype(np.uint8, copy=False)
-    if not time_axis and x.dtype == np.uint8:
-        return x.astype(np.float32) / np.float32(255)
+    if time_axis > 1:
+        x = np.ascontiguousarray(np.moveaxis(x, time_axis, 1))
+    whole = x.dtype.kind in "iub"
+    bits = whole and x.size > 0 and x.min() >= 0 and x.max() <= 1
+    if time_axis and whole and (bits or x.dtype == np.uint8):
+        return x.astype(np.uint8, copy=False), ()
+    if not time_axis and x.dtype == np.uint8 and not bits:
+        return x.astype(np.float32) / np.float32(255), ()
+    _refuse_gaps(x, where)
     x = x.astype(np.float32, copy=False)
-    if not np.isfinite(x).all():
-        raise UsageError(f"{where}: expected finite numbers, got NaN or infinity")
-    if not time_axis and x.size and not (x.min() >= 0 and x.max() <= 1):
+    _refuse_gaps(x, where)  # float32 holds less than float64
+    if time_axis or not x.size or (x.ndim == 2 and not (x.min() >= 0 and x.max() <= 1 + ROUNDING)):
+        return x, ()
+    low, high = float(x.min()), float(x.max())
+    if low < -ROUNDING or high > 1 + ROUNDING:
         raise UsageError(
-            f"{where}: expected images in [0, 1] (or uint8 0 … 255), got [{x.min():g}, {x.max():g}]; scale them first, "
+            f"{where}: expected images in [0, 1] (or uint8 0 … 255), got [{low!r}, {high!r}]; scale them first, "
             "or say time_axis when the second axis is time"
         )
-    return x
+    outside = int(((x < 0) | (x > 1)).sum())
+    said = f"{where}: {outside} values outside [0, 1] by rounding ({low:.9g} … {high:.9g}) were set to its ends"
+    return (np.clip(x, 0, 1), (said,)) if outside else (x, ())
 
 
-def _labels(y: np.ndarray, where: str) -> np.ndarray:
-    if y.dtype.kind not in "iu":
-        raise UsageError(f"{where}: expected integers, got {y.dtype}")
-    if y.ndim != 1:
-        raise UsageError(f"{where}: expected one label per sample, shape (n,), got {y.shape}")
-    if y.size and (y.min() < 0 or int(y.max()) > 1_000_000):
-        raise UsageError(f"{where}: expected labels 0 … classes − 1, got {y.min()} … {y.max()}")
-    return y.astype(np.int64)
+def _refuse_gaps(x: np.ndarray, where: str) -> None:
+    bad = ~np.isfinite(x) if x.dtype.kind == "f" else np.zeros(1, bool)
+    if bad.any():
+        samples = int(bad.reshape(len(x), -1).any(axis=1).sum())
+        raise UsageError(
+            f"{where}: expected finite numbers, got NaN or infinity: {int(bad.sum())} values in {samples} of {len(x)} "
+            "samples; fill the gaps or remove these samples"
+        )
 
 
 def _draw(y: np.ndarray, test_share: float, seed: int, where: str) -> np.ndarray:

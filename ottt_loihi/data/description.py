@@ -242,6 +242,7 @@ def describe_split(split: Split, coding: Step | str) -> DataDescription:
         coding=Step(coding) if isinstance(coding, str) else coding,
         values=kind if split.time_axis else "analog",
         time_steps=split.num_steps,
+        dt=split.dt,
         class_names=split.class_names,
     )
     return found if found.values == "spikes" else replace(found, value_range=limits)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from ottt_loihi.data.codings.rate import rate
 from ottt_loihi.errors import UsageError
 
 
@@ -42,8 +43,4 @@ def rate_code(images: np.ndarray, num_steps: int, seed: int = 0, indices: np.nda
     indices = np.arange(len(images)) if indices is None else np.asarray(indices)
     if indices.shape != (len(images),):
         raise UsageError(f"rate_code: expected {len(images)} indices, got shape {indices.shape}")
-    spikes = np.empty((len(images), num_steps, *images.shape[1:]), np.uint8)
-    for spikes_of_one, image, index in zip(spikes, images, indices):
-        uniform = np.random.default_rng([seed, int(index)]).random(spikes_of_one.shape, np.float32)
-        spikes_of_one[...] = uniform < image
-    return spikes
+    return rate(np.broadcast_to(images[:, None], (len(images), num_steps, *images.shape[1:])), seed, indices)

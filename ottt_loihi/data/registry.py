@@ -106,18 +106,39 @@ def load_data(name: str | os.PathLike[str], folder: str | os.PathLike[str] | Non
         for missing or damaged files
     """
     name = os.fspath(name)
-    if name in DATA_SETS:
-        data_set = DATA_SETS[name]
-        loader, arguments = data_set.load, {"folder": folder} if data_set.layouts else {}
-    else:
-        path = _path(name, folder)
-        of_arrays = path.suffix == ".npz"
-        loader, arguments = (load_npz, {"path": path}) if of_arrays else (load_image_folder, {"folder": path})
-    known = [option for option in inspect.signature(loader).parameters if option not in ("folder", "path")]
+    loader, arguments = _loader(name, folder)
+    known = _options_of(loader)
     for option in options:
         if option not in known:
             raise UsageError(f"data: {name} has no option {option!r}; it has {', '.join(known) or 'none'}")
     return loader(**arguments, **options)
+
+
+def loader_options(name: str, folder: str | os.PathLike[str] | None = None) -> list[str]:
+    """Return the names of the options that :func:`load_data` takes for this data set; an unknown name is refused."""
+    return _options_of(_loader(name, folder)[0])
+
+
+def located(name: str, folder: str | os.PathLike[str] | None = None) -> str:
+    """Return a name under which the same data are found from any folder: a data set's own, or an absolute path."""
+    if name in DATA_SETS:
+        return name
+    try:
+        return str(_path(name, folder).resolve())
+    except (UsageError, FileError):
+        return name
+
+
+def _loader(name: str, folder: str | os.PathLike[str] | None) -> tuple[Callable[..., Split], dict[str, Any]]:
+    if name in DATA_SETS:
+        data_set = DATA_SETS[name]
+        return data_set.load, {"folder": folder} if data_set.layouts else {}
+    path = _path(name, folder)
+    return (load_npz, {"path": path}) if path.suffix == ".npz" else (load_image_folder, {"folder": path})
+
+
+def _options_of(loader: Callable[..., Split]) -> list[str]:
+    return [name for name in inspect.signature(loader).parameters if name not in ("folder", "path")]
 
 
 def _path(name: str, folder: str | os.PathLike[str] | None) -> Path:

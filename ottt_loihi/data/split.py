@@ -16,14 +16,15 @@ class Split:
     ===============  ==========================================================================================
     field            meaning
     ===============  ==========================================================================================
-    x_train, x_test  images, float32 in [0, 1], ``(n, *input_shape)``; or with ``time_axis`` one frame per time
-                     step, ``(n, T, *input_shape)``: uint8 counts (0 and 1 are spikes), float32 where resized
+    x_train, x_test  ``(n, *input_shape)``: float32, images in [0, 1], features in any unit; or with ``time_axis`` one
+                     frame per time step, ``(n, T, *input_shape)``: uint8 counts (0 and 1 are spikes), or float32
     y_train, y_test  labels, int64 ``(n,)``, 0 … num_classes − 1
     num_classes      all classes of the data set, whether the samples show them or not; 0: those they show
     time_axis        True: x has a time axis after the samples' and is not to be rate coded
     name             of the data set
     class_names      one per class, or empty
     notes            what the loader changed or left out, in sentences for people: clipped events and the like
+    dt               seconds per time step, or None where it is not known
     ===============  ==========================================================================================
 
     Raises
@@ -41,6 +42,7 @@ class Split:
     name: str = ""
     class_names: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    dt: float | None = None
 
     def __post_init__(self) -> None:
         for part in ("train", "test"):

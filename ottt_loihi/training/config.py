@@ -7,7 +7,9 @@
     encoding = "constant"       hidden = [800]              update = "sequence"     optimizer = "sgd"
                                 time_steps = 6                                      learning_rate = 0.1
 
-``[data]`` takes ``name``, ``encoding``, ``augmentations`` and the loader's own options; ``[network]`` the arguments of
+``[data]`` takes ``name``, ``encoding`` (a name, ``"delta:threshold=0.1"``, or a table
+``{name = "delta", threshold = 0.1}``), ``scale`` and ``quantile`` (:func:`~ottt_loihi.data.prepare.prepare`),
+``augmentations`` and the loader's own options; ``[network]`` the arguments of
 a function of ``ottt_loihi.nn.models`` (``mlp``: ``hidden`` in place of ``sizes``; the input's shape and the number
 of classes come from the data); ``[rule]`` the settings of a class of ``ottt_loihi.rules``; ``[training]`` the fields
 of :class:`Training`. Everything has a default: an empty file is ``ottt-train`` without options.
@@ -29,6 +31,7 @@ from ottt_loihi import checks
 from ottt_loihi.errors import FileError, UsageError
 
 if TYPE_CHECKING:
+    from ottt_loihi.data.prepare import Prepared
     from ottt_loihi.data.split import Split
     from ottt_loihi.nn.network import Network
     from ottt_loihi.rules.base import Rule
@@ -96,13 +99,27 @@ class Config:
     def load_data(self, folder: str | os.PathLike[str] | None = None) -> Split:
         """The data set, with a channel axis where the network has convolutions."""
         from ottt_loihi.data import load_data
+        from ottt_loihi.data.codings import CODINGS, parse_coding
+        from ottt_loihi.data.prepare import options_of
+        from ottt_loihi.data.registry import loader_options
 
-        options = {k: v for k, v in self.data.items() if k not in ("name", "encoding", "augmentations")}
-        split = load_data(self.data.get("name", "digits"), folder, **options)
+        options, name = options_of(self.data), self.data.get("name", "digits")
+        asked = self.data.get("encoding")
+        timed = asked is not None and CODINGS[parse_coding(asked).name].time == "axis"
+        if timed and "time_axis" in loader_options(name, folder):
+            options.setdefault("time_axis", True)
+        split = load_data(name, folder, **options)
         return split if self.network.get("name", "mlp") == "mlp" else split.with_channels()
 
-    def make_network(self, input_shape: tuple[int, ...], num_classes: int) -> Network:
-        """The network for such samples."""
+    def prepare(self, split: Split) -> Prepared:
+        """The data in the range of their coding, and the record of both."""
+        from ottt_loihi.data.prepare import prepare
+
+        quantile = checks.number(self.data.get("quantile", 0.0), "data.quantile", 0, 0.5, below=True)
+        return prepare(split, self.data.get("encoding"), self.data.get("scale", "auto"), quantile)
+
+    def make_network(self, input_shape: tuple[int, ...], num_classes: int, num_steps: int | None = None) -> Network:
+        """The network for such samples; ``num_steps``: T of samples with a time axis, which the network takes."""
         import math
 
         from ottt_loihi.nn.models import ARCHITECTURES, build, with_current_names
@@ -118,6 +135,13 @@ class Config:
             given["sizes"] = [math.prod(input_shape), *hidden, num_classes]
         else:
             given["num_classes"] = num_classes
+        if num_steps is not None:
+            if arguments.get("time_steps", num_steps) != num_steps:
+                raise UsageError(
+                    f"network.time_steps: the samples have {num_steps} time steps, got {arguments['time_steps']}; "
+                    "leave it out, T is the data's"
+                )
+            arguments["time_steps"] = num_steps
         known = [*_parameters(ARCHITECTURES[name]), "hidden"] if name == "mlp" else _parameters(ARCHITECTURES[name])
         _require_known("network", arguments, [k for k in known if k not in (*given, "seed")])
         return build({"name": name, "arguments": {**arguments, **given}})

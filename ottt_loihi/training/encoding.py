@@ -2,47 +2,77 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
 
-from ottt_loihi import checks
-from ottt_loihi.data.encoding import rate_code
+from ottt_loihi.data.codings import CODINGS, coded_shape, message_value, parse_coding
+from ottt_loihi.data.codings import encode as code
+from ottt_loihi.data.description import Step
 from ottt_loihi.errors import UsageError
 from ottt_loihi.nn.inputs import ConstantInput, Input
 
-ENCODINGS = ("rate", "constant", "frames")
 
-
-def choose_encoding(encoding: str | None, time_axis: bool) -> str:
-    """The encoding of a data set: what was asked for, or ``"frames"`` with a time axis and ``"rate"`` without.
+def choose_encoding(encoding: Any, time_axis: bool) -> Step:
+    """The coding of a data set: what was asked for, or ``frames`` with a time axis and ``rate`` without.
 
     Raises
     ------
     UsageError
-        for an unknown name, or one that does not fit the data
+        for an unknown name or option, or a coding that does not fit the data
     """
     if encoding is None:
-        return "frames" if time_axis else "rate"
-    checks.one_of(encoding, "encoding", ENCODINGS)
-    if time_axis != (encoding == "frames"):
+        return Step("frames" if time_axis else "rate")
+    step = parse_coding(encoding)
+    if CODINGS[step.name].time not in ("any", "axis" if time_axis else "none"):
         kind = "frames with a time axis" if time_axis else "images without a time axis"
-        allowed = "frames" if time_axis else "rate or constant"
-        raise UsageError(f"encoding: the data are {kind}, expected {allowed}, got {encoding!r}")
-    return encoding
+        allowed = [n for n, coding in CODINGS.items() if coding.time in ("any", "axis" if time_axis else "none")]
+        raise UsageError(f"encoding: the data are {kind}, expected {', '.join(allowed)}, got {step.name!r}")
+    return step
 
 
-def encode(x: np.ndarray, encoding: str, num_steps: int, seed: int, indices: np.ndarray) -> Input:
-    """``(n, T, *input_shape)`` of samples ``(n, *input_shape)``, or of frames as they are.
+def fit_encoding(encoding: Any, shape: tuple[int, ...], input_shape: tuple[int, ...]) -> tuple[Step, bool]:
+    """The coding of samples ``(n, *shape)`` for a network's input, and whether they have a time axis.
 
-    ==============  ==========================================================================================
-    encoding        what the network gets
-    ==============  ==========================================================================================
-    ``"rate"``      spikes, each pixel with its intensity as probability; by seed and the sample's index alone
-    ``"constant"``  the image itself at every step, as the paper feeds it (``ConstantInput``)
-    ``"frames"``    x as it is, ``(n, T', *input_shape)``: spikes or event counts; T' is the data's own
-    ==============  ==========================================================================================
+    Raises
+    ------
+    UsageError
+        for samples that the coding does not turn into the network's input
     """
-    if encoding == "rate":
-        x = rate_code(x, num_steps, seed=seed, indices=indices)
-    tensor = torch.from_numpy(np.ascontiguousarray(x))
-    return ConstantInput(tensor, num_steps) if encoding == "constant" else tensor
+    asked = None if encoding is None else parse_coding(encoding)
+    for time_axis in (False, True):
+        frame = shape[1 + time_axis :]
+        if not frame or 0 in shape:
+            continue
+        if asked is None or CODINGS[asked.name].time in ("any", "axis" if time_axis else "none"):
+            step = choose_encoding(asked, time_axis)
+            if coded_shape(step, frame) == input_shape:
+                return step, time_axis
+    for time_axis in (False, True):  # the shape fits and the coding does not: say so
+        if asked is not None and 0 not in shape and shape[1 + time_axis :] == input_shape:
+            choose_encoding(asked, time_axis)
+    frame = ", ".join(map(str, input_shape))
+    coded = "" if asked is None or asked.name in ("rate", "constant", "frames") else f" after the coding {asked}"
+    raise UsageError(f"data: expected images (n, {frame}) or spikes with a time axis after n{coded}, got shape {shape}")
+
+
+def encoding_name(coding: Step) -> str | dict[str, Any]:
+    """The coding as a JSON value: its name, or with options a table."""
+    return coding.to_json() if coding.options else coding.name
+
+
+def encode(x: np.ndarray, coding: Step | str, num_steps: int, seed: int, indices: np.ndarray, time_axis: bool) -> Input:
+    """``(n, T, *input_shape)`` of samples ``(n, *shape)``, or of frames ``(n, T', *shape)``.
+
+    Spikes and messages are those of :func:`ottt_loihi.data.codings.encode`, the messages times their value. Two codings
+    are given to the network as they are: ``constant`` (a ``ConstantInput``, as the paper feeds it) and ``frames``.
+    """
+    coding = parse_coding(coding)
+    if coding.name in ("constant", "frames"):
+        tensor = torch.from_numpy(np.ascontiguousarray(x))
+        return ConstantInput(tensor, num_steps) if coding.name == "constant" else tensor
+    coded = code(x, coding, x.shape[1] if time_axis else num_steps, seed, indices, time_axis=time_axis)
+    if CODINGS[coding.name].messages:
+        coded = coded.astype(np.float32) * np.float32(message_value(coding))
+    return torch.from_numpy(coded)

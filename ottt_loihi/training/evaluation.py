@@ -8,10 +8,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ottt_loihi.data.description import Step
 from ottt_loihi.errors import UsageError
 from ottt_loihi.nn.inputs import Input, frames
 from ottt_loihi.nn.network import Network, evaluating
-from ottt_loihi.training.encoding import choose_encoding, encode
+from ottt_loihi.training.encoding import encode, fit_encoding
 
 TEST_ENCODING_SEED = 0  # test images are always the same spikes, whatever a network was trained with
 
@@ -38,7 +39,7 @@ def evaluate(
     y: np.ndarray,
     batch_size: int = 512,
     *,
-    encoding: str | None = None,
+    encoding: str | Step | None = None,
     time_steps: int | None = None,
 ) -> Evaluation:
     """Accuracy and activity on a test set.
@@ -52,31 +53,37 @@ def evaluate(
     UsageError
         for data that do not fit the network
     """
-    x = check_shape(net, x)
+    x = np.asarray(x)
+    coding, time_axis = fit_encoding(encoding, x.shape, net.input_shape)
     labels = net.check_labels(y, len(x)).cpu().numpy()
-    encoding = choose_encoding(encoding, has_time(net, x))
     steps = net.time_steps if time_steps is None else time_steps
-    if steps < 1 or (time_steps is not None and encoding == "frames" and steps > x.shape[1]):
-        raise UsageError(f"time_steps: expected 1 … {x.shape[1] if encoding == 'frames' else '∞'}, got {steps}")
-    x = x[:, :steps] if time_steps is not None and encoding == "frames" else x
+    if steps < 1 or (time_steps is not None and time_axis and steps > x.shape[1]):
+        raise UsageError(f"time_steps: expected 1 … {x.shape[1] if time_axis else '∞'}, got {steps}")
+    x = x[:, :steps] if time_steps is not None and time_axis else x
     with evaluating(net):
-        return _evaluate(net, x, labels, batch_size, encoding, steps)
+        return _evaluate(net, x, labels, batch_size, coding, steps, time_axis)
 
 
 @torch.no_grad()
 def _evaluate(
-    net: Network, x: np.ndarray, labels: np.ndarray, batch_size: int, encoding: str, steps: int
+    net: Network,
+    x: np.ndarray,
+    labels: np.ndarray,
+    batch_size: int,
+    coding: Step,
+    steps: int,
+    time_axis: bool,
 ) -> Evaluation:
     predictions, operations = [], 0.0
     activity: np.ndarray = np.zeros((len(net.blocks), 1))
     fan_out = net.fan_out()
     for first in range(0, len(x), batch_size):
         indices = np.arange(first, min(first + batch_size, len(x)))
-        inputs = encode(x[indices], encoding, steps, TEST_ENCODING_SEED, indices)
+        inputs = encode(x[indices], coding, steps, TEST_ENCODING_SEED, indices, time_axis)
         scores, rates = _scores_and_rates(net, net.check_input(inputs))
         predictions.append(scores.argmax(1).cpu().numpy())
         activity = activity + rates * len(indices)
-        if encoding != "constant":
+        if coding.name != "constant":
             operations += float((inputs != 0).double().sum()) * fan_out[0]
     activity = activity / len(x)
     sizes = [int(np.prod(block.shape)) for block in net.blocks]
@@ -97,20 +104,3 @@ def _scores_and_rates(net: Network, x: Input) -> tuple[Tensor, np.ndarray]:
         for index, block in enumerate(state.blocks):
             rates[t, index] = (block.s != 0).double().mean()
     return scores, rates.t().cpu().numpy()  # one copy to the host, not one a step
-
-
-def has_time(net: Network, x: np.ndarray) -> bool:
-    """Whether data for this network have a time axis."""
-    return x.ndim == 2 + len(net.input_shape)
-
-
-def check_shape(net: Network, x: np.ndarray) -> np.ndarray:
-    """x as an array, if it is data for this network; otherwise a :class:`UsageError`."""
-    x = np.asarray(x)
-    frame = x.shape[-len(net.input_shape) :]
-    if x.size == 0 or frame != net.input_shape or x.ndim - len(frame) not in (1, 2):
-        raise UsageError(
-            f"data: expected images (n, {', '.join(map(str, net.input_shape))}) or spikes with a time axis after n, "
-            f"got shape {x.shape}"
-        )
-    return x

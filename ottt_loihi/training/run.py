@@ -6,15 +6,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from rich.console import Console
 
-from ottt_loihi.data.description import describe_split
+from ottt_loihi.data.codings import parse_coding
+from ottt_loihi.data.description import DataDescription
+from ottt_loihi.data.prepare import Prepared, options_of, prepare_like
+from ottt_loihi.data.registry import located
 from ottt_loihi.errors import UsageError
 from ottt_loihi.files import atomic_write
 from ottt_loihi.nn.network import Network
+from ottt_loihi.terminal import THEME
 from ottt_loihi.training import distributed
 from ottt_loihi.training.checkpoint import load
 from ottt_loihi.training.config import Config, override
-from ottt_loihi.training.encoding import choose_encoding
 from ottt_loihi.training.evaluation import Evaluation, evaluate
 from ottt_loihi.training.run_folder import Epoch, RunFolder
 from ottt_loihi.training.trainer import Trainer
@@ -35,8 +39,13 @@ def run(
     known = load(training.init) if training.init else None
     config = config if known is None else _continued(config, known)
     group = distributed.join()
-    split = config.load_data()
-    net = known or config.make_network(split.input_shape, split.num_classes)
+    data = _data(config, known)
+    split = data.split
+    net = known or config.make_network(data.input_shape, split.num_classes, split.num_steps)
+    _require_fit(net, data)
+    if progress and group.leads:
+        for note in data.notes:
+            Console(stderr=True, theme=THEME).print(f"data: {note}", highlight=False, markup=False, soft_wrap=True)
     _move(net, training.device)
     if training.quantize:
         net.quantize(training.quantize)
@@ -45,10 +54,10 @@ def run(
         from ottt_loihi.fast.cuda_graph import GraphedRule
 
         rule = GraphedRule(rule)
-    net.provenance["data"] = str(config.data.get("name", "digits"))
-    if options := {k: v for k, v in config.data.items() if k not in ("name", "encoding", "augmentations")}:
+    net.provenance["data"] = located(str(config.data.get("name", "digits")))
+    if options := options_of(config.data):
         net.provenance["data_options"] = options
-    net.data = describe_split(split, choose_encoding(config.data.get("encoding"), split.time_axis))
+    net.data = data.record
     folder = RunFolder(output, tensorboard=tensorboard and group.leads)
     if group.leads:
         _check_folder(folder, resume or force)
@@ -57,7 +66,7 @@ def run(
         net,
         rule,
         loss=config.make_loss(),
-        encoding=config.data.get("encoding"),
+        encoding=data.record.coding,
         augmentations=config.data.get("augmentations", ()),
         progress=progress,
         teacher=load(training.teacher) if training.teacher else None,
@@ -86,7 +95,34 @@ def run(
     finally:
         folder.close()
         distributed.leave()
-    return _result(config, net, history, evaluation, output)
+    return _result(config, net, history, evaluation, output) | {"notes": list(data.notes)}
+
+
+def _data(config: Config, known: Network | None) -> Prepared:
+    """The data as the configuration says, or for a network that knows its own, in the form it was trained on."""
+    split = config.load_data()
+    if known is None or known.data is None or not _same_coding(config, known.data):
+        return config.prepare(split)
+    split, notes = prepare_like(split, known.data)
+    return Prepared(split, known.data, (*notes, f"{split.name}: as the network was trained: {known.data}"))
+
+
+def _same_coding(config: Config, record: DataDescription) -> bool:
+    asked = config.data.get("encoding")
+    same = asked is None or parse_coding(asked) == record.coding or (asked == "frames" and record.time_axis)
+    return same and not {"scale", "quantile"} & set(config.data)
+
+
+def _require_fit(net: Network, data: Prepared) -> None:
+    """Refuse a network that takes other samples, before anything is trained."""
+    if tuple(net.input_shape) != data.input_shape:
+        raise UsageError(
+            f"data: the network takes input of shape {tuple(net.input_shape)}, these give {data.input_shape}"
+        )
+    if data.record.time_axis and net.time_steps != data.record.time_steps:
+        raise UsageError(
+            f"data: the network takes {net.time_steps} time steps, the samples have {data.record.time_steps}"
+        )
 
 
 def _move(net: Network, device: str) -> None:
@@ -111,9 +147,9 @@ def _continued(config: Config, net: Network) -> Config:
     if "name" not in config.data and net.provenance.get("data") is not None:
         brought["data.name"] = net.provenance["data"]
         brought |= {f"data.{key}": value for key, value in net.provenance.get("data_options", {}).items()}
-    encoding = net.provenance.get("encoding", {}).get("name")
-    if "encoding" not in config.data and encoding is not None:
-        brought["data.encoding"] = encoding
+    encoding = net.provenance.get("encoding", {})
+    if "encoding" not in config.data and encoding.get("name") is not None:
+        brought["data.encoding"] = {key: encoding[key] for key in ("name", "options") if key in encoding}
     return override(config, brought)
 
 

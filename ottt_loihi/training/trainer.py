@@ -20,6 +20,7 @@ from torch import Tensor
 
 from ottt_loihi import checks
 from ottt_loihi.data.augment import augment
+from ottt_loihi.data.description import Step
 from ottt_loihi.data.split import Split
 from ottt_loihi.errors import TrainingError, UsageError
 from ottt_loihi.nn.inputs import Input
@@ -31,9 +32,9 @@ from ottt_loihi.rules.losses import describe as describe_loss
 from ottt_loihi.terminal import THEME
 from ottt_loihi.training.checkpoint import save
 from ottt_loihi.training.distributed import Group
-from ottt_loihi.training.encoding import choose_encoding, encode
+from ottt_loihi.training.encoding import encode, encoding_name, fit_encoding
 from ottt_loihi.training.engine import ENGINES, Engine, choose
-from ottt_loihi.training.evaluation import TEST_ENCODING_SEED, check_shape, evaluate, has_time
+from ottt_loihi.training.evaluation import TEST_ENCODING_SEED, evaluate
 from ottt_loihi.training.run_folder import Epoch, RunFolder
 from ottt_loihi.training.run_folder import Progress as RunProgress
 
@@ -60,7 +61,8 @@ class Trainer:
     schedule
         ``"cosine"``: lr·½(1 + cos(π·epoch/epochs)), per epoch; ``"constant"``
     encoding
-        of images, :func:`~ottt_loihi.training.encoding.encode`; default: fresh rate-coded spikes in every epoch
+        of the samples, a name, ``"delta:threshold=0.1"`` or a Step (:mod:`ottt_loihi.data.codings`); default: frames as
+        they are, images as rate-coded spikes. All chance is drawn anew in every epoch
     augmentations
         names for :func:`~ottt_loihi.data.augment.augment`, applied to the training samples, anew in every epoch
     seed
@@ -95,7 +97,7 @@ class Trainer:
         weight_decay: float = 0.0,
         schedule: str = "cosine",
         batch_size: int = 64,
-        encoding: str | None = None,
+        encoding: str | Step | None = None,
         augmentations: Sequence[str] = (),
         seed: int = 0,
         progress: bool = False,
@@ -121,7 +123,7 @@ class Trainer:
             raise UsageError(f"expected batch_size ≥ 1 and seed ≥ 0, got {batch_size} and {seed}")
         if isinstance(augmentations, str) or not isinstance(augmentations, Sequence):
             raise UsageError(f"augmentations: expected a list of names, got {augmentations!r}")
-        self.encoding, self.augmentations = encoding, tuple(augmentations)
+        self.encoding, self.time_axis, self.augmentations = encoding, False, tuple(augmentations)
         self.teacher, self.kappa, self.temperature = teacher, kappa, temperature
         if not (0 <= kappa <= 1 and 0 < temperature < float("inf")):
             raise UsageError(f"expected kappa in [0, 1] and temperature > 0, got {kappa} and {temperature}")
@@ -180,7 +182,6 @@ class Trainer:
             raise UsageError("fit: x_test and y_test go together, got one of them")
         if epochs < 1 or checkpoint_every < 0:
             raise UsageError(f"fit: expected epochs ≥ 1 and checkpoint_every ≥ 0, got {epochs}, {checkpoint_every}")
-        self.encoding = choose_encoding(self.encoding, has_time(self.net, x))
         self.chosen = self._choose_engine(x)
         if resume and run is None:
             raise UsageError("fit: resume needs the run folder to go on in")
@@ -241,7 +242,8 @@ class Trainer:
         if self.augmentations:
             rng = np.random.default_rng([self.seed, epoch, batch, self.group.rank])
             samples = augment(samples, self.augmentations, rng)
-        return encode(samples, self.encoding, self.net.time_steps, train_encoding_seed(self.seed, epoch), chosen)
+        seed = train_encoding_seed(self.seed, epoch)
+        return encode(samples, self.encoding, self.net.time_steps, seed, chosen, self.time_axis)
 
     def _batch(
         self, inputs: Input, labels: Tensor, done: RunProgress, optimizer: torch.optim.Optimizer
@@ -263,7 +265,7 @@ class Trainer:
 
     def _choose_engine(self, x: np.ndarray) -> Engine:
         """Choose the engine once for a run, and say it."""
-        num_steps = x.shape[1] if has_time(self.net, x) else self.net.time_steps
+        num_steps = x.shape[1] if self.time_axis else self.net.time_steps
         loss = self.loss if self.teacher is None else Distilled(self.loss, torch.empty(0), 0.5, 1.0)  # its type counts
         chosen = choose(self.net, self.rule, loss, num_steps, self.engine, self.chunk)
         if self.progress and self.group.leads:
@@ -320,7 +322,8 @@ class Trainer:
             group["lr"] = self.learning_rate * float(factor)
 
     def _check_data(self, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        x = check_shape(self.net, x)
+        x = np.asarray(x)
+        self.encoding, self.time_axis = fit_encoding(self.encoding, x.shape, self.net.input_shape)
         return x, self.net.check_labels(y, len(x)).cpu().numpy()
 
     def _settings(self, epochs: int) -> dict[str, Any]:
@@ -329,7 +332,7 @@ class Trainer:
             "rule": self.rule.describe(),
             "loss": describe_loss(self.loss),
             **{name: getattr(self, name) for name in SETTINGS},
-            "encoding": self.encoding,
+            "encoding": encoding_name(self.encoding),
             "augmentations": list(self.augmentations),
             **({} if self.teacher is None else {"kappa": self.kappa, "temperature": self.temperature}),
             **({} if self.autocast is None else {"autocast": str(self.autocast).removeprefix("torch.")}),
@@ -348,7 +351,7 @@ class Trainer:
         return {
             "seed": self.seed,
             "training": {**described, "epochs_done": len(history), "last_epoch": last},
-            "encoding": {"name": self.encoding, "test_seed": TEST_ENCODING_SEED},
+            "encoding": {**_named(self.encoding), "test_seed": TEST_ENCODING_SEED},
         }
 
 
@@ -394,6 +397,10 @@ class _Files:
 
     def _provenance(self) -> dict[str, Any]:
         return self.trainer.provenance(self.epochs, self.done.history)
+
+
+def _named(coding: Step) -> dict[str, Any]:
+    return {"name": coding.name, **({"options": dict(coding.options)} if coding.options else {})}
 
 
 def train_encoding_seed(seed: int, epoch: int) -> int:

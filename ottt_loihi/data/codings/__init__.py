@@ -1,0 +1,205 @@
+"""Codings: how values become what a network gets at every time step. A file a coding, NumPy only.
+
+Training, simulator and chip call the same :func:`encode`, so they get the same bits.
+
+===============  ==============================================  ===============================================
+name             what is sent                                    options
+===============  ==============================================  ===============================================
+``rate``         a spike with probability x                      none
+``regular``      a spike whenever accumulated x reaches 1        ``phase``: ``"random"``, ``"fixed"``
+``latency``      one spike, the earlier the larger x             none
+``delta``        up and down spikes where x has changed          ``threshold``
+``population``   K neurons with overlapping tuning curves        ``neurons``, ``width``, ``phase``
+``thermometer``  K neurons, each fires while x is above a level  ``levels``
+``graded``       a message of 8 bits at every step               ``unit``: the value of a message of 1
+``frames``       the data's own spikes                           none
+``constant``     the value itself at every step                  none
+===============  ==============================================  ===============================================
+"""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ottt_loihi.data.codings.delta import delta
+from ottt_loihi.data.codings.graded import constant, frames, graded
+from ottt_loihi.data.codings.latency import latency
+from ottt_loihi.data.codings.population import population
+from ottt_loihi.data.codings.rate import rate
+from ottt_loihi.data.codings.regular import regular
+from ottt_loihi.data.codings.thermometer import thermometer
+from ottt_loihi.data.description import Step
+from ottt_loihi.errors import UsageError
+
+__all__ = ["CODINGS", "Coding", "coded_shape", "encode", "message_value", "parse_coding"]
+
+
+@dataclass(frozen=True)
+class Coding:
+    """How one coding is called.
+
+    Attributes
+    ----------
+    function
+        ``(values (n, T, *shape), seed, indices (n,), **options)`` → uint8 spikes or int16 messages
+        ``(n, T, [K,] *shape)``
+    time
+        of the samples: ``"any"``, ``"axis"`` (a time axis is needed) or ``"none"`` (there must be none)
+    messages
+        whether it sends graded messages, which a layer that learns on the chip cannot receive
+    unit_range
+        whether the values have to be in [0, 1]
+    """
+
+    function: Callable[..., np.ndarray]
+    time: str = "any"
+    messages: bool = False
+    unit_range: bool = True
+
+    def options(self) -> tuple[str, ...]:
+        """Return the names of its options."""
+        parameters = inspect.signature(self.function).parameters.values()
+        return tuple(p.name for p in parameters if p.kind is inspect.Parameter.KEYWORD_ONLY)
+
+
+CODINGS = {
+    "rate": Coding(rate),
+    "regular": Coding(regular),
+    "latency": Coding(latency, time="none"),
+    "delta": Coding(delta, time="axis", unit_range=False),
+    "population": Coding(population),
+    "thermometer": Coding(thermometer),
+    "graded": Coding(graded, messages=True, unit_range=False),
+    "frames": Coding(frames, time="axis", unit_range=False),
+    "constant": Coding(constant, time="none", messages=True),
+}
+
+
+def parse_coding(value: Any, where: str = "encoding") -> Step:
+    """Return the coding that a name, ``"delta:threshold=0.1"``, a table ``{name = "delta", …}`` or a Step says.
+
+    Raises
+    ------
+    UsageError
+        for an unknown name, option or value
+    """
+    if isinstance(value, Step):
+        step = value
+    elif isinstance(value, str):
+        step = _from_text(value, where)
+    elif isinstance(value, Mapping) and isinstance(value.get("name"), str):
+        options = value.get("options", {k: v for k, v in value.items() if k != "name"})
+        step = Step(value["name"], options)
+    else:
+        raise UsageError(f"{where}: expected a name, name:option=value or a table with a name, got {value!r:.80}")
+    if step.name not in CODINGS:
+        near = difflib.get_close_matches(step.name, CODINGS, 1)
+        hint = f"did you mean {near[0]!r}?" if near else f"expected one of {', '.join(CODINGS)}"
+        raise UsageError(f"{where}: {step.name!r:.40} is unknown; {hint}")
+    known = CODINGS[step.name].options()
+    for option in step.options:
+        if option not in known:
+            raise UsageError(f"{where}: {step.name} has no option {option!r:.40}; it has {', '.join(known) or 'none'}")
+    CODINGS[step.name].function(np.zeros((1, 1, 1), np.float32), 0, np.zeros(1, np.int64), **step.options)
+    return step
+
+
+def coded_shape(coding: Step, shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Return the shape of a time step of what the network gets, from the shape of a time step of the data.
+
+    K neurons per value stand in front: ``(40,)`` becomes ``(K, 40)``; channels of an image are multiplied by K.
+    """
+    found = CODINGS[coding.name].function(
+        np.zeros((1, 1, *shape), np.float32), 0, np.zeros(1, np.int64), **coding.options
+    )
+    return _joined(found, shape).shape[2:]
+
+
+def encode(
+    x: np.ndarray,
+    coding: Step,
+    num_steps: int,
+    seed: int = 0,
+    indices: np.ndarray | None = None,
+    *,
+    time_axis: bool = False,
+) -> np.ndarray:
+    """Return what the network gets: uint8 spikes or int16 messages ``(n, T, *coded_shape)``.
+
+    A sample's spikes depend on ``seed`` and its index alone, not on the batch it is in.
+
+    Parameters
+    ----------
+    x
+        samples ``(n, *shape)``, or with ``time_axis`` ``(n, T, *shape)``
+    coding
+        of :data:`CODINGS`
+    num_steps
+        T of samples without a time axis; of those with one it must be theirs
+    seed
+        ≥ 0
+    indices
+        int ``(n,)``, the samples' numbers in their data set; default 0 … n − 1
+
+    Raises
+    ------
+    UsageError
+        for values out of range, another number of time steps, or a coding that does not fit the samples
+    """
+    x = np.asarray(x)
+    kind = CODINGS[coding.name]
+    if kind.time != "any" and time_axis != (kind.time == "axis"):
+        needs = "samples with a time axis" if kind.time == "axis" else "samples without a time axis"
+        raise UsageError(f"encoding: {coding.name} needs {needs}")
+    if num_steps < 1 or seed < 0:
+        raise UsageError(f"encoding: expected num_steps ≥ 1 and seed ≥ 0, got {num_steps} and {seed}")
+    if time_axis and x.shape[1] != num_steps:
+        raise UsageError(f"encoding: expected samples of {num_steps} time steps, got {x.shape[1]}")
+    if kind.unit_range and x.size and not (x.min() >= 0 and x.max() <= 1):  # False for NaN
+        got = f"[{x.min():g}, {x.max():g}]"
+        raise UsageError(f"encoding: {coding.name} needs intensities in [0, 1], got {got}; scale them")
+    indices = np.arange(len(x)) if indices is None else np.asarray(indices)
+    if indices.shape != (len(x),):
+        raise UsageError(f"encoding: expected {len(x)} indices, got shape {indices.shape}")
+    values = x if time_axis else np.broadcast_to(x[:, None], (len(x), num_steps, *x.shape[1:]))
+    return _joined(kind.function(values, seed, indices, **coding.options), values.shape[2:])
+
+
+def message_value(coding: Step) -> float:
+    """Return the value that a message of 1 stands for in the float network: 1 for spikes."""
+    if coding.name == "constant":
+        return 1 / 255
+    return float(coding.options.get("unit", 1 / 255)) if coding.name == "graded" else 1.0
+
+
+def _joined(coded: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """K neurons per value become channels of an image ``(C, height, width)``; other shapes keep them in front."""
+    if coded.ndim == len(shape) + 3 and len(shape) == 3:
+        return coded.reshape(*coded.shape[:2], -1, *shape[1:])
+    return coded
+
+
+def _from_text(text: str, where: str) -> Step:
+    name, colon, rest = text.partition(":")
+    options: dict[str, Any] = {}
+    for part in rest.split(",") if colon else ():
+        key, equals, value = part.partition("=")
+        if not equals or not key.strip():
+            raise UsageError(f"{where}: expected name:option=value,option=value, got {text!r:.80}")
+        options[key.strip()] = _plain(value.strip())
+    return Step(name.strip() or "?", options)
+
+
+def _plain(text: str) -> Any:
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return {"true": True, "false": False}.get(text, text)
