@@ -32,7 +32,7 @@ from ottt_loihi.sim import storage
 from ottt_loihi.sim.network import ChipNetwork
 
 from ottt_loihi import sim
-from ottt_loihi.data import load_data
+from ottt_loihi.data import Step, load_data
 from ottt_loihi.errors import ChipError, UsageError, VerificationError
 
 if TYPE_CHECKING:
@@ -127,7 +127,7 @@ def export(net: Network, options: Options | None = None, source: str | os.PathLi
             settings,
         )
         origin["calibrated"] = {str(i): [t.scale, t.v_threshold] for i, t in settings["tuning"].items()}
-    exact = quantize(trained, options.num_weight_bits, origin, **settings)
+    exact = _described(quantize(trained, options.num_weight_bits, origin, **settings), net)
     quantized, fitted = _fit(exact, options)
     if net.provenance.get("training", {}).get("rule", {}).get("name") in EQUILIBRIUM_RULES:
         require_contraction(quantized.chip)
@@ -139,7 +139,7 @@ def export(net: Network, options: Options | None = None, source: str | os.PathLi
         unchecked = "the checkpoint does not name its data set"
         return Export(trained, quantized, counted, unchecked=unchecked, fitted=fitted)
     seen = _samples_of(net, options.check, "test")
-    messages = sim.host_messages(quantized.chip, _chip_input(trained, seen, options))
+    messages = _chip_input(trained, seen, options)
     found, spikes = _replay(net, quantized.chip, seen, messages)
     if fitted is not None:
         fitted = registers.count(fitted, exact.chip, quantized.chip, messages)
@@ -150,6 +150,14 @@ def export(net: Network, options: Options | None = None, source: str | os.PathLi
         )
     used = activity(quantized.chip, found.input_spikes, found.spikes, found.samples)
     return Export(trained, quantized, counted, found, spikes=spikes, activity=used, fitted=fitted)
+
+
+def _described(quantized: Quantized, net: Network) -> Quantized:
+    """The same with what ``model.pt`` says of the training and its data."""
+    known = net.provenance
+    loss = known.get("training", {}).get("loss", {}).get("name")
+    data_set = Step(known["data"], known.get("data_options", {})) if known.get("data") is not None else None
+    return replace(quantized, chip=replace(quantized.chip, loss=loss, data=net.data, data_set=data_set))
 
 
 def _fit(quantized: Quantized, options: Options) -> tuple[Quantized, Fitted | None]:
@@ -224,6 +232,7 @@ def _float_spikes(net: Network, seen: _Samples) -> list[np.ndarray]:
 def _replay(net: Network, chip: ChipNetwork, seen: _Samples, messages: np.ndarray) -> tuple[Agreement, dict[str, Any]]:
     """Float network, integer network in torch, and simulator, on the same samples."""
     ties, scores, tally, raster, start = 0, [], Tally(chip), {}, 0
+    arriving = sim.host_messages(chip, messages)
     for run in _run_float(net, seen, ("u", "s")):
         spikes = [s.cpu().numpy() != 0 for s in run.states["s"]]
         ties += sum(int((u == block.neuron.v_threshold).sum()) for u, block in zip(run.states["u"], net.blocks))
@@ -231,11 +240,11 @@ def _replay(net: Network, chip: ChipNetwork, seen: _Samples, messages: np.ndarra
         part = slice(start, start + len(run.scores))
         record = ("s",) if raster else ("u", "v", "s")  # states are compared in the first batch only
         result = sim.run(chip, messages[part], record)
-        tally.add(spikes, scores[-1], result, seen.labels[part], messages[part])
+        tally.add(spikes, scores[-1], result, seen.labels[part], arriving[part])
         if not raster:
             integer = torch_integer.run(chip, messages[part], ("u", "v", "s"))
             compare(chip, integer, result).raise_if_different("the integer network in torch and in sim")
-            raster = {"input": messages[0] != 0}
+            raster = {"input": arriving[0] != 0}
             raster |= {layer.name: s[:, 0] for layer, s in zip(chip.layers[:-1], result.states["s"])}
         start = part.stop
     return tally.agreement(ties), raster
@@ -284,10 +293,9 @@ def verify(export: Export, backend: str, count: int) -> Comparison:
     Raises :class:`VerificationError` naming the first state that differs.
     """
     chip = export.quantized.chip
-    data = chip.recorded("training", "data", kind=str)
-    if data is None:
+    if chip.data_set is None:
         raise UsageError("--verify: the network does not name its data set")
-    x, _ = chip_samples(chip, data, count)
+    x, _ = chip_samples(chip, chip.data_set.name, count)
     comparison = replay(chip, backend, x)
     comparison.raise_if_different(f"{backend} and sim")
     return comparison

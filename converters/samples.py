@@ -11,7 +11,7 @@ from ottt_loihi.converters.quantize.layer import PIXEL_LEVELS
 from ottt_loihi.sim.inference.host import MESSAGE_MAX, MESSAGE_MIN
 from ottt_loihi.sim.network import ChipNetwork
 
-from ottt_loihi import checks, sim
+from ottt_loihi import checks
 from ottt_loihi.data import load_data, rate_code
 from ottt_loihi.errors import UsageError
 
@@ -67,12 +67,12 @@ def chip_samples(
     part: str = "test",
     input_range: tuple[float, float] | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """:func:`samples` in the form and shape that an exported network was made for.
+    """:func:`samples` in the form and shape that an exported network was made for: what ``run`` takes.
 
     Parameters
     ----------
     input_range
-        of a network whose file scales its input (:func:`input_transform`): what the data's 0 and 1 were when it was
+        of a network whose file scales its input (``chip.input_transform``): what the data's 0 and 1 were when it was
         trained
 
     Raises
@@ -80,9 +80,8 @@ def chip_samples(
     UsageError
         where such a network gets no ``input_range``, or another one gets it
     """
-    same = data == chip.recorded("training", "data", kind=str)
-    options = chip.recorded("training", "data_options") if same else None
-    transform = input_transform(chip)
+    options = chip.data_set.options if chip.data_set is not None and data == chip.data_set.name else None
+    transform = chip.input_transform
     if transform is None and input_range is not None:
         raise UsageError("--input-range: the network's file describes no scaling of its input")
     if transform is not None:
@@ -95,10 +94,10 @@ def chip_samples(
         split, chosen, y = _part(data, count, options, part)
         x, labels = as_scaled(chosen, chip.num_steps, split.time_axis, transform, input_range), y
     else:
-        form = chip.recorded("input_form", kind=str)
+        form = None if chip.input_form == "spikes" else chip.input_form
         x, labels = samples(data, chip.num_steps, count, seed, options, form, part)
     frame = chip.input_shape if chip.host is None else chip.host.input_shape
-    return sim.host_messages(chip, shaped(x, frame, data)), labels
+    return shaped(x, frame, data), labels
 
 
 def shaped(x: np.ndarray, input_shape: tuple[int, ...], data: str) -> np.ndarray:
@@ -111,7 +110,7 @@ def shaped(x: np.ndarray, input_shape: tuple[int, ...], data: str) -> np.ndarray
 def as_messages(images: np.ndarray, num_steps: int, input_form: str) -> np.ndarray:
     """Images in 0 … 1 as graded messages 0 … 255, int16 ``(n, num_steps, *shape)``: at every step, or injected once.
 
-    With ``"bias"`` they go to the host's part of the network (:func:`ottt_loihi.sim.host_messages`).
+    With ``"bias"`` they go to the host's part of the network, which ``run`` applies.
     """
     x = np.zeros((len(images), num_steps, *images.shape[1:]), np.int16)
     for start in range(0, len(images), AT_ONCE):
@@ -121,17 +120,6 @@ def as_messages(images: np.ndarray, num_steps: int, input_form: str) -> np.ndarr
             raise UsageError(f"images: expected values in 0 … 1, got {images.min():g} … {images.max():g}")
         x[part, : 1 if input_form == "inject" else None] = pixels[:, None]
     return x
-
-
-def input_transform(chip: ChipNetwork) -> tuple[float, float] | None:
-    """Return (weight, bias) where the first layer gets messages of weight·x + bias, as lava-dl's input blocks; or None.
-
-    Raises :class:`UsageError` where they are recorded and are no numbers.
-    """
-    found = chip.recorded("input_transform")
-    if found is None:
-        return None
-    return tuple(checks.number(found.get(name), f"input_transform.{name}") for name in ("weight", "bias"))
 
 
 def as_scaled(

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from ottt_loihi.sim import arithmetic
+from ottt_loihi.sim.inference.host import host_messages
 from ottt_loihi.sim.inference.reference import Result, check_input
 from ottt_loihi.sim.network import INPUT, LIF, ChipNetwork, Connection, Conv, Dense, Diagonal
 
@@ -25,7 +26,7 @@ def run(chip: ChipNetwork, x: np.ndarray, record: Sequence[str] = ()) -> Result:
     """Run a batch; arguments and result are those of :func:`ottt_loihi.sim.inference.reference.run`."""
     import torch
 
-    messages = torch.from_numpy(check_input(chip, x)).double()
+    messages = torch.from_numpy(check_input(chip, host_messages(chip, x))).double()
     batch, layers = len(messages), range(len(chip.layers))
     products = [(_product(c), c) for c in chip.connections]
     u = [torch.tensor(layer.u_init.reshape(1, -1)).double().repeat(batch, 1) for layer in chip.layers]

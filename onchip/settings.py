@@ -19,7 +19,7 @@ class Settings(Options):
     """How to learn; the rule's :class:`~ottt_loihi.sim.learning.options.Options` are settings as well.
 
     readout_rate, hidden_rate: part of a layer's error that one update takes away, default measured
-    good on digits; seed: of order, feedback and rounding; unit: what stands for a logit of 1, default provenance's;
+    good on digits; seed: of order, feedback and rounding; unit: what stands for a logit of 1, default the network's;
     halve_every: samples after which the rates are halved, again and again; 0: never, for a world that keeps changing.
     rounding: of updated weights, ``"per-synapse"`` as on the chip, or ``"lava"``: one number an epoch for all.
     """

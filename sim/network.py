@@ -19,8 +19,9 @@ from dataclasses import dataclass, field, fields, replace
 from typing import Any, ClassVar
 
 import numpy as np
-from ottt_loihi.sim import arithmetic, checks
+from ottt_loihi.sim import arithmetic, checks, usage
 
+from ottt_loihi.data.description import DataDescription, Step
 from ottt_loihi.errors import ChipError
 
 INPUT = -1  # the index that stands for the network's input where a layer's index is expected
@@ -46,6 +47,15 @@ def _equal(a: Any, b: Any) -> bool:
     if isinstance(a, np.ndarray) or isinstance(b, np.ndarray):
         return np.array_equal(a, b)
     return bool(a == b)
+
+
+class _Link(_Part):
+    """A connection between two layers."""
+
+    @property
+    def label(self) -> str:
+        """How messages name it."""
+        return _label(self)  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True, eq=False)
@@ -115,7 +125,7 @@ class LIF(_Part):
 
 
 @dataclass(frozen=True, eq=False)
-class Dense(_Part):
+class Dense(_Link):
     """An all-to-all connection: Lava's ``Dense`` process in ``fixed_pt``.
 
     ``a = (W·x) << weight_exp`` (``>>`` for a negative exponent, floor), where x is the spike vector, 0 or 1, or with
@@ -153,17 +163,13 @@ class Dense(_Part):
         """``(post, pre)`` sizes, as Lava writes them."""
         return self.weight.shape  # type: ignore[return-value]
 
-    @property
-    def label(self) -> str:
-        return _label(self)
-
     def matrix(self) -> np.ndarray:
         """The weights, int32 ``(post, pre)``."""
         return self.weight
 
 
 @dataclass(frozen=True, eq=False)
-class Diagonal(_Part):
+class Diagonal(_Link):
     """A one-to-one connection, ``a_i = (w_i·x_i) << weight_exp``: Lava's ``Sparse`` process with a diagonal matrix.
 
     Fields as in :class:`Dense`, but ``weight`` is int32 ``(n,)``. From a layer to itself with weight −λ·vth it is the
@@ -187,13 +193,9 @@ class Diagonal(_Part):
         """``(post, pre)`` sizes, as Lava writes them."""
         return (self.weight.shape[0],) * 2
 
-    @property
-    def label(self) -> str:
-        return _label(self)
-
 
 @dataclass(frozen=True, eq=False)
-class Sparse(_Part):
+class Sparse(_Link):
     """Single synapses: Lava's ``Sparse`` process. ``a_i = (Σ_k w_k·x[columns_k] over rows_k = i) << weight_exp``.
 
     ================  ======================  =====================================================================
@@ -239,10 +241,6 @@ class Sparse(_Part):
         """``(post, pre)`` sizes, as Lava writes them."""
         return self.size
 
-    @property
-    def label(self) -> str:
-        return _label(self)
-
     def matrix(self) -> np.ndarray:
         """The weights as a dense int32 ``(post, pre)`` matrix."""
         full = np.zeros(self.size, np.int32)
@@ -261,7 +259,7 @@ class Sparse(_Part):
 
 
 @dataclass(frozen=True, eq=False)
-class Conv(_Part):
+class Conv(_Link):
     """A convolution, Lava's ``Conv`` process in ``fixed_pt``.
 
     Layout and orientation are torch's: frames are (channels, height, width), flattened in C order, and the operation is
@@ -341,10 +339,6 @@ class Conv(_Part):
         """``(post, pre)`` sizes."""
         return math.prod(self.output_shape), math.prod(self.input_shape)
 
-    @property
-    def label(self) -> str:
-        return _label(self)
-
 
 Connection = Dense | Diagonal | Sparse | Conv
 
@@ -362,8 +356,19 @@ class ChipNetwork(_Part):
     num_steps       int ≥ 1                 time steps of one sample, T
     readout         str                     score of class k over the last layer: ``sum_v`` Σ_t v_k[t], ``last_v``
                                             v_k[T], ``spike_count`` Σ_t s_k[t]; the prediction is the argmax
-    provenance      mapping of JSON values  library versions, source checkpoint's hash, quantisation settings
-    host            ChipNetwork or None     one layer that the host computes, and sends v / 64 of
+    provenance      mapping of JSON values  library versions, source checkpoint's hash, quantisation settings; a record
+                                            that no command reads
+    host            ChipNetwork or None     one layer that the host computes, and sends v / 64 of; every ``run`` takes
+                                            the host's input then, and applies it
+    input_form      ``"spikes"``            0 and 1, or whatever integers the data are
+                    ``"graded"``            values 0 … 1 as messages 0 … 255, the same at every step
+                    ``"inject"``            the same at the first step alone
+                    ``"bias"``              the same, for the host's layer
+    input_transform (float, float), None    weight w and bias b of a first layer that gets messages ``w·x + b``
+    logit_scale     float > 0, None         the readout's v / 64 that stands for a logit of 1; None: not known
+    loss            str, None               name of the loss it was trained with
+    data            DataDescription, None   what a sample is, its classes and their names, and how it becomes input
+    data_set        Step, None              name and options of the data set that it was trained on
     ==============  ======================  ===========================================================================
     """
 
@@ -374,6 +379,12 @@ class ChipNetwork(_Part):
     readout: str = "sum_v"
     provenance: Mapping[str, Any] = field(default_factory=dict)
     host: ChipNetwork | None = None
+    input_form: str = "spikes"
+    input_transform: tuple[float, float] | None = None
+    logit_scale: float | None = None
+    loss: str | None = None
+    data: DataDescription | None = None
+    data_set: Step | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "input_shape", checks.shape(self.input_shape, "input_shape"))
@@ -385,6 +396,7 @@ class ChipNetwork(_Part):
         if not self.layers:
             raise ChipError("layers: a network needs at least one layer")
         self._check_host()
+        usage.check(self)
         for connection in self.connections:
             self._check_fit(connection)
         for index in range(len(self.layers)):
@@ -399,13 +411,6 @@ class ChipNetwork(_Part):
     def size(self, index: int) -> int:
         """Number of neurons of a layer, or of input channels for ``INPUT``."""
         return self.input_size if index == INPUT else self.layers[index].size
-
-    def recorded(self, *path: str, kind: type = dict) -> Any:
-        """Return what ``provenance`` holds under these nested keys, or None where nothing of that type is there."""
-        found: Any = self.provenance
-        for key in path:
-            found = found.get(key) if isinstance(found, Mapping) else None
-        return found if isinstance(found, kind) else None
 
     def logical_delay(self, connection: Connection) -> int:
         """Steps of logical time between a spike and its arrival (module docstring)."""

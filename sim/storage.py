@@ -4,7 +4,8 @@ Layout: root attributes ``format``, ``version``, ``input_shape``, ``num_steps``,
 (JSON); groups ``layers/<i>`` and ``connections/<i>`` with one attribute or dataset per field of the dataclasses of
 ``sim/network.py``; connections have ``kind``, the class's name. All integers; every dataset carries a checksum.
 Version 2 may have a group ``host``, laid out like the root, and in version 3 a layer's ``vth`` may be a dataset, one
-threshold per neuron. The lowest version that can say what is there is written.
+threshold per neuron. Version 4 may have a dataset ``use``, the bytes of a JSON text: the fields of ``sim/usage.py``;
+in files before it the provenance holds them. The lowest version that can say what is there is written.
 """
 
 from __future__ import annotations
@@ -16,13 +17,13 @@ from typing import Any
 
 import h5py
 import numpy as np
-from ottt_loihi.sim import safe_hdf5
+from ottt_loihi.sim import safe_hdf5, usage
 from ottt_loihi.sim.network import LIF, ChipNetwork, Connection, Conv, Dense, Diagonal, Sparse
 
 from ottt_loihi.errors import ChipError, FileError
 
 FORMAT = "ottt-loihi ChipNetwork"
-VERSION = 3
+VERSION = 4
 CONNECTIONS = {kind.__name__: kind for kind in (Dense, Diagonal, Sparse, Conv)}
 MAX_PARTS = 10_000  # layers or connections
 KINDS = {"int": int, "str": str, "np.ndarray | int": int}  # of attributes; the others are tuples
@@ -32,13 +33,18 @@ def save(chip: ChipNetwork, path: str | os.PathLike[str]) -> None:
     """Write ``chip`` to ``path``, whole or not at all. Raises :class:`FileError` if the folder cannot be written."""
     with safe_hdf5.new_hdf5(path) as file:
         file.attrs["format"] = _plain(FORMAT)
-        file.attrs["version"] = _version(chip)
+        file.attrs["version"] = version = _version(chip)
         _write_network(file, chip)
+        if version >= 4:
+            text = np.frombuffer(usage.to_json(chip).encode(), np.uint8)
+            file.create_dataset("use", data=text, fletcher32=True, compression="gzip")
         if chip.host is not None:
             _write_network(file.create_group("host"), chip.host)
 
 
 def _version(chip: ChipNetwork) -> int:
+    if usage.given(chip) != usage.from_provenance(chip.provenance):
+        return 4
     layers = (*chip.layers, *(chip.host.layers if chip.host else ()))
     if any(isinstance(layer.vth, np.ndarray) for layer in layers):
         return 3
@@ -76,20 +82,25 @@ def load(path: str | os.PathLike[str]) -> ChipNetwork:
             raise FileError(f"format version {version}, this program reads up to {VERSION}; update ottt-loihi")
         try:
             host = _read_network(safe_hdf5.group(file, "host")) if "host" in file and version > 1 else None
-            return _read_network(file, host)
+            return _read_network(file, host, version)
         except ChipError as error:
             raise FileError(f"holds no valid network: {error}") from error
 
 
-def _read_network(source: h5py.Group, host: ChipNetwork | None = None) -> ChipNetwork:
+def _read_network(source: h5py.Group, host: ChipNetwork | None = None, version: int = VERSION) -> ChipNetwork:
+    provenance = _read_provenance(source)
+    use = usage.from_provenance(provenance) if version < 4 else {}
+    if version >= 4 and "use" in source:
+        use = usage.from_json(usage.text(safe_hdf5.integers(source, "use")))
     return ChipNetwork(
         input_shape=safe_hdf5.attribute(source, "input_shape", tuple),
         layers=tuple(LIF(**_read(part, LIF)) for part in _parts(source, "layers")),
         connections=tuple(_read_connection(part) for part in _parts(source, "connections")),
         num_steps=safe_hdf5.attribute(source, "num_steps", int),
         readout=safe_hdf5.attribute(source, "readout", str),
-        provenance=_read_provenance(source),
+        provenance=provenance,
         host=host,
+        **use,
     )
 
 

@@ -1,6 +1,7 @@
 """Every network of the trainer on the chip: what folding and unrolling make of it is the same network."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ from ottt_loihi.converters.quantize.float_network import convolution_matrix, fro
 from ottt_loihi.converters.quantize.quantize import quantize
 from ottt_loihi.converters.samples import as_messages
 from ottt_loihi.converters.verify import compare
-from ottt_loihi.sim.inference import simulator
+from ottt_loihi.sim.inference import reference, simulator
 from ottt_loihi.sim.network import Conv, Dense, Sparse
 
 from ottt_loihi import sim
@@ -187,8 +188,11 @@ def test_the_host_can_compute_the_first_layer(name, reset):
     np.testing.assert_array_equal(messages.reshape(12, 5, -1), np.repeat(expected[:, None], 5, axis=1))
     assert 1000 < np.abs(expected).max() <= 4095
     assert chip.connections[0].weight.tolist() == [1] * chip.input_size
-    result = simulator.run(chip, messages, ("u", "v", "s"))
-    assert compare(chip, torch_integer.run(chip, messages, ("u", "v", "s")), result).different == 0
+    result = simulator.run(chip, x, ("u", "v", "s"))
+    assert compare(chip, torch_integer.run(chip, x, ("u", "v", "s")), result).different == 0
+    assert compare(chip, reference.run(chip, x, ("u", "v", "s")), result).different == 0
+    apart = simulator.run(replace(chip, host=None), messages, ("u", "v", "s"))
+    assert compare(chip, apart, result).different == 0
     trained = fired(net, torch.from_numpy(pixels / 255).float().unsqueeze(1).expand(-1, 5, -1, -1, -1))
     for ours, theirs in zip(result.states["s"], trained):
         assert (ours == theirs).mean() > 0.97

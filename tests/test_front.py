@@ -44,8 +44,8 @@ def network(graded=False, reset="subtract", recurrent=False, seed=0, hidden=(7,)
     tail = fresh_network((27,), hidden, 4, T, resolution=64, seed=seed)
     for c in freeze(tail).chip.connections:
         connections.append(replace(c, pre=c.pre + 2, post=c.post + 2))
-    provenance = {"scales": [1.0, 1.0, *tail.provenance["scales"]]}
-    return ChipNetwork((1, 5, 5), (*layers, *tail.layers), tuple(connections), T, "sum_v", provenance)
+    scale = tail.logit_scale
+    return ChipNetwork((1, 5, 5), (*layers, *tail.layers), tuple(connections), T, "sum_v", logit_scale=scale)
 
 
 def data(chip, count=10, seed=0):

@@ -126,8 +126,8 @@ class TestPlan:
         with pytest.raises(ChipError, match=r"layer\[1\]: learning needs exactly one dense or sparse connection"):
             make_plan(replace(chip, connections=(*chip.connections, extra)))
 
-    def test_the_unit_comes_from_the_provenance_or_the_caller(self):
-        chip = replace(small(), provenance={})
+    def test_the_unit_comes_from_the_network_or_the_caller(self):
+        chip = replace(small(), logit_scale=None)
         with pytest.raises(UsageError, match="give unit="):
             make_plan(chip)
         assert make_plan(chip, unit=77).unit == 77
@@ -137,7 +137,7 @@ class TestPlan:
         """A readout that adds 300 for the right class and nothing else."""
         weight = np.eye(4, dtype=int) * 254
         chip = make_plan(fresh_network((4,), (), 4, 3)).chip
-        chip = replace(chip, connections=(replace(chip.connections[0], weight=weight),), provenance={})
+        chip = replace(chip, connections=(replace(chip.connections[0], weight=weight),), logit_scale=None)
         x = np.repeat(np.eye(4, dtype=np.uint8)[:, np.newaxis], 3, axis=1)
         assert estimate_unit(chip, x, np.arange(4)) == 254
         with pytest.raises(UsageError, match="the right class does not lead"):
@@ -417,11 +417,10 @@ class TestCommand:
 
 def test_logits_of_cross_entropy_are_no_targets():
     """Their size is found from data; a network trained with the squared error says it itself."""
-    chip = replace(small(), provenance={"scales": [300.0, 320.0], "training": {"training": {"loss": {"name": "mse"}}}})
+    chip = replace(small(), logit_scale=320.0, loss="mse")
     assert make_plan(chip).unit == 320
-    provenance = {"scales": [300.0, 320.0], "training": {"training": {"loss": {"name": "cross-entropy", "mu": 0.05}}}}
     with pytest.raises(UsageError, match="trained with cross-entropy, which has no such target"):
-        make_plan(replace(chip, provenance=provenance))
+        make_plan(replace(chip, loss="cross-entropy"))
 
 
 class TestRates:

@@ -113,7 +113,7 @@ def lava_dl(real_data, tmp_path_factory):
 def test_lava_dls_convolutional_ground_truth(lava_dl):
     """Three layers with biases and odd weights: every spike of lava-dl's files, whose first frame is before step 1."""
     imported = netx_reader.read(lava_dl / "tinynet-tiny.net", 15)
-    assert imported.chip.provenance["input_transform"] == {"weight": 36, "bias": 34}
+    assert imported.chip.input_transform == (36.0, 34.0)
     current = np.load(lava_dl / "tinynet-input_bias.npy").astype(np.int32).transpose(2, 1, 0)
     result = sim.run(imported.chip, np.broadcast_to(current, (1, 15, 3, 16, 16)), ("s",))
     for found, name in zip(result.states["s"], ("input", "layer1", "output"), strict=True):
@@ -334,12 +334,11 @@ def test_a_scaling_that_the_file_describes_is_applied(tmp_path):
     assert (chip_samples(chip, "digits", 5, input_range=(0, 1))[0][:, 0] == np.round(20 * images - 3)).all()
     with pytest.raises(UsageError, match=r"a bias holds -4096 … 4095; is --input-range -999,1 right"):
         chip_samples(chip, "digits", 5, input_range=(-999, 1))
-    other = replace(chip, provenance={})
+    other = replace(chip, input_transform=None)
     with pytest.raises(UsageError, match="describes no scaling"):
         chip_samples(other, "digits", 5, input_range=(0, 1))
-    hostile = replace(chip, provenance={"input_transform": {"weight": [1], "bias": None}})
-    with pytest.raises(UsageError, match=r"input_transform\.weight: expected a number"):
-        chip_samples(hostile, "digits", 5)
+    with pytest.raises(ChipError, match=r"input_transform: weight: expected a number"):
+        replace(chip, input_transform=([1], None))
 
 
 def test_the_commands_do_not_ignore_a_scaling(tmp_path):

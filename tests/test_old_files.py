@@ -16,10 +16,18 @@ FIXTURES = Path(make.__file__).parent
 def test_there_is_a_file_of_every_version():
     kinds = (".h5", ".nir", ".net", ".pt")
     names = {path.name for path in FIXTURES.iterdir() if path.suffix in kinds}
-    chips = {"chip-v1.h5", "hosted-v2.h5", "thresholds-v3.h5", "chip-v1.nir", "thresholds-v2.nir"}
+    chips = {
+        "chip-v1.h5",
+        "hosted-v2.h5",
+        "thresholds-v3.h5",
+        "used-v4.h5",
+        "used-v3.nir",
+        "chip-v1.nir",
+        "thresholds-v2.nir",
+    }
     assert names == chips | {"plain-v1.net", "mlp-v1.pt", "conv-v1.pt"}
-    assert storage.VERSION == 3, "write a fixture with the new version"
-    assert nir.VERSION == 2, "write a fixture with the new version"
+    assert storage.VERSION == 4, "write a fixture with the new version"
+    assert nir.VERSION == 3, "write a fixture with the new version"
 
 
 @pytest.mark.parametrize("path", sorted(FIXTURES.glob("chip-*.h5")), ids=lambda p: p.name)
@@ -39,6 +47,12 @@ def test_chip_networks_with_a_hosts_part():
 def test_thresholds_of_neurons():
     assert storage.load(FIXTURES / "thresholds-v3.h5") == make.thresholds()
     assert nir_reader.read(FIXTURES / "thresholds-v2.nir") == make.thresholds()
+
+
+def test_what_a_network_is_for():
+    """Before version 4 the provenance had it: as chip-v1 has its data set."""
+    assert storage.load(FIXTURES / "used-v4.h5") == make.used()
+    assert nir_reader.read(FIXTURES / "used-v3.nir") == make.used()
 
 
 def test_netx():

@@ -11,6 +11,7 @@ from ottt_loihi.onchip.network.trainable import knows_unit
 from ottt_loihi.sim import safe_hdf5, storage
 from ottt_loihi.sim.network import INPUT, LIF, ChipNetwork, Dense
 
+from ottt_loihi.data import DataDescription, Step
 from ottt_loihi.errors import FileError, UnsafeFileError
 
 
@@ -147,10 +148,80 @@ def test_the_datasets_of_a_file_are_limited_in_sum(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "provenance", [{"training": None}, {"training": [1]}, {"scales": 3}, {"scales": ["a"]}, {"scales": []}]
+    "provenance",
+    [
+        {"training": None},
+        {"training": [1]},
+        {"training": {"data": 5, "data_options": [], "training": {"loss": "name"}}},
+        {"scales": 3},
+        {"scales": ["a"]},
+        {"scales": []},
+        {"scales": [-1.0]},
+        {"input_form": 3, "input_transform": [1, 2]},
+    ],
 )
-def test_provenance_of_another_type_is_as_none(saved, provenance):
-    """Nothing about a foreign file's notes may end a command."""
-    chip = dataclasses.replace(saved[0], provenance=provenance)
-    assert chip.recorded("training", "data", kind=str) is None
+def test_provenance_of_another_type_is_as_none(saved, tmp_path, provenance):
+    """Nothing about the notes of a foreign file, of a version that has them for fields, may end a command."""
+    chip = dataclasses.replace(saved[0], provenance=provenance, **NOT_KNOWN)
+    storage.save(chip, tmp_path / "chip.h5")
+    with h5py.File(tmp_path / "chip.h5") as file:
+        assert file.attrs["version"] < 4
+    assert storage.load(tmp_path / "chip.h5") == chip
     assert not knows_unit(chip)
+
+
+NOT_KNOWN = {"input_form": "spikes", "logit_scale": None, "loss": None, "data": None, "data_set": None}
+USE = {
+    "input_form": "graded",
+    "input_transform": (2.5, -3.0),
+    "logit_scale": 312.5,
+    "loss": "cross-entropy",
+    "data": DataDescription(
+        (2, 3), 2, Step("rate"), class_names=("λ", "b"), preprocessing=(Step("z", {"mean": [1.5]}),)
+    ),
+    "data_set": Step("digits", {"num_steps": 3}),
+}
+
+
+@pytest.mark.parametrize("name", list(USE))
+def test_what_a_network_is_for_is_kept(saved, tmp_path, name):
+    chip = dataclasses.replace(saved[0], **NOT_KNOWN | {name: USE[name]})
+    storage.save(chip, tmp_path / "chip.h5")
+    found = storage.load(tmp_path / "chip.h5")
+    assert found == chip
+    assert getattr(found, name) == USE[name]
+
+
+def test_notes_that_are_no_fields_stay_notes(saved, tmp_path):
+    """The fields count, whatever the provenance says."""
+    chip = dataclasses.replace(saved[0], provenance={"scales": [7.0], "input_form": "graded"}, **NOT_KNOWN)
+    storage.save(chip, tmp_path / "chip.h5")
+    assert storage.load(tmp_path / "chip.h5") == chip
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[]",
+        "{",
+        '{"new": 1}',
+        '{"input_form": 3}',
+        '{"input_transform": [1]}',
+        '{"logit_scale": "a"}',
+        '{"logit_scale": 0}',
+        '{"loss": 3}',
+        '{"data": {}}',
+        '{"data": {"shape": [1], "num_classes": 1000, "coding": {"name": "rate"}}}',
+        '{"data_set": "digits"}',
+        "[" * 100_000,
+        "\xff",
+    ],
+)
+def test_use_of_another_type_is_refused(saved, tmp_path, text):
+    chip = dataclasses.replace(saved[0], **NOT_KNOWN | {"loss": "mse"})
+    storage.save(chip, tmp_path / "chip.h5")
+    with h5py.File(tmp_path / "chip.h5", "a") as file:
+        del file["use"]
+        file["use"] = np.frombuffer(text.encode("latin-1"), np.uint8)
+    with pytest.raises(FileError):
+        storage.load(tmp_path / "chip.h5")

@@ -22,6 +22,7 @@ def write(chip: ChipNetwork, path: Path, chip_file: str = "model.h5") -> None:
     Raises :class:`ChipError` for plastic connections: their odd weights Lava would truncate.
     """
     require_inference(chip)
+    kind = "what ottt_loihi.sim.host_messages sends," if chip.host else ""
     graded = any(c.num_message_bits for c in chip.connections if c.pre == INPUT)
     values = {
         "title": f"A network of {len(chip.layers)} layers",
@@ -29,7 +30,7 @@ def write(chip: ChipNetwork, path: Path, chip_file: str = "model.h5") -> None:
         "chip": chip_file,
         "name": path.name,
         "module": path.stem,
-        "dtype": "graded messages" if graded else "spikes, 0 or 1,",
+        "dtype": kind or ("graded messages" if graded else "spikes, 0 or 1,"),
         "num_steps": chip.num_steps,
         "shape": ", ".join(map(str, chip.input_shape)),
         "score": SCORES[chip.readout],

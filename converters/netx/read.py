@@ -92,8 +92,6 @@ def read(
         raise FileError(f"{path}: holds no layer of neurons")
     integrates = state.layers[-1].du == -1 and state.layers[-1].dv == 4096
     provenance: dict[str, Any] = {"source": Path(path).name, "notes": state.notes}
-    if state.transform is not None:
-        provenance["input_transform"] = state.transform
     chip = ChipNetwork(
         state.input_shape,
         tuple(state.layers),
@@ -101,6 +99,7 @@ def read(
         num_steps,
         readout or ("last_v" if integrates else "spike_count"),
         provenance,
+        input_transform=state.transform and (state.transform["weight"], state.transform["bias"]),
     )
     return Imported(chip, state.notes)
 

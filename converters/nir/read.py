@@ -17,7 +17,7 @@ from ottt_loihi.converters.nir.foreign import Import
 from ottt_loihi.converters.nir.graph import FIRING, NEURONS, Graph, Node, convolution, floats, steps, uniform, whole
 from ottt_loihi.converters.nir.write import VERSION
 from ottt_loihi.converters.quantize.float_network import FloatNetwork
-from ottt_loihi.sim import arithmetic, safe_hdf5
+from ottt_loihi.sim import arithmetic, safe_hdf5, usage
 from ottt_loihi.sim.network import INPUT, LIF, ChipNetwork, Connection, Conv, Dense, Diagonal, Sparse
 
 from ottt_loihi.errors import ChipError, FileError, UsageError
@@ -97,7 +97,7 @@ class _Ours:
     """The ChipNetwork that was written."""
 
     def __init__(self, graph: Graph, metadata: Any) -> None:
-        version = whole(metadata, "ottt_loihi")
+        self.version = version = whole(metadata, "ottt_loihi")
         if not 1 <= version <= VERSION:
             raise FileError(f"metadata version {version}, this program reads up to {VERSION}; update ottt-loihi")
         self.graph, self.metadata = graph, metadata
@@ -116,6 +116,9 @@ class _Ours:
         connections = [self._connection(node) for node in self.connections]
         shape = safe_hdf5.integers(self.graph.only("Input").group, "shape").reshape(-1).tolist()
         try:
+            use = usage.from_provenance(provenance)
+            if self.version >= 3:
+                use = usage.from_json(usage.text(safe_hdf5.integers(self.metadata, "use")))
             return ChipNetwork(
                 tuple(shape),
                 tuple(self._layer(node) for node in self.neurons),
@@ -123,6 +126,7 @@ class _Ours:
                 whole(self.metadata, "num_steps"),
                 safe_hdf5.text(self.metadata, "readout"),
                 provenance,
+                **use,
             )
         except ChipError as error:
             raise FileError(f"holds no valid network: {error}") from error

@@ -32,7 +32,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from ottt_loihi.sim import arithmetic
+from ottt_loihi.sim import arithmetic, usage
 from ottt_loihi.sim.network import INPUT, LIF, ChipNetwork, Connection, Conv, Dense, Diagonal, Sparse
 
 from ottt_loihi.errors import ChipError, UsageError
@@ -41,7 +41,7 @@ from ottt_loihi.files import atomic_write
 if TYPE_CHECKING:
     import nir
 
-VERSION = 2  # of our metadata; 1 where every layer has one threshold, which says the same
+VERSION = 3  # of our metadata; the lowest that can say what is there: 2 has thresholds of neurons, 3 what it is for
 MAX_MATRIX = 1 << 26  # elements of a Sparse connection written as a matrix: a quarter of a gigabyte
 
 
@@ -90,13 +90,17 @@ def graph(chip: ChipNetwork, dt: float = 1e-3, force: bool = False) -> nir.NIRGr
     last = len(chip.layers) - 1
     building.nodes["output"] = nir.Output(output_type=np.array(building.shapes[last]))
     building.edges.append((_name(last), "output"))
+    used = usage.given(chip) != usage.from_provenance(chip.provenance)
+    thresholds = any(isinstance(layer.vth, np.ndarray) for layer in chip.layers)
     metadata = {
-        "ottt_loihi": VERSION if any(isinstance(layer.vth, np.ndarray) for layer in chip.layers) else 1,
+        "ottt_loihi": VERSION if used else 2 if thresholds else 1,
         "dt": float(dt),
         "num_steps": chip.num_steps,
         "readout": chip.readout,
         "provenance": json.dumps(dict(chip.provenance)),
     }
+    if used:
+        metadata["use"] = np.frombuffer(usage.to_json(chip).encode(), np.uint8).astype(np.int64)
     # nir 1.0 takes every convolution for an ungrouped one with a square kernel
     convolutions = [c for c in chip.connections if isinstance(c, Conv)]
     plain = all(c.groups == 1 and c.weight.shape[2] == c.weight.shape[3] for c in convolutions)

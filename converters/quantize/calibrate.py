@@ -68,5 +68,5 @@ def _mismatches(
         if tuning[index] == Tuning():
             raise
         return float("inf")
-    result = sim.run(chip, sim.host_messages(chip, messages), {"s": [index]})
+    result = sim.run(chip, messages, {"s": [index]})
     return float((result.states["s"][index].reshape(spikes.shape) != spikes).sum())

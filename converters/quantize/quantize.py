@@ -124,13 +124,12 @@ def quantize(
         connections += parts.connections
         reports.append(parts.report())
         weights.append((parts.trained[0].weight, parts.weights[0].weight / parts.weights[0].units))
-    scales = [float(np.min(report.scale)) for report in reports]  # onchip needs to know what a float unit is
+    scales = [float(np.min(report.scale)) for report in reports]
     stored = num_weight_bits if isinstance(num_weight_bits, (int, str)) else list(num_weight_bits)
     origin = {**versions(), "num_weight_bits": stored, "scales": scales, **(provenance or {})}
-    if net.input == "constant":
-        origin["input_form"] = input_form
     readout = "sum_v" if net.layers[-1].reset is None else "spike_count"
     chip = ChipNetwork(net.input_shape, tuple(layers), tuple(connections), net.num_steps, readout, origin)
+    chip = replace(chip, logit_scale=scales[-1], input_form=input_form if net.input == "constant" else "spikes")
     if net.input == "constant" and input_form == "bias":
         chip = _on_host(chip)
     return Quantized(chip, tuple(reports), tuple(weights))

@@ -81,7 +81,7 @@ def fresh_network(
     layers.append(LIF((classes,), 4095, 4096, arithmetic.VTH_MAX, name="readout"))
     connections.append(_random(rng, len(hidden), classes, fan_in, densities[-1], READOUT_GAIN * unit))
     provenance = {"scales": [vth] * len(hidden) + [unit], "origin": "fresh_network", "seed": seed}
-    return ChipNetwork(input_shape, tuple(layers), tuple(connections), num_steps, "sum_v", provenance)
+    return ChipNetwork(input_shape, tuple(layers), tuple(connections), num_steps, "sum_v", provenance, logit_scale=unit)
 
 
 def _densities(density: float | Sequence[float], count: int) -> list[float]:

@@ -3,7 +3,6 @@ learn."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -101,7 +100,7 @@ def make_plan(chip: ChipNetwork, unit: int | None = None) -> Plan:
         by subtraction through a self-connection), and a memoryless readout; before it, anything without delays
         (``onchip/network/backbone.py``)
     UsageError
-        when no ``unit`` is given and the network's provenance does not know it either
+        when no ``unit`` is given and the network does not know it either
     """
     last, first = len(chip.layers) - 1, first_plastic_layer(chip)
     inhibition: list[Diagonal | None] = []
@@ -152,7 +151,7 @@ def make_plan(chip: ChipNetwork, unit: int | None = None) -> Plan:
 def estimate_unit(chip: ChipNetwork, x: np.ndarray, labels: np.ndarray) -> int:
     """Return the unit of a trained readout: by how much the right class leads the mean of the others, on average.
 
-    For networks whose provenance does not know their scale. A thousand samples drawn over the training data are enough.
+    For networks that do not know their scale. A thousand samples drawn over the training data are enough.
 
     Parameters
     ----------
@@ -260,24 +259,16 @@ def knows_unit(chip: ChipNetwork) -> bool:
     Cross-entropy, the other loss of ``ottt-train``, leaves logits of any size; learning on with a unit that is too
     small would unlearn everything first.
     """
-    loss = chip.recorded("training", "training", "loss", "name", kind=str)
-    return _readout_scale(chip) is not None and loss != "cross-entropy"
-
-
-def _readout_scale(chip: ChipNetwork) -> float | None:
-    scales = chip.recorded("scales", kind=list)
-    scale = scales[-1] if scales else None
-    known = isinstance(scale, (int, float)) and not isinstance(scale, bool) and math.isfinite(scale)
-    return float(scale) if known else None
+    return chip.logit_scale is not None and chip.loss != "cross-entropy"
 
 
 def _unit(chip: ChipNetwork) -> int:
     if not knows_unit(chip):
         raise UsageError(
-            "the network's provenance does not say what a logit of 1 is at the readout, or it was trained with "
-            "cross-entropy, which has no such target; give unit=, or let onchip.plan.estimate_unit find it from data"
+            "the network does not say what a logit of 1 is at the readout (logit_scale), or it was trained with "
+            "cross-entropy, which has no such target; give unit=, or let onchip.network.trainable.estimate_unit find it"
         )
-    return _positive(round(_readout_scale(chip) or 0))
+    return _positive(round(chip.logit_scale))  # type: ignore[arg-type]
 
 
 def _positive(unit: int) -> int:

@@ -41,7 +41,7 @@ class Scenario:
     test
         messages and labels that it is measured on
     unit
-        of the readout, where the provenance does not know it
+        of the readout, where the network does not know it
     samples
         in one pass
     old_world
@@ -69,7 +69,7 @@ def make_scenario(
 ) -> Scenario:
     import numpy as np
 
-    from ottt_loihi.converters.samples import as_messages, as_spikes, input_transform
+    from ottt_loihi.converters.samples import as_messages, as_spikes
     from ottt_loihi.data import load_data
     from ottt_loihi.errors import UsageError
     from ottt_loihi.onchip.network.fresh import fresh_network
@@ -85,14 +85,14 @@ def make_scenario(
         raise UsageError(
             f"{model}: its first connection is the host's, the rest cannot learn alone; export with --input graded"
         )
-    if given and input_transform(given) is not None:
+    if given and given.input_transform is not None:
         raise UsageError(f"{model}: its input layer scales its input, which ottt-learn does not do; ottt-run does")
     if given:
         count = len(given.layers)
         chip = make_plastic(given, layers=None if plastic is None else range(max(0, count - plastic), count))
     else:
         chip = fresh_network(split.input_shape, (hidden,), num_steps=STEPS, seed=seed, density=density)
-    form = chip.recorded("input_form", kind=str)
+    form = chip.input_form
 
     def encode(images: np.ndarray, spikes_seed: int, turn: bool) -> np.ndarray:
         turned = images[..., ::-1, ::-1] if turn else images
@@ -126,7 +126,7 @@ def make_scenario(
 
 
 def _data_of(chip: ChipNetwork | None) -> str:
-    return (chip.recorded("training", "data", kind=str) if chip else None) or "digits"
+    return chip.data_set.name if chip and chip.data_set else "digits"
 
 
 def _unit(chip: ChipNetwork, x: np.ndarray, labels: np.ndarray) -> int | None:

@@ -119,10 +119,9 @@ def _range(text: str | None) -> tuple[float, float] | None:
 def _data_of(chip: ChipNetwork, model: Path) -> str:
     from ottt_loihi.errors import UsageError
 
-    data = chip.recorded("training", "data", kind=str)
-    if data is None:
+    if chip.data_set is None:
         raise UsageError(f"{model}: does not say what data it was trained on; name it with --data")
-    return data
+    return chip.data_set.name
 
 
 def _classify(chip: ChipNetwork, backend: Backend, x: np.ndarray, quiet: bool) -> tuple[Result, float]:

@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 import numpy as np
 from ottt_loihi.sim import arithmetic
+from ottt_loihi.sim.inference.host import host_messages
 from ottt_loihi.sim.network import INPUT, LIF, ChipNetwork, Connection, Conv, Dense, Diagonal
 
 from ottt_loihi.errors import UsageError
@@ -62,7 +63,8 @@ def run(chip: ChipNetwork, x: np.ndarray, record: tuple[Variable, ...] = ()) -> 
     chip
         the integer network
     x
-        messages, integers or bool, ``(batch, num_steps, *input_shape)``; 0 or 1 unless the input connection is graded
+        messages, integers or bool, ``(batch, num_steps, *input_shape)``; 0 or 1 unless the input connection is graded;
+        for a network with a host's part the host's input
     record
         any of ``"u"``, ``"v"``, ``"s"``: the states to keep, of all layers and steps
 
@@ -71,7 +73,7 @@ def run(chip: ChipNetwork, x: np.ndarray, record: tuple[Variable, ...] = ()) -> 
     UsageError
         for a wrong shape, dtype, message range or variable name
     """
-    x = check_input(chip, x)
+    x = check_input(chip, host_messages(chip, x, run))
     if unknown := set(record) - {"u", "v", "s"}:
         raise UsageError(f"record: expected any of 'u', 'v', 's', got {sorted(unknown)}")
     state = NetworkState(chip, len(x))
@@ -94,7 +96,7 @@ def run_wall_clock(chip: ChipNetwork, x: np.ndarray, record: tuple[Variable, ...
     Layer l starts (with its bias and ``u_init``) at step l + 2 and a sample takes T + L steps, L layers. Returns the
     recorded states, one array ``(T + L, batch, *layer.shape)`` per layer.
     """
-    x = check_input(chip, x)
+    x = check_input(chip, host_messages(chip, x, run))
     batch, layers = len(x), range(len(chip.layers))
     u = [np.zeros((batch, layer.size), np.int32) for layer in chip.layers]
     v = [np.zeros((batch, layer.size), np.int32) for layer in chip.layers]

@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 from ottt_loihi.sim.inference import kernels, reference
+from ottt_loihi.sim.inference.host import host_messages
 from ottt_loihi.sim.inference.recording import Recording, selection
 from ottt_loihi.sim.inference.reference import OVERFLOWS, Result, Way
 from ottt_loihi.sim.inference.ways import LayerPlan, Messages, Plan, Product, plan
@@ -57,6 +58,7 @@ def run(
         the integer network
     x
         messages, integers or bool, ``(batch, num_steps, *input_shape)``, 0 or 1 unless the input connection is graded;
+        for a network with a host's part the host's input, ``(batch, num_steps, *host.input_shape)``, which is applied;
         or an iterator over such arrays, which are run one after the other and forgotten
     record
         the states to keep: any of ``"u"``, ``"v"``, ``"s"`` for all layers, or a mapping from these names to layers
@@ -120,10 +122,12 @@ class Simulator:
             raise UsageError(f"clock: expected one of {', '.join(CLOCKS)}, got {clock!r}")
         recorded = selection(self.chip, record)
         if isinstance(x, Iterator):
+            x = (host_messages(self.chip, batch) for batch in x)
             if recorded:
                 raise UsageError("record: states of an iterator over batches are not kept; give one array")
             return self._run_each(x, clock, progress)
-        return self._run_batch(reference.check_shape(self.chip, x), recorded, clock, progress)
+        x = reference.check_shape(self.chip, host_messages(self.chip, x))
+        return self._run_batch(x, recorded, clock, progress)
 
     def _run_each(self, batches: Iterator[np.ndarray], clock: str, progress: Progress | None) -> Result:
         results, done = [], 0

@@ -23,6 +23,7 @@ EXPORTS: dict[str, dict[str, Any]] = {
     "power of two": {"scale": "power-of-two"},
     "not for netx": {"for_netx": False},
 }
+USE = ("input_form", "input_transform", "logit_scale", "loss", "data", "data_set")  # of no integer
 FORMS = ("graded", "inject", "bias")
 FRESH = {"input_shape": (10,), "hidden": (12, 9), "classes": 4, "num_steps": STEPS}
 LEARNING: dict[str, dict[str, Any]] = {  # beside every feedback with every encoding, schedule and reset
@@ -101,7 +102,7 @@ def arrays(part: Any, name: str) -> Arrays:
     if is_dataclass(part):
         found: Arrays = {f"{name} is a": np.array(type(part).__name__)}
         for field in fields(part):
-            if field.name not in ("name", "provenance"):
+            if field.name not in ("name", "provenance", *USE):
                 found |= arrays(getattr(part, field.name), f"{name}.{field.name}")
         return found
     if isinstance(part, tuple) and any(is_dataclass(item) for item in part):

@@ -1,0 +1,118 @@
+"""What is needed to use a network beside its integers: the last fields of ``ChipNetwork``, checked, and as JSON.
+
+Files before version 4 have these in the provenance, where any JSON may be; what is there and of another type is as
+nothing.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ottt_loihi import checks
+from ottt_loihi.data.description import DataDescription, Step
+from ottt_loihi.errors import ChipError, UsageError
+
+if TYPE_CHECKING:
+    from ottt_loihi.sim.network import ChipNetwork
+
+INPUT_FORMS = ("spikes", "graded", "inject", "bias")
+FIELDS = ("input_form", "input_transform", "logit_scale", "loss", "data", "data_set")
+MAX_JSON = 1 << 22  # characters
+
+
+def check(chip: ChipNetwork) -> None:
+    """Check and normalise the fields; raises :class:`ChipError`."""
+    try:
+        checks.one_of(chip.input_form, "input_form", INPUT_FORMS)
+        if chip.input_transform is not None:
+            object.__setattr__(chip, "input_transform", _pair(chip.input_transform))
+        if chip.logit_scale is not None:
+            object.__setattr__(chip, "logit_scale", checks.number(chip.logit_scale, "logit_scale", 0.0, above=True))
+    except UsageError as error:
+        raise ChipError(str(error)) from None
+    for name, kind in (("loss", str), ("data", DataDescription), ("data_set", Step)):
+        value = getattr(chip, name)
+        if value is not None and not isinstance(value, kind):
+            raise ChipError(f"{name}: expected {kind.__name__} or None, got {type(value).__name__}")
+    if chip.data is not None and chip.data.num_classes > chip.layers[-1].size:
+        raise ChipError(f"data: {chip.data.num_classes} classes, and the readout has {chip.layers[-1].size} neurons")
+
+
+def _pair(value: Any) -> tuple[float, float]:
+    if not isinstance(value, (tuple, list)) or len(value) != 2:
+        raise UsageError(f"input_transform: expected (weight, bias), got {value!r:.80}")
+    return checks.number(value[0], "input_transform: weight"), checks.number(value[1], "input_transform: bias")
+
+
+def given(chip: ChipNetwork) -> dict[str, Any]:
+    """Return the fields that say anything, by name."""
+    found = {name: getattr(chip, name) for name in FIELDS}
+    return {name: value for name, value in found.items() if value not in (None, "spikes")}
+
+
+def to_json(chip: ChipNetwork) -> str:
+    """Return the fields as a JSON text; :func:`from_json` reads it."""
+    return json.dumps({k: v.to_json() if isinstance(v, (DataDescription, Step)) else v for k, v in given(chip).items()})
+
+
+def from_json(text: str) -> dict[str, Any]:
+    """Return the fields that a text of :func:`to_json` holds, by name; raises :class:`ChipError` for any other text."""
+    try:
+        found = json.loads(text) if len(text) <= MAX_JSON else None
+    except (ValueError, RecursionError):
+        found = None
+    if not isinstance(found, dict) or not found.keys() <= set(FIELDS):
+        raise ChipError(
+            f"use: expected a JSON object with any of {', '.join(FIELDS)}; a newer ottt-loihi may have more"
+        )
+    try:
+        if "data" in found:
+            found["data"] = DataDescription.from_json(found["data"])
+        if "data_set" in found:
+            found["data_set"] = Step.from_json(found["data_set"], "data_set")
+    except UsageError as error:
+        raise ChipError(str(error)) from None
+    return found
+
+
+def text(characters: np.ndarray) -> str:
+    """Return the text of an array of bytes, as files hold it; raises :class:`ChipError` for anything else."""
+    try:
+        return characters.astype(np.uint8).tobytes().decode()
+    except UnicodeDecodeError:
+        raise ChipError("use: expected UTF-8") from None
+
+
+def from_provenance(provenance: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the fields that the provenance of a file before version 4 holds, by name."""
+    scales, name = _at(provenance, "scales"), _at(provenance, "training", "data")
+    options, transform = _at(provenance, "training", "data_options"), _at(provenance, "input_transform")
+    scale = scales[-1] if isinstance(scales, list) and scales else None
+    found = {
+        "input_form": _at(provenance, "input_form"),
+        "input_transform": (transform.get("weight"), transform.get("bias")) if isinstance(transform, Mapping) else None,
+        "logit_scale": scale if _is_scale(scale) else None,
+        "loss": _at(provenance, "training", "training", "loss", "name"),
+        "data_set": Step(name, options if isinstance(options, Mapping) else {}) if _is_name(name) else None,
+    }
+    texts = ("input_form", "loss")
+    return {k: v for k, v in found.items() if v is not None and (k not in texts or isinstance(v, str))}
+
+
+def _at(value: Any, *path: str) -> Any:
+    for key in path:
+        value = value.get(key) if isinstance(value, Mapping) else None
+    return value
+
+
+def _is_scale(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value) and value > 0
+
+
+def _is_name(value: Any) -> bool:
+    return isinstance(value, str) and bool(value) and value.isprintable()
