@@ -189,11 +189,12 @@ class LavaBackend(Backend):
         """
         from ottt_loihi.converters.lava import stream_graph
         from ottt_loihi.converters.lava.stream import make_stream
+        from ottt_loihi.sim.inference.host import host_messages
         from ottt_loihi.sim.inference.reference import check_input
 
         self.check_record(record)
         clock = make_stream(chip, interval, self.lag_in)
-        return stream_graph.run(self, chip, check_input(chip, x), clock, record, stall_timeout)
+        return stream_graph.run(self, chip, check_input(chip, host_messages(chip, x)), clock, record, stall_timeout)
 
 
 @dataclass(frozen=True)
@@ -242,10 +243,15 @@ class Loihi2(LavaBackend):
 
     def expected(self, chip: ChipNetwork, x: np.ndarray) -> Result:
         from ottt_loihi.converters.lava.stream import expected, make_stream, why_exact
+        from ottt_loihi.sim.inference.host import host_messages
         from ottt_loihi.sim.inference.reference import check_input
 
         clock = make_stream(chip, self.interval, self.lag_in)
-        return super().expected(chip, x) if why_exact(chip, clock) else expected(chip, check_input(chip, x), clock)
+        return (
+            super().expected(chip, x)
+            if why_exact(chip, clock)
+            else expected(chip, check_input(chip, host_messages(chip, x)), clock)
+        )
 
     def run(
         self,
