@@ -312,11 +312,12 @@ def write_kit(export: Export, folder: Path, count: int) -> Prepared:
         for a network that cannot run there
     """
     chip = export.chip
-    data = chip.recorded("training", "data", kind=str)
-    if data is None:
+    alone = replace(chip, host=None)  # what goes along are the host's messages, computed here
+    if chip.data_set is None:
         of = "random messages, because the file names no data set"
-        return kit.write(chip, folder, kit.random_messages(chip, count), of=of)
-    return kit.write(chip, folder, *chip_samples(chip, data, count), of=data)
+        return kit.write(alone, folder, kit.random_messages(alone, count), of=of)
+    x, labels = chip_samples(chip, chip.data_set.name, count)
+    return kit.write(alone, folder, sim.host_messages(chip, x), labels, of=chip.data_set.name)
 
 
 def write(export: Export, folder: Path, with_nir: bool = False, force_nir: bool = False) -> dict[str, str]:
