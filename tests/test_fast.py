@@ -147,6 +147,17 @@ def test_the_chosen_engine_learns_as_the_plain_one(case, chunk):
     check_equal(case, chosen.train_batch)
 
 
+def test_dropout_does_not_depend_on_the_memory_layout_of_an_engine():
+    """torch 2.14 draws in the order of the memory, and the engines lay images out differently."""
+    block = Block(Conv2d(1, 3, 3, padding=1), LIF(), dropout=0.4)
+    current = torch.zeros(4, 3, 6, 5)
+    masks = []
+    for like in (current, current.contiguous(memory_format=torch.channels_last)):
+        torch.manual_seed(5)
+        masks.append(block.draw_mask(like))
+    assert torch.equal(*masks)
+
+
 def small(**settings):
     return Network(
         [Block(Linear(4, 3), LIF(surrogate="sigmoid"))], Readout(3, 2), input_shape=(4,), time_steps=3, **settings

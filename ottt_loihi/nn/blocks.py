@@ -173,10 +173,15 @@ class Block(nn.Module):
         return current, tuple(traces)
 
     def draw_mask(self, like: Tensor) -> Tensor | None:
-        """Return a sample's dropout: 0 for a silent neuron, 1/(1 − p) for the others; None where nothing is dropped."""
+        """Return a sample's dropout: 0 for a silent neuron, 1/(1 − p) for the others; None where nothing is dropped.
+
+        like: ``(batch, *shape)``, gives dtype and device. The mask does not depend on its memory layout, which may
+        differ between engines.
+        """
         if not (self.dropout and self.training):
             return None
-        return torch.empty_like(like).bernoulli_(1 - self.dropout).div_(1 - self.dropout)
+        drawn = torch.empty_like(like, memory_format=torch.contiguous_format)
+        return drawn.bernoulli_(1 - self.dropout).div_(1 - self.dropout)
 
 
 def learning_current(
