@@ -76,6 +76,7 @@ def test_sltt_is_the_sum_over_binary_networks_with_frozen_noise():
 SLOW = pytest.mark.slow
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rule", ["ottt", pytest.param("sltt", marks=SLOW), pytest.param("bptt", marks=SLOW)])
 def test_digits(rule):
     split = load_data("digits")
@@ -87,6 +88,7 @@ def test_digits(rule):
     assert level > 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("reset", ["zero", "subtract"])
 @pytest.mark.parametrize("shortcuts", [False, True])
 def test_the_chip_holds_one_bit_weights_exactly(reset, shortcuts):

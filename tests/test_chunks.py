@@ -79,6 +79,7 @@ def test_gradients_of_every_network_and_rule(kind, rule, constant):
         assert_equal(learn(net, make_rule(name, update="sequence", **settings), x, labels, chunk=steps), expected)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("few", [0.0, 1.0])
 @pytest.mark.parametrize("surrogate", ["sigmoid", "rectangle", "triangle"])
 @pytest.mark.parametrize("reset", ["zero", "subtract"])

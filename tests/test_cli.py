@@ -22,6 +22,7 @@ def model(tmp_path):
     return tmp_path / "model.pt"
 
 
+@pytest.mark.slow
 def test_export_and_run_alone_do_the_useful_thing(model):
     done = run("ottt-export", model, "--json", "--max-disagreement", "1")
     assert done.returncode == 0, done.stderr
@@ -52,6 +53,7 @@ def test_run_classifies_alike_in_the_simulator_and_in_lava(model):
     assert {way["way"] for way in results[0]["ways"]} == {"events", "loop"}
 
 
+@pytest.mark.slow
 @pytest.mark.lava
 def test_no_thread_of_ours_runs_when_lava_forks(model, monkeypatch):
     """Python ≥ 3.12 warns of it, since a lock that a thread holds stays locked in the child."""
@@ -130,6 +132,7 @@ def test_an_unwritable_folder_is_3(model, tmp_path):
     assert_one_line(run_here("ottt-export", model, "-o", tmp_path / "file"), 3, "cannot be written")
 
 
+@pytest.mark.slow
 def test_a_full_disk_leaves_nothing(model):
     """A file size limit of 1 KiB stands for the full disk: every larger write fails with an OSError."""
     import resource

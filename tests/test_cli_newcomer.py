@@ -41,6 +41,7 @@ def test_misspelt_names(tmp_path):
     assert_one_line(run_here("ottt-train", tmp_path / "none.toml"), 3, "configs/ has examples")
 
 
+@pytest.mark.slow
 def test_an_untrained_network_is_exported_with_a_note(untrained, tmp_path):
     done = run("ottt-export", untrained, "-o", tmp_path)
     assert done.returncode == 0, done.stderr

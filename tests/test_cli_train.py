@@ -44,6 +44,7 @@ finally:
     assert "--surrogate" in done.stdout
 
 
+@pytest.mark.slow
 def test_a_run_prints_json_and_repeats_itself(tmp_path):
     results = []
     for name in ("a", "b"):
@@ -62,6 +63,7 @@ def test_a_run_prints_json_and_repeats_itself(tmp_path):
     assert net.provenance["data"] == "digits"
 
 
+@pytest.mark.slow
 def test_a_run_for_people_writes_runs_train_by_default(tmp_path):
     done = ottt_train("--epochs", 1, "--reset", "zero", "--update", "sequence", "--convention", "authors", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
@@ -119,6 +121,7 @@ def test_mistakes_end_in_one_line_and_the_right_code(tmp_path, monkeypatch, caps
     assert not list(tmp_path.rglob("model.pt"))
 
 
+@pytest.mark.slow
 def test_ctrl_c_says_where_the_network_is(tmp_path):
     # a shell's background jobs ignore Ctrl-C, and so would what they start
     command = [
@@ -145,6 +148,7 @@ def test_ctrl_c_says_where_the_network_is(tmp_path):
     load(tmp_path / "runs" / "train" / "model.pt")
 
 
+@pytest.mark.slow
 def test_a_finished_run_is_not_overwritten_by_accident(tmp_path):
     arguments = ("-o", tmp_path, "--epochs", 1, "--hidden", "4", "--json")
     assert ottt_train(*arguments).returncode == 0

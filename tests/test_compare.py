@@ -49,6 +49,7 @@ def test_a_rule_changes_tables_for_itself_alone(tmp_path):
     assert (first.config.training.epochs, second.config.training.epochs) == (1, 2)
 
 
+@pytest.mark.slow
 def test_table_plot_and_numbers_and_finished_runs_are_kept(tmp_path):
     path, folder = written(tmp_path, SMALL.replace("[3, 4]", "[3]")), tmp_path / "out"
     done = compare(path, folder, "--json", "--check", "50", "--processes", "2")

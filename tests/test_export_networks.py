@@ -103,6 +103,7 @@ def test_folding_changes_no_membrane(name):
     assert all(np.abs(u).max() > 0.1 for u in mine)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("reset", ["zero", "subtract"])
 @pytest.mark.parametrize("name", NETWORKS)
 def test_integers_are_close_to_the_network_and_equal_in_torch(name, reset):

@@ -56,6 +56,7 @@ def trained(tmp_path_factory):
     return path
 
 
+@pytest.mark.slow
 def test_fine_tuning_brings_back_what_three_bits_lose(trained, tmp_path):
     done = subprocess.run(
         [sys.executable, "-m", "ottt_loihi.cli.train", "--init", str(trained), "--quantize", "3", "--epochs", "8"]

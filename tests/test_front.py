@@ -96,6 +96,7 @@ def test_a_frozen_layer_takes_one_phase(front, hidden, feedback, epoch):
     assert schedule.update_phase(hidden) == front + hidden + 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("graded", [False, True])
 @pytest.mark.parametrize(("reset", "recurrent"), [("subtract", False), ("zero", True)])
 def test_every_state_of_the_front_and_every_weight_equal_lavas(graded, reset, recurrent):

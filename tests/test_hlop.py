@@ -236,6 +236,7 @@ class TestTasks:
         assert found.average == pytest.approx(0.75)
         assert found.backward_transfer == pytest.approx(-0.2)
 
+    @pytest.mark.slow
     def test_hlop_forgets_less(self):
         tasks = permuted(digits(600), 3)
         plain, protected = (learn_tasks(trainer(h), tasks, 8) for h in (None, PERMUTED))

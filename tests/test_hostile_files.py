@@ -81,6 +81,7 @@ def test_sound_files_are_read_within_the_limit(files):
     assert set(read_all(files).values()) == {"read"}
 
 
+@pytest.mark.slow
 def test_files_that_unpack_to_gigabytes(files, tmp_path):
     folder = tmp_path / "bombs"
     folder.mkdir()

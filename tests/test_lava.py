@@ -45,6 +45,7 @@ def test_random_networks_equal_lava(chip):
     assert_equal_runs(chip, reference.run(chip, x, EVERYTHING), lava.run(chip, x, EVERYTHING))
 
 
+@pytest.mark.slow
 @pytest.mark.lava
 @settings(max_examples=7, deadline=None, phases=[Phase.generate], suppress_health_check=list(HealthCheck))
 @given(chip=conv_networks())
@@ -81,6 +82,7 @@ def test_many_random_networks_equal_lava(chip):
     assert_equal_runs(chip, reference.run(chip, x, EVERYTHING), lava.run(chip, x, EVERYTHING))
 
 
+@pytest.mark.slow
 @pytest.mark.lava
 @pytest.mark.parametrize("reset", ["zero", "subtract"])
 @pytest.mark.parametrize("bias", [False, True])

@@ -76,6 +76,7 @@ for path in map(str, files(sys.argv[1])):
 """
 
 
+@pytest.mark.slow
 @pytest.mark.lava
 @pytest.mark.parametrize(("package", "least"), [("lava-nc", 139), ("lava-dl", 82)])
 def test_every_module_imports(package, least):

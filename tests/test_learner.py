@@ -180,6 +180,7 @@ class TestLearn:
     def _lava(self):
         pytest.importorskip("lava.magma.core.process.process")
 
+    @pytest.mark.slow
     def test_what_comes_back(self):
         chip, data = small(), digits(40)
         reports = []
@@ -400,6 +401,7 @@ class TestCommand:
         assert storage.load(tmp_path / "drift-learnt.h5").provenance["learning"]["samples"] == 1437
         assert json.loads((tmp_path / "drift-curve.json").read_text())["samples"][0] == 0
 
+    @pytest.mark.slow
     def test_ctrl_c_saves(self, tmp_path):
         """As a person's: raised by the progress bar after 160 samples, which no load of the machine can shift."""
         script = (
@@ -491,6 +493,7 @@ class TestResume:
         assert [p for p in whole.curve if p.samples != 120] == [p for p in again.curve if p.samples != 120]
         assert (again.samples, again.counters) == (whole.samples, whole.counters)
 
+    @pytest.mark.slow
     def test_a_killed_run_goes_on(self, tmp_path):
         """kill -9 in the middle, as often as it takes to finish."""
         code = (

@@ -84,6 +84,7 @@ def plain_case():
     return float_case(Options())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "options",
     [
@@ -132,6 +133,7 @@ CASES = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("options", "feedback"), CASES)
 def test_lavas_models_learn_the_same(options, feedback):
     rng = np.random.default_rng(0)
@@ -144,6 +146,7 @@ def test_lavas_models_learn_the_same(options, feedback):
     assert max(found.moved) > 0.1
 
 
+@pytest.mark.slow
 def test_all_backends_learn_the_same_with_every_option():
     settings = Settings(
         loss="softmax", learn_when="wrong", learn_bias=True, decay_every=4, decay_shift=4, encoding="split"

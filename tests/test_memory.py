@@ -80,6 +80,7 @@ def test_an_input_constant_in_time_is_folded_once_at_a_time(kind, update):
     test_ottt_is_constant_in_the_number_of_time_steps(kind, update, True, 12)
 
 
+@pytest.mark.slow
 def test_nor_do_the_16_bits_of_weights_of_earlier_steps_stay():
     net = conv("32C3-64C3-64C3-GAP", input_shape=(2, 4, 4), num_classes=3, standardized=True)
     rule = make_rule("ottt", update="step")

@@ -418,6 +418,7 @@ def test_weights_that_another_program_changed_are_noticed(tmp_path):
         nir_reader.read(tmp_path / "a.nir")
 
 
+@pytest.mark.slow
 def test_the_command_writes_and_reads_nir(tmp_path):
     nir.write(tmp_path / "theirs.nir", small())
     done = run("ottt-export", tmp_path / "theirs.nir", "--time-steps", 6, "--dt", DT, "-o", tmp_path / "a", "--nir")

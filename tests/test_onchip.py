@@ -53,6 +53,7 @@ def network(hidden=(9,), reset="subtract", bias=False, seed=1):
     return chip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("bias", [False, True])
 @pytest.mark.parametrize("reset", ["subtract", "zero"])
 @pytest.mark.parametrize("hidden", [(), (9,), (9, 7)])
@@ -111,6 +112,7 @@ def reference_loop(weights, feedback, rng, reset):
     return ThreeFactorLoop(weights, feedback=feedback, feedback_seed=5, **common)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("reset", ["subtract", "zero"])
 @pytest.mark.parametrize(
     ("hidden", "feedback"),
@@ -129,6 +131,7 @@ def test_float_learning_is_the_three_factor_loop(hidden, feedback, reset):
             np.testing.assert_allclose(run.get(process.weights), expected, rtol=0, atol=1e-12)
 
 
+@pytest.mark.slow
 def test_float_learning_in_the_lava_runtime_for_a_thousand_steps():
     graph, loop, _ = float_case((9,), "random", "subtract", 70)
     with LavaRun(graph.source, tag="floating_pt") as run:
@@ -167,6 +170,7 @@ def test_fixed_point_learning_is_the_same_in_both_executors(feedback, rounding):
             assert (values[0][f"feedback[{layer}].weights"] != start[layer].feedback).mean() > 0.1, layer
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("feedback", ["random", "symmetric"])
 def test_fixed_point_learning_follows_the_float_rule(feedback):
     """Averaged over its random numbers, an integer update points where the exact one does, and is as long."""

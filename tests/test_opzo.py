@@ -59,6 +59,7 @@ def test_layers_do_not_see_each_other():
     torch.testing.assert_close(after[1], -3 * before[1])
 
 
+@pytest.mark.slow
 def test_digits():
     split = load_data("digits")
     net = mlp((64, 100, 100, 10), bias=True, surrogate="sigmoid", input_shape=split.input_shape)

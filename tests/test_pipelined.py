@@ -49,6 +49,7 @@ def test_every_variable_equals_the_oracle(hidden, feedback, encoding):
     assert sum(moved) >= len(hidden)  # the deepest layer may be silent
 
 
+@pytest.mark.slow
 # factored: a surrogate travels on its own, and what was sent last depends on how far down the error has come
 @pytest.mark.lava
 @pytest.mark.parametrize("feedback", FEEDBACKS)
@@ -156,6 +157,7 @@ def float_loop(weights, x, labels, rate, feedback, decay=0.5):
     return weights
 
 
+@pytest.mark.slow
 @pytest.mark.lava
 @pytest.mark.parametrize("kind", ["symmetric", "random"])
 @pytest.mark.parametrize("hidden", [(), (9,), (9, 7)])

@@ -230,6 +230,7 @@ def test_the_results_script_resumes_and_writes_its_table(tmp_path, monkeypatch):
     assert (tmp_path / "results-log.csv").read_text().count("\n") == 1 + 3 * 2  # three runs of two epochs
 
 
+@pytest.mark.slow
 def test_ottt_eval_tests_at_other_numbers_of_steps(tmp_path):
     command = [sys.executable, "-m", "ottt_loihi.cli.train", "--epochs", "1", "-o", tmp_path, "--json"]
     trained = json.loads(subprocess.run(command, capture_output=True, env=ENVIRONMENT, check=True).stdout)
@@ -278,6 +279,7 @@ distributed.leave()
 """
 
 
+@pytest.mark.slow
 def test_processes_that_start_from_different_weights_train_one_network(tmp_path):
     (tmp_path / "replicas.py").write_text(REPLICAS)
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "0"]

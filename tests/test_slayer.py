@@ -155,6 +155,7 @@ def digit_spikes(images, seed):
     return torch.from_numpy(rate_code(images.reshape(-1, 64), 10, seed=seed)).float().transpose(1, 2).contiguous()
 
 
+@pytest.mark.slow
 def test_digits_learned_with_ottt_have_the_same_spikes_in_slayer_netx_and_sim(tmp_path):
     digits = load_digits()
     torch.manual_seed(0)

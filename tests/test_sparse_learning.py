@@ -172,6 +172,7 @@ class TestChipNetwork:
         assert few / many == pytest.approx(4, rel=0.15)
 
 
+@pytest.mark.slow
 def test_the_command_line(tmp_path):
     command = [sys.executable, "-c", "from ottt_loihi.cli import learn; learn.main()", "-o", str(tmp_path), "--json"]
     scratch = [*command, "--density", "0.5", "--passes", "1", "--hidden", "30"]

@@ -147,6 +147,7 @@ def test_random_one_bit_networks_equal_lava(**drawn):
     assert_equal(reference.run(chip, x, EVERYTHING), lava.run(chip, x, EVERYTHING))
 
 
+@pytest.mark.slow
 @pytest.mark.lava
 @pytest.mark.parametrize("kind", [dense_network, conv_network])
 @pytest.mark.parametrize("reset", ["zero", "subtract"])
