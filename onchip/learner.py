@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 from ottt_loihi.converters.lava.backends import find
 from ottt_loihi.onchip.checkpoint import Checkpoint
+from ottt_loihi.onchip.lava import stock
 from ottt_loihi.onchip.lava.executors import executor
 from ottt_loihi.onchip.lava.repetition import Repetition, repeat_in_lava
 from ottt_loihi.onchip.network.trainable import make_plan
@@ -102,6 +103,7 @@ def learn(
     settings = settings or Settings()
     find(backend).require()
     plan = make_plan(chip, settings.unit)
+    stock.require(plan, backend, settings, settings.rounding, settings.feedback)
     if test is not None:
         test = check_data(chip, *test, what="test data")
     stream = Stream(plan, data, passes, settings, subspaces)
@@ -128,7 +130,7 @@ def learn(
             raise
         raise LavaError(f"{error}; {kept.told()}") from error
     chosen = {"backend": backend, "passes": passes, **vars(settings)}
-    per_sample = plan.steps_per_sample(settings.feedback, settings.schedule)
+    per_sample = plan.steps_per_sample(settings.feedback, settings.schedule, settings.silent_epochs)
     return session.result(stream.rates, per_sample, interrupted, chosen)
 
 

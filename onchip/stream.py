@@ -183,8 +183,8 @@ class Stream:
             )
         )
 
-    def build(self, settings: Settings) -> Any:
-        """Return a fresh :class:`~ottt_loihi.onchip.lava.graph.LearningGraph`."""
+    def build(self, settings: Settings, backend: Any = None) -> Any:
+        """Return a fresh :class:`~ottt_loihi.onchip.lava.graph.LearningGraph` for a backend."""
         from ottt_loihi.onchip.lava.graph import build_graph
 
         whole = self.everything()
@@ -200,6 +200,7 @@ class Stream:
             rounding=settings.rounding,
             subspaces=self.subspaces,
             options=settings.options(),
+            backend=backend,
         )
 
 
@@ -207,6 +208,8 @@ def _require_protection(settings: Settings) -> None:
     """Refuse with HLOP what changes a network's answers outside the projected updates."""
     if settings.learn_bias:
         raise UsageError("learn_bias: biases change every answer, whatever is projected; do without them with HLOP")
+    if settings.silent_epochs:
+        raise UsageError("silent_epochs: HLOP's connections clear their traces themselves; use 0")
     if settings.decay_every:
         raise UsageError("decay_every: decay also takes from protected directions; use 0 with HLOP")
 

@@ -129,18 +129,22 @@ class LavaBackend(Backend):
     def problem(self) -> str:
         return lava_problem()
 
-    def models(self) -> SimulatorModels | ChipModels:
-        """Return which ProcessModels a graph may get here."""
+    def models(self, host: Mapping[type, type]) -> SimulatorModels | ChipModels:
+        """Return which ProcessModels a graph may get here; host: models, by Process class, of what feeds a chip."""
         from ottt_loihi.converters.lava.models import SimulatorModels
 
         return SimulatorModels()
 
+    def to_network(self, port: Any, message_bits: int) -> Any:
+        """Return the port that the network connects to for what a port of the host sends."""
+        return port
+
     def source(self, data: np.ndarray, message_bits: int) -> tuple[Any, Any]:
-        """Return a process that sends ``data``, int32 ``(size, steps)``, and the port that the network listens to."""
+        """Return a process that sends ``data``, int32 ``(size, steps)``, and the port that the network connects to."""
         from lava.proc.io.source import RingBuffer
 
         source = RingBuffer(data=data)
-        return source, source.s_out
+        return source, self.to_network(source.s_out, message_bits)
 
     def sink(self, port: Any, steps: int, message_bits: int) -> Any:
         """Return a process whose ``data``, ``(size, steps)``, keeps what a port sends."""
@@ -150,14 +154,15 @@ class LavaBackend(Backend):
         port.connect(sink.a_in)
         return sink
 
-    def execute(self, process: Any, stall_timeout: float = 30.0) -> Any:
-        """Return the run of a graph, a context manager: ``LavaRun`` or ``InProcessRun``."""
+    def execute(self, process: Any, stall_timeout: float = 30.0, host: Mapping[type, type] | None = None) -> Any:
+        """Return the run of a graph, a context manager: ``LavaRun`` or ``InProcessRun``; host: as in :meth:`models`."""
         from ottt_loihi.converters.lava.inprocess import InProcessRun
         from ottt_loihi.converters.lava.runtime import LavaRun
 
+        choice = self.models(host or {})
         if self.in_process:
-            return InProcessRun(process, choice=self.models())
-        return LavaRun(process, choice=self.models(), stall_timeout=stall_timeout)
+            return InProcessRun(process, choice=choice)
+        return LavaRun(process, choice=choice, stall_timeout=stall_timeout)
 
     def run(
         self,
@@ -216,18 +221,17 @@ class Loihi2(LavaBackend):
     def problem(self) -> str:
         return lava_problem() or ("" if has_adapters() else NO_EXTENSION)
 
-    def models(self) -> ChipModels:
+    def models(self, host: Mapping[type, type]) -> ChipModels:
         from ottt_loihi.converters.lava.models import ChipModels
 
-        return ChipModels(self.own)
+        return ChipModels(self.own, host)
 
-    def source(self, data: np.ndarray, message_bits: int) -> tuple[Any, Any]:
+    def to_network(self, port: Any, message_bits: int) -> Any:
         from lava.proc import embedded_io
 
-        source, port = super().source(data, message_bits)
         adapter = embedded_io.spike.PyToNxAdapter(shape=port.shape, num_message_bits=message_bits)
         port.connect(adapter.inp)
-        return source, adapter.out
+        return adapter.out
 
     def sink(self, port: Any, steps: int, message_bits: int) -> Any:
         from lava.proc import embedded_io

@@ -52,11 +52,11 @@ class ChipModels:
     own
         ProcessModel by Process class, in place of what ``Loihi2HwCfg`` would select
     host
-        Process classes beside Lava's source and sink that run on the host
+        ProcessModel by Process class, of what runs on the host beside Lava's source and sink
     """
 
     own: Mapping[type, type] = field(default_factory=dict)
-    host: tuple[type, ...] = ()
+    host: Mapping[type, type] = field(default_factory=dict)
 
     def config(self) -> Any:
         """Return the run configuration that selects these models."""
@@ -64,7 +64,7 @@ class ChipModels:
         from lava.proc.io import sink, source
 
         ends = {source.RingBuffer: source.PySendModelFixed, sink.RingBuffer: sink.PyReceiveModelFixed}
-        return Loihi2HwCfg(exception_proc_model_map={**ends, **self.own})
+        return Loihi2HwCfg(exception_proc_model_map={**ends, **self.host, **self.own})
 
     def check(self, executable: Executable) -> None:
         """Raise :class:`LavaError` where a Process of the network got a Python model that needs no neuro core."""

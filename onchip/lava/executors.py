@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 from ottt_loihi.converters.lava.backends import find
-from ottt_loihi.onchip.lava.graph import begin_at
+from ottt_loihi.onchip.lava.graph import begin_at, host_models
 from ottt_loihi.onchip.settings import Settings
 from ottt_loihi.onchip.stream import Stream
 from ottt_loihi.sim.learning.learner import Learner
@@ -66,7 +66,8 @@ def executor(
     if backend == "sim":
         yield SimRun(stream, learner)
         return
-    graph = stream.build(settings)
+    place = find(backend)
+    graph = stream.build(settings, place)
     begin_at(graph, learner)
-    with find(backend).execute(graph.source, stall_timeout=stall_timeout) as run:
+    with place.execute(graph.source, stall_timeout, host_models()) as run:
         yield GraphRun(graph, run, learner)

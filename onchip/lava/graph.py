@@ -18,20 +18,28 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from ottt_loihi.converters.lava.runtime import require_lava
+from ottt_loihi.onchip.lava import stock
 from ottt_loihi.onchip.lava.front_graph import build_front, build_source
 from ottt_loihi.onchip.network import scales
 from ottt_loihi.onchip.network.schedule import Schedule
 from ottt_loihi.onchip.network.trainable import Plan, plan_subspaces
 from ottt_loihi.sim import arithmetic
+from ottt_loihi.sim.learning import integers
 from ottt_loihi.sim.learning.encodings import PORTS
 from ottt_loihi.sim.learning.learner import Learner
 from ottt_loihi.sim.learning.options import DEFAULT, Options
 from ottt_loihi.sim.learning.subspace import Subspace
 from ottt_loihi.sim.network import Sparse
+
+if TYPE_CHECKING:
+    from ottt_loihi.converters.lava.backends import LavaBackend
+
+LABEL_BITS = 16  # of a label on its way to the readout
+NEVER = 1 << 62  # Lava steps until a trace is reset
 
 
 @dataclass(frozen=True)
@@ -84,6 +92,7 @@ def build_graph(
     rounding: str = "lava",
     subspaces: Sequence[Subspace] | None = None,
     options: Options = DEFAULT,
+    backend: LavaBackend | None = None,
 ) -> LearningGraph:
     """Build the fixed-point graph.
 
@@ -108,6 +117,8 @@ def build_graph(
         HLOP's, one per plastic connection (:class:`~ottt_loihi.onchip.lava.processes.projected.ProjectedDense`)
     options
         of the rule
+    backend
+        where it will run, with adapters between host and network if need be; default: Lava's CPU models
 
     Raises
     ------
@@ -115,33 +126,49 @@ def build_graph(
         a rate too small or too large for the integers (``sim/learning/integers.py``)
     """
     require_lava()
-    schedule, steps = plan.schedule(feedback, options.schedule), plan.chip.num_steps
+    schedule, steps = _schedule(plan, feedback, options), plan.chip.num_steps
     lateral = plan_subspaces(plan, subspaces)
     source = build_source(plan, packed, labels, schedule, learn)
     front = build_front(plan, source, schedule)
     common = rounding, seed, options
     plastic = [_plastic(plan, feedback, layer, *common, lateral[layer]) for layer in range(len(plan.dense))]
     frames = halve_every * steps
-    *hidden, last = scales.layer_scales(plan, rates, feedback, seed, options.schedule)
+    *hidden, last = scales.layer_scales(plan, rates, feedback, seed, options)
     neurons = [_neuron(plan, feedback, layer, of_layer, seed, frames, options) for layer, of_layer in enumerate(hidden)]
     readout = _readout(plan, feedback, last, len(labels), seed, frames, options)
     back = [
         _back(plan, feedback, layer, of_layer, *common, lateral[layer + 1]) for layer, of_layer in enumerate(hidden)
     ]
     own = [b for b in back if b is not None]
-    return connect(source, plastic, neurons, readout, own, schedule, steps, options.encoding, front)
+    return connect(source, plastic, neurons, readout, own, schedule, steps, options.encoding, front, backend)
 
 
-def _rule(plan: Plan, feedback: str, layer: int, seed: int, options: Options) -> Any:
+def host_models() -> dict[type, type]:
+    """The ProcessModel of each source of samples: with a chip they stay on the host."""
+    from ottt_loihi.onchip.lava.processes import messages, source
+
+    return {
+        source.SampleSource: source.SampleSourceModelFixed,
+        messages.MessageSource: messages.MessageSourceModelFixed,
+    }
+
+
+def _schedule(plan: Plan, feedback: str, options: Options) -> Schedule:
+    return plan.schedule(feedback, options.schedule, options.silent_epochs)
+
+
+def _rule(plan: Plan, feedback: str, layer: int, seed: int, options: Options, is_stock: bool) -> Any:
     from ottt_loihi.onchip.lava.rule import OTTTLearningRule
 
-    schedule = plan.schedule(feedback, options.schedule)
+    schedule = _schedule(plan, feedback, options)
     return OTTTLearningRule(
         schedule.epoch,
         schedule.pre_phase(layer),
         plan.trace_decay(layer),
+        impulse=integers.default_impulse(plan.trace_decay(layer), options.silent_epochs > 0),
         seed=scales.trace_seed(seed, layer),
         encoding=options.encoding,
+        stock=is_stock,
     )
 
 
@@ -149,6 +176,9 @@ def _plastic(
     plan: Plan, feedback: str, layer: int, rounding: str, seed: int, options: Options, subspace: Subspace | None
 ) -> Any:
     weight, own_seed, name = plan.dense[layer].matrix(), scales.weight_seed(seed, layer), f"plastic[{layer}]"
+    if stock.suffices(plan, feedback, layer, rounding, options):
+        rule = _rule(plan, feedback, layer, seed, options, is_stock=True)
+        return stock.connection(weight, rule, plan.dense[layer].weight_exp, name)
     return _learning_connection(plan, feedback, layer, weight, name, rounding, seed, own_seed, options, subspace)
 
 
@@ -168,9 +198,13 @@ def _learning_connection(
     from ottt_loihi.onchip.lava.processes.projected import ProjectedDense
     from ottt_loihi.onchip.lava.processes.sparse import OTTTSparse
 
-    rule, schedule = _rule(plan, feedback, layer, seed, options), plan.schedule(feedback, options.schedule)
+    rule, schedule = (
+        _rule(plan, feedback, layer, seed, options, is_stock=False),
+        _schedule(plan, feedback, options),
+    )
     period = schedule.period(plan.chip.num_steps)
-    interval = period if plan.trace_decay(layer) else schedule.epoch
+    carried = NEVER if options.silent_epochs else period
+    interval = carried if plan.trace_decay(layer) else schedule.epoch
     settings = rule, interval, plan.dense[layer].weight_exp, name, rounding, rounding_seed
     decay = options.decay_every * (period // schedule.epoch), options.decay_shift
     if isinstance(plan.dense[layer], Sparse):
@@ -217,7 +251,11 @@ def _neuron(
 ) -> Any:
     from ottt_loihi.onchip.lava.processes.neuron import OTTTNeuron
 
-    lif, inhibition, schedule = plan.hidden[layer], plan.inhibition[layer], plan.schedule(feedback, options.schedule)
+    lif, inhibition, schedule = (
+        plan.hidden[layer],
+        plan.inhibition[layer],
+        _schedule(plan, feedback, options),
+    )
     return OTTTNeuron(
         shape=(lif.size,),
         du=lif.du,
@@ -238,7 +276,7 @@ def _neuron(
         self_weight_exp=0 if inhibition is None else inhibition.weight_exp,
         noise=of_layer.noise,
         encoding=options.encoding,
-        bias_learning=scales.layer_bias(plan, layer, feedback, options.schedule) if options.learn_bias else None,
+        bias_learning=scales.layer_bias(plan, layer, feedback, options) if options.learn_bias else None,
         seed=scales.neuron_seed(plan, seed, layer),
         name=f"neuron[{layer}]",
     )
@@ -249,7 +287,11 @@ def _readout(
 ) -> Any:
     from ottt_loihi.onchip.lava.processes.readout import OTTTReadout
 
-    lif, schedule, layer = plan.chip.layers[-1], plan.schedule(feedback, options.schedule), len(plan.hidden)
+    lif, schedule, layer = (
+        plan.chip.layers[-1],
+        _schedule(plan, feedback, options),
+        len(plan.hidden),
+    )
     return OTTTReadout(
         shape=(lif.size,),
         unit=plan.unit,
@@ -267,7 +309,7 @@ def _readout(
         loss=options.loss,
         learn_when=options.learn_when,
         encoding=options.encoding,
-        bias_learning=scales.layer_bias(plan, layer, feedback, options.schedule) if options.learn_bias else None,
+        bias_learning=scales.layer_bias(plan, layer, feedback, options) if options.learn_bias else None,
     )
 
 
@@ -281,15 +323,20 @@ def connect(
     frames: int,
     encoding: str = "signed",
     front: tuple[Any, ...] = (),
+    backend: LavaBackend | None = None,
 ) -> LearningGraph:
     """Wire the processes; ``feedback``: one process per hidden layer, or none for the transposed weights.
 
-    front: wired already; its last layer takes the source's place before the plastic connections.
+    front: wired already; its last layer takes the source's place before the plastic connections · backend: whose
+    adapters stand between the source and the network.
     """
-    source.label_out.connect(readout.label_in)
+    spikes, label = (front[-1] if front else source).s_out, source.label_out
+    if backend is not None:
+        spikes, label = backend.to_network(spikes, 0), backend.to_network(label, LABEL_BITS)
+    label.connect(readout.label_in)
     layers = [*neurons, readout]
-    for connection, pre, post in zip(plastic, [front[-1] if front else source, *neurons], layers):
-        pre.s_out.connect(connection.s_in)
+    for connection, pre, post in zip(plastic, [spikes, *(neuron.s_out for neuron in neurons)], layers):
+        pre.connect(connection.s_in)
         connection.a_out.connect(post.a_in)
         _connect_messages(post, connection, encoding)
     for neuron, back, above in zip(neurons, feedback or plastic[1:], layers[1:]):
@@ -321,6 +368,7 @@ def _connect_back(neuron: Any, back: Any, above: Any, readout: Any, encoding: st
 def begin_at(graph: LearningGraph, learner: Learner) -> None:
     """Let a graph that does not run yet begin where ``learner`` stands: with its variables, at its Lava step."""
     known = learner.variables()
+    stock.require_start(graph.plastic, learner.samples)
     for name, var in graph.variables().items():
         if name in known:
             var.init = _with(var.init, known[name]) if hasattr(var.init, "tocsr") else known[name]

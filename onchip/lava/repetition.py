@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from ottt_loihi.onchip.lava import stock
 from ottt_loihi.onchip.lava.executors import executor
 from ottt_loihi.onchip.network.trainable import make_plan
 from ottt_loihi.onchip.settings import Settings
@@ -50,7 +51,8 @@ def repeat_in_lava(
         raise UsageError(f"steps: expected an integer ≥ 1, got {steps!r}")
     settings = settings or Settings()
     plan = make_plan(chip, settings.unit)
-    per_sample = plan.steps_per_sample(settings.feedback, settings.schedule)
+    stock.require(plan, "lava", settings, settings.rounding, settings.feedback)
+    per_sample = plan.steps_per_sample(settings.feedback, settings.schedule, settings.silent_epochs)
     samples = -(-int(steps) // per_sample)
     first = check_data(chip, *(data(0) if callable(data) else data), what="data")
     stream = Stream(plan, data, -(-samples // len(first[1])), settings, subspaces)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from lava.magma.core.learning.learning_rule import Loihi3FLearningRule
 from ottt_loihi.onchip.lava.grammar import check_rule
 from ottt_loihi.onchip.network.schedule import MAX_EPOCH
-from ottt_loihi.sim.learning.encodings import ENCODINGS, FIXED_RULES, FLOAT_RULES
+from ottt_loihi.sim.learning.encodings import ENCODINGS, FIXED_RULES, FLOAT_RULES, SPIKE_RULES
 from ottt_loihi.sim.learning.integers import (
     FIXED_SHIFT,
     FOREVER,
@@ -41,6 +41,8 @@ class OTTTLearningRule(Loihi3FLearningRule):
         of the stochastic rounding of trace decay (weights: Lava always uses 2)
     encoding
         of y: signed, offset, split or factored; it says what ``dw`` is
+    stock
+        for Lava's own connection, which never resets x1: with ``decay = 0`` the rule reads the spike itself, x0
     dw
         a rule of your own in Lava's language, in place of the encoding's (``onchip/lava/grammar.py`` checks it)
 
@@ -70,6 +72,7 @@ class OTTTLearningRule(Loihi3FLearningRule):
         seed: int = 1,
         encoding: str = "signed",
         dw: str | None = None,
+        stock: bool = False,
     ) -> None:
         if encoding not in ENCODINGS:
             raise UsageError(f"encoding: expected one of {', '.join(ENCODINGS)}, got {encoding!r}")
@@ -89,15 +92,18 @@ class OTTTLearningRule(Loihi3FLearningRule):
                 raise UsageError("impulse: is computed in floating point, leave it out")
             self.effective_impulse, start = 1.0, 1.0 / left
         else:
-            start = default_impulse(decay) if impulse is None else impulse
+            start = default_impulse(decay, stock) if impulse is None else impulse
             _check_impulse(start, decay)
             self.effective_impulse = start * left
         self.decay, self.encoding = decay, encoding if dw is None else None
-        own = (FIXED_RULES if arithmetic == "fixed" else FLOAT_RULES)[encoding] if dw is None else dw
+        rules = FIXED_RULES if arithmetic == "fixed" else FLOAT_RULES
+        if reads_spike := stock and not decay:
+            rules = SPIKE_RULES
+        own = rules[encoding] if dw is None else dw
         check_rule(own)
         super().__init__(
             dw=own,
-            x1_impulse=start,
+            x1_impulse=0 if reads_spike else start,
             x1_tau=trace_time_constant(decay, epoch),
             x2_impulse=0,
             x2_tau=FOREVER,

@@ -37,13 +37,13 @@ class Scales:
 
 
 def layer_scales(
-    plan: Plan, rates: Sequence[float], feedback: str, seed: int, schedule: str = "phased"
+    plan: Plan, rates: Sequence[float], feedback: str, seed: int, options: Options = DEFAULT
 ) -> list[Scales]:
     """Scales of every layer, the readout last.
 
     ``Δw = −η·â·f(u)·δ`` in units of the threshold becomes ``y1 = −η·f(u)·δ · LSB per threshold · 2^10 / I_eff``.
     """
-    y1_per_delta = [rate * steps_per_y1(plan, layer, feedback, schedule) for layer, rate in enumerate(rates)]
+    y1_per_delta = [rate * steps_per_y1(plan, layer, feedback, options) for layer, rate in enumerate(rates)]
     scales = []
     for layer in range(len(plan.hidden)):
         matrix, units, noise, gain = _feedback(plan, feedback, layer, seed)
@@ -81,11 +81,11 @@ def start_weights(plan: Plan, layer: int, shape: tuple[int, int], seed: int) -> 
     return np.clip(np.round(drawn), -255, 255).astype(np.int32)
 
 
-def steps_per_y1(plan: Plan, layer: int, feedback: str, schedule: str = "phased") -> float:
+def steps_per_y1(plan: Plan, layer: int, feedback: str, options: Options = DEFAULT) -> float:
     """y1 that moves a weight by one LSB per spike of trace 1."""
-    phases, decay = plan.schedule(feedback, schedule), plan.trace_decay(layer)
+    phases, decay = plan.schedule(feedback, options.schedule), plan.trace_decay(layer)
     left = integers.impulse_left(decay, phases.epoch, phases.pre_phase(layer))
-    return 2**integers.FIXED_SHIFT / (integers.default_impulse(decay) * left)
+    return 2**integers.FIXED_SHIFT / (integers.default_impulse(decay, options.silent_epochs > 0) * left)
 
 
 def random_feedback(plan: Plan, seed: int) -> list[np.ndarray]:
@@ -139,13 +139,13 @@ def learning_network(
 
     Raises :class:`UsageError` for a rate too small or too large for the integers.
     """
-    schedule = plan.schedule(feedback, options.schedule)
+    schedule = plan.schedule(feedback, options.schedule, options.silent_epochs)
     lateral = plan_subspaces(plan, subspaces)
     layers = []
-    for index, scales in enumerate(layer_scales(plan, rates, feedback, seed, options.schedule)):
+    for index, scales in enumerate(layer_scales(plan, rates, feedback, seed, options)):
         lif, readout = plan.chip.layers[index], index == len(plan.hidden)
         name = "readout" if readout else f"neuron[{index}]"
-        bias = layer_bias(plan, index, feedback, options.schedule) if options.learn_bias else None
+        bias = layer_bias(plan, index, feedback, options) if options.learn_bias else None
         layers.append(
             LearningLayer(
                 connection=plan.dense[index],
@@ -154,7 +154,7 @@ def learning_network(
                 inhibition=None if readout else plan.inhibition[index],
                 decay=plan.trace_decay(index),
                 pre_phase=schedule.pre_phase(index),
-                impulse=integers.default_impulse(plan.trace_decay(index)),
+                impulse=integers.default_impulse(plan.trace_decay(index), options.silent_epochs > 0),
                 y1=integers.mantissa_and_shift(scales.y1, f"{name}.y1_scale"),
                 error=scales.error and integers.mantissa_and_shift(scales.error, f"{name}.error_scale"),
                 feedback=_own_feedback(plan, feedback, index, scales, seed),
@@ -169,10 +169,10 @@ def learning_network(
     return LearningNetwork(tuple(layers), schedule.epoch, steps, plan.unit, halve_every, rounding, options)
 
 
-def layer_bias(plan: Plan, layer: int, feedback: str, schedule: str = "phased") -> BiasLearning:
+def layer_bias(plan: Plan, layer: int, feedback: str, options: Options = DEFAULT) -> BiasLearning:
     """How a layer's biases learn: as fast as a weight whose presynaptic neuron always fires."""
     step = 2.0 ** (arithmetic.STATE_SHIFT + plan.dense[layer].weight_exp)  # of a weight, in units of the state
-    per_y1 = step / steps_per_y1(plan, layer, feedback, schedule)
+    per_y1 = step / steps_per_y1(plan, layer, feedback, options)
     return bias_learning(plan.chip.layers[layer], plan.trace_decay(layer), plan.chip.num_steps, per_y1)
 
 

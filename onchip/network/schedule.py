@@ -54,12 +54,13 @@ SOURCE_PHASE = 1
 @dataclass(frozen=True)
 class Schedule:
     """The phases. hidden_layers: L ≥ 0 · feedback: ``"direct"`` or ``"layerwise"`` · front: F · pipelined: time steps
-    overlap."""
+    overlap · silent: learning epochs without spikes after each sample."""
 
     hidden_layers: int
     feedback: str = "direct"
     front: int = 0
     pipelined: bool = False
+    silent: int = 0
 
     def __post_init__(self) -> None:
         if self.feedback not in ("direct", "layerwise"):
@@ -91,7 +92,7 @@ class Schedule:
 
     def period(self, frames: int) -> int:
         """Lava steps per sample of ``frames`` time steps."""
-        return self.latency + (frames - 1) * self.epoch
+        return self.latency + (frames - 1 + self.silent) * self.epoch
 
     def update_phase(self, layer: int) -> int:
         """The phase in which a layer that learns computes u, v and s; the readout is layer L."""

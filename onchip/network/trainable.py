@@ -53,13 +53,16 @@ class Plan:
     def classes(self) -> int:
         return self.chip.layers[-1].size
 
-    def schedule(self, feedback: str, kind: str = "phased") -> Schedule:
-        """The phases, for a kind of schedule (``sim.learning.options.SCHEDULES``)."""
-        return make_schedule(len(self.hidden), feedback, kind, 0 if self.front is None else len(self.front.layers))
+    def schedule(self, feedback: str, kind: str = "phased", silent: int = 0) -> Schedule:
+        """The phases, for a kind of schedule (``sim.learning.options.SCHEDULES``) and silent epochs after samples."""
+        front = 0 if self.front is None else len(self.front.layers)
+        if front and silent:
+            raise UsageError(f"silent_epochs: {front} frozen layers act in every epoch; use 0, or learn in all layers")
+        return make_schedule(len(self.hidden), feedback, kind, front, silent)
 
-    def steps_per_sample(self, feedback: str, kind: str = "phased") -> int:
+    def steps_per_sample(self, feedback: str, kind: str = "phased", silent: int = 0) -> int:
         """Lava steps."""
-        return self.schedule(feedback, kind).period(self.chip.num_steps)
+        return self.schedule(feedback, kind, silent).period(self.chip.num_steps)
 
     def resolution(self, layer: int) -> float:
         """Weight steps (LSB) per threshold, or per logit of 1 at the readout."""
@@ -71,8 +74,8 @@ class Plan:
         return self.decay[layer] if layer < len(self.hidden) else 0.0
 
 
-def make_schedule(hidden_layers: int, feedback: str, kind: str, front: int = 0) -> Schedule:
-    """The phases; symmetric and Kolen–Pollack feedback travel layer by layer; front: frozen layers.
+def make_schedule(hidden_layers: int, feedback: str, kind: str, front: int = 0, silent: int = 0) -> Schedule:
+    """The phases; symmetric and Kolen–Pollack feedback travel layer by layer; front: frozen layers; silent: epochs.
 
     Raises :class:`UsageError` for pipelined OPZO, and for a pipelined front.
     """
@@ -86,7 +89,8 @@ def make_schedule(hidden_layers: int, feedback: str, kind: str, front: int = 0) 
             "schedule: opzo learns from each time step's own noise, and in a pipelined schedule its error would meet "
             "the noise of later time steps; use schedule phased or another feedback"
         )
-    return Schedule(hidden_layers, "layerwise" if feedback in LAYERWISE else "direct", front, kind == "pipelined")
+    direction = "layerwise" if feedback in LAYERWISE else "direct"
+    return Schedule(hidden_layers, direction, front, kind == "pipelined", silent)
 
 
 def make_plan(chip: ChipNetwork, unit: int | None = None) -> Plan:

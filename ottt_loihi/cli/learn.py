@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -74,6 +75,7 @@ def learn(
     decay_shift: rule.ShiftOption = 8,
     encoding: rule.EncodingOption = rule.Encoding.signed,
     schedule: rule.ScheduleOption = rule.Schedule.phased,
+    silent_epochs: rule.SilentOption = 0,
     plastic: Annotated[
         int | None,
         typer.Option(min=1, help="How many of the last layers learn, the others stay frozen; default: all dense ones."),
@@ -133,8 +135,10 @@ def learn(
         decay_shift=decay_shift,
         encoding=encoding.value,
         schedule=schedule.value,
+        silent_epochs=silent_epochs,
         **{k: v for k, v in rates.items() if v is not None},
     )
+    scenario = _even(scenario, settings)
     _check_folder(folder)
     started = time.perf_counter()
     subspaces = _watched(scenario, hlop, settings, json)
@@ -186,6 +190,18 @@ def _watched(scenario: Scenario, rows: int, settings: Settings, quiet: bool) -> 
     counts = [min(rows, c.shape[1] // 2) for c in make_plan(scenario.chip, 1).dense]
     with command.err.status("watching the old world …") if not quiet else nullcontext():
         return watch(scenario.chip, scenario.old_world[1], counts, feedback=settings.feedback, seed=settings.seed)
+
+
+def _even(scenario: Scenario, settings: Settings) -> Scenario:
+    """The scenario with the weights that Lava's own connection begins with, where that is chosen."""
+    from ottt_loihi.onchip.lava import stock
+
+    if not stock.is_chosen(settings, settings.rounding, settings.feedback):
+        return scenario
+    chip, changed = stock.even_weights(scenario.chip)
+    if changed:
+        command.err.print(f"note: {changed:,} odd weights are lowered by 1: Lava's LearningDense begins with even ones")
+    return replace(scenario, chip=chip)
 
 
 def _check_folder(folder: Path) -> None:

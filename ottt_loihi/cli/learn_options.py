@@ -39,4 +39,10 @@ EncodingOption = Annotated[Encoding, typer.Option(help="Of the message y1: with 
 ScheduleOption = Annotated[
     Schedule, typer.Option(help="One time step after the other, exact; or overlapping, faster and only nearly OTTT.")
 ]
+SilentOption = Annotated[
+    int,
+    typer.Option(
+        min=0, max=255, help="Learning epochs without spikes after a sample, in place of clearing the trace (loihi2)."
+    ),
+]
 WhenOption = Annotated[When, typer.Option(help="Learn from every time step, or only while the prediction is wrong.")]

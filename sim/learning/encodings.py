@@ -40,6 +40,12 @@ FLOAT_RULES = {
     "split": "u0*x1*y1-u0*x1*y2",
     "factored": "u0*x1*y1*y3",
 }
+SPIKE_RULES = {  # of a trace that is the step's spike alone, without one: x0 is 0 or 1 (integers.SPIKE_IMPULSE)
+    "signed": "2^-4*x0*y1",
+    "offset": "2^-4*x0*(y1-64)",
+    "split": "2^-4*x0*y1-2^-4*x0*y2",
+    "factored": "2^-7*x0*y1*y3",
+}
 OFFSET = 64
 SURROGATE = 64  # y1 of a surrogate of 1, times the mantissa 2: the seven bits that a third factor costs
 FACTORED_SHIFT = 10

@@ -18,6 +18,7 @@ MOMENTUM_MAX = 255  # OPZO's feedback weights
 
 TRACE_MAX = 127  # traces have 7 bits
 FIXED_SHIFT = 10  # dw = 2^-7·u0·x1·y1, and the engine drops three more bits: Δw = x1·y1 / 2^10 LSB
+SPIKE_IMPULSE = 64  # 2^-4·x0·y1 is (64·y1) >> 3 in units of 2^-7 LSB: what a trace of 64 would give
 ENGINE_SHIFT = 3  # the three bits that the engine drops, by flooring, before it adds to the weight << FRACTION_BITS
 HALF = 1 << (ENGINE_SHIFT - 1)  # added before they are dropped, it rounds to nearest: what HLOP's connections do
 FRACTION_BITS = 7  # of a weight in the engine's accumulator: they are rounded away at random
@@ -75,8 +76,14 @@ def saturate(x: np.ndarray, limit: int) -> tuple[np.ndarray, int]:
     return np.clip(x, -limit, limit).astype(np.int32), outside
 
 
-def default_impulse(decay: float) -> int:
-    """The largest integer impulse whose trace stays within 7 bits when the neuron fires at every time step."""
+def default_impulse(decay: float, stock: bool = False) -> int:
+    """The largest integer impulse whose trace stays within 7 bits when the neuron fires at every time step.
+
+    stock: for Lava's own connection, which has no reset; a trace of the step's spike alone is its ``x0`` there, 0 or 1,
+    and the rule's ``2^-4`` makes it this much.
+    """
+    if stock and not decay:
+        return SPIKE_IMPULSE
     impulse = int(TRACE_MAX * (1 - decay))
     if impulse < 1:
         raise UsageError(f"decay: λ = {decay} leaves no room for a trace of 7 bits; at most {1 - 1 / TRACE_MAX:.4f}")

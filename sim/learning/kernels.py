@@ -59,15 +59,16 @@ NONE = -1
 class Constants(NamedTuple):
     """What learning does not change.
 
-    layers: :data:`LAYER`, the readout last · epoch: K · steps: T · target: what the right class's membrane should be,
-    aligned to the state · halve_every: in frames, 0: never · independent: rounding ``per-synapse`` · loop: int32 per
-    neuron, what its own spike adds one step later · chosen: the options · masks: int16, of sparse connections, in the
-    order of their weights: −1 where a synapse is, else 0.
+    layers: :data:`LAYER`, the readout last · epoch: K · steps: T · silent: epochs without spikes after a sample ·
+    target: what the right class's membrane should be, aligned to the state · halve_every: in frames, 0: never ·
+    independent: rounding ``per-synapse`` · loop: int32 per neuron, what its own spike adds one step later · chosen: the
+    options · masks: int16, of sparse connections, in the order of their weights: −1 where a synapse is, else 0.
     """
 
     layers: np.ndarray
     epoch: int
     steps: int
+    silent: int
     target: int
     halve_every: int
     independent: bool
@@ -112,8 +113,8 @@ def learn(constants, state, packed, labels, gate, first, trace_random, weight_ra
     """Learn from samples, one after the other.
 
     packed: uint8 ``(n, T, ⌈inputs/8⌉)`` of ``np.packbits`` · labels, gate: ``(n,)`` · first: number of the first
-    sample · trace_random: float64 ``(layers, n·T)``, of trace decay · weight_random: int32 ``(n·T,)``, 0 … 127, of
-    ``"lava"`` rounding: a weight w + k/128 is rounded up where ``k + number ≥ 128`` · predictions: int32 ``(n,)``,
+    sample · trace_random: float64 ``(layers, epochs)``, of trace decay · weight_random: int32 ``(epochs,)``, 0 … 127,
+    of ``"lava"`` rounding: a weight w + k/128 is rounded up where ``k + number ≥ 128`` · predictions: int32 ``(n,)``,
     filled.
     """
     layers, chosen = constants.layers, constants.chosen
@@ -124,12 +125,12 @@ def learn(constants, state, packed, labels, gate, first, trace_random, weight_ra
     active, sums = np.empty(widest + 1, np.int64), np.empty(widest, np.int32)
     decayed, errors = np.empty(TRACE_MAX + 1, np.int32), np.empty(layers[-1].size, np.int64)
     lateral, lateral_keys = np.empty((4, widest), np.int32), np.empty(widest, np.uint32)
-    thirds = np.empty_like(state.error)
+    thirds, epochs = np.empty_like(state.error), constants.steps + constants.silent
     for sample in range(len(packed)):
-        forget(state)
+        forget(state, constants.silent == 0)
         for t in range(constants.steps):
-            local = sample * constants.steps + t
-            frame = first * constants.steps + local
+            local = sample * epochs + t
+            frame = first * epochs + local
             read(packed, sample, t, state.spikes, layers[0].inputs)
             for index in range(len(layers)):
                 receive(layers[index], state, active, sums)
@@ -137,7 +138,9 @@ def learn(constants, state, packed, labels, gate, first, trace_random, weight_ra
                     fire(layers[index], layers[index + 1].source, constants, state, sums)
                 else:
                     answer(layers[index], state, sums)
-            halved = frame // constants.halve_every if constants.halve_every > 0 else 0
+            halved = 0
+            if constants.halve_every > 0:
+                halved = ((first + sample) * constants.steps + t) // constants.halve_every
             last = len(layers) - 1
             wanted = gate[sample]
             if only_wrong:
@@ -157,18 +160,38 @@ def learn(constants, state, packed, labels, gate, first, trace_random, weight_ra
                     change_weights(index, constants, state, frame, random, decayed, active, lateral, lateral_keys)
                     if chosen.decay_every > 0 and (frame + 1) % chosen.decay_every == 0:
                         decay_connection(layers[index], index, chosen, state, frame)
+        for local in range(sample * epochs + constants.steps, (sample + 1) * epochs):
+            rest(constants, state, trace_random[:, local], decayed)
         predictions[sample] = best(layers[len(layers) - 1].size, state.scores)
         state.correct[0] += predictions[sample] == labels[sample]
 
 
 @called
-def forget(state):
-    """Every state as it is before a sample."""
+def forget(state, traces):
+    """Every state as it is before a sample; traces: those too."""
     state.spikes[:] = 0
-    state.trace[:] = 0
+    if traces:
+        state.trace[:] = 0
     state.v[:] = 0
     state.u[:] = state.u_init
     state.scores[:] = 0
+
+
+@called
+def rest(constants, state, random, decayed):
+    """A learning epoch without spikes: traces decay, and nothing is sent."""
+    state.y1[:] = 0
+    state.reward[:] = 0
+    state.error[:] = 0
+    for index in range(len(constants.layers)):
+        layer = constants.layers[index]
+        if layer.plastic:
+            tabulate_decay(layer, random[index], decayed)
+            for i in range(layer.source, layer.source + layer.inputs):
+                x = np.int64(state.trace[i]) if layer.keeps_trace else np.int64(0)
+                for _ in range(constants.epoch):
+                    x = np.int64(decayed[np.uint64(x)])
+                state.trace[i] = x
 
 
 @called
@@ -348,16 +371,22 @@ def follow_noise(index, constants, state, frame):
 
 
 @called
+def tabulate_decay(layer, random, decayed):
+    """What each value of a trace becomes in a step of an epoch: ``D`` of :func:`decay_traces`."""
+    for x in range(len(decayed)):
+        exact = layer.trace_decay * x
+        floor = np.floor(exact)
+        decayed[x] = np.int32(floor) + np.int32(random < exact - floor)
+
+
+@called
 def decay_traces(layer, epoch, random, state, decayed, active):
     """The traces at the end of an epoch; lists those that are not 0 in ``active`` and returns their number.
 
     ``x1 = D^(K − p)( min(127, D^p(x1) + impulse·s) )`` with the pre spike in phase p and the rounded decay
     ``D(x) = ⌊d·x⌋``, and 1 more where ``random`` is below what was cut off: the same for all synapses, hence a table.
     """
-    for x in range(len(decayed)):
-        exact = layer.trace_decay * x
-        floor = np.floor(exact)
-        decayed[x] = np.int32(floor) + np.int32(random < exact - floor)
+    tabulate_decay(layer, random, decayed)
     trace, spikes, first, impulse = state.trace, state.spikes, np.uint64(layer.source), layer.impulse
     before, after = layer.pre_phase, epoch - layer.pre_phase
     count, limit = np.uint64(0), np.int64(TRACE_MAX)

@@ -150,7 +150,8 @@ class LearningNetwork:
     @property
     def epochs_per_sample(self) -> int:
         """Learning epochs."""
-        return self.num_steps + (self.latency - 1 if self.options.schedule == "pipelined" else 0)
+        late = self.latency - 1 if self.options.schedule == "pipelined" else 0
+        return self.num_steps + self.options.silent_epochs + late
 
     def digest(self) -> str:
         """SHA-256 of everything here but the weights of plastic connections, which learning changes."""
@@ -351,6 +352,8 @@ class Learner:
         reward = state.reward[neurons]
         if self.network.options.schedule == "pipelined" and index and not at["direct"]:
             surrogate = np.zeros_like(surrogate)  # its answer was of an earlier step: the error went on downwards
+        if self.network.options.silent_epochs:
+            surrogate = np.zeros_like(surrogate)  # the last epoch had no answer
         if index == len(self.network.layers) - 1:
             surrogate, reward = np.ones_like(surrogate), state.y1[neurons]
         return encodings.messages(self.network.options.encoding, state.y1[neurons], surrogate, reward)

@@ -35,6 +35,9 @@ class Options:
                                                     (``onchip/network/schedule.py``)
     encoding        ``signed``, ``offset``,         of the message y1 (``sim/learning/encodings.py``)
                     ``split``, ``factored``
+    silent_epochs   0 … 255                         0: the trace is 0 when a sample begins. More: so many learning
+                                                    epochs without spikes follow a sample, and the trace decays on; for
+                                                    Lava's own ``LearningDense``, which has no reset
     ==============  ==============================  ====================================================================
 
     Raises :class:`UsageError` for anything else.
@@ -47,6 +50,7 @@ class Options:
     decay_shift: int = 8
     encoding: str = "signed"
     schedule: str = "phased"
+    silent_epochs: int = 0
 
     def __post_init__(self) -> None:
         for name, allowed in (
@@ -59,10 +63,13 @@ class Options:
                 raise UsageError(f"{name}: expected one of {', '.join(allowed)}, got {getattr(self, name)!r}")
         if not isinstance(self.learn_bias, bool):
             raise UsageError(f"learn_bias: expected True or False, got {self.learn_bias!r}")
-        for name, low, high in (("decay_every", 0, 2**31), ("decay_shift", 1, 15)):
+        for name, low, high in (("decay_every", 0, 2**31), ("decay_shift", 1, 15), ("silent_epochs", 0, 255)):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
                 raise UsageError(f"{name}: expected an integer {low} … {high}, got {value!r}")
+
+        if self.silent_epochs and (self.schedule != "phased" or self.decay_every):
+            raise UsageError("silent_epochs: need the phased schedule, and weights that do not decay")
 
     def chosen(self) -> dict[str, Any]:
         """The choices that are not the default, by name."""

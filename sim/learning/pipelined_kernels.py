@@ -49,7 +49,7 @@ def learn(constants, state, packed, labels, gate, first, trace_random, weight_ra
         latency = last + 3 if layers[0].direct else 2 * last + 2
     period = latency + frames - 1
     for sample in range(len(packed)):
-        forget(state)
+        forget(state, True)
         held[:], sums[:], thirds[:] = 0, 0, 0
         halved = 0
         if constants.halve_every > 0:

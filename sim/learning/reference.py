@@ -31,8 +31,8 @@ def learn(
             layer.begin_sample()
         scores[:] = 0
         for t in range(steps):
-            frame = sample * steps + t
-            halved = integers.halvings(frame, network.halve_every * steps)
+            frame = sample * network.epochs_per_sample + t
+            halved = integers.halvings(sample * steps + t, network.halve_every * steps)
             s = frames[t].astype(bool)
             for layer in layers:
                 s = layer.update(layer.receive(s))
@@ -49,6 +49,9 @@ def learn(
                 layer.learn(frame)
             for layer, above in zip(hidden, layers[1:]):
                 layer.learn_twin(above, frame)
+        for frame in range(sample * network.epochs_per_sample + steps, (sample + 1) * network.epochs_per_sample):
+            for layer in layers:
+                layer.rest(frame)
         correct += int(scores.argmax() == label)
     return results(layers, scores, correct)
 
@@ -87,7 +90,8 @@ class Layer:
         self.v, self.error = np.zeros_like(self.u), np.zeros_like(self.u)
         self.surrogate = np.full(len(self.u), self.readout)
         self.s = np.zeros(len(self.u), bool)
-        self.x1[:] = 0
+        if not self.network.options.silent_epochs:
+            self.x1[:] = 0
 
     def receive(self, pre: np.ndarray) -> np.ndarray:
         """What the connection makes of presynaptic spikes."""
@@ -172,9 +176,7 @@ class Layer:
         if not self.part.decay:
             self.x1[:] = 0
         for phase in range(1, self.network.epoch + 1):
-            exact = self.keep * self.x1
-            floor = np.floor(exact)
-            self.x1 = (floor + (self.trace_random[frame] < exact - floor)).astype(np.int64)
+            self._decay_trace(frame)
             if phase == self.part.pre_phase:
                 self.x1 = np.minimum(self.x1 + self.part.impulse * self.pre, integers.TRACE_MAX)
         self.learnt_from = self.x1
@@ -184,6 +186,22 @@ class Layer:
             random = integers.synapse_hash(lateral.seed, frame, self.rows.shape)
             self.rows = subspace.moved(self.rows, lateral.fixed, lateral.shift, self.x1, random)
         self.w = self._learnt(self.w, frame, self.part.weight_seed)
+
+    def rest(self, frame: int) -> None:
+        """A learning epoch without spikes: the trace decays, and nothing is sent or learnt."""
+        self.y1, self.reward, self.error = np.zeros_like(self.y1), np.zeros_like(self.y1), np.zeros_like(self.error)
+        self.surrogate = np.full(len(self.u), self.readout)
+        if not self.part.plastic:
+            return
+        if not self.part.decay:
+            self.x1[:] = 0
+        for _ in range(self.network.epoch):
+            self._decay_trace(frame)
+
+    def _decay_trace(self, frame: int) -> None:
+        exact = self.keep * self.x1
+        floor = np.floor(exact)
+        self.x1 = (floor + (self.trace_random[frame] < exact - floor)).astype(np.int64)
 
     def _learnt(self, w: np.ndarray, frame: int, seed: int) -> np.ndarray:
         random: np.ndarray | int = self.weight_random[frame]

@@ -47,6 +47,7 @@ def pack(network: LearningNetwork) -> tuple[kernels.Constants, kernels.State]:
         layers=layers,
         epoch=network.epoch,
         steps=network.num_steps,
+        silent=network.options.silent_epochs,
         target=network.unit << arithmetic.STATE_SHIFT,
         halve_every=network.halve_every * network.num_steps,
         independent=network.rounding == "per-synapse",

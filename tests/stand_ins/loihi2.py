@@ -89,6 +89,18 @@ MODELS = {PyToNxAdapter: PyToNxModel, NxToPyAdapter: NxToPyModel} | {
 }
 
 
+def learning_models():
+    """Those of our own neurons as well, which would be microcode on a chip."""
+    from ottt_loihi.onchip.lava.processes import feedback, neuron, readout
+
+    ours = {
+        neuron.OTTTNeuron: neuron.OTTTNeuronModelFixed,
+        readout.OTTTReadout: readout.OTTTReadoutModelFixed,
+        feedback.MomentumFeedback: feedback.MomentumFeedbackModelFixed,
+    }
+    return MODELS | {process: on_a_core(model) for process, model in ours.items()}
+
+
 def install(monkeypatch):
     """Put the adapters where Intel's would be."""
     name = "lava.proc.embedded_io"

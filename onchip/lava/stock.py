@@ -1,0 +1,95 @@
+"""Plastic connections of Lava's own class, for a chip: Lava looks models up by the exact class of a process.
+
+``LearningDense`` has no reset of x1, so silent epochs follow each sample (``Options.silent_epochs``); a trace that is
+the step's spike alone is its ``x0``. It begins with even weights, and its random numbers begin with it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from ottt_loihi.onchip.network.trainable import Plan
+from ottt_loihi.sim.learning.options import Options
+from ottt_loihi.sim.network import ChipNetwork, Dense
+
+from ottt_loihi.errors import UsageError
+
+FEEDBACKS = ("random", "opzo")  # the others read the transposed weights of a plastic connection, or of its twin
+
+
+def suffices(plan: Plan, feedback: str, layer: int, rounding: str, options: Options) -> bool:
+    """Whether a plastic connection may be Lava's own: dense, one random number for all weights, no transposed ones."""
+    return is_chosen(options, rounding, feedback) and isinstance(plan.dense[layer], Dense)
+
+
+def connection(weight: np.ndarray, rule: Any, weight_exp: int, name: str) -> Any:
+    """Return a ``LearningDense``; :class:`UsageError` for odd weights, which it would change at its first step."""
+    from lava.proc.dense.process import LearningDense
+
+    if odd := int((weight & 1).sum()):
+        raise UsageError(
+            f"{name}: {odd:,} of {weight.size:,} weights are odd, and Lava's LearningDense makes them even at its "
+            "first step; start from onchip.lava.stock.even_weights, which says how many change"
+        )
+    return LearningDense(weights=weight, learning_rule=rule, weight_exp=weight_exp, name=name)
+
+
+def even_weights(chip: ChipNetwork) -> tuple[ChipNetwork, int]:
+    """Return the network with the plastic weights that a ``LearningDense`` begins with, and how many are changed.
+
+    Odd ones are lowered by 1, as Lava would do it; learning moves them by ones from there.
+    """
+    connections, changed = [], 0
+    for c in chip.connections:
+        if c.weight_format == "learning9":
+            changed += int((c.weight & 1).sum())
+            c = replace(c, weight=c.weight & ~1)
+        connections.append(c)
+    return replace(chip, connections=tuple(connections)), changed
+
+
+def is_chosen(options: Options, rounding: str, feedback: str) -> bool:
+    """Whether dense connections are of Lava's own class with these settings."""
+    return options.silent_epochs > 0 and rounding == "lava" and feedback in FEEDBACKS
+
+
+def require(plan: Plan, backend: str, options: Options, rounding: str, feedback: str) -> None:
+    """Refuse settings that a backend cannot learn with.
+
+    A chip has models of Lava's own connections at best. In Lava's runtime the population behind a ``LearningDense``
+    differs from run to run.
+
+    Raises
+    ------
+    UsageError
+        with what to choose
+    """
+    is_stock = is_chosen(options, rounding, feedback)
+    if backend == "lava" and is_stock:
+        raise UsageError(
+            "backend lava: behind Lava's own LearningDense its runtime gives other numbers from run to run; use "
+            "inprocess, or rounding per-synapse"
+        )
+    if backend == "loihi2" and not (is_stock and all(isinstance(c, Dense) for c in plan.dense)):
+        raise UsageError(
+            f"backend loihi2: learns in dense connections with rounding lava, silent_epochs ≥ 1 and feedback "
+            f"{' or '.join(FEEDBACKS)}, so that they are of Lava's own class; got rounding {rounding}, silent_epochs "
+            f"{options.silent_epochs}, feedback {feedback}"
+        )
+
+
+def is_lavas(process: Any) -> bool:
+    """Whether a process is of a class of Lava's own."""
+    return type(process).__module__.startswith("lava.")
+
+
+def require_start(plastic: Iterable[Any], samples: int) -> None:
+    """Refuse to go on after so many samples where a connection cannot: Lava's random numbers begin with it."""
+    if samples and any(map(is_lavas, plastic)):
+        raise UsageError(
+            f"after {samples:,} samples: Lava's LearningDense draws its random numbers from the beginning, so it "
+            "cannot go on where another run stopped; go on in sim"
+        )
