@@ -86,10 +86,8 @@ def prepare(
             spikes += int(a.spike_counts[:-1].sum())
             changed_spikes += sum(int((s != t).sum()) for s, t in zip(a.states["s"][:-1], b.states["s"][:-1]))
             changed_predictions += int((a.predictions != b.predictions).sum())
-        counts = (
-            f"{changed_spikes:,} of {spikes:,} spikes and {changed_predictions:,} of {len(x):,} predictions changed"
-        )
-        notes += (f"by all that {counts}",) if notes else ()
+        counts = f"{changed_spikes:,} of {spikes:,} spikes and {changed_predictions:,} of {len(x):,} predictions"
+        notes += (f"changed by all that: {counts}",) if notes else ()
     notes += (_isolation(after, x, interval),)
     return Prepared(after, notes, 0 if x is None else len(x), changed_spikes, changed_predictions)
 
