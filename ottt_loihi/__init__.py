@@ -20,6 +20,7 @@ _NAMES = {  # module: the names that come from it; an empty tuple offers the mod
     "rules.losses": ("SquaredError", "CrossEntropy"),
     "training.engine": ("backward",),
     "training.trainer": ("Trainer",),
+    "training.callbacks": ("Callback", "EarlyStopping", "TensorBoard"),
     "training.run_folder": ("RunFolder",),
     "training.evaluation": ("evaluate",),
     "training.checkpoint": ("save", "load"),

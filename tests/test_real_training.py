@@ -40,7 +40,8 @@ def test_tensorboard_has_every_epoch(tmp_path):
     result = run(config, tmp_path, tensorboard=True)
     found = events.EventAccumulator(str(tmp_path)).Reload()
     assert set(found.Tags()["scalars"]) == {
-        "loss", "train_accuracy", "test_accuracy", "learning_rate", "samples_per_second", "spike_rate/1",
+        "loss", "train_accuracy", "validation_accuracy", "test_accuracy", "learning_rate", "samples_per_second",
+        "spike_rate/1",
     }  # fmt: skip
     assert [event.step for event in found.Scalars("test_accuracy")] == [1, 2]
     assert found.Scalars("test_accuracy")[1].value == pytest.approx(result["test_accuracy"])

@@ -63,7 +63,7 @@ def test_a_run_stopped_in_the_middle_of_an_epoch_goes_on_there(tmp_path, monkeyp
         return Trainer(mlp((12, 9, 3), dropout=0.3), make_rule(rule), batch_size=8, seed=3)
 
     whole = trainer()
-    whole.fit(x, y, 3, x_test=x, y_test=y)
+    whole.fit(x, y, 3, test=(x, y))
     first = trainer()
     batches = []
     learn = Trainer._batch
@@ -76,10 +76,10 @@ def test_a_run_stopped_in_the_middle_of_an_epoch_goes_on_there(tmp_path, monkeyp
 
     monkeypatch.setattr(Trainer, "_batch", stopping)
     with pytest.raises(Stop):
-        first.fit(x, y, 3, x_test=x, y_test=y, run=RunFolder(tmp_path), checkpoint_every=2)
+        first.fit(x, y, 3, test=(x, y), run=RunFolder(tmp_path), checkpoint_every=2)
     monkeypatch.undo()
     second = trainer()
-    history = second.fit(x, y, 3, x_test=x, y_test=y, run=RunFolder(tmp_path), resume=True)
+    history = second.fit(x, y, 3, test=(x, y), run=RunFolder(tmp_path), resume=True)
     assert len(history) == 3
     assert all(torch.equal(a, b) for a, b in zip(whole.net.parameters(), second.net.parameters()))
     rows = (tmp_path / "metrics.csv").read_text().splitlines()
@@ -183,7 +183,7 @@ def test_evaluation_counts_spikes_and_operations():
     np.testing.assert_allclose(found.rates_over_time[0], spikes.mean((1, 2)))
     assert found.synaptic_operations == pytest.approx((x.sum() * 9 + float(spikes.sum()) * 3) / 5)
     assert evaluate(net, x, np.zeros(5, np.int64), time_steps=2).rates_over_time.shape == (1, 2)
-    with pytest.raises(UsageError, match="time_steps: expected 1 … 4, got 5"):
+    with pytest.raises(UsageError, match="time_steps: expected an integer 1 … 4, got 5"):
         evaluate(net, x, np.zeros(5, np.int64), time_steps=5)
 
 

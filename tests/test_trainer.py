@@ -9,10 +9,11 @@ from ottt_loihi.data import load_digits, rate_code
 from ottt_loihi.errors import FileError, TrainingError, UsageError
 from ottt_loihi.nn.models import mlp
 from ottt_loihi.rules import OTTT
-from ottt_loihi.training import trainer as trainer_module
+from ottt_loihi.training import batches as batches_module
+from ottt_loihi.training.batches import in_turn, train_encoding_seed
 from ottt_loihi.training.checkpoint import load
 from ottt_loihi.training.evaluation import TEST_ENCODING_SEED, evaluate
-from ottt_loihi.training.trainer import Trainer, in_turn, train_encoding_seed
+from ottt_loihi.training.trainer import Trainer
 
 DIGITS = load_digits()
 X, Y = DIGITS.x_train[:200], DIGITS.y_train[:200]
@@ -26,7 +27,7 @@ def _one_thread():
 def trained(seed=0, epochs=2, update="step", checkpoint=None, **settings):
     net = mlp((64, 32, 10), input_shape=(8, 8), seed=seed)
     trainer = Trainer(net, OTTT(update), seed=seed, **settings)
-    history = trainer.fit(X, Y, epochs, x_test=DIGITS.x_test, y_test=DIGITS.y_test, checkpoint=checkpoint)
+    history = trainer.fit(X, Y, epochs, test=DIGITS.test, checkpoint=checkpoint)
     return net, history
 
 
@@ -102,7 +103,7 @@ def test_each_epoch_has_spikes_of_its_own():
 
 def test_a_network_without_hidden_layers_is_trained_and_evaluated():
     net = mlp((64, 10), input_shape=(8, 8))
-    Trainer(net, OTTT(), learning_rate=0.02).fit(X, Y, 3, x_test=DIGITS.x_test, y_test=DIGITS.y_test)
+    Trainer(net, OTTT(), learning_rate=0.02).fit(X, Y, 3, test=DIGITS.test)
     found = evaluate(net, DIGITS.x_test, DIGITS.y_test)
     assert found.accuracy > 0.5
     assert found.spike_rates == []
@@ -117,10 +118,10 @@ def test_preparing_a_batch_while_another_is_learnt_from_changes_nothing(monkeypa
         return list(net.parameters())
 
     expected, threads = weights(), set()
-    monkeypatch.setattr(trainer_module, "_is_elsewhere", lambda net: True)
-    encode = trainer_module.encode
+    monkeypatch.setattr(batches_module, "in_turn", lambda jobs, ahead: in_turn(jobs, ahead=True))  # as on a GPU
+    encode = batches_module.encode
     monkeypatch.setattr(
-        trainer_module, "encode", lambda *arguments: threads.add(threading.current_thread().name) or encode(*arguments)
+        batches_module, "encode", lambda *arguments: threads.add(threading.current_thread().name) or encode(*arguments)
     )
     assert all(torch.equal(a, b) for a, b in zip(weights(), expected, strict=True))
     assert threads
@@ -151,12 +152,8 @@ def test_an_error_in_an_input_arrives(ahead):
 
 def test_cosine_lets_the_rate_fall_to_nearly_nothing():
     net = mlp((64, 10), input_shape=(8, 8))
-    trainer = Trainer(net, OTTT(), learning_rate=0.2)
-    optimizer = trainer._make_optimizer()
-    rates = []
-    for epoch in range(4):
-        trainer._set_learning_rate(optimizer, epoch, 4)
-        rates.append(optimizer.param_groups[0]["lr"])
+    history = Trainer(net, OTTT(), learning_rate=0.2).fit(X[:32], Y[:32], 4)
+    rates = [epoch.learning_rate for epoch in history]
     np.testing.assert_allclose(rates, [0.2, 0.1 * (1 + np.sqrt(0.5)), 0.1, 0.1 * (1 - np.sqrt(0.5))])
 
 
@@ -181,7 +178,7 @@ def test_ctrl_c_leaves_a_usable_checkpoint(tmp_path):
 
 
 def test_ctrl_c_before_the_first_batch_leaves_a_checkpoint_too(tmp_path, monkeypatch):
-    def interrupted(_):
+    def interrupted(*arguments):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(Trainer, "_make_optimizer", interrupted)
@@ -211,7 +208,7 @@ def test_nowhere_to_write_is_a_file_error(tmp_path):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        (dict(optimizer="lion"), "optimizer: expected one of sgd, adam, got 'lion'"),
+        (dict(optimizer="lion"), "optimizer: expected one of sgd, adam, adamw, got 'lion'"),
         (dict(schedule="step"), "schedule: expected one of cosine, constant"),
         (dict(loss="hinge"), "loss: expected one of squared-error, cross-entropy, got 'hinge'"),
         (dict(learning_rate=0), "learning_rate > 0"),
@@ -219,7 +216,7 @@ def test_nowhere_to_write_is_a_file_error(tmp_path):
         (dict(weight_decay=1e308), "weight_decay ≥ 0, none above 1e30"),
         (dict(augmentations=3), "augmentations: expected a list of names, got 3"),
         (dict(augmentations="crop"), "augmentations: expected a list of names, got 'crop'"),
-        (dict(momentum=1.0), r"momentum in \[0, 1\)"),
+        (dict(optimizer="sgd", momentum=1.0), r"momentum in \[0, 1\)"),
         (dict(batch_size=0), "batch_size ≥ 1"),
         (dict(epochs=0), "expected epochs ≥ 1"),
     ],
@@ -238,7 +235,7 @@ def test_bad_settings_are_refused(settings, message):
         (X, Y + 1, "labels: expected 0 … 9, got 10"),
         (X, Y.astype(float), "labels: expected 200 integers"),
         (X * 2, Y, r"intensities in \[0, 1\]"),
-        (np.full_like(X, np.nan), Y, r"intensities in \[0, 1\]"),
+        (np.full_like(X, np.nan), Y, "12800 values are NaN or infinite"),
     ],
 )
 def test_bad_data_are_refused(x, y, message):
@@ -248,8 +245,8 @@ def test_bad_data_are_refused(x, y, message):
 
 
 def test_test_images_need_their_labels():
-    with pytest.raises(UsageError, match="x_test and y_test go together"):
-        Trainer(mlp((64, 10), input_shape=(8, 8)), OTTT()).fit(X, Y, 1, x_test=DIGITS.x_test)
+    with pytest.raises(UsageError, match="test: expected labels beside the samples"):
+        Trainer(mlp((64, 10), input_shape=(8, 8)), OTTT()).fit(X, Y, 1, test=DIGITS.x_test)
 
 
 @pytest.mark.parametrize("seed", [1, 2])
@@ -266,9 +263,9 @@ def test_a_split_brings_its_labels_and_its_test_part():
     split = load_digits().first(120, 40)
     given, arrays = (Trainer(mlp((64, 10, 10), input_shape=(8, 8)), OTTT()) for _ in range(2))
     found = given.fit(split, epochs=2)
-    expected = arrays.fit(split.x_train, split.y_train, 2, x_test=split.x_test, y_test=split.y_test)
+    expected = arrays.fit(split.x_train, split.y_train, 2, test=split.test)
     assert [epoch.test_accuracy for epoch in found] == [epoch.test_accuracy for epoch in expected]
     with pytest.raises(UsageError, match="a Split brings its labels"):
         given.fit(split, split.y_train)
-    with pytest.raises(UsageError, match="expected labels, or a Split"):
+    with pytest.raises(UsageError, match="expected labels beside the samples"):
         given.fit(split.x_train)

@@ -133,6 +133,11 @@ def from_torch(net: Network) -> FloatNetwork:
         raise ChipError("readout.weight: all weights are zero, nothing would pass; train the network")
     inputs = [replace(c, weight=c.weight * amplitudes[c.pre]) for c in inputs]
     layers.append(FloatLayer("readout", (net.num_classes,), bias))
+    if net.data is not None and net.data.coding.name == "constant" and net.data.coding.options:
+        raise ChipError(
+            "the network was trained on normalised images, (x − mean)/std, and a chip is sent 0 … 255; "
+            "train it with encoding = 'constant' without mean and std to export it"
+        )
     encoding = net.provenance.get("encoding", {}).get("name")
     return FloatNetwork(
         shapes[INPUT],

@@ -39,7 +39,13 @@ class LossName(str, Enum):
 
 class Optimizer(str, Enum):
     adam = "adam"
+    adamw = "adamw"
     sgd = "sgd"
+
+
+class Sampling(str, Enum):
+    shuffled = "shuffled"
+    balanced = "balanced"
 
 
 class Schedule(str, Enum):
@@ -74,7 +80,7 @@ def train(
     scale: Annotated[
         str | None, typer.Option(help="Values to 0 … 1 by the training samples: channel, all, none. [where needed]")
     ] = None,
-    network: Annotated[str | None, typer.Option(help="mlp, conv, vgg, vgg_f or nf_resnet34. [mlp]")] = None,
+    network: Annotated[str | None, typer.Option(help="mlp, conv, vgg, vgg_f, nf_resnet34 or dsr. [mlp]")] = None,
     hidden: Annotated[
         str | None, typer.Option(help="mlp: neurons per hidden layer, separated by commas. [128]")
     ] = None,
@@ -83,6 +89,20 @@ def train(
         str | None, typer.Option(help="ottt, bptt, sltt, saf-e, saf-f, dsr, ide, spide or opzo. [ottt]")
     ] = None,
     epochs: Annotated[int | None, typer.Option(min=1, help="[60]")] = None,
+    validation: Annotated[
+        float | None,
+        typer.Option(min=0, help="Share of the training samples that chooses best.pt, not trained on. [0.1]"),
+    ] = None,
+    stop_at: Annotated[float | None, typer.Option(min=0, max=1, help="End at this validation accuracy.")] = None,
+    patience: Annotated[
+        int | None, typer.Option(min=0, help="End after so many epochs without a better validation accuracy.")
+    ] = None,
+    class_weights: Annotated[
+        str | None, typer.Option(help="Of the loss: balanced, or a number for each class, separated by commas.")
+    ] = None,
+    sampling: Annotated[
+        Sampling | None, typer.Option(help="Each sample once an epoch, or every class as often. [shuffled]")
+    ] = None,
     batch_size: Annotated[int | None, typer.Option(min=1, help="[64]")] = None,
     time_steps: Annotated[
         int | None, typer.Option("--time-steps", "-T", min=1, help="Time steps per sample, T. [the data's, or 6]")
@@ -102,6 +122,8 @@ def train(
     optimizer: Annotated[Optimizer | None, typer.Option(help="[adam]")] = None,
     learning_rate: Annotated[float | None, typer.Option("--learning-rate", "--lr", help="[0.005]")] = None,
     momentum: Annotated[float | None, typer.Option(help="Of sgd. [0.9]")] = None,
+    weight_decay: Annotated[float | None, typer.Option(min=0, help="Of the optimiser. [0]")] = None,
+    clip_norm: Annotated[float | None, typer.Option(min=0, help="Largest norm of the gradient; 0: any. [0]")] = None,
     schedule: Annotated[Schedule | None, typer.Option(help="Of the learning rate. [cosine]")] = None,
     engine: Annotated[
         EngineName | None,
@@ -159,6 +181,13 @@ def train(
         "training.optimizer": optimizer,
         "training.learning_rate": learning_rate,
         "training.momentum": momentum,
+        "training.weight_decay": weight_decay,
+        "training.clip_norm": clip_norm,
+        "training.validation": validation,
+        "training.stop_at": stop_at,
+        "training.patience": patience,
+        "training.class_weights": None if class_weights is None else _class_weights(class_weights),
+        "training.sampling": sampling,
         "training.schedule": schedule,
         "training.engine": engine,
         "training.threads": threads,
@@ -198,6 +227,20 @@ def _hidden_sizes(text: str) -> list[int]:
         ) from None
 
 
+def _class_weights(text: str) -> str | list[float]:
+    from ottt_loihi.errors import UsageError
+
+    try:
+        return text if text == "balanced" else [float(part) for part in text.split(",")]
+    except ValueError:
+        raise UsageError(f"--class-weights: expected balanced, or numbers as 1,2.5,1; got {text!r}") from None
+
+
+def _validation_row(result: dict[str, Any]) -> list[tuple[str, str]]:
+    best = result["best_validation_accuracy"]
+    return [] if best is None else [("best validation accuracy", f"{best:.2%}, best.pt")]
+
+
 def _show(result: dict[str, Any]) -> None:
     from ottt_loihi.report.report import Table
 
@@ -206,6 +249,7 @@ def _show(result: dict[str, Any]) -> None:
     rows = [
         ("network", f"{network}, {result['parameters']:,} parameters"),
         ("test accuracy", f"{result['test_accuracy']:.2%}"),
+        *_validation_row(result),
         ("training accuracy", f"{result['train_accuracy']:.2%}"),
         ("spikes per neuron and step", ", ".join(f"{rate:.3f}" for rate in rates[:8]) or "no hidden layer"),
         ("synaptic operations per sample", f"{result['synaptic_operations']:,.0f}"),

@@ -9,11 +9,13 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
+from ottt_loihi import checks
 from ottt_loihi.data.split import Split
 from ottt_loihi.errors import FileError, UnsafeFileError, UsageError
 from ottt_loihi.files import refuse_pointer
@@ -73,6 +75,14 @@ class ImageFolder:
 
     def __len__(self) -> int:
         return len(self.paths)
+
+    def __getitem__(self, index: int) -> tuple[np.ndarray, int]:
+        """Return the centre of an image, float32 ``(3, size, size)``, and its label."""
+        return self._image(self.paths[index], None), int(self.labels[index])
+
+    def draw(self, index: int, rng: np.random.Generator) -> tuple[np.ndarray, int]:
+        """Return a random part of an image as :meth:`read` with ``rng``, and its label; a Trainer learns from these."""
+        return np.ascontiguousarray(self._image(self.paths[index], rng)), int(self.labels[index])
 
     def read(self, indices: Iterable[int], rng: np.random.Generator | None = None) -> np.ndarray:
         """Images float32 ``(n, 3, size, size)`` in [0, 1].
@@ -164,20 +174,63 @@ def open_image_folders(folder: str | os.PathLike[str], size: int) -> tuple[Image
     return train, test
 
 
-def load_image_folder(folder: str | os.PathLike[str], size: int = 32) -> Split:
-    """All images of :func:`open_image_folders` at once: float32 ``(n, 3, size, size)``, resized, the centre cut out.
+@dataclass(frozen=True)
+class ImageSplit:
+    """A folder of images that are read when they are needed: a random part of each to train on, the centre to test.
+
+    Attributes
+    ----------
+    train, test
+        the two halves, of the same classes
+    name
+        of the folder
+    """
+
+    train: ImageFolder
+    test: ImageFolder
+    name: str = ""
+    time_axis: ClassVar[bool] = False
+    num_steps: ClassVar[None] = None
+    notes: ClassVar[tuple[str, ...]] = ()
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """One per class."""
+        return self.train.class_names
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes."""
+        return len(self.train.class_names)
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """``(3, size, size)``."""
+        return 3, self.train.size, self.train.size
+
+    def with_channels(self) -> ImageSplit:
+        """Return the same; images have channels."""
+        return self
+
+
+def load_image_folder(folder: str | os.PathLike[str], size: int = 32, stream: bool = False) -> Split | ImageSplit:
+    """Return all images of :func:`open_image_folders`: float32 ``(n, 3, size, size)``, resized, the centre cut out.
+
+    With ``stream`` none is read before it is needed.
 
     Raises
     ------
     UsageError
-        when they would not fit into 8 GiB
+        when they would not fit into 8 GiB, and ``stream`` is not asked for
     """
     train, test = open_image_folders(folder, size)
+    if checks.flag(stream, "stream"):
+        return ImageSplit(train, test, Path(folder).resolve().name)
     needed = (len(train) + len(test)) * 3 * size * size * 4
     if needed > MAX_BYTES:
         raise UsageError(
             f"{folder}: its {len(train) + len(test)} images take {needed >> 30} GiB at {size}×{size}; "
-            "read them in batches (open_image_folders), or smaller"
+            "set stream = true, or read them smaller"
         )
     x_train, x_test = (half.read(range(len(half))) for half in (train, test))
     names, title = train.class_names, Path(folder).resolve().name

@@ -75,6 +75,16 @@ class Split:
         """The samples' own time steps T; None for images, which have no time."""
         return self.x_train.shape[1] if self.time_axis else None
 
+    @property
+    def train(self) -> tuple[np.ndarray, np.ndarray]:
+        """The training samples and their labels."""
+        return self.x_train, self.y_train
+
+    @property
+    def test(self) -> tuple[np.ndarray, np.ndarray]:
+        """The test samples and their labels."""
+        return self.x_test, self.y_test
+
     def with_channels(self) -> Split:
         """The same data for convolutions: grey images ``(height, width)`` become ``(1, height, width)``."""
         if len(self.input_shape) != 2:

@@ -6,10 +6,13 @@ labels int64 ``(batch,)``; the result is a scalar tensor, the mean over the batc
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import lru_cache
+from inspect import signature
 from typing import Any, ClassVar
 
+import torch
 from torch import Tensor
 from torch.nn import functional
 
@@ -19,12 +22,19 @@ from ottt_loihi.errors import UsageError
 
 @dataclass(frozen=True)
 class SquaredError:
-    """``L[t] = ½·Σ_k (o_k[t] − y_k)² / T``, y the one-hot label, so that ∂L/∂o = (o − y)/T: the loss the chip uses."""
+    """``L[t] = ½·Σ_k (o_k[t] − y_k)² / T``, y the one-hot label, so that ∂L/∂o = (o − y)/T: the loss the chip uses.
 
+    class_weights: a factor for the samples of each class; empty: 1
+    """
+
+    class_weights: tuple[float, ...] = ()
     name: ClassVar[str] = "squared-error"
 
     def __call__(self, o: Tensor, labels: Tensor, time_steps: int) -> Tensor:
-        return (o - _one_hot(o, labels)).square().sum() / (2 * time_steps * len(o))
+        squares = (o - _one_hot(o, labels)).square()
+        if self.class_weights:
+            squares = squares * _factors(self.class_weights, o, labels)[:, None]
+        return squares.sum() / (2 * time_steps * len(o))
 
     def part(self, samples: slice) -> SquaredError:
         """The loss of some samples of the batch."""
@@ -40,11 +50,13 @@ class CrossEntropy:
     """``L[t] = ((1 − μ)·CE(o[t], y) + μ·MSE(o[t], y)) / T``; MSE: mean over the classes. The released code's.
 
     μ: 0.05 on CIFAR, 0.001 on DVS data, 0 on ImageNet. smoothing ε, not the released code's: CE's target is
-    ``(1 − ε)·y + ε/classes`` (Szegedy et al. 2016), MSE's stays y.
+    ``(1 − ε)·y + ε/classes`` (Szegedy et al. 2016), MSE's stays y. class_weights: a factor for the samples of each
+    class; empty: 1. The mean over the batch is not divided by their sum, so that batches may be taken in parts.
     """
 
     mu: float = 0.05
     smoothing: float = 0.0
+    class_weights: tuple[float, ...] = ()
     name: ClassVar[str] = "cross-entropy"
 
     def __post_init__(self) -> None:
@@ -52,10 +64,17 @@ class CrossEntropy:
         checks.number(self.smoothing, "loss cross-entropy: smoothing", 0, 1, below=True)
 
     def __call__(self, o: Tensor, labels: Tensor, time_steps: int) -> Tensor:
+        if self.class_weights:
+            return self._weighted(o, labels) / time_steps
         loss = (1 - self.mu) * functional.cross_entropy(o, labels, label_smoothing=self.smoothing)
         if self.mu:
             loss = loss + self.mu * functional.mse_loss(o, _one_hot(o, labels))
         return loss / time_steps
+
+    def _weighted(self, o: Tensor, labels: Tensor) -> Tensor:
+        entropy = functional.cross_entropy(o, labels, label_smoothing=self.smoothing, reduction="none")
+        distance = (o - _one_hot(o, labels)).square().mean(1)
+        return (((1 - self.mu) * entropy + self.mu * distance) * _factors(self.class_weights, o, labels)).mean()
 
     def part(self, samples: slice) -> CrossEntropy:
         """The loss of some samples of the batch."""
@@ -113,24 +132,75 @@ def make_loss(what: str | Loss) -> Loss:
     Raises
     ------
     UsageError
-        for an unknown name
+        for an unknown name, or a function of other arguments
     """
     if callable(what):
-        return what() if isinstance(what, type) else what
+        found = what() if isinstance(what, type) else what
+        try:
+            signature(getattr(found, "forward", found)).bind(None, None, 1)
+        except TypeError:
+            kind = getattr(found, "__name__", type(found).__name__)
+            raise UsageError(
+                f"loss: expected a function of (o, labels, time_steps), {kind} takes others; "
+                "wrap it, as lambda o, labels, time_steps: loss(o, labels) / time_steps"
+            ) from None
+        except ValueError:  # a builtin says nothing of its arguments
+            pass
+        return found
     if not isinstance(what, str) or what not in LOSSES:
         raise UsageError(f"loss: expected one of {', '.join(LOSSES)}, got {what!r}")
     return LOSSES[what]()
 
 
+def weighted(loss: Loss, class_weights: Sequence[float], num_classes: int) -> Loss:
+    """Return a loss of ours with a factor for the samples of each class.
+
+    Raises
+    ------
+    UsageError
+        for a loss of a user's own, or another number of factors than of classes
+    """
+    if type(loss) not in LOSSES.values():
+        raise UsageError("class_weights: a loss of your own has to weigh the classes itself; leave them out")
+    if not isinstance(class_weights, (list, tuple)) or len(class_weights) != num_classes:
+        raise UsageError(f"class_weights: expected {num_classes} numbers, one per class, got {class_weights!r:.80}")
+    return replace(loss, class_weights=tuple(checks.number(w, "class_weights", 0) for w in class_weights))
+
+
+def check_distillation(net: Any, teacher: Any, kappa: float | None, temperature: float | None) -> tuple[float, float]:
+    """Return kappa and temperature of :class:`Distilled`, default 0.5 and 2, if the teacher fits the network."""
+    if teacher is None and (kappa is not None or temperature is not None):
+        raise UsageError("kappa, temperature: they weigh what a teacher says; give a teacher, or leave them out")
+    kappa, temperature = 0.5 if kappa is None else kappa, 2.0 if temperature is None else temperature
+    if not (0 <= kappa <= 1 and 0 < temperature < float("inf")):
+        raise UsageError(f"expected kappa in [0, 1] and temperature > 0, got {kappa} and {temperature}")
+    if teacher is not None and (teacher.input_shape, teacher.num_classes) != (net.input_shape, net.num_classes):
+        raise UsageError(
+            f"teacher: expected inputs {net.input_shape} and {net.num_classes} classes, "
+            f"got {teacher.input_shape} and {teacher.num_classes}"
+        )
+    return kappa, temperature
+
+
 def describe(loss: Loss) -> dict[str, Any]:
     """Return name and parameters as JSON values; of a loss of a user's own the name alone.
 
-    ``smoothing`` is omitted when it is 0, so that runs recorded before the option existed can be resumed.
+    Smoothing and class weights are omitted where there are none, so that runs recorded before can be resumed.
     """
     if type(loss) not in LOSSES.values():
         kind = loss if hasattr(loss, "__qualname__") else type(loss)
         return {"name": f"{kind.__module__}.{kind.__qualname__}"}
-    return {"name": loss.name} | {k: v for k, v in asdict(loss).items() if k != "smoothing" or v}
+    return {"name": loss.name} | {k: v for k, v in asdict(loss).items() if k == "mu" or v}
+
+
+@lru_cache(maxsize=8)
+def _on_device(values: tuple[float, ...], device: torch.device, dtype: torch.dtype) -> Tensor:
+    """Kept, because a recorded CUDA graph cannot copy numbers from the host."""
+    return torch.tensor(values, device=device, dtype=dtype)
+
+
+def _factors(class_weights: tuple[float, ...], o: Tensor, labels: Tensor) -> Tensor:
+    return _on_device(class_weights, o.device, o.dtype)[labels]
 
 
 def _one_hot(o: Tensor, labels: Tensor) -> Tensor:

@@ -45,7 +45,8 @@ SIZE_LIMIT = 4 << 30  # bytes
 ENTRIES = re.compile(  # torch 2.3 … 2.13
     r"[^/]+/(data\.pkl|version|byteorder|\.format_version|\.storage_alignment|\.data/serialization_id|data/\d+)"
 )
-GLOBALS = {"torch._utils _rebuild_tensor_v2", "collections OrderedDict", "torch FloatStorage", "torch DoubleStorage"}
+STORAGES = ("Float", "Double", "BFloat16", "Half", "Long", "Int", "Short", "Char", "Byte", "Bool")
+GLOBALS = {"torch._utils _rebuild_tensor_v2", "collections OrderedDict", *(f"torch {kind}Storage" for kind in STORAGES)}
 OPCODES = {
     *("PROTO", "STOP", "MARK", "GLOBAL", "REDUCE", "BINPERSID"),
     *("NONE", "NEWTRUE", "NEWFALSE", "BININT", "BININT1", "BININT2", "LONG1", "BINUNICODE"),
@@ -245,8 +246,9 @@ def assemble(path: Path, metadata: dict[str, Any], weights: dict[str, Tensor]) -
         name = min(n for n in expected.keys() | found.keys() if expected.get(n) != found.get(n))
         raise FileError(f"{path}: {name}: expected shape {expected.get(name)}, got {found.get(name)}")
     for name, weight in weights.items():
-        if weight.dtype != next(iter(weights.values())).dtype or not weight.is_contiguous():
-            raise FileError(f"{path}: {name}: expected a contiguous tensor of the same dtype as the others")
+        same = weight.dtype == next(iter(weights.values())).dtype
+        if not same or not weight.is_floating_point() or not weight.is_contiguous():
+            raise FileError(f"{path}: {name}: expected a contiguous tensor of floats, of the same dtype as the others")
         if not torch.isfinite(weight).all():
             count = int((~torch.isfinite(weight)).sum())
             raise FileError(f"{path}: {name}: {count} of {weight.numel()} values are NaN or infinite; train it again")

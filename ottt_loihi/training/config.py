@@ -9,10 +9,11 @@
 
 ``[data]`` takes ``name``, ``encoding`` (a name, ``"delta:threshold=0.1"``, or a table
 ``{name = "delta", threshold = 0.1}``), ``scale`` and ``quantile`` (:func:`~ottt_loihi.data.prepare.prepare`),
-``augmentations`` and the loader's own options; ``[network]`` the arguments of
-a function of ``ottt_loihi.nn.models`` (``mlp``: ``hidden`` in place of ``sizes``; the input's shape and the number
-of classes come from the data); ``[rule]`` the settings of a class of ``ottt_loihi.rules``; ``[training]`` the fields
-of :class:`Training`. Everything has a default: an empty file is ``ottt-train`` without options.
+``augmentations`` and the loader's own options; ``[network]``
+the arguments of a function of ``ottt_loihi.nn.models`` (``mlp``: ``hidden`` in place of ``sizes``; the input's shape
+and the number of classes come from the data); ``[rule]`` the settings of a class of ``ottt_loihi.rules``;
+``[training]`` the fields of :class:`Training`. Everything has a default: an empty file is ``ottt-train`` without
+options.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args, get_type_hints
 
 from ottt_loihi import checks
 from ottt_loihi.errors import FileError, UsageError
@@ -47,35 +48,73 @@ else:
 class Training:
     """``[training]``: the arguments of :class:`~ottt_loihi.training.trainer.Trainer`, and how it is run.
 
-    threads: of torch, the result may depend on it · checkpoint_every: batches between two saves of ``training.pt``
-    beside the one after every epoch, 0: none · device: torch's name, ``"cpu"`` or ``"cuda"`` · quantize: bits of
-    the weights in every product, as the chip will have them, 0: real ones · init: a ``model.pt`` to start from ·
-    teacher: a ``model.pt`` to learn from as well, with weight kappa at that temperature · mu, smoothing: of the loss
-    cross-entropy (:class:`~ottt_loihi.rules.losses.CrossEntropy`) · autocast: ``"bfloat16"`` or
-    ``"float16"`` products, empty: none · cuda_graph: a batch's operations are recorded once and repeated, for GPUs
-    (:mod:`ottt_loihi.fast.cuda_graph`) · engine: ``"auto"``, ``"plain"`` or ``"fast"``; chunk: time steps at once, 0:
-    the engine's choice (:mod:`ottt_loihi.training.engine`)
+    None stands for the default of the loss, optimiser or teacher that has such a setting; a value for one that is not
+    there is refused.
+
+    Attributes
+    ----------
+    validation
+        share of the training samples that chooses ``best.pt`` and is not trained on, drawn with ``seed``; 0: none
+    stop_at, patience
+        end the training at this validation accuracy, or after so many epochs without a better one; 0: do not
+    class_weights
+        of the loss: ``"balanced"``, or a number for each class; empty: none
+    sampling
+        ``"shuffled"``, or ``"balanced"``: every class as often
+    clip_norm, clip_value
+        of the gradients before each step of the optimiser; 0: none
+    workers
+        processes that read images which are streamed
+    threads
+        of torch, the result may depend on it
+    checkpoint_every
+        batches between two saves of ``training.pt`` beside the one after every epoch, 0: none
+    device
+        torch's name, ``"cpu"`` or ``"cuda"``
+    quantize
+        bits of the weights in every product, as the chip will have them, 0: real ones
+    init
+        a ``model.pt`` to start from
+    teacher, kappa, temperature
+        a ``model.pt`` to learn from as well, with that weight and temperature
+    mu, smoothing
+        of the loss cross-entropy (:class:`~ottt_loihi.rules.losses.CrossEntropy`)
+    autocast
+        ``"bfloat16"`` or ``"float16"`` products, empty: none
+    cuda_graph
+        a batch's operations are recorded once and repeated, for GPUs (:mod:`ottt_loihi.fast.cuda_graph`)
+    engine, chunk
+        ``"auto"``, ``"plain"`` or ``"fast"``; time steps at once, 0: the engine's choice
+        (:mod:`ottt_loihi.training.engine`)
     """
 
     epochs: int = 60
     batch_size: int = 64
+    validation: float = 0.1
+    stop_at: float = 0.0
+    patience: int = 0
     loss: str = "squared-error"
-    mu: float = 0.05
-    smoothing: float = 0.0
+    mu: float | None = None
+    smoothing: float | None = None
+    class_weights: str | list = ""
+    sampling: str = "shuffled"
     optimizer: str = "adam"
     learning_rate: float = 0.005
-    momentum: float = 0.9
+    momentum: float | None = None
     weight_decay: float = 0.0
     schedule: str = "cosine"
+    clip_norm: float = 0.0
+    clip_value: float = 0.0
     seed: int = 0
+    workers: int = 0
     threads: int = 1
     checkpoint_every: int = 0
     device: str = "cpu"
     quantize: int = 0
     init: str = ""
     teacher: str = ""
-    kappa: float = 0.5
-    temperature: float = 2.0
+    kappa: float | None = None
+    temperature: float | None = None
     autocast: str = ""
     cuda_graph: bool = False
     engine: str = "auto"
@@ -147,16 +186,28 @@ class Config:
         return build({"name": name, "arguments": {**arguments, **given}})
 
     def make_loss(self) -> Loss:
-        """The loss of every time step; a :class:`UsageError` for an unknown one, or for smoothing that it has not."""
+        """Return the loss of every time step; :class:`UsageError` for an unknown one, or a setting that it has not."""
         from ottt_loihi.rules.losses import CrossEntropy, make_loss
 
+        given = {name: getattr(self.training, name) for name in ("mu", "smoothing")}
+        given = {name: value for name, value in given.items() if value is not None}
         if self.training.loss == CrossEntropy.name:
-            return CrossEntropy(self.training.mu, self.training.smoothing)
-        if self.training.smoothing:
-            raise UsageError(
-                f"training.smoothing: only the loss cross-entropy has targets to smooth, got {self.training.loss!r}"
-            )
+            return CrossEntropy(**given)
+        for name in given:
+            raise UsageError(f"training.{name}: of the loss cross-entropy, got {self.training.loss!r}; leave it out")
         return make_loss(self.training.loss)
+
+    def trainer_settings(self) -> dict[str, Any]:
+        """Return the arguments of a :class:`~ottt_loihi.training.trainer.Trainer` that are settings."""
+        same = ("optimizer", "learning_rate", "momentum", "weight_decay", "schedule", "batch_size", "seed", "sampling")
+        more = ("workers", "kappa", "temperature", "autocast", "engine")
+        zero_is_none = ("chunk", "clip_norm", "clip_value", "class_weights")
+        return {
+            "loss": self.make_loss(),
+            "augmentations": self.data.get("augmentations", ()),
+            **{name: getattr(self.training, name) for name in (*same, *more)},
+            **{name: getattr(self.training, name) or None for name in zero_is_none},
+        }
 
     def make_rule(self, convention: str) -> Rule:
         """The rule; where it has a convention and none is given, the network's."""
@@ -208,9 +259,9 @@ def make_config(tables: Mapping[str, Any]) -> Config:
     tables = _without_stretch(tables)
     training = dict(tables.get("training", {}))
     _require_known("training", training, [f.name for f in fields(Training)])
-    for f in fields(Training):
-        if f.name in training:
-            training[f.name] = _typed(f"training.{f.name}", training[f.name], type(f.default))
+    kinds = get_type_hints(Training)
+    for name, value in training.items():
+        training[name] = _typed(f"training.{name}", value, get_args(kinds[name]) or (kinds[name],))
     for name in ("data", "network", "rule"):
         if not isinstance(tables.get(name, {}).get("name", ""), str):
             raise UsageError(f"{name}.name: expected a text, got {tables[name]['name']!r}")
@@ -277,9 +328,10 @@ def _require_known(table: str, given: Iterable[str], known: Iterable[str]) -> No
             raise UsageError(f"{f'{table}.' if table else ''}{key}: unknown; {hint}")
 
 
-def _typed(where: str, value: Any, kind: type) -> Any:
-    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+def _typed(where: str, value: Any, kinds: tuple[type, ...]) -> Any:
+    if float in kinds and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
-    if isinstance(value, kind) and not (kind is int and isinstance(value, bool)):
+    if isinstance(value, kinds) and (not isinstance(value, bool) or bool in kinds):
         return value
-    raise UsageError(f"{where}: expected {kind.__name__}, got {value!r}")
+    names = " or ".join(kind.__name__ for kind in kinds if kind is not type(None))
+    raise UsageError(f"{where}: expected {names}, got {value!r}")

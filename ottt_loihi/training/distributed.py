@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
@@ -33,14 +34,15 @@ class Group:
         mine = chosen[self.rank :: self.size]
         return mine if len(mine) else chosen[:1]
 
-    def begin(self, chosen: np.ndarray) -> None:
-        """The batch that is learnt from now."""
-        self.weight = len(chosen[self.rank :: self.size]) / len(chosen)
+    def begin(self, samples: int) -> None:
+        """Begin a batch of so many samples, of all processes together."""
+        self.weight = len(range(self.rank, samples, self.size)) / samples
 
-    def attach(self, optimizer: torch.optim.Optimizer) -> None:
-        """Average the gradients over the processes before every step of the optimiser."""
-        if self.size > 1:
-            optimizer.register_step_pre_hook(lambda optimizer, args, kwargs: self._reduce(optimizer))
+    def attach(self, optimizer: torch.optim.Optimizer) -> list[Any]:
+        """Average the gradients over the processes before every step of the optimiser; return handles that end it."""
+        if self.size == 1:
+            return []
+        return [optimizer.register_step_pre_hook(lambda optimizer, args, kwargs: self._reduce(optimizer))]
 
     def share(self, net: torch.nn.Module) -> None:
         """Give every process the first one's parameters and buffers: all of them train one network."""

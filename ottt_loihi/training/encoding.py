@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from ottt_loihi.data.augment import normalize
 from ottt_loihi.data.codings import CODINGS, coded_shape, message_value, parse_coding
 from ottt_loihi.data.codings import encode as code
 from ottt_loihi.data.description import Step
@@ -32,7 +33,9 @@ def choose_encoding(encoding: Any, time_axis: bool) -> Step:
     return step
 
 
-def fit_encoding(encoding: Any, shape: tuple[int, ...], input_shape: tuple[int, ...]) -> tuple[Step, bool]:
+def fit_encoding(
+    encoding: Any, shape: tuple[int, ...], input_shape: tuple[int, ...], where: str = "data"
+) -> tuple[Step, bool]:
     """The coding of samples ``(n, *shape)`` for a network's input, and whether they have a time axis.
 
     Raises
@@ -54,7 +57,14 @@ def fit_encoding(encoding: Any, shape: tuple[int, ...], input_shape: tuple[int, 
             choose_encoding(asked, time_axis)
     frame = ", ".join(map(str, input_shape))
     coded = "" if asked is None or asked.name in ("rate", "constant", "frames") else f" after the coding {asked}"
-    raise UsageError(f"data: expected images (n, {frame}) or spikes with a time axis after n{coded}, got shape {shape}")
+    raise UsageError(
+        f"{where}: expected images (n, {frame}) or spikes with a time axis after n{coded}, got shape {shape}"
+    )
+
+
+def intensities(images: np.ndarray) -> np.ndarray:
+    """Return images of uint8, 0 … 255, as float32 in 0 … 1; others as they are."""
+    return images.astype(np.float32) / np.float32(255) if images.dtype == np.uint8 else images
 
 
 def encoding_name(coding: Step) -> str | dict[str, Any]:
@@ -66,10 +76,13 @@ def encode(x: np.ndarray, coding: Step | str, num_steps: int, seed: int, indices
     """``(n, T, *input_shape)`` of samples ``(n, *shape)``, or of frames ``(n, T', *shape)``.
 
     Spikes and messages are those of :func:`ottt_loihi.data.codings.encode`, the messages times their value. Two codings
-    are given to the network as they are: ``constant`` (a ``ConstantInput``, as the paper feeds it) and ``frames``.
+    are given to the network as they are: ``constant`` (a ``ConstantInput``, as the paper feeds it; with ``mean`` and
+    ``std`` of each channel, (x − mean)/std) and ``frames``.
     """
     coding = parse_coding(coding)
     if coding.name in ("constant", "frames"):
+        if coding.options:
+            x = normalize(x, coding.options["mean"], coding.options["std"])
         tensor = torch.from_numpy(np.ascontiguousarray(x))
         return ConstantInput(tensor, num_steps) if coding.name == "constant" else tensor
     coded = code(x, coding, x.shape[1] if time_axis else num_steps, seed, indices, time_axis=time_axis)

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from ottt_loihi import checks
 from ottt_loihi.data.description import Step
-from ottt_loihi.errors import UsageError
 from ottt_loihi.nn.inputs import Input, frames
 from ottt_loihi.nn.network import Network, evaluating
-from ottt_loihi.training.encoding import encode, fit_encoding
+from ottt_loihi.training.encoding import encode, intensities
+from ottt_loihi.training.samples import Samples
+from ottt_loihi.training.sources import open_samples
 
 TEST_ENCODING_SEED = 0  # test images are always the same spikes, whatever a network was trained with
 
@@ -35,63 +38,67 @@ class Evaluation:
 
 def evaluate(
     net: Network,
-    x: np.ndarray,
-    y: np.ndarray,
+    x: Any,
+    y: Any = None,
     batch_size: int = 512,
     *,
     encoding: str | Step | None = None,
     time_steps: int | None = None,
 ) -> Evaluation:
-    """Accuracy and activity on a test set.
+    """Return accuracy and activity on a test set.
 
-    x: images ``(n, *input_shape)``, rate coded with ``seed=TEST_ENCODING_SEED`` or constant in time, or frames
-    ``(n, T, *input_shape)`` · y: integers ``(n,)`` · time_steps: T of encoded images, default the network's; of frames,
-    the first so many
+    Parameters
+    ----------
+    x, y
+        arrays ``(n, *input_shape)`` or ``(n, T, *input_shape)`` and labels ``(n,)``; or without y a pair of them, a
+        Dataset, a DataLoader or an iterable of batches (x, y)
+    batch_size
+        samples at once; a DataLoader and an iterable have their own
+    encoding
+        of the samples (:mod:`ottt_loihi.data.codings`), with ``seed=TEST_ENCODING_SEED``. Default: the one the network
+        was trained with (``net.data``), else frames as they are and images as rate-coded spikes
+    time_steps
+        T of encoded images, default the network's; of frames, the first so many
 
     Raises
     ------
     UsageError
-        for data that do not fit the network
+        for data that do not fit the network, or an encoding that does not fit the data
     """
-    x = np.asarray(x)
-    coding, time_axis = fit_encoding(encoding, x.shape, net.input_shape)
-    labels = net.check_labels(y, len(x)).cpu().numpy()
-    steps = net.time_steps if time_steps is None else time_steps
-    if steps < 1 or (time_steps is not None and time_axis and steps > x.shape[1]):
-        raise UsageError(f"time_steps: expected 1 … {x.shape[1] if time_axis else '∞'}, got {steps}")
-    x = x[:, :steps] if time_steps is not None and time_axis else x
-    with evaluating(net):
-        return _evaluate(net, x, labels, batch_size, coding, steps, time_axis)
+    checks.integer(batch_size, "batch_size")
+    if encoding is None and net.data is not None:
+        encoding = net.data.coding
+    return evaluate_samples(net, open_samples(x, y, net, "data", encoding), batch_size, time_steps)
 
 
 @torch.no_grad()
-def _evaluate(
-    net: Network,
-    x: np.ndarray,
-    labels: np.ndarray,
-    batch_size: int,
-    coding: Step,
-    steps: int,
-    time_axis: bool,
-) -> Evaluation:
-    predictions, operations = [], 0.0
+def evaluate_samples(net: Network, samples: Samples, batch_size: int, time_steps: int | None = None) -> Evaluation:
+    """:func:`evaluate` of samples that have been opened."""
+    steps = checks.integer(
+        samples.num_steps if time_steps is None else time_steps,
+        "time_steps",
+        1,
+        samples.num_steps if samples.time_axis else None,
+    )
+    predictions, labels, operations = [], [], 0.0
     activity: np.ndarray = np.zeros((len(net.blocks), 1))
     fan_out = net.fan_out()
-    for first in range(0, len(x), batch_size):
-        indices = np.arange(first, min(first + batch_size, len(x)))
-        inputs = encode(x[indices], coding, steps, TEST_ENCODING_SEED, indices, time_axis)
-        scores, rates = _scores_and_rates(net, net.check_input(inputs))
-        predictions.append(scores.argmax(1).cpu().numpy())
-        activity = activity + rates * len(indices)
-        if coding.name != "constant":
-            operations += float((inputs != 0).double().sum()) * fan_out[0]
-    activity = activity / len(x)
-    sizes = [int(np.prod(block.shape)) for block in net.blocks]
-    per_sample = operations / len(x) + sum(n * f * r.sum() for n, f, r in zip(sizes, fan_out[1:], activity))
+    with evaluating(net):
+        for batch in samples.in_order(batch_size):
+            values = batch.x[:, :steps] if samples.time_axis else intensities(batch.x)
+            inputs = encode(values, samples.coding, steps, TEST_ENCODING_SEED, batch.indices, samples.time_axis)
+            scores, rates = _scores_and_rates(net, net.check_input(inputs))
+            predictions.append(scores.argmax(1).cpu().numpy())
+            labels.append(batch.y)
+            activity = activity + rates * len(batch.y)
+            if samples.coding.name != "constant":
+                operations += float((inputs != 0).double().sum()) * fan_out[0]
     predicted = np.concatenate(predictions)
-    return Evaluation(
-        float((predicted == labels).mean()), predicted, activity.mean(1).tolist(), activity, float(per_sample)
-    )
+    activity = activity / len(predicted)
+    sizes = [int(np.prod(block.shape)) for block in net.blocks]
+    per_sample = operations / len(predicted) + sum(n * f * r.sum() for n, f, r in zip(sizes, fan_out[1:], activity))
+    accuracy = float((predicted == np.concatenate(labels)).mean())
+    return Evaluation(accuracy, predicted, activity.mean(1).tolist(), activity, float(per_sample))
 
 
 def _scores_and_rates(net: Network, x: Input) -> tuple[Tensor, np.ndarray]:

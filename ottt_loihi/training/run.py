@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from rich.console import Console
 
 from ottt_loihi.data.codings import parse_coding
 from ottt_loihi.data.description import DataDescription
+from ottt_loihi.data.images import ImageSplit
 from ottt_loihi.data.prepare import Prepared, options_of, prepare_like
 from ottt_loihi.data.registry import located
 from ottt_loihi.errors import UsageError
@@ -17,11 +19,14 @@ from ottt_loihi.files import atomic_write
 from ottt_loihi.nn.network import Network
 from ottt_loihi.terminal import THEME
 from ottt_loihi.training import distributed
+from ottt_loihi.training.callbacks import Callback, EarlyStopping, Epoch, TensorBoard
 from ottt_loihi.training.checkpoint import load
 from ottt_loihi.training.config import Config, override
-from ottt_loihi.training.evaluation import Evaluation, evaluate
-from ottt_loihi.training.run_folder import Epoch, RunFolder
-from ottt_loihi.training.trainer import Trainer
+from ottt_loihi.training.encoding import choose_encoding
+from ottt_loihi.training.evaluation import Evaluation, evaluate_samples
+from ottt_loihi.training.run_folder import RunFolder
+from ottt_loihi.training.sources import keep_description
+from ottt_loihi.training.trainer import TEST_BATCH, Trainer
 
 
 def run(
@@ -33,7 +38,7 @@ def run(
     progress: bool = False,
     force: bool = False,
 ) -> dict[str, Any] | None:
-    """Train as ``config`` says, in the folder ``output``; what came out, or None in a process that does not lead."""
+    """Train as ``config`` says, in the folder ``output``; return the results, or None in any but the first process."""
     training = config.training
     torch.set_num_threads(training.threads)
     known = load(training.init) if training.init else None
@@ -43,9 +48,6 @@ def run(
     split = data.split
     net = known or config.make_network(data.input_shape, split.num_classes, split.num_steps)
     _require_fit(net, data)
-    if progress and group.leads:
-        for note in data.notes:
-            Console(stderr=True, theme=THEME).print(f"data: {note}", highlight=False, markup=False, soft_wrap=True)
     _move(net, training.device)
     if training.quantize:
         net.quantize(training.quantize)
@@ -57,54 +59,62 @@ def run(
     net.provenance["data"] = located(str(config.data.get("name", "digits")))
     if options := options_of(config.data):
         net.provenance["data_options"] = options
-    net.data = data.record
-    folder = RunFolder(output, tensorboard=tensorboard and group.leads)
+    if note := keep_description(net, data.record):
+        data = replace(data, notes=(*data.notes, note))
+    if progress and group.leads:
+        for note in data.notes:
+            Console(stderr=True, theme=THEME).print(f"data: {note}", highlight=False, markup=False, soft_wrap=True)
+    folder = RunFolder(output)
+    callbacks: list[Callback] = [TensorBoard(output)] if tensorboard else []
+    if training.stop_at or training.patience:
+        callbacks.append(EarlyStopping(training.stop_at or None, training.patience or None))
     if group.leads:
         _check_folder(folder, resume or force)
-    settings = ("optimizer", "learning_rate", "momentum", "weight_decay", "schedule", "batch_size", "seed")
     trainer = Trainer(
         net,
         rule,
-        loss=config.make_loss(),
         encoding=data.record.coding,
-        augmentations=config.data.get("augmentations", ()),
         progress=progress,
         teacher=load(training.teacher) if training.teacher else None,
-        kappa=training.kappa,
-        temperature=training.temperature,
-        autocast=training.autocast,
-        engine=training.engine,
-        chunk=training.chunk or None,
+        callbacks=callbacks,
         group=group,
-        **{name: getattr(training, name) for name in settings},
+        **config.trainer_settings(),
     )
     try:
         history = trainer.fit(
-            split.x_train,
-            split.y_train,
-            training.epochs,
-            x_test=split.x_test,
-            y_test=split.y_test,
+            split,
+            epochs=training.epochs,
+            validation=training.validation or None,
             run=folder,
             resume=resume,
             checkpoint_every=training.checkpoint_every,
         )
         if not group.leads:
             return None
-        evaluation = evaluate(net, split.x_test, split.y_test, encoding=trainer.encoding)
+        evaluation = evaluate_samples(net, trainer.test, TEST_BATCH)
     finally:
-        folder.close()
         distributed.leave()
-    return _result(config, net, history, evaluation, output) | {"notes": list(data.notes)}
+    return _result(config, trainer, history, evaluation, output) | {"notes": [*data.notes, *trainer.notes]}
 
 
 def _data(config: Config, known: Network | None) -> Prepared:
     """The data as the configuration says, or for a network that knows its own, in the form it was trained on."""
     split = config.load_data()
+    if isinstance(split, ImageSplit):
+        return _streamed(config, split)
     if known is None or known.data is None or not _same_coding(config, known.data):
         return config.prepare(split)
     split, notes = prepare_like(split, known.data)
     return Prepared(split, known.data, (*notes, f"{split.name}: as the network was trained: {known.data}"))
+
+
+def _streamed(config: Config, split: ImageSplit) -> Prepared:
+    """Images that are read when they are needed, in [0, 1]."""
+    coding = choose_encoding(config.data.get("encoding"), False)
+    record = DataDescription(split.input_shape, split.num_classes, coding, "analog", (0.0, 1.0), None, None)
+    record = replace(record, class_names=split.class_names)
+    counts = f"{len(split.train):,} training and {len(split.test):,} test images, read when they are needed"
+    return Prepared(split, record, (f"{split.name}: {counts}: {record}",))
 
 
 def _same_coding(config: Config, record: DataDescription) -> bool:
@@ -153,8 +163,12 @@ def _continued(config: Config, net: Network) -> Config:
     return override(config, brought)
 
 
-def _result(config: Config, net: Network, history: list[Epoch], evaluation: Evaluation, output: Path) -> dict[str, Any]:
+def _result(
+    config: Config, trainer: Trainer, history: list[Epoch], evaluation: Evaluation, output: Path
+) -> dict[str, Any]:
+    net = trainer.net
     arguments = net.architecture["arguments"]
+    validated = [epoch.validation_accuracy for epoch in history if epoch.validation_accuracy is not None]
     return {
         "model": str(output / "model.pt"),
         "data": net.provenance["data"],
@@ -165,6 +179,7 @@ def _result(config: Config, net: Network, history: list[Epoch], evaluation: Eval
         "time_steps": net.time_steps,
         "test_accuracy": evaluation.accuracy,
         "best_test_accuracy": max(epoch.test_accuracy or 0.0 for epoch in history),
+        "best_validation_accuracy": max(validated, default=None),
         "train_accuracy": history[-1].train_accuracy,
         "spike_rates": evaluation.spike_rates,
         "synaptic_operations": evaluation.synaptic_operations,

@@ -4,8 +4,9 @@
 file                content
 ==================  ==============================================================================================
 ``model.pt``        the network as it is at the end, or when Ctrl-C was pressed
-``best.pt``         the network with the best test accuracy so far
-``training.pt``     all that is needed to go on, bit for bit: weights, the optimiser's state, where the run is
+``best.pt``         the network with the best validation accuracy so far; none without validation samples
+``training.pt``     all that is needed to go on, bit for bit: weights, the data's description, the states of optimiser,
+                    schedule, rule and callbacks, where the run is
 ``metrics.csv``     one line per epoch
 ==================  ==============================================================================================
 """
@@ -17,148 +18,117 @@ import io
 import json
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from ottt_loihi.data.description import DataDescription
 from ottt_loihi.errors import FileError, UsageError
 from ottt_loihi.files import atomic_write
 from ottt_loihi.nn.models import with_current_names
-from ottt_loihi.nn.network import Network
-from ottt_loihi.rules.base import Rule
-from ottt_loihi.training.checkpoint import assemble, read_tensors, save, tensors_of, write_tensors
+from ottt_loihi.training.callbacks import Epoch, Fit, Progress, SaveModel
+from ottt_loihi.training.checkpoint import assemble, metadata_of, read_tensors, save, tensors_of, write_tensors
+from ottt_loihi.training.state import like, pack, unpack
 
-FORMAT, VERSION = "ottt-loihi training", 1
+FORMAT, VERSION = "ottt-loihi training", 2
+DAMAGED = (KeyError, TypeError, ValueError, AttributeError, IndexError, RecursionError, RuntimeError)
 
 
-@dataclass(frozen=True)
-class Epoch:
-    """One epoch.
+class RunFolder(SaveModel):
+    """The folder of one run: a callback that keeps the run's state after every epoch, its best network and its metrics.
 
-    loss: mean Σ_t L[t] · train_accuracy: over the batches as they came · test_accuracy, spike_rates (per block, spikes
-    per neuron and step): of the test set after it, None and empty without one · seconds, samples_per_second: of the
-    training alone
+    ``every``: also keep the state after so many batches; set by ``Trainer.fit``
     """
 
-    epoch: int
-    loss: float
-    train_accuracy: float
-    test_accuracy: float | None
-    seconds: float
-    learning_rate: float = 0.0
-    samples_per_second: float = 0.0
-    spike_rates: tuple[float, ...] = ()
-
-
-@dataclass
-class Progress:
-    """Where a run is: ``epoch`` full epochs and ``batch`` batches of the next are done.
-
-    loss, correct, seconds: sums over those batches · history: the full epochs · best: the best test accuracy so far
-    """
-
-    epoch: int = 0
-    batch: int = 0
-    loss: float = 0.0
-    correct: int = 0
-    seconds: float = 0.0
-    history: list[Epoch] = field(default_factory=list)
-    best: float | None = None
-
-
-class RunFolder:
-    """The folder of one run. ``settings``: JSON values that a resumed run must share (architecture, rule, seed …)."""
-
-    def __init__(self, folder: str | os.PathLike[str], *, tensorboard: bool = False) -> None:
+    def __init__(self, folder: str | os.PathLike[str]) -> None:
         self.folder = Path(folder)
         self.model, self.best = self.folder / "model.pt", self.folder / "best.pt"
         self.state, self.metrics = self.folder / "training.pt", self.folder / "metrics.csv"
-        self.open_writer, self.writer = _tensorboard() if tensorboard else None, None
+        self.every = 0
+        super().__init__(self.model)
 
-    def save_state(
-        self,
-        net: Network,
-        optimizer: torch.optim.Optimizer,
-        progress: Progress,
-        settings: Mapping[str, Any],
-        rule: Rule,
-    ) -> None:
+    def on_batch_end(self, fit: Fit) -> None:
+        done = fit.progress.batch
+        if fit.leads and self.every and done % self.every == 0 and done < fit.batches:
+            self.save_state(fit)
+
+    def on_epoch_end(self, fit: Fit) -> None:
+        if not fit.leads:
+            return
+        progress, last = fit.progress, fit.progress.history[-1]
+        found = last.validation_accuracy
+        if found is not None and (progress.best is None or found > progress.best):
+            progress.best = found
+            save(fit.trainer.net, self.best, fit.provenance())
+        self._write_metrics(progress.history)
+        self.save_state(fit)
+
+    def save_state(self, fit: Fit) -> None:
         """Write ``training.pt``, in place of the one before."""
+        trainer, net = fit.trainer, fit.trainer.net
         tensors = {f"net/{name}": value for name, value in tensors_of(net).items()}
-        tensors |= {f"rule/{name}": value for name, value in rule.tensors().items()}
-        numbers: dict[str, float] = {}
-        for index, values in optimizer.state_dict()["state"].items():
-            for key, value in values.items():
-                if isinstance(value, Tensor):
-                    tensors[f"optimizer/{index}/{key}"] = value
-                elif value is not None:
-                    numbers[f"{index}/{key}"] = value
+        tensors |= {f"rule/{name}": value for name, value in trainer.rule.tensors().items()}
+        states = {name: part.state_dict() for name, part in _parts(fit).items()}
+        # functions in it are the new scheduler's own
+        states["scheduler"] = {k: None if callable(v) else v for k, v in states["scheduler"].items()}
         metadata = {
-            "architecture": net.architecture,
-            "provenance": net.provenance,
-            "settings": settings,
-            "progress": asdict(progress),
-            "optimizer": numbers,
+            **metadata_of(net),
+            "settings": trainer.settings(fit.epochs),
+            "progress": asdict(fit.progress),
+            "states": pack(states, "states", tensors),
         }
         write_tensors(self.state, FORMAT, VERSION, json.dumps(metadata, sort_keys=True), tensors)
 
-    def load_state(
-        self, net: Network, optimizer: torch.optim.Optimizer, settings: Mapping[str, Any], rule: Rule
-    ) -> Progress:
-        """Set the network, the optimiser and the rule to where the run in this folder is.
+    def load_state(self, fit: Fit) -> None:
+        """Set network, rule, optimiser, schedule, callbacks and progress to where the run in this folder is.
 
         Raises
         ------
         FileError
             for a missing or damaged file, or one whose weights do not fit
         UsageError
-            when the run in the folder has other settings; the message says which
+            when the run in the folder has other settings or data; the message says which
         """
         metadata, tensors = read_tensors(self.state, FORMAT, VERSION)
-        _check_settings(self.state, metadata.get("settings"), settings)
-        whole = {"architecture": metadata.get("architecture"), "provenance": metadata.get("provenance")}
+        net = fit.trainer.net
+        _check_settings(self.state, metadata.get("settings"), fit.trainer.settings(fit.epochs))
+        self._check_data(metadata.get("data"), net.data)
+        whole = {name: metadata[name] for name in ("architecture", "provenance") if name in metadata}
         try:
-            weights = {name[4:]: tensor for name, tensor in tensors.items() if name.startswith("net/")}
-            saved = assemble(self.state, whole, weights)
-            learnt = {name[5:]: tensor for name, tensor in tensors.items() if name.startswith("rule/")}
-            rule.restore(learnt)
-            progress = _progress(metadata["progress"])
-            state = _optimizer_state(optimizer, tensors, metadata["optimizer"])
-        except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+            saved = assemble(self.state, whole, _named(tensors, "net/"))
+            fit.trainer.rule.restore(_named(tensors, "rule/"))
+            progress = _progress(metadata["progress"], metadata["settings"]["batch_size"])
+            if "states" in metadata:
+                states = unpack(metadata["states"], tensors)
+            else:  # version 1
+                states = _first_states(fit, progress, tensors, metadata["optimizer"])
+            parts = _parts(fit)
+            if states.keys() != parts.keys():
+                raise ValueError(f"{', '.join(sorted(states.keys() ^ parts.keys()))} in one of them only")
+            states["optimizer"] = _optimizer_state(fit.optimizer, states["optimizer"])
+            states["scheduler"] = like(states["scheduler"], fit.scheduler.state_dict(), "scheduler")
+            for name, part in parts.items():
+                part.load_state_dict(states[name])
+        except DAMAGED as error:
             raise FileError(f"{self.state}: damaged, its state does not fit ({error})") from None
         net.load_state_dict(saved.state_dict())
-        optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
-        return progress
+        fit.progress = progress
 
-    def save_model(self, net: Network, provenance: Mapping[str, Any]) -> None:
-        """``model.pt``."""
-        save(net, self.model, provenance)
-
-    def end_epoch(self, net: Network, provenance: Mapping[str, Any], progress: Progress) -> None:
-        """Record the last epoch of ``progress.history``; ``best.pt`` if it was the best."""
-        last = progress.history[-1]
-        if last.test_accuracy is not None and (progress.best is None or last.test_accuracy > progress.best):
-            progress.best = last.test_accuracy
-            save(net, self.best, provenance)
-        self._write_metrics(progress.history)
-        if self.open_writer is not None:
-            # purge_step: what an interrupted run wrote of this epoch and later is not drawn twice
-            self.writer = self.writer or self.open_writer(str(self.folder), purge_step=last.epoch)
-            for name in ("loss", "train_accuracy", "test_accuracy", "learning_rate", "samples_per_second"):
-                if (value := getattr(last, name)) is not None:
-                    self.writer.add_scalar(name, value, last.epoch)
-            for index, rate in enumerate(last.spike_rates):
-                self.writer.add_scalar(f"spike_rate/{index + 1}", rate, last.epoch)
-            self.writer.flush()
-
-    def close(self) -> None:
-        """Close what is open; the next epoch opens it again."""
-        if self.writer is not None:
-            self.writer.close()
-            self.writer = None
+    def _check_data(self, found: Any, now: Any) -> None:
+        if found is None or now is None:
+            return
+        try:
+            differences = DataDescription.from_json(found).differences(now)
+        except UsageError as error:
+            raise FileError(f"{self.state}: damaged, {error}") from None
+        if differences:
+            raise UsageError(
+                f"{self.state}: a run with other data ({'; '.join(differences)}); "
+                "resume it with its own, or train into another folder"
+            )
 
     def _write_metrics(self, history: Sequence[Epoch]) -> None:
         text = io.StringIO()
@@ -172,13 +142,25 @@ class RunFolder:
             temporary.write_text(text.getvalue())
 
 
+def _parts(fit: Fit) -> dict[str, Any]:
+    """Everything with a state of its own, by name."""
+    trainer = fit.trainer
+    named = {f"callback {i + 1}, {type(c).__name__}": c for i, c in enumerate(trainer.callbacks)}
+    return {"optimizer": fit.optimizer, "scheduler": fit.scheduler, "data": trainer.data, **named}
+
+
+def _named(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+
+
 def _check_settings(path: Path, found: Any, expected: Mapping[str, Any]) -> None:
     if not isinstance(found, dict):
         raise FileError(f"{path}: damaged, it lacks the settings")
     found, expected = dict(found), json.loads(json.dumps(expected))
     if isinstance(architecture := found.get("architecture"), dict) and isinstance(architecture.get("arguments"), dict):
         found["architecture"] = {**architecture, "arguments": with_current_names(architecture["arguments"])}
-    found.setdefault("engine", expected.get("engine"))  # runs of version 0.1.0 do not say it, and the rule says stretch
+    for name in ("engine", "samples"):  # runs of version 0.1.0 do not say them, and the rule says stretch
+        found.setdefault(name, expected.get(name))
     if isinstance(rule := found.get("rule"), dict):
         found["rule"] = {key: value for key, value in rule.items() if key != "stretch"}
     for key in sorted(
@@ -191,34 +173,36 @@ def _check_settings(path: Path, found: Any, expected: Mapping[str, Any]) -> None
             )
 
 
-def _progress(saved: Mapping[str, Any]) -> Progress:
+def _progress(saved: Mapping[str, Any], batch_size: int) -> Progress:
     history = [Epoch(**{**epoch, "spike_rates": tuple(epoch["spike_rates"])}) for epoch in saved["history"]]
-    progress = Progress(**{**saved, "history": history})
-    if not (0 <= progress.epoch == len(history) and progress.batch >= 0):
+    progress = Progress(**{"seen": saved["batch"] * batch_size, **saved, "history": history})
+    if not (0 <= progress.epoch == len(history) and progress.batch >= 0 and progress.seen >= 0):
         raise ValueError(f"epoch {progress.epoch} of {len(history)}")
     return progress
 
 
-def _optimizer_state(
-    optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor], numbers: Mapping[str, float]
-) -> dict[int, dict[str, Any]]:
+def _optimizer_state(optimizer: torch.optim.Optimizer, found: Mapping[str, Any]) -> dict[str, Any]:
+    """The state, if it is one of this optimiser over these parameters."""
     shapes = [tuple(p.shape) for group in optimizer.param_groups for p in group["params"]]
+    for index, values in found["state"].items():
+        for key, value in values.items():
+            shape = tuple(value.shape) if isinstance(value, Tensor) else ()
+            if shape not in ((), shapes[int(index)]) or (isinstance(value, Tensor) and not torch.isfinite(value).all()):
+                raise ValueError(f"optimizer/{index}/{key} has shape {shape} or is not finite")
+    groups = like(found["param_groups"], optimizer.state_dict()["param_groups"], "optimizer")
+    return {"state": dict(found["state"]), "param_groups": groups}
+
+
+def _first_states(
+    fit: Fit, progress: Progress, tensors: Mapping[str, Tensor], numbers: Mapping[str, float]
+) -> dict[str, Any]:
+    """The states of a file of version 1, which holds the optimiser's tensors and numbers only."""
     state: dict[int, dict[str, Any]] = {}
-    for name, value in [*tensors.items(), *((f"optimizer/{k}", v) for k, v in numbers.items())]:
-        if not name.startswith("optimizer/"):
-            continue
-        _, index, key = name.split("/")
-        shape = tuple(value.shape) if isinstance(value, Tensor) else ()
-        if shape not in ((), shapes[int(index)]) or (isinstance(value, Tensor) and not torch.isfinite(value).all()):
-            raise ValueError(f"{name} has shape {shape} or is not finite")
+    for name, value in [*_named(tensors, "optimizer/").items(), *numbers.items()]:
+        index, key = name.split("/")
         state.setdefault(int(index), {})[key] = value.clone() if isinstance(value, Tensor) else float(value)
-    return state
-
-
-def _tensorboard() -> Any:
-    """TensorBoard's writer class, or the error before anything is trained."""
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError:
-        raise UsageError("tensorboard: not installed; pip install tensorboard, or read metrics.csv") from None
-    return SummaryWriter
+    for _ in range(progress.epoch):
+        fit.scheduler.step()
+    groups = fit.optimizer.state_dict()["param_groups"]
+    states = {name: part.state_dict() for name, part in _parts(fit).items()}
+    return {**states, "optimizer": {"state": state, "param_groups": groups}}

@@ -13,7 +13,7 @@ name             what is sent                                    options
 ``thermometer``  K neurons, each fires while x is above a level  ``levels``
 ``graded``       a message of 8 bits at every step               ``unit``: the value of a message of 1
 ``frames``       the data's own spikes                           none
-``constant``     the value itself at every step                  none
+``constant``     the value itself at every step                  ``mean``, ``std`` of each channel
 ===============  ==============================================  ===============================================
 """
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from ottt_loihi import checks
@@ -37,8 +39,32 @@ def graded(values: np.ndarray, seed: int, indices: np.ndarray, *, unit: float = 
     return messages.astype(np.int16)
 
 
-def constant(values: np.ndarray, seed: int, indices: np.ndarray) -> np.ndarray:
-    """Return messages ``round(255·x)``, the same at every step; values in [0, 1]. Training gets x itself."""
+def constant(
+    values: np.ndarray,
+    seed: int,
+    indices: np.ndarray,
+    *,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+) -> np.ndarray:
+    """Return messages ``round(255·x)``, the same at every step; values in [0, 1]. Training gets x itself.
+
+    With ``mean`` and ``std``, a number for each channel, training gets (x − mean)/std; a chip is still sent x, so such
+    a network is not exported.
+
+    Raises
+    ------
+    UsageError
+        for a mean without std, or numbers out of range
+    """
+    moments = {"mean": mean, "std": std}
+    for name, numbers in moments.items() if moments != {"mean": None, "std": None} else ():
+        if not isinstance(numbers, (list, tuple)) or not numbers:
+            raise UsageError(f"constant.{name}: expected a number for each channel, got {numbers!r:.80}")
+        for number in numbers:
+            checks.number(number, f"constant.{name}", *((0.0,) if name == "std" else ()), above=True)
+    if mean is not None and len(mean) != len(std):
+        raise UsageError(f"constant: expected as many means as stds, got {len(mean)} and {len(std)}")
     return graded(values, seed, indices)
 
 

@@ -1,0 +1,277 @@
+"""What is done beside a training: a callback's methods are called by ``Trainer.fit`` at fixed places."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from rich import progress as bars
+from rich.console import Console
+
+from ottt_loihi import checks
+from ottt_loihi.errors import UsageError
+from ottt_loihi.terminal import THEME
+from ottt_loihi.training.checkpoint import save
+
+if TYPE_CHECKING:
+    from ottt_loihi.training.trainer import Trainer
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """One epoch.
+
+    Attributes
+    ----------
+    epoch
+        its number, from 1
+    loss
+        mean Σ_t L[t] of the training samples
+    train_accuracy
+        over the batches as they came
+    test_accuracy
+        of the test samples after the epoch; None without any
+    seconds, samples_per_second
+        of the training alone
+    learning_rate
+        of the optimiser's first group
+    spike_rates
+        per block, spikes per neuron and time step on the test samples, else on the validation samples
+    validation_accuracy
+        of the validation samples after the epoch; None without any
+    """
+
+    epoch: int
+    loss: float
+    train_accuracy: float
+    test_accuracy: float | None
+    seconds: float
+    learning_rate: float = 0.0
+    samples_per_second: float = 0.0
+    spike_rates: tuple[float, ...] = ()
+    validation_accuracy: float | None = None
+
+
+@dataclass
+class Progress:
+    """How far a run is: ``epoch`` full epochs and ``batch`` batches of the next are done.
+
+    loss, correct, seen, seconds: sums over those batches, of samples
+    history: the full epochs
+    best: the best validation accuracy so far
+    """
+
+    epoch: int = 0
+    batch: int = 0
+    loss: float = 0.0
+    correct: int = 0
+    seen: int = 0
+    seconds: float = 0.0
+    history: list[Epoch] = field(default_factory=list)
+    best: float | None = None
+
+
+@dataclass
+class Fit:
+    """A training that is running: what callbacks get.
+
+    Attributes
+    ----------
+    trainer
+        its ``net``, ``rule`` and settings
+    epochs
+        how many there will be
+    progress
+        how far it is
+    optimizer, scheduler
+        torch's
+    batches
+        of an epoch; 0 where it is not known
+    leads
+        whether this process is the one that writes files
+    stop
+        set to True, ends the training after this batch's epoch
+    """
+
+    trainer: Trainer
+    epochs: int
+    progress: Progress
+    optimizer: Any = None
+    scheduler: Any = None
+    batches: int = 0
+    leads: bool = True
+    stop: bool = False
+
+    def provenance(self) -> dict[str, Any]:
+        """Return what made the weights so far, as ``model.pt`` keeps it."""
+        return self.trainer.provenance(self.epochs, self.progress.history)
+
+
+class Callback:
+    """Something that is done at some places of a training; a method that is not overridden does nothing.
+
+    With several processes every one of them calls its own; ``fit.leads`` is true in the first.
+    """
+
+    def on_start(self, fit: Fit) -> None:
+        """Before the first batch; after the state has been read, where a run is resumed."""
+
+    def on_batch_end(self, fit: Fit) -> None:
+        """After each batch: ``fit.progress.batch`` of this epoch are done."""
+
+    def on_epoch_end(self, fit: Fit) -> None:
+        """After each epoch: ``fit.progress.history[-1]``."""
+
+    def on_end(self, fit: Fit) -> None:
+        """At the end, however it came: close what is open."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what a resumed run needs: numbers, texts, lists, dicts and tensors."""
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on with :meth:`state_dict` of an earlier run."""
+
+
+class ProgressBar(Callback):
+    """A bar on stderr with loss, accuracy, speed and memory."""
+
+    def on_start(self, fit: Fit) -> None:
+        columns = (bars.BarColumn(12), bars.MofNCompleteColumn(), bars.TextColumn("{task.fields[info]}"))
+        console = Console(stderr=True, theme=THEME)
+        self.bar = bars.Progress(*columns, bars.TimeRemainingColumn(compact=True), console=console)  # in 80 columns
+        self.bar.start()
+        self.task = self.bar.add_task("training", total=fit.epochs, completed=fit.progress.epoch, info="")
+
+    def on_batch_end(self, fit: Fit) -> None:
+        done = fit.progress
+        means = f"loss {done.loss / done.seen:.3f} · train {done.correct / done.seen:.2%}"
+        info = f"{means} · {done.seen / done.seconds:,.0f}/s · {_memory()}"
+        part = done.batch / fit.batches if fit.batches else 0
+        self.bar.update(self.task, completed=done.epoch + part, info=info)
+
+    def on_epoch_end(self, fit: Fit) -> None:
+        self.bar.update(self.task, completed=fit.progress.epoch, info=_summary(fit.progress.history[-1]))
+
+    def on_end(self, fit: Fit) -> None:
+        self.bar.stop()
+
+
+class TensorBoard(Callback):
+    """Event files for TensorBoard in a folder: a point of every curve after every epoch.
+
+    Raises
+    ------
+    UsageError
+        where TensorBoard is not installed
+    """
+
+    def __init__(self, folder: str | os.PathLike[str]) -> None:
+        try:
+            from torch.utils.tensorboard import SummaryWriter
+        except ImportError:
+            raise UsageError("tensorboard: not installed; pip install tensorboard, or read metrics.csv") from None
+        self.folder, self.open, self.writer = Path(folder), SummaryWriter, None
+
+    def on_start(self, fit: Fit) -> None:
+        if fit.leads:  # purge_step: what an interrupted run wrote of this epoch and later is not drawn twice
+            self.writer = self.open(str(self.folder), purge_step=fit.progress.epoch + 1)
+
+    def on_epoch_end(self, fit: Fit) -> None:
+        if self.writer is None:
+            return
+        last = fit.progress.history[-1]
+        names = (
+            "loss",
+            "train_accuracy",
+            "validation_accuracy",
+            "test_accuracy",
+            "learning_rate",
+            "samples_per_second",
+        )
+        for name in names:
+            if (value := getattr(last, name)) is not None:
+                self.writer.add_scalar(name, value, last.epoch)
+        for index, rate in enumerate(last.spike_rates):
+            self.writer.add_scalar(f"spike_rate/{index + 1}", rate, last.epoch)
+        self.writer.flush()
+
+    def on_end(self, fit: Fit) -> None:
+        if self.writer is not None:
+            self.writer.close()
+            self.writer = None
+
+
+class EarlyStopping(Callback):
+    """Ends a training by its validation accuracy.
+
+    Parameters
+    ----------
+    stop_at
+        ends it at this accuracy, in (0, 1]
+    patience
+        ends it after so many epochs in a row without a better accuracy
+    """
+
+    def __init__(self, stop_at: float | None = None, patience: int | None = None) -> None:
+        self.stop_at = None if stop_at is None else checks.number(stop_at, "stop_at", 0, 1, above=True)
+        self.patience = None if patience is None else checks.integer(patience, "patience")
+        self.best, self.waited = -1.0, 0
+
+    def on_start(self, fit: Fit) -> None:
+        if fit.trainer.validation is None:
+            raise UsageError("stop_at, patience: expected validation samples, which say when to stop; got none")
+        fit.stop |= self._ends()
+
+    def on_epoch_end(self, fit: Fit) -> None:
+        accuracy = fit.progress.history[-1].validation_accuracy
+        self.best, self.waited = (accuracy, 0) if accuracy > self.best else (self.best, self.waited + 1)
+        fit.stop |= self._ends()
+
+    def _ends(self) -> bool:
+        reached = self.stop_at is not None and self.best >= self.stop_at
+        return reached or (self.patience is not None and self.waited >= self.patience)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"best": self.best, "waited": self.waited}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.best, self.waited = float(state["best"]), int(state["waited"])
+
+
+class SaveModel(Callback):
+    """Saves the network at the end, or where Ctrl-C stopped it; not after an error."""
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = Path(path)
+
+    def save_model(self, fit: Fit) -> Path:
+        """Write the file; return where it is."""
+        if fit.leads:
+            save(fit.trainer.net, self.path, fit.provenance())
+        return self.path
+
+
+def _memory() -> str:
+    """The most memory this process has had."""
+    if torch.cuda.is_available() and torch.cuda.is_initialized():
+        return f"{torch.cuda.max_memory_allocated() / 2**20:,.0f} MiB GPU"
+    try:
+        import resource
+    except ImportError:  # Windows has no such count
+        return ""
+    unit = 1 if sys.platform == "darwin" else 1024
+    return f"{resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20:,.0f} MiB"
+
+
+def _summary(epoch: Epoch) -> str:
+    accuracies = [("validation", epoch.validation_accuracy), ("test", epoch.test_accuracy)]
+    shown = "".join(f" · {name} {value:.2%}" for name, value in accuracies if value is not None)
+    spikes = f" · spikes {np.mean(epoch.spike_rates):.3f}" if epoch.spike_rates else ""
+    return f"loss {epoch.loss:.3f} · train {epoch.train_accuracy:.2%}{shown}{spikes}"

@@ -1,0 +1,106 @@
+"""Opens any kind of data as the samples of a network, and says what they are."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from torch.utils.data import DataLoader, Dataset, IterableDataset
+
+from ottt_loihi.data.description import DataDescription, describe_split
+from ottt_loihi.data.split import Split
+from ottt_loihi.errors import UsageError
+from ottt_loihi.nn.network import Network
+from ottt_loihi.training.samples import Arrays, Batches, Items, Numbered, Samples, is_array, is_pair, name_of
+
+KINDS = "a Split, arrays (x, y), a Dataset, a DataLoader or an iterable of batches (x, y)"
+
+
+def open_samples(
+    data: Any, labels: Any, net: Network, where: str = "data", encoding: Any = None, workers: int = 0
+) -> Samples:
+    """Return the samples of any kind of data, for one network.
+
+    Parameters
+    ----------
+    data, labels
+        arrays and their labels; or with ``labels=None`` anything of ``KINDS`` but a Split
+    net
+        what they are for: shape of the input, number of classes
+    where
+        what messages call them
+    encoding
+        how samples become spikes (:func:`~ottt_loihi.training.encoding.fit_encoding`)
+    workers
+        processes that read a Dataset
+
+    Raises
+    ------
+    UsageError
+        for data of another kind or shape, labels that are no integers or outside the classes
+    """
+    if labels is not None:
+        return Arrays(net, data, labels, where, encoding)
+    if is_pair(data) and all(is_array(part) for part in data):
+        return Arrays(net, *data, where, encoding)
+    if is_array(data):
+        raise UsageError(f"{where}: expected labels beside the samples, as in (x, y); got samples alone")
+    if isinstance(data, IterableDataset):
+        raise UsageError(f"{where}: an IterableDataset gives single samples; put it into a DataLoader(…, batch_size=…)")
+    if isinstance(data, (str, bytes, Mapping)) or not (hasattr(data, "__iter__") or hasattr(data, "__getitem__")):
+        raise UsageError(f"{where}: expected {KINDS}, got {name_of(data)}")
+    if isinstance(data, (list, tuple, DataLoader)) or not (hasattr(data, "__getitem__") and hasattr(data, "__len__")):
+        if isinstance(data, Dataset) or not hasattr(data, "__iter__"):
+            raise UsageError(f"{where}: {name_of(data)} has no length; a Dataset needs __len__ and __getitem__")
+        return Batches(net, data, where, encoding)
+    return Items(net, data, where, encoding, workers)
+
+
+def describe(samples: Samples, class_names: Sequence[str] = ()) -> DataDescription:
+    """Return what the samples are. Their values are looked at where they are in memory; else any number may come."""
+    net, time_axis = samples.net, samples.time_axis
+    names = tuple(class_names) if len(class_names) == net.num_classes else ()
+    if isinstance(samples, Arrays) and not isinstance(samples.x, np.memmap):
+        x, y = samples.x, samples.labels
+        split = Split(x, y, x[:1], y[:1], net.num_classes, time_axis=time_axis, name="data", class_names=names)
+        found = describe_split(split, samples.coding)
+        if x.dtype == np.uint8 and not time_axis:
+            found = replace(found, value_range=tuple(limit / 255 for limit in found.value_range))
+        return found
+    steps = samples.num_steps if time_axis else None
+    shape = samples.sample_shape[1 if time_axis else 0 :]
+    return DataDescription(shape, net.num_classes, samples.coding, time_steps=steps, class_names=names)
+
+
+def keep_description(net: Network, found: DataDescription) -> str:
+    """Keep with the network what it is trained on now; return one line where it was something else before, else empty.
+
+    What samples do not say themselves (their dt, classes' names and preprocessing) stays, if the rest is the same.
+    """
+    before = net.data
+    if before is not None:
+        names = ("dt", "class_names", "preprocessing")
+        same = {name: getattr(before, name) for name in names if not getattr(found, name)}
+        if not (differences := before.differences(replace(found, **same))):
+            return ""
+    net.data = found
+    return "" if before is None else f"others than the network was trained on before ({'; '.join(differences)})"
+
+
+def balanced(samples: Samples, num_classes: int) -> list[float]:
+    """Return n/(classes·n_c) for every class c.
+
+    Raises
+    ------
+    UsageError
+        where the labels are not known, or a class has no sample
+    """
+    if not isinstance(samples, Numbered):
+        raise UsageError("class_weights: the labels of a DataLoader or an iterable are not known; give numbers")
+    counts = np.bincount(samples.known_labels("class_weights"), minlength=num_classes)
+    if not counts.all():
+        missing = ", ".join(map(str, np.flatnonzero(counts == 0)[:8]))
+        raise UsageError(f"class_weights: no training sample of the classes {missing}; give numbers")
+    return (counts.sum() / (num_classes * counts)).tolist()
