@@ -13,6 +13,7 @@ _NAMES = {  # module: the names that come from it; an empty tuple offers the mod
     "nn.network": ("Network",),
     "nn.blocks": ("Block", "Branch", "Skip"),
     "nn.neurons": ("LIF", "Neuron"),
+    "nn.cuba": ("CubaLIF",),
     "nn.connections": ("Connection", "Linear", "Conv2d", "Readout"),
     "nn.inputs": ("ConstantInput",),
     "nn.surrogates": ("Rectangle", "Sigmoid", "Triangle"),

@@ -11,7 +11,8 @@ from ottt_loihi import sim
 from ottt_loihi.data import load_data
 from ottt_loihi.errors import UsageError
 from ottt_loihi.nn.connections import binarize
-from ottt_loihi.nn.models import build, conv, mlp
+from ottt_loihi.nn.description import construct, describe
+from ottt_loihi.nn.models import conv, mlp
 from ottt_loihi.rules import make_rule
 from ottt_loihi.rules.losses import CrossEntropy, Distilled, SquaredError
 from ottt_loihi.training.evaluation import evaluate
@@ -159,7 +160,7 @@ def test_batch_norm_folds_into_signs_biases_and_thresholds(reset):
 def test_conv_and_checkpoint_know_it():
     net = conv("4C3-AP2-6C3-GAP", binary="channel", input_shape=(1, 8, 8))
     assert [s.binary for s in net.connections()] == [None, "channel", None]
-    assert [s.binary for s in build(net.architecture).connections()] == [None, "channel", None]
+    assert [s.binary for s in construct(describe(net)).connections()] == [None, "channel", None]
     with pytest.raises(UsageError, match="binary: expected one of channel, layer"):
         mlp(binary="row", sizes=(4, 3, 3, 2))
 

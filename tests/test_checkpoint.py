@@ -10,9 +10,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch.nn.utils import prune
 
 from ottt_loihi.errors import FileError, UnsafeFileError, UsageError
+from ottt_loihi.nn.description import describe
 from ottt_loihi.nn.models import mlp
+from ottt_loihi.nn.neurons import Neuron
 from ottt_loihi.training.checkpoint import FORMAT, load, save, tensors_of
 
 
@@ -27,14 +30,22 @@ def saved(tmp_path):
     return path
 
 
+class Strange(Neuron):
+    constants = ("beta",)
+
+    def __init__(self, beta):
+        super().__init__()
+        self.beta = beta
+
+
 def same(a, b):
     return str(a) == str(b) and all(torch.equal(v, b.state_dict()[k]) for k, v in a.state_dict().items())
 
 
 def payload(net=None, **changes):
     net = net or small()
-    metadata = json.dumps({"architecture": net.architecture, "provenance": {}})
-    return {"format": FORMAT, "version": 1, "metadata": metadata, "weights": tensors_of(net), **changes}
+    metadata = json.dumps({"architecture": describe(net), "provenance": {}})
+    return {"format": FORMAT, "version": 2, "metadata": metadata, "weights": tensors_of(net), **changes}
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -124,11 +135,57 @@ def test_an_archive_with_other_files_is_refused(saved):
 
 
 def test_an_architecture_larger_than_its_weights_allocates_nothing(tmp_path):
-    huge = {"name": "mlp", "arguments": {**small().architecture["arguments"], "sizes": [4, 10**9, 2]}}
+    of_name = {"name": "mlp", "arguments": {"sizes": [4, 10**9, 2], "bias": True}}
+    of_blocks = describe(small())
+    of_blocks["blocks"][0]["connection"]["settings"]["out_features"] = 10**9
+    of_blocks["readout"]["settings"]["in_features"] = 10**9
     path = tmp_path / "model.pt"
-    torch.save(payload(metadata=json.dumps({"architecture": huge, "provenance": {}})), path)
-    with pytest.raises(FileError, match=r"blocks\.0\.connection\.\w+: expected shape \(1000000000"):
-        load(path)
+    for huge in (of_name, of_blocks):
+        torch.save(payload(metadata=json.dumps({"architecture": huge, "provenance": {}})), path)
+        with pytest.raises(FileError, match=r"blocks\.0\.connection\.\w+: expected shape \(1000000000"):
+            load(path)
+
+
+HOSTILE = [  # of version 1, then of version 2
+    ({"name": "nf_resnet34", "arguments": {"stages": []}}, "stages: expected"),
+    ({"name": "nf_resnet34", "arguments": {"stages": [[8, 1, 1]]}}, "stages: expected"),
+    ({"name": "nf_resnet34", "arguments": {"stages": [[1, 10**6]]}}, "stages: expected .* at most 1000"),
+    ({"name": "conv", "arguments": {"input_shape": [1]}}, "input_shape: expected"),
+    ({"name": ["mlp"], "arguments": {}}, "architecture: expected one of"),
+    ({"name": "mlp", "arguments": [1, 2]}, "arguments do not fit"),
+    ({}, "network: input_shape, time_steps, .* is missing"),
+    ({"blocks": 10**9}, "network: input_shape, time_steps"),
+    (lambda d: d.update(blocks={}), "blocks: expected a list"),
+    (lambda d: d.update(blocks=d["blocks"] * 10), "more connections than it has weights"),
+    (lambda d: d["blocks"][0].update(branches=[{}] * 10), "more connections than it has weights"),
+    (lambda d: d.update(more=1), "'more' is none of input_shape"),
+    (lambda d: d.update(readout=None), "readout: expected class, settings, got None"),
+    (lambda d: d.update(input_shape=[2, 10**400]), "input_shape: expected an integer"),
+    (lambda d: d.update(time_steps=0), "network: time_steps: expected"),
+    (lambda d: d["blocks"][0].update(skip={"source": 0, "factor": 1}), "block 1: its skip must come from"),
+    (lambda d: d["blocks"][0].update(dropout="much"), "block 1: dropout: expected"),
+    (lambda d: d["blocks"][0].update(neuron=d["readout"]), "neuron: expected one of LIF, .* got 'Readout'"),
+    (lambda d: d["blocks"][0]["neuron"]["settings"].update(beta="x"), "neuron: beta: expected a number"),
+    (lambda d: d["blocks"][0]["neuron"]["settings"].update(surrogate=[[[[[[]]]]]]), "nested too deeply"),
+    (lambda d: d["blocks"][0]["neuron"]["settings"].update(gamma=1), "these settings do not fit .*gamma"),
+    (lambda d: d["blocks"][0]["connection"]["settings"].update(generator=5), r"connection.generator: expected nothing"),
+    (lambda d: d["blocks"][0]["connection"]["settings"].update(pool=[1]), "connection: pool: expected"),
+    (
+        lambda d: d["blocks"][0]["connection"]["settings"].update(in_features=2**31 - 1, out_features=2**31 - 1),
+        "expected|fit",
+    ),
+    (lambda d: d["blocks"][0]["neuron"].update(settings={}), "neuron.beta: expected 0.5, got nothing"),
+]
+
+
+@pytest.mark.parametrize(("architecture", "message"), HOSTILE)
+def test_hostile_descriptions_give_our_errors_at_once(tmp_path, architecture, message):
+    if callable(architecture):
+        change, architecture = architecture, describe(small())
+        change(architecture)
+    torch.save(payload(metadata=json.dumps({"architecture": architecture, "provenance": {}})), tmp_path / "model.pt")
+    with pytest.raises(FileError, match=message):
+        load(tmp_path / "model.pt")
 
 
 def test_weights_that_are_one_number_repeated_allocate_nothing(tmp_path):
@@ -150,7 +207,7 @@ def test_weights_that_are_not_finite_are_refused_by_name(tmp_path, value):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        (dict(version=2), "made by a newer ottt-loihi; this one reads up to 1"),
+        (dict(version=3), "made by a newer ottt-loihi; this one reads up to 2"),
         (dict(version="1"), "its version is '1'"),
         (dict(version=0), "its version is 0"),
         (dict(format="other"), "not a model saved by"),
@@ -160,7 +217,7 @@ def test_weights_that_are_not_finite_are_refused_by_name(tmp_path, value):
         (dict(metadata='{"architecture": {"name": "vgg99"}, "provenance": {}}'), "expected one of mlp, .* got 'vgg99'"),
         (dict(metadata='{"architecture": {"name": "mlp", "arguments": {"n": 1}}, "provenance": {}}'), "do not fit"),
         (dict(metadata='{"architecture": {"name": "mlp"}, "provenance": {}}'), "do not fit"),
-        (dict(weights={}), "expected shape"),
+        (dict(weights={}), "more connections than it has weights"),
         (dict(weights={"a": 1}), "lacks the architecture, the provenance or the weights"),
         (dict(weights=None), "lacks the architecture"),
     ],
@@ -215,8 +272,12 @@ def test_what_cannot_be_saved(tmp_path):
     with pytest.raises(UsageError, match="provenance must be JSON"):
         save(net, tmp_path / "model.pt", {"x": object()})
     net = small()
-    net.architecture = {}
-    with pytest.raises(UsageError, match="put together by hand"):
+    prune.random_unstructured(net.readout, "weight", 0.5)
+    with pytest.raises(UsageError, match=r"save: readout\.weight.*prune\.remove"):
+        save(net, tmp_path / "model.pt")
+    net = small()
+    net.blocks[0].neuron = Strange(torch.zeros(2))
+    with pytest.raises(UsageError, match="settings of a class of your own must be finite JSON values"):
         save(net, tmp_path / "model.pt")
     assert not list(tmp_path.iterdir())
 
@@ -227,7 +288,7 @@ def test_a_model_from_memory_has_the_same_format(saved):
         assert {name for name in archive.namelist() if "/data/" not in name} >= {"archive/data.pkl", "archive/version"}
     content = torch.load(saved, weights_only=True)
     assert set(content) == {"format", "version", "metadata", "weights"}
-    assert (content["format"], content["version"]) == ("ottt-loihi model", 1)
+    assert (content["format"], content["version"]) == ("ottt-loihi model", 2)
 
 
 def test_reading_needs_no_lava(saved):

@@ -58,7 +58,7 @@ def test_a_run_prints_json_and_repeats_itself(tmp_path):
     assert result["model"] == str(tmp_path / "a" / "model.pt")
     assert result["test_accuracy"] == results[1]["test_accuracy"] > 0.3
     net = load(result["model"])
-    assert net.architecture["arguments"]["bias"] is True
+    assert net.readout.bias is not None
     assert net.provenance["seed"] == 3
     assert net.provenance["data"] == "digits"
 

@@ -2,8 +2,9 @@ import pytest
 import torch
 
 from ottt_loihi.errors import UsageError
-from ottt_loihi.nn.connections import Linear, with_trace
-from ottt_loihi.nn.models import build, conv, mlp
+from ottt_loihi.nn.connections import Linear, Seen, with_trace
+from ottt_loihi.nn.description import construct, describe
+from ottt_loihi.nn.models import conv, mlp
 from ottt_loihi.nn.neurons import follow
 from ottt_loihi.nn.paths import ottt_paths
 
@@ -15,7 +16,7 @@ def test_the_weight_gradient_uses_the_trace_and_the_input_gradient_does_not(kind
     xs = [(torch.rand(4, 5, dtype=torch.float64) < 0.5).double().requires_grad_() for _ in range(3)]
     for x in xs:
         trace = follow(x, trace, 0.5)
-        current = with_trace(layer, x, trace.value, trace.length)
+        current = with_trace(layer, x, Seen(trace.value, trace.length))
     g = torch.randn(4, 3, dtype=torch.float64)
     current.backward(g)
     expected = 0.25 * xs[0] + 0.5 * xs[1] + xs[2]
@@ -30,7 +31,7 @@ def test_the_weight_gradient_uses_the_trace_and_the_input_gradient_does_not(kind
 
 def test_the_trace_changes_no_current():
     layer, x = Linear(5, 3, bias=True), torch.rand(4, 5)
-    assert torch.equal(layer(x), with_trace(layer, x, torch.rand(4, 5), 1.5))
+    assert torch.equal(layer(x), with_trace(layer, x, Seen(torch.rand(4, 5), 1.5)))
 
 
 def test_an_image_is_flattened():
@@ -82,9 +83,9 @@ def test_the_seed_makes_the_weights_and_leaves_the_global_generator_alone():
 
 def test_architecture_builds_the_same_network():
     net = mlp((8, 6, 4, 3), beta=0.25, v_threshold=0.5, reset="zero", bias=True, input_shape=(2, 4), time_steps=3)
-    again = build(net.architecture)
+    again = construct(describe(net))
     assert str(again) == str(net)
-    assert again.architecture == net.architecture
+    assert describe(again) == describe(net)
     assert (again.input_shape, again.time_steps) == ((2, 4), 3)
 
 

@@ -10,7 +10,7 @@ from torch.nn.utils import prune
 
 from ottt_loihi.errors import ChipError, UsageError
 from ottt_loihi.nn.blocks import Block
-from ottt_loihi.nn.connections import Conv2d, Linear, Readout, with_trace
+from ottt_loihi.nn.connections import Conv2d, Linear, Readout, Seen, with_trace
 from ottt_loihi.nn.models import conv, mlp
 from ottt_loihi.nn.modules import Stepwise
 from ottt_loihi.nn.network import Network, without_graph
@@ -321,7 +321,7 @@ def test_the_authors_gain_of_a_branch_learns_from_the_current_spikes():
     x = (torch.rand(2, 4, generator=torch.Generator().manual_seed(0)) < 0.5).double()
     for current, expected in ((("skip_gain",), x), ((), torch.full_like(x, 0.3))):
         connection.zero_grad()
-        with_trace(connection, x, torch.full_like(x, 0.3), 1.0, current).sum().backward()
+        with_trace(connection, x, Seen(torch.full_like(x, 0.3)), current=current).sum().backward()
         plain = copy.deepcopy(connection)
         plain.zero_grad()
         plain(expected).sum().backward()

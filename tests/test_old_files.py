@@ -25,7 +25,7 @@ def test_there_is_a_file_of_every_version():
         "chip-v1.nir",
         "thresholds-v2.nir",
     }
-    assert names == chips | {"plain-v1.net", "mlp-v1.pt", "conv-v1.pt"}
+    assert names == chips | {"plain-v1.net", "mlp-v1.pt", "conv-v1.pt", "mlp-v2.pt", "conv-v2.pt"}
     assert storage.VERSION == 4, "write a fixture with the new version"
     assert nir.VERSION == 3, "write a fixture with the new version"
 
@@ -64,12 +64,15 @@ def test_netx():
 @pytest.mark.parametrize("name", ["mlp", "conv"])
 def test_trained_networks(name):
     torch = pytest.importorskip("torch")
-    from ottt_loihi.training.checkpoint import load
+    from ottt_loihi.nn.description import describe
+    from ottt_loihi.training.checkpoint import VERSION, load
 
     expected = make.network()[name]
-    for path in sorted(FIXTURES.glob(f"{name}-*.pt")):
+    paths = sorted(FIXTURES.glob(f"{name}-*.pt"))
+    assert len(paths) == VERSION, "write a fixture with the new version"
+    for path in paths:
         net = load(path)
-        assert net.architecture == expected.architecture
+        assert describe(net) == describe(expected)
         assert net.provenance["data"] == "digits"
         for (key, weight), (_, other) in zip(net.state_dict().items(), expected.state_dict().items(), strict=True):
             assert torch.equal(weight, other), key

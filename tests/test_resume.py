@@ -198,7 +198,7 @@ def test_settings_of_a_config(tmp_path):
     with pytest.raises(FileError, match=r"a.toml: not a TOML file"):
         read_config(tmp_path / "a.toml")
     config = override(make_config({}), dict([parse_change("network.hidden=[3, 4]"), parse_change("rule.name=sltt")]))
-    assert config.make_network((5,), 2).architecture["arguments"]["sizes"] == [5, 3, 4, 2]
+    assert [b.shape for b in config.make_network((5,), 2).blocks] == [(3,), (4,)]
     assert config.make_rule("paper").name == "sltt"
     assert json.dumps(config.tables())
 

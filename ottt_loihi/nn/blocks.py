@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from ottt_loihi import checks
 from ottt_loihi.errors import UsageError
-from ottt_loihi.nn.connections import with_trace
-from ottt_loihi.nn.neurons import LIFStep, Trace, follow
+from ottt_loihi.nn.connections import Seen, with_trace
+from ottt_loihi.nn.neurons import GroupedTrace, LIFStep, Trace, follow
 from ottt_loihi.nn.paths import BPTT, GradientPaths
 
 Presynaptic = Callable[[nn.Module, Tensor], Tensor]
@@ -30,6 +30,7 @@ class BlockState(NamedTuple):
     current: I[t], the skip included
     mask: of the neuron dropout; None without
     traces: of each of ``block.connections``; None where no gradient asked for it, or nothing has arrived
+    memory: what else the neurons carry, as their step returned it
     """
 
     s: Tensor
@@ -38,6 +39,7 @@ class BlockState(NamedTuple):
     current: Tensor
     mask: Tensor | None
     traces: tuple[Trace | None, ...]
+    memory: Any = None
 
     @property
     def out(self) -> Tensor:
@@ -143,9 +145,10 @@ class Block(nn.Module):
         current, traces = self.charge(inputs, state, paths, first=first, presynaptic=presynaptic)
         current = current if stream is None else current + stream
         mask = self.draw_mask(current) if state is None else state.mask
-        step = self.neuron(current, None if state is None else state.v, paths)
+        more = () if state is None or state.memory is None else (state.memory,)
+        step = self.neuron(current, None if state is None else state.v, paths, *more)
         s, u, v = _checked(step, current, self.neuron)
-        state = BlockState(s, u, v, current, mask, traces)
+        state = BlockState(s, u, v, current, mask, traces, *step[3:])
         return state.out, state
 
     def charge(
@@ -203,11 +206,14 @@ def learning_current(
         trace = neuron.follow(x, before) if hasattr(neuron, "follow") else follow(x, before, neuron.beta)
     if trace is None and presynaptic is None:
         return connection(x).to(x.dtype), None  # under autocast, membranes keep their bits
-    pre = trace.value if trace is not None and traced else x.detach()
-    pre = pre if presynaptic is None else presynaptic(connection, pre)
-    length = trace.length if trace is not None and bias_traced else 1.0
+    groups, masks = (trace.traces, trace.masks) if isinstance(trace, GroupedTrace) else ((trace,), (None,))
+    seen = []
+    for group, mask in zip(groups, masks):
+        pre = group.value if group is not None and traced else x.detach()
+        pre = pre if presynaptic is None else presynaptic(connection, pre)
+        seen.append(Seen(pre, group.length if group is not None and bias_traced else 1.0, mask))
     current = () if paths.gain_trace else ("skip_gain",)
-    return with_trace(connection, x, pre, length, current).to(x.dtype), trace
+    return with_trace(connection, x, *seen, current=current).to(x.dtype), trace
 
 
 def arriving(source: int, delay: int, last: Callable[[int], Tensor], late: Late) -> Tensor | None:
@@ -232,9 +238,9 @@ def remembered(delays: Mapping[int, int], last: Callable[[int], Tensor], late: L
 def _checked(step: Any, current: Tensor, neuron: nn.Module) -> LIFStep:
     """The step of a neuron, or a UsageError where one of a user's own returns something else."""
     name, shape = type(neuron).__name__, tuple(current.shape)
-    if not isinstance(step, tuple) or len(step) != 3 or not all(isinstance(part, Tensor) for part in step):
+    if not isinstance(step, tuple) or len(step) not in (3, 4) or not all(isinstance(p, Tensor) for p in step[:3]):
         raise UsageError(f"{name}: expected LIFStep(s, u, v) of three tensors, got {type(step).__name__}")
-    for part, value in zip(LIFStep._fields, step):
+    for part, value in zip(("s", "u", "v"), step):
         if tuple(value.shape) != shape:
             raise UsageError(f"{name}: {part} has shape {tuple(value.shape)}, expected that of the current, {shape}")
-    return LIFStep(*step)
+    return LIFStep(*step[:3])

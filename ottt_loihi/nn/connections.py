@@ -22,9 +22,20 @@ BINARY = ("channel", "layer")
 SPIKE_SCALE = 2.74  # 1/√(p·(1 − p)), p = P(N(0, 1) > 1): makes the variance of spikes at Vth = 1 one
 
 
-def with_trace(
-    connection: nn.Module, x: Tensor, trace: Tensor, length: float = 1.0, current: Collection[str] = ()
-) -> Tensor:
+class Seen(NamedTuple):
+    """What a connection's parameters learn from.
+
+    trace: â, of the input's shape, without a graph
+    length: Λ, at least 1
+    mask: 1 for the neurons that learn from it, else 0, of a shape that broadcasts to the current's; None: all
+    """
+
+    trace: Tensor
+    length: float = 1.0
+    mask: Tensor | None = None
+
+
+def with_trace(connection: nn.Module, x: Tensor, *seen: Seen, current: Collection[str] = ()) -> Tensor:
     """Return ``connection(x)``, from whose gradient the parameters learn as if the input had been the trace (eq. 4).
 
     ::
@@ -41,10 +52,8 @@ def with_trace(
         of this package, ``torch.nn.Linear``, ``torch.nn.Conv2d``, or any module that is affine in its input
     x
         ``(batch, …)``, the spikes of this step
-    trace
-        â, of x's shape, without a graph
-    length
-        Λ, at least 1
+    seen
+        â and Λ; several where groups of neurons have different ones
     current
         names of parameters that learn from x all the same
     """
@@ -54,8 +63,11 @@ def with_trace(
     of_spikes = {name: p if name in current else p.detach() for name, p in parameters.items()}
     of_trace = {name: p.detach() if name in current else p for name, p in parameters.items()}
     now = functional_call(connection, of_spikes, (x,))
-    received = length * functional_call(connection, of_trace, (trace / length,))
-    return now + (received - received.detach())
+    for trace, length, mask in seen:
+        received = length * functional_call(connection, of_trace, (trace / length,))
+        learns = received - received.detach()
+        now = now + (learns if mask is None else learns * mask)
+    return now
 
 
 def pooled_shape(shape: tuple[int, ...], pool: int | str | None) -> tuple[int, ...]:
@@ -123,24 +135,39 @@ class Connection(nn.Module):
         output_scale: float = 1.0,
         pool: int | str | None = None,
         binary: str | None = None,
+        weight_bits: int | None = None,
     ) -> None:
         super().__init__()
         self.binary = checks.one_of(binary, "binary", BINARY, none=True)
         self.weight = nn.Parameter(torch.empty(*shape))
-        self.bias = nn.Parameter(torch.zeros(shape[0])) if bias else None
-        self.gain = nn.Parameter(torch.ones(shape[0])) if standardized else None
-        self.skip_gain = nn.Parameter(torch.zeros(())) if skip_gain else None
-        self.input_scale, self.output_scale = float(input_scale), float(output_scale)
+        self.bias = nn.Parameter(torch.zeros(shape[0])) if checks.flag(bias, "bias") else None
+        self.gain = nn.Parameter(torch.ones(shape[0])) if checks.flag(standardized, "standardized") else None
+        self.skip_gain = nn.Parameter(torch.zeros(())) if checks.flag(skip_gain, "skip_gain") else None
+        self.input_scale = checks.number(input_scale, "input_scale")
+        self.output_scale = checks.number(output_scale, "output_scale")
         if pool is not None and pool != "global":
             pool = checks.integer(pool, "pool")
         self.pool = pool
-        self.weight_bits: int | None = None
+        self.weight_bits = None if weight_bits is None else checks.integer(weight_bits, "weight_bits", 2, 8)
         self.reset_parameters(generator)
 
     @property
     def fan_in(self) -> int:
         """Inputs of one output."""
         return math.prod(self.weight.shape[1:])
+
+    def settings(self) -> dict[str, Any]:
+        """Return the arguments that make such a connection, as JSON values."""
+        return {
+            "bias": self.bias is not None,
+            "standardized": self.gain is not None,
+            "skip_gain": self.skip_gain is not None,
+            "input_scale": self.input_scale,
+            "output_scale": self.output_scale,
+            "pool": self.pool,
+            "binary": self.binary,
+            "weight_bits": self.weight_bits,
+        }
 
     def reset_parameters(self, generator: torch.Generator | None = None) -> None:
         """Weights uniform in ±gain/√fan_in, bias 0."""
@@ -238,6 +265,9 @@ class Linear(Connection):
     def out_features(self) -> int:
         return self.weight.shape[0]
 
+    def settings(self) -> dict[str, Any]:
+        return {"in_features": self.in_features, "out_features": self.out_features, **super().settings()}
+
     def output_shape(self, input_shape: tuple[int, ...]) -> tuple[int, ...]:
         if math.prod(pooled_shape(input_shape, self.pool)) != self.in_features:
             raise UsageError(
@@ -296,7 +326,8 @@ class Conv2d(Connection):
         shape = (out_channels, in_channels // groups, kernel_size, kernel_size)
         super().__init__(shape, bias, generator, **settings)
         self.stride, self.padding, self.groups = stride, padding, groups
-        self.upsample, self.pool_after = upsample, pool_after
+        self.upsample = upsample
+        self.pool_after = None if pool_after is None else _window(pool_after)
 
     @property
     def in_channels(self) -> int:
@@ -309,6 +340,10 @@ class Conv2d(Connection):
     @property
     def kernel_size(self) -> int:
         return self.weight.shape[-1]
+
+    def settings(self) -> dict[str, Any]:
+        names = ("in_channels", "out_channels", "kernel_size", "stride", "padding", "groups", "upsample", "pool_after")
+        return {**{name: getattr(self, name) for name in names}, **super().settings()}
 
     def output_shape(self, input_shape: tuple[int, ...]) -> tuple[int, ...]:
         shape = pooled_shape(input_shape, self.pool)
@@ -341,6 +376,15 @@ class Conv2d(Connection):
         parts = [f"{self.in_channels}", f"{self.out_channels}", f"kernel_size={kernel}"]
         defaults = {"stride": 1, "padding": 0, "groups": 1, "upsample": 1, "pool_after": None}
         return parts + [f"{n}={getattr(self, n)}" for n, default in defaults.items() if getattr(self, n) != default]
+
+
+def _window(value: Any) -> tuple[int, int, int]:
+    """(kernel, stride, padding) of a pooling."""
+    if not isinstance(value, (tuple, list)) or len(value) != 3:
+        raise UsageError(f"Conv2d.pool_after: expected (kernel, stride, padding), got {value!r:.80}")
+    names = (("kernel", 1), ("stride", 1), ("padding", 0))
+    kernel, stride, padding = (checks.integer(v, f"Conv2d.pool_after, {n}", low) for v, (n, low) in zip(value, names))
+    return kernel, stride, padding
 
 
 class Readout(Linear):

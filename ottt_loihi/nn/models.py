@@ -15,12 +15,12 @@ from ottt_loihi.errors import UsageError
 from ottt_loihi.nn.blocks import Block, Branch, Skip
 from ottt_loihi.nn.connections import BINARY, SPIKE_SCALE, Conv2d, Linear, Readout, pooled_shape
 from ottt_loihi.nn.network import Network
-from ottt_loihi.nn.neurons import LIF, DSRNeuron, Stream
+from ottt_loihi.nn.neurons import LIF, DSRNeuron, Neuron, Stream
 from ottt_loihi.nn.surrogates import Surrogate, describe, make_surrogate
 
-NEURON = ("beta", "v_threshold", "reset", "surrogate", "convention", "v_init")
 VGG_FEATURES = "64C3-128C3-AP2-256C3-256C3-AP2-512C3-512C3-AP2-512C3-512C3-GAP"
 NF_RESNET34_STAGES = ((64, 3), (128, 4), (256, 6), (512, 3))  # channels, residual blocks
+MOST_BLOCKS = 1000  # residual blocks that a number may ask for
 NF_ALPHA = 0.2  # what each residual branch adds to the stream (NF-ResNets)
 
 
@@ -82,23 +82,10 @@ def mlp(
         raise UsageError(
             f"input_shape: {input_shape} is {math.prod(input_shape)} elements, but sizes begin with {sizes[0]}"
         )
-    arguments: dict[str, Any] = {
-        "sizes": list(sizes),
-        "beta": beta,
-        "v_threshold": v_threshold,
-        "reset": reset,
-        "bias": checks.flag(bias, "bias"),
-        "surrogate": describe(make_surrogate(surrogate)),
-        "convention": convention,
-        "time_steps": time_steps,
-        "input_shape": list(input_shape),
-    }
-    arguments |= {"dropout": dropout} if dropout else {}  # files of networks without them keep their bytes
-    arguments |= {"standardized": True} if checks.flag(standardized, "standardized") else {}
-    arguments |= {"recurrent": True} if checks.flag(recurrent, "recurrent") else {}
-    arguments |= {"v_init": v_init} if v_init else {}
-    arguments |= {"binary": binary} if checks.one_of(binary, "binary", BINARY, none=True) else {}
-    arguments |= {"shortcuts": True} if checks.flag(shortcuts, "shortcuts") else {}
+    for name, value in (("standardized", standardized), ("recurrent", recurrent), ("shortcuts", shortcuts)):
+        checks.flag(value, name)
+    checks.one_of(binary, "binary", BINARY, none=True)
+    neuron = _constants(beta, v_threshold, reset, surrogate, convention) | {"v_init": v_init}
     generator = _generator(seed)
     blocks = []
     settings = {"standardized": True, "input_scale": SPIKE_SCALE} if standardized else {}
@@ -107,14 +94,13 @@ def mlp(
         connection = Linear(n, m, bias, generator, binary=binary if index else None, **own)
         branches = [Branch(Linear(m, m, False, generator, **settings), index, delay=1)] if recurrent else []
         skip = Skip(index - 1) if shortcuts and index and n == m else None
-        blocks.append(Block(connection, _lif(arguments), branches=branches, skip=skip, dropout=dropout))
+        blocks.append(Block(connection, LIF(**neuron), branches=branches, skip=skip, dropout=dropout))
     return Network(
         blocks,
         Readout(sizes[-2], sizes[-1], bias, generator, input_scale=SPIKE_SCALE if blocks and standardized else 1.0),
         input_shape=input_shape,
         time_steps=time_steps,
         convention=convention,
-        architecture={"name": "mlp", "arguments": arguments},
     )
 
 
@@ -162,26 +148,14 @@ def conv(
     UsageError
         for any value out of range, or layers that do not fit the image
     """
-    arguments: dict[str, Any] = {
-        "features": features,
-        "input_shape": list(checks.sizes(input_shape, "input_shape", 3)),
-        "num_classes": checks.integer(num_classes, "num_classes"),
-        "beta": beta,
-        "v_threshold": v_threshold,
-        "reset": reset,
-        "bias": checks.flag(bias, "bias"),
-        "standardized": checks.flag(standardized, "standardized"),
-        "surrogate": describe(make_surrogate(surrogate)),
-        "convention": convention,
-        "time_steps": time_steps,
-        "dropout": dropout,
-        "feedback": checks.flag(feedback, "feedback"),
-        "feedback_delay": feedback_delay,
-    }
-    arguments |= {"binary": binary} if checks.one_of(binary, "binary", BINARY, none=True) else {}
+    input_shape, num_classes = checks.sizes(input_shape, "input_shape", 3), checks.integer(num_classes, "num_classes")
+    neuron = _constants(beta, v_threshold, reset, surrogate, convention)
+    checks.flag(feedback, "feedback")
+    checks.flag(standardized, "standardized")
+    checks.one_of(binary, "binary", BINARY, none=True)
     _check_delay(feedback_delay)
     generator = _generator(seed)
-    blocks, shape, pool, scale = [], tuple(arguments["input_shape"]), None, 1.0
+    blocks, shape, pool, scale = [], input_shape, None, 1.0
     for layer in _layers(features):
         if layer["kind"] in ("AP", "GAP"):
             if pool is not None:
@@ -195,29 +169,28 @@ def conv(
         else:
             geometry = {"stride": layer["S"], "groups": layer["G"], "padding": (layer["k"] - 1) // 2}
             connection = Conv2d(shape[0], layer["n"], layer["k"], bias, generator, **geometry, **settings)
-        blocks.append(Block(connection, _lif(arguments), dropout=dropout))
+        blocks.append(Block(connection, LIF(**neuron), dropout=dropout))
         shape, pool, scale = _output(connection, shape, features), None, SPIKE_SCALE if standardized else 1.0
     readout_inputs = math.prod(pooled_shape(shape, pool))
     readout = Readout(readout_inputs, num_classes, bias, generator, input_scale=scale, pool=pool)
     net = Network(
         blocks,
         readout,
-        input_shape=arguments["input_shape"],
+        input_shape=input_shape,
         time_steps=time_steps,
         convention=convention,
-        architecture={"name": "conv", "arguments": arguments},
     )
     return _with_feedback(net, scale, feedback_delay) if feedback else net
 
 
 def vgg(num_classes: int = 10, *, input_shape: Sequence[int] = (3, 32, 32), **settings: Any) -> Network:
     """The paper's VGG: 9,228,362 parameters for 10 classes, 9,274,532 for 100 (:func:`conv`, ``VGG_FEATURES``)."""
-    return _named("vgg", conv(VGG_FEATURES, **_paper(num_classes, input_shape, settings)))
+    return conv(VGG_FEATURES, **_paper(num_classes, input_shape, settings))
 
 
 def vgg_f(num_classes: int = 100, *, input_shape: Sequence[int] = (3, 32, 32), **settings: Any) -> Network:
     """VGG-F: :func:`vgg` with feedback from its last to its first convolution; 9,569,508 parameters for 100 classes."""
-    return _named("vgg_f", conv(VGG_FEATURES, **_paper(num_classes, input_shape, settings), feedback=True))
+    return conv(VGG_FEATURES, **_paper(num_classes, input_shape, settings), feedback=True)
 
 
 def nf_resnet34(
@@ -250,33 +223,37 @@ def nf_resnet34(
     UsageError
         for any value out of range
     """
-    stages = [list(checks.sizes(stage, "stages", 2)) for stage in stages]
-    arguments: dict[str, Any] = {
-        "num_classes": checks.integer(num_classes, "num_classes"),
-        "input_shape": list(checks.sizes(input_shape, "input_shape", 3)),
-        "stages": stages,
-        "beta": beta,
-        "v_threshold": v_threshold,
-        "reset": reset,
-        "surrogate": describe(make_surrogate(surrogate)),
-        "convention": convention,
-        "time_steps": time_steps,
-    }
+    stages, input_shape = _stages(stages), checks.sizes(input_shape, "input_shape", 3)
     generator = _generator(seed)
-    blocks = _residual_blocks(arguments, generator)
+    neuron = _constants(beta, v_threshold, reset, surrogate, convention)
+    blocks = _residual_blocks(input_shape[0], stages, neuron, generator)
     scale = SPIKE_SCALE if convention == "paper" else 1.0
-    readout = Readout(stages[-1][0], num_classes, True, generator, input_scale=scale, pool="global")
+    readout = Readout(
+        stages[-1][0], checks.integer(num_classes, "num_classes"), True, generator, input_scale=scale, pool="global"
+    )
     return Network(
         blocks,
         readout,
-        input_shape=arguments["input_shape"],
+        input_shape=input_shape,
         time_steps=time_steps,
         convention=convention,
-        architecture={"name": "nf_resnet34", "arguments": arguments},
     )
 
 
-def _residual_blocks(arguments: Mapping[str, Any], generator: torch.Generator) -> list[Block]:
+def _stages(stages: Any) -> list[tuple[int, int]]:
+    """The stages of a residual network, (channels, residual blocks) each."""
+    found = [checks.sizes(stage, "stages", 2) for stage in stages] if isinstance(stages, (list, tuple)) else []
+    if not found or any(len(stage) != 2 for stage in found) or sum(count for _, count in found) > MOST_BLOCKS:
+        raise UsageError(
+            f"stages: expected (channels, residual blocks) of one stage or more, at most {MOST_BLOCKS} residual blocks "
+            f"in all, got {stages!r:.80}"
+        )
+    return found  # type: ignore[return-value]
+
+
+def _residual_blocks(
+    channels_in: int, stages: Sequence[tuple[int, int]], neuron: Mapping[str, Any], generator: torch.Generator
+) -> list[Block]:
     """The stem and the residual blocks, a :class:`Block` for every layer of neurons.
 
     A block of neurons that reads the stream gets it as what the block two before got (:class:`Skip`) plus what the
@@ -287,29 +264,29 @@ def _residual_blocks(arguments: Mapping[str, Any], generator: torch.Generator) -
         scale = {"input_scale": SPIKE_SCALE} if "input_scale" not in settings else {}
         return Conv2d(n, m, kernel, True, generator, standardized=True, padding=kernel // 2, **scale, **settings)
 
-    channels = arguments["stages"][0][0]
-    stem = convolution(arguments["input_shape"][0], channels, 7, stride=2, input_scale=1.0, pool_after=(3, 2, 1))
-    blocks = [Block(stem, _lif(arguments))]
+    channels = stages[0][0]
+    stem = convolution(channels_in, channels, 7, stride=2, input_scale=1.0, pool_after=(3, 2, 1))
+    blocks = [Block(stem, LIF(**neuron))]
     beta = 1.0
-    for stage, (wide, count) in enumerate(arguments["stages"]):
+    for stage, (wide, count) in enumerate(stages):
         for index in range(count):
             source = len(blocks) - 1  # the neurons that read the stream now
             down = stage > 0 and index == 0
             stride = 2 if down else 1
-            blocks.append(Block(convolution(channels, wide, stride=stride), _lif(arguments)))
+            blocks.append(Block(convolution(channels, wide, stride=stride), LIF(**neuron)))
             variance = 1.0 if down else beta**2
             after = math.sqrt(variance + NF_ALPHA**2)
-            last = (stage, index) == (len(arguments["stages"]) - 1, count - 1)
-            neuron = _lif(arguments)
-            if last and arguments["convention"] == "authors":  # the readout reads the stream as it is
-                neuron, after = Stream(neuron.beta), 1.0
+            last = (stage, index) == (len(stages) - 1, count - 1)
+            reader: Neuron = LIF(**neuron)
+            if last and neuron["convention"] == "authors":  # the readout reads the stream as it is
+                reader, after = Stream(neuron["beta"]), 1.0
             scale = 1 / after
             second = convolution(wide, wide, output_scale=NF_ALPHA * scale, skip_gain=True)
             if down:
                 shortcut = convolution(channels, wide, 1, stride=2, output_scale=scale)
-                blocks.append(Block(second, neuron, branches=[Branch(shortcut, source, delay=0)]))
+                blocks.append(Block(second, reader, branches=[Branch(shortcut, source, delay=0)]))
             else:
-                blocks.append(Block(second, neuron, skip=Skip(source, beta * scale)))
+                blocks.append(Block(second, reader, skip=Skip(source, beta * scale)))
             channels, beta = wide, after
     return blocks
 
@@ -345,15 +322,15 @@ def _paper(num_classes: int, input_shape: Sequence[int], settings: Mapping[str, 
     return {"num_classes": num_classes, "input_shape": input_shape, "standardized": True, **settings}
 
 
-def _named(name: str, net: Network) -> Network:
-    """``net`` under its own name: what the name already says is left out of its arguments."""
-    arguments = {key: value for key, value in net.architecture["arguments"].items() if key not in PAPER}
-    net.architecture = {"name": name, "arguments": arguments}
-    return net
-
-
-def _lif(arguments: Mapping[str, Any]) -> LIF:
-    return LIF(**{key: arguments[key] for key in NEURON if key in arguments})
+def _constants(beta: Any, v_threshold: Any, reset: Any, surrogate: Any, convention: Any) -> dict[str, Any]:
+    """The arguments that all LIF neurons of a network share."""
+    return {
+        "beta": beta,
+        "v_threshold": v_threshold,
+        "reset": reset,
+        "surrogate": make_surrogate(surrogate),
+        "convention": convention,
+    }
 
 
 LAYER = re.compile(r"(?P<n>\d+)C(?P<k>\d+)(?:S(?P<S>\d+))?(?:G(?P<G>\d+))?|(?P<f>\d+)F|AP(?P<p>\d+)|(?P<g>GAP)")
@@ -409,14 +386,11 @@ def dsr(
     sizes, generator = [math.prod(input_shape), *hidden], _generator(seed)
     neuron = {"kind": kind, "v_threshold": v_threshold, "alpha": alpha, "tau": tau, "dt": dt}
     blocks = [Block(Linear(n, m, bias, generator), DSRNeuron(**neuron)) for n, m in itertools.pairwise(sizes)]
-    arguments = {"hidden": list(hidden), "input_shape": list(input_shape), "num_classes": num_classes}
-    arguments |= {} if checks.flag(bias, "bias") else {"bias": False}
     return Network(
         blocks,
         Readout(sizes[-1], num_classes, True, generator),
         input_shape=input_shape,
         time_steps=time_steps,
-        architecture={"name": "dsr", "arguments": {**arguments, **neuron, "time_steps": time_steps}},
     )
 
 
@@ -440,21 +414,24 @@ def with_current_names(arguments: Mapping[str, Any]) -> dict[str, Any]:
     return arguments
 
 
-def build(architecture: Mapping[str, Any]) -> Network:
-    """The network that ``net.architecture`` describes, with weights of its own (seed 0).
+def build(name: str, arguments: Mapping[str, Any]) -> Network:
+    """Return the network that a function of :data:`ARCHITECTURES` makes of these arguments.
 
     Raises
     ------
     UsageError
         for an unknown name or unknown, missing or unfit arguments
     """
-    name = architecture.get("name")
     if not isinstance(name, str) or name not in ARCHITECTURES:
         raise UsageError(f"architecture: expected one of {', '.join(ARCHITECTURES)}, got {name!r}")
     try:
-        return ARCHITECTURES[name](**with_current_names(architecture["arguments"]))
-    except (TypeError, KeyError, ValueError) as error:
+        net = ARCHITECTURES[name](**with_current_names(arguments))
+    except UsageError:
+        raise
+    except (TypeError, LookupError, ValueError, ArithmeticError, AttributeError) as error:
         raise UsageError(f"architecture {name}: its arguments do not fit ({error})") from None
+    net.provenance["network"] = name
+    return net
 
 
 def _generator(seed: int) -> torch.Generator:

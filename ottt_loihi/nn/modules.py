@@ -11,10 +11,10 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from ottt_loihi.errors import UsageError
-from ottt_loihi.nn.connections import with_trace
+from ottt_loihi.nn.connections import Seen, with_trace
 from ottt_loihi.nn.inputs import Input, check_input, check_labels, frames
 from ottt_loihi.nn.network import evaluating, without_graph
-from ottt_loihi.nn.neurons import LIFStep, Neuron, Trace
+from ottt_loihi.nn.neurons import GroupedTrace, LIFStep, Neuron, Trace
 from ottt_loihi.nn.paths import BPTT, GradientPaths
 
 NOT_AFFINE = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm, nn.RNNBase, nn.RNNCellBase, nn.Embedding)
@@ -161,7 +161,10 @@ class _Run:
             raise UsageError(f"{type(neuron).__name__}: runs twice in a time step; give each layer its own neurons")
         self.feeds |= dict.fromkeys(self.waiting, index)
         self.waiting.clear()
-        return args[0], None if self.before is None else self.before.steps[index].v, self.paths
+        if self.before is None:
+            return args[0], None, self.paths
+        before = self.before.steps[index]
+        return args[0], before.v, self.paths, *before[3:]
 
     def _fire(self, index: int, args: tuple[Any, ...], step: LIFStep) -> Tensor:
         self.steps[index] = step
@@ -181,13 +184,18 @@ class _Run:
         readout = feeds is None
         neuron = self.net.neurons[max(self.steps, default=0) if feeds is None else feeds]
         trace = self.traces[index] = neuron.follow(x, self.before.traces[index])
+        if isinstance(trace, GroupedTrace):
+            raise UsageError(
+                f"{type(neuron).__name__}: neurons with unequal decays need a trace for each; use a Network of blocks, "
+                "or trace='mean'"
+            )
         traced = paths.readout_trace if readout else paths.input_trace if first else paths.trace
         length = trace.length if paths.bias_trace and not readout else 1.0
         if not traced and length == 1:
             return None
         self.inside = True
         try:
-            return with_trace(layer, x, trace.value if traced else x.detach(), length)
+            return with_trace(layer, x, Seen(trace.value if traced else x.detach(), length))
         finally:
             self.inside = False
 

@@ -70,7 +70,6 @@ class Network(nn.Module):
     input_shape   tuple of int            one frame of the input
     time_steps    int ≥ 1                 T the network is trained with; it can be run for any number of steps
     convention    str                     ``"paper"`` or ``"authors"``: how ties and gradients are treated
-    architecture  dict of JSON values     name and arguments that ``architectures.build`` makes the same network from
     provenance    dict of JSON values     how the weights came about (versions, seed, training settings)
     data          DataDescription, None   what a sample is and how it becomes spikes; None: it is not known
     ============  ======================  =========================================================================
@@ -84,7 +83,6 @@ class Network(nn.Module):
         input_shape: Sequence[int],
         time_steps: int,
         convention: str = "paper",
-        architecture: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
         self.blocks = nn.ModuleList(blocks)
@@ -92,7 +90,6 @@ class Network(nn.Module):
         self.input_shape = checks.sizes(input_shape, "input_shape", 1)
         (self.time_steps,) = checks.sizes((time_steps,), "time_steps", 1)
         self.convention = checks.one_of(convention, "convention", CONVENTIONS)
-        self.architecture = dict(architecture or {})
         self.provenance: dict[str, Any] = {}
         self.data: Any = None
         self.check_shapes()

@@ -26,6 +26,15 @@ class LIFStep(NamedTuple):
     v: Tensor
 
 
+class LongStep(NamedTuple):
+    """:class:`LIFStep` of neurons that carry more than v to the next step, which gets ``memory`` as an argument."""
+
+    s: Tensor
+    u: Tensor
+    v: Tensor
+    memory: Any
+
+
 class Trace(NamedTuple):
     """What the neurons behind a connection remember of its input.
 
@@ -35,6 +44,13 @@ class Trace(NamedTuple):
 
     value: Tensor
     length: float
+
+
+class GroupedTrace(NamedTuple):
+    """A trace for each group of neurons with equal decays; masks: 1 for a group's neurons, else 0."""
+
+    traces: tuple[Any, ...]
+    masks: tuple[Tensor, ...]
 
 
 def lif_step(
@@ -80,9 +96,9 @@ def lif_step(
 
 
 def fire(
-    u: Tensor, v_threshold: float, surrogate: Callable[[Tensor, float], Tensor], convention: str = "paper"
+    u: Tensor, v_threshold: float | Tensor, surrogate: Callable[[Tensor, float], Tensor], convention: str = "paper"
 ) -> Tensor:
-    """Return the spikes ``H(u − Vth)``, with the surrogate as their derivative."""
+    """Return the spikes ``H(u − Vth)``, with the surrogate as their derivative; towards a Vth that learns, too."""
     return _Fire.apply(u, v_threshold, surrogate, convention == "authors")
 
 
@@ -92,20 +108,24 @@ class _Fire(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, u: Tensor, v_threshold: float, surrogate: Any, at_threshold: bool) -> Tensor:
         ctx.save_for_backward(u)
-        ctx.v_threshold, ctx.surrogate = v_threshold, surrogate
+        ctx.v_threshold = v_threshold.detach() if isinstance(v_threshold, Tensor) else v_threshold
+        ctx.surrogate = surrogate
         return (u >= v_threshold if at_threshold else u > v_threshold).to(u.dtype)
 
     @staticmethod
-    def backward(ctx: Any, grad_s: Tensor) -> tuple[Tensor, None, None, None]:
+    def backward(ctx: Any, grad_s: Tensor) -> tuple[Tensor, Tensor | None, None, None]:
         (u,) = ctx.saved_tensors
-        return grad_s * ctx.surrogate(u, ctx.v_threshold), None, None, None
+        g = grad_s * ctx.surrogate(u, ctx.v_threshold)
+        of_threshold = -g.sum_to_size(ctx.v_threshold.shape) if ctx.needs_input_grad[1] else None
+        return g, of_threshold, None, None
 
 
 class Neuron(nn.Module):
     """A layer of neurons: what a neuron of your own derives from.
 
     ``forward(current, v, paths) -> LIFStep`` is one time step, a function of its arguments. v is what the step before
-    returned, None before the first. ``beta`` is the part of the membrane that a step keeps; traces decay with it.
+    returned, None before the first; the ``memory`` of a :class:`LongStep` comes back as a fourth argument. ``beta`` is
+    the part of the membrane that a step keeps; traces decay with it.
 
     A ``state_dict`` holds the attributes that ``constants`` names. Loading it into neurons with other constants is
     refused, because the weights would mean another network.
@@ -126,9 +146,14 @@ class Neuron(nn.Module):
         """Return the trace of an input: ``â[t] = λ·â[t−1] + x[t]``, ``Λ_t = λ·Λ_{t−1} + 1`` (eq. 4)."""
         return follow(x, before, self.beta)
 
+    def settings(self) -> dict[str, Any]:
+        """Return the arguments that make such neurons, as JSON values: those that ``constants`` names."""
+        return {name: getattr(self, name) for name in self.constants}
+
     def get_extra_state(self) -> Tensor:
         """Return the constants as JSON text in bytes: state dictionaries hold tensors."""
-        text = json.dumps({name: getattr(self, name) for name in self.constants})
+        values = {name: getattr(self, name) for name in self.constants}
+        text = json.dumps({name: value for name, value in values.items() if not isinstance(value, Tensor)})
         return torch.tensor(list(text.encode()), dtype=torch.uint8, device="cpu")
 
     def set_extra_state(self, state: Tensor) -> None:
@@ -194,6 +219,9 @@ class LIF(Neuron):
         if convention == "authors" and self.surrogate == Rectangle():
             self.surrogate = Rectangle(closed=True)
         self.v_init = checks.number(v_init, "v_init", -self.v_threshold, self.v_threshold)
+
+    def settings(self) -> dict[str, Any]:
+        return {**super().settings(), "surrogate": describe(self.surrogate)}
 
     def forward(self, current: Tensor, v: Tensor | None = None, paths: GradientPaths = BPTT) -> LIFStep:
         if v is None and self.v_init:

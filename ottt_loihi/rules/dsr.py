@@ -19,7 +19,7 @@ from torch import Tensor
 
 from ottt_loihi import checks
 from ottt_loihi.errors import TrainingError, UsageError
-from ottt_loihi.nn.connections import with_trace
+from ottt_loihi.nn.connections import Seen, with_trace
 from ottt_loihi.nn.inputs import Input, frames
 from ottt_loihi.nn.network import Network
 from ottt_loihi.nn.neurons import DSRNeuron
@@ -51,7 +51,7 @@ class DSR(Rule):
         a, mean = weighted[0], plain[0]
         for index, (block, mask) in enumerate(zip(net.blocks, masks)):
             pre = mean if self.gradients == "released" else a.detach()
-            current = with_trace(block.connection, a, pre)
+            current = with_trace(block.connection, a, Seen(pre))
             a = _Rate.apply(current, weighted[index + 1], block.neuron.v_threshold, block.neuron, self.gradients)
             a, mean = (a, plain[index + 1]) if mask is None else (a * mask, plain[index + 1] * mask)
         o = net.read(a, None)[0]

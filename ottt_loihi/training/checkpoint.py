@@ -2,22 +2,25 @@
 
 A ``model.pt`` is a ZIP file as ``torch.save`` writes it, holding one dictionary::
 
-    {"format": "ottt-loihi model", "version": 1, "metadata": <JSON text>, "weights": {name: tensor}}
+    {"format": "ottt-loihi model", "version": 2, "metadata": <JSON text>, "weights": {name: tensor}}
 
 The metadata are ``{"architecture": …, "provenance": …}``, and ``"data"`` where the network has a description of its
-data. Everything is a function of the network, so equal networks give equal bytes. Reading it runs no code of the
-file's choosing and allocates no more than the file's own size:
+data. The architecture is the network block by block (:mod:`ottt_loihi.nn.description`); in version 1 it is the name of
+a function of ``nn.models`` and its arguments. Everything is a function of the network, so equal networks give equal
+bytes. A class of a user's own is named, never imported: ``load(path, net=mine)`` fills his network. Reading a file runs
+no code of its choosing and allocates no more than the file's own size:
 
 1. it must be a ZIP file of the expected names, nothing compressed, every checksum right;
 2. the pickle in it may use the opcodes that ``torch.save`` uses, and name only tensors' own constructors
    (``pickletools``, before anything is unpickled);
 3. ``torch.load(weights_only=True)`` reads it;
-4. the weights' names and shapes must be those the architecture has, built without memory on torch's meta device, and
-   all finite.
+4. the architecture has no more connections than the file has tensors, and is built without memory on torch's meta
+   device; the weights' names and shapes must be those it has, and all finite.
 """
 
 from __future__ import annotations
 
+import copy
 import io
 import json
 import os
@@ -29,17 +32,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ottt_loihi import __version__
 from ottt_loihi.data.description import DataDescription
 from ottt_loihi.errors import FileError, UnsafeFileError, UsageError
 from ottt_loihi.files import atomic_write, refuse_pointer
+from ottt_loihi.nn.cuba import CubaLIF
+from ottt_loihi.nn.description import construct, count_parts, describe, differences, foreign
 from ottt_loihi.nn.models import build
 from ottt_loihi.nn.network import Network
 
 FORMAT = "ottt-loihi model"
-VERSION = 1
+VERSION = 2
 SIZE_LIMIT = 4 << 30  # bytes
 
 ENTRIES = re.compile(  # torch 2.3 … 2.13
@@ -55,19 +60,28 @@ OPCODES = {
 }
 
 
-def save(net: Network, path: str | os.PathLike[str], provenance: Mapping[str, Any] | None = None) -> None:
+def save(net: nn.Module, path: str | os.PathLike[str], provenance: Mapping[str, Any] | None = None) -> None:
     """Write a network; ``provenance`` (JSON values) is added to ``net.provenance``, and so are the library versions.
+
+    net: a :class:`Network`, put together by hand or not, or any module; of classes of your own the file holds the name
 
     Raises
     ------
     UsageError
-        for a network that :func:`~ottt_loihi.nn.models.build` cannot build again, or provenance that is not JSON
+        for weights that the network's own classes do not have (a pruned one), or values that are not JSON
     FileError
         if the file cannot be written; nothing is left then
     """
-    if "name" not in net.architecture:
-        raise UsageError("save: this network was put together by hand; only those of ottt_loihi.nn.models can be saved")
-    net.provenance = {**net.provenance, **dict(provenance or {}), "versions": versions()}
+    architecture = describe(net)
+    if not foreign(architecture):
+        with torch.device("meta"):
+            expected = tensors_of(construct(architecture)).keys()
+        if strange := sorted(expected ^ tensors_of(net).keys()):
+            raise UsageError(
+                f"save: {strange[0]}: a hook or an attribute of your own has changed the network's tensors; make it "
+                "permanent (torch.nn.utils.prune.remove), or give the part a class of its own"
+            )
+    net.provenance = {**getattr(net, "provenance", {}), **dict(provenance or {}), "versions": versions()}
     try:
         metadata = json.dumps(metadata_of(net), sort_keys=True)
     except (TypeError, ValueError) as error:
@@ -75,28 +89,39 @@ def save(net: Network, path: str | os.PathLike[str], provenance: Mapping[str, An
     write_tensors(path, FORMAT, VERSION, metadata, tensors_of(net))
 
 
-def metadata_of(net: Network) -> dict[str, Any]:
+def metadata_of(net: nn.Module) -> dict[str, Any]:
     """Return what a file says of a network besides its weights, as JSON values."""
-    metadata = {"architecture": net.architecture, "provenance": net.provenance}
-    if net.data is not None:
-        if not isinstance(net.data, DataDescription):
-            raise UsageError(f"save: net.data: expected a DataDescription, got {type(net.data).__name__}")
-        metadata["data"] = net.data.to_json()
+    metadata = {"architecture": describe(net), "provenance": getattr(net, "provenance", {})}
+    if (data := getattr(net, "data", None)) is not None:
+        if not isinstance(data, DataDescription):
+            raise UsageError(f"save: net.data: expected a DataDescription, got {type(data).__name__}")
+        metadata["data"] = data.to_json()
     return metadata
 
 
-def tensors_of(net: Network) -> dict[str, Tensor]:
+def tensors_of(net: nn.Module) -> dict[str, Tensor]:
     """Return the state of a network without its constants, which its description holds."""
     return {name: value for name, value in net.state_dict().items() if not name.endswith("_extra_state")}
 
 
-def load(path: str | os.PathLike[str]) -> Network:
-    """Read a network, on the CPU, ``net.provenance`` included.
+def load(path: str | os.PathLike[str], net: nn.Module | None = None) -> Any:
+    """Return the network of a file, on the CPU, ``net.provenance`` included.
+
+    Parameters
+    ----------
+    path
+        a ``model.pt``
+    net
+        a network like the one that was saved, which is filled and returned; needed where the file names classes of
+        your own. Its description must be the file's. Nothing of it is changed where loading fails
 
     Raises
     ------
     FileError
-        if it is missing, damaged, of a newer version, not a model, or its weights do not fit or are not finite
+        if the file is missing, damaged, of a newer version, not a model, its weights do not fit or are not finite, or
+        it names classes that it cannot bring
+    UsageError
+        if ``net`` is another network than the file's
     UnsafeFileError
         if it would do more than hold weights; nothing of it was run
     """
@@ -104,7 +129,7 @@ def load(path: str | os.PathLike[str]) -> Network:
     metadata, weights = read_tensors(path, FORMAT, VERSION)
     if not isinstance(metadata.get("architecture"), dict) or not isinstance(metadata.get("provenance"), dict):
         raise FileError(f"{path}: damaged, it lacks the architecture, the provenance or the weights")
-    return assemble(path, metadata, weights)
+    return assemble(path, metadata, weights, net)
 
 
 def write_tensors(
@@ -228,13 +253,25 @@ def _check_payload(path: Path, payload: Any, format_name: str, newest: int) -> t
     return metadata, weights
 
 
-def assemble(path: Path, metadata: dict[str, Any], weights: dict[str, Tensor]) -> Network:
-    """The network that metadata and weights describe, or a FileError that names what does not fit."""
-    try:
-        with torch.device("meta"):
-            net = build(metadata["architecture"])
-    except (UsageError, RuntimeError) as error:
-        raise FileError(f"{path}: {_first_line(error)}") from None
+def assemble(
+    path: Path, metadata: Mapping[str, Any], weights: Mapping[str, Tensor], mine: nn.Module | None = None
+) -> Any:
+    """Return the network that metadata and weights describe, ``mine`` filled where it is given.
+
+    Raises
+    ------
+    FileError, UsageError
+        as :func:`load`, naming what does not fit
+    """
+    net = _described(path, metadata["architecture"], len(weights))
+    if mine is not None:
+        _require_same(path, metadata["architecture"] if net is None else describe(net), mine)
+        net = mine
+    elif net is None:
+        raise FileError(
+            f"{path}: {foreign(metadata['architecture'])[0]} is a class that no file can bring; make the network with "
+            "your own code and fill it: ol.load(path, net=mine)"
+        )
     weights = {  # earlier files say synapse; the constants are in the description
         name.replace(".synapse.", ".connection."): weight
         for name, weight in weights.items()
@@ -252,20 +289,72 @@ def assemble(path: Path, metadata: dict[str, Any], weights: dict[str, Tensor]) -
         if not torch.isfinite(weight).all():
             count = int((~torch.isfinite(weight)).sum())
             raise FileError(f"{path}: {name}: {count} of {weight.numel()} values are NaN or infinite; train it again")
-    net.load_state_dict({name: weight.clone() for name, weight in weights.items()}, assign=True)
-    net.requires_grad_(True)
-    net.provenance = metadata["provenance"]
-    if "data" in metadata:
-        try:
-            net.data = DataDescription.from_json(metadata["data"])
-        except UsageError as error:
-            raise FileError(f"{path}: damaged, {_first_line(error)}") from None
-    if (bits := net.provenance.get("weight_bits")) is not None:
-        try:
-            net.quantize(bits)
-        except (UsageError, TypeError) as error:
-            raise FileError(f"{path}: damaged ({error})") from None
+    _check_constants(path, net, weights)
+    data = _data_of(path, metadata)
+    if mine is None:
+        net.load_state_dict({name: weight.clone() for name, weight in weights.items()}, assign=True)
+        net.requires_grad_(True)
+    else:
+        net.load_state_dict(weights, strict=False)  # the constants are in no file, and were compared
+    _quantized(path, net, metadata["provenance"])
+    net.provenance = {**({} if mine is not None else net.provenance), **metadata["provenance"]}
+    net.data = data
     return net.eval()  # a trained network drops no neurons
+
+
+def _described(path: Path, architecture: Any, tensors: int) -> Network | None:
+    """The network of a description of any version, on the meta device; None if it names classes it does not bring."""
+    try:
+        if isinstance(architecture, dict) and "name" in architecture:  # version 1
+            with torch.device("meta"):
+                return build(architecture["name"], architecture.get("arguments"))
+        if foreign(architecture):
+            return None
+        if count_parts(architecture) > tensors:
+            raise FileError(f"{path}: damaged, it describes more connections than it has weights")
+        with torch.device("meta"):
+            return construct(architecture)
+    except FileError:
+        raise
+    except (UsageError, RuntimeError, RecursionError) as error:
+        raise FileError(f"{path}: {_first_line(error)}") from None
+
+
+def _require_same(path: Path, architecture: Any, mine: nn.Module) -> None:
+    found = list(differences(architecture, describe(mine)))
+    if found:
+        more = f", and {len(found) - 1} more differences" if len(found) > 1 else ""
+        raise UsageError(f"{path}: the network to be filled is another one: {found[0]}{more}")
+
+
+def _check_constants(path: Path, net: nn.Module, weights: Mapping[str, Tensor]) -> None:
+    """Refuse constants of neurons, arrays among the weights, that are outside their ranges."""
+    for name, part in net.named_modules():
+        if isinstance(part, CubaLIF):
+            own = {key.removeprefix(f"{name}."): value for key, value in weights.items() if key.startswith(f"{name}.")}
+            probe = copy.deepcopy(part)
+            probe.load_state_dict(own, strict=False, assign=True)
+            try:
+                probe.check()
+            except UsageError as error:
+                raise FileError(f"{path}: {name}: {error}") from None
+
+
+def _data_of(path: Path, metadata: Mapping[str, Any]) -> DataDescription | None:
+    try:
+        return DataDescription.from_json(metadata["data"]) if "data" in metadata else None
+    except UsageError as error:
+        raise FileError(f"{path}: damaged, {_first_line(error)}") from None
+
+
+def _quantized(path: Path, net: Any, provenance: Mapping[str, Any]) -> None:
+    """Round the weights in products to as many bits as they were trained with; version 1 says it there alone."""
+    if (bits := provenance.get("weight_bits")) is None or not isinstance(net, Network):
+        return
+    try:
+        net.quantize(bits)
+    except (UsageError, TypeError) as error:
+        raise FileError(f"{path}: damaged ({error})") from None
 
 
 def _first_line(error: BaseException) -> str:

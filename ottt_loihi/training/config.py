@@ -183,7 +183,7 @@ class Config:
             arguments["time_steps"] = num_steps
         known = [*_parameters(ARCHITECTURES[name]), "hidden"] if name == "mlp" else _parameters(ARCHITECTURES[name])
         _require_known("network", arguments, [k for k in known if k not in (*given, "seed")])
-        return build({"name": name, "arguments": {**arguments, **given}})
+        return build(name, {**arguments, **given})
 
     def make_loss(self) -> Loss:
         """Return the loss of every time step; :class:`UsageError` for an unknown one, or a setting that it has not."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -102,6 +103,8 @@ def _data(config: Config, known: Network | None) -> Prepared:
     split = config.load_data()
     if isinstance(split, ImageSplit):
         return _streamed(config, split)
+    if known is not None and len(known.input_shape) == 3:
+        split = split.with_channels()
     if known is None or known.data is None or not _same_coding(config, known.data):
         return config.prepare(split)
     split, notes = prepare_like(split, known.data)
@@ -153,7 +156,7 @@ def _continued(config: Config, net: Network) -> Config:
     """``config`` with what a trained network brings with it: its data and encoding, unless others are asked for."""
     if config.network:
         raise UsageError(f"--init: the network comes from the model.pt; remove {', '.join(config.network)}")
-    brought = {"network.name": net.architecture["name"]}
+    brought: dict[str, Any] = {}
     if "name" not in config.data and net.provenance.get("data") is not None:
         brought["data.name"] = net.provenance["data"]
         brought |= {f"data.{key}": value for key, value in net.provenance.get("data_options", {}).items()}
@@ -167,14 +170,15 @@ def _result(
     config: Config, trainer: Trainer, history: list[Epoch], evaluation: Evaluation, output: Path
 ) -> dict[str, Any]:
     net = trainer.net
-    arguments = net.architecture["arguments"]
+    layers = [net.input_shape, *(block.shape for block in net.blocks), (net.num_classes,)]
+    rows = [math.prod(layers[0]), *(shape[0] for shape in layers[1:] if len(shape) == 1)]
     validated = [epoch.validation_accuracy for epoch in history if epoch.validation_accuracy is not None]
     return {
         "model": str(output / "model.pt"),
         "data": net.provenance["data"],
-        "network": net.architecture["name"],
+        "network": net.provenance.get("network", "by hand"),
         "rule": net.provenance["training"]["rule"]["name"],
-        "sizes": arguments.get("sizes"),
+        "sizes": rows if len(rows) == len(layers) else None,
         "parameters": sum(p.numel() for p in net.parameters()),
         "time_steps": net.time_steps,
         "test_accuracy": evaluation.accuracy,

@@ -13,6 +13,7 @@ file                content
 
 from __future__ import annotations
 
+import copy
 import csv
 import io
 import json
@@ -98,7 +99,7 @@ class RunFolder(SaveModel):
         self._check_data(metadata.get("data"), net.data)
         whole = {name: metadata[name] for name in ("architecture", "provenance") if name in metadata}
         try:
-            saved = assemble(self.state, whole, _named(tensors, "net/"))
+            saved = assemble(self.state, whole, _named(tensors, "net/"), copy.deepcopy(net))
             fit.trainer.rule.restore(_named(tensors, "rule/"))
             progress = _progress(metadata["progress"], metadata["settings"]["batch_size"])
             if "states" in metadata:

@@ -1,0 +1,275 @@
+"""The current-based LIF neuron, Loihi's own, with constants of a layer, a channel or a neuron, learnable or not."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any, ClassVar, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from ottt_loihi import checks
+from ottt_loihi.errors import UsageError
+from ottt_loihi.nn.neurons import GroupedTrace, LongStep, Neuron, fire
+from ottt_loihi.nn.paths import BPTT, GradientPaths
+from ottt_loihi.nn.surrogates import Surrogate, describe, make_surrogate
+
+RESETS = ("zero", "subtract", "none")
+TRACES = ("exact", "mean")
+LEARNABLE = ("alpha", "beta", "v_threshold")
+MOST_TRACES = 8  # pairs of traces that a connection keeps
+LEAST_THRESHOLD = 1e-3  # of a learnt threshold, which is used as at least this
+
+
+class CubaTrace(NamedTuple):
+    """What current-based neurons remember of a connection's input.
+
+    value, length: e[t] and the same of a constant input 1
+    arrived, arrived_length: a[t], likewise
+    """
+
+    value: Tensor
+    length: float
+    arrived: Tensor
+    arrived_length: float
+
+
+class Memory(NamedTuple):
+    """What these neurons carry from step to step besides v.
+
+    c: synaptic current
+    s: spikes of the step
+    p, q: ∂c/∂α and ∂u/∂α
+    r: ∂u/∂β
+    z: ∂u/∂Vth, without the direct −1. All four None unless they are learnt by an online rule
+    """
+
+    c: Tensor
+    s: Tensor
+    p: Tensor | None = None
+    q: Tensor | None = None
+    r: Tensor | None = None
+    z: Tensor | None = None
+
+
+class CubaLIF(Neuron):
+    """A layer of current-based LIF neurons.
+
+    ::
+
+        c[t] = α·c[t−1] + I[t]                                         synaptic current
+        u[t] = β·v[t−1] + c[t]                                         charge
+        s[t] = H(u[t] − Vth)          H(0) = 0; at_threshold: 1        fire
+        v[t] = u[t] − Vth·s[t]                    "subtract"           reset
+        v[t] = u[t]·(1 − s[t]) + v_reset·s[t]     "zero"
+        v[t] = u[t]                               "none"
+
+    With α = 0 it is :class:`~ottt_loihi.nn.neurons.LIF`. OTTT is exact for W, b and the learnt constants of a layer, as
+    far as the recurrence inside the layer goes (reset detached)::
+
+        a[t] = α·a[t−1] + x[t]                e[t] = β·e[t−1] + a[t]             ∇W = Σ (f·δ)⊗e
+        p[t] = α·p[t−1] + c[t−1]              q[t] = β·q[t−1] + p[t]             ∇α = Σ f·δ·q
+        r[t] = β·r[t−1] + v[t−1]                                                 ∇β = Σ f·δ·r
+        z[t] = β·z[t−1] − β·s[t−1]  ("subtract", else 0)                         ∇Vth = Σ f·δ·(z − 1)
+
+    ============  =========================  =====================================================================
+    attribute     range                      meaning
+    ============  =========================  =====================================================================
+    alpha         0 ≤ α ≤ 1                  what the synaptic current keeps of itself
+    beta          0 ≤ β ≤ 1                  what the membrane keeps of itself
+    v_threshold   > 0                        Vth
+    v_reset       finite                     where ``"zero"`` puts the membrane
+    v_init        finite                     v before the first step
+    reset         ``"zero" | "subtract" |
+                  "none"``
+    surrogate     any ``f(u, v_threshold)``
+    at_threshold  bool                       fires at u = Vth too
+    learn         some of :data:`LEARNABLE`  constants that are parameters; α and β are used clamped to 0 … 1, and Vth
+                                             as at least 0.001, whatever an optimiser makes of them
+    trace         ``"exact" | "mean"``       neurons with unequal decays: one trace for each distinct pair of α and β
+                                             (at most 8), or one at their mean, an approximation
+    ============  =========================  =====================================================================
+
+    The first five are a number, or a tensor that broadcasts to the neurons' shape: ``(C, 1, 1)`` is one per channel.
+
+    Source: OTTT (arXiv 2210.04195) eq. 4, carried over to a neuron of two states.
+    """
+
+    constants: ClassVar[tuple[str, ...]] = (
+        *("alpha", "beta", "v_threshold", "v_reset", "v_init"),
+        *("reset", "at_threshold", "trace", "learn"),
+    )
+    amplitude = 1.0
+
+    def __init__(
+        self,
+        alpha: float | Tensor | Mapping[str, Any] = 0.5,
+        beta: float | Tensor | Mapping[str, Any] = 0.5,
+        v_threshold: float | Tensor | Mapping[str, Any] = 1.0,
+        reset: str = "subtract",
+        surrogate: str | Mapping[str, Any] | Surrogate = "sigmoid",
+        *,
+        v_reset: float | Tensor | Mapping[str, Any] = 0.0,
+        v_init: float | Tensor | Mapping[str, Any] = 0.0,
+        at_threshold: bool = False,
+        learn: Iterable[str] = (),
+        trace: str = "exact",
+    ) -> None:
+        super().__init__()
+        self.reset = checks.one_of(reset, "reset", RESETS)
+        self.surrogate = make_surrogate(surrogate)
+        self.at_threshold = checks.flag(at_threshold, "at_threshold")
+        self.learn = [checks.one_of(name, "learn", LEARNABLE) for name in learn]
+        self.trace = checks.one_of(trace, "trace", TRACES)
+        values = {"alpha": alpha, "beta": beta, "v_threshold": v_threshold, "v_reset": v_reset, "v_init": v_init}
+        for name, value in values.items():
+            self._hold(name, value)
+        self.check()
+
+    def _hold(self, name: str, value: Any) -> None:
+        """Keep a constant: a number as it is, an array as a buffer, a learnt one as a parameter."""
+        if isinstance(value, Mapping):  # of a description: its shape, the values are among the weights
+            value = torch.ones(checks.sizes(value.get("shape"), f"{name}.shape", 0))
+        if not isinstance(value, Tensor):
+            value = checks.number(value, name)
+            if name not in self.learn:
+                setattr(self, name, value)
+                return
+            value = torch.tensor(value, dtype=torch.get_default_dtype())
+        if not value.is_floating_point():
+            raise UsageError(f"{name}: expected real numbers, got a tensor of {value.dtype}")
+        value = value.detach().clone()
+        if name in self.learn:
+            setattr(self, name, nn.Parameter(value))
+        else:
+            self.register_buffer(name, value)
+
+    def check(self) -> None:
+        """Refuse constants outside their ranges; parameters may have left them, and are clamped where they are used."""
+        limits = {"alpha": (0.0, 1.0), "beta": (0.0, 1.0), "v_threshold": (0.0, 1e30)}
+        for name in ("alpha", "beta", "v_threshold", "v_reset", "v_init"):
+            value = torch.as_tensor(getattr(self, name))
+            low, high = limits.get(name, (-1e30, 1e30))
+            if value.is_meta or not value.numel():
+                continue
+            outside = (value <= low) if name == "v_threshold" else (value < low)
+            if bool((outside | (value > high) | ~value.isfinite()).any()):
+                bounds = "> 0" if name == "v_threshold" else f"in [{low:g}, {high:g}]"
+                raise UsageError(f"{name}: expected numbers {bounds}, got {value.detach().reshape(-1)[:4].tolist()} …")
+        if self.reset != "zero" and self._given("v_reset"):
+            raise UsageError(f"v_reset: only reset='zero' goes to a potential, got reset={self.reset!r}")
+
+    def _given(self, name: str) -> bool:
+        value = getattr(self, name)
+        return isinstance(value, Tensor) or value != 0
+
+    def settings(self) -> dict[str, Any]:
+        """Return the arguments as JSON values; tensors by their shape."""
+        values = {name: getattr(self, name) for name in self.constants}
+        shapes = {name: {"shape": list(value.shape)} for name, value in values.items() if isinstance(value, Tensor)}
+        return {**values, **shapes, "surrogate": describe(self.surrogate)}
+
+    def decays(self) -> tuple[float | Tensor, float | Tensor]:
+        """Return α and β as they are used."""
+        return _clamped(self.alpha, 0.0, 1.0), _clamped(self.beta, 0.0, 1.0)
+
+    def threshold(self) -> float | Tensor:
+        """Return Vth as it is used."""
+        return _clamped(self.v_threshold, LEAST_THRESHOLD, None) if "v_threshold" in self.learn else self.v_threshold
+
+    def forward(
+        self,
+        current: Tensor,
+        v: Tensor | None = None,
+        paths: GradientPaths = BPTT,
+        memory: Memory | None = None,
+    ) -> LongStep:
+        alpha, beta = self.decays()
+        threshold = self.threshold()
+        if v is None:
+            v = torch.zeros_like(current) + self.v_init
+        online = not paths.membrane and torch.is_grad_enabled() and bool(self.learn)
+        past = memory or Memory(torch.zeros_like(current), torch.zeros_like(current))
+        c = _fixed(alpha, online) * past.c + current
+        u = _fixed(beta, online) * v + c
+        if online:
+            past = self._sensitivities(past, v)
+            for parameter, of_u in ((alpha, past.q), (beta, past.r), (threshold, past.z)):
+                if of_u is not None:
+                    u = u + (parameter - parameter.detach()) * of_u  # adds 0 to the value
+        s = fire(u, threshold, self.surrogate, "authors" if self.at_threshold else "paper")
+        kept = u if paths.membrane else u.detach()
+        fired = s if paths.membrane and paths.reset else s.detach()
+        after = self._after(kept, fired, _fixed(threshold, online))
+        return LongStep(s, u, after, past._replace(c=c if paths.membrane else c.detach(), s=s.detach()))
+
+    def _after(self, u: Tensor, s: Tensor, threshold: float | Tensor) -> Tensor:
+        if self.reset == "none":
+            return u
+        if self.reset == "subtract":
+            return u - threshold * s
+        v = u * (1 - s)
+        return v + self.v_reset * s if self._given("v_reset") else v
+
+    @torch.no_grad()
+    def _sensitivities(self, past: Memory, v: Tensor) -> Memory:
+        """Carry p, q, r and z on by one step; v, c and s are those before it."""
+        alpha, beta = self.decays()
+        zero = torch.zeros_like(v)
+        p = q = r = z = None
+        if "alpha" in self.learn:
+            p = alpha * (zero if past.p is None else past.p) + past.c
+            q = beta * (zero if past.q is None else past.q) + p
+        if "beta" in self.learn:
+            r = beta * (zero if past.r is None else past.r) + v
+        if "v_threshold" in self.learn:
+            z = zero if past.z is None else past.z
+            z = beta * z - beta * past.s if self.reset == "subtract" else zero
+        return past._replace(p=p, q=q, r=r, z=z)
+
+    @torch.no_grad()
+    def follow(self, x: Tensor, before: Any) -> Any:
+        """Return the trace of an input: ``a[t] = α·a[t−1] + x[t]``, ``e[t] = β·e[t−1] + a[t]``."""
+        pairs, masks = self._pairs()
+        if len(pairs) == 1:
+            return _follow(x.detach(), before, *pairs[0])
+        if len(pairs) > MOST_TRACES:
+            raise UsageError(
+                f"CubaLIF: {len(pairs)} different decays, and an online rule keeps one trace for each, at most "
+                f"{MOST_TRACES}; draw them from fewer groups, use trace='mean', or train with BPTT"
+            )
+        old = [None] * len(pairs) if before is None else before.traces
+        traces = tuple(_follow(x.detach(), b, *pair) for b, pair in zip(old, pairs))
+        return GroupedTrace(traces, masks)
+
+    def _pairs(self) -> tuple[list[tuple[float, float]], tuple[Tensor, ...]]:
+        """Distinct pairs of α and β, and the neurons of each."""
+        alpha, beta = self.decays()
+        if not isinstance(alpha, Tensor) and not isinstance(beta, Tensor):
+            return [(alpha, beta)], ()
+        if self.trace == "mean":
+            return [(float(torch.as_tensor(alpha).mean()), float(torch.as_tensor(beta).mean()))], ()
+        both = torch.stack(torch.broadcast_tensors(*(torch.as_tensor(d).detach() for d in (alpha, beta))))
+        pairs, index = torch.unique(both.reshape(2, -1), dim=1, return_inverse=True)
+        masks = tuple((index == i).view(both.shape[1:]).to(both.dtype) for i in range(pairs.shape[1]))
+        return [(float(a), float(b)) for a, b in pairs.t()], masks
+
+    def extra_repr(self) -> str:
+        return ", ".join(f"{name}={value}" for name, value in self.settings().items())
+
+
+def _follow(x: Tensor, before: Any, alpha: float, beta: float) -> CubaTrace:
+    if before is None:
+        return CubaTrace(x, 1.0, x, 1.0)
+    arrived = alpha * getattr(before, "arrived", before.value) + x
+    length = alpha * getattr(before, "arrived_length", before.length) + 1.0
+    return CubaTrace(beta * before.value + arrived, beta * before.length + length, arrived, length)
+
+
+def _clamped(value: Any, low: float, high: float | None) -> Any:
+    return value.clamp(low, high) if isinstance(value, nn.Parameter) else value
+
+
+def _fixed(value: Any, online: bool) -> Any:
+    """A constant without a graph where an online rule carries its derivative itself."""
+    return value.detach() if online and isinstance(value, Tensor) else value

@@ -1,0 +1,229 @@
+"""A network as plain data, block by block, and built again from it: what ``model.pt`` holds besides the weights.
+
+::
+
+    {"input_shape": [64], "time_steps": 6, "convention": "paper",
+     "blocks": [{"connection": {"class": "Linear", "settings": {"in_features": 64, "out_features": 128, …}},
+                 "neuron": {"class": "LIF", "settings": {"beta": 0.5, …}},
+                 "branches": [{"connection": …, "source": 0, "delay": 1}], "skip": null, "dropout": 0.0}],
+     "readout": {"class": "Readout", "settings": …}}
+
+``settings`` are the arguments of the class, which its method ``settings()`` returns; values that are tensors are in the
+weights, and the settings say their shape. A class of a user's own is named with its module, ``"mine.Izhikevich"``, and
+never imported: only the network itself can be filled with such weights. A module that is no :class:`Network` is its
+class, and the neurons inside: ``{"class": "mine.Net", "parts": {"1": {"class": "LIF", …}}}``.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from torch import nn
+
+from ottt_loihi import checks
+from ottt_loihi.errors import UsageError
+from ottt_loihi.nn.blocks import Block, Branch, Skip
+from ottt_loihi.nn.connections import Connection, Conv2d, Linear, Readout
+from ottt_loihi.nn.cuba import CubaLIF
+from ottt_loihi.nn.network import Network
+from ottt_loihi.nn.neurons import LIF, DSRNeuron, Neuron, Stream
+from ottt_loihi.nn.surrogates import SURROGATES
+
+PARTS = {kind.__name__: kind for kind in (Linear, Conv2d, Readout, LIF, CubaLIF, Stream, DSRNeuron)}
+LARGEST = 2**31 - 1  # integers in a description
+
+Description = dict[str, Any]
+
+
+def describe(net: nn.Module) -> Description:
+    """Return what a network is, as JSON values without its weights: ``construct(describe(net))`` has its shapes.
+
+    Raises
+    ------
+    UsageError
+        for a setting of a user's own class that is no JSON value
+    """
+    if not isinstance(net, Network):
+        neurons = {name: _described(part) for name, part in net.named_modules() if isinstance(part, Neuron)}
+        return _plain({"class": _name(net), "parts": neurons})
+    own = {} if type(net) is Network else {"class": _name(net)}
+    return _plain(
+        {
+            **own,
+            "input_shape": net.input_shape,
+            "time_steps": net.time_steps,
+            "convention": net.convention,
+            "blocks": [_block(block) for block in net.blocks],
+            "readout": _described(net.readout),
+        }
+    )
+
+
+def construct(description: Any) -> Network:
+    """Return the network that :func:`describe` described, with weights of its own.
+
+    Raises
+    ------
+    UsageError
+        for anything else than a description, or one that names a class of a user's own (:func:`foreign`)
+    """
+    known = _fields(description, "network", ("input_shape", "time_steps", "convention", "blocks", "readout"))
+    blocks = [_built_block(block, f"block {i + 1}") for i, block in enumerate(_list(known["blocks"], "blocks"))]
+    readout = _part(known["readout"], "readout", Linear)
+    settings = {name: _sane(known[name], name) for name in ("input_shape", "time_steps", "convention")}
+    return _called(Network, "network", (blocks, readout), settings)
+
+
+def foreign(description: Any) -> list[str]:
+    """Return the parts that a file only names, ``"block 1, neuron: mine.Izhikevich"``; a description of any kind."""
+    return [f"{where}: {name}" for where, name in _classes(description, "") if name not in PARTS]
+
+
+def differences(mine: Any, other: Any, where: str = "network") -> Iterator[str]:
+    """Yield one phrase for each place in which two descriptions differ."""
+    if isinstance(mine, Mapping) and isinstance(other, Mapping):
+        for key in sorted(mine.keys() | other.keys()):
+            yield from differences(mine.get(key), other.get(key), f"{where}.{key}")
+    elif isinstance(mine, list) and isinstance(other, list) and len(mine) == len(other):
+        for index, pair in enumerate(zip(mine, other)):
+            yield from differences(*pair, f"{where}[{index}]")
+    elif mine != other:
+        yield f"{where}: expected {_short(mine)}, got {_short(other)}"
+
+
+def count_parts(description: Any) -> int:
+    """Return how many connections a description lists, whatever it is."""
+    blocks = description.get("blocks") if isinstance(description, Mapping) else None
+    blocks = blocks if isinstance(blocks, list) else []
+    branches = [block.get("branches") for block in blocks if isinstance(block, Mapping)]
+    return 1 + len(blocks) + sum(len(each) for each in branches if isinstance(each, list))
+
+
+def _block(block: Block) -> Description:
+    own = {} if type(block) is Block else {"class": _name(block)}
+    return {
+        **own,
+        "connection": _described(block.connection),
+        "neuron": _described(block.neuron),
+        "branches": [
+            {"connection": _described(branch.connection), "source": branch.source, "delay": branch.delay}
+            for branch in block.branches
+        ],
+        "skip": None if block.skip is None else {"source": block.skip.source, "factor": block.skip.factor},
+        "dropout": block.dropout,
+    }
+
+
+def _described(part: nn.Module) -> Description:
+    settings = part.settings() if isinstance(part, (Connection, Neuron)) else {}
+    return {"class": _name(part), "settings": settings}
+
+
+def _name(part: Any) -> str:
+    """The class by its bare name where it is one of :data:`PARTS`, no subclass; else with its module."""
+    kind = type(part)
+    return kind.__name__ if PARTS.get(kind.__name__) is kind else f"{kind.__module__}.{kind.__qualname__}"
+
+
+def _plain(description: Description) -> Description:
+    """A copy in JSON's types: what was read equals what was written."""
+    try:
+        return json.loads(json.dumps(description, allow_nan=False))
+    except (TypeError, ValueError) as error:
+        raise UsageError(f"network: the settings of a class of your own must be finite JSON values ({error})") from None
+
+
+def _classes(value: Any, where: str) -> Iterator[tuple[str, str]]:
+    """Every ``(place, class)`` in a description, surrogates of other classes than ours included."""
+    if isinstance(value, Mapping):
+        if isinstance(name := value.get("class"), str):
+            yield where or "network", name
+        surrogate = value.get("surrogate")
+        if isinstance(surrogate, Mapping) and surrogate.get("name") not in SURROGATES:
+            yield f"{where}, surrogate", str(surrogate.get("name"))
+        for key, part in value.items():
+            if key not in ("class", "surrogate"):
+                here = where if key in ("settings", "blocks", "parts", "branches") else f"{where}, {key}".strip(", ")
+                yield from _classes(part, here)
+    elif isinstance(value, list):
+        for index, part in enumerate(value):
+            yield from _classes(part, f"branch {index + 1} of {where}" if where else f"block {index + 1}")
+
+
+def _built_block(value: Any, where: str) -> Block:
+    known = _fields(value, where, ("connection", "neuron", "branches", "skip", "dropout"))
+    branches = []
+    for index, branch in enumerate(_list(known["branches"], f"{where}, branches")):
+        place = f"{where}, branch {index + 1}"
+        parts = _fields(branch, place, ("connection", "source", "delay"))
+        ends = [checks.integer(parts[name], f"{place}.{name}", 0, LARGEST) for name in ("source", "delay")]
+        branches.append(Branch(_part(parts["connection"], place, Connection), *ends))
+    skip = known["skip"]
+    if skip is not None:
+        parts = _fields(skip, f"{where}, skip", ("source", "factor"))
+        source = checks.integer(parts["source"], f"{where}, skip.source", 0, LARGEST)
+        skip = Skip(source, checks.number(parts["factor"], f"{where}, skip.factor"))
+    connection = _part(known["connection"], f"{where}, connection", Connection)
+    neuron = _part(known["neuron"], f"{where}, neuron", Neuron)
+    settings = {"branches": branches, "skip": skip, "dropout": known["dropout"]}
+    return _called(Block, where, (connection, neuron), settings)
+
+
+def _part(value: Any, where: str, kind: type) -> Any:
+    known = _fields(value, where, ("class", "settings"))
+    name, settings = known["class"], known["settings"]
+    if not isinstance(name, str) or not issubclass(PARTS.get(name, object), kind):
+        allowed = ", ".join(n for n, part in PARTS.items() if issubclass(part, kind))
+        raise UsageError(f"{where}: expected one of {allowed}, got {name!r:.80}")
+    if not isinstance(settings, Mapping):
+        raise UsageError(f"{where}: expected settings with names, got {settings!r:.80}")
+    part = _called(PARTS[name], where, (), _sane(settings, where))
+    if unlike := list(differences(_plain(part.settings()), settings, where)):
+        raise UsageError(f"{unlike[0]}; a description holds every setting of a {name}")
+    return part
+
+
+def _called(kind: Any, where: str, arguments: tuple[Any, ...], settings: Mapping[str, Any]) -> Any:
+    try:
+        return kind(*arguments, **settings)
+    except UsageError as error:
+        raise error if str(error).startswith(where) else UsageError(f"{where}: {error}") from None
+    except (TypeError, ValueError, RuntimeError, ArithmeticError, LookupError, AttributeError) as error:
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise UsageError(f"{where}: these settings do not fit ({reason})") from None
+
+
+def _sane(value: Any, where: str, depth: int = 0) -> Any:
+    """``value``, or a UsageError where it is nested deeply or holds numbers that no setting has."""
+    if depth > 4:
+        raise UsageError(f"{where}: settings are nested too deeply")
+    if isinstance(value, Mapping):
+        return {str(key): _sane(part, where, depth + 1) for key, part in value.items()}
+    if isinstance(value, list):
+        return [_sane(part, where, depth + 1) for part in value]
+    if checks.is_integer(value):
+        return checks.integer(value, where, -LARGEST, LARGEST)
+    return checks.number(value, where) if isinstance(value, float) else value
+
+
+def _fields(value: Any, where: str, names: tuple[str, ...]) -> dict[str, Any]:
+    if not isinstance(value, Mapping):
+        raise UsageError(f"{where}: expected {', '.join(names)}, got {value!r:.80}")
+    if missing := [name for name in names if name not in value]:
+        raise UsageError(f"{where}: {', '.join(missing)} is missing")
+    if more := [str(name) for name in value if name not in names]:
+        raise UsageError(f"{where}: {more[0]!r:.80} is none of {', '.join(names)}; a newer ottt-loihi may have it")
+    return dict(value)
+
+
+def _list(value: Any, where: str) -> list[Any]:
+    if not isinstance(value, list):
+        raise UsageError(f"{where}: expected a list, got {value!r:.80}")
+    return value
+
+
+def _short(value: Any) -> str:
+    text = "nothing" if value is None else json.dumps(value)
+    return text if len(text) <= 80 else f"{text[:77]}…"
