@@ -60,7 +60,7 @@ lint: $(STAMP)
 	$(BIN)/ruff format --check .
 
 # every benchmark in its short form, which shows that it runs; `make bench-full` measures what docs/benchmarks.md shows
-BENCHMARKS := startup sim learning training events vgg
+BENCHMARKS := startup sim pairs learning training events vgg
 SLOW_BENCHMARKS := onchip continual results
 bench: $(STAMP)
 	@for name in $(filter-out startup,$(BENCHMARKS)) $(SLOW_BENCHMARKS); do \

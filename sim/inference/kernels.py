@@ -150,16 +150,19 @@ def move(narrow, wide):
 @inlined
 def deliver(narrow, wide, exponent, fresh, a, s, t, total):
     """``total = (narrow + wide) · 2^exponent`` (floor), plus ``a[s, t]`` unless ``fresh``; no wide: none was moved."""
-    left, right = np.int32(max(exponent, 0)), np.int32(max(-exponent, 0))
+    times, right = (
+        np.int32(1 << max(exponent, 0)),
+        np.int32(max(-exponent, 0)),
+    )  # a product of int32 takes half a shift's time
     if wide.size == 0 and fresh and exponent >= 0:  # nearly always
         for j in range(total.size):
-            total[j] = np.int32(narrow[j]) << left
+            total[j] = np.int32(np.int32(narrow[j]) * times)
     else:
         for j in range(total.size):
             x = np.int32(narrow[j])
             if wide.size > 0:
                 x = np.int32(x + wide[j])
-            x = np.int32(np.int32(x << left) >> right)
+            x = np.int32(np.int32(x * times) >> right)
             total[j] = x if fresh else np.int32(a[s, t, j] + x)
 
 
@@ -343,12 +346,12 @@ def rows(words, first, table, limit, exponent, fresh, last, a, neurons):
 
 @inlined
 def add_tiles(narrow, weight, to, at, height, length, strides, count):
-    """Add one, two or three tiles of ``weight``, from ``at`` on, to the tile of the output from ``to`` on.
+    """Add one to four tiles of ``weight``, from ``at`` on, to the tile of the output from ``to`` on.
 
-    More at once would meet too seldom to be worth another loop.
+    A row costs as much to begin as 96 sums take: the more tiles at once, the better.
     """
     out_stride, weight_stride = np.uint64(strides[0]), np.uint64(strides[1])
-    p, q, r = np.uint64(at[0]), np.uint64(at[1]), np.uint64(at[2])
+    p, q, r, s = np.uint64(at[0]), np.uint64(at[1]), np.uint64(at[2]), np.uint64(at[3])
     if count == 1:
         for _ in range(height):
             for j in range(length):
@@ -362,7 +365,7 @@ def add_tiles(narrow, weight, to, at, height, length, strides, count):
             to += out_stride
             p += weight_stride
             q += weight_stride
-    else:
+    elif count == 3:
         for _ in range(height):
             for j in range(length):
                 two = np.int16(np.int16(weight[p + j]) + np.int16(weight[q + j]))
@@ -371,6 +374,16 @@ def add_tiles(narrow, weight, to, at, height, length, strides, count):
             p += weight_stride
             q += weight_stride
             r += weight_stride
+    else:
+        for _ in range(height):
+            for j in range(length):
+                two = np.int16(np.int16(weight[p + j]) + np.int16(weight[q + j]))
+                narrow[to + j] += np.int16(two + np.int16(np.int16(weight[r + j]) + np.int16(weight[s + j])))
+            to += out_stride
+            p += weight_stride
+            q += weight_stride
+            r += weight_stride
+            s += weight_stride
 
 
 @compiled
@@ -378,7 +391,7 @@ def tiles(words, first, tiles, strides, weight, limit, exponent, fresh, last, a,
     """A convolution: each spike adds a tile of ``weight`` to a tile of the output.
 
     tiles: uint32 ``(pre, 5)``: where a neuron's tile starts in the output and in ``weight``, its number of rows and
-    their length, and a number that neurons have in common whose tiles lie in the same place: up to three of them, one
+    their length, and a number that neurons have in common whose tiles lie in the same place: up to four of them, one
     after the other, are added at once. strides: from row to row, in the output and in ``weight``.
     """
     u, v, messages, base, keep_u, keep_v, bounded, bias, vth, loop, kept_u, kept_v, scores, readout, counts = neurons
@@ -386,7 +399,7 @@ def tiles(words, first, tiles, strides, weight, limit, exponent, fresh, last, a,
     index = np.empty(WORD * words.shape[2] + WORD, np.uint32)
     narrow, total = np.empty(size, np.int16), np.empty(size, np.int32)
     wide, nothing = np.empty(size, np.int32), np.empty(0, np.int32)
-    at = np.empty(3, np.uint32)
+    at = np.empty(4, np.uint32)
     for s in range(samples):
         for t in range(steps):
             count = active(words, s, first + t, index)
@@ -398,7 +411,7 @@ def tiles(words, first, tiles, strides, weight, limit, exponent, fresh, last, a,
                 i = index[k]
                 place, together = tiles[i, 4], 1
                 at[0] = tiles[i, 1]
-                while together < 3 and k + together < count and tiles[index[k + together], 4] == place:
+                while together < 4 and k + together < count and tiles[index[k + together], 4] == place:
                     at[together] = tiles[index[k + together], 1]
                     together += 1
                 if added + together > limit:

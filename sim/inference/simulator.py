@@ -28,7 +28,7 @@ from ottt_loihi.sim.network import INPUT, ChipNetwork
 from ottt_loihi import checks
 from ottt_loihi.errors import UsageError
 
-WINDOW_BYTES = 1 << 20  # synaptic input of the widest layer in one window: what a core's own cache holds
+WINDOW_BYTES = 1 << 21  # synaptic input of the widest layer in one window
 MAX_SAMPLES = 64  # in a chunk
 CHUNKS_PER_THREAD = 4  # at least, so that no thread waits long for the others
 MAX_HELPERS = 255  # threads of the pool; they start when there is work for them
