@@ -33,7 +33,7 @@ def rates(plan):
     return [0.05] * len(plan.hidden) + [0.02]
 
 
-@settings(max_examples=15, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=8, deadline=None, suppress_health_check=list(HealthCheck))
 @given(case=learning_cases(), silent=st.integers(1, 4))
 def test_the_kernel_equals_its_oracle(case, silent):
     options = replace(case.options, silent_epochs=silent, schedule="phased", decay_every=0)

@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass
 from importlib.metadata import requires
 
 from ottt_loihi.cli import command
+from ottt_loihi.converters.lava.backends import has_adapters
 from ottt_loihi.converters.lava.installed import installed, lava_dl_problem, lava_problem
 
 COLOURS = {"ok": "green", "note": "yellow", "missing": "bold red"}
@@ -99,11 +100,8 @@ def _data() -> Finding:
 
 
 def _hardware() -> Finding:
-    if not lava_problem():
-        from lava.utils.loihi import is_installed
-
-        if is_installed():
-            return Finding("Loihi 2", "ok", "Intel's extension for Lava is installed")
+    if not lava_problem() and has_adapters():
+        return Finding("Loihi 2", "ok", "Intel's extension for Lava is installed")
     return Finding("Loihi 2", "note", "no Intel extension for Lava: everything runs in Lava's CPU simulator")
 
 
