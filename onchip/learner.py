@@ -130,7 +130,7 @@ def learn(
             raise
         raise LavaError(f"{error}; {kept.told()}") from error
     chosen = {"backend": backend, "passes": passes, **vars(settings)}
-    per_sample = plan.steps_per_sample(settings.feedback, settings.schedule, settings.silent_epochs)
+    per_sample = plan.steps_per_sample(settings.feedback, settings.schedule, settings.silent_epochs, settings.input_lag)
     return session.result(stream.rates, per_sample, interrupted, chosen)
 
 

@@ -133,19 +133,20 @@ class TestLava:
             for name, value in learner.variables().items():
                 np.testing.assert_array_equal(run.get(graph.variables()[name]), value, name)
 
-    @pytest.mark.parametrize("feedback", ["random", "opzo"])
-    def test_the_graph_for_a_chip_learns_what_sim_learns(self, feedback, monkeypatch):
+    @pytest.mark.parametrize(("feedback", "lag"), [("random", 0), ("opzo", 0), ("random", 2)])
+    def test_the_graph_for_a_chip_learns_what_sim_learns(self, feedback, lag, monkeypatch):
         """Stand-ins for Intel's adapters and models: every plastic connection is Lava's own class, and finds one."""
         from ottt_loihi.converters.lava import backends
         from stand_ins import loihi2
 
         loihi2.install(monkeypatch)
+        monkeypatch.setattr(loihi2.PyToNxAdapter, "delay", lag)
         chip = backends.Loihi2("loihi2", "stand-ins", own=loihi2.learning_models(), in_process=True)
         monkeypatch.setitem(backends.BACKENDS, "loihi2", chip)
         network, _ = stock.even_weights(fresh_network((12,), (9,), 3, T, 0.5, "subtract", 128, 1))
         rng = np.random.default_rng(0)
         data = rng.integers(0, 2, (12, T, 12), np.uint8), rng.integers(0, 3, 12)
-        chosen = Settings(feedback=feedback, rounding="lava", silent_epochs=2, encoding="factored")
+        chosen = Settings(feedback=feedback, rounding="lava", silent_epochs=2, encoding="factored", input_lag=lag)
         expected, found = (learn(network, data, backend=name, settings=chosen) for name in ("sim", "loihi2"))
         assert found.chip == expected.chip
         assert found.counters == expected.counters

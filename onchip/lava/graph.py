@@ -154,7 +154,7 @@ def host_models() -> dict[type, type]:
 
 
 def _schedule(plan: Plan, feedback: str, options: Options) -> Schedule:
-    return plan.schedule(feedback, options.schedule, options.silent_epochs)
+    return plan.schedule(feedback, options.schedule, options.silent_epochs, options.input_lag)
 
 
 def _rule(plan: Plan, feedback: str, layer: int, seed: int, options: Options, is_stock: bool) -> Any:
@@ -241,7 +241,7 @@ def _back(
     if feedback == "kolen-pollack":
         return _learning_connection(plan, feedback, layer + 1, matrix, name, rounding, seed, own_seed, options, above)
     if feedback == "opzo":
-        epoch = plan.schedule(feedback).epoch
+        epoch = _schedule(plan, feedback, options).epoch
         return MomentumFeedback(matrix, of_layer.gain, scales.AVERAGING, epoch, own_seed, name)
     return None
 

@@ -52,7 +52,7 @@ def repeat_in_lava(
     settings = settings or Settings()
     plan = make_plan(chip, settings.unit)
     stock.require(plan, "lava", settings, settings.rounding, settings.feedback)
-    per_sample = plan.steps_per_sample(settings.feedback, settings.schedule, settings.silent_epochs)
+    per_sample = plan.steps_per_sample(settings.feedback, settings.schedule, settings.silent_epochs, settings.input_lag)
     samples = -(-int(steps) // per_sample)
     first = check_data(chip, *(data(0) if callable(data) else data), what="data")
     stream = Stream(plan, data, -(-samples // len(first[1])), settings, subspaces)

@@ -83,7 +83,7 @@ def start_weights(plan: Plan, layer: int, shape: tuple[int, int], seed: int) -> 
 
 def steps_per_y1(plan: Plan, layer: int, feedback: str, options: Options = DEFAULT) -> float:
     """y1 that moves a weight by one LSB per spike of trace 1."""
-    phases, decay = plan.schedule(feedback, options.schedule), plan.trace_decay(layer)
+    phases, decay = plan.schedule(feedback, options.schedule, lag=options.input_lag), plan.trace_decay(layer)
     left = integers.impulse_left(decay, phases.epoch, phases.pre_phase(layer))
     return 2**integers.FIXED_SHIFT / (integers.default_impulse(decay, options.silent_epochs > 0) * left)
 
@@ -139,7 +139,7 @@ def learning_network(
 
     Raises :class:`UsageError` for a rate too small or too large for the integers.
     """
-    schedule = plan.schedule(feedback, options.schedule, options.silent_epochs)
+    schedule = plan.schedule(feedback, options.schedule, options.silent_epochs, options.input_lag)
     lateral = plan_subspaces(plan, subspaces)
     layers = []
     for index, scales in enumerate(layer_scales(plan, rates, feedback, seed, options)):

@@ -19,7 +19,8 @@ Neurons hold y1 until the epoch ends. A pre spike of phase p meets an epoch's en
 decay of d = λ^(1/K) per Lava step and an impulse of d^−(K − p) the trace x1 at the end of the epoch is the network's
 own ``â[t] = λ·â[t−1] + s[t]``. For one hidden layer both kinds of feedback give K = 4.
 
-A frozen layer costs the one phase that its spikes need to get through; no error goes back into the front. Its
+Input that lags (``Options.input_lag``: adapters between host and chip) costs the phases that it needs, like frozen
+layers. A frozen layer costs the one phase that its spikes need to get through; no error goes back into the front. Its
 self-connections send in phase f + 2 and arrive in phase f + 3 ≤ K, still in the same epoch: they wait there for the
 next one, and what a sample's last step has sent is gone before the next sample begins.
 

@@ -53,16 +53,18 @@ class Plan:
     def classes(self) -> int:
         return self.chip.layers[-1].size
 
-    def schedule(self, feedback: str, kind: str = "phased", silent: int = 0) -> Schedule:
-        """The phases, for a kind of schedule (``sim.learning.options.SCHEDULES``) and silent epochs after samples."""
+    def schedule(self, feedback: str, kind: str = "phased", silent: int = 0, lag: int = 0) -> Schedule:
+        """The phases, for a kind of schedule (``sim.learning.options.SCHEDULES``), silent epochs, input that lags."""
         front = 0 if self.front is None else len(self.front.layers)
         if front and silent:
             raise UsageError(f"silent_epochs: {front} frozen layers act in every epoch; use 0, or learn in all layers")
-        return make_schedule(len(self.hidden), feedback, kind, front, silent)
+        if front and lag:
+            raise UsageError(f"input_lag: {front} frozen layers act before the ones that learn; learn in all layers")
+        return make_schedule(len(self.hidden), feedback, kind, front or lag, silent)
 
-    def steps_per_sample(self, feedback: str, kind: str = "phased", silent: int = 0) -> int:
+    def steps_per_sample(self, feedback: str, kind: str = "phased", silent: int = 0, lag: int = 0) -> int:
         """Lava steps."""
-        return self.schedule(feedback, kind, silent).period(self.chip.num_steps)
+        return self.schedule(feedback, kind, silent, lag).period(self.chip.num_steps)
 
     def resolution(self, layer: int) -> float:
         """Weight steps (LSB) per threshold, or per logit of 1 at the readout."""

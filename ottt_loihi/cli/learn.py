@@ -76,6 +76,7 @@ def learn(
     encoding: rule.EncodingOption = rule.Encoding.signed,
     schedule: rule.ScheduleOption = rule.Schedule.phased,
     silent_epochs: rule.SilentOption = 0,
+    input_lag: rule.LagOption = 0,
     plastic: Annotated[
         int | None,
         typer.Option(min=1, help="How many of the last layers learn, the others stay frozen; default: all dense ones."),
@@ -136,6 +137,7 @@ def learn(
         encoding=encoding.value,
         schedule=schedule.value,
         silent_epochs=silent_epochs,
+        input_lag=input_lag,
         **{k: v for k, v in rates.items() if v is not None},
     )
     scenario = _even(scenario, settings)

@@ -45,4 +45,7 @@ SilentOption = Annotated[
         min=0, max=255, help="Learning epochs without spikes after a sample, in place of clearing the trace (loihi2)."
     ),
 ]
+LagOption = Annotated[
+    int, typer.Option(min=0, max=31, help="Lava steps that a chip's adapters take on the way in (loihi2).")
+]
 WhenOption = Annotated[When, typer.Option(help="Learn from every time step, or only while the prediction is wrong.")]

@@ -12,6 +12,7 @@ from ottt_loihi.errors import UsageError
 LOSSES = ("mse", "softmax", "hinge")
 WHEN = ("always", "wrong")
 SCHEDULES = ("phased", "pipelined")
+LIMITS = (("silent_epochs", 0, 255), ("input_lag", 0, 31))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,6 +39,8 @@ class Options:
     silent_epochs   0 … 255                         0: the trace is 0 when a sample begins. More: so many learning
                                                     epochs without spikes follow a sample, and the trace decays on; for
                                                     Lava's own ``LearningDense``, which has no reset
+    input_lag       0 … 31                          Lava steps that spikes and labels need to reach the network beyond
+                                                    none: those of a chip's adapters, which its phases wait for
     ==============  ==============================  ====================================================================
 
     Raises :class:`UsageError` for anything else.
@@ -51,6 +54,7 @@ class Options:
     encoding: str = "signed"
     schedule: str = "phased"
     silent_epochs: int = 0
+    input_lag: int = 0
 
     def __post_init__(self) -> None:
         for name, allowed in (
@@ -63,11 +67,13 @@ class Options:
                 raise UsageError(f"{name}: expected one of {', '.join(allowed)}, got {getattr(self, name)!r}")
         if not isinstance(self.learn_bias, bool):
             raise UsageError(f"learn_bias: expected True or False, got {self.learn_bias!r}")
-        for name, low, high in (("decay_every", 0, 2**31), ("decay_shift", 1, 15), ("silent_epochs", 0, 255)):
+        for name, low, high in (("decay_every", 0, 2**31), ("decay_shift", 1, 15)) + LIMITS:
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
                 raise UsageError(f"{name}: expected an integer {low} … {high}, got {value!r}")
 
+        if self.input_lag and self.schedule != "phased":
+            raise UsageError("input_lag: needs the phased schedule")
         if self.silent_epochs and (self.schedule != "phased" or self.decay_every):
             raise UsageError("silent_epochs: need the phased schedule, and weights that do not decay")
 
