@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ottt_loihi.cli import command
 from ottt_loihi.cli.command import Debug, Json, execute, expect_file, out, print_json, print_table
+
+if TYPE_CHECKING:
+    from ottt_loihi.metrics import Metrics
 
 
 def evaluate_model(
@@ -24,7 +28,8 @@ def evaluate_model(
 
     Example: ottt-eval runs/first/model.pt -T 2 -T 6 -T 12 --plot rates.svg
     """
-    from ottt_loihi.data import load_data
+    from ottt_loihi import metrics
+    from ottt_loihi.data import load_like
     from ottt_loihi.training.checkpoint import load
     from ottt_loihi.training.evaluation import evaluate
 
@@ -32,15 +37,18 @@ def evaluate_model(
     expect_file(model, "model.pt", {"": trains, ".h5": "ottt-run classifies with the integer network"})
     net = load(model)
     name = data or net.provenance.get("data", "digits")
-    options = net.provenance.get("data_options", {}) if data is None else {}
-    split = load_data(name, **options)
-    if len(net.input_shape) == 3:
+    split, notes = load_like(name, net.data, net.provenance.get("data_options"))
+    if net.data is None and len(net.input_shape) == 3:
         split = split.with_channels()
-    encoding = net.provenance.get("encoding", {}).get("name")
-    encoding = "frames" if split.time_axis else encoding if encoding != "frames" else None
+    encoding = net.data.coding if net.data is not None else net.provenance.get("encoding", {}).get("name")
+    if net.data is None:
+        encoding = "frames" if split.time_axis else encoding if encoding != "frames" else None
+    for note in notes:
+        command.err.print(f"data: {note}", markup=False, soft_wrap=True)
     rows: list[dict[str, Any]] = []
     for steps in time_steps or [split.num_steps or net.time_steps]:
         found = evaluate(net, split.x_test, split.y_test, encoding=encoding, time_steps=steps)
+        measured = metrics.measure(found.predictions, split.y_test, net.num_classes, split.class_names)
         rows.append(
             {
                 "time_steps": steps,
@@ -48,6 +56,9 @@ def evaluate_model(
                 "spike_rates": found.spike_rates,
                 "rates_over_time": found.rates_over_time,
                 "synaptic_operations": found.synaptic_operations,
+                "samples": len(split.y_test),
+                **measured.to_json(),
+                "warnings": [w for w in (measured.warning, metrics.silent_layers(found.spike_rates)) if w],
             }
         )
     if plot is not None:
@@ -56,12 +67,23 @@ def evaluate_model(
         print_json({"model": str(model), "data": str(name), "trained_time_steps": net.time_steps, "runs": rows})
     else:
         _show(rows, str(name), net.time_steps)
+        _show_classes(measured, rows[-1])
         if plot is not None:
             out.print(f"firing rates: {plot}", style="dim")
 
 
 def main() -> None:
     execute(evaluate_model, "ottt-eval")
+
+
+def _show_classes(measured: Metrics, last: dict[str, Any]) -> None:
+    from ottt_loihi.metrics import COLUMNS
+    from ottt_loihi.report.report import Table
+
+    for warning in last["warnings"]:
+        command.err.print(f"warning: {warning}", markup=False, soft_wrap=True)
+    note = f"Balanced accuracy {measured.balanced_accuracy:.2%}, with T = {last['time_steps']}."
+    print_table(Table("recall of each class", COLUMNS, measured.worst(), note))
 
 
 def _draw(rates: Any, path: Path) -> None:
@@ -85,10 +107,18 @@ def _show(rows: list[dict[str, Any]], data: str, trained: int) -> None:
         [
             str(row["time_steps"]),
             f"{row['accuracy']:.2%}",
+            f"{row['balanced_accuracy']:.2%}",
             ", ".join(f"{rate:.3f}" for rate in row["spike_rates"][:6]) + ("…" if len(row["spike_rates"]) > 6 else ""),
             f"{row['synaptic_operations']:,.0f}",
         ]
         for row in rows
     ]
-    columns = ["T>", "accuracy>", "spikes per neuron and step>", "synaptic operations per sample>"]
-    print_table(Table(f"ottt-eval · {data}", columns, table, f"Trained with T = {trained}."))
+    columns = ["T>", "accuracy>", "balanced>", "spikes per neuron and step>", "synaptic operations per sample>"]
+    print_table(
+        Table(
+            f"ottt-eval · {data}",
+            columns,
+            table,
+            f"{rows[0]['samples']:,} test samples, all of them. Trained with T = {trained}.",
+        )
+    )
