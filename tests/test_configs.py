@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from ottt_loihi.data.images import load_image_folder
-from ottt_loihi.data.registry import DATA_SETS
+from ottt_loihi.data.registry import DATA_SETS, loader_options
 from ottt_loihi.data.split import Split
 from ottt_loihi.errors import FileError, UsageError
 from ottt_loihi.training.compare import read_comparison
@@ -31,6 +31,12 @@ SHAPES = {  # of a sample, time included, and classes
     "n-mnist": ((STEPS, 2, 34, 34), 10),
     "cifar10-dvs": ((STEPS, 2, 48, 48), 10),
     "dvs-gesture": ((STEPS, 2, 128, 128), 11),
+    "fsdd": ((STEPS, 40), 10),
+    "gas-drift": ((128,), 6),
+    "myo-emg": ((STEPS, 16), 8),
+    "mitbih": ((42,), 4),
+    "braille": ((STEPS, 12), 7),
+    "uea-timeseries": ((STEPS, 12), 9),
 }
 # what a configuration asks for and this test does not do
 ELSEWHERE = {
@@ -50,6 +56,17 @@ def sample_shape(config: Config) -> tuple[tuple[int, ...], int]:
     return (1, *shape) if flat else shape, classes
 
 
+def timed(shape: tuple[int, ...]) -> bool:
+    """Whether a sample of this shape begins with time."""
+    return shape[0] == STEPS
+
+
+def options_of(config: Config) -> list[str]:
+    """The loader's options; ImageNet has no name of its own."""
+    name = config.data["name"]
+    return loader_options(name) if name in DATA_SETS else []
+
+
 def few_samples(config: Config) -> Split:
     """The first real samples, or random ones of the same shape."""
     try:
@@ -58,7 +75,7 @@ def few_samples(config: Config) -> Split:
         shape, classes = sample_shape(config)
         rng = np.random.default_rng(0)
         x, y = rng.random((SAMPLES, *shape)).astype(np.float32), rng.integers(0, classes, SAMPLES)
-        return Split(x, y, x, y, num_classes=classes, name=config.data["name"], time_axis=len(shape) == 4)
+        return Split(x, y, x, y, num_classes=classes, name=config.data["name"], time_axis=timed(shape))
 
 
 load_data = Config.load_data
@@ -69,7 +86,7 @@ def train(config, folder):
     changes = {f"training.{name}": value for name, (value, _) in ELSEWHERE.items()}
     if config.network.get("name", "mlp") != "dsr":
         changes["network.time_steps"] = STEPS
-    if "num_steps" in config.data:
+    if "num_steps" in options_of(config):
         changes["data.num_steps"] = STEPS
     if config.rule.get("name") in ("ide", "spide"):
         changes["rule.not_converged"] = "continue"  # so few steps reach no equilibrium
@@ -104,7 +121,9 @@ def test_data_options_of_every_config_are_the_loaders():
         data = dict(read_config(path).data)
         name = data.pop("name")
         loader = DATA_SETS[name].load if name in DATA_SETS else load_image_folder
-        assert set(data) - {"encoding", "augmentations"} <= set(inspect.signature(loader).parameters), path
+        assert set(data) - {"encoding", "augmentations", "scale", "quantile"} <= set(
+            inspect.signature(loader).parameters
+        ), path
 
 
 def test_every_config_is_sound():
@@ -113,7 +132,7 @@ def test_every_config_is_sound():
         config = read_config(path)
         shape, classes = sample_shape(config)
         with torch.device("meta"):
-            net = config.make_network(shape[-3:] if len(shape) == 4 else shape, classes)
+            net = config.make_network(shape[1:] if timed(shape) else shape, classes)
         config.make_rule(net.convention)
 
 

@@ -34,7 +34,7 @@ def test_digits_need_nothing(monkeypatch):
 
 
 def test_names_and_options(tmp_path):
-    with pytest.raises(UsageError, match=r"expected one of digits, mnist, .*an \.npz file .*; got 'minst'"):
+    with pytest.raises(UsageError, match=r"expected one of digits, mnist, .*a file \.npz, .*; got 'minst'"):
         load_data("minst")
     with pytest.raises(UsageError, match="mnist has no option 'num_steps'; it has none"):
         load_data("mnist", tmp_path, num_steps=4)

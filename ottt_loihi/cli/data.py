@@ -61,6 +61,7 @@ def _state(data_set: DataSet, folder: Path | None) -> dict[str, Any]:
     from ottt_loihi.errors import FileError
 
     state: dict[str, Any] = {"name": data_set.name, "title": data_set.title, "source": data_set.source}
+    state["licence"] = data_set.licence
     wanted = [layout.describe("") for layout in data_set.layouts]
     try:
         found = data_set.find(folder)
@@ -83,7 +84,8 @@ def _show_listing(result: dict[str, Any]) -> None:
         command.out.print(f"Set {ENVIRONMENT} to a folder of data sets and put there (nothing is downloaded):")
     for state in missing:
         line = f"{state['name']}: {'; or '.join(state['wanted'])}" if base is None else state["problem"]
-        command.out.print(f"{line}; from {state['source']}", markup=False, soft_wrap=True)
+        licence = f"; licence: {state['licence']}" if state["licence"] else ""
+        command.out.print(f"{line}; from {state['source']}{licence}", markup=False, soft_wrap=True)
 
 
 def _where(state: dict[str, Any], base: str | None) -> str:

@@ -83,7 +83,7 @@ def from_arrays(
     else:
         if len(x) != len(y):
             raise UsageError(f"{where}expected one label per sample, got {len(x)} samples and {len(y)} labels")
-        chosen = _draw(y, test_share, seed, where)
+        chosen = draw_test(y, test_share, seed, where)
         x, y, x_test, y_test = x[~chosen], y[~chosen], x[chosen], y[chosen]
     return Split(
         x,
@@ -158,13 +158,18 @@ def load_unlabelled(path: str | os.PathLike[str], time_axis: bool | int) -> np.n
         raise FileError(f"{path}: {str(error).removeprefix(f'{path}: ')}") from error
 
 
+def read_arrays(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
+    """Return every array of an ``.npz`` file, numbers and texts; nothing is unpickled, sizes are checked first."""
+    return _open_npz(path, every=True)[1]
+
+
 def has_labels(path: str | os.PathLike[str]) -> bool:
     """Return whether an ``.npz`` file has labels."""
     _, arrays, _ = _open_npz(path)
     return "y" in arrays or "y_test" in arrays
 
 
-def _open_npz(path: str | os.PathLike[str]) -> tuple[Path, dict[str, np.ndarray], list[str]]:
+def _open_npz(path: str | os.PathLike[str], every: bool = False) -> tuple[Path, dict[str, np.ndarray], list[str]]:
     """The path, the arrays with known names, and the names of the others."""
     path = Path(path)
     if not path.is_file():
@@ -172,7 +177,7 @@ def _open_npz(path: str | os.PathLike[str]) -> tuple[Path, dict[str, np.ndarray]
     try:
         refuse_pointer(path)
         with zipfile.ZipFile(path) as archive:
-            return path, *_read_members(archive, path)
+            return path, *_read_members(archive, path, every)
     except FileError:
         raise
     except (OSError, zipfile.BadZipFile, zlib.error, EOFError, ValueError, NotImplementedError, RuntimeError) as error:
@@ -205,7 +210,7 @@ def _said(name: str, value: np.ndarray) -> Any:
     return value.item()
 
 
-def _read_members(archive: zipfile.ZipFile, path: Path) -> tuple[dict[str, np.ndarray], list[str]]:
+def _read_members(archive: zipfile.ZipFile, path: Path, every: bool) -> tuple[dict[str, np.ndarray], list[str]]:
     infos = archive.infolist()
     known = PAIRS | HALVES | SAYS
     names = [info.filename.removesuffix(".npy") for info in infos]
@@ -213,8 +218,8 @@ def _read_members(archive: zipfile.ZipFile, path: Path) -> tuple[dict[str, np.nd
         raise FileError(f"{path}: holds two arrays of one name; it is damaged")
     if sum(info.file_size for info in infos) > MAX_BYTES:
         raise UnsafeFileError(f"{path}: declares more than {MAX_BYTES} bytes; refused")
-    read = {name: _read_member(archive, info, path) for name, info in zip(names, infos) if name in known}
-    return read, [name for name in names if name not in known]
+    read = {name: _read_member(archive, info, path) for name, info in zip(names, infos) if every or name in known}
+    return read, [name for name in names if name not in read]
 
 
 def _read_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo, path: Path) -> np.ndarray:
@@ -228,10 +233,9 @@ def _read_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo, path: Path) ->
         shape, fortran_order, dtype = readers[version](member, max_header_size=MAX_HEADER)
         if dtype.hasobject:
             raise UnsafeFileError(f"{where}: holds pickled objects; refused, save plain arrays of numbers")
-        texts = "US" if info.filename.removesuffix(".npy").startswith(("y", "class_names")) else ""
-        if dtype.kind not in f"iufb{texts}":
-            raise FileError(f"{where}: expected numbers{' or texts' if texts else ''}, found {dtype}")
-        if dtype.itemsize > MAX_TEXT and texts:
+        if dtype.kind not in "iufbUS":
+            raise FileError(f"{where}: expected numbers or texts, found {dtype}")
+        if dtype.itemsize > MAX_TEXT and dtype.kind in "US":
             raise UnsafeFileError(f"{where}: texts of {dtype.itemsize} bytes; refused")
         count = 1
         for size in shape:
@@ -302,7 +306,7 @@ def _refuse_gaps(x: np.ndarray, where: str) -> None:
         )
 
 
-def _draw(y: np.ndarray, test_share: float, seed: int, where: str) -> np.ndarray:
+def draw_test(y: np.ndarray, test_share: float, seed: int, where: str) -> np.ndarray:
     """bool ``(n,)``: for each class, ``⌈share · its samples⌉`` drawn at random, but never all."""
     if not 0 < test_share < 1 or seed < 0:
         raise UsageError(f"{where}expected 0 < test_share < 1 and seed ≥ 0, got {test_share} and {seed}")

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ottt_loihi.data.arrays import load_npz
+from ottt_loihi.data.audio import FSDD, is_wav_folder, load_fsdd, load_wav_folder
 from ottt_loihi.data.cifar import CIFAR10, CIFAR100, load_cifar10, load_cifar100
 from ottt_loihi.data.digits import load_digits
 from ottt_loihi.data.dvs import CIFAR10_DVS, DVS_GESTURE, load_cifar10_dvs, load_dvs_gesture
@@ -17,15 +18,38 @@ from ottt_loihi.data.folder import Found, Layout, data_folder, find
 from ottt_loihi.data.idx import FASHION_MNIST, MNIST, load_fashion_mnist, load_mnist
 from ottt_loihi.data.images import load_image_folder
 from ottt_loihi.data.nmnist import NMNIST, load_nmnist
+from ottt_loihi.data.sensors import (
+    BRAILLE,
+    GAS_DRIFT,
+    MITBIH,
+    MYO_EMG,
+    load_braille,
+    load_gas_drift,
+    load_mitbih,
+    load_myo_emg,
+)
 from ottt_loihi.data.split import Split
+from ottt_loihi.data.table import load_csv
+from ottt_loihi.data.timeseries import UEA, load_ts, load_uea
 from ottt_loihi.errors import FileError, UsageError
 
 
 @dataclass(frozen=True)
 class DataSet:
-    """title · load: the loader, whose arguments after ``folder`` are options · layouts: what must lie where.
+    """A data set that has a name.
 
-    ``layouts`` is empty for a data set that comes with an installed package. ``source``: where people get it.
+    Attributes
+    ----------
+    title
+        what it is
+    load
+        the loader, whose arguments after ``folder`` are options
+    layouts
+        what must lie where; empty for a data set that comes with an installed package
+    source
+        where people get it
+    licence
+        under which it is published, as far as it was verified
     """
 
     name: str
@@ -33,6 +57,7 @@ class DataSet:
     load: Callable[..., Split]
     layouts: tuple[Layout, ...] = ()
     source: str = ""
+    licence: str = ""
 
     def find(self, folder: str | os.PathLike[str] | None = None) -> Found | None:
         """Where it is, or None where it needs no files; :class:`FileError` says what is missing and where it goes."""
@@ -82,12 +107,63 @@ DATA_SETS = {
             CIFAR10_DVS,
             "https://figshare.com/articles/dataset/CIFAR10-DVS_New/4724671",
         ),
+        DataSet(
+            "fsdd",
+            "spoken digits, 3,000 recordings",
+            load_fsdd,
+            FSDD,
+            "https://github.com/Jakobovski/free-spoken-digit-dataset",
+            "CC BY-SA 4.0",
+        ),
+        DataSet(
+            "gas-drift",
+            "16 gas sensors over 36 months",
+            load_gas_drift,
+            GAS_DRIFT,
+            "https://archive.ics.uci.edu/dataset/270",
+            "CC BY 4.0, its page says for research only",
+        ),
+        DataSet(
+            "myo-emg",
+            "muscles, 8 wrist gestures",
+            load_myo_emg,
+            MYO_EMG,
+            "https://github.com/aljazfrancic/myo-readings-dataset",
+            "MIT",
+        ),
+        DataSet(
+            "mitbih",
+            "heart beats of 44 patients",
+            load_mitbih,
+            MITBIH,
+            "https://physionet.org/content/mitdb/1.0.0",
+            "ODC Attribution 1.0",
+        ),
+        DataSet(
+            "braille",
+            "events of a fingertip, 7 or 27 letters",
+            load_braille,
+            BRAILLE,
+            "https://doi.org/10.5281/zenodo.7050094",
+            "CC BY 4.0, as a third party says",
+        ),
+        DataSet(
+            "uea-timeseries",
+            "JapaneseVowels, BasicMotions",
+            load_uea,
+            UEA,
+            "https://www.timeseriesclassification.com",
+            "BSD-3-Clause of the wheel that ships it; UEA's own terms were not seen",
+        ),
     )
 }
 
 
+FILES: dict[str, Callable[..., Split]] = {".npz": load_npz, ".csv": load_csv, ".tsv": load_csv, ".ts": load_ts}
+
+
 def load_data(name: str | os.PathLike[str], folder: str | os.PathLike[str] | None = None, **options: Any) -> Split:
-    """A data set by name, an ``.npz`` file by its path, or a folder of images (``train/``, ``val/``) by its path.
+    """A data set by name; or a file ``.npz``, ``.csv``, ``.ts``, a folder of images or of WAV files, by its path.
 
     Parameters
     ----------
@@ -134,7 +210,9 @@ def _loader(name: str, folder: str | os.PathLike[str] | None) -> tuple[Callable[
         data_set = DATA_SETS[name]
         return data_set.load, {"folder": folder} if data_set.layouts else {}
     path = _path(name, folder)
-    return (load_npz, {"path": path}) if path.suffix == ".npz" else (load_image_folder, {"folder": path})
+    if path.suffix in FILES:
+        return FILES[path.suffix], {"path": path}
+    return (load_wav_folder if is_wav_folder(path) else load_image_folder), {"folder": path}
 
 
 def _options_of(loader: Callable[..., Split]) -> list[str]:
@@ -142,12 +220,15 @@ def _options_of(loader: Callable[..., Split]) -> list[str]:
 
 
 def _path(name: str, folder: str | os.PathLike[str] | None) -> Path:
-    """What a name that is no data set's means: a file ``.npz``, or a folder that is there."""
+    """What a name that is no data set's means: a file of a known kind, or a folder that is there."""
     base = data_folder(folder)
     candidates = [Path(name).expanduser(), *([base / name] if base else [])]
     for path in candidates:
-        if path.is_dir() or (path.suffix == ".npz" and path.is_file()):
+        if path.is_dir() or (path.suffix in FILES and path.is_file()):
             return path
-    if candidates[0].suffix == ".npz":
+    if candidates[0].suffix in FILES:
         raise FileError(f"{candidates[0]}: no such file")
-    raise UsageError(f"data: expected one of {', '.join(DATA_SETS)}, an .npz file or a folder of images; got {name!r}")
+    raise UsageError(
+        f"data: expected one of {', '.join(DATA_SETS)}, a file {', '.join(FILES)}, or a folder of images or WAV files; "
+        f"got {name!r}"
+    )

@@ -1,0 +1,267 @@
+"""Sound: WAV files as log-mel frames, folders of them, and the Free Spoken Digit Dataset."""
+
+from __future__ import annotations
+
+import io
+import os
+import re
+import struct
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from ottt_loihi import checks
+from ottt_loihi.data.folder import Layout, find, read_bytes
+from ottt_loihi.data.lengths import same_length
+from ottt_loihi.data.nmnist import read_archive
+from ottt_loihi.data.split import Split
+from ottt_loihi.errors import FileError, UsageError
+
+MAX_BYTES = 1 << 28  # of one recording
+MAX_FILES = 1 << 20
+WINDOW = 0.032  # seconds of sound in a frame
+HOP = 0.010  # seconds between two frames
+DECIBELS = 60.0  # what lies further below the loudest band of a recording is silence
+DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
+NUM_TEST = 5  # recordings 0 … 4 of each speaker and digit, as published
+FSDD = (
+    Layout("archive", ("fsdd",), {"archive": ("fsdd.tar.xz",)}),
+    Layout(
+        "folder",
+        ("fsdd", "free-spoken-digit-dataset", "fsdd/fsdd"),
+        {"recordings": ("recordings/",)},
+        "with .wav files",
+    ),
+)
+
+
+def load_fsdd(
+    folder: str | os.PathLike[str] | None = None,
+    bands: int = 40,
+    num_steps: int = 40,
+    lengths: str = "stretch",
+    held_out: str = "",
+) -> Split:
+    """Spoken digits as log-mel frames, float32 ``(n, num_steps, bands)`` in [0, 1]; 2,700 + 300 recordings at 8 kHz.
+
+    Parameters
+    ----------
+    bands, num_steps, lengths
+        of :func:`log_mel` and :func:`~ottt_loihi.data.lengths.same_length`
+    held_out
+        a speaker's name: all of this speaker's recordings are the test part, in place of the published split (the
+        recordings 0 … 4 of every speaker and digit)
+    """
+    found = find("fsdd", FSDD, folder)
+    if found.layout.format == "archive":
+        files = {Path(name).name: content for name, content in read_archive(found.paths["archive"]).items()}
+    else:
+        files = {path.name: read_bytes(path, MAX_BYTES) for path in sorted(found.paths["recordings"].glob("*.wav"))}
+    named = {name: re.fullmatch(r"(\d)_([a-z]+)_(\d+)\.wav", name) for name in sorted(files)}
+    named = {name: match.groups() for name, match in named.items() if match}
+    if not named:
+        raise FileError(f"{found.folder}: no recordings digit_speaker_number.wav")
+    speakers = sorted({speaker for _, speaker, _ in named.values()})
+    if held_out and held_out not in speakers:
+        raise UsageError(f"held_out: expected one of {', '.join(speakers)}, got {held_out!r}")
+    frames = [log_mel(*read_wav(files[name], name)[:2], bands) for name in named]
+    x, notes = same_length(frames, lengths, "fsdd", num_steps)
+    y = np.array([int(digit) for digit, _, _ in named.values()], np.int64)
+    test = np.array([s == held_out if held_out else int(n) < NUM_TEST for _, s, n in named.values()])
+    if test.all() or not test.any():
+        raise FileError(f"{found.folder}: expected recordings of both parts, found {int(test.sum())} for testing")
+    return Split(x[~test], y[~test], x[test], y[test], 10, time_axis=True, name="fsdd", class_names=DIGITS, notes=notes)
+
+
+def load_wav_folder(
+    folder: str | os.PathLike[str],
+    bands: int = 40,
+    num_steps: int = 40,
+    rate: int = 16_000,
+    lengths: str = "stretch",
+    test_share: float = 0.2,
+    seed: int = 0,
+) -> Split:
+    """A folder of recordings, ``<class>/*.wav``, or ``train/<class>`` and ``test/<class>``, as log-mel frames.
+
+    Parameters
+    ----------
+    bands, num_steps, lengths
+        of :func:`log_mel` and :func:`~ottt_loihi.data.lengths.same_length`
+    rate
+        in Hz; recordings of another rate are resampled, and ``notes`` say how many
+    test_share, seed
+        of each class, where the folder has no parts of its own
+
+    Returns
+    -------
+    float32 ``(n, num_steps, bands)`` in [0, 1]
+    """
+    folder = Path(folder)
+    train = _classes(folder / "train") if (folder / "train").is_dir() else None
+    test = next((_classes(folder / n) for n in ("test", "val") if (folder / n).is_dir()), None) if train else None
+    whole = train if train is not None else _classes(folder)
+    names = tuple(sorted(whole))
+    if test is not None and set(test) != set(whole):
+        differing = ", ".join(sorted(set(test) ^ set(whole))[:5])
+        raise FileError(f"{folder}: expected the same classes in both parts; only one has {differing}")
+    arrays, notes = [], []
+    for part in (whole, *([test] if test is not None else [])):
+        frames, labels, said = _recordings(part, names, bands, rate)
+        x, more = same_length(frames, lengths, folder.name, num_steps)
+        arrays += [x, labels]
+        notes += [*said, *more]
+    if test is None:
+        from ottt_loihi.data.arrays import from_arrays
+
+        drawn = from_arrays(*arrays, time_axis=True, test_share=test_share, seed=seed, num_classes=len(names))
+        arrays = [drawn.x_train, drawn.y_train, drawn.x_test, drawn.y_test]
+    title = folder.resolve().name
+    return Split(*arrays, len(names), time_axis=True, name=title, class_names=names, notes=tuple(notes))
+
+
+def is_wav_folder(folder: Path) -> bool:
+    """Return whether a folder has recordings, in a folder per class."""
+    return any(next(folder.glob(pattern), None) is not None for pattern in ("*/*.wav", "train/*/*.wav"))
+
+
+def read_wav(content: bytes, where: str) -> tuple[np.ndarray, int, int]:
+    """Return samples float64 ``(n,)`` in [−1, 1], the rate in Hz, and the number of channels, which are averaged.
+
+    Raises
+    ------
+    FileError
+        for anything but a WAV file of PCM or floats, a truncated one, or one without samples
+    """
+    from scipy.io import wavfile
+
+    if not content.startswith((b"RIFF", b"RIFX", b"RF64")):
+        raise FileError(f"{where}: no WAV file, it starts with {content[:4]!r}")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")  # scipy warns of a file that ends early, and reads on
+            rate, data = wavfile.read(io.BytesIO(content))
+    except (
+        ValueError,
+        OSError,
+        EOFError,
+        struct.error,
+        UserWarning,
+        IndexError,
+        TypeError,
+        ZeroDivisionError,
+        MemoryError,
+        OverflowError,
+        AttributeError,
+        UnboundLocalError,
+    ) as error:
+        raise FileError(
+            f"{where}: not a readable WAV file, or damaged ({' '.join(str(error).split())[:120]})"
+        ) from None
+    if data.size == 0 or data.ndim > 2 or rate < 1:
+        raise FileError(f"{where}: a WAV file without samples")
+    channels = 1 if data.ndim == 1 else data.shape[1]
+    sound = data.astype(np.float64)
+    if data.dtype.kind == "u":
+        sound = (sound - 128) / 128
+    elif data.dtype.kind == "i":
+        sound = sound / -float(np.iinfo(data.dtype).min)
+    if not np.isfinite(sound).all():
+        raise FileError(f"{where}: its samples are not finite")
+    return (sound if channels == 1 else sound.mean(axis=1)), int(rate), channels
+
+
+def log_mel(sound: np.ndarray, rate: int, bands: int = 40) -> np.ndarray:
+    """Return the log-mel frames of a sound, float64 ``(frames, bands)`` in [0, 1], one every 10 ms of 32 ms.
+
+    ``1 + dB/60``, where 0 dB is the loudest band and frame of this recording; what lies more than 60 dB below is 0.
+    So a recording's loudness has no influence.
+
+    Parameters
+    ----------
+    sound
+        ``(n,)``
+    rate
+        in Hz
+    bands
+        triangles on the mel scale ``2595·log10(1 + f/700)`` (O'Shaughnessy 1987), up to half the rate
+    """
+    checks.integer(bands, "bands", 1, 1024)
+    width, hop = max(2, round(WINDOW * rate)), max(1, round(HOP * rate))
+    padded = np.pad(sound, (0, max(0, width - len(sound))))
+    frames = np.lib.stride_tricks.sliding_window_view(padded, width)[::hop]
+    power = np.abs(np.fft.rfft(frames * np.hanning(width), axis=1)) ** 2
+    energy = power @ mel_filters(bands, width, rate).T
+    loudest = energy.max()
+    if loudest <= 0:
+        return np.zeros(energy.shape)
+    decibels = 10 * np.log10(np.maximum(energy / loudest, 10 ** (-DECIBELS / 10)))
+    return 1 + decibels / DECIBELS
+
+
+def mel_filters(bands: int, width: int, rate: int) -> np.ndarray:
+    """Return the triangular filters float64 ``(bands, width // 2 + 1)`` over the frequencies of a window."""
+    edges = 700 * (10 ** (np.linspace(0, 2595 * np.log10(1 + rate / 2 / 700), bands + 2) / 2595) - 1)
+    bins = np.fft.rfftfreq(width, 1 / rate)
+    distance = max(rate / width, 1e-12)
+    low, middle, high = edges[:-2, None], edges[1:-1, None], edges[2:, None]
+    rising = (bins - low) / np.maximum(middle - low, distance)  # a triangle is as wide as two frequencies at least
+    falling = (high - bins) / np.maximum(high - middle, distance)
+    filters = np.maximum(0, np.minimum(rising, falling))
+    empty = filters.sum(axis=1) == 0
+    filters[empty, np.abs(bins - middle[empty]).argmin(axis=1)] = 1
+    return filters
+
+
+def resampled(sound: np.ndarray, rate: int, wanted: int) -> np.ndarray:
+    """Return a sound at another rate, by scipy's polyphase filter."""
+    from math import gcd
+
+    from scipy.signal import resample_poly
+
+    common = gcd(rate, wanted)
+    return resample_poly(sound, wanted // common, rate // common)
+
+
+def _classes(folder: Path) -> dict[str, list[Path]]:
+    """Class → its recordings, both in alphabetical order."""
+    if not folder.is_dir():
+        raise FileError(f"{folder}: no such folder")
+    found = {
+        p.name: sorted(f for f in p.iterdir() if f.suffix.lower() == ".wav") for p in folder.iterdir() if p.is_dir()
+    }
+    if not found:
+        raise FileError(f"{folder}: expected one folder per class, found none")
+    for name, paths in found.items():
+        if not paths:
+            raise FileError(f"{folder / name}: no .wav files")
+    if sum(len(paths) for paths in found.values()) > MAX_FILES:
+        raise FileError(f"{folder}: more than {MAX_FILES:,} recordings")
+    return found
+
+
+def _recordings(
+    classes: dict[str, list[Path]], names: Sequence[str], bands: int, rate: int
+) -> tuple[list[np.ndarray], np.ndarray, list[str]]:
+    checks.integer(rate, "rate", 100, 1 << 20)
+    frames, labels, others, stereo = [], [], set(), 0
+    resampled_count = 0
+    for label, name in enumerate(names):
+        for path in classes[name]:
+            sound, found, channels = read_wav(read_bytes(path, MAX_BYTES), str(path))
+            stereo += channels > 1
+            if found != rate:
+                resampled_count += 1
+                others.add(found)
+                sound = resampled(sound, found, rate)
+            frames.append(log_mel(sound, rate, bands))
+            labels.append(label)
+    notes = []
+    if resampled_count:
+        rates = ", ".join(f"{r:,}" for r in sorted(others)[:5])
+        notes.append(f"{resampled_count} of {len(frames)} recordings of {rates} Hz were resampled to {rate:,} Hz")
+    if stereo:
+        notes.append(f"the channels of {stereo} of {len(frames)} recordings were averaged")
+    return frames, np.array(labels, np.int64), notes

@@ -1,0 +1,206 @@
+"""CSV files of a sensor: a row a sample, or a row a time step."""
+
+from __future__ import annotations
+
+import csv
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from ottt_loihi import checks
+from ottt_loihi.data.arrays import from_arrays
+from ottt_loihi.data.folder import read_text
+from ottt_loihi.data.lengths import same_length
+from ottt_loihi.data.split import Split
+from ottt_loihi.errors import FileError, UsageError
+
+MAX_BYTES = 1 << 31
+DELIMITERS = ",;\t"
+
+
+def load_csv(
+    path: str | os.PathLike[str],
+    label: str = "label",
+    sample: str = "",
+    window: int = 0,
+    step: int = 0,
+    leave_out: Sequence[str] = (),
+    lengths: str = "refuse",
+    num_steps: int | None = None,
+    dt: float | None = None,
+    test_share: float = 0.2,
+    seed: int = 0,
+) -> Split:
+    """A CSV file with a heading, as float32.
+
+    ====================  ========================================================================================
+    asked for             samples
+    ====================  ========================================================================================
+    nothing more          every row is one, ``(n, columns)``
+    ``sample="id"``       rows with the same value in that column are the time steps of one, ``(n, T, columns)``
+    ``window=T``          T rows of a long recording are one; a new one begins every ``step`` rows (default T), and
+                          windows in which the label changes are left out
+    ====================  ========================================================================================
+
+    Parameters
+    ----------
+    label
+        name of the column of classes, texts or integers
+    leave_out
+        names of columns that are no channels, such as a time stamp
+    lengths, num_steps
+        of samples with ``sample``: :func:`~ottt_loihi.data.lengths.same_length`
+    dt
+        seconds between two rows
+    test_share, seed
+        the test samples are drawn for each class; with ``window`` they are the last of each class in time, and windows
+        that share rows with a training window are left out
+
+    Raises
+    ------
+    FileError
+        for a file of another form, cells that are empty or no numbers; the message names line and column
+    UsageError
+        for a column that is not there
+    """
+    path = Path(path)
+    heading, rows = _read(path)
+    special = [name for name in (label, sample, *leave_out) if name]
+    for name in special:
+        if name not in heading:
+            raise UsageError(f"{path}: no column {name!r}; it has {', '.join(heading[:20])}")
+    if sample and window:
+        raise UsageError(f"{path}: sample and window exclude each other, got {sample!r} and {window}")
+    channels = [index for index, name in enumerate(heading) if name not in special]
+    if not channels:
+        raise UsageError(f"{path}: no channels beside {', '.join(special)}")
+    x = _numbers(path, heading, rows, channels)
+    y = _labels([row[heading.index(label)].strip() for row in rows])
+    notes = [f"channels: {', '.join(heading[i] for i in channels[:12])}{'…' if len(channels) > 12 else ''}"]
+    if window:
+        return _windows(path, x, y, checks.integer(window, "window"), step, dt, test_share, notes)
+    timed = bool(sample)
+    if timed:
+        x, y, said = _grouped(path, x, y, [row[heading.index(sample)].strip() for row in rows], lengths, num_steps)
+        notes += said
+    elif dt is not None:
+        raise UsageError(f"{path}: dt: every row is a sample of its own, without a time axis; give sample or window")
+    split = from_arrays(x, y, time_axis=timed, dt=dt, test_share=test_share, seed=seed, name=path.name)
+    return _with_notes(split, notes)
+
+
+def _read(path: Path) -> tuple[list[str], list[list[str]]]:
+    """Heading and rows; the delimiter is the one of , ; and tab that the heading has most of."""
+    text = read_text(path, MAX_BYTES)
+    first = text.split("\n", 1)[0]
+    delimiter = max(DELIMITERS, key=first.count)
+    try:
+        rows = [row for row in csv.reader(text.splitlines(), delimiter=delimiter) if any(cell.strip() for cell in row)]
+    except csv.Error as error:
+        raise FileError(f"{path}: not a readable CSV file ({error})") from None
+    if len(rows) < 2:
+        raise FileError(f"{path}: expected a heading and rows, found {len(rows)} lines")
+    heading = [cell.strip() for cell in rows[0]]
+    if all(_is_number(cell) for cell in heading):
+        raise FileError(f"{path}: its first line holds numbers; expected a heading with a name for each column")
+    for number, row in enumerate(rows[1:], 2):
+        if len(row) != len(heading):
+            raise FileError(f"{path}, row {number}: has {len(row)} cells, the heading {len(heading)}")
+    return heading, rows[1:]
+
+
+def _numbers(path: Path, heading: list[str], rows: list[list[str]], channels: list[int]) -> np.ndarray:
+    found = np.empty((len(rows), len(channels)), np.float64)
+    for place, column in enumerate(channels):
+        cells = [row[column] for row in rows]
+        try:
+            found[:, place] = cells
+        except ValueError:
+            bad = next(i for i, cell in enumerate(cells) if not _is_number(cell))
+            empty = sum(not cell.strip() for cell in cells)
+            what = f"{empty} empty cells, the first" if not cells[bad].strip() else f"{cells[bad][:30]!r}"
+            raise FileError(
+                f"{path}, row {bad + 2}, column {heading[column]!r}: expected a number, found {what}; fill the "
+                "gaps, or leave the column out (leave_out)"
+            ) from None
+    return found
+
+
+def _labels(cells: list[str]) -> np.ndarray:
+    try:
+        return np.array([int(cell) for cell in cells], np.int64)
+    except ValueError:
+        return np.array(cells)
+
+
+def _grouped(
+    path: Path, x: np.ndarray, y: np.ndarray, names: list[str], lengths: str, num_steps: int | None
+) -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:
+    """Rows of one name are one recording, in the file's order."""
+    places: dict[str, list[int]] = {}
+    for index, name in enumerate(names):
+        places.setdefault(name, []).append(index)
+    labels = []
+    for name, rows in places.items():
+        if len(set(y[rows].tolist())) != 1:
+            raise FileError(f"{path}: sample {name!r:.40} has several labels: {sorted(set(y[rows].tolist()))[:4]}")
+        labels.append(y[rows[0]])
+    found, notes = same_length([x[rows] for rows in places.values()], lengths, path.name, num_steps)
+    return found, np.array(labels), notes
+
+
+def _windows(
+    path: Path,
+    x: np.ndarray,
+    y: np.ndarray,
+    window: int,
+    step: int,
+    dt: float | None,
+    test_share: float,
+    notes: list[str],
+) -> Split:
+    stride = checks.integer(step or window, "step")
+    checks.number(test_share, "test_share", 0, 1, above=True, below=True)
+    starts = np.arange(0, len(x) - window + 1, stride)
+    if not len(starts):
+        raise UsageError(f"{path}: {len(x)} rows are fewer than a window of {window}")
+    parts = np.lib.stride_tricks.sliding_window_view(np.arange(len(x)), window)[starts]
+    pure = (y[parts] == y[parts[:, :1]]).all(axis=1)
+    if not pure.any():
+        raise UsageError(f"{path}: the label changes within every window of {window} rows; choose a shorter one")
+    if not pure.all():
+        notes.append(f"{int((~pure).sum())} of {len(pure)} windows were left out, the label changes within them")
+    parts, labels = parts[pure], y[parts[pure, 0]]
+    test = np.zeros(len(parts), bool)
+    for name in np.unique(labels):
+        members = np.flatnonzero(labels == name)
+        test[members[max(1, round((1 - test_share) * len(members))) :]] = True
+    if not test.any():
+        raise UsageError(f"{path}: too few windows to test on, {len(parts)} of {len(np.unique(labels))} classes")
+    in_test = np.zeros(len(x), bool)
+    in_test[parts[test]] = True
+    shared = ~test & in_test[parts].any(axis=1)
+    if shared.any():
+        notes.append(f"{int(shared.sum())} training windows were left out, they share rows with test windows")
+    train = ~test & ~shared
+    notes.append("the test windows are the last of each class in time")
+    split = from_arrays(
+        x[parts[train]], labels[train], x[parts[test]], labels[test], time_axis=True, dt=dt, name=path.name
+    )
+    return _with_notes(split, notes)
+
+
+def _with_notes(split: Split, notes: list[str]) -> Split:
+    from dataclasses import replace
+
+    return replace(split, notes=(*split.notes, *notes))
+
+
+def _is_number(cell: str) -> bool:
+    try:
+        float(cell)
+    except ValueError:
+        return False
+    return True

@@ -1,0 +1,143 @@
+"""Time series: ``.ts`` files of the UEA archive, and two of its problems by name."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+
+from ottt_loihi import checks
+from ottt_loihi.data.folder import Layout, find, read_bytes
+from ottt_loihi.data.labels import read_labels
+from ottt_loihi.data.lengths import same_length
+from ottt_loihi.data.nmnist import read_archive
+from ottt_loihi.data.split import Split
+from ottt_loihi.errors import FileError, UsageError
+
+MAX_BYTES = 1 << 30
+PROBLEMS = {"JapaneseVowels": None, "BasicMotions": 0.1}  # name → seconds per step, where they are known
+UEA = (
+    Layout("archive", ("uea-timeseries",), {"archive": ("uea_timeseries.tar.xz",)}),
+    Layout(
+        "folder",
+        ("uea-timeseries/uea", "uea-timeseries", "uea"),
+        {f"{name}_{part}": (f"{name}_{part}.ts",) for name in PROBLEMS for part in ("TRAIN", "TEST")},
+    ),
+)
+
+
+def load_uea(
+    folder: str | os.PathLike[str] | None = None,
+    problem: str = "JapaneseVowels",
+    lengths: str = "stretch",
+    num_steps: int | None = None,
+) -> Split:
+    """JapaneseVowels or BasicMotions of the UEA archive, float32 ``(n, T, channels)``, with its published split.
+
+    Parameters
+    ----------
+    problem
+        ``"JapaneseVowels"``: 9 speakers, 12 channels, 270 + 370; ``"BasicMotions"``: 4 activities, 6 channels, 40 + 40
+    lengths, num_steps
+        of :func:`~ottt_loihi.data.lengths.same_length`; JapaneseVowels has 7 … 29 steps
+    """
+    checks.one_of(problem, "problem", tuple(PROBLEMS))
+    found = find("uea-timeseries", UEA, folder)
+    halves = []
+    members = read_archive(found.paths["archive"]) if found.layout.format == "archive" else {}
+    for part in ("TRAIN", "TEST"):
+        name = f"{problem}_{part}.ts"
+        if not members:
+            content, where = read_bytes(found.paths[f"{problem}_{part}"], MAX_BYTES), str(found.folder / name)
+        else:
+            where = f"{found.paths['archive']}:uea/{name}"
+            if f"uea/{name}" not in members:
+                raise FileError(f"{found.paths['archive']}: lacks uea/{name}")
+            content = members[f"uea/{name}"]
+        halves.append(parse_ts(content, where))
+    return _joined(halves, "uea-timeseries", lengths, num_steps, PROBLEMS[problem])
+
+
+def load_ts(path: str | os.PathLike[str], lengths: str = "refuse", num_steps: int | None = None) -> Split:
+    """A ``NAME_TRAIN.ts`` with its ``NAME_TEST.ts`` beside it (give either), float32 ``(n, T, channels)``.
+
+    Raises
+    ------
+    FileError
+        for a missing half, or a file of another form
+    """
+    path = Path(path)
+    for part, other in (("_TRAIN.ts", "_TEST.ts"), ("_TEST.ts", "_TRAIN.ts")):
+        if path.name.endswith(part):
+            pair = {part: path, other: path.with_name(path.name.removesuffix(part) + other)}
+            halves = [parse_ts(read_bytes(pair[p], MAX_BYTES), str(pair[p])) for p in ("_TRAIN.ts", "_TEST.ts")]
+            return _joined(halves, path.name.removesuffix(part), lengths, num_steps, None)
+    raise FileError(f"{path}: expected NAME_TRAIN.ts or NAME_TEST.ts, a .ts file holds one half of a data set")
+
+
+def parse_ts(content: bytes, where: str) -> tuple[list[np.ndarray], np.ndarray, tuple[str, ...]]:
+    """Return recordings ``(T_i, channels)``, labels as texts, and the classes that the heading names.
+
+    Lines of ``#`` are comments, ``@name value`` the heading; behind ``@data`` one recording a line, dimensions
+    separated by ``:``, values by ``,``, the class last.
+    """
+    try:
+        lines = content.decode("utf-8-sig").splitlines()
+    except UnicodeDecodeError as error:
+        raise FileError(f"{where}: expected a text file, found other bytes at {error.start}") from None
+    classes: tuple[str, ...] = ()
+    recordings, labels, in_data = [], [], False
+    for number, line in enumerate(lines, 1):
+        line = line.strip()
+        if not line or line.startswith("#"):
+            continue
+        if not in_data:
+            words = line.split()
+            if words[0].lower() == "@classlabel":
+                classes = tuple(words[2:])
+            elif words[0].lower() == "@timestamps" and words[-1].lower() == "true":
+                raise FileError(f"{where}: has time stamps, expected values at equal distances")
+            in_data = words[0].lower() == "@data"
+            continue
+        *dimensions, label = line.split(":")
+        recordings.append(_values(dimensions, f"{where}, line {number}"))
+        labels.append(label.strip())
+    if not recordings:
+        raise FileError(f"{where}: no recordings behind @data")
+    return recordings, np.array(labels), classes
+
+
+def _values(dimensions: list[str], where: str) -> np.ndarray:
+    try:
+        found = [np.array([float(v) if v.strip() != "?" else np.nan for v in d.split(",")]) for d in dimensions]
+    except ValueError:
+        raise FileError(f"{where}: expected numbers separated by commas, dimensions by colons") from None
+    if not found or len({len(d) for d in found}) != 1:
+        raise FileError(f"{where}: expected as many values in every dimension, got {[len(d) for d in found][:12]}")
+    values = np.stack(found, axis=1)
+    if not np.isfinite(values).all():
+        raise FileError(f"{where}: {int((~np.isfinite(values)).sum())} values are missing; fill the gaps")
+    return values
+
+
+def _joined(
+    halves: list[tuple[list[np.ndarray], np.ndarray, tuple[str, ...]]],
+    name: str,
+    lengths: str,
+    num_steps: int | None,
+    dt: float | None,
+) -> Split:
+    classes = halves[0][2] or tuple(np.unique(halves[0][1]))
+    longest = num_steps or max(len(r) for recordings, _, _ in halves for r in recordings)
+    if lengths == "stretch" and dt is not None and num_steps is not None:
+        dt = None  # a step of a stretched recording lasts as long as the recording says
+    arrays, notes = [], []
+    for part, (recordings, labels, _) in zip(("training", "test"), halves):
+        x, said = same_length(recordings, lengths, f"{name}, {part}", longest)
+        y, _, _ = read_labels(labels, f"{name}, {part}", classes)
+        arrays += [x, y]
+        notes += said
+    if len({half[0][0].shape[1] for half in halves}) != 1:
+        raise UsageError(f"{name}: the halves have other numbers of channels")
+    return Split(*arrays, len(classes), time_axis=True, name=name, class_names=classes, notes=tuple(notes), dt=dt)
