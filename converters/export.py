@@ -26,13 +26,14 @@ from ottt_loihi.converters.quantize.float_network import FloatNetwork, from_torc
 from ottt_loihi.converters.quantize.quantize import Quantized, quantize
 from ottt_loihi.converters.registers import Fitted
 from ottt_loihi.converters.replay import replay
-from ottt_loihi.converters.samples import as_messages, chip_samples, drawn, samples, shaped
+from ottt_loihi.converters.samples import chip_samples, choose, shaped
 from ottt_loihi.converters.verify import Agreement, Comparison, Tally, compare
 from ottt_loihi.sim import storage
 from ottt_loihi.sim.network import ChipNetwork
 
 from ottt_loihi import sim
-from ottt_loihi.data import Step, load_data
+from ottt_loihi.data import CODINGS, Step
+from ottt_loihi.data.codings import message_value
 from ottt_loihi.errors import ChipError, UsageError, VerificationError
 
 if TYPE_CHECKING:
@@ -59,6 +60,8 @@ class Export:
         what a sample costs; None where nothing was run
     fitted
         what ``fit_registers`` changed; None where it was not asked for
+    available
+        test samples that those compared were drawn from
     """
 
     trained: FloatNetwork | None
@@ -69,6 +72,7 @@ class Export:
     spikes: dict[str, np.ndarray] | None = None
     activity: Activity | None = None
     fitted: Fitted | None = None
+    available: int = 0
 
     @property
     def chip(self) -> ChipNetwork:
@@ -118,11 +122,11 @@ def export(net: Network, options: Options | None = None, source: str | os.PathLi
         origin |= {"checkpoint": Path(source).name, "sha256": _sha256(source)}
     settings = options.settings
     if options.calibrate:
-        images = _samples_of(net, options.calibrate, "train")
+        images = _samples_of(net, options.calibrate, "train", options)
         settings["tuning"] = calibrate(
             trained,
             _float_spikes(net, images),
-            _chip_input(trained, images, options),
+            images.messages,
             options.num_weight_bits,
             settings,
         )
@@ -138,9 +142,9 @@ def export(net: Network, options: Options | None = None, source: str | os.PathLi
     if net.provenance.get("data") is None:
         unchecked = "the checkpoint does not name its data set"
         return Export(trained, quantized, counted, unchecked=unchecked, fitted=fitted)
-    seen = _samples_of(net, options.check, "test")
-    messages = _chip_input(trained, seen, options)
-    found, spikes = _replay(net, quantized.chip, seen, messages)
+    seen = _samples_of(net, options.check, "test", options)
+    messages = seen.messages
+    found, spikes = _replay(net, quantized.chip, seen)
     if fitted is not None:
         fitted = registers.count(fitted, exact.chip, quantized.chip, messages)
     if found.dead and not options.allow_dead:
@@ -149,7 +153,7 @@ def export(net: Network, options: Options | None = None, source: str | os.PathLi
             "weight bits, --calibrate, or fine-tuning with ottt-train --quantize; --allow-dead to export it anyway"
         )
     used = activity(quantized.chip, found.input_spikes, found.spikes, found.samples)
-    return Export(trained, quantized, counted, found, spikes=spikes, activity=used, fitted=fitted)
+    return Export(trained, quantized, counted, found, spikes=spikes, activity=used, fitted=fitted, available=seen.total)
 
 
 def _described(quantized: Quantized, net: Network) -> Quantized:
@@ -170,31 +174,42 @@ def _fit(quantized: Quantized, options: Options) -> tuple[Quantized, Fitted | No
 
 @dataclass(frozen=True)
 class _Samples:
-    """What the float network sees ``(n, T, *input_shape)``, and labels."""
+    """Test or training samples for the float network and for the chip.
+
+    Attributes
+    ----------
+    x
+        what the float network sees ``(n, T, *input_shape)``; one frame where it stays constant
+    labels
+        int64 ``(n,)``
+    messages
+        what the chip, or its host, gets ``(n, T, *input_shape)``
+    total
+        samples that they were drawn from
+    """
 
     x: np.ndarray
     labels: np.ndarray
+    messages: np.ndarray
+    total: int
 
 
-def _samples_of(net: Network, count: int, part: str) -> _Samples:
-    """Samples of the network's own data, as it was trained on them; images that stay constant are one frame."""
+def _samples_of(net: Network, count: int, part: str, options: Options) -> _Samples:
+    """Samples of the network's own data, as it was trained on them."""
     known = net.provenance
     if known.get("data") is None:
         raise UsageError("the checkpoint does not name its data set; export it without --calibrate and with --no-check")
-    data, options = known["data"], known.get("data_options")
-    if known.get("encoding", {}).get("name") == "constant":
-        split = load_data(data, **(options or {}))
-        x, labels = (split.x_test, split.y_test) if part == "test" else (split.x_train, split.y_train)
-        chosen = drawn(len(x), count)
-        return _Samples(shaped(x[chosen][:, None], tuple(net.input_shape), data), labels[chosen])
-    x, labels = samples(data, net.time_steps, count, options=options, part=part)
-    return _Samples(shaped(x, tuple(net.input_shape), data), labels)
-
-
-def _chip_input(trained: FloatNetwork, seen: _Samples, options: Options) -> np.ndarray:
-    if trained.input == "spikes":
-        return seen.x
-    return as_messages(seen.x[:, 0], trained.num_steps, options.input_form)
+    name = known.get("encoding", {}).get("name")
+    found = choose(
+        known["data"], count, net.data, known.get("data_options"), part, "constant" if name == "constant" else ""
+    )
+    shape = tuple(net.input_shape)
+    coding = found.record.coding
+    messages = shaped(found.coded(net.time_steps, input_form=options.input_form), shape, found.split.name)
+    if coding.name == "constant":
+        return _Samples(shaped(found.x[:, None], shape, found.split.name), found.labels, messages, found.total)
+    x = messages * np.float32(message_value(coding)) if CODINGS[coding.name].messages else messages
+    return _Samples(x, found.labels, messages, found.total)
 
 
 @contextlib.contextmanager
@@ -229,8 +244,9 @@ def _float_spikes(net: Network, seen: _Samples) -> list[np.ndarray]:
     return [np.concatenate(parts, axis=1) for parts in zip(*runs)]
 
 
-def _replay(net: Network, chip: ChipNetwork, seen: _Samples, messages: np.ndarray) -> tuple[Agreement, dict[str, Any]]:
+def _replay(net: Network, chip: ChipNetwork, seen: _Samples) -> tuple[Agreement, dict[str, Any]]:
     """Float network, integer network in torch, and simulator, on the same samples."""
+    messages = seen.messages
     ties, scores, tally, raster, start = 0, [], Tally(chip), {}, 0
     arriving = sim.host_messages(chip, messages)
     for run in _run_float(net, seen, ("u", "s")):
@@ -279,7 +295,7 @@ def _sha256(path: str | os.PathLike[str]) -> str:
 def require_agreement(export: Export, max_disagreement: float) -> None:
     """Raise :class:`VerificationError` when float and chip predict differently on more than that share of samples."""
     found = export.agreement
-    if found is not None and 1 - found.predictions > max_disagreement:
+    if found is not None and round((1 - found.predictions) * found.samples) > max_disagreement * found.samples + 1e-9:
         raise VerificationError(
             f"float and chip predictions differ on {1 - found.predictions:.1%} of {found.samples} samples, "
             f"allowed are {max_disagreement:.1%}; the first differing spike: {found.first}; "

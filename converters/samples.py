@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 from ottt_loihi.converters.quantize.layer import PIXEL_LEVELS
@@ -12,44 +14,131 @@ from ottt_loihi.sim.inference.host import MESSAGE_MAX, MESSAGE_MIN
 from ottt_loihi.sim.network import ChipNetwork
 
 from ottt_loihi import checks
-from ottt_loihi.data import load_data, rate_code
+from ottt_loihi.data import DataDescription, Split, describe_split, encode, load_like, prepare_like
+from ottt_loihi.data.arrays import has_labels, load_unlabelled
+from ottt_loihi.data.registry import located
 from ottt_loihi.errors import UsageError
 
 DRAW_SEED = 0
 AT_ONCE = 4096  # images whose float64 values are in memory
 
-if TYPE_CHECKING:
-    from ottt_loihi.data import Split
 
+@dataclass(frozen=True)
+class Chosen:
+    """Samples drawn over one part of a data set, in its order, in the form that a network was trained on.
 
-def samples(
-    data: str,
-    num_steps: int,
-    count: int,
-    seed: int = 0,
-    options: Mapping[str, Any] | None = None,
-    input_form: str | None = None,
-    part: str = "test",
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return ``count`` test (or train) samples of a data set as messages ``(n, num_steps, *shape)``, and labels.
-
-    They are drawn over the whole part, in its order: a file may be sorted by class.
-    Images are rate coded, uint8, or with an ``input_form`` graded (:func:`as_messages`); frames with a time axis are
-    taken as they are; ``options``: of the data set's loader.
+    Attributes
+    ----------
+    x
+        ``(n, *sample_shape)``, before the coding
+    labels
+        int64 ``(n,)``
+    indices
+        int64 ``(n,)``, their numbers in the part: the seeds of their spikes
+    total
+        samples in the part
+    record
+        of the data
+    split
+        the whole data set
+    notes
+        what was found and changed, in sentences
     """
-    split, x, y = _part(data, count, options, part)
-    if input_form is not None:
-        return as_messages(x, num_steps, input_form), y
-    return as_spikes(split, x, num_steps, seed), y
+
+    x: np.ndarray
+    labels: np.ndarray
+    indices: np.ndarray
+    total: int
+    record: DataDescription
+    split: Split
+    notes: tuple[str, ...] = ()
+
+    @property
+    def said(self) -> str:
+        """How many samples these are: ``"360 of 600 test samples, drawn over all"``."""
+        return (
+            f"all {self.total:,}"
+            if len(self.x) == self.total
+            else f"{len(self.x):,} of {self.total:,}, drawn over all,"
+        )
+
+    def coded(self, num_steps: int, seed: int = 0, input_form: str = "graded") -> np.ndarray:
+        """Return what the chip gets, ``(n, num_steps, *coded_shape)``: spikes, or messages (:func:`as_messages`)."""
+        return coded(self.x, self.record, num_steps, seed, self.indices, input_form)
 
 
-def _part(data: str, count: int, options: Mapping[str, Any] | None, part: str) -> tuple[Split, np.ndarray, np.ndarray]:
-    """The data set, and ``count`` samples and labels that are drawn over one part of it."""
-    split = load_data(data, **(options or {}))
-    checks.integer(count, "check")
+def choose(
+    data: str,
+    count: int,
+    record: DataDescription | None,
+    options: Mapping[str, Any] | None = None,
+    part: str = "test",
+    coding: str = "",
+    labelled: bool = True,
+) -> Chosen:
+    """Return ``count`` samples of a data set's part, drawn over all of it; all where there are fewer.
+
+    Parameters
+    ----------
+    data
+        of :func:`~ottt_loihi.data.load_data`
+    record
+        of the data that the network was trained on; None: it is found out from these, with ``coding``
+    options
+        of the loader
+    part
+        ``"test"`` or ``"train"``
+    coding
+        for a network without a record: ``"constant"``, or empty: ``frames`` with a time axis, ``rate`` without
+    labelled
+        False: an ``.npz`` file of x alone will do; the labels are empty then
+    """
+    checks.integer(count, "count")
+    alone = None if labelled else _unlabelled(data, record)
+    if alone is not None:
+        split, notes = (alone, ()) if record is None else prepare_like(alone, record)
+        split = replace(split, notes=())
+    else:
+        split, notes = load_like(data, record, options)
+    if record is None:
+        record = describe_split(split, coding or ("frames" if split.time_axis else "rate"))
     x, y = (split.x_test, split.y_test) if part == "test" else (split.x_train, split.y_train)
     chosen = drawn(len(x), count)
-    return split, x[chosen], y[chosen]
+    labels = y[chosen] if alone is None else np.zeros(0, np.int64)
+    return Chosen(x[chosen], labels, chosen, len(x), record, split, notes)
+
+
+def _unlabelled(data: str, record: DataDescription | None) -> Split | None:
+    """The samples of an ``.npz`` file without labels, all of class 0 and in both parts; None for any other data."""
+    path = Path(located(data))
+    if path.suffix != ".npz" or not path.is_file() or has_labels(path):
+        return None
+    x = load_unlabelled(path, None if record is None else record.time_axis)
+    y = np.zeros(len(x), np.int64)
+    time_axis = x.ndim >= 3 and x.dtype == np.uint8 if record is None else record.time_axis
+    return Split(x, y, x, y, time_axis=time_axis, name=path.name)
+
+
+def coded(
+    x: np.ndarray,
+    record: DataDescription,
+    num_steps: int,
+    seed: int = 0,
+    indices: np.ndarray | None = None,
+    input_form: str = "graded",
+) -> np.ndarray:
+    """Return samples of a record's kind as the chip gets them, ``(n, num_steps, *coded_shape)``.
+
+    The same bits as in training: the spikes of :func:`ottt_loihi.data.encode` for the same seed and indices.
+
+    Raises
+    ------
+    UsageError
+        for values that the coding does not take, or another number of time steps
+    """
+    if record.coding.name == "constant":
+        return as_messages(x, num_steps, input_form)
+    return encode(x, record.coding, num_steps, seed, indices, time_axis=record.time_axis)
 
 
 def drawn(samples: int, count: int) -> np.ndarray:
@@ -67,7 +156,7 @@ def chip_samples(
     part: str = "test",
     input_range: tuple[float, float] | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """:func:`samples` in the form and shape that an exported network was made for: what ``run`` takes.
+    """Return ``count`` test (or train) samples of a data set as an exported network takes them, and labels.
 
     Parameters
     ----------
@@ -80,7 +169,24 @@ def chip_samples(
     UsageError
         where such a network gets no ``input_range``, or another one gets it
     """
-    options = chip.data_set.options if chip.data_set is not None and data == chip.data_set.name else None
+    found = chip_choice(chip, data, count, part)
+    return chip_input(chip, found, seed, input_range), found.labels
+
+
+def chip_choice(chip: ChipNetwork, data: str, count: int, part: str = "test", labelled: bool = True) -> Chosen:
+    """:func:`choose` for a network: its record, its coding, and the loader's options it was trained with."""
+    options = chip.data_set.options if chip.data_set is not None else None
+    found = choose(data, count, chip.data, options, part, labelled=labelled)
+    graded = chip.input_form != "spikes" or chip.input_transform is not None
+    if chip.data is None and graded and not found.record.time_axis:
+        return replace(found, record=describe_split(found.split, "constant"))
+    return found
+
+
+def chip_input(
+    chip: ChipNetwork, found: Chosen, seed: int = 0, input_range: tuple[float, float] | None = None
+) -> np.ndarray:
+    """Return the chosen samples as messages ``(n, T, *input_shape)`` for the network, or for its host."""
     transform = chip.input_transform
     if transform is None and input_range is not None:
         raise UsageError("--input-range: the network's file describes no scaling of its input")
@@ -91,13 +197,11 @@ def chip_samples(
                 f"the network computes {weight:g}·x + {bias:g} of its input, and its file does not say in which range "
                 "x was; give it with --input-range, -1,1 for images that were normalised to −1 … 1, or 0,1"
             )
-        split, chosen, y = _part(data, count, options, part)
-        x, labels = as_scaled(chosen, chip.num_steps, split.time_axis, transform, input_range), y
+        x = as_scaled(found.x, chip.num_steps, found.record.time_axis, transform, input_range)
     else:
-        form = None if chip.input_form == "spikes" else chip.input_form
-        x, labels = samples(data, chip.num_steps, count, seed, options, form, part)
+        x = found.coded(chip.num_steps, seed, chip.input_form)
     frame = chip.input_shape if chip.host is None else chip.host.input_shape
-    return shaped(x, frame, data), labels
+    return shaped(x, frame, found.split.name or "of these")
 
 
 def shaped(x: np.ndarray, input_shape: tuple[int, ...], data: str) -> np.ndarray:
@@ -145,15 +249,3 @@ def as_scaled(
     if messages.shape[1] != num_steps:
         raise UsageError(f"input: expected samples of {num_steps} time steps, got {messages.shape[1]}")
     return messages.astype(np.int16)
-
-
-def as_spikes(split: Split, images: np.ndarray, num_steps: int, seed: int) -> np.ndarray:
-    """Samples of ``split`` as spikes: images rate coded, frames with a time axis as they are, if they are spikes."""
-    if not split.time_axis:
-        return rate_code(images, num_steps, seed)
-    if images.shape[1] != num_steps or images.max() > 1 or images.dtype.kind not in "ub":
-        raise UsageError(
-            f"data {split.name}: expected frames of spikes, 0 or 1, with {num_steps} steps; got {images.dtype} up to "
-            f"{images.max()} with {images.shape[1]}; load them with ceiling=1 and num_steps={num_steps}"
-        )
-    return images.astype(np.uint8)

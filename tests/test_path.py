@@ -8,7 +8,7 @@ from ottt_loihi.converters import export as exporter  # noqa: E402
 from ottt_loihi.converters import verify  # noqa: E402
 from ottt_loihi.converters.lava import graph as lava  # noqa: E402
 from ottt_loihi.converters.netx import write as netx  # noqa: E402
-from ottt_loihi.converters.samples import samples  # noqa: E402
+from ottt_loihi.converters.samples import choose  # noqa: E402
 from ottt_loihi.sim.inference import reference  # noqa: E402
 
 from ottt_loihi.data import load_digits  # noqa: E402
@@ -45,7 +45,7 @@ def test_accuracy_and_agreement_over_three_seeds(reset):
 @pytest.mark.parametrize("reset", ["subtract", pytest.param("zero", marks=pytest.mark.slow)])
 def test_twenty_images_are_equal_in_lava_and_netx(reset, tmp_path):
     chip = exporter.export(trained(reset, seed=0, epochs=4)).quantized.chip
-    x, _ = samples("digits", 6, 20)
+    x = choose("digits", 20, None).coded(6)
     expected = reference.run(chip, x, EVERYTHING)
     assert expected.spike_counts[0] > 500
     netx.write(chip, tmp_path / "model.net")

@@ -29,9 +29,10 @@ if TYPE_CHECKING:
     from ottt_loihi.nn.network import Network
 
 NEURONS = ("ottt_loihi.nn.neurons.LIF", "ottt_loihi.nn.neurons.DSRNeuron")
+MESSAGES = 255  # the largest graded message
 MAX_SYNAPSES = 1 << 25  # of a connection written out synapse by synapse: half a gigabyte
 
-INPUTS = ("spikes", "constant")
+INPUTS = ("spikes", "constant", "graded")
 
 
 @dataclass(frozen=True)
@@ -75,7 +76,8 @@ class FloatConnection:
 class FloatNetwork:
     """Layers in order, the readout last; ``input_shape`` of one frame and T = ``num_steps``.
 
-    input: ``"spikes"``, or ``"constant"`` for frames of real numbers in 0 … 1 that stay the same for all T steps.
+    input: ``"spikes"``; real numbers in 0 … 1, sent as messages 0 … 255: ``"constant"``, frames that stay the same for
+    all T steps, or ``"graded"``, another one at every step.
     """
 
     input_shape: tuple[int, ...]
@@ -138,13 +140,17 @@ def from_torch(net: Network) -> FloatNetwork:
             "the network was trained on normalised images, (x − mean)/std, and a chip is sent 0 … 255; "
             "train it with encoding = 'constant' without mean and std to export it"
         )
-    encoding = net.provenance.get("encoding", {}).get("name")
+    encoding = net.provenance.get("encoding", {})
+    if encoding.get("name") == "graded":  # messages of any unit, as 1/255: the weights take the rest
+        largest = MESSAGES * float(encoding.get("options", {}).get("unit", 1 / MESSAGES))
+        connections = [replace(c, weight=c.weight * largest) if c.pre == INPUT else c for c in connections]
+        inputs = [replace(c, weight=c.weight * largest) if c.pre == INPUT else c for c in inputs]
     return FloatNetwork(
         shapes[INPUT],
         int(net.time_steps),
         tuple(layers),
         tuple(placed(c) for c in (*connections, *inputs)),
-        "constant" if encoding == "constant" else "spikes",
+        encoding["name"] if encoding.get("name") in INPUTS else "spikes",
     )
 
 

@@ -91,7 +91,7 @@ class QuantizedLayer:
         one_size = per_channel or isinstance(bits, str)
         self.sizes = channel_scale.fold(self.inputs[0], self.inputs[1:], layer.shape) if one_size else None
         self.bias = np.zeros(layer.shape) if layer.bias is None else layer.bias.reshape(layer.shape)
-        self.graded = {id(c) for c in self.inputs if c.pre == INPUT and net.input == "constant"}
+        self.graded = {id(c) for c in self.inputs if c.pre == INPUT and net.input != "spikes"}
         self.injected = bool(self.graded) and input_form == "inject"
         self.by_host = bool(self.graded) and input_form == "bias"
         if layer.alpha and (self.injected or layer.reset == "subtract"):

@@ -106,6 +106,8 @@ def quantize(
     ):
         if value not in allowed:
             raise UsageError(f"{where}: expected one of {', '.join(allowed)}, got {value!r}")
+    if net.input == "graded" and input_form != "graded":
+        raise UsageError(f"input: {input_form} is for images that stay the same; this input changes, choose graded")
     if scale == "power-of-two" and (kinds := [b for b in bits if isinstance(b, str)]):
         raise UsageError(f"scale: {kinds[0]} weights have the scale of their size; use scale free, or a number of bits")
     per_channel = thresholds == "channel" and scale == "free" and not for_netx
@@ -129,7 +131,7 @@ def quantize(
     origin = {**versions(), "num_weight_bits": stored, "scales": scales, **(provenance or {})}
     readout = "sum_v" if net.layers[-1].reset is None else "spike_count"
     chip = ChipNetwork(net.input_shape, tuple(layers), tuple(connections), net.num_steps, readout, origin)
-    chip = replace(chip, logit_scale=scales[-1], input_form=input_form if net.input == "constant" else "spikes")
+    chip = replace(chip, logit_scale=scales[-1], input_form="spikes" if net.input == "spikes" else input_form)
     if net.input == "constant" and input_form == "bias":
         chip = _on_host(chip)
     return Quantized(chip, tuple(reports), tuple(weights))

@@ -169,8 +169,11 @@ def export(
     for part in tables(result):
         command.print_table(part)
     if found := result.agreement:
+        said = (
+            f"{found.samples:,}" if found.samples == result.available else f"{found.samples:,} of {result.available:,}"
+        )
         accuracy = f"accuracy {found.accuracy_float:.2%} float, {found.accuracy_chip:.2%} chip; "
-        command.out.print(f"{accuracy}same prediction on {found.predictions:.2%} of {found.samples} samples")
+        command.out.print(f"{accuracy}same prediction on {found.predictions:.2%} of {said} test samples")
     else:
         command.out.print(f"not compared: {result.unchecked}")
     if result.fitted is not None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,8 +13,10 @@ from ottt_loihi.cli import command
 if TYPE_CHECKING:
     import numpy as np
 
+    from ottt_loihi.converters.samples import Chosen
     from ottt_loihi.sim.network import ChipNetwork
 
+EVERYTHING = 2**31 - 1  # samples
 WATCHED = 4000  # training samples of the old world that lateral neurons learn from, drawn over all of them
 UNIT_SAMPLES = 1000  # training samples that a logit's unit is estimated on, drawn over all of them
 STEPS = 12  # T from scratch: with 6 digits lose a point and MNIST 0.3 (docs/onchip.md)
@@ -69,55 +71,54 @@ def make_scenario(
 ) -> Scenario:
     import numpy as np
 
-    from ottt_loihi.converters.samples import as_messages, as_spikes
-    from ottt_loihi.data import load_data
+    from ottt_loihi.converters.samples import chip_choice, chip_input
     from ottt_loihi.errors import UsageError
-    from ottt_loihi.onchip.network.fresh import fresh_network
     from ottt_loihi.sim import storage
-    from ottt_loihi.sim.learning.freeze import make_plastic
 
     if model:
         made = "ottt-export makes one"
         command.expect_file(model, "model.h5", {"": made, ".pt": f"{made} of it", ".net": f"{made} of it"})
     given = storage.load(model) if model else None
-    split = load_data(data or _data_of(given))
-    if given and given.host is not None:
-        raise UsageError(
-            f"{model}: its first connection is the host's, the rest cannot learn alone; export with --input graded"
-        )
-    if given and given.input_transform is not None:
-        raise UsageError(f"{model}: its input layer scales its input, which ottt-learn does not do; ottt-run does")
-    if given:
-        count = len(given.layers)
-        chip = make_plastic(given, layers=None if plastic is None else range(max(0, count - plastic), count))
+    if given is not None:
+        _require_able(given, model)
+        found = chip_choice(given, data or _data_of(given), EVERYTHING)
+        chip = _plastic(given, plastic)
     else:
-        chip = fresh_network(split.input_shape, (hidden,), num_steps=STEPS, seed=seed, density=density)
-    form = chip.input_form
-
-    def encode(images: np.ndarray, spikes_seed: int, turn: bool) -> np.ndarray:
-        turned = images[..., ::-1, ::-1] if turn else images
-        graded = form in ("graded", "inject")
-        coded = (
-            as_messages(turned, chip.num_steps, form)
-            if graded
-            else as_spikes(split, turned, chip.num_steps, spikes_seed)
-        )
-        return _fitted(coded, chip)
-
+        chip, found = _fresh(data or "digits", hidden, density, seed)
+    split = found.split
+    for note in found.notes:
+        command.err.print(f"data: {note}", markup=False, soft_wrap=True)
     turn = transform is Transform.upside_down
+    if turn and len(split.input_shape) < 2:
+        raise UsageError(f"--transform: {split.name} has no images, its samples are {split.input_shape}; leave it out")
+
+    def encode(source: Chosen, x: np.ndarray, places: np.ndarray, spikes_seed: int, turned: bool) -> np.ndarray:
+        x = x[..., ::-1, ::-1] if turned else x
+        return chip_input(chip, replace(source, x=x, indices=places), spikes_seed)
+
+    def whole(number: int) -> tuple[np.ndarray, np.ndarray]:
+        places = np.arange(len(split.y_train))
+        return encode(found, split.x_train, places, TRAINING_SEEDS * (seed + 1) + number, turn), split.y_train
+
     unit = old_world = None
-    test = encode(split.x_test, seed, turn), split.y_test
+    test = encode(found, split.x_test, np.arange(len(split.y_test)), seed, turn), split.y_test
     if given:
-        before = (encode(split.x_test, seed, False), split.y_test) if turn else test
-        drawn = np.random.default_rng(seed).permutation(len(split.y_train))
-        few = drawn[:UNIT_SAMPLES]
-        unit = _unit(chip, encode(split.x_train[few], TRAINING_SEEDS * (seed + 1) - 2, False), split.y_train[few])
-        watched = encode(split.x_train[drawn[:WATCHED]], TRAINING_SEEDS * (seed + 1) - 1, False)
-        old_world = before, watched
+        old = _trained_on(given, data, found)
+        if old is not None:
+            before = test
+            if turn or old is not found:
+                places = np.arange(len(old.split.y_test))
+                before = encode(old, old.split.x_test, places, seed, False), old.split.y_test
+            drawn = np.random.default_rng(seed).permutation(len(old.split.y_train))
+            few, many = drawn[:UNIT_SAMPLES], drawn[:WATCHED]
+            seen = encode(old, old.split.x_train[few], few, TRAINING_SEEDS * (seed + 1) - 2, False)
+            unit = _unit(chip, seen, old.split.y_train[few])
+            watched = encode(old, old.split.x_train[many], many, TRAINING_SEEDS * (seed + 1) - 1, False)
+            old_world = before, watched
     return Scenario(
         name="scratch" if not given else "drift" if turn else "more",
         chip=chip,
-        training=lambda number: (encode(split.x_train, TRAINING_SEEDS * (seed + 1) + number, turn), split.y_train),
+        training=whole,
         test=test,
         unit=unit,
         samples=len(split.y_train),
@@ -125,20 +126,88 @@ def make_scenario(
     )
 
 
-def _data_of(chip: ChipNetwork | None) -> str:
-    return chip.data_set.name if chip and chip.data_set else "digits"
+def _require_able(given: ChipNetwork, model: Path | None) -> None:
+    from ottt_loihi.errors import UsageError
+
+    if given.host is not None:
+        raise UsageError(
+            f"{model}: its first connection is the host's, the rest cannot learn alone; export with --input graded"
+        )
+    if given.input_transform is not None:
+        raise UsageError(f"{model}: its input layer scales its input, which ottt-learn does not do; ottt-run does")
+
+
+def _plastic(given: ChipNetwork, plastic: int | None) -> ChipNetwork:
+    """The network with the layers that learn; one that receives graded messages stays as it is, which is said."""
+    from ottt_loihi.errors import UsageError
+    from ottt_loihi.sim.learning.freeze import make_plastic
+    from ottt_loihi.sim.network import INPUT
+
+    count = len(given.layers)
+    graded = any(c.pre == INPUT and c.num_message_bits for c in given.connections)
+    if graded and (count == 1 or (plastic or 0) >= count):
+        advice = f"--plastic {count - 1}, or " if count > 1 else ""
+        raise UsageError(
+            f"the first layer receives graded messages, with which no layer can learn; {advice}train with spikes "
+            "(ottt-train --encoding rate, or regular)"
+        )
+    if graded and plastic is None:
+        plastic = count - 1
+        command.err.print("the first layer receives graded messages and stays as it is; the layers behind it learn")
+    return make_plastic(given, layers=None if plastic is None else range(max(0, count - plastic), count))
+
+
+def _fresh(data: str, hidden: int, density: float, seed: int) -> tuple[ChipNetwork, Chosen]:
+    """A network that has learnt nothing, for a data set: its own time steps, and spikes that a layer can learn from."""
+    import numpy as np
+
+    from ottt_loihi.converters.samples import Chosen
+    from ottt_loihi.data import Step, load_data, prepare
+    from ottt_loihi.data.registry import located
+    from ottt_loihi.onchip.network.fresh import fresh_network
+
+    prepared = prepare(load_data(data))
+    if prepared.record.coding.name == "graded":
+        prepared = prepare(load_data(data), "regular")
+    split, record = prepared.split, prepared.record
+    chip = fresh_network(
+        prepared.input_shape,
+        (hidden,),
+        split.num_classes,
+        num_steps=record.time_steps or STEPS,
+        seed=seed,
+        density=density,
+    )
+    chip = replace(chip, data=record, data_set=Step(located(data)))
+    notes = prepared.notes if data != "digits" else ()
+    count = len(split.y_test)
+    return chip, Chosen(split.x_test, split.y_test, np.arange(count), count, record, split, notes)
+
+
+def _trained_on(given: ChipNetwork, data: str | None, found: Chosen) -> Chosen | None:
+    """The data that the network was trained on; None where they are not here, which is said."""
+    from ottt_loihi.converters.samples import chip_choice
+    from ottt_loihi.data.registry import located
+    from ottt_loihi.errors import FileError, UsageError
+
+    if data is None or given.data_set is None or located(data) == located(given.data_set.name):
+        return found
+    try:
+        return chip_choice(given, given.data_set.name, EVERYTHING)
+    except (FileError, UsageError) as error:
+        command.err.print(
+            f"note: what it was trained on is not here ({error}); how well it did there is not measured",
+            markup=False,
+            soft_wrap=True,
+        )
+        return None
+
+
+def _data_of(chip: ChipNetwork) -> str:
+    return chip.data_set.name if chip.data_set else "digits"
 
 
 def _unit(chip: ChipNetwork, x: np.ndarray, labels: np.ndarray) -> int | None:
     from ottt_loihi.onchip.network.trainable import estimate_unit, knows_unit
 
     return None if knows_unit(chip) else estimate_unit(chip, x, labels)
-
-
-def _fitted(spikes: np.ndarray, chip: ChipNetwork) -> np.ndarray:
-    from ottt_loihi.errors import UsageError
-
-    shape = spikes.shape[2:]
-    if spikes[0, 0].size != chip.input_size:
-        raise UsageError(f"the network takes input of shape {chip.input_shape}, the data has {shape}; choose --data")
-    return spikes.reshape(*spikes.shape[:2], *chip.input_shape)

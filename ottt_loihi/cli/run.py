@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     import numpy as np
 
     from ottt_loihi.converters.lava.backends import Backend
+    from ottt_loihi.converters.samples import Chosen
+    from ottt_loihi.metrics import Metrics
+    from ottt_loihi.report.report import Table
     from ottt_loihi.sim.inference.reference import Result
     from ottt_loihi.sim.network import ChipNetwork
 
@@ -48,6 +51,9 @@ def run(
     ] = None,
     verify_samples: Annotated[int, typer.Option(min=1, help="Images to repeat there, every state compared.")] = 20,
     data: Annotated[str | None, typer.Option(help="Data set; default: the one it was trained on.")] = None,
+    predictions: Annotated[
+        Path | None, typer.Option(help="Write each sample's prediction and scores here (.csv); labels may be missing.")
+    ] = None,
     input_range: Annotated[
         str | None,
         typer.Option(
@@ -62,7 +68,7 @@ def run(
 
     Example: ottt-run runs/demo/model.h5 --verify lava --verify netx
     """
-    from ottt_loihi.converters.samples import chip_samples
+    from ottt_loihi.converters.samples import chip_choice, chip_input
     from ottt_loihi.sim import storage
 
     place = find(backend, "--backend")
@@ -71,36 +77,83 @@ def run(
     place.require()
     command.expect_file(model, "model.h5", {"": EXPORT, ".pt": f"{EXPORT} of it", ".net": f"{EXPORT} of it"})
     chip = storage.load(model)
-    x, labels = chip_samples(chip, data or _data_of(chip, model), samples, seed, input_range=_range(input_range))
+    found = chip_choice(chip, data or _data_of(chip, model), samples, labelled=predictions is None)
+    for note in found.notes:
+        command.err.print(f"data: {note}", markup=False, soft_wrap=True)
+    x = chip_input(chip, found, seed, _range(input_range))
     prepared = place.prepare(chip, x)
     for note in prepared.notes:
         command.err.print(f"note: {note}", soft_wrap=True)
     result, seconds = _classify(prepared.chip, place, x, json)
-    accuracy = float((result.predictions == labels).mean())
+    measured = _measured(result.predictions, found, chip)
+    if predictions is not None:
+        _write_predictions(predictions, result, found)
     checks = [_verify(chip, model, backend, x[:verify_samples], json) for backend in verify or []]
     summary: dict[str, Any] = {
         "model": str(model),
         "backend": place.name,
         "prepared": list(prepared.notes),
         "samples": len(x),
-        "accuracy": accuracy,
+        "samples_available": found.total,
+        "said": found.said,
+        **({"accuracy": None} if measured is None else {"accuracy": measured.accuracy, **measured.to_json()}),
+        "warnings": _warnings(chip, result, measured, len(x)),
         "spikes_per_sample": [float(n) / len(x) for n in result.spike_counts],
         "overflows": {name: counts.tolist() for name, counts in result.overflows.items()},
         "ways": [vars(way) for way in result.ways],
         "seconds": seconds,
         "verified": checks,
     }
-    path = _report(chip, summary, output or model.parent)
+    path = _report(summary, measured, output or model.parent)
     if json:
         command.print_json(summary | {"report": str(path)})
     else:
-        _show(summary, path)
+        _show(summary, path, measured)
     _fail_if_different(checks)
 
 
 def main() -> None:
     """Entry point of the console script."""
     command.execute(run, "ottt-run")
+
+
+def _measured(predictions: np.ndarray, found: Chosen, chip: ChipNetwork) -> Metrics | None:
+    from ottt_loihi.metrics import measure
+
+    if not len(found.labels):
+        return None
+    classes = max(chip.layers[-1].size, found.split.num_classes)
+    return measure(predictions, found.labels, classes, found.split.class_names)
+
+
+def _warnings(chip: ChipNetwork, result: Result, measured: Metrics | None, samples: int) -> list[str]:
+    """What is wrong with the answers although nothing failed."""
+    from ottt_loihi.metrics import silent_layers
+
+    rates = [n / samples for n in result.spike_counts[:-1]]
+    return [w for w in ("" if measured is None else measured.warning, silent_layers(rates)) if w]
+
+
+def _classes(measured: Metrics) -> Table:
+    from ottt_loihi.metrics import COLUMNS
+    from ottt_loihi.report.report import Table
+
+    return Table("Recall of each class", COLUMNS, measured.worst())
+
+
+def _write_predictions(path: Path, result: Result, found: Chosen) -> None:
+    """A line for each sample: its number, its prediction, its label where it has one, and the score of each class."""
+    import csv
+
+    from ottt_loihi.files import atomic_write
+
+    names = found.split.class_names or tuple(map(str, range(result.scores.shape[1])))
+    with atomic_write(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+        lines = csv.writer(file)
+        lines.writerow(["sample", "prediction", "label", *(f"score {name}" for name in names)])
+        for row, (index, label) in enumerate(zip(found.indices, result.predictions)):
+            known = names[found.labels[row]] if len(found.labels) else ""
+            lines.writerow([int(index), names[label], known, *map(int, result.scores[row])])
 
 
 def _range(text: str | None) -> tuple[float, float] | None:
@@ -184,14 +237,15 @@ def _tables(summary: dict[str, Any]) -> list[Any]:
 
 def _summary_line(summary: dict[str, Any]) -> str:
     spikes = ", ".join(f"{n:.1f}" for n in summary["spikes_per_sample"])
-    line = (
-        f"accuracy {summary['accuracy']:.2%} on {summary['samples']} test images; spikes per image and layer: {spikes}"
-    )
+    accuracy = "no labels" if summary["accuracy"] is None else f"accuracy {summary['accuracy']:.2%}"
+    if summary["accuracy"] is not None:
+        accuracy += f", balanced {summary['balanced_accuracy']:.2%},"
+    line = f"{accuracy} on {summary['said']} test samples; spikes per sample and layer: {spikes}"
     happened = [f"{OVERFLOWS[name]} {sum(n):,} times" for name, n in summary["overflows"].items() if sum(n)]
     return line + (f"; {', '.join(happened)}" if happened else "")
 
 
-def _report(chip: ChipNetwork, summary: dict[str, Any], folder: Path) -> Path:
+def _report(summary: dict[str, Any], measured: Metrics | None, folder: Path) -> Path:
     from ottt_loihi.report import report
 
     different = sum(check["different"] for check in summary["verified"])
@@ -203,13 +257,17 @@ def _report(chip: ChipNetwork, summary: dict[str, Any], folder: Path) -> Path:
         name="run",
         title="Run bit for bit",
         summary=f"Computed by: {find(summary['backend']).title}. {_summary_line(summary)}. {verdict}",
-        tables=_tables(summary),
+        tables=[*([] if measured is None else [_classes(measured)]), *_tables(summary)],
     )
     return report.add(folder, section)
 
 
-def _show(summary: dict[str, Any], path: Path) -> None:
+def _show(summary: dict[str, Any], path: Path, measured: Metrics | None) -> None:
+    for warning in summary["warnings"]:
+        command.err.print(f"warning: {warning}", markup=False, soft_wrap=True)
     command.out.print(_summary_line(summary))
+    if measured is not None and measured.balanced_accuracy < 1:
+        command.print_table(_classes(measured))
     for part in _tables(summary):
         command.print_table(part)
     command.print_files({"report": str(path)})

@@ -145,7 +145,7 @@ def load_npz(
     return replace(split, notes=(*split.notes, *((f"left out: {', '.join(unused[:8])}",) if unused else ())))
 
 
-def load_unlabelled(path: str | os.PathLike[str], time_axis: bool | int) -> np.ndarray:
+def load_unlabelled(path: str | os.PathLike[str], time_axis: bool | int | None = None) -> np.ndarray:
     """Return the samples of an ``.npz`` file that has x and no labels, as :func:`load_npz` reads them."""
     path, arrays, _ = _open_npz(path)
     if "x" not in arrays:

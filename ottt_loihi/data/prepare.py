@@ -91,6 +91,8 @@ def prepare(split: Split, encoding: Any = None, scale: str = "auto", quantile: f
         split, steps = _changed(split, step, notes), (step,)
     record = describe_split(split, coding)
     record = replace(record, preprocessing=steps)
+    if steps and steps[0].name == "scale":  # whatever the numbers look like
+        record = replace(record, values="analog", value_range=(0.0, 1.0))
     if CODINGS[coding.name].unit_range and split.x_train.dtype != np.float32:
         split = replace(split, x_train=_floats(split.x_train), x_test=_floats(split.x_test))
     _try(split, record, where)
