@@ -368,7 +368,7 @@ class TestCommand:
     def test_a_network_for_other_data(self, tmp_path):
         storage.save(fresh_network((5, 5), (4,)), tmp_path / "chip.h5")
         done = commands.run_here("ottt-learn", tmp_path / "chip.h5")
-        commands.assert_one_line(done, 2, "the network takes input of shape (5, 5), the data has (8, 8)")
+        commands.assert_one_line(done, 2, "its samples are (8, 8), the network expects (5, 5)")
 
     def test_a_network_whose_first_layer_the_host_computes(self, tmp_path):
         pytest.importorskip("torch")
