@@ -95,3 +95,12 @@ def test_the_python_of_the_how_to_runs():
     assert names["net"](torch.zeros(2, 6, 8, 8)).shape == (2, 10)
     assert names["scores"].shape == (32, 10)
     assert all(p.grad is not None for p in names["module"].parameters())
+
+
+def test_the_python_of_the_sensor_page_runs(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    names = {}
+    for block in re.findall(r"```python\n(.+?)```", (ROOT / "docs/sensor.md").read_text(), re.S):
+        exec(block, names)
+    accuracy = (names["found"].predictions == names["data"].split.y_test).mean()
+    assert accuracy >= 0.9, capsys.readouterr().out

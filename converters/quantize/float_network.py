@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from ottt_loihi.sim.network import INPUT, Conv, Dense, Sparse
 
+from ottt_loihi.data.description import Step
 from ottt_loihi.errors import ChipError
 
 if TYPE_CHECKING:
@@ -140,9 +141,12 @@ def from_torch(net: Network) -> FloatNetwork:
             "the network was trained on normalised images, (x − mean)/std, and a chip is sent 0 … 255; "
             "train it with encoding = 'constant' without mean and std to export it"
         )
-    encoding = net.provenance.get("encoding", {})
-    if encoding.get("name") == "graded":  # messages of any unit, as 1/255: the weights take the rest
-        largest = MESSAGES * float(encoding.get("options", {}).get("unit", 1 / MESSAGES))
+    recorded = net.provenance.get("encoding", {})
+    coding = (
+        net.data.coding if net.data is not None else Step(recorded.get("name", "rate"), recorded.get("options", {}))
+    )
+    if coding.name == "graded":  # messages of any unit, as 1/255: the weights take the rest
+        largest = MESSAGES * float(coding.options.get("unit", 1 / MESSAGES))
         connections = [replace(c, weight=c.weight * largest) if c.pre == INPUT else c for c in connections]
         inputs = [replace(c, weight=c.weight * largest) if c.pre == INPUT else c for c in inputs]
     return FloatNetwork(
@@ -150,7 +154,7 @@ def from_torch(net: Network) -> FloatNetwork:
         int(net.time_steps),
         tuple(layers),
         tuple(placed(c) for c in (*connections, *inputs)),
-        encoding["name"] if encoding.get("name") in INPUTS else "spikes",
+        coding.name if coding.name in INPUTS else "spikes",
     )
 
 

@@ -11,7 +11,7 @@ import typer
 from ottt_loihi.cli import command
 
 if TYPE_CHECKING:
-    from ottt_loihi.data import DataSet
+    from ottt_loihi.data import DataSet, Split
 
 
 def data(
@@ -19,17 +19,27 @@ def data(
         str | None, typer.Argument(help="Load this data set and show what is in it: a name, an .npz file or a folder.")
     ] = None,
     folder: Annotated[Path | None, typer.Option("--folder", "-f", help="Instead of OTTT_DATA_DIR.")] = None,
+    encoding: Annotated[
+        str | None, typer.Option(help="Show what this coding sends: delta, regular, population:neurons=4 …")
+    ] = None,
+    time_steps: Annotated[int, typer.Option("--time-steps", "-T", min=1, help="Of samples without a time axis.")] = 6,
+    time_axis: Annotated[
+        bool | None, typer.Option("--time-axis/--no-time-axis", help="An .npz: samples have time first. [what it says]")
+    ] = None,
+    plot: Annotated[Path | None, typer.Option(help="Draw what is sent of the first training sample (.svg).")] = None,
     json: command.Json = False,
     debug: command.Debug = False,
 ) -> None:
     """List the data sets: where each was found, or which files go where. Nothing is ever downloaded.
 
-    Example: ottt-data, and then ottt-data mnist
+    Examples: ottt-data · ottt-data mnist · ottt-data mine.npz --encoding delta:threshold=0.05 --plot delta.svg
     """
     if name is None:
         result: dict[str, Any] = _listing(folder)
     else:
-        result = _contents(name, folder)
+        result = _contents(name, folder, time_axis)
+        if encoding is not None or plot is not None:
+            result |= _coded(name, folder, time_axis, encoding, time_steps, plot)
     if json:
         command.print_json(result)
     elif name is None:
@@ -94,10 +104,47 @@ def _where(state: dict[str, Any], base: str | None) -> str:
     return os.path.relpath(state["where"], base) if base and state["format"] else state["where"]
 
 
-def _contents(name: str, folder: Path | None) -> dict[str, Any]:
+def _load(name: str, folder: Path | None, time_axis: bool | None) -> Split:
     from ottt_loihi.data import load_data
 
-    split = load_data(name, folder)
+    return load_data(name, folder, **({} if time_axis is None else {"time_axis": time_axis}))
+
+
+def _coded(
+    name: str, folder: Path | None, time_axis: bool | None, encoding: str | None, time_steps: int, plot: Path | None
+) -> dict[str, Any]:
+    """What a coding sends, and a drawing of it."""
+    import numpy as np
+
+    from ottt_loihi.data import encode, prepare
+    from ottt_loihi.data.prepare import spikes_per_sample
+    from ottt_loihi.errors import UsageError
+    from ottt_loihi.files import atomic_write
+    from ottt_loihi.report import plots
+
+    prepared = prepare(_load(name, folder, time_axis), encoding)
+    record = prepared.record
+    steps = record.time_steps or time_steps
+    if plot is not None:
+        if plot.suffix != ".svg":
+            raise UsageError(f"--plot: expected a file ending in .svg, got {plot}")
+        first = prepared.split.x_train[:1]
+        sent = encode(first, record.coding, steps, 1, np.array([0]), time_axis=record.time_axis)[0]
+        with atomic_write(plot) as temporary:
+            temporary.write_text(plots.raster({str(record.coding): sent.reshape(steps, -1) != 0}), encoding="utf-8")
+    return {
+        "encoding": str(record.coding),
+        "network_input": list(prepared.input_shape),
+        "coded_time_steps": steps,
+        "spikes_per_sample": spikes_per_sample(prepared, steps),
+        "largest_number": steps * int(np.prod(prepared.input_shape)),
+        "notes": list(prepared.notes),
+        "plot": None if plot is None else str(plot),
+    }
+
+
+def _contents(name: str, folder: Path | None, time_axis: bool | None) -> dict[str, Any]:
+    split = _load(name, folder, time_axis)
     return {
         "name": split.name,
         "training_samples": len(split.y_train),
@@ -129,4 +176,13 @@ def _show_contents(result: dict[str, Any]) -> None:
         ("classes", f"{result['classes']}: {min(counts):,} … {max(counts):,} training samples each"),
         ("mean", f"{result['mean']:.4f}"),
     ]
+    if "encoding" in result:
+        sent, most = result["spikes_per_sample"], result["largest_number"]
+        rows += [
+            ("coding", result["encoding"]),
+            ("the network gets", f"{result['coded_time_steps']} × {'×'.join(map(str, result['network_input']))}"),
+            ("spikes or messages per sample", f"{sent:,.1f}, {sent / most:.1%} of what could be"),
+        ]
+        if result["plot"]:
+            rows.append(("drawn in", result["plot"]))
     command.print_table(Table(f"ottt-data · {result['name']}", ("", ""), rows, note=" ".join(result["notes"])))
