@@ -77,7 +77,7 @@ class TestRefuses:
         ("arguments", "message"),
         [
             (dict(passes=0), "passes: expected an integer ≥ 1"),
-            (dict(backend="loihi2"), "backend: expected one of sim, inprocess, lava"),
+            (dict(backend="loihi1"), "backend: expected one of sim, inprocess, lava, loihi2"),
             (dict(evaluate_every=0), "evaluate_every: expected"),
             (dict(settings=Settings(readout_rate=1e-10)), r"readout.y1_scale: a scale of .* is too small"),
             (dict(settings=Settings(unit=0)), "unit: expected an integer ≥ 1"),
