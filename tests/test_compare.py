@@ -1,13 +1,15 @@
 """ottt-compare: what it reads, runs, keeps and shows."""
 
 import json
+import multiprocessing
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 
 from ottt_loihi.errors import FileError, UsageError
-from ottt_loihi.training.compare import read_comparison
+from ottt_loihi.training.compare import read_comparison, run
 
 SMALL = """
 seeds = [3, 4]
@@ -68,6 +70,58 @@ def test_table_plot_and_numbers_and_finished_runs_are_kept(tmp_path):
     assert again.returncode == 0, again.stderr
     assert "8 bits" in again.stdout
     assert {p: p.stat().st_mtime_ns for p in folder.glob("*/model.pt")} == before
+
+
+def test_a_finished_run_of_other_data_is_run_again(tmp_path, monkeypatch):
+    """In this process: a pool has nothing to do with what is known."""
+    rng, found = np.random.default_rng(0), []
+
+    class Pool:
+        def __init__(self, *arguments, **settings):
+            found.append("pool")
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *arguments):
+            pass
+
+        def imap_unordered(self, function, jobs):
+            return map(function, jobs)
+
+    monkeypatch.setattr(multiprocessing.get_context("spawn").__class__, "Pool", lambda self, *a, **s: Pool(*a, **s))
+    data = {"x": rng.random((40, 4, 4)).astype(np.float32), "y": np.arange(40) % 2}
+    np.savez(tmp_path / "mine.npz", **data)
+    text = SMALL.replace('"digits"', f'"{tmp_path}/mine.npz"').replace("[3, 4]", "[3]").partition("[[rules]]\nlabel")[0]
+    comparison = read_comparison(written(tmp_path, text))
+    first = list(run(comparison, tmp_path / "out", 1, 0))
+    assert found == ["pool"]
+    assert list(run(comparison, tmp_path / "out", 1, 0)) == first
+    assert found == ["pool"]  # nothing to do: none is made
+    np.savez(tmp_path / "mine.npz", x=1 - data["x"], y=data["y"])
+    (again,) = run(comparison, tmp_path / "out", 1, 0)
+    assert found == ["pool", "pool"]
+    assert again["data"] != first[0]["data"]
+
+
+def test_runs_that_fail_do_not_end_the_others(tmp_path, monkeypatch):
+    comparison = read_comparison(written(tmp_path, SMALL.replace("[3, 4]", "[3]")))
+    done = []
+
+    def finish(job):
+        done.append(job["label"])
+        return {"label": job["label"], "seed": 3, **({"error": "broken"} if len(done) == 1 else {"accuracy": 1.0})}
+
+    class Pool:
+        __enter__ = lambda self: self  # noqa: E731
+        __exit__ = lambda self, *arguments: None  # noqa: E731
+        imap_unordered = staticmethod(lambda function, jobs: map(finish, jobs))
+
+    monkeypatch.setattr(multiprocessing.get_context("spawn").__class__, "Pool", lambda self, *a, **s: Pool())
+    results = []
+    with pytest.raises(UsageError, match="sltt, seed 3: broken"):
+        results.extend(run(comparison, tmp_path / "out", 1, 0))
+    assert done == ["sltt", "DSR, biases"]
 
 
 @pytest.mark.parametrize(

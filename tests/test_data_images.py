@@ -1,5 +1,7 @@
 """Folders of images, as ImageNet's, on generated pictures."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from corruption import assert_only_our_errors
@@ -110,3 +112,42 @@ def test_damaged_images(tmp_path, suffix):
     Image.fromarray(np.random.default_rng(0).integers(0, 256, (12, 12, 3), np.uint8)).save(path)
     images = ImageFolder(tmp_path, 8)
     assert assert_only_our_errors(lambda _: images.read([0]), path, path.read_bytes(), count=150) > 10
+
+
+def test_a_folder_is_trained_on_without_reading_it_whole(tmp_path, monkeypatch):
+    """As configs/imagenet-nf-resnet34.toml does, small: random parts of images to train on, the centre to test."""
+    from ottt_loihi.training.config import override, read_config
+    from ottt_loihi.training.run import run
+
+    rng = np.random.default_rng(0)
+    for part, count in (("train", 6), ("val", 2)):
+        for name in ("cat", "dog"):
+            (tmp_path / "imagenet" / part / name).mkdir(parents=True)
+            for index in range(count):
+                pixels = rng.integers(0, 256, (20, 24, 3), dtype=np.uint8)
+                Image.fromarray(pixels).save(tmp_path / "imagenet" / part / name / f"{index}.png")
+    read, centres = ImageFolder._image, []
+
+    def watched(self, path, rng):
+        centres.append(rng is None)
+        return read(self, path, rng)
+
+    monkeypatch.setattr(ImageFolder, "_image", watched)
+    config = read_config(Path(__file__).parents[1] / "configs" / "imagenet-nf-resnet34.toml")
+    network = {"network.stages": [[4, 1], [6, 1]], "network.time_steps": 2, "data.size": 16}
+    small = {"training.epochs": 1, "training.batch_size": 4, "training.device": "cpu", "training.workers": 0}
+    monkeypatch.setenv("OTTT_DATA_DIR", str(tmp_path))
+    result = run(override(config, network | small), tmp_path / "run")
+    assert 0 <= result["test_accuracy"] <= 1
+    assert centres.count(False) == 12  # each training image once, by chance
+    assert centres.count(True) == 2 * 4 + 2  # the test images in both tests, and the first of each half
+
+
+def test_a_folder_larger_than_memory_says_what_to_do(tmp_path, monkeypatch):
+    for part in ("train", "val"):
+        (tmp_path / part / "a").mkdir(parents=True)
+        Image.new("RGB", (8, 8)).save(tmp_path / part / "a" / "0.png")
+    monkeypatch.setattr("ottt_loihi.data.images.MAX_BYTES", 100)
+    with pytest.raises(UsageError, match="set stream = true, or read them smaller"):
+        load_image_folder(tmp_path, size=8)
+    assert load_image_folder(tmp_path, size=8, stream=True).input_shape == (3, 8, 8)

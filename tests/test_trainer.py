@@ -1,18 +1,23 @@
+import sys
 import threading
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
-from ottt_loihi.data import load_digits, rate_code
+from ottt_loihi.data import from_arrays, load_digits, rate_code
 from ottt_loihi.errors import FileError, TrainingError, UsageError
 from ottt_loihi.nn.models import mlp
 from ottt_loihi.rules import OTTT
 from ottt_loihi.training import batches as batches_module
 from ottt_loihi.training.batches import in_turn, train_encoding_seed
+from ottt_loihi.training.callbacks import TensorBoard
 from ottt_loihi.training.checkpoint import load
+from ottt_loihi.training.continual import permuted
 from ottt_loihi.training.evaluation import TEST_ENCODING_SEED, evaluate
+from ottt_loihi.training.run_folder import RunFolder
 from ottt_loihi.training.trainer import Trainer
 
 DIGITS = load_digits()
@@ -269,3 +274,32 @@ def test_a_split_brings_its_labels_and_its_test_part():
         given.fit(split, split.y_train)
     with pytest.raises(UsageError, match="expected labels beside the samples"):
         given.fit(split.x_train)
+
+
+def test_the_progress_bar_needs_no_count_of_memory(monkeypatch, capsys):
+    """Windows has no ``resource``."""
+    monkeypatch.setitem(sys.modules, "resource", None)
+    Trainer(mlp((64, 8, 10), input_shape=(8, 8)), OTTT(), progress=True).fit(X, Y, 1)
+    assert "engine" in capsys.readouterr().err
+
+
+def test_permuted_tasks_keep_everything_but_the_order_of_pixels():
+    split = replace(DIGITS.first(20, 10), num_classes=12, class_names=tuple("abcdefghijkl"))
+    for task in permuted(split, 2):
+        assert (task.num_classes, task.name, task.class_names) == (12, split.name, split.class_names)
+        assert np.array_equal(np.sort(task.x_train.reshape(20, -1)), np.sort(split.x_train.reshape(20, -1)))
+    spikes = from_arrays(np.zeros((4, 3, 2, 2), np.uint8), np.array([0, 0, 1, 1]), time_axis=True)
+    with pytest.raises(UsageError, match="permuted: expected images, got frames with a time axis"):
+        permuted(spikes, 2)
+
+
+def test_a_resumed_run_is_not_drawn_twice(tmp_path):
+    events = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator", reason="needs tensorboard")
+    folder = tmp_path / "run"
+    for epochs, resume in ((2, False), (3, True)):
+        board = TensorBoard(folder)
+        trainer = Trainer(mlp((64, 8, 10), input_shape=(8, 8)), OTTT(), schedule="constant", callbacks=[board])
+        trainer.fit(X, Y, epochs, run=RunFolder(folder), resume=resume)
+        assert board.writer is None  # closed
+    found = events.EventAccumulator(str(folder)).Reload()
+    assert [event.step for event in found.Scalars("loss")] == [1, 2, 3]

@@ -25,10 +25,13 @@ import os
 import re
 import statistics
 import sys
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from ottt_loihi.errors import OtttError, UsageError
 from ottt_loihi.files import atomic_write
@@ -103,13 +106,17 @@ def run(comparison: Comparison, folder: Path, processes: int, check: int) -> Ite
 
     processes: how many at once · check: test samples for the accuracy on the chip
     """
-    jobs = []
+    jobs, data = [], {}
     for contender in comparison.contenders:
         for seed in comparison.seeds:
             tables = contender.config.tables()
             tables["training"] |= {"seed": seed}
             place = folder / f"{contender.folder}-{seed}"
-            jobs.append({"label": contender.label, "tables": tables, "place": str(place), "seed": seed, "check": check})
+            key = json.dumps(tables["data"], sort_keys=True)
+            if key not in data:
+                data[key] = _fingerprint(contender.config)
+            job = {"label": contender.label, "tables": tables, "place": str(place), "seed": seed, "check": check}
+            jobs.append({**job, "data": data[key]})
     waiting = []
     for job in jobs:
         known = _known(job)
@@ -131,13 +138,31 @@ def run(comparison: Comparison, folder: Path, processes: int, check: int) -> Ite
 
 
 def _known(job: Mapping[str, Any]) -> dict[str, Any] | None:
-    """The result that is there already, of the same settings."""
+    """Return the result that is there already, of the same settings and data."""
+    found = _kept(job)
+    same = all(found.get(name) == job[name] for name in ("tables", "data")) and found.get("checked") == job["check"]
+    return found if same else None
+
+
+def _kept(job: Mapping[str, Any]) -> dict[str, Any]:
     try:
         found = json.loads((Path(job["place"]) / "compared.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
-        return None
-    same = isinstance(found, dict) and found.get("tables") == job["tables"] and found.get("checked") == job["check"]
-    return found if same else None
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _fingerprint(config: Config) -> str:
+    """Return a text that is another one for other data, labels and test samples included."""
+    from ottt_loihi.data.images import ImageSplit
+
+    split = config.load_data()
+    if isinstance(split, ImageSplit):  # too much to read before anything runs
+        return f"{len(split.train)} and {len(split.test)} images"
+    checksum = 0
+    for array in (split.x_train, split.y_train, split.x_test, split.y_test):
+        checksum = zlib.crc32(np.ascontiguousarray(array), checksum)
+    return f"{len(split.x_train)} and {len(split.x_test)} samples, checksum {checksum:08x}"
 
 
 def _finish(job: Mapping[str, Any]) -> dict[str, Any]:
@@ -156,7 +181,9 @@ def _train(job: Mapping[str, Any]) -> dict[str, Any]:
     from ottt_loihi.training.run import run as train
 
     place = Path(job["place"])
-    found = train(make_config(job["tables"]), place, resume=(place / "training.pt").exists())
+    changed = _kept(job).get("data", job["data"]) != job["data"]  # then what is there is of no use
+    resume = (place / "training.pt").exists() and not changed
+    found = train(make_config(job["tables"]), place, resume=resume, force=changed)
     assert found is not None
     import resource
 
