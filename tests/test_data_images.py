@@ -98,7 +98,7 @@ def test_folders_that_do_not_fit(folder, tmp_path_factory):
 
 
 def test_too_large(folder, monkeypatch):
-    with pytest.raises(UsageError, match=r"8 images take .* GiB at 40000×40000; read them in batches"):
+    with pytest.raises(UsageError, match=r"8 images take .* GiB at 40000×40000; set stream = true"):
         load_image_folder(folder, 40000)
     monkeypatch.setattr("ottt_loihi.data.images.MAX_PIXELS", 1000)
     with pytest.raises(UnsafeFileError, match=r"0\.png: has \(40, 30\) pixels, at most 1000 are allowed"):

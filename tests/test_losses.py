@@ -47,7 +47,7 @@ def test_a_configuration_chooses_the_loss():
 
     assert chosen() == SquaredError()
     assert chosen(loss="cross-entropy", mu=0, smoothing=0.1) == CrossEntropy(0.0, 0.1)
-    with pytest.raises(UsageError, match=r"training\.smoothing: only the loss cross-entropy has targets to smooth"):
+    with pytest.raises(UsageError, match=r"training\.smoothing: of the loss cross-entropy, got"):
         chosen(smoothing=0.1)
     with pytest.raises(UsageError, match="loss: expected one of squared-error, cross-entropy"):
         chosen(loss="hinge")
