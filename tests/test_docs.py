@@ -86,7 +86,7 @@ def test_the_python_of_the_how_to_runs():
     rng = np.random.default_rng(0)
     names = {"x": rng.random((20, 8, 8)), "y": np.arange(20) % 2, "spikes": rng.random((20, 6, 8, 8)) < 0.5}
     blocks = [block for block in re.findall(r"```python\n(.+?)```", text, re.S) if "slayer" not in block]
-    assert len(blocks) == 4
+    assert len(blocks) == 5
     for block in blocks:
         exec(block, names)
     assert names["split"].time_axis
