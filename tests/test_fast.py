@@ -158,6 +158,30 @@ def test_dropout_does_not_depend_on_the_memory_layout_of_an_engine():
     assert torch.equal(*masks)
 
 
+@pytest.mark.parametrize("convention", ["paper", "authors"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_chunks_know_both_rectangles_at_their_ends(convention, dtype):
+    """u = 0 and u = 2·Vth exactly: the paper's rectangle is 0 there, the released code's is 1."""
+    net = Network(
+        [Block(Linear(3, 3), LIF(0.0, 0.5, "zero", "rectangle", convention))],
+        Readout(3, 2),
+        input_shape=(3,),
+        time_steps=4,
+        convention=convention,
+    ).to(dtype)
+    with torch.no_grad():
+        net.blocks[0].connection.weight.copy_(torch.eye(3))
+    x = torch.tensor([0.0, 1.0, 1.25], dtype=dtype).expand(2, 4, 3).clone()
+    rule, labels = make_rule("ottt", update="sequence", convention=convention), torch.tensor([0, 1])
+    chosen = engine.choose(net, rule, SquaredError(), 4)
+    assert chosen.chunk == 4
+    other = copy.deepcopy(net)
+    chosen.backward(net, rule, x, labels, SquaredError())
+    rule.backward(other, x, labels, SquaredError())
+    torch.testing.assert_close(net.blocks[0].connection.weight.grad, other.blocks[0].connection.weight.grad)
+    assert bool(net.blocks[0].connection.weight.grad[:2].any()) == (convention == "authors")
+
+
 def small(**settings):
     return Network(
         [Block(Linear(4, 3), LIF(surrogate="sigmoid"))], Readout(3, 2), input_shape=(4,), time_steps=3, **settings

@@ -54,13 +54,6 @@ def test_loops_are_those_of_the_cpu(lif_triton, neuron):
     errors = [k.times_surrogate(g, u.clone(), neuron) for k in (lif_triton, lif_kernels)]
     torch.testing.assert_close(*errors, rtol=1e-6, atol=1e-7)
 
-    both = []
-    for kernels in (lif_triton, lif_kernels):
-        accumulated, trace = current.clone(), v.abs()
-        kernels.accumulate(accumulated, trace, neuron)
-        both.append(torch.stack([accumulated, trace]))
-    assert torch.equal(*both)
-
 
 def test_where_they_do_not_run_torchs_operators_are_taken_and_it_is_said(lif_triton, monkeypatch):
     cpu = torch.device("cpu")
@@ -71,7 +64,7 @@ def test_where_they_do_not_run_torchs_operators_are_taken_and_it_is_said(lif_tri
         raise RuntimeError("Failed to find C compiler.\nSet CC")
 
     lif._triton_works.cache_clear()
-    monkeypatch.setattr(lif_triton, "accumulate", fails)
+    monkeypatch.setattr(lif_triton, "charge_fire_reset", fails)
     with pytest.warns(UserWarning, match=r"not run on cpu \(RuntimeError: Failed to find C compiler\.\); torch's"):
         assert not lif._triton_works(cpu)
     lif._triton_works.cache_clear()

@@ -16,7 +16,6 @@ from llvmlite import ir
 from numba import njit, types
 from numba.extending import intrinsic, overload
 
-SURROGATES = ("sigmoid", "rectangle", "triangle")
 _COMPILED = {"nogil": True, "cache": True, "error_model": "numpy", "fastmath": {"contract"}}
 
 
@@ -118,10 +117,11 @@ def fire(current, varies, u, v, mask, out, samples, steps, shape, constants, zer
 
 
 @njit(**_COMPILED)
-def error(u, g, mask, lengths, total, samples, steps, shape, v_threshold, kind, alpha):
+def error(u, g, mask, lengths, total, samples, steps, shape, v_threshold, kind, parameter):
     """``∂L/∂I = ∂L/∂s·f(u)``, written over u; g: of the pooled spikes, its windows' mean still to be taken.
 
-    total: ``(samples, …)``, ``Σ_t lengths[t]·∂L/∂I[t]`` is added to it; or empty · kind: index into :data:`SURROGATES`
+    total: ``(samples, …)``, ``Σ_t lengths[t]·∂L/∂I[t]`` is added to it; or empty
+    kind, parameter: of the surrogate (``lif.surrogate_constants``)
     """
     height, width, channels, down, across = shape
     one, zero = u.dtype.type(1), u.dtype.type(0)
@@ -152,11 +152,11 @@ def error(u, g, mask, lengths, total, samples, steps, shape, v_threshold, kind, 
                     place += pooled_row
                 if kind == 0:
                     for j in range(row):
-                        e = _exp_of_minus(min(alpha * abs(u[to + j] - v_threshold), u.dtype.type(80)))
-                        u[to + j] = spread[j] * (alpha * e / ((one + e) * (one + e)))
+                        e = _exp_of_minus(min(parameter * abs(u[to + j] - v_threshold), u.dtype.type(80)))
+                        u[to + j] = spread[j] * (parameter * e / ((one + e) * (one + e)))
                 elif kind == 1:
                     for j in range(row):
-                        u[to + j] = spread[j] if abs(u[to + j] - v_threshold) < v_threshold else zero
+                        u[to + j] = spread[j] if abs(u[to + j] - v_threshold) < parameter else zero
                 else:
                     for j in range(row):
                         slope = one - abs(u[to + j] - v_threshold) / v_threshold

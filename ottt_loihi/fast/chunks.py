@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from ottt_loihi.fast.chunk_connection import ChunkConnection, Learning, arrays, channels_last, give, kernels, memory
-from ottt_loihi.fast.lif import is_on_cpu, knows_surrogate
+from ottt_loihi.fast.lif import is_on_cpu, knows_surrogate, surrogate_constants
 from ottt_loihi.fast.steps import why_not as why_not_steps
 from ottt_loihi.fast.weights_cache import EffectiveWeights
 from ottt_loihi.nn.blocks import Block
@@ -304,8 +304,7 @@ class _Share:
             total = memory(self.constant)  # type: ignore[arg-type]
             if layer.connection.traced:
                 lengths = self.learning[id(layer.connection)].lengths(steps).astype(number)
-        u, kind = done.u, kernels().SURROGATES.index(neuron.surrogate.name)
-        constants = number(neuron.v_threshold), kind, number(getattr(neuron.surrogate, "slope", 1.0))
+        u, constants = done.u, (number(neuron.v_threshold), *surrogate_constants(neuron, number))
         states = arrays(u, memory(g), self.masks[index])
         kernels().error(*states, lengths, total.numpy(), self.samples, steps, layer.shape, *constants)
         if not isinstance(layer.connection.module, Conv2d):

@@ -7,11 +7,14 @@ from functools import lru_cache
 from types import ModuleType
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from ottt_loihi.nn.neurons import LIF
-from ottt_loihi.nn.surrogates import SURROGATES, Rectangle
+from ottt_loihi.nn.surrogates import Rectangle, Sigmoid, Triangle
+
+KINDS = (Sigmoid, Rectangle, Triangle)  # the surrogates that the kernels know, by index
 
 
 class LeanStep(torch.autograd.Function):
@@ -55,8 +58,20 @@ def has_kernels(x: Tensor) -> bool:
 
 
 def knows_surrogate(surrogate: Any) -> bool:
-    """Whether the kernels have this surrogate: one of ours, no subclass, not the closed rectangle."""
-    return type(surrogate) in SURROGATES.values() and surrogate != Rectangle(closed=True)
+    """Whether the kernels have this surrogate: one of ours, no subclass."""
+    return type(surrogate) in KINDS
+
+
+def surrogate_constants(neuron: LIF, number: Any) -> tuple[int, Any]:
+    """Return the index of a neuron's surrogate in :data:`KINDS`, and its parameter as a ``number``, NumPy's float type.
+
+    The parameter is the sigmoid's slope, or the least |u − Vth| at which the rectangle is 0: Vth, or the next larger
+    number where the rectangle is closed.
+    """
+    surrogate, reach = neuron.surrogate, number(neuron.v_threshold)
+    if isinstance(surrogate, Rectangle) and surrogate.closed:
+        reach = np.nextafter(reach, number(np.inf))
+    return KINDS.index(type(surrogate)), number(surrogate.slope) if isinstance(surrogate, Sigmoid) else reach
 
 
 def is_on_cpu(x: Tensor) -> bool:
@@ -69,7 +84,7 @@ def _triton_works(device: torch.device) -> bool:
     try:
         from ottt_loihi.fast import triton_kernels as lif_triton
 
-        lif_triton.accumulate(torch.zeros(1024, device=device), torch.zeros(1024, device=device), LIF())
+        lif_triton.charge_fire_reset(*(torch.zeros(1024, device=device) for _ in range(3)), LIF())
     except Exception as error:  # not installed, no C compiler, a GPU it does not know, and whatever else it needs
         reason = (str(error).splitlines() or [""])[0]
         warnings.warn(

@@ -14,7 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ottt_loihi.fast.lif import like
+from ottt_loihi.fast.lif import KINDS, like, surrogate_constants
+from ottt_loihi.nn.surrogates import Rectangle, Sigmoid
 
 
 @numba.njit(nogil=True, cache=True)
@@ -40,19 +41,9 @@ def _to_zero(u, v, s, beta, v_threshold, above):  # type: ignore[no-untyped-def]
 
 
 @numba.njit(nogil=True, cache=True)
-def _accumulate(u, trace, beta, v_threshold, above):  # type: ignore[no-untyped-def]
-    one, zero = u.dtype.type(1), u.dtype.type(0)
+def _times_rectangle(u, g, v_threshold, reach):  # type: ignore[no-untyped-def]
     for i in range(u.size):
-        kept = beta * trace[i]
-        membrane = u[i] - v_threshold * kept
-        u[i] = membrane
-        trace[i] = kept + (one if membrane > above else zero)
-
-
-@numba.njit(nogil=True, cache=True)
-def _times_rectangle(u, g, v_threshold):  # type: ignore[no-untyped-def]
-    for i in range(u.size):
-        u[i] = g[i] if abs(u[i] - v_threshold) < v_threshold else u.dtype.type(0)
+        u[i] = g[i] if abs(u[i] - v_threshold) < reach else u.dtype.type(0)
 
 
 @numba.njit(nogil=True, cache=True)
@@ -74,11 +65,6 @@ def charge_fire_reset(u: Tensor, v: Tensor, s: Tensor, neuron: Any) -> None:
     loop(_flat(u), _flat(v), _flat(s), *constants(u, neuron))
 
 
-def accumulate(u: Tensor, trace: Tensor, neuron: Any) -> None:
-    """One accumulated step, in place: u is Û[t] and becomes u[t], trace is â[t−1] and becomes â[t]."""
-    _accumulate(_flat(u), _flat(trace), *constants(u, neuron))
-
-
 def constants(u: Tensor, neuron: Any) -> tuple[Any, Any, Any]:
     """λ, Vth, and the largest u that does not fire, of u's type."""
     kind = np.float32 if u.dtype == torch.float32 else np.float64
@@ -89,16 +75,15 @@ def constants(u: Tensor, neuron: Any) -> tuple[Any, Any, Any]:
 
 def times_surrogate(g: Tensor, u: Tensor, neuron: Any) -> Tensor:
     """``g·f(u)``, written over u."""
-    g, surrogate, v_threshold = like(g, u), neuron.surrogate, neuron.v_threshold
-    kind = np.float32 if u.dtype == torch.float32 else np.float64
-    if surrogate.name == "sigmoid":
-        u.sub_(v_threshold).mul_(surrogate.slope).sigmoid_()  # torch's is vectorised
-        _times_logistic(_flat(u), _flat(g), kind(surrogate.slope))
-    elif surrogate.name in ("rectangle", "triangle"):
-        loop = _times_rectangle if surrogate.name == "rectangle" else _times_triangle
-        loop(_flat(u), _flat(g), kind(v_threshold))
+    g, number = like(g, u), np.float32 if u.dtype == torch.float32 else np.float64
+    kind, parameter = surrogate_constants(neuron, number)
+    if KINDS[kind] is Sigmoid:
+        u.sub_(neuron.v_threshold).mul_(neuron.surrogate.slope).sigmoid_()  # torch's is vectorised
+        _times_logistic(_flat(u), _flat(g), parameter)
+    elif KINDS[kind] is Rectangle:
+        _times_rectangle(_flat(u), _flat(g), number(neuron.v_threshold), parameter)
     else:
-        u.copy_(g * surrogate(u, v_threshold))
+        _times_triangle(_flat(u), _flat(g), number(neuron.v_threshold))
     return u
 
 

@@ -7,15 +7,15 @@ bit.
 
 from typing import Any
 
+import numpy as np
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-from ottt_loihi.fast.lif import like
+from ottt_loihi.fast.lif import like, surrogate_constants
 
 BLOCK = 1024
-SURROGATES = ("sigmoid", "rectangle", "triangle")
 
 
 @triton.jit
@@ -31,26 +31,16 @@ def _charge_fire_reset(u_ptr, v_ptr, s_ptr, n, beta, v_threshold, above, TO_ZERO
 
 
 @triton.jit
-def _accumulate(u_ptr, trace_ptr, n, beta, v_threshold, above, BLOCK: tl.constexpr):
-    i = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
-    inside = i < n
-    kept = beta * tl.load(trace_ptr + i, mask=inside)
-    u = tl.load(u_ptr + i, mask=inside) - v_threshold * kept
-    tl.store(u_ptr + i, u, mask=inside)
-    tl.store(trace_ptr + i, kept + tl.where(u > above, 1.0, 0.0), mask=inside)
-
-
-@triton.jit
-def _times_surrogate(g_ptr, u_ptr, n, v_threshold, alpha, KIND: tl.constexpr, BLOCK: tl.constexpr):
+def _times_surrogate(g_ptr, u_ptr, n, v_threshold, parameter, KIND: tl.constexpr, BLOCK: tl.constexpr):
     i = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     inside = i < n
     g = tl.load(g_ptr + i, mask=inside)
     beyond = tl.load(u_ptr + i, mask=inside) - v_threshold
     if KIND == 0:
-        sigma = 1.0 / (1.0 + tl.exp(-alpha * beyond))
-        slope = alpha * sigma * (1.0 - sigma)
+        sigma = 1.0 / (1.0 + tl.exp(-parameter * beyond))
+        slope = parameter * sigma * (1.0 - sigma)
     elif KIND == 1:
-        slope = tl.where(tl.abs(beyond) < v_threshold, 1.0, 0.0)
+        slope = tl.where(tl.abs(beyond) < parameter, 1.0, 0.0)
     else:
         slope = 1.0 - tl.abs(beyond) / v_threshold
         slope = tl.where(slope > 0.0, slope, 0.0)
@@ -65,20 +55,13 @@ def charge_fire_reset(u: Tensor, v: Tensor, s: Tensor, neuron: Any) -> None:
         )
 
 
-def accumulate(u: Tensor, trace: Tensor, neuron: Any) -> None:
-    """One accumulated step, in place: u is Û[t] and becomes u[t], trace is â[t−1] and becomes â[t]."""
-    with torch.cuda.device_of(u):
-        _accumulate[_grid(u)](u, trace, u.numel(), *_constants(neuron), BLOCK=BLOCK)
-
-
 def times_surrogate(g: Tensor, u: Tensor, neuron: Any) -> Tensor:
     """``g·f(u)``, written over u."""
-    surrogate = neuron.surrogate
-    if surrogate.name not in SURROGATES:
-        return u.copy_(g * surrogate(u, neuron.v_threshold))
-    kind, alpha = SURROGATES.index(surrogate.name), float(getattr(surrogate, "slope", 1.0))
+    kind, parameter = surrogate_constants(neuron, np.float32)
     with torch.cuda.device_of(u):
-        _times_surrogate[_grid(u)](like(g, u), u, u.numel(), neuron.v_threshold, alpha, KIND=kind, BLOCK=BLOCK)
+        _times_surrogate[_grid(u)](
+            like(g, u), u, u.numel(), neuron.v_threshold, float(parameter), KIND=kind, BLOCK=BLOCK
+        )
     return u
 
 
