@@ -1,26 +1,26 @@
-"""OTTT for networks made of lava-dl's SLAYER blocks.
+"""Networks made of lava-dl's SLAYER blocks, which our rules train.
 
 SLAYER runs all T steps of a block before the next block and backpropagates through time. Here the same blocks, with
-their own quantised weights, integer decays and thresholds, run step by step and learn at every step, in memory that
-does not grow with T; ``export_hdf5`` and everything else of theirs stays as it is::
+their own quantised weights, integer decays and thresholds, run step by step, so that OTTT learns at every step in
+memory that does not grow with T. ``export_hdf5`` and everything else of theirs stays as it is::
 
-    rule = ottt_loihi.slayer.OTTT(net.blocks)
-    rule.train_batch(x, labels, SquaredError(), optimizer)     # in place of forward, loss and backward
+    model = SlayerNetwork(net.blocks)
+    OTTT().train_batch(model, x, labels, SquaredError(), optimizer)     # in place of forward, loss and backward
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from ottt_loihi import checks
 from ottt_loihi.errors import UsageError
-from ottt_loihi.rules.base import UPDATES, BatchResult
-from ottt_loihi.rules.losses import Loss
+from ottt_loihi.nn.inputs import frames
+from ottt_loihi.nn.modules import Stepwise
+from ottt_loihi.nn.paths import BPTT, GradientPaths
 
 
 class Trace(NamedTuple):
@@ -39,8 +39,19 @@ class BlockState(NamedTuple):
     traces: tuple[Trace, ...]
 
 
-class OTTT:
-    """OTTT in SLAYER's CUBA neurons.
+class SlayerState(NamedTuple):
+    """After a time step: the state of every block, None where a block has none."""
+
+    blocks: tuple[BlockState | None, ...]
+
+    @property
+    def membranes(self) -> list[Tensor]:
+        """The voltage of every block with neurons."""
+        return [block.voltage for block in self.blocks if block is not None]
+
+
+class SlayerNetwork(Stepwise):
+    """A network of SLAYER's CUBA blocks for ``OTTT`` and ``SLTT``.
 
     ::
 
@@ -50,7 +61,9 @@ class OTTT:
 
     e is what OTTT's trace becomes with a current that decays by itself: the derivative of v[t] by W, the reset held
     constant; a current decay of 1 makes it the paper's. ρ is SLAYER's surrogate. The gradient of the last block's
-    weights is the one that SLAYER's own backpropagation has for the loss Σ_t L[t], but for that reset.
+    weights is the one that SLAYER's own backpropagation has for the loss Σ_t L[t], but for that reset. SLTT takes x[t]
+    in place of e[t]. Inputs are ``(batch, T, channels)`` or ``(batch, T, channels, height, width)``; SLAYER has T last:
+    ``x.movedim(-1, 1)``.
 
     All blocks see the same step. ``delay_shift`` only moves SLAYER's spikes by one step a block: what is called step t
     here is t + (number of such blocks) in SLAYER's output.
@@ -59,10 +72,7 @@ class OTTT:
     ----------
     blocks
         in order: ``cuba.Input`` (without weight and bias), ``Dense``, ``Conv``, ``Pool``, ``Flatten``, ``Average``,
-        ``Recurrent``; last, if wanted, ``Affine(dynamics=False)`` as readout. They must have been run once
-        (SLAYER finds its shapes then)
-    update
-        ``"step"``: the optimiser steps at every time step; ``"sequence"``: once for all T
+        ``Recurrent``; last, if wanted, ``Affine(dynamics=False)`` as readout
 
     Raises
     ------
@@ -70,70 +80,54 @@ class OTTT:
         for a block or an option that cannot be trained so, by name
     """
 
-    def __init__(self, blocks: Iterable[nn.Module], update: str = "sequence") -> None:
-        self.blocks = list(blocks)
-        self.update = checks.one_of(update, "update", UPDATES)
-        if not self.blocks:
+    def __init__(self, blocks: Iterable[nn.Module]) -> None:
+        blocks = list(blocks)
+        if not blocks:
             raise UsageError("slayer: expected one or more blocks, got none")
-        for index, block in enumerate(self.blocks):
-            if (reason := _objection(block, index == len(self.blocks) - 1)) is not None:
+        for index, block in enumerate(blocks):
+            if (reason := _objection(block, index == len(blocks) - 1)) is not None:
                 raise UsageError(f"slayer: block {index + 1}, {_name(block)}: {reason}")
+        if not any(True for block in blocks for _ in block.parameters()):
+            raise UsageError("slayer: expected a block with weights, got none")
+        self.module, self.num_classes, self.convention = nn.ModuleList(blocks), 0, "paper"
 
-    def train_batch(
-        self, x: Tensor, labels: Tensor, loss: Loss, optimizer: torch.optim.Optimizer | None
-    ) -> BatchResult:
-        """Learn from one batch.
+    def step(
+        self, x: Tensor, state: SlayerState | None = None, paths: GradientPaths = BPTT, presynaptic: Any = None
+    ) -> tuple[Tensor, SlayerState]:
+        """Return the last block's output ``(batch, outputs)`` and the state of one time step, which has no graph.
 
-        x: ``(batch, channels, T)`` or ``(batch, channels, height, width, T)``, as SLAYER takes it · labels: int64
-        ``(batch,)`` · loss: L[t] of ``ottt_loihi.rules.losses`` on the last block's output at each step · optimizer:
-        None only adds Σ_t ∂L[t]/∂W to ``.grad``
+        x: ``(batch, channels)`` or ``(batch, channels, height, width)``
         """
-        if x.ndim not in (3, 5) or not torch.isfinite(x).all():
-            raise UsageError(f"slayer: expected finite (batch, channels, [height, width,] T), got {tuple(x.shape)}")
-        if optimizer is not None:
-            optimizer.zero_grad()
-        states, total, scores = None, x.new_zeros(()), None
-        for t in range(x.shape[-1]):
-            o, states = self.step(x[..., t : t + 1], states)
-            if int(labels.min()) < 0 or int(labels.max()) >= o.shape[1] or labels.shape != (len(x),):
-                raise UsageError(f"labels: expected {len(x)} integers in 0 … {o.shape[1] - 1}")
-            loss_now = loss(o, labels, x.shape[-1])
-            loss_now.backward()
-            if optimizer is not None and self.update == "step":
-                optimizer.step()
-                optimizer.zero_grad()
-            total = total + loss_now.detach()
-            scores = o.detach() if scores is None else scores + o.detach()
-        if optimizer is not None and self.update == "sequence":
-            optimizer.step()
-        return BatchResult(total, scores)
+        if paths.membrane and torch.is_grad_enabled():
+            raise UsageError("slayer: BPTT through these blocks is SLAYER's own; use its backward(), or OTTT or SLTT")
+        if x.ndim not in (2, 4):
+            shape = tuple(x.shape[1:])
+            raise UsageError(f"slayer: expected an input (batch, T, channels[, height, width]), got frames of {shape}")
+        after: list[BlockState | None] = []
+        out = x.unsqueeze(-1)
+        for index, block in enumerate(self.module):
+            out, held = _step(block, out, None if state is None else state.blocks[index], paths.trace)
+            after.append(held)
+        return out.flatten(1), SlayerState(tuple(after))
 
     @torch.no_grad()
-    def run(self, x: Tensor) -> list[Tensor]:
-        """The output of every block at every step, ``(batch, *shape, T)``, without learning."""
-        outputs: list[list[Tensor]] = [[] for _ in self.blocks]
-        states = None
-        for t in range(x.shape[-1]):
-            seen, out, after = [], x[..., t : t + 1], []
-            for index, block in enumerate(self.blocks):
-                out, state = _step(block, out, None if states is None else states[index])
-                after.append(state)
-                seen.append(out)
-            states = after
-            for history, value in zip(outputs, seen, strict=True):
-                history.append(value)
-        return [torch.cat(history, dim=-1) for history in outputs]
-
-    def step(self, x: Tensor, states: list[BlockState | None] | None = None) -> tuple[Tensor, list[BlockState | None]]:
-        """One time step: the last block's output ``(batch, outputs)``, and the states. x: with a time axis of 1."""
-        after = []
-        for index, block in enumerate(self.blocks):
-            x, state = _step(block, x, None if states is None else states[index])
-            after.append(state)
-        return x.flatten(1), after
+    def outputs(self, x: Any) -> list[Tensor]:
+        """Return the output of every block at every time step, ``(batch, T, *shape)`` each."""
+        history: list[list[Tensor]] = [[] for _ in self.module]
+        state: tuple[BlockState | None, ...] = (None,) * len(self.module)
+        for frame in frames(self.check_input(x)):
+            out, after = frame.unsqueeze(-1), []
+            for block, before, seen in zip(self.module, state, history, strict=True):
+                out, held = _step(block, out, before)
+                after.append(held)
+                seen.append(out[..., 0])
+            state = tuple(after)
+        return [torch.stack(seen, 1) for seen in history]
 
 
-def _step(block: nn.Module, x: Tensor, state: BlockState | None) -> tuple[Tensor, BlockState | None]:
+def _step(
+    block: nn.Module, x: Tensor, state: BlockState | None, traced: bool = True
+) -> tuple[Tensor, BlockState | None]:
     kind = _name(block)
     if kind in ("Flatten", "Average"):
         return block(x), None
@@ -143,16 +137,21 @@ def _step(block: nn.Module, x: Tensor, state: BlockState | None) -> tuple[Tensor
         return (x, None) if block.neuron is None else _fire(block.neuron, block.pre_hook_fx(x), state, ())
     neuron = block.neuron
     traces = [None, None] if state is None else list(state.traces)
-    z, trace = _traced(_main_synapse(block), x, traces[0], neuron)
+    z, trace = _traced(_main_synapse(block), x, traces[0], neuron, traced)
     if kind != "Recurrent":
         return _fire(neuron, z, state, (trace,))
     before = torch.zeros_like(z) if state is None else state.spikes.unsqueeze(-1)
-    recurrent, second = _traced(block.recurrent_synapse, before.detach(), traces[1] if state else None, neuron)
+    recurrent, second = _traced(block.recurrent_synapse, before.detach(), traces[1], neuron, traced)
     return _fire(neuron, z + recurrent, state, (trace, second))
 
 
-def _traced(synapse: nn.Module, x: Tensor, trace: Trace | None, neuron: nn.Module) -> tuple[Tensor, Trace]:
-    """``synapse(x)``, whose weight gradient uses the trace e and whose input gradient belongs to x."""
+def _traced(
+    synapse: nn.Module, x: Tensor, trace: Trace | None, neuron: nn.Module, traced: bool
+) -> tuple[Tensor, Trace]:
+    """Return ``synapse(x)``, and the trace after it.
+
+    The weight's gradient uses e where ``traced``, else x; the input's gradient belongs to x.
+    """
     seen = x.detach()
     if trace is not None:
         current, voltage = (
@@ -166,7 +165,7 @@ def _traced(synapse: nn.Module, x: Tensor, trace: Trace | None, neuron: nn.Modul
     value = functional_call(synapse, fixed, (x,))
     if not any(p.requires_grad for p in synapse.parameters()) or not torch.is_grad_enabled():
         return value, trace
-    carrier = synapse(trace.e)
+    carrier = synapse(trace.e if traced else seen)
     return value + (carrier - carrier.detach()), trace
 
 

@@ -14,11 +14,13 @@ from ottt_loihi.converters.netx import write as netx
 from ottt_loihi import sim
 from ottt_loihi.data import load_digits, rate_code
 from ottt_loihi.errors import UsageError
+from ottt_loihi.rules import BPTT, make_rule
 from ottt_loihi.rules.losses import SquaredError
-from ottt_loihi.slayer import OTTT
+from ottt_loihi.slayer import SlayerNetwork
 
 pytestmark = pytest.mark.lava
 cuba = lava_slayer.block.cuba
+OTTT_A = make_rule("ottt", update="sequence")
 NEURON = {"threshold": 1.0, "current_decay": 0.4, "voltage_decay": 0.2}
 
 
@@ -62,6 +64,11 @@ def by_slayer(blocks, x):
     return outputs
 
 
+def by_steps(net, x):
+    """Ours, with time last as SLAYER has it."""
+    return [output.movedim(1, -1) for output in net.outputs(x.movedim(-1, 1))]
+
+
 @pytest.mark.parametrize("delay_shift", [False, True])
 @pytest.mark.parametrize(
     ("make", "shape"),
@@ -70,7 +77,7 @@ def by_slayer(blocks, x):
 def test_the_spikes_are_slayers(make, shape, delay_shift):
     blocks, x = make(delay_shift), spikes(shape)
     expected = by_slayer(blocks, x)
-    found = OTTT(blocks).run(x)
+    found = by_steps(SlayerNetwork(blocks), x)
     shift = 0
     for block, ours, theirs in zip(blocks, found, expected, strict=True):
         shift += getattr(block, "delay_shift", False) is True
@@ -83,7 +90,7 @@ def test_the_spikes_are_slayers(make, shape, delay_shift):
 def test_the_spikes_of_a_recurrent_block_are_slayers():
     blocks, x = recurrent(), spikes((3, 12, 20))
     expected = by_slayer(blocks, x)
-    for ours, theirs in zip(OTTT(blocks).run(x), expected, strict=True):
+    for ours, theirs in zip(by_steps(SlayerNetwork(blocks), x), expected, strict=True):
         assert torch.equal(ours, theirs)
         assert 0.02 < ours.mean() < 0.98
 
@@ -94,12 +101,12 @@ def test_the_last_layers_gradient_is_autograds(make):
     blocks, x = make(), spikes((3, 12, 20))
     labels = torch.tensor([0, 1, 3])
     by_slayer(blocks, x)
-    rule = OTTT(blocks)
+    net = SlayerNetwork(blocks)
     blocks.zero_grad()
-    result = rule.train_batch(x, labels, SquaredError(), None)
+    result = OTTT_A.backward(net, x.movedim(-1, 1), labels, SquaredError())
     found = {name: p.grad.clone() for name, p in blocks[-1].named_parameters() if p.grad is not None}
 
-    hidden = rule.run(x)[-2]
+    hidden = by_steps(net, x)[-2]
     blocks.zero_grad()
     block, neuron = blocks[-1], blocks[-1].neuron
     lu, lv = (1 - torch.round(d.detach()) / 4096 for d in (neuron.current_decay, neuron.voltage_decay))
@@ -137,10 +144,10 @@ def test_memory_does_not_grow_with_the_number_of_steps():
 
     def peak(steps):
         blocks, x = dense(sizes=(12, 40, 4)), spikes((64, 12, steps))
-        rule = OTTT(blocks)
-        rule.train_batch(x[..., :2], torch.zeros(64, dtype=torch.int64), SquaredError(), None)
+        net, x, labels = SlayerNetwork(blocks), x.movedim(-1, 1), torch.zeros(64, dtype=torch.int64)
+        OTTT_A.backward(net, x[:, :2], labels, SquaredError())
         with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as prof:
-            rule.train_batch(x, torch.zeros(64, dtype=torch.int64), SquaredError(), None)
+            OTTT_A.backward(net, x, labels, SquaredError())
         live = most = 0
         for event in prof.profiler.kineto_results.events():
             if event.name() == "[memory]":
@@ -163,16 +170,16 @@ def test_digits_learned_with_ottt_have_the_same_spikes_in_slayer_netx_and_sim(tm
     sizes = itertools.pairwise((64, 128, 10))
     blocks = [cuba.Dense(neuron, n, m, weight_scale=3, delay_shift=False) for n, m in sizes]
     blocks = torch.nn.ModuleList(blocks)
-    rule = OTTT(blocks)
+    net = SlayerNetwork(blocks)
     optimizer = torch.optim.Adam(blocks.parameters(), lr=0.01)
     x, labels = digit_spikes(digits.x_train, 1), torch.from_numpy(np.asarray(digits.y_train))
     for epoch in range(8):
         order = torch.randperm(len(x), generator=torch.Generator().manual_seed(epoch))
         for first in range(0, len(x), 64):
             chosen = order[first : first + 64]
-            rule.train_batch(x[chosen], labels[chosen], SquaredError(), optimizer)
+            OTTT_A.train_batch(net, x[chosen].movedim(-1, 1), labels[chosen], SquaredError(), optimizer)
     test = digit_spikes(digits.x_test, 0)
-    found = rule.run(test)
+    found = by_steps(net, test)
     accuracy = float((found[-1].sum(-1).argmax(1).numpy() == digits.y_test).mean())
     assert accuracy >= 0.92
     few = test[:20]
@@ -206,7 +213,44 @@ def test_digits_learned_with_ottt_have_the_same_spikes_in_slayer_netx_and_sim(tm
 )
 def test_what_it_cannot_train_is_refused_by_name(make, message):
     with pytest.raises(UsageError, match=message):
-        OTTT(make())
+        SlayerNetwork(make())
+
+
+@pytest.mark.parametrize(
+    ("rule", "shape", "message"),
+    [
+        (BPTT(), (3, 6, 12), "BPTT through these blocks is SLAYER's own"),
+        (make_rule("ottt", hlop={"rows": [1]}), (3, 6, 12), "hlop: expected a Network of blocks, got SlayerNetwork"),
+        (make_rule("ottt", convention="authors"), (3, 6, 12), "the network 'paper'"),
+        (OTTT_A, (3, 6, 12, 2), r"got frames of \(12, 2\)"),
+    ],
+)
+def test_a_rule_or_an_input_that_does_not_fit_is_refused(rule, shape, message):
+    with pytest.raises(UsageError, match=message):
+        rule.backward(SlayerNetwork(dense()), spikes(shape), torch.tensor([0, 1, 3]), SquaredError())
+
+
+def test_every_step_may_change_the_weights():
+    blocks = dense()
+    before = [p.clone() for p in blocks.parameters()]
+    optimizer = torch.optim.SGD(blocks.parameters(), 0.1)
+    make_rule("ottt", update="step").train_batch(
+        SlayerNetwork(blocks), spikes((3, 6, 12)), torch.tensor([0, 1, 3]), SquaredError(), optimizer
+    )
+    assert any(not torch.equal(p, q) for p, q in zip(before, blocks.parameters()))
+
+
+def test_without_the_trace_the_gradient_is_that_of_the_present_input():
+    """SLTT of one block: Σ_t of the gradients that each step's own input gives."""
+    blocks, x, labels = dense(sizes=(12, 4)), spikes((3, 6, 12)), torch.tensor([0, 1, 3])
+    net, found = SlayerNetwork(blocks), {}
+    for name in ("ottt", "sltt"):
+        blocks.zero_grad()
+        rule = make_rule(name, update="sequence") if name == "ottt" else make_rule(name)
+        rule.backward(net, x, labels, SquaredError())
+        found[name] = [p.grad.clone() for p in blocks.parameters() if p.grad is not None]
+    assert found["sltt"]
+    assert not any(torch.equal(a, b) for a, b in zip(found["ottt"], found["sltt"], strict=True))
 
 
 def test_what_has_no_blocks_is_no_slayer_network():

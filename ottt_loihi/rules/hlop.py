@@ -247,6 +247,8 @@ class HLOP:
 
 def _connections(net: Network) -> list[Linear]:
     """The connections, or a UsageError that names what HLOP cannot protect."""
+    if not isinstance(net, Network):
+        raise UsageError(f"hlop: expected a Network of blocks, got {type(net).__name__}; leave hlop out")
     if any(len(block.branches) or block.skip is not None for block in net.blocks):
         raise UsageError("hlop: expected a row of layers without branches and skips")
     connections = list(net.connections())
