@@ -147,7 +147,7 @@ class Block(nn.Module):
         mask = self.draw_mask(current) if state is None else state.mask
         more = () if state is None or state.memory is None else (state.memory,)
         step = self.neuron(current, None if state is None else state.v, paths, *more)
-        s, u, v = _checked(step, current, self.neuron)
+        s, u, v = checked_step(step, current, self.neuron)
         state = BlockState(s, u, v, current, mask, traces, *step[3:])
         return state.out, state
 
@@ -235,7 +235,7 @@ def remembered(delays: Mapping[int, int], last: Callable[[int], Tensor], late: L
     return {i: (last(i), *late.get(i, ()))[: delay - 1] for i, delay in delays.items() if delay > 1}
 
 
-def _checked(step: Any, current: Tensor, neuron: nn.Module) -> LIFStep:
+def checked_step(step: Any, current: Tensor, neuron: nn.Module) -> LIFStep:
     """The step of a neuron, or a UsageError where one of a user's own returns something else."""
     name, shape = type(neuron).__name__, tuple(current.shape)
     if not isinstance(step, tuple) or len(step) not in (3, 4) or not all(isinstance(p, Tensor) for p in step[:3]):

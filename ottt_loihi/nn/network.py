@@ -152,14 +152,13 @@ class Network(nn.Module):
             state = without_graph(state)
         out, blocks = x, []
         for index, block in enumerate(self.blocks):
-            inputs = [out, *self._arriving(block, blocks, state, x)]
+            inputs = [out, *self.arriving(block, blocks, state, x)]
             before = None if state is None else state.blocks[index]
             stream = None if block.skip is None else block.skip.factor * blocks[block.skip.source].current
             out, after = block(inputs, before, paths, stream=stream, first=index == 0, presynaptic=presynaptic)
             blocks.append(after)
         o, trace = self.read(out, None if state is None else state.readout, paths, presynaptic)
-        late = {} if state is None else remembered(self.delays, _last(state), state.late)
-        return o, NetworkState(tuple(blocks), trace, late)
+        return o, NetworkState(tuple(blocks), trace, self.late(state))
 
     def read(
         self, x: Tensor, before: Trace | None, paths: GradientPaths = BPTT, presynaptic: Presynaptic | None = None
@@ -169,10 +168,10 @@ class Network(nn.Module):
         traced = paths.readout_trace and last is not None and getattr(last, "spiking", True)
         return learning_current(self.readout, x, before, last, paths, traced, False, presynaptic)
 
-    def _arriving(
+    def arriving(
         self, block: Block, blocks: list[BlockState], state: NetworkState | None, x: Tensor
     ) -> Iterator[Tensor | None]:
-        """The input of every branch at this step."""
+        """Return the input of every branch at this step; None: the released code sends nothing yet."""
         for branch in block.branches:
             if not branch.delay:
                 yield blocks[branch.source].out
@@ -181,6 +180,10 @@ class Network(nn.Module):
             if found is None and self.convention == "paper":  # the released code adds no bias before the first spikes
                 found = x.new_zeros(len(x), *self.blocks[branch.source].shape)
             yield found
+
+    def late(self, before: NetworkState | None) -> Late:
+        """Return what the state after this step remembers of earlier outputs."""
+        return {} if before is None else remembered(self.delays, _last(before), before.late)
 
     def check_shapes(self) -> None:
         """Set every block's shape, and refuse connections that do not fit."""

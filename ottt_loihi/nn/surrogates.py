@@ -61,8 +61,26 @@ class Triangle:
         return (1 - (u - v_threshold).abs() / v_threshold).clamp(min=0)
 
 
-Surrogate = Rectangle | Sigmoid | Triangle | Callable[["Tensor", float], "Tensor"]
-SURROGATES: dict[str, type] = {kind.name: kind for kind in (Rectangle, Sigmoid, Triangle)}
+@dataclass(frozen=True)
+class FastSigmoid:
+    """``f(u) = 1/(k·|u − Vth| + 1)²``, ``slope`` k = 25: the derivative of u/(1 + k·|u|) (SuperSpike, Zenke 2018).
+
+    OTPE uses k = 25, S-TLLR on sound k = 100.
+    """
+
+    slope: float = 25.0
+    name: ClassVar[str] = "fast-sigmoid"
+
+    def __post_init__(self) -> None:
+        if not (isinstance(self.slope, (int, float)) and 0 < self.slope < math.inf):
+            raise UsageError(f"surrogate fast-sigmoid: expected slope > 0, got {self.slope!r}")
+
+    def __call__(self, u: Tensor, v_threshold: float) -> Tensor:
+        return (self.slope * (u - v_threshold).abs() + 1) ** -2
+
+
+Surrogate = Rectangle | Sigmoid | Triangle | FastSigmoid | Callable[["Tensor", float], "Tensor"]
+SURROGATES: dict[str, type] = {kind.name: kind for kind in (Rectangle, Sigmoid, Triangle, FastSigmoid)}
 
 
 def make_surrogate(what: str | Mapping[str, Any] | Surrogate) -> Surrogate:

@@ -15,6 +15,10 @@ _RULES = {  # name: module and class; a new rule is one new file and one line he
     "ide": ("ide", "IDE"),
     "spide": ("spide", "SPIDE"),
     "opzo": ("opzo", "OPZO"),
+    "s-tllr": ("stllr", "STLLR"),
+    "tess": ("tess", "TESS"),
+    "a-otpe": ("otpe", "AOTPE"),
+    "otpe": ("otpe", "OTPE"),
 }
 RULES = tuple(_RULES)
 

@@ -16,6 +16,7 @@ from ottt_loihi.nn.network import Network, NetworkState, without_graph
 from ottt_loihi.nn.neurons import LIF
 from ottt_loihi.nn.paths import CONVENTIONS, GradientPaths, ottt_paths
 from ottt_loihi.rules.base import OnlineRule, Rule, Step
+from ottt_loihi.rules.eligibility import random_matrix
 from ottt_loihi.rules.losses import Loss, instantaneous
 
 FEEDBACK = ("estimated", "random")
@@ -119,8 +120,7 @@ class OPZO(OnlineRule):
     def _first(self, layer: int, shape: tuple[int, int], like: Tensor) -> Tensor:
         if self.feedback == "estimated":
             return like.new_zeros(shape)
-        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + layer)
-        return torch.randn(shape, generator=generator).to(like.detach()) / math.sqrt(shape[1])
+        return random_matrix(shape, self.seed, layer, like)
 
     def _noise(self, net: Network, x: Tensor) -> list[Tensor]:
         """α·z of every block."""

@@ -1,0 +1,99 @@
+"""The step that rules with an eligibility of their own share: S-TLLR, TESS and OTPE.
+
+OTTT's eligibility is the trace of the input times f(u). These rules give a layer another one. Each is a function of a
+layer and a time step, :data:`Layer`; its spikes have the value of the neuron's, and the gradient that the rule wants.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Collection, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from ottt_loihi.errors import UsageError
+from ottt_loihi.nn.blocks import Block, BlockState
+from ottt_loihi.nn.network import Network, NetworkState, without_graph
+from ottt_loihi.nn.neurons import LIF
+from ottt_loihi.nn.paths import GradientPaths
+
+SPATIAL = GradientPaths(membrane=False)  # through the layers of one time step, never back through time
+
+
+class LayerState(NamedTuple):
+    """The state of a layer after a step.
+
+    block: spikes, membranes and the traces of the inputs
+    post: what the rule remembers of the neurons; None before the first step
+    """
+
+    block: BlockState
+    post: Any
+
+
+class State(NamedTuple):
+    """The state after a step.
+
+    net: of the network
+    post: of each layer, :class:`LayerState`
+    """
+
+    net: NetworkState
+    post: tuple[Any, ...]
+
+    @property
+    def membranes(self) -> list[Tensor]:
+        """v of every block."""
+        return self.net.membranes
+
+
+Layer = Callable[[int, Block, Sequence[Tensor | None], LayerState | None], tuple[Tensor, LayerState]]
+"""``(index, block, inputs, state) → (output of the block, state)``: one time step of one layer."""
+
+
+def step(net: Network, x: Tensor, state: State | None, layer: Layer) -> tuple[Tensor, State, list[Tensor]]:
+    """Return o[t], the state, and the output of every block of one time step; ``layer`` gives each block's."""
+    state = None if state is None else without_graph(state)
+    before = None if state is None else state.net
+    out, outs, blocks, posts = x, [], [], []
+    for index, block in enumerate(net.blocks):
+        inputs = [out, *net.arriving(block, blocks, before, x)]
+        known = None if state is None else LayerState(state.net.blocks[index], state.post[index])
+        out, after = layer(index, block, inputs, known)
+        outs.append(out)
+        blocks.append(after.block)
+        posts.append(after.post)
+    o, _ = net.read(out, None, SPATIAL)
+    return o, State(NetworkState(tuple(blocks), None, net.late(before)), tuple(posts)), outs
+
+
+def fixed_parameters(connection: nn.Module, x: Tensor, learning: Collection[str] = ()) -> Tensor:
+    """Return ``connection(x)`` from which only the parameters named in ``learning``, and x, learn."""
+    parameters = {name: p if name in learning else p.detach() for name, p in connection.named_parameters()}
+    return functional_call(connection, parameters, (x,))
+
+
+def gradient_only(value: Tensor) -> Tensor:
+    """Return zeros that have the gradient of ``value``."""
+    return value - value.detach()
+
+
+def random_matrix(shape: tuple[int, int], seed: int, layer: int, like: Tensor) -> Tensor:
+    """Return the fixed feedback of a layer, ``(neurons, classes)``: normal, of variance 1/classes."""
+    generator = torch.Generator().manual_seed(seed * 1_000_003 + layer)
+    return torch.randn(shape, generator=generator).to(like.detach()) / math.sqrt(shape[1])
+
+
+def require_lif(name: str, net: Network, branches: bool) -> None:
+    """Refuse networks other than LIF layers with the paper's convention; without ``branches`` they must be a row."""
+    if net.convention != "paper":
+        raise UsageError(f'{name}: expected a network with convention="paper", whose neurons fire above Vth')
+    if any(not isinstance(block.neuron, LIF) for block in net.blocks):
+        raise UsageError(f"{name}: expected LIF neurons, whose surrogate its eligibility is made of")
+    if any(block.skip is not None for block in net.blocks):
+        raise UsageError(f"{name}: has no form for residual streams; ottt trains them")
+    if not branches and any(len(block.branches) for block in net.blocks):
+        raise UsageError(f"{name}: expected a row of layers; s-tllr and ottt train recurrent ones")

@@ -1,0 +1,204 @@
+"""OTPE: what a weight did in past steps still acts in the next layer's membrane (Summe et al. 2023, 2311.16151)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any, ClassVar, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from ottt_loihi.errors import UsageError
+from ottt_loihi.nn.blocks import Block, BlockState, checked_step
+from ottt_loihi.nn.connections import Linear, with_trace
+from ottt_loihi.nn.inputs import Input, frames
+from ottt_loihi.nn.network import Network
+from ottt_loihi.nn.neurons import Trace, follow
+from ottt_loihi.rules.base import OnlineRule, Step
+from ottt_loihi.rules.eligibility import (
+    SPATIAL,
+    LayerState,
+    State,
+    fixed_parameters,
+    gradient_only,
+    require_lif,
+    step,
+)
+from ottt_loihi.rules.losses import Loss, instantaneous
+
+
+class Mean(NamedTuple):
+    """ḡ, the leaky mean of the surrogate, and r, the sum of its weights."""
+
+    value: Tensor
+    weight: float
+
+
+class AOTPE(OnlineRule):
+    """A-OTPE: OTPE with factors in place of a value per synapse, so that it costs two traces per input.
+
+    ::
+
+        â[t] = λ·â[t−1] + x[t]        ẑ[t] = λ·ẑ[t−1] + â[t]        ḡ_i[t] = Σ_τ λ^(t−τ)·f(u_i[τ]) / Σ_τ λ^(t−τ)
+        hidden        ∇w_ij = Σ_t δ_i·ḡ_i·ẑ_j        ∇b_i = Σ_t δ_i·ḡ_i        δ below = Wᵀ(ḡ ⊙ δ)
+        last layer    OTTT
+
+    The last layer of neurons is the paper's output layer: our readout has no membrane, so nothing of the past acts
+    behind it. All layers need the same λ. ``update`` as in OTTT.
+    """
+
+    name: ClassVar[str] = "a-otpe"
+
+    def __init__(self, update: str = "sequence") -> None:
+        super().__init__(SPATIAL, update)
+
+    def check(self, net: Network) -> None:
+        require_lif(self.name, net, branches=False)
+        betas = {block.neuron.beta for block in net.blocks}
+        if len(betas) > 1:
+            found = ", ".join(f"{beta:g}" for beta in sorted(betas))
+            raise UsageError(f"{self.name}: expected the same beta in all layers, got {found}; ottt takes any")
+
+    def learn(self, net: Network, x: Input, labels: Tensor, loss: Loss, learning: set[int]) -> Iterator[Step]:
+        state: State | None = None
+        last = len(net.blocks) - 1
+
+        def layer(
+            index: int, block: Block, inputs: Sequence[Tensor | None], state: LayerState | None
+        ) -> tuple[Tensor, LayerState]:
+            return (output_layer if index == last else self.hidden_layer)(block, inputs[0], state)
+
+        for t, frame in enumerate(frames(x)):
+            with torch.set_grad_enabled(t in learning):
+                o, state, _ = step(net, frame, state, layer)
+                now = instantaneous(loss, o, labels, x.shape[1])
+            if t in learning:
+                now.backward()
+            done = Step(now.detach(), o.detach(), state)
+            del o, now
+            yield done
+
+    def hidden_layer(self, block: Block, x: Tensor, state: LayerState | None) -> tuple[Tensor, LayerState]:
+        """Return the spikes of a hidden layer, with ḡ and ẑ as their gradient."""
+        before, beta = _before(state), block.neuron.beta
+        inner, outer = (None, None) if before is None else before.traces
+        inner = follow(x, inner, beta)
+        outer = follow(inner.value, outer, beta)
+        current = with_trace(block.connection, x, outer.value, current=("bias",))
+        s, u, v, f = _fire(block, current, before)
+        mean = leaky_mean(f, None if state is None else state.post, beta)
+        s = s + mean.value * gradient_only(current)
+        return _done(block, s, u, v, current, (inner, outer), before, mean)
+
+    def why_not_captured(self) -> str:
+        return "" if self.update == "sequence" else super().why_not_captured()
+
+
+class OTPE(AOTPE):
+    """OTPE: every synapse of a hidden layer remembers what it did to its neuron's spikes.
+
+    ::
+
+        D_ij[t] = λ·E_ij[t−1] + x_j[t]             E = D, or (1 − Vth·f(u_i))·D with ``attached_reset``
+        R_ij[t] = λ·R_ij[t−1] + f(u_i[t])·D_ij[t]  ∇w_ij = Σ_t δ_i·R_ij        δ below = Wᵀ(ḡ ⊙ δ), ḡ as in A-OTPE
+
+    With one hidden layer and an output layer, that is BPTT's gradient (the output's reset detached). A bias is a weight
+    with x = 1. Dense layers: a convolution would need R for every position and kernel element; use ``a-otpe``.
+
+    attached_reset: the gradient runs through the hidden layers' reset, which must be by subtraction; a second value
+    per synapse · ``update`` as in OTTT
+    """
+
+    name: ClassVar[str] = "otpe"
+
+    def __init__(self, update: str = "sequence", attached_reset: bool = False) -> None:
+        super().__init__(update)
+        if not isinstance(attached_reset, bool):
+            raise UsageError(f"attached_reset: expected true or false, got {attached_reset!r}")
+        self.attached_reset = attached_reset
+
+    def check(self, net: Network) -> None:
+        super().check(net)
+        for index, block in enumerate(net.blocks[:-1]):
+            dense = isinstance(block.connection, (Linear, nn.Linear))
+            if not dense or getattr(block.connection, "pool", None) is not None:
+                kind = type(block.connection).__name__
+                raise UsageError(f"otpe: block {index + 1} is a {kind}, expected dense layers; a-otpe trains them")
+            if self.attached_reset and block.neuron.reset != "subtract":
+                raise UsageError(f'otpe: attached_reset needs reset="subtract", block {index + 1} has another')
+
+    def hidden_layer(self, block: Block, x: Tensor, state: LayerState | None) -> tuple[Tensor, LayerState]:
+        """Return the spikes of a hidden layer, with ḡ as their gradient towards x and R towards the parameters."""
+        before, beta = _before(state), block.neuron.beta
+        current = fixed_parameters(block.connection, x)
+        s, u, v, f = _fire(block, current, before)
+        mean, kept, effects = (None, None, None) if state is None else state.post
+        mean = leaky_mean(f, mean, beta)
+        ones = functional.pad(x.detach().flatten(1), (0, 1), value=1.0)  # the bias is the weight of the last input
+        driven = ones[:, None, :].expand(-1, f.shape[1], -1)
+        if kept is not None:
+            driven = beta * kept + driven
+        effects = f[:, :, None] * driven if effects is None else beta * effects + f[:, :, None] * driven
+        kept = driven
+        if self.attached_reset:
+            kept = (1 - block.neuron.v_threshold * f)[:, :, None] * driven
+        s = s + mean.value * gradient_only(current)
+        if torch.is_grad_enabled():
+            s = s + gradient_only(_times(block.connection, effects))
+        return _done(block, s, u, v, current, (), before, (mean, kept, effects))
+
+    def describe(self) -> dict[str, Any]:
+        return {**super().describe(), "attached_reset": self.attached_reset}
+
+
+def output_layer(block: Block, x: Tensor, state: LayerState | None) -> tuple[Tensor, LayerState]:
+    """Return the spikes of the last layer of neurons, which learns as OTTT does."""
+    before = _before(state)
+    trace = follow(x, None if before is None else before.traces[0], block.neuron.beta)
+    current = with_trace(block.connection, x, trace.value, trace.length)
+    step = block.neuron(current, None if before is None else before.v, SPATIAL)
+    s, u, v = checked_step(step, current, block.neuron)
+    return _done(block, s, u, v, current, (trace,), before, None)
+
+
+def leaky_mean(f: Tensor, before: Mean | None, beta: float) -> Mean:
+    """Return ``ḡ = ((r − 1)·ḡ + f)/r`` with ``r = λ·r + 1``."""
+    if before is None:
+        return Mean(f, 1.0)
+    weight = beta * before.weight + 1
+    return Mean(((weight - 1) * before.value + f) / weight, weight)
+
+
+def _before(state: LayerState | None) -> BlockState | None:
+    return None if state is None else state.block
+
+
+def _fire(block: Block, current: Tensor, before: BlockState | None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """s, u, v and f(u) of a step, all constants to the gradient."""
+    with torch.no_grad():
+        step = block.neuron(current.detach(), None if before is None else before.v, SPATIAL)
+        s, u, v = checked_step(step, current, block.neuron)
+        return s, u, v, block.neuron.surrogate(u, block.neuron.v_threshold)
+
+
+def _done(
+    block: Block,
+    s: Tensor,
+    u: Tensor,
+    v: Tensor,
+    current: Tensor,
+    traces: tuple[Trace, ...],
+    before: BlockState | None,
+    post: Any,
+) -> tuple[Tensor, LayerState]:
+    mask = block.draw_mask(current) if before is None else before.mask
+    done = BlockState(s, u, v, current, mask, traces)
+    return done.out, LayerState(done, post)
+
+
+def _times(connection: nn.Module, effects: Tensor) -> Tensor:
+    """``Σ_j R_ij·w_ij + R_i·b_i``, ``(batch, out)``."""
+    weight, bias = connection.effective() if isinstance(connection, Linear) else (connection.weight, connection.bias)
+    product = (effects[:, :, :-1] * weight).sum(2)
+    return product if bias is None else product + effects[:, :, -1] * bias
