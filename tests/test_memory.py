@@ -110,11 +110,16 @@ def test_single_steps_of_the_fast_engine_need_the_memory_of_one(kind):
     assert many <= 1.05 * few
 
 
-@pytest.mark.parametrize("rule", ["sltt", "saf-e", "saf-f"])
+@pytest.mark.parametrize("rule", ["sltt", "saf-e", "saf-f", "s-tllr", "tess", "a-otpe"])
 @pytest.mark.parametrize("kind", ["dense", "sws"])
 def test_the_relatives_are_constant_too(kind, rule):
     net = float_net(kind)
     assert peak(net, make_rule(rule), 12) <= 1.05 * peak(net, make_rule(rule), 4)
+
+
+def test_otpe_is_constant_too():
+    net = float_net("dense")
+    assert peak(net, make_rule("otpe"), 12) <= 1.05 * peak(net, make_rule("otpe"), 4)
 
 
 @pytest.mark.parametrize("kind", [k if k in QUICK else pytest.param(k, marks=pytest.mark.slow) for k in KINDS])

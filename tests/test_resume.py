@@ -95,6 +95,10 @@ RULES = {
     "spide": lambda: mlp((12, 9, 3), recurrent=True, v_threshold=2.0, v_init=1.0),
     "opzo": lambda: mlp((12, 9, 8, 3), dropout=0.2),
     "ottt": lambda: mlp((12, 9, 9, 3), binary="channel", shortcuts=True),
+    "s-tllr": lambda: mlp((12, 9, 3), recurrent=True, dropout=0.2),
+    "tess": lambda: mlp((12, 9, 8, 3)),
+    "a-otpe": lambda: mlp((12, 9, 8, 3)),
+    "otpe": lambda: mlp((12, 9, 8, 3), dropout=0.2),
 }
 
 

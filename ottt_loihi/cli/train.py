@@ -86,7 +86,10 @@ def train(
     ] = None,
     features: Annotated[str | None, typer.Option(help="conv: layers, such as 16C3-AP2-32C3-GAP.")] = None,
     rule: Annotated[
-        str | None, typer.Option(help="ottt, bptt, sltt, saf-e, saf-f, dsr, ide, spide or opzo. [ottt]")
+        str | None,
+        typer.Option(
+            help="ottt, bptt, sltt, saf-e, saf-f, dsr, ide, spide, opzo, s-tllr, tess, a-otpe or otpe. [ottt]"
+        ),
     ] = None,
     epochs: Annotated[int | None, typer.Option(min=1, help="[60]")] = None,
     validation: Annotated[

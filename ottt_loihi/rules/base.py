@@ -58,6 +58,7 @@ class Rule(ABC):
     """A learning rule. Its one abstract method is :meth:`accumulate`."""
 
     name: ClassVar[str]
+    shares_convention: ClassVar[bool] = True  # its ``convention``, if it has one, is the network's
     trains_modules: ClassVar[bool] = False  # any torch.nn.Module with neurons, not only a Network
 
     @abstractmethod

@@ -54,19 +54,26 @@ Layer = Callable[[int, Block, Sequence[Tensor | None], LayerState | None], tuple
 """``(index, block, inputs, state) → (output of the block, state)``: one time step of one layer."""
 
 
-def step(net: Network, x: Tensor, state: State | None, layer: Layer) -> tuple[Tensor, State, list[Tensor]]:
-    """Return o[t], the state, and the output of every block of one time step; ``layer`` gives each block's."""
+def step(
+    net: Network, x: Tensor, state: State | None, layer: Layer, *, alone: bool = False
+) -> tuple[Tensor, State, list[Tensor]]:
+    """Return o[t], the state, and the output of every block of one time step; ``layer`` gives each block's.
+
+    alone: no gradient goes from a layer, or from the readout, to the layers in front of it
+    """
     state = None if state is None else without_graph(state)
     before = None if state is None else state.net
     out, outs, blocks, posts = x, [], [], []
     for index, block in enumerate(net.blocks):
         inputs = [out, *net.arriving(block, blocks, before, x)]
+        if alone:
+            inputs = [part if part is None else part.detach() for part in inputs]
         known = None if state is None else LayerState(state.net.blocks[index], state.post[index])
         out, after = layer(index, block, inputs, known)
         outs.append(out)
         blocks.append(after.block)
         posts.append(after.post)
-    o, _ = net.read(out, None, SPATIAL)
+    o, _ = net.read(out.detach() if alone else out, None, SPATIAL)
     return o, State(NetworkState(tuple(blocks), None, net.late(before)), tuple(posts)), outs
 
 

@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from ottt_loihi.errors import UsageError
 from ottt_loihi.nn.blocks import Block, BlockState, checked_step
-from ottt_loihi.nn.connections import Linear, with_trace
+from ottt_loihi.nn.connections import Linear, Seen, with_trace
 from ottt_loihi.nn.inputs import Input, frames
 from ottt_loihi.nn.network import Network
 from ottt_loihi.nn.neurons import Trace, follow
@@ -85,7 +85,7 @@ class AOTPE(OnlineRule):
         inner, outer = (None, None) if before is None else before.traces
         inner = follow(x, inner, beta)
         outer = follow(inner.value, outer, beta)
-        current = with_trace(block.connection, x, outer.value, current=("bias",))
+        current = with_trace(block.connection, x, Seen(outer.value), current=("bias",))
         s, u, v, f = _fire(block, current, before)
         mean = leaky_mean(f, None if state is None else state.post, beta)
         s = s + mean.value * gradient_only(current)
@@ -156,7 +156,7 @@ def output_layer(block: Block, x: Tensor, state: LayerState | None) -> tuple[Ten
     """Return the spikes of the last layer of neurons, which learns as OTTT does."""
     before = _before(state)
     trace = follow(x, None if before is None else before.traces[0], block.neuron.beta)
-    current = with_trace(block.connection, x, trace.value, trace.length)
+    current = with_trace(block.connection, x, Seen(trace.value, trace.length))
     step = block.neuron(current, None if before is None else before.v, SPATIAL)
     s, u, v = checked_step(step, current, block.neuron)
     return _done(block, s, u, v, current, (trace,), before, None)

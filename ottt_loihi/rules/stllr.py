@@ -12,7 +12,7 @@ from torch import Tensor
 from ottt_loihi import checks
 from ottt_loihi.errors import UsageError
 from ottt_loihi.nn.blocks import Block, BlockState, checked_step
-from ottt_loihi.nn.connections import with_trace
+from ottt_loihi.nn.connections import Seen, with_trace
 from ottt_loihi.nn.inputs import Input, frames
 from ottt_loihi.nn.network import Network
 from ottt_loihi.nn.neurons import follow
@@ -44,6 +44,8 @@ class Eligibility(OnlineRule):
 
     Ψ is the surrogate of the neurons. Traces run through all T steps, whether they are learnt from or not.
     """
+
+    shares_convention: ClassVar[bool] = False  # of this rule's own released code
 
     def __init__(
         self,
@@ -85,7 +87,7 @@ class Eligibility(OnlineRule):
         for number, (connection, x) in enumerate(zip(block.connections, inputs, strict=True)):
             trace = follow(x, None if before is None else before.traces[number], self.lambda_pre)
             traces.append(trace)
-            current = current + with_trace(connection, x, self.alpha_pre * trace.value, current=("bias",))
+            current = current + with_trace(connection, x, Seen(self.alpha_pre * trace.value), current=("bias",))
             if state is not None and self.after_factor and torch.is_grad_enabled():
                 weights = [name for name, _ in connection.named_parameters() if name != "bias"]
                 after = after + fixed_parameters(connection, x.detach(), weights)
@@ -159,22 +161,15 @@ class STLLR(Eligibility):
 
     def learn(self, net: Network, x: Input, labels: Tensor, loss: Loss, learning: set[int]) -> Iterator[Step]:
         state: State | None = None
-        layer = self.layer if self.signal == "backpropagated" else self._alone
         for t, frame in enumerate(frames(x)):
             with torch.set_grad_enabled(t in learning):
-                o, state, outs = step(net, frame, state, layer)
+                o, state, outs = step(net, frame, state, self.layer, alone=self.signal == "direct")
                 now = instantaneous(loss, o, labels, x.shape[1])
             if t in learning:
                 self._backward(net, now, o, outs)
             done = Step(now.detach(), o.detach(), state)
             del o, now, outs
             yield done
-
-    def _alone(
-        self, index: int, block: Block, inputs: Sequence[Tensor | None], state: LayerState | None
-    ) -> tuple[Tensor, LayerState]:
-        """A layer through whose inputs no gradient goes."""
-        return self.layer(index, block, [x if x is None else x.detach() for x in inputs], state)
 
     def _backward(self, net: Network, loss: Tensor, o: Tensor, outs: list[Tensor]) -> None:
         if self.signal == "backpropagated":

@@ -13,11 +13,10 @@ from torch.nn import functional
 
 from ottt_loihi import checks
 from ottt_loihi.errors import UsageError
-from ottt_loihi.nn.blocks import Block
 from ottt_loihi.nn.inputs import Input, frames
 from ottt_loihi.nn.network import Network
 from ottt_loihi.rules.base import Step
-from ottt_loihi.rules.eligibility import LayerState, State, step
+from ottt_loihi.rules.eligibility import State, step
 from ottt_loihi.rules.losses import Loss, instantaneous
 from ottt_loihi.rules.stllr import Eligibility
 
@@ -76,7 +75,7 @@ class TESS(Eligibility):
         state: State | None = None
         for t, frame in enumerate(frames(x)):
             with torch.set_grad_enabled(t in learning):
-                o, state, outs = step(net, frame, state, self._local)
+                o, state, outs = step(net, frame, state, self.layer, alone=True)
                 now = instantaneous(loss, o, labels, x.shape[1])
                 if t in learning:
                     signals = [self.local_readout(net, index, out) for index, out in enumerate(outs)]
@@ -85,12 +84,6 @@ class TESS(Eligibility):
             done = Step(now.detach(), o.detach(), state)
             del o, now, outs
             yield done
-
-    def _local(
-        self, index: int, block: Block, inputs: Sequence[Tensor | None], state: LayerState | None
-    ) -> tuple[Tensor, LayerState]:
-        """A layer through whose inputs no gradient goes."""
-        return self.layer(index, block, [None if x is None else x.detach() for x in inputs], state)
 
     def local_readout(self, net: Network, index: int, s: Tensor) -> Tensor:
         """Return z of block ``index`` for its spikes ``(batch, *shape)``: ``(batch, classes)``."""

@@ -218,7 +218,7 @@ class Config:
             raise UsageError(f"rule.name: expected one of {', '.join(RULES)}, got {name!r}")
         known = _parameters(rule_class(name))
         _require_known("rule", settings, known)
-        if "convention" in known:
+        if "convention" in known and rule_class(name).shares_convention:
             settings.setdefault("convention", convention)
         return make_rule(name, **settings)
 
