@@ -255,6 +255,7 @@ class TestOTPE:
         z, g = [1, 1, 1.75, 2.5], [0.1, 0.7 / 3, 1.5 / 7, 0.2875 / 1.875]
         assert found == pytest.approx([a * b for a, b in zip(z, g)], abs=1e-15)
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("depth", [2, 3, 4])
     def test_the_first_layers_gradient_is_nearer_to_bptt_than_ottts(self, depth):
         rules = {"ottt": {"update": "sequence"}, "a-otpe": {}, "otpe": {}, "bptt": {}}
