@@ -18,7 +18,7 @@ from ottt_loihi.onchip.learner import Settings, accuracy
 from ottt_loihi.onchip.network.fresh import fresh_network
 from ottt_loihi.onchip.network.scales import AVERAGING, NOISE, learning_network, random_feedback, start_weights
 from ottt_loihi.onchip.network.trainable import FEEDBACKS, Plan, make_plan, with_weights
-from ottt_loihi.onchip.stream import Pass, Stream
+from ottt_loihi.onchip.stream import Samples, Stream
 from ottt_loihi.sim.learning import integers
 from ottt_loihi.sim.learning.feedback import KolenPollackLoop, OPZOLoop
 from ottt_loihi.sim.learning.freeze import freeze
@@ -51,7 +51,7 @@ class Task:
     """A network at its start, all it will learn from, and what it is tested with."""
 
     plan: Plan
-    samples: Pass
+    samples: Samples
     rates: list[float]
     test: Pair
     settings: Settings
@@ -200,7 +200,7 @@ def _rule_update(
     return [new - old for new, old in zip(loop.weights, weights)]
 
 
-def _chip_update(learner: Learner, data: Pass, chosen: np.ndarray) -> list[np.ndarray]:
+def _chip_update(learner: Learner, data: Samples, chosen: np.ndarray) -> list[np.ndarray]:
     """What the samples change, each from the weights of now; the learner then is as it was."""
     before, samples = {name: array.copy() for name, array in learner.state._asdict().items()}, learner.samples
     weights = learner.weights()

@@ -347,29 +347,29 @@ Connection = Dense | Diagonal | Sparse | Conv
 class ChipNetwork(_Part):
     """Layers, the connections between them, and how the answer is read.
 
-    ==============  ======================  ===========================================================================
-    field           type                    meaning
-    ==============  ======================  ===========================================================================
-    input_shape     tuple of int            shape of one input frame
-    layers          tuple of :class:`LIF`   in order: the level of layer l is l + 1
-    connections     tuple                   any order; each layer needs at least one input
-    num_steps       int ≥ 1                 time steps of one sample, T
-    readout         str                     score of class k over the last layer: ``sum_v`` Σ_t v_k[t], ``last_v``
-                                            v_k[T], ``spike_count`` Σ_t s_k[t]; the prediction is the argmax
-    provenance      mapping of JSON values  library versions, source checkpoint's hash, quantisation settings; a record
-                                            that no command reads
-    host            ChipNetwork or None     one layer that the host computes, and sends v / 64 of; every ``run`` takes
-                                            the host's input then, and applies it
-    input_form      ``"spikes"``            0 and 1, or whatever integers the data are
-                    ``"graded"``            values 0 … 1 as messages 0 … 255, the same at every step
-                    ``"inject"``            the same at the first step alone
-                    ``"bias"``              the same, for the host's layer
-    input_transform (float, float), None    weight w and bias b of a first layer that gets messages ``w·x + b``
-    logit_scale     float > 0, None         the readout's v / 64 that stands for a logit of 1; None: not known
-    loss            str, None               name of the loss it was trained with
-    data            DataDescription, None   what a sample is, its classes and their names, and how it becomes input
-    data_set        Step, None              name and options of the data set that it was trained on
-    ==============  ======================  ===========================================================================
+    ===============  ======================  ===========================================================================
+    field            type                    meaning
+    ===============  ======================  ===========================================================================
+    input_shape      tuple of int            shape of one input frame
+    layers           tuple of :class:`LIF`   in order: the level of layer l is l + 1
+    connections      tuple                   any order; each layer needs at least one input
+    num_steps        int ≥ 1                 time steps of one sample, T
+    readout          str                     score of class k over the last layer: ``sum_v`` Σ_t v_k[t], ``last_v``
+                                             v_k[T], ``spike_count`` Σ_t s_k[t]; the prediction is the argmax
+    provenance       mapping of JSON values  library versions, source checkpoint's hash, quantisation settings; a record
+                                             that no command reads
+    host             ChipNetwork or None     one layer that the host computes, and sends v / 64 of; every ``run`` takes
+                                             the host's input then, and applies it
+    input_form       ``"spikes"``            0 and 1, or whatever integers the data are
+                     ``"graded"``            values 0 … 1 as messages 0 … 255, the same at every step
+                     ``"inject"``            the same at the first step alone
+                     ``"bias"``              the same, for the host's layer
+    input_transform  (float, float), None     weight w and bias b of a first layer that gets messages ``w·x + b``
+    logit_scale      float > 0, None         the readout's v / 64 that stands for a logit of 1; None: not known
+    loss             str, None               name of the loss it was trained with
+    data             DataDescription, None   what a sample is, its classes and their names, and how it becomes input
+    data_set         Step, None              name and options of the data set that it was trained on
+    ===============  ======================  ===========================================================================
     """
 
     input_shape: tuple[int, ...]
