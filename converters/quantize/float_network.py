@@ -29,7 +29,8 @@ if TYPE_CHECKING:
     from ottt_loihi.nn.connections import Connection
     from ottt_loihi.nn.network import Network
 
-NEURONS = ("ottt_loihi.nn.neurons.LIF", "ottt_loihi.nn.neurons.DSRNeuron")
+CUBA = "ottt_loihi.nn.cuba.CubaLIF"
+NEURONS = ("ottt_loihi.nn.neurons.LIF", "ottt_loihi.nn.neurons.DSRNeuron", CUBA)
 MESSAGES = 255  # the largest graded message
 MAX_SYNAPSES = 1 << 25  # of a connection written out synapse by synapse: half a gigabyte
 
@@ -41,7 +42,7 @@ class FloatLayer:
     """Neurons: ``bias`` float64 ``shape`` or None; ``beta`` λ, ``v_threshold`` and ``reset`` ("zero" | "subtract").
 
     A readout has no spikes (``reset=None``); trained here it is memoryless, o[t] = W·s[t] + b. ``alpha``: what
-    the synaptic current keeps of itself, which only networks from elsewhere have; ``v_init``: v[0]::
+    the synaptic current keeps of itself; ``v_threshold``: a number, or float64 ``shape``; ``v_init``: v[0]::
 
         u[t] = alpha·u[t−1] + W·s[t] + b        v[t] = beta·v[t−1]·(1 − s[t−1]) + u[t]
     """
@@ -51,7 +52,7 @@ class FloatLayer:
     bias: np.ndarray | None = None
     reset: str | None = None
     beta: float = 0.0
-    v_threshold: float = 1.0
+    v_threshold: float | np.ndarray = 1.0
     alpha: float = 0.0
     v_init: float = 0.0
 
@@ -107,7 +108,7 @@ def from_torch(net: Network) -> FloatNetwork:
         if f"{kind.__module__}.{kind.__name__}" not in NEURONS:
             raise ChipError(
                 f"hidden {index + 1}: neurons of type {kind.__name__} cannot be exported, because nothing says how the "
-                "chip computes them; LIF and DSRNeuron can"
+                "chip computes them; LIF, CubaLIF and DSRNeuron can"
             )
     amplitudes = {INPUT: 1.0} | {i: float(block.neuron.amplitude) for i, block in enumerate(net.blocks)}
     layers, connections, biases = [], [], []
@@ -164,11 +165,54 @@ def _neurons(neuron: Any, name: str, shape: tuple[int, ...], bias: np.ndarray | 
     DSR's fire above α·V and subtract V: the same spikes come from V for both, a membrane that begins at (1 − α)·V and,
     where it leaks, a current that keeps it there.
     """
+    if f"{type(neuron).__module__}.{type(neuron).__name__}" == CUBA:
+        return _cuba(neuron, name, shape, bias)
     beta, v_threshold, start = float(neuron.beta), float(neuron.v_threshold), neuron.v_init
     if (alpha := getattr(neuron, "alpha", None)) is not None:
         start = (1 - alpha) * v_threshold
         bias = (np.zeros(shape) if bias is None else bias * _charge(neuron)) + (1 - beta) * start
     return FloatLayer(name, shape, bias, neuron.reset, beta, v_threshold, v_init=start)
+
+
+def _cuba(neuron: Any, name: str, shape: tuple[int, ...], bias: np.ndarray | None) -> FloatLayer:
+    """Current-based neurons. A reset to a potential r is one to 0 of w = v − r, with another threshold and a bias."""
+    alpha, beta = (_only(value, name, kind) for kind, value in zip(("alpha", "beta"), neuron.decays()))
+    threshold = np.broadcast_to(_array(neuron.threshold()), shape)
+    start, rest = _only(neuron.v_init, name, "v_init"), _only(neuron.v_reset, name, "v_reset")
+    if neuron.reset == "none" or (alpha and neuron.reset == "subtract"):
+        with_current = "a synaptic current (alpha) and " if alpha else ""
+        raise ChipError(
+            f"{name}: {with_current}reset={neuron.reset!r} has no stock neuron on the chip, whose v goes to 0 and "
+            "whose u holds either the current or the membrane; train it with reset='zero'"
+        )
+    if rest:
+        if alpha or start != rest:
+            raise ChipError(
+                f"{name}: v_reset = {rest:g} needs alpha = 0 and v_init = v_reset, because the chip's v begins at 0; "
+                "train it so"
+            )
+        threshold, start = threshold - rest, 0.0
+        bias = (np.zeros(shape) if bias is None else bias) - (1 - beta) * rest
+        if threshold.min() <= 0:
+            raise ChipError(f"{name}: v_reset = {rest:g} is not below the threshold; it would fire without end")
+    v_threshold = float(threshold.flat[0]) if np.ptp(threshold) == 0 else np.array(threshold)
+    return FloatLayer(name, shape, bias, neuron.reset, beta, v_threshold, alpha, start)
+
+
+def _array(value: Any) -> np.ndarray:
+    """A constant in float64: a tensor's values, or a number."""
+    return np.asarray(value.detach().cpu().numpy() if hasattr(value, "detach") else value, np.float64)
+
+
+def _only(value: Any, name: str, kind: str) -> float:
+    """The value that all neurons of a layer share."""
+    values = _array(value)
+    if np.ptp(values):
+        raise ChipError(
+            f"{name}: neurons of unequal {kind}, {values.min():g} … {values.max():g}, and a layer has one on the chip; "
+            "make a layer of each"
+        )
+    return float(values.flat[0])
 
 
 def _charge(neuron: Any) -> float:

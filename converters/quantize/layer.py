@@ -95,7 +95,10 @@ class QuantizedLayer:
         self.injected = bool(self.graded) and input_form == "inject"
         self.by_host = bool(self.graded) and input_form == "bias"
         if layer.alpha and (self.injected or layer.reset == "subtract"):
-            raise ChipError(f"{layer.name}: u cannot hold a decaying current and what else was asked for")
+            raise ChipError(
+                f"{layer.name}: a synaptic current with decay needs u for itself; it cannot be combined with "
+                "reset='subtract' or --input inject"
+            )
         if self.injected and layer.reset == "subtract":
             raise ChipError(
                 f"{layer.name}: an injected current stays in u, where reset='subtract' keeps the membrane; "
@@ -180,16 +183,19 @@ class QuantizedLayer:
         self.unit = channel_scale.choose(main.kind, float(min(limits)), self.for_netx, self.layer.name)
         self.scale = unit * (self.unit.weight * 2.0**self.unit.exponent)
         if self.layer.reset == "subtract":
-            self.inhibition = np.round(self.beta * self._vth()).astype(np.int64)
-            most = self.inhibition.max()
-            self.inhibition_exp = max(0, int(np.ceil(np.log2(max(most, 1) / MAX_INHIBITION))))
+            self._inhibit_each()
+
+    def _inhibit_each(self) -> None:
+        """R = round(λ·vth) of every neuron, in two connections where one does not hold its bits."""
+        self.inhibition = np.round(self.beta * self._vth()).astype(np.int64)
+        self.inhibition_exp = max(0, int(np.ceil(np.log2(max(self.inhibition.max(), 1) / MAX_INHIBITION))))
 
     def _choose_scale(self, exactly: bool) -> None:
         self.scale = self._scale()
         if exactly:
             self.scale = 2.0 ** np.floor(np.log2(self.scale))
         if self.layer.reset == "subtract":
-            self._choose_inhibition(exactly)
+            self._choose_inhibition(exactly) if np.ndim(self.v_threshold) == 0 else self._inhibit_each()
 
     def _scale(self) -> float:
         """S: as large as the main connection's weights and the ranges of threshold, bias and current allow."""
@@ -207,7 +213,9 @@ class QuantizedLayer:
             # v = 64·S·o must stay below the largest threshold, or the readout would fire and be reset
             limit = min(limit, 0.99 * arithmetic.VTH_MAX / self._strongest())
         else:
-            limit = min(limit, arithmetic.VTH_MAX / self.v_threshold)
+            limit = min(limit, arithmetic.VTH_MAX / np.max(self.v_threshold))
+            if self.layer.reset == "subtract" and np.ndim(self.v_threshold):
+                limit = min(limit, (MAX_INHIBITION << MAX_WEIGHT_EXP) / (self.beta * np.max(self.v_threshold)))
         if (bias := np.abs(self._bias_on_v()).max()) > 0:
             limit = min(limit, MAX_BIAS / bias)
         scale = float(min(scale, limit))
@@ -229,7 +237,7 @@ class QuantizedLayer:
         if self.for_netx or main.kind is Conv or id(main) in self.graded or not self._others():
             return 0
         if self.layer.reset == "subtract":
-            limit = min(limit, (MAX_INHIBITION << MAX_WEIGHT_EXP) / (self.beta * self.v_threshold))
+            limit = min(limit, (MAX_INHIBITION << MAX_WEIGHT_EXP) / (self.beta * np.max(self.v_threshold)))
         wanted = max(MAX_WEIGHT * self._gain(c) / largest for c, largest in self._others())
         return int(np.clip(np.floor(np.log2(min(limit, wanted) / scale) + EXACT), 0, MAX_WEIGHT_EXP))
 
@@ -341,7 +349,7 @@ class QuantizedLayer:
             raise ChipError(f"{layer.name}: v_init needs reset='subtract', where u holds the membrane; train it so")
         if layer.reset == "subtract":
             common["u_init"] = common["u_init"] + self._units(layer.v_init)
-            vth = self._vth() if self.unit is not None else round(self.inhibition / self.beta)
+            vth = self._vth() if np.ndim(self.inhibition) else round(self.inhibition / self.beta)
             return LIF(layer.shape, 4095 - mantissa, 4096, vth, **common)
         vth = arithmetic.VTH_MAX if layer.reset is None else self._vth()
         return LIF(layer.shape, -1 if self.injected else du, 4096 - mantissa, vth, **common)
@@ -354,7 +362,7 @@ class QuantizedLayer:
         vth = np.round(self.scale * np.float64(self.v_threshold)).astype(np.int64)
         if vth.min() < 1:
             raise ChipError(
-                f"{self.layer.name}: the threshold {self.v_threshold} rounds to 0 beside the largest weight "
+                f"{self.layer.name}: the threshold {np.min(self.v_threshold):g} rounds to 0 beside the largest weight "
                 f"{np.abs(self.inputs[0].weight).max():.3g}; train with smaller weights"
             )
         return np.asarray(vth)

@@ -113,6 +113,7 @@ def quantize(
     per_channel = thresholds == "channel" and scale == "free" and not for_netx
     if for_netx is None:
         for_netx = net.input == "spikes" and all(c.kind is Dense and not c.delay for c in net.connections)
+        for_netx = for_netx and all(np.ndim(layer.v_threshold) == 0 for layer in net.layers)
         for_netx = for_netx and not (per_channel and any(folds(net, index, b) for index, b in enumerate(bits)))
     if net.input == "constant" and input_form == "bias":  # exponents cost the host nothing, and Conv has none
         net = replace(net, connections=tuple(written_out(c) if _seen(c) else c for c in net.connections))
