@@ -30,6 +30,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -70,7 +71,7 @@ def recurrent(sim: Any) -> Any:
 def ready(case: Case, threads: int) -> tuple[Callable[[], Any], int, str]:
     """Return a call of this process's tree, its sample-steps, and a digest of what it computes."""
     if case.network == "learning":
-        import learning
+        learning = import_module("learning")
 
         plan, rates, x, labels = learning.setting("784-256-10", DENSITY)
         learner = learning.Learner(learning.learning_network(plan, rates, rounding="per-synapse"))
@@ -86,7 +87,7 @@ def ready(case: Case, threads: int) -> tuple[Callable[[], Any], int, str]:
 
 def network(case: Case, threads: int) -> tuple[Any, np.ndarray, Any]:
     """Return the chip network of a case, its input and its simulator."""
-    import sim
+    sim = import_module("sim")  # of benchmarks/, of the tree that is measured
 
     chip = recurrent(sim) if case.network == "recurrent" else sim.NETWORKS[case.network](np.random.default_rng(0))
     chip = sim.firing(chip, DENSITY)
@@ -165,9 +166,9 @@ def measure(case: Case, now: Tree, before: Tree, pairs: int) -> dict[str, Any]:
 
 def beside(case: Case, threads: int, lava: bool) -> dict[str, float]:
     """Return Lava's rate and the bound of a case, of this process's tree."""
-    import learning
+    learning = import_module("learning")
 
-    import sim
+    sim = import_module("sim")  # of benchmarks/, of the tree that is measured
 
     if case.network == "learning":
         if not lava:

@@ -12,7 +12,7 @@ from ottt_loihi.fast.lif import LeanStep
 from ottt_loihi.nn.blocks import Branch
 from ottt_loihi.nn.connections import Conv2d, standardize
 from ottt_loihi.nn.inputs import ConstantInput, frames
-from ottt_loihi.nn.models import NEURON, conv, mlp, nf_resnet34, vgg, vgg_f
+from ottt_loihi.nn.models import conv, mlp, nf_resnet34, vgg, vgg_f
 from ottt_loihi.nn.neurons import LIF, Stream, fire, lif_step
 from ottt_loihi.nn.paths import ottt_paths
 from ottt_loihi.rules import make_rule, three_factors
@@ -365,7 +365,11 @@ def test_the_lean_step_is_the_step(surrogate, convention, reset, dtype):
     for current in currents:
         leaf = current.clone().requires_grad_()
         s, u, v = lif_step(
-            leaf, v, paths=ottt_paths("paper"), **{k: getattr(neuron, k) for k in NEURON if k != "v_init"}
+            leaf,
+            v,
+            paths=ottt_paths("paper"),
+            **{k: getattr(neuron, k) for k in neuron.constants if k != "v_init"},
+            surrogate=neuron.surrogate,
         )
         other = current.clone().requires_grad_()
         lean_u = other.detach().clone()

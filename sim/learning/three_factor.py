@@ -31,10 +31,16 @@ def triangle(u: np.ndarray, v_threshold: float) -> np.ndarray:
     return np.maximum(0, 1 - np.abs(u - v_threshold) / v_threshold)
 
 
+def fast_sigmoid(u: np.ndarray, v_threshold: float) -> np.ndarray:
+    """``1/(k·|u − Vth| + 1)²`` with k = 25."""
+    return 1 / (25.0 * np.abs(u - v_threshold) + 1) ** 2
+
+
 SURROGATES: dict[str, Callable[[np.ndarray, float], np.ndarray]] = {
     "rectangle": rectangle,
     "sigmoid": sigmoid,
     "triangle": triangle,
+    "fast-sigmoid": fast_sigmoid,
 }
 
 
