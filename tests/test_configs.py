@@ -44,6 +44,7 @@ ELSEWHERE = {
     "autocast": ("", "tests/test_precision.py trains with 16 bits"),
     "cuda_graph": (False, "tests/test_cuda_graph.py records a graph"),
     "epochs": (1, "it is no test of what is learnt"),
+    "validation": (0.0, "tests/test_fit.py holds samples out"),
     "batch_size": (SAMPLES, "one batch"),
     "threads": (1, "tests run side by side"),
 }

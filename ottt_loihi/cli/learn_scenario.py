@@ -141,10 +141,11 @@ def _plastic(given: ChipNetwork, plastic: int | None) -> ChipNetwork:
     """The network with the layers that learn; one that receives graded messages stays as it is, which is said."""
     from ottt_loihi.errors import UsageError
     from ottt_loihi.sim.learning.freeze import make_plastic
-    from ottt_loihi.sim.network import INPUT
+    from ottt_loihi.sim.network import INPUT, Dense
 
     count = len(given.layers)
-    graded = any(c.pre == INPUT and c.num_message_bits for c in given.connections)
+    dense = [c for c in given.connections if c.pre == INPUT and isinstance(c, Dense)]  # others stay as they are anyway
+    graded = any(c.num_message_bits for c in dense)
     if graded and (count == 1 or (plastic or 0) >= count):
         advice = f"--plastic {count - 1}, or " if count > 1 else ""
         raise UsageError(

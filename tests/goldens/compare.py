@@ -53,6 +53,7 @@ CHANGED: dict[str, str] = {  # pattern of names of cases: why their results are 
     "training/equilibrium/*/authors": "the released code's feedback does not act before the first spikes, nor its bias",
     "training/vgg_f*/*/authors": "the released code's feedback does not act before the first spikes, nor its bias",
     "training/resnet/*/authors": "the released network has no neurons before its classifier; its gains have no trace",
+    "trainer*/constant": "a network is evaluated with the coding that it was trained with",
     "export/equilibrium/*": "a recurrent connection beside larger input weights has an exponent, and bits, of its own",
     "sim/conv [014589]": "convolutions with other groups into one layer were simulated wrong",
 }
