@@ -42,7 +42,7 @@ STRETCH = 0.05  # seconds that one timing takes
 
 
 class Case(NamedTuple):
-    """What is timed. bar: the ratio that the issue asks for."""
+    """One comparison: the network, samples in a batch, and the smallest ratio to version 0.1 that is wanted."""
 
     network: str
     batch: int

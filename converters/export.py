@@ -85,12 +85,22 @@ EQUILIBRIUM_RULES = ("ide", "spide")  # their networks compute only where feedba
 
 @dataclass(frozen=True)
 class Options:
-    """What ``ottt-export`` can be asked for; see :func:`~ottt_loihi.converters.quantize.quantize.quantize`.
+    """The settings of an export; the others are those of :func:`~ottt_loihi.converters.quantize.quantize.quantize`.
 
-    check: test samples to compare float and chip on, 0 for none · calibrate: training samples that scales and
-    thresholds are chosen on, 0 for none · thresholds: ``"channel"`` or ``"layer"``, of one-bit weights · allow_dead: a
-    layer that never fires does not fail the export · limits: of the chip it has to fit on · fit_registers: keep du and
-    dv to the bits of the chip's registers
+    Attributes
+    ----------
+    check
+        number of test samples on which float network and chip are compared; 0: none
+    calibrate
+        number of training samples that choose scales and thresholds; 0: none
+    thresholds
+        ``"channel"`` or ``"layer"``: how many thresholds one-bit weights get
+    allow_dead
+        export layers that never fire
+    limits
+        limits of the chip
+    fit_registers
+        keep du and dv within the chip's 12-bit registers
     """
 
     num_weight_bits: int | str | Sequence[int | str] = 8

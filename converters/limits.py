@@ -27,7 +27,7 @@ INACTIVE_NEURON_UPDATE_PJ = 52.0
 
 @dataclass(frozen=True)
 class Limits:
-    """What one chip, one of its neuro cores and a neuron's registers hold; ``assumed``: limits that are not public."""
+    """The capacity of a chip, a neuro core and a neuron's registers; ``assumed`` names limits that are not public."""
 
     name: str
     cores_per_chip: int

@@ -1,4 +1,4 @@
-"""What predictions are worth where classes are not balanced: recall per class, balanced accuracy, confusion matrix."""
+"""Metrics for classes that are not balanced: recall per class, balanced accuracy, confusion matrix."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ SHOWN = 12  # classes in a table; more are summed up in one line
 
 @dataclass(frozen=True, eq=False)
 class Metrics:
-    """How predictions compare with labels.
+    """The confusion matrix of predictions, and the measures that follow from it.
 
     Attributes
     ----------

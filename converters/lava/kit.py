@@ -1,6 +1,6 @@
-"""What to take to a machine with a Loihi 2: the graph as a script, samples, the integers to expect, a comparison.
+"""Write the files that a run on a Loihi 2 needs: graph script, samples, expected integers, comparison script.
 
-The network in it is prepared for a chip (``board.py``), which ``README.md`` of the kit says line by line.
+``board.py`` prepares the network for the chip. The kit's ``README.md`` lists every change that it made.
 """
 
 from __future__ import annotations

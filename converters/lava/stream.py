@@ -164,7 +164,7 @@ def expected(chip: ChipNetwork, messages: np.ndarray, stream: Stream) -> Result:
 
 
 def frame(messages: np.ndarray, stream: Stream, wall: int) -> np.ndarray:
-    """What arrives at the first connections in a step, int32 ``(1, input_size)``."""
+    """Return the messages that reach the first connections in one step, int32 ``(1, input_size)``."""
     sample, t = divmod(wall - LEAD - stream.lag - 1, stream.period)
     inside = 0 <= sample < len(messages) and t < stream.num_steps
     return messages[sample, t][None] if inside else np.zeros((1, messages.shape[2]), np.int32)

@@ -62,7 +62,7 @@ def build(backend: LavaBackend, chip: ChipNetwork, messages: np.ndarray, stream:
 
 
 def source_data(messages: np.ndarray, stream: Stream, steps: int) -> np.ndarray:
-    """What the source sends, int32 ``(input_size, steps)``: ``LEAD`` silent steps, then a sample every period."""
+    """Return the source's messages, int32 ``(input_size, steps)``: ``LEAD`` silent steps, then a sample each period."""
     batch, num_steps, size = messages.shape
     data = np.zeros((size, steps), np.int32)
     for sample in range(batch):
@@ -122,7 +122,10 @@ def run(
 def reads(
     chip: ChipNetwork, stream: Stream, batch: int, record: tuple[str, ...]
 ) -> dict[int, list[tuple[str, int, int, int]]]:
-    """What has to be read after which step: (variable, layer, sample, time step); spikes are in the sinks."""
+    """Return, for each step, the variables to read after it, as (variable, layer, sample, time step).
+
+    Spikes are not among them: the sinks keep those.
+    """
     last, steps, found = len(chip.layers) - 1, range(chip.num_steps), defaultdict(list)
     wanted = {(name, layer, t) for name in {"u", "v"} & set(record) for layer in range(last + 1) for t in steps}
     if chip.readout != "spike_count":

@@ -113,7 +113,7 @@ def _load(name: str, folder: Path | None, time_axis: bool | None) -> Split:
 def _coded(
     name: str, folder: Path | None, time_axis: bool | None, encoding: str | None, time_steps: int, plot: Path | None
 ) -> dict[str, Any]:
-    """What a coding sends, and a drawing of it."""
+    """Return the spikes per sample of a coding as JSON values; write a drawing of them to ``plot``."""
     import numpy as np
 
     from ottt_loihi.data import encode, prepare

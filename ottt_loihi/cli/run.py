@@ -127,7 +127,7 @@ def _measured(predictions: np.ndarray, found: Chosen, chip: ChipNetwork) -> Metr
 
 
 def _warnings(chip: ChipNetwork, result: Result, measured: Metrics | None, samples: int) -> list[str]:
-    """What is wrong with the answers although nothing failed."""
+    """Return one line for each layer that never fires, and for predictions of one class only."""
     from ottt_loihi.metrics import silent_layers
 
     rates = [n / samples for n in result.spike_counts[:-1]]
@@ -236,11 +236,13 @@ def _tables(summary: dict[str, Any]) -> list[Any]:
 
 
 def _summary_line(summary: dict[str, Any]) -> str:
-    spikes = ", ".join(f"{n:.1f}" for n in summary["spikes_per_sample"])
+    # the readout of a trained network fires no spike: its threshold is out of reach
+    counts = summary["spikes_per_sample"]
+    spikes = ", ".join(f"{n:.1f}" for n in (counts if counts[-1] else counts[:-1])) or "none"
     accuracy = "no labels" if summary["accuracy"] is None else f"accuracy {summary['accuracy']:.2%}"
     if summary["accuracy"] is not None:
         accuracy += f", balanced {summary['balanced_accuracy']:.2%},"
-    line = f"{accuracy} on {summary['said']} test samples; spikes per sample and layer: {spikes}"
+    line = f"{accuracy} on {summary['said']} test samples; spikes per sample, layer by layer: {spikes}"
     happened = [f"{OVERFLOWS[name]} {sum(n):,} times" for name, n in summary["overflows"].items() if sum(n)]
     return line + (f"; {', '.join(happened)}" if happened else "")
 

@@ -22,10 +22,14 @@ LEAST_THRESHOLD = 1e-3  # of a learnt threshold, which is used as at least this
 
 
 class CubaTrace(NamedTuple):
-    """What current-based neurons remember of a connection's input.
+    """The traces of a connection's input in front of current-based neurons, without a graph.
 
-    value, length: e[t] and the same of a constant input 1
-    arrived, arrived_length: a[t], likewise
+    Attributes
+    ----------
+    value, length
+        e[t], of the input's shape, and the e[t] of a constant input 1
+    arrived, arrived_length
+        a[t], of the input's shape, and the a[t] of a constant input 1
     """
 
     value: Tensor
@@ -35,13 +39,20 @@ class CubaTrace(NamedTuple):
 
 
 class Memory(NamedTuple):
-    """What these neurons carry from step to step besides v.
+    """The state of current-based neurons besides v, of v's shape.
 
-    c: synaptic current
-    s: spikes of the step
-    p, q: ∂c/∂α and ∂u/∂α
-    r: ∂u/∂β
-    z: ∂u/∂Vth, without the direct −1. All four None unless they are learnt by an online rule
+    Attributes
+    ----------
+    c
+        synaptic current
+    s
+        spikes of this step
+    p, q
+        ∂c/∂α and ∂u/∂α; None unless an online rule learns α
+    r
+        ∂u/∂β; None unless an online rule learns β
+    z
+        ∂u/∂Vth without the direct −1; None unless an online rule learns Vth
     """
 
     c: Tensor

@@ -106,8 +106,8 @@ class OTPE(AOTPE):
     With one hidden layer and an output layer, that is BPTT's gradient (the output's reset detached). A bias is a weight
     with x = 1. Dense layers: a convolution would need R for every position and kernel element; use ``a-otpe``.
 
-    attached_reset: the gradient runs through the hidden layers' reset, which must be by subtraction; a second value
-    per synapse · ``update`` as in OTTT
+    ``attached_reset``: the gradient also runs through the reset of hidden layers. That needs reset by subtraction, and
+    a second value per synapse. ``update`` as in OTTT.
     """
 
     name: ClassVar[str] = "otpe"

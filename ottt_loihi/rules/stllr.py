@@ -66,8 +66,8 @@ class Eligibility(OnlineRule):
         self.convention = checks.one_of(convention, "convention", CONVENTIONS)
 
     @property
-    def after_factor(self) -> float:
-        """What h[t − 1] counts: α_post, or α_post·λ_post as the paper's equation 10 sums it."""
+    def post_factor(self) -> float:
+        """The factor of h[t − 1]: α_post, or α_post·λ_post with the paper's convention (equation 10)."""
         return self.alpha_post * (self.lambda_post if self.convention == "paper" else 1.0)
 
     def check(self, net: Network) -> None:
@@ -88,16 +88,18 @@ class Eligibility(OnlineRule):
             trace = follow(x, None if before is None else before.traces[number], self.lambda_pre)
             traces.append(trace)
             current = current + with_trace(connection, x, Seen(self.alpha_pre * trace.value), current=("bias",))
-            if state is not None and self.after_factor and torch.is_grad_enabled():
+            if state is not None and self.post_factor and torch.is_grad_enabled():
                 weights = [name for name, _ in connection.named_parameters() if name != "bias"]
                 after = after + fixed_parameters(connection, x.detach(), weights)
         mask = block.draw_mask(current) if before is None else before.mask
-        s, u, v = checked_step(block.neuron(current, None if before is None else before.v, SPATIAL), current, block)
+        s, u, v = checked_step(
+            block.neuron(current, None if before is None else before.v, SPATIAL), current, block.neuron
+        )
         psi = block.neuron.surrogate(u.detach(), block.neuron.v_threshold)
         h = psi
         if state is not None:
             if isinstance(after, Tensor):
-                s = s + gradient_only(self.after_factor * state.post * after)
+                s = s + gradient_only(self.post_factor * state.post * after)
             h = self.lambda_post * state.post + psi
         done = BlockState(s, u, v, current, mask, tuple(traces))
         return done.out, LayerState(done, h)

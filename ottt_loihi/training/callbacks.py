@@ -1,4 +1,4 @@
-"""What is done beside a training: a callback's methods are called by ``Trainer.fit`` at fixed places."""
+"""Callbacks: ``Trainer.fit`` calls their methods at fixed places of a training."""
 
 from __future__ import annotations
 
@@ -60,11 +60,16 @@ class Epoch:
 
 @dataclass
 class Progress:
-    """How far a run is: ``epoch`` full epochs and ``batch`` batches of the next are done.
+    """The position of a run, after ``epoch`` whole epochs and ``batch`` batches of the next one.
 
-    loss, correct, seen, seconds: sums over those batches, of samples
-    history: the full epochs
-    best: the best validation accuracy so far
+    Attributes
+    ----------
+    loss, correct, seen, seconds
+        sums over the samples of those batches: loss, right predictions, samples, time
+    history
+        the whole epochs
+    best
+        the best validation accuracy so far; None without validation data
     """
 
     epoch: int = 0

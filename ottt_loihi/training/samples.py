@@ -1,8 +1,8 @@
-"""What a network is trained and tested on: arrays, a ``Dataset``, or batches of a ``DataLoader`` or any iterable.
+"""The samples for training and testing: arrays, a ``Dataset``, or batches of a ``DataLoader`` or any iterable.
 
 Everything becomes one of three classes, which give one :class:`Batch` after another. Arrays and a Dataset are read by
-the samples' numbers, so their order is ours, and a run can go on inside an epoch. Batches come in an order of their
-own, so a run can go on between epochs only.
+the numbers of the samples, so the trainer chooses their order, and a run can resume inside an epoch. A DataLoader or
+an iterable chooses its own order, so a run can resume between epochs only.
 """
 
 from __future__ import annotations

@@ -396,7 +396,7 @@ class Trainer:
 
     @property
     def coding(self) -> Step:
-        """How the samples of the last ``fit`` become spikes; before it, of images."""
+        """The coding that makes spikes of the samples of the last ``fit``; before a ``fit``, the coding for images."""
         return choose_encoding(self.encoding, False) if self.data is None else self.data.coding
 
     def settings(self, epochs: int) -> dict[str, Any]:
