@@ -85,6 +85,9 @@ def weight_histograms(
             ax.hist(before.ravel(), edges, color=BLUE, alpha=0.55, label=labels[0])
             ax.hist(after.ravel(), edges, histtype="step", color=ORANGE, linewidth=1.4, label=labels[1])
             ax.set(title=name, xlabel=f"weight ({unit})", ylabel="weights per bin", yscale="log")
+            # the default labels, powers of ten, need the mathtext that STYLE turns off
+            ax.yaxis.set_major_formatter("{x:,.0f}")
+            ax.yaxis.set_minor_formatter("")
             ax.legend()
         return _svg(figure)
 
