@@ -49,7 +49,7 @@ BRAILLE_SECONDS = {7: 1.28, 27: 1.3}
 def load_gas_drift(
     folder: str | os.PathLike[str] | None = None, train: Sequence[int] = (1,), test: Sequence[int] = (2,)
 ) -> Split:
-    """Gas sensors over 36 months (UCI 270), features float32 ``(n, 128)``: sign(v)·log(1 + |v|) of each value.
+    """Gas sensors over 36 months (UCI 270), features float32 ``(n, 128)``: ``sign(v)·log(1 + |v|)`` of each value.
 
     Parameters
     ----------
@@ -112,7 +112,7 @@ def load_myo_emg(
 ) -> Split:
     """Wrist gestures from eight electrodes of a Myo armband at 200 Hz, float32 ``(n, num_steps, 16)``.
 
-    A step holds, of each electrode, log(1 + mean |x|) and log(1 + mean |difference|). Windows do not overlap.
+    A step holds, of each electrode, ``log(1 + mean |x|)`` and ``log(1 + mean |difference|)``. Windows do not overlap.
 
     Parameters
     ----------

@@ -63,9 +63,9 @@ class Triangle:
 
 @dataclass(frozen=True)
 class FastSigmoid:
-    """``f(u) = 1/(k·|u − Vth| + 1)²``, ``slope`` k = 25: the derivative of u/(1 + k·|u|) (SuperSpike, Zenke 2018).
+    """``f(u) = 1/(k·|u − Vth| + 1)²``, ``slope`` k = 25: the derivative of ``u/(1 + k·|u|)``.
 
-    OTPE uses k = 25, S-TLLR on sound k = 100.
+    Source: SuperSpike (Zenke and Ganguli 2018). OTPE uses k = 25, S-TLLR k = 100 on sound.
     """
 
     slope: float = 25.0

@@ -46,7 +46,9 @@ Job = Callable[[], Batch]
 
 
 class Samples(ABC):
-    """Samples of one network: all of one shape, with or without a time axis.
+    """Samples of one network: all of one shape, with or without a time axis (``time_axis``).
+
+    The attribute ``coding`` is the step that makes spikes of a sample.
 
     Attributes
     ----------
@@ -54,8 +56,6 @@ class Samples(ABC):
         ``(T, *input_shape)`` with a time axis, else ``input_shape``
     labels
         int64 ``(n,)``, where they are known without reading the samples; else None
-    coding, time_axis
-        how a sample becomes spikes, and whether it has a time axis of its own
     ahead
         whether a thread may read the next batch while one is learnt from
     """
