@@ -65,8 +65,8 @@ def knows_surrogate(surrogate: Any) -> bool:
 def surrogate_constants(neuron: LIF, number: Any) -> tuple[int, Any]:
     """Return the index of a neuron's surrogate in :data:`KINDS`, and its parameter as a ``number``, NumPy's float type.
 
-    The parameter is the sigmoid's slope, or the least ``|u − Vth|`` at which the rectangle is 0: Vth, or the next larger
-    number where the rectangle is closed.
+    The parameter is the sigmoid's slope, or the least ``|u − Vth|`` at which the rectangle is 0: Vth, or the next
+    larger number where the rectangle is closed.
     """
     surrogate, reach = neuron.surrogate, number(neuron.v_threshold)
     if isinstance(surrogate, Rectangle) and surrogate.closed:
