@@ -80,6 +80,7 @@ def test_wrong_usage_is_2(model):
         assert_one_line(run_here(*line, "--backend", "loihi"), 2, expected)
 
 
+@pytest.mark.lava
 def test_a_chip_that_is_not_there_is_one_line(model):
     for line in (("ottt-run", model.with_suffix(".h5"), "--backend"), ("ottt-export", model, "--verify")):
         assert_one_line(run_here(*line, "loihi2"), 2, "loihi2 needs Intel's Lava extension")

@@ -1,6 +1,7 @@
 import json
 import os
 
+import pytest
 from commands import run
 
 from ottt_loihi.cli import doctor
@@ -10,6 +11,7 @@ def findings(done):
     return {finding["what"]: finding for finding in json.loads(done.stdout)["findings"]}
 
 
+@pytest.mark.lava
 def test_a_healthy_machine():
     environment = {key: value for key, value in os.environ.items() if key != "OTTT_DATA_DIR"}
     done = run("ottt-doctor", "--json", env=environment)
