@@ -20,7 +20,7 @@ from ottt_loihi.training.trainer import Trainer  # noqa: E402
 EVERYTHING = ("u", "v", "s")
 
 
-def trained(reset, seed, epochs=60):
+def trained(reset, seed, epochs=30):
     digits = load_digits()
     net = mlp((64, 128, 10), reset=reset, time_steps=6, input_shape=(8, 8), seed=seed)
     net.provenance["data"] = "digits"

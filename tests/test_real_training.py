@@ -20,7 +20,7 @@ def test_nmnist_is_learnt(real_data, monkeypatch, tmp_path):
 
 @pytest.mark.slow
 def test_cifar10_is_learnt(cifar10_folder, monkeypatch, tmp_path):
-    """4,000 images, the paper's augmentations and rule, a small network; 36 % after 4 epochs, chance is 10 %."""
+    """4,000 images, the paper's augmentations and rule, a small network; 41 % after 2 epochs, chance is 10 %."""
     monkeypatch.setenv("OTTT_DATA_DIR", str(cifar10_folder))
     tables = read_config(CONFIGS / "cifar10-vgg-ottt-a.toml").tables()
     tables["network"] = {
@@ -29,7 +29,7 @@ def test_cifar10_is_learnt(cifar10_folder, monkeypatch, tmp_path):
         "standardized": True,
         "convention": "authors",
     }
-    changes = {"device": "cpu", "epochs": 4, "batch_size": 32, "optimizer": "adam", "learning_rate": 2e-3}
+    changes = {"device": "cpu", "epochs": 2, "batch_size": 32, "optimizer": "adam", "learning_rate": 2e-3}
     tables["training"] |= changes
     assert run(make_config(tables), tmp_path)["test_accuracy"] > 0.25
 
