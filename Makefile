@@ -20,7 +20,7 @@ PIP := PYTHONWARNINGS=ignore $(BIN)/python -m pip --disable-pip-version-check --
 # `uv --version` rather than `command -v uv`: a pyenv shim may be there without the program behind it
 UV := $(shell uv --version 2>/dev/null)
 
-.PHONY: demo test test-all lint notebooks docs bench bench-full results onchip setup clean
+.PHONY: demo test test-all lint notebooks docs bench bench-full results onchip frameworks setup clean
 
 setup: $(STAMP)
 
@@ -98,6 +98,19 @@ else
 	@$(DOCS)/bin/pip install --quiet --upgrade pip
 	@$(DOCS)/bin/pip install --quiet --group docs
 endif
+	@touch $@
+
+# the frameworks that networks come from, in an environment of their own beside .venv's packages. Without what they would bring:
+# never sinabs' or Rockpool's samna, which starts a download when it is imported. Versions: those that were read (docs/frameworks.md)
+FRAMEWORKS := .venv-frameworks
+frameworks: $(STAMP) $(FRAMEWORKS)/.ready
+	$(FRAMEWORKS)/bin/python -m pytest -p no:cacheprovider tests/test_frameworks.py $(ARGS)
+
+$(FRAMEWORKS)/.ready: $(STAMP)
+	@$(BIN)/python -m venv --clear $(FRAMEWORKS)
+	@$(BIN)/python -c "import sysconfig; print(sysconfig.get_path('purelib'))" > $$($(FRAMEWORKS)/bin/python -c "import sysconfig; print(sysconfig.get_path('purelib'))")/base.pth
+	@$(FRAMEWORKS)/bin/python -m pip install --quiet --no-deps --no-build-isolation snntorch==1.0.0 spikingjelly==0.0.0.0.14 norse==1.1.0 sinabs==3.1.3 nirtorch==2.6 pbr
+	@$(FRAMEWORKS)/bin/python -m pip install --quiet --no-deps --no-build-isolation --editable .
 	@touch $@
 
 clean:

@@ -27,6 +27,7 @@ _NAMES = {  # module: the names that come from it; an empty tuple offers the mod
     "training.checkpoint": ("save", "load"),
     "data": ("Split", "load_data", "from_arrays", "rate_code"),
     "converters.export": ("export",),
+    "converters.frameworks.convert": ("from_module",),
     "onchip.learner": ("learn",),
     "sim": (),
 }

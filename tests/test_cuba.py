@@ -55,7 +55,7 @@ def same(a, b):
 
 
 @pytest.mark.parametrize("constants", ["one", "groups"])
-@pytest.mark.parametrize("reset", ["subtract", "none"])
+@pytest.mark.parametrize("reset", ["subtract", "delayed", "none"])
 def test_ottt_of_one_layer_is_bptt(reset, constants):
     """One hidden layer, reset detached: the recurrence inside it is all there is, so W, b, α, β, Vth are exact."""
     if constants == "one":
@@ -165,7 +165,7 @@ def test_constants_are_described_saved_and_checked(tmp_path):
         (dict(beta=torch.tensor([0.5, -0.1])), "beta: expected numbers in"),
         (dict(v_threshold=0.0), "v_threshold: expected numbers > 0"),
         (dict(v_threshold=torch.tensor([1])), "v_threshold: expected real numbers"),
-        (dict(reset="later"), "reset: expected one of zero, subtract, none"),
+        (dict(reset="later"), "reset: expected one of zero, subtract, delayed, none"),
         (dict(v_reset=0.5), "v_reset: only reset='zero'"),
         (dict(learn=["v_init"]), "learn: expected one of alpha, beta, v_threshold"),
         (dict(beta="x"), "beta: expected a number"),

@@ -58,6 +58,9 @@ EACH = torch.tensor([0.5, 1.0, 1.5, 2.0, 0.75, 1.25], dtype=torch.float64)
         lambda: CubaLIF(0.0, 0.5, EACH, "zero", v_reset=-0.25, v_init=-0.25),
         lambda: CubaLIF(0.0, 0.5, EACH, "subtract"),
         lambda: CubaLIF(0.0, 0.5, 1.0, "subtract", learn=["beta"]),
+        lambda: CubaLIF(0.0, 0.5, EACH, "delayed"),
+        lambda: CubaLIF(0.0, 0.0, 1.0, "delayed"),
+        lambda: CubaLIF(0.0, 0.5, 1.0, "none", at_threshold=True),
     ],
 )
 def test_the_chip_has_the_float_networks_spikes(neuron):
@@ -98,7 +101,7 @@ def test_it_is_lif_without_a_current():
     ("neuron", "message"),
     [
         (lambda: CubaLIF(0.5, 0.5), r"hidden 1: a synaptic current \(alpha\) and reset='subtract' has no stock neuron"),
-        (lambda: CubaLIF(0.0, 0.5, reset="none"), "hidden 1: reset='none' has no stock neuron"),
+        (lambda: CubaLIF(0.5, 0.5, reset="none"), r"hidden 1: a synaptic current \(alpha\) and reset='none'"),
         (lambda: CubaLIF(EACH / 4, 0.5, reset="zero"), r"hidden 1: neurons of unequal alpha, 0\.125 … 0\.5"),
         (lambda: CubaLIF(0.0, EACH / 4, reset="zero"), "hidden 1: neurons of unequal beta"),
         (lambda: CubaLIF(0.5, 0.5, reset="zero", v_reset=0.5), "v_reset = 0.5 needs alpha = 0 and v_init = v_reset"),

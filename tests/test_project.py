@@ -23,9 +23,7 @@ MAY_IMPORT = {
         *COMMON,
         "ottt_loihi.sim",
         "ottt_loihi.converters",
-        "ottt_loihi.nn.network",
-        "ottt_loihi.nn.inputs",
-        "ottt_loihi.nn.connections",
+        "ottt_loihi.nn",
     ),
     "onchip": (*COMMON, "ottt_loihi.sim", "ottt_loihi.onchip", "ottt_loihi.converters"),
 }

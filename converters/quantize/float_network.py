@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 CUBA = "ottt_loihi.nn.cuba.CubaLIF"
 NEURONS = ("ottt_loihi.nn.neurons.LIF", "ottt_loihi.nn.neurons.DSRNeuron", CUBA)
+TAKEN = {"subtract": None, "delayed": 1.0, "none": 0.0}  # FloatLayer.taken of each reset that keeps the membrane in u
 MESSAGES = 255  # the largest graded message
 MAX_SYNAPSES = 1 << 25  # of a connection written out synapse by synapse: half a gigabyte
 
@@ -45,6 +46,9 @@ class FloatLayer:
     the synaptic current keeps of itself; ``v_threshold``: a number, or float64 ``shape``; ``v_init``: v[0]::
 
         u[t] = alpha·u[t−1] + W·s[t] + b        v[t] = beta·v[t−1]·(1 − s[t−1]) + u[t]
+
+    ``taken``: share of the threshold that a spike takes from the membrane one step later, where ``reset`` is
+    "subtract"; None: λ, which is a reset at once. ``at_threshold``: fires at v = Vth, too.
     """
 
     name: str
@@ -55,6 +59,8 @@ class FloatLayer:
     v_threshold: float | np.ndarray = 1.0
     alpha: float = 0.0
     v_init: float = 0.0
+    taken: float | None = None
+    at_threshold: bool = False
 
 
 @dataclass(frozen=True)
@@ -179,11 +185,10 @@ def _cuba(neuron: Any, name: str, shape: tuple[int, ...], bias: np.ndarray | Non
     alpha, beta = (_only(value, name, kind) for kind, value in zip(("alpha", "beta"), neuron.decays()))
     threshold = np.broadcast_to(_array(neuron.threshold()), shape)
     start, rest = _only(neuron.v_init, name, "v_init"), _only(neuron.v_reset, name, "v_reset")
-    if neuron.reset == "none" or (alpha and neuron.reset == "subtract"):
-        with_current = "a synaptic current (alpha) and " if alpha else ""
+    if alpha and neuron.reset != "zero":
         raise ChipError(
-            f"{name}: {with_current}reset={neuron.reset!r} has no stock neuron on the chip, whose v goes to 0 and "
-            "whose u holds either the current or the membrane; train it with reset='zero'"
+            f"{name}: a synaptic current (alpha) and reset={neuron.reset!r} has no stock neuron on the chip, whose v "
+            "goes to 0 and whose u holds either the current or the membrane; train it with reset='zero'"
         )
     if rest:
         if alpha or start != rest:
@@ -196,7 +201,8 @@ def _cuba(neuron: Any, name: str, shape: tuple[int, ...], bias: np.ndarray | Non
         if threshold.min() <= 0:
             raise ChipError(f"{name}: v_reset = {rest:g} is not below the threshold; it would fire without end")
     v_threshold = float(threshold.flat[0]) if np.ptp(threshold) == 0 else np.array(threshold)
-    return FloatLayer(name, shape, bias, neuron.reset, beta, v_threshold, alpha, start)
+    reset, taken = ("zero", None) if neuron.reset == "zero" else ("subtract", TAKEN[neuron.reset])
+    return FloatLayer(name, shape, bias, reset, beta, v_threshold, alpha, start, taken, neuron.at_threshold)
 
 
 def _array(value: Any) -> np.ndarray:

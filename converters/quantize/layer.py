@@ -19,7 +19,8 @@ MAX_WEIGHT_EXP = 7
 MIN_WEIGHT_EXP = -8
 EXACT = 1e-9  # of a logarithm: a quotient that is a power of two but for float64's rounding
 BIAS_EXP = 6  # the exponent lava-dl's netx assumes for every bias
-MAX_BIAS = 4095 * 2  # weight units: 13 bits with the exponent 7, of which 6 are the state's
+MAX_MANTISSA = 4095
+MAX_BIAS = MAX_MANTISSA * 2  # weight units: 13 bits with the exponent 7, of which 6 are the state's
 PIXEL_LEVELS = 255  # a graded message of 255 is 1.0
 PIXEL_BITS = 8
 HOST_LIMIT = 4095  # of a current that a host sends: what a bias's 13 bits hold
@@ -108,6 +109,7 @@ class QuantizedLayer:
             raise ChipError(f"{layer.name}: a bias on a current that never decays grows without bound")
         self.v_threshold = layer.v_threshold * tuning.v_threshold
         self.beta = decay_mantissa(layer.beta) / arithmetic.DECAY_UNITY
+        self.taken = self.beta if layer.taken is None else layer.taken
         if layer.reset == "subtract":
             self._check_decay()
         self.unit: channel_scale.Unit | None = None  # ±1 on the chip, where weights have one size in each channel
@@ -160,7 +162,7 @@ class QuantizedLayer:
 
     def _check_decay(self) -> None:
         name = self.layer.name
-        if self.beta == 0:
+        if self.taken == 0 and self.layer.taken is None:
             raise ChipError(f"{name}: beta 0 leaves nothing to subtract from; train it with reset='zero'")
         if self.beta == 1 and self.bias.any():
             raise ChipError(f"{name}: a bias needs beta < 1 with reset='subtract'; train without bias")
@@ -173,7 +175,7 @@ class QuantizedLayer:
         if self.layer.reset is not None:
             limits.append(0.99 * arithmetic.VTH_MAX / (unit * self.v_threshold).max())
         if self.layer.reset == "subtract":
-            limits.append((MAX_INHIBITION << MAX_WEIGHT_EXP) / (unit * self.v_threshold * self.beta).max())
+            limits.append((MAX_INHIBITION << MAX_WEIGHT_EXP) / max((unit * self.v_threshold * self.taken).max(), 1e-30))
         if (bias := np.abs(self._bias_on_v())).any():
             limits.append(MAX_BIAS / (unit * bias).max())
         if self.by_host:
@@ -186,15 +188,15 @@ class QuantizedLayer:
             self._inhibit_each()
 
     def _inhibit_each(self) -> None:
-        """R = round(λ·vth) of every neuron, in two connections where one does not hold its bits."""
-        self.inhibition = np.round(self.beta * self._vth()).astype(np.int64)
+        """R of every neuron, in two connections where one does not hold its bits."""
+        self.inhibition = np.round(self.taken * self._vth()).astype(np.int64)
         self.inhibition_exp = max(0, int(np.ceil(np.log2(max(self.inhibition.max(), 1) / MAX_INHIBITION))))
 
     def _choose_scale(self, exactly: bool) -> None:
         self.scale = self._scale()
         if exactly:
             self.scale = 2.0 ** np.floor(np.log2(self.scale))
-        if self.layer.reset == "subtract":
+        if self.layer.reset == "subtract" and self.taken:
             self._choose_inhibition(exactly) if np.ndim(self.v_threshold) == 0 else self._inhibit_each()
 
     def _scale(self) -> float:
@@ -214,8 +216,8 @@ class QuantizedLayer:
             limit = min(limit, 0.99 * arithmetic.VTH_MAX / self._strongest())
         else:
             limit = min(limit, arithmetic.VTH_MAX / np.max(self.v_threshold))
-            if self.layer.reset == "subtract" and np.ndim(self.v_threshold):
-                limit = min(limit, (MAX_INHIBITION << MAX_WEIGHT_EXP) / (self.beta * np.max(self.v_threshold)))
+            if self.layer.reset == "subtract" and self.taken and np.ndim(self.v_threshold):
+                limit = min(limit, (MAX_INHIBITION << MAX_WEIGHT_EXP) / (self.taken * np.max(self.v_threshold)))
         if (bias := np.abs(self._bias_on_v()).max()) > 0:
             limit = min(limit, MAX_BIAS / bias)
         scale = float(min(scale, limit))
@@ -236,8 +238,8 @@ class QuantizedLayer:
         main = self.inputs[0]
         if self.for_netx or main.kind is Conv or id(main) in self.graded or not self._others():
             return 0
-        if self.layer.reset == "subtract":
-            limit = min(limit, (MAX_INHIBITION << MAX_WEIGHT_EXP) / (self.beta * np.max(self.v_threshold)))
+        if self.layer.reset == "subtract" and self.taken:
+            limit = min(limit, (MAX_INHIBITION << MAX_WEIGHT_EXP) / (self.taken * np.max(self.v_threshold)))
         wanted = max(MAX_WEIGHT * self._gain(c) / largest for c, largest in self._others())
         return int(np.clip(np.floor(np.log2(min(limit, wanted) / scale) + EXACT), 0, MAX_WEIGHT_EXP))
 
@@ -284,7 +286,7 @@ class QuantizedLayer:
 
     def _choose_inhibition(self, exactly: bool) -> None:
         """R = m·2^e, and the scale that follows from it."""
-        wanted = self.beta * self.v_threshold * self.scale
+        wanted = self.taken * self.v_threshold * self.scale
         exponent = 0
         while not self.for_netx and wanted / 2**exponent > MAX_INHIBITION + 1 and exponent < MAX_WEIGHT_EXP:
             exponent += 1
@@ -292,7 +294,7 @@ class QuantizedLayer:
         if mantissa < 2:
             largest = np.abs(self.inputs[0].weight).max()
             raise ChipError(
-                f"{self.layer.name}: λ·Vth = {self.beta * self.v_threshold:.3g} is below two weight steps of the "
+                f"{self.layer.name}: λ·Vth = {self.taken * self.v_threshold:.3g} is below two weight steps of the "
                 f"largest weight {largest:.3g}; the threshold would be lost, train with smaller weights"
             )
         if exactly and mantissa << exponent != wanted:
@@ -306,7 +308,7 @@ class QuantizedLayer:
                 )
         self.inhibition, self.inhibition_exp = mantissa << exponent, exponent
         if not exactly:
-            self.scale = self.inhibition / (self.beta * self.v_threshold)
+            self.scale = self.inhibition / (self.taken * self.v_threshold)
 
     def _integers(self, c: FloatConnection) -> _Weights:
         """Round to the multiples of the step that a mixed-sign connection can hold, clipped to its range."""
@@ -347,12 +349,23 @@ class QuantizedLayer:
             common["u_init"] = -arithmetic.effective_bias(bias_mant, bias_exp)
         if layer.v_init and layer.reset != "subtract":
             raise ChipError(f"{layer.name}: v_init needs reset='subtract', where u holds the membrane; train it so")
+        if layer.at_threshold and (layer.reset == "subtract" or self.beta < 1):
+            self._fire_at_threshold(common)
         if layer.reset == "subtract":
             common["u_init"] = common["u_init"] + self._units(layer.v_init)
-            vth = self._vth() if np.ndim(self.inhibition) else round(self.inhibition / self.beta)
+            counted = np.ndim(self.inhibition) or not self.taken
+            vth = self._vth() if counted else round(self.inhibition / self.taken)
             return LIF(layer.shape, 4095 - mantissa, 4096, vth, **common)
         vth = arithmetic.VTH_MAX if layer.reset is None else self._vth()
+        if layer.at_threshold and self.beta == 1 and not self.bias.any():
+            vth = vth - 1  # currents are whole weight units, and nothing is lost of them
         return LIF(layer.shape, -1 if self.injected else du, 4096 - mantissa, vth, **common)
+
+    def _fire_at_threshold(self, common: dict[str, Any]) -> None:
+        """Add the least there is to v, 1/64 of a weight unit; the membrane that u_init begins at has no part in it."""
+        mantissa = np.broadcast_to(common["bias_mant"], self.layer.shape)
+        exponent = 0 if not mantissa.any() else common["bias_exp"]
+        common |= {"bias_mant": np.minimum(mantissa + 1, MAX_MANTISSA).astype(np.int32), "bias_exp": exponent}
 
     def _units(self, v: float) -> np.ndarray:
         """A membrane of v, as the state u holds it."""
@@ -384,7 +397,7 @@ def _bias(name: str, scaled: np.ndarray, for_netx: bool) -> tuple[np.ndarray, in
     """(mantissa, exponent) of a bias in weight units, the smallest exponent that fits; the state's 64 are in it."""
     for exponent in range(BIAS_EXP if for_netx or not scaled.any() else 0, 8):
         mantissa = np.round(scaled * 2.0 ** (arithmetic.STATE_SHIFT - exponent))
-        if np.abs(mantissa).max(initial=0) <= 4095:
+        if np.abs(mantissa).max(initial=0) <= MAX_MANTISSA:
             return mantissa.astype(np.int32), exponent
     raise ChipError(
         f"{name}.bias: {np.abs(scaled).max():.0f} weight units, at most {MAX_BIAS} fit into 13 bits with exponent 7; "

@@ -16,6 +16,7 @@ Where a channel's weights have one size a_c, S is one number per channel, G/a_c,
 
 ``reset="subtract"``: the membrane lives in u; du = 4095 − round(4096·λ), dv = 4096, and a diagonal connection −R with
 R = λ·vth subtracts λ·Vth one step after each spike. R is one weight, even and at most 254, times 2^e; S follows from R.
+A reset one step late takes R = vth, no reset R = 0.
 lava-dl's ``.net`` has no exponent: for a network that fits into it otherwise, e stays 0 and S is made smaller. With a
 scale per channel R = round(λ·vth) has all its bits, in two connections where one does not hold them.
 
@@ -114,6 +115,7 @@ def quantize(
     if for_netx is None:
         for_netx = net.input == "spikes" and all(c.kind is Dense and not c.delay for c in net.connections)
         for_netx = for_netx and all(np.ndim(layer.v_threshold) == 0 for layer in net.layers)
+        for_netx = for_netx and not any(layer.at_threshold for layer in net.layers)  # its biases are whole units
         for_netx = for_netx and not (per_channel and any(folds(net, index, b) for index, b in enumerate(bits)))
     if net.input == "constant" and input_form == "bias":  # exponents cost the host nothing, and Conv has none
         net = replace(net, connections=tuple(written_out(c) if _seen(c) else c for c in net.connections))

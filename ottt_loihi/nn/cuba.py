@@ -14,7 +14,7 @@ from ottt_loihi.nn.neurons import GroupedTrace, LongStep, Neuron, fire
 from ottt_loihi.nn.paths import BPTT, GradientPaths
 from ottt_loihi.nn.surrogates import Surrogate, describe, make_surrogate
 
-RESETS = ("zero", "subtract", "none")
+RESETS = ("zero", "subtract", "delayed", "none")
 TRACES = ("exact", "mean")
 LEARNABLE = ("alpha", "beta", "v_threshold")
 MOST_TRACES = 8  # pairs of traces that a connection keeps
@@ -73,7 +73,9 @@ class CubaLIF(Neuron):
         s[t] = H(u[t] − Vth)          H(0) = 0; at_threshold: 1        fire
         v[t] = u[t] − Vth·s[t]                    "subtract"           reset
         v[t] = u[t]·(1 − s[t]) + v_reset·s[t]     "zero"
-        v[t] = u[t]                               "none"
+        v[t] = u[t]                               "none", "delayed"
+
+    ``"delayed"`` subtracts one step late, as snnTorch does: u[t] = β·v[t−1] + c[t] − Vth·s[t−1].
 
     With α = 0 it is :class:`~ottt_loihi.nn.neurons.LIF`. OTTT is exact for W, b and the learnt constants of a layer, as
     far as the recurrence inside the layer goes (reset detached)::
@@ -81,7 +83,7 @@ class CubaLIF(Neuron):
         a[t] = α·a[t−1] + x[t]                e[t] = β·e[t−1] + a[t]             ∇W = Σ (f·δ)⊗e
         p[t] = α·p[t−1] + c[t−1]              q[t] = β·q[t−1] + p[t]             ∇α = Σ f·δ·q
         r[t] = β·r[t−1] + v[t−1]                                                 ∇β = Σ f·δ·r
-        z[t] = β·z[t−1] − β·s[t−1]  ("subtract", else 0)                         ∇Vth = Σ f·δ·(z − 1)
+        z[t] = β·z[t−1] − β·s[t−1]  ("subtract"; "delayed": − s[t−1]; else 0)    ∇Vth = Σ f·δ·(z − 1)
 
     ============  =========================  =====================================================================
     attribute     range                      meaning
@@ -92,7 +94,7 @@ class CubaLIF(Neuron):
     v_reset       finite                     where ``"zero"`` puts the membrane
     v_init        finite                     v before the first step
     reset         ``"zero" | "subtract" |
-                  "none"``
+                  "delayed" | "none"``
     surrogate     any ``f(u, v_threshold)``
     at_threshold  bool                       fires at u = Vth too
     learn         some of :data:`LEARNABLE`  constants that are parameters; α and β are used clamped to 0 … 1, and Vth
@@ -203,6 +205,8 @@ class CubaLIF(Neuron):
         past = memory or Memory(torch.zeros_like(current), torch.zeros_like(current))
         c = _fixed(alpha, online) * past.c + current
         u = _fixed(beta, online) * v + c
+        if self.reset == "delayed":
+            u = u - _fixed(threshold, online) * past.s
         if online:
             past = self._sensitivities(past, v)
             for parameter, of_u in ((alpha, past.q), (beta, past.r), (threshold, past.z)):
@@ -212,10 +216,10 @@ class CubaLIF(Neuron):
         kept = u if paths.membrane else u.detach()
         fired = s if paths.membrane and paths.reset else s.detach()
         after = self._after(kept, fired, _fixed(threshold, online))
-        return LongStep(s, u, after, past._replace(c=c if paths.membrane else c.detach(), s=s.detach()))
+        return LongStep(s, u, after, past._replace(c=c if paths.membrane else c.detach(), s=fired))
 
     def _after(self, u: Tensor, s: Tensor, threshold: float | Tensor) -> Tensor:
-        if self.reset == "none":
+        if self.reset in ("none", "delayed"):
             return u
         if self.reset == "subtract":
             return u - threshold * s
@@ -235,7 +239,8 @@ class CubaLIF(Neuron):
             r = beta * (zero if past.r is None else past.r) + v
         if "v_threshold" in self.learn:
             z = zero if past.z is None else past.z
-            z = beta * z - beta * past.s if self.reset == "subtract" else zero
+            subtracted = {"subtract": beta * past.s, "delayed": past.s}.get(self.reset)
+            z = zero if subtracted is None else beta * z - subtracted
         return past._replace(p=p, q=q, r=r, z=z)
 
     @torch.no_grad()

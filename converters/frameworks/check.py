@@ -1,0 +1,219 @@
+"""Whether a module and the network that was read from it have the same spikes, found by running both in float64."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from ottt_loihi.converters.frameworks.convert import Imported, read
+from ottt_loihi.converters.frameworks.trace import call, copied, making, neurons_of
+from torch import Tensor, nn
+
+from ottt_loihi import checks
+from ottt_loihi.errors import UsageError, VerificationError
+
+CLOSE = 1e-9  # of a threshold: nearer membranes differ by rounding, not by another equation
+
+
+@dataclass(frozen=True)
+class Divergence:
+    """The first spike that differs.
+
+    Attributes
+    ----------
+    layer
+        path of the neurons in the module
+    time_step, sample, neuron
+        0-based; the neuron's place in its layer
+    theirs, ours
+        what each sent
+    membrane, threshold
+        of our neuron at that step
+    """
+
+    layer: str
+    time_step: int
+    sample: int
+    neuron: tuple[int, ...]
+    theirs: float
+    ours: float
+    membrane: float
+    threshold: float
+
+    @property
+    def cause(self) -> str:
+        """What it comes from, as far as the numbers say."""
+        if self.theirs not in (0.0, 1.0):
+            return f"the module sends {self.theirs:g}, and our neurons send 0 or 1"
+        if abs(self.membrane - self.threshold) <= CLOSE * max(1.0, abs(self.threshold)):
+            return "the membrane meets the threshold, where the order of a sum decides"
+        return "the two compute different membranes"
+
+    def __str__(self) -> str:
+        place = f"{self.layer}, time step {self.time_step + 1}, sample {self.sample}, neuron {self.neuron}"
+        ours = f"ours {self.ours:g} (membrane {self.membrane:.10g}, threshold {self.threshold:.10g})"
+        return f"{place}: the module sends {self.theirs:g}, {ours}; {self.cause}"
+
+
+@dataclass(frozen=True)
+class Compared:
+    """A module and our network on the same samples.
+
+    Attributes
+    ----------
+    layers
+        path → (spikes that differ, spikes of the module, places that were compared)
+    samples, num_steps
+        what they were compared on
+    first
+        the first divergence, by time step, then by layer; None: every spike is equal
+    random
+        whether the samples were drawn, because none were given
+    """
+
+    layers: dict[str, tuple[int, int, int]]
+    samples: int
+    num_steps: int
+    first: Divergence | None
+    random: bool
+
+    @property
+    def different(self) -> int:
+        """Spikes that differ, of all layers."""
+        return sum(count for count, _, _ in self.layers.values())
+
+    def raise_if_different(self) -> None:
+        """Raise a VerificationError that names the first divergence."""
+        if self.first is not None:
+            raise VerificationError(f"the module and our network differ, first in {self.first}")
+
+    def __str__(self) -> str:
+        places = sum(count for _, _, count in self.layers.values())
+        spikes = sum(count for _, count, _ in self.layers.values())
+        on = f"{self.samples} {'random ' if self.random else ''}samples of {self.num_steps} steps"
+        if self.first is None:
+            return f"every spike equal in float64: {places:,} places, {spikes:,} spikes of {on}"
+        return f"{self.different:,} of {places:,} spikes differ on {on}; first {self.first}"
+
+
+def compare(
+    net: nn.Module,
+    input_shape: Sequence[int],
+    num_steps: int | None = None,
+    x: Any = None,
+    *,
+    samples: int = 8,
+    rate: float = 0.3,
+    seed: int = 0,
+    **options: Any,
+) -> Compared:
+    """Run a module and the network read from it, and compare every spike of every layer.
+
+    Parameters
+    ----------
+    net, input_shape, num_steps
+        as :func:`~ottt_loihi.converters.frameworks.convert.from_module`
+    x
+        samples ``(n, T, *input_shape)``; None: random spikes. Of a module that shows one frame to every step: the first
+    samples, rate, seed
+        of the random spikes: how many, how often a spike is 1, which
+    options
+        ``readout`` and ``approximate`` of ``from_module``
+
+    Raises
+    ------
+    UsageError, ChipError
+        as ``from_module``, and for samples of another shape
+    """
+    shape = checks.sizes(input_shape, "input_shape", 1)
+    imported = read(net, shape, num_steps, dtype=torch.float64, **options)
+    steps = imported.network.time_steps
+    random = x is None
+    if x is None:
+        generator = torch.Generator().manual_seed(checks.integer(seed, "seed", 0))
+        x = (torch.rand(checks.integer(samples, "samples"), steps, *shape, generator=generator) < rate).double()
+    x = torch.as_tensor(np.asarray(x)).double()
+    if x.ndim != 2 + len(shape) or tuple(x.shape[2:]) != shape or not len(x):
+        raise UsageError(f"samples: expected (n, T, {', '.join(map(str, shape))}), got {tuple(x.shape)}")
+    if imported.form == "constant":
+        x = x[:, :1].expand(-1, steps, *shape)
+    theirs = spikes_of(net, imported, x)
+    with torch.no_grad():
+        run = imported.network.run(x, record=("s", "u"))
+    return _compared(imported, theirs, run.states["s"], run.states["u"], len(x), x.shape[1], random)
+
+
+@torch.no_grad()
+def spikes_of(net: nn.Module, imported: Imported, x: Tensor) -> dict[str, Tensor]:
+    """Return what each layer of neurons of a module sends, path → float64 ``(T, n, *shape)``."""
+    twin = copied(net, torch.float64)
+    history: dict[str, list[Tensor]] = {}
+    handles = []
+    for path, (module, _) in neurons_of(twin).items():
+
+        def keep(module: nn.Module, inputs: Any, result: Any, path: str = path) -> None:
+            spikes = result[0] if isinstance(result, (tuple, list)) else result
+            history.setdefault(path, []).append(spikes.detach().double().clone())
+
+        handles.append(module.register_forward_hook(keep))
+    try:
+        with making(torch.float64):
+            for _ in call(twin, imported.form, x):
+                pass
+    finally:
+        for handle in handles:
+            handle.remove()
+    return {path: _by_step(parts, imported.form, len(x), x.shape[1]) for path, parts in history.items()}
+
+
+def _by_step(parts: list[Tensor], form: str, samples: int, steps: int) -> Tensor:
+    """Of one call for each step, or one for all of them."""
+    if len(parts) == steps and (len(parts) > 1 or form in ("step", "constant")):
+        return torch.stack([part.reshape(samples, *part.shape[part.ndim - _own(part, samples) :]) for part in parts])
+    (whole,) = parts
+    if form == "squeezed":
+        return whole.unflatten(0, (samples, steps)).transpose(0, 1)
+    if form == "batch first":
+        return whole.transpose(0, 1)
+    return whole if tuple(whole.shape[:2]) == (steps, samples) else whole.unflatten(0, (steps, samples))
+
+
+def _own(part: Tensor, samples: int) -> int:
+    """Axes of one sample: behind (samples,), or (1, samples)."""
+    return part.ndim - (2 if part.ndim > 1 and tuple(part.shape[:2]) == (1, samples) != (samples,) else 1)
+
+
+def _compared(
+    imported: Imported, theirs: dict[str, Tensor], ours: list[Tensor], u: list[Tensor], n: int, steps: int, random: bool
+) -> Compared:
+    layers, places = {}, []
+    for index, path in enumerate(imported.paths):
+        if path not in theirs:  # a layer that stands for an operation
+            continue
+        expected, found = theirs[path].reshape(steps, n, -1), ours[index].reshape(steps, n, -1)
+        different = expected != found
+        layers[path] = (int(different.sum()), int((expected != 0).sum()), expected.numel())
+        if bool(different.any()):
+            step, sample, neuron = (int(i) for i in torch.nonzero(different)[0])
+            places.append((step, index, sample, neuron))
+    first = None
+    if places:
+        step, index, sample, neuron = min(places)
+        path, shape = imported.paths[index], tuple(theirs[imported.paths[index]].shape[2:])
+        block = imported.network.blocks[index]
+        threshold = torch.as_tensor(block.neuron.v_threshold, dtype=torch.float64)
+        first = Divergence(
+            path,
+            step,
+            sample,
+            tuple(int(i) for i in np.unravel_index(neuron, shape)) if math.prod(shape) > 1 else (neuron,),
+            float(theirs[path].reshape(steps, n, -1)[step, sample, neuron]),
+            float(ours[index].reshape(steps, n, -1)[step, sample, neuron]),
+            float(u[index].reshape(steps, n, -1)[step, sample, neuron]),
+            float(torch.broadcast_to(threshold, block.shape).reshape(-1)[neuron]),
+        )
+    return Compared(layers, n, steps, first, random)

@@ -1,0 +1,125 @@
+"""What a framework's neurons compute, in one form for all of them.
+
+::
+
+    c[t] = α·c[t−1] + g·(x[t] + recurrent(s[t−1]))          u[t] = β·v[t−1] + c[t] + bias          s[t] = H(u[t] − θ)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from torch import nn
+
+from ottt_loihi.errors import UsageError
+
+Value = float | np.ndarray  # of a layer, or one for each neuron or channel
+
+
+class Unmapped(Exception):
+    """A part that has no exact counterpart; the text says why, and the nearest thing that works."""
+
+
+@dataclass(frozen=True)
+class Neurons:
+    """A layer of neurons.
+
+    Attributes
+    ----------
+    beta, alpha
+        what membrane and synaptic current keep of themselves, 0 … 1
+    threshold
+        > 0
+    reset
+        of :class:`~ottt_loihi.nn.cuba.CubaLIF`: ``"zero"``, ``"subtract"``, ``"delayed"`` or ``"none"``
+    gain
+        what the neuron multiplies its input with, recurrent input included
+    at_threshold
+        fires at u = θ, too
+    v_reset, v_init
+        where ``"zero"`` puts the membrane, and where it begins
+    bias
+        what every step adds to the current by itself, after the gain
+    fires
+        False: a readout, whose output is its membrane
+    recurrent
+        maps s[t−1] to an input: a Linear or Conv2d of torch, or an array of one weight for each neuron; None without
+    entrance
+        a Linear inside of the neurons, which the input passes before the gain; None without
+    """
+
+    beta: Value
+    alpha: Value = 0.0
+    threshold: Value = 1.0
+    reset: str = "zero"
+    gain: Value = 1.0
+    at_threshold: bool = False
+    v_reset: Value = 0.0
+    v_init: Value = 0.0
+    bias: Value = 0.0
+    fires: bool = True
+    recurrent: Any = None
+    entrance: Any = None
+
+
+@dataclass(frozen=True)
+class Framework:
+    """How the modules of one framework are recognised and read; nothing of it is imported.
+
+    Attributes
+    ----------
+    name, packages
+        what it is called, and the first words of its modules' names
+    neurons
+        class name → reader, which raises :class:`Unmapped`
+    refused
+        class name → why it has no counterpart, and the nearest that has one
+    reset
+        forgets what a neuron remembers of the last call
+    batch
+        tells a neuron how many samples come, where it has to know
+    steps
+        how a module made of its layers takes time: see ``trace.FORMS``; None: a call is a step
+    """
+
+    name: str
+    packages: tuple[str, ...]
+    neurons: Mapping[str, Callable[[nn.Module], Neurons]]
+    refused: Mapping[str, str] = field(default_factory=dict)
+    reset: Callable[[nn.Module], None] = lambda module: None
+    batch: Callable[[nn.Module, int], None] = lambda module, samples: None
+    steps: Callable[[nn.Module], str | None] = lambda module: None
+
+    def owns(self, module: nn.Module) -> bool:
+        """Whether a module's class comes from this framework."""
+        return type(module).__module__.split(".")[0] in self.packages
+
+
+def number(module: nn.Module, name: str, versions: str) -> Any:
+    """Return an attribute as float64: a number, or an array where it has several values.
+
+    versions: those that it was read in
+
+    Raises
+    ------
+    UsageError
+        where the class has no such attribute
+    """
+    value = attribute(module, name, versions)
+    values = np.asarray(value.detach().cpu().numpy() if hasattr(value, "detach") else value, np.float64)
+    if not np.isfinite(values).all():
+        raise Unmapped(f"{name} is not finite")
+    return float(values.reshape(-1)[0]) if values.size == 1 else values
+
+
+def attribute(owner: Any, name: str, versions: str) -> Any:
+    """Return an attribute, or refuse a class that has changed since."""
+    if not hasattr(owner, name):
+        raise UsageError(
+            f"{type(owner).__name__} has no {name!r} here; its class has changed since {versions}, for which the "
+            "conversion was written: use that version, or convert by NIR"
+        )
+    return getattr(owner, name)

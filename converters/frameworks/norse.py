@@ -1,0 +1,105 @@
+"""Norse: fires above the threshold, then goes to v_reset; a = dt·tau_mem_inv, b = dt·tau_syn_inv.
+
+::
+
+    LIFBoxCell       v ← v + a·(x + v_leak − v)
+    LIFCell, LIF     j = i + x          v ← v + a·(v_leak − v + j)          i = (1 − b)·j
+    IAFCell          v ← v + x
+    LI, LICell       as LIF, without spikes: the output is v
+
+Its parameters are in no state_dict: they are read from the module. Checked by running version 1.1.0.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from ottt_loihi.converters.frameworks.neurons import Framework, Neurons, Unmapped, attribute, number
+from torch import nn
+
+VERSIONS = "Norse 1.1.0"
+
+
+def _box(module: nn.Module) -> Neurons:
+    a = _rate(module, "tau_mem_inv")
+    method = getattr(attribute(module, "p", VERSIONS), "reset_method", None)
+    if getattr(method, "__name__", "reset_value") == "reset_subtract":
+        return Neurons(1 - a, gain=a, reset="subtract", **_potentials(module, a))
+    return Neurons(1 - a, gain=a, **_potentials(module, a))
+
+
+def _lif(module: nn.Module) -> Neurons:
+    a, b = (_rate(module, name) for name in ("tau_mem_inv", "tau_syn_inv"))
+    potentials = _potentials(module, a)
+    if potentials.pop("bias"):
+        raise Unmapped("v_leak other than 0 beside a synaptic current; the nearest is LIFBoxCell, or v_leak = 0")
+    return Neurons(1 - a, 1 - b, gain=a, **potentials)
+
+
+def _recurrent(module: nn.Module) -> Neurons:
+    weights = [attribute(module, name, VERSIONS).detach() for name in ("input_weights", "recurrent_weights")]
+    return replace(_lif(module), entrance=_linear(weights[0]), recurrent=_linear(weights[1]))
+
+
+def _linear(weight: Any) -> nn.Linear:
+    """A Linear without bias."""
+    layer = nn.Linear(weight.shape[1], weight.shape[0], bias=False)
+    layer.weight = nn.Parameter(weight.clone())
+    return layer
+
+
+def _iaf(module: nn.Module) -> Neurons:
+    return Neurons(1.0, **_potentials(module, 0.0))
+
+
+def _li(module: nn.Module) -> Neurons:
+    a, b = (_rate(module, name) for name in ("tau_mem_inv", "tau_syn_inv"))
+    return Neurons(1 - a, 1 - b, gain=a, fires=False, reset="none")
+
+
+def _li_box(module: nn.Module) -> Neurons:
+    a = _rate(module, "tau_mem_inv")
+    return Neurons(1 - a, gain=a, fires=False, reset="none")
+
+
+def _rate(module: nn.Module, name: str) -> Any:
+    rate = number(module, "dt", VERSIONS) * number(attribute(module, "p", VERSIONS), name, VERSIONS)
+    if not 0 < rate <= 1:
+        raise Unmapped(f"dt·{name} = {rate:g} is outside 0 … 1")
+    return rate
+
+
+def _potentials(module: nn.Module, a: float) -> dict[str, Any]:
+    p = attribute(module, "p", VERSIONS)
+    leak = number(p, "v_leak", VERSIONS) if hasattr(p, "v_leak") else 0.0
+    reset = number(p, "v_reset", VERSIONS)
+    return {"threshold": number(p, "v_th", VERSIONS), "v_reset": reset, "v_init": leak, "bias": a * leak}
+
+
+def _steps(module: nn.Module) -> str | None:
+    return "time first" if type(module).__name__ in ("LIF", "LIFBox", "IAF", "LI", "LIBox", "LIFRecurrent") else None
+
+
+FRAMEWORK = Framework(
+    name="norse",
+    packages=("norse",),
+    neurons={
+        **{name: _box for name in ("LIFBoxCell", "LIFBox")},
+        **{name: _lif for name in ("LIFCell", "LIF")},
+        **{name: _recurrent for name in ("LIFRecurrentCell", "LIFRecurrent")},
+        **{name: _iaf for name in ("IAFCell", "IAF")},
+        **{name: _li for name in ("LICell", "LI")},
+        **{name: _li_box for name in ("LIBoxCell", "LIBox")},
+    },
+    refused={
+        **{
+            name: "what it computes is no leaky integrate-and-fire neuron; the nearest is LIFCell"
+            for name in (
+                *("LIFAdExCell", "LIFAdEx", "LIFRefracCell", "LIFRefracRecurrentCell", "CobaLIFCell", "LSNNCell"),
+                *("LSNN", "LSNNRecurrent", "LSNNRecurrentCell", "LIFAdExRecurrentCell", "IzhikevichCell", "LIFExCell"),
+            )
+        },
+    },
+    steps=_steps,
+)

@@ -1,0 +1,122 @@
+"""sinabs: fires at the threshold, too; decays are exp(−1/τ), with τ in steps.
+
+::
+
+    i = α_syn·(i + x)          v ← α·v + g·i          g = 1 − α with norm_input, else 1; IAF: α = g = 1
+
+``SingleSpike`` and ``MaxSpike(1)`` send one spike a step; ``MembraneSubtract`` takes the threshold away at once,
+``MembraneReset(r)`` goes to r. Checked by running version 3.1.3.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from ottt_loihi.converters.frameworks.neurons import Framework, Neurons, Unmapped, attribute, number
+from torch import nn
+
+VERSIONS = "sinabs 3.1.3"
+
+
+def _lif(module: nn.Module) -> Neurons:
+    alpha = _decay(module, "mem")
+    gain = 1 - alpha if attribute(module, "norm_input", VERSIONS) else 1.0
+    return _neurons(module, alpha, gain)
+
+
+def _iaf(module: nn.Module) -> Neurons:
+    return _neurons(module, 1.0, 1.0)
+
+
+def _leak(module: nn.Module) -> Neurons:
+    alpha = _decay(module, "mem")
+    gain = 1 - alpha if attribute(module, "norm_input", VERSIONS) else 1.0
+    return Neurons(alpha, gain=gain, fires=False, reset="none")
+
+
+def _neurons(module: nn.Module, alpha: Any, gain: Any) -> Neurons:
+    spikes = attribute(module, "spike_fn", VERSIONS)
+    name = getattr(spikes, "__name__", type(spikes).__name__)
+    if name != "SingleSpike" and getattr(spikes, "max_num_spikes_per_bin", None) != 1:
+        raise Unmapped(
+            f"spike_fn={name} sends several spikes in a step; the nearest is MaxSpike(1) or SingleSpike, with which "
+            "about a quarter of the spikes changes: train with it"
+        )
+    if (lowest := getattr(module, "min_v_mem", None)) is not None:
+        raise Unmapped(
+            f"min_v_mem = {float(lowest):g} clips membranes, which no neuron of the chip does; set it to None"
+        )
+    threshold = number(module, "spike_threshold", VERSIONS)
+    common = {"threshold": threshold, "gain": gain, "at_threshold": True, "reset": "zero"}
+    reset = attribute(module, "reset_fn", VERSIONS)
+    if type(reset).__name__ == "MembraneReset":
+        if getattr(reset, "reset_value", 0.0):
+            raise Unmapped("MembraneReset to another value than 0 adds it in silent steps, too; the nearest is 0")
+    elif type(reset).__name__ == "MembraneSubtract":
+        value = getattr(reset, "subtract_value", None)
+        if value is not None and not np.array_equal(np.asarray(value), threshold):
+            raise Unmapped("MembraneSubtract of another value than the threshold; the nearest is the threshold")
+        common["reset"] = "subtract"
+    else:
+        raise Unmapped(f"reset_fn={type(reset).__name__}; the nearest is MembraneSubtract()")
+    if getattr(module, "tau_syn", None) is None and not hasattr(module, "alpha_syn"):
+        return Neurons(alpha, **common, recurrent=_recurrent(module))
+    synapse = _decay(module, "syn")
+    if common["reset"] == "subtract":
+        raise Unmapped(
+            "tau_syn with MembraneSubtract: a synaptic current with a soft reset has no neuron on the chip; the "
+            "nearest is reset_fn=MembraneReset()"
+        )
+    common["gain"] = gain * synapse
+    return Neurons(alpha, synapse, **common, recurrent=_recurrent(module))
+
+
+def _recurrent(module: nn.Module) -> Any:
+    connection = getattr(module, "rec_connect", None)
+    while isinstance(connection, nn.Sequential) and len(connection):
+        named = [part for part in connection if any(True for _ in part.parameters())]
+        connection = named[0] if len(named) == 1 else None
+    if hasattr(module, "rec_connect") and not isinstance(connection, (nn.Linear, nn.Conv2d)):
+        raise Unmapped("rec_connect: expected one Linear or Conv2d")
+    return connection
+
+
+def _decay(module: nn.Module, kind: str) -> Any:
+    """What a state keeps: of tau in steps, or where decays are trained, of alpha itself."""
+    if getattr(module, "train_alphas", False):
+        return np.clip(number(module, f"alpha_{kind}", VERSIONS), 0, 1)
+    return np.exp(-1 / number(module, f"tau_{kind}", VERSIONS))
+
+
+def _forget(module: nn.Module) -> None:
+    if hasattr(module, "reset_states"):
+        module.reset_states()
+
+
+def _batch(module: nn.Module, samples: int) -> None:
+    if hasattr(module, "batch_size"):
+        module.batch_size, module.num_timesteps = samples, -1
+
+
+def _steps(module: nn.Module) -> str | None:
+    return "squeezed" if type(module).__name__.endswith("Squeeze") else "batch first"
+
+
+FRAMEWORK = Framework(
+    name="sinabs",
+    packages=("sinabs",),
+    neurons={
+        **{name: _lif for name in ("LIF", "LIFSqueeze", "LIFRecurrent", "LIFRecurrentSqueeze")},
+        **{name: _iaf for name in ("IAF", "IAFSqueeze", "IAFRecurrent")},
+        **{name: _leak for name in ("ExpLeak", "ExpLeakSqueeze")},
+    },
+    refused={
+        **{name: "its threshold adapts; the nearest is LIF" for name in ("ALIF", "ALIFSqueeze", "ALIFRecurrent")},
+        "NeuromorphicReLU": "sends whole numbers; the nearest is IAF with SingleSpike",
+        "SpikingMaxPooling2dLayer": "it sums up over time; the nearest is SumPool2d",
+    },
+    reset=_forget,
+    batch=_batch,
+    steps=_steps,
+)

@@ -1,0 +1,108 @@
+"""snnTorch: fires above the threshold; resets are one step late, and are decided by the membrane of the step before.
+
+::
+
+    Leaky, RLeaky      mem ← β·mem + x (+ recurrent(s[t−1])) − θ·R          R = [mem[t−1] > θ]
+    reset "zero"       mem ← β·mem + x − R·(β·mem)
+    reset "none"       R = 0
+
+Checked by running versions 0.9.4 and 1.0.0.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from ottt_loihi.converters.frameworks.neurons import Framework, Neurons, Unmapped, attribute, number
+from torch import nn
+
+VERSIONS = "snnTorch 0.9.4 to 1.0.0"
+RESETS = {0: "subtract", 1: "zero", 2: "none"}
+
+
+def _leaky(module: nn.Module) -> Neurons:
+    reset, late = _reset(module)
+    if reset == "subtract" and not late:
+        raise Unmapped(
+            "reset_delay=False fires at twice the threshold while a membrane above it is left; the nearest is "
+            "reset_delay=True, or reset_mechanism='zero'"
+        )
+    return Neurons(_beta(module), reset="delayed" if reset == "subtract" else reset, **_common(module))
+
+
+def _rleaky(module: nn.Module) -> Neurons:
+    reset, late = _reset(module)
+    if reset == "zero" and late:
+        raise Unmapped(
+            "RLeaky with reset_mechanism='zero' loses the input of the step after a spike; the nearest is "
+            "reset_mechanism='subtract', or reset_delay=False"
+        )
+    if reset == "subtract" and not late:
+        return _leaky(module)
+    recurrent = attribute(module, "recurrent", VERSIONS)
+    if not isinstance(recurrent, (nn.Linear, nn.Conv2d)):
+        recurrent = np.atleast_1d(np.asarray(number(recurrent, "V", VERSIONS)))
+    return Neurons(
+        _beta(module), reset="delayed" if reset == "subtract" else reset, recurrent=recurrent, **_common(module)
+    )
+
+
+def _lapicque(module: nn.Module) -> Neurons:
+    reset, late = _reset(module)
+    beta = np.asarray(_beta(module))
+    if (beta < 1 / math.e).any():
+        raise Unmapped("Lapicque with beta below 1/e has a negative decay, 1 + ln(beta); the nearest is Leaky")
+    if (reset, late) not in (("subtract", True), ("none", True), ("none", False), ("zero", False)):
+        raise Unmapped("Lapicque is exact with reset_mechanism='subtract' only; the nearest is that, or Leaky")
+    kept, gain = 1 + np.log(beta), np.log(1 / beta)
+    same = beta.ndim == 0
+    return Neurons(
+        float(kept) if same else kept,
+        gain=float(gain) if same else gain,
+        reset="delayed" if reset == "subtract" else reset,
+        **_common(module),
+    )
+
+
+def _reset(module: nn.Module) -> tuple[str, bool]:
+    code = int(number(module, "reset_mechanism_val", VERSIONS))
+    return RESETS[code], bool(getattr(module, "reset_delay", True))
+
+
+def _beta(module: nn.Module) -> float | np.ndarray:
+    beta = np.clip(number(module, "beta", VERSIONS), 0, 1)
+    return float(beta) if np.ndim(beta) == 0 else beta
+
+
+def _common(module: nn.Module) -> dict[str, object]:
+    for name in ("inhibition", "state_quant"):
+        if getattr(module, name, False):
+            raise Unmapped(f"{name} has no counterpart; make the layer without it")
+    if number(module, "graded_spikes_factor", VERSIONS) != 1:
+        raise Unmapped("graded_spikes_factor other than 1: multiply the next layer's weights with it, and set it to 1")
+    return {"threshold": number(module, "threshold", VERSIONS)}
+
+
+def _forget(module: nn.Module) -> None:
+    if hasattr(module, "reset_mem"):
+        module.reset_mem()
+
+
+LOSES = "a synaptic current with a soft reset has no neuron on the chip; the nearest is Leaky"
+FRAMEWORK = Framework(
+    name="snntorch",
+    packages=("snntorch",),
+    neurons={"Leaky": _leaky, "RLeaky": _rleaky, "Lapicque": _lapicque},
+    refused={
+        "Synaptic": LOSES,
+        "RSynaptic": f"{LOSES} or RLeaky",
+        "Alpha": "its reset clears two currents; the nearest is Leaky",
+        "SLSTM": "an LSTM has no spiking counterpart; the nearest is RLeaky",
+        "SConv2dLSTM": "an LSTM has no spiking counterpart; the nearest is RLeaky",
+        "DeltaLeaky": "its output is a difference; the nearest is Leaky",
+        "StateLeaky": "it never resets and runs all steps at once; the nearest is Leaky(reset_mechanism='none')",
+        "LinearLeaky": "it never resets and runs all steps at once; the nearest is Leaky(reset_mechanism='none')",
+    },
+    reset=_forget,
+)

@@ -1,0 +1,103 @@
+"""SpikingJelly: fires at the threshold, too, and resets at once.
+
+::
+
+    h = v − (v − r)/τ + g·x         g = 1/τ with decay_input, else 1         IF: h = v + x
+    s = [h ≥ θ]                     v = r where s (r = v_reset), or h − θ·s (v_reset None)          v[0] = r
+
+The OTTT authors' neurons are the same but for v[0] = 0. Checked by running versions 0.0.0.0.14 and 2.0.0, and the
+authors' code c15d5da.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from ottt_loihi.converters.frameworks.neurons import Framework, Neurons, Unmapped, attribute, number
+from torch import nn
+
+VERSIONS = "SpikingJelly 0.0.0.0.14 to 2.0.0"
+
+
+def _if(module: nn.Module) -> Neurons:
+    return Neurons(1.0, **_common(module, 1.0))
+
+
+def _lif(module: nn.Module) -> Neurons:
+    return _leaky(module, 1 / number(module, "tau", VERSIONS))
+
+
+def _plif(module: nn.Module) -> Neurons:
+    return _leaky(module, 1 / (1 + np.exp(-number(module, "w", VERSIONS))))
+
+
+def _leaky(module: nn.Module, leak: float) -> Neurons:
+    if not 0 < leak <= 1:
+        raise Unmapped(f"1/τ = {leak:g} is outside 0 … 1")
+    gain = leak if attribute(module, "decay_input", VERSIONS) else 1.0
+    return Neurons(1 - leak, gain=gain, **_common(module, 1 - leak))
+
+
+def _cuba(module: nn.Module) -> Neurons:
+    if attribute(module, "v_reset", VERSIONS) is None:
+        raise Unmapped("a synaptic current with a soft reset has no neuron on the chip; the nearest is v_reset = 0.0")
+    alpha, beta = (number(module, name, VERSIONS) for name in ("c_decay", "v_decay"))
+    if number(module, "v_reset", VERSIONS):
+        raise Unmapped("a CUBALIFNode with v_reset other than 0 or None; the nearest is v_reset = 0.0")
+    return Neurons(beta, alpha, **_common(module, beta))
+
+
+def _common(module: nn.Module, beta: float) -> dict[str, Any]:
+    v_reset = attribute(module, "v_reset", VERSIONS)
+    common = {"threshold": number(module, "v_threshold", VERSIONS), "at_threshold": True}
+    if v_reset is None:
+        return {**common, "reset": "subtract"}
+    return {**common, "v_reset": v_reset, "v_init": v_reset, "bias": (1 - beta) * v_reset}
+
+
+def _authors(read: Any) -> Any:
+    def neurons(module: nn.Module) -> Neurons:
+        from dataclasses import replace
+
+        return replace(read(module), v_init=0.0)
+
+    return neurons
+
+
+def _forget(module: nn.Module) -> None:
+    if hasattr(module, "reset"):
+        module.reset()
+
+
+def _steps(module: nn.Module) -> str | None:
+    return "time first" if getattr(module, "step_mode", "s") == "m" else None
+
+
+NO_SPIKES = "what it computes is no leaky integrate-and-fire neuron; the nearest is LIFNode"
+FRAMEWORK = Framework(
+    name="spikingjelly",
+    packages=("spikingjelly",),
+    neurons={
+        "IFNode": _if,
+        "LIFNode": _lif,
+        "ParametricLIFNode": _plif,
+        "OTTTLIFNode": _lif,
+        "SLTTLIFNode": _lif,
+        "CUBALIFNode": _cuba,
+    },
+    refused={
+        name: NO_SPIKES
+        for name in (
+            *("KLIFNode", "PSN", "MaskedPSN", "SlidingPSN", "GatedLIFNode", "EIFNode", "QIFNode", "IzhikevichNode"),
+            *("ILIFNode", "TernaryNode", "LIAFNode", "DSRIFNode", "DSRLIFNode", "SynapseFilter"),
+        )
+    },
+    reset=_forget,
+    steps=_steps,
+)
+AUTHORS = Framework(
+    name="ottt",
+    packages=("modules", "neuron_spikingjelly"),
+    neurons={"OnlineLIFNode": _authors(_lif), "OnlineIFNode": _authors(_if)},
+)

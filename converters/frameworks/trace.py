@@ -1,0 +1,448 @@
+"""What a module computes, found by running it for three steps and watching: neurons, and the operations between them.
+
+The user's ``forward`` runs as it is, on zeros. Every tensor that comes from the input or from a neuron is known by its
+:class:`Node`; every torch function that makes one of it becomes another. A neuron has a node for each step, so a
+connection that carries spikes of the step before shows itself: its source has the number of an earlier step. That is
+also how a loop over time inside ``forward`` is read.
+"""
+
+from __future__ import annotations
+
+import copy
+import inspect
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from ottt_loihi.converters.frameworks import norse, sinabs, snntorch, spikingjelly
+from ottt_loihi.converters.frameworks.neurons import Framework
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from ottt_loihi.errors import UsageError
+
+FRAMEWORKS: tuple[Framework, ...] = (
+    snntorch.FRAMEWORK,
+    spikingjelly.FRAMEWORK,
+    norse.FRAMEWORK,
+    sinabs.FRAMEWORK,
+    spikingjelly.AUTHORS,
+)
+FORMS = ("step", "time first", "batch first", "squeezed")  # of the input of one call; squeezed: (samples·steps, …)
+VIEWS = {  # functions that give the same numbers another shape
+    *("flatten", "unflatten", "view", "reshape", "squeeze", "unsqueeze", "contiguous", "clone", "detach", "data"),
+    *("to", "type", "float", "double", "half", "__getitem__", "transpose", "permute", "movedim", "swapaxes", "unbind"),
+}
+DROPOUTS = {"dropout", "dropout1d", "dropout2d", "dropout3d", "feature_dropout", "alpha_dropout"}
+
+
+@dataclass(eq=False)
+class Node:
+    """A tensor and what made it.
+
+    Attributes
+    ----------
+    kind
+        ``"input"``, ``"spikes"``, ``"membrane"`` or the name of a torch function
+    path
+        of the module it happened in, as ``state_dict`` names it
+    inputs
+        the nodes it was made of
+    shape
+        of one sample at one step
+    step
+        number of the step, of neurons
+    call
+        function, arguments and keywords; nodes stand for tensors
+    """
+
+    kind: str
+    path: str
+    inputs: tuple[Node, ...] = ()
+    shape: tuple[int, ...] = ()
+    step: int = 0
+    call: tuple[Any, tuple[Any, ...], Mapping[str, Any]] | None = None
+
+
+@dataclass(frozen=True)
+class Traced:
+    """What was seen.
+
+    Attributes
+    ----------
+    form
+        one of :data:`FORMS`, or ``"constant"``: one frame goes in, and ``forward`` counts the steps itself
+    neurons
+        path → (module, framework), in the order in which they ran
+    arriving
+        path → the node that a neuron got at its last step, None: nothing that comes from the input
+    steps
+        path → the number of that step
+    output
+        the node of the module's output; None: it is none of the tensors that were watched
+    inner_steps
+        how many steps one call of the module runs
+    """
+
+    form: str
+    neurons: Mapping[str, tuple[nn.Module, Framework]]
+    arriving: Mapping[str, Node | None]
+    steps: Mapping[str, int]
+    output: Node | None
+    inner_steps: int
+
+
+def framework_of(module: nn.Module) -> Framework | None:
+    """Return the framework whose neuron, of a kind we know of, a module is."""
+    name = type(module).__name__
+    for framework in FRAMEWORKS:
+        known = name in framework.neurons or name in framework.refused
+        if known and (framework.owns(module) or (framework is spikingjelly.AUTHORS and hasattr(module, "v_threshold"))):
+            return framework
+    return None
+
+
+def neurons_of(net: nn.Module) -> dict[str, tuple[nn.Module, Framework]]:
+    """Return the neurons of a module by path; what is inside of one is its own affair."""
+    found: dict[str, tuple[nn.Module, Framework]] = {}
+    for path, module in net.named_modules():
+        if any(path.startswith(f"{outer}.") for outer in found):
+            continue
+        if (framework := framework_of(module)) is not None:
+            found[path] = (module, framework)
+    return found
+
+
+def copied(net: nn.Module, dtype: torch.dtype | None = None) -> nn.Module:
+    """Return a copy in evaluation mode on the CPU that remembers nothing; ``dtype``: of its weights."""
+    memo: dict[int, Any] = {}
+    try:
+        for module in net.modules():  # sinabs has a way of its own, which loses what is recurrent
+            if hasattr(type(module), "__deepcopy__"):
+                memo[id(module)] = blank = type(module).__new__(type(module))
+                blank.__dict__.update(copy.deepcopy(module.__dict__, memo))
+        twin = copy.deepcopy(net, memo).cpu().eval()
+    except (RuntimeError, TypeError, ValueError, AttributeError) as error:
+        raise UsageError(
+            f"the module cannot be copied ({_line(error)}); make a new one, load its weights with load_state_dict, and "
+            "convert it before it has run"
+        ) from None
+    forget(twin)
+    twin = twin if dtype is None else twin.to(dtype)
+    for module, _ in neurons_of(twin).values():  # spikes are float32 in snnTorch and sinabs, whatever the weights are
+        module.register_forward_hook(lambda _, inputs, result: _cast(result, weights_dtype(twin)))
+        for part in module.modules():
+            if isinstance(part, (nn.Linear, nn.Conv2d)):
+                part.register_forward_pre_hook(lambda part, inputs: _cast(inputs, part.weight.dtype))
+    return twin
+
+
+def _cast(result: Any, dtype: torch.dtype) -> Any:
+    """What a neuron returns, with its spikes in the dtype of the weights."""
+    if isinstance(result, tuple) and not hasattr(result, "_fields") and result and isinstance(result[0], Tensor):
+        return (result[0].to(dtype), *result[1:])
+    return result.to(dtype) if isinstance(result, Tensor) else result
+
+
+def forget(net: nn.Module) -> None:
+    """Make every neuron forget the last call."""
+    for module, framework in neurons_of(net).values():
+        framework.reset(module)
+
+
+def weights_dtype(net: nn.Module) -> torch.dtype:
+    """Return the dtype of a module's weights."""
+    return next((p.dtype for p in net.parameters() if p.is_floating_point()), torch.get_default_dtype())
+
+
+@contextmanager
+def making(dtype: torch.dtype) -> Iterator[None]:
+    """States that a neuron makes by itself are of this dtype meanwhile."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
+
+
+def call(net: nn.Module, form: str, x: Tensor, seen: Callable[[Tensor], None] = lambda frame: None) -> Iterator[Any]:
+    """Yield what a module returns for spikes ``(samples, T, *shape)``: once, or in the form ``"step"`` once a step.
+
+    seen: is called with every input before it goes in
+    """
+    state, carries = None, _carries_state(net)
+    for module, framework in neurons_of(net).values():
+        framework.batch(module, len(x))
+    for frame in x.unbind(1) if form == "step" else (_in_one_call(form, x),):
+        seen(frame)
+        with torch.no_grad():
+            result = net(frame) if state is None else net(frame, state)
+        state = result[1] if carries and isinstance(result, tuple) and len(result) == 2 else None
+        yield result
+
+
+def _in_one_call(form: str, x: Tensor) -> Tensor:
+    if form == "constant":
+        return x[:, 0]
+    if form == "time first":
+        return x.transpose(0, 1)
+    return x.flatten(0, 1) if form == "squeezed" else x
+
+
+def trace(net: nn.Module, input_shape: Sequence[int]) -> Traced:
+    """Watch a module; ``net`` is a copy, see :func:`copied`.
+
+    Raises
+    ------
+    UsageError
+        for a module that has no neurons we know of, needs other arguments than one tensor, or does not run
+    """
+    neurons = neurons_of(net)
+    if not neurons:
+        raise UsageError(
+            f"{type(net).__name__}: found no spiking neurons; expected a module with layers of "
+            f"{', '.join(f.name for f in FRAMEWORKS[:-1])}, or the OTTT authors' code"
+        )
+    _require_one_argument(net)
+    failures = {}
+    for form in _candidates(neurons):
+        try:
+            return _watched(net, neurons, form, tuple(input_shape))
+        except _AnotherForm as other:
+            return _watched(net, neurons, other.form, tuple(input_shape))
+        except _NeverRan as error:
+            raise UsageError(str(error)) from None
+        except Exception as error:  # user code raises anything; the next form may be the right one
+            failures[form] = _line(error)
+    raise UsageError(
+        f"{type(net).__name__} does not run on inputs of shape {tuple(input_shape)}: "
+        + "; ".join(f"{form}, {error}" for form, error in failures.items())
+    )
+
+
+def _candidates(neurons: Mapping[str, tuple[nn.Module, Framework]]) -> list[str]:
+    """The form that the layers want; else one step, or all of them in a loop."""
+    wanted = _wants_sequences(neurons)
+    return ["step", "time first", "batch first"] if wanted is None else [wanted]
+
+
+def _wants_sequences(neurons: Mapping[str, tuple[nn.Module, Framework]]) -> str | None:
+    named = [framework.steps(module) for module, framework in neurons.values()]
+    return next((form for form in named if form), None)
+
+
+def _require_one_argument(net: nn.Module) -> None:
+    parameters = _parameters(net)
+    positional = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD, p.VAR_POSITIONAL)]
+    needed = [p.name for p in parameters if p.default is p.empty and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
+    if len(needed) > 1 or not positional:
+        raise UsageError(
+            f"{type(net).__name__}.forward takes {', '.join(needed) or 'nothing'}; expected one input: give the others "
+            "defaults, or wrap it in a module that takes one"
+        )
+
+
+def _parameters(net: nn.Module) -> list[inspect.Parameter]:
+    try:
+        return list(inspect.signature(net.forward).parameters.values())
+    except (TypeError, ValueError):
+        return []
+
+
+def _carries_state(net: nn.Module) -> bool:
+    """Whether a call returns (output, state), and the next takes the state."""
+    return [p.name for p in _parameters(net)[1:2]] in (["state"], ["hidden"], ["hidden_state"])
+
+
+class _NeverRan(Exception):
+    """Some neurons did not run at all."""
+
+
+class _AnotherForm(Exception):
+    """``forward`` takes the input apart by itself."""
+
+    def __init__(self, form: str) -> None:
+        super().__init__(form)
+        self.form = form
+
+
+def _watched(
+    net: nn.Module, neurons: Mapping[str, tuple[nn.Module, Framework]], form: str, input_shape: tuple[int, ...]
+) -> Traced:
+    forget(net)
+    sizes = {*input_shape, *(n for p in net.parameters() for n in p.shape)}
+    steps, samples = [n for n in (3, 5, 7, 11, 13, 17, 19, 23) if n not in sizes][:2] or (3, 5)
+    watch = _Watch(form, steps, samples)
+    handles = []
+    for path, module in net.named_modules():
+        if path in neurons:
+            handles += watch.on_neuron(module, path)
+        elif path and not any(path.startswith(f"{outer}.") for outer in neurons):
+            handles += watch.on_module(module, path)
+    x = torch.zeros(samples, steps, *input_shape, dtype=weights_dtype(net))
+    output = None
+    try:
+        with making(weights_dtype(net)), watch:
+            output = list(call(net, form, x, watch.on_input))[-1]
+    finally:
+        for handle in handles:
+            handle.remove()
+        forget(net)
+    if watch.indexed is not None:
+        raise _AnotherForm(watch.indexed)
+    if silent := [path for path in neurons if path not in watch.steps]:
+        raise _NeverRan(f"{', '.join(silent)}: these neurons never ran; take them out of the module")
+    calls = max(watch.steps.values())
+    if form in ("time first", "batch first") and calls != steps and not _wants_sequences(neurons):
+        raise UsageError(f"its neurons ran {calls} times for {steps} steps; they take one step at a time")
+    inner = calls // (steps if form == "step" else 1)
+    return Traced(
+        "constant" if form == "step" and inner > 1 else form,
+        {path: neurons[path] for path in watch.steps},
+        watch.arriving,
+        watch.steps,
+        watch.node_of(_first_tensor(output)),
+        inner if form == "step" else 1,
+    )
+
+
+class _Watch(TorchFunctionMode):
+    """Knows the node of every tensor, and sees every torch function outside of neurons."""
+
+    def __init__(self, form: str, steps: int, samples: int) -> None:
+        super().__init__()
+        self.form, self.leading = form, self._leading(form, steps, samples)
+        self.known: dict[int, tuple[Tensor, Node]] = {}  # holds the tensors, so that no number is given twice
+        self.storages: dict[int, Node] = {}
+        self.steps: dict[str, int] = {}
+        self.arriving: dict[str, Node | None] = {}
+        self.paths: list[str] = [""]
+        self.inside = 0
+        self.indexed: str | None = None
+
+    @staticmethod
+    def _leading(form: str, steps: int, samples: int) -> list[tuple[int, ...]]:
+        """What may stand before a sample's own shape."""
+        both = (samples, steps) if form in ("batch first", "squeezed") else (steps, samples)
+        return [(1, samples), (samples,)] if form == "step" else [both, (steps * samples,), (samples,)]
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        result = func(*args, **kwargs)
+        if not self.inside:
+            for tensor in result if isinstance(result, (tuple, list)) else (result,):
+                if isinstance(tensor, Tensor):
+                    self._note(func, args, kwargs, tensor)
+        return result
+
+    def node_of(self, tensor: Any) -> Node | None:
+        """Return the node of a tensor, by its index too, which torch does not show; None: nothing known made it."""
+        if not isinstance(tensor, Tensor):
+            return None
+        if id(tensor) in self.known:
+            return self.known[id(tensor)][1]
+        whole = self.storages.get(tensor.untyped_storage().data_ptr()) if tensor._base is not None else None
+        if whole is None:
+            return None
+        shape = self.shape_of(tensor)
+        if whole.kind == "input" and self.form == "step" and tensor.ndim == len(whole.shape):
+            self.indexed = self.indexed or ("time first" if tuple(tensor.shape) == whole.shape else "batch first")
+        return whole if shape == whole.shape else Node("part", self.paths[-1], (whole,), shape or ())
+
+    def _know(self, tensor: Tensor, node: Node) -> None:
+        self.known[id(tensor)] = (tensor, node)
+        if tensor.numel():
+            self.storages.setdefault(tensor.untyped_storage().data_ptr(), node)
+
+    def on_input(self, x: Tensor) -> None:
+        """Begin a call."""
+        self._know(x, Node("input", "input", shape=self.shape_of(x) or ()))
+
+    def shape_of(self, tensor: Tensor) -> tuple[int, ...] | None:
+        """Return the shape of one sample at one step, None where it has none."""
+        for leading in self.leading:
+            if tuple(tensor.shape[: len(leading)]) == leading:
+                return tuple(tensor.shape[len(leading) :])
+        return None
+
+    def on_module(self, module: nn.Module, path: str) -> list[Any]:
+        """Know in which module a function is called."""
+
+        def enter(*_: Any) -> None:
+            self.paths.append(path)
+
+        def leave(*_: Any) -> None:
+            self.paths.pop()
+
+        return [module.register_forward_pre_hook(enter), module.register_forward_hook(leave)]
+
+    def on_neuron(self, module: nn.Module, path: str) -> list[Any]:
+        """Look at what goes into a neuron and comes out of it, and at nothing in between."""
+
+        def enter(_: nn.Module, inputs: tuple[Any, ...]) -> None:
+            self.arriving[path] = self.node_of(_first_tensor(inputs))
+            self.steps[path] = self.steps.get(path, 0) + 1
+            self.inside += 1
+
+        def leave(_: nn.Module, inputs: tuple[Any, ...], result: Any) -> None:
+            self.inside -= 1
+            spikes = _first_tensor(result)
+            states = [r for r in result[1:] if isinstance(r, Tensor)] if isinstance(result, tuple) else []
+            for tensor, kind in [*((state, "membrane") for state in states[-1:]), (spikes, "spikes")]:
+                node = Node(kind, path, shape=self.shape_of(tensor) or (), step=self.steps[path])
+                self._know(tensor, node)
+
+        return [module.register_forward_pre_hook(enter), module.register_forward_hook(leave)]
+
+    def _note(self, func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], result: Tensor) -> None:
+        """Give the result of a function its node: the same one where only the axes of steps and samples change."""
+        swapped, named = self._swap(args), {key: self._swap(value) for key, value in kwargs.items()}
+        inputs = tuple(_nodes((swapped, tuple(named.values()))))
+        if not inputs:
+            return
+        name = func.__self__.__name__ if func.__name__ == "__get__" else func.__name__
+        first, shape = inputs[0], self.shape_of(result)
+        asleep = name in DROPOUTS and not kwargs.get("training", args[2] if len(args) > 2 else True)
+        same = asleep or (name in VIEWS and shape == first.shape and self._outside(name, args, first))
+        if not same:
+            first = Node(name, self.paths[-1], inputs, shape or (), call=(func, swapped, named))
+        self._know(result, first)
+
+    def _outside(self, name: str, args: tuple[Any, ...], node: Node) -> bool:
+        """Whether a view leaves the axes of a sample as they are."""
+        if name == "__getitem__":
+            index = args[1] if isinstance(args[1], tuple) else (args[1],)
+            return len(index) <= args[0].ndim - len(node.shape)
+        if name in ("transpose", "swapaxes"):
+            return all(axis % args[0].ndim < args[0].ndim - len(node.shape) for axis in args[1:3])
+        return name not in ("permute", "movedim")
+
+    def _swap(self, value: Any) -> Any:
+        """Arguments with nodes in place of the tensors that are known."""
+        if isinstance(value, Tensor):
+            return self.node_of(value) or value
+        return type(value)(self._swap(v) for v in value) if type(value) in (tuple, list) else value
+
+
+def _nodes(value: Any) -> Iterator[Node]:
+    if isinstance(value, Node):
+        yield value
+    elif isinstance(value, (tuple, list)):
+        for part in value:
+            yield from _nodes(part)
+
+
+def _first_tensor(value: Any) -> Any:
+    """The first tensor in what a module takes or returns."""
+    if isinstance(value, Mapping):
+        value = list(value.values())
+    if isinstance(value, (tuple, list)):
+        return next((found for part in value if (found := _first_tensor(part)) is not None), None)
+    return value if isinstance(value, Tensor) else None
+
+
+def _line(error: BaseException) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -1,0 +1,270 @@
+"""Modules of other frameworks become networks of ours with the same spikes, or are refused by name."""
+
+import numpy as np
+import pytest
+import torch
+from dialects import CASES, FIXTURE, STEPS, build, example, real, stand_ins
+from ottt_loihi.converters.frameworks import check, convert
+from ottt_loihi.converters.quantize.float_network import from_torch
+from ottt_loihi.converters.quantize.quantize import quantize
+from ottt_loihi.sim.inference import reference
+from torch import nn
+
+import ottt_loihi as ol
+from ottt_loihi import sim
+from ottt_loihi.errors import ChipError, UsageError, VerificationError
+
+EVERY = [(framework, name) for framework, cases in CASES.items() for name in cases]
+
+
+def spikes_of(imported, x):
+    states = imported.network.run(torch.from_numpy(x), record="s").states["s"]
+    return dict(zip(imported.paths, (s.detach().numpy() for s in states)))
+
+
+@pytest.mark.parametrize(("framework", "name"), EVERY)
+def test_every_spike_is_the_frameworks_own(framework, name):
+    """The spikes were recorded in the framework itself; dialects.py says how."""
+    net, shape = build(framework, name, stand_ins(framework))
+    ours = spikes_of(convert.read(net, shape, STEPS), example(shape))
+    golden = np.load(FIXTURE)
+    recorded = [key for key in golden.files if key.startswith(f"{framework}/{name}/")]
+    assert recorded
+    for key in recorded:
+        found = ours[key.split("/", 2)[2]]
+        expected = np.unpackbits(golden[key], count=found.size).reshape(found.shape)
+        assert 0.01 < expected.mean() < 0.99
+        assert np.array_equal(found, expected), key
+
+
+@pytest.mark.parametrize(("framework", "name"), EVERY)
+def test_the_framework_itself_agrees(framework, name):
+    try:
+        parts = real(framework)
+    except ImportError:
+        pytest.skip(f"{framework} is not installed")
+    net, shape = build(framework, name, parts)
+    compared = check.compare(net, shape, STEPS)
+    compared.raise_if_different()
+    assert sum(spikes for _, spikes, _ in compared.layers.values()) > 100
+
+
+def snn(*layers):
+    return nn.Sequential(*layers)
+
+
+F = stand_ins("snntorch")
+S = stand_ins("spikingjelly")
+
+
+def on_the_grid(net, seed=0):
+    """Weights k/64 with the largest 127/64: the chip holds them without rounding."""
+    generator = torch.Generator().manual_seed(seed)
+    for module in net.modules():
+        if isinstance(module, nn.Linear):
+            module.weight.data = torch.randint(-10, 12, module.weight.shape, generator=generator) / 8
+            module.weight.data[0, 0] = 127 / 64
+    return net.double()
+
+
+@pytest.mark.parametrize(
+    "net",
+    [
+        lambda: snn(
+            nn.Linear(10, 9, False),
+            F.Leaky(beta=0.5),
+            nn.Linear(9, 6, False),
+            F.Leaky(beta=0.5, reset_mechanism="zero"),
+        ),
+        lambda: snn(nn.Linear(10, 9, False), F.Leaky(beta=0.5, reset_mechanism="none")),
+        lambda: snn(
+            nn.Linear(10, 9, False),
+            S.LIFNode(tau=2.0, decay_input=False, v_reset=None),
+            nn.Linear(9, 6, False),
+            S.IFNode(),
+        ),
+        lambda: snn(
+            nn.Linear(10, 9, False),
+            S.LIFNode(tau=2.0, decay_input=False),
+            nn.Linear(9, 6, False),
+            S.IFNode(v_reset=None),
+        ),
+    ],
+)
+def test_on_a_grid_the_chip_has_every_spike(net):
+    """Nothing is rounded, and membranes meet their thresholds: above and at them are two things."""
+    imported = convert.read(on_the_grid(net()), (10,), 7)
+    x = example((10,), 7)
+    chip = quantize(from_torch(imported.network)).chip
+    ours = list(spikes_of(imported, x).values())
+    result, oracle = sim.run(chip, x, ("s",)), reference.run(chip, x, ("s",))
+    u = imported.network.run(torch.from_numpy(x), record="u").states["u"][0]
+    assert bool((u == 1).any()), "no membrane meets the threshold"
+    for layer, expected in enumerate(ours):
+        assert 0.01 < expected.mean() < 0.99
+        assert np.array_equal(result.states["s"][layer], expected != 0)
+        assert np.array_equal(oracle.states["s"][layer], expected != 0)
+
+
+class Loop(nn.Module):
+    """snnTorch's tutorial: a loop over time inside forward."""
+
+    def __init__(self, index):
+        super().__init__()
+        self.first, self.hidden, self.second, self.last = (
+            nn.Linear(6, 5),
+            F.Leaky(beta=0.9),
+            nn.Linear(5, 3),
+            F.Leaky(beta=0.5),
+        )
+        self.back, self.index = nn.Linear(5, 5), index
+
+    def forward(self, x):
+        frames = {"time first": lambda t: x[t], "batch first": lambda t: x[:, t], "constant": lambda t: x}[self.index]
+        steps = {"time first": x.shape[0], "batch first": x.shape[1], "constant": 9}[self.index]
+        out, spikes = [], torch.zeros(frames(0).shape[0], 5, dtype=x.dtype)
+        for t in range(steps):
+            spikes = self.hidden(self.first(frames(t)) + self.back(spikes))
+            out.append(self.last(self.second(nn.functional.dropout(spikes, 0.5, self.training))))
+        return torch.stack(out)
+
+
+@pytest.mark.parametrize("form", ["time first", "batch first", "constant"])
+def test_a_loop_over_time_is_read_with_its_recurrence(form):
+    net = Loop(form)
+    imported = convert.read(net, (6,), None if form == "constant" else 9)
+    assert (imported.form, imported.network.time_steps) == (form, 9)
+    first, second = imported.network.blocks
+    assert [(branch.source, branch.delay) for branch in first.branches] == [(0, 1)]
+    assert not len(second.branches)
+    assert torch.equal(first.branches[0].connection.weight, net.back.weight)
+    assert torch.equal(first.branches[0].connection.bias, net.back.bias)
+
+
+class Residual(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.a, self.n1, self.b, self.n2, self.c = (
+            nn.Linear(8, 8),
+            S.LIFNode(),
+            nn.Linear(8, 8),
+            S.LIFNode(),
+            nn.Linear(16, 3),
+        )
+        self.n3 = S.LIFNode()
+
+    def forward(self, x):
+        one = self.n1(self.a(x))
+        two = self.n2(self.b(one))
+        return self.n3(self.c(torch.cat([one, two + one], 1)))
+
+
+def test_sums_and_concatenations_of_spikes_are_connections_from_each():
+    net = Residual()
+    network = ol.from_module(net, (8,), 5)
+    weight = net.c.weight
+    last = network.blocks[2]
+    branch_weights = sum(b.connection.weight for b in last.branches if b.source == 0)
+    assert torch.allclose(last.connection.weight, weight[:, 8:] / 2)
+    assert torch.allclose(branch_weights, (weight[:, :8] + weight[:, 8:]) / 2)
+    biases = [c.bias for c in last.connections if c.bias is not None]
+    assert torch.allclose(sum(biases), net.c.bias / 2)
+
+
+def test_a_chain_that_is_no_convolution_is_written_out():
+    net = snn(
+        nn.Conv2d(2, 3, 3, padding=1, padding_mode="circular"), S.IFNode(), nn.Flatten(), nn.Linear(48, 4), S.IFNode()
+    )
+    network = ol.from_module(net, (2, 4, 4), 3)
+    assert type(network.blocks[0].connection) is ol.Linear
+    x = torch.rand(2, 2, 4, 4)
+    assert torch.allclose(network.blocks[0].connection(x), net[0](x).flatten(1), atol=1e-6)
+
+
+def test_it_goes_on_learning_with_ottt():
+    net = snn(nn.Linear(12, 10), S.LIFNode(), nn.Linear(10, 3))
+    network = ol.from_module(net, (12,), 4)
+    before = network.blocks[0].connection.weight.clone()
+    x = torch.from_numpy(example((12,), 4)).float()
+    loss = ol.OTTT()
+    optimizer = torch.optim.SGD(network.parameters(), 0.5)
+    loss.train_batch(network, x, torch.tensor([0, 1, 2, 0]), ol.CrossEntropy(), optimizer)
+    assert not torch.equal(before, network.blocks[0].connection.weight)
+    assert network.provenance["imported"]["framework"] == "spikingjelly"
+
+
+def test_the_module_stays_as_it_is():
+    net = snn(nn.Linear(4, 3), nn.BatchNorm1d(3), S.LIFNode()).train()
+    before = {key: value.clone() for key, value in net.state_dict().items()}
+    ol.from_module(net, (4,), 3)
+    assert net.training
+    assert all(torch.equal(value, before[key]) for key, value in net.state_dict().items())
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in net.modules())
+
+
+def test_a_difference_is_found_and_named():
+    net = snn(nn.Linear(6, 4), S.LIFNode()).double()
+    net[0].weight.data *= 8
+    imported = convert.read(net, (6,), 5, dtype=torch.float64)
+    x = torch.from_numpy(example((6,), 5)).double()
+    theirs = check.spikes_of(net, imported, x)  # the stand-in computes something else than a LIFNode
+    run = imported.network.run(x, record="su")
+    found = check._compared(imported, theirs, run.states["s"], run.states["u"], len(x), 5, False)
+    with pytest.raises(
+        VerificationError, match=r"first in 1, time step \d, sample \d, neuron \(\d,\): the module sends"
+    ):
+        found.raise_if_different()
+    assert found.different == sum(count for count, _, _ in found.layers.values()) > 0
+
+
+class TwoInputs(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.n = S.LIFNode()
+
+    def forward(self, x, y):
+        return self.n(x + y)
+
+
+@pytest.mark.parametrize(
+    ("net", "error", "message"),
+    [
+        (lambda: snn(nn.Linear(6, 3)), UsageError, "found no spiking neurons"),
+        (lambda: TwoInputs(), UsageError, "forward takes x, y; expected one input"),
+        (lambda: snn(nn.Linear(5, 3), S.LIFNode()), UsageError, "does not run on inputs of shape"),
+        (
+            lambda: snn(nn.Linear(6, 5), F.Synaptic(0.5), nn.ReLU(), nn.Linear(5, 4), S.PSN(), nn.LayerNorm(4)),
+            ChipError,
+            r"4 parts have no counterpart here: 1 \(Synaptic\): .*; 4 \(PSN\): .*; 2 \(relu\): .*; 5 \(layer_norm\)",
+        ),
+        (lambda: snn(nn.Conv2d(2, 3, 2), nn.MaxPool2d(2), S.LIFNode()), UsageError, "does not run"),
+        (lambda: snn(nn.Linear(6, 3), F.Leaky(beta=0.5, threshold=0.0)), ChipError, "v_threshold: expected"),
+        (lambda: snn(nn.Linear(6, 3), F.RLeaky(0.5, reset_mechanism="zero", linear_features=3)), ChipError, "loses"),
+        (lambda: object(), UsageError, "expected a torch.nn.Module"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_read_is_refused_all_at_once(net, error, message):
+    with pytest.raises(error, match=message):
+        ol.from_module(net(), (6,), 4)
+
+
+def test_max_pooling_of_currents_is_refused_by_name():
+    with pytest.raises(ChipError, match=r"1 \(max_pool2d\): the largest of real currents is not linear"):
+        ol.from_module(snn(nn.Conv2d(2, 3, 2), nn.MaxPool2d(2), S.LIFNode()), (2, 5, 5), 4)
+
+
+def test_a_class_that_has_changed_is_named():
+    neuron = S.LIFNode()
+    del neuron.decay_input
+    with pytest.raises(UsageError, match="LIFNode has no 'decay_input' here; its class has changed since SpikingJelly"):
+        ol.from_module(snn(nn.Linear(6, 3), neuron), (6,), 4)
+
+
+def test_a_leaking_readout_needs_to_be_asked_for():
+    norse = stand_ins("norse")
+    net = snn(nn.Linear(6, 5), norse.LIFCell(), nn.Linear(5, 3), norse.LICell())
+    with pytest.raises(ChipError, match="a readout that is a leaking membrane has no counterpart"):
+        ol.from_module(net, (6,), 4)
+    network = ol.from_module(net, (6,), 4, approximate=True)
+    assert network.num_classes == 3
+    assert "replaced by the sum" in network.provenance["imported"]["notes"][0]
