@@ -52,6 +52,21 @@ def sizes(value: Any, where: str, at_least: int = 1) -> tuple[int, ...]:
     return tuple(int(n) for n in found)
 
 
+def pair(value: Any, where: str, low: int = 1) -> int | tuple[int, int]:
+    """Return a number, or (vertical, horizontal) where the two differ; a pair of equal numbers is one number."""
+    if not isinstance(value, (tuple, list)):
+        return integer(value, where, low)
+    if len(value) != 2:
+        raise UsageError(f"{where}: expected a number or (vertical, horizontal), got {value!r:.80}")
+    vertical, horizontal = (integer(n, where, low) for n in value)
+    return vertical if vertical == horizontal else (vertical, horizontal)
+
+
+def both(value: int | tuple[int, int]) -> tuple[int, int]:
+    """Return (vertical, horizontal) of a value of :func:`pair`."""
+    return value if isinstance(value, tuple) else (value, value)
+
+
 def is_integer(value: Any) -> bool:
     """Whether ``value`` is an integer of Python or NumPy, and no bool."""
     return isinstance(value, Integral) and not isinstance(value, bool)

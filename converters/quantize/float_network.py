@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from ottt_loihi.sim.network import INPUT, Conv, Dense, Sparse
 
+from ottt_loihi import checks
 from ottt_loihi.data.description import Step
 from ottt_loihi.errors import ChipError
 
@@ -271,7 +272,7 @@ def _dense(weight: np.ndarray, pool: int | str | None, shape: tuple[int, ...]) -
     if pool is None:
         return weight
     channels, height, width = shape
-    kernel = shape[1:] if pool == "global" else (pool, pool)
+    kernel = shape[1:] if pool == "global" else checks.both(pool)
     pooled = weight.reshape(len(weight), channels, height // kernel[0], width // kernel[1])
     whole = np.zeros((len(weight), *shape))  # pixels past the last whole window count nothing
     spread = _spread(pooled, kernel)
@@ -286,12 +287,18 @@ def _spread(weight: np.ndarray, kernel: tuple[int, ...]) -> np.ndarray:
 def _window(connection: Connection, shape: tuple[int, ...]) -> tuple[int, int]:
     if connection.pool is None:
         return 1, 1
-    return (shape[1], shape[2]) if connection.pool == "global" else (connection.pool, connection.pool)
+    return (shape[1], shape[2]) if connection.pool == "global" else checks.both(connection.pool)
 
 
 def _folds(connection: Any, shape: tuple[int, ...]) -> bool:
-    """Whether pooling and convolution are one convolution: padding must not read pixels that the pooling drops."""
+    """Whether pooling and convolution are one convolution: padding must not read pixels that the pooling drops.
+
+    A dilated kernel over pooled pixels has holes that are no dilation of one kernel.
+    """
     kernel = _window(connection, shape)
+    sizes = zip(kernel, checks.both(connection.kernel_size), checks.both(connection.dilation))
+    if any(pooled > 1 and k > 1 and d > 1 for pooled, k, d in sizes):
+        return False
     return not connection.padding or all(n % k == 0 for n, k in zip(shape[1:], kernel))
 
 
@@ -301,19 +308,16 @@ def _conv(
     kernel = _window(connection, shape)
     geometry = {
         "input_shape": tuple(shape),
-        "stride": tuple(connection.stride * k for k in kernel),
-        "padding": tuple(connection.padding * k for k in kernel),
+        "stride": tuple(s * k for s, k in zip(checks.both(connection.stride), kernel)),
+        "padding": tuple(p * k for p, k in zip(checks.both(connection.padding), kernel)),
+        "dilation": tuple(1 if k > 1 else d for d, k in zip(checks.both(connection.dilation), kernel)),
         "groups": connection.groups,
     }
     return FloatConnection(pre, post, _spread(weight, kernel), Conv, delay, geometry)
 
 
 def _before_pooling(connection: Any, shape: tuple[int, ...]) -> tuple[int, int, int]:
-    kernel = connection.weight.shape[-1]
-    height, width = (
-        (n // k * connection.upsample + 2 * connection.padding - kernel) // connection.stride + 1
-        for n, k in zip(shape[1:], _window(connection, shape))
-    )
+    height, width = connection.convolved([n // k for n, k in zip(shape[1:], _window(connection, shape))])
     return connection.out_channels, height, width
 
 
@@ -322,7 +326,8 @@ def _matrix(connection: Any, weight: np.ndarray, shape: tuple[int, ...], name: s
     kernel = _window(connection, shape)
     pooled = (shape[0], shape[1] // kernel[0], shape[2] // kernel[1])
     wide = (pooled[0], pooled[1] * connection.upsample, pooled[2] * connection.upsample)
-    geometry = {"stride": (connection.stride,) * 2, "padding": (connection.padding,) * 2, "groups": connection.groups}
+    geometry = {name: checks.both(getattr(connection, name)) for name in ("stride", "padding", "dilation")}
+    geometry["groups"] = connection.groups
     convolution = convolution_matrix(weight, wide, name=name, **geometry)
     pool = _averages(shape, kernel, kernel, (0, 0))
     repeat = _averages(wide, (connection.upsample,) * 2, (connection.upsample,) * 2, (0, 0)).T * connection.upsample**2

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ottt_loihi import checks
 from ottt_loihi.nn.connections import Connection, Conv2d, Weights
 from ottt_loihi.nn.precision import error_for_product, product_dtype
 
@@ -47,8 +48,10 @@ class ChunkConnection:
         self.kind = product_dtype(weight)  # asked here: threads do not know of autocast
         if isinstance(connection, Conv2d):
             self.weight = weight.contiguous(memory_format=torch.channels_last)
-            plain = connection.stride == connection.groups == 1 and connection.padding < connection.kernel_size
-            self.wide = plain and connection.kernel_size * connection.out_channels >= WIDE_CONV
+            kernel, padding = connection.kernel_size, connection.padding
+            plain = connection.stride == connection.dilation == connection.groups == 1
+            square = isinstance(kernel, int) and isinstance(padding, int)
+            self.wide = plain and square and padding < kernel and kernel * connection.out_channels >= WIDE_CONV
             return
         if self.image is not None:
             weight = channels_last(weight.view(-1, *self.image)).flatten(1)
@@ -232,9 +235,9 @@ def gradients(
     """∂L/∂x and ∂L/∂W of ``connection.product``, those of them that are wanted."""
     if not isinstance(connection, Conv2d):
         return g @ weight if wanted[0] else None, g.t() @ x if wanted[1] else None
-    pair = [connection.stride] * 2, [connection.padding] * 2, [1, 1]
+    geometry = (checks.both(size) for size in (connection.stride, connection.padding, connection.dilation))
     grad_x, grad_weight, _ = torch.ops.aten.convolution_backward(
-        g, x, weight, None, *pair, False, [0, 0], connection.groups, (*wanted, False)
+        g, x, weight, None, *geometry, False, [0, 0], connection.groups, (*wanted, False)
     )
     return grad_x, grad_weight
 

@@ -23,6 +23,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ottt_loihi import checks
 from ottt_loihi.fast.chunk_connection import ChunkConnection, Learning, arrays, channels_last, give, kernels, memory
 from ottt_loihi.fast.lif import is_on_cpu, knows_surrogate, surrogate_constants
 from ottt_loihi.fast.steps import why_not as why_not_steps
@@ -157,7 +158,7 @@ def _kernel_shape(block: Block, following: Connection) -> tuple[int, int, int, i
         return (height, width, channels, 1, 1)
     if following.pool == "global":
         return (height, width, channels, height, width)
-    return (height, width, channels, int(following.pool), int(following.pool))
+    return (height, width, channels, *checks.both(following.pool))
 
 
 class _Heard(NamedTuple):

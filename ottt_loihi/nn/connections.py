@@ -70,13 +70,14 @@ def with_trace(connection: nn.Module, x: Tensor, *seen: Seen, current: Collectio
     return now
 
 
-def pooled_shape(shape: tuple[int, ...], pool: int | str | None) -> tuple[int, ...]:
+def pooled_shape(shape: tuple[int, ...], pool: int | tuple[int, int] | str | None) -> tuple[int, ...]:
     """Return the shape after average pooling, without the batch; UsageError if there is no image to pool."""
     if pool is None:
         return shape
-    if len(shape) != 3 or (isinstance(pool, int) and min(shape[1:]) < pool):
+    window = (1, 1) if isinstance(pool, str) else checks.both(pool)
+    if len(shape) != 3 or any(n < k for n, k in zip(shape[1:], window)):
         raise UsageError(f"pool={pool!r}: expected an image (channels, height, width) to pool, got {shape}")
-    return (shape[0], 1, 1) if pool == "global" else (shape[0], *(n // pool for n in shape[1:]))
+    return (shape[0], 1, 1) if pool == "global" else (shape[0], *(n // k for n, k in zip(shape[1:], window)))
 
 
 class Weights(NamedTuple):
@@ -111,7 +112,8 @@ class Connection(nn.Module):
     weight_bits     None or 2 … 8                  W as the chip will have it in the product, while the parameter stays
                                                    real: quantisation-aware fine-tuning
                                                    (:func:`~ottt_loihi.nn.weights.fake_quantize`)
-    pool            None, int or ``"global"``      P: average pooling of the input over k×k, or over everything
+    pool            None, int, (int, int) or       P: average pooling of the input over k×k, over (height, width), or
+                    ``"global"``                   over everything
     ==============  =============================  =================================================================
 
     Source: OTTT (arXiv 2210.04195) §4.3 and its released code for standardisation and scale; NF-ResNets (Brock 2021)
@@ -133,7 +135,7 @@ class Connection(nn.Module):
         skip_gain: bool = False,
         input_scale: float = 1.0,
         output_scale: float = 1.0,
-        pool: int | str | None = None,
+        pool: int | tuple[int, int] | str | None = None,
         binary: str | None = None,
         weight_bits: int | None = None,
     ) -> None:
@@ -146,7 +148,7 @@ class Connection(nn.Module):
         self.input_scale = checks.number(input_scale, "input_scale")
         self.output_scale = checks.number(output_scale, "output_scale")
         if pool is not None and pool != "global":
-            pool = checks.integer(pool, "pool")
+            pool = checks.pair(pool, "pool")
         self.pool = pool
         self.weight_bits = None if weight_bits is None else checks.integer(weight_bits, "weight_bits", 2, 8)
         self.reset_parameters(generator)
@@ -288,22 +290,24 @@ class Linear(Connection):
 class Conv2d(Connection):
     """``I[t] = W ∗ x[t] + b``, torch's cross-correlation; see :class:`Connection`.
 
-    weight: ``(out_channels, in_channels/groups, k, k)``, bias: ``(out_channels,)`` or None; x: ``(batch, in_channels,
-    height, width)``. ``upsample``: repeat every pixel of the input that many times in both directions before the
-    weights (nearest neighbour). ``pool_after``: (k, stride, padding) of an average
-    pooling of the current.
+    weight: ``(out_channels, in_channels/groups, *kernel_size)``, bias: ``(out_channels,)`` or None; x: ``(batch,
+    in_channels, height, width)``; data of one dimension are images of height 1. ``kernel_size``, ``stride``,
+    ``padding``, ``dilation``: a number, or (vertical, horizontal). ``upsample``: repeat every pixel of the input that
+    many times in both directions before the weights (nearest neighbour). ``pool_after``: (k, stride, padding) of an
+    average pooling of the current.
     """
 
     def __init__(
         self,
         in_channels: int,
         out_channels: int,
-        kernel_size: int = 3,
+        kernel_size: int | tuple[int, int] = 3,
         bias: bool = False,
         generator: torch.Generator | None = None,
         *,
-        stride: int = 1,
-        padding: int = 0,
+        stride: int | tuple[int, int] = 1,
+        padding: int | tuple[int, int] = 0,
+        dilation: int | tuple[int, int] = 1,
         groups: int = 1,
         upsample: int = 1,
         pool_after: tuple[int, int, int] | None = None,
@@ -312,20 +316,18 @@ class Conv2d(Connection):
         for where, value in (
             ("in_channels", in_channels),
             ("out_channels", out_channels),
-            ("kernel_size", kernel_size),
-            ("stride", stride),
             ("groups", groups),
             ("upsample", upsample),
         ):
             checks.integer(value, f"Conv2d.{where}")
-        checks.integer(padding, "Conv2d.padding", 0)
+        kernel = checks.both(checks.pair(kernel_size, "Conv2d.kernel_size"))
         if in_channels % groups or out_channels % groups:
             raise UsageError(
                 f"Conv2d.groups: expected a divisor of {in_channels} and {out_channels} channels, got {groups}"
             )
-        shape = (out_channels, in_channels // groups, kernel_size, kernel_size)
-        super().__init__(shape, bias, generator, **settings)
-        self.stride, self.padding, self.groups = stride, padding, groups
+        super().__init__((out_channels, in_channels // groups, *kernel), bias, generator, **settings)
+        self.stride, self.dilation = checks.pair(stride, "Conv2d.stride"), checks.pair(dilation, "Conv2d.dilation")
+        self.padding, self.groups = checks.pair(padding, "Conv2d.padding", 0), groups
         self.upsample = upsample
         self.pool_after = None if pool_after is None else _window(pool_after)
 
@@ -338,25 +340,32 @@ class Conv2d(Connection):
         return self.weight.shape[0]
 
     @property
-    def kernel_size(self) -> int:
-        return self.weight.shape[-1]
+    def kernel_size(self) -> int | tuple[int, int]:
+        return checks.pair(tuple(self.weight.shape[2:]), "Conv2d.kernel_size")
 
     def settings(self) -> dict[str, Any]:
-        names = ("in_channels", "out_channels", "kernel_size", "stride", "padding", "groups", "upsample", "pool_after")
-        return {**{name: getattr(self, name) for name in names}, **super().settings()}
+        names = ("in_channels", "out_channels", "kernel_size", "stride", "padding", "dilation", "groups")
+        return {**{name: getattr(self, name) for name in (*names, "upsample", "pool_after")}, **super().settings()}
 
     def output_shape(self, input_shape: tuple[int, ...]) -> tuple[int, ...]:
         shape = pooled_shape(input_shape, self.pool)
         if len(shape) != 3 or shape[0] != self.in_channels:
             raise UsageError(f"Conv2d: expected an image of {self.in_channels} channels, got shape {shape}")
-        kernel = self.weight.shape[-1]
-        sizes = [(n * self.upsample + 2 * self.padding - kernel) // self.stride + 1 for n in shape[1:]]
+        sizes = self.convolved(shape[1:])
         if self.pool_after is not None:
             k, stride, padding = self.pool_after
             sizes = [(n + 2 * padding - k) // stride + 1 for n in sizes]
         if min(sizes) < 1:
-            raise UsageError(f"Conv2d: a {kernel}×{kernel} kernel does not fit an image of {shape[1]}×{shape[2]}")
+            raise UsageError(
+                f"Conv2d: a {'×'.join(map(str, self.weight.shape[2:]))} kernel does not fit an image of "
+                f"{shape[1]}×{shape[2]}"
+            )
         return (self.out_channels, *sizes)
+
+    def convolved(self, image: Sequence[int]) -> list[int]:
+        """Return height and width of the product for an image (height, width) after ``pool``."""
+        geometry = (self.weight.shape[2:], *(checks.both(v) for v in (self.stride, self.padding, self.dilation)))
+        return [(n * self.upsample + 2 * p - d * (k - 1) - 1) // s + 1 for n, k, s, p, d in zip(image, *geometry)]
 
     def before(self, x: Tensor) -> Tensor:
         x = self.pooled(x)
@@ -369,12 +378,11 @@ class Conv2d(Connection):
         return functional.avg_pool2d(current, kernel, stride, padding)
 
     def product(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        return functional.conv2d(x, weight, bias, self.stride, self.padding, 1, self.groups)
+        return functional.conv2d(x, weight, bias, self.stride, self.padding, self.dilation, self.groups)
 
     def _geometry(self) -> list[str]:
-        kernel = self.weight.shape[-1]
-        parts = [f"{self.in_channels}", f"{self.out_channels}", f"kernel_size={kernel}"]
-        defaults = {"stride": 1, "padding": 0, "groups": 1, "upsample": 1, "pool_after": None}
+        parts = [f"{self.in_channels}", f"{self.out_channels}", f"kernel_size={self.kernel_size}"]
+        defaults = {"stride": 1, "padding": 0, "dilation": 1, "groups": 1, "upsample": 1, "pool_after": None}
         return parts + [f"{n}={getattr(self, n)}" for n, default in defaults.items() if getattr(self, n) != default]
 
 

@@ -33,6 +33,8 @@ from ottt_loihi.nn.surrogates import SURROGATES
 
 PARTS = {kind.__name__: kind for kind in (Linear, Conv2d, Readout, LIF, CubaLIF, Stream, DSRNeuron)}
 LARGEST = 2**31 - 1  # integers in a description
+# settings that files of version 2 may lack, because they are younger, and what such a file means by it
+YOUNGER: dict[str, dict[str, Any]] = {"Conv2d": {"dilation": 1}}
 
 Description = dict[str, Any]
 
@@ -69,7 +71,7 @@ def construct(description: Any) -> Network:
     UsageError
         for anything else than a description, or one that names a class of a user's own (:func:`foreign`)
     """
-    known = _fields(description, "network", ("input_shape", "time_steps", "convention", "blocks", "readout"))
+    known = _fields(completed(description), "network", ("input_shape", "time_steps", "convention", "blocks", "readout"))
     blocks = [_built_block(block, f"block {i + 1}") for i, block in enumerate(_list(known["blocks"], "blocks"))]
     readout = _part(known["readout"], "readout", Linear)
     settings = {name: _sane(known[name], name) for name in ("input_shape", "time_steps", "convention")}
@@ -79,6 +81,19 @@ def construct(description: Any) -> Network:
 def foreign(description: Any) -> list[str]:
     """Return the parts that a file only names, ``"block 1, neuron: mine.Izhikevich"``; a description of any kind."""
     return [f"{where}: {name}" for where, name in _classes(description, "") if name not in PARTS]
+
+
+def completed(description: Any) -> Any:
+    """Return a description with the settings that are younger than it; anything else as it is."""
+    if isinstance(description, list):
+        return [completed(part) for part in description]
+    if not isinstance(description, Mapping):
+        return description
+    whole = {key: completed(part) for key, part in description.items()}
+    name, settings = whole.get("class"), whole.get("settings")
+    if isinstance(name, str) and isinstance(settings, Mapping):
+        whole["settings"] = {**YOUNGER.get(name, {}), **settings}
+    return whole
 
 
 def differences(mine: Any, other: Any, where: str = "network") -> Iterator[str]:

@@ -129,8 +129,10 @@ def conv(
     ----------
     features
         layers joined by ``-``: ``32C5`` convolution to 32 channels with a 5×5 kernel, ``32C5S2`` with stride 2,
-        ``32C5G4`` in 4 groups, each padded by (k − 1)/2 and followed by LIF neurons · ``AP2`` average pooling of the
-        spikes over 2×2 · ``GAP`` over the whole image · ``128F`` a fully connected layer of 128 LIF neurons
+        ``32C5D2`` dilated by 2, ``32C5G4`` in 4 groups, each padded by d·(k − 1)/2 and followed by LIF neurons ·
+        ``AP2`` average pooling of the spikes over 2×2 · sizes may be pairs, ``8C5x1-AP2x1``, and data of one dimension
+        are images of height 1: ``8C1x5-AP1x2`` · ``GAP`` over the whole image · ``128F`` a fully connected layer of
+        128 LIF neurons
     standardized
         scaled weight standardisation with learnable gains, and spikes that count 2.74, as in the paper's VGG
     feedback
@@ -167,7 +169,8 @@ def conv(
         if layer["kind"] == "F":
             connection = Linear(math.prod(pooled_shape(shape, pool)), layer["n"], bias, generator, **settings)
         else:
-            geometry = {"stride": layer["S"], "groups": layer["G"], "padding": (layer["k"] - 1) // 2}
+            padding = tuple(d * (k - 1) // 2 for d, k in zip(layer["D"], layer["k"]))
+            geometry = {"stride": layer["S"], "dilation": layer["D"], "groups": layer["G"], "padding": padding}
             connection = Conv2d(shape[0], layer["n"], layer["k"], bias, generator, **geometry, **settings)
         blocks.append(Block(connection, LIF(**neuron), dropout=dropout))
         shape, pool, scale = _output(connection, shape, features), None, SPIKE_SCALE if standardized else 1.0
@@ -333,24 +336,47 @@ def _constants(beta: Any, v_threshold: Any, reset: Any, surrogate: Any, conventi
     }
 
 
-LAYER = re.compile(r"(?P<n>\d+)C(?P<k>\d+)(?:S(?P<S>\d+))?(?:G(?P<G>\d+))?|(?P<f>\d+)F|AP(?P<p>\d+)|(?P<g>GAP)")
+SIZE = r"\d+(?:x\d+)?"  # 5, or 5x1: vertical, horizontal
+LAYER = re.compile(
+    rf"(?P<n>\d+)C(?P<k>{SIZE})(?:S(?P<S>{SIZE}))?(?:D(?P<D>{SIZE}))?(?:G(?P<G>\d+))?|(?P<f>\d+)F|AP(?P<p>{SIZE})|(?P<g>GAP)"
+)
 
 
 def _layers(features: str) -> list[dict[str, Any]]:
-    """``"16C5-AP2-GAP"`` → ``[{kind: "C", n: 16, k: 5, S: 1, G: 1}, {kind: "AP", k: 2}, {kind: "GAP"}]``."""
+    """``"16C5-AP2-GAP"`` → ``[{kind: "C", n: 16, k: (5, 5), …}, {kind: "AP", k: (2, 2)}, {kind: "GAP"}]``."""
     layers = []
     for word in features.split("-") if isinstance(features, str) else [repr(features)]:
-        if (match := LAYER.fullmatch(word)) is None or "0" in match.groups():
-            raise UsageError(f"features: expected layers like 32C5, 32C3S2, AP2, GAP or 128F joined by -, got {word!r}")
+        match = LAYER.fullmatch(word)
+        if match is None or any(set(group or "1") <= {"0"} for group in re.findall(r"\d+", word)):
+            raise UsageError(
+                "features: expected layers like 32C5, 32C3S2, 8C5x1, AP2, AP2x1, GAP or 128F joined by -, got "
+                f"{word!r}{_known_elsewhere(word)}"
+            )
         if match["f"]:
             layers.append({"kind": "F", "n": int(match["f"])})
         elif match["p"]:
-            layers.append({"kind": "AP", "k": int(match["p"])})
+            layers.append({"kind": "AP", "k": _both(match["p"])})
         elif match["g"]:
             layers.append({"kind": "GAP"})
         else:
-            layers.append({"kind": "C", **{key: int(match[key] or 1) for key in ("n", "k", "S", "G")}})
+            sizes = {key: _both(match[key] or "1") for key in ("k", "S", "D")}
+            layers.append({"kind": "C", "n": int(match["n"]), "G": int(match["G"] or 1), **sizes})
     return layers
+
+
+def _both(text: str) -> tuple[int, int]:
+    """``"5x1"`` → (5, 1), ``"5"`` → (5, 5)."""
+    vertical, _, horizontal = text.partition("x")
+    return int(vertical), int(horizontal or vertical)
+
+
+def _known_elsewhere(word: str) -> str:
+    """What to do about a layer that others have and a network here has not."""
+    if re.fullmatch(r"MP.*|G?MaxPool.*", word, re.IGNORECASE):
+        return "; max pooling of spikes has no gradient that a trace could carry, use AP, or a stride"
+    if re.fullmatch(r"\d+(T|DC|TC).*", word, re.IGNORECASE):
+        return "; transposed convolutions are not trained here, use a convolution with upsample (Conv2d)"
+    return ""
 
 
 def _output(connection: Conv2d | Linear, shape: tuple[int, ...], features: str) -> tuple[int, ...]:

@@ -39,7 +39,7 @@ from ottt_loihi.data.description import DataDescription
 from ottt_loihi.errors import FileError, UnsafeFileError, UsageError
 from ottt_loihi.files import atomic_write, refuse_pointer
 from ottt_loihi.nn.cuba import CubaLIF
-from ottt_loihi.nn.description import construct, count_parts, describe, differences, foreign
+from ottt_loihi.nn.description import completed, construct, count_parts, describe, differences, foreign
 from ottt_loihi.nn.models import build
 from ottt_loihi.nn.network import Network
 
@@ -321,7 +321,7 @@ def _described(path: Path, architecture: Any, tensors: int) -> Network | None:
 
 
 def _require_same(path: Path, architecture: Any, mine: nn.Module) -> None:
-    found = list(differences(architecture, describe(mine)))
+    found = list(differences(completed(architecture), describe(mine)))
     if found:
         more = f", and {len(found) - 1} more differences" if len(found) > 1 else ""
         raise UsageError(f"{path}: the network to be filled is another one: {found[0]}{more}")
