@@ -162,7 +162,7 @@ def conv(
         if layer["kind"] in ("AP", "GAP"):
             if pool is not None:
                 raise UsageError(f"features: two poolings in a row in {features!r}; join them")
-            pool = "global" if layer["kind"] == "GAP" else layer["k"]
+            pool = "global" if layer["kind"] == "GAP" else checks.pair(layer["k"], "features")
             continue
         settings = {"standardized": standardized, "input_scale": scale, "pool": pool}
         settings["binary"] = binary if blocks else None
