@@ -27,6 +27,14 @@ def test_links_and_paths_lead_somewhere(page):
         assert (ROOT / path.rstrip(".")).exists(), f"{page.name}: {path}"
 
 
+@pytest.mark.parametrize("page", ["CONTRIBUTING.md", "docs/design.md"])
+def test_every_named_module_exists(page):
+    """With or without the folders that lead to it."""
+    modules = ["/" + str(path.relative_to(ROOT)) for path in ROOT.glob("*/**/*.py") if ".venv" not in str(path)]
+    for name in re.findall(r"`([\w./-]+\.py)\b", (ROOT / page).read_text()):
+        assert any(module.endswith("/" + name) for module in modules), f"{page}: {name}"
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda path: path.name)
 def test_every_page_is_in_the_table_of_contents(page):
     contents = "\n".join(re.findall(r"```\{toctree\}.+?```", (ROOT / "docs/index.md").read_text(), re.S))
