@@ -6,7 +6,7 @@ import contextlib
 import hashlib
 import math
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +20,7 @@ from ottt_loihi.converters.lava.board import Prepared
 from ottt_loihi.converters.limits import LOIHI2, Limits
 from ottt_loihi.converters.netx import write as netx
 from ottt_loihi.converters.nir import write as nir
+from ottt_loihi.converters.quantize import reach
 from ottt_loihi.converters.quantize.calibrate import calibrate
 from ottt_loihi.converters.quantize.contraction import require_contraction
 from ottt_loihi.converters.quantize.float_network import FloatNetwork, from_torch
@@ -62,6 +63,8 @@ class Export:
         what ``fit_registers`` changed; None where it was not asked for
     available
         test samples that those compared were drawn from
+    notes
+        what a user has to know of an import, one line each
     """
 
     trained: FloatNetwork | None
@@ -73,6 +76,7 @@ class Export:
     activity: Activity | None = None
     fitted: Fitted | None = None
     available: int = 0
+    notes: tuple[str, ...] = ()
 
     @property
     def chip(self) -> ChipNetwork:
@@ -276,6 +280,18 @@ def _replay(net: Network, chip: ChipNetwork, seen: _Samples) -> tuple[Agreement,
     return tally.agreement(ties), raster
 
 
+def export_module(net: Network, options: Options | None = None, source: Path | None = None) -> Export:
+    """A network read from another framework's module: it names no data to compare on, or calibrate with.
+
+    Raises
+    ------
+    ChipError
+        as :func:`~ottt_loihi.converters.quantize.quantize.quantize`, and for a layer that no input can make fire
+    """
+    trained = from_torch(net)
+    return export_float(trained, options, source, {"training": net.provenance})
+
+
 def export_chip(chip: ChipNetwork, options: Options | None = None) -> Export:
     """An integer network that was made elsewhere, counted and ready to be written in every format."""
     options = options or Options()
@@ -285,17 +301,35 @@ def export_chip(chip: ChipNetwork, options: Options | None = None) -> Export:
     return Export(None, quantized, counted, unchecked="it is an integer network already", fitted=fitted)
 
 
-def export_float(trained: FloatNetwork, options: Options | None = None, source: Path | None = None) -> Export:
-    """A float network from elsewhere, quantised and counted; it names no data to compare on, or calibrate with."""
+def export_float(
+    trained: FloatNetwork,
+    options: Options | None = None,
+    source: Path | None = None,
+    origin: Mapping[str, Any] | None = None,
+    notes: Sequence[str] = (),
+) -> Export:
+    """A float network from elsewhere, quantised and counted; it names no data to compare on, or calibrate with.
+
+    origin: added to the provenance · notes: of the reader, which go before those of the export
+
+    Raises
+    ------
+    ChipError
+        for a layer that no input can make fire, and as the quantiser
+    """
     options = options or Options()
     if options.calibrate:
         raise UsageError("--calibrate: the file names no data set")
-    origin = {} if source is None else {"source": source.name, "sha256": _sha256(source)}
+    if not options.allow_dead:
+        reach.require_firing(trained, "; --allow-dead exports it anyway")
+    origin = dict(origin or {})
+    origin |= {} if source is None else {"source": source.name, "sha256": _sha256(source)}
     exact = quantize(trained, options.num_weight_bits, origin, **options.settings)
     quantized, fitted = _fit(exact, options)
     counted = budget(quantized.chip, options.limits)
     counted.raise_if_broken()
-    return Export(trained, quantized, counted, unchecked="the file names no data set", fitted=fitted)
+    found = (*notes, *reach.lost(trained))
+    return Export(trained, quantized, counted, unchecked="the file names no data set", fitted=fitted, notes=found)
 
 
 def _sha256(path: str | os.PathLike[str]) -> str:

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
 import torch
 from ottt_loihi.converters.frameworks.linear import ADDITIONS, Chain, Operation, connect, filled, max_pooling, refusal
 from ottt_loihi.converters.frameworks.neurons import Neurons, Unmapped
+from ottt_loihi.converters.frameworks.parts import add_bias, equals, neuron_of, operation_of, tensor
 from ottt_loihi.converters.frameworks.trace import Node, Traced, copied, trace, weights_dtype
 from torch import nn
 
@@ -18,7 +18,6 @@ from ottt_loihi import checks
 from ottt_loihi.errors import ChipError, UsageError
 from ottt_loihi.nn.blocks import Block, Branch
 from ottt_loihi.nn.connections import Conv2d, Linear, Readout
-from ottt_loihi.nn.cuba import CubaLIF
 from ottt_loihi.nn.network import Network
 from ottt_loihi.nn.neurons import LIF
 
@@ -266,17 +265,17 @@ class _Reading:
 
     def _build(self, path: str, neurons: Neurons, terms: list[_Term], order: list[str]) -> None:
         if neurons.entrance is not None:
-            node = _as_node(neurons.entrance, (neurons.entrance.weight.shape[0],))
+            node = operation_of(neurons.entrance, (neurons.entrance.weight.shape[0],))
             terms = [_Term(t.source, (*t.operations, Operation(node, i == 0))) for i, t in enumerate(terms)]
         target = self._shape_of(terms[0])
         size = math.prod(target)
-        gain = _tensor(neurons.gain)
+        gain = tensor(neurons.gain)
         main, others = self._main(terms, path, order)
         connection = self._connection(main, gain, path)
         shape = connection.output_shape(self._before(main))
         if math.prod(shape) != size:
             raise Unmapped(f"{size} neurons, but {math.prod(shape)} currents arrive")
-        _add_bias(connection, neurons.bias, shape, self.dtype, path)
+        add_bias(connection, neurons.bias, shape, self.dtype, path)
         branches = []
         for term, delay in others:
             source = self._source(term, path, order)
@@ -286,7 +285,7 @@ class _Reading:
             branches.append(
                 Branch(self._recurrent(neurons.recurrent, gain, target, shape, connection), len(self.blocks), 1)
             )
-        neuron = _module(neurons, target, shape)
+        neuron = neuron_of(neurons, target, shape)
         self._append(path, Block(connection, neuron.to(self.dtype), branches=branches), shape)
 
     def _shape_of(self, term: _Term) -> tuple[int, ...]:
@@ -346,9 +345,9 @@ class _Reading:
     ) -> Any:
         """The connection of a layer to itself."""
         if isinstance(recurrent, nn.Module):
-            node = _as_node(recurrent, target)
+            node = operation_of(recurrent, target)
             return connect(Chain((Operation(node),), target), shape, gain, self.dtype, "recurrent")
-        weights = torch.broadcast_to(_tensor(recurrent) * gain, target)
+        weights = torch.broadcast_to(tensor(recurrent) * gain, target)
         if len(target) == 3 and bool((weights == weights[:, :1, :1]).all()):
             connection: Any = Conv2d(target[0], target[0], 1, groups=target[0])
             return filled(connection, weights[:, :1, :1].reshape(-1, 1, 1, 1), None, self.dtype)
@@ -367,7 +366,7 @@ class _Reading:
     def _readout(self, output: Node, read: dict[str, Neurons | None], wanted: str | None) -> nn.Module | None:
         try:
             if output.kind not in ("spikes", "membrane"):
-                return self._linear_readout(self._terms(output, "output"), wanted, _tensor(1.0))
+                return self._linear_readout(self._terms(output, "output"), wanted, tensor(1.0))
             neurons = read[output.path]
             if neurons is None or self.problems:
                 return None
@@ -417,7 +416,7 @@ class _Reading:
     def _leaky(self, answer: str, neurons: Neurons, wanted: str | None) -> nn.Module | None:
         """A readout whose output is a membrane: exact where it never leaks, else the sum of its currents if allowed."""
         terms = self._terms(self.seen.arriving[answer], answer)
-        exact = wanted in (None, "last") and _equal(neurons.beta, 1.0) and _equal(neurons.alpha, 0.0)
+        exact = wanted in (None, "last") and equals(neurons.beta, 1.0) and equals(neurons.alpha, 0.0)
         if not exact and not (self.approximate and wanted in (None, "sum")):
             raise Unmapped(
                 "a readout that is a leaking membrane has no counterpart, because scores are sums over time; the "
@@ -426,64 +425,4 @@ class _Reading:
         if not exact:
             self.notes.append(f"{answer}: its membrane is replaced by the sum of its currents over time")
         self.readout = "last" if exact else "sum"
-        return self._into_readout(terms, _tensor(neurons.gain)) if terms and not self.problems else None
-
-
-def _module(neurons: Neurons, target: tuple[int, ...], shape: tuple[int, ...]) -> nn.Module:
-    """Our neurons: LIF where it is one, which every engine knows, else CubaLIF."""
-    names = ("alpha", "beta", "threshold", "v_reset", "v_init")
-    alpha, beta, threshold, v_reset, v_init = (_constant(getattr(neurons, name), target, shape) for name in names)
-    plain = all(isinstance(value, float) for value in (beta, threshold))
-    if plain and alpha == v_reset == v_init == 0 and neurons.reset in ("zero", "subtract") and not neurons.at_threshold:
-        return LIF(beta, threshold, neurons.reset)
-    if neurons.reset != "zero":
-        v_reset = 0.0
-    try:
-        return CubaLIF(
-            alpha, beta, threshold, neurons.reset, v_reset=v_reset, v_init=v_init, at_threshold=neurons.at_threshold
-        )
-    except UsageError as error:
-        raise Unmapped(str(error)) from None
-
-
-def _constant(value: Any, target: tuple[int, ...], shape: tuple[int, ...]) -> float | torch.Tensor:
-    """One number, or one for each neuron in our layer's shape."""
-    values = np.asarray(value, np.float64)
-    if values.size == 1 or not np.ptp(values):
-        return float(values.reshape(-1)[0])
-    try:
-        return torch.from_numpy(np.broadcast_to(values, target).reshape(shape).copy())
-    except ValueError:
-        raise Unmapped(f"constants of shape {values.shape} do not fit {target} neurons") from None
-
-
-def _add_bias(connection: Any, bias: Any, shape: tuple[int, ...], dtype: torch.dtype, path: str) -> None:
-    """Add what the neurons add by themselves."""
-    values = np.asarray(bias, np.float64)
-    if not values.any():
-        return
-    rows = np.broadcast_to(values, shape).reshape(connection.weight.shape[0], -1)
-    if np.ptp(rows, axis=1).any():
-        raise Unmapped("a bias for each neuron of an image; the nearest is one for each channel")
-    if connection.bias is None:
-        connection.bias = nn.Parameter(torch.zeros(len(rows), dtype=dtype))
-    with torch.no_grad():
-        connection.bias += torch.from_numpy(rows[:, 0].copy()).to(dtype)
-
-
-def _as_node(module: nn.Module, target: tuple[int, ...]) -> Node:
-    """A recurrent layer as an operation."""
-    here = Node("spikes", "", shape=target)
-    if isinstance(module, nn.Linear):
-        return Node("linear", "", (here,), target, call=(nn.functional.linear, (here, module.weight, module.bias), {}))
-    geometry = {name: getattr(module, name) for name in ("stride", "padding", "dilation", "groups")}
-    arguments = (here, module.weight, module.bias)
-    return Node("conv2d", "", (here,), target, call=(nn.functional.conv2d, arguments, geometry))
-
-
-def _tensor(value: Any) -> torch.Tensor:
-    return torch.as_tensor(np.asarray(value, np.float64))
-
-
-def _equal(value: Any, number: float) -> bool:
-    return bool((np.asarray(value) == number).all())
+        return self._into_readout(terms, tensor(neurons.gain)) if terms and not self.problems else None

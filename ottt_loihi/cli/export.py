@@ -15,6 +15,8 @@ from ottt_loihi.errors import UsageError
 
 if TYPE_CHECKING:
     from ottt_loihi.converters.export import Export, Options
+    from ottt_loihi.converters.frameworks.convert import Imported
+    from ottt_loihi.nn.network import Network
 
 
 UNTRAINED = (
@@ -39,6 +41,13 @@ class Thresholds(str, Enum):
     layer = "layer"
 
 
+class Readout(str, Enum):
+    spikes = "spikes"
+    last = "last"
+    max = "max"
+    sum = "sum"
+
+
 class Scale(str, Enum):
     free = "free"
     power_of_two = "power-of-two"
@@ -47,7 +56,10 @@ class Scale(str, Enum):
 def export(
     model: Annotated[
         Path,
-        typer.Argument(help="The trained network, model.pt of ottt-train; or a .net of lava-dl, a .nir, a model.h5."),
+        typer.Argument(
+            help="The trained network, model.pt of ottt-train; or a .net of lava-dl, a .nir, a model.h5, or "
+            "mynet.py:build, a function that makes a module of snnTorch, SpikingJelly, Norse or sinabs."
+        ),
     ],
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Where to write; default: beside the model.")
@@ -97,12 +109,23 @@ def export(
         typer.Option(help="Replay --verify-samples in lava, inprocess, loihi2 or netx, every state compared."),
     ] = None,
     verify_samples: Annotated[int, typer.Option(min=1, help="Test samples to replay there, or in the kit.")] = 20,
+    weights: Annotated[
+        Path | None, typer.Option(help="Of mynet.py:build: its state_dict, or a checkpoint dictionary with one.")
+    ] = None,
+    readout: Annotated[
+        Readout | None, typer.Option(help="Of mynet.py:build: what the scores are; default: what its last layer is.")
+    ] = None,
+    approximate: Annotated[
+        bool,
+        typer.Option("--approximate", help="Of mynet.py:build: take the nearest for what is not exact."),
+    ] = False,
     time_steps: Annotated[
-        int | None, typer.Option(min=1, help="Steps of a sample, which a .net or .nir does not hold.")
+        int | None, typer.Option(min=1, help="Steps of a sample, which a .net, a .nir or a module does not hold.")
     ] = None,
     dt: Annotated[float | None, typer.Option(help="Seconds of a step, which a .nir does not hold.")] = None,
     input_shape: Annotated[
-        str | None, typer.Option(help="1,28,28: of a .net that begins with a convolution and does not say.")
+        str | None,
+        typer.Option(help="1,28,28: of a module, or a .net that begins with a convolution and does not say."),
     ] = None,
     allow_dead: Annotated[
         bool, typer.Option("--allow-dead", help="Export layers that fire no spike on the chip, too.")
@@ -116,7 +139,8 @@ def export(
     """Put a trained network on the chip: model.h5 (exact integers), model.net (lava-dl), model_lava.py and report.html.
 
     Examples: ottt-export runs/demo/model.pt · ottt-export model.pt --weight-bits 4 --calibrate 100 ·
-    ottt-export someones.net --time-steps 32 -o runs/someones · ottt-export theirs.nir --time-steps 32 --dt 1e-3
+    ottt-export someones.net --time-steps 32 -o runs/someones · ottt-export theirs.nir --time-steps 32 --dt 1e-3 ·
+    ottt-export mynet.py:build --weights net.pth --input-shape 1,28,28 --time-steps 25 -o runs/mine
     """
     from ottt_loihi.converters import export as exporter
     from ottt_loihi.converters.limits import TARGETS
@@ -127,7 +151,11 @@ def export(
         replay.require(place)
     if kit and target is not Target.loihi2:
         raise UsageError(f"--kit: is for --target loihi2, not {target.value}")
-    command.expect_file(model, "model.pt", {"": "ottt-train -o FOLDER makes one"})
+    module = _is_module(model)
+    if not module:
+        command.expect_file(model, "model.pt", {"": "ottt-train -o FOLDER makes one"})
+        if weights or readout or approximate:
+            raise UsageError("--weights, --readout and --approximate are for a module, mynet.py:build")
     options = exporter.Options(
         num_weight_bits=_bits(weight_bits),
         check=0 if no_check else check,
@@ -140,13 +168,21 @@ def export(
         limits=TARGETS[target.value].overridden(_limits(limit or [])),
         fit_registers=fit_registers,
     )
-    result = _export(model, options, time_steps, input_shape, dt)
+    if module:
+        imported = _imported(str(model), weights, input_shape, time_steps, readout, approximate, options.check)
+        result = exporter.export_module(imported.network, options, weights)
+    else:
+        result = _export(model, options, time_steps, input_shape, dt)
+    for note in result.notes:
+        command.err.print(f"note: {note}", markup=False, soft_wrap=True)
     exporter.require_agreement(result, max_disagreement)
     verified = [exporter.verify(result, place, verify_samples) for place in verify or []]
     files: dict[str, str] = {}
     if not dry_run:
         folder = output or model.parent
         files = exporter.write(result, folder, nir or force_nir, force_nir)
+        if module:
+            files["network"] = str(_save(imported.network, folder / "imported.pt"))
         if kit:
             files["kit"] = str(folder / "loihi2_kit")
             for note in exporter.write_kit(result, folder / "loihi2_kit", verify_samples).notes:
@@ -216,6 +252,49 @@ def _export(model: Path, options: Options, time_steps: int | None, input_shape: 
     if "training" not in net.provenance:
         command.err.print(f"note: {UNTRAINED}", soft_wrap=True)
     return exporter.export(net, options, source=model)
+
+
+def _is_module(model: Path) -> bool:
+    return str(model).rpartition(":")[0].endswith(".py")
+
+
+def _imported(
+    text: str,
+    weights: Path | None,
+    input_shape: str | None,
+    time_steps: int | None,
+    readout: Readout | None,
+    approximate: bool,
+    check: int,
+) -> Imported:
+    """The network of a user's own module, after both have run with the same spikes."""
+    from ottt_loihi.converters.frameworks import check as checking
+    from ottt_loihi.converters.frameworks import convert, files
+
+    if input_shape is None:
+        raise UsageError(f"{text}: a module does not say what it takes; give --input-shape, of one sample at one step")
+    module = files.build(text)
+    if weights is None:
+        command.err.print("note: no --weights; the module's own are taken, as build() leaves them", soft_wrap=True)
+    for note in [] if weights is None else files.load_weights(module, weights):
+        command.err.print(f"note: {note}", markup=False, soft_wrap=True)
+    options = {"readout": None if readout is None else readout.value, "approximate": approximate}
+    imported = convert.read(module, _shape(input_shape), time_steps, **options)
+    for note in imported.notes:
+        command.err.print(f"note: {note}", markup=False, soft_wrap=True)
+    if check:
+        compared = checking.compare(module, _shape(input_shape), time_steps, **options)
+        compared.raise_if_different()
+        command.err.print(f"{text}: {compared}; scores: {imported.readout}", markup=False, soft_wrap=True)
+    return imported
+
+
+def _save(network: Network, path: Path) -> Path:
+    """Write the trainable network, with which ``ottt-train --init`` goes on."""
+    from ottt_loihi.training.checkpoint import save
+
+    save(network, path)
+    return path
 
 
 def _shape(text: str) -> tuple[int, ...]:

@@ -27,7 +27,7 @@ import os
 import pickletools
 import re
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from pathlib import Path
 from typing import Any
 
@@ -151,16 +151,43 @@ def read_tensors(path: Path, format_name: str, version: int) -> tuple[dict[str, 
     FileError, UnsafeFileError
         as :func:`load`
     """
+    payload, size = read_payload(path)
+    metadata, weights = _check_payload(path, payload, format_name, version)
+    require_room(path, weights, size)
+    return metadata, weights
+
+
+def read_payload(
+    path: Path, classes: Set[str] = GLOBALS, opcodes: Set[str] = OPCODES, cure: str = ""
+) -> tuple[Any, int]:
+    """What a file of ``torch.save`` holds, read without trust, and its size in bytes.
+
+    Parameters
+    ----------
+    path
+        the file
+    classes, opcodes
+        what its pickle may name and use
+    cure
+        what to do about one that names others
+
+    Raises
+    ------
+    FileError, UnsafeFileError
+        as :func:`load`
+    """
     content = _read(path)
-    _check_archive(path, content)
+    _check_pickle(path, _archive(path, content), classes, opcodes, cure)
     try:
-        payload = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+        return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True), len(content)
     except Exception as error:
         raise FileError(f"{path}: damaged, PyTorch cannot read it ({_first_line(error)})") from None
-    metadata, weights = _check_payload(path, payload, format_name, version)
-    if sum(weight.numel() * weight.element_size() for weight in weights.values()) > len(content):
+
+
+def require_room(path: Path, weights: Mapping[str, Tensor], size: int) -> None:
+    """Refuse weights that take more memory than their file."""
+    if sum(weight.numel() * weight.element_size() for weight in weights.values()) > size:
         raise UnsafeFileError(f"{path}: its weights share memory and would take more than the file's size")
-    return metadata, weights
 
 
 def versions() -> dict[str, str]:
@@ -183,8 +210,8 @@ def _read(path: Path) -> bytes:
         raise FileError(f"{path}: cannot be read ({error.strerror or error}); ottt-train makes one") from None
 
 
-def _check_archive(path: Path, content: bytes) -> None:
-    """Steps 1 and 2 of the module docstring."""
+def _archive(path: Path, content: bytes) -> bytes:
+    """The pickle in a file that passes step 1 of the module docstring."""
     try:
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
             entries = archive.infolist()
@@ -197,12 +224,11 @@ def _check_archive(path: Path, content: bytes) -> None:
                 raise UnsafeFileError(f"{path}: its entries overlap or claim more bytes than the file has")
             if (bad := archive.testzip()) is not None:
                 raise FileError(f"{path}: damaged, the checksum of {bad} is wrong; copy or train it again")
-            pickled = archive.read(f"{prefixes.pop()}/data.pkl")
+            return archive.read(f"{prefixes.pop()}/data.pkl")
     except FileError:
         raise
     except Exception as error:  # zipfile raises nearly anything on damaged input
         raise FileError(f"{path}: damaged or not a model.pt ({_first_line(error)})") from None
-    _check_pickle(path, pickled)
 
 
 def _check_entry(path: Path, entry: zipfile.ZipInfo) -> None:
@@ -214,15 +240,18 @@ def _check_entry(path: Path, entry: zipfile.ZipInfo) -> None:
         )
 
 
-def _check_pickle(path: Path, pickled: bytes) -> None:
+def _check_pickle(path: Path, pickled: bytes, classes: Set[str], opcodes: Set[str], cure: str) -> None:
+    """Step 2."""
     try:
         for opcode, argument, _ in pickletools.genops(pickled):
-            if opcode.name == "GLOBAL" and str(argument) not in GLOBALS:
+            if opcode.name == "GLOBAL" and str(argument) not in classes:
                 raise UnsafeFileError(
-                    f"{path}: its pickle calls {str(argument).replace(' ', '.')!r}; nothing of it was run"
+                    f"{path}: its pickle calls {str(argument).replace(' ', '.')!r}; nothing of it was run{cure}"
                 )
-            if opcode.name not in OPCODES:
-                raise UnsafeFileError(f"{path}: its pickle uses {opcode.name}, which no model.pt does; nothing was run")
+            if opcode.name not in opcodes:
+                raise UnsafeFileError(
+                    f"{path}: its pickle uses {opcode.name}, which no model.pt does; nothing was run{cure}"
+                )
     except FileError:
         raise
     except Exception as error:

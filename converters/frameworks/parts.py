@@ -1,0 +1,75 @@
+"""Parts of our networks, made of a framework's constants."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from ottt_loihi.converters.frameworks.neurons import Neurons, Unmapped
+from ottt_loihi.converters.frameworks.trace import Node
+from torch import nn
+
+from ottt_loihi.errors import UsageError
+from ottt_loihi.nn.cuba import CubaLIF
+from ottt_loihi.nn.neurons import LIF
+
+
+def neuron_of(neurons: Neurons, target: tuple[int, ...], shape: tuple[int, ...]) -> nn.Module:
+    """Our neurons: LIF where it is one, which every engine knows, else CubaLIF."""
+    names = ("alpha", "beta", "threshold", "v_reset", "v_init")
+    alpha, beta, threshold, v_reset, v_init = (constant(getattr(neurons, name), target, shape) for name in names)
+    plain = all(isinstance(value, float) for value in (beta, threshold))
+    if plain and alpha == v_reset == v_init == 0 and neurons.reset in ("zero", "subtract") and not neurons.at_threshold:
+        return LIF(beta, threshold, neurons.reset)
+    if neurons.reset != "zero":
+        v_reset = 0.0
+    try:
+        return CubaLIF(
+            alpha, beta, threshold, neurons.reset, v_reset=v_reset, v_init=v_init, at_threshold=neurons.at_threshold
+        )
+    except UsageError as error:
+        raise Unmapped(str(error)) from None
+
+
+def constant(value: Any, target: tuple[int, ...], shape: tuple[int, ...]) -> float | torch.Tensor:
+    """One number, or one for each neuron in our layer's shape."""
+    values = np.asarray(value, np.float64)
+    if values.size == 1 or not np.ptp(values):
+        return float(values.reshape(-1)[0])
+    try:
+        return torch.from_numpy(np.broadcast_to(values, target).reshape(shape).copy())
+    except ValueError:
+        raise Unmapped(f"constants of shape {values.shape} do not fit {target} neurons") from None
+
+
+def add_bias(connection: Any, bias: Any, shape: tuple[int, ...], dtype: torch.dtype, path: str) -> None:
+    """Add what the neurons add by themselves."""
+    values = np.asarray(bias, np.float64)
+    if not values.any():
+        return
+    rows = np.broadcast_to(values, shape).reshape(connection.weight.shape[0], -1)
+    if np.ptp(rows, axis=1).any():
+        raise Unmapped("a bias for each neuron of an image; the nearest is one for each channel")
+    if connection.bias is None:
+        connection.bias = nn.Parameter(torch.zeros(len(rows), dtype=dtype))
+    with torch.no_grad():
+        connection.bias += torch.from_numpy(rows[:, 0].copy()).to(dtype)
+
+
+def operation_of(module: nn.Module, target: tuple[int, ...]) -> Node:
+    """A recurrent layer as an operation."""
+    here = Node("spikes", "", shape=target)
+    if isinstance(module, nn.Linear):
+        return Node("linear", "", (here,), target, call=(nn.functional.linear, (here, module.weight, module.bias), {}))
+    geometry = {name: getattr(module, name) for name in ("stride", "padding", "dilation", "groups")}
+    arguments = (here, module.weight, module.bias)
+    return Node("conv2d", "", (here,), target, call=(nn.functional.conv2d, arguments, geometry))
+
+
+def tensor(value: Any) -> torch.Tensor:
+    return torch.as_tensor(np.asarray(value, np.float64))
+
+
+def equals(value: Any, number: float) -> bool:
+    return bool((np.asarray(value) == number).all())

@@ -1,0 +1,72 @@
+"""What a layer can reach, before any sample is seen: a neuron that no input brings to its threshold never fires."""
+
+from __future__ import annotations
+
+import numpy as np
+from ottt_loihi.converters.quantize.float_network import FloatConnection, FloatLayer, FloatNetwork
+from ottt_loihi.sim import arithmetic
+from ottt_loihi.sim.network import INPUT
+
+from ottt_loihi.errors import ChipError
+
+
+def require_firing(net: FloatNetwork, cure: str = "") -> None:
+    """Refuse a network with a layer that no input can make fire.
+
+    Raises
+    ------
+    ChipError
+        that names the layer, what its membranes can reach in all time steps, and ``cure``
+    """
+    for index, layer in enumerate(net.layers):
+        if layer.reset is None:
+            continue
+        highest = most(net, index)
+        threshold = np.broadcast_to(layer.v_threshold, layer.shape)
+        if (highest < threshold).all():
+            best = int(np.argmax(highest / threshold))
+            raise ChipError(
+                f"{layer.name}: no input of 0 and 1 can make it fire: in {net.num_steps} steps its membranes reach "
+                f"{highest.flat[best]:.4g} at most, the threshold is {threshold.flat[best]:.4g}{cure}"
+            )
+
+
+def most(net: FloatNetwork, index: int) -> np.ndarray:
+    """Return the highest membrane of each neuron of a layer, if every spike arrived that raises it and none else."""
+    layer = net.layers[index]
+    current = np.zeros(layer.shape) if layer.bias is None else np.array(layer.bias, np.float64).reshape(layer.shape)
+    for connection in net.inputs_of(index):
+        if connection.pre == INPUT and net.input != "spikes":
+            return np.full(layer.shape, np.inf)  # real numbers, of a unit that is in the weights
+        current = current + _positive(connection, layer)
+    kept = np.maximum(current, 0) * _sum(layer.alpha, net.num_steps)
+    return kept * _sum(layer.beta, net.num_steps) + layer.v_init
+
+
+def _positive(c: FloatConnection, layer: FloatLayer) -> np.ndarray:
+    """The sum of positive weights into each neuron."""
+    positive = np.maximum(c.weight, 0)
+    if positive.ndim == 1:
+        return np.bincount(c.geometry["rows"], positive, c.geometry["size"][0]).reshape(layer.shape)
+    sums = positive.reshape(len(positive), -1).sum(axis=1)
+    return np.repeat(sums, int(np.prod(layer.shape)) // len(sums)).reshape(layer.shape)
+
+
+def _sum(kept: float, steps: int) -> float:
+    """Σ of what a decay keeps, over the steps of a sample."""
+    return float(steps) if kept == 1 else (1 - kept**steps) / (1 - kept)
+
+
+def lost(net: FloatNetwork) -> list[str]:
+    """Return what rounds to nothing in the chip's decays, one line for each layer."""
+    found = []
+    for layer in net.layers:
+        for name, kept in (("leak", layer.beta), ("synaptic leak", layer.alpha)):
+            mantissa = round(arithmetic.DECAY_UNITY * kept)
+            if kept < 1 and mantissa == arithmetic.DECAY_UNITY:
+                found.append(
+                    f"{layer.name}: its {name} of {1 - kept:.3g} a step rounds to none, in 1/4096 as the chip has it"
+                )
+            elif kept > 0 and mantissa == 0:
+                found.append(f"{layer.name}: the {kept:.3g} that its {name} keeps round to nothing")
+    return found

@@ -1,0 +1,153 @@
+"""ottt-export of a user's own module: his Python makes it, its weights are read as data."""
+
+import pickle
+import textwrap
+
+import numpy as np
+import pytest
+import torch
+from commands import assert_one_line, run_here
+from ottt_loihi.sim import storage
+
+import ottt_loihi as ol
+from ottt_loihi import sim
+
+SOURCE = """
+import sys
+sys.path.insert(0, {tests!r})
+from dialects import stand_ins
+from torch import nn
+
+parts = stand_ins("snntorch")
+
+def build():
+    return nn.Sequential(nn.Linear(12, 10, bias=False), parts.Leaky(beta=0.5), nn.Linear(10, 3))
+
+def needs(size):
+    return nn.Linear(size, 3)
+
+def number():
+    return 3
+
+def fails():
+    raise SystemExit("no")
+"""
+
+
+@pytest.fixture
+def project(tmp_path, request):
+    (tmp_path / "mynet.py").write_text(textwrap.dedent(SOURCE.format(tests=str(request.path.parent))), encoding="utf-8")
+    from ottt_loihi.converters.frameworks import files
+
+    net = files.build(f"{tmp_path / 'mynet.py'}:build")
+    generator = torch.Generator().manual_seed(0)
+    for value in net.parameters():
+        value.data = torch.randint(-60, 90, value.shape, generator=generator) / 64
+    torch.save({"net": net.state_dict(), "epoch": 3, "losses": [0.5, 0.25]}, tmp_path / "net.pth")
+    return tmp_path, net
+
+
+def export(folder, *more, function="build"):
+    line = (f"{folder / 'mynet.py'}:{function}", "--input-shape", "12", "--time-steps", "7", "--no-check")
+    return run_here("ottt-export", *line, "-o", folder / "out", *more)
+
+
+def test_from_a_python_file_to_the_chip_and_back_to_training(project):
+    folder, net = project
+    done = export(folder, "--weights", folder / "net.pth")
+    assert done.returncode == 0, done.stderr
+    assert "weights of its entry 'net'" in done.stderr
+    network = ol.load(folder / "out" / "imported.pt")
+    assert torch.equal(network.blocks[0].connection.weight, net[0].weight)
+    assert network.provenance["imported"]["framework"] == "snntorch"
+    x = (np.random.default_rng(0).random((5, 7, 12)) < 0.4).astype(np.uint8)
+    chip = storage.load(folder / "out" / "model.h5")
+    found = sim.run(chip, x, ("s",)).states["s"][0]
+    expected = network.run(torch.from_numpy(x), "s").states["s"][0].detach().numpy() != 0
+    assert 0.05 < expected.mean() < 0.95
+    assert (found != expected).mean() < 0.03  # weights in eight bits
+
+
+def test_without_no_check_the_module_and_the_network_are_run(project):
+    folder, _ = project
+    line = (f"{folder / 'mynet.py'}:build", "--weights", folder / "net.pth", "--input-shape", "12", "--time-steps", "7")
+    assert_one_line(
+        run_here("ottt-export", *line, "--dry-run"), 1, "the module and our network differ, first in 1, time step"
+    )  # the stand-in only looks like a neuron
+
+
+@pytest.mark.parametrize(
+    ("change", "code", "says"),
+    [
+        (lambda state: {"net": {k: v for k, v in state.items() if k != "2.bias"}}, 3, "2.bias: not in the file"),
+        (lambda state: state | {"3.weight": torch.ones(2)}, 3, "3.weight: not in the module"),
+        (lambda state: state | {"0.weight": torch.ones(10, 11)}, 3, "0.weight: (10, 11) in the file, (10, 12) in"),
+        (lambda state: state | {"0.weight": torch.full((10, 12), torch.nan)}, 3, "0.weight: not finite"),
+        (lambda state: {"epoch": 3}, 3, "holds no state_dict"),
+        (lambda state: torch.nn.Linear(2, 2), 3, "such a file pickles a module"),
+    ],
+)  # fmt: skip
+def test_weights_that_do_not_fit_are_listed(project, change, code, says):
+    folder, net = project
+    torch.save(change(net.state_dict()), folder / "net.pth")
+    done = export(folder, "--weights", folder / "net.pth")
+    assert_one_line(done, code, says)
+    assert not (folder / "out").exists()
+
+
+class Evil:
+    def __reduce__(self):
+        return (print, ("it ran",))
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (pickle.dumps(Evil()), "damaged or not a model.pt"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n", "a pointer of Git LFS"),
+        (b"", "damaged or not a model.pt"),
+    ],
+)
+def test_files_that_are_no_weights_never_run(project, content, says):
+    folder, _ = project
+    (folder / "net.pth").write_bytes(content)
+    done = export(folder, "--weights", folder / "net.pth")
+    assert_one_line(done, 3, says)
+    assert "it ran" not in done.stdout
+
+
+def test_a_hostile_checkpoint_never_runs(project):
+    folder, net = project
+    torch.save({"net": net.state_dict(), "extra": Evil()}, folder / "net.pth")
+    done = export(folder, "--weights", folder / "net.pth")
+    assert_one_line(done, 3, "nothing of it was run", "torch.save(net.state_dict(), 'net.pth')")
+    assert "it ran" not in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("function", "says"),
+    [
+        ("missing", "has no 'missing'"),
+        ("needs", "must work without arguments"),
+        ("number", "expected it to return a torch.nn.Module, got int"),
+        ("fails", "does not run (SystemExit: no)"),
+    ],
+)
+def test_functions_that_make_no_module_are_refused(project, function, says):
+    assert_one_line(export(project[0], function=function), 2, says)
+
+
+def test_a_module_needs_a_shape_and_steps(project):
+    text = f"{project[0] / 'mynet.py'}:build"
+    assert_one_line(run_here("ottt-export", text, "--time-steps", 3), 2, "give --input-shape")
+    assert_one_line(run_here("ottt-export", text, "--input-shape", "12"), 2, "num_steps: the module does not say")
+    assert_one_line(run_here("ottt-export", f"{project[0] / 'none.py'}:build", "--input-shape", 3), 3, "no such file")
+
+
+def test_a_layer_that_cannot_fire_is_named_before_anything_is_written(project):
+    folder, net = project
+    state = net.state_dict()
+    torch.save(state | {"0.weight": state["0.weight"] / 1000}, folder / "net.pth")
+    done = export(folder, "--weights", folder / "net.pth")
+    assert_one_line(done, 4, "hidden 1: no input of 0 and 1 can make it fire: in 7 steps its membranes reach")
+    assert not (folder / "out").exists()
