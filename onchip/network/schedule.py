@@ -46,6 +46,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from ottt_loihi.sim.learning.program import latency
+
 from ottt_loihi.errors import UsageError
 
 MAX_EPOCH = 63  # the chip's time of a spike within an epoch has 6 bits
@@ -77,9 +79,7 @@ class Schedule:
     @property
     def latency(self) -> int:
         """K: Lava steps from a time step's spikes to its last message."""
-        if self.hidden_layers == 0:
-            return self.front + 2
-        return self.front + (self.hidden_layers + 3 if self.feedback == "direct" else 2 * self.hidden_layers + 2)
+        return self.front + latency(self.hidden_layers, self.feedback == "layerwise")
 
     def front_phase(self, layer: int) -> int:
         """The phase in which a frozen layer computes u, v and s."""

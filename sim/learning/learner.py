@@ -20,6 +20,7 @@ import numpy as np
 from ottt_loihi.sim.learning import encodings, integers
 from ottt_loihi.sim.learning.bias import BiasLearning
 from ottt_loihi.sim.learning.options import DEFAULT, Options
+from ottt_loihi.sim.learning.program import latency, program
 from ottt_loihi.sim.learning.subspace import Subspace
 from ottt_loihi.sim.network import LIF, Dense, Diagonal, Sparse
 
@@ -140,12 +141,15 @@ class LearningNetwork:
         return self.layers[-1].layer.size
 
     @property
+    def layerwise(self) -> bool:
+        """Whether the error travels down layer by layer, one Lava step each."""
+        feedback = self.layers[0].feedback
+        return feedback is None or feedback.kind == "kolen-pollack"
+
+    @property
     def latency(self) -> int:
-        """Lava steps from a time step's spikes to its last message; phased: the epoch."""
-        hidden, feedback = len(self.layers) - 1, self.layers[0].feedback
-        if not hidden:
-            return 2
-        return 2 * hidden + 2 if feedback is None or feedback.kind == "kolen-pollack" else hidden + 3
+        """Lava steps from a time step's input spikes to its last message, without a frozen backbone."""
+        return latency(len(self.layers) - 1, self.layerwise)
 
     @property
     def epochs_per_sample(self) -> int:
@@ -198,6 +202,7 @@ class Learner:
 
         self.network, self.samples = network, 0
         self._constants, self.state = pack(network)
+        self._actions = program(network)
 
     def learn(self, packed: np.ndarray, labels: np.ndarray, gate: np.ndarray | bool = True) -> np.ndarray:
         """Learn from samples in their order; returns the class predicted for each while it was learnt from.
@@ -219,17 +224,13 @@ class Learner:
         from ottt_loihi.sim.learning import kernels
 
         labels, gate = self._checked(packed, labels, gate)
-        run = kernels.learn
-        if self.network.options.schedule == "pipelined":
-            from ottt_loihi.sim.learning import pipelined_kernels
-
-            run = pipelined_kernels.learn
         predictions = np.empty(len(packed), np.int32)
         size = max(1, CHUNK_FRAMES // self.network.num_steps)
         for begin in range(0, len(packed), size):
             part = slice(begin, min(begin + size, len(packed)))
             random = self._random(part.stop - part.start)
-            run(
+            kernels.learn(
+                self._actions,
                 self._constants,
                 self.state,
                 packed[part],
@@ -428,7 +429,7 @@ class Learner:
         steps, epoch = self.network.epochs_per_sample, self.network.epoch
         first, count = self.samples * steps, samples * steps
         decay = [lava_trace_random(layer.trace_seed, epoch, first, count) for layer in self.network.layers]
-        return np.stack(decay), lava_weight_random(first, count)
+        return np.ascontiguousarray(np.stack(decay, axis=1)), lava_weight_random(first, count)
 
 
 def learn(network: LearningNetwork, packed: np.ndarray, labels: np.ndarray, gate: np.ndarray | bool = True) -> Learner:

@@ -1,8 +1,8 @@
 """Learning in plain NumPy: slow, obvious, the oracle of ``sim/learning/kernels.py`` where Lava is not there.
 
-The equations of ``onchip/lava/processes/{neuron,readout,dense}.py`` and of Lava's learning engine (its
-``LearningConnectionModelBitApproximate``), with the functions of ``sim/arithmetic.py`` and
-``sim/learning/integers.py``.
+One loop over the list of actions (``program.py``), a function for each operation, with the equations of
+``onchip/lava/processes/{neuron,readout,dense}.py`` and of Lava's learning engine (its
+``LearningConnectionModelBitApproximate``) and the functions of ``sim/arithmetic.py`` and ``sim/learning/integers.py``.
 """
 
 from __future__ import annotations
@@ -11,57 +11,189 @@ import numpy as np
 from ottt_loihi.sim import arithmetic
 from ottt_loihi.sim.learning import encodings, integers, losses, subspace
 from ottt_loihi.sim.learning.learner import LearningLayer, LearningNetwork, lava_trace_random, lava_weight_random
+from ottt_loihi.sim.learning.program import Op, program
 from ottt_loihi.sim.network import Sparse
 
 
 def learn(
     network: LearningNetwork, x: np.ndarray, labels: np.ndarray, gate: np.ndarray | bool = True
 ) -> dict[str, np.ndarray]:
-    """Learn from samples; x: spikes 0 or 1 ``(n, T, inputs)``. Returns the same as ``Learner.variables()``."""
-    steps, gate = network.num_steps, np.broadcast_to(gate, len(x))
-    layers = [Layer(part, network, len(x) * network.epochs_per_sample) for part in network.layers]
-    *hidden, readout = layers
-    if network.options.schedule == "pipelined":
-        from ottt_loihi.sim.learning.pipelined_reference import run
-
-        return run(network, layers, x, labels, gate)
-    scores, correct = np.zeros(network.classes, np.int64), 0
+    """Learn from samples; x: spikes 0 or 1 ``(n, T, inputs)``. Return the same as ``Learner.variables()``."""
+    run = Run(network, len(x))
+    actions, gate = program(network), np.broadcast_to(gate, len(x))
     for sample, (frames, label) in enumerate(zip(x, labels)):
-        for layer in layers:
+        run.begin_sample(sample, frames.astype(bool), int(label), bool(gate[sample]))
+        for op, layer, t in actions:
+            OPERATIONS[op](run, layer, t)
+        run.correct += int(run.scores.argmax() == label)
+    return run.variables()
+
+
+class Run:
+    """The layers, and what is on its way between them."""
+
+    def __init__(self, network: LearningNetwork, samples: int) -> None:
+        self.network = network
+        self.layers = [Layer(part, network, samples * network.epochs_per_sample) for part in network.layers]
+        self.scores, self.correct, self.epoch = np.zeros(network.classes, np.int64), 0, 0
+
+    def begin_sample(self, sample: int, frames: np.ndarray, label: int, gate: bool) -> None:
+        """Every state as it is before a sample."""
+        self.frames, self.label, self.gate, self.wanted = frames, label, gate, False
+        self.halved = integers.halvings(sample, self.network.halve_every)
+        self.scores[:] = 0
+        for layer in self.layers:
             layer.begin_sample()
-        scores[:] = 0
-        for t in range(steps):
-            frame = sample * network.epochs_per_sample + t
-            halved = integers.halvings(sample * steps + t, network.halve_every * steps)
-            s = frames[t].astype(bool)
-            for layer in layers:
-                s = layer.update(layer.receive(s))
-            scores += readout.v
-            readout.y1 = readout.reward = readout.error = np.zeros_like(readout.v)
-            if gate[sample] and losses.to_be_learnt(network.options.learn_when, scores, label):
-                readout.compare(label, network.unit, halved)
-                readout.learn_bias(t)
-            for layer, above in zip(hidden[::-1], layers[:0:-1]):
-                layer.feed_back(layer.third_factor(above, readout), halved)
-                layer.learn_bias(t)
-                layer.follow_noise(readout, frame)
-            for layer in layers:
-                layer.learn(frame)
-            for layer, above in zip(hidden, layers[1:]):
-                layer.learn_twin(above, frame)
-        for frame in range(sample * network.epochs_per_sample + steps, (sample + 1) * network.epochs_per_sample):
-            for layer in layers:
-                layer.rest(frame)
-        correct += int(scores.argmax() == label)
-    return results(layers, scores, correct)
+        self.sent = [np.zeros(len(layer.x1), bool) for layer in self.layers]
+        self.currents = [np.zeros_like(layer.u) for layer in self.layers]
+        self.thirds = [np.zeros(len(layer.u), np.int64) for layer in self.layers]
+
+    def variables(self) -> dict[str, np.ndarray]:
+        """The variables of all layers."""
+        found = {"readout[0].scores": self.scores, "readout[0].correct": np.array([self.correct])}
+        for index, layer in enumerate(self.layers):
+            found |= layer.variables(index, "readout[0]" if layer.readout else f"neuron[{index}]")
+        return found
 
 
-def results(layers: list[Layer], scores: np.ndarray, correct: int) -> dict[str, np.ndarray]:
-    """The variables of all layers."""
-    found = {"readout[0].scores": scores, "readout[0].correct": np.array([correct])}
-    for index, layer in enumerate(layers):
-        found |= layer.variables(index, "readout[0]" if layer.readout else f"neuron[{index}]")
-    return found
+def start(run: Run, index: int, t: int) -> None:
+    """Forget the spikes, y1 and errors of the step before."""
+    run.sent = [np.zeros_like(s) for s in run.sent]
+    for layer in run.layers:
+        layer.y1 = layer.reward = layer.error = np.zeros_like(layer.v)
+        layer.surrogate = np.full(len(layer.v), layer.readout)
+
+
+def read(run: Run, index: int, t: int) -> None:
+    """The input's spikes of a time step."""
+    run.sent[0] = run.frames[t]
+
+
+def receive(run: Run, index: int, t: int) -> None:
+    """The sum that a connection makes of the spikes of its sources."""
+    run.currents[index] = run.layers[index].receive(run.sent[index])
+
+
+def fire(run: Run, index: int, t: int) -> None:
+    """u, v and spikes of hidden neurons."""
+    run.sent[index + 1] = run.layers[index].update(run.currents[index])
+
+
+def answer(run: Run, index: int, t: int) -> None:
+    """v of the readout, and its scores."""
+    run.layers[index].update(run.currents[index])
+    run.scores += run.layers[index].v
+
+
+def compare(run: Run, index: int, t: int) -> None:
+    """The readout's error: its y1, and the error that it sends."""
+    readout = run.layers[index]
+    readout.y1 = readout.reward = readout.error = np.zeros_like(readout.v)
+    run.wanted = run.gate and losses.to_be_learnt(run.network.options.learn_when, run.scores, run.label)
+    if run.wanted:
+        readout.compare(run.label, run.network.unit, run.halved)
+
+
+def third(run: Run, index: int, t: int) -> None:
+    """The error that feedback brings to a hidden layer."""
+    run.thirds[index] = run.layers[index].third_factor(run.layers[index + 1], run.layers[-1])
+
+
+def send(run: Run, index: int, t: int) -> None:
+    """y1 of a hidden layer, and the error that it sends on."""
+    run.layers[index].feed_back(run.thirds[index], run.halved)
+
+
+def move_biases(run: Run, index: int, t: int) -> None:
+    """Biases by y1; the readout's only where it learns."""
+    if run.wanted or not run.layers[index].readout:
+        run.layers[index].learn_bias(t)
+
+
+def follow_noise(run: Run, index: int, t: int) -> None:
+    """OPZO's feedback."""
+    run.layers[index].follow_noise(run.layers[-1], run.epoch)
+
+
+def decay_trace(run: Run, index: int, t: int) -> None:
+    """The presynaptic traces at the end of a learning epoch."""
+    run.layers[index].decay_trace(run.sent[index], run.epoch)
+
+
+def project(run: Run, index: int, t: int) -> None:
+    """What the traces have outside HLOP's fixed rows is learnt from."""
+    layer = run.layers[index]
+    layer.learnt_from = subspace.projected(layer.rows, layer.part.subspace.fixed, layer.x1)
+
+
+def update(run: Run, index: int, t: int) -> None:
+    """The weights of a connection."""
+    layer = run.layers[index]
+    layer.w = layer.learnt(layer.w, run.epoch, layer.part.weight_seed)
+
+
+def update_twin(run: Run, index: int, t: int) -> None:
+    """Kolen–Pollack: the feedback learns as the connection to the layer above does."""
+    below = run.layers[index - 1]
+    below.feedback = run.layers[index].learnt(below.feedback, run.epoch, below.part.feedback.seed)
+
+
+def restore(run: Run, index: int, t: int) -> None:
+    """The traces themselves."""
+    run.layers[index].learnt_from = run.layers[index].x1
+
+
+def follow_traces(run: Run, index: int, t: int) -> None:
+    """HLOP's other rows."""
+    layer, lateral = run.layers[index], run.layers[index].part.subspace
+    random = integers.synapse_hash(lateral.seed, run.epoch, layer.rows.shape)
+    layer.rows = subspace.moved(layer.rows, lateral.fixed, lateral.shift, layer.x1, random)
+
+
+def decay_weights(run: Run, index: int, t: int) -> None:
+    """Weight decay, of the feedback that learns alike as well."""
+    options = run.network.options
+    if not integers.decays_after(run.epoch, options.decay_every * run.network.epochs_per_sample):
+        return
+    layer, below = run.layers[index], run.layers[index - 1] if index else None
+    draws = integers.decay_draws(layer.part.weight_seed, run.epoch, layer.w.shape)
+    layer.w = integers.decay_step(layer.w, options.decay_shift, draws)
+    if below is not None and below.part.feedback is not None and below.part.feedback.kind == "kolen-pollack":
+        draws = integers.decay_draws(below.part.feedback.seed, run.epoch, below.feedback.shape)
+        below.feedback = integers.decay_step(below.feedback, options.decay_shift, draws)
+
+
+def next_epoch(run: Run, index: int, t: int) -> None:
+    """The learning epoch ends."""
+    run.epoch += 1
+
+
+def forget_traces(run: Run, index: int, t: int) -> None:
+    """The presynaptic traces are 0."""
+    run.layers[index].x1[:] = 0
+
+
+OPERATIONS = {
+    Op.START: start,
+    Op.READ: read,
+    Op.RECEIVE: receive,
+    Op.FIRE: fire,
+    Op.ANSWER: answer,
+    Op.COMPARE: compare,
+    Op.THIRD: third,
+    Op.SEND: send,
+    Op.MOVE_BIASES: move_biases,
+    Op.FOLLOW_NOISE: follow_noise,
+    Op.DECAY_TRACE: decay_trace,
+    Op.PROJECT: project,
+    Op.UPDATE: update,
+    Op.UPDATE_TWIN: update_twin,
+    Op.RESTORE: restore,
+    Op.FOLLOW_TRACES: follow_traces,
+    Op.DECAY_WEIGHTS: decay_weights,
+    Op.FORGET_TRACES: forget_traces,
+    Op.NEXT: next_epoch,
+}
 
 
 class Layer:
@@ -90,12 +222,9 @@ class Layer:
         self.v, self.error = np.zeros_like(self.u), np.zeros_like(self.u)
         self.surrogate = np.full(len(self.u), self.readout)
         self.s = np.zeros(len(self.u), bool)
-        if not self.network.options.silent_epochs:
-            self.x1[:] = 0
 
     def receive(self, pre: np.ndarray) -> np.ndarray:
         """What the connection makes of presynaptic spikes."""
-        self.pre = pre
         return arithmetic.synaptic_input(self.w[:, pre].sum(axis=1), self.part.connection.weight_exp)
 
     def update(self, a: np.ndarray) -> np.ndarray:
@@ -161,73 +290,40 @@ class Layer:
 
     def learn_bias(self, t: int) -> None:
         """``Δb = y1·Λ_t`` (``learning_bias``)."""
-        if self.part.bias is None:
-            return
         self.rng = integers.xorshift32(self.rng)
         change = self.part.bias.change(self.bias, self.y1, t, self.rng)
         self.bias = self.bias + change
         if self.part.bias.in_u:
             self.u, self.u_init = self.u - change, self.u_init - change
 
-    def learn(self, frame: int) -> None:
-        """Decay the trace through the phases of the epoch; ``w += x1·y1 / 2^10``, rounded at random, clipped."""
-        if not self.part.plastic:
-            return
+    def decay_trace(self, pre: np.ndarray, epoch: int) -> None:
+        """Decay the trace through the phases of the epoch, with the impulse of the presynaptic spikes in theirs."""
         if not self.part.decay:
             self.x1[:] = 0
         for phase in range(1, self.network.epoch + 1):
-            self._decay_trace(frame)
+            exact = self.keep * self.x1
+            floor = np.floor(exact)
+            self.x1 = (floor + (self.trace_random[epoch] < exact - floor)).astype(np.int64)
             if phase == self.part.pre_phase:
-                self.x1 = np.minimum(self.x1 + self.part.impulse * self.pre, integers.TRACE_MAX)
+                self.x1 = np.minimum(self.x1 + self.part.impulse * pre, integers.TRACE_MAX)
         self.learnt_from = self.x1
-        lateral = self.part.subspace
-        if lateral is not None:
-            self.learnt_from = subspace.projected(self.rows, lateral.fixed, self.x1)
-            random = integers.synapse_hash(lateral.seed, frame, self.rows.shape)
-            self.rows = subspace.moved(self.rows, lateral.fixed, lateral.shift, self.x1, random)
-        self.w = self._learnt(self.w, frame, self.part.weight_seed)
 
-    def rest(self, frame: int) -> None:
-        """A learning epoch without spikes: the trace decays, and nothing is sent or learnt."""
-        self.y1, self.reward, self.error = np.zeros_like(self.y1), np.zeros_like(self.y1), np.zeros_like(self.error)
-        self.surrogate = np.full(len(self.u), self.readout)
-        if not self.part.plastic:
-            return
-        if not self.part.decay:
-            self.x1[:] = 0
-        for _ in range(self.network.epoch):
-            self._decay_trace(frame)
-
-    def _decay_trace(self, frame: int) -> None:
-        exact = self.keep * self.x1
-        floor = np.floor(exact)
-        self.x1 = (floor + (self.trace_random[frame] < exact - floor)).astype(np.int64)
-
-    def _learnt(self, w: np.ndarray, frame: int, seed: int) -> np.ndarray:
-        random: np.ndarray | int = self.weight_random[frame]
+    def learnt(self, w: np.ndarray, epoch: int, seed: int) -> np.ndarray:
+        """``w += x1·y1 / 2^10``, rounded at random, clipped; 0 where no synapse is."""
+        random: np.ndarray | int = self.weight_random[epoch]
         if self.network.rounding == "per-synapse":
-            random = 127 - integers.synapse_draws(seed, frame, w.shape).astype(np.int64)
+            random = 127 - integers.synapse_draws(seed, epoch, w.shape).astype(np.int64)
         half = 0 if self.part.subspace is None else subspace.half(self.part.subspace.fixed)
         change = encodings.engine_change(self.network.options.encoding, self.learnt_from, self.messages(), half)
         w = np.clip(((w << integers.FRACTION_BITS) + change + random) >> integers.FRACTION_BITS, -256, 255)
-        w = np.where(self.synapses, w, 0)
-        options = self.network.options
-        if integers.decays_after(frame, options.decay_every * self.network.epochs_per_sample):
-            w = integers.decay_step(w, options.decay_shift, integers.decay_draws(seed, frame, w.shape))
-        return w
+        return np.where(self.synapses, w, 0)
 
-    def learn_twin(self, above: Layer, frame: int) -> None:
-        """Kolen–Pollack: the feedback learns as the connection to the layer above does."""
-        feedback = self.part.feedback
-        if feedback is not None and feedback.kind == "kolen-pollack" and above.part.plastic:
-            self.feedback = above._learnt(self.feedback, frame, feedback.seed)
-
-    def follow_noise(self, readout: Layer, frame: int) -> None:
+    def follow_noise(self, readout: Layer, epoch: int) -> None:
         """OPZO: ``M += (gain·z·eᵀ − M) / 2^averaging`` (``learning_integers.momentum_step``)."""
         feedback = self.part.feedback
-        if feedback is None or feedback.kind != "opzo" or not readout.error.any():
+        if not readout.error.any():
             return
-        random = integers.synapse_hash(feedback.seed, frame, self.feedback.shape)
+        random = integers.synapse_hash(feedback.seed, epoch, self.feedback.shape)
         product = np.outer(self.noise.astype(np.int64), readout.error)
         moved = integers.momentum_step(self.feedback, product, *feedback.gain, feedback.averaging, random)
         self.feedback, outside = integers.saturate(moved, integers.MOMENTUM_MAX)

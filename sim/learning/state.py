@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from ottt_loihi.sim import arithmetic
-from ottt_loihi.sim.learning import integers, kernels
-from ottt_loihi.sim.learning.option_kernels import choose
+from ottt_loihi.sim.learning import integers, kernels, losses
+from ottt_loihi.sim.learning.options import LOSSES
 from ottt_loihi.sim.learning.subspace import Subspace
 from ottt_loihi.sim.network import LIF, Sparse
 
@@ -46,14 +46,13 @@ def pack(network: LearningNetwork) -> tuple[kernels.Constants, kernels.State]:
     constants = kernels.Constants(
         layers=layers,
         epoch=network.epoch,
-        steps=network.num_steps,
-        silent=network.options.silent_epochs,
+        epochs=network.epochs_per_sample,
         target=network.unit << arithmetic.STATE_SHIFT,
-        halve_every=network.halve_every * network.num_steps,
+        halve_every=network.halve_every,
         independent=network.rounding == "per-synapse",
         loop=_per_neuron(layers, [_loop(part) for part in network.layers]),
-        chosen=choose(network),
         masks=np.concatenate(masks),
+        **_options(network),
     )
     u_init = _per_neuron(layers, [part.layer.u_init.reshape(-1) for part in network.layers])
     rng = _per_neuron(
@@ -78,6 +77,38 @@ def pack(network: LearningNetwork) -> tuple[kernels.Constants, kernels.State]:
         **zeros,
     )
     return constants, state
+
+
+def _options(network: LearningNetwork) -> dict[str, Any]:
+    """The rule's options as numbers."""
+    options, count = network.options, len(network.layers)
+    gains, numbers = np.zeros((count, network.num_steps), np.int64), np.zeros((3, count), np.int64)
+    for index, layer in enumerate(network.layers):
+        if layer.bias is not None:
+            gains[index], shift = layer.bias.scale
+            numbers[:, index] = shift, layer.bias.exponent, layer.bias.in_u
+    mantissa, shift = losses.logit_steps(network.unit << arithmetic.STATE_SHIFT)
+    twins = [0 if layer.feedback is None else layer.feedback.seed for layer in network.layers[:-1]]
+    return {
+        "loss": LOSSES.index(options.loss),
+        "logit_mantissa": mantissa,
+        "logit_shift": shift,
+        "exp_table": losses.EXP_TABLE,
+        "only_wrong": options.learn_when == "wrong",
+        "bias_gain": gains,
+        "bias_shift": numbers[0],
+        "bias_exponent": numbers[1],
+        "bias_in_u": numbers[2],
+        "decay_every": options.decay_every * network.epochs_per_sample,
+        "decay_shift": options.decay_shift,
+        "decay_key": _decay_keys([layer.weight_seed for layer in network.layers]),
+        "decay_feedback_key": _decay_keys([0, *twins]),
+        "factored": options.encoding == "factored",
+    }
+
+
+def _decay_keys(seeds: list[int]) -> np.ndarray:
+    return integers.mix32(np.array([seed + integers.DECAY_SEED for seed in seeds], np.uint32))
 
 
 def _pack_numbers(at: np.void, part: LearningLayer, epoch: int) -> None:
