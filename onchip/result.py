@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from ottt_loihi.sim.learning.encodings import largest
+from ottt_loihi.sim.learning.integers import MESSAGE_MAX
 from ottt_loihi.sim.learning.subspace import Subspace
 from ottt_loihi.sim.network import ChipNetwork
 
@@ -66,13 +66,13 @@ class LearningResult:
     @property
     def warnings(self) -> list[str]:
         """What is wrong with the learning rates, in sentences with numbers; empty if nothing is."""
-        found, last, most = [], len(self.rates) - 1, largest(self.settings.get("encoding", "signed"))
+        found, last = [], len(self.rates) - 1
         for layer, rate in enumerate(self.rates):
             name = "the readout" if layer == last else f"hidden layer {layer + 1}"
             sent = self.counters["readout.y1_saturated" if layer == last else f"neuron[{layer}].y1_saturated"]
             saturated = sent / max(1, self.messages * self.chip.layers[layer - last - 1].size)
             for part, wrong, what in (
-                (saturated, saturated > SATURATED, f"of the messages y1 saturate at ±{most}; lower its rate"),
+                (saturated, saturated > SATURATED, f"of the messages y1 saturate at ±{MESSAGE_MAX}; lower its rate"),
                 (self.rails[layer], self.rails[layer] > RAILS, "of the weights are at −256 or 255; lower its rate"),
                 (
                     self.moved[layer],

@@ -40,7 +40,7 @@ class OTTTLearningRule(Loihi3FLearningRule):
     seed
         of the stochastic rounding of trace decay (weights: Lava always uses 2)
     encoding
-        of y: signed, offset, split or factored; it says what ``dw`` is
+        of y: factored, signed or split; it says what ``dw`` is
     stock
         for Lava's own connection, which never resets x1: with ``decay = 0`` the rule reads the spike itself, x0
     dw

@@ -123,7 +123,7 @@ class SenderModelFixed(SenderModel):
     def rounded_reward(self, delta: np.ndarray, halvings: int) -> np.ndarray:
         """−η·δ in the range of the encoding's y1."""
         _, mantissa, shift = self._y1_scale
-        shift, largest = min(integers.MAX_SHIFT, shift + halvings), encodings.largest(self._encoding)
+        shift, largest = min(integers.MAX_SHIFT, shift + halvings), integers.MESSAGE_MAX
         return self._rounded(-delta, mantissa, shift, self.y1_saturated, largest)
 
     def rounded_error(self, error: np.ndarray) -> np.ndarray:

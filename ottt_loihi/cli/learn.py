@@ -73,7 +73,7 @@ def learn(
     learn_bias: rule.BiasOption = False,
     decay_every: rule.DecayOption = 0,
     decay_shift: rule.ShiftOption = 8,
-    encoding: rule.EncodingOption = rule.Encoding.signed,
+    encoding: rule.EncodingOption = rule.Encoding.factored,
     schedule: rule.ScheduleOption = rule.Schedule.phased,
     silent_epochs: rule.SilentOption = 0,
     input_lag: rule.LagOption = 0,

@@ -15,10 +15,9 @@ class Loss(str, Enum):
 
 
 class Encoding(str, Enum):
-    signed = "signed"
-    offset = "offset"
-    split = "split"
     factored = "factored"
+    signed = "signed"
+    split = "split"
 
 
 class Schedule(str, Enum):
@@ -35,7 +34,9 @@ LossOption = Annotated[Loss, typer.Option(help="The readout's error: squared, cr
 BiasOption = Annotated[bool, typer.Option("--learn-bias", help="Biases learn as well, inside their neurons.")]
 DecayOption = Annotated[int, typer.Option(min=0, help="Samples after which weights decay, again and again; 0: never.")]
 ShiftOption = Annotated[int, typer.Option(min=1, max=15, help="Weight decay takes away a part of 1/2^shift.")]
-EncodingOption = Annotated[Encoding, typer.Option(help="Of the message y1: with a sign, or in unsigned traces.")]
+EncodingOption = Annotated[
+    Encoding, typer.Option(help="Surrogate and error: two factors, one with a sign, or unsigned.")
+]
 ScheduleOption = Annotated[
     Schedule, typer.Option(help="One time step after the other, exact; or overlapping, faster and only nearly OTTT.")
 ]

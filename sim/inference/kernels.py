@@ -15,9 +15,7 @@ process must not fork; Lava forks.)
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Sequence
-from types import ModuleType
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -32,26 +30,16 @@ for _mask in range(256):
     BYTE_COUNTS[_mask] = len(_set)
 
 
-def compiled(function: Callable[..., Any], parts: Sequence[ModuleType] = ()) -> Any:
+def compiled(function: Callable[..., Any]) -> Any:
     """``njit`` without the GIL, and with a cache on disk where there is a place for one.
 
-    parts: other modules whose functions it calls. numba's cache knows a kernel's own file alone: without this, a change
-    in theirs would leave old code running.
+    numba's cache knows a kernel's own file alone: all that it calls, and every number that is compiled into it, stands
+    in that file.
     """
     try:
-        kernel = njit(nogil=True, cache=True)(function)
+        return njit(nogil=True, cache=True)(function)
     except RuntimeError:  # no writable folder
         return njit(nogil=True)(function)
-    if parts:
-        index = kernel._cache._cache_file
-        index._source_stamp = (index._source_stamp, *(_stamp(part) for part in parts))
-    return kernel
-
-
-def _stamp(module: ModuleType) -> tuple[int, int]:
-    """Of a module's file, as numba stamps a kernel's own."""
-    status = os.stat(str(module.__file__))
-    return status.st_mtime_ns, status.st_size
 
 
 def called(function: Callable[..., Any]) -> Any:

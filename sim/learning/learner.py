@@ -160,7 +160,7 @@ class LearningNetwork:
     def digest(self) -> str:
         """SHA-256 of everything here but the weights of plastic connections, which learning changes."""
         sha = hashlib.sha256(repr((self.epoch, self.num_steps, self.unit, self.halve_every, self.rounding)).encode())
-        if chosen := self.options.chosen():  # only then: states of versions without options stay readable
+        if chosen := self.options.since_first():  # only then: states of versions without options stay readable
             sha.update(repr(chosen).encode())
         for layer in self.layers:
             for part in (layer, layer.layer, layer.connection, layer.inhibition, layer.feedback, layer.subspace):

@@ -34,8 +34,8 @@ class Options:
     schedule        ``phased``, ``pipelined``       one time step after the other, exact; or overlapping,
                                                     faster, and factors of different time steps meet
                                                     (``onchip/network/schedule.py``)
-    encoding        ``signed``, ``offset``,         of the message y1 (``sim/learning/encodings.py``)
-                    ``split``, ``factored``
+    encoding        ``factored``, ``signed``,       of surrogate and error (``sim/learning/encodings.py``); the
+                    ``split``                       weights are the same
     silent_epochs   0 … 255                         0: the trace is 0 when a sample begins. More: so many learning
                                                     epochs without spikes follow a sample, and the trace decays on; for
                                                     Lava's own ``LearningDense``, which has no reset
@@ -51,7 +51,7 @@ class Options:
     learn_bias: bool = False
     decay_every: int = 0
     decay_shift: int = 8
-    encoding: str = "signed"
+    encoding: str = "factored"
     schedule: str = "phased"
     silent_epochs: int = 0
     input_lag: int = 0
@@ -81,9 +81,18 @@ class Options:
         """The choices that are not the default, by name."""
         return {f.name: getattr(self, f.name) for f in fields(Options) if getattr(self, f.name) != f.default}
 
+    def since_first(self) -> dict[str, Any]:
+        """The choices that are not the default of the first version: what a saved state's digest knows them by."""
+        return {
+            f.name: getattr(self, f.name)
+            for f in fields(Options)
+            if getattr(self, f.name) != FIRST.get(f.name, f.default)
+        }
+
     def options(self) -> Options:
         """These choices alone, also of a subclass that makes others."""
         return Options(**self.chosen())
 
 
+FIRST = {"encoding": "signed"}  # defaults when states were first saved, where they were others
 DEFAULT = Options()

@@ -270,7 +270,7 @@ class Layer:
         encoding = self.network.options.encoding
         rounded_too = delta if encoding == "factored" else g
         shift = min(integers.MAX_SHIFT, shift + halved)
-        self.reward = self._rounded("y1", -rounded_too, mantissa, shift, encodings.largest(encoding))
+        self.reward = self._rounded("y1", -rounded_too, mantissa, shift, integers.MESSAGE_MAX)
         self.y1 = self.reward * self.surrogate
         if self.part.error is not None:
             self.error = self._rounded("error", g, *self.part.error)

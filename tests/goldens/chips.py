@@ -48,7 +48,7 @@ def every(names: SimpleNamespace) -> Iterator[tuple[str, Any]]:
     for seed in range(12):
         yield f"sim/dense {seed}", lambda seed=seed: simulated(names, random_dense(names, seed), seed)
         yield f"sim/conv {seed}", lambda seed=seed: simulated(names, random_conv(names, seed), seed)
-    combinations = product(names.FEEDBACKS, ("signed", "offset", "split", "factored"), ("phased", "pipelined"), resets)
+    combinations = product(names.FEEDBACKS, ("signed", "split", "factored"), ("phased", "pipelined"), resets)
     for feedback, encoding, schedule, reset in combinations:
         if not (feedback == "opzo" and schedule == "pipelined"):
             name = f"learning/{feedback}/{encoding}/{schedule}/{reset}"
@@ -191,7 +191,7 @@ def lesson(
         4 if what == "halved rates" else 0,
         "lava" if what == "lava rounding" else "per-synapse",
         subspaces,
-        names.LearningOptions(**options),
+        names.LearningOptions(**{"encoding": "signed"} | options),
     )
     rng = np.random.default_rng(6)
     packed = np.packbits((rng.random((14, STEPS, 10)) < 0.4).astype(np.uint8), axis=-1)
