@@ -170,15 +170,6 @@ class TestLearning:
         with pytest.raises(UsageError, match="subspaces: expected one per plastic connection"):
             learn(chip(), digits(20), subspaces=[empty(64)])
 
-    def test_a_rule_in_lavas_language_is_refused(self):
-        pytest.importorskip("lava.magma.core.process.process")
-        from ottt_loihi.onchip.lava.processes.projected import ProjectedDense
-        from ottt_loihi.onchip.lava.rule import OTTTLearningRule
-
-        rule = OTTTLearningRule(2, 1, 0.5, dw="2^-7*u0*x1*y1")
-        with pytest.raises(UsageError, match=r"p\.learning_rule: expected an OTTTLearningRule without dw"):
-            ProjectedDense(np.zeros((3, 4), int), rule, 2, 0, "p", "lava", 0, empty(4))
-
     @pytest.mark.parametrize(("option", "name"), [({"learn_bias": True}, "learn_bias"), ({"decay_every": 5}, "decay")])
     def test_what_no_projection_protects_from_is_refused(self, option, name):
         lateral = watch(chip(), digits(40)[0], rows=3)

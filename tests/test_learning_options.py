@@ -169,9 +169,7 @@ class TestCheckpoint:
             chip, data, passes=passes, settings=settings, evaluate_every=10, checkpoint=folder / "state", resume=resume
         )
 
-    EVERYTHING: ClassVar = dict(
-        loss="softmax", learn_bias=True, decay_every=7, encoding="factored", schedule="pipelined"
-    )
+    EVERYTHING: ClassVar = dict(loss="softmax", learn_bias=True, decay_every=7, encoding="split", schedule="pipelined")
 
     def test_a_run_with_every_option_goes_on_bit_for_bit(self, tmp_path):
         self.run(tmp_path, **self.EVERYTHING)

@@ -1,6 +1,7 @@
 """The order of actions is data: what is in the list, and that a new operation is one function twice."""
 
-from types import FunctionType
+import inspect
+import re
 
 import numpy as np
 import pytest
@@ -71,11 +72,13 @@ def test_an_option_that_is_not_chosen_is_not_in_the_list(settings, more):
     assert found == (PLAIN | more) - ({Op.FORGET_TRACES} if "silent_epochs" in settings else set())
 
 
-def test_an_operation_is_one_function_in_numpy_and_one_compiled():
+LOOP = inspect.getsource(kernels.learn.py_func).replace("@compiled\n", "")
+
+
+def test_both_executors_know_every_operation():
     assert set(reference.OPERATIONS) == set(Op)
-    for op in Op:
-        if op is not Op.NEXT:
-            assert kernels.OPERATIONS[op].__name__ == reference.OPERATIONS[op].__name__ == op.name.lower()
+    assert re.findall(r"op == (\w+)", LOOP) == list(Op.__members__)
+    assert [getattr(kernels, name) for name in Op.__members__] == list(Op)
 
 
 def test_a_number_that_is_compiled_and_changed_elsewhere_is_noticed(monkeypatch):
@@ -94,38 +97,38 @@ def follow_spikes(run, index, t):
 
 
 @called
-def compiled_follow_spikes(index, t, constants, state, scratch, now):
-    layer = constants.layers[index]
+def compiled_follow_spikes(layer, sent, y1, weights):
     for i in range(layer.inputs):
-        if scratch.sent[layer.source + i]:
+        if sent[layer.source + i]:
             for j in range(layer.size):
-                at, y = layer.weight + i * layer.width + j, state.y1[layer.neuron + j]
-                state.weights[at] = min(max(state.weights[at] + np.sign(y), -256), 255)
+                at, y = layer.weight + i * layer.width + j, y1[layer.neuron + j]
+                weights[at] = min(max(weights[at] + np.sign(y), -256), 255)
 
 
-@called
-def nothing(index, t, constants, state, scratch, now):
-    pass
+BRANCH = """            elif op == MINE:
+                compiled_follow_spikes(layer, sent, s.y1, s.weights)
+"""
 
 
 @pytest.mark.slow
 def test_a_new_option_is_one_operation(monkeypatch):
-    """One entry in the list, one function in NumPy, one compiled: S-TLLR's term x0·y2, and nothing else is touched."""
+    """One entry in the list, one function in NumPy, a compiled one and its branch: S-TLLR's x0·y2, nothing else."""
     part = network(steps=3)
 
     def longer(given):
         actions = program(given).tolist()
         return np.array([row for a in actions for row in (a, *([[MINE, a[1], a[2]]] * (a[0] == Op.UPDATE)))])
 
-    operations = [*kernels.OPERATIONS, nothing, compiled_follow_spikes]
-    operations = [o if n in PLAIN or n == MINE else nothing for n, o in enumerate(operations)]  # fewer to compile
-    learn = FunctionType(kernels.learn.py_func.__code__, vars(kernels) | {"act": kernels.dispatch(operations)})
+    branches = re.compile(r"            elif op == (\w+)[^\n]*\n(?: {16}[^\n]*\n)+")
+    loop = branches.sub(lambda found: found[0] if Op[found[1]] in PLAIN else "", LOOP)  # less to compile
+    names = vars(kernels) | {"MINE": int(MINE), "compiled_follow_spikes": compiled_follow_spikes}
+    exec(loop.replace("            elif op == NEXT:", BRANCH + "            elif op == NEXT:"), names)
     rng = np.random.default_rng(0)
     x, labels = rng.integers(0, 2, (20, 3, 5), np.uint8), rng.integers(0, 3, 20)
     plain = reference.learn(part, x, labels)
     monkeypatch.setitem(reference.OPERATIONS, MINE, follow_spikes)
     monkeypatch.setattr(reference, "program", longer)
-    monkeypatch.setattr(kernels, "learn", njit(learn))
+    monkeypatch.setattr(kernels, "learn", njit(names["learn"]))
     learner = Learner(part)
     learner._actions = longer(part)
     learner.learn(np.packbits(x, axis=-1), labels)

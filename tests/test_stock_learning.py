@@ -93,7 +93,7 @@ class TestLava:
             ((9,), "factored", "random", "subtract"),
             ((9, 7), "signed", "random", "zero"),
             ((9,), "split", "opzo", "subtract"),
-            ((), "offset", "random", "subtract"),
+            ((), "signed", "random", "subtract"),
         ],
     )
     def test_lavas_own_connection_learns_what_sim_learns(self, hidden, encoding, feedback, reset):

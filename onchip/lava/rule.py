@@ -7,7 +7,6 @@ its other encodings (``sim/learning/encodings.py``).
 from __future__ import annotations
 
 from lava.magma.core.learning.learning_rule import Loihi3FLearningRule
-from ottt_loihi.onchip.lava.grammar import check_rule
 from ottt_loihi.onchip.network.schedule import MAX_EPOCH
 from ottt_loihi.sim.learning.encodings import ENCODINGS, FIXED_RULES, FLOAT_RULES, SPIKE_RULES
 from ottt_loihi.sim.learning.integers import (
@@ -43,15 +42,13 @@ class OTTTLearningRule(Loihi3FLearningRule):
         of y: factored, signed or split; it says what ``dw`` is
     stock
         for Lava's own connection, which never resets x1: with ``decay = 0`` the rule reads the spike itself, x0
-    dw
-        a rule of your own in Lava's language, in place of the encoding's (``onchip/lava/grammar.py`` checks it)
 
     Attributes
     ----------
     effective_impulse
         I_eff = impulse · d^(K − pre_phase), d = λ^(1/K): what a spike has left in x1 when the epoch ends
     encoding
-        whose rule it is; None with a ``dw`` of your own
+        whose rule it is
 
     Raises
     ------
@@ -71,7 +68,6 @@ class OTTTLearningRule(Loihi3FLearningRule):
         impulse: int | None = None,
         seed: int = 1,
         encoding: str = "signed",
-        dw: str | None = None,
         stock: bool = False,
     ) -> None:
         if encoding not in ENCODINGS:
@@ -95,14 +91,12 @@ class OTTTLearningRule(Loihi3FLearningRule):
             start = default_impulse(decay, stock) if impulse is None else impulse
             _check_impulse(start, decay)
             self.effective_impulse = start * left
-        self.decay, self.encoding = decay, encoding if dw is None else None
+        self.decay, self.encoding = decay, encoding
         rules = FIXED_RULES if arithmetic == "fixed" else FLOAT_RULES
         if reads_spike := stock and not decay:
             rules = SPIKE_RULES
-        own = rules[encoding] if dw is None else dw
-        check_rule(own)
         super().__init__(
-            dw=own,
+            dw=rules[encoding],
             x1_impulse=0 if reads_spike else start,
             x1_tau=trace_time_constant(decay, epoch),
             x2_impulse=0,

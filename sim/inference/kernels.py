@@ -43,8 +43,8 @@ def compiled(function: Callable[..., Any]) -> Any:
 
 
 def called(function: Callable[..., Any]) -> Any:
-    """Part of a kernel, compiled once for all that call it; what is small LLVM inlines."""
-    return njit(nogil=True)(function)
+    """Part of a kernel, compiled once for all that call it, and never from Python; what is small LLVM inlines."""
+    return njit(nogil=True, no_cpython_wrapper=True, no_cfunc_wrapper=True)(function)
 
 
 def inlined(function: Callable[..., Any]) -> Any:

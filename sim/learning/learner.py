@@ -233,6 +233,7 @@ class Learner:
                 self._actions,
                 self._constants,
                 self.state,
+                np.zeros(1, kernels.NOW),
                 packed[part],
                 labels[part],
                 gate[part],

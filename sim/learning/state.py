@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from ottt_loihi.sim import arithmetic
@@ -45,14 +45,11 @@ def pack(network: LearningNetwork) -> tuple[kernels.Constants, kernels.State]:
             weight += len(weights[-1])
     constants = kernels.Constants(
         layers=layers,
-        epoch=network.epoch,
-        epochs=network.epochs_per_sample,
-        target=network.unit << arithmetic.STATE_SHIFT,
-        halve_every=network.halve_every,
-        independent=network.rounding == "per-synapse",
+        rule=_rule(network),
         loop=_per_neuron(layers, [_loop(part) for part in network.layers]),
         masks=np.concatenate(masks),
-        **_options(network),
+        exp_table=losses.EXP_TABLE,
+        bias_gain=np.stack([_gains(part, network.num_steps) for part in network.layers]),
     )
     u_init = _per_neuron(layers, [part.layer.u_init.reshape(-1) for part in network.layers])
     rng = _per_neuron(
@@ -79,36 +76,27 @@ def pack(network: LearningNetwork) -> tuple[kernels.Constants, kernels.State]:
     return constants, state
 
 
-def _options(network: LearningNetwork) -> dict[str, Any]:
-    """The rule's options as numbers."""
-    options, count = network.options, len(network.layers)
-    gains, numbers = np.zeros((count, network.num_steps), np.int64), np.zeros((3, count), np.int64)
-    for index, layer in enumerate(network.layers):
-        if layer.bias is not None:
-            gains[index], shift = layer.bias.scale
-            numbers[:, index] = shift, layer.bias.exponent, layer.bias.in_u
-    mantissa, shift = losses.logit_steps(network.unit << arithmetic.STATE_SHIFT)
-    twins = [0 if layer.feedback is None else layer.feedback.seed for layer in network.layers[:-1]]
-    return {
-        "loss": LOSSES.index(options.loss),
-        "logit_mantissa": mantissa,
-        "logit_shift": shift,
-        "exp_table": losses.EXP_TABLE,
-        "only_wrong": options.learn_when == "wrong",
-        "bias_gain": gains,
-        "bias_shift": numbers[0],
-        "bias_exponent": numbers[1],
-        "bias_in_u": numbers[2],
-        "decay_every": options.decay_every * network.epochs_per_sample,
-        "decay_shift": options.decay_shift,
-        "decay_key": _decay_keys([layer.weight_seed for layer in network.layers]),
-        "decay_feedback_key": _decay_keys([0, *twins]),
-        "factored": options.encoding == "factored",
-    }
+def _rule(network: LearningNetwork) -> np.ndarray:
+    """``kernels.RULE`` ``(1,)``."""
+    options, rule = network.options, np.zeros(1, kernels.RULE)
+    target = network.unit << arithmetic.STATE_SHIFT
+    mantissa, shift = losses.logit_steps(target)
+    rule["epoch"], rule["epochs"], rule["target"] = network.epoch, network.epochs_per_sample, target
+    rule["halve_every"], rule["independent"] = network.halve_every, network.rounding == "per-synapse"
+    rule["loss"], rule["logit_mantissa"], rule["logit_shift"] = LOSSES.index(options.loss), mantissa, shift
+    rule["only_wrong"], rule["factored"] = options.learn_when == "wrong", options.encoding == "factored"
+    rule["decay_every"], rule["decay_shift"] = options.decay_every * network.epochs_per_sample, options.decay_shift
+    return rule
 
 
-def _decay_keys(seeds: list[int]) -> np.ndarray:
-    return integers.mix32(np.array([seed + integers.DECAY_SEED for seed in seeds], np.uint32))
+def _gains(part: LearningLayer, steps: int) -> np.ndarray:
+    """Of each time step, by which its biases learn."""
+    return np.zeros(steps, np.int64) if part.bias is None else np.asarray(part.bias.scale[0], np.int64)
+
+
+def _key(seed: int) -> np.uint32:
+    """What starts a connection's random numbers."""
+    return integers.mix32(np.array([seed], np.uint32))[0]
 
 
 def _pack_numbers(at: np.void, part: LearningLayer, epoch: int) -> None:
@@ -123,28 +111,30 @@ def _pack_numbers(at: np.void, part: LearningLayer, epoch: int) -> None:
     at["error_mantissa"], at["error_shift"] = part.error or (0, 0)
     at["trace_decay"] = per_step
     at["keep_u"], at["keep_v"] = (unity - 1 - part.layer.du) / unity, (unity - part.layer.dv) / unity
-    at["key"] = integers.mix32(np.array([part.weight_seed], np.uint32))[0]
+    at["key"], at["decay_key"] = _key(part.weight_seed), _key(part.weight_seed + integers.DECAY_SEED)
+    if part.bias is not None:
+        at["bias_shift"], at["bias_exponent"], at["bias_in_u"] = part.bias.scale[1], part.bias.exponent, part.bias.in_u
 
 
 def _pack_feedback(at: np.void, above: np.void, readout: np.void, part: LearningLayer) -> np.ndarray:
     """The numbers of a hidden layer's own feedback; returns its weights."""
     feedback = part.feedback
     assert feedback is not None
-    key = integers.mix32(np.array([feedback.seed], np.uint32))[0]
     at["direct"] = feedback.kind != "kolen-pollack"
     if feedback.kind == "kolen-pollack":
-        above["twin"], above["feedback_key"] = at["feedback"], key
+        above["twin"], above["feedback_key"] = at["feedback"], _key(feedback.seed)
+        above["decay_feedback_key"] = _key(feedback.seed + integers.DECAY_SEED)
     if feedback.kind == "opzo":
         at["noise"], at["averaging"] = feedback.noise << arithmetic.STATE_SHIFT, feedback.averaging
         at["gain_mantissa"], at["gain_shift"] = feedback.gain
-        at["feedback_key"] = key
+        at["feedback_key"] = _key(feedback.seed)
     return _rows(feedback.rows, int((readout if at["direct"] else above)["width"]))
 
 
 def _pack_subspace(at: np.void, subspace: Subspace) -> np.ndarray:
     """The numbers of a layer's lateral neurons; returns their rows."""
     at["rows"], at["fixed"], at["row_shift"] = len(subspace.rows), subspace.fixed, subspace.shift
-    at["row_key"] = integers.mix32(np.array([subspace.seed], np.uint32))[0]
+    at["row_key"] = _key(subspace.seed)
     return subspace.rows.ravel()
 
 

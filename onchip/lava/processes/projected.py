@@ -21,8 +21,6 @@ from ottt_loihi.sim.learning import subspace as lateral
 from ottt_loihi.sim.learning.encodings import PORTS, engine_change
 from ottt_loihi.sim.learning.subspace import Subspace
 
-from ottt_loihi.errors import UsageError
-
 
 class ProjectedDense(OTTTDense):
     """:class:`~ottt_loihi.onchip.lava.processes.dense.OTTTDense` whose rule is ``dw = x'·y1``, x' = x1 −
@@ -54,8 +52,6 @@ class ProjectedDense(OTTTDense):
         decay_every: int = 0,
         decay_shift: int = 8,
     ) -> None:
-        if getattr(learning_rule, "encoding", None) is None:
-            raise UsageError(f"{name}.learning_rule: expected an OTTTLearningRule without dw; give it an encoding")
         settings = weight_exp, name, rounding, seed, decay_every, decay_shift
         super().__init__(weights, learning_rule, reset_interval, *settings)
         self.proc_params["subspace"] = (subspace.fixed, subspace.shift, subspace.seed)
