@@ -152,8 +152,12 @@ def float_loop(task: Task) -> ThreeFactorLoop:
 def alignment(task: Task, learner: Learner) -> dict[str, list[float]]:
     """Cosines, per layer, of a batch's update with torch OTTT's gradient for squared error at the same weights.
 
-    rule: without rounding, Σ f·δ·â with the feedback as it is now · chip: what the integers really change, the weights
-    put back after each sample.
+    Parameters
+    ----------
+    rule
+        without rounding, Σ f·δ·â with the feedback as it is now
+    chip
+        what the integers really change, the weights put back after each sample.
     """
     plan, samples = task.plan, task.samples
     rng = np.random.default_rng(0)

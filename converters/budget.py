@@ -1,4 +1,4 @@
-"""What a network uses on a chip, under one simple partitioning.
+"""The resources that a network uses on a chip, under one simple partitioning.
 
 Each layer is cut into equal shares of neurons, one share a core, in as few cores as its compartments, incoming axons,
 outgoing axons, synapse memory and, where neurons have thresholds of their own, different thresholds allow; then a share
@@ -84,10 +84,15 @@ class Budget:
 
 @dataclass(frozen=True)
 class Activity:
-    """What one sample costs, on average over ``samples`` of them.
+    """The cost of one sample, averaged over ``samples`` of them.
 
-    spikes, synaptic_operations: of all layers and the input · energy_nj: an estimate from Loihi 1's published energies
-    per synaptic operation and neuron update (``limits.py``), without routing, leakage and the host
+    Attributes
+    ----------
+    spikes, synaptic_operations
+        of all layers and the input
+    energy_nj
+        an estimate from Loihi 1's published energies per synaptic operation and neuron update (``limits.py``), without
+        routing, leakage and the host
     """
 
     samples: int
@@ -180,7 +185,7 @@ def _candidates(size: int) -> Iterator[int]:
 
 
 def _needs(chip: ChipNetwork, index: int, cores: int, cores_of: dict[int, int]) -> dict[str, int]:
-    """What each of so many cores has to hold."""
+    """Return the load of each core when the layer is on ``cores`` cores."""
     share, inputs = math.ceil(chip.size(index) / cores), chip.inputs_of(index)
     found = {
         "compartments": share,

@@ -310,7 +310,12 @@ def export_float(
 ) -> Export:
     """A float network from elsewhere, quantised and counted; it names no data to compare on, or calibrate with.
 
-    origin: added to the provenance · notes: of the reader, which go before those of the export
+    Parameters
+    ----------
+    origin
+        added to the provenance
+    notes
+        of the reader, which go before those of the export
 
     Raises
     ------

@@ -75,7 +75,7 @@ TARGETS = {limits.name: limits for limits in (LOIHI1, LOIHI2)}
 
 @dataclass(frozen=True)
 class Violation:
-    """What a layer needs on one core, what there is, what to do; ``fatal``: the limit is not only assumed."""
+    """A limit that a layer breaks: the need on one core, the limit, and the remedy; ``fatal``: not only assumed."""
 
     layer: str
     limit: str

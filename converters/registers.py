@@ -48,7 +48,7 @@ class Misfit:
 
 @dataclass(frozen=True)
 class Fitted:
-    """What keeping to the registers changed.
+    """The changes that make a network keep to the registers.
 
     Attributes
     ----------

@@ -18,7 +18,7 @@ PLACES = (*(name for name in BACKENDS if name != "sim"), NETX)  # where samples 
 
 
 def title(place: str) -> str:
-    """What tables call a place of :data:`PLACES`."""
+    """Return the title of a place of :data:`PLACES` in tables."""
     return "lava-dl netx on Lava" if place == NETX else find(place, "--verify").title
 
 

@@ -55,7 +55,7 @@ class Chosen:
 
     @property
     def said(self) -> str:
-        """How many samples these are: ``"360 of 600 test samples, drawn over all"``."""
+        """Return the number and origin of the samples: ``"360 of 600 test samples, drawn over all"``."""
         return (
             f"all {self.total:,}"
             if len(self.x) == self.total

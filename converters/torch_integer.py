@@ -77,7 +77,7 @@ def _wrapped(a: Tensor, bits: int) -> Tensor:
 
 
 def _product(c: Connection) -> Any:
-    """What a connection makes of messages ``(batch, pre)``."""
+    """Return the output of a connection for messages ``(batch, pre)``."""
     import torch
 
     weight = torch.as_tensor(np.array(c.weight)).double()

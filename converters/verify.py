@@ -1,4 +1,4 @@
-"""Where do two views of a network first disagree, and what did quantisation change?"""
+"""The first difference between two views of a network, and the changes by quantisation."""
 
 from __future__ import annotations
 
@@ -78,13 +78,30 @@ def compare(chip: ChipNetwork, a: Result, b: Result) -> Comparison:
 class Agreement:
     """Float network against chip, over ``samples`` samples.
 
-    predictions: share with the same prediction · accuracy_float, accuracy_chip: shares right · confusion: int
-    ``(classes, classes)``, float prediction by chip prediction · spike_rates_float, spike_rates_chip: spikes per neuron
-    and step of each hidden layer · spikes_equal: share of equal spikes of each hidden layer · silent, always: neurons
-    of each hidden layer that never fire on the chip, or at every step of all samples · dead: layers that fire in float
-    and never on the chip · ties: float membranes exactly on the threshold (the chip fires above it only) · overflows:
-    of the simulator, by kind · spikes, input_spikes: of all samples, on the chip, the readout's included · first: the
-    first spike that differs
+    Attributes
+    ----------
+    predictions
+        share with the same prediction
+    accuracy_float, accuracy_chip
+        shares right
+    confusion
+        int ``(classes, classes)``, float prediction by chip prediction
+    spike_rates_float, spike_rates_chip
+        spikes per neuron and step of each hidden layer
+    spikes_equal
+        share of equal spikes of each hidden layer
+    silent, always
+        neurons of each hidden layer that never fire on the chip, or at every step of all samples
+    dead
+        layers that fire in float and never on the chip
+    ties
+        float membranes exactly on the threshold (the chip fires above it only)
+    overflows
+        of the simulator, by kind
+    spikes, input_spikes
+        of all samples, on the chip, the readout's included
+    first
+        the first spike that differs
     """
 
     samples: int
@@ -127,8 +144,16 @@ class Tally:
         labels: np.ndarray,
         messages: np.ndarray | None = None,
     ) -> None:
-        """float_spikes: one bool ``(num_steps, batch, *shape)`` per hidden layer · result: recorded ``"s"`` ·
-        messages: what the chip was sent.
+        """Add a batch.
+
+        Parameters
+        ----------
+        float_spikes
+            one bool ``(num_steps, batch, *shape)`` per hidden layer
+        result
+            recorded ``"s"``
+        messages
+            what the chip was sent.
         """
         self.counts += result.spike_counts
         self.input_spikes += 0 if messages is None else int(np.count_nonzero(messages))
@@ -150,7 +175,7 @@ class Tally:
         self.samples += len(labels)
 
     def agreement(self, ties: int = 0) -> Agreement:
-        """What was found; ``ties`` as in :class:`Agreement`."""
+        """Return the result; ``ties`` as in :class:`Agreement`."""
         steps = self.samples * self.chip.num_steps
         on_chip, in_float = self.spikes["chip"], self.spikes["float"]
         return Agreement(

@@ -1,4 +1,4 @@
-"""What the parts of a ChipNetwork may hold: a check returns the value as it is kept, or names the place and raises."""
+"""Validation of ChipNetwork fields. A check returns the normalised value, or raises and names the field."""
 
 from __future__ import annotations
 

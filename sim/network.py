@@ -54,7 +54,7 @@ class _Link(_Part):
 
     @property
     def label(self) -> str:
-        """How messages name it."""
+        """The name that error messages use."""
         return _label(self)  # type: ignore[arg-type]
 
 
@@ -248,7 +248,7 @@ class Sparse(_Link):
         return full
 
     def mask(self) -> np.ndarray:
-        """Where synapses are, bool ``(post, pre)``."""
+        """The mask of the synapses, bool ``(post, pre)``."""
         full = np.zeros(self.size, bool)
         full[self.rows, self.columns] = True
         return full

@@ -1,4 +1,4 @@
-"""What is needed to use a network beside its integers: the last fields of ``ChipNetwork``, checked, and as JSON.
+"""The fields of ``ChipNetwork`` that say how to use it, beside its integers: checked, and as JSON.
 
 Files before version 4 have these in the provenance, where any JSON may be; what is there and of another type is as
 nothing.

@@ -28,8 +28,16 @@ from ottt_loihi.errors import ChipError
 class Graph:
     """Lava processes, not yet running.
 
-    source: ``RingBuffer`` with all samples · neurons: the ``LIF`` process of each layer · connections: in the order of
-    ``chip.connections`` · sinks: one ``RingBuffer`` per layer with its spikes.
+    Attributes
+    ----------
+    source
+        ``RingBuffer`` with all samples
+    neurons
+        the ``LIF`` process of each layer
+    connections
+        in the order of ``chip.connections``
+    sinks
+        one ``RingBuffer`` per layer with its spikes.
     """
 
     source: Any

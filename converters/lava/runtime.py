@@ -249,7 +249,7 @@ class LavaRun:
             time.sleep(min(POLL_SECONDS, (now - started) / 10 + 2e-4))
 
     def _failure(self) -> str | None:
-        """What went wrong in the operating system processes, if anything did."""
+        """Return the error of the operating system processes, if there is one."""
         died = None
         for index, actor in enumerate(self._actors()):
             if actor.exception is not None:
@@ -260,7 +260,7 @@ class LavaRun:
         return died
 
     def _standing(self) -> str:
-        """Where each process that is in the middle of a step stands."""
+        """Return the place in the code of each process that is in the middle of a step."""
         places = []
         for index, actor in enumerate(self._actors()):
             start = self._stacks.seek(0, os.SEEK_END)  # type: ignore[union-attr]

@@ -39,7 +39,7 @@ class Imported:
 
 @dataclass
 class _State:
-    """What has been read so far; ``shape`` is that of the layer before, None where the file does not say."""
+    """The parts read so far; ``shape`` is that of the layer before, None where the file does not say."""
 
     shape: tuple[int, ...] | None
     layers: list[LIF] = field(default_factory=list)

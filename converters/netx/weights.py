@@ -1,4 +1,4 @@
-"""What becomes of a ``.net``'s dense weights in lava-dl's netx and in Lava's models behind it.
+"""How lava-dl's netx and Lava's models behind it change the dense weights of a ``.net``.
 
 netx chooses one exponent and one number of bits for all weights of a layer, the recurrent ones included
 (``optimize_weight_bits`` in ``lava/lib/dl/netx/utils.py``), but does not pass the sign mode on. Lava's Dense takes each
@@ -17,9 +17,12 @@ from ottt_loihi.errors import ChipError
 
 
 def loaded(*parts: np.ndarray) -> tuple[list[np.ndarray], int]:
-    """The integers that Lava multiplies with, and the exponent e ≤ 0 behind: a current is ``⌊2^e · W·s⌋``.
+    """Return the integers that Lava multiplies with, int32, and the exponent e ≤ 0: a current is ``⌊2^e · W·s⌋``.
 
-    parts: int ``(outputs, inputs)`` of the layer's matrices as the file has them · returns int32 of the same shapes
+    Parameters
+    ----------
+    parts
+        int ``(outputs, inputs)``, the layer's matrices as the file has them
 
     Raises
     ------

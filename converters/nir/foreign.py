@@ -41,7 +41,7 @@ from ottt_loihi.errors import ChipError, FileError, UsageError
 
 @dataclass
 class _Signal:
-    """What arrives along a chain of nodes: ``shape``, the connection so far (None: the spikes themselves), its bias."""
+    """The end of a chain of nodes: ``shape``, the connection so far (None: the spikes themselves), its bias."""
 
     pre: int
     shape: tuple[int, ...]

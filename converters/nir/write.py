@@ -223,7 +223,7 @@ def _neurons(
 
 
 def _settings(order: int, c: Connection) -> dict[str, Any]:
-    """What NIR has no place for."""
+    """Return the settings that NIR has no place for."""
     found: dict[str, Any] = {"order": order, "kind": type(c).__name__, "weight_format": c.weight_format}
     found |= {key: getattr(c, key) for key in ("weight_exp", "num_weight_bits", "num_message_bits")}
     if isinstance(c, Sparse):

@@ -1,4 +1,4 @@
-"""What all commands share: how they start, how they fail, how they print."""
+"""The frame of all commands: start, errors, output."""
 
 from __future__ import annotations
 
@@ -64,7 +64,12 @@ def begin(message: str, quiet: bool = False) -> None:
 def expect_file(path: Path, kind: str, cures: Mapping[str, str]) -> None:
     """Refuse what is no file, or one of another kind, before it is read.
 
-    kind: what is expected, as ``"model.h5"`` · cures: ending of a file, ``""`` for one that is not there → what to do
+    Parameters
+    ----------
+    kind
+        what is expected, as ``"model.h5"``
+    cures
+        ending of a file, ``""`` for one that is not there → what to do
 
     Raises
     ------
@@ -101,7 +106,7 @@ def print_table(part: Table) -> None:
 
 
 def print_files(files: Mapping[str, str]) -> None:
-    """Where everything is: what → path."""
+    """Print where each file is; ``files``: label → path."""
     width = max((len(what) for what in files), default=0) + 1
     for what, path in files.items():
         out.print(f"{what + ':':<{width}} {path}", markup=False, soft_wrap=True)

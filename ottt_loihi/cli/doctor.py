@@ -20,7 +20,17 @@ COLOURS = {"ok": "green", "note": "yellow", "missing": "bold red"}
 
 @dataclass(frozen=True)
 class Finding:
-    """what · state: "ok", "missing" (something does not work) or "note" (only some uses need it) · detail or cure."""
+    """A row of the table.
+
+    Attributes
+    ----------
+    what
+        the thing that was looked for
+    state
+        ``"ok"``, ``"missing"`` (something does not work) or ``"note"`` (only some uses need it)
+    detail
+        what was found, or what to do
+    """
 
     what: str
     state: str
@@ -109,7 +119,7 @@ CHECKS: tuple[Callable[[], Finding], ...] = (_python, _packages, _lava, _lava_dl
 
 
 def _needed() -> list[str]:
-    """What the installed package says it cannot do without; what only some Pythons need is left out."""
+    """Return the requirements of the installed package; those of some Pythons only are left out."""
     always = [need for need in requires("ottt-loihi") or () if ";" not in need]
     return [re.split(r"[^\w.-]", need)[0] for need in always]
 

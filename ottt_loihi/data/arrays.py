@@ -186,7 +186,7 @@ def _open_npz(path: str | os.PathLike[str], every: bool = False) -> tuple[Path, 
 
 
 def _says(arrays: dict[str, np.ndarray], given: dict[str, Any]) -> dict[str, Any]:
-    """What the file says, with what the caller says; they have to agree."""
+    """Return the file's own statements merged with the caller's; they have to agree."""
     found: dict[str, Any] = {}
     for name, value in given.items():
         of_file = _said(name, arrays[name]) if name in arrays else None

@@ -64,7 +64,9 @@ class Step:
 
 @dataclass(frozen=True)
 class DataDescription:
-    """What a sample is and how it becomes spikes. Kept with a network, so that no command asks again.
+    """The record of the data: the form of a sample, and how it becomes spikes.
+
+    It is kept with a network, so that no command asks again.
 
     Attributes
     ----------

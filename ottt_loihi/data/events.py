@@ -20,7 +20,15 @@ BY = ("time", "count")
 
 
 class Frames(NamedTuple):
-    """counts: uint8 ``(T, 2, height, width)``, channel 0 OFF and 1 ON · lost: events above the ceiling, not counted."""
+    """Events counted in frames.
+
+    Attributes
+    ----------
+    counts
+        uint8 ``(T, 2, height, width)``, channel 0 OFF and 1 ON
+    lost
+        events above the ceiling, not counted.
+    """
 
     counts: np.ndarray
     lost: int
@@ -130,7 +138,7 @@ def new_frames(num_samples: int, num_steps: int, width: int, height: int, by: st
 
 
 def lost_note(lost: int, total: int, ceiling: int) -> tuple[str, ...]:
-    """What a split's ``notes`` say about events above the ceiling: one sentence, or nothing if none was lost."""
+    """Return the sentence of a split's ``notes`` about events above the ceiling, or nothing if none was lost."""
     if not lost:
         return ()
     return (f"{lost / total:.1%} of the events were lost where a pixel's count in a frame went over {ceiling}",)

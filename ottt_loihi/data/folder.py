@@ -17,9 +17,16 @@ ENVIRONMENT = "OTTT_DATA_DIR"
 class Layout:
     """One way in which a data set may lie under the data folder.
 
-    ``format``: which reader reads it · ``folders``: where it may lie, relative to the data folder, the advised one
-    first · ``files``: what must be there, key → names, any of which will do (a folder's name ends in ``/``) · ``also``:
-    what else belongs there, in words
+    Attributes
+    ----------
+    format
+        which reader reads it
+    folders
+        where it may lie, relative to the data folder, the advised one first
+    files
+        what must be there, key → names, any of which will do (a folder's name ends in ``/``)
+    also
+        what else belongs there, in words
     """
 
     format: str
@@ -35,7 +42,17 @@ class Layout:
 
 @dataclass(frozen=True)
 class Found:
-    """``layout``: the one that is there · ``folder``: where · ``paths``: one path per key of ``layout.files``."""
+    """A layout that was found, and its files.
+
+    Attributes
+    ----------
+    layout
+        the one that is there
+    folder
+        where
+    paths
+        one path per key of ``layout.files``.
+    """
 
     layout: Layout
     folder: Path

@@ -60,7 +60,7 @@ class DataSet:
     licence: str = ""
 
     def find(self, folder: str | os.PathLike[str] | None = None) -> Found | None:
-        """Where it is, or None where it needs no files; :class:`FileError` says what is missing and where it goes."""
+        """Return where it is, or None where it needs no files; :class:`FileError` names the missing files."""
         return find(self.name, self.layouts, folder) if self.layouts else None
 
     def options(self) -> list[str]:
@@ -220,7 +220,7 @@ def _options_of(loader: Callable[..., Split]) -> list[str]:
 
 
 def _path(name: str, folder: str | os.PathLike[str] | None) -> Path:
-    """What a name that is no data set's means: a file of a known kind, or a folder that is there."""
+    """Return the path that a name which is no data set's means: a file of a known kind, or a folder that is there."""
     base = data_folder(folder)
     candidates = [Path(name).expanduser(), *([base / name] if base else [])]
     for path in candidates:

@@ -66,7 +66,7 @@ class _Array:
 
 
 def load_pickle(path: Path) -> Any:
-    """What a pickle (protocol 2 or later) of dict, list, tuple, numbers, text, bytes and uint8 arrays holds.
+    """Return the content of a pickle (protocol 2 or later) of dict, list, tuple, numbers, text, bytes, uint8 arrays.
 
     Texts of Python 2 come as bytes.
 
@@ -188,7 +188,7 @@ class _Machine:
         self.stack.append(_Global(name))
 
     def _call(self, function: Any, arguments: Any) -> Any:
-        """What NumPy's own pickles call, imitated."""
+        """Imitate the functions that NumPy's own pickles call."""
         if not isinstance(function, _Global) or not isinstance(arguments, tuple):
             raise ValueError("a call of something that is no function")
         if function.name == "_reconstruct":

@@ -1,4 +1,4 @@
-"""What every loader returns: training and test samples with their labels."""
+"""Training and test samples with their labels: the result of every loader."""
 
 from __future__ import annotations
 

@@ -28,9 +28,18 @@ FEW_OF_CONV, WIDE_CONV = 0.2, 96
 class ChunkConnection:
     """The weights of a connection as the products of a batch take them.
 
-    traced, bias_traced: whether the gradients of W and b use â and Λ, which decay with ``beta`` · image: (channels,
-    height, width) of what arrives from neurons with an image, otherwise None · weight: of a Linear ``(out, in)`` with
-    ``in`` channels last · wide: whether what an event adds is long enough for a loop · kind: dtype of products
+    Attributes
+    ----------
+    traced, bias_traced
+        whether the gradients of W and b use â and Λ, which decay with ``beta``
+    image
+        (channels, height, width) of what arrives from neurons with an image, otherwise None
+    weight
+        of a Linear ``(out, in)`` with ``in`` channels last
+    wide
+        whether what an event adds is long enough for a loop
+    kind
+        dtype of products
     """
 
     module: Connection
@@ -60,7 +69,7 @@ class ChunkConnection:
 
     @cached_property
     def rows(self) -> Tensor:
-        """What an event adds, flat; made when the first events come: transposing takes as long as a small product."""
+        """The weights by presynaptic neuron, flat; made with the first events: transposing costs a small product."""
         if isinstance(self.module, Conv2d):
             return torch.from_numpy(_events().patches(self.weights.weight.detach().numpy()).reshape(-1))
         return self.weight.t().contiguous().view(-1)
@@ -70,7 +79,7 @@ class ChunkConnection:
         return None if self.weights.bias is None else self.weights.bias.detach()
 
     def is_few(self, x: Tensor) -> bool:
-        """Whether so little of x is not 0 that its events are added one by one."""
+        """Whether x is sparse enough for the event kernels."""
         part = FEW_OF_CONV if isinstance(self.module, Conv2d) else FEW_OF_LINEAR
         return self.wide and _events().count(memory(x).numpy()) <= part * x.numel()
 
@@ -127,7 +136,7 @@ class ChunkConnection:
 
 
 class Learning:
-    """What some samples teach a connection: the sums of its gradients over their steps, and the trace that goes on.
+    """The sums of a connection's gradients over the time steps of some samples, and the trace that goes on.
 
     ::
 

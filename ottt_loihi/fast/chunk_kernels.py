@@ -1,9 +1,9 @@
-"""What neurons and traces do in several time steps at once, on the CPU: each value is read once and written once.
+"""Neurons and traces over several time steps at once, on the CPU: each value is read once and written once.
 
 Arrays are flat. A layer's states lie as ``(samples, steps, height, width, channels)``, channels last; neurons without
 an image have height = width = 1. ``shape`` is ``(height, width, channels, pool_height, pool_width)``: spikes leave
 averaged over windows of the last two, the error comes back at that resolution, and rows and columns that fill no window
-reach nobody. The loops run over whole rows of an image, so that they vectorise; all release the GIL.
+have no effect. The loops run over whole rows of an image, so that they vectorise; all release the GIL.
 """
 
 from __future__ import annotations
@@ -58,9 +58,20 @@ def _choose_exp_of_minus(a):  # type: ignore[no-untyped-def]
 def fire(current, varies, u, v, mask, out, samples, steps, shape, constants, zero_reset):
     """Charge, fire, reset and pool (``neurons.lif_step``).
 
-    current: I, of every step, or of one for all of them where not ``varies`` · u: filled, before the reset; may be the
-    memory of ``current`` where that varies · v: ``(samples, …)``, v[t−1], becomes that of the last step · mask: of the
-    dropout, like v, or empty · out: filled with the pooled spikes · constants: λ, Vth, largest u that does not fire
+    Parameters
+    ----------
+    current
+        I, of every step, or of one for all of them where not ``varies``
+    u
+        filled, before the reset; may be the memory of ``current`` where that varies
+    v
+        ``(samples, …)``, v[t−1], becomes that of the last step
+    mask
+        of the dropout, like v, or empty
+    out
+        filled with the pooled spikes
+    constants
+        λ, Vth, largest u that does not fire
     """
     height, width, channels, down, across = shape
     beta, v_threshold, above = constants
@@ -120,8 +131,12 @@ def fire(current, varies, u, v, mask, out, samples, steps, shape, constants, zer
 def error(u, g, mask, lengths, total, samples, steps, shape, v_threshold, kind, parameter):
     """``∂L/∂I = ∂L/∂s·f(u)``, written over u; g: of the pooled spikes, its windows' mean still to be taken.
 
-    total: ``(samples, …)``, ``Σ_t lengths[t]·∂L/∂I[t]`` is added to it; or empty
-    kind, parameter: of the surrogate (``lif.surrogate_constants``)
+    Parameters
+    ----------
+    total
+        ``(samples, …)``, ``Σ_t lengths[t]·∂L/∂I[t]`` is added to it; or empty
+    kind, parameter
+        of the surrogate (``lif.surrogate_constants``)
     """
     height, width, channels, down, across = shape
     one, zero = u.dtype.type(1), u.dtype.type(0)

@@ -110,8 +110,14 @@ def run_batch(
 class _Layer:
     """A connection and the neurons behind it; the readout has none.
 
-    loop: from the neurons to themselves, one step later · shape: of the neurons' kernels · constants: λ, Vth, the
-    largest u that does not fire
+    Attributes
+    ----------
+    loop
+        from the neurons to themselves, one step later
+    shape
+        of the neurons' kernels
+    constants
+        λ, Vth, the largest u that does not fire
     """
 
     connection: ChunkConnection
@@ -174,8 +180,14 @@ class _Heard(NamedTuple):
 class _Share:
     """Some samples of a batch, through all their time steps.
 
-    loss, scores: of these samples · learning: for every connection what they teach it · constant: the gradient of the
-    first current, where the input is constant in time
+    Attributes
+    ----------
+    loss, scores
+        of these samples
+    learning
+        for every connection what they teach it
+    constant
+        the gradient of the first current, where the input is constant in time
     """
 
     def __init__(

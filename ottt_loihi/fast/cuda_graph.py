@@ -101,7 +101,7 @@ class _Recording(NamedTuple):
 
 
 def _key(net: Network, x: Input, loss: Loss, kind: torch.dtype) -> tuple[Any, ...]:
-    """What a recording cannot change any more: batches of one key are the same operations on the same memory."""
+    """Return all that is fixed in a recording: batches of one key are the same operations on the same memory."""
     bits = (connection.weight_bits for connection in net.connections())
     places = ((p.data_ptr(), p.requires_grad) for p in net.parameters())
     constants = ((repr(block.neuron), block.dropout) for block in net.blocks)

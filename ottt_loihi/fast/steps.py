@@ -204,12 +204,18 @@ class Steps:
 
 
 class _Memory:
-    """What a layer of neurons keeps between steps.
+    """The state that a layer of neurons keeps between steps.
 
-    v: membrane after the reset
-    s, spare: spikes of the step before, and memory for those of the next
-    u: memory for the membrane where the current is needed after the step
-    mask: of the dropout, or None
+    Attributes
+    ----------
+    v
+        membrane after the reset
+    s, spare
+        spikes of the step before, and memory for those of the next
+    u
+        memory for the membrane where the current is needed after the step
+    mask
+        of the dropout, or None
     """
 
     def __init__(self) -> None:
@@ -264,7 +270,7 @@ class _Repeated(torch.autograd.Function):
 
 
 def _pooled(connection: Any, x: Tensor) -> Tensor:
-    """What the trace follows: the pooled input, flat for a Linear."""
+    """Return the input that the trace follows: pooled, and flat for a Linear."""
     if type(connection) is not Conv2d:
         return (average_pool(x, connection.pool) if isinstance(connection.pool, int) else connection.pooled(x)).flatten(
             1
@@ -274,6 +280,6 @@ def _pooled(connection: Any, x: Tensor) -> Tensor:
 
 
 def _spread(connection: Any, x: Tensor) -> Tensor:
-    """What the weights see of the pooled input."""
+    """Return the input of the weights: the pooled input, spread to its own resolution again."""
     upsample = getattr(connection, "upsample", 1)
     return x if upsample == 1 else nn.functional.interpolate(x, scale_factor=upsample, mode="nearest")

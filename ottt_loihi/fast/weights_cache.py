@@ -1,4 +1,4 @@
-"""What many time steps share: effective weights, and the current of an input that never changes.
+"""Values that many time steps share: effective weights, and the current of an input that never changes.
 
 Scales, gains and standardisation make a connection's effective weight from its parameters; all steps until the next
 update share it. Each effective weight is cut out of the graph and collects the steps' gradients in a leaf, and

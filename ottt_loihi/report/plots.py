@@ -126,7 +126,7 @@ def confusion(matrix: Sequence[Sequence[int]]) -> str:
 
 
 def bars(shares: Mapping[str, Mapping[str, float]]) -> str:
-    """How full the fullest core of each layer is: layer → resource → share, 1 is full; of some only some have any."""
+    """Draw how full the fullest core of each layer is; ``shares``: layer → resource → share, 1 is full."""
     with _axes() as (figure, axes):
         resources = list(dict.fromkeys(resource for layer in shares.values() for resource in layer))
         figure.set_size_inches(7.6, 0.9 + 0.62 * len(shares))

@@ -42,7 +42,17 @@ class Figure:
 
 @dataclass(frozen=True)
 class Section:
-    """name: a key of ``ORDER`` or any other, which comes last · summary: a sentence or two · facts: (label, value)."""
+    """A section of the report, plain data.
+
+    Attributes
+    ----------
+    name
+        a key of ``ORDER`` or any other, which comes last
+    summary
+        a sentence or two
+    facts
+        (label, value).
+    """
 
     name: str
     title: str

@@ -1,4 +1,4 @@
-"""What a learning rule is: how a batch becomes gradients, and when the optimiser may use them."""
+"""The interface of a learning rule: from a batch to gradients, and the steps of the optimiser."""
 
 from __future__ import annotations
 
@@ -23,10 +23,14 @@ UPDATES = ("step", "sequence")
 
 
 class BatchResult(NamedTuple):
-    """What a batch gave beside its gradients, without a graph.
+    """The results of a batch beside its gradients, without a graph.
 
-    loss: Σ_t L[t], a scalar
-    scores: Σ_t o[t], ``(batch, classes)``
+    Attributes
+    ----------
+    loss
+        Σ_t L[t], a scalar
+    scores
+        Σ_t o[t], ``(batch, classes)``
     """
 
     loss: Tensor
@@ -34,11 +38,16 @@ class BatchResult(NamedTuple):
 
 
 class Accumulated(NamedTuple):
-    """What a batch gave beside its gradients; no tensor of it has been read on the host.
+    """The results of a batch beside its gradients; no tensor of it has been read on the host.
 
-    losses: L[t], ``(T,)``
-    scores: Σ_t o[t], ``(batch, classes)``
-    membranes: v of every block after the last step, where the rule has any
+    Attributes
+    ----------
+    losses
+        L[t], ``(T,)``
+    scores
+        Σ_t o[t], ``(batch, classes)``
+    membranes
+        v of every block after the last step, where the rule has any
     """
 
     losses: Tensor
@@ -261,8 +270,12 @@ def membranes(state: Any) -> tuple[Tensor, ...]:
 def require_finite(net: nn.Module, losses: Tensor, membranes: Sequence[Tensor] = (), first: int = 0) -> None:
     """Stop where a loss is NaN or infinite, and say at which step and where in the network it began.
 
-    losses: L[t] of the steps from ``first`` on, without a graph
-    membranes: of the layers of neurons after the last of them
+    Parameters
+    ----------
+    losses
+        L[t] of the steps from ``first`` on, without a graph
+    membranes
+        of the layers of neurons after the last of them
     """
     finite = torch.isfinite(losses.reshape(-1))
     if bool(finite.all()):

@@ -26,8 +26,12 @@ SPATIAL = GradientPaths(membrane=False)  # through the layers of one time step, 
 class LayerState(NamedTuple):
     """The state of a layer after a step.
 
-    block: spikes, membranes and the traces of the inputs
-    post: what the rule remembers of the neurons; None before the first step
+    Attributes
+    ----------
+    block
+        spikes, membranes and the traces of the inputs
+    post
+        what the rule remembers of the neurons; None before the first step
     """
 
     block: BlockState
@@ -37,8 +41,12 @@ class LayerState(NamedTuple):
 class State(NamedTuple):
     """The state after a step.
 
-    net: of the network
-    post: of each layer, :class:`LayerState`
+    Attributes
+    ----------
+    net
+        of the network
+    post
+        of each layer, :class:`LayerState`
     """
 
     net: NetworkState

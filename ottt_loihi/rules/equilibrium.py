@@ -1,4 +1,4 @@
-"""What IDE and SPIDE share: the equilibrium that the firing rates of a network with feedback approach.
+"""The common part of IDE and SPIDE: the equilibrium that the firing rates of a network with feedback approach.
 
 With a the weighted firing rates of all blocks (weights λ^(T−t)), I(a) their currents and θ = Vth, neurons with reset by
 subtraction end, up to a rest of order 1/T, where
@@ -49,7 +49,16 @@ class Rates:
 class Equilibrium:
     """The equation at given rates, with a graph from rates and parameters to currents.
 
-    rates, currents: a and I(a) of every block, ``(batch, *shape)`` · open: m · thresholds: θ · o: the readout
+    Attributes
+    ----------
+    rates, currents
+        a and I(a) of every block, ``(batch, *shape)``
+    open
+        m
+    thresholds
+        θ
+    o
+        the readout
     """
 
     rates: tuple[Tensor, ...]

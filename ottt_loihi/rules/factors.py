@@ -56,11 +56,17 @@ class Factors:
 def three_factors(net: Network, x: Input, labels: Tensor, loss: Loss) -> list[list[Factors]]:
     """Trace, surrogate and error of every connection at every step; their product is the gradient (eq. 7).
 
-    x: ``(batch, T, *input_shape)`` · labels: int64 ``(batch,)``. Returns T lists with one :class:`Factors` for each of
-    ``net.connections()``, in that order. Σ_t ``gradient()`` is what OTTT with ``update="sequence"`` and the network's
-    convention adds to ``.grad`` of a weight without gain and scale.
-
     Source: OTTT (arXiv 2210.04195) eq. 4 and 7.
+
+    Returns T lists with one :class:`Factors` for each of ``net.connections()``, in that order. Σ_t ``gradient()`` is
+    what OTTT with ``update="sequence"`` and the network's convention adds to ``.grad`` of a weight without gain and scale.
+
+    Parameters
+    ----------
+    x
+        ``(batch, T, *input_shape)``
+    labels
+        int64 ``(batch,)``
     """
     x, labels = net.check_input(x), net.check_labels(labels, len(x))
     paths, state, steps = ottt_paths(net.convention), None, []

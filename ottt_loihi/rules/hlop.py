@@ -20,7 +20,7 @@ SPIKE_LIMIT = 20.0  # of y, where lateral neurons spike
 
 
 class Subspace:
-    """What the inputs of one connection span: rows of H, learnt by lateral neurons.
+    """The subspace of one connection's inputs: rows of H, learnt by lateral neurons.
 
     ::
 
@@ -32,7 +32,14 @@ class Subspace:
     subspace of what the fixed rows leave. With ``spikes`` = n > 0 lateral neurons fire n times at most, with a sign:
     y = (20/n)·round(n·clamp(y, ±20)/20), in all three lines.
 
-    rows: ``(k, N)`` · fixed: rows of earlier tasks, 0 … k · velocity: V, ``(k − fixed, N)``
+    Attributes
+    ----------
+    rows
+        ``(k, N)``
+    fixed
+        rows of earlier tasks, 0 … k
+    velocity
+        V, ``(k − fixed, N)``
     """
 
     def __init__(self, size: int, learning_rate: float, momentum: float, iterations: int, spikes: int) -> None:
@@ -196,7 +203,7 @@ class HLOP:
         return {"learning_rate": self.rates, **{name: getattr(self, name) for name in names}}
 
     def tensors(self) -> dict[str, Tensor]:
-        """What a run that goes on needs."""
+        """Return the tensors that a resumed run needs."""
         numbers = [float(self.tasks), float(self.settled), *(float(s.fixed) for s in self.subspaces)]
         kept = {"hlop.numbers": torch.tensor(numbers, dtype=torch.float64)}
         for index, subspace in enumerate(self.subspaces):

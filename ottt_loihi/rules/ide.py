@@ -23,7 +23,17 @@ WHEN_NOT_CONVERGED = ("stop", "continue")
 
 
 class Solution(NamedTuple):
-    """``beta``: ``(batch, neurons)`` · ``residual``: ‖Jᵀβ − β + g‖/‖g‖ over the batch · ``iterations``: products Jᵀβ"""
+    """The solution of the implicit equation for β, and how close it is.
+
+    Attributes
+    ----------
+    beta
+        ``(batch, neurons)``
+    residual
+        ‖Jᵀβ − β + g‖/‖g‖ over the batch
+    iterations
+        products Jᵀβ
+    """
 
     beta: Tensor
     residual: float

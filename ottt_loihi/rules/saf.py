@@ -32,10 +32,16 @@ from ottt_loihi.rules.losses import Loss, instantaneous
 class SAFState(NamedTuple):
     """The accumulated values after a step.
 
-    x: the trace of the input, and Λ_t
-    out: â of every block
-    masks: of the dropout, per block
-    late: â of the steps before, for connections that take more than one
+    Attributes
+    ----------
+    x
+        the trace of the input, and Λ_t
+    out
+        â of every block
+    masks
+        of the dropout, per block
+    late
+        â of the steps before, for connections that take more than one
     """
 
     x: Trace

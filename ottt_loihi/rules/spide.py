@@ -22,8 +22,21 @@ MAX_SATURATED = 0.01  # share of error neurons at their largest rate
 
 
 class Backward(NamedTuple):
-    """beta: mean ternary spikes of every block · u: membranes at the end · last: spikes of the last step · spikes: how
-    many there were, of both signs · saturated: share of the neurons that fired with one sign at every step"""
+    """The result of the backward phase.
+
+    Attributes
+    ----------
+    beta
+        mean ternary spikes of every block
+    u
+        membranes at the end
+    last
+        spikes of the last step
+    spikes
+        how many there were, of both signs
+    saturated
+        share of the neurons that fired with one sign at every step
+    """
 
     beta: tuple[Tensor, ...]
     u: tuple[Tensor, ...]
@@ -44,9 +57,17 @@ class SPIDE(equilibrium.EquilibriumRule):
     the forward weights wired backwards, m a gate (0 < a < 1, which the forward spikes tell), two phases and two
     counters; ``∂L/∂W = (m⊙β/θ)·a_preᵀ`` is a product of the two phases' rates.
 
-    ``max_norm`` as in IDE · ``backward_threshold``: θ_b/2 · ``not_converged``: what happens where the largest rate is
-    not enough, ``"stop"`` or ``"continue"``. In the paper forward neurons fire at θ/2 and subtract θ: the same spikes
-    come from ``v_init = v_threshold/2`` (exactly for λ = 1). ``spikes``: forward and backward, of the last batch.
+    In the paper forward neurons fire at θ/2 and subtract θ: the same spikes come from ``v_init = v_threshold/2``
+    (exactly for λ = 1). ``spikes`` counts those of the last batch, forward and backward.
+
+    Parameters
+    ----------
+    backward_threshold
+        θ_b/2
+    max_norm
+        as in IDE
+    not_converged
+        ``"stop"`` or ``"continue"`` where the largest rate is not enough
     """
 
     name: ClassVar[str] = "spide"

@@ -160,7 +160,7 @@ def read_tensors(path: Path, format_name: str, version: int) -> tuple[dict[str, 
 def read_payload(
     path: Path, classes: Set[str] = GLOBALS, opcodes: Set[str] = OPCODES, cure: str = ""
 ) -> tuple[Any, int]:
-    """What a file of ``torch.save`` holds, read without trust, and its size in bytes.
+    """Return the content of a file of ``torch.save``, read without trust, and its size in bytes.
 
     Parameters
     ----------

@@ -53,7 +53,15 @@ class Contender:
 
 @dataclass(frozen=True)
 class Comparison:
-    """contenders: in the order of the file · seeds: of every one of them"""
+    """The contenders and seeds of one comparison.
+
+    Attributes
+    ----------
+    contenders
+        in the order of the file
+    seeds
+        of every one of them
+    """
 
     contenders: tuple[Contender, ...]
     seeds: tuple[int, ...]
@@ -102,9 +110,14 @@ def _contender(tables: Mapping[str, Any], rule: Mapping[str, Any]) -> Contender:
 
 
 def run(comparison: Comparison, folder: Path, processes: int, check: int) -> Iterator[dict[str, Any]]:
-    """The result of every run as it ends, those that are in ``folder`` already first.
+    """Yield the result of every run as it ends; those that are in ``folder`` already come first.
 
-    processes: how many at once · check: test samples for the accuracy on the chip
+    Parameters
+    ----------
+    processes
+        how many at once
+    check
+        test samples for the accuracy on the chip
     """
     jobs, data = [], {}
     for contender in comparison.contenders:

@@ -240,7 +240,7 @@ def read_config(path: str | os.PathLike[str]) -> Config:
 
 
 def read_tables(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """What a TOML file says, unchecked; a FileError if it cannot be read or is none."""
+    """Return the tables of a TOML file, unchecked; :class:`FileError` if it cannot be read."""
     path = Path(path)
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))

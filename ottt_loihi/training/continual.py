@@ -34,7 +34,7 @@ class Retention:
 
     @property
     def backward_transfer(self) -> float:
-        """What earlier tasks have gained since they were learnt, on average; negative: forgotten. NaN for one task."""
+        """The mean change of earlier tasks' accuracy since they were learnt; negative: forgotten. NaN for one task."""
         last = len(self.accuracy) - 1
         return float((self.accuracy[-1] - self.accuracy.diagonal())[:last].mean()) if last else math.nan
 

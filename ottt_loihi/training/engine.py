@@ -25,7 +25,7 @@ CHUNK = 8  # time steps at once; longer ones bring less and cost memory (docs/be
 
 @dataclass(frozen=True)
 class Engine:
-    """How the gradients of a batch are computed.
+    """The engine that computes the gradients of a batch.
 
     Attributes
     ----------

@@ -1,4 +1,4 @@
-"""What a network does on a data set: accuracy, spike rates, synaptic operations."""
+"""Evaluation on a data set: accuracy, spike rates, synaptic operations."""
 
 from __future__ import annotations
 
@@ -22,11 +22,20 @@ TEST_ENCODING_SEED = 0  # test images are always the same spikes, whatever a net
 
 @dataclass(frozen=True)
 class Evaluation:
-    """How a network does on a test set.
+    """The evaluation of a network on a test set.
 
-    accuracy: 0 … 1 · predictions: int64 ``(n,)`` · spike_rates: per block, spikes per neuron and time step ·
-    rates_over_time: ``(blocks, T)``, the same at each step (the paper's figure 4) · synaptic_operations: per sample,
-    additions of a weight that a spike causes, the input's spikes included where it has any
+    Attributes
+    ----------
+    accuracy
+        0 … 1
+    predictions
+        int64 ``(n,)``
+    spike_rates
+        per block, spikes per neuron and time step
+    rates_over_time
+        ``(blocks, T)``, the same at each step (the paper's figure 4)
+    synaptic_operations
+        per sample, additions of a weight that a spike causes, the input's spikes included where it has any
     """
 
     accuracy: float

@@ -151,7 +151,12 @@ def check_clipping(rule: Any, norm: float | None, value: float | None) -> tuple[
 def clip_before_steps(optimizer: Optimizer, norm: float | None, value: float | None) -> list[Any]:
     """Clip the gradients before every step of ``optimizer``; return the handles that end it.
 
-    norm: largest Euclidean norm of all gradients together · value: largest magnitude of each of their numbers
+    Parameters
+    ----------
+    norm
+        largest Euclidean norm of all gradients together
+    value
+        largest magnitude of each of their numbers
     """
     if norm is None and value is None:
         return []

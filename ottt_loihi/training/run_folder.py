@@ -1,4 +1,4 @@
-"""What a training run leaves in its folder, and how it goes on from there.
+"""The folder of a training run, and how a run is resumed from it.
 
 ==================  ==============================================================================================
 file                content

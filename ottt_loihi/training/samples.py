@@ -30,10 +30,16 @@ HELD_OUT = 2**31 - 1  # beside the seed: no epoch's number
 class Batch(NamedTuple):
     """Some samples.
 
-    x: ``(n, *input_shape)`` or ``(n, T, *input_shape)``
-    y: int64 ``(n,)``
-    indices: int64 ``(n,)``, the samples' numbers in their data set, or in their epoch
-    size: of the joint batch, of which other processes may have other samples
+    Attributes
+    ----------
+    x
+        ``(n, *input_shape)`` or ``(n, T, *input_shape)``
+    y
+        int64 ``(n,)``
+    indices
+        int64 ``(n,)``, the samples' numbers in their data set, or in their epoch
+    size
+        of the joint batch, of which other processes may have other samples
     """
 
     x: np.ndarray

@@ -24,14 +24,23 @@ OVERFLOWS = ("int32", "conv", "u", "v")
 
 @dataclass(frozen=True)
 class Result:
-    """What a run gives back.
+    """The result of a run.
 
-    scores: int64 ``(batch, classes)``, the network's readout · states: for every recorded variable ``"u"``, ``"v"``
-    (int32) or ``"s"`` (bool) one array ``(num_steps, batch, *layer.shape)`` per layer, None for a layer that was not
-    recorded · spike_counts: int64 ``(layers,)``, all spikes of the batch · overflows: int64 ``(layers,)`` each, neurons
-    × steps × samples in which ``"int32"`` a sum left 32 bits, ``"conv"`` a convolution's output left 24 bits, ``"u"``
-    the current left 24 bits (all three wrap around), ``"v"`` the membrane was clipped; empty if nobody counted · ways:
-    how the fast simulator computed each connection.
+    Attributes
+    ----------
+    scores
+        int64 ``(batch, classes)``, the network's readout
+    states
+        for every recorded variable ``"u"``, ``"v"`` (int32) or ``"s"`` (bool) one array ``(num_steps, batch,
+        *layer.shape)`` per layer, None for a layer that was not recorded
+    spike_counts
+        int64 ``(layers,)``, all spikes of the batch
+    overflows
+        int64 ``(layers,)`` each, neurons × steps × samples in which ``"int32"`` a sum left 32 bits, ``"conv"`` a
+        convolution's output left 24 bits, ``"u"`` the current left 24 bits (all three wrap around), ``"v"`` the
+        membrane was clipped; empty if nobody counted
+    ways
+        how the fast simulator computed each connection.
     """
 
     scores: np.ndarray
@@ -48,7 +57,7 @@ class Result:
 
 @dataclass(frozen=True)
 class Way:
-    """How a connection is computed, and why so."""
+    """The way in which a connection is computed, and why."""
 
     connection: str
     way: str
@@ -184,7 +193,7 @@ def connection_output(c: Connection, messages: np.ndarray) -> np.ndarray:
 
 
 def exact_output(c: Connection, messages: np.ndarray) -> np.ndarray:
-    """What :func:`connection_output` would be without any wrap-around, int64."""
+    """Return :func:`connection_output` without wrap-around, int64."""
     return arithmetic.shift(accumulated(c, messages), c.weight_exp)
 
 

@@ -81,7 +81,7 @@ def run(
 
 
 def explain(chip: ChipNetwork) -> tuple[Way, ...]:
-    """How :func:`run` computes each connection, and why so."""
+    """Return the way in which :func:`run` computes each connection, and why."""
     return plan(chip).ways
 
 

@@ -1,4 +1,4 @@
-"""What the fast simulator does with each connection, and why: the fastest way that is provably exact.
+"""The ways in which the fast simulator computes connections, and the choice of the fastest that is provably exact.
 
 - ``events``: one row (tile, list) of narrow integer weights added per spike: binary messages. Faster than a product of
   float32 matrices at every density, even if all neurons fire (``benchmarks/sim.py --ways``): a vector holds four
@@ -30,7 +30,7 @@ SAFE_INT32 = (1 << 31) - (1 << 25)  # leaves room for a decayed u, v and bias
 
 
 class Messages:
-    """What one source sends: spikes as bytes ``(samples, history + steps, ≥ size)``, graded messages beside them."""
+    """The messages of one source: spikes, bytes ``(samples, history + steps, ≥ size)``, and graded messages."""
 
     def __init__(self, size: int, order: np.ndarray | None, history: int, samples: int, steps: int, graded: bool):
         self.size, self.order, self.history = size, order, history

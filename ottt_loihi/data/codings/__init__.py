@@ -42,7 +42,7 @@ __all__ = ["CODINGS", "Coding", "coded_shape", "encode", "message_value", "parse
 
 @dataclass(frozen=True)
 class Coding:
-    """How one coding is called.
+    """A coding: its function, and the data it takes.
 
     Attributes
     ----------

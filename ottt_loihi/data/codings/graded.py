@@ -1,4 +1,4 @@
-"""What is sent as it is: graded messages of 8 bits, frames of spikes, and images that stay the same."""
+"""Values sent as they are: graded messages of 8 bits, frames of spikes, and images that stay the same."""
 
 from __future__ import annotations
 
