@@ -24,6 +24,7 @@ MAY_IMPORT = {
         "ottt_loihi.sim",
         "ottt_loihi.converters",
         "ottt_loihi.nn",
+        "ottt_loihi.torch_files",
     ),
     "onchip": (*COMMON, "ottt_loihi.sim", "ottt_loihi.onchip", "ottt_loihi.converters"),
 }

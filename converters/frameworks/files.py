@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from ottt_loihi.errors import FileError, UsageError
-from ottt_loihi.training.checkpoint import GLOBALS, OPCODES, read_payload, require_room
+from ottt_loihi.torch_files import GLOBALS, OPCODES, read_payload, require_room
 
 CLASSES = GLOBALS | {"torch._utils _rebuild_parameter", "torch Size", "torch device", "collections defaultdict"}
 CODES = OPCODES | {

@@ -59,7 +59,8 @@ def three_factors(net: Network, x: Input, labels: Tensor, loss: Loss) -> list[li
     Source: OTTT (arXiv 2210.04195) eq. 4 and 7.
 
     Returns T lists with one :class:`Factors` for each of ``net.connections()``, in that order. Σ_t ``gradient()`` is
-    what OTTT with ``update="sequence"`` and the network's convention adds to ``.grad`` of a weight without gain and scale.
+    what OTTT with ``update="sequence"`` and the network's convention adds to ``.grad`` of a weight without gain or
+    scale.
 
     Parameters
     ----------
