@@ -185,4 +185,4 @@ def _show_contents(result: dict[str, Any]) -> None:
         ]
         if result["plot"]:
             rows.append(("drawn in", result["plot"]))
-    command.print_table(Table(f"ottt-data · {result['name']}", ("", ""), rows, note=" ".join(result["notes"])))
+    command.print_table(Table(f"ottt-data · {result['name']}", ("", ""), rows, note="; ".join(result["notes"])))

@@ -9,6 +9,8 @@ from ottt_loihi.data.codings import CODINGS, encode
 from ottt_loihi.data.description import DataDescription, Step, describe_split
 from ottt_loihi.data.digits import load_digits
 from ottt_loihi.data.encoding import rate_code
+from ottt_loihi.data.event_files import as_events, read_events
+from ottt_loihi.data.events import to_frames
 from ottt_loihi.data.prepare import load_like, prepare, prepare_like
 from ottt_loihi.data.registry import DATA_SETS, DataSet, load_data
 from ottt_loihi.data.split import Split
@@ -20,6 +22,7 @@ __all__ = [
     "DataSet",
     "Split",
     "Step",
+    "as_events",
     "augment",
     "describe_split",
     "encode",
@@ -31,4 +34,6 @@ __all__ = [
     "prepare",
     "prepare_like",
     "rate_code",
+    "read_events",
+    "to_frames",
 ]

@@ -8,7 +8,7 @@ import zlib
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 
@@ -223,28 +223,50 @@ def _read_members(archive: zipfile.ZipFile, path: Path, every: bool) -> tuple[di
 
 
 def _read_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo, path: Path) -> np.ndarray:
-    """One array; its header is read first and must agree with the member's size."""
-    where = f"{path}: {info.filename.removesuffix('.npy')}"
     with archive.open(info) as member:
-        version = np.lib.format.read_magic(member)
+        return read_npy(member, info.file_size, f"{path}: {info.filename.removesuffix('.npy')}")
+
+
+def read_npy(file: IO[bytes], size: int, where: str, fields: bool = False) -> np.ndarray:
+    """Return the array of a ``.npy`` file of ``size`` bytes; its header is read first and must agree with the size.
+
+    Parameters
+    ----------
+    fields
+        whether the array may be structured, with fields of numbers
+
+    Raises
+    ------
+    FileError, UnsafeFileError
+        for a damaged file, one with pickled objects, or one that declares another size than it has
+    """
+    try:
+        version = np.lib.format.read_magic(file)
         readers = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
         if version not in readers:
             raise FileError(f"{where}: expected version 1.0 or 2.0 of the npy format, found {version}")
-        shape, fortran_order, dtype = readers[version](member, max_header_size=MAX_HEADER)
-        if dtype.hasobject:
-            raise UnsafeFileError(f"{where}: holds pickled objects; refused, save plain arrays of numbers")
-        if dtype.kind not in "iufbUS":
-            raise FileError(f"{where}: expected numbers or texts, found {dtype}")
-        if dtype.itemsize > MAX_TEXT and dtype.kind in "US":
-            raise UnsafeFileError(f"{where}: texts of {dtype.itemsize} bytes; refused")
-        count = 1
-        for size in shape:
-            count *= size
-        if count < 0 or member.tell() + count * dtype.itemsize != info.file_size:
-            raise UnsafeFileError(f"{where}: declares {shape} of {dtype}, but has {info.file_size} bytes; not read")
-        content = member.read(count * dtype.itemsize)
+        shape, fortran_order, dtype = readers[version](file, max_header_size=MAX_HEADER)
+    except FileError:
+        raise
+    except Exception as error:  # NumPy parses the header as Python, which fails in many ways
+        reason = " ".join(str(error).split())[:200]
+        raise FileError(f"{where}: not a readable array, or damaged ({reason})") from None
+    if dtype.hasobject:
+        raise UnsafeFileError(f"{where}: holds pickled objects; refused, save plain arrays of numbers")
+    if not (fields and dtype.names) and dtype.kind not in "iufbUS":
+        raise FileError(f"{where}: expected numbers or texts, found {dtype}")
+    if dtype.itemsize > MAX_TEXT and dtype.kind in "US":
+        raise UnsafeFileError(f"{where}: texts of {dtype.itemsize} bytes; refused")
+    count = 1
+    for length in shape:
+        count *= length
+    if count < 0 or file.tell() + count * dtype.itemsize != size:
+        raise UnsafeFileError(f"{where}: declares {shape} of {dtype}, but has {size} bytes; not read")
+    content = file.read(count * dtype.itemsize)
     if len(content) != count * dtype.itemsize:
         raise FileError(f"{where}: ends too early; the file is truncated")
+    if dtype.itemsize == 0:
+        return np.empty(shape, dtype)
     array = np.frombuffer(content, dtype).reshape(shape, order="F" if fortran_order else "C")
     return np.ascontiguousarray(array).astype(dtype.newbyteorder("="), copy=False).reshape(shape)  # 0-d, too
 

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from ottt_loihi import checks
+from ottt_loihi.data.class_folders import load_class_folder
 from ottt_loihi.data.folder import Layout, find, read_bytes
 from ottt_loihi.data.lengths import same_length
 from ottt_loihi.data.nmnist import read_archive
@@ -20,7 +21,6 @@ from ottt_loihi.data.split import Split
 from ottt_loihi.errors import FileError, UsageError
 
 MAX_BYTES = 1 << 28  # of one recording
-MAX_FILES = 1 << 20
 WINDOW = 0.032  # seconds of sound in a frame
 HOP = 0.010  # seconds between two frames
 DECIBELS = 60.0  # what lies further below the loudest band of a recording is silence
@@ -99,32 +99,19 @@ def load_wav_folder(
     -------
     float32 ``(n, num_steps, bands)`` in [0, 1]
     """
+    checks.integer(rate, "rate", 100, 1 << 20)
     folder = Path(folder)
-    train = _classes(folder / "train") if (folder / "train").is_dir() else None
-    test = next((_classes(folder / n) for n in ("test", "val") if (folder / n).is_dir()), None) if train else None
-    whole = train if train is not None else _classes(folder)
-    names = tuple(sorted(whole))
-    if test is not None and set(test) != set(whole):
-        differing = ", ".join(sorted(set(test) ^ set(whole))[:5])
-        raise FileError(f"{folder}: expected the same classes in both parts; only one has {differing}")
-    arrays, notes = [], []
-    for part in (whole, *([test] if test is not None else [])):
-        frames, labels, said = _recordings(part, names, bands, rate)
-        x, more = same_length(frames, lengths, folder.name, num_steps)
-        arrays += [x, labels]
-        notes += [*said, *more]
-    if test is None:
-        from ottt_loihi.data.arrays import from_arrays
 
-        drawn = from_arrays(*arrays, time_axis=True, test_share=test_share, seed=seed, num_classes=len(names))
-        arrays = [drawn.x_train, drawn.y_train, drawn.x_test, drawn.y_test]
-    title = folder.resolve().name
-    return Split(*arrays, len(names), time_axis=True, name=title, class_names=names, notes=tuple(notes))
+    def read(parts: list[list[Path]]) -> tuple[list[np.ndarray], list[str]]:
+        samples, notes = [], []
+        for paths in parts:
+            frames, said = _recordings(paths, bands, rate)
+            x, more = same_length(frames, lengths, folder.name, num_steps)
+            samples.append(x)
+            notes += [*said, *more]
+        return samples, notes
 
-
-def is_wav_folder(folder: Path) -> bool:
-    """Return whether a folder has recordings, in a folder per class."""
-    return any(next(folder.glob(pattern), None) is not None for pattern in ("*/*.wav", "train/*/*.wav"))
+    return load_class_folder(folder, (".wav",), read, test_share, seed)
 
 
 def read_wav(content: bytes, where: str) -> tuple[np.ndarray, int, int]:
@@ -225,43 +212,20 @@ def resampled(sound: np.ndarray, rate: int, wanted: int) -> np.ndarray:
     return resample_poly(sound, wanted // common, rate // common)
 
 
-def _classes(folder: Path) -> dict[str, list[Path]]:
-    """Class → its recordings, both in alphabetical order."""
-    if not folder.is_dir():
-        raise FileError(f"{folder}: no such folder")
-    found = {
-        p.name: sorted(f for f in p.iterdir() if f.suffix.lower() == ".wav") for p in folder.iterdir() if p.is_dir()
-    }
-    if not found:
-        raise FileError(f"{folder}: expected one folder per class, found none")
-    for name, paths in found.items():
-        if not paths:
-            raise FileError(f"{folder / name}: no .wav files")
-    if sum(len(paths) for paths in found.values()) > MAX_FILES:
-        raise FileError(f"{folder}: more than {MAX_FILES:,} recordings")
-    return found
-
-
-def _recordings(
-    classes: dict[str, list[Path]], names: Sequence[str], bands: int, rate: int
-) -> tuple[list[np.ndarray], np.ndarray, list[str]]:
-    checks.integer(rate, "rate", 100, 1 << 20)
-    frames, labels, others, stereo = [], [], set(), 0
-    resampled_count = 0
-    for label, name in enumerate(names):
-        for path in classes[name]:
-            sound, found, channels = read_wav(read_bytes(path, MAX_BYTES), str(path))
-            stereo += channels > 1
-            if found != rate:
-                resampled_count += 1
-                others.add(found)
-                sound = resampled(sound, found, rate)
-            frames.append(log_mel(sound, rate, bands))
-            labels.append(label)
+def _recordings(paths: Sequence[Path], bands: int, rate: int) -> tuple[list[np.ndarray], list[str]]:
+    frames, others, resampled_count, stereo = [], set(), 0, 0
+    for path in paths:
+        sound, found, channels = read_wav(read_bytes(path, MAX_BYTES), str(path))
+        stereo += channels > 1
+        if found != rate:
+            resampled_count += 1
+            others.add(found)
+            sound = resampled(sound, found, rate)
+        frames.append(log_mel(sound, rate, bands))
     notes = []
     if resampled_count:
         rates = ", ".join(f"{r:,}" for r in sorted(others)[:5])
         notes.append(f"{resampled_count} of {len(frames)} recordings of {rates} Hz were resampled to {rate:,} Hz")
     if stereo:
         notes.append(f"the channels of {stereo} of {len(frames)} recordings were averaged")
-    return frames, np.array(labels, np.int64), notes
+    return frames, notes

@@ -10,10 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from ottt_loihi.data.arrays import load_npz
-from ottt_loihi.data.audio import FSDD, is_wav_folder, load_fsdd, load_wav_folder
+from ottt_loihi.data.audio import FSDD, load_fsdd, load_wav_folder
 from ottt_loihi.data.cifar import CIFAR10, CIFAR100, load_cifar10, load_cifar100
+from ottt_loihi.data.class_folders import has_recordings
 from ottt_loihi.data.digits import load_digits
 from ottt_loihi.data.dvs import CIFAR10_DVS, DVS_GESTURE, load_cifar10_dvs, load_dvs_gesture
+from ottt_loihi.data.event_files import SUFFIXES, load_event_folder
 from ottt_loihi.data.folder import Found, Layout, data_folder, find
 from ottt_loihi.data.idx import FASHION_MNIST, MNIST, load_fashion_mnist, load_mnist
 from ottt_loihi.data.images import load_image_folder
@@ -163,7 +165,7 @@ FILES: dict[str, Callable[..., Split]] = {".npz": load_npz, ".csv": load_csv, ".
 
 
 def load_data(name: str | os.PathLike[str], folder: str | os.PathLike[str] | None = None, **options: Any) -> Split:
-    """A data set by name; or a file ``.npz``, ``.csv``, ``.ts``, a folder of images or of WAV files, by its path.
+    """A data set by name; or a file ``.npz``, ``.csv``, ``.ts``, a folder of images, WAV or event files, by its path.
 
     Parameters
     ----------
@@ -212,7 +214,9 @@ def _loader(name: str, folder: str | os.PathLike[str] | None) -> tuple[Callable[
     path = _path(name, folder)
     if path.suffix in FILES:
         return FILES[path.suffix], {"path": path}
-    return (load_wav_folder if is_wav_folder(path) else load_image_folder), {"folder": path}
+    kinds = ((load_wav_folder, (".wav",)), (load_event_folder, SUFFIXES))
+    loader = next((loader for loader, suffixes in kinds if has_recordings(path, suffixes)), load_image_folder)
+    return loader, {"folder": path}
 
 
 def _options_of(loader: Callable[..., Split]) -> list[str]:
@@ -229,6 +233,6 @@ def _path(name: str, folder: str | os.PathLike[str] | None) -> Path:
     if candidates[0].suffix in FILES:
         raise FileError(f"{candidates[0]}: no such file")
     raise UsageError(
-        f"data: expected one of {', '.join(DATA_SETS)}, a file {', '.join(FILES)}, or a folder of images or WAV files; "
-        f"got {name!r}"
+        f"data: expected one of {', '.join(DATA_SETS)}, a file {', '.join(FILES)}, or a folder of images, WAV or event "
+        f"files; got {name!r}"
     )

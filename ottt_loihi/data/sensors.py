@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from ottt_loihi import checks
-from ottt_loihi.data.arrays import draw_test, read_arrays
+from ottt_loihi.data.arrays import draw_test, read_arrays, read_npy
 from ottt_loihi.data.folder import Found, Layout, find, read_bytes
 from ottt_loihi.data.nmnist import read_archive
 from ottt_loihi.data.split import Split
@@ -158,11 +158,8 @@ def load_myo_emg(
 
 
 def _npy(content: bytes, where: str) -> np.ndarray:
-    try:
-        rows = np.load(io.BytesIO(content), allow_pickle=False)
-    except (ValueError, EOFError, OSError) as error:
-        raise FileError(f"{where}: not a readable .npy file ({' '.join(str(error).split())[:100]})") from None
-    if not isinstance(rows, np.ndarray) or rows.dtype != np.int8 or rows.ndim != 2 or rows.shape[1] != 9:
+    rows = read_npy(io.BytesIO(content), len(content), where)
+    if rows.dtype != np.int8 or rows.ndim != 2 or rows.shape[1] != 9:
         raise FileError(f"{where}: expected int8 of 9 columns")
     return rows
 
