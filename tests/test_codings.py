@@ -6,8 +6,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ottt_loihi.data import CODINGS, Step, encode, rate_code
+from ottt_loihi.data import CODINGS, Step, encode, from_arrays, prepare, rate_code
 from ottt_loihi.data.codings import coded_shape, message_value, parse_coding
+from ottt_loihi.data.kept import kept
 from ottt_loihi.errors import UsageError
 from ottt_loihi.nn.inputs import ConstantInput
 from ottt_loihi.training.encoding import encode as encode_for_training
@@ -195,3 +196,16 @@ def test_the_coding_of_a_network_s_input():
         fit_encoding(None, (7, 4, 3), (3, 4))
     with pytest.raises(UsageError, match="got 'frames'"):
         fit_encoding("frames", (7, 3, 4), (3, 4))
+
+
+def test_what_a_coding_keeps():
+    """Accumulated intensities below 1 are no spike in one step, and in 12 steps they are several."""
+    y = np.arange(90) % 3
+    x = (0.1 + 0.2 * y[:, None] + 0.02 * np.random.default_rng(0).random((90, 4))).astype(np.float32)
+    data = prepare(from_arrays(x, y, time_axis=False), "regular:phase=fixed")
+    none, several = kept(data, 1), kept(data, 12)
+    assert none.values == several.values == 1
+    assert none.coded < 0.6
+    assert several.coded == 1
+    with pytest.raises(UsageError, match="2 classes"):
+        kept(prepare(from_arrays(x, np.zeros(90, int), num_classes=1), "rate"), 12)

@@ -113,10 +113,11 @@ def _load(name: str, folder: Path | None, time_axis: bool | None) -> Split:
 def _coded(
     name: str, folder: Path | None, time_axis: bool | None, encoding: str | None, time_steps: int, plot: Path | None
 ) -> dict[str, Any]:
-    """Return the spikes per sample of a coding as JSON values; write a drawing of them to ``plot``."""
+    """Return what a coding costs and keeps as JSON values; write a drawing of the spikes to ``plot``."""
     import numpy as np
 
     from ottt_loihi.data import encode, prepare
+    from ottt_loihi.data.kept import kept
     from ottt_loihi.data.prepare import spikes_per_sample
     from ottt_loihi.errors import UsageError
     from ottt_loihi.files import atomic_write
@@ -132,11 +133,13 @@ def _coded(
         sent = encode(first, record.coding, steps, 1, np.array([0]), time_axis=record.time_axis)[0]
         with atomic_write(plot) as temporary:
             temporary.write_text(plots.raster({str(record.coding): sent.reshape(steps, -1) != 0}), encoding="utf-8")
+    keeps = kept(prepared, steps)
     return {
         "encoding": str(record.coding),
         "network_input": list(prepared.input_shape),
         "coded_time_steps": steps,
         "spikes_per_sample": spikes_per_sample(prepared, steps),
+        "linear_accuracy": {"values": keeps.values, "coded": keeps.coded, "samples": keeps.samples},
         "largest_number": steps * int(np.prod(prepared.input_shape)),
         "notes": list(prepared.notes),
         "plot": None if plot is None else str(plot),
@@ -183,6 +186,14 @@ def _show_contents(result: dict[str, Any]) -> None:
             ("the network gets", f"{result['coded_time_steps']} × {'×'.join(map(str, result['network_input']))}"),
             ("spikes or messages per sample", f"{sent:,.1f}, {sent / most:.1%} of what could be"),
         ]
+        linear = result["linear_accuracy"]
+        rows.append(
+            (
+                "a linear classifier finds",
+                f"{linear['values']:.1%} of the classes in the values, {linear['coded']:.1%} in what is sent "
+                f"({linear['samples']} training samples, cross-validated)",
+            )
+        )
         if result["plot"]:
             rows.append(("drawn in", result["plot"]))
     command.print_table(Table(f"ottt-data · {result['name']}", ("", ""), rows, note="; ".join(result["notes"])))
