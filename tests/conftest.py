@@ -8,9 +8,13 @@ from ottt_loihi.converters.lava.installed import lava_problem
 # One thread: results must not depend on the machine's load, and threads before a fork hang Lava (LAVA.md §5).
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-# Hypothesis measures the seconds of the first draws; on a busy machine they say nothing about a test.
-settings.register_profile("busy", deadline=None, suppress_health_check=[HealthCheck.too_slow])
-settings.load_profile("busy")
+# Hypothesis measures the seconds of the first draws; on a busy machine they say nothing about a test. The same draws in
+# every run: a change is judged by them, here and in CI; --hypothesis-profile=anew draws others.
+for profile, same in (("anew", False), ("same", True)):
+    settings.register_profile(
+        profile, deadline=None, suppress_health_check=[HealthCheck.too_slow], derandomize=same, print_blob=True
+    )
+settings.load_profile("same")
 
 
 # Their kernels take long to compile: with several processes (`--dist loadgroup`) one of them runs all of these.

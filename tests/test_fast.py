@@ -4,11 +4,11 @@ import copy
 
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from torch.nn.utils import parametrize, prune
 
-from ottt_loihi.errors import UsageError
+from ottt_loihi.errors import TrainingError, UsageError
 from ottt_loihi.fast import chunks, steps
 from ottt_loihi.nn.blocks import Block, Branch, Skip
 from ottt_loihi.nn.connections import Conv2d, Linear, Readout
@@ -111,7 +111,11 @@ def check_equal(case, learn):
     optimizers = [torch.optim.SGD(one.parameters(), 0.1, momentum=0.9) for one in (net, other)]
     for _ in range(2):  # the second batch begins with the weights that the first has made
         torch.manual_seed(5)
-        expected = rule.train_batch(net, x, labels, loss, optimizers[0])
+        try:
+            expected = rule.train_batch(net, x, labels, loss, optimizers[0])
+        except TrainingError:
+            assume(False)  # a stream that feeds itself may grow until nothing of its rounding is left to compare
+        assume(max(float(p.abs().max()) for p in net.parameters()) < 1e4)
         torch.manual_seed(5)
         found = learn(other, rule, x, labels, loss, optimizers[1])
         same(found.loss, expected.loss, "loss")
