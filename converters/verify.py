@@ -86,6 +86,8 @@ class Agreement:
         shares right
     confusion
         int ``(classes, classes)``, float prediction by chip prediction
+    classes_float, classes_chip
+        int ``(classes, classes)``, label by prediction
     spike_rates_float, spike_rates_chip
         spikes per neuron and step of each hidden layer
     spikes_equal
@@ -109,6 +111,8 @@ class Agreement:
     accuracy_float: float
     accuracy_chip: float
     confusion: tuple[tuple[int, ...], ...]
+    classes_float: tuple[tuple[int, ...], ...]
+    classes_chip: tuple[tuple[int, ...], ...]
     spike_rates_float: tuple[float, ...]
     spike_rates_chip: tuple[float, ...]
     spikes_equal: tuple[float, ...]
@@ -130,7 +134,7 @@ class Tally:
         hidden = [layer.shape for layer in chip.layers[:-1]]
         classes = chip.layers[-1].size
         self.confusion = np.zeros((classes, classes), np.int64)
-        self.right = np.zeros(2, np.int64)
+        self.by_label = np.zeros((2, classes, classes), np.int64)
         self.equal = [0] * len(hidden)
         self.spikes = {kind: [np.zeros(shape, np.int64) for shape in hidden] for kind in ("float", "chip")}
         self.overflows: dict[str, int] = {}
@@ -159,7 +163,8 @@ class Tally:
         self.input_spikes += 0 if messages is None else int(np.count_nonzero(messages))
         predicted = float_scores.argmax(axis=1)
         np.add.at(self.confusion, (predicted, result.predictions), 1)
-        self.right += [int((predicted == labels).sum()), int((result.predictions == labels).sum())]
+        for matrix, predictions in zip(self.by_label, (predicted, result.predictions)):
+            np.add.at(matrix, (labels, predictions), 1)
         chip_spikes = [s.reshape(f.shape) for f, s in zip(float_spikes, result.states["s"])]
         for index, (f, s) in enumerate(zip(float_spikes, chip_spikes)):
             self.equal[index] += int((f == s).sum())
@@ -181,9 +186,11 @@ class Tally:
         return Agreement(
             samples=self.samples,
             predictions=float(np.trace(self.confusion) / self.samples),
-            accuracy_float=float(self.right[0] / self.samples),
-            accuracy_chip=float(self.right[1] / self.samples),
-            confusion=tuple(tuple(int(n) for n in row) for row in self.confusion),
+            accuracy_float=float(np.trace(self.by_label[0]) / self.samples),
+            accuracy_chip=float(np.trace(self.by_label[1]) / self.samples),
+            confusion=_numbers(self.confusion),
+            classes_float=_numbers(self.by_label[0]),
+            classes_chip=_numbers(self.by_label[1]),
             spike_rates_float=tuple(float(n.mean() / steps) for n in in_float),
             spike_rates_chip=tuple(float(n.mean() / steps) for n in on_chip),
             spikes_equal=tuple(equal / (steps * n.size) for equal, n in zip(self.equal, on_chip)),
@@ -198,6 +205,10 @@ class Tally:
             input_spikes=self.input_spikes,
             first=self.first,
         )
+
+
+def _numbers(matrix: np.ndarray) -> tuple[tuple[int, ...], ...]:
+    return tuple(tuple(int(n) for n in row) for row in matrix)
 
 
 def _later(found: Divergence | None, samples: int) -> Divergence | None:

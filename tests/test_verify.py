@@ -55,6 +55,9 @@ def test_agreement_counts():
         batch = reference.Result(result.scores[part], states, result.spike_counts)
         tally.add([s[:, part] for s in spikes], scores[part], batch, labels[part])
     found = tally.agreement()
+    for matrix, accuracy in ((found.classes_float, found.accuracy_float), (found.classes_chip, found.accuracy_chip)):
+        np.testing.assert_array_equal(np.sum(matrix, axis=1), np.bincount(labels, minlength=len(matrix)))
+        assert accuracy == np.trace(matrix) / len(labels)
     assert found.predictions == found.accuracy_float == 0.75
     assert found.accuracy_chip == 1.0
     assert found.spikes_equal[0] == 1 - 1 / spikes[0].size

@@ -9,6 +9,7 @@ import numpy as np
 
 from ottt_loihi.converters.budget import LayerBudget
 from ottt_loihi.converters.verify import Agreement
+from ottt_loihi.metrics import Metrics
 from ottt_loihi.report import plots, report
 from ottt_loihi.sim.network import ChipNetwork, Connection, Conv, Diagonal
 
@@ -49,6 +50,8 @@ def tables(export: Export) -> list[report.Table]:
         result.append(_quantisation_table(export))
     if (found := export.agreement) is not None:
         result.append(_agreement_table(export, found))
+        if found.accuracy_chip < 1:
+            result.append(_class_table(export, found))
     return [*result, _budget_table(export)]
 
 
@@ -106,6 +109,19 @@ def _agreement_table(export: Export, found: Agreement) -> report.Table:
         + (f"First differing spike: {found.first}. " if found.first else "No spike differs. ")
         + f"Float membranes exactly on the threshold: {found.ties}. Overflows: {overflows or 'none'}.",
     )
+
+
+def _class_table(export: Export, found: Agreement) -> report.Table:
+    usage = export.quantized.chip.data
+    names = usage.class_names if usage is not None else ()
+    in_float, on_chip = (Metrics(np.array(matrix), names) for matrix in (found.classes_float, found.classes_chip))
+    recalls = {row[0]: row[2] for row in in_float.rows()}
+    rows = [[name, samples, recalls[name], *rest] for name, samples, *rest in on_chip.worst()]
+    note = f"Balanced accuracy {in_float.balanced_accuracy:.2%} in float, {on_chip.balanced_accuracy:.2%} on the chip."
+    if on_chip.warning:
+        note += f" On the chip {on_chip.warning}."
+    columns = ["class", "samples>", "recall, float>", "recall, chip>", "taken for most often on the chip"]
+    return report.Table("recall of each class", columns, rows, note)
 
 
 def _budget_note(export: Export) -> str:
