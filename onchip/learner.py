@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -110,7 +111,7 @@ def learn(
     total = stream.total
     every = max(1, total // (10 * passes)) if evaluate_every is None else _count(evaluate_every, "evaluate_every")
     keep_every = every if checkpoint_every is None else _count(checkpoint_every, "checkpoint_every")
-    kept, curve = None, None
+    kept, curve, kept_by_state = None, None, []
     if checkpoint is not None:
         kept = Checkpoint(Path(checkpoint), lambda count: stream.part(0, min(count, stream.per_pass)), every)
     if stop_at is not None and (test is None or not 0 < stop_at <= 1):
@@ -120,6 +121,9 @@ def learn(
     learner = stream.learner(settings)
     if resume and kept is not None:
         learner, points = kept.load(learner.network)
+        stored = {"rounding": learner.network.rounding, "encoding": learner.network.options.encoding}
+        kept_by_state = [name for name, value in stored.items() if getattr(settings, name) != value]
+        settings = replace(settings, **stored)
         curve = [CurvePoint(*point) for point in points]
     try:
         with executor(stream, backend, settings, stall_timeout, learner) as run:
@@ -130,6 +134,8 @@ def learn(
             raise
         raise LavaError(f"{error}; {kept.told()}") from error
     chosen = {"backend": backend, "passes": passes, **vars(settings)}
+    if kept_by_state:
+        chosen["kept_by_state"] = kept_by_state
     per_sample = plan.steps_per_sample(settings.feedback, settings.schedule, settings.silent_epochs, settings.input_lag)
     return session.result(stream.rates, per_sample, interrupted, chosen)
 

@@ -65,7 +65,7 @@ class LearningResult:
 
     @property
     def warnings(self) -> list[str]:
-        """What is wrong with the learning rates, in sentences with numbers; empty if nothing is."""
+        """What is wrong with the learning rates, and which settings a resumed state kept; empty if nothing is."""
         found, last = [], len(self.rates) - 1
         for layer, rate in enumerate(self.rates):
             name = "the readout" if layer == last else f"hidden layer {layer + 1}"
@@ -82,7 +82,10 @@ class LearningResult:
             ):
                 if wrong:
                     found.append(f"{name}, η = {rate:.3g}: {part:.1%} {what}")
-        return found
+        return found + [
+            f"{name} {self.settings[name]}, not the default: the resumed state is of version 0.1"
+            for name in self.settings.get("kept_by_state", ())
+        ]
 
     @property
     def steps_per_second(self) -> float:

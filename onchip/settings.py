@@ -21,7 +21,8 @@ class Settings(Options):
     readout_rate, hidden_rate: part of a layer's error that one update takes away, default measured
     good on digits; seed: of order, feedback and rounding; unit: what stands for a logit of 1, default the network's;
     halve_every: samples after which the rates are halved, again and again; 0: never, for a world that keeps changing.
-    rounding: of updated weights, ``"per-synapse"`` as on the chip, or ``"lava"``: one number an epoch for all.
+    rounding: of updated weights, ``"per-synapse"`` as on the chip, ``"lava"``: one number an epoch for all, or
+    ``"per-synapse-1"``: the random numbers of version 0.1.
     """
 
     feedback: str = "random"

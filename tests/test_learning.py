@@ -1,5 +1,6 @@
 """sim.learn equals the plain NumPy oracle, Lava's models and Lava's runtime; it resumes; it refuses what it must."""
 
+import hashlib
 from dataclasses import replace
 
 import h5py
@@ -15,6 +16,7 @@ from ottt_loihi.sim.learning import learner as learning
 from ottt_loihi.sim.learning import reference as learning_reference
 from ottt_loihi.sim.learning.encodings import PORTS
 from ottt_loihi.sim.learning.learner import Learner
+from ottt_loihi.sim.learning.options import Options
 
 from ottt_loihi import sim
 from ottt_loihi.errors import FileError, UsageError
@@ -137,19 +139,20 @@ class TestRandom:
             share = [((flipped >> np.uint32(place)) & 1).mean() for place in range(32)]
             assert np.abs(np.array(share) - 0.5).max() < 0.03, bit
 
-    def test_draws_of_synapses_are_uniform_and_independent(self):
-        draws = np.stack([integers.synapse_draws(3, epoch, (50, 60)) for epoch in range(200)]).astype(float)
+    @pytest.mark.parametrize("share", [1, 4])
+    def test_draws_of_synapses_are_uniform_and_independent(self, share):
+        draws = np.stack([integers.synapse_draws(3, epoch, (50, 60), share) for epoch in range(200)]).astype(float)
         counts = np.bincount(draws.astype(int).ravel(), minlength=128)
         assert len(counts) == 128
         expected = draws.size / 128
         assert ((counts - expected) ** 2 / expected).sum() < 127 + 5 * np.sqrt(2 * 127)
         normal = (draws - draws.mean()) / draws.std()
-        for shift in ((1, 0, 0), (0, 1, 0), (0, 0, 1), (1, 1, 1), (0, 7, 3)):
+        for shift in ((1, 0, 0), (0, 1, 0), (0, 2, 0), (0, 3, 0), (0, 0, 1), (1, 1, 1), (0, 7, 3)):
             other = np.roll(normal, shift, axis=(0, 1, 2))
             assert abs((normal * other).mean()) < 5 / np.sqrt(draws.size), shift
         assert normal.reshape(200, -1).mean(axis=1).std() == pytest.approx(1 / np.sqrt(3000), rel=0.2)
 
-    @pytest.mark.parametrize("rounding", ["lava", "per-synapse"])
+    @pytest.mark.parametrize("rounding", ["lava", "per-synapse", "per-synapse-1"])
     def test_rounding_per_synapse_is_independent_and_right_on_average(self, rounding):
         """One update of Δw = ⌊127·5 / 8⌋ / 128 = 0.617 in 4000 synapses."""
         network = small(rounding, hidden=(), inputs=4000)
@@ -167,7 +170,7 @@ class TestRandom:
 
 
 class TestResume:
-    @pytest.mark.parametrize("rounding", ["lava", "per-synapse"])
+    @pytest.mark.parametrize("rounding", ["lava", "per-synapse", "per-synapse-1"])
     def test_stopped_and_resumed_is_not_stopped(self, tmp_path, rounding):
         network, (packed, labels) = small(rounding, hidden=(20, 9), halve_every=10), samples(60)
         whole = sim.learn(network, packed, labels)
@@ -177,6 +180,27 @@ class TestResume:
         assert second.samples == 23
         second.learn(packed[23:], labels[23:])
         assert_equal(whole.variables(), second.variables())
+
+    def test_a_state_of_version_0_1_goes_on_with_its_own_rounding(self, tmp_path):
+        """Digest and weights are those of commit ca2cd2d, whose ``per-synapse`` had a hash for each synapse."""
+        digest = "beb4122a79756463637bf9bb50c02d3c2e004875003d6ba0470fc67e20b6403b"
+        weights = "7126a3958865659a127b8abe25f6a48e281239c734173cb60a6ba446fd79e07c"
+        (packed, labels), path = samples(), tmp_path / "state.h5"
+        old = small("per-synapse-1", options=Options(encoding="signed"))
+        sim.learn(old, packed[:13], labels[:13]).save(path)
+        with h5py.File(path) as file:
+            assert file.attrs["network"].decode() == digest
+        learner = Learner.load(path, small("per-synapse"))
+        assert (learner.network.rounding, learner.network.options.encoding) == ("per-synapse-1", "signed")
+        learner.learn(packed[13:], labels[13:])
+        learnt = b"".join(w.astype(np.int32).tobytes() for w in learner.weights())
+        assert hashlib.sha256(learnt).hexdigest() == weights
+        with pytest.raises(FileError, match="the state of another network or rule"):
+            Learner.load(path, small("lava"))
+        sim.learn(small("per-synapse"), packed[:13], labels[:13]).save(path)
+        assert Learner.load(path, small("per-synapse")).network.rounding == "per-synapse"
+        with pytest.raises(FileError, match="the state of another network or rule"):
+            Learner.load(path, small("per-synapse-1"))
 
     def test_chunks_do_not_matter(self, monkeypatch):
         network, data = small("lava"), samples()
@@ -236,5 +260,5 @@ def test_wrong_data(change, message):
 
 
 def test_wrong_rounding():
-    with pytest.raises(UsageError, match="rounding: expected one of per-synapse, lava, got 'up'"):
+    with pytest.raises(UsageError, match="rounding: expected one of per-synapse, per-synapse-1, lava, got 'up'"):
         small("up")

@@ -179,6 +179,15 @@ class TestCheckpoint:
         assert resumed.chip == whole.chip
         assert resumed.counters == whole.counters
 
+    def test_a_run_of_version_0_1_goes_on_with_its_defaults_and_says_so(self, tmp_path):
+        old = {"rounding": "per-synapse-1", "encoding": "signed"}
+        assert not self.run(tmp_path, **old).warnings
+        resumed = self.run(tmp_path, resume=True, passes=3)
+        assert [line.split(",")[0] for line in resumed.warnings] == ["rounding per-synapse-1", "encoding signed"]
+        (tmp_path / "whole").mkdir()
+        assert resumed.chip == self.run(tmp_path / "whole", passes=3, **old).chip
+        assert resumed.chip != self.run(tmp_path / "whole", passes=3).chip
+
     @pytest.mark.parametrize("name", EVERYTHING)
     def test_a_run_of_other_options_is_refused(self, tmp_path, name):
         self.run(tmp_path, **self.EVERYTHING)

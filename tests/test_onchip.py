@@ -225,7 +225,7 @@ def test_how_weights_are_rounded(rounding, independent):
     process = OTTTDense(np.zeros((1, size), int), rule, 1, rounding=rounding, seed=3)
     with InProcessRun(process) as run:
         model = run._model(process.weights)
-        for _ in range(steps):
+        for model.time_step in range(1, steps + 1):
             model.x1, model.tx, model.y1 = np.zeros(size, int), np.ones(size, int), np.full(1, y1)
             model.run_lrn()
         weights = np.asarray(model.weights, float)

@@ -72,7 +72,7 @@ class TestFreshNetwork:
 
 
 class TestSim:
-    @pytest.mark.parametrize("rounding", ["lava", "per-synapse"])
+    @pytest.mark.parametrize("rounding", ["lava", "per-synapse", "per-synapse-1"])
     @pytest.mark.parametrize("feedback", FEEDBACKS)
     def test_no_other_weight_ever_leaves_zero(self, feedback, rounding):
         network = chip()
@@ -250,7 +250,9 @@ class TestLava:
         from ottt_loihi.onchip.lava.processes.sparse import OTTTSparse
         from ottt_loihi.onchip.lava.rule import OTTTLearningRule
 
-        with pytest.raises(UsageError, match=r"plastic\.rounding: expected one of per-synapse, lava, got 'no'"):
+        with pytest.raises(
+            UsageError, match=r"plastic\.rounding: expected one of per-synapse, per-synapse-1, lava, got 'no'"
+        ):
             OTTTSparse(even_weights(), OTTTLearningRule(4, 1, 0.5), 16, rounding="no")
 
     def test_without_extras_it_is_lavas_learning_sparse_to_the_last_bit(self):

@@ -18,7 +18,7 @@ from lava.magma.core.process.variable import Var
 from ottt_loihi.onchip.network.schedule import Clock
 from ottt_loihi.sim import arithmetic
 from ottt_loihi.sim.learning import integers
-from ottt_loihi.sim.learning.learner import ROUNDINGS
+from ottt_loihi.sim.learning.learner import ROUNDINGS, SHARES
 
 from ottt_loihi.errors import UsageError
 
@@ -136,7 +136,7 @@ class PlasticModelFixed(PlasticModel):
 
     def __init__(self, proc_params):
         super().__init__(proc_params)
-        self._independent, self._seed = proc_params["rounding"] == "per-synapse", proc_params["seed"]
+        self._share, self._seed = SHARES[proc_params["rounding"]], proc_params["seed"]
         # Lava's generators, drawn from as sim.learning says: twice in a step, once in an epoch
         self._x_random._rng_trace_decay.bit_generator.advance(2 * self.time_step)
         self._conn_var_random._rng.bit_generator.advance(self.time_step // self._learning_rule.t_epoch)
@@ -149,7 +149,7 @@ class PlasticModelFixed(PlasticModel):
         return self.changed(lambda weights: integers.decay_step(weights, shift, random).astype(weights.dtype))
 
     def _stochastic_round_synaptic_variable(self, name, values, random):
-        if self._independent:
-            draws = integers.synapse_draws(self._seed, self.frame(), values.shape)
+        if self._share:
+            draws = integers.synapse_draws(self._seed, self.frame(), values.shape, self._share)
             random = self.at_synapses(draws) / 2**integers.FRACTION_BITS
         return super()._stochastic_round_synaptic_variable(name, values, random)

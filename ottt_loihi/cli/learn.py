@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 class Rounding(str, Enum):
     per_synapse = "per-synapse"
+    per_synapse_1 = "per-synapse-1"
     lava = "lava"
 
 
@@ -52,7 +53,8 @@ def learn(
     ] = "sim",
     feedback: Annotated[Feedback, typer.Option(help="How the error reaches hidden layers.")] = Feedback.random,
     rounding: Annotated[
-        Rounding, typer.Option(help="Of updated weights: independent as on the chip, or Lava's one draw for all.")
+        Rounding,
+        typer.Option(help="Of updated weights: independent as on the chip (-1: as version 0.1), or Lava's one draw."),
     ] = Rounding.per_synapse,
     hidden: Annotated[int, typer.Option(min=1, help="From scratch: hidden neurons.")] = 128,
     density: Annotated[

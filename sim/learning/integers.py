@@ -123,9 +123,17 @@ def synapse_hash(seed: int, epoch: int, shape: tuple[int, int]) -> np.ndarray:
     return mix32(mix32(start + pre)[np.newaxis, :] + post[:, np.newaxis])
 
 
-def synapse_draws(seed: int, epoch: int, shape: tuple[int, int]) -> np.ndarray:
-    """``synapse_hash >> 25``, 0 … 127: rounding ``per-synapse``; w + k/128 is rounded up where it is below k."""
-    return synapse_hash(seed, epoch, shape) >> np.uint32(32 - FRACTION_BITS)
+def synapse_draws(seed: int, epoch: int, shape: tuple[int, int], share: int = 4) -> np.ndarray:
+    """Return one number 0 … 127 per synapse ``(post, pre)``; w + k/128 is rounded up where it is below k.
+
+    share 4, rounding ``"per-synapse"``: postsynaptic neurons 4n … 4n + 3 take the upper 7 bits of the four bytes, the
+    lowest first, of :func:`synapse_hash` of n. share 1, ``"per-synapse-1"``: the upper 7 bits of a hash each.
+    """
+    post, pre = shape
+    hashes = synapse_hash(seed, epoch, (-(-post // share), pre))
+    shifts = np.arange(32 // share - FRACTION_BITS, 32, 32 // share, dtype=np.uint32)
+    draws = (hashes[:, np.newaxis] >> shifts[:, np.newaxis]) & np.uint32((1 << FRACTION_BITS) - 1)
+    return draws.reshape(-1, pre)[:post]
 
 
 def decay_draws(seed: int, epoch: int, shape: tuple[int, int]) -> np.ndarray:

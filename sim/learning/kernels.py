@@ -62,7 +62,7 @@ RULE = np.dtype(
             "epoch", "epochs",  # K; learning epochs of a sample
             "target",  # what the right class's membrane should be, aligned to the state
             "halve_every",  # samples, 0: never
-            "independent",  # rounding per-synapse
+            "share",  # synapses that share a random number's hash, 0: all share one number (learner.SHARES)
             "loss", "logit_mantissa", "logit_shift",  # place in LOSSES; of losses.logit_steps
             "only_wrong",  # learn_when is wrong
             "decay_every", "decay_shift",  # epochs
@@ -531,22 +531,31 @@ def nothing_to_learn(layer, y1):
 
 
 @called
-def update(layer, start, key, random, rule, now, y1, trace, active, narrow, masks, weights):
+def update(layer, start, key, random, rule, now, y1, trace, active, narrow, hashes, masks, weights):
     """``Δw = x1·y1`` of the weights from ``start`` on: ``w + ⌊(⌊(x1·y1 + half) / 8⌋ + r) / 128⌋``, clipped to 9 bits.
 
-    That is what Lava's engine does in five steps. r: ``random``, or one for each synapse. 16 bits hold all of it, and
-    arrays of 16 bits alone let LLVM do 32 synapses at a time: ``narrow`` holds r and y1.
+    That is what Lava's engine does in five steps. r: ``random``, or 127 − ``learning_integers.synapse_draws``. 16 bits
+    hold all of it, and arrays of 16 bits alone let LLVM do 32 synapses at a time: ``narrow`` holds r and y1.
     """
     if nothing_to_learn(layer, y1):
         return
     half = np.int16(HALF if layer.fixed > 0 else 0)  # rounds the products of projected traces (subspace.half)
     width, key, draws, y = np.uint64(layer.width), keyed(key, now.epoch), narrow[0], narrow[1]
+    share, parts, most = rule.share, hashes.view(np.uint8), np.int16((1 << FRACTION_BITS) - 1)  # the lowest byte first
     for j in range(width):
         draws[j], y[j] = random, y1[np.uint64(layer.neuron) + j]
     for k in range(now.live):
         x, row = np.int16(trace[layer.source + active[k]]), np.uint64(start + active[k] * layer.width)
-        if rule.independent:
-            draw(mix(np.uint32(key + np.uint32(active[k]))), width, draws)
+        row_key = mix(np.uint32(key + np.uint32(active[k])))
+        if share == 1:
+            for j in range(width):
+                bits = mix(np.uint32(row_key + np.uint32(j))) >> np.uint32(32 - FRACTION_BITS)
+                draws[j] = np.int16(most - np.int16(bits))
+        elif share == 4:  # a hash for four synapses takes a quarter of the time, which is most of it
+            for n in range(width >> np.uint64(2)):
+                hashes[n] = mix(np.uint32(row_key + np.uint32(n)))
+            for j in range(width):
+                draws[j] = np.int16(most - np.int16(parts[j] >> np.uint8(8 - FRACTION_BITS)))
         for j in range(width):
             change = np.int16(np.int16(np.int16(x * y[j]) + half) >> np.int16(ENGINE_SHIFT))
             carried = np.int16(np.int16(change + draws[j]) >> np.int16(FRACTION_BITS))
@@ -555,14 +564,6 @@ def update(layer, start, key, random, rule, now, y1, trace, active, narrow, mask
             mask = np.uint64(layer.mask + active[k] * layer.width)
             for j in range(width):
                 weights[row + j] &= masks[mask + j]
-
-
-@called
-def draw(key, width, draws):
-    """A random number for each synapse of a row."""
-    for j in range(width):
-        bits = np.int16(mix(np.uint32(key + np.uint32(j))) >> np.uint32(32 - FRACTION_BITS))
-        draws[j] = np.int16(np.int16((1 << FRACTION_BITS) - 1) - bits)
 
 
 @called
@@ -612,7 +613,7 @@ def learn(actions, constants, state, moment, packed, labels, gate, first, trace_
     active, narrow = np.empty(widest + 1, np.int64), np.empty((2, widest), np.int16)
     lateral, keys, table = np.empty((4, widest), np.int32), np.empty(widest, np.uint32), np.empty((3, 128), np.int32)
     answers = s.y1, s.error, s.y1_saturated, s.error_saturated
-    learns = s.y1, s.trace, active, narrow, constants.masks, s.weights
+    learns = s.y1, s.trace, active, narrow, keys, constants.masks, s.weights
     for sample in range(len(packed)):
         clear(s.spikes)
         clear(sent)

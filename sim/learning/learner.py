@@ -28,7 +28,9 @@ from ottt_loihi.errors import FileError, UsageError
 
 FORMAT = "ottt-loihi learning state"
 VERSION = 1
-ROUNDINGS = ("per-synapse", "lava")
+SHARES = {"per-synapse": 4, "per-synapse-1": 1, "lava": 0}  # synapses that share a random number's hash; 0: an epoch's
+ROUNDINGS = tuple(SHARES)
+DIGESTED = {"per-synapse-1": "per-synapse", "per-synapse": "per-synapse-2"}  # the first one's name was "per-synapse"
 LAVA_WEIGHT_SEED = 2  # whatever rng_seed says (lava/magma/core/learning/random.py)
 CHUNK_FRAMES = 1 << 14  # time steps whose random numbers are made at once
 
@@ -117,7 +119,8 @@ class LearningNetwork:
     rounding: of updated weights.
 
     rounding ``"lava"``: one random number per epoch for all synapses, as Lava's engine; ``"per-synapse"``: independent
-    ones, as the chip (:func:`~ottt_loihi.sim.learning.integers.synapse_draws`) · options: of the rule.
+    ones, as the chip (:func:`~ottt_loihi.sim.learning.integers.synapse_draws`); ``"per-synapse-1"``: those of versions
+    up to 0.1, a third slower · options: of the rule.
     """
 
     layers: tuple[LearningLayer, ...]
@@ -157,9 +160,16 @@ class LearningNetwork:
         late = self.latency - 1 if self.options.schedule == "pipelined" else 0
         return self.num_steps + self.options.silent_epochs + late
 
+    def meanings(self) -> Iterator[LearningNetwork]:
+        """This network, and what version 0.1 meant by defaults: rounding ``per-synapse-1``, encoding ``signed``."""
+        for rounding in (self.rounding, *(("per-synapse-1",) if self.rounding == "per-synapse" else ())):
+            for encoding in (self.options.encoding, *(("signed",) if self.options.encoding == "factored" else ())):
+                yield replace(self, rounding=rounding, options=replace(self.options, encoding=encoding))
+
     def digest(self) -> str:
         """SHA-256 of everything here but the weights of plastic connections, which learning changes."""
-        sha = hashlib.sha256(repr((self.epoch, self.num_steps, self.unit, self.halve_every, self.rounding)).encode())
+        rounding = DIGESTED.get(self.rounding, self.rounding)
+        sha = hashlib.sha256(repr((self.epoch, self.num_steps, self.unit, self.halve_every, rounding)).encode())
         if chosen := self.options.since_first():  # only then: states of versions without options stay readable
             sha.update(repr(chosen).encode())
         for layer in self.layers:
@@ -376,6 +386,8 @@ class Learner:
     def load(cls, path: str | os.PathLike[str], network: LearningNetwork) -> Learner:
         """Go on where :meth:`save` stopped: the same weights as without a stop.
 
+        A state of version 0.1 goes on with what the defaults meant there: the learner's ``network`` says what that is.
+
         Raises
         ------
         FileError
@@ -383,15 +395,17 @@ class Learner:
         """
         from ottt_loihi.sim import safe_hdf5
 
-        learner = cls(network)
         with safe_hdf5.open_hdf5(path) as file:
             if "format" not in file.attrs or safe_hdf5.attribute(file, "format", str) != FORMAT:
                 raise FileError("not a learning state; Learner.save writes them")
             version = safe_hdf5.attribute(file, "version", int)
             if not 1 <= version <= VERSION:
                 raise FileError(f"format version {version}, this program reads up to {VERSION}; update ottt-loihi")
-            if safe_hdf5.attribute(file, "network", str) != network.digest():
+            digest = safe_hdf5.attribute(file, "network", str)
+            found = next((one for one in network.meanings() if one.digest() == digest), None)
+            if found is None:
                 raise FileError("the state of another network or rule; give the one it was saved with")
+            learner = cls(found)
             learner.samples = safe_hdf5.attribute(file, "samples", int)
             for name, array in learner._kept():
                 stored = safe_hdf5.integers(file, name)

@@ -10,7 +10,13 @@ from __future__ import annotations
 import numpy as np
 from ottt_loihi.sim import arithmetic
 from ottt_loihi.sim.learning import encodings, integers, losses, subspace
-from ottt_loihi.sim.learning.learner import LearningLayer, LearningNetwork, lava_trace_random, lava_weight_random
+from ottt_loihi.sim.learning.learner import (
+    SHARES,
+    LearningLayer,
+    LearningNetwork,
+    lava_trace_random,
+    lava_weight_random,
+)
 from ottt_loihi.sim.learning.program import Op, program
 from ottt_loihi.sim.network import Sparse
 
@@ -311,8 +317,8 @@ class Layer:
     def learnt(self, w: np.ndarray, epoch: int, seed: int) -> np.ndarray:
         """``w += x1·y1 / 2^10``, rounded at random, clipped; 0 where no synapse is."""
         random: np.ndarray | int = self.weight_random[epoch]
-        if self.network.rounding == "per-synapse":
-            random = 127 - integers.synapse_draws(seed, epoch, w.shape).astype(np.int64)
+        if share := SHARES[self.network.rounding]:
+            random = 127 - integers.synapse_draws(seed, epoch, w.shape, share).astype(np.int64)
         half = 0 if self.part.subspace is None else subspace.half(self.part.subspace.fixed)
         change = encodings.engine_change(self.network.options.encoding, self.learnt_from, self.messages(), half)
         w = np.clip(((w << integers.FRACTION_BITS) + change + random) >> integers.FRACTION_BITS, -256, 255)

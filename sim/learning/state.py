@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from ottt_loihi.sim import arithmetic
 from ottt_loihi.sim.learning import integers, kernels, losses
+from ottt_loihi.sim.learning.learner import SHARES
 from ottt_loihi.sim.learning.options import LOSSES
 from ottt_loihi.sim.learning.subspace import Subspace
 from ottt_loihi.sim.network import LIF, Sparse
@@ -82,7 +83,7 @@ def _rule(network: LearningNetwork) -> np.ndarray:
     target = network.unit << arithmetic.STATE_SHIFT
     mantissa, shift = losses.logit_steps(target)
     rule["epoch"], rule["epochs"], rule["target"] = network.epoch, network.epochs_per_sample, target
-    rule["halve_every"], rule["independent"] = network.halve_every, network.rounding == "per-synapse"
+    rule["halve_every"], rule["share"] = network.halve_every, SHARES[network.rounding]
     rule["loss"], rule["logit_mantissa"], rule["logit_shift"] = LOSSES.index(options.loss), mantissa, shift
     rule["only_wrong"], rule["factored"] = options.learn_when == "wrong", options.encoding == "factored"
     rule["decay_every"], rule["decay_shift"] = options.decay_every * network.epochs_per_sample, options.decay_shift

@@ -189,7 +189,7 @@ def lesson(
         feedback,
         13,
         4 if what == "halved rates" else 0,
-        "lava" if what == "lava rounding" else "per-synapse",
+        "lava" if what == "lava rounding" else _independent(names),
         subspaces,
         names.LearningOptions(**{"encoding": "signed"} | options),
     )
@@ -208,12 +208,17 @@ def lesson(
     return found | {f"resumed {name}": a for name, a in resumed.variables().items()}
 
 
+def _independent(names: SimpleNamespace) -> str:
+    """Return the rounding with a hash for each synapse: ``"per-synapse"`` in ca2cd2d."""
+    return "per-synapse-1" if "per-synapse-1" in names.ROUNDINGS else "per-synapse"
+
+
 def learnt(names: SimpleNamespace, feedback: str) -> Arrays:
     """``learn`` with a checkpoint: one pass, and from there on to the end of the second."""
     chip = names.fresh_network(**FRESH | {"input_shape": (40,), "hidden": (30, 20)}, seed=3)
     rng = np.random.default_rng(6)
     data = (rng.random((14, STEPS, 40)) < 0.6).astype(np.uint8), rng.integers(0, 4, 14)
-    settings = names.Settings(feedback=feedback, seed=2)
+    settings = names.Settings(feedback=feedback, seed=2, rounding=_independent(names))
     with tempfile.TemporaryDirectory() as folder:
         common = {"settings": settings, "checkpoint": Path(folder) / "state", "evaluate_every": 7, "test": data}
         first = names.learn(chip, data, **common)

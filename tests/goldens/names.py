@@ -47,6 +47,7 @@ PLACES = {
     "FEEDBACKS": ("onchip.plan:FEEDBACKS", "onchip.network.trainable:FEEDBACKS"),
     "learn": ("onchip:learn", "onchip:learn"),
     "Settings": ("onchip:Settings", "onchip:Settings"),
+    "ROUNDINGS": ("sim.learning:ROUNDINGS", "sim.learning.learner:ROUNDINGS"),
     "Learner": ("sim.learning:Learner", "sim.learning.learner:Learner"),
     "LearningOptions": ("sim.learning_options:Options", "sim.learning.options:Options"),
     "Subspace": ("sim.subspace:Subspace", "sim.learning.subspace:Subspace"),
