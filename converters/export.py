@@ -24,6 +24,7 @@ from ottt_loihi.converters.quantize import reach
 from ottt_loihi.converters.quantize.calibrate import calibrate
 from ottt_loihi.converters.quantize.contraction import require_contraction
 from ottt_loihi.converters.quantize.float_network import FloatNetwork, from_torch
+from ottt_loihi.converters.quantize.float_run import agreement
 from ottt_loihi.converters.quantize.quantize import Quantized, quantize
 from ottt_loihi.converters.registers import Fitted
 from ottt_loihi.converters.replay import replay
@@ -306,7 +307,6 @@ def export_float(
     options: Options | None = None,
     source: Path | None = None,
     origin: Mapping[str, Any] | None = None,
-    notes: Sequence[str] = (),
 ) -> Export:
     """A float network from elsewhere, quantised and counted; it names no data to compare on, or calibrate with.
 
@@ -314,8 +314,6 @@ def export_float(
     ----------
     origin
         added to the provenance
-    notes
-        of the reader, which go before those of the export
 
     Raises
     ------
@@ -333,8 +331,10 @@ def export_float(
     quantized, fitted = _fit(exact, options)
     counted = budget(quantized.chip, options.limits)
     counted.raise_if_broken()
-    found = (*notes, *reach.lost(trained))
-    return Export(trained, quantized, counted, unchecked="the file names no data set", fitted=fitted, notes=found)
+    notes = [*reach.lost(trained), *([agreement(trained, quantized.chip)] if options.check else [])]
+    return Export(
+        trained, quantized, counted, unchecked="the file names no data set", fitted=fitted, notes=tuple(notes)
+    )
 
 
 def _sha256(path: str | os.PathLike[str]) -> str:

@@ -293,7 +293,7 @@ def small(rng=None, **changes):
     [
         ({"tau": np.array([4e-3, 5e-3, 6e-3])}, "lif/tau: neurons of one layer share this"),
         ({"tau": np.full(3, 1e-4)}, "shorter than a time step"),
-        ({"v_reset": np.full(3, 0.1)}, "v_reset: the chip's neurons are reset to 0"),
+        ({"v_reset": np.full(3, 0.1)}, "v_reset: the chip's neurons begin at the potential"),
         ({"v_threshold": np.zeros(3)}, "v_threshold: expected > 0"),
     ],
 )

@@ -2,9 +2,12 @@
 
 Any chain of Linear, Affine, Conv2d, Scale, Flatten, Delay, AvgPool2d and SumPool2d is one linear map: a matrix, or a
 convolution where that is one (a pooling whose windows do not overlap, before it, included), or single synapses.
-Neurons multiply their input with gains of their own (r, w_in, threshold), which go into the weights of each::
+Several edges into a node add up. Neurons multiply their input with gains of their own (r, w_in, threshold), which go
+into the weights of each::
 
-    LIF    v ← λ·v + (dt·r/τ)·I + (dt/τ)·v_leak        λ = 1 − dt/τ
+    LIF    v ← λ·v + (dt·r/τ)·I + (1 − λ)·v_leak        λ = 1 − dt/τ
+
+What λ, gains and resets really are depends on who wrote the file: ``dialects.py``.
 """
 
 from __future__ import annotations
@@ -14,29 +17,31 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+from ottt_loihi.converters.nir import dialects
 from ottt_loihi.converters.nir.graph import (
     FIRING,
     NEURONS,
     Graph,
     Node,
-    convolution,
     floats,
-    pair,
     steps,
     uniform,
     whole,
 )
+from ottt_loihi.converters.nir.operations import identity, matrix, operation, sparse
 from ottt_loihi.converters.quantize.float_network import (
     FloatConnection,
     FloatLayer,
     FloatNetwork,
-    convolution_matrix,
     placed,
 )
 from ottt_loihi.sim import safe_hdf5
 from ottt_loihi.sim.network import INPUT, Conv, Dense, Sparse
 
 from ottt_loihi.errors import ChipError, FileError, UsageError
+
+MAX_SIGNALS = 64  # that meet at one node
+AXES = {"Conv2d": 3, "AvgPool2d": 3, "SumPool2d": 3, "Conv1d": 2, "Linear": 1, "Affine": 1}  # of an input of each
 
 
 @dataclass
@@ -51,117 +56,236 @@ class _Signal:
 
 
 class Import:
-    """The float network of a file that others wrote."""
+    """The float network of a file that others wrote; ``notes``: what a user has to know, one line each."""
 
-    def __init__(self, graph: Graph, num_steps: int | None, dt: float | None) -> None:
-        for name, value in (("--time-steps", num_steps), ("--dt", dt)):
-            if value is None:
-                what = "the number of time steps" if name == "--time-steps" else "the seconds of a time step"
-                raise UsageError(f"an NIR file does not hold {what}; give {name}")
-        if not (num_steps and dt and math.isfinite(dt) and dt > 0 and num_steps >= 1):
+    def __init__(
+        self, graph: Graph, num_steps: int | None, dt: float | None, writer: str | None = None, reset: str | None = None
+    ) -> None:
+        if num_steps is None:
+            raise UsageError("an NIR file does not hold the number of time steps; give --time-steps")
+        if num_steps < 1 or (dt is not None and not (math.isfinite(dt) and dt > 0)):
             raise UsageError(f"expected --dt > 0 and --time-steps ≥ 1, found {dt} and {num_steps}")
-        self.graph, self.num_steps, self.dt = graph, num_steps, dt
+        self.graph, self.num_steps = graph, num_steps
+        common, self.resets = dialects.resets(reset)
+        self.dialect, self.dt, self.notes = dialects.chosen(writer, common, dt, dialects.guess(_described(graph)))
         self.input, self.output = graph.only("Input"), graph.only("Output")
         self.order = _in_order(graph, self.input)
-        shape = safe_hdf5.integers(self.input.group, "shape").reshape(-1).tolist()
+        self.shapes: dict[int, tuple[int, ...]] = {INPUT: self._input_shape()}
+        if unknown := sorted(self.resets.keys() - set(self.order)):
+            raise UsageError(f"--reset: no layer {unknown[0]!r}; there are {', '.join(self.order)}")
+        self.index = {self.input.name: INPUT} | {name: i for i, name in enumerate(self.order)}
+
+    def _input_shape(self) -> tuple[int, ...]:
+        """Of one frame: without a batch axis, one-dimensional data as images of height 1."""
+        shape = tuple(safe_hdf5.integers(self.input.group, "shape").reshape(-1).tolist())
         if not shape or min(shape) < 1 or math.prod(shape) > safe_hdf5.MAX_ELEMENTS:
             raise FileError(f"{self.input.name}/shape: {shape[:8]}")
-        self.shapes: dict[int, tuple[int, ...]] = {INPUT: tuple(shape)}
-        self.index = {self.input.name: INPUT} | {name: i for i, name in enumerate(self.order)}
+        kinds = {self.graph.nodes[name].kind for name in self.input.behind}
+        wanted = next((axes for kind, axes in AXES.items() if kind in kinds), len(shape))
+        if len(shape) == wanted + 1 and shape[0] == 1:
+            self.notes.append(f"{self.input.name}/shape {shape} begins with a batch axis, which is left out")
+            shape = shape[1:]
+        return (shape[0], 1, shape[1]) if len(shape) == 2 and "Conv1d" in kinds else shape
 
     def network(self) -> FloatNetwork:
         nodes = [self.graph.nodes[name] for name in self.order]
         for index, node in enumerate(nodes):
-            self.shapes[index] = floats(node.group, "r").shape or (1,)
+            declared = _parameters_shape(node)
+            if math.prod(declared) > 1:
+                self.shapes[index] = declared
         layers, connections = [], []
         for index, node in enumerate(nodes):
-            layer, gain = self._layer(node, self.shapes[index])
-            layer, arriving = self._fed(layer, gain, node, index)
+            signals = self._signals(node, index)
+            self.shapes[index] = shape = self._shape(node, index, signals)
+            layer, gain = self._layer(node, shape)
+            layer, arriving = self._fed(layer, gain, node, index, signals)
             layers.append(layer)
             connections += arriving
         ends = self.output.before
         if not (len(ends) == 1 and ends[0] in self.index):  # weights without neurons behind: a memoryless readout
-            shape = tuple(safe_hdf5.integers(self.output.group, "shape").reshape(-1).tolist())
-            layer, arriving = self._fed(FloatLayer("readout", shape), np.ones(shape), self.output, len(nodes))
+            signals = self._signals(self.output, len(nodes))
+            shape = (math.prod(signals[0].shape),)
+            layer, arriving = self._fed(FloatLayer("readout", shape), np.ones(shape), self.output, len(nodes), signals)
             layers.append(layer)
             connections += arriving
         elif self.index[ends[0]] != len(nodes) - 1:
             raise ChipError(f"{self.output.name}: expected the last layer, {self.order[-1]}, found {ends[0]}")
         return FloatNetwork(self.shapes[INPUT], self.num_steps, tuple(layers), tuple(placed(c) for c in connections))
 
+    def _signals(self, node: Node, index: int) -> list[_Signal]:
+        """All that arrives at a node of neurons; what comes from it or from a later one takes a step."""
+        signals = [signal for name in node.before for signal in self._arriving(self.graph.nodes[name], 0)]
+        if not signals:
+            raise ChipError(f"{node.name}: nothing arrives here")
+        return [replace(s, delay=s.delay + 1) if s.pre >= index else s for s in signals]
+
+    def _shape(self, node: Node, index: int, signals: list[_Signal]) -> tuple[int, ...]:
+        """Of the neurons: as they say it, or as it arrives where they have single numbers or other axes."""
+        first = next((s.shape for s in signals if s.pre < index), signals[0].shape)
+        declared = self.shapes.get(index)
+        if declared is None or (declared != first and math.prod(declared) == math.prod(first)):
+            return first
+        return declared
+
     def _layer(self, node: Node, shape: tuple[int, ...]) -> tuple[FloatLayer, np.ndarray]:
         """Decays and threshold, and what each neuron multiplies its input with: thresholds are made one."""
-        where, group = node.name, node.group
+        where, group, dialect = node.name, node.group, self._dialect(node)
         cuba = node.kind.startswith("Cuba")
-        gain, beta, alpha = self.dt * floats(group, "r"), 1.0, 0.0
+        r = floats(group, "r")
+        gain, beta, alpha = self.dt * r, 1.0, 0.0
         bias = None
-        if node.kind not in ("IF", "I"):
+        if node.kind in ("IF", "I"):
+            gain = gain if dialect.integrate_gain is None else np.full(r.shape, dialect.integrate_gain)
+        else:
             tau = self._tau(group, "tau_mem" if cuba else "tau", where)
-            gain, beta = gain / tau, 1 - self.dt / tau
-            leak = floats(group, "v_leak") * self.dt / tau
-            bias = leak.reshape(shape) if leak.any() else None
+            beta = dialect.kept(tau, self.dt)
+            gain = dialect.gain(beta, r, tau, self.dt)
+            leak = floats(group, "v_leak") * (1 - beta) if "v_leak" in group else np.zeros(1)
+            bias = _fitting(leak, shape, f"{where}/v_leak") if leak.any() else None
         if cuba:
             tau = self._tau(group, "tau_syn", where)
+            alpha = dialect.kept(tau, self.dt)
             weight = floats(group, "w_in") if "w_in" in group else np.ones(1)
-            gain, alpha = gain * weight * self.dt / tau, 1 - self.dt / tau
+            gain = gain * dialect.synapse(alpha, weight, tau, self.dt)
             if bias is not None:
                 raise ChipError(f"{where}/v_leak: a CubaLIF with a leak to another potential than 0 cannot be had here")
-        gain = np.broadcast_to(gain, shape)
+        gain = _fitting(gain, shape, f"{where}/r")
         name = where.replace("/", " ")
         if node.kind not in FIRING:
             return FloatLayer(name, shape, bias, None, beta, 1.0, alpha), gain
-        if "v_reset" in group and floats(group, "v_reset").any():
-            raise ChipError(f"{where}/v_reset: the chip's neurons are reset to 0; shift threshold and leak, or retrain")
-        threshold = np.broadcast_to(floats(group, "v_threshold"), shape)
+        dialects.require_reset(where, dialect, alpha)
+        threshold = _fitting(floats(group, "v_threshold"), shape, f"{where}/v_threshold")
+        threshold, bias = self._from_reset(node, threshold, bias, beta, shape)
         if threshold.min() <= 0:
             raise ChipError(f"{where}/v_threshold: expected > 0, found {threshold.min()}")
         common = threshold.max()  # a membrane and its inputs times a factor fire at the threshold times it
         bias = None if bias is None else bias * common / threshold
-        return FloatLayer(name, shape, bias, "zero", beta, float(common), alpha), gain * common / threshold
+        reset = "zero" if dialect.reset == "zero" else "subtract"
+        taken = 1.0 if dialect.reset == "delayed" else None
+        layer = FloatLayer(
+            name, shape, bias, reset, beta, float(common), alpha, taken=taken, at_threshold=dialect.at_threshold
+        )
+        return layer, gain * common / threshold
+
+    def _dialect(self, node: Node) -> dialects.Dialect:
+        """How a layer is meant: its reset may be said for it alone."""
+        return dialects.with_reset(self.dialect, self.resets[node.name]) if node.name in self.resets else self.dialect
+
+    def _from_reset(
+        self, node: Node, threshold: np.ndarray, bias: np.ndarray | None, beta: float, shape: tuple[int, ...]
+    ) -> tuple[np.ndarray, np.ndarray | None]:
+        """Threshold and bias of w = v − v_reset, which is reset to zero."""
+        where = f"{node.name}/v_reset"
+        if "v_reset" not in node.group or not (rest := floats(node.group, "v_reset")).any():
+            return threshold, bias
+        if self._dialect(node).reset != "zero":
+            raise ChipError(f"{where}: a reset by subtraction goes to no potential, found {rest.flat[0]:g}")
+        if self.dialect.name != "spikingjelly":
+            raise ChipError(
+                f"{where}: the chip's neurons begin at the potential that they are reset to, 0, and NIR's begin at 0; "
+                "shift threshold and leak, or retrain"
+            )
+        rest = _fitting(rest, shape, where)
+        shifted = (np.zeros(shape) if bias is None else bias) - (1 - beta) * rest
+        shifted[np.abs(shifted) < 1e-12 * np.abs(rest)] = 0.0  # v_leak = v_reset: a difference of two equal products
+        return threshold - rest, shifted if shifted.any() else None
 
     def _tau(self, group: Any, name: str, where: str) -> float:
         tau = uniform(floats(group, name), f"{where}/{name}")
-        if tau < self.dt:
+        if not tau > 0 or (tau < self.dt and not self.dialect.exact):
             raise ChipError(f"{where}/{name}: {tau} s is shorter than a time step of {self.dt} s; give another --dt")
         return tau
 
     def _fed(
-        self, layer: FloatLayer, gain: np.ndarray, node: Node, index: int
+        self, layer: FloatLayer, gain: np.ndarray, node: Node, index: int, signals: list[_Signal]
     ) -> tuple[FloatLayer, list[FloatConnection]]:
         """All that arrives at a node, times the gain of its neurons; the chain of the layer before comes first."""
-        found = []
-        for name in node.before:
-            signal = self._arriving(self.graph.nodes[name], 0)
-            if signal.pre >= index:
-                signal.delay += 1  # NIR's cycles take a step
+        found, without = [], 0
+        for signal in signals:
             size = math.prod(layer.shape)
-            connection = signal.connection or _identity(signal.shape)
+            connection = signal.connection or identity(signal.shape)
             if math.prod(signal.shape) != size:
-                raise ChipError(f"{node.name}: {size} neurons, but {name} brings {math.prod(signal.shape)}")
+                raise ChipError(f"{node.name}: {size} neurons, but {math.prod(signal.shape)} arrive")
             if signal.bias is not None:
                 bias = gain * signal.bias.reshape(layer.shape)
                 layer = replace(layer, bias=bias if layer.bias is None else layer.bias + bias)
             connection = replace(connection, pre=signal.pre, post=index, delay=signal.delay)
-            found.append(_scaled(connection, gain))
-        if not found:
-            raise ChipError(f"{node.name}: nothing arrives here")
+            if connection.weight.any():
+                found.append(_scaled(connection, gain))
+            else:
+                without += 1
+        if without:
+            what = "all of its weights" if not found else f"those of {without} of its connections"
+            self.notes.append(f"{node.name}: {what} are zero")
+        if not found and (layer.bias is None or not layer.bias.any()):
+            raise ChipError(
+                f"{node.name}: all weights that lead here are zero, and so is its bias; nothing would arrive"
+            )
+        found = found or [_nothing(signals[0], math.prod(self.shapes[signals[0].pre]), math.prod(layer.shape), index)]
         return layer, sorted(found, key=lambda c: c.pre != index - 1)
 
-    def _arriving(self, node: Node, depth: int) -> _Signal:
-        """Follow a chain back to the neurons or the input it comes from, and fold what lies between."""
+    def _arriving(self, node: Node, depth: int) -> list[_Signal]:
+        """Follow the chains back to the neurons or the input that they come from, and fold what lies between."""
         if node.name in self.index:
-            return _Signal(self.index[node.name], self.shapes[self.index[node.name]])
-        if len(node.before) != 1 or depth > len(self.graph.nodes):
-            raise ChipError(f"{node.name}: {len(node.before)} inputs; only neurons add up several")
-        signal = self._arriving(self.graph.nodes[node.before[0]], depth + 1)
+            index = self.index[node.name]
+            if index not in self.shapes:
+                raise ChipError(
+                    f"{node.name}: its parameters are single numbers, and how many neurons it has is not known yet"
+                )
+            return [_Signal(index, self.shapes[index])]
+        if depth > len(self.graph.nodes):
+            raise ChipError(f"{node.name}: a cycle without neurons, and so without a delay")
+        signals = [signal for name in node.before for signal in self._arriving(self.graph.nodes[name], depth + 1)]
+        if not signals or len(signals) > MAX_SIGNALS:
+            raise ChipError(f"{node.name}: {len(signals) or 'no'} inputs; expected 1 … {MAX_SIGNALS}")
+        if len({math.prod(signal.shape) for signal in signals}) > 1:
+            raise ChipError(f"{node.name}: cannot add up {', '.join(str(signal.shape) for signal in signals)}")
+        return [self._through(node, signal, shifts=number == 0) for number, signal in enumerate(signals)]
+
+    def _through(self, node: Node, signal: _Signal, shifts: bool) -> _Signal:
+        """One signal behind a node; ``shifts``: the node's own bias is added, which it is to one of several."""
         if node.kind == "Delay":
             return replace(signal, delay=signal.delay + steps(node, self.dt))
         if node.kind == "Flatten":
             return _flat(node, signal)
-        if node.kind not in ("Linear", "Affine", "Conv2d", "Scale", "AvgPool2d", "SumPool2d"):
+        if node.kind not in ("Linear", "Affine", "Conv1d", "Conv2d", "Scale", "AvgPool2d", "SumPool2d"):
             raise ChipError(f"{node.name}: a {node.kind} has no counterpart on the chip")
-        step, bias, shape = _operation(node, signal.shape)
+        step, bias, shape = operation(node, signal.shape)
+        bias = bias if shifts else None
         return replace(signal, shape=shape, connection=_after(signal, step, node.name), bias=_sum(signal, step, bias))
+
+
+def _described(graph: Graph) -> list[tuple[str, str, dict[str, Any]]]:
+    """What a guess needs to know of the nodes: two numbers of each layer of neurons."""
+    found = []
+    for node in graph.nodes.values():
+        names = [n for n in ("tau", "tau_mem", "r") if node.kind in NEURONS and n in node.group]
+        found.append((node.name, node.kind, {name: floats(node.group, name) for name in names}))
+    return found
+
+
+def _parameters_shape(node: Node) -> tuple[int, ...]:
+    """The shape of a layer's parameters; (1,) where all are single numbers."""
+    names = ("r", "tau", "tau_mem", "tau_syn", "v_threshold", "v_leak", "v_reset", "w_in")
+    shapes = [floats(node.group, name).shape for name in names if name in node.group]
+    try:
+        return np.broadcast_shapes(*shapes) or (1,)
+    except ValueError:
+        raise FileError(f"{node.name}: parameters of shapes {', '.join(map(str, sorted(set(shapes))))}") from None
+
+
+def _fitting(values: np.ndarray, shape: tuple[int, ...], where: str) -> np.ndarray:
+    """One value, or one for each neuron, in the layer's shape."""
+    if values.size == 1:
+        return np.full(shape, values.reshape(-1)[0])
+    if values.size != math.prod(shape):
+        raise ChipError(f"{where}: {math.prod(shape)} neurons, but {values.size} values")
+    return values.reshape(shape).copy()
+
+
+def _nothing(signal: _Signal, inputs: int, size: int, index: int) -> FloatConnection:
+    """A connection of zeros, of a layer that only its bias drives."""
+    return FloatConnection(signal.pre, index, np.zeros((size, inputs)), Dense, signal.delay)
 
 
 def _in_order(graph: Graph, start: Node) -> list[str]:
@@ -194,46 +318,6 @@ def _flat(node: Node, signal: _Signal) -> _Signal:
     return replace(signal, shape=(*signal.shape[:start], middle, *signal.shape[end + 1 :]))
 
 
-def _operation(node: Node, shape: tuple[int, ...]) -> tuple[FloatConnection, np.ndarray | None, tuple[int, ...]]:
-    """(connection, bias, shape behind) of one node."""
-    size = math.prod(shape)
-    if node.kind == "Scale":
-        scale = np.broadcast_to(floats(node.group, "scale"), shape).reshape(-1)
-        index = np.arange(size)
-        geometry = {"size": (size, size), "rows": index, "columns": index}
-        return FloatConnection(INPUT, 0, np.array(scale), Sparse, geometry=geometry), None, shape
-    if node.kind in ("AvgPool2d", "SumPool2d"):
-        return _pooling(node, shape)
-    weight = floats(node.group, "weight")
-    bias = floats(node.group, "bias") if "bias" in node.group else None
-    if bias is not None and bias.shape != weight.shape[:1]:
-        raise FileError(f"{node.name}/bias: expected {weight.shape[:1]}, found {bias.shape}")
-    if node.kind == "Conv2d":
-        if len(shape) != 3:
-            raise ChipError(f"{node.name}: expected (channels, height, width), the layer before has {shape}")
-        conv = convolution(node, len(weight), shape)
-        geometry = {k: getattr(conv, k) for k in ("input_shape", "stride", "padding", "dilation", "groups")}
-        if bias is not None:
-            bias = np.broadcast_to(bias[:, None, None], conv.output_shape)
-        return FloatConnection(INPUT, 0, weight, Conv, geometry=geometry), bias, conv.output_shape
-    if weight.ndim != 2 or weight.shape[1] != size or shape != (size,):
-        raise ChipError(f"{node.name}/weight: expected (outputs, {size}) behind {shape}, found {weight.shape}")
-    return FloatConnection(INPUT, 0, weight), bias, weight.shape[:1]
-
-
-def _pooling(node: Node, shape: tuple[int, ...]) -> tuple[FloatConnection, None, tuple[int, ...]]:
-    if len(shape) != 3:
-        raise ChipError(f"{node.name}: expected (channels, height, width), the layer before has {shape}")
-    kernel, stride, padding = (pair(node, name) for name in ("kernel_size", "stride", "padding"))
-    if min(kernel) < 1 or math.prod(kernel) > math.prod(shape[1:]) * 4:
-        raise FileError(f"{node.name}/kernel_size: {kernel}")
-    each = 1 / math.prod(kernel) if node.kind == "AvgPool2d" else 1.0
-    weight = np.full((shape[0], 1, *kernel), each)
-    conv = Conv(INPUT, 0, np.zeros(weight.shape, int), shape, stride, padding, groups=shape[0])
-    geometry = {k: getattr(conv, k) for k in ("input_shape", "stride", "padding", "dilation", "groups")}
-    return FloatConnection(INPUT, 0, weight, Conv, geometry=geometry), None, conv.output_shape
-
-
 def _after(signal: _Signal, step: FloatConnection, name: str) -> FloatConnection:
     """``step`` behind the connection so far; pooling windows that do not overlap stay a convolution."""
     first = signal.connection
@@ -255,39 +339,16 @@ def _after(signal: _Signal, step: FloatConnection, name: str) -> FloatConnection
         geometry = dict(step.geometry) | {"input_shape": first.geometry["input_shape"]}
         geometry |= {k: tuple(a * b for a, b in zip(step.geometry[k], window)) for k in ("stride", "padding")}
         return FloatConnection(INPUT, 0, spread, Conv, geometry=geometry)
-    both = _matrix(step, name) @ _matrix(first, name)
+    both = matrix(step, name) @ matrix(first, name)
     if step.kind is Dense or first.kind is Dense:
         return FloatConnection(INPUT, 0, both.toarray())
-    return _sparse(both)
-
-
-def _matrix(c: FloatConnection, name: str) -> Any:
-    from scipy.sparse import coo_matrix, csr_matrix
-
-    if c.kind is Dense:
-        return csr_matrix(c.weight)
-    if c.kind is Sparse:
-        places = (c.geometry["rows"], c.geometry["columns"])
-        return coo_matrix((c.weight, places), shape=c.geometry["size"]).tocsr()
-    return convolution_matrix(c.weight, name=name, **c.geometry)
-
-
-def _sparse(matrix: Any) -> FloatConnection:
-    coo = matrix.tocoo()
-    geometry = {"size": coo.shape, "rows": coo.row, "columns": coo.col}
-    return FloatConnection(INPUT, 0, coo.data.astype(np.float64), Sparse, geometry=geometry)
-
-
-def _identity(shape: tuple[int, ...]) -> FloatConnection:
-    from scipy.sparse import identity
-
-    return _sparse(identity(math.prod(shape)))
+    return sparse(both)
 
 
 def _sum(signal: _Signal, step: FloatConnection, bias: np.ndarray | None) -> np.ndarray | None:
     if signal.bias is None:
         return bias
-    through = _matrix(step, "bias") @ signal.bias.reshape(-1)
+    through = matrix(step, "bias") @ signal.bias.reshape(-1)
     return through if bias is None else through + bias.reshape(-1)
 
 
@@ -300,5 +361,5 @@ def _scaled(c: FloatConnection, gain: np.ndarray) -> FloatConnection:
     channels = gain.reshape(len(c.weight), -1)
     if (channels == channels[:, :1]).all():
         return replace(c, weight=c.weight * channels[:, 0][:, None, None, None])
-    single = _sparse(_matrix(c, "connection"))
+    single = sparse(matrix(c, "connection"))
     return _scaled(replace(single, pre=c.pre, post=c.post, delay=c.delay), gain)

@@ -26,7 +26,13 @@ KINDS = {"Linear": (Dense, Sparse), "Affine": (Dense, Sparse), "Conv2d": (Conv,)
 
 
 def read(
-    path: str | os.PathLike[str], num_steps: int | None = None, dt: float | None = None
+    path: str | os.PathLike[str],
+    num_steps: int | None = None,
+    dt: float | None = None,
+    *,
+    writer: str | None = None,
+    reset: str | None = None,
+    notes: list[str] | None = None,
 ) -> ChipNetwork | FloatNetwork:
     """Read an NIR file.
 
@@ -35,7 +41,14 @@ def read(
     path
         the file
     num_steps, dt
-        T, and the seconds of one time step; our own files know both
+        T, and the seconds of one time step; our own files know both, and ``writer`` the second
+    writer
+        the program that wrote it, of :data:`~ottt_loihi.converters.nir.dialects.DIALECTS`; None: guessed where no dt is
+        given, else NIR's own equations
+    reset
+        ``"subtract"`` or ``"zero"``, where the program meant another one; ``"3=zero"`` for one layer
+    notes
+        a list to which is added what a user has to know
 
     Returns
     -------
@@ -60,7 +73,12 @@ def read(
             metadata = _metadata(graph.group)
             if metadata is not None and "ottt_loihi" in metadata:
                 return _Ours(graph, metadata).network()
-            return Import(graph, num_steps, dt).network()
+            reading = Import(graph, num_steps, dt, writer, reset)
+            try:
+                return reading.network()
+            finally:
+                if notes is not None:
+                    notes += reading.notes
         except (ChipError, UsageError) as error:  # a sound file, of a network that cannot be had
             refusal = error
     assert refusal is not None

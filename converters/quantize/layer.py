@@ -149,7 +149,7 @@ class QuantizedLayer:
             bits=self.weights[0].bits,
             clipped=sum(w.clipped for w in self.weights),
             zeroed=sum(int(((w.weight == 0) & (b != 0)).sum()) for b, w in zip(before, self.weights)),
-            rms_error=float(np.sqrt(error / power)),
+            rms_error=float(np.sqrt(error / power)) if power else 0.0,
         )
 
     def _per_channel(self, values: np.ndarray | float) -> Any:
@@ -202,7 +202,7 @@ class QuantizedLayer:
     def _scale(self) -> float:
         """S: as large as the main connection's weights and the ranges of threshold, bias and current allow."""
         main = self.inputs[0]
-        largest = float(np.abs(main.weight).max())
+        largest = float(np.abs(main.weight).max()) or self._without_weights()
         scale = MAX_WEIGHT * self._gain(main) / largest * self.tuning.scale
         if self.graded:  # an exponent makes room: the current's 24 bits are the limit, not the weight's 8
             full = MAX_WEIGHT * self._gain(main) / largest
@@ -213,7 +213,7 @@ class QuantizedLayer:
         limit = min([self._most(c) * self._gain(c) / largest for c, largest in self._others()], default=np.inf)
         if self.layer.reset is None:
             # v = 64·S·o must stay below the largest threshold, or the readout would fire and be reset
-            limit = min(limit, 0.99 * arithmetic.VTH_MAX / self._strongest())
+            limit = min(limit, 0.99 * arithmetic.VTH_MAX / (self._strongest() or 1.0))
         else:
             limit = min(limit, arithmetic.VTH_MAX / np.max(self.v_threshold))
             if self.layer.reset == "subtract" and self.taken and np.ndim(self.v_threshold):
@@ -223,6 +223,12 @@ class QuantizedLayer:
         scale = float(min(scale, limit))
         self.spread = self._room(scale, limit)
         return scale * 2.0**self.spread
+
+    def _without_weights(self) -> float:
+        """What stands for the largest weight of a layer that only its bias drives: then S fits the threshold."""
+        return (
+            float(np.max(self.v_threshold)) if self.layer.reset is not None else float(np.abs(self.bias).max() or 1.0)
+        )
 
     def _others(self) -> list[tuple[FloatConnection, float]]:
         """The connections but the main one, with the largest of their weights; those of zeros set no scale."""

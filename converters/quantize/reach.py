@@ -39,8 +39,12 @@ def most(net: FloatNetwork, index: int) -> np.ndarray:
         if connection.pre == INPUT and net.input != "spikes":
             return np.full(layer.shape, np.inf)  # real numbers, of a unit that is in the weights
         current = current + _positive(connection, layer)
-    kept = np.maximum(current, 0) * _sum(layer.alpha, net.num_steps)
-    return kept * _sum(layer.beta, net.num_steps) + layer.v_init
+    c, u, highest = np.zeros(layer.shape), np.full(layer.shape, layer.v_init), np.full(layer.shape, -np.inf)
+    for _ in range(net.num_steps):
+        c = layer.alpha * c + current
+        u = layer.beta * u + c
+        highest = np.maximum(highest, u)
+    return highest
 
 
 def _positive(c: FloatConnection, layer: FloatLayer) -> np.ndarray:
@@ -50,11 +54,6 @@ def _positive(c: FloatConnection, layer: FloatLayer) -> np.ndarray:
         return np.bincount(c.geometry["rows"], positive, c.geometry["size"][0]).reshape(layer.shape)
     sums = positive.reshape(len(positive), -1).sum(axis=1)
     return np.repeat(sums, int(np.prod(layer.shape)) // len(sums)).reshape(layer.shape)
-
-
-def _sum(kept: float, steps: int) -> float:
-    """Σ of what a decay keeps, over the steps of a sample."""
-    return float(steps) if kept == 1 else (1 - kept**steps) / (1 - kept)
 
 
 def lost(net: FloatNetwork) -> list[str]:

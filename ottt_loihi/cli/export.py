@@ -48,6 +48,15 @@ class Readout(str, Enum):
     sum = "sum"
 
 
+class Writer(str, Enum):
+    snntorch = "snntorch"
+    spikingjelly = "spikingjelly"
+    norse = "norse"
+    sinabs = "sinabs"
+    rockpool = "rockpool"
+    lava = "lava"
+
+
 class Scale(str, Enum):
     free = "free"
     power_of_two = "power-of-two"
@@ -123,6 +132,13 @@ def export(
         int | None, typer.Option(min=1, help="Steps of a sample, which a .net, a .nir or a module does not hold.")
     ] = None,
     dt: Annotated[float | None, typer.Option(help="Seconds of a step, which a .nir does not hold.")] = None,
+    writer: Annotated[
+        Writer | None,
+        typer.Option("--from", help="Of a .nir: the program that wrote it, and means a step and a reset by it."),
+    ] = None,
+    reset: Annotated[
+        str | None, typer.Option(help="Of a .nir: the reset that was meant, subtract or zero; of one layer: 3=zero.")
+    ] = None,
     input_shape: Annotated[
         str | None,
         typer.Option(help="1,28,28: of a module, or a .net that begins with a convolution and does not say."),
@@ -139,7 +155,7 @@ def export(
     """Put a trained network on the chip: model.h5 (exact integers), model.net (lava-dl), model_lava.py and report.html.
 
     Examples: ottt-export runs/demo/model.pt · ottt-export model.pt --weight-bits 4 --calibrate 100 ·
-    ottt-export someones.net --time-steps 32 -o runs/someones · ottt-export theirs.nir --time-steps 32 --dt 1e-3 ·
+    ottt-export someones.net --time-steps 32 -o runs/someones · ottt-export theirs.nir --time-steps 32 --from sinabs ·
     ottt-export mynet.py:build --weights net.pth --input-shape 1,28,28 --time-steps 25 -o runs/mine
     """
     from ottt_loihi.converters import export as exporter
@@ -172,7 +188,9 @@ def export(
         imported = _imported(str(model), weights, input_shape, time_steps, readout, approximate, options.check)
         result = exporter.export_module(imported.network, options, weights)
     else:
-        result = _export(model, options, time_steps, input_shape, dt)
+        if model.suffix != ".nir" and (writer or reset):
+            raise UsageError("--from and --reset are for a .nir")
+        result = _export(model, options, time_steps, input_shape, dt, writer, reset)
     for note in result.notes:
         command.err.print(f"note: {note}", markup=False, soft_wrap=True)
     exporter.require_agreement(result, max_disagreement)
@@ -221,7 +239,15 @@ def export(
     command.print_files(files)
 
 
-def _export(model: Path, options: Options, time_steps: int | None, input_shape: str | None, dt: float | None) -> Export:
+def _export(
+    model: Path,
+    options: Options,
+    time_steps: int | None,
+    input_shape: str | None,
+    dt: float | None,
+    writer: Writer | None,
+    reset: str | None,
+) -> Export:
     """Whatever kind of file the network is in."""
     from ottt_loihi.converters import export as exporter
 
@@ -233,7 +259,13 @@ def _export(model: Path, options: Options, time_steps: int | None, input_shape: 
         from ottt_loihi.converters.nir import read as nir_reader
         from ottt_loihi.sim.network import ChipNetwork
 
-        network = nir_reader.read(model, time_steps, dt)
+        notes: list[str] = []
+        said = {"writer": writer and writer.value, "reset": reset}
+        try:
+            network = nir_reader.read(model, time_steps, dt, notes=notes, **said)
+        finally:
+            for note in notes:
+                command.err.print(f"note: {note}", markup=False, soft_wrap=True)
         if isinstance(network, ChipNetwork):
             return exporter.export_chip(network, options)
         return exporter.export_float(network, options, source=model)

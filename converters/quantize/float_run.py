@@ -1,0 +1,102 @@
+"""A float network step by step in float64, and how many of its spikes an integer network has.
+
+Slow and obvious, for imports that bring no data: a few random samples say what rounding has changed.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+from ottt_loihi.converters.quantize.float_network import FloatConnection, FloatNetwork, convolution_matrix
+from ottt_loihi.sim.network import INPUT, ChipNetwork, Conv, Sparse
+
+from ottt_loihi import sim
+from ottt_loihi.errors import ChipError
+
+SAMPLES, RATE = 8, 0.3
+MAX_WORK = 1 << 31  # synapses · samples · time steps of a comparison
+
+
+def run(net: FloatNetwork, x: np.ndarray) -> list[np.ndarray]:
+    """Return what every layer sends, float64 ``(T, n, size)``: spikes, or membranes where it has none.
+
+    x: ``(n, T, *input_shape)``
+    """
+    matrices = [(c, matrix(c)) for c in net.connections]
+    count, steps = x.shape[:2]
+    current = [np.zeros((count, math.prod(layer.shape))) for layer in net.layers]
+    v = [np.full((count, math.prod(layer.shape)), layer.v_init) for layer in net.layers]
+    sent: list[dict[int, np.ndarray]] = []
+    for t in range(steps):
+        sent.append({INPUT: x[:, t].reshape(count, -1).astype(np.float64)})
+        for index, layer in enumerate(net.layers):
+            arriving = np.zeros_like(v[index])
+            for c, weights in matrices:
+                if c.post == index and t >= c.delay:
+                    arriving += (weights @ sent[t - c.delay][c.pre].T).T
+            if layer.bias is not None:
+                arriving += layer.bias.reshape(-1)
+            current[index] = layer.alpha * current[index] + arriving
+            u = layer.beta * v[index] + current[index]
+            threshold = np.broadcast_to(layer.v_threshold, layer.shape).reshape(-1)
+            if layer.reset == "subtract" and layer.taken is not None and t:
+                u -= layer.taken * threshold * sent[t - 1][index]
+            if layer.reset is None:
+                sent[t][index], v[index] = u, u
+                continue
+            s = (u >= threshold if layer.at_threshold else u > threshold).astype(np.float64)
+            sent[t][index] = s
+            if layer.reset == "zero":
+                v[index] = u * (1 - s)
+            else:
+                v[index] = u - threshold * s if layer.taken is None else u
+    return [np.stack([step[index] for step in sent]) for index in range(len(net.layers))]
+
+
+def matrix(c: FloatConnection) -> Any:
+    """Return a connection as a matrix ``(post, pre)``, sparse where it is not dense."""
+    from scipy.sparse import coo_matrix
+
+    if c.kind is Sparse:
+        return coo_matrix((c.weight, (c.geometry["rows"], c.geometry["columns"])), shape=c.geometry["size"]).tocsr()
+    return convolution_matrix(c.weight, **c.geometry) if c.kind is Conv else c.weight
+
+
+def agreement(net: FloatNetwork, chip: ChipNetwork, seed: int = 0) -> str:
+    """Return one sentence: how many spikes of random samples differ between float network and chip, and the first.
+
+    Each input is 1 with probability 0.3 at each of the T steps of 8 samples.
+    """
+    if net.input != "spikes" or chip.host is not None:
+        return "float and chip were not compared: the input is no spikes"
+    x = (np.random.default_rng(seed).random((SAMPLES, net.num_steps, *net.input_shape)) < RATE).astype(np.uint8)
+    try:
+        if sum(_synapses(c) for c in net.connections) * SAMPLES * net.num_steps > MAX_WORK:
+            return "float and chip were not compared: the network is too large for it; ottt-run model.h5 --data runs it"
+        expected = run(net, x)
+    except ChipError as error:
+        return f"float and chip were not compared: {error}"
+    found = sim.run(chip, x, ("s",)).states["s"]
+    firing = [index for index, layer in enumerate(net.layers) if layer.reset is not None]
+    different = {i: found[i].reshape(expected[i].shape) != (expected[i] != 0) for i in firing}
+    places = sum(part.size for part in different.values())
+    count = sum(int(part.sum()) for part in different.values())
+    spikes = sum(int(expected[i].sum()) for i in firing)
+    on = f"{places:,} places, {spikes:,} spikes of {SAMPLES} random samples"
+    if not count:
+        return f"the chip has every spike of the float network: {on}"
+    firsts = [(*(int(n) for n in np.argwhere(part)[0]), i) for i, part in different.items() if part.any()]
+    step, sample, neuron, layer = min(firsts, key=lambda place: (place[0], place[3]))
+    return (
+        f"{count / places:.2%} of spikes differ between float network and chip ({on}), first in "
+        f"{net.layers[layer].name}, time step {step + 1}, sample {sample}, neuron {neuron}"
+    )
+
+
+def _synapses(c: FloatConnection) -> int:
+    if c.kind is not Conv:
+        return int(c.weight.size)
+    stride = c.geometry.get("stride", (1, 1))
+    return int(c.weight.size) * math.prod(-(-n // k) for n, k in zip(c.geometry["input_shape"][1:], stride))
