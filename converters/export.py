@@ -19,6 +19,7 @@ from ottt_loihi.converters.lava import script as lava_script
 from ottt_loihi.converters.lava.board import Prepared
 from ottt_loihi.converters.limits import LOIHI2, Limits
 from ottt_loihi.converters.netx import write as netx
+from ottt_loihi.converters.netx.read import from_slayer
 from ottt_loihi.converters.nir import write as nir
 from ottt_loihi.converters.quantize import reach
 from ottt_loihi.converters.quantize.calibrate import calibrate
@@ -130,13 +131,15 @@ def export(net: Network, options: Options | None = None, source: str | os.PathLi
 
     ``source``: the checkpoint's path; its SHA-256 goes into the provenance.
     """
+    from ottt_loihi.nn import slayer
+
     options = options or Options()
-    trained = from_torch(net)
+    trained = None if slayer.is_slayer(net) else from_torch(net)
     origin: dict[str, Any] = {"training": net.provenance}
     if source is not None:
         origin |= {"checkpoint": Path(source).name, "sha256": _sha256(source)}
     settings = options.settings
-    if options.calibrate:
+    if options.calibrate and trained is not None:
         images = _samples_of(net, options.calibrate, "train", options)
         settings["tuning"] = calibrate(
             trained,
@@ -146,7 +149,10 @@ def export(net: Network, options: Options | None = None, source: str | os.PathLi
             settings,
         )
         origin["calibrated"] = {str(i): [t.scale, t.v_threshold] for i, t in settings["tuning"].items()}
-    exact = _described(quantize(trained, options.num_weight_bits, origin, **settings), net)
+    if trained is None:
+        exact = _described(_integers_of(net, options, origin), net)
+    else:
+        exact = _described(quantize(trained, options.num_weight_bits, origin, **settings), net)
     quantized, fitted = _fit(exact, options)
     if net.provenance.get("training", {}).get("rule", {}).get("name") in EQUILIBRIUM_RULES:
         require_contraction(quantized.chip)
@@ -169,6 +175,15 @@ def export(net: Network, options: Options | None = None, source: str | os.PathLi
         )
     used = activity(quantized.chip, found.input_spikes, found.spikes, found.samples)
     return Export(trained, quantized, counted, found, spikes=spikes, activity=used, fitted=fitted, available=seen.total)
+
+
+def _integers_of(net: Network, options: Options, origin: dict[str, Any]) -> Quantized:
+    """SLAYER trains with the chip's integers: they are written down as they are."""
+    for name in ("num_weight_bits", "scale", "calibrate"):
+        if getattr(options, name) != getattr(Options(), name):
+            raise UsageError(f"{name}: SLAYER's weights are the chip's integers already, nothing is quantised")
+    found = from_slayer(net, net.time_steps)
+    return Quantized(replace(found.chip, provenance={**origin, "notes": found.notes}), (), ())
 
 
 def _described(quantized: Quantized, net: Network) -> Quantized:
@@ -268,6 +283,7 @@ def _replay(net: Network, chip: ChipNetwork, seen: _Samples) -> tuple[Agreement,
         spikes = [s.cpu().numpy() != 0 for s in run.states["s"]]
         ties += sum(int((u == block.neuron.v_threshold).sum()) for u, block in zip(run.states["u"], net.blocks))
         scores.append(run.scores.cpu().numpy())
+        spikes = spikes[: len(chip.layers) - 1]  # where a readout counts spikes, its layer is the last block
         part = slice(start, start + len(run.scores))
         record = ("s",) if raster else ("u", "v", "s")  # states are compared in the first batch only
         result = sim.run(chip, messages[part], record)

@@ -1,6 +1,7 @@
 """OTTT in SLAYER's own blocks: the same spikes, the same last-layer gradient, constant memory."""
 
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -8,15 +9,22 @@ import torch
 
 pytest.importorskip("lava.lib.dl.slayer", reason="lava-dl is not installed")
 from lava.lib.dl import slayer as lava_slayer
+from ottt_loihi.converters.export import Options, export
+from ottt_loihi.converters.lava.backends import BACKENDS
 from ottt_loihi.converters.netx import read as netx_reader
 from ottt_loihi.converters.netx import write as netx
 
 from ottt_loihi import sim
 from ottt_loihi.data import load_digits, rate_code
 from ottt_loihi.errors import UsageError
+from ottt_loihi.nn.description import construct, describe
+from ottt_loihi.nn.models import build
+from ottt_loihi.nn.slayer import blocks_of, from_blocks
 from ottt_loihi.rules import BPTT, make_rule
 from ottt_loihi.rules.losses import SquaredError
-from ottt_loihi.slayer import SlayerNetwork
+from ottt_loihi.training.checkpoint import load, save
+from ottt_loihi.training.run_folder import RunFolder
+from ottt_loihi.training.trainer import Trainer
 
 pytestmark = pytest.mark.lava
 cuba = lava_slayer.block.cuba
@@ -64,9 +72,14 @@ def by_slayer(blocks, x):
     return outputs
 
 
+def network(blocks, x=None):
+    return from_blocks(blocks, input_shape=None if x is None else x.shape[1:-1])
+
+
+@torch.no_grad()
 def by_steps(net, x):
     """Ours, with time last as SLAYER has it."""
-    return [output.movedim(1, -1) for output in net.outputs(x.movedim(-1, 1))]
+    return [spikes.permute(*range(1, spikes.ndim), 0) for spikes in net.run(x.movedim(-1, 1), "s").states["s"]]
 
 
 @pytest.mark.parametrize("delay_shift", [False, True])
@@ -77,7 +90,9 @@ def by_steps(net, x):
 def test_the_spikes_are_slayers(make, shape, delay_shift):
     blocks, x = make(delay_shift), spikes(shape)
     expected = by_slayer(blocks, x)
-    found = by_steps(SlayerNetwork(blocks), x)
+    found = by_steps(network(blocks, x), x)
+    expected = [out for block, out in zip(blocks, expected) if hasattr(block, "neuron")]
+    blocks = [block for block in blocks if hasattr(block, "neuron")]
     shift = 0
     for block, ours, theirs in zip(blocks, found, expected, strict=True):
         shift += getattr(block, "delay_shift", False) is True
@@ -90,7 +105,7 @@ def test_the_spikes_are_slayers(make, shape, delay_shift):
 def test_the_spikes_of_a_recurrent_block_are_slayers():
     blocks, x = recurrent(), spikes((3, 12, 20))
     expected = by_slayer(blocks, x)
-    for ours, theirs in zip(by_steps(SlayerNetwork(blocks), x), expected, strict=True):
+    for ours, theirs in zip(by_steps(network(blocks), x), expected, strict=True):
         assert torch.equal(ours, theirs)
         assert 0.02 < ours.mean() < 0.98
 
@@ -101,7 +116,7 @@ def test_the_last_layers_gradient_is_autograds(make):
     blocks, x = make(), spikes((3, 12, 20))
     labels = torch.tensor([0, 1, 3])
     by_slayer(blocks, x)
-    net = SlayerNetwork(blocks)
+    net = from_blocks(blocks)
     blocks.zero_grad()
     result = OTTT_A.backward(net, x.movedim(-1, 1), labels, SquaredError())
     found = {name: p.grad.clone() for name, p in blocks[-1].named_parameters() if p.grad is not None}
@@ -144,7 +159,7 @@ def test_memory_does_not_grow_with_the_number_of_steps():
 
     def peak(steps):
         blocks, x = dense(sizes=(12, 40, 4)), spikes((64, 12, steps))
-        net, x, labels = SlayerNetwork(blocks), x.movedim(-1, 1), torch.zeros(64, dtype=torch.int64)
+        net, x, labels = from_blocks(blocks), x.movedim(-1, 1), torch.zeros(64, dtype=torch.int64)
         OTTT_A.backward(net, x[:, :2], labels, SquaredError())
         with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as prof:
             OTTT_A.backward(net, x, labels, SquaredError())
@@ -170,7 +185,7 @@ def test_digits_learned_with_ottt_have_the_same_spikes_in_slayer_netx_and_sim(tm
     sizes = itertools.pairwise((64, 128, 10))
     blocks = [cuba.Dense(neuron, n, m, weight_scale=3, delay_shift=False) for n, m in sizes]
     blocks = torch.nn.ModuleList(blocks)
-    net = SlayerNetwork(blocks)
+    net = from_blocks(blocks)
     optimizer = torch.optim.Adam(blocks.parameters(), lr=0.01)
     x, labels = digit_spikes(digits.x_train, 1), torch.from_numpy(np.asarray(digits.y_train))
     for epoch in range(8):
@@ -213,21 +228,21 @@ def test_digits_learned_with_ottt_have_the_same_spikes_in_slayer_netx_and_sim(tm
 )
 def test_what_it_cannot_train_is_refused_by_name(make, message):
     with pytest.raises(UsageError, match=message):
-        SlayerNetwork(make())
+        from_blocks(make())
 
 
 @pytest.mark.parametrize(
     ("rule", "shape", "message"),
     [
         (BPTT(), (3, 6, 12), "BPTT through these blocks is SLAYER's own"),
-        (make_rule("ottt", hlop={"rows": [1]}), (3, 6, 12), "hlop: expected a Network of blocks, got SlayerNetwork"),
+        (make_rule("ottt", hlop={"rows": [1]}), (3, 6, 12), "expected"),
         (make_rule("ottt", convention="authors"), (3, 6, 12), "the network 'paper'"),
-        (OTTT_A, (3, 6, 12, 2), r"got frames of \(12, 2\)"),
+        (OTTT_A, (3, 6, 12, 2), r"expected shape \(batch, time steps, 12\), got \(3, 6, 12, 2\)"),
     ],
 )
 def test_a_rule_or_an_input_that_does_not_fit_is_refused(rule, shape, message):
     with pytest.raises(UsageError, match=message):
-        rule.backward(SlayerNetwork(dense()), spikes(shape), torch.tensor([0, 1, 3]), SquaredError())
+        rule.backward(from_blocks(dense()), spikes(shape), torch.tensor([0, 1, 3]), SquaredError())
 
 
 def test_every_step_may_change_the_weights():
@@ -235,7 +250,7 @@ def test_every_step_may_change_the_weights():
     before = [p.clone() for p in blocks.parameters()]
     optimizer = torch.optim.SGD(blocks.parameters(), 0.1)
     make_rule("ottt", update="step").train_batch(
-        SlayerNetwork(blocks), spikes((3, 6, 12)), torch.tensor([0, 1, 3]), SquaredError(), optimizer
+        from_blocks(blocks), spikes((3, 6, 12)), torch.tensor([0, 1, 3]), SquaredError(), optimizer
     )
     assert any(not torch.equal(p, q) for p, q in zip(before, blocks.parameters()))
 
@@ -243,7 +258,7 @@ def test_every_step_may_change_the_weights():
 def test_without_the_trace_the_gradient_is_that_of_the_present_input():
     """SLTT of one block: Σ_t of the gradients that each step's own input gives."""
     blocks, x, labels = dense(sizes=(12, 4)), spikes((3, 6, 12)), torch.tensor([0, 1, 3])
-    net, found = SlayerNetwork(blocks), {}
+    net, found = from_blocks(blocks), {}
     for name in ("ottt", "sltt"):
         blocks.zero_grad()
         rule = make_rule(name, update="sequence") if name == "ottt" else make_rule(name)
@@ -251,6 +266,96 @@ def test_without_the_trace_the_gradient_is_that_of_the_present_input():
         found[name] = [p.grad.clone() for p in blocks.parameters() if p.grad is not None]
     assert found["sltt"]
     assert not any(torch.equal(a, b) for a, b in zip(found["ottt"], found["sltt"], strict=True))
+
+
+def few_digits():
+    digits = load_digits()
+    return replace(digits, x_train=digits.x_train[:200], y_train=digits.y_train[:200]).first(200, 30)
+
+
+def trainer_of(net):
+    return Trainer(net, make_rule("ottt", update="sequence"), encoding="rate", learning_rate=0.01, batch_size=50)
+
+
+@pytest.mark.parametrize("features", ["16F", "4C3S2D1-12F"])
+def test_a_named_network_is_trained_saved_resumed_and_exported_like_others(features, tmp_path):
+    def made():
+        return build("slayer", {"features": features, "input_shape": [1, 8, 8], "num_classes": 10, "time_steps": 5})
+
+    digits, once = few_digits().with_channels(), made()
+    trainer_of(once).fit(digits, epochs=2, run=RunFolder(tmp_path / "once"))
+    trainer_of(made()).fit(digits, epochs=1, run=RunFolder(tmp_path / "twice"))
+    trainer_of(made()).fit(digits, epochs=2, run=RunFolder(tmp_path / "twice"), resume=True)
+    net = load(tmp_path / "twice" / "model.pt")
+    before = made().state_dict()
+    for name, weight in once.state_dict().items():
+        assert torch.equal(weight, net.state_dict()[name]), name
+        if name.endswith("weight"):
+            assert not torch.equal(weight, before[name]), name
+    net.provenance["data"] = "digits"
+    found = export(net, Options(check=20, allow_dead=True), tmp_path / "twice" / "model.pt")
+    assert found.agreement.first is None
+    assert found.agreement.predictions == 1
+    x = rate_code(digits.x_test[:10], 5, seed=3)
+    blocks = blocks_of(net)
+    seen = torch.from_numpy(x).float().movedim(1, -1)
+    expected = [spikes.detach().movedim(-1, 0).flatten(2).numpy() > 0 for spikes in _through(blocks, seen)]
+    netx.write(found.chip, tmp_path / "slayer.net")
+    runs = [
+        sim.run(found.chip, x, ("s",)),
+        BACKENDS["inprocess"].run(found.chip, x, ("s",)),
+        netx.run(found.chip, tmp_path / "slayer.net", x, ("s",)),
+    ]
+    for result in runs:
+        for layer, theirs in enumerate(expected):
+            np.testing.assert_array_equal(result.states["s"][layer].reshape(theirs.shape), theirs)
+
+
+def _through(blocks, x):
+    """SLAYER's blocks, without the shift of one step a block."""
+    for block in blocks:
+        x = block.neuron(block.synapse(x if block.synapse.kernel_size[0] > 1 else x.flatten(1, -2)))
+        yield x
+
+
+def test_every_kind_of_block_is_described():
+    pool = cuba.Pool(NEURON, 2, stride=2, weight_scale=1.5)
+    conv = cuba.Conv(NEURON, 1, 4, (3, 1), padding=(1, 0), stride=2, weight_norm=True, weight_scale=6)
+    blocks = [
+        cuba.Input({**NEURON, "scale": 32}),
+        conv,
+        pool,
+        cuba.Flatten(),
+        cuba.Recurrent(NEURON, 16, 6, weight_scale=6),
+    ]
+    net = from_blocks([*blocks, cuba.Affine(NEURON, 6, 3, dynamics=False)], input_shape=(1, 8, 8))
+    for parameter in net.parameters():  # whatever is drawn, every layer fires
+        parameter.data.abs_()
+    other = construct(describe(net))
+    assert describe(other) == describe(net)
+    other.load_state_dict(net.state_dict())
+    with torch.no_grad():
+        one, two = (some.run(spikes((2, 5, 1, 8, 8))).scores for some in (net, other))
+    assert torch.equal(one, two)
+    assert one.abs().max() > 0
+
+
+def test_what_no_file_can_hold_is_said(tmp_path):
+    net = from_blocks(dense(pre_hook_fx=lambda weight, descale=False: weight))
+    with pytest.raises(UsageError, match="a pre_hook_fx of your own is in no file"):
+        save(net, tmp_path / "model.pt")
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"num_weight_bits": 4}, "num_weight_bits: SLAYER's weights are the chip's integers already"),
+        ({"calibrate": 10}, "calibrate: SLAYER's weights"),
+    ],
+)
+def test_nothing_is_quantised_twice(settings, message):
+    with pytest.raises(UsageError, match=message):
+        export(build("slayer", {"features": "4F"}), Options(**settings))
 
 
 def test_what_has_no_blocks_is_no_slayer_network():

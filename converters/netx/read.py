@@ -107,11 +107,15 @@ def read(
 def from_slayer(
     net: Any, num_steps: int, input_shape: tuple[int, ...] | None = None, readout: str | None = None
 ) -> Imported:
-    """The ChipNetwork of a SLAYER network in memory: a module with lava-dl's ``blocks``, or the blocks themselves.
+    """The ChipNetwork of a SLAYER network in memory: one of ours, a module with lava-dl's ``blocks``, or the blocks.
 
-    The blocks must have been run once, because SLAYER finds its shapes then. Other arguments, result and errors as for
+    Blocks must have been run once, because SLAYER finds its shapes then. Other arguments, result and errors as for
     :func:`read`; UsageError for what has no blocks.
     """
+    from ottt_loihi.nn import slayer
+
+    if slayer.is_slayer(net):
+        input_shape, net = input_shape or net.input_shape, slayer.blocks_of(net)
     blocks = list(getattr(net, "blocks", net if isinstance(net, Iterable) else ()))
     if not blocks or not all(hasattr(block, "export_hdf5") for block in blocks):
         raise UsageError(f"expected a module whose .blocks are blocks of lava-dl's SLAYER, got {type(net).__name__}")

@@ -80,7 +80,7 @@ def train(
     scale: Annotated[
         str | None, typer.Option(help="Values to 0 … 1 by the training samples: channel, all, none. [where needed]")
     ] = None,
-    network: Annotated[str | None, typer.Option(help="mlp, conv, vgg, vgg_f, nf_resnet34 or dsr. [mlp]")] = None,
+    network: Annotated[str | None, typer.Option(help="mlp, conv, vgg, vgg_f, nf_resnet34, dsr, slayer. [mlp]")] = None,
     hidden: Annotated[
         str | None, typer.Option(help="mlp: neurons per hidden layer, separated by commas. [128]")
     ] = None,

@@ -87,7 +87,19 @@ class Weights(NamedTuple):
     bias: Tensor | None
 
 
-class Connection(nn.Module):
+class Shaped(nn.Module):
+    """A module that says which shape its output has, and which arguments make it."""
+
+    def settings(self) -> dict[str, Any]:
+        """Return the arguments that make such a module, as JSON values."""
+        raise NotImplementedError
+
+    def output_shape(self, input_shape: tuple[int, ...]) -> tuple[int, ...]:
+        """Return the output's shape without the batch, for an input of this shape; UsageError if it does not fit."""
+        raise NotImplementedError
+
+
+class Connection(Shaped):
     """``I[t] = c·(κ·Ŵ ∗ P(x[t]) + b)``: what :class:`Linear` and :class:`Conv2d` have in common.
 
     ::
@@ -206,10 +218,6 @@ class Connection(nn.Module):
     def current(self, x: Tensor, weights: Weights) -> Tensor:
         """Return I[t] with these weights: pooling and rearranging, the product, what comes after it."""
         return self.after(self.product(self.before(x), *weights))
-
-    def output_shape(self, input_shape: tuple[int, ...]) -> tuple[int, ...]:
-        """Return the shape of I[t] without the batch, for an input of this shape; UsageError if it does not fit."""
-        raise NotImplementedError
 
     def before(self, x: Tensor) -> Tensor:
         """Return what the weights see of x."""

@@ -248,14 +248,14 @@ class CubaLIF(Neuron):
         """Return the trace of an input: ``a[t] = α·a[t−1] + x[t]``, ``e[t] = β·e[t−1] + a[t]``."""
         pairs, masks = self._pairs()
         if len(pairs) == 1:
-            return _follow(x.detach(), before, *pairs[0])
+            return follow_both(x.detach(), before, *pairs[0])
         if len(pairs) > MOST_TRACES:
             raise UsageError(
                 f"CubaLIF: {len(pairs)} different decays, and an online rule keeps one trace for each, at most "
                 f"{MOST_TRACES}; draw them from fewer groups, use trace='mean', or train with BPTT"
             )
         old = [None] * len(pairs) if before is None else before.traces
-        traces = tuple(_follow(x.detach(), b, *pair) for b, pair in zip(old, pairs))
+        traces = tuple(follow_both(x.detach(), b, *pair) for b, pair in zip(old, pairs))
         return GroupedTrace(traces, masks)
 
     def _pairs(self) -> tuple[list[tuple[float, float]], tuple[Tensor, ...]]:
@@ -274,7 +274,8 @@ class CubaLIF(Neuron):
         return ", ".join(f"{name}={value}" for name, value in self.settings().items())
 
 
-def _follow(x: Tensor, before: Any, alpha: float, beta: float) -> CubaTrace:
+def follow_both(x: Tensor, before: Any, alpha: float, beta: float) -> CubaTrace:
+    """Return the traces of an input x without a graph, for one α and one β."""
     if before is None:
         return CubaTrace(x, 1.0, x, 1.0)
     arrived = alpha * getattr(before, "arrived", before.value) + x

@@ -25,13 +25,16 @@ from torch import nn
 from ottt_loihi import checks
 from ottt_loihi.errors import UsageError
 from ottt_loihi.nn.blocks import Block, Branch, Skip
-from ottt_loihi.nn.connections import Connection, Conv2d, Linear, Readout
+from ottt_loihi.nn.connections import Connection, Conv2d, Linear, Readout, Shaped
 from ottt_loihi.nn.cuba import CubaLIF
 from ottt_loihi.nn.network import Network
 from ottt_loihi.nn.neurons import LIF, DSRNeuron, Neuron, Stream
+from ottt_loihi.nn.slayer import SlayerNeuron, SlayerReadout, SlayerSynapse, SpikeCount
 from ottt_loihi.nn.surrogates import SURROGATES
 
-PARTS = {kind.__name__: kind for kind in (Linear, Conv2d, Readout, LIF, CubaLIF, Stream, DSRNeuron)}
+CONNECTIONS, READOUTS = (Connection, SlayerSynapse), (Linear, SlayerReadout, SpikeCount)
+NEURONS = (LIF, CubaLIF, Stream, DSRNeuron, SlayerNeuron)
+PARTS = {kind.__name__: kind for kind in (Linear, Conv2d, Readout, SlayerSynapse, SlayerReadout, SpikeCount, *NEURONS)}
 LARGEST = 2**31 - 1  # integers in a description
 # settings that files of version 2 may lack, because they are younger, and what such a file means by it
 YOUNGER: dict[str, dict[str, Any]] = {"Conv2d": {"dilation": 1}}
@@ -73,7 +76,7 @@ def construct(description: Any) -> Network:
     """
     known = _fields(completed(description), "network", ("input_shape", "time_steps", "convention", "blocks", "readout"))
     blocks = [_built_block(block, f"block {i + 1}") for i, block in enumerate(_list(known["blocks"], "blocks"))]
-    readout = _part(known["readout"], "readout", Linear)
+    readout = _part(known["readout"], "readout", READOUTS)
     settings = {name: _sane(known[name], name) for name in ("input_shape", "time_steps", "convention")}
     return _called(Network, "network", (blocks, readout), settings)
 
@@ -109,11 +112,27 @@ def differences(mine: Any, other: Any, where: str = "network") -> Iterator[str]:
 
 
 def count_parts(description: Any) -> int:
-    """Return how many connections a description lists, whatever it is."""
-    blocks = description.get("blocks") if isinstance(description, Mapping) else None
-    blocks = blocks if isinstance(blocks, list) else []
-    branches = [block.get("branches") for block in blocks if isinstance(block, Mapping)]
-    return 1 + len(blocks) + sum(len(each) for each in branches if isinstance(each, list))
+    """Return how many connections with weights a description lists, whatever it is."""
+    if not isinstance(description, Mapping):
+        return 1
+    blocks = _listed(description.get("blocks"))
+    blocks = [block for block in blocks if isinstance(block, Mapping)]
+    branches = [each for block in blocks for each in _listed(block.get("branches")) if isinstance(each, Mapping)]
+    parts = [part.get("connection") for part in (*blocks, *branches)]
+    return sum(not _is_weightless(part) for part in (*parts, description.get("readout")))
+
+
+def _listed(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else []
+
+
+def _is_weightless(part: Any) -> bool:
+    """Whether a description is that of a part of SLAYER's without weights of its own."""
+    if not isinstance(part, Mapping):
+        return False
+    settings = part.get("settings")
+    kind = settings.get("kind") if isinstance(settings, Mapping) else None
+    return part.get("class") == "SpikeCount" or (part.get("class") == "SlayerSynapse" and kind in ("Input", "Pool"))
 
 
 def _block(block: Block) -> Description:
@@ -132,7 +151,7 @@ def _block(block: Block) -> Description:
 
 
 def _described(part: nn.Module) -> Description:
-    settings = part.settings() if isinstance(part, (Connection, Neuron)) else {}
+    settings = part.settings() if isinstance(part, (Shaped, Neuron)) else {}
     return {"class": _name(part), "settings": settings}
 
 
@@ -174,19 +193,19 @@ def _built_block(value: Any, where: str) -> Block:
         place = f"{where}, branch {index + 1}"
         parts = _fields(branch, place, ("connection", "source", "delay"))
         ends = [checks.integer(parts[name], f"{place}.{name}", 0, LARGEST) for name in ("source", "delay")]
-        branches.append(Branch(_part(parts["connection"], place, Connection), *ends))
+        branches.append(Branch(_part(parts["connection"], place, CONNECTIONS), *ends))
     skip = known["skip"]
     if skip is not None:
         parts = _fields(skip, f"{where}, skip", ("source", "factor"))
         source = checks.integer(parts["source"], f"{where}, skip.source", 0, LARGEST)
         skip = Skip(source, checks.number(parts["factor"], f"{where}, skip.factor"))
-    connection = _part(known["connection"], f"{where}, connection", Connection)
-    neuron = _part(known["neuron"], f"{where}, neuron", Neuron)
+    connection = _part(known["connection"], f"{where}, connection", CONNECTIONS)
+    neuron = _part(known["neuron"], f"{where}, neuron", NEURONS)
     settings = {"branches": branches, "skip": skip, "dropout": known["dropout"]}
     return _called(Block, where, (connection, neuron), settings)
 
 
-def _part(value: Any, where: str, kind: type) -> Any:
+def _part(value: Any, where: str, kind: tuple[type, ...]) -> Any:
     known = _fields(value, where, ("class", "settings"))
     name, settings = known["class"], known["settings"]
     if not isinstance(name, str) or not issubclass(PARTS.get(name, object), kind):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import math
-import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -14,8 +13,10 @@ from ottt_loihi import checks
 from ottt_loihi.errors import UsageError
 from ottt_loihi.nn.blocks import Block, Branch, Skip
 from ottt_loihi.nn.connections import BINARY, SPIKE_SCALE, Conv2d, Linear, Readout, pooled_shape
+from ottt_loihi.nn.features import parse
 from ottt_loihi.nn.network import Network
 from ottt_loihi.nn.neurons import LIF, DSRNeuron, Neuron, Stream
+from ottt_loihi.nn.slayer import slayer
 from ottt_loihi.nn.surrogates import Surrogate, describe, make_surrogate
 
 VGG_FEATURES = "64C3-128C3-AP2-256C3-256C3-AP2-512C3-512C3-AP2-512C3-512C3-GAP"
@@ -158,7 +159,7 @@ def conv(
     _check_delay(feedback_delay)
     generator = _generator(seed)
     blocks, shape, pool, scale = [], input_shape, None, 1.0
-    for layer in _layers(features):
+    for layer in parse(features):
         if layer["kind"] in ("AP", "GAP"):
             if pool is not None:
                 raise UsageError(f"features: two poolings in a row in {features!r}; join them")
@@ -336,49 +337,6 @@ def _constants(beta: Any, v_threshold: Any, reset: Any, surrogate: Any, conventi
     }
 
 
-SIZE = r"\d+(?:x\d+)?"  # 5, or 5x1: vertical, horizontal
-LAYER = re.compile(
-    rf"(?P<n>\d+)C(?P<k>{SIZE})(?:S(?P<S>{SIZE}))?(?:D(?P<D>{SIZE}))?(?:G(?P<G>\d+))?|(?P<f>\d+)F|AP(?P<p>{SIZE})|(?P<g>GAP)"
-)
-
-
-def _layers(features: str) -> list[dict[str, Any]]:
-    """``"16C5-AP2-GAP"`` → ``[{kind: "C", n: 16, k: (5, 5), …}, {kind: "AP", k: (2, 2)}, {kind: "GAP"}]``."""
-    layers = []
-    for word in features.split("-") if isinstance(features, str) else [repr(features)]:
-        match = LAYER.fullmatch(word)
-        if match is None or any(set(group or "1") <= {"0"} for group in re.findall(r"\d+", word)):
-            raise UsageError(
-                "features: expected layers like 32C5, 32C3S2, 8C5x1, AP2, AP2x1, GAP or 128F joined by -, got "
-                f"{word!r}{_known_elsewhere(word)}"
-            )
-        if match["f"]:
-            layers.append({"kind": "F", "n": int(match["f"])})
-        elif match["p"]:
-            layers.append({"kind": "AP", "k": _both(match["p"])})
-        elif match["g"]:
-            layers.append({"kind": "GAP"})
-        else:
-            sizes = {key: _both(match[key] or "1") for key in ("k", "S", "D")}
-            layers.append({"kind": "C", "n": int(match["n"]), "G": int(match["G"] or 1), **sizes})
-    return layers
-
-
-def _both(text: str) -> tuple[int, int]:
-    """``"5x1"`` → (5, 1), ``"5"`` → (5, 5)."""
-    vertical, _, horizontal = text.partition("x")
-    return int(vertical), int(horizontal or vertical)
-
-
-def _known_elsewhere(word: str) -> str:
-    """What to do about a layer that others have and a network here has not."""
-    if re.fullmatch(r"MP.*|G?MaxPool.*", word, re.IGNORECASE):
-        return "; max pooling of spikes has no gradient that a trace could carry, use AP, or a stride"
-    if re.fullmatch(r"\d+(T|DC|TC).*", word, re.IGNORECASE):
-        return "; transposed convolutions are not trained here, use a convolution with upsample (Conv2d)"
-    return ""
-
-
 def _output(connection: Conv2d | Linear, shape: tuple[int, ...], features: str) -> tuple[int, ...]:
     try:
         return connection.output_shape(shape)
@@ -427,6 +385,7 @@ ARCHITECTURES: dict[str, Callable[..., Network]] = {
     "vgg_f": vgg_f,
     "nf_resnet34": nf_resnet34,
     "dsr": dsr,
+    "slayer": slayer,
 }
 
 

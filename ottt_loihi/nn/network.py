@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from ottt_loihi import checks
 from ottt_loihi.errors import UsageError
 from ottt_loihi.nn.blocks import Block, BlockState, Late, Presynaptic, arriving, learning_current, remembered
-from ottt_loihi.nn.connections import Connection, pooled_shape
+from ottt_loihi.nn.connections import Connection, Shaped, pooled_shape
 from ottt_loihi.nn.inputs import Input, check_input, check_labels, frames
 from ottt_loihi.nn.neurons import Trace
 from ottt_loihi.nn.paths import BPTT, CONVENTIONS, GradientPaths
@@ -297,7 +297,7 @@ def _last(state: NetworkState) -> Callable[[int], Tensor]:
 def _fitting(connection: nn.Module, shape: tuple[int, ...], where: str) -> tuple[int, ...]:
     """The shape of a connection's current; of a module of another kind by running it once on zeros."""
     try:
-        if isinstance(connection, Connection):
+        if isinstance(connection, Shaped):
             return connection.output_shape(shape)
         like = next(connection.parameters(), torch.zeros(()))
         with torch.no_grad():

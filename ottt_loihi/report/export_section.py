@@ -90,7 +90,7 @@ def _budget_table(export: Export) -> report.Table:
 
 def _agreement_table(export: Export, found: Agreement) -> report.Table:
     rows = zip(
-        export.quantized.layers,
+        export.chip.layers,
         found.spike_rates_float,
         found.spike_rates_chip,
         found.spikes_equal,

@@ -170,7 +170,8 @@ def _result(
     config: Config, trainer: Trainer, history: list[Epoch], evaluation: Evaluation, output: Path
 ) -> dict[str, Any]:
     net = trainer.net
-    layers = [net.input_shape, *(block.shape for block in net.blocks), (net.num_classes,)]
+    read = [(net.num_classes,)] if net.readout.weight.numel() else []  # a readout may only count spikes
+    layers = [net.input_shape, *(block.shape for block in net.blocks), *read]
     rows = [math.prod(layers[0]), *(shape[0] for shape in layers[1:] if len(shape) == 1)]
     validated = [epoch.validation_accuracy for epoch in history if epoch.validation_accuracy is not None]
     return {

@@ -1,0 +1,516 @@
+"""Networks of lava-dl's SLAYER blocks: their synapses and neurons as the parts of a :class:`Network`.
+
+SLAYER runs all T steps of a block before the next block and backpropagates through time. Here the same synapses and
+neurons, with their own quantised weights, integer decays and thresholds, run step by step, so that OTTT learns at every
+step in memory that does not grow with T. The blocks are trained in place; ``export_hdf5`` and everything else of theirs
+stays as it is::
+
+    model = from_blocks(net.blocks, time_steps=10)
+    OTTT().train_batch(model, x, labels, SquaredError(), optimizer)     # in place of forward, loss and backward
+
+::
+
+    u[t] = λu·u[t−1] + W·x[t]                 a[t] = λu·a[t−1] + x[t]         λ = 1 − decay/4096, SLAYER's integer decay
+    v[t] = λv·v[t−1]·(1 − s[t−1]) + u[t]      e[t] = λv·e[t−1] + a[t]
+    ∇W[t] = (∂L[t]/∂s[t]·ρ(v[t]))·e[t]ᵀ
+
+e is what OTTT's trace becomes with a current that decays by itself: the derivative of v[t] by W, the reset held
+constant; a current decay of 1 makes it the paper's. ρ is SLAYER's surrogate. The gradient of the last block's weights
+is the one that SLAYER's own backpropagation has for the loss Σ_t L[t], but for that reset. lava-dl is needed to make
+such a network, in memory or from a file.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import io
+import math
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ottt_loihi import checks
+from ottt_loihi.errors import UsageError
+from ottt_loihi.nn.blocks import Block, Branch
+from ottt_loihi.nn.connections import Shaped
+from ottt_loihi.nn.cuba import CubaTrace, follow_both
+from ottt_loihi.nn.features import parse
+from ottt_loihi.nn.network import Network
+from ottt_loihi.nn.neurons import LongStep, Neuron
+from ottt_loihi.nn.paths import BPTT, GradientPaths
+
+UNITY = 1 << 12  # of a decay
+MAX_KERNEL = 127
+SCALE = 1 << 6  # integer weights per 1.0
+KINDS = ("Dense", "Conv", "Pool", "Input")
+
+
+class SlayerSynapse(Shaped):
+    """``I[t] = Q(W)·x[t]``: the synapse of one of SLAYER's blocks, Q its rounding to 8 bits.
+
+    ============  ==========================  ====================================================================
+    argument      type                        meaning
+    ============  ==========================  ====================================================================
+    kind          one of :data:`KINDS`        ``"Input"`` has no weights and only rounds; ``"Pool"`` learns nothing
+    inputs        int                         neurons of Dense, channels of the others
+    outputs       int                         of Dense and Conv
+    kernel_size,  int or (vertical,           of Conv and Pool
+    stride …      horizontal)
+    groups        int                         of Conv
+    weight_norm   bool                        torch's weight normalisation, as SLAYER offers it
+    scale         int                         integer weights per 1.0
+    value         float                       of Pool, each weight
+    own           a synapse of SLAYER's       used in place of a new one
+    ============  ==========================  ====================================================================
+    """
+
+    def __init__(
+        self,
+        kind: str,
+        inputs: int,
+        outputs: int = 1,
+        *,
+        kernel_size: int | tuple[int, int] = 1,
+        stride: int | tuple[int, int] = 1,
+        padding: int | tuple[int, int] = 0,
+        dilation: int | tuple[int, int] = 1,
+        groups: int = 1,
+        weight_norm: bool = False,
+        scale: int = SCALE,
+        value: float = 1.0,
+        own: nn.Module | None = None,
+    ) -> None:
+        super().__init__()
+        self.value = checks.number(value, "slayer.value", -1e6, 1e6)
+        self.kind = checks.one_of(kind, "slayer.kind", KINDS)
+        self.inputs, self.outputs = checks.integer(inputs, "slayer.inputs"), checks.integer(outputs, "slayer.outputs")
+        self.kernel_size, self.stride = (
+            checks.pair(kernel_size, "slayer.kernel_size"),
+            checks.pair(stride, "slayer.stride"),
+        )
+        self.padding, self.dilation = (
+            checks.pair(padding, "slayer.padding", 0),
+            checks.pair(dilation, "slayer.dilation"),
+        )
+        if max(checks.both(self.kernel_size)) > MAX_KERNEL:
+            raise UsageError(
+                f"slayer.kernel_size: at most {MAX_KERNEL}, which Lava's Conv holds, got {self.kernel_size}"
+            )
+        self.groups, self.scale = checks.integer(groups, "slayer.groups"), checks.integer(scale, "slayer.scale")
+        self.weight_norm = checks.flag(weight_norm, "slayer.weight_norm")
+        if own is None and kind != "Input":
+            own = self._new()
+            own.pre_hook_fx = _rounding(self.scale)
+        if kind in ("Dense", "Conv"):
+            self.own = own
+        else:
+            _hide(self, own)
+
+    def _new(self) -> nn.Module:
+        synapse = _slayer().synapse.layer
+        geometry = {name: checks.both(getattr(self, name)) for name in ("stride", "padding", "dilation")}
+        if self.kind == "Dense":
+            return synapse.Dense(self.inputs, self.outputs, weight_norm=self.weight_norm)
+        if self.kind == "Pool":
+            return _constant(lambda: synapse.Pool(checks.both(self.kernel_size), weight_scale=self.value, **geometry))
+        more = {"groups": self.groups, "weight_norm": self.weight_norm, **geometry}
+        return synapse.Conv(self.inputs, self.outputs, checks.both(self.kernel_size), **more)
+
+    def settings(self) -> dict[str, Any]:
+        if self.own is not None and getattr(self.own.pre_hook_fx, "__name__", "") != "quantize_8bit":
+            raise UsageError("slayer: a pre_hook_fx of your own is in no file; save with SLAYER's own rounding")
+        names = ("kind", "inputs", "outputs", "kernel_size", "stride", "padding", "dilation", "groups")
+        return {name: getattr(self, name) for name in (*names, "weight_norm", "scale", "value")}
+
+    @property
+    def weight(self) -> Tensor:
+        """Before rounding, as SLAYER keeps it: (out, in, height, width, 1)."""
+        return torch.ones(1, 1) if self.own is None else self.own.weight
+
+    def output_shape(self, input_shape: tuple[int, ...]) -> tuple[int, ...]:
+        if self.kind == "Input":
+            return input_shape
+        if self.kind == "Dense":
+            if math.prod(input_shape) != self.inputs:
+                raise UsageError(f"slayer: a Dense block of {self.inputs} inputs, got {math.prod(input_shape)}")
+            return (self.outputs,)
+        if len(input_shape) != 3 or (self.kind == "Conv" and input_shape[0] != self.inputs):
+            raise UsageError(
+                f"slayer: a {self.kind} block expects an image of {self.inputs} channels, got {input_shape}"
+            )
+        sizes = zip(*(checks.both(n) for n in (self.kernel_size, self.stride, self.padding, self.dilation)))
+        image = [(n + 2 * p - d * (k - 1) - 1) // s + 1 for n, (k, s, p, d) in zip(input_shape[1:], sizes)]
+        if min(image) < 1:
+            raise UsageError(f"slayer: a {self.kind} block's kernel does not fit an image of {input_shape}")
+        return (self.outputs if self.kind == "Conv" else input_shape[0], *image)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x.flatten(1) if self.kind == "Dense" else x
+        if self.own is None:
+            return _rounding(self.scale)(x)
+        z = self.own(x.unsqueeze(-1))[..., 0]
+        return z.flatten(1) if self.kind == "Dense" else z
+
+    def _apply(self, fn: Any, recurse: bool = True) -> Any:
+        return _move(self, fn, super()._apply(fn, recurse))
+
+
+class SlayerNeuron(Neuron):
+    """A layer of SLAYER's current-based neurons, one time step at once, in their own fixed-point arithmetic.
+
+    ============================  ============================================================================
+    argument                      meaning
+    ============================  ============================================================================
+    threshold                     fires at it, and above
+    current_decay, voltage_decay  0 … 1, what a step loses
+    tau_grad, scale_grad          of SLAYER's surrogate
+    scale                         of the integer state
+    own                           a neuron of SLAYER's, used in place of a new one
+    ============================  ============================================================================
+    """
+
+    constants = ("threshold", "current_decay", "voltage_decay", "tau_grad", "scale_grad", "scale")
+    amplitude = 1.0
+
+    def __init__(
+        self,
+        threshold: float = 1.0,
+        current_decay: float = 1.0,
+        voltage_decay: float = 0.5,
+        tau_grad: float = 1.0,
+        scale_grad: float = 1.0,
+        scale: int = SCALE,
+        own: nn.Module | None = None,
+    ) -> None:
+        super().__init__()
+        self.scale = checks.integer(scale, "slayer.scale")
+        self.threshold = checks.number(threshold, "slayer.threshold", 0, 1e6, above=True)
+        self.current_decay = checks.number(current_decay, "slayer.current_decay", 0, 1)
+        self.voltage_decay = checks.number(voltage_decay, "slayer.voltage_decay", 0, 1)
+        self.tau_grad = checks.number(tau_grad, "slayer.tau_grad", 0, 1e6, above=True)
+        self.scale_grad = checks.number(scale_grad, "slayer.scale_grad", 0, 1e6, above=True)
+        if own is None:
+            values = {name: getattr(self, name) for name in self.constants}
+            own = _constant(lambda: _slayer().neuron.cuba.Neuron(**values))
+        _hide(self, own)
+
+    @property
+    def v_threshold(self) -> float:
+        """The threshold as the neuron has it, rounded to its integer scale."""
+        return float(self.own.threshold)
+
+    def kept(self) -> tuple[float, float]:
+        """Return what a step keeps of current and voltage, ``1 − decay/4096``."""
+        return tuple(1 - round(float(d)) / UNITY for d in (self.own.current_decay, self.own.voltage_decay))
+
+    @property
+    def beta(self) -> float:
+        return self.kept()[1]
+
+    def follow(self, x: Tensor, before: Any) -> CubaTrace:
+        """Return the cascaded traces of an input: a of the current, e of the voltage."""
+        return follow_both(x.detach(), before, *self.kept())
+
+    def forward(
+        self, current: Tensor, v: Tensor | None = None, paths: GradientPaths = BPTT, memory: Tensor | None = None
+    ) -> LongStep:
+        """One step of SLAYER's own neuron from a given state; ``memory`` is u, the neuron is left as it was."""
+        if paths.membrane and torch.is_grad_enabled() and current.requires_grad:
+            raise UsageError("slayer: BPTT through these blocks is SLAYER's own; use its backward(), or OTTT or SLTT")
+        own, zero = self.own, torch.zeros_like(current.detach())
+        held = own.current_state, own.voltage_state, own.persistent_state
+        own.current_state, own.voltage_state = (zero if old is None else old for old in (memory, v))
+        own.persistent_state = False
+        try:
+            u, voltage = own.dynamics(current.unsqueeze(-1))
+            spikes = own.spike(voltage)[..., 0]
+        finally:
+            own.current_state, own.voltage_state, own.persistent_state = held
+        after = voltage[..., 0].detach() * (spikes.detach() == 0)
+        return LongStep(spikes, voltage[..., 0], after, u[..., 0].detach().clone())
+
+    def _apply(self, fn: Any, recurse: bool = True) -> Any:
+        return _move(self, fn, super()._apply(fn, recurse))
+
+
+class SpikeCount(Shaped):
+    """A readout without weights: o[t] are the last block's spikes, or the means of as many groups of them."""
+
+    def __init__(self, out_features: int) -> None:
+        super().__init__()
+        self.out_features = checks.integer(out_features, "out_features")
+        self.register_buffer("weight", torch.zeros(1, 0, device="cpu"), persistent=False)  # dtype and device
+
+    def settings(self) -> dict[str, Any]:
+        return {"out_features": self.out_features}
+
+    def output_shape(self, input_shape: tuple[int, ...]) -> tuple[int, ...]:
+        if math.prod(input_shape) % self.out_features:
+            raise UsageError(f"slayer: {math.prod(input_shape)} neurons make no {self.out_features} equal groups")
+        return (self.out_features,)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x.flatten(1)
+        return x if x.shape[1] == self.out_features else x.view(len(x), self.out_features, -1).mean(2)
+
+
+def slayer(
+    num_classes: int = 10,
+    *,
+    input_shape: Sequence[int] = (8, 8),
+    features: str = "128F",
+    threshold: float = 1.0,
+    current_decay: float = 1.0,
+    voltage_decay: float = 0.5,
+    weight_scale: float = 3.0,
+    time_steps: int = 6,
+    seed: int = 0,
+) -> Network:
+    """Convolutional and fully connected blocks of SLAYER's CUBA neurons; the last ones' spikes are counted.
+
+    Parameters
+    ----------
+    features
+        as in :func:`~ottt_loihi.nn.models.conv`, without poolings, which netx cannot load
+    threshold, current_decay, voltage_decay
+        of all neurons (:class:`SlayerNeuron`)
+    weight_scale
+        factor of SLAYER's initial weights, > 0
+
+    Raises
+    ------
+    UsageError
+        for any value out of range, or where lava-dl is not installed
+    """
+    shape = checks.sizes(input_shape, "input_shape", 1)
+    neuron = {"threshold": threshold, "current_decay": current_decay, "voltage_decay": voltage_decay}
+    weight_scale = checks.number(weight_scale, "weight_scale", 0, 1e6, above=True)
+    classes = {"kind": "F", "n": checks.integer(num_classes, "num_classes")}
+    blocks, now = [], shape
+    with torch.random.fork_rng([]):
+        torch.manual_seed(checks.integer(seed, "seed", 0))
+        for layer in [*(parse(features) if features else []), classes]:
+            if layer["kind"] == "F":
+                synapse = SlayerSynapse("Dense", math.prod(now), layer["n"])
+            elif layer["kind"] == "C":
+                synapse = SlayerSynapse("Conv", now[0], layer["n"], **_geometry(layer))
+            else:
+                raise UsageError("features: netx cannot load a pooling of SLAYER's; use a convolution with a stride")
+            synapse.own.weight.data *= weight_scale
+            blocks.append(Block(synapse, SlayerNeuron(**neuron)))
+            now = synapse.output_shape(now)
+    return Network(blocks, SpikeCount(num_classes), input_shape=shape, time_steps=time_steps)
+
+
+def _geometry(layer: dict[str, Any]) -> dict[str, Any]:
+    padding = tuple(d * (k - 1) // 2 for d, k in zip(layer["D"], layer["k"]))
+    return {
+        "kernel_size": layer["k"],
+        "stride": layer["S"],
+        "padding": padding,
+        "dilation": layer["D"],
+        "groups": layer["G"],
+    }
+
+
+def from_blocks(
+    blocks: Iterable[nn.Module], *, input_shape: Sequence[int] | None = None, time_steps: int = 6
+) -> Network:
+    """Return the network of SLAYER's blocks, which it shares and trains.
+
+    All blocks see the same step. ``delay_shift`` only moves SLAYER's spikes by one step a block: what is called step t
+    here is t + (number of such blocks) in SLAYER's output. Inputs are ``(batch, T, channels)`` or ``(batch, T,
+    channels, height, width)``; SLAYER has T last: ``x.movedim(-1, 1)``.
+
+    Parameters
+    ----------
+    blocks
+        in order: ``cuba.Input`` (without weight and bias), ``Dense``, ``Conv``, ``Pool``, ``Flatten``, ``Recurrent``;
+        last, if wanted, ``Average``, or ``Affine(dynamics=False)`` as readout
+    input_shape
+        of a frame; default that of the first Dense block
+    time_steps
+        T that it is trained with
+
+    Raises
+    ------
+    UsageError
+        for a block or an option that cannot be trained so, by name
+    """
+    blocks = list(blocks)
+    if not blocks:
+        raise UsageError("slayer: expected one or more blocks, got none")
+    for index, block in enumerate(blocks):
+        if (reason := _objection(block, index == len(blocks) - 1)) is not None:
+            raise UsageError(f"slayer: block {index + 1}, {type(block).__name__}: {reason}")
+    if not any(True for block in blocks for _ in block.parameters()):
+        raise UsageError("slayer: expected a block with weights, got none")
+    if input_shape is None:
+        first = next((b for b in blocks if type(b).__name__ not in ("Input", "Flatten")), None)
+        if type(first).__name__ not in ("Dense", "Recurrent", "Affine"):
+            raise UsageError("slayer: input_shape: expected the shape of a frame, because no Dense block comes first")
+        input_shape = (_main_synapse(first).in_channels,)
+    made: list[Block] = []
+    readout: nn.Module | None = None
+    for block in blocks:
+        kind = type(block).__name__
+        if kind == "Average":
+            readout = SpikeCount(block.num_outputs)
+        elif kind == "Affine":
+            readout = SlayerReadout(**_of_synapse("Dense", block.synapse, block.neuron))
+        elif kind == "Input" and block.neuron is not None:
+            connection = SlayerSynapse("Input", 1, scale=block.neuron.w_scale)
+            made.append(Block(connection, _of_neuron(block.neuron)))
+        elif kind in ("Dense", "Conv", "Pool", "Recurrent"):
+            made.append(_of_block(block, kind, len(made)))
+    if readout is None:
+        shape: tuple[int, ...] = tuple(input_shape)
+        for part in made:
+            shape = part.connection.output_shape(shape)
+        readout = SpikeCount(math.prod(shape))
+    return Network(made, readout, input_shape=input_shape, time_steps=time_steps)
+
+
+class SlayerReadout(SlayerSynapse):
+    """An ``Affine`` block: its current is read."""
+
+    @property
+    def out_features(self) -> int:
+        return self.outputs
+
+
+def _of_block(block: nn.Module, kind: str, index: int) -> Block:
+    branches = []
+    if kind == "Recurrent":
+        loop = SlayerSynapse(**_of_synapse("Dense", block.recurrent_synapse, block.neuron))
+        branches = [Branch(loop, index, 1)]
+    synapse = SlayerSynapse(**_of_synapse("Dense" if kind == "Recurrent" else kind, _main_synapse(block), block.neuron))
+    return Block(synapse, _of_neuron(block.neuron), branches=branches)
+
+
+def _of_synapse(kind: str, own: nn.Module, neuron: nn.Module) -> dict[str, Any]:
+    """The arguments of :class:`SlayerSynapse` for one of SLAYER's."""
+    geometry = {n: tuple(getattr(own, n)[:2]) for n in ("kernel_size", "stride", "padding", "dilation")}
+    if kind == "Pool":
+        geometry["value"] = float(own.weight.reshape(-1)[0])
+    more = {"groups": own.groups, "weight_norm": own.weight_norm_enabled, "scale": neuron.w_scale, "own": own}
+    return {"kind": kind, "inputs": own.in_channels, "outputs": own.out_channels, **geometry, **more}
+
+
+def _of_neuron(own: nn.Module) -> SlayerNeuron:
+    decays = [round(float(d)) / UNITY for d in (own.current_decay, own.voltage_decay)]
+    return SlayerNeuron(own.threshold, *decays, own.tau_rho / own.threshold, own.scale_rho, own.w_scale, own)
+
+
+def is_slayer(net: Any) -> bool:
+    """Whether ``net`` is a network of SLAYER's blocks."""
+    blocks = getattr(net, "blocks", ()) if isinstance(net, Network) else ()
+    return bool(len(blocks)) and all(type(block.neuron) is SlayerNeuron for block in blocks)
+
+
+def blocks_of(net: Network) -> list[nn.Module]:
+    """Return SLAYER's blocks of a network, copies with its weights, which ``export_hdf5`` and netx take."""
+    cuba, found, shape = _slayer().block.cuba, [], net.input_shape
+    for block in net.blocks:
+        synapse, kind = block.connection, block.connection.kind
+        neuron = {name: getattr(block.neuron, name) for name in SlayerNeuron.constants}
+        if block.branches:
+            made = cuba.Recurrent(neuron, synapse.inputs, synapse.outputs)
+            made.input_synapse = copy.deepcopy(synapse.own)
+            made.recurrent_synapse = copy.deepcopy(block.branches[0].connection.own)
+        elif kind == "Input":
+            made = cuba.Input(neuron)
+        else:
+            sizes = {"Dense": (synapse.inputs, synapse.outputs), "Conv": (synapse.inputs, synapse.outputs, 1)}
+            made = getattr(cuba, kind)(neuron, *sizes.get(kind, (1,)))
+            made.synapse = copy.deepcopy(synapse.own)
+        made.neuron = copy.deepcopy(block.neuron.own)
+        shape = synapse.output_shape(shape)
+        made.neuron.shape = torch.Size(shape)
+        found.append(made)
+    if isinstance(net.readout, SlayerSynapse):
+        neuron = {"threshold": 1.0, "current_decay": 1.0, "voltage_decay": 1.0, "scale": net.readout.scale}
+        made = cuba.Affine(neuron, net.readout.inputs, net.readout.outputs, dynamics=False)
+        made.synapse = copy.deepcopy(net.readout.own)
+        found.append(made)
+    elif net.readout.out_features != math.prod(shape):
+        raise UsageError("slayer: netx cannot load an Average block; count the spikes of each neuron")
+    return found
+
+
+def _slayer() -> Any:
+    """lava-dl, whose import prints what it misses."""
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):
+            from lava.lib.dl import slayer
+    except ImportError:
+        raise UsageError("slayer: lava-dl is not installed; `make setup` installs it (docs/lava.md)") from None
+    return slayer
+
+
+def _constant(make: Any) -> nn.Module:
+    """A part without learnt weights, real also where a network is only sketched (checkpoint.load)."""
+    with torch.device("cpu"):
+        return make()
+
+
+def _rounding(scale: int) -> Any:
+    """SLAYER's rounding of weights to 8 bits."""
+    decays = {"threshold": 1.0, "current_decay": 1.0, "voltage_decay": 1.0}
+    return _constant(lambda: _slayer().neuron.cuba.Neuron(**decays, scale=scale)).quantize_8bit
+
+
+def _hide(part: nn.Module, own: nn.Module | None) -> None:
+    """Keep SLAYER's part in ``part.own``, its constants not among the weights, which the settings hold."""
+    object.__setattr__(part, "own", own)
+
+
+def _move(part: nn.Module, fn: Any, moved: nn.Module) -> nn.Module:
+    if "own" not in part._modules and part.own is not None:
+        part.own._apply(fn)
+    return moved
+
+
+def _main_synapse(block: nn.Module) -> nn.Module:
+    return block.input_synapse if type(block).__name__ == "Recurrent" else block.synapse
+
+
+def _objection(block: nn.Module, last: bool) -> str | None:
+    """Why a block cannot be trained, or None."""
+    if type(block).__module__ != "lava.lib.dl.slayer.block.cuba":
+        return f"it is of {type(block).__module__}; expected blocks of lava.lib.dl.slayer.block.cuba"
+    kind = type(block).__name__
+    if kind not in ("Input", "Dense", "Conv", "Pool", "Flatten", "Average", "Recurrent", "Affine"):
+        return "OTTT cannot train this block; Input, Dense, Conv, Pool, Flatten, Average, Recurrent and Affine it can"
+    if kind == "Average" and not last:
+        return "an Average block must be the last one"
+    if kind == "Affine" and (not last or block.dynamics is not False):
+        return "an Affine block must be the last one and have dynamics=False"
+    if getattr(block, "count_log", False):
+        return "count_log=True changes what it returns; set it to False"
+    if getattr(block, "delay", None) is not None:
+        return "learned axonal delays have no trace; make it with delay=False"
+    if getattr(block, "mask", None) is not None:
+        return "a pruning mask (pre_hook, mask) is not applied here"
+    if kind == "Input" and (block.weight is not None or block.bias is not None):
+        return "its weight and bias are not learnt; make it without them"
+    if kind == "Recurrent" and block.bias is not None:
+        return "the bias of a Recurrent block is not learnt; make it without it"
+    return None if getattr(block, "neuron", None) is None else _objection_to_neuron(block.neuron)
+
+
+def _objection_to_neuron(neuron: nn.Module) -> str | None:
+    if neuron.norm is not None:
+        return "a norm between current and voltage has no trace; use norm=None"
+    if neuron.drop is not None:
+        return "SLAYER draws its dropout anew at every step here; use dropout=None"
+    if neuron.requires_grad:
+        return "learned decays need BPTT; use requires_grad=False"
+    if not neuron.shared_param:
+        return "decays per channel have no presynaptic trace; use shared_param=True"
+    if neuron.graded_spike:
+        return "graded spikes have no surrogate here; use graded_spike=False"
+    return None
