@@ -40,6 +40,7 @@ def test_export_and_run_alone_do_the_useful_thing(model):
     }
 
 
+@pytest.mark.slow
 @pytest.mark.lava
 def test_run_classifies_alike_in_the_simulator_and_in_lava(model):
     assert run("ottt-export", model, "--no-check", "--json").returncode == 0

@@ -50,7 +50,7 @@ def trained(tmp_path_factory):
     split = load_data("digits")
     net = mlp((64, 64, 10), input_shape=(8, 8), reset="zero", seed=1)
     net.provenance["data"] = "digits"
-    Trainer(net, make_rule("ottt"), learning_rate=5e-3).fit(split.x_train, split.y_train, 12)
+    Trainer(net, make_rule("ottt"), learning_rate=5e-3).fit(split.x_train, split.y_train, 8)
     path = tmp_path_factory.mktemp("trained") / "model.pt"
     save(net, path)
     return path

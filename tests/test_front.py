@@ -128,7 +128,7 @@ def test_every_state_of_the_front_and_every_weight_equal_lavas(graded, reset, re
     assert (found["plastic[0].weights"] != plan.dense[0].weight).any()
 
 
-@pytest.mark.parametrize("feedback", ["random", "symmetric"])
+@pytest.mark.parametrize("feedback", [pytest.param("random", marks=pytest.mark.slow), "symmetric"])
 def test_backends_give_the_same_network_which_exports(feedback, tmp_path):
     pytest.importorskip("lava.magma.core.process.process")
     chip = make_plastic(network(hidden=(7, 6)))

@@ -127,7 +127,8 @@ class TestLearning:
             assert (before.rows[5:] != after.rows[5:]).any()
         assert learn(chip(), digits(5)).subspaces is None
 
-    @pytest.mark.parametrize("feedback", [pytest.param("random", marks=pytest.mark.slow), "kolen-pollack"])
+    @pytest.mark.slow
+    @pytest.mark.parametrize("feedback", ["random", "kolen-pollack"])
     def test_all_backends_give_the_same(self, feedback):
         pytest.importorskip("lava.magma.core.process.process")
         lateral = tuple(s.grown(3, 1e5, 0.2, 1) for s in watch(chip(), digits(60)[0], 5, feedback=feedback))

@@ -54,6 +54,7 @@ def _all(events):
 
 
 QUICK = ("dense", "conv", "sws", "recurrent")  # without the profiler's minutes of the others
+SOME_SLOW = [kind if kind in QUICK else pytest.param(kind, marks=pytest.mark.slow) for kind in KINDS]
 
 
 def float_net(kind):
@@ -62,7 +63,7 @@ def float_net(kind):
 
 @pytest.mark.parametrize("constant", [False, pytest.param(True, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("update", ["step", "sequence"])
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", SOME_SLOW)
 @pytest.mark.parametrize("steps", [12, pytest.param(48, marks=pytest.mark.slow)])  # the profiler is slow
 def test_ottt_is_constant_in_the_number_of_time_steps(kind, update, constant, steps):
     net = float_net(kind)
@@ -122,7 +123,7 @@ def test_otpe_is_constant_too():
     assert peak(net, make_rule("otpe"), 12) <= 1.05 * peak(net, make_rule("otpe"), 4)
 
 
-@pytest.mark.parametrize("kind", [k if k in QUICK else pytest.param(k, marks=pytest.mark.slow) for k in KINDS])
+@pytest.mark.parametrize("kind", SOME_SLOW)
 def test_bptt_is_not(kind):
     net = float_net(kind)
     few, many = peak(net, make_rule("bptt"), 8), peak(net, make_rule("bptt"), 24)
@@ -130,7 +131,8 @@ def test_bptt_is_not(kind):
     assert many > 2 * peak(net, make_rule("ottt", update="sequence"), 24)
 
 
-@pytest.mark.parametrize("kind", sorted(set(KINDS) - {"recurrent"}))  # a layer that hears itself keeps two traces
+# a layer that feeds itself keeps two traces
+@pytest.mark.parametrize("kind", [kind for kind in SOME_SLOW if kind != "recurrent"])
 def test_saf_needs_less_than_ottt(kind):
     net = float_net(kind)
     assert peak(net, make_rule("saf-e", update="sequence"), 12) < peak(net, make_rule("ottt", update="sequence"), 12)

@@ -9,15 +9,10 @@ nbclient = pytest.importorskip("nbclient")
 NOTEBOOKS = sorted((Path(__file__).parent.parent / "notebooks").glob("*.ipynb"))
 
 
-# the first one, of the three-factor update, in every test run; the others are among the slow ones (make notebooks: all)
-EXECUTED = [
-    pytest.param(path, id=path.stem, marks=[pytest.mark.slow] * (index > 0)) for index, path in enumerate(NOTEBOOKS)
-]
-
-
+@pytest.mark.slow
 @pytest.mark.notebook
 @pytest.mark.lava
-@pytest.mark.parametrize("path", EXECUTED)
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_notebook_executes(path, tmp_path):
     notebook = nbformat.read(path, as_version=4)
     nbclient.NotebookClient(notebook, timeout=120, resources={"metadata": {"path": str(tmp_path)}}).execute()

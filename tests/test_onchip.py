@@ -145,7 +145,7 @@ def test_float_learning_in_the_lava_runtime_for_a_thousand_steps():
     ("feedback", "rounding"),
     [
         ("random", "lava"),
-        ("kolen-pollack", "per-synapse"),
+        pytest.param("kolen-pollack", "per-synapse", marks=pytest.mark.slow),
         pytest.param("symmetric", "lava", marks=pytest.mark.slow),
         pytest.param("random", "per-synapse", marks=pytest.mark.slow),
         pytest.param("opzo", "per-synapse", marks=pytest.mark.slow),

@@ -5,9 +5,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parent.parent
 
 
+@pytest.mark.slow
 def test_the_example_runs_and_learns():
     code = re.search(r"```python\n(.+?)```", (ROOT / "README.md").read_text(), re.S).group(1)
     lines = [line for line in code.splitlines() if line and not line.startswith(("import", "from"))]

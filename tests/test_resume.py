@@ -24,7 +24,7 @@ from ottt_loihi.training.trainer import Trainer
 
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "NO_COLOR": "1"}
 TRAIN = [sys.executable, "-m", "ottt_loihi.cli.train"]
-SMALL = ["--hidden", "24", "--epochs", "4", "--set", "network.dropout=0.2", "--set", "training.checkpoint_every=6"]
+SMALL = ["--hidden", "24", "--epochs", "3", "--set", "network.dropout=0.2", "--set", "training.checkpoint_every=6"]
 
 
 def rng_data(n=60):
@@ -160,7 +160,8 @@ def test_a_damaged_state_is_our_error(tmp_path):
             continue
 
 
-@pytest.mark.parametrize("update", [pytest.param("step", marks=pytest.mark.slow), "sequence"])
+@pytest.mark.slow
+@pytest.mark.parametrize("update", ["step", "sequence"])
 def test_two_processes_learn_what_one_does(tmp_path, update):
     """Gloo on the CPU; the weights are those of one process with the joint batch, within float rounding."""
     common = ["--hidden", "20", "--epochs", "1", "--update", update, "--optimizer", "sgd", "--lr", "0.1", "--json"]
