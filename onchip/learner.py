@@ -12,7 +12,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 from ottt_loihi.converters.lava.backends import find
 from ottt_loihi.onchip.checkpoint import Checkpoint
 from ottt_loihi.onchip.lava import stock
@@ -26,6 +25,7 @@ from ottt_loihi.onchip.stream import Data, Stream, check_data
 from ottt_loihi.sim.learning.subspace import Subspace
 from ottt_loihi.sim.network import ChipNetwork
 
+from ottt_loihi import checks
 from ottt_loihi.errors import LavaError, UsageError
 
 __all__ = [
@@ -109,8 +109,9 @@ def learn(
         test = check_data(chip, *test, what="test data")
     stream = Stream(plan, data, passes, settings, subspaces)
     total = stream.total
-    every = max(1, total // (10 * passes)) if evaluate_every is None else _count(evaluate_every, "evaluate_every")
-    keep_every = every if checkpoint_every is None else _count(checkpoint_every, "checkpoint_every")
+    default = max(1, total // (10 * passes))
+    every = default if evaluate_every is None else checks.integer(evaluate_every, "evaluate_every")
+    keep_every = every if checkpoint_every is None else checks.integer(checkpoint_every, "checkpoint_every")
     kept, curve, kept_by_state = None, None, []
     if checkpoint is not None:
         kept = Checkpoint(Path(checkpoint), lambda count: stream.part(0, min(count, stream.per_pass)), every)
@@ -138,9 +139,3 @@ def learn(
         chosen["kept_by_state"] = kept_by_state
     per_sample = plan.steps_per_sample(settings.feedback, settings.schedule, settings.silent_epochs, settings.input_lag)
     return session.result(stream.rates, per_sample, interrupted, chosen)
-
-
-def _count(value: int, name: str) -> int:
-    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1:
-        raise UsageError(f"{name}: expected an integer ≥ 1, got {value!r}")
-    return int(value)

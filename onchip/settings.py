@@ -8,6 +8,7 @@ from ottt_loihi.onchip.network.trainable import FEEDBACKS
 from ottt_loihi.sim.learning.learner import ROUNDINGS
 from ottt_loihi.sim.learning.options import Options
 
+from ottt_loihi import checks
 from ottt_loihi.errors import UsageError
 
 READOUT_RATE = 0.02  # part of its error that one time step's update takes from the readout
@@ -36,16 +37,12 @@ class Settings(Options):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.feedback not in FEEDBACKS:
-            raise UsageError(f"feedback: expected one of {', '.join(FEEDBACKS)}, got {self.feedback!r}")
-        if self.rounding not in ROUNDINGS:
-            raise UsageError(f"rounding: expected one of {', '.join(ROUNDINGS)}, got {self.rounding!r}")
+        checks.one_of(self.feedback, "feedback", FEEDBACKS)
+        checks.one_of(self.rounding, "rounding", ROUNDINGS)
         if not (0 < self.readout_rate < 2 and 0 < self.hidden_rate < 100):
             raise UsageError(
                 f"rates: expected 0 < readout_rate < 2 and 0 < hidden_rate < 100, "
                 f"got {self.readout_rate} and {self.hidden_rate}"
             )
-        if isinstance(self.halve_every, bool) or not isinstance(self.halve_every, int) or self.halve_every < 0:
-            raise UsageError(f"halve_every: expected an integer ≥ 0, got {self.halve_every!r}")
-        if isinstance(self.seed, bool) or not isinstance(self.seed, int) or self.seed < 0:
-            raise UsageError(f"seed: expected an integer ≥ 0, got {self.seed!r}")
+        for name in ("halve_every", "seed"):
+            object.__setattr__(self, name, checks.integer(getattr(self, name), name, 0))

@@ -15,6 +15,7 @@ from ottt_loihi.sim.learning.learner import Learner
 from ottt_loihi.sim.learning.subspace import Subspace
 from ottt_loihi.sim.network import INPUT, ChipNetwork
 
+from ottt_loihi import checks
 from ottt_loihi.errors import UsageError
 
 Data = tuple[np.ndarray, np.ndarray]
@@ -110,11 +111,9 @@ class Stream:
         settings: Settings,
         subspaces: Sequence[Subspace] | None = None,
     ) -> None:
-        if isinstance(passes, bool) or not isinstance(passes, (int, np.integer)) or passes < 1:
-            raise UsageError(f"passes: expected an integer ≥ 1, got {passes!r}")
         if subspaces is not None:
             _require_protection(settings)
-        self.plan, self.passes, self.subspaces = plan, int(passes), subspaces
+        self.plan, self.passes, self.subspaces = plan, checks.integer(passes, "passes"), subspaces
         self._data, self._settings = data, settings
         self._load(0)
         self.per_pass = len(self._labels)

@@ -76,11 +76,11 @@ class TestRefuses:
     @pytest.mark.parametrize(
         ("arguments", "message"),
         [
-            (dict(passes=0), "passes: expected an integer ≥ 1"),
+            (dict(passes=0), "passes: expected a positive integer"),
             (dict(backend="loihi1"), "backend: expected one of sim, inprocess, lava, loihi2"),
             (dict(evaluate_every=0), "evaluate_every: expected"),
             (dict(settings=Settings(readout_rate=1e-10)), r"readout.y1_scale: a scale of .* is too small"),
-            (dict(settings=Settings(unit=0)), "unit: expected an integer ≥ 1"),
+            (dict(settings=Settings(unit=0)), "unit: expected a positive integer"),
         ],
     )
     def test_wrong_arguments(self, arguments, message):

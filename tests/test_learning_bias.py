@@ -121,5 +121,5 @@ def test_learning_goes_on_from_learnt_biases():
 
 
 def test_not_a_bool():
-    with pytest.raises(UsageError, match="learn_bias: expected True or False, got 1"):
+    with pytest.raises(UsageError, match="learn_bias: expected true or false, got 1"):
         Options(learn_bias=1)

@@ -171,7 +171,7 @@ def test_where_to_keep_the_state_has_to_be_said():
     for wrong, message in (
         ({"resume": True}, "resume: say where, with checkpoint="),
         ({"checkpoint_every": 3}, "checkpoint_every: say where, with checkpoint="),
-        ({"checkpoint_every": 0, "checkpoint": "x"}, "checkpoint_every: expected an integer ≥ 1, got 0"),
+        ({"checkpoint_every": 0, "checkpoint": "x"}, "checkpoint_every: expected a positive integer, got 0"),
     ):
         with pytest.raises(UsageError, match=message):
             learn(small(), digits(5), **wrong)

@@ -55,7 +55,7 @@ def test_y_traces_do_not_decay(rule):
             dict(epoch=4, pre_phase=1, decay=0.5, impulse=3, arithmetic="float"),
             r"impulse: is computed in floating point",
         ),
-        (dict(epoch=4, pre_phase=1, decay=0.5, arithmetic="int"), r"arithmetic: expected fixed or float"),
+        (dict(epoch=4, pre_phase=1, decay=0.5, arithmetic="int"), r"arithmetic: expected one of fixed, float"),
         (dict(epoch=4, pre_phase=1, decay=0.5, seed=-1), r"seed: expected an integer"),
     ],
 )

@@ -20,7 +20,7 @@ from ottt_loihi.sim import arithmetic
 from ottt_loihi.sim.learning import integers
 from ottt_loihi.sim.learning.learner import ROUNDINGS, SHARES
 
-from ottt_loihi.errors import UsageError
+from ottt_loihi import checks
 
 
 class Plastic:
@@ -40,8 +40,7 @@ class Plastic:
         decay_every: int = 0,
         decay_shift: int = 8,
     ) -> None:
-        if rounding not in ROUNDINGS:
-            raise UsageError(f"{name}.rounding: expected one of {', '.join(ROUNDINGS)}, got {rounding!r}")
+        checks.one_of(rounding, f"{name}.rounding", ROUNDINGS)
         super().__init__(
             weights=weights,
             learning_rule=learning_rule,

@@ -15,7 +15,8 @@ from ottt_loihi.onchip.stream import Data, Stream, check_data
 from ottt_loihi.sim.learning.subspace import Subspace
 from ottt_loihi.sim.network import ChipNetwork
 
-from ottt_loihi.errors import UsageError, VerificationError
+from ottt_loihi import checks
+from ottt_loihi.errors import VerificationError
 
 
 @dataclass(frozen=True)
@@ -47,13 +48,12 @@ def repeat_in_lava(
     VerificationError
         naming the first variable and element that differ
     """
-    if isinstance(steps, bool) or not isinstance(steps, (int, np.integer)) or steps < 1:
-        raise UsageError(f"steps: expected an integer ≥ 1, got {steps!r}")
+    steps = checks.integer(steps, "steps")
     settings = settings or Settings()
     plan = make_plan(chip, settings.unit)
     stock.require(plan, "lava", settings, settings.rounding, settings.feedback)
     per_sample = plan.steps_per_sample(settings.feedback, settings.schedule, settings.silent_epochs, settings.input_lag)
-    samples = -(-int(steps) // per_sample)
+    samples = -(-steps // per_sample)
     first = check_data(chip, *(data(0) if callable(data) else data), what="data")
     stream = Stream(plan, data, -(-samples // len(first[1])), settings, subspaces)
     _learnt(stream, "sim", settings, 1, stall_timeout)  # numba compiles

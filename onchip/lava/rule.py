@@ -18,6 +18,7 @@ from ottt_loihi.sim.learning.integers import (
     trace_time_constant,
 )
 
+from ottt_loihi import checks
 from ottt_loihi.errors import UsageError
 
 
@@ -70,18 +71,13 @@ class OTTTLearningRule(Loihi3FLearningRule):
         encoding: str = "signed",
         stock: bool = False,
     ) -> None:
-        if encoding not in ENCODINGS:
-            raise UsageError(f"encoding: expected one of {', '.join(ENCODINGS)}, got {encoding!r}")
-        if arithmetic not in ("fixed", "float"):
-            raise UsageError(f"arithmetic: expected fixed or float, got {arithmetic!r}")
-        if not _whole(epoch, 1, MAX_EPOCH):
-            raise UsageError(f"epoch: expected an integer 1 … {MAX_EPOCH}, got {epoch!r}")
-        if not _whole(pre_phase, 1, epoch):
-            raise UsageError(f"pre_phase: expected an integer 1 … {epoch} (the epoch), got {pre_phase!r}")
+        checks.one_of(encoding, "encoding", ENCODINGS)
+        checks.one_of(arithmetic, "arithmetic", ("fixed", "float"))
+        checks.integer(epoch, "epoch", 1, MAX_EPOCH)
+        checks.integer(pre_phase, "pre_phase", 1, epoch)
         if not 0 <= decay < 1:
             raise UsageError(f"decay: expected 0 ≤ λ < 1, got {decay}")
-        if not _whole(seed, 0, 2**31 - 4):
-            raise UsageError(f"seed: expected an integer 0 … {2**31 - 4}, got {seed!r}")
+        checks.integer(seed, "seed", 0, 2**31 - 4)
         left = impulse_left(decay, epoch, pre_phase)
         if arithmetic == "float":
             if impulse is not None:
@@ -113,7 +109,7 @@ class OTTTLearningRule(Loihi3FLearningRule):
 
 
 def _check_impulse(impulse: int, decay: float) -> None:
-    if not _whole(impulse, 1, TRACE_MAX):
+    if not checks.is_integer(impulse) or not 1 <= impulse <= TRACE_MAX:
         raise UsageError(
             f"impulse: expected an integer 1 … {TRACE_MAX} (fractions are biased in Lava), got {impulse!r}"
         )
@@ -121,7 +117,3 @@ def _check_impulse(impulse: int, decay: float) -> None:
         raise UsageError(
             f"impulse: {impulse} saturates the trace at {TRACE_MAX} for λ = {decay}; at most {default_impulse(decay)}"
         )
-
-
-def _whole(value: object, low: int, high: int) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and low <= value <= high

@@ -48,6 +48,7 @@ from typing import Any
 
 from ottt_loihi.sim.learning.program import latency
 
+from ottt_loihi import checks
 from ottt_loihi.errors import UsageError
 
 MAX_EPOCH = 63  # the chip's time of a spike within an epoch has 6 bits
@@ -66,10 +67,8 @@ class Schedule:
     silent: int = 0
 
     def __post_init__(self) -> None:
-        if self.feedback not in ("direct", "layerwise"):
-            raise UsageError(f"feedback: expected direct or layerwise, got {self.feedback!r}")
-        if isinstance(self.hidden_layers, bool) or not isinstance(self.hidden_layers, int) or self.hidden_layers < 0:
-            raise UsageError(f"hidden_layers: expected an integer ≥ 0, got {self.hidden_layers!r}")
+        checks.one_of(self.feedback, "feedback", ("direct", "layerwise"))
+        checks.integer(self.hidden_layers, "hidden_layers", 0)
         if self.epoch > MAX_EPOCH:
             raise UsageError(
                 f"{self.front + self.hidden_layers} layers before the readout need a learning epoch of {self.epoch} "

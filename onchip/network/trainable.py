@@ -15,6 +15,7 @@ from ottt_loihi.sim.learning.bias import with_bias
 from ottt_loihi.sim.learning.subspace import ONE, Subspace, check_subspaces
 from ottt_loihi.sim.network import INPUT, LIF, ChipNetwork, Connection, Dense, Diagonal, Sparse
 
+from ottt_loihi import checks
 from ottt_loihi.errors import ChipError, UsageError
 
 FEEDBACKS = ("random", "symmetric", "kolen-pollack", "opzo")
@@ -148,7 +149,7 @@ def make_plan(chip: ChipNetwork, unit: int | None = None) -> Plan:
         ),
         inhibition=tuple(inhibition[:-1]),
         decay=decay,
-        unit=_unit(chip) if unit is None else _positive(unit),
+        unit=_unit(chip) if unit is None else checks.integer(unit, "unit"),
         front=front,
         whole=chip,
     )
@@ -274,10 +275,4 @@ def _unit(chip: ChipNetwork) -> int:
             "the network does not say what a logit of 1 is at the readout (logit_scale), or it was trained with "
             "cross-entropy, which has no such target; give unit=, or let onchip.network.trainable.estimate_unit find it"
         )
-    return _positive(round(chip.logit_scale))  # type: ignore[arg-type]
-
-
-def _positive(unit: int) -> int:
-    if isinstance(unit, bool) or not isinstance(unit, (int, np.integer)) or unit < 1:
-        raise UsageError(f"unit: expected an integer ≥ 1, got {unit!r}")
-    return int(unit)
+    return checks.integer(round(chip.logit_scale), "unit")  # type: ignore[arg-type]

@@ -9,6 +9,7 @@ import numpy as np
 from ottt_loihi.sim import arithmetic
 from ottt_loihi.sim.network import ChipNetwork, Connection, Dense, Sparse
 
+from ottt_loihi import checks
 from ottt_loihi.errors import UsageError
 
 DOUBLING_LIMIT = 127  # up to here a learning weight fits into 8 inference bits without loss
@@ -105,7 +106,7 @@ def _chosen(
     names, found = [layer.name for layer in chip.layers], set()
     for layer in layers:
         index = names.index(layer) if isinstance(layer, str) and names.count(layer) == 1 else layer
-        if isinstance(index, bool) or not isinstance(index, int) or not 0 <= index < len(names):
+        if not checks.is_integer(index) or not 0 <= index < len(names):
             raise UsageError(
                 f"layers: expected indices 0 … {len(names) - 1} or names {', '.join(names)}, got {layer!r}"
             )

@@ -9,6 +9,7 @@ import math
 
 import numpy as np
 
+from ottt_loihi import checks
 from ottt_loihi.errors import UsageError
 
 MANTISSA_BITS = 12
@@ -157,10 +158,7 @@ def decays_after(frame: int, decay_every: int) -> bool:
 
 def check_averaging(averaging: int, where: str) -> None:
     """Raises :class:`UsageError` unless a momentum of 1 − 2^−averaging fits: 1 … 24."""
-    if isinstance(averaging, bool) or not isinstance(averaging, int) or not 1 <= averaging <= 24:
-        raise UsageError(
-            f"{where}.averaging: expected an integer 1 … 24 (momentum 1 − 2^−averaging), got {averaging!r}"
-        )
+    checks.integer(averaging, f"{where}.averaging", 1, 24)
 
 
 def momentum_step(

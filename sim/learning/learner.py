@@ -24,6 +24,7 @@ from ottt_loihi.sim.learning.program import latency, program
 from ottt_loihi.sim.learning.subspace import Subspace
 from ottt_loihi.sim.network import LIF, Dense, Diagonal, Sparse
 
+from ottt_loihi import checks
 from ottt_loihi.errors import FileError, UsageError
 
 FORMAT = "ottt-loihi learning state"
@@ -132,8 +133,7 @@ class LearningNetwork:
     options: Options = DEFAULT
 
     def __post_init__(self) -> None:
-        if self.rounding not in ROUNDINGS:
-            raise UsageError(f"rounding: expected one of {', '.join(ROUNDINGS)}, got {self.rounding!r}")
+        checks.one_of(self.rounding, "rounding", ROUNDINGS)
 
     @property
     def inputs(self) -> int:

@@ -7,12 +7,14 @@ from typing import Any
 
 from ottt_loihi.sim.learning.encodings import ENCODINGS
 
+from ottt_loihi import checks
 from ottt_loihi.errors import UsageError
 
 LOSSES = ("mse", "softmax", "hinge")
 WHEN = ("always", "wrong")
 SCHEDULES = ("phased", "pipelined")
-LIMITS = (("silent_epochs", 0, 255), ("input_lag", 0, 31))
+NAMES = {"loss": LOSSES, "learn_when": WHEN, "encoding": ENCODINGS, "schedule": SCHEDULES}
+LIMITS = {"decay_every": (0, 2**31), "decay_shift": (1, 15), "silent_epochs": (0, 255), "input_lag": (0, 31)}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,21 +59,11 @@ class Options:
     input_lag: int = 0
 
     def __post_init__(self) -> None:
-        for name, allowed in (
-            ("loss", LOSSES),
-            ("learn_when", WHEN),
-            ("encoding", ENCODINGS),
-            ("schedule", SCHEDULES),
-        ):
-            if getattr(self, name) not in allowed:
-                raise UsageError(f"{name}: expected one of {', '.join(allowed)}, got {getattr(self, name)!r}")
-        if not isinstance(self.learn_bias, bool):
-            raise UsageError(f"learn_bias: expected True or False, got {self.learn_bias!r}")
-        for name, low, high in (("decay_every", 0, 2**31), ("decay_shift", 1, 15)) + LIMITS:
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
-                raise UsageError(f"{name}: expected an integer {low} … {high}, got {value!r}")
-
+        for name, allowed in NAMES.items():
+            checks.one_of(getattr(self, name), name, allowed)
+        checks.flag(self.learn_bias, "learn_bias")
+        for name, (low, high) in LIMITS.items():
+            object.__setattr__(self, name, checks.integer(getattr(self, name), name, low, high))
         if self.input_lag and self.schedule != "phased":
             raise UsageError("input_lag: needs the phased schedule")
         if self.silent_epochs and (self.schedule != "phased" or self.decay_every):

@@ -25,6 +25,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from ottt_loihi.sim.learning import integers
 
+from ottt_loihi import checks
 from ottt_loihi.errors import UsageError
 
 ROW_BITS = 14  # behind the point
@@ -55,8 +56,7 @@ class Subspace:
                 f"subspace.rows: expected integers (k, inputs) in ±{ROW_MAX}, got {rows.dtype} {rows.shape}"
             )
         for name, value, high in (("fixed", self.fixed, len(rows)), ("shift", self.shift, integers.MAX_SHIFT)):
-            if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or not 0 <= value <= high:
-                raise UsageError(f"subspace.{name}: expected an integer 0 … {high}, got {value!r}")
+            checks.integer(value, f"subspace.{name}", 0, high)
         object.__setattr__(self, "rows", rows.astype(np.int16))
 
     def settled(self) -> Subspace:
@@ -72,7 +72,7 @@ class Subspace:
         Raises :class:`UsageError` where that many directions are not left, or for a part out of range.
         """
         inputs = self.rows.shape[1]
-        if isinstance(count, bool) or not isinstance(count, (int, np.integer)) or not 1 <= count <= inputs - self.fixed:
+        if not checks.is_integer(count) or not 1 <= count <= inputs - self.fixed:
             raise UsageError(
                 f"subspace: expected 1 … {inputs - self.fixed} new rows ({inputs} inputs, {self.fixed} rows fixed), "
                 f"got {count!r}"
