@@ -5,10 +5,13 @@ import pytest
 
 from ottt_loihi.data import Step, from_arrays, load_npz, prepare, prepare_like
 from ottt_loihi.data.prepare import load_like, spikes_per_sample
+from ottt_loihi.data.split import held_out
 from ottt_loihi.errors import FileError, UsageError
+from ottt_loihi.nn.models import mlp
 from ottt_loihi.training.checkpoint import load
 from ottt_loihi.training.config import make_config
 from ottt_loihi.training.run import run
+from ottt_loihi.training.samples import Arrays
 
 RNG = np.random.default_rng(0)
 Y = np.arange(40) % 4
@@ -93,6 +96,22 @@ def test_the_scale_is_fitted_on_training_samples_alone():
     assert any(f"{outside:,} of {split.x_test.size:,} values of x_test" in note for note in found.notes)
     assert found.record.time_steps == 12
     assert found.input_shape == (5,)
+
+
+@pytest.mark.parametrize("encoding", ["regular", "frames"])
+def test_no_range_is_fitted_on_samples_that_are_held_out(encoding):
+    config = make_config({"data": {"encoding": encoding}, "training": {"validation": 0.25, "seed": 3}})
+    split = from_arrays(np.abs(SERIES), Y, time_axis=True)
+    held = held_out(split.y_train, 0.25, 3)
+    split.x_train[np.flatnonzero(held)[0], 3, 2] = 1000.0
+    found = config.prepare(split)
+    (step,) = found.record.preprocessing
+    axes = (0, 1) if encoding == "regular" else None
+    np.testing.assert_allclose(step.options["high"], split.x_train[~held].max(axis=axes))
+    assert any("values of x_train are outside the range that was fitted" in note for note in found.notes)
+    net = mlp((5, 3, 4), time_steps=12)
+    _, validated = Arrays(net, found.split.x_train, split.y_train, "data", None).split(0.25, 3)
+    np.testing.assert_array_equal(np.sort(validated.chosen), np.flatnonzero(held))
 
 
 def test_codings_that_the_data_choose():

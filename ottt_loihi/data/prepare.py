@@ -1,7 +1,7 @@
 """From a data set to what a network is trained on: values in range, a coding, and the record of both.
 
-What is fitted (the range of a channel) is fitted on the training samples alone. The record goes with the network, and
-:func:`prepare_like` brings other data into the same form with the same numbers.
+What is fitted (the range of a channel) is fitted on the training samples alone, without those held out for validation.
+The record goes with the network, and :func:`prepare_like` brings other data into the same form with the same numbers.
 """
 
 from __future__ import annotations
@@ -51,7 +51,13 @@ class Prepared:
         return coded_shape(self.record.coding, self.record.shape)
 
 
-def prepare(split: Split, encoding: Any = None, scale: str = "auto", quantile: float = 0.0) -> Prepared:
+def prepare(
+    split: Split,
+    encoding: Any = None,
+    scale: str = "auto",
+    quantile: float = 0.0,
+    held: np.ndarray | None = None,
+) -> Prepared:
     """Bring a data set into the range of its coding, and describe it.
 
     Parameters
@@ -68,6 +74,9 @@ def prepare(split: Split, encoding: Any = None, scale: str = "auto", quantile: f
         a sensor ``(C,)`` each by its own range, other samples by one for all
     quantile
         share of the training values below the low end, and above the high end, in [0, 0.5): they are clipped
+    held
+        bool ``(n,)``, training samples that are held out to choose the best network
+        (:func:`~ottt_loihi.data.split.held_out`): no range is fitted on them
 
     Raises
     ------
@@ -82,9 +91,13 @@ def prepare(split: Split, encoding: Any = None, scale: str = "auto", quantile: f
     coding = _chosen(found, asked, where)
     notes: list[str] = list(_constant_channels(split))
     steps: tuple[Step, ...] = ()
-    if _needs_scale(found, coding, scale):
+    scaled, fitted = _needs_scale(found, coding, scale), split.x_train
+    if held is not None and found.values == "analog" and (scaled or "unit" in coding.options):
+        fitted = split.x_train[~held]
+        coding = _chosen(replace(found, value_range=(float(fitted.min()), float(fitted.max()))), asked, where)
+    if scaled:
         per_channel = scale == "channel" or (scale == "auto" and len(split.input_shape) == 1)
-        step = fit_scale(split.x_train, per_channel, quantile, split.time_axis)
+        step = fit_scale(fitted, per_channel, quantile, split.time_axis)
         split, steps = _changed(split, step, notes), (step,)
     elif found.values == "analog" and "unit" in coding.options:
         step = Step("clip", {"low": 0.0, "high": coding.options["unit"] * LEVELS})

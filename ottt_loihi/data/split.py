@@ -6,7 +6,10 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from ottt_loihi import checks
 from ottt_loihi.errors import UsageError
+
+HELD_OUT = 2**31 - 1  # beside the seed: no epoch's number
 
 
 @dataclass(frozen=True, eq=False)
@@ -117,3 +120,23 @@ class Split:
 
     def _where(self) -> str:
         return f"{self.name}: " if self.name else ""
+
+
+def held_out(labels: np.ndarray, share: float, seed: int) -> np.ndarray:
+    """Return which training samples choose the best network, bool ``(n,)``: ``⌈share · n_c⌉`` of each class.
+
+    The same seed draws the same samples.
+
+    Raises
+    ------
+    UsageError
+        for a share outside (0, 1), or where no class has two samples
+    """
+    checks.number(share, "validation", 0, 1, above=True, below=True)
+    rng, held = np.random.default_rng([seed, HELD_OUT]), np.zeros(len(labels), bool)
+    for label in np.unique(labels):
+        members = rng.permutation(np.flatnonzero(labels == label))
+        held[members[: min(int(np.ceil(share * len(members))), len(members) - 1)]] = True
+    if not held.any():
+        raise UsageError(f"validation: no class has two samples, so that {share:g} of them is none; give samples")
+    return held

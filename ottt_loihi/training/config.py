@@ -153,9 +153,12 @@ class Config:
     def prepare(self, split: Split) -> Prepared:
         """The data in the range of their coding, and the record of both."""
         from ottt_loihi.data.prepare import prepare
+        from ottt_loihi.data.split import held_out
 
         quantile = checks.number(self.data.get("quantile", 0.0), "data.quantile", 0, 0.5, below=True)
-        return prepare(split, self.data.get("encoding"), self.data.get("scale", "auto"), quantile)
+        share, seed = self.training.validation, self.training.seed
+        held = held_out(split.y_train, share, seed) if share else None
+        return prepare(split, self.data.get("encoding"), self.data.get("scale", "auto"), quantile, held)
 
     def make_network(self, input_shape: tuple[int, ...], num_classes: int, num_steps: int | None = None) -> Network:
         """The network for such samples; ``num_steps``: T of samples with a time axis, which the network takes."""

@@ -19,12 +19,10 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from torch.utils.data.distributed import DistributedSampler
 
-from ottt_loihi import checks
+from ottt_loihi.data.split import held_out
 from ottt_loihi.errors import OtttError, UsageError
 from ottt_loihi.nn.network import Network
 from ottt_loihi.training.encoding import fit_encoding
-
-HELD_OUT = 2**31 - 1  # beside the seed: no epoch's number
 
 
 class Batch(NamedTuple):
@@ -141,14 +139,8 @@ class Numbered(Samples):
 
         The same seed draws the same samples.
         """
-        checks.number(share, "validation", 0, 1, above=True, below=True)
-        rng, held = np.random.default_rng([seed, HELD_OUT]), np.zeros(len(self), bool)
         labels = np.zeros(len(self), np.int64) if self.labels is None else self.labels[self.chosen]
-        for label in np.unique(labels):
-            members = rng.permutation(np.flatnonzero(labels == label))
-            held[members[: min(int(np.ceil(share * len(members))), len(members) - 1)]] = True
-        if not held.any():
-            raise UsageError(f"validation: no class has two samples, so that {share:g} of them is none; give samples")
+        held = held_out(labels, share, seed)
         return self.subset(~held), self.subset(held)
 
     def in_order(self, batch_size: int) -> Iterator[Batch]:
