@@ -181,6 +181,25 @@ def test_a_chain_that_is_no_convolution_is_written_out():
     assert torch.allclose(network.blocks[0].connection(x), net[0](x).flatten(1), atol=1e-6)
 
 
+@pytest.mark.parametrize(
+    "layers",
+    [
+        lambda: [nn.Conv2d(2, 4, (3, 2), stride=(2, 1), padding=(1, 0), dilation=(1, 2), groups=2)],
+        lambda: [nn.AvgPool2d((2, 1)), nn.Conv2d(2, 3, 2)],
+        lambda: [nn.AvgPool2d((1, 2))],
+        lambda: [nn.Conv2d(2, 3, 3), nn.AvgPool2d(2, 1), nn.BatchNorm2d(3)],
+    ],
+)
+def test_kernels_of_two_sizes_stay_kernels(layers):
+    net = snn(*layers(), S.IFNode()).eval()
+    for value in net.buffers():
+        value.data = torch.rand_like(value, dtype=torch.float32) + 0.5 if value.is_floating_point() else value
+    network = ol.from_module(net, (2, 6, 7), 3)
+    assert type(network.blocks[0].connection) is ol.Conv2d
+    x = torch.rand(2, 2, 6, 7)
+    assert torch.allclose(network.blocks[0].connection(x), net[:-1](x), atol=1e-6)
+
+
 def test_it_goes_on_learning_with_ottt():
     net = snn(nn.Linear(12, 10), S.LIFNode(), nn.Linear(10, 3))
     network = ol.from_module(net, (12,), 4)

@@ -133,7 +133,7 @@ class _Kernel:
         self.shape = shape
         self.weight: Tensor | None = None
         self.bias: Tensor | None = None
-        self.pool: int | str | None = None
+        self.pool: tuple[int, int] | str | None = None
         self.pool_after: tuple[int, int, int] | None = None
         self.geometry: dict[str, Any] = {}
         self.before: Tensor | float = 1.0  # factors of the input
@@ -155,8 +155,7 @@ class _Kernel:
             self.weight, self.bias = weight.double() @ self.weight, _sum(through, bias)
 
     def convolution(self, weight: Tensor, bias: Tensor | None, **geometry: Any) -> None:
-        square = {name: _one(geometry.get(name, default)) for name, default in CONVOLUTION.items()}
-        if self.weight is not None or square["dilation"] != 1 or len(set(weight.shape[2:])) > 1 or weight.ndim != 4:
+        if self.weight is not None or weight.ndim != 4:
             raise _NoPattern
         factors = self._factors(self.shape[0])
         if isinstance(factors, Tensor):
@@ -165,13 +164,15 @@ class _Kernel:
             factors = factors.view(1, -1, 1, 1)
         self.weight = weight.double() * factors
         self.bias = None if bias is None else bias.double()
-        self.geometry = {name: square[name] for name in ("stride", "padding")} | {"groups": geometry.get("groups", 1)}
+        self.geometry = {name: _both(geometry.get(name, default)) for name, default in CONVOLUTION.items()}
+        self.geometry["groups"] = geometry.get("groups", 1)
 
     def pooling(self, kernel_size: Any, stride: Any, padding: Any) -> None:
-        kernel, stride, padding = _one(kernel_size), _one(stride), _one(padding)
+        kernel, stride, padding = _both(kernel_size), _both(stride), _both(padding)
+        first = self.weight is None and self.pool is None and len(self.shape) == 3
         if self.is_convolution and self.pool_after is None:
-            self.pool_after = (kernel, stride, padding)
-        elif self.weight is None and self.pool is None and stride == kernel and padding == 0 and len(self.shape) == 3:
+            self.pool_after = (_one(kernel), _one(stride), _one(padding))
+        elif first and stride == kernel and padding == (0, 0):
             self.pool = kernel
         else:
             raise _NoPattern
@@ -270,8 +271,8 @@ def _built(kernel: _Kernel, chain: Chain, gain: Tensor, dtype: torch.dtype) -> C
     if kernel.weight is None:
         if len(chain.shape) != 3 or len(kernel.shape) != 3 or kernel.pool == "global":
             raise _NoPattern
-        window, kernel.pool = kernel.pool or 1, None
-        weight = torch.full((chain.shape[0], 1, window, window), 1 / window**2, dtype=torch.float64)
+        window, kernel.pool = kernel.pool or (1, 1), None
+        weight = torch.full((chain.shape[0], 1, *window), 1 / math.prod(window), dtype=torch.float64)
         factors, kernel.before = kernel.before, 1.0
         kernel.convolution(weight, None, stride=window, groups=chain.shape[0])
         kernel.factor(factors)
@@ -286,7 +287,7 @@ def _built(kernel: _Kernel, chain: Chain, gain: Tensor, dtype: torch.dtype) -> C
     if kernel.is_convolution:
         groups = kernel.geometry["groups"]
         connection: Connection = Conv2d(
-            weight.shape[1] * groups, len(weight), weight.shape[2], bias is not None, pool=kernel.pool,
+            weight.shape[1] * groups, len(weight), tuple(weight.shape[2:]), bias is not None, pool=kernel.pool,
             pool_after=kernel.pool_after, **kernel.geometry,
         )  # fmt: skip
     else:
@@ -311,8 +312,8 @@ def _matrix(chain: Chain, gain: Tensor, dtype: torch.dtype, where: str) -> Conne
         kinds = " → ".join(operation.node.kind for operation in chain.operations)
         raise Unmapped(
             f"{kinds} is no single convolution, and as a matrix it has {inputs * outputs:,} weights, at most "
-            f"{MAX_MATRIX:,} are written out; the nearest is one convolution without dilation, padding in zeros, "
-            f"and one pooling ({where})"
+            f"{MAX_MATRIX:,} are written out; the nearest is one convolution, padded with zeros, and one "
+            f"pooling ({where})"
         )
     with torch.no_grad():
         shift = chain.run(torch.zeros(1, *chain.shape, dtype=torch.float64)).reshape(-1)
