@@ -104,7 +104,7 @@ def learn(
     settings = settings or Settings()
     find(backend).require()
     plan = make_plan(chip, settings.unit)
-    stock.require(plan, backend, settings, settings.rounding, settings.feedback)
+    stock.require(plan, backend, settings)
     if test is not None:
         test = check_data(chip, *test, what="test data")
     stream = Stream(plan, data, passes, settings, subspaces)

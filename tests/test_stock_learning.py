@@ -77,8 +77,8 @@ def test_what_does_not_go_with_silent_epochs(wrong):
 def test_what_a_backend_cannot_learn_with(backend, change, says):
     chosen = Settings(**change)
     with pytest.raises(UsageError, match=says):
-        stock.require(case()[0], backend, chosen, chosen.rounding, chosen.feedback)
-    stock.require(case()[0], "inprocess", chosen, chosen.rounding, chosen.feedback)
+        stock.require(case()[0], backend, chosen)
+    stock.require(case()[0], "inprocess", chosen)
 
 
 @pytest.mark.lava

@@ -27,13 +27,14 @@ from ottt_loihi.onchip.lava.front_graph import build_front, build_source
 from ottt_loihi.onchip.network import scales
 from ottt_loihi.onchip.network.schedule import Schedule
 from ottt_loihi.onchip.network.trainable import Plan, plan_subspaces
+from ottt_loihi.onchip.settings import Settings
 from ottt_loihi.sim import arithmetic
 from ottt_loihi.sim.learning import integers
 from ottt_loihi.sim.learning.encodings import PORTS
 from ottt_loihi.sim.learning.learner import Learner
 from ottt_loihi.sim.learning.options import DEFAULT, Options
 from ottt_loihi.sim.learning.subspace import Subspace
-from ottt_loihi.sim.network import Sparse
+from ottt_loihi.sim.network import Dense, Sparse
 
 if TYPE_CHECKING:
     from ottt_loihi.converters.lava.backends import LavaBackend
@@ -126,19 +127,16 @@ def build_graph(
         a rate too small or too large for the integers (``sim/learning/integers.py``)
     """
     require_lava()
-    schedule, steps = _schedule(plan, feedback, options), plan.chip.num_steps
+    rule = Settings(feedback=feedback, seed=seed, halve_every=halve_every, rounding=rounding, **options.chosen())
+    schedule, steps = _schedule(plan, rule), plan.chip.num_steps
     lateral = plan_subspaces(plan, subspaces)
     source = build_source(plan, packed, labels, schedule, learn)
     front = build_front(plan, source, schedule)
-    common = rounding, seed, options
-    plastic = [_plastic(plan, feedback, layer, *common, lateral[layer]) for layer in range(len(plan.dense))]
-    frames = halve_every * steps
+    plastic = [_plastic(plan, rule, layer, lateral[layer]) for layer in range(len(plan.dense))]
     *hidden, last = scales.layer_scales(plan, rates, feedback, seed, options)
-    neurons = [_neuron(plan, feedback, layer, of_layer, seed, frames, options) for layer, of_layer in enumerate(hidden)]
-    readout = _readout(plan, feedback, last, len(labels), seed, frames, options)
-    back = [
-        _back(plan, feedback, layer, of_layer, *common, lateral[layer + 1]) for layer, of_layer in enumerate(hidden)
-    ]
+    neurons = [_neuron(plan, rule, layer, of_layer) for layer, of_layer in enumerate(hidden)]
+    readout = _readout(plan, rule, last, len(labels))
+    back = [_back(plan, rule, layer, of_layer, lateral[layer + 1]) for layer, of_layer in enumerate(hidden)]
     own = [b for b in back if b is not None]
     return connect(source, plastic, neurons, readout, own, schedule, steps, options.encoding, front, backend)
 
@@ -153,60 +151,46 @@ def host_models() -> dict[type, type]:
     }
 
 
-def _schedule(plan: Plan, feedback: str, options: Options) -> Schedule:
-    return plan.schedule(feedback, options.schedule, options.silent_epochs, options.input_lag)
+def _schedule(plan: Plan, rule: Settings) -> Schedule:
+    return plan.schedule(rule.feedback, rule.schedule, rule.silent_epochs, rule.input_lag)
 
 
-def _rule(plan: Plan, feedback: str, layer: int, seed: int, options: Options, is_stock: bool) -> Any:
+def _lavas_rule(plan: Plan, rule: Settings, layer: int, is_stock: bool) -> Any:
     from ottt_loihi.onchip.lava.rule import OTTTLearningRule
 
-    schedule = _schedule(plan, feedback, options)
+    schedule = _schedule(plan, rule)
     return OTTTLearningRule(
         schedule.epoch,
         schedule.pre_phase(layer),
         plan.trace_decay(layer),
-        impulse=integers.default_impulse(plan.trace_decay(layer), options.silent_epochs > 0),
-        seed=scales.trace_seed(seed, layer),
-        encoding=options.encoding,
+        impulse=integers.default_impulse(plan.trace_decay(layer), rule.silent_epochs > 0),
+        seed=scales.trace_seed(rule.seed, layer),
+        encoding=rule.encoding,
         stock=is_stock,
     )
 
 
-def _plastic(
-    plan: Plan, feedback: str, layer: int, rounding: str, seed: int, options: Options, subspace: Subspace | None
-) -> Any:
-    weight, own_seed, name = plan.dense[layer].matrix(), scales.weight_seed(seed, layer), f"plastic[{layer}]"
-    if stock.suffices(plan, feedback, layer, rounding, options):
-        rule = _rule(plan, feedback, layer, seed, options, is_stock=True)
-        return stock.connection(weight, rule, plan.dense[layer].weight_exp, name)
-    return _learning_connection(plan, feedback, layer, weight, name, rounding, seed, own_seed, options, subspace)
+def _plastic(plan: Plan, rule: Settings, layer: int, subspace: Subspace | None) -> Any:
+    weight, own_seed, name = plan.dense[layer].matrix(), scales.weight_seed(rule.seed, layer), f"plastic[{layer}]"
+    if stock.is_chosen(rule) and isinstance(plan.dense[layer], Dense):
+        return stock.connection(weight, _lavas_rule(plan, rule, layer, True), plan.dense[layer].weight_exp, name)
+    return _learning_connection(plan, rule, layer, weight, name, own_seed, subspace)
 
 
 def _learning_connection(
-    plan: Plan,
-    feedback: str,
-    layer: int,
-    weight: np.ndarray,
-    name: str,
-    rounding: str,
-    seed: int,
-    rounding_seed: int,
-    options: Options,
-    subspace: Subspace | None,
+    plan: Plan, rule: Settings, layer: int, weight: np.ndarray, name: str, seed: int, subspace: Subspace | None
 ) -> Any:
     from ottt_loihi.onchip.lava.processes.dense import OTTTDense
     from ottt_loihi.onchip.lava.processes.projected import ProjectedDense
     from ottt_loihi.onchip.lava.processes.sparse import OTTTSparse
 
-    rule, schedule = (
-        _rule(plan, feedback, layer, seed, options, is_stock=False),
-        _schedule(plan, feedback, options),
-    )
+    schedule = _schedule(plan, rule)
     period = schedule.period(plan.chip.num_steps)
-    carried = NEVER if options.silent_epochs else period
+    carried = NEVER if rule.silent_epochs else period
     interval = carried if plan.trace_decay(layer) else schedule.epoch
-    settings = rule, interval, plan.dense[layer].weight_exp, name, rounding, rounding_seed
-    decay = options.decay_every * (period // schedule.epoch), options.decay_shift
+    of_lava = _lavas_rule(plan, rule, layer, is_stock=False)
+    settings = of_lava, interval, plan.dense[layer].weight_exp, name, rule.rounding, seed
+    decay = rule.decay_every * (period // schedule.epoch), rule.decay_shift
     if isinstance(plan.dense[layer], Sparse):
         return OTTTSparse(_stored(plan.dense[layer], weight), *settings, *decay)
     if subspace is not None:
@@ -221,41 +205,26 @@ def _stored(c: Sparse, weight: np.ndarray) -> Any:
     return csr_matrix((weight[c.rows, c.columns].astype(np.int32), (c.rows, c.columns)), c.size)
 
 
-def _back(
-    plan: Plan,
-    feedback: str,
-    layer: int,
-    of_layer: scales.Scales,
-    rounding: str,
-    seed: int,
-    options: Options,
-    above: Subspace | None,
-) -> Any | None:
+def _back(plan: Plan, rule: Settings, layer: int, of_layer: scales.Scales, above: Subspace | None) -> Any | None:
     """The process that brings the error to a hidden layer, if it needs one of its own."""
-    from lava.proc.dense.process import Dense
+    from lava.proc.dense import process as dense
     from ottt_loihi.onchip.lava.processes.feedback import MomentumFeedback
 
-    matrix, name, own_seed = of_layer.feedback, f"feedback[{layer}]", scales.feedback_seed(plan, seed, layer)
-    if feedback == "random":
-        return Dense(weights=matrix, num_message_bits=8, name=name)
-    if feedback == "kolen-pollack":
-        return _learning_connection(plan, feedback, layer + 1, matrix, name, rounding, seed, own_seed, options, above)
-    if feedback == "opzo":
-        epoch = _schedule(plan, feedback, options).epoch
+    matrix, name, own_seed = of_layer.feedback, f"feedback[{layer}]", scales.feedback_seed(plan, rule.seed, layer)
+    if rule.feedback == "random":
+        return dense.Dense(weights=matrix, num_message_bits=8, name=name)
+    if rule.feedback == "kolen-pollack":
+        return _learning_connection(plan, rule, layer + 1, matrix, name, own_seed, above)
+    if rule.feedback == "opzo":
+        epoch = _schedule(plan, rule).epoch
         return MomentumFeedback(matrix, of_layer.gain, scales.AVERAGING, epoch, own_seed, name)
     return None
 
 
-def _neuron(
-    plan: Plan, feedback: str, layer: int, of_layer: scales.Scales, seed: int, halve_every: int, options: Options
-) -> Any:
+def _neuron(plan: Plan, rule: Settings, layer: int, of_layer: scales.Scales) -> Any:
     from ottt_loihi.onchip.lava.processes.neuron import OTTTNeuron
 
-    lif, inhibition, schedule = (
-        plan.hidden[layer],
-        plan.inhibition[layer],
-        _schedule(plan, feedback, options),
-    )
+    lif, inhibition, schedule = plan.hidden[layer], plan.inhibition[layer], _schedule(plan, rule)
     return OTTTNeuron(
         shape=(lif.size,),
         du=lif.du,
@@ -264,7 +233,7 @@ def _neuron(
         half_width=lif.vth,
         y1_scale=of_layer.y1,
         error_scale=of_layer.error,
-        halve_every=halve_every,
+        halve_every=rule.halve_every * plan.chip.num_steps,
         epoch=schedule.epoch,
         frames=plan.chip.num_steps,
         period=schedule.period(plan.chip.num_steps),
@@ -275,23 +244,17 @@ def _neuron(
         self_weight=0 if inhibition is None else inhibition.weight,
         self_weight_exp=0 if inhibition is None else inhibition.weight_exp,
         noise=of_layer.noise,
-        encoding=options.encoding,
-        bias_learning=scales.layer_bias(plan, layer, feedback, options) if options.learn_bias else None,
-        seed=scales.neuron_seed(plan, seed, layer),
+        encoding=rule.encoding,
+        bias_learning=scales.layer_bias(plan, layer, rule.feedback, rule) if rule.learn_bias else None,
+        seed=scales.neuron_seed(plan, rule.seed, layer),
         name=f"neuron[{layer}]",
     )
 
 
-def _readout(
-    plan: Plan, feedback: str, of_layer: scales.Scales, samples: int, seed: int, halve_every: int, options: Options
-) -> Any:
+def _readout(plan: Plan, rule: Settings, of_layer: scales.Scales, samples: int) -> Any:
     from ottt_loihi.onchip.lava.processes.readout import OTTTReadout
 
-    lif, schedule, layer = (
-        plan.chip.layers[-1],
-        _schedule(plan, feedback, options),
-        len(plan.hidden),
-    )
+    lif, schedule, layer = plan.chip.layers[-1], _schedule(plan, rule), len(plan.hidden)
     return OTTTReadout(
         shape=(lif.size,),
         unit=plan.unit,
@@ -299,17 +262,17 @@ def _readout(
         y1_scale=of_layer.y1,
         error_scale=of_layer.error,
         samples=samples,
-        halve_every=halve_every,
+        halve_every=rule.halve_every * plan.chip.num_steps,
         epoch=schedule.epoch,
         frames=plan.chip.num_steps,
         period=schedule.period(plan.chip.num_steps),
         update_phase=schedule.update_phase(layer),
         bias=arithmetic.effective_bias(lif.bias_mant.reshape(-1), lif.bias_exp),
-        seed=scales.neuron_seed(plan, seed, layer),
-        loss=options.loss,
-        learn_when=options.learn_when,
-        encoding=options.encoding,
-        bias_learning=scales.layer_bias(plan, layer, feedback, options) if options.learn_bias else None,
+        seed=scales.neuron_seed(plan, rule.seed, layer),
+        loss=rule.loss,
+        learn_when=rule.learn_when,
+        encoding=rule.encoding,
+        bias_learning=scales.layer_bias(plan, layer, rule.feedback, rule) if rule.learn_bias else None,
     )
 
 

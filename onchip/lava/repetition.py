@@ -51,7 +51,7 @@ def repeat_in_lava(
     steps = checks.integer(steps, "steps")
     settings = settings or Settings()
     plan = make_plan(chip, settings.unit)
-    stock.require(plan, "lava", settings, settings.rounding, settings.feedback)
+    stock.require(plan, "lava", settings)
     per_sample = plan.steps_per_sample(settings.feedback, settings.schedule, settings.silent_epochs, settings.input_lag)
     samples = -(-steps // per_sample)
     first = check_data(chip, *(data(0) if callable(data) else data), what="data")

@@ -12,17 +12,12 @@ from typing import Any
 
 import numpy as np
 from ottt_loihi.onchip.network.trainable import Plan
-from ottt_loihi.sim.learning.options import Options
+from ottt_loihi.onchip.settings import Settings
 from ottt_loihi.sim.network import ChipNetwork, Dense
 
 from ottt_loihi.errors import UsageError
 
 FEEDBACKS = ("random", "opzo")  # the others read the transposed weights of a plastic connection, or of its twin
-
-
-def suffices(plan: Plan, feedback: str, layer: int, rounding: str, options: Options) -> bool:
-    """Whether a plastic connection may be Lava's own: dense, one random number for all weights, no transposed ones."""
-    return is_chosen(options, rounding, feedback) and isinstance(plan.dense[layer], Dense)
 
 
 def connection(weight: np.ndarray, rule: Any, weight_exp: int, name: str) -> Any:
@@ -51,12 +46,12 @@ def even_weights(chip: ChipNetwork) -> tuple[ChipNetwork, int]:
     return replace(chip, connections=tuple(connections)), changed
 
 
-def is_chosen(options: Options, rounding: str, feedback: str) -> bool:
-    """Whether dense connections are of Lava's own class with these settings."""
-    return options.silent_epochs > 0 and rounding == "lava" and feedback in FEEDBACKS
+def is_chosen(rule: Settings) -> bool:
+    """Whether dense connections are of Lava's own class: one random number for all weights, no transposed ones."""
+    return rule.silent_epochs > 0 and rule.rounding == "lava" and rule.feedback in FEEDBACKS
 
 
-def require(plan: Plan, backend: str, options: Options, rounding: str, feedback: str) -> None:
+def require(plan: Plan, backend: str, rule: Settings) -> None:
     """Refuse settings that a backend cannot learn with.
 
     A chip has models of Lava's own connections at best. In Lava's runtime the population behind a ``LearningDense``
@@ -67,7 +62,7 @@ def require(plan: Plan, backend: str, options: Options, rounding: str, feedback:
     UsageError
         with what to choose
     """
-    is_stock = is_chosen(options, rounding, feedback)
+    is_stock = is_chosen(rule)
     if backend == "lava" and is_stock:
         raise UsageError(
             "backend lava: behind Lava's own LearningDense its runtime gives other numbers from run to run; use "
@@ -76,8 +71,8 @@ def require(plan: Plan, backend: str, options: Options, rounding: str, feedback:
     if backend == "loihi2" and not (is_stock and all(isinstance(c, Dense) for c in plan.dense)):
         raise UsageError(
             f"backend loihi2: learns in dense connections with rounding lava, silent_epochs ≥ 1 and feedback "
-            f"{' or '.join(FEEDBACKS)}, so that they are of Lava's own class; got rounding {rounding}, silent_epochs "
-            f"{options.silent_epochs}, feedback {feedback}"
+            f"{' or '.join(FEEDBACKS)}, so that they are of Lava's own class; got rounding {rule.rounding}, "
+            f"silent_epochs {rule.silent_epochs}, feedback {rule.feedback}"
         )
 
 

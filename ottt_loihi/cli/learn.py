@@ -200,7 +200,7 @@ def _even(scenario: Scenario, settings: Settings) -> Scenario:
     """The scenario with the weights that Lava's own connection begins with, where that is chosen."""
     from ottt_loihi.onchip.lava import stock
 
-    if not stock.is_chosen(settings, settings.rounding, settings.feedback):
+    if not stock.is_chosen(settings):
         return scenario
     chip, changed = stock.even_weights(scenario.chip)
     if changed:
