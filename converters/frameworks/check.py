@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 import torch
 from ottt_loihi.converters.frameworks.convert import Imported, read
-from ottt_loihi.converters.frameworks.trace import call, copied, making, neurons_of
+from ottt_loihi.converters.frameworks.registry import neurons_of
+from ottt_loihi.converters.frameworks.trace import call, copied, making
 from torch import Tensor, nn
 
 from ottt_loihi import checks

@@ -11,6 +11,7 @@ authors' code c15d5da.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -58,11 +59,15 @@ def _common(module: nn.Module, beta: float) -> dict[str, Any]:
 
 def _authors(read: Any) -> Any:
     def neurons(module: nn.Module) -> Neurons:
-        from dataclasses import replace
-
         return replace(read(module), v_init=0.0)
 
     return neurons
+
+
+def _begin(module: nn.Module) -> None:
+    """What the authors' ``init=True`` does at the first step, without a shape."""
+    if hasattr(module, "v"):
+        module.v = 0.0
 
 
 def _forget(module: nn.Module) -> None:
@@ -100,4 +105,5 @@ AUTHORS = Framework(
     name="ottt",
     packages=("modules", "neuron_spikingjelly"),
     neurons={"OnlineLIFNode": _authors(_lif), "OnlineIFNode": _authors(_if)},
+    reset=_begin,
 )

@@ -16,20 +16,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from ottt_loihi.converters.frameworks import norse, sinabs, snntorch, spikingjelly
 from ottt_loihi.converters.frameworks.neurons import Framework
+from ottt_loihi.converters.frameworks.registry import FRAMEWORKS, neurons_of
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from ottt_loihi.errors import UsageError
 
-FRAMEWORKS: tuple[Framework, ...] = (
-    snntorch.FRAMEWORK,
-    spikingjelly.FRAMEWORK,
-    norse.FRAMEWORK,
-    sinabs.FRAMEWORK,
-    spikingjelly.AUTHORS,
-)
 FORMS = ("step", "time first", "batch first", "squeezed")  # of the input of one call; squeezed: (samples·steps, …)
 VIEWS = {  # functions that give the same numbers another shape
     *("flatten", "unflatten", "view", "reshape", "squeeze", "unsqueeze", "contiguous", "clone", "detach", "data"),
@@ -92,27 +85,6 @@ class Traced:
     steps: Mapping[str, int]
     output: Node | None
     inner_steps: int
-
-
-def framework_of(module: nn.Module) -> Framework | None:
-    """Return the framework whose neuron, of a kind we know of, a module is."""
-    name = type(module).__name__
-    for framework in FRAMEWORKS:
-        known = name in framework.neurons or name in framework.refused
-        if known and (framework.owns(module) or (framework is spikingjelly.AUTHORS and hasattr(module, "v_threshold"))):
-            return framework
-    return None
-
-
-def neurons_of(net: nn.Module) -> dict[str, tuple[nn.Module, Framework]]:
-    """Return the neurons of a module by path; what is inside of one is its own affair."""
-    found: dict[str, tuple[nn.Module, Framework]] = {}
-    for path, module in net.named_modules():
-        if any(path.startswith(f"{outer}.") for outer in found):
-            continue
-        if (framework := framework_of(module)) is not None:
-            found[path] = (module, framework)
-    return found
 
 
 def copied(net: nn.Module, dtype: torch.dtype | None = None) -> nn.Module:
@@ -348,9 +320,13 @@ class _Watch(TorchFunctionMode):
         if whole is None:
             return None
         shape = self.shape_of(tensor)
-        if whole.kind == "input" and self.form == "step" and tensor.ndim == len(whole.shape):
-            self.indexed = self.indexed or ("time first" if tuple(tensor.shape) == whole.shape else "batch first")
+        self._see_index(whole, tensor)
         return whole if shape == whole.shape else Node("part", self.paths[-1], (whole,), shape or ())
+
+    def _see_index(self, whole: Node, part: Tensor) -> None:
+        """Note how ``forward`` takes steps out of an input that was to be one step: the input has one axis more."""
+        if whole.kind == "input" and self.form == "step" and part.ndim == len(whole.shape):
+            self.indexed = self.indexed or ("time first" if tuple(part.shape) == whole.shape else "batch first")
 
     def _know(self, tensor: Tensor, node: Node) -> None:
         self.known[id(tensor)] = (tensor, node)
@@ -404,6 +380,8 @@ class _Watch(TorchFunctionMode):
         if not inputs:
             return
         name = func.__self__.__name__ if func.__name__ == "__get__" else func.__name__
+        if name in ("__getitem__", "unbind", "select"):  # newer versions of torch show an index
+            self._see_index(inputs[0], result)
         first, shape = inputs[0], self.shape_of(result)
         asleep = name in DROPOUTS and not kwargs.get("training", args[2] if len(args) > 2 else True)
         same = asleep or (name in VIEWS and shape == first.shape and self._outside(name, args, first))
