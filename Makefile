@@ -103,14 +103,15 @@ endif
 # the frameworks that networks come from, in an environment of their own beside .venv's packages. Without what they would bring:
 # never sinabs' or Rockpool's samna, which starts a download when it is imported. Versions: those that were read (docs/frameworks.md)
 FRAMEWORKS := .venv-frameworks
+FROM := snntorch==1.0.0 spikingjelly==0.0.0.0.14 norse==1.1.0 sinabs==3.1.3 nirtorch==2.6 pbr==7.1.3
 frameworks: $(STAMP) $(FRAMEWORKS)/.ready
 	$(FRAMEWORKS)/bin/python -m pytest -p no:cacheprovider tests/test_frameworks.py $(ARGS)
 
 $(FRAMEWORKS)/.ready: $(STAMP)
 	@$(BIN)/python -m venv --clear $(FRAMEWORKS)
-	@$(BIN)/python -c "import sysconfig; print(sysconfig.get_path('purelib'))" > $$($(FRAMEWORKS)/bin/python -c "import sysconfig; print(sysconfig.get_path('purelib'))")/base.pth
-	@$(FRAMEWORKS)/bin/python -m pip install --quiet --no-deps --no-build-isolation snntorch==1.0.0 spikingjelly==0.0.0.0.14 norse==1.1.0 sinabs==3.1.3 nirtorch==2.6 pbr
-	@$(FRAMEWORKS)/bin/python -m pip install --quiet --no-deps --no-build-isolation --editable .
+	@$(BIN)/python -c "import sysconfig; print('import site; site.addsitedir(%r)' % sysconfig.get_path('purelib'))" \
+		> $$($(FRAMEWORKS)/bin/python -c "import sysconfig; print(sysconfig.get_path('purelib'))")/base.pth
+	@$(FRAMEWORKS)/bin/python -m pip install --quiet --no-deps $(FROM)
 	@touch $@
 
 clean:
