@@ -131,10 +131,10 @@ def export(net: Network, options: Options | None = None, source: str | os.PathLi
 
     ``source``: the checkpoint's path; its SHA-256 goes into the provenance.
     """
-    from ottt_loihi.nn import slayer
+    from ottt_loihi.nn.slayer_blocks import is_slayer
 
     options = options or Options()
-    trained = None if slayer.is_slayer(net) else from_torch(net)
+    trained = None if is_slayer(net) else from_torch(net)
     origin: dict[str, Any] = {"training": net.provenance}
     if source is not None:
         origin |= {"checkpoint": Path(source).name, "sha256": _sha256(source)}

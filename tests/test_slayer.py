@@ -19,7 +19,7 @@ from ottt_loihi.data import load_digits, rate_code
 from ottt_loihi.errors import UsageError
 from ottt_loihi.nn.description import construct, describe
 from ottt_loihi.nn.models import build
-from ottt_loihi.nn.slayer import blocks_of, from_blocks
+from ottt_loihi.nn.slayer_blocks import blocks_of, from_blocks
 from ottt_loihi.rules import BPTT, make_rule
 from ottt_loihi.rules.losses import SquaredError
 from ottt_loihi.training.checkpoint import load, save

@@ -112,10 +112,10 @@ def from_slayer(
     Blocks must have been run once, because SLAYER finds its shapes then. Other arguments, result and errors as for
     :func:`read`; UsageError for what has no blocks.
     """
-    from ottt_loihi.nn import slayer
+    from ottt_loihi.nn.slayer_blocks import blocks_of, is_slayer
 
-    if slayer.is_slayer(net):
-        input_shape, net = input_shape or net.input_shape, slayer.blocks_of(net)
+    if is_slayer(net):
+        input_shape, net = input_shape or net.input_shape, blocks_of(net)
     blocks = list(getattr(net, "blocks", net if isinstance(net, Iterable) else ()))
     if not blocks or not all(hasattr(block, "export_hdf5") for block in blocks):
         raise UsageError(f"expected a module whose .blocks are blocks of lava-dl's SLAYER, got {type(net).__name__}")

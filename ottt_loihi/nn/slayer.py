@@ -5,7 +5,7 @@ neurons, with their own quantised weights, integer decays and thresholds, run st
 step in memory that does not grow with T. The blocks are trained in place; ``export_hdf5`` and everything else of theirs
 stays as it is::
 
-    model = from_blocks(net.blocks, time_steps=10)
+    model = from_blocks(net.blocks, time_steps=10)          # of ottt_loihi.nn.slayer_blocks
     OTTT().train_batch(model, x, labels, SquaredError(), optimizer)     # in place of forward, loss and backward
 
 ::
@@ -23,10 +23,9 @@ such a network, in memory or from a file.
 from __future__ import annotations
 
 import contextlib
-import copy
 import io
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -34,7 +33,7 @@ from torch import Tensor, nn
 
 from ottt_loihi import checks
 from ottt_loihi.errors import UsageError
-from ottt_loihi.nn.blocks import Block, Branch
+from ottt_loihi.nn.blocks import Block
 from ottt_loihi.nn.connections import Shaped
 from ottt_loihi.nn.cuba import CubaTrace, follow_both
 from ottt_loihi.nn.features import parse
@@ -110,7 +109,7 @@ class SlayerSynapse(Shaped):
             _hide(self, own)
 
     def _new(self) -> nn.Module:
-        synapse = _slayer().synapse.layer
+        synapse = lava_dl().synapse.layer
         geometry = {name: checks.both(getattr(self, name)) for name in ("stride", "padding", "dilation")}
         if self.kind == "Dense":
             return synapse.Dense(self.inputs, self.outputs, weight_norm=self.weight_norm)
@@ -194,7 +193,7 @@ class SlayerNeuron(Neuron):
         self.scale_grad = checks.number(scale_grad, "slayer.scale_grad", 0, 1e6, above=True)
         if own is None:
             values = {name: getattr(self, name) for name in self.constants}
-            own = _constant(lambda: _slayer().neuron.cuba.Neuron(**values))
+            own = _constant(lambda: lava_dl().neuron.cuba.Neuron(**values))
         _hide(self, own)
 
     @property
@@ -257,6 +256,14 @@ class SpikeCount(Shaped):
         return x if x.shape[1] == self.out_features else x.view(len(x), self.out_features, -1).mean(2)
 
 
+class SlayerReadout(SlayerSynapse):
+    """An ``Affine`` block: its current is read."""
+
+    @property
+    def out_features(self) -> int:
+        return self.outputs
+
+
 def slayer(
     num_classes: int = 10,
     *,
@@ -316,132 +323,7 @@ def _geometry(layer: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def from_blocks(
-    blocks: Iterable[nn.Module], *, input_shape: Sequence[int] | None = None, time_steps: int = 6
-) -> Network:
-    """Return the network of SLAYER's blocks, which it shares and trains.
-
-    All blocks see the same step. ``delay_shift`` only moves SLAYER's spikes by one step a block: what is called step t
-    here is t + (number of such blocks) in SLAYER's output. Inputs are ``(batch, T, channels)`` or ``(batch, T,
-    channels, height, width)``; SLAYER has T last: ``x.movedim(-1, 1)``.
-
-    Parameters
-    ----------
-    blocks
-        in order: ``cuba.Input`` (without weight and bias), ``Dense``, ``Conv``, ``Pool``, ``Flatten``, ``Recurrent``;
-        last, if wanted, ``Average``, or ``Affine(dynamics=False)`` as readout
-    input_shape
-        of a frame; default that of the first Dense block
-    time_steps
-        T that it is trained with
-
-    Raises
-    ------
-    UsageError
-        for a block or an option that cannot be trained so, by name
-    """
-    blocks = list(blocks)
-    if not blocks:
-        raise UsageError("slayer: expected one or more blocks, got none")
-    for index, block in enumerate(blocks):
-        if (reason := _objection(block, index == len(blocks) - 1)) is not None:
-            raise UsageError(f"slayer: block {index + 1}, {type(block).__name__}: {reason}")
-    if not any(True for block in blocks for _ in block.parameters()):
-        raise UsageError("slayer: expected a block with weights, got none")
-    if input_shape is None:
-        first = next((b for b in blocks if type(b).__name__ not in ("Input", "Flatten")), None)
-        if type(first).__name__ not in ("Dense", "Recurrent", "Affine"):
-            raise UsageError("slayer: input_shape: expected the shape of a frame, because no Dense block comes first")
-        input_shape = (_main_synapse(first).in_channels,)
-    made: list[Block] = []
-    readout: nn.Module | None = None
-    for block in blocks:
-        kind = type(block).__name__
-        if kind == "Average":
-            readout = SpikeCount(block.num_outputs)
-        elif kind == "Affine":
-            readout = SlayerReadout(**_of_synapse("Dense", block.synapse, block.neuron))
-        elif kind == "Input" and block.neuron is not None:
-            connection = SlayerSynapse("Input", 1, scale=block.neuron.w_scale)
-            made.append(Block(connection, _of_neuron(block.neuron)))
-        elif kind in ("Dense", "Conv", "Pool", "Recurrent"):
-            made.append(_of_block(block, kind, len(made)))
-    if readout is None:
-        shape: tuple[int, ...] = tuple(input_shape)
-        for part in made:
-            shape = part.connection.output_shape(shape)
-        readout = SpikeCount(math.prod(shape))
-    return Network(made, readout, input_shape=input_shape, time_steps=time_steps)
-
-
-class SlayerReadout(SlayerSynapse):
-    """An ``Affine`` block: its current is read."""
-
-    @property
-    def out_features(self) -> int:
-        return self.outputs
-
-
-def _of_block(block: nn.Module, kind: str, index: int) -> Block:
-    branches = []
-    if kind == "Recurrent":
-        loop = SlayerSynapse(**_of_synapse("Dense", block.recurrent_synapse, block.neuron))
-        branches = [Branch(loop, index, 1)]
-    synapse = SlayerSynapse(**_of_synapse("Dense" if kind == "Recurrent" else kind, _main_synapse(block), block.neuron))
-    return Block(synapse, _of_neuron(block.neuron), branches=branches)
-
-
-def _of_synapse(kind: str, own: nn.Module, neuron: nn.Module) -> dict[str, Any]:
-    """The arguments of :class:`SlayerSynapse` for one of SLAYER's."""
-    geometry = {n: tuple(getattr(own, n)[:2]) for n in ("kernel_size", "stride", "padding", "dilation")}
-    if kind == "Pool":
-        geometry["value"] = float(own.weight.reshape(-1)[0])
-    more = {"groups": own.groups, "weight_norm": own.weight_norm_enabled, "scale": neuron.w_scale, "own": own}
-    return {"kind": kind, "inputs": own.in_channels, "outputs": own.out_channels, **geometry, **more}
-
-
-def _of_neuron(own: nn.Module) -> SlayerNeuron:
-    decays = [round(float(d)) / UNITY for d in (own.current_decay, own.voltage_decay)]
-    return SlayerNeuron(own.threshold, *decays, own.tau_rho / own.threshold, own.scale_rho, own.w_scale, own)
-
-
-def is_slayer(net: Any) -> bool:
-    """Whether ``net`` is a network of SLAYER's blocks."""
-    blocks = getattr(net, "blocks", ()) if isinstance(net, Network) else ()
-    return bool(len(blocks)) and all(type(block.neuron) is SlayerNeuron for block in blocks)
-
-
-def blocks_of(net: Network) -> list[nn.Module]:
-    """Return SLAYER's blocks of a network, copies with its weights, which ``export_hdf5`` and netx take."""
-    cuba, found, shape = _slayer().block.cuba, [], net.input_shape
-    for block in net.blocks:
-        synapse, kind = block.connection, block.connection.kind
-        neuron = {name: getattr(block.neuron, name) for name in SlayerNeuron.constants}
-        if block.branches:
-            made = cuba.Recurrent(neuron, synapse.inputs, synapse.outputs)
-            made.input_synapse = copy.deepcopy(synapse.own)
-            made.recurrent_synapse = copy.deepcopy(block.branches[0].connection.own)
-        elif kind == "Input":
-            made = cuba.Input(neuron)
-        else:
-            sizes = {"Dense": (synapse.inputs, synapse.outputs), "Conv": (synapse.inputs, synapse.outputs, 1)}
-            made = getattr(cuba, kind)(neuron, *sizes.get(kind, (1,)))
-            made.synapse = copy.deepcopy(synapse.own)
-        made.neuron = copy.deepcopy(block.neuron.own)
-        shape = synapse.output_shape(shape)
-        made.neuron.shape = torch.Size(shape)
-        found.append(made)
-    if isinstance(net.readout, SlayerSynapse):
-        neuron = {"threshold": 1.0, "current_decay": 1.0, "voltage_decay": 1.0, "scale": net.readout.scale}
-        made = cuba.Affine(neuron, net.readout.inputs, net.readout.outputs, dynamics=False)
-        made.synapse = copy.deepcopy(net.readout.own)
-        found.append(made)
-    elif net.readout.out_features != math.prod(shape):
-        raise UsageError("slayer: netx cannot load an Average block; count the spikes of each neuron")
-    return found
-
-
-def _slayer() -> Any:
+def lava_dl() -> Any:
     """lava-dl, whose import prints what it misses."""
     try:
         with contextlib.redirect_stdout(io.StringIO()):
@@ -460,7 +342,7 @@ def _constant(make: Any) -> nn.Module:
 def _rounding(scale: int) -> Any:
     """SLAYER's rounding of weights to 8 bits."""
     decays = {"threshold": 1.0, "current_decay": 1.0, "voltage_decay": 1.0}
-    return _constant(lambda: _slayer().neuron.cuba.Neuron(**decays, scale=scale)).quantize_8bit
+    return _constant(lambda: lava_dl().neuron.cuba.Neuron(**decays, scale=scale)).quantize_8bit
 
 
 def _hide(part: nn.Module, own: nn.Module | None) -> None:
@@ -472,45 +354,3 @@ def _move(part: nn.Module, fn: Any, moved: nn.Module) -> nn.Module:
     if "own" not in part._modules and part.own is not None:
         part.own._apply(fn)
     return moved
-
-
-def _main_synapse(block: nn.Module) -> nn.Module:
-    return block.input_synapse if type(block).__name__ == "Recurrent" else block.synapse
-
-
-def _objection(block: nn.Module, last: bool) -> str | None:
-    """Why a block cannot be trained, or None."""
-    if type(block).__module__ != "lava.lib.dl.slayer.block.cuba":
-        return f"it is of {type(block).__module__}; expected blocks of lava.lib.dl.slayer.block.cuba"
-    kind = type(block).__name__
-    if kind not in ("Input", "Dense", "Conv", "Pool", "Flatten", "Average", "Recurrent", "Affine"):
-        return "OTTT cannot train this block; Input, Dense, Conv, Pool, Flatten, Average, Recurrent and Affine it can"
-    if kind == "Average" and not last:
-        return "an Average block must be the last one"
-    if kind == "Affine" and (not last or block.dynamics is not False):
-        return "an Affine block must be the last one and have dynamics=False"
-    if getattr(block, "count_log", False):
-        return "count_log=True changes what it returns; set it to False"
-    if getattr(block, "delay", None) is not None:
-        return "learned axonal delays have no trace; make it with delay=False"
-    if getattr(block, "mask", None) is not None:
-        return "a pruning mask (pre_hook, mask) is not applied here"
-    if kind == "Input" and (block.weight is not None or block.bias is not None):
-        return "its weight and bias are not learnt; make it without them"
-    if kind == "Recurrent" and block.bias is not None:
-        return "the bias of a Recurrent block is not learnt; make it without it"
-    return None if getattr(block, "neuron", None) is None else _objection_to_neuron(block.neuron)
-
-
-def _objection_to_neuron(neuron: nn.Module) -> str | None:
-    if neuron.norm is not None:
-        return "a norm between current and voltage has no trace; use norm=None"
-    if neuron.drop is not None:
-        return "SLAYER draws its dropout anew at every step here; use dropout=None"
-    if neuron.requires_grad:
-        return "learned decays need BPTT; use requires_grad=False"
-    if not neuron.shared_param:
-        return "decays per channel have no presynaptic trace; use shared_param=True"
-    if neuron.graded_spike:
-        return "graded spikes have no surrogate here; use graded_spike=False"
-    return None
