@@ -1,4 +1,4 @@
-"""What learning gave, and what is wrong with it, in sentences with numbers."""
+"""The result of learning, and its warnings: sentences with numbers."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from ottt_loihi.sim.network import ChipNetwork
 
 # parts of a layer's messages or weights that are a warning: more at their limits, or fewer changed
 SATURATED, RAILS, MOVED = 0.1, 0.1, 0.01
+WORSE = 0.02  # of accuracy, from before learning to after it
 
 
 @dataclass(frozen=True)
@@ -23,7 +24,7 @@ class CurvePoint:
 
 @dataclass(frozen=True)
 class LearningResult:
-    """What learning gave.
+    """The result of learning.
 
     ==============  ==============================================================================================
     field           meaning
@@ -65,7 +66,7 @@ class LearningResult:
 
     @property
     def warnings(self) -> list[str]:
-        """What is wrong with the learning rates, and which settings a resumed state kept; empty if nothing is."""
+        """Sentences about rates that do not fit, accuracy that was lost, and settings that a resumed state kept."""
         found, last = [], len(self.rates) - 1
         for layer, rate in enumerate(self.rates):
             name = "the readout" if layer == last else f"hidden layer {layer + 1}"
@@ -82,6 +83,12 @@ class LearningResult:
             ):
                 if wrong:
                     found.append(f"{name}, η = {rate:.3g}: {part:.1%} {what}")
+        if len(self.curve) > 1 and self.curve[0].accuracy - self.curve[-1].accuracy > WORSE:
+            before, after = self.curve[0], self.curve[-1]
+            found.append(
+                f"learning made the network worse: {before.accuracy:.1%} before, {after.accuracy:.1%} after "
+                f"{after.samples:,} samples; lower the rates"
+            )
         return found + [
             f"{name} {self.settings[name]}, not the default: the resumed state is of version 0.1"
             for name in self.settings.get("kept_by_state", ())

@@ -12,6 +12,7 @@ import pytest
 from ottt_loihi.onchip import Settings, fresh_network, learn, repeat_in_lava
 from ottt_loihi.onchip.learner import accuracy
 from ottt_loihi.onchip.network.trainable import estimate_unit, make_plan, trace_energy
+from ottt_loihi.onchip.result import CurvePoint
 from ottt_loihi.sim import storage
 from ottt_loihi.sim.learning.freeze import freeze, make_plastic
 from ottt_loihi.sim.learning.learner import Learner
@@ -457,6 +458,13 @@ class TestRates:
         assert [w.partition(": ")[2] for w in railed.warnings] == [
             "25.0% of the weights are at −256 or 255; lower its rate"
         ]
+
+    def test_a_network_that_learning_made_worse_is_named(self):
+        curve = (CurvePoint(0, 0.905), CurvePoint(60, 0.372))
+        assert replace(self.run(), curve=curve).warnings == [
+            "learning made the network worse: 90.5% before, 37.2% after 60 samples; lower the rates"
+        ]
+        assert replace(self.run(), curve=(CurvePoint(0, 0.9), CurvePoint(60, 0.895))).warnings == []
 
     def test_learning_stops_when_it_is_good_enough(self):
         split = load_digits()
