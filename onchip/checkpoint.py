@@ -25,7 +25,7 @@ MAX_BYTES = 1 << 24
 
 
 class Checkpoint:
-    """Where a run of learning is kept.
+    """The file in which a run of learning is kept.
 
     Parameters
     ----------
@@ -80,7 +80,7 @@ class Checkpoint:
         return learner, [(n, accuracy) for n, accuracy in document["curve"] if n <= learner.samples]
 
     def told(self) -> str:
-        """What there is to go on with, for a person whose run has failed."""
+        """The sentence for a failed run: what was kept, and how to resume."""
         if self._samples is None:
             return f"no state had been kept in {self.state} yet: start again"
         return f"the state after {self._samples:,} samples is kept in {self.state}: go on from there with resume"

@@ -28,7 +28,12 @@ def accuracy(chip: ChipNetwork, x: np.ndarray, labels: np.ndarray) -> float:
 class Session:
     """One run: steps it, evaluates on the way, keeps what was read last.
 
-    kept: where its states are kept, or None · curve: of the part of the run that lies behind it
+    Attributes
+    ----------
+    kept
+        where its states are kept, or None
+    curve
+        of the part of the run that lies behind it
     """
 
     def __init__(

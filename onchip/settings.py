@@ -1,4 +1,4 @@
-"""How to learn: rates, feedback, seed, rounding, and the rule's options."""
+"""The settings of learning: rates, feedback, seed, rounding, and the rule's options."""
 
 from __future__ import annotations
 
@@ -17,13 +17,21 @@ HIDDEN_RATE = 1.0  # the same for a hidden layer, with the error that its feedba
 
 @dataclass(frozen=True)
 class Settings(Options):
-    """How to learn; the rule's :class:`~ottt_loihi.sim.learning.options.Options` are settings as well.
+    """The settings of learning; the rule's :class:`~ottt_loihi.sim.learning.options.Options` are settings as well.
 
-    readout_rate, hidden_rate: part of a layer's error that one update takes away, default measured
-    good on digits; seed: of order, feedback and rounding; unit: what stands for a logit of 1, default the network's;
-    halve_every: samples after which the rates are halved, again and again; 0: never, for a world that keeps changing.
-    rounding: of updated weights, ``"per-synapse"`` as on the chip, ``"lava"``: one number an epoch for all, or
-    ``"per-synapse-1"``: the random numbers of version 0.1.
+    Attributes
+    ----------
+    readout_rate, hidden_rate
+        part of a layer's error that one update takes away; default: measured good on digits
+    seed
+        of order, feedback and rounding
+    unit
+        the readout's sum for a logit of 1; default: the network's
+    halve_every
+        samples after which the rates are halved, again and again; 0: never, for a world that keeps changing
+    rounding
+        of updated weights: ``"per-synapse"`` as on the chip; ``"lava"``, one number an epoch for all; or
+        ``"per-synapse-1"``, the random numbers of version 0.1
     """
 
     feedback: str = "random"

@@ -41,7 +41,7 @@ class Samples(NamedTuple):
 
 
 class Received:
-    """What the layers that learn receive of one pass's samples, computed when it is asked for.
+    """The input of the layers that learn in one pass, computed on demand.
 
     Behind a frozen backbone a sample takes milliseconds, a pass minutes: learning begins before all of it is there.
 

@@ -47,7 +47,7 @@ class Divergence:
 
     @property
     def cause(self) -> str:
-        """What it comes from, as far as the numbers say."""
+        """The likely cause, as far as the numbers say."""
         if self.theirs not in (0.0, 1.0):
             return f"the module sends {self.theirs:g}, and our neurons send 0 or 1"
         if abs(self.membrane - self.threshold) <= CLOSE * max(1.0, abs(self.threshold)):

@@ -125,7 +125,7 @@ def read(
 
 @dataclass(frozen=True)
 class _Term:
-    """What one source sends to a layer: ``delay`` steps, and the operations in between."""
+    """The input of a layer from one source: ``delay`` steps, and the operations in between."""
 
     source: Node
     operations: tuple[Operation, ...] = ()
@@ -201,7 +201,7 @@ class _Reading:
         return [_Term(t.source, (*t.operations, Operation(node, i == 0))) for i, t in enumerate(terms)]
 
     def _places(self, node: Node) -> list[tuple[Operation, Node]] | None:
-        """What is put side by side, each with an operation that puts zeros around it; None along another axis."""
+        """Return the parts of a concatenation, each with an operation that adds zeros; None along another axis."""
         _, args, kwargs = node.call
         parts = args[0] if args else kwargs.get("tensors", ())
         axis = kwargs.get("dim", args[1] if len(args) > 1 else 0)

@@ -1,4 +1,4 @@
-"""What a framework's neurons compute, in one form for all of them.
+"""The neurons of all frameworks in one form.
 
 ::
 
@@ -67,7 +67,7 @@ class Neurons:
 
 @dataclass(frozen=True)
 class Framework:
-    """How the modules of one framework are recognised and read; nothing of it is imported.
+    """The neurons of one framework, by the names of their classes; nothing of it is imported.
 
     Attributes
     ----------

@@ -83,7 +83,7 @@ def _recurrent(module: nn.Module) -> Any:
 
 
 def _decay(module: nn.Module, kind: str) -> Any:
-    """What a state keeps: of tau in steps, or where decays are trained, of alpha itself."""
+    """Return the decay of a state: of tau in steps, or where decays are trained, of alpha itself."""
     if getattr(module, "train_alphas", False):
         return np.clip(number(module, f"alpha_{kind}", VERSIONS), 0, 1)
     return np.exp(-1 / number(module, f"tau_{kind}", VERSIONS))

@@ -65,7 +65,7 @@ def _authors(read: Any) -> Any:
 
 
 def _begin(module: nn.Module) -> None:
-    """What the authors' ``init=True`` does at the first step, without a shape."""
+    """Do at the first step, without a shape, as the authors' ``init=True`` does."""
     if hasattr(module, "v"):
         module.v = 0.0
 

@@ -1,4 +1,4 @@
-"""What a module computes, found by running it for three steps and watching: neurons, and the operations between them.
+"""The graph of a module, found by running it for three steps: neurons, and the operations between them.
 
 The user's ``forward`` runs as it is, on zeros. Every tensor that comes from the input or from a neuron is known by its
 :class:`Node`; every torch function that makes one of it becomes another. A neuron has a node for each step, so a
@@ -61,7 +61,7 @@ class Node:
 
 @dataclass(frozen=True)
 class Traced:
-    """What was seen.
+    """The graph of a module.
 
     Attributes
     ----------
@@ -112,7 +112,7 @@ def copied(net: nn.Module, dtype: torch.dtype | None = None) -> nn.Module:
 
 
 def _cast(result: Any, dtype: torch.dtype) -> Any:
-    """What a neuron returns, with its spikes in the dtype of the weights."""
+    """Return a neuron's result with its spikes in the dtype of the weights."""
     if isinstance(result, tuple) and not hasattr(result, "_fields") and result and isinstance(result[0], Tensor):
         return (result[0].to(dtype), *result[1:])
     return result.to(dtype) if isinstance(result, Tensor) else result
@@ -297,7 +297,7 @@ class _Watch(TorchFunctionMode):
 
     @staticmethod
     def _leading(form: str, steps: int, samples: int) -> list[tuple[int, ...]]:
-        """What may stand before a sample's own shape."""
+        """Return the axes that may stand before a sample's own shape."""
         both = (samples, steps) if form in ("batch first", "squeezed") else (steps, samples)
         return [(1, samples), (samples,)] if form == "step" else [both, (steps * samples,), (samples,)]
 

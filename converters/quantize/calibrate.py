@@ -32,8 +32,14 @@ def calibrate(
 ) -> dict[int, Tuning]:
     """Layer → :class:`Tuning` for :func:`~ottt_loihi.converters.quantize.quantize.quantize`.
 
-    float_spikes: of the trained network, bool ``(T, n, *shape)`` per hidden layer · messages: the same samples for the
-    chip, or its host, ``(n, T, *input_shape)`` · settings: the other arguments of ``quantize``
+    Parameters
+    ----------
+    float_spikes
+        of the trained network, bool ``(T, n, *shape)`` per hidden layer
+    messages
+        the same samples for the chip, or its host, ``(n, T, *input_shape)``
+    settings
+        the other arguments of ``quantize``
     """
     chosen: dict[int, Tuning] = {}
     for index, spikes in enumerate(float_spikes):

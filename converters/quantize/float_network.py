@@ -1,4 +1,4 @@
-"""What the converters need to know of a trained network: plain float64 arrays, whatever framework they came from.
+"""A trained network as plain float64 arrays, whatever framework it came from: the input of the converters.
 
 Everything that only scales or pools is folded into the weights here, exactly::
 
@@ -68,9 +68,16 @@ class FloatLayer:
 class FloatConnection:
     """Weights from ``pre`` (``INPUT``: the network's input) to ``post``, both indices of layers.
 
-    kind: what it is on the chip, :class:`Dense`, :class:`Conv` or :class:`Sparse` · weight: float64, of that class's
-    shape · delay: logical steps a spike takes, 0 or, for recurrence and feedback, more · geometry: the other arguments
-    of ``kind`` (stride, padding, groups, … or rows and columns)
+    Attributes
+    ----------
+    kind
+        what it is on the chip, :class:`Dense`, :class:`Conv` or :class:`Sparse`
+    weight
+        float64, of that class's shape
+    delay
+        logical steps a spike takes, 0 or, for recurrence and feedback, more
+    geometry
+        the other arguments of ``kind`` (stride, padding, groups, … or rows and columns)
     """
 
     pre: int

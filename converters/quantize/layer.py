@@ -28,12 +28,26 @@ HOST_LIMIT = 4095  # of a current that a host sends: what a bias's 13 bits hold
 
 @dataclass(frozen=True)
 class LayerReport:
-    """What quantisation did to one layer.
+    """The quantisation of one layer, in numbers.
 
-    shape: of its weights, all connections · scale: integer units per float unit, S · vth: the threshold · vth_error:
-    how far it is from S·Vth, relative; all three one number, or one for each channel · bits: of a weight · clipped:
-    weights cut off at the ends of the range · zeroed: weights that were not 0 and are now · rms_error: root mean square
-    of w − w_int/S, relative to the root mean square of w.
+    Attributes
+    ----------
+    shape
+        of its weights, all connections
+    scale
+        integer units per float unit, S
+    vth
+        the threshold
+    vth_error
+        how far it is from S·Vth, relative; all three one number, or one for each channel
+    bits
+        of a weight
+    clipped
+        weights cut off at the ends of the range
+    zeroed
+        weights that were not 0 and are now
+    rms_error
+        root mean square of w − w_int/S, relative to the root mean square of w.
     """
 
     name: str
@@ -49,7 +63,7 @@ class LayerReport:
 
 @dataclass(frozen=True)
 class Tuning:
-    """What calibration may change of a layer: S times ``scale``, Vth times ``v_threshold``."""
+    """The factors of a layer that calibration chooses: S times ``scale``, Vth times ``v_threshold``."""
 
     scale: float = 1.0
     v_threshold: float = 1.0
@@ -225,7 +239,7 @@ class QuantizedLayer:
         return scale * 2.0**self.spread
 
     def _without_weights(self) -> float:
-        """What stands for the largest weight of a layer that only its bias drives: then S fits the threshold."""
+        """Return a stand-in for the largest weight of a layer that only its bias drives: then S fits the threshold."""
         return (
             float(np.max(self.v_threshold)) if self.layer.reset is not None else float(np.abs(self.bias).max() or 1.0)
         )
@@ -236,7 +250,7 @@ class QuantizedLayer:
         return [(c, largest) for c, largest in each if largest > 0]
 
     def _room(self, scale: float, limit: float) -> int:
-        """How often S may be doubled for a connection whose weights are small beside the main one's.
+        """Return how often S may be doubled for a connection whose weights are small beside the main one's.
 
         The main connection takes the factor as its exponent and keeps its integers; every other one chooses its own. No
         sum is rounded so, which exponents below 0 would do.

@@ -1,4 +1,4 @@
-"""What a layer can reach, before any sample is seen: a neuron that no input brings to its threshold never fires."""
+"""The largest membrane that any input can cause: a neuron whose threshold lies above it never fires."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the plastic connections of OTTT share, dense and sparse, in both arithmetics; mixed in before Lava's classes.
+"""The common part of OTTT's plastic connections, dense and sparse, in both arithmetics; mixed in before Lava's classes.
 
 It is no part of ``onchip/lava/processes``, where Lava takes every file for one with a Process.
 """
@@ -127,7 +127,7 @@ class PlasticModelFloat(PlasticModel):
 
 
 class PlasticModelFixed(PlasticModel):
-    """What is not Lava's: the shifted sum, rounding per synapse, and random numbers that begin where the clock does."""
+    """Our additions to Lava's model: shifted sum, rounding per synapse, random numbers that start with the clock."""
 
     error_in: PyInPort = LavaPyType(PyInPort.VEC_DENSE, np.int32, precision=8)
     error_out: PyOutPort = LavaPyType(PyOutPort.VEC_DENSE, np.int32, precision=24)

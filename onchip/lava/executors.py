@@ -1,7 +1,7 @@
-"""What carries a stream's learning out: ``sim.learn``, or Lava's processes in-process or in the runtime.
+"""The executors of learning: ``sim.learn``, and Lava's processes, in-process or in the runtime.
 
-All of them begin where a :class:`~ottt_loihi.sim.learning.learner.Learner` stands, and say as one where they are; so a
-run that was stopped in one of them goes on in any.
+Every executor starts from the state of a :class:`~ottt_loihi.sim.learning.learner.Learner` and returns one, so a
+run can switch backends.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class SimRun:
         return self._learner.variables()
 
     def learner(self) -> Learner:
-        """Where it stands now."""
+        """Return the present state."""
         return self._learner
 
 
@@ -53,7 +53,7 @@ class GraphRun:
         return {name: self._run.get(var) for name, var in self._graph.variables().items() if name in known}
 
     def learner(self) -> Learner:
-        """Where it stands now, in the simulator's terms."""
+        """Return the present state, as the simulator's."""
         self._learner.assign(self._samples, self.variables())
         return self._learner
 

@@ -49,8 +49,8 @@ def build_float_graph(
     feedback
         matrices per hidden layer, as ``kind`` says; None: the transposed weights
     kind
-        ``"random"``: fixed B ``(hidden, classes)``, δ_l = B_l·δ_out · ``"kolen-pollack"``: A ``(n_above, hidden)`` at
-        the start · ``"opzo"``: M ``(hidden, classes)`` at the start; default: random, or symmetric without matrices
+        ``"random"``: fixed B ``(hidden, classes)``, δ_l = B_l·δ_out; ``"kolen-pollack"``: A ``(n_above, hidden)`` at
+        the start; ``"opzo"``: M ``(hidden, classes)`` at the start. Default: random, or symmetric without matrices
     noise, averaging
         of OPZO (:class:`~ottt_loihi.sim.learning.feedback.OPZOLoop`)
     decay, v_threshold, reset

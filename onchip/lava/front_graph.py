@@ -15,7 +15,7 @@ from ottt_loihi.sim.network import INPUT
 def build_source(
     plan: Plan, messages: np.ndarray, labels: np.ndarray, schedule: Schedule, learn: np.ndarray | bool
 ) -> Any:
-    """What streams the samples: spikes, packed, or graded messages ``(n, T, size)``."""
+    """Return the process that streams the samples: spikes, packed, or graded messages ``(n, T, size)``."""
     from ottt_loihi.onchip.lava.processes.messages import MessageSource
     from ottt_loihi.onchip.lava.processes.source import SampleSource
 

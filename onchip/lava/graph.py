@@ -8,10 +8,13 @@
                                        ▲                                        │
                                        └──────────────── feedback[0] ◀──────────┘
 
-Feedback: ``random``: Lava's Dense with fixed weights · ``symmetric``: no process, the plastic connection gives its own
-transposed weights · ``kolen-pollack``: a twin of the plastic connection, which starts elsewhere and learns from the
-same spikes and y1, and whose transposed weights carry the error · ``opzo``: MomentumFeedback, which learns from the
-neurons' noise.
+Feedback is one of
+
+- ``random``: Lava's Dense with fixed weights
+- ``symmetric``: no process, the plastic connection gives its own transposed weights
+- ``kolen-pollack``: a twin of the plastic connection, which starts elsewhere and learns from the same spikes and y1,
+  and whose transposed weights carry the error
+- ``opzo``: MomentumFeedback, which learns from the neurons' noise
 """
 
 from __future__ import annotations
@@ -45,8 +48,19 @@ NEVER = 1 << 62  # Lava steps until a trace is reset
 
 @dataclass(frozen=True)
 class LearningGraph:
-    """Lava processes. feedback: one per hidden layer, none for symmetric feedback · epoch: Lava steps per learning
-    epoch · period: per sample · front: frozen neurons."""
+    """The Lava processes of a network that learns.
+
+    Attributes
+    ----------
+    feedback
+        one per hidden layer, none for symmetric feedback
+    epoch
+        Lava steps per learning epoch
+    period
+        Lava steps per sample
+    front
+        frozen neurons
+    """
 
     source: Any
     plastic: tuple[Any, ...]
@@ -290,8 +304,12 @@ def connect(
 ) -> LearningGraph:
     """Wire the processes; ``feedback``: one process per hidden layer, or none for the transposed weights.
 
-    front: wired already; its last layer takes the source's place before the plastic connections · backend: whose
-    adapters stand between the source and the network.
+    Parameters
+    ----------
+    front
+        wired already; its last layer takes the source's place before the plastic connections
+    backend
+        whose adapters stand between the source and the network.
     """
     spikes, label = (front[-1] if front else source).s_out, source.label_out
     if backend is not None:

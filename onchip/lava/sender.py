@@ -1,4 +1,4 @@
-"""What hidden neurons and the readout share: they turn an error into y1 and messages. Mixed in before Lava's classes.
+"""The common part of hidden neurons and readout: an error becomes y1 and messages. Mixed in before Lava's classes.
 
 It is no part of ``onchip/lava/processes``, where Lava takes every file for one with a Process.
 """

@@ -56,7 +56,7 @@ def cut(chip: ChipNetwork) -> tuple[ChipNetwork | None, ChipNetwork]:
 
 
 def packed_spikes(front: ChipNetwork | None, x: np.ndarray) -> np.ndarray:
-    """What the layers that learn hear of samples ``(n, T, *input_shape)``: uint8 ``(n, T, ⌈size/8⌉)``, packed."""
+    """Return the input of the layers that learn, uint8 ``(n, T, ⌈size/8⌉)``, packed, for ``(n, T, *input_shape)``."""
     if front is None:
         return np.packbits(x.reshape(*x.shape[:2], -1), axis=-1)
     simulator, last, parts = Simulator(front), len(front.layers) - 1, []

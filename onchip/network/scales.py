@@ -75,7 +75,7 @@ def _feedback(plan: Plan, feedback: str, layer: int, seed: int) -> tuple[np.ndar
 
 
 def start_weights(plan: Plan, layer: int, shape: tuple[int, int], seed: int) -> np.ndarray:
-    """Where learnt feedback starts: random, uniform, with the standard deviation of a connection's own weights."""
+    """Return the start of learnt feedback: random, uniform, with the standard deviation of the connection's weights."""
     spread = np.sqrt(3.0) * max(1.0, float(plan.dense[layer].weight.std()))
     drawn = np.random.default_rng([seed, *shape]).uniform(-spread, spread, shape)
     return np.clip(np.round(drawn), -255, 255).astype(np.int32)
@@ -170,7 +170,7 @@ def learning_network(
 
 
 def layer_bias(plan: Plan, layer: int, feedback: str, options: Options = DEFAULT) -> BiasLearning:
-    """How a layer's biases learn: as fast as a weight whose presynaptic neuron always fires."""
+    """Return the learning of a layer's biases: as fast as a weight whose presynaptic neuron always fires."""
     step = 2.0 ** (arithmetic.STATE_SHIFT + plan.dense[layer].weight_exp)  # of a weight, in units of the state
     per_y1 = step / steps_per_y1(plan, layer, feedback, options)
     return bias_learning(plan.chip.layers[layer], plan.trace_decay(layer), plan.chip.num_steps, per_y1)

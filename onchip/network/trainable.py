@@ -27,10 +27,22 @@ CALIBRATION_SAMPLES = 64
 class Plan:
     """A network whose every forward connection learns, behind a front of frozen layers or without one.
 
-    chip: the part that learns; its input are the front's spikes · front: the frozen layers, or None · whole: both ·
-    dense: the plastic connections, input side first, sparse ones too · inhibition: the self-connection of each hidden
-    layer or None · decay: λ of each hidden layer · unit: what stands for a logit of 1 at the readout, in units of its
-    weights' sum.
+    Attributes
+    ----------
+    chip
+        the part that learns; its input are the front's spikes
+    front
+        the frozen layers, or None
+    whole
+        both
+    dense
+        the plastic connections, input side first, sparse ones too
+    inhibition
+        the self-connection of each hidden layer or None
+    decay
+        λ of each hidden layer
+    unit
+        the readout's sum of weights for a logit of 1
     """
 
     chip: ChipNetwork

@@ -182,7 +182,7 @@ def main() -> None:
 
 
 def _watched(scenario: Scenario, rows: int, settings: Settings, quiet: bool) -> tuple[Subspace, ...] | None:
-    """What the deployed network's traces span in its old world, ``rows`` directions where there are as many."""
+    """Return the subspace of the deployed network's traces on its old data, at most ``rows`` directions."""
     from ottt_loihi.errors import UsageError
     from ottt_loihi.onchip import watch
     from ottt_loihi.onchip.network.trainable import make_plan

@@ -1,4 +1,4 @@
-"""What ``ottt-learn`` writes and shows: the learnt network, its curve, the report's section, the table."""
+"""The results of ``ottt-learn``: the learnt network, its curve, the report's section, the table."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What ``ottt-learn`` learns from: a network, deployed or fresh, and the data it meets."""
+"""The scenario of ``ottt-learn``: a network, deployed or fresh, and its data."""
 
 from __future__ import annotations
 

@@ -25,12 +25,20 @@ Late = Mapping[int, tuple[Tensor, ...]]
 class BlockState(NamedTuple):
     """After a step, ``(batch, *shape)`` each.
 
-    s: spikes
-    u, v: membrane before and after the reset
-    current: I[t], the skip included
-    mask: of the neuron dropout; None without
-    traces: of each of ``block.connections``; None where no gradient asked for it, or nothing has arrived
-    memory: what else the neurons carry, as their step returned it
+    Attributes
+    ----------
+    s
+        spikes
+    u, v
+        membrane before and after the reset
+    current
+        I[t], the skip included
+    mask
+        of the neuron dropout; None without
+    traces
+        of each of ``block.connections``; None where no gradient asked for it, or nothing has arrived
+    memory
+        what else the neurons carry, as their step returned it
     """
 
     s: Tensor
@@ -50,10 +58,15 @@ class BlockState(NamedTuple):
 class Branch(nn.Module):
     """A second connection into a block.
 
-    connection: the weights
-    source: index of the block whose spikes it carries
-    delay: time steps they take; 0 from a block before, 1 or more from the block itself or a later one (recurrence,
-    feedback)
+    Attributes
+    ----------
+    connection
+        the weights
+    source
+        index of the block whose spikes it carries
+    delay
+        time steps they take; 0 from a block before, 1 or more from the block itself or a later one (recurrence,
+        feedback)
     """
 
     def __init__(self, connection: nn.Module, source: int, delay: int) -> None:

@@ -23,11 +23,16 @@ SPIKE_SCALE = 2.74  # 1/√(p·(1 − p)), p = P(N(0, 1) > 1): makes the varianc
 
 
 class Seen(NamedTuple):
-    """What a connection's parameters learn from.
+    """The input that a connection's parameters learn from.
 
-    trace: â, of the input's shape, without a graph
-    length: Λ, at least 1
-    mask: 1 for the neurons that learn from it, else 0, of a shape that broadcasts to the current's; None: all
+    Attributes
+    ----------
+    trace
+        â, of the input's shape, without a graph
+    length
+        Λ, at least 1
+    mask
+        1 for the neurons that learn from it, else 0, of a shape that broadcasts to the current's; None: all
     """
 
     trace: Tensor

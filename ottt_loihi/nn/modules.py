@@ -23,9 +23,14 @@ NOT_AFFINE = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm, nn.RNN
 class ModuleState(NamedTuple):
     """After a step, in the order in which ``Stepwise`` lists neurons and layers.
 
-    steps: of every layer of neurons
-    traces: of every parameterised layer's input
-    feeds: the neurons that every parameterised layer feeds, by index; None for a readout
+    Attributes
+    ----------
+    steps
+        of every layer of neurons
+    traces
+        of every parameterised layer's input
+    feeds
+        the neurons that every parameterised layer feeds, by index; None for a readout
     """
 
     steps: tuple[LIFStep, ...]

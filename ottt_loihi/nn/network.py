@@ -23,9 +23,14 @@ from ottt_loihi.nn.paths import BPTT, CONVENTIONS, GradientPaths
 class NetworkState(NamedTuple):
     """The state after a step.
 
-    blocks: of every block
-    readout: the trace of the readout's input; None where no gradient asked for it
-    late: earlier outputs, for branches that take more than one step
+    Attributes
+    ----------
+    blocks
+        of every block
+    readout
+        the trace of the readout's input; None where no gradient asked for it
+    late
+        earlier outputs, for branches that take more than one step
     """
 
     blocks: tuple[BlockState, ...]
@@ -40,11 +45,15 @@ class NetworkState(NamedTuple):
 
 @dataclass(frozen=True)
 class Run:
-    """What :meth:`Network.run` gives back.
+    """The result of :meth:`Network.run`.
 
-    scores: Σ_t o[t], ``(batch, classes)`` · states: for each recorded variable one tensor
-    ``(T, batch, *block's shape)`` per block (``"s"`` spikes, ``"u"`` membrane before the reset, ``"v"`` after it), and
-    for ``"o"`` a list of one, ``(T, batch, classes)``.
+    Attributes
+    ----------
+    scores
+        Σ_t o[t], ``(batch, classes)``
+    states
+        for each recorded variable one tensor ``(T, batch, *block's shape)`` per block (``"s"`` spikes, ``"u"`` membrane
+        before the reset, ``"v"`` after it), and for ``"o"`` a list of one, ``(T, batch, classes)``.
     """
 
     scores: Tensor

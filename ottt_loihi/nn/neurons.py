@@ -36,10 +36,14 @@ class LongStep(NamedTuple):
 
 
 class Trace(NamedTuple):
-    """What the neurons behind a connection remember of its input.
+    """The traces of a connection's input, kept by the neurons behind it.
 
-    value: â[t], of the input's shape, without a graph
-    length: Λ_t, the same of a constant input 1
+    Attributes
+    ----------
+    value
+        â[t], of the input's shape, without a graph
+    length
+        Λ_t, the same of a constant input 1
     """
 
     value: Tensor
@@ -302,7 +306,7 @@ class DSRNeuron(Neuron):
 
     @property
     def charge(self) -> float:
-        """What the membrane gets of a current of 1."""
+        """The gain from a current to the membrane."""
         return 1.0 if self.kind == "if" else 1 - self.beta
 
     @property
@@ -312,7 +316,7 @@ class DSRNeuron(Neuron):
 
     @property
     def amplitude(self) -> Tensor:
-        """What a spike sends."""
+        """The value of a spike."""
         return self.v_threshold if self.kind == "if" else self.v_threshold / self.dt
 
     def forward(self, current: Tensor, v: Tensor | None = None, paths: GradientPaths = BPTT) -> LIFStep:

@@ -1,4 +1,4 @@
-"""What a connection multiplies with in place of its weight: standardised, of one bit, or as the chip will hold it."""
+"""Effective weights, used in place of the parameter: standardised, of one bit, or as the chip will hold them."""
 
 from __future__ import annotations
 

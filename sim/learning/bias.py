@@ -29,10 +29,16 @@ MANTISSA_MIN, MANTISSA_MAX = -4096, 4095
 
 @dataclass(frozen=True)
 class BiasLearning:
-    """How the biases of one layer learn.
+    """The learning of one layer's biases.
 
-    gains: change of the mantissa (of the bias in floating point) per y1, for each time step of a sample · exponent: of
-    the bias · in_u: the membrane lives in u, which loses what the bias gains.
+    Attributes
+    ----------
+    gains
+        change of the mantissa (of the bias in floating point) per y1, for each time step of a sample
+    exponent
+        of the bias
+    in_u
+        the membrane lives in u, which loses what the bias gains.
     """
 
     gains: tuple[float, ...]
@@ -46,7 +52,7 @@ class BiasLearning:
         return np.round(np.array(self.gains) * 2.0**shift).astype(np.int64), shift
 
     def change(self, bias: np.ndarray, y1: np.ndarray, t: int, random: np.ndarray) -> np.ndarray:
-        """What beff, int32 ``(neurons,)``, changes by; random: uint32 per neuron."""
+        """Return the change of beff, int32 ``(neurons,)``; random: uint32 per neuron."""
         mantissas, shift = self.scale
         old = bias.astype(np.int64) >> self.exponent
         moved = old + integers.scale_stochastically(y1, int(mantissas[t]), shift, random)

@@ -1,4 +1,4 @@
-"""How surrogate times error reaches the synapses: y1 of either sign, or in unsigned traces, or as two factors.
+"""The forms in which surrogate times error reaches the synapses: y1 of either sign, unsigned traces, or two factors.
 
 Lava's engine takes signed y1 as long as no bap fires; the chip's traces are unsigned. With y = −η·f(u)·δ rounded, f the
 surrogate (0 or 1) and r = −η·δ rounded, the neuron sends and the connection computes, per learning epoch,
@@ -49,7 +49,7 @@ FACTORED_SHIFT = 10
 def messages(
     encoding: str, y: np.ndarray, surrogate: np.ndarray, reward: np.ndarray, one: int = SURROGATE
 ) -> dict[str, np.ndarray]:
-    """What the neurons send, by port: of y, f and r above; one: y1 of a surrogate of 1 (1 in floating point)."""
+    """Return the neurons' messages, by port: of y, f and r above; one: y1 of a surrogate of 1 (1 in floating point)."""
     if encoding == "split":
         return {"y1": np.maximum(y, 0), "y2": np.maximum(-y, 0)}
     if encoding == "factored":
@@ -58,7 +58,7 @@ def messages(
 
 
 def engine_change(encoding: str, x1: np.ndarray, sent: dict[str, np.ndarray], half: int = 0) -> np.ndarray:
-    """What Lava's engine adds to ``w << 7``, int64 ``(post, pre)``; x1 int64 ``(pre,)``, messages ``(post,)``.
+    """Return what Lava's engine adds to ``w << 7``, int64 ``(post, pre)``; x1 int64 ``(pre,)``, messages ``(post,)``.
 
     half: ``learning_integers.HALF`` rounds products to nearest, 0 floors them, as the engine does.
     """

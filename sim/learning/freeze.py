@@ -17,10 +17,16 @@ DOUBLING_LIMIT = 127  # up to here a learning weight fits into 8 inference bits 
 
 @dataclass(frozen=True)
 class FrozenConnection:
-    """What freezing did to one connection.
+    """The changes of one connection by freezing.
 
-    weights: how many · changed: how many stand for another number now · doubled: w became 2w with half the exponent's
-    factor, which is exact.
+    Attributes
+    ----------
+    weights
+        how many
+    changed
+        how many stand for another number now
+    doubled
+        w became 2w with half the exponent's factor, which is exact.
     """
 
     label: str

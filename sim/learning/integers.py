@@ -60,14 +60,23 @@ def mantissa_and_shift(scale: float, where: str) -> tuple[int, int]:
 def scale_stochastically(x: np.ndarray, mantissa: int, shift: int, random: np.ndarray) -> np.ndarray:
     """``⌊(x·mantissa + r) / 2^shift⌋`` with r uniform in [0, 2^shift): x·mantissa/2^shift on average.
 
-    x: integers · random: uint32 of the same shape, whose upper ``shift`` bits are r · result: int64.
+    Parameters
+    ----------
+    x
+        integers
+    random
+        uint32 of the same shape, whose upper ``shift`` bits are r
+
+    Returns
+    -------
+    int64, of the same shape
     """
     r = random.astype(np.int64) >> (32 - shift)
     return (x.astype(np.int64) * mantissa + r) >> shift
 
 
 def halvings(frame: int, halve_every: int) -> int:
-    """How often the learning rate has been halved by a frame: once every ``halve_every`` frames; 0: never."""
+    """Return how often the learning rate has been halved by a frame: once every ``halve_every`` frames; 0: never."""
     return frame // halve_every if halve_every else 0
 
 

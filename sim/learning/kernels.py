@@ -249,7 +249,7 @@ def shifted(x, exponent):
 
 @called
 def wrapped(d):
-    """What a current of more than 24 bits becomes (``arithmetic.current_step``)."""
+    """Wrap a current to 24 bits (``arithmetic.current_step``)."""
     limit = np.int32(1 << 23)
     d = np.int32(d - 2 * limit) if d > limit else d
     return np.int32(d + 2 * limit) if d <= -limit else d

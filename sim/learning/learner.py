@@ -115,13 +115,26 @@ class LearningLayer:
 
 @dataclass(frozen=True)
 class LearningNetwork:
-    """layers: the readout last · epoch: K, or 1 where time steps overlap · num_steps: T of a sample · unit: what stands
-    for a logit of 1 at the readout · halve_every: samples after which y1 is halved, again and again, 0: never ·
-    rounding: of updated weights.
+    """A network that learns: its layers, schedule and scales.
 
     rounding ``"lava"``: one random number per epoch for all synapses, as Lava's engine; ``"per-synapse"``: independent
     ones, as the chip (:func:`~ottt_loihi.sim.learning.integers.synapse_draws`); ``"per-synapse-1"``: those of versions
     up to 0.1, a third slower · options: of the rule.
+
+    Attributes
+    ----------
+    layers
+        the readout last
+    epoch
+        K, or 1 where time steps overlap
+    num_steps
+        T of a sample
+    unit
+        the readout's sum for a logit of 1
+    halve_every
+        samples after which y1 is halved, again and again, 0: never
+    rounding
+        of updated weights.
     """
 
     layers: tuple[LearningLayer, ...]
@@ -308,7 +321,7 @@ class Learner:
         self.samples = samples
 
     def _places(self) -> dict[str, np.ndarray]:
-        """Where the variables lie in the state: views, so that what is written there is learnt from."""
+        """Return views of the variables in the state: a value written there is used."""
         found: dict[str, np.ndarray] = {}
         state, layers = self.state, self._constants.layers
         learns_bias = self.network.options.learn_bias
@@ -358,7 +371,7 @@ class Learner:
         return mine
 
     def _messages(self, index: int, neurons: slice) -> dict[str, np.ndarray]:
-        """What a layer's neurons sent to their connection in the last Lava step, by port."""
+        """Return the messages of a layer's neurons to their connection in the last Lava step, by port."""
         at, state = self._constants.layers[index], self.state
         surrogate = np.abs(state.membrane[neurons] - at["vth"]) < at["half_width"]
         reward = state.reward[neurons]
@@ -458,7 +471,7 @@ def learn(network: LearningNetwork, packed: np.ndarray, labels: np.ndarray, gate
 
 
 def lava_trace_random(seed: int, epoch: int, first: int, count: int) -> np.ndarray:
-    """What rounds x1 in ``count`` epochs from epoch ``first`` = 0, 1, … on: float64.
+    """Return the numbers that round x1 in ``count`` epochs from epoch ``first`` = 0, 1, … on: float64.
 
     ``default_rng(seed)`` is drawn from once when Lava builds the connection and twice in each of an epoch's K steps;
     the last value serves all K decays of the epoch. Source: ``TraceRandom``, ``PyLearningConnection.recv_traces``.
@@ -469,7 +482,7 @@ def lava_trace_random(seed: int, epoch: int, first: int, count: int) -> np.ndarr
 
 
 def lava_weight_random(first: int, count: int) -> np.ndarray:
-    """What rounds the weights in ``count`` epochs from epoch ``first`` on: r of ``⌊w + (k + r)/128⌋``, int32 0 … 127.
+    """Return the numbers r, int32 0 … 127, that round the weights, ``⌊w + (k + r)/128⌋``, in ``count`` epochs.
 
     Lava adds 1 where the epoch's number of ``default_rng(2)``, whose first is lost, is below k/128.
     Source: ``ConnVarRandom``.

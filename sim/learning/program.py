@@ -25,7 +25,7 @@ Action = tuple["Op", int, int]
 
 
 class Op(IntEnum):
-    """What is done for a layer, or a connection and the neurons behind it, in one time step.
+    """An operation on a layer, or on a connection and the neurons behind it, in one time step.
 
     ===============  ==================================================================================================
     START            forget the spikes, y1 and errors of the step before
@@ -144,7 +144,7 @@ def _answer(network: LearningNetwork, t: int) -> Iterator[Action]:
 
 
 def _send(network: LearningNetwork, layer: int, t: int) -> Iterator[Action]:
-    """What a hidden layer makes of the error that has reached it."""
+    """Return the operations of a hidden layer on the error that has reached it."""
     part = network.layers[layer]
     yield Op.SEND, layer, t
     if part.bias is not None:

@@ -127,7 +127,7 @@ def decay_trace(run: Run, index: int, t: int) -> None:
 
 
 def project(run: Run, index: int, t: int) -> None:
-    """What the traces have outside HLOP's fixed rows is learnt from."""
+    """Learn from the part of the traces outside HLOP's fixed rows."""
     layer = run.layers[index]
     layer.learnt_from = subspace.projected(layer.rows, layer.part.subspace.fixed, layer.x1)
 
@@ -230,7 +230,7 @@ class Layer:
         self.s = np.zeros(len(self.u), bool)
 
     def receive(self, pre: np.ndarray) -> np.ndarray:
-        """What the connection makes of presynaptic spikes."""
+        """Return the current that presynaptic spikes cause."""
         return arithmetic.synaptic_input(self.w[:, pre].sum(axis=1), self.part.connection.weight_exp)
 
     def update(self, a: np.ndarray) -> np.ndarray:

@@ -96,7 +96,7 @@ def _gains(part: LearningLayer, steps: int) -> np.ndarray:
 
 
 def _key(seed: int) -> np.uint32:
-    """What starts a connection's random numbers."""
+    """Return the seed of a connection's random numbers."""
     return integers.mix32(np.array([seed], np.uint32))[0]
 
 

@@ -40,8 +40,16 @@ TO_TRACE = ROW_BITS + MESSAGE_BITS
 class Subspace:
     """H of one plastic connection.
 
-    rows: int16 ``(k, inputs)`` · fixed: rows that protect and never change, 0 … k; the others learn · shift: of the
-    learning rows' updates, 0 … 31 · seed: of their rounding
+    Attributes
+    ----------
+    rows
+        int16 ``(k, inputs)``
+    fixed
+        rows that protect and never change, 0 … k; the others learn
+    shift
+        of the learning rows' updates, 0 … 31
+    seed
+        of their rounding
     """
 
     rows: np.ndarray
@@ -66,10 +74,14 @@ class Subspace:
     def grown(self, count: int, energy: float, part: float, seed: int) -> Subspace:
         """With ``count`` new rows that learn, orthonormal to the old ones and among themselves, drawn from ``seed``.
 
-        energy: mean ‖x‖² of the traces, in integers · part: of what a trace lacks in a row's direction that one update
-        adds, 0 … 1, rounded to a power of two.
-
         Raises :class:`UsageError` where that many directions are not left, or for a part out of range.
+
+        Parameters
+        ----------
+        energy
+            mean ‖x‖² of the traces, in integers
+        part
+            of what a trace lacks in a row's direction that one update adds, 0 … 1, rounded to a power of two.
         """
         inputs = self.rows.shape[1]
         if not checks.is_integer(count) or not 1 <= count <= inputs - self.fixed:
@@ -88,7 +100,7 @@ class Subspace:
         return Subspace(rows, self.fixed, min(shift, integers.MAX_SHIFT), seed)
 
     def deviation(self) -> float:
-        """How far the rows are from orthonormal: the largest entry of ``|HHᵀ − 1|``."""
+        """The distance of the rows from orthonormal ones: the largest entry of ``|HHᵀ − 1|``."""
         h = self.rows / ONE
         return float(np.abs(h @ h.T - np.eye(len(h))).max(initial=0))
 
@@ -115,7 +127,7 @@ def projected(rows: np.ndarray, fixed: int, x: np.ndarray) -> np.ndarray:
 
 
 def half(fixed: int) -> int:
-    """What is added to a product before its last bits are dropped (``learning_encodings.engine_change``)."""
+    """Return the rounding term of a product before its last bits are dropped (``encodings.engine_change``)."""
     return integers.HALF if fixed else 0
 
 

@@ -164,7 +164,12 @@ class ThreeFactorLoop:
     def step(self, x: np.ndarray, target: np.ndarray) -> Factors:
         """One time step: run forward, send the error back, and say what every weight would change by.
 
-        x: ``(batch, inputs)`` 0 or 1 · target: y, one-hot ``(batch, classes)``. Nothing is learnt before :meth:`apply`.
+        Parameters
+        ----------
+        x
+            ``(batch, inputs)`` 0 or 1
+        target
+            y, one-hot ``(batch, classes)``. Nothing is learnt before :meth:`apply`.
         """
         x, target = np.asarray(x, np.float64), np.asarray(target, np.float64)
         expected = (len(x), self.weights[0].shape[1]), (len(x), self.weights[-1].shape[0])
@@ -196,8 +201,14 @@ class ThreeFactorLoop:
     def learn(self, x: np.ndarray, target: np.ndarray, update: str = "step") -> np.ndarray:
         """Learn from one batch of samples, from rest; returns Σ_t o[t], ``(batch, classes)``.
 
-        x: ``(batch, T, inputs)`` · target: ``(batch, classes)`` · update: ``"step"`` applies Δw after every time step,
-        ``"sequence"`` their sum after the last.
+        Parameters
+        ----------
+        x
+            ``(batch, T, inputs)``
+        target
+            ``(batch, classes)``
+        update
+            ``"step"`` applies Δw after every time step, ``"sequence"`` their sum after the last.
         """
         if update not in ("step", "sequence"):
             raise UsageError(f"update: expected step or sequence, got {update!r}")

@@ -43,7 +43,8 @@ class MomentumFeedback(AbstractProcess):
     seed          ≥ 0                        of the rounding
     ============  =========================  ==========================================================================
 
-    Ports: error_in (classes), noise_in (neurons), a_out (neurons) · Vars: weights, noise, a_buff · saturated: count.
+    Ports: error_in (classes), noise_in (neurons), a_out (neurons). Vars: weights, noise, a_buff; saturated, a count.
+
     Source: OPZO (Xiao et al. 2024).
     """
 

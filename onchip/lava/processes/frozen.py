@@ -27,8 +27,20 @@ class FrozenNeuron(AbstractProcess):
 
     What arrives after update_phase, from the layer itself, is for the next time step. Fixed point only.
 
-    shape: (n,) · du, dv, vth: as in sim.network.LIF · bias, u_init: (n,), effective bias on v and initial u, in units
-    of the state · epoch: K · frames: T of a sample · update_phase: 1 … K. Vars: a, u, v, s
+    Attributes
+    ----------
+    shape
+        (n,)
+    du, dv, vth
+        as in sim.network.LIF
+    bias, u_init
+        (n,), effective bias on v and initial u, in units of the state
+    epoch
+        K
+    frames
+        T of a sample
+    update_phase
+        1 … K
     """
 
     _runtime = None  # Lava's __del__ looks for it, even when __init__ refused its arguments

@@ -19,7 +19,14 @@ from ottt_loihi.errors import UsageError
 class MessageSource(AbstractProcess):
     """As :class:`~ottt_loihi.onchip.lava.processes.source.SampleSource`, with integers ``messages`` ``(n, T, size)``.
 
-    labels: int32 ``(n,)`` · epoch: K · learn: bool ``(n,)`` or True. Ports: s_out (size), label_out (2).
+    Attributes
+    ----------
+    labels
+        int32 ``(n,)``
+    epoch
+        K
+    learn
+        bool ``(n,)`` or True
     """
 
     _runtime = None  # Lava's __del__ looks for it, even when __init__ refused its arguments

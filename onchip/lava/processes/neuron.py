@@ -154,7 +154,7 @@ class OTTTNeuronBehaviour:
         self.send(self._surrogate, learnt is not None)
 
     def _gain_bias(self, change: np.ndarray) -> None:
-        """Where u is the membrane it loses what the bias on v gains."""
+        """Subtract from u what the bias on v gains, where u is the membrane."""
         self.bias = self.bias + change
         if self._bias_learning.in_u:
             self.u, self.u_init = self.u - change, self.u_init - change

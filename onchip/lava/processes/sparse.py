@@ -39,7 +39,7 @@ def with_data(weights: csr_matrix, data: np.ndarray) -> csr_matrix:
 
 
 class SparseSynapses:
-    """What a plastic model does otherwise with synapses that are not a whole matrix; mixed in before it."""
+    """The differences of a plastic model whose synapses are not a whole matrix; mixed in before it."""
 
     def summed(self, s_in: np.ndarray) -> np.ndarray:
         return self.weights @ s_in.astype(np.int64)
