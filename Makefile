@@ -106,6 +106,7 @@ FRAMEWORKS := .venv-frameworks
 FROM := snntorch==1.0.0 spikingjelly==0.0.0.0.14 norse==1.1.0 sinabs==3.1.3 nirtorch==2.6 pbr==7.1.3
 frameworks: $(STAMP) $(FRAMEWORKS)/.ready
 	$(FRAMEWORKS)/bin/python -m pytest -p no:cacheprovider tests/test_frameworks.py $(ARGS)
+	$(FRAMEWORKS)/bin/python benchmarks/frameworks.py --short
 
 $(FRAMEWORKS)/.ready: $(STAMP)
 	@$(BIN)/python -m venv --clear $(FRAMEWORKS)
