@@ -4,11 +4,13 @@ import itertools
 import json
 import os
 from pathlib import Path
+from types import SimpleNamespace
 
+import h5py
 import numpy as np
 import pytest
 from commands import assert_one_line, run_here
-from ottt_loihi.converters.nir import dialects
+from ottt_loihi.converters.nir import dialects, operations
 from ottt_loihi.converters.nir import read as nir_reader
 from ottt_loihi.converters.quantize.float_network import FloatConnection, FloatLayer, FloatNetwork
 from ottt_loihi.converters.quantize.float_run import agreement, run
@@ -292,3 +294,15 @@ def test_a_foreign_file_has_the_spikes_of_its_program():
     found = run(nir_reader.read(path, 16), x)[-1].swapaxes(0, 1)
     assert expected.any()
     assert np.array_equal(found, expected.reshape(found.shape))
+
+
+def test_padding_same_of_an_even_kernel_is_refused(tmp_path):
+    """It pads one end more than the other, which no padding of ours does."""
+    weight = np.ones((3, 2, 4), np.float32)
+    node = SimpleNamespace(name="conv", kind="Conv1d")
+    with h5py.File(tmp_path / "c.h5", "w") as file:
+        node.group = file.create_group("conv")
+        for name, value in (("weight", weight), ("stride", 1), ("dilation", 1), ("groups", 1), ("padding", "same")):
+            node.group[name] = value
+        with pytest.raises(ChipError, match="odd kernel"):
+            operations.operation(node, (2, 9))

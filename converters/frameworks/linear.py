@@ -50,7 +50,7 @@ HINTS = {
 
 @dataclass(frozen=True)
 class Operation:
-    """One affine operation; ``shifts``: what it adds counts, which it does once where several layers are added up."""
+    """One affine operation. ``shifts``: its constant part is added; where several layers are summed, by one of them."""
 
     node: Node
     shifts: bool = True

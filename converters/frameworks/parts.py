@@ -33,7 +33,7 @@ def neuron_of(neurons: Neurons, target: tuple[int, ...], shape: tuple[int, ...])
 
 
 def constant(value: Any, target: tuple[int, ...], shape: tuple[int, ...]) -> float | torch.Tensor:
-    """One number, or one for each neuron in our layer's shape."""
+    """Return one float where all values are equal, else an array of the layer's shape."""
     values = np.asarray(value, np.float64)
     if values.size == 1 or not np.ptp(values):
         return float(values.reshape(-1)[0])

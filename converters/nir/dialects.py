@@ -30,7 +30,7 @@ RESETS = ("subtract", "zero")
 
 @dataclass(frozen=True)
 class Dialect:
-    """How one program's files are meant.
+    """The meaning of one program's files.
 
     Attributes
     ----------
@@ -62,17 +62,17 @@ class Dialect:
     synapse_gain: float | str | None = None
 
     def kept(self, tau: float, dt: float) -> float:
-        """Return what a state keeps in a step."""
+        """Return the share of a state that is left after a step."""
         return math.exp(-dt / tau) if self.exact else 1 - dt / tau
 
     def gain(self, kept: float, r: np.ndarray, tau: float, dt: float) -> np.ndarray:
-        """Return what a membrane multiplies its input with."""
+        """Return the factors of a membrane's input."""
         if self.gains == "file":
             return dt * r / tau
         return np.full(r.shape, 1 - kept if self.gains == "leak" else 1.0)
 
     def synapse(self, kept: float, w_in: np.ndarray, tau: float, dt: float) -> np.ndarray:
-        """Return what a synaptic current multiplies its input with."""
+        """Return the factors of a synaptic current's input."""
         if self.synapse_gain is None:
             return w_in * dt / tau
         return np.full(w_in.shape, kept if self.synapse_gain == "decay" else float(self.synapse_gain))
@@ -158,9 +158,12 @@ def _said(reset: str) -> str:
 
 
 def guess(nodes: Iterable[tuple[str, str, dict[str, Any]]]) -> str | None:
-    """Return whose file it looks like, by names and by numbers that only one program writes; None: it may be anybody's.
+    """Return the program that wrote a file, known by names and numbers that no other one writes; None: not known.
 
-    nodes: (name, kind, {parameter: array}) of every node
+    Parameters
+    ----------
+    nodes
+        (name, kind, {parameter: array}) of every node
     """
     nodes = list(nodes)
     names = [name for name, _, _ in nodes]

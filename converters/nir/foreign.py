@@ -243,7 +243,7 @@ class Import:
         return [self._through(node, signal, shifts=number == 0) for number, signal in enumerate(signals)]
 
     def _through(self, node: Node, signal: _Signal, shifts: bool) -> _Signal:
-        """One signal behind a node; ``shifts``: the node's own bias is added, which it is to one of several."""
+        """Return a signal behind a node. ``shifts``: add the node's bias; of several signals only one adds it."""
         if node.kind == "Delay":
             return replace(signal, delay=signal.delay + steps(node, self.dt))
         if node.kind == "Flatten":
@@ -256,7 +256,7 @@ class Import:
 
 
 def _described(graph: Graph) -> list[tuple[str, str, dict[str, Any]]]:
-    """What a guess needs to know of the nodes: two numbers of each layer of neurons."""
+    """Return name, kind, tau and r of every node, from which ``dialects.guess`` tells the writer."""
     found = []
     for node in graph.nodes.values():
         names = [n for n in ("tau", "tau_mem", "r") if node.kind in NEURONS and n in node.group]
@@ -275,7 +275,7 @@ def _parameters_shape(node: Node) -> tuple[int, ...]:
 
 
 def _fitting(values: np.ndarray, shape: tuple[int, ...], where: str) -> np.ndarray:
-    """One value, or one for each neuron, in the layer's shape."""
+    """Return the values as an array of the layer's shape; a single value is repeated."""
     if values.size == 1:
         return np.full(shape, values.reshape(-1)[0])
     if values.size != math.prod(shape):

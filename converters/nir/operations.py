@@ -1,4 +1,4 @@
-"""One node of an NIR graph between neurons, as a float connection."""
+"""The linear nodes of an NIR graph as float connections."""
 
 from __future__ import annotations
 
@@ -57,6 +57,10 @@ def _one_dimensional(
         raise ChipError(f"{node.name}/weight: {weight.shape} in {groups} groups behind {shape[0]} channels")
     stride, padding, dilation = (_one(node, name) for name in ("stride", "padding", "dilation"))
     if padding < 0:  # "same"
+        if stride != 1 or dilation * (weight.shape[2] - 1) % 2:
+            raise ChipError(
+                f'{node.name}: padding "same" needs stride 1 and an odd kernel, to be the same on both ends'
+            )
         padding = dilation * (weight.shape[2] - 1) // 2
     if stride < 1 or dilation < 1 or shape[2] + 2 * padding < dilation * (weight.shape[2] - 1) + 1:
         raise FileError(f"{node.name}: stride {stride}, dilation {dilation}, padding {padding} behind {shape}")

@@ -106,7 +106,7 @@ def _integral(array: np.ndarray, where: str) -> np.ndarray:
 
 
 def _fitted(values: np.ndarray, shape: tuple[int, ...]) -> np.ndarray | int:
-    """One value, or one for each neuron, in the layer's own shape."""
+    """Return one int where all values are equal, else an array of the layer's shape."""
     flat = values.reshape(-1)
     return int(flat[0]) if (flat == flat[0]).all() else flat.reshape(shape)
 

@@ -16,7 +16,7 @@ from ottt_loihi import sim
 from ottt_loihi.errors import ChipError
 
 SAMPLES, RATE = 8, 0.3
-MAX_WORK = 1 << 31  # synapses · samples · time steps of a comparison
+MAX_WORK = 1 << 31  # a comparison's product of synapses, samples and time steps
 
 
 def run(net: FloatNetwork, x: np.ndarray) -> list[np.ndarray]:

@@ -135,7 +135,7 @@ def learning_network(
     subspaces: Sequence[Subspace] | None = None,
     options: Options = DEFAULT,
 ) -> LearningNetwork:
-    """What ``sim.learn`` needs; the arguments are those of :func:`~ottt_loihi.onchip.lava.graph.build_graph`.
+    """Return the network of ``sim.learn``; arguments as in :func:`~ottt_loihi.onchip.lava.graph.build_graph`.
 
     Raises :class:`UsageError` for a rate too small or too large for the integers.
     """

@@ -1,4 +1,4 @@
-"""What a coding costs and keeps: spikes per sample, and a linear classifier before and after it."""
+"""A measure of the information that a coding keeps: a linear classifier before and after it."""
 
 from __future__ import annotations
 

@@ -42,7 +42,7 @@ def _both(text: str) -> tuple[int, int]:
 
 
 def _known_elsewhere(word: str) -> str:
-    """What to do about a layer that others have and a network here has not."""
+    """Return the remedy for a layer that other frameworks have and a network here does not."""
     if re.fullmatch(r"MP.*|G?MaxPool.*", word, re.IGNORECASE):
         return "; max pooling of spikes has no gradient that a trace could carry, use AP, or a stride"
     if re.fullmatch(r"\d+(T|DC|TC).*", word, re.IGNORECASE):

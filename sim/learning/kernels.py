@@ -84,7 +84,7 @@ NOW = np.dtype(
 
 
 class Constants(NamedTuple):
-    """What learning does not change.
+    """The constants of a network that learns.
 
     Attributes
     ----------
@@ -111,7 +111,7 @@ class Constants(NamedTuple):
 
 
 class State(NamedTuple):
-    """What learning changes.
+    """The variables of a network that learns.
 
     Attributes
     ----------
@@ -422,7 +422,7 @@ def follow_noise(layer, last, index, epoch, noise, error, weights, saturated):
 
 @called
 def tabulate(layer, random, epoch, table):
-    """What an epoch makes of a trace x and a spike s, 0 or 1, at ``table[1 + s, x]``; ``table[0]`` is scratch.
+    """Tabulate the trace after an epoch, of a trace x and a spike s, 0 or 1, at ``table[1 + s, x]``; row 0 is scratch.
 
     ``x1 = D^(K − p)( min(127, D^p(x1) + impulse·s) )`` with the pre spike in phase p and the rounded decay
     ``D(x) = ⌊d·x⌋``, and 1 more where ``random`` is below what was cut off: the same for all synapses, hence a table.
