@@ -298,11 +298,12 @@ def test_a_foreign_file_has_the_spikes_of_its_program():
 
 def test_padding_same_of_an_even_kernel_is_refused(tmp_path):
     """It pads one end more than the other, which no padding of ours does."""
-    weight = np.ones((3, 2, 4), np.float32)
-    node = SimpleNamespace(name="conv", kind="Conv1d")
+    settings = {"weight": np.ones((3, 2, 4), np.float32), "stride": 1, "dilation": 1, "groups": 1, "padding": "same"}
     with h5py.File(tmp_path / "c.h5", "w") as file:
-        node.group = file.create_group("conv")
-        for name, value in (("weight", weight), ("stride", 1), ("dilation", 1), ("groups", 1), ("padding", "same")):
-            node.group[name] = value
+        file.create_group("conv")
+        for name, value in settings.items():
+            file["conv"][name] = value
+    with h5py.File(tmp_path / "c.h5") as file:
+        node = SimpleNamespace(name="conv", kind="Conv1d", group=file["conv"])
         with pytest.raises(ChipError, match="odd kernel"):
             operations.operation(node, (2, 9))
