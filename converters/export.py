@@ -23,6 +23,7 @@ from ottt_loihi.converters.netx.read import from_slayer
 from ottt_loihi.converters.nir import write as nir
 from ottt_loihi.converters.quantize import reach
 from ottt_loihi.converters.quantize.calibrate import calibrate
+from ottt_loihi.converters.quantize.causes import Causes, causes
 from ottt_loihi.converters.quantize.contraction import require_contraction
 from ottt_loihi.converters.quantize.float_network import FloatNetwork, from_torch
 from ottt_loihi.converters.quantize.float_run import agreement
@@ -59,6 +60,8 @@ class Export:
         why nothing was compared
     spikes
         of one sample, for a raster
+    causes
+        what each kind of rounding changes; None where no spike differs, or nothing was compared
     activity
         what a sample costs; None where nothing was run
     fitted
@@ -75,6 +78,7 @@ class Export:
     agreement: Agreement | None = None
     unchecked: str = ""
     spikes: dict[str, np.ndarray] | None = None
+    causes: Causes | None = None
     activity: Activity | None = None
     fitted: Fitted | None = None
     available: int = 0
@@ -174,7 +178,18 @@ def export(net: Network, options: Options | None = None, source: str | os.PathLi
             "weight bits, --calibrate, or fine-tuning with ottt-train --quantize; --allow-dead to export it anyway"
         )
     used = activity(quantized.chip, found.input_spikes, found.spikes, found.samples)
-    return Export(trained, quantized, counted, found, spikes=spikes, activity=used, fitted=fitted, available=seen.total)
+    why = None if trained is None or found.first is None else causes(trained, quantized, seen.x, messages)
+    return Export(
+        trained,
+        quantized,
+        counted,
+        found,
+        spikes=spikes,
+        causes=why,
+        activity=used,
+        fitted=fitted,
+        available=seen.total,
+    )
 
 
 def _integers_of(net: Network, options: Options, origin: dict[str, Any]) -> Quantized:

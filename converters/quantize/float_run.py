@@ -73,7 +73,7 @@ def agreement(net: FloatNetwork, chip: ChipNetwork, seed: int = 0) -> str:
         return "float and chip were not compared: the input is no spikes"
     x = (np.random.default_rng(seed).random((SAMPLES, net.num_steps, *net.input_shape)) < RATE).astype(np.uint8)
     try:
-        if sum(_synapses(c) for c in net.connections) * SAMPLES * net.num_steps > MAX_WORK:
+        if sum(synapses(c) for c in net.connections) * SAMPLES * net.num_steps > MAX_WORK:
             return "float and chip were not compared: the network is too large for it; ottt-run model.h5 --data runs it"
         expected = run(net, x)
     except ChipError as error:
@@ -95,7 +95,8 @@ def agreement(net: FloatNetwork, chip: ChipNetwork, seed: int = 0) -> str:
     )
 
 
-def _synapses(c: FloatConnection) -> int:
+def synapses(c: FloatConnection) -> int:
+    """Return how many synapses a connection has on the chip, a convolution's of every place included."""
     if c.kind is not Conv:
         return int(c.weight.size)
     stride = c.geometry.get("stride", (1, 1))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -148,6 +148,16 @@ class QuantizedLayer:
             if weight.any():
                 found.append(Diagonal(self.index, self.index, -weight, exponent))
         return found
+
+    def rounded(self) -> tuple[FloatLayer, list[FloatConnection]]:
+        """Return the layer and its connections in float units, with the values that the chip's integers stand for."""
+        on_v, keeps = self._bias_on_v(), self.beta if self.layer.reset == "subtract" else self._alpha
+        held = arithmetic.effective_bias(self.lif.bias_mant, self.lif.bias_exp) / (1 << arithmetic.STATE_SHIFT)
+        bias = np.where(on_v != 0, held / self.scale * (1 - keeps if keeps else 1.0), 0.0)
+        layer = replace(self.layer, bias=bias, beta=self.beta, alpha=self._alpha)
+        if self.layer.reset is not None:
+            layer = replace(layer, v_threshold=self.lif.vth / self.scale)
+        return layer, [replace(w.connection, weight=w.weight / w.units) for w in self.weights]
 
     def report(self) -> LayerReport:
         before = [c.weight for c in self.trained]

@@ -48,11 +48,20 @@ WEIGHT_KINDS = ("ternary", "binary")
 
 @dataclass(frozen=True)
 class Quantized:
-    """The integer network and what it cost."""
+    """The integer network and its rounding.
+
+    Attributes
+    ----------
+    weights
+        of each layer's main connection, before and after, float
+    rounded
+        the trained network with the values that the chip's integers stand for; None where nothing was rounded
+    """
 
     chip: ChipNetwork
     layers: tuple[LayerReport, ...]
-    weights: tuple[tuple[np.ndarray, np.ndarray], ...]  # of each layer's main connection, before and after, float
+    weights: tuple[tuple[np.ndarray, np.ndarray], ...]
+    rounded: FloatNetwork | None = None
 
 
 def quantize(
@@ -121,13 +130,14 @@ def quantize(
         net = replace(net, connections=tuple(written_out(c) if _seen(c) else c for c in net.connections))
     layers: list[LIF] = []
     connections: list[Connection] = []
-    reports, weights = [], []
+    reports, weights, rounded = [], [], []
     for index, layer in enumerate(net.layers):
         tuned = (tuning or {}).get(index, Tuning())
         parts = QuantizedLayer(net, index, layer, bits[index], input_form, scale, tuned, for_netx, per_channel)
         layers.append(parts.lif)
         connections += parts.connections
         reports.append(parts.report())
+        rounded.append(parts.rounded())
         weights.append((parts.trained[0].weight, parts.weights[0].weight / parts.weights[0].units))
     scales = [float(np.min(report.scale)) for report in reports]
     stored = num_weight_bits if isinstance(num_weight_bits, (int, str)) else list(num_weight_bits)
@@ -137,7 +147,9 @@ def quantize(
     chip = replace(chip, logit_scale=scales[-1], input_form="spikes" if net.input == "spikes" else input_form)
     if net.input == "constant" and input_form == "bias":
         chip = _on_host(chip)
-    return Quantized(chip, tuple(reports), tuple(weights))
+    arriving = tuple(c for _, connections_in in rounded for c in connections_in)
+    held = replace(net, layers=tuple(layer for layer, _ in rounded), connections=arriving)
+    return Quantized(chip, tuple(reports), tuple(weights), held)
 
 
 def _seen(c: FloatConnection) -> bool:

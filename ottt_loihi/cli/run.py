@@ -258,7 +258,7 @@ def _report(summary: dict[str, Any], measured: Metrics | None, folder: Path) -> 
     section = report.Section(
         name="run",
         title="Run bit for bit",
-        summary=f"Computed by: {find(summary['backend']).title}. {_summary_line(summary)}. {verdict}",
+        summary=f"Computed by the {find(summary['backend']).title}: {_summary_line(summary)}. {verdict}",
         tables=[*([] if measured is None else [_classes(measured)]), *_tables(summary)],
     )
     return report.add(folder, section)

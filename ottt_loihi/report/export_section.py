@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ottt_loihi.converters.budget import LayerBudget
+from ottt_loihi.converters.quantize.causes import Causes
 from ottt_loihi.converters.verify import Agreement
 from ottt_loihi.metrics import Metrics
 from ottt_loihi.report import plots, report
@@ -50,6 +51,8 @@ def tables(export: Export) -> list[report.Table]:
         result.append(_quantisation_table(export))
     if (found := export.agreement) is not None:
         result.append(_agreement_table(export, found))
+        if export.causes is not None:
+            result.append(_causes_table(export.causes))
         if found.accuracy_chip < 1:
             result.append(_class_table(export, found))
     return [*result, _budget_table(export)]
@@ -111,6 +114,20 @@ def _agreement_table(export: Export, found: Agreement) -> report.Table:
     )
 
 
+def _causes_table(found: Causes) -> report.Table:
+    rows = [
+        [stage.name if not index else f"+ {stage.name}", f"{stage.spikes:.3%}", f"{stage.predictions:.2%}"]
+        for index, stage in enumerate(found.stages)
+    ]
+    rows.append(["+ whole numbers for sums and states: the chip", "0.000%", "0.00%"])
+    return report.Table(
+        "Why spikes differ",
+        ["trained network with the chip's", "spikes that differ>", "predictions that differ>"],
+        rows,
+        f"Against the chip, on {found.samples} samples. Each row rounds one thing more as the chip does.",
+    )
+
+
 def _class_table(export: Export, found: Agreement) -> report.Table:
     usage = export.quantized.chip.data
     names = usage.class_names if usage is not None else ()
@@ -121,7 +138,7 @@ def _class_table(export: Export, found: Agreement) -> report.Table:
     if on_chip.warning:
         note += f" On the chip {on_chip.warning}."
     columns = ["class", "samples>", "recall, float>", "recall, chip>", "taken for most often on the chip"]
-    return report.Table("recall of each class", columns, rows, note)
+    return report.Table("Recall of each class", columns, rows, note)
 
 
 def _budget_note(export: Export) -> str:
@@ -166,18 +183,23 @@ def _summary(export: Export) -> str:
 
 
 def _figures(export: Export) -> list[report.Figure]:
+    chip, found = export.quantized.chip, export.agreement
     weights = {r.name: pair for r, pair in zip(export.quantized.layers, export.quantized.weights)}
-    figures = [report.Figure(_drawing(export.quantized.chip), "The network on the chip.")]
+    figures = [report.Figure(_drawing(chip), "The network on the chip.")]
+    if found is not None:
+        names = [layer.name for layer in chip.layers]
+        rates = {"float network": found.spike_rates_float, "chip": found.spike_rates_chip}
+        figures.append(report.Figure(plots.rates(names, rates), "Spikes of each layer, in float and on the chip."))
+    if export.spikes is not None:
+        figures.append(report.Figure(plots.raster(export.spikes), "Spikes of the first test sample on the chip."))
     if weights:
         caption = "Weights of each layer's main connection before and after quantisation."
         figures.append(report.Figure(plots.weight_histograms(weights), caption))
     used = {layer.name: layer.used for layer in export.budget.layers}
     figures.append(report.Figure(plots.bars(used), f"How full the cores of each layer are ({export.budget.target})."))
-    if export.agreement is not None:
+    if found is not None:
         caption = "Predictions of the float network against those of the chip; off the diagonal they differ."
-        figures.append(report.Figure(plots.confusion(export.agreement.confusion), caption))
-    if export.spikes is not None:
-        figures.append(report.Figure(plots.raster(export.spikes), "Spikes of the first test sample on the chip."))
+        figures.append(report.Figure(plots.confusion(found.confusion), caption))
     return figures
 
 

@@ -14,6 +14,7 @@ PURPLE = "#7d5fa6"
 MAX_CLASSES = 20  # that a confusion matrix writes numbers for
 MAX_RASTER = 500  # neurons of a layer in a raster
 MAX_ACROSS = 3  # panels side by side
+WIDTH = 9.6  # inches, of a figure as wide as the report's page
 STYLE = {
     "text.parse_math": False,  # names of layers come from files and may hold a $
     "figure.figsize": (6.4, 3.2),
@@ -70,6 +71,8 @@ def _draw_curves(axes: Any, series: Mapping[str, Any], x_label: str, y_label: st
     for name, (x, y) in series.items():
         axes.plot(x, np.asarray(y, float) * (100 if percent else 1), marker="o", markersize=3, label=name)
     axes.set(xlabel=x_label, ylabel=y_label)
+    if percent:  # the same axis for every accuracy, so that two curves can be compared
+        axes.set_ylim(0, 102)
     axes.legend()
 
 
@@ -103,7 +106,9 @@ def raster(spikes: Mapping[str, np.ndarray]) -> str:
             t, neuron = np.nonzero(s[:, ::every])
             ax.scatter(t + 1, neuron * every, s=9, marker="|", linewidths=1.4, color=BLUE)
             shown = "neuron" if every == 1 else f"neuron (one in {every} shown)"
-            ax.set(title=name, xlabel="time step", ylabel=shown, xlim=(0.5, len(s) + 0.5))
+            ax.set(
+                title=name, xlabel="time step", ylabel=shown, xlim=(0.5, len(s) + 0.5), ylim=(-0.5, s.shape[1] - 0.5)
+            )
             ax.xaxis.set_major_locator(MaxNLocator(integer=True))
         return _svg(figure)
 
@@ -129,7 +134,7 @@ def bars(shares: Mapping[str, Mapping[str, float]]) -> str:
     """Draw how full the fullest core of each layer is; ``shares``: layer → resource → share, 1 is full."""
     with _axes() as (figure, axes):
         resources = list(dict.fromkeys(resource for layer in shares.values() for resource in layer))
-        figure.set_size_inches(7.6, 0.9 + 0.62 * len(shares))
+        figure.set_size_inches(WIDTH, 0.9 + 0.62 * len(shares))
         height = 0.8 / len(resources)
         colours = (BLUE, ORANGE, GREEN, GREY, PURPLE)
         for index, resource in enumerate(resources):
@@ -144,28 +149,53 @@ def bars(shares: Mapping[str, Mapping[str, float]]) -> str:
         return _svg(figure)
 
 
+def rates(names: Sequence[str], series: Mapping[str, Sequence[float]]) -> str:
+    """Draw how often the neurons of each layer fire: label → spikes per neuron and time step of each layer."""
+    count = min(len(values) for values in series.values())  # a readout has no spikes
+    with _axes() as (figure, axes):
+        height = 0.8 / len(series)
+        figure.set_size_inches(WIDTH, 1.1 + 0.4 * count)
+        for place, (label, values) in enumerate(series.items()):
+            axes.barh(np.arange(count) + (place - (len(series) - 1) / 2) * height, values[:count], height, label=label)
+        axes.set(xlabel="spikes per neuron and time step", yticks=range(count), yticklabels=list(names[:count]))
+        axes.set_xlim(left=0)
+        axes.invert_yaxis()
+        axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
+        return _svg(figure)
+
+
 def drawing(layers: Sequence[tuple[str, str]], arrows: Sequence[tuple[int, int, str]]) -> str:
     """Layers in a row, (name, shape), the input first; arrows (from, to, label), those that skip or go back as arcs."""
     with _axes() as (figure, axes):
-        arcs = any(end not in (start, start + 1) for start, end, _ in arrows)
-        reach = 1.3 if arcs else 0.75
-        figure.set_size_inches(max(6.4, 1.9 * len(layers)), 1.1 * reach + 0.7)
+        reach = max((abs(end - start) for start, end, _ in arrows if end not in (start, start + 1)), default=0)
+        height = 0.9 + 0.35 * reach  # inches above and below the row
+        figure.set_size_inches(max(WIDTH, 1.35 * len(layers)), 2 * height)
+        figure.set_layout_engine("none")
+        axes.set_position((0, 0, 1, 1))
         axes.set_axis_off()
-        axes.set(xlim=(-0.6, len(layers) - 0.4), ylim=(-reach, reach))
-        for x, (name, shape) in enumerate(layers):
-            box = {"boxstyle": "round,pad=0.4", "facecolor": "#eef3f9", "edgecolor": BLUE}
-            axes.text(x, 0, f"{name}\n{shape}", ha="center", va="center", bbox=box, fontsize=9)
+        unit = figure.get_figwidth() / len(layers)  # inches between layers, in which all of the picture is measured
+        axes.set(xlim=(0, figure.get_figwidth()), ylim=(-height, height))
+        at = [unit * (index + 0.5) for index in range(len(layers))]
+        half = min(0.62, 0.36 * unit)
+        for x, (name, shape) in zip(at, layers):
+            box = {"boxstyle": "round,pad=0.45", "facecolor": "#eef3f9", "edgecolor": BLUE}
+            axes.text(x, 0, f"{name}\n{shape}", ha="center", va="center", bbox=box, fontsize=10)
         for start, end, label in arrows:
             if start == end:
-                axes.text(start, 0.62, f"↻ {label}", ha="center", fontsize=8, color=ORANGE)
+                axes.text(at[start], 0.42, f"↻ {label}", ha="right", fontsize=9, color=ORANGE)
                 continue
             straight = end == start + 1
-            bend = 0.0 if straight else (-0.45 if end > start else 0.45)
-            style = {"arrowstyle": "-|>", "color": GREY if straight else ORANGE, "shrinkA": 34, "shrinkB": 34}
-            style["connectionstyle"] = f"arc3,rad={bend}"
-            axes.annotate("", (end, 0), (start, 0), arrowprops=style)
-            height = -0.42 if straight else (0.9 if end > start else -0.9)
-            axes.text((start + end) / 2, height, label, ha="center", fontsize=8, color=GREY)
+            middle = (at[start] + at[end]) / 2
+            if straight:
+                style = {"arrowstyle": "-|>", "color": GREY}
+                axes.annotate("", (at[end] - half, 0), (at[start] + half, 0), arrowprops=style)
+                axes.text(middle, -0.22, label, ha="center", va="center", fontsize=9, color=GREY)
+                continue
+            side, rise = (1 if end > start else -1), 0.35 + 0.3 * abs(end - start)
+            bend = -side * rise / abs(at[end] - at[start]) * 1.6 * (1 if end > start else -1)
+            style = {"arrowstyle": "-|>", "color": ORANGE, "connectionstyle": f"arc3,rad={bend}"}
+            axes.annotate("", (at[end], 0.34 * side), (at[start], 0.34 * side), arrowprops=style)
+            axes.text(middle, side * (0.48 + 0.8 * rise), label, ha="center", va="center", fontsize=9, color=GREY)
         return _svg(figure)
 
 
@@ -200,7 +230,7 @@ class _axes:
         self.style.__enter__()
         across = min(self.columns, MAX_ACROSS)
         down = -(-self.columns // across)
-        figure = Figure(figsize=(max(6.4, 4.2 * across), 3.2 * down), layout="constrained")
+        figure = Figure(figsize=(6.4 if across == 1 else max(WIDTH, 4.2 * across), 3.2 * down), layout="constrained")
         FigureCanvasAgg(figure)
         axes = figure.subplots(down, across)
         for empty in np.ravel(axes)[self.columns :]:

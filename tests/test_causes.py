@@ -1,0 +1,61 @@
+"""Why an integer network's spikes differ: the stages from the trained network to the chip."""
+
+import numpy as np
+import pytest
+from ottt_loihi.converters.quantize.causes import causes
+from ottt_loihi.converters.quantize.float_network import FloatConnection, FloatLayer, FloatNetwork
+from ottt_loihi.converters.quantize.quantize import quantize
+
+
+def network(weights, v_threshold=1.0, beta=0.5, bias=0.0):
+    """Return an MLP whose hidden layer has these weights, and a readout that adds pairs of its neurons."""
+    hidden = len(weights)
+    layers = (
+        FloatLayer("hidden 1", (hidden,), np.full(hidden, bias), "zero", beta, v_threshold),
+        FloatLayer("readout", (2,), np.zeros(2)),
+    )
+    second = np.zeros((2, hidden))
+    second[0, ::2] = second[1, 1::2] = 1.0
+    connections = (FloatConnection(-1, 0, np.asarray(weights, float)), FloatConnection(0, 1, second))
+    return FloatNetwork((weights.shape[1],), 8, layers, connections)
+
+
+def found(net, bits=8):
+    x = (np.random.default_rng(0).random((20, 8, *net.input_shape)) < 0.4).astype(np.uint8)
+    result = causes(net, quantize(net, bits), x, x)
+    return {stage.name: stage.spikes for stage in result.stages}, result
+
+
+def test_weights_of_few_bits_are_the_cause():
+    weights = np.random.default_rng(1).normal(0, 0.4, (30, 12))
+    shares, result = found(network(weights, v_threshold=0.9), bits=3)
+    assert shares["as trained"] > 0.02
+    assert shares["weights and biases"] < 0.2 * shares["as trained"]
+    assert result.samples == 20
+    assert result.stages[0].predictions > 0 == result.stages[-1].predictions
+
+
+def test_a_decay_between_two_of_the_chips_is_the_cause():
+    """Weights and thresholds are whole numbers, which nothing rounds."""
+    weights = np.full((4, 3), 127.0) * np.array([[1], [0.5], [-1], [0.25]])
+    weights = np.round(weights) * 2
+    shares, _ = found(network(weights, v_threshold=100.0, beta=0.9 + 1 / 8192 / 2), bits=8)
+    assert shares["as trained"] == shares["weights and biases"] == shares["thresholds"]
+    assert "decays" in shares
+
+
+@pytest.mark.parametrize("bias", [0.0, 0.07])
+def test_the_stages_end_where_only_sums_are_rounded(bias):
+    """The last float network has all the values of the chip's integers, biases included."""
+    weights = np.random.default_rng(2).normal(0, 0.5, (40, 16))
+    shares, _ = found(network(weights, v_threshold=0.83, beta=0.77, bias=bias), bits=4)
+    last = list(shares.values())[-1]
+    assert last < 0.003 < shares["as trained"]
+
+
+def test_a_network_too_large_to_follow_is_left_out(monkeypatch):
+    from ottt_loihi.converters.quantize import causes as module
+
+    monkeypatch.setattr(module, "MAX_WORK", 10)
+    net = network(np.eye(4))
+    assert causes(net, quantize(net), np.ones((1, 8, 4)), np.ones((1, 8, 4), np.uint8)) is None
