@@ -20,10 +20,8 @@ from ottt_loihi.onchip.network.scales import AVERAGING, NOISE, learning_network,
 from ottt_loihi.onchip.network.trainable import FEEDBACKS, Plan, make_plan, with_weights
 from ottt_loihi.onchip.stream import Samples, Stream
 from ottt_loihi.sim.learning import integers
-from ottt_loihi.sim.learning.feedback import KolenPollackLoop, OPZOLoop
 from ottt_loihi.sim.learning.freeze import freeze
 from ottt_loihi.sim.learning.learner import Learner, LearningNetwork
-from ottt_loihi.sim.learning.three_factor import ThreeFactorLoop
 
 from ottt_loihi.data import load_data, rate_code
 from ottt_loihi.files import atomic_write
@@ -31,6 +29,7 @@ from ottt_loihi.nn.models import mlp
 from ottt_loihi.report import plots
 from ottt_loihi.rules import OTTT
 from ottt_loihi.rules.losses import SquaredError
+from ottt_loihi.rules.three_factor import KolenPollackLoop, OPZOLoop, ThreeFactorLoop
 
 PASSES, SEEDS = 3, (0, 1, 2)
 HIDDEN, TIME_STEPS = {"digits": 128, "mnist": 256}, {"digits": 12, "mnist": 6}

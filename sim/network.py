@@ -16,6 +16,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
+from functools import cached_property
 from typing import Any, ClassVar
 
 import numpy as np
@@ -113,7 +114,7 @@ class LIF(_Part):
             value = checks.per_neuron(getattr(self, attribute), f"{self.name}.{attribute}", low, high, self.shape)
             object.__setattr__(self, attribute, value)
 
-    @property
+    @cached_property
     def size(self) -> int:
         """Number of neurons."""
         return math.prod(self.shape)
@@ -403,7 +404,7 @@ class ChipNetwork(_Part):
             if not any(c.post == index for c in self.connections):
                 raise ChipError(f"layer[{index}] ({self.layers[index].name}) has no input: connect it or remove it")
 
-    @property
+    @cached_property
     def input_size(self) -> int:
         """Number of input channels."""
         return math.prod(self.input_shape)

@@ -17,9 +17,10 @@ from typing import Any
 
 import h5py
 import numpy as np
-from ottt_loihi.sim import safe_hdf5, usage
+from ottt_loihi.sim import usage
 from ottt_loihi.sim.network import LIF, ChipNetwork, Connection, Conv, Dense, Diagonal, Sparse
 
+from ottt_loihi import safe_hdf5
 from ottt_loihi.errors import ChipError, FileError
 
 FORMAT = "ottt-loihi ChipNetwork"

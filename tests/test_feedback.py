@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 from ottt_loihi.sim.learning import integers
-from ottt_loihi.sim.learning.feedback import KolenPollackLoop, OPZOLoop
 
 from ottt_loihi.errors import UsageError
+from ottt_loihi.rules.three_factor import KolenPollackLoop, OPZOLoop
 
 
 def cosine(a, b):

@@ -14,10 +14,10 @@ from ottt_loihi.onchip.network.trainable import FEEDBACKS
 from ottt_loihi.sim.learning import losses
 from ottt_loihi.sim.learning.encodings import ENCODINGS
 from ottt_loihi.sim.learning.options import Options
-from ottt_loihi.sim.learning.three_factor import ThreeFactorLoop
 
 from ottt_loihi.data import load_digits, rate_code
 from ottt_loihi.errors import FileError
+from ottt_loihi.rules.three_factor import ThreeFactorLoop
 
 pytestmark = pytest.mark.lava
 pytest.importorskip("lava.magma.core.process.process")

@@ -7,9 +7,9 @@ import pytest
 from ottt_loihi.onchip.network.fresh import fresh_network
 from ottt_loihi.sim.inference import reference
 from ottt_loihi.sim.learning import integers
-from ottt_loihi.sim.learning.feedback import KolenPollackLoop, OPZOLoop
-from ottt_loihi.sim.learning.three_factor import ThreeFactorLoop
 from ottt_loihi.sim.network import LIF, Dense
+
+from ottt_loihi.rules.three_factor import KolenPollackLoop, OPZOLoop, ThreeFactorLoop
 
 pytestmark = pytest.mark.lava
 pytest.importorskip("lava.magma.core.process.process")

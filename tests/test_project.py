@@ -16,7 +16,7 @@ FOLDERS = {
     "ottt_loihi": "ottt_loihi",
 }
 # neutral ground: no torch, no Lava, nobody else's business
-COMMON = ("ottt_loihi.checks", "ottt_loihi.errors", "ottt_loihi.files", "ottt_loihi.data")
+COMMON = ("ottt_loihi.checks", "ottt_loihi.errors", "ottt_loihi.files", "ottt_loihi.safe_hdf5", "ottt_loihi.data")
 MAY_IMPORT = {
     "sim": (*COMMON, "ottt_loihi.sim"),
     "converters": (

@@ -7,7 +7,6 @@ import bptt
 import numpy as np
 import pytest
 import torch
-from ottt_loihi.sim.learning.three_factor import ThreeFactorLoop
 
 from ottt_loihi.errors import UsageError
 from ottt_loihi.nn.blocks import Block
@@ -17,6 +16,7 @@ from ottt_loihi.nn.neurons import LIF
 from ottt_loihi.nn.paths import ottt_paths
 from ottt_loihi.rules import OTTT, make_rule
 from ottt_loihi.rules.losses import CrossEntropy, SquaredError
+from ottt_loihi.rules.three_factor import ThreeFactorLoop
 
 TOLERANCE = dict(rtol=1e-12, atol=1e-12)
 LOSSES = [SquaredError(), CrossEntropy(mu=0.05)]
@@ -311,7 +311,5 @@ def test_the_loop_refuses_what_does_not_fit(settings, message):
 
 
 def test_the_loop_needs_no_torch():
-    code = (
-        "import sys; from ottt_loihi.sim.learning.three_factor import ThreeFactorLoop; sys.exit('torch' in sys.modules)"
-    )
+    code = "import sys; from ottt_loihi.rules.three_factor import ThreeFactorLoop; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0

@@ -215,8 +215,9 @@ class TestLava:
     def test_float_learning_is_the_loop_with_a_mask(self, feedback):
         from ottt_loihi.converters.lava.inprocess import InProcessRun
         from ottt_loihi.onchip.lava.float_graph import build_float_graph
-        from ottt_loihi.sim.learning.three_factor import ThreeFactorLoop
         from scipy.sparse import csr_matrix
+
+        from ottt_loihi.rules.three_factor import ThreeFactorLoop
 
         rng = np.random.default_rng(3)
         masks = [rng.random(shape) < 0.5 for shape in ((9, 12), (3, 9))]

@@ -8,9 +8,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from networks import chip_networks, conv_networks, mixed_networks
 from ottt_loihi.onchip.network.trainable import knows_unit
-from ottt_loihi.sim import safe_hdf5, storage
+from ottt_loihi.sim import storage
 from ottt_loihi.sim.network import INPUT, LIF, ChipNetwork, Dense
 
+from ottt_loihi import safe_hdf5
 from ottt_loihi.data import DataDescription, Step
 from ottt_loihi.errors import FileError, UnsafeFileError
 

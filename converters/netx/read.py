@@ -17,9 +17,10 @@ from typing import Any
 import h5py
 import numpy as np
 from ottt_loihi.converters.netx import weights as netx_weights
-from ottt_loihi.sim import arithmetic, safe_hdf5
+from ottt_loihi.sim import arithmetic
 from ottt_loihi.sim.network import INPUT, LIF, ChipNetwork, Connection, Conv, Dense, Diagonal
 
+from ottt_loihi import safe_hdf5
 from ottt_loihi.errors import ChipError, FileError, UsageError
 
 NETX_BIAS_EXP = 6

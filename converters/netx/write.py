@@ -25,9 +25,9 @@ from ottt_loihi.converters.netx import weights as netx_weights
 from ottt_loihi.sim.inference.host import host_messages
 from ottt_loihi.sim.inference.reference import Result, check_input
 from ottt_loihi.sim.network import INPUT, ChipNetwork, Connection, Conv, Dense, Diagonal, Sparse
-from ottt_loihi.sim.safe_hdf5 import new_hdf5
 
 from ottt_loihi.errors import BackendUnavailableError, ChipError, FileError
+from ottt_loihi.safe_hdf5 import new_hdf5
 
 NETX_BIAS_EXP = 6
 TEXT = h5py.string_dtype(encoding="ascii")

@@ -35,9 +35,9 @@ from ottt_loihi.converters.quantize.float_network import (
     FloatNetwork,
     placed,
 )
-from ottt_loihi.sim import safe_hdf5
 from ottt_loihi.sim.network import INPUT, Conv, Dense, Sparse
 
+from ottt_loihi import safe_hdf5
 from ottt_loihi.errors import ChipError, FileError, UsageError
 
 MAX_SIGNALS = 64  # that meet at one node

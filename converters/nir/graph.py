@@ -12,9 +12,9 @@ from typing import Any
 
 import h5py
 import numpy as np
-from ottt_loihi.sim import safe_hdf5
 from ottt_loihi.sim.network import INPUT, Conv
 
+from ottt_loihi import safe_hdf5
 from ottt_loihi.errors import ChipError, FileError
 
 MAX_NODES = 10_000

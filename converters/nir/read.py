@@ -17,9 +17,10 @@ from ottt_loihi.converters.nir.foreign import Import
 from ottt_loihi.converters.nir.graph import FIRING, NEURONS, Graph, Node, convolution, floats, steps, uniform, whole
 from ottt_loihi.converters.nir.write import VERSION
 from ottt_loihi.converters.quantize.float_network import FloatNetwork
-from ottt_loihi.sim import arithmetic, safe_hdf5, usage
+from ottt_loihi.sim import arithmetic, usage
 from ottt_loihi.sim.network import INPUT, LIF, ChipNetwork, Connection, Conv, Dense, Diagonal, Sparse
 
+from ottt_loihi import safe_hdf5
 from ottt_loihi.errors import ChipError, FileError, UsageError
 
 KINDS = {"Linear": (Dense, Sparse), "Affine": (Dense, Sparse), "Conv2d": (Conv,), "Scale": (Diagonal,)}

@@ -1,7 +1,7 @@
 """The learning graph in floating point: the same processes and schedule, weights and traces without rounding.
 
 For studying the rule apart from the integers, and for proving the schedule: its weights equal those of the plain
-three-factor loop, ``ottt_loihi.sim.learning.three_factor.ThreeFactorLoop``, to 1e-12.
+three-factor loop, ``ottt_loihi.rules.three_factor.ThreeFactorLoop``, to 1e-12.
 """
 
 from __future__ import annotations

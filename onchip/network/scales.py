@@ -91,7 +91,7 @@ def steps_per_y1(plan: Plan, layer: int, feedback: str, options: Options = DEFAU
 def random_feedback(plan: Plan, seed: int) -> list[np.ndarray]:
     """B per hidden layer, float64 ``(hidden, classes)``, uniform in ±1/√classes: the same draws as torch's rules.
 
-    Layer after layer from ``default_rng(seed)``, as ``ottt_loihi.sim.learning.three_factor.ThreeFactorLoop``.
+    Layer after layer from ``default_rng(seed)``, as ``ottt_loihi.rules.three_factor.ThreeFactorLoop``.
     """
     rng = np.random.default_rng(seed)
     return [rng.uniform(-1, 1, (layer.size, plan.classes)) / np.sqrt(plan.classes) for layer in plan.hidden]

@@ -22,6 +22,7 @@ import numpy as np
 from numba import njit
 
 WORD = 8  # messages in a uint64
+ONES = 0x0101010101010101  # all of them 1
 BYTE_OFFSETS = np.zeros((256, WORD), np.int32)  # for each set of non-zero bytes of a word: their places …
 BYTE_COUNTS = np.zeros(256, np.uint64)  # … and their number
 for _mask in range(256):
@@ -173,9 +174,7 @@ def clipped(y):
 
 
 @inlined
-def fire(
-    total, s, t, u, v, messages, row, keep_u, keep_v, bounded, bias, vth, loop, kept_u, kept_v, scores, readout, counts
-):
+def fire(total, s, t, row, neurons):
     """One step of a layer with synaptic input ``total`` (the equations of :class:`~ottt_loihi.sim.network.LIF`).
 
     ``tz(x·k)`` is computed as ``int32(float64(x)·(k / 4096))``: the product of 32 and 13 bits is exact in float64, and
@@ -183,6 +182,7 @@ def fire(
     nearly all, need no test of 24 bits, and without synaptic decay no u: that takes less than half the time. Counts
     are of 32 bits because the lanes are: one step of a layer cannot exceed them.
     """
+    u, v, messages, _, keep_u, keep_v, bounded, bias, vth, loop, kept_u, kept_v, scores, readout, counts = neurons
     spikes, wraps, clips = np.int32(0), np.int32(0), np.int32(0)
     if loop.size > 0:
         for j in range(total.size):
@@ -243,38 +243,19 @@ def fire(
 @compiled
 def scan(a, neurons):
     """Advance neurons whose synaptic input has been added up, or add nothing to."""
-    u, v, messages, base, keep_u, keep_v, bounded, bias, vth, loop, kept_u, kept_v, scores, readout, counts = neurons
+    base = neurons.first
     total = np.empty(a.shape[2], np.int32)
     for s in range(a.shape[0]):
         for t in range(a.shape[1]):
             for j in range(total.size):
                 total[j] = a[s, t, j]
-            fire(
-                total,
-                s,
-                t,
-                u,
-                v,
-                messages,
-                base + t,
-                keep_u,
-                keep_v,
-                bounded,
-                bias,
-                vth,
-                loop,
-                kept_u,
-                kept_v,
-                scores,
-                readout,
-                counts,
-            )
+            fire(total, s, t, base + t, neurons)
 
 
 @compiled
 def rows(words, first, table, limit, exponent, fresh, last, a, neurons):
     """A matrix: spike i adds ``table[i]``. table: ``(pre, ≥ neurons)``, zeros beyond."""
-    u, v, messages, base, keep_u, keep_v, bounded, bias, vth, loop, kept_u, kept_v, scores, readout, counts = neurons
+    base = neurons.first
     samples, steps, size = a.shape
     width = table.shape[1]
     index = np.empty(WORD * words.shape[2] + WORD, np.uint32)
@@ -307,26 +288,7 @@ def rows(words, first, table, limit, exponent, fresh, last, a, neurons):
                     move(narrow, wide)
             deliver(narrow, wide if count > limit else nothing, exponent, fresh, a, s, t, total)
             if last:
-                fire(
-                    total,
-                    s,
-                    t,
-                    u,
-                    v,
-                    messages,
-                    base + t,
-                    keep_u,
-                    keep_v,
-                    bounded,
-                    bias,
-                    vth,
-                    loop,
-                    kept_u,
-                    kept_v,
-                    scores,
-                    readout,
-                    counts,
-                )
+                fire(total, s, t, base + t, neurons)
             else:
                 for j in range(size):
                     a[s, t, j] = total[j]
@@ -382,7 +344,7 @@ def tiles(words, first, tiles, strides, weight, limit, exponent, fresh, last, a,
     their length, and a number that neurons have in common whose tiles lie in the same place: up to four of them, one
     after the other, are added at once. strides: from row to row, in the output and in ``weight``.
     """
-    u, v, messages, base, keep_u, keep_v, bounded, bias, vth, loop, kept_u, kept_v, scores, readout, counts = neurons
+    base = neurons.first
     samples, steps, size = a.shape
     index = np.empty(WORD * words.shape[2] + WORD, np.uint32)
     narrow, total = np.empty(size, np.int16), np.empty(size, np.int32)
@@ -411,26 +373,7 @@ def tiles(words, first, tiles, strides, weight, limit, exponent, fresh, last, a,
                 k += together
             deliver(narrow, wide if count > limit else nothing, exponent, fresh, a, s, t, total)
             if last:
-                fire(
-                    total,
-                    s,
-                    t,
-                    u,
-                    v,
-                    messages,
-                    base + t,
-                    keep_u,
-                    keep_v,
-                    bounded,
-                    bias,
-                    vth,
-                    loop,
-                    kept_u,
-                    kept_v,
-                    scores,
-                    readout,
-                    counts,
-                )
+                fire(total, s, t, base + t, neurons)
             else:
                 for j in range(size):
                     a[s, t, j] = total[j]
@@ -439,7 +382,7 @@ def tiles(words, first, tiles, strides, weight, limit, exponent, fresh, last, a,
 @compiled
 def lists(words, first, pointers, targets, weight, exponent, fresh, last, a, neurons):
     """Single synapses: spike i adds ``weight[k]`` to ``targets[k]``, k from ``pointers[i]`` to ``pointers[i + 1]``."""
-    u, v, messages, base, keep_u, keep_v, bounded, bias, vth, loop, kept_u, kept_v, scores, readout, counts = neurons
+    base = neurons.first
     samples, steps, size = a.shape
     index = np.empty(WORD * words.shape[2] + WORD, np.uint32)
     sums, total, nothing = np.empty(size, np.int32), np.empty(size, np.int32), np.empty(0, np.int32)
@@ -453,26 +396,7 @@ def lists(words, first, pointers, targets, weight, exponent, fresh, last, a, neu
                     sums[targets[synapse]] += weight[synapse]
             deliver(sums, nothing, exponent, fresh, a, s, t, total)
             if last:
-                fire(
-                    total,
-                    s,
-                    t,
-                    u,
-                    v,
-                    messages,
-                    base + t,
-                    keep_u,
-                    keep_v,
-                    bounded,
-                    bias,
-                    vth,
-                    loop,
-                    kept_u,
-                    kept_v,
-                    scores,
-                    readout,
-                    counts,
-                )
+                fire(total, s, t, base + t, neurons)
             else:
                 for j in range(size):
                     a[s, t, j] = total[j]
@@ -480,7 +404,7 @@ def lists(words, first, pointers, targets, weight, exponent, fresh, last, a, neu
 
 @compiled
 def union(words):
-    """All bits that are set in any of ``words``, uint64 ``(n,)``."""
+    """Return all bits that are set in any of ``words``, uint64 ``(n,)``."""
     found = np.uint64(0)
     for k in range(words.size):
         found |= words[k]

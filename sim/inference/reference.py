@@ -246,24 +246,13 @@ def check_shape(chip: ChipNetwork, x: np.ndarray) -> np.ndarray:
 
 
 def check_range(chip: ChipNetwork, x: np.ndarray) -> tuple[int, int]:
-    """Refuse messages out of range; returns bounds of all of them: (0, 1), or the smallest and the largest."""
+    """Refuse messages out of range; returns the smallest and the largest, (0, 1) for bool."""
     bits = max((c.num_message_bits for c in chip.connections if c.pre == INPUT), default=0)
     low, high = (0, 1) if bits == 0 else (-(2**bits), 2**bits - 1)
-    found = _extremes(x)
+    found = (int(x.min()), int(x.max())) if x.size and x.dtype != np.bool_ else (0, 1)
     if found[0] < low or found[1] > high:
         raise UsageError(f"input: expected messages in [{low}, {high}], got [{found[0]}, {found[1]}]")
     return found
-
-
-def _extremes(x: np.ndarray) -> tuple[int, int]:
-    """Return the smallest and the largest message, (0, 1) for spikes: in one pass where it is easy."""
-    if x.dtype == np.bool_:
-        return 0, 1
-    if x.dtype == np.uint8 and x.size and x.size % 8 == 0 and x.flags.c_contiguous:
-        bits = int(np.bitwise_or.reduce(x.reshape(-1).view(np.uint64)))
-        if not bits & ~0x0101010101010101:
-            return 0, 1
-    return (int(x.min()), int(x.max())) if x.size else (0, 0)
 
 
 def _read_out(kind: str, scores: np.ndarray, state: NetworkState) -> np.ndarray:

@@ -34,6 +34,8 @@ CHUNKS_PER_THREAD = 4  # at least, so that no thread waits long for the others
 MAX_HELPERS = 255  # threads of the pool; they start when there is work for them
 POOL_WORK = 1_000_000  # neurons × steps: about 2 ms, below which a thread that wakes up late costs more than it brings
 CLOCKS = ("logical", "wall")
+COUNTS = ("spikes", *OVERFLOWS)
+KERNEL_COUNTS = [COUNTS.index(name) for name in ("spikes", "u", "v")]
 READOUT_CODES = {"sum_v": 1, "last_v": 2, "spike_count": 3}
 
 Record = Sequence[str] | Mapping[str, Sequence[int | str]]
@@ -107,6 +109,8 @@ class Simulator:
         self.chip = chip
         self.threads = cores() if threads is None else checks.integer(threads, "threads", 1)
         self.plan = plan(chip)
+        self._widest = max(layer.size for layer in chip.layers)
+        self._neurons = sum(layer.size for layer in chip.layers)
         self._idle: SimpleQueue[_Space] = SimpleQueue()
 
     def run(
@@ -153,25 +157,24 @@ class Simulator:
         steps = self.chip.num_steps + (layers if clock == "wall" else 0)
         recording = Recording(self.chip, recorded, len(x), steps, shifted=clock == "wall")
         scores = np.zeros((len(x), self.chip.layers[-1].size), np.int64)
-        totals = {name: np.zeros(layers, np.int64) for name in ("spikes", *OVERFLOWS)}
-        done = 0
+        totals, done = np.zeros((len(COUNTS), layers), np.int64), 0
         for part, counts in self._finish(x, steps, recording, scores):
-            for name, total in totals.items():
-                total += counts[name]
+            totals += counts
             done += part
             if progress is not None:
                 progress(done, len(x))
-        return Result(scores, recording.states, totals.pop("spikes"), totals, self.plan.ways)
+        spikes, *overflows = totals
+        return Result(scores, recording.states, spikes, dict(zip(OVERFLOWS, overflows)), self.plan.ways)
 
     def _finish(
         self, x: np.ndarray, steps: int, recording: Recording, scores: np.ndarray
-    ) -> Iterator[tuple[int, dict[str, np.ndarray]]]:
+    ) -> Iterator[tuple[int, np.ndarray]]:
         """Run all chunks; yields (samples, counts) as they are done."""
         samples, window = self._chunk(len(x), steps)
         starts = iter(range(0, len(x), samples))  # whoever is free takes the next one
-        done: SimpleQueue[tuple[int, dict[str, np.ndarray]]] = SimpleQueue()
+        done: SimpleQueue[tuple[int, np.ndarray]] = SimpleQueue()
 
-        def work(begin: int) -> tuple[int, dict[str, np.ndarray]]:
+        def work(begin: int) -> tuple[int, np.ndarray]:
             part = slice(begin, min(begin + samples, len(x)))
             return part.stop - part.start, self._run_chunk(x[part], part, samples, window, steps, recording, scores)
 
@@ -184,7 +187,7 @@ class Simulator:
                 raise
 
         helpers = min(self.threads, -(-len(x) // samples), MAX_HELPERS + 1) - 1
-        if len(x) * steps * sum(layer.size for layer in self.chip.layers) < POOL_WORK:
+        if len(x) * steps * self._neurons < POOL_WORK:
             helpers = 0
         with self._one_blas_thread():
             helping = [_pool().submit(help_out) for _ in range(helpers)]
@@ -195,8 +198,8 @@ class Simulator:
                         yield done.get()
             finally:
                 deque(starts, 0)
-                started = [future for future in helping if not future.cancel()]
-                wait(started)
+                if started := [future for future in helping if not future.cancel()]:
+                    wait(started)
             for future in started:
                 future.result()
             while not done.empty():
@@ -204,9 +207,8 @@ class Simulator:
 
     def _chunk(self, batch: int, steps: int) -> tuple[int, int]:
         """(samples, steps) of a window: as many as the cache holds, whole samples first, all threads busy."""
-        widest = max(layer.size for layer in self.chip.layers)
         messages = self.chip.input_size * (5 if self.plan.graded else 1)  # bytes, and int32 beside them
-        fitting = max(1, WINDOW_BYTES // max(4 * widest, messages))
+        fitting = max(1, WINDOW_BYTES // max(4 * self._widest, messages))
         share = -(-batch // (CHUNKS_PER_THREAD * self.threads)) if self.threads > 1 else batch
         if any(group.block for group in self.plan.groups):  # few steps at a time: the more samples, the better
             samples = min(MAX_SAMPLES, share)
@@ -215,8 +217,16 @@ class Simulator:
         window = min(max(fitting // max(samples, 1), 1), steps)
         return max(samples, 1), -(-steps // -(-steps // window))  # windows of one length
 
+    def _is_binary(self, x: np.ndarray) -> bool:
+        """Whether all messages are 0 or 1; refuses those that are out of range."""
+        easy = x.dtype == np.uint8 and x.size % kernels.WORD == 0 and x.flags.c_contiguous and x.flags.writeable
+        if easy and not kernels.union(x.reshape(-1).view(np.uint64)) & ~kernels.ONES:
+            return True
+        low, high = reference.check_range(self.chip, x)
+        return low >= 0 and high <= 1
+
     def _one_blas_thread(self) -> Any:
-        links = [link for layer in self.plan.layers for _, _, link in layer.inputs]
+        links = (link for layer in self.plan.layers for _, _, link in layer.inputs)
         if not any(isinstance(link, Product) for link in links):
             return nullcontext()
         from threadpoolctl import threadpool_limits
@@ -232,13 +242,13 @@ class Simulator:
         steps: int,
         recording: Recording,
         scores: np.ndarray,
-    ) -> dict[str, np.ndarray]:
+    ) -> np.ndarray:
         space = self._space(samples, window)
-        low, high = reference.check_range(self.chip, x)
+        binary = self._is_binary(x)
         space.begin(len(x))
         for begin, end in _windows(steps, self.chip.num_steps, window):
             counted = begin < self.chip.num_steps
-            space.load(x[:, begin:end] if counted else None, end - begin, binary=low >= 0 and high <= 1)
+            space.load(x[:, begin:end] if counted else None, end - begin, binary)
             for group in self.plan.groups:
                 block = group.block or window
                 for offset in range(0, end - begin, block):
@@ -312,7 +322,7 @@ class _Space:
             u[:] = layer.u_init
             v[:] = 0
         self.scores[:] = 0
-        self.counts = {name: np.zeros(len(self.u), np.int64) for name in ("spikes", *OVERFLOWS)}
+        self.counts = np.zeros((len(COUNTS), len(self.u)), np.int64)
 
     def load(self, x: np.ndarray | None, steps: int, binary: bool) -> None:
         """Put a window of the input, ``(samples, steps, *input_shape)``, behind the history; None is silence."""
@@ -381,8 +391,7 @@ class _Space:
             a[:] = 0
             kernels.scan(a, neurons)
         if span.counted:
-            for name, count in zip(("spikes", "u", "v"), counts):
-                self.counts[name][index] += count
+            self.counts[KERNEL_COUNTS, index] += counts
 
     def _by_reference(self, index: int, layer: LayerPlan, span: _Span, kept: dict[str, np.ndarray]) -> None:
         target = self.messages[index]
@@ -402,8 +411,7 @@ class _Space:
                 continue
             if index == len(self.u) - 1:
                 self._read_out(v, s)
-            for name, count in {"spikes": int(s.sum()), **overflows}.items():
-                self.counts[name][index] += count
+            self.counts[:, index] += (int(s.sum()), *(overflows[name] for name in OVERFLOWS))
 
     def _read_out(self, v: np.ndarray, s: np.ndarray) -> None:
         if self.plan.chip.readout == "last_v":

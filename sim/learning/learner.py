@@ -385,7 +385,7 @@ class Learner:
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the state to ``path``, whole or not at all. Raises :class:`FileError` if it cannot be written."""
-        from ottt_loihi.sim import safe_hdf5
+        from ottt_loihi import safe_hdf5
 
         with safe_hdf5.new_hdf5(path) as file:
             file.attrs["format"] = np.bytes_(FORMAT.encode())
@@ -406,7 +406,7 @@ class Learner:
         FileError
             for a missing, damaged or foreign file, a newer version, or the state of another network or rule
         """
-        from ottt_loihi.sim import safe_hdf5
+        from ottt_loihi import safe_hdf5
 
         with safe_hdf5.open_hdf5(path) as file:
             if "format" not in file.attrs or safe_hdf5.attribute(file, "format", str) != FORMAT:
