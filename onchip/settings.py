@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from ottt_loihi.onchip.network.trainable import FEEDBACKS
 from ottt_loihi.sim.learning.learner import ROUNDINGS
@@ -11,6 +12,10 @@ from ottt_loihi.sim.learning.options import Options
 from ottt_loihi import checks
 from ottt_loihi.errors import UsageError
 
+RULES: dict[str, dict[str, Any]] = {  # by name, what a rule chooses; numbers are those of the rules in torch
+    "ottt": {},
+    "s-tllr": {"lambda_pre": 0.5, "lambda_post": 0.2, "alpha_post": 1.0},
+}
 READOUT_RATE = 0.02  # part of its error that one time step's update takes from the readout
 HIDDEN_RATE = 1.0  # the same for a hidden layer, with the error that its feedback delivers
 
@@ -54,3 +59,20 @@ class Settings(Options):
             )
         for name in ("halve_every", "seed"):
             object.__setattr__(self, name, checks.integer(getattr(self, name), name, 0))
+
+    @classmethod
+    def of_rule(cls, rule: str, **choices: Any) -> Settings:
+        """Return the settings of a rule by its name, ``ottt`` or ``s-tllr``; choices of None are left to the rule.
+
+        Raises
+        ------
+        UsageError
+            for an unknown name, and for a choice that the rule does not have
+        """
+        own = RULES[checks.one_of(rule, "rule", tuple(RULES))]
+        given = {name: value for name, value in choices.items() if value is not None}
+        foreign = [name for known in RULES.values() for name in known if name in given and name not in own]
+        if foreign:
+            others = " or ".join(name for name, known in RULES.items() if foreign[0] in known)
+            raise UsageError(f"{foreign[0]}: rule {rule} has none; choose rule {others}, or leave it out")
+        return cls(**own | given)

@@ -118,7 +118,7 @@ class Stream:
         self._load(0)
         self.per_pass = len(self._labels)
         few = self._received.of(np.arange(min(CALIBRATION_SAMPLES, self.per_pass)))
-        energy = trace_energy(plan, unpacked(plan.chip, few), subspaces)
+        energy = trace_energy(plan, unpacked(plan.chip, few), subspaces, settings.options())
         wanted = [settings.hidden_rate] * len(plan.hidden) + [settings.readout_rate]
         self.rates = [part / e for part, e in zip(wanted, energy)]
 
@@ -209,6 +209,10 @@ def _require_protection(settings: Settings) -> None:
         raise UsageError("learn_bias: biases change every answer, whatever is projected; do without them with HLOP")
     if settings.silent_epochs:
         raise UsageError("silent_epochs: HLOP's connections clear their traces themselves; use 0")
+    if settings.of_stllr:
+        raise UsageError(
+            "lambda_pre, alpha_post: HLOP watches and projects OTTT's traces, of the neurons' own λ; use rule ottt"
+        )
     if settings.decay_every:
         raise UsageError("decay_every: decay also takes from protected directions; use 0 with HLOP")
 

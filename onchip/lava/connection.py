@@ -103,14 +103,14 @@ class PlasticModel(Clock):
 
     def _extract_applier_evaluated_traces(self, x_traces_history, y_traces_history):
         """Only the traces at the end of the epoch, when the rule asks for no others: the same values, less work."""
-        if set(self._learning_rule.active_traces_per_dependency) != {string_symbols.U}:
+        active = self._learning_rule.active_traces_per_dependency
+        if not set(active) <= {string_symbols.U, string_symbols.X0} or {"x1", "x2"} & set(active.get("x0", ())):
             return super()._extract_applier_evaluated_traces(x_traces_history, y_traces_history)
+        y = {f"y{k + 1}": y_traces_history[-1, k][:, np.newaxis] for k in range(3)}  # ours do not decay in an epoch
         return {
             "x1_u": x_traces_history[-1, 0][np.newaxis, :],
             "x2_u": x_traces_history[-1, 1][np.newaxis, :],
-            "y1_u": y_traces_history[-1, 0][:, np.newaxis],
-            "y2_u": y_traces_history[-1, 1][:, np.newaxis],
-            "y3_u": y_traces_history[-1, 2][:, np.newaxis],
+            **{f"{name}_{when}": value for when in ("u", "x0") for name, value in y.items()},
         }
 
 

@@ -16,6 +16,8 @@ from ottt_loihi.onchip.network.schedule import Schedule
 from ottt_loihi.onchip.network.trainable import FEEDBACKS, LAYERWISE, make_schedule
 from ottt_loihi.sim import arithmetic
 from ottt_loihi.sim.learning.bias import BiasLearning, lengths
+from ottt_loihi.sim.learning.eligibility import ports
+from ottt_loihi.sim.learning.encodings import PORTS
 from ottt_loihi.sim.learning.options import DEFAULT, Options
 
 from ottt_loihi.errors import UsageError
@@ -99,7 +101,8 @@ def build_float_graph(
         _back(kind, m, layer, schedule, frames, decay, frames / noise, averaging, options)
         for layer, m in enumerate([] if feedback is None else feedback)
     ]
-    return connect(source, plastic, neurons, readout, back, schedule, frames, options.encoding)
+    sent = [ports(PORTS[options.encoding], options.alpha_post != 0)] * len(neurons) + [PORTS[options.encoding]]
+    return connect(source, plastic, neurons, readout, back, schedule, frames, sent)
 
 
 def _check_feedback(weights: Sequence[np.ndarray], feedback: Sequence[np.ndarray] | None, kind: str) -> None:
@@ -144,10 +147,13 @@ def _plastic(
     from scipy.sparse import issparse
 
     is_readout = layer == schedule.hidden_layers
-    decay = 0.0 if is_readout else decay
-    rule = OTTTLearningRule(schedule.epoch, schedule.pre_phase(layer), decay, "float", encoding=options.encoding)
+    decay = 0.0 if is_readout else decay if options.lambda_pre is None else options.lambda_pre
+    after = (1 if options.alpha_post > 0 else -1, 0) if options.alpha_post and not is_readout else None
+    rule = OTTTLearningRule(
+        schedule.epoch, schedule.pre_phase(layer), decay, "float", encoding=options.encoding, after=after
+    )
     period = schedule.period(frames)
-    interval = schedule.epoch if is_readout else period
+    interval = period if decay else schedule.epoch
     process, weight = (OTTTSparse, weight.astype(float)) if issparse(weight) else (OTTTDense, np.asarray(weight, float))
     return process(
         weight,
@@ -186,7 +192,8 @@ def _neuron(
         error_scale=1.0 if passes_error_on else None,
         noise=noise,
         encoding=options.encoding,
-        bias_learning=BiasLearning(lengths(decay, frames, 1.0, subtract), 0, subtract) if options.learn_bias else None,
+        bias_learning=_biases(decay, frames, subtract, options),
+        after=(options.alpha_post, options.lambda_post) if options.alpha_post else None,
         seed=layer,
         epoch=schedule.epoch,
         frames=frames,
@@ -195,6 +202,11 @@ def _neuron(
         feedback_phase=schedule.feedback_phase(layer),
         name=f"neuron[{layer}]",
     )
+
+
+def _biases(decay: float, frames: int, subtract: bool, options: Options) -> BiasLearning | None:
+    gains = lengths(decay, frames, 1.0, subtract, not options.of_stllr)
+    return BiasLearning(gains, 0, subtract) if options.learn_bias else None
 
 
 def _readout(classes: int, samples: int, schedule: Schedule, frames: int, rate: float, options: Options) -> Any:

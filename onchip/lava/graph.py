@@ -32,7 +32,7 @@ from ottt_loihi.onchip.network.schedule import Schedule
 from ottt_loihi.onchip.network.trainable import Plan, plan_subspaces
 from ottt_loihi.onchip.settings import Settings
 from ottt_loihi.sim import arithmetic
-from ottt_loihi.sim.learning import integers
+from ottt_loihi.sim.learning import eligibility, integers
 from ottt_loihi.sim.learning.encodings import PORTS
 from ottt_loihi.sim.learning.learner import Learner
 from ottt_loihi.sim.learning.options import DEFAULT, Options
@@ -76,7 +76,11 @@ class LearningGraph:
         named = {}
         for kind, processes, names in (
             ("plastic", self.plastic, ("weights", "x1", "y1", "y2", "y3", "a_buff")),
-            ("neuron", self.neurons, ("u", "v", "s", "y1", "rng", "bias", "u_init", "y1_saturated", "error_saturated")),
+            (
+                "neuron",
+                self.neurons,
+                ("u", "v", "s", "y1", "rng", "h", "bias", "u_init", "y1_saturated", "error_saturated"),
+            ),
             (
                 "readout",
                 (self.readout,),
@@ -152,7 +156,9 @@ def build_graph(
     readout = _readout(plan, rule, last, len(labels))
     back = [_back(plan, rule, layer, of_layer, lateral[layer + 1]) for layer, of_layer in enumerate(hidden)]
     own = [b for b in back if b is not None]
-    return connect(source, plastic, neurons, readout, own, schedule, steps, options.encoding, front, backend)
+    ports = PORTS[options.encoding]
+    sent = [eligibility.ports(ports, options.alpha_post != 0)] * len(neurons) + [ports]
+    return connect(source, plastic, neurons, readout, own, schedule, steps, sent, front, backend)
 
 
 def host_models() -> dict[type, type]:
@@ -172,15 +178,18 @@ def _schedule(plan: Plan, rule: Settings) -> Schedule:
 def _lavas_rule(plan: Plan, rule: Settings, layer: int, is_stock: bool) -> Any:
     from ottt_loihi.onchip.lava.rule import OTTTLearningRule
 
-    schedule = _schedule(plan, rule)
+    schedule, after = _schedule(plan, rule), None
+    if layer < len(plan.hidden):
+        after = scales.layer_after(plan, layer, rule.feedback, rule, 1.0)
     return OTTTLearningRule(
         schedule.epoch,
         schedule.pre_phase(layer),
-        plan.trace_decay(layer),
-        impulse=integers.default_impulse(plan.trace_decay(layer), rule.silent_epochs > 0),
+        plan.trace_decay(layer, rule),
+        impulse=integers.default_impulse(plan.trace_decay(layer, rule), rule.silent_epochs > 0),
         seed=scales.trace_seed(rule.seed, layer),
         encoding=rule.encoding,
         stock=is_stock,
+        after=None if after is None else (after.sign, after.shift),
     )
 
 
@@ -201,7 +210,7 @@ def _learning_connection(
     schedule = _schedule(plan, rule)
     period = schedule.period(plan.chip.num_steps)
     carried = NEVER if rule.silent_epochs else period
-    interval = carried if plan.trace_decay(layer) else schedule.epoch
+    interval = carried if plan.trace_decay(layer, rule) else schedule.epoch
     of_lava = _lavas_rule(plan, rule, layer, is_stock=False)
     settings = of_lava, interval, plan.dense[layer].weight_exp, name, rule.rounding, seed
     decay = rule.decay_every * (period // schedule.epoch), rule.decay_shift
@@ -260,6 +269,7 @@ def _neuron(plan: Plan, rule: Settings, layer: int, of_layer: scales.Scales) -> 
         noise=of_layer.noise,
         encoding=rule.encoding,
         bias_learning=scales.layer_bias(plan, layer, rule.feedback, rule) if rule.learn_bias else None,
+        after=scales.layer_after(plan, layer, rule.feedback, rule, of_layer.y1),
         seed=scales.neuron_seed(plan, rule.seed, layer),
         name=f"neuron[{layer}]",
     )
@@ -298,7 +308,7 @@ def connect(
     feedback: list[Any],
     schedule: Schedule,
     frames: int,
-    encoding: str = "signed",
+    sent: Sequence[tuple[str, ...]],
     front: tuple[Any, ...] = (),
     backend: LavaBackend | None = None,
 ) -> LearningGraph:
@@ -306,6 +316,8 @@ def connect(
 
     Parameters
     ----------
+    sent
+        the messages of each layer, the readout last, by port
     front
         wired already; its last layer takes the source's place before the plastic connections
     backend
@@ -316,22 +328,22 @@ def connect(
         spikes, label = backend.to_network(spikes, 0), backend.to_network(label, LABEL_BITS)
     label.connect(readout.label_in)
     layers = [*neurons, readout]
-    for connection, pre, post in zip(plastic, [spikes, *(neuron.s_out for neuron in neurons)], layers):
+    for connection, pre, post, ports in zip(plastic, [spikes, *(neuron.s_out for neuron in neurons)], layers, sent):
         pre.connect(connection.s_in)
         connection.a_out.connect(post.a_in)
-        _connect_messages(post, connection, encoding)
-    for neuron, back, above in zip(neurons, feedback or plastic[1:], layers[1:]):
-        _connect_back(neuron, back, above, readout, encoding)
+        _connect_messages(post, connection, ports)
+    for neuron, back, above, ports in zip(neurons, feedback or plastic[1:], layers[1:], sent[1:]):
+        _connect_back(neuron, back, above, readout, ports)
     processes = tuple(plastic), tuple(neurons), readout, tuple(feedback)
     return LearningGraph(source, *processes, schedule.epoch, schedule.period(frames), front)
 
 
-def _connect_messages(post: Any, connection: Any, encoding: str) -> None:
-    for port in PORTS[encoding]:
+def _connect_messages(post: Any, connection: Any, ports: tuple[str, ...]) -> None:
+    for port in ports:
         getattr(post, f"s_out_{port}").connect(getattr(connection, f"s_in_{port}"))
 
 
-def _connect_back(neuron: Any, back: Any, above: Any, readout: Any, encoding: str) -> None:
+def _connect_back(neuron: Any, back: Any, above: Any, readout: Any, ports: tuple[str, ...]) -> None:
     """Bring the error to ``neuron``: ``back`` is fixed, learns from noise, or gives its weights transposed."""
     if hasattr(back, "noise_in"):
         neuron.noise_out.connect(back.noise_in)
@@ -340,7 +352,7 @@ def _connect_back(neuron: Any, back: Any, above: Any, readout: Any, encoding: st
         back.error_out.connect(neuron.a_third_factor_in)
         if not back.s_in.get_src_ports():  # the twin listens to what the plastic connection listens to
             neuron.s_out.connect(back.s_in)
-            _connect_messages(above, back, encoding)
+            _connect_messages(above, back, ports)
         return
     readout.error_out.connect(back.error_in if hasattr(back, "error_in") else back.s_in)
     back.a_out.connect(neuron.a_third_factor_in)

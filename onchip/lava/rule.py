@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from lava.magma.core.learning.learning_rule import Loihi3FLearningRule
 from ottt_loihi.onchip.network.schedule import MAX_EPOCH
+from ottt_loihi.sim.learning.eligibility import with_second_product
 from ottt_loihi.sim.learning.encodings import ENCODINGS, FIXED_RULES, FLOAT_RULES, SPIKE_RULES
 from ottt_loihi.sim.learning.integers import (
     FIXED_SHIFT,
@@ -43,6 +44,8 @@ class OTTTLearningRule(Loihi3FLearningRule):
         of y: factored, signed or split; it says what ``dw`` is
     stock
         for Lava's own connection, which never resets x1: with ``decay = 0`` the rule reads the spike itself, x0
+    after
+        S-TLLR's second product, x0·y2: its sign and its shift k (``sim/learning/eligibility.py``), or None
 
     Attributes
     ----------
@@ -70,6 +73,7 @@ class OTTTLearningRule(Loihi3FLearningRule):
         seed: int = 1,
         encoding: str = "signed",
         stock: bool = False,
+        after: tuple[int, int] | None = None,
     ) -> None:
         checks.one_of(encoding, "encoding", ENCODINGS)
         checks.one_of(arithmetic, "arithmetic", ("fixed", "float"))
@@ -91,8 +95,11 @@ class OTTTLearningRule(Loihi3FLearningRule):
         rules = FIXED_RULES if arithmetic == "fixed" else FLOAT_RULES
         if reads_spike := stock and not decay:
             rules = SPIKE_RULES
+        dw = rules[encoding]
+        if after is not None:
+            dw = with_second_product(dw, encoding, after[0], after[1] if arithmetic == "fixed" else None)
         super().__init__(
-            dw=rules[encoding],
+            dw=dw,
             x1_impulse=0 if reads_spike else start,
             x1_tau=trace_time_constant(decay, epoch),
             x2_impulse=0,

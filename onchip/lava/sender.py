@@ -67,6 +67,8 @@ class SenderModel(Clock):
         for key in self.PARAMETERS:
             setattr(self, "_" + key, proc_params[key])
 
+    second: np.ndarray | None = None  # S-TLLR's y2, of neurons that have h
+
     def begins_epoch(self) -> bool:
         """Whether a learning epoch begins in this step; what was to be sent until its end is forgotten then."""
         begins = (self.time_step - 1) % self._epoch == 0
@@ -82,6 +84,8 @@ class SenderModel(Clock):
     def send(self, surrogate: np.ndarray, error: bool) -> None:
         """y1 in its encoding, and the error if this is the step to send it in."""
         sent = encodings.messages(self._encoding, self.y1, surrogate, self.reward, self.ONE)
+        if self.second is not None:
+            sent["y2"] = self.second
         for port, message in sent.items():
             getattr(self, "s_out_" + port).send(message)
         self.error_out.send(self.error if error else np.zeros_like(self.error))

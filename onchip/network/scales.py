@@ -8,8 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 from ottt_loihi.onchip.network.trainable import LAYERWISE, Plan, plan_subspaces
 from ottt_loihi.sim import arithmetic
-from ottt_loihi.sim.learning import integers
+from ottt_loihi.sim.learning import eligibility, integers
 from ottt_loihi.sim.learning.bias import BiasLearning, bias_learning
+from ottt_loihi.sim.learning.eligibility import After
 from ottt_loihi.sim.learning.learner import Feedback, LearningLayer, LearningNetwork
 from ottt_loihi.sim.learning.options import DEFAULT, Options
 from ottt_loihi.sim.learning.subspace import Subspace
@@ -83,7 +84,7 @@ def start_weights(plan: Plan, layer: int, shape: tuple[int, int], seed: int) -> 
 
 def steps_per_y1(plan: Plan, layer: int, feedback: str, options: Options = DEFAULT) -> float:
     """y1 that moves a weight by one LSB per spike of trace 1."""
-    phases, decay = plan.schedule(feedback, options.schedule, lag=options.input_lag), plan.trace_decay(layer)
+    phases, decay = plan.schedule(feedback, options.schedule, lag=options.input_lag), plan.trace_decay(layer, options)
     left = integers.impulse_left(decay, phases.epoch, phases.pre_phase(layer))
     return 2**integers.FIXED_SHIFT / (integers.default_impulse(decay, options.silent_epochs > 0) * left)
 
@@ -152,9 +153,9 @@ def learning_network(
                 layer=lif,
                 bias=bias,
                 inhibition=None if readout else plan.inhibition[index],
-                decay=plan.trace_decay(index),
+                decay=plan.trace_decay(index, options),
                 pre_phase=schedule.pre_phase(index),
-                impulse=integers.default_impulse(plan.trace_decay(index), options.silent_epochs > 0),
+                impulse=integers.default_impulse(plan.trace_decay(index, options), options.silent_epochs > 0),
                 y1=integers.mantissa_and_shift(scales.y1, f"{name}.y1_scale"),
                 error=scales.error and integers.mantissa_and_shift(scales.error, f"{name}.error_scale"),
                 feedback=_own_feedback(plan, feedback, index, scales, seed),
@@ -163,6 +164,7 @@ def learning_network(
                 weight_seed=weight_seed(seed, index),
                 seed=neuron_seed(plan, seed, index),
                 subspace=lateral[index],
+                after=None if readout else layer_after(plan, index, feedback, options, scales.y1),
             )
         )
     steps = plan.chip.num_steps
@@ -173,7 +175,16 @@ def layer_bias(plan: Plan, layer: int, feedback: str, options: Options = DEFAULT
     """Return the learning of a layer's biases: as fast as a weight whose presynaptic neuron always fires."""
     step = 2.0 ** (arithmetic.STATE_SHIFT + plan.dense[layer].weight_exp)  # of a weight, in units of the state
     per_y1 = step / steps_per_y1(plan, layer, feedback, options)
-    return bias_learning(plan.chip.layers[layer], plan.trace_decay(layer), plan.chip.num_steps, per_y1)
+    lif, steps, traced = plan.chip.layers[layer], plan.chip.num_steps, not options.of_stllr
+    return bias_learning(lif, plan.trace_decay(layer), steps, per_y1, traced=traced)
+
+
+def layer_after(plan: Plan, layer: int, feedback: str, options: Options, y1_scale: float) -> After | None:
+    """Return the second term of a hidden layer's eligibility, or None without one."""
+    if not options.alpha_post:
+        return None
+    effective = 2**integers.FIXED_SHIFT / steps_per_y1(plan, layer, feedback, options)
+    return eligibility.after(options.alpha_post, options.lambda_post, effective, y1_scale)
 
 
 def _own_feedback(plan: Plan, kind: str, layer: int, scales: Scales, seed: int) -> Feedback | None:

@@ -12,6 +12,7 @@ from ottt_loihi.onchip.network.schedule import Schedule
 from ottt_loihi.sim import Simulator, arithmetic
 from ottt_loihi.sim.inference import reference
 from ottt_loihi.sim.learning.bias import with_bias
+from ottt_loihi.sim.learning.options import DEFAULT, Options
 from ottt_loihi.sim.learning.subspace import ONE, Subspace, check_subspaces
 from ottt_loihi.sim.network import INPUT, LIF, ChipNetwork, Connection, Dense, Diagonal, Sparse
 
@@ -84,9 +85,10 @@ class Plan:
         full = self.unit if layer == len(self.hidden) else self.hidden[layer].vth
         return full / 2.0 ** self.dense[layer].weight_exp
 
-    def trace_decay(self, layer: int) -> float:
-        """λ of the presynaptic trace: the post neuron's; 0 for the readout, which has no memory."""
-        return self.decay[layer] if layer < len(self.hidden) else 0.0
+    def trace_decay(self, layer: int, options: Options = DEFAULT) -> float:
+        """λ of the presynaptic trace: the post neuron's or S-TLLR's λ_pre; 0 for the readout, which has no memory."""
+        own = options.lambda_pre
+        return 0.0 if layer == len(self.hidden) else self.decay[layer] if own is None else own
 
 
 def make_schedule(hidden_layers: int, feedback: str, kind: str, front: int = 0, silent: int = 0) -> Schedule:
@@ -196,7 +198,9 @@ def estimate_unit(chip: ChipNetwork, x: np.ndarray, labels: np.ndarray) -> int:
     return round(lead)
 
 
-def trace_energy(plan: Plan, x: np.ndarray, subspaces: Sequence[Subspace] | None = None) -> list[float]:
+def trace_energy(
+    plan: Plan, x: np.ndarray, subspaces: Sequence[Subspace] | None = None, options: Options = DEFAULT
+) -> list[float]:
     """Mean over samples and steps of ‖â‖², the squared norm of what each plastic connection's pre-neurons have left; of
     a sparse connection the mean over its neurons, of those that each one hears.
 
@@ -215,7 +219,7 @@ def trace_energy(plan: Plan, x: np.ndarray, subspaces: Sequence[Subspace] | None
     for layer, (s, lateral) in enumerate(zip(spikes, plan_subspaces(plan, subspaces), strict=True)):
         trace, total, left = np.zeros((len(s), s.shape[2])), 0.0, 0.0
         for t in range(s.shape[1]):
-            trace = plan.trace_decay(layer) * trace + s[:, t]
+            trace = plan.trace_decay(layer, options) * trace + s[:, t]
             total += float((trace**2 * heard[layer]).sum(axis=1).mean())
             if lateral is not None:
                 h = lateral.rows[: lateral.fixed] / ONE

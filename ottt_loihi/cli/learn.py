@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ottt_loihi.cli import command
-from ottt_loihi.cli import learn_options as rule
+from ottt_loihi.cli import learn_options as options
 from ottt_loihi.cli.learn_report import SEEN, story, table, write
 from ottt_loihi.cli.learn_scenario import Scenario, Transform, make_scenario
 from ottt_loihi.converters.lava.backends import find
@@ -70,15 +70,19 @@ def learn(
             min=0, help="Samples after which all rates are halved; default: a pass from scratch, else never (0)."
         ),
     ] = None,
-    loss: rule.LossOption = rule.Loss.mse,
-    learn_when: rule.WhenOption = rule.When.always,
-    learn_bias: rule.BiasOption = False,
-    decay_every: rule.DecayOption = 0,
-    decay_shift: rule.ShiftOption = 8,
-    encoding: rule.EncodingOption = rule.Encoding.factored,
-    schedule: rule.ScheduleOption = rule.Schedule.phased,
-    silent_epochs: rule.SilentOption = 0,
-    input_lag: rule.LagOption = 0,
+    rule: options.RuleOption = options.Rule.ottt,
+    lambda_pre: options.LambdaPreOption = None,
+    lambda_post: options.LambdaPostOption = None,
+    alpha_post: options.AlphaPostOption = None,
+    loss: options.LossOption = options.Loss.mse,
+    learn_when: options.WhenOption = options.When.always,
+    learn_bias: options.BiasOption = False,
+    decay_every: options.DecayOption = 0,
+    decay_shift: options.ShiftOption = 8,
+    encoding: options.EncodingOption = options.Encoding.factored,
+    schedule: options.ScheduleOption = options.Schedule.phased,
+    silent_epochs: options.SilentOption = 0,
+    input_lag: options.LagOption = 0,
     plastic: Annotated[
         int | None,
         typer.Option(min=1, help="How many of the last layers learn, the others stay frozen; default: all dense ones."),
@@ -125,7 +129,11 @@ def learn(
     rates = {"readout_rate": readout_rate, "hidden_rate": hidden_rate}
     if halve_every is None:
         halve_every = 0 if model else scenario.samples
-    settings = Settings(
+    settings = Settings.of_rule(
+        rule.value,
+        lambda_pre=lambda_pre,
+        lambda_post=lambda_post,
+        alpha_post=alpha_post,
         halve_every=halve_every,
         feedback=feedback.value,
         seed=seed,

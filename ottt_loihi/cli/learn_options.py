@@ -8,6 +8,11 @@ from typing import Annotated
 import typer
 
 
+class Rule(str, Enum):
+    ottt = "ottt"
+    s_tllr = "s-tllr"
+
+
 class Loss(str, Enum):
     mse = "mse"
     softmax = "softmax"
@@ -30,6 +35,16 @@ class When(str, Enum):
     wrong = "wrong"
 
 
+RuleOption = Annotated[Rule, typer.Option(help="The learning rule: OTTT, or S-TLLR, which looks both ways in time.")]
+LambdaPreOption = Annotated[
+    float | None, typer.Option(help="S-TLLR: decay of the input's trace, at most 1 - 1/127; default: 0.5.")
+]
+LambdaPostOption = Annotated[
+    float | None, typer.Option(help="S-TLLR: decay of what a neuron remembers of its surrogate; default: 0.2.")
+]
+AlphaPostOption = Annotated[
+    float | None, typer.Option(help="S-TLLR: weight of inputs that come after the neuron; default: 1.")
+]
 LossOption = Annotated[Loss, typer.Option(help="The readout's error: squared, cross-entropy from a table, or hinge.")]
 BiasOption = Annotated[bool, typer.Option("--learn-bias", help="Biases learn as well, inside their neurons.")]
 DecayOption = Annotated[int, typer.Option(min=0, help="Samples after which weights decay, again and again; 0: never.")]

@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 import numpy as np
 from ottt_loihi.sim.inference.kernels import called, compiled
-from ottt_loihi.sim.learning import bias, integers, losses, options, subspace
+from ottt_loihi.sim.learning import bias, eligibility, integers, losses, options, subspace
 from ottt_loihi.sim.learning.program import Op
 
 ENGINE_SHIFT, FRACTION_BITS, HALF, MAX_SHIFT, MESSAGE_MAX, MOMENTUM_MAX, TRACE_MAX = 3, 7, 4, 31, 127, 255, 127
@@ -28,6 +28,9 @@ ROW_MAX, TO_MESSAGE, TO_TRACE = 32767, 8, 20
 SOFTMAX, HINGE = 1, 2  # places in options.LOSSES
 START, READ, RECEIVE, FIRE, ANSWER, COMPARE, THIRD, SEND, MOVE_BIASES, FOLLOW_NOISE = range(10)  # program.Op
 DECAY_TRACE, PROJECT, UPDATE, UPDATE_TWIN, RESTORE, FOLLOW_TRACES, DECAY_WEIGHTS, FORGET_TRACES, NEXT = range(10, 19)
+SEND_AFTER, UPDATE_AFTER, TWIN_AFTER = range(19, 22)
+LOWEST, HIGHEST = -(1 << 15) - 1, (1 << 15) - 1  # eligibility.ACCUMULATOR
+SPIKE_SHIFT = 3
 BLOCK = 16
 NONE = -1
 
@@ -48,6 +51,7 @@ LAYER = np.dtype(
             "noise", "gain_mantissa", "gain_shift", "averaging",  # OPZO; noise aligned to the state, 0: none
             "subspace", "rows", "fixed", "row_shift",  # HLOP: where its rows start, their number, the old ones
             "bias_shift", "bias_exponent", "bias_in_u",  # of bias.BiasLearning
+            "h_impulse", "h_keep", "y2_sign", "y2_left", "y2_mantissa", "y2_shift",  # of eligibility.After
         )
     ]
     + [(name, np.float64) for name in ("trace_decay", "keep_u", "keep_v")]
@@ -133,6 +137,8 @@ class State(NamedTuple):
         int64 ``(1,)``
     subspaces
         int16, HLOP's rows of all layers that have any
+    h, y2
+        int32 per neuron, of S-TLLR (``eligibility.py``)
     """
 
     weights: np.ndarray
@@ -154,6 +160,8 @@ class State(NamedTuple):
     feedback_saturated: np.ndarray
     correct: np.ndarray
     subspaces: np.ndarray
+    h: np.ndarray
+    y2: np.ndarray
 
 
 @called
@@ -389,6 +397,19 @@ def send(layer, index, rule, now, thirds, membrane, reward, rng, y1, error, y1_s
 
 
 @called
+def send_after(layer, index, rule, now, thirds, membrane, h, y2, rng, y1_saturated):
+    """S-TLLR: y2 of h[t − 1], then h[t]."""
+    shift = min(MAX_SHIFT, layer.y2_shift + now.halved)
+    for n in range(layer.neuron, layer.neuron + layer.size):
+        y2[n] = h[n] >> 6
+        if not rule.factored:
+            product = -layer.y2_sign * np.int64(thirds[n]) * y2[n]
+            y2[n] = message(scaled(n, product, layer.y2_mantissa, shift, rng), index, y1_saturated)
+        passes = abs(membrane[n] - layer.vth) < layer.half_width
+        h[n] = (np.int64(h[n]) * layer.h_keep >> 12) + (layer.h_impulse if passes else 0)
+
+
+@called
 def move_biases(layer, gain, y1, rng, bias, u, u_init):
     """``bias.BiasLearning.change`` of one layer's biases."""
     exponent = layer.bias_exponent
@@ -567,6 +588,42 @@ def update(layer, start, key, random, rule, now, y1, trace, active, narrow, hash
 
 
 @called
+def accumulate(total, change):
+    """One product more in the engine's accumulator (``eligibility.accumulated``)."""
+    return min(max(total + min(max(change, LOWEST), HIGHEST), LOWEST), HIGHEST)
+
+
+@called
+def update_after(layer, start, key, random, rule, now, sent, y1, y2, reward, trace, hashes, masks, weights):
+    """:func:`update` with S-TLLR's second product: of the spikes x0 and y2."""
+    if nothing_to_learn(layer, y1) and nothing_to_learn(layer, reward if rule.factored else y2):
+        return
+    key, share, parts = keyed(key, now.epoch), rule.share, hashes.view(np.uint8)
+    for i in range(layer.inputs):
+        x, spike, row = np.int64(trace[layer.source + i]), sent[layer.source + i], start + i * layer.width
+        if x == 0 and not spike:
+            continue
+        row_key = mix(np.uint32(key + np.uint32(i)))
+        for n in range(layer.width >> 2 if share == 4 else 0):
+            hashes[n] = mix(np.uint32(row_key + np.uint32(n)))
+        for j in range(layer.size):
+            n, draw = layer.neuron + j, np.int64(random)
+            if share == 4:
+                draw = 127 - np.int64(parts[j] >> np.uint8(8 - FRACTION_BITS))
+            elif share == 1:
+                draw = 127 - np.int64(mix(np.uint32(row_key + np.uint32(j))) >> np.uint32(32 - FRACTION_BITS))
+            total = accumulate(np.int64(weights[row + j]) << FRACTION_BITS, x * y1[n] >> ENGINE_SHIFT)
+            if spike and rule.factored:
+                product = np.int64(layer.y2_sign) * y2[n] * reward[n]
+                total = accumulate(total, (product >> ENGINE_SHIFT) << layer.y2_left)
+            elif spike:
+                total = accumulate(total, np.int64(y2[n]) << SPIKE_SHIFT)
+            weights[row + j] = min(max((total + draw) >> FRACTION_BITS, -256), 255)
+            if layer.mask != NONE:
+                weights[row + j] &= masks[layer.mask + i * layer.width + j]
+
+
+@called
 def decay(layer, first, key, rule, now, weights):
     """Weight decay, ``integers.decay_step`` of the weights from ``first`` on, at the end of every so many epochs."""
     if first == NONE or (now.epoch + 1) % rule.decay_every != 0:
@@ -614,10 +671,13 @@ def learn(actions, constants, state, moment, packed, labels, gate, first, trace_
     lateral, keys, table = np.empty((4, widest), np.int32), np.empty(widest, np.uint32), np.empty((3, 128), np.int32)
     answers = s.y1, s.error, s.y1_saturated, s.error_saturated
     learns = s.y1, s.trace, active, narrow, keys, constants.masks, s.weights
+    after = sent, s.y1, s.y2, s.reward, s.trace, keys, constants.masks, s.weights
     for sample in range(len(packed)):
         clear(s.spikes)
         clear(sent)
         clear(s.v)
+        clear(s.h)
+        clear(s.y2)
         clear(s.scores)
         clear(thirds)
         clear(sums.ravel())
@@ -632,6 +692,7 @@ def learn(actions, constants, state, moment, packed, labels, gate, first, trace_
             if op == START:
                 clear(sent)
                 clear(s.y1)
+                clear(s.y2)
                 clear(s.reward)
                 clear(s.error)
             elif op == READ:
@@ -673,15 +734,32 @@ def learn(actions, constants, state, moment, packed, labels, gate, first, trace_
                 clear(s.trace[layer.source : layer.source + layer.inputs])
             elif op == NEXT:
                 local, now.epoch = local + 1, now.epoch + 1
+            elif op == SEND_AFTER:
+                send_after(layer, index, rule, now, thirds, s.membrane, s.h, s.y2, s.rng, s.y1_saturated)
+            elif op == UPDATE_AFTER:
+                update_after(layer, layer.weight, layer.key, weight_random[local], rule, now, *after)
+            elif op == TWIN_AFTER:
+                update_after(layer, layer.twin, layer.feedback_key, weight_random[local], rule, now, *after)
         predictions[sample] = best(s.scores)
         s.correct[0] += predictions[sample] == labels[sample]
 
 
 def _check_numbers() -> None:
     """Compare the numbers that are compiled with those of the oracle: change them here as well."""
-    there = {**vars(integers), **vars(bias), **vars(losses), **vars(subspace)}
+    there = {**vars(integers), **vars(bias), **vars(losses), **vars(subspace), **vars(eligibility)}
+    there |= dict(zip(("LOWEST", "HIGHEST"), eligibility.ACCUMULATOR))
     names = ("ENGINE_SHIFT", "FRACTION_BITS", "HALF", "MAX_SHIFT", "MESSAGE_MAX", "MOMENTUM_MAX", "TRACE_MAX")
-    names += ("MANTISSA_MIN", "MANTISSA_MAX", "PROBABILITY_BITS", "ROW_MAX", "TO_MESSAGE", "TO_TRACE")
+    names += (
+        "LOWEST",
+        "HIGHEST",
+        "SPIKE_SHIFT",
+        "MANTISSA_MIN",
+        "MANTISSA_MAX",
+        "PROBABILITY_BITS",
+        "ROW_MAX",
+        "TO_MESSAGE",
+        "TO_TRACE",
+    )
     there |= {op.name: int(op) for op in Op} | {name.upper(): n for n, name in enumerate(options.LOSSES)}
     wrong = [name for name in (*names, *Op.__members__, "SOFTMAX", "HINGE") if globals()[name] != there[name]]
     if wrong:

@@ -19,6 +19,7 @@ from dataclasses import dataclass, fields, replace
 import numpy as np
 from ottt_loihi.sim.learning import encodings, integers
 from ottt_loihi.sim.learning.bias import BiasLearning
+from ottt_loihi.sim.learning.eligibility import After
 from ottt_loihi.sim.learning.options import DEFAULT, Options
 from ottt_loihi.sim.learning.program import latency, program
 from ottt_loihi.sim.learning.subspace import Subspace
@@ -88,6 +89,7 @@ class LearningLayer:
     bias                a BiasLearning, or None          how its biases learn; None: they do not
     subspace            a :class:`~.subspace.Subspace`,  HLOP: what its learning keeps out of, or None
                         or None
+    after               an After, or None                S-TLLR: the second term of its eligibility
     trace_seed,         ≥ 0                              of the trace's decay, of ``per-synapse`` rounding, and of the
     weight_seed, seed                                    neurons' rounding
     ==================  ===============================  ==============================================================
@@ -111,6 +113,7 @@ class LearningLayer:
     plastic: bool = True
     bias: BiasLearning | None = None
     subspace: Subspace | None = None
+    after: After | None = None
 
 
 @dataclass(frozen=True)
@@ -189,7 +192,7 @@ class LearningNetwork:
             for part in (layer, layer.layer, layer.connection, layer.inhibition, layer.feedback, layer.subspace):
                 for f in fields(part) if part is not None else ():
                     value = getattr(part, f.name)
-                    if f.name == "bias" and value is None:  # as in states written before biases could learn
+                    if f.name in ("bias", "after") and value is None:  # as in states written before there were any
                         continue
                     if f.name == "weight" and part is layer.connection and layer.plastic:
                         value = value.shape
@@ -330,6 +333,7 @@ class Learner:
             neurons = slice(at["neuron"], at["neuron"] + at["size"])
             names = ("v", "y1", "rng", *(("u",) if hidden else ()), *(("bias",) if learns_bias else ()))
             names += ("u_init",) if hidden and learns_bias else ()
+            names += ("h",) if self.network.layers[index].after is not None else ()
             mine = {name: getattr(state, name)[neurons] for name in names}
             for name in ("y1_saturated", "error_saturated"):
                 mine[name] = getattr(state, name)[index : index + 1]
@@ -381,7 +385,8 @@ class Learner:
             surrogate = np.zeros_like(surrogate)  # the last epoch had no answer
         if index == len(self.network.layers) - 1:
             surrogate, reward = np.ones_like(surrogate), state.y1[neurons]
-        return encodings.messages(self.network.options.encoding, state.y1[neurons], surrogate, reward)
+        sent = encodings.messages(self.network.options.encoding, state.y1[neurons], surrogate, reward)
+        return sent if self.network.layers[index].after is None else sent | {"y2": state.y2[neurons]}
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the state to ``path``, whole or not at all. Raises :class:`FileError` if it cannot be written."""
@@ -434,6 +439,7 @@ class Learner:
         options = self.network.options
         fixed = () if options.learn_bias else ("bias", "u_init")
         fixed += () if options.encoding == "factored" else ("reward",)
+        fixed += () if any(layer.after is not None for layer in self.network.layers) else ("h", "y2")
         return ((name, array) for name, array in self.state._asdict().items() if array.size and name not in fixed)
 
     def _checked(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 from typing import Any
 
+from ottt_loihi.sim.learning import eligibility
 from ottt_loihi.sim.learning.encodings import ENCODINGS
 
 from ottt_loihi import checks
@@ -43,6 +44,11 @@ class Options:
                                                     Lava's own ``LearningDense``, which has no reset
     input_lag       0 … 31                          Lava steps that spikes and labels need to reach the network beyond
                                                     none: those of a chip's adapters, which its phases wait for
+    lambda_pre      0 … 1 − 1/127, or None          S-TLLR: decay of the hidden layers' presynaptic trace; None: the
+                                                    neurons' own λ, as in OTTT
+    lambda_post     0 … 1 − 1/127                   S-TLLR: decay of h (``sim/learning/eligibility.py``)
+    alpha_post      number                          S-TLLR: weight of what an input does after the neuron was near its
+                                                    threshold; 0: OTTT's eligibility
     ==============  ==============================  ====================================================================
 
     Raises :class:`UsageError` for anything else.
@@ -57,6 +63,9 @@ class Options:
     schedule: str = "phased"
     silent_epochs: int = 0
     input_lag: int = 0
+    lambda_pre: float | None = None
+    lambda_post: float = 0.2
+    alpha_post: float = 0.0
 
     def __post_init__(self) -> None:
         for name, allowed in NAMES.items():
@@ -68,6 +77,12 @@ class Options:
             raise UsageError("input_lag: needs the phased schedule")
         if self.silent_epochs and (self.schedule != "phased" or self.decay_every):
             raise UsageError("silent_epochs: need the phased schedule, and weights that do not decay")
+        eligibility.check(self)
+
+    @property
+    def of_stllr(self) -> bool:
+        """Whether the eligibility is S-TLLR's, and not OTTT's."""
+        return self.lambda_pre is not None or self.alpha_post != 0
 
     def chosen(self) -> dict[str, Any]:
         """The choices that are not the default, by name."""

@@ -47,6 +47,9 @@ class Op(IntEnum):
     DECAY_WEIGHTS    weight decay, of the feedback that learns alike as well
     FORGET_TRACES    the presynaptic traces are 0
     NEXT             the learning epoch ends
+    SEND_AFTER       S-TLLR: y2 of a hidden layer, of h of the step before; then h of this step
+    UPDATE_AFTER     UPDATE by trace and y1, and by spikes and y2
+    TWIN_AFTER       UPDATE_TWIN of such a connection
     ===============  ==================================================================================================
     """
 
@@ -69,6 +72,9 @@ class Op(IntEnum):
     DECAY_WEIGHTS = 16
     FORGET_TRACES = 17
     NEXT = 18
+    SEND_AFTER = 19
+    UPDATE_AFTER = 20
+    TWIN_AFTER = 21
 
 
 def latency(hidden: int, layerwise: bool) -> int:
@@ -147,6 +153,8 @@ def _send(network: LearningNetwork, layer: int, t: int) -> Iterator[Action]:
     """Return the operations of a hidden layer on the error that has reached it."""
     part = network.layers[layer]
     yield Op.SEND, layer, t
+    if part.after is not None:
+        yield Op.SEND_AFTER, layer, t
     if part.bias is not None:
         yield Op.MOVE_BIASES, layer, t
     if part.feedback is not None and part.feedback.kind == "opzo":
@@ -163,9 +171,9 @@ def _learn(network: LearningNetwork, t: int, ends: bool) -> Iterator[Action]:
         yield Op.DECAY_TRACE, layer, t
         if protects:
             yield Op.PROJECT, layer, t
-        yield Op.UPDATE, layer, t
+        yield Op.UPDATE if part.after is None else Op.UPDATE_AFTER, layer, t
         if below is not None and below.kind == "kolen-pollack":
-            yield Op.UPDATE_TWIN, layer, t
+            yield Op.UPDATE_TWIN if part.after is None else Op.TWIN_AFTER, layer, t
         if protects:
             yield Op.RESTORE, layer, t
         if part.subspace is not None and part.subspace.fixed < len(part.subspace.rows):

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 from ottt_loihi.sim import arithmetic
-from ottt_loihi.sim.learning import encodings, integers, losses, subspace
+from ottt_loihi.sim.learning import eligibility, encodings, integers, losses, subspace
 from ottt_loihi.sim.learning.learner import (
     SHARES,
     LearningLayer,
@@ -66,7 +66,7 @@ def start(run: Run, index: int, t: int) -> None:
     """Forget the spikes, y1 and errors of the step before."""
     run.sent = [np.zeros_like(s) for s in run.sent]
     for layer in run.layers:
-        layer.y1 = layer.reward = layer.error = np.zeros_like(layer.v)
+        layer.y1 = layer.y2 = layer.reward = layer.error = np.zeros_like(layer.v)
         layer.surrogate = np.full(len(layer.v), layer.readout)
 
 
@@ -179,6 +179,23 @@ def forget_traces(run: Run, index: int, t: int) -> None:
     run.layers[index].x1[:] = 0
 
 
+def send_after(run: Run, index: int, t: int) -> None:
+    """S-TLLR: y2, and h of this step."""
+    run.layers[index].look_back(run.thirds[index], run.halved)
+
+
+def update_after(run: Run, index: int, t: int) -> None:
+    """The weights of a connection, by both terms of S-TLLR's eligibility."""
+    layer = run.layers[index]
+    layer.w = layer.learnt(layer.w, run.epoch, layer.part.weight_seed, run.sent[index])
+
+
+def twin_after(run: Run, index: int, t: int) -> None:
+    """Kolen–Pollack's feedback by both terms."""
+    below, layer = run.layers[index - 1], run.layers[index]
+    below.feedback = layer.learnt(below.feedback, run.epoch, below.part.feedback.seed, run.sent[index])
+
+
 OPERATIONS = {
     Op.START: start,
     Op.READ: read,
@@ -199,6 +216,9 @@ OPERATIONS = {
     Op.DECAY_WEIGHTS: decay_weights,
     Op.FORGET_TRACES: forget_traces,
     Op.NEXT: next_epoch,
+    Op.SEND_AFTER: send_after,
+    Op.UPDATE_AFTER: update_after,
+    Op.TWIN_AFTER: twin_after,
 }
 
 
@@ -226,6 +246,7 @@ class Layer:
     def begin_sample(self) -> None:
         self.u = self.u_init.copy()
         self.v, self.error = np.zeros_like(self.u), np.zeros_like(self.u)
+        self.h, self.y2 = np.zeros_like(self.u), np.zeros_like(self.u)
         self.surrogate = np.full(len(self.u), self.readout)
         self.s = np.zeros(len(self.u), bool)
 
@@ -283,7 +304,8 @@ class Layer:
 
     def messages(self) -> dict[str, np.ndarray]:
         """By port, as the connection receives them."""
-        return encodings.messages(self.network.options.encoding, self.y1, self.surrogate, self.reward)
+        sent = encodings.messages(self.network.options.encoding, self.y1, self.surrogate, self.reward)
+        return sent if self.part.after is None else sent | {"y2": self.y2}
 
     def _rounded(
         self, name: str, x: np.ndarray, mantissa: int, shift: int, largest: int = integers.MESSAGE_MAX
@@ -293,6 +315,15 @@ class Layer:
         rounded, outside = integers.saturate(scaled, largest)
         self.saturated[name] += outside
         return rounded
+
+    def look_back(self, third: np.ndarray, halved: int) -> None:
+        """y2 of h[t − 1], then h[t] (``eligibility``)."""
+        part, self.y2 = self.part.after, eligibility.message(self.h)
+        if self.network.options.encoding == "signed":
+            mantissa, shift = part.y2
+            product = -part.sign * third.astype(np.int64) * self.y2
+            self.y2 = self._rounded("y1", product, mantissa, min(integers.MAX_SHIFT, shift + halved))
+        self.h = eligibility.moved(self.h, self.surrogate, part.keep, part.impulse)
 
     def learn_bias(self, t: int) -> None:
         """``Δb = y1·Λ_t`` (``learning_bias``)."""
@@ -314,14 +345,18 @@ class Layer:
                 self.x1 = np.minimum(self.x1 + self.part.impulse * pre, integers.TRACE_MAX)
         self.learnt_from = self.x1
 
-    def learnt(self, w: np.ndarray, epoch: int, seed: int) -> np.ndarray:
-        """``w += x1·y1 / 2^10``, rounded at random, clipped; 0 where no synapse is."""
+    def learnt(self, w: np.ndarray, epoch: int, seed: int, spikes: np.ndarray | None = None) -> np.ndarray:
+        """``w += x1·y1 / 2^10``, rounded at random, clipped; 0 where no synapse is. spikes: x0, of S-TLLR."""
         random: np.ndarray | int = self.weight_random[epoch]
         if share := SHARES[self.network.rounding]:
             random = 127 - integers.synapse_draws(seed, epoch, w.shape, share).astype(np.int64)
         half = 0 if self.part.subspace is None else subspace.half(self.part.subspace.fixed)
         change = encodings.engine_change(self.network.options.encoding, self.learnt_from, self.messages(), half)
-        w = np.clip(((w << integers.FRACTION_BITS) + change + random) >> integers.FRACTION_BITS, -256, 255)
+        total = (w << integers.FRACTION_BITS) + change
+        if spikes is not None:
+            second = eligibility.second_product(self.network.options.encoding, self.y2, self.reward, self.part.after)
+            total = eligibility.accumulated(w, change, second, spikes)
+        w = np.clip((total + random) >> integers.FRACTION_BITS, -256, 255)
         return np.where(self.synapses, w, 0)
 
     def follow_noise(self, readout: Layer, epoch: int) -> None:
@@ -345,6 +380,7 @@ class Layer:
         found |= {f"{process}.{name}_saturated": np.array([count]) for name, count in self.saturated.items()}
         if not self.readout:
             names = ("u", "s") if self.part.bias is None else ("u", "s", "u_init")
+            names += () if self.part.after is None else ("h",)
             found |= {f"{process}.{name}": getattr(self, name) for name in names}
         if self.part.feedback is not None:
             found[f"feedback[{index}].weights"] = self.feedback

@@ -56,7 +56,7 @@ def pack(network: LearningNetwork) -> tuple[kernels.Constants, kernels.State]:
     rng = _per_neuron(
         layers, [integers.xorshift32_seeds(part.seed, part.layer.size) for part in network.layers], np.uint32
     )
-    zeros = {name: np.zeros(neuron, np.int32) for name in ("v", "membrane", "y1", "error", "reward")}
+    zeros = {name: np.zeros(neuron, np.int32) for name in ("v", "membrane", "y1", "error", "reward", "h", "y2")}
     state = kernels.State(
         weights=np.concatenate(weights),
         spikes=np.zeros(source, np.uint8),
@@ -115,6 +115,9 @@ def _pack_numbers(at: np.void, part: LearningLayer, epoch: int) -> None:
     at["key"], at["decay_key"] = _key(part.weight_seed), _key(part.weight_seed + integers.DECAY_SEED)
     if part.bias is not None:
         at["bias_shift"], at["bias_exponent"], at["bias_in_u"] = part.bias.scale[1], part.bias.exponent, part.bias.in_u
+    if (after := part.after) is not None:
+        at["h_impulse"], at["h_keep"] = after.impulse << arithmetic.STATE_SHIFT, after.keep
+        at["y2_sign"], at["y2_left"], (at["y2_mantissa"], at["y2_shift"]) = after.sign, after.shift, after.y2
 
 
 def _pack_feedback(at: np.void, above: np.void, readout: np.void, part: LearningLayer) -> np.ndarray:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from lava.magma.core.decorator import implements, requires, tag
 from lava.magma.core.model.py.model import PyLoihiProcessModel
@@ -15,7 +17,7 @@ from lava.magma.core.sync.protocols.loihi_protocol import LoihiProtocol
 from ottt_loihi.onchip.lava.sender import Sender, SenderModelFixed, SenderModelFloat
 from ottt_loihi.onchip.network.schedule import Turn
 from ottt_loihi.sim import arithmetic
-from ottt_loihi.sim.learning import integers
+from ottt_loihi.sim.learning import eligibility, integers
 from ottt_loihi.sim.learning.bias import BiasLearning
 
 
@@ -53,10 +55,11 @@ class OTTTNeuron(Sender, AbstractProcess):
     encoding            a name                       of y1 (``sim/learning/encodings.py``)
     bias_learning       or None                      how the bias learns (``sim/learning/bias.py``); None: not at all
     noise               ≥ 0, in units of vth         amplitude α of OPZO's noise on the comparison alone; 0: none
+    after               an After, or None            S-TLLR: h and its message (``sim/learning/eligibility.py``)
     seed                ≥ 0                          of the stochastic rounding (fixed point)
     ==================  ===========================  ==================================================================
 
-    Vars: u, v, s · membrane: m · y1, reward (y1 before the surrogate), error · rng: uint32 xorshift states ·
+    Vars: u, v, s · membrane: m · y1, reward (y1 before the surrogate), error · h · rng: uint32 xorshift states ·
     y1_saturated, error_saturated: counts.
     The fixed-point model computes in integers only: the state is 64 times the units of vth, the rectangle is a
     comparison, the scales are a 12-bit mantissa and a shift with stochastic rounding (``sim/learning/integers.py``).
@@ -86,6 +89,7 @@ class OTTTNeuron(Sender, AbstractProcess):
         seed: int = 0,
         period: int | None = None,
         name: str = "hidden",
+        after: Any = None,
     ) -> None:
         period = epoch * frames if period is None else period
         super().__init__(
@@ -108,6 +112,7 @@ class OTTTNeuron(Sender, AbstractProcess):
             noise=noise,
             bias_learning=bias_learning,
             encoding=encoding,
+            after=after,
         )
         self.a_third_factor_in = InPort(shape=shape)
         self.s_out = OutPort(shape=shape)
@@ -118,12 +123,13 @@ class OTTTNeuron(Sender, AbstractProcess):
         self.membrane = Var(shape=shape, init=0)
         self.u_init = Var(shape=shape, init=u_init)
         self.self_weight = Var(shape=shape, init=self_weight)
+        self.h = Var(shape=shape, init=0)
 
 
 class OTTTNeuronBehaviour:
     """When the neuron acts; how is the models' business. Mixed in before the sender's arithmetic."""
 
-    PARAMETERS = ("du", "dv", "vth", "half_width", "update", "feedback", "self_weight_exp", "noise")
+    PARAMETERS = ("du", "dv", "vth", "half_width", "update", "feedback", "self_weight_exp", "noise", "after")
 
     def __init__(self, proc_params):
         super().__init__(proc_params)
@@ -135,10 +141,13 @@ class OTTTNeuronBehaviour:
         a, third_factor = self.a_in.recv(), self.a_third_factor_in.recv()
         if self.begins_epoch():
             self._silence = self._surrogate = np.zeros_like(self.s)
+            if self._after is not None:
+                self.second = np.zeros_like(self.y1)
         spikes, noise = self._silence, np.zeros(self.s.shape, np.int8)
         if updated is not None:
             if updated[1] == 0:
                 self.u, self.v, self.s = self.u_init.copy(), np.zeros_like(self.v), np.zeros_like(self.s)
+                self.h = np.zeros_like(self.h)
             if self._noise:
                 self.rng = integers.xorshift32(self.rng)
                 noise = integers.noise_signs(self.rng)
@@ -147,6 +156,8 @@ class OTTTNeuronBehaviour:
         if learnt is not None:
             sample, t = learnt
             self.learn(third_factor, self.halvings(sample, t))
+            if self._after is not None:
+                self.look_back(third_factor, self.halvings(sample, t))
             if self._bias_learning is not None:
                 self._gain_bias(self.bias_change(t))
         self.s_out.send(spikes)
@@ -174,6 +185,7 @@ class OTTTNeuronModelFloat(OTTTNeuronBehaviour, SenderModelFloat, PyLoihiProcess
     membrane: np.ndarray = LavaPyType(np.ndarray, float)
     u_init: np.ndarray = LavaPyType(np.ndarray, float)
     self_weight: np.ndarray = LavaPyType(np.ndarray, float)
+    h: np.ndarray = LavaPyType(np.ndarray, float)
 
     def update(self, a: np.ndarray, noise: np.ndarray) -> None:
         unity = arithmetic.DECAY_UNITY
@@ -190,6 +202,13 @@ class OTTTNeuronModelFloat(OTTTNeuronBehaviour, SenderModelFloat, PyLoihiProcess
         self.y1 = self.reward * self._surrogate
         if self._error_scale:
             self.error = g * self._error_scale[0]
+
+    def look_back(self, third_factor: np.ndarray, halvings: int) -> None:
+        alpha, decay = self._after
+        self.second = abs(alpha) * self.h
+        if self._encoding == "signed":
+            self.second = -third_factor * alpha * self.h * self._y1_scale[0] * 0.5**halvings
+        self.h = decay * self.h + self._surrogate
 
     def bias_change(self, t: int) -> np.ndarray:
         return self._bias_learning.gains[t] * self.y1
@@ -209,6 +228,7 @@ class OTTTNeuronModelFixed(OTTTNeuronBehaviour, SenderModelFixed, PyLoihiProcess
     membrane: np.ndarray = LavaPyType(np.ndarray, np.int32, precision=24)
     u_init: np.ndarray = LavaPyType(np.ndarray, np.int32, precision=24)
     self_weight: np.ndarray = LavaPyType(np.ndarray, np.int32, precision=9)
+    h: np.ndarray = LavaPyType(np.ndarray, np.int32, precision=24)
 
     def update(self, a: np.ndarray, noise: np.ndarray) -> None:
         a = a + arithmetic.synaptic_input(self.self_weight * self.s.astype(np.int64), self._self_weight_exp)
@@ -226,6 +246,15 @@ class OTTTNeuronModelFixed(OTTTNeuronBehaviour, SenderModelFixed, PyLoihiProcess
         self.y1 = self.reward * self._surrogate
         if self._error_scale:
             self.error = self.rounded_error(g)
+
+    def look_back(self, third_factor: np.ndarray, halvings: int) -> None:
+        part, self.second = self._after, eligibility.message(self.h)
+        if self._encoding == "signed":
+            mantissa, shift = part.y2
+            product = -part.sign * third_factor.astype(np.int64) * self.second
+            shift = min(integers.MAX_SHIFT, shift + halvings)
+            self.second = self._rounded(product, mantissa, shift, self.y1_saturated, integers.MESSAGE_MAX)
+        self.h = eligibility.moved(self.h, self._surrogate, part.keep, part.impulse)
 
     def bias_change(self, t: int) -> np.ndarray:
         self.rng = integers.xorshift32(self.rng)
