@@ -11,10 +11,10 @@ from ottt_loihi.sim.learning import eligibility
 from ottt_loihi.sim.learning import reference as oracle
 from ottt_loihi.sim.learning.learner import ROUNDINGS, Learner
 from ottt_loihi.sim.learning.options import Options
-from ottt_loihi.sim.learning.three_factor import ThreeFactorLoop
 
 from ottt_loihi import sim
 from ottt_loihi.errors import UsageError
+from ottt_loihi.rules.three_factor import ThreeFactorLoop
 
 T = 4
 STLLR = dict(lambda_pre=0.75, lambda_post=0.5, alpha_post=1.0)
