@@ -68,10 +68,10 @@ def commands(text):
 
 @pytest.mark.parametrize("program", ["train", "eval", "export", "run", "learn", "data", "doctor"])
 def test_every_option_exists(program):
-    """And ``--help`` shows an example, at 80 columns."""
+    """And ``--help-all`` shows an example, at 80 columns."""
     name = f"ottt-{program}"
     done = subprocess.run(
-        [str(Path(sys.executable).with_name(name)), "--help"],
+        [str(Path(sys.executable).with_name(name)), "--help-all"],
         capture_output=True,
         text=True,
         timeout=60,

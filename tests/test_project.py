@@ -1,6 +1,7 @@
 """The rules of docs/design.md that a machine can hold: who imports whom, what the package holds, what --help loads."""
 
 import ast
+import os
 import re
 import subprocess
 import sys
@@ -29,6 +30,7 @@ MAY_IMPORT = {
     "onchip": (*COMMON, "ottt_loihi.sim", "ottt_loihi.onchip", "ottt_loihi.converters"),
 }
 FORBIDDEN = {"sim": ("torch", "lava"), "onchip/lava/processes": ("torch",)}
+SCREEN = 60  # lines of --help at 100 columns
 COMMANDS = [f"ottt-{name}" for name in ("train", "export", "run", "learn", "doctor", "data", "eval", "compare")]
 
 
@@ -156,7 +158,11 @@ def test_help_loads_neither_torch_nor_lava(command):
         "try:\n    main()\nexcept SystemExit as done:\n    assert done.code == 0, done.code\n"
         "heavy = {'torch', 'lava', 'matplotlib', 'sklearn', 'h5py'} & set(sys.modules)\nassert not heavy, heavy\n"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+    wide = {**os.environ, "COLUMNS": "100"}
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False, env=wide
+    )
     assert done.returncode == 0, done.stderr
     assert "Example" in done.stdout
     assert "--json" in done.stdout
+    assert len(done.stdout.splitlines()) <= SCREEN, f"{command}: give its less common options a group"

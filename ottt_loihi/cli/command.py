@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,6 +14,7 @@ import rich.table
 import typer
 from rich.console import Console
 
+from ottt_loihi.cli.help import arguments, command_class
 from ottt_loihi.errors import BackendUnavailableError, FileError, OtttError
 from ottt_loihi.terminal import THEME
 
@@ -28,12 +29,18 @@ Seed = Annotated[int, typer.Option(min=0, help="The same seed gives the same res
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 
 
-def execute(function: Callable[..., None], name: str) -> None:
-    """Run a command line function as a program: one line and the right exit code for each of our errors."""
+def execute(function: Callable[..., None], name: str, groups: Mapping[str, Sequence[str]] | None = None) -> None:
+    """Run a command line function as a program: one line and the right exit code for each of our errors.
+
+    Parameters
+    ----------
+    groups
+        title → parameters whose options ``--help`` only names (:mod:`ottt_loihi.cli.help`)
+    """
     app = typer.Typer(name=name, pretty_exceptions_enable=False, rich_markup_mode="rich")
-    app.command(name=name, no_args_is_help=False)(function)
+    app.command(name=name, no_args_is_help=False, cls=command_class(groups or {}))(function)
     try:
-        app(prog_name=name)
+        app(arguments(sys.argv[1:]), prog_name=name)
     except (OtttError, ModuleNotFoundError) as error:
         if "--debug" in sys.argv:
             raise

@@ -353,6 +353,16 @@ def _limits(texts: list[str]) -> dict[str, int]:
     return found
 
 
+# what --help only names: title → parameters
+GROUPS = {
+    "Networks of others": ("writer", "reset", "dt", "input_shape", "time_steps", "readout", "approximate"),
+    "Rounding": ("input_form", "scale", "thresholds"),
+    "Files": ("no_net", "nir", "force_nir", "kit", "dry_run"),
+    "Chip": ("target", "limit", "fit_registers"),
+    "Checks": ("check", "no_check", "verify_samples", "allow_dead", "max_disagreement"),
+}
+
+
 def main() -> None:
     """Entry point of the console script."""
-    command.execute(export, "ottt-export")
+    command.execute(export, "ottt-export", GROUPS)

@@ -184,9 +184,19 @@ def learn(
         raise KeyboardInterrupt
 
 
+# what --help only names: title → parameters
+GROUPS = {
+    "Rule": ("loss", "learn_when", "learn_bias", "decay_every", "decay_shift", "encoding", "schedule", "rounding"),
+    "Rates": ("readout_rate", "hidden_rate", "halve_every"),
+    "Network": ("hidden", "density", "plastic"),
+    "Chip": ("silent_epochs", "input_lag"),
+    "Running": ("checkpoint_every", "stop_at", "repeat_in_lava", "seed"),
+}
+
+
 def main() -> None:
     """Entry point of the console script."""
-    command.execute(learn, "ottt-learn")
+    command.execute(learn, "ottt-learn", GROUPS)
 
 
 def _watched(scenario: Scenario, rows: int, settings: Settings, quiet: bool) -> tuple[Subspace, ...] | None:

@@ -215,8 +215,31 @@ def train(
         _show(result)
 
 
+# what --help only names: title → parameters
+GROUPS = {
+    "Data": ("time_axis", "scale", "sampling"),
+    "Network": ("features", "beta", "v_threshold", "reset", "bias", "surrogate"),
+    "Learning": (
+        "batch_size",
+        "update",
+        "convention",
+        "loss",
+        "class_weights",
+        "optimizer",
+        "momentum",
+        "weight_decay",
+        "clip_norm",
+        "schedule",
+        "validation",
+        "stop_at",
+        "patience",
+    ),
+    "Running": ("engine", "threads", "force", "tensorboard"),
+}
+
+
 def main() -> None:
-    execute(train, "ottt-train")
+    execute(train, "ottt-train", GROUPS)
 
 
 def _hidden_sizes(text: str) -> list[int]:

@@ -1,0 +1,58 @@
+"""``--help`` that fits a screen: common options explained, the others named; ``--help-all`` explains all, in groups."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import rich.box
+import rich.table
+from typer.core import TyperCommand
+
+ALL = "--help-all"
+SHELL = {"Shell": ("install_completion", "show_completion", "debug")}
+
+
+def command_class(groups: Mapping[str, Sequence[str]]) -> type[TyperCommand]:
+    """Return a command whose help has these groups.
+
+    Parameters
+    ----------
+    groups
+        title → names of the function's parameters whose options are less common; the others are explained at once
+    """
+
+    class Command(TyperCommand):
+        def format_help(self, ctx: Any, formatter: Any) -> None:
+            options = {param.name: param for param in self.get_params(ctx)}
+            everything = ALL in sys.argv
+            for title, names in {**groups, **SHELL}.items():
+                for name in names:
+                    if name in options or title != "Shell":  # without a shell there is no completion
+                        options[name].rich_help_panel = title
+                        options[name].hidden = not everything
+            super().format_help(ctx, formatter)
+            if not everything:
+                _print_names({title: [options[name] for name in names] for title, names in groups.items()})
+
+    return Command
+
+
+def arguments(given: Sequence[str]) -> list[str]:
+    """Return the arguments that typer understands: ``--help-all`` is its ``--help``."""
+    return ["--help" if argument == ALL else argument for argument in given]
+
+
+def _print_names(groups: Mapping[str, Sequence[Any]]) -> None:
+    from ottt_loihi.cli.command import out
+
+    table = rich.table.Table(box=rich.box.ROUNDED, border_style="dim", expand=True, show_header=False)
+    table.title = f"More options, which {ALL} explains"
+    table.title_style, table.title_justify = "dim", "left"
+    table.add_column(no_wrap=True)
+    table.add_column(style="bold cyan")
+    for title, options in groups.items():
+        table.add_row(title, " ".join(option.opts[0] for option in options))
+    if groups:
+        out.print(table)
