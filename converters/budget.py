@@ -216,7 +216,7 @@ def _axons(chip: ChipNetwork, c: Connection, share: int) -> int:
     if isinstance(c, Diagonal):
         return share
     if isinstance(c, Sparse):
-        return min(len(np.unique(c.columns)), math.ceil(c.weight.size * share / c.shape[0]))
+        return min(c.sources, math.ceil(c.weight.size * share / c.shape[0]))
     return _receptive_field(c, share) if isinstance(c, Conv) else chip.size(c.pre)
 
 

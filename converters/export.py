@@ -37,6 +37,7 @@ from ottt_loihi.sim.network import ChipNetwork
 
 from ottt_loihi import sim
 from ottt_loihi.data import CODINGS, Step
+from ottt_loihi.data.augment import normalize
 from ottt_loihi.data.codings import message_value
 from ottt_loihi.errors import ChipError, UsageError, VerificationError
 
@@ -252,7 +253,9 @@ def _samples_of(net: Network, count: int, part: str, options: Options) -> _Sampl
     coding = found.record.coding
     messages = shaped(found.coded(net.time_steps, input_form=options.input_form), shape, found.split.name)
     if coding.name == "constant":
-        return _Samples(shaped(found.x[:, None], shape, found.split.name), found.labels, messages, found.total)
+        x = shaped(found.x[:, None], shape, found.split.name)
+        x = normalize(x, coding.options["mean"], coding.options["std"]) if coding.options else x
+        return _Samples(x, found.labels, messages, found.total)
     x = messages * np.float32(message_value(coding)) if CODINGS[coding.name].messages else messages
     return _Samples(x, found.labels, messages, found.total)
 

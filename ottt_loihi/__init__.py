@@ -14,7 +14,7 @@ _NAMES = {  # module: the names that come from it; an empty tuple offers the mod
     "nn.blocks": ("Block", "Branch", "Skip"),
     "nn.neurons": ("LIF", "Neuron"),
     "nn.cuba": ("CubaLIF",),
-    "nn.connections": ("Connection", "Linear", "Conv2d", "Readout"),
+    "nn.connections": ("Connection", "Linear", "Conv2d", "Elementwise", "Readout"),
     "nn.inputs": ("ConstantInput",),
     "nn.surrogates": ("Rectangle", "Sigmoid", "Triangle"),
     "rules": ("OTTT", "BPTT", "SLTT", "SAFE", "SAFF", "DSR", "IDE", "SPIDE", "OPZO", "HLOP", "Rule"),

@@ -242,6 +242,11 @@ class Sparse(_Link):
         """``(post, pre)`` sizes, as Lava writes them."""
         return self.size
 
+    @cached_property
+    def sources(self) -> int:
+        """Presynaptic neurons that have a synapse."""
+        return int(np.count_nonzero(np.bincount(self.columns)))
+
     def matrix(self) -> np.ndarray:
         """The weights as a dense int32 ``(post, pre)`` matrix."""
         full = np.zeros(self.size, np.int32)

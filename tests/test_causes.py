@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 from ottt_loihi.converters.quantize.causes import causes
-from ottt_loihi.converters.quantize.float_network import FloatConnection, FloatLayer, FloatNetwork
+from ottt_loihi.converters.quantize.float_connection import FloatConnection
+from ottt_loihi.converters.quantize.float_network import FloatLayer, FloatNetwork
 from ottt_loihi.converters.quantize.quantize import quantize
 
 

@@ -87,6 +87,21 @@ def test_every_truncation_is_noticed(saved):
             load(saved)
 
 
+def test_what_was_frozen_stays_frozen(tmp_path):
+    net, path = small(), tmp_path / "model.pt"
+    net.blocks[0].connection.weight.requires_grad_(False)
+    save(net, path)
+    frozen = [name for name, p in load(path).named_parameters() if not p.requires_grad]
+    assert frozen == ["blocks.0.connection.weight"]
+    assert all(p.requires_grad for p in load(path, net=small()).parameters())  # a network of one's own decides itself
+    broken = payload(small())
+    for names in (["blocks.7.weight"], "all", [3]):
+        metadata = json.loads(broken["metadata"]) | {"frozen": names}
+        torch.save(broken | {"metadata": json.dumps(metadata)}, path)
+        with pytest.raises(FileError, match="damaged, its frozen parameters are not the network's"):
+            load(path)
+
+
 class Hostile:
     def __init__(self, path):
         self.path = path

@@ -8,7 +8,7 @@ from torch import nn
 
 from ottt_loihi.errors import ChipError, FileError, UsageError
 from ottt_loihi.nn.blocks import Block, Branch, Skip
-from ottt_loihi.nn.connections import Conv2d, Linear, Readout
+from ottt_loihi.nn.connections import Conv2d, Elementwise, Linear, Readout
 from ottt_loihi.nn.description import construct, describe, differences, foreign
 from ottt_loihi.nn.models import conv, dsr, mlp, nf_resnet34, vgg_f
 from ottt_loihi.nn.network import Network
@@ -38,7 +38,19 @@ def by_hand(neuron=None, seed=0):
     return Network([first, second, third], Readout(6, 4, True, generator), input_shape=(1, 4, 4), time_steps=5)
 
 
+def of_torch():
+    """A network of torch's own layers, and a recurrence of each neuron with itself."""
+    first = Block(nn.Conv2d(1, 4, 3, stride=2, padding=(1, 0), groups=1, bias=False), LIF(0.9))
+    second = Block(
+        Conv2d(4, 5, (2, 1)), LIF(), branches=[Branch(Elementwise((5, 1, 1)), 1, 1), Branch(nn.Conv2d(5, 5, 1), 1, 2)]
+    )
+    third = Block(Linear(5, 6), LIF(), branches=[Branch(Elementwise(6), 2, 1)])
+    return Network([first, second, third, Block(nn.Linear(6, 5), LIF())], nn.Linear(5, 3, bias=False), **SIZES)
+
+
+SIZES = {"input_shape": (1, 4, 4), "time_steps": 5}
 NETWORKS = {
+    "of torch": of_torch,
     "mlp": lambda: mlp((4, 3, 3, 2), recurrent=True, shortcuts=True, v_init=0.25, binary="channel", dropout=0.1),
     "authors": lambda: mlp((4, 3, 2), convention="authors", standardized=True),
     "conv": lambda: conv("4C3G2-AP2-6F", input_shape=(2, 6, 6), standardized=True, feedback=True, num_classes=3),
@@ -80,6 +92,27 @@ def test_a_network_by_hand_is_saved_and_read(tmp_path):
     assert describe(again) == describe(net)
     assert all(torch.equal(v, again.state_dict()[k]) for k, v in net.state_dict().items())
     assert again.provenance["note"] == 1
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda part: part["settings"].pop("bias"), r"bias: expected true, got nothing"),
+        (lambda part: part["settings"].update(device="cuda"), r"these settings do not fit|device: expected nothing"),
+        (lambda part: part["settings"].update(out_features=10**9), r"readout: Linear does not take an input of shape"),
+        (lambda part: part.update({"class": "torch.nn.Bilinear"}), r"torch.nn.Bilinear is a class that no file can"),
+    ],
+)
+def test_a_file_makes_no_other_layer_of_torchs(tmp_path, change, message):
+    net = of_torch()
+    save(net, tmp_path / "model.pt")
+    assert describe(load(tmp_path / "model.pt")) == describe(net)
+    payload = torch.load(tmp_path / "model.pt", weights_only=True)
+    metadata = json.loads(payload["metadata"])
+    change(metadata["architecture"]["blocks"][3]["connection"])
+    torch.save(payload | {"metadata": json.dumps(metadata)}, tmp_path / "model.pt")
+    with pytest.raises(FileError, match=message):
+        load(tmp_path / "model.pt")
 
 
 class Slow(Neuron):

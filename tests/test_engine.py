@@ -10,7 +10,7 @@ import torch
 from ottt_loihi.errors import UsageError
 from ottt_loihi.fast.lif import LeanStep
 from ottt_loihi.nn.blocks import Branch
-from ottt_loihi.nn.connections import Conv2d, standardize
+from ottt_loihi.nn.connections import Conv2d, Elementwise, standardize
 from ottt_loihi.nn.inputs import ConstantInput, frames
 from ottt_loihi.nn.models import conv, mlp, nf_resnet34, vgg, vgg_f
 from ottt_loihi.nn.neurons import LIF, Stream, fire, lif_step
@@ -29,6 +29,7 @@ def networks(convention="paper", reset="subtract"):
     nets = {
         "dense": mlp((12, 9, 7, 3), bias=True, **SMALL, **common),
         "recurrent": mlp((12, 9, 3), bias=True, recurrent=True, **SMALL, **common),
+        "elementwise": mlp((12, 9, 3), bias=True, recurrent="elementwise", **SMALL, **common),
         "conv": conv("4C3-AP2-6C3S2G2-8F", **IMAGE, **common),
         "sws": conv("4C3-AP2-6C3-GAP", standardized=True, **IMAGE, **common),
         "vgg_f": conv("4C3-AP2-6C3-6C3-GAP", standardized=True, feedback=True, **IMAGE, **common),
@@ -110,6 +111,8 @@ def plain_connection(connection, x):
         x = functional.adaptive_avg_pool2d(x, 1)
     elif connection.pool is not None:
         x = functional.avg_pool2d(x, connection.pool)
+    if isinstance(connection, Elementwise):
+        return x * weight
     if isinstance(connection, Conv2d):
         x = x.repeat_interleave(connection.upsample, 2).repeat_interleave(connection.upsample, 3)
         geometry = dict(stride=connection.stride, padding=connection.padding, groups=connection.groups)

@@ -90,8 +90,8 @@ def test_bad_weights_are_named(net):
 
 
 def test_what_cannot_be_mapped_is_named(net):
-    net.blocks[0].connection = torch.nn.Conv2d(1, 1, 3)
-    with pytest.raises(ChipError, match="hidden 1: a Conv2d"):
+    net.blocks[0].connection = torch.nn.ConvTranspose2d(1, 1, 3)
+    with pytest.raises(ChipError, match="hidden 1: a ConvTranspose2d"):
         from_torch(net)
 
 

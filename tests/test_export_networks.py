@@ -2,22 +2,32 @@
 
 import math
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 from ottt_loihi.converters import torch_integer
-from ottt_loihi.converters.quantize.float_network import convolution_matrix, from_torch
+from ottt_loihi.converters.quantize.float_connection import convolution_matrix
+from ottt_loihi.converters.quantize.float_network import from_torch
 from ottt_loihi.converters.quantize.quantize import quantize
 from ottt_loihi.converters.samples import as_messages
 from ottt_loihi.converters.verify import compare
 from ottt_loihi.sim.inference import reference, simulator
 from ottt_loihi.sim.network import Conv, Dense, Sparse
 
+import ottt_loihi as ol
 from ottt_loihi import sim
+from ottt_loihi.data.codings import parse_coding
+from ottt_loihi.data.description import DataDescription
 from ottt_loihi.errors import ChipError, UsageError
+from ottt_loihi.training.config import override, read_config
 
 torch = pytest.importorskip("torch")
+from ottt_loihi.nn.blocks import Block, Branch  # noqa: E402
+from ottt_loihi.nn.connections import Conv2d, Elementwise, Linear, Readout  # noqa: E402
 from ottt_loihi.nn.models import conv, mlp, nf_resnet34, vgg  # noqa: E402
+from ottt_loihi.nn.network import Network  # noqa: E402
+from ottt_loihi.nn.neurons import LIF  # noqa: E402
 
 NETWORKS = {
     "conv": lambda **kw: conv("6C3-AP2-8C3G2-AP2-12F", input_shape=(2, 8, 8), **kw),
@@ -26,6 +36,7 @@ NETWORKS = {
     "padded odd pool": lambda **kw: conv("4C3-AP2-4C3-GAP", input_shape=(1, 7, 9), **kw),
     "standardized": lambda **kw: conv("6C3-AP2-8C3-GAP", input_shape=(2, 8, 8), standardized=True, **kw),
     "recurrent": lambda **kw: mlp((20, 16, 12, 10), recurrent=True, **kw),
+    "elementwise": lambda **kw: mlp((20, 16, 12, 10), recurrent="elementwise", **kw),
     "feedback": lambda **kw: conv(
         "4C3-AP2-6C3-6C3-GAP", input_shape=(1, 8, 8), feedback=True, feedback_delay="chip", **kw
     ),
@@ -94,13 +105,89 @@ def run_float(net, x):
 
 @pytest.mark.parametrize("name", NETWORKS)
 def test_folding_changes_no_membrane(name):
-    net = network(name, **({} if name in ("recurrent", "resnet") else {"bias": True})).double()
+    net = network(name, **({} if name in ("recurrent", "elementwise", "resnet") else {"bias": True})).double()
     x = spikes(net)
     run = net.run(torch.from_numpy(x), record=("u", "o"))
     mine = run_float(from_torch(net), x)
     for theirs, ours in zip([*run.states["u"], run.states["o"][0]], mine, strict=True):
         np.testing.assert_allclose(ours.reshape(theirs.shape), theirs.detach().numpy(), rtol=0, atol=1e-9)
     assert all(np.abs(u).max() > 0.1 for u in mine)
+
+
+def pixels(net, batch=6, seed=0):
+    """Images in 0 … 1 of whole messages, the same at every step."""
+    images = np.random.default_rng(seed).integers(0, 256, (batch, 1, *net.input_shape)) / 255
+    return images.repeat(net.time_steps, axis=1)
+
+
+MOMENTS = {"mean": [0.3, 0.6], "std": [0.5, 0.2]}
+
+
+def normalised(net):
+    """The network, as if it had been trained on (x − mean)/std; and the same of images."""
+    moments = {name: values[: net.input_shape[0]] for name, values in MOMENTS.items()}
+    net.provenance["encoding"] = {"name": "constant", "options": moments}
+    mean, std = (np.array(values)[:, None, None] for values in moments.values())
+    return net, lambda x: (x - mean) / std
+
+
+GROUPED = dict(stride=2, padding=(0, 2), groups=2, dilation=(1, 2))
+SEEING = {  # what reads the image, of every kind that the chip has: convolutions, single synapses, a matrix
+    **{name: lambda name=name: network(name) for name in ("conv", "stride", "padded odd pool", "feedback", "resnet")},
+    "dense": lambda: mlp((50, 8, 4), input_shape=(2, 5, 5), time_steps=4, bias=True),
+    "grouped": lambda: by_hand(Conv2d(2, 6, (3, 2), True, **GROUPED)),
+    "upsampled": lambda: by_hand(Conv2d(2, 4, 3, True, padding=1, upsample=2, pool_after=(2, 2, 1))),
+    "readout": lambda: Network([], Readout(50, 3, True), input_shape=(2, 5, 5), time_steps=3),
+}
+
+
+def by_hand(connection):
+    size = math.prod(connection.output_shape((2, 5, 5)))
+    return Network([Block(connection, LIF(0.6))], Readout(size, 3), input_shape=(2, 5, 5), time_steps=4)
+
+
+@pytest.mark.parametrize("name", SEEING)
+def test_normalisation_is_folded_into_what_sees_the_image(name):
+    net, scaled = normalised(SEEING[name]().double())
+    x = pixels(net)
+    run = net.run(torch.from_numpy(scaled(x)), record=("u", "o"))
+    found = from_torch(net)
+    assert found.input == "constant"
+    for theirs, ours in zip([*run.states["u"], run.states["o"][0]], run_float(found, x), strict=True):
+        np.testing.assert_allclose(ours.reshape(theirs.shape), theirs.detach().numpy(), rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize("form", ["graded", "bias", "inject"])
+def test_a_network_of_normalised_images_on_the_chip(form):
+    net, scaled = normalised(network("conv", reset="zero" if form == "inject" else "subtract"))
+    x = pixels(net, 12)
+    chip = quantize(from_torch(net), input_form=form).chip
+    result = simulator.run(chip, as_messages(x[:, 0], net.time_steps, form), ("s",))
+    trained = fired(net, torch.from_numpy(scaled(x)).float())
+    for mine, theirs in zip(result.states["s"], trained):
+        assert (mine.reshape(theirs.shape) == theirs).mean() > 0.95
+    assert trained[0].mean() > 0.05
+    net.provenance["encoding"]["options"] = {"mean": [0.5] * 3, "std": [0.5] * 3}
+    with pytest.raises(ChipError, match=r"the coding normalises 3 channels, and the input has the shape \(2, 8, 8\)"):
+        from_torch(net)
+
+
+def test_a_configuration_of_the_papers_is_exported_with_its_normalisation():
+    config = read_config(Path(__file__).parents[1] / "configs" / "cifar10-vgg-ottt-a.toml")
+    net = override(config, {"network.name": "conv", "network.features": "64C3-AP2-8C3-GAP"}).make_network(
+        (3, 32, 32), 10
+    )
+    coding = parse_coding(config.data["encoding"])
+    net.data = DataDescription((3, 32, 32), 10, coding, "analog", (0.0, 1.0), None, None)
+    chip = ol.export(net).chip
+    black = simulator.run(chip, as_messages(np.zeros((1, 3, 32, 32)), 6, "graded"), ("v",)).states["v"][0]
+    moments = [torch.tensor(coding.options[name])[:, None, None] for name in ("mean", "std")]
+    with torch.no_grad():
+        current = net.blocks[0].connection((torch.zeros(1, 3, 32, 32) - moments[0]) / moments[1]).numpy()
+    found, silent = black[0].reshape(current.shape) / (64 * chip.provenance["scales"][0]), current < 0.99
+    np.testing.assert_allclose(found[silent], current[silent], atol=1e-3 * np.abs(current).max())
+    assert chip.input_form == "graded"
+    assert np.ptp(chip.layers[0].bias_mant.reshape(64, -1), axis=1).max() > 0  # padding has no part in it
 
 
 @pytest.mark.slow
@@ -118,6 +205,55 @@ def test_integers_are_close_to_the_network_and_equal_in_torch(name, reset):
         assert (mine.reshape(theirs.shape) == theirs).mean() > 0.95
     assert trained[0].mean() > 0.02
     assert not any(counts.any() for counts in result.overflows.values())
+
+
+def loops(reset="zero", shape=(12,)):
+    """Neurons that each see their own last spike, over a weight of their own."""
+    generator = torch.Generator().manual_seed(2)
+    images = len(shape) == 3
+    first = Conv2d(2, shape[0], 3, generator=generator, padding=1) if images else Linear(50, 12, generator=generator)
+    blocks = [
+        Block(first, LIF(0.6, reset=reset), branches=[Branch(Elementwise(shape, generator), 0, 1)]),
+        Block(Linear(shape[0] * 25 if images else 12, 8, generator=generator), LIF(0.5, reset=reset)),
+    ]
+    return Network(blocks, Readout(8, 3, True, generator), input_shape=(2, 5, 5), time_steps=6)
+
+
+@pytest.mark.parametrize("shape", [(12,), (3, 5, 5), (3, 1, 1)])
+@pytest.mark.parametrize("reset", ["zero", "subtract"])
+def test_recurrence_element_by_element(reset, shape):
+    net = loops(reset, shape).double()
+    x = spikes(net, 12)
+    found = from_torch(net)
+    with torch.no_grad():
+        run = net.run(torch.from_numpy(x), record=("u", "o", "s"))
+    for theirs, ours in zip([*run.states["u"], run.states["o"][0]], run_float(found, x), strict=True):
+        np.testing.assert_allclose(ours.reshape(theirs.shape), theirs.detach().numpy(), rtol=0, atol=1e-9)
+    chip = quantize(found).chip
+    result = simulator.run(chip, x, ("u", "v", "s"))
+    for states, wanted in zip(result.states.values(), reference.run(chip, x, ("u", "v", "s")).states.values()):
+        assert all(np.array_equal(a, b) for a, b in zip(states, wanted, strict=True))
+    for mine, theirs in zip(result.states["s"], run.states["s"]):
+        assert (mine.reshape(theirs.shape) == theirs.numpy()).mean() > 0.97
+    without = simulator.run(replace(chip, connections=tuple(c for c in chip.connections if c.pre != c.post)), x)
+    assert not np.array_equal(without.spike_counts[0], result.spike_counts[0])
+
+
+def test_torchs_own_layers_are_exported_as_ours():
+    theirs = Network(
+        [Block(torch.nn.Conv2d(2, 4, 3, (2, 1), (1, 0), groups=2), LIF(0.6)), Block(Linear(36, 8), LIF(0.5))],
+        torch.nn.Linear(8, 3),
+        input_shape=(2, 5, 5),
+        time_steps=6,
+    )
+    theirs.double()
+    x = spikes(theirs, 4)
+    run = theirs.run(torch.from_numpy(x), record=("u", "o"))
+    for wanted, found in zip([*run.states["u"], run.states["o"][0]], run_float(from_torch(theirs), x), strict=True):
+        np.testing.assert_allclose(found.reshape(wanted.shape), wanted.detach().numpy(), rtol=0, atol=1e-9)
+    theirs.blocks[0].connection.padding_mode = "circular"
+    with pytest.raises(ChipError, match=r"hidden 1: padding=\(1, 0\) with padding_mode='circular' cannot be exported"):
+        from_torch(theirs)
 
 
 def test_a_network_is_what_it_should_be_on_the_chip():

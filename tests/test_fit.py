@@ -6,11 +6,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from ottt_loihi.converters.export import export
 from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
 from ottt_loihi.data import load_digits
-from ottt_loihi.errors import ChipError, FileError, TrainingError, UsageError
+from ottt_loihi.errors import FileError, TrainingError, UsageError
 from ottt_loihi.nn.models import mlp
 from ottt_loihi.rules import OTTT, make_rule
 from ottt_loihi.rules.losses import CrossEntropy, SquaredError
@@ -572,5 +571,3 @@ def test_normalised_images_are_what_the_network_sees():
     assert same(one, plain)
     assert evaluate(net, x, Y).accuracy == evaluate(plain.net, (x - np.float32(0.3)) / np.float32(0.5), Y).accuracy
     assert net.data.coding.to_json() == {"name": "constant", "options": moments}
-    with pytest.raises(ChipError, match=r"on normalised images, \(x − mean\)/std, and a chip is sent 0 … 255"):
-        export(net)

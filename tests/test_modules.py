@@ -347,7 +347,7 @@ class Sub(Linear):
         ),
         (lambda net: setattr(net.blocks[0], "neuron", Slow()), "hidden 1: neurons of type Slow cannot be exported"),
         (lambda net: setattr(net.blocks[0], "connection", Sub(6, 5)), "a Sub cannot be exported"),
-        (lambda net: setattr(net.blocks[0], "connection", nn.Linear(6, 5)), "a Linear cannot be exported"),
+        (lambda net: setattr(net.blocks[0], "connection", nn.Bilinear(6, 5, 1)), "a Bilinear cannot be exported"),
         (lambda net: prune.random_unstructured(net.blocks[0].connection, "weight", 0.5), "a hook prunes its weights"),
     ],
 )

@@ -12,7 +12,8 @@ import pytest
 from commands import assert_one_line, run_here
 from ottt_loihi.converters.nir import dialects, operations
 from ottt_loihi.converters.nir import read as nir_reader
-from ottt_loihi.converters.quantize.float_network import FloatConnection, FloatLayer, FloatNetwork
+from ottt_loihi.converters.quantize.float_connection import FloatConnection
+from ottt_loihi.converters.quantize.float_network import FloatLayer, FloatNetwork
 from ottt_loihi.converters.quantize.float_run import agreement, run
 from ottt_loihi.converters.quantize.quantize import quantize
 from ottt_loihi.converters.quantize.reach import lost, most, require_firing

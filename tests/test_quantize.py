@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from ottt_loihi.converters import torch_integer
-from ottt_loihi.converters.quantize.float_network import FloatConnection, FloatLayer, FloatNetwork
+from ottt_loihi.converters.quantize.float_connection import FloatConnection
+from ottt_loihi.converters.quantize.float_network import FloatLayer, FloatNetwork
 from ottt_loihi.converters.quantize.quantize import quantize
 from ottt_loihi.converters.verify import compare
 from ottt_loihi.sim.inference import reference

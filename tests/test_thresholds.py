@@ -15,7 +15,8 @@ from ottt_loihi.converters.limits import LOIHI1, LOIHI2
 from ottt_loihi.converters.netx import write as netx
 from ottt_loihi.converters.quantize import channel_scale
 from ottt_loihi.converters.quantize.contraction import loop_norms
-from ottt_loihi.converters.quantize.float_network import FloatConnection, FloatLayer, FloatNetwork, from_torch
+from ottt_loihi.converters.quantize.float_connection import FloatConnection
+from ottt_loihi.converters.quantize.float_network import FloatLayer, FloatNetwork, from_torch
 from ottt_loihi.converters.quantize.quantize import quantize
 from ottt_loihi.onchip.network.trainable import make_plan
 from ottt_loihi.sim import storage

@@ -29,12 +29,8 @@ from ottt_loihi.converters.nir.graph import (
     whole,
 )
 from ottt_loihi.converters.nir.operations import identity, matrix, operation, sparse
-from ottt_loihi.converters.quantize.float_network import (
-    FloatConnection,
-    FloatLayer,
-    FloatNetwork,
-    placed,
-)
+from ottt_loihi.converters.quantize.float_connection import FloatConnection, placed
+from ottt_loihi.converters.quantize.float_network import FloatLayer, FloatNetwork
 from ottt_loihi.sim.network import INPUT, Conv, Dense, Sparse
 
 from ottt_loihi import safe_hdf5

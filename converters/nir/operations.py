@@ -8,7 +8,7 @@ from typing import Any
 import h5py
 import numpy as np
 from ottt_loihi.converters.nir.graph import Node, convolution, floats, pair, whole
-from ottt_loihi.converters.quantize.float_network import FloatConnection, convolution_matrix
+from ottt_loihi.converters.quantize.float_connection import FloatConnection, convolution_matrix
 from ottt_loihi.sim.network import INPUT, Conv, Dense, Sparse
 
 from ottt_loihi import safe_hdf5

@@ -20,7 +20,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-from ottt_loihi.converters.quantize.float_network import FloatConnection
+from ottt_loihi.converters.quantize.float_connection import FloatConnection
 from ottt_loihi.sim.network import Conv
 
 from ottt_loihi.errors import ChipError

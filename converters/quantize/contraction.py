@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from ottt_loihi.converters.quantize.float_network import convolution_matrix
+from ottt_loihi.converters.quantize.float_connection import convolution_matrix
 from ottt_loihi.sim.network import ChipNetwork, Connection, Conv, Dense, Diagonal, Sparse
 
 from ottt_loihi.errors import ChipError

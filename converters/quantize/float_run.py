@@ -9,7 +9,8 @@ import math
 from typing import Any
 
 import numpy as np
-from ottt_loihi.converters.quantize.float_network import FloatConnection, FloatNetwork, convolution_matrix
+from ottt_loihi.converters.quantize.float_connection import FloatConnection, convolution_matrix
+from ottt_loihi.converters.quantize.float_network import FloatNetwork
 from ottt_loihi.sim.network import INPUT, ChipNetwork, Conv, Sparse
 
 from ottt_loihi import sim

@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 from ottt_loihi.converters.quantize import channel_scale
-from ottt_loihi.converters.quantize.float_network import FloatConnection, FloatLayer, FloatNetwork, chip_delay
+from ottt_loihi.converters.quantize.float_connection import FloatConnection, chip_delay
+from ottt_loihi.converters.quantize.float_network import FloatLayer, FloatNetwork
 from ottt_loihi.sim import arithmetic
 from ottt_loihi.sim.network import INPUT, LIF, Connection, Conv, Diagonal
 

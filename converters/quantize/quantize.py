@@ -32,7 +32,8 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import numpy as np
-from ottt_loihi.converters.quantize.float_network import FloatConnection, FloatNetwork, written_out
+from ottt_loihi.converters.quantize.float_connection import FloatConnection, written_out
+from ottt_loihi.converters.quantize.float_network import FloatNetwork
 from ottt_loihi.converters.quantize.layer import LayerReport, QuantizedLayer, Tuning, folds
 from ottt_loihi.sim import arithmetic
 from ottt_loihi.sim.network import INPUT, LIF, ChipNetwork, Connection, Conv, Dense, Diagonal

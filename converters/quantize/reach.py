@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import numpy as np
-from ottt_loihi.converters.quantize.float_network import FloatConnection, FloatLayer, FloatNetwork
+from ottt_loihi.converters.quantize.float_connection import FloatConnection
+from ottt_loihi.converters.quantize.float_network import FloatLayer, FloatNetwork
 from ottt_loihi.sim import arithmetic
 from ottt_loihi.sim.network import INPUT
 

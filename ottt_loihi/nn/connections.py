@@ -408,6 +408,41 @@ def _window(value: Any) -> tuple[int, int, int]:
     return kernel, stride, padding
 
 
+class Elementwise(Connection):
+    """``I[t] = w ⊙ x[t]``: one weight for each neuron, for recurrence of a neuron with itself alone.
+
+    weight: of ``shape``, which broadcasts to the neurons': ``(n,)``, ``(channels, height, width)``, or ``(channels, 1,
+    1)`` for one in a channel. ``generator``: of the initial weights, uniform in ±1; default torch's global one.
+    """
+
+    INITIAL_GAIN: ClassVar[float] = 1.0
+
+    def __init__(
+        self, shape: int | Sequence[int], generator: torch.Generator | None = None, *, weight_bits: int | None = None
+    ) -> None:
+        sizes = checks.sizes((shape,) if checks.is_integer(shape) else shape, "Elementwise.shape", 1)
+        super().__init__(sizes, False, generator, weight_bits=weight_bits)
+
+    def settings(self) -> dict[str, Any]:
+        return {"shape": tuple(self.weight.shape), "weight_bits": self.weight_bits}
+
+    @property
+    def fan_in(self) -> int:
+        return 1
+
+    def output_shape(self, input_shape: tuple[int, ...]) -> tuple[int, ...]:
+        sizes = tuple(self.weight.shape)
+        if len(sizes) != len(input_shape) or any(n not in (1, m) for n, m in zip(sizes, input_shape)):
+            raise UsageError(f"Elementwise: weights of shape {sizes} do not fit neurons of shape {tuple(input_shape)}")
+        return tuple(input_shape)
+
+    def product(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        return weight * x
+
+    def _geometry(self) -> list[str]:
+        return [f"shape={tuple(self.weight.shape)}"]
+
+
 class Readout(Linear):
     """``o[t] = W·s[t] + b``: a :class:`Linear` that feeds no neuron and remembers nothing.
 

@@ -10,7 +10,8 @@
 
 ``settings`` are the arguments of the class, which its method ``settings()`` returns; values that are tensors are in the
 weights, and the settings say their shape. A class of a user's own is named with its module, ``"mine.Izhikevich"``, and
-never imported: only the network itself can be filled with such weights. A module that is no :class:`Network` is its
+never imported: only the network itself can be filled with such weights. ``torch.nn.Linear`` and ``torch.nn.Conv2d``
+are known, too. A module that is no :class:`Network` is its
 class, and the neurons inside: ``{"class": "mine.Net", "parts": {"1": {"class": "LIF", …}}}``.
 """
 
@@ -25,16 +26,24 @@ from torch import nn
 from ottt_loihi import checks
 from ottt_loihi.errors import UsageError
 from ottt_loihi.nn.blocks import Block, Branch, Skip
-from ottt_loihi.nn.connections import Connection, Conv2d, Linear, Readout, Shaped
+from ottt_loihi.nn.connections import Connection, Conv2d, Elementwise, Linear, Readout, Shaped
 from ottt_loihi.nn.cuba import CubaLIF
 from ottt_loihi.nn.network import Network
 from ottt_loihi.nn.neurons import LIF, DSRNeuron, Neuron, Stream
 from ottt_loihi.nn.slayer import SlayerNeuron, SlayerReadout, SlayerSynapse, SpikeCount
 from ottt_loihi.nn.surrogates import SURROGATES
 
-CONNECTIONS, READOUTS = (Connection, SlayerSynapse), (Linear, SlayerReadout, SpikeCount)
+TORCH = {  # class of torch's: the arguments that make it, beside ``bias``
+    nn.Linear: ("in_features", "out_features"),
+    nn.Conv2d: (
+        *("in_channels", "out_channels", "kernel_size", "stride", "padding", "dilation", "groups", "padding_mode"),
+    ),
+}
+CONNECTIONS, READOUTS = (Connection, SlayerSynapse, *TORCH), (Linear, SlayerReadout, SpikeCount, nn.Linear)
 NEURONS = (LIF, CubaLIF, Stream, DSRNeuron, SlayerNeuron)
-PARTS = {kind.__name__: kind for kind in (Linear, Conv2d, Readout, SlayerSynapse, SlayerReadout, SpikeCount, *NEURONS)}
+OURS = (Linear, Conv2d, Elementwise, Readout, SlayerSynapse, SlayerReadout, SpikeCount, *NEURONS)
+PARTS = {kind.__name__: kind for kind in OURS} | {f"torch.nn.{kind.__name__}": kind for kind in TORCH}
+NAMES = {kind: name for name, kind in PARTS.items()}
 LARGEST = 2**31 - 1  # integers in a description
 # settings that files of version 2 may lack, because they are younger, and what such a file means by it
 YOUNGER: dict[str, dict[str, Any]] = {"Conv2d": {"dilation": 1}}
@@ -151,14 +160,21 @@ def _block(block: Block) -> Description:
 
 
 def _described(part: nn.Module) -> Description:
-    settings = part.settings() if isinstance(part, (Shaped, Neuron)) else {}
-    return {"class": _name(part), "settings": settings}
+    return {"class": _name(part), "settings": _settings(part)}
+
+
+def _settings(part: nn.Module) -> dict[str, Any]:
+    """The arguments that make a part; of a class of a user's own that does not say them: none."""
+    if isinstance(part, (Shaped, Neuron)):
+        return part.settings()
+    names = TORCH.get(type(part))
+    return {} if names is None else {name: getattr(part, name) for name in names} | {"bias": part.bias is not None}
 
 
 def _name(part: Any) -> str:
     """The class by its bare name where it is one of :data:`PARTS`, no subclass; else with its module."""
     kind = type(part)
-    return kind.__name__ if PARTS.get(kind.__name__) is kind else f"{kind.__module__}.{kind.__qualname__}"
+    return NAMES.get(kind, f"{kind.__module__}.{kind.__qualname__}")
 
 
 def _plain(description: Description) -> Description:
@@ -214,7 +230,7 @@ def _part(value: Any, where: str, kind: tuple[type, ...]) -> Any:
     if not isinstance(settings, Mapping):
         raise UsageError(f"{where}: expected settings with names, got {settings!r:.80}")
     part = _called(PARTS[name], where, (), _sane(settings, where))
-    if unlike := list(differences(_plain(part.settings()), settings, where)):
+    if unlike := list(differences(_plain(_settings(part)), settings, where)):
         raise UsageError(f"{unlike[0]}; a description holds every setting of a {name}")
     return part
 

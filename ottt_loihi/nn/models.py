@@ -12,7 +12,7 @@ import torch
 from ottt_loihi import checks
 from ottt_loihi.errors import UsageError
 from ottt_loihi.nn.blocks import Block, Branch, Skip
-from ottt_loihi.nn.connections import BINARY, SPIKE_SCALE, Conv2d, Linear, Readout, pooled_shape
+from ottt_loihi.nn.connections import BINARY, SPIKE_SCALE, Conv2d, Elementwise, Linear, Readout, pooled_shape
 from ottt_loihi.nn.features import parse
 from ottt_loihi.nn.network import Network
 from ottt_loihi.nn.neurons import LIF, DSRNeuron, Neuron, Stream
@@ -38,7 +38,7 @@ def mlp(
     time_steps: int = 6,
     input_shape: Sequence[int] | None = None,
     dropout: float = 0.0,
-    recurrent: bool = False,
+    recurrent: bool | str = False,
     v_init: float = 0.0,
     binary: str | None = None,
     shortcuts: bool = False,
@@ -61,7 +61,8 @@ def mlp(
     dropout
         of the hidden neurons (:class:`~ottt_loihi.nn.blocks.Block`)
     recurrent
-        every hidden layer also gets its own spikes of the step before, through weights of their own
+        every hidden layer also gets its own spikes of the step before, through weights of their own; with
+        ``"elementwise"`` each neuron gets its own alone, through one weight
     v_init
         the membrane of all hidden neurons before the first step
     binary
@@ -83,8 +84,10 @@ def mlp(
         raise UsageError(
             f"input_shape: {input_shape} is {math.prod(input_shape)} elements, but sizes begin with {sizes[0]}"
         )
-    for name, value in (("standardized", standardized), ("recurrent", recurrent), ("shortcuts", shortcuts)):
+    for name, value in (("standardized", standardized), ("shortcuts", shortcuts)):
         checks.flag(value, name)
+    if recurrent != "elementwise" and not isinstance(recurrent, bool):
+        raise UsageError(f"recurrent: expected true, false or 'elementwise', got {recurrent!r}")
     checks.one_of(binary, "binary", BINARY, none=True)
     neuron = _constants(beta, v_threshold, reset, surrogate, convention) | {"v_init": v_init}
     generator = _generator(seed)
@@ -93,7 +96,11 @@ def mlp(
     for index, (n, m) in enumerate(itertools.pairwise(sizes[:-1])):
         own = settings if index else {"standardized": standardized}
         connection = Linear(n, m, bias, generator, binary=binary if index else None, **own)
-        branches = [Branch(Linear(m, m, False, generator, **settings), index, delay=1)] if recurrent else []
+        branches = []
+        if recurrent:
+            alone = recurrent == "elementwise"
+            loop = Elementwise(m, generator) if alone else Linear(m, m, False, generator, **settings)
+            branches = [Branch(loop, index, delay=1)]
         skip = Skip(index - 1) if shortcuts and index and n == m else None
         blocks.append(Block(connection, LIF(**neuron), branches=branches, skip=skip, dropout=dropout))
     return Network(

@@ -4,8 +4,10 @@ A ``model.pt`` is a ZIP file as ``torch.save`` writes it, holding one dictionary
 
     {"format": "ottt-loihi model", "version": 2, "metadata": <JSON text>, "weights": {name: tensor}}
 
-The metadata are ``{"architecture": …, "provenance": …}``, and ``"data"`` where the network has a description of its
-data. The architecture is the network block by block (:mod:`ottt_loihi.nn.description`); in version 1 it is the name of
+The metadata are ``{"architecture": …, "provenance": …}``, ``"data"`` where the network has a description of its data,
+and ``"frozen"``, the names of parameters that do not learn (``requires_grad = False``), where there are any.
+
+The architecture is the network block by block (:mod:`ottt_loihi.nn.description`); in version 1 it is the name of
 a function of ``nn.models`` and its arguments. Everything is a function of the network, so equal networks give equal
 bytes. A class of a user's own is named, never imported: ``load(path, net=mine)`` fills his network. Reading a file runs
 no code of its choosing and allocates no more than the file's own size. :mod:`ottt_loihi.torch_files` reads it; the
@@ -76,6 +78,8 @@ def metadata_of(net: nn.Module) -> dict[str, Any]:
         if not isinstance(data, DataDescription):
             raise UsageError(f"save: net.data: expected a DataDescription, got {type(data).__name__}")
         metadata["data"] = data.to_json()
+    if frozen := [name for name, parameter in net.named_parameters() if not parameter.requires_grad]:
+        metadata["frozen"] = frozen
     return metadata
 
 
@@ -93,7 +97,8 @@ def load(path: str | os.PathLike[str], net: nn.Module | None = None) -> Any:
         a ``model.pt``
     net
         a network like the one that was saved, which is filled and returned; needed where the file names classes of
-        your own. Its description must be the file's. Nothing of it is changed where loading fails
+        your own. Its description must be the file's, and its own ``requires_grad`` say what learns. Nothing of it is
+        changed where loading fails
 
     Raises
     ------
@@ -207,6 +212,7 @@ def assemble(
     if mine is None:
         net.load_state_dict({name: weight.clone() for name, weight in weights.items()}, assign=True)
         net.requires_grad_(True)
+        _freeze(path, net, metadata.get("frozen", []))
     else:
         net.load_state_dict(weights, strict=False)  # the constants are in no file, and were compared
     _quantized(path, net, metadata["provenance"])
@@ -251,6 +257,14 @@ def _check_constants(path: Path, net: nn.Module, weights: Mapping[str, Tensor]) 
                 probe.check()
             except UsageError as error:
                 raise FileError(f"{path}: {name}: {error}") from None
+
+
+def _freeze(path: Path, net: nn.Module, names: Any) -> None:
+    known = dict(net.named_parameters())
+    if not isinstance(names, list) or any(not isinstance(name, str) or name not in known for name in names):
+        raise FileError(f"{path}: damaged, its frozen parameters are not the network's: {names!r:.80}")
+    for name in names:
+        known[name].requires_grad_(False)
 
 
 def _data_of(path: Path, metadata: Mapping[str, Any]) -> DataDescription | None:

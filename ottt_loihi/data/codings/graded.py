@@ -49,8 +49,8 @@ def constant(
 ) -> np.ndarray:
     """Return messages ``round(255·x)``, the same at every step; values in [0, 1]. Training gets x itself.
 
-    With ``mean`` and ``std``, a number for each channel, training gets (x − mean)/std; a chip is still sent x, so such
-    a network is not exported.
+    With ``mean`` and ``std``, a number for each channel, training gets (x − mean)/std. A chip is still sent x, and the
+    export folds both into the weights and biases of what sees the image.
 
     Raises
     ------
