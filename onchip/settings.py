@@ -15,6 +15,7 @@ from ottt_loihi.errors import UsageError
 RULES: dict[str, dict[str, Any]] = {  # by name, what a rule chooses; numbers are those of the rules in torch
     "ottt": {},
     "s-tllr": {"lambda_pre": 0.5, "lambda_post": 0.2, "alpha_post": 1.0},
+    "tess": {"lambda_pre": 0.5, "lambda_post": 0.2, "alpha_post": 1.0, "feedback": "local", "kappa": None},
 }
 READOUT_RATE = 0.02  # part of its error that one time step's update takes from the readout
 HIDDEN_RATE = 1.0  # the same for a hidden layer, with the error that its feedback delivers
@@ -62,7 +63,7 @@ class Settings(Options):
 
     @classmethod
     def of_rule(cls, rule: str, **choices: Any) -> Settings:
-        """Return the settings of a rule by its name, ``ottt`` or ``s-tllr``; choices of None are left to the rule.
+        """Return the settings of ``ottt``, ``s-tllr`` or ``tess``; choices of None are left to the rule.
 
         Raises
         ------
@@ -70,8 +71,11 @@ class Settings(Options):
             for an unknown name, and for a choice that the rule does not have
         """
         own = RULES[checks.one_of(rule, "rule", tuple(RULES))]
+        if choices.get("feedback", own.get("feedback")) != own.get("feedback") and "feedback" in own:
+            raise UsageError(f"feedback: rule {rule} has feedback {own['feedback']}, got {choices['feedback']}")
         given = {name: value for name, value in choices.items() if value is not None}
         foreign = [name for known in RULES.values() for name in known if name in given and name not in own]
+        foreign = [name for name in foreign if name != "feedback"]
         if foreign:
             others = " or ".join(name for name, known in RULES.items() if foreign[0] in known)
             raise UsageError(f"{foreign[0]}: rule {rule} has none; choose rule {others}, or leave it out")

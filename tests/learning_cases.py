@@ -92,7 +92,7 @@ def learning_options(draw: st.DrawFn, feedback: str) -> Options:
         return DEFAULT
     return Options(
         loss=draw(st.sampled_from(LOSSES)),
-        learn_when=draw(st.sampled_from(WHEN)),
+        learn_when=draw(st.sampled_from(WHEN if feedback != "local" else WHEN[:1])),
         learn_bias=draw(st.booleans()),
         schedule=draw(st.sampled_from(SCHEDULES if feedback != "opzo" else SCHEDULES[:1])),
         encoding=draw(st.sampled_from(ENCODINGS)),

@@ -60,6 +60,8 @@ def test_table_plot_and_numbers_and_finished_runs_are_kept(tmp_path):
     assert [row["rule"] for row in rows] == ["sltt", "DSR, biases"]
     assert all(row["seeds"] == [3] and row["seconds"] > 0 and row["memory"] > 10**7 for row in rows)
     assert 0 < rows[0]["accuracy_chip"] <= 1
+    assert 0 < rows[0]["cosines"][0] < 1
+    assert rows[1]["cosines"] == []  # DSR's neurons have no membrane that BPTT goes through
     assert rows[1]["accuracy_chip"] is None  # the chip holds no bias of a neuron that never leaks
     assert "bias needs beta < 1" in rows[1]["reason"]
     assert "DSR, biases" in (folder / "comparison.md").read_text()
@@ -148,3 +150,45 @@ def test_no_file_and_no_toml(tmp_path):
     assert found.returncode == 3
     assert "not a TOML file" in found.stderr
     assert "Traceback" not in found.stderr
+
+
+def cosines(**tables):
+    from ottt_loihi.training.compare import _cosines
+    from ottt_loihi.training.config import make_config
+
+    data, network = {"name": "digits", "encoding": "rate"}, {"hidden": [24, 20], "time_steps": 5}
+    return _cosines(make_config({"data": data, "network": network | tables.pop("network", {}), **tables}))
+
+
+def test_cosines_with_bptt_layer_by_layer():
+    """OTTT's top hidden layer and readout have BPTT's gradient; the first has another; BPTT's own cosines are 1."""
+    first, *others = cosines(rule={"name": "ottt", "update": "sequence"})
+    assert 0.1 < first < 0.9999
+    assert others == pytest.approx([1.0, 1.0], abs=1e-12)
+    assert cosines(rule={"name": "bptt"}) == pytest.approx([1.0] * 3, abs=1e-12)
+    assert cosines(rule={"name": "tess"})[0] < 0.9
+
+
+def test_the_controls_learn_in_the_readout_alone(tmp_path):
+    """Hidden layers frozen at random, and no hidden layers at all."""
+    import torch
+
+    from ottt_loihi.training.checkpoint import load
+    from ottt_loihi.training.config import make_config
+    from ottt_loihi.training.run import run as train
+
+    tables = {
+        "data": {"name": "digits"},
+        "network": {"hidden": [16, 12]},
+        "training": {"epochs": 1, "freeze": "hidden"},
+    }
+    assert cosines(rule={"name": "ottt"}, training=tables["training"]) == [None, None, pytest.approx(1.0)]
+    config = make_config(tables)
+    train(config, tmp_path / "frozen")
+    start, found = config.make_network((8, 8), 10), load(tmp_path / "frozen" / "model.pt")
+    for name, p in start.named_parameters():
+        assert torch.equal(p, dict(found.named_parameters())[name]) == name.startswith("blocks"), name
+    alone = make_config({"data": {"name": "digits"}, "network": {"hidden": []}, "training": {"epochs": 1}})
+    assert train(alone, tmp_path / "alone")["test_accuracy"] > 0.5
+    with pytest.raises(UsageError, match=r"training\.freeze: expected one of"):
+        train(make_config(tables | {"training": {"freeze": "all"}}), tmp_path / "none")

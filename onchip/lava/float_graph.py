@@ -11,13 +11,14 @@ from typing import Any
 
 import numpy as np
 from ottt_loihi.converters.lava.runtime import require_lava
-from ottt_loihi.onchip.lava.graph import LearningGraph, connect
+from ottt_loihi.onchip.lava.graph import LearningGraph, class_neurons, connect
 from ottt_loihi.onchip.network.schedule import Schedule
 from ottt_loihi.onchip.network.trainable import FEEDBACKS, LAYERWISE, make_schedule
 from ottt_loihi.sim import arithmetic
 from ottt_loihi.sim.learning.bias import BiasLearning, lengths
 from ottt_loihi.sim.learning.eligibility import ports
 from ottt_loihi.sim.learning.encodings import PORTS
+from ottt_loihi.sim.learning.local import signs, slope
 from ottt_loihi.sim.learning.options import DEFAULT, Options
 
 from ottt_loihi.errors import UsageError
@@ -52,7 +53,8 @@ def build_float_graph(
         matrices per hidden layer, as ``kind`` says; None: the transposed weights
     kind
         ``"random"``: fixed B ``(hidden, classes)``, δ_l = B_l·δ_out; ``"kolen-pollack"``: A ``(n_above, hidden)`` at
-        the start; ``"opzo"``: M ``(hidden, classes)`` at the start. Default: random, or symmetric without matrices
+        the start; ``"opzo"``: M ``(hidden, classes)`` at the start; ``"local"``: TESS, without matrices, whose m is
+        (κ/N)·Bᵀ·2e/classes. Default: random, or symmetric without matrices
     noise, averaging
         of OPZO (:class:`~ottt_loihi.sim.learning.feedback.OPZOLoop`)
     decay, v_threshold, reset
@@ -89,7 +91,7 @@ def build_float_graph(
             decay,
             v_threshold,
             reset,
-            learning_rate,
+            learning_rate * (8 * slope(options.kappa, n) / weights[-1].shape[0] if kind == "local" else 1.0),
             layerwise and layer > 0,
             amplitude,
             options,
@@ -97,18 +99,22 @@ def build_float_graph(
         for layer, n in enumerate(hidden)
     ]
     readout = _readout(weights[-1].shape[0], len(labels), schedule, frames, learning_rate, options)
+    if kind == "local":
+        classes = weights[-1].shape[0]
+        feedback = [signs(classes, n).T.astype(float) for n in hidden]
     back = [
         _back(kind, m, layer, schedule, frames, decay, frames / noise, averaging, options)
         for layer, m in enumerate([] if feedback is None else feedback)
     ]
     sent = [ports(PORTS[options.encoding], options.alpha_post != 0)] * len(neurons) + [PORTS[options.encoding]]
-    return connect(source, plastic, neurons, readout, back, schedule, frames, sent)
+    local = class_neurons(weights[-1].shape[0], back, schedule, frames, options.kappa) if kind == "local" else []
+    return connect(source, plastic, neurons, readout, back, schedule, frames, sent, local=local)
 
 
 def _check_feedback(weights: Sequence[np.ndarray], feedback: Sequence[np.ndarray] | None, kind: str) -> None:
-    if kind not in FEEDBACKS or (kind == "symmetric") != (feedback is None):
+    if kind not in FEEDBACKS or (kind in ("symmetric", "local")) != (feedback is None):
         raise UsageError(
-            f"kind: expected one of {', '.join(FEEDBACKS)}, and matrices for all but symmetric; got {kind}"
+            f"kind: expected one of {', '.join(FEEDBACKS)}, and matrices for all but symmetric and local; got {kind}"
         )
     twins = [w.shape for w in weights[1:]]
     expected = twins if kind == "kolen-pollack" else [(n, weights[-1].shape[0]) for _, n in twins]

@@ -15,6 +15,7 @@ Feedback is one of
 - ``kolen-pollack``: a twin of the plastic connection, which starts elsewhere and learns from the same spikes and y1,
   and whose transposed weights carry the error
 - ``opzo``: MomentumFeedback, which learns from the neurons' noise
+- ``local``: Lava's Dense with fixed signs there, ClassNeurons, and the same signs back, of each hidden layer
 """
 
 from __future__ import annotations
@@ -60,6 +61,8 @@ class LearningGraph:
         Lava steps per sample
     front
         frozen neurons
+    local
+        class neurons, one process per hidden layer of TESS
     """
 
     source: Any
@@ -70,6 +73,7 @@ class LearningGraph:
     epoch: int
     period: int
     front: tuple[Any, ...] = ()
+    local: tuple[Any, ...] = ()
 
     def variables(self) -> dict[str, Any]:
         """Every Var that learning depends on or counts in, by a readable name."""
@@ -158,7 +162,8 @@ def build_graph(
     own = [b for b in back if b is not None]
     ports = PORTS[options.encoding]
     sent = [eligibility.ports(ports, options.alpha_post != 0)] * len(neurons) + [ports]
-    return connect(source, plastic, neurons, readout, own, schedule, steps, sent, front, backend)
+    local = class_neurons(plan.classes, own, schedule, steps, options.kappa) if feedback == "local" else []
+    return connect(source, plastic, neurons, readout, own, schedule, steps, sent, front, backend, local)
 
 
 def host_models() -> dict[type, type]:
@@ -234,7 +239,7 @@ def _back(plan: Plan, rule: Settings, layer: int, of_layer: scales.Scales, above
     from ottt_loihi.onchip.lava.processes.feedback import MomentumFeedback
 
     matrix, name, own_seed = of_layer.feedback, f"feedback[{layer}]", scales.feedback_seed(plan, rule.seed, layer)
-    if rule.feedback == "random":
+    if rule.feedback in ("random", "local"):
         return dense.Dense(weights=matrix, num_message_bits=8, name=name)
     if rule.feedback == "kolen-pollack":
         return _learning_connection(plan, rule, layer + 1, matrix, name, own_seed, above)
@@ -311,6 +316,7 @@ def connect(
     sent: Sequence[tuple[str, ...]],
     front: tuple[Any, ...] = (),
     backend: LavaBackend | None = None,
+    local: Sequence[tuple[Any, Any]] = (),
 ) -> LearningGraph:
     """Wire the processes; ``feedback``: one process per hidden layer, or none for the transposed weights.
 
@@ -322,6 +328,8 @@ def connect(
         wired already; its last layer takes the source's place before the plastic connections
     backend
         whose adapters stand between the source and the network.
+    local
+        of each hidden layer, the connection to its class neurons, and these
     """
     spikes, label = (front[-1] if front else source).s_out, source.label_out
     if backend is not None:
@@ -332,10 +340,32 @@ def connect(
         pre.connect(connection.s_in)
         connection.a_out.connect(post.a_in)
         _connect_messages(post, connection, ports)
-    for neuron, back, above, ports in zip(neurons, feedback or plastic[1:], layers[1:], sent[1:]):
-        _connect_back(neuron, back, above, readout, ports)
+    own = [classes for _, classes in local]
+    senders = own or [readout] * len(neurons)
+    for neuron, back, above, sender, ports in zip(neurons, feedback or plastic[1:], layers[1:], senders, sent[1:]):
+        _connect_back(neuron, back, above, sender, ports)
+    for neuron, (forward, classes) in zip(neurons, local):
+        neuron.s_out.connect(forward.s_in)
+        forward.a_out.connect(classes.a_in)
+        label.connect(classes.label_in)
     processes = tuple(plastic), tuple(neurons), readout, tuple(feedback)
-    return LearningGraph(source, *processes, schedule.epoch, schedule.period(frames), front)
+    return LearningGraph(source, *processes, schedule.epoch, schedule.period(frames), front, tuple(own))
+
+
+def class_neurons(
+    classes: int, back: Sequence[Any], schedule: Schedule, frames: int, kappa: float | None
+) -> list[tuple[Any, Any]]:
+    """Return for each hidden layer the connection to its class neurons, and these; back: their Dense, signs."""
+    from lava.proc.dense.process import Dense
+    from ottt_loihi.onchip.lava.processes.class_neurons import ClassNeurons
+
+    found = []
+    for layer, process in enumerate(back):
+        weights, name = np.asarray(process.weights.init).T, f"class_neurons[{layer}]"
+        times = schedule.epoch, frames, schedule.period(frames), schedule.class_phase(layer)
+        neurons = ClassNeurons(classes, weights.shape[1], kappa, *times, name)
+        found.append((Dense(weights=weights, name=f"local[{layer}]"), neurons))
+    return found
 
 
 def _connect_messages(post: Any, connection: Any, ports: tuple[str, ...]) -> None:
@@ -343,7 +373,7 @@ def _connect_messages(post: Any, connection: Any, ports: tuple[str, ...]) -> Non
         getattr(post, f"s_out_{port}").connect(getattr(connection, f"s_in_{port}"))
 
 
-def _connect_back(neuron: Any, back: Any, above: Any, readout: Any, ports: tuple[str, ...]) -> None:
+def _connect_back(neuron: Any, back: Any, above: Any, sender: Any, ports: tuple[str, ...]) -> None:
     """Bring the error to ``neuron``: ``back`` is fixed, learns from noise, or gives its weights transposed."""
     if hasattr(back, "noise_in"):
         neuron.noise_out.connect(back.noise_in)
@@ -354,7 +384,7 @@ def _connect_back(neuron: Any, back: Any, above: Any, readout: Any, ports: tuple
             neuron.s_out.connect(back.s_in)
             _connect_messages(above, back, ports)
         return
-    readout.error_out.connect(back.error_in if hasattr(back, "error_in") else back.s_in)
+    sender.error_out.connect(back.error_in if hasattr(back, "error_in") else back.s_in)
     back.a_out.connect(neuron.a_third_factor_in)
 
 
@@ -365,7 +395,15 @@ def begin_at(graph: LearningGraph, learner: Learner) -> None:
     for name, var in graph.variables().items():
         if name in known:
             var.init = _with(var.init, known[name]) if hasattr(var.init, "tocsr") else known[name]
-    for process in (graph.source, *graph.plastic, *graph.neurons, graph.readout, *graph.feedback, *graph.front):
+    for process in (
+        graph.source,
+        *graph.plastic,
+        *graph.neurons,
+        graph.readout,
+        *graph.feedback,
+        *graph.front,
+        *graph.local,
+    ):
         process.proc_params["start"] = learner.samples * graph.period
 
 

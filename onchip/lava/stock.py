@@ -17,7 +17,7 @@ from ottt_loihi.sim.network import ChipNetwork, Dense
 
 from ottt_loihi.errors import UsageError
 
-FEEDBACKS = ("random", "opzo")  # the others read the transposed weights of a plastic connection, or of its twin
+FEEDBACKS = ("random", "opzo", "local")  # the others read the transposed weights of a plastic connection
 
 
 def connection(weight: np.ndarray, rule: Any, weight_exp: int, name: str) -> Any:

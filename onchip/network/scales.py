@@ -8,13 +8,15 @@ from dataclasses import dataclass
 import numpy as np
 from ottt_loihi.onchip.network.trainable import LAYERWISE, Plan, plan_subspaces
 from ottt_loihi.sim import arithmetic
-from ottt_loihi.sim.learning import eligibility, integers
+from ottt_loihi.sim.learning import eligibility, integers, local
 from ottt_loihi.sim.learning.bias import BiasLearning, bias_learning
 from ottt_loihi.sim.learning.eligibility import After
 from ottt_loihi.sim.learning.learner import Feedback, LearningLayer, LearningNetwork
 from ottt_loihi.sim.learning.options import DEFAULT, Options
 from ottt_loihi.sim.learning.subspace import Subspace
 from ottt_loihi.sim.network import Sparse
+
+from ottt_loihi.errors import UsageError
 
 ERROR_STEPS = 64  # 8-bit messages: an error of ±1 is ±64, and ±127 is the end
 FEEDBACK_MAX = 254
@@ -44,6 +46,13 @@ def layer_scales(
 
     ``Δw = −η·â·f(u)·δ`` in units of the threshold becomes ``y1 = −η·f(u)·δ · LSB per threshold · 2^10 / I_eff``.
     """
+    if feedback == "local" and options.learn_when == "wrong":
+        raise UsageError(
+            "learn_when: class neurons of a hidden layer do not know what the readout predicts; use always, or another "
+            "feedback than local"
+        )
+    if options.kappa is not None and feedback != "local":
+        raise UsageError(f"kappa: belongs to feedback local (TESS), and feedback {feedback} has none; leave it out")
     y1_per_delta = [rate * steps_per_y1(plan, layer, feedback, options) for layer, rate in enumerate(rates)]
     scales = []
     for layer in range(len(plan.hidden)):
@@ -54,13 +63,16 @@ def layer_scales(
         scales.append(Scales(y1, error, matrix, noise, gain))
     state_per_delta = plan.unit << arithmetic.STATE_SHIFT
     y1 = y1_per_delta[-1] * plan.resolution(len(plan.hidden)) / state_per_delta
-    return [*scales, Scales(y1, ERROR_STEPS / state_per_delta if plan.hidden else None, None)]
+    sends = plan.hidden and feedback != "local"
+    return [*scales, Scales(y1, ERROR_STEPS / state_per_delta if sends else None, None)]
 
 
 def _feedback(plan: Plan, feedback: str, layer: int, seed: int) -> tuple[np.ndarray | None, float, int, float]:
     """(matrix, its units per 1.0, noise, gain) of a hidden layer."""
     if feedback == "random":
         return *quantized_feedback(random_feedback(plan, seed)[layer]), 0, 0.0
+    if feedback == "local":
+        return local.WEIGHT * local.signs(plan.classes, plan.hidden[layer].size).T, local.units(plan.classes), 0, 0.0
     if feedback == "symmetric":
         return None, plan.resolution(layer + 1), 0, 0.0
     if feedback == "kolen-pollack":
@@ -158,7 +170,7 @@ def learning_network(
                 impulse=integers.default_impulse(plan.trace_decay(index, options), options.silent_epochs > 0),
                 y1=integers.mantissa_and_shift(scales.y1, f"{name}.y1_scale"),
                 error=scales.error and integers.mantissa_and_shift(scales.error, f"{name}.error_scale"),
-                feedback=_own_feedback(plan, feedback, index, scales, seed),
+                feedback=_own_feedback(plan, feedback, index, scales, seed, options),
                 half_width=lif.vth,
                 trace_seed=trace_seed(seed, index),
                 weight_seed=weight_seed(seed, index),
@@ -187,10 +199,12 @@ def layer_after(plan: Plan, layer: int, feedback: str, options: Options, y1_scal
     return eligibility.after(options.alpha_post, options.lambda_post, effective, y1_scale)
 
 
-def _own_feedback(plan: Plan, kind: str, layer: int, scales: Scales, seed: int) -> Feedback | None:
+def _own_feedback(plan: Plan, kind: str, layer: int, scales: Scales, seed: int, options: Options) -> Feedback | None:
     if scales.feedback is None:
         return None
     own_seed = feedback_seed(plan, seed, layer)
+    if kind == "local":
+        return Feedback(kind, scales.feedback, own_seed, gain=local.scale(options.kappa, plan.hidden[layer].size))
     if kind != "opzo":
         return Feedback(kind, scales.feedback, own_seed)
     gain = integers.mantissa_and_shift(scales.gain, f"feedback[{layer}].gain")

@@ -13,6 +13,8 @@ hidden layers that learn::
       direct                 the error reaches all hidden layers one step later:        K = F + L + 3
       layerwise              … the top one, which sends its own error one layer down
                              one step later, and so on to layer 0:                      K = F + 2L + 2
+      local                  class neurons of layer l act in phase F + l + 3, and their
+                             error is back in phase F + l + 4:                          K = F + L + 3
     end of phase K       every plastic connection applies Δw = x1·y1, all with the weights of this time step
 
 Neurons hold y1 until the epoch ends. A pre spike of phase p meets an epoch's end K − p decays later, so that with a
@@ -30,10 +32,10 @@ is left when the next begins. The phases above are those of the sample's first t
 of time step t learns, its layer is already further, so that
 
 ===============================  ==============================  ==================================================
-of time step t + d               readout                         hidden layer l: direct; layerwise
+of time step t + d               readout                         hidden layer l: direct; layerwise; local
 ===============================  ==============================  ==================================================
-d of f(u), of the surrogate      (has none)                      L + 1 − l; 2(L − l)
-d of x1, of the trace            1 (the bare spikes of t + 1)    L + 2 − l; 2(L − l) + 1
+d of f(u), of the surrogate      (has none)                      L + 1 − l; 2(L − l); 2
+d of x1, of the trace            1 (the bare spikes of t + 1)    L + 2 − l; 2(L − l) + 1; 3
 ===============================  ==============================  ==================================================
 
 and weights change between a time step's layers. Past the last time step u stays, spikes cease and traces decay: the
@@ -57,8 +59,8 @@ SOURCE_PHASE = 1
 
 @dataclass(frozen=True)
 class Schedule:
-    """The phases. hidden_layers: L ≥ 0 · feedback: ``"direct"`` or ``"layerwise"`` · front: F · pipelined: time steps
-    overlap · silent: learning epochs without spikes after each sample."""
+    """The phases. hidden_layers: L ≥ 0 · feedback: ``"direct"``, ``"layerwise"``, ``"local"`` · front: F · pipelined:
+    time steps overlap · silent: learning epochs without spikes after each sample."""
 
     hidden_layers: int
     feedback: str = "direct"
@@ -67,7 +69,7 @@ class Schedule:
     silent: int = 0
 
     def __post_init__(self) -> None:
-        checks.one_of(self.feedback, "feedback", ("direct", "layerwise"))
+        checks.one_of(self.feedback, "feedback", ("direct", "layerwise", "local"))
         checks.integer(self.hidden_layers, "hidden_layers", 0)
         if self.epoch > MAX_EPOCH:
             raise UsageError(
@@ -108,7 +110,13 @@ class Schedule:
         self._check(layer, self.hidden_layers - 1)
         if self.feedback == "direct":
             return self.latency
+        if self.feedback == "local":
+            return self.class_phase(layer) + 1
         return self.front + self.hidden_layers + 3 + (self.hidden_layers - 1 - layer)
+
+    def class_phase(self, layer: int) -> int:
+        """The phase in which a hidden layer's class neurons compute their error (TESS)."""
+        return self.update_phase(layer) + 1
 
     def _check(self, layer: int, last: int) -> None:
         if not 0 <= layer <= last:

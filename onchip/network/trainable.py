@@ -19,7 +19,7 @@ from ottt_loihi.sim.network import INPUT, LIF, ChipNetwork, Connection, Dense, D
 from ottt_loihi import checks
 from ottt_loihi.errors import ChipError, UsageError
 
-FEEDBACKS = ("random", "symmetric", "kolen-pollack", "opzo")
+FEEDBACKS = ("random", "symmetric", "kolen-pollack", "opzo", "local")
 LAYERWISE = ("symmetric", "kolen-pollack")  # the error travels down layer by layer, the others send it directly
 CALIBRATION_SAMPLES = 64
 
@@ -106,7 +106,7 @@ def make_schedule(hidden_layers: int, feedback: str, kind: str, front: int = 0, 
             "schedule: opzo learns from each time step's own noise, and in a pipelined schedule its error would meet "
             "the noise of later time steps; use schedule phased or another feedback"
         )
-    direction = "layerwise" if feedback in LAYERWISE else "direct"
+    direction = "layerwise" if feedback in LAYERWISE else "local" if feedback == "local" else "direct"
     return Schedule(hidden_layers, direction, front, kind == "pipelined", silent)
 
 

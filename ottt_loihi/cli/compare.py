@@ -87,7 +87,7 @@ def main() -> None:
     execute(compare, "ottt-compare")
 
 
-COLUMNS = ("rule", "accuracy>", "chip>", "time>", "memory>", "spikes>", "operations>")
+COLUMNS = ("rule", "accuracy>", "chip>", "time>", "memory>", "spikes>", "operations>", "cosine>")
 
 
 def _cells(row: dict[str, Any]) -> tuple[str, ...]:
@@ -100,13 +100,15 @@ def _cells(row: dict[str, Any]) -> tuple[str, ...]:
         f"{row['memory'] / 2**20:,.0f} MiB",
         f"{row['spikes']:,.0f}",
         f"{row['synaptic_operations']:,.0f}",
+        " ".join("–" if cosine is None else f"{cosine:.2f}" for cosine in row["cosines"]) or "–",
     )
 
 
 def _note(rows: list[dict[str, Any]]) -> str:
     note = (
         "Means over the seeds. Chip: the accuracy as integers, 8 bits, or ±1 where a rule trains weights of one bit. "
-        "Time: training. Memory: the process's most. Spikes, synaptic operations: per sample."
+        "Time: training. Memory: the process's most. Spikes, synaptic operations: per sample. Cosine: of each layer's "
+        "gradient with BPTT's, in the untrained network, the readout last; –: learns nothing, or BPTT does not fit."
     )
     for row in rows:
         if row["reason"]:

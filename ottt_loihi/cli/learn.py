@@ -37,6 +37,7 @@ class Feedback(str, Enum):
     symmetric = "symmetric"
     kolen_pollack = "kolen-pollack"
     opzo = "opzo"
+    local = "local"
 
 
 def learn(
@@ -51,7 +52,9 @@ def learn(
         str,
         typer.Option(help="sim, the fast simulator; with the same result inprocess or lava; loihi2, a chip."),
     ] = "sim",
-    feedback: Annotated[Feedback, typer.Option(help="How the error reaches hidden layers.")] = Feedback.random,
+    feedback: Annotated[
+        Feedback | None, typer.Option(help="How the error reaches hidden layers; default: random, of tess local.")
+    ] = None,
     rounding: Annotated[
         Rounding,
         typer.Option(help="Of updated weights: independent as on the chip (-1: as version 0.1), or Lava's one draw."),
@@ -74,6 +77,7 @@ def learn(
     lambda_pre: options.LambdaPreOption = None,
     lambda_post: options.LambdaPostOption = None,
     alpha_post: options.AlphaPostOption = None,
+    kappa: options.KappaOption = None,
     loss: options.LossOption = options.Loss.mse,
     learn_when: options.WhenOption = options.When.always,
     learn_bias: options.BiasOption = False,
@@ -134,8 +138,9 @@ def learn(
         lambda_pre=lambda_pre,
         lambda_post=lambda_post,
         alpha_post=alpha_post,
+        kappa=kappa,
         halve_every=halve_every,
-        feedback=feedback.value,
+        feedback=feedback and feedback.value,
         seed=seed,
         unit=scenario.unit,
         rounding=rounding.value,

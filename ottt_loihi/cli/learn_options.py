@@ -11,6 +11,7 @@ import typer
 class Rule(str, Enum):
     ottt = "ottt"
     s_tllr = "s-tllr"
+    tess = "tess"
 
 
 class Loss(str, Enum):
@@ -35,15 +36,20 @@ class When(str, Enum):
     wrong = "wrong"
 
 
-RuleOption = Annotated[Rule, typer.Option(help="The learning rule: OTTT, or S-TLLR, which looks both ways in time.")]
+RuleOption = Annotated[
+    Rule, typer.Option(help="OTTT; S-TLLR looks both ways in time; in TESS layers are their own teachers.")
+]
 LambdaPreOption = Annotated[
-    float | None, typer.Option(help="S-TLLR: decay of the input's trace, at most 1 - 1/127; default: 0.5.")
+    float | None, typer.Option(help="S-TLLR, TESS: decay of the input's trace, at most 1 - 1/127; default: 0.5.")
 ]
 LambdaPostOption = Annotated[
-    float | None, typer.Option(help="S-TLLR: decay of what a neuron remembers of its surrogate; default: 0.2.")
+    float | None, typer.Option(help="S-TLLR, TESS: decay of what a neuron remembers of its surrogate; default: 0.2.")
 ]
 AlphaPostOption = Annotated[
-    float | None, typer.Option(help="S-TLLR: weight of inputs that come after the neuron; default: 1.")
+    float | None, typer.Option(help="S-TLLR, TESS: weight of inputs that come after the neuron; default: 1.")
+]
+KappaOption = Annotated[
+    float | None, typer.Option(help="TESS: gain of a layer's class neurons; default: a quarter of its neurons.")
 ]
 LossOption = Annotated[Loss, typer.Option(help="The readout's error: squared, cross-entropy from a table, or hinge.")]
 BiasOption = Annotated[bool, typer.Option("--learn-bias", help="Biases learn as well, inside their neurons.")]

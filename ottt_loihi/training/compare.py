@@ -154,7 +154,7 @@ def _known(job: Mapping[str, Any]) -> dict[str, Any] | None:
     """Return the result that is there already, of the same settings and data."""
     found = _kept(job)
     same = all(found.get(name) == job[name] for name in ("tables", "data")) and found.get("checked") == job["check"]
-    return found if same else None
+    return found if same and "cosines" in found else None
 
 
 def _kept(job: Mapping[str, Any]) -> dict[str, Any]:
@@ -212,8 +212,30 @@ def _train(job: Mapping[str, Any]) -> dict[str, Any]:
         "memory": memory,
         "spikes": spikes,
         "synaptic_operations": found["synaptic_operations"],
+        "cosines": _cosines(make_config(job["tables"])),
         **_on_chip(net, job["check"]),
     }
+
+
+def _cosines(config: Config) -> list[float | None]:
+    """The cosines of the untrained network's gradients with BPTT's, layer by layer; none where BPTT does not fit."""
+    from ottt_loihi.data.images import ImageSplit
+    from ottt_loihi.training.cosines import cosines
+    from ottt_loihi.training.sources import open_samples
+
+    split = config.load_data()
+    if isinstance(split, ImageSplit):
+        return []
+    data = config.prepare(split)
+    net = config.make_network(data.input_shape, data.split.num_classes, data.split.num_steps)
+    if config.training.freeze:
+        for block in net.blocks:
+            block.requires_grad_(False)
+    samples = open_samples(data.split.x_train, data.split.y_train, net, "data", data.record.coding)
+    try:
+        return cosines(net, config.make_rule(net.convention), config.make_loss(), samples)
+    except OtttError:
+        return []
 
 
 def _on_chip(net: Any, check: int) -> dict[str, Any]:
@@ -251,4 +273,10 @@ def summarise(label: str, results: Sequence[Mapping[str, Any]]) -> dict[str, Any
         "accuracy_chip": statistics.mean(chips) if len(chips) == len(results) else None,
         "deviation_chip": statistics.stdev(chips) if len(chips) > 1 else 0.0,
         "reason": next((r["reason"] for r in results if r["reason"]), ""),
+        "cosines": [_mean(layer) for layer in zip(*(r["cosines"] for r in results), strict=True)],
     }
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return statistics.mean(known) if len(known) == len(values) else None

@@ -69,6 +69,8 @@ class Training:
         of torch, the result may depend on it
     checkpoint_every
         batches between two saves of ``training.pt`` beside the one after every epoch, 0: none
+    freeze
+        ``"hidden"``: hidden layers stay as they were drawn or loaded, and the readout learns alone; empty: all learn
     device
         torch's name, ``"cpu"`` or ``"cuda"``
     quantize
@@ -109,6 +111,7 @@ class Training:
     workers: int = 0
     threads: int = 1
     checkpoint_every: int = 0
+    freeze: str = ""
     device: str = "cpu"
     quantize: int = 0
     init: str = ""

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from rich.console import Console
 
+from ottt_loihi import checks
 from ottt_loihi.data.codings import parse_coding
 from ottt_loihi.data.description import DataDescription
 from ottt_loihi.data.images import ImageSplit
@@ -52,6 +53,9 @@ def run(
     _move(net, training.device)
     if training.quantize:
         net.quantize(training.quantize)
+    if checks.one_of(training.freeze, "training.freeze", ("", "hidden")):
+        for block in net.blocks:
+            block.requires_grad_(False)
     rule = config.make_rule(net.convention)
     if training.cuda_graph:
         from ottt_loihi.fast.cuda_graph import GraphedRule

@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 import numpy as np
 from ottt_loihi.sim.inference.kernels import called, compiled
-from ottt_loihi.sim.learning import bias, eligibility, integers, losses, options, subspace
+from ottt_loihi.sim.learning import bias, eligibility, integers, local, losses, options, subspace
 from ottt_loihi.sim.learning.program import Op
 
 ENGINE_SHIFT, FRACTION_BITS, HALF, MAX_SHIFT, MESSAGE_MAX, MOMENTUM_MAX, TRACE_MAX = 3, 7, 4, 31, 127, 255, 127
@@ -28,7 +28,8 @@ ROW_MAX, TO_MESSAGE, TO_TRACE = 32767, 8, 20
 SOFTMAX, HINGE = 1, 2  # places in options.LOSSES
 START, READ, RECEIVE, FIRE, ANSWER, COMPARE, THIRD, SEND, MOVE_BIASES, FOLLOW_NOISE = range(10)  # program.Op
 DECAY_TRACE, PROJECT, UPDATE, UPDATE_TWIN, RESTORE, FOLLOW_TRACES, DECAY_WEIGHTS, FORGET_TRACES, NEXT = range(10, 19)
-SEND_AFTER, UPDATE_AFTER, TWIN_AFTER = range(19, 22)
+SEND_AFTER, UPDATE_AFTER, TWIN_AFTER, RECEIVE_LOCAL, COMPARE_LOCAL, THIRD_LOCAL = range(19, 25)
+ONE = 64  # local.ONE
 LOWEST, HIGHEST = -(1 << 15) - 1, (1 << 15) - 1  # eligibility.ACCUMULATOR
 SPIKE_SHIFT = 3
 BLOCK = 16
@@ -48,7 +49,8 @@ LAYER = np.dtype(
             # that of the layer above
             "twin",  # where weights start that learn as its own do (Kolen–Pollack), or NONE
             "mask",  # sparse: where its mask starts, or NONE
-            "noise", "gain_mantissa", "gain_shift", "averaging",  # OPZO; noise aligned to the state, 0: none
+            "noise", "gain_mantissa", "gain_shift", "averaging",  # OPZO; noise aligned to the state, 0: none; the gain
+            # of TESS as well
             "subspace", "rows", "fixed", "row_shift",  # HLOP: where its rows start, their number, the old ones
             "bias_shift", "bias_exponent", "bias_in_u",  # of bias.BiasLearning
             "h_impulse", "h_keep", "y2_sign", "y2_left", "y2_mantissa", "y2_shift",  # of eligibility.After
@@ -397,6 +399,36 @@ def send(layer, index, rule, now, thirds, membrane, reward, rng, y1, error, y1_s
 
 
 @called
+def receive_local(layer, target, last, sent, weights, z):
+    """TESS: twice B·s of a hidden layer, whose spikes start at ``target``."""
+    for c in range(last.size):
+        z[c] = 0
+    for j in range(layer.size):
+        if sent[target + j]:
+            for c in range(last.size):
+                z[c] += weights[layer.feedback + j * last.width + c]
+
+
+@called
+def compare_local(layer, now, z, e):
+    """``local.errors`` of a hidden layer's class neurons."""
+    half = np.int64(1) << layer.gain_shift >> 1
+    for c in range(len(z)):
+        p = ONE // 2 + ((np.int64(z[c]) * layer.gain_mantissa + half) >> layer.gain_shift)
+        e[c] = (min(max(p, 0), ONE) - (ONE if c == now.label else 0)) if now.gate else 0
+
+
+@called
+def third_local(layer, last, weights, e, thirds):
+    """The error that class neurons bring to their layer."""
+    for j in range(layer.size):
+        total, row = np.int32(0), layer.feedback + j * last.width
+        for c in range(last.size):
+            total += np.int32(weights[row + c]) * e[c]
+        thirds[layer.neuron + j] = total
+
+
+@called
 def send_after(layer, index, rule, now, thirds, membrane, h, y2, rng, y1_saturated):
     """S-TLLR: y2 of h[t − 1], then h[t]."""
     shift = min(MAX_SHIFT, layer.y2_shift + now.halved)
@@ -667,6 +699,7 @@ def learn(actions, constants, state, moment, packed, labels, gate, first, trace_
     sent = np.empty_like(s.spikes)  # spikes of this step; state.spikes are each neuron's own last ones
     sums = np.empty((len(layers), widest), np.int32)
     thirds, errors = np.empty_like(s.error), np.empty(last.size, np.int64)
+    z, own = np.empty((len(layers), last.size), np.int32), np.empty((len(layers), last.size), np.int32)
     active, narrow = np.empty(widest + 1, np.int64), np.empty((2, widest), np.int16)
     lateral, keys, table = np.empty((4, widest), np.int32), np.empty(widest, np.uint32), np.empty((3, 128), np.int32)
     answers = s.y1, s.error, s.y1_saturated, s.error_saturated
@@ -681,6 +714,8 @@ def learn(actions, constants, state, moment, packed, labels, gate, first, trace_
         clear(s.scores)
         clear(thirds)
         clear(sums.ravel())
+        clear(z.ravel())
+        clear(own.ravel())
         for n in range(len(s.u)):
             s.u[n] = s.u_init[n]
         local, now.label, now.gate = sample * rule.epochs, labels[sample], gate[sample]
@@ -693,6 +728,7 @@ def learn(actions, constants, state, moment, packed, labels, gate, first, trace_
                 clear(sent)
                 clear(s.y1)
                 clear(s.y2)
+                clear(own.ravel())
                 clear(s.reward)
                 clear(s.error)
             elif op == READ:
@@ -740,19 +776,26 @@ def learn(actions, constants, state, moment, packed, labels, gate, first, trace_
                 update_after(layer, layer.weight, layer.key, weight_random[local], rule, now, *after)
             elif op == TWIN_AFTER:
                 update_after(layer, layer.twin, layer.feedback_key, weight_random[local], rule, now, *after)
+            elif op == RECEIVE_LOCAL:
+                receive_local(layer, layers[index + 1].source, last, sent, s.weights, z[index])
+            elif op == COMPARE_LOCAL:
+                compare_local(layer, now, z[index], own[index])
+            elif op == THIRD_LOCAL:
+                third_local(layer, last, s.weights, own[index], thirds)
         predictions[sample] = best(s.scores)
         s.correct[0] += predictions[sample] == labels[sample]
 
 
 def _check_numbers() -> None:
     """Compare the numbers that are compiled with those of the oracle: change them here as well."""
-    there = {**vars(integers), **vars(bias), **vars(losses), **vars(subspace), **vars(eligibility)}
+    there = {**vars(integers), **vars(bias), **vars(losses), **vars(subspace), **vars(eligibility), **vars(local)}
     there |= dict(zip(("LOWEST", "HIGHEST"), eligibility.ACCUMULATOR))
     names = ("ENGINE_SHIFT", "FRACTION_BITS", "HALF", "MAX_SHIFT", "MESSAGE_MAX", "MOMENTUM_MAX", "TRACE_MAX")
     names += (
         "LOWEST",
         "HIGHEST",
         "SPIKE_SHIFT",
+        "ONE",
         "MANTISSA_MIN",
         "MANTISSA_MAX",
         "PROBABILITY_BITS",

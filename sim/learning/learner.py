@@ -48,10 +48,12 @@ class Feedback:
     ``"kolen-pollack"``  (neurons above, neurons)         ``matrixᵀ · e`` with the error of the layer above; learns as
                                                           the connection to that layer does, from the same spikes and y1
     ``"opzo"``           (neurons, classes)               ``matrix · e`` with the readout's error; follows noise · error
+    ``"local"``          (neurons, classes)               ``matrix · e`` with the error of the layer's own class
+                                                          neurons, for ever (``local.py``)
     ===================  ===============================  ==============================================================
 
-    seed: of its rounding · opzo alone: noise in units of vth, gain (mantissa, shift) per product of noise and error,
-    averaging: momentum 1 − 2^−averaging (``learning_integers.momentum_step``).
+    seed: of its rounding · gain: (mantissa, shift), of local the slope of p, of opzo per product of noise and error ·
+    opzo alone: noise in units of vth, averaging: momentum 1 − 2^−averaging (``learning_integers.momentum_step``).
     """
 
     kind: str
@@ -164,6 +166,11 @@ class LearningNetwork:
         """Whether the error travels down layer by layer, one Lava step each."""
         feedback = self.layers[0].feedback
         return feedback is None or feedback.kind == "kolen-pollack"
+
+    @property
+    def local(self) -> bool:
+        """Whether every hidden layer learns from class neurons of its own."""
+        return self.layers[0].feedback is not None and self.layers[0].feedback.kind == "local"
 
     @property
     def latency(self) -> int:
@@ -379,8 +386,10 @@ class Learner:
         at, state = self._constants.layers[index], self.state
         surrogate = np.abs(state.membrane[neurons] - at["vth"]) < at["half_width"]
         reward = state.reward[neurons]
-        if self.network.options.schedule == "pipelined" and index and not at["direct"]:
-            surrogate = np.zeros_like(surrogate)  # its answer was of an earlier step: the error went on downwards
+        network = self.network
+        earlier = index < len(network.layers) - 2 if network.local else index and not at["direct"]
+        if network.options.schedule == "pipelined" and earlier:
+            surrogate = np.zeros_like(surrogate)  # its answer was of an earlier step than the sample's last
         if self.network.options.silent_epochs:
             surrogate = np.zeros_like(surrogate)  # the last epoch had no answer
         if index == len(self.network.layers) - 1:

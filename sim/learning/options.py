@@ -49,6 +49,7 @@ class Options:
     lambda_post     0 … 1 − 1/127                   S-TLLR: decay of h (``sim/learning/eligibility.py``)
     alpha_post      number                          S-TLLR: weight of what an input does after the neuron was near its
                                                     threshold; 0: OTTT's eligibility
+    kappa           > 0, or None                    TESS: κ of the class neurons; None: N/4 (``sim/learning/local.py``)
     ==============  ==============================  ====================================================================
 
     Raises :class:`UsageError` for anything else.
@@ -66,6 +67,7 @@ class Options:
     lambda_pre: float | None = None
     lambda_post: float = 0.2
     alpha_post: float = 0.0
+    kappa: float | None = None
 
     def __post_init__(self) -> None:
         for name, allowed in NAMES.items():
@@ -78,6 +80,8 @@ class Options:
         if self.silent_epochs and (self.schedule != "phased" or self.decay_every):
             raise UsageError("silent_epochs: need the phased schedule, and weights that do not decay")
         eligibility.check(self)
+        if self.kappa is not None:
+            checks.number(self.kappa, "kappa", 0, above=True)
 
     @property
     def of_stllr(self) -> bool:

@@ -50,6 +50,9 @@ class Op(IntEnum):
     SEND_AFTER       S-TLLR: y2 of a hidden layer, of h of the step before; then h of this step
     UPDATE_AFTER     UPDATE by trace and y1, and by spikes and y2
     TWIN_AFTER       UPDATE_TWIN of such a connection
+    RECEIVE_LOCAL    TESS: the sum that a hidden layer's class neurons make of its spikes
+    COMPARE_LOCAL    their error
+    THIRD_LOCAL      the error that they bring to their layer
     ===============  ==================================================================================================
     """
 
@@ -75,6 +78,9 @@ class Op(IntEnum):
     SEND_AFTER = 19
     UPDATE_AFTER = 20
     TWIN_AFTER = 21
+    RECEIVE_LOCAL = 22
+    COMPARE_LOCAL = 23
+    THIRD_LOCAL = 24
 
 
 def latency(hidden: int, layerwise: bool) -> int:
@@ -101,7 +107,10 @@ def _phased(network: LearningNetwork) -> Iterator[Action]:
         yield Op.RECEIVE, last, t
         yield from _answer(network, t)
         for layer in reversed(range(last)):
-            yield Op.THIRD, layer, t
+            if network.local:
+                yield Op.RECEIVE_LOCAL, layer, t
+                yield Op.COMPARE_LOCAL, layer, t
+            yield Op.THIRD_LOCAL if network.local else Op.THIRD, layer, t
             yield from _send(network, layer, t)
         yield from _learn(network, t, t == network.num_steps - 1)
 
@@ -114,6 +123,10 @@ def _pipelined(network: LearningNetwork) -> Iterator[Action]:
             yield Op.READ, 0, step
         for layer in range(last):
             fired, answered = step - layer - 1, step - latency + 1 + layer * network.layerwise
+            if network.local:
+                answered = fired - 2
+                if 0 <= fired - 1 < steps:
+                    yield Op.COMPARE_LOCAL, layer, fired - 1
             if 0 <= fired < steps:
                 yield Op.FIRE, layer, fired
             if 0 <= answered < steps:
@@ -123,7 +136,9 @@ def _pipelined(network: LearningNetwork) -> Iterator[Action]:
         for layer in range(last + 1):
             yield Op.RECEIVE, layer, step
         for layer in range(last):
-            yield Op.THIRD, layer, step
+            if network.local:
+                yield Op.RECEIVE_LOCAL, layer, step
+            yield Op.THIRD_LOCAL if network.local else Op.THIRD, layer, step
         yield from _learn(network, step, step == network.epochs_per_sample - 1)
 
 

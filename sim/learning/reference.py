@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 from ottt_loihi.sim import arithmetic
-from ottt_loihi.sim.learning import eligibility, encodings, integers, losses, subspace
+from ottt_loihi.sim.learning import eligibility, encodings, integers, local, losses, subspace
 from ottt_loihi.sim.learning.learner import (
     SHARES,
     LearningLayer,
@@ -68,6 +68,7 @@ def start(run: Run, index: int, t: int) -> None:
     for layer in run.layers:
         layer.y1 = layer.y2 = layer.reward = layer.error = np.zeros_like(layer.v)
         layer.surrogate = np.full(len(layer.v), layer.readout)
+        layer.local_error = np.zeros(run.network.classes, np.int32)
 
 
 def read(run: Run, index: int, t: int) -> None:
@@ -196,6 +197,23 @@ def twin_after(run: Run, index: int, t: int) -> None:
     below.feedback = layer.learnt(below.feedback, run.epoch, below.part.feedback.seed, run.sent[index])
 
 
+def receive_local(run: Run, index: int, t: int) -> None:
+    """TESS: twice B·s of a hidden layer."""
+    run.layers[index].z = run.layers[index].feedback.T @ run.sent[index + 1].astype(np.int64)
+
+
+def compare_local(run: Run, index: int, t: int) -> None:
+    """The error of its class neurons."""
+    layer = run.layers[index]
+    found = local.errors(layer.z, run.label, *layer.part.feedback.gain)
+    layer.local_error = found if run.gate else np.zeros_like(found)
+
+
+def third_local(run: Run, index: int, t: int) -> None:
+    """What they bring to their layer."""
+    run.thirds[index] = run.layers[index].feedback @ run.layers[index].local_error
+
+
 OPERATIONS = {
     Op.START: start,
     Op.READ: read,
@@ -219,6 +237,9 @@ OPERATIONS = {
     Op.SEND_AFTER: send_after,
     Op.UPDATE_AFTER: update_after,
     Op.TWIN_AFTER: twin_after,
+    Op.RECEIVE_LOCAL: receive_local,
+    Op.COMPARE_LOCAL: compare_local,
+    Op.THIRD_LOCAL: third_local,
 }
 
 
@@ -247,6 +268,7 @@ class Layer:
         self.u = self.u_init.copy()
         self.v, self.error = np.zeros_like(self.u), np.zeros_like(self.u)
         self.h, self.y2 = np.zeros_like(self.u), np.zeros_like(self.u)
+        self.z, self.local_error = (np.zeros(self.network.classes, np.int64) for _ in range(2))
         self.surrogate = np.full(len(self.u), self.readout)
         self.s = np.zeros(len(self.u), bool)
 

@@ -128,9 +128,9 @@ def _pack_feedback(at: np.void, above: np.void, readout: np.void, part: Learning
     if feedback.kind == "kolen-pollack":
         above["twin"], above["feedback_key"] = at["feedback"], _key(feedback.seed)
         above["decay_feedback_key"] = _key(feedback.seed + integers.DECAY_SEED)
+    at["gain_mantissa"], at["gain_shift"] = feedback.gain
     if feedback.kind == "opzo":
         at["noise"], at["averaging"] = feedback.noise << arithmetic.STATE_SHIFT, feedback.averaging
-        at["gain_mantissa"], at["gain_shift"] = feedback.gain
         at["feedback_key"] = _key(feedback.seed)
     return _rows(feedback.rows, int((readout if at["direct"] else above)["width"]))
 

@@ -1,0 +1,53 @@
+"""How near a rule's gradient is to backpropagation through time: the cosine of both, layer by layer."""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+
+from ottt_loihi.nn.network import Network
+from ottt_loihi.rules import make_rule
+from ottt_loihi.rules.base import Rule
+from ottt_loihi.rules.losses import Loss
+from ottt_loihi.training.encoding import encode, intensities
+from ottt_loihi.training.samples import Samples
+
+Tensors = list[torch.Tensor | None]
+
+SAMPLES = 64
+SEED = 0  # of the coding
+
+
+def cosines(net: Network, rule: Rule, loss: Loss, samples: Samples) -> list[float | None]:
+    """Return the cosine of each layer's gradient with BPTT's, the readout last; None where a layer learns nothing.
+
+    Both are gradients of one batch, the first 64 samples, in float64 on a copy of the network. BPTT has the membrane's
+    whole past, its reset is a constant.
+
+    Raises
+    ------
+    UsageError
+        for a network or loss that one of the rules does not fit
+    """
+    net = copy.deepcopy(net).double().train()
+    batch = next(iter(samples.in_order(SAMPLES)))
+    values = batch.x[:, : net.time_steps] if samples.time_axis else intensities(batch.x)
+    x = encode(values, samples.coding, net.time_steps, SEED, batch.indices, samples.time_axis).to(torch.float64)
+    found = [_gradients(net, one, loss, x, torch.from_numpy(batch.y)) for one in (rule, make_rule("bptt"))]
+    return [_cosine(a, b) for a, b in zip(*found, strict=True)]
+
+
+def _gradients(
+    net: Network, rule: Rule, loss: Loss, x: torch.Tensor, labels: torch.Tensor
+) -> list[torch.Tensor | None]:
+    net.zero_grad()
+    rule.backward(net, x, labels, loss)
+    layers = [*(block.connection for block in net.blocks), net.readout]
+    return [None if layer.weight.grad is None else layer.weight.grad.flatten().clone() for layer in layers]
+
+
+def _cosine(a: torch.Tensor | None, b: torch.Tensor | None) -> float | None:
+    if a is None or b is None or not a.any() or not b.any():
+        return None
+    return float(torch.cosine_similarity(a, b, 0))
