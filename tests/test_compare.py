@@ -189,6 +189,6 @@ def test_the_controls_learn_in_the_readout_alone(tmp_path):
     for name, p in start.named_parameters():
         assert torch.equal(p, dict(found.named_parameters())[name]) == name.startswith("blocks"), name
     alone = make_config({"data": {"name": "digits"}, "network": {"hidden": []}, "training": {"epochs": 1}})
-    assert train(alone, tmp_path / "alone")["test_accuracy"] > 0.5
+    assert train(alone, tmp_path / "alone")["test_accuracy"] > 0.3  # chance is 0.1
     with pytest.raises(UsageError, match=r"training\.freeze: expected one of"):
         train(make_config(tables | {"training": {"freeze": "all"}}), tmp_path / "none")
