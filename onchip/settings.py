@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from ottt_loihi.onchip.network.trainable import FEEDBACKS
+from ottt_loihi.onchip.network.trainable import SIGNALS
 from ottt_loihi.sim.learning.learner import ROUNDINGS
 from ottt_loihi.sim.learning.options import Options
 
@@ -51,7 +51,7 @@ class Settings(Options):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        checks.one_of(self.feedback, "feedback", FEEDBACKS)
+        checks.one_of(self.feedback, "feedback", SIGNALS)
         checks.one_of(self.rounding, "rounding", ROUNDINGS)
         if not (0 < self.readout_rate < 2 and 0 < self.hidden_rate < 100):
             raise UsageError(

@@ -8,7 +8,7 @@ import numpy as np
 from hypothesis import strategies as st
 from ottt_loihi.onchip.network.fresh import fresh_network
 from ottt_loihi.onchip.network.scales import learning_network
-from ottt_loihi.onchip.network.trainable import FEEDBACKS, Plan, make_plan
+from ottt_loihi.onchip.network.trainable import SIGNALS, Plan, make_plan
 from ottt_loihi.sim.learning.learner import LearningNetwork
 from ottt_loihi.sim.learning.options import DEFAULT, ENCODINGS, LOSSES, SCHEDULES, WHEN, Options
 from ottt_loihi.sim.learning.subspace import Subspace
@@ -67,7 +67,7 @@ def learning_cases(draw: st.DrawFn, max_hidden: int = 3) -> Case:
         else replace(c, weight=np.clip(gain * c.weight, -256, 255), weight_exp=draw(st.integers(-1, 2)))
         for c in chip.connections
     ]
-    samples, feedback = draw(st.integers(1, 8)), draw(st.sampled_from(FEEDBACKS))
+    samples, feedback = draw(st.integers(1, 8)), draw(st.sampled_from(SIGNALS))
     protected, limit = draw(st.booleans()), draw(st.sampled_from([100, 6000, 32767]))
     plan = make_plan(replace(chip, layers=tuple(layers), connections=tuple(connections)))
     return Case(

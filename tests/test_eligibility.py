@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from ottt_loihi.onchip import Settings, fresh_network, learn
 from ottt_loihi.onchip.network.scales import learning_network
-from ottt_loihi.onchip.network.trainable import FEEDBACKS, make_plan
+from ottt_loihi.onchip.network.trainable import SIGNALS, make_plan
 from ottt_loihi.sim.learning import eligibility
 from ottt_loihi.sim.learning import reference as oracle
 from ottt_loihi.sim.learning.learner import ROUNDINGS, Learner
@@ -45,11 +45,11 @@ def assert_equal(found, expected):
         np.testing.assert_array_equal(found[name], value, name)
 
 
-@pytest.mark.parametrize("feedback", FEEDBACKS)
+@pytest.mark.parametrize("feedback", SIGNALS)
 @pytest.mark.parametrize("choice", CHOICES, ids=str)
 def test_every_variable_equals_the_oracle(choice, feedback):
     options = Options(**STLLR | choice)
-    rounding = ROUNDINGS[(CHOICES.index(choice) + FEEDBACKS.index(feedback)) % 3]
+    rounding = ROUNDINGS[(CHOICES.index(choice) + SIGNALS.index(feedback)) % 3]
     part, (x, labels) = network(options, feedback, rounding, density=0.5 if feedback == "symmetric" else 1.0), data(30)
     found = sim.learn(part, np.packbits(x, axis=-1), labels).variables()
     assert_equal(oracle.learn(part, x, labels), found)

@@ -13,7 +13,7 @@ import numpy as np
 from ottt_loihi.converters.lava.runtime import require_lava
 from ottt_loihi.onchip.lava.graph import LearningGraph, class_neurons, connect
 from ottt_loihi.onchip.network.schedule import Schedule
-from ottt_loihi.onchip.network.trainable import FEEDBACKS, LAYERWISE, make_schedule
+from ottt_loihi.onchip.network.trainable import LAYERWISE, SIGNALS, make_schedule
 from ottt_loihi.sim import arithmetic
 from ottt_loihi.sim.learning.bias import BiasLearning, lengths
 from ottt_loihi.sim.learning.eligibility import ports
@@ -112,9 +112,9 @@ def build_float_graph(
 
 
 def _check_feedback(weights: Sequence[np.ndarray], feedback: Sequence[np.ndarray] | None, kind: str) -> None:
-    if kind not in FEEDBACKS or (kind in ("symmetric", "local")) != (feedback is None):
+    if kind not in SIGNALS or (kind in ("symmetric", "local")) != (feedback is None):
         raise UsageError(
-            f"kind: expected one of {', '.join(FEEDBACKS)}, and matrices for all but symmetric and local; got {kind}"
+            f"kind: expected one of {', '.join(SIGNALS)}, and matrices for all but symmetric and local; got {kind}"
         )
     twins = [w.shape for w in weights[1:]]
     expected = twins if kind == "kolen-pollack" else [(n, weights[-1].shape[0]) for _, n in twins]

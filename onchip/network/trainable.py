@@ -19,7 +19,8 @@ from ottt_loihi.sim.network import INPUT, LIF, ChipNetwork, Connection, Dense, D
 from ottt_loihi import checks
 from ottt_loihi.errors import ChipError, UsageError
 
-FEEDBACKS = ("random", "symmetric", "kolen-pollack", "opzo", "local")
+FEEDBACKS = ("random", "symmetric", "kolen-pollack", "opzo")  # they bring the readout's error
+SIGNALS = (*FEEDBACKS, "local")  # and TESS, where each layer makes its own
 LAYERWISE = ("symmetric", "kolen-pollack")  # the error travels down layer by layer, the others send it directly
 CALIBRATION_SAMPLES = 64
 
