@@ -1,5 +1,7 @@
 """What no CUDA graph can repeat is refused, by name; what the graphs give is compared on a GPU (tests/test_gpu.py)."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -9,6 +11,8 @@ from ottt_loihi.nn.inputs import ConstantInput
 from ottt_loihi.nn.models import mlp
 from ottt_loihi.rules import make_rule
 from ottt_loihi.rules.losses import CrossEntropy, SquaredError
+from ottt_loihi.training.engine import choose
+from ottt_loihi.training.trainer import Trainer
 
 
 @pytest.mark.parametrize(
@@ -24,6 +28,70 @@ from ottt_loihi.rules.losses import CrossEntropy, SquaredError
 def test_rules_whose_operations_differ_from_batch_to_batch(name, settings, message):
     with pytest.raises(UsageError, match=f"cuda_graph: {message}"):
         GraphedRule(make_rule(name, **settings))
+
+
+class OnGPU(torch.Tensor):
+    """A weight that says it is on a GPU: enough for a choice, which computes nothing."""
+
+    is_cuda, device = True, torch.device("cuda", 0)
+
+
+def chosen(rule, loss=None, **settings):
+    net = mlp((4, 3, 2))
+    net.readout.weight = torch.nn.Parameter(net.readout.weight.detach().as_subclass(OnGPU))
+    return choose(net, rule, SquaredError() if loss is None else loss, 5, **{"record": True, **settings})
+
+
+def test_the_engine_records_on_a_gpu_where_it_can():
+    rule = make_rule("ottt", update="sequence")
+    engine = chosen(rule)
+    assert engine.why == "engine fast, the operations of a batch recorded and repeated"
+    assert engine.recorder.rule is rule
+    assert engine.describe() == chosen(rule, record=False).describe()  # the same operations: a run goes on with either
+    assert chosen(rule, engine="fast").recorder is not None
+    assert choose(mlp((4, 3, 2)), rule, SquaredError(), 5, record=True).recorder is None  # on the CPU
+    for other, settings in (
+        (make_rule("ottt"), {}),
+        (make_rule("sltt", k=2), {}),
+        (make_rule("bptt"), {}),
+        (rule, {"engine": "plain"}),
+        (rule, {"chunk": 1}),
+        (rule, {"record": False}),
+        (rule, {"loss": lambda o, labels, steps: o.sum()}),
+    ):
+        assert chosen(other, **settings).recorder is None
+
+
+def test_what_is_recorded_gets_the_batches():
+    """A stand-in for the recordings: the engine hands it every batch, and adds gradients where nothing steps."""
+
+    class Recorder:
+        def train_batch(self, net, x, labels, loss, optimizer):
+            calls.append((labels, optimizer))
+
+    calls = []
+    net, labels, engine = mlp((4, 3, 2)), torch.tensor([0, 1]), replace(chosen(make_rule("sltt")), recorder=Recorder())
+    optimizer = torch.optim.SGD(net.parameters(), 0.1)
+    engine.train_batch(net, None, torch.zeros(2, 5, 4), labels, SquaredError(), optimizer)
+    engine.backward(net, None, torch.zeros(2, 5, 4), labels, SquaredError())
+    assert [optimizer for _, optimizer in calls] == [optimizer, None]
+    assert all(seen is labels for seen, _ in calls)
+
+
+def test_a_training_asks_for_recordings_but_with_float16(monkeypatch):
+    asked = []
+
+    def choose_and_note(*arguments):
+        asked.append(arguments[-1])
+        return choose(*arguments)
+
+    monkeypatch.setattr("ottt_loihi.training.trainer.choose", choose_and_note)
+    for autocast in ("", "bfloat16", "float16"):
+        trainer = Trainer(mlp((4, 3, 2)), make_rule("sltt"), autocast=autocast)
+        monkeypatch.setattr(trainer, "_epoch", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            trainer.fit(torch.rand(8, 4).numpy(), torch.zeros(8, dtype=torch.int64).numpy())
+    assert asked == [True, True, False]
 
 
 def test_a_network_on_the_cpu():

@@ -53,6 +53,17 @@ def small(kind, **settings):
     return conv("8C3-AP2-16C3-GAP", input_shape=(2, 8, 8), num_classes=3, standardized=True, **common).cuda()
 
 
+def test_a_training_records_by_itself_and_learns_the_same():
+    split, nets = load_digits().first(200, 20), []
+    for chunk in (None, 1):
+        net = mlp((64, 40, 10), surrogate="sigmoid", dropout=0.2, seed=1).cuda()
+        trainer = Trainer(net, make_rule("ottt", update="sequence"), batch_size=64, seed=2, chunk=chunk)
+        trainer.fit(split, epochs=2)
+        assert (trainer.chosen.recorder is None) == (chunk == 1)
+        nets.append(net)
+    assert all(torch.equal(p, q) for p, q in zip(*(net.parameters() for net in nets), strict=True))
+
+
 @pytest.mark.parametrize("constant", [False, True])
 @pytest.mark.parametrize("name", RULES)
 @pytest.mark.parametrize("kind", KINDS)

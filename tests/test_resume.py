@@ -12,14 +12,17 @@ import numpy as np
 import pytest
 import torch
 from commands import run_here
+from torch.utils.data import DataLoader, TensorDataset
 
 from ottt_loihi.errors import FileError, UsageError
 from ottt_loihi.nn.models import dsr, mlp
 from ottt_loihi.rules import OTTT, make_rule
 from ottt_loihi.training.checkpoint import load
 from ottt_loihi.training.config import make_config, override, parse_change, read_config
-from ottt_loihi.training.evaluation import evaluate
+from ottt_loihi.training.distributed import Group
+from ottt_loihi.training.evaluation import evaluate, evaluate_samples
 from ottt_loihi.training.run_folder import RunFolder
+from ottt_loihi.training.sources import open_samples
 from ottt_loihi.training.trainer import Trainer
 
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "NO_COLOR": "1"}
@@ -190,6 +193,29 @@ def test_evaluation_counts_spikes_and_operations():
     assert evaluate(net, x, np.zeros(5, np.int64), time_steps=2).rates_over_time.shape == (1, 2)
     with pytest.raises(UsageError, match="time_steps: expected an integer 1 … 4, got 5"):
         evaluate(net, x, np.zeros(5, np.int64), time_steps=5)
+
+
+class Share(Group):
+    """A process that keeps what it gives to a sum over the processes, in place of a sum."""
+
+    def sum(self, *numbers):
+        self.given = np.array(numbers)
+        return list(numbers)
+
+
+@pytest.mark.parametrize("kind", ["arrays", "dataset", "batches"])
+def test_processes_share_a_test_set(kind):
+    net, (x, y) = mlp((12, 9, 3)), rng_data(23)
+    tensors = TensorDataset(torch.from_numpy(x), torch.from_numpy(y))
+    data = {"arrays": (x, y), "dataset": (tensors,), "batches": (DataLoader(tensors, batch_size=4),)}[kind]
+    samples = open_samples(*data, *(() if kind == "arrays" else (None,)), net, "test", "rate")
+    shares = [Share(rank, 2) for rank in (0, 1)]
+    parts = [evaluate_samples(net, samples, 11, group=share) for share in shares]  # 11, 11 and 1 samples
+    whole = Share()
+    evaluate_samples(net, samples, 11, group=whole)
+    np.testing.assert_allclose(shares[0].given + shares[1].given, whole.given)
+    assert [len(part.predictions) for part in parts] == ([13, 10] if kind != "batches" else [12, 11])
+    assert whole.given[1] == 23
 
 
 def test_settings_of_a_config(tmp_path):

@@ -7,7 +7,8 @@ equations and their gradients are those of :class:`~ottt_loihi.nn.connections.Co
 :func:`~ottt_loihi.nn.neurons.lif_step`; memory is that of S steps, whatever T. A layer with a connection to itself
 takes its steps one by one, and everything else at once.
 
-Samples are independent: every thread takes a slice of the batch through all steps, with one thread of torch.
+Samples are independent: every thread takes slices of the batch through all steps, with one thread of torch. There are
+more slices than threads, so that a thread whose core is busy with something else takes fewer of them.
 """
 
 from __future__ import annotations
@@ -36,6 +37,8 @@ from ottt_loihi.nn.neurons import LIF
 from ottt_loihi.nn.paths import GradientPaths
 from ottt_loihi.rules.base import OnlineRule
 from ottt_loihi.rules.losses import CrossEntropy, Distilled, Loss, SquaredError
+
+SHARES = 2  # slices of a batch for each of several threads; more cost more sums of gradients
 
 
 def why_not(net: Network, rule: OnlineRule, loss: Loss) -> str:
@@ -85,14 +88,15 @@ def run_batch(
     masks = [block.draw_mask(x.new_empty(len(x), *block.shape)) for block in net.blocks]
     first = None if folded.first is None else channels_last(folded.first.detach()).flatten(1)
     shares = []
-    for part in np.array_split(np.arange(len(x)), min(len(x), torch.get_num_threads())):
+    threads = torch.get_num_threads()
+    for part in np.array_split(np.arange(len(x)), min(len(x), threads if threads == 1 else SHARES * threads)):
         own = slice(int(part[0]), int(part[-1]) + 1)
         of_loss = loss.part(own), len(part) / len(x)
         own_masks = [None if mask is None else mask[own] for mask in masks]
         shares.append(
             _Share(net, layers, x[own], labels[own], of_loss, own_masks, None if first is None else first[own])
         )
-    _in_threads([lambda share=share: share.learn(chunk) for share in shares])
+    _in_threads([lambda share=share: share.learn(chunk) for share in shares], threads)
     for share in shares:  # in their order: the same sums every time
         for learning in share.learning.values():
             learning.give()
@@ -332,12 +336,12 @@ def _received(connection: Connection, x: Tensor) -> Tensor:
     return x.contiguous(memory_format=torch.channels_last) if x.ndim == 4 else x.contiguous()
 
 
-def _in_threads(jobs: Sequence[Any]) -> None:
-    """Run the jobs at the same time, each with a single thread of torch."""
+def _in_threads(jobs: Sequence[Any], threads: int) -> None:
+    """Run the jobs in so many threads at the same time, each with a single thread of torch."""
     if len(jobs) == 1:
         jobs[0]()
         return
-    for future in [_pool(len(jobs)).submit(job) for job in jobs]:
+    for future in [_pool(threads).submit(job) for job in jobs]:
         future.result()
 
 

@@ -67,6 +67,9 @@ class Group:
             gradient.copy_(reduced.view_as(gradient))
 
 
+ALONE = Group()
+
+
 def join() -> Group:
     """The group that ``torchrun`` started this process in, or a group of one.
 

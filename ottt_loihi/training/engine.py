@@ -7,7 +7,7 @@ arguments: the sums of float32 depend on the engine, and the same seed must give
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -17,7 +17,7 @@ from ottt_loihi import checks
 from ottt_loihi.errors import UsageError
 from ottt_loihi.nn.inputs import Input
 from ottt_loihi.rules.base import BatchResult, Rule, require_finite
-from ottt_loihi.rules.losses import Loss
+from ottt_loihi.rules.losses import CrossEntropy, Loss, SquaredError
 
 ENGINES = ("auto", "plain", "fast")
 CHUNK = 8  # time steps at once; longer ones bring less and cost memory (docs/benchmarks.md)
@@ -35,20 +35,25 @@ class Engine:
         time steps that go through the network at once; 0: the plain engine
     why
         one line for a person: what was chosen and why
+    recorder
+        on a GPU, the rule with a batch's operations as CUDA graphs, which it keeps; None: they are launched one by one
     """
 
     name: str
     chunk: int = 0
     why: str = ""
+    recorder: Any = field(default=None, compare=False, repr=False)
 
     def describe(self) -> dict[str, Any]:
-        """Return what a resumed run must share, as JSON values."""
+        """Return what a resumed run must share, as JSON values; recorded operations are the same operations."""
         return {"name": self.name, "chunk": self.chunk}
 
     def backward(self, net: nn.Module, rule: Rule, x: Input, labels: Any, loss: Loss) -> BatchResult:
         """Add the gradient of one batch to ``.grad``, as :meth:`ottt_loihi.rules.base.Rule.backward`."""
         if self.name == "plain":
             return rule.backward(net, x, labels, loss)
+        if self.recorder is not None:
+            return self.recorder.train_batch(net, x, labels, loss, None)
         return self._add_gradients(net, rule, *rule.checked(net, x, labels), loss)
 
     def train_batch(
@@ -57,6 +62,8 @@ class Engine:
         """Learn from one batch, as :meth:`ottt_loihi.rules.base.Rule.train_batch`."""
         if self.name == "plain":
             return rule.train_batch(net, x, labels, loss, optimizer)
+        if self.recorder is not None:
+            return self.recorder.train_batch(net, x, labels, loss, optimizer)
         x, labels = rule.checked(net, x, labels)
         if rule.update == "step":
             from ottt_loihi.fast.steps import train_step_by_step
@@ -80,7 +87,13 @@ class Engine:
 
 
 def choose(
-    net: nn.Module, rule: Rule, loss: Loss, num_steps: int, engine: str = "auto", chunk: int | None = None
+    net: nn.Module,
+    rule: Rule,
+    loss: Loss,
+    num_steps: int,
+    engine: str = "auto",
+    chunk: int | None = None,
+    record: bool = False,
 ) -> Engine:
     """Return the engine for batches of ``num_steps`` time steps.
 
@@ -94,6 +107,9 @@ def choose(
         ``"auto"``: the fast engine where it fits, else the plain one; or one of them by name
     chunk
         time steps at once on the CPU; None: 8, or T if that is less
+    record
+        on a GPU, record a batch's operations and repeat them, where they are the same for every batch and no ``chunk``
+        is asked for; of use where the engine is kept for many batches
 
     Raises
     ------
@@ -111,11 +127,22 @@ def choose(
         if engine == "fast":
             raise UsageError(f"engine: the fast one cannot train this, {reason}; use engine='plain', or 'auto'")
         return Engine("plain", why=f"engine plain: {reason}")
+    if record and chunk is None and net.readout.weight.is_cuda and not why_not_recorded(rule, loss):
+        from ottt_loihi.fast.cuda_graph import GraphedRule
+
+        return Engine("fast", 1, "engine fast, the operations of a batch recorded and repeated", GraphedRule(rule))
     reason = "as asked for" if chunk == 1 else chunks.why_not(net, rule, loss)
     if reason:
         return Engine("fast", 1, f"engine fast, one time step at once: {reason}")
     chunk = min(CHUNK if chunk is None else chunk, num_steps)
     return Engine("fast", chunk, f"engine fast, {chunk} time steps at once")
+
+
+def why_not_recorded(rule: Rule, loss: Loss) -> str:
+    """Return why the operations of one batch cannot be recorded for all of them; empty where they can."""
+    if type(loss) not in (SquaredError, CrossEntropy):
+        return "a loss of your own may look at values, a teacher's readout is another one for every batch"
+    return rule.why_not_captured()
 
 
 def backward(net: nn.Module, rule: Rule, x: Input, labels: Any, loss: Loss, engine: str = "auto") -> BatchResult:

@@ -13,6 +13,7 @@ from ottt_loihi import checks
 from ottt_loihi.data.description import Step
 from ottt_loihi.nn.inputs import Input, frames
 from ottt_loihi.nn.network import Network, evaluating
+from ottt_loihi.training.distributed import Group
 from ottt_loihi.training.encoding import encode, intensities
 from ottt_loihi.training.samples import Samples
 from ottt_loihi.training.sources import open_samples
@@ -29,7 +30,7 @@ class Evaluation:
     accuracy
         0 … 1
     predictions
-        int64 ``(n,)``
+        int64 ``(n,)``, of the samples that this process has seen
     spike_rates
         per block, spikes per neuron and time step
     rates_over_time
@@ -81,33 +82,39 @@ def evaluate(
 
 
 @torch.no_grad()
-def evaluate_samples(net: Network, samples: Samples, batch_size: int, time_steps: int | None = None) -> Evaluation:
-    """:func:`evaluate` of samples that have been opened."""
+def evaluate_samples(
+    net: Network, samples: Samples, batch_size: int, time_steps: int | None = None, group: Group | None = None
+) -> Evaluation:
+    """:func:`evaluate` of samples that have been opened; every process of ``group`` takes its share of each batch.
+
+    All of them get the numbers of the whole set, and the predictions of their own samples.
+    """
+    group = Group() if group is None else group
     steps = checks.integer(
         samples.num_steps if time_steps is None else time_steps,
         "time_steps",
         1,
         samples.num_steps if samples.time_axis else None,
     )
-    predictions, labels, operations = [], [], 0.0
-    activity: np.ndarray = np.zeros((len(net.blocks), 1))
+    predictions, correct, seen, operations = [], 0, 0, 0.0
+    activity: np.ndarray = np.zeros((len(net.blocks), steps))
     fan_out = net.fan_out()
     with evaluating(net):
-        for batch in samples.in_order(batch_size):
+        for batch in samples.in_order(batch_size, group):
             values = batch.x[:, :steps] if samples.time_axis else intensities(batch.x)
             inputs = encode(values, samples.coding, steps, TEST_ENCODING_SEED, batch.indices, samples.time_axis)
             scores, rates = _scores_and_rates(net, net.check_input(inputs))
             predictions.append(scores.argmax(1).cpu().numpy())
-            labels.append(batch.y)
+            correct, seen = correct + int((predictions[-1] == batch.y).sum()), seen + len(batch.y)
             activity = activity + rates * len(batch.y)
             if samples.coding.name != "constant":
                 operations += float((inputs != 0).double().sum()) * fan_out[0]
-    predicted = np.concatenate(predictions)
-    activity = activity / len(predicted)
+    correct, seen, operations, *rates = group.sum(correct, seen, operations, *activity.reshape(-1))
+    activity = np.array(rates).reshape(activity.shape) / seen
     sizes = [int(np.prod(block.shape)) for block in net.blocks]
-    per_sample = operations / len(predicted) + sum(n * f * r.sum() for n, f, r in zip(sizes, fan_out[1:], activity))
-    accuracy = float((predicted == np.concatenate(labels)).mean())
-    return Evaluation(accuracy, predicted, activity.mean(1).tolist(), activity, float(per_sample))
+    per_sample = operations / seen + sum(n * f * r.sum() for n, f, r in zip(sizes, fan_out[1:], activity))
+    predicted = np.concatenate(predictions) if predictions else np.zeros(0, np.int64)
+    return Evaluation(float(correct / seen), predicted, activity.mean(1).tolist(), activity, float(per_sample))
 
 
 def _scores_and_rates(net: Network, x: Input) -> tuple[Tensor, np.ndarray]:

@@ -22,6 +22,7 @@ from torch.utils.data.distributed import DistributedSampler
 from ottt_loihi.data.split import held_out
 from ottt_loihi.errors import OtttError, UsageError
 from ottt_loihi.nn.network import Network
+from ottt_loihi.training.distributed import ALONE, Group
 from ottt_loihi.training.encoding import fit_encoding
 
 
@@ -78,8 +79,8 @@ class Samples(ABC):
         return self.sample_shape[0] if self.time_axis else self.net.time_steps
 
     @abstractmethod
-    def in_order(self, batch_size: int) -> Iterator[Batch]:
-        """Give all samples, as a test needs them."""
+    def in_order(self, batch_size: int, group: Group = ALONE) -> Iterator[Batch]:
+        """Give all samples once, as a test needs them: of each batch the part of one process of the group."""
 
     def fingerprint(self) -> str:
         """Return a text that is another one for other samples, as far as that is found out without reading them all."""
@@ -143,10 +144,11 @@ class Numbered(Samples):
         held = held_out(labels, share, seed)
         return self.subset(~held), self.subset(held)
 
-    def in_order(self, batch_size: int) -> Iterator[Batch]:
+    def in_order(self, batch_size: int, group: Group = ALONE) -> Iterator[Batch]:
         for first in range(0, len(self), batch_size):
             indices = self.chosen[first : first + batch_size]
-            yield self.take(indices, len(indices))
+            if len(mine := indices[group.rank :: group.size]):
+                yield self.take(mine, len(indices))
 
 
 class Arrays(Numbered):
@@ -308,9 +310,9 @@ class Batches(Samples):
         if not seen:
             raise UsageError(f"{self.where}: gave no batches; one epoch takes an iterator, more a list or a DataLoader")
 
-    def in_order(self, batch_size: int) -> Iterator[Batch]:
-        with torch.random.fork_rng([]):
-            yield from self.epoch()
+    def in_order(self, batch_size: int, group: Group = ALONE) -> Iterator[Batch]:
+        with torch.random.fork_rng([]):  # a share that another process has, too, counts once
+            yield from (batch for batch in self.epoch(group.rank, group.size) if group.rank < batch.size)
 
     def state_dict(self) -> dict[str, Any]:
         generator = getattr(self.source, "generator", None)

@@ -350,7 +350,8 @@ class Trainer:
         """Choose the engine once for a run, and say it."""
         loss = self.weighted_loss
         loss = loss if self.teacher is None else Distilled(loss, torch.empty(0), 0.5, 1.0)  # its type counts
-        chosen = choose(self.net, self.rule, loss, self.data.num_steps, self.engine, self.chunk)
+        record = self.autocast != torch.float16  # which looks at the size of errors
+        chosen = choose(self.net, self.rule, loss, self.data.num_steps, self.engine, self.chunk, record)
         self._say(chosen.why)
         return chosen
 
@@ -365,7 +366,7 @@ class Trainer:
         """Turn the sums over the batches into an epoch of the history, and let the scheduler step."""
         done, accuracies, rates = fit.progress, {}, ()
         for name, samples in (("validation_accuracy", self.validation), ("test_accuracy", self.test)):
-            found = None if samples is None else evaluate_samples(self.net, samples, TEST_BATCH)
+            found = None if samples is None else evaluate_samples(self.net, samples, TEST_BATCH, group=self.group)
             accuracies[name] = None if found is None else found.accuracy
             rates = rates if found is None else tuple(found.spike_rates)
         done.history.append(
