@@ -21,7 +21,7 @@ from ottt_loihi.converters.limits import LOIHI2, Limits
 from ottt_loihi.converters.netx import write as netx
 from ottt_loihi.converters.netx.read import from_slayer
 from ottt_loihi.converters.nir import write as nir
-from ottt_loihi.converters.quantize import reach
+from ottt_loihi.converters.quantize import forms, reach
 from ottt_loihi.converters.quantize.calibrate import calibrate
 from ottt_loihi.converters.quantize.causes import Causes, causes
 from ottt_loihi.converters.quantize.contraction import require_contraction
@@ -145,10 +145,10 @@ def export(net: Network, options: Options | None = None, source: str | os.PathLi
         origin |= {"checkpoint": Path(source).name, "sha256": _sha256(source)}
     settings = options.settings
     if options.calibrate and trained is not None:
-        images = _samples_of(net, options.calibrate, "train", options)
+        images = samples_of(net, options.calibrate, "train", options)
         settings["tuning"] = calibrate(
             trained,
-            _float_spikes(net, images),
+            forms.helper_spikes([layer.name for layer in trained.layers], _float_spikes(net, images)),
             images.messages,
             options.num_weight_bits,
             settings,
@@ -163,12 +163,14 @@ def export(net: Network, options: Options | None = None, source: str | os.PathLi
         require_contraction(quantized.chip)
     counted = budget(quantized.chip, options.limits)
     counted.raise_if_broken()
+    notes = () if trained is None else trained.notes
     if not options.check:
-        return Export(trained, quantized, counted, unchecked="not asked for (--no-check)", fitted=fitted)
+        unchecked = "not asked for (--no-check)"
+        return Export(trained, quantized, counted, unchecked=unchecked, fitted=fitted, notes=notes)
     if net.provenance.get("data") is None:
         unchecked = "the checkpoint does not name its data set"
-        return Export(trained, quantized, counted, unchecked=unchecked, fitted=fitted)
-    seen = _samples_of(net, options.check, "test", options)
+        return Export(trained, quantized, counted, unchecked=unchecked, fitted=fitted, notes=notes)
+    seen = samples_of(net, options.check, "test", options)
     messages = seen.messages
     found, spikes = _replay(net, quantized.chip, seen)
     if fitted is not None:
@@ -190,6 +192,7 @@ def export(net: Network, options: Options | None = None, source: str | os.PathLi
         activity=used,
         fitted=fitted,
         available=seen.total,
+        notes=notes,
     )
 
 
@@ -219,7 +222,7 @@ def _fit(quantized: Quantized, options: Options) -> tuple[Quantized, Fitted | No
 
 
 @dataclass(frozen=True)
-class _Samples:
+class Samples:
     """Test or training samples for the float network and for the chip.
 
     Attributes
@@ -240,8 +243,8 @@ class _Samples:
     total: int
 
 
-def _samples_of(net: Network, count: int, part: str, options: Options) -> _Samples:
-    """Samples of the network's own data, as it was trained on them."""
+def samples_of(net: Network, count: int, part: str, options: Options) -> Samples:
+    """Return samples of the network's own data, as it was trained on them."""
     known = net.provenance
     if known.get("data") is None:
         raise UsageError("the checkpoint does not name its data set; export it without --calibrate and with --no-check")
@@ -255,9 +258,9 @@ def _samples_of(net: Network, count: int, part: str, options: Options) -> _Sampl
     if coding.name == "constant":
         x = shaped(found.x[:, None], shape, found.split.name)
         x = normalize(x, coding.options["mean"], coding.options["std"]) if coding.options else x
-        return _Samples(x, found.labels, messages, found.total)
+        return Samples(x, found.labels, messages, found.total)
     x = messages * np.float32(message_value(coding)) if CODINGS[coding.name].messages else messages
-    return _Samples(x, found.labels, messages, found.total)
+    return Samples(x, found.labels, messages, found.total)
 
 
 @contextlib.contextmanager
@@ -271,7 +274,7 @@ def _evaluating(net: Network) -> Iterator[None]:
         net.train(was_training)
 
 
-def _run_float(net: Network, seen: _Samples, record: tuple[str, ...]) -> Iterator[Any]:
+def _run_float(net: Network, seen: Samples, record: tuple[str, ...]) -> Iterator[Any]:
     """The trained network on the samples, in batches of bounded size; each a run."""
     import torch
 
@@ -286,13 +289,13 @@ def _run_float(net: Network, seen: _Samples, record: tuple[str, ...]) -> Iterato
             yield net.run(x, record=record)
 
 
-def _float_spikes(net: Network, seen: _Samples) -> list[np.ndarray]:
+def _float_spikes(net: Network, seen: Samples) -> list[np.ndarray]:
     """bool ``(T, n, *shape)`` of every block."""
     runs = [[s.cpu().numpy() != 0 for s in run.states["s"]] for run in _run_float(net, seen, ("s",))]
     return [np.concatenate(parts, axis=1) for parts in zip(*runs)]
 
 
-def _replay(net: Network, chip: ChipNetwork, seen: _Samples) -> tuple[Agreement, dict[str, Any]]:
+def _replay(net: Network, chip: ChipNetwork, seen: Samples) -> tuple[Agreement, dict[str, Any]]:
     """Float network, integer network in torch, and simulator, on the same samples."""
     messages = seen.messages
     ties, scores, tally, raster, start = 0, [], Tally(chip), {}, 0
@@ -301,6 +304,7 @@ def _replay(net: Network, chip: ChipNetwork, seen: _Samples) -> tuple[Agreement,
         spikes = [s.cpu().numpy() != 0 for s in run.states["s"]]
         ties += sum(int((u == block.neuron.v_threshold).sum()) for u, block in zip(run.states["u"], net.blocks))
         scores.append(run.scores.cpu().numpy())
+        spikes = forms.helper_spikes([layer.name for layer in chip.layers], spikes)
         spikes = spikes[: len(chip.layers) - 1]  # where a readout counts spikes, its layer is the last block
         part = slice(start, start + len(run.scores))
         record = ("s",) if raster else ("u", "v", "s")  # states are compared in the first batch only
@@ -316,15 +320,19 @@ def _replay(net: Network, chip: ChipNetwork, seen: _Samples) -> tuple[Agreement,
 
 
 def export_module(net: Network, options: Options | None = None, source: Path | None = None) -> Export:
-    """A network read from another framework's module: it names no data to compare on, or calibrate with.
+    """A network read from another framework's module, compared on its data where it names some, else on random spikes.
 
     Raises
     ------
     ChipError
         as :func:`~ottt_loihi.converters.quantize.quantize.quantize`, and for a layer that no input can make fire
     """
-    trained = from_torch(net)
-    return export_float(trained, options, source, {"training": net.provenance})
+    options, trained = options or Options(), from_torch(net)
+    if net.provenance.get("data") is None:
+        return export_float(trained, options, source, {"training": net.provenance})
+    _require_firing(trained, options)
+    result = export(net, options, source)
+    return replace(result, notes=(*result.notes, *reach.lost(trained, result.quantized.layers)))
 
 
 def export_chip(chip: ChipNetwork, options: Options | None = None) -> Export:
@@ -357,18 +365,26 @@ def export_float(
     options = options or Options()
     if options.calibrate:
         raise UsageError("--calibrate: the file names no data set")
-    if not options.allow_dead:
-        reach.require_firing(trained, "; --allow-dead exports it anyway")
+    _require_firing(trained, options)
     origin = dict(origin or {})
     origin |= {} if source is None else {"source": source.name, "sha256": _sha256(source)}
     exact = quantize(trained, options.num_weight_bits, origin, **options.settings)
     quantized, fitted = _fit(exact, options)
     counted = budget(quantized.chip, options.limits)
     counted.raise_if_broken()
-    notes = [*reach.lost(trained), *([agreement(trained, quantized.chip)] if options.check else [])]
+    notes = [
+        *trained.notes,
+        *reach.lost(trained, exact.layers),
+        *([agreement(trained, quantized.chip)] if options.check else []),
+    ]
     return Export(
         trained, quantized, counted, unchecked="the file names no data set", fitted=fitted, notes=tuple(notes)
     )
+
+
+def _require_firing(trained: FloatNetwork, options: Options) -> None:
+    if not options.allow_dead:
+        reach.require_firing(trained, "; --allow-dead exports it anyway")
 
 
 def _sha256(path: str | os.PathLike[str]) -> str:

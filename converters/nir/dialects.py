@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 
 from ottt_loihi import checks
-from ottt_loihi.errors import ChipError, UsageError
+from ottt_loihi.errors import UsageError
 
 RESETS = ("subtract", "zero")
 
@@ -186,12 +186,3 @@ def guess(nodes: Iterable[tuple[str, str, dict[str, Any]]]) -> str | None:
         if kind == "IF" and r is not None and (r == 1).all():
             return "sinabs"
     return None
-
-
-def require_reset(name: str, dialect: Dialect, alpha: float) -> None:
-    """Refuse neurons whose synaptic current has a memory and whose membrane is reset by subtraction."""
-    if alpha and dialect.reset != "zero":
-        raise ChipError(
-            f"{name}: a synaptic current with a reset by subtraction, as {dialect.name} means it, has no neuron on the "
-            "chip; train with a reset to zero, or --reset zero reads another network"
-        )

@@ -29,8 +29,9 @@ from ottt_loihi.converters.nir.graph import (
     whole,
 )
 from ottt_loihi.converters.nir.operations import identity, matrix, operation, sparse
-from ottt_loihi.converters.quantize.float_connection import FloatConnection, placed
+from ottt_loihi.converters.quantize.float_connection import FloatConnection
 from ottt_loihi.converters.quantize.float_network import FloatLayer, FloatNetwork
+from ottt_loihi.converters.quantize.forms import on_stock_neurons
 from ottt_loihi.sim.network import INPUT, Conv, Dense, Sparse
 
 from ottt_loihi import safe_hdf5
@@ -106,7 +107,7 @@ class Import:
             connections += arriving
         elif self.index[ends[0]] != len(nodes) - 1:
             raise ChipError(f"{self.output.name}: expected the last layer, {self.order[-1]}, found {ends[0]}")
-        return FloatNetwork(self.shapes[INPUT], self.num_steps, tuple(layers), tuple(placed(c) for c in connections))
+        return on_stock_neurons(FloatNetwork(self.shapes[INPUT], self.num_steps, tuple(layers), tuple(connections)))
 
     def _signals(self, node: Node, index: int) -> list[_Signal]:
         """All that arrives at a node of neurons; what comes from it or from a later one takes a step."""
@@ -149,7 +150,6 @@ class Import:
         name = where.replace("/", " ")
         if node.kind not in FIRING:
             return FloatLayer(name, shape, bias, None, beta, 1.0, alpha), gain
-        dialects.require_reset(where, dialect, alpha)
         threshold = _fitting(floats(group, "v_threshold"), shape, f"{where}/v_threshold")
         threshold, bias = self._from_reset(node, threshold, bias, beta, shape)
         if threshold.min() <= 0:

@@ -19,7 +19,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from ottt_loihi.converters.quantize.float_connection import FloatConnection, arrive, placed, written_out
+from ottt_loihi.converters.quantize.float_connection import FloatConnection, arrive, written_out
 from ottt_loihi.sim.network import INPUT, Conv, Dense
 
 from ottt_loihi.data.description import Step
@@ -41,7 +41,7 @@ class FloatLayer:
     """Neurons: ``bias`` float64 ``shape`` or None; ``beta`` λ, ``v_threshold`` and ``reset`` ("zero" | "subtract").
 
     A readout has no spikes (``reset=None``); trained here it is memoryless, o[t] = W·s[t] + b. ``alpha``: what
-    the synaptic current keeps of itself; ``v_threshold``: a number, or float64 ``shape``; ``v_init``: v[0]::
+    the synaptic current keeps of itself; ``v_threshold`` and ``v_init``, v[0]: a number, or float64 ``shape``::
 
         u[t] = alpha·u[t−1] + W·s[t] + b        v[t] = beta·v[t−1]·(1 − s[t−1]) + u[t]
 
@@ -56,7 +56,7 @@ class FloatLayer:
     beta: float = 0.0
     v_threshold: float | np.ndarray = 1.0
     alpha: float = 0.0
-    v_init: float = 0.0
+    v_init: float | np.ndarray = 0.0
     taken: float | None = None
     at_threshold: bool = False
 
@@ -66,7 +66,7 @@ class FloatNetwork:
     """Layers in order, the readout last; ``input_shape`` of one frame and T = ``num_steps``.
 
     input: ``"spikes"``; real numbers in 0 … 1, sent as messages 0 … 255: ``"constant"``, frames that stay the same for
-    all T steps, or ``"graded"``, another one at every step.
+    all T steps, or ``"graded"``, another one at every step. ``notes``: what a user has to know of it, one line each.
     """
 
     input_shape: tuple[int, ...]
@@ -74,6 +74,7 @@ class FloatNetwork:
     layers: tuple[FloatLayer, ...]
     connections: tuple[FloatConnection, ...]
     input: str = "spikes"
+    notes: tuple[str, ...] = ()
 
     def inputs_of(self, index: int) -> tuple[FloatConnection, ...]:
         """The connections that end at a layer, the one from the layer before first."""
@@ -131,13 +132,16 @@ def from_torch(net: Network) -> FloatNetwork:
         largest = MESSAGES * float(coding.options.get("unit", 1 / MESSAGES))
         connections = [replace(c, weight=c.weight * largest) if c.pre == INPUT else c for c in connections]
         inputs = [replace(c, weight=c.weight * largest) if c.pre == INPUT else c for c in inputs]
-    return FloatNetwork(
+    from ottt_loihi.converters.quantize.forms import on_stock_neurons
+
+    read = FloatNetwork(
         shapes[INPUT],
         int(net.time_steps),
         tuple(layers),
-        tuple(placed(c) for c in (*connections, *inputs)),
+        (*connections, *inputs),
         coding.name if coding.name in INPUTS else "spikes",
     )
+    return on_stock_neurons(read)
 
 
 def _coding(net: Network) -> Step:
@@ -208,19 +212,15 @@ def _cuba(neuron: Any, name: str, shape: tuple[int, ...], bias: np.ndarray | Non
     """Current-based neurons. A reset to a potential r is one to 0 of w = v − r, with another threshold and a bias."""
     alpha, beta = (_only(value, name, kind) for kind, value in zip(("alpha", "beta"), neuron.decays()))
     threshold = np.broadcast_to(_array(neuron.threshold()), shape)
-    start, rest = _only(neuron.v_init, name, "v_init"), _only(neuron.v_reset, name, "v_reset")
-    if alpha and neuron.reset != "zero":
-        raise ChipError(
-            f"{name}: a synaptic current (alpha) and reset={neuron.reset!r} has no stock neuron on the chip, whose v "
-            "goes to 0 and whose u holds either the current or the membrane; train it with reset='zero'"
-        )
+    rest, start = _only(neuron.v_reset, name, "v_reset"), _array(neuron.v_init)
+    start = float(start.flat[0]) if np.ptp(start) == 0 else np.broadcast_to(start, shape)
     if rest:
-        if alpha or start != rest:
+        if alpha:
             raise ChipError(
-                f"{name}: v_reset = {rest:g} needs alpha = 0 and v_init = v_reset, because the chip's v begins at 0; "
-                "train it so"
+                f"{name}: v_reset = {rest:g} needs alpha = 0, because the chip's v is reset to 0 and a bias passes the "
+                "synapse; train it so"
             )
-        threshold, start = threshold - rest, 0.0
+        threshold, start = threshold - rest, start - rest
         bias = (np.zeros(shape) if bias is None else bias) - (1 - beta) * rest
         if threshold.min() <= 0:
             raise ChipError(f"{name}: v_reset = {rest:g} is not below the threshold; it would fire without end")

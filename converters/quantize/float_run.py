@@ -28,7 +28,8 @@ def run(net: FloatNetwork, x: np.ndarray) -> list[np.ndarray]:
     matrices = [(c, matrix(c)) for c in net.connections]
     count, steps = x.shape[:2]
     current = [np.zeros((count, math.prod(layer.shape))) for layer in net.layers]
-    v = [np.full((count, math.prod(layer.shape)), layer.v_init) for layer in net.layers]
+    starts = [np.broadcast_to(layer.v_init, layer.shape).reshape(-1) for layer in net.layers]
+    v = [np.tile(start, (count, 1)) for start in starts]
     sent: list[dict[int, np.ndarray]] = []
     for t in range(steps):
         sent.append({INPUT: x[:, t].reshape(count, -1).astype(np.float64)})

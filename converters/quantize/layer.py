@@ -48,7 +48,9 @@ class LayerReport:
     zeroed
         weights that were not 0 and are now
     rms_error
-        root mean square of w − w_int/S, relative to the root mean square of w.
+        root mean square of w − w_int/S, relative to the root mean square of w
+    weights
+        of all connections that are not 0 before
     """
 
     name: str
@@ -60,6 +62,7 @@ class LayerReport:
     clipped: int
     zeroed: int
     rms_error: float
+    weights: int = 0
 
 
 @dataclass(frozen=True)
@@ -175,6 +178,7 @@ class QuantizedLayer:
             clipped=sum(w.clipped for w in self.weights),
             zeroed=sum(int(((w.weight == 0) & (b != 0)).sum()) for b, w in zip(before, self.weights)),
             rms_error=float(np.sqrt(error / power)) if power else 0.0,
+            weights=sum(int((b != 0).sum()) for b in before),
         )
 
     def _per_channel(self, values: np.ndarray | float) -> Any:
@@ -271,6 +275,9 @@ class QuantizedLayer:
             return 0
         if self.layer.reset == "subtract" and self.taken:
             limit = min(limit, (MAX_INHIBITION << MAX_WEIGHT_EXP) / (self.taken * np.max(self.v_threshold)))
+        if self.layer.reset == "subtract" and len({c.pre for c in self.inputs}) < len(self.inputs):
+            # currents of many steps add up in u, where the membrane is, and its 24 bits wrap
+            limit = min(limit, 0.99 * arithmetic.VTH_MAX / self._reached().max())
         wanted = max(MAX_WEIGHT * self._gain(c) / largest for c, largest in self._others())
         return int(np.clip(np.floor(np.log2(min(limit, wanted) / scale) + EXACT), 0, MAX_WEIGHT_EXP))
 
@@ -300,7 +307,7 @@ class QuantizedLayer:
         """The largest ``|u|`` or ``|v|`` of every neuron, whatever arrives in a sample."""
         layer = self.layer
         decays = self._accumulated(layer.beta) * self._accumulated(layer.alpha)
-        return decays * self._arriving() + np.abs(self._bias_on_v()) + abs(layer.v_init)
+        return decays * self._arriving() + np.abs(self._bias_on_v()) + np.abs(layer.v_init)
 
     def _accumulated(self, beta: float) -> float:
         """Σ_t λ^t over the time steps of a sample."""
@@ -378,7 +385,7 @@ class QuantizedLayer:
         mantissa, du = decay_mantissa(layer.beta), 4095 - decay_mantissa(layer.alpha)
         if layer.reset == "subtract" or du != 4095:  # so that u + beff, the current, starts at 0
             common["u_init"] = -arithmetic.effective_bias(bias_mant, bias_exp)
-        if layer.v_init and layer.reset != "subtract":
+        if np.any(layer.v_init) and layer.reset != "subtract":
             raise ChipError(f"{layer.name}: v_init needs reset='subtract', where u holds the membrane; train it so")
         if layer.at_threshold and (layer.reset == "subtract" or self.beta < 1):
             self._fire_at_threshold(common)

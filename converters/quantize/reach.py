@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import numpy as np
 from ottt_loihi.converters.quantize.float_connection import FloatConnection
 from ottt_loihi.converters.quantize.float_network import FloatLayer, FloatNetwork
+from ottt_loihi.converters.quantize.forms import HELPER
+from ottt_loihi.converters.quantize.layer import LayerReport
 from ottt_loihi.sim import arithmetic
 from ottt_loihi.sim.network import INPUT
 
@@ -36,11 +40,16 @@ def most(net: FloatNetwork, index: int) -> np.ndarray:
     """Return the highest membrane of each neuron of a layer, if every spike arrived that raises it and none else."""
     layer = net.layers[index]
     current = np.zeros(layer.shape) if layer.bias is None else np.array(layer.bias, np.float64).reshape(layer.shape)
+    first = np.zeros(layer.shape)
     for connection in net.inputs_of(index):
         if connection.pre == INPUT and net.input != "spikes":
             return np.full(layer.shape, np.inf)  # real numbers, of a unit that is in the weights
-        current = current + _positive(connection, layer)
-    c, u, highest = np.zeros(layer.shape), np.full(layer.shape, layer.v_init), np.full(layer.shape, -np.inf)
+        if connection.pre >= 0 and net.layers[connection.pre].name == HELPER:  # whose spikes are known
+            always, once = connection.weight.T.reshape(2, *layer.shape)
+            current, first = current + always, first + (0.0 if connection.delay else once)
+        else:
+            current = current + _positive(connection, layer)
+    c, u, highest = first, np.full(layer.shape, layer.v_init), np.full(layer.shape, -np.inf)
     for _ in range(net.num_steps):
         c = layer.alpha * c + current
         u = layer.beta * u + c
@@ -57,9 +66,13 @@ def _positive(c: FloatConnection, layer: FloatLayer) -> np.ndarray:
     return np.repeat(sums, int(np.prod(layer.shape)) // len(sums)).reshape(layer.shape)
 
 
-def lost(net: FloatNetwork) -> list[str]:
-    """Return what rounds to nothing in the chip's decays, one line for each layer."""
-    found = []
+def lost(net: FloatNetwork, layers: Iterable[LayerReport] = ()) -> list[str]:
+    """Return what rounds to nothing, in the chip's decays and in the weights of ``layers``, one line for each."""
+    found = [
+        f"{each.name}: {each.zeroed:,} of {each.weights:,} weights that are not 0 round to it, in {each.bits} bits"
+        for each in layers
+        if each.zeroed
+    ]
     for layer in net.layers:
         for name, kept in (("leak", layer.beta), ("synaptic leak", layer.alpha)):
             mantissa = round(arithmetic.DECAY_UNITY * kept)

@@ -125,7 +125,7 @@ def prepare_like(split: Split, record: DataDescription) -> tuple[Split, tuple[st
         has, needs = ("a", "none") if split.time_axis else ("no", "one")
         raise UsageError(f"{where}: its samples have {has} time axis, the network was trained on data with {needs}")
     if split.input_shape != record.shape and _size(split.input_shape) == _size(record.shape):
-        split = _reshaped(split, record.shape)
+        split = reshaped(split, record.shape)
     if split.num_steps != record.time_steps:
         raise UsageError(f"{where}: expected samples of {record.time_steps} time steps, got {split.num_steps}")
     if split.input_shape != record.shape:
@@ -341,7 +341,7 @@ def _floats(x: np.ndarray) -> np.ndarray:
     return x.astype(np.float32)
 
 
-def _reshaped(split: Split, shape: tuple[int, ...]) -> Split:
+def reshaped(split: Split, shape: tuple[int, ...]) -> Split:
     """Grey images get and lose their channel so."""
     lead = 2 if split.time_axis else 1
     x = {part: getattr(split, part) for part in ("x_train", "x_test")}
