@@ -27,6 +27,12 @@ CASES = {  # framework → name → (input shape, what makes it)
             nn.Flatten(), nn.Linear(20, 6), f.Leaky(beta=0.9, reset_mechanism="none", init_hidden=True)]),
         "recurrent": ((12,), lambda f: [nn.Linear(12, 10), f.RLeaky(beta=0.9, linear_features=10, init_hidden=True),
             nn.Linear(10, 6), f.RLeaky(beta=0.5, V=-0.5, all_to_all=False, init_hidden=True)]),
+        "at_once": ((12,), lambda f: [nn.Linear(12, 10), f.Leaky(beta=0.8, reset_delay=False, init_hidden=True),
+            nn.Linear(10, 8), f.RLeaky(beta=0.9, linear_features=8, reset_delay=False, init_hidden=True)]),
+        "synaptic": ((12,), lambda f: [nn.Linear(12, 10), f.Synaptic(alpha=0.6, beta=0.8, init_hidden=True),
+            nn.Linear(10, 8), f.Synaptic(alpha=0.5, beta=0.7, reset_mechanism="zero", reset_delay=False,
+            init_hidden=True), nn.Linear(8, 6), f.RSynaptic(alpha=0.5, beta=0.5, linear_features=6,
+            init_hidden=True)]),
         "lapicque": ((12,), lambda f: [nn.Linear(12, 8), f.Lapicque(beta=0.8, threshold=0.1, init_hidden=True)]),
     },
     "spikingjelly": {
@@ -39,6 +45,9 @@ CASES = {  # framework → name → (input shape, what makes it)
             f.IFNode(v_reset=None), f.layer.MaxPool2d(2), f.layer.Conv2d(4, 5, 2), f.layer.BatchNorm2d(5),
             f.LIFNode(tau=2.0, decay_input=False), f.layer.Flatten(), f.layer.Dropout(0.5), f.layer.Linear(20, 6),
             f.IFNode()]),
+        "one_dimension": ((2, 9), lambda f: [nn.Conv1d(2, 4, 3, padding=1), f.IFNode(v_reset=None), nn.MaxPool1d(2),
+            nn.ConvTranspose1d(4, 3, 2, stride=2), f.LIFNode(), nn.MaxPool1d(3, ceil_mode=True), nn.Flatten(),
+            nn.Linear(9, 6), f.IFNode(v_reset=None)]),
         "recurrent": ((12,), lambda f: [f.layer.Linear(12, 10), f.layer.LinearRecurrentContainer(
             f.LIFNode(tau=2.0, decay_input=False, v_reset=None), 10, 10), f.layer.Linear(10, 6), f.LIFNode()]),
     },
@@ -53,6 +62,16 @@ CASES = {  # framework → name → (input shape, what makes it)
             f.LIF(tau_mem=10.0, norm_input=False, spike_fn=f.MaxSpike(1), reset_fn=f.MembraneReset())]),
         "synapse": ((12,), lambda f: [nn.Linear(12, 10), f.LIF(tau_mem=9.0, tau_syn=4.0, norm_input=False,
             spike_fn=f.SingleSpike, reset_fn=f.MembraneReset())]),
+        "several": ((12,), lambda f: [nn.Linear(12, 10), f.LIF(tau_mem=8.0, norm_input=False,
+            spike_fn=f.MaxSpike(3)), nn.Linear(10, 6), f.IAF(spike_fn=f.MaxSpike(4))]),
+        "pools": ((2, 6, 6), lambda f: [nn.Conv2d(2, 3, 3, bias=False), f.IAFSqueeze(batch_size=SAMPLES,
+            spike_fn=f.MaxSpike(3)), f.SumPool2d(2), nn.Conv2d(3, 4, 2), f.IAFSqueeze(batch_size=SAMPLES,
+            spike_fn=f.MaxSpike(2)), nn.Flatten(), nn.Linear(4, 6), f.IAFSqueeze(batch_size=SAMPLES,
+            spike_fn=f.SingleSpike)]),
+        "resets": ((12,), lambda f: [nn.Linear(12, 10), f.LIF(tau_mem=8.0, norm_input=False, spike_fn=f.SingleSpike,
+            reset_fn=f.MembraneReset(reset_value=-0.25)), nn.Linear(10, 8), f.LIF(tau_mem=8.0, norm_input=False,
+            spike_fn=f.SingleSpike, reset_fn=f.MembraneSubtract(subtract_value=0.5)), nn.Linear(8, 6),
+            f.LIFRecurrent(tau_mem=8.0, norm_input=False, spike_fn=f.MaxSpike(2), rec_connect=nn.Linear(6, 6))]),
         "conv": ((2, 6, 6), lambda f: [nn.Conv2d(2, 4, 3, padding=1, bias=False), f.IAFSqueeze(batch_size=SAMPLES,
             spike_fn=f.SingleSpike), f.SumPool2d(2), nn.Conv2d(4, 5, 2, bias=False), f.IAFSqueeze(batch_size=SAMPLES,
             spike_fn=f.MaxSpike(1)), nn.Flatten(), nn.Linear(20, 6), f.IAFSqueeze(batch_size=SAMPLES,
@@ -67,7 +86,16 @@ SCALES = {
     "norse": 20,
     "sinabs": 20,
 }  # of weights, so that every layer fires now and then
-SCALES |= {"spikingjelly/conv": 2, "norse/cuba": 8, "sinabs/conv": 1, "sinabs/synapse": 3, "snntorch/lapicque": 2}
+SCALES |= {
+    "sinabs/several": 5,
+    "sinabs/pools": 1,
+    "sinabs/resets": 5,
+    "spikingjelly/conv": 2,
+    "norse/cuba": 8,
+    "sinabs/conv": 1,
+    "sinabs/synapse": 3,
+    "snntorch/lapicque": 2,
+}
 
 
 def build(framework, name, parts, seed=0):
@@ -127,7 +155,16 @@ def _stand_in(home, name, keep):
 
 
 def _snntorch(
-    self, beta, threshold=1.0, reset_mechanism="subtract", V=1.0, all_to_all=True, linear_features=None, **rest
+    self,
+    beta,
+    threshold=1.0,
+    reset_mechanism="subtract",
+    V=1.0,
+    all_to_all=True,
+    linear_features=None,
+    reset_delay=True,
+    alpha=0.5,
+    **rest,
 ):
     code = ("subtract", "zero", "none").index(reset_mechanism)
     for name, value in {
@@ -135,9 +172,10 @@ def _snntorch(
         "graded_spikes_factor": 1.0,
         "reset_mechanism_val": code,
         "beta": beta,
+        "alpha": alpha,
     }.items():
         self.register_buffer(name, torch.as_tensor(value))
-    self.reset_delay, self.inhibition, self.state_quant = True, False, False
+    self.reset_delay, self.inhibition, self.state_quant = reset_delay, False, False
     if linear_features:
         self.recurrent = nn.Linear(linear_features, linear_features)
     elif not all_to_all:
@@ -174,6 +212,8 @@ def _sinabs(self, tau_mem=None, tau_syn=None, norm_input=True, spike_fn=None, re
     self.reset_fn = reset_fn or type("MembraneSubtract", (), {"subtract_value": None})()
     if batch_size:
         self.batch_size = batch_size
+    if "rec_connect" in rest:
+        self.rec_connect = rest["rec_connect"]
 
 
 class _Container(nn.Module):
@@ -194,33 +234,42 @@ class _SumPool2d(nn.LPPool2d):
         super().__init__(1, size)
 
 
-class _Reset:
-    reset_value = 0.0
+class MembraneReset:
+    def __init__(self, reset_value=0.0):
+        self.reset_value = reset_value
 
 
-_Reset.__name__ = "MembraneReset"
+class MembraneSubtract:
+    def __init__(self, subtract_value=None):
+        self.subtract_value = subtract_value
+
+
+class MaxSpike:
+    def __init__(self, most):
+        self.max_num_spikes_per_bin = most
 
 
 def stand_ins(framework):
     """Classes that look like the framework's, for where it is not installed."""
     home, keep, names = {
-        "snntorch": ("snntorch._neurons", _snntorch, "Leaky RLeaky Lapicque Synaptic"),
+        "snntorch": ("snntorch._neurons", _snntorch, "Leaky RLeaky Lapicque Synaptic RSynaptic Alpha"),
         "spikingjelly": (
             "spikingjelly.activation_based.neuron",
             _spikingjelly,
             "IFNode LIFNode ParametricLIFNode PSN",
         ),
         "norse": ("norse.torch.module", _norse, "LIFBoxCell LIFCell LIFRecurrentCell LICell"),
-        "sinabs": ("sinabs.layers", _sinabs, "LIF IAF IAFSqueeze"),
+        "sinabs": ("sinabs.layers", _sinabs, "LIF IAF IAFSqueeze LIFRecurrent"),
     }[framework]
     layers = SimpleNamespace(**{n: getattr(nn, n) for n in dir(nn)}, LinearRecurrentContainer=_Container)
     extra = {
         "layer": layers,
         "Sequential": nn.Sequential,
         "SumPool2d": _SumPool2d,
-        "MembraneReset": _Reset,
+        "MembraneReset": MembraneReset,
+        "MembraneSubtract": MembraneSubtract,
         "SingleSpike": type("SingleSpike", (), {}),
-        "MaxSpike": lambda n: SimpleNamespace(max_num_spikes_per_bin=n),
+        "MaxSpike": MaxSpike,
     }
     return SimpleNamespace(**{name: _stand_in(home, name, keep) for name in names.split()}, **extra)
 
@@ -240,8 +289,9 @@ def main():
             x = example(shape)
             imported = convert.read(net, shape, STEPS, dtype=torch.float64)
             for path, spikes in check.spikes_of(net, imported, torch.from_numpy(x).double()).items():
-                arrays[f"{framework}/{name}/{path}"] = np.packbits(spikes.numpy() != 0)
-                assert set(np.unique(spikes.numpy())) <= {0.0, 1.0}
+                counts = spikes.numpy().astype(np.uint8)
+                assert np.array_equal(counts, spikes.numpy())
+                arrays[f"{framework}/{name}/{path}"] = counts if counts.max() > 1 else np.packbits(counts)
     np.savez_compressed(FIXTURE, versions=json.dumps(versions), **arrays)
     print(versions, len(arrays), FIXTURE.stat().st_size, file=sys.stderr)
 

@@ -68,6 +68,30 @@ def test_from_a_python_file_to_the_chip_and_back_to_training(project):
     assert (found != expected).mean() < 0.03  # weights in eight bits
 
 
+def test_samples_of_the_user_are_compared_and_kept(project):
+    """On the user's data: float and chip, and what ottt-train --init goes on with."""
+    folder, net = project
+    torch.save(net.state_dict(), folder / "net.pth")
+    rng = np.random.default_rng(0)
+    x, y = (rng.random((30, 7, 12)) < 0.4).astype(np.uint8), np.arange(30) % 3
+    np.savez(folder / "mine.npz", x_train=x[:20], y_train=y[:20], x_test=x[20:], y_test=y[20:], time_axis=True)
+    line = ("--weights", folder / "net.pth", "--data", folder / "mine.npz", "--encoding", "frames")
+    done = export(folder, *line)
+    assert done.returncode == 0, done.stderr
+    assert "30 samples" not in done.stderr
+    network = ol.load(folder / "out" / "imported.pt")
+    assert network.data.coding.name == "frames"
+    assert network.provenance["data"].endswith("mine.npz")
+    chip = storage.load(folder / "out" / "model.h5")
+    assert chip.data == network.data
+    with_other_steps = run_here(
+        "ottt-export", f"{folder / 'mynet.py'}:build", "--input-shape", 12, "--time-steps", 6, *line[2:], "--no-check"
+    )
+    assert_one_line(with_other_steps, 2, "the samples have 7 time steps, --time-steps says 6")
+    assert_one_line(export(folder, "--encoding", "rate"), 2, "give --data with it")
+    assert_one_line(run_here("ottt-export", folder / "net.pth", "--data", "digits"), 2, "--data: for a module")
+
+
 def test_without_no_check_the_module_and_the_network_are_run(project):
     folder, _ = project
     line = (f"{folder / 'mynet.py'}:build", "--weights", folder / "net.pth", "--input-shape", "12", "--time-steps", "7")

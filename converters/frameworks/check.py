@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
 from ottt_loihi.converters.frameworks.convert import Imported, read
+from ottt_loihi.converters.frameworks.groups import counted
 from ottt_loihi.converters.frameworks.registry import neurons_of
-from ottt_loihi.converters.frameworks.trace import call, copied, making
+from ottt_loihi.converters.frameworks.trace import call
+from ottt_loihi.converters.frameworks.twin import copied, first_tensor, making
 from torch import Tensor, nn
 
 from ottt_loihi import checks
@@ -48,8 +50,8 @@ class Divergence:
     @property
     def cause(self) -> str:
         """The likely cause, as far as the numbers say."""
-        if self.theirs not in (0.0, 1.0):
-            return f"the module sends {self.theirs:g}, and our neurons send 0 or 1"
+        if self.theirs not in (0.0, 1.0) and self.theirs > self.ours:
+            return f"the module sends {self.theirs:g} in a step, more than our neurons for it do"
         if abs(self.membrane - self.threshold) <= CLOSE * max(1.0, abs(self.threshold)):
             return "the membrane meets the threshold, where the order of a sum decides"
         return "the two compute different membranes"
@@ -74,6 +76,8 @@ class Compared:
         the first divergence, by time step, then by layer; None: every spike is equal
     random
         whether the samples were drawn, because none were given
+    predictions
+        samples that both predict the same class of; None: the module's output is no row of numbers for each
     """
 
     layers: dict[str, tuple[int, int, int]]
@@ -81,6 +85,7 @@ class Compared:
     num_steps: int
     first: Divergence | None
     random: bool
+    predictions: int | None = None
 
     @property
     def different(self) -> int:
@@ -96,9 +101,10 @@ class Compared:
         places = sum(count for _, _, count in self.layers.values())
         spikes = sum(count for _, count, _ in self.layers.values())
         on = f"{self.samples} {'random ' if self.random else ''}samples of {self.num_steps} steps"
+        same = "" if self.predictions is None else f"; the same prediction on {self.predictions} of {self.samples}"
         if self.first is None:
-            return f"every spike equal in float64: {places:,} places, {spikes:,} spikes of {on}"
-        return f"{self.different:,} of {places:,} spikes differ on {on}; first {self.first}"
+            return f"every spike equal in float64: {places:,} places, {spikes:,} spikes of {on}{same}"
+        return f"{self.different:,} of {places:,} spikes differ on {on}{same}; first {self.first}"
 
 
 def compare(
@@ -142,15 +148,41 @@ def compare(
         raise UsageError(f"samples: expected (n, T, {', '.join(map(str, shape))}), got {tuple(x.shape)}")
     if imported.form == "constant":
         x = x[:, :1].expand(-1, steps, *shape)
-    theirs = spikes_of(net, imported, x)
+    theirs, output = run_module(net, imported, x)
     with torch.no_grad():
         run = imported.network.run(x, record=("s", "u"))
-    return _compared(imported, theirs, run.states["s"], run.states["u"], len(x), x.shape[1], random)
+    found = _compared(imported, theirs, run.states["s"], run.states["u"], len(x), x.shape[1], random)
+    return replace(found, predictions=_same_predictions(output, run.scores, imported, x.shape[1]))
+
+
+def _same_predictions(output: list[Any], ours: Tensor, imported: Imported, steps: int) -> int | None:
+    """Samples whose largest score in ours is the largest in theirs, too; None where theirs have another form."""
+    parts, (n, classes) = [first_tensor(each) for each in output], ours.shape
+    if not all(isinstance(part, Tensor) and part.numel() % (n * classes) == 0 for part in parts):
+        return None
+    if len(parts) > 1 and parts[0].numel() == n * classes:
+        whole = torch.stack([part.reshape(n, classes) for part in parts])
+    elif len(parts) == 1 and parts[0].numel() == n * classes:
+        whole = parts[0].reshape(1, n, classes)
+    elif len(parts) == 1 and parts[0].numel() == steps * n * classes:
+        whole = _by_step(parts, "time first" if imported.form == "constant" else imported.form, n, steps)
+        whole = whole.reshape(steps, n, classes)
+    else:
+        return None
+    theirs = whole[-1] if imported.readout == "last" else whole.sum(0)
+    at_ours = theirs.gather(1, ours.argmax(1, keepdim=True)).squeeze(1)
+    best = theirs.amax(1)
+    return int((best - at_ours <= CLOSE * best.abs().clamp(min=1.0)).sum())
+
+
+def spikes_of(net: nn.Module, imported: Imported, x: Tensor) -> dict[str, Tensor]:
+    """Return what each layer of neurons of a module sends, path → float64 ``(T, n, *shape)``."""
+    return run_module(net, imported, x)[0]
 
 
 @torch.no_grad()
-def spikes_of(net: nn.Module, imported: Imported, x: Tensor) -> dict[str, Tensor]:
-    """Return what each layer of neurons of a module sends, path → float64 ``(T, n, *shape)``."""
+def run_module(net: nn.Module, imported: Imported, x: Tensor) -> tuple[dict[str, Tensor], list[Any]]:
+    """Return what each layer of neurons of a module sends, as :func:`spikes_of`, and what each call returned."""
     twin = copied(net, torch.float64)
     history: dict[str, list[Tensor]] = {}
     handles = []
@@ -163,12 +195,11 @@ def spikes_of(net: nn.Module, imported: Imported, x: Tensor) -> dict[str, Tensor
         handles.append(module.register_forward_hook(keep))
     try:
         with making(torch.float64):
-            for _ in call(twin, imported.form, x):
-                pass
+            results = list(call(twin, imported.form, x))
     finally:
         for handle in handles:
             handle.remove()
-    return {path: _by_step(parts, imported.form, len(x), x.shape[1]) for path, parts in history.items()}
+    return {path: _by_step(parts, imported.form, len(x), x.shape[1]) for path, parts in history.items()}, results
 
 
 def _by_step(parts: list[Tensor], form: str, samples: int, steps: int) -> Tensor:
@@ -196,6 +227,8 @@ def _compared(
         if path not in theirs:  # a layer that stands for an operation
             continue
         expected, found = theirs[path].reshape(steps, n, -1), ours[index].reshape(steps, n, -1)
+        if (sends := imported.sends.get(path)) is not None:
+            found = counted(ours[index], sends, imported.network.blocks[index].shape)
         different = expected != found
         layers[path] = (int(different.sum()), int((expected != 0).sum()), expected.numel())
         if bool(different.any()):
@@ -205,16 +238,20 @@ def _compared(
     if places:
         step, index, sample, neuron = min(places)
         path, shape = imported.paths[index], tuple(theirs[imported.paths[index]].shape[2:])
-        block = imported.network.blocks[index]
+        block, sends = imported.network.blocks[index], imported.sends.get(path)
         threshold = torch.as_tensor(block.neuron.v_threshold, dtype=torch.float64)
+        found, own = ours[index].reshape(steps, n, -1), neuron
+        if sends is not None:  # of the first of those that stand for one
+            found, rest = counted(ours[index], sends, block.shape), math.prod(block.shape[1:])
+            own = neuron // rest * len(sends) * rest + neuron % rest
         first = Divergence(
             path,
             step,
             sample,
             tuple(int(i) for i in np.unravel_index(neuron, shape)) if math.prod(shape) > 1 else (neuron,),
             float(theirs[path].reshape(steps, n, -1)[step, sample, neuron]),
-            float(ours[index].reshape(steps, n, -1)[step, sample, neuron]),
-            float(u[index].reshape(steps, n, -1)[step, sample, neuron]),
-            float(torch.broadcast_to(threshold, block.shape).reshape(-1)[neuron]),
+            float(found[step, sample, neuron]),
+            float(u[index].reshape(steps, n, -1)[step, sample, own]),
+            float(torch.broadcast_to(threshold, block.shape).reshape(-1)[own]),
         )
     return Compared(layers, n, steps, first, random)

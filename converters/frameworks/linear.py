@@ -7,24 +7,30 @@ linear operations becomes the matrix that it is, found by running it on unit vec
 
 from __future__ import annotations
 
-import inspect
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+from ottt_loihi.converters.frameworks import signatures
 from ottt_loihi.converters.frameworks.neurons import Unmapped
+from ottt_loihi.converters.frameworks.signatures import arguments
 from ottt_loihi.converters.frameworks.trace import VIEWS, Node
 from torch import Tensor
 
 from ottt_loihi.nn.connections import Connection, Conv2d, Linear
 
 MAX_MATRIX = 1 << 24  # weights of a chain that is written out
-ADDITIONS = ("add", "__add__", "__radd__", "__iadd__", "add_", "sub", "__sub__", "__isub__")
+ADDITIONS = (
+    *("add", "__add__", "__radd__", "__iadd__", "add_"),
+    *("sub", "__sub__", "__isub__", "subtract", "rsub", "__rsub__"),
+)
 FACTORS = ("mul", "__mul__", "__rmul__", "__imul__", "mul_", "div", "__truediv__", "__itruediv__", "neg", "__neg__")
+MAXIMA = ("max_pool1d", "max_pool2d", "max_pool3d", "adaptive_max_pool1d", "adaptive_max_pool2d")
 LINEAR = {  # affine in their one watched argument; what is not named here is refused
-    *("linear", "conv1d", "conv2d", "conv_transpose1d", "conv_transpose2d", "batch_norm", "pad", "interpolate"),
+    *("linear", "conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d"),
+    *("batch_norm", "pad", "interpolate", "avg_pool3d", "adaptive_avg_pool3d", "mean within", "sum within"),
     *("avg_pool1d", "avg_pool2d", "adaptive_avg_pool1d", "adaptive_avg_pool2d", "lp_pool2d", "matmul", "__matmul__"),
     *("upsample", "pixel_shuffle", "roll", "flip"),
     *ADDITIONS,
@@ -40,8 +46,9 @@ HINTS = {
     "layer_norm": "it divides by what it measures in each sample; the nearest is batch normalisation",
     "group_norm": "it divides by what it measures in each sample; the nearest is batch normalisation",
     "instance_norm": "it divides by what it measures in each sample; the nearest is batch normalisation",
-    "max_pool1d": "the largest of real currents is not linear; the nearest is to pool the spikes, or AvgPool1d",
-    "max_pool2d": "the largest of real currents is not linear; the nearest is to pool the spikes, or AvgPool2d",
+    **dict.fromkeys(
+        MAXIMA, "the largest of real currents is not linear; the nearest is to pool the spikes, or average pooling"
+    ),
     "dropout": "it drops in evaluation, too; pass training=self.training",
     "part": "an index takes a part of a layer; the nearest is a Linear that reads it",
     "cat": "the nearest is two layers whose outputs are added",
@@ -81,7 +88,7 @@ class Chain:
 
 def refusal(node: Node) -> str | None:
     """Return why an operation has no counterpart, None for a linear one."""
-    if node.kind == "batch_norm" and _arguments(_batch_norm, node)["training"]:
+    if node.kind == "batch_norm" and arguments(signatures.batch_norm, node)["training"]:
         return "batch normalisation in training mode; it is read in evaluation mode, with its running statistics"
     if node.kind in FACTORS and len(node.inputs) > 1:
         return "a product of spikes is not linear; the nearest is their sum"
@@ -137,6 +144,8 @@ class _Kernel:
         self.pool_after: tuple[int, int, int] | None = None
         self.geometry: dict[str, Any] = {}
         self.before: Tensor | float = 1.0  # factors of the input
+        self.channels = shape[0] if shape else 0  # of the layer that is read
+        self.sends: Tensor | None = None  # what each of several neurons that stand for one counts
 
     @property
     def is_convolution(self) -> bool:
@@ -146,7 +155,7 @@ class _Kernel:
         if self.weight is None:
             if len(self.shape) != 1 and math.prod(self.shape[:-1]) != 1:
                 raise _NoPattern
-            self.weight = weight.double() * self._factors(weight.shape[1])
+            self.weight = self._spread(weight.double() * self._factors(weight.shape[1]), self.channels)
             self.bias = None if bias is None else bias.double()
         elif self.is_convolution:
             raise _NoPattern
@@ -162,7 +171,7 @@ class _Kernel:
             if geometry.get("groups", 1) != 1:
                 raise _NoPattern
             factors = factors.view(1, -1, 1, 1)
-        self.weight = weight.double() * factors
+        self.weight = self._spread(weight.double() * factors, weight.shape[1])
         self.bias = None if bias is None else bias.double()
         self.geometry = {name: _both(geometry.get(name, default)) for name, default in CONVOLUTION.items()}
         self.geometry["groups"] = geometry.get("groups", 1)
@@ -199,6 +208,23 @@ class _Kernel:
             raise _NoPattern
         self.bias = _sum(self.bias, values.double())
 
+    def gather(self, sends: tuple[float, ...], theirs: tuple[int, ...]) -> None:
+        """Read neurons, of a layer of ``theirs`` shape, of which several of ours stand for one."""
+        if self.weight is not None or self.pool is not None or self.shape != (theirs[0] * len(sends), *theirs[1:]):
+            raise _NoPattern
+        self.sends, self.channels = torch.tensor(sends, dtype=torch.float64), theirs[0]
+
+    def _spread(self, weight: Tensor, channels: int) -> Tensor:
+        """The weights of each of several neurons that stand for one; its channels are the first part of axis 1."""
+        if self.sends is None:
+            return weight
+        parts = weight.reshape(len(weight), channels, 1, -1) * self.sends.view(1, 1, -1, 1)
+        return (
+            parts.reshape(len(weight), channels * len(self.sends), *weight.shape[2:])
+            if weight.ndim > 2
+            else parts.flatten(1)
+        )
+
     def _factors(self, size: int) -> Tensor | float:
         if not isinstance(self.before, Tensor) or self.before.ndim == 0:
             return self.before
@@ -222,13 +248,15 @@ def _kernel(chain: Chain, gain: Tensor, dtype: torch.dtype) -> Connection:
                 raise _NoPattern
             if not kernel.is_convolution and kernel.weight is None and kernel.pool is None and len(node.shape) != 1:
                 raise _NoPattern
+        elif node.kind == "gather":
+            kernel.gather(node.call[1][1], node.shape)
         elif node.kind == "linear":
             if kernel.pool is not None and len(kernel.shape) != 1:
                 raise _NoPattern
-            values = _arguments(_linear, node)
+            values = arguments(signatures.linear, node)
             kernel.linear(values["weight"], values["bias"] if operation.shifts else None)
         elif node.kind == "conv2d":
-            values = _arguments(_conv, node)
+            values = arguments(signatures.conv, node)
             bias = values["bias"] if operation.shifts else None
             kernel.convolution(values["weight"], bias, **{k: values[k] for k in (*CONVOLUTION, "groups")})
         elif node.kind == "batch_norm":
@@ -252,14 +280,14 @@ def _kernel(chain: Chain, gain: Tensor, dtype: torch.dtype) -> Connection:
 
 def _pool(kernel: _Kernel, node: Node) -> None:
     if node.kind == "lp_pool2d":
-        values = _arguments(_lp_pool, node)
+        values = arguments(signatures.lp_pool, node)
         if values["norm_type"] != 1 or values["ceil_mode"]:
             raise _NoPattern
         size = values["kernel_size"]
         kernel.pooling(size, values["stride"] or size, 0)
         kernel.factor(float(math.prod(_both(size))))
         return
-    values = _arguments(_avg_pool, node)
+    values = arguments(signatures.avg_pool, node)
     padded = max(_both(values["padding"]))
     if values["ceil_mode"] or values["divisor_override"] or (padded and not values["count_include_pad"]):
         raise _NoPattern
@@ -271,10 +299,10 @@ def _built(kernel: _Kernel, chain: Chain, gain: Tensor, dtype: torch.dtype) -> C
     if kernel.weight is None:
         if len(chain.shape) != 3 or len(kernel.shape) != 3 or kernel.pool == "global":
             raise _NoPattern
-        window, kernel.pool = kernel.pool or (1, 1), None
-        weight = torch.full((chain.shape[0], 1, *window), 1 / math.prod(window), dtype=torch.float64)
+        window, kernel.pool, channels = kernel.pool or (1, 1), None, kernel.shape[0]
+        weight = torch.full((channels, 1, *window), 1 / math.prod(window), dtype=torch.float64)
         factors, kernel.before = kernel.before, 1.0
-        kernel.convolution(weight, None, stride=window, groups=chain.shape[0])
+        kernel.convolution(weight, None, stride=window, groups=channels)
         kernel.factor(factors)
     rows = gain
     if gain.ndim and gain.numel() > 1:
@@ -339,45 +367,23 @@ def _run(node: Node, x: Tensor) -> Tensor:
     return func(*(real(a) for a in args), **{key: real(value) for key, value in kwargs.items()})
 
 
-def _linear(input: Any, weight: Any, bias: Any = None) -> None: ...
-
-
-def _conv(
-    input: Any, weight: Any, bias: Any = None, stride: Any = 1, padding: Any = 0, dilation: Any = 1, groups: int = 1
-) -> None: ...
-
-
-def _batch_norm(
-    input: Any, running_mean: Any, running_var: Any, weight: Any = None, bias: Any = None, training: bool = False,
-    momentum: float = 0.1, eps: float = 1e-5,
-) -> None: ...  # fmt: skip
-
-
-def _avg_pool(
-    input: Any, kernel_size: Any, stride: Any = None, padding: Any = 0, ceil_mode: bool = False,
-    count_include_pad: bool = True, divisor_override: Any = None,
-) -> None: ...  # fmt: skip
-
-
-def _lp_pool(input: Any, norm_type: Any, kernel_size: Any, stride: Any = None, ceil_mode: bool = False) -> None: ...
-
-
-def _arguments(like: Callable[..., None], node: Node) -> Mapping[str, Any]:
-    """The arguments of a call by the names that ``like`` gives them."""
-    bound = inspect.signature(like).bind(*node.call[1], **node.call[2])
-    bound.apply_defaults()
-    return bound.arguments
-
-
 def _normalisation(node: Node) -> tuple[Tensor, Tensor]:
     """Factor and shift of a batch normalisation, float64, one for each channel."""
-    values = _arguments(_batch_norm, node)
+    values = arguments(signatures.batch_norm, node)
     mean, variance = values["running_mean"].double(), values["running_var"].double()
     factor = 1 / torch.sqrt(variance + values["eps"])
     if values["weight"] is not None:
         factor = factor * values["weight"].double()
     shift = -mean * factor
     return factor, shift if values["bias"] is None else shift + values["bias"].double()
+
+
+def is_negative(node: Node) -> bool:
+    """Return whether an operation multiplies with a number below 0, or with none that is known."""
+    try:
+        return _constant_factor(node) <= 0
+    except _NoPattern:
+        return True
 
 
 def _constant_factor(node: Node) -> float:
@@ -412,17 +418,16 @@ def _sum(a: Tensor | None, b: Tensor | None) -> Tensor | None:
     return b if a is None else a if b is None else a + b.double()
 
 
-def max_pooling(node: Node) -> tuple[int, int, int]:
-    """Kernel, stride and padding of a max pooling of spikes, each one number; Unmapped otherwise."""
+def any_of(node: Node, shape: tuple[int, ...], before: tuple[int, ...], dtype: torch.dtype) -> Connection:
+    """Return weights of 1 from every place of a max pooling's windows; ``before``: our layer's shape."""
     _, args, kwargs = node.call
     names = ("kernel_size", "stride", "padding", "dilation", "ceil_mode")
-    values = dict(zip(names, args[1:])) | dict(kwargs)
-    try:
-        kernel = _one(values["kernel_size"])
-        stride = _one(values.get("stride") or kernel)
-        padding, dilation = _one(values.get("padding", 0)), _one(values.get("dilation", 1))
-    except (_NoPattern, KeyError):
-        raise Unmapped("max pooling with windows that are not square; the nearest is a square one") from None
-    if dilation != 1 or values.get("ceil_mode"):
-        raise Unmapped("max pooling with dilation or ceil_mode; the nearest is one without")
-    return kernel, stride, padding
+    values = {"padding": 0, "dilation": 1, "ceil_mode": False} | dict(zip(names, args[1:])) | dict(kwargs)
+    if node.kind == "max_pool2d" and tuple(before) == tuple(shape) and not values["ceil_mode"]:
+        kernel = _both(values["kernel_size"])
+        geometry = {name: _both(values[name]) for name in ("padding", "dilation")}
+        geometry["stride"] = _both(values.get("stride") or kernel)
+        connection = Conv2d(shape[0], shape[0], kernel, groups=shape[0], **geometry)
+        return filled(connection, torch.ones_like(connection.weight), None, dtype)
+    chain = Chain((Operation(node),), tuple(shape))  # of one spike the largest is 1 in every window that has it
+    return _matrix(chain, torch.tensor(1.0, dtype=torch.float64), dtype, "max pooling")

@@ -24,6 +24,30 @@ class Unmapped(Exception):
 
 
 @dataclass(frozen=True)
+class Group:
+    """Several neurons of ours that stand for one, all with its input and its decay, and none with a reset of its own.
+
+    Attributes
+    ----------
+    thresholds
+        of each, in units of the one's
+    feedback
+        delay in steps → what each (row) gets from a spike of each (column), in membrane units
+    sends
+        what a spike of each counts to the outside
+    """
+
+    thresholds: tuple[float, ...]
+    feedback: Mapping[int, np.ndarray]
+    sends: tuple[float, ...]
+
+
+def several_spikes(most: int, taken: float) -> Group:
+    """Return the neurons that fire up to ``most`` times in a step; each spike takes ``taken`` one step later."""
+    return Group(tuple(range(1, most + 1)), {1: np.full((most, most), -taken)}, (1.0,) * most)
+
+
+@dataclass(frozen=True)
 class Neurons:
     """A layer of neurons.
 
@@ -49,6 +73,14 @@ class Neurons:
         maps s[t−1] to an input: a Linear or Conv2d of torch, or an array of one weight for each neuron; None without
     entrance
         a Linear inside of the neurons, which the input passes before the gain; None without
+    late_bias
+        the recurrent layer's bias begins at the second step
+    group
+        neurons of ours that stand for one; None: one does
+    unbounded
+        sends as many spikes in a step as thresholds fit into the membrane; the user says how many at most
+    inexact
+        why this is not exact, in words that name the nearest; empty: it is
     """
 
     beta: Value
@@ -63,6 +95,10 @@ class Neurons:
     fires: bool = True
     recurrent: Any = None
     entrance: Any = None
+    late_bias: bool = False
+    group: Group | None = None
+    unbounded: bool = False
+    inexact: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ def neuron_of(neurons: Neurons, target: tuple[int, ...], shape: tuple[int, ...])
     """Our neurons: LIF where it is one, which every engine knows, else CubaLIF."""
     names = ("alpha", "beta", "threshold", "v_reset", "v_init")
     alpha, beta, threshold, v_reset, v_init = (constant(getattr(neurons, name), target, shape) for name in names)
-    plain = all(isinstance(value, float) for value in (beta, threshold))
+    plain = all(isinstance(value, float) for value in (alpha, beta, threshold, v_reset, v_init))
     if plain and alpha == v_reset == v_init == 0 and neurons.reset in ("zero", "subtract") and not neurons.at_threshold:
         return LIF(beta, threshold, neurons.reset)
     if neurons.reset != "zero":
@@ -55,6 +55,17 @@ def add_bias(connection: Any, bias: Any, shape: tuple[int, ...], dtype: torch.dt
         connection.bias = nn.Parameter(torch.zeros(len(rows), dtype=dtype))
     with torch.no_grad():
         connection.bias += torch.from_numpy(rows[:, 0].copy()).to(dtype)
+
+
+def first_step(neurons: Neurons, target: tuple[int, ...]) -> np.ndarray | float:
+    """Return the membrane, before the first step, in which a recurrent layer's bias is missing."""
+    bias = getattr(neurons.recurrent, "bias", None)
+    if bias is None or not bool(bias.any()):
+        return 0.0
+    if np.any(neurons.alpha) or not np.all(neurons.beta):
+        raise Unmapped("a bias of the recurrent layer begins at the second step; the nearest is bias=False")
+    rows = bias.detach().double().cpu().numpy().reshape(-1, *[1] * (len(target) - 1))
+    return np.broadcast_to(rows * neurons.gain / neurons.beta, target)
 
 
 def operation_of(module: nn.Module, target: tuple[int, ...]) -> Node:

@@ -4,8 +4,9 @@
 
     i = α_syn·(i + x)          v ← α·v + g·i          g = 1 − α with norm_input, else 1; IAF: α = g = 1
 
-``SingleSpike`` and ``MaxSpike(1)`` send one spike a step; ``MembraneSubtract`` takes the threshold away at once,
-``MembraneReset(r)`` goes to r. Checked by running version 3.1.3.
+``SingleSpike`` and ``MaxSpike(1)`` send one spike a step, ``MaxSpike(K)`` up to K, ``MultiSpike`` as many as thresholds
+fit into the membrane; ``MembraneSubtract`` takes the threshold away at once, for each of them. ``MembraneReset(r)``
+goes to r. Checked by running version 3.1.3.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from ottt_loihi.converters.frameworks.neurons import Framework, Neurons, Unmapped, attribute, number
+from ottt_loihi.converters.frameworks.neurons import Framework, Neurons, Unmapped, attribute, number, several_spikes
 from torch import nn
 
 VERSIONS = "sinabs 3.1.3"
@@ -36,40 +37,62 @@ def _leak(module: nn.Module) -> Neurons:
 
 
 def _neurons(module: nn.Module, alpha: Any, gain: Any) -> Neurons:
-    spikes = attribute(module, "spike_fn", VERSIONS)
-    name = getattr(spikes, "__name__", type(spikes).__name__)
-    if name != "SingleSpike" and getattr(spikes, "max_num_spikes_per_bin", None) != 1:
-        raise Unmapped(
-            f"spike_fn={name} sends several spikes in a step; the nearest is MaxSpike(1) or SingleSpike, with which "
-            "about a quarter of the spikes changes: train with it"
-        )
+    common = {"threshold": number(module, "spike_threshold", VERSIONS), "gain": gain, "at_threshold": True}
     if (lowest := getattr(module, "min_v_mem", None)) is not None:
-        raise Unmapped(
-            f"min_v_mem = {float(lowest):g} clips membranes, which no neuron of the chip does; set it to None"
+        common["inexact"] = (
+            f"min_v_mem = {float(lowest):g} clips membranes, which no neuron of the chip does; set it to None",
         )
-    threshold = number(module, "spike_threshold", VERSIONS)
-    common = {"threshold": threshold, "gain": gain, "at_threshold": True, "reset": "zero"}
+    common |= _reset(module, alpha, gain, common["threshold"])
+    common |= _several(module, alpha, common)
+    if "recurrent" not in common:
+        common |= {"recurrent": _recurrent(module), "late_bias": hasattr(module, "rec_connect")}
+    elif hasattr(module, "rec_connect"):
+        raise Unmapped("MembraneSubtract of another value than the threshold beside recurrence; the nearest is without")
+    if getattr(module, "tau_syn", None) is None and not hasattr(module, "alpha_syn"):
+        return Neurons(alpha, **common)
+    if common.get("group") or common.get("unbounded") or common["reset"] == "none":
+        raise Unmapped(
+            "tau_syn beside several spikes in a step, or another value subtracted; the nearest is SingleSpike"
+        )
+    synapse = _decay(module, "syn")
+    common["gain"] = gain * synapse
+    return Neurons(alpha, synapse, **common)
+
+
+def _reset(module: nn.Module, alpha: Any, gain: Any, threshold: Any) -> dict[str, Any]:
+    """What a spike does. MembraneReset(r) adds r in silent steps, too: w = v − r has a bias of α·r and begins at −r."""
     reset = attribute(module, "reset_fn", VERSIONS)
     if type(reset).__name__ == "MembraneReset":
-        if getattr(reset, "reset_value", 0.0):
-            raise Unmapped("MembraneReset to another value than 0 adds it in silent steps, too; the nearest is 0")
-    elif type(reset).__name__ == "MembraneSubtract":
-        value = getattr(reset, "subtract_value", None)
-        if value is not None and not np.array_equal(np.asarray(value), threshold):
-            raise Unmapped("MembraneSubtract of another value than the threshold; the nearest is the threshold")
-        common["reset"] = "subtract"
-    else:
+        rest = float(getattr(reset, "reset_value", 0.0))
+        if rest and (getattr(module, "tau_syn", None) is not None or np.ndim(alpha)):
+            raise Unmapped("MembraneReset to another value than 0 with tau_syn or unequal decays; the nearest is 0")
+        return {"reset": "zero", "bias": alpha * rest, "v_init": -rest} if rest else {"reset": "zero"}
+    if type(reset).__name__ != "MembraneSubtract":
         raise Unmapped(f"reset_fn={type(reset).__name__}; the nearest is MembraneSubtract()")
-    if getattr(module, "tau_syn", None) is None and not hasattr(module, "alpha_syn"):
-        return Neurons(alpha, **common, recurrent=_recurrent(module))
-    synapse = _decay(module, "syn")
-    if common["reset"] == "subtract":
+    value = getattr(reset, "subtract_value", None)
+    if value is None or np.array_equal(np.asarray(value), threshold):
+        return {"reset": "subtract"}
+    taken = np.asarray(value.detach().cpu() if hasattr(value, "detach") else value, np.float64)
+    return {"reset": "none", "recurrent": np.atleast_1d(-alpha * taken / gain)}
+
+
+def _several(module: nn.Module, alpha: Any, common: dict[str, Any]) -> dict[str, Any]:
+    """How many spikes a neuron sends in a step."""
+    spikes = attribute(module, "spike_fn", VERSIONS)
+    name = getattr(spikes, "__name__", type(spikes).__name__)
+    most = getattr(spikes, "max_num_spikes_per_bin", None)
+    if name == "SingleSpike" or most == 1:
+        return {}
+    if name not in ("MultiSpike", "MaxSpike"):
+        raise Unmapped(f"spike_fn={name}; the nearest is MaxSpike(1) or SingleSpike")
+    if common["reset"] != "subtract" or np.size(alpha) > 1 or np.size(common["threshold"]) > 1:
         raise Unmapped(
-            "tau_syn with MembraneSubtract: a synaptic current with a soft reset has no neuron on the chip; the "
-            "nearest is reset_fn=MembraneReset()"
+            f"spike_fn={name} sends several spikes in a step, which several neurons of ours do for one that subtracts "
+            "its threshold, with one decay and threshold for all; the nearest is SingleSpike"
         )
-    common["gain"] = gain * synapse
-    return Neurons(alpha, synapse, **common, recurrent=_recurrent(module))
+    if most is None:
+        return {"unbounded": True}
+    return {"group": several_spikes(int(most), float(alpha * common["threshold"]))}
 
 
 def _recurrent(module: nn.Module) -> Any:

@@ -12,9 +12,11 @@ Checked by running versions 0.9.4 and 1.0.0.
 from __future__ import annotations
 
 import math
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
-from ottt_loihi.converters.frameworks.neurons import Framework, Neurons, Unmapped, attribute, number
+from ottt_loihi.converters.frameworks.neurons import Framework, Group, Neurons, Unmapped, attribute, number
 from torch import nn
 
 VERSIONS = "snnTorch 0.9.4 to 1.0.0"
@@ -23,12 +25,50 @@ RESETS = {0: "subtract", 1: "zero", 2: "none"}
 
 def _leaky(module: nn.Module) -> Neurons:
     reset, late = _reset(module)
+    common = _common(module)
     if reset == "subtract" and not late:
+        return _at_once(_beta(module), common)
+    return Neurons(_beta(module), reset="delayed" if reset == "subtract" else reset, **common)
+
+
+def _at_once(beta: float | np.ndarray, common: dict[str, Any]) -> Neurons:
+    """A reset by subtraction in the firing step: fires at 2θ while the last reset has left more than θ.
+
+    Two neurons: the second sees a membrane above 2θ, after which the first has θ more to reach. Both subtract the
+    first's spike; what the second says is taken back one step later, with the decay of a step.
+    """
+    if np.ndim(beta) or np.ndim(common["threshold"]):
         raise Unmapped(
-            "reset_delay=False fires at twice the threshold while a membrane above it is left; the nearest is "
-            "reset_delay=True, or reset_mechanism='zero'"
+            "reset_delay=False with unequal decays or thresholds fires at twice the threshold while a membrane above "
+            "it is left; the nearest is reset_delay=True, or reset_mechanism='zero'"
         )
-    return Neurons(_beta(module), reset="delayed" if reset == "subtract" else reset, **_common(module))
+    taken, more = beta * common["threshold"], common["threshold"]
+    feedback = {1: np.array([[-taken, -more], [-taken, more]]), 2: np.array([[0.0, taken], [0.0, -taken]])}
+    return Neurons(beta, reset="none", group=Group((1.0, 2.0), feedback, (1.0, 0.0)), **common)
+
+
+def _synaptic(module: nn.Module) -> Neurons:
+    reset, late = _reset(module)
+    if (reset, late) == ("zero", True):
+        raise Unmapped(
+            "Synaptic with reset_mechanism='zero' loses the input of the step after a spike; the nearest is "
+            "reset_mechanism='subtract', or reset_delay=False"
+        )
+    if reset == "subtract" and not late:
+        raise Unmapped("Synaptic with reset_delay=False fires at twice the threshold; the nearest is reset_delay=True")
+    alpha = np.clip(number(module, "alpha", VERSIONS), 0, 1)
+    recurrent = _connection(module) if type(module).__name__ == "RSynaptic" else None
+    kept = float(alpha) if np.ndim(alpha) == 0 else alpha
+    named = "delayed" if reset == "subtract" else reset
+    return Neurons(_beta(module), kept, reset=named, recurrent=recurrent, **_common(module))
+
+
+def _connection(module: nn.Module) -> Any:
+    """What a recurrent neuron sends to its layer."""
+    recurrent = attribute(module, "recurrent", VERSIONS)
+    if isinstance(recurrent, (nn.Linear, nn.Conv2d)):
+        return recurrent
+    return np.atleast_1d(np.asarray(number(recurrent, "V", VERSIONS)))
 
 
 def _rleaky(module: nn.Module) -> Neurons:
@@ -38,14 +78,10 @@ def _rleaky(module: nn.Module) -> Neurons:
             "RLeaky with reset_mechanism='zero' loses the input of the step after a spike; the nearest is "
             "reset_mechanism='subtract', or reset_delay=False"
         )
+    recurrent, common = _connection(module), _common(module)
     if reset == "subtract" and not late:
-        return _leaky(module)
-    recurrent = attribute(module, "recurrent", VERSIONS)
-    if not isinstance(recurrent, (nn.Linear, nn.Conv2d)):
-        recurrent = np.atleast_1d(np.asarray(number(recurrent, "V", VERSIONS)))
-    return Neurons(
-        _beta(module), reset="delayed" if reset == "subtract" else reset, recurrent=recurrent, **_common(module)
-    )
+        return replace(_at_once(_beta(module), common), recurrent=recurrent)
+    return Neurons(_beta(module), reset="delayed" if reset == "subtract" else reset, recurrent=recurrent, **common)
 
 
 def _lapicque(module: nn.Module) -> Neurons:
@@ -89,14 +125,17 @@ def _forget(module: nn.Module) -> None:
         module.reset_mem()
 
 
-LOSES = "a synaptic current with a soft reset has no neuron on the chip; the nearest is Leaky"
 FRAMEWORK = Framework(
     name="snntorch",
     packages=("snntorch",),
-    neurons={"Leaky": _leaky, "RLeaky": _rleaky, "Lapicque": _lapicque},
+    neurons={
+        "Leaky": _leaky,
+        "RLeaky": _rleaky,
+        "Lapicque": _lapicque,
+        "Synaptic": _synaptic,
+        "RSynaptic": _synaptic,
+    },
     refused={
-        "Synaptic": LOSES,
-        "RSynaptic": f"{LOSES} or RLeaky",
         "Alpha": "its reset clears two currents; the nearest is Leaky",
         "SLSTM": "an LSTM has no spiking counterpart; the nearest is RLeaky",
         "SConv2dLSTM": "an LSTM has no spiking counterpart; the nearest is RLeaky",

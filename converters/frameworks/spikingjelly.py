@@ -41,10 +41,8 @@ def _leaky(module: nn.Module, leak: float) -> Neurons:
 
 
 def _cuba(module: nn.Module) -> Neurons:
-    if attribute(module, "v_reset", VERSIONS) is None:
-        raise Unmapped("a synaptic current with a soft reset has no neuron on the chip; the nearest is v_reset = 0.0")
     alpha, beta = (number(module, name, VERSIONS) for name in ("c_decay", "v_decay"))
-    if number(module, "v_reset", VERSIONS):
+    if attribute(module, "v_reset", VERSIONS):
         raise Unmapped("a CUBALIFNode with v_reset other than 0 or None; the nearest is v_reset = 0.0")
     return Neurons(beta, alpha, **_common(module, beta))
 

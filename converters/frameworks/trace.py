@@ -8,16 +8,15 @@ also how a loop over time inside ``forward`` is read.
 
 from __future__ import annotations
 
-import copy
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from ottt_loihi.converters.frameworks.neurons import Framework
 from ottt_loihi.converters.frameworks.registry import FRAMEWORKS, neurons_of
+from ottt_loihi.converters.frameworks.twin import first_tensor, forget, making, weights_dtype
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
@@ -28,6 +27,7 @@ VIEWS = {  # functions that give the same numbers another shape
     *("flatten", "unflatten", "view", "reshape", "squeeze", "unsqueeze", "contiguous", "clone", "detach", "data"),
     *("to", "type", "float", "double", "half", "__getitem__", "transpose", "permute", "movedim", "swapaxes", "unbind"),
 }
+WITHIN = ("mean", "sum", "amax", "max")  # gather over time, or over axes of a sample
 DROPOUTS = {"dropout", "dropout1d", "dropout2d", "dropout3d", "feature_dropout", "alpha_dropout"}
 
 
@@ -87,59 +87,6 @@ class Traced:
     inner_steps: int
 
 
-def copied(net: nn.Module, dtype: torch.dtype | None = None) -> nn.Module:
-    """Return a copy in evaluation mode on the CPU that remembers nothing; ``dtype``: of its weights."""
-    memo: dict[int, Any] = {}
-    try:
-        for module in net.modules():  # sinabs has a way of its own, which loses what is recurrent
-            if hasattr(type(module), "__deepcopy__"):
-                memo[id(module)] = blank = type(module).__new__(type(module))
-                blank.__dict__.update(copy.deepcopy(module.__dict__, memo))
-        twin = copy.deepcopy(net, memo).cpu().eval()
-    except (RuntimeError, TypeError, ValueError, AttributeError) as error:
-        raise UsageError(
-            f"the module cannot be copied ({_line(error)}); make a new one, load its weights with load_state_dict, and "
-            "convert it before it has run"
-        ) from None
-    forget(twin)
-    twin = twin if dtype is None else twin.to(dtype)
-    for module, _ in neurons_of(twin).values():  # spikes are float32 in snnTorch and sinabs, whatever the weights are
-        module.register_forward_hook(lambda _, inputs, result: _cast(result, weights_dtype(twin)))
-        for part in module.modules():
-            if isinstance(part, (nn.Linear, nn.Conv2d)):
-                part.register_forward_pre_hook(lambda part, inputs: _cast(inputs, part.weight.dtype))
-    return twin
-
-
-def _cast(result: Any, dtype: torch.dtype) -> Any:
-    """Return a neuron's result with its spikes in the dtype of the weights."""
-    if isinstance(result, tuple) and not hasattr(result, "_fields") and result and isinstance(result[0], Tensor):
-        return (result[0].to(dtype), *result[1:])
-    return result.to(dtype) if isinstance(result, Tensor) else result
-
-
-def forget(net: nn.Module) -> None:
-    """Make every neuron forget the last call."""
-    for module, framework in neurons_of(net).values():
-        framework.reset(module)
-
-
-def weights_dtype(net: nn.Module) -> torch.dtype:
-    """Return the dtype of a module's weights."""
-    return next((p.dtype for p in net.parameters() if p.is_floating_point()), torch.get_default_dtype())
-
-
-@contextmanager
-def making(dtype: torch.dtype) -> Iterator[None]:
-    """States that a neuron makes by itself are of this dtype meanwhile."""
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(dtype)
-    try:
-        yield
-    finally:
-        torch.set_default_dtype(before)
-
-
 def call(net: nn.Module, form: str, x: Tensor, seen: Callable[[Tensor], None] = lambda frame: None) -> Iterator[Any]:
     """Yield what a module returns for spikes ``(samples, T, *shape)``: once, or in the form ``"step"`` once a step.
 
@@ -164,33 +111,38 @@ def _in_one_call(form: str, x: Tensor) -> Tensor:
     return x.flatten(0, 1) if form == "squeezed" else x
 
 
-def trace(net: nn.Module, input_shape: Sequence[int]) -> Traced:
-    """Watch a module; ``net`` is a copy, see :func:`copied`.
+def trace(net: nn.Module, input_shape: Sequence[int], num_steps: int | None = None) -> Traced:
+    """Watch a module; ``net`` is a copy, see ``twin.py``.
+
+    num_steps: T, for a ``forward`` that takes exactly so many steps out of its input
 
     Raises
     ------
     UsageError
         for a module that has no neurons we know of, needs other arguments than one tensor, or does not run
     """
-    neurons = neurons_of(net)
+    neurons, shape = neurons_of(net), tuple(input_shape)
     if not neurons:
         raise UsageError(
             f"{type(net).__name__}: found no spiking neurons; expected a module with layers of "
             f"{', '.join(f.name for f in FRAMEWORKS[:-1])}, or the OTTT authors' code"
         )
     _require_one_argument(net)
-    failures = {}
-    for form in _candidates(neurons):
-        try:
-            return _watched(net, neurons, form, tuple(input_shape))
-        except _AnotherForm as other:
-            return _watched(net, neurons, other.form, tuple(input_shape))
-        except _NeverRan as error:
-            raise UsageError(str(error)) from None
-        except Exception as error:  # user code raises anything; the next form may be the right one
-            failures[form] = _line(error)
+    failures: dict[str, str] = {}
+    for steps in (None, num_steps):  # any number first, so that no axis of a layer is taken for the steps
+        forms = _candidates(neurons) if steps is None or failures else []
+        while forms:
+            form = forms.pop(0)
+            try:
+                return _watched(net, neurons, form, shape, steps)
+            except _AnotherForm as other:
+                forms = [other.form]
+            except _NeverRan as error:
+                raise UsageError(str(error)) from None
+            except Exception as error:  # user code raises anything; the next form may be the right one
+                failures[form] = _line(error)
     raise UsageError(
-        f"{type(net).__name__} does not run on inputs of shape {tuple(input_shape)}: "
+        f"{type(net).__name__} does not run on inputs of shape {shape}: "
         + "; ".join(f"{form}, {error}" for form, error in failures.items())
     )
 
@@ -242,11 +194,16 @@ class _AnotherForm(Exception):
 
 
 def _watched(
-    net: nn.Module, neurons: Mapping[str, tuple[nn.Module, Framework]], form: str, input_shape: tuple[int, ...]
+    net: nn.Module,
+    neurons: Mapping[str, tuple[nn.Module, Framework]],
+    form: str,
+    input_shape: tuple[int, ...],
+    exactly: int | None = None,
 ) -> Traced:
     forget(net)
     sizes = {*input_shape, *(n for p in net.parameters() for n in p.shape)}
-    steps, samples = [n for n in (3, 5, 7, 11, 13, 17, 19, 23) if n not in sizes][:2] or (3, 5)
+    free = [n for n in (3, 5, 7, 11, 13, 17, 19, 23, 29, 31, 37, 41) if n not in sizes and n != exactly]
+    steps, samples = (free[0], free[1]) if exactly is None else (exactly, free[0])
     watch = _Watch(form, steps, samples)
     handles = []
     for path, module in net.named_modules():
@@ -276,7 +233,7 @@ def _watched(
         {path: neurons[path] for path in watch.steps},
         watch.arriving,
         watch.steps,
-        watch.node_of(_first_tensor(output)),
+        watch.node_of(first_tensor(output)),
         inner if form == "step" else 1,
     )
 
@@ -359,13 +316,13 @@ class _Watch(TorchFunctionMode):
         """Look at what goes into a neuron and comes out of it, and at nothing in between."""
 
         def enter(_: nn.Module, inputs: tuple[Any, ...]) -> None:
-            self.arriving[path] = self.node_of(_first_tensor(inputs))
+            self.arriving[path] = self.node_of(first_tensor(inputs))
             self.steps[path] = self.steps.get(path, 0) + 1
             self.inside += 1
 
         def leave(_: nn.Module, inputs: tuple[Any, ...], result: Any) -> None:
             self.inside -= 1
-            spikes = _first_tensor(result)
+            spikes = first_tensor(result)
             states = [r for r in result[1:] if isinstance(r, Tensor)] if isinstance(result, tuple) else []
             for tensor, kind in [*((state, "membrane") for state in states[-1:]), (spikes, "spikes")]:
                 node = Node(kind, path, shape=self.shape_of(tensor) or (), step=self.steps[path])
@@ -383,6 +340,9 @@ class _Watch(TorchFunctionMode):
         if name in ("__getitem__", "unbind", "select"):  # newer versions of torch show an index
             self._see_index(inputs[0], result)
         first, shape = inputs[0], self.shape_of(result)
+        if name in WITHIN:
+            args, swapped, named, inside = _from_the_end(args, swapped, named, len(first.shape))
+            name = f"{name} within" if inside else name
         asleep = name in DROPOUTS and not kwargs.get("training", args[2] if len(args) > 2 else True)
         same = asleep or (name in VIEWS and shape == first.shape and self._outside(name, args, first))
         if not same:
@@ -405,21 +365,25 @@ class _Watch(TorchFunctionMode):
         return type(value)(self._swap(v) for v in value) if type(value) in (tuple, list) else value
 
 
+def _from_the_end(
+    args: tuple[Any, ...], swapped: Any, named: dict[str, Any], own: int
+) -> tuple[tuple[Any, ...], Any, dict[str, Any], bool]:
+    """Arguments of a reduction with axes counted from the end, and whether all are of a sample's ``own`` axes."""
+    found = named.get("dim", named.get("axis", args[1] if len(args) > 1 else None))
+    axes = [found] if isinstance(found, int) else list(found) if isinstance(found, (tuple, list)) else []
+    if not axes or not all(isinstance(axis, int) for axis in axes):
+        return args, swapped, named, False
+    axes = [axis if axis < 0 else axis - args[0].ndim for axis in axes]
+    named = {key: value for key, value in named.items() if key not in ("dim", "axis")} | {"dim": axes}
+    return args, (swapped[0], *swapped[2:]), named, all(axis >= -own for axis in axes)
+
+
 def _nodes(value: Any) -> Iterator[Node]:
     if isinstance(value, Node):
         yield value
     elif isinstance(value, (tuple, list)):
         for part in value:
             yield from _nodes(part)
-
-
-def _first_tensor(value: Any) -> Any:
-    """The first tensor in what a module takes or returns."""
-    if isinstance(value, Mapping):
-        value = list(value.values())
-    if isinstance(value, (tuple, list)):
-        return next((found for part in value if (found := _first_tensor(part)) is not None), None)
-    return value if isinstance(value, Tensor) else None
 
 
 def _line(error: BaseException) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict
 from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -128,6 +128,20 @@ def export(
         bool,
         typer.Option("--approximate", help="Of mynet.py:build: take the nearest for what is not exact."),
     ] = False,
+    data: Annotated[
+        str | None,
+        typer.Option(help="Of mynet.py:build: samples of yours to compare on: a data set, an .npz file or a folder."),
+    ] = None,
+    encoding: Annotated[
+        str | None,
+        typer.Option(help="How --data becomes spikes, as in ottt-train. [frames, graded or rate, by it]"),
+    ] = None,
+    spikes_per_step: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="Of mynet.py:build: spikes that a neuron sends in one step at most, if it may send several."
+        ),
+    ] = None,
     time_steps: Annotated[
         int | None, typer.Option(min=1, help="Steps of a sample, which a .net, a .nir or a module does not hold.")
     ] = None,
@@ -170,8 +184,10 @@ def export(
     module = _is_module(model)
     if not module:
         command.expect_file(model, "model.pt", {"": "ottt-train -o FOLDER makes one"})
-        if weights or readout or approximate:
-            raise UsageError("--weights, --readout and --approximate are for a module, mynet.py:build")
+        given = {"weights": weights, "readout": readout, "approximate": approximate, "data": data, "encoding": encoding}
+        given["spikes-per-step"] = spikes_per_step
+        if misplaced := [f"--{name}" for name, value in given.items() if value]:
+            raise UsageError(f"{', '.join(misplaced)}: for a module, mynet.py:build")
     options = exporter.Options(
         num_weight_bits=_bits(weight_bits),
         check=0 if no_check else check,
@@ -185,7 +201,9 @@ def export(
         fit_registers=fit_registers,
     )
     if module:
-        imported = _imported(str(model), weights, input_shape, time_steps, readout, approximate, options.check)
+        how = {"readout": None if readout is None else readout.value, "spikes_per_step": spikes_per_step}
+        how["approximate"] = approximate
+        imported = _imported(str(model), weights, input_shape, time_steps, how, (data, encoding), options)
         result = exporter.export_module(imported.network, options, weights)
     else:
         if model.suffix != ".nir" and (writer or reset):
@@ -295,28 +313,37 @@ def _imported(
     weights: Path | None,
     input_shape: str | None,
     time_steps: int | None,
-    readout: Readout | None,
-    approximate: bool,
-    check: int,
+    how: dict[str, Any],
+    data: tuple[str | None, str | None],
+    options: Options,
 ) -> Imported:
     """The network of a user's own module, after both have run with the same spikes."""
+    from ottt_loihi.cli import export_samples as samples
+    from ottt_loihi.converters import export as exporter
     from ottt_loihi.converters.frameworks import check as checking
     from ottt_loihi.converters.frameworks import convert, files
+
+    def note(line: str) -> None:
+        command.err.print(f"note: {line}", markup=False, soft_wrap=True)
 
     if input_shape is None:
         raise UsageError(f"{text}: a module does not say what it takes; give --input-shape, of one sample at one step")
     module = files.build(text)
     if weights is None:
-        command.err.print("note: no --weights; the module's own are taken, as build() leaves them", soft_wrap=True)
-    for note in [] if weights is None else files.load_weights(module, weights):
-        command.err.print(f"note: {note}", markup=False, soft_wrap=True)
-    options = {"readout": None if readout is None else readout.value, "approximate": approximate}
-    imported = convert.read(module, _shape(input_shape), time_steps, **options)
-    for note in imported.notes:
-        command.err.print(f"note: {note}", markup=False, soft_wrap=True)
-    if check:
-        compared = checking.compare(module, _shape(input_shape), time_steps, **options)
-        compared.raise_if_different()
+        note("no --weights; the module's own are taken, as build() leaves them")
+    for line in [] if weights is None else files.load_weights(module, weights):
+        note(line)
+    imported = convert.read(module, _shape(input_shape), time_steps, **how)
+    for line in [*imported.notes, *samples.adopt(imported, *data)]:
+        note(line)
+    if options.check:
+        net = imported.network
+        x = None
+        if data[0] is not None:
+            x = samples.repeated_in_time(exporter.samples_of(net, options.check, "test", options).x, net.time_steps)
+        compared = checking.compare(module, _shape(input_shape), time_steps, x, **how)
+        if not how["approximate"]:
+            compared.raise_if_different()
         command.err.print(f"{text}: {compared}; scores: {imported.readout}", markup=False, soft_wrap=True)
     return imported
 
