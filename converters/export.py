@@ -30,15 +30,13 @@ from ottt_loihi.converters.quantize.float_run import agreement
 from ottt_loihi.converters.quantize.quantize import Quantized, quantize
 from ottt_loihi.converters.registers import Fitted
 from ottt_loihi.converters.replay import replay
-from ottt_loihi.converters.samples import chip_samples, choose, shaped
+from ottt_loihi.converters.samples import Samples, chip_samples, samples_of
 from ottt_loihi.converters.verify import Agreement, Comparison, Tally, compare
 from ottt_loihi.sim import storage
 from ottt_loihi.sim.network import ChipNetwork
 
 from ottt_loihi import sim
-from ottt_loihi.data import CODINGS, Step
-from ottt_loihi.data.augment import normalize
-from ottt_loihi.data.codings import message_value
+from ottt_loihi.data import Step
 from ottt_loihi.errors import ChipError, UsageError, VerificationError
 
 if TYPE_CHECKING:
@@ -145,7 +143,7 @@ def export(net: Network, options: Options | None = None, source: str | os.PathLi
         origin |= {"checkpoint": Path(source).name, "sha256": _sha256(source)}
     settings = options.settings
     if options.calibrate and trained is not None:
-        images = samples_of(net, options.calibrate, "train", options)
+        images = samples_of(net, options.calibrate, "train", options.input_form)
         settings["tuning"] = calibrate(
             trained,
             forms.helper_spikes([layer.name for layer in trained.layers], _float_spikes(net, images)),
@@ -170,7 +168,7 @@ def export(net: Network, options: Options | None = None, source: str | os.PathLi
     if net.provenance.get("data") is None:
         unchecked = "the checkpoint does not name its data set"
         return Export(trained, quantized, counted, unchecked=unchecked, fitted=fitted, notes=notes)
-    seen = samples_of(net, options.check, "test", options)
+    seen = samples_of(net, options.check, "test", options.input_form)
     messages = seen.messages
     found, spikes = _replay(net, quantized.chip, seen)
     if fitted is not None:
@@ -219,48 +217,6 @@ def _fit(quantized: Quantized, options: Options) -> tuple[Quantized, Fitted | No
         return quantized, None
     chip, fitted = registers.fit(quantized.chip, options.limits)
     return replace(quantized, chip=chip), fitted
-
-
-@dataclass(frozen=True)
-class Samples:
-    """Test or training samples for the float network and for the chip.
-
-    Attributes
-    ----------
-    x
-        what the float network sees ``(n, T, *input_shape)``; one frame where it stays constant
-    labels
-        int64 ``(n,)``
-    messages
-        what the chip, or its host, gets ``(n, T, *input_shape)``
-    total
-        samples that they were drawn from
-    """
-
-    x: np.ndarray
-    labels: np.ndarray
-    messages: np.ndarray
-    total: int
-
-
-def samples_of(net: Network, count: int, part: str, options: Options) -> Samples:
-    """Return samples of the network's own data, as it was trained on them."""
-    known = net.provenance
-    if known.get("data") is None:
-        raise UsageError("the checkpoint does not name its data set; export it without --calibrate and with --no-check")
-    name = known.get("encoding", {}).get("name")
-    found = choose(
-        known["data"], count, net.data, known.get("data_options"), part, "constant" if name == "constant" else ""
-    )
-    shape = tuple(net.input_shape)
-    coding = found.record.coding
-    messages = shaped(found.coded(net.time_steps, input_form=options.input_form), shape, found.split.name)
-    if coding.name == "constant":
-        x = shaped(found.x[:, None], shape, found.split.name)
-        x = normalize(x, coding.options["mean"], coding.options["std"]) if coding.options else x
-        return Samples(x, found.labels, messages, found.total)
-    x = messages * np.float32(message_value(coding)) if CODINGS[coding.name].messages else messages
-    return Samples(x, found.labels, messages, found.total)
 
 
 @contextlib.contextmanager

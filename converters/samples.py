@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from ottt_loihi.converters.quantize.layer import PIXEL_LEVELS
@@ -14,10 +14,15 @@ from ottt_loihi.sim.inference.host import MESSAGE_MAX, MESSAGE_MIN
 from ottt_loihi.sim.network import ChipNetwork
 
 from ottt_loihi import checks
-from ottt_loihi.data import DataDescription, Split, describe_split, encode, load_like, prepare_like
+from ottt_loihi.data import CODINGS, DataDescription, Split, describe_split, encode, load_like, prepare_like
 from ottt_loihi.data.arrays import has_labels, load_unlabelled
+from ottt_loihi.data.augment import normalize
+from ottt_loihi.data.codings import message_value
 from ottt_loihi.data.registry import located
 from ottt_loihi.errors import UsageError
+
+if TYPE_CHECKING:
+    from ottt_loihi.nn.network import Network
 
 DRAW_SEED = 0
 AT_ONCE = 4096  # images whose float64 values are in memory
@@ -249,3 +254,45 @@ def as_scaled(
     if messages.shape[1] != num_steps:
         raise UsageError(f"input: expected samples of {num_steps} time steps, got {messages.shape[1]}")
     return messages.astype(np.int16)
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Test or training samples for the float network and for the chip.
+
+    Attributes
+    ----------
+    x
+        what the float network sees ``(n, T, *input_shape)``; one frame where it stays constant
+    labels
+        int64 ``(n,)``
+    messages
+        what the chip, or its host, gets ``(n, T, *input_shape)``
+    total
+        samples that they were drawn from
+    """
+
+    x: np.ndarray
+    labels: np.ndarray
+    messages: np.ndarray
+    total: int
+
+
+def samples_of(net: Network, count: int, part: str, input_form: str = "graded") -> Samples:
+    """Return samples of the network's own data, as it was trained on them."""
+    known = net.provenance
+    if known.get("data") is None:
+        raise UsageError("the checkpoint does not name its data set; export it without --calibrate and with --no-check")
+    name = known.get("encoding", {}).get("name")
+    found = choose(
+        known["data"], count, net.data, known.get("data_options"), part, "constant" if name == "constant" else ""
+    )
+    shape = tuple(net.input_shape)
+    coding = found.record.coding
+    messages = shaped(found.coded(net.time_steps, input_form=input_form), shape, found.split.name)
+    if coding.name == "constant":
+        x = shaped(found.x[:, None], shape, found.split.name)
+        x = normalize(x, coding.options["mean"], coding.options["std"]) if coding.options else x
+        return Samples(x, found.labels, messages, found.total)
+    x = messages * np.float32(message_value(coding)) if CODINGS[coding.name].messages else messages
+    return Samples(x, found.labels, messages, found.total)

@@ -319,9 +319,9 @@ def _imported(
 ) -> Imported:
     """The network of a user's own module, after both have run with the same spikes."""
     from ottt_loihi.cli import export_samples as samples
-    from ottt_loihi.converters import export as exporter
     from ottt_loihi.converters.frameworks import check as checking
     from ottt_loihi.converters.frameworks import convert, files
+    from ottt_loihi.converters.samples import samples_of
 
     def note(line: str) -> None:
         command.err.print(f"note: {line}", markup=False, soft_wrap=True)
@@ -340,7 +340,7 @@ def _imported(
         net = imported.network
         x = None
         if data[0] is not None:
-            x = samples.repeated_in_time(exporter.samples_of(net, options.check, "test", options).x, net.time_steps)
+            x = samples.repeated_in_time(samples_of(net, options.check, "test").x, net.time_steps)
         compared = checking.compare(module, _shape(input_shape), time_steps, x, **how)
         if not how["approximate"]:
             compared.raise_if_different()
@@ -382,7 +382,10 @@ def _limits(texts: list[str]) -> dict[str, int]:
 
 # what --help only names: title → parameters
 GROUPS = {
-    "Networks of others": ("writer", "reset", "dt", "input_shape", "time_steps", "readout", "approximate"),
+    "Networks of others": (
+        *("writer", "reset", "dt", "input_shape", "time_steps", "readout", "approximate"),
+        *("data", "encoding", "spikes_per_step"),
+    ),
     "Rounding": ("input_form", "scale", "thresholds"),
     "Files": ("no_net", "nir", "force_nir", "kit", "dry_run"),
     "Chip": ("target", "limit", "fit_registers"),
