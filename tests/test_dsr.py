@@ -175,8 +175,9 @@ def test_chip_equals_torch_integer_and_mostly_the_float_network(kind):
     assert (found.states["s"][0].reshape(first.shape) != first).mean() < 0.05
 
 
+@pytest.mark.slow
 @pytest.mark.lava
-@pytest.mark.parametrize("kind", ["lif", pytest.param("if", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("kind", ["lif", "if"])
 def test_lava_has_the_same_states(kind):
     net, x = _trained(kind, bias=kind == "lif")
     chip = quantize(from_torch(net), 8).chip

@@ -134,14 +134,14 @@ def by_steps(net, rule, x, labels, loss, optimizer):
     return type("Result", (), {"loss": done.losses.sum(), "scores": done.scores})
 
 
-@settings(max_examples=50, **RELAXED)
+@settings(max_examples=30, **RELAXED)
 @given(case=cases())
 def test_single_steps_learn_as_the_plain_engine(case):
     assert steps.why_not(case[0], case[1]) == ""
     check_equal(case, by_steps)
 
 
-@settings(max_examples=60, **RELAXED)
+@settings(max_examples=35, **RELAXED)
 @given(case=cases(), chunk=st.integers(2, 6))
 def test_the_chosen_engine_learns_as_the_plain_one(case, chunk):
     net, rule, x, _, loss = case

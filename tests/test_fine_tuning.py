@@ -5,6 +5,7 @@ import sys
 
 import numpy as np
 import pytest
+from commands import run_here
 
 torch = pytest.importorskip("torch")
 from ottt_loihi.converters import export as exporter  # noqa: E402
@@ -80,11 +81,6 @@ def test_fine_tuning_brings_back_what_three_bits_lose(trained, tmp_path):
 def test_what_is_refused(trained, tmp_path):
     with pytest.raises(UsageError, match="weight_bits: expected an integer 2 … 8, got 9"):
         load(trained).quantize(9)
-    done = subprocess.run(
-        [sys.executable, "-m", "ottt_loihi.cli.train", "--init", str(trained), "--hidden", "5", "-o", str(tmp_path)],
-        capture_output=True,
-        text=True,
-        timeout=100,
-    )
+    done = run_here("ottt-train", "--init", trained, "--hidden", "5", "-o", tmp_path)
     assert done.returncode == 2
     assert "the network comes from the model.pt" in done.stderr

@@ -41,7 +41,7 @@ def mlp(reset, seed=0, bias=False):
 
 
 @pytest.mark.lava
-@settings(max_examples=7, deadline=None, phases=[Phase.generate], suppress_health_check=list(HealthCheck))
+@settings(max_examples=4, deadline=None, phases=[Phase.generate], suppress_health_check=list(HealthCheck))
 @given(chip=chip_networks())
 def test_random_networks_equal_lava(chip):
     x = random_messages(chip, batch=3)

@@ -41,8 +41,9 @@ def test_accuracy_and_agreement_over_three_seeds(reset):
     assert np.mean(agreements) >= 0.99
 
 
+@pytest.mark.slow
 @pytest.mark.lava
-@pytest.mark.parametrize("reset", ["subtract", pytest.param("zero", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("reset", ["subtract", "zero"])
 def test_twenty_images_are_equal_in_lava_and_netx(reset, tmp_path):
     chip = exporter.export(trained(reset, seed=0, epochs=4)).quantized.chip
     x = choose("digits", 20, None).coded(6)

@@ -40,7 +40,7 @@ def even(rng, *shape):
     return rng.integers(-127, 128, shape) * 2
 
 
-@settings(max_examples=60, **RELAXED)
+@settings(max_examples=40, **RELAXED)
 @given(chip=ANY_NETWORK, batch=st.integers(1, 7), window=st.sampled_from([1, 100, 1 << 20]), threads=st.integers(1, 3))
 def test_every_state_equals_the_reference(chip, batch, window, threads):
     """Windows of one step and of many, chunks of one sample and of many."""
@@ -52,7 +52,7 @@ def test_every_state_equals_the_reference(chip, batch, window, threads):
         simulator.WINDOW_BYTES = before
 
 
-@settings(max_examples=30, **RELAXED)
+@settings(max_examples=15, **RELAXED)
 @given(chip=ANY_NETWORK, window=st.sampled_from([1, 1 << 20]))
 def test_the_chips_clock_equals_logical_time(chip, window):
     x = random_messages(chip, batch=2)

@@ -196,16 +196,17 @@ class TestLava:
         "settings",
         [
             pytest.param(Settings(rounding="lava", decay_every=3, decay_shift=3), marks=pytest.mark.slow),
-            Settings(feedback="kolen-pollack", decay_every=4, decay_shift=3),
+            pytest.param(Settings(feedback="kolen-pollack", decay_every=4, decay_shift=3), marks=pytest.mark.slow),
             pytest.param(Settings(feedback="symmetric", learn_bias=True), marks=pytest.mark.slow),
             Settings(feedback="opzo", encoding="factored"),
-            Settings(schedule="pipelined"),
+            pytest.param(Settings(schedule="pipelined"), marks=pytest.mark.slow),
         ],
         ids=["random", "kolen-pollack", "symmetric", "opzo", "pipelined"],
     )
     def test_the_runtime_learns_the_same(self, settings):
         assert repeat_in_lava(chip(hidden=(12, 9)), digits(6), 120, settings=settings).variables > 20
 
+    @pytest.mark.slow
     def test_all_backends_give_the_same_network(self):
         results = [learn(chip(hidden=(12,)), digits(8), backend=backend) for backend in ("sim", "inprocess", "lava")]
         assert results[0].chip == results[1].chip == results[2].chip

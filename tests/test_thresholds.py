@@ -461,7 +461,8 @@ def test_feedback_contracts_by_each_neurons_own_threshold():
     assert list(loop_norms(chip).values()) == [pytest.approx(0.9)]
 
 
-@pytest.mark.parametrize("reset", ["subtract", pytest.param("zero", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("reset", ["subtract", "zero"])
 def test_a_trained_one_bit_network_predicts_as_it_was_trained(reset):
     """Digits: ±1 with thresholds per channel against 8 bits with one threshold."""
     from ottt_loihi.converters.export import Options, export
