@@ -29,6 +29,7 @@ from ottt_loihi.onchip.network.scales import learning_network
 from ottt_loihi.onchip.network.trainable import Plan, make_plan, trace_energy
 from ottt_loihi.sim import Learner
 from ottt_loihi.sim.learning import reference as learning_reference
+from ottt_loihi.sim.learning.rule import Rule
 
 NETWORKS = {"64-10": 1500, "784-128": 140, "64-128-10": None, "784-256-10": None}  # targets: × Lava, from the issue
 STEPS = 6
@@ -60,7 +61,7 @@ def setting(name: str, density: float) -> tuple[Plan, list[float], np.ndarray, n
 
 
 def sim_rate(plan: Plan, rates: list[float], x: np.ndarray, labels: np.ndarray, rounding: str) -> float:
-    learner, packed = Learner(learning_network(plan, rates, rounding=rounding)), np.packbits(x, axis=-1)
+    learner, packed = Learner(learning_network(plan, rates, Rule(rounding=rounding))), np.packbits(x, axis=-1)
 
     def go() -> int:
         learner.learn(packed, labels)
@@ -70,7 +71,7 @@ def sim_rate(plan: Plan, rates: list[float], x: np.ndarray, labels: np.ndarray, 
 
 
 def reference_rate(plan: Plan, rates: list[float], x: np.ndarray, labels: np.ndarray, rounding: str) -> float:
-    network, count = learning_network(plan, rates, rounding=rounding), 4
+    network, count = learning_network(plan, rates, Rule(rounding=rounding)), 4
 
     def go() -> int:
         learning_reference.learn(network, x[:count], labels[:count])
@@ -84,7 +85,7 @@ def lava_rate(plan: Plan, rates: list[float], x: np.ndarray, labels: np.ndarray,
     from ottt_loihi.converters.lava.runtime import LavaRun
     from ottt_loihi.onchip.lava.graph import build_graph
 
-    graph = build_graph(plan, np.packbits(x, axis=-1), labels, rates, rounding=rounding)
+    graph = build_graph(plan, np.packbits(x, axis=-1), labels, rates, Rule(rounding=rounding))
     with LavaRun(graph.source, stall_timeout=60) as run:
 
         def go() -> int:

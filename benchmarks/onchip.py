@@ -16,15 +16,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onchip_backbone as backbone
 import onchip_digits as digits
 import onchip_forgetting as forgetting
-import onchip_front as front
 import short
 from ottt_loihi.converters.export import Options, export
 from ottt_loihi.onchip.learner import Settings, accuracy, learn
 from ottt_loihi.onchip.network.fresh import fresh_network
 from ottt_loihi.onchip.network.trainable import estimate_unit
-from ottt_loihi.sim.learning.freeze import freeze, make_plastic
+from ottt_loihi.sim.learning.weight_formats import make_plastic, to_inference
 
 from ottt_loihi.data import load_data, rate_code
 from ottt_loihi.files import atomic_write
@@ -80,7 +80,7 @@ def from_scratch(experiment: Experiment) -> dict[str, Any]:
     result = learn(chip, encoded, test=test, passes=experiment.passes, settings=settings, evaluate_every=every)
     return {
         "passes": [point.accuracy for point in result.curve],
-        "accuracy": accuracy(freeze(result.chip).chip, *test),
+        "accuracy": accuracy(to_inference(result.chip).chip, *test),
         "seconds": result.seconds,
         "rails": list(result.rails),
         "saturated": sum(result.counters.values()),
@@ -169,7 +169,7 @@ def write(
         "learns on.\n\n"
         f"{drift_table(drifts)}\n\n![test accuracy while it learns on](onchip-drift.png)\n\n"
         f"{forgetting.section(forgotten)}\n"
-        f"{front.section(behind)}\n"
+        f"{backbone.section(behind)}\n"
         f"{digits.section(learnt, limits)}"
     )
     with atomic_write(docs / "onchip-results.md") as temporary:
@@ -183,11 +183,11 @@ def write(
 def shorten(arguments: argparse.Namespace) -> None:
     """Few samples, points and passes; what is written goes into a temporary folder."""
     global DRIFT_AT, SCRATCH
-    short.use(sys.modules[__name__], forgetting, front, digits)
+    short.use(sys.modules[__name__], forgetting, backbone, digits)
     arguments.runs = arguments.docs = short.folder()
     DRIFT_AT, SCRATCH = (0, 50, 100, 200), [replace(e, hidden=16, passes=3) for e in SCRATCH[:2]]
     forgetting.WATCHED, forgetting.DRIFT_POINTS, forgetting.NEW_POINTS = 30, (0, 20), (0, 10)
-    front.FRONTS = (replace(front.FRONTS[0], epochs=20, offline=200, samples=60, test=60, seeds=(0, 1)),)
+    backbone.BACKBONES = (replace(backbone.BACKBONES[0], epochs=20, offline=200, samples=60, test=60, seeds=(0, 1)),)
     digits.MNIST_SAMPLES, digits.SEEDS, digits.BATCHES = 100, (0,), 1
 
 
@@ -197,7 +197,7 @@ def main() -> None:
     parser.add_argument(
         "--only",
         default="",
-        help="experiments whose name contains this; or drift, forgetting, front, digits, limits",
+        help="experiments whose name contains this; or drift, forgetting, backbone, digits, limits",
     )
     parser.add_argument("--docs", type=Path, default=Path("docs"))
     parser.add_argument("--short", action="store_true", help="the same code in seconds; its figures are no measurement")
@@ -219,9 +219,9 @@ def main() -> None:
             print(experiment.name, found, flush=True)
     if arguments.only in "forgetting":
         forgotten = forgetting.measure(arguments.runs, kept)
-    if arguments.only in "front":
-        behind = front.measure(arguments.runs, kept)
-        print(front.table(behind), flush=True)
+    if arguments.only in "backbone":
+        behind = backbone.measure(arguments.runs, kept)
+        print(backbone.table(behind), flush=True)
     if arguments.only in "digits":
         learnt = digits.measure_digits(arguments.runs, kept)
         print(digits.digits_table(learnt), digits.cosine_table(learnt), sep="\n\n", flush=True)

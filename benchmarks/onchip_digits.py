@@ -15,13 +15,18 @@ from typing import Any
 import numpy as np
 import torch
 from ottt_loihi.onchip.learner import Settings, accuracy
+from ottt_loihi.onchip.network.feedback.kolen_pollack import start_weights
+from ottt_loihi.onchip.network.feedback.opzo import AVERAGING, NOISE
+from ottt_loihi.onchip.network.feedback.random import random_feedback
 from ottt_loihi.onchip.network.fresh import fresh_network
-from ottt_loihi.onchip.network.scales import AVERAGING, NOISE, learning_network, random_feedback, start_weights
-from ottt_loihi.onchip.network.trainable import FEEDBACKS, Plan, make_plan, with_weights
+from ottt_loihi.onchip.network.scales import learning_network
+from ottt_loihi.onchip.network.trainable import Plan, make_plan, with_weights
 from ottt_loihi.onchip.stream import Samples, Stream
 from ottt_loihi.sim.learning import integers
-from ottt_loihi.sim.learning.freeze import freeze
-from ottt_loihi.sim.learning.learner import Learner, LearningNetwork
+from ottt_loihi.sim.learning.learner import Learner
+from ottt_loihi.sim.learning.network import LearningNetwork
+from ottt_loihi.sim.learning.rule import FEEDBACKS
+from ottt_loihi.sim.learning.weight_formats import to_inference
 
 from ottt_loihi.data import load_data, rate_code
 from ottt_loihi.files import atomic_write
@@ -82,19 +87,7 @@ def make_task(data: str, seed: int, longer: float = 1, **settings: Any) -> Task:
 def fixed(task: Task, change: Change = unchanged, aligned: bool = False) -> dict[str, Any]:
     """Integers: accuracy after each pass; at the end with inference weights; saturation; cosines if asked for."""
     samples, settings = task.samples, task.settings
-    learner = Learner(
-        change(
-            learning_network(
-                task.plan,
-                task.rates,
-                settings.feedback,
-                settings.seed,
-                settings.halve_every,
-                settings.rounding,
-                options=settings.options(),
-            )
-        )
-    )
+    learner = Learner(change(learning_network(task.plan, task.rates, settings)))
     found: dict[str, Any] = {"passes": [], "cosines": [alignment(task, learner)] if aligned else []}
     for part in np.split(np.arange(len(samples.labels)), task.passes):
         learner.learn(samples.packed[part], samples.labels[part])
@@ -105,7 +98,7 @@ def fixed(task: Task, change: Change = unchanged, aligned: bool = False) -> dict
     saturated = learner.variables(("y1_saturated",)).values()
     sizes = [layer.size for layer in task.plan.chip.layers]
     return found | {
-        "accuracy": accuracy(freeze(chip).chip, *task.test),
+        "accuracy": accuracy(to_inference(chip).chip, *task.test),
         "saturated": max(int(s[0]) / messages / size for s, size in zip(saturated, sizes)),
         "rails": max(float(((w == -256) | (w == 255)).mean()) for w in learner.weights()),
     }

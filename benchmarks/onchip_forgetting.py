@@ -17,7 +17,7 @@ from ottt_loihi.converters.export import Options, export
 from ottt_loihi.onchip import Settings, learn, watch
 from ottt_loihi.onchip.learner import accuracy
 from ottt_loihi.onchip.network.trainable import estimate_unit
-from ottt_loihi.sim.learning.freeze import freeze, make_plastic
+from ottt_loihi.sim.learning.weight_formats import make_plastic, to_inference
 from ottt_loihi.sim.network import ChipNetwork
 
 from ottt_loihi.data import load_data, rate_code
@@ -33,7 +33,7 @@ Pair = tuple[np.ndarray, np.ndarray]
 
 
 @dataclass(frozen=True)
-class Way:
+class Variant:
     """How to learn. rows: of each plastic connection's subspace, None: no HLOP · replay: old samples per new one ·
     settings: rates."""
 
@@ -44,17 +44,22 @@ class Way:
 
 
 def curve(
-    chip: ChipNetwork, way: Way, watched: np.ndarray, data: Pair, tests: dict[str, Pair], points: tuple[int, ...]
+    chip: ChipNetwork,
+    variant: Variant,
+    watched: np.ndarray,
+    data: Pair,
+    tests: dict[str, Pair],
+    points: tuple[int, ...],
 ) -> dict[str, Any]:
     """Accuracy on several test sets after so many samples, weights frozen to 8 bits."""
-    lateral = None if way.rows is None else watch(chip, watched, list(way.rows))
+    lateral = None if variant.rows is None else watch(chip, watched, list(variant.rows))
     found = {}
     for count in points:
         now = chip
         if count:
             part = data[0][:count], data[1][:count]
-            now = learn(chip, part, settings=replace(way.settings, shuffle=False), subspaces=lateral).chip
-        deployed = freeze(now).chip
+            now = learn(chip, part, settings=replace(variant.settings, shuffle=False), subspaces=lateral).chip
+        deployed = to_inference(now).chip
         found[str(count)] = {name: accuracy(deployed, *test) for name, test in tests.items()}
     return {"points": found, "deviation": None if lateral is None else max(s.deviation() for s in lateral)}
 
@@ -67,7 +72,7 @@ def turned(images: np.ndarray) -> np.ndarray:
     return images[..., ::-1, ::-1]
 
 
-def drift(model: Path, way: Way, points: tuple[int, ...]) -> dict[str, Any]:
+def drift(model: Path, variant: Variant, points: tuple[int, ...]) -> dict[str, Any]:
     """A deployed network learns on upside down, and is tested both ways up."""
     split = load_data("mnist")
     chip = make_plastic(export(load(model), Options(check=0)).quantized.chip)
@@ -77,9 +82,9 @@ def drift(model: Path, way: Way, points: tuple[int, ...]) -> dict[str, Any]:
         "upright": (coded(chip, split.x_test, 0), split.y_test),
         "turned": (coded(chip, turned(split.x_test), 0), split.y_test),
     }
-    way = replace(way, settings=replace(way.settings, unit=estimate_unit(chip, *tests["upright"])))
+    variant = replace(variant, settings=replace(variant.settings, unit=estimate_unit(chip, *tests["upright"])))
     data = coded(chip, turned(split.x_train[new]), 1), split.y_train[new]
-    return curve(chip, way, coded(chip, split.x_train[old], 2), data, tests, points)
+    return curve(chip, variant, coded(chip, split.x_train[old], 2), data, tests, points)
 
 
 def nine_digits(model: Path) -> None:
@@ -95,7 +100,7 @@ def nine_digits(model: Path) -> None:
     save(net, model)
 
 
-def new_class(model: Path, way: Way, points: tuple[int, ...]) -> dict[str, Any]:
+def new_class(model: Path, variant: Variant, points: tuple[int, ...]) -> dict[str, Any]:
     """The tenth digit appears: accuracy on it, on the nine old ones, and on all."""
     if not model.exists():
         nine_digits(model)
@@ -103,16 +108,16 @@ def new_class(model: Path, way: Way, points: tuple[int, ...]) -> dict[str, Any]:
     chip = make_plastic(export(load(model), Options(check=0)).quantized.chip)
     rng = np.random.default_rng(0)
     old, new = (rng.permutation(np.flatnonzero(of)) for of in (split.y_train != NEW, split.y_train == NEW))
-    stream = interleaved(old[WATCHED:], new, way.replay, max(points))
+    stream = interleaved(old[WATCHED:], new, variant.replay, max(points))
     x_test, is_new = coded(chip, split.x_test, 0), split.y_test == NEW
     tests = {
         "old": (x_test[~is_new], split.y_test[~is_new]),
         "new": (x_test[is_new], split.y_test[is_new]),
         "all": (x_test, split.y_test),
     }
-    way = replace(way, settings=replace(way.settings, unit=estimate_unit(chip, *tests["old"])))
+    variant = replace(variant, settings=replace(variant.settings, unit=estimate_unit(chip, *tests["old"])))
     data = coded(chip, split.x_train[stream], 1), split.y_train[stream]
-    return curve(chip, way, coded(chip, split.x_train[old[:WATCHED]], 2), data, tests, points)
+    return curve(chip, variant, coded(chip, split.x_train[old[:WATCHED]], 2), data, tests, points)
 
 
 def interleaved(old: np.ndarray, new: np.ndarray, replay: float, count: int) -> np.ndarray:
@@ -124,20 +129,20 @@ def interleaved(old: np.ndarray, new: np.ndarray, replay: float, count: int) -> 
 
 
 DRIFT = (
-    Way("nothing"),
-    Way("HLOP, 100 and 60 directions", (100, 60)),
-    Way("rates halved every 1,000 samples", settings=Settings(halve_every=1000)),
-    Way("HLOP, rates halved every 1,000", (100, 60), settings=Settings(halve_every=1000)),
+    Variant("nothing"),
+    Variant("HLOP, 100 and 60 directions", (100, 60)),
+    Variant("rates halved every 1,000 samples", settings=Settings(halve_every=1000)),
+    Variant("HLOP, rates halved every 1,000", (100, 60), settings=Settings(halve_every=1000)),
 )
 DRIFT_POINTS = (0, 500, 2000, 10_000)
 FALLING = Settings(halve_every=100)
 NEW_CLASS = (
-    Way("nothing"),
-    Way("rates halved every 100 samples", settings=FALLING),
-    Way("HLOP", (100, 60)),
-    Way("HLOP, rates halved every 100 samples", (100, 60), settings=FALLING),
-    Way("replay, an old image for each new one", replay=1.0),
-    Way("HLOP, replay, rates halved every 100 samples", (100, 60), 1.0, FALLING),
+    Variant("nothing"),
+    Variant("rates halved every 100 samples", settings=FALLING),
+    Variant("HLOP", (100, 60)),
+    Variant("HLOP, rates halved every 100 samples", (100, 60), settings=FALLING),
+    Variant("replay, an old image for each new one", replay=1.0),
+    Variant("HLOP, replay, rates halved every 100 samples", (100, 60), 1.0, FALLING),
 )
 NEW_POINTS = (0, 100, 500, 2000)
 
@@ -145,14 +150,14 @@ NEW_POINTS = (0, 100, 500, 2000)
 def measure(runs: Path, kept: Callable[[Path, Callable[[], Any]], dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
     """All runs of both scenarios, or what is left of them to do; ``runs/offline/model.pt`` is there already."""
     found: dict[str, list[dict[str, Any]]] = {"drift": [], "new class": []}
-    for number, way in enumerate(DRIFT):
+    for number, variant in enumerate(DRIFT):
         model, place = runs / "offline" / "model.pt", runs / f"forgetting-drift-{number}.json"
-        found["drift"].append(kept(place, partial(drift, model, way, DRIFT_POINTS)))
-        print("drift", way.name, found["drift"][-1], flush=True)
-    for number, way in enumerate(NEW_CLASS):
+        found["drift"].append(kept(place, partial(drift, model, variant, DRIFT_POINTS)))
+        print("drift", variant.name, found["drift"][-1], flush=True)
+    for number, variant in enumerate(NEW_CLASS):
         place = runs / f"forgetting-class-{number}.json"
-        found["new class"].append(kept(place, partial(new_class, runs / "nine.pt", way, NEW_POINTS)))
-        print("new class", way.name, found["new class"][-1], flush=True)
+        found["new class"].append(kept(place, partial(new_class, runs / "nine.pt", variant, NEW_POINTS)))
+        print("new class", variant.name, found["new class"][-1], flush=True)
     return found
 
 
@@ -170,10 +175,12 @@ def section(found: dict[str, list[dict[str, Any]]]) -> str:
     )
 
 
-def table(ways: tuple[Way, ...], rows: list[dict[str, Any]], points: tuple[int, ...], names: tuple[str, ...]) -> str:
+def table(
+    variants: tuple[Variant, ...], rows: list[dict[str, Any]], points: tuple[int, ...], names: tuple[str, ...]
+) -> str:
     lines = ["| against forgetting | deployed | " + " | ".join(f"{n:,}" for n in points[1:]) + " |"]
     lines.append("|---|" + "---:|" * len(points))
-    for way, found in zip(ways, rows, strict=True):
+    for variant, found in zip(variants, rows, strict=True):
         cells = [" / ".join(f"{100 * found['points'][str(n)][name]:.1f}" for name in names) for n in points]
-        lines.append(f"| {way.name} | " + " | ".join(cells) + " |")
+        lines.append(f"| {variant.name} | " + " | ".join(cells) + " |")
     return "\n".join(lines)

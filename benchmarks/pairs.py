@@ -74,15 +74,22 @@ def ready(case: Case, threads: int) -> tuple[Callable[[], Any], int, str]:
         learning = import_module("learning")
 
         plan, rates, x, labels = learning.setting("784-256-10", DENSITY)
-        learner = learning.Learner(learning.learning_network(plan, rates, rounding="per-synapse"))
+        learner = learning.Learner(learning_network(learning, plan, rates, "per-synapse"))
         packed = np.packbits(x, axis=-1)
-        exact = learning.Learner(learning.learning_network(plan, rates, rounding="lava"))
+        exact = learning.Learner(learning_network(learning, plan, rates, "lava"))
         exact.learn(packed, labels)
         digest = b"".join(w.astype(np.int64).tobytes() for w in exact.weights())
         return lambda: learner.learn(packed, labels), len(x) * learning.STEPS, hashlib.sha256(digest).hexdigest()
     chip, x, simulator = network(case, threads)
     digest = hashlib.sha256(simulator.run(x).scores.tobytes()).hexdigest()
     return lambda: simulator.run(x), case.batch * chip.num_steps, digest
+
+
+def learning_network(learning: Any, plan: Any, rates: list[float], rounding: str) -> Any:
+    """Return what ``sim.learn`` learns, with a rule; version 0.1 took its fields one by one."""
+    if hasattr(learning, "Rule"):
+        return learning.learning_network(plan, rates, learning.Rule(rounding=rounding))
+    return learning.learning_network(plan, rates, rounding=rounding)
 
 
 def network(case: Case, threads: int) -> tuple[Any, np.ndarray, Any]:

@@ -9,10 +9,10 @@ a sample and all threads. Medians; ratios are to Lava in the same run.
 of all spikes at the rate at which a full matrix of the same size is added up, and the neuron updates at the rate of
 one large layer; on all threads for a batch.
 
-    python benchmarks/sim.py [--json] [--networks 784-256-10] [--densities 0.1] [--threads 2] [--ways]
+    python benchmarks/sim.py [--json] [--networks 784-256-10] [--densities 0.1] [--threads 2] [--strategies]
 
-``--ways`` compares instead events with a float32 product, by spike density (``sim/inference/ways.py`` says which is
-used).
+``--strategies`` compares instead events with a float32 product, by spike density (``sim/inference/strategies.py`` says
+which is used).
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from typing import Any
 import numpy as np
 from ottt_loihi.sim.inference import kernels, reference
 from ottt_loihi.sim.inference.simulator import Simulator, cores
-from ottt_loihi.sim.inference.ways import Messages, Product, Rows, plan
+from ottt_loihi.sim.inference.strategies import Messages, Product, Rows, plan
 from ottt_loihi.sim.network import INPUT, LIF, ChipNetwork, Connection, Conv, Dense
 
 BATCHES = (1, 64, 256)
@@ -225,7 +225,7 @@ def measure(name: str, density: float, threads: int) -> list[dict[str, Any]]:
     return rows
 
 
-def ways() -> list[dict[str, Any]]:
+def strategies() -> list[dict[str, Any]]:
     """Microseconds per sample-step of events and of the float32 product, by spike density."""
     rng = np.random.default_rng(0)
     network = conv(rng)
@@ -243,8 +243,10 @@ def ways() -> list[dict[str, Any]]:
             sent, out = Messages(c.shape[1], None, 0, 32, 32, False), np.zeros((32, 32, c.shape[0]), np.int32)
             sent.bytes[:, :, : c.shape[1]] = rng.random((32, 32, c.shape[1])) < density
             neurons = _idle(32, 32, c.shape[0])
-            calls = {way: partial(link.deliver, sent, 0, True, False, out, neurons) for way, link in links.items()}
-            times = {way: median_seconds(call, 3) / 1024 * 1e6 for way, call in calls.items()}
+            calls = {
+                strategy: partial(link.deliver, sent, 0, True, False, out, neurons) for strategy, link in links.items()
+            }
+            times = {strategy: median_seconds(call, 3) / 1024 * 1e6 for strategy, call in calls.items()}
             rows.append({"connection": name, "density": density} | times)
     return rows
 
@@ -287,13 +289,13 @@ def main() -> None:
     parser.add_argument("--networks", nargs="+", choices=list(NETWORKS), default=list(NETWORKS))
     parser.add_argument("--densities", nargs="+", type=share, default=[0.02, 0.1, 0.3], help="0.1 or 10 %%")
     parser.add_argument("--threads", type=int, default=cores())
-    parser.add_argument("--ways", action="store_true", help="compare events with products")
+    parser.add_argument("--strategies", action="store_true", help="compare events with products")
     parser.add_argument("--short", action="store_true", help="the same code in seconds; its figures are no measurement")
     arguments = parser.parse_args()
     if arguments.short:
         shorten(arguments)
-    if arguments.ways:
-        for row in ways():
+    if arguments.strategies:
+        for row in strategies():
             print("{connection:<28} {density:>5.0%} events {events:8.2f} µs   product {product:8.2f} µs".format(**row))
         return
     rows = []

@@ -4,5 +4,16 @@ from ottt_loihi.converters.lava.runtime import LavaRun, require_lava
 from ottt_loihi.onchip.learner import LearningResult, Settings, learn, repeat_in_lava
 from ottt_loihi.onchip.network.fresh import fresh_network
 from ottt_loihi.onchip.network.hlop import watch
+from ottt_loihi.sim.learning.rule import Rule
 
-__all__ = ["LavaRun", "LearningResult", "Settings", "fresh_network", "learn", "repeat_in_lava", "require_lava", "watch"]
+__all__ = [
+    "LavaRun",
+    "LearningResult",
+    "Rule",
+    "Settings",
+    "fresh_network",
+    "learn",
+    "repeat_in_lava",
+    "require_lava",
+    "watch",
+]

@@ -14,7 +14,8 @@ from functools import cached_property
 from pathlib import Path
 
 import numpy as np
-from ottt_loihi.sim.learning.learner import Learner, LearningNetwork
+from ottt_loihi.sim.learning.learner import Learner
+from ottt_loihi.sim.learning.network import LearningNetwork
 
 from ottt_loihi.errors import FileError, UsageError
 from ottt_loihi.files import atomic_write
@@ -79,8 +80,8 @@ class Checkpoint:
         self._samples = learner.samples
         return learner, [(n, accuracy) for n, accuracy in document["curve"] if n <= learner.samples]
 
-    def told(self) -> str:
-        """The sentence for a failed run: what was kept, and how to resume."""
+    def resume_hint(self) -> str:
+        """Return a sentence for a failed run: the state that was kept, and how to resume."""
         if self._samples is None:
             return f"no state had been kept in {self.state} yet: start again"
         return f"the state after {self._samples:,} samples is kept in {self.state}: go on from there with resume"

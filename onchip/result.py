@@ -29,7 +29,7 @@ class LearningResult:
     ==============  ==============================================================================================
     field           meaning
     ==============  ==============================================================================================
-    chip            the network with the learnt weights (``learning9``; ``sim.freeze.freeze`` makes it inference)
+    chip            the network with the learnt weights (``learning9``; ``weight_formats.to_inference`` for inference)
     curve           accuracy over samples seen, before the first sample included; empty without test data
     samples         samples learnt from
     steps           Lava steps

@@ -1,13 +1,11 @@
-"""The settings of learning: rates, feedback, seed, rounding, and the rule's options."""
+"""The settings of learning: a rule, its rates, and the order of samples."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Any
 
-from ottt_loihi.onchip.network.trainable import SIGNALS
-from ottt_loihi.sim.learning.learner import ROUNDINGS
-from ottt_loihi.sim.learning.options import Options
+from ottt_loihi.sim.learning.rule import Rule
 
 from ottt_loihi import checks
 from ottt_loihi.errors import UsageError
@@ -22,44 +20,33 @@ HIDDEN_RATE = 1.0  # the same for a hidden layer, with the error that its feedba
 
 
 @dataclass(frozen=True)
-class Settings(Options):
-    """The settings of learning; the rule's :class:`~ottt_loihi.sim.learning.options.Options` are settings as well.
+class Settings(Rule):
+    """The settings of learning; the fields of the :class:`~ottt_loihi.sim.learning.rule.Rule` are settings as well.
 
     Attributes
     ----------
     readout_rate, hidden_rate
         part of a layer's error that one update takes away; default: measured good on digits
     seed
-        of order, feedback and rounding
+        of the rule; of the order of samples as well
     unit
         the readout's sum for a logit of 1; default: the network's
-    halve_every
-        samples after which the rates are halved, again and again; 0: never, for a world that keeps changing
-    rounding
-        of updated weights: ``"per-synapse"`` as on the chip; ``"lava"``, one number an epoch for all; or
-        ``"per-synapse-1"``, the random numbers of version 0.1
+    shuffle
+        whether each pass has an order of its own; else that of the data
     """
 
-    feedback: str = "random"
     readout_rate: float = READOUT_RATE
     hidden_rate: float = HIDDEN_RATE
-    seed: int = 0
     unit: int | None = None
-    halve_every: int = 0
     shuffle: bool = True
-    rounding: str = "per-synapse"
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        checks.one_of(self.feedback, "feedback", SIGNALS)
-        checks.one_of(self.rounding, "rounding", ROUNDINGS)
         if not (0 < self.readout_rate < 2 and 0 < self.hidden_rate < 100):
             raise UsageError(
                 f"rates: expected 0 < readout_rate < 2 and 0 < hidden_rate < 100, "
                 f"got {self.readout_rate} and {self.hidden_rate}"
             )
-        for name in ("halve_every", "seed"):
-            object.__setattr__(self, name, checks.integer(getattr(self, name), name, 0))
 
     @classmethod
     def of_rule(cls, rule: str, **choices: Any) -> Settings:

@@ -118,7 +118,7 @@ class Stream:
         self._load(0)
         self.per_pass = len(self._labels)
         few = self._received.of(np.arange(min(CALIBRATION_SAMPLES, self.per_pass)))
-        energy = trace_energy(plan, unpacked(plan.chip, few), subspaces, settings.options())
+        energy = trace_energy(plan, unpacked(plan.chip, few), subspaces, settings)
         wanted = [settings.hidden_rate] * len(plan.hidden) + [settings.readout_rate]
         self.rates = [part / e for part, e in zip(wanted, energy)]
 
@@ -159,7 +159,7 @@ class Stream:
         if number and len(labels) != self.per_pass:
             raise UsageError(f"data: expected {self.per_pass:,} samples in every pass, got {len(labels):,} in {number}")
         self._number, self._x, self._labels = number, x, labels
-        self._received, self._order = Received(self.plan.front, x), self._ordered(number)
+        self._received, self._order = Received(self.plan.backbone, x), self._ordered(number)
 
     def _ordered(self, number: int) -> np.ndarray:
         count = len(self._labels)
@@ -169,18 +169,7 @@ class Stream:
 
     def learner(self, settings: Settings) -> Learner:
         """Return a fresh :class:`~ottt_loihi.sim.learning.learner.Learner`."""
-        return Learner(
-            learning_network(
-                self.plan,
-                self.rates,
-                settings.feedback,
-                settings.seed,
-                settings.halve_every,
-                settings.rounding,
-                self.subspaces,
-                settings.options(),
-            )
-        )
+        return Learner(learning_network(self.plan, self.rates, settings, self.subspaces))
 
     def build(self, settings: Settings, backend: Any = None) -> Any:
         """Return a fresh :class:`~ottt_loihi.onchip.lava.graph.LearningGraph` for a backend."""
@@ -188,19 +177,9 @@ class Stream:
 
         whole = self.everything()
         flat = whole.x.reshape(*whole.x.shape[:2], -1)
-        return build_graph(
-            self.plan,
-            flat if self.plan.graded else np.packbits(flat, axis=-1),
-            whole.labels,
-            self.rates,
-            settings.feedback,
-            settings.seed,
-            halve_every=settings.halve_every,
-            rounding=settings.rounding,
-            subspaces=self.subspaces,
-            options=settings.options(),
-            backend=backend,
-        )
+        packed = flat if self.plan.graded else np.packbits(flat, axis=-1)
+        more = {"subspaces": self.subspaces, "backend": backend}
+        return build_graph(self.plan, packed, whole.labels, self.rates, settings, **more)
 
 
 def _require_protection(settings: Settings) -> None:

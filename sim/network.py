@@ -60,6 +60,25 @@ class _Link(_Part):
 
 
 @dataclass(frozen=True, eq=False)
+class _Synapses(_Link):
+    """The fields of :class:`Dense` and :class:`Diagonal`."""
+
+    pre: int
+    post: int
+    weight: np.ndarray
+    weight_exp: int = 0
+    num_weight_bits: int = 8
+    num_message_bits: int = 0
+    delay: int = 0
+    weight_format: str = "inference8"
+
+    ndim: ClassVar[int]
+
+    def __post_init__(self) -> None:
+        _check_connection(self, self.ndim)  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True, eq=False)
 class LIF(_Part):
     """A layer of leaky integrate-and-fire neurons: Lava's ``LIF`` process in ``fixed_pt``.
 
@@ -126,7 +145,7 @@ class LIF(_Part):
 
 
 @dataclass(frozen=True, eq=False)
-class Dense(_Link):
+class Dense(_Synapses):
     """An all-to-all connection: Lava's ``Dense`` process in ``fixed_pt``.
 
     ``a = (W·x) << weight_exp`` (``>>`` for a negative exponent, floor), where x is the spike vector, 0 or 1, or with
@@ -147,17 +166,7 @@ class Dense(_Link):
     ================  ==========================  =================================================================
     """
 
-    pre: int
-    post: int
-    weight: np.ndarray
-    weight_exp: int = 0
-    num_weight_bits: int = 8
-    num_message_bits: int = 0
-    delay: int = 0
-    weight_format: str = "inference8"
-
-    def __post_init__(self) -> None:
-        _check_connection(self, ndim=2)
+    ndim: ClassVar[int] = 2
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -170,24 +179,14 @@ class Dense(_Link):
 
 
 @dataclass(frozen=True, eq=False)
-class Diagonal(_Link):
+class Diagonal(_Synapses):
     """A one-to-one connection, ``a_i = (w_i·x_i) << weight_exp``: Lava's ``Sparse`` process with a diagonal matrix.
 
     Fields as in :class:`Dense`, but ``weight`` is int32 ``(n,)``. From a layer to itself with weight −λ·vth it is the
     reset by subtraction.
     """
 
-    pre: int
-    post: int
-    weight: np.ndarray
-    weight_exp: int = 0
-    num_weight_bits: int = 8
-    num_message_bits: int = 0
-    delay: int = 0
-    weight_format: str = "inference8"
-
-    def __post_init__(self) -> None:
-        _check_connection(self, ndim=1)
+    ndim: ClassVar[int] = 1
 
     @property
     def shape(self) -> tuple[int, int]:

@@ -20,7 +20,7 @@ settings.load_profile("same")
 # Their kernels take long to compile: with several processes (`--dist loadgroup`) one of them runs all of these.
 LEARNS_IN_SIM = (
     "test_learn",
-    "test_front",
+    "test_backbone",
     "test_lateral",
     "test_pipelined",
     "test_sparse_learning",

@@ -8,9 +8,9 @@ import numpy as np
 from hypothesis import strategies as st
 from ottt_loihi.onchip.network.fresh import fresh_network
 from ottt_loihi.onchip.network.scales import learning_network
-from ottt_loihi.onchip.network.trainable import SIGNALS, Plan, make_plan
-from ottt_loihi.sim.learning.learner import LearningNetwork
-from ottt_loihi.sim.learning.options import DEFAULT, ENCODINGS, LOSSES, SCHEDULES, WHEN, Options
+from ottt_loihi.onchip.network.trainable import Plan, make_plan
+from ottt_loihi.sim.learning.network import LearningNetwork
+from ottt_loihi.sim.learning.rule import ENCODINGS, LOSSES, SCHEDULES, SIGNALS, WHEN, Rule
 from ottt_loihi.sim.learning.subspace import Subspace
 
 
@@ -20,31 +20,18 @@ class Case:
 
     plan: Plan
     rates: tuple[float, ...]
-    feedback: str
-    seed: int
-    halve_every: int
-    rounding: str
+    rule: Rule
     x: np.ndarray
     labels: np.ndarray
     gate: np.ndarray
     subspaces: tuple[Subspace, ...] | None = None
-    options: Options = DEFAULT
 
     @property
     def packed(self) -> np.ndarray:
         return np.packbits(self.x, axis=-1)
 
     def network(self) -> LearningNetwork:
-        return learning_network(
-            self.plan,
-            self.rates,
-            self.feedback,
-            self.seed,
-            self.halve_every,
-            self.rounding,
-            self.subspaces,
-            self.options,
-        )
+        return learning_network(self.plan, self.rates, self.rule, self.subspaces)
 
 
 @st.composite
@@ -74,23 +61,25 @@ def learning_cases(draw: st.DrawFn, max_hidden: int = 3) -> Case:
         plan=plan,
         subspaces=_subspaces(rng, plan, limit) if protected and density == 1 else None,
         rates=tuple(draw(st.sampled_from([0.02, 0.2, 2.0])) for _ in range(len(hidden) + 1)),
-        feedback=feedback,
-        seed=draw(st.integers(0, 2**20)),
-        halve_every=draw(st.integers(0, 3)),
-        rounding=draw(st.sampled_from(["lava", "per-synapse", "per-synapse-1"])),
+        rule=replace(
+            draw(learning_rules(feedback)),
+            seed=draw(st.integers(0, 2**20)),
+            halve_every=draw(st.integers(0, 3)),
+            rounding=draw(st.sampled_from(["lava", "per-synapse", "per-synapse-1"])),
+        ),
         x=(rng.random((samples, steps, inputs)) < draw(st.sampled_from([0.1, 0.5, 1.0]))).astype(np.uint8),
         labels=rng.integers(0, classes, samples),
         gate=rng.random(samples) < draw(st.sampled_from([0.5, 1.0])),
-        options=draw(learning_options(feedback)),
     )
 
 
 @st.composite
-def learning_options(draw: st.DrawFn, feedback: str) -> Options:
+def learning_rules(draw: st.DrawFn, feedback: str) -> Rule:
     """Any choice, and half of the time the plain rule."""
     if draw(st.booleans()):
-        return DEFAULT
-    return Options(
+        return Rule(feedback=feedback)
+    return Rule(
+        feedback=feedback,
         loss=draw(st.sampled_from(LOSSES)),
         learn_when=draw(st.sampled_from(WHEN if feedback != "local" else WHEN[:1])),
         learn_bias=draw(st.booleans()),

@@ -51,7 +51,7 @@ def test_run_classifies_alike_in_the_simulator_and_in_lava(model):
         results.append(json.loads(done.stdout))
     assert [r["backend"] for r in results] == ["sim", "lava"]
     assert results[0]["spikes_per_sample"] == results[1]["spikes_per_sample"]
-    assert {way["way"] for way in results[0]["ways"]} == {"events", "loop"}
+    assert {each["strategy"] for each in results[0]["strategies"]} == {"events", "loop"}
 
 
 @pytest.mark.slow

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 from ottt_loihi.onchip import Settings, fresh_network, learn
 from ottt_loihi.onchip.network.scales import learning_network
-from ottt_loihi.onchip.network.trainable import SIGNALS, make_plan
+from ottt_loihi.onchip.network.trainable import make_plan
 from ottt_loihi.sim.learning import eligibility
 from ottt_loihi.sim.learning import reference as oracle
-from ottt_loihi.sim.learning.learner import ROUNDINGS, Learner
-from ottt_loihi.sim.learning.options import Options
+from ottt_loihi.sim.learning.learner import Learner
+from ottt_loihi.sim.learning.rule import FEEDBACKS, ROUNDINGS, Rule
 
 from ottt_loihi import sim
 from ottt_loihi.errors import UsageError
@@ -37,7 +37,8 @@ def data(count=20):
 
 
 def network(options, feedback="random", rounding="per-synapse", rate=0.3, density=1.0):
-    return learning_network(make_plan(chip(density=density)), [rate] * 3, feedback, 3, 0, rounding, options=options)
+    rule = replace(options, feedback=feedback, seed=3, rounding=rounding)
+    return learning_network(make_plan(chip(density=density)), [rate] * 3, rule)
 
 
 def assert_equal(found, expected):
@@ -45,11 +46,11 @@ def assert_equal(found, expected):
         np.testing.assert_array_equal(found[name], value, name)
 
 
-@pytest.mark.parametrize("feedback", SIGNALS)
+@pytest.mark.parametrize("feedback", FEEDBACKS)
 @pytest.mark.parametrize("choice", CHOICES, ids=str)
 def test_every_variable_equals_the_oracle(choice, feedback):
-    options = Options(**STLLR | choice)
-    rounding = ROUNDINGS[(CHOICES.index(choice) + SIGNALS.index(feedback)) % 3]
+    options = Rule(**STLLR | choice)
+    rounding = ROUNDINGS[(CHOICES.index(choice) + FEEDBACKS.index(feedback)) % 3]
     part, (x, labels) = network(options, feedback, rounding, density=0.5 if feedback == "symmetric" else 1.0), data(30)
     found = sim.learn(part, np.packbits(x, axis=-1), labels).variables()
     assert_equal(oracle.learn(part, x, labels), found)
@@ -62,8 +63,8 @@ def test_every_variable_equals_the_oracle(choice, feedback):
 def test_with_alpha_post_0_and_the_neurons_own_decay_it_is_ottt():
     x, labels = data()
     packed = np.packbits(x, axis=-1)
-    found = sim.learn(network(Options(lambda_pre=0.5)), packed, labels)
-    assert_equal(found.variables(), sim.learn(network(Options()), packed, labels).variables())
+    found = sim.learn(network(Rule(lambda_pre=0.5)), packed, labels)
+    assert_equal(found.variables(), sim.learn(network(Rule()), packed, labels).variables())
 
 
 def test_what_the_engine_adds_clips_after_each_product():
@@ -121,7 +122,7 @@ class TestLava:
         from ottt_loihi.onchip.lava.float_graph import build_float_graph
 
         options, rng, sizes = (
-            Options(**STLLR | {"alpha_post": -0.7, "encoding": encoding}),
+            Rule(**STLLR | {"alpha_post": -0.7, "encoding": encoding}),
             np.random.default_rng(3),
             (12, 9, 7, 3),
         )
@@ -131,7 +132,8 @@ class TestLava:
         for frames, label in zip(x, labels):
             loop.learn(frames[np.newaxis], np.eye(3)[[label]])
         packed = np.packbits(x, axis=-1)
-        graph = build_float_graph(weights, packed, labels, learning_rate=0.05, feedback=loop.feedback, options=options)
+        rule = replace(options, feedback=feedback)
+        graph = build_float_graph(weights, packed, labels, learning_rate=0.05, feedback=loop.feedback, rule=rule)
         with InProcessRun(graph.source, tag="floating_pt") as run:
             run.steps(len(x) * graph.period)
             for process, expected, before in zip(graph.plastic, loop.weights, weights):
@@ -159,7 +161,7 @@ class TestLava:
 
 @pytest.mark.parametrize("encoding", ["factored", "signed"])
 def test_stopped_and_resumed_is_not_stopped(tmp_path, encoding):
-    part, (x, labels) = network(Options(**STLLR, encoding=encoding)), data(30)
+    part, (x, labels) = network(Rule(**STLLR, encoding=encoding)), data(30)
     packed = np.packbits(x, axis=-1)
     whole = sim.learn(part, packed, labels)
     sim.learn(part, packed[:13], labels[:13]).save(tmp_path / "state.h5")
@@ -182,13 +184,13 @@ def test_stopped_and_resumed_is_not_stopped(tmp_path, encoding):
 )
 def test_refused_with_the_nearest_thing_that_works(change, message):
     with pytest.raises(UsageError, match=message):
-        Options(**STLLR | change)
+        Rule(**STLLR | change)
 
 
 @pytest.mark.parametrize("alpha", [1e-4, -1e4])
 def test_an_alpha_that_seven_bits_do_not_hold(alpha):
     with pytest.raises(UsageError, match=r"alpha_post: .* does not fit in seven bits; expected 0, or 0\.\d+ … \d+"):
-        network(Options(**STLLR | {"alpha_post": alpha}))
+        network(Rule(**STLLR | {"alpha_post": alpha}))
 
 
 def test_hlop_is_refused():

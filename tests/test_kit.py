@@ -155,7 +155,7 @@ def test_plastic_and_unfit_networks_are_refused_before_anything_is_written(tmp_p
     odd = Dense(1, 2, np.full((3, 4), -3), weight_format="learning9")
     plastic = replace(chip, connections=(*chip.connections[:2], odd))
     slow = replace(chip, layers=(replace(chip.layers[0], du=-1), *chip.layers[1:]))
-    for network_, says in ((plastic, "freeze"), (slow, "du = -1")):
+    for network_, says in ((plastic, "to_inference"), (slow, "du = -1")):
         with pytest.raises(ChipError, match=says):
             kit.write(network_, tmp_path / "kit", random_messages(network_, 1))
     assert not (tmp_path / "kit").exists()

@@ -103,7 +103,7 @@ def test_plastic_weights_are_refused_because_lava_would_truncate_them():
     chip = ChipNetwork(
         (2,), (LIF((1,), 0, 0, 1),), (Dense(INPUT, 0, np.array([[-3, 5]]), weight_format="learning9"),), 1
     )
-    with pytest.raises(ChipError, match="freeze"):
+    with pytest.raises(ChipError, match="to_inference"):
         lava.run(chip, np.zeros((1, 1, 2), np.uint8))
 
 

@@ -55,5 +55,5 @@ def test_plastic_connections_are_refused(tmp_path):
     chip = ChipNetwork(
         (2,), (LIF((1,), 0, 0, 9),), (Dense(INPUT, 0, np.array([[3, -5]]), weight_format="learning9"),), 2
     )
-    with pytest.raises(ChipError, match="freeze"):
+    with pytest.raises(ChipError, match="to_inference"):
         lava_script.write(chip, tmp_path / "a.py")

@@ -30,8 +30,8 @@ from lava.proc.lif.process import LIF, LIFReset  # noqa: E402
 from ottt_loihi.converters.lava.inprocess import InProcessRun  # noqa: E402
 from ottt_loihi.converters.lava.models import check_models  # noqa: E402
 from ottt_loihi.converters.lava.runtime import LavaRun  # noqa: E402
-from ottt_loihi.onchip.lava.processes.dense import OTTTDense  # noqa: E402
 from ottt_loihi.onchip.lava.processes.neuron import OTTTNeuron  # noqa: E402
+from ottt_loihi.onchip.lava.processes.plastic import OTTTDense  # noqa: E402
 from ottt_loihi.onchip.lava.processes.readout import OTTTReadout  # noqa: E402
 from ottt_loihi.onchip.lava.rule import OTTTLearningRule  # noqa: E402
 

@@ -14,8 +14,8 @@ from ottt_loihi.onchip.learner import accuracy
 from ottt_loihi.onchip.network.trainable import estimate_unit, make_plan, trace_energy
 from ottt_loihi.onchip.result import CurvePoint
 from ottt_loihi.sim import storage
-from ottt_loihi.sim.learning.freeze import freeze, make_plastic
 from ottt_loihi.sim.learning.learner import Learner
+from ottt_loihi.sim.learning.weight_formats import make_plastic, to_inference
 from ottt_loihi.sim.network import LIF, Dense
 
 from ottt_loihi.cli.learn_scenario import STEPS
@@ -98,7 +98,7 @@ class TestRefuses:
 class TestPlan:
     def test_inference_weights_have_to_be_made_plastic(self):
         with pytest.raises(ChipError, match="make_plastic"):
-            make_plan(freeze(small()).chip)
+            make_plan(to_inference(small()).chip)
 
     @pytest.mark.parametrize(
         ("change", "message"),
@@ -289,12 +289,12 @@ class TestLearnsDigits:
     def test_from_scratch_in_one_pass_and_back_after_the_sensor_was_turned(self, reset):
         training, test = self.data()
         scratch = learn(fresh_network(reset=reset), training, test=test)
-        frozen = freeze(scratch.chip).chip
+        frozen = to_inference(scratch.chip).chip
         assert accuracy(frozen, *test) >= 0.88
         training, test = self.data(turn=True, seed=200)
         drift = learn(make_plastic(frozen), training, test=test, passes=2)
         assert drift.curve[0].accuracy < 0.6
-        assert accuracy(freeze(drift.chip).chip, *test) >= 0.88
+        assert accuracy(to_inference(drift.chip).chip, *test) >= 0.88
 
 
 @pytest.mark.slow
@@ -316,7 +316,7 @@ class TestDigitsAreLearnt:
             settings=Settings(seed=seed, halve_every=len(y_train), **settings),
             evaluate_every=len(y_train),
         )
-        return result, accuracy(freeze(result.chip).chip, *test)
+        return result, accuracy(to_inference(result.chip).chip, *test)
 
     @pytest.mark.parametrize(
         ("feedback", "loss", "bar"),
@@ -390,7 +390,7 @@ class TestCommand:
 
     @pytest.mark.slow
     def test_drift_with_a_stretch_in_lava(self, tmp_path):
-        storage.save(freeze(small()).chip, tmp_path / "model.h5")
+        storage.save(to_inference(small()).chip, tmp_path / "model.h5")
         done = run(
             tmp_path / "model.h5", "--transform", "upside-down", "--passes", 1, "--repeat-in-lava", 200, "--json"
         )
@@ -410,7 +410,7 @@ class TestCommand:
     def test_ctrl_c_saves(self, tmp_path):
         """As a person's: raised by the progress bar after 160 samples, which no load of the machine can shift."""
         script = (
-            "import sys\nfrom ottt_loihi.cli import learn as cli\nfrom ottt_loihi.onchip.session import Session\n"
+            "import sys\nfrom ottt_loihi.cli import learn as cli\nfrom ottt_loihi.onchip.learner import Session\n"
             "run = Session.run\n"
             "def stop(done, total, accuracy):\n    if done >= 160: raise KeyboardInterrupt\n"
             "Session.run = lambda self, total, every, keep_every, *rest: run(self, total, every, keep_every, stop)\n"

@@ -16,7 +16,7 @@ from ottt_loihi.sim.learning import learner as learning
 from ottt_loihi.sim.learning import reference as learning_reference
 from ottt_loihi.sim.learning.encodings import PORTS
 from ottt_loihi.sim.learning.learner import Learner
-from ottt_loihi.sim.learning.options import Options
+from ottt_loihi.sim.learning.rule import Rule
 
 from ottt_loihi import sim
 from ottt_loihi.errors import FileError, UsageError
@@ -29,9 +29,9 @@ def assert_equal(expected, found):
         np.testing.assert_array_equal(expected[name], value, name)
 
 
-def small(rounding="per-synapse", hidden=(20,), inputs=12, **kwargs):
+def small(rounding="per-synapse", hidden=(20,), inputs=12, **rule):
     chip = fresh_network((inputs,), hidden, 3, 4, resolution=128, seed=1)
-    return learning_network(make_plan(chip), [0.1] * (len(hidden) + 1), rounding=rounding, **kwargs)
+    return learning_network(make_plan(chip), [0.1] * (len(hidden) + 1), Rule(rounding=rounding, **rule))
 
 
 def samples(count=30, inputs=12, seed=0):
@@ -45,9 +45,9 @@ def test_every_variable_equals_the_oracle(case):
     network = case.network()
     found = sim.learn(network, case.packed, case.labels, case.gate).variables()
     assert_equal(learning_reference.learn(network, case.x, case.labels, case.gate), found)
-    of_feedback = {"random": 1, "symmetric": 0, "kolen-pollack": 1, "opzo": 3}[case.feedback]
-    of_layer = 9 + case.options.learn_bias + len(PORTS[case.options.encoding]) + (case.subspaces is not None)
-    of_hidden = of_feedback + case.options.learn_bias
+    of_feedback = {"random": 1, "symmetric": 0, "kolen-pollack": 1, "opzo": 3}[case.rule.feedback]
+    of_layer = 9 + case.rule.learn_bias + len(PORTS[case.rule.encoding]) + (case.subspaces is not None)
+    of_hidden = of_feedback + case.rule.learn_bias
     assert len(found) == of_layer * len(network.layers) + of_hidden * (len(network.layers) - 1)
 
 
@@ -69,10 +69,7 @@ def compare_with_lava(case, executor):
     from ottt_loihi.onchip.lava.graph import build_graph
 
     found = sim.learn(case.network(), case.packed, case.labels, case.gate).variables()
-    graph = build_graph(
-        case.plan, case.packed, case.labels, list(case.rates), case.feedback, case.seed, case.gate, case.halve_every,
-        case.rounding, case.subspaces, case.options,
-    )  # fmt: skip
+    graph = build_graph(case.plan, case.packed, case.labels, case.rates, case.rule, case.gate, case.subspaces)
     with executor(graph.source) as run:
         run.steps(len(case.x) * graph.period)
         expected = {name: run.get(var) for name, var in graph.variables().items()}
@@ -186,19 +183,19 @@ class TestResume:
         digest = "beb4122a79756463637bf9bb50c02d3c2e004875003d6ba0470fc67e20b6403b"
         weights = "7126a3958865659a127b8abe25f6a48e281239c734173cb60a6ba446fd79e07c"
         (packed, labels), path = samples(), tmp_path / "state.h5"
-        old = small("per-synapse-1", options=Options(encoding="signed"))
+        old = small("per-synapse-1", encoding="signed")
         sim.learn(old, packed[:13], labels[:13]).save(path)
         with h5py.File(path) as file:
             assert file.attrs["network"].decode() == digest
         learner = Learner.load(path, small("per-synapse"))
-        assert (learner.network.rounding, learner.network.options.encoding) == ("per-synapse-1", "signed")
+        assert (learner.network.rule.rounding, learner.network.rule.encoding) == ("per-synapse-1", "signed")
         learner.learn(packed[13:], labels[13:])
         learnt = b"".join(w.astype(np.int32).tobytes() for w in learner.weights())
         assert hashlib.sha256(learnt).hexdigest() == weights
         with pytest.raises(FileError, match="the state of another network or rule"):
             Learner.load(path, small("lava"))
         sim.learn(small("per-synapse"), packed[:13], labels[:13]).save(path)
-        assert Learner.load(path, small("per-synapse")).network.rounding == "per-synapse"
+        assert Learner.load(path, small("per-synapse")).network.rule.rounding == "per-synapse"
         with pytest.raises(FileError, match="the state of another network or rule"):
             Learner.load(path, small("per-synapse-1"))
 

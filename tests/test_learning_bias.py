@@ -11,12 +11,12 @@ from ottt_loihi.sim.inference import reference
 from ottt_loihi.sim.learning import integers
 from ottt_loihi.sim.learning.bias import BiasLearning, lengths, with_bias
 from ottt_loihi.sim.learning.learner import Learner
-from ottt_loihi.sim.learning.options import Options
+from ottt_loihi.sim.learning.rule import Rule
 
 from ottt_loihi import sim
 from ottt_loihi.errors import FileError, UsageError
 
-BIAS = Options(learn_bias=True)
+BIAS = Rule(learn_bias=True)
 
 
 def chip(reset="subtract", hidden=(20,), steps=4, decay=0.5):
@@ -28,8 +28,8 @@ def data(count=40, seed=0, steps=4):
     return rng.integers(0, 2, (count, steps, 12), np.uint8), rng.integers(0, 3, count)
 
 
-def network(plan, options=BIAS, rate=0.1):
-    return learning_network(plan, [rate] * len(plan.dense), options=options)
+def network(plan, rule=BIAS, rate=0.1):
+    return learning_network(plan, [rate] * len(plan.dense), rule)
 
 
 @pytest.mark.parametrize("reset", ["subtract", "zero"])
@@ -55,7 +55,7 @@ def test_a_bias_moves_as_far_as_the_weight_of_an_input_that_always_fires(reset, 
     plan = make_plan(chip(reset, hidden, steps=3))
     x, moved = np.ones((1, 3, 12), np.uint8), []
     for seed in range(150):
-        part = learning_network(plan, [0.02] * len(plan.dense), seed=seed, options=BIAS)
+        part = learning_network(plan, [0.02] * len(plan.dense), replace(BIAS, seed=seed))
         learner = sim.learn(part, np.packbits(x, axis=-1), np.array([1]))
         bias = learner.biases()[0] / 64 * (0.5 if reset == "subtract" and hidden else 1)
         moved.append((learner.weights()[0].mean(axis=1) - plan.dense[0].weight.mean(axis=1), bias))
@@ -106,7 +106,7 @@ def test_stopped_and_resumed_is_not_stopped(tmp_path):
     for name, value in whole.variables().items():
         np.testing.assert_array_equal(value, second.variables()[name], name)
     with pytest.raises(FileError, match="the state of another network or rule"):
-        Learner.load(tmp_path / "state.h5", network(make_plan(chip(hidden=(20, 9))), Options()))
+        Learner.load(tmp_path / "state.h5", network(make_plan(chip(hidden=(20, 9))), Rule()))
 
 
 def test_learning_goes_on_from_learnt_biases():
@@ -122,4 +122,4 @@ def test_learning_goes_on_from_learnt_biases():
 
 def test_not_a_bool():
     with pytest.raises(UsageError, match="learn_bias: expected true or false, got 1"):
-        Options(learn_bias=1)
+        Rule(learn_bias=1)

@@ -10,15 +10,15 @@ from ottt_loihi.onchip.network.scales import learning_network
 from ottt_loihi.onchip.network.trainable import make_plan
 from ottt_loihi.sim.learning import integers
 from ottt_loihi.sim.learning.learner import Learner
-from ottt_loihi.sim.learning.options import Options
+from ottt_loihi.sim.learning.rule import Rule
 
 from ottt_loihi import sim
 from ottt_loihi.errors import UsageError
 
 
-def network(options, feedback="random"):
+def network(rule):
     plan = make_plan(fresh_network((12,), (20, 9), 3, 4, resolution=128, seed=1))
-    return learning_network(plan, [0.1] * 3, feedback, options=options)
+    return learning_network(plan, [0.1] * 3, rule)
 
 
 def data(count=30, seed=0):
@@ -42,7 +42,7 @@ def test_its_numbers_are_not_those_of_rounding():
 
 
 def test_weights_decay_after_every_fifth_sample_and_without_an_error():
-    part = network(Options(decay_every=5, decay_shift=3))
+    part = network(Rule(decay_every=5, decay_shift=3))
     learner, seen = Learner(part), []
     packed, labels = data(11)
     for sample in range(11):
@@ -53,7 +53,7 @@ def test_weights_decay_after_every_fifth_sample_and_without_an_error():
 
 
 def test_frozen_layers_do_not_decay_and_learnt_feedback_does():
-    part = network(Options(decay_every=1, decay_shift=1), "kolen-pollack")
+    part = network(Rule(feedback="kolen-pollack", decay_every=1, decay_shift=1))
     layers = (replace(part.layers[0], plastic=False), *part.layers[1:])
     learner = sim.learn(replace(part, layers=layers), *data(9), gate=False)
     np.testing.assert_array_equal(learner.weights()[0], part.layers[0].connection.weight)
@@ -64,7 +64,7 @@ def test_frozen_layers_do_not_decay_and_learnt_feedback_does():
 
 
 def test_stopped_and_resumed_is_not_stopped(tmp_path):
-    part, (packed, labels) = network(Options(decay_every=4)), data()
+    part, (packed, labels) = network(Rule(decay_every=4)), data()
     whole = sim.learn(part, packed, labels)
     sim.learn(part, packed[:14], labels[:14]).save(tmp_path / "state.h5")
     second = Learner.load(tmp_path / "state.h5", part)
@@ -78,4 +78,4 @@ def test_stopped_and_resumed_is_not_stopped(tmp_path):
 )
 def test_out_of_range(change):
     with pytest.raises(UsageError, match=r"decay_(every|shift): expected an integer \d+ … \d+, got "):
-        Options(**change)
+        Rule(**change)

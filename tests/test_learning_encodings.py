@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from ottt_loihi.onchip.network.fresh import fresh_network
 from ottt_loihi.onchip.network.scales import learning_network
-from ottt_loihi.onchip.network.trainable import FEEDBACKS, make_plan
+from ottt_loihi.onchip.network.trainable import make_plan
 from ottt_loihi.sim.learning import encodings, integers
 from ottt_loihi.sim.learning.learner import Learner
-from ottt_loihi.sim.learning.options import Options
+from ottt_loihi.sim.learning.rule import FEEDBACKS, Rule
 
 from ottt_loihi import sim
 from ottt_loihi.errors import FileError, UsageError
@@ -19,7 +19,7 @@ ALL = encodings.ENCODINGS
 
 def network(encoding, feedback="random", rate=0.1, **options):
     plan = make_plan(fresh_network((12,), (20, 9), 3, 4, resolution=128, seed=1))
-    return learning_network(plan, [rate] * 3, feedback, options=Options(encoding=encoding, **options))
+    return learning_network(plan, [rate] * 3, Rule(feedback=feedback, encoding=encoding, **options))
 
 
 def data(count=60, seed=0):
@@ -78,7 +78,7 @@ def test_what_the_three_factors_would_lose_without_64_f_and_the_mantissa_2():
 def test_lavas_engine_computes_the_change(encoding):
     pytest.importorskip("lava.magma.core.process.process")
     from ottt_loihi.converters.lava.inprocess import InProcessRun
-    from ottt_loihi.onchip.lava.processes.dense import OTTTDense
+    from ottt_loihi.onchip.lava.processes.plastic import OTTTDense
     from ottt_loihi.onchip.lava.rule import OTTTLearningRule
 
     rng = np.random.default_rng(2)
@@ -123,7 +123,7 @@ def test_a_state_without_options_has_the_old_fields_and_digest(tmp_path):
             "weights", "spikes", "trace", "u", "v", "membrane", "y1", "error", "noise", "rng", "scores",
             "y1_saturated", "error_saturated", "feedback_saturated", "correct",
         }  # fmt: skip
-    assert replace(network("signed"), options=Options(encoding="signed")).digest() == network("signed").digest()
+    assert replace(network("signed"), rule=Rule(encoding="signed")).digest() == network("signed").digest()
 
 
 @pytest.mark.lava

@@ -10,7 +10,7 @@ from ottt_loihi.onchip.network.schedule import Schedule
 from ottt_loihi.onchip.network.trainable import make_plan
 from ottt_loihi.sim.learning import local
 from ottt_loihi.sim.learning import reference as oracle
-from ottt_loihi.sim.learning.options import Options
+from ottt_loihi.sim.learning.rule import Rule
 
 from ottt_loihi import sim
 from ottt_loihi.errors import UsageError
@@ -38,7 +38,7 @@ def data(count=20):
 
 def network(hidden=(9, 7), **options):
     plan = make_plan(chip(hidden))
-    return learning_network(plan, [0.3] * (len(hidden) + 1), "local", 3, options=Options(**options))
+    return learning_network(plan, [0.3] * (len(hidden) + 1), Rule(feedback="local", seed=3, **options))
 
 
 @pytest.mark.parametrize("hidden", [(9,), (9, 7), (9, 8, 7)])
@@ -130,7 +130,9 @@ class TestLava:
         for frames, label in zip(x, labels):
             loop.learn(frames[np.newaxis], np.eye(3)[[label]])
         packed = np.packbits(x, axis=-1)
-        graph = build_float_graph(weights, packed, labels, learning_rate=0.1, feedback=None, kind="local")
+        graph = build_float_graph(
+            weights, packed, labels, learning_rate=0.1, feedback=None, rule=Rule(feedback="local")
+        )
         with InProcessRun(graph.source, tag="floating_pt") as run:
             run.steps(len(x) * graph.period)
             for process, expected, before in zip(graph.plastic, loop.weights, weights):
@@ -175,7 +177,7 @@ class TestLava:
         (lambda: Settings.of_rule("s-tllr", kappa=1.0), "kappa: rule s-tllr has none; choose rule tess"),
         (lambda: Settings.of_rule("tes"), "rule: expected one of ottt, s-tllr, tess"),
         (
-            lambda: learning_network(make_plan(chip()), [0.1] * 3, options=Options(kappa=1.0)),
+            lambda: Rule(kappa=1.0),
             "kappa: belongs to feedback local .* leave it out",
         ),
     ],

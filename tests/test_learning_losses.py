@@ -7,7 +7,7 @@ from ottt_loihi.onchip.network.scales import learning_network
 from ottt_loihi.onchip.network.trainable import make_plan
 from ottt_loihi.sim.learning import losses
 from ottt_loihi.sim.learning.learner import Learner
-from ottt_loihi.sim.learning.options import LOSSES, Options
+from ottt_loihi.sim.learning.rule import LOSSES, Rule
 
 from ottt_loihi import sim
 from ottt_loihi.errors import FileError, UsageError
@@ -27,9 +27,9 @@ def data(count=30, seed=0):
     return np.packbits(rng.integers(0, 2, (count, 4, 12), np.uint8), axis=-1), rng.integers(0, 3, count)
 
 
-def network(options, hidden=(20,), **kwargs):
+def network(rule, hidden=(20,)):
     chip = fresh_network((12,), hidden, 3, 4, resolution=128, seed=1)
-    return learning_network(make_plan(chip), [0.1] * (len(hidden) + 1), options=options, **kwargs)
+    return learning_network(make_plan(chip), [0.1] * (len(hidden) + 1), rule)
 
 
 @pytest.mark.parametrize("unit", UNITS)
@@ -70,17 +70,17 @@ def test_hinge_pushes_two_classes_until_the_margin_is_one_logit():
 
 @pytest.mark.parametrize("loss", LOSSES)
 def test_each_loss_learns_something_else(loss):
-    plain = sim.learn(network(Options()), *data()).weights()[0]
-    other = sim.learn(network(Options(loss=loss)), *data()).weights()[0]
+    plain = sim.learn(network(Rule()), *data()).weights()[0]
+    other = sim.learn(network(Rule(loss=loss)), *data()).weights()[0]
     assert np.array_equal(plain, other) == (loss == "mse")
-    assert not np.array_equal(other, network(Options()).layers[0].connection.weight)
+    assert not np.array_equal(other, network(Rule()).layers[0].connection.weight)
 
 
 class TestOnlyWhileWrong:
     def test_a_right_time_step_changes_nothing(self):
         """The first step's membranes are its scores: learnt from exactly where another class leads."""
         packed, labels = data(60)
-        part = network(Options(learn_when="wrong"), (), rounding="lava")
+        part = network(Rule(learn_when="wrong", rounding="lava"), ())
         right = 0
         for x, label in zip(packed, labels):
             learner = Learner(part)
@@ -103,12 +103,12 @@ class TestOnlyWhileWrong:
 @pytest.mark.parametrize("change", [{"loss": "mae"}, {"learn_when": "never"}])
 def test_unknown_names(change):
     with pytest.raises(UsageError, match=r"(loss|learn_when): expected one of .*, got "):
-        Options(**change)
+        Rule(**change)
 
 
 def test_a_state_of_other_options_is_refused(tmp_path):
-    sim.learn(network(Options(loss="softmax")), *data()).save(tmp_path / "state.h5")
-    Learner.load(tmp_path / "state.h5", network(Options(loss="softmax")))
-    for other in (Options(), Options(loss="hinge"), Options(loss="softmax", learn_when="wrong")):
+    sim.learn(network(Rule(loss="softmax")), *data()).save(tmp_path / "state.h5")
+    Learner.load(tmp_path / "state.h5", network(Rule(loss="softmax")))
+    for other in (Rule(), Rule(loss="hinge"), Rule(loss="softmax", learn_when="wrong")):
         with pytest.raises(FileError, match="the state of another network or rule"):
             Learner.load(tmp_path / "state.h5", network(other))

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import ClassVar
@@ -10,10 +11,9 @@ from typing import ClassVar
 import numpy as np
 import pytest
 from ottt_loihi.onchip import Settings, fresh_network, learn
-from ottt_loihi.onchip.network.trainable import FEEDBACKS
 from ottt_loihi.sim.learning import losses
 from ottt_loihi.sim.learning.encodings import ENCODINGS
-from ottt_loihi.sim.learning.options import Options
+from ottt_loihi.sim.learning.rule import FEEDBACKS, Rule
 
 from ottt_loihi.data import load_digits, rate_code
 from ottt_loihi.errors import FileError
@@ -65,7 +65,7 @@ def float_case(options, hidden=(9, 7), count=30, feedback="symmetric", reset="su
         labels,
         learning_rate=0.05,
         feedback=loop.feedback,
-        options=options,
+        rule=replace(options, feedback=feedback),
         reset=reset,
     )
     with InProcessRun(graph.source, tag="floating_pt") as run:
@@ -81,18 +81,18 @@ def float_case(options, hidden=(9, 7), count=30, feedback="symmetric", reset="su
 
 @cache
 def plain_case():
-    return float_case(Options())
+    return float_case(Rule())
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "options",
     [
-        Options(loss="softmax"),
-        Options(loss="hinge"),
-        Options(learn_when="wrong"),
-        Options(decay_every=7, decay_shift=3),
-        *(Options(encoding=encoding) for encoding in ("signed", "split")),
+        Rule(loss="softmax"),
+        Rule(loss="hinge"),
+        Rule(learn_when="wrong"),
+        Rule(decay_every=7, decay_shift=3),
+        *(Rule(encoding=encoding) for encoding in ("signed", "split")),
     ],
     ids=lambda options: str(options.chosen()),
 )
@@ -109,7 +109,7 @@ def test_float_learning_is_the_loop_with_the_same_options(options):
 
 @pytest.mark.parametrize("reset", ["subtract", "zero"])
 def test_float_biases_learn_as_in_the_loop(reset):
-    found, expected, _ = float_case(Options(learn_bias=True), reset=reset)
+    found, expected, _ = float_case(Rule(learn_bias=True), reset=reset)
     for a, b in zip(found, expected):
         np.testing.assert_allclose(a, b, rtol=0, atol=1e-12)
 

@@ -13,8 +13,8 @@ from hypothesis import given, settings
 from learning_cases import learning_cases
 from ottt_loihi.onchip import Settings, learn
 from ottt_loihi.sim import storage
-from ottt_loihi.sim.learning.freeze import freeze
 from ottt_loihi.sim.learning.learner import Learner
+from ottt_loihi.sim.learning.weight_formats import to_inference
 from test_learner import digits, small
 from test_learner import run as command
 from test_learning import RELAXED, assert_equal
@@ -52,7 +52,7 @@ class TestDying:
         update = OTTTReadoutModelFixed.update
 
         def fail(self, a):
-            if self._update.frame(self.time_step)[0] == sample:
+            if self._update.time_step_at(self.time_step)[0] == sample:
                 raise ValueError("broken")
             update(self, a)
 
@@ -128,10 +128,7 @@ def test_lavas_models_go_on_where_a_learner_stands_and_say_where_they_are(case):
     whole, half, count = Learner(case.network()), Learner(case.network()), len(case.x)
     whole.learn(case.packed, case.labels, case.gate)
     half.learn(case.packed[: count // 2], case.labels[: count // 2], case.gate[: count // 2])
-    graph = build_graph(
-        case.plan, case.packed, case.labels, list(case.rates), case.feedback, case.seed, case.gate, case.halve_every,
-        case.rounding, case.subspaces, case.options,
-    )  # fmt: skip
+    graph = build_graph(case.plan, case.packed, case.labels, case.rates, case.rule, case.gate, case.subspaces)
     begin_at(graph, half)
     with InProcessRun(graph.source) as run:
         run.steps((count - count // 2) * graph.period)
@@ -186,7 +183,7 @@ def test_how_often_the_state_is_kept_changes_nothing(tmp_path):
 def test_the_command_goes_on_in_lava(tmp_path):
     """A pass of it stops at the curve's first point, 143 samples, and goes on to the next, in Lava and in sim."""
     pytest.importorskip("lava.magma.core.process.process")
-    storage.save(freeze(small()).chip, tmp_path / "model.h5")
+    storage.save(to_inference(small()).chip, tmp_path / "model.h5")
     line = [tmp_path / "model.h5", "--passes", 1, "--stop-at", 0.01, "--feedback", "opzo", "--json", "-o"]
     assert command(*line, tmp_path / "lava").returncode == 0
     shutil.copytree(tmp_path / "lava", tmp_path / "sim")

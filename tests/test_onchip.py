@@ -18,10 +18,12 @@ from ottt_loihi.converters.lava.inprocess import InProcessRun  # noqa: E402
 from ottt_loihi.converters.lava.runtime import LavaRun  # noqa: E402
 from ottt_loihi.onchip.lava.float_graph import build_float_graph  # noqa: E402
 from ottt_loihi.onchip.lava.graph import build_graph  # noqa: E402
-from ottt_loihi.onchip.lava.processes.dense import OTTTDense  # noqa: E402
+from ottt_loihi.onchip.lava.processes.plastic import OTTTDense  # noqa: E402
 from ottt_loihi.onchip.lava.rule import OTTTLearningRule  # noqa: E402
-from ottt_loihi.onchip.network.scales import layer_scales, quantized_feedback, random_feedback  # noqa: E402
-from ottt_loihi.onchip.network.trainable import FEEDBACKS, make_plan  # noqa: E402
+from ottt_loihi.onchip.network.feedback.random import quantized_feedback, random_feedback  # noqa: E402
+from ottt_loihi.onchip.network.scales import learning_network  # noqa: E402
+from ottt_loihi.onchip.network.trainable import make_plan  # noqa: E402
+from ottt_loihi.sim.learning.rule import FEEDBACKS, Rule  # noqa: E402
 
 from ottt_loihi.errors import LavaError  # noqa: E402
 
@@ -62,7 +64,7 @@ def test_forward_equals_the_exact_simulator_with_the_gate_closed(hidden, reset, 
     x, labels = samples(8)
     states = reference.run(chip, x, ("u", "v", "s")).states
     plan = make_plan(chip)
-    graph = build_graph(plan, packed(x), labels, [0.01] * (len(hidden) + 1), learn=False)
+    graph = build_graph(plan, packed(x), labels, [0.01] * (len(hidden) + 1), Rule(rounding="lava"), learn=False)
     before = [c.weight for c in plan.dense]
     with InProcessRun(graph.source) as run:
         for sample in range(len(x)):
@@ -90,10 +92,8 @@ def float_case(hidden, feedback, reset, count):
     x, labels = samples(count)
     for frames, label in zip(x, labels):
         loop.learn(frames[np.newaxis], np.eye(3)[[label]])
-    options = {"kind": feedback, "noise": 0.25, "averaging": 5}
-    graph = build_float_graph(
-        weights, packed(x), labels, learning_rate=0.05, feedback=start, reset=reset, **(options if hidden else {})
-    )
+    settings = {"learning_rate": 0.05, "reset": reset, "noise": 0.25, "averaging": 5}
+    graph = build_float_graph(weights, packed(x), labels, feedback=start, rule=Rule(feedback=feedback), **settings)
     return graph, loop, weights
 
 
@@ -154,9 +154,9 @@ def test_float_learning_in_the_lava_runtime_for_a_thousand_steps():
 def test_fixed_point_learning_is_the_same_in_both_executors(feedback, rounding):
     x, labels = samples(12)
     plan = make_plan(network((9, 7)))
-    values = []
+    values, rule = [], Rule(feedback=feedback, seed=4, rounding=rounding)
     for kind in (InProcessRun, LavaRun):
-        graph = build_graph(plan, packed(x), labels, [0.05, 0.05, 0.02], feedback, 4, rounding=rounding)
+        graph = build_graph(plan, packed(x), labels, [0.05, 0.05, 0.02], rule)
         with kind(graph.source) as run:
             run.steps(len(x) * T * graph.epoch - 3)  # not at the end of an epoch: traces are still on their way
             values.append({name: run.get(var) for name, var in graph.variables().items()})
@@ -165,9 +165,9 @@ def test_fixed_point_learning_is_the_same_in_both_executors(feedback, rounding):
     for layer, c in enumerate(plan.dense):
         assert (values[0][f"plastic[{layer}].weights"] != c.weight).mean() > 0.2
     if feedback in ("kolen-pollack", "opzo"):
-        start = layer_scales(plan, [0.05, 0.05, 0.02], feedback, 4)
+        start = learning_network(plan, [0.05, 0.05, 0.02], rule).layers
         for layer in range(2):
-            assert (values[0][f"feedback[{layer}].weights"] != start[layer].feedback).mean() > 0.1, layer
+            assert (values[0][f"feedback[{layer}].weights"] != start[layer].feedback.matrix).mean() > 0.1, layer
 
 
 @pytest.mark.slow
@@ -183,7 +183,7 @@ def test_fixed_point_learning_follows_the_float_rule(feedback):
     scales = [plan.resolution(layer) for layer in range(3)]
     weights = [c.weight / scale for c, scale in zip(plan.dense, scales)]
     moved = [np.zeros_like(w) for w in weights]
-    graph = build_graph(plan, packed(x), labels, rates, feedback, seed=7)
+    graph = build_graph(plan, packed(x), labels, rates, Rule(feedback=feedback, seed=7, rounding="lava"))
     with InProcessRun(graph.source) as run:
         for _ in range(repeats):
             run.steps(graph.epoch)
@@ -204,7 +204,7 @@ def test_fixed_point_learning_follows_the_float_rule(feedback):
 def test_halving_the_rates_halves_y1():
     chip = replace(network(()), num_steps=1)
     x, labels = np.repeat(samples(1)[0][:, :1], 60, axis=0), np.zeros(60, int)
-    graph = build_graph(make_plan(chip), packed(x), labels, [0.02], halve_every=20)
+    graph = build_graph(make_plan(chip), packed(x), labels, [0.02], Rule(halve_every=20, rounding="lava"))
     with InProcessRun(graph.source) as run:
         y1 = []
         for _ in range(60):
@@ -237,7 +237,7 @@ def test_how_weights_are_rounded(rounding, independent):
 
 def test_saturated_messages_are_counted():
     x, labels = samples(6)
-    graph = build_graph(make_plan(network()), packed(x), labels, [5.0, 5.0])
+    graph = build_graph(make_plan(network()), packed(x), labels, [5.0, 5.0], Rule(rounding="lava"))
     with InProcessRun(graph.source) as run:
         run.steps(6 * T * graph.epoch)
         assert run.get(graph.neurons[0].y1_saturated) > 0
@@ -247,7 +247,7 @@ def test_saturated_messages_are_counted():
 
 def test_after_the_last_sample_nothing_more_is_learnt():
     x, labels = samples(2)
-    graph = build_graph(make_plan(network()), packed(x), labels, [0.1, 0.1])
+    graph = build_graph(make_plan(network()), packed(x), labels, [0.1, 0.1], Rule(rounding="lava"))
     with InProcessRun(graph.source) as run:
         run.steps(2 * T * graph.epoch)
         before = run.get(graph.plastic[0].weights)

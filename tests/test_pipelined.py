@@ -1,5 +1,7 @@
 """The pipelined schedule: the oracle, Lava's models and its runtime agree; its delays are those that are documented."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from ottt_loihi.onchip import Settings, fresh_network, learn
@@ -10,12 +12,12 @@ from ottt_loihi.sim.inference import reference
 from ottt_loihi.sim.learning import learner as learning
 from ottt_loihi.sim.learning import reference as learning_reference
 from ottt_loihi.sim.learning.learner import Learner
-from ottt_loihi.sim.learning.options import Options
+from ottt_loihi.sim.learning.rule import Rule
 
 from ottt_loihi import sim
 from ottt_loihi.errors import UsageError
 
-T, PIPELINED = 5, Options(schedule="pipelined")
+T, PIPELINED = 5, Rule(schedule="pipelined")
 FEEDBACKS = ("random", "symmetric", "kolen-pollack")
 
 
@@ -30,8 +32,8 @@ def data(count=20, seed=0):
 
 def network(hidden=(9, 7), feedback="random", **options):
     plan = make_plan(chip(hidden))
-    chosen = Options(schedule="pipelined", **options)
-    return learning_network(plan, [0.1] * (len(hidden) + 1), feedback, seed=3, options=chosen)
+    rule = replace(PIPELINED, feedback=feedback, seed=3, **options)
+    return learning_network(plan, [0.1] * (len(hidden) + 1), rule)
 
 
 @pytest.mark.parametrize("encoding", ["signed", "factored"])
@@ -62,8 +64,8 @@ def test_every_variable_equals_lavas_models(hidden, encoding, feedback):
     from ottt_loihi.onchip.lava.graph import build_graph
 
     (x, labels), plan, rates = data(10), make_plan(chip(hidden)), [0.1] * (len(hidden) + 1)
-    packed, options = np.packbits(x, axis=-1), Options(schedule="pipelined", encoding=encoding)
-    graph = build_graph(plan, packed, labels, rates, feedback, 3, rounding="per-synapse", options=options)
+    packed, rule = np.packbits(x, axis=-1), replace(PIPELINED, feedback=feedback, seed=3, encoding=encoding)
+    graph = build_graph(plan, packed, labels, rates, rule)
     found = sim.learn(network(hidden, feedback, encoding=encoding), packed, labels).variables()
     with InProcessRun(graph.source) as run:
         run.steps(len(x) * graph.period)
@@ -90,7 +92,7 @@ def test_lavas_runtime_learns_the_same_in_fewer_steps():
 @pytest.mark.parametrize("reset", ["subtract", "zero"])
 def test_forward_it_is_the_exact_simulator(reset):
     net, (x, labels) = chip(reset=reset), data()
-    learner = Learner(learning_network(make_plan(net), [0.1] * 3, options=PIPELINED))
+    learner = Learner(learning_network(make_plan(net), [0.1] * 3, PIPELINED))
     predictions = learner.learn(np.packbits(x, axis=-1), labels, gate=False)
     np.testing.assert_array_equal(predictions, reference.run(net, x).predictions)
     states = reference.run(net, x[-1:], ("u", "v", "s")).states
@@ -119,7 +121,7 @@ def test_a_turn_is_each_time_step_once():
         period = schedule.period(3)
         for phase in range(1, schedule.latency + 1):
             turn = Turn(phase, schedule.epoch, 3, period)
-            seen = [found for step in range(1, 2 * period + 1) if (found := turn.frame(step))]
+            seen = [found for step in range(1, 2 * period + 1) if (found := turn.time_step_at(step))]
             assert seen == [(sample, t) for sample in range(2) for t in range(3)]
 
 
@@ -172,7 +174,12 @@ def test_float_learning_is_the_loop(hidden, kind):
     feedback = None if kind == "symmetric" else [rng.normal(0, 0.5, (n, 3)) for n in hidden]
     x, labels = data(25)
     graph = build_float_graph(
-        start, np.packbits(x, axis=-1), labels, learning_rate=0.05, feedback=feedback, options=PIPELINED
+        start,
+        np.packbits(x, axis=-1),
+        labels,
+        learning_rate=0.05,
+        feedback=feedback,
+        rule=replace(PIPELINED, feedback=kind),
     )
     with InProcessRun(graph.source, tag="floating_pt") as run:
         run.steps(len(x) * graph.period)
@@ -185,7 +192,7 @@ def test_float_learning_is_the_loop(hidden, kind):
 @pytest.mark.parametrize("rounding", ["per-synapse", "lava"])
 def test_stopped_and_resumed_is_not_stopped(tmp_path, monkeypatch, rounding):
     plan, (x, labels) = make_plan(chip()), data(30)
-    part = learning_network(plan, [0.1] * 3, halve_every=7, rounding=rounding, options=PIPELINED)
+    part = learning_network(plan, [0.1] * 3, replace(PIPELINED, halve_every=7, rounding=rounding))
     packed = np.packbits(x, axis=-1)
     whole = sim.learn(part, packed, labels)
     monkeypatch.setattr(learning, "CHUNK_FRAMES", 20)
@@ -206,7 +213,7 @@ def test_noise_cannot_wait_for_its_error():
 @pytest.mark.slow
 def test_digits_are_learnt_nearly_as_well():
     from ottt_loihi.onchip.learner import accuracy
-    from ottt_loihi.sim.learning.freeze import freeze
+    from ottt_loihi.sim.learning.weight_formats import to_inference
 
     from ottt_loihi.data import load_digits, rate_code
 
@@ -215,11 +222,11 @@ def test_digits_are_learnt_nearly_as_well():
     result = learn(
         fresh_network(), (rate_code(split.x_train, 6, 100), split.y_train), settings=Settings(schedule="pipelined")
     )
-    assert accuracy(freeze(result.chip).chip, *test) > 0.88
+    assert accuracy(to_inference(result.chip).chip, *test) > 0.88
 
 
 def test_a_frozen_front_has_no_phase_there():
     from ottt_loihi.onchip.network.trainable import make_schedule
 
     with pytest.raises(UsageError, match="schedule: 2 frozen layers in front act in phases"):
-        make_schedule(1, "random", "pipelined", 2)
+        make_schedule(1, PIPELINED, 2)

@@ -12,16 +12,16 @@ from ottt_loihi.onchip.network.trainable import make_plan
 from ottt_loihi.sim.inference.kernels import called
 from ottt_loihi.sim.learning import kernels, reference
 from ottt_loihi.sim.learning.learner import Learner
-from ottt_loihi.sim.learning.options import Options
 from ottt_loihi.sim.learning.program import Op, program
+from ottt_loihi.sim.learning.rule import Rule
 
 PLAIN = {Op.READ, Op.RECEIVE, Op.FIRE, Op.ANSWER, Op.COMPARE, Op.THIRD, Op.SEND, Op.DECAY_TRACE, Op.UPDATE}
-PLAIN |= {Op.NEXT, Op.FORGET_TRACES}
+PLAIN |= {Op.NEXT_EPOCH, Op.FORGET_TRACES}
 
 
 def network(hidden=(6,), steps=2, feedback="random", **options):
     plan = make_plan(fresh_network((5,), hidden, 3, steps, seed=1))
-    return learning_network(plan, [0.2] * (len(hidden) + 1), feedback, options=Options(**options))
+    return learning_network(plan, [0.2] * (len(hidden) + 1), Rule(feedback=feedback, **options))
 
 
 def listed(part):
@@ -32,7 +32,7 @@ def test_phased_one_time_step_follows_the_other():
     step = [
         ("READ", 0), ("RECEIVE", 0), ("FIRE", 0), ("RECEIVE", 1), ("ANSWER", 1), ("COMPARE", 1),
         ("THIRD", 0), ("SEND", 0),
-        ("DECAY_TRACE", 0), ("UPDATE", 0), ("DECAY_TRACE", 1), ("UPDATE", 1), ("NEXT", 0),
+        ("DECAY_TRACE", 0), ("UPDATE", 0), ("DECAY_TRACE", 1), ("UPDATE", 1), ("NEXT_EPOCH", 0),
     ]  # fmt: skip
     assert listed(network())[2:] == [(name, layer, t) for t in range(2) for name, layer in step]
 
@@ -43,7 +43,7 @@ def test_pipelined_the_layers_work_on_different_time_steps():
     steps = [[]]
     for name, layer, t in found:
         steps[-1].append((name, layer, t))
-        if name == "NEXT":
+        if name == "NEXT_EPOCH":
             steps.append([])
     assert len(steps) - 1 == part.epochs_per_sample == 2 + 4 - 1
     names = [{action[0] for action in actions} for actions in steps]
@@ -87,7 +87,7 @@ def test_a_number_that_is_compiled_and_changed_elsewhere_is_noticed(monkeypatch)
         kernels._check_numbers()
 
 
-MINE = Op.NEXT + 1
+MINE = Op.NEXT_EPOCH + 1
 
 
 def follow_spikes(run, index, t):
@@ -122,7 +122,7 @@ def test_a_new_option_is_one_operation(monkeypatch):
     branches = re.compile(r"            elif op == (\w+)[^\n]*\n(?: {16}[^\n]*\n)+")
     loop = branches.sub(lambda found: found[0] if Op[found[1]] in PLAIN else "", LOOP)  # less to compile
     names = vars(kernels) | {"MINE": int(MINE), "compiled_follow_spikes": compiled_follow_spikes}
-    exec(loop.replace("            elif op == NEXT:", BRANCH + "            elif op == NEXT:"), names)
+    exec(loop.replace("            elif op == NEXT_EPOCH:", BRANCH + "            elif op == NEXT_EPOCH:"), names)
     rng = np.random.default_rng(0)
     x, labels = rng.integers(0, 2, (20, 3, 5), np.uint8), rng.integers(0, 3, 20)
     plain = reference.learn(part, x, labels)

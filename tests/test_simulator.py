@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from networks import chip_networks, conv_networks, mixed_networks, random_messages
 from ottt_loihi.converters.lava.backends import BACKENDS
 from ottt_loihi.sim.inference import recording, reference, simulator
-from ottt_loihi.sim.inference import ways as plan
+from ottt_loihi.sim.inference import strategies as plan
 from ottt_loihi.sim.network import INPUT, LIF, ChipNetwork, Conv, Dense, Diagonal, Sparse
 
 from ottt_loihi import sim
@@ -150,7 +150,7 @@ def test_wrap_arounds_are_exact_counted_and_reported():
         assert counts.sum() > 0, name
     found = sim.run(chip, x, EVERYTHING)
     assert_equal(expected, found)
-    assert {way.way for way in found.ways} == {"reference"}
+    assert {each.strategy for each in found.strategies} == {"reference"}
 
 
 def test_a_current_that_wraps_at_24_bits_is_counted_on_the_fast_way():
@@ -160,7 +160,7 @@ def test_a_current_that_wraps_at_24_bits_is_counted_on_the_fast_way():
     assert expected.overflows["u"].tolist() == [24]
     found = sim.run(chip, x, EVERYTHING)
     assert_equal(expected, found)
-    assert found.ways[0].way == "events"
+    assert found.strategies[0].strategy == "events"
 
 
 def test_the_ends_of_the_24_bits():
@@ -351,11 +351,11 @@ def test_free_memory_is_known_here():
 
 def test_the_plan_says_how_and_why():
     chip = ChipNetwork((4,), (layer(3),), (Dense(INPUT, 0, np.full((3, 4), 2)), Diagonal(0, 0, np.full(3, -4))), 2)
-    ways = sim.explain(chip)
-    assert [w.way for w in ways] == ["events", "loop"]
-    assert ways[0].connection == "connection input→layer[0]"
+    strategies = sim.explain(chip)
+    assert [each.strategy for each in strategies] == ["events", "loop"]
+    assert strategies[0].connection == "connection input→layer[0]"
     graded = ChipNetwork((4,), (layer(3),), (Dense(INPUT, 0, np.full((3, 4), 2), num_message_bits=8),), 2)
-    assert sim.explain(graded)[0].way == "product"
+    assert sim.explain(graded)[0].strategy == "product"
 
 
 def test_two_convolutions_with_other_groups_into_one_layer():

@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 from ottt_loihi.onchip import LavaRun, Settings, fresh_network, learn, repeat_in_lava, watch
 from ottt_loihi.onchip.network.scales import learning_network
-from ottt_loihi.onchip.network.trainable import FEEDBACKS, make_plan
+from ottt_loihi.onchip.network.trainable import make_plan
 from ottt_loihi.sim import storage
 from ottt_loihi.sim.inference import reference
-from ottt_loihi.sim.learning.freeze import freeze, make_plastic
 from ottt_loihi.sim.learning.learner import Learner
+from ottt_loihi.sim.learning.rule import FEEDBACKS, Rule
+from ottt_loihi.sim.learning.weight_formats import make_plastic, to_inference
 from ottt_loihi.sim.network import Dense, Sparse
 
 from ottt_loihi import sim
@@ -38,10 +39,10 @@ def synapses(network):
     return [c for c in network.connections if isinstance(c, Sparse)]
 
 
-def learnt(network, count=60, **kwargs):
+def learnt(network, count=60, **rule):
     x, labels = digits(count)
     rates = [0.02] * len(make_plan(network).dense)
-    return sim.learn(learning_network(make_plan(network), rates, **kwargs), packed(x), labels)
+    return sim.learn(learning_network(make_plan(network), rates, Rule(**rule)), packed(x), labels)
 
 
 class TestFreshNetwork:
@@ -111,7 +112,7 @@ class TestSim:
         assert (weight[synapses(silent)[0].mask()] != 0).mean() > 0.3
 
     def test_stopped_and_resumed_is_not_stopped_and_other_synapses_are_refused(self, tmp_path):
-        network = learning_network(make_plan(chip()), [0.02] * 3, "kolen-pollack")
+        network = learning_network(make_plan(chip()), [0.02] * 3, Rule(feedback="kolen-pollack"))
         x, labels = digits()
         first = sim.learn(network, packed(x)[:23], labels[:23])
         first.save(tmp_path / "state.h5")
@@ -120,7 +121,7 @@ class TestSim:
         whole = sim.learn(network, packed(x), labels).variables()
         for name, value in second.variables().items():
             np.testing.assert_array_equal(whole[name], value, name)
-        other = learning_network(make_plan(chip(seed=1)), [0.02] * 3, "kolen-pollack")
+        other = learning_network(make_plan(chip(seed=1)), [0.02] * 3, Rule(feedback="kolen-pollack"))
         with pytest.raises(FileError, match="the state of another network"):
             Learner.load(tmp_path / "state.h5", other)
 
@@ -133,7 +134,7 @@ class TestChipNetwork:
             np.testing.assert_array_equal(before.mask(), after.mask())
         storage.save(result.chip, tmp_path / "learnt.h5")
         assert storage.load(tmp_path / "learnt.h5") == result.chip
-        frozen = freeze(result.chip, layers=[0, 1, 2]).chip
+        frozen = to_inference(result.chip, layers=[0, 1, 2]).chip
         assert {c.weight_format for c in frozen.connections} == {"inference8"}
         plastic = make_plastic(frozen)
         assert [c.weight_format for c in synapses(plastic)] == ["learning9"] * 3
@@ -142,7 +143,7 @@ class TestChipNetwork:
         make_plan(plastic)
 
     def test_beside_dense_connections_sparse_ones_stay_fixed_unless_asked_for(self):
-        sparse, dense = freeze(chip()).chip, freeze(fresh_network(hidden=(20, 15))).chip
+        sparse, dense = to_inference(chip()).chip, to_inference(fresh_network(hidden=(20, 15))).chip
         mixed = replace(sparse, connections=(*sparse.connections[:-1], dense.connections[-1]))
         assert [c.weight_format for c in synapses(make_plastic(mixed))] == ["inference8"] * 2
         assert [c.weight_format for c in synapses(make_plastic(mixed, sparse=True))] == ["learning9"] * 2
@@ -233,7 +234,9 @@ class TestLava:
                 for weight, change, mask in zip(loop.weights, delta, masks):
                     weight += change * mask
         stored = [csr_matrix(weight) for weight in weights]
-        graph = build_float_graph(stored, packed(x), labels, learning_rate=0.05, feedback=back)
+        graph = build_float_graph(
+            stored, packed(x), labels, learning_rate=0.05, feedback=back, rule=Rule(feedback=feedback)
+        )
         with InProcessRun(graph.source, tag="floating_pt") as run:
             run.steps(30 * 4 * graph.epoch)
             for process, expected, start in zip(graph.plastic, loop.weights, weights):
@@ -249,7 +252,7 @@ class TestLava:
                 run.set(connection.weights, np.zeros((5, 6)))
 
     def test_an_unknown_rounding(self):
-        from ottt_loihi.onchip.lava.processes.sparse import OTTTSparse
+        from ottt_loihi.onchip.lava.processes.plastic import OTTTSparse
         from ottt_loihi.onchip.lava.rule import OTTTLearningRule
 
         with pytest.raises(
@@ -299,7 +302,7 @@ def even_weights():
 
 
 def ours(weights):
-    from ottt_loihi.onchip.lava.processes.sparse import OTTTSparse
+    from ottt_loihi.onchip.lava.processes.plastic import OTTTSparse
     from ottt_loihi.onchip.lava.rule import OTTTLearningRule
 
     return OTTTSparse(weights, OTTTLearningRule(4, 1, 0.5), reset_interval=10**6)

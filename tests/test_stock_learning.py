@@ -14,7 +14,7 @@ from ottt_loihi.onchip.network.scales import learning_network
 from ottt_loihi.onchip.network.trainable import make_plan
 from ottt_loihi.sim.learning import reference
 from ottt_loihi.sim.learning.learner import Learner
-from ottt_loihi.sim.learning.options import Options
+from ottt_loihi.sim.learning.rule import Rule
 
 from ottt_loihi.errors import UsageError
 
@@ -26,7 +26,7 @@ def case(hidden=(9,), silent=2, encoding="factored", reset="subtract", count=12,
     chip, _ = stock.even_weights(fresh_network((12,), hidden, 3, T, 0.5, reset, 128, 1))
     rng = np.random.default_rng(0)
     x, labels = rng.integers(0, 2, (count, T, 12), np.uint8), rng.integers(0, 3, count)
-    return make_plan(chip), np.packbits(x, axis=-1), labels, Options(encoding=encoding, silent_epochs=silent, **options)
+    return make_plan(chip), np.packbits(x, axis=-1), labels, Rule(encoding=encoding, silent_epochs=silent, **options)
 
 
 def rates(plan):
@@ -36,8 +36,8 @@ def rates(plan):
 @settings(max_examples=8, deadline=None, suppress_health_check=list(HealthCheck))
 @given(case=learning_cases(), silent=st.integers(1, 4))
 def test_the_kernel_equals_its_oracle(case, silent):
-    options = replace(case.options, silent_epochs=silent, schedule="phased", decay_every=0)
-    network = replace(case, options=options, subspaces=None).network()
+    rule = replace(case.rule, silent_epochs=silent, schedule="phased", decay_every=0)
+    network = replace(case, rule=rule, subspaces=None).network()
     learner = Learner(network)
     cut = len(case.x) // 2
     for part in (slice(cut), slice(cut, None)):
@@ -53,7 +53,7 @@ def test_the_trace_goes_on_and_grows_faint():
     left = {}
     for silent in (1, 2, 6):
         plan, packed, labels, options = case(silent=silent, count=1)
-        learner = Learner(learning_network(plan, rates(plan), options=options, rounding="lava"))
+        learner = Learner(learning_network(plan, rates(plan), replace(options, rounding="lava")))
         learner.learn(packed, labels)
         left[silent] = learner.variables()["plastic[0].x1"]
     assert left[1].max() > left[2].max() >= left[6].max()
@@ -63,7 +63,7 @@ def test_the_trace_goes_on_and_grows_faint():
 @pytest.mark.parametrize("wrong", [{"schedule": "pipelined"}, {"decay_every": 3}])
 def test_what_does_not_go_with_silent_epochs(wrong):
     with pytest.raises(UsageError, match="silent_epochs: need the phased schedule, and weights that do not decay"):
-        Options(silent_epochs=1, **wrong)
+        Rule(silent_epochs=1, **wrong)
 
 
 @pytest.mark.parametrize(
@@ -102,10 +102,10 @@ class TestLava:
         from ottt_loihi.onchip.lava.graph import build_graph
 
         plan, packed, labels, options = case(hidden, encoding=encoding, reset=reset)
-        settings = {"feedback": feedback, "seed": 4, "rounding": "lava", "options": options}
-        learner = Learner(learning_network(plan, rates(plan), **settings))
+        rule = replace(options, feedback=feedback, seed=4, rounding="lava")
+        learner = Learner(learning_network(plan, rates(plan), rule))
         learner.learn(packed, labels)
-        graph = build_graph(plan, packed, labels, rates(plan), **settings)
+        graph = build_graph(plan, packed, labels, rates(plan), rule)
         assert {type(process).__name__ for process in graph.plastic} == {"LearningDense"}
         known = learner.variables()
         with InProcessRun(graph.source) as run:
@@ -123,10 +123,10 @@ class TestLava:
         from ottt_loihi.onchip.lava.graph import build_graph
 
         plan, packed, labels, options = case(count=6)
-        settings = {"feedback": feedback, "rounding": "lava", "options": options}
-        learner = Learner(learning_network(plan, rates(plan), **settings))
+        rule = replace(options, feedback=feedback, rounding="lava")
+        learner = Learner(learning_network(plan, rates(plan), rule))
         learner.learn(packed, labels)
-        graph = build_graph(plan, packed, labels, rates(plan), **settings)
+        graph = build_graph(plan, packed, labels, rates(plan), rule)
         assert {type(process).__name__ for process in graph.plastic} == {"OTTTDense"}
         with InProcessRun(graph.source) as run:
             run.steps(len(labels) * graph.period)
@@ -158,9 +158,9 @@ class TestLava:
         plan, packed, labels, options = case()
         odd = make_plan(fresh_network((12,), (9,), 3, T, 0.5, "subtract", 128, 1))
         with pytest.raises(UsageError, match=r"plastic\[0\]: \d+ of 108 weights are odd"):
-            build_graph(odd, packed, labels, rates(odd), rounding="lava", options=options)
-        learner = Learner(learning_network(plan, rates(plan), rounding="lava", options=options))
+            build_graph(odd, packed, labels, rates(odd), replace(options, rounding="lava"))
+        learner = Learner(learning_network(plan, rates(plan), replace(options, rounding="lava")))
         learner.learn(packed, labels)
-        graph = build_graph(plan, packed, labels, rates(plan), rounding="lava", options=options)
+        graph = build_graph(plan, packed, labels, rates(plan), replace(options, rounding="lava"))
         with pytest.raises(UsageError, match="after 12 samples: Lava's LearningDense draws"):
             begin_at(graph, learner)

@@ -6,15 +6,15 @@ import numpy as np
 import pytest
 from networks import random_messages
 from ottt_loihi.onchip import Settings, fresh_network, learn
-from ottt_loihi.onchip import session as session_module
+from ottt_loihi.onchip import learner as session_module
 from ottt_loihi.onchip import stream as stream_module
 from ottt_loihi.onchip.learner import accuracy
 from ottt_loihi.onchip.network import backbone as backbone_module
 from ottt_loihi.onchip.network.trainable import estimate_unit, make_plan
 from ottt_loihi.onchip.stream import Stream
-from ottt_loihi.sim.learning.freeze import make_plastic
 from ottt_loihi.sim.learning.learner import Learner
-from test_front import network as behind_a_backbone
+from ottt_loihi.sim.learning.weight_formats import make_plastic
+from test_backbone import network as behind_a_backbone
 
 from ottt_loihi.errors import UsageError
 
@@ -132,6 +132,6 @@ def test_learning_begins_before_a_pass_has_gone_through_the_backbone(through_bac
     assert [point.samples for point in result.curve] == [0, 20, 40, 60, 80]
     whole = Stream(make_plan(chip), (x, labels), 2, Settings(shuffle=shuffle))
     expected = whole.everything()
-    np.testing.assert_array_equal(expected.packed, backbone_module.packed_spikes(make_plan(chip).front, expected.x))
+    np.testing.assert_array_equal(expected.packed, backbone_module.packed_spikes(make_plan(chip).backbone, expected.x))
     np.testing.assert_array_equal(whole.part(30, 50)[0], expected.packed[30:50])
     assert result.curve[0].accuracy == accuracy(chip, *test)

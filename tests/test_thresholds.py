@@ -21,7 +21,7 @@ from ottt_loihi.converters.quantize.quantize import quantize
 from ottt_loihi.onchip.network.trainable import make_plan
 from ottt_loihi.sim import storage
 from ottt_loihi.sim.inference import reference
-from ottt_loihi.sim.learning.freeze import make_plastic
+from ottt_loihi.sim.learning.weight_formats import make_plastic
 from ottt_loihi.sim.network import INPUT, LIF, ChipNetwork, Conv, Dense, Diagonal, Sparse
 
 from ottt_loihi import sim

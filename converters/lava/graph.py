@@ -215,7 +215,9 @@ def wire(c: Connection, spikes: Any, process: Any, current: Any) -> None:
 def build_connection(c: Connection) -> Any:
     """The stock process of a connection; ChipError for a plastic one."""
     if c.weight_format != "inference8":
-        raise ChipError(f"{c.label}: a plastic connection's odd weights would be truncated by Lava; freeze() it first")
+        raise ChipError(
+            f"{c.label}: a plastic connection's odd weights would be truncated by Lava; to_inference() it first"
+        )
     return _conv(c) if isinstance(c, Conv) else _matrix(c)
 
 

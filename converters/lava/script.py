@@ -45,7 +45,7 @@ def require_inference(chip: ChipNetwork) -> None:
     for c in chip.connections:
         if c.weight_format != "inference8":
             raise ChipError(
-                f"{c.label}: a plastic connection's odd weights would be truncated by Lava; freeze() it first"
+                f"{c.label}: a plastic connection's odd weights would be truncated by Lava; to_inference() it first"
             )
 
 

@@ -18,7 +18,7 @@ from lava.magma.core.process.variable import Var
 from ottt_loihi.onchip.network.schedule import Clock
 from ottt_loihi.sim import arithmetic
 from ottt_loihi.sim.learning import integers
-from ottt_loihi.sim.learning.learner import ROUNDINGS, SHARES
+from ottt_loihi.sim.learning.rule import ROUNDINGS, SHARES
 
 from ottt_loihi import checks
 
@@ -74,10 +74,10 @@ class PlasticModel(Clock):
 
     def run_lrn(self) -> None:
         super().run_lrn()
-        if integers.decays_after(self.frame(), self.proc_params["decay_every"]):
+        if integers.decays_after(self.learning_epoch(), self.proc_params["decay_every"]):
             self.weights = self.decayed(self.proc_params["decay_shift"])
 
-    def frame(self) -> int:
+    def learning_epoch(self) -> int:
         """The learning epoch that ends in this step, from 0."""
         return self.time_step // self._learning_rule.t_epoch - 1
 
@@ -144,11 +144,11 @@ class PlasticModelFixed(PlasticModel):
         return arithmetic.synaptic_input(self.summed(s_in), self.proc_params["weight_exp"])
 
     def decayed(self, shift: int) -> Any:
-        random = self.at_synapses(integers.decay_draws(self._seed, self.frame(), self.weights.shape))
+        random = self.at_synapses(integers.decay_draws(self._seed, self.learning_epoch(), self.weights.shape))
         return self.changed(lambda weights: integers.decay_step(weights, shift, random).astype(weights.dtype))
 
     def _stochastic_round_synaptic_variable(self, name, values, random):
         if self._share:
-            draws = integers.synapse_draws(self._seed, self.frame(), values.shape, self._share)
+            draws = integers.synapse_draws(self._seed, self.learning_epoch(), values.shape, self._share)
             random = self.at_synapses(draws) / 2**integers.FRACTION_BITS
         return super()._stochastic_round_synaptic_variable(name, values, random)

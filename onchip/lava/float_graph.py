@@ -7,19 +7,21 @@ three-factor loop, ``ottt_loihi.rules.three_factor.ThreeFactorLoop``, to 1e-12.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from ottt_loihi.converters.lava.runtime import require_lava
 from ottt_loihi.onchip.lava.graph import LearningGraph, class_neurons, connect
+from ottt_loihi.onchip.network.feedback import KINDS
 from ottt_loihi.onchip.network.schedule import Schedule
-from ottt_loihi.onchip.network.trainable import LAYERWISE, SIGNALS, make_schedule
+from ottt_loihi.onchip.network.trainable import make_schedule
 from ottt_loihi.sim import arithmetic
 from ottt_loihi.sim.learning.bias import BiasLearning, lengths
 from ottt_loihi.sim.learning.eligibility import ports
 from ottt_loihi.sim.learning.encodings import PORTS
 from ottt_loihi.sim.learning.local import signs, slope
-from ottt_loihi.sim.learning.options import DEFAULT, Options
+from ottt_loihi.sim.learning.rule import DEFAULT, Rule
 
 from ottt_loihi.errors import UsageError
 
@@ -34,10 +36,9 @@ def build_float_graph(
     decay: float = 0.5,
     v_threshold: float = 1.0,
     reset: str = "subtract",
-    kind: str | None = None,
     noise: float = 0.25,
     averaging: int = 13,
-    options: Options = DEFAULT,
+    rule: Rule = DEFAULT,
 ) -> LearningGraph:
     """Build the graph for ``LavaRun(graph.source, tag="floating_pt")``.
 
@@ -50,17 +51,15 @@ def build_float_graph(
     learning_rate
         η of ``Δw = −η·â·f(u)·δ``, δ_out = (o − y)/T, at every time step; the readout's â is the bare spike
     feedback
-        matrices per hidden layer, as ``kind`` says; None: the transposed weights
-    kind
-        ``"random"``: fixed B ``(hidden, classes)``, δ_l = B_l·δ_out; ``"kolen-pollack"``: A ``(n_above, hidden)`` at
-        the start; ``"opzo"``: M ``(hidden, classes)`` at the start; ``"local"``: TESS, without matrices, whose m is
-        (κ/N)·Bᵀ·2e/classes. Default: random, or symmetric without matrices
+        matrices per hidden layer, as ``rule.feedback`` says: ``"random"``: fixed B ``(hidden, classes)``, δ_l =
+        B_l·δ_out; ``"kolen-pollack"``: A ``(n_above, hidden)`` at the start; ``"opzo"``: M ``(hidden, classes)`` at the
+        start; None for ``"symmetric"``, and for ``"local"``, TESS, whose m is (κ/N)·Bᵀ·2e/classes
     noise, averaging
-        of OPZO (:class:`~ottt_loihi.sim.learning.feedback.OPZOLoop`)
+        of OPZO (:class:`~ottt_loihi.rules.three_factor.OPZOLoop`)
     decay, v_threshold, reset
         of the hidden neurons; 0 < λ < 1; the surrogate is the rectangle ``|u − Vth| < Vth``
-    options
-        of the rule
+    rule
+        how it learns
 
     Raises
     ------
@@ -72,49 +71,31 @@ def build_float_graph(
 
     if reset not in ("subtract", "zero") or not 0 < decay < 1 or not v_threshold > 0:
         raise UsageError(f"expected reset subtract or zero, 0 < decay < 1, v_threshold > 0; got {reset}, {decay}")
-    kind = kind or ("symmetric" if feedback is None else "random")
-    layerwise = kind in LAYERWISE
-    _check_feedback(weights, feedback, kind)
-    hidden = [w.shape[0] for w in weights[:-1]]
-    schedule, frames = make_schedule(len(hidden), kind, options.schedule), packed.shape[1]
-    source = SampleSource(
-        packed, weights[0].shape[1], labels.astype(np.int32), schedule.epoch, period=schedule.period(frames)
-    )
-    plastic = [_plastic(w, layer, schedule, frames, decay, "plastic", options) for layer, w in enumerate(weights)]
-    amplitude = noise if kind == "opzo" else 0.0
+    _check_feedback(weights, feedback, rule.feedback)
+    schedule, num_steps = make_schedule(len(weights) - 1, rule), packed.shape[1]
+    build = _FloatBuilder(rule, schedule, num_steps, decay, v_threshold, reset == "subtract", learning_rate)
+    sizes = [w.shape[0] for w in weights]
+    source = SampleSource(packed, weights[0].shape[1], labels.astype(np.int32), schedule.epoch, period=build.period)
+    plastic = [build.connection(layer, w, f"plastic[{layer}]") for layer, w in enumerate(weights)]
     neurons = [
-        _neuron(
-            n,
-            layer,
-            schedule,
-            frames,
-            decay,
-            v_threshold,
-            reset,
-            learning_rate * (8 * slope(options.kappa, n) / weights[-1].shape[0] if kind == "local" else 1.0),
-            layerwise and layer > 0,
-            amplitude,
-            options,
-        )
-        for layer, n in enumerate(hidden)
+        build.neuron(layer, n, noise if rule.feedback == "opzo" else 0.0, sizes[-1])
+        for layer, n in enumerate(sizes[:-1])
     ]
-    readout = _readout(weights[-1].shape[0], len(labels), schedule, frames, learning_rate, options)
-    if kind == "local":
-        classes = weights[-1].shape[0]
-        feedback = [signs(classes, n).T.astype(float) for n in hidden]
-    back = [
-        _back(kind, m, layer, schedule, frames, decay, frames / noise, averaging, options)
-        for layer, m in enumerate([] if feedback is None else feedback)
-    ]
-    sent = [ports(PORTS[options.encoding], options.alpha_post != 0)] * len(neurons) + [PORTS[options.encoding]]
-    local = class_neurons(weights[-1].shape[0], back, schedule, frames, options.kappa) if kind == "local" else []
-    return connect(source, plastic, neurons, readout, back, schedule, frames, sent, local=local)
+    readout = build.readout(sizes[-1], len(labels))
+    classes, local = sizes[-1], []
+    if rule.feedback == "local":
+        feedback = [signs(classes, n).T.astype(float) for n in sizes[:-1]]
+    back = [build.back(layer, m, num_steps / noise, averaging) for layer, m in enumerate(feedback or ())]
+    sent = [ports(PORTS[rule.encoding], rule.alpha_post != 0)] * len(neurons) + [PORTS[rule.encoding]]
+    if rule.feedback == "local":
+        local = class_neurons(classes, back, schedule, num_steps, rule.kappa)
+    return connect(source, plastic, neurons, readout, back, schedule, num_steps, sent, local=local)
 
 
 def _check_feedback(weights: Sequence[np.ndarray], feedback: Sequence[np.ndarray] | None, kind: str) -> None:
-    if kind not in SIGNALS or (kind in ("symmetric", "local")) != (feedback is None):
+    if (kind in ("symmetric", "local")) != (feedback is None):
         raise UsageError(
-            f"kind: expected one of {', '.join(SIGNALS)}, and matrices for all but symmetric and local; got {kind}"
+            f"feedback: expected matrices for all kinds but symmetric and local, got {feedback} for {kind}"
         )
     twins = [w.shape for w in weights[1:]]
     expected = twins if kind == "kolen-pollack" else [(n, weights[-1].shape[0]) for _, n in twins]
@@ -122,114 +103,93 @@ def _check_feedback(weights: Sequence[np.ndarray], feedback: Sequence[np.ndarray
         raise UsageError(f"feedback: expected matrices of shapes {expected}, got {[b.shape for b in feedback]}")
 
 
-def _back(
-    kind: str,
-    matrix: np.ndarray,
-    layer: int,
-    schedule: Schedule,
-    frames: int,
-    decay: float,
-    gain: float,
-    averaging: int,
-    options: Options,
-) -> Any:
-    from lava.proc.dense.process import Dense
-    from ottt_loihi.onchip.lava.processes.feedback import MomentumFeedback
+@dataclass(frozen=True)
+class _FloatBuilder:
+    """Makes the processes, with the arguments of :func:`build_float_graph`; num_steps: T."""
 
-    name = f"feedback[{layer}]"
-    if kind == "kolen-pollack":
-        return _plastic(matrix, layer + 1, schedule, frames, decay, "feedback", options)
-    if kind == "opzo":
-        return MomentumFeedback(np.asarray(matrix, np.float64), gain, averaging, schedule.epoch, name=name)
-    return Dense(weights=matrix, num_message_bits=8, name=name)
+    rule: Rule
+    schedule: Schedule
+    num_steps: int
+    decay: float
+    vth: float
+    subtract: bool
+    rate: float
 
+    @property
+    def period(self) -> int:
+        """Lava steps of a sample."""
+        return self.schedule.period(self.num_steps)
 
-def _plastic(
-    weight: np.ndarray, layer: int, schedule: Schedule, frames: int, decay: float, name: str, options: Options
-) -> Any:
-    from ottt_loihi.onchip.lava.processes.dense import OTTTDense
-    from ottt_loihi.onchip.lava.processes.sparse import OTTTSparse
-    from ottt_loihi.onchip.lava.rule import OTTTLearningRule
-    from scipy.sparse import issparse
+    def connection(self, layer: int, weight: np.ndarray, name: str) -> Any:
+        from ottt_loihi.onchip.lava.processes.plastic import OTTTDense, OTTTSparse
+        from ottt_loihi.onchip.lava.rule import OTTTLearningRule
+        from scipy.sparse import issparse
 
-    is_readout = layer == schedule.hidden_layers
-    decay = 0.0 if is_readout else decay if options.lambda_pre is None else options.lambda_pre
-    after = (1 if options.alpha_post > 0 else -1, 0) if options.alpha_post and not is_readout else None
-    rule = OTTTLearningRule(
-        schedule.epoch, schedule.pre_phase(layer), decay, "float", encoding=options.encoding, after=after
-    )
-    period = schedule.period(frames)
-    interval = period if decay else schedule.epoch
-    process, weight = (OTTTSparse, weight.astype(float)) if issparse(weight) else (OTTTDense, np.asarray(weight, float))
-    return process(
-        weight,
-        rule,
-        interval,
-        name=f"{name}[{layer}]",
-        decay_every=options.decay_every * (period // schedule.epoch),
-        decay_shift=options.decay_shift,
-    )
+        rule, epoch, is_readout = self.rule, self.schedule.epoch, layer == self.schedule.hidden_layers
+        decay = 0.0 if is_readout else self.decay if rule.lambda_pre is None else rule.lambda_pre
+        after = (1 if rule.alpha_post > 0 else -1, 0) if rule.alpha_post and not is_readout else None
+        own = {"encoding": rule.encoding, "after": after}
+        of_lava = OTTTLearningRule(epoch, self.schedule.pre_phase(layer), decay, "float", **own)
+        kind, weight = (
+            (OTTTSparse, weight.astype(float)) if issparse(weight) else (OTTTDense, np.asarray(weight, float))
+        )
+        weight_decay = {"decay_every": rule.decay_every * (self.period // epoch), "decay_shift": rule.decay_shift}
+        return kind(weight.astype(float), of_lava, self.period if decay else epoch, name=name, **weight_decay)
 
+    def back(self, layer: int, matrix: np.ndarray, gain: float, averaging: int) -> Any:
+        from lava.proc.dense.process import Dense
+        from ottt_loihi.onchip.lava.processes.feedback import MomentumFeedback
 
-def _neuron(
-    size: int,
-    layer: int,
-    schedule: Schedule,
-    frames: int,
-    decay: float,
-    vth: float,
-    reset: str,
-    rate: float,
-    passes_error_on: bool,
-    noise: float,
-    options: Options,
-) -> Any:
-    from ottt_loihi.onchip.lava.processes.neuron import OTTTNeuron
+        name = f"feedback[{layer}]"
+        if self.rule.feedback == "kolen-pollack":
+            return self.connection(layer + 1, matrix, name)
+        if self.rule.feedback == "opzo":
+            return MomentumFeedback(np.asarray(matrix, np.float64), gain, averaging, self.schedule.epoch, name=name)
+        return Dense(weights=matrix, num_message_bits=8, name=name)
 
-    unity, subtract = arithmetic.DECAY_UNITY, reset == "subtract"
-    return OTTTNeuron(
-        shape=(size,),
-        du=unity * (1 - decay) - 1 if subtract else unity - 1,
-        dv=unity if subtract else unity * (1 - decay),
-        vth=vth,
-        half_width=vth,
-        self_weight=-decay * vth if subtract else 0.0,
-        y1_scale=rate,
-        error_scale=1.0 if passes_error_on else None,
-        noise=noise,
-        encoding=options.encoding,
-        bias_learning=_biases(decay, frames, subtract, options),
-        after=(options.alpha_post, options.lambda_post) if options.alpha_post else None,
-        seed=layer,
-        epoch=schedule.epoch,
-        frames=frames,
-        period=schedule.period(frames),
-        update_phase=schedule.update_phase(layer),
-        feedback_phase=schedule.feedback_phase(layer),
-        name=f"neuron[{layer}]",
-    )
+    def neuron(self, layer: int, size: int, noise: float, classes: int) -> Any:
+        from ottt_loihi.onchip.lava.processes.neuron import OTTTNeuron
 
+        unity, lost = arithmetic.DECAY_UNITY, arithmetic.DECAY_UNITY * (1 - self.decay)
+        gains = lengths(self.decay, self.num_steps, 1.0, self.subtract, not self.rule.of_stllr)
+        return OTTTNeuron(
+            shape=(size,),
+            du=lost - 1 if self.subtract else unity - 1,
+            dv=unity if self.subtract else lost,
+            vth=self.vth,
+            half_width=self.vth,
+            self_weight=-self.decay * self.vth if self.subtract else 0.0,
+            y1_scale=self.rate * (8 * slope(self.rule.kappa, size) / classes if self.rule.feedback == "local" else 1.0),
+            error_scale=1.0 if KINDS[self.rule.feedback].travels == "layerwise" and layer > 0 else None,
+            noise=noise,
+            feedback_phase=self.schedule.feedback_phase(layer),
+            seed=layer,
+            name=f"neuron[{layer}]",
+            after=(self.rule.alpha_post, self.rule.lambda_post) if self.rule.alpha_post else None,
+            **self._common(layer, BiasLearning(gains, 0, self.subtract)),
+        )
 
-def _biases(decay: float, frames: int, subtract: bool, options: Options) -> BiasLearning | None:
-    gains = lengths(decay, frames, 1.0, subtract, not options.of_stllr)
-    return BiasLearning(gains, 0, subtract) if options.learn_bias else None
+    def readout(self, classes: int, samples: int) -> Any:
+        from ottt_loihi.onchip.lava.processes.readout import OTTTReadout
 
+        hidden = self.schedule.hidden_layers
+        return OTTTReadout(
+            shape=(classes,),
+            unit=1.0,
+            y1_scale=self.rate / self.num_steps,
+            error_scale=1 / self.num_steps if hidden else None,
+            samples=samples,
+            loss=self.rule.loss,
+            learn_when=self.rule.learn_when,
+            **self._common(hidden, BiasLearning((1.0,) * self.num_steps)),
+        )
 
-def _readout(classes: int, samples: int, schedule: Schedule, frames: int, rate: float, options: Options) -> Any:
-    from ottt_loihi.onchip.lava.processes.readout import OTTTReadout
-
-    return OTTTReadout(
-        shape=(classes,),
-        unit=1.0,
-        y1_scale=rate / frames,
-        error_scale=1 / frames if schedule.hidden_layers else None,
-        samples=samples,
-        epoch=schedule.epoch,
-        frames=frames,
-        period=schedule.period(frames),
-        update_phase=schedule.update_phase(schedule.hidden_layers),
-        loss=options.loss,
-        learn_when=options.learn_when,
-        encoding=options.encoding,
-        bias_learning=BiasLearning((1.0,) * frames) if options.learn_bias else None,
-    )
+    def _common(self, layer: int, bias: BiasLearning) -> dict[str, Any]:
+        return {
+            "epoch": self.schedule.epoch,
+            "num_steps": self.num_steps,
+            "period": self.period,
+            "update_phase": self.schedule.update_phase(layer),
+            "encoding": self.rule.encoding,
+            "bias_learning": bias if self.rule.learn_bias else None,
+        }

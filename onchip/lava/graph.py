@@ -25,20 +25,20 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from ottt_loihi.converters.lava import graph as lava
 from ottt_loihi.converters.lava.runtime import require_lava
 from ottt_loihi.onchip.lava import stock
-from ottt_loihi.onchip.lava.front_graph import build_front, build_source
-from ottt_loihi.onchip.network import scales
+from ottt_loihi.onchip.network.scales import learning_network
 from ottt_loihi.onchip.network.schedule import Schedule
-from ottt_loihi.onchip.network.trainable import Plan, plan_subspaces
-from ottt_loihi.onchip.settings import Settings
+from ottt_loihi.onchip.network.trainable import Plan
 from ottt_loihi.sim import arithmetic
-from ottt_loihi.sim.learning import eligibility, integers
+from ottt_loihi.sim.learning import eligibility
 from ottt_loihi.sim.learning.encodings import PORTS
 from ottt_loihi.sim.learning.learner import Learner
-from ottt_loihi.sim.learning.options import DEFAULT, Options
+from ottt_loihi.sim.learning.network import LearningLayer, LearningNetwork
+from ottt_loihi.sim.learning.rule import DEFAULT, Rule
 from ottt_loihi.sim.learning.subspace import Subspace
-from ottt_loihi.sim.network import Dense, Sparse
+from ottt_loihi.sim.network import INPUT, Dense, Sparse
 
 if TYPE_CHECKING:
     from ottt_loihi.converters.lava.backends import LavaBackend
@@ -59,7 +59,7 @@ class LearningGraph:
         Lava steps per learning epoch
     period
         Lava steps per sample
-    front
+    backbone
         frozen neurons
     local
         class neurons, one process per hidden layer of TESS
@@ -72,7 +72,7 @@ class LearningGraph:
     feedback: tuple[Any, ...]
     epoch: int
     period: int
-    front: tuple[Any, ...] = ()
+    backbone: tuple[Any, ...] = ()
     local: tuple[Any, ...] = ()
 
     def variables(self) -> dict[str, Any]:
@@ -95,8 +95,8 @@ class LearningGraph:
                 named.update({f"{kind}[{index}].{name}": getattr(process, name) for name in names})
                 if hasattr(process, "rows"):
                     named[f"{kind}[{index}].rows"] = process.rows
-        for index, process in enumerate(self.front):
-            named.update({f"front[{index}].{name}": getattr(process, name) for name in "uvs"})
+        for index, process in enumerate(self.backbone):
+            named.update({f"backbone[{index}].{name}": getattr(process, name) for name in "uvs"})
         for index, process in enumerate(self.feedback):
             names = [name for name in ("weights", "x1", "noise", "saturated") if hasattr(process, name)]
             named.update({f"feedback[{index}].{name}": getattr(process, name) for name in names})
@@ -107,39 +107,21 @@ def build_graph(
     plan: Plan,
     packed: np.ndarray,
     labels: np.ndarray,
-    rates: list[float],
-    feedback: str = "random",
-    seed: int = 0,
+    rates: Sequence[float],
+    rule: Rule = DEFAULT,
     learn: np.ndarray | bool = True,
-    halve_every: int = 0,
-    rounding: str = "lava",
     subspaces: Sequence[Subspace] | None = None,
-    options: Options = DEFAULT,
     backend: LavaBackend | None = None,
 ) -> LearningGraph:
     """Build the fixed-point graph.
 
     Parameters
     ----------
-    plan
-        the network
+    plan, rates, rule, subspaces
+        as in :func:`~ottt_loihi.onchip.network.scales.learning_network`
     packed, labels, learn
         as in :class:`~ottt_loihi.onchip.lava.processes.source.SampleSource`, the whole network's input; graded:
-        :class:`~ottt_loihi.onchip.lava.processes.messages.MessageSource`
-    rates
-        η per plastic connection: ``Δw = −η·â·f(u)·δ`` in units of the threshold (of a logit of 1 at the readout)
-    feedback
-        one of ``plan.FEEDBACKS``
-    seed
-        of the feedback matrices, of stochastic rounding and of trace decay
-    halve_every
-        samples after which all rates are halved, again and again; 0: never
-    rounding
-        of updated weights, ``"lava"`` or ``"per-synapse"`` (:class:`~ottt_loihi.onchip.lava.processes.dense.OTTTDense`)
-    subspaces
-        HLOP's, one per plastic connection (:class:`~ottt_loihi.onchip.lava.processes.projected.ProjectedDense`)
-    options
-        of the rule
+        :class:`~ottt_loihi.onchip.lava.processes.source.MessageSource`
     backend
         where it will run, with adapters between host and network if need be; default: Lava's CPU models
 
@@ -149,81 +131,166 @@ def build_graph(
         a rate too small or too large for the integers (``sim/learning/integers.py``)
     """
     require_lava()
-    rule = Settings(feedback=feedback, seed=seed, halve_every=halve_every, rounding=rounding, **options.chosen())
-    schedule, steps = _schedule(plan, rule), plan.chip.num_steps
-    lateral = plan_subspaces(plan, subspaces)
+    schedule = plan.schedule(rule)
+    builder = Builder(learning_network(plan, rates, rule, subspaces), schedule)
     source = build_source(plan, packed, labels, schedule, learn)
-    front = build_front(plan, source, schedule)
-    plastic = [_plastic(plan, rule, layer, lateral[layer]) for layer in range(len(plan.dense))]
-    *hidden, last = scales.layer_scales(plan, rates, feedback, seed, options)
-    neurons = [_neuron(plan, rule, layer, of_layer) for layer, of_layer in enumerate(hidden)]
-    readout = _readout(plan, rule, last, len(labels))
-    back = [_back(plan, rule, layer, of_layer, lateral[layer + 1]) for layer, of_layer in enumerate(hidden)]
-    own = [b for b in back if b is not None]
-    ports = PORTS[options.encoding]
-    sent = [eligibility.ports(ports, options.alpha_post != 0)] * len(neurons) + [ports]
-    local = class_neurons(plan.classes, own, schedule, steps, options.kappa) if feedback == "local" else []
-    return connect(source, plastic, neurons, readout, own, schedule, steps, sent, front, backend, local)
+    backbone = build_backbone(plan, source, schedule)
+    hidden = range(len(plan.hidden))
+    plastic = [builder.plastic(layer) for layer in range(len(plan.dense))]
+    neurons = [builder.neuron(layer) for layer in hidden]
+    feedback = [part.feedback.process(layer, builder) for layer, part in builder.with_feedback()]
+    readout = builder.readout(len(labels))
+    ports = PORTS[rule.encoding]
+    sent = [eligibility.ports(ports, part.after is not None) for part in builder.network.layers]
+    num_steps = plan.chip.num_steps
+    local = class_neurons(plan.classes, feedback, schedule, num_steps, rule.kappa) if rule.feedback == "local" else []
+    more = {"backbone": backbone, "backend": backend, "local": local}
+    return connect(source, plastic, neurons, readout, feedback, schedule, num_steps, sent, **more)
+
+
+def build_source(
+    plan: Plan, messages: np.ndarray, labels: np.ndarray, schedule: Schedule, learn: np.ndarray | bool
+) -> Any:
+    """Return the process that streams the samples: spikes, packed, or graded messages ``(n, T, size)``."""
+    from ottt_loihi.onchip.lava.processes.source import MessageSource, SampleSource
+
+    if plan.graded:
+        return MessageSource(messages, labels.astype(np.int32), schedule.epoch, learn)
+    period = schedule.period(plan.chip.num_steps)
+    return SampleSource(messages, plan.whole.input_size, labels.astype(np.int32), schedule.epoch, learn, period)
+
+
+def build_backbone(plan: Plan, source: Any, schedule: Schedule) -> tuple[Any, ...]:
+    """The backbone's neurons, wired behind the source; empty without a backbone."""
+    if plan.backbone is None:
+        return ()
+    neurons = tuple(_frozen_neuron(plan, index, schedule) for index in range(len(plan.backbone.layers)))
+    for c in plan.backbone.connections:
+        pre = source if c.pre == INPUT else neurons[c.pre]
+        lava.wire(c, pre.s_out, lava.build_connection(c), neurons[c.post].a_in)
+    return neurons
+
+
+def _frozen_neuron(plan: Plan, index: int, schedule: Schedule) -> Any:
+    from ottt_loihi.onchip.lava.processes.frozen import FrozenNeuron
+
+    lif = plan.backbone.layers[index]  # type: ignore[union-attr]
+    return FrozenNeuron(
+        shape=(lif.size,),
+        du=lif.du,
+        dv=lif.dv,
+        vth=lif.thresholds,
+        bias=arithmetic.effective_bias(lif.bias_mant.reshape(-1), lif.bias_exp),
+        u_init=lif.u_init.reshape(-1),
+        epoch=schedule.epoch,
+        num_steps=plan.chip.num_steps,
+        update_phase=schedule.backbone_phase(index),
+        name=f"backbone[{index}]",
+    )
 
 
 def host_models() -> dict[type, type]:
     """The ProcessModel of each source of samples: with a chip they stay on the host."""
-    from ottt_loihi.onchip.lava.processes import messages, source
+    from ottt_loihi.onchip.lava.processes import source
 
     return {
         source.SampleSource: source.SampleSourceModelFixed,
-        messages.MessageSource: messages.MessageSourceModelFixed,
+        source.MessageSource: source.MessageSourceModelFixed,
     }
 
 
-def _schedule(plan: Plan, rule: Settings) -> Schedule:
-    return plan.schedule(rule.feedback, rule.schedule, rule.silent_epochs, rule.input_lag)
+@dataclass(frozen=True)
+class Builder:
+    """Makes the processes of a network that learns, each from its :class:`~.sim.learning.network.LearningLayer`."""
 
+    network: LearningNetwork
+    schedule: Schedule
 
-def _lavas_rule(plan: Plan, rule: Settings, layer: int, is_stock: bool) -> Any:
-    from ottt_loihi.onchip.lava.rule import OTTTLearningRule
+    @property
+    def period(self) -> int:
+        """Lava steps of a sample."""
+        return self.schedule.period(self.network.num_steps)
 
-    schedule, after = _schedule(plan, rule), None
-    if layer < len(plan.hidden):
-        after = scales.layer_after(plan, layer, rule.feedback, rule, 1.0)
-    return OTTTLearningRule(
-        schedule.epoch,
-        schedule.pre_phase(layer),
-        plan.trace_decay(layer, rule),
-        impulse=integers.default_impulse(plan.trace_decay(layer, rule), rule.silent_epochs > 0),
-        seed=scales.trace_seed(rule.seed, layer),
-        encoding=rule.encoding,
-        stock=is_stock,
-        after=None if after is None else (after.sign, after.shift),
-    )
+    def with_feedback(self) -> list[tuple[int, LearningLayer]]:
+        """Return the hidden layers that have feedback of their own, with their indices."""
+        return [(index, part) for index, part in enumerate(self.network.layers) if part.feedback is not None]
 
+    def plastic(self, layer: int) -> Any:
+        """Return the connection into a layer, of Lava's own class where that is enough (``stock.py``)."""
+        part, name = self.network.layers[layer], f"plastic[{layer}]"
+        c = part.connection
+        if stock.is_chosen(self.network.rule) and isinstance(c, Dense):
+            return stock.connection(c.matrix(), self._lavas_rule(part, stock=True), c.weight_exp, name)
+        return self.connection(layer, c.matrix(), name, part.weight_seed)
 
-def _plastic(plan: Plan, rule: Settings, layer: int, subspace: Subspace | None) -> Any:
-    weight, own_seed, name = plan.dense[layer].matrix(), scales.weight_seed(rule.seed, layer), f"plastic[{layer}]"
-    if stock.is_chosen(rule) and isinstance(plan.dense[layer], Dense):
-        return stock.connection(weight, _lavas_rule(plan, rule, layer, True), plan.dense[layer].weight_exp, name)
-    return _learning_connection(plan, rule, layer, weight, name, own_seed, subspace)
+    def connection(self, layer: int, weight: np.ndarray, name: str, seed: int) -> Any:
+        """Return a connection of our classes that learns as the one into a layer does: that one, or its twin."""
+        from ottt_loihi.onchip.lava.processes import plastic
 
+        part, rule = self.network.layers[layer], self.network.rule
+        carried = NEVER if rule.silent_epochs else self.period
+        interval = carried if part.decay else self.network.epoch
+        settings = self._lavas_rule(part), interval, part.connection.weight_exp, name, rule.rounding, seed
+        decay = rule.decay_every * (self.period // self.network.epoch), rule.decay_shift
+        if isinstance(part.connection, Sparse):
+            return plastic.OTTTSparse(_stored(part.connection, weight), *settings, *decay)
+        if part.subspace is not None:
+            return plastic.ProjectedDense(weight, *settings, part.subspace, *decay)
+        return plastic.OTTTDense(weight, *settings, *decay)
 
-def _learning_connection(
-    plan: Plan, rule: Settings, layer: int, weight: np.ndarray, name: str, seed: int, subspace: Subspace | None
-) -> Any:
-    from ottt_loihi.onchip.lava.processes.dense import OTTTDense
-    from ottt_loihi.onchip.lava.processes.projected import ProjectedDense
-    from ottt_loihi.onchip.lava.processes.sparse import OTTTSparse
+    def neuron(self, layer: int) -> Any:
+        """Return a hidden layer's neurons."""
+        from ottt_loihi.onchip.lava.processes.neuron import OTTTNeuron
 
-    schedule = _schedule(plan, rule)
-    period = schedule.period(plan.chip.num_steps)
-    carried = NEVER if rule.silent_epochs else period
-    interval = carried if plan.trace_decay(layer, rule) else schedule.epoch
-    of_lava = _lavas_rule(plan, rule, layer, is_stock=False)
-    settings = of_lava, interval, plan.dense[layer].weight_exp, name, rule.rounding, seed
-    decay = rule.decay_every * (period // schedule.epoch), rule.decay_shift
-    if isinstance(plan.dense[layer], Sparse):
-        return OTTTSparse(_stored(plan.dense[layer], weight), *settings, *decay)
-    if subspace is not None:
-        return ProjectedDense(weight, *settings, subspace, *decay)
-    return OTTTDense(weight, *settings, *decay)
+        part = self.network.layers[layer]
+        lif, inhibition, noise = part.layer, part.inhibition, 0 if part.feedback is None else part.feedback.noise
+        return OTTTNeuron(
+            du=lif.du,
+            dv=lif.dv,
+            half_width=part.half_width,
+            feedback_phase=self.schedule.feedback_phase(layer),
+            u_init=lif.u_init.reshape(-1),
+            self_weight=0 if inhibition is None else inhibition.weight,
+            self_weight_exp=0 if inhibition is None else inhibition.weight_exp,
+            noise=noise,
+            after=part.after,
+            name=f"neuron[{layer}]",
+            **self._common(layer),
+        )
+
+    def readout(self, samples: int) -> Any:
+        """Return the readout, for so many samples."""
+        from ottt_loihi.onchip.lava.processes.readout import OTTTReadout
+
+        network, last = self.network, len(self.network.layers) - 1
+        chosen = {"loss": network.rule.loss, "learn_when": network.rule.learn_when}
+        return OTTTReadout(unit=network.unit, samples=samples, **chosen, **self._common(last))
+
+    def _common(self, layer: int) -> dict[str, Any]:
+        """Return the arguments that hidden neurons and the readout have in common."""
+        network, part = self.network, self.network.layers[layer]
+        return {
+            "shape": (part.layer.size,),
+            "vth": part.layer.vth,
+            "y1_scale": part.y1,
+            "error_scale": part.error,
+            "halve_every": network.rule.halve_every * network.num_steps,
+            "epoch": network.epoch,
+            "num_steps": network.num_steps,
+            "period": self.period,
+            "update_phase": self.schedule.update_phase(layer),
+            "bias": arithmetic.effective_bias(part.layer.bias_mant.reshape(-1), part.layer.bias_exp),
+            "encoding": network.rule.encoding,
+            "bias_learning": part.bias,
+            "seed": part.seed,
+        }
+
+    def _lavas_rule(self, part: LearningLayer, stock: bool = False) -> Any:
+        from ottt_loihi.onchip.lava.rule import OTTTLearningRule
+
+        own = {"impulse": part.impulse, "seed": part.trace_seed, "encoding": self.network.rule.encoding}
+        own["after"] = None if part.after is None else (part.after.sign, part.after.shift)
+        return OTTTLearningRule(self.network.epoch, part.pre_phase, part.decay, stock=stock, **own)
 
 
 def _stored(c: Sparse, weight: np.ndarray) -> Any:
@@ -233,78 +300,6 @@ def _stored(c: Sparse, weight: np.ndarray) -> Any:
     return csr_matrix((weight[c.rows, c.columns].astype(np.int32), (c.rows, c.columns)), c.size)
 
 
-def _back(plan: Plan, rule: Settings, layer: int, of_layer: scales.Scales, above: Subspace | None) -> Any | None:
-    """The process that brings the error to a hidden layer, if it needs one of its own."""
-    from lava.proc.dense import process as dense
-    from ottt_loihi.onchip.lava.processes.feedback import MomentumFeedback
-
-    matrix, name, own_seed = of_layer.feedback, f"feedback[{layer}]", scales.feedback_seed(plan, rule.seed, layer)
-    if rule.feedback in ("random", "local"):
-        return dense.Dense(weights=matrix, num_message_bits=8, name=name)
-    if rule.feedback == "kolen-pollack":
-        return _learning_connection(plan, rule, layer + 1, matrix, name, own_seed, above)
-    if rule.feedback == "opzo":
-        epoch = _schedule(plan, rule).epoch
-        return MomentumFeedback(matrix, of_layer.gain, scales.AVERAGING, epoch, own_seed, name)
-    return None
-
-
-def _neuron(plan: Plan, rule: Settings, layer: int, of_layer: scales.Scales) -> Any:
-    from ottt_loihi.onchip.lava.processes.neuron import OTTTNeuron
-
-    lif, inhibition, schedule = plan.hidden[layer], plan.inhibition[layer], _schedule(plan, rule)
-    return OTTTNeuron(
-        shape=(lif.size,),
-        du=lif.du,
-        dv=lif.dv,
-        vth=lif.vth,
-        half_width=lif.vth,
-        y1_scale=of_layer.y1,
-        error_scale=of_layer.error,
-        halve_every=rule.halve_every * plan.chip.num_steps,
-        epoch=schedule.epoch,
-        frames=plan.chip.num_steps,
-        period=schedule.period(plan.chip.num_steps),
-        update_phase=schedule.update_phase(layer),
-        feedback_phase=schedule.feedback_phase(layer),
-        bias=arithmetic.effective_bias(lif.bias_mant.reshape(-1), lif.bias_exp),
-        u_init=lif.u_init.reshape(-1),
-        self_weight=0 if inhibition is None else inhibition.weight,
-        self_weight_exp=0 if inhibition is None else inhibition.weight_exp,
-        noise=of_layer.noise,
-        encoding=rule.encoding,
-        bias_learning=scales.layer_bias(plan, layer, rule.feedback, rule) if rule.learn_bias else None,
-        after=scales.layer_after(plan, layer, rule.feedback, rule, of_layer.y1),
-        seed=scales.neuron_seed(plan, rule.seed, layer),
-        name=f"neuron[{layer}]",
-    )
-
-
-def _readout(plan: Plan, rule: Settings, of_layer: scales.Scales, samples: int) -> Any:
-    from ottt_loihi.onchip.lava.processes.readout import OTTTReadout
-
-    lif, schedule, layer = plan.chip.layers[-1], _schedule(plan, rule), len(plan.hidden)
-    return OTTTReadout(
-        shape=(lif.size,),
-        unit=plan.unit,
-        vth=lif.vth,
-        y1_scale=of_layer.y1,
-        error_scale=of_layer.error,
-        samples=samples,
-        halve_every=rule.halve_every * plan.chip.num_steps,
-        epoch=schedule.epoch,
-        frames=plan.chip.num_steps,
-        period=schedule.period(plan.chip.num_steps),
-        update_phase=schedule.update_phase(layer),
-        bias=arithmetic.effective_bias(lif.bias_mant.reshape(-1), lif.bias_exp),
-        seed=scales.neuron_seed(plan, rule.seed, layer),
-        loss=rule.loss,
-        learn_when=rule.learn_when,
-        encoding=rule.encoding,
-        bias_learning=scales.layer_bias(plan, layer, rule.feedback, rule) if rule.learn_bias else None,
-    )
-
-
 def connect(
     source: Any,
     plastic: list[Any],
@@ -312,9 +307,9 @@ def connect(
     readout: Any,
     feedback: list[Any],
     schedule: Schedule,
-    frames: int,
+    num_steps: int,
     sent: Sequence[tuple[str, ...]],
-    front: tuple[Any, ...] = (),
+    backbone: tuple[Any, ...] = (),
     backend: LavaBackend | None = None,
     local: Sequence[tuple[Any, Any]] = (),
 ) -> LearningGraph:
@@ -324,14 +319,14 @@ def connect(
     ----------
     sent
         the messages of each layer, the readout last, by port
-    front
+    backbone
         wired already; its last layer takes the source's place before the plastic connections
     backend
         whose adapters stand between the source and the network.
     local
         of each hidden layer, the connection to its class neurons, and these
     """
-    spikes, label = (front[-1] if front else source).s_out, source.label_out
+    spikes, label = (backbone[-1] if backbone else source).s_out, source.label_out
     if backend is not None:
         spikes, label = backend.to_network(spikes, 0), backend.to_network(label, LABEL_BITS)
     label.connect(readout.label_in)
@@ -349,11 +344,11 @@ def connect(
         forward.a_out.connect(classes.a_in)
         label.connect(classes.label_in)
     processes = tuple(plastic), tuple(neurons), readout, tuple(feedback)
-    return LearningGraph(source, *processes, schedule.epoch, schedule.period(frames), front, tuple(own))
+    return LearningGraph(source, *processes, schedule.epoch, schedule.period(num_steps), backbone, tuple(own))
 
 
 def class_neurons(
-    classes: int, back: Sequence[Any], schedule: Schedule, frames: int, kappa: float | None
+    classes: int, back: Sequence[Any], schedule: Schedule, num_steps: int, kappa: float | None
 ) -> list[tuple[Any, Any]]:
     """Return for each hidden layer the connection to its class neurons, and these; back: their Dense, signs."""
     from lava.proc.dense.process import Dense
@@ -362,7 +357,7 @@ def class_neurons(
     found = []
     for layer, process in enumerate(back):
         weights, name = np.asarray(process.weights.init).T, f"class_neurons[{layer}]"
-        times = schedule.epoch, frames, schedule.period(frames), schedule.class_phase(layer)
+        times = schedule.epoch, num_steps, schedule.period(num_steps), schedule.class_phase(layer)
         neurons = ClassNeurons(classes, weights.shape[1], kappa, *times, name)
         found.append((Dense(weights=weights, name=f"local[{layer}]"), neurons))
     return found
@@ -380,7 +375,7 @@ def _connect_back(neuron: Any, back: Any, above: Any, sender: Any, ports: tuple[
     if hasattr(back, "error_out"):  # OTTTDense, OTTTSparse: the plastic connection itself, or its twin
         above.error_out.connect(back.error_in)
         back.error_out.connect(neuron.a_third_factor_in)
-        if not back.s_in.get_src_ports():  # the twin listens to what the plastic connection listens to
+        if not back.s_in.get_src_ports():  # a twin gets the spikes and messages of its connection
             neuron.s_out.connect(back.s_in)
             _connect_messages(above, back, ports)
         return
@@ -395,20 +390,13 @@ def begin_at(graph: LearningGraph, learner: Learner) -> None:
     for name, var in graph.variables().items():
         if name in known:
             var.init = _with(var.init, known[name]) if hasattr(var.init, "tocsr") else known[name]
-    for process in (
-        graph.source,
-        *graph.plastic,
-        *graph.neurons,
-        graph.readout,
-        *graph.feedback,
-        *graph.front,
-        *graph.local,
-    ):
+    others = (*graph.feedback, *graph.backbone, *graph.local)
+    for process in (graph.source, *graph.plastic, *graph.neurons, graph.readout, *others):
         process.proc_params["start"] = learner.samples * graph.period
 
 
 def _with(weights: Any, matrix: np.ndarray) -> Any:
     """The same synapses with the weights that they have in ``matrix``."""
-    from ottt_loihi.onchip.lava.processes.sparse import places, with_data
+    from ottt_loihi.onchip.lava.processes.plastic import places, with_data
 
     return with_data(weights, matrix[places(weights)])

@@ -12,29 +12,75 @@ from lava.magma.core.model.py.ports import PyInPort, PyOutPort
 from lava.magma.core.model.py.type import LavaPyType
 from lava.magma.core.process.ports.ports import InPort, OutPort
 from lava.magma.core.process.variable import Var
-from ottt_loihi.onchip.network.schedule import Clock
+from ottt_loihi.onchip.network.schedule import Clock, Turn
+from ottt_loihi.sim import arithmetic
 from ottt_loihi.sim.learning import encodings, integers
+from ottt_loihi.sim.learning.bias import BiasLearning
+
+COMMON = ("vth", "y1_scale", "error_scale", "halve_every", "epoch", "num_steps", "update", "bias_learning", "encoding")
 
 
 class Sender:
-    """The Process. parameters: what else its models are to know."""
+    """The Process.
+
+    Parameters
+    ----------
+    shape
+        (n,)
+    vth
+        threshold mantissa
+    y1_scale, error_scale
+        of y1 and of the error message: a number, or (mantissa, shift); error_scale None: no error is sent
+    epoch, num_steps, period
+        Lava steps of a time step, time steps and Lava steps of a sample
+    update_phase
+        of the neurons on a sample's first time step
+    halve_every
+        num_steps after which y1_scale is halved, again and again; 0: never
+    bias
+        effective biases, in units of the state
+    bias_learning
+        how they learn; None: not at all
+    encoding
+        of y1 (``sim/learning/encodings.py``)
+    seed
+        of the stochastic rounding
+    parameters
+        of the models beside these
+    """
 
     _runtime = None  # Lava's __del__ looks for it, even when __init__ refused its arguments
 
     def __init__(
         self,
+        *,
         shape: tuple[int, ...],
-        y1_scale: float,
-        error_scale: float | None,
-        bias: np.ndarray | float,
-        seed: int,
-        name: str,
+        y1_scale: float | tuple[int, int],
+        epoch: int,
+        num_steps: int,
+        period: int,
+        update_phase: int,
+        vth: float = arithmetic.VTH_MAX,
+        error_scale: float | tuple[int, int] | None = None,
+        halve_every: int = 0,
+        bias: np.ndarray | float = 0,
+        bias_learning: BiasLearning | None = None,
+        encoding: str = "signed",
+        seed: int = 0,
+        name: str = "readout",
         **parameters: Any,
     ) -> None:
         super().__init__(
             name=name,
-            y1_scale=(y1_scale, *integers.mantissa_and_shift(y1_scale, f"{name}.y1_scale")),
-            error_scale=error_scale and (error_scale, *integers.mantissa_and_shift(error_scale, f"{name}.error_scale")),
+            vth=vth,
+            y1_scale=integers.scale(y1_scale, f"{name}.y1_scale"),
+            error_scale=error_scale and integers.scale(error_scale, f"{name}.error_scale"),
+            halve_every=halve_every,
+            epoch=epoch,
+            num_steps=num_steps,
+            update=Turn(update_phase, epoch, num_steps, period),
+            bias_learning=bias_learning,
+            encoding=encoding,
             **parameters,
         )
         self.a_in = InPort(shape=shape)
@@ -54,23 +100,39 @@ class Sender:
 
 
 class SenderModel(Clock):
-    """The ProcessModel in any arithmetic. PARAMETERS: names of those it keeps, as ``_name`` · ONE: of a factor y1, see
-    ``encodings.messages``."""
+    """The ProcessModel in any arithmetic.
+
+    Attributes
+    ----------
+    PARAMETERS
+        names of the parameters that a model keeps, as ``_name``
+    ONE
+        y1 of a surrogate of 1 (``encodings.messages``)
+    """
 
     PARAMETERS: tuple[str, ...] = ()
     ONE: int
 
     def __init__(self, proc_params):
         super().__init__(proc_params)
-        for key in ("y1_scale", "error_scale", "halve_every", "epoch", "frames", "bias_learning", "encoding"):
-            setattr(self, "_" + key, proc_params[key])
-        for key in self.PARAMETERS:
+        common = (
+            "vth",
+            "y1_scale",
+            "error_scale",
+            "halve_every",
+            "epoch",
+            "num_steps",
+            "update",
+            "bias_learning",
+            "encoding",
+        )
+        for key in (*common, *self.PARAMETERS):
             setattr(self, "_" + key, proc_params[key])
 
     second: np.ndarray | None = None  # S-TLLR's y2, of neurons that have h
 
     def begins_epoch(self) -> bool:
-        """Whether a learning epoch begins in this step; what was to be sent until its end is forgotten then."""
+        """Whether a learning epoch begins in this step; the messages of the one before are cleared then."""
         begins = (self.time_step - 1) % self._epoch == 0
         if begins:
             self.y1, self.reward = np.zeros_like(self.y1), np.zeros_like(self.reward)
@@ -78,11 +140,11 @@ class SenderModel(Clock):
         return begins
 
     def halvings(self, sample: int, t: int) -> int:
-        """Of the learning rate, by time step t of a sample."""
-        return integers.halvings(sample * self._frames + t, self._halve_every)
+        """Return how often the learning rate has been halved by time step t of a sample."""
+        return integers.halvings(sample * self._num_steps + t, self._halve_every)
 
     def send(self, surrogate: np.ndarray, error: bool) -> None:
-        """y1 in its encoding, and the error if this is the step to send it in."""
+        """Send y1 in its encoding, and the error if this is its step."""
         sent = encodings.messages(self._encoding, self.y1, surrogate, self.reward, self.ONE)
         if self.second is not None:
             sent["y2"] = self.second

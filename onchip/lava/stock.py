@@ -1,6 +1,6 @@
 """Plastic connections of Lava's own class, for a chip: Lava looks models up by the exact class of a process.
 
-``LearningDense`` has no reset of x1, so silent epochs follow each sample (``Options.silent_epochs``); a trace that is
+``LearningDense`` has no reset of x1, so silent epochs follow each sample (``Rule.silent_epochs``); a trace that is
 the step's spike alone is its ``x0``. It begins with even weights, and its random numbers begin with it.
 """
 
@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 from ottt_loihi.onchip.network.trainable import Plan
-from ottt_loihi.onchip.settings import Settings
+from ottt_loihi.sim.learning.rule import Rule
 from ottt_loihi.sim.network import ChipNetwork, Dense
 
 from ottt_loihi.errors import UsageError
@@ -46,12 +46,12 @@ def even_weights(chip: ChipNetwork) -> tuple[ChipNetwork, int]:
     return replace(chip, connections=tuple(connections)), changed
 
 
-def is_chosen(rule: Settings) -> bool:
+def is_chosen(rule: Rule) -> bool:
     """Whether dense connections are of Lava's own class: one random number for all weights, no transposed ones."""
     return rule.silent_epochs > 0 and rule.rounding == "lava" and rule.feedback in FEEDBACKS
 
 
-def require(plan: Plan, backend: str, rule: Settings) -> None:
+def require(plan: Plan, backend: str, rule: Rule) -> None:
     """Refuse settings that a backend cannot learn with.
 
     A chip has models of Lava's own connections at best. In Lava's runtime the population behind a ``LearningDense``

@@ -1,7 +1,7 @@
-"""A frozen front: layers that keep their inference weights, before the dense layers that learn.
+"""A frozen backbone: layers that keep their inference weights, before the dense layers that learn.
 
-No error reaches the front and none of its weights change, so that it is a function from a sample's messages to the
-spikes that the first plastic connection hears. In ``sim`` it is just that: the exact simulator runs it once for each
+No error reaches the backbone and none of its weights change, so that it is a function from a sample's messages to the
+input spikes of the first plastic connection. In ``sim`` it is just that: the exact simulator runs it once for each
 sample, and ``sim.learn`` gets its spikes. In Lava it runs in the same epochs as everything else, each layer in a phase
 of its own (``onchip/network/schedule.py``).
 """
@@ -16,7 +16,7 @@ from ottt_loihi.sim.network import INPUT, ChipNetwork, Connection
 
 from ottt_loihi.errors import ChipError
 
-CHUNK = 500  # samples whose front spikes are in memory unpacked
+CHUNK = 500  # samples whose backbone spikes are in memory unpacked
 
 
 def first_plastic_layer(chip: ChipNetwork) -> int:
@@ -25,10 +25,10 @@ def first_plastic_layer(chip: ChipNetwork) -> int:
 
 
 def cut(chip: ChipNetwork) -> tuple[ChipNetwork | None, ChipNetwork]:
-    """(the frozen front or None, the network behind it whose input are the front's spikes).
+    """(the frozen backbone or None, the network behind it whose input are the backbone's spikes).
 
     Raises :class:`ChipError` for what cannot be cut, or would not act in the phases of an epoch: connections from
-    behind the cut back into the front, delays, and a part of the network that the host computes.
+    behind the cut back into the backbone, delays, and a part of the network that the host computes.
     """
     first = first_plastic_layer(chip)
     if first == 0:
@@ -41,25 +41,25 @@ def cut(chip: ChipNetwork) -> tuple[ChipNetwork | None, ChipNetwork]:
     for c in chip.connections:
         if c.pre >= first > c.post:
             raise ChipError(
-                f"{c.label}: leads from the layers that learn back into the frozen front; make both plastic"
+                f"{c.label}: leads from the layers that learn back into the frozen backbone; make both plastic"
             )
         if c.post < first:
             _check_phases(chip, c)
             ahead.append(c)
         else:
             behind.append(replace(c, pre=max(INPUT, c.pre - first), post=c.post - first))
-    front = ChipNetwork(chip.input_shape, chip.layers[:first], tuple(ahead), chip.num_steps, "spike_count")
+    backbone = ChipNetwork(chip.input_shape, chip.layers[:first], tuple(ahead), chip.num_steps, "spike_count")
     tail = replace(
         chip, input_shape=chip.layers[first - 1].shape, layers=chip.layers[first:], connections=tuple(behind)
     )
-    return front, tail
+    return backbone, tail
 
 
-def packed_spikes(front: ChipNetwork | None, x: np.ndarray) -> np.ndarray:
+def packed_spikes(backbone: ChipNetwork | None, x: np.ndarray) -> np.ndarray:
     """Return the input of the layers that learn, uint8 ``(n, T, ⌈size/8⌉)``, packed, for ``(n, T, *input_shape)``."""
-    if front is None:
+    if backbone is None:
         return np.packbits(x.reshape(*x.shape[:2], -1), axis=-1)
-    simulator, last, parts = Simulator(front), len(front.layers) - 1, []
+    simulator, last, parts = Simulator(backbone), len(backbone.layers) - 1, []
     for begin in range(0, len(x), CHUNK):
         s = simulator.run(x[begin : begin + CHUNK], {"s": [last]}).states["s"][last]
         parts.append(np.packbits(s.reshape(*s.shape[:2], -1).swapaxes(0, 1), axis=-1))

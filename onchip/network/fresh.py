@@ -45,7 +45,7 @@ def fresh_network(
         of the weights, and of which synapses there are
     density
         part of the synapses that exist, 0 < density ≤ 1, of all connections or of each, the readout's last; below 1 a
-        connection is sparse: each of its neurons hears as many randomly chosen neurons, at least one
+        connection is sparse: each of its neurons has as many randomly chosen inputs, at least one
 
     Raises
     ------
@@ -77,7 +77,7 @@ def fresh_network(
             layers.append(LIF((size,), 4095, arithmetic.DECAY_UNITY - kept, vth, name=name))
         fan_in = size
     low, high = READOUT_RANGE
-    unit = min(high, max(low, READOUT_STEPS_PER_INPUT * _heard(fan_in, densities[-1])))
+    unit = min(high, max(low, READOUT_STEPS_PER_INPUT * _fan_in(fan_in, densities[-1])))
     layers.append(LIF((classes,), 4095, 4096, arithmetic.VTH_MAX, name="readout"))
     connections.append(_random(rng, len(hidden), classes, fan_in, densities[-1], READOUT_GAIN * unit))
     provenance = {"scales": [vth] * len(hidden) + [unit], "origin": "fresh_network", "seed": seed}
@@ -95,19 +95,19 @@ def _densities(density: float | Sequence[float], count: int) -> list[float]:
     return found
 
 
-def _heard(fan_in: int, density: float) -> int:
-    """Neurons that each neuron hears."""
+def _fan_in(fan_in: int, density: float) -> int:
+    """Return the number of inputs of each neuron."""
     return max(1, round(density * fan_in))
 
 
 def _random(
     rng: np.random.Generator, index: int, size: int, fan_in: int, density: float, steps: float
 ) -> Dense | Sparse:
-    pre, heard = index - 1 if index else INPUT, _heard(fan_in, density)
-    weight = np.round(rng.uniform(-1, 1, (size, heard)) * steps / np.sqrt(heard)).astype(np.int32)
+    pre, count = index - 1 if index else INPUT, _fan_in(fan_in, density)
+    weight = np.round(rng.uniform(-1, 1, (size, count)) * steps / np.sqrt(count)).astype(np.int32)
     weight = np.clip(weight, -256, 255)
     if density == 1:
         return Dense(pre, index, weight, weight_format="learning9")
-    columns = np.sort(rng.permuted(np.tile(np.arange(fan_in), (size, 1)), axis=1)[:, :heard], axis=1)
-    rows = np.repeat(np.arange(size), heard)
+    columns = np.sort(rng.permuted(np.tile(np.arange(fan_in), (size, 1)), axis=1)[:, :count], axis=1)
+    rows = np.repeat(np.arange(size), count)
     return Sparse(pre, index, (size, fan_in), rows, columns.ravel(), weight.ravel(), weight_format="learning9")

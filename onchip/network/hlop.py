@@ -12,6 +12,7 @@ from ottt_loihi.onchip.network.trainable import CALIBRATION_SAMPLES, Plan, make_
 from ottt_loihi.sim.inference import reference
 from ottt_loihi.sim.learning import integers
 from ottt_loihi.sim.learning.learner import Learner
+from ottt_loihi.sim.learning.rule import Rule
 from ottt_loihi.sim.learning.subspace import Subspace, empty
 from ottt_loihi.sim.network import ChipNetwork
 
@@ -68,15 +69,16 @@ def watch(
         raise UsageError(
             f"rows: expected one number, or one for each of {len(inputs)} plastic connections, got {rows!r}"
         )
-    packed = packed_spikes(plan.front, reference.check_shape(chip, x))
+    packed = packed_spikes(plan.backbone, reference.check_shape(chip, x))
     old = [empty(n) for n in inputs] if subspaces is None else [s.settled() for s in subspaces]
-    energies = integer_energies(plan, packed, feedback)
+    rule = Rule(feedback=feedback, seed=seed)
+    energies = integer_energies(plan, packed, rule)
     parts = zip(old, counts, energies, strict=True)
     now = tuple(s.grown(n, e, PART, seed + 7919 * layer) for layer, (s, n, e) in enumerate(parts))
     order = np.random.default_rng(seed).permutation(len(packed))
     for stage, chosen in enumerate(np.array_split(order, STAGES)):
         slower = [replace(s, shift=min(s.shift + (stage > 0), integers.MAX_SHIFT)) for s in now]
-        network = learning_network(plan, [IRRELEVANT] * len(inputs), feedback, seed, subspaces=slower)
+        network = learning_network(plan, [IRRELEVANT] * len(inputs), rule, slower)
         learner = Learner(network)
         learner.learn(packed[chosen], np.zeros(len(chosen), int), gate=False)
         now = tuple(s for s in learner.subspaces() if s is not None)
@@ -85,9 +87,9 @@ def watch(
     return tuple(s.settled() for s in now)
 
 
-def integer_energies(plan: Plan, packed: np.ndarray, feedback: str) -> list[float]:
+def integer_energies(plan: Plan, packed: np.ndarray, rule: Rule) -> list[float]:
     """Mean ‖x1‖² at the end of an epoch, for each plastic connection."""
-    schedule, energies = plan.schedule(feedback), trace_energy(plan, unpacked(plan.chip, packed[:CALIBRATION_SAMPLES]))
+    schedule, energies = plan.schedule(rule), trace_energy(plan, unpacked(plan.chip, packed[:CALIBRATION_SAMPLES]))
     found = []
     for layer, energy in enumerate(energies):
         decay = plan.trace_decay(layer)

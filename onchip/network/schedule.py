@@ -21,12 +21,12 @@ Neurons hold y1 until the epoch ends. A pre spike of phase p meets an epoch's en
 decay of d = λ^(1/K) per Lava step and an impulse of d^−(K − p) the trace x1 at the end of the epoch is the network's
 own ``â[t] = λ·â[t−1] + s[t]``. For one hidden layer both kinds of feedback give K = 4.
 
-Input that lags (``Options.input_lag``: adapters between host and chip) costs the phases that it needs, like frozen
-layers. A frozen layer costs the one phase that its spikes need to get through; no error goes back into the front. Its
+Input that lags (``Rule.input_lag``: adapters between host and chip) costs the phases that it needs, like frozen
+layers. A frozen layer costs the one phase that its spikes need to get through; no error goes back into it. Its
 self-connections send in phase f + 2 and arrive in phase f + 3 ≤ K, still in the same epoch: they wait there for the
-next one, and what a sample's last step has sent is gone before the next sample begins.
+next one, and the messages of a sample's last step are gone before the next sample begins.
 
-**Pipelined**, without a front: the next time step starts one Lava step later, not K; every Lava step is a learning
+**Pipelined**, without a backbone: the next time step starts one Lava step later, not K; every Lava step is a learning
 epoch (``t_epoch = 1``), and a sample of T time steps takes T + K − 1 Lava steps in place of K·T; nothing of one sample
 is left when the next begins. The phases above are those of the sample's first time step. The price: where the message
 of time step t learns, its layer is already further, so that
@@ -59,12 +59,25 @@ SOURCE_PHASE = 1
 
 @dataclass(frozen=True)
 class Schedule:
-    """The phases. hidden_layers: L ≥ 0 · feedback: ``"direct"``, ``"layerwise"``, ``"local"`` · front: F · pipelined:
-    time steps overlap · silent: learning epochs without spikes after each sample."""
+    """The phases.
+
+    Attributes
+    ----------
+    hidden_layers
+        L ≥ 0, those that learn
+    feedback
+        ``"direct"``, ``"layerwise"`` or ``"local"``
+    backbone
+        F, frozen layers before them
+    pipelined
+        time steps overlap
+    silent
+        learning epochs without spikes after each sample
+    """
 
     hidden_layers: int
     feedback: str = "direct"
-    front: int = 0
+    backbone: int = 0
     pipelined: bool = False
     silent: int = 0
 
@@ -73,18 +86,18 @@ class Schedule:
         checks.integer(self.hidden_layers, "hidden_layers", 0)
         if self.epoch > MAX_EPOCH:
             raise UsageError(
-                f"{self.front + self.hidden_layers} layers before the readout need a learning epoch of {self.epoch} "
+                f"{self.backbone + self.hidden_layers} layers before the readout need a learning epoch of {self.epoch} "
                 f"steps, the chip has 6 bits for it ({MAX_EPOCH}); use direct feedback or fewer layers"
             )
 
     @property
     def latency(self) -> int:
-        """K: Lava steps from a time step's spikes to its last message."""
-        return self.front + latency(self.hidden_layers, self.feedback == "layerwise")
+        """K, the Lava steps from a time step's spikes to its last message."""
+        return self.backbone + latency(self.hidden_layers, self.feedback == "layerwise")
 
-    def front_phase(self, layer: int) -> int:
+    def backbone_phase(self, layer: int) -> int:
         """The phase in which a frozen layer computes u, v and s."""
-        self._check(layer, self.front - 1)
+        self._check(layer, self.backbone - 1)
         return layer + 2
 
     @property
@@ -92,17 +105,17 @@ class Schedule:
         """Lava steps from one learning epoch, and one time step, to the next."""
         return 1 if self.pipelined else self.latency
 
-    def period(self, frames: int) -> int:
-        """Lava steps per sample of ``frames`` time steps."""
-        return self.latency + (frames - 1 + self.silent) * self.epoch
+    def period(self, num_steps: int) -> int:
+        """Return the Lava steps of a sample of ``num_steps`` time steps."""
+        return self.latency + (num_steps - 1 + self.silent) * self.epoch
 
     def update_phase(self, layer: int) -> int:
         """The phase in which a layer that learns computes u, v and s; the readout is layer L."""
         self._check(layer, self.hidden_layers)
-        return self.front + layer + 2
+        return self.backbone + layer + 2
 
     def pre_phase(self, layer: int) -> int:
-        """The phase of a learning epoch in which the spikes a layer listens to are sent."""
+        """Return the phase of a learning epoch in which the input spikes of a layer are sent."""
         return 1 if self.pipelined else self.update_phase(layer) - 1
 
     def feedback_phase(self, layer: int) -> int:
@@ -112,10 +125,10 @@ class Schedule:
             return self.latency
         if self.feedback == "local":
             return self.class_phase(layer) + 1
-        return self.front + self.hidden_layers + 3 + (self.hidden_layers - 1 - layer)
+        return self.backbone + self.hidden_layers + 3 + (self.hidden_layers - 1 - layer)
 
     def class_phase(self, layer: int) -> int:
-        """The phase in which a hidden layer's class neurons compute their error (TESS)."""
+        """Return the phase in which a hidden layer's class neurons compute their error (TESS)."""
         return self.update_phase(layer) + 1
 
     def _check(self, layer: int, last: int) -> None:
@@ -125,19 +138,22 @@ class Schedule:
 
 @dataclass(frozen=True)
 class Turn:
-    """When a process acts: in ``phase`` = 1, 2, … of a sample's ``period`` of Lava steps on time step 0, and on each
-    next one of its ``frames`` every ``epoch`` steps."""
+    """The Lava steps in which a process acts.
+
+    First in ``phase`` (1, 2, …) of each sample, then every ``epoch`` steps, ``num_steps`` times; samples repeat every
+    ``period`` steps.
+    """
 
     phase: int
     epoch: int
-    frames: int
+    num_steps: int
     period: int
 
-    def frame(self, time_step: int) -> tuple[int, int] | None:
-        """(sample, time step), both from 0, that it acts on in Lava's step 1, 2, …; None: it has nothing to do."""
+    def time_step_at(self, time_step: int) -> tuple[int, int] | None:
+        """Return (sample, time step), both from 0, that it acts on in Lava's step 1, 2, …; None where it is idle."""
         sample, step = divmod(time_step - 1, self.period)
         t, rest = divmod(step - self.phase + 1, self.epoch)
-        return (sample, t) if rest == 0 and 0 <= t < self.frames else None
+        return (sample, t) if rest == 0 and 0 <= t < self.num_steps else None
 
 
 class Clock:

@@ -8,32 +8,30 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 from ottt_loihi.onchip.network.backbone import cut, first_plastic_layer
+from ottt_loihi.onchip.network.feedback import KINDS
 from ottt_loihi.onchip.network.schedule import Schedule
 from ottt_loihi.sim import Simulator, arithmetic
 from ottt_loihi.sim.inference import reference
 from ottt_loihi.sim.learning.bias import with_bias
-from ottt_loihi.sim.learning.options import DEFAULT, Options
+from ottt_loihi.sim.learning.rule import DEFAULT, Rule
 from ottt_loihi.sim.learning.subspace import ONE, Subspace, check_subspaces
 from ottt_loihi.sim.network import INPUT, LIF, ChipNetwork, Connection, Dense, Diagonal, Sparse
 
 from ottt_loihi import checks
 from ottt_loihi.errors import ChipError, UsageError
 
-FEEDBACKS = ("random", "symmetric", "kolen-pollack", "opzo")  # they bring the readout's error
-SIGNALS = (*FEEDBACKS, "local")  # and TESS, where each layer makes its own
-LAYERWISE = ("symmetric", "kolen-pollack")  # the error travels down layer by layer, the others send it directly
 CALIBRATION_SAMPLES = 64
 
 
 @dataclass(frozen=True)
 class Plan:
-    """A network whose every forward connection learns, behind a front of frozen layers or without one.
+    """A network whose every forward connection learns, behind a backbone of frozen layers or without one.
 
     Attributes
     ----------
     chip
-        the part that learns; its input are the front's spikes
-    front
+        the part that learns; its input are the backbone's spikes
+    backbone
         the frozen layers, or None
     whole
         both
@@ -52,7 +50,7 @@ class Plan:
     inhibition: tuple[Diagonal | None, ...]
     decay: tuple[float, ...]
     unit: int
-    front: ChipNetwork | None
+    backbone: ChipNetwork | None
     whole: ChipNetwork
 
     @property
@@ -68,47 +66,49 @@ class Plan:
     def classes(self) -> int:
         return self.chip.layers[-1].size
 
-    def schedule(self, feedback: str, kind: str = "phased", silent: int = 0, lag: int = 0) -> Schedule:
-        """The phases, for a kind of schedule (``sim.learning.options.SCHEDULES``), silent epochs, input that lags."""
-        front = 0 if self.front is None else len(self.front.layers)
-        if front and silent:
-            raise UsageError(f"silent_epochs: {front} frozen layers act in every epoch; use 0, or learn in all layers")
-        if front and lag:
-            raise UsageError(f"input_lag: {front} frozen layers act before the ones that learn; learn in all layers")
-        return make_schedule(len(self.hidden), feedback, kind, front or lag, silent)
+    def schedule(self, rule: Rule = DEFAULT) -> Schedule:
+        """Return the phases in which a rule's processes act."""
+        backbone = 0 if self.backbone is None else len(self.backbone.layers)
+        if backbone and rule.silent_epochs:
+            raise UsageError(
+                f"silent_epochs: {backbone} frozen layers act in every epoch; use 0, or learn in all layers"
+            )
+        if backbone and rule.input_lag:
+            raise UsageError(f"input_lag: {backbone} frozen layers act before the ones that learn; learn in all layers")
+        return make_schedule(len(self.hidden), rule, backbone or rule.input_lag)
 
-    def steps_per_sample(self, feedback: str, kind: str = "phased", silent: int = 0, lag: int = 0) -> int:
-        """Lava steps."""
-        return self.schedule(feedback, kind, silent, lag).period(self.chip.num_steps)
+    def steps_per_sample(self, rule: Rule = DEFAULT) -> int:
+        """Return the Lava steps that a sample takes."""
+        return self.schedule(rule).period(self.chip.num_steps)
 
     def resolution(self, layer: int) -> float:
         """Weight steps (LSB) per threshold, or per logit of 1 at the readout."""
         full = self.unit if layer == len(self.hidden) else self.hidden[layer].vth
         return full / 2.0 ** self.dense[layer].weight_exp
 
-    def trace_decay(self, layer: int, options: Options = DEFAULT) -> float:
+    def trace_decay(self, layer: int, rule: Rule = DEFAULT) -> float:
         """λ of the presynaptic trace: the post neuron's or S-TLLR's λ_pre; 0 for the readout, which has no memory."""
-        own = options.lambda_pre
+        own = rule.lambda_pre
         return 0.0 if layer == len(self.hidden) else self.decay[layer] if own is None else own
 
 
-def make_schedule(hidden_layers: int, feedback: str, kind: str, front: int = 0, silent: int = 0) -> Schedule:
-    """The phases; symmetric and Kolen–Pollack feedback travel layer by layer; front: frozen layers; silent: epochs.
+def make_schedule(hidden_layers: int, rule: Rule = DEFAULT, backbone: int = 0) -> Schedule:
+    """Return the phases for so many hidden layers that learn behind ``backbone`` frozen ones.
 
-    Raises :class:`UsageError` for pipelined OPZO, and for a pipelined front.
+    Raises :class:`UsageError` for pipelined OPZO, and for pipelined frozen layers.
     """
-    if kind == "pipelined" and front:
+    pipelined = rule.schedule == "pipelined"
+    if pipelined and backbone:
         raise UsageError(
-            f"schedule: {front} frozen layers in front act in phases of a learning epoch, and a pipelined schedule has "
-            f"none; use schedule phased"
+            f"schedule: {backbone} frozen layers in front act in phases of a learning epoch, and a pipelined schedule "
+            "has none; use schedule phased"
         )
-    if kind == "pipelined" and feedback == "opzo":
+    if pipelined and rule.feedback == "opzo":
         raise UsageError(
             "schedule: opzo learns from each time step's own noise, and in a pipelined schedule its error would meet "
             "the noise of later time steps; use schedule phased or another feedback"
         )
-    direction = "layerwise" if feedback in LAYERWISE else "local" if feedback == "local" else "direct"
-    return Schedule(hidden_layers, direction, front, kind == "pipelined", silent)
+    return Schedule(hidden_layers, KINDS[rule.feedback].travels, backbone, pipelined, rule.silent_epochs)
 
 
 def make_plan(chip: ChipNetwork, unit: int | None = None) -> Plan:
@@ -139,7 +139,7 @@ def make_plan(chip: ChipNetwork, unit: int | None = None) -> Plan:
             raise ChipError(f"layer[{index}]: learning knows no other second connection than the reset's, to itself")
         if forward[0].weight_format != "learning9":
             raise ChipError(
-                f"{forward[0].label}: holds inference weights; sim.freeze.make_plastic makes them learn"
+                f"{forward[0].label}: holds inference weights; weight_formats.make_plastic makes them learn"
                 + (", and only the first layers can stay frozen" if first else "")
             )
         if isinstance(chip.layers[index].vth, np.ndarray):
@@ -156,7 +156,7 @@ def make_plan(chip: ChipNetwork, unit: int | None = None) -> Plan:
             "export it with ottt-export, without --fit-registers"
         )
     decay = tuple(_decay(index, chip.layers[index]) for index in range(first, last))
-    front, tail = cut(chip)
+    backbone, tail = cut(chip)
     return Plan(
         chip=tail,
         dense=tuple(
@@ -165,7 +165,7 @@ def make_plan(chip: ChipNetwork, unit: int | None = None) -> Plan:
         inhibition=tuple(inhibition[:-1]),
         decay=decay,
         unit=_unit(chip) if unit is None else checks.integer(unit, "unit"),
-        front=front,
+        backbone=backbone,
         whole=chip,
     )
 
@@ -200,28 +200,32 @@ def estimate_unit(chip: ChipNetwork, x: np.ndarray, labels: np.ndarray) -> int:
 
 
 def trace_energy(
-    plan: Plan, x: np.ndarray, subspaces: Sequence[Subspace] | None = None, options: Options = DEFAULT
+    plan: Plan, x: np.ndarray, subspaces: Sequence[Subspace] | None = None, rule: Rule = DEFAULT
 ) -> list[float]:
-    """Mean over samples and steps of ‖â‖², the squared norm of what each plastic connection's pre-neurons have left; of
-    a sparse connection the mean over its neurons, of those that each one hears.
+    """Return the mean over samples and steps of ‖â‖², the squared norm of each plastic connection's traces.
 
-    x: what the part that learns hears, ``(batch, T, *plan.chip.input_shape)``. An update of rate η changes the post
-    neuron's input for the same pattern by η·‖â‖²·δ, so this is what a learning rate has to be measured against. With
-    HLOP's subspaces it is what they leave of â, but at least a tenth of all: a rate that made up for less would let the
-    rest of the trace, and its rounding, learn far too fast.
+    For a sparse connection the mean over its neurons, each with the traces of its own inputs. An update of rate η
+    changes the post neuron's input for the same pattern by η·‖â‖²·δ, so learning rates are relative to this. With
+    HLOP's subspaces only the rest that they leave of â counts, but at least a tenth of all: a rate for less would let
+    the rest of the trace, and its rounding, learn far too fast.
+
+    Parameters
+    ----------
+    x
+        input of the layers that learn, ``(batch, T, *plan.chip.input_shape)``
 
     Raises :class:`UsageError` where nothing fires: a connection without pre spikes cannot learn.
     """
     spikes = [reference.check_input(plan.chip, x).astype(float)]
     record = reference.run(plan.chip, x, record=("s",)).states["s"]
     spikes += [s.reshape(*s.shape[:2], -1).swapaxes(0, 1).astype(float) for s in record[:-1]]
-    heard = [c.mask().mean(axis=0) if isinstance(c, Sparse) else 1.0 for c in plan.dense]
+    shares = [c.mask().mean(axis=0) if isinstance(c, Sparse) else 1.0 for c in plan.dense]  # of neurons per input
     energies = []
     for layer, (s, lateral) in enumerate(zip(spikes, plan_subspaces(plan, subspaces), strict=True)):
         trace, total, left = np.zeros((len(s), s.shape[2])), 0.0, 0.0
         for t in range(s.shape[1]):
-            trace = plan.trace_decay(layer, options) * trace + s[:, t]
-            total += float((trace**2 * heard[layer]).sum(axis=1).mean())
+            trace = plan.trace_decay(layer, rule) * trace + s[:, t]
+            total += float((trace**2 * shares[layer]).sum(axis=1).mean())
             if lateral is not None:
                 h = lateral.rows[: lateral.fixed] / ONE
                 left += float(((trace - trace @ h.T @ h) ** 2).sum(axis=1).mean())
@@ -235,8 +239,8 @@ def trace_energy(
 def plan_subspaces(plan: Plan, subspaces: Sequence[Subspace] | None) -> tuple[Subspace | None, ...]:
     """HLOP's subspaces, one per plastic connection, or None for each.
 
-    Raises :class:`UsageError` where they do not fit, or a connection is sparse: what is left of a trace would have to
-    be another one for every neuron, which hears only a part of it.
+    Raises :class:`UsageError` where they do not fit, or a connection is sparse: each of its neurons has inputs of its
+    own, so the rest of a trace would be another one for every neuron.
     """
     for index, c in enumerate(plan.dense):
         if subspaces is not None and isinstance(c, Sparse):
@@ -247,7 +251,7 @@ def plan_subspaces(plan: Plan, subspaces: Sequence[Subspace] | None) -> tuple[Su
 
 
 def with_weights(plan: Plan, weights: Sequence[np.ndarray], biases: Sequence[np.ndarray] | None = None) -> ChipNetwork:
-    """The plan's network, its front included, with other weights in its plastic connections, and with learnt biases."""
+    """Return the plan's network, its backbone included, with other plastic weights, and with learnt biases."""
     first = len(plan.whole.layers) - len(plan.chip.layers)
     connections = (
         _with_matrix(c, np.asarray(weights[c.post - first], np.int32)) if c.weight_format == "learning9" else c

@@ -265,9 +265,9 @@ def _summary(
     scenario: Scenario, result: LearningResult, settings: Settings, repeated: Repetition | None
 ) -> dict[str, Any]:
     from ottt_loihi.onchip.learner import accuracy
-    from ottt_loihi.sim.learning.freeze import freeze
+    from ottt_loihi.sim.learning.weight_formats import to_inference
 
-    frozen = freeze(result.chip)
+    frozen = to_inference(result.chip)
     inference = accuracy(frozen.chip, *scenario.test)
     deployed = old_world = None
     if scenario.old_world is not None:

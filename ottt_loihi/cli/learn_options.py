@@ -1,4 +1,4 @@
-"""The options of ``ottt-learn`` that choose a learning rule: ``sim.learning.options.Options`` on the command line."""
+"""The options of ``ottt-learn`` that choose a learning rule: ``sim.learning.rule.Rule`` on the command line."""
 
 from __future__ import annotations
 

@@ -22,7 +22,7 @@ def write(folder: Path, scenario: Scenario, result: LearningResult, summary: dic
     from ottt_loihi.files import atomic_write
     from ottt_loihi.report import plots, report
     from ottt_loihi.sim import storage
-    from ottt_loihi.sim.learning.freeze import freeze
+    from ottt_loihi.sim.learning.weight_formats import to_inference
 
     learning = {key: summary[key] for key in ("scenario", "accuracy", "samples", "steps", "rates", "settings")}
     chip = replace(result.chip, provenance={**result.chip.provenance, "learning": learning})
@@ -30,7 +30,7 @@ def write(folder: Path, scenario: Scenario, result: LearningResult, summary: dic
         ("learnt", "learnt.h5"), ("inference", "inference.h5"), ("curve", "curve.png"), ("data", "curve.json"),
     )}  # fmt: skip
     storage.save(chip, paths["learnt"])
-    storage.save(freeze(chip).chip, paths["inference"])
+    storage.save(to_inference(chip).chip, paths["inference"])
     labels = {"x_label": "samples learnt from", "y_label": "test accuracy, weights frozen (%)", "percent": True}
     with atomic_write(paths["curve"]) as temporary:
         plots.save_curves(temporary, _series(summary), **labels)
@@ -121,7 +121,7 @@ def table(summary: dict[str, Any]) -> Any:
 
 def _rule(settings: dict[str, Any]) -> str:
     """The choices that differ from the plain rule."""
-    from ottt_loihi.sim.learning.options import Options
+    from ottt_loihi.sim.learning.rule import BESIDE, Rule
 
-    chosen = Options(**{f.name: settings[f.name] for f in fields(Options)}).chosen()
-    return ", ".join(f"{name} {value}" for name, value in chosen.items()) or "OTTT, squared error"
+    chosen = Rule(**{f.name: settings[f.name] for f in fields(Rule)}).chosen()
+    return ", ".join(f"{name} {value}" for name, value in chosen.items() if name not in BESIDE) or "OTTT, squared error"

@@ -140,7 +140,7 @@ def _require_able(given: ChipNetwork, model: Path | None) -> None:
 def _plastic(given: ChipNetwork, plastic: int | None) -> ChipNetwork:
     """The network with the layers that learn; one that receives graded messages stays as it is, which is said."""
     from ottt_loihi.errors import UsageError
-    from ottt_loihi.sim.learning.freeze import make_plastic
+    from ottt_loihi.sim.learning.weight_formats import make_plastic
     from ottt_loihi.sim.network import INPUT, Dense
 
     count = len(given.layers)

@@ -100,7 +100,7 @@ def run(
         "warnings": _warnings(chip, result, measured, len(x)),
         "spikes_per_sample": [float(n) / len(x) for n in result.spike_counts],
         "overflows": {name: counts.tolist() for name, counts in result.overflows.items()},
-        "ways": [vars(way) for way in result.ways],
+        "strategies": [vars(strategy) for strategy in result.strategies],
         "seconds": seconds,
         "verified": checks,
     }

@@ -98,7 +98,7 @@ def _gigabytes(count: float) -> str:
 
 
 def free_memory() -> int | None:
-    """Bytes that can still be allocated here, the container's limit included; None where nobody knows."""
+    """Bytes that can still be allocated here, the container's limit included; None where it is not known."""
     limits = []
     try:
         for line in Path("/proc/meminfo").read_text().splitlines():

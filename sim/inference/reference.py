@@ -38,8 +38,8 @@ class Result:
     overflows
         int64 ``(layers,)`` each, neurons × steps × samples in which ``"int32"`` a sum left 32 bits, ``"conv"`` a
         convolution's output left 24 bits, ``"u"`` the current left 24 bits (all three wrap around), ``"v"`` the
-        membrane was clipped; empty if nobody counted
-    ways
+        membrane was clipped; empty where they are not counted
+    strategies
         how the fast simulator computed each connection.
     """
 
@@ -47,7 +47,7 @@ class Result:
     states: dict[str, list[Any]]
     spike_counts: np.ndarray
     overflows: dict[str, np.ndarray] = field(default_factory=dict)
-    ways: tuple[Way, ...] = ()
+    strategies: tuple[Strategy, ...] = ()
 
     @property
     def predictions(self) -> np.ndarray:
@@ -56,11 +56,11 @@ class Result:
 
 
 @dataclass(frozen=True)
-class Way:
-    """The way in which a connection is computed, and why."""
+class Strategy:
+    """How the fast simulator computes a connection, and why."""
 
     connection: str
-    way: str
+    strategy: str
     why: str
 
 

@@ -2,7 +2,7 @@
 
 Samples go through in chunks, one chunk a thread; a chunk goes through time in windows, layer after layer (layers that
 spikes can go round in take turns, block by block). So memory holds one window of one chunk per thread, whatever the
-number of samples and steps. ``sim/inference/ways.py`` chooses how each connection is computed.
+number of samples and steps. ``sim/inference/strategies.py`` chooses how each connection is computed.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ import numpy as np
 from ottt_loihi.sim.inference import kernels, reference
 from ottt_loihi.sim.inference.host import host_messages
 from ottt_loihi.sim.inference.recording import Recording, selection
-from ottt_loihi.sim.inference.reference import OVERFLOWS, Result, Way
-from ottt_loihi.sim.inference.ways import LayerPlan, Messages, Plan, Product, plan
+from ottt_loihi.sim.inference.reference import OVERFLOWS, Result, Strategy
+from ottt_loihi.sim.inference.strategies import LayerPlan, Messages, Plan, Product, plan
 from ottt_loihi.sim.network import INPUT, ChipNetwork
 
 from ottt_loihi import checks
@@ -82,9 +82,9 @@ def run(
     return Simulator(chip, threads).run(x, record, clock=clock, progress=progress)
 
 
-def explain(chip: ChipNetwork) -> tuple[Way, ...]:
-    """Return the way in which :func:`run` computes each connection, and why."""
-    return plan(chip).ways
+def explain(chip: ChipNetwork) -> tuple[Strategy, ...]:
+    """Return how :func:`run` computes each connection, and why."""
+    return plan(chip).strategies
 
 
 def cores() -> int:
@@ -147,7 +147,7 @@ class Simulator:
             {},
             np.sum([r.spike_counts for r in results], axis=0),
             {name: np.sum([r.overflows[name] for r in results], axis=0) for name in OVERFLOWS},
-            self.plan.ways,
+            self.plan.strategies,
         )
 
     def _run_batch(
@@ -164,7 +164,7 @@ class Simulator:
             if progress is not None:
                 progress(done, len(x))
         spikes, *overflows = totals
-        return Result(scores, recording.states, spikes, dict(zip(OVERFLOWS, overflows)), self.plan.ways)
+        return Result(scores, recording.states, spikes, dict(zip(OVERFLOWS, overflows)), self.plan.strategies)
 
     def _finish(
         self, x: np.ndarray, steps: int, recording: Recording, scores: np.ndarray

@@ -125,21 +125,21 @@ def with_second_product(dw: str, encoding: str, sign: int, shift: int | None) ->
     return f"{dw}+{'' if shift is None else '2^-4*'}x0*y2"
 
 
-def check(options: Any) -> None:
+def check(rule: Any) -> None:
     """Refuse an eligibility that cannot be; the message names what is nearest."""
     for name in ("lambda_pre", "lambda_post"):
-        decay = getattr(options, name)
+        decay = getattr(rule, name)
         if decay is not None and checks.number(decay, name, 0, 1) > MOST_DECAY:
             raise UsageError(
                 f"{name}: {decay} saturates a trace of seven bits; use at most {MOST_DECAY:.4f}, which is 1 − 1/127"
             )
-    checks.number(options.alpha_post, "alpha_post")
-    if options.alpha_post and options.schedule == "pipelined":
+    checks.number(rule.alpha_post, "alpha_post")
+    if rule.alpha_post and rule.schedule == "pipelined":
         raise UsageError(
             "alpha_post: in a pipelined schedule the spikes it learns from would belong to a later time step; use "
             "schedule phased, or alpha_post 0"
         )
-    if options.alpha_post and options.encoding == "split":
+    if rule.alpha_post and rule.encoding == "split":
         raise UsageError(
             "alpha_post: encoding split would need four unsigned messages, and a connection takes three; use encoding "
             "factored or signed, or alpha_post 0"

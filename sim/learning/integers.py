@@ -16,6 +16,7 @@ MANTISSA_BITS = 12
 MAX_SHIFT = 31
 MESSAGE_MAX = 127  # y1 and error messages
 MOMENTUM_MAX = 255  # OPZO's feedback weights
+ERROR_STEPS = 64  # of an error message per error of 1: ±127 is the end of 8 bits
 
 TRACE_MAX = 127  # traces have 7 bits
 FIXED_SHIFT = 10  # dw = 2^-7·u0·x1·y1, and the engine drops three more bits: Δw = x1·y1 / 2^10 LSB
@@ -57,6 +58,13 @@ def mantissa_and_shift(scale: float, where: str) -> tuple[int, int]:
     return mantissa, shift
 
 
+def scale(value: float | tuple[int, int], where: str) -> tuple[float, int, int]:
+    """Return a scale as (number, mantissa, shift), of a number or of (mantissa, shift)."""
+    if isinstance(value, tuple):
+        return value[0] / 2.0 ** value[1], *value
+    return value, *mantissa_and_shift(value, where)
+
+
 def scale_stochastically(x: np.ndarray, mantissa: int, shift: int, random: np.ndarray) -> np.ndarray:
     """``⌊(x·mantissa + r) / 2^shift⌋`` with r uniform in [0, 2^shift): x·mantissa/2^shift on average.
 
@@ -75,9 +83,9 @@ def scale_stochastically(x: np.ndarray, mantissa: int, shift: int, random: np.nd
     return (x.astype(np.int64) * mantissa + r) >> shift
 
 
-def halvings(frame: int, halve_every: int) -> int:
-    """Return how often the learning rate has been halved by a frame: once every ``halve_every`` frames; 0: never."""
-    return frame // halve_every if halve_every else 0
+def halvings(count: int, halve_every: int) -> int:
+    """Return how often the learning rate has been halved after ``count`` samples or steps; ``halve_every`` 0: never."""
+    return count // halve_every if halve_every else 0
 
 
 def saturate(x: np.ndarray, limit: int) -> tuple[np.ndarray, int]:
@@ -160,9 +168,9 @@ def decay_step(weights: np.ndarray, shift: int, random: np.ndarray) -> np.ndarra
     return wide - ((wide + (random.astype(np.int64) >> (32 - shift))) >> shift)
 
 
-def decays_after(frame: int, decay_every: int) -> bool:
-    """Whether weights decay at the end of a frame: of every ``decay_every``-th; 0: never."""
-    return decay_every > 0 and (frame + 1) % decay_every == 0
+def decays_after(epoch: int, decay_every: int) -> bool:
+    """Whether weights decay at the end of a learning epoch: of every ``decay_every``-th; 0: never."""
+    return decay_every > 0 and (epoch + 1) % decay_every == 0
 
 
 def check_averaging(averaging: int, where: str) -> None:

@@ -18,18 +18,19 @@ from typing import NamedTuple
 
 import numpy as np
 from ottt_loihi.sim.inference.kernels import called, compiled
-from ottt_loihi.sim.learning import bias, eligibility, integers, local, losses, options, subspace
+from ottt_loihi.sim.learning import bias, eligibility, integers, local, losses, subspace
 from ottt_loihi.sim.learning.program import Op
+from ottt_loihi.sim.learning.rule import LOSSES
 
 ENGINE_SHIFT, FRACTION_BITS, HALF, MAX_SHIFT, MESSAGE_MAX, MOMENTUM_MAX, TRACE_MAX = 3, 7, 4, 31, 127, 255, 127
 MANTISSA_MIN, MANTISSA_MAX = -4096, 4095
 PROBABILITY_BITS = 12
 ROW_MAX, TO_MESSAGE, TO_TRACE = 32767, 8, 20
-SOFTMAX, HINGE = 1, 2  # places in options.LOSSES
+SOFTMAX, HINGE = 1, 2  # places in rule.LOSSES
 START, READ, RECEIVE, FIRE, ANSWER, COMPARE, THIRD, SEND, MOVE_BIASES, FOLLOW_NOISE = range(10)  # program.Op
-DECAY_TRACE, PROJECT, UPDATE, UPDATE_TWIN, RESTORE, FOLLOW_TRACES, DECAY_WEIGHTS, FORGET_TRACES, NEXT = range(10, 19)
-SEND_AFTER, UPDATE_AFTER, TWIN_AFTER, RECEIVE_LOCAL, COMPARE_LOCAL, THIRD_LOCAL = range(19, 25)
-ONE = 64  # local.ONE
+DECAY_TRACE, PROJECT, UPDATE, UPDATE_TWIN, RESTORE, FOLLOW_TRACES, DECAY_WEIGHTS = range(10, 17)
+FORGET_TRACES, NEXT_EPOCH, SEND_AFTER, UPDATE_AFTER, TWIN_AFTER = range(17, 22)
+RECEIVE_LOCAL, COMPARE_LOCAL, THIRD_LOCAL, ONE = 22, 23, 24, 64  # local.ONE
 LOWEST, HIGHEST = -(1 << 15) - 1, (1 << 15) - 1  # eligibility.ACCUMULATOR
 SPIKE_SHIFT = 3
 BLOCK = 16
@@ -58,7 +59,7 @@ LAYER = np.dtype(
     ]
     + [(name, np.float64) for name in ("trace_decay", "keep_u", "keep_v")]
     + [  # mix32 of seeds: of the rounding of weights, feedback and rows, and of the decay of weights and of their twin
-        (name, np.uint32) for name in ("key", "feedback_key", "row_key", "decay_key", "decay_feedback_key")
+        (name, np.uint32) for name in ("key", "feedback_key", "twin_key", "row_key", "decay_key", "decay_twin_key")
     ]
 )  # fmt: skip
 RULE = np.dtype(
@@ -68,7 +69,7 @@ RULE = np.dtype(
             "epoch", "epochs",  # K; learning epochs of a sample
             "target",  # what the right class's membrane should be, aligned to the state
             "halve_every",  # samples, 0: never
-            "share",  # synapses that share a random number's hash, 0: all share one number (learner.SHARES)
+            "share",  # synapses that share a random number's hash, 0: all share one number (rule.SHARES)
             "loss", "logit_mantissa", "logit_shift",  # place in LOSSES; of losses.logit_steps
             "only_wrong",  # learn_when is wrong
             "decay_every", "decay_shift",  # epochs
@@ -213,15 +214,15 @@ def clear(array):
 
 
 @called
-def read(frame, inputs, sent):
+def read(packed, inputs, sent):
     """Unpack the input's spikes."""
     whole = inputs >> 3
     for k in range(np.uint64(whole)):
-        byte = frame[k]
+        byte = packed[k]
         for bit in range(np.uint64(8)):
             sent[(k << np.uint64(3)) + bit] = (byte >> (np.uint64(7) - bit)) & np.uint64(1)
     for k in range(8 * whole, inputs):
-        sent[k] = (frame[whole] >> (7 - (k & 7))) & 1
+        sent[k] = (packed[whole] >> (7 - (k & 7))) & 1
 
 
 @called
@@ -758,24 +759,24 @@ def learn(actions, constants, state, moment, packed, labels, gate, first, trace_
             elif op == UPDATE:
                 update(layer, layer.weight, layer.key, weight_random[local], rule, now, *learns)
             elif op == UPDATE_TWIN:
-                update(layer, layer.twin, layer.feedback_key, weight_random[local], rule, now, *learns)
+                update(layer, layer.twin, layer.twin_key, weight_random[local], rule, now, *learns)
             elif op == RESTORE:
                 restore(layer, lateral, s.trace)
             elif op == FOLLOW_TRACES:
                 follow_traces(layer, now.epoch, s.trace, lateral, keys, s.subspaces)
             elif op == DECAY_WEIGHTS:
                 decay(layer, layer.weight, layer.decay_key, rule, now, s.weights)
-                decay(layer, layer.twin, layer.decay_feedback_key, rule, now, s.weights)
+                decay(layer, layer.twin, layer.decay_twin_key, rule, now, s.weights)
             elif op == FORGET_TRACES:
                 clear(s.trace[layer.source : layer.source + layer.inputs])
-            elif op == NEXT:
+            elif op == NEXT_EPOCH:
                 local, now.epoch = local + 1, now.epoch + 1
             elif op == SEND_AFTER:
                 send_after(layer, index, rule, now, thirds, s.membrane, s.h, s.y2, s.rng, s.y1_saturated)
             elif op == UPDATE_AFTER:
                 update_after(layer, layer.weight, layer.key, weight_random[local], rule, now, *after)
             elif op == TWIN_AFTER:
-                update_after(layer, layer.twin, layer.feedback_key, weight_random[local], rule, now, *after)
+                update_after(layer, layer.twin, layer.twin_key, weight_random[local], rule, now, *after)
             elif op == RECEIVE_LOCAL:
                 receive_local(layer, layers[index + 1].source, last, sent, s.weights, z[index])
             elif op == COMPARE_LOCAL:
@@ -791,19 +792,9 @@ def _check_numbers() -> None:
     there = {**vars(integers), **vars(bias), **vars(losses), **vars(subspace), **vars(eligibility), **vars(local)}
     there |= dict(zip(("LOWEST", "HIGHEST"), eligibility.ACCUMULATOR))
     names = ("ENGINE_SHIFT", "FRACTION_BITS", "HALF", "MAX_SHIFT", "MESSAGE_MAX", "MOMENTUM_MAX", "TRACE_MAX")
-    names += (
-        "LOWEST",
-        "HIGHEST",
-        "SPIKE_SHIFT",
-        "ONE",
-        "MANTISSA_MIN",
-        "MANTISSA_MAX",
-        "PROBABILITY_BITS",
-        "ROW_MAX",
-        "TO_MESSAGE",
-        "TO_TRACE",
-    )
-    there |= {op.name: int(op) for op in Op} | {name.upper(): n for n, name in enumerate(options.LOSSES)}
+    names += ("MANTISSA_MIN", "MANTISSA_MAX", "PROBABILITY_BITS", "ROW_MAX", "TO_MESSAGE", "TO_TRACE")
+    names += ("LOWEST", "HIGHEST", "SPIKE_SHIFT", "ONE")
+    there |= {op.name: int(op) for op in Op} | {name.upper(): n for n, name in enumerate(LOSSES)}
     wrong = [name for name in (*names, *Op.__members__, "SOFTMAX", "HINGE") if globals()[name] != there[name]]
     if wrong:
         raise AssertionError(f"sim/learning/kernels.py: {', '.join(wrong)}: another number than elsewhere")

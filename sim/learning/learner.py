@@ -4,217 +4,26 @@ On the chip one time step is a learning epoch of K Lava steps (``onchip/network/
 weight changes, so the phases are only an order of computations, and that order is a loop over layers:
 :func:`ottt_loihi.sim.learning.kernels.learn`. What phases leave behind is how often a trace has decayed, and which of
 Lava's random numbers rounds it.
-
-:class:`LearningNetwork` says in integers what learns and how; ``ottt_loihi.onchip.network.scales.learning_network``
-makes it from a ChipNetwork and learning rates.
 """
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import replace
 
 import numpy as np
 from ottt_loihi.sim.learning import encodings, integers
-from ottt_loihi.sim.learning.bias import BiasLearning
-from ottt_loihi.sim.learning.eligibility import After
-from ottt_loihi.sim.learning.options import DEFAULT, Options
-from ottt_loihi.sim.learning.program import latency, program
+from ottt_loihi.sim.learning.network import LearningNetwork
+from ottt_loihi.sim.learning.program import program
 from ottt_loihi.sim.learning.subspace import Subspace
-from ottt_loihi.sim.network import LIF, Dense, Diagonal, Sparse
 
-from ottt_loihi import checks
 from ottt_loihi.errors import FileError, UsageError
 
 FORMAT = "ottt-loihi learning state"
 VERSION = 1
-SHARES = {"per-synapse": 4, "per-synapse-1": 1, "lava": 0}  # synapses that share a random number's hash; 0: an epoch's
-ROUNDINGS = tuple(SHARES)
-DIGESTED = {"per-synapse-1": "per-synapse", "per-synapse": "per-synapse-2"}  # the first one's name was "per-synapse"
 LAVA_WEIGHT_SEED = 2  # whatever rng_seed says (lava/magma/core/learning/random.py)
 CHUNK_FRAMES = 1 << 14  # time steps whose random numbers are made at once
-
-
-@dataclass(frozen=True)
-class Feedback:
-    """Weights of its own that bring the error to a hidden layer.
-
-    ===================  ===============================  ==============================================================
-    kind                 matrix                           the third factor is
-    ===================  ===============================  ==============================================================
-    ``"random"``         (neurons, classes)               ``matrix · e`` with the readout's error, for ever
-    ``"kolen-pollack"``  (neurons above, neurons)         ``matrixᵀ · e`` with the error of the layer above; learns as
-                                                          the connection to that layer does, from the same spikes and y1
-    ``"opzo"``           (neurons, classes)               ``matrix · e`` with the readout's error; follows noise · error
-    ``"local"``          (neurons, classes)               ``matrix · e`` with the error of the layer's own class
-                                                          neurons, for ever (``local.py``)
-    ===================  ===============================  ==============================================================
-
-    seed: of its rounding · gain: (mantissa, shift), of local the slope of p, of opzo per product of noise and error ·
-    opzo alone: noise in units of vth, averaging: momentum 1 − 2^−averaging (``learning_integers.momentum_step``).
-    """
-
-    kind: str
-    matrix: np.ndarray
-    seed: int = 0
-    noise: int = 0
-    gain: tuple[int, int] = (0, 0)
-    averaging: int = 0
-
-    @property
-    def rows(self) -> np.ndarray:
-        """A row per hidden neuron."""
-        return self.matrix.T if self.kind == "kolen-pollack" else self.matrix
-
-
-@dataclass(frozen=True)
-class LearningLayer:
-    """A plastic connection and the neurons behind it.
-
-    ==================  ===============================  ==============================================================
-    field               range                            meaning
-    ==================  ===============================  ==============================================================
-    connection, layer   ``sim.network``                  weights −256 … 255 ``(post, pre)``; LIF neurons. Sparse: where
-                                                         no synapse is the weight stays 0, in its twin as well
-    inhibition          Diagonal or None                 the reset's self-connection
-    plastic             bool                             False: frozen
-    decay               0 ≤ λ < 1                        of the presynaptic trace; 0: the step's spike alone
-    pre_phase           1 … K                            Lava step of the epoch in which the presynaptic spikes arrive
-    impulse             1 … 127                          of the trace
-    y1, error           (mantissa, shift)                scale and stochastic rounding of y1 and of the error sent on;
-                                                         error None: nobody listens
-    feedback            a :class:`Feedback`, or None     what brings the error; None: the transposed weights of the
-                                                         layer above
-    half_width          in units of vth                  of the rectangle
-    bias                a BiasLearning, or None          how its biases learn; None: they do not
-    subspace            a :class:`~.subspace.Subspace`,  HLOP: what its learning keeps out of, or None
-                        or None
-    after               an After, or None                S-TLLR: the second term of its eligibility
-    trace_seed,         ≥ 0                              of the trace's decay, of ``per-synapse`` rounding, and of the
-    weight_seed, seed                                    neurons' rounding
-    ==================  ===============================  ==============================================================
-
-    ``feedback`` and ``half_width`` mean nothing for the readout.
-    """
-
-    connection: Dense | Sparse
-    layer: LIF
-    inhibition: Diagonal | None
-    decay: float
-    pre_phase: int
-    impulse: int
-    y1: tuple[int, int]
-    error: tuple[int, int] | None
-    feedback: Feedback | None
-    half_width: int
-    trace_seed: int
-    weight_seed: int
-    seed: int
-    plastic: bool = True
-    bias: BiasLearning | None = None
-    subspace: Subspace | None = None
-    after: After | None = None
-
-
-@dataclass(frozen=True)
-class LearningNetwork:
-    """A network that learns: its layers, schedule and scales.
-
-    rounding ``"lava"``: one random number per epoch for all synapses, as Lava's engine; ``"per-synapse"``: independent
-    ones, as the chip (:func:`~ottt_loihi.sim.learning.integers.synapse_draws`); ``"per-synapse-1"``: those of versions
-    up to 0.1, a third slower · options: of the rule.
-
-    Attributes
-    ----------
-    layers
-        the readout last
-    epoch
-        K, or 1 where time steps overlap
-    num_steps
-        T of a sample
-    unit
-        the readout's sum for a logit of 1
-    halve_every
-        samples after which y1 is halved, again and again, 0: never
-    rounding
-        of updated weights.
-    """
-
-    layers: tuple[LearningLayer, ...]
-    epoch: int
-    num_steps: int
-    unit: int
-    halve_every: int = 0
-    rounding: str = "per-synapse"
-    options: Options = DEFAULT
-
-    def __post_init__(self) -> None:
-        checks.one_of(self.rounding, "rounding", ROUNDINGS)
-
-    @property
-    def inputs(self) -> int:
-        return int(self.layers[0].connection.shape[1])
-
-    @property
-    def classes(self) -> int:
-        return self.layers[-1].layer.size
-
-    @property
-    def layerwise(self) -> bool:
-        """Whether the error travels down layer by layer, one Lava step each."""
-        feedback = self.layers[0].feedback
-        return feedback is None or feedback.kind == "kolen-pollack"
-
-    @property
-    def local(self) -> bool:
-        """Whether every hidden layer learns from class neurons of its own."""
-        return self.layers[0].feedback is not None and self.layers[0].feedback.kind == "local"
-
-    @property
-    def latency(self) -> int:
-        """Lava steps from a time step's input spikes to its last message, without a frozen backbone."""
-        return latency(len(self.layers) - 1, self.layerwise)
-
-    @property
-    def epochs_per_sample(self) -> int:
-        """Learning epochs."""
-        late = self.latency - 1 if self.options.schedule == "pipelined" else 0
-        return self.num_steps + self.options.silent_epochs + late
-
-    def meanings(self) -> Iterator[LearningNetwork]:
-        """This network, and what version 0.1 meant by defaults: rounding ``per-synapse-1``, encoding ``signed``."""
-        for rounding in (self.rounding, *(("per-synapse-1",) if self.rounding == "per-synapse" else ())):
-            for encoding in (self.options.encoding, *(("signed",) if self.options.encoding == "factored" else ())):
-                yield replace(self, rounding=rounding, options=replace(self.options, encoding=encoding))
-
-    def digest(self) -> str:
-        """SHA-256 of everything here but the weights of plastic connections, which learning changes."""
-        rounding = DIGESTED.get(self.rounding, self.rounding)
-        sha = hashlib.sha256(repr((self.epoch, self.num_steps, self.unit, self.halve_every, rounding)).encode())
-        if chosen := self.options.since_first():  # only then: states of versions without options stay readable
-            sha.update(repr(chosen).encode())
-        for layer in self.layers:
-            for part in (layer, layer.layer, layer.connection, layer.inhibition, layer.feedback, layer.subspace):
-                for f in fields(part) if part is not None else ():
-                    value = getattr(part, f.name)
-                    if f.name in ("bias", "after") and value is None:  # as in states written before there were any
-                        continue
-                    if f.name == "weight" and part is layer.connection and layer.plastic:
-                        value = value.shape
-                    if f.name in ("bias_mant", "u_init") and layer.bias is not None:
-                        value = value.shape
-                    if f.name == "subspace":
-                        continue  # as a part of its own, and nothing where there is none: states of before are read
-                    if f.name == "rows" and part is layer.subspace:
-                        sha.update(repr(value.shape).encode())
-                        value = value[: part.fixed]
-                    if isinstance(value, np.ndarray):
-                        sha.update(repr((f.name, value.shape)).encode() + value.astype(np.int64).tobytes())
-                    elif not isinstance(value, (LIF, Dense, Sparse, Diagonal, Feedback)):
-                        sha.update(repr((f.name, value)).encode())
-        return sha.hexdigest()
 
 
 class Learner:
@@ -283,7 +92,7 @@ class Learner:
 
     def biases(self) -> list[np.ndarray] | None:
         """The effective biases of every layer as they are now, int32 ``(neurons,)``; None if they do not learn."""
-        if not self.network.options.learn_bias:
+        if not self.network.rule.learn_bias:
             return None
         return [self.state.bias[at["neuron"] : at["neuron"] + at["size"]].copy() for at in self._constants.layers]
 
@@ -297,10 +106,15 @@ class Learner:
     def variables(self, names: Sequence[str] | None = None) -> dict[str, np.ndarray]:
         """Copies of all state, or of the variables of some names, as Lava's processes have it at the end of an epoch.
 
-        ``plastic[l].weights``, ``.x1``, ``.y1`` (and ``.y2``, ``.y3`` of its encoding), with HLOP ``.rows`` ·
-        ``neuron[l].u``, ``.v``, ``.s``, ``.y1``, ``.rng`` · ``readout[0].v``, ``.y1``, ``.rng``, ``.scores``,
-        ``.correct`` · of both ``.bias`` if it learns, and ``neuron[l].u_init`` · the counts ``.y1_saturated``,
-        ``.error_saturated`` · ``feedback[l].weights``, and with OPZO ``.noise``, ``.saturated``.
+        ==================  ========================================================================================
+        process             variables
+        ==================  ========================================================================================
+        ``plastic[l]``      weights, x1, y1; y2 and y3 of its encoding; with HLOP rows
+        ``neuron[l]``       u, v, s, y1, rng; with S-TLLR h; bias and u_init if biases learn
+        ``readout[0]``      v, y1, rng, scores, correct; bias if biases learn
+        both                y1_saturated, error_saturated: counts
+        ``feedback[l]``     weights; with OPZO noise and saturated, a count
+        ==================  ========================================================================================
         """
         found = self._places()
         for index, at in enumerate(self._constants.layers):
@@ -334,7 +148,7 @@ class Learner:
         """Return views of the variables in the state: a value written there is used."""
         found: dict[str, np.ndarray] = {}
         state, layers = self.state, self._constants.layers
-        learns_bias = self.network.options.learn_bias
+        learns_bias = self.network.rule.learn_bias
         for index, at in enumerate(layers):
             hidden = index < len(layers) - 1
             neurons = slice(at["neuron"], at["neuron"] + at["size"])
@@ -375,8 +189,8 @@ class Learner:
             return {}
         width = self._constants.layers[-1 if at["direct"] else index + 1]["width"]
         rows = self._matrix(at["feedback"], at["size"], width, feedback.rows.shape[1])
-        mine = {"weights": rows.T if feedback.kind == "kolen-pollack" else rows}
-        if feedback.kind == "opzo":
+        mine = {"weights": rows.T if feedback.layerwise else rows}
+        if feedback.noise:
             mine["noise"] = state.noise[at["neuron"] : at["neuron"] + at["size"]]
             mine["saturated"] = state.feedback_saturated[index : index + 1]
         return mine
@@ -388,13 +202,13 @@ class Learner:
         reward = state.reward[neurons]
         network = self.network
         earlier = index < len(network.layers) - 2 if network.local else index and not at["direct"]
-        if network.options.schedule == "pipelined" and earlier:
+        if network.rule.schedule == "pipelined" and earlier:
             surrogate = np.zeros_like(surrogate)  # its answer was of an earlier step than the sample's last
-        if self.network.options.silent_epochs:
+        if self.network.rule.silent_epochs:
             surrogate = np.zeros_like(surrogate)  # the last epoch had no answer
         if index == len(self.network.layers) - 1:
             surrogate, reward = np.ones_like(surrogate), state.y1[neurons]
-        sent = encodings.messages(self.network.options.encoding, state.y1[neurons], surrogate, reward)
+        sent = encodings.messages(self.network.rule.encoding, state.y1[neurons], surrogate, reward)
         return sent if self.network.layers[index].after is None else sent | {"y2": state.y2[neurons]}
 
     def save(self, path: str | os.PathLike[str]) -> None:
@@ -445,9 +259,9 @@ class Learner:
 
     def _kept(self) -> Iterator[tuple[str, np.ndarray]]:
         """The arrays of a saved state: those that hold something, so that states of before an option came are read."""
-        options = self.network.options
-        fixed = () if options.learn_bias else ("bias", "u_init")
-        fixed += () if options.encoding == "factored" else ("reward",)
+        rule = self.network.rule
+        fixed = () if rule.learn_bias else ("bias", "u_init")
+        fixed += () if rule.encoding == "factored" else ("reward",)
         fixed += () if any(layer.after is not None for layer in self.network.layers) else ("h", "y2")
         return ((name, array) for name, array in self.state._asdict().items() if array.size and name not in fixed)
 

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 if TYPE_CHECKING:
-    from ottt_loihi.sim.learning.learner import LearningNetwork
+    from ottt_loihi.sim.learning.network import LearningNetwork
 
 Action = tuple["Op", int, int]
 
@@ -46,7 +46,7 @@ class Op(IntEnum):
     FOLLOW_TRACES    HLOP's other rows by the traces
     DECAY_WEIGHTS    weight decay, of the feedback that learns alike as well
     FORGET_TRACES    the presynaptic traces are 0
-    NEXT             the learning epoch ends
+    NEXT_EPOCH       the learning epoch ends
     SEND_AFTER       S-TLLR: y2 of a hidden layer, of h of the step before; then h of this step
     UPDATE_AFTER     UPDATE by trace and y1, and by spikes and y2
     TWIN_AFTER       UPDATE_TWIN of such a connection
@@ -74,7 +74,7 @@ class Op(IntEnum):
     FOLLOW_TRACES = 15
     DECAY_WEIGHTS = 16
     FORGET_TRACES = 17
-    NEXT = 18
+    NEXT_EPOCH = 18
     SEND_AFTER = 19
     UPDATE_AFTER = 20
     TWIN_AFTER = 21
@@ -92,8 +92,8 @@ def latency(hidden: int, layerwise: bool) -> int:
 
 def program(network: LearningNetwork) -> np.ndarray:
     """Return the actions of one sample in their order, int64 ``(actions, 3)``: operation, layer, time step."""
-    actions = _pipelined(network) if network.options.schedule == "pipelined" else _phased(network)
-    before = [] if network.options.silent_epochs else [(Op.FORGET_TRACES, layer, 0) for layer in _plastic(network)]
+    actions = _pipelined(network) if network.rule.schedule == "pipelined" else _phased(network)
+    before = [] if network.rule.silent_epochs else [(Op.FORGET_TRACES, layer, 0) for layer in _plastic(network)]
     return np.array([*before, *actions, *_silent(network)], np.int64)
 
 
@@ -144,11 +144,11 @@ def _pipelined(network: LearningNetwork) -> Iterator[Action]:
 
 def _silent(network: LearningNetwork) -> Iterator[Action]:
     """Learning epochs without spikes after a sample, in which the traces decay."""
-    for _ in range(network.options.silent_epochs):
+    for _ in range(network.rule.silent_epochs):
         yield Op.START, 0, network.num_steps
         for layer in _plastic(network):
             yield Op.DECAY_TRACE, layer, network.num_steps
-        yield Op.NEXT, 0, network.num_steps
+        yield Op.NEXT_EPOCH, 0, network.num_steps
 
 
 def _plastic(network: LearningNetwork) -> list[int]:
@@ -172,8 +172,8 @@ def _send(network: LearningNetwork, layer: int, t: int) -> Iterator[Action]:
         yield Op.SEND_AFTER, layer, t
     if part.bias is not None:
         yield Op.MOVE_BIASES, layer, t
-    if part.feedback is not None and part.feedback.kind == "opzo":
-        yield Op.FOLLOW_NOISE, layer, t
+    for op in () if part.feedback is None else part.feedback.operations:
+        yield op, layer, t
 
 
 def _learn(network: LearningNetwork, t: int, ends: bool) -> Iterator[Action]:
@@ -187,12 +187,12 @@ def _learn(network: LearningNetwork, t: int, ends: bool) -> Iterator[Action]:
         if protects:
             yield Op.PROJECT, layer, t
         yield Op.UPDATE if part.after is None else Op.UPDATE_AFTER, layer, t
-        if below is not None and below.kind == "kolen-pollack":
+        if below is not None and below.twin:
             yield Op.UPDATE_TWIN if part.after is None else Op.TWIN_AFTER, layer, t
         if protects:
             yield Op.RESTORE, layer, t
         if part.subspace is not None and part.subspace.fixed < len(part.subspace.rows):
             yield Op.FOLLOW_TRACES, layer, t
-        if ends and network.options.decay_every:
+        if ends and network.rule.decay_every:
             yield Op.DECAY_WEIGHTS, layer, t
-    yield Op.NEXT, 0, t
+    yield Op.NEXT_EPOCH, 0, t

@@ -1,7 +1,7 @@
 """Learning in plain NumPy: slow, obvious, the oracle of ``sim/learning/kernels.py`` where Lava is not there.
 
 One loop over the list of actions (``program.py``), a function for each operation, with the equations of
-``onchip/lava/processes/{neuron,readout,dense}.py`` and of Lava's learning engine (its
+``onchip/lava/processes/{neuron,readout,plastic}.py`` and of Lava's learning engine (its
 ``LearningConnectionModelBitApproximate``) and the functions of ``sim/arithmetic.py`` and ``sim/learning/integers.py``.
 """
 
@@ -10,14 +10,10 @@ from __future__ import annotations
 import numpy as np
 from ottt_loihi.sim import arithmetic
 from ottt_loihi.sim.learning import eligibility, encodings, integers, local, losses, subspace
-from ottt_loihi.sim.learning.learner import (
-    SHARES,
-    LearningLayer,
-    LearningNetwork,
-    lava_trace_random,
-    lava_weight_random,
-)
+from ottt_loihi.sim.learning.learner import lava_trace_random, lava_weight_random
+from ottt_loihi.sim.learning.network import LearningLayer, LearningNetwork
 from ottt_loihi.sim.learning.program import Op, program
+from ottt_loihi.sim.learning.rule import SHARES
 from ottt_loihi.sim.network import Sparse
 
 
@@ -27,8 +23,8 @@ def learn(
     """Learn from samples; x: spikes 0 or 1 ``(n, T, inputs)``. Return the same as ``Learner.variables()``."""
     run = Run(network, len(x))
     actions, gate = program(network), np.broadcast_to(gate, len(x))
-    for sample, (frames, label) in enumerate(zip(x, labels)):
-        run.begin_sample(sample, frames.astype(bool), int(label), bool(gate[sample]))
+    for sample, (spikes, label) in enumerate(zip(x, labels)):
+        run.begin_sample(sample, spikes.astype(bool), int(label), bool(gate[sample]))
         for op, layer, t in actions:
             OPERATIONS[op](run, layer, t)
         run.correct += int(run.scores.argmax() == label)
@@ -43,10 +39,10 @@ class Run:
         self.layers = [Layer(part, network, samples * network.epochs_per_sample) for part in network.layers]
         self.scores, self.correct, self.epoch = np.zeros(network.classes, np.int64), 0, 0
 
-    def begin_sample(self, sample: int, frames: np.ndarray, label: int, gate: bool) -> None:
+    def begin_sample(self, sample: int, spikes: np.ndarray, label: int, gate: bool) -> None:
         """Every state as it is before a sample."""
-        self.frames, self.label, self.gate, self.wanted = frames, label, gate, False
-        self.halved = integers.halvings(sample, self.network.halve_every)
+        self.spikes, self.label, self.gate, self.wanted = spikes, label, gate, False
+        self.halved = integers.halvings(sample, self.network.rule.halve_every)
         self.scores[:] = 0
         for layer in self.layers:
             layer.begin_sample()
@@ -73,7 +69,7 @@ def start(run: Run, index: int, t: int) -> None:
 
 def read(run: Run, index: int, t: int) -> None:
     """The input's spikes of a time step."""
-    run.sent[0] = run.frames[t]
+    run.sent[0] = run.spikes[t]
 
 
 def receive(run: Run, index: int, t: int) -> None:
@@ -96,7 +92,7 @@ def compare(run: Run, index: int, t: int) -> None:
     """The readout's error: its y1, and the error that it sends."""
     readout = run.layers[index]
     readout.y1 = readout.reward = readout.error = np.zeros_like(readout.v)
-    run.wanted = run.gate and losses.to_be_learnt(run.network.options.learn_when, run.scores, run.label)
+    run.wanted = run.gate and losses.to_be_learnt(run.network.rule.learn_when, run.scores, run.label)
     if run.wanted:
         readout.compare(run.label, run.network.unit, run.halved)
 
@@ -159,15 +155,15 @@ def follow_traces(run: Run, index: int, t: int) -> None:
 
 def decay_weights(run: Run, index: int, t: int) -> None:
     """Weight decay, of the feedback that learns alike as well."""
-    options = run.network.options
-    if not integers.decays_after(run.epoch, options.decay_every * run.network.epochs_per_sample):
+    rule = run.network.rule
+    if not integers.decays_after(run.epoch, rule.decay_every * run.network.epochs_per_sample):
         return
     layer, below = run.layers[index], run.layers[index - 1] if index else None
     draws = integers.decay_draws(layer.part.weight_seed, run.epoch, layer.w.shape)
-    layer.w = integers.decay_step(layer.w, options.decay_shift, draws)
-    if below is not None and below.part.feedback is not None and below.part.feedback.kind == "kolen-pollack":
+    layer.w = integers.decay_step(layer.w, rule.decay_shift, draws)
+    if below is not None and below.part.feedback is not None and below.part.feedback.twin:
         draws = integers.decay_draws(below.part.feedback.seed, run.epoch, below.feedback.shape)
-        below.feedback = integers.decay_step(below.feedback, options.decay_shift, draws)
+        below.feedback = integers.decay_step(below.feedback, rule.decay_shift, draws)
 
 
 def next_epoch(run: Run, index: int, t: int) -> None:
@@ -210,43 +206,17 @@ def compare_local(run: Run, index: int, t: int) -> None:
 
 
 def third_local(run: Run, index: int, t: int) -> None:
-    """What they bring to their layer."""
+    """The error that class neurons bring to their layer."""
     run.thirds[index] = run.layers[index].feedback @ run.layers[index].local_error
 
 
-OPERATIONS = {
-    Op.START: start,
-    Op.READ: read,
-    Op.RECEIVE: receive,
-    Op.FIRE: fire,
-    Op.ANSWER: answer,
-    Op.COMPARE: compare,
-    Op.THIRD: third,
-    Op.SEND: send,
-    Op.MOVE_BIASES: move_biases,
-    Op.FOLLOW_NOISE: follow_noise,
-    Op.DECAY_TRACE: decay_trace,
-    Op.PROJECT: project,
-    Op.UPDATE: update,
-    Op.UPDATE_TWIN: update_twin,
-    Op.RESTORE: restore,
-    Op.FOLLOW_TRACES: follow_traces,
-    Op.DECAY_WEIGHTS: decay_weights,
-    Op.FORGET_TRACES: forget_traces,
-    Op.NEXT: next_epoch,
-    Op.SEND_AFTER: send_after,
-    Op.UPDATE_AFTER: update_after,
-    Op.TWIN_AFTER: twin_after,
-    Op.RECEIVE_LOCAL: receive_local,
-    Op.COMPARE_LOCAL: compare_local,
-    Op.THIRD_LOCAL: third_local,
-}
+OPERATIONS = {op: globals()[op.name.lower()] for op in Op}
 
 
 class Layer:
     """A connection and the neurons behind it."""
 
-    def __init__(self, part: LearningLayer, network: LearningNetwork, frames: int) -> None:
+    def __init__(self, part: LearningLayer, network: LearningNetwork, epochs: int) -> None:
         self.part, self.network, self.readout = part, network, part is network.layers[-1]
         self.w = part.connection.matrix().astype(np.int64)
         self.synapses = part.connection.mask() if isinstance(part.connection, Sparse) else True
@@ -258,8 +228,8 @@ class Layer:
         self.noise, self.feedback_saturated = np.zeros(part.layer.size, np.int8), 0
         self.bias = arithmetic.effective_bias(part.layer.bias_mant.reshape(-1), part.layer.bias_exp)
         self.u_init = part.layer.u_init.reshape(-1).astype(np.int32)
-        self.trace_random = lava_trace_random(part.trace_seed, network.epoch, 0, frames)
-        self.weight_random = lava_weight_random(0, frames)
+        self.trace_random = lava_trace_random(part.trace_seed, network.epoch, 0, epochs)
+        self.weight_random = lava_weight_random(0, epochs)
         tau = integers.trace_time_constant(part.decay, network.epoch)
         self.keep = np.exp(-1 / np.array([tau, integers.FOREVER]))[0]
         self.begin_sample()
@@ -295,16 +265,14 @@ class Layer:
 
     def compare(self, label: int, unit: int, halved: int) -> None:
         """The loss's error e (``learning_losses``): y1 and the error that is sent back."""
-        e = losses.integer_error(self.network.options.loss, self.v, label, unit << arithmetic.STATE_SHIFT)
+        e = losses.integer_error(self.network.rule.loss, self.v, label, unit << arithmetic.STATE_SHIFT)
         self._send(e, e, halved)
 
     def third_factor(self, above: Layer, readout: Layer) -> np.ndarray:
         """The error that feedback brings."""
         if self.part.feedback is None:
             return above.w.T @ above.error
-        if self.part.feedback.kind == "kolen-pollack":
-            return self.feedback.T @ above.error
-        return self.feedback @ readout.error
+        return self.feedback.T @ above.error if self.part.feedback.layerwise else self.feedback @ readout.error
 
     def feed_back(self, third: np.ndarray, halved: int) -> None:
         """``g = third factor · [ |m − vth| < half_width ]``: y1 = −η·g and the error that is sent on."""
@@ -316,7 +284,7 @@ class Layer:
     def _send(self, delta: np.ndarray, g: np.ndarray, halved: int) -> None:
         """y1 of ``g = f(u)·delta``, the error sent on; ``factored``: f(u) and reward stay apart till the synapse."""
         mantissa, shift = self.part.y1
-        encoding = self.network.options.encoding
+        encoding = self.network.rule.encoding
         rounded_too = delta if encoding == "factored" else g
         shift = min(integers.MAX_SHIFT, shift + halved)
         self.reward = self._rounded("y1", -rounded_too, mantissa, shift, integers.MESSAGE_MAX)
@@ -326,7 +294,7 @@ class Layer:
 
     def messages(self) -> dict[str, np.ndarray]:
         """By port, as the connection receives them."""
-        sent = encodings.messages(self.network.options.encoding, self.y1, self.surrogate, self.reward)
+        sent = encodings.messages(self.network.rule.encoding, self.y1, self.surrogate, self.reward)
         return sent if self.part.after is None else sent | {"y2": self.y2}
 
     def _rounded(
@@ -341,7 +309,7 @@ class Layer:
     def look_back(self, third: np.ndarray, halved: int) -> None:
         """y2 of h[t − 1], then h[t] (``eligibility``)."""
         part, self.y2 = self.part.after, eligibility.message(self.h)
-        if self.network.options.encoding == "signed":
+        if self.network.rule.encoding == "signed":
             mantissa, shift = part.y2
             product = -part.sign * third.astype(np.int64) * self.y2
             self.y2 = self._rounded("y1", product, mantissa, min(integers.MAX_SHIFT, shift + halved))
@@ -370,13 +338,13 @@ class Layer:
     def learnt(self, w: np.ndarray, epoch: int, seed: int, spikes: np.ndarray | None = None) -> np.ndarray:
         """``w += x1·y1 / 2^10``, rounded at random, clipped; 0 where no synapse is. spikes: x0, of S-TLLR."""
         random: np.ndarray | int = self.weight_random[epoch]
-        if share := SHARES[self.network.rounding]:
+        if share := SHARES[self.network.rule.rounding]:
             random = 127 - integers.synapse_draws(seed, epoch, w.shape, share).astype(np.int64)
         half = 0 if self.part.subspace is None else subspace.half(self.part.subspace.fixed)
-        change = encodings.engine_change(self.network.options.encoding, self.learnt_from, self.messages(), half)
+        change = encodings.engine_change(self.network.rule.encoding, self.learnt_from, self.messages(), half)
         total = (w << integers.FRACTION_BITS) + change
         if spikes is not None:
-            second = eligibility.second_product(self.network.options.encoding, self.y2, self.reward, self.part.after)
+            second = eligibility.second_product(self.network.rule.encoding, self.y2, self.reward, self.part.after)
             total = eligibility.accumulated(w, change, second, spikes)
         w = np.clip((total + random) >> integers.FRACTION_BITS, -256, 255)
         return np.where(self.synapses, w, 0)

@@ -8,13 +8,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 from ottt_loihi.sim import arithmetic
 from ottt_loihi.sim.learning import integers, kernels, losses
-from ottt_loihi.sim.learning.learner import SHARES
-from ottt_loihi.sim.learning.options import LOSSES
+from ottt_loihi.sim.learning.rule import LOSSES, SHARES
 from ottt_loihi.sim.learning.subspace import Subspace
 from ottt_loihi.sim.network import LIF, Sparse
 
 if TYPE_CHECKING:
-    from ottt_loihi.sim.learning.learner import LearningLayer, LearningNetwork
+    from ottt_loihi.sim.learning.network import LearningLayer, LearningNetwork
 
 
 def pack(network: LearningNetwork) -> tuple[kernels.Constants, kernels.State]:
@@ -79,15 +78,15 @@ def pack(network: LearningNetwork) -> tuple[kernels.Constants, kernels.State]:
 
 def _rule(network: LearningNetwork) -> np.ndarray:
     """``kernels.RULE`` ``(1,)``."""
-    options, rule = network.options, np.zeros(1, kernels.RULE)
+    rule, packed = network.rule, np.zeros(1, kernels.RULE)
     target = network.unit << arithmetic.STATE_SHIFT
     mantissa, shift = losses.logit_steps(target)
-    rule["epoch"], rule["epochs"], rule["target"] = network.epoch, network.epochs_per_sample, target
-    rule["halve_every"], rule["share"] = network.halve_every, SHARES[network.rounding]
-    rule["loss"], rule["logit_mantissa"], rule["logit_shift"] = LOSSES.index(options.loss), mantissa, shift
-    rule["only_wrong"], rule["factored"] = options.learn_when == "wrong", options.encoding == "factored"
-    rule["decay_every"], rule["decay_shift"] = options.decay_every * network.epochs_per_sample, options.decay_shift
-    return rule
+    packed["epoch"], packed["epochs"], packed["target"] = network.epoch, network.epochs_per_sample, target
+    packed["halve_every"], packed["share"] = rule.halve_every, SHARES[rule.rounding]
+    packed["loss"], packed["logit_mantissa"], packed["logit_shift"] = LOSSES.index(rule.loss), mantissa, shift
+    packed["only_wrong"], packed["factored"] = rule.learn_when == "wrong", rule.encoding == "factored"
+    packed["decay_every"], packed["decay_shift"] = rule.decay_every * network.epochs_per_sample, rule.decay_shift
+    return packed
 
 
 def _gains(part: LearningLayer, steps: int) -> np.ndarray:
@@ -124,14 +123,12 @@ def _pack_feedback(at: np.void, above: np.void, readout: np.void, part: Learning
     """The numbers of a hidden layer's own feedback; returns its weights."""
     feedback = part.feedback
     assert feedback is not None
-    at["direct"] = feedback.kind != "kolen-pollack"
-    if feedback.kind == "kolen-pollack":
-        above["twin"], above["feedback_key"] = at["feedback"], _key(feedback.seed)
-        above["decay_feedback_key"] = _key(feedback.seed + integers.DECAY_SEED)
+    at["direct"], at["feedback_key"] = not feedback.layerwise, _key(feedback.seed)
+    at["noise"], at["averaging"] = feedback.noise << arithmetic.STATE_SHIFT, feedback.averaging
     at["gain_mantissa"], at["gain_shift"] = feedback.gain
-    if feedback.kind == "opzo":
-        at["noise"], at["averaging"] = feedback.noise << arithmetic.STATE_SHIFT, feedback.averaging
-        at["feedback_key"] = _key(feedback.seed)
+    if feedback.twin:
+        above["twin"], above["twin_key"] = at["feedback"], _key(feedback.seed)
+        above["decay_twin_key"] = _key(feedback.seed + integers.DECAY_SEED)
     return _rows(feedback.rows, int((readout if at["direct"] else above)["width"]))
 
 

@@ -186,12 +186,12 @@ def lesson(
     network = names.learning_network(
         plan,
         [0.3] * len(layers),
-        feedback,
-        13,
-        4 if what == "halved rates" else 0,
-        "lava" if what == "lava rounding" else _independent(names),
-        subspaces,
-        names.LearningOptions(**{"encoding": "signed"} | options),
+        feedback=feedback,
+        seed=13,
+        halve_every=4 if what == "halved rates" else 0,
+        rounding="lava" if what == "lava rounding" else _independent(names),
+        subspaces=subspaces,
+        **{"encoding": "signed"} | options,
     )
     rng = np.random.default_rng(6)
     packed = np.packbits((rng.random((14, STEPS, 10)) < 0.4).astype(np.uint8), axis=-1)

@@ -44,12 +44,12 @@ PLACES = {
     "fresh_network": ("onchip.fresh:fresh_network", "onchip.network.fresh:fresh_network"),
     "make_plan": ("onchip.plan:make_plan", "onchip.network.trainable:make_plan"),
     "learning_network": ("onchip.scales:learning_network", "onchip.network.scales:learning_network"),
-    "FEEDBACKS": ("onchip.plan:FEEDBACKS", "onchip.network.trainable:FEEDBACKS"),
+    "FEEDBACKS": ("onchip.plan:FEEDBACKS", "sim.learning.rule:FEEDBACKS"),
     "learn": ("onchip:learn", "onchip:learn"),
     "Settings": ("onchip:Settings", "onchip:Settings"),
-    "ROUNDINGS": ("sim.learning:ROUNDINGS", "sim.learning.learner:ROUNDINGS"),
+    "ROUNDINGS": ("sim.learning:ROUNDINGS", "sim.learning.rule:ROUNDINGS"),
     "Learner": ("sim.learning:Learner", "sim.learning.learner:Learner"),
-    "LearningOptions": ("sim.learning_options:Options", "sim.learning.options:Options"),
+    "Rule": ("sim.learning_options:Options", "sim.learning.rule:Rule"),
     "Subspace": ("sim.subspace:Subspace", "sim.learning.subspace:Subspace"),
 }
 ARGUMENTS = {"mlp": {"beta": "decay"}, "conv": {"beta": "decay"}, "nf_resnet34": {"beta": "decay"}}  # today: ca2cd2d
@@ -68,6 +68,7 @@ def open_tree(tree: Path) -> SimpleNamespace:
     names = SimpleNamespace(**{name: _import(places[today]) for name, places in PLACES.items()})
     for name, renamed in {} if today else ARGUMENTS.items():
         setattr(names, name, _renaming(getattr(names, name), renamed))
+    names.learning_network = _learning_network(names, today)
     names.train_batch = lambda rule, net, x, labels, loss, optimizer: rule.train_batch(net, x, labels, loss, optimizer)
     if today:
         _choose_engines(names)
@@ -75,6 +76,20 @@ def open_tree(tree: Path) -> SimpleNamespace:
     names.parameters = parameters
     names.constant = _import("nn.inputs:ConstantInput") if today else _stretched
     return names
+
+
+def _learning_network(names: SimpleNamespace, today: bool) -> Callable[..., Any]:
+    """Return today's ``learning_network``, with the fields of its rule as arguments."""
+    make = names.learning_network
+
+    def before(plan: Any, rates: Any, *, subspaces: Any, feedback: str, seed: int, **others: Any) -> Any:
+        more = others.pop("halve_every"), others.pop("rounding"), subspaces, names.Rule(**others)
+        return make(plan, rates, feedback, seed, *more)
+
+    def now(plan: Any, rates: Any, *, subspaces: Any, **rule: Any) -> Any:
+        return make(plan, rates, names.Rule(**rule), subspaces)
+
+    return now if today else before
 
 
 def _choose_engines(names: SimpleNamespace) -> None:

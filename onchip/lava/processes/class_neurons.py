@@ -27,26 +27,34 @@ class ClassNeurons(AbstractProcess):
     classes          ≥ 2             neurons
     size             ≥ 1             neurons of the layer
     kappa            > 0 or None     κ; None: N/4 (``sim/learning/local.py``)
-    epoch, frames    K; T            Lava steps per time step; time steps per sample
+    epoch, num_steps K; T            Lava steps per time step; time steps per sample
     period           ≥ K             Lava steps per sample
     phase            1 … K           when they act on a sample's first time step
     ===============  ==============  ==================================================================================
 
-    a_in: B·s, in fixed point twice that · label_in (2): class and gate · error_out: e, 64 for 1 in fixed point; 0 in
-    all other steps and with a closed gate. Var: error, the last one.
+    Ports: a_in receives B·s, in fixed point twice that; label_in (2) class and gate; error_out sends e, 64 for 1 in
+    fixed point, and 0 in all other steps and with a closed gate. Var: error, the last one.
     """
 
     _runtime = None  # Lava's __del__ looks for it, even when __init__ refused its arguments
 
     def __init__(
-        self, classes: int, size: int, kappa: float | None, epoch: int, frames: int, period: int, phase: int, name: str
+        self,
+        classes: int,
+        size: int,
+        kappa: float | None,
+        epoch: int,
+        num_steps: int,
+        period: int,
+        phase: int,
+        name: str,
     ) -> None:
         super().__init__(
             name=name,
             kappa=kappa,
             size=size,
             scale=local.scale(kappa, size),
-            turn=Turn(phase, epoch, frames, period),
+            turn=Turn(phase, epoch, num_steps, period),
         )
         self.a_in = InPort(shape=(classes,))
         self.label_in = InPort(shape=(2,))
@@ -64,7 +72,7 @@ class ClassNeuronsBehaviour(Clock):
     def run_spk(self) -> None:
         z, (label, gate) = self.a_in.recv(), self.label_in.recv()
         self.error = np.zeros_like(self.error)
-        if gate and self._turn.frame(self.time_step) is not None:
+        if gate and self._turn.time_step_at(self.time_step) is not None:
             self.error = self.compared(z, label)
         self.error_out.send(self.error)
 

@@ -37,7 +37,7 @@ class MomentumFeedback(AbstractProcess):
     parameter     range                      meaning
     ============  =========================  ==========================================================================
     weights       ``(neurons, classes)``     M at the start
-    gain          > 0                        M's units per unit of the error message, over α
+    gain          > 0, or a pair             M's units per unit of the error message, over α; or (mantissa, shift)
     averaging     1 … 24                     momentum 1 − 2^−averaging
     epoch         K                          Lava steps per learning epoch; counts the random numbers
     seed          ≥ 0                        of the rounding
@@ -51,13 +51,19 @@ class MomentumFeedback(AbstractProcess):
     _runtime = None  # Lava's __del__ looks for it, even when __init__ refused its arguments
 
     def __init__(
-        self, weights: np.ndarray, gain: float, averaging: int, epoch: int, seed: int = 0, name: str = "feedback"
+        self,
+        weights: np.ndarray,
+        gain: float | tuple[int, int],
+        averaging: int,
+        epoch: int,
+        seed: int = 0,
+        name: str = "feedback",
     ) -> None:
         integers.check_averaging(averaging, name)
         neurons, classes = weights.shape
         super().__init__(
             name=name,
-            gain=(gain, *integers.mantissa_and_shift(gain, f"{name}.gain")),
+            gain=integers.scale(gain, f"{name}.gain"),
             averaging=averaging,
             epoch=epoch,
             seed=seed,
@@ -119,8 +125,8 @@ class MomentumFeedbackModelFixed(AbstractMomentumFeedbackModel):
     saturated: np.ndarray = LavaPyType(np.ndarray, np.int64)
 
     def learn(self, error: np.ndarray) -> None:
-        frame = (self.time_step - 1) // self._epoch
-        random = integers.synapse_hash(self._seed, frame, self.weights.shape)
+        learning_epoch = (self.time_step - 1) // self._epoch
+        random = integers.synapse_hash(self._seed, learning_epoch, self.weights.shape)
         product = np.outer(self.noise.astype(np.int64), error)
         moved = integers.momentum_step(self.weights, product, *self._gain[1:], self._averaging, random)
         self.weights, outside = integers.saturate(moved, integers.MOMENTUM_MAX)

@@ -1,4 +1,4 @@
-"""Neurons of a frozen front: LIF that act once in a learning epoch."""
+"""Neurons of a frozen backbone: LIF that act once in a learning epoch."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class FrozenNeuron(AbstractProcess):
         (n,), effective bias on v and initial u, in units of the state
     epoch
         K
-    frames
+    num_steps
         T of a sample
     update_phase
         1 … K
@@ -54,11 +54,11 @@ class FrozenNeuron(AbstractProcess):
         bias: np.ndarray,
         u_init: np.ndarray,
         epoch: int,
-        frames: int,
+        num_steps: int,
         update_phase: int,
         name: str,
     ) -> None:
-        super().__init__(name=name, du=du, dv=dv, vth=vth, epoch=epoch, frames=frames, update_phase=update_phase)
+        super().__init__(name=name, du=du, dv=dv, vth=vth, epoch=epoch, num_steps=num_steps, update_phase=update_phase)
         self.a_in = InPort(shape=shape)
         self.s_out = OutPort(shape=shape)
         self.a = Var(shape=shape, init=0)
@@ -84,13 +84,13 @@ class FrozenNeuronModelFixed(Clock, PyLoihiProcessModel):
 
     def __init__(self, proc_params):
         super().__init__(proc_params)
-        for key in ("du", "dv", "vth", "epoch", "frames", "update_phase"):
+        for key in ("du", "dv", "vth", "epoch", "num_steps", "update_phase"):
             setattr(self, "_" + key, proc_params[key])
 
     def run_spk(self) -> None:
-        frame, phase = divmod(self.time_step - 1, self._epoch)
+        time_step, phase = divmod(self.time_step - 1, self._epoch)
         arriving = self.a_in.recv().astype(np.int32)
-        if phase == 0 and frame % self._frames == 0:
+        if phase == 0 and time_step % self._num_steps == 0:
             self.a, self.u, self.v = np.zeros_like(self.a), self.u_init.copy(), np.zeros_like(self.v)
         self.a = self.a + arriving
         if phase + 1 != self._update_phase:

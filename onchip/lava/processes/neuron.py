@@ -18,7 +18,6 @@ from ottt_loihi.onchip.lava.sender import Sender, SenderModelFixed, SenderModelF
 from ottt_loihi.onchip.network.schedule import Turn
 from ottt_loihi.sim import arithmetic
 from ottt_loihi.sim.learning import eligibility, integers
-from ottt_loihi.sim.learning.bias import BiasLearning
 
 
 class OTTTNeuron(Sender, AbstractProcess):
@@ -32,7 +31,7 @@ class OTTTNeuron(Sender, AbstractProcess):
         phase = feedback_phase:  g  = a_third_factor_in · [ |m − vth| < half_width ]
                                  y1 = saturate( −g·y1_scale )      error_out = saturate( g·error_scale )
         until the epoch ends:    y1 is sent, zero before
-        first frame of a sample: u = u_init, v = 0, s = 0
+        first time step:         u = u_init, v = 0, s = 0
 
     The rectangle has height 1 (Rectangle in ``ottt_loihi/nn/surrogates.py``: half_width = Vth). ``self_weight =
     −λ·vth`` is the reset by subtraction, one step later, of a membrane that lives in u (``sim/network.py``).
@@ -40,26 +39,19 @@ class OTTTNeuron(Sender, AbstractProcess):
     ==================  ===========================  ==================================================================
     parameter           range                        meaning
     ==================  ===========================  ==================================================================
-    shape               (n,)                         neurons
     du, dv, vth         as in sim.network.LIF        floats are allowed in the floating-point model
-    bias, u_init        (n,)                         effective bias on v and initial u, in units of the state
+    u_init              (n,)                         initial u, in units of the state
     self_weight, _exp   (n,), −8 … 7                 self-inhibition; 0: none
     half_width          in units of vth              of the surrogate
-    y1_scale            > 0                          y1 per unit of the third factor; η is in it
-    error_scale         > 0                          only for layerwise feedback
-    halve_every         ≥ 0                          frames after which y1_scale is halved, again and again; 0: never
-    epoch, frames       K; T                         Lava steps per frame; frames per sample
-    period              ≥ K                          Lava steps per sample; default: epoch·frames
-    update_phase,       1 … K                        when the neuron acts on a sample's first frame
-    feedback_phase                                   (``onchip/network/schedule.py``)
-    encoding            a name                       of y1 (``sim/learning/encodings.py``)
-    bias_learning       or None                      how the bias learns (``sim/learning/bias.py``); None: not at all
+    feedback_phase      1 … K                        when the error reaches the neuron (``onchip/network/schedule.py``)
     noise               ≥ 0, in units of vth         amplitude α of OPZO's noise on the comparison alone; 0: none
     after               an After, or None            S-TLLR: h and its message (``sim/learning/eligibility.py``)
-    seed                ≥ 0                          of the stochastic rounding (fixed point)
     ==================  ===========================  ==================================================================
 
-    Vars: u, v, s · membrane: m · y1, reward (y1 before the surrogate), error · h · rng: uint32 xorshift states ·
+    The other parameters are those of :class:`~ottt_loihi.onchip.lava.sender.Sender`. ``y1_scale`` is y1 per unit of the
+    third factor, η is in it; ``error_scale`` is for layerwise feedback.
+
+    Vars: u, v, s; membrane: m; y1, reward (y1 before the surrogate), error; h; rng: uint32 xorshift states;
     y1_saturated, error_saturated: counts.
     The fixed-point model computes in integers only: the state is 64 times the units of vth, the rectangle is a
     comparison, the scales are a 12-bit mantissa and a shift with stochastic rounding (``sim/learning/integers.py``).
@@ -67,53 +59,22 @@ class OTTTNeuron(Sender, AbstractProcess):
 
     def __init__(
         self,
-        shape: tuple[int, ...],
+        *,
         du: float,
         dv: float,
-        vth: float,
         half_width: float,
-        y1_scale: float,
-        epoch: int,
-        frames: int,
-        update_phase: int,
         feedback_phase: int,
-        error_scale: float | None = None,
-        halve_every: int = 0,
-        bias: np.ndarray | float = 0,
         u_init: np.ndarray | float = 0,
         self_weight: np.ndarray | float = 0,
         self_weight_exp: int = 0,
         noise: float = 0,
-        bias_learning: BiasLearning | None = None,
-        encoding: str = "signed",
-        seed: int = 0,
-        period: int | None = None,
-        name: str = "hidden",
         after: Any = None,
+        **common: Any,
     ) -> None:
-        period = epoch * frames if period is None else period
-        super().__init__(
-            shape,
-            y1_scale,
-            error_scale,
-            bias,
-            seed,
-            name,
-            du=du,
-            dv=dv,
-            vth=vth,
-            half_width=half_width,
-            halve_every=halve_every,
-            epoch=epoch,
-            frames=frames,
-            update=Turn(update_phase, epoch, frames, period),
-            feedback=Turn(feedback_phase, epoch, frames, period),
-            self_weight_exp=self_weight_exp,
-            noise=noise,
-            bias_learning=bias_learning,
-            encoding=encoding,
-            after=after,
-        )
+        feedback = Turn(feedback_phase, common["epoch"], common["num_steps"], common["period"])
+        own = {"self_weight_exp": self_weight_exp, "noise": noise, "feedback": feedback, "after": after}
+        super().__init__(du=du, dv=dv, half_width=half_width, **own, **common)
+        shape = common["shape"]
         self.a_third_factor_in = InPort(shape=shape)
         self.s_out = OutPort(shape=shape)
         self.noise_out = OutPort(shape=shape)
@@ -129,7 +90,7 @@ class OTTTNeuron(Sender, AbstractProcess):
 class OTTTNeuronBehaviour:
     """When the neuron acts; how is the models' business. Mixed in before the sender's arithmetic."""
 
-    PARAMETERS = ("du", "dv", "vth", "half_width", "update", "feedback", "self_weight_exp", "noise", "after")
+    PARAMETERS = ("du", "dv", "half_width", "feedback", "self_weight_exp", "noise", "after")
 
     def __init__(self, proc_params):
         super().__init__(proc_params)
@@ -137,7 +98,7 @@ class OTTTNeuronBehaviour:
         self._surrogate: np.ndarray | None = None
 
     def run_spk(self) -> None:
-        updated, learnt = self._update.frame(self.time_step), self._feedback.frame(self.time_step)
+        updated, learnt = self._update.time_step_at(self.time_step), self._feedback.time_step_at(self.time_step)
         a, third_factor = self.a_in.recv(), self.a_third_factor_in.recv()
         if self.begins_epoch():
             self._silence = self._surrogate = np.zeros_like(self.s)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from lava.magma.core.decorator import implements, requires, tag
 from lava.magma.core.model.py.model import PyLoihiProcessModel
@@ -13,11 +15,9 @@ from lava.magma.core.process.variable import Var
 from lava.magma.core.resources import CPU
 from lava.magma.core.sync.protocols.loihi_protocol import LoihiProtocol
 from ottt_loihi.onchip.lava.sender import Sender, SenderModelFixed, SenderModelFloat
-from ottt_loihi.onchip.network.schedule import Turn
 from ottt_loihi.sim import arithmetic
 from ottt_loihi.sim.learning import integers, losses
-from ottt_loihi.sim.learning.bias import BiasLearning
-from ottt_loihi.sim.learning.options import Options
+from ottt_loihi.sim.learning.rule import Rule
 
 
 class OTTTReadout(Sender, AbstractProcess):
@@ -29,76 +29,34 @@ class OTTTReadout(Sender, AbstractProcess):
                                  e    = gate · (v − (unit << 6)·[class = label])      or another loss's error
                                  y1   = saturate( −e·y1_scale )         error_out = saturate( e·error_scale )
         until the epoch ends:    y1 is sent, zero before
-        last frame of a sample:  predictions[i] = argmax_k Σ_t v_k[t]   (the first of equals)
+        last time step:          predictions[i] = argmax_k Σ_t v_k[t]   (the first of equals)
 
     The floating-point model has no ``<< 6``. With a closed gate (``label_in[1] = 0``) the error is 0: nothing is
     learnt, here and in every layer that depends on this error, and everything else goes on. While the gate is open,
-    predictions are no test of anything: the readout learns between the frames of the very sample it predicts.
+    predictions are no test of anything: the readout learns between the time steps of the very sample it predicts.
 
     ===============  ==============  ==================================================================================
     parameter        range           meaning
     ===============  ==============  ==================================================================================
-    shape            (classes,)      neurons
-    vth              0 … 131071      threshold mantissa; a readout of ours never reaches it
-    bias             (classes,)      effective bias, in units of the state
-    unit             > 0             what stands for a logit of 1, in units of the weights' sum
-    y1_scale         > 0             y1 per unit of e (of the state, 64 times that of ``unit``); η is in it
-    error_scale      > 0 or None     message per unit of e; None: nothing is sent back
-    halve_every      ≥ 0             frames after which y1_scale is halved, again and again; 0: never
+    unit             > 0             readout that stands for a logit of 1, in units of the weights' sum
     samples          ≥ 1             number of samples, for ``predictions``
-    encoding         a name          of y1 (``sim/learning/encodings.py``)
     loss             a name          ``sim/learning/losses.py`` says what e is
-    bias_learning    or None         how the bias learns (``sim/learning/bias.py``); None: not at all
     learn_when       a name          ``"wrong"``: closes the gate while Σ_τ≤t v[τ] is largest at the label
     ===============  ==============  ==================================================================================
 
-    epoch, frames, period, update_phase, seed: as in :class:`~ottt_loihi.onchip.lava.processes.neuron.OTTTNeuron`
+    The other parameters are those of :class:`~ottt_loihi.onchip.lava.sender.Sender`. ``y1_scale`` and ``error_scale``
+    are per unit of e (of the state, 64 times that of ``unit``); η is in ``y1_scale``.
 
-    Messages are 8 bit: −127 … 127. Vars: v, y1, error, rng, scores · predictions: int32 (samples,), −1 before ·
-    correct: count · y1_saturated, error_saturated: counts.
+    Messages are 8 bit: −127 … 127. Vars: v, y1, error, rng, scores; predictions: int32 (samples,), −1 before; correct,
+    y1_saturated, error_saturated: counts.
     """
 
     def __init__(
-        self,
-        shape: tuple[int, ...],
-        unit: float,
-        y1_scale: float,
-        samples: int,
-        epoch: int,
-        frames: int,
-        update_phase: int,
-        error_scale: float | None = None,
-        halve_every: int = 0,
-        vth: float = arithmetic.VTH_MAX,
-        bias: np.ndarray | float = 0,
-        seed: int = 0,
-        loss: str = "mse",
-        learn_when: str = "always",
-        bias_learning: BiasLearning | None = None,
-        encoding: str = "signed",
-        period: int | None = None,
-        name: str = "readout",
+        self, *, unit: float, samples: int, loss: str = "mse", learn_when: str = "always", **common: Any
     ) -> None:
-        Options(loss=loss, learn_when=learn_when)  # raises for unknown names
-        period = epoch * frames if period is None else period
-        super().__init__(
-            shape,
-            y1_scale,
-            error_scale,
-            bias,
-            seed,
-            name,
-            loss=loss,
-            learn_when=learn_when,
-            bias_learning=bias_learning,
-            encoding=encoding,
-            vth=vth,
-            unit=unit,
-            halve_every=halve_every,
-            epoch=epoch,
-            frames=frames,
-            update=Turn(update_phase, epoch, frames, period),
-        )
+        Rule(loss=loss, learn_when=learn_when)  # raises for unknown names
+        super().__init__(unit=unit, loss=loss, learn_when=learn_when, **common)
+        shape = common["shape"]
         self.label_in = InPort(shape=(2,))
 
         self.scores = Var(shape=shape, init=0)
@@ -109,10 +67,10 @@ class OTTTReadout(Sender, AbstractProcess):
 class OTTTReadoutBehaviour:
     """When the readout acts; how is the models' business. Mixed in before the sender's arithmetic."""
 
-    PARAMETERS = ("vth", "unit", "update", "loss", "learn_when")
+    PARAMETERS = ("unit", "loss", "learn_when")
 
     def run_spk(self) -> None:
-        updated = self._update.frame(self.time_step)
+        updated = self._update.time_step_at(self.time_step)
         a, (label, gate) = self.a_in.recv(), self.label_in.recv()
         self.begins_epoch()
         if updated is not None:
@@ -129,7 +87,7 @@ class OTTTReadoutBehaviour:
         if t == 0:
             self.scores = np.zeros_like(self.scores)
         self.scores = self.scores + self.v
-        if t == self._frames - 1 and sample < len(self.predictions):
+        if t == self._num_steps - 1 and sample < len(self.predictions):
             self.predictions[sample] = self.scores.argmax()
             self.correct += self.predictions[sample] == label
 

@@ -1,7 +1,7 @@
-"""The ways in which the fast simulator computes connections, and the choice of the fastest that is provably exact.
+"""How the fast simulator computes connections: the strategies, and the choice of the fastest that is provably exact.
 
 - ``events``: one row (tile, list) of narrow integer weights added per spike: binary messages. Faster than a product of
-  float32 matrices at every density, even if all neurons fire (``benchmarks/sim.py --ways``): a vector holds four
+  float32 matrices at every density, even if all neurons fire (``benchmarks/sim.py --strategies``): a vector holds four
   times as many int8 as float32 weights, and nothing is multiplied.
 - ``product``: a product of integer-valued float matrices: graded messages. Exact as long as no partial sum leaves ±2²⁴
   (float32) or ±2⁵³ (float64).
@@ -21,7 +21,7 @@ import numpy as np
 from ottt_loihi.sim import arithmetic
 from ottt_loihi.sim.inference import kernels, reference
 from ottt_loihi.sim.inference.kernels import Neurons
-from ottt_loihi.sim.inference.reference import Way
+from ottt_loihi.sim.inference.reference import Strategy
 from ottt_loihi.sim.network import INPUT, LIF, ChipNetwork, Connection, Conv, Dense, Diagonal, Sparse
 
 FLOAT32_EXACT, FLOAT64_EXACT = 1 << 24, 1 << 53
@@ -73,7 +73,7 @@ class Rows:
     rows: np.ndarray
     limit: int
     exponent: int
-    way: str
+    strategy: str
 
     def deliver(self, source: Messages, first: int, fresh: bool, last: bool, a: np.ndarray, neurons: Neurons) -> None:
         kernels.rows(source.words, first, self.rows, self.limit, self.exponent, fresh, last, a, neurons)
@@ -88,7 +88,7 @@ class Tiles:
     weight: np.ndarray
     limit: int
     exponent: int
-    way: str
+    strategy: str
 
     def deliver(self, source: Messages, first: int, fresh: bool, last: bool, a: np.ndarray, neurons: Neurons) -> None:
         table = self.tiles, self.strides, self.weight, self.limit, self.exponent
@@ -103,7 +103,7 @@ class Lists:
     targets: np.ndarray
     weight: np.ndarray
     exponent: int
-    way: str
+    strategy: str
 
     def deliver(self, source: Messages, first: int, fresh: bool, last: bool, a: np.ndarray, neurons: Neurons) -> None:
         table = self.pointers, self.targets, self.weight, self.exponent
@@ -116,7 +116,7 @@ class Product:
 
     connection: Connection
     order: np.ndarray | None
-    way: str
+    strategy: str
     weights: dict[type, np.ndarray] = field(default_factory=dict)  # float copies, made when first used
 
     def deliver(self, source: Messages, first: int, fresh: bool, last: bool, a: np.ndarray, neurons: Neurons) -> None:
@@ -189,21 +189,21 @@ class Plan:
     groups: tuple[Group, ...]
     history: dict[int, int]
     graded: bool
-    ways: tuple[Way, ...]
+    strategies: tuple[Strategy, ...]
 
 
 def plan(chip: ChipNetwork) -> Plan:
-    """Choose orders and ways for every layer of a network."""
+    """Return orders and strategies for every layer of a network."""
     orders: dict[int, np.ndarray | None] = {INPUT: None}
     for index in range(len(chip.layers)):
         orders[index] = None if leaves_int32(chip, index) else _order(chip, index)
-    ways: dict[int, Way] = {}
-    layers = tuple(_layer(chip, index, orders, ways) for index in range(len(chip.layers)))
+    strategies: dict[int, Strategy] = {}
+    layers = tuple(_layer(chip, index, orders, strategies) for index in range(len(chip.layers)))
     history = dict.fromkeys(orders, 0)
     for c in chip.connections:
         history[c.pre] = max(history[c.pre], chip.logical_delay(c))
     graded = any(c.num_message_bits for c in chip.connections if c.pre == INPUT)
-    ordered = tuple(ways[id(c)] for c in chip.connections)
+    ordered = tuple(strategies[id(c)] for c in chip.connections)
     return Plan(chip, layers, _groups(chip, layers), history, graded, ordered)
 
 
@@ -300,22 +300,26 @@ def _regrouped(c: Conv, groups: int) -> Conv:
     return replace(c, groups=groups, weight=weight.reshape(len(c.weight), joined * inputs, *c.weight.shape[2:]))
 
 
-def _layer(chip: ChipNetwork, index: int, orders: dict[int, np.ndarray | None], ways: dict[int, Way]) -> LayerPlan:
+def _layer(
+    chip: ChipNetwork, index: int, orders: dict[int, np.ndarray | None], strategies: dict[int, Strategy]
+) -> LayerPlan:
     layer, order = chip.layers[index], orders[index]
     by_reference = leaves_int32(chip, index)
     loop, inputs = np.zeros(0, np.int32), []
     for c in chip.inputs_of(index):
         delay = chip.logical_delay(c)
         if by_reference:
-            ways[id(c)] = Way(c.label, "reference", "its layer's sums may leave int32: wrap-arounds are counted")
+            strategies[id(c)] = Strategy(
+                c.label, "reference", "its layer's sums may leave int32: wrap-arounds are counted"
+            )
         elif isinstance(c, Diagonal) and c.pre == index and delay == 1:
             added = _ordered(arithmetic.synaptic_input(c.weight, c.weight_exp), order)
             loop = loop + added if loop.size else added
-            ways[id(c)] = Way(c.label, "loop", "one to one: added inside the neuron loop")
+            strategies[id(c)] = Strategy(c.label, "loop", "one to one: added inside the neuron loop")
         else:
             link = _link(c, orders[c.pre], order, _common_groups(chip, index))
             inputs.append((c.pre, delay, link))
-            ways[id(c)] = Way(c.label, *link.way.split(": ", 1))
+            strategies[id(c)] = Strategy(c.label, *link.strategy.split(": ", 1))
     inputs.sort(key=lambda each: each[0] == index)  # its own spikes last
     own = [link for pre, _, link in inputs if pre == index]
     bias = arithmetic.effective_bias(layer.bias_mant.reshape(-1), layer.bias_exp)

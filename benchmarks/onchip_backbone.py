@@ -18,8 +18,8 @@ from ottt_loihi.converters.samples import as_messages
 from ottt_loihi.onchip import Settings, learn, watch
 from ottt_loihi.onchip.learner import accuracy
 from ottt_loihi.onchip.network.trainable import estimate_unit
-from ottt_loihi.sim.learning.freeze import freeze, make_plastic
 from ottt_loihi.sim.learning.subspace import Subspace
+from ottt_loihi.sim.learning.weight_formats import make_plastic, to_inference
 from ottt_loihi.sim.network import ChipNetwork
 
 from ottt_loihi.data import load_data
@@ -34,7 +34,7 @@ Pair = tuple[np.ndarray, np.ndarray]
 
 
 @dataclass(frozen=True)
-class Front:
+class Backbone:
     """Images and the network that is trained on them. offline: training images · samples: of each pass on the chip, as
     many watched before · test: images tested on · seeds: of offline training and of learning."""
 
@@ -52,7 +52,7 @@ class Front:
 
 
 @dataclass(frozen=True)
-class Way:
+class Variant:
     """What learns. layers: how many of the last ones · rows: of each plastic connection's HLOP subspace, or None."""
 
     name: str
@@ -60,39 +60,39 @@ class Way:
     rows: tuple[int, ...] | None = None
 
 
-FRONTS = (Front("digits", "16C3-AP2-32C3-64F", 20, 1437, 1437, 360, (0, 1, 2)),)
-WAYS = (
-    Way("readout", 1),
-    Way("hidden layer and readout", 2),
-    Way("readout, HLOP with 20 directions", 1, (20,)),
-    Way("hidden layer and readout, HLOP with 60 and 20", 2, (60, 20)),
+BACKBONES = (Backbone("digits", "16C3-AP2-32C3-64F", 20, 1437, 1437, 360, (0, 1, 2)),)
+VARIANTS = (
+    Variant("readout", 1),
+    Variant("hidden layer and readout", 2),
+    Variant("readout, HLOP with 20 directions", 1, (20,)),
+    Variant("hidden layer and readout, HLOP with 60 and 20", 2, (60, 20)),
 )
 
 
-def train(front: Front, seed: int, model: Path) -> None:
+def train(backbone: Backbone, seed: int, model: Path) -> None:
     """The network as it is deployed."""
-    split = load_data(front.data).with_channels().first(front.offline, front.test)
+    split = load_data(backbone.data).with_channels().first(backbone.offline, backbone.test)
     shape = split.x_train.shape[1:]
-    net = conv(front.features, input_shape=shape, time_steps=T, surrogate="sigmoid", bias=True, seed=seed)
+    net = conv(backbone.features, input_shape=shape, time_steps=T, surrogate="sigmoid", bias=True, seed=seed)
     trainer = Trainer(net, make_rule("ottt", update="sequence"), encoding="constant", learning_rate=2e-3, seed=seed)
-    trainer.fit(split.x_train, split.y_train, front.epochs, checkpoint=model)
+    trainer.fit(split.x_train, split.y_train, backbone.epochs, checkpoint=model)
 
 
-def adapt(front: Front, seed: int, model: Path) -> dict[str, Any]:
-    """Accuracy (turned, upright) as deployed, and for each way after each number of passes, frozen to 8 bits."""
+def adapt(backbone: Backbone, seed: int, model: Path) -> dict[str, Any]:
+    """Accuracy (turned, upright) as deployed, and for each variant after each number of passes, frozen to 8 bits."""
     if not model.exists():
-        train(front, seed, model)
+        train(backbone, seed, model)
     chip = export(load(model), Options(input_form="graded")).quantized.chip
-    split = load_data(front.data).with_channels().first(front.offline, front.test)
+    split = load_data(backbone.data).with_channels().first(backbone.offline, backbone.test)
     tests = [(messages(images), split.y_test) for images in both(split.x_test)]
-    order = np.random.default_rng(seed).permutation(front.offline)[: front.samples]
+    order = np.random.default_rng(seed).permutation(backbone.offline)[: backbone.samples]
     turned, upright = (messages(images[order]) for images in both(split.x_train))
     found: dict[str, Any] = {"deployed": [accuracy(chip, *test) for test in tests]}
     settings = Settings(seed=seed, unit=estimate_unit(chip, *tests[1]))
-    for way in WAYS:
-        plastic = make_plastic(chip, layers=range(len(chip.layers) - way.layers, len(chip.layers)))
-        lateral = None if way.rows is None else watch(plastic, upright, way.rows, seed=seed)
-        found[way.name] = [
+    for variant in VARIANTS:
+        plastic = make_plastic(chip, layers=range(len(chip.layers) - variant.layers, len(chip.layers)))
+        lateral = None if variant.rows is None else watch(plastic, upright, variant.rows, seed=seed)
+        found[variant.name] = [
             after(plastic, (turned, split.y_train[order]), tests, passes, settings, lateral) for passes in PASSES
         ]
     return found
@@ -108,7 +108,7 @@ def after(
 ) -> list[float]:
     """Accuracies after so many passes."""
     learnt = learn(chip, data, passes=passes, settings=settings, subspaces=lateral).chip
-    return [accuracy(freeze(learnt).chip, *test) for test in tests]
+    return [accuracy(to_inference(learnt).chip, *test) for test in tests]
 
 
 def both(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -123,11 +123,11 @@ def messages(images: np.ndarray) -> np.ndarray:
 def measure(runs: Path, kept: Callable[[Path, Callable[[], Any]], Any]) -> dict[str, list[dict[str, Any]]]:
     """All seeds of all networks, or what is left of them to do."""
     found: dict[str, list[dict[str, Any]]] = {}
-    for front in FRONTS:
-        for seed in front.seeds:
-            name = f"front-{front.name.replace(' ', '-')}-{seed}"
-            row = kept(runs / f"{name}.json", partial(adapt, front, seed, runs / f"{name}.pt"))
-            found.setdefault(front.name, []).append(row)
+    for backbone in BACKBONES:
+        for seed in backbone.seeds:
+            name = f"backbone-{backbone.name.replace(' ', '-')}-{seed}"
+            row = kept(runs / f"{name}.json", partial(adapt, backbone, seed, runs / f"{name}.pt"))
+            found.setdefault(backbone.name, []).append(row)
             print(name, row, flush=True)
     return found
 
@@ -137,7 +137,7 @@ def section(found: dict[str, list[dict[str, Any]]]) -> str:
     of = " · ".join(
         f"{f.data}: {f.features}, {f.epochs} epochs of {f.offline:,} images offline, passes of {f.samples:,}, tested "
         f"on {f.test:,}, {'one seed' if len(f.seeds) == 1 else f'mean ± standard deviation over {len(f.seeds)} seeds'}"
-        for f in FRONTS
+        for f in BACKBONES
     )
     return (
         "## Behind convolutions\n\nTrained offline on images as they are, exported with graded pixels; then the world "
@@ -153,10 +153,10 @@ def table(found: dict[str, list[dict[str, Any]]]) -> str:
         "|---|---|---:|" + "---:|" * len(PASSES),
     ]
     for name, rows in found.items():
-        for way in WAYS:
-            after_pass = [[row[way.name][n] for row in rows] for n in range(len(PASSES))]
+        for variant in VARIANTS:
+            after_pass = [[row[variant.name][n] for row in rows] for n in range(len(PASSES))]
             points = [[row["deployed"] for row in rows], *after_pass]
-            lines.append(f"| {name} | {way.name} | " + " | ".join(map(cell, points)) + " |")
+            lines.append(f"| {name} | {variant.name} | " + " | ".join(map(cell, points)) + " |")
     return "\n".join(lines)
 
 

@@ -1,4 +1,4 @@
-"""A frozen front before dense layers that learn: the same in sim, Lava's models and its runtime; what is refused."""
+"""A frozen backbone before dense layers that learn: the same in sim, Lava's models and its runtime; what is refused."""
 
 from dataclasses import replace
 
@@ -11,7 +11,7 @@ from ottt_loihi.onchip.network.schedule import Schedule
 from ottt_loihi.onchip.network.trainable import make_plan
 from ottt_loihi.sim import storage
 from ottt_loihi.sim.inference import reference
-from ottt_loihi.sim.learning.freeze import freeze, make_plastic
+from ottt_loihi.sim.learning.weight_formats import make_plastic, to_inference
 from ottt_loihi.sim.network import INPUT, LIF, ChipNetwork, Conv, Dense, Diagonal
 
 from ottt_loihi.errors import ChipError, UsageError
@@ -42,7 +42,7 @@ def network(graded=False, reset="subtract", recurrent=False, seed=0, hidden=(7,)
     if recurrent:
         connections.append(Dense(0, 0, 2 * rng.integers(-20, 21, (50, 50))))
     tail = fresh_network((27,), hidden, 4, T, resolution=64, seed=seed)
-    for c in freeze(tail).chip.connections:
+    for c in to_inference(tail).chip.connections:
         connections.append(replace(c, pre=c.pre + 2, post=c.post + 2))
     scale = tail.logit_scale
     return ChipNetwork((1, 5, 5), (*layers, *tail.layers), tuple(connections), T, "sum_v", logit_scale=scale)
@@ -55,15 +55,15 @@ def data(chip, count=10, seed=0):
 
 def test_the_cut_is_where_the_first_plastic_connection_is():
     chip = make_plastic(network())
-    front, tail = cut(chip)
-    assert [layer.name for layer in front.layers] == ["conv 1", "conv 2"]
+    backbone, tail = cut(chip)
+    assert [layer.name for layer in backbone.layers] == ["conv 1", "conv 2"]
     assert tail.input_shape == (3, 3, 3)
     assert [c.pre for c in tail.connections if isinstance(c, Dense)] == [INPUT, 0]
     x, _ = data(chip)
     spikes = reference.run(chip, x, ("s",)).states["s"][1]
     assert spikes.any()
     assert not spikes.all()
-    packed = packed_spikes(front, x)
+    packed = packed_spikes(backbone, x)
     np.testing.assert_array_equal(unpacked(tail, packed), spikes.swapaxes(0, 1))
     np.testing.assert_array_equal(predictions(tail, packed), reference.run(chip, x).predictions)
     assert cut(network()) == (None, network())
@@ -75,10 +75,10 @@ def test_only_what_is_chosen_becomes_plastic_and_back(layers):
     plastic = make_plastic(chip, layers=layers)
     kinds = [c.weight_format for c in plastic.connections if isinstance(c, Dense)]
     assert kinds == ["inference8", "learning9"]
-    front, tail = cut(plastic)
-    assert (len(front.layers), len(tail.layers)) == (3, 1)
+    backbone, tail = cut(plastic)
+    assert (len(backbone.layers), len(tail.layers)) == (3, 1)
     both = make_plastic(chip)
-    half = freeze(both, layers).chip
+    half = to_inference(both, layers).chip
     assert [c.weight_format for c in half.connections if isinstance(c, Dense)] == ["learning9", "inference8"]
     for wrong, message in (([9], "expected indices 0 … 3 or names"), (["conv 2"], "conv 2.* has no dense inference")):
         with pytest.raises(UsageError, match=message):
@@ -86,21 +86,21 @@ def test_only_what_is_chosen_becomes_plastic_and_back(layers):
 
 
 @pytest.mark.parametrize(
-    ("front", "hidden", "feedback", "epoch"), [(0, 1, "direct", 4), (2, 0, "direct", 4), (3, 2, "layerwise", 9)]
+    ("backbone", "hidden", "feedback", "epoch"), [(0, 1, "direct", 4), (2, 0, "direct", 4), (3, 2, "layerwise", 9)]
 )
-def test_a_frozen_layer_takes_one_phase(front, hidden, feedback, epoch):
-    schedule = Schedule(hidden, feedback, front)
+def test_a_frozen_layer_takes_one_phase(backbone, hidden, feedback, epoch):
+    schedule = Schedule(hidden, feedback, backbone)
     assert schedule.epoch == epoch
-    assert [schedule.front_phase(f) for f in range(front)] == list(range(2, front + 2))
-    assert schedule.pre_phase(0) == front + 1
-    assert schedule.update_phase(hidden) == front + hidden + 2
+    assert [schedule.backbone_phase(f) for f in range(backbone)] == list(range(2, backbone + 2))
+    assert schedule.pre_phase(0) == backbone + 1
+    assert schedule.update_phase(hidden) == backbone + hidden + 2
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("graded", [False, True])
 @pytest.mark.parametrize(("reset", "recurrent"), [("subtract", False), ("zero", True)])
 def test_every_state_of_the_front_and_every_weight_equal_lavas(graded, reset, recurrent):
-    """Epoch by epoch: the front's u, v, s are the exact simulator's; at the end everything is sim.learn's."""
+    """Epoch by epoch: the backbone's u, v, s are the exact simulator's; at the end everything is sim.learn's."""
     pytest.importorskip("lava.magma.core.process.process")
     from ottt_loihi.converters.lava.inprocess import InProcessRun
     from ottt_loihi.onchip.stream import Stream
@@ -116,7 +116,7 @@ def test_every_state_of_the_front_and_every_weight_equal_lavas(graded, reset, re
         for sample in range(len(x)):
             for t in range(T):
                 run.steps(graph.epoch)
-                for layer, neuron in enumerate(graph.front):
+                for layer, neuron in enumerate(graph.backbone):
                     for name in "uvs":
                         expected = states[name][layer][t, sample].reshape(-1)
                         np.testing.assert_array_equal(run.get(getattr(neuron, name)), expected, f"{name}{layer} {t}")
@@ -147,7 +147,7 @@ def test_backends_give_the_same_network_which_exports(feedback, tmp_path):
     assert sim.warnings is not None
     storage.save(sim.chip, tmp_path / "learnt.h5")
     assert storage.load(tmp_path / "learnt.h5") == sim.chip
-    assert {c.weight_format for c in freeze(sim.chip).chip.connections} == {"inference8"}
+    assert {c.weight_format for c in to_inference(sim.chip).chip.connections} == {"inference8"}
 
 
 @pytest.mark.parametrize("graded", [False, pytest.param(True, marks=pytest.mark.slow)])
@@ -183,7 +183,7 @@ class TestRefuses:
         late = Dense(0, 0, np.zeros((50, 50), int), delay=1)
         short = Dense(0, 2, np.zeros((7, 50), int), delay=1)
         for extra, message in (
-            (back, "back into the frozen front"),
+            (back, "back into the frozen backbone"),
             (late, r"layer\[0\]→layer\[0\]: delay 1, 2 time steps"),
             (short, r"layer\[2\]: learning needs exactly one dense or sparse connection"),
         ):

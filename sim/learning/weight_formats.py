@@ -16,8 +16,8 @@ DOUBLING_LIMIT = 127  # up to here a learning weight fits into 8 inference bits 
 
 
 @dataclass(frozen=True)
-class FrozenConnection:
-    """The changes of one connection by freezing.
+class ConvertedConnection:
+    """What the conversion of one connection changes.
 
     Attributes
     ----------
@@ -36,11 +36,11 @@ class FrozenConnection:
 
 
 @dataclass(frozen=True)
-class Frozen:
+class Converted:
     """The inference network, and one report per plastic connection."""
 
     chip: ChipNetwork
-    connections: tuple[FrozenConnection, ...]
+    connections: tuple[ConvertedConnection, ...]
 
     @property
     def changed(self) -> int:
@@ -51,7 +51,7 @@ class Frozen:
 Layers = Sequence[int | str]
 
 
-def freeze(chip: ChipNetwork, layers: Layers | None = None) -> Frozen:
+def to_inference(chip: ChipNetwork, layers: Layers | None = None) -> Converted:
     """Turn every ``learning9`` connection into an ``inference8`` one, or those into some layers, by index or name.
 
     Where all weights are within −128 … 127 they are doubled and the exponent is lowered by one: nothing changes.
@@ -63,10 +63,10 @@ def freeze(chip: ChipNetwork, layers: Layers | None = None) -> Frozen:
     reports = []
     for c in chip.connections:
         if c.weight_format == "learning9" and c.post in chosen:
-            c, report = _freeze(c)
+            c, report = _to_inference(c)
             reports.append(report)
         connections.append(c)
-    return Frozen(replace(chip, connections=tuple(connections)), tuple(reports))
+    return Converted(replace(chip, connections=tuple(connections)), tuple(reports))
 
 
 def make_plastic(
@@ -122,7 +122,7 @@ def _chosen(
     return found
 
 
-def _freeze(c: Connection) -> tuple[Connection, FrozenConnection]:
+def _to_inference(c: Connection) -> tuple[Connection, ConvertedConnection]:
     doubled = bool(np.abs(2 * c.weight + 1).max() <= 2 * DOUBLING_LIMIT + 1 and c.weight_exp > -8)
     if doubled:
         weight, exponent = 2 * c.weight, c.weight_exp - 1
@@ -132,7 +132,7 @@ def _freeze(c: Connection) -> tuple[Connection, FrozenConnection]:
         wanted = c.weight
     usable = arithmetic.truncate_weight(weight)  # −256 in a purely inhibitory connection becomes −255
     frozen = replace(c, weight=usable, weight_exp=exponent, num_weight_bits=8, weight_format="inference8")
-    return frozen, FrozenConnection(c.label, c.weight.size, int((usable != wanted).sum()), doubled)
+    return frozen, ConvertedConnection(c.label, c.weight.size, int((usable != wanted).sum()), doubled)
 
 
 def _even(weight: np.ndarray) -> np.ndarray:

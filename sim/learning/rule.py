@@ -1,4 +1,4 @@
-"""The learning rule's options: one record of choices, whose defaults are the plain rule."""
+"""The learning rule as one record of choices, whose defaults are the plain rule."""
 
 from __future__ import annotations
 
@@ -14,17 +14,43 @@ from ottt_loihi.errors import UsageError
 LOSSES = ("mse", "softmax", "hinge")
 WHEN = ("always", "wrong")
 SCHEDULES = ("phased", "pipelined")
-NAMES = {"loss": LOSSES, "learn_when": WHEN, "encoding": ENCODINGS, "schedule": SCHEDULES}
-LIMITS = {"decay_every": (0, 2**31), "decay_shift": (1, 15), "silent_epochs": (0, 255), "input_lag": (0, 31)}
+FEEDBACKS = ("random", "symmetric", "kolen-pollack", "opzo")  # they bring the readout's error
+SIGNALS = (*FEEDBACKS, "local")  # and TESS, where each layer makes its own
+SHARES = {"per-synapse": 4, "per-synapse-1": 1, "lava": 0}  # synapses that share a random number's hash; 0: an epoch's
+ROUNDINGS = tuple(SHARES)
+NAMES = {
+    "feedback": SIGNALS,
+    "rounding": ROUNDINGS,
+    "loss": LOSSES,
+    "learn_when": WHEN,
+    "encoding": ENCODINGS,
+    "schedule": SCHEDULES,
+}
+LIMITS = {
+    "seed": (0, None),
+    "halve_every": (0, None),
+    "decay_every": (0, 2**31),
+    "decay_shift": (1, 15),
+    "silent_epochs": (0, 255),
+    "input_lag": (0, 31),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options:
+class Rule:
     """Choices of the learning rule; the defaults are squared error, learnt from at every time step.
 
     ==============  ==============================  ====================================================================
     field           range                           meaning
     ==============  ==============================  ====================================================================
+    feedback        ``random``, ``symmetric``,      how the error reaches hidden layers (``onchip/network/feedback``)
+                    ``kolen-pollack``, ``opzo``,
+                    ``local``
+    seed            ≥ 0                             of feedback and of rounding
+    halve_every     samples, ≥ 0                    after so many, again and again, all rates are halved; 0: never
+    rounding        ``per-synapse``, ``lava``,      of updated weights: a random number for each synapse, as the chip
+                    ``per-synapse-1``               has it; one a learning epoch for all, as Lava's engine has it; or
+                                                    the numbers per synapse of version 0.1, a third slower
     loss            ``mse``, ``softmax``,           the readout's error (``sim/learning/losses.py``)
                     ``hinge``
     learn_when      ``always``, ``wrong``           ``wrong``: a time step is learnt from only while the scores so far,
@@ -55,6 +81,10 @@ class Options:
     Raises :class:`UsageError` for anything else.
     """
 
+    feedback: str = "random"
+    seed: int = 0
+    halve_every: int = 0
+    rounding: str = "per-synapse"
     loss: str = "mse"
     learn_when: str = "always"
     learn_bias: bool = False
@@ -82,28 +112,35 @@ class Options:
         eligibility.check(self)
         if self.kappa is not None:
             checks.number(self.kappa, "kappa", 0, above=True)
+            if self.feedback != "local":
+                raise UsageError(
+                    f"kappa: belongs to feedback local (TESS), and feedback {self.feedback} has none; leave it out"
+                )
+        if self.feedback == "local" and self.learn_when == "wrong":
+            raise UsageError(
+                "learn_when: class neurons of a hidden layer do not know what the readout predicts; use always, or "
+                "another feedback than local"
+            )
 
     @property
     def of_stllr(self) -> bool:
         """Whether the eligibility is S-TLLR's, and not OTTT's."""
         return self.lambda_pre is not None or self.alpha_post != 0
 
+    def rule(self) -> Rule:
+        """Return the rule alone, without what a subclass adds to it."""
+        return Rule(**{f.name: getattr(self, f.name) for f in fields(Rule)})
+
     def chosen(self) -> dict[str, Any]:
-        """The choices that are not the default, by name."""
-        return {f.name: getattr(self, f.name) for f in fields(Options) if getattr(self, f.name) != f.default}
+        """Return the choices that are not the default, by name."""
+        return {f.name: getattr(self, f.name) for f in fields(Rule) if getattr(self, f.name) != f.default}
 
     def since_first(self) -> dict[str, Any]:
-        """The choices that are not the default of the first version: what a saved state's digest knows them by."""
-        return {
-            f.name: getattr(self, f.name)
-            for f in fields(Options)
-            if getattr(self, f.name) != FIRST.get(f.name, f.default)
-        }
-
-    def options(self) -> Options:
-        """These choices alone, also of a subclass that makes others."""
-        return Options(**self.chosen())
+        """Return the choices that version 0.1 had no name for: a saved state's digest has the others beside them."""
+        named = {f.name: FIRST.get(f.name, f.default) for f in fields(Rule) if f.name not in BESIDE}
+        return {name: getattr(self, name) for name, first in named.items() if getattr(self, name) != first}
 
 
 FIRST = {"encoding": "signed"}  # defaults when states were first saved, where they were others
-DEFAULT = Options()
+BESIDE = ("feedback", "seed", "halve_every", "rounding")
+DEFAULT = Rule()

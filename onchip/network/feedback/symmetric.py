@@ -1,0 +1,23 @@
+"""Symmetric feedback: the transposed weights of the layer above."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ottt_loihi.sim.learning.network import Feedback
+from ottt_loihi.sim.learning.rule import Rule
+
+if TYPE_CHECKING:
+    from ottt_loihi.onchip.network.trainable import Plan
+
+
+class Symmetric(Feedback):
+    """``Wᵀ · e`` with the error e of the layer above: no weights of its own, and no process."""
+
+    kind = "symmetric"
+    travels = "layerwise"
+
+    @classmethod
+    def begin(cls, plan: Plan, layer: int, rule: Rule, own_seed: int) -> tuple[None, float]:
+        """As :meth:`~ottt_loihi.onchip.network.feedback.random.Random.begin`."""
+        return None, plan.resolution(layer + 1)

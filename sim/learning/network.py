@@ -1,0 +1,216 @@
+"""What learns and how, in integers: made of a ChipNetwork and learning rates by ``onchip/network/scales.py``."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass, fields, replace
+from typing import Any, ClassVar
+
+import numpy as np
+from ottt_loihi.sim.learning.bias import BiasLearning
+from ottt_loihi.sim.learning.eligibility import After
+from ottt_loihi.sim.learning.program import Op, latency
+from ottt_loihi.sim.learning.rule import DEFAULT, Rule
+from ottt_loihi.sim.learning.subspace import Subspace
+from ottt_loihi.sim.network import LIF, Dense, Diagonal, Sparse
+
+DIGESTED = {"per-synapse-1": "per-synapse", "per-synapse": "per-synapse-2"}  # the first one's name was "per-synapse"
+
+
+@dataclass(frozen=True)
+class Feedback:
+    """Weights of its own that bring the error to a hidden layer. ``onchip/network/feedback`` has a class for each kind.
+
+    Attributes
+    ----------
+    matrix
+        int32: ``(neurons, classes)``, or layerwise ``(neurons above, neurons)``
+    seed
+        of its rounding
+    noise
+        OPZO: amplitude of the neurons' noise in units of vth; 0: none
+    gain
+        (mantissa, shift): OPZO's per product of noise and error, TESS's slope of the class neurons
+    averaging
+        OPZO: momentum 1 − 2^−averaging (``integers.momentum_step``)
+
+    and of a kind
+
+    kind
+        its name
+    travels
+        where the error comes from: ``"direct"``, from the readout; ``"layerwise"``, from the layer above; ``"local"``,
+        from class neurons of the layer's own
+    twin
+        layerwise alone: the matrix learns as the connection to the layer above does, from the same spikes and y1
+    operations
+        what follows when the error has arrived
+    """
+
+    matrix: np.ndarray
+    seed: int = 0
+    noise: int = 0
+    gain: tuple[int, int] = (0, 0)
+    averaging: int = 0
+
+    kind: ClassVar[str]
+    travels: ClassVar[str] = "direct"
+    twin: ClassVar[bool] = False
+    operations: ClassVar[tuple[Op, ...]] = ()
+
+    @property
+    def layerwise(self) -> bool:
+        """Whether the error comes from the layer above."""
+        return self.travels == "layerwise"
+
+    @property
+    def rows(self) -> np.ndarray:
+        """The matrix with a row per hidden neuron."""
+        return self.matrix.T if self.layerwise else self.matrix
+
+
+@dataclass(frozen=True)
+class LearningLayer:
+    """A plastic connection and the neurons behind it.
+
+    ==================  ===============================  ==============================================================
+    field               range                            meaning
+    ==================  ===============================  ==============================================================
+    connection, layer   ``sim.network``                  weights −256 … 255 ``(post, pre)``; LIF neurons. Sparse: where
+                                                         no synapse is the weight stays 0, in its twin as well
+    inhibition          Diagonal or None                 the reset's self-connection
+    plastic             bool                             False: frozen
+    decay               0 ≤ λ < 1                        of the presynaptic trace; 0: the step's spike alone
+    pre_phase           1 … K                            Lava step of the epoch in which the presynaptic spikes arrive
+    impulse             1 … 127                          of the trace
+    y1, error           (mantissa, shift)                scale and stochastic rounding of y1 and of the error sent on;
+                                                         error None: it sends none
+    feedback            a :class:`Feedback`, or None     what brings the error; None: the transposed weights of the
+                                                         layer above
+    half_width          in units of vth                  of the rectangle
+    bias                a BiasLearning, or None          how its biases learn; None: they do not
+    subspace            a :class:`~.subspace.Subspace`,  HLOP: what its learning keeps out of, or None
+                        or None
+    after               an After, or None                S-TLLR: the second term of its eligibility
+    trace_seed,         ≥ 0                              of the trace's decay, of ``per-synapse`` rounding, and of the
+    weight_seed, seed                                    neurons' rounding
+    ==================  ===============================  ==============================================================
+
+    ``feedback`` and ``half_width`` mean nothing for the readout.
+    """
+
+    connection: Dense | Sparse
+    layer: LIF
+    inhibition: Diagonal | None
+    decay: float
+    pre_phase: int
+    impulse: int
+    y1: tuple[int, int]
+    error: tuple[int, int] | None
+    feedback: Feedback | None
+    half_width: int
+    trace_seed: int
+    weight_seed: int
+    seed: int
+    plastic: bool = True
+    bias: BiasLearning | None = None
+    subspace: Subspace | None = None
+    after: After | None = None
+
+
+@dataclass(frozen=True)
+class LearningNetwork:
+    """A network that learns: its layers, schedule, scales and rule.
+
+    Attributes
+    ----------
+    layers
+        the readout last
+    epoch
+        K, or 1 where time steps overlap
+    num_steps
+        T of a sample
+    unit
+        the readout's sum for a logit of 1
+    rule
+        feedback is what the layers say, and its seed is in theirs
+    """
+
+    layers: tuple[LearningLayer, ...]
+    epoch: int
+    num_steps: int
+    unit: int
+    rule: Rule = DEFAULT
+
+    @property
+    def inputs(self) -> int:
+        return int(self.layers[0].connection.shape[1])
+
+    @property
+    def classes(self) -> int:
+        return self.layers[-1].layer.size
+
+    @property
+    def layerwise(self) -> bool:
+        """Whether the error travels down layer by layer, one Lava step each."""
+        feedback = self.layers[0].feedback
+        return feedback is None or feedback.layerwise
+
+    @property
+    def local(self) -> bool:
+        """Whether every hidden layer learns from class neurons of its own."""
+        feedback = self.layers[0].feedback
+        return feedback is not None and feedback.travels == "local"
+
+    @property
+    def latency(self) -> int:
+        """Lava steps from a time step's input spikes to its last message, without a frozen backbone."""
+        return latency(len(self.layers) - 1, self.layerwise)
+
+    @property
+    def epochs_per_sample(self) -> int:
+        """Learning epochs."""
+        late = self.latency - 1 if self.rule.schedule == "pipelined" else 0
+        return self.num_steps + self.rule.silent_epochs + late
+
+    def meanings(self) -> Iterator[LearningNetwork]:
+        """This network, and what version 0.1 meant by defaults: rounding ``per-synapse-1``, encoding ``signed``."""
+        for rounding in (self.rule.rounding, *(("per-synapse-1",) if self.rule.rounding == "per-synapse" else ())):
+            for encoding in (self.rule.encoding, *(("signed",) if self.rule.encoding == "factored" else ())):
+                yield replace(self, rule=replace(self.rule, rounding=rounding, encoding=encoding))
+
+    def digest(self) -> str:
+        """SHA-256 of everything here but the weights of plastic connections, which learning changes."""
+        rounding = DIGESTED.get(self.rule.rounding, self.rule.rounding)
+        scales = self.epoch, self.num_steps, self.unit, self.rule.halve_every, rounding
+        sha = hashlib.sha256(repr(scales).encode())
+        if chosen := self.rule.since_first():  # only then: states of versions without options stay readable
+            sha.update(repr(chosen).encode())
+        for layer in self.layers:
+            for part in (layer, layer.layer, layer.connection, layer.inhibition, layer.feedback, layer.subspace):
+                for name, value in _named(part):
+                    if name in ("bias", "after") and value is None:  # as in states written before there were any
+                        continue
+                    if name == "weight" and part is layer.connection and layer.plastic:
+                        value = value.shape
+                    if name in ("bias_mant", "u_init") and layer.bias is not None:
+                        value = value.shape
+                    if name == "subspace":
+                        continue  # as a part of its own, and nothing where there is none: states of before are read
+                    if name == "rows" and part is layer.subspace:
+                        sha.update(repr(value.shape).encode())
+                        value = value[: part.fixed]
+                    if isinstance(value, np.ndarray):
+                        sha.update(repr((name, value.shape)).encode() + value.astype(np.int64).tobytes())
+                    elif not isinstance(value, (LIF, Dense, Sparse, Diagonal, Feedback)):
+                        sha.update(repr((name, value)).encode())
+        return sha.hexdigest()
+
+
+def _named(part: Any) -> Iterator[tuple[str, Any]]:
+    """Yield the fields of a part of a layer by name, none of one that is not there."""
+    if isinstance(part, Feedback):
+        yield "kind", part.kind
+    for f in fields(part) if part is not None else ():
+        yield f.name, getattr(part, f.name)
