@@ -2,7 +2,14 @@
 
 import numpy as np
 import pytest
-from ottt_loihi.sim.learning import integers
+from ottt_loihi.onchip.network import feedback
+from ottt_loihi.onchip.network.feedback.random import Random
+from ottt_loihi.onchip.network.fresh import fresh_network
+from ottt_loihi.onchip.network.scales import learning_network
+from ottt_loihi.onchip.network.trainable import make_plan
+from ottt_loihi.sim.learning import integers, reference
+from ottt_loihi.sim.learning import rule as rules
+from ottt_loihi.sim.learning.learner import Learner
 
 from ottt_loihi.errors import UsageError
 from ottt_loihi.rules.three_factor import KolenPollackLoop, OPZOLoop
@@ -86,3 +93,33 @@ def test_wrong_twins_and_batches_are_refused():
     loop = OPZOLoop(weights, noise=0.2, averaging=3, signs=lambda layer: np.ones(30))
     with pytest.raises(UsageError, match="batches of one"):
         loop.step(np.zeros((2, 20)), np.eye(4)[[0, 1]])
+
+
+class OneSign(Random):
+    """The readout's error through the signs of fixed random weights."""
+
+    kind = "one-sign"
+
+    @classmethod
+    def begin(cls, plan, layer, rule, own_seed):
+        found, _ = Random.begin(plan, layer, rule, own_seed)
+        return cls(64 * np.sign(found.matrix), own_seed), 64.0
+
+
+def test_a_new_kind_of_feedback_is_one_class(monkeypatch):
+    """A class and its name: the simulator, its oracle and the seeds know no kind by name."""
+    monkeypatch.setitem(feedback.KINDS, "one-sign", OneSign)
+    monkeypatch.setitem(rules.NAMES, "feedback", (*rules.SIGNALS, "one-sign"))
+    plan, rng = make_plan(fresh_network((12,), (9, 7), 3, 4, resolution=128, seed=1)), np.random.default_rng(0)
+    x, labels = rng.integers(0, 2, (30, 4, 12), np.uint8), rng.integers(0, 3, 30)
+    found = {}
+    for kind in ("one-sign", "random"):
+        part = learning_network(plan, [0.3] * 3, rules.Rule(feedback=kind))
+        learner = Learner(part)
+        learner.learn(np.packbits(x, axis=-1), labels)
+        found[kind], expected = learner.variables(), reference.learn(part, x, labels)
+        for name, value in found[kind].items():
+            np.testing.assert_array_equal(expected[name], value, name)
+    assert set(np.unique(found["one-sign"]["feedback[0].weights"])) == {-64, 64}
+    weights = (found[kind]["plastic[0].weights"] for kind in found)
+    assert (np.not_equal(*weights)).mean() > 0.1
