@@ -399,8 +399,8 @@ def write(export: Export, folder: Path, with_nir: bool = False, force_nir: bool 
     if with_nir:  # asked for: a refusal comes before anything is written
         nir.write(export.quantized.chip, folder / "model.nir", force=force_nir)
     files = {"chip": str(folder / "model.h5"), "lava script": str(folder / "model_lava.py")}
+    storage.save(export.quantized.chip, files["chip"])  # first: the others are views of it
     lava_script.write(export.quantized.chip, folder / "model_lava.py")
-    storage.save(export.quantized.chip, files["chip"])
     try:
         netx.write(export.quantized.chip, folder / "model.net")
         files["net"] = str(folder / "model.net")

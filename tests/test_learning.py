@@ -238,6 +238,11 @@ class TestResume:
             file["rng"] = np.zeros(3, np.uint32)
         with pytest.raises(FileError, match=r"/rng: expected uint32 \(48,\), found uint32 \(3,\)"):
             Learner.load(path, small())
+        learner.save(path)
+        with h5py.File(path, "a") as file:
+            file["weights"][0] = 300
+        with pytest.raises(FileError, match=r"/weights: expected -256 … 255, found .* … 300"):
+            Learner.load(path, small())
 
 
 @pytest.mark.parametrize(

@@ -204,6 +204,17 @@ def test_an_iterator_of_batches_equals_one_array():
     assert seen == [(4, 0), (5, 0), (10, 0)]
 
 
+def test_a_loader_of_batches_is_no_iterator_itself():
+    class Loader:
+        def __iter__(self):
+            return iter((x[:4], x[4:]))
+
+    chip = small()
+    x = random_messages(chip, 10)
+    assert_equal(reference.run(chip, x), sim.run(chip, Loader()))
+    assert_equal(reference.run(chip, x), sim.run(chip, x.tolist()))
+
+
 def test_memory_does_not_grow_with_the_number_of_samples():
     """Beside the results, ten batches take what one takes: NumPy's allocations, counted in bytes."""
     rng = np.random.default_rng(0)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -44,7 +44,7 @@ Progress = Callable[[int, int], None]
 
 def run(
     chip: ChipNetwork,
-    x: np.ndarray | Iterator[np.ndarray],
+    x: np.ndarray | Iterable[np.ndarray],
     record: Record = (),
     *,
     clock: str = "logical",
@@ -61,7 +61,7 @@ def run(
     x
         messages, integers or bool, ``(batch, num_steps, *input_shape)``, 0 or 1 unless the input connection is graded;
         for a network with a host's part the host's input, ``(batch, num_steps, *host.input_shape)``, which is applied;
-        or an iterator over such arrays, which are run one after the other and forgotten
+        or an iterable of such arrays, a loader, which are run one after the other and forgotten
     record
         the states to keep: any of ``"u"``, ``"v"``, ``"s"`` for all layers, or a mapping from these names to layers
         (indices or names), e.g. ``{"s": [0, 1], "v": ["readout"]}``
@@ -115,7 +115,7 @@ class Simulator:
 
     def run(
         self,
-        x: np.ndarray | Iterator[np.ndarray],
+        x: np.ndarray | Iterable[np.ndarray],
         record: Record = (),
         *,
         clock: str = "logical",
@@ -125,6 +125,8 @@ class Simulator:
         if clock not in CLOCKS:
             raise UsageError(f"clock: expected one of {', '.join(CLOCKS)}, got {clock!r}")
         recorded = selection(self.chip, record)
+        if isinstance(x, Iterable) and not isinstance(x, (list, tuple)) and not hasattr(x, "__array__"):
+            x = iter(x)  # a loader of batches is no iterator itself
         if isinstance(x, Iterator):
             x = (host_messages(self.chip, batch) for batch in x)
             if recorded:

@@ -23,6 +23,7 @@ from ottt_loihi.errors import FileError, UsageError
 FORMAT = "ottt-loihi learning state"
 VERSION = 1
 LAVA_WEIGHT_SEED = 2  # whatever rng_seed says (lava/magma/core/learning/random.py)
+WEIGHTS = -256, 255  # of plastic connections, feedback included
 CHUNK_FRAMES = 1 << 14  # time steps whose random numbers are made at once
 
 
@@ -70,20 +71,12 @@ class Learner:
         size = max(1, CHUNK_FRAMES // self.network.num_steps)
         for begin in range(0, len(packed), size):
             part = slice(begin, min(begin + size, len(packed)))
-            random = self._random(part.stop - part.start)
-            kernels.learn(
-                self._actions,
-                self._constants,
-                self.state,
-                np.zeros(1, kernels.NOW),
-                packed[part],
-                labels[part],
-                gate[part],
-                self.samples,
-                *random,
-                predictions[part],
-            )
-            self.samples += part.stop - part.start
+            data = packed[part], labels[part], gate[part], self.samples, *self._random(part.stop - part.start)
+            constants = self._actions, self._constants, self.state, np.zeros(1, kernels.NOW)
+            try:  # Ctrl-C during the kernel is raised when it has returned: its samples have been learnt
+                kernels.learn(*constants, *data, predictions[part])
+            finally:
+                self.samples += part.stop - part.start
         return predictions
 
     def weights(self) -> list[np.ndarray]:
@@ -254,6 +247,9 @@ class Learner:
                     raise FileError(
                         f"/{name}: expected {array.dtype} {array.shape}, found {stored.dtype} {stored.shape}"
                     )
+                low, high = WEIGHTS if name == "weights" else (-(1 << 31), (1 << 32) - 1)
+                if stored.min() < low or stored.max() > high:
+                    raise FileError(f"/{name}: expected {low} … {high}, found {stored.min()} … {stored.max()}")
                 array[...] = stored
         return learner
 
