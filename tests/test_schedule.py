@@ -33,7 +33,7 @@ def test_everything_happens_after_what_it_needs_one_step_apart(hidden, feedback)
 
 
 def test_bad_input():
-    with pytest.raises(UsageError, match="feedback: expected one of direct, layerwise, got 'up'"):
+    with pytest.raises(UsageError, match="feedback: expected one of direct, layerwise, local, got 'up'"):
         Schedule(1, "up")
     with pytest.raises(UsageError, match="hidden_layers: expected an integer"):
         Schedule(-1)
