@@ -192,6 +192,7 @@ def learn(
 # what --help only names: title → parameters
 GROUPS = {
     "Rule": ("loss", "learn_when", "learn_bias", "decay_every", "decay_shift", "encoding", "schedule", "rounding"),
+    "S-TLLR and TESS": ("lambda_pre", "lambda_post", "alpha_post", "kappa"),
     "Rates": ("readout_rate", "hidden_rate", "halve_every"),
     "Network": ("hidden", "density", "plastic"),
     "Chip": ("silent_epochs", "input_lag"),
