@@ -116,3 +116,22 @@ def test_the_documentation_names_every_data_set():
             assert layout.folders[0] in text, layout
             names = [names[0].rstrip("/") for names in layout.files.values()]
             assert any(name in text for name in names), names
+
+
+def test_the_command_takes_the_loaders_options(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    rows = [f"{step},{step % 7},{'ab'[step // 10 % 2]}" for step in range(200)]
+    (tmp_path / "log.csv").write_text("\n".join(["time,x,label", *rows]))
+    done = run(
+        "log.csv", "--set", "data.window=10", "--set", 'data.leave_out=["time"]', "--encoding", "delta", "--json"
+    )
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert (found["time_steps"], found["input_shape"], found["encoding"]) == (10, [1], "delta")
+    for change, problem in (
+        ("window=10", "expected data.NAME=value"),
+        ("data.windo=10", "log.csv has no option 'windo'"),
+    ):
+        done = run("log.csv", "--set", change)
+        assert done.returncode == 2
+        assert problem in done.stderr

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -26,6 +27,9 @@ def data(
     time_axis: Annotated[
         bool | None, typer.Option("--time-axis/--no-time-axis", help="An .npz: samples have time first. [what it says]")
     ] = None,
+    changes: Annotated[
+        list[str] | None, typer.Option("--set", help="An option of the loader: data.window=40, data.num_steps=10 …")
+    ] = None,
     plot: Annotated[Path | None, typer.Option(help="Draw what is sent of the first training sample (.svg).")] = None,
     json: command.Json = False,
     debug: command.Debug = False,
@@ -37,9 +41,10 @@ def data(
     if name is None:
         result: dict[str, Any] = _listing(folder)
     else:
-        result = _contents(name, folder, time_axis)
+        split = _load(name, folder, time_axis, changes or ())
+        result = _contents(split)
         if encoding is not None or plot is not None:
-            result |= _coded(name, folder, time_axis, encoding, time_steps, plot)
+            result |= _coded(split, encoding, time_steps, plot)
     if json:
         command.print_json(result)
     elif name is None:
@@ -104,15 +109,22 @@ def _where(state: dict[str, Any], base: str | None) -> str:
     return os.path.relpath(state["where"], base) if base and state["format"] else state["where"]
 
 
-def _load(name: str, folder: Path | None, time_axis: bool | None) -> Split:
+def _load(name: str, folder: Path | None, time_axis: bool | None, changes: Sequence[str]) -> Split:
+    """Return the data set; ``changes`` are options of its loader, written as ``ottt-train --set`` takes them."""
     from ottt_loihi.data import load_data
+    from ottt_loihi.errors import UsageError
+    from ottt_loihi.training.config import parse_change
 
-    return load_data(name, folder, **({} if time_axis is None else {"time_axis": time_axis}))
+    options = {} if time_axis is None else {"time_axis": time_axis}
+    for place, value in map(parse_change, changes):
+        table, _, key = place.partition(".")
+        if table != "data" or not key.isidentifier() or key in ("name", "folder"):
+            raise UsageError(f"--set: expected data.NAME=value with an option of the loader, got {place}")
+        options[key] = value
+    return load_data(name, folder, **options)
 
 
-def _coded(
-    name: str, folder: Path | None, time_axis: bool | None, encoding: str | None, time_steps: int, plot: Path | None
-) -> dict[str, Any]:
+def _coded(split: Split, encoding: str | None, time_steps: int, plot: Path | None) -> dict[str, Any]:
     """Return what a coding costs and keeps as JSON values; write a drawing of the spikes to ``plot``."""
     import numpy as np
 
@@ -123,7 +135,7 @@ def _coded(
     from ottt_loihi.files import atomic_write
     from ottt_loihi.report import plots
 
-    prepared = prepare(_load(name, folder, time_axis), encoding)
+    prepared = prepare(split, encoding)
     record = prepared.record
     steps = record.time_steps or time_steps
     if plot is not None:
@@ -146,8 +158,7 @@ def _coded(
     }
 
 
-def _contents(name: str, folder: Path | None, time_axis: bool | None) -> dict[str, Any]:
-    split = _load(name, folder, time_axis)
+def _contents(split: Split) -> dict[str, Any]:
     return {
         "name": split.name,
         "training_samples": len(split.y_train),
