@@ -137,6 +137,11 @@ def export(net: Network, options: Options | None = None, source: str | os.PathLi
     from ottt_loihi.nn.slayer_blocks import is_slayer
 
     options = options or Options()
+    if not hasattr(net, "blocks"):
+        raise UsageError(
+            f"export: expected a Network, got {type(net).__name__}; ol.load reads a model.pt, and ol.from_module makes "
+            "a network of a module of another framework"
+        )
     trained = None if is_slayer(net) else from_torch(net)
     origin: dict[str, Any] = {"training": net.provenance}
     if source is not None:

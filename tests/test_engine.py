@@ -430,7 +430,7 @@ def test_sltt_k_learns_from_k_steps():
 
 def test_saf_refuses_what_it_cannot_accumulate():
     net = mlp((12, 9, 3), reset="zero", **SMALL)
-    with pytest.raises(UsageError, match='saf-e: expected reset="subtract"'):
+    with pytest.raises(UsageError, match='saf-e: expected LIF neurons with reset="subtract"'):
         gradients(net, make_rule("saf-e"), *_floats(net))
     with pytest.raises(UsageError, match="saf-f: expected a feed-forward network"):
         gradients(mlp((12, 9, 3), recurrent=True, **SMALL), make_rule("saf-f"), *_floats(net))

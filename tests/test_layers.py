@@ -99,7 +99,7 @@ def test_architecture_builds_the_same_network():
         (dict(time_steps=0), "time_steps: expected"),
         (dict(seed=-1), "seed: expected an integer ≥ 0"),
         (dict(bias=float("nan")), "bias: expected true or false, got nan"),
-        (dict(recurrent=[0]), r"recurrent: expected true or false, got \[0\]"),
+        (dict(recurrent=[0]), r"recurrent: expected true, false or 'elementwise', got \[0\]"),
         (dict(binary="conv"), "binary: expected one of channel, layer, or nothing, got 'conv'"),
     ],
 )

@@ -8,6 +8,7 @@ from ottt_loihi.converters.quantize.float_network import from_torch
 from torch import nn
 from torch.nn.utils import prune
 
+import ottt_loihi as ol
 from ottt_loihi.errors import ChipError, UsageError
 from ottt_loihi.nn.blocks import Block
 from ottt_loihi.nn.connections import Conv2d, Linear, Readout, Seen, with_trace
@@ -18,6 +19,7 @@ from ottt_loihi.nn.neurons import LIF, LIFStep, Neuron
 from ottt_loihi.nn.surrogates import Sigmoid
 from ottt_loihi.rules import make_rule
 from ottt_loihi.rules.losses import CrossEntropy, SquaredError
+from ottt_loihi.training.trainer import Trainer
 
 RULES = {
     "ottt paper": ("ottt", {"update": "sequence"}, "paper"),
@@ -251,6 +253,51 @@ def test_torch_layers_in_blocks_have_the_same_gradients():
         theirs.quantize(4)
     with pytest.raises(UsageError, match=r"block 1: Linear does not take an input of shape \(7,\)"):
         Network([Block(nn.Linear(6, 5), LIF())], nn.Linear(5, 3), input_shape=(7,), time_steps=5)
+
+
+class Blunt(Neuron):
+    """A neuron without a surrogate: nothing before it would learn."""
+
+    beta = 0.5
+
+    def forward(self, current, v=None, paths=None):
+        return LIFStep(*[(current > 1).to(current.dtype)] * 3)
+
+
+class Rootless(Neuron):
+    forward = Blunt.forward
+
+
+def of(neuron):
+    return Network([Block(Linear(6, 5), neuron)], Readout(5, 3), input_shape=(6,), time_steps=5).double()
+
+
+@pytest.mark.parametrize(
+    ("run", "message"),
+    [
+        (lambda: of(Blunt()), "Blunt: s carries no gradient of the current, and nothing before it would learn"),
+        (lambda: of(Rootless()), "Rootless: expected a number beta"),
+        (lambda: of(LIF(surrogate=lambda u, threshold: u[:, :2])), r"surrogate: expected f\(u\) of u's shape \(4, 5\)"),
+        (lambda: of(LIF(surrogate=lambda u, threshold: None)), r"surrogate: expected f\(u\) .* got NoneType"),
+    ],
+)
+def test_parts_of_ones_own_that_cannot_learn_are_named(run, message):
+    x, labels = batch((6,))
+    with pytest.raises(UsageError, match=message):
+        make_rule("ottt").backward(run(), x, labels, SquaredError())
+
+
+def test_what_is_no_network_or_no_rule_is_named():
+    with pytest.raises(UsageError, match=r"Trainer: expected a Network, got Linear; ol\.load reads one"):
+        Trainer(nn.Linear(6, 3), make_rule("ottt"))
+    with pytest.raises(UsageError, match=r"Trainer: expected a rule such as ol\.OTTT\(\), got 'ottt'"):
+        Trainer(small(), "ottt")
+    with pytest.raises(UsageError, match=r"export: expected a Network, got Linear; .* ol\.from_module makes a network"):
+        ol.export(nn.Linear(6, 3))
+    with pytest.raises(UsageError, match="x: expected a tensor"):
+        ol.backward(small(), make_rule("ottt"), [[1]], None, SquaredError())
+    with pytest.raises(UsageError, match="time_steps: expected a positive integer, got 0"):
+        mlp((6, 5, 3), time_steps=0)
 
 
 def test_a_neuron_that_returns_the_wrong_thing_is_named():

@@ -1,12 +1,12 @@
 import numpy as np
 import pytest
 import torch
-from ottt_loihi.sim.learning import three_factor as reference
 
 from ottt_loihi.errors import UsageError
 from ottt_loihi.nn.neurons import LIF, lif_step
 from ottt_loihi.nn.paths import GradientPaths
 from ottt_loihi.nn.surrogates import SURROGATES, Sigmoid, describe, make_surrogate
+from ottt_loihi.rules import three_factor as reference
 
 # By hand, λ = 0.5, Vth = 1; every value is a binary fraction, so equality is exact.
 CURRENT = [0.75, 0.75, 0.5, 1.5, 0.25, 1.0]

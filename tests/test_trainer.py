@@ -222,8 +222,12 @@ def test_nowhere_to_write_is_a_file_error(tmp_path):
         (dict(augmentations=3), "augmentations: expected a list of names, got 3"),
         (dict(augmentations="crop"), "augmentations: expected a list of names, got 'crop'"),
         (dict(optimizer="sgd", momentum=1.0), r"momentum in \[0, 1\)"),
-        (dict(batch_size=0), "batch_size ≥ 1"),
-        (dict(epochs=0), "expected epochs ≥ 1"),
+        (dict(batch_size=0), "batch_size: expected a positive integer, got 0"),
+        (dict(batch_size="8"), "batch_size: expected a positive integer, got '8'"),
+        (dict(seed=1.5), "seed: expected an integer ≥ 0, got 1.5"),
+        (dict(epochs=0), "epochs: expected a positive integer, got 0"),
+        (dict(epochs=1.5), "epochs: expected a positive integer, got 1.5"),
+        (dict(loss=lambda o, labels, steps: o.detach().sum()), r"loss: it carries no gradient of the scores o"),
     ],
 )
 def test_bad_settings_are_refused(settings, message):

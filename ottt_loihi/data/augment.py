@@ -12,10 +12,6 @@ import numpy as np
 
 from ottt_loihi.errors import UsageError
 
-# of CIFAR-10's channels, as the authors' code has them for CIFAR-10 and CIFAR-100
-CIFAR_MEAN = (0.4914, 0.4822, 0.4465)
-CIFAR_STD = (0.2023, 0.1994, 0.2010)
-
 
 def random_crop(x: np.ndarray, rng: np.random.Generator, pad: int = 4) -> np.ndarray:
     """Pad with zeros on all sides and crop to the old size, at a place drawn uniformly for each sample.

@@ -27,8 +27,6 @@ SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".ppm"}
 FORMATS = ("JPEG", "PNG", "BMP", "PPM")
 MAX_PIXELS = 1 << 26  # of one image; ImageNet's largest has 19 million
 MAX_BYTES = 1 << 33  # of a data set in memory
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
 PARTS = {"train": ("train",), "test": ("val", "test")}
 
 

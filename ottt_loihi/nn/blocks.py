@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from ottt_loihi import checks
 from ottt_loihi.errors import UsageError
 from ottt_loihi.nn.connections import Seen, with_trace
-from ottt_loihi.nn.neurons import GroupedTrace, LIFStep, Trace, follow
+from ottt_loihi.nn.neurons import GroupedTrace, LIFStep, Neuron, Trace, follow
 from ottt_loihi.nn.paths import BPTT, GradientPaths
 
 Presynaptic = Callable[[nn.Module, Tensor], Tensor]
@@ -118,6 +118,10 @@ class Block(nn.Module):
         dropout: float = 0.0,
     ) -> None:
         super().__init__()
+        if getattr(type(neuron), "follow", Neuron.follow) is Neuron.follow and not hasattr(neuron, "beta"):
+            raise UsageError(
+                f"{type(neuron).__name__}: expected a number beta, what a membrane keeps of itself in a step"
+            )
         self.connection, self.neuron, self.skip = connection, neuron, skip
         self.dropout = checks.number(dropout, "dropout", 0, 1, below=True)
         self.branches = nn.ModuleList(branches)

@@ -97,7 +97,7 @@ class Network(nn.Module):
         self.blocks = nn.ModuleList(blocks)
         self.readout = readout
         self.input_shape = checks.sizes(input_shape, "input_shape", 1)
-        (self.time_steps,) = checks.sizes((time_steps,), "time_steps", 1)
+        self.time_steps = checks.integer(time_steps, "time_steps")
         self.convention = checks.one_of(convention, "convention", CONVENTIONS)
         self.provenance: dict[str, Any] = {}
         self.data: Any = None
@@ -143,6 +143,7 @@ class Network(nn.Module):
         state: NetworkState | None = None,
         paths: GradientPaths = BPTT,
         presynaptic: Presynaptic | None = None,
+        sent: Callable[[int, Tensor], Tensor] | None = None,
     ) -> tuple[Tensor, NetworkState]:
         """Return ``(o[t], state)`` of one time step, a function of its arguments.
 
@@ -156,6 +157,8 @@ class Network(nn.Module):
             what the gradient may use of the past; a rule passes its own
         presynaptic
             changes what the weights' gradient uses (HLOP)
+        sent
+            ``(index of a block, its output) →`` the input of the next (OPZO's noise); None: the output
         """
         if state is not None and not paths.membrane:
             state = without_graph(state)
@@ -165,6 +168,7 @@ class Network(nn.Module):
             before = None if state is None else state.blocks[index]
             stream = None if block.skip is None else block.skip.factor * blocks[block.skip.source].current
             out, after = block(inputs, before, paths, stream=stream, first=index == 0, presynaptic=presynaptic)
+            out = out if sent is None else sent(index, out)
             blocks.append(after)
         o, trace = self.read(out, None if state is None else state.readout, paths, presynaptic)
         return o, NetworkState(tuple(blocks), trace, self.late(state))

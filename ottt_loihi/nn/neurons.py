@@ -119,7 +119,13 @@ class _Fire(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad_s: Tensor) -> tuple[Tensor, Tensor | None, None, None]:
         (u,) = ctx.saved_tensors
-        g = grad_s * ctx.surrogate(u, ctx.v_threshold)
+        derivative = ctx.surrogate(u, ctx.v_threshold)
+        if not isinstance(derivative, (Tensor, int, float)) or (
+            isinstance(derivative, Tensor) and derivative.ndim and derivative.shape != u.shape
+        ):
+            found = tuple(derivative.shape) if isinstance(derivative, Tensor) else type(derivative).__name__
+            raise UsageError(f"surrogate: expected f(u) of u's shape {tuple(u.shape)}, got {found}")
+        g = grad_s * derivative
         of_threshold = -g.sum_to_size(ctx.v_threshold.shape) if ctx.needs_input_grad[1] else None
         return g, of_threshold, None, None
 

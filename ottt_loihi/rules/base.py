@@ -193,6 +193,7 @@ class OnlineRule(Rule):
                 o, state = self.step(net, frame, state, presynaptic)
                 error = instantaneous(loss, o, labels, x.shape[1])
             if t in learning:
+                require_gradient(net, state)
                 error.backward()
             done = Step(error.detach(), o.detach(), state)
             del o, error  # and with them the step's graph, before the next one is made
@@ -265,6 +266,16 @@ class OnlineRule(Rule):
 def membranes(state: Any) -> tuple[Tensor, ...]:
     """Return v of every layer of neurons, without a graph; empty for a state that has none."""
     return tuple(v.detach() for v in getattr(state, "membranes", ()) if isinstance(v, Tensor))
+
+
+def require_gradient(net: nn.Module, state: Any) -> None:
+    """Refuse neurons whose spikes carry no gradient: nothing before them would learn."""
+    for block, after in zip(getattr(net, "blocks", ()), getattr(state, "blocks", ())):
+        if after.current.requires_grad and not after.s.requires_grad:
+            raise UsageError(
+                f"{type(block.neuron).__name__}: s carries no gradient of the current, and nothing before it would "
+                "learn; let ∂s/∂u be a surrogate, as ottt_loihi.nn.neurons.fire does"
+            )
 
 
 def require_finite(net: nn.Module, losses: Tensor, membranes: Sequence[Tensor] = (), first: int = 0) -> None:

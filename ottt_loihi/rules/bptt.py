@@ -11,7 +11,7 @@ from ottt_loihi import checks
 from ottt_loihi.nn.inputs import Input, frames
 from ottt_loihi.nn.network import Network
 from ottt_loihi.nn.paths import GradientPaths
-from ottt_loihi.rules.base import Accumulated, Rule, membranes
+from ottt_loihi.rules.base import Accumulated, Rule, membranes, require_gradient
 from ottt_loihi.rules.losses import Loss, instantaneous
 
 RESETS = ("detached", "attached")
@@ -40,6 +40,7 @@ class BPTT(Rule):
             o, state = net.step(frame, state, self.paths)
             losses.append(instantaneous(loss, o, labels, x.shape[1]))
             scores = scores + o.detach()
+        require_gradient(net, state)
         both = torch.stack(losses)
         both.sum().backward()
         return Accumulated(both.detach(), scores, membranes(state))

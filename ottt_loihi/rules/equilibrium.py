@@ -16,7 +16,7 @@ gives the same gradient.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -128,6 +128,11 @@ def check_network(net: Network, rule: str) -> None:
     """Refuse neurons whose rates are no clamp of their current."""
     if not len(net.blocks):
         raise UsageError(f"{rule}: expected at least one hidden layer")
+    require_one_lif(net, rule)
+
+
+def require_one_lif(net: Network, rule: str) -> None:
+    """Refuse neurons other than LIF with reset by subtraction and one λ."""
     if any(type(block.neuron) is not LIF for block in net.blocks):
         found = next(type(block.neuron).__name__ for block in net.blocks if type(block.neuron) is not LIF)
         raise UsageError(f"{rule}: expected LIF neurons, got {found}; ottt and bptt train any")
@@ -157,17 +162,37 @@ def equilibrium(net: Network, rates: Rates, by_rate: bool = False) -> Equilibriu
     """The equation at these rates. by_rate: m from 0 < a < 1, which spikes tell; otherwise from 0 < I(a) < θ."""
     leaves = tuple(a.detach().requires_grad_() for a in rates.blocks)
     out = [a if mask is None else a * mask for a, mask in zip(leaves, rates.masks)]
-    currents: list[Tensor] = []
-    for index, block in enumerate(net.blocks):
-        inputs = [rates.x if index == 0 else out[index - 1], *(out[branch.source] for branch in block.branches)]
-        current, _ = block.charge(inputs)
-        if block.skip is not None:
-            current = current + block.skip.factor * currents[block.skip.source]
-        currents.append(current)
+    currents = currents_at(net, rates.x, out)
     thresholds = tuple(block.neuron.v_threshold for block in net.blocks)
     tops = [1.0] * len(leaves) if by_rate else thresholds
     is_open = tuple((v > 0) & (v < top) for v, top in zip(leaves if by_rate else currents, tops))
     return Equilibrium(leaves, tuple(currents), is_open, thresholds, net.read(out[-1], None)[0])
+
+
+def currents_at(
+    net: Network, x: Tensor, out: list[Tensor], rate: Callable[[int, Tensor], Tensor] | None = None
+) -> list[Tensor]:
+    """Return the current of every block at firing rates.
+
+    Parameters
+    ----------
+    x
+        rates of the input
+    out
+        rates of the blocks; with ``rate`` they are appended here
+    rate
+        ``(index of a block, its current) →`` its rate, in networks without loops
+    """
+    currents: list[Tensor] = []
+    for index, block in enumerate(net.blocks):
+        inputs = [x if index == 0 else out[index - 1], *(out[branch.source] for branch in block.branches)]
+        current, _ = block.charge(inputs)
+        if block.skip is not None:
+            current = current + block.skip.factor * currents[block.skip.source]
+        currents.append(current)
+        if rate is not None:
+            out.append(rate(index, current))
+    return currents
 
 
 def evaluate_loss(net: Network, found: Equilibrium, labels: Tensor, loss: Loss, steps: int) -> Tensor:

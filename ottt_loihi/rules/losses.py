@@ -123,6 +123,8 @@ def instantaneous(loss: Loss, o: Tensor, labels: Tensor, time_steps: int) -> Ten
     if not isinstance(value, Tensor) or value.numel() != 1:
         found = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
         raise UsageError(f"loss: expected a scalar tensor, got {found}; take the mean over the batch")
+    if torch.is_grad_enabled() and o.requires_grad and not value.requires_grad:
+        raise UsageError("loss: it carries no gradient of the scores o; compute it of o with torch, without detach()")
     return value.reshape(())
 
 

@@ -12,9 +12,9 @@ from torch import Tensor
 from ottt_loihi import checks
 from ottt_loihi.errors import UsageError
 from ottt_loihi.nn.inputs import Input, frames
-from ottt_loihi.nn.network import Network, NetworkState, without_graph
+from ottt_loihi.nn.network import Network, NetworkState
 from ottt_loihi.nn.neurons import LIF
-from ottt_loihi.nn.paths import CONVENTIONS, GradientPaths, ottt_paths
+from ottt_loihi.nn.paths import CONVENTIONS, ottt_paths
 from ottt_loihi.rules.base import OnlineRule, Rule, Step
 from ottt_loihi.rules.eligibility import random_matrix
 from ottt_loihi.rules.losses import Loss, instantaneous
@@ -74,8 +74,8 @@ class OPZO(OnlineRule):
             if self.feedback == "estimated":
                 noisy = self._noise(net, frame)
                 with torch.no_grad():
-                    perturbed = _run(net, frame, state, self.paths, noisy)[0]
-            o, state = _run(net, frame, state, self.paths)
+                    perturbed, _ = net.step(frame, state, self.paths, sent=lambda i, out, z=noisy: out + z[i])
+            o, state = net.step(frame, state, self.paths, sent=lambda _, out: out.detach())  # no error comes back
             now = instantaneous(loss, o, labels, x.shape[1])
             if self.feedback == "estimated":
                 self._follow(noisy, perturbed - o.detach())
@@ -145,18 +145,3 @@ class OPZO(OnlineRule):
             posts.append(g * block.neuron.surrogate(after.u.detach(), block.neuron.v_threshold))
         currents = [after.current for after in state.blocks]
         torch.autograd.backward([loss, *currents], [torch.ones_like(loss), *posts])
-
-
-def _run(
-    net: Network, x: Tensor, state: NetworkState | None, paths: GradientPaths, added: list[Tensor] | None = None
-) -> tuple[Tensor, NetworkState]:
-    """One step whose layers do not see each other's gradients: o[t], and the state. added: to every block's output."""
-    state = None if state is None else without_graph(state)
-    out, blocks = x, []
-    for index, block in enumerate(net.blocks):
-        before = None if state is None else state.blocks[index]
-        out, after = block([out], before, paths, first=index == 0)
-        blocks.append(after)
-        out = out.detach() if added is None else out + added[index]
-    o, trace = net.read(out, None if state is None else state.readout, paths)
-    return o, NetworkState(tuple(blocks), trace)

@@ -22,10 +22,11 @@ from ottt_loihi.errors import UsageError
 from ottt_loihi.nn.blocks import Block, Late, arriving, remembered
 from ottt_loihi.nn.inputs import Input, frames
 from ottt_loihi.nn.network import Network, without_graph
-from ottt_loihi.nn.neurons import LIF, Trace, fire
+from ottt_loihi.nn.neurons import Trace, fire
 from ottt_loihi.nn.paths import ottt_paths
 from ottt_loihi.nn.precision import no_graph
 from ottt_loihi.rules.base import Accumulated, OnlineRule, Rule, require_finite
+from ottt_loihi.rules.equilibrium import currents_at, require_one_lif
 from ottt_loihi.rules.losses import Loss, instantaneous
 
 
@@ -100,15 +101,7 @@ class SAFF(Rule):
 
 def check_network(net: Network, rule: str) -> None:
     """Refuse neurons that have no accumulated form."""
-    if any(type(block.neuron) is not LIF for block in net.blocks):
-        found = next(type(block.neuron).__name__ for block in net.blocks if type(block.neuron) is not LIF)
-        raise UsageError(f"{rule}: expected LIF neurons, got {found}; ottt and bptt train any")
-    resets = {block.neuron.reset for block in net.blocks}
-    betas = {block.neuron.beta for block in net.blocks}
-    if resets - {"subtract"} or len(betas) > 1:
-        raise UsageError(
-            f'{rule}: expected reset="subtract" and one beta for all neurons, got {sorted(resets)}, {sorted(betas)}'
-        )
+    require_one_lif(net, rule)
     if any(block.neuron.v_init for block in net.blocks):
         raise UsageError(f"{rule}: expected neurons that start at 0, got v_init; ottt, ide and spide train these")
     branches = [branch for block in net.blocks for branch in block.branches if branch.delay]
@@ -165,16 +158,14 @@ def _branch_inputs(
 
 def _represent(net: Network, state: SAFState) -> Tensor:
     """The readout of the firing rates, differentiable as the spike representation is."""
-    rates, currents, a = [], [], state.x.value / state.x.length
-    for index, block in enumerate(net.blocks):
-        current, _ = block.charge([a, *(rates[branch.source] for branch in block.branches)])
-        if block.skip is not None:
-            current = current + block.skip.factor * currents[block.skip.source]
-        a = _Rate.apply(current, state.out[index] / state.x.length, block.neuron.v_threshold)
-        a = _masked(a, state.masks[index])
-        rates.append(a)
-        currents.append(current)
-    return net.read(a, None)[0]
+
+    def rate(index: int, current: Tensor) -> Tensor:
+        a = _Rate.apply(current, state.out[index] / state.x.length, net.blocks[index].neuron.v_threshold)
+        return _masked(a, state.masks[index])
+
+    x, rates = state.x.value / state.x.length, []
+    currents_at(net, x, rates, rate)
+    return net.read(rates[-1] if rates else x, None)[0]
 
 
 class _Rate(torch.autograd.Function):

@@ -150,4 +150,6 @@ def backward(net: nn.Module, rule: Rule, x: Input, labels: Any, loss: Loss, engi
 
     Parameters and errors as in :meth:`ottt_loihi.rules.base.Rule.backward`.
     """
+    if len(getattr(x, "shape", ())) < 2:
+        raise UsageError(f"x: expected a tensor (batch, T, …) or a ConstantInput, got {type(x).__name__}")
     return choose(net, rule, loss, x.shape[1], engine).backward(net, rule, x, labels, loss)

@@ -133,6 +133,13 @@ class Trainer:
         chunk: int | None = None,
         group: Group | None = None,
     ) -> None:
+        if not isinstance(net, Network):
+            raise UsageError(
+                f"Trainer: expected a Network, got {type(net).__name__}; ol.load reads one, and rule.train_batch "
+                "trains other modules in a loop of your own"
+            )
+        if not isinstance(rule, Rule):
+            raise UsageError(f"Trainer: expected a rule such as ol.OTTT(), got {rule!r:.80}")
         self.net, self.rule, self.loss, self.progress = net, rule, make_loss(loss), progress
         given = {"learning_rate": learning_rate, "momentum": momentum, "weight_decay": weight_decay}
         self.optimizer, values = optimizer, optimizers.check_optimizer(optimizer, given)
@@ -140,9 +147,7 @@ class Trainer:
         self.schedule = optimizers.check_schedule(schedule, optimizer)
         self.schedule_every = checks.one_of(schedule_every, "schedule_every", ("epoch", "batch"))
         self.clip_norm, self.clip_value = optimizers.check_clipping(rule, clip_norm, clip_value)
-        self.batch_size, self.seed = batch_size, seed
-        if batch_size < 1 or seed < 0:
-            raise UsageError(f"expected batch_size ≥ 1 and seed ≥ 0, got {batch_size} and {seed}")
+        self.batch_size, self.seed = checks.integer(batch_size, "batch_size"), checks.integer(seed, "seed", 0)
         if isinstance(augmentations, str) or not isinstance(augmentations, Sequence):
             raise UsageError(f"augmentations: expected a list of names, got {augmentations!r}")
         self.encoding, self.augmentations = encoding, tuple(augmentations)
@@ -218,8 +223,8 @@ class Trainer:
         TrainingError
             when a loss is no longer finite; it names the step and the layer, and no file is overwritten
         """
-        if epochs < 1 or checkpoint_every < 0:
-            raise UsageError(f"fit: expected epochs ≥ 1 and checkpoint_every ≥ 0, got {epochs}, {checkpoint_every}")
+        checks.integer(epochs, "epochs")
+        checks.integer(checkpoint_every, "checkpoint_every", 0)
         if resume and run is None:
             raise UsageError("fit: resume needs the run folder to go on in")
         self.notes = []
