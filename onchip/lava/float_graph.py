@@ -39,6 +39,7 @@ def build_float_graph(
     noise: float = 0.25,
     averaging: int = 13,
     rule: Rule = DEFAULT,
+    current: float = 0.0,
 ) -> LearningGraph:
     """Build the graph for ``LavaRun(graph.source, tag="floating_pt")``.
 
@@ -60,6 +61,8 @@ def build_float_graph(
         of the hidden neurons; 0 < λ < 1; the surrogate is the rectangle ``|u − Vth| < Vth``
     rule
         how it learns
+    current
+        α of current-based neurons, another than ``decay``; they reset to zero; 0: none
 
     Raises
     ------
@@ -69,11 +72,13 @@ def build_float_graph(
     require_lava()
     from ottt_loihi.onchip.lava.processes.source import SampleSource
 
+    if not 0 <= current < 1 or (current and (reset != "zero" or current == decay)):
+        raise UsageError(f"current: expected 0, or another decay than {decay} and reset zero; got {current}, {reset}")
     if reset not in ("subtract", "zero") or not 0 < decay < 1 or not v_threshold > 0:
         raise UsageError(f"expected reset subtract or zero, 0 < decay < 1, v_threshold > 0; got {reset}, {decay}")
     _check_feedback(weights, feedback, rule.feedback)
     schedule, num_steps = make_schedule(len(weights) - 1, rule), packed.shape[1]
-    build = _FloatBuilder(rule, schedule, num_steps, decay, v_threshold, reset == "subtract", learning_rate)
+    build = _FloatBuilder(rule, schedule, num_steps, decay, v_threshold, reset == "subtract", learning_rate, current)
     sizes = [w.shape[0] for w in weights]
     source = SampleSource(packed, weights[0].shape[1], labels.astype(np.int32), schedule.epoch, period=build.period)
     plastic = [build.connection(layer, w, f"plastic[{layer}]") for layer, w in enumerate(weights)]
@@ -114,6 +119,7 @@ class _FloatBuilder:
     vth: float
     subtract: bool
     rate: float
+    current: float = 0.0
 
     @property
     def period(self) -> int:
@@ -128,7 +134,10 @@ class _FloatBuilder:
         rule, epoch, is_readout = self.rule, self.schedule.epoch, layer == self.schedule.hidden_layers
         decay = 0.0 if is_readout else self.decay if rule.lambda_pre is None else rule.lambda_pre
         after = (1 if rule.alpha_post > 0 else -1, 0) if rule.alpha_post and not is_readout else None
-        own = {"encoding": rule.encoding, "after": after}
+        slow = None
+        if self.current and not is_readout:
+            decay, slow = min(self.current, self.decay), (max(self.current, self.decay), 0.0)
+        own = {"encoding": rule.encoding, "after": after, "slow": slow}
         of_lava = OTTTLearningRule(epoch, self.schedule.pre_phase(layer), decay, "float", **own)
         kind, weight = (
             (OTTTSparse, weight.astype(float)) if issparse(weight) else (OTTTDense, np.asarray(weight, float))
@@ -151,10 +160,12 @@ class _FloatBuilder:
         from ottt_loihi.onchip.lava.processes.neuron import OTTTNeuron
 
         unity, lost = arithmetic.DECAY_UNITY, arithmetic.DECAY_UNITY * (1 - self.decay)
-        gains = lengths(self.decay, self.num_steps, 1.0, self.subtract, not self.rule.of_stllr)
+        slow = self.decay if self.current else None
+        traced = not self.rule.of_stllr
+        gains = lengths(self.current or self.decay, self.num_steps, 1.0, self.subtract, traced, slow)
         return OTTTNeuron(
             shape=(size,),
-            du=lost - 1 if self.subtract else unity - 1,
+            du=lost - 1 if self.subtract else unity * (1 - self.current) - 1,
             dv=unity if self.subtract else lost,
             vth=self.vth,
             half_width=self.vth,

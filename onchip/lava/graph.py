@@ -79,7 +79,7 @@ class LearningGraph:
         """Every Var that learning depends on or counts in, by a readable name."""
         named = {}
         for kind, processes, names in (
-            ("plastic", self.plastic, ("weights", "x1", "y1", "y2", "y3", "a_buff")),
+            ("plastic", self.plastic, ("weights", "x1", "x2", "y1", "y2", "y3", "a_buff")),
             (
                 "neuron",
                 self.neurons,
@@ -289,6 +289,7 @@ class Builder:
         from ottt_loihi.onchip.lava.rule import OTTTLearningRule
 
         own = {"impulse": part.impulse, "seed": part.trace_seed, "encoding": self.network.rule.encoding}
+        own["slow"] = part.slow
         own["after"] = None if part.after is None else (part.after.sign, part.after.shift)
         return OTTTLearningRule(self.network.epoch, part.pre_phase, part.decay, stock=stock, **own)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from lava.magma.core.learning.learning_rule import Loihi3FLearningRule
 from ottt_loihi.onchip.network.schedule import MAX_EPOCH
+from ottt_loihi.sim.learning import currents
 from ottt_loihi.sim.learning.eligibility import with_second_product
 from ottt_loihi.sim.learning.encodings import ENCODINGS, FIXED_RULES, FLOAT_RULES, SPIKE_RULES
 from ottt_loihi.sim.learning.integers import (
@@ -44,6 +45,8 @@ class OTTTLearningRule(Loihi3FLearningRule):
         of y: factored, signed or split; it says what ``dw`` is
     stock
         for Lava's own connection, which never resets x1: with ``decay = 0`` the rule reads the spike itself, x0
+    slow
+        of current-based neurons, decay and impulse of x2: the trace is x2 − x1 (``sim/learning/currents.py``), or None
     after
         S-TLLR's second product, x0·y2: its sign and its shift k (``sim/learning/eligibility.py``), or None
 
@@ -74,6 +77,7 @@ class OTTTLearningRule(Loihi3FLearningRule):
         encoding: str = "signed",
         stock: bool = False,
         after: tuple[int, int] | None = None,
+        slow: tuple[float, float] | None = None,
     ) -> None:
         checks.one_of(encoding, "encoding", ENCODINGS)
         checks.one_of(arithmetic, "arithmetic", ("fixed", "float"))
@@ -91,19 +95,24 @@ class OTTTLearningRule(Loihi3FLearningRule):
             start = default_impulse(decay, stock) if impulse is None else impulse
             _check_impulse(start, decay)
             self.effective_impulse = start * left
+        if slow is not None and arithmetic == "float":
+            start, second = currents.float_impulses(decay, slow[0], epoch, pre_phase)
+            slow = slow[0], second
+        elif slow is not None:
+            self.effective_impulse = currents.effective((decay, start), currents.Slow(*slow), epoch, pre_phase)
         self.decay, self.encoding = decay, encoding
         rules = FIXED_RULES if arithmetic == "fixed" else FLOAT_RULES
         if reads_spike := stock and not decay:
             rules = SPIKE_RULES
-        dw = rules[encoding]
+        dw = rules[encoding] if slow is None else currents.difference(rules[encoding])
         if after is not None:
             dw = with_second_product(dw, encoding, after[0], after[1] if arithmetic == "fixed" else None)
         super().__init__(
             dw=dw,
             x1_impulse=0 if reads_spike else start,
             x1_tau=trace_time_constant(decay, epoch),
-            x2_impulse=0,
-            x2_tau=FOREVER,
+            x2_impulse=0 if slow is None else slow[1],
+            x2_tau=FOREVER if slow is None else trace_time_constant(slow[0], epoch),
             t_epoch=epoch,
             rng_seed=seed,
         )

@@ -8,6 +8,7 @@ import numpy as np
 from ottt_loihi.sim import arithmetic
 from ottt_loihi.sim.network import INPUT, LIF, ChipNetwork, Connection, Dense, Diagonal, Sparse
 
+from ottt_loihi import checks
 from ottt_loihi.errors import UsageError
 
 RESOLUTION = 256  # weight steps per threshold: weights reach ±1 Vth, and one step is 0.4 % of it
@@ -28,6 +29,7 @@ def fresh_network(
     resolution: int = RESOLUTION,
     seed: int = 0,
     density: float | Sequence[float] = 1.0,
+    current_decay: float = 0.0,
 ) -> ChipNetwork:
     """Random plastic weights, uniform in ±gain/√fan_in of the threshold (of a logit of 1 at the readout).
 
@@ -46,12 +48,17 @@ def fresh_network(
     density
         part of the synapses that exist, 0 < density ≤ 1, of all connections or of each, the readout's last; below 1 a
         connection is sparse: each of its neurons has as many randomly chosen inputs, at least one
+    current_decay
+        0 ≤ α < 1, rounded to 1/4096: of the synaptic current of current-based neurons, which reset to zero; 0: none
 
     Raises
     ------
     UsageError
         for an argument out of range
     """
+    checks.number(current_decay, "current_decay", 0, 1, below=True)
+    if current_decay and reset != "zero":
+        raise UsageError(f"current_decay: current-based neurons reset to zero on the chip; got reset {reset!r}")
     if reset not in ("subtract", "zero"):
         raise UsageError(f"reset: expected subtract or zero, got {reset!r}")
     if not (0 < decay < 1 and 16 <= resolution <= 510 and classes >= 2 and all(n >= 1 for n in hidden)):
@@ -69,12 +76,14 @@ def fresh_network(
     fan_in = int(np.prod(input_shape))
     for index, size in enumerate(hidden):
         name = f"hidden {index + 1}"
-        connections.append(_random(rng, index, size, fan_in, densities[index], HIDDEN_GAIN * vth))
+        gain = HIDDEN_GAIN * (1 - current_decay)  # a current adds up what arrives
+        connections.append(_random(rng, index, size, fan_in, densities[index], gain * vth))
         if reset == "subtract":
             layers.append(LIF((size,), 4095 - kept, 4096, vth, name=name))
             connections.append(Diagonal(index, index, np.full(size, -inhibition)))
         else:
-            layers.append(LIF((size,), 4095, arithmetic.DECAY_UNITY - kept, vth, name=name))
+            du = arithmetic.DECAY_UNITY - 1 - round(arithmetic.DECAY_UNITY * current_decay)
+            layers.append(LIF((size,), du, arithmetic.DECAY_UNITY - kept, vth, name=name))
         fan_in = size
     low, high = READOUT_RANGE
     unit = min(high, max(low, READOUT_STEPS_PER_INPUT * _fan_in(fan_in, densities[-1])))

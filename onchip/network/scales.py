@@ -8,7 +8,7 @@ from ottt_loihi.onchip.network.feedback import KINDS
 from ottt_loihi.onchip.network.schedule import Schedule
 from ottt_loihi.onchip.network.trainable import Plan, plan_subspaces
 from ottt_loihi.sim import arithmetic
-from ottt_loihi.sim.learning import eligibility, integers
+from ottt_loihi.sim.learning import currents, eligibility, integers
 from ottt_loihi.sim.learning.bias import BiasLearning, bias_learning
 from ottt_loihi.sim.learning.integers import ERROR_STEPS
 from ottt_loihi.sim.learning.network import LearningLayer, LearningNetwork
@@ -55,6 +55,9 @@ def _layer(
     ``Δw = −η·â·f(u)·δ`` in units of the threshold becomes ``y1 = −η·f(u)·δ · LSB per threshold · 2^10 / I_eff``.
     """
     lif, readout, decay = plan.chip.layers[index], index == len(plan.hidden), plan.trace_decay(index, rule)
+    impulse, slow = _traces(plan, index, rule)
+    if slow is not None and subspace is not None:
+        raise UsageError("subspaces: HLOP projects one trace, and current-based neurons have two; learn without")
     base = base_seed(rule.seed)
     feedback = None
     if readout:
@@ -74,7 +77,8 @@ def _layer(
         inhibition=None if readout else plan.inhibition[index],
         decay=decay,
         pre_phase=schedule.pre_phase(index),
-        impulse=integers.default_impulse(decay, rule.silent_epochs > 0),
+        impulse=impulse,
+        slow=slow,
         y1=integers.mantissa_and_shift(y1, f"{name}.y1_scale"),
         error=integers.mantissa_and_shift(ERROR_STEPS / per_delta, f"{name}.error_scale") if sends else None,
         feedback=feedback,
@@ -95,8 +99,25 @@ def base_seed(seed: int) -> int:
 def steps_per_y1(plan: Plan, layer: int, rule: Rule = DEFAULT) -> float:
     """Return the y1 that moves a weight by one LSB per spike of trace 1."""
     schedule, decay = plan.schedule(rule), plan.trace_decay(layer, rule)
-    left = integers.impulse_left(decay, schedule.epoch, schedule.pre_phase(layer))
-    return 2**integers.FIXED_SHIFT / (integers.default_impulse(decay, rule.silent_epochs > 0) * left)
+    when, (impulse, slow) = (schedule.epoch, schedule.pre_phase(layer)), _traces(plan, layer, rule)
+    if slow is not None:
+        return 2**integers.FIXED_SHIFT / currents.effective((decay, impulse), slow, *when)
+    return 2**integers.FIXED_SHIFT / (impulse * integers.impulse_left(decay, *when))
+
+
+def _traces(plan: Plan, layer: int, rule: Rule) -> tuple[int, currents.Slow | None]:
+    """Return the impulse of a connection's trace, and of current-based neurons their slower trace."""
+    decay, slow = plan.trace_decay(layer, rule), plan.slow_decay(layer)
+    if slow is None:
+        return integers.default_impulse(decay, rule.silent_epochs > 0), None
+    if rule.of_stllr:
+        raise UsageError(
+            f"lambda_pre, alpha_post: layer {layer + 1} has current-based neurons, whose trace takes both of the "
+            "engine's; use rule ottt"
+        )
+    schedule = plan.schedule(rule)
+    first, second = currents.impulses(decay, slow, schedule.epoch, schedule.pre_phase(layer))
+    return first, currents.Slow(slow, second)
 
 
 def _bias(plan: Plan, layer: int, rule: Rule) -> BiasLearning:
@@ -104,7 +125,8 @@ def _bias(plan: Plan, layer: int, rule: Rule) -> BiasLearning:
     step = 2.0 ** (arithmetic.STATE_SHIFT + plan.dense[layer].weight_exp)  # of a weight, in units of the state
     per_y1 = step / steps_per_y1(plan, layer, rule)
     lif, decay = plan.chip.layers[layer], plan.trace_decay(layer)
-    return bias_learning(lif, decay, plan.chip.num_steps, per_y1, traced=not rule.of_stllr)
+    traced, slow = not rule.of_stllr, plan.slow_decay(layer)
+    return bias_learning(lif, decay, plan.chip.num_steps, per_y1, traced=traced, slow=slow)
 
 
 def _after(plan: Plan, layer: int, rule: Rule, y1_scale: float) -> eligibility.After:

@@ -43,6 +43,8 @@ class Plan:
         λ of each hidden layer
     unit
         the readout's sum of weights for a logit of 1
+    slow
+        of each hidden layer of current-based neurons the larger decay, ``decay`` is the smaller one; else None
     """
 
     chip: ChipNetwork
@@ -52,6 +54,7 @@ class Plan:
     unit: int
     backbone: ChipNetwork | None
     whole: ChipNetwork
+    slow: tuple[float | None, ...] = ()
 
     @property
     def graded(self) -> bool:
@@ -85,6 +88,10 @@ class Plan:
         """Weight steps (LSB) per threshold, or per logit of 1 at the readout."""
         full = self.unit if layer == len(self.hidden) else self.hidden[layer].vth
         return full / 2.0 ** self.dense[layer].weight_exp
+
+    def slow_decay(self, layer: int) -> float | None:
+        """The decay of the slower of two presynaptic traces, which layers of current-based neurons have."""
+        return self.slow[layer] if layer < len(self.slow) else None
 
     def trace_decay(self, layer: int, rule: Rule = DEFAULT) -> float:
         """λ of the presynaptic trace: the post neuron's or S-TLLR's λ_pre; 0 for the readout, which has no memory."""
@@ -156,6 +163,12 @@ def make_plan(chip: ChipNetwork, unit: int | None = None) -> Plan:
             "export it with ottt-export, without --fit-registers"
         )
     decay = tuple(_decay(index, chip.layers[index]) for index in range(first, last))
+    for index, (loop, (_, slow)) in enumerate(zip(inhibition, decay), first):
+        if slow is not None and loop is not None:
+            raise ChipError(
+                f"layer[{index}] ({chip.layers[index].name}): current-based neurons reset by subtraction cannot learn: "
+                "the reset's self-connection would pass through the current; use neurons that reset to zero"
+            )
     backbone, tail = cut(chip)
     return Plan(
         chip=tail,
@@ -163,7 +176,8 @@ def make_plan(chip: ChipNetwork, unit: int | None = None) -> Plan:
             c for index in range(len(tail.layers)) for c in tail.inputs_of(index) if isinstance(c, (Dense, Sparse))
         ),
         inhibition=tuple(inhibition[:-1]),
-        decay=decay,
+        decay=tuple(one for one, _ in decay),
+        slow=tuple(slow for _, slow in decay),
         unit=_unit(chip) if unit is None else checks.integer(unit, "unit"),
         backbone=backbone,
         whole=chip,
@@ -222,9 +236,11 @@ def trace_energy(
     shares = [c.mask().mean(axis=0) if isinstance(c, Sparse) else 1.0 for c in plan.dense]  # of neurons per input
     energies = []
     for layer, (s, lateral) in enumerate(zip(spikes, plan_subspaces(plan, subspaces), strict=True)):
-        trace, total, left = np.zeros((len(s), s.shape[2])), 0.0, 0.0
+        fast, trace, total, left = np.zeros((len(s), s.shape[2])), np.zeros((len(s), s.shape[2])), 0.0, 0.0
+        slow = plan.slow_decay(layer)
         for t in range(s.shape[1]):
-            trace = plan.trace_decay(layer, rule) * trace + s[:, t]
+            fast = plan.trace_decay(layer, rule) * fast + s[:, t]
+            trace = fast if slow is None else slow * trace + fast
             total += float((trace**2 * shares[layer]).sum(axis=1).mean())
             if lateral is not None:
                 h = lateral.rows[: lateral.fixed] / ONE
@@ -268,17 +284,21 @@ def _with_matrix(c: Connection, matrix: np.ndarray) -> Connection:
     return c.with_matrix(matrix) if isinstance(c, Sparse) else replace(c, weight=matrix)
 
 
-def _decay(index: int, layer: LIF) -> float:
-    """λ, from whichever of u and v holds the membrane."""
-    if layer.du == 4095:
-        kept = arithmetic.DECAY_UNITY - layer.dv
-    elif layer.dv == arithmetic.DECAY_UNITY:
-        kept = arithmetic.DECAY_UNITY - 1 - layer.du
-    else:
-        raise ChipError(f"layer[{index}] ({layer.name}): leaks in u and in v; OTTT's trace needs one decay")
+def _decay(index: int, layer: LIF) -> tuple[float, float | None]:
+    """λ, from whichever of u and v holds the membrane, and None; of a current and a membrane both, ascending."""
+    unity = arithmetic.DECAY_UNITY
+    if unity - 1 != layer.du and layer.dv != unity:
+        both = sorted((unity - 1 - layer.du, unity - layer.dv))
+        if not 0 < both[0] < both[1] < unity:
+            raise ChipError(
+                f"layer[{index}] ({layer.name}): decays of {both[0]}/4096 and {both[1]}/4096; learning needs two that "
+                "are different and below 1: with equal ones the engine's two traces are one; change one by 0.1"
+            )
+        return both[0] / unity, both[1] / unity
+    kept = unity - layer.dv if layer.du == unity - 1 else unity - 1 - layer.du
     if not 0 <= kept < arithmetic.DECAY_UNITY:
         raise ChipError(f"layer[{index}] ({layer.name}): λ = {kept}/4096, learning needs 0 ≤ λ < 1")
-    return kept / arithmetic.DECAY_UNITY
+    return kept / arithmetic.DECAY_UNITY, None
 
 
 def knows_unit(chip: ChipNetwork) -> bool:

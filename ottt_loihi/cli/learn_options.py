@@ -51,6 +51,9 @@ AlphaPostOption = Annotated[
 KappaOption = Annotated[
     float | None, typer.Option(help="TESS: gain of a layer's class neurons; default: a quarter of its neurons.")
 ]
+CurrentOption = Annotated[
+    float, typer.Option(min=0, max=1, help="From scratch: current-based neurons, with this decay of their current.")
+]
 LossOption = Annotated[Loss, typer.Option(help="The readout's error: squared, cross-entropy from a table, or hinge.")]
 BiasOption = Annotated[bool, typer.Option("--learn-bias", help="Biases learn as well, inside their neurons.")]
 DecayOption = Annotated[int, typer.Option(min=0, help="Samples after which weights decay, again and again; 0: never.")]

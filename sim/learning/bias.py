@@ -59,22 +59,28 @@ class BiasLearning:
         return ((np.clip(moved, MANTISSA_MIN, MANTISSA_MAX) - old) << self.exponent).astype(np.int32)
 
 
-def bias_learning(layer: LIF, decay: float, num_steps: int, per_y1: float, *, traced: bool = True) -> BiasLearning:
-    """For a layer of λ = ``decay`` (0: the readout); traced False: as S-TLLR has it, Λ_t = 1.
+def bias_learning(
+    layer: LIF, decay: float, num_steps: int, per_y1: float, *, traced: bool = True, slow: float | None = None
+) -> BiasLearning:
+    """For a layer of λ = ``decay`` (0: the readout); traced False: as S-TLLR has it, Λ_t = 1; slow:
+    the other decay of current-based neurons.
 
     per_y1: change of the input to a neuron, in units of the state, per y1 and trace of 1.
     """
     in_u = lives_in_u(layer)
     exponent = learnt_exponent(layer)
-    return BiasLearning(lengths(decay, num_steps, per_y1 / 2.0**exponent, in_u, traced), exponent, in_u)
+    return BiasLearning(lengths(decay, num_steps, per_y1 / 2.0**exponent, in_u, traced, slow), exponent, in_u)
 
 
-def lengths(decay: float, num_steps: int, gain: float, in_u: bool, traced: bool = True) -> tuple[float, ...]:
-    """``gain·c·Λ_t`` of t = 0 … T − 1; traced False: Λ_t = 1."""
-    trace, found = 0.0, []
+def lengths(
+    decay: float, num_steps: int, gain: float, in_u: bool, traced: bool = True, slow: float | None = None
+) -> tuple[float, ...]:
+    """``gain·c·Λ_t`` of t = 0 … T − 1; traced False: Λ_t = 1; slow: Λ of a current, e[t] = slow·e[t−1] + Λ_t."""
+    trace, membrane, found = 0.0, 0.0, []
     for _ in range(num_steps):
         trace = decay * trace * traced + 1
-        found.append(gain * trace / (1 - decay if in_u else 1))
+        membrane = trace if slow is None else slow * membrane + trace
+        found.append(gain * membrane / (1 - decay if in_u else 1))
     return tuple(found)
 
 

@@ -30,7 +30,8 @@ SOFTMAX, HINGE = 1, 2  # places in rule.LOSSES
 START, READ, RECEIVE, FIRE, ANSWER, COMPARE, THIRD, SEND, MOVE_BIASES, FOLLOW_NOISE = range(10)  # program.Op
 DECAY_TRACE, PROJECT, UPDATE, UPDATE_TWIN, RESTORE, FOLLOW_TRACES, DECAY_WEIGHTS = range(10, 17)
 FORGET_TRACES, NEXT_EPOCH, SEND_AFTER, UPDATE_AFTER, TWIN_AFTER = range(17, 22)
-RECEIVE_LOCAL, COMPARE_LOCAL, THIRD_LOCAL, ONE = 22, 23, 24, 64  # local.ONE
+RECEIVE_LOCAL, COMPARE_LOCAL, THIRD_LOCAL, DECAY_SLOW = range(22, 26)
+ONE = 64  # local.ONE
 LOWEST, HIGHEST = -(1 << 15) - 1, (1 << 15) - 1  # eligibility.ACCUMULATOR
 SPIKE_SHIFT = 3
 BLOCK = 16
@@ -55,9 +56,10 @@ LAYER = np.dtype(
             "subspace", "rows", "fixed", "row_shift",  # HLOP: where its rows start, their number, the old ones
             "bias_shift", "bias_exponent", "bias_in_u",  # of bias.BiasLearning
             "h_impulse", "h_keep", "y2_sign", "y2_left", "y2_mantissa", "y2_shift",  # of eligibility.After
+            "slow_impulse",  # of current-based neurons, 0: none
         )
     ]
-    + [(name, np.float64) for name in ("trace_decay", "keep_u", "keep_v")]
+    + [(name, np.float64) for name in ("trace_decay", "slow_decay", "keep_u", "keep_v")]
     + [  # mix32 of seeds: of the rounding of weights, feedback and rows, and of the decay of weights and of their twin
         (name, np.uint32) for name in ("key", "feedback_key", "twin_key", "row_key", "decay_key", "decay_twin_key")
     ]
@@ -142,6 +144,8 @@ class State(NamedTuple):
         int16, HLOP's rows of all layers that have any
     h, y2
         int32 per neuron, of S-TLLR (``eligibility.py``)
+    slow
+        int32 per source, the slower trace of current-based neurons (``currents.py``)
     """
 
     weights: np.ndarray
@@ -165,6 +169,7 @@ class State(NamedTuple):
     subspaces: np.ndarray
     h: np.ndarray
     y2: np.ndarray
+    slow: np.ndarray
 
 
 @called
@@ -475,7 +480,7 @@ def follow_noise(layer, last, index, epoch, noise, error, weights, saturated):
 
 
 @called
-def tabulate(layer, random, epoch, table):
+def tabulate(layer, per_step, impulse, random, epoch, table):
     """Tabulate the trace after an epoch, of a trace x and a spike s, 0 or 1, at ``table[1 + s, x]``; row 0 is scratch.
 
     ``x1 = D^(K − p)( min(127, D^p(x1) + impulse·s) )`` with the pre spike in phase p and the rounded decay
@@ -483,7 +488,7 @@ def tabulate(layer, random, epoch, table):
     """
     decayed = table[0]
     for x in range(TRACE_MAX + 1):
-        exact = layer.trace_decay * x
+        exact = per_step * x
         floor = np.floor(exact)
         decayed[x] = np.int32(floor) + np.int32(random < exact - floor)
     for x in range(TRACE_MAX + 1):
@@ -491,7 +496,7 @@ def tabulate(layer, random, epoch, table):
         for _ in range(layer.pre_phase):
             before = decayed[before]
         for s in range(2):
-            left = min(before + s * layer.impulse, TRACE_MAX)
+            left = min(before + s * impulse, TRACE_MAX)
             for _ in range(epoch - layer.pre_phase):
                 left = decayed[left]
             table[1 + s, x] = left
@@ -500,7 +505,7 @@ def tabulate(layer, random, epoch, table):
 @called
 def decay_trace(layer, random, rule, now, sent, table, trace, active):
     """The traces at the end of an epoch; lists those that are not 0."""
-    tabulate(layer, random, rule.epoch, table)
+    tabulate(layer, layer.trace_decay, layer.impulse, random, rule.epoch, table)
     count, first = np.uint64(0), np.uint64(layer.source)
     for i in range(np.uint64(layer.inputs)):
         x = table[np.uint64(1) + np.uint64(sent[first + i]), np.uint64(trace[first + i])]
@@ -508,6 +513,14 @@ def decay_trace(layer, random, rule, now, sent, table, trace, active):
         active[count] = i
         count += np.uint64(x > 0)
     now.live = count
+
+
+@called
+def decay_slow(layer, random, rule, sent, table, slow):
+    """The slower traces of current-based neurons at the end of an epoch."""
+    tabulate(layer, layer.slow_decay, layer.slow_impulse, random, rule.epoch, table)
+    for i in range(layer.source, layer.source + layer.inputs):
+        slow[i] = table[1 + sent[i], slow[i]]
 
 
 @called
@@ -627,14 +640,16 @@ def accumulate(total, change):
 
 
 @called
-def update_after(layer, start, key, random, rule, now, sent, y1, y2, reward, trace, hashes, masks, weights):
-    """:func:`update` with S-TLLR's second product: of the spikes x0 and y2."""
+def update_after(layer, start, key, random, rule, now, sent, y1, y2, reward, trace, slow, hashes, masks, weights):
+    """:func:`update` by two products: S-TLLR's second is of the spikes x0 and y2; of current-based neurons x2 − x1."""
     if nothing_to_learn(layer, y1) and nothing_to_learn(layer, reward if rule.factored else y2):
         return
+    two = layer.slow_impulse > 0
     key, share, parts = keyed(key, now.epoch), rule.share, hashes.view(np.uint8)
     for i in range(layer.inputs):
         x, spike, row = np.int64(trace[layer.source + i]), sent[layer.source + i], start + i * layer.width
-        if x == 0 and not spike:
+        x2 = np.int64(slow[layer.source + i]) if two else np.int64(0)
+        if x == 0 and x2 == 0 and not spike:
             continue
         row_key = mix(np.uint32(key + np.uint32(i)))
         for n in range(layer.width >> 2 if share == 4 else 0):
@@ -645,8 +660,11 @@ def update_after(layer, start, key, random, rule, now, sent, y1, y2, reward, tra
                 draw = 127 - np.int64(parts[j] >> np.uint8(8 - FRACTION_BITS))
             elif share == 1:
                 draw = 127 - np.int64(mix(np.uint32(row_key + np.uint32(j))) >> np.uint32(32 - FRACTION_BITS))
-            total = accumulate(np.int64(weights[row + j]) << FRACTION_BITS, x * y1[n] >> ENGINE_SHIFT)
-            if spike and rule.factored:
+            first = x2 if two else x
+            total = accumulate(np.int64(weights[row + j]) << FRACTION_BITS, first * y1[n] >> ENGINE_SHIFT)
+            if two:
+                total = accumulate(total, -x * y1[n] >> ENGINE_SHIFT)
+            elif spike and rule.factored:
                 product = np.int64(layer.y2_sign) * y2[n] * reward[n]
                 total = accumulate(total, (product >> ENGINE_SHIFT) << layer.y2_left)
             elif spike:
@@ -705,7 +723,7 @@ def learn(actions, constants, state, moment, packed, labels, gate, first, trace_
     lateral, keys, table = np.empty((4, widest), np.int32), np.empty(widest, np.uint32), np.empty((3, 128), np.int32)
     answers = s.y1, s.error, s.y1_saturated, s.error_saturated
     learns = s.y1, s.trace, active, narrow, keys, constants.masks, s.weights
-    after = sent, s.y1, s.y2, s.reward, s.trace, keys, constants.masks, s.weights
+    after = sent, s.y1, s.y2, s.reward, s.trace, s.slow, keys, constants.masks, s.weights
     for sample in range(len(packed)):
         clear(s.spikes)
         clear(sent)
@@ -769,6 +787,7 @@ def learn(actions, constants, state, moment, packed, labels, gate, first, trace_
                 decay(layer, layer.twin, layer.decay_twin_key, rule, now, s.weights)
             elif op == FORGET_TRACES:
                 clear(s.trace[layer.source : layer.source + layer.inputs])
+                clear(s.slow[layer.source : layer.source + layer.inputs])
             elif op == NEXT_EPOCH:
                 local, now.epoch = local + 1, now.epoch + 1
             elif op == SEND_AFTER:
@@ -783,6 +802,8 @@ def learn(actions, constants, state, moment, packed, labels, gate, first, trace_
                 compare_local(layer, now, z[index], own[index])
             elif op == THIRD_LOCAL:
                 third_local(layer, last, s.weights, own[index], thirds)
+            elif op == DECAY_SLOW:
+                decay_slow(layer, trace_random[local, index], rule, sent, table, s.slow)
         predictions[sample] = best(s.scores)
         s.correct[0] += predictions[sample] == labels[sample]
 

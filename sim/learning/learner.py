@@ -157,6 +157,8 @@ class Learner:
             else:
                 mine |= {"scores": state.scores, "correct": state.correct}
             synapses = {"weights": self._weights(at), "x1": state.trace[at["source"] : at["source"] + at["inputs"]]}
+            if self.network.layers[index].slow is not None:
+                synapses["x2"] = state.slow[at["source"] : at["source"] + at["inputs"]]
             if self.network.layers[index].subspace is not None:
                 synapses["rows"] = self._rows(at)
             found |= {f"plastic[{index}].{name}": place for name, place in synapses.items()}
@@ -258,6 +260,7 @@ class Learner:
         rule = self.network.rule
         fixed = () if rule.learn_bias else ("bias", "u_init")
         fixed += () if rule.encoding == "factored" else ("reward",)
+        fixed += () if any(layer.slow is not None for layer in self.network.layers) else ("slow",)
         fixed += () if any(layer.after is not None for layer in self.network.layers) else ("h", "y2")
         return ((name, array) for name, array in self.state._asdict().items() if array.size and name not in fixed)
 

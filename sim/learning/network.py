@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 from ottt_loihi.sim.learning.bias import BiasLearning
+from ottt_loihi.sim.learning.currents import Slow
 from ottt_loihi.sim.learning.eligibility import After
 from ottt_loihi.sim.learning.program import Op, latency
 from ottt_loihi.sim.learning.rule import DEFAULT, Rule
@@ -93,6 +94,8 @@ class LearningLayer:
     subspace            a :class:`~.subspace.Subspace`,  HLOP: what its learning keeps out of, or None
                         or None
     after               an After, or None                S-TLLR: the second term of its eligibility
+    slow                a Slow, or None                  current-based neurons: decay and impulse of the slower trace;
+                                                         ``decay`` and ``impulse`` are the faster one's
     trace_seed,         ≥ 0                              of the trace's decay, of ``per-synapse`` rounding, and of the
     weight_seed, seed                                    neurons' rounding
     ==================  ===============================  ==============================================================
@@ -117,6 +120,12 @@ class LearningLayer:
     bias: BiasLearning | None = None
     subspace: Subspace | None = None
     after: After | None = None
+    slow: Slow | None = None
+
+    @property
+    def two_products(self) -> bool:
+        """Whether a weight's change is the sum of two products."""
+        return self.after is not None or self.slow is not None
 
 
 @dataclass(frozen=True)
@@ -190,7 +199,9 @@ class LearningNetwork:
         for layer in self.layers:
             for part in (layer, layer.layer, layer.connection, layer.inhibition, layer.feedback, layer.subspace):
                 for name, value in _named(part):
-                    if name in ("bias", "after") and value is None:  # as in states written before there were any
+                    if (
+                        name in ("bias", "after", "slow") and value is None
+                    ):  # as in states written before there were any
                         continue
                     if name == "weight" and part is layer.connection and layer.plastic:
                         value = value.shape

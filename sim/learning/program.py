@@ -48,11 +48,12 @@ class Op(IntEnum):
     FORGET_TRACES    the presynaptic traces are 0
     NEXT_EPOCH       the learning epoch ends
     SEND_AFTER       S-TLLR: y2 of a hidden layer, of h of the step before; then h of this step
-    UPDATE_AFTER     UPDATE by trace and y1, and by spikes and y2
+    UPDATE_AFTER     UPDATE by two products: trace and y1, spikes and y2; or of current-based neurons two traces and y1
     TWIN_AFTER       UPDATE_TWIN of such a connection
     RECEIVE_LOCAL    TESS: the sum that a hidden layer's class neurons make of its spikes
     COMPARE_LOCAL    their error
     THIRD_LOCAL      the error that they bring to their layer
+    DECAY_SLOW       the slower traces of current-based neurons, at the end of the learning epoch
     ===============  ==================================================================================================
     """
 
@@ -81,6 +82,7 @@ class Op(IntEnum):
     RECEIVE_LOCAL = 22
     COMPARE_LOCAL = 23
     THIRD_LOCAL = 24
+    DECAY_SLOW = 25
 
 
 def latency(hidden: int, layerwise: bool) -> int:
@@ -148,6 +150,8 @@ def _silent(network: LearningNetwork) -> Iterator[Action]:
         yield Op.START, 0, network.num_steps
         for layer in _plastic(network):
             yield Op.DECAY_TRACE, layer, network.num_steps
+            if network.layers[layer].slow is not None:
+                yield Op.DECAY_SLOW, layer, network.num_steps
         yield Op.NEXT_EPOCH, 0, network.num_steps
 
 
@@ -186,9 +190,11 @@ def _learn(network: LearningNetwork, t: int, ends: bool) -> Iterator[Action]:
         yield Op.DECAY_TRACE, layer, t
         if protects:
             yield Op.PROJECT, layer, t
-        yield Op.UPDATE if part.after is None else Op.UPDATE_AFTER, layer, t
+        if part.slow is not None:
+            yield Op.DECAY_SLOW, layer, t
+        yield Op.UPDATE_AFTER if part.two_products else Op.UPDATE, layer, t
         if below is not None and below.twin:
-            yield Op.UPDATE_TWIN if part.after is None else Op.TWIN_AFTER, layer, t
+            yield Op.TWIN_AFTER if part.two_products else Op.UPDATE_TWIN, layer, t
         if protects:
             yield Op.RESTORE, layer, t
         if part.subspace is not None and part.subspace.fixed < len(part.subspace.rows):

@@ -174,6 +174,13 @@ def next_epoch(run: Run, index: int, t: int) -> None:
 def forget_traces(run: Run, index: int, t: int) -> None:
     """The presynaptic traces are 0."""
     run.layers[index].x1[:] = 0
+    run.layers[index].x2[:] = 0
+
+
+def decay_slow(run: Run, index: int, t: int) -> None:
+    """The slower traces at the end of a learning epoch."""
+    layer = run.layers[index]
+    layer.x2 = layer.decayed(layer.x2, run.sent[index], run.epoch, layer.keep_slow, layer.part.slow.impulse)
 
 
 def send_after(run: Run, index: int, t: int) -> None:
@@ -232,6 +239,10 @@ class Layer:
         self.weight_random = lava_weight_random(0, epochs)
         tau = integers.trace_time_constant(part.decay, network.epoch)
         self.keep = np.exp(-1 / np.array([tau, integers.FOREVER]))[0]
+        self.x2, self.keep_slow = np.zeros_like(self.x1), 0.0
+        if part.slow is not None:
+            tau = integers.trace_time_constant(part.slow.decay, network.epoch)
+            self.keep_slow = np.exp(-1 / np.array([tau, integers.FOREVER]))[0]
         self.begin_sample()
 
     def begin_sample(self) -> None:
@@ -327,13 +338,17 @@ class Layer:
         """Decay the trace through the phases of the epoch, with the impulse of the presynaptic spikes in theirs."""
         if not self.part.decay:
             self.x1[:] = 0
+        self.x1 = self.learnt_from = self.decayed(self.x1, pre, epoch, self.keep, self.part.impulse)
+
+    def decayed(self, x: np.ndarray, pre: np.ndarray, epoch: int, keep: float, impulse: int) -> np.ndarray:
+        """Return traces after an epoch."""
         for phase in range(1, self.network.epoch + 1):
-            exact = self.keep * self.x1
+            exact = keep * x
             floor = np.floor(exact)
-            self.x1 = (floor + (self.trace_random[epoch] < exact - floor)).astype(np.int64)
+            x = (floor + (self.trace_random[epoch] < exact - floor)).astype(np.int64)
             if phase == self.part.pre_phase:
-                self.x1 = np.minimum(self.x1 + self.part.impulse * pre, integers.TRACE_MAX)
-        self.learnt_from = self.x1
+                x = np.minimum(x + impulse * pre, integers.TRACE_MAX)
+        return x
 
     def learnt(self, w: np.ndarray, epoch: int, seed: int, spikes: np.ndarray | None = None) -> np.ndarray:
         """``w += x1·y1 / 2^10``, rounded at random, clipped; 0 where no synapse is. spikes: x0, of S-TLLR."""
@@ -343,7 +358,13 @@ class Layer:
         half = 0 if self.part.subspace is None else subspace.half(self.part.subspace.fixed)
         change = encodings.engine_change(self.network.rule.encoding, self.learnt_from, self.messages(), half)
         total = (w << integers.FRACTION_BITS) + change
-        if spikes is not None:
+        if self.part.slow is not None:
+            sent = encodings.messages(self.network.rule.encoding, -self.y1, self.surrogate, -self.reward)
+            slow = encodings.engine_change(self.network.rule.encoding, self.x2, self.messages())
+            total = np.clip((w << integers.FRACTION_BITS) + slow, *eligibility.ACCUMULATOR)
+            fast = encodings.engine_change(self.network.rule.encoding, self.learnt_from, sent)
+            total = np.clip(total + fast, *eligibility.ACCUMULATOR)
+        elif spikes is not None:
             second = eligibility.second_product(self.network.rule.encoding, self.y2, self.reward, self.part.after)
             total = eligibility.accumulated(w, change, second, spikes)
         w = np.clip((total + random) >> integers.FRACTION_BITS, -256, 255)
@@ -365,6 +386,8 @@ class Layer:
         found |= {f"plastic[{index}].{port}": value for port, value in self.messages().items()}
         if self.rows is not None:
             found[f"plastic[{index}].rows"] = self.rows
+        if self.part.slow is not None:
+            found[f"plastic[{index}].x2"] = self.x2
         names = ("v", "y1", "rng") if self.part.bias is None else ("v", "y1", "rng", "bias")
         found |= {f"{process}.{name}": getattr(self, name) for name in names}
         found |= {f"{process}.{name}_saturated": np.array([count]) for name, count in self.saturated.items()}

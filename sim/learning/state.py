@@ -60,6 +60,7 @@ def pack(network: LearningNetwork) -> tuple[kernels.Constants, kernels.State]:
         weights=np.concatenate(weights),
         spikes=np.zeros(source, np.uint8),
         trace=np.zeros(source, np.int32),
+        slow=np.zeros(source, np.int32),
         u=u_init.copy(),
         bias=_per_neuron(layers, [_bias(part.layer) for part in network.layers]),
         u_init=u_init,
@@ -114,6 +115,9 @@ def _pack_numbers(at: np.void, part: LearningLayer, epoch: int) -> None:
     at["key"], at["decay_key"] = _key(part.weight_seed), _key(part.weight_seed + integers.DECAY_SEED)
     if part.bias is not None:
         at["bias_shift"], at["bias_exponent"], at["bias_in_u"] = part.bias.scale[1], part.bias.exponent, part.bias.in_u
+    if part.slow is not None:
+        tau = [[integers.trace_time_constant(part.slow.decay, epoch)], [integers.FOREVER]]
+        at["slow_decay"], at["slow_impulse"] = np.exp(-1 / np.array(tau))[0, 0], part.slow.impulse
     if (after := part.after) is not None:
         at["h_impulse"], at["h_keep"] = after.impulse << arithmetic.STATE_SHIFT, after.keep
         at["y2_sign"], at["y2_left"], (at["y2_mantissa"], at["y2_shift"]) = after.sign, after.shift, after.y2
