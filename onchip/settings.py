@@ -58,9 +58,9 @@ class Settings(Rule):
             for an unknown name, and for a choice that the rule does not have
         """
         own = RULES[checks.one_of(rule, "rule", tuple(RULES))]
-        if choices.get("feedback", own.get("feedback")) != own.get("feedback") and "feedback" in own:
-            raise UsageError(f"feedback: rule {rule} has feedback {own['feedback']}, got {choices['feedback']}")
         given = {name: value for name, value in choices.items() if value is not None}
+        if given.get("feedback", own.get("feedback")) != own.get("feedback") and "feedback" in own:
+            raise UsageError(f"feedback: rule {rule} has feedback {own['feedback']}, got {given['feedback']}")
         foreign = [name for known in RULES.values() for name in known if name in given and name not in own]
         foreign = [name for name in foreign if name != "feedback"]
         if foreign:

@@ -115,7 +115,7 @@ class TestPlan:
     def test_two_leaks_and_none(self):
         chip = small()
         for change, message in (
-            (dict(du=100, dv=100), "leaks in u and in v"),
+            (dict(du=100, dv=100), "reset by subtraction cannot learn"),
             (dict(du=-1), "learning needs 0 ≤ λ < 1"),
         ):
             with pytest.raises(ChipError, match=message):

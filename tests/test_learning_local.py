@@ -185,3 +185,8 @@ class TestLava:
 def test_refused_with_the_nearest_thing_that_works(make, message):
     with pytest.raises(UsageError, match=message):
         make()
+
+
+def test_what_is_not_chosen_is_the_rules():
+    chosen = Settings.of_rule("tess", feedback=None, alpha_post=0.0, kappa=None)
+    assert (chosen.feedback, chosen.lambda_pre, chosen.alpha_post, chosen.kappa) == ("local", 0.5, 0.0, None)
