@@ -61,7 +61,7 @@ lint: $(STAMP)
 
 # every benchmark in its short form, which shows that it runs; `make bench-full` measures what docs/benchmarks.md shows
 BENCHMARKS := startup sim pairs learning training events vgg
-SLOW_BENCHMARKS := against busy onchip continual results
+SLOW_BENCHMARKS := against onchip continual results
 bench: $(STAMP)
 	@for name in $(filter-out startup,$(BENCHMARKS)) $(SLOW_BENCHMARKS); do \
 		echo "benchmarks/$$name.py --short"; $(BIN)/python benchmarks/$$name.py --short || exit 1; done
