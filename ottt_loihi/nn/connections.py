@@ -326,12 +326,8 @@ class Conv2d(Connection):
         pool_after: tuple[int, int, int] | None = None,
         **settings: Any,
     ) -> None:
-        for where, value in (
-            ("in_channels", in_channels),
-            ("out_channels", out_channels),
-            ("groups", groups),
-            ("upsample", upsample),
-        ):
+        counts = {"in_channels": in_channels, "out_channels": out_channels, "groups": groups, "upsample": upsample}
+        for where, value in counts.items():
             checks.integer(value, f"Conv2d.{where}")
         kernel = checks.both(checks.pair(kernel_size, "Conv2d.kernel_size"))
         if in_channels % groups or out_channels % groups:
