@@ -129,7 +129,7 @@ class Steps:
         for index, block in enumerate(self.net.blocks):
             current = self._charge(index, block, out, outs)
             if block.skip is not None:
-                current = torch.add(current, currents[block.skip.source], alpha=block.skip.factor)
+                current = current.add_(currents[block.skip.source], alpha=block.skip.factor)  # its memory is its own
             currents.append(current)
             out = self._fire(index, block, current)
             outs.append(out)
