@@ -135,7 +135,7 @@ class Framework:
 
 
 def number(module: nn.Module, name: str, versions: str) -> Any:
-    """Return an attribute as float64: a number, or an array where it has several values.
+    """Return an attribute as float64: a number, or an array where it has several values that differ.
 
     versions: those that it was read in
 
@@ -148,7 +148,7 @@ def number(module: nn.Module, name: str, versions: str) -> Any:
     values = np.asarray(value.detach().cpu().numpy() if hasattr(value, "detach") else value, np.float64)
     if not np.isfinite(values).all():
         raise Unmapped(f"{name} is not finite")
-    return float(values.reshape(-1)[0]) if values.size == 1 else values
+    return float(values.reshape(-1)[0]) if values.size and not np.ptp(values) else values
 
 
 def attribute(owner: Any, name: str, versions: str) -> Any:

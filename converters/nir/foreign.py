@@ -126,7 +126,7 @@ class Import:
 
     def _layer(self, node: Node, shape: tuple[int, ...]) -> tuple[FloatLayer, np.ndarray]:
         """Decays and threshold, and what each neuron multiplies its input with: thresholds are made one."""
-        where, group, dialect = node.name, node.group, self._dialect(node)
+        where, group, dialect = node.name, node.group, self.dialect_of(node)
         cuba = node.kind.startswith("Cuba")
         r = floats(group, "r")
         gain, beta, alpha = self.dt * r, 1.0, 0.0
@@ -163,8 +163,8 @@ class Import:
         )
         return layer, gain * common / threshold
 
-    def _dialect(self, node: Node) -> dialects.Dialect:
-        """How a layer is meant: its reset may be said for it alone."""
+    def dialect_of(self, node: Node) -> dialects.Dialect:
+        """Return how a layer is meant: its reset may be said for it alone."""
         return dialects.with_reset(self.dialect, self.resets[node.name]) if node.name in self.resets else self.dialect
 
     def _from_reset(
@@ -174,7 +174,7 @@ class Import:
         where = f"{node.name}/v_reset"
         if "v_reset" not in node.group or not (rest := floats(node.group, "v_reset")).any():
             return threshold, bias
-        if self._dialect(node).reset != "zero":
+        if self.dialect_of(node).reset != "zero":
             raise ChipError(f"{where}: a reset by subtraction goes to no potential, found {rest.flat[0]:g}")
         if self.dialect.name != "spikingjelly":
             raise ChipError(
@@ -241,7 +241,10 @@ class Import:
     def _through(self, node: Node, signal: _Signal, shifts: bool) -> _Signal:
         """Return a signal behind a node. ``shifts``: add the node's bias; of several signals only one adds it."""
         if node.kind == "Delay":
-            return replace(signal, delay=signal.delay + steps(node, self.dt))
+            wait = steps(node, self.dt)
+            if wait and signal.bias is not None and signal.bias.any():
+                raise ChipError(f"{node.name}: a bias arrives late, behind a Delay; put the Delay before its Affine")
+            return replace(signal, delay=signal.delay + wait)
         if node.kind == "Flatten":
             return _flat(node, signal)
         if node.kind not in ("Linear", "Affine", "Conv1d", "Conv2d", "Scale", "AvgPool2d", "SumPool2d"):

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from ottt_loihi.converters.nir import equations
 from ottt_loihi.converters.nir import graph as nir_graph
 from ottt_loihi.converters.nir.foreign import Import
 from ottt_loihi.converters.nir.graph import FIRING, NEURONS, Graph, Node, convolution, floats, steps, uniform, whole
@@ -34,6 +35,7 @@ def read(
     writer: str | None = None,
     reset: str | None = None,
     notes: list[str] | None = None,
+    check: bool = False,
 ) -> ChipNetwork | FloatNetwork:
     """Read an NIR file.
 
@@ -50,6 +52,8 @@ def read(
         ``"subtract"`` or ``"zero"``, where the program meant another one; ``"3=zero"`` for one layer
     notes
         a list to which is added what a user has to know
+    check
+        run NIR's equations beside the network that is read, and note that their spikes are equal
 
     Returns
     -------
@@ -64,6 +68,8 @@ def read(
         for a file that is damaged, or not of this format
     ChipError
         for what has no counterpart on the chip, by node
+    VerificationError
+        where the network and the file's equations have other spikes
     UsageError
         if T or dt is needed
     """
@@ -76,7 +82,10 @@ def read(
                 return _Ours(graph, metadata).network()
             reading = Import(graph, num_steps, dt, writer, reset)
             try:
-                return reading.network()
+                found = reading.network()
+                if check:
+                    reading.notes.append(equations.agreement(reading, found))
+                return found
             finally:
                 if notes is not None:
                     notes += reading.notes

@@ -280,7 +280,7 @@ def _export(
         notes: list[str] = []
         said = {"writer": writer and writer.value, "reset": reset}
         try:
-            network = nir_reader.read(model, time_steps, dt, notes=notes, **said)
+            network = nir_reader.read(model, time_steps, dt, notes=notes, check=bool(options.check), **said)
         finally:
             for note in notes:
                 command.err.print(f"note: {note}", markup=False, soft_wrap=True)
