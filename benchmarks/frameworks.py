@@ -285,7 +285,7 @@ def measure(title: str, data: Digits, short: bool) -> list[str]:
     with tempfile.TemporaryDirectory() as folder:
         nir = by_nir(make, theirs, data.test[:20].numpy(), Path(folder))
     _, four, _ = on_chip(net, data, 4)
-    train_on(net, data, 1 if short else 6)
+    train_on(net, data, 1 if short else 4)
     _, tuned, _ = on_chip(net, data, 4)
     cells = [f"{100 * cell:.1f} %" for cell in (in_module, data.accuracy(here.scores), eight, differ, four, tuned)]
     return [title, *cells, nir]

@@ -243,6 +243,17 @@ def test_a_difference_is_found_and_named():
     assert found.different == sum(count for count, _, _ in found.layers.values()) > 0
 
 
+class Coded(nn.Module):
+    """Spikes are drawn inside of forward."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.n = nn.Linear(6, 3), S.LIFNode()
+
+    def forward(self, x):
+        return self.n(self.a(torch.bernoulli(x)))
+
+
 class Heads(nn.Module):
     """Two layers of neurons, and an output that ``gathers`` them."""
 
@@ -380,6 +391,7 @@ class TwoInputs(nn.Module):
         (lambda: snn(nn.Conv2d(2, 3, 2), nn.MaxPool2d(2), S.LIFNode()), UsageError, "does not run"),
         (lambda: snn(nn.Linear(6, 3), F.Leaky(beta=0.5, threshold=0.0)), ChipError, "v_threshold: expected"),
         (lambda: snn(nn.Linear(6, 3), F.RLeaky(0.5, reset_mechanism="zero", linear_features=3)), ChipError, "loses"),
+        (lambda: Coded(), ChipError, r"bernoulli\): forward makes spikes itself"),
         (lambda: object(), UsageError, "expected a torch.nn.Module"),
     ],
 )  # fmt: skip

@@ -1,5 +1,6 @@
 """ottt-export of a user's own module: his Python makes it, its weights are read as data."""
 
+import json
 import pickle
 import textwrap
 
@@ -31,6 +32,22 @@ def number():
 
 def fails():
     raise SystemExit("no")
+
+class Net(nn.Module):
+    def __init__(self, what):
+        super().__init__()
+        self.first, self.neurons, self.what = nn.Linear(12, 3), parts.Leaky(beta=0.5), what
+
+    def forward(self, x):
+        self.what()
+        return self.neurons(self.first(x))
+
+def leaves():
+    return Net(lambda: sys.exit(0))
+
+def prints():
+    print("the user's own words")
+    return Net(lambda: print("and more of them"))
 """
 
 
@@ -159,6 +176,17 @@ def test_a_hostile_checkpoint_never_runs(project):
 )
 def test_functions_that_make_no_module_are_refused(project, function, says):
     assert_one_line(export(project[0], function=function), 2, says)
+
+
+def test_a_forward_that_ends_the_program_is_no_success(project):
+    assert_one_line(export(project[0], function="leaves"), 2, "Net does not run on inputs of shape (12,)")
+    assert not (project[0] / "out").exists()
+
+
+def test_what_the_users_code_prints_is_no_output_of_ours(project):
+    done = export(project[0], "--json", "--allow-dead", function="prints")
+    assert done.returncode == 0, done.stderr
+    assert "layers" in json.loads(done.stdout)
 
 
 def test_a_module_needs_a_shape_and_steps(project):

@@ -49,6 +49,10 @@ HINTS = {
     **dict.fromkeys(
         MAXIMA, "the largest of real currents is not linear; the nearest is to pool the spikes, or average pooling"
     ),
+    **dict.fromkeys(
+        ("lt", "gt", "le", "ge", "__lt__", "__gt__", "__le__", "__ge__", "bernoulli"),
+        "forward makes spikes itself; the nearest is samples that are spikes already (--encoding rate)",
+    ),
     "dropout": "it drops in evaluation, too; pass training=self.training",
     "part": "an index takes a part of a layer; the nearest is a Linear that reads it",
     "cat": "the nearest is two layers whose outputs are added",

@@ -139,7 +139,7 @@ def trace(net: nn.Module, input_shape: Sequence[int], num_steps: int | None = No
                 forms = [other.form]
             except _NeverRan as error:
                 raise UsageError(str(error)) from None
-            except Exception as error:  # user code raises anything; the next form may be the right one
+            except (Exception, SystemExit) as error:  # user code raises anything; the next form may be the right one
                 failures[form] = _line(error)
     raise UsageError(
         f"{type(net).__name__} does not run on inputs of shape {shape}: "

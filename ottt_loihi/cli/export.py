@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import sys
 from dataclasses import asdict
 from enum import Enum
 from pathlib import Path
@@ -203,7 +205,8 @@ def export(
     if module:
         how = {"readout": None if readout is None else readout.value, "spikes_per_step": spikes_per_step}
         how["approximate"] = approximate
-        imported = _imported(str(model), weights, input_shape, time_steps, how, (data, encoding), options)
+        with contextlib.redirect_stdout(sys.stderr):  # what the user's own code prints
+            imported = _imported(str(model), weights, input_shape, time_steps, how, (data, encoding), options)
         result = exporter.export_module(imported.network, options, weights)
     else:
         if model.suffix != ".nir" and (writer or reset):
