@@ -111,6 +111,51 @@ def test_a_closed_gate_learns_nothing_and_still_predicts():
     assert learner.variables()["readout[0].correct"] == (predictions == samples()[1]).sum()
 
 
+class TestLive:
+    """A sensor's sample is predicted when it comes; its label comes later or never."""
+
+    def test_step_and_teach_are_a_closed_and_an_open_gate(self):
+        packed, labels = samples()
+        x = np.unpackbits(packed, axis=-1, count=12)
+        live, whole = Learner(small()), Learner(small())
+        found = []
+        for one, label in zip(x, labels):
+            found.append(live.step(one))
+            live.teach(int(label))
+        gate = np.tile([False, True], len(labels))
+        expected = whole.learn(np.repeat(packed, 2, axis=0), np.repeat(labels, 2), gate)
+        assert found == expected[::2].tolist()
+        assert found != expected[1::2].tolist()  # while it is learnt the label is known
+        kept = {name: value for name, value in whole.variables().items() if not name.endswith("correct")}
+        assert_equal(live.variables(), kept)
+
+    def test_a_sample_without_a_label_changes_no_weight(self):
+        learner = Learner(small())
+        for one in np.unpackbits(samples()[0], axis=-1, count=12):
+            learner.step(one)
+        for weight, part in zip(learner.weights(), learner.network.layers):
+            np.testing.assert_array_equal(weight, part.connection.weight)
+
+    def test_bad_input_keeps_the_state(self):
+        learner, good = Learner(small()), np.zeros((4, 12))
+        with pytest.raises(UsageError, match="teach: expected a sample first"):
+            learner.teach(0)
+        for bad in (np.zeros((3, 12)), np.zeros((4, 11)), np.zeros(4)):
+            with pytest.raises(UsageError, match="expected a sample of 4 time steps and 12 inputs"):
+                learner.step(bad)
+        for value in (np.nan, 2, 0.5):
+            with pytest.raises(UsageError, match="expected spikes 0 or 1"):
+                learner.step(np.full((4, 12), value))
+        assert learner.samples == 0
+        learner.step(good)
+        with pytest.raises(UsageError, match="label"):
+            learner.teach(3)
+        learner.teach(2)
+        assert learner.samples == 2
+        with pytest.raises(UsageError, match="there was none since the last label"):
+            learner.teach(2)
+
+
 class TestRandom:
     def test_lavas_numbers_are_lavas(self):
         """The streams skip ahead to where Lava's generators are."""

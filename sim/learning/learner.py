@@ -18,6 +18,7 @@ from ottt_loihi.sim.learning.network import LearningNetwork
 from ottt_loihi.sim.learning.program import program
 from ottt_loihi.sim.learning.subspace import Subspace
 
+from ottt_loihi import checks
 from ottt_loihi.errors import FileError, UsageError
 
 FORMAT = "ottt-loihi learning state"
@@ -46,9 +47,48 @@ class Learner:
         self.network, self.samples = network, 0
         self._constants, self.state = pack(network)
         self._actions = program(network)
+        self._stepped: np.ndarray | None = None
+
+    def step(self, x: np.ndarray) -> int:
+        """Return the class of one sample, and change no weight: what a sensor sees as it comes.
+
+        Parameters
+        ----------
+        x
+            spikes 0 or 1 ``(T, …)``
+
+        Raises
+        ------
+        UsageError
+            for another number of time steps or inputs, and for values that are no spikes; the state stays as it was
+        """
+        x, shape = np.asarray(x), (self.network.num_steps, self.network.inputs)
+        if x.ndim < 2 or x.shape[0] != shape[0] or x[0].size != shape[1]:
+            raise UsageError(f"x: expected a sample of {shape[0]} time steps and {shape[1]} inputs, got {x.shape}")
+        if not np.isin(x, (0, 1)).all():
+            raise UsageError("x: expected spikes 0 or 1; encode the sample first")
+        packed = np.packbits(x.reshape(1, *shape).astype(np.uint8), axis=-1)
+        found = int(self.learn(packed, np.zeros(1, int), gate=False)[0])
+        self._stepped = packed
+        return found
+
+    def teach(self, label: int) -> None:
+        """Learn the label of the sample of the last :meth:`step`, which is presented once more; it may never come.
+
+        Raises
+        ------
+        UsageError
+            for a label out of range, and where no sample came since the last label or since the state was loaded
+        """
+        if self._stepped is None:
+            raise UsageError("teach: expected a sample first, there was none since the last label; call step")
+        self.learn(self._stepped, np.array([checks.integer(label, "label", 0, self.network.classes - 1)]))
+        self._stepped = None
 
     def learn(self, packed: np.ndarray, labels: np.ndarray, gate: np.ndarray | bool = True) -> np.ndarray:
         """Learn from samples in their order; returns the class predicted for each while it was learnt from.
+
+        A sample's later time steps know its label already, so these predictions are no test: :meth:`step` is one.
 
         Parameters
         ----------
