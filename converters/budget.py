@@ -79,7 +79,7 @@ class Budget:
         """Raise :class:`ChipError` with every violation of a published limit."""
         broken = [str(v) for v in self.violations if v.fatal]
         if broken:
-            raise ChipError(f"does not fit on {self.target}: {' · '.join(broken)}")
+            raise ChipError(f"does not fit on {self.target}: {'; '.join(broken)}")
 
 
 @dataclass(frozen=True)

@@ -42,7 +42,7 @@ class Limits:
     assumed: tuple[str, ...] = ()
 
     def overridden(self, values: Mapping[str, int]) -> Limits:
-        """The same with some limits replaced; a limit that somebody sets is not assumed any more."""
+        """Return these limits with some replaced; a limit that is set explicitly is no longer assumed."""
         known = [f.name for f in fields(self) if f.type == "int"]
         for name, value in values.items():
             if name not in known:

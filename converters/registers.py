@@ -1,4 +1,4 @@
-"""Which registers of a chip a network asks too much of, and the network that keeps to them.
+"""Find register values that a chip cannot hold, and fit a network to the registers.
 
 Lava's CPU models take ``dv = 4096`` (v forgets everything) and ``du = −1`` (u is kept for ever). The chip's decays have
 12 bits, 0 … 4095 (nengo-loihi: ``DECAY_U_MAX``, ``DECAY_V_MAX``): with ``dv = 4095`` v keeps 1/4096 of itself, which

@@ -1,4 +1,4 @@
-"""Samples of a data set as the chip hears them: spikes, or graded messages in 0 … 255."""
+"""Samples of a data set as the chip receives them: spikes, or graded messages in 0 … 255."""
 
 from __future__ import annotations
 

@@ -172,8 +172,8 @@ class Tally:
             self.spikes["float"][index] += f.sum(axis=(0, 1)).reshape(shape)
             self.spikes["chip"][index] += s.sum(axis=(0, 1)).reshape(shape)
         if self.first is None:
-            nobody = np.zeros((0, 0))
-            a, b = (Result(nobody, {"s": s}, result.spike_counts) for s in (float_spikes, chip_spikes))
+            empty = np.zeros((0, 0))
+            a, b = (Result(empty, {"s": s}, result.spike_counts) for s in (float_spikes, chip_spikes))
             self.first = _later(compare(self.chip, a, b).first, self.samples)
         for name, counts in result.overflows.items():
             self.overflows[name] = self.overflows.get(name, 0) + int(counts.sum())

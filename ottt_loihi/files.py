@@ -1,4 +1,4 @@
-"""Files: written whole or not at all, and pointers of Git LFS told from the files that they stand for."""
+"""Write files whole or not at all, and recognise pointers of Git LFS."""
 
 from __future__ import annotations
 

@@ -46,7 +46,7 @@ class Metrics:
 
     @property
     def warning(self) -> str:
-        """One sentence where only one class is predicted though there are more, else empty."""
+        """Return a sentence if only one of several classes is predicted, else an empty string."""
         predicted = np.flatnonzero(self.confusion.sum(axis=0))
         if len(predicted) != 1 or (self.confusion.sum(axis=1) > 0).sum() < 2:
             return ""

@@ -1,6 +1,6 @@
 """HDF5 without surprises.
 
-Reading files nobody vouches for: no link leaves the file, nothing is allocated before its size is checked. Writing: in
+Reading untrusted files: no link leaves the file, nothing is allocated before its size is checked. Writing: in
 memory first, because libhdf5 crashes the interpreter when the disk is full.
 """
 

@@ -141,7 +141,7 @@ def read(
 
 
 def _added(node: Node) -> list[Node]:
-    """What a sum that was written out adds up, in order."""
+    """Return the terms of an explicit sum, in order."""
     if node.kind not in SUMS or not node.inputs:
         return [node]
     return [leaf for part in node.inputs for leaf in _added(part)]

@@ -77,7 +77,7 @@ def _reset(module: nn.Module, alpha: Any, gain: Any, threshold: Any) -> dict[str
 
 
 def _several(module: nn.Module, alpha: Any, common: dict[str, Any]) -> dict[str, Any]:
-    """How many spikes a neuron sends in a step."""
+    """Return the largest number of spikes that a neuron sends in a step."""
     spikes = attribute(module, "spike_fn", VERSIONS)
     name = getattr(spikes, "__name__", type(spikes).__name__)
     most = getattr(spikes, "max_num_spikes_per_bin", None)

@@ -64,7 +64,7 @@ def _synaptic(module: nn.Module) -> Neurons:
 
 
 def _connection(module: nn.Module) -> Any:
-    """What a recurrent neuron sends to its layer."""
+    """Return the recurrent connection of a neuron to its layer."""
     recurrent = attribute(module, "recurrent", VERSIONS)
     if isinstance(recurrent, (nn.Linear, nn.Conv2d)):
         return recurrent

@@ -1,4 +1,4 @@
-"""Where an integer network runs: one object for each place, and one registry that every command chooses from.
+"""Backends that run an integer network: one object each, in one registry for all commands.
 
 ==============  ====================================================================================================
 ``sim``         the chip-exact simulator, without Lava

@@ -1,4 +1,4 @@
-"""Which ProcessModels the processes of a graph may get: Lava's run configuration for them, and the check of its choice.
+"""ProcessModels that the processes of a graph may get: Lava's run configuration, and a check of its choice.
 
 Lava's run configurations fall back in silence: to an untagged model, and on a chip to a Python model on the host.
 """

@@ -207,7 +207,7 @@ class LavaRun:
         self._await(lambda: all(port.probe() for port in runtime.service_to_runtime), what)
         for port in runtime.service_to_runtime:
             if not enum_equal(port.peek(), MGMT_RESPONSE.DONE):
-                self._await(lambda: False, what)  # somebody raised: wait until the message is there
+                self._await(lambda: False, what)  # a process raised: wait until its message is there
         runtime.wait()
 
     def _guarded(self, action: Callable[[], Any], what: str, watch: bool = True) -> Any:

@@ -231,7 +231,7 @@ def _read_dense(group: h5py.Group, where: str, state: _State, recurrent: bool) -
 
 
 def _begin(state: _State, shape: tuple[int, ...]) -> None:
-    """The first layer with weights says what the input is, if nobody has."""
+    """Take the input's shape from the first layer with weights, if it is not known."""
     if state.input_shape is None:
         state.input_shape = shape if state.shape is None else state.shape
     if state.shape is None:

@@ -1,4 +1,4 @@
-"""How lava-dl's netx and Lava's models behind it change the dense weights of a ``.net``.
+"""The changes that lava-dl's netx and Lava's models make to the dense weights of a ``.net``.
 
 netx chooses one exponent and one number of bits for all weights of a layer, the recurrent ones included
 (``optimize_weight_bits`` in ``lava/lib/dl/netx/utils.py``), but does not pass the sign mode on. Lava's Dense takes each

@@ -107,7 +107,7 @@ def run(chip: ChipNetwork, path: str | os.PathLike[str], x: np.ndarray, record: 
 def _netx() -> Any:
     require_lava()
     try:
-        # importing lava-dl talks of toolboxes and GPUs that nobody here needs
+        # importing lava-dl prints about toolboxes and GPUs that are not used here
         with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
             from lava.lib.dl import netx
     except ImportError as error:

@@ -145,7 +145,7 @@ def from_torch(net: Network) -> FloatNetwork:
 
 
 def _coding(net: Network) -> Step:
-    """How samples become the network's input, as it was trained."""
+    """Return the encoding of samples that the network was trained with."""
     if net.data is not None:
         return net.data.coding
     recorded = net.provenance.get("encoding", {})

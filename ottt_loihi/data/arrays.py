@@ -272,7 +272,7 @@ def read_npy(file: IO[bytes], size: int, where: str, fields: bool = False) -> np
 
 
 def _time_axis(x: np.ndarray, said: bool | int | None, where: str) -> tuple[int, tuple[str, ...]]:
-    """Which axis of x is time, 0 for none; and what was concluded, where nobody said it."""
+    """Return the axis of x that is time, 0 for none, and a note if it was inferred."""
     if said is None:
         spikes = x.ndim >= 3 and x.dtype.kind in "iub" and x.size > 0 and x.min() >= 0 and x.max() <= 1
         if spikes or (x.ndim >= 5 and x.dtype.kind in "iub"):

@@ -15,7 +15,7 @@ ENVIRONMENT = "OTTT_DATA_DIR"
 
 @dataclass(frozen=True)
 class Layout:
-    """One way in which a data set may lie under the data folder.
+    """One layout of a data set's files under the data folder.
 
     Attributes
     ----------

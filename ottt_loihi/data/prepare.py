@@ -274,7 +274,7 @@ def _changed(split: Split, step: Step, notes: list[str]) -> Split:
 
 
 def _constant_channels(split: Split) -> list[str]:
-    """One sentence where channels of a sensor never change; pixels at an image's edge never do, either."""
+    """Return a sentence if channels of a sensor never change. Images are exempt: their edges never change."""
     x = split.x_train
     if len(split.input_shape) > 1 or len(x) < 2:
         return []

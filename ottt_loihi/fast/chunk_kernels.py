@@ -202,7 +202,7 @@ def follow(x, trace, out, beta, samples, steps, size):
 
 @njit(**_COMPILED)
 def advance(x, trace, beta, samples, steps, size):
-    """:func:`follow` where nobody asks for the steps in between."""
+    """:func:`follow` where the steps in between are not needed."""
     for i in range(np.uint64(samples)):
         at = i * np.uint64(size)
         for t in range(np.uint64(steps)):

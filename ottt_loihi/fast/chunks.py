@@ -171,9 +171,9 @@ def _kernel_shape(block: Block, following: Connection) -> tuple[int, int, int, i
     return (height, width, channels, *checks.both(following.pool))
 
 
-class _Heard(NamedTuple):
-    """What a layer did in a chunk: its input (None: constant), whether few of it is not 0, u (the readout: o), and
-    what its loop brought."""
+class _LayerPass(NamedTuple):
+    """A layer's forward pass of a chunk: its input (None: constant), whether few values of it are not 0, u (o for the
+    readout), and the current of its loop."""
 
     x: Tensor | None
     few: bool
@@ -224,28 +224,28 @@ class _Share:
         """The steps from ``start`` on; nothing but the states outlives them."""
         steps = x.shape[1]
         with torch.no_grad():
-            heard = self._forward(x, steps)
-        g = self._compare(heard[-1].u, steps, start)
+            passes = self._forward(x, steps)
+        g = self._compare(passes[-1].u, steps, start)
         with torch.no_grad():
-            self._backward(g, heard, steps)
+            self._backward(g, passes, steps)
 
-    def _forward(self, x: Tensor, steps: int) -> list[_Heard]:
-        heard: list[_Heard] = []
+    def _forward(self, x: Tensor, steps: int) -> list[_LayerPass]:
+        passes: list[_LayerPass] = []
         out = None if self.first is not None else _received(self.layers[0].connection.module, x)
         for index, layer in enumerate(self.layers):
             few = out is not None and layer.connection.is_few(out)
             current = self.first if out is None else layer.connection.product(out, few)
             if layer.neuron is None:
-                heard.append(_Heard(out, few, current))  # type: ignore[arg-type]
+                passes.append(_LayerPass(out, few, current))  # type: ignore[arg-type]
                 break
             fire = self._fire if layer.loop is None else self._fire_in_loop
             u, sent, back = fire(index, current, steps if out is not None else 1, steps)  # type: ignore[arg-type]
-            heard.append(_Heard(out, few, u, back))
+            passes.append(_LayerPass(out, few, u, back))
             channels, down, across = layer.shape[2], layer.shape[0] // layer.shape[3], layer.shape[1] // layer.shape[4]
             sent = sent.view(-1, down, across, channels)
             following = self.layers[index + 1].connection.module
             out = sent.permute(0, 3, 1, 2) if isinstance(following, Conv2d) else sent.flatten(1)
-        return heard
+        return passes
 
     def _fire(self, index: int, current: Tensor, given: int, steps: int) -> tuple[Tensor, Tensor, None]:
         """u and the pooled spikes of every step, from the currents of ``given`` steps, all of them or one."""
@@ -295,10 +295,10 @@ class _Share:
         bad = [t for t in range(o.shape[1]) if not torch.isfinite(o[:, t]).all()]
         require_finite(self.net, loss.detach(), self.v, start + (bad[0] if bad else o.shape[1] - 1))
 
-    def _backward(self, g: Tensor, heard: Sequence[_Heard], steps: int) -> None:
+    def _backward(self, g: Tensor, passes: Sequence[_LayerPass], steps: int) -> None:
         """From ∂L/∂o to the gradients of everything."""
         for index in range(len(self.layers) - 1, -1, -1):
-            layer, done = self.layers[index], heard[index]
+            layer, done = self.layers[index], passes[index]
             connection = layer.connection
             if layer.neuron is not None:
                 g = self._error(index, done, g, steps)
@@ -311,7 +311,7 @@ class _Share:
             self.learning[id(connection)].add(g, done.x, done.few, steps)
             g = before  # type: ignore[assignment]
 
-    def _error(self, index: int, done: _Heard, g: Tensor, steps: int) -> Tensor:
+    def _error(self, index: int, done: _LayerPass, g: Tensor, steps: int) -> Tensor:
         """∂L/∂I of every step, in the memory of u; where the current is constant, its sum too."""
         layer, neuron = self.layers[index], self.layers[index].neuron
         assert neuron is not None

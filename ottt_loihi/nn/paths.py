@@ -1,4 +1,4 @@
-"""Which paths through time a gradient takes: the whole difference between BPTT, SLTT and OTTT in one place.
+"""The paths of a gradient through time: the whole difference between BPTT, SLTT and OTTT in one place.
 
 A layer's membrane carries its past, ``u[t] = λ·v[t−1] + W·x[t] + b``. BPTT lets the gradient run back through
 ``λ·v[t−1]``. The online rules cut that path; OTTT puts it back, exactly for one layer, by giving the weight gradient

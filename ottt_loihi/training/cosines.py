@@ -1,4 +1,4 @@
-"""How near a rule's gradient is to backpropagation through time: the cosine of both, layer by layer."""
+"""The cosine of a rule's gradient with that of backpropagation through time, layer by layer."""
 
 from __future__ import annotations
 

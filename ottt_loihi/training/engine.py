@@ -1,4 +1,4 @@
-"""Which engine turns a batch into gradients: the plain one, or the fast one where it takes the network.
+"""The engine that computes a batch's gradients: the fast one where it takes the network, else the plain one.
 
 The plain engine (``ottt_loihi.rules`` on ``ottt_loihi.nn``) trains anything. The fast engine (``ottt_loihi.fast``) has
 the same gradients within rounding and takes exactly the types it knows. :func:`choose` is a pure function of its
