@@ -97,7 +97,8 @@ def sinabs(kind: str) -> nn.Module:
     from sinabs.layers import LIF, IAFSqueeze, LIFRecurrent, SumPool2d
 
     def neurons(size: int) -> nn.Module:
-        return LIF(tau_mem=torch.full((size,), 8.0), spike_threshold=torch.ones(size), spike_fn=SingleSpike)
+        layer = LIF(tau_mem=torch.full((size,), 8.0), spike_threshold=torch.ones(size), spike_fn=SingleSpike)
+        return layer.requires_grad_(False)  # a layer on the chip has one decay: it is not trained
 
     if kind == "conv":
         one = [IAFSqueeze(batch_size=64, spike_fn=MaxSpike(3)) for _ in range(3)]

@@ -288,7 +288,12 @@ def export_module(net: Network, options: Options | None = None, source: Path | N
     ChipError
         as :func:`~ottt_loihi.converters.quantize.quantize.quantize`, and for a layer that no input can make fire
     """
-    options, trained = options or Options(), from_torch(net)
+    from ottt_loihi.nn.slayer_blocks import is_slayer
+
+    options = options or Options()
+    if is_slayer(net):
+        return export(net, options, source)
+    trained = from_torch(net)
     if net.provenance.get("data") is None:
         return export_float(trained, options, source, {"training": net.provenance})
     _require_firing(trained, options)

@@ -9,11 +9,13 @@ import torch
 
 pytest.importorskip("lava.lib.dl.slayer", reason="lava-dl is not installed")
 from lava.lib.dl import slayer as lava_slayer
-from ottt_loihi.converters.export import Options, export
+from ottt_loihi.converters.export import Options, export, export_module
+from ottt_loihi.converters.frameworks import check
 from ottt_loihi.converters.lava.backends import BACKENDS
 from ottt_loihi.converters.netx import read as netx_reader
 from ottt_loihi.converters.netx import write as netx
 
+import ottt_loihi as ol
 from ottt_loihi import sim
 from ottt_loihi.data import load_digits, rate_code
 from ottt_loihi.errors import UsageError
@@ -361,3 +363,43 @@ def test_nothing_is_quantised_twice(settings, message):
 def test_what_has_no_blocks_is_no_slayer_network():
     with pytest.raises(UsageError, match="blocks of lava-dl's SLAYER, got Linear"):
         netx_reader.from_slayer(torch.nn.Linear(2, 3), 5)
+
+
+class Blocks(torch.nn.Module):
+    """As users of lava-dl write it."""
+
+    def __init__(self, blocks):
+        super().__init__()
+        self.blocks = blocks
+
+    def forward(self, x):
+        for block in self.blocks:
+            x = block(x)
+        return x
+
+
+@pytest.mark.parametrize("delay_shift", [False, True])
+@pytest.mark.parametrize(("make", "shape"), [(dense, (12,)), (convolutional, (1, 8, 8))])
+def test_a_module_of_blocks_is_read_as_others_are(make, shape, delay_shift):
+    net = Blocks(make(delay_shift=delay_shift))
+    before = {name: value.clone() for name, value in net.state_dict().items()}
+    compared = check.compare(net, shape, 12, samples=6)
+    compared.raise_if_different()
+    assert compared.predictions == 6
+    assert sum(spikes for _, spikes, _ in compared.layers.values()) > 50
+    network = ol.from_module(net, shape, 12)
+    assert network.provenance["imported"]["framework"] == "slayer"
+    assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
+    if make is dense:  # a pooling is no netx layer
+        x = (np.random.default_rng(0).random((3, 12, *shape)) < 0.3).astype(np.uint8)
+        chip = export_module(network).chip
+        with torch.no_grad():
+            scores = network.run(torch.from_numpy(x).float()).scores
+        assert np.array_equal(sim.run(chip, x).scores, scores.numpy())
+
+
+def test_blocks_need_a_number_of_steps_and_are_counted():
+    with pytest.raises(UsageError, match="do not say how many time steps"):
+        ol.from_module(Blocks(dense()), (12,))
+    with pytest.raises(UsageError, match="expected 'spikes'"):
+        ol.from_module(Blocks(dense()), (12,), 5, readout="sum")

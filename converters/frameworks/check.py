@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from ottt_loihi.converters.frameworks import slayer
 from ottt_loihi.converters.frameworks.convert import Imported, read
 from ottt_loihi.converters.frameworks.groups import counted
 from ottt_loihi.converters.frameworks.registry import neurons_of
@@ -148,7 +149,11 @@ def compare(
         raise UsageError(f"samples: expected (n, T, {', '.join(map(str, shape))}), got {tuple(x.shape)}")
     if imported.form == "constant":
         x = x[:, :1].expand(-1, steps, *shape)
-    theirs, output = run_module(net, imported, x)
+    if imported.form == "slayer":
+        theirs, whole = slayer.run(net, x)
+        output = [whole]
+    else:
+        theirs, output = run_module(net, imported, x)
     with torch.no_grad():
         run = imported.network.run(x, record=("s", "u"))
     found = _compared(imported, theirs, run.states["s"], run.states["u"], len(x), x.shape[1], random)
@@ -226,7 +231,7 @@ def _compared(
     for index, path in enumerate(imported.paths):
         if path not in theirs:  # a layer that stands for an operation
             continue
-        expected, found = theirs[path].reshape(steps, n, -1), ours[index].reshape(steps, n, -1)
+        expected, found = theirs[path].reshape(steps, n, -1), ours[index].reshape(steps, n, -1).double()
         if (sends := imported.sends.get(path)) is not None:
             found = counted(ours[index], sends, imported.network.blocks[index].shape)
         different = expected != found

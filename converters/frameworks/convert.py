@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
+from ottt_loihi.converters.frameworks import slayer
 from ottt_loihi.converters.frameworks.groups import counted
 from ottt_loihi.converters.frameworks.linear import FACTORS, filled, is_negative
 from ottt_loihi.converters.frameworks.neurons import Neurons, Unmapped
@@ -20,6 +21,7 @@ from ottt_loihi import checks
 from ottt_loihi.errors import ChipError, UsageError
 from ottt_loihi.nn.connections import Linear, Readout
 from ottt_loihi.nn.network import Network
+from ottt_loihi.nn.slayer_blocks import from_blocks
 
 MOST_SPIKES = 64
 READOUTS = ("spikes", "sum", "last", "max")
@@ -74,7 +76,7 @@ def from_module(
     Parameters
     ----------
     net
-        of snnTorch, SpikingJelly, Norse, sinabs or the OTTT authors' code, with its weights
+        of snnTorch, SpikingJelly, Norse, sinabs, lava-dl's SLAYER or the OTTT authors' code, with its weights
     input_shape
         of one sample at one step
     num_steps
@@ -116,6 +118,8 @@ def read(
     shape = checks.sizes(input_shape, "input_shape", 1)
     if readout is not None:
         checks.one_of(readout, "readout", READOUTS)
+    if (blocks := slayer.blocks_of(net)) is not None:
+        return _of_slayer(blocks, shape, num_steps, readout)
     twin = copied(net, dtype)
     seen = trace(twin, shape, num_steps if isinstance(num_steps, int) else None)
     if seen.form == "constant" and num_steps not in (None, seen.inner_steps):
@@ -138,6 +142,19 @@ def read(
     return Imported(
         network.eval(), reading.paths, seen.form, seen.inner_steps, output.readout, reading.notes, reading.sends
     )
+
+
+def _of_slayer(
+    blocks: Mapping[str, nn.Module], shape: tuple[int, ...], num_steps: int | None, readout: str | None
+) -> Imported:
+    """A network of lava-dl's SLAYER blocks: these are its integers already."""
+    if num_steps is None:
+        raise UsageError("num_steps: SLAYER's blocks do not say how many time steps a sample has; give a number")
+    if readout not in (None, "spikes"):
+        raise UsageError(f"readout={readout!r}: SLAYER's networks are read by their spikes; expected 'spikes'")
+    network = from_blocks(blocks.values(), input_shape=shape, time_steps=checks.integer(num_steps, "num_steps"))
+    network.provenance["imported"] = {"framework": "slayer", "readout": "spikes", "notes": []}
+    return Imported(network.eval(), slayer.firing(blocks), "slayer", 1, "spikes")
 
 
 def _added(node: Node) -> list[Node]:
