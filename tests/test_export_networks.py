@@ -369,7 +369,9 @@ def test_the_paper_s_vgg_is_exported_whole():
 
 @pytest.mark.lava
 @pytest.mark.parametrize("reset", ["zero", pytest.param("subtract", marks=pytest.mark.slow)])
-@pytest.mark.parametrize("name", ["conv", "recurrent", pytest.param("resnet", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "name", ["conv", "recurrent", *(pytest.param(name, marks=pytest.mark.slow) for name in ("elementwise", "resnet"))]
+)
 def test_lava_runs_the_same_integers(name, reset):
     from ottt_loihi.converters.lava import graph as lava
 
