@@ -267,24 +267,32 @@ def _summary(
     scenario: Scenario, result: LearningResult, settings: Settings, repeated: Repetition | None
 ) -> dict[str, Any]:
     from ottt_loihi.onchip.learner import accuracy
+    from ottt_loihi.onchip.result import one_sided, recalls
+    from ottt_loihi.sim import Simulator
     from ottt_loihi.sim.learning.weight_formats import to_inference
 
-    frozen = to_inference(result.chip)
-    inference = accuracy(frozen.chip, *scenario.test)
+    frozen, (x, labels) = to_inference(result.chip), scenario.test
+    answers = Simulator(frozen.chip).run(x).predictions
+    inference = float((answers == labels).mean())
+    said = one_sided(answers, labels)
     deployed = old_world = None
+    changed = False
     if scenario.old_world is not None:
         before = scenario.old_world[0]
+        changed = before is not scenario.test
         deployed, old_world = result.curve[0].accuracy, inference
-        if before is not scenario.test:
+        if changed:
             deployed, old_world = accuracy(scenario.chip, *before), accuracy(frozen.chip, *before)
     story = [*([] if deployed is None else [deployed]), result.curve[0].accuracy, inference]
     return {
         "scenario": scenario.name,
+        "world_changed": changed,
         "accuracies": story,
         "accuracy_deployed": deployed,
         "accuracy_before": result.curve[0].accuracy,
         "accuracy_learning_weights": result.accuracy,
         "accuracy": inference,
+        "recall": recalls(answers, labels, frozen.chip.layers[-1].size),
         "accuracy_in_the_old_world": old_world,
         "directions_protected": [s.fixed for s in result.subspaces or ()],
         "weights_changed_by_freezing": frozen.changed,
@@ -297,7 +305,7 @@ def _summary(
         "weights_at_rails": list(result.rails),
         "weights_moved": list(result.moved),
         "silent_neurons": _silent(result.chip, scenario.test[0]),
-        "warnings": result.warnings,
+        "warnings": result.warnings + ([said] if said else []),
         "settings": result.settings | {"unit": settings.unit},
         "interrupted": result.interrupted,
         "repeated_in_lava": None if repeated is None else vars(repeated),

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from ottt_loihi.onchip.learner import LearningResult
     from ottt_loihi.sim.network import ChipNetwork, Connection
 
+MANY = 12  # classes
 SEEN = 500  # test samples that silent neurons are counted on
 
 
@@ -85,7 +86,10 @@ def story(summary: dict[str, Any]) -> str:
     after += f" ({summary['accuracy_learning_weights']:.1%} before freezing)"
     if summary["scenario"] == "scratch":
         return f"Test accuracy {summary['accuracy_before']:.1%} untrained, {after}."
-    change = "its images are rotated by 180°" if summary["scenario"] == "drift" else "nothing is changed"
+    if summary["accuracy_deployed"] is None:
+        return f"Test accuracy {summary['accuracy_before']:.1%} as deployed, {after}."
+    change = "the data are others" if summary["world_changed"] else "nothing is changed"
+    change = "its images are rotated by 180°" if summary["scenario"] == "drift" else change
     return (
         f"Deployed, the network classifies {summary['accuracy_deployed']:.1%}; then {change}: "
         f"{summary['accuracy_before']:.1%}; {after}."
@@ -97,6 +101,7 @@ def table(summary: dict[str, Any]) -> Any:
 
     saturated = ", ".join(f"{name} {count:,}" for name, count in summary["saturated"].items() if count) or "none"
     rows = [
+        ["recall of each class", _recall(summary["recall"])],
         ["Lava steps", f"{summary['steps']:,}, {summary['steps_per_second']:,.0f} a second"],
         ["rounding of weights", summary["settings"]["rounding"]],
         ["rule", _rule(summary["settings"])],
@@ -110,13 +115,21 @@ def table(summary: dict[str, Any]) -> Any:
         ],
         ["weights changed by freezing", f"{summary['weights_changed_by_freezing']:,}"],
     ]
-    if summary["scenario"] == "drift":
+    if summary["world_changed"]:
         protected = summary["directions_protected"]
         how = f", HLOP keeps out of {', '.join(map(str, protected))} directions" if protected else ""
         rows.insert(0, ["still right in the old world", f"{summary['accuracy_in_the_old_world']:.1%}{how}"])
     if repeated := summary["repeated_in_lava"]:
         rows.append(["repeated in the Lava runtime", f"{repeated['steps']:,} steps: every variable equal"])
     return Table("What it took", ["", ">"], rows)
+
+
+def _recall(parts: list[float | None]) -> str:
+    """All of them, or the lowest of many."""
+    known = [(part, c) for c, part in enumerate(parts) if part is not None]
+    if len(known) <= MANY:
+        return ", ".join(f"{c}: {part:.1%}" for part, c in known)
+    return "lowest " + ", ".join(f"{c}: {part:.1%}" for part, c in sorted(known)[:3])
 
 
 def _rule(settings: dict[str, Any]) -> str:

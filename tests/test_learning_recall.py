@@ -1,0 +1,36 @@
+"""What accuracy hides: recall of each class, and a network that answers one class only."""
+
+import numpy as np
+import pytest
+from ottt_loihi.onchip.result import one_sided, recalls
+
+from ottt_loihi.cli.learn_report import _recall, story
+
+
+def test_recall_is_the_part_of_each_class_that_is_recognised():
+    labels = np.array([0, 0, 0, 1, 1, 3])
+    assert recalls(np.array([0, 0, 1, 1, 0, 3]), labels, 5) == [pytest.approx(2 / 3), 0.5, None, 1.0, None]
+
+
+def test_a_network_that_answers_one_class_is_said():
+    labels = np.array([0] * 96 + [1] * 4)
+    said = one_sided(np.zeros(100, int), labels)
+    assert "answers class 0 to all 100 test samples: 96.0% are right" in said
+    assert one_sided(np.array([0] * 99 + [1]), labels) is None
+    assert one_sided(np.zeros(96, int), labels[:96]) is None  # there is one class
+
+
+def test_many_classes_are_named_by_their_lowest_recall():
+    assert _recall([0.5, None, 1.0]) == "0: 50.0%, 2: 100.0%"
+    assert _recall([*[1.0] * 20, 0.25]).startswith("lowest 20: 25.0%, 0: 100.0%")
+
+
+def test_the_story_says_what_changed():
+    summary = {
+        "samples": 10, "accuracy": 0.9, "accuracy_learning_weights": 0.9, "accuracy_before": 0.1,
+        "accuracy_deployed": 0.95, "scenario": "more", "world_changed": True,
+    }  # fmt: skip
+    assert "95.0%; then the data are others: 10.0%" in story(summary)
+    assert "then nothing is changed" in story(summary | {"world_changed": False})
+    assert "rotated" in story(summary | {"scenario": "drift"})
+    assert story(summary | {"accuracy_deployed": None}).startswith("Test accuracy 10.0% as deployed")
