@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 from ottt_loihi.sim import arithmetic
 
-from ottt_loihi.errors import ChipError
+from ottt_loihi import checks
+from ottt_loihi.errors import ChipError, UsageError
 
 
 def shape(value: Any, where: str, length: int | None = None, low: int = 1, high: int = 2**31 - 1) -> tuple[int, ...]:
@@ -24,11 +25,11 @@ def shape(value: Any, where: str, length: int | None = None, low: int = 1, high:
 
 
 def integer(value: Any, where: str, low: int, high: int) -> None:
-    """An integer low … high, which no bool is."""
-    if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
-        raise ChipError(f"{where}: expected an integer, got {type(value).__name__} {value!r}")
-    if not low <= value <= high:
-        raise ChipError(f"{where}: expected an integer in [{low}, {high}], got {value}")
+    """Refuse anything but an integer low … high, a bool too."""
+    try:
+        checks.integer(value, where, low, high)
+    except UsageError as error:
+        raise ChipError(str(error)) from None
 
 
 def integers(value: Any, where: str, low: int, high: int) -> np.ndarray:
