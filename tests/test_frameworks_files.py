@@ -101,6 +101,13 @@ def test_samples_of_the_user_are_compared_and_kept(project):
     assert network.provenance["data"].endswith("mine.npz")
     chip = storage.load(folder / "out" / "model.h5")
     assert chip.data == network.data
+    trained = run_here(
+        *("ottt-train", "--init", folder / "out" / "imported.pt", "--epochs", 1, "--quantize", 4, "-o", folder / "more")
+    )
+    assert trained.returncode == 0, trained.stderr
+    more = ol.load(folder / "more" / "model.pt")
+    assert (more.provenance["weight_bits"], more.data) == (4, network.data)
+    assert not torch.equal(more.blocks[0].connection.weight, network.blocks[0].connection.weight)
     with_other_steps = run_here(
         "ottt-export", f"{folder / 'mynet.py'}:build", "--input-shape", 12, "--time-steps", 6, *line[2:], "--no-check"
     )
