@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from ottt_loihi.data import CODINGS, Step, encode, from_arrays, prepare, rate_code
 from ottt_loihi.data.codings import coded_shape, message_value, parse_coding
+from ottt_loihi.data.codings.chance import uniform
 from ottt_loihi.data.kept import kept
 from ottt_loihi.errors import UsageError
 from ottt_loihi.nn.inputs import ConstantInput
@@ -70,6 +71,14 @@ def test_constant_and_frames_are_given_as_they_are():
     for wrong in (SERIES, 2 * spikes):
         with pytest.raises(UsageError, match="frames are spikes, 0 or 1"):
             encode(wrong, Step("frames"), 9, time_axis=True)
+
+
+@pytest.mark.parametrize("seed", [0, 7, 2**32 - 1, 2**32, 2**64 + 5, 2**130 + 1])
+def test_the_numbers_of_all_samples_are_those_of_a_generator_each(seed):
+    indices = np.array([0, 1, 5, 2**32 - 1, 2**32, 2**40 + 3])
+    found = uniform(seed, indices, (3, 5))
+    for of_one, index in zip(found, indices):
+        np.testing.assert_array_equal(of_one, np.random.default_rng([seed, int(index)]).random((3, 5), np.float32))
 
 
 def test_rate_is_rate_code():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from ottt_loihi import checks
+from ottt_loihi.data.codings.chance import pieces, uniform
 
 PHASES = ("random", "fixed")
 
@@ -22,12 +23,10 @@ def regular(values: np.ndarray, seed: int, indices: np.ndarray, *, phase: str = 
     """
     checks.one_of(phase, "regular.phase", PHASES)
     spikes = np.empty(values.shape, np.uint8)
-    for of_one, value, index in zip(spikes, values, indices):
-        shape = of_one.shape[1:]
-        start = np.full(shape, 0.5)
-        if phase == "random":
-            start = np.random.default_rng([seed, int(index)]).random(shape, np.float32).astype(np.float64)
-        reached = np.floor(start + np.cumsum(value, axis=0, dtype=np.float64))
-        before = np.concatenate([np.zeros((1, *shape)), reached[:-1]])
-        of_one[...] = np.minimum(reached - before, 1)  # a sum that is rounded up to an integer counts once
+    for part in pieces(values):
+        reached = np.cumsum(values[part], axis=1, dtype=np.float64)
+        reached += uniform(seed, indices[part], values.shape[2:])[:, None] if phase == "random" else 0.5
+        np.floor(reached, out=reached)
+        reached[:, 1:] -= reached[:, :-1].copy()
+        spikes[part] = np.minimum(reached, 1)  # a sum that is rounded up to an integer counts once
     return spikes
