@@ -142,6 +142,21 @@ def test_thermometer_counts_levels():
     np.testing.assert_array_equal(found[0], found[1])
 
 
+def test_delays_send_spikes_again():
+    spikes = (RNG.random((2, 9, 3)) < 0.4).astype(np.uint8)
+    found = encode(spikes.astype(float), Step("delays", {"copies": 4, "apart": 3}), 9, time_axis=True)
+    assert found.shape == (2, 9, 4, 3)
+    for line in range(4):
+        for t in range(9):
+            before = spikes[:, t - 3 * line] if t >= 3 * line else np.zeros((2, 3))
+            np.testing.assert_array_equal(found[:, t, line], before)
+    trained = encode_for_training(spikes, "delays:copies=4,apart=3", 9, 0, np.arange(2), time_axis=True)
+    np.testing.assert_array_equal(trained.numpy(), found)
+    np.testing.assert_array_equal(encode(spikes, Step("delays", {"copies": 1}), 9, time_axis=True)[:, :, 0], spikes)
+    with pytest.raises(UsageError, match="delays sends spikes again, the data are analog"):
+        prepare(from_arrays(SERIES, np.arange(5) % 2, time_axis=True), "delays")
+
+
 def test_graded_messages_and_their_unit():
     np.testing.assert_array_equal(
         encode(SERIES, Step("graded"), 9, time_axis=True), np.rint(SERIES.astype(float) * 255)

@@ -159,6 +159,9 @@ def _coded(split: Split, encoding: str | None, time_steps: int, plot: Path | Non
 
 
 def _contents(split: Split) -> dict[str, Any]:
+    from ottt_loihi.data import DATA_SETS
+
+    known = DATA_SETS.get(split.name)
     return {
         "name": split.name,
         "training_samples": len(split.y_train),
@@ -171,6 +174,8 @@ def _contents(split: Split) -> dict[str, Any]:
         "test_samples_per_class": _counts(split.y_test, split.num_classes),
         "dtype": str(split.x_train.dtype),
         "mean": float(split.x_train.mean()),
+        "source": known.source if known else "",
+        "licence": known.licence if known else "",
         "notes": list(split.notes),
     }
 
@@ -189,6 +194,7 @@ def _show_contents(result: dict[str, Any]) -> None:
         ("each", f"{steps} of {'×'.join(map(str, result['input_shape']))}, {result['dtype']}"),
         ("classes", f"{result['classes']}: {min(counts):,} … {max(counts):,} training samples each"),
         ("mean", f"{result['mean']:.4f}"),
+        *((row, result[row]) for row in ("source", "licence") if result[row]),
     ]
     if "encoding" in result:
         sent, most = result["spikes_per_sample"], result["largest_number"]

@@ -71,7 +71,7 @@ def train(
         str | None,
         typer.Option(
             help="How values become spikes: rate, regular, latency, delta, population, thermometer, graded, frames, "
-            "constant; with options, delta:threshold=0.1. [frames, graded or rate, by the data]"
+            "delays, constant; with options, delta:threshold=0.1. [frames, graded or rate, by the data]"
         ),
     ] = None,
     time_axis: Annotated[
@@ -270,6 +270,8 @@ def _validation_row(result: dict[str, Any]) -> list[tuple[str, str]]:
 def _show(result: dict[str, Any]) -> None:
     from ottt_loihi.report.report import Table
 
+    for warning in result["warnings"]:
+        err.print(f"warning: {warning}", markup=False, soft_wrap=True)
     rates = result["spike_rates"]
     network = "-".join(map(str, result["sizes"])) if result["sizes"] else result["network"]
     rows = [

@@ -74,13 +74,21 @@ DATA_SETS = {
     data_set.name: data_set
     for data_set in (
         DataSet("digits", "digits 8×8, 1,797 (in scikit-learn)", load_digits),
-        DataSet("mnist", "digits 28×28, 70,000", load_mnist, MNIST, "http://yann.lecun.com/exdb/mnist"),
+        DataSet(
+            "mnist",
+            "digits 28×28, 70,000",
+            load_mnist,
+            MNIST,
+            "http://yann.lecun.com/exdb/mnist",
+            "CC BY-SA 3.0, as Keras says",
+        ),
         DataSet(
             "fashion-mnist",
             "clothes 28×28, 70,000",
             load_fashion_mnist,
             FASHION_MNIST,
             "https://github.com/zalandoresearch/fashion-mnist",
+            "MIT",
         ),
         DataSet(
             "cifar10", "photos 3×32×32, 60,000", load_cifar10, CIFAR10, "https://www.cs.toronto.edu/~kriz/cifar.html"
@@ -94,6 +102,7 @@ DATA_SETS = {
             load_nmnist,
             NMNIST,
             "https://www.garrickorchard.com/datasets/n-mnist",
+            "CC BY-SA 4.0, as snnTorch says",
         ),
         DataSet(
             "dvs-gesture",
@@ -101,6 +110,7 @@ DATA_SETS = {
             load_dvs_gesture,
             DVS_GESTURE,
             "https://research.ibm.com/interactive/dvsgesture",
+            "CC BY 4.0, as snnTorch says",
         ),
         DataSet(
             "cifar10-dvs",

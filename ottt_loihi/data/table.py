@@ -5,7 +5,9 @@ from __future__ import annotations
 import csv
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -87,8 +89,7 @@ def load_csv(
         notes += said
     elif dt is not None:
         raise UsageError(f"{path}: dt: every row is a sample of its own, without a time axis; give sample or window")
-    split = from_arrays(x, y, time_axis=timed, dt=dt, test_share=test_share, seed=seed, name=path.name)
-    return _with_notes(split, notes)
+    return _split(path, notes, x, y, time_axis=timed, dt=dt, test_share=test_share, seed=seed)
 
 
 def _read(path: Path) -> tuple[list[str], list[list[str]]]:
@@ -186,15 +187,16 @@ def _windows(
         notes.append(f"{int(shared.sum())} training windows were left out, they share rows with test windows")
     train = ~test & ~shared
     notes.append("the test windows are the last of each class in time")
-    split = from_arrays(
-        x[parts[train]], labels[train], x[parts[test]], labels[test], time_axis=True, dt=dt, name=path.name
-    )
-    return _with_notes(split, notes)
+    halves = x[parts[train]], labels[train], x[parts[test]], labels[test]
+    return _split(path, notes, *halves, time_axis=True, dt=dt)
 
 
-def _with_notes(split: Split, notes: list[str]) -> Split:
-    from dataclasses import replace
-
+def _split(path: Path, notes: list[str], *arrays: np.ndarray, **settings: Any) -> Split:
+    """The arrays of the file as a Split; what does not fit is the file's mistake."""
+    try:
+        split = from_arrays(*arrays, **settings, name=path.name)
+    except UsageError as error:
+        raise FileError(f"{path}: {str(error).removeprefix(path.name + ': ')}") from error
     return replace(split, notes=(*split.notes, *notes))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +12,7 @@ from torch import Tensor
 
 from ottt_loihi import checks
 from ottt_loihi.data.description import Step
+from ottt_loihi.metrics import measure, silent_layers
 from ottt_loihi.nn.inputs import Input, frames
 from ottt_loihi.nn.network import Network, evaluating
 from ottt_loihi.training.distributed import Group
@@ -37,6 +39,8 @@ class Evaluation:
         ``(blocks, T)``, the same at each step (the paper's figure 4)
     synaptic_operations
         per sample, additions of a weight that a spike causes, the input's spikes included where it has any
+    labels
+        int64 ``(n,)``, of the same samples
     """
 
     accuracy: float
@@ -44,6 +48,15 @@ class Evaluation:
     spike_rates: list[float]
     rates_over_time: np.ndarray
     synaptic_operations: float
+    labels: np.ndarray
+
+    def warnings(self, class_names: Sequence[str] = ()) -> list[str]:
+        """Return one sentence where only one class is predicted, and one for hidden layers that never fire."""
+        if not len(self.predictions):
+            return []
+        classes = int(max(self.predictions.max(), self.labels.max())) + 1
+        found = measure(self.predictions, self.labels, max(classes, len(class_names)), class_names).warning
+        return [sentence for sentence in (found, silent_layers(self.spike_rates)) if sentence]
 
 
 def evaluate(
@@ -96,7 +109,7 @@ def evaluate_samples(
         1,
         samples.num_steps if samples.time_axis else None,
     )
-    predictions, correct, seen, operations = [], 0, 0, 0.0
+    predictions, labels, correct, seen, operations = [], [], 0, 0, 0.0
     activity: np.ndarray = np.zeros((len(net.blocks), steps))
     fan_out = net.fan_out()
     with evaluating(net):
@@ -105,6 +118,7 @@ def evaluate_samples(
             inputs = encode(values, samples.coding, steps, TEST_ENCODING_SEED, batch.indices, samples.time_axis)
             scores, rates = _scores_and_rates(net, net.check_input(inputs))
             predictions.append(scores.argmax(1).cpu().numpy())
+            labels.append(batch.y)
             correct, seen = correct + int((predictions[-1] == batch.y).sum()), seen + len(batch.y)
             activity = activity + rates * len(batch.y)
             if samples.coding.name != "constant":
@@ -113,8 +127,8 @@ def evaluate_samples(
     activity = np.array(rates).reshape(activity.shape) / seen
     sizes = [int(np.prod(block.shape)) for block in net.blocks]
     per_sample = operations / seen + sum(n * f * r.sum() for n, f, r in zip(sizes, fan_out[1:], activity))
-    predicted = np.concatenate(predictions) if predictions else np.zeros(0, np.int64)
-    return Evaluation(float(correct / seen), predicted, activity.mean(1).tolist(), activity, float(per_sample))
+    predicted, known = (np.concatenate(own) if own else np.zeros(0, np.int64) for own in (predictions, labels))
+    return Evaluation(float(correct / seen), predicted, activity.mean(1).tolist(), activity, float(per_sample), known)
 
 
 def _scores_and_rates(net: Network, x: Input) -> tuple[Tensor, np.ndarray]:

@@ -187,6 +187,7 @@ def _result(
         "parameters": sum(p.numel() for p in net.parameters()),
         "time_steps": net.time_steps,
         "test_accuracy": evaluation.accuracy,
+        "warnings": evaluation.warnings(() if net.data is None else net.data.class_names),
         "best_test_accuracy": max(epoch.test_accuracy or 0.0 for epoch in history),
         "best_validation_accuracy": max(validated, default=None),
         "train_accuracy": history[-1].train_accuracy,

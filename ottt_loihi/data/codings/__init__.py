@@ -13,6 +13,7 @@ name             what is sent                                    options
 ``thermometer``  K neurons, each fires while x is above a level  ``levels``
 ``graded``       a message of 8 bits at every step               ``unit``: the value of a message of 1
 ``frames``       the data's own spikes                           none
+``delays``       the data's own spikes, and again some later     ``copies``, ``apart``
 ``constant``     the value itself at every step                  ``mean``, ``std`` of each channel
 ===============  ==============================================  ===============================================
 """
@@ -27,6 +28,7 @@ from typing import Any
 
 import numpy as np
 
+from ottt_loihi.data.codings.delays import delays
 from ottt_loihi.data.codings.delta import delta
 from ottt_loihi.data.codings.graded import constant, frames, graded
 from ottt_loihi.data.codings.latency import latency
@@ -77,6 +79,7 @@ CODINGS = {
     "thermometer": Coding(thermometer),
     "graded": Coding(graded, messages=True, unit_range=False),
     "frames": Coding(frames, time="axis", unit_range=False),
+    "delays": Coding(delays, time="axis", unit_range=False),
     "constant": Coding(constant, time="none", messages=True),
 }
 
