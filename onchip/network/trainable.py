@@ -228,7 +228,10 @@ def trace_energy(
     x
         input of the layers that learn, ``(batch, T, *plan.chip.input_shape)``
 
-    Raises :class:`UsageError` where nothing fires: a connection without pre spikes cannot learn.
+    Raises
+    ------
+    UsageError
+        where nothing fires: a connection without pre spikes cannot learn
     """
     spikes = [reference.check_input(plan.chip, x).astype(float)]
     record = reference.run(plan.chip, x, record=("s",)).states["s"]

@@ -67,7 +67,7 @@ class Eligibility(OnlineRule):
 
     @property
     def post_factor(self) -> float:
-        """The factor of h[t − 1]: α_post, or α_post·λ_post with the paper's convention (equation 10)."""
+        """Return the factor of h[t − 1], α_post or with the paper's convention (equation 10) α_post·λ_post."""
         return self.alpha_post * (self.lambda_post if self.convention == "paper" else 1.0)
 
     def check(self, net: Network) -> None:

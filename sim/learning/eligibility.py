@@ -12,8 +12,8 @@ learning rate holds it)::
     factored    2*2^-7*u0*x1*y1*y3±2^(k−7)*x0*y2*y3       y2 = h[t−1] ≥ 0; only y3 = −η·δ has a sign
 
 In integers h counts ``P << 6`` for each f, and decays by a mantissa of 12 bits; y2 is h >> 6, at most 127. P·2^k is
-what a spike's trace has left at the end of an epoch, times |α_post|, so that both terms have one unit. Lava's engine
-drops three bits of ``x0*y2*y3``, none of ``x0*y2``, and clips its sum of 15 bits after each product.
+what a spike's trace has left at the end of an epoch, times the size of α_post, so that both terms have one unit.
+Lava's engine drops three bits of ``x0*y2*y3``, none of ``x0*y2``, and clips its sum of 15 bits after each product.
 """
 
 from __future__ import annotations

@@ -35,18 +35,16 @@ class Feedback:
         (mantissa, shift): OPZO's per product of noise and error, TESS's slope of the class neurons
     averaging
         OPZO: momentum 1 − 2^−averaging (``integers.momentum_step``)
-
-    and of a kind
-
     kind
-        its name
+        of the class: its name
     travels
-        where the error comes from: ``"direct"``, from the readout; ``"layerwise"``, from the layer above; ``"local"``,
-        from class neurons of the layer's own
+        of the class: where the error comes from, ``"direct"``, from the readout; ``"layerwise"``, from the layer above;
+        ``"local"``, from class neurons of the layer's own
     twin
-        layerwise alone: the matrix learns as the connection to the layer above does, from the same spikes and y1
+        of the class, layerwise alone: the matrix learns as the connection to the layer above does, from the same
+        spikes and y1
     operations
-        what follows when the error has arrived
+        of the class: what follows when the error has arrived
     """
 
     matrix: np.ndarray

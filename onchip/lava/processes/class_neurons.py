@@ -21,17 +21,25 @@ from ottt_loihi.sim.learning import local
 class ClassNeurons(AbstractProcess):
     """A neuron for each class: ``e = clip(½ + slope·B·s, 0, 1) − y``, sent in the step after the layer's spikes.
 
-    ===============  ==============  ==================================================================================
-    parameter        range           meaning
-    ===============  ==============  ==================================================================================
-    classes          ≥ 2             neurons
-    size             ≥ 1             neurons of the layer
-    kappa            > 0 or None     κ; None: N/4 (``sim/learning/local.py``)
-    epoch, num_steps K; T            Lava steps per time step; time steps per sample
-    period           ≥ K             Lava steps per sample
-    phase            1 … K           when they act on a sample's first time step
-    ===============  ==============  ==================================================================================
+    Parameters
+    ----------
+    classes
+        neurons, ≥ 2
+    size
+        neurons of the layer, ≥ 1
+    kappa
+        κ > 0, or None: N/4 (``sim/learning/local.py``)
+    epoch
+        K, Lava steps per time step
+    num_steps
+        T, time steps per sample
+    period
+        Lava steps per sample, ≥ K
+    phase
+        1 … K, when they act on a sample's first time step
 
+    Notes
+    -----
     Ports: a_in receives B·s, in fixed point twice that; label_in (2) class and gate; error_out sends e, 64 for 1 in
     fixed point, and 0 in all other steps and with a closed gate. Var: error, the last one.
     """
