@@ -198,9 +198,9 @@ def nested_tuple(depth):
 )
 def test_tricks_end_at_once(tmp_path, body):
     (tmp_path / "batch").write_bytes(b"\x80\x04" + body)
-    started = time.perf_counter()
+    started = time.process_time()
     assert failure(lambda path: read_python(path, 10, ["labels"]), tmp_path / "batch") is not None
-    assert time.perf_counter() - started < 2
+    assert time.process_time() - started < 2
 
 
 def test_one_text_encoded_again_and_again(tmp_path, monkeypatch):

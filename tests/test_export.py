@@ -141,7 +141,7 @@ def test_all_violations_are_listed_with_what_to_do():
         ("wide", "incoming_axons", 6000),  # learning takes twice the slots
         ("last", "incoming_axons", 5000),
     ]
-    with pytest.raises(ChipError, match=r"on loihi1: wide: 6,000 .* 4,096; pool .* · last: 5,000 incoming axons"):
+    with pytest.raises(ChipError, match=r"on loihi1: wide: 6,000 .* 4,096; pool .*; last: 5,000 incoming axons"):
         found.raise_if_broken()
 
 
