@@ -53,21 +53,22 @@ def test_a_rule_changes_tables_for_itself_alone(tmp_path):
 
 @pytest.mark.slow
 def test_table_plot_and_numbers_and_finished_runs_are_kept(tmp_path):
-    path, folder = written(tmp_path, SMALL.replace("[3, 4]", "[3]")), tmp_path / "out"
+    lost = '[[rules]]\nlabel = "lost"\nname = "sltt"\nnetwork = { hidden = [16], v_threshold = 1e-7 }\n'
+    path, folder = written(tmp_path, SMALL.replace("[3, 4]", "[3]") + lost), tmp_path / "out"
     done = compare(path, folder, "--json", "--check", "50", "--processes", "2")
     assert done.returncode == 0, done.stderr
     rows = json.loads(done.stdout)["rules"]
-    assert [row["rule"] for row in rows] == ["sltt", "DSR, biases"]
+    assert [row["rule"] for row in rows] == ["sltt", "DSR, biases", "lost"]
     assert all(row["seeds"] == [3] and row["seconds"] > 0 and row["memory"] > 10**7 for row in rows)
-    assert 0 < rows[0]["accuracy_chip"] <= 1
+    assert all(0 < row["accuracy_chip"] <= 1 for row in rows[:2])
     assert 0 < rows[0]["cosines"][0] < 1
     assert rows[1]["cosines"] == []  # DSR's neurons have no membrane that BPTT goes through
-    assert rows[1]["accuracy_chip"] is None  # the chip holds no bias of a neuron that never leaks
-    assert "bias needs beta < 1" in rows[1]["reason"]
+    assert rows[2]["accuracy_chip"] is None  # its threshold is far below a step of its weights
+    assert "threshold" in rows[2]["reason"]
     assert "DSR, biases" in (folder / "comparison.md").read_text()
     assert (folder / "comparison.svg").read_text().startswith("<svg")
     before = {p: p.stat().st_mtime_ns for p in folder.glob("*/model.pt")}
-    assert len(before) == 2
+    assert len(before) == 3
     again = compare(path, folder, "--check", "50")
     assert again.returncode == 0, again.stderr
     assert "8 bits" in again.stdout
