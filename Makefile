@@ -20,7 +20,7 @@ PIP := PYTHONWARNINGS=ignore $(BIN)/python -m pip --disable-pip-version-check --
 # `uv --version` rather than `command -v uv`: a pyenv shim may be there without the program behind it
 UV := $(shell uv --version 2>/dev/null)
 
-.PHONY: demo test test-all lint notebooks docs bench bench-full results onchip frameworks setup clean
+.PHONY: demo test test-all lint notebooks docs bench bench-full results onchip frameworks peers setup clean
 
 setup: $(STAMP)
 
@@ -61,7 +61,7 @@ lint: $(STAMP)
 
 # every benchmark in its short form, which shows that it runs; `make bench-full` measures what docs/benchmarks.md shows
 BENCHMARKS := startup sim pairs learning training events vgg
-SLOW_BENCHMARKS := against onchip continual results
+SLOW_BENCHMARKS := against onchip continual results peers
 bench: $(STAMP)
 	@for name in $(filter-out startup,$(BENCHMARKS)) $(SLOW_BENCHMARKS); do \
 		echo "benchmarks/$$name.py --short"; $(BIN)/python benchmarks/$$name.py --short || exit 1; done
@@ -113,6 +113,23 @@ $(FRAMEWORKS)/.ready: $(STAMP)
 	@$(BIN)/python -c "import sysconfig; print('import site; site.addsitedir(%r)' % sysconfig.get_path('purelib'))" \
 		> $$($(FRAMEWORKS)/bin/python -c "import sysconfig; print(sysconfig.get_path('purelib'))")/base.pth
 	@$(FRAMEWORKS)/bin/python -m pip install --quiet --no-deps $(FROM)
+	@touch $@
+
+# the toolkits that docs/comparison.md compares with, each in an environment of its own: `torch` borrows .venv's packages as above,
+# the others have other NumPy versions. One that cannot be installed here is missing in the tables, and nothing else changes
+PEERS := .venv-peers
+PEERS_TORCH := snntorch==1.0.0 spikingjelly==2.0.0 norse==1.1.0 nirtorch==2.6 loguru==0.7.3
+peers: $(STAMP) $(PEERS)/.ready
+	$(BIN)/python benchmarks/peers.py $(ARGS)
+
+$(PEERS)/.ready: $(STAMP)
+	@echo "setting up $(PEERS), once: snnTorch, SpikingJelly, Norse, BrainTrace, NengoLoihi, Brian2Loihi"
+	@for name in torch jax nengo brian; do $(BIN)/python -m venv --clear $(PEERS)/$$name || exit 1; done
+	@$(BIN)/python -c "import sysconfig; print('import site; site.addsitedir(%r)' % sysconfig.get_path('purelib'))" \
+		> $$($(PEERS)/torch/bin/python -c "import sysconfig; print(sysconfig.get_path('purelib'))")/base.pth
+	@install() { $(PEERS)/$$1/bin/python -m pip --disable-pip-version-check install --quiet --quiet $$2 $$3 || echo "  not here: $$3"; }; \
+	for package in $(PEERS_TORCH); do install torch --no-deps $$package; done; \
+	install jax "" braintrace==0.2.8; install nengo "" nengo-loihi==1.1.0; install brian "" brian2-loihi==0.5.2
 	@touch $@
 
 clean:

@@ -180,7 +180,7 @@ def run(make: Callable[[str], nn.Module], net: nn.Module, x: Tensor) -> Tensor:
         result = net(x.flatten(0, 1)).unflatten(0, x.shape[:2]) if squeezed else net(x)
         return result.sum(1)
     total, state = torch.zeros(()), None
-    for t in range(STEPS):
+    for t in range(x.shape[1]):
         spikes, state = net(x[:, t], state) if make is norse else (net(x[:, t]), None)
         total = total + spikes
     return total
