@@ -1,8 +1,8 @@
 """Accuracy through the export (``benchmarks/peers.py``): in the framework, in our floating point, and on the chip.
 
 A recurrent network on Braille letters that snnTorch trains; ``make frameworks`` shows the same of twelve networks of
-four frameworks on digits. The letters are the 1,158 training and validation samples of the NIR paper's events, split here; its test samples are not at
-hand, so the figures stand beside each other and not beside the paper's.
+four frameworks on digits. The letters are the 1,158 training and validation samples of the NIR paper's events, split
+here; its test samples are not at hand, so the figures stand beside each other and not beside the paper's.
 """
 
 from __future__ import annotations
