@@ -7,6 +7,7 @@ spike takes one step from layer to layer on the chip and in Lava); each layer is
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import json
 import subprocess
 import tempfile
@@ -20,9 +21,13 @@ from ottt_loihi.sim.inference import reference
 from ottt_loihi.sim.inference.simulator import Simulator
 from ottt_loihi.sim.network import ChipNetwork
 
-from sim import NETWORKS, firing, lava_rate, median_seconds, spikes
-
 HERE = Path(__file__).resolve().parent
+_spec = importlib.util.spec_from_file_location("benchmarks_sim", HERE / "sim.py")  # `sim` is also a folder of the root
+assert _spec is not None and _spec.loader is not None  # noqa: PT018
+_sim = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(_sim)
+NETWORKS, firing, lava_rate = _sim.NETWORKS, _sim.firing, _sim.lava_rate
+median_seconds, spikes = _sim.median_seconds, _sim.spikes
 PEERS = {"nengo-loihi": "nengo", "brian2-loihi": "brian"}  # and the names of their environments
 CASES, STEPS = ("64-128-10", "784-256-10"), 64
 DENSITY = 0.1
