@@ -98,22 +98,26 @@ def brian2_loihi(file: Any) -> tuple[list[np.ndarray], list[np.ndarray], list[fl
     spikes = file["x"]
     steps, layers = len(spikes), int(file["layers"])
     times, indices = np.nonzero(spikes)
-    source: Any = LoihiSpikeGeneratorGroup(spikes.shape[1], indices, times)
-    parts: list[Any] = [source]
-    groups = []
-    for index in range(layers):
-        weight = file[f"weight{index}"]
-        decay_u, decay_v = int(file["du"][index]) + 1, int(file["dv"][index])  # its decay of u has no offset of one
-        group = LoihiNeuronGroup(
-            len(weight), refractory=1, threshold_v_mant=int(file["vth"][index]), decay_v=decay_v, decay_I=decay_u
-        )
-        synapses = LoihiSynapses(source, group, sign_mode=synapse_sign_mode.MIXED)
-        synapses.connect()
-        synapses.w = weight.T.reshape(-1).astype(int)  # Brian's order: the targets of the first source first
-        parts += [group, synapses]
-        groups.append(group)
-        source = group
-    network = LoihiNetwork(*parts)
+
+    def build() -> tuple[list[Any], list[Any]]:  # Brian refuses an object that another network has simulated
+        source: Any = LoihiSpikeGeneratorGroup(spikes.shape[1], indices, times)
+        parts: list[Any] = [source]
+        groups = []
+        for index in range(layers):
+            weight = file[f"weight{index}"]
+            decay_u, decay_v = int(file["du"][index]) + 1, int(file["dv"][index])  # its decay of u has no offset of one
+            group = LoihiNeuronGroup(
+                len(weight), refractory=1, threshold_v_mant=int(file["vth"][index]), decay_v=decay_v, decay_I=decay_u
+            )
+            synapses = LoihiSynapses(source, group, sign_mode=synapse_sign_mode.MIXED)
+            synapses.connect()
+            synapses.w = weight.T.reshape(-1).astype(int)  # Brian's order: the targets of the first source first
+            parts += [group, synapses]
+            groups.append(group)
+            source = group
+        return parts, groups
+
+    network = LoihiNetwork(*build()[0])
     network.store()
     total = steps + layers
     seconds = []
@@ -123,9 +127,9 @@ def brian2_loihi(file: Any) -> tuple[list[np.ndarray], list[np.ndarray], list[fl
         network.run(total)
         if repeat:
             seconds.append((time.perf_counter() - started) / total)
+    parts, groups = build()
     monitors = [(LoihiSpikeMonitor(group), LoihiStateMonitor(group, "v")) for group in groups]
     watched = LoihiNetwork(*parts, *(monitor for pair in monitors for monitor in pair))
-    network.restore()
     watched.run(total)
     fired, membranes = [], []
     for group, (events, states) in zip(groups, monitors):
