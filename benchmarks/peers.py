@@ -4,8 +4,8 @@
     python benchmarks/peers.py --only training --threads 1 --json peers.json
 
 Every framework works in a process of its own, and in an environment of its own below ``.venv-peers`` (``make peers``
-makes them). One that is not installed is named in a line, and the rest goes on. Contenders take turns; times are
-medians, ratios are medians of the ratios within a turn, above 1 ours is faster.
+makes them). One that is not installed, fails or takes too long is named in a line with the reason, and the rest goes
+on. Contenders take turns; times are medians, ratios are medians of the ratios within a turn, above 1 ours is faster.
 """
 
 from __future__ import annotations
@@ -19,20 +19,32 @@ import sys
 from pathlib import Path
 from typing import Any
 
-PARTS = ("training", "simulation", "accuracy")
+PARTS = ("training", "memory", "simulation", "accuracy")
 ROOT = Path(__file__).resolve().parents[1]
 
 
-def main() -> None:
+def asked() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--environments", type=Path, default=ROOT / ".venv-peers", help="the frameworks' environments")
     parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS, help="only these parts")
     parser.add_argument("--contenders", nargs="+", help="of the training: only those whose names contain one of these")
-    parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
+    parser.add_argument(
+        "--networks", nargs="+", choices=("MLP", "conv"), default=("MLP", "conv"), help="of the training"
+    )
+    parser.add_argument("--inputs", nargs="+", choices=("events", "constant"), default=("events", "constant"))
+    parser.add_argument("--steps", type=int, nargs="+", default=(6, 48), help="T of the training, the fewest first")
+    parser.add_argument("--threads", type=int, nargs="+", default=(1, 2))
     parser.add_argument("--json", type=Path, help="write the figures here too")
     parser.add_argument("--pictures", type=Path, help="a folder for the pictures")
     parser.add_argument("--short", action="store_true", help="the same code in seconds; its figures are no measurement")
     arguments = parser.parse_args()
+    if arguments.short:
+        arguments.networks, arguments.inputs, arguments.steps, arguments.threads = ["MLP"], ["events"], [2], [1]
+    return arguments
+
+
+def main() -> None:
+    arguments = asked()
 
     def say(line: str) -> None:
         print(line, file=sys.stderr, flush=True)
@@ -41,16 +53,22 @@ def main() -> None:
         return print("missing: the other toolkits, nothing is compared; `make peers` installs them")
     machine = {"machine": platform.machine(), "cores": os.cpu_count(), "python": platform.python_version()}
     result: dict[str, Any] = {**machine, "load before": os.getloadavg()}
-    missing: dict[str, str] = {}
+    versions: dict[str, str] = {}
+    out: dict[str, dict[str, str]] = {"missing": {}, "failed": {}}
     wrong: list[str] = []
     for part in arguments.only:
         module = importlib.import_module(f"peers_{part}")
         result[part] = found = module.measure(arguments, say)
         print(module.tables(found))
-        missing |= found["missing"]
+        versions |= found["versions"]
         wrong += found["wrong"]
-    for name, why in missing.items():
+        for kind in out:
+            out[kind] |= found[kind]
+    print(f"\nversions: {', '.join(f'{name} {number}' for name, number in versions.items())}")
+    for name, why in out["missing"].items():
         print(f"missing: {name} ({why}); `make peers` installs it where it can")
+    for name, why in out["failed"].items():
+        print(f"failed: {name}: {why}")
     result["load after"] = os.getloadavg()
     print(f"load {result['load before'][0]:.1f} before, {result['load after'][0]:.1f} after")
     if arguments.json:

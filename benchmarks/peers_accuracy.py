@@ -9,31 +9,31 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import subprocess
 import sys
 import tempfile
 import warnings
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from peers_process import LIMIT, output_of, python_of, verdict
+
 EPOCHS, STEPS, HIDDEN = 40, 64, 38
+LONGEST = 3600.0  # seconds for the trainings
 
 
 def measure(arguments: argparse.Namespace, say: Callable[[str], None]) -> dict[str, Any]:
     """Return a row for each network, made in the environment that has the frameworks."""
-    result: dict[str, Any] = {"versions": {}, "missing": {}, "rows": [], "wrong": []}
-    python = arguments.environments / "torch" / "bin" / "python"
-    if not python.exists():
-        return result | {"missing": {"snnTorch": f"no torch in {arguments.environments.name}"}}
+    result: dict[str, Any] = {"versions": {}, "missing": {}, "failed": {}, "rows": [], "wrong": []}
+    python = python_of(arguments.environments, "torch") or sys.executable
     say("accuracy through the export")
     with tempfile.TemporaryDirectory(prefix="ottt-peers-") as folder:
         target = Path(folder, "rows.json")
         command = [str(python), "-W", "ignore", __file__, str(target), *(["--short"] if arguments.short else [])]
-        done = subprocess.run(command, stdout=subprocess.DEVNULL, env={**os.environ, "OMP_NUM_THREADS": "1"})
-        if done.returncode:
-            return result | {"wrong": ["accuracy through the export: its process failed, see above"]}
+        failed = output_of(command, LIMIT if arguments.short else LONGEST)[1]
+        if failed:
+            return result | {verdict(failed): {"accuracy through the export": failed}}
         return result | json.loads(target.read_text())
 
 
@@ -70,7 +70,9 @@ def row(title: str, net: Any, data: Any, epochs: int) -> dict[str, Any]:
 def letters(short: bool) -> Any:
     """Return the Braille letters in the form of ``frameworks.Digits``: their spikes are given, not drawn."""
     import frameworks
+    import numpy as np
     import torch
+    from ottt_loihi.converters.samples import drawn
 
     import ottt_loihi as ol
 
@@ -80,10 +82,11 @@ def letters(short: bool) -> Any:
             return [(self.x[rows], self.y[rows]) for rows in order]
 
     split = ol.load_data("braille", num_steps=16 if short else STEPS)
-    train, test = (128, 32) if short else (None, None)
-    x, y, x_test, y_test = (torch.from_numpy(a) for a in (split.x_train, split.y_train, split.x_test, split.y_test))
-    generator = torch.Generator().manual_seed(1)
-    return Letters(x[:train].float(), y[:train], x_test[:test].float(), y_test[:test], generator)
+    train = drawn(len(split.x_train), 128 if short else len(split.x_train))  # the parts are in the order of the letters
+    test = drawn(len(split.x_test), 32 if short else len(split.x_test))
+    given = (split.x_train[train].astype(np.float32), split.y_train[train])
+    asked = (split.x_test[test].astype(np.float32), split.y_test[test])
+    return Letters(*map(torch.from_numpy, (*given, *asked)), torch.Generator().manual_seed(1))
 
 
 def main() -> None:
@@ -99,10 +102,11 @@ def main() -> None:
     try:
         torch.manual_seed(0)
         title = f"snnTorch 12-{HIDDEN} (recurrent)-7, Braille letters"
-        rows.append(row(title, braille_network(), letters(short), 1 if short else EPOCHS))
+        rows.append(row(title, braille_network(), letters(short), 10 if short else EPOCHS))
     except FileError as error:
         missing["Braille letters"] = str(error).splitlines()[0]
-    target.write_text(json.dumps({"rows": rows, "missing": missing}))
+    versions = {name: version(name) for name in ("snntorch", "torch")}
+    target.write_text(json.dumps({"rows": rows, "missing": missing, "versions": versions}))
 
 
 def tables(result: dict[str, Any]) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
-from peers_worker import LAMBDA, Batch
+from peers_batch import LAMBDA, Batch
 from torch import Tensor
 from torch.nn import functional
 from training import _Replace, _Spike

@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import json
-import subprocess
+import sys
 import tempfile
 from collections.abc import Callable
 from dataclasses import replace
@@ -20,8 +20,8 @@ import numpy as np
 from ottt_loihi.sim.inference import reference
 from ottt_loihi.sim.inference.simulator import Simulator
 from ottt_loihi.sim.network import ChipNetwork
+from peers_process import HERE, output_of, python_of, verdict
 
-HERE = Path(__file__).resolve().parent
 _spec = importlib.util.spec_from_file_location("benchmarks_sim", HERE / "sim.py")  # `sim` is also a folder of the root
 assert _spec is not None and _spec.loader is not None  # noqa: PT018
 _sim = importlib.util.module_from_spec(_spec)
@@ -40,8 +40,8 @@ def divergence(found: States, ours: States) -> str:
     first: list[tuple[int, int, str]] = []
     for layer, (s, v) in enumerate(zip(ours["s"], ours["v"])):
         for variable, wanted in (("s", s), ("v", v)):
-            got = found[variable][layer][: len(wanted)]
-            differ = np.argwhere(np.asarray(got) != wanted)
+            got = np.asarray(found[variable][layer][: len(wanted)])
+            differ = np.argwhere(got != wanted)
             if len(differ):
                 t, neuron = (int(place) for place in differ[0])
                 values = f"{float(got[t, neuron]):g} instead of {int(wanted[t, neuron])}"
@@ -61,27 +61,25 @@ def write(chip: ChipNetwork, x: np.ndarray, path: Path) -> None:
     np.savez(path, x=x[0], layers=len(chip.layers), **neurons, **weights)
 
 
-def ask(name: str, environments: Path, path: Path) -> dict[str, Any]:
-    """Return the states and seconds of a peer, or why it has none."""
-    python = environments / PEERS[name] / "bin" / "python"
-    if not python.exists():
-        return {"missing": f"no {python.parent.parent.name} in {environments.name}"}
+def ask(name: str, environments: Path, path: Path, short: bool) -> dict[str, Any]:
+    """Return the states and steps per second of a peer, or ``{"failed": why}``."""
+    python = python_of(environments, PEERS[name]) or sys.executable
     target = path.with_name(f"{name}.npz")
-    command = [str(python), "-W", "ignore", str(HERE / "peers_simulation_worker.py"), name, str(path), str(target)]
-    done = subprocess.run(command, capture_output=True, text=True)
-    if done.returncode:
-        return {"missing": (done.stderr.strip().splitlines() or ["its process ended"])[-1]}
+    worker = [str(HERE / "peers_simulation_worker.py"), name, str(path), str(target)]
+    printed, failed = output_of([str(python), "-W", "ignore", *worker, *(["--short"] if short else [])])
+    if failed:
+        return {"failed": failed}
     with np.load(target) as file:
         layers = sum(key.startswith("s") and key != "seconds" for key in file.files)
-        states = {variable: [file[f"{variable}{i}"] for i in range(layers)] for variable in ("s", "v")}
+        states = {variable: [file[f"{variable}{i}"] for i in range(layers)] for variable in VARIABLES}
         rate = 1 / float(np.median(file["seconds"]))
-    return {"states": states, "rate": rate, "versions": json.loads(done.stdout.splitlines()[-1])}
+    return {"states": states, "rate": rate, "versions": json.loads(printed.splitlines()[-1])}
 
 
 def measure(arguments: argparse.Namespace, say: Callable[[str], None]) -> dict[str, Any]:
     """Return a row for each network and simulator: steps per second, and where its states differ first."""
     short = arguments.short
-    result: dict[str, Any] = {"versions": {}, "missing": {}, "rows": [], "wrong": []}
+    result: dict[str, Any] = {"versions": {}, "missing": {}, "failed": {}, "rows": [], "wrong": []}
     for network in CASES[: 1 if short else None]:
         chip = replace(firing(NETWORKS[network](np.random.default_rng(0)), DENSITY), num_steps=16 if short else STEPS)
         x = spikes(chip, 1, DENSITY)
@@ -93,9 +91,9 @@ def measure(arguments: argparse.Namespace, say: Callable[[str], None]) -> dict[s
             write(chip, x, path)
             for name in PEERS:
                 say(f"{network}: {name}")
-                answer = ask(name, arguments.environments, path)
-                if "missing" in answer:
-                    result["missing"][name] = answer["missing"]
+                answer = ask(name, arguments.environments, path, short)
+                if "failed" in answer:
+                    result[verdict(answer["failed"])][name] = f"{network}: {answer['failed']}"
                     continue
                 result["versions"] |= answer["versions"]
                 rows.append((name, answer["rate"], divergence(answer["states"], wanted)))

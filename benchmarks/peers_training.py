@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 import argparse
-import json
-import os
 import statistics
-import subprocess
-import sys
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -17,68 +13,16 @@ from typing import Any
 
 import numpy as np
 import torch
+from peers_batch import Batch
+from peers_process import Peer, verdict
 from peers_reference import expected
-from peers_worker import CONTENDERS, Batch
+from peers_worker import CONTENDERS
 from training import inputs, let_fire, networks
 
-HERE = Path(__file__).resolve().parent
-STEPS, KINDS, NETWORKS = (6, 48), ("events", "constant"), ("MLP", "conv")
-OVER_TIME = (6, 12, 24, 48)
 TURNS, ENOUGH, LONGEST = 5, 10.0, 15.0  # seconds of CPU: of a contender's turns, and of one batch
 TOLERANCE = {"snnTorch BPTT": 1e-7}  # its spikes are float32, and so is the gradient that goes through them
 EXACT = 1e-10
 ALWAYS = ("ours", "two forwards")  # the base of the ratios, and the measure of OTTT's gradients
-
-
-class Peer:
-    """The process of one contender.
-
-    Attributes
-    ----------
-    versions
-        of its packages
-    missing
-        one line: why it cannot run here; empty where it can
-    """
-
-    def __init__(self, name: str, environments: Path, threads: int) -> None:
-        self.name = name
-        folder = environments / ("jax" if name.startswith("BrainTrace") else "torch")
-        borrows = name.startswith(("ours", "two forwards"))
-        python = folder / "bin" / "python" if (folder / "bin" / "python").exists() and not borrows else sys.executable
-        self.process = subprocess.Popen(
-            [str(python), "-W", "ignore", str(HERE / "peers_worker.py"), name, str(threads)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            text=True,
-            env={**os.environ, "OMP_NUM_THREADS": str(threads)},
-        )
-        self.versions: dict[str, str] = {}
-        self.missing = ""
-
-    def wait(self) -> None:
-        """Wait until the framework is imported, or is known to be missing."""
-        answer = self._answer()
-        self.versions, self.missing = answer.get("versions", {}), answer.get("missing", answer.get("failed", ""))
-
-    def _answer(self) -> dict[str, Any]:
-        assert self.process.stdout is not None
-        line = self.process.stdout.readline()
-        return json.loads(line) if line else {"failed": "its process ended"}
-
-    def ask(self, **request: Any) -> dict[str, Any]:
-        """Return the answer to one request; ``{"failed": why}`` where the contender could not."""
-        assert self.process.stdin is not None
-        try:
-            print(json.dumps(request), file=self.process.stdin, flush=True)
-        except BrokenPipeError:
-            return {"failed": "its process ended"}
-        return self._answer()
-
-    def close(self) -> None:
-        self.process.kill()
-        self.process.wait()
 
 
 def write(folder: Path, network: str, kind: str, steps: int, samples: int | None = None) -> Path:
@@ -125,12 +69,15 @@ def check(peers: dict[str, Peer], folder: Path, path: Path) -> dict[str, float |
 
 def wrong(errors: dict[str, float | str]) -> list[str]:
     """Return a line for each contender whose gradients are not what it claims."""
-    bad = {name: e for name, e in errors.items() if isinstance(e, float) and e > TOLERANCE.get(name, EXACT)}
+    numbers = {name: error for name, error in errors.items() if isinstance(error, float)}
+    bad = {
+        name: error for name, error in numbers.items() if not error <= TOLERANCE.get(name, EXACT)
+    }  # and not a number
     return [f"{name}: its gradients differ from what it claims by {error:.1e}" for name, error in bad.items()]
 
 
-def take_turns(peers: dict[str, Peer], path: Path, turns: int, memory: bool) -> dict[str, dict[str, Any]]:
-    """Return for each contender the medians of its batches, its ratios to ours, and its peak memory."""
+def take_turns(peers: dict[str, Peer], path: Path, turns: int) -> dict[str, dict[str, Any]]:
+    """Return for each contender the medians of its batches and its ratios to ours."""
     times: dict[str, list[dict[str, float] | None]] = {}
     rows: dict[str, dict[str, Any]] = {}
     for name, peer in peers.items():
@@ -139,41 +86,56 @@ def take_turns(peers: dict[str, Peer], path: Path, turns: int, memory: bool) -> 
             rows[name] = {"failed": answer["failed"]}
         else:
             times[name] = []
-    order = list(times)
     for turn in range(turns):
-        for name in order if turn % 2 == 0 else order[::-1]:
+        for name in list(times) if turn % 2 == 0 else list(times)[::-1]:
             spent = [found["cpu"] for found in times[name] if found]
             enough = turn >= 2 and sum(spent) + spent[-1] > ENOUGH
-            times[name].append(None if enough else peers[name].ask(do="time"))
+            answer = None if enough else peers[name].ask(do="time")
+            if answer is not None and "failed" in answer:
+                rows[name] = {"failed": answer["failed"]}
+                del times[name]
+            else:
+                times[name].append(answer)
     for name, found in times.items():
         done = [one for one in found if one]
-        base = times.get("ours, input traced" if name.startswith("BrainTrace") else "ours", [])
-        pairs = [(a, b) for a, b in zip(found, base) if a and b]
+        pairs = [(a, b) for a, b in zip(found, times.get(base(name), [])) if a and b]
         rows[name] = {"turns": len(done)}
         for clock in ("wall", "cpu"):
             rows[name][clock] = statistics.median(one[clock] for one in done)
             if pairs:
                 rows[name][f"{clock} ratio"] = statistics.median(a[clock] / b[clock] for a, b in pairs)
-        if memory:
-            rows[name]["bytes"] = peers[name].ask(do="memory").get("bytes")
     return rows
 
 
-def measure(arguments: argparse.Namespace, say: Callable[[str], None]) -> dict[str, Any]:
-    """Return the checks, the table of times and memory, and memory over T."""
+def base(name: str) -> str:
+    """Return which of ours a contender's ratio is to: the one that computes the same, where there are two."""
+    return "ours, input traced" if name.startswith("BrainTrace") else "ours"
+
+
+def chosen(arguments: argparse.Namespace) -> list[str]:
+    """Return the contenders that were asked for, with those that the others are measured against."""
     wanted = arguments.contenders or [""]
-    names = [name for name in CONTENDERS if name in ALWAYS or any(part in name for part in wanted)]
-    result: dict[str, Any] = {"versions": {}, "missing": {}, "checks": [], "rows": [], "memory": [], "wrong": []}
+    return [name for name in CONTENDERS if name in ALWAYS or any(part in name for part in wanted)]
+
+
+def measure(arguments: argparse.Namespace, say: Callable[[str], None]) -> dict[str, Any]:
+    """Return the checks of the gradients and the table of times."""
+    result: dict[str, Any] = {"versions": {}, "missing": {}, "failed": {}, "checks": [], "rows": [], "wrong": []}
     with tempfile.TemporaryDirectory(prefix="ottt-peers-") as folder:
-        for threads in [1] if arguments.short else arguments.threads:
-            started = {name: Peer(name, arguments.environments, threads) for name in names}
+        for threads in arguments.threads:
+            started = {name: Peer(name, arguments.environments, threads) for name in chosen(arguments)}
             try:
-                for peer in started.values():
+                for name, peer in started.items():
                     peer.wait()
-                result["missing"] |= {name: peer.missing for name, peer in started.items() if peer.missing}
-                peers = {name: peer for name, peer in started.items() if not peer.missing}
+                    if peer.unavailable:
+                        result[verdict(peer.unavailable)][name] = peer.unavailable
+                peers = {name: peer for name, peer in started.items() if not peer.unavailable}
                 result["versions"] |= {key: v for peer in peers.values() for key, v in peer.versions.items()}
-                Run(peers, Path(folder), threads, arguments.short, say).fill(result, threads == arguments.threads[0])
+                run = Run(peers, Path(folder), threads, arguments.short, say)
+                if threads == arguments.threads[0]:
+                    run.check(arguments, result)
+                for case in product(arguments.networks, arguments.inputs, arguments.steps):
+                    result["rows"] += run.rows(*case)
             finally:
                 for peer in started.values():
                     peer.close()
@@ -189,86 +151,55 @@ class Run:
     threads: int
     short: bool
     say: Callable[[str], None]
-    seconds: dict[tuple[str, str], float] = field(default_factory=dict)  # of CPU, of the fewest steps
+    seconds: dict[tuple[str, str], float] = field(default_factory=dict)  # of CPU, for a step
 
-    def fill(self, result: dict[str, Any], first: bool) -> None:
-        """Add the rows; the checks and memory only in the first run."""
-        if first:
-            for network, kind in [("MLP", "events")] if self.short else list(product(NETWORKS, KINDS)):
-                self.say(f"gradients of {network}, {kind}")
-                errors = check(self.peers, self.folder, write(self.folder, network, kind, 2 if self.short else 6, 4))
-                result["checks"].append({"network": network, "input": kind, "errors": errors})
-                result["wrong"] += [f"{network}, {kind}: {line}" for line in wrong(errors)]
-        for case in [("MLP", "events", 2)] if self.short else list(product(NETWORKS, KINDS, STEPS)):
-            result["rows"] += self.rows(*case, memory=first)
-        for steps in OVER_TIME if first and not self.short else ():
-            result["memory"] += self.memory(steps)
+    def check(self, arguments: argparse.Namespace, result: dict[str, Any]) -> None:
+        """Add the errors of the gradients, and a line for each that is not what its contender claims."""
+        for network, kind in product(arguments.networks, arguments.inputs):
+            self.say(f"gradients of {network}, {kind}")
+            errors = check(self.peers, self.folder, write(self.folder, network, kind, 2 if self.short else 6, 4))
+            result["checks"].append({"network": network, "input": kind, "errors": errors})
+            result["wrong"] += [f"{network}, {kind}: {line}" for line in wrong(errors)]
 
-    def too_long(self, network: str, name: str, steps: int) -> bool:
-        """Return whether a batch of so many steps would take too long, as fewer steps say."""
-        return self.seconds.get((network, name), 0) * steps / STEPS[0] > LONGEST
-
-    def rows(self, network: str, kind: str, steps: int, memory: bool) -> list[dict[str, Any]]:
-        """Return a row for each contender."""
+    def rows(self, network: str, kind: str, steps: int) -> list[dict[str, Any]]:
+        """Return a row for each contender; one whose fewer steps say that a batch takes too long is not run."""
         self.say(f"{network}, {kind}, T = {steps}, threads: {self.threads}")
         path = write(self.folder, network, kind, steps, 4 if self.short else None)
-        taking = {name: peer for name, peer in self.peers.items() if not self.too_long(network, name, steps)}
-        found = take_turns(taking, path, 1 if self.short else TURNS, memory)
+        taking = {n: peer for n, peer in self.peers.items() if self.seconds.get((network, n), 0) * steps <= LONGEST}
+        found = take_turns(taking, path, 1 if self.short else TURNS)
         for name in self.peers.keys() - taking.keys():
             found[name] = {"failed": f"over {LONGEST:.0f} s a batch"}
-        if steps == STEPS[0]:
-            self.seconds |= {(network, name): row["cpu"] for name, row in found.items() if "cpu" in row}
+        self.seconds |= {(network, name): row["cpu"] / steps for name, row in found.items() if "cpu" in row}
         about = {"network": network, "input": kind, "steps": steps, "threads": self.threads}
-        return [about | {"contender": name} | row for name, row in found.items()]
-
-    def memory(self, steps: int) -> list[dict[str, Any]]:
-        """Return the peak memory of a batch of the convolutional network with events, a row for each contender."""
-        self.say(f"memory of conv, events, T = {steps}")
-        path, rows = write(self.folder, "conv", "events", steps), []
-        for name, peer in self.peers.items():
-            if not self.too_long("conv", name, steps):
-                peer.ask(do="prepare", file=str(path), dtype="float32")
-                rows.append({"steps": steps, "contender": name, "bytes": peer.ask(do="memory").get("bytes")})
-        return rows
+        return [about | {"contender": name} | found[name] for name in self.peers]
 
 
 def tables(result: dict[str, Any]) -> str:
-    """Return the results as Markdown: times, CPU times, peak memory, and the errors of the gradients."""
-    present = [name for name in CONTENDERS if name in result["checks"][0]["errors"]]
+    """Return the results as Markdown: seconds of the clock and of the CPU, and the errors of the gradients."""
     rows = result["rows"]
-    cases = list(dict.fromkeys((r["network"], r["input"], r["steps"], r["threads"]) for r in rows))
+    present = [name for name in CONTENDERS if any(row["contender"] == name for row in rows)]
     found = {(r["network"], r["input"], r["steps"], r["threads"], r["contender"]): r for r in rows}
+    cases = list(dict.fromkeys(key[:4] for key in found))
     text = []
-
-    def table(title: str, keys: list[Any], cell: Callable[[dict[str, Any]], str]) -> None:
+    for clock, title, shown in (
+        ("wall", "Milliseconds of the clock for a batch, and how many times ours they are", cases),
+        ("cpu", "The same in milliseconds of CPU, one thread", [case for case in cases if case[3] == 1]),
+    ):
         text.append(f"\n{title}\n\n| network | input | T | threads | {' | '.join(present)} |")
         text.append("|---|---|---:|---:|" + "---:|" * len(present))
-        for case in keys:
-            cells = [cell(found[(*case, name)]) if (*case, name) in found else "" for name in present]
+        for case in shown:
+            cells = [_cell(found[(*case, name)], clock) if (*case, name) in found else "" for name in present]
             text.append(f"| {' | '.join(map(str, case))} | {' | '.join(cells)} |")
-
-    def time(clock: str) -> Callable[[dict[str, Any]], str]:
-        def cell(row: dict[str, Any]) -> str:
-            if "failed" in row:
-                return row["failed"]
-            ratio = f" · {row[clock + ' ratio']:.2f}×" if f"{clock} ratio" in row else ""
-            return f"{1e3 * row[clock]:.1f} ms{ratio}"
-
-        return cell
-
-    table("Seconds of the clock, and how many times ours they are", cases, time("wall"))
-    one = [case for case in cases if case[3] == 1]
-    if one:
-        table("Seconds of CPU of one thread", one, time("cpu"))
-    first = [case for case in cases if case[3] == cases[0][3]]
-    table(
-        "Peak memory of a batch",
-        first,
-        lambda row: f"{row['bytes'] / 2**20:.0f} MiB" if row.get("bytes") is not None else "",
-    )
     text.append(f"\nGradients in float64, the largest relative error\n\n| network | input | {' | '.join(present)} |")
     text.append("|---|---|" + "---:|" * len(present))
     for entry in result["checks"]:
         cells = [e if isinstance(e := entry["errors"][name], str) else f"{e:.0e}" for name in present]
         text.append(f"| {entry['network']} | {entry['input']} | {' | '.join(cells)} |")
     return "\n".join(text)
+
+
+def _cell(row: dict[str, Any], clock: str) -> str:
+    if "failed" in row:
+        return f"failed: {row['failed']}"
+    ratio = f" ({row[clock + ' ratio']:.2f}×)" if f"{clock} ratio" in row else ""
+    return f"{1e3 * row[clock]:.1f}{ratio}"

@@ -1,8 +1,8 @@
 """One contender of ``benchmarks/peers.py``, alone in a process: it trains batches as its own documentation does.
 
 The process reads a request a line from standard input and answers each with a line of JSON. It imports its own
-framework and nothing of the others, so that every contender may live in an environment of its own. The networks have no
-biases and a decay of 0.5; the weights, inputs and labels come in a file that the parent wrote.
+framework and nothing of the others, so that every contender may live in an environment of its own. The weights, inputs
+and labels come in a file that the parent wrote.
 """
 
 from __future__ import annotations
@@ -14,57 +14,12 @@ import os
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-
-LAMBDA, SLOPE = 0.5, 4.0  # decay of the membrane; steepness of the sigmoid surrogate
-
-
-@dataclass
-class Batch:
-    """What the parent wrote.
-
-    Attributes
-    ----------
-    x
-        ``(batch, T, *shape)`` spikes, or ``(batch, *shape)`` where one frame is shown T times
-    labels
-        ``(batch,)`` int64
-    weights
-        one array a layer, as torch has them: ``(out, in)`` or ``(out, in, 3, 3)``
-    steps
-        T
-    constant
-        whether x is one frame
-    dtype
-        ``"float32"`` or ``"float64"``
-    """
-
-    x: np.ndarray
-    labels: np.ndarray
-    weights: list[np.ndarray]
-    steps: int
-    constant: bool
-    dtype: str
-
-    @classmethod
-    def read(cls, path: str, dtype: str) -> Batch:
-        with np.load(path) as file:
-            weights = [file[f"weight{i}"].astype(dtype) for i in range(int(file["layers"]))]
-            steps, constant = int(file["steps"]), bool(file["constant"])
-            return cls(file["x"].astype(dtype), file["labels"], weights, steps, constant, dtype)
-
-
-@dataclass
-class Job:
-    """One batch from rest to gradients, and the gradients afterwards, one array a layer in torch's layout."""
-
-    run: Callable[[], Any]
-    gradients: Callable[[], list[np.ndarray]]
+from peers_batch import LAMBDA, SLOPE, Batch, Job
 
 
 def _torch_job(parameters: list[Any], train: Callable[[], Any]) -> Job:
@@ -179,10 +134,11 @@ def spikingjelly_bptt(batch: Batch) -> Job:
     layers = _stack(batch, lambda: neuron.LIFNode(tau=2.0, surrogate_function=surrogate.Sigmoid(SLOPE), **settings))
     net = torch.nn.Sequential(*(m if hasattr(m, "tau") else layer.SeqToANNContainer(m) for m in layers))
     frames, wanted = _tensors(batch)
+    x = torch.stack(frames)
 
     def train() -> None:
         functional.reset_net(net)
-        scores = net(torch.stack(frames))
+        scores = net(x)
         ((scores - wanted).square().sum() / (2 * batch.steps * len(wanted))).backward()
 
     return _torch_job(_weights(layers), train)
@@ -253,9 +209,10 @@ def slayer_bptt(batch: Batch) -> Job:
         for parameter, weight in zip(parameters, batch.weights, strict=True):
             parameter.copy_(torch.from_numpy(weight).reshape(parameter.shape))
     frames, wanted = _tensors(batch)
+    x = torch.stack(frames, -1)
 
     def train() -> None:
-        out = torch.stack(frames, -1)
+        out = x
         for layer in layers[:-1]:
             out = layer(out)
         out = layers[-1](out.mean((2, 3)) if convolutional else out)
@@ -265,95 +222,9 @@ def slayer_bptt(batch: Batch) -> Job:
 
 
 def braintrace_pp_prop(batch: Batch) -> Job:
-    """BrainTrace's pp_prop, compiled by JAX; channels come last."""
-    import jax
+    from peers_braintrace import pp_prop
 
-    jax.config.update("jax_enable_x64", batch.dtype == "float64")
-    import brainstate
-    import braintrace
-    import jax.numpy as jnp
-    from braintools.surrogate import sigmoid
-
-    class LIF(brainstate.nn.Module):
-        """The membrane before the reset is the state; the threshold is subtracted a step later, and decays."""
-
-        def __init__(self, shape: tuple[int, ...]) -> None:
-            super().__init__()
-            self.shape = shape
-
-        def init_state(self, batch_size: int | None = None) -> None:
-            self.u = brainstate.HiddenState(jnp.zeros((batch_size, *self.shape), batch.dtype))
-
-        def update(self, current: Any) -> Any:
-            before = self.u.value
-            rest = before - jax.lax.stop_gradient((before >= 1).astype(before.dtype))
-            self.u.value = LAMBDA * rest + current
-            return sigmoid(self.u.value - 1, SLOPE)
-
-    class Net(brainstate.nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.connections, self.neurons = [], []
-            side = batch.x.shape[-1]
-            for weight in batch.weights:
-                if weight.ndim == 4:
-                    shape = (side, side, weight.shape[1])
-                    made = braintrace.nn.Conv2d(shape, weight.shape[0], 3, padding="SAME", b_init=None)
-                    made.weight.value = {"weight": jnp.asarray(weight.transpose(2, 3, 1, 0))}
-                    self.neurons.append(LIF((side, side, weight.shape[0])))
-                    side //= 2
-                else:
-                    made = braintrace.nn.Linear(weight.shape[1], weight.shape[0], b_init=None)
-                    made.weight.value = {"weight": jnp.asarray(weight.T)}
-                    self.neurons.append(LIF((weight.shape[0],)))
-                self.connections.append(made)
-            self.neurons.pop()
-
-        def update(self, x: Any) -> Any:
-            for index, connection in enumerate(self.connections):
-                if x.ndim == 4 and index:
-                    if batch.weights[index].ndim == 4:
-                        n, side, _, channels = x.shape
-                        x = x.reshape(n, side // 2, 2, side // 2, 2, channels).mean((2, 4))
-                    else:
-                        x = x.mean((1, 2))
-                x = connection(x)
-                if index < len(self.neurons):
-                    x = self.neurons[index](x)
-            return x
-
-    x = batch.x
-    if x.ndim >= 4 and batch.weights[0].ndim == 4:
-        x = np.moveaxis(x, -3, -1)
-    x = np.broadcast_to(x, (batch.steps, *x.shape)) if batch.constant else x.swapaxes(0, 1)
-    samples = len(batch.labels)
-    net = Net()
-    learner = braintrace.compile(net, braintrace.pp_prop, jnp.asarray(x[0]), batch_size=samples, decay_or_rank=LAMBDA)
-    xs = jnp.asarray(x)
-    wanted = jax.nn.one_hot(batch.labels, len(batch.weights[-1]), dtype=batch.dtype)
-
-    def step(frame: Any) -> Any:
-        return ((learner(frame) - wanted) ** 2).sum() / (2 * batch.steps * samples)
-
-    @brainstate.transform.jit
-    def train(xs: Any) -> Any:
-        for neuron in net.neurons:
-            neuron.u.value = jnp.zeros_like(neuron.u.value)
-        learner.reset_state(samples)
-        return learner.etrace_grad(xs, step_fn=step, reduction="sum")
-
-    found: dict[Any, Any] = {}
-
-    def run() -> None:
-        found["gradients"] = None
-        found["gradients"] = jax.block_until_ready(train(xs))
-
-    def gradients() -> list[np.ndarray]:
-        by_state = {id(state): key for key, state in learner.param_states.items()}
-        values = [found["gradients"][by_state[id(c.weight)]]["weight"] for c in net.connections]
-        return [np.asarray(v).transpose((3, 2, 0, 1) if v.ndim == 4 else (1, 0)) for v in values]
-
-    return Job(run, gradients)
+    return pp_prop(batch)
 
 
 CONTENDERS: dict[str, tuple[Callable[[Batch], Job], tuple[str, ...]]] = {  # and the packages whose versions count
@@ -409,16 +280,21 @@ class Worker:
             self.job = self.prepare(Batch.read(request["file"], request["dtype"]))
             self.job.run()  # compiles and allocates
             return {}
+        if kind == "memory":  # the batch is the first of its size: a framework keeps memory for the next one
+            self.prepare(Batch.read(request["small"], "float32")).run()  # loads libraries
+            return {"bytes": peak_of(self.prepare(Batch.read(request["file"], "float32")).run)}
         assert self.job is not None
         if kind == "time":
             wall, cpu = time.perf_counter(), time.process_time()
             self.job.run()
             return {"wall": time.perf_counter() - wall, "cpu": time.process_time() - cpu}
-        if kind == "memory":
-            return {"bytes": peak_of(self.job.run)}
         self.job.run()
         np.savez(request["to"], *self.job.gradients())
         return {}
+
+
+def _said(error: Exception) -> dict[str, str]:
+    return {"failed": f"{type(error).__name__}: {(str(error).splitlines() or ['no reason is given'])[0]}"}
 
 
 def main() -> None:
@@ -438,15 +314,15 @@ def main() -> None:
 
             torch.set_num_threads(threads)
         ready = {"versions": {package: version(package) for package in packages}}
-    except Exception as error:  # whatever a framework raises when it is imported: it is missing
-        ready = {"missing": f"{type(error).__name__}: {error}"}
+    except Exception as error:  # whatever a framework raises when it is imported
+        ready = _said(error)
     print(json.dumps(ready), file=answers, flush=True)
     worker = Worker(prepare)
     for line in sys.stdin:
         try:
             answer = worker.answer(json.loads(line))
         except Exception as error:  # the parent names it in the table and goes on without this contender
-            answer = {"failed": f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"}
+            answer = _said(error)
         print(json.dumps(answer), file=answers, flush=True)
 
 
