@@ -118,7 +118,8 @@ $(FRAMEWORKS)/.ready: $(STAMP)
 # the toolkits that docs/comparison.md compares with, each in an environment of its own: `torch` borrows .venv's packages as above,
 # the others have other NumPy versions. One that cannot be installed here is missing in the tables, and nothing else changes
 PEERS := .venv-peers
-PEERS_TORCH := snntorch==1.0.0 spikingjelly==2.0.0 norse==1.1.0 nirtorch==2.6 loguru==0.7.3
+PEERS_TORCH := snntorch==1.0.0 spikingjelly==2.0.0 norse==1.1.0 nirtorch==2.6 pbr==7.1.3 loguru==0.7.3
+PEERS_JAX := braintrace==0.2.8 jax==0.12.0.1 jaxlib==0.12.0.1 brainstate==0.6.0 brainevent==0.3.0 brainunit==0.6.0 braintools==0.4.0
 peers: $(STAMP) $(PEERS)/.ready
 	$(BIN)/python benchmarks/peers.py $(ARGS)
 
@@ -127,9 +128,10 @@ $(PEERS)/.ready: $(STAMP)
 	@for name in torch jax nengo brian; do $(BIN)/python -m venv --clear $(PEERS)/$$name || exit 1; done
 	@$(BIN)/python -c "import sysconfig; print('import site; site.addsitedir(%r)' % sysconfig.get_path('purelib'))" \
 		> $$($(PEERS)/torch/bin/python -c "import sysconfig; print(sysconfig.get_path('purelib'))")/base.pth
-	@install() { $(PEERS)/$$1/bin/python -m pip --disable-pip-version-check install --quiet --quiet $$2 $$3 || echo "  not here: $$3"; }; \
+	@install() { name=$$1; shift; $(PEERS)/$$name/bin/python -m pip --disable-pip-version-check install --quiet --quiet "$$@" \
+		|| echo "  not here: $$*"; }; \
 	for package in $(PEERS_TORCH); do install torch --no-deps $$package; done; \
-	install jax "" braintrace==0.2.8; install nengo "" nengo-loihi==1.1.0; install brian "" brian2-loihi==0.5.2
+	install jax $(PEERS_JAX); install nengo nengo-loihi==1.1.0 nengo==4.1.0; install brian brian2-loihi==0.5.2 brian2==2.11.0
 	@touch $@
 
 clean:
