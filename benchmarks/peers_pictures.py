@@ -71,7 +71,7 @@ def accuracy(result: dict[str, Any], folder: Path) -> None:
     figure, axis = pyplot.subplots(figsize=(7.2, 0.8 + 0.6 * len(result["rows"])))
     kinds = {"framework": OTHERS, "here": "tab:cyan", "chip": OURS}
     for offset, (kind, colour) in enumerate(kinds.items()):
-        places = [index - 0.25 * (offset - 1) for index in range(len(result["rows"]))]
+        places = [index + 0.25 * (offset - 1) for index in range(len(result["rows"]))]
         axis.barh(places, [100 * r[kind] for r in result["rows"]], height=0.25, color=colour, label=kind)
     axis.set_yticks(range(len(result["rows"])), [r["network"] for r in result["rows"]], fontsize=8)
     axis.invert_yaxis()
