@@ -49,8 +49,6 @@ def main() -> None:
     def say(line: str) -> None:
         print(line, file=sys.stderr, flush=True)
 
-    if arguments.short and not arguments.environments.exists():
-        return print("missing: the other toolkits, nothing is compared; `make peers` installs them")
     machine = {"machine": platform.machine(), "cores": os.cpu_count(), "python": platform.python_version()}
     result: dict[str, Any] = {**machine, "load before": os.getloadavg()}
     versions: dict[str, str] = {}

@@ -13,7 +13,7 @@ LAMBDA, SLOPE = 0.5, 4.0  # decay of the membrane; steepness of the sigmoid surr
 
 @dataclass
 class Batch:
-    """What the parent wrote.
+    """A batch, with the weights that a contender begins with; the parent process writes it into a file.
 
     Attributes
     ----------
@@ -40,6 +40,7 @@ class Batch:
 
     @classmethod
     def read(cls, path: str, dtype: str) -> Batch:
+        """Return the batch of a file, its floats as ``dtype``."""
         with np.load(path) as file:
             weights = [file[f"weight{i}"].astype(dtype) for i in range(int(file["layers"]))]
             steps, constant = int(file["steps"]), bool(file["constant"])
@@ -48,7 +49,15 @@ class Batch:
 
 @dataclass
 class Job:
-    """One batch from rest to gradients, and the gradients afterwards, one array a layer in torch's layout."""
+    """The work of a contender on one batch.
+
+    Attributes
+    ----------
+    run
+        trains: neurons begin at rest, and the gradients of the weights are computed
+    gradients
+        returns the gradients of the last run, one array a layer, shaped as ``Batch.weights``
+    """
 
     run: Callable[[], Any]
     gradients: Callable[[], list[np.ndarray]]

@@ -1,4 +1,4 @@
-"""What each contender of ``benchmarks/peers.py`` claims to compute, as a short loop over time in plain torch.
+"""The gradients that the contenders of ``benchmarks/peers.py`` claim, each by a short loop over time in plain torch.
 
 The loops know the peers' neurons and no framework. They are slow, they run in float64, and nothing is timed here.
 """
@@ -31,20 +31,20 @@ class _SuperSpike(torch.autograd.Function):
 
 
 def subtract(v: Tensor, before: Tensor, current: Tensor) -> tuple[Tensor, Tensor]:
-    """Ours and SpikingJelly's: the threshold is subtracted at once, and what is subtracted decays."""
+    """Advance our and SpikingJelly's neuron: a spike takes the threshold from the membrane at once."""
     u = LAMBDA * v + current
     spikes = _Spike.apply(u - 1)
     return spikes, u - spikes.detach()
 
 
 def subtract_later(v: Tensor, before: Tensor, current: Tensor) -> tuple[Tensor, Tensor]:
-    """snnTorch's: the threshold is subtracted one step later, undecayed."""
+    """Advance snnTorch's neuron: a spike takes the threshold from the membrane one step later, undecayed."""
     u = LAMBDA * v + current - before.detach()
     return _Spike.apply(u - 1), u
 
 
 def to_zero(v: Tensor, before: Tensor, current: Tensor) -> tuple[Tensor, Tensor]:
-    """Norse's: the membrane goes to zero, with the gradient through the reset, and half of the current arrives."""
+    """Advance Norse's neuron: a spike sets the membrane to 0, the reset has a gradient, half of the current arrives."""
     u = v + LAMBDA * (current - v)
     spikes = _SuperSpike.apply(u - 1)
     return spikes, (1 - spikes) * u
@@ -56,17 +56,18 @@ def _forward(weight: Tensor, x: Tensor) -> Tensor:
     return functional.linear(x.mean((2, 3)) if x.ndim == 4 else x, weight)
 
 
-def _given(batch: Batch) -> tuple[list[Tensor], list[Tensor], Tensor]:
+def _given(batch: Batch, factor: float = 1.0) -> tuple[list[Tensor], list[Tensor], Tensor]:
+    """Return the weights, the hidden ones times ``factor``, the T frames, and the one-hot labels."""
     x = torch.from_numpy(batch.x)
-    weights = [torch.from_numpy(weight).requires_grad_() for weight in batch.weights]
+    arrays = [factor * weight for weight in batch.weights[:-1]] + batch.weights[-1:]
+    weights = [torch.from_numpy(array).requires_grad_() for array in arrays]
     frames = [x] * batch.steps if batch.constant else list(x.unbind(1))
     return weights, frames, functional.one_hot(torch.from_numpy(batch.labels), len(weights[-1])).to(x.dtype)
 
 
 def through_time(batch: Batch, neuron: Neuron, factor: float = 1.0) -> list[Tensor]:
     """Return the gradients of BPTT; the hidden weights are multiplied by ``factor`` first."""
-    batch.weights = [factor * weight for weight in batch.weights[:-1]] + batch.weights[-1:]
-    weights, frames, wanted = _given(batch)
+    weights, frames, wanted = _given(batch, factor)
     v = [torch.zeros((), dtype=wanted.dtype)] * len(weights)
     before, loss = list(v), torch.zeros((), dtype=wanted.dtype)
     for out in frames:
@@ -84,10 +85,8 @@ def online(batch: Batch, warming: bool) -> list[Tensor]:
     With ``warming``, step t = 1, 2, … of a neuron's weights counts ``(1 + λ^t)/(1 + λ)``: BrainTrace's pp_prop.
     """
     weights, frames, wanted = _given(batch)
-    v, traces = (
-        [torch.zeros((), dtype=wanted.dtype)] * len(weights),
-        [torch.zeros((), dtype=wanted.dtype)] * len(weights),
-    )
+    v = [torch.zeros((), dtype=wanted.dtype)] * len(weights)
+    traces = list(v)
     total = [torch.zeros_like(weight) for weight in weights]
     for t, out in enumerate(frames, 1):
         for index, weight in enumerate(weights[:-1]):

@@ -1,4 +1,4 @@
-"""One contender of ``benchmarks/peers.py``, alone in a process: it trains batches as its own documentation does.
+"""A process of ``benchmarks/peers.py``, in which one contender trains batches as its own documentation does.
 
 The process reads a request a line from standard input and answers each with a line of JSON. It imports its own
 framework and nothing of the others, so that every contender may live in an environment of its own. The weights, inputs

@@ -184,7 +184,7 @@ def export(net: Network, options: Options | None = None, source: str | os.PathLi
             "weight bits, --calibrate, or fine-tuning with ottt-train --quantize; --allow-dead to export it anyway"
         )
     used = activity(quantized.chip, found.input_spikes, found.spikes, found.samples)
-    why = None if trained is None or found.first is None else causes(trained, quantized, seen.x, messages)
+    why = None if trained is None or found.first is None else causes(trained, quantized, seen.values, messages)
     return Export(
         trained,
         quantized,

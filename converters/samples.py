@@ -263,16 +263,19 @@ class Samples:
     Attributes
     ----------
     x
-        what the float network sees ``(n, T, *input_shape)``; one frame where it stays constant
+        input of the network in torch, ``(n, T, *input_shape)``; one frame where it stays constant
+    values
+        the same before the normalisation, which a ``FloatNetwork`` has in its weights
     labels
         int64 ``(n,)``
     messages
-        what the chip, or its host, gets ``(n, T, *input_shape)``
+        input of the chip or its host, ``(n, T, *input_shape)``
     total
         samples that they were drawn from
     """
 
     x: np.ndarray
+    values: np.ndarray
     labels: np.ndarray
     messages: np.ndarray
     total: int
@@ -291,8 +294,8 @@ def samples_of(net: Network, count: int, part: str, input_form: str = "graded") 
     coding = found.record.coding
     messages = shaped(found.coded(net.time_steps, input_form=input_form), shape, found.split.name)
     if coding.name == "constant":
-        x = shaped(found.x[:, None], shape, found.split.name)
-        x = normalize(x, coding.options["mean"], coding.options["std"]) if coding.options else x
-        return Samples(x, found.labels, messages, found.total)
+        values = shaped(found.x[:, None], shape, found.split.name)
+        x = normalize(values, coding.options["mean"], coding.options["std"]) if coding.options else values
+        return Samples(x, values, found.labels, messages, found.total)
     x = messages * np.float32(message_value(coding)) if CODINGS[coding.name].messages else messages
-    return Samples(x, found.labels, messages, found.total)
+    return Samples(x, x, found.labels, messages, found.total)

@@ -60,3 +60,34 @@ def test_a_network_too_large_to_follow_is_left_out(monkeypatch):
     monkeypatch.setattr(module, "MAX_WORK", 10)
     net = network(np.eye(4))
     assert causes(net, quantize(net), np.ones((1, 8, 4)), np.ones((1, 8, 4), np.uint8)) is None
+
+
+@pytest.mark.parametrize(
+    ("coding", "options"), [("rate", {}), ("constant", {}), ("constant", {"mean": [0.2], "std": [0.3]}), ("graded", {})]
+)
+def test_the_first_stage_is_the_network_that_was_trained(coding, options, tmp_path):
+    """Whatever the input: the float spikes are those that the export compares with the chip's."""
+    pytest.importorskip("torch")
+    from ottt_loihi.converters.export import Options
+    from ottt_loihi.converters.export import export as export_network
+
+    import ottt_loihi as ol
+    from ottt_loihi.data.description import DataDescription, Step
+
+    net = ol.conv("6C3-AP2-8C3-GAP", input_shape=(1, 8, 8), reset="subtract", time_steps=5, seed=1)
+    for block in net.blocks:
+        block.connection.weight.data *= 2.5
+    timed = coding == "graded"
+    x = np.random.default_rng(0).random((30, 5, 1, 8, 8) if timed else (30, 1, 8, 8), np.float32)
+    labels = np.arange(30) % 10
+    path = tmp_path / "images.npz"
+    np.savez(path, x_train=x, y_train=labels, x_test=x, y_test=labels, time_axis=timed)
+    net.data = DataDescription((1, 8, 8), 10, Step(coding, options), "analog", (0.0, 1.0), 5 if timed else None)
+    net.provenance |= {"data": str(path), "encoding": {"name": coding, "options": options}}
+    found = export_network(net, Options(num_weight_bits=4, check=30))
+    sizes = [layer.size for layer in found.chip.layers[:-1]]
+    differing = 1 - np.average(found.agreement.spikes_equal, weights=sizes)
+    assert differing > 0.003
+    assert found.causes.stages[0].spikes == pytest.approx(differing, abs=1e-3)
+    last = found.causes.stages[-1]
+    assert last.spikes < 0.3 * differing

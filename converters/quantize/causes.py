@@ -49,7 +49,8 @@ def causes(trained: FloatNetwork, quantized: Quantized, x: np.ndarray, messages:
     Parameters
     ----------
     x
-        float ``(n, T, *input_shape)``, or ``(n, 1, *input_shape)`` of an input that is constant in time
+        float ``(n, T, *input_shape)``, or ``(n, 1, *input_shape)`` of an input that is constant in time; without a
+        normalisation, which ``trained`` has in its weights
     messages
         ``(n, T, *input_shape)``, the same samples as the chip gets them
     """

@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from ottt_loihi.converters.export import Export
 
 
+_UNTRACED = "Why spikes differ was not measured: the network is too large for it. "
+
+
 def section(export: Export, files: dict[str, str]) -> report.Section:
     """The export's part of the report."""
     found, chip = export.agreement, export.quantized.chip
@@ -52,7 +55,7 @@ def tables(export: Export) -> list[report.Table]:
     if (found := export.agreement) is not None:
         result.append(_agreement_table(export, found))
         if export.causes is not None:
-            result.append(_causes_table(export.causes))
+            result.append(_causes_table(export.causes, export.fitted is not None))
         if found.accuracy_chip < 1:
             result.append(_class_table(export, found))
     return [*result, _budget_table(export)]
@@ -110,16 +113,18 @@ def _agreement_table(export: Export, found: Agreement) -> report.Table:
         ],
         "Spike rate: spikes per neuron and step; silent, always firing: neurons on the chip, in all samples. "
         + (f"First differing spike: {found.first}. " if found.first else "No spike differs. ")
+        + (_UNTRACED if found.first and export.trained is not None and export.causes is None else "")
         + f"Float membranes exactly on the threshold: {found.ties}. Overflows: {overflows or 'none'}.",
     )
 
 
-def _causes_table(found: Causes) -> report.Table:
+def _causes_table(found: Causes, fitted: bool) -> report.Table:
     rows = [
         [stage.name if not index else f"+ {stage.name}", f"{stage.spikes:.3%}", f"{stage.predictions:.2%}"]
         for index, stage in enumerate(found.stages)
     ]
-    rows.append(["+ whole numbers for sums and states: the chip", "0.000%", "0.00%"])
+    last = "sums and states in whole numbers" + (", decays that fit the registers" if fitted else "")
+    rows.append([f"+ {last}: the chip", "0.000%", "0.00%"])
     return report.Table(
         "Why spikes differ",
         ["trained network with the chip's", "spikes that differ>", "predictions that differ>"],
