@@ -1,5 +1,7 @@
 """Why an integer network's spikes differ: the stages from the trained network to the chip."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from ottt_loihi.converters.quantize.causes import causes
@@ -52,6 +54,14 @@ def test_the_stages_end_where_only_sums_are_rounded(bias):
     shares, _ = found(network(weights, v_threshold=0.83, beta=0.77, bias=bias), bits=4)
     last = list(shares.values())[-1]
     assert last < 0.003 < shares["as trained"]
+
+
+def test_graded_messages_of_any_unit_are_what_the_float_network_sees():
+    """The unit is in the float weights, so samples in the network's own unit, 0.1 here, are not its input."""
+    net = replace(network(np.random.default_rng(3).normal(0, 2, (30, 12))), input="graded")
+    messages = np.random.default_rng(0).integers(0, 200, (5, 8, 12))
+    own, other = (causes(net, quantize(net), messages * unit, messages) for unit in (1 / 255, 0.1))
+    assert own == other
 
 
 def test_a_network_too_large_to_follow_is_left_out(monkeypatch):

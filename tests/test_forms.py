@@ -8,6 +8,7 @@ import torch
 from ottt_loihi.converters import torch_integer
 from ottt_loihi.converters.export import Options, export_module
 from ottt_loihi.converters.quantize import float_run, forms
+from ottt_loihi.converters.quantize.float_connection import FloatConnection
 from ottt_loihi.converters.quantize.float_network import from_torch
 from ottt_loihi.converters.quantize.quantize import quantize
 from ottt_loihi.converters.quantize.reach import most
@@ -129,6 +130,11 @@ def test_too_many_synapses_are_refused():
     )
     with pytest.raises(ChipError, match=r"hidden 1: its synaptic current beside a soft reset takes 108,0.* synapses"):
         from_torch(big)
+
+
+def test_a_connection_past_the_longest_delay_is_not_lost():
+    far = FloatConnection(-1, forms.MAX_DELAY + 2, np.eye(2))
+    assert len(list(forms._copies(far, 0.5, STEPS))) == 1  # its delay is refused where delays are checked
 
 
 @pytest.mark.parametrize("kind", ["synapse and soft reset", "begins above 0"])

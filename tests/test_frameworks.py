@@ -279,6 +279,9 @@ class Heads(nn.Module):
         (lambda a, b: b[:, :4], r"output: \(4,\) of the last layer's \(5,\); the nearest is all of it"),
         (lambda a, b: b.amax(1), "output .* it is not linear"),
         (lambda a, b: a * b, "a product of spikes is not linear"),
+        (lambda a, b: 0.3 * a + 0.7 * b, "several layers, .* feed the output"),
+        (lambda a, b: torch.stack([0.3 * a, 0.7 * b]).sum(0), r"output \(stack\): it gathers several layers"),
+        (lambda a, b: sum(nn.functional.linear(s, torch.eye(5)) for s in (a, b)), "several layers, .* feed the output"),
     ],
 )
 def test_an_output_that_is_not_the_last_layers_is_refused(gathers, message):
@@ -287,7 +290,7 @@ def test_an_output_that_is_not_the_last_layers_is_refused(gathers, message):
 
 
 def test_differences_and_means_over_a_sample_are_connections():
-    net = Heads(lambda a, b: b.mean(1, keepdim=True))
+    net = Heads(lambda a, b: b.mean(1, True))
     network = ol.from_module(net, (6,), 4)
     last = network.blocks[1]
     branch = sum(b.connection.weight for b in last.branches)
@@ -334,6 +337,39 @@ def test_scores_that_are_added_up_by_hand_are_counted_spikes():
     assert (len(imported.network.blocks), imported.notes) == (1, [])
 
 
+class ByHand(Counting):
+    """Six steps of a frame that stays the same; ``which`` makes the next scores of the last ones, spikes and step."""
+
+    def forward(self, x):
+        scores = torch.zeros(len(x), 5)
+        for step in range(self.steps):
+            scores = self.which(scores, self.n(self.a(x)), step)
+        return scores
+
+
+@pytest.mark.parametrize(
+    "which",
+    [
+        lambda scores, s, step: scores + (step + 1.0) * s,
+        lambda scores, s, step: scores + s + torch.arange(5.0),
+        lambda scores, s, step: torch.add(scores, s, alpha=0.5),
+    ],
+    ids=["weights by step", "a constant", "alpha"],
+)
+def test_scores_that_are_no_count_of_spikes_are_refused(which):
+    with pytest.raises(ChipError, match=r"several layers, or steps with different weights|alpha other than 1"):
+        ol.from_module(ByHand(6, which), (6,))
+
+
+def test_scores_in_place_begin_at_zero_and_the_last_step_alone_is_noted():
+    net = ByHand(6, lambda scores, s, step: scores.add_(s))
+    net.a.bias.data[:] = 3  # so that the scores are not 0 when the trace is over
+    imported = convert.read(net, (6,))
+    assert (imported.readout, imported.notes) == ("spikes", [])
+    (note,) = convert.read(ByHand(6, lambda scores, s, step: s), (6,)).notes
+    assert note == "the module returns the spikes of the last step alone; the scores count those of all steps"
+
+
 def test_predictions_are_compared_as_well():
     net = on_the_grid(AddedUp(6, 0))
     compared = check.compare(net, (6,), samples=5)
@@ -356,6 +392,8 @@ def test_several_spikes_in_a_step_need_a_number():
     assert network.num_classes == 5
     with pytest.raises(UsageError, match="spikes_per_step"):
         ol.from_module(net, (6,), 4, spikes_per_step=0)
+    with pytest.raises(UsageError, match="every neuron of the module has a limit of its own"):
+        ol.from_module(snn(nn.Linear(6, 5), S.LIFNode()), (6,), 4, spikes_per_step=3)
 
 
 def test_what_is_not_exact_is_asked_for_and_noted():

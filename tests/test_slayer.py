@@ -18,7 +18,7 @@ from ottt_loihi.converters.netx import write as netx
 import ottt_loihi as ol
 from ottt_loihi import sim
 from ottt_loihi.data import load_digits, rate_code
-from ottt_loihi.errors import UsageError
+from ottt_loihi.errors import ChipError, UsageError
 from ottt_loihi.nn.description import construct, describe
 from ottt_loihi.nn.models import build
 from ottt_loihi.nn.slayer_blocks import blocks_of, from_blocks
@@ -403,3 +403,10 @@ def test_blocks_need_a_number_of_steps_and_are_counted():
         ol.from_module(Blocks(dense()), (12,))
     with pytest.raises(UsageError, match="expected 'spikes'"):
         ol.from_module(Blocks(dense()), (12,), 5, readout="sum")
+
+
+def test_weights_outside_of_the_blocks_are_not_left_out():
+    net = Blocks(dense())
+    net.head = torch.nn.Linear(4, 2)
+    with pytest.raises(ChipError, match=r"head\.weight, head\.bias: weights outside of SLAYER's blocks"):
+        ol.from_module(net, (12,), 5)

@@ -24,6 +24,7 @@ from ottt_loihi.nn.network import Network
 from ottt_loihi.nn.slayer_blocks import from_blocks
 
 MOST_SPIKES = 64
+UNNEEDED = "spikes_per_step: every neuron of the module has a limit of its own; leave it out"
 READOUTS = ("spikes", "sum", "last", "max")
 SUMS = ("add", "__add__", "__radd__", "__iadd__", "add_")
 LARGEST = ("max", "amax", "maximum")
@@ -118,8 +119,12 @@ def read(
     shape = checks.sizes(input_shape, "input_shape", 1)
     if readout is not None:
         checks.one_of(readout, "readout", READOUTS)
+    if spikes_per_step is not None:
+        checks.integer(spikes_per_step, "spikes_per_step", 1, MOST_SPIKES)
     if (blocks := slayer.blocks_of(net)) is not None:
-        return _of_slayer(blocks, shape, num_steps, readout)
+        if spikes_per_step is not None:
+            raise UsageError(UNNEEDED)
+        return _of_slayer(net, blocks, shape, num_steps, readout)
     twin = copied(net, dtype)
     seen = trace(twin, shape, num_steps if isinstance(num_steps, int) else None)
     if seen.form == "constant" and num_steps not in (None, seen.inner_steps):
@@ -127,11 +132,11 @@ def read(
     num_steps = seen.inner_steps if seen.form == "constant" else num_steps
     if num_steps is None:
         raise UsageError("num_steps: the module does not say how many time steps a sample has; give a number")
-    if spikes_per_step is not None:
-        checks.integer(spikes_per_step, "spikes_per_step", 1, MOST_SPIKES)
     reading = Reading(seen, shape, weights_dtype(twin), approximate, spikes_per_step)
     output = _Output(reading, approximate)
     network = output.network(checks.integer(num_steps, "num_steps"), readout)
+    if spikes_per_step is not None and not reading.limited:
+        raise UsageError(UNNEEDED)
     frameworks = sorted({framework.name for _, framework in seen.neurons.values()})
     network.provenance["imported"] = {
         "framework": ", ".join(frameworks),
@@ -145,11 +150,18 @@ def read(
 
 
 def _of_slayer(
-    blocks: Mapping[str, nn.Module], shape: tuple[int, ...], num_steps: int | None, readout: str | None
+    net: nn.Module,
+    blocks: Mapping[str, nn.Module],
+    shape: tuple[int, ...],
+    num_steps: int | None,
+    readout: str | None,
 ) -> Imported:
-    """A network of lava-dl's SLAYER blocks: these are its integers already."""
+    """Return a network of a module's SLAYER blocks, whose integers are the chip's already."""
     if num_steps is None:
         raise UsageError("num_steps: SLAYER's blocks do not say how many time steps a sample has; give a number")
+    outside = [path for path, _ in net.named_parameters() if not any(path.startswith(f"{b}.") for b in blocks if b)]
+    if outside and "" not in blocks:
+        raise ChipError(f"{', '.join(outside)}: weights outside of SLAYER's blocks; the nearest is a block for each")
     if readout not in (None, "spikes"):
         raise UsageError(f"readout={readout!r}: SLAYER's networks are read by their spikes; expected 'spikes'")
     network = from_blocks(blocks.values(), input_shape=shape, time_steps=checks.integer(num_steps, "num_steps"))
@@ -158,10 +170,43 @@ def _of_slayer(
 
 
 def _added(node: Node) -> list[Node]:
-    """Return the terms of an explicit sum, in order."""
-    if node.kind not in SUMS or not node.inputs:
-        return [node]
-    return [leaf for part in node.inputs for leaf in _added(part)]
+    """Return the terms of an explicit sum, in order; a node that adds a constant or scales a term is a term itself."""
+    found, waiting = [], [node]
+    while waiting:  # a loop over many steps makes a sum too deep for recursion
+        node = waiting.pop()
+        if node.kind in SUMS and node.inputs and _adds_alone(node):
+            waiting += reversed(node.inputs)
+        else:
+            found.append(node)
+    return found
+
+
+def _adds_alone(node: Node) -> bool:
+    """Return whether a sum has no factor, and no constant other than zeros, from which many loops begin."""
+    _, args, named = node.call
+    constants = [value for value in (*args, *named.values()) if not isinstance(value, Node)]
+    return "alpha" not in named and not any(bool(torch.as_tensor(value).any()) for value in constants)
+
+
+def _alike(nodes: Sequence[Node]) -> bool:
+    """Return whether nodes are the same operations on the same layers, at whatever steps."""
+    first, *others = nodes
+    return all(_equal(first, other) for other in others)
+
+
+def _equal(a: object, b: object) -> bool:
+    """Return whether two arguments are equal: numbers by value, nodes by what is done to which layers."""
+    if isinstance(a, Node) and isinstance(b, Node):
+        if (a.kind, a.path, a.shape, len(a.inputs)) != (b.kind, b.path, b.shape, len(b.inputs)):
+            return False
+        return not a.inputs or _equal((a.call[1], a.call[2]), (b.call[1], b.call[2]))
+    if isinstance(a, torch.Tensor) and isinstance(b, torch.Tensor):
+        return a is b or torch.equal(a, b)
+    if isinstance(a, (tuple, list)) and isinstance(b, (tuple, list)):
+        return len(a) == len(b) and all(_equal(x, y) for x, y in zip(a, b))
+    if isinstance(a, Mapping) and isinstance(b, Mapping):
+        return a.keys() == b.keys() and all(_equal(a[key], b[key]) for key in a)
+    return type(a) is type(b) and a == b
 
 
 class _Output:
@@ -177,7 +222,7 @@ class _Output:
         output = self._output(list(read))
         order = [path for path, neurons in read.items() if path != output.path or neurons is None or neurons.fires]
         for path in order:
-            reading.block(path, read[path], order)
+            reading.add_block(path, read[path], order)
         layer = self._readout(output, read, readout)
         if reading.problems:
             listed = "; ".join(dict.fromkeys(reading.problems))
@@ -186,27 +231,34 @@ class _Output:
         return Network(reading.blocks, layer, input_shape=reading.input_shape, time_steps=num_steps)
 
     def _output(self, paths: list[str]) -> Node:
-        """The module's output, without what gathers it over time; the last layer's where it is not known."""
+        """Return the module's output before it is gathered over time; the last layer's where it is not known."""
         node = whole = self.reading.seen.output
+        gathered = False
         while node is not None and node.inputs:
             leaves = _added(node)
-            if node.kind in REDUCTIONS and len({(n.kind, n.path) for n in node.inputs}) > 1:
+            if node.kind in REDUCTIONS and not _alike(node.inputs):
                 self.reading.problems.append(
                     f"output ({node.kind}): it gathers several layers; the nearest is the last alone"
                 )
             if node.kind in LARGEST:
                 self.reading.notes.append("the module takes the largest over time; the scores are sums over time")
             if node.kind in REDUCTIONS or (node.kind in FACTORS and len(node.inputs) == 1 and not is_negative(node)):
+                gathered |= node.kind in REDUCTIONS
                 node = node.inputs[-1]
-            elif len(leaves) > 1 and len({(n.kind, n.path) for n in leaves}) == 1:
-                node = leaves[-1]  # added up over time by hand
+            elif len(leaves) > 1 and _alike(leaves):
+                gathered, node = True, leaves[-1]  # added up over time by hand
             else:
                 break
         if node is None:
             self.reading.notes.append(
-                "the output is no tensor that was watched; the scores are those of the last layer"
+                "the output is not a tensor that was traced; the scores are those of the last layer"
             )
             return Node("spikes", paths[-1])
+        steps = self.reading.seen.steps.get(node.path, 1)
+        if self.reading.seen.form != "step" and node.kind == "spikes" and not gathered and 1 < steps == node.step:
+            self.reading.notes.append(
+                "the module returns the spikes of the last step alone; the scores count those of all steps"
+            )
         if whole.shape and math.prod(whole.shape) != math.prod(node.shape):
             self.reading.problems.append(
                 f"output: {whole.shape} of the last layer's {node.shape}; the nearest is all of it"
@@ -262,7 +314,9 @@ class _Output:
     def _into_readout(self, terms: list[Term], gain: torch.Tensor) -> nn.Module:
         main, others = self.reading.main(terms, "", list(self.reading.index))
         if others:
-            raise Unmapped("several layers feed the output; the nearest is the last one alone")
+            raise Unmapped(
+                "several layers, or steps with different weights, feed the output; the nearest is the last layer alone"
+            )
         connection = self.reading.connection(main, gain, "output")
         if not isinstance(connection, Linear):
             raise Unmapped("the output is an image; the nearest is one number for each class")

@@ -40,7 +40,7 @@ def repeated(connection: Conv2d | Linear, count: int) -> Conv2d | Linear:
 
 
 def feedback(group: Group, ours: tuple[int, ...], dtype: torch.dtype) -> Iterator[tuple[int, Conv2d | Linear]]:
-    """Yield delay and connection of what the neurons of a group send to one another."""
+    """Yield delay and connection of each feedback between the neurons of a group."""
     count, size = len(group.sends), ours[0]
     for delay, values in group.feedback.items():
         if not np.any(values):

@@ -61,7 +61,15 @@ HINTS = {
 
 @dataclass(frozen=True)
 class Operation:
-    """One affine operation. ``shifts``: its constant part is added; where several layers are summed, by one of them."""
+    """One affine operation.
+
+    Attributes
+    ----------
+    node
+        its call
+    shifts
+        whether its bias is added; where the signals of several layers are summed, only one of them adds it
+    """
 
     node: Node
     shifts: bool = True
@@ -219,7 +227,7 @@ class _Kernel:
         self.sends, self.channels = torch.tensor(sends, dtype=torch.float64), theirs[0]
 
     def _spread(self, weight: Tensor, channels: int) -> Tensor:
-        """The weights of each of several neurons that stand for one; its channels are the first part of axis 1."""
+        """Return weights for each of several neurons that stand for one; axis 1 of ``weight`` begins with channels."""
         if self.sends is None:
             return weight
         parts = weight.reshape(len(weight), channels, 1, -1) * self.sends.view(1, 1, -1, 1)

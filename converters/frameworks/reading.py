@@ -30,7 +30,15 @@ from ottt_loihi.nn.neurons import LIF
 
 @dataclass(frozen=True)
 class Term:
-    """The input of a layer from one source: ``delay`` steps, and the operations in between."""
+    """The input of a layer from one source.
+
+    Attributes
+    ----------
+    source
+        spikes of a layer, or the network's input
+    operations
+        those between the source and the layer, in order
+    """
 
     source: Node
     operations: tuple[Operation, ...] = ()
@@ -43,7 +51,7 @@ def _negative(term: Term) -> Term:
 
 
 class Reading:
-    """A network on its way."""
+    """Our blocks, made one after the other of a traced module; ``problems`` has what no block of ours computes."""
 
     def __init__(
         self,
@@ -55,11 +63,12 @@ class Reading:
     ) -> None:
         self.seen, self.dtype, self.approximate, self.spikes_per_step = seen, dtype, approximate, spikes_per_step
         self.groups: dict[str, Group] = {}
+        self.limited = False  # whether spikes_per_step was needed
         self.input_shape = input_shape
         self.blocks: list[Block] = []
         self.paths: list[str] = []
         self.shapes: list[tuple[int, ...]] = []  # of our blocks
-        self.index: dict[str, int] = {}  # path of a neuron, or number of a max pooling's node → block
+        self.index: dict[str, int] = {}  # path of a neuron, or "… (max pooling)" → block
         self.problems: list[str] = []
         self.notes: list[str] = []
 
@@ -84,9 +93,10 @@ class Reading:
         return neurons
 
     def _counting(self, neurons: Neurons) -> Neurons:
-        """Neurons without a limit of spikes in a step get the user's."""
+        """Return neurons with the user's limit of spikes in a step, where they have none of their own."""
         if not neurons.unbounded:
             return neurons
+        self.limited = True
         if self.spikes_per_step is None:
             raise Unmapped(
                 "spike_fn=MultiSpike sends any number of spikes in a step; say how many at most "
@@ -131,7 +141,7 @@ class Reading:
         return [Term(t.source, (*t.operations, Operation(node, i == 0))) for i, t in enumerate(terms)]
 
     def _from(self, node: Node, path: str) -> Term:
-        """What a layer sends; of one with several neurons for each, their sum."""
+        """Return a layer's spikes as a term; where several of our neurons stand for one, the sum of theirs."""
         if (group := self.groups.get(node.path)) is None:
             return Term(node)
         if node.path not in self.index:
@@ -195,7 +205,11 @@ class Reading:
 
     # blocks
 
-    def block(self, path: str, neurons: Neurons | None, order: list[str]) -> None:
+    def add_block(self, path: str, neurons: Neurons | None, order: list[str]) -> None:
+        """Append the block of a layer of neurons, or note why there is none.
+
+        order: paths of all layers that become blocks
+        """
         terms = self.terms(self.seen.arriving[path], path)
         if neurons is None or not terms or self.problems:
             return

@@ -60,7 +60,11 @@ def _neurons(module: nn.Module, alpha: Any, gain: Any) -> Neurons:
 
 
 def _reset(module: nn.Module, alpha: Any, gain: Any, threshold: Any) -> dict[str, Any]:
-    """What a spike does. MembraneReset(r) adds r in silent steps, too: w = v − r has a bias of α·r and begins at −r."""
+    """Return the reset, as arguments of :class:`Neurons`.
+
+    MembraneReset(r) adds r at every step, silent ones included, after the spikes. So the membrane before the reset has
+    a bias of α·r, and begins at −r, because nothing is added before the first step.
+    """
     reset = attribute(module, "reset_fn", VERSIONS)
     if type(reset).__name__ == "MembraneReset":
         rest = float(getattr(reset, "reset_value", 0.0))
@@ -77,7 +81,7 @@ def _reset(module: nn.Module, alpha: Any, gain: Any, threshold: Any) -> dict[str
 
 
 def _several(module: nn.Module, alpha: Any, common: dict[str, Any]) -> dict[str, Any]:
-    """Return the largest number of spikes that a neuron sends in a step."""
+    """Return how several spikes in a step are sent, as arguments of :class:`Neurons`; empty: one at most."""
     spikes = attribute(module, "spike_fn", VERSIONS)
     name = getattr(spikes, "__name__", type(spikes).__name__)
     most = getattr(spikes, "max_num_spikes_per_bin", None)

@@ -32,10 +32,11 @@ def _leaky(module: nn.Module) -> Neurons:
 
 
 def _at_once(beta: float | np.ndarray, common: dict[str, Any]) -> Neurons:
-    """A reset by subtraction in the firing step: fires at 2θ while the last reset has left more than θ.
+    """Return two neurons for a reset by subtraction in the firing step.
 
-    Two neurons: the second sees a membrane above 2θ, after which the first has θ more to reach. Both subtract the
-    first's spike; what the second says is taken back one step later, with the decay of a step.
+    snnTorch's neuron fires at 2θ instead of θ after a spike that has left more than θ. The first neuron fires at θ and
+    the second at 2θ. A spike of the first subtracts β·θ from both. A spike of the second subtracts θ from the first,
+    which then fires at 2θ, and adds θ to itself; one step later both changes are undone, decayed by β.
     """
     if np.ndim(beta) or np.ndim(common["threshold"]):
         raise Unmapped(

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from ottt_loihi.converters.frameworks.neurons import Framework
 from ottt_loihi.converters.frameworks.registry import FRAMEWORKS, neurons_of
-from ottt_loihi.converters.frameworks.twin import first_tensor, forget, making, weights_dtype
+from ottt_loihi.converters.frameworks.twin import first_line, first_tensor, forget, making, weights_dtype
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
@@ -129,8 +129,8 @@ def trace(net: nn.Module, input_shape: Sequence[int], num_steps: int | None = No
         )
     _require_one_argument(net)
     failures: dict[str, str] = {}
-    for steps in (None, num_steps):  # any number first, so that no axis of a layer is taken for the steps
-        forms = _candidates(neurons) if steps is None or failures else []
+    for steps in dict.fromkeys((None, num_steps)):  # any number first, so that no axis of a layer is taken for steps
+        forms = _candidates(neurons)
         while forms:
             form = forms.pop(0)
             try:
@@ -140,7 +140,7 @@ def trace(net: nn.Module, input_shape: Sequence[int], num_steps: int | None = No
             except _NeverRan as error:
                 raise UsageError(str(error)) from None
             except (Exception, SystemExit) as error:  # user code raises anything; the next form may be the right one
-                failures[form] = _line(error)
+                failures[form] = first_line(error)
     raise UsageError(
         f"{type(net).__name__} does not run on inputs of shape {shape}: "
         + "; ".join(f"{form}, {error}" for form, error in failures.items())
@@ -259,12 +259,14 @@ class _Watch(TorchFunctionMode):
         return [(1, samples), (samples,)] if form == "step" else [both, (steps * samples,), (samples,)]
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
+        kwargs, given = kwargs or {}, args
+        if not self.inside and func.__name__ in ("__iadd__", "add_") and self.node_of(args[0]) is None:
+            given = (args[0].clone(), *args[1:])  # a constant, before the sum is in its place
         result = func(*args, **kwargs)
         if not self.inside:
             for tensor in result if isinstance(result, (tuple, list)) else (result,):
                 if isinstance(tensor, Tensor):
-                    self._note(func, args, kwargs, tensor)
+                    self._note(func, given, kwargs, tensor)
         return result
 
     def node_of(self, tensor: Any) -> Node | None:
@@ -368,14 +370,16 @@ class _Watch(TorchFunctionMode):
 def _from_the_end(
     args: tuple[Any, ...], swapped: Any, named: dict[str, Any], own: int
 ) -> tuple[tuple[Any, ...], Any, dict[str, Any], bool]:
-    """Arguments of a reduction with axes counted from the end, and whether all are of a sample's ``own`` axes."""
+    """Return a reduction's arguments with axes from the end, and whether all are of a sample's ``own`` axes."""
     found = named.get("dim", named.get("axis", args[1] if len(args) > 1 else None))
     axes = [found] if isinstance(found, int) else list(found) if isinstance(found, (tuple, list)) else []
     if not axes or not all(isinstance(axis, int) for axis in axes):
         return args, swapped, named, False
     axes = [axis if axis < 0 else axis - args[0].ndim for axis in axes]
     named = {key: value for key, value in named.items() if key not in ("dim", "axis")} | {"dim": axes}
-    return args, (swapped[0], *swapped[2:]), named, all(axis >= -own for axis in axes)
+    if len(swapped) > 2:
+        named["keepdim"] = swapped[2]
+    return args, swapped[:1], named, all(axis >= -own for axis in axes)
 
 
 def _nodes(value: Any) -> Iterator[Node]:
@@ -384,7 +388,3 @@ def _nodes(value: Any) -> Iterator[Node]:
     elif isinstance(value, (tuple, list)):
         for part in value:
             yield from _nodes(part)
-
-
-def _line(error: BaseException) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]

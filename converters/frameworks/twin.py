@@ -25,8 +25,8 @@ def copied(net: nn.Module, dtype: torch.dtype | None = None) -> nn.Module:
         twin = copy.deepcopy(net, memo).cpu().eval()
     except (RuntimeError, TypeError, ValueError, AttributeError) as error:
         raise UsageError(
-            f"the module cannot be copied ({_line(error)}); make a new one, load its weights with load_state_dict, and "
-            "convert it before it has run"
+            f"the module cannot be copied ({first_line(error)}); make a new one, load its weights with load_state_dict "
+            "and convert it before it has run"
         ) from None
     forget(twin)
     twin = twin if dtype is None else twin.to(dtype)
@@ -76,5 +76,6 @@ def first_tensor(value: Any) -> Any:
     return value if isinstance(value, Tensor) else None
 
 
-def _line(error: BaseException) -> str:
+def first_line(error: BaseException) -> str:
+    """Return the first line of an error's text, its class where it has none."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 import numpy as np
-from ottt_loihi.converters.quantize.float_network import FloatNetwork
+from ottt_loihi.converters.quantize.float_network import MESSAGES, FloatNetwork
 from ottt_loihi.converters.quantize.float_run import run, synapses
 from ottt_loihi.converters.quantize.layer import PIXEL_LEVELS
 from ottt_loihi.converters.quantize.quantize import Quantized
@@ -60,6 +60,7 @@ def causes(trained: FloatNetwork, quantized: Quantized, x: np.ndarray, messages:
     if quantized.rounded is None or samples < 1:
         return None
     x, messages = x[:samples], messages[:samples]
+    x = messages / MESSAGES if trained.input == "graded" else x  # of any unit, which the float weights contain
     shown = np.broadcast_to(x, (samples, chip.num_steps, *x.shape[2:]))
     found = sim.run(chip, messages, ("s",))
     stages = []
@@ -76,7 +77,7 @@ def causes(trained: FloatNetwork, quantized: Quantized, x: np.ndarray, messages:
 def _networks(
     trained: FloatNetwork, rounded: FloatNetwork, x: np.ndarray
 ) -> list[tuple[str, FloatNetwork, np.ndarray]]:
-    """(name, network, its input), each with one thing more of the chip."""
+    """Return (name, network, its input) of every stage; each has one more kind of the chip's values."""
     found = [("as trained", trained, x)]
     if trained.input == "constant":
         x = np.round(np.float64(x) * PIXEL_LEVELS) / PIXEL_LEVELS

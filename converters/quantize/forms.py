@@ -60,7 +60,7 @@ def helper_spikes(names: list[str], spikes: list[np.ndarray]) -> list[np.ndarray
 
 
 def _with_helper(net: FloatNetwork) -> FloatNetwork:
-    """Biases and initial membranes that the chip's neurons cannot have come from a layer of two helping neurons."""
+    """Return the network with a layer of two helping neurons, if a bias or v_init needs them."""
     helped = {i: weights for i, layer in enumerate(net.layers) if (weights := _helps(layer)) is not None}
     if not helped:
         return net
@@ -69,7 +69,7 @@ def _with_helper(net: FloatNetwork) -> FloatNetwork:
     def moved(index: int) -> int:
         return index + (index >= place)
 
-    layers = [_alone(layer) if i in helped else layer for i, layer in enumerate(net.layers)]
+    layers = [_alone(layer, helped[i][0][1]) if i in helped else layer for i, layer in enumerate(net.layers)]
     layers.insert(place, FloatLayer(HELPER, (2,), np.ones(2), "zero", 0.0, 0.5))
     connections = [replace(c, pre=moved(c.pre), post=moved(c.post)) for c in net.connections]
     once = np.array([[0.0, 0.0], [-1.0, 0.0]])  # whoever fires always silences the other from the second step on
@@ -103,9 +103,8 @@ def _helps(layer: FloatLayer) -> list[tuple[int, np.ndarray]] | None:
     return found
 
 
-def _alone(layer: FloatLayer) -> FloatLayer:
-    """The layer without what the helping neurons bring."""
-    ((_, weights), *_) = _helps(layer) or ((0, np.zeros((1, 2))),)
+def _alone(layer: FloatLayer, weights: np.ndarray) -> FloatLayer:
+    """Return the layer without the bias and the v_init that the helping neurons bring by these weights."""
     return replace(
         layer,
         bias=None if weights[:, 0].any() else layer.bias,
@@ -114,7 +113,7 @@ def _alone(layer: FloatLayer) -> FloatLayer:
 
 
 def _place(net: FloatNetwork, last: int) -> int:
-    """The index, at most ``last``, where a new layer makes fewest convolutions wait, which become single synapses."""
+    """Return the index, at most ``last``, where a new layer makes the fewest synapses of convolutions that wait."""
 
     def synapses(place: int) -> int:
         crossing = [c for c in net.connections if c.kind is Conv and c.pre < place <= c.post]
@@ -124,7 +123,10 @@ def _place(net: FloatNetwork, last: int) -> int:
 
 
 def _without_memory(net: FloatNetwork) -> FloatNetwork:
-    """A synapse whose memory the chip's u cannot hold, because the membrane is there, as copies of its connections."""
+    """Return the network with copies of connections in place of synaptic currents beside a soft reset.
+
+    The chip's u cannot hold such a current, because the membrane is in u.
+    """
     slow = {i for i, layer in enumerate(net.layers) if layer.alpha and layer.reset == "subtract"}
     if not slow:
         return net
@@ -141,7 +143,7 @@ def _without_memory(net: FloatNetwork) -> FloatNetwork:
 
 
 def _cost(net: FloatNetwork, index: int, count: int, copies: list[FloatConnection]) -> str:
-    """One sentence on the copies of a layer's connections, ``count`` of one at least."""
+    """Return one sentence on the copies of a layer's connections; ``count``: the fewest of one connection."""
     layer, total = net.layers[index], sum(c.weight.size for c in copies)
     if total > MAX_SYNAPSES:
         raise ChipError(
@@ -156,9 +158,10 @@ def _cost(net: FloatNetwork, index: int, count: int, copies: list[FloatConnectio
 
 
 def _copies(c: FloatConnection, alpha: float, num_steps: int) -> Iterator[FloatConnection]:
-    """The connection for this step, and for each past one whose current is still there."""
+    """Yield the connection for this step, and for each past step whose current is still there."""
     c = written_out(c) if c.kind is Conv else c  # so that every copy may have an exponent and a delay
-    for k in range(min(num_steps, MAX_DELAY + 1 - chip_delay(c))):
+    most = max(1, MAX_DELAY + 1 - chip_delay(c))  # never 0, which would lose the connection without a word
+    for k in range(min(num_steps, most)):
         if alpha**k < LEAST:
             return
         yield replace(c, weight=c.weight * alpha**k, delay=c.delay + k)
