@@ -40,7 +40,7 @@ EVERY = ("u", "v", "s")
 
 
 def snntorch(kind: str) -> nn.Module:
-    """Constants of every neuron as tensors of the layer's shape, which snnTorch's NIR exporter wants."""
+    """Make a network; its constants have the layer's shape, which snnTorch's NIR exporter expects."""
     import snntorch as snn
 
     def neurons(*shape: int) -> nn.Module:
@@ -58,6 +58,7 @@ def snntorch(kind: str) -> nn.Module:
 
 
 def spikingjelly(kind: str) -> nn.Module:
+    """Make a network."""
     from spikingjelly.activation_based import layer
     from spikingjelly.activation_based.neuron import IFNode, LIFNode
 
@@ -75,7 +76,7 @@ def spikingjelly(kind: str) -> nn.Module:
 
 
 def norse(kind: str) -> nn.Module:
-    """Constants of every neuron of the MLP, which Norse's NIR exporter wants."""
+    """Make a network; the MLP has constants for each neuron, which Norse's NIR exporter expects."""
     from norse.torch import LIFBoxCell, LIFBoxParameters, LIFCell, LIFParameters, LIFRecurrentCell, SequentialState
 
     def box(*shape: int) -> nn.Module:
@@ -92,7 +93,7 @@ def norse(kind: str) -> nn.Module:
 
 
 def sinabs(kind: str) -> nn.Module:
-    """Constants of every neuron, which sinabs' NIR exporter wants."""
+    """Make a network; it has constants for each neuron, which sinabs' NIR exporter expects."""
     from sinabs.activation import MaxSpike, SingleSpike
     from sinabs.layers import LIF, IAFSqueeze, LIFRecurrent, SumPool2d
 
@@ -216,7 +217,7 @@ def on_chip(net: ol.Network, data: Digits, bits: int = 8) -> tuple[ChipNetwork, 
 
 
 def by_nir(make: Callable[[str], nn.Module], net: nn.Module, x: np.ndarray, folder: Path) -> str:
-    """Whether our reader finds the module's spikes in the file of its own exporter; why not, in a few words."""
+    """Return "equal" if the module's spikes are those of its NIR file, else the share that differs or the reason."""
     writer, path = make.__name__, folder / "theirs.nir"
     forget(net)
     try:
@@ -241,7 +242,7 @@ def by_nir(make: Callable[[str], nn.Module], net: nn.Module, x: np.ndarray, fold
 
 
 def exported(writer: str, net: nn.Module, path: Path) -> None:
-    """Write a file with the framework's own exporter, called as it wants to be."""
+    """Write a file with the framework's own exporter."""
     import nir
 
     module, name = {

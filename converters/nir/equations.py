@@ -17,13 +17,13 @@ from ottt_loihi.converters.nir.foreign import Import
 from ottt_loihi.converters.nir.graph import FIRING, Node, floats, pair, steps, whole
 from ottt_loihi.converters.quantize import float_run
 from ottt_loihi.converters.quantize.float_network import FloatNetwork
+from ottt_loihi.converters.quantize.float_run import RATE, SAMPLES
 from ottt_loihi.converters.quantize.forms import HELPER
 
 from ottt_loihi import safe_hdf5
 from ottt_loihi.errors import VerificationError
 
-SAMPLES, RATE = 8, 0.3
-CLOSE = 1e-9  # of a threshold: there the order of a sum decides
+CLOSE = 1e-9  # distance to a threshold, in the file's units, within which the order of a sum decides
 
 
 def agreement(reading: Import, net: FloatNetwork, seed: int = 0) -> str:
@@ -103,7 +103,7 @@ class _Run:
         return found
 
     def arriving(self, node: Node, t: int, index: int) -> Any:
-        """What all nodes before it send at step t, to the neurons with that number."""
+        """Return the sum of all signals into a node at step t; ``index``: of the layer of neurons that is computed."""
         first, *others = (self.value(self.nodes[name], t, index) for name in node.before)
         return sum((other.reshape(first.shape) for other in others), first)
 
@@ -172,7 +172,7 @@ class _Neurons:
 
 
 def _operation(node: Node) -> Callable[[np.ndarray], np.ndarray]:
-    """What a linear node makes of ``(n, …)``."""
+    """Return the function of a linear node, from ``(n, …)`` to ``(n, …)``."""
     group = node.group
     bias = floats(group, "bias") if "bias" in group else np.zeros(1)
     if node.kind in ("Linear", "Affine"):
@@ -218,7 +218,7 @@ def _taps(
     dilation: tuple[int, ...],
     groups: int,
 ) -> np.ndarray:
-    """A convolution of ``(n, channels, height, width)``, tap by tap."""
+    """Return a convolution of ``(n, channels, height, width)``, tap by tap."""
     x = np.pad(x, ((0, 0), (0, 0), *((p, p) for p in padding)))
     kernel = weight.shape[2:]
     height, width = ((x.shape[2 + a] - dilation[a] * (kernel[a] - 1) - 1) // stride[a] + 1 for a in (0, 1))

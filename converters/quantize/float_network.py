@@ -90,6 +90,8 @@ def from_torch(net: Network) -> FloatNetwork:
         for a layer that has no counterpart here, a delay the chip cannot have, or weights that are NaN, infinite or
         all zero
     """
+    from ottt_loihi.converters.quantize.forms import on_stock_neurons
+
     shapes = {INPUT: tuple(net.input_shape)} | {i: tuple(block.shape) for i, block in enumerate(net.blocks)}
     for index, block in enumerate(net.blocks):
         kind = type(block.neuron)  # exactly: a subclass computes something else
@@ -132,8 +134,6 @@ def from_torch(net: Network) -> FloatNetwork:
         largest = MESSAGES * float(coding.options.get("unit", 1 / MESSAGES))
         connections = [replace(c, weight=c.weight * largest) if c.pre == INPUT else c for c in connections]
         inputs = [replace(c, weight=c.weight * largest) if c.pre == INPUT else c for c in inputs]
-    from ottt_loihi.converters.quantize.forms import on_stock_neurons
-
     read = FloatNetwork(
         shapes[INPUT],
         int(net.time_steps),
@@ -159,7 +159,7 @@ def _normalised(
     shape: tuple[int, ...],
     coding: Step,
 ) -> tuple[list[FloatConnection], np.ndarray | None]:
-    """Connections and bias for an input x, of those that were trained on (x − mean)/std.
+    """Return connections and bias for an input x, of those that were trained on (x − mean)/std.
 
     The bias is a sum of many weights, and 13 bits have to hold it beside messages of 255. So the layer's scale is
     small, and weights need an exponent to use their bits, which Lava's Conv does not have: it becomes single synapses.
@@ -181,14 +181,14 @@ def _normalised(
 
 
 def _times(c: FloatConnection, x: np.ndarray) -> np.ndarray:
-    """A connection's current for one input, flat."""
+    """Return a connection's current for one input, flat."""
     if c.kind is Dense:
         return c.weight @ x
     return np.bincount(c.geometry["rows"], c.weight * x[c.geometry["columns"]], c.geometry["size"][0])
 
 
 def _channels(c: FloatConnection, values: np.ndarray, image: tuple[int, ...]) -> np.ndarray:
-    """A value of each input channel, as the weights of a connection from an image see it."""
+    """Return one value for each weight's input: that of its channel."""
     each = values.repeat(math.prod(image[1:]))
     return each if c.kind is Dense else each[c.geometry["columns"]]
 
