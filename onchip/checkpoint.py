@@ -64,7 +64,7 @@ class Checkpoint:
         self._samples = learner.samples
 
     def load(self, network: LearningNetwork) -> tuple[Learner, list[tuple[int, float]]]:
-        """The learner and the curve as they were.
+        """Return the learner and the curve as they were saved.
 
         Raises
         ------
@@ -74,7 +74,12 @@ class Checkpoint:
             for files that are missing, damaged, or of another network or rule
         """
         document = self._read()
-        if document["data"] != self._data or document["every"] != self._every:
+        if document["every"] != self._every:
+            raise UsageError(
+                f"{self.curve}: the curve has a point every {document['every']} samples, now every {self._every}; use "
+                "the original evaluate_every, or start without --resume"
+            )
+        if document["data"] != self._data:
             raise UsageError(f"{self.curve}: a run on other data, or in another order; start without --resume")
         learner = Learner.load(self.state, network)
         self._samples = learner.samples

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from ottt_loihi.onchip.network.backbone import packed_spikes, unpacked
@@ -20,24 +20,6 @@ from ottt_loihi.errors import UsageError
 
 Data = tuple[np.ndarray, np.ndarray]
 AHEAD = 256  # samples that go through a frozen backbone together
-
-
-class Samples(NamedTuple):
-    """Samples in the order in which they are learnt.
-
-    Attributes
-    ----------
-    packed
-        spikes that the layers that learn receive, bits of uint8 ``(n, T, ⌈inputs / 8⌉)``
-    labels
-        int64 ``(n,)``
-    x
-        spikes or messages ``(n, T, *input_shape)`` as the data gave them
-    """
-
-    packed: np.ndarray
-    labels: np.ndarray
-    x: np.ndarray
 
 
 class Received:
@@ -80,7 +62,7 @@ class Stream:
     Parameters
     ----------
     plan
-        what learns
+        the network
     data
         ``(x, labels)``, or a function of the pass's number that returns them; every pass has as many samples
     passes
@@ -139,11 +121,11 @@ class Stream:
             begin += until - first
         return found[0] if len(found) == 1 else tuple(map(np.concatenate, zip(*found)))
 
-    def everything(self) -> Samples:
-        """Return all passes at once: Lava's source takes the messages of a whole run."""
+    def everything(self) -> Data:
+        """Return spikes or messages and labels of all passes, in order: Lava's source takes those of a whole run."""
         orders = (self._turn_to(number) for number in range(self.passes))
-        passes = (Samples(self._received.of(order), self._labels[order], self._x[order]) for order in orders)
-        return Samples(*map(np.concatenate, zip(*passes)))
+        passes = ((self._x[order], self._labels[order]) for order in orders)
+        return tuple(map(np.concatenate, zip(*passes)))  # type: ignore[return-value]
 
     def _turn_to(self, number: int) -> np.ndarray:
         """Return the order of a pass, int64 ``(per_pass,)``, with its data in memory; the pass before is forgotten."""
@@ -175,11 +157,11 @@ class Stream:
         """Return a fresh :class:`~ottt_loihi.onchip.lava.graph.LearningGraph` for a backend."""
         from ottt_loihi.onchip.lava.graph import build_graph
 
-        whole = self.everything()
-        flat = whole.x.reshape(*whole.x.shape[:2], -1)
+        x, labels = self.everything()
+        flat = x.reshape(*x.shape[:2], -1)
         packed = flat if self.plan.graded else np.packbits(flat, axis=-1)
         more = {"subspaces": self.subspaces, "backend": backend}
-        return build_graph(self.plan, packed, whole.labels, self.rates, settings, **more)
+        return build_graph(self.plan, packed, labels, self.rates, settings, **more)
 
 
 def _require_protection(settings: Settings) -> None:

@@ -13,14 +13,14 @@ from ottt_loihi.errors import ChipError, UsageError
 
 
 def shape(value: Any, where: str, length: int | None = None, low: int = 1, high: int = 2**31 - 1) -> tuple[int, ...]:
-    """A tuple of integers low … high; length: how many, None: any number but none."""
+    """Return a tuple of integers low … high, ``length`` of them; None: at least one."""
     try:
         found = tuple(operator.index(n) for n in value)
     except TypeError:
         raise ChipError(f"{where}: expected a tuple of integers, got {value!r}") from None
     if not found or (length is not None and len(found) != length) or not all(low <= n <= high for n in found):
         many = "" if length is None else f"{length} "
-        raise ChipError(f"{where}: expected a tuple of {many}integers ≥ {low}, got {value!r}")
+        raise ChipError(f"{where}: expected a tuple of {many}integers {low} … {high}, got {value!r}")
     return found
 
 
@@ -33,7 +33,7 @@ def integer(value: Any, where: str, low: int, high: int) -> None:
 
 
 def integers(value: Any, where: str, low: int, high: int) -> np.ndarray:
-    """Integers low … high as int32, a copy."""
+    """Return integers low … high as int32, a copy."""
     array = np.asarray(value)
     if array.dtype.kind not in "iu":
         raise ChipError(f"{where}: expected integers, got dtype {array.dtype}")
@@ -45,7 +45,7 @@ def integers(value: Any, where: str, low: int, high: int) -> np.ndarray:
 
 
 def per_neuron(value: Any, where: str, low: int, high: int, shape: tuple[int, ...]) -> np.ndarray:
-    """Integers low … high, one for all or one for each neuron: int32 ``shape``, read-only."""
+    """Return integers low … high, one for all or one for each neuron, as int32 ``shape``, read-only."""
     array = integers(value, where, low, high)
     try:
         return frozen(np.broadcast_to(array, shape))
@@ -54,7 +54,7 @@ def per_neuron(value: Any, where: str, low: int, high: int, shape: tuple[int, ..
 
 
 def threshold(value: Any, where: str, shape: tuple[int, ...]) -> np.ndarray | int:
-    """A number, or an array of different ones; among several a 0 is a threshold that rounding has lost."""
+    """Return a number, or an array of different ones, in which 0 is refused: rounding has lost that threshold."""
     if not isinstance(value, np.ndarray) or value.ndim == 0:
         number = value[()] if isinstance(value, np.ndarray) else value
         integer(number, where, 0, arithmetic.VTH_MAX)
@@ -65,7 +65,7 @@ def threshold(value: Any, where: str, shape: tuple[int, ...]) -> np.ndarray | in
 
 
 def frozen(array: np.ndarray) -> np.ndarray:
-    """A read-only int32 copy."""
+    """Return a read-only int32 copy."""
     array = np.array(array, np.int32)
     array.setflags(write=False)
     return array

@@ -89,6 +89,10 @@ class TestArithmetic:
 
 
 class TestLearning:
+    def test_messages_that_are_no_spikes_are_refused(self):
+        with pytest.raises(UsageError, match=r"expected messages in \[0, 1\], got \[0, 2\]"):
+            watch(chip(), 2 * digits(10)[0], [4, 2])
+
     def test_a_network_that_has_watched_answers_its_old_world_as_before(self):
         """With the readout's 20 hidden neurons all protected its weights hardly move; the plain ones do."""
         x, labels = digits(turn=True)

@@ -158,7 +158,16 @@ class TestPlan:
 class TestFresh:
     @pytest.mark.parametrize(
         "arguments",
-        [dict(reset="no"), dict(decay=1.0), dict(decay=0), dict(resolution=8), dict(classes=1), dict(hidden=(0,))],
+        [
+            dict(reset="no"),
+            dict(decay=1.0),
+            dict(decay=0),
+            dict(resolution=8),
+            dict(classes=1),
+            dict(hidden=(0,)),
+            dict(decay=1e-4),
+            dict(decay=0.001),
+        ],
     )
     def test_bad_input(self, arguments):
         with pytest.raises(UsageError):
@@ -482,7 +491,7 @@ class TestRates:
 class TestResume:
     """Stopped and resumed is not stopped, to the last bit; other backends: ``test_learning_resume.py``."""
 
-    def run(self, folder, passes, resume=False, **settings):
+    def run(self, folder, passes, resume=False, every=50, **settings):
         x, labels = digits(120)
         chosen = {"feedback": "kolen-pollack", "halve_every": 100} | settings
         return learn(
@@ -491,7 +500,7 @@ class TestResume:
             test=digits(40, 300),
             passes=passes,
             settings=Settings(**chosen),
-            evaluate_every=50,
+            evaluate_every=every,
             checkpoint=folder / "state",
             resume=resume,
         )
@@ -533,6 +542,8 @@ class TestResume:
             self.run(tmp_path, 1, resume=True, halve_every=7)
         with pytest.raises(UsageError, match="a run on other data, or in another order"):
             self.run(tmp_path, 1, resume=True, seed=3)
+        with pytest.raises(UsageError, match="a point every 50 samples, now every 40; use the original"):
+            self.run(tmp_path, 1, resume=True, every=40)
         (tmp_path / "state.json").write_text('{"format": 1}')
         with pytest.raises(FileError, match="no learning curve of ours"):
             self.run(tmp_path, 1, resume=True)

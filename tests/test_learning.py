@@ -136,6 +136,13 @@ class TestLive:
         for weight, part in zip(learner.weights(), learner.network.layers):
             np.testing.assert_array_equal(weight, part.connection.weight)
 
+    def test_a_label_does_not_reach_a_sample_from_before_another_state(self):
+        learner = Learner(small())
+        learner.step(np.unpackbits(samples()[0][0], axis=-1, count=12))
+        learner.assign(0, Learner(small()).variables())
+        with pytest.raises(UsageError, match="expected a sample first"):
+            learner.teach(0)
+
     def test_bad_input_keeps_the_state(self):
         learner, good = Learner(small()), np.zeros((4, 12))
         with pytest.raises(UsageError, match="teach: expected a sample first"):
@@ -287,6 +294,16 @@ class TestResume:
         with h5py.File(path, "a") as file:
             file["weights"][0] = 300
         with pytest.raises(FileError, match=r"/weights: expected -256 … 255, found .* … 300"):
+            Learner.load(path, small())
+        learner.save(path)
+        with h5py.File(path, "a") as file:
+            file["trace"][0] = 128  # an index beyond the table of decayed traces
+        with pytest.raises(FileError, match=r"/trace: expected 0 … 127, found 0 … 128"):
+            Learner.load(path, small())
+        learner.save(path)
+        with h5py.File(path, "a") as file:
+            file.attrs["samples"] = -1
+        with pytest.raises(FileError, match="/@samples: expected a number ≥ 0, found -1"):
             Learner.load(path, small())
 
 

@@ -142,6 +142,18 @@ class TestLava:
                 np.testing.assert_allclose(run.get(process.weights), expected, rtol=0, atol=1e-12)
                 assert np.abs(expected - before).max() > 0.01
 
+    def test_floating_point_refuses_s_tllr_and_halves_rates(self):
+        from ottt_loihi.onchip.lava.float_graph import build_float_graph
+
+        weights, common = [np.ones((3, 12)), np.ones((3, 3))], dict(learning_rate=0.1, feedback=None, reset="zero")
+        x, labels = data(2)
+        rule = Rule(feedback="symmetric", lambda_pre=0.3)
+        with pytest.raises(UsageError, match="current-based neurons take both traces; use rule ottt"):
+            build_float_graph(weights, np.packbits(x, axis=-1), labels, rule=rule, current=0.8, **common)
+        rule = Rule(feedback="symmetric", halve_every=2)
+        graph = build_float_graph(weights, np.packbits(x, axis=-1), labels, rule=rule, **common)
+        assert {p.proc_params["halve_every"] for p in (*graph.neurons, graph.readout)} == {2 * T}
+
     @pytest.mark.parametrize(("choice", "feedback"), CHOICES[:3], ids=str)
     def test_lavas_models_learn_the_same(self, choice, feedback):
         settings = Settings(feedback=feedback, hidden_rate=2.0, readout_rate=0.1, **choice)

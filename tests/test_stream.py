@@ -40,13 +40,14 @@ def stream(data, count, **settings):
 @pytest.mark.parametrize("shuffle", [True, False])
 def test_parts_are_those_of_the_whole(shuffle):
     found = stream(passes(), 4, shuffle=shuffle)
-    whole = found.everything()
-    assert found.total == len(whole.labels) == 4 * SAMPLES
+    x, expected = found.everything()
+    whole = np.packbits(x, axis=-1)
+    assert found.total == len(expected) == 4 * SAMPLES
     for begin, end in ((0, 7), (25, 35), (59, 60), (10, 120), (3, 3 + SAMPLES)):
         packed, labels = found.part(begin, end)
-        np.testing.assert_array_equal(packed, whole.packed[begin:end])
-        np.testing.assert_array_equal(labels, whole.labels[begin:end])
-    assert not np.array_equal(whole.packed[:SAMPLES], whole.packed[SAMPLES : 2 * SAMPLES])
+        np.testing.assert_array_equal(packed, whole[begin:end])
+        np.testing.assert_array_equal(labels, expected[begin:end])
+    assert not np.array_equal(whole[:SAMPLES], whole[SAMPLES : 2 * SAMPLES])
 
 
 def test_a_pass_is_made_when_it_is_learnt():
@@ -131,7 +132,6 @@ def test_learning_begins_before_a_pass_has_gone_through_the_backbone(through_bac
     assert sum(n for what, n in through_backbone if what == "backbone") == len(x) + len(test[0])
     assert [point.samples for point in result.curve] == [0, 20, 40, 60, 80]
     whole = Stream(make_plan(chip), (x, labels), 2, Settings(shuffle=shuffle))
-    expected = whole.everything()
-    np.testing.assert_array_equal(expected.packed, backbone_module.packed_spikes(make_plan(chip).backbone, expected.x))
-    np.testing.assert_array_equal(whole.part(30, 50)[0], expected.packed[30:50])
+    expected = backbone_module.packed_spikes(make_plan(chip).backbone, whole.everything()[0])
+    np.testing.assert_array_equal(whole.part(30, 50)[0], expected[30:50])
     assert result.curve[0].accuracy == accuracy(chip, *test)

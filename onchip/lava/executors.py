@@ -38,7 +38,7 @@ class SimRun:
         self._learner.learn(*self._stream.part(done, done + samples))
 
     def variables(self) -> dict[str, np.ndarray]:
-        """As :meth:`~ottt_loihi.sim.learning.learner.Learner.variables`."""
+        """Return :meth:`~ottt_loihi.sim.learning.learner.Learner.variables`."""
         return self._learner.variables()
 
     def learner(self) -> Learner:
@@ -57,7 +57,7 @@ class GraphRun:
         self._samples += samples
 
     def variables(self) -> dict[str, np.ndarray]:
-        """The simulator's variables, as Lava's processes have them."""
+        """Return the simulator's variables, with the values that Lava's processes have."""
         known = self._learner.variables()
         return {name: self._run.get(var) for name, var in self._graph.variables().items() if name in known}
 
@@ -71,7 +71,7 @@ class GraphRun:
 def executor(
     stream: Stream, backend: str, settings: Settings, stall_timeout: float, learner: Learner
 ) -> Iterator[SimRun | GraphRun]:
-    """Learns ``stream`` from the sample on, and from the state, that ``learner`` has reached."""
+    """Yield an executor that learns ``stream`` from the sample and the state that ``learner`` has reached."""
     if backend == "sim":
         yield SimRun(stream, learner)
         return
@@ -84,7 +84,17 @@ def executor(
 
 @dataclass(frozen=True)
 class Repetition:
-    """A stretch of learning that ``sim.learn`` and Lava's runtime went through with the same result."""
+    """A stretch of learning that ``sim.learn`` and Lava's runtime went through with the same result.
+
+    Attributes
+    ----------
+    steps
+        Lava steps
+    variables
+        number of variables that were compared
+    sim_steps_per_second, lava_steps_per_second
+        speed of ``sim.learn`` and of the runtime
+    """
 
     steps: int
     variables: int
@@ -110,7 +120,12 @@ def repeat_in_lava(
     ------
     VerificationError
         naming the first variable and element that differ
+    UsageError
+        for wrong data, or settings that Lava's runtime cannot learn with
+    BackendUnavailableError
+        where Lava is not installed
     """
+    find("lava").require()  # before minutes of sim.learn
     steps = checks.integer(steps, "steps")
     settings = settings or Settings()
     plan = make_plan(chip, settings.unit)
@@ -131,7 +146,7 @@ def repeat_in_lava(
 def _learnt(
     stream: Stream, backend: str, settings: Settings, samples: int, stall_timeout: float
 ) -> tuple[dict[str, np.ndarray], float]:
-    """The variables after so many samples, and the seconds these took."""
+    """Return the variables after so many samples, and the seconds these took."""
     with executor(stream, backend, settings, stall_timeout, stream.learner(settings)) as run:
         started = time.monotonic()
         run.learn(samples)

@@ -67,7 +67,7 @@ def build_float_graph(
     Raises
     ------
     UsageError
-        for a reset or decay out of range, or feedback that does not fit
+        for a reset, decay or current out of range, feedback that does not fit, or S-TLLR with a current
     """
     require_lava()
     from ottt_loihi.onchip.lava.processes.source import SampleSource
@@ -75,7 +75,11 @@ def build_float_graph(
     if not 0 <= current < 1 or (current and (reset != "zero" or current == decay)):
         raise UsageError(f"current: expected 0, or another decay than {decay} and reset zero; got {current}, {reset}")
     if reset not in ("subtract", "zero") or not 0 < decay < 1 or not v_threshold > 0:
-        raise UsageError(f"expected reset subtract or zero, 0 < decay < 1, v_threshold > 0; got {reset}, {decay}")
+        raise UsageError(
+            f"expected reset subtract or zero, 0 < decay < 1, v_threshold > 0; got {reset}, {decay}, {v_threshold}"
+        )
+    if current and rule.of_stllr:
+        raise UsageError("lambda_pre, alpha_post: current-based neurons take both traces; use rule ottt")
     _check_feedback(weights, feedback, rule.feedback)
     schedule, num_steps = make_schedule(len(weights) - 1, rule), packed.shape[1]
     build = _FloatBuilder(rule, schedule, num_steps, decay, v_threshold, reset == "subtract", learning_rate, current)
@@ -143,7 +147,7 @@ class _FloatBuilder:
             (OTTTSparse, weight.astype(float)) if issparse(weight) else (OTTTDense, np.asarray(weight, float))
         )
         weight_decay = {"decay_every": rule.decay_every * (self.period // epoch), "decay_shift": rule.decay_shift}
-        return kind(weight.astype(float), of_lava, self.period if decay else epoch, name=name, **weight_decay)
+        return kind(weight, of_lava, self.period if decay else epoch, name=name, **weight_decay)
 
     def back(self, layer: int, matrix: np.ndarray, gain: float, averaging: int) -> Any:
         from lava.proc.dense.process import Dense
@@ -200,6 +204,7 @@ class _FloatBuilder:
             "epoch": self.schedule.epoch,
             "num_steps": self.num_steps,
             "period": self.period,
+            "halve_every": self.rule.halve_every * self.num_steps,
             "update_phase": self.schedule.update_phase(layer),
             "encoding": self.rule.encoding,
             "bias_learning": bias if self.rule.learn_bias else None,

@@ -31,7 +31,7 @@ def fresh_network(
     density: float | Sequence[float] = 1.0,
     current_decay: float = 0.0,
 ) -> ChipNetwork:
-    """Random plastic weights, uniform in ±gain/√fan_in of the threshold (of a logit of 1 at the readout).
+    """Return an untrained network: plastic weights uniform in ±gain/√fan_in of the threshold, or of a logit of 1.
 
     Parameters
     ----------
@@ -69,6 +69,11 @@ def fresh_network(
     densities = _densities(density, len(hidden) + 1)
     kept = round(arithmetic.DECAY_UNITY * decay)
     inhibition = min(MAX_INHIBITION, round(resolution * kept / arithmetic.DECAY_UNITY))
+    if not 0 < kept < arithmetic.DECAY_UNITY or (reset == "subtract" and not inhibition):
+        raise UsageError(
+            f"decay: {decay} rounds to {kept}/4096 and to a reset of {inhibition} weight steps, which must not be 0 "
+            "or 4096; use a decay nearer to 0.5, or a finer resolution"
+        )
     vth = round(inhibition * arithmetic.DECAY_UNITY / kept) if reset == "subtract" else resolution
     rng = np.random.default_rng(seed)
     layers: list[LIF] = []
@@ -94,7 +99,7 @@ def fresh_network(
 
 
 def _densities(density: float | Sequence[float], count: int) -> list[float]:
-    """One for each connection."""
+    """Return the density of each connection."""
     try:
         found = [float(d) for d in density] if np.ndim(density) else [float(density)] * count  # type: ignore[arg-type]
     except (TypeError, ValueError):

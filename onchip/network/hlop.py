@@ -33,11 +33,11 @@ def watch(
     seed: int = 0,
     progress: Callable[[int, int], None] | None = None,
 ) -> tuple[Subspace, ...]:
-    """Let the lateral neurons of every plastic connection learn what its traces span; no label is needed.
+    """Let the lateral neurons of every plastic connection learn the subspace of its traces; no label is needed.
 
     The network runs with a closed gate, so its weights stay; rows learn with steps that are halved three times on the
     way (``sim/learning/subspace.py``). Give the result to :func:`ottt_loihi.onchip.learn` as ``subspaces``, and to a
-    later call of this function to add what another world's traces span.
+    later call of this function to add the subspace of another world's traces.
 
     Parameters
     ----------
@@ -69,7 +69,9 @@ def watch(
         raise UsageError(
             f"rows: expected one number, or one for each of {len(inputs)} plastic connections, got {rows!r}"
         )
-    packed = packed_spikes(plan.backbone, reference.check_shape(chip, x))
+    x = reference.check_shape(chip, x)
+    reference.check_range(chip, x)
+    packed = packed_spikes(plan.backbone, x)
     old = [empty(n) for n in inputs] if subspaces is None else [s.settled() for s in subspaces]
     rule = Rule(feedback=feedback, seed=seed)
     energies = integer_energies(plan, packed, rule)
@@ -88,7 +90,7 @@ def watch(
 
 
 def integer_energies(plan: Plan, packed: np.ndarray, rule: Rule) -> list[float]:
-    """Mean ‖x1‖² at the end of an epoch, for each plastic connection."""
+    """Return the mean ‖x1‖² at the end of an epoch, for each plastic connection."""
     schedule, energies = plan.schedule(rule), trace_energy(plan, unpacked(plan.chip, packed[:CALIBRATION_SAMPLES]))
     found = []
     for layer, energy in enumerate(energies):

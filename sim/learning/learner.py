@@ -24,7 +24,8 @@ from ottt_loihi.errors import FileError, UsageError
 FORMAT = "ottt-loihi learning state"
 VERSION = 1
 LAVA_WEIGHT_SEED = 2  # whatever rng_seed says (lava/magma/core/learning/random.py)
-WEIGHTS = -256, 255  # of plastic connections, feedback included
+TRACES = 0, integers.TRACE_MAX  # the kernels index tables with them
+LIMITS = {"weights": (-256, 255), "trace": TRACES, "slow": TRACES}  # of stored arrays; weights: feedback included
 CHUNK_FRAMES = 1 << 14  # time steps whose random numbers are made at once
 
 
@@ -50,7 +51,7 @@ class Learner:
         self._stepped: np.ndarray | None = None
 
     def step(self, x: np.ndarray) -> int:
-        """Return the class of one sample, and change no weight: what a sensor sees as it comes.
+        """Return the class predicted for one sample, for example of a sensor, and change no weight.
 
         Parameters
         ----------
@@ -120,24 +121,24 @@ class Learner:
         return predictions
 
     def weights(self) -> list[np.ndarray]:
-        """The weights of every connection as they are now, int32 ``(post, pre)``; 0 where no synapse is."""
+        """Return the weights of every connection as they are now, int32 ``(post, pre)``; 0 where no synapse is."""
         return [self._weights(at).astype(np.int32) for at in self._constants.layers]
 
     def biases(self) -> list[np.ndarray] | None:
-        """The effective biases of every layer as they are now, int32 ``(neurons,)``; None if they do not learn."""
+        """Return the effective biases of every layer as they are now, int32 ``(neurons,)``; None if none learn."""
         if not self.network.rule.learn_bias:
             return None
         return [self.state.bias[at["neuron"] : at["neuron"] + at["size"]].copy() for at in self._constants.layers]
 
     def subspaces(self) -> tuple[Subspace | None, ...]:
-        """HLOP's subspaces with their rows as they are now."""
+        """Return HLOP's subspaces with their rows as they are now."""
         return tuple(
             None if part.subspace is None else replace(part.subspace, rows=self._rows(at))
             for at, part in zip(self._constants.layers, self.network.layers)
         )
 
     def variables(self, names: Sequence[str] | None = None) -> dict[str, np.ndarray]:
-        """Copies of all state, or of the variables of some names, as Lava's processes have it at the end of an epoch.
+        """Return copies of all variables, or of those of some names, as Lava's processes have them after an epoch.
 
         ==================  ========================================================================================
         process             variables
@@ -175,7 +176,7 @@ class Learner:
             place[...] = value
             if not np.array_equal(place, value):
                 raise UsageError(f"{name}: expected values of {place.dtype}, got {value.min()} … {value.max()}")
-        self.samples = samples
+        self.samples, self._stepped = samples, None
 
     def _places(self) -> dict[str, np.ndarray]:
         """Return views of the variables in the state: a value written there is used."""
@@ -211,7 +212,7 @@ class Learner:
         return self._matrix(at["weight"], at["inputs"], at["width"], at["size"]).T
 
     def _matrix(self, start: int, rows: int, width: int, columns: int) -> np.ndarray:
-        """One of those in ``state.weights``, whose rows are padded to ``width``."""
+        """Return a view of one matrix in ``state.weights``, whose rows are padded to ``width``."""
         return self.state.weights[start : start + rows * width].reshape(rows, width)[:, :columns]
 
     def _rows(self, at: np.void) -> np.ndarray:
@@ -247,7 +248,13 @@ class Learner:
         return sent if self.network.layers[index].after is None else sent | {"y2": state.y2[neurons]}
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the state to ``path``, whole or not at all. Raises :class:`FileError` if it cannot be written."""
+        """Write the state to ``path``, whole or not at all.
+
+        Raises
+        ------
+        FileError
+            if it cannot be written
+        """
         from ottt_loihi import safe_hdf5
 
         with safe_hdf5.new_hdf5(path) as file:
@@ -262,7 +269,7 @@ class Learner:
     def load(cls, path: str | os.PathLike[str], network: LearningNetwork) -> Learner:
         """Go on where :meth:`save` stopped: the same weights as without a stop.
 
-        A state of version 0.1 goes on with what the defaults meant there: the learner's ``network`` says what that is.
+        A state of version 0.1 goes on with the defaults of that version, which are then in the learner's ``network``.
 
         Raises
         ------
@@ -283,20 +290,22 @@ class Learner:
                 raise FileError("the state of another network or rule; give the one it was saved with")
             learner = cls(found)
             learner.samples = safe_hdf5.attribute(file, "samples", int)
+            if learner.samples < 0:
+                raise FileError(f"/@samples: expected a number ≥ 0, found {learner.samples}; the file is damaged")
             for name, array in learner._kept():
                 stored = safe_hdf5.integers(file, name)
                 if stored.shape != array.shape or stored.dtype != array.dtype:
                     raise FileError(
                         f"/{name}: expected {array.dtype} {array.shape}, found {stored.dtype} {stored.shape}"
                     )
-                low, high = WEIGHTS if name == "weights" else (-(1 << 31), (1 << 32) - 1)
+                low, high = LIMITS.get(name, (-(1 << 31), (1 << 32) - 1))
                 if stored.min() < low or stored.max() > high:
                     raise FileError(f"/{name}: expected {low} … {high}, found {stored.min()} … {stored.max()}")
                 array[...] = stored
         return learner
 
     def _kept(self) -> Iterator[tuple[str, np.ndarray]]:
-        """The arrays of a saved state: those that hold something, so that states of before an option came are read."""
+        """Return the arrays that are saved: those in use, so that states from before an option existed can be read."""
         rule = self.network.rule
         fixed = () if rule.learn_bias else ("bias", "u_init")
         fixed += () if rule.encoding == "factored" else ("reward",)
@@ -321,7 +330,7 @@ class Learner:
         return labels.astype(np.int64), np.ascontiguousarray(np.broadcast_to(gate, labels.shape))
 
     def _random(self, samples: int) -> tuple[np.ndarray, np.ndarray]:
-        """Lava's random numbers of the epochs to come: of each trace's decay, and of the weights' rounding."""
+        """Return Lava's random numbers of the epochs to come: of each trace's decay, and of the weights' rounding."""
         steps, epoch = self.network.epochs_per_sample, self.network.epoch
         first, count = self.samples * steps, samples * steps
         decay = [lava_trace_random(layer.trace_seed, epoch, first, count) for layer in self.network.layers]
