@@ -1,4 +1,4 @@
-"""Learning on the chip: stream samples through a plastic network, and watch what it learns.
+"""Learning on the chip: stream samples through a plastic network, and measure its accuracy on the way.
 
 :func:`learn` runs Lava's learning engine: in Lava's runtime, in-process, or as ``sim.learn`` computes it without Lava,
 much faster; bit for bit the same. While it learns the weights are read now and then and evaluated, frozen, with the
@@ -94,7 +94,7 @@ def learn(
     stop_at
         accuracy on the test data, 0 … 1, at which learning has done enough and ends
     subspaces
-        HLOP: what learning keeps out of, one per plastic connection (:func:`~ottt_loihi.onchip.network.hlop.watch`)
+        HLOP: subspaces that learning keeps out of, one per connection (:func:`~ottt_loihi.onchip.network.hlop.watch`)
 
     Raises
     ------
@@ -147,12 +147,12 @@ def learn(
 
 
 def accuracy(chip: ChipNetwork, x: np.ndarray, labels: np.ndarray) -> float:
-    """Part of the samples that the frozen network classifies correctly, with the exact simulator."""
+    """Return the part of the samples that the frozen network classifies correctly, with the exact simulator."""
     return float((Simulator(chip).run(x).predictions == labels).mean())
 
 
 class Session:
-    """One run: steps it, evaluates on the way, keeps what was read last.
+    """One run: steps it, evaluates on the way, and holds the state that was read last.
 
     Attributes
     ----------
@@ -207,7 +207,7 @@ class Session:
         return False
 
     def _stop(self, measure: bool) -> None:
-        """At a point of the curve, or where only the state is kept."""
+        """Measure the curve's points that are due, one here if ``measure``, and save the state."""
         learner = self.executor.learner()
         if measure:
             self._read(learner)
@@ -260,6 +260,6 @@ class Session:
 
 
 def counters(learner: Learner) -> dict[str, int]:
-    """Saturated messages by process and kind, as ``neuron[0].y1_saturated``."""
+    """Return the numbers of saturated messages by process and kind, as ``neuron[0].y1_saturated``."""
     counts = learner.variables(("y1_saturated", "error_saturated"))
     return {name.replace("readout[0]", "readout"): int(value[0]) for name, value in counts.items()}

@@ -31,7 +31,13 @@ KINDS = {"int": int, "str": str, "np.ndarray | int": int}  # of attributes; the 
 
 
 def save(chip: ChipNetwork, path: str | os.PathLike[str]) -> None:
-    """Write ``chip`` to ``path``, whole or not at all. Raises :class:`FileError` if the folder cannot be written."""
+    """Write ``chip`` to ``path``, whole or not at all.
+
+    Raises
+    ------
+    FileError
+        if the folder cannot be written
+    """
     with safe_hdf5.new_hdf5(path) as file:
         file.attrs["format"] = _plain(FORMAT)
         file.attrs["version"] = version = _version(chip)

@@ -58,7 +58,7 @@ class Plastic:
 
 
 class PlasticModel(Clock):
-    """The ProcessModel in any arithmetic: when what happens. Weights are a matrix here; a sparse one says otherwise."""
+    """The ProcessModel in any arithmetic. Weights are a matrix here; :class:`SparseSynapses` overrides that."""
 
     def run_spk(self) -> None:
         if (self.time_step - 1) % self.proc_params["reset_interval"] == 0:
@@ -78,31 +78,31 @@ class PlasticModel(Clock):
             self.weights = self.decayed(self.proc_params["decay_shift"])
 
     def learning_epoch(self) -> int:
-        """The learning epoch that ends in this step, from 0."""
+        """Return the learning epoch that ends in this step, from 0."""
         return self.time_step // self._learning_rule.t_epoch - 1
 
     def summed(self, s_in: np.ndarray) -> np.ndarray:
-        """W·s."""
+        """Return W·s."""
         return self.weights[:, s_in].sum(axis=1)
 
     def at_synapses(self, matrix: np.ndarray) -> np.ndarray:
-        """The elements of a matrix where synapses are."""
+        """Return the elements of a matrix where synapses are."""
         return matrix
 
     def changed(self, change: Callable[[np.ndarray], np.ndarray]) -> Any:
-        """The weights after a function of all of them."""
+        """Return the weights after a function of all of them."""
         return change(self.weights)
 
     def on_var_update(self) -> None:
         """Lava would rebuild the rule here, from time constants rounded to integers; ours never changes."""
 
     def _process_post_spikes(self, s_in_bap: np.ndarray) -> None:
-        """Nothing to record where nothing fired, which is always: our neurons send no bap."""
+        """Record nothing where nothing fired, which is always: our neurons send no bap."""
         if s_in_bap.any():
             super()._process_post_spikes(s_in_bap)
 
     def _extract_applier_evaluated_traces(self, x_traces_history, y_traces_history):
-        """Only the traces at the end of the epoch, when the rule asks for no others: the same values, less work."""
+        """Return the traces at the epoch's end alone, when the rule asks for no others: the same values, less work."""
         active = self._learning_rule.active_traces_per_dependency
         if not set(active) <= {string_symbols.U, string_symbols.X0} or {"x1", "x2"} & set(active.get("x0", ())):
             return super()._extract_applier_evaluated_traces(x_traces_history, y_traces_history)

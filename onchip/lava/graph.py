@@ -76,7 +76,7 @@ class LearningGraph:
     local: tuple[Any, ...] = ()
 
     def variables(self) -> dict[str, Any]:
-        """Every Var that learning depends on or counts in, by a readable name."""
+        """Return every Var that learning depends on or counts in, by a readable name."""
         named = {}
         for kind, processes, names in (
             ("plastic", self.plastic, ("weights", "x1", "x2", "y1", "y2", "y3", "a_buff")),
@@ -161,7 +161,7 @@ def build_source(
 
 
 def build_backbone(plan: Plan, source: Any, schedule: Schedule) -> tuple[Any, ...]:
-    """The backbone's neurons, wired behind the source; empty without a backbone."""
+    """Return the backbone's neurons, wired behind the source; empty without a backbone."""
     if plan.backbone is None:
         return ()
     neurons = tuple(_frozen_neuron(plan, index, schedule) for index in range(len(plan.backbone.layers)))
@@ -190,7 +190,7 @@ def _frozen_neuron(plan: Plan, index: int, schedule: Schedule) -> Any:
 
 
 def host_models() -> dict[type, type]:
-    """The ProcessModel of each source of samples: with a chip they stay on the host."""
+    """Return the ProcessModel of each source of samples: with a chip they stay on the host."""
     from ottt_loihi.onchip.lava.processes import source
 
     return {
@@ -288,14 +288,14 @@ class Builder:
     def _lavas_rule(self, part: LearningLayer, stock: bool = False) -> Any:
         from ottt_loihi.onchip.lava.rule import OTTTLearningRule
 
-        own = {"impulse": part.impulse, "seed": part.trace_seed, "encoding": self.network.rule.encoding}
-        own["slow"] = part.slow
-        own["after"] = None if part.after is None else (part.after.sign, part.after.shift)
+        after = None if part.after is None else (part.after.sign, part.after.shift)
+        own = {"impulse": part.impulse, "seed": part.trace_seed, "slow": part.slow, "after": after}
+        own["encoding"] = self.network.rule.encoding
         return OTTTLearningRule(self.network.epoch, part.pre_phase, part.decay, stock=stock, **own)
 
 
 def _stored(c: Sparse, weight: np.ndarray) -> Any:
-    """The weights of a sparse connection, or of its twin, in Lava's form; those that are 0 are stored too."""
+    """Return the weights of a sparse connection, or of its twin, as a csr_matrix, which stores zeros as well."""
     from scipy.sparse import csr_matrix
 
     return csr_matrix((weight[c.rows, c.columns].astype(np.int32), (c.rows, c.columns)), c.size)
@@ -397,7 +397,7 @@ def begin_at(graph: LearningGraph, learner: Learner) -> None:
 
 
 def _with(weights: Any, matrix: np.ndarray) -> Any:
-    """The same synapses with the weights that they have in ``matrix``."""
+    """Return the same synapses with the weights that they have in ``matrix``."""
     from ottt_loihi.onchip.lava.processes.plastic import places, with_data
 
     return with_data(weights, matrix[places(weights)])

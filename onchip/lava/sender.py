@@ -17,6 +17,7 @@ from ottt_loihi.sim import arithmetic
 from ottt_loihi.sim.learning import encodings, integers
 from ottt_loihi.sim.learning.bias import BiasLearning
 
+# names of the parameters that every model keeps
 COMMON = ("vth", "y1_scale", "error_scale", "halve_every", "epoch", "num_steps", "update", "bias_learning", "encoding")
 
 
@@ -115,18 +116,7 @@ class SenderModel(Clock):
 
     def __init__(self, proc_params):
         super().__init__(proc_params)
-        common = (
-            "vth",
-            "y1_scale",
-            "error_scale",
-            "halve_every",
-            "epoch",
-            "num_steps",
-            "update",
-            "bias_learning",
-            "encoding",
-        )
-        for key in (*common, *self.PARAMETERS):
+        for key in (*COMMON, *self.PARAMETERS):
             setattr(self, "_" + key, proc_params[key])
 
     second: np.ndarray | None = None  # S-TLLR's y2, of neurons that have h
@@ -187,17 +177,17 @@ class SenderModelFixed(SenderModel):
     error_saturated: np.ndarray = LavaPyType(np.ndarray, np.int64)
 
     def rounded_reward(self, delta: np.ndarray, halvings: int) -> np.ndarray:
-        """−η·δ in the range of the encoding's y1."""
+        """Return the message −η·δ, int32, −127 … 127; y1_saturated counts the values beyond."""
         _, mantissa, shift = self._y1_scale
-        shift, largest = min(integers.MAX_SHIFT, shift + halvings), integers.MESSAGE_MAX
-        return self._rounded(-delta, mantissa, shift, self.y1_saturated, largest)
+        return self._rounded(-delta, mantissa, min(integers.MAX_SHIFT, shift + halvings), self.y1_saturated)
 
     def rounded_error(self, error: np.ndarray) -> np.ndarray:
-        """An error as the message that is sent on."""
-        return self._rounded(error, *self._error_scale[1:], self.error_saturated, integers.MESSAGE_MAX)
+        """Return the message of an error, int32, −127 … 127; error_saturated counts the values beyond."""
+        return self._rounded(error, *self._error_scale[1:], self.error_saturated)
 
-    def _rounded(self, x: np.ndarray, mantissa: int, shift: int, counter: np.ndarray, largest: int) -> np.ndarray:
+    def _rounded(self, x: np.ndarray, mantissa: int, shift: int, counter: np.ndarray) -> np.ndarray:
         self.rng = integers.xorshift32(self.rng)
-        rounded, outside = integers.saturate(integers.scale_stochastically(x, mantissa, shift, self.rng), largest)
+        scaled = integers.scale_stochastically(x, mantissa, shift, self.rng)
+        rounded, outside = integers.saturate(scaled, integers.MESSAGE_MAX)
         counter += outside
         return rounded

@@ -20,15 +20,17 @@ CHUNK = 500  # samples whose backbone spikes are in memory unpacked
 
 
 def first_plastic_layer(chip: ChipNetwork) -> int:
-    """The first layer with a plastic connection into it; 0 where nothing is plastic."""
+    """Return the first layer with a plastic connection into it; 0 where nothing is plastic."""
     return min((c.post for c in chip.connections if c.weight_format == "learning9"), default=0)
 
 
 def cut(chip: ChipNetwork) -> tuple[ChipNetwork | None, ChipNetwork]:
-    """(the frozen backbone or None, the network behind it whose input are the backbone's spikes).
+    """Return the frozen backbone or None, and the network behind it, whose input are the backbone's spikes.
 
-    Raises :class:`ChipError` for what cannot be cut, or would not act in the phases of an epoch: connections from
-    behind the cut back into the backbone, delays, and a part of the network that the host computes.
+    Raises
+    ------
+    ChipError
+        for connections from behind the cut back into the backbone, for delays, and for a layer that the host computes
     """
     first = first_plastic_layer(chip)
     if first == 0:
@@ -67,13 +69,13 @@ def packed_spikes(backbone: ChipNetwork | None, x: np.ndarray) -> np.ndarray:
 
 
 def unpacked(tail: ChipNetwork, packed: np.ndarray) -> np.ndarray:
-    """Packed spikes as the input ``(n, T, *input_shape)`` of a network."""
+    """Return packed spikes as the input ``(n, T, *input_shape)`` of a network."""
     spikes = np.unpackbits(packed, axis=-1, count=tail.input_size)
     return spikes.reshape(len(packed), tail.num_steps, *tail.input_shape)
 
 
 def predictions(tail: ChipNetwork, packed: np.ndarray) -> np.ndarray:
-    """Classes that a network gives to packed spikes, with the exact simulator."""
+    """Return the classes that a network gives to packed spikes, with the exact simulator."""
     batches = (unpacked(tail, packed[begin : begin + CHUNK]) for begin in range(0, len(packed), CHUNK))
     return Simulator(tail).run(batches).predictions
 

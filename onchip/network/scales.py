@@ -92,7 +92,7 @@ def _layer(
 
 
 def base_seed(seed: int) -> int:
-    """Return what the seeds of all processes are a small number larger than; they fit where Lava wants them."""
+    """Return the base of the seeds of all processes, each a small number above it; all fit Lava's 31 bits."""
     return 1000 * (seed % 2**20)
 
 

@@ -1,5 +1,4 @@
-"""From a :class:`ChipNetwork` to numbers for the learning processes, and back: what is plastic, and how fast it may
-learn."""
+"""From a :class:`ChipNetwork` to numbers for the learning processes, and back."""
 
 from __future__ import annotations
 
@@ -102,7 +101,10 @@ class Plan:
 def make_schedule(hidden_layers: int, rule: Rule = DEFAULT, backbone: int = 0) -> Schedule:
     """Return the phases for so many hidden layers that learn behind ``backbone`` frozen ones.
 
-    Raises :class:`UsageError` for pipelined OPZO, and for pipelined frozen layers.
+    Raises
+    ------
+    UsageError
+        for pipelined OPZO, and for pipelined frozen layers
     """
     pipelined = rule.schedule == "pipelined"
     if pipelined and backbone:
@@ -119,7 +121,7 @@ def make_schedule(hidden_layers: int, rule: Rule = DEFAULT, backbone: int = 0) -
 
 
 def make_plan(chip: ChipNetwork, unit: int | None = None) -> Plan:
-    """Check that a network can learn here, and say what will.
+    """Return the plan of a network, after checking that it can learn here.
 
     Raises
     ------
@@ -256,10 +258,13 @@ def trace_energy(
 
 
 def plan_subspaces(plan: Plan, subspaces: Sequence[Subspace] | None) -> tuple[Subspace | None, ...]:
-    """HLOP's subspaces, one per plastic connection, or None for each.
+    """Return HLOP's subspaces, one per plastic connection, or None for each.
 
-    Raises :class:`UsageError` where they do not fit, or a connection is sparse: each of its neurons has inputs of its
-    own, so the rest of a trace would be another one for every neuron.
+    Raises
+    ------
+    UsageError
+        where they do not fit, or a connection is sparse: each of its neurons has inputs of its own, so that the rest
+        of a trace would differ between neurons
     """
     for index, c in enumerate(plan.dense):
         if subspaces is not None and isinstance(c, Sparse):

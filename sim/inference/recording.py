@@ -1,4 +1,4 @@
-"""Which states a run keeps, and whether they fit into memory."""
+"""The states that a run keeps, and the memory that they need."""
 
 from __future__ import annotations
 
@@ -20,9 +20,12 @@ SHARE = 0.8  # of the free memory a recording may take
 def selection(
     chip: ChipNetwork, record: Sequence[str] | Mapping[str, Sequence[int | str]]
 ) -> dict[str, tuple[int, ...]]:
-    """Variable → layer indices, from names of variables (all layers) or a mapping to layers' indices or names.
+    """Return layer indices by variable, from names of variables (all layers) or a mapping to layers' indices or names.
 
-    Raises :class:`UsageError` for a variable or layer that does not exist.
+    Raises
+    ------
+    UsageError
+        for a variable or layer that does not exist
     """
     if isinstance(record, str):
         raise UsageError(f"record: expected a tuple of names, e.g. ({record!r},), got the text {record!r}")
@@ -45,7 +48,10 @@ def _index(chip: ChipNetwork, layer: int | str) -> int:
 class Recording:
     """Arrays ``(steps, batch, *layer.shape)`` for the selected states; ``shifted``: layer l starts at row l + 1.
 
-    Raises :class:`UsageError`, with the size, when they would take more than ``SHARE`` of the free memory.
+    Raises
+    ------
+    UsageError
+        with the size, when they would take more than ``SHARE`` of the free memory
     """
 
     def __init__(

@@ -47,7 +47,13 @@ class BiasLearning:
 
     @cached_property
     def scale(self) -> tuple[np.ndarray, int]:
-        """(m_t int64 ``(T,)``, s). Raises :class:`UsageError` for gains too small or too large."""
+        """(m_t int64 ``(T,)``, s).
+
+        Raises
+        ------
+        UsageError
+            for gains too small or too large
+        """
         _, shift = integers.mantissa_and_shift(max(self.gains), "bias: change per y1")
         return np.round(np.array(self.gains) * 2.0**shift).astype(np.int64), shift
 
@@ -62,10 +68,18 @@ class BiasLearning:
 def bias_learning(
     layer: LIF, decay: float, num_steps: int, per_y1: float, *, traced: bool = True, slow: float | None = None
 ) -> BiasLearning:
-    """For a layer of λ = ``decay`` (0: the readout); traced False: as S-TLLR has it, Λ_t = 1; slow:
-    the other decay of current-based neurons.
+    """Return the learning of a layer's biases.
 
-    per_y1: change of the input to a neuron, in units of the state, per y1 and trace of 1.
+    Parameters
+    ----------
+    decay
+        λ; 0: the readout
+    per_y1
+        change of the input to a neuron, in units of the state, per y1 and trace of 1
+    traced
+        False: Λ_t = 1, as in S-TLLR
+    slow
+        the other decay of current-based neurons
     """
     in_u = lives_in_u(layer)
     exponent = learnt_exponent(layer)
@@ -75,7 +89,7 @@ def bias_learning(
 def lengths(
     decay: float, num_steps: int, gain: float, in_u: bool, traced: bool = True, slow: float | None = None
 ) -> tuple[float, ...]:
-    """``gain·c·Λ_t`` of t = 0 … T − 1; traced False: Λ_t = 1; slow: Λ of a current, e[t] = slow·e[t−1] + Λ_t."""
+    """Return ``gain·c·Λ_t`` of t = 0 … T − 1; traced False: Λ_t = 1; slow: Λ of a current, e[t] = slow·e[t−1] + Λ_t."""
     trace, membrane, found = 0.0, 0.0, []
     for _ in range(num_steps):
         trace = decay * trace * traced + 1
@@ -90,12 +104,12 @@ def lives_in_u(layer: LIF) -> bool:
 
 
 def learnt_exponent(layer: LIF) -> int:
-    """The layer's own exponent, or where all biases are 0 one that gives the mantissa steps of a weight."""
+    """Return the layer's own exponent, or where all biases are 0 one that gives the mantissa steps of a weight."""
     return layer.bias_exp if layer.bias_mant.any() else EXPONENT
 
 
 def with_bias(layer: LIF, bias: np.ndarray) -> LIF:
-    """The layer with learnt effective biases, int32 ``(neurons,)``."""
+    """Return the layer with learnt effective biases, int32 ``(neurons,)``."""
     exponent, new = learnt_exponent(layer), bias.reshape(layer.bias_mant.shape)
     gained = new - arithmetic.effective_bias(layer.bias_mant, layer.bias_exp)
     start = layer.u_init - gained if lives_in_u(layer) else layer.u_init

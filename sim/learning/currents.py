@@ -54,7 +54,7 @@ def float_impulses(fast: float, slow: float, epoch: int, pre_phase: int) -> tupl
 
 
 def effective(fast: tuple[float, int], slow: Slow, epoch: int, pre_phase: int) -> float:
-    """Return what a spike has left in x2 − x1 when its epoch ends; fast: (λ, impulse)."""
+    """Return the part of a spike that is left in x2 − x1 when its epoch ends; fast: (λ, impulse)."""
     (decay, impulse) = fast
     return slow.impulse * impulse_left(slow.decay, epoch, pre_phase) - impulse * impulse_left(decay, epoch, pre_phase)
 

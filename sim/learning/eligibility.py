@@ -66,7 +66,7 @@ def after(alpha_post: float, lambda_post: float, effective_impulse: float, y1_sc
     Parameters
     ----------
     effective_impulse
-        what a spike's trace has left at the end of an epoch
+        the part of a spike's trace that is left at the end of an epoch
     y1_scale
         y1 per unit of the third factor
 
@@ -95,12 +95,12 @@ def moved(h: np.ndarray, active: np.ndarray, keep: int, impulse: int) -> np.ndar
 
 
 def message(h: np.ndarray) -> np.ndarray:
-    """Return y2 of ``factored``, 0 … 127, and what ``signed`` multiplies with its error."""
+    """Return y2 of ``factored``, 0 … 127, which ``signed`` multiplies with its error."""
     return h >> arithmetic.STATE_SHIFT
 
 
 def second_product(encoding: str, y2: np.ndarray, y3: np.ndarray, part: After) -> np.ndarray:
-    """Return what the engine adds to ``w << 7`` where a spike is, int64 ``(post,)``."""
+    """Return the second product, which the engine adds to ``w << 7`` where a spike is, int64 ``(post,)``."""
     if encoding == "factored":
         return (part.sign * y2.astype(np.int64) * y3 >> integers.ENGINE_SHIFT) << part.shift
     return y2.astype(np.int64) << SPIKE_SHIFT
@@ -126,7 +126,7 @@ def with_second_product(dw: str, encoding: str, sign: int, shift: int | None) ->
 
 
 def check(rule: Any) -> None:
-    """Refuse an eligibility that cannot be; the message names what is nearest."""
+    """Refuse an eligibility that the engine cannot compute; the message names the nearest one that it can."""
     for name in ("lambda_pre", "lambda_post"):
         decay = getattr(rule, name)
         if decay is not None and checks.number(decay, name, 0, 1) > MOST_DECAY:

@@ -60,7 +60,7 @@ def messages(
 def engine_change(encoding: str, x1: np.ndarray, sent: dict[str, np.ndarray], half: int = 0) -> np.ndarray:
     """Return what Lava's engine adds to ``w << 7``, int64 ``(post, pre)``; x1 int64 ``(pre,)``, messages ``(post,)``.
 
-    half: ``learning_integers.HALF`` rounds products to nearest, 0 floors them, as the engine does.
+    half: ``integers.HALF`` rounds products to nearest, 0 floors them, as the engine does.
     """
     y = {port: value.astype(np.int64)[:, np.newaxis] for port, value in sent.items()}
     if encoding == "split":

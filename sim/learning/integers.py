@@ -44,9 +44,12 @@ def xorshift32_seeds(seed: int, size: int) -> np.ndarray:
 
 
 def mantissa_and_shift(scale: float, where: str) -> tuple[int, int]:
-    """``scale ≈ mantissa / 2^shift`` with a 12-bit mantissa, 0 ≤ shift ≤ 31; relative error at most 2^−12.
+    """Return ``scale ≈ mantissa / 2^shift`` with a 12-bit mantissa, 0 ≤ shift ≤ 31; relative error at most 2^−12.
 
-    Raises :class:`UsageError` for a scale so small that it becomes 0 or so large that it does not fit.
+    Raises
+    ------
+    UsageError
+        for a scale so small that it becomes 0 or so large that it does not fit
     """
     if not 0 < scale < math.inf:
         raise UsageError(f"{where}: expected a scale > 0, got {scale}")
@@ -174,7 +177,7 @@ def decays_after(epoch: int, decay_every: int) -> bool:
 
 
 def check_averaging(averaging: int, where: str) -> None:
-    """Raises :class:`UsageError` unless a momentum of 1 − 2^−averaging fits: 1 … 24."""
+    """Refuse a momentum of 1 − 2^−averaging outside 1 … 24."""
     checks.integer(averaging, f"{where}.averaging", 1, 24)
 
 

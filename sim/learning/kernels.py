@@ -44,7 +44,7 @@ LAYER = np.dtype(
             "source", "inputs",  # where its sources start, and their number
             "neuron", "size", "width",  # where its neurons start, their number, and the padded number
             "weight", "exponent",  # where its weights start; their exponent
-            "plastic", "impulse", "pre_phase", "keeps_trace",  # keeps_trace: 0 if the trace is the step's spike alone
+            "impulse", "pre_phase", "keeps_trace",  # keeps_trace: 0 if the trace is the step's spike alone
             "vth", "half_width",  # aligned to the state
             "y1_mantissa", "y1_shift", "error_mantissa", "error_shift",  # error_mantissa 0: sends no error
             "feedback", "direct",  # where its feedback weights start; direct: they meet the readout's error, not
@@ -69,7 +69,7 @@ RULE = np.dtype(
         (name, np.int64)
         for name in (
             "epoch", "epochs",  # K; learning epochs of a sample
-            "target",  # what the right class's membrane should be, aligned to the state
+            "target",  # of the right class's membrane, aligned to the state
             "halve_every",  # samples, 0: never
             "share",  # synapses that share a random number's hash, 0: all share one number (rule.SHARES)
             "loss", "logit_mantissa", "logit_shift",  # place in LOSSES; of losses.logit_steps
@@ -102,7 +102,7 @@ class Constants(NamedTuple):
     rule
         :data:`RULE` ``(1,)``
     loop
-        int32 per neuron: what its own spike adds one step later
+        int32 per neuron: the input from its own spike one step later
     masks
         int16, of sparse connections, in the order of their weights: −1 where a synapse is, else 0
     exp_table
@@ -174,7 +174,7 @@ class State(NamedTuple):
 
 @called
 def mix(x):
-    """``learning_integers.mix32`` of one number."""
+    """``integers.mix32`` of one number."""
     x = np.uint32(x ^ (x >> np.uint32(16)))
     x = np.uint32(x * np.uint32(0x7FEB352D))
     x = np.uint32(x ^ (x >> np.uint32(15)))
@@ -190,7 +190,7 @@ def keyed(key, epoch):
 
 @called
 def next_random(n, rng):
-    """``learning_integers.xorshift32`` of neuron n, int64."""
+    """``integers.xorshift32`` of neuron n, int64."""
     r = rng[n]
     r = np.uint32(r ^ np.uint32(r << np.uint32(13)))
     r = np.uint32(r ^ np.uint32(r >> np.uint32(17)))
@@ -200,7 +200,7 @@ def next_random(n, rng):
 
 @called
 def scaled(n, x, mantissa, shift, rng):
-    """``learning_integers.scale_stochastically`` with neuron n's next random number."""
+    """``integers.scale_stochastically`` with neuron n's next random number."""
     return (np.int64(x) * mantissa + (next_random(n, rng) >> (32 - shift))) >> shift
 
 
@@ -463,7 +463,7 @@ def move_biases(layer, gain, y1, rng, bias, u, u_init):
 
 @called
 def follow_noise(layer, last, index, epoch, noise, error, weights, saturated):
-    """OPZO: ``learning_integers.momentum_step`` of a hidden layer's feedback."""
+    """OPZO: ``integers.momentum_step`` of a hidden layer's feedback."""
     if nothing_to_learn(last, error):
         return
     shift, total = layer.gain_shift, layer.gain_shift + layer.averaging
@@ -601,7 +601,7 @@ def nothing_to_learn(layer, y1):
 def update(layer, start, key, random, rule, now, y1, trace, active, narrow, hashes, masks, weights):
     """``Δw = x1·y1`` of the weights from ``start`` on: ``w + ⌊(⌊(x1·y1 + half) / 8⌋ + r) / 128⌋``, clipped to 9 bits.
 
-    That is what Lava's engine does in five steps. r: ``random``, or 127 − ``learning_integers.synapse_draws``. 16 bits
+    That is what Lava's engine does in five steps. r: ``random``, or 127 − ``integers.synapse_draws``. 16 bits
     hold all of it, and arrays of 16 bits alone let LLVM do 32 synapses at a time: ``narrow`` holds r and y1.
     """
     if nothing_to_learn(layer, y1):

@@ -42,7 +42,7 @@ def scale(kappa: float | None, size: int) -> tuple[int, int]:
 
 
 def units(classes: int) -> float:
-    """Return what m counts for an error of 1: as much as fixed random feedback, uniform in ±1/√classes, would."""
+    """Return the units of m per error of 1: those of fixed random feedback, uniform in ±1/√classes."""
     return WEIGHT * math.sqrt(3 * classes)
 
 

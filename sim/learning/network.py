@@ -1,4 +1,4 @@
-"""What learns and how, in integers: made of a ChipNetwork and learning rates by ``onchip/network/scales.py``."""
+"""A network that learns, in integers: made of a ChipNetwork and learning rates by ``onchip/network/scales.py``."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class Feedback:
         of the class, layerwise alone: the matrix learns as the connection to the layer above does, from the same
         spikes and y1
     operations
-        of the class: what follows when the error has arrived
+        of the class: the operations after the error has arrived
     """
 
     matrix: np.ndarray
@@ -141,7 +141,7 @@ class LearningNetwork:
     unit
         the readout's sum for a logit of 1
     rule
-        feedback is what the layers say, and its seed is in theirs
+        its feedback and seed have gone into the layers
     """
 
     layers: tuple[LearningLayer, ...]
@@ -177,18 +177,18 @@ class LearningNetwork:
 
     @property
     def epochs_per_sample(self) -> int:
-        """Learning epochs."""
+        """Learning epochs of one sample."""
         late = self.latency - 1 if self.rule.schedule == "pipelined" else 0
         return self.num_steps + self.rule.silent_epochs + late
 
     def meanings(self) -> Iterator[LearningNetwork]:
-        """This network, and what version 0.1 meant by defaults: rounding ``per-synapse-1``, encoding ``signed``."""
+        """Yield this network, and those with the defaults of version 0.1: ``per-synapse-1`` and ``signed``."""
         for rounding in (self.rule.rounding, *(("per-synapse-1",) if self.rule.rounding == "per-synapse" else ())):
             for encoding in (self.rule.encoding, *(("signed",) if self.rule.encoding == "factored" else ())):
                 yield replace(self, rule=replace(self.rule, rounding=rounding, encoding=encoding))
 
     def digest(self) -> str:
-        """SHA-256 of everything here but the weights of plastic connections, which learning changes."""
+        """Return the SHA-256 of everything here but the weights of plastic connections, which learning changes."""
         rounding = DIGESTED.get(self.rule.rounding, self.rule.rounding)
         scales = self.epoch, self.num_steps, self.unit, self.rule.halve_every, rounding
         sha = hashlib.sha256(repr(scales).encode())

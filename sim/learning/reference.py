@@ -32,7 +32,7 @@ def learn(
 
 
 class Run:
-    """The layers, and what is on its way between them."""
+    """The layers, and the spikes, currents and errors on their way between them."""
 
     def __init__(self, network: LearningNetwork, samples: int) -> None:
         self.network = network
@@ -275,7 +275,7 @@ class Layer:
         return self.s
 
     def compare(self, label: int, unit: int, halved: int) -> None:
-        """The loss's error e (``learning_losses``): y1 and the error that is sent back."""
+        """The loss's error e (``losses``): y1 and the error that is sent back."""
         e = losses.integer_error(self.network.rule.loss, self.v, label, unit << arithmetic.STATE_SHIFT)
         self._send(e, e, halved)
 
@@ -298,22 +298,20 @@ class Layer:
         encoding = self.network.rule.encoding
         rounded_too = delta if encoding == "factored" else g
         shift = min(integers.MAX_SHIFT, shift + halved)
-        self.reward = self._rounded("y1", -rounded_too, mantissa, shift, integers.MESSAGE_MAX)
+        self.reward = self._rounded("y1", -rounded_too, mantissa, shift)
         self.y1 = self.reward * self.surrogate
         if self.part.error is not None:
             self.error = self._rounded("error", g, *self.part.error)
 
     def messages(self) -> dict[str, np.ndarray]:
-        """By port, as the connection receives them."""
+        """Return the messages by port, as the connection receives them."""
         sent = encodings.messages(self.network.rule.encoding, self.y1, self.surrogate, self.reward)
         return sent if self.part.after is None else sent | {"y2": self.y2}
 
-    def _rounded(
-        self, name: str, x: np.ndarray, mantissa: int, shift: int, largest: int = integers.MESSAGE_MAX
-    ) -> np.ndarray:
+    def _rounded(self, name: str, x: np.ndarray, mantissa: int, shift: int) -> np.ndarray:
         self.rng = integers.xorshift32(self.rng)
         scaled = integers.scale_stochastically(x, mantissa, shift, self.rng)
-        rounded, outside = integers.saturate(scaled, largest)
+        rounded, outside = integers.saturate(scaled, integers.MESSAGE_MAX)
         self.saturated[name] += outside
         return rounded
 
@@ -327,7 +325,7 @@ class Layer:
         self.h = eligibility.moved(self.h, self.surrogate, part.keep, part.impulse)
 
     def learn_bias(self, t: int) -> None:
-        """``Δb = y1·Λ_t`` (``learning_bias``)."""
+        """``Δb = y1·Λ_t`` (``bias``)."""
         self.rng = integers.xorshift32(self.rng)
         change = self.part.bias.change(self.bias, self.y1, t, self.rng)
         self.bias = self.bias + change
@@ -371,7 +369,7 @@ class Layer:
         return np.where(self.synapses, w, 0)
 
     def follow_noise(self, readout: Layer, epoch: int) -> None:
-        """OPZO: ``M += (gain·z·eᵀ − M) / 2^averaging`` (``learning_integers.momentum_step``)."""
+        """OPZO: ``M += (gain·z·eᵀ − M) / 2^averaging`` (``integers.momentum_step``)."""
         feedback = self.part.feedback
         if not readout.error.any():
             return

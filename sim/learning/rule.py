@@ -78,7 +78,10 @@ class Rule:
     kappa           > 0, or None                    TESS: κ of the class neurons; None: N/4 (``sim/learning/local.py``)
     ==============  ==============================  ====================================================================
 
-    Raises :class:`UsageError` for anything else.
+    Raises
+    ------
+    UsageError
+        for a value out of range, and for choices that exclude each other
     """
 
     feedback: str = "random"

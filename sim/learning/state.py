@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def pack(network: LearningNetwork) -> tuple[kernels.Constants, kernels.State]:
-    """The flat arrays of :mod:`ottt_loihi.sim.learning.kernels`."""
+    """Return the flat arrays of :mod:`ottt_loihi.sim.learning.kernels`."""
     layers = np.zeros(len(network.layers), kernels.LAYER)
     source = neuron = weight = 0
     weights: list[np.ndarray] = []
@@ -78,7 +78,7 @@ def pack(network: LearningNetwork) -> tuple[kernels.Constants, kernels.State]:
 
 
 def _rule(network: LearningNetwork) -> np.ndarray:
-    """``kernels.RULE`` ``(1,)``."""
+    """Return ``kernels.RULE`` ``(1,)``."""
     rule, packed = network.rule, np.zeros(1, kernels.RULE)
     target = network.unit << arithmetic.STATE_SHIFT
     mantissa, shift = losses.logit_steps(target)
@@ -91,7 +91,7 @@ def _rule(network: LearningNetwork) -> np.ndarray:
 
 
 def _gains(part: LearningLayer, steps: int) -> np.ndarray:
-    """Of each time step, by which its biases learn."""
+    """Return the factors by which a layer's biases learn, one per time step."""
     return np.zeros(steps, np.int64) if part.bias is None else np.asarray(part.bias.scale[0], np.int64)
 
 
@@ -101,11 +101,11 @@ def _key(seed: int) -> np.uint32:
 
 
 def _pack_numbers(at: np.void, part: LearningLayer, epoch: int) -> None:
-    """The scalars of one layer."""
+    """Write the scalars of one layer."""
     unity = arithmetic.DECAY_UNITY
     # as Lava computes it: of an array, whose exp may differ from a single number's in the last bit
     per_step = np.exp(-1 / np.array([[integers.trace_time_constant(part.decay, epoch)], [integers.FOREVER]]))[0, 0]
-    at["exponent"], at["plastic"] = part.connection.weight_exp, part.plastic
+    at["exponent"] = part.connection.weight_exp
     at["impulse"], at["pre_phase"], at["keeps_trace"] = part.impulse, part.pre_phase, part.decay > 0
     at["vth"], at["half_width"] = part.layer.vth << arithmetic.STATE_SHIFT, part.half_width << arithmetic.STATE_SHIFT
     at["y1_mantissa"], at["y1_shift"] = part.y1
@@ -124,7 +124,7 @@ def _pack_numbers(at: np.void, part: LearningLayer, epoch: int) -> None:
 
 
 def _pack_feedback(at: np.void, above: np.void, readout: np.void, part: LearningLayer) -> np.ndarray:
-    """The numbers of a hidden layer's own feedback; returns its weights."""
+    """Write the numbers of a hidden layer's own feedback; return its weights."""
     feedback = part.feedback
     assert feedback is not None
     at["direct"], at["feedback_key"] = not feedback.layerwise, _key(feedback.seed)
@@ -137,7 +137,7 @@ def _pack_feedback(at: np.void, above: np.void, readout: np.void, part: Learning
 
 
 def _pack_subspace(at: np.void, subspace: Subspace) -> np.ndarray:
-    """The numbers of a layer's lateral neurons; returns their rows."""
+    """Write the numbers of a layer's lateral neurons; return their rows."""
     at["rows"], at["fixed"], at["row_shift"] = len(subspace.rows), subspace.fixed, subspace.shift
     at["row_key"] = _key(subspace.seed)
     return subspace.rows.ravel()
@@ -158,7 +158,7 @@ def _padded(size: int, block: int) -> int:
 
 
 def _rows(matrix: np.ndarray, width: int) -> np.ndarray:
-    """Flat int16, each row padded with zeros."""
+    """Return a matrix as flat int16, each row padded with zeros."""
     padded = np.zeros((len(matrix), width), np.int16)
     padded[:, : matrix.shape[1]] = matrix
     return padded.ravel()

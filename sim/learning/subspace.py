@@ -11,7 +11,7 @@
 
 H has 14 bits behind the point in 16 (a row of norm 1 has entries of a few hundred), m has 6; sums are 32 bits wide and
 wrap. ``m·xᵀ − m·x̂ᵀ`` is Hebbian and anti-Hebbian: Oja's subspace rule, whose rows become orthonormal. All of it uses H
-as it was when the epoch began, and so does the update of the weights. r: ``learning_integers.synapse_hash``.
+as it was when the epoch began, and so does the update of the weights. r: ``integers.synapse_hash``.
 
 Where a step's error is closed off by the gate, rows learn all the same: no labels are needed to see what there is.
 """

@@ -17,14 +17,14 @@ DOUBLING_LIMIT = 127  # up to here a learning weight fits into 8 inference bits 
 
 @dataclass(frozen=True)
 class ConvertedConnection:
-    """What the conversion of one connection changes.
+    """The changes of one converted connection.
 
     Attributes
     ----------
     weights
-        how many
+        number of weights
     changed
-        how many stand for another number now
+        number of weights that stand for another number now
     doubled
         w became 2w with half the exponent's factor, which is exact.
     """
@@ -56,7 +56,11 @@ def to_inference(chip: ChipNetwork, layers: Layers | None = None) -> Converted:
 
     Where all weights are within −128 … 127 they are doubled and the exponent is lowered by one: nothing changes.
     Elsewhere odd weights go to the neighbour that is a multiple of 4, half of them up and half down, and +255 to 254.
-    Raises :class:`UsageError` for a layer that is not there or has no plastic connection.
+
+    Raises
+    ------
+    UsageError
+        for a layer that is not there or has no plastic connection
     """
     chosen = _chosen(chip, layers, "learning9", "plastic", (Dense, Sparse))
     connections: list[Connection] = []
@@ -78,12 +82,16 @@ def make_plastic(
     no dense ones. Otherwise a sparse connection is taken for a fixed one, such as a pooling.
 
     layers: only those into these layers, by index or name; what may stay frozen are the first layers of a network
-    (``onchip/network/backbone.py``). Raises :class:`UsageError` for a layer that is not there or has no such
-    connection.
+    (``onchip/network/backbone.py``).
 
     Quantised weights reach up to 254, and the largest cannot grow. With ``headroom`` even weights are halved and the
     exponent is raised by one, which gives all of them as much room again, in steps twice as coarse. Off by default:
     few weights are near the end, and finer steps learn better (digits upside down, two passes: 90.8 % against 88.9 %).
+
+    Raises
+    ------
+    UsageError
+        for a layer that is not there or has no such connection
     """
     sparse = sparse or not any(isinstance(c, Dense) for c in chip.connections)
     kinds, what = ((Dense, Sparse), "dense or sparse inference") if sparse else ((Dense,), "dense inference")

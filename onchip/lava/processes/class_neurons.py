@@ -71,7 +71,7 @@ class ClassNeurons(AbstractProcess):
 
 
 class ClassNeuronsBehaviour(Clock):
-    """When they act; how is the models' business. Mixed in before Lava's class."""
+    """Call the arithmetic of a model in the Lava steps in which the neurons act; mixed in before Lava's class."""
 
     def __init__(self, proc_params: Any) -> None:
         super().__init__(proc_params)

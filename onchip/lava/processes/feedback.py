@@ -30,7 +30,7 @@ class MomentumFeedback(AbstractProcess):
     message of its pre neuron and the noise of its post neuron. Without an error nothing is learnt.
 
     Fixed point: M integers −255 … 255, an update rounded stochastically, one number per synapse
-    (``learning_integers.synapse_hash``). Lava's ``LearningDense`` cannot do this: its traces ignore the sign of a
+    (``integers.synapse_hash``). Lava's ``LearningDense`` cannot do this: its traces ignore the sign of a
     graded pre spike. So this is a ProcessModel of our own.
 
     ============  =========================  ==========================================================================
@@ -78,7 +78,7 @@ class MomentumFeedback(AbstractProcess):
 
 
 class AbstractMomentumFeedbackModel(Clock, PyLoihiProcessModel):
-    """When M acts and learns; how is the subclasses' business."""
+    """Call the arithmetic of a subclass in the Lava steps in which M acts and learns."""
 
     def __init__(self, proc_params):
         super().__init__(proc_params)

@@ -88,7 +88,7 @@ class OTTTNeuron(Sender, AbstractProcess):
 
 
 class OTTTNeuronBehaviour:
-    """When the neuron acts; how is the models' business. Mixed in before the sender's arithmetic."""
+    """Call the arithmetic of a model in the Lava steps in which the neuron acts; mixed in before the sender's."""
 
     PARAMETERS = ("du", "dv", "half_width", "feedback", "self_weight_exp", "noise", "after")
 
@@ -214,7 +214,7 @@ class OTTTNeuronModelFixed(OTTTNeuronBehaviour, SenderModelFixed, PyLoihiProcess
             mantissa, shift = part.y2
             product = -part.sign * third_factor.astype(np.int64) * self.second
             shift = min(integers.MAX_SHIFT, shift + halvings)
-            self.second = self._rounded(product, mantissa, shift, self.y1_saturated, integers.MESSAGE_MAX)
+            self.second = self._rounded(product, mantissa, shift, self.y1_saturated)
         self.h = eligibility.moved(self.h, self._surrogate, part.keep, part.impulse)
 
     def bias_change(self, t: int) -> np.ndarray:

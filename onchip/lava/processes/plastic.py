@@ -1,5 +1,4 @@
-"""The plastic connections of OTTT, dense, sparse and with HLOP: Lava's learning engine, with trace reset and without
-its surprises."""
+"""The plastic connections of OTTT, dense, sparse and with HLOP: Lava's learning engine, with a reset of traces."""
 
 from __future__ import annotations
 
@@ -76,12 +75,12 @@ class OTTTSparse(Plastic, LearningSparse):
 
 
 def places(weights: csr_matrix) -> tuple[np.ndarray, np.ndarray]:
-    """Row and column of each stored weight, in the order of ``weights.data``."""
+    """Return row and column of each stored weight, in the order of ``weights.data``."""
     return np.repeat(np.arange(weights.shape[0]), np.diff(weights.indptr)), weights.indices
 
 
 def with_data(weights: csr_matrix, data: np.ndarray) -> csr_matrix:
-    """The same synapses with other weights."""
+    """Return the same synapses with other weights."""
     return csr_matrix((data, weights.indices, weights.indptr), weights.shape)
 
 
@@ -117,11 +116,10 @@ class OTTTSparseModelFixed(
 
 
 class ProjectedDense(OTTTDense):
-    """:class:`OTTTDense` whose rule is ``dw = x'·y1``, x' = x1 −
-    H_oldᵀ·H_old·x1.
+    """:class:`OTTTDense` whose rule is ``dw = x'·y1``, ``x' = x1 − H_oldᵀ·H_old·x1``.
 
     With fixed rows products are rounded to nearest, where the engine floors them; so the rule has to be an encoding's
-    own (``learning_encodings.engine_change``), not one in Lava's language.
+    own (``encodings.engine_change``), not one in Lava's language.
 
     The rows of H after the first ``subspace.fixed`` learn at the end of every epoch, after the weights and from the
     same traces (``sim/learning/subspace.py`` has the equations). Fixed point only.

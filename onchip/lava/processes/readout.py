@@ -65,7 +65,7 @@ class OTTTReadout(Sender, AbstractProcess):
 
 
 class OTTTReadoutBehaviour:
-    """When the readout acts; how is the models' business. Mixed in before the sender's arithmetic."""
+    """Call the arithmetic of a model in the Lava steps in which the readout acts; mixed in before the sender's."""
 
     PARAMETERS = ("unit", "loss", "learn_when")
 

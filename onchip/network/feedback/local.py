@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from ottt_loihi.onchip.network.feedback.fixed import Fixed
 from ottt_loihi.sim.learning import local
-from ottt_loihi.sim.learning.network import Feedback
 from ottt_loihi.sim.learning.rule import Rule
 
 if TYPE_CHECKING:
     from ottt_loihi.onchip.network.trainable import Plan
 
 
-class Local(Feedback):
-    """``matrix · e`` with the error e of the layer's own class neurons, for ever (``sim/learning/local.py``)."""
+class Local(Fixed):
+    """``matrix · e`` with the error e of the layer's own class neurons (``sim/learning/local.py``)."""
 
     kind = "local"
     travels = "local"
@@ -24,9 +24,3 @@ class Local(Feedback):
         size = plan.hidden[layer].size
         matrix = local.WEIGHT * local.signs(plan.classes, size).T
         return cls(matrix, own_seed, gain=local.scale(rule.kappa, size)), local.units(plan.classes)
-
-    def process(self, layer: int, builder: Any) -> Any:
-        """As :meth:`~ottt_loihi.onchip.network.feedback.random.Random.process`."""
-        from lava.proc.dense.process import Dense
-
-        return Dense(weights=self.matrix, num_message_bits=8, name=f"feedback[{layer}]")

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
-from ottt_loihi.sim.learning.network import Feedback
+from ottt_loihi.onchip.network.feedback.fixed import Fixed
 from ottt_loihi.sim.learning.rule import Rule
 
 if TYPE_CHECKING:
@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 FEEDBACK_MAX = 254
 
 
-class Random(Feedback):
-    """``matrix · e`` with the readout's error e, for ever."""
+class Random(Fixed):
+    """``matrix · e`` with the readout's error e."""
 
     kind = "random"
 
@@ -32,12 +32,6 @@ class Random(Feedback):
         """
         matrix, units = quantized_feedback(random_feedback(plan, rule.seed)[layer])
         return cls(matrix, own_seed), units
-
-    def process(self, layer: int, builder: Any) -> Any:
-        """Return the Lava process, named ``feedback[layer]``, in a graph of ``onchip.lava.graph.Builder``."""
-        from lava.proc.dense.process import Dense
-
-        return Dense(weights=self.matrix, num_message_bits=8, name=f"feedback[{layer}]")
 
 
 def random_feedback(plan: Plan, seed: int) -> list[np.ndarray]:
