@@ -168,6 +168,7 @@ def test_cosines_with_bptt_layer_by_layer():
     assert others == pytest.approx([1.0, 1.0], abs=1e-12)
     assert cosines(rule={"name": "bptt"}) == pytest.approx([1.0] * 3, abs=1e-12)
     assert cosines(rule={"name": "tess"})[0] < 0.9
+    assert cosines(rule={"name": "bptt"}, network={"hidden": [16, 12], "dropout": 0.5}) == pytest.approx([1.0] * 3)
 
 
 def test_the_controls_learn_in_the_readout_alone(tmp_path):
@@ -193,3 +194,14 @@ def test_the_controls_learn_in_the_readout_alone(tmp_path):
     assert train(alone, tmp_path / "alone")["test_accuracy"] > 0.3  # chance is 0.1
     with pytest.raises(UsageError, match=r"training\.freeze: expected one of"):
         train(make_config(tables | {"training": {"freeze": "all"}}), tmp_path / "none")
+
+
+def test_fine_tuning_names_the_parameters_that_stay_frozen(tmp_path, capsys):
+    from ottt_loihi.training.config import make_config
+    from ottt_loihi.training.run import run as train
+
+    tables = {"data": {"name": "digits"}, "network": {"hidden": [16]}, "training": {"epochs": 1, "freeze": "hidden"}}
+    train(make_config(tables), tmp_path / "first")
+    again = {"training": {"epochs": 1, "init": str(tmp_path / "first" / "model.pt")}}
+    train(make_config(again), tmp_path / "second", progress=True)
+    assert "init: blocks.0.connection.weight are frozen in" in capsys.readouterr().err

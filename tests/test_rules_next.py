@@ -9,14 +9,14 @@ import torch
 from ottt_loihi.errors import UsageError
 from ottt_loihi.nn.blocks import Block
 from ottt_loihi.nn.connections import Linear, Readout
-from ottt_loihi.nn.models import conv, mlp
+from ottt_loihi.nn.models import conv, dsr, mlp
 from ottt_loihi.nn.network import Network
 from ottt_loihi.nn.neurons import LIF
 from ottt_loihi.nn.paths import GradientPaths
 from ottt_loihi.nn.surrogates import FastSigmoid
-from ottt_loihi.rules import make_rule
+from ottt_loihi.rules import RULES, make_rule
 from ottt_loihi.rules.eligibility import step
-from ottt_loihi.rules.losses import CrossEntropy
+from ottt_loihi.rules.losses import CrossEntropy, SquaredError
 from ottt_loihi.rules.tess import signs
 
 T = 8
@@ -380,3 +380,18 @@ def test_the_fast_sigmoid():
     assert FastSigmoid()(u, 1.0).tolist() == pytest.approx(expected)
     with pytest.raises(UsageError, match="slope > 0"):
         FastSigmoid(0.0)
+
+
+@pytest.mark.parametrize("name", RULES)
+def test_frozen_hidden_layers_leave_every_rule_its_readout(name):
+    """Frozen parameters get no gradient, whichever way a rule brings its errors to hidden layers."""
+    if name == "dsr":
+        net = dsr((16, 16), input_shape=(8,), num_classes=3, bias=False, time_steps=6)
+    else:
+        net = mlp((8, 16, 16, 3), time_steps=6)
+    for block in net.blocks:
+        block.requires_grad_(False)
+    x = (torch.rand(4, 6, 8, generator=torch.Generator().manual_seed(0)) < 0.5).float()
+    make_rule(name).backward(net, x, torch.tensor([0, 1, 2, 0]), SquaredError())
+    learnt = {part for part, p in net.named_parameters() if p.grad is not None}
+    assert learnt == {part for part, p in net.named_parameters() if p.requires_grad}

@@ -268,6 +268,12 @@ def membranes(state: Any) -> tuple[Tensor, ...]:
     return tuple(v.detach() for v in getattr(state, "membranes", ()) if isinstance(v, Tensor))
 
 
+def with_graph(tensors: Sequence[Tensor], gradients: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+    """Return the tensors that a parameter can learn from, with their gradients; frozen layers have none."""
+    pairs = [(tensor, gradient) for tensor, gradient in zip(tensors, gradients, strict=True) if tensor.requires_grad]
+    return [tensor for tensor, _ in pairs], [gradient for _, gradient in pairs]
+
+
 def require_gradient(net: nn.Module, state: Any) -> None:
     """Refuse neurons whose spikes carry no gradient: nothing before them would learn."""
     for block, after in zip(getattr(net, "blocks", ()), getattr(state, "blocks", ())):

@@ -30,7 +30,7 @@ from ottt_loihi.nn.inputs import Input, frames
 from ottt_loihi.nn.network import Network
 from ottt_loihi.nn.neurons import LIF
 from ottt_loihi.nn.precision import no_graph
-from ottt_loihi.rules.base import Rule, require_finite
+from ottt_loihi.rules.base import Rule, require_finite, with_graph
 from ottt_loihi.rules.losses import Loss, instantaneous
 
 POWER_ITERATIONS = 1000
@@ -69,8 +69,9 @@ class Equilibrium:
 
     def transposed(self, beta: Sequence[Tensor]) -> tuple[Tensor, ...]:
         """Jᵀβ: errors go backwards through the weights that the spikes came through."""
+        currents, errors = with_graph(self.currents, self.gated(beta))
         found = torch.autograd.grad(
-            self.currents, self.rates, self.gated(beta), retain_graph=True, allow_unused=True, materialize_grads=True
+            currents, self.rates, errors, retain_graph=True, allow_unused=True, materialize_grads=True
         )
         return tuple(found)
 
@@ -85,7 +86,8 @@ class Equilibrium:
     def add_gradients(self, net: Network, loss: Tensor, beta: Sequence[Tensor]) -> None:
         """Add ``(m⊙β/θ)·aᵀ`` and the readout's own gradient to ``.grad``."""
         parameters = [p for p in net.parameters() if p.requires_grad]
-        torch.autograd.backward([loss, *self.currents], [torch.ones_like(loss), *self.gated(beta)], inputs=parameters)
+        found = with_graph([loss, *self.currents], [torch.ones_like(loss), *self.gated(beta)])
+        torch.autograd.backward(*found, inputs=parameters)
 
 
 class EquilibriumRule(Rule):

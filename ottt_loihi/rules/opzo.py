@@ -15,7 +15,7 @@ from ottt_loihi.nn.inputs import Input, frames
 from ottt_loihi.nn.network import Network, NetworkState
 from ottt_loihi.nn.neurons import LIF
 from ottt_loihi.nn.paths import CONVENTIONS, ottt_paths
-from ottt_loihi.rules.base import OnlineRule, Rule, Step
+from ottt_loihi.rules.base import OnlineRule, Rule, Step, with_graph
 from ottt_loihi.rules.eligibility import random_matrix
 from ottt_loihi.rules.losses import Loss, instantaneous
 
@@ -144,4 +144,4 @@ class OPZO(OnlineRule):
             g = g if after.mask is None else g * after.mask
             posts.append(g * block.neuron.surrogate(after.u.detach(), block.neuron.v_threshold))
         currents = [after.current for after in state.blocks]
-        torch.autograd.backward([loss, *currents], [torch.ones_like(loss), *posts])
+        torch.autograd.backward(*with_graph([loss, *currents], [torch.ones_like(loss), *posts]))

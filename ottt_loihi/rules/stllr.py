@@ -17,7 +17,7 @@ from ottt_loihi.nn.inputs import Input, frames
 from ottt_loihi.nn.network import Network
 from ottt_loihi.nn.neurons import follow
 from ottt_loihi.nn.paths import CONVENTIONS
-from ottt_loihi.rules.base import OnlineRule, Step
+from ottt_loihi.rules.base import OnlineRule, Step, with_graph
 from ottt_loihi.rules.eligibility import (
     SPATIAL,
     LayerState,
@@ -182,7 +182,7 @@ class STLLR(Eligibility):
         for layer, (block, out) in enumerate(zip(net.blocks, outs, strict=True)):
             feedback = random_matrix((math.prod(block.shape), net.num_classes), self.seed, layer, o)
             signals.append((error @ feedback.t()).view_as(out))
-        torch.autograd.backward([loss, *outs], [torch.ones_like(loss), *signals])
+        torch.autograd.backward(*with_graph([loss, *outs], [torch.ones_like(loss), *signals]))
 
     def describe(self) -> dict[str, Any]:
         return {**super().describe(), "signal": self.signal, "seed": self.seed}

@@ -80,7 +80,7 @@ class TESS(Eligibility):
                 if t in learning:
                     signals = [self.local_readout(net, index, out) for index, out in enumerate(outs)]
                     local = [instantaneous(loss, z, labels, x.shape[1]) for z in signals]
-                    torch.autograd.backward([now, *local])
+                    torch.autograd.backward([value for value in (now, *local) if value.requires_grad])
             done = Step(now.detach(), o.detach(), state)
             del o, now, outs
             yield done

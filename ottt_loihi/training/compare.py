@@ -218,9 +218,10 @@ def _train(job: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _cosines(config: Config) -> list[float | None]:
-    """The cosines of the untrained network's gradients with BPTT's, layer by layer; none where BPTT does not fit."""
+    """Return the cosines of the untrained network's gradients with BPTT's by layer; none if BPTT does not fit."""
     from ottt_loihi.data.images import ImageSplit
     from ottt_loihi.training.cosines import cosines
+    from ottt_loihi.training.run import freeze
     from ottt_loihi.training.sources import open_samples
 
     split = config.load_data()
@@ -228,9 +229,7 @@ def _cosines(config: Config) -> list[float | None]:
         return []
     data = config.prepare(split)
     net = config.make_network(data.input_shape, data.split.num_classes, data.split.num_steps)
-    if config.training.freeze:
-        for block in net.blocks:
-            block.requires_grad_(False)
+    freeze(net, config.training.freeze)
     samples = open_samples(data.split.x_train, data.split.y_train, net, "data", data.record.coding)
     try:
         return cosines(net, config.make_rule(net.convention), config.make_loss(), samples)
@@ -273,7 +272,7 @@ def summarise(label: str, results: Sequence[Mapping[str, Any]]) -> dict[str, Any
         "accuracy_chip": statistics.mean(chips) if len(chips) == len(results) else None,
         "deviation_chip": statistics.stdev(chips) if len(chips) > 1 else 0.0,
         "reason": next((r["reason"] for r in results if r["reason"]), ""),
-        "cosines": [_mean(layer) for layer in zip(*(r["cosines"] for r in results), strict=True)],
+        "cosines": [_mean(layer) for layer in zip(*(r["cosines"] for r in results))],  # none where one seed has none
     }
 
 

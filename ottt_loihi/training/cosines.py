@@ -13,10 +13,8 @@ from ottt_loihi.rules.losses import Loss
 from ottt_loihi.training.encoding import encode, intensities
 from ottt_loihi.training.samples import Samples
 
-Tensors = list[torch.Tensor | None]
-
 SAMPLES = 64
-SEED = 0  # of the coding
+SEED = 0  # of the coding, and of the neurons that drop out
 
 
 def cosines(net: Network, rule: Rule, loss: Loss, samples: Samples) -> list[float | None]:
@@ -42,7 +40,9 @@ def _gradients(
     net: Network, rule: Rule, loss: Loss, x: torch.Tensor, labels: torch.Tensor
 ) -> list[torch.Tensor | None]:
     net.zero_grad()
-    rule.backward(net, x, labels, loss)
+    with torch.random.fork_rng([]):
+        torch.manual_seed(SEED)  # both rules drop the same neurons
+        rule.backward(net, x, labels, loss)
     layers = [*(block.connection for block in net.blocks), net.readout]
     return [None if layer.weight.grad is None else layer.weight.grad.flatten().clone() for layer in layers]
 

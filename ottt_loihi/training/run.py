@@ -53,9 +53,7 @@ def run(
     _move(net, training.device)
     if training.quantize:
         net.quantize(training.quantize)
-    if checks.one_of(training.freeze, "training.freeze", ("", "hidden")):
-        for block in net.blocks:
-            block.requires_grad_(False)
+    freeze(net, training.freeze)
     rule = config.make_rule(net.convention)
     if training.cuda_graph:
         from ottt_loihi.fast.cuda_graph import GraphedRule
@@ -67,8 +65,12 @@ def run(
     if note := keep_description(net, data.record):
         data = replace(data, notes=(*data.notes, note))
     if progress and group.leads:
-        for note in data.notes:
-            Console(stderr=True, theme=THEME).print(f"data: {note}", highlight=False, markup=False, soft_wrap=True)
+        notes = [f"data: {note}" for note in data.notes]
+        frozen = [name for name, p in net.named_parameters() if not p.requires_grad]
+        if known is not None and frozen and not training.freeze:
+            notes.append(f"init: {', '.join(frozen)} are frozen in {training.init} and do not learn")
+        for note in notes:
+            Console(stderr=True, theme=THEME).print(note, highlight=False, markup=False, soft_wrap=True)
     folder = RunFolder(output)
     callbacks: list[Callback] = [TensorBoard(output)] if tensorboard else []
     if training.stop_at or training.patience:
@@ -100,6 +102,13 @@ def run(
     finally:
         distributed.leave()
     return _result(config, trainer, history, evaluation, output) | {"notes": [*data.notes, *trainer.notes]}
+
+
+def freeze(net: Network, layers: str) -> None:
+    """Let only the readout learn if ``layers`` is ``"hidden"``; an empty text changes nothing."""
+    if checks.one_of(layers, "training.freeze", ("", "hidden")):
+        for block in net.blocks:
+            block.requires_grad_(False)
 
 
 def _data(config: Config, known: Network | None) -> Prepared:
