@@ -34,7 +34,7 @@ _read: ContextVar[int] = ContextVar("bytes read from the open file", default=0)
 
 @contextmanager
 def new_hdf5(path: str | os.PathLike[str]) -> Iterator[h5py.File]:
-    """A new file to fill; it appears at ``path`` when the block has ended well, whole or not at all."""
+    """Open a new file to fill; it appears at ``path`` when the block has ended well, whole or not at all."""
     image = io.BytesIO()
     with h5py.File(image, "w") as file:
         yield file
@@ -44,7 +44,7 @@ def new_hdf5(path: str | os.PathLike[str]) -> Iterator[h5py.File]:
 
 @contextmanager
 def open_hdf5(path: str | os.PathLike[str]) -> Iterator[h5py.File]:
-    """Open for reading; whatever HDF5 stumbles over inside the block becomes a :class:`FileError` with the path."""
+    """Open for reading; an error of HDF5 inside the block becomes a :class:`FileError` with the path."""
     path = Path(path)
     if not path.exists():
         raise FileError(f"{path}: no such file")
@@ -65,7 +65,7 @@ def open_hdf5(path: str | os.PathLike[str]) -> Iterator[h5py.File]:
 
 
 def group(parent: h5py.Group, name: str) -> h5py.Group:
-    """The subgroup ``name``, which must be an ordinary member of this file."""
+    """Return the subgroup ``name``, which must be an ordinary member of this file."""
     member = _member(parent, name)
     if not isinstance(member, h5py.Group):
         raise FileError(f"{parent.name}/{name}: expected a group")
@@ -73,7 +73,7 @@ def group(parent: h5py.Group, name: str) -> h5py.Group:
 
 
 def integers(parent: h5py.Group, name: str) -> np.ndarray:
-    """The dataset ``name`` as an integer array."""
+    """Return the dataset ``name`` as an integer array."""
     array = numbers(parent, name)
     if array.dtype.kind not in "iu":
         raise FileError(f"{parent.name}/{name}: expected integers, found {array.dtype}")
@@ -81,7 +81,7 @@ def integers(parent: h5py.Group, name: str) -> np.ndarray:
 
 
 def numbers(parent: h5py.Group, name: str) -> np.ndarray:
-    """The dataset ``name`` as a numeric array, read only after its size, storage and dtype have been checked."""
+    """Return the dataset ``name`` as a numeric array, read only after its size, storage and dtype have been checked."""
     member = _member(parent, name)
     where = f"{parent.name}/{name}"
     if not isinstance(member, h5py.Dataset):
@@ -102,7 +102,7 @@ def numbers(parent: h5py.Group, name: str) -> np.ndarray:
 
 
 def text(parent: h5py.Group, name: str) -> str:
-    """The dataset ``name``, one text of fixed or variable length."""
+    """Return the dataset ``name``, one text of fixed or variable length."""
     found = texts(parent, name)
     if len(found) != 1:
         raise FileError(f"{parent.name}/{name}: expected one text")
@@ -110,7 +110,7 @@ def text(parent: h5py.Group, name: str) -> str:
 
 
 def texts(parent: h5py.Group, name: str) -> list[str]:
-    """The dataset ``name``, texts of fixed or variable length, in C order.
+    """Return the dataset ``name``, texts of fixed or variable length, in C order.
 
     A text of variable length lies in a heap of the file, which a damaged file can make libhdf5 walk round in circles
     for ever; so the heap is read here, with every length checked.
@@ -134,7 +134,7 @@ def texts(parent: h5py.Group, name: str) -> list[str]:
 
 
 def _from_heap(path: str, offset: int | None, count: int, where: str) -> list[bytes]:
-    """The objects that references (length, address of the collection, index) point to: HDF5's format, III.E."""
+    """Return the objects that references (length, address of the collection, index) point to: HDF5's format, III.E."""
     if offset is None:
         raise FileError(f"{where}: texts that are not stored in one piece")
     heaps: dict[int, bytes] = {}
@@ -175,7 +175,7 @@ def _exactly(file: BinaryIO, offset: int, count: int, where: str) -> bytes:
 
 
 def attribute(parent: h5py.Group, name: str, kind: type) -> Any:
-    """The attribute ``name`` as ``int``, ``str`` or ``tuple`` (of int)."""
+    """Return the attribute ``name`` as ``int``, ``str`` or ``tuple`` (of int)."""
     where = f"{parent.name}@{name}"
     if name not in parent.attrs:
         raise FileError(f"{where}: missing")
@@ -199,7 +199,7 @@ def _member(parent: h5py.Group, name: str) -> h5py.Group | h5py.Dataset:
     if link is None:
         raise FileError(f"{parent.name}/{name}: missing")
     if not isinstance(link, h5py.HardLink):
-        raise UnsafeFileError(f"{parent.name}/{name}: a link out of its place; refused")
+        raise UnsafeFileError(f"{parent.name}/{name}: a link, not a member of this file; refused")
     return parent[name]
 
 

@@ -30,7 +30,7 @@ def test_the_story_says_what_changed():
         "samples": 10, "accuracy": 0.9, "accuracy_learning_weights": 0.9, "accuracy_before": 0.1,
         "accuracy_deployed": 0.95, "scenario": "more", "world_changed": True,
     }  # fmt: skip
-    assert "95.0%; then the data are others: 10.0%" in story(summary)
+    assert "95.0%; then the data are different: 10.0%" in story(summary)
     assert "then nothing is changed" in story(summary | {"world_changed": False})
     assert "rotated" in story(summary | {"scenario": "drift"})
     assert story(summary | {"accuracy_deployed": None}).startswith("Test accuracy 10.0% as deployed")

@@ -36,7 +36,7 @@ def data(
 ) -> None:
     """List the data sets: where each was found, or which files go where. Nothing is ever downloaded.
 
-    Examples: ottt-data · ottt-data mnist · ottt-data mine.npz --encoding delta:threshold=0.05 --plot delta.svg
+    Examples: ottt-data; ottt-data mnist; ottt-data mine.npz --encoding delta:threshold=0.05 --plot delta.svg
     """
     if name is None:
         result: dict[str, Any] = _listing(folder)

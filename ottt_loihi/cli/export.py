@@ -132,11 +132,11 @@ def export(
     ] = False,
     data: Annotated[
         str | None,
-        typer.Option(help="Of mynet.py:build: samples of yours to compare on: a data set, an .npz file or a folder."),
+        typer.Option(help="Of mynet.py:build: your samples to compare on: a data set, an .npz file or a folder."),
     ] = None,
     encoding: Annotated[
         str | None,
-        typer.Option(help="How --data becomes spikes, as in ottt-train. [frames, graded or rate, by it]"),
+        typer.Option(help="How --data becomes spikes, as in ottt-train. [frames, graded or rate, by the data]"),
     ] = None,
     spikes_per_step: Annotated[
         int | None,
@@ -170,8 +170,8 @@ def export(
 ) -> None:
     """Put a trained network on the chip: model.h5 (exact integers), model.net (lava-dl), model_lava.py and report.html.
 
-    Examples: ottt-export runs/demo/model.pt · ottt-export model.pt --weight-bits 4 --calibrate 100 ·
-    ottt-export someones.net --time-steps 32 -o runs/someones · ottt-export theirs.nir --time-steps 32 --from sinabs ·
+    Examples: ottt-export runs/demo/model.pt; ottt-export model.pt --weight-bits 4 --calibrate 100;
+    ottt-export someones.net --time-steps 32 -o runs/someones; ottt-export theirs.nir --time-steps 32 --from sinabs;
     ottt-export mynet.py:build --weights net.pth --input-shape 1,28,28 --time-steps 25 -o runs/mine
     """
     from ottt_loihi.converters import export as exporter
@@ -320,7 +320,7 @@ def _imported(
     data: tuple[str | None, str | None],
     options: Options,
 ) -> Imported:
-    """The network of a user's own module, after both have run with the same spikes."""
+    """Return the network of a user's own module, after both have run with the same spikes."""
     from ottt_loihi.cli import export_samples as samples
     from ottt_loihi.converters.frameworks import check as checking
     from ottt_loihi.converters.frameworks import convert, files
@@ -383,9 +383,9 @@ def _limits(texts: list[str]) -> dict[str, int]:
     return found
 
 
-# what --help only names: title → parameters
+# options that --help lists by name only: title → parameters
 GROUPS = {
-    "Networks of others": (
+    "Imported networks": (
         *("writer", "reset", "dt", "input_shape", "time_steps", "readout", "approximate"),
         *("data", "encoding", "spikes_per_step"),
     ),

@@ -1,9 +1,8 @@
-"""A user's own samples: what an imported network is compared, calibrated and replayed on."""
+"""A user's own samples, on which an imported network is compared, calibrated and replayed."""
 
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import numpy as np
 
@@ -16,7 +15,7 @@ from ottt_loihi.training.sources import keep_description
 
 
 def adopt(imported: Imported, data: str | None, encoding: str | None) -> list[str]:
-    """Say to a network which data it is for, as ``ottt-train --data --encoding`` does; return what was decided.
+    """Record the data and their coding in an imported network, as ``ottt-train --data --encoding`` does; return notes.
 
     Raises
     ------
@@ -25,8 +24,8 @@ def adopt(imported: Imported, data: str | None, encoding: str | None) -> list[st
         shows one frame to every step, does not take
     """
     net, constant = imported.network, imported.form == "constant"
-    if constant and encoding is None:
-        encoding = "constant" if data is not None else None
+    if constant and encoding is None and data is not None:
+        encoding = "constant"
     if constant and encoding not in (None, "constant"):
         raise UsageError(f"--encoding {encoding}: the module shows one frame to every step; expected constant")
     if data is None:
@@ -55,6 +54,6 @@ def adopt(imported: Imported, data: str | None, encoding: str | None) -> list[st
     return list(prepared.notes)
 
 
-def repeated_in_time(x: np.ndarray, num_steps: int) -> Any:
-    """Return samples with all their steps; those of one frame stay constant."""
+def repeated_in_time(x: np.ndarray, num_steps: int) -> np.ndarray:
+    """Return samples ``(n, T, …)``; those of one frame, ``(n, 1, …)``, show it at every step."""
     return np.repeat(x, num_steps, axis=1) if x.shape[1] == 1 else x

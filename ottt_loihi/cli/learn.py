@@ -190,7 +190,7 @@ def learn(
         raise KeyboardInterrupt
 
 
-# what --help only names: title → parameters
+# options that --help lists by name only: title → parameters
 GROUPS = {
     "Rule": ("loss", "learn_when", "learn_bias", "decay_every", "decay_shift", "encoding", "schedule", "rounding"),
     "S-TLLR and TESS": ("lambda_pre", "lambda_post", "alpha_post", "kappa"),

@@ -37,13 +37,16 @@ class When(str, Enum):
 
 
 RuleOption = Annotated[
-    Rule, typer.Option(help="OTTT; S-TLLR looks both ways in time; in TESS layers are their own teachers.")
+    Rule,
+    typer.Option(
+        help="OTTT; S-TLLR, whose eligibility looks both ways in time; TESS, with class neurons for each layer."
+    ),
 ]
 LambdaPreOption = Annotated[
     float | None, typer.Option(help="S-TLLR, TESS: decay of the input's trace, at most 1 - 1/127; default: 0.5.")
 ]
 LambdaPostOption = Annotated[
-    float | None, typer.Option(help="S-TLLR, TESS: decay of what a neuron remembers of its surrogate; default: 0.2.")
+    float | None, typer.Option(help="S-TLLR, TESS: decay of the trace of a neuron's surrogate; default: 0.2.")
 ]
 AlphaPostOption = Annotated[
     float | None, typer.Option(help="S-TLLR, TESS: weight of inputs that come after the neuron; default: 1.")
@@ -52,7 +55,12 @@ KappaOption = Annotated[
     float | None, typer.Option(help="TESS: gain of a layer's class neurons; default: a quarter of its neurons.")
 ]
 CurrentOption = Annotated[
-    float, typer.Option(min=0, max=1, help="From scratch: current-based neurons, with this decay of their current.")
+    float,
+    typer.Option(
+        min=0,
+        max=1,
+        help="From scratch: current-based neurons, decay of their current; they reset to zero, the membrane keeps 0.8.",
+    ),
 ]
 LossOption = Annotated[Loss, typer.Option(help="The readout's error: squared, cross-entropy from a table, or hinge.")]
 BiasOption = Annotated[bool, typer.Option("--learn-bias", help="Biases learn as well, inside their neurons.")]

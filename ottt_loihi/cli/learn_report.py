@@ -88,7 +88,7 @@ def story(summary: dict[str, Any]) -> str:
         return f"Test accuracy {summary['accuracy_before']:.1%} untrained, {after}."
     if summary["accuracy_deployed"] is None:
         return f"Test accuracy {summary['accuracy_before']:.1%} as deployed, {after}."
-    change = "the data are others" if summary["world_changed"] else "nothing is changed"
+    change = "the data are different" if summary["world_changed"] else "nothing is changed"
     change = "its images are rotated by 180°" if summary["scenario"] == "drift" else change
     return (
         f"Deployed, the network classifies {summary['accuracy_deployed']:.1%}; then {change}: "
@@ -125,7 +125,7 @@ def table(summary: dict[str, Any]) -> Any:
 
 
 def _recall(parts: list[float | None]) -> str:
-    """All of them, or the lowest of many."""
+    """Return the recall of all classes, or the three lowest of many."""
     known = [(part, c) for c, part in enumerate(parts) if part is not None]
     if len(known) <= MANY:
         return ", ".join(f"{c}: {part:.1%}" for part, c in known)

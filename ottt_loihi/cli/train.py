@@ -151,7 +151,7 @@ def train(
 ) -> None:
     """Train a spiking network and save it as [bold]model.pt[/].
 
-    Examples: ottt-train -o runs/first · ottt-train configs/mnist-mlp.toml -o runs/mnist ·
+    Examples: ottt-train -o runs/first; ottt-train configs/mnist-mlp.toml -o runs/mnist;
     ottt-train --init runs/mnist/model.pt --quantize 4 --lr 1e-3 --epochs 5 -o runs/mnist-4bit
 
     Without options: scikit-learn's handwritten digits, a 64-128-10 network, OTTT, a few seconds. Ctrl-C saves what
@@ -215,7 +215,7 @@ def train(
         _show(result)
 
 
-# what --help only names: title → parameters
+# options that --help lists by name only: title → parameters
 GROUPS = {
     "Data": ("time_axis", "scale", "sampling"),
     "Network": ("features", "beta", "v_threshold", "reset", "bias", "surrogate"),

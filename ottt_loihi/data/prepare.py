@@ -344,7 +344,7 @@ def _floats(x: np.ndarray) -> np.ndarray:
 
 
 def reshaped(split: Split, shape: tuple[int, ...]) -> Split:
-    """Grey images get and lose their channel so."""
+    """Return the split with samples of another shape of as many values: grey images get and lose their channel so."""
     lead = 2 if split.time_axis else 1
     x = {part: getattr(split, part) for part in ("x_train", "x_test")}
     return replace(split, **{part: a.reshape(*a.shape[:lead], *shape) for part, a in x.items()})

@@ -192,7 +192,7 @@ def _windows(
 
 
 def _split(path: Path, notes: list[str], *arrays: np.ndarray, **settings: Any) -> Split:
-    """The arrays of the file as a Split; what does not fit is the file's mistake."""
+    """Return the arrays of the file as a Split; arrays that do not fit are the file's mistake, a FileError."""
     try:
         split = from_arrays(*arrays, **settings, name=path.name)
     except UsageError as error:

@@ -143,6 +143,9 @@ def _require_fitting(net: Network, loss: Loss, kind: torch.dtype) -> None:
     if place.type != "cuda":
         raise UsageError(f"cuda_graph: is for GPUs, the network is on {place}; use training.device = 'cuda'")
     if not isinstance(loss, (SquaredError, CrossEntropy)):
-        raise UsageError("cuda_graph: a teacher's readout is another one for every batch; leave cuda_graph out")
+        raise UsageError(
+            "cuda_graph: distillation changes the loss for every batch, and a recorded graph cannot follow; "
+            "turn cuda_graph off"
+        )
     if kind == torch.float16:
         raise UsageError("cuda_graph: float16 looks at the size of errors; use autocast = 'bfloat16'")

@@ -33,10 +33,17 @@ from ottt_loihi.nn.neurons import LIF, DSRNeuron, Neuron, Stream
 from ottt_loihi.nn.slayer import SlayerNeuron, SlayerReadout, SlayerSynapse, SpikeCount
 from ottt_loihi.nn.surrogates import SURROGATES
 
-TORCH = {  # class of torch's: the arguments that make it, beside ``bias``
+TORCH = {  # torch class: its arguments beside ``bias``
     nn.Linear: ("in_features", "out_features"),
     nn.Conv2d: (
-        *("in_channels", "out_channels", "kernel_size", "stride", "padding", "dilation", "groups", "padding_mode"),
+        "in_channels",
+        "out_channels",
+        "kernel_size",
+        "stride",
+        "padding",
+        "dilation",
+        "groups",
+        "padding_mode",
     ),
 }
 CONNECTIONS, READOUTS = (Connection, SlayerSynapse, *TORCH), (Linear, SlayerReadout, SpikeCount, nn.Linear)
@@ -164,7 +171,7 @@ def _described(part: nn.Module) -> Description:
 
 
 def _settings(part: nn.Module) -> dict[str, Any]:
-    """The arguments that make a part; of a class of a user's own that does not say them: none."""
+    """Return the arguments that make a part; none for a user's own class that does not tell them."""
     if isinstance(part, (Shaped, Neuron)):
         return part.settings()
     names = TORCH.get(type(part))

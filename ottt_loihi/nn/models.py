@@ -137,10 +137,10 @@ def conv(
     ----------
     features
         layers joined by ``-``: ``32C5`` convolution to 32 channels with a 5×5 kernel, ``32C5S2`` with stride 2,
-        ``32C5D2`` dilated by 2, ``32C5G4`` in 4 groups, each padded by d·(k − 1)/2 and followed by LIF neurons ·
-        ``AP2`` average pooling of the spikes over 2×2 · sizes may be pairs, ``8C5x1-AP2x1``, and data of one dimension
-        are images of height 1: ``8C1x5-AP1x2`` · ``GAP`` over the whole image · ``128F`` a fully connected layer of
-        128 LIF neurons
+        ``32C5D2`` dilated by 2, ``32C5G4`` in 4 groups, each padded by d·(k − 1)/2 and followed by LIF neurons;
+        ``AP2`` average pooling of the spikes over 2×2; ``GAP`` over the whole image; ``128F`` a fully connected layer
+        of 128 LIF neurons. Sizes may be pairs, ``8C5x1-AP2x1``, and data of one dimension are images of height 1:
+        ``8C1x5-AP1x2``
     standardized
         scaled weight standardisation with learnable gains, and spikes that count 2.74, as in the paper's VGG
     feedback

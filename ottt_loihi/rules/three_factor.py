@@ -17,23 +17,23 @@ from ottt_loihi.errors import UsageError
 
 
 def rectangle(u: np.ndarray, v_threshold: float) -> np.ndarray:
-    """1 where ``|u − Vth| < Vth``, else 0."""
+    """Return 1 where ``|u − Vth| < Vth``, else 0."""
     return (np.abs(u - v_threshold) < v_threshold).astype(np.float64)
 
 
 def sigmoid(u: np.ndarray, v_threshold: float) -> np.ndarray:
-    """α·σ(α(u − Vth))·(1 − σ(α(u − Vth))) with α = 4."""
+    """Return α·σ(α(u − Vth))·(1 − σ(α(u − Vth))) with α = 4."""
     sigma = 1 / (1 + np.exp(-4.0 * (u - v_threshold)))
     return 4.0 * sigma * (1 - sigma)
 
 
 def triangle(u: np.ndarray, v_threshold: float) -> np.ndarray:
-    """``max(0, 1 − |u − Vth|/Vth)``."""
+    """Return ``max(0, 1 − |u − Vth|/Vth)``."""
     return np.maximum(0, 1 - np.abs(u - v_threshold) / v_threshold)
 
 
 def fast_sigmoid(u: np.ndarray, v_threshold: float) -> np.ndarray:
-    """``1/(k·|u − Vth| + 1)²`` with k = 25."""
+    """Return ``1/(k·|u − Vth| + 1)²`` with k = 25."""
     return 1 / (25.0 * np.abs(u - v_threshold) + 1) ** 2
 
 
@@ -163,7 +163,7 @@ class ThreeFactorLoop:
         self.bias_trace = 0.0
 
     def step(self, x: np.ndarray, target: np.ndarray) -> Factors:
-        """One time step: run forward, send the error back, and say what every weight would change by.
+        """Run one time step forward, send the error back, and return the change of every weight.
 
         Parameters
         ----------
@@ -187,11 +187,11 @@ class ThreeFactorLoop:
         return Factors(s, u, trace, surrogate, delta, delta_w, delta_b)
 
     def fire(self, layer: int, u: np.ndarray) -> np.ndarray:
-        """``H(u − Vth)`` of a hidden layer."""
+        """Return ``H(u − Vth)`` of a hidden layer."""
         return (u > self.v_threshold).astype(np.float64)
 
     def apply(self, delta_w: Sequence[np.ndarray], delta_b: Sequence[np.ndarray | None] | None = None) -> None:
-        """``w ← w + Δw``, ``b ← b + Δb``."""
+        """Add the changes: ``w ← w + Δw``, ``b ← b + Δb``."""
         for weight, change in zip(self.weights, delta_w, strict=True):
             weight += change
         if self.biases is not None and delta_b is not None:
@@ -200,7 +200,7 @@ class ThreeFactorLoop:
                     bias += bias_change
 
     def learn(self, x: np.ndarray, target: np.ndarray, update: str = "step") -> np.ndarray:
-        """Learn from one batch of samples, from rest; returns Σ_t o[t], ``(batch, classes)``.
+        """Learn from one batch of samples, from rest; return Σ_t o[t], ``(batch, classes)``.
 
         Parameters
         ----------
@@ -268,8 +268,14 @@ class KolenPollackLoop(ThreeFactorLoop):
     Both factors of ΔA are there: the trace of layer l, which the feedback reaches, and f·δ of layer l + 1, where it
     comes from. A − W never changes, so what both learn makes them alike; with a weight decay they become equal.
 
-    twins: A per hidden layer, ``(n_{l+1}, n_l)`` as the weights above it · everything else as in
-    :class:`ThreeFactorLoop`. Source: Kolen and Pollack 1994; Akrout et al. 2019.
+    Parameters
+    ----------
+    twins
+        A per hidden layer, ``(n_{l+1}, n_l)`` as the weights above it
+    settings
+        as in :class:`ThreeFactorLoop`
+
+    Source: Kolen and Pollack 1994; Akrout et al. 2019.
     """
 
     def __init__(self, weights: Sequence[np.ndarray], twins: Sequence[np.ndarray], **settings: Any) -> None:
@@ -304,8 +310,20 @@ class OPZOLoop(ThreeFactorLoop):
     independent of z. The surrogate stays a factor of Δw, unlike in the paper's membrane form: M's rows hold its mean,
     a positive number per neuron, and f(u) says for which samples the neuron counts.
 
-    noise: α > 0 · averaging ≥ 1 · signs: function of the layer that gives the next z, ``(n,)`` · momentum: M at the
-    start, ``(n_l, classes)`` per hidden layer, default 0. Source: OPZO (Xiao et al. 2024).
+    Parameters
+    ----------
+    noise
+        α > 0
+    averaging
+        ≥ 1
+    signs
+        function of the layer's index that returns the next z, ``(n_l,)``
+    momentum
+        M at the start, ``(n_l, classes)`` per hidden layer, default 0
+    settings
+        as in :class:`ThreeFactorLoop`
+
+    Source: OPZO (Xiao et al. 2024).
     """
 
     def __init__(
@@ -357,7 +375,7 @@ def _check_layers(weights: list[np.ndarray], biases: list[np.ndarray] | None) ->
 def _feedback_matrices(
     feedback: str | Sequence[np.ndarray], seed: int, weights: list[np.ndarray]
 ) -> list[np.ndarray] | None:
-    """None for symmetric feedback, otherwise B_l ``(hidden_l, classes)`` per hidden layer."""
+    """Return None for symmetric feedback, otherwise B_l ``(hidden_l, classes)`` per hidden layer."""
     classes = weights[-1].shape[0]
     expected = [(w.shape[0], classes) for w in weights[:-1]]
     if isinstance(feedback, str):

@@ -141,7 +141,7 @@ def choose(
 def why_not_recorded(rule: Rule, loss: Loss) -> str:
     """Return why the operations of one batch cannot be recorded for all of them; empty where they can."""
     if type(loss) not in (SquaredError, CrossEntropy):
-        return "a loss of your own may look at values, a teacher's readout is another one for every batch"
+        return "your own loss may read values on the host, and distillation changes the loss for every batch"
     return rule.why_not_captured()
 
 

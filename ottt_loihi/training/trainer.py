@@ -355,7 +355,7 @@ class Trainer:
         """Choose the engine once for a run, and say it."""
         loss = self.weighted_loss
         loss = loss if self.teacher is None else Distilled(loss, torch.empty(0), 0.5, 1.0)  # its type counts
-        record = self.autocast != torch.float16  # which looks at the size of errors
+        record = self.autocast != torch.float16  # its loss scaling reads values on the host
         chosen = choose(self.net, self.rule, loss, self.data.num_steps, self.engine, self.chunk, record)
         self._say(chosen.why)
         return chosen

@@ -42,14 +42,14 @@ def uniform(seed: int, indices: np.ndarray, shape: tuple[int, ...]) -> np.ndarra
 
 
 def pieces(values: np.ndarray) -> Iterator[slice]:
-    """Give slices of samples ``(n, …)`` of about a million values, so that what is computed of one stays small."""
+    """Yield slices of samples ``(n, …)`` of about a million values, so that temporary arrays stay small."""
     step = max(1, AT_ONCE // max(1, values[:1].size))
     for start in range(0, len(values), step):
         yield slice(start, start + step)
 
 
 def _states(seed: int, indices: np.ndarray) -> Iterator[tuple[int, int]]:
-    """State and increment of ``PCG64(SeedSequence([seed, index]))`` for every index."""
+    """Yield state and increment of ``PCG64(SeedSequence([seed, index]))`` for every index."""
     words = [np.uint32(word) for word in _words(seed)]
     index = indices.astype(np.uint64)
     low, high = (index & np.uint64(WORD)).astype(np.uint32), (index >> np.uint64(32)).astype(np.uint32)
@@ -70,7 +70,7 @@ def _states(seed: int, indices: np.ndarray) -> Iterator[tuple[int, int]]:
 
 
 def _pool(entropy: list[np.ndarray]) -> list[np.ndarray]:
-    """The mixed words of a SeedSequence, each uint32 ``(n,)``; ``entropy``: words of 32 bits, one of them ``(n,)``."""
+    """Return the mixed words of a SeedSequence, each uint32 ``(n,)``; ``entropy``: 32-bit words, one ``(n,)``."""
     constant = INIT_A
 
     def hashed(value: np.ndarray) -> np.ndarray:
@@ -97,7 +97,7 @@ def _pool(entropy: list[np.ndarray]) -> list[np.ndarray]:
 
 
 def _words(number: int) -> list[int]:
-    """The words of 32 bits of a number ≥ 0, lowest first, one at least."""
+    """Return the words of 32 bits of a number ≥ 0, lowest first, one at least."""
     found = [number & WORD]
     while number := number >> 32:
         found.append(number & WORD)
