@@ -73,7 +73,14 @@ def test_a_network_too_large_to_follow_is_left_out(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("coding", "options"), [("rate", {}), ("constant", {}), ("constant", {"mean": [0.2], "std": [0.3]}), ("graded", {})]
+    ("coding", "options"),
+    [
+        ("rate", {}),
+        ("constant", {}),
+        ("constant", {"mean": [0.2], "std": [0.3]}),
+        ("graded", {}),
+        ("graded", {"unit": 0.02}),
+    ],
 )
 def test_the_first_stage_is_the_network_that_was_trained(coding, options, tmp_path):
     """Whatever the input: the float spikes are those that the export compares with the chip's."""
