@@ -20,7 +20,7 @@ PIP := PYTHONWARNINGS=ignore $(BIN)/python -m pip --disable-pip-version-check --
 # `uv --version` rather than `command -v uv`: a pyenv shim may be there without the program behind it
 UV := $(shell uv --version 2>/dev/null)
 
-.PHONY: demo test test-all lint notebooks docs bench bench-full results onchip frameworks peers setup clean
+.PHONY: demo test test-all lint notebooks docs bench bench-full results sensors onchip frameworks peers setup clean
 
 setup: $(STAMP)
 
@@ -61,7 +61,7 @@ lint: $(STAMP)
 
 # every benchmark in its short form, which shows that it runs; `make bench-full` measures what docs/benchmarks.md shows
 BENCHMARKS := startup sim pairs learning training events vgg
-SLOW_BENCHMARKS := against onchip continual results peers
+SLOW_BENCHMARKS := against onchip continual results sensors peers
 bench: $(STAMP)
 	@for name in $(filter-out startup,$(BENCHMARKS)) $(SLOW_BENCHMARKS); do \
 		echo "benchmarks/$$name.py --short"; $(BIN)/python benchmarks/$$name.py --short || exit 1; done
@@ -72,6 +72,9 @@ bench-full: $(STAMP)
 
 results: $(STAMP)
 	$(BIN)/python benchmarks/results.py $(ARGS)
+
+sensors: $(STAMP)
+	$(BIN)/python benchmarks/sensors.py $(ARGS)
 
 onchip: $(STAMP)
 	$(BIN)/python benchmarks/onchip.py $(ARGS)

@@ -67,6 +67,10 @@ class Chosen:
             else f"{len(self.x):,} of {self.total:,}, drawn over all,"
         )
 
+    def only(self, chosen: slice) -> Chosen:
+        """Return some of them."""
+        return replace(self, x=self.x[chosen], labels=self.labels[chosen], indices=self.indices[chosen])
+
     def coded(self, num_steps: int, seed: int = 0, input_form: str = "graded") -> np.ndarray:
         """Return what the chip gets, ``(n, num_steps, *coded_shape)``: spikes, or messages (:func:`as_messages`)."""
         return coded(self.x, self.record, num_steps, seed, self.indices, input_form)

@@ -46,6 +46,7 @@ ELSEWHERE = {
     "cuda_graph": (False, "tests/test_cuda_graph.py records a graph"),
     "epochs": (1, "it is no test of what is learnt"),
     "validation": (0.0, "tests/test_fit.py holds samples out"),
+    "class_weights": ("", "one sample does not show every class; tests/test_fit.py weighs them"),
     "batch_size": (SAMPLES, "one batch"),
     "threads": (1, "tests run side by side"),
 }

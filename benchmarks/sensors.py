@@ -1,0 +1,293 @@
+"""Sensors from file to chip beside plain linear models: ``make sensors``. Every run resumes where it was stopped.
+
+    python benchmarks/sensors.py [--runs runs/sensors] [--only braille] [--epochs 2] [--docs docs]
+
+Of each data set: the configuration that comes with it, three seeds; the accuracy in float, then with weights of 8 bits
+in the chip-exact simulator, on all test samples; the spikes or messages of a sample. Beside it logistic regression, a
+ridge classifier and linear discriminant analysis (scikit-learn) on the same values, all time steps at once: of these
+the one that is best in cross-validation on training samples. Writes ``sensor-results.md`` and ``.json`` into the docs
+folder, of each experiment whose runs have all been finished, now or before.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import short
+from ottt_loihi.converters.export import Options, export
+from ottt_loihi.converters.samples import chip_choice, chip_input
+from results import CONFIGS
+from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
+from sklearn.linear_model import LogisticRegression, RidgeClassifierCV
+from sklearn.model_selection import StratifiedKFold, cross_val_score
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from ottt_loihi import sim
+from ottt_loihi.data import load_like, prepare
+from ottt_loihi.files import atomic_write
+from ottt_loihi.metrics import Metrics, measure
+from ottt_loihi.training.checkpoint import load
+from ottt_loihi.training.config import Config, override, read_config
+from ottt_loihi.training.evaluation import evaluate
+from ottt_loihi.training.run import run
+
+FOLDS, AT_MOST, AT_ONCE = 3, 5000, 4096  # of the cross-validation; samples in the simulator
+PEOPLE = ("12345", "21547", "45612", "54321", "78945")  # those that the data set's authors chose
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """A data set with its configuration and what it has to reach on the chip.
+
+    Attributes
+    ----------
+    config
+        in configs/
+    parts
+        changes of the configuration; each is a training of its own, and their mean is what counts
+    balanced
+        whether the mean recall of the classes is what counts, else the accuracy
+    aim
+        on the chip; ``"baseline"``: what the linear model reaches; None: none
+    quick
+        whether the short form runs it
+    """
+
+    name: str
+    config: str
+    parts: tuple[dict[str, Any], ...] = ({},)
+    balanced: bool = False
+    aim: float | str | None = None
+    seeds: tuple[int, ...] = (0, 1, 2)
+    quick: bool = False
+
+    def settings(self, part: int, seed: int = 0, epochs: int | None = None) -> Config:
+        """Return the configuration of one training."""
+        changes = {**self.parts[part], "training.seed": seed}
+        changes |= {} if epochs is None else {"training.epochs": epochs}
+        return override(read_config(CONFIGS / f"{self.config}.toml"), changes)
+
+    def measured(self, metrics: Metrics) -> float:
+        """Return the number that counts."""
+        return metrics.balanced_accuracy if self.balanced else metrics.accuracy
+
+
+EXPERIMENTS = [
+    Experiment("fsdd, published split", "fsdd-mlp", aim=0.965),
+    Experiment("braille, 7 letters", "braille-mlp", aim=0.93, quick=True),
+    Experiment("JapaneseVowels", "uea-japanese-vowels-mlp", aim=0.95, quick=True),
+    Experiment("BasicMotions", "uea-basic-motions-mlp"),
+    Experiment(
+        "myo-emg, within session 1, mean of five people",
+        "myo-emg-mlp",
+        tuple({"data.participant": person} for person in PEOPLE),
+        aim="baseline",
+    ),
+    Experiment("mitbih, other patients", "mitbih-mlp", balanced=True, aim="baseline"),
+    Experiment("gas-drift, batch 1 to 2", "gas-drift-mlp", quick=True),
+]
+
+
+def place(experiment: Experiment, part: int, seed: int, runs: Path) -> Path:
+    """Return the folder of one training."""
+    name = "".join(c if c.isalnum() else "-" for c in experiment.name)
+    return runs / f"{name}-{part}-{seed}"
+
+
+def finish(experiment: Experiment, part: int, seed: int, runs: Path, epochs: int | None) -> None:
+    """Train and export once: left alone where it is done, resumed where it was begun."""
+    folder = place(experiment, part, seed, runs)
+    if (folder / "result.json").exists():
+        return
+    config = experiment.settings(part, seed, epochs)
+    trained = run(config, folder, resume=(folder / "training.pt").exists(), progress=True)
+    net = load(folder / "model.pt")
+    split, _ = load_like(net.provenance["data"], net.data, net.provenance.get("data_options"))
+    predicted = evaluate(net, split.x_test, split.y_test).predictions
+    chip = export(net, Options(check=0, allow_dead=True)).chip
+    found = chip_choice(chip, net.provenance["data"], len(split.y_test))
+    scores, sent, spikes = [], 0, np.zeros(len(chip.layers))
+    for start in range(0, found.total, AT_ONCE):
+        x = chip_input(chip, found.only(slice(start, start + AT_ONCE)))
+        result = sim.run(chip, x)
+        scores.append(result.scores)
+        sent += int((x != 0).sum())
+        spikes += result.spike_counts
+    on_chip = measure(np.concatenate(scores).argmax(axis=1), found.labels, split.num_classes)
+    write_json(
+        folder / "result.json",
+        {
+            "float": experiment.measured(measure(predicted, split.y_test, split.num_classes)),
+            "chip": experiment.measured(on_chip),
+            "recall": [None if np.isnan(r) else float(r) for r in on_chip.recall],
+            "sent": sent / found.total,
+            "spikes": (spikes[:-1] / found.total).tolist(),
+            "coding": str(net.data.coding),
+            "test_samples": found.total,
+            "time_steps": net.time_steps,
+            "parameters": trained["parameters"],
+            "seconds": trained["seconds"],
+        },
+    )
+
+
+def baseline(experiment: Experiment, part: int, runs: Path) -> None:
+    """Write what a linear model reaches on the same inputs; left alone where it is done."""
+    file = place(experiment, part, 0, runs) / "baseline.json"
+    if file.exists():
+        return
+    config = experiment.settings(part)
+    split = prepare(config.load_data(), config.data.get("encoding"), config.data.get("scale", "auto")).split
+    x, x_test = (a.reshape(len(a), -1).astype(np.float64) for a in (split.x_train, split.x_test))
+    few = np.random.default_rng(0).permutation(len(x))[:AT_MOST]
+    folds = StratifiedKFold(FOLDS, shuffle=True, random_state=0)
+    scoring = "balanced_accuracy" if experiment.balanced else "accuracy"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # classes rarer than the folds, and regressions stopped early
+        validated = {
+            name: float(cross_val_score(model, x[few], split.y_train[few], cv=folds, scoring=scoring).mean())
+            for name, model in models(experiment.balanced, split.num_classes).items()
+        }
+        best = max(validated, key=validated.__getitem__)
+        model = models(experiment.balanced, split.num_classes)[best].fit(x, split.y_train)
+    found = measure(model.predict(x_test), split.y_test, split.num_classes)
+    recall = [None if np.isnan(r) else float(r) for r in found.recall]
+    write_json(file, {"model": best, "validated": validated, "test": experiment.measured(found), "recall": recall})
+
+
+def models(balanced: bool, classes: int) -> dict[str, Any]:
+    """Return the linear models by name."""
+    weights = "balanced" if balanced else None
+    return {
+        "logistic regression": make_pipeline(StandardScaler(), LogisticRegression(max_iter=300, class_weight=weights)),
+        "ridge": make_pipeline(StandardScaler(), RidgeClassifierCV(np.logspace(-3, 3, 7), class_weight=weights)),
+        "LDA": LinearDiscriminantAnalysis(
+            solver="lsqr", shrinkage="auto", priors=np.full(classes, 1 / classes) if balanced else None
+        ),
+    }
+
+
+def write_json(file: Path, value: Any) -> None:
+    """Write a file whole or not at all."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_write(file) as temporary:
+        temporary.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
+
+
+def summary(experiment: Experiment, runs: Path) -> dict[str, Any] | None:
+    """Return one line of the table; None while a training of it is missing."""
+    folders = [
+        [place(experiment, part, seed, runs) for part in range(len(experiment.parts))] for seed in experiment.seeds
+    ]
+    lines = [folder / "baseline.json" for folder in folders[0]]
+    files = [folder / "result.json" for row in folders for folder in row]
+    if not all(file.exists() for file in (*lines, *files)):
+        return None
+    linear = [json.loads(file.read_text()) for file in lines]
+    results = [[json.loads((folder / "result.json").read_text()) for folder in row] for row in folders]
+    first = results[0][0]
+    return {
+        "experiment": experiment.name,
+        "seeds": len(experiment.seeds),
+        "measure": "balanced accuracy" if experiment.balanced else "accuracy",
+        **{kind: [statistics.mean(r[kind] for r in row) for row in results] for kind in ("float", "chip")},
+        "aim": experiment.aim,
+        "linear": statistics.mean(line["test"] for line in linear),
+        "linear_models": sorted({line["model"] for line in linear}),
+        "coding": first["coding"].partition("(")[0],
+        "time_steps": first["time_steps"],
+        "test_samples": sum(r["test_samples"] for r in results[0]),
+        "parameters": first["parameters"],
+        "sent": statistics.mean(r["sent"] for row in results for r in row),
+        "spikes": statistics.mean(sum(r["spikes"]) for row in results for r in row),
+        "recall": [r["recall"] for row in results for r in row] if experiment.balanced else None,
+        "linear_recall": linear[0]["recall"] if experiment.balanced else None,
+        "minutes": sum(r["seconds"] for row in results for r in row) / 60,
+    }
+
+
+def table(rows: Sequence[dict[str, Any]]) -> str:
+    """Return the results as a Markdown table."""
+    lines = [
+        "| data | float | chip, 8 bits | aim | linear model | coding, T | spikes in | spikes of hidden layers |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for row in rows:
+        aim = "" if row["aim"] is None else "the linear model" if row["aim"] == "baseline" else f"{row['aim']:.1%}"
+        what = " (balanced)" if row["measure"] != "accuracy" else ""
+        cells = (
+            f"{row['experiment']}{what}",
+            spread(row["float"]),
+            spread(row["chip"]),
+            aim,
+            f"{row['linear']:.2%} ({', '.join(row['linear_models'])})",
+            f"{row['coding']}, {row['time_steps']}",
+            f"{row['sent']:,.0f}",
+            f"{row['spikes']:,.0f}",
+        )
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def spread(values: Sequence[float]) -> str:
+    """Return mean ± standard deviation over the seeds."""
+    deviation = f" ± {statistics.stdev(values) * 100:.2f}" if len(values) > 1 else ""
+    return f"{statistics.mean(values):.2%}{deviation}"
+
+
+def write(runs: Path, docs: Path, experiments: Sequence[Experiment]) -> str:
+    """Write the table of everything that is finished; return it."""
+    rows = [row for experiment in experiments if (row := summary(experiment, runs)) is not None]
+    text = (
+        "# Measured accuracies of sensors\n\nMade by `make sensors`: the configuration of each data set in `configs/`, "
+        "trained on all training samples, the network after the last epoch, three seeds, mean ± standard deviation, "
+        "all test samples. The settings were chosen on samples held out of the training part, never on test samples. "
+        "Spikes (with the coding `graded` messages) are counted a sample, all time steps together. The linear model "
+        "gets the same values, all time steps at once, in float64; of logistic regression, ridge and LDA it is the "
+        "one that is best in cross-validation on training samples.\n\n"
+    )
+    docs.mkdir(parents=True, exist_ok=True)
+    with atomic_write(docs / "sensor-results.md") as temporary:
+        temporary.write_text(text + table(rows), encoding="utf-8")
+    write_json(docs / "sensor-results.json", rows)
+    return table(rows)
+
+
+def main() -> None:
+    """Run what is not finished and write the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--runs", type=Path, default=Path("runs/sensors"))
+    parser.add_argument("--only", default="", help="experiments whose name contains this")
+    parser.add_argument("--epochs", type=int, help="fewer epochs than the configurations say, for a trial")
+    parser.add_argument("--docs", type=Path, default=Path("docs"))
+    parser.add_argument("--short", action="store_true", help="the same code in seconds; its figures are no measurement")
+    arguments = parser.parse_args()
+    experiments = [experiment for experiment in EXPERIMENTS if arguments.only in experiment.name]
+    if arguments.short:
+        # the module: in its package its name is that of the function
+        short.use(import_module("ottt_loihi.data.prepare"))
+        arguments.runs = arguments.docs = short.folder()
+        arguments.epochs = 1
+        experiments = [replace(experiment, seeds=(0,)) for experiment in experiments if experiment.quick]
+    known = experiments if arguments.short else EXPERIMENTS
+    for seed in experiments[0].seeds if experiments else ():
+        for experiment in experiments:
+            for part in range(len(experiment.parts)):
+                baseline(experiment, part, arguments.runs)
+                finish(experiment, part, seed, arguments.runs, arguments.epochs)
+            write(arguments.runs, arguments.docs, known)
+    print(write(arguments.runs, arguments.docs, known))
+
+
+if __name__ == "__main__":
+    main()
