@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -21,7 +21,7 @@ from ottt_loihi.onchip.network.feedback.random import random_feedback
 from ottt_loihi.onchip.network.fresh import fresh_network
 from ottt_loihi.onchip.network.scales import learning_network
 from ottt_loihi.onchip.network.trainable import Plan, make_plan, with_weights
-from ottt_loihi.onchip.stream import Samples, Stream
+from ottt_loihi.onchip.stream import Stream
 from ottt_loihi.sim.learning import integers
 from ottt_loihi.sim.learning.learner import Learner
 from ottt_loihi.sim.learning.network import LearningNetwork
@@ -48,6 +48,13 @@ ARITHMETICS = {
 }
 Pair = tuple[np.ndarray, np.ndarray]
 Change = Callable[[LearningNetwork], LearningNetwork]
+
+
+class Samples(NamedTuple):
+    """Packed spikes uint8 ``(n, T, ⌈inputs / 8⌉)`` and labels ``(n,)``, in the order in which they are learnt."""
+
+    packed: np.ndarray
+    labels: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -81,7 +88,7 @@ def make_task(data: str, seed: int, longer: float = 1, **settings: Any) -> Task:
     plan, chosen = make_plan(chip), Settings(seed=seed, **{"halve_every": count, **settings})
     test = coded(split.x_test, seed), split.y_test
     stream = Stream(plan, training, passes, chosen)
-    return Task(plan, stream.everything(), stream.rates, test, chosen, passes)
+    return Task(plan, Samples(*stream.part(0, stream.total)), stream.rates, test, chosen, passes)
 
 
 def fixed(task: Task, change: Change = unchanged, aligned: bool = False) -> dict[str, Any]:
