@@ -17,13 +17,16 @@ def events(rng, shape, density, dtype):
     return ((rng.random(shape) < density) * rng.integers(1, 5, shape) / 4).astype(dtype)
 
 
-@given(SEEDS, st.integers(0, 9), st.integers(1, 20), st.integers(1, 20), DENSITIES, st.sampled_from(list(ERROR)))
+ROWS = st.integers(0, 9) | st.just(2 * event_kernels.ROWS_AT_ONCE + 3)
+
+
+@given(SEEDS, ROWS, st.integers(1, 20), st.integers(1, 20), DENSITIES, st.sampled_from(list(ERROR)))
 @settings(max_examples=60, deadline=None)
 def test_rows_are_a_matrix_product(seed, rows, inputs, outputs, density, dtype):
     rng = np.random.default_rng(seed)
     x, weight = events(rng, (rows, inputs), density, dtype), rng.standard_normal((inputs, outputs)).astype(dtype)
-    g, out = rng.standard_normal((rows, outputs)).astype(dtype), np.ones((rows, outputs), dtype)
-    event_kernels.add_rows(x, weight, out)
+    g, out = rng.standard_normal((rows, outputs)).astype(dtype), np.empty((rows, outputs), dtype)
+    event_kernels.add_rows(x, weight, np.ones(outputs, dtype), out)
     np.testing.assert_allclose(out, 1 + x @ weight, atol=ERROR[dtype])
     gradient = np.ones((inputs, outputs), dtype)
     event_kernels.add_outer(x, g, gradient)

@@ -94,9 +94,10 @@ class ChunkConnection:
             out = x.new_empty(len(x), height, width, size[3]).permute(0, 3, 1, 2)
             _events().add_patches(*arrays(memory(x), self.rows, memory(out)), len(x), size, kernel, padding)
             return out if self.bias is None else out.add_(self.bias[:, None, None])
-        out = x.new_zeros(len(x), len(self.weight))
-        _events().add_rows(*arrays(x, self.rows.view(-1, len(self.weight)), out))
-        return out if self.bias is None else out.add_(self.bias)
+        size = len(self.weight)
+        bias, out = x.new_zeros(size) if self.bias is None else self.bias, x.new_empty(len(x), size)
+        _events().add_rows(*arrays(x, self.rows.view(-1, size), bias, out))
+        return out
 
     def gradients(self, g: Tensor, x: Tensor, wanted: tuple[bool, bool]) -> tuple[Tensor | None, Tensor | None]:
         """``∂L/∂x = Wᵀ·g`` of every row and ``Σ g·xᵀ``, those of them that are wanted."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
+ROWS_AT_ONCE = 128  # of add_outer; measured: 64 to 256 make no difference, 1,024 cost half as much again
 _COMPILED = {"nogil": True, "cache": True, "error_model": "numpy", "fastmath": {"contract"}}
 
 
@@ -23,8 +24,8 @@ def count(x):
 
 
 @njit(**_COMPILED)
-def add_rows(x, weights, out):
-    """``out[r] += Σ_i x[r, i]·weights[i]`` over the i whose x is not 0."""
+def add_rows(x, weights, bias, out):
+    """``out[r] = bias + Σ_i x[r, i]·weights[i]`` over the i whose x is not 0."""
     inputs, width = np.uint64(x.shape[1]), np.uint64(weights.shape[1])
     index = np.empty(inputs + np.uint64(1), np.uint64)
     one, two, three, four = np.uint64(1), np.uint64(2), np.uint64(3), np.uint64(4)
@@ -35,6 +36,8 @@ def add_rows(x, weights, out):
             n += np.uint64(x[r, i] != 0)
         k = np.uint64(0)
         to = out[r]
+        for j in range(width):
+            to[j] = bias[j]
         while k + four <= n:
             a, b, c, d = index[k], index[k + one], index[k + two], index[k + three]
             xa, xb, xc, xd = x[r, a], x[r, b], x[r, c], x[r, d]
@@ -51,36 +54,53 @@ def add_rows(x, weights, out):
 
 @njit(**_COMPILED)
 def add_outer(x, g, out):
-    """``out[i] += Σ_r x[r, i]·g[r]`` over the r whose x is not 0."""
-    rows, inputs = x.shape
-    width = np.uint64(g.shape[1])
-    start = np.zeros(inputs + 2, np.int64)  # of each input's events, once they are sorted by inputs
+    """``out[i] += Σ_r x[r, i]·g[r]`` over the r whose x is not 0.
+
+    So many rows at once as a core's own cache holds.
+    """
+    for first in range(0, x.shape[0], ROWS_AT_ONCE):
+        last = min(first + ROWS_AT_ONCE, x.shape[0])
+        _add_outer(x[first:last], g[first:last], out)
+
+
+@njit(**_COMPILED)
+def _add_outer(x, g, out):
+    rows, inputs, width = np.uint64(x.shape[0]), np.uint64(x.shape[1]), np.uint64(g.shape[1])
+    one, two, three, four = np.uint64(1), np.uint64(2), np.uint64(3), np.uint64(4)
+    column = np.empty(rows * inputs + one, np.uint32)  # of each event, row after row
+    ends, n = np.empty(rows, np.uint64), np.uint64(0)
     for r in range(rows):
-        for i in range(inputs):
-            start[i + 2] += x[r, i] != 0
+        for i in range(inputs):  # without a branch, which would be mispredicted at every event
+            column[n] = i
+            n += np.uint64(x[r, i] != 0)
+        ends[r] = n
+    start = np.zeros(inputs + two, np.uint64)  # of each input's events, once they are sorted by inputs
+    for k in range(n):
+        start[column[k] + two] += one
     for i in range(inputs):
-        start[i + 2] += start[i + 1]
-    events = np.empty(start[inputs + 1], np.int64)
+        start[i + two] += start[i + one]
+    row, k = np.empty(n, np.uint32), np.uint64(0)
     for r in range(rows):
-        for i in range(inputs):
-            if x[r, i] != 0:
-                events[start[i + 1]] = r
-                start[i + 1] += 1
+        while k < ends[r]:
+            i = column[k] + one
+            row[start[i]] = r
+            start[i] += one
+            k += one
     for i in range(inputs):
-        k, end = start[i], start[i + 1]
+        k, end = start[i], start[i + one]
         to = out[i]
-        while k + 4 <= end:
-            a, b, c, d = events[k], events[k + 1], events[k + 2], events[k + 3]
+        while k + four <= end:
+            a, b, c, d = row[k], row[k + one], row[k + two], row[k + three]
             xa, xb, xc, xd = x[a, i], x[b, i], x[c, i], x[d, i]
             ga, gb, gc, gd = g[a], g[b], g[c], g[d]
             for j in range(width):
                 to[j] += (xa * ga[j] + xb * gb[j]) + (xc * gc[j] + xd * gd[j])
-            k += 4
+            k += four
         while k < end:
-            xa, ga = x[events[k], i], g[events[k]]
+            xa, ga = x[row[k], i], g[row[k]]
             for j in range(width):
                 to[j] += xa * ga[j]
-            k += 1
+            k += one
 
 
 @njit(**_COMPILED)
