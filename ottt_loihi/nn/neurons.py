@@ -172,10 +172,12 @@ class Neuron(nn.Module):
         except (AttributeError, TypeError, ValueError):
             raise UsageError("load_state_dict: the constants of the neurons are damaged") from None
         for name, value in found.items():
-            if name in self.constants and getattr(self, name) != value:
+            own = getattr(self, name) if name in self.constants else value
+            if isinstance(own, Tensor) or own != value:
+                has = f"a tensor of shape {tuple(own.shape)}" if isinstance(own, Tensor) else repr(own)
                 raise UsageError(
                     f"load_state_dict: these weights belong to neurons with {name} = {value!r}, this network's have "
-                    f"{getattr(self, name)!r}; make the network with the same constants"
+                    f"{has}; make the network with the same constants"
                 )
 
 
