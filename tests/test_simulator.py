@@ -405,3 +405,17 @@ def test_a_current_that_no_message_holds_is_refused():
     assert sim.host_messages(chip, np.full((1, 3, 1), 4)).max() == 4064
     with pytest.raises(UsageError, match=r"the host's current reaches 66,040 … 66,040, a message holds -4096 … 4095"):
         sim.host_messages(chip, np.full((1, 3, 1), 65))
+
+
+@pytest.mark.parametrize("width", [1, 63, 64, 65, 300])
+def test_spikes_are_found_in_every_place_of_every_row(width):
+    """Random rows from silent to full, whose blocks hold up to 64 spikes, in part of a larger array."""
+    from ottt_loihi.sim.inference import kernels
+
+    rng = np.random.default_rng(width)
+    sent = np.zeros((4, 5, -(-width // kernels.BLOCK) * kernels.BLOCK), np.uint8)
+    sent[..., :width] = rng.random((4, 5, width)) < np.linspace(0, 1, 5)[:, None]
+    for s, row in np.ndindex(2, 5):
+        index = np.full(sent.shape[2] + kernels.LISTED, 999, np.uint32)
+        found = kernels.active(sent[1:3], s, row, index)
+        np.testing.assert_array_equal(index[:found], np.flatnonzero(sent[1 + s, row]))

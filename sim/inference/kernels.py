@@ -1,9 +1,9 @@
 """The simulator's inner loops, compiled by numba: a sample at a time, every time step of a block in one call.
 
-Messages arrive as bytes, 0 or 1, eight to a ``uint64`` word, in arrays ``(samples, history + steps, words)``; step t of
-a block reads row ``first + t``. Synaptic input is ``a``, int32 ``(samples, steps, neurons)``, which the first
-connection of a layer fills (``fresh``) and the others add to. The ``last`` one advances the neurons in the same pass,
-so that it may come from the very layer it leads to.
+Messages arrive as bytes, 0 or 1, in arrays ``(samples, history + steps, bytes)`` whose rows are whole blocks of 64;
+step t of a block of steps reads row ``first + t``. Synaptic input is ``a``, int32 ``(samples, steps, neurons)``, which
+the first connection of a layer fills (``fresh``) and the others add to. The ``last`` one advances the neurons in the
+same pass, so that it may come from the very layer it leads to.
 
 Event-driven accumulation adds one contiguous row of narrow weights per spike. Weights are int8 or int16, sums int16
 until ``limit`` rows have been added, so that no sum can leave int16 (``limit = 32767 // max|w|``), then int32. Weights
@@ -19,16 +19,47 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
-from numba import njit
+from llvmlite import ir
+from numba import njit, types
+from numba.extending import intrinsic
 
-WORD = 8  # messages in a uint64
-ONES = 0x0101010101010101  # all of them 1
-BYTE_OFFSETS = np.zeros((256, WORD), np.int32)  # for each set of non-zero bytes of a word: their places …
-BYTE_COUNTS = np.zeros(256, np.uint64)  # … and their number
-for _mask in range(256):
-    _set = [bit for bit in range(WORD) if _mask >> bit & 1]
-    BYTE_OFFSETS[_mask, : len(_set)] = _set
-    BYTE_COUNTS[_mask] = len(_set)
+BLOCK = 64  # bytes of messages whose non-zero ones are found at once
+LISTED = 8  # places of non-zero bytes that are written at once, without a branch
+ONES = 0x0101010101010101  # eight messages of 1
+
+
+@intrinsic
+def non_zero(typingctx: Any, messages: Any, offset: Any) -> Any:
+    """The set of non-zero bytes, a bit each, of the :data:`BLOCK` bytes from ``offset`` bytes on: one comparison."""
+
+    def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        data = context.make_array(signature.args[0])(context, builder, arguments[0]).data
+        vector = ir.VectorType(ir.IntType(8), BLOCK)
+        at = builder.bitcast(builder.gep(data, [arguments[1]]), vector.as_pointer())
+        different = builder.icmp_unsigned("!=", builder.load(at, align=1), ir.Constant(vector, None))
+        return builder.bitcast(different, ir.IntType(BLOCK))
+
+    return types.uint64(messages, types.uint64), codegen
+
+
+@intrinsic
+def lowest(typingctx: Any, bits: Any) -> Any:
+    """The place of the lowest bit that is set; 64 where none is."""
+
+    def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return builder.cttz(arguments[0], ir.Constant(ir.IntType(1), 0))
+
+    return types.uint64(types.uint64), codegen
+
+
+@intrinsic
+def number(typingctx: Any, bits: Any) -> Any:
+    """The number of bits that are set."""
+
+    def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return builder.ctpop(arguments[0])
+
+    return types.uint64(types.uint64), codegen
 
 
 def compiled(function: Callable[..., Any]) -> Any:
@@ -64,7 +95,8 @@ class Neurons(NamedTuple):
     u, v
         int32 ``(samples, neurons)``, states, updated
     messages
-        uint8 ``(samples, history + steps, ≥ neurons)``; row ``first + t`` receives the spikes of step t
+        uint8 ``(samples, history + steps, ≥ neurons)``, whole blocks of 64; row ``first + t`` receives the spikes of
+        step t
     first
         the row of the block's first step
     keep_u, keep_v
@@ -82,7 +114,7 @@ class Neurons(NamedTuple):
     readout
         1: scores are Σ v, 2: the last v, 3: Σ s, 0: left alone
     counts
-        int64 ``(3,)``: + spikes, currents that wrapped, membranes that were clipped
+        int64 ``(5,)``, added to: [0] spikes, [3] currents that wrapped, [4] membranes that were clipped
     """
 
     u: np.ndarray
@@ -103,28 +135,25 @@ class Neurons(NamedTuple):
 
 
 @inlined
-def active(words, s, row, index):
-    """Write the places of the non-zero bytes of ``words[s, row]`` into ``index``; returns their number.
+def active(messages, s, row, index):
+    """Write the places of the non-zero bytes of ``messages[s, row]`` into ``index``; returns their number.
 
-    ``index`` needs room for one word more. Multiplying by 0x0102040810204080 gathers the lowest bits of a word's eight
-    bytes in its top byte, whose table tells where they are. Four are written without a branch: no misprediction below
-    half density. Unsigned arithmetic spares numba's test for negative indices.
+    ``index`` needs room for :data:`LISTED` more. So many are written without a branch: hardly a misprediction up to a
+    density of 10 %. Unsigned arithmetic spares numba's test for negative indices.
     """
-    one, two, three, four = np.uint64(1), np.uint64(2), np.uint64(3), np.uint64(4)
-    count = np.uint64(0)
-    for k in range(words.shape[2]):
-        mask = (words[s, row, k] * np.uint64(0x0102040810204080)) >> np.uint64(56)
-        base = np.int32(WORD * k)
-        a, b, c, d = BYTE_OFFSETS[mask, 0], BYTE_OFFSETS[mask, 1], BYTE_OFFSETS[mask, 2], BYTE_OFFSETS[mask, 3]
-        index[count] = base + a
-        index[count + one] = base + b
-        index[count + two] = base + c
-        index[count + three] = base + d
-        found = BYTE_COUNTS[mask]
-        if found > four:
-            for bit in range(4, WORD):
-                index[count + np.uint64(bit)] = base + BYTE_OFFSETS[mask, bit]
-        count += found
+    one, count = np.uint64(1), np.uint64(0)
+    start = np.uint64(s * messages.strides[0] + row * messages.strides[1])
+    for block in range(0, messages.shape[2], BLOCK):
+        base = np.uint64(block)
+        bits = non_zero(messages, start + base)
+        at, count = count, count + number(bits)
+        while True:
+            for k in range(LISTED):
+                index[at + np.uint64(k)] = base + lowest(bits)
+                bits &= bits - one
+            at += np.uint64(LISTED)
+            if at >= count:
+                break
     return np.int64(count)
 
 
@@ -221,8 +250,8 @@ def fire(total, s, t, row, neurons):
             messages[s, row, j] = fires
             v[s, j] = np.int32(0) if fires else z
     counts[0] += spikes
-    counts[1] += wraps
-    counts[2] += clips
+    counts[3] += wraps
+    counts[4] += clips
     if kept_u.size > 0:
         for j in range(total.size):
             kept_u[s, t, j] = u[s, j]
@@ -253,17 +282,17 @@ def scan(a, neurons):
 
 
 @compiled
-def rows(words, first, table, limit, exponent, fresh, last, a, neurons):
+def rows(sent, first, table, limit, exponent, fresh, last, a, neurons):
     """A matrix: spike i adds ``table[i]``. table: ``(pre, ≥ neurons)``, zeros beyond."""
     base = neurons.first
     samples, steps, size = a.shape
     width = table.shape[1]
-    index = np.empty(WORD * words.shape[2] + WORD, np.uint32)
+    index = np.empty(sent.shape[2] + LISTED, np.uint32)
     narrow, total = np.empty(width, np.int16), np.empty(size, np.int32)
     wide, nothing = np.empty(width, np.int32), np.empty(0, np.int32)
     for s in range(samples):
         for t in range(steps):
-            count = active(words, s, first + t, index)
+            count = active(sent, s, first + t, index)
             narrow[:] = 0
             if count > limit:
                 wide[:] = 0
@@ -337,7 +366,7 @@ def add_tiles(narrow, weight, to, at, height, length, strides, count):
 
 
 @compiled
-def tiles(words, first, tiles, strides, weight, limit, exponent, fresh, last, a, neurons):
+def tiles(sent, first, tiles, strides, weight, limit, exponent, fresh, last, a, neurons):
     """A convolution: each spike adds a tile of ``weight`` to a tile of the output.
 
     tiles: uint32 ``(pre, 5)``: where a neuron's tile starts in the output and in ``weight``, its number of rows and
@@ -346,13 +375,13 @@ def tiles(words, first, tiles, strides, weight, limit, exponent, fresh, last, a,
     """
     base = neurons.first
     samples, steps, size = a.shape
-    index = np.empty(WORD * words.shape[2] + WORD, np.uint32)
+    index = np.empty(sent.shape[2] + LISTED, np.uint32)
     narrow, total = np.empty(size, np.int16), np.empty(size, np.int32)
     wide, nothing = np.empty(size, np.int32), np.empty(0, np.int32)
     at = np.empty(4, np.uint32)
     for s in range(samples):
         for t in range(steps):
-            count = active(words, s, first + t, index)
+            count = active(sent, s, first + t, index)
             narrow[:] = 0
             if count > limit:
                 wide[:] = 0
@@ -380,15 +409,15 @@ def tiles(words, first, tiles, strides, weight, limit, exponent, fresh, last, a,
 
 
 @compiled
-def lists(words, first, pointers, targets, weight, exponent, fresh, last, a, neurons):
+def lists(sent, first, pointers, targets, weight, exponent, fresh, last, a, neurons):
     """Single synapses: spike i adds ``weight[k]`` to ``targets[k]``, k from ``pointers[i]`` to ``pointers[i + 1]``."""
     base = neurons.first
     samples, steps, size = a.shape
-    index = np.empty(WORD * words.shape[2] + WORD, np.uint32)
+    index = np.empty(sent.shape[2] + LISTED, np.uint32)
     sums, total, nothing = np.empty(size, np.int32), np.empty(size, np.int32), np.empty(0, np.int32)
     for s in range(samples):
         for t in range(steps):
-            count = active(words, s, first + t, index)
+            count = active(sent, s, first + t, index)
             sums[:] = 0
             for k in range(count):
                 i = index[k]

@@ -35,7 +35,6 @@ MAX_HELPERS = 255  # threads of the pool; they start when there is work for them
 POOL_WORK = 1_000_000  # neurons × steps: about 2 ms, below which a thread that wakes up late costs more than it brings
 CLOCKS = ("logical", "wall")
 COUNTS = ("spikes", *OVERFLOWS)
-KERNEL_COUNTS = [COUNTS.index(name) for name in ("spikes", "u", "v")]
 READOUT_CODES = {"sum_v": 1, "last_v": 2, "spike_count": 3}
 
 Record = Sequence[str] | Mapping[str, Sequence[int | str]]
@@ -159,13 +158,13 @@ class Simulator:
         steps = self.chip.num_steps + (layers if clock == "wall" else 0)
         recording = Recording(self.chip, recorded, len(x), steps, shifted=clock == "wall")
         scores = np.zeros((len(x), self.chip.layers[-1].size), np.int64)
-        totals, done = np.zeros((len(COUNTS), layers), np.int64), 0
+        totals, done = np.zeros((layers, len(COUNTS)), np.int64), 0
         for part, counts in self._finish(x, steps, recording, scores):
             totals += counts
             done += part
             if progress is not None:
                 progress(done, len(x))
-        spikes, *overflows = totals
+        spikes, *overflows = totals.T
         return Result(scores, recording.states, spikes, dict(zip(OVERFLOWS, overflows)), self.plan.strategies)
 
     def _finish(
@@ -221,7 +220,7 @@ class Simulator:
 
     def _is_binary(self, x: np.ndarray) -> bool:
         """Whether all messages are 0 or 1; refuses those that are out of range."""
-        easy = x.dtype == np.uint8 and x.size % kernels.WORD == 0 and x.flags.c_contiguous and x.flags.writeable
+        easy = x.dtype == np.uint8 and x.nbytes % 8 == 0 and x.flags.c_contiguous and x.flags.writeable
         if easy and not kernels.union(x.reshape(-1).view(np.uint64)) & ~kernels.ONES:
             return True
         low, high = reference.check_range(self.chip, x)
@@ -324,7 +323,7 @@ class _Space:
             u[:] = layer.u_init
             v[:] = 0
         self.scores[:] = 0
-        self.counts = np.zeros((len(COUNTS), len(self.u)), np.int64)
+        self.counts, self.uncounted = (np.zeros((len(self.u), len(COUNTS)), np.int64) for _ in range(2))
 
     def load(self, x: np.ndarray | None, steps: int, binary: bool) -> None:
         """Put a window of the input, ``(samples, steps, *input_shape)``, behind the history; None is silence."""
@@ -368,7 +367,7 @@ class _Space:
     def _by_kernels(self, index: int, layer: LayerPlan, span: _Span, kept: dict[str, np.ndarray]) -> None:
         shape = (len(self.scores), span.length, layer.layer.size)
         a = self.input[: shape[0] * shape[1] * shape[2]].reshape(shape)
-        target, counts = self.messages[index], np.zeros(3, np.int64)
+        target = self.messages[index]
         neurons = kernels.Neurons(
             self.u[index],
             self.v[index],
@@ -383,7 +382,7 @@ class _Space:
             kept["v"],
             self.scores,
             READOUT_CODES[self.plan.chip.readout] if index == len(self.u) - 1 and span.counted else 0,
-            counts,
+            (self.counts if span.counted else self.uncounted)[index],
         )
         last = len(layer.inputs) - 1
         for number, (pre, delay, link) in enumerate(layer.inputs):
@@ -392,8 +391,6 @@ class _Space:
         if not layer.inputs:
             a[:] = 0
             kernels.scan(a, neurons)
-        if span.counted:
-            self.counts[KERNEL_COUNTS, index] += counts
 
     def _by_reference(self, index: int, layer: LayerPlan, span: _Span, kept: dict[str, np.ndarray]) -> None:
         target = self.messages[index]
@@ -413,7 +410,7 @@ class _Space:
                 continue
             if index == len(self.u) - 1:
                 self._read_out(v, s)
-            self.counts[:, index] += (int(s.sum()), *(overflows[name] for name in OVERFLOWS))
+            self.counts[index] += (int(s.sum()), *(overflows[name] for name in OVERFLOWS))
 
     def _read_out(self, v: np.ndarray, s: np.ndarray) -> None:
         if self.plan.chip.readout == "last_v":

@@ -34,7 +34,7 @@ class Messages:
 
     def __init__(self, size: int, order: np.ndarray | None, history: int, samples: int, steps: int, graded: bool):
         self.size, self.order, self.history = size, order, history
-        width = -(-size // kernels.WORD) * kernels.WORD
+        width = -(-size // kernels.BLOCK) * kernels.BLOCK
         self._bytes = np.zeros((samples, history + steps, width), np.uint8)
         self._graded = np.zeros((samples, history + steps, size), np.int32) if graded else None
         self.begin(samples)
@@ -42,7 +42,6 @@ class Messages:
     def begin(self, samples: int) -> None:
         """Start so many samples, at most those there is room for: nothing has been sent yet."""
         self.bytes = self._bytes[:samples]
-        self.words = self.bytes.view(np.uint64)
         self.graded = None if self._graded is None else self._graded[:samples]
         for array in (self.bytes, self.graded):
             if array is not None:
@@ -76,7 +75,7 @@ class Rows:
     strategy: str
 
     def deliver(self, source: Messages, first: int, fresh: bool, last: bool, a: np.ndarray, neurons: Neurons) -> None:
-        kernels.rows(source.words, first, self.rows, self.limit, self.exponent, fresh, last, a, neurons)
+        kernels.rows(source.bytes, first, self.rows, self.limit, self.exponent, fresh, last, a, neurons)
 
 
 @dataclass(frozen=True)
@@ -92,7 +91,7 @@ class Tiles:
 
     def deliver(self, source: Messages, first: int, fresh: bool, last: bool, a: np.ndarray, neurons: Neurons) -> None:
         table = self.tiles, self.strides, self.weight, self.limit, self.exponent
-        kernels.tiles(source.words, first, *table, fresh, last, a, neurons)
+        kernels.tiles(source.bytes, first, *table, fresh, last, a, neurons)
 
 
 @dataclass(frozen=True)
@@ -107,7 +106,7 @@ class Lists:
 
     def deliver(self, source: Messages, first: int, fresh: bool, last: bool, a: np.ndarray, neurons: Neurons) -> None:
         table = self.pointers, self.targets, self.weight, self.exponent
-        kernels.lists(source.words, first, *table, fresh, last, a, neurons)
+        kernels.lists(source.bytes, first, *table, fresh, last, a, neurons)
 
 
 @dataclass(frozen=True)
