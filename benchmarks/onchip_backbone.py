@@ -53,7 +53,7 @@ class Backbone:
 
 @dataclass(frozen=True)
 class Variant:
-    """What learns. layers: how many of the last ones · rows: of each plastic connection's HLOP subspace, or None."""
+    """The layers that learn: how many of the last ones, and the rows of each plastic connection's HLOP subspace."""
 
     name: str
     layers: int

@@ -204,7 +204,7 @@ def _rule_update(
 
 
 def _chip_update(learner: Learner, data: Samples, chosen: np.ndarray) -> list[np.ndarray]:
-    """What the samples change, each from the weights of now; the learner then is as it was."""
+    """Return the changes by the samples, each from the weights of now; the learner then is as it was."""
     before, samples = {name: array.copy() for name, array in learner.state._asdict().items()}, learner.samples
     weights = learner.weights()
     total = [np.zeros(w.shape) for w in weights]

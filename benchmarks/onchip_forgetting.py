@@ -1,4 +1,4 @@
-"""What learning on the chip forgets, with HLOP and without: a part of ``benchmarks/onchip.py``.
+"""Forgetting while learning on the chip, with HLOP and without: a part of ``benchmarks/onchip.py``.
 
 ``drift``: the world turns by 180°; how well does the network still know the upright one? ``new class``: nine digits
 were learnt offline, the tenth appears online; its images alone, or among old ones that are replayed.

@@ -166,7 +166,7 @@ def shortened(x: Input, steps: int, samples: int | None = None) -> Input:
 
 
 def check_equal(net: Network, x: Input, labels: Tensor) -> None:
-    """What is written here has our rules' gradients; in float64, where no spike at the threshold comes or goes."""
+    """Check that the loops here have our rules' gradients; in float64, where no spike at the threshold changes."""
     if net.convention == "paper" and any(s.bias is not None for s in net.connections()):
         raise ValueError("the two-forward formulation has no trace on biases")
     exact, found = copy.deepcopy(net).double(), {}

@@ -36,7 +36,7 @@ SMALL = "16C3-32C3-AP2-64C3-64C3-AP2-128C3-128C3-GAP"
 
 
 def rules(device: str) -> dict[str, Any]:
-    """What is compared; several steps at once are for the CPU."""
+    """Return the contenders; several steps at once are for the CPU."""
     ottt = {"convention": "authors"}
     found = {
         "OTTT_A": make_rule("ottt", update="sequence", **ottt),
@@ -65,7 +65,7 @@ def seconds(run: Callable[[], Any], device: str, repeats: int) -> float:
 def peak_bytes(run: Callable[[], Any], device: str) -> int:
     """Bytes allocated at most at one time during an iteration, beside what was there before.
 
-    What a CUDA graph needs it allocates when it is recorded, so this has to be its first iteration.
+    A CUDA graph allocates its memory when it is recorded, so this has to be its first iteration.
     """
     if device != "cpu":
         torch.cuda.reset_peak_memory_stats()

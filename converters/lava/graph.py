@@ -3,7 +3,7 @@
 Every connection takes one step, so layer l works on logical step t at wall-clock step t + l + 1, and a sample takes
 T + L wall-clock steps. The host starts each sample: it clears all states, and when a layer's first logical step comes,
 it writes its initial u and its bias. Until then a layer has neither input nor bias and stays silent, so that nothing of
-the time before reaches anybody, recurrent connections included.
+the time before arrives, recurrent connections included.
 
 Samples that follow one another without the host: ``converters/lava/stream.py``.
 """

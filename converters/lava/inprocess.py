@@ -6,7 +6,7 @@ the summing and casting; only what lies under them is replaced. The results are 
 
 Order within a step. Every connection sends the buffer of the step before, first thing. So all buffers are delivered
 before anything runs; then the neurons run, each after those that send to it within the step; then the connections.
-What a connection really sends is compared with what was delivered in its name.
+Messages that a connection really sends are compared with those that were delivered in its name.
 """
 
 from __future__ import annotations

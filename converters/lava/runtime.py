@@ -171,7 +171,7 @@ class LavaRun:
         self._stacks = tempfile.TemporaryFile()  # noqa: SIM115 (closed in _forget)
         try:
             # inherited by the processes: Ctrl-C is ours to handle, not theirs; SIGUSR1 makes them tell where they are,
-            # which is how a stall is explained; and when we are killed nobody else would end them
+            # which is how a stall is explained; and if we are killed, nothing else ends them
             with interrupts_ignored(), stacks_on_request(self._stacks), ending_with_us():
                 self._executable.assign_runtime_to_all_processes(self._runtime)  # type: ignore[union-attr]
                 self._runtime.initialize()

@@ -1,6 +1,6 @@
-"""Reading lava-dl's ``.net``: the ChipNetwork whose spikes are those of netx on Lava, of a network trained by anybody.
+"""Reading lava-dl's ``.net``: the ChipNetwork whose spikes are those of netx on Lava, whoever trained it.
 
-The file is HDF5, ``layer/<i>/…`` (lava-dl 0.6, ``lava/lib/dl/netx/hdf5.py``). What it does not hold: the number of time
+The file is HDF5, ``layer/<i>/…`` (lava-dl 0.6, ``lava/lib/dl/netx/hdf5.py``). It does not hold the number of time
 steps, where a sample ends, how classes are read. Where netx would change a weight, so does this, and says so.
 """
 

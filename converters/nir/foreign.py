@@ -7,7 +7,7 @@ into the weights of each::
 
     LIF    v ← λ·v + (dt·r/τ)·I + (1 − λ)·v_leak        λ = 1 − dt/τ
 
-What λ, gains and resets really are depends on who wrote the file: ``dialects.py``.
+λ, gains and resets depend on the program that wrote the file: ``dialects.py``.
 """
 
 from __future__ import annotations

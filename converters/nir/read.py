@@ -1,6 +1,6 @@
-"""Reading NIR: our own files back into the equal ChipNetwork, anybody's into a float network that can be quantised.
+"""Reading NIR: our own files back into the equal ChipNetwork, other files into a float network that can be quantised.
 
-``nir.py`` has the equations. What a file of others does not hold: the time step and the number of time steps.
+``nir.py`` has the equations. Files of other programs hold neither the time step nor the number of time steps.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """From a data set to what a network is trained on: values in range, a coding, and the record of both.
 
-What is fitted (the range of a channel) is fitted on the training samples alone, without those held out for validation.
+The range of each channel is fitted on the training samples alone, without those held out for validation.
 The record goes with the network, and :func:`prepare_like` brings other data into the same form with the same numbers.
 """
 

@@ -1,7 +1,7 @@
 """Reading pickled arrays from untrusted files: CIFAR's python batches and the like.
 
 A pickle is a program. This module is an interpreter of its own for the few instructions that plain containers and
-arrays of bytes need; Python's unpickler never sees the file, no class of NumPy or of anybody else is built by it, and
+arrays of bytes need; Python's unpickler never sees the file, it builds no class, of NumPy or of others, and
 anything beyond the list is refused before it could matter.
 """
 

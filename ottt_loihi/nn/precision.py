@@ -1,6 +1,6 @@
 """Products of 16 bits inside ``torch.autocast``: weights, membranes, traces and sums of gradients stay as they are.
 
-What ``autocast`` does to a forward product it does not do to the gradients that an online rule forms itself; those ask
+``autocast`` changes the dtype of forward products, not of the gradients that an online rule forms itself; those ask
 here. float16 has no exponent to spare for errors, which differ by orders of magnitude between layers and steps: each is
 multiplied by a power of two before its product and divided by it afterwards, so that no scale of the loss is needed.
 """

@@ -92,8 +92,8 @@ class HLOP:
 
     The first task is learnt freely while its subspaces form; :meth:`end_task` keeps them, and from then on no update
     changes what the weights answer to inputs inside them. Biases, whose input is always there, stay as the first task
-    left them. What would undo this is refused: weight decay, Adam, momentum that is carried from one task to the next
-    (begin each with a new optimiser, as ``Trainer.fit`` does), learned gains and thresholds, rounded weights, and
+    left them. Refused is whatever would undo this: weight decay, Adam, momentum that is carried from one task to the
+    next (begin each with a new optimiser, as ``Trainer.fit`` does), learned gains and thresholds, rounded weights, and
     connections other than fully connected ones, feed-forward.
 
     =============  =====================  =============================================================================

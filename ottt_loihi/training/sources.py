@@ -77,7 +77,7 @@ def describe(samples: Samples, class_names: Sequence[str] = ()) -> DataDescripti
 def keep_description(net: Network, found: DataDescription) -> str:
     """Keep with the network what it is trained on now; return one line where it was something else before, else empty.
 
-    What samples do not say themselves (their dt, classes' names and preprocessing) stays, if the rest is the same.
+    Facts that samples do not hold (dt, names of classes, preprocessing) stay, if the rest is the same.
     """
     before = net.data
     if before is not None:

@@ -1,6 +1,6 @@
 """Integer arithmetic of learning: scales with stochastic rounding, traces, and the random numbers of both.
 
-What a neuron computes is integer multiply, add, shift, xor and compare, so that it can become microcode.
+A neuron only multiplies, adds, shifts, xors and compares integers, so that this can become microcode.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 On the chip one time step is a learning epoch of K Lava steps (``onchip/network/schedule.py``). Within an epoch no
 weight changes, so the phases are only an order of computations, and that order is a loop over layers:
-:func:`ottt_loihi.sim.learning.kernels.learn`. What phases leave behind is how often a trace has decayed, and which of
+:func:`ottt_loihi.sim.learning.kernels.learn`. Phases leave behind how often a trace has decayed, and which of
 Lava's random numbers rounds it.
 """
 

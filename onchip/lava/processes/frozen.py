@@ -25,7 +25,7 @@ class FrozenNeuron(AbstractProcess):
         phase = update_phase:    u, v, s as sim.network.LIF from a; s is sent; a = 0
         first step of a sample:  u = u_init, v = 0, a = 0, before a_in is added
 
-    What arrives after update_phase, from the layer itself, is for the next time step. Fixed point only.
+    Spikes that arrive after update_phase, from the layer itself, are for the next time step. Fixed point only.
 
     Attributes
     ----------

@@ -29,7 +29,7 @@ from scipy.sparse import csr_matrix
 class OTTTDense(Plastic, LearningDense):
     """``a_out[t+1] = (W·s_in[t]) << weight_exp``, W learning by Lava's engine at the end of each epoch.
 
-    What differs from Lava's ``LearningDense``:
+    Differences from Lava's ``LearningDense``:
 
     * x1 is set to 0 before every ``reset_interval``-th step, counted from the first: the trace of one sample never
       reaches the next (``reset_interval`` = K·T; K for a trace that is the epoch's spike alone);

@@ -1,4 +1,4 @@
-"""Send-on-delta: a spike says that the value has moved by a threshold, up or down. What does not change is silent."""
+"""Send-on-delta: a spike says that the value has moved by a threshold, up or down. A constant value is silent."""
 
 from __future__ import annotations
 
