@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from commands import assert_one_line, run_here
 from ottt_loihi.onchip import Settings, fresh_network, learn, watch
 from ottt_loihi.onchip.network.scales import learning_network
 from ottt_loihi.onchip.network.trainable import make_plan
@@ -185,7 +186,7 @@ def subtracting():
     [
         (lambda: make_plan(subtracting()), ChipError, "reset by subtraction cannot learn: .* reset to zero"),
         (lambda: make_plan(chip(0.5, 0.5)), ChipError, "two that are different .* change one by 0.1"),
-        (lambda: network(current=0.97, decay=0.98), UsageError, "too coarse; use decays that differ by 0.1"),
+        (lambda: network(current=0.97, decay=0.98), UsageError, r"too coarse; use 0\.7 and 0\.9, the nearest"),
         (lambda: network(lambda_pre=0.5), UsageError, "layer 1 has current-based neurons, .* use rule ottt"),
         (lambda: fresh_network(current_decay=0.5), UsageError, "current-based neurons reset to zero on the chip"),
         (lambda: fresh_network(current_decay=1), UsageError, "current_decay: expected a number"),
@@ -194,6 +195,29 @@ def subtracting():
 def test_refused_with_the_nearest_thing_that_works(make, error, message):
     with pytest.raises(error, match=message):
         make()
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("--current-decay 0.8", "decay by 0.800 and 0.800: .* use 0.75 and 0.85, the nearest"),
+        ("--current-decay 0.5 --membrane-decay 0.5", "decay by 0.500 and 0.500"),
+        ("--current-decay 1.0", "--current-decay: expected 0 (no current), or 0.001 … 0.999, got 1.0"),
+        ("--current-decay 0.5 --membrane-decay 0", "--membrane-decay: expected 0.001 … 0.999, got 0.0"),
+        ("--membrane-decay 0.99999", "--membrane-decay: expected 0.001 … 0.999"),
+    ],
+)
+def test_decays_of_the_command_that_cannot_learn_are_refused_before_anything_is_read(line, message, monkeypatch):
+    monkeypatch.setattr("ottt_loihi.data.load_data", lambda *arguments, **options: pytest.fail("data were read"))
+    assert_one_line(run_here("ottt-learn", *line.split()), 2, *message.split(" .* "))
+
+
+def test_the_pair_that_a_message_names_works():
+    for fast, slow in ((0.8, 0.8), (0.97, 0.98), (0.5, 0.5), (0.001, 0.99)):
+        with pytest.raises(UsageError, match="too coarse") as refused:
+            currents.impulses(*sorted((fast, slow)), 4, 1)
+        named = str(refused.value).partition("use ")[2].split(",")[0].split(" and ")
+        assert currents.impulses(*map(float, named), 4, 1)
 
 
 def test_hlop_is_refused():

@@ -64,6 +64,7 @@ def learn(
         float, typer.Option(min=0, max=1, help="From scratch: part of the synapses that exist; below 1: sparse.")
     ] = 1.0,
     current_decay: options.CurrentOption = 0.0,
+    membrane_decay: options.MembraneOption = None,
     readout_rate: Annotated[
         float | None, typer.Option(help="Part of the readout's error that one update takes away.")
     ] = None,
@@ -129,7 +130,8 @@ def learn(
     from ottt_loihi.onchip.learner import repeat_in_lava as repeat
 
     find(backend, "--backend").require()
-    scenario = make_scenario(model, transform, hidden, density, data, seed, plastic, current_decay)
+    decays = current_decay, membrane_decay
+    scenario = make_scenario(model, transform, hidden, density, data, seed, plastic, decays)
     folder = output or (model.parent if model else Path("runs/learn"))
     rates = {"readout_rate": readout_rate, "hidden_rate": hidden_rate}
     if halve_every is None:
@@ -195,7 +197,7 @@ GROUPS = {
     "Rule": ("loss", "learn_when", "learn_bias", "decay_every", "decay_shift", "encoding", "schedule", "rounding"),
     "S-TLLR and TESS": ("lambda_pre", "lambda_post", "alpha_post", "kappa"),
     "Rates": ("readout_rate", "hidden_rate", "halve_every"),
-    "Network": ("hidden", "density", "current_decay", "plastic"),
+    "Network": ("hidden", "density", "current_decay", "membrane_decay", "plastic"),
     "Chip": ("silent_epochs", "input_lag"),
     "Running": ("checkpoint_every", "stop_at", "repeat_in_lava", "seed"),
 }

@@ -59,7 +59,13 @@ CurrentOption = Annotated[
     typer.Option(
         min=0,
         max=1,
-        help="From scratch: current-based neurons, decay of their current; they reset to zero, the membrane keeps 0.8.",
+        help="From scratch: current-based neurons, which reset to zero; what their current keeps of itself in a step.",
+    ),
+]
+MembraneOption = Annotated[
+    float | None,
+    typer.Option(
+        min=0, max=1, help="From scratch: what a membrane keeps of itself in a step; default: 0.5, with a current 0.8."
     ),
 ]
 LossOption = Annotated[Loss, typer.Option(help="The readout's error: squared, cross-entropy from a table, or hinge.")]

@@ -20,7 +20,7 @@ EVERYTHING = 2**31 - 1  # samples
 WATCHED = 4000  # training samples of the old world that lateral neurons learn from, drawn over all of them
 UNIT_SAMPLES = 1000  # training samples that a logit's unit is estimated on, drawn over all of them
 STEPS = 12  # T from scratch: with 6 digits lose a point and MNIST 0.3 (docs/onchip.md)
-CURRENT_BASED = 0.8  # decay of the membrane of current-based neurons: another than most currents have
+CURRENT_BASED = 0.8  # default decay of the membrane of current-based neurons: another than most currents have
 TRAINING_SEEDS = 1_000_000  # training spikes are drawn from here on, test spikes from the seed itself
 
 
@@ -69,7 +69,7 @@ def make_scenario(
     data: str | None,
     seed: int,
     plastic: int | None,
-    current_decay: float = 0.0,
+    decays: tuple[float, float | None] = (0.0, None),
 ) -> Scenario:
     import numpy as np
 
@@ -81,14 +81,17 @@ def make_scenario(
         made = "ottt-export makes one"
         command.expect_file(model, "model.h5", {"": made, ".pt": f"{made} of it", ".net": f"{made} of it"})
     given = storage.load(model) if model else None
-    if given is not None and current_decay:
-        raise UsageError("--current-decay: of networks from scratch; a model.h5 has its own neurons, leave it out")
+    if given is not None and decays != (0.0, None):
+        raise UsageError(
+            "--current-decay, --membrane-decay: of networks from scratch; a model.h5 has its own, leave them out"
+        )
+    current, membrane = _decays(*decays)
     if given is not None:
         _require_able(given, model)
         found = chip_choice(given, data or _data_of(given), EVERYTHING)
         chip = _plastic(given, plastic)
     else:
-        chip, found = _fresh(data or "digits", hidden, density, seed, current_decay)
+        chip, found = _fresh(data or "digits", hidden, density, seed, current, membrane)
     split = found.split
     for note in found.notes:
         command.err.print(f"data: {note}", markup=False, soft_wrap=True)
@@ -162,7 +165,32 @@ def _plastic(given: ChipNetwork, plastic: int | None) -> ChipNetwork:
     return make_plastic(given, layers=None if plastic is None else range(max(0, count - plastic), count))
 
 
-def _fresh(data: str, hidden: int, density: float, seed: int, current_decay: float) -> tuple[ChipNetwork, Chosen]:
+def _decays(current: float, membrane: float | None) -> tuple[float, float]:
+    """The decays of current and membrane from scratch, refused before anything is read where they cannot learn."""
+    from ottt_loihi import checks
+    from ottt_loihi.errors import UsageError
+    from ottt_loihi.onchip.network.schedule import Schedule
+    from ottt_loihi.sim import arithmetic
+    from ottt_loihi.sim.learning.currents import impulses
+
+    membrane = (CURRENT_BASED if current else 0.5) if membrane is None else membrane
+    for name, decay in (("current", current), ("membrane", membrane)):
+        kept = round(checks.number(decay, f"--{name}-decay", 0, 1) * arithmetic.DECAY_UNITY)
+        if kept == arithmetic.DECAY_UNITY or (not kept and (decay or name == "membrane")):
+            low = "0 (no current), or 0.001" if name == "current" else "0.001"
+            raise UsageError(f"--{name}-decay: expected {low} … 0.999, got {decay}")
+    if current:
+        schedule = Schedule(1)
+        try:
+            impulses(*sorted((current, membrane)), schedule.epoch, schedule.pre_phase(0))
+        except UsageError as error:
+            raise UsageError(f"--current-decay, --membrane-decay: {error}") from None
+    return current, membrane
+
+
+def _fresh(
+    data: str, hidden: int, density: float, seed: int, current: float, membrane: float
+) -> tuple[ChipNetwork, Chosen]:
     """A network that has learnt nothing, for a data set: its own time steps, and spikes that a layer can learn from."""
     import numpy as np
 
@@ -182,9 +210,9 @@ def _fresh(data: str, hidden: int, density: float, seed: int, current_decay: flo
         num_steps=record.time_steps or STEPS,
         seed=seed,
         density=density,
-        current_decay=current_decay,
-        reset="zero" if current_decay else "subtract",
-        decay=CURRENT_BASED if current_decay else 0.5,
+        current_decay=current,
+        reset="zero" if current else "subtract",
+        decay=membrane,
     )
     chip = replace(chip, data=record, data_set=Step(located(data)))
     notes = prepared.notes if data != "digits" else ()

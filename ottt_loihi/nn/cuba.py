@@ -10,9 +10,9 @@ from torch import Tensor, nn
 
 from ottt_loihi import checks
 from ottt_loihi.errors import UsageError
-from ottt_loihi.nn.neurons import GroupedTrace, LongStep, Neuron, fire
-from ottt_loihi.nn.paths import BPTT, GradientPaths
-from ottt_loihi.nn.surrogates import Surrogate, describe, make_surrogate
+from ottt_loihi.nn.neurons import LIF, GroupedTrace, LongStep, Neuron, fire
+from ottt_loihi.nn.paths import BPTT, CONVENTIONS, GradientPaths
+from ottt_loihi.nn.surrogates import Rectangle, Surrogate, describe, make_surrogate
 
 RESETS = ("zero", "subtract", "delayed", "none")
 TRACES = ("exact", "mean")
@@ -272,6 +272,19 @@ class CubaLIF(Neuron):
 
     def extra_repr(self) -> str:
         return ", ".join(f"{name}={value}" for name, value in self.settings().items())
+
+
+def lif_or_cuba(constants: Mapping[str, Any], alpha: float, learn: Iterable[str]) -> Neuron:
+    """Return a layer of neurons with the arguments of a LIF: a CubaLIF if it has a current or learns constants."""
+    if isinstance(learn, str):
+        raise UsageError(f"learn: expected a list of names, got {learn!r}; write [{learn!r}]")
+    if not checks.number(alpha, "alpha", 0, 1) and not learn:
+        return LIF(**constants)
+    own = dict(constants)
+    at_threshold = checks.one_of(own.pop("convention"), "convention", CONVENTIONS) == "authors"
+    if at_threshold and own["surrogate"] == Rectangle():
+        own["surrogate"] = Rectangle(closed=True)
+    return CubaLIF(alpha, **own, at_threshold=at_threshold, learn=learn)
 
 
 def follow_both(x: Tensor, before: Any, alpha: float, beta: float) -> CubaTrace:

@@ -13,6 +13,7 @@ from ottt_loihi import checks
 from ottt_loihi.errors import UsageError
 from ottt_loihi.nn.blocks import Block, Branch, Skip
 from ottt_loihi.nn.connections import BINARY, SPIKE_SCALE, Conv2d, Elementwise, Linear, Readout, pooled_shape
+from ottt_loihi.nn.cuba import lif_or_cuba
 from ottt_loihi.nn.features import parse
 from ottt_loihi.nn.network import Network
 from ottt_loihi.nn.neurons import LIF, DSRNeuron, Neuron, Stream
@@ -42,6 +43,8 @@ def mlp(
     v_init: float = 0.0,
     binary: str | None = None,
     shortcuts: bool = False,
+    alpha: float = 0.0,
+    learn: Sequence[str] = (),
     seed: int = 0,
 ) -> Network:
     """Fully connected layers of LIF neurons and a readout.
@@ -70,6 +73,11 @@ def mlp(
         (:func:`~ottt_loihi.nn.weights.binarize`); the first layer's and the readout's stay real
     shortcuts
         between hidden layers of the same size the current of the one before is added, before the spikes
+    alpha
+        what the synaptic current of all neurons keeps of itself in a step; 0: none
+    learn
+        constants that each layer learns, some of ``"alpha"``, ``"beta"`` and ``"v_threshold"``; with these or ``alpha``
+        neurons are :class:`~ottt_loihi.nn.cuba.CubaLIF`
     seed
         of the initial weights; torch's global generator is neither used nor moved
 
@@ -102,7 +110,8 @@ def mlp(
             loop = Elementwise(m, generator) if alone else Linear(m, m, False, generator, **settings)
             branches = [Branch(loop, index, delay=1)]
         skip = Skip(index - 1) if shortcuts and index and n == m else None
-        blocks.append(Block(connection, LIF(**neuron), branches=branches, skip=skip, dropout=dropout))
+        cells = lif_or_cuba(neuron, alpha, learn)
+        blocks.append(Block(connection, cells, branches=branches, skip=skip, dropout=dropout))
     return Network(
         blocks,
         Readout(sizes[-2], sizes[-1], bias, generator, input_scale=SPIKE_SCALE if blocks and standardized else 1.0),
@@ -129,6 +138,8 @@ def conv(
     feedback: bool = False,
     feedback_delay: int | str = 1,
     binary: str | None = None,
+    alpha: float = 0.0,
+    learn: Sequence[str] = (),
     seed: int = 0,
 ) -> Network:
     """Convolutional layers of LIF neurons, with pooling, and a readout.
@@ -150,7 +161,7 @@ def conv(
         steps that it takes, 1 … 62, 1 in the paper; ``"chip"``: one for each layer around, as Loihi's connections need
     bias
         of all layers; the readout's too
-    beta, v_threshold, reset, surrogate, dropout, binary, seed
+    beta, v_threshold, reset, surrogate, dropout, binary, alpha, learn, seed
         as in :func:`mlp`
 
     Raises
@@ -180,7 +191,7 @@ def conv(
             padding = tuple(d * (k - 1) // 2 for d, k in zip(layer["D"], layer["k"]))
             geometry = {"stride": layer["S"], "dilation": layer["D"], "groups": layer["G"], "padding": padding}
             connection = Conv2d(shape[0], layer["n"], layer["k"], bias, generator, **geometry, **settings)
-        blocks.append(Block(connection, LIF(**neuron), dropout=dropout))
+        blocks.append(Block(connection, lif_or_cuba(neuron, alpha, learn), dropout=dropout))
         shape, pool, scale = _output(connection, shape, features), None, SPIKE_SCALE if standardized else 1.0
     readout_inputs = math.prod(pooled_shape(shape, pool))
     readout = Readout(readout_inputs, num_classes, bias, generator, input_scale=scale, pool=pool)

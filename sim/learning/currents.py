@@ -18,6 +18,7 @@ from ottt_loihi.sim.learning.integers import TRACE_MAX, impulse_left
 
 from ottt_loihi.errors import UsageError
 
+GRID = tuple(n / 20 for n in range(1, 20))  # decays that a message names
 LEAST = 2  # units of e that a spike leaves: fewer are no trace
 
 
@@ -36,16 +37,26 @@ def impulses(fast: float, slow: float, epoch: int, pre_phase: int) -> tuple[int,
     UsageError
         for decays so near to each other, or to 1, that seven bits hold no difference
     """
+    found = _best(fast, slow, epoch, pre_phase)
+    if found is None:
+        near = min(
+            ((f, s) for f in GRID for s in GRID if f < s and _best(f, s, epoch, pre_phase)),
+            key=lambda pair: abs(pair[0] - fast) + abs(pair[1] - slow),
+        )
+        raise UsageError(
+            f"current and membrane decay by {fast:.3f} and {slow:.3f}: the difference of two traces of seven bits is "
+            f"too coarse; use {near[0]} and {near[1]}, the nearest that work, or neurons without a current"
+        )
+    return found
+
+
+def _best(fast: float, slow: float, epoch: int, pre_phase: int) -> tuple[int, int] | None:
+    """The impulses whose quotient is nearest to the exact one, None where seven bits hold no difference."""
     left = [impulse_left(decay, epoch, pre_phase) for decay in (fast, slow)]
     wanted, limit = fast / slow * left[1] / left[0], int(TRACE_MAX * (1 - slow))
     pairs = [(round(wanted * large), large) for large in range(limit // 2 + 1, limit + 1)]
     pairs = [pair for pair in pairs if pair[0] >= 1 and pair[1] * left[1] - pair[0] * left[0] >= LEAST]
-    if not pairs:
-        raise UsageError(
-            f"current and membrane decay by {fast:.3f} and {slow:.3f}: the difference of two traces of seven bits is "
-            f"too coarse; use decays that differ by 0.1 or more and are at most 0.95, or neurons without a current"
-        )
-    return min(pairs, key=lambda pair: (abs(pair[0] / pair[1] - wanted), -pair[1]))
+    return min(pairs, key=lambda pair: (abs(pair[0] / pair[1] - wanted), -pair[1]), default=None)
 
 
 def float_impulses(fast: float, slow: float, epoch: int, pre_phase: int) -> tuple[float, float]:
