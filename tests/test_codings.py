@@ -143,18 +143,24 @@ def test_thermometer_counts_levels():
 
 
 def test_delays_send_spikes_again():
-    spikes = (RNG.random((2, 9, 3)) < 0.4).astype(np.uint8)
-    found = encode(spikes.astype(float), Step("delays", {"copies": 4, "apart": 3}), 9, time_axis=True)
-    assert found.shape == (2, 9, 4, 3)
+    spikes = (RNG.random((2, 10, 3)) < 0.4).astype(np.uint8)
+    found = encode(spikes.astype(float), Step("delays", {"copies": 4, "apart": 3}), 10, time_axis=True)
+    assert found.shape == (2, 10, 4, 3)
     for line in range(4):
-        for t in range(9):
+        for t in range(10):
             before = spikes[:, t - 3 * line] if t >= 3 * line else np.zeros((2, 3))
             np.testing.assert_array_equal(found[:, t, line], before)
-    trained = encode_for_training(spikes, "delays:copies=4,apart=3", 9, 0, np.arange(2), time_axis=True)
+    trained = encode_for_training(spikes, "delays:copies=4,apart=3", 10, 0, np.arange(2), time_axis=True)
     np.testing.assert_array_equal(trained.numpy(), found)
-    np.testing.assert_array_equal(encode(spikes, Step("delays", {"copies": 1}), 9, time_axis=True)[:, :, 0], spikes)
+    np.testing.assert_array_equal(encode(spikes, Step("delays", {"copies": 1}), 10, time_axis=True)[:, :, 0], spikes)
     with pytest.raises(UsageError, match="delays sends spikes again, the data are analog"):
         prepare(from_arrays(SERIES, np.arange(5) % 2, time_axis=True), "delays")
+    short = from_arrays(np.eye(9, dtype=np.uint8).reshape(3, 9, 3), np.arange(3) % 2, time_axis=True, test_share=0.4)
+    assert prepare(short, "delays:copies=3,apart=4").input_shape == (3, 3)
+    with pytest.raises(UsageError, match=r"delays\(copies=3, apart=5\) needs samples of at least 11 time steps, got 9"):
+        prepare(short, "delays:copies=3,apart=5")
+    with pytest.raises(UsageError, match="needs samples of at least 13 time steps, got 9"):
+        prepare(short, "delays")
 
 
 def test_graded_messages_and_their_unit():

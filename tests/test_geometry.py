@@ -19,7 +19,7 @@ from ottt_loihi import sim
 from ottt_loihi.errors import UsageError
 from ottt_loihi.fast.chunks import why_not
 from ottt_loihi.nn.blocks import Block
-from ottt_loihi.nn.connections import Conv2d, Readout
+from ottt_loihi.nn.connections import Conv2d, Readout, pooled_shape
 from ottt_loihi.nn.description import YOUNGER, construct, describe
 from ottt_loihi.nn.models import conv
 from ottt_loihi.nn.network import Network
@@ -214,3 +214,10 @@ def test_bad_sizes():
         Conv2d(1, 1, padding=(-1, 0))
     with pytest.raises(UsageError, match="a 3×1 kernel does not fit an image of 2×9"):
         Conv2d(1, 1, (3, 1)).output_shape((1, 2, 9))
+
+
+def test_a_window_larger_than_the_image_is_refused_with_one_that_fits():
+    with pytest.raises(UsageError, match=r"larger than the image, height 20 and width 1; use pool=\(2, 1\), AP2x1 in"):
+        conv("4C3-AP2-4C3-GAP", input_shape=(3, 20, 1), num_classes=2)
+    with pytest.raises(UsageError, match=r"pool=2: expected an image \(channels, height, width\) to pool, got \(9,\)"):
+        pooled_shape((9,), 2)

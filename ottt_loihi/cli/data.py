@@ -113,10 +113,11 @@ def _load(name: str, folder: Path | None, time_axis: bool | None, changes: Seque
     """Return the data set; ``changes`` are options of its loader, written as ``ottt-train --set`` takes them."""
     from ottt_loihi.data import load_data
     from ottt_loihi.errors import UsageError
-    from ottt_loihi.training.config import parse_change
+    from ottt_loihi.training.config import with_changes
 
-    options = {} if time_axis is None else {"time_axis": time_axis}
-    for place, value in map(parse_change, changes):
+    options = {}
+    given = {} if time_axis is None else {"data.time_axis": time_axis}
+    for place, value in with_changes(given, changes).items():
         table, _, key = place.partition(".")
         if table != "data" or not key.isidentifier() or key in ("name", "folder"):
             raise UsageError(f"--set: expected data.NAME=value with an option of the loader, got {place}")

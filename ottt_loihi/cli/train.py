@@ -158,7 +158,7 @@ def train(
     there is; --resume goes on, bit for bit as if nothing had happened.
     Several processes: torchrun --nproc-per-node 2 -m ottt_loihi.cli.train …
     """
-    from ottt_loihi.training.config import Config, override, parse_change, read_config
+    from ottt_loihi.training.config import Config, override, read_config, with_changes
     from ottt_loihi.training.run import run
 
     values: dict[str, Any] = {
@@ -197,9 +197,9 @@ def train(
         "training.seed": seed,
         "training.init": None if init is None else str(init),
         "training.quantize": quantize,
-        **dict(parse_change(change) for change in changes or ()),
     }
     given = {k: v.value if isinstance(v, Enum) else v for k, v in values.items() if v is not None}
+    given = with_changes(given, changes or ())
     settings = override(Config() if config is None else read_config(config), given)
     try:
         result = run(settings, output, resume=resume, tensorboard=tensorboard, progress=not json, force=force)

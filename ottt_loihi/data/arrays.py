@@ -14,6 +14,7 @@ import numpy as np
 
 from ottt_loihi import checks
 from ottt_loihi.data.labels import read_labels
+from ottt_loihi.data.sparse import sparse
 from ottt_loihi.data.split import Split
 from ottt_loihi.errors import FileError, UnsafeFileError, UsageError
 from ottt_loihi.files import refuse_pointer
@@ -141,6 +142,7 @@ def load_npz(
         )
     except UsageError as error:
         raise FileError(f"{path}: {str(error).removeprefix(path.name + ': ')}") from error
+    split = replace(split, x_train=sparse(split.x_train), x_test=sparse(split.x_test))
     unused = sorted({*left, *(set(arrays) - set(names) - SAYS)})
     return replace(split, notes=(*split.notes, *((f"left out: {', '.join(unused[:8])}",) if unused else ())))
 

@@ -9,12 +9,13 @@ from typing import TypeAlias
 
 import numpy as np
 
-from ottt_loihi.data.arrays import from_arrays
+from ottt_loihi.data.arrays import draw_test
+from ottt_loihi.data.sparse import Samples, some
 from ottt_loihi.data.split import Split
 from ottt_loihi.errors import FileError
 
 MAX_FILES = 1 << 20
-Reader: TypeAlias = Callable[[list[list[Path]]], tuple[list[np.ndarray], Sequence[str]]]
+Reader: TypeAlias = Callable[[list[list[Path]]], tuple[Sequence[Samples], Sequence[str]]]
 
 
 def load_class_folder(
@@ -51,8 +52,9 @@ def load_class_folder(
     labels = [np.repeat(np.arange(len(names)), [len(part[name]) for name in names]) for part in parts]
     arrays = list(chain.from_iterable(zip(samples, labels, strict=True)))
     if test is None:
-        drawn = from_arrays(*arrays, time_axis=True, test_share=test_share, seed=seed, num_classes=len(names))
-        arrays = [drawn.x_train, drawn.y_train, drawn.x_test, drawn.y_test]
+        x, y = arrays
+        drawn = draw_test(y, test_share, seed, f"{folder}: ")
+        arrays = [some(x, ~drawn), y[~drawn], some(x, drawn), y[drawn]]
     title = folder.resolve().name
     return Split(*arrays, len(names), time_axis=True, name=title, class_names=names, notes=tuple(notes))
 

@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 
 from ottt_loihi import checks
+from ottt_loihi.data.sparse import Samples, SparseArray, pieces
 from ottt_loihi.data.split import Split
 from ottt_loihi.errors import UsageError
 
 VALUES = ("spikes", "counts", "analog")
 LARGEST = 2**31 - 1  # values of a sample, time steps, classes: what a description may claim
 DEEPEST = 8  # nesting of a step's options
-SEEN_AT_ONCE = 1024  # samples
 
 
 @dataclass(frozen=True)
@@ -167,7 +167,7 @@ class DataDescription:
             for another shape or number of time steps, values that are not finite, or values of a kind that cannot
             be read as this one (analog values for spikes, say)
         """
-        x = np.asarray(x)
+        x = x if isinstance(x, SparseArray) else np.asarray(x)
         expected = self.sample_shape
         if self.time_axis and x.ndim == len(expected) + 1 and x.shape[2:] == expected[1:] and x.shape[1] != expected[0]:
             raise UsageError(f"{where}: expected samples of {expected[0]} time steps, got {x.shape[1]}")
@@ -250,7 +250,7 @@ def describe_split(split: Split, coding: Step | str) -> DataDescription:
     return found if found.values == "spikes" else replace(found, value_range=limits)
 
 
-def _seen(x: np.ndarray, where: str) -> tuple[str, tuple[float, float]]:
+def _seen(x: Samples, where: str) -> tuple[str, tuple[float, float]]:
     """The kind of the values and (lowest, highest); every value is looked at."""
     if x.dtype.kind not in "buif":
         raise UsageError(f"{where}: expected numbers, got {x.dtype}")
@@ -267,10 +267,10 @@ def _seen(x: np.ndarray, where: str) -> tuple[str, tuple[float, float]]:
     return ("spikes" if counts and high <= 1 else "counts" if counts else "analog"), (low, high)
 
 
-def _parts(x: np.ndarray) -> Any:
+def _parts(x: Samples) -> Any:
     """``x`` in pieces, so that no second array of its size is made; integers as float64, which ``initial`` needs."""
-    for start in range(0, len(x), SEEN_AT_ONCE):
-        part = x[start : start + SEEN_AT_ONCE]
+    for chosen in pieces(x):
+        part = x[chosen]
         yield part if x.dtype.kind == "f" else part.astype(np.float64)
 
 

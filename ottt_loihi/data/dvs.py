@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ import numpy as np
 from ottt_loihi.data.aedat import SIDE, read_aedat
 from ottt_loihi.data.augment import resize
 from ottt_loihi.data.cifar import CIFAR10_CLASSES
-from ottt_loihi.data.events import lost_note, new_frames, to_frames
+from ottt_loihi.data.events import as_frames, lost_note
 from ottt_loihi.data.folder import Layout, find, read_text
 from ottt_loihi.data.split import Split
 from ottt_loihi.errors import FileError, UnsafeFileError, UsageError
@@ -55,15 +56,9 @@ def load_dvs_gesture(
         recordings = _trials(found.paths[part])
         tables = [_labels(recording) for recording in recordings]
         labels = np.concatenate(tables)
-        frames = new_frames(len(labels), num_steps, SIDE, SIDE, by, ceiling)
-        index = 0
-        for recording, table in zip(recordings, tables):
-            events = read_aedat(recording)
-            for _, start, end in table:
-                chosen = events[(events["t"] >= start) & (events["t"] < end)]
-                frames[index], dropped = to_frames(chosen, num_steps, SIDE, SIDE, by, ceiling)
-                index, lost, total = index + 1, lost + dropped, total + len(chosen)
-        halves += [frames, labels[:, 0] - 1]
+        made = as_frames(_gestures(recordings, tables), num_steps, SIDE, SIDE, by, ceiling)
+        lost, total = lost + made.lost, total + made.total
+        halves += [made.frames, labels[:, 0] - 1]
     notes = lost_note(lost, total, ceiling)
     return Split(*halves, NUM_GESTURES, time_axis=True, name="dvs-gesture", class_names=GESTURES, notes=notes)
 
@@ -91,17 +86,25 @@ def load_cifar10_dvs(
         samples["test"] += [(path, label) for path in paths[first_test:]]
     halves, lost, total = [], 0, 0
     for part in ("train", "test"):
-        shape = (side or SIDE, side or SIDE)
-        frames = new_frames(len(samples[part]), num_steps, *shape, by, ceiling)
-        frames = frames if side is None else frames.astype(np.float32)
-        for index, (path, _) in enumerate(samples[part]):
-            events = read_aedat(path)
-            counts, dropped = to_frames(events, num_steps, SIDE, SIDE, by, ceiling)
-            frames[index] = counts if side is None else resize(counts, shape)
-            lost, total = lost + dropped, total + len(events)
+        recordings = (read_aedat(path) for path, _ in samples[part])
+        frames, cut, events = as_frames(recordings, num_steps, SIDE, SIDE, by, ceiling)
+        lost, total = lost + cut, total + events
+        if side is not None:
+            resized = np.empty((len(frames), num_steps, 2, side, side), np.float32)
+            for index in range(len(frames)):
+                resized[index] = resize(frames[index], (side, side))
+            frames = resized
         halves += [frames, np.array([label for _, label in samples[part]], np.int64)]
     notes = lost_note(lost, total, ceiling)
     return Split(*halves, 10, time_axis=True, name="cifar10-dvs", class_names=CIFAR10_CLASSES, notes=notes)
+
+
+def _gestures(recordings: list[Path], tables: list[np.ndarray]) -> Iterator[np.ndarray]:
+    """The events of each gesture of the recordings."""
+    for recording, table in zip(recordings, tables):
+        events = read_aedat(recording)
+        for _, start, end in table:
+            yield events[(events["t"] >= start) & (events["t"] < end)]
 
 
 def _trials(path: Path) -> list[Path]:

@@ -13,8 +13,9 @@ import numpy as np
 from ottt_loihi import checks
 from ottt_loihi.data.arrays import read_npy
 from ottt_loihi.data.class_folders import load_class_folder
-from ottt_loihi.data.events import EVENT, MAX_BYTES, lost_note, new_frames, to_frames
+from ottt_loihi.data.events import EVENT, MAX_BYTES, as_frames, lost_note
 from ottt_loihi.data.folder import read_bytes
+from ottt_loihi.data.sparse import Samples
 from ottt_loihi.data.split import Split
 from ottt_loihi.errors import FileError, UsageError
 
@@ -123,7 +124,7 @@ def load_event_folder(
     checks.integer(width, "width", 0, LARGEST + 1)
     checks.integer(height, "height", 0, LARGEST + 1)
 
-    def read(parts: list[list[Path]]) -> tuple[list[np.ndarray], list[str]]:
+    def read(parts: list[list[Path]]) -> tuple[list[Samples], list[str]]:
         recordings = [[read_events(path) for path in part] for part in parts]
         notes: list[str] = []
         size = {"x": width, "y": height}
@@ -136,11 +137,9 @@ def load_event_folder(
             notes.append(f"the sensor has {size['x']}×{size['y']} pixels, the largest that its events name")
         samples, lost, total = [], 0, 0
         for part in recordings:
-            out = new_frames(len(part), num_steps, size["x"], size["y"], by, ceiling)
-            for i, events in enumerate(part):
-                out[i], cut = to_frames(events, num_steps, size["x"], size["y"], by, ceiling)
-                lost, total = lost + cut, total + len(events)
-            samples.append(out)
+            made = as_frames(part, num_steps, size["x"], size["y"], by, ceiling)
+            lost, total = lost + made.lost, total + made.total
+            samples.append(made.frames)
         silent = sum(len(events) == 0 for part in recordings for events in part)
         if silent:
             notes.append(f"{silent} recordings have no events")

@@ -6,17 +6,20 @@ An event says: at time t the pixel (x, y) became brighter (p = 1, ON) or darker 
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
 from ottt_loihi.data.folder import read_bytes
+from ottt_loihi.data.sparse import Samples, collected
 from ottt_loihi.errors import FileError, UsageError
 
 EVENT = np.dtype([("t", "<i8"), ("x", "<u2"), ("y", "<u2"), ("p", "u1")])  # t in µs
 MAX_BYTES = 1 << 30
 BY = ("time", "count")
+LARGEST = 2**31 - 1  # values of a sample
 
 
 class Frames(NamedTuple):
@@ -128,13 +131,41 @@ def to_frames(
     return Frames(kept.astype(np.uint8), len(events) - int(kept.sum()))
 
 
-def new_frames(num_samples: int, num_steps: int, width: int, height: int, by: str, ceiling: int) -> np.ndarray:
-    """Room for the frames of so many samples, uint8 ``(n, T, 2, height, width)``, once the settings are checked."""
+class Recordings(NamedTuple):
+    """Recordings as frames.
+
+    Attributes
+    ----------
+    frames
+        uint8 ``(n, T, 2, height, width)``, sparse where that is smaller
+    lost
+        events above the ceiling, not counted
+    total
+        events of all recordings
+    """
+
+    frames: Samples
+    lost: int
+    total: int
+
+
+def as_frames(
+    recordings: Iterable[np.ndarray], num_steps: int, width: int, height: int, by: str = "time", ceiling: int = 255
+) -> Recordings:
+    """Return the frames of many recordings, each read when it is its turn; parameters as :func:`to_frames`."""
     _check_settings(num_steps, width, height, by, ceiling)
-    try:
-        return np.empty((num_samples, num_steps, 2, height, width), np.uint8)
-    except (MemoryError, ValueError) as error:
-        raise UsageError(f"num_steps: {num_steps} steps of {num_samples} samples do not fit into memory") from error
+    if num_steps * 2 * height * width > LARGEST:
+        raise UsageError(f"num_steps: {num_steps} frames of {width}×{height} do not fit into memory")
+    lost = total = 0
+
+    def counted() -> Iterator[np.ndarray]:
+        nonlocal lost, total
+        for events in recordings:
+            counts, cut = to_frames(events, num_steps, width, height, by, ceiling)
+            lost, total = lost + cut, total + len(events)
+            yield counts
+
+    return Recordings(collected(counted(), (num_steps, 2, height, width)), lost, total)
 
 
 def lost_note(lost: int, total: int, ceiling: int) -> tuple[str, ...]:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ottt_loihi.data.events import MAX_BYTES, decode_bin, lost_note, new_frames, to_frames
+from ottt_loihi.data.events import MAX_BYTES, as_frames, decode_bin, lost_note
 from ottt_loihi.data.folder import Found, Layout, find, read_bytes, read_text
 from ottt_loihi.data.split import Split
 from ottt_loihi.errors import FileError, UnsafeFileError, UsageError
@@ -69,12 +69,10 @@ def load_nmnist(
     halves, lost, total = [], 0, 0
     for part, limit in (("train", num_train), ("test", num_test)):
         samples = lists[part][:limit]
-        frames = new_frames(len(samples), num_steps, SIDE, SIDE, by, ceiling)
-        for index, (name, _) in enumerate(samples):
-            events = decode_bin(read(name), SIDE, SIDE, f"{found.folder / name}")
-            frames[index], dropped = to_frames(events, num_steps, SIDE, SIDE, by, ceiling)
-            lost, total = lost + dropped, total + len(events)
-        halves += [frames, np.array([label for _, label in samples], np.int64)]
+        recordings = (decode_bin(read(name), SIDE, SIDE, f"{found.folder / name}") for name, _ in samples)
+        made = as_frames(recordings, num_steps, SIDE, SIDE, by, ceiling)
+        lost, total = lost + made.lost, total + made.total
+        halves += [made.frames, np.array([label for _, label in samples], np.int64)]
     return Split(*halves, NUM_CLASSES, time_axis=True, name="n-mnist", notes=lost_note(lost, total, ceiling))
 
 

@@ -18,11 +18,11 @@ from ottt_loihi.data.codings import CODINGS, coded_shape, encode, message_value,
 from ottt_loihi.data.codings.graded import LEVELS
 from ottt_loihi.data.description import DataDescription, Step, describe_split
 from ottt_loihi.data.registry import load_data, loader_options
+from ottt_loihi.data.sparse import Samples, pieces
 from ottt_loihi.data.split import Split
 from ottt_loihi.errors import UsageError
 
 SCALES = ("auto", "channel", "all", "none")
-AT_ONCE = 1024  # samples
 SHOWN = 6  # channels in a message
 NOT_LOADERS = ("name", "encoding", "augmentations", "scale", "quantile")  # keys of [data] that no loader gets
 
@@ -192,11 +192,11 @@ def apply_scale(x: np.ndarray, step: Step) -> tuple[np.ndarray, int]:
     low, high = (np.asarray(step.options[name], np.float64) for name in ("low", "high"))
     width = np.where(high > low, high - low, 1.0)
     scaled, clipped = np.empty(x.shape, np.float32), 0
-    for start in range(0, len(x), AT_ONCE):
-        part = (x[start : start + AT_ONCE].astype(np.float64) - low) / width
+    for chosen in pieces(x):
+        part = (x[chosen].astype(np.float64) - low) / width
         inside = np.clip(part, 0.0, 1.0)
         clipped += int((inside != part).sum())
-        scaled[start : start + AT_ONCE] = np.where(high > low, inside, 0.0)
+        scaled[chosen] = np.where(high > low, inside, 0.0)
     return scaled, clipped
 
 
@@ -281,7 +281,11 @@ def _constant_channels(split: Split) -> list[str]:
     if len(split.input_shape) > 1 or len(x) < 2:
         return []
     axes = (0, 1) if split.time_axis else (0,)
-    still = np.flatnonzero(x.min(axis=axes) == x.max(axis=axes))
+    low, high = (
+        reduced([getattr(x[part], name)(axis=axes) for part in pieces(x)], axis=0)
+        for name, reduced in (("min", np.min), ("max", np.max))
+    )
+    still = np.flatnonzero(low == high)
     if not len(still):
         return []
     named = ", ".join(map(str, still[:SHOWN])) + ("…" if len(still) > SHOWN else "")
@@ -339,7 +343,7 @@ def _said(where: str, record: DataDescription, asked: Step | None) -> str:
     )
 
 
-def _floats(x: np.ndarray) -> np.ndarray:
+def _floats(x: Samples) -> np.ndarray:
     return x.astype(np.float32)
 
 

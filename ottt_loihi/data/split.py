@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from ottt_loihi import checks
+from ottt_loihi.data.sparse import Samples, some
 from ottt_loihi.errors import UsageError
 
 HELD_OUT = 2**31 - 1  # beside the seed: no epoch's number
@@ -20,7 +21,8 @@ class Split:
     field            meaning
     ===============  ==========================================================================================
     x_train, x_test  ``(n, *input_shape)``: float32, images in [0, 1], features in any unit; or with ``time_axis`` one
-                     frame per time step, ``(n, T, *input_shape)``: uint8 counts (0 and 1 are spikes), or float32
+                     frame per time step, ``(n, T, *input_shape)``: uint8 counts (0 and 1 are spikes), or float32.
+                     Few events are kept as a :class:`~ottt_loihi.data.sparse.SparseArray`, which is read like an array
     y_train, y_test  labels, int64 ``(n,)``, 0 … num_classes − 1
     num_classes      all classes of the data set, whether the samples show them or not; 0: those they show
     time_axis        True: x has a time axis after the samples' and is not to be rate coded
@@ -36,9 +38,9 @@ class Split:
         for arrays that do not belong together, labels that are no integers or outside the classes
     """
 
-    x_train: np.ndarray
+    x_train: Samples
     y_train: np.ndarray
-    x_test: np.ndarray
+    x_test: Samples
     y_test: np.ndarray
     num_classes: int = 0
     time_axis: bool = False
@@ -79,12 +81,12 @@ class Split:
         return self.x_train.shape[1] if self.time_axis else None
 
     @property
-    def train(self) -> tuple[np.ndarray, np.ndarray]:
+    def train(self) -> tuple[Samples, np.ndarray]:
         """The training samples and their labels."""
         return self.x_train, self.y_train
 
     @property
-    def test(self) -> tuple[np.ndarray, np.ndarray]:
+    def test(self) -> tuple[Samples, np.ndarray]:
         """The test samples and their labels."""
         return self.x_test, self.y_test
 
@@ -92,7 +94,8 @@ class Split:
         """The same data for convolutions: grey images ``(height, width)`` become ``(1, height, width)``."""
         if len(self.input_shape) != 2:
             return self
-        return replace(self, x_train=np.expand_dims(self.x_train, -3), x_test=np.expand_dims(self.x_test, -3))
+        x = (a.reshape(*a.shape[:-2], 1, *a.shape[-2:]) for a in (self.x_train, self.x_test))
+        return replace(self, **dict(zip(("x_train", "x_test"), x)))
 
     def first(self, num_train: int, num_test: int) -> Split:
         """The first samples of each half, for a quick trial."""
@@ -100,13 +103,13 @@ class Split:
             raise UsageError(f"{self._where()}expected at least 1 sample of each half, got {num_train}, {num_test}")
         return replace(
             self,
-            x_train=self.x_train[:num_train],
+            x_train=some(self.x_train, slice(num_train)),
             y_train=self.y_train[:num_train],
-            x_test=self.x_test[:num_test],
+            x_test=some(self.x_test, slice(num_test)),
             y_test=self.y_test[:num_test],
         )
 
-    def _check(self, part: str, x: np.ndarray, y: np.ndarray) -> None:
+    def _check(self, part: str, x: Samples, y: np.ndarray) -> None:
         least = 3 if self.time_axis else 2
         if x.ndim < least or x.size == 0:
             shape = "(n, T, *input_shape)" if self.time_axis else "(n, *input_shape)"

@@ -80,8 +80,14 @@ def pooled_shape(shape: tuple[int, ...], pool: int | tuple[int, int] | str | Non
     if pool is None:
         return shape
     window = (1, 1) if isinstance(pool, str) else checks.both(pool)
-    if len(shape) != 3 or any(n < k for n, k in zip(shape[1:], window)):
+    if len(shape) != 3:
         raise UsageError(f"pool={pool!r}: expected an image (channels, height, width) to pool, got {shape}")
+    fits = tuple(min(n, k) for n, k in zip(shape[1:], window))
+    if fits != window:
+        raise UsageError(
+            f"pool={pool!r}: the window is larger than the image, height {shape[1]} and width {shape[2]}; use "
+            f"pool={fits}, AP{fits[0]}x{fits[1]} in features"
+        )
     return (shape[0], 1, 1) if pool == "global" else (shape[0], *(n // k for n, k in zip(shape[1:], window)))
 
 

@@ -168,13 +168,15 @@ def _kept(job: Mapping[str, Any]) -> dict[str, Any]:
 def _fingerprint(config: Config) -> str:
     """Return a text that is another one for other data, labels and test samples included."""
     from ottt_loihi.data.images import ImageSplit
+    from ottt_loihi.data.sparse import pieces
 
     split = config.load_data()
     if isinstance(split, ImageSplit):  # too much to read before anything runs
         return f"{len(split.train)} and {len(split.test)} images"
     checksum = 0
     for array in (split.x_train, split.y_train, split.x_test, split.y_test):
-        checksum = zlib.crc32(np.ascontiguousarray(array), checksum)
+        for part in pieces(array):
+            checksum = zlib.crc32(np.ascontiguousarray(array[part]), checksum)
     return f"{len(split.x_train)} and {len(split.x_test)} samples, checksum {checksum:08x}"
 
 

@@ -309,6 +309,22 @@ def parse_change(text: str) -> tuple[str, Any]:
         return place.strip(), value.strip()
 
 
+def with_changes(given: Mapping[str, Any], changes: Iterable[str]) -> dict[str, Any]:
+    """Return place → value of a command's options and of its ``--set`` (:func:`parse_change`).
+
+    Raises
+    ------
+    UsageError
+        where two of them give one place different values
+    """
+    found = dict(given)
+    for place, value in map(parse_change, changes):
+        if place in found and found[place] != value:
+            raise UsageError(f"--set {place}={value}: another option says {found[place]}; give one of the two")
+        found[place] = value
+    return found
+
+
 def _named(table: Mapping[str, Any], default: str) -> tuple[str, dict[str, Any]]:
     rest = dict(table)
     return rest.pop("name", default), rest

@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from torch.utils.data.distributed import DistributedSampler
 
+from ottt_loihi.data.sparse import SparseArray
 from ottt_loihi.data.split import held_out
 from ottt_loihi.errors import OtttError, UsageError
 from ottt_loihi.nn.network import Network
@@ -152,7 +153,7 @@ class Numbered(Samples):
 
 
 class Arrays(Numbered):
-    """Arrays in memory, or an ``np.memmap`` that is read batch by batch."""
+    """Arrays in memory; an ``np.memmap`` is read, and a ``SparseArray`` expanded, batch by batch."""
 
     ahead = True
 
@@ -360,6 +361,8 @@ def as_array(values: Any, where: str) -> np.ndarray:
     UsageError
         for anything but an array or tensor of real numbers
     """
+    if isinstance(values, SparseArray):
+        return values  # type: ignore[return-value]
     if isinstance(values, Tensor):
         values = values.detach().cpu()
         values = values.float() if values.dtype == torch.bfloat16 else values  # the same numbers; NumPy lacks the type

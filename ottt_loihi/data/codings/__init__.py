@@ -28,7 +28,7 @@ from typing import Any
 
 import numpy as np
 
-from ottt_loihi.data.codings.delays import delays
+from ottt_loihi.data.codings.delays import delays, least_steps
 from ottt_loihi.data.codings.delta import delta
 from ottt_loihi.data.codings.graded import constant, frames, graded
 from ottt_loihi.data.codings.latency import latency
@@ -57,12 +57,15 @@ class Coding:
         whether it sends graded messages, which a layer that learns on the chip cannot receive
     unit_range
         whether the values have to be in [0, 1]
+    least_steps
+        ``**options`` → the fewest time steps in which all of its lines can fire; None: any number
     """
 
     function: Callable[..., np.ndarray]
     time: str = "any"
     messages: bool = False
     unit_range: bool = True
+    least_steps: Callable[..., int] | None = None
 
     def options(self) -> tuple[str, ...]:
         """Return the names of its options."""
@@ -79,7 +82,7 @@ CODINGS = {
     "thermometer": Coding(thermometer),
     "graded": Coding(graded, messages=True, unit_range=False),
     "frames": Coding(frames, time="axis", unit_range=False),
-    "delays": Coding(delays, time="axis", unit_range=False),
+    "delays": Coding(delays, time="axis", unit_range=False, least_steps=least_steps),
     "constant": Coding(constant, time="none", messages=True),
 }
 
@@ -164,6 +167,11 @@ def encode(
         raise UsageError(f"encoding: expected num_steps ≥ 1 and seed ≥ 0, got {num_steps} and {seed}")
     if time_axis and x.shape[1] != num_steps:
         raise UsageError(f"encoding: expected samples of {num_steps} time steps, got {x.shape[1]}")
+    if kind.least_steps and num_steps < (least := kind.least_steps(**coding.options)):
+        raise UsageError(
+            f"encoding: {coding} needs samples of at least {least} time steps, got {num_steps}: its last line would "
+            "never fire; use fewer copies, or a smaller apart"
+        )
     if kind.unit_range and x.size and not (x.min() >= 0 and x.max() <= 1):  # False for NaN
         got = f"[{x.min():g}, {x.max():g}]"
         raise UsageError(f"encoding: {coding.name} needs intensities in [0, 1], got {got}; scale them")

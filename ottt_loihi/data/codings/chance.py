@@ -11,7 +11,6 @@ POOL = 4  # words of a SeedSequence
 INIT_A, MULT_A, INIT_B, MULT_B = 0x43B0D7E5, 0x931E8875, 0x8B51F9DD, 0x58F38DED
 MIX_LEFT, MIX_RIGHT, SHIFT = np.uint32(0xCA01F9DD), np.uint32(0x4973F715), np.uint32(16)
 PCG_MULTIPLIER = 0x2360ED051FC65DA44385DF649FCCF645
-AT_ONCE = 1 << 20  # values
 
 
 def uniform(seed: int, indices: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
@@ -39,13 +38,6 @@ def uniform(seed: int, indices: np.ndarray, shape: tuple[int, ...]) -> np.ndarra
         }
         generator.random(dtype=np.float32, out=of_one)
     return found
-
-
-def pieces(values: np.ndarray) -> Iterator[slice]:
-    """Yield slices of samples ``(n, …)`` of about a million values, so that temporary arrays stay small."""
-    step = max(1, AT_ONCE // max(1, values[:1].size))
-    for start in range(0, len(values), step):
-        yield slice(start, start + step)
 
 
 def _states(seed: int, indices: np.ndarray) -> Iterator[tuple[int, int]]:

@@ -7,10 +7,12 @@ import numpy as np
 from ottt_loihi import checks
 from ottt_loihi.data.codings.graded import frames
 
-MOST = 256
+MOST, COPIES, APART = 256, 4, 4
 
 
-def delays(values: np.ndarray, seed: int, indices: np.ndarray, *, copies: int = 4, apart: int = 4) -> np.ndarray:
+def delays(
+    values: np.ndarray, seed: int, indices: np.ndarray, *, copies: int = COPIES, apart: int = APART
+) -> np.ndarray:
     """Return spikes uint8 ``(n, T, K, *shape)``; line k has at step t what the data have at step ``t − k·apart``.
 
     A layer without recurrence forgets the order of its inputs at the rate of its leak; with these lines it compares
@@ -23,7 +25,7 @@ def delays(values: np.ndarray, seed: int, indices: np.ndarray, *, copies: int = 
     copies
         K in 1 … 256
     apart
-        steps between two copies, ≥ 1
+        steps between two copies, ≥ 1. :func:`~ottt_loihi.data.encode` refuses lines that no sample reaches
     """
     count = checks.integer(copies, "delays.copies", 1, MOST)
     distance = checks.integer(apart, "delays.apart")
@@ -32,3 +34,8 @@ def delays(values: np.ndarray, seed: int, indices: np.ndarray, *, copies: int = 
     for line in range(min(count, -(-steps // distance))):
         found[:, line * distance :, line] = spikes[:, : steps - line * distance]
     return found
+
+
+def least_steps(copies: int = COPIES, apart: int = APART) -> int:
+    """Return the fewest time steps of a sample whose last line can fire: ``(K − 1)·apart + 1``."""
+    return (copies - 1) * apart + 1

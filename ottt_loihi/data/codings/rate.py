@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from ottt_loihi.data.codings.chance import pieces, uniform
+from ottt_loihi.data.codings.chance import uniform
+from ottt_loihi.data.sparse import pieces
 
 
 def rate(values: np.ndarray, seed: int, indices: np.ndarray) -> np.ndarray:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from ottt_loihi import checks
-from ottt_loihi.data.codings.chance import pieces, uniform
+from ottt_loihi.data.codings.chance import uniform
+from ottt_loihi.data.sparse import pieces
 
 PHASES = ("random", "fixed")
 
