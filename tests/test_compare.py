@@ -158,7 +158,11 @@ def cosines(**tables):
     from ottt_loihi.training.config import make_config
 
     data, network = {"name": "digits", "encoding": "rate"}, {"hidden": [24, 20], "time_steps": 5}
-    return _cosines(make_config({"data": data, "network": network | tables.pop("network", {}), **tables}))
+    if "init" not in tables.get("training", {}):
+        tables = {"network": network | tables.pop("network", {}), **tables}
+    found = _cosines(make_config({"data": data, **tables}))
+    assert bool(found["cosines"]) != bool(found["no_cosines"])
+    return found["cosines"]
 
 
 def test_cosines_with_bptt_layer_by_layer():
@@ -169,6 +173,49 @@ def test_cosines_with_bptt_layer_by_layer():
     assert cosines(rule={"name": "bptt"}) == pytest.approx([1.0] * 3, abs=1e-12)
     assert cosines(rule={"name": "tess"})[0] < 0.9
     assert cosines(rule={"name": "bptt"}, network={"hidden": [16, 12], "dropout": 0.5}) == pytest.approx([1.0] * 3)
+
+
+def test_cosines_are_of_the_network_and_the_loss_that_are_trained(tmp_path):
+    from ottt_loihi.nn.models import mlp
+    from ottt_loihi.training.checkpoint import save
+
+    save(mlp((64, 24, 20, 10), time_steps=5, input_shape=(8, 8), seed=4), tmp_path / "other.pt")
+    plain = cosines(rule={"name": "sltt"})
+    for training in (
+        {"quantize": 2},
+        {"class_weights": [0.01] * 9 + [5.0]},
+        {"class_weights": "balanced", "validation": 0.3},
+        {"teacher": str(tmp_path / "other.pt"), "kappa": 0.9},
+        {"init": str(tmp_path / "other.pt")},
+        {"seed": 1},
+    ):
+        found = cosines(rule={"name": "sltt"}, training=training)
+        assert found[0] != pytest.approx(plain[0], abs=1e-6), training
+        assert cosines(rule={"name": "bptt"}, training=training) == pytest.approx([1.0] * 3, abs=1e-12), training
+
+
+def test_no_cosines_have_a_reason_and_old_results_get_theirs_without_training(tmp_path, monkeypatch):
+    from ottt_loihi.cli.compare import _note
+    from ottt_loihi.training import compare as module
+    from ottt_loihi.training.compare import _finish, summarise
+
+    comparison = read_comparison(written(tmp_path, SMALL.replace("[3, 4]", "[3]")))
+    monkeypatch.setattr(module, "_train", lambda job: pytest.fail("it was trained again"))
+    rows = []
+    for contender in comparison.contenders:
+        place = tmp_path / contender.folder
+        job = {"label": contender.label, "tables": contender.config.tables(), "data": "d", "seed": 3, "check": 0}
+        values = dict.fromkeys(("accuracy", "seconds", "spikes", "synaptic_operations", "memory"), 1.0)
+        old = {**job, **values, "accuracy_chip": None, "reason": "", "checked": 0}
+        place.mkdir()
+        (place / "compared.json").write_text(json.dumps(old))
+        found = _finish(job | {"place": str(place)})
+        assert {name: found[name] for name in old} == old
+        assert json.loads((place / "compared.json").read_text()) == found
+        rows.append(summarise(contender.label, [found]))
+    assert 0 < rows[0]["cosines"][0] < 1
+    assert rows[1]["cosines"] == []
+    assert "DSR, biases, cosines: none, because these neurons have no surrogate" in _note(rows)
 
 
 def test_the_controls_learn_in_the_readout_alone(tmp_path):

@@ -108,11 +108,13 @@ def _note(rows: list[dict[str, Any]]) -> str:
     note = (
         "Means over the seeds. Chip: the accuracy as integers, 8 bits, or ±1 where a rule trains weights of one bit. "
         "Time: training. Memory: the process's most. Spikes, synaptic operations: per sample. Cosine: of each layer's "
-        "gradient with BPTT's, in the untrained network, the readout last; –: learns nothing, or BPTT does not fit."
+        "gradient with BPTT's, before training, the readout last; –: learns nothing, or none."
     )
     for row in rows:
         if row["reason"]:
             note += f" {row['rule']} on the chip: {row['reason']}."
+        if row["no_cosines"]:
+            note += f" {row['rule']}, cosines: none, because {row['no_cosines']}."
     return note
 
 

@@ -153,8 +153,12 @@ def run(comparison: Comparison, folder: Path, processes: int, check: int) -> Ite
 def _known(job: Mapping[str, Any]) -> dict[str, Any] | None:
     """Return the result that is there already, of the same settings and data."""
     found = _kept(job)
-    same = all(found.get(name) == job[name] for name in ("tables", "data")) and found.get("checked") == job["check"]
-    return found if same and "cosines" in found else None
+    return found if _of_this_job(found, job) and "cosines" in found else None
+
+
+def _of_this_job(found: Mapping[str, Any], job: Mapping[str, Any]) -> bool:
+    """Whether a result was made with these settings, data and test samples."""
+    return all(found.get(name) == job[name] for name in ("tables", "data")) and found.get("checked") == job["check"]
 
 
 def _kept(job: Mapping[str, Any]) -> dict[str, Any]:
@@ -181,9 +185,16 @@ def _fingerprint(config: Config) -> str:
 
 
 def _finish(job: Mapping[str, Any]) -> dict[str, Any]:
-    """Train (or go on), export, keep the result; errors come back as text, because a pool cannot send all of them."""
+    """Train (or go on), export, keep the result; errors come back as text, because a pool cannot send all of them.
+
+    A result of a version without cosines gets them, and is not trained again.
+    """
+    kept = _kept(job)
     try:
-        result = {**job, **_train(job), "checked": job["check"]}
+        if _of_this_job(kept, job):
+            result = {**kept, **_cosines(make_config(job["tables"]))}
+        else:
+            result = {**job, **_train(job), "checked": job["check"]}
     except OtttError as error:
         return {"label": job["label"], "seed": job["seed"], "error": str(error)}
     with atomic_write(Path(job["place"]) / "compared.json") as temporary:
@@ -214,29 +225,34 @@ def _train(job: Mapping[str, Any]) -> dict[str, Any]:
         "memory": memory,
         "spikes": spikes,
         "synaptic_operations": found["synaptic_operations"],
-        "cosines": _cosines(make_config(job["tables"])),
+        **_cosines(make_config(job["tables"])),
         **_on_chip(net, job["check"]),
     }
 
 
-def _cosines(config: Config) -> list[float | None]:
-    """Return the cosines of the untrained network's gradients with BPTT's by layer; none if BPTT does not fit."""
-    from ottt_loihi.data.images import ImageSplit
-    from ottt_loihi.training.cosines import cosines
-    from ottt_loihi.training.run import freeze
-    from ottt_loihi.training.sources import open_samples
+def _cosines(config: Config) -> dict[str, Any]:
+    """Return the cosines with BPTT's gradient by layer, at the start of the training, or the reason why there are none.
 
-    split = config.load_data()
-    if isinstance(split, ImageSplit):
-        return []
-    data = config.prepare(split)
-    net = config.make_network(data.input_shape, data.split.num_classes, data.split.num_steps)
-    freeze(net, config.training.freeze)
-    samples = open_samples(data.split.x_train, data.split.y_train, net, "data", data.record.coding)
+    Network and loss are those of the training: its initial weights, quantised or frozen, class weights and teacher.
+    """
+    from ottt_loihi.data.images import ImageSplit
+    from ottt_loihi.training.checkpoint import load
+    from ottt_loihi.training.cosines import cosines
+    from ottt_loihi.training.run import begin
+    from ottt_loihi.training.trainer import Trainer
+
+    config, data, net = begin(config)
+    if isinstance(data.split, ImageSplit):
+        return {"cosines": [], "no_cosines": "its images are read while it trains"}
+    training = config.training
+    teacher = load(training.teacher) if training.teacher else None
+    rule = config.make_rule(net.convention)
+    trainer = Trainer(net, rule, encoding=data.record.coding, teacher=teacher, **config.trainer_settings())
+    trainer.open(data.split, validation=training.validation or None)
     try:
-        return cosines(net, config.make_rule(net.convention), config.make_loss(), samples)
-    except OtttError:
-        return []
+        return {"cosines": cosines(trainer), "no_cosines": ""}
+    except OtttError as error:  # a network that BPTT has no gradient for
+        return {"cosines": [], "no_cosines": str(error)}
 
 
 def _on_chip(net: Any, check: int) -> dict[str, Any]:
@@ -274,6 +290,7 @@ def summarise(label: str, results: Sequence[Mapping[str, Any]]) -> dict[str, Any
         "accuracy_chip": statistics.mean(chips) if len(chips) == len(results) else None,
         "deviation_chip": statistics.stdev(chips) if len(chips) > 1 else 0.0,
         "reason": next((r["reason"] for r in results if r["reason"]), ""),
+        "no_cosines": next((r["no_cosines"] for r in results if r.get("no_cosines")), ""),
         "cosines": [_mean(layer) for layer in zip(*(r["cosines"] for r in results))],  # none where one seed has none
     }
 

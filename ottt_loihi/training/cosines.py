@@ -11,28 +11,30 @@ from ottt_loihi.rules import make_rule
 from ottt_loihi.rules.base import Rule
 from ottt_loihi.rules.losses import Loss
 from ottt_loihi.training.encoding import encode, intensities
-from ottt_loihi.training.samples import Samples
+from ottt_loihi.training.trainer import Trainer
 
 SAMPLES = 64
 SEED = 0  # of the coding, and of the neurons that drop out
 
 
-def cosines(net: Network, rule: Rule, loss: Loss, samples: Samples) -> list[float | None]:
+def cosines(trainer: Trainer) -> list[float | None]:
     """Return the cosine of each layer's gradient with BPTT's, the readout last; None where a layer learns nothing.
 
-    Both are gradients of one batch, the first 64 samples, in float64 on a copy of the network. BPTT has the membrane's
-    whole past, its reset is a constant.
+    Both are gradients of one batch, the first 64 training samples, in float64 on a copy of the network, and of the
+    trainer's loss with its class weights and teacher. BPTT has the membrane's whole past, its reset is a constant.
+    ``trainer``: after :meth:`~ottt_loihi.training.trainer.Trainer.open`.
 
     Raises
     ------
     UsageError
         for a network or loss that one of the rules does not fit
     """
-    net = copy.deepcopy(net).double().train()
+    net, samples = copy.deepcopy(trainer.net).double().train(), trainer.data
     batch = next(iter(samples.in_order(SAMPLES)))
     values = batch.x[:, : net.time_steps] if samples.time_axis else intensities(batch.x)
     x = encode(values, samples.coding, net.time_steps, SEED, batch.indices, samples.time_axis).to(torch.float64)
-    found = [_gradients(net, one, loss, x, torch.from_numpy(batch.y)) for one in (rule, make_rule("bptt"))]
+    loss = trainer.loss_of(x.to(trainer.net.readout.weight))
+    found = [_gradients(net, one, loss, x, torch.from_numpy(batch.y)) for one in (trainer.rule, make_rule("bptt"))]
     return [_cosine(a, b) for a, b in zip(*found, strict=True)]
 
 

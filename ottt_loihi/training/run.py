@@ -43,17 +43,10 @@ def run(
     """Train as ``config`` says, in the folder ``output``; return the results, or None in any but the first process."""
     training = config.training
     torch.set_num_threads(training.threads)
-    known = load(training.init) if training.init else None
-    config = config if known is None else _continued(config, known)
     group = distributed.join()
-    data = _data(config, known)
+    config, data, net = begin(config)
     split = data.split
-    net = known or config.make_network(data.input_shape, split.num_classes, split.num_steps)
-    _require_fit(net, data)
     _move(net, training.device)
-    if training.quantize:
-        net.quantize(training.quantize)
-    freeze(net, training.freeze)
     rule = config.make_rule(net.convention)
     if training.cuda_graph:
         from ottt_loihi.fast.cuda_graph import GraphedRule
@@ -67,7 +60,7 @@ def run(
     if progress and group.leads:
         notes = [f"data: {note}" for note in data.notes]
         frozen = [name for name, p in net.named_parameters() if not p.requires_grad]
-        if known is not None and frozen and not training.freeze:
+        if training.init and frozen and not training.freeze:
             notes.append(f"init: {', '.join(frozen)} are frozen in {training.init} and do not learn")
         for note in notes:
             Console(stderr=True, theme=THEME).print(note, highlight=False, markup=False, soft_wrap=True)
@@ -102,6 +95,23 @@ def run(
     finally:
         distributed.leave()
     return _result(config, trainer, history, evaluation, output) | {"notes": [*data.notes, *trainer.notes]}
+
+
+def begin(config: Config) -> tuple[Config, Prepared, Network]:
+    """Return what a training begins with: ``config`` with what ``training.init`` brings, the data, and the network.
+
+    The network has the weights of ``training.init`` or new ones, ``training.quantize`` and ``training.freeze``.
+    """
+    training = config.training
+    known = load(training.init) if training.init else None
+    config = config if known is None else _continued(config, known)
+    data = _data(config, known)
+    net = known or config.make_network(data.input_shape, data.split.num_classes, data.split.num_steps)
+    _require_fit(net, data)
+    if training.quantize:
+        net.quantize(training.quantize)
+    freeze(net, training.freeze)
+    return config, data, net
 
 
 def freeze(net: Network, layers: str) -> None:

@@ -229,7 +229,7 @@ class Trainer:
             raise UsageError("fit: resume needs the run folder to go on in")
         self.notes = []
         with torch.random.fork_rng([]):  # a Dataset may draw when its first sample is looked at
-            self._open(train, y, validation, test)
+            self.open(train, y, validation, test)
         if checkpoint_every and not self.data.inside_epochs:
             raise UsageError("checkpoint_every: batches (x, y) are resumed between epochs only; leave it out")
         self.chosen = self._choose_engine()
@@ -273,7 +273,7 @@ class Trainer:
             callback.save_model(fit)
         return fit.progress.history
 
-    def _open(self, train: Any, y: Any, validation: Any, test: Any) -> None:
+    def open(self, train: Any, y: Any = None, validation: Any = None, test: Any = None) -> None:
         """Find out what the samples are, how they become spikes, and keep it with the network."""
         names: tuple[str, ...] = ()
         if isinstance(train, (Split, ImageSplit)):
@@ -295,8 +295,7 @@ class Trainer:
         if note := keep_description(self.net, describe(self.data, names)):
             self._say(f"data: {note}")
         weights = self.class_weights
-        if isinstance(weights, str):
-            checks.one_of(weights, "class_weights", ("balanced",))
+        if isinstance(weights, str) and checks.one_of(weights, "class_weights", ("balanced",)):
             weights = balanced(self.data, self.net.num_classes)
         self.weighted_loss = self.loss if weights is None else weighted(self.loss, weights, self.net.num_classes)
 
@@ -339,7 +338,7 @@ class Trainer:
         torch.manual_seed(torch_seed(self.seed, done.epoch, done.batch, self.group.rank))  # dropout, SLTT-K
         try:
             with torch.autocast(self.net.readout.weight.device.type, self.autocast, enabled=self.autocast is not None):
-                loss = self._loss(inputs)
+                loss = self.loss_of(inputs)
                 result = self.chosen.train_batch(self.net, self.rule, inputs, labels, loss, fit.optimizer)
         except TrainingError as error:
             raise TrainingError(
@@ -360,7 +359,8 @@ class Trainer:
         self._say(chosen.why)
         return chosen
 
-    def _loss(self, inputs: Input) -> Any:
+    def loss_of(self, inputs: Input) -> Any:
+        """Return the loss of a batch, with class weights and what the teacher says of it."""
         if self.teacher is None:
             return self.weighted_loss
         with torch.no_grad():
