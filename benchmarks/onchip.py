@@ -20,6 +20,7 @@ import onchip_backbone as backbone
 import onchip_digits as digits
 import onchip_forgetting as forgetting
 import short
+from onchip_digits import BEFORE
 from ottt_loihi.converters.export import Options, export
 from ottt_loihi.onchip.learner import Settings, accuracy, learn
 from ottt_loihi.onchip.network.fresh import fresh_network
@@ -46,22 +47,26 @@ class Experiment:
     data: str
     hidden: int = 512
     passes: int = 6
-    settings: Settings = field(default_factory=Settings)
+    settings: Settings = field(default_factory=lambda: Settings(**BEFORE))
     at_least: float | None = None
 
 
 SCRATCH = [
     Experiment("mnist 784-512-10, random feedback", "mnist", at_least=0.965),
     *(
-        Experiment(f"mnist 784-512-10, {kind} feedback", "mnist", settings=Settings(feedback=kind))
+        Experiment(f"mnist 784-512-10, {kind} feedback", "mnist", settings=Settings(**BEFORE | {"feedback": kind}))
         for kind in ("symmetric", "kolen-pollack", "opzo")
     ),
-    Experiment("mnist 784-512-10, random feedback, Lava's rounding", "mnist", settings=Settings(rounding="lava")),
+    Experiment(
+        "mnist 784-512-10, random feedback, Lava's rounding", "mnist", settings=Settings(rounding="lava", **BEFORE)
+    ),
     Experiment("mnist 784-256-10, random feedback", "mnist", hidden=256),
     Experiment("fashion-mnist 784-512-10, random feedback", "fashion-mnist"),
     Experiment("fashion-mnist 784-1024-10, random, 10 passes", "fashion-mnist", hidden=1024, passes=10, at_least=0.85),
     Experiment(
-        "fashion-mnist 784-512-10, symmetric feedback", "fashion-mnist", settings=Settings(feedback="symmetric")
+        "fashion-mnist 784-512-10, symmetric feedback",
+        "fashion-mnist",
+        settings=Settings(**BEFORE | {"feedback": "symmetric"}),
     ),
 ]
 
@@ -110,7 +115,7 @@ def drift(kind: str, folder: Path) -> dict[str, Any]:
     test = (rate_code(drifted(split.x_test, kind), T, 0).reshape(shape), split.y_test)
     chosen = np.random.default_rng(0).permutation(len(split.y_train))[: DRIFT_AT[-1]]
     data = (rate_code(drifted(split.x_train[chosen], kind), T, 1).reshape(shape), split.y_train[chosen])
-    result = learn(chip, data, test=test, settings=Settings(unit=unit), evaluate_every=DRIFT_AT[1])
+    result = learn(chip, data, test=test, settings=Settings(unit=unit, **BEFORE), evaluate_every=DRIFT_AT[1])
     found = {point.samples: point.accuracy for point in result.curve}
     return {"before": before, "after": {str(n): a for n, a in found.items()}, "seconds": result.seconds}
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from onchip_digits import BEFORE
 from ottt_loihi.converters.export import Options, export
 from ottt_loihi.converters.samples import as_messages
 from ottt_loihi.onchip import Settings, learn, watch
@@ -88,7 +89,7 @@ def adapt(backbone: Backbone, seed: int, model: Path) -> dict[str, Any]:
     order = np.random.default_rng(seed).permutation(backbone.offline)[: backbone.samples]
     turned, upright = (messages(images[order]) for images in both(split.x_train))
     found: dict[str, Any] = {"deployed": [accuracy(chip, *test) for test in tests]}
-    settings = Settings(seed=seed, unit=estimate_unit(chip, *tests[1]))
+    settings = Settings(seed=seed, unit=estimate_unit(chip, *tests[1]), **BEFORE)
     for variant in VARIANTS:
         plastic = make_plastic(chip, layers=range(len(chip.layers) - variant.layers, len(chip.layers)))
         lateral = None if variant.rows is None else watch(plastic, upright, variant.rows, seed=seed)

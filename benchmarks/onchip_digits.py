@@ -36,6 +36,8 @@ from ottt_loihi.rules import OTTT
 from ottt_loihi.rules.losses import SquaredError
 from ottt_loihi.rules.three_factor import KolenPollackLoop, OPZOLoop, ThreeFactorLoop
 
+# the rule that the figures of docs/onchip-results.md are of
+BEFORE = {"feedback": "random", "readout_rate": 0.02, "hidden_rate": 1.0, "learn_when": "always"}
 PASSES, SEEDS = 3, (0, 1, 2)
 HIDDEN, TIME_STEPS = {"digits": 128, "mnist": 256}, {"digits": 12, "mnist": 6}
 MNIST_SAMPLES = 20_000  # of the limits, once
@@ -85,7 +87,7 @@ def make_task(data: str, seed: int, longer: float = 1, **settings: Any) -> Task:
     def training(number: int) -> Pair:
         return coded(split.x_train[:count], 1000 * (seed + 1) + number), split.y_train[:count]
 
-    plan, chosen = make_plan(chip), Settings(seed=seed, **{"halve_every": count, **settings})
+    plan, chosen = make_plan(chip), Settings(seed=seed, **{**BEFORE, "halve_every": count, **settings})
     test = coded(split.x_test, seed), split.y_test
     stream = Stream(plan, training, passes, chosen)
     return Task(plan, Samples(*stream.part(0, stream.total)), stream.rates, test, chosen, passes)

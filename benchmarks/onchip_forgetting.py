@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from onchip_digits import BEFORE
 from ottt_loihi.converters.export import Options, export
 from ottt_loihi.onchip import Settings, learn, watch
 from ottt_loihi.onchip.learner import accuracy
@@ -40,7 +41,7 @@ class Variant:
     name: str
     rows: tuple[int, int] | None = None
     replay: float = 0.0
-    settings: Settings = field(default_factory=Settings)
+    settings: Settings = field(default_factory=lambda: Settings(**BEFORE))
 
 
 def curve(
@@ -131,11 +132,11 @@ def interleaved(old: np.ndarray, new: np.ndarray, replay: float, count: int) -> 
 DRIFT = (
     Variant("nothing"),
     Variant("HLOP, 100 and 60 directions", (100, 60)),
-    Variant("rates halved every 1,000 samples", settings=Settings(halve_every=1000)),
-    Variant("HLOP, rates halved every 1,000", (100, 60), settings=Settings(halve_every=1000)),
+    Variant("rates halved every 1,000 samples", settings=Settings(halve_every=1000, **BEFORE)),
+    Variant("HLOP, rates halved every 1,000", (100, 60), settings=Settings(halve_every=1000, **BEFORE)),
 )
 DRIFT_POINTS = (0, 500, 2000, 10_000)
-FALLING = Settings(halve_every=100)
+FALLING = Settings(halve_every=100, **BEFORE)
 NEW_CLASS = (
     Variant("nothing"),
     Variant("rates halved every 100 samples", settings=FALLING),

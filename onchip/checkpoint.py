@@ -37,11 +37,15 @@ class Checkpoint:
         is kept or read
     every
         samples between two points of the curve
+    presented
+        how often each sample is presented
     """
 
-    def __init__(self, path: Path, first: Callable[[int], tuple[np.ndarray, np.ndarray]], every: int) -> None:
+    def __init__(
+        self, path: Path, first: Callable[[int], tuple[np.ndarray, np.ndarray]], every: int, presented: int = 1
+    ) -> None:
         self.state, self.curve = path.with_name(path.name + ".h5"), path.with_name(path.name + ".json")
-        self._first, self._every = first, every
+        self._first, self._every, self._presented = first, every, presented
         self._samples: int | None = None
 
     @cached_property
@@ -61,7 +65,7 @@ class Checkpoint:
         with atomic_write(self.curve) as temporary:
             temporary.write_text(json.dumps(document), encoding="utf-8")
         learner.save(self.state)
-        self._samples = learner.samples
+        self._samples = learner.samples // self._presented
 
     def load(self, network: LearningNetwork) -> tuple[Learner, list[tuple[int, float]]]:
         """Return the learner and the curve as they were saved.
@@ -82,8 +86,8 @@ class Checkpoint:
         if document["data"] != self._data:
             raise UsageError(f"{self.curve}: a run on other data, or in another order; start without --resume")
         learner = Learner.load(self.state, network)
-        self._samples = learner.samples
-        return learner, [(n, accuracy) for n, accuracy in document["curve"] if n <= learner.samples]
+        self._samples = learner.samples // self._presented
+        return learner, [(n, accuracy) for n, accuracy in document["curve"] if n <= self._samples]
 
     def resume_hint(self) -> str:
         """Return a sentence for a failed run: the state that was kept, and how to resume."""

@@ -20,7 +20,7 @@ from ottt_loihi.onchip.checkpoint import Checkpoint
 from ottt_loihi.onchip.lava import stock
 from ottt_loihi.onchip.lava.executors import GraphRun, Repetition, SimRun, executor, repeat_in_lava
 from ottt_loihi.onchip.network.backbone import packed_spikes, predictions
-from ottt_loihi.onchip.network.trainable import Plan, make_plan, with_weights
+from ottt_loihi.onchip.network.trainable import Plan, make_plan, pending_plan, with_weights
 from ottt_loihi.onchip.result import CurvePoint, LearningResult
 from ottt_loihi.onchip.settings import Settings
 from ottt_loihi.onchip.stream import Data, Stream, check_data
@@ -42,6 +42,7 @@ __all__ = [
     "repeat_in_lava",
 ]
 
+ORIGIN = "learnt on the chip"
 CHUNK = 16  # samples between two reports to ``progress``
 
 
@@ -61,6 +62,7 @@ def learn(
     resume: bool = False,
     stop_at: float | None = None,
     subspaces: Sequence[Subspace] | None = None,
+    known: Data | None = None,
 ) -> LearningResult:
     """Let a network learn online, one sample after the other, each plastic weight after every time step.
 
@@ -95,6 +97,9 @@ def learn(
         accuracy on the test data, 0 … 1, at which learning has done enough and ends
     subspaces
         HLOP: subspaces that learning keeps out of, one per connection (:func:`~ottt_loihi.onchip.network.hlop.watch`)
+    known
+        spikes and labels of the world that the network has learnt, on which its scale, its noise and its usual
+        mistakes are measured; without them scale and noise are measured on ``data``
 
     Raises
     ------
@@ -109,31 +114,34 @@ def learn(
     """
     settings = settings or Settings()
     find(backend).require()
-    plan = make_plan(chip, settings.unit)
+    plan = pending_plan(chip, settings.unit)
     stock.require(plan, backend, settings)
     if test is not None:
         test = check_data(chip, *test, what="test data")
-    stream = Stream(plan, data, passes, settings, subspaces)
+    stream = Stream(plan, data, passes, settings, subspaces, known)
+    plan, settings = stream.plan, stream.settings
     total = stream.total
     default = max(1, total // (10 * passes))
     every = default if evaluate_every is None else checks.integer(evaluate_every, "evaluate_every")
     keep_every = every if checkpoint_every is None else checks.integer(checkpoint_every, "checkpoint_every")
     kept, curve, kept_by_state = None, None, []
     if checkpoint is not None:
-        kept = Checkpoint(Path(checkpoint), lambda count: stream.part(0, min(count, stream.per_pass)), every)
+        kept = Checkpoint(
+            Path(checkpoint), lambda count: stream.part(0, min(count, stream.per_pass)), every, stream.presented
+        )
     if stop_at is not None and (test is None or not 0 < stop_at <= 1):
         raise UsageError(f"stop_at: expected an accuracy in 0 … 1 and test data to measure it on, got {stop_at}")
     if kept is None and (resume or checkpoint_every is not None):
         raise UsageError(f"{'resume' if resume else 'checkpoint_every'}: say where, with checkpoint=")
-    learner = stream.learner(settings)
+    learner = stream.learner()
     if resume and kept is not None:
         learner, points = kept.load(learner.network)
         stored = {"rounding": learner.network.rule.rounding, "encoding": learner.network.rule.encoding}
         kept_by_state = [name for name, value in stored.items() if getattr(settings, name) != value]
-        settings = replace(settings, **stored)
+        settings = stream.settings = replace(settings, **stored)
         curve = [CurvePoint(*point) for point in points]
     try:
-        with executor(stream, backend, settings, stall_timeout, learner) as run:
+        with executor(stream, backend, stall_timeout, learner) as run:
             session = Session(plan, run, test, kept, curve)
             interrupted = session.run(total, every, keep_every, progress, stop_at)
     except LavaError as error:
@@ -143,7 +151,7 @@ def learn(
     chosen = {"backend": backend, "passes": passes, **vars(settings)}
     if kept_by_state:
         chosen["kept_by_state"] = kept_by_state
-    return session.result(stream.rates, plan.steps_per_sample(settings), interrupted, chosen)
+    return session.result(stream.rates, stream.steps_per_sample, interrupted, chosen)
 
 
 def accuracy(chip: ChipNetwork, x: np.ndarray, labels: np.ndarray) -> float:
@@ -216,8 +224,10 @@ class Session:
             self.kept.save(learner, [(point.samples, point.accuracy) for point in self.curve])
 
     def _read(self, learner: Learner, measure: bool = True) -> None:
-        self.done, self.counters = learner.samples, counters(learner)
+        self.done, self.counters = learner.samples // self.executor.stream.presented, counters(learner)
         self.chip = with_weights(self.plan, learner.weights(), learner.biases())
+        if self.done:
+            self.chip = replace(self.chip, provenance={**self.chip.provenance, "origin": ORIGIN})
         self.subspaces = tuple(s for s in learner.subspaces() if s is not None)
         if measure and self.test is not None:
             self._pending.append((self.done, self.chip))
@@ -249,7 +259,7 @@ class Session:
             steps=self.done * per_sample,
             rates=tuple(rates),
             counters=self.counters,
-            messages=self.done * plan.chip.num_steps,
+            messages=self.done * self.executor.stream.presented * plan.chip.num_steps,
             rails=tuple(float(((c.weight == -256) | (c.weight == 255)).mean()) for c in dense),
             moved=tuple(float((c.weight != old.weight).mean()) for c, old in zip(dense, plan.dense)),
             seconds=self.seconds,

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
-from ottt_loihi.sim.learning.rule import Rule
+from ottt_loihi.sim.learning.rule import LIMITS, Rule
 
 from ottt_loihi import checks
 from ottt_loihi.errors import UsageError
@@ -15,8 +15,8 @@ RULES: dict[str, dict[str, Any]] = {  # by name, what a rule chooses; numbers ar
     "s-tllr": {"lambda_pre": 0.5, "lambda_post": 0.2, "alpha_post": 1.0},
     "tess": {"lambda_pre": 0.5, "lambda_post": 0.2, "alpha_post": 1.0, "feedback": "local", "kappa": None},
 }
-READOUT_RATE = 0.02  # part of its error that one time step's update takes from the readout
-HIDDEN_RATE = 1.0  # the same for a hidden layer, with the error that its feedback delivers
+MOST = 10_000  # of a hidden rate
+OPEN = ("learn_when", "usual_mistakes")  # choices of the rule that are found out where they are None
 
 
 @dataclass(frozen=True)
@@ -25,26 +25,45 @@ class Settings(Rule):
 
     Attributes
     ----------
-    readout_rate, hidden_rate
-        part of a layer's error that one update takes away; default: measured good on digits
+    feedback
+        how the error reaches hidden layers, of :data:`FEEDBACKS`
+    readout_rate
+        part of its error that one time step takes from the readout, 0 … 2; None: found out
+    hidden_rate
+        the same for hidden layers, with the error that their feedback delivers, > 0, one for all or one for each; None:
+        found out
+    learn_when
+        of the rule; None: ``always`` from scratch, ``mistaken`` in a network that has learnt
+    usual_mistakes
+        of the rule; None: measured in the world that the network knows, where its data are given, else 0
     seed
         of the rule; of the order of samples as well
     unit
-        the readout's sum for a logit of 1; default: the network's
+        the readout's sum for a logit of 1; None: found out
     shuffle
         whether each pass has an order of its own; else that of the data
+
+    :func:`ottt_loihi.onchip.network.rates.fitted` finds them out from the network and samples that are drawn.
     """
 
-    readout_rate: float = READOUT_RATE
-    hidden_rate: float = HIDDEN_RATE
+    feedback: str = "kolen-pollack"
+    learn_when: str | None = None  # type: ignore[assignment]
+    usual_mistakes: int | None = None  # type: ignore[assignment]
+    readout_rate: float | None = None
+    hidden_rate: float | tuple[float, ...] | None = None
     unit: int | None = None
     shuffle: bool = True
 
     def __post_init__(self) -> None:
-        super().__post_init__()
-        if not (0 < self.readout_rate < 2 and 0 < self.hidden_rate < 100):
+        chosen = self.rule()
+        for name in LIMITS:
+            if getattr(self, name) is not None:
+                object.__setattr__(self, name, getattr(chosen, name))
+        hidden = self.hidden_rate if isinstance(self.hidden_rate, tuple) else (self.hidden_rate,)
+        known = self.readout_rate is None or 0 < self.readout_rate < 2
+        if not known or not all(rate is None or 0 < rate < MOST for rate in hidden):
             raise UsageError(
-                f"rates: expected 0 < readout_rate < 2 and 0 < hidden_rate < 100, "
+                f"rates: expected 0 < readout_rate < 2 and 0 < hidden_rate < {MOST:,}, "
                 f"got {self.readout_rate} and {self.hidden_rate}"
             )
 
@@ -67,3 +86,21 @@ class Settings(Rule):
             others = " or ".join(name for name, known in RULES.items() if foreign[0] in known)
             raise UsageError(f"{foreign[0]}: rule {rule} has none; choose rule {others}, or leave it out")
         return cls(**own | given)
+
+    def rule(self) -> Rule:
+        """Return the rule alone, with its default where a choice is still open."""
+        mine = {f.name: getattr(self, f.name) for f in fields(Rule)}
+        return Rule(**{name: value for name, value in mine.items() if name not in OPEN or value is not None})
+
+    def rates(self, hidden_layers: int) -> list[float]:
+        """Return the part of its error that one time step takes from each layer, the readout last.
+
+        Raises
+        ------
+        UsageError
+            for another number of hidden rates than hidden layers
+        """
+        hidden = self.hidden_rate if isinstance(self.hidden_rate, tuple) else (self.hidden_rate,) * hidden_layers
+        if len(hidden) != hidden_layers:
+            raise UsageError(f"hidden_rate: expected one for each of {hidden_layers} hidden layers, got {len(hidden)}")
+        return [*hidden, self.readout_rate]  # type: ignore[list-item]

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from dataclasses import replace
+from typing import Any, NamedTuple
 
 import numpy as np
 from ottt_loihi.onchip.network.backbone import packed_spikes, unpacked
+from ottt_loihi.onchip.network.rates import drawn, fitted
 from ottt_loihi.onchip.network.scales import learning_network
-from ottt_loihi.onchip.network.trainable import CALIBRATION_SAMPLES, Plan, trace_energy
+from ottt_loihi.onchip.network.trainable import Plan
 from ottt_loihi.onchip.settings import Settings
 from ottt_loihi.sim.inference import reference
 from ottt_loihi.sim.learning.learner import Learner
+from ottt_loihi.sim.learning.rule import Rule
 from ottt_loihi.sim.learning.subspace import Subspace
 from ottt_loihi.sim.network import INPUT, ChipNetwork
 
@@ -71,13 +74,19 @@ class Stream:
         seed and order of the samples, rates
     subspaces
         HLOP's, or None
+    known
+        ``(x, labels)`` of the world that the network has learnt, or None
 
     Attributes
     ----------
+    plan, settings
+        the given ones, with what they left open: unit, rates, when to learn
     rates
-        of each plastic layer, measured on the first samples of the first pass
+        η of each plastic layer, measured on samples drawn over the first pass
     per_pass
         samples of a pass
+    presented
+        how often each sample is presented: twice where it is tested first, then learnt from
 
     Raises
     ------
@@ -92,22 +101,52 @@ class Stream:
         passes: int,
         settings: Settings,
         subspaces: Sequence[Subspace] | None = None,
+        known: Data | None = None,
     ) -> None:
         if subspaces is not None:
             _require_protection(settings)
-        self.plan, self.passes, self.subspaces = plan, checks.integer(passes, "passes"), subspaces
-        self._data, self._settings = data, settings
+        self.plan, self.subspaces, self.settings = plan, subspaces, settings
+        self.passes, self._data = checks.integer(passes, "passes"), data
         self._load(0)
         self.per_pass = len(self._labels)
-        few = self._received.of(np.arange(min(CALIBRATION_SAMPLES, self.per_pass)))
-        energy = trace_energy(plan, unpacked(plan.chip, few), subspaces, settings)
-        wanted = [settings.hidden_rate] * len(plan.hidden) + [settings.readout_rate]
-        self.rates = [part / e for part, e in zip(wanted, energy)]
+        few = drawn(self.per_pass, settings.seed)
+        x = unpacked(plan.chip, self._received.of(few))
+        self.plan, self.settings, self.rates = fitted(plan, settings, x, subspaces, self._known(known))
+        self.presented = 2 if self.settings.learn_when == "mistaken" else 1
+
+    def _known(self, known: Data | None) -> Data | None:
+        """Return samples drawn over the known world, as the layers that learn receive them."""
+        if known is None:
+            return None
+        x, labels = check_data(self.plan.whole, *known, what="known")
+        few = drawn(len(labels), self.settings.seed)
+        return unpacked(self.plan.chip, packed_spikes(self.plan.backbone, x[few])), labels[few]
+
+    @property
+    def rule(self) -> Rule:
+        """The rule of what is presented: what the settings count in samples is counted in presentations."""
+        rule = self.settings.rule()
+        counted = {name: getattr(rule, name) * self.presented for name in ("halve_every", "decay_every")}
+        return replace(rule, **counted)
+
+    @property
+    def steps_per_sample(self) -> int:
+        """Lava steps that a sample takes, however often it is presented."""
+        return self.presented * self.plan.steps_per_sample(self.rule)
 
     @property
     def total(self) -> int:
         """Number of samples of all passes."""
         return self.passes * self.per_pass
+
+    def presentations(self, begin: int, end: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Return packed spikes, labels and gate of what is presented of samples ``begin`` to ``end``."""
+        packed, labels = (np.repeat(part, self.presented, axis=0) for part in self.part(begin, end))
+        return packed, labels, self.gate(len(labels))
+
+    def gate(self, presentations: int) -> np.ndarray:
+        """Return which presentations are learnt from, bool: the last of each sample's."""
+        return np.arange(presentations) % self.presented == self.presented - 1
 
     def part(self, begin: int, end: int) -> tuple[np.ndarray, np.ndarray]:
         """Return packed spikes and labels of samples ``begin`` to ``end`` of the run, of several passes if need be."""
@@ -145,23 +184,24 @@ class Stream:
 
     def _ordered(self, number: int) -> np.ndarray:
         count = len(self._labels)
-        if not self._settings.shuffle:
+        if not self.settings.shuffle:
             return np.arange(count)
-        return np.random.default_rng([self._settings.seed, number]).permutation(count)
+        return np.random.default_rng([self.settings.seed, number]).permutation(count)
 
-    def learner(self, settings: Settings) -> Learner:
+    def learner(self) -> Learner:
         """Return a fresh :class:`~ottt_loihi.sim.learning.learner.Learner`."""
-        return Learner(learning_network(self.plan, self.rates, settings, self.subspaces))
+        return Learner(learning_network(self.plan, self.rates, self.rule, self.subspaces))
 
-    def build(self, settings: Settings, backend: Any = None) -> Any:
+    def build(self, backend: Any = None) -> Any:
         """Return a fresh :class:`~ottt_loihi.onchip.lava.graph.LearningGraph` for a backend."""
         from ottt_loihi.onchip.lava.graph import build_graph
 
-        x, labels = self.everything()
-        flat = x.reshape(*x.shape[:2], -1)
+        whole = self.everything()
+        flat = np.repeat(whole.x.reshape(*whole.x.shape[:2], -1), self.presented, axis=0)
+        labels = np.repeat(whole.labels, self.presented)
         packed = flat if self.plan.graded else np.packbits(flat, axis=-1)
-        more = {"subspaces": self.subspaces, "backend": backend}
-        return build_graph(self.plan, packed, labels, self.rates, settings, **more)
+        more = {"learn": self.gate(len(labels)), "subspaces": self.subspaces, "backend": backend}
+        return build_graph(self.plan, packed, labels, self.rates, self.rule, **more)
 
 
 def _require_protection(settings: Settings) -> None:

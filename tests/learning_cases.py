@@ -82,6 +82,7 @@ def learning_rules(draw: st.DrawFn, feedback: str) -> Rule:
         feedback=feedback,
         loss=draw(st.sampled_from(LOSSES)),
         learn_when=draw(st.sampled_from(WHEN if feedback != "local" else WHEN[:1])),
+        usual_mistakes=draw(st.sampled_from([0, 9000, 1 << 15])),
         learn_bias=draw(st.booleans()),
         schedule=draw(st.sampled_from(SCHEDULES if feedback != "opzo" else SCHEDULES[:1])),
         encoding=draw(st.sampled_from(ENCODINGS)),

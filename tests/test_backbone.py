@@ -110,8 +110,8 @@ def test_every_state_of_the_front_and_every_weight_equal_lavas(graded, reset, re
     x, labels = data(chip, 8)
     stream = Stream(plan, (x, labels), 1, settings)
     states = reference.run(chip, x, ("u", "v", "s")).states
-    graph = stream.build(settings)
-    learner = stream.learner(settings)
+    graph = stream.build()
+    learner = stream.learner()
     with InProcessRun(graph.source) as run:
         for sample in range(len(x)):
             for t in range(T):

@@ -301,7 +301,8 @@ class TestLearnsDigits:
         frozen = to_inference(scratch.chip).chip
         assert accuracy(frozen, *test) >= 0.88
         training, test = self.data(turn=True, seed=200)
-        drift = learn(make_plastic(frozen), training, test=test, passes=2)
+        fast = Settings(feedback="random", readout_rate=0.02, hidden_rate=1.0, learn_when="always")
+        drift = learn(make_plastic(frozen), training, test=test, passes=3, settings=fast)
         assert drift.curve[0].accuracy < 0.6
         assert accuracy(to_inference(drift.chip).chip, *test) >= 0.88
 
@@ -456,7 +457,7 @@ class TestRates:
         )
 
     def test_a_rate_that_saturates_the_messages_is_told_with_numbers(self):
-        result = self.run(readout_rate=1.9, unit=1000)
+        result = self.run(readout_rate=1.9, unit=1000, hidden_rate=1.0, feedback="random")
         part = result.counters["readout.y1_saturated"] / (result.messages * 10)
         assert part > 0.5
         assert result.warnings == [

@@ -164,7 +164,7 @@ class TestCheckpoint:
         rng = np.random.default_rng(0)
         data = rng.integers(0, 2, (30, T, 12), np.uint8), rng.integers(0, CLASSES, 30)
         chip = fresh_network((12,), (9,), CLASSES, T, resolution=128, seed=1)
-        settings = Settings(**options)
+        settings = Settings(readout_rate=0.02, hidden_rate=1.0, **options)
         return learn(
             chip, data, passes=passes, settings=settings, evaluate_every=10, checkpoint=folder / "state", resume=resume
         )

@@ -71,7 +71,11 @@ def test_what_does_not_go_with_silent_epochs(wrong):
     [
         ("loihi2", {}, "backend loihi2: learns in dense connections with rounding lava, silent_epochs ≥ 1"),
         ("loihi2", {"rounding": "lava", "silent_epochs": 2, "feedback": "symmetric"}, "got rounding lava, silent_ep"),
-        ("lava", {"rounding": "lava", "silent_epochs": 2}, "backend lava: behind Lava's own LearningDense"),
+        (
+            "lava",
+            {"rounding": "lava", "silent_epochs": 2, "feedback": "random"},
+            "backend lava: behind Lava's own LearningDense",
+        ),
     ],
 )
 def test_what_a_backend_cannot_learn_with(backend, change, says):

@@ -10,6 +10,7 @@ from ottt_loihi.onchip import learner as session_module
 from ottt_loihi.onchip import stream as stream_module
 from ottt_loihi.onchip.learner import accuracy
 from ottt_loihi.onchip.network import backbone as backbone_module
+from ottt_loihi.onchip.network import rates
 from ottt_loihi.onchip.network.trainable import estimate_unit, make_plan
 from ottt_loihi.onchip.stream import Stream
 from ottt_loihi.sim.learning.learner import Learner
@@ -120,7 +121,7 @@ def through_backbone(monkeypatch):
 def test_learning_begins_before_a_pass_has_gone_through_the_backbone(through_backbone, monkeypatch, shuffle):
     """Each sample goes through it once, a few ahead of learning; the test data when a point of the curve is due."""
     monkeypatch.setattr(stream_module, "AHEAD", 8)
-    monkeypatch.setattr(stream_module, "CALIBRATION_SAMPLES", 3)
+    monkeypatch.setattr(rates, "CALIBRATION_SAMPLES", 3)
     monkeypatch.setattr(session_module, "CHUNK", 4)
     chip = make_plastic(behind_a_backbone(), layers=[2, 3])
     rng = np.random.default_rng(1)

@@ -16,9 +16,9 @@ import numpy as np
 from ottt_loihi.converters.lava.backends import find
 from ottt_loihi.onchip.lava import stock
 from ottt_loihi.onchip.lava.graph import begin_at, host_models
-from ottt_loihi.onchip.network.trainable import make_plan
+from ottt_loihi.onchip.network.trainable import pending_plan
 from ottt_loihi.onchip.settings import Settings
-from ottt_loihi.onchip.stream import Data, Stream, check_data
+from ottt_loihi.onchip.stream import Data, Stream
 from ottt_loihi.sim.learning.learner import Learner
 from ottt_loihi.sim.learning.subspace import Subspace
 from ottt_loihi.sim.network import ChipNetwork
@@ -28,14 +28,14 @@ from ottt_loihi.errors import VerificationError
 
 
 class SimRun:
-    """Learns a stream with ``sim.learn``."""
+    """Learns ``stream`` with ``sim.learn``."""
 
     def __init__(self, stream: Stream, learner: Learner) -> None:
-        self._stream, self._learner = stream, learner
+        self.stream, self._learner = stream, learner
 
     def learn(self, samples: int) -> None:
-        done = self._learner.samples
-        self._learner.learn(*self._stream.part(done, done + samples))
+        done = self._learner.samples // self.stream.presented
+        self._learner.learn(*self.stream.presentations(done, done + samples))
 
     def variables(self) -> dict[str, np.ndarray]:
         """Return :meth:`~ottt_loihi.sim.learning.learner.Learner.variables`."""
@@ -47,14 +47,16 @@ class SimRun:
 
 
 class GraphRun:
-    """Learns a stream with Lava's processes; run: LavaRun or InProcessRun of ``graph``."""
+    """Learns ``stream`` with Lava's processes; run: LavaRun or InProcessRun of ``graph``."""
 
-    def __init__(self, graph: Any, run: Any, learner: Learner) -> None:
-        self._graph, self._run, self._learner, self._samples = graph, run, learner, learner.samples
+    def __init__(self, stream: Stream, graph: Any, run: Any, learner: Learner) -> None:
+        self.stream, self._graph, self._run, self._learner = stream, graph, run, learner
+        self._samples = learner.samples
 
     def learn(self, samples: int) -> None:
-        self._run.steps(samples * self._graph.period)
-        self._samples += samples
+        presented = samples * self.stream.presented
+        self._run.steps(presented * self._graph.period)
+        self._samples += presented
 
     def variables(self) -> dict[str, np.ndarray]:
         """Return the simulator's variables, with the values that Lava's processes have."""
@@ -68,18 +70,16 @@ class GraphRun:
 
 
 @contextmanager
-def executor(
-    stream: Stream, backend: str, settings: Settings, stall_timeout: float, learner: Learner
-) -> Iterator[SimRun | GraphRun]:
+def executor(stream: Stream, backend: str, stall_timeout: float, learner: Learner) -> Iterator[SimRun | GraphRun]:
     """Yield an executor that learns ``stream`` from the sample and the state that ``learner`` has reached."""
     if backend == "sim":
         yield SimRun(stream, learner)
         return
     place = find(backend)
-    graph = stream.build(settings, place)
+    graph = stream.build(place)
     begin_at(graph, learner)
     with place.execute(graph.source, stall_timeout, host_models()) as run:
-        yield GraphRun(graph, run, learner)
+        yield GraphRun(stream, graph, run, learner)
 
 
 @dataclass(frozen=True)
@@ -110,6 +110,7 @@ def repeat_in_lava(
     settings: Settings | None = None,
     stall_timeout: float = 10.0,
     subspaces: Sequence[Subspace] | None = None,
+    known: Data | None = None,
 ) -> Repetition:
     """Learn for at least ``steps`` Lava steps with ``sim.learn`` and in the Lava runtime, and compare everything.
 
@@ -128,26 +129,24 @@ def repeat_in_lava(
     find("lava").require()  # before minutes of sim.learn
     steps = checks.integer(steps, "steps")
     settings = settings or Settings()
-    plan = make_plan(chip, settings.unit)
+    plan = pending_plan(chip, settings.unit)
     stock.require(plan, "lava", settings)
-    per_sample = plan.steps_per_sample(settings)
+    stream = Stream(plan, data, steps, settings, subspaces, known)
+    per_sample = stream.steps_per_sample
     samples = -(-steps // per_sample)
-    first = check_data(chip, *(data(0) if callable(data) else data), what="data")
-    stream = Stream(plan, data, -(-samples // len(first[1])), settings, subspaces)
-    _learnt(stream, "sim", settings, 1, stall_timeout)  # numba compiles
-    expected, sim_seconds = _learnt(stream, "sim", settings, samples, stall_timeout)
-    found, lava_seconds = _learnt(stream, "lava", settings, samples, stall_timeout)
+    stream.passes = -(-samples // stream.per_pass)
+    _learnt(stream, "sim", 1, stall_timeout)  # numba compiles
+    expected, sim_seconds = _learnt(stream, "sim", samples, stall_timeout)
+    found, lava_seconds = _learnt(stream, "lava", samples, stall_timeout)
     steps = samples * per_sample
     for name, value in found.items():
         _check_equal(name, expected[name], value, steps)
     return Repetition(steps, len(found), steps / sim_seconds, steps / lava_seconds)
 
 
-def _learnt(
-    stream: Stream, backend: str, settings: Settings, samples: int, stall_timeout: float
-) -> tuple[dict[str, np.ndarray], float]:
+def _learnt(stream: Stream, backend: str, samples: int, stall_timeout: float) -> tuple[dict[str, np.ndarray], float]:
     """Return the variables after so many samples, and the seconds these took."""
-    with executor(stream, backend, settings, stall_timeout, stream.learner(settings)) as run:
+    with executor(stream, backend, stall_timeout, stream.learner()) as run:
         started = time.monotonic()
         run.learn(samples)
         seconds = time.monotonic() - started

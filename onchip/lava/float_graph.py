@@ -196,6 +196,7 @@ class _FloatBuilder:
             samples=samples,
             loss=self.rule.loss,
             learn_when=self.rule.learn_when,
+            usual_mistakes=self.rule.usual_mistakes,
             **self._common(hidden, BiasLearning((1.0,) * self.num_steps)),
         )
 

@@ -88,7 +88,7 @@ class LearningGraph:
             (
                 "readout",
                 (self.readout,),
-                ("v", "y1", "rng", "bias", "scores", "correct", "y1_saturated", "error_saturated"),
+                ("v", "y1", "rng", "bias", "scores", "correct", "trial", "y1_saturated", "error_saturated"),
             ),
         ):
             for index, process in enumerate(processes):
@@ -263,7 +263,8 @@ class Builder:
         from ottt_loihi.onchip.lava.processes.readout import OTTTReadout
 
         network, last = self.network, len(self.network.layers) - 1
-        chosen = {"loss": network.rule.loss, "learn_when": network.rule.learn_when}
+        rule = network.rule
+        chosen = {"loss": rule.loss, "learn_when": rule.learn_when, "usual_mistakes": rule.usual_mistakes}
         return OTTTReadout(unit=network.unit, samples=samples, **chosen, **self._common(last))
 
     def _common(self, layer: int) -> dict[str, Any]:

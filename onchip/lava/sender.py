@@ -181,9 +181,10 @@ class SenderModelFixed(SenderModel):
         _, mantissa, shift = self._y1_scale
         return self._rounded(-delta, mantissa, min(integers.MAX_SHIFT, shift + halvings), self.y1_saturated)
 
-    def rounded_error(self, error: np.ndarray) -> np.ndarray:
+    def rounded_error(self, error: np.ndarray, halvings: int = 0) -> np.ndarray:
         """Return the message of an error, int32, −127 … 127; error_saturated counts the values beyond."""
-        return self._rounded(error, *self._error_scale[1:], self.error_saturated)
+        _, mantissa, shift = self._error_scale
+        return self._rounded(error, mantissa, min(integers.MAX_SHIFT, shift + halvings), self.error_saturated)
 
     def _rounded(self, x: np.ndarray, mantissa: int, shift: int, counter: np.ndarray) -> np.ndarray:
         self.rng = integers.xorshift32(self.rng)

@@ -7,8 +7,9 @@ from dataclasses import replace
 
 import numpy as np
 from ottt_loihi.onchip.network.backbone import packed_spikes, unpacked
+from ottt_loihi.onchip.network.rates import drawn
 from ottt_loihi.onchip.network.scales import learning_network
-from ottt_loihi.onchip.network.trainable import CALIBRATION_SAMPLES, Plan, make_plan, plan_subspaces, trace_energy
+from ottt_loihi.onchip.network.trainable import Plan, make_plan, plan_subspaces, trace_energy
 from ottt_loihi.sim.inference import reference
 from ottt_loihi.sim.learning import integers
 from ottt_loihi.sim.learning.learner import Learner
@@ -29,7 +30,7 @@ def watch(
     rows: int | Sequence[int],
     *,
     subspaces: Sequence[Subspace] | None = None,
-    feedback: str = "random",
+    feedback: str = "kolen-pollack",
     seed: int = 0,
     progress: Callable[[int, int], None] | None = None,
 ) -> tuple[Subspace, ...]:
@@ -91,7 +92,8 @@ def watch(
 
 def integer_energies(plan: Plan, packed: np.ndarray, rule: Rule) -> list[float]:
     """Return the mean ‖x1‖² at the end of an epoch, for each plastic connection."""
-    schedule, energies = plan.schedule(rule), trace_energy(plan, unpacked(plan.chip, packed[:CALIBRATION_SAMPLES]))
+    few = unpacked(plan.chip, packed[drawn(len(packed), 0)])
+    schedule, energies = plan.schedule(rule), trace_energy(plan, few)
     found = []
     for layer, energy in enumerate(energies):
         decay = plan.trace_decay(layer)

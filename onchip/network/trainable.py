@@ -19,7 +19,8 @@ from ottt_loihi.sim.network import INPUT, LIF, ChipNetwork, Connection, Dense, D
 from ottt_loihi import checks
 from ottt_loihi.errors import ChipError, UsageError
 
-CALIBRATION_SAMPLES = 64
+PENDING = 1  # a unit, until it is measured
+FRESH = "fresh_network"  # origin of a network that has learnt nothing
 
 
 @dataclass(frozen=True)
@@ -59,6 +60,11 @@ class Plan:
     def graded(self) -> bool:
         """Whether the input are graded messages, which only a frozen connection can take."""
         return any(c.num_message_bits for c in self.whole.connections if c.pre == INPUT)
+
+    @property
+    def fresh(self) -> bool:
+        """Whether the network has learnt nothing yet: one of ``fresh_network`` that no run of learning has changed."""
+        return self.chip.provenance.get("origin") == FRESH
 
     @property
     def hidden(self) -> tuple[LIF, ...]:
@@ -118,6 +124,11 @@ def make_schedule(hidden_layers: int, rule: Rule = DEFAULT, backbone: int = 0) -
             "the noise of later time steps; use schedule phased or another feedback"
         )
     return Schedule(hidden_layers, KINDS[rule.feedback].travels, backbone, pipelined, rule.silent_epochs)
+
+
+def pending_plan(chip: ChipNetwork, unit: int | None) -> Plan:
+    """Return :func:`make_plan` with a unit that is measured later, where none is given."""
+    return make_plan(chip, PENDING if unit is None else unit)
 
 
 def make_plan(chip: ChipNetwork, unit: int | None = None) -> Plan:
@@ -186,17 +197,18 @@ def make_plan(chip: ChipNetwork, unit: int | None = None) -> Plan:
     )
 
 
-def estimate_unit(chip: ChipNetwork, x: np.ndarray, labels: np.ndarray) -> int:
+def estimate_unit(chip: ChipNetwork, x: np.ndarray, labels: np.ndarray | None = None) -> int:
     """Return the unit of a trained readout: by how much the right class leads the mean of the others, on average.
 
-    For networks that do not know their scale. A thousand samples drawn over the training data are enough.
+    Whatever the loss was: a squared error leaves the readout of a step far below its target where a step says little.
+    A thousand samples drawn over the training data are enough.
 
     Parameters
     ----------
     x
         spikes or messages ``(n, T, *input_shape)``
     labels
-        int64 ``(n,)``
+        int64 ``(n,)``; None: the network's own predictions, for data of a world that may have changed
 
     Raises
     ------
@@ -204,7 +216,7 @@ def estimate_unit(chip: ChipNetwork, x: np.ndarray, labels: np.ndarray) -> int:
         where the right class does not lead: the network has not learnt this data
     """
     v = Simulator(replace(chip, readout="sum_v")).run(x).scores / chip.num_steps
-    right = v[np.arange(len(x)), labels]
+    right = v[np.arange(len(x)), v.argmax(axis=1) if labels is None else labels]
     others = (v.sum(axis=1) - right) / max(1, v.shape[1] - 1)
     lead = float((right - others).mean()) / 2**arithmetic.STATE_SHIFT
     if lead < 1:

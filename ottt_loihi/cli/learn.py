@@ -26,6 +26,9 @@ if TYPE_CHECKING:
     from ottt_loihi.sim.network import ChipNetwork
 
 
+PASSES, PASSES_FROM_SCRATCH = 2, 6
+
+
 class Rounding(str, Enum):
     per_synapse = "per-synapse"
     per_synapse_1 = "per-synapse-1"
@@ -33,9 +36,9 @@ class Rounding(str, Enum):
 
 
 class Feedback(str, Enum):
+    kolen_pollack = "kolen-pollack"
     random = "random"
     symmetric = "symmetric"
-    kolen_pollack = "kolen-pollack"
     opzo = "opzo"
     local = "local"
 
@@ -47,28 +50,41 @@ def learn(
     transform: Annotated[
         Transform, typer.Option(help="What happens to the input after deployment: images rotated by 180°.")
     ] = Transform.none,
-    passes: Annotated[int, typer.Option(min=1, help="How often the training images are gone through.")] = 2,
+    passes: Annotated[
+        int | None,
+        typer.Option(min=1, help="How often the training samples are gone through; default: 6 from scratch, else 2."),
+    ] = None,
     backend: Annotated[
         str,
         typer.Option(help="sim, the fast simulator; with the same result inprocess or lava; loihi2, a chip."),
     ] = "sim",
     feedback: Annotated[
-        Feedback | None, typer.Option(help="How the error reaches hidden layers; default: random, of tess local.")
+        Feedback | None,
+        typer.Option(help="How the error reaches hidden layers; default: kolen-pollack, of tess local."),
     ] = None,
     rounding: Annotated[
         Rounding,
         typer.Option(help="Of updated weights: independent as on the chip (-1: as version 0.1), or Lava's one draw."),
     ] = Rounding.per_synapse,
-    hidden: Annotated[int, typer.Option(min=1, help="From scratch: hidden neurons.")] = 128,
+    hidden: Annotated[
+        int | None,
+        typer.Option(min=1, help="From scratch: hidden neurons; default: 128 to 1024, by the number of inputs."),
+    ] = None,
     density: Annotated[
         float, typer.Option(min=0, max=1, help="From scratch: part of the synapses that exist; below 1: sparse.")
     ] = 1.0,
     current_decay: options.CurrentOption = 0.0,
     membrane_decay: options.MembraneOption = None,
     readout_rate: Annotated[
-        float | None, typer.Option(help="Part of the readout's error that one update takes away.")
+        float | None,
+        typer.Option(
+            help="Part of the readout's error that one time step takes away; default: 0.12/T from scratch, else "
+            "0.1/T times signal over noise, at most 1/T."
+        ),
     ] = None,
-    hidden_rate: Annotated[float | None, typer.Option(help="The same for hidden layers.")] = None,
+    hidden_rate: Annotated[
+        float | None, typer.Option(help="The same for hidden layers; default: by what they do to the readout.")
+    ] = None,
     halve_every: Annotated[
         int | None,
         typer.Option(
@@ -81,7 +97,7 @@ def learn(
     alpha_post: options.AlphaPostOption = None,
     kappa: options.KappaOption = None,
     loss: options.LossOption = options.Loss.mse,
-    learn_when: options.WhenOption = options.When.always,
+    learn_when: options.WhenOption = None,
     learn_bias: options.BiasOption = False,
     decay_every: options.DecayOption = 0,
     decay_shift: options.ShiftOption = 8,
@@ -131,9 +147,10 @@ def learn(
 
     find(backend, "--backend").require()
     decays = current_decay, membrane_decay
-    scenario = make_scenario(model, transform, hidden, density, data, seed, plastic, decays)
+    scenario = make_scenario(model, transform, hidden, density, data, seed, plastic, decays, loss.value)
     folder = output or (model.parent if model else Path("runs/learn"))
     rates = {"readout_rate": readout_rate, "hidden_rate": hidden_rate}
+    passes = passes or (PASSES if model else PASSES_FROM_SCRATCH)
     if halve_every is None:
         halve_every = 0 if model else scenario.samples
     settings = Settings.of_rule(
@@ -148,7 +165,7 @@ def learn(
         unit=scenario.unit,
         rounding=rounding.value,
         loss=loss.value,
-        learn_when=learn_when.value,
+        learn_when=learn_when and learn_when.value,
         learn_bias=learn_bias,
         decay_every=decay_every,
         decay_shift=decay_shift,
@@ -176,11 +193,19 @@ def learn(
             resume=resume,
             stop_at=stop_at,
             subspaces=subspaces,
+            known=scenario.known,
         )
     repeated = None
     if repeat_in_lava and not result.interrupted:
         command.begin(f"the same {repeat_in_lava:,} steps in the Lava runtime", json)
-        repeated = repeat(scenario.chip, scenario.training, repeat_in_lava, settings=settings, subspaces=subspaces)
+        repeated = repeat(
+            scenario.chip,
+            scenario.training,
+            repeat_in_lava,
+            settings=settings,
+            subspaces=subspaces,
+            known=scenario.known,
+        )
     summary = _summary(scenario, result, settings, repeated) | {"seconds": time.perf_counter() - started}
     summary["files"] = write(folder, scenario, result, summary)
     if json:
@@ -308,7 +333,7 @@ def _summary(
         "weights_moved": list(result.moved),
         "silent_neurons": _silent(result.chip, scenario.test[0]),
         "warnings": result.warnings + ([said] if said else []),
-        "settings": result.settings | {"unit": settings.unit},
+        "settings": result.settings,
         "interrupted": result.interrupted,
         "repeated_in_lava": None if repeated is None else vars(repeated),
         "curve": {"samples": [p.samples for p in result.curve], "accuracy": [p.accuracy for p in result.curve]},

@@ -34,6 +34,7 @@ class Schedule(str, Enum):
 class When(str, Enum):
     always = "always"
     wrong = "wrong"
+    mistaken = "mistaken"
 
 
 RuleOption = Annotated[
@@ -87,4 +88,10 @@ SilentOption = Annotated[
 LagOption = Annotated[
     int, typer.Option(min=0, max=31, help="Lava steps that a chip's adapters take on the way in (loihi2).")
 ]
-WhenOption = Annotated[When, typer.Option(help="Learn from every time step, or only while the prediction is wrong.")]
+WhenOption = Annotated[
+    When | None,
+    typer.Option(
+        help="Learn from every time step, while the scores are wrong, or from samples whose answer, at a first "
+        "presentation, was wrong; default: always from scratch, else mistaken."
+    ),
+]

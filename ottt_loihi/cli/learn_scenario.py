@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 EVERYTHING = 2**31 - 1  # samples
 WATCHED = 4000  # training samples of the old world that lateral neurons learn from, drawn over all of them
 UNIT_SAMPLES = 1000  # training samples that a logit's unit is estimated on, drawn over all of them
+INPUTS_PER_128 = 98  # from scratch: 128 hidden neurons for 64 inputs, 1024 for 784
 STEPS = 12  # T from scratch: with 6 digits lose a point and MNIST 0.3 (docs/onchip.md)
 CURRENT_BASED = 0.8  # default decay of the membrane of current-based neurons: another than most currents have
 TRAINING_SEEDS = 1_000_000  # training spikes are drawn from here on, test spikes from the seed itself
@@ -44,12 +45,14 @@ class Scenario:
     test
         messages and labels that it is measured on
     unit
-        of the readout, where the network does not know it
+        of a trained readout, measured in its old world; None where it is not known
     samples
         in one pass
     old_world
         of a given network: test data as they were before anything changed, the very ``test`` where nothing did; and
         training data to watch without labels
+    known
+        training samples of the old world with their labels, drawn, to measure what the network can do; or None
     """
 
     name: str
@@ -59,17 +62,19 @@ class Scenario:
     unit: int | None
     samples: int
     old_world: tuple[tuple[np.ndarray, np.ndarray], np.ndarray] | None
+    known: tuple[np.ndarray, np.ndarray] | None = None
 
 
 def make_scenario(
     model: Path | None,
     transform: Transform,
-    hidden: int,
+    hidden: int | None,
     density: float,
     data: str | None,
     seed: int,
     plastic: int | None,
     decays: tuple[float, float | None] = (0.0, None),
+    loss: str = "mse",
 ) -> Scenario:
     import numpy as np
 
@@ -107,7 +112,7 @@ def make_scenario(
         places = np.arange(len(split.y_train))
         return encode(found, split.x_train, places, TRAINING_SEEDS * (seed + 1) + number, turn), split.y_train
 
-    unit = old_world = None
+    unit = old_world = known = None
     test = encode(found, split.x_test, np.arange(len(split.y_test)), seed, turn), split.y_test
     if given:
         old = _trained_on(given, data, found)
@@ -119,7 +124,8 @@ def make_scenario(
             drawn = np.random.default_rng(seed).permutation(len(old.split.y_train))
             few, many = drawn[:UNIT_SAMPLES], drawn[:WATCHED]
             seen = encode(old, old.split.x_train[few], few, TRAINING_SEEDS * (seed + 1) - 2, False)
-            unit = _unit(chip, seen, old.split.y_train[few])
+            known = seen, old.split.y_train[few]
+            unit = _unit(chip, *known, loss)
             watched = encode(old, old.split.x_train[many], many, TRAINING_SEEDS * (seed + 1) - 1, False)
             old_world = before, watched
     return Scenario(
@@ -130,6 +136,7 @@ def make_scenario(
         unit=unit,
         samples=len(split.y_train),
         old_world=old_world,
+        known=known,
     )
 
 
@@ -189,7 +196,7 @@ def _decays(current: float, membrane: float | None) -> tuple[float, float]:
 
 
 def _fresh(
-    data: str, hidden: int, density: float, seed: int, current: float, membrane: float
+    data: str, hidden: int | None, density: float, seed: int, current: float, membrane: float
 ) -> tuple[ChipNetwork, Chosen]:
     """A network that has learnt nothing, for a data set: its own time steps, and spikes that a layer can learn from."""
     import numpy as np
@@ -200,12 +207,13 @@ def _fresh(
     from ottt_loihi.onchip.network.fresh import fresh_network
 
     prepared = prepare(load_data(data))
-    if prepared.record.coding.name == "graded":
+    if prepared.record.coding.name in ("graded", "rate"):  # no layer learns from messages, and noise costs accuracy
         prepared = prepare(load_data(data), "regular")
     split, record = prepared.split, prepared.record
+    inputs = int(np.prod(prepared.input_shape))
     chip = fresh_network(
         prepared.input_shape,
-        (hidden,),
+        (hidden or min(1024, 128 * max(1, inputs // INPUTS_PER_128)),),
         split.num_classes,
         num_steps=record.time_steps or STEPS,
         seed=seed,
@@ -243,7 +251,13 @@ def _data_of(chip: ChipNetwork) -> str:
     return chip.data_set.name if chip.data_set else "digits"
 
 
-def _unit(chip: ChipNetwork, x: np.ndarray, labels: np.ndarray) -> int | None:
-    from ottt_loihi.onchip.network.trainable import estimate_unit, knows_unit
+def _unit(chip: ChipNetwork, x: np.ndarray, labels: np.ndarray, loss: str) -> int | None:
+    """How far the right class leads in the old world; None where it does not: it is measured later."""
+    from ottt_loihi.errors import UsageError
+    from ottt_loihi.onchip.network.rates import unit_for
+    from ottt_loihi.onchip.network.trainable import estimate_unit
 
-    return None if knows_unit(chip) else estimate_unit(chip, x, labels)
+    try:
+        return unit_for(loss, estimate_unit(chip, x, labels))
+    except UsageError:
+        return None

@@ -18,13 +18,14 @@ from typing import NamedTuple
 
 import numpy as np
 from ottt_loihi.sim.inference.kernels import called, compiled
-from ottt_loihi.sim.learning import bias, eligibility, integers, local, losses, subspace
+from ottt_loihi.sim.learning import bias, eligibility, integers, local, losses, subspace, trial
 from ottt_loihi.sim.learning.program import Op
 from ottt_loihi.sim.learning.rule import LOSSES
 
 ENGINE_SHIFT, FRACTION_BITS, HALF, MAX_SHIFT, MESSAGE_MAX, MOMENTUM_MAX, TRACE_MAX = 3, 7, 4, 31, 127, 255, 127
 MANTISSA_MIN, MANTISSA_MAX = -4096, 4095
 PROBABILITY_BITS = 12
+UNITY_BITS, AVERAGED_BITS, FULL_BITS = 15, 6, 12
 ROW_MAX, TO_MESSAGE, TO_TRACE = 32767, 8, 20
 SOFTMAX, HINGE = 1, 2  # places in rule.LOSSES
 START, READ, RECEIVE, FIRE, ANSWER, COMPARE, THIRD, SEND, MOVE_BIASES, FOLLOW_NOISE = range(10)  # program.Op
@@ -73,7 +74,7 @@ RULE = np.dtype(
             "halve_every",  # samples, 0: never
             "share",  # synapses that share a random number's hash, 0: all share one number (rule.SHARES)
             "loss", "logit_mantissa", "logit_shift",  # place in LOSSES; of losses.logit_steps
-            "only_wrong",  # learn_when is wrong
+            "only_wrong", "only_mistaken", "usual",  # learn_when; of trial.halvings
             "decay_every", "decay_shift",  # epochs
             "factored",  # the encoding
         )
@@ -83,7 +84,7 @@ NOW = np.dtype(
     [
         (name, np.int64)
         for name in (
-            "label", "gate", "halved",  # of the sample; how often the rate has been halved
+            "label", "gate", "halved", "slower",  # of the sample; how often rates, and its error, are halved
             "epoch",  # learning epochs before this one, since the network was made
             "wanted",  # the readout learns from this time step
             "live",  # traces that are not 0, of the connection that learns
@@ -140,6 +141,8 @@ class State(NamedTuple):
         int64 per layer
     correct
         int64 ``(1,)``
+    trial
+        int64 ``(2,)``, of ``trial.py``
     subspaces
         int16, HLOP's rows of all layers that have any
     h, y2
@@ -166,6 +169,7 @@ class State(NamedTuple):
     error_saturated: np.ndarray
     feedback_saturated: np.ndarray
     correct: np.ndarray
+    trial: np.ndarray
     subspaces: np.ndarray
     h: np.ndarray
     y2: np.ndarray
@@ -320,6 +324,18 @@ def best(scores):
 
 
 @called
+def judge(rule, now, trial):
+    """``trial.judged`` and ``trial.halvings``: whether the sample's answer was wrong, and how fast it is learnt."""
+    now.slower = 0
+    if rule.only_mistaken and now.gate:
+        now.gate = trial[0] != now.label
+        trial[1] += ((now.gate << UNITY_BITS) - trial[1]) >> AVERAGED_BITS
+        more, now.slower = max(trial[1] - rule.usual, 1), FULL_BITS
+        while more > 0 and now.slower > 0:
+            more, now.slower = more >> 1, now.slower - 1
+
+
+@called
 def compare(layer, index, rule, now, table, v, scores, errors, rng, y1, error, y1_saturated, error_saturated):
     """The readout's error, to be sent back, and its y1."""
     now.wanted = now.gate
@@ -327,14 +343,15 @@ def compare(layer, index, rule, now, table, v, scores, errors, rng, y1, error, y
         now.wanted = 0
     if now.wanted:
         write_error(rule, now.label, table, v[layer.neuron : layer.neuron + layer.size], errors)
-    shift = min(MAX_SHIFT, layer.y1_shift + now.halved)
+    shift = min(MAX_SHIFT, layer.y1_shift + now.halved + now.slower)
+    error_shift = min(MAX_SHIFT, layer.error_shift + now.slower)
     for j in range(layer.size):
         n = layer.neuron + j
         y1[n] = error[n] = 0
         if now.wanted:
             y1[n] = message(scaled(n, -errors[j], layer.y1_mantissa, shift, rng), index, y1_saturated)
             if layer.error_mantissa > 0:
-                sent = scaled(n, errors[j], layer.error_mantissa, layer.error_shift, rng)
+                sent = scaled(n, errors[j], layer.error_mantissa, error_shift, rng)
                 error[n] = message(sent, index, error_saturated)
 
 
@@ -738,6 +755,7 @@ def learn(actions, constants, state, moment, packed, labels, gate, first, trace_
         for n in range(len(s.u)):
             s.u[n] = s.u_init[n]
         local, now.label, now.gate = sample * rule.epochs, labels[sample], gate[sample]
+        judge(rule, now, s.trial)
         now.halved = (first + sample) // rule.halve_every if rule.halve_every > 0 else 0
         now.epoch = begun + local
         for action in range(len(actions)):
@@ -805,16 +823,19 @@ def learn(actions, constants, state, moment, packed, labels, gate, first, trace_
             elif op == DECAY_SLOW:
                 decay_slow(layer, trace_random[local, index], rule, sent, table, s.slow)
         predictions[sample] = best(s.scores)
+        if rule.only_mistaken:
+            s.trial[0] = predictions[sample]
         s.correct[0] += predictions[sample] == labels[sample]
 
 
 def _check_numbers() -> None:
     """Compare the numbers that are compiled with those of the oracle: change them here as well."""
     there = {**vars(integers), **vars(bias), **vars(losses), **vars(subspace), **vars(eligibility), **vars(local)}
+    there |= vars(trial)
     there |= dict(zip(("LOWEST", "HIGHEST"), eligibility.ACCUMULATOR))
     names = ("ENGINE_SHIFT", "FRACTION_BITS", "HALF", "MAX_SHIFT", "MESSAGE_MAX", "MOMENTUM_MAX", "TRACE_MAX")
     names += ("MANTISSA_MIN", "MANTISSA_MAX", "PROBABILITY_BITS", "ROW_MAX", "TO_MESSAGE", "TO_TRACE")
-    names += ("LOWEST", "HIGHEST", "SPIKE_SHIFT", "ONE")
+    names += ("LOWEST", "HIGHEST", "SPIKE_SHIFT", "ONE", "UNITY_BITS", "AVERAGED_BITS", "FULL_BITS")
     there |= {op.name: int(op) for op in Op} | {name.upper(): n for n, name in enumerate(LOSSES)}
     wrong = [name for name in (*names, *Op.__members__, "SOFTMAX", "HINGE") if globals()[name] != there[name]]
     if wrong:

@@ -145,7 +145,7 @@ class Learner:
         ==================  ========================================================================================
         ``plastic[l]``      weights, x1, y1; y2 and y3 of its encoding; with HLOP rows
         ``neuron[l]``       u, v, s, y1, rng; with S-TLLR h; bias and u_init if biases learn
-        ``readout[0]``      v, y1, rng, scores, correct; bias if biases learn
+        ``readout[0]``      v, y1, rng, scores, correct; bias if biases learn; trial if it learns when mistaken
         both                y1_saturated, error_saturated: counts
         ``feedback[l]``     weights; with OPZO noise and saturated, a count
         ==================  ========================================================================================
@@ -197,6 +197,7 @@ class Learner:
                 mine["s"] = state.spikes[source : source + at["size"]]
             else:
                 mine |= {"scores": state.scores, "correct": state.correct}
+                mine |= {"trial": state.trial} if len(state.trial) else {}
             synapses = {"weights": self._weights(at), "x1": state.trace[at["source"] : at["source"] + at["inputs"]]}
             if self.network.layers[index].slow is not None:
                 synapses["x2"] = state.slow[at["source"] : at["source"] + at["inputs"]]

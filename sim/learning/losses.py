@@ -83,4 +83,4 @@ def _hinge(v: np.ndarray, label: int, unit: float) -> np.ndarray:
 
 def to_be_learnt(learn_when: str, scores: np.ndarray, label: int) -> bool:
     """Whether a time step is learnt from, given the scores up to it: ``wrong`` asks that they name another class."""
-    return learn_when == "always" or int(scores.argmax()) != label
+    return learn_when != "wrong" or int(scores.argmax()) != label

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 from ottt_loihi.sim import arithmetic
-from ottt_loihi.sim.learning import eligibility, encodings, integers, local, losses, subspace
+from ottt_loihi.sim.learning import eligibility, encodings, integers, local, losses, subspace, trial
 from ottt_loihi.sim.learning.learner import lava_trace_random, lava_weight_random
 from ottt_loihi.sim.learning.network import LearningLayer, LearningNetwork
 from ottt_loihi.sim.learning.program import Op, program
@@ -27,7 +27,8 @@ def learn(
         run.begin_sample(sample, spikes.astype(bool), int(label), bool(gate[sample]))
         for op, layer, t in actions:
             OPERATIONS[op](run, layer, t)
-        run.correct += int(run.scores.argmax() == label)
+        run.trial[0] = run.scores.argmax()
+        run.correct += int(run.trial[0] == label)
     return run.variables()
 
 
@@ -38,11 +39,17 @@ class Run:
         self.network = network
         self.layers = [Layer(part, network, samples * network.epochs_per_sample) for part in network.layers]
         self.scores, self.correct, self.epoch = np.zeros(network.classes, np.int64), 0, 0
+        self.trial = trial.fresh_trial(network.rule.usual_mistakes)
 
     def begin_sample(self, sample: int, spikes: np.ndarray, label: int, gate: bool) -> None:
         """Every state as it is before a sample."""
         self.spikes, self.label, self.gate, self.wanted = spikes, label, gate, False
-        self.halved = integers.halvings(sample, self.network.rule.halve_every)
+        rule = self.network.rule
+        self.halved, self.slower = integers.halvings(sample, rule.halve_every), 0
+        if rule.learn_when == "mistaken" and gate:
+            self.trial = trial.judged(self.trial, label)
+            self.gate = bool(self.trial[0] != label)
+            self.slower = trial.halvings(self.trial[1], rule.usual_mistakes)
         self.scores[:] = 0
         for layer in self.layers:
             layer.begin_sample()
@@ -53,6 +60,8 @@ class Run:
     def variables(self) -> dict[str, np.ndarray]:
         """The variables of all layers."""
         found = {"readout[0].scores": self.scores, "readout[0].correct": np.array([self.correct])}
+        if self.network.rule.learn_when == "mistaken":
+            found["readout[0].trial"] = self.trial
         for index, layer in enumerate(self.layers):
             found |= layer.variables(index, "readout[0]" if layer.readout else f"neuron[{index}]")
         return found
@@ -94,7 +103,7 @@ def compare(run: Run, index: int, t: int) -> None:
     readout.y1 = readout.reward = readout.error = np.zeros_like(readout.v)
     run.wanted = run.gate and losses.to_be_learnt(run.network.rule.learn_when, run.scores, run.label)
     if run.wanted:
-        readout.compare(run.label, run.network.unit, run.halved)
+        readout.compare(run.label, run.network.unit, run.halved, run.slower)
 
 
 def third(run: Run, index: int, t: int) -> None:
@@ -274,10 +283,10 @@ class Layer:
         self.v = np.where(self.s, 0, self.membrane).astype(np.int32)
         return self.s
 
-    def compare(self, label: int, unit: int, halved: int) -> None:
-        """The loss's error e (``losses``): y1 and the error that is sent back."""
+    def compare(self, label: int, unit: int, halved: int, slower: int) -> None:
+        """The loss's error e (``losses``): y1 and the error that is sent back, halved ``slower`` times."""
         e = losses.integer_error(self.network.rule.loss, self.v, label, unit << arithmetic.STATE_SHIFT)
-        self._send(e, e, halved)
+        self._send(e, e, halved + slower, slower)
 
     def third_factor(self, above: Layer, readout: Layer) -> np.ndarray:
         """The error that feedback brings."""
@@ -292,7 +301,7 @@ class Layer:
         third = third.astype(np.int64)
         self._send(third, third * self.surrogate, halved)
 
-    def _send(self, delta: np.ndarray, g: np.ndarray, halved: int) -> None:
+    def _send(self, delta: np.ndarray, g: np.ndarray, halved: int, slower: int = 0) -> None:
         """y1 of ``g = f(u)·delta``, the error sent on; ``factored``: f(u) and reward stay apart till the synapse."""
         mantissa, shift = self.part.y1
         encoding = self.network.rule.encoding
@@ -301,7 +310,8 @@ class Layer:
         self.reward = self._rounded("y1", -rounded_too, mantissa, shift)
         self.y1 = self.reward * self.surrogate
         if self.part.error is not None:
-            self.error = self._rounded("error", g, *self.part.error)
+            mantissa, shift = self.part.error
+            self.error = self._rounded("error", g, mantissa, min(integers.MAX_SHIFT, shift + slower))
 
     def messages(self) -> dict[str, np.ndarray]:
         """Return the messages by port, as the connection receives them."""

@@ -12,7 +12,7 @@ from ottt_loihi import checks
 from ottt_loihi.errors import UsageError
 
 LOSSES = ("mse", "softmax", "hinge")
-WHEN = ("always", "wrong")
+WHEN = ("always", "wrong", "mistaken")
 SCHEDULES = ("phased", "pipelined")
 FEEDBACKS = ("random", "symmetric", "kolen-pollack", "opzo")  # they bring the readout's error
 SIGNALS = (*FEEDBACKS, "local")  # and TESS, where each layer makes its own
@@ -29,6 +29,7 @@ NAMES = {
 LIMITS = {
     "seed": (0, None),
     "halve_every": (0, None),
+    "usual_mistakes": (0, 1 << 15),
     "decay_every": (0, 2**31),
     "decay_shift": (1, 15),
     "silent_epochs": (0, 255),
@@ -53,8 +54,13 @@ class Rule:
                                                     the numbers per synapse of version 0.1, a third slower
     loss            ``mse``, ``softmax``,           the readout's error (``sim/learning/losses.py``)
                     ``hinge``
-    learn_when      ``always``, ``wrong``           ``wrong``: a time step is learnt from only while the scores so far,
-                                                    this step's included, are largest elsewhere than at the label
+    learn_when      ``always``, ``wrong``,          ``wrong``: a time step is learnt from only while the scores so far,
+                    ``mistaken``                    this step's included, are largest elsewhere than at the label
+                                                    ``mistaken``: every sample comes twice; its answer is tested, and
+                                                    it is learnt from where that was wrong, as fast as mistakes are
+                                                    more frequent than usual (``sim/learning/trial.py``)
+    usual_mistakes  0 … 2^15                        of ``mistaken``: part of the answers that used to be wrong, in
+                                                    1/2^15
     learn_bias      bool                            biases learn by y1, in their neurons (``sim/learning/bias.py``)
     decay_every     samples, ≥ 0                    after so many, again and again, gated or not,
                                                     ``w −= w/2^decay_shift`` in plastic connections and in feedback
@@ -90,6 +96,7 @@ class Rule:
     rounding: str = "per-synapse"
     loss: str = "mse"
     learn_when: str = "always"
+    usual_mistakes: int = 0
     learn_bias: bool = False
     decay_every: int = 0
     decay_shift: int = 8
@@ -119,7 +126,7 @@ class Rule:
                 raise UsageError(
                     f"kappa: belongs to feedback local (TESS), and feedback {self.feedback} has none; leave it out"
                 )
-        if self.feedback == "local" and self.learn_when == "wrong":
+        if self.feedback == "local" and self.learn_when != "always":
             raise UsageError(
                 "learn_when: class neurons of a hidden layer do not know what the readout predicts; use always, or "
                 "another feedback than local"

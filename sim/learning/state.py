@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from ottt_loihi.sim import arithmetic
-from ottt_loihi.sim.learning import integers, kernels, losses
+from ottt_loihi.sim.learning import integers, kernels, losses, trial
 from ottt_loihi.sim.learning.rule import LOSSES, SHARES
 from ottt_loihi.sim.learning.subspace import Subspace
 from ottt_loihi.sim.network import LIF, Sparse
@@ -71,6 +71,7 @@ def pack(network: LearningNetwork) -> tuple[kernels.Constants, kernels.State]:
         error_saturated=np.zeros(len(layers), np.int64),
         feedback_saturated=np.zeros(len(layers), np.int64),
         correct=np.zeros(1, np.int64),
+        trial=trial.fresh_trial(network.rule.usual_mistakes)[: 2 * (network.rule.learn_when == "mistaken")],
         subspaces=np.concatenate(rows),
         **zeros,
     )
@@ -85,7 +86,8 @@ def _rule(network: LearningNetwork) -> np.ndarray:
     packed["epoch"], packed["epochs"], packed["target"] = network.epoch, network.epochs_per_sample, target
     packed["halve_every"], packed["share"] = rule.halve_every, SHARES[rule.rounding]
     packed["loss"], packed["logit_mantissa"], packed["logit_shift"] = LOSSES.index(rule.loss), mantissa, shift
-    packed["only_wrong"], packed["factored"] = rule.learn_when == "wrong", rule.encoding == "factored"
+    packed["only_wrong"], packed["only_mistaken"] = rule.learn_when == "wrong", rule.learn_when == "mistaken"
+    packed["factored"], packed["usual"] = rule.encoding == "factored", rule.usual_mistakes
     packed["decay_every"], packed["decay_shift"] = rule.decay_every * network.epochs_per_sample, rule.decay_shift
     return packed
 

@@ -16,7 +16,7 @@ from lava.magma.core.resources import CPU
 from lava.magma.core.sync.protocols.loihi_protocol import LoihiProtocol
 from ottt_loihi.onchip.lava.sender import Sender, SenderModelFixed, SenderModelFloat
 from ottt_loihi.sim import arithmetic
-from ottt_loihi.sim.learning import integers, losses
+from ottt_loihi.sim.learning import integers, losses, trial
 from ottt_loihi.sim.learning.rule import Rule
 
 
@@ -41,25 +41,36 @@ class OTTTReadout(Sender, AbstractProcess):
     unit             > 0             readout that stands for a logit of 1, in units of the weights' sum
     samples          ≥ 1             number of samples, for ``predictions``
     loss             a name          ``sim/learning/losses.py`` says what e is
-    learn_when       a name          ``"wrong"``: closes the gate while Σ_τ≤t v[τ] is largest at the label
+    learn_when       a name          ``"wrong"``: closes the gate while Σ_τ≤t v[τ] is largest at the label;
+                                     ``"mistaken"``: for a whole sample, if the one before, the same with a closed
+                                     gate, was answered with the label (``sim/learning/trial.py``)
+    usual_mistakes   0 … 2^15        of ``"mistaken"``
     ===============  ==============  ==================================================================================
 
     The other parameters are those of :class:`~ottt_loihi.onchip.lava.sender.Sender`. ``y1_scale`` and ``error_scale``
     are per unit of e (of the state, 64 times that of ``unit``); η is in ``y1_scale``.
 
-    Messages are 8 bit: −127 … 127. Vars: v, y1, error, rng, scores; predictions: int32 (samples,), −1 before; correct,
-    y1_saturated, error_saturated: counts.
+    Messages are 8 bit: −127 … 127. Vars: v, y1, error, rng, scores, trial; predictions: int32 (samples,), −1 before;
+    correct, y1_saturated, error_saturated: counts.
     """
 
     def __init__(
-        self, *, unit: float, samples: int, loss: str = "mse", learn_when: str = "always", **common: Any
+        self,
+        *,
+        unit: float,
+        samples: int,
+        loss: str = "mse",
+        learn_when: str = "always",
+        usual_mistakes: int = 0,
+        **common: Any,
     ) -> None:
-        Rule(loss=loss, learn_when=learn_when)  # raises for unknown names
-        super().__init__(unit=unit, loss=loss, learn_when=learn_when, **common)
+        Rule(loss=loss, learn_when=learn_when, usual_mistakes=usual_mistakes)  # raises for unknown names
+        super().__init__(unit=unit, loss=loss, learn_when=learn_when, usual_mistakes=usual_mistakes, **common)
         shape = common["shape"]
         self.label_in = InPort(shape=(2,))
 
         self.scores = Var(shape=shape, init=0)
+        self.trial = Var(shape=(2,), init=trial.fresh_trial(usual_mistakes))
         self.predictions = Var(shape=(samples,), init=-1)
         self.correct = Var(shape=(1,), init=0)
 
@@ -67,7 +78,7 @@ class OTTTReadout(Sender, AbstractProcess):
 class OTTTReadoutBehaviour:
     """Call the arithmetic of a model in the Lava steps in which the readout acts; mixed in before the sender's."""
 
-    PARAMETERS = ("unit", "loss", "learn_when")
+    PARAMETERS = ("unit", "loss", "learn_when", "usual_mistakes")
 
     def run_spk(self) -> None:
         updated = self._update.time_step_at(self.time_step)
@@ -76,19 +87,29 @@ class OTTTReadoutBehaviour:
         if updated is not None:
             sample, t = updated
             self.update(a)
+            if t == 0:
+                self._judge(label, gate)
             self._keep_score(sample, t, label)
-            if gate and losses.to_be_learnt(self._learn_when, self.scores, label):
-                self.learn(label, self.halvings(sample, t))
+            if gate and self._open and losses.to_be_learnt(self._learn_when, self.scores, label):
+                self.learn(label, self.halvings(sample, t), self._slower)
                 if self._bias_learning is not None:
                     self.learn_bias(t)
         self.send(np.ones(self.y1.shape, bool), updated is not None)
+
+    def _judge(self, label: int, gate: int) -> None:
+        """Whether, and how much slower, this sample may be learnt from, by the answer before it."""
+        self._open, self._slower = True, 0
+        if self._learn_when == "mistaken" and gate:
+            self.trial = trial.judged(self.trial, label)
+            self._open = bool(self.trial[0] != label)
+            self._slower = trial.halvings(self.trial[1], self._usual_mistakes)
 
     def _keep_score(self, sample: int, t: int, label: int) -> None:
         if t == 0:
             self.scores = np.zeros_like(self.scores)
         self.scores = self.scores + self.v
         if t == self._num_steps - 1 and sample < len(self.predictions):
-            self.predictions[sample] = self.scores.argmax()
+            self.trial[0] = self.predictions[sample] = self.scores.argmax()
             self.correct += self.predictions[sample] == label
 
 
@@ -98,14 +119,15 @@ class OTTTReadoutBehaviour:
 class OTTTReadoutModelFloat(OTTTReadoutBehaviour, SenderModelFloat, PyLoihiProcessModel):
     label_in: PyInPort = LavaPyType(PyInPort.VEC_DENSE, np.int32)
     scores: np.ndarray = LavaPyType(np.ndarray, float)
+    trial: np.ndarray = LavaPyType(np.ndarray, np.int64)
     predictions: np.ndarray = LavaPyType(np.ndarray, np.int32)
     correct: np.ndarray = LavaPyType(np.ndarray, np.int64)
 
     def update(self, a: np.ndarray) -> None:
         self.v = a + self.bias
 
-    def learn(self, label: int, halvings: int) -> None:
-        e = losses.float_error(self._loss, self.v, label, self._unit)
+    def learn(self, label: int, halvings: int, slower: int) -> None:
+        e = losses.float_error(self._loss, self.v, label, self._unit) * 0.5**slower
         self.y1 = self.reward = -e * self._y1_scale[0] * 0.5**halvings
         if self._error_scale:
             self.error = e * self._error_scale[0]
@@ -120,6 +142,7 @@ class OTTTReadoutModelFloat(OTTTReadoutBehaviour, SenderModelFloat, PyLoihiProce
 class OTTTReadoutModelFixed(OTTTReadoutBehaviour, SenderModelFixed, PyLoihiProcessModel):
     label_in: PyInPort = LavaPyType(PyInPort.VEC_DENSE, np.int32)
     scores: np.ndarray = LavaPyType(np.ndarray, np.int64)
+    trial: np.ndarray = LavaPyType(np.ndarray, np.int64)
     predictions: np.ndarray = LavaPyType(np.ndarray, np.int32)
     correct: np.ndarray = LavaPyType(np.ndarray, np.int64)
 
@@ -129,11 +152,11 @@ class OTTTReadoutModelFixed(OTTTReadoutBehaviour, SenderModelFixed, PyLoihiProce
         v = arithmetic.voltage_step(nothing, u, 4096, self.bias)
         self.v = np.where(arithmetic.spikes(v, self._vth), 0, v).astype(np.int32)
 
-    def learn(self, label: int, halvings: int) -> None:
+    def learn(self, label: int, halvings: int, slower: int) -> None:
         e = losses.integer_error(self._loss, self.v, label, self._unit << arithmetic.STATE_SHIFT)
-        self.y1 = self.reward = self.rounded_reward(e, halvings)
+        self.y1 = self.reward = self.rounded_reward(e, halvings + slower)
         if self._error_scale:
-            self.error = self.rounded_error(e)
+            self.error = self.rounded_error(e, slower)
 
     def learn_bias(self, t: int) -> None:
         self.rng = integers.xorshift32(self.rng)

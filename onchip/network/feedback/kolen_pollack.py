@@ -1,4 +1,7 @@
-"""Kolen–Pollack feedback: a twin of the connection to the layer above, which starts elsewhere and learns alike."""
+"""Kolen–Pollack feedback: a twin of the connection to the layer above, which learns alike.
+
+It starts elsewhere, or, where the connection has learnt already, at the same weights.
+"""
 
 from __future__ import annotations
 
@@ -35,7 +38,12 @@ class KolenPollack(Feedback):
 
 
 def start_weights(plan: Plan, layer: int, shape: tuple[int, int], seed: int) -> np.ndarray:
-    """Return the start of learnt feedback: random, uniform, with the standard deviation of the connection's weights."""
+    """Return where learnt feedback starts, int32: random, uniform, with the standard deviation of the layer's weights.
+
+    Kolen–Pollack's twin of weights that have learnt already starts as they do: a host that loads the one loads both.
+    """
+    if shape == plan.dense[layer].shape and not plan.fresh:
+        return np.clip(plan.dense[layer].matrix(), -255, 255).astype(np.int32)
     spread = np.sqrt(3.0) * max(1.0, float(plan.dense[layer].weight.std()))
     drawn = np.random.default_rng([seed, *shape]).uniform(-spread, spread, shape)
     return np.clip(np.round(drawn), -255, 255).astype(np.int32)

@@ -1,0 +1,38 @@
+"""Test, then learn: a sample comes once with a closed gate, and once more to be learnt from if the answer was wrong.
+
+How fast is learnt then follows from how often answers are wrong: a network that is as right as it used to be hardly
+moves, one whose world has changed learns at its full rate. With m the moving average of wrong answers and m₀ what is
+usual, both in 1/2^15, for each sample that comes the second time::
+
+    m ← m + ((2^15·[answer ≠ label] − m) >> 6)         over some 64 samples
+    halvings = max(0, 12 − bits(max(m − m₀, 1)))       of the error, so of all rates: none from a sixteenth too many on
+
+It needs two numbers beside the network, the last answer and m, and is the readout's own business: hidden layers receive
+an error that is as much smaller.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+UNITY_BITS = 15
+UNITY = 1 << UNITY_BITS
+AVERAGED_BITS = 6
+FULL_BITS = UNITY_BITS - 3
+
+
+def fresh_trial(usual: int) -> np.ndarray:
+    """Return the state before the first sample, int64 ``(2,)``: the last answer, none, and the average m = m₀."""
+    return np.array([-1, usual], np.int64)
+
+
+def judged(trial: np.ndarray, label: int) -> np.ndarray:
+    """Return the state after the answer to a sample was compared with its label."""
+    answer, average = (int(number) for number in trial)
+    average += (((answer != label) << UNITY_BITS) - average) >> AVERAGED_BITS
+    return np.array([answer, average], np.int64)
+
+
+def halvings(average: int, usual: int) -> int:
+    """Return how often the error is halved where so many answers are wrong, in 1/2^15."""
+    return max(0, FULL_BITS - max(int(average) - usual, 1).bit_length())
