@@ -111,7 +111,7 @@ def test_stopped_and_resumed_is_not_stopped(tmp_path):
 
 def test_learning_goes_on_from_learnt_biases():
     x, labels = data(20)
-    settings = Settings(learn_bias=True)
+    settings = Settings(learn_bias=True, learn_when="always", readout_rate=0.02, hidden_rate=1.0, feedback="random")
     first = learn(chip(), (x, labels), settings=settings)
     assert first.chip.layers[0].bias_mant.any()
     second = learn(first.chip, (x, labels), settings=settings)
