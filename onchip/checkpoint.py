@@ -20,9 +20,21 @@ from ottt_loihi.sim.learning.network import LearningNetwork
 from ottt_loihi.errors import FileError, UsageError
 from ottt_loihi.files import atomic_write
 
-FORMAT, VERSION = "ottt-loihi learning curve", 1
+FORMAT, VERSION = "ottt-loihi learning curve", 2  # 1: of version 0.1, whose defaults were others
 SEEN = 1000  # samples that stand for the data
 MAX_BYTES = 1 << 24
+
+
+def curve_version(path: Path) -> int | None:
+    """Return the version of the state kept at a path without suffix; None where there is none that can be read."""
+    try:
+        return Checkpoint(path, _nothing, 1)._read()["version"]
+    except FileError:
+        return None
+
+
+def _nothing(samples: int) -> tuple[np.ndarray, np.ndarray]:
+    return np.zeros(0, np.uint8), np.zeros(0, np.int64)
 
 
 class Checkpoint:
@@ -37,16 +49,18 @@ class Checkpoint:
         is kept or read
     every
         samples between two points of the curve
+
+    Attributes
+    ----------
     presented
-        how often each sample is presented
+        how often each sample is presented, ≥ 1
     """
 
-    def __init__(
-        self, path: Path, first: Callable[[int], tuple[np.ndarray, np.ndarray]], every: int, presented: int = 1
-    ) -> None:
-        self.state, self.curve = path.with_name(path.name + ".h5"), path.with_name(path.name + ".json")
-        self._first, self._every, self._presented = first, every, presented
-        self._samples: int | None = None
+    def __init__(self, path: Path, first: Callable[[int], tuple[np.ndarray, np.ndarray]], every: int) -> None:
+        self.path, self.state, self.curve = path, path.with_name(path.name + ".h5"), path.with_name(path.name + ".json")
+        self._first, self._every = first, every
+        self._learnt: int | None = None
+        self._version, self.presented = VERSION, 1
 
     @cached_property
     def _data(self) -> str:
@@ -57,7 +71,7 @@ class Checkpoint:
         """Write both files, each whole or not at all."""
         document = {
             "format": FORMAT,
-            "version": VERSION,
+            "version": self._version,  # a run that version 0.1 began stays one
             "data": self._data,
             "every": self._every,
             "curve": list(curve),
@@ -65,10 +79,10 @@ class Checkpoint:
         with atomic_write(self.curve) as temporary:
             temporary.write_text(json.dumps(document), encoding="utf-8")
         learner.save(self.state)
-        self._samples = learner.samples // self._presented
+        self._learnt = learner.samples
 
-    def load(self, network: LearningNetwork) -> tuple[Learner, list[tuple[int, float]]]:
-        """Return the learner and the curve as they were saved.
+    def load(self, *networks: LearningNetwork) -> tuple[Learner, list[tuple[int, float]]]:
+        """Return the learner, of the first of ``networks`` that it fits, and the curve, as they were saved.
 
         Raises
         ------
@@ -85,15 +99,16 @@ class Checkpoint:
             )
         if document["data"] != self._data:
             raise UsageError(f"{self.curve}: a run on other data, or in another order; start without --resume")
-        learner = Learner.load(self.state, network)
-        self._samples = learner.samples // self._presented
-        return learner, [(n, accuracy) for n, accuracy in document["curve"] if n <= self._samples]
+        learner = Learner.load(self.state, *networks)
+        self._learnt, self._version = learner.samples, document["version"]
+        return learner, document["curve"]
 
     def resume_hint(self) -> str:
         """Return a sentence for a failed run: the state that was kept, and how to resume."""
-        if self._samples is None:
+        if self._learnt is None:
             return f"no state had been kept in {self.state} yet: start again"
-        return f"the state after {self._samples:,} samples is kept in {self.state}: go on from there with resume"
+        samples = self._learnt // self.presented
+        return f"the state after {samples:,} samples is kept in {self.state}: go on from there with resume"
 
     def _read(self) -> dict:
         if not self.curve.exists():
@@ -108,6 +123,6 @@ class Checkpoint:
                 raise ValueError(f"it is {document['format']!r}")
         except (ValueError, KeyError, TypeError, OSError, RecursionError) as error:
             raise FileError(f"{self.curve}: no learning curve of ours, or damaged ({type(error).__name__})") from None
-        if version != VERSION:
-            raise FileError(f"{self.curve}: version {version!r}, this program reads {VERSION}; update ottt-loihi")
-        return {"data": document.get("data"), "every": document.get("every"), "curve": points}
+        if version not in range(1, VERSION + 1):
+            raise FileError(f"{self.curve}: version {version!r}, this program reads up to {VERSION}; update ottt-loihi")
+        return {"version": version, "data": document.get("data"), "every": document.get("every"), "curve": points}

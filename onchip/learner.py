@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 from ottt_loihi.converters.lava.backends import find
+from ottt_loihi.onchip import first_version
 from ottt_loihi.onchip.checkpoint import Checkpoint
 from ottt_loihi.onchip.lava import stock
 from ottt_loihi.onchip.lava.executors import GraphRun, Repetition, SimRun, executor, repeat_in_lava
@@ -119,27 +120,28 @@ def learn(
     if test is not None:
         test = check_data(chip, *test, what="test data")
     stream = Stream(plan, data, passes, settings, subspaces, known)
-    plan, settings = stream.plan, stream.settings
     total = stream.total
     default = max(1, total // (10 * passes))
     every = default if evaluate_every is None else checks.integer(evaluate_every, "evaluate_every")
     keep_every = every if checkpoint_every is None else checks.integer(checkpoint_every, "checkpoint_every")
     kept, curve, kept_by_state = None, None, []
     if checkpoint is not None:
-        kept = Checkpoint(
-            Path(checkpoint), lambda count: stream.part(0, min(count, stream.per_pass)), every, stream.presented
-        )
+        kept = Checkpoint(Path(checkpoint), lambda count: stream.part(0, min(count, stream.per_pass)), every)
     if stop_at is not None and (test is None or not 0 < stop_at <= 1):
         raise UsageError(f"stop_at: expected an accuracy in 0 … 1 and test data to measure it on, got {stop_at}")
     if kept is None and (resume or checkpoint_every is not None):
         raise UsageError(f"{'resume' if resume else 'checkpoint_every'}: say where, with checkpoint=")
-    learner = stream.learner()
     if resume and kept is not None:
-        learner, points = kept.load(learner.network)
-        stored = {"rounding": learner.network.rule.rounding, "encoding": learner.network.rule.encoding}
-        kept_by_state = [name for name, value in stored.items() if getattr(settings, name) != value]
-        settings = stream.settings = replace(settings, **stored)
-        curve = [CurvePoint(*point) for point in points]
+        stream, learner, points = _resumed(stream, kept, chip, settings)
+        others = [name for name in first_version.CHOSEN if getattr(settings, name) != getattr(stream.settings, name)]
+        kept_by_state = others if first_version.began(checkpoint) else []
+        done = learner.samples // stream.presented
+        curve = [CurvePoint(*point) for point in points if point[0] <= done]
+    else:
+        learner = stream.learner()
+    if kept is not None:
+        kept.presented = stream.presented
+    plan, settings = stream.plan, stream.settings
     try:
         with executor(stream, backend, stall_timeout, learner) as run:
             session = Session(plan, run, test, kept, curve)
@@ -152,6 +154,20 @@ def learn(
     if kept_by_state:
         chosen["kept_by_state"] = kept_by_state
     return session.result(stream.rates, stream.steps_per_sample, interrupted, chosen)
+
+
+def _resumed(
+    stream: Stream, kept: Checkpoint, chip: ChipNetwork, settings: Settings
+) -> tuple[Stream, Learner, list[tuple[int, float]]]:
+    """Return the stream that a state was saved with, its learner and its curve."""
+    old = first_version.began(kept.path)
+    may_be = tuple(first_version.streams(stream, chip, settings)) if old else (stream,)
+    networks = [one.network() for one in may_be]
+    learner, points = kept.load(*networks)
+    found = next(one for one, network in zip(may_be, networks) if network.layers is learner.network.layers)
+    rule = learner.network.rule
+    found.settings = replace(found.settings, rounding=rule.rounding, encoding=rule.encoding)
+    return found, learner, points
 
 
 def accuracy(chip: ChipNetwork, x: np.ndarray, labels: np.ndarray) -> float:
@@ -227,7 +243,8 @@ class Session:
         self.done, self.counters = learner.samples // self.executor.stream.presented, counters(learner)
         self.chip = with_weights(self.plan, learner.weights(), learner.biases())
         if self.done:
-            self.chip = replace(self.chip, provenance={**self.chip.provenance, "origin": ORIGIN})
+            origin = {**self.chip.provenance, "origin": ORIGIN}
+            self.chip = replace(self.chip, provenance=origin, untrained=False)
         self.subspaces = tuple(s for s in learner.subspaces() if s is not None)
         if measure and self.test is not None:
             self._pending.append((self.done, self.chip))

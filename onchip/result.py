@@ -90,10 +90,10 @@ class LearningResult:
                 f"learning made the network worse: {before.accuracy:.1%} before, {after.accuracy:.1%} after "
                 f"{after.samples:,} samples; lower the rates"
             )
-        return found + [
-            f"{name} {self.settings[name]}, not the default: the resumed state is of version 0.1"
-            for name in self.settings.get("kept_by_state", ())
-        ]
+        if kept := self.settings.get("kept_by_state"):
+            chosen = ", ".join(f"{name} {self.settings[name]}" for name in kept)
+            found.append(f"the resumed state is of version 0.1 and goes on with its {chosen}")
+        return found
 
     @property
     def steps_per_second(self) -> float:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from ottt_loihi.onchip.network.backbone import packed_spikes, unpacked
@@ -14,6 +14,7 @@ from ottt_loihi.onchip.network.trainable import Plan
 from ottt_loihi.onchip.settings import Settings
 from ottt_loihi.sim.inference import reference
 from ottt_loihi.sim.learning.learner import Learner
+from ottt_loihi.sim.learning.network import LearningNetwork
 from ottt_loihi.sim.learning.rule import Rule
 from ottt_loihi.sim.learning.subspace import Subspace
 from ottt_loihi.sim.network import INPUT, ChipNetwork
@@ -114,6 +115,14 @@ class Stream:
         self.plan, self.settings, self.rates = fitted(plan, settings, x, subspaces, self._known(known))
         self.presented = 2 if self.settings.learn_when == "mistaken" else 1
 
+    def first(self, count: int) -> np.ndarray:
+        """Return spikes of the first samples of the first pass in the data's order, as the layers that learn get them.
+
+        0 or 1 ``(min(count, per_pass), T, *plan.chip.input_shape)``
+        """
+        self._turn_to(0)
+        return unpacked(self.plan.chip, self._received.of(np.arange(min(count, self.per_pass))))
+
     def _known(self, known: Data | None) -> Data | None:
         """Return samples drawn over the known world, as the layers that learn receive them."""
         if known is None:
@@ -188,17 +197,20 @@ class Stream:
             return np.arange(count)
         return np.random.default_rng([self.settings.seed, number]).permutation(count)
 
+    def network(self) -> LearningNetwork:
+        """Return the network of ``sim.learn``."""
+        return learning_network(self.plan, self.rates, self.rule, self.subspaces)
+
     def learner(self) -> Learner:
         """Return a fresh :class:`~ottt_loihi.sim.learning.learner.Learner`."""
-        return Learner(learning_network(self.plan, self.rates, self.rule, self.subspaces))
+        return Learner(self.network())
 
     def build(self, backend: Any = None) -> Any:
         """Return a fresh :class:`~ottt_loihi.onchip.lava.graph.LearningGraph` for a backend."""
         from ottt_loihi.onchip.lava.graph import build_graph
 
-        whole = self.everything()
-        flat = np.repeat(whole.x.reshape(*whole.x.shape[:2], -1), self.presented, axis=0)
-        labels = np.repeat(whole.labels, self.presented)
+        x, labels = (np.repeat(part, self.presented, axis=0) for part in self.everything())
+        flat = x.reshape(*x.shape[:2], -1)
         packed = flat if self.plan.graded else np.packbits(flat, axis=-1)
         more = {"learn": self.gate(len(labels)), "subspaces": self.subspaces, "backend": backend}
         return build_graph(self.plan, packed, labels, self.rates, self.rule, **more)

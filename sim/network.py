@@ -374,6 +374,7 @@ class ChipNetwork(_Part):
     loss             str, None               name of the loss it was trained with
     data             DataDescription, None   what a sample is, its classes and their names, and how it becomes input
     data_set         Step, None              name and options of the data set that it was trained on
+    untrained        bool                    whether its weights are drawn and nothing has been learnt yet
     ===============  ======================  ===========================================================================
     """
 
@@ -390,6 +391,7 @@ class ChipNetwork(_Part):
     loss: str | None = None
     data: DataDescription | None = None
     data_set: Step | None = None
+    untrained: bool = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "input_shape", checks.shape(self.input_shape, "input_shape"))

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from ottt_loihi.sim.network import ChipNetwork
 
 INPUT_FORMS = ("spikes", "graded", "inject", "bias")
-FIELDS = ("input_form", "input_transform", "logit_scale", "loss", "data", "data_set")
+FIELDS = ("input_form", "input_transform", "logit_scale", "loss", "data", "data_set", "untrained")
 MAX_JSON = 1 << 22  # characters
 
 
@@ -33,6 +33,7 @@ def check(chip: ChipNetwork) -> None:
             object.__setattr__(chip, "input_transform", _pair(chip.input_transform))
         if chip.logit_scale is not None:
             object.__setattr__(chip, "logit_scale", checks.number(chip.logit_scale, "logit_scale", 0.0, above=True))
+        checks.flag(chip.untrained, "untrained")
     except UsageError as error:
         raise ChipError(str(error)) from None
     for name, kind in (("loss", str), ("data", DataDescription), ("data_set", Step)):
@@ -52,7 +53,7 @@ def _pair(value: Any) -> tuple[float, float]:
 def given(chip: ChipNetwork) -> dict[str, Any]:
     """Return the fields that say anything, by name."""
     found = {name: getattr(chip, name) for name in FIELDS}
-    return {name: value for name, value in found.items() if value not in (None, "spikes")}
+    return {name: value for name, value in found.items() if value not in (None, False, "spikes")}
 
 
 def to_json(chip: ChipNetwork) -> str:

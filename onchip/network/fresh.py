@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from ottt_loihi.onchip.network.trainable import FRESH
 from ottt_loihi.sim import arithmetic
 from ottt_loihi.sim.network import INPUT, LIF, ChipNetwork, Connection, Dense, Diagonal, Sparse
 
@@ -95,8 +94,9 @@ def fresh_network(
     unit = min(high, max(low, READOUT_STEPS_PER_INPUT * _fan_in(fan_in, densities[-1])))
     layers.append(LIF((classes,), 4095, 4096, arithmetic.VTH_MAX, name="readout"))
     connections.append(_random(rng, len(hidden), classes, fan_in, densities[-1], READOUT_GAIN * unit))
-    provenance = {"scales": [vth] * len(hidden) + [unit], "origin": FRESH, "seed": seed}
-    return ChipNetwork(input_shape, tuple(layers), tuple(connections), num_steps, "sum_v", provenance, logit_scale=unit)
+    provenance = {"scales": [vth] * len(hidden) + [unit], "origin": "fresh_network", "seed": seed}
+    use = {"logit_scale": unit, "untrained": True}
+    return ChipNetwork(input_shape, tuple(layers), tuple(connections), num_steps, "sum_v", provenance, **use)
 
 
 def _densities(density: float | Sequence[float], count: int) -> list[float]:

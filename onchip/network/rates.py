@@ -61,7 +61,7 @@ def fitted(
     UsageError
         where nothing fires, or the unit cannot be told
     """
-    fresh, old = plan.fresh, x if known is None else known[0]
+    fresh, old = plan.chip.untrained, x if known is None else known[0]
     if settings.learn_when is None:
         when = "always" if fresh or settings.feedback == "local" else "mistaken"  # local layers ask no readout
         settings = replace(settings, learn_when=when)
@@ -114,7 +114,7 @@ def _logits(loss: str, fresh: bool) -> int:
 def _lead(plan: Plan, x: np.ndarray) -> int:
     """What is a unit of a squared error: the scale that ``fresh_network`` chose, or what a network has learnt."""
     scale = plan.chip.logit_scale
-    if plan.fresh and scale is not None:
+    if plan.chip.untrained and scale is not None:
         return round(scale)
     try:
         return estimate_unit(plan.chip, x)

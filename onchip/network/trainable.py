@@ -20,7 +20,6 @@ from ottt_loihi import checks
 from ottt_loihi.errors import ChipError, UsageError
 
 PENDING = 1  # a unit, until it is measured
-FRESH = "fresh_network"  # origin of a network that has learnt nothing
 
 
 @dataclass(frozen=True)
@@ -60,11 +59,6 @@ class Plan:
     def graded(self) -> bool:
         """Whether the input are graded messages, which only a frozen connection can take."""
         return any(c.num_message_bits for c in self.whole.connections if c.pre == INPUT)
-
-    @property
-    def fresh(self) -> bool:
-        """Whether the network has learnt nothing yet: one of ``fresh_network`` that no run of learning has changed."""
-        return self.chip.provenance.get("origin") == FRESH
 
     @property
     def hidden(self) -> tuple[LIF, ...]:

@@ -15,7 +15,7 @@ import typer
 from ottt_loihi.cli import command
 from ottt_loihi.cli import learn_options as options
 from ottt_loihi.cli.learn_report import SEEN, story, table, write
-from ottt_loihi.cli.learn_scenario import Scenario, Transform, make_scenario
+from ottt_loihi.cli.learn_scenario import Scenario, Transform, make_scenario, scenario_name
 from ottt_loihi.converters.lava.backends import find
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from ottt_loihi.sim.network import ChipNetwork
 
 
-PASSES, PASSES_FROM_SCRATCH = 2, 6
+PASSES, PASSES_FROM_SCRATCH, PASSES_OF_0_1 = 2, 6, 2
 
 
 class Rounding(str, Enum):
@@ -141,16 +141,19 @@ def learn(
     Without a model: a fresh 64-128-10 network learns handwritten digits. Ctrl-C saves what was learnt so far,
     and --resume goes on from the last state that was kept, with any backend.
     """
+    from ottt_loihi.onchip import first_version
     from ottt_loihi.onchip.learner import Settings
     from ottt_loihi.onchip.learner import learn as learn_on_chip
     from ottt_loihi.onchip.learner import repeat_in_lava as repeat
 
     find(backend, "--backend").require()
     decays = current_decay, membrane_decay
-    scenario = make_scenario(model, transform, hidden, density, data, seed, plastic, decays, loss.value)
     folder = output or (model.parent if model else Path("runs/learn"))
+    state = folder / f"{scenario_name(model, transform)}-state"
+    old = resume and first_version.began(state)
+    scenario = make_scenario(model, transform, hidden, density, data, seed, plastic, decays, loss.value, old)
     rates = {"readout_rate": readout_rate, "hidden_rate": hidden_rate}
-    passes = passes or (PASSES if model else PASSES_FROM_SCRATCH)
+    passes = passes or (PASSES_OF_0_1 if old else PASSES if model else PASSES_FROM_SCRATCH)
     if halve_every is None:
         halve_every = 0 if model else scenario.samples
     settings = Settings.of_rule(
@@ -188,7 +191,7 @@ def learn(
             backend=backend,
             settings=settings,
             progress=show,
-            checkpoint=folder / f"{scenario.name}-state",
+            checkpoint=state,
             checkpoint_every=checkpoint_every,
             resume=resume,
             stop_at=stop_at,

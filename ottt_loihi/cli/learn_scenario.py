@@ -65,6 +65,11 @@ class Scenario:
     known: tuple[np.ndarray, np.ndarray] | None = None
 
 
+def scenario_name(model: Path | None, transform: Transform) -> str:
+    """Return the name of a scenario, which its files begin with."""
+    return "scratch" if model is None else "more" if transform is Transform.none else "drift"
+
+
 def make_scenario(
     model: Path | None,
     transform: Transform,
@@ -75,7 +80,9 @@ def make_scenario(
     plastic: int | None,
     decays: tuple[float, float | None] = (0.0, None),
     loss: str = "mse",
+    of_first: bool = False,
 ) -> Scenario:
+    """Return the scenario of the options; ``of_first``: of a run that version 0.1 began, which is resumed."""
     import numpy as np
 
     from ottt_loihi.converters.samples import chip_choice, chip_input
@@ -96,7 +103,7 @@ def make_scenario(
         found = chip_choice(given, data or _data_of(given), EVERYTHING)
         chip = _plastic(given, plastic)
     else:
-        chip, found = _fresh(data or "digits", hidden, density, seed, current, membrane)
+        chip, found = _fresh(data or "digits", hidden, density, seed, current, membrane, of_first)
     split = found.split
     for note in found.notes:
         command.err.print(f"data: {note}", markup=False, soft_wrap=True)
@@ -128,8 +135,11 @@ def make_scenario(
             unit = _unit(chip, *known, loss)
             watched = encode(old, old.split.x_train[many], many, TRAINING_SEEDS * (seed + 1) - 1, False)
             old_world = before, watched
+        if of_first:
+            untouched = encode(found, split.x_test, np.arange(len(split.y_test)), seed, False) if turn else test[0]
+            unit = _unit_of_first_version(chip, untouched, split.y_test)
     return Scenario(
-        name="scratch" if not given else "drift" if turn else "more",
+        name=scenario_name(model, transform),
         chip=chip,
         training=whole,
         test=test,
@@ -196,7 +206,7 @@ def _decays(current: float, membrane: float | None) -> tuple[float, float]:
 
 
 def _fresh(
-    data: str, hidden: int | None, density: float, seed: int, current: float, membrane: float
+    data: str, hidden: int | None, density: float, seed: int, current: float, membrane: float, of_first: bool
 ) -> tuple[ChipNetwork, Chosen]:
     """A network that has learnt nothing, for a data set: its own time steps, and spikes that a layer can learn from."""
     import numpy as np
@@ -207,13 +217,14 @@ def _fresh(
     from ottt_loihi.onchip.network.fresh import fresh_network
 
     prepared = prepare(load_data(data))
-    if prepared.record.coding.name in ("graded", "rate"):  # no layer learns from messages, and noise costs accuracy
+    unfit = ("graded",) if of_first else ("graded", "rate")  # no layer learns from messages, and noise costs accuracy
+    if prepared.record.coding.name in unfit:
         prepared = prepare(load_data(data), "regular")
     split, record = prepared.split, prepared.record
     inputs = int(np.prod(prepared.input_shape))
     chip = fresh_network(
         prepared.input_shape,
-        (hidden or min(1024, 128 * max(1, inputs // INPUTS_PER_128)),),
+        (hidden or (128 if of_first else min(1024, 128 * max(1, inputs // INPUTS_PER_128))),),
         split.num_classes,
         num_steps=record.time_steps or STEPS,
         seed=seed,
@@ -261,3 +272,10 @@ def _unit(chip: ChipNetwork, x: np.ndarray, labels: np.ndarray, loss: str) -> in
         return unit_for(loss, estimate_unit(chip, x, labels))
     except UsageError:
         return None
+
+
+def _unit_of_first_version(chip: ChipNetwork, x: np.ndarray, labels: np.ndarray) -> int | None:
+    """What version 0.1 took: the network's own scale, or where it has none what was measured on test samples."""
+    from ottt_loihi.onchip.network.trainable import estimate_unit, knows_unit
+
+    return None if knows_unit(chip) else estimate_unit(chip, x, labels)

@@ -267,10 +267,17 @@ class Learner:
                 file.create_dataset(name, data=array, fletcher32=True, compression="gzip", shuffle=True)
 
     @classmethod
-    def load(cls, path: str | os.PathLike[str], network: LearningNetwork) -> Learner:
+    def load(cls, path: str | os.PathLike[str], *networks: LearningNetwork) -> Learner:
         """Go on where :meth:`save` stopped: the same weights as without a stop.
 
         A state of version 0.1 goes on with the defaults of that version, which are then in the learner's ``network``.
+
+        Parameters
+        ----------
+        path
+            file of :meth:`save`
+        networks
+            the network that it was saved with, or several that it may have been
 
         Raises
         ------
@@ -286,7 +293,8 @@ class Learner:
             if not 1 <= version <= VERSION:
                 raise FileError(f"format version {version}, this program reads up to {VERSION}; update ottt-loihi")
             digest = safe_hdf5.attribute(file, "network", str)
-            found = next((one for one in network.meanings() if one.digest() == digest), None)
+            meanings = (one for network in networks for one in network.meanings())
+            found = next((one for one in meanings if one.digest() == digest), None)
             if found is None:
                 raise FileError("the state of another network or rule; give the one it was saved with")
             learner = cls(found)

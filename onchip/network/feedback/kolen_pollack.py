@@ -42,7 +42,7 @@ def start_weights(plan: Plan, layer: int, shape: tuple[int, int], seed: int) -> 
 
     Kolen–Pollack's twin of weights that have learnt already starts as they do: a host that loads the one loads both.
     """
-    if shape == plan.dense[layer].shape and not plan.fresh:
+    if shape == plan.dense[layer].shape and not plan.chip.untrained:
         return np.clip(plan.dense[layer].matrix(), -255, 255).astype(np.int32)
     spread = np.sqrt(3.0) * max(1.0, float(plan.dense[layer].weight.std()))
     drawn = np.random.default_rng([seed, *shape]).uniform(-spread, spread, shape)

@@ -1,0 +1,64 @@
+"""Runs that a real ``ottt-learn`` of version 0.1 (commit ca2cd2d) began and that were stopped go on, bit for bit.
+
+``fixtures/learning-v1.zip``: a network trained on digits, three states after 143 samples, written with ::
+
+    ottt-learn model.h5 --passes 1 --stop-at 0.01 -o more
+    ottt-learn model.h5 --transform upside-down --feedback kolen-pollack --passes 1 --stop-at 0.01 -o drift
+    ottt-learn --hidden 24 --passes 1 --stop-at 0.01 -o scratch
+
+and in ``ends.json`` the SHA-256 of the weights after that version had gone on to 1,437 samples.
+"""
+
+import hashlib
+import json
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from ottt_loihi.sim import storage
+
+from ottt_loihi.cli.learn import Feedback, learn
+from ottt_loihi.cli.learn_scenario import Transform
+from ottt_loihi.errors import FileError
+
+CHOSEN = {
+    "more": {},
+    "drift": {"transform": Transform.upside_down, "feedback": Feedback.kolen_pollack},
+    "scratch": {"hidden": 24},
+}
+
+
+@pytest.fixture
+def folder(tmp_path):
+    with zipfile.ZipFile(Path(__file__).parent / "fixtures" / "learning-v1.zip") as states:
+        states.extractall(tmp_path)
+    return tmp_path
+
+
+def go_on(folder, name, capsys, **more):
+    model = None if name == "scratch" else folder / "model.h5"
+    learn(model, passes=1, resume=True, output=folder / name, json=True, **CHOSEN[name] | more)
+    return json.loads(capsys.readouterr().out)
+
+
+@pytest.mark.parametrize("name", CHOSEN)
+def test_a_run_of_version_0_1_ends_in_its_bits(folder, name, capsys):
+    stopped = go_on(folder, name, capsys, stop_at=0.01)
+    assert stopped["samples"] == 286
+    assert json.loads((folder / name / f"{name}-state.json").read_text())["version"] == 1
+    assert go_on(folder, name, capsys)["samples"] == 1437
+    learnt = storage.load(folder / name / f"{name}-learnt.h5")
+    weights = b"".join(np.asarray(c.weight).astype(np.int64).tobytes() for c in learnt.connections)
+    assert hashlib.sha256(weights).hexdigest() == json.loads((folder / "ends.json").read_text())[name]
+
+
+def test_that_it_keeps_its_choices_is_said(folder, capsys):
+    warnings = go_on(folder, "more", capsys, stop_at=0.01)["warnings"]
+    kept = "rounding per-synapse-1, encoding signed, feedback random, learn_when always, readout_rate 0.02, "
+    assert f"the resumed state is of version 0.1 and goes on with its {kept}hidden_rate 1.0" in warnings
+
+
+def test_a_run_with_other_choices_is_another_one(folder, capsys):
+    with pytest.raises(FileError, match="the state of another network or rule"):
+        go_on(folder, "more", capsys, hidden_rate=2.0)
