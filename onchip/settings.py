@@ -59,13 +59,13 @@ class Settings(Rule):
         for name in LIMITS:
             if getattr(self, name) is not None:
                 object.__setattr__(self, name, getattr(chosen, name))
-        hidden = self.hidden_rate if isinstance(self.hidden_rate, tuple) else (self.hidden_rate,)
-        known = self.readout_rate is None or 0 < self.readout_rate < 2
-        if not known or not all(rate is None or 0 < rate < MOST for rate in hidden):
-            raise UsageError(
-                f"rates: expected 0 < readout_rate < 2 and 0 < hidden_rate < {MOST:,}, "
-                f"got {self.readout_rate} and {self.hidden_rate}"
-            )
+        hidden: Any = self.hidden_rate
+        if isinstance(hidden, (list, tuple)):
+            hidden = tuple(_rate(rate, f"hidden_rate[{layer}]", MOST) for layer, rate in enumerate(hidden))
+        else:
+            hidden = _rate(hidden, "hidden_rate", MOST)
+        object.__setattr__(self, "hidden_rate", hidden)
+        object.__setattr__(self, "readout_rate", _rate(self.readout_rate, "readout_rate", 2))
 
     @classmethod
     def of_rule(cls, rule: str, **choices: Any) -> Settings:
@@ -104,3 +104,7 @@ class Settings(Rule):
         if len(hidden) != hidden_layers:
             raise UsageError(f"hidden_rate: expected one for each of {hidden_layers} hidden layers, got {len(hidden)}")
         return [*hidden, self.readout_rate]  # type: ignore[list-item]
+
+
+def _rate(value: Any, where: str, most: float) -> float | None:
+    return None if value is None else checks.number(value, where, 0, most, above=True, below=True)

@@ -64,8 +64,8 @@ class TestRefuses:
         ("settings", "message"),
         [
             (dict(feedback="telepathy"), "feedback: expected one of random, symmetric, .*got 'telepathy'"),
-            (dict(readout_rate=0), "rates: expected"),
-            (dict(hidden_rate=float("nan")), "rates: expected"),
+            (dict(readout_rate=0), "readout_rate: expected a number"),
+            (dict(hidden_rate=float("nan")), "hidden_rate: expected a number"),
             (dict(halve_every=-1), "halve_every: expected an integer"),
             (dict(seed=-1), "seed: expected an integer"),
         ],
@@ -373,7 +373,7 @@ class TestCommand:
             (["--transform", "sideways"], 2, "sideways"),
             (["--pases", "1"], 2, "No such option"),
             (["--data", "cats"], 2, "expected one of digits, mnist"),
-            (["--readout-rate", "5"], 2, "rates: expected"),
+            (["--readout-rate", "5"], 2, "readout_rate: expected a number"),
             (["-o", "/proc/nowhere"], 3, "cannot be written"),
         ],
     )

@@ -9,7 +9,10 @@ import pytest
 from ottt_loihi.onchip import Settings, fresh_network, learn
 from ottt_loihi.onchip.learner import accuracy
 from ottt_loihi.onchip.network import rates
+from ottt_loihi.onchip.network.scales import learning_network
 from ottt_loihi.onchip.network.trainable import make_plan
+from ottt_loihi.onchip.stream import Stream
+from ottt_loihi.sim.learning.learner import Learner
 from ottt_loihi.sim.learning.weight_formats import make_plastic, to_inference
 
 from ottt_loihi.errors import UsageError
@@ -88,8 +91,6 @@ def test_the_unit_is_the_lead_of_a_network_that_has_learnt_and_the_scale_of_a_fr
 
 def test_kolen_pollack_starts_at_weights_that_have_learnt():
     chip, train, _ = taught(4, (12, 9), "mse")
-    from ottt_loihi.onchip.stream import Stream
-
     layers = Stream(make_plan(chip, 1), train, 1, Settings()).learner().network.layers
     for below, above in pairwise(layers):
         np.testing.assert_array_equal(below.feedback.matrix, np.clip(above.connection.weight, -255, 255))
@@ -112,8 +113,16 @@ def test_hidden_rates_are_one_for_all_or_for_each():
     assert Settings(hidden_rate=(1.0, 2.0), readout_rate=0.1).rates(2) == [1.0, 2.0, 0.1]
     with pytest.raises(UsageError, match="hidden_rate: expected one for each of 1 hidden layers, got 2"):
         Settings(hidden_rate=(1.0, 2.0), readout_rate=0.1).rates(1)
-    with pytest.raises(UsageError, match="rates: expected"):
+    assert Settings(hidden_rate=[1, np.float32(2)]).hidden_rate == (1.0, 2.0)
+    with pytest.raises(UsageError, match=r"hidden_rate\[1\]: expected a number .*, got -2\.0"):
         Settings(hidden_rate=(1.0, -2.0))
+
+
+@pytest.mark.parametrize("wrong", ["1", True, 1j, {}, [["1"]], float("inf")])
+def test_rates_that_are_no_numbers(wrong):
+    for name in ("readout_rate", "hidden_rate"):
+        with pytest.raises(UsageError, match=rf"{name}(\[0\])?: expected a number"):
+            Settings(**{name: wrong})
 
 
 def test_gains_say_what_hidden_layers_do_to_the_readout():
@@ -129,3 +138,34 @@ def test_gains_say_what_hidden_layers_do_to_the_readout():
     expected = (last.weight.astype(float) ** 2 * active[1]).sum() / plan.resolution(2) ** 2 / CLASSES
     assert small[1] == pytest.approx(expected)
     assert all(0 < f.mean() < 1 for f in active)
+
+
+@pytest.mark.parametrize("kind", [{}, {"reset": "zero"}, {"reset": "zero", "decay": 0.8, "current_decay": 0.5}])
+def test_surrogate_rates_are_those_of_the_neurons_that_learn(kind):
+    """The rectangle of every time step, read from a learner that ends there."""
+    count, x, membranes = 4, recordings(4)[0][0][:30, :, :12], []
+    labels = np.zeros(len(x), int)
+    for steps in range(1, count + 1):
+        plan = make_plan(fresh_network((12,), (20,), CLASSES, steps, seed=2, **kind))
+        learner = Learner(learning_network(plan, [0.1, 0.1]))
+        packed, vth = np.packbits(x[:, :steps], axis=-1), int(plan.hidden[0].vth) << 6
+        for sample in range(len(x)):
+            learner.learn(packed[sample : sample + 1], labels[sample : sample + 1], gate=False)
+            membranes.append(learner.state.membrane[:20].astype(np.int64))
+    told = np.max(membranes, axis=0) < 2 * vth  # beyond, a spike that reset v counts as inside
+    found, expected = rates.surrogate_rates(plan, x)[0], np.mean(np.abs(np.array(membranes) - vth) < vth, axis=0)
+    np.testing.assert_allclose(found[told], expected[told], atol=1e-12)
+    assert told.sum() > 10
+    assert 0.05 < found.mean() < 0.95
+
+
+def test_what_is_counted_in_samples_does_not_depend_on_presentations():
+    chip, (x, y) = fresh_network((channels(4),), (12,), CLASSES, 4), recordings(4)[0]
+    settings = Settings(decay_every=5, halve_every=7, learn_when="mistaken")
+    rules = [Stream(make_plan(chip), (x, y), 1, replace(settings, learn_when=w)).rule for w in ("always", "mistaken")]
+    assert [(rule.decay_every, rule.halve_every) for rule in rules] == [(5, 7), (10, 14)]
+    few = Settings(decay_every=60, decay_shift=1, learn_when="mistaken", readout_rate=1e-3, hidden_rate=1e-3)
+    left = [learn(chip, (x[:n], y[:n]), settings=few).chip.connections[-1].weight for n in (59, 60)]
+    sizes = [np.abs(w).mean() / np.abs(chip.connections[-1].weight).mean() for w in left]
+    assert sizes[0] > 0.9
+    assert sizes[1] == pytest.approx(0.5, abs=0.05)
