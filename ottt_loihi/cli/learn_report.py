@@ -134,7 +134,10 @@ def _recall(parts: list[float | None]) -> str:
 
 def _rule(settings: dict[str, Any]) -> str:
     """The choices that differ from the plain rule."""
+    from ottt_loihi.sim.learning import trial
     from ottt_loihi.sim.learning.rule import BESIDE, Rule
 
     chosen = Rule(**{f.name: settings[f.name] for f in fields(Rule)}).chosen()
+    if "usual_mistakes" in chosen:
+        chosen["usual_mistakes"] = f"{chosen['usual_mistakes'] / trial.UNITY:.1%}"
     return ", ".join(f"{name} {value}" for name, value in chosen.items() if name not in BESIDE) or "OTTT, squared error"

@@ -23,7 +23,7 @@ EXPORTS: dict[str, dict[str, Any]] = {
     "power of two": {"scale": "power-of-two"},
     "not for netx": {"for_netx": False},
 }
-USE = ("input_form", "input_transform", "logit_scale", "loss", "data", "data_set")  # of no integer
+USE = ("input_form", "input_transform", "logit_scale", "loss", "data", "data_set", "untrained")  # of no integer
 FORMS = ("graded", "inject", "bias")
 FRESH = {"input_shape": (10,), "hidden": (12, 9), "classes": 4, "num_steps": STEPS}
 LEARNING: dict[str, dict[str, Any]] = {  # beside every feedback with every encoding, schedule and reset
