@@ -153,7 +153,7 @@ def test_delays_send_spikes_again():
     trained = encode_for_training(spikes, "delays:copies=4,apart=3", 10, 0, np.arange(2), time_axis=True)
     np.testing.assert_array_equal(trained.numpy(), found)
     np.testing.assert_array_equal(encode(spikes, Step("delays", {"copies": 1}), 10, time_axis=True)[:, :, 0], spikes)
-    with pytest.raises(UsageError, match="delays sends spikes again, the data are analog"):
+    with pytest.raises(UsageError, match="delays needs spikes, the data are analog"):
         prepare(from_arrays(SERIES, np.arange(5) % 2, time_axis=True), "delays")
     short = from_arrays(np.eye(9, dtype=np.uint8).reshape(3, 9, 3), np.arange(3) % 2, time_axis=True, test_share=0.4)
     assert prepare(short, "delays:copies=3,apart=4").input_shape == (3, 3)
@@ -161,6 +161,20 @@ def test_delays_send_spikes_again():
         prepare(short, "delays:copies=3,apart=5")
     with pytest.raises(UsageError, match="needs samples of at least 13 time steps, got 9"):
         prepare(short, "delays")
+
+
+def test_slots_have_lines_of_their_own():
+    spikes = (RNG.random((2, 10, 3)) < 0.4).astype(np.uint8)
+    found = encode(spikes, Step("slots", {"parts": 4}), 10, time_axis=True)
+    assert found.shape == (2, 10, 4, 3)
+    for t, part in enumerate([0, 0, 0, 1, 1, 2, 2, 2, 3, 3]):  # ⌊4t/10⌋
+        for line in range(4):
+            np.testing.assert_array_equal(found[:, t, line], spikes[:, t] if line == part else np.zeros((2, 3)))
+    assert found.sum() == spikes.sum()
+    with pytest.raises(UsageError, match=r"slots\(parts=11\) needs samples of at least 11 time steps, got 10"):
+        encode(spikes, Step("slots", {"parts": 11}), 10, time_axis=True)
+    with pytest.raises(UsageError, match="slots needs spikes, the data are analog"):
+        prepare(from_arrays(SERIES, np.arange(5) % 2, time_axis=True), "slots")
 
 
 def test_graded_messages_and_their_unit():

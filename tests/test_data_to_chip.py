@@ -70,6 +70,7 @@ ENCODINGS = {
     "graded": series,
     "frames": events,
     "delays:copies=3,apart=2": events,
+    "slots:parts=3": events,
     "constant": images,
 }
 

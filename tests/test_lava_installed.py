@@ -85,3 +85,20 @@ def test_every_module_imports(package, least):
     done = subprocess.run([sys.executable, "-c", IMPORT_ALL, package], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
     assert len(done.stdout.splitlines()) >= least
+
+
+@pytest.mark.lava
+@pytest.mark.parametrize(
+    ("used", "says"), [("get_start_method()", ""), ("set_start_method('spawn')", "'spawn', and Lava")]
+)
+def test_a_program_that_has_started_processes_before(used, says):
+    """Lava sets how processes start when it is imported; joblib, below scikit-learn, has used the default by then."""
+    code = (
+        f"import multiprocessing\nmultiprocessing.{used}\n"
+        "from ottt_loihi.converters.lava.installed import lava_problem\nfound = lava_problem()\n"
+        f"assert {says!r} in found and bool(found) == {bool(says)}, found\n"
+        "if not found:\n    from lava.proc.lif.process import LIF\n"
+        "    assert multiprocessing.get_start_method() == 'fork'\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr

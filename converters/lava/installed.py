@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import multiprocessing
 import re
 import sys
 from importlib.metadata import PackageNotFoundError, version
@@ -33,11 +34,22 @@ def lava_problem() -> str:
     numpy = installed("numpy") or ""
     if tuple(map(int, re.findall(r"\d+", numpy)[:2])) >= NUMPY_BELOW:
         return f"NumPy {numpy} is installed, Lava's ports need one below 2.4: pip install 'numpy<2.4'"
+    if (method := multiprocessing.get_start_method(allow_none=True)) not in (None, "fork"):
+        return f"this program starts processes by {method!r}, and Lava needs 'fork' (multiprocessing.set_start_method)"
     try:
+        _set_start_method(method)
         importlib.import_module("lava.magma.compiler.var_model")
     except Exception as error:  # Intel's own wheel on Python ≥ 3.11 ends in a ValueError
         return f"lava-nc {found} does not import on Python {python} ({type(error).__name__}: {error}): {command()}"
     return ""
+
+
+def _set_start_method(method: str | None) -> None:
+    """Import the part of Lava that sets how processes start, which it cannot where a program has used the default."""
+    module = "lava.magma.runtime.message_infrastructure.multiprocessing"
+    if method is not None and module not in sys.modules:
+        multiprocessing.set_start_method(None, force=True)  # Lava sets the same again
+    importlib.import_module(module)
 
 
 def lava_dl_problem() -> str:

@@ -235,10 +235,10 @@ def _chosen(found: DataDescription, asked: Step | None, where: str) -> Step:
             "frames with a time axis" if found.time_axis else "samples without a time axis (--time-axis if they have)"
         )
         raise UsageError(f"{where}: encoding: the data are {what}, expected {', '.join(names)}, got {asked.name!r}")
-    if asked.name not in ("frames", "delays") or found.values == "spikes":
+    if asked.name not in ("frames", "delays", "slots") or found.values == "spikes":
         return asked
-    if asked.name == "delays":
-        raise UsageError(f"{where}: encoding: delays sends spikes again, the data are {found.values}; choose another")
+    if asked.name != "frames":
+        raise UsageError(f"{where}: encoding: {asked.name} needs spikes, the data are {found.values}; choose another")
     low, high = found.value_range or (0.0, 1.0)
     if low < 0:
         raise UsageError(

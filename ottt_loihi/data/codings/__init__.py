@@ -14,6 +14,7 @@ name             what is sent                                    options
 ``graded``       a message of 8 bits at every step               ``unit``: the value of a message of 1
 ``frames``       the data's own spikes                           none
 ``delays``       the data's own spikes, and again some later     ``copies``, ``apart``
+``slots``        the data's own spikes, other lines later on     ``parts`` of a sample
 ``constant``     the value itself at every step                  ``mean``, ``std`` of each channel
 ===============  ==============================================  ===============================================
 """
@@ -28,13 +29,14 @@ from typing import Any
 
 import numpy as np
 
-from ottt_loihi.data.codings.delays import delays, least_steps
+from ottt_loihi.data.codings.delays import copies_steps, delays
 from ottt_loihi.data.codings.delta import delta
 from ottt_loihi.data.codings.graded import constant, frames, graded
 from ottt_loihi.data.codings.latency import latency
 from ottt_loihi.data.codings.population import population
 from ottt_loihi.data.codings.rate import rate
 from ottt_loihi.data.codings.regular import regular
+from ottt_loihi.data.codings.slots import parts_steps, slots
 from ottt_loihi.data.codings.thermometer import thermometer
 from ottt_loihi.data.description import Step
 from ottt_loihi.errors import UsageError
@@ -82,7 +84,8 @@ CODINGS = {
     "thermometer": Coding(thermometer),
     "graded": Coding(graded, messages=True, unit_range=False),
     "frames": Coding(frames, time="axis", unit_range=False),
-    "delays": Coding(delays, time="axis", unit_range=False, least_steps=least_steps),
+    "delays": Coding(delays, time="axis", unit_range=False, least_steps=copies_steps),
+    "slots": Coding(slots, time="axis", unit_range=False, least_steps=parts_steps),
     "constant": Coding(constant, time="none", messages=True),
 }
 
@@ -169,8 +172,8 @@ def encode(
         raise UsageError(f"encoding: expected samples of {num_steps} time steps, got {x.shape[1]}")
     if kind.least_steps and num_steps < (least := kind.least_steps(**coding.options)):
         raise UsageError(
-            f"encoding: {coding} needs samples of at least {least} time steps, got {num_steps}: its last line would "
-            "never fire; use fewer copies, or a smaller apart"
+            f"encoding: {coding} needs samples of at least {least} time steps, got {num_steps}: the last of its "
+            f"lines would never fire; choose smaller {' or '.join(kind.options())}"
         )
     if kind.unit_range and x.size and not (x.min() >= 0 and x.max() <= 1):  # False for NaN
         got = f"[{x.min():g}, {x.max():g}]"

@@ -36,6 +36,6 @@ def delays(
     return found
 
 
-def least_steps(copies: int = COPIES, apart: int = APART) -> int:
+def copies_steps(copies: int = COPIES, apart: int = APART) -> int:
     """Return the fewest time steps of a sample whose last line can fire: ``(K − 1)·apart + 1``."""
     return (copies - 1) * apart + 1
