@@ -18,6 +18,7 @@ from ottt_loihi.sim.learning.learner import Learner
 from ottt_loihi.sim.learning.weight_formats import make_plastic, to_inference
 from ottt_loihi.sim.network import LIF, Dense
 
+from ottt_loihi import sim
 from ottt_loihi.cli.learn_scenario import STEPS
 from ottt_loihi.data import load_digits, rate_code
 from ottt_loihi.errors import ChipError, FileError, LavaError, UsageError, VerificationError
@@ -172,6 +173,22 @@ class TestFresh:
     def test_bad_input(self, arguments):
         with pytest.raises(UsageError):
             fresh_network(**arguments)
+
+    def test_each_hidden_layer_has_its_gain(self):
+        """At the default the third layer is all but silent on digits; the first is as it was."""
+        split = load_digits()
+        x = rate_code(split.x_train[:50], 12, 0).reshape(-1, 12, 8, 8)
+        sizes = dict(hidden=(128,) * 3, num_steps=12)
+        plain, louder = fresh_network(**sizes), fresh_network(**sizes, gain=(2.0, 4.0, 4.0))
+        assert fresh_network(**sizes, gain=2) == plain
+        assert (plain.connections[0].weight == louder.connections[0].weight).all()
+        rates = [[s.mean() for s in sim.run(chip, x, ("s",)).states["s"][:3]] for chip in (plain, louder)]
+        assert rates[0][0] == rates[1][0]
+        assert rates[0][2] < 0.01
+        assert min(rates[1]) > 0.08
+        for gain in (0, (2.0, 4.0), float("inf")):
+            with pytest.raises(UsageError, match="gain: expected"):
+                fresh_network(**sizes, gain=gain)
 
     def test_seeds(self):
         assert fresh_network(seed=3) == fresh_network(seed=3)

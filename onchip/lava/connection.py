@@ -63,6 +63,8 @@ class PlasticModel(Clock):
     def run_spk(self) -> None:
         if (self.time_step - 1) % self.proc_params["reset_interval"] == 0:
             self.x1, self.x2 = np.zeros_like(self.x1), np.zeros_like(self.x2)
+            if self._learning_rule.dt is not None:
+                self.tag_1 = np.zeros_like(self.tag_1)
         self.a_out.send(self.a_buff)  # before anything is received, as Lava does: cycles do not deadlock
         self.error_out.send(self.error_buff)
         s_in = self.s_in.recv().astype(bool)

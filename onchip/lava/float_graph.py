@@ -40,6 +40,7 @@ def build_float_graph(
     averaging: int = 13,
     rule: Rule = DEFAULT,
     current: float = 0.0,
+    otpe: bool = False,
 ) -> LearningGraph:
     """Build the graph for ``LavaRun(graph.source, tag="floating_pt")``.
 
@@ -63,11 +64,15 @@ def build_float_graph(
         how it learns
     current
         α of current-based neurons, another than ``decay``; they reset to zero; 0: none
+    otpe
+        OTPE: dense connections of hidden layers but the last learn from R, which lives in the tags of their synapses;
+        ``decay`` 1/2, 3/4, 7/8 or 15/16
 
     Raises
     ------
     UsageError
-        for a reset, decay or current out of range, feedback that does not fit, or S-TLLR with a current
+        for a reset, decay or current out of range, feedback that does not fit, S-TLLR with a current, or with ``otpe``
+        another choice than the phased schedule, encoding factored and feedback symmetric or random
     """
     require_lava()
     from ottt_loihi.onchip.lava.processes.source import SampleSource
@@ -81,8 +86,12 @@ def build_float_graph(
     if current and rule.of_stllr:
         raise UsageError("lambda_pre, alpha_post: current-based neurons take both traces; use rule ottt")
     _check_feedback(weights, feedback, rule.feedback)
+    if otpe:
+        _check_otpe(weights, rule, current)
     schedule, num_steps = make_schedule(len(weights) - 1, rule), packed.shape[1]
-    build = _FloatBuilder(rule, schedule, num_steps, decay, v_threshold, reset == "subtract", learning_rate, current)
+    build = _FloatBuilder(
+        rule, schedule, num_steps, decay, v_threshold, reset == "subtract", learning_rate, current, otpe
+    )
     sizes = [w.shape[0] for w in weights]
     source = SampleSource(packed, weights[0].shape[1], labels.astype(np.int32), schedule.epoch, period=build.period)
     plastic = [build.connection(layer, w, f"plastic[{layer}]") for layer, w in enumerate(weights)]
@@ -99,6 +108,19 @@ def build_float_graph(
     if rule.feedback == "local":
         local = class_neurons(classes, back, schedule, num_steps, rule.kappa)
     return connect(source, plastic, neurons, readout, back, schedule, num_steps, sent, local=local)
+
+
+def _check_otpe(weights: Sequence[np.ndarray], rule: Rule, current: float) -> None:
+    from scipy.sparse import issparse
+
+    expected = {"schedule": "phased", "encoding": "factored", "learn_bias": False}
+    for name, value in expected.items():
+        if getattr(rule, name) != value:
+            raise UsageError(f"otpe: expected {name} {value}, got {getattr(rule, name)}")
+    if rule.feedback not in ("symmetric", "random") or rule.of_stllr or current or any(map(issparse, weights)):
+        raise UsageError(
+            "otpe: expected feedback symmetric or random, dense weights, and neither S-TLLR's settings nor a current"
+        )
 
 
 def _check_feedback(weights: Sequence[np.ndarray], feedback: Sequence[np.ndarray] | None, kind: str) -> None:
@@ -124,6 +146,11 @@ class _FloatBuilder:
     subtract: bool
     rate: float
     current: float = 0.0
+    otpe: bool = False
+
+    def tagged(self, layer: int) -> bool:
+        """Whether a layer learns from its synapses' tags: OTPE's hidden layers but the last."""
+        return self.otpe and layer < self.schedule.hidden_layers - 1
 
     @property
     def period(self) -> int:
@@ -141,7 +168,7 @@ class _FloatBuilder:
         slow = None
         if self.current and not is_readout:
             decay, slow = min(self.current, self.decay), (max(self.current, self.decay), 0.0)
-        own = {"encoding": rule.encoding, "after": after, "slow": slow}
+        own = {"encoding": rule.encoding, "after": after, "slow": slow, "tagged": self.tagged(layer)}
         of_lava = OTTTLearningRule(epoch, self.schedule.pre_phase(layer), decay, "float", **own)
         kind, weight = (
             (OTTTSparse, weight.astype(float)) if issparse(weight) else (OTTTDense, np.asarray(weight, float))
@@ -181,6 +208,7 @@ class _FloatBuilder:
             seed=layer,
             name=f"neuron[{layer}]",
             after=(self.rule.alpha_post, self.rule.lambda_post) if self.rule.alpha_post else None,
+            mean=self.decay if self.tagged(layer) else None,
             **self._common(layer, BiasLearning(gains, 0, self.subtract)),
         )
 

@@ -6,6 +6,8 @@ its other encodings (``sim/learning/encodings.py``).
 
 from __future__ import annotations
 
+import math
+
 from lava.magma.core.learning.learning_rule import Loihi3FLearningRule
 from ottt_loihi.onchip.network.schedule import MAX_EPOCH
 from ottt_loihi.sim.learning import currents
@@ -22,6 +24,8 @@ from ottt_loihi.sim.learning.integers import (
 
 from ottt_loihi import checks
 from ottt_loihi.errors import UsageError
+
+MOST_TAG_BITS = 4  # of 1 − 2^-n: a larger λ outlasts the samples
 
 
 class OTTTLearningRule(Loihi3FLearningRule):
@@ -49,6 +53,9 @@ class OTTTLearningRule(Loihi3FLearningRule):
         of current-based neurons, decay and impulse of x2: the trace is x2 − x1 (``sim/learning/currents.py``), or None
     after
         S-TLLR's second product, x0·y2: its sign and its shift k (``sim/learning/eligibility.py``), or None
+    tagged
+        OTPE, float and factored only: R lives in the synapse's tag, ``dt = x1·y1 − (1 − λ)·t``. ``dw`` sees the tag of
+        the epoch before, hence ``dw = λ·t·y3 + x1·y1·y3``. 1 − λ is a power of two, as the engine's numbers are
 
     Attributes
     ----------
@@ -78,6 +85,7 @@ class OTTTLearningRule(Loihi3FLearningRule):
         stock: bool = False,
         after: tuple[int, int] | None = None,
         slow: tuple[float, float] | None = None,
+        tagged: bool = False,
     ) -> None:
         checks.one_of(encoding, "encoding", ENCODINGS)
         checks.one_of(arithmetic, "arithmetic", ("fixed", "float"))
@@ -107,8 +115,13 @@ class OTTTLearningRule(Loihi3FLearningRule):
         dw = rules[encoding] if slow is None else currents.difference(rules[encoding])
         if after is not None:
             dw = with_second_product(dw, encoding, after[0], after[1] if arithmetic == "fixed" else None)
+        dt = None
+        if tagged:
+            bits = tag_bits(decay)
+            dw, dt = f"{2**bits - 1}*2^-{bits}*u0*t*y3+u0*x1*y1*y3", f"u0*x1*y1-2^-{bits}*u0*t"
         super().__init__(
             dw=dw,
+            dt=dt,
             x1_impulse=0 if reads_spike else start,
             x1_tau=trace_time_constant(decay, epoch),
             x2_impulse=0 if slow is None else slow[1],
@@ -133,3 +146,12 @@ def _check_impulse(impulse: int, decay: float) -> None:
         raise UsageError(
             f"impulse: {impulse} saturates the trace at {TRACE_MAX} for λ = {decay}; at most {default_impulse(decay)}"
         )
+
+
+def tag_bits(decay: float) -> int:
+    """Return n of λ = 1 − 2^−n; UsageError for another λ, by which no tag can decay."""
+    bits = round(-math.log2(1 - decay))
+    if not 1 <= bits <= MOST_TAG_BITS or 1 - 2.0**-bits != decay:
+        allowed = ", ".join(f"{1 - 2.0**-n:g}" for n in range(1, MOST_TAG_BITS + 1))
+        raise UsageError(f"decay: a synapse's tag decays by {allowed}, got {decay}")
+    return bits

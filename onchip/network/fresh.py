@@ -30,6 +30,7 @@ def fresh_network(
     seed: int = 0,
     density: float | Sequence[float] = 1.0,
     current_decay: float = 0.0,
+    gain: float | Sequence[float] = HIDDEN_GAIN,
 ) -> ChipNetwork:
     """Return an untrained network: plastic weights uniform in ±gain/√fan_in of the threshold, or of a logit of 1.
 
@@ -50,6 +51,9 @@ def fresh_network(
         connection is sparse: each of its neurons has as many randomly chosen inputs, at least one
     current_decay
         0 ≤ α < 1, rounded to 1/4096: of the synaptic current of current-based neurons, which reset to zero; 0: none
+    gain
+        > 0, of all hidden layers or of each. Fewer spikes reach the second and later ones, which want about 4: at 2 a
+        third one is all but silent on digits, and nothing behind it can learn
 
     Raises
     ------
@@ -66,7 +70,7 @@ def fresh_network(
             f"expected 0 < decay < 1, resolution 16 … 510, classes ≥ 2 and positive layer sizes; "
             f"got {decay}, {resolution}, {classes}, {hidden}"
         )
-    densities = _densities(density, len(hidden) + 1)
+    densities, gains = _densities(density, len(hidden) + 1), _gains(gain, len(hidden))
     kept = round(arithmetic.DECAY_UNITY * decay)
     inhibition = min(MAX_INHIBITION, round(resolution * kept / arithmetic.DECAY_UNITY))
     if not 0 < kept < arithmetic.DECAY_UNITY or (reset == "subtract" and not inhibition):
@@ -81,8 +85,8 @@ def fresh_network(
     fan_in = int(np.prod(input_shape))
     for index, size in enumerate(hidden):
         name = f"hidden {index + 1}"
-        gain = HIDDEN_GAIN * (1 - current_decay)  # a current adds up what arrives
-        connections.append(_random(rng, index, size, fan_in, densities[index], gain * vth))
+        own = gains[index] * (1 - current_decay)  # a current adds up what arrives
+        connections.append(_random(rng, index, size, fan_in, densities[index], own * vth))
         if reset == "subtract":
             layers.append(LIF((size,), 4095 - kept, 4096, vth, name=name))
             connections.append(Diagonal(index, index, np.full(size, -inhibition)))
@@ -108,6 +112,14 @@ def _densities(density: float | Sequence[float], count: int) -> list[float]:
     if len(found) != count or not all(0 < d <= 1 for d in found):
         raise UsageError(f"density: expected 0 < density ≤ 1, or {count} such numbers, got {density!r}")
     return found
+
+
+def _gains(gain: float | Sequence[float], count: int) -> list[float]:
+    """Return the gain of each hidden layer."""
+    found = list(gain) if np.ndim(gain) else [gain] * count  # type: ignore[arg-type]
+    if len(found) != count:
+        raise UsageError(f"gain: expected a number > 0, or one for each of {count} hidden layers, got {gain!r}")
+    return [checks.number(value, "gain", 0, 1000, above=True) for value in found]
 
 
 def _fan_in(fan_in: int, density: float) -> int:

@@ -46,6 +46,8 @@ class OTTTNeuron(Sender, AbstractProcess):
     feedback_phase      1 … K                        when the error reaches the neuron (``onchip/network/schedule.py``)
     noise               ≥ 0, in units of vth         amplitude α of OPZO's noise on the comparison alone; 0: none
     after               an After, or None            S-TLLR: h and its message (``sim/learning/eligibility.py``)
+    mean                λ, or None                   OTPE, floating point: the error goes down as ḡ·δ in place of f·δ,
+                                                     ḡ the mean of f with the weights λ^(t−τ)
     ==================  ===========================  ==================================================================
 
     The other parameters are those of :class:`~ottt_loihi.onchip.lava.sender.Sender`. ``y1_scale`` is y1 per unit of the
@@ -69,10 +71,11 @@ class OTTTNeuron(Sender, AbstractProcess):
         self_weight_exp: int = 0,
         noise: float = 0,
         after: Any = None,
+        mean: float | None = None,
         **common: Any,
     ) -> None:
         feedback = Turn(feedback_phase, common["epoch"], common["num_steps"], common["period"])
-        own = {"self_weight_exp": self_weight_exp, "noise": noise, "feedback": feedback, "after": after}
+        own = {"self_weight_exp": self_weight_exp, "noise": noise, "feedback": feedback, "after": after, "mean": mean}
         super().__init__(du=du, dv=dv, half_width=half_width, **own, **common)
         shape = common["shape"]
         self.a_third_factor_in = InPort(shape=shape)
@@ -90,7 +93,7 @@ class OTTTNeuron(Sender, AbstractProcess):
 class OTTTNeuronBehaviour:
     """Call the arithmetic of a model in the Lava steps in which the neuron acts; mixed in before the sender's."""
 
-    PARAMETERS = ("du", "dv", "half_width", "feedback", "self_weight_exp", "noise", "after")
+    PARAMETERS = ("du", "dv", "half_width", "feedback", "self_weight_exp", "noise", "after", "mean")
 
     def __init__(self, proc_params):
         super().__init__(proc_params)
@@ -119,6 +122,8 @@ class OTTTNeuronBehaviour:
             self.learn(third_factor, self.halvings(sample, t))
             if self._after is not None:
                 self.look_back(third_factor, self.halvings(sample, t))
+            if self._mean is not None:
+                self.send_down_the_mean(third_factor, t)
             if self._bias_learning is not None:
                 self._gain_bias(self.bias_change(t))
         self.s_out.send(spikes)
@@ -170,6 +175,11 @@ class OTTTNeuronModelFloat(OTTTNeuronBehaviour, SenderModelFloat, PyLoihiProcess
         if self._encoding == "signed":
             self.second = -third_factor * alpha * self.h * self._y1_scale[0] * 0.5**halvings
         self.h = decay * self.h + self._surrogate
+
+    def send_down_the_mean(self, third_factor: np.ndarray, t: int) -> None:
+        decay, self.h = self._mean, self._mean * self.h + self._surrogate
+        if self._error_scale:
+            self.error = third_factor * self.h * (1 - decay) / (1 - decay ** (t + 1)) * self._error_scale[0]
 
     def bias_change(self, t: int) -> np.ndarray:
         return self._bias_learning.gains[t] * self.y1
