@@ -90,7 +90,7 @@ class OTPELoop(ThreeFactorLoop):
 
 def graph(weights, decay=0.5, feedback=None, otpe=True, **choices):
     rng = np.random.default_rng(0)
-    x, labels = np.packbits(rng.integers(0, 2, (6, 5, 12), np.uint8), axis=-1), rng.integers(0, 3, 6)
+    x, labels = np.packbits(rng.integers(0, 2, (12, 5, 12), np.uint8), axis=-1), rng.integers(0, 3, 12)
     rule = Rule(feedback="symmetric" if feedback is None else "random", **choices)
     common = dict(learning_rate=0.05, feedback=feedback, decay=decay, rule=rule, otpe=otpe)
     return build_float_graph(weights, x, labels, **common), np.unpackbits(x, axis=-1)[..., :12], labels
@@ -120,8 +120,8 @@ def test_the_graph_learns_otpe_in_floating_point(decay, feedback):
         run.steps(len(x) * built.period)
         for layer, (process, expected) in enumerate(zip(built.plastic, loop.weights)):
             np.testing.assert_allclose(run.get(process.weights), expected, rtol=0, atol=1e-12)
-            assert np.abs(expected - weights[layer]).max() > 0.002
-    assert np.abs(plain.weights[0] - loop.weights[0]).max() > 0.002  # it is not OTTT
+            assert np.abs(expected - weights[layer]).max() > 0.01
+    assert np.abs(plain.weights[0] - loop.weights[0]).max() > 0.01  # it is not OTTT
 
 
 @pytest.mark.parametrize(
