@@ -16,8 +16,9 @@ from ottt_loihi.sim.learning.weight_formats import to_inference
 
 from ottt_loihi.data import load_data, rate_code
 
-T, PASSES, SEEDS, RATES = 12, 3, (0, 1, 2), {"readout_rate": 0.02}
-DEPTHS = {1: 1.0, 2: 1.0, 3: 0.2}  # hidden layers of 128 neurons: rate of the hidden layers
+T, PASSES, SEEDS, RATES = 12, 3, (0, 1, 2), {"readout_rate": 0.02, "hidden_rate": 1.0}
+DEPTHS = (1, 2, 3)  # hidden layers of 128 neurons
+GAINS = (2.0, 4.0, 4.0)  # of their weights at the start: with 2 everywhere the third layer is all but silent
 RULES: dict[str, dict[str, Any]] = {
     "OTTT, layer by layer": {"rule": "ottt", "feedback": "kolen-pollack"},
     "OTTT, random": {"rule": "ottt", "feedback": "random"},
@@ -39,9 +40,8 @@ def learnt(depth: int, seed: int, chosen: dict[str, Any]) -> tuple[float, int]:
     def training(number: int) -> tuple[np.ndarray, np.ndarray]:
         return coded(split.x_train, 1000 * (seed + 1) + number), split.y_train
 
-    chip = fresh_network(split.input_shape, (128,) * depth, num_steps=T, seed=seed)
-    rates = RATES | {"hidden_rate": DEPTHS[depth]}
-    settings = Settings.of_rule(seed=seed, halve_every=len(split.y_train), **rates, **chosen)
+    chip = fresh_network(split.input_shape, (128,) * depth, num_steps=T, seed=seed, gain=GAINS[:depth])
+    settings = Settings.of_rule(seed=seed, halve_every=len(split.y_train), **RATES, **chosen)
     result = learn(chip, training, passes=PASSES, settings=settings)
     test = coded(split.x_test, seed), split.y_test
     return 100 * accuracy(to_inference(result.chip).chip, *test), result.steps // result.samples

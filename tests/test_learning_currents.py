@@ -5,6 +5,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from commands import assert_one_line, run_here
+from ottt_loihi.converters.quantize.float_network import from_torch
+from ottt_loihi.converters.quantize.quantize import quantize
 from ottt_loihi.onchip import Settings, fresh_network, learn, watch
 from ottt_loihi.onchip.network.scales import learning_network
 from ottt_loihi.onchip.network.trainable import make_plan
@@ -13,10 +15,12 @@ from ottt_loihi.sim.learning import bias, currents, integers
 from ottt_loihi.sim.learning import reference as oracle
 from ottt_loihi.sim.learning.learner import Learner
 from ottt_loihi.sim.learning.rule import Rule
+from ottt_loihi.sim.learning.weight_formats import make_plastic
 from ottt_loihi.sim.network import Diagonal
 
 from ottt_loihi import sim
 from ottt_loihi.errors import ChipError, UsageError
+from ottt_loihi.nn.models import mlp
 from ottt_loihi.rules.three_factor import ThreeFactorLoop
 
 T = 5
@@ -181,9 +185,16 @@ def subtracting():
     return replace(net, connections=(*net.connections, Diagonal(0, 0, np.full(9, -60))))
 
 
+def exported(reset):
+    """A CubaLIF as ottt-export makes it; with a reset by subtraction its current is in connections with delays."""
+    net = mlp((12, 9, 3), time_steps=T, alpha=0.5, beta=0.8, reset=reset)
+    return make_plastic(quantize(from_torch(net)).chip)
+
+
 @pytest.mark.parametrize(
     ("make", "error", "message"),
     [
+        (lambda: make_plan(exported("subtract"), 1), ChipError, r"hidden 1\): 5 connections .* that reset to zero"),
         (lambda: make_plan(subtracting()), ChipError, "reset by subtraction cannot learn: .* reset to zero"),
         (lambda: make_plan(chip(0.5, 0.5)), ChipError, "two that are different .* change one by 0.1"),
         (lambda: network(current=0.97, decay=0.98), UsageError, r"too coarse; use 0\.7 and 0\.9, the nearest"),
@@ -218,6 +229,11 @@ def test_the_pair_that_a_message_names_works():
             currents.impulses(*sorted((fast, slow)), 4, 1)
         named = str(refused.value).partition("use ")[2].split(",")[0].split(" and ")
         assert currents.impulses(*map(float, named), 4, 1)
+
+
+def test_exported_neurons_that_reset_to_zero_learn():
+    plan = make_plan(exported("zero"), 1)
+    assert (plan.decay, plan.slow) == ((pytest.approx(0.5, abs=1e-3),), (pytest.approx(0.8, abs=1e-3),))
 
 
 def test_hlop_is_refused():

@@ -145,6 +145,11 @@ def make_plan(chip: ChipNetwork, unit: int | None = None) -> Plan:
         forward = [c for c in inputs if isinstance(c, (Dense, Sparse))]
         recurrent = [c for c in inputs if isinstance(c, Diagonal)]
         pre = index - 1 if index else INPUT
+        if len(forward) > 1 and {c.pre for c in forward} == {pre} and any(c.delay for c in forward):
+            raise ChipError(
+                f"layer[{index}] ({chip.layers[index].name}): {len(forward)} connections with delays hold the "
+                "current of neurons that reset by subtraction, which cannot learn; export neurons that reset to zero"
+            )
         if len(forward) != 1 or forward[0].pre != pre or forward[0].delay or forward[0].num_message_bits:
             raise ChipError(
                 f"layer[{index}]: learning needs exactly one dense or sparse connection, from the layer before it"
