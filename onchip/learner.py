@@ -64,6 +64,7 @@ def learn(
     stop_at: float | None = None,
     subspaces: Sequence[Subspace] | None = None,
     known: Data | None = None,
+    after: LearningResult | None = None,
 ) -> LearningResult:
     """Let a network learn online, one sample after the other, each plastic weight after every time step.
 
@@ -73,8 +74,8 @@ def learn(
         a plastic network: from :func:`~ottt_loihi.onchip.network.fresh.fresh_network`, or an exported one after
         :func:`~ottt_loihi.sim.learning.weight_formats.make_plastic`
     data
-        spikes 0 or 1 ``(n, T, *input_shape)`` and labels ``(n,)``; or a function of the pass's number, 0 …, that gives
-        them, so that every pass can be encoded afresh
+        spikes 0 or 1 ``(n, T, *input_shape)`` and labels ``(n,)``, −1 for a sample that is not learnt from; or a
+        function of the pass's number, 0 …, that gives them, so that every pass can be encoded afresh
     test
         the same, for the accuracy curve
     passes
@@ -100,7 +101,11 @@ def learn(
         HLOP: subspaces that learning keeps out of, one per connection (:func:`~ottt_loihi.onchip.network.hlop.watch`)
     known
         spikes and labels of the world that the network has learnt, on which its scale, its noise and its usual
-        mistakes are measured; without them scale and noise are measured on ``data``
+        mistakes are measured; without them scale and noise are measured on ``data``. With ``shuffle=False`` the traces
+        as well: a stream's future is not looked at
+    after
+        result of an earlier call, whose ``chip`` goes on with its rule, rates, feedback and random numbers: a stream
+        in its order (``shuffle=False``) that is cut into several calls is learnt as in one
 
     Raises
     ------
@@ -113,13 +118,19 @@ def learn(
     LavaError, BackendUnavailableError
         when Lava fails, saying what is kept and where, or is not there
     """
+    if after is not None:
+        _require_alone(settings=settings, subspaces=subspaces, known=known, checkpoint=checkpoint)
+        settings, subspaces = after.chosen(), after.subspaces
     settings = settings or Settings()
     find(backend).require()
     plan = pending_plan(chip, settings.unit)
     stock.require(plan, backend, settings)
     if test is not None:
         test = check_data(chip, *test, what="test data")
-    stream = Stream(plan, data, passes, settings, subspaces, known)
+    earlier = None if after is None else _state(after, plan)
+    stream = Stream(
+        plan, data, passes, settings, subspaces, known, None if earlier is None else (after.rates, earlier.samples)
+    )
     total = stream.total
     default = max(1, total // (10 * passes))
     every = default if evaluate_every is None else checks.integer(evaluate_every, "evaluate_every")
@@ -138,7 +149,7 @@ def learn(
         done = learner.samples // stream.presented
         curve = [CurvePoint(*point) for point in points if point[0] <= done]
     else:
-        learner = stream.learner()
+        learner = earlier or stream.learner()
     if kept is not None:
         kept.presented = stream.presented
     plan, settings = stream.plan, stream.settings
@@ -154,6 +165,20 @@ def learn(
     if kept_by_state:
         chosen["kept_by_state"] = kept_by_state
     return session.result(stream.rates, stream.steps_per_sample, interrupted, chosen)
+
+
+def _require_alone(**given: Any) -> None:
+    """Refuse what a call has from the earlier one that it goes on from."""
+    if names := [name for name, value in given.items() if value is not None]:
+        raise UsageError(f"after: the earlier call's settings and state are used; leave out {', '.join(names)}")
+
+
+def _state(after: LearningResult, plan: Plan) -> Learner:
+    """Return a copy of the state that a result ended in; raises for another network than its own."""
+    ended = zip(after.learner.weights(), plan.dense)  # type: ignore[union-attr]
+    if not all(np.array_equal(weights, c.matrix()) for weights, c in ended):
+        raise UsageError("after: the network is another one than the earlier call's; give the chip of that result")
+    return after.learner.copy()  # type: ignore[union-attr]
 
 
 def _resumed(
@@ -240,7 +265,10 @@ class Session:
             self.kept.save(learner, [(point.samples, point.accuracy) for point in self.curve])
 
     def _read(self, learner: Learner, measure: bool = True) -> None:
-        self.done, self.counters = learner.samples // self.executor.stream.presented, counters(learner)
+        stream = self.executor.stream
+        self.done, self.counters = learner.samples // stream.presented - stream.before, counters(learner)
+        self.learner = learner.copy()
+        self.answers = tuple(self.executor.answers().tolist()) if stream.presented > 1 else None
         self.chip = with_weights(self.plan, learner.weights(), learner.biases())
         if self.done:
             origin = {**self.chip.provenance, "origin": ORIGIN}
@@ -276,13 +304,15 @@ class Session:
             steps=self.done * per_sample,
             rates=tuple(rates),
             counters=self.counters,
-            messages=self.done * self.executor.stream.presented * plan.chip.num_steps,
+            messages=self.learner.samples * plan.chip.num_steps,
             rails=tuple(float(((c.weight == -256) | (c.weight == 255)).mean()) for c in dense),
             moved=tuple(float((c.weight != old.weight).mean()) for c, old in zip(dense, plan.dense)),
             seconds=self.seconds,
             interrupted=interrupted,
             settings=settings,
             subspaces=self.subspaces or None,
+            answers=self.answers,
+            learner=self.learner,
         )
 
 

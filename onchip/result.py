@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 import numpy as np
+from ottt_loihi.onchip.settings import Settings
 from ottt_loihi.sim.learning.integers import MESSAGE_MAX
+from ottt_loihi.sim.learning.learner import Learner
 from ottt_loihi.sim.learning.subspace import Subspace
 from ottt_loihi.sim.network import ChipNetwork
 
@@ -36,13 +38,16 @@ class LearningResult:
     steps           Lava steps
     rates           η per plastic connection, ``Δw = −η·â·f(u)·δ`` with δ_out = o − y (torch's η is this times T)
     counters        saturated y1 and error messages per process, out of ``messages`` per neuron
-    messages        learning epochs: how often each neuron sent a y1
+    messages        learning epochs: how often each neuron sent a y1, calls before this one included
     rails           per plastic connection the part of the weights at −256 or 255
     moved           per plastic connection the part of the weights that are others than at the start
     seconds         time spent stepping, since it was resumed
     interrupted     stopped by Ctrl-C; everything above is as of the last point of the curve
     settings        backend, feedback, seed and all else that makes the run repeatable
     subspaces       HLOP's, as they are now: rows that were not fixed have learnt
+    answers         the class answered to each sample before it was learnt from; None where samples are not answered
+                    first (``Settings.tested``, or learning when mistaken); of a resumed run since it was resumed
+    learner         the state: ``learn(…, after=result)`` goes on from it
     ==============  ==============================================================================================
     """
 
@@ -59,6 +64,12 @@ class LearningResult:
     interrupted: bool
     settings: dict[str, Any] = field(default_factory=dict)
     subspaces: tuple[Subspace, ...] | None = None
+    answers: tuple[int, ...] | None = None
+    learner: Learner | None = field(default=None, compare=False, repr=False)
+
+    def chosen(self) -> Settings:
+        """Return the settings of the run, with what it found out."""
+        return Settings(**{f.name: self.settings[f.name] for f in fields(Settings)})
 
     @property
     def accuracy(self) -> float | None:

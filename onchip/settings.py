@@ -42,6 +42,8 @@ class Settings(Rule):
         the readout's sum for a logit of 1; None: found out
     shuffle
         whether each pass has an order of its own; else that of the data
+    tested
+        whether each sample is answered before it is learnt from, also where ``learn_when`` is not ``mistaken``
 
     :func:`ottt_loihi.onchip.network.rates.fitted` finds them out from the network and samples that are drawn.
     """
@@ -53,6 +55,7 @@ class Settings(Rule):
     hidden_rate: float | tuple[float, ...] | None = None
     unit: int | None = None
     shuffle: bool = True
+    tested: bool = False
 
     def __post_init__(self) -> None:
         chosen = self.rule()

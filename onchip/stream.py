@@ -23,6 +23,7 @@ from ottt_loihi import checks
 from ottt_loihi.errors import UsageError
 
 Data = tuple[np.ndarray, np.ndarray]
+UNLABELLED = -1  # label of a sample that is answered only
 AHEAD = 256  # samples that go through a frozen backbone together
 
 
@@ -77,17 +78,21 @@ class Stream:
         HLOP's, or None
     known
         ``(x, labels)`` of the world that the network has learnt, or None
+    after
+        rates of an earlier stream that this one goes on from, and its number of presentations; None: the first one
 
     Attributes
     ----------
     plan, settings
         the given ones, with what they left open: unit, rates, when to learn
     rates
-        η of each plastic layer, measured on samples drawn over the first pass
+        η of each plastic layer, measured on samples drawn over the first pass; in the data's order on the known world
     per_pass
         samples of a pass
     presented
         how often each sample is presented: twice where it is tested first, then learnt from
+    before
+        samples that earlier calls have learnt from
 
     Raises
     ------
@@ -103,6 +108,7 @@ class Stream:
         settings: Settings,
         subspaces: Sequence[Subspace] | None = None,
         known: Data | None = None,
+        after: tuple[Sequence[float], int] | None = None,
     ) -> None:
         if subspaces is not None:
             _require_protection(settings)
@@ -110,10 +116,15 @@ class Stream:
         self.passes, self._data = checks.integer(passes, "passes"), data
         self._load(0)
         self.per_pass = len(self._labels)
-        few = drawn(self.per_pass, settings.seed)
-        x = unpacked(plan.chip, self._received.of(few))
-        self.plan, self.settings, self.rates = fitted(plan, settings, x, subspaces, self._known(known))
-        self.presented = 2 if self.settings.learn_when == "mistaken" else 1
+        if after is None:
+            old = self._known(known)
+            future = settings.shuffle or old is None  # a stream in its order is not looked at before it comes
+            x = unpacked(plan.chip, self._received.of(drawn(self.per_pass, settings.seed))) if future else old[0]
+            self.plan, self.settings, self.rates = fitted(plan, settings, x, subspaces, old)
+        else:
+            self.rates = list(after[0])
+        self.presented = 2 if self.settings.tested or self.settings.learn_when == "mistaken" else 1
+        self.before = 0 if after is None else after[1] // self.presented
 
     def first(self, count: int) -> np.ndarray:
         """Return spikes of the first samples of the first pass in the data's order, as the layers that learn get them.
@@ -151,11 +162,11 @@ class Stream:
     def presentations(self, begin: int, end: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Return packed spikes, labels and gate of what is presented of samples ``begin`` to ``end``."""
         packed, labels = (np.repeat(part, self.presented, axis=0) for part in self.part(begin, end))
-        return packed, labels, self.gate(len(labels))
+        return packed, np.maximum(labels, 0), self.gate(labels)
 
-    def gate(self, presentations: int) -> np.ndarray:
-        """Return which presentations are learnt from, bool: the last of each sample's."""
-        return np.arange(presentations) % self.presented == self.presented - 1
+    def gate(self, labels: np.ndarray) -> np.ndarray:
+        """Return which presentations are learnt from, bool: the last of each sample's that has a label."""
+        return (np.arange(len(labels)) % self.presented == self.presented - 1) & (labels != UNLABELLED)
 
     def part(self, begin: int, end: int) -> tuple[np.ndarray, np.ndarray]:
         """Return packed spikes and labels of samples ``begin`` to ``end`` of the run, of several passes if need be."""
@@ -185,7 +196,7 @@ class Stream:
 
     def _load(self, number: int) -> None:
         data = self._data(number) if callable(self._data) else self._data
-        x, labels = check_data(self.plan.whole, *data, what="data")
+        x, labels = check_data(self.plan.whole, *data, what="data", lowest=UNLABELLED)
         if number and len(labels) != self.per_pass:
             raise UsageError(f"data: expected {self.per_pass:,} samples in every pass, got {len(labels):,} in {number}")
         self._number, self._x, self._labels = number, x, labels
@@ -212,8 +223,10 @@ class Stream:
         x, labels = (np.repeat(part, self.presented, axis=0) for part in self.everything())
         flat = x.reshape(*x.shape[:2], -1)
         packed = flat if self.plan.graded else np.packbits(flat, axis=-1)
-        more = {"learn": self.gate(len(labels)), "subspaces": self.subspaces, "backend": backend}
-        return build_graph(self.plan, packed, labels, self.rates, self.rule, **more)
+        earlier = self.before * self.presented  # a source finds a sample by the number of Lava steps
+        packed, labels = (np.concatenate([part[:1].repeat(earlier, axis=0), part]) for part in (packed, labels))
+        more = {"learn": self.gate(labels), "subspaces": self.subspaces, "backend": backend}
+        return build_graph(self.plan, packed, np.maximum(labels, 0), self.rates, self.rule, **more)
 
 
 def _require_protection(settings: Settings) -> None:
@@ -230,8 +243,11 @@ def _require_protection(settings: Settings) -> None:
         raise UsageError("decay_every: decay also takes from protected directions; use 0 with HLOP")
 
 
-def check_data(chip: ChipNetwork, x: np.ndarray, labels: np.ndarray, what: str = "data") -> Data:
-    """Validate spikes (as uint8) or graded messages ``(n, T, *input_shape)``, and labels, int64 ``(n,)``."""
+def check_data(chip: ChipNetwork, x: np.ndarray, labels: np.ndarray, what: str = "data", lowest: int = 0) -> Data:
+    """Validate spikes (as uint8) or graded messages ``(n, T, *input_shape)``, and labels, int64 ``(n,)``.
+
+    ``lowest`` −1 allows samples without a label.
+    """
     x, labels = np.asarray(x), np.asarray(labels)
     classes = chip.layers[-1].size
     reference.check_input(chip, x[:1])
@@ -246,7 +262,7 @@ def check_data(chip: ChipNetwork, x: np.ndarray, labels: np.ndarray, what: str =
         reference.check_range(chip, x)
     elif x.min() < 0 or x.max() > 1:
         raise UsageError(f"{what}: expected spikes 0 or 1, got [{x.min()}, {x.max()}]; encode them first")
-    bad = np.flatnonzero((labels < 0) | (labels >= classes))
+    bad = np.flatnonzero((labels < lowest) | (labels >= classes))
     if len(bad):
         raise UsageError(f"{what}: expected labels 0 … {classes - 1}, got {labels[bad[0]]} at {bad[0]}")
     return x if graded else x.astype(np.uint8), labels.astype(np.int64)

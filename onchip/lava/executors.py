@@ -32,10 +32,17 @@ class SimRun:
 
     def __init__(self, stream: Stream, learner: Learner) -> None:
         self.stream, self._learner = stream, learner
+        self._answers: list[np.ndarray] = []
 
     def learn(self, samples: int) -> None:
-        done = self._learner.samples // self.stream.presented
-        self._learner.learn(*self.stream.presentations(done, done + samples))
+        presented = self.stream.presented
+        done = self._learner.samples // presented - self.stream.before
+        answers = self._learner.learn(*self.stream.presentations(done, done + samples))
+        self._answers.append(answers[::presented])
+
+    def answers(self) -> np.ndarray:
+        """Return the classes answered to the samples that this run has learnt, int32, at their first presentation."""
+        return np.concatenate([np.zeros(0, np.int32), *self._answers])
 
     def variables(self) -> dict[str, np.ndarray]:
         """Return :meth:`~ottt_loihi.sim.learning.learner.Learner.variables`."""
@@ -51,12 +58,17 @@ class GraphRun:
 
     def __init__(self, stream: Stream, graph: Any, run: Any, learner: Learner) -> None:
         self.stream, self._graph, self._run, self._learner = stream, graph, run, learner
-        self._samples = learner.samples
+        self._first = self._samples = learner.samples
 
     def learn(self, samples: int) -> None:
         presented = samples * self.stream.presented
         self._run.steps(presented * self._graph.period)
         self._samples += presented
+
+    def answers(self) -> np.ndarray:
+        """Return the classes answered to the samples that this run has learnt, int32, at their first presentation."""
+        found = self._run.get(self._graph.readout.predictions)
+        return found[self._first : self._samples : self.stream.presented]
 
     def variables(self) -> dict[str, np.ndarray]:
         """Return the simulator's variables, with the values that Lava's processes have."""

@@ -14,6 +14,7 @@ import typer
 
 from ottt_loihi.cli import command
 from ottt_loihi.cli import learn_options as options
+from ottt_loihi.cli import learn_prequential as stream
 from ottt_loihi.cli.learn_report import SEEN, story, table, write
 from ottt_loihi.cli.learn_scenario import Scenario, Transform, make_scenario, scenario_name
 from ottt_loihi.converters.lava.backends import find
@@ -118,6 +119,16 @@ def learn(
     repeat_in_lava: Annotated[
         int, typer.Option(min=0, help="Repeat at least that many Lava steps in Lava's runtime and compare everything.")
     ] = 0,
+    in_order: Annotated[
+        bool, typer.Option("--in-order", help="Learn from the samples in their order; default: each pass shuffled.")
+    ] = False,
+    prequential: Annotated[
+        bool,
+        typer.Option("--prequential", help="One pass in order; each sample is answered first, then learnt from."),
+    ] = False,
+    label_share: Annotated[
+        float, typer.Option(help="With --prequential: part of the samples whose label comes, drawn from the seed.")
+    ] = 1.0,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on where a run in this folder was stopped, or with more passes.")
     ] = False,
@@ -147,6 +158,8 @@ def learn(
     from ottt_loihi.onchip.learner import repeat_in_lava as repeat
 
     find(backend, "--backend").require()
+    stream.check(prequential, label_share, passes, resume)
+    passes = 1 if prequential else passes
     decays = current_decay, membrane_decay
     folder = output or (model.parent if model else Path("runs/learn"))
     state = folder / f"{scenario_name(model, transform)}-state"
@@ -166,6 +179,8 @@ def learn(
         feedback=feedback and feedback.value,
         seed=seed,
         unit=scenario.unit,
+        shuffle=not (in_order or prequential),
+        tested=prequential,
         rounding=rounding.value,
         loss=loss.value,
         learn_when=learn_when and learn_when.value,
@@ -180,12 +195,13 @@ def learn(
     )
     scenario = _even(scenario, settings)
     _check_folder(folder)
+    training = stream.shown(scenario.training, label_share, seed) if prequential else scenario.training
     started = time.perf_counter()
     subspaces = _watched(scenario, hlop, settings, json)
     with _progress(not json) as show:
         result = learn_on_chip(
             scenario.chip,
-            scenario.training,
+            training,
             test=scenario.test,
             passes=passes,
             backend=backend,
@@ -203,13 +219,14 @@ def learn(
         command.begin(f"the same {repeat_in_lava:,} steps in the Lava runtime", json)
         repeated = repeat(
             scenario.chip,
-            scenario.training,
+            training,
             repeat_in_lava,
             settings=settings,
             subspaces=subspaces,
             known=scenario.known,
         )
     summary = _summary(scenario, result, settings, repeated) | {"seconds": time.perf_counter() - started}
+    summary["prequential"] = stream.summary(scenario, result, label_share, seed) if prequential else None
     summary["files"] = write(folder, scenario, result, summary)
     if json:
         command.print_json(summary)
@@ -227,6 +244,7 @@ GROUPS = {
     "Rates": ("readout_rate", "hidden_rate", "halve_every"),
     "Network": ("hidden", "density", "current_decay", "membrane_decay", "plastic"),
     "Chip": ("silent_epochs", "input_lag"),
+    "Stream": ("in_order", "prequential", "label_share"),
     "Running": ("checkpoint_every", "stop_at", "repeat_in_lava", "seed"),
 }
 

@@ -7,6 +7,8 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ottt_loihi.cli import learn_prequential
+
 if TYPE_CHECKING:
     import numpy as np
 
@@ -44,6 +46,8 @@ def write(folder: Path, scenario: Scenario, result: LearningResult, summary: dic
             plots.weight_histograms(pairs, ("before", "learnt"), "LSB"), "Weights before and after learning."
         ),
     ]
+    if summary["prequential"]:
+        figures.insert(0, learn_prequential.figure(summary["prequential"]))
     page = report.add(folder, _section(summary, figures))
     return {kind: str(path) for kind, path in paths.items()} | {"report": str(page)}
 
@@ -119,6 +123,8 @@ def table(summary: dict[str, Any]) -> Any:
         protected = summary["directions_protected"]
         how = f", HLOP keeps out of {', '.join(map(str, protected))} directions" if protected else ""
         rows.insert(0, ["still right in the old world", f"{summary['accuracy_in_the_old_world']:.1%}{how}"])
+    if summary["prequential"]:
+        rows = learn_prequential.rows(summary["prequential"]) + rows
     if repeated := summary["repeated_in_lava"]:
         rows.append(["repeated in the Lava runtime", f"{repeated['steps']:,} steps: every variable equal"])
     return Table("What it took", ["", ">"], rows)

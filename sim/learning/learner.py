@@ -50,6 +50,14 @@ class Learner:
         self._actions = program(network)
         self._stepped: np.ndarray | None = None
 
+    def copy(self) -> Learner:
+        """Return a learner in the same state, which learns on without changing this one."""
+        found = Learner(self.network)
+        found.samples, found._stepped = self.samples, self._stepped
+        for array, mine in zip(found.state, self.state, strict=True):
+            array[...] = mine
+        return found
+
     def step(self, x: np.ndarray) -> int:
         """Return the class predicted for one sample, for example of a sensor, and change no weight.
 

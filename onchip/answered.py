@@ -1,0 +1,116 @@
+"""Test, then learn, along a stream: every sample is answered first and learnt from after, if its label ever comes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+from ottt_loihi.onchip.learner import learn
+from ottt_loihi.onchip.result import LearningResult, recalls
+from ottt_loihi.onchip.settings import Settings
+from ottt_loihi.onchip.stream import UNLABELLED, Data
+from ottt_loihi.sim.network import ChipNetwork
+
+from ottt_loihi import checks
+from ottt_loihi.errors import UsageError
+
+POINTS = 20  # of the curve
+
+
+@dataclass(frozen=True)
+class Prequential:
+    """The answers along a stream, and the learning that they belong to.
+
+    Attributes
+    ----------
+    answers
+        the class answered to each sample before it was learnt from, int64 ``(n,)``
+    labels
+        the right classes, int64 ``(n,)``
+    labelled
+        samples that were learnt from, bool ``(n,)``
+    result
+        the learning; the next part of the stream goes on from it with ``after=result``
+    """
+
+    answers: np.ndarray
+    labels: np.ndarray
+    labelled: np.ndarray
+    result: LearningResult
+
+    @property
+    def accuracy(self) -> float:
+        """Part of all samples that were answered rightly."""
+        return float((self.answers == self.labels).mean())
+
+    @property
+    def balanced_accuracy(self) -> float:
+        """Mean recall of the classes that occur."""
+        found = recalls(self.answers, self.labels, int(self.labels.max()) + 1)
+        return float(np.mean([recall for recall in found if recall is not None]))
+
+    def curve(self, points: int = POINTS) -> tuple[list[int], list[float]]:
+        """Return (samples seen, accuracy of the answers since the point before), at most ``points`` of them."""
+        right, ends = self.answers == self.labels, np.linspace(0, len(self.labels), points + 1).astype(int)
+        ends = np.unique(ends)
+        return ends[1:].tolist(), [float(right[a:b].mean()) for a, b in pairwise(ends)]
+
+
+def prequential(
+    chip: ChipNetwork,
+    data: Data,
+    *,
+    label_share: float = 1.0,
+    settings: Settings | None = None,
+    after: LearningResult | None = None,
+    **options: Any,
+) -> Prequential:
+    """Answer every sample of a stream in its order, and learn from it after, if its label comes.
+
+    Parameters
+    ----------
+    chip, data
+        as for :func:`~ottt_loihi.onchip.learner.learn`
+    label_share
+        part of the samples whose label comes, > 0 … 1, drawn from the seed
+    settings
+        of learning, in the data's order and tested first whatever they say
+    after
+        as for ``learn``
+    options
+        others of ``learn``: ``known``, ``test``, ``backend`` …
+
+    Raises
+    ------
+    UsageError
+        for a share out of range, or so small that no label comes; and as ``learn``
+    """
+    x, labels = np.asarray(data[0]), np.asarray(data[1])
+    checks.number(label_share, "label_share", 0, 1, above=True)
+    if after is None:
+        settings = replace(settings or Settings(), shuffle=False, tested=True)
+    seed, earlier = (settings.seed, 0) if settings is not None else (after.chosen().seed, after.learner.samples)
+    labelled = drawn_labels(len(labels), label_share, seed, earlier)
+    shown = np.where(labelled, labels, UNLABELLED)
+    result = learn(chip, (x, shown), settings=settings, after=after, **options)
+    return Prequential(np.array(result.answers, np.int64), labels[: result.samples], labelled[: result.samples], result)
+
+
+def drawn_labels(samples: int, share: float, seed: int, earlier: int = 0) -> np.ndarray:
+    """Return which samples have a label, bool ``(samples,)``, ``round(share·samples)`` of them.
+
+    Raises
+    ------
+    UsageError
+        where that is none
+    """
+    count = round(share * samples)
+    if not count:
+        raise UsageError(
+            f"label_share: {share:g} of {samples:,} samples is no label, so nothing can be learnt; raise the share"
+        )
+    labelled = np.zeros(samples, bool)
+    labelled[np.random.default_rng([seed, samples, earlier]).permutation(samples)[:count]] = True
+    return labelled

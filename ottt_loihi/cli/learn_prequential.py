@@ -1,0 +1,87 @@
+"""``ottt-learn --prequential``: every sample of a stream is answered first, then learnt from if its label comes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from ottt_loihi import checks
+from ottt_loihi.errors import UsageError
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from ottt_loihi.cli.learn_scenario import Scenario
+    from ottt_loihi.onchip.learner import LearningResult
+
+
+def check(chosen: bool, share: float, passes: int | None, resume: bool) -> None:
+    """Refuse options that do not go together."""
+    checks.number(share, "--label-share", 0, 1, above=True)
+    if not chosen and share != 1:
+        raise UsageError("--label-share: belongs to --prequential; choose it, or leave the share out")
+    if chosen and passes not in (None, 1):
+        raise UsageError(f"--passes: a stream comes once, got {passes}; leave it out with --prequential")
+    if chosen and resume:
+        raise UsageError("--resume: the answers before the stop are not kept; start --prequential again")
+
+
+def shown(training: Callable[[int], Any], share: float, seed: int) -> Callable[[int], Any]:
+    """Return the training data with labels of a drawn share alone, −1 for the others."""
+    import numpy as np
+
+    from ottt_loihi.onchip.answered import drawn_labels
+    from ottt_loihi.onchip.stream import UNLABELLED
+
+    def data(number: int) -> tuple[np.ndarray, np.ndarray]:
+        x, labels = training(number)
+        return x, np.where(drawn_labels(len(labels), share, seed), labels, UNLABELLED)
+
+    return data
+
+
+def summary(scenario: Scenario, result: LearningResult, share: float, seed: int) -> dict[str, Any]:
+    """Return the answers' accuracy along the stream, beside those of the network with frozen weights."""
+    import numpy as np
+
+    from ottt_loihi.onchip.answered import Prequential, drawn_labels
+    from ottt_loihi.sim import Simulator
+
+    x, labels = scenario.training(0)
+    labels, labelled = labels[: result.samples], drawn_labels(len(labels), share, seed)[: result.samples]
+    found = Prequential(np.array(result.answers, np.int64), labels, labelled, result)
+    frozen = Prequential(Simulator(scenario.chip).run(x[: result.samples]).predictions, labels, labelled, result)
+    (samples, accuracy), (_, of_frozen) = found.curve(), frozen.curve()
+    return {
+        "samples": len(labels),
+        "labels": int(labelled.sum()),
+        "accuracy": found.accuracy,
+        "balanced_accuracy": found.balanced_accuracy,
+        "accuracy_frozen": frozen.accuracy,
+        "balanced_accuracy_frozen": frozen.balanced_accuracy,
+        "curve": {"samples": samples, "accuracy": accuracy, "accuracy_frozen": of_frozen},
+    }
+
+
+def rows(found: dict[str, Any]) -> list[list[str]]:
+    """Return the rows of the table."""
+    learning = f"{found['accuracy']:.1%}, balanced {found['balanced_accuracy']:.1%}"
+    frozen = f"{found['accuracy_frozen']:.1%}, balanced {found['balanced_accuracy_frozen']:.1%}"
+    return [
+        ["stream, each sample answered first", learning],
+        ["stream, frozen weights", frozen],
+        ["labels that came", f"{found['labels']:,} of {found['samples']:,}"],
+    ]
+
+
+def figure(found: dict[str, Any]) -> Any:
+    """Return the report's figure of the stream."""
+    from ottt_loihi.report import plots, report
+
+    curve = found["curve"]
+    series = {
+        "learning on the chip": (curve["samples"], curve["accuracy"]),
+        "frozen": (curve["samples"], curve["accuracy_frozen"]),
+    }
+    picture = plots.curves(series, x_label="samples of the stream", y_label="right answers (%)", percent=True)
+    return report.Figure(picture, "Every point: the samples since the point before, answered before they were learnt.")

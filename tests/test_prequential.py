@@ -1,0 +1,133 @@
+"""Test, then learn: the answers are those of a network that has not seen the label."""
+
+import json
+
+import numpy as np
+import pytest
+from ottt_loihi.onchip import Settings, learn, prequential
+from ottt_loihi.onchip.stream import UNLABELLED
+from ottt_loihi.sim import storage
+from ottt_loihi.sim.learning.weight_formats import to_inference
+from test_continued import RATES, data, start
+from test_learner import small
+
+from ottt_loihi import sim
+from ottt_loihi.cli.learn import learn as command
+from ottt_loihi.cli.learn_prequential import rows
+from ottt_loihi.cli.learn_scenario import Transform
+from ottt_loihi.errors import UsageError
+
+
+def run(count=30, **chosen):
+    more = {name: chosen.pop(name) for name in ("backend", "label_share") if name in chosen}
+    return prequential(start(), data(count), settings=Settings(**RATES | chosen), known=data(50, 3), **more)
+
+
+@pytest.mark.parametrize("when", ["always", "mistaken"])
+def test_answers_are_those_of_the_network_before_each_sample(when):
+    found = run(learn_when=when)
+    x, y = data(30)
+    chip, answers = start(), []
+    result = None
+    for sample in range(30):
+        answers.append(sim.run(chip, x[sample : sample + 1]).predictions[0])
+        if result is None:
+            more = {"known": data(50, 3), "settings": Settings(**RATES, learn_when=when, shuffle=False, tested=True)}
+        else:
+            more = {"after": result}
+        result = learn(chip, (x[sample : sample + 1], y[sample : sample + 1]), **more)
+        chip = result.chip
+    np.testing.assert_array_equal(found.answers, answers)
+    assert found.accuracy == np.mean(np.array(answers) == y)
+    assert found.result.chip == chip
+
+
+def test_only_labelled_samples_are_learnt_from():
+    found = run(label_share=0.1, learn_when="always")
+    assert found.labelled.sum() == 3
+    first = int(np.flatnonzero(found.labelled)[0])
+    frozen = sim.run(start(), data(30)[0]).predictions
+    np.testing.assert_array_equal(found.answers[: first + 1], frozen[: first + 1])
+    x, y = data(30)
+    none = learn(start(), (x, np.full(30, UNLABELLED)), settings=Settings(shuffle=False), known=data(50, 3))
+    assert none.chip.connections == start().connections
+    # the labels of the others decide nothing
+    other = np.where(found.labelled, y, (y + 1) % 3)
+    again = prequential(
+        start(), (x, other), label_share=0.1, settings=Settings(**RATES, learn_when="always"), known=data(50, 3)
+    )
+    np.testing.assert_array_equal(again.answers, found.answers)
+    assert again.result.chip == found.result.chip
+
+
+def test_a_stream_in_pieces():
+    whole = run()
+    x, y = data(30)
+    first = prequential(start(), (x[:13], y[:13]), settings=Settings(**RATES), known=data(50, 3))
+    rest = prequential(first.result.chip, (x[13:], y[13:]), after=first.result)
+    np.testing.assert_array_equal(np.concatenate([first.answers, rest.answers]), whole.answers)
+    assert rest.result.chip == whole.result.chip
+
+
+def test_the_curve_has_every_sample_once():
+    found = run()
+    for points in (1, 7, 20, 100):
+        ends, accuracies = found.curve(points)
+        counts = np.diff([0, *ends])
+        assert len(ends) == min(points, 30)
+        assert (counts * accuracies).sum() == pytest.approx(found.accuracy * 30)
+    recalls = [(found.answers == c)[found.labels == c].mean() for c in range(3)]
+    assert found.balanced_accuracy == pytest.approx(np.mean(recalls))
+
+
+@pytest.mark.lava
+def test_lavas_models_answer_the_same():
+    pytest.importorskip("lava.magma.core.process.process")
+    found, expected = run(12, label_share=0.5, backend="inprocess"), run(12, label_share=0.5)
+    np.testing.assert_array_equal(found.answers, expected.answers)
+    assert found.result.chip == expected.result.chip
+
+
+def test_shares_out_of_range():
+    for share, message in ((0, "label_share: expected a number"), (2, "label_share"), (0.01, "is no label")):
+        with pytest.raises(UsageError, match=message):
+            run(label_share=share)
+
+
+class TestCommand:
+    def test_a_stream_of_digits_upside_down(self, tmp_path, monkeypatch, capsys):
+        """A tenth of the labels: the answers are those of the API, and of the frozen network until the first label."""
+        storage.save(to_inference(small()).chip, tmp_path / "model.h5")
+        monkeypatch.setattr("ottt_loihi.cli.learn.write", lambda folder, scenario, result, summary: {})
+        line = {"transform": Transform.upside_down, "prequential": True, "label_share": 0.1, "json": True}
+        command(tmp_path / "model.h5", output=tmp_path, **line)
+        summary = json.loads(capsys.readouterr().out)
+        found, settings = summary["prequential"], summary["settings"]
+        assert (found["samples"], found["labels"], summary["samples"]) == (1437, 144, 1437)
+        assert (settings["shuffle"], settings["tested"], settings["passes"]) == (False, True, 1)
+        assert len(found["curve"]["accuracy"]) == 20
+        assert np.mean(found["curve"]["accuracy"][10:]) > np.mean(found["curve"]["accuracy_frozen"][10:])
+        text = dict(rows(found))
+        assert text["labels that came"] == "144 of 1,437"
+        assert text["stream, frozen weights"].startswith(f"{found['accuracy_frozen']:.1%}, balanced")
+
+    @pytest.mark.parametrize(
+        ("line", "says"),
+        [
+            ({"label_share": 0.1}, "--label-share: belongs to --prequential"),
+            ({"prequential": True, "label_share": 0.0}, r"--label-share: expected a number in \(0, 1\], got 0.0"),
+            ({"prequential": True, "label_share": 1e-5}, "is no label, so nothing can be learnt"),
+            ({"prequential": True, "passes": 2}, "--passes: a stream comes once, got 2"),
+            ({"prequential": True, "resume": True}, "--resume: the answers before the stop are not kept"),
+        ],
+    )
+    def test_wrong_use(self, tmp_path, line, says):
+        with pytest.raises(UsageError, match=says):
+            command(output=tmp_path, json=True, **line)
+
+    def test_in_order(self, tmp_path, monkeypatch, capsys):
+        monkeypatch.setattr("ottt_loihi.cli.learn.write", lambda folder, scenario, result, summary: {})
+        command(output=tmp_path, json=True, in_order=True, hidden=8, passes=1, stop_at=0.01)
+        summary = json.loads(capsys.readouterr().out)
+        assert summary["settings"]["shuffle"] is False
+        assert summary["prequential"] is None
