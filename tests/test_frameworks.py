@@ -370,6 +370,67 @@ def test_scores_in_place_begin_at_zero_and_the_last_step_alone_is_noted():
     assert note == "the module returns the spikes of the last step alone; the scores count those of all steps"
 
 
+class Gathered(nn.Module):
+    """Two layers over all steps, one layer after the other; the last is a Linear, or neurons."""
+
+    def __init__(self, gathers, fires, several=False):
+        super().__init__()
+        self.a, self.n, self.b, self.gathers, self.several = nn.Linear(6, 5), F.Leaky(beta=0.9), None, gathers, several
+        self.b, self.m = nn.Linear(5, 3), F.Leaky(beta=0.5) if fires else nn.Identity()
+        if several:  # neurons that take all steps at once
+            self.n, self.m = S.LIFNode(), S.LIFNode() if fires else nn.Identity()
+            self.n.step_mode = self.m.step_mode = "m"
+
+    def forward(self, x):
+        if self.several:
+            return self.gathers(self.m(self.b(self.n(self.a(x)))))
+        hidden = torch.stack([self.n(self.a(frame)) for frame in x], 1)
+        return self.gathers(torch.stack([self.m(self.b(hidden[:, t])) for t in range(len(x))]))
+
+
+LAST, SOME = "of the last step alone; the scores", "output: it holds some of the time steps"
+
+
+@pytest.mark.parametrize("several", [False, True], ids=["a loop", "all steps at once"])
+@pytest.mark.parametrize("fires", [True, False], ids=["neurons", "Linear"])
+@pytest.mark.parametrize(
+    ("gathers", "said"),
+    [
+        (lambda out: out, None),
+        (lambda out: out.sum(0), None),
+        (lambda out: out[-1], LAST),
+        (lambda out: out.transpose(0, 1)[:, -1], LAST),
+        (lambda out: out.select(0, -1), LAST),
+        (lambda out: out.unbind(0)[-1], LAST),
+        (lambda out: out.max(0).values, "takes the largest over time"),
+        (lambda out: out[0], SOME),
+        (lambda out: out[2:], SOME),
+        (lambda out: out[2:].sum(0), SOME),
+        (lambda out: out[-2] + out[-1], SOME),
+        (lambda out: sum(out[t] for t in range(len(out))), None),
+    ],
+    ids=["all", "sum", "[-1]", "[:, -1]", "select", "unbind", "max", "[0]", "[2:]", "[2:].sum", "two", "by hand"],
+)
+def test_the_steps_that_a_module_returns_are_read_or_said(gathers, said, fires, several):
+    net = Gathered(gathers, fires, several)
+    if said == SOME:
+        with pytest.raises(ChipError, match=SOME):
+            ol.from_module(net, (6,), 7)
+        return
+    imported = convert.read(net, (6,), 7)
+    assert (imported.readout, len(imported.network.blocks)) == (("spikes", 2) if fires else ("sum", 1))
+    assert not any(len(block.branches) for block in imported.network.blocks)
+    assert [said in note for note in imported.notes] == [True] if said else not imported.notes
+
+
+def test_a_layer_behind_one_step_of_a_sequence_is_refused():
+    net = Gathered(lambda out: out, False, True)
+    net.m = nn.Sequential(S.LIFNode(), nn.Linear(3, 3))
+    net.b.register_forward_pre_hook(lambda _, inputs: inputs[0][-1])
+    with pytest.raises(ChipError, match="an index takes one step of a sequence; the nearest is to run the layers"):
+        ol.from_module(net, (6,), 7)
+
+
 def test_predictions_are_compared_as_well():
     net = on_the_grid(AddedUp(6, 0))
     compared = check.compare(net, (6,), samples=5)

@@ -28,7 +28,9 @@ UNNEEDED = "spikes_per_step: every neuron of the module has a limit of its own; 
 READOUTS = ("spikes", "sum", "last", "max")
 SUMS = ("add", "__add__", "__radd__", "__iadd__", "add_")
 LARGEST = ("max", "amax", "maximum")
-REDUCTIONS = {"stack", "cat", "concat", "sum", "mean", "unsqueeze", "squeeze", "max", "amax", "__getitem__"}
+GATHERED = {"sum": "sum", "mean": "sum", **dict.fromkeys(LARGEST, "max")}  # over time
+REDUCTIONS = {"stack", "cat", "concat", "unsqueeze", "squeeze", "__getitem__", "step", "steps", *GATHERED}
+SOME_STEPS = "output: it holds some of the time steps; the nearest is a module that returns all of them, or their sum"
 
 
 @dataclass
@@ -209,11 +211,27 @@ def _equal(a: object, b: object) -> bool:
     return type(a) is type(b) and a == b
 
 
+def _sources(node: Node) -> list[Node]:
+    """Return the layers, or the input, that a node is made of."""
+    found, waiting, known = [], [node], set()
+    while waiting:
+        node = waiting.pop()
+        if id(node) in known:
+            continue
+        known.add(id(node))
+        waiting += node.inputs
+        if not node.inputs:
+            found.append(node)
+    return found
+
+
 class _Output:
     """The blocks, and what the module returns as a readout behind them."""
 
     def __init__(self, reading: Reading, approximate: bool) -> None:
         self.reading, self.approximate, self.readout = reading, approximate, ""
+        self.gathered: set[str] = set()  # how the module gathers over time: "sum", "max"
+        self.last = False  # whether it returns the last step alone
 
     def network(self, num_steps: int, readout: str | None) -> Network:
         """Return the network; ChipError with all that has no counterpart."""
@@ -224,6 +242,7 @@ class _Output:
         for path in order:
             reading.add_block(path, read[path], order)
         layer = self._readout(output, read, readout)
+        self._say_what_is_gathered(readout)
         if reading.problems:
             listed = "; ".join(dict.fromkeys(reading.problems))
             raise ChipError(f"{len(set(reading.problems))} parts have no counterpart here: {listed}")
@@ -233,20 +252,25 @@ class _Output:
     def _output(self, paths: list[str]) -> Node:
         """Return the module's output before it is gathered over time; the last layer's where it is not known."""
         node = whole = self.reading.seen.output
-        gathered = False
+        held = 1  # steps that are gathered one by one
         while node is not None and node.inputs:
             leaves = _added(node)
             if node.kind in REDUCTIONS and not _alike(node.inputs):
                 self.reading.problems.append(
                     f"output ({node.kind}): it gathers several layers; the nearest is the last alone"
                 )
-            if node.kind in LARGEST:
-                self.reading.notes.append("the module takes the largest over time; the scores are sums over time")
+            if node.kind == "steps" or (node.kind == "__getitem__" and not node.shape):
+                self.reading.problems.append(SOME_STEPS)
             if node.kind in REDUCTIONS or (node.kind in FACTORS and len(node.inputs) == 1 and not is_negative(node)):
-                gathered |= node.kind in REDUCTIONS
+                held = max(held, len(node.inputs))
+                self.gathered |= {GATHERED[node.kind]} if node.kind in GATHERED else set()
+                if node.kind == "step" and held != self.reading.seen.length:
+                    self.last = held == 1 and node.step == self.reading.seen.length
+                    self.reading.problems += [] if self.last else [SOME_STEPS]
                 node = node.inputs[-1]
             elif len(leaves) > 1 and _alike(leaves):
-                gathered, node = True, leaves[-1]  # added up over time by hand
+                held, node = max(held, len(leaves)), leaves[-1]  # added up over time by hand
+                self.gathered |= {"sum"}
             else:
                 break
         if node is None:
@@ -254,11 +278,12 @@ class _Output:
                 "the output is not a tensor that was traced; the scores are those of the last layer"
             )
             return Node("spikes", paths[-1])
-        steps = self.reading.seen.steps.get(node.path, 1)
-        if self.reading.seen.form != "step" and node.kind == "spikes" and not gathered and 1 < steps == node.step:
-            self.reading.notes.append(
-                "the module returns the spikes of the last step alone; the scores count those of all steps"
-            )
+        latest = max(_sources(node), key=lambda source: source.step)
+        steps = self.reading.seen.steps.get(latest.path, 1)
+        if self.reading.seen.form != "step" and steps > 1:  # a loop inside of forward
+            self.last |= held == 1 and latest.step == steps
+            if held not in (1, self.reading.seen.length) or latest.step != steps:
+                self.reading.problems.append(SOME_STEPS)
         if whole.shape and math.prod(whole.shape) != math.prod(node.shape):
             self.reading.problems.append(
                 f"output: {whole.shape} of the last layer's {node.shape}; the nearest is all of it"
@@ -282,6 +307,25 @@ class _Output:
         except Unmapped as reason:
             self.reading.problems.append(f"{output.path or 'output'}: {reason}")
             return None
+
+    def _say_what_is_gathered(self, wanted: str | None) -> None:
+        """Note, or refuse, scores that are not what the module gathers over time."""
+        how = "takes the largest" if "max" in self.gathered else "adds up membranes" if self.gathered else ""
+        if self.readout == "last":
+            if how and wanted is None and not self.approximate:
+                self.reading.problems.append(
+                    f"output: the module {how} over time, and the scores would be the last membranes; the nearest is "
+                    "to ask for them, readout='last'"
+                )
+            elif how:
+                self.reading.notes.append(f"the module {how} over time; the scores are the last membranes")
+        elif "max" in self.gathered:
+            self.reading.notes.append("the module takes the largest over time; the scores are sums over time")
+        elif self.last:
+            what, scores = ("spikes", "count") if self.readout == "spikes" else ("outputs", "add up")
+            self.reading.notes.append(
+                f"the module returns the {what} of the last step alone; the scores {scores} those of all steps"
+            )
 
     def _spike_readout(self, answer: str, wanted: str | None) -> nn.Module:
         if self.reading.index.get(answer) != len(self.reading.blocks) - 1:
@@ -327,13 +371,24 @@ class _Output:
     def _leaky(self, answer: str, neurons: Neurons, wanted: str | None) -> nn.Module | None:
         """A readout whose output is a membrane: exact where it never leaks, else the sum of its currents if allowed."""
         terms = self.reading.terms(self.reading.seen.arriving[answer], answer)
-        exact = wanted in (None, "last") and equals(neurons.beta, 1.0) and equals(neurons.alpha, 0.0)
+        leaks = not (equals(neurons.beta, 1.0) and equals(neurons.alpha, 0.0))
+        exact = wanted in (None, "last") and not leaks
         if not exact and not (self.approximate and wanted in (None, "sum")):
-            raise Unmapped(
-                "a readout that is a leaking membrane has no counterpart, because scores are sums over time; the "
-                "nearest is the sum of its currents (approximate=True or --approximate, with readout 'sum')"
-            )
+            raise Unmapped(_no_membrane(wanted, leaks))
         if not exact:
             self.reading.notes.append(f"{answer}: its membrane is replaced by the sum of its currents over time")
         self.readout = "last" if exact else "sum"
         return self._into_readout(terms, tensor(neurons.gain)) if terms and not self.reading.problems else None
+
+
+def _no_membrane(wanted: str | None, leaks: bool) -> str:
+    """Return why scores are not what is wanted of membranes, and the nearest that they can be."""
+    nearest = "" if leaks else "readout='last', or "
+    nearest += "the sum of its currents (approximate=True or --approximate, with readout 'sum')"
+    if wanted == "spikes":
+        reason = "readout='spikes': these neurons send none"
+    elif leaks:
+        reason = "a readout that is a leaking membrane has no counterpart, because scores are sums over time"
+    else:
+        reason = f"readout={wanted!r}: scores are no {'largest' if wanted == 'max' else 'sum'} of membranes over time"
+    return f"{reason}; the nearest is {nearest}"

@@ -133,6 +133,12 @@ class Reading:
         if node.kind in ("cat", "concat", "concatenate") and (parts := self._places(node)) is not None:
             each = [(place, term) for place, n in parts for term in self.terms(n, path)]
             return [Term(term.source, (*term.operations, place)) for place, term in each]
+        if node.kind in ("step", "steps"):
+            self.problems.append(
+                f"{node.path or path}: an index takes {'one step' if node.kind == 'step' else 'some steps'} of a "
+                "sequence; the nearest is to run the layers behind it on all of them"
+            )
+            return []
         if (reason := refusal(node)) is not None or len(inputs) != 1:
             reason = reason or "it takes several layers; the nearest is their sum"
             self.problems.append(f"{node.path or path} ({node.kind}): {reason}")

@@ -13,7 +13,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.lib.stride_tricks import as_strided
 from ottt_loihi.converters.frameworks.neurons import Framework
 from ottt_loihi.converters.frameworks.registry import FRAMEWORKS, neurons_of
 from ottt_loihi.converters.frameworks.twin import first_line, first_tensor, forget, making, weights_dtype
@@ -27,6 +29,7 @@ VIEWS = {  # functions that give the same numbers another shape
     *("flatten", "unflatten", "view", "reshape", "squeeze", "unsqueeze", "contiguous", "clone", "detach", "data"),
     *("to", "type", "float", "double", "half", "__getitem__", "transpose", "permute", "movedim", "swapaxes", "unbind"),
 }
+TAKES = {*VIEWS, "select", "narrow", "split", "chunk"}  # may take some steps of a sequence
 WITHIN = ("mean", "sum", "amax", "max")  # gather over time, or over axes of a sample
 DROPOUTS = {"dropout", "dropout1d", "dropout2d", "dropout3d", "feature_dropout", "alpha_dropout"}
 
@@ -38,7 +41,8 @@ class Node:
     Attributes
     ----------
     kind
-        ``"input"``, ``"spikes"``, ``"membrane"`` or the name of a torch function
+        ``"input"``, ``"spikes"``, ``"membrane"``, the name of a torch function, or ``"step"`` and ``"steps"``: one or
+        some steps, taken out of a sequence
     path
         of the module it happened in, as ``state_dict`` names it
     inputs
@@ -46,7 +50,7 @@ class Node:
     shape
         of one sample at one step
     step
-        number of the step, of neurons
+        number of the step, 1-based, of neurons and of ``"step"``
     call
         function, arguments and keywords; nodes stand for tensors
     """
@@ -77,6 +81,8 @@ class Traced:
         the node of the module's output; None: it is none of the tensors that were watched
     inner_steps
         how many steps one call of the module runs
+    length
+        of the sequences that it was run on, in steps
     """
 
     form: str
@@ -85,6 +91,7 @@ class Traced:
     steps: Mapping[str, int]
     output: Node | None
     inner_steps: int
+    length: int
 
 
 def call(net: nn.Module, form: str, x: Tensor, seen: Callable[[Tensor], None] = lambda frame: None) -> Iterator[Any]:
@@ -235,6 +242,7 @@ def _watched(
         watch.steps,
         watch.node_of(first_tensor(output)),
         inner if form == "step" else 1,
+        inner if form == "step" else steps,
     )
 
 
@@ -245,7 +253,7 @@ class _Watch(TorchFunctionMode):
         super().__init__()
         self.form, self.leading = form, self._leading(form, steps, samples)
         self.known: dict[int, tuple[Tensor, Node]] = {}  # holds the tensors, so that no number is given twice
-        self.storages: dict[int, Node] = {}
+        self.storages: dict[int, tuple[Tensor, Node]] = {}
         self.steps: dict[str, int] = {}
         self.arriving: dict[str, Node | None] = {}
         self.paths: list[str] = [""]
@@ -275,12 +283,36 @@ class _Watch(TorchFunctionMode):
             return None
         if id(tensor) in self.known:
             return self.known[id(tensor)][1]
-        whole = self.storages.get(tensor.untyped_storage().data_ptr()) if tensor._base is not None else None
-        if whole is None:
+        if tensor._base is None or tensor.untyped_storage().data_ptr() not in self.storages:
             return None
+        whole = self.storages[tensor.untyped_storage().data_ptr()][1]
         shape = self.shape_of(tensor)
         self._see_index(whole, tensor)
-        return whole if shape == whole.shape else Node("part", self.paths[-1], (whole,), shape or ())
+        taken = self._steps_of(tensor)
+        if taken is not None and taken.kind in ("stack", "steps") and shape is None:
+            return taken
+        taken = taken or whole
+        return taken if shape == taken.shape else Node("part", self.paths[-1], (taken,), shape or ())
+
+    def _steps_of(self, part: Tensor) -> Node | None:
+        """Return the node of the steps that a view takes out of a sequence; None: it takes all, or is none."""
+        whole, node = self.storages.get(part.untyped_storage().data_ptr(), (None, None))
+        if whole is None or node.kind == "input":
+            return None
+        if node.kind == "stack":
+            axis = node.call[2].get("dim", node.call[1][1] if len(node.call[1]) > 1 else 0) % whole.ndim
+        elif self.form in ("time first", "batch first") and tuple(whole.shape[:2]) == self.leading[0]:
+            axis = ("time first", "batch first").index(self.form)
+        else:
+            return None
+        taken = _numbers(whole, part, axis)
+        if len(taken) in (0, whole.shape[axis]):
+            return None
+        if node.kind == "stack":
+            chosen = tuple(node.inputs[number] for number in taken)
+            return chosen[0] if len(taken) == 1 else Node("stack", node.path, chosen, node.shape, call=node.call)
+        kind, call = "step" if len(taken) == 1 else "steps", (part.select, (node,), {})
+        return Node(kind, node.path, (node,), node.shape, taken[0] + 1, call)
 
     def _see_index(self, whole: Node, part: Tensor) -> None:
         """Note how ``forward`` takes steps out of an input that was to be one step: the input has one axis more."""
@@ -290,7 +322,7 @@ class _Watch(TorchFunctionMode):
     def _know(self, tensor: Tensor, node: Node) -> None:
         self.known[id(tensor)] = (tensor, node)
         if tensor.numel():
-            self.storages.setdefault(tensor.untyped_storage().data_ptr(), node)
+            self.storages.setdefault(tensor.untyped_storage().data_ptr(), (tensor, node))
 
     def on_input(self, x: Tensor) -> None:
         """Begin a call."""
@@ -342,6 +374,9 @@ class _Watch(TorchFunctionMode):
         if name in ("__getitem__", "unbind", "select"):  # newer versions of torch show an index
             self._see_index(inputs[0], result)
         first, shape = inputs[0], self.shape_of(result)
+        taken = self._steps_of(result) if name in TAKES else None
+        if taken is not None and taken.shape == (shape or ()):
+            return self._know(result, taken)
         if name in WITHIN:
             args, swapped, named, inside = _from_the_end(args, swapped, named, len(first.shape))
             name = f"{name} within" if inside else name
@@ -380,6 +415,18 @@ def _from_the_end(
     if len(swapped) > 2:
         named["keepdim"] = swapped[2]
     return args, swapped[:1], named, all(axis >= -own for axis in axes)
+
+
+def _numbers(whole: Tensor, part: Tensor, axis: int) -> list[int]:
+    """Return the numbers along an axis of a tensor that a view of it has elements of, in order."""
+
+    def seen(buffer: np.ndarray, tensor: Tensor) -> np.ndarray:
+        strides = [buffer.itemsize * stride for stride in tensor.stride()]
+        return as_strided(buffer[tensor.storage_offset() :], tuple(tensor.shape), strides)
+
+    numbers = np.zeros(whole.untyped_storage().nbytes() // whole.element_size(), np.int64)
+    np.moveaxis(seen(numbers, whole), axis, -1)[...] = np.arange(whole.shape[axis])
+    return np.unique(seen(numbers, part)).tolist()
 
 
 def _nodes(value: Any) -> Iterator[Node]:
