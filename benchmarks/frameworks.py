@@ -116,6 +116,7 @@ def sinabs(kind: str) -> nn.Module:
 
 
 KINDS = {"mlp": 12, "conv": 8, "recurrent": 12}  # and the epochs it is trained for
+FINE_TUNING = 12  # epochs with weights of 4 bits
 NETWORKS: dict[str, tuple[Callable[[str], nn.Module], str]] = {
     "snnTorch MLP 64-64-10, `Leaky`": (snntorch, "mlp"),
     "snnTorch 8C3-AP2-16C3-10, `Leaky`": (snntorch, "conv"),
@@ -200,14 +201,11 @@ def train(make: Callable[[str], nn.Module], net: nn.Module, data: Digits, epochs
 
 
 def train_on(net: ol.Network, data: Digits, epochs: int) -> None:
-    """Train on with OTTT and weights of 4 bits."""
-    net.train()
+    """Train on with OTTT and weights of 4 bits, with a learning rate that falls to 0."""
     net.quantize(4)
-    rule, optimizer = ol.OTTT(), torch.optim.Adam(net.parameters(), 1e-3)
-    for _ in range(epochs):
-        for x, y in data.batches():
-            rule.train_batch(net, x, y, ol.CrossEntropy(), optimizer)
-    net.eval()
+    ol.Trainer(net, ol.OTTT(), loss="cross-entropy", learning_rate=1e-3, batch_size=64).fit(
+        data.x.numpy(), data.y.numpy(), epochs
+    )
 
 
 def on_chip(net: ol.Network, data: Digits, bits: int = 8) -> tuple[ChipNetwork, float, list[np.ndarray]]:
@@ -287,7 +285,7 @@ def measure(title: str, data: Digits, short: bool) -> list[str]:
     with tempfile.TemporaryDirectory() as folder:
         nir = by_nir(make, theirs, data.test[:20].numpy(), Path(folder))
     _, four, _ = on_chip(net, data, 4)
-    train_on(net, data, 1 if short else 4)
+    train_on(net, data, 1 if short else FINE_TUNING)
     _, tuned, _ = on_chip(net, data, 4)
     cells = [f"{100 * cell:.1f} %" for cell in (in_module, data.accuracy(here.scores), eight, differ, four, tuned)]
     return [title, *cells, nir]
