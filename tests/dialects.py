@@ -259,7 +259,7 @@ def stand_ins(framework):
             "IFNode LIFNode ParametricLIFNode PSN",
         ),
         "norse": ("norse.torch.module", _norse, "LIFBoxCell LIFCell LIFRecurrentCell LICell"),
-        "sinabs": ("sinabs.layers", _sinabs, "LIF IAF IAFSqueeze LIFRecurrent"),
+        "sinabs": ("sinabs.layers", _sinabs, "LIF IAF IAFSqueeze LIFRecurrent ExpLeak"),
     }[framework]
     layers = SimpleNamespace(**{n: getattr(nn, n) for n in dir(nn)}, LinearRecurrentContainer=_Container)
     extra = {

@@ -334,8 +334,8 @@ class _Output:
             )
         if wanted not in (None, "spikes"):
             raise Unmapped(
-                f"readout={wanted!r}: the scores would be membranes of neurons that fire; the nearest is "
-                "readout='spikes', or a last layer without neurons"
+                f"readout={wanted!r}: the last layer's neurons fire, and their membranes and currents are no scores; "
+                "the nearest is readout='spikes', or a last layer without neurons"
             )
         self.readout = "spikes"
         size = math.prod(self.reading.shapes[-1])
