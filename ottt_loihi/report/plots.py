@@ -201,16 +201,17 @@ def drawing(layers: Sequence[tuple[str, str]], arrows: Sequence[tuple[int, int, 
 
 def intervals(names: Sequence[str], series: Mapping[str, Sequence[tuple[float, float] | None]], x_label: str) -> str:
     """Points with error bars, a row per name: series → (mean, standard deviation) of each name, None for no point."""
+    apart = min(0.32, 0.64 / len(series))  # so that all points of a name are nearer to it than to the next one
     with _axes() as (figure, axes):
         for place, (label, points) in enumerate(series.items()):
             rows = [(i, p) for i, p in enumerate(points) if p is not None]
-            y = [i + 0.32 * place - 0.16 * (len(series) - 1) for i, _ in rows]
+            y = [i + apart * (place - (len(series) - 1) / 2) for i, _ in rows]
             x, spread = [100 * p[0] for _, p in rows], [100 * p[1] for _, p in rows]
             bars = {"xerr": spread, "capsize": 3} if any(spread) else {}  # bars of no length look like a second mark
             axes.errorbar(x, y, fmt="o", markersize=5, linestyle="none", label=label, **bars)
         axes.set(xlabel=x_label, yticks=range(len(names)), yticklabels=list(names))
         axes.set_ylim(len(names) - 0.5, -0.5)
-        axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=len(series), borderaxespad=0)
+        axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=min(3, len(series)), borderaxespad=0)
         figure.set_figheight(1.6 + 0.34 * len(names))
         return _svg(figure)
 
