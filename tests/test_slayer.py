@@ -410,3 +410,59 @@ def test_weights_outside_of_the_blocks_are_not_left_out():
     net.head = torch.nn.Linear(4, 2)
     with pytest.raises(ChipError, match=r"head\.weight, head\.bias: weights outside of SLAYER's blocks"):
         ol.from_module(net, (12,), 5)
+
+
+class Forward(Blocks):
+    """With a forward of its own."""
+
+    def __init__(self, blocks, forward):
+        super().__init__(blocks)
+        self.own = forward
+
+    def forward(self, x):
+        return self.own(self.blocks, x)
+
+
+@pytest.mark.parametrize("delay_shift", [False, True])
+@pytest.mark.parametrize(
+    ("forward", "message"),
+    [
+        (lambda b, x: b[1](b[0](x)), r"blocks\.2: forward does not run this block; the nearest is"),
+        (lambda b, x: b[2](b[1](b[1](b[0](x)))), r"blocks\.1: forward gives this block other spikes than the blocks"),
+        (lambda b, x: b[2]((first := b[0](x)) + b[1](first)), r"blocks\.2: forward gives this block other spikes"),
+        (lambda b, x: b[2](b[1](b[0](1 - x))), r"blocks\.0: forward gives this block other spikes"),
+        (lambda b, x: 1 - b[2](b[1](b[0](x))), "output: forward changes what the last block sends"),
+        (lambda b, x: b[2](b[1](b[0](x))).flip(1), "output: forward changes what the last block sends"),
+    ],
+    ids=["left out", "twice", "shortcut", "before", "behind", "classes"],
+)
+def test_a_forward_that_does_not_run_the_blocks_in_a_row_is_refused(delay_shift, forward, message):
+    """5.22: forward was not looked at."""
+    with pytest.raises(ChipError, match=message):
+        ol.from_module(Forward(dense(delay_shift, (12, 9, 9, 4)), forward), (12,), 12)
+
+
+@pytest.mark.parametrize(
+    "forward",
+    [lambda b, x: b[1](b[0](x)), lambda b, x: (b[1](b[0](x)), 0.5), lambda b, x: b[1](b[0](x)).mean(-1)],
+    ids=["spikes", "tuple", "mean"],
+)
+def test_what_users_of_slayer_return_is_read(forward):
+    net = Forward(dense(), forward)
+    assert check.compare(net, (12,), 12, samples=6).predictions == 6
+
+
+def test_a_forward_that_fails_is_named_in_one_line():
+    with pytest.raises(UsageError, match=r"Forward does not run on inputs of shape \(12,\): no image here"):
+        ol.from_module(
+            Forward(dense(), lambda b, x: (_ for _ in ()).throw(ValueError("no image here\nat all"))), (12,), 5
+        )
+    with pytest.raises(UsageError, match="returns no tensor"):
+        ol.from_module(Forward(dense(), lambda b, x: b[1](b[0](x)) is None), (12,), 5)
+
+
+def test_what_recurrent_blocks_keep_of_the_last_call_does_not_count():
+    net = Blocks(recurrent())
+    with torch.no_grad():
+        net(spikes((6, 12, 20)))
+    check.compare(net, (12,), 12, samples=6).raise_if_different()

@@ -168,7 +168,9 @@ def _of_slayer(
         raise UsageError(f"readout={readout!r}: SLAYER's networks are read by their spikes; expected 'spikes'")
     network = from_blocks(blocks.values(), input_shape=shape, time_steps=checks.integer(num_steps, "num_steps"))
     network.provenance["imported"] = {"framework": "slayer", "readout": "spikes", "notes": []}
-    return Imported(network.eval(), slayer.firing(blocks), "slayer", 1, "spikes")
+    paths = slayer.firing(blocks)
+    slayer.require_the_same(net, network.eval(), paths)
+    return Imported(network, paths, "slayer", 1, "spikes")
 
 
 def _added(node: Node) -> list[Node]:
