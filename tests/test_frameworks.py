@@ -519,3 +519,66 @@ def test_a_leaking_readout_needs_to_be_asked_for():
     network = ol.from_module(net, (6,), 4, approximate=True)
     assert network.num_classes == 3
     assert "replaced by the sum" in network.provenance["imported"]["notes"][0]
+
+
+NORSE, SINABS = stand_ins("norse"), stand_ins("sinabs")
+FIVE = torch.tensor([0.1, 0.2, 0.3, 0.4, 0.5])
+
+
+def with_(neuron, **values):
+    """Return the neuron with these attributes, whatever kind they were of."""
+    for name, value in values.items():
+        neuron._parameters.pop(name, None)
+        neuron._buffers.pop(name, None)
+        object.__setattr__(neuron, name, value)
+    return neuron
+
+
+@pytest.mark.parametrize(
+    ("neuron", "message"),
+    [
+        (
+            lambda: with_(SINABS.LIF(tau_mem=8.0, spike_fn=SINABS.SingleSpike()), min_v_mem=-FIVE),
+            r"= -0\.5 … -0\.1 clips",
+        ),
+        (lambda: SINABS.LIF(tau_mem=8.0, spike_fn=SINABS.MaxSpike(FIVE)), "has values that differ, 0.1 … 0.5"),
+        (lambda: SINABS.LIF(tau_mem=8.0, spike_fn=SINABS.MaxSpike(float("nan"))), "is not finite"),
+        (lambda: SINABS.LIF(tau_mem=8.0, spike_fn=SINABS.MaxSpike(1.5)), "expected a whole number of 1 or more"),
+        (lambda: with_(SINABS.LIF(spike_fn=SINABS.SingleSpike()), tau_mem=torch.zeros(0)), "tau_mem has no values"),
+        (lambda: with_(F.Leaky(beta=0.5), threshold="high"), "threshold = 'high' is no number"),
+        (lambda: with_(F.Leaky(beta=0.5), threshold=-1.0), r"1 \(?|1: "),
+        (lambda: with_(F.Leaky(beta=0.5), threshold=torch.ones(2) * FIVE[:2]), "do not fit"),
+        (lambda: with_(F.Leaky(beta=0.5), reset_mechanism_val=FIVE), "reset_mechanism_val has values that differ"),
+        (lambda: with_(F.Leaky(beta=0.5), reset_mechanism_val=7), "expected 0 .subtract., 1 .zero. or 2 .none."),
+        (lambda: with_(F.Leaky(beta=0.5), graded_spikes_factor=FIVE), "graded_spikes_factor other than 1"),
+        (lambda: with_(S.LIFNode(), tau=0.0), "τ = 0 is below 1"),
+        (lambda: with_(S.LIFNode(), tau=FIVE), r"τ = 0\.1 … 0\.5 is below 1"),
+        (lambda: with_(S.LIFNode(), v_reset="none"), "v_reset = 'none' is no number"),
+    ],
+)
+def test_odd_parameters_are_refused_by_name(neuron, message):
+    """5.22: float() of a tensor with several values, and others of the kind, were tracebacks."""
+    with pytest.raises(ChipError, match=message):
+        ol.from_module(snn(nn.Linear(6, 5, bias=False), neuron()), (6,), 4)
+
+
+@pytest.mark.parametrize("framework", ["norse", "spikingjelly", "sinabs"])
+def test_parameters_of_each_neuron_are_the_frameworks_own(framework):
+    try:
+        parts = real(framework)
+    except ImportError:
+        pytest.skip(f"{framework} is not installed")
+    if framework == "norse":
+        values = {"tau_mem_inv": 1000 * FIVE, "v_leak": FIVE, "v_reset": -FIVE}
+        neuron = parts.LIFBoxCell(parts.LIFBoxParameters()._replace(**values))
+    elif framework == "spikingjelly":
+        neuron = with_(parts.ParametricLIFNode(), w=FIVE)
+    else:
+        reset = parts.MembraneReset(FIVE - 0.5)
+        neuron = parts.IAF(spike_fn=parts.SingleSpike, spike_threshold=1 + FIVE, reset_fn=reset)
+    torch.manual_seed(0)
+    net = parts.Sequential(nn.Linear(6, 5), neuron)
+    net[0].weight.data *= 15
+    compared = check.compare(net.double(), (6,), 9)
+    compared.raise_if_different()
+    assert sum(spikes for _, spikes, _ in compared.layers.values()) > 20

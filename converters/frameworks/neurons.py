@@ -143,12 +143,31 @@ def number(module: nn.Module, name: str, versions: str) -> Any:
     ------
     UsageError
         where the class has no such attribute
+    Unmapped
+        where it is no finite number, or has no values
     """
     value = attribute(module, name, versions)
-    values = np.asarray(value.detach().cpu().numpy() if hasattr(value, "detach") else value, np.float64)
-    if not np.isfinite(values).all():
-        raise Unmapped(f"{name} is not finite")
-    return float(values.reshape(-1)[0]) if values.size and not np.ptp(values) else values
+    try:
+        values = np.asarray(value.detach().cpu().numpy() if hasattr(value, "detach") else value, np.float64)
+    except (TypeError, ValueError):
+        raise Unmapped(f"{name} = {value!r:.40} is no number") from None
+    if not np.isfinite(values).all() or not values.size:
+        raise Unmapped(f"{name} is not finite" if values.size else f"{name} has no values")
+    return values if np.ptp(values) else float(values.reshape(-1)[0])
+
+
+def one_number(module: nn.Module, name: str, versions: str) -> float:
+    """Return an attribute as a float; Unmapped where it has several values that differ."""
+    value = number(module, name, versions)
+    if np.ndim(value):
+        raise Unmapped(f"{name} has values that differ, {shown(value)}; the nearest is one for the whole layer")
+    return float(value)
+
+
+def shown(value: Value) -> str:
+    """Return a value for a message; of several, the smallest and the largest."""
+    low, high = float(np.min(value)), float(np.max(value))
+    return f"{low:g}" if low == high else f"{low:g} … {high:g}"
 
 
 def attribute(owner: Any, name: str, versions: str) -> Any:

@@ -15,7 +15,8 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from ottt_loihi.converters.frameworks.neurons import Framework, Neurons, Unmapped, attribute, number
+import numpy as np
+from ottt_loihi.converters.frameworks.neurons import Framework, Neurons, Unmapped, attribute, number, shown
 from torch import nn
 
 VERSIONS = "Norse 1.1.0"
@@ -32,7 +33,7 @@ def _box(module: nn.Module) -> Neurons:
 def _lif(module: nn.Module) -> Neurons:
     a, b = (_rate(module, name) for name in ("tau_mem_inv", "tau_syn_inv"))
     potentials = _potentials(module, a)
-    if potentials.pop("bias"):
+    if np.any(potentials.pop("bias")):
         raise Unmapped("v_leak other than 0 beside a synaptic current; the nearest is LIFBoxCell, or v_leak = 0")
     return Neurons(1 - a, 1 - b, gain=a, **potentials)
 
@@ -65,8 +66,8 @@ def _li_box(module: nn.Module) -> Neurons:
 
 def _rate(module: nn.Module, name: str) -> Any:
     rate = number(module, "dt", VERSIONS) * number(attribute(module, "p", VERSIONS), name, VERSIONS)
-    if not 0 < rate <= 1:
-        raise Unmapped(f"dt·{name} = {rate:g} is outside 0 … 1")
+    if not (np.min(rate) > 0 and np.max(rate) <= 1):
+        raise Unmapped(f"dt·{name} = {shown(rate)} is outside 0 … 1")
     return rate
 
 

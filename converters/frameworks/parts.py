@@ -20,11 +20,12 @@ def neuron_of(neurons: Neurons, target: tuple[int, ...], shape: tuple[int, ...])
     names = ("alpha", "beta", "threshold", "v_reset", "v_init")
     alpha, beta, threshold, v_reset, v_init = (constant(getattr(neurons, name), target, shape) for name in names)
     plain = all(isinstance(value, float) for value in (alpha, beta, threshold, v_reset, v_init))
-    if plain and alpha == v_reset == v_init == 0 and neurons.reset in ("zero", "subtract") and not neurons.at_threshold:
-        return LIF(beta, threshold, neurons.reset)
+    simple = plain and alpha == v_reset == v_init == 0 and not neurons.at_threshold
     if neurons.reset != "zero":
         v_reset = 0.0
     try:
+        if simple and neurons.reset in ("zero", "subtract"):
+            return LIF(beta, threshold, neurons.reset)
         return CubaLIF(
             alpha, beta, threshold, neurons.reset, v_reset=v_reset, v_init=v_init, at_threshold=neurons.at_threshold
         )
@@ -48,7 +49,10 @@ def add_bias(connection: Any, bias: Any, shape: tuple[int, ...], dtype: torch.dt
     values = np.asarray(bias, np.float64)
     if not values.any():
         return
-    rows = np.broadcast_to(values, shape).reshape(connection.weight.shape[0], -1)
+    try:
+        rows = np.broadcast_to(values, shape).reshape(connection.weight.shape[0], -1)
+    except ValueError:
+        raise Unmapped(f"constants of shape {values.shape} do not fit {shape} neurons") from None
     if np.ptp(rows, axis=1).any():
         raise Unmapped("a bias for each neuron of an image; the nearest is one for each channel")
     if connection.bias is None:

@@ -14,7 +14,16 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from ottt_loihi.converters.frameworks.neurons import Framework, Neurons, Unmapped, attribute, number, several_spikes
+from ottt_loihi.converters.frameworks.neurons import (
+    Framework,
+    Neurons,
+    Unmapped,
+    attribute,
+    number,
+    one_number,
+    several_spikes,
+    shown,
+)
 from torch import nn
 
 VERSIONS = "sinabs 3.1.3"
@@ -38,10 +47,9 @@ def _leak(module: nn.Module) -> Neurons:
 
 def _neurons(module: nn.Module, alpha: Any, gain: Any) -> Neurons:
     common = {"threshold": number(module, "spike_threshold", VERSIONS), "gain": gain, "at_threshold": True}
-    if (lowest := getattr(module, "min_v_mem", None)) is not None:
-        common["inexact"] = (
-            f"min_v_mem = {float(lowest):g} clips membranes, which no neuron of the chip does; set it to None",
-        )
+    if getattr(module, "min_v_mem", None) is not None:
+        lowest = shown(number(module, "min_v_mem", VERSIONS))
+        common["inexact"] = (f"min_v_mem = {lowest} clips membranes, which no neuron of the chip does; set it to None",)
     common |= _reset(module, alpha, gain, common["threshold"])
     common |= _several(module, alpha, common)
     if "recurrent" not in common:
@@ -67,16 +75,17 @@ def _reset(module: nn.Module, alpha: Any, gain: Any, threshold: Any) -> dict[str
     """
     reset = attribute(module, "reset_fn", VERSIONS)
     if type(reset).__name__ == "MembraneReset":
-        rest = float(getattr(reset, "reset_value", 0.0))
-        if rest and (getattr(module, "tau_syn", None) is not None or np.ndim(alpha)):
+        rest = number(reset, "reset_value", VERSIONS) if hasattr(reset, "reset_value") else 0.0
+        if np.any(rest) and (getattr(module, "tau_syn", None) is not None or np.ndim(alpha)):
             raise Unmapped("MembraneReset to another value than 0 with tau_syn or unequal decays; the nearest is 0")
-        return {"reset": "zero", "bias": alpha * rest, "v_init": -rest} if rest else {"reset": "zero"}
+        return {"reset": "zero", "bias": alpha * rest, "v_init": -rest} if np.any(rest) else {"reset": "zero"}
     if type(reset).__name__ != "MembraneSubtract":
         raise Unmapped(f"reset_fn={type(reset).__name__}; the nearest is MembraneSubtract()")
-    value = getattr(reset, "subtract_value", None)
-    if value is None or np.array_equal(np.asarray(value), threshold):
+    if getattr(reset, "subtract_value", None) is None:
         return {"reset": "subtract"}
-    taken = np.asarray(value.detach().cpu() if hasattr(value, "detach") else value, np.float64)
+    taken = number(reset, "subtract_value", VERSIONS)
+    if np.array_equal(taken, threshold):
+        return {"reset": "subtract"}
     return {"reset": "none", "recurrent": np.atleast_1d(-alpha * taken / gain)}
 
 
@@ -85,6 +94,11 @@ def _several(module: nn.Module, alpha: Any, common: dict[str, Any]) -> dict[str,
     spikes = attribute(module, "spike_fn", VERSIONS)
     name = getattr(spikes, "__name__", type(spikes).__name__)
     most = getattr(spikes, "max_num_spikes_per_bin", None)
+    unbounded = most is None or (np.ndim(most) == 0 and most == float("inf"))
+    if not unbounded:
+        most = one_number(spikes, "max_num_spikes_per_bin", VERSIONS)
+        if most < 1 or most % 1:
+            raise Unmapped(f"max_num_spikes_per_bin = {most:g}; expected a whole number of 1 or more")
     if name == "SingleSpike" or most == 1:
         return {}
     if name not in ("MultiSpike", "MaxSpike"):
@@ -94,7 +108,7 @@ def _several(module: nn.Module, alpha: Any, common: dict[str, Any]) -> dict[str,
             f"spike_fn={name} sends several spikes in a step, which several neurons of ours do for one that subtracts "
             "its threshold, with one decay and threshold for all; the nearest is SingleSpike"
         )
-    if most is None:
+    if unbounded:
         return {"unbounded": True}
     return {"group": several_spikes(int(most), float(alpha * common["threshold"]))}
 

@@ -16,7 +16,7 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-from ottt_loihi.converters.frameworks.neurons import Framework, Group, Neurons, Unmapped, attribute, number
+from ottt_loihi.converters.frameworks.neurons import Framework, Group, Neurons, Unmapped, attribute, number, one_number
 from torch import nn
 
 VERSIONS = "snnTorch 0.9.4 to 1.0.0"
@@ -103,8 +103,10 @@ def _lapicque(module: nn.Module) -> Neurons:
 
 
 def _reset(module: nn.Module) -> tuple[str, bool]:
-    code = int(number(module, "reset_mechanism_val", VERSIONS))
-    return RESETS[code], bool(getattr(module, "reset_delay", True))
+    code = one_number(module, "reset_mechanism_val", VERSIONS)
+    if code not in RESETS:
+        raise Unmapped(f"reset_mechanism_val = {code:g}; expected 0 (subtract), 1 (zero) or 2 (none)")
+    return RESETS[int(code)], bool(getattr(module, "reset_delay", True))
 
 
 def _beta(module: nn.Module) -> float | np.ndarray:
@@ -116,7 +118,7 @@ def _common(module: nn.Module) -> dict[str, object]:
     for name in ("inhibition", "state_quant"):
         if getattr(module, name, False):
             raise Unmapped(f"{name} has no counterpart; make the layer without it")
-    if number(module, "graded_spikes_factor", VERSIONS) != 1:
+    if np.any(number(module, "graded_spikes_factor", VERSIONS) != 1.0):
         raise Unmapped("graded_spikes_factor other than 1: multiply the next layer's weights with it, and set it to 1")
     return {"threshold": number(module, "threshold", VERSIONS)}
 

@@ -15,7 +15,7 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-from ottt_loihi.converters.frameworks.neurons import Framework, Neurons, Unmapped, attribute, number
+from ottt_loihi.converters.frameworks.neurons import Framework, Neurons, Unmapped, attribute, number, shown
 from torch import nn
 
 VERSIONS = "SpikingJelly 0.0.0.0.14 to 2.0.0"
@@ -26,7 +26,10 @@ def _if(module: nn.Module) -> Neurons:
 
 
 def _lif(module: nn.Module) -> Neurons:
-    return _leaky(module, 1 / number(module, "tau", VERSIONS))
+    tau = number(module, "tau", VERSIONS)
+    if np.min(tau) < 1:
+        raise Unmapped(f"τ = {shown(tau)} is below 1, and the membrane would change its sign")
+    return _leaky(module, 1 / tau)
 
 
 def _plif(module: nn.Module) -> Neurons:
@@ -34,24 +37,24 @@ def _plif(module: nn.Module) -> Neurons:
 
 
 def _leaky(module: nn.Module, leak: float) -> Neurons:
-    if not 0 < leak <= 1:
-        raise Unmapped(f"1/τ = {leak:g} is outside 0 … 1")
+    if not (np.min(leak) > 0 and np.max(leak) <= 1):
+        raise Unmapped(f"1/τ = {shown(leak)} is outside 0 … 1")
     gain = leak if attribute(module, "decay_input", VERSIONS) else 1.0
     return Neurons(1 - leak, gain=gain, **_common(module, 1 - leak))
 
 
 def _cuba(module: nn.Module) -> Neurons:
     alpha, beta = (number(module, name, VERSIONS) for name in ("c_decay", "v_decay"))
-    if attribute(module, "v_reset", VERSIONS):
+    if attribute(module, "v_reset", VERSIONS) is not None and np.any(number(module, "v_reset", VERSIONS)):
         raise Unmapped("a CUBALIFNode with v_reset other than 0 or None; the nearest is v_reset = 0.0")
     return Neurons(beta, alpha, **_common(module, beta))
 
 
 def _common(module: nn.Module, beta: float) -> dict[str, Any]:
-    v_reset = attribute(module, "v_reset", VERSIONS)
     common = {"threshold": number(module, "v_threshold", VERSIONS), "at_threshold": True}
-    if v_reset is None:
+    if attribute(module, "v_reset", VERSIONS) is None:
         return {**common, "reset": "subtract"}
+    v_reset = number(module, "v_reset", VERSIONS)
     return {**common, "v_reset": v_reset, "v_init": v_reset, "bias": (1 - beta) * v_reset}
 
 
