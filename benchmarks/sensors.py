@@ -6,7 +6,7 @@ Of each data set: the configuration that comes with it, three seeds; the accurac
 in the chip-exact simulator, on all test samples; the spikes or messages of a sample. Beside it logistic regression, a
 ridge classifier and linear discriminant analysis (scikit-learn) on the same values, all time steps at once: of these
 the one that is best in cross-validation on training samples. Writes ``sensor-results.md`` and ``.json`` into the docs
-folder, of each experiment whose runs have all been finished, now or before.
+folder, of the seeds whose runs have been finished, now or before.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ class Experiment:
     quick
         whether the short form runs it
     tried
-        sentences for a missed aim: other settings, with their accuracy on samples held out of the training part
+        sentences below the table: other settings, with their accuracy on samples held out of the training part
     """
 
     name: str
@@ -87,7 +87,15 @@ class Experiment:
 
 EXPERIMENTS = [
     Experiment("fsdd, published split", "fsdd-mlp", aim=0.965),
-    Experiment("braille, 7 letters", "braille-mlp", aim=0.93, quick=True),
+    Experiment(
+        "braille, 7 letters",
+        "braille-mlp",
+        aim=0.93,
+        quick=True,
+        tried="On a quarter of the training samples, held out: the events as they are 86 % after 40 and 87 % after 120 "
+        "epochs, with dropout 85 %, eight delayed copies (`delays`) 82 %, backpropagation through time 85 %, and with "
+        "a recurrent layer 68 %; `slots` of 8 parts 93 %, of 32 parts 92 %.",
+    ),
     Experiment("JapaneseVowels", "uea-japanese-vowels-mlp", aim=0.95, quick=True),
     Experiment("BasicMotions", "uea-basic-motions-mlp"),
     Experiment(
@@ -97,7 +105,13 @@ EXPERIMENTS = [
         aim="baseline",
     ),
     Experiment("mitbih, other patients", "mitbih-mlp", balanced=True, aim="baseline"),
-    Experiment("gas-drift, batch 1 to 2", "gas-drift-mlp", quick=True),
+    Experiment(
+        "gas-drift, batch 1 to 2",
+        "gas-drift-mlp",
+        quick=True,
+        tried="The sensors drift between the two. Of samples of batch 1 itself, held out, the network finds 87 % after "
+        "20 epochs. Nothing was done against the drift: no sample of batch 2 may choose a setting.",
+    ),
 ]
 
 
@@ -188,20 +202,19 @@ def write_json(file: Path, value: Any) -> None:
 
 
 def summary(experiment: Experiment, runs: Path) -> dict[str, Any] | None:
-    """Return one line of the table; None while a training of it is missing."""
-    folders = [
-        [place(experiment, part, seed, runs) for part in range(len(experiment.parts))] for seed in experiment.seeds
-    ]
-    lines = [folder / "baseline.json" for folder in folders[0]]
-    files = [folder / "result.json" for row in folders for folder in row]
-    if not all(file.exists() for file in (*lines, *files)):
+    """Return one line of the table, of the seeds that are finished; None where none is, or no linear model."""
+    parts = range(len(experiment.parts))
+    lines = [place(experiment, part, 0, runs) / "baseline.json" for part in parts]
+    files = [[place(experiment, part, seed, runs) / "result.json" for part in parts] for seed in experiment.seeds]
+    done = [row for row in files if all(file.exists() for file in row)]
+    if not done or not all(file.exists() for file in lines):
         return None
     linear = [json.loads(file.read_text()) for file in lines]
-    results = [[json.loads((folder / "result.json").read_text()) for folder in row] for row in folders]
+    results = [[json.loads(file.read_text()) for file in row] for row in done]
     first = results[0][0]
     return {
         "experiment": experiment.name,
-        "seeds": len(experiment.seeds),
+        "seeds": len(done),
         "measure": "balanced accuracy" if experiment.balanced else "accuracy",
         **{kind: [statistics.mean(r[kind] for r in row) for row in results] for kind in ("float", "chip")},
         "aim": experiment.aim,
@@ -222,14 +235,15 @@ def summary(experiment: Experiment, runs: Path) -> dict[str, Any] | None:
 def table(rows: Sequence[dict[str, Any]]) -> str:
     """Return the results as a Markdown table."""
     lines = [
-        "| data | float | chip, 8 bits | aim | linear model | coding, T | spikes in | spikes of hidden layers |",
-        "|---|---|---|---|---|---|---|---|",
+        "| data | seeds | float | chip, 8 bits | aim | linear model | coding, T | spikes in | hidden spikes |",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
     for row in rows:
         aim = "" if row["aim"] is None else "the linear model" if row["aim"] == "baseline" else f"{row['aim']:.1%}"
         what = " (balanced)" if row["measure"] != "accuracy" else ""
         cells = (
             f"{row['experiment']}{what}",
+            str(row["seeds"]),
             spread(row["float"]),
             spread(row["chip"]),
             aim,
@@ -249,13 +263,14 @@ def missed(row: dict[str, Any]) -> bool:
 
 
 def remarks(experiments: Sequence[Experiment], rows: Sequence[dict[str, Any]]) -> str:
-    """Return what was tried where an aim is missed, and which experiments have not been finished."""
+    """Return which aims are missed, what was tried, and which experiments have not been finished."""
     tried = {experiment.name: experiment.tried for experiment in experiments}
-    lines = [f"{row['experiment']} misses its aim. {tried[row['experiment']]}".rstrip() for row in rows if missed(row)]
+    said = [(row["experiment"], " misses its aim." if missed(row) else ":", row) for row in rows]
+    lines = [f"{name}{how} {tried[name]}".rstrip() for name, how, row in said if missed(row) or tried[name]]
     done = {row["experiment"] for row in rows}
     if left := [experiment.name for experiment in experiments if experiment.name not in done]:
         lines.append(
-            f"Not measured in this version: {'; '.join(left)}. `make sensors` measures them, and only these; "
+            f"Not measured in this version: {'; '.join(left)}. `make sensors` measures all, "
             "`make sensors ARGS='--only mitbih'` one."
         )
     return "".join(f"\n{line}\n" for line in lines)
@@ -272,7 +287,7 @@ def write(runs: Path, docs: Path, experiments: Sequence[Experiment]) -> str:
     rows = [row for experiment in experiments if (row := summary(experiment, runs)) is not None]
     text = (
         "# Measured accuracies of sensors\n\nMade by `make sensors`: the configuration of each data set in `configs/`, "
-        "trained on all training samples, the network after the last epoch, three seeds, mean ± standard deviation, "
+        "trained on all training samples, the network after the last epoch, mean ± standard deviation over the seeds, "
         "all test samples. The settings were chosen on samples held out of the training part, never on test samples. "
         "Spikes (with the coding `graded` messages) are counted a sample, all time steps together. The linear model "
         "gets the same values, all time steps at once, in float64; of logistic regression, ridge and LDA it is the "

@@ -95,6 +95,8 @@ def train(config, folder):
         changes["network.time_steps"] = STEPS
     if "num_steps" in options_of(config):
         changes["data.num_steps"] = STEPS
+    if str(config.data.get("encoding", "")).startswith("slots"):
+        changes["data.encoding"] = f"slots:parts={STEPS}"  # at most as many parts as steps
     if config.rule.get("name") in ("ide", "spide"):
         changes["rule.not_converged"] = "continue"  # so few steps reach no equilibrium
     run(override(config, changes), folder)
