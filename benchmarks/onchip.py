@@ -19,6 +19,7 @@ import numpy as np
 import onchip_backbone as backbone
 import onchip_digits as digits
 import onchip_forgetting as forgetting
+import onchip_gas as gas
 import short
 from onchip_digits import BEFORE
 from ottt_loihi.converters.export import Options, export
@@ -160,6 +161,7 @@ def write(
     scratch: list[tuple[Experiment, dict[str, Any]]],
     drifts: dict[str, dict[str, Any]],
     forgotten: dict[str, list[dict[str, Any]]],
+    drifting: dict[str, list[float]],
     behind: dict[str, list[dict[str, Any]]],
     learnt: dict[str, Any],
     limits: dict[str, Any],
@@ -174,6 +176,7 @@ def write(
         "learns on.\n\n"
         f"{drift_table(drifts)}\n\n![test accuracy while it learns on](onchip-drift.png)\n\n"
         f"{forgetting.section(forgotten)}\n"
+        f"{gas.section(drifting)}\n"
         f"{backbone.section(behind)}\n"
         f"{digits.section(learnt, limits)}"
     )
@@ -193,6 +196,7 @@ def shorten(arguments: argparse.Namespace) -> None:
     DRIFT_AT, SCRATCH = (0, 50, 100, 200), [replace(e, hidden=16, passes=3) for e in SCRATCH[:2]]
     forgetting.WATCHED, forgetting.DRIFT_POINTS, forgetting.NEW_POINTS = 30, (0, 20), (0, 10)
     backbone.BACKBONES = (replace(backbone.BACKBONES[0], epochs=20, offline=200, samples=60, test=60, seeds=(0, 1)),)
+    gas.BATCHES, gas.SHARES, gas.EPOCHS, gas.MOST = (4, 5), (1.0,), 2, 60
     digits.MNIST_SAMPLES, digits.SEEDS, digits.BATCHES = 100, (0,), 1
 
 
@@ -202,7 +206,7 @@ def main() -> None:
     parser.add_argument(
         "--only",
         default="",
-        help="experiments whose name contains this; or drift, forgetting, backbone, digits, limits",
+        help="experiments whose name contains this; or drift, forgetting, gas, backbone, digits, limits",
     )
     parser.add_argument("--docs", type=Path, default=Path("docs"))
     parser.add_argument("--short", action="store_true", help="the same code in seconds; its figures are no measurement")
@@ -224,6 +228,9 @@ def main() -> None:
             print(experiment.name, found, flush=True)
     if arguments.only in "forgetting":
         forgotten = forgetting.measure(arguments.runs, kept)
+    if arguments.only in "gas":
+        drifting = gas.measure(arguments.runs, kept)
+        print(gas.table(drifting), flush=True)
     if arguments.only in "backbone":
         behind = backbone.measure(arguments.runs, kept)
         print(backbone.table(behind), flush=True)
@@ -234,7 +241,7 @@ def main() -> None:
         limits = digits.measure_limits(arguments.runs, kept)
         print(digits.limits_table(limits), flush=True)
     if not arguments.only:
-        write(arguments.docs, scratch, drifts, forgotten, behind, learnt, limits)
+        write(arguments.docs, scratch, drifts, forgotten, drifting, behind, learnt, limits)
 
 
 if __name__ == "__main__":
