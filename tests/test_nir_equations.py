@@ -46,8 +46,7 @@ def graphs(draw):
     """Two or three layers of neurons behind random chains of linear nodes, with shortcuts and feedback."""
     rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
     writer = draw(st.sampled_from([*DIALECTS]))
-    image = draw(st.booleans())
-    shape = (2, 4, 5) if image else (6,)
+    shape = draw(st.sampled_from([(2, 4, 5), (2, 7), (6,)]))  # an image, a line with channels, a vector
     nodes, edges, last, layers = {"input": nir.Input(input_type=np.array(shape))}, [], "input", []
 
     def add(node, before, name=None):
@@ -75,6 +74,20 @@ def graphs(draw):
                 )
                 arriving = add(conv, arriving)
                 shape = (2 * groups, *(n + 2 * padding - 1 for n in shape[1:]))
+            else:
+                arriving = add(nir.Flatten({"input": np.array(shape)}, 0, -1), arriving)
+                shape = (math.prod(shape),)
+        if len(shape) == 2:
+            if draw(st.booleans()) and shape[1] >= 3:
+                groups, padding, stride = (
+                    draw(st.sampled_from([1, shape[0]])),
+                    draw(st.integers(0, 1)),
+                    draw(st.integers(1, 2)),
+                )
+                kernel, bias = weight(2 * groups, shape[0] // groups, 2), rng.normal(0, 0.2, 2 * groups)
+                dilation = draw(st.integers(1, 2))
+                arriving = add(nir.Conv1d(shape[1], kernel, stride, padding, dilation, groups, bias), arriving)
+                shape = (2 * groups, (shape[1] + 2 * padding - dilation - 1) // stride + 1)
             else:
                 arriving = add(nir.Flatten({"input": np.array(shape)}, 0, -1), arriving)
                 shape = (math.prod(shape),)
@@ -175,6 +188,21 @@ def test_a_membrane_at_its_threshold_is_no_error(tmp_path, monkeypatch):
     monkeypatch.setattr(equations, "CLOSE", 2.0)
     nir_reader.read(path, STEPS, DT, notes=notes, check=True)
     assert "its membrane meets the threshold, where the order of a sum decides" in notes[-1]
+
+
+def test_a_scale_behind_a_conv1d_has_its_shape(tmp_path):
+    """5.22: (channels, length) did not fit the height of 1, and the file was called damaged."""
+    rng, shape = np.random.default_rng(0), (2, 6)
+    values = {"tau": 2 * DT, "r": 4.0, "v_leak": 0.0, "v_threshold": 1.0, "v_reset": 0.0}
+    neurons = nir.LIF(**{name: np.full(shape, value) for name, value in values.items()})
+    conv = nir.Conv1d(7, rng.normal(0, 2, (2, 2, 2)), 1, 0, 1, 1, np.zeros(2))
+    notes = []
+    path = write(tmp_path / "a.nir", conv, nir.Scale(rng.uniform(0.5, 1.5, shape)), neurons, shape=(2, 7))
+    nir_reader.read(path, STEPS, DT, notes=notes, check=True)
+    assert "every spike of the float network is that of the file's equations" in notes[-1]
+    path = write(tmp_path / "b.nir", conv, nir.Scale(np.ones((6, 2))), neurons, shape=(2, 7))
+    with pytest.raises(ChipError, match=r"1/scale: \(6, 2\) do not fit a layer of \(2, 1, 6\)"):
+        nir_reader.read(path, STEPS, DT)
 
 
 def test_a_bias_behind_a_delay_is_refused(tmp_path):

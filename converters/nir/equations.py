@@ -14,7 +14,7 @@ from typing import Any
 import h5py
 import numpy as np
 from ottt_loihi.converters.nir.foreign import Import
-from ottt_loihi.converters.nir.graph import FIRING, Node, floats, pair, steps, whole
+from ottt_loihi.converters.nir.graph import FIRING, Node, floats, pair, scales, steps, whole
 from ottt_loihi.converters.quantize import float_run
 from ottt_loihi.converters.quantize.float_network import FloatNetwork
 from ottt_loihi.converters.quantize.float_run import RATE, SAMPLES
@@ -179,8 +179,8 @@ def _operation(node: Node) -> Callable[[np.ndarray], np.ndarray]:
         weight = floats(group, "weight")
         return lambda x: x.reshape(len(x), -1) @ weight.T + bias
     if node.kind == "Scale":
-        scale = floats(group, "scale")
-        return lambda x: (x.reshape(len(x), -1) * np.broadcast_to(scale, x.shape[1:]).reshape(-1)).reshape(x.shape)
+        values = floats(group, "scale")
+        return lambda x: x * scales(node, values, x.shape[1:])
     if node.kind == "Flatten":
         return lambda x: x.reshape(len(x), *_flattened(node, x.shape[1:]))
     if node.kind in ("AvgPool2d", "SumPool2d"):

@@ -119,6 +119,22 @@ def floats(group: Any, name: str) -> np.ndarray:
     return array
 
 
+def scales(node: Node, values: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """Return the factors of a Scale as an array of the layer's ``shape``; axes of one element may be missing.
+
+    Raises
+    ------
+    ChipError
+        where they do not fit the layer
+    """
+    if values.ndim > 1 and tuple(n for n in values.shape if n > 1) == tuple(n for n in shape if n > 1):
+        return values.reshape(shape)  # (channels, length) behind a Conv1d, which has height 1 here
+    try:
+        return np.broadcast_to(values, shape)
+    except ValueError:
+        raise ChipError(f"{node.name}/scale: {values.shape} do not fit a layer of {shape}") from None
+
+
 def uniform(array: np.ndarray, where: str) -> float:
     if not (array == array.flat[0]).all():
         raise ChipError(f"{where}: neurons of one layer share this on the chip; found {array.min()} … {array.max()}")

@@ -7,7 +7,7 @@ from typing import Any
 
 import h5py
 import numpy as np
-from ottt_loihi.converters.nir.graph import Node, convolution, floats, pair, whole
+from ottt_loihi.converters.nir.graph import Node, convolution, floats, pair, scales, whole
 from ottt_loihi.converters.quantize.float_connection import FloatConnection, convolution_matrix
 from ottt_loihi.sim.network import INPUT, Conv, Dense, Sparse
 
@@ -19,7 +19,7 @@ def operation(node: Node, shape: tuple[int, ...]) -> tuple[FloatConnection, np.n
     """Return connection, bias and shape behind of one node."""
     size = math.prod(shape)
     if node.kind == "Scale":
-        scale = np.broadcast_to(floats(node.group, "scale"), shape).reshape(-1)
+        scale = scales(node, floats(node.group, "scale"), shape).reshape(-1)
         index = np.arange(size)
         geometry = {"size": (size, size), "rows": index, "columns": index}
         return FloatConnection(INPUT, 0, np.array(scale), Sparse, geometry=geometry), None, shape
