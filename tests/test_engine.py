@@ -447,7 +447,7 @@ def _floats(net):
         (lambda: conv("4C3-XX"), "features: expected layers like 32C5.*got 'XX'"),
         (lambda: conv("4C3-AP2-AP2"), "two poolings in a row"),
         (lambda: conv("4C9", input_shape=(1, 4, 4), num_classes=0), "num_classes: expected a positive integer"),
-        (lambda: conv("4C3S9-4C3S9-AP4", input_shape=(1, 4, 4)), "pool=4: expected an image"),
+        (lambda: conv("4C3S9-4C3S9-AP4", input_shape=(1, 4, 4)), "pool=4: the window is larger than the image"),
         (lambda: conv("4C3G2"), "groups: expected a divisor of 1 and 4"),
         (lambda: vgg(10, bias=False), "vgg: bias cannot be changed"),
         (lambda: mlp((4, 3, 2), dropout=1.0), r"dropout: expected a number in \[0, 1\)"),
