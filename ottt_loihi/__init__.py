@@ -6,7 +6,7 @@
 from importlib import import_module
 from typing import Any
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 _NAMES = {  # module: the names that come from it; an empty tuple offers the module itself
     "nn.models": ("mlp", "conv", "vgg", "vgg_f", "nf_resnet34", "dsr"),

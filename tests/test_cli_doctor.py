@@ -17,7 +17,7 @@ def test_a_healthy_machine():
     done = run("ottt-doctor", "--json", env=environment)
     assert done.returncode == 0, done.stdout
     assert findings(done)["packages"]["state"] == "ok"
-    assert "ottt-loihi 0.1.0" in findings(done)["packages"]["detail"]
+    assert "ottt-loihi " in findings(done)["packages"]["detail"]
 
 
 def test_a_wrong_data_folder_is_found(tmp_path):
