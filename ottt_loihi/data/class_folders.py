@@ -10,12 +10,12 @@ from typing import TypeAlias
 import numpy as np
 
 from ottt_loihi.data.arrays import draw_test
-from ottt_loihi.data.sparse import Samples, some
+from ottt_loihi.data.sparse import SampleArray, some
 from ottt_loihi.data.split import Split
 from ottt_loihi.errors import FileError
 
 MAX_FILES = 1 << 20
-Reader: TypeAlias = Callable[[list[list[Path]]], tuple[Sequence[Samples], Sequence[str]]]
+Reader: TypeAlias = Callable[[list[list[Path]]], tuple[Sequence[SampleArray], Sequence[str]]]
 
 
 def load_class_folder(

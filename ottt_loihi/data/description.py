@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from ottt_loihi import checks
-from ottt_loihi.data.sparse import Samples, SparseArray, pieces
+from ottt_loihi.data.sparse import SampleArray, SparseArray, pieces
 from ottt_loihi.data.split import Split
 from ottt_loihi.errors import UsageError
 
@@ -250,7 +250,7 @@ def describe_split(split: Split, coding: Step | str) -> DataDescription:
     return found if found.values == "spikes" else replace(found, value_range=limits)
 
 
-def _seen(x: Samples, where: str) -> tuple[str, tuple[float, float]]:
+def _seen(x: SampleArray, where: str) -> tuple[str, tuple[float, float]]:
     """The kind of the values and (lowest, highest); every value is looked at."""
     if x.dtype.kind not in "buif":
         raise UsageError(f"{where}: expected numbers, got {x.dtype}")
@@ -267,7 +267,7 @@ def _seen(x: Samples, where: str) -> tuple[str, tuple[float, float]]:
     return ("spikes" if counts and high <= 1 else "counts" if counts else "analog"), (low, high)
 
 
-def _parts(x: Samples) -> Any:
+def _parts(x: SampleArray) -> Any:
     """``x`` in pieces, so that no second array of its size is made; integers as float64, which ``initial`` needs."""
     for chosen in pieces(x):
         part = x[chosen]

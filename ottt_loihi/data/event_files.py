@@ -15,7 +15,7 @@ from ottt_loihi.data.arrays import read_npy
 from ottt_loihi.data.class_folders import load_class_folder
 from ottt_loihi.data.events import EVENT, MAX_BYTES, as_frames, lost_note
 from ottt_loihi.data.folder import read_bytes
-from ottt_loihi.data.sparse import Samples
+from ottt_loihi.data.sparse import SampleArray
 from ottt_loihi.data.split import Split
 from ottt_loihi.errors import FileError, UsageError
 
@@ -124,7 +124,7 @@ def load_event_folder(
     checks.integer(width, "width", 0, LARGEST + 1)
     checks.integer(height, "height", 0, LARGEST + 1)
 
-    def read(parts: list[list[Path]]) -> tuple[list[Samples], list[str]]:
+    def read(parts: list[list[Path]]) -> tuple[list[SampleArray], list[str]]:
         recordings = [[read_events(path) for path in part] for part in parts]
         notes: list[str] = []
         size = {"x": width, "y": height}

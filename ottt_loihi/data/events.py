@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ottt_loihi.data.folder import read_bytes
-from ottt_loihi.data.sparse import Samples, collected
+from ottt_loihi.data.sparse import SampleArray, collected
 from ottt_loihi.errors import FileError, UsageError
 
 EVENT = np.dtype([("t", "<i8"), ("x", "<u2"), ("y", "<u2"), ("p", "u1")])  # t in µs
@@ -144,7 +144,7 @@ class Recordings(NamedTuple):
         events of all recordings
     """
 
-    frames: Samples
+    frames: SampleArray
     lost: int
     total: int
 

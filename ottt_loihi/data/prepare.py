@@ -18,7 +18,7 @@ from ottt_loihi.data.codings import CODINGS, coded_shape, encode, message_value,
 from ottt_loihi.data.codings.graded import LEVELS
 from ottt_loihi.data.description import DataDescription, Step, describe_split
 from ottt_loihi.data.registry import load_data, loader_options
-from ottt_loihi.data.sparse import Samples, pieces
+from ottt_loihi.data.sparse import SampleArray, pieces
 from ottt_loihi.data.split import Split
 from ottt_loihi.errors import UsageError
 
@@ -343,7 +343,7 @@ def _said(where: str, record: DataDescription, asked: Step | None) -> str:
     )
 
 
-def _floats(x: Samples) -> np.ndarray:
+def _floats(x: SampleArray) -> np.ndarray:
     return x.astype(np.float32)
 
 

@@ -131,10 +131,10 @@ class SparseArray(np.lib.mixins.NDArrayOperatorsMixin):
         return found.reshape(len(samples), *self.shape[1:])
 
 
-Samples: TypeAlias = np.ndarray | SparseArray
+SampleArray: TypeAlias = np.ndarray | SparseArray
 
 
-def collected(samples: Iterable[np.ndarray], shape: tuple[int, ...]) -> Samples:
+def collected(samples: Iterable[np.ndarray], shape: tuple[int, ...]) -> SampleArray:
     """Return uint8 samples of one shape, one at a time, as a :class:`SparseArray`; as an array if that is smaller."""
     ends = np.arange(1, -(-math.prod(shape) // BLOCK) + 1) * BLOCK
     places, values, starts, total = [], [], [np.zeros(1, np.int64)], 0
@@ -153,7 +153,7 @@ def collected(samples: Iterable[np.ndarray], shape: tuple[int, ...]) -> Samples:
     return found if found.nbytes < found.size else np.asarray(found)
 
 
-def sparse(x: Samples) -> Samples:
+def sparse(x: SampleArray) -> SampleArray:
     """Return uint8 samples sparse where this needs at most half the memory, else x itself."""
     if isinstance(x, SparseArray) or x.dtype != np.uint8 or x.ndim < 2 or 4 * np.count_nonzero(x) > x.size:
         return x
@@ -161,12 +161,12 @@ def sparse(x: Samples) -> Samples:
     return found if 2 * found.nbytes <= x.nbytes else x
 
 
-def some(x: Samples, chosen: Any) -> Samples:
+def some(x: SampleArray, chosen: Any) -> SampleArray:
     """Return some of the samples, sparse where x is."""
     return x.only(chosen) if isinstance(x, SparseArray) else x[chosen]
 
 
-def pieces(x: Samples) -> Iterator[slice]:
+def pieces(x: SampleArray) -> Iterator[slice]:
     """Yield slices of samples ``(n, …)`` of about a million values, so that temporary arrays stay small."""
     step = max(1, AT_ONCE // max(1, math.prod(x.shape[1:])))
     for start in range(0, len(x), step):

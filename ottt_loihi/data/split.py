@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from ottt_loihi import checks
-from ottt_loihi.data.sparse import Samples, some
+from ottt_loihi.data.sparse import SampleArray, some
 from ottt_loihi.errors import UsageError
 
 HELD_OUT = 2**31 - 1  # beside the seed: no epoch's number
@@ -38,9 +38,9 @@ class Split:
         for arrays that do not belong together, labels that are no integers or outside the classes
     """
 
-    x_train: Samples
+    x_train: SampleArray
     y_train: np.ndarray
-    x_test: Samples
+    x_test: SampleArray
     y_test: np.ndarray
     num_classes: int = 0
     time_axis: bool = False
@@ -81,12 +81,12 @@ class Split:
         return self.x_train.shape[1] if self.time_axis else None
 
     @property
-    def train(self) -> tuple[Samples, np.ndarray]:
+    def train(self) -> tuple[SampleArray, np.ndarray]:
         """The training samples and their labels."""
         return self.x_train, self.y_train
 
     @property
-    def test(self) -> tuple[Samples, np.ndarray]:
+    def test(self) -> tuple[SampleArray, np.ndarray]:
         """The test samples and their labels."""
         return self.x_test, self.y_test
 
@@ -109,7 +109,7 @@ class Split:
             y_test=self.y_test[:num_test],
         )
 
-    def _check(self, part: str, x: Samples, y: np.ndarray) -> None:
+    def _check(self, part: str, x: SampleArray, y: np.ndarray) -> None:
         least = 3 if self.time_axis else 2
         if x.ndim < least or x.size == 0:
             shape = "(n, T, *input_shape)" if self.time_axis else "(n, *input_shape)"

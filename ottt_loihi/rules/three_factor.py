@@ -268,14 +268,14 @@ class KolenPollackLoop(ThreeFactorLoop):
     Both factors of ΔA are there: the trace of layer l, which the feedback reaches, and f·δ of layer l + 1, where it
     comes from. A − W never changes, so what both learn makes them alike; with a weight decay they become equal.
 
+    Source: Kolen and Pollack 1994; Akrout et al. 2019.
+
     Parameters
     ----------
     twins
         A per hidden layer, ``(n_{l+1}, n_l)`` as the weights above it
     settings
         as in :class:`ThreeFactorLoop`
-
-    Source: Kolen and Pollack 1994; Akrout et al. 2019.
     """
 
     def __init__(self, weights: Sequence[np.ndarray], twins: Sequence[np.ndarray], **settings: Any) -> None:
@@ -310,6 +310,8 @@ class OPZOLoop(ThreeFactorLoop):
     independent of z. The surrogate stays a factor of Δw, unlike in the paper's membrane form: M's rows hold its mean,
     a positive number per neuron, and f(u) says for which samples the neuron counts.
 
+    Source: OPZO (Xiao et al. 2024).
+
     Parameters
     ----------
     noise
@@ -322,8 +324,6 @@ class OPZOLoop(ThreeFactorLoop):
         M at the start, ``(n_l, classes)`` per hidden layer, default 0
     settings
         as in :class:`ThreeFactorLoop`
-
-    Source: OPZO (Xiao et al. 2024).
     """
 
     def __init__(
