@@ -185,6 +185,7 @@ def write(
     series = {kind: ([int(n) for n in f["after"]], list(f["after"].values())) for kind, f in drifts.items()}
     with atomic_write(docs / "onchip-drift.png") as temporary:
         plots.save_curves(temporary, series, x_label="samples learnt from", y_label="test accuracy (%)", percent=True)
+    gas.save_plot(docs / "onchip-gas.png", drifting)
     digits.save_plot(docs / "onchip-limits.png", limits)
 
 

@@ -23,6 +23,8 @@ from ottt_loihi.sim.learning.weight_formats import make_plastic
 from ottt_loihi.sim.network import ChipNetwork
 
 from ottt_loihi.data.prepare import load_like
+from ottt_loihi.files import atomic_write
+from ottt_loihi.report import plots
 from ottt_loihi.training.checkpoint import load
 from ottt_loihi.training.config import override, read_config
 from ottt_loihi.training.run import run as train
@@ -127,7 +129,7 @@ def section(found: dict[str, list[float]]) -> str:
         "## Gas sensors over 30 months\n\nThe network of `configs/gas-drift-mlp.toml`, trained on batch 1. Then batch "
         "after batch is a stream: each sample is answered first and learnt from after, with all labels, 10 % and 1 %. "
         "Default rates, one seed. The regression is refitted ten times a batch to all labels so far, with the same "
-        f"shares.\n\n{table(found)}\n\n"
+        f"shares.\n\n{table(found)}\n\n![accuracy in each batch](onchip-gas.png)\n\n"
         f"Of what the refitted regression gains over the frozen one, the network gains {gains(found)}.\n"
     )
 
@@ -141,3 +143,16 @@ def gains(found: dict[str, list[float]]) -> str:
         regressed = mean[f"regression, refitted, {share:.0%} of the labels"] - mean["regression, frozen"]
         parts.append(f"{network / regressed:.0%} with {share:.0%} of the labels")
     return ", ".join(parts)
+
+
+def save_plot(path: Path, found: dict[str, list[float]]) -> None:
+    """Draw the accuracy in each batch, frozen and with all labels."""
+    names = {
+        "network, learning on the chip": "network, learning on the chip, 100% of the labels",
+        "network, frozen": "network, frozen",
+        "logistic regression, refitted": "regression, refitted, 100% of the labels",
+        "logistic regression, frozen": "regression, frozen",
+    }
+    series = {title: (BATCHES, found[name]) for title, name in names.items()}
+    with atomic_write(path) as temporary:
+        plots.save_curves(temporary, series, "batch of months", "right answers (%)", percent=True)
