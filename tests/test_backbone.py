@@ -106,7 +106,7 @@ def test_every_state_of_the_front_and_every_weight_equal_lavas(graded, reset, re
     from ottt_loihi.onchip.stream import Stream
 
     chip = make_plastic(network(graded, reset, recurrent), layers=[2, 3])
-    plan, settings = make_plan(chip), Settings(shuffle=False)
+    plan, settings = make_plan(chip), Settings(shuffle=False, learn_when="always")
     x, labels = data(chip, 8)
     stream = Stream(plan, (x, labels), 1, settings)
     states = reference.run(chip, x, ("u", "v", "s")).states
