@@ -62,10 +62,13 @@ lint: $(STAMP)
 # every benchmark in its short form, which shows that it runs; `make bench-full` measures what docs/benchmarks.md shows
 BENCHMARKS := startup sim pairs learning training events vgg
 SLOW_BENCHMARKS := against onchip continual results sensors peers
-bench: $(STAMP)
-	@for name in $(filter-out startup,$(BENCHMARKS)) $(SLOW_BENCHMARKS); do \
-		echo "benchmarks/$$name.py --short"; $(BIN)/python benchmarks/$$name.py --short || exit 1; done
+SHORT := $(addprefix short-,$(filter-out startup,$(BENCHMARKS)) $(SLOW_BENCHMARKS))
+bench: $(SHORT)
 	$(BIN)/python benchmarks/startup.py
+
+.PHONY: $(SHORT)
+$(SHORT): short-%: $(STAMP)
+	$(BIN)/python benchmarks/$*.py --short
 
 bench-full: $(STAMP)
 	@for name in $(BENCHMARKS); do $(BIN)/python benchmarks/$$name.py || exit 1; done

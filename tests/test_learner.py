@@ -347,7 +347,7 @@ class TestDigitsAreLearnt:
 
     @pytest.mark.parametrize(
         ("feedback", "loss", "bar"),
-        # over three seeds 94.4 % with random feedback and the squared error (95.3 % with the rates 0.02 and 1); the others
+        # three seeds: 94.4 % with random feedback and the squared error (95.3 with the rates 0.02 and 1); the others
         # over eight seeds, with the rates of 0.1: 95.0, 95.5 and 93.3 % (± 0.4 to 1.3 for a seed)
         [("random", "mse", 0.935), ("kolen-pollack", "mse", 0.94), ("random", "hinge", 0.945), ("opzo", "mse", 0.92)],
     )
