@@ -23,8 +23,6 @@ from ottt_loihi.cli.learn_scenario import STEPS
 from ottt_loihi.data import load_digits, rate_code
 from ottt_loihi.errors import ChipError, FileError, LavaError, UsageError, VerificationError
 
-pytestmark = pytest.mark.lava
-
 
 def digits(count=20, start=0):
     split = load_digits()
@@ -35,11 +33,8 @@ def small():
     return fresh_network(hidden=(20,))
 
 
+@pytest.mark.lava
 class TestRefuses:
-    @pytest.fixture(autouse=True)
-    def _lava(self):
-        pytest.importorskip("lava.magma.core.process.process")
-
     @pytest.mark.parametrize(
         ("change", "message"),
         [
@@ -202,11 +197,8 @@ class TestFresh:
         assert isinstance(chip.layers[0], LIF)
 
 
+@pytest.mark.lava
 class TestLearn:
-    @pytest.fixture(autouse=True)
-    def _lava(self):
-        pytest.importorskip("lava.magma.core.process.process")
-
     @pytest.mark.slow
     def test_what_comes_back(self):
         chip, data = small(), digits(40)
@@ -296,13 +288,10 @@ class TestLearn:
                 learn(small(), digits(5), backend=backend)
 
 
+@pytest.mark.lava
 @pytest.mark.slow
 class TestLearnsDigits:
     """64-128-10, fixed point, random feedback, 8-bit inference weights after freezing."""
-
-    @pytest.fixture(autouse=True)
-    def _lava(self):
-        pytest.importorskip("lava.magma.core.process.process")
 
     @staticmethod
     def data(turn=False, seed=100):
@@ -357,6 +346,7 @@ class TestDigitsAreLearnt:
         assert np.mean([result.accuracy for result, _ in runs]) >= bar
         assert not any(result.warnings for result, _ in runs)
 
+    @pytest.mark.lava
     def test_lavas_engine_gives_the_same_weights(self):
         pytest.importorskip("lava.magma.core.process.process")
         (sim, accuracy_in_sim), (lava, accuracy_in_lava) = (
@@ -366,6 +356,7 @@ class TestDigitsAreLearnt:
         assert sim.counters == lava.counters
         assert (sim.curve, accuracy_in_sim) == (lava.curve, accuracy_in_lava)
 
+    @pytest.mark.lava
     def test_a_stretch_in_lavas_runtime_gives_the_same_weights(self):
         pytest.importorskip("lava.magma.core.process.process")
         split = load_digits()
@@ -378,11 +369,8 @@ def run(*line):
     return commands.run("ottt-learn", *line)
 
 
+@pytest.mark.lava
 class TestCommand:
-    @pytest.fixture(autouse=True)
-    def _lava(self):
-        pytest.importorskip("lava.magma.core.process.process")
-
     @pytest.mark.parametrize(
         ("line", "code", "says"),
         [
