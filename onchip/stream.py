@@ -144,7 +144,7 @@ class Stream:
 
     @property
     def rule(self) -> Rule:
-        """The rule of what is presented: what the settings count in samples is counted in presentations."""
+        """Return the rule that counts presentations; the settings count samples."""
         rule = self.settings.rule()
         counted = {name: getattr(rule, name) * self.presented for name in ("halve_every", "decay_every")}
         return replace(rule, **counted)
@@ -160,7 +160,7 @@ class Stream:
         return self.passes * self.per_pass
 
     def presentations(self, begin: int, end: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Return packed spikes, labels and gate of what is presented of samples ``begin`` to ``end``."""
+        """Return packed spikes, labels and gate of the presentations of samples ``begin`` to ``end``."""
         packed, labels = (np.repeat(part, self.presented, axis=0) for part in self.part(begin, end))
         return packed, np.maximum(labels, 0), self.gate(labels)
 

@@ -199,7 +199,7 @@ def _alike(nodes: Sequence[Node]) -> bool:
 
 
 def _equal(a: object, b: object) -> bool:
-    """Return whether two arguments are equal: numbers by value, nodes by what is done to which layers."""
+    """Return whether two arguments are equal: numbers by value, nodes by their operations and layers."""
     if isinstance(a, Node) and isinstance(b, Node):
         if (a.kind, a.path, a.shape, len(a.inputs)) != (b.kind, b.path, b.shape, len(b.inputs)):
             return False
@@ -384,7 +384,7 @@ class _Output:
 
 
 def _no_membrane(wanted: str | None, leaks: bool) -> str:
-    """Return why scores are not what is wanted of membranes, and the nearest that they can be."""
+    """Return why membranes cannot be read as asked for, and the nearest readout that can."""
     nearest = "" if leaks else "readout='last', or "
     nearest += "the sum of its currents (approximate=True or --approximate, with readout 'sum')"
     if wanted == "spikes":

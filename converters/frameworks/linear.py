@@ -61,7 +61,7 @@ HINTS = {
 
 @dataclass(frozen=True)
 class Operation:
-    """One affine operation.
+    """A call of an affine module, as it was traced.
 
     Attributes
     ----------

@@ -59,7 +59,7 @@ def fitted(
     Raises
     ------
     UsageError
-        where nothing fires, or the unit cannot be told
+        where nothing fires, or the unit cannot be measured
     """
     fresh, old = plan.chip.untrained, x if known is None else known[0]
     if settings.learn_when is None:
@@ -97,7 +97,7 @@ def signal(plan: Plan, x: np.ndarray, lead: int) -> float:
     """Return the readout's variance from sample to sample over the squared error of its single time steps.
 
     The error of a step is the one that is learnt from, with the network's own answers as labels: even where every
-    answer is right it is not 0, and what is learnt from it then is noise.
+    answer is right it is not 0, and teaches noise.
     """
     v = reference.run(plan.chip, x, record=("v",)).states["v"][-1] / (lead * float(1 << arithmetic.STATE_SHIFT))
     v = v.reshape(len(v), len(x), -1)
@@ -112,7 +112,7 @@ def _logits(loss: str, fresh: bool) -> int:
 
 
 def _lead(plan: Plan, x: np.ndarray) -> int:
-    """What is a unit of a squared error: the scale that ``fresh_network`` chose, or what a network has learnt."""
+    """Return the unit of a squared error: the scale that ``fresh_network`` chose, or the lead that was learnt."""
     scale = plan.chip.logit_scale
     if plan.chip.untrained and scale is not None:
         return round(scale)

@@ -275,7 +275,7 @@ def _unit(chip: ChipNetwork, x: np.ndarray, labels: np.ndarray, loss: str) -> in
 
 
 def _unit_of_first_version(chip: ChipNetwork, x: np.ndarray, labels: np.ndarray) -> int | None:
-    """What version 0.1 took: the network's own scale, or where it has none what was measured on test samples."""
+    """Return version 0.1's unit: the network's own scale, or where it has none the one measured on test samples."""
     from ottt_loihi.onchip.network.trainable import estimate_unit, knows_unit
 
     return None if knows_unit(chip) else estimate_unit(chip, x, labels)
