@@ -151,7 +151,8 @@ def test_backends_give_the_same_network_which_exports(feedback, tmp_path):
     assert {c.weight_format for c in to_inference(sim.chip).chip.connections} == {"inference8"}
 
 
-@pytest.mark.parametrize("graded", [False, pytest.param(True, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("graded", [False, True])
 def test_a_stretch_in_the_lava_runtime(graded):
     pytest.importorskip("lava.magma.core.process.process")
     chip = make_plastic(network(graded))

@@ -26,13 +26,13 @@ def test_a_wrong_data_folder_is_found(tmp_path):
     assert "none is no folder" in findings(done)["data"]["detail"]
 
 
-def test_the_data_sets_that_are_there_are_named(tmp_path):
+def test_the_data_sets_that_are_there_are_named(tmp_path, monkeypatch):
     for part in ("train", "t10k"):
         for kind in ("images-idx3", "labels-idx1"):
             (tmp_path / "mnist").mkdir(exist_ok=True)
             (tmp_path / "mnist" / f"{part}-{kind}-ubyte").write_bytes(b"")
-    done = run("ottt-doctor", "--json", env={"OTTT_DATA_DIR": str(tmp_path)})
-    detail = findings(done)["data"]["detail"]
+    monkeypatch.setenv("OTTT_DATA_DIR", str(tmp_path))
+    detail = doctor._data().detail
     assert detail.startswith("digits, mnist in OTTT_DATA_DIR")
     assert "cifar10" not in detail
 

@@ -117,7 +117,8 @@ def test_one_threshold_chip_form_has_the_same_spikes():
             assert torch.equal(fired, (s != 0).double())
 
 
-@pytest.mark.parametrize("kind", ["lif", pytest.param("if", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["lif", "if"])
 def test_digits(kind):
     split = load_data("digits")
     given = {"v_threshold": 1.0} if kind == "if" else {"kind": "lif", "v_threshold": 0.3, "alpha": 0.3}

@@ -283,7 +283,7 @@ def _spike_representation(net, x, labels):
     return {name: p.grad.clone() for name, p in net.named_parameters() if p.grad is not None}
 
 
-@pytest.mark.parametrize("steps", [6, 20, 100])
+@pytest.mark.parametrize("steps", [6, 20, pytest.param(100, marks=pytest.mark.slow)])
 def test_identity_13_ottt_points_the_way_of_the_spike_representation(steps):
     """Theorem 1, with the rectangle as surrogate: a positive inner product in each of many networks."""
     for seed in range(15):

@@ -190,7 +190,8 @@ def test_memory_is_constant_in_the_number_of_time_steps(rule):
     assert many <= 1.05 * few
 
 
-@pytest.mark.parametrize("rule", ["ide", pytest.param("spide", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("rule", ["ide", "spide"])
 def test_digits(rule):
     split = load_data("digits")
     start = {"v_init": 1.0} if rule == "spide" else {}
@@ -202,6 +203,7 @@ def test_digits(rule):
     assert loop_norm(net, 0, net.blocks[0].branches[0]) <= 0.5 * 1.01
 
 
+@pytest.mark.slow
 @pytest.mark.lava
 def test_on_the_chip_with_the_true_delay():
     net = one_layer(beta=0.95, v_init=0.5, time_steps=12)

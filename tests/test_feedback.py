@@ -25,6 +25,7 @@ def network(seed=0, sizes=(20, 30, 4)):
     return weights, rng
 
 
+@pytest.mark.slow
 def test_momentum_becomes_the_transposed_readout_weights():
     """With the weights frozen, M's rows point along those of W_outᵀ, times how often a neuron is near its threshold."""
     weights, rng = network()

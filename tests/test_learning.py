@@ -79,7 +79,7 @@ def compare_with_lava(case, executor):
 
 @pytest.mark.lava
 @pytest.mark.slow
-@pytest.mark.parametrize(("rounding", "steps"), [("lava", 1000), ("per-synapse", 5000)])
+@pytest.mark.parametrize(("rounding", "steps"), [("lava", 1000), ("per-synapse", 2500)])
 def test_thousands_of_steps_of_the_lava_runtime(rounding, steps):
     pytest.importorskip("lava.magma.core.process.process")
     from ottt_loihi.onchip import Settings, repeat_in_lava

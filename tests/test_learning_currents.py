@@ -166,6 +166,7 @@ class TestLava:
         assert (found.chip, found.counters) == (expected.chip, expected.counters)
         assert min(found.moved[:2]) > 0.1
 
+    @pytest.mark.slow
     def test_lavas_runtime_learns_the_same(self):
         settings = Settings(feedback="random", hidden_rate=2.0, readout_rate=0.1)
         found, expected = (learn(chip(), data(8), backend=b, settings=settings) for b in ("sim", "lava"))

@@ -147,6 +147,7 @@ class TestLava:
         assert min(found.moved[:2]) > 0.1
         assert found.steps == (8 * (T + 4) if "schedule" in choice else 8 * T * 5)
 
+    @pytest.mark.slow
     def test_lavas_runtime_learns_the_same(self):
         settings = Settings(feedback="local", hidden_rate=2.0, readout_rate=0.1, schedule="pipelined")
         found, expected = (learn(chip(), data(8), backend=b, settings=settings) for b in ("sim", "lava"))

@@ -62,7 +62,8 @@ class TestDying:
                 run(folder, backend, **chosen)
         return str(caught.value)
 
-    @pytest.mark.parametrize("died", ["inprocess", pytest.param("lava", marks=pytest.mark.slow)])
+    @pytest.mark.slow
+    @pytest.mark.parametrize("died", ["inprocess", "lava"])
     def test_a_run_that_died_goes_on_in_every_backend(self, monkeypatch, tmp_path, died):
         whole, folder = run(rounding="lava"), tmp_path / "died"
         message = self.die(monkeypatch, folder, died, 9, rounding="lava")

@@ -85,6 +85,7 @@ def test_there_and_back(chip, tmp_path_factory):
 
 
 @pytest.mark.lava
+@pytest.mark.slow
 @settings(max_examples=4, deadline=None)
 @given(chip=netx_networks(), seed=st.integers(0, 100))
 def test_netx_runs_the_same_states(chip, seed, tmp_path_factory):

@@ -77,6 +77,7 @@ def test_every_variable_equals_lavas_models(hidden, encoding, feedback):
 
 
 @pytest.mark.lava
+@pytest.mark.slow
 def test_lavas_runtime_learns_the_same_in_fewer_steps():
     pytest.importorskip("lava.magma.core.process.process")
     results = [

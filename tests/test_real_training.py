@@ -10,6 +10,7 @@ from ottt_loihi.training.run import run
 CONFIGS = Path(__file__).parents[1] / "configs"
 
 
+@pytest.mark.slow
 def test_nmnist_is_learnt(real_data, monkeypatch, tmp_path):
     """1,000 recordings and 4 epochs; 84 % after 8 epochs, chance is 10 %."""
     monkeypatch.setenv("OTTT_DATA_DIR", str(real_data("nmnist-small")))

@@ -35,10 +35,10 @@ def rng_data(n=60):
     return rng.random((n, 12)).astype(np.float32), rng.integers(0, 3, n)
 
 
-@pytest.mark.parametrize("optimizer", ["adam", pytest.param("sgd", marks=pytest.mark.slow)])
-def test_a_killed_run_goes_on_bit_for_bit(tmp_path, optimizer):
+@pytest.mark.slow
+def test_a_killed_run_goes_on_bit_for_bit(tmp_path):
     whole, broken = tmp_path / "whole", tmp_path / "broken"
-    arguments = [*SMALL, "--optimizer", optimizer, "--lr", "0.01", "--json"]
+    arguments = [*SMALL, "--optimizer", "adam", "--lr", "0.01", "--json"]
     subprocess.run([*TRAIN, *arguments, "-o", whole], check=True, env=ENVIRONMENT, capture_output=True, timeout=240)
     process = subprocess.Popen([*TRAIN, *arguments, "-o", broken], env=ENVIRONMENT, stdout=subprocess.DEVNULL)
     deadline = time.monotonic() + 60

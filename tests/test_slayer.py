@@ -279,7 +279,7 @@ def trainer_of(net):
     return Trainer(net, make_rule("ottt", update="sequence"), encoding="rate", learning_rate=0.01, batch_size=50)
 
 
-@pytest.mark.parametrize("features", ["16F", "4C3S2D1-12F"])
+@pytest.mark.parametrize("features", ["16F", pytest.param("4C3S2D1-12F", marks=pytest.mark.slow)])
 def test_a_named_network_is_trained_saved_resumed_and_exported_like_others(features, tmp_path):
     def made():
         return build("slayer", {"features": features, "input_shape": [1, 8, 8], "num_classes": 10, "time_steps": 5})

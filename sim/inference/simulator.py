@@ -110,6 +110,7 @@ class Simulator:
         self.plan = plan(chip)
         self._widest = max(layer.size for layer in chip.layers)
         self._neurons = sum(layer.size for layer in chip.layers)
+        self._multiplies = any(isinstance(link, Product) for layer in self.plan.layers for _, _, link in layer.inputs)
         self._idle: SimpleQueue[_Space] = SimpleQueue()
 
     def run(
@@ -173,38 +174,17 @@ class Simulator:
         """Run all chunks; yields (samples, counts) as they are done."""
         samples, window = self._chunk(len(x), steps)
         starts = iter(range(0, len(x), samples))  # whoever is free takes the next one
-        done: SimpleQueue[tuple[int, np.ndarray]] = SimpleQueue()
 
         def work(begin: int) -> tuple[int, np.ndarray]:
             part = slice(begin, min(begin + samples, len(x)))
             return part.stop - part.start, self._run_chunk(x[part], part, samples, window, steps, recording, scores)
 
-        def help_out() -> None:
-            try:
-                for begin in starts:
-                    done.put(work(begin))
-            except BaseException:
-                deque(starts, 0)  # the others stop as well
-                raise
-
         helpers = min(self.threads, -(-len(x) // samples), MAX_HELPERS + 1) - 1
-        if len(x) * steps * self._neurons < POOL_WORK:
-            helpers = 0
         with self._one_blas_thread():
-            helping = [_pool().submit(help_out) for _ in range(helpers)]
-            try:
-                for begin in starts:
-                    yield work(begin)
-                    while not done.empty():
-                        yield done.get()
-            finally:
-                deque(starts, 0)
-                if started := [future for future in helping if not future.cancel()]:
-                    wait(started)
-            for future in started:
-                future.result()
-            while not done.empty():
-                yield done.get()
+            if helpers <= 0 or len(x) * steps * self._neurons < POOL_WORK:
+                yield from map(work, starts)
+            else:
+                yield from _helped(work, starts, helpers)
 
     def _chunk(self, batch: int, steps: int) -> tuple[int, int]:
         """(samples, steps) of a window: as many as the cache holds, whole samples first, all threads busy."""
@@ -227,8 +207,7 @@ class Simulator:
         return low >= 0 and high <= 1
 
     def _one_blas_thread(self) -> Any:
-        links = (link for layer in self.plan.layers for _, _, link in layer.inputs)
-        if not any(isinstance(link, Product) for link in links):
+        if not self._multiplies:
             return nullcontext()
         from threadpoolctl import threadpool_limits
 
@@ -271,6 +250,34 @@ class Simulator:
         return space if space.samples >= samples and space.window >= window else _Space(self.plan, samples, window)
 
 
+def _helped(work: Callable[[int], Any], starts: Iterator[int], helpers: int) -> Iterator[Any]:
+    """Yield ``work(begin)`` for each of ``starts`` as it is done, with so many threads of the pool beside this one."""
+    done: SimpleQueue[Any] = SimpleQueue()
+
+    def help_out() -> None:
+        try:
+            for begin in starts:
+                done.put(work(begin))
+        except BaseException:
+            deque(starts, 0)  # the others stop as well
+            raise
+
+    helping = [_pool().submit(help_out) for _ in range(helpers)]
+    try:
+        for begin in starts:
+            yield work(begin)
+            while not done.empty():
+                yield done.get()
+    finally:
+        deque(starts, 0)
+        if started := [future for future in helping if not future.cancel()]:
+            wait(started)
+    for future in started:
+        future.result()
+    while not done.empty():
+        yield done.get()
+
+
 def _windows(steps: int, num_steps: int, window: int) -> Iterator[tuple[int, int]]:
     """Cut ``steps`` into windows; none straddles ``num_steps``, where samples end."""
     begin = 0
@@ -308,22 +315,32 @@ class _Space:
             for index, size in sizes.items()
         }
         sizes = [layer.layer.size for layer in plan.layers]
-        self._states = [[np.zeros((samples, size), np.int32) for size in sizes] for _ in "uv"]
+        self._states = np.zeros(2 * samples * sum(sizes), np.int32)
         self._scores = np.zeros((samples, sizes[-1]), np.int64)
         self.input = np.zeros(samples * window * max(sizes), np.int32)
         self.nothing = np.zeros((0, 0, 0), np.int32)
+        self._currents = {i: layer.u_init for i, layer in enumerate(plan.layers) if layer.u_init.any()}
+        self._share(samples)
+
+    def _share(self, samples: int) -> None:
+        """Cut the memory of states for so many samples: u and v of each layer ``(samples, neurons)``."""
+        sizes = [layer.layer.size for layer in self.plan.layers] * 2
+        ends = np.cumsum([samples * size for size in sizes])
+        states = [self._states[end - samples * size : end].reshape(samples, size) for size, end in zip(sizes, ends)]
+        self.u, self.v = states[: len(states) // 2], states[len(states) // 2 :]
 
     def begin(self, samples: int) -> None:
         """Every state of so many samples as it is before a sample."""
         for messages in self.messages.values():
             messages.begin(samples)
-        self.u, self.v = ([state[:samples] for state in states] for states in self._states)
+        if len(self.u[0]) != samples:
+            self._share(samples)
+        self._states[:] = 0
+        for index, current in self._currents.items():
+            self.u[index][:] = current
         self.scores = self._scores[:samples]
-        for u, v, layer in zip(self.u, self.v, self.plan.layers):
-            u[:] = layer.u_init
-            v[:] = 0
         self.scores[:] = 0
-        self.counts, self.uncounted = (np.zeros((len(self.u), len(COUNTS)), np.int64) for _ in range(2))
+        self.counts, self.uncounted = np.zeros((2, len(self.u), len(COUNTS)), np.int64)
 
     def load(self, x: np.ndarray | None, steps: int, binary: bool) -> None:
         """Put a window of the input, ``(samples, steps, *input_shape)``, behind the history; None is silence."""

@@ -15,6 +15,7 @@ Orders. A layer behind a convolution keeps its neurons channel last, so that one
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -43,14 +44,19 @@ class Messages:
         """Start so many samples, at most those there is room for: nothing has been sent yet."""
         self.bytes = self._bytes[:samples]
         self.graded = None if self._graded is None else self._graded[:samples]
-        for array in (self.bytes, self.graded):
-            if array is not None:
+        if self.history:
+            for array in self._arrays():
                 array[:, : self.history] = 0
+
+    def _arrays(self) -> Iterator[np.ndarray]:
+        yield self.bytes
+        if self.graded is not None:
+            yield self.graded
 
     def keep_history(self, steps: int) -> None:
         """After a window of ``steps`` steps: its end becomes the next window's history."""
-        for array in (self.bytes, self.graded):
-            if array is not None and self.history:
+        if self.history:
+            for array in self._arrays():
                 array[:, : self.history] = array[:, steps : steps + self.history].copy()
 
     def logical(self, begin: int, end: int) -> np.ndarray:
