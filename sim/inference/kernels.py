@@ -25,7 +25,6 @@ from numba.extending import intrinsic
 
 BLOCK = 64  # bytes of messages whose non-zero ones are found at once
 LISTED = 8  # places of non-zero bytes that are written at once, without a branch
-ONES = 0x0101010101010101  # eight messages of 1
 
 
 @intrinsic
@@ -432,9 +431,15 @@ def lists(sent, first, pointers, targets, weight, exponent, fresh, last, a, neur
 
 
 @compiled
-def union(words):
-    """Return all bits that are set in any of ``words``, uint64 ``(n,)``."""
-    found = np.uint64(0)
-    for k in range(words.size):
-        found |= words[k]
+def copy(x, begin, end, messages, first):
+    """Copy steps ``begin`` to ``end`` of x, uint8 ``(samples, steps, size)``, to rows from ``first`` on; returns the
+    union of all bits.
+    """
+    found = np.uint8(0)
+    for s in range(x.shape[0]):
+        for t in range(end - begin):
+            row, target = x[s, begin + t], messages[s, first + t]
+            for j in range(row.size):
+                target[j] = row[j]
+                found = np.uint8(found | row[j])  # |= is of 64 bits
     return found

@@ -12,10 +12,9 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import nullcontext
-from dataclasses import dataclass
 from functools import cache
 from queue import Empty, SimpleQueue
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from ottt_loihi.sim.inference import kernels, reference
@@ -108,6 +107,7 @@ class Simulator:
         self.chip = chip
         self.threads = cores() if threads is None else checks.integer(threads, "threads", 1)
         self.plan = plan(chip)
+        self._blocks = any(group.block for group in self.plan.groups)
         self._widest = max(layer.size for layer in chip.layers)
         self._neurons = sum(layer.size for layer in chip.layers)
         self._multiplies = any(isinstance(link, Product) for layer in self.plan.layers for _, _, link in layer.inputs)
@@ -125,9 +125,8 @@ class Simulator:
         if clock not in CLOCKS:
             raise UsageError(f"clock: expected one of {', '.join(CLOCKS)}, got {clock!r}")
         recorded = selection(self.chip, record)
-        if isinstance(x, Iterable) and not isinstance(x, (list, tuple)) and not hasattr(x, "__array__"):
+        if not hasattr(x, "__array__") and isinstance(x, Iterable) and not isinstance(x, (list, tuple)):
             x = iter(x)  # a loader of batches is no iterator itself
-        if isinstance(x, Iterator):
             x = (host_messages(self.chip, batch) for batch in x)
             if recorded:
                 raise UsageError("record: states of an iterator over batches are not kept; give one array")
@@ -191,20 +190,10 @@ class Simulator:
         messages = self.chip.input_size * (5 if self.plan.graded else 1)  # bytes, and int32 beside them
         fitting = max(1, WINDOW_BYTES // max(4 * self._widest, messages))
         share = -(-batch // (CHUNKS_PER_THREAD * self.threads)) if self.threads > 1 else batch
-        if any(group.block for group in self.plan.groups):  # few steps at a time: the more samples, the better
-            samples = min(MAX_SAMPLES, share)
-        else:
-            samples = min(max(1, fitting // steps), MAX_SAMPLES, share)
+        most = min(MAX_SAMPLES, share)  # which is best where layers take turns, few steps at a time
+        samples = most if self._blocks else min(max(1, fitting // steps), most)
         window = min(max(fitting // max(samples, 1), 1), steps)
         return max(samples, 1), -(-steps // -(-steps // window))  # windows of one length
-
-    def _is_binary(self, x: np.ndarray) -> bool:
-        """Whether all messages are 0 or 1; refuses those that are out of range."""
-        easy = x.dtype == np.uint8 and x.nbytes % 8 == 0 and x.flags.c_contiguous and x.flags.writeable
-        if easy and not kernels.union(x.reshape(-1).view(np.uint64)) & ~kernels.ONES:
-            return True
-        low, high = reference.check_range(self.chip, x)
-        return low >= 0 and high <= 1
 
     def _one_blas_thread(self) -> Any:
         if not self._multiplies:
@@ -224,11 +213,11 @@ class Simulator:
         scores: np.ndarray,
     ) -> np.ndarray:
         space = self._space(samples, window)
-        binary = self._is_binary(x)
         space.begin(len(x))
+        x = x.reshape(len(x), self.chip.num_steps, self.chip.input_size)
         for begin, end in _windows(steps, self.chip.num_steps, window):
             counted = begin < self.chip.num_steps
-            space.load(x[:, begin:end] if counted else None, end - begin, binary)
+            space.load(x if counted else None, begin, end)
             for group in self.plan.groups:
                 block = group.block or window
                 for offset in range(0, end - begin, block):
@@ -287,8 +276,7 @@ def _windows(steps: int, num_steps: int, window: int) -> Iterator[tuple[int, int
         begin = end
 
 
-@dataclass(frozen=True)
-class _Span:
+class _Span(NamedTuple):
     """``length`` steps from ``offset`` of the window that starts at ``begin``; counted: they belong to a sample."""
 
     begin: int
@@ -328,33 +316,42 @@ class _Space:
         ends = np.cumsum([samples * size for size in sizes])
         states = [self._states[end - samples * size : end].reshape(samples, size) for size, end in zip(sizes, ends)]
         self.u, self.v = states[: len(states) // 2], states[len(states) // 2 :]
+        self.scores = self._scores[:samples]
 
     def begin(self, samples: int) -> None:
         """Every state of so many samples as it is before a sample."""
         for messages in self.messages.values():
             messages.begin(samples)
-        if len(self.u[0]) != samples:
+        if len(self.scores) != samples:
             self._share(samples)
         self._states[:] = 0
+        self._scores[:] = 0
         for index, current in self._currents.items():
             self.u[index][:] = current
-        self.scores = self._scores[:samples]
-        self.scores[:] = 0
-        self.counts, self.uncounted = np.zeros((2, len(self.u), len(COUNTS)), np.int64)
+        counts = np.zeros((2, len(self.u), len(COUNTS)), np.int64)
+        self.counts, self.uncounted = counts[0], counts[1]
 
-    def load(self, x: np.ndarray | None, steps: int, binary: bool) -> None:
-        """Put a window of the input, ``(samples, steps, *input_shape)``, behind the history; None is silence."""
+    def load(self, x: np.ndarray | None, begin: int, end: int) -> None:
+        """Put steps of the input, ``(samples, num_steps, size)``, behind the history; None is silence.
+
+        Refuses messages that are out of range.
+        """
         target = self.messages[INPUT]
-        rows = slice(target.history, target.history + steps)
+        rows = slice(target.history, target.history + end - begin)
         if x is None:
             target.bytes[:, rows] = 0
             if target.graded is not None:
                 target.graded[:, rows] = 0
             return
-        flat = x.reshape(len(x), steps, target.size)
+        easy = target.graded is None and x.dtype == np.uint8 and x.flags.c_contiguous and x.flags.writeable
+        if easy and kernels.copy(x, begin, end, target.bytes, target.history) <= 1:
+            return
+        window = x[:, begin:end]
+        low, high = reference.check_range(self.plan.chip, window)
         if target.graded is not None:
-            target.graded[:, rows] = flat
-        np.copyto(target.bytes[:, rows, : target.size], flat if binary else flat != 0, casting="unsafe")
+            target.graded[:, rows] = window
+        binary = low >= 0 and high <= 1
+        np.copyto(target.bytes[:, rows, : target.size], window if binary else window != 0, casting="unsafe")
 
     def keep_history(self, steps: int) -> None:
         """Between two windows."""
@@ -364,15 +361,16 @@ class _Space:
     def advance(self, index: int, span: _Span, recording: Recording, part: slice) -> None:
         """One layer over one block of steps."""
         layer = self.plan.layers[index]
-        kept = {name: self.nothing for name in "uv"}
-        shape = (len(self.scores), span.length, layer.layer.size)
-        for name in kept:
+        kept = {"u": self.nothing, "v": self.nothing}
+        for name in kept if recording.recorded else ():
             if recording.wants(name, index):
-                kept[name] = np.empty(shape, np.int32)
+                kept[name] = np.empty((len(self.scores), span.length, layer.layer.size), np.int32)
         if layer.by_reference:
             self._by_reference(index, layer, span, kept)
         else:
             self._by_kernels(index, layer, span, kept)
+        if not recording.recorded:
+            return
         if recording.wants("s", index):
             messages = self.messages[index]
             first = messages.history + span.offset

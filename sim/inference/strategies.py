@@ -38,12 +38,13 @@ class Messages:
         width = -(-size // kernels.BLOCK) * kernels.BLOCK
         self._bytes = np.zeros((samples, history + steps, width), np.uint8)
         self._graded = np.zeros((samples, history + steps, size), np.int32) if graded else None
-        self.begin(samples)
+        self.bytes, self.graded = self._bytes, self._graded
 
     def begin(self, samples: int) -> None:
         """Start so many samples, at most those there is room for: nothing has been sent yet."""
-        self.bytes = self._bytes[:samples]
-        self.graded = None if self._graded is None else self._graded[:samples]
+        if len(self.bytes) != samples:
+            self.bytes = self._bytes[:samples]
+            self.graded = None if self._graded is None else self._graded[:samples]
         if self.history:
             for array in self._arrays():
                 array[:, : self.history] = 0
