@@ -3,7 +3,8 @@
     python benchmarks/onchip.py [--runs runs/onchip] [--only mnist] [--docs docs]
 
 One sample after the other, every weight after every time step, 9-bit learning weights, tested with the 8-bit inference
-weights they freeze to. Writes ``onchip-results.md`` and its pictures into the docs folder.
+weights they freeze to. Writes ``onchip-results.md`` and its pictures into the docs folder; with ``--only`` the sections
+that were measured, the others stay.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ import numpy as np
 import onchip_backbone as backbone
 import onchip_digits as digits
 import onchip_forgetting as forgetting
-import onchip_gas as gas
+import onchip_streams as streams
 import short
 from onchip_digits import BEFORE
 from ottt_loihi.converters.export import Options, export
@@ -38,6 +39,7 @@ from ottt_loihi.training.run import run as train
 CONFIGS = Path(__file__).parents[1] / "configs"
 T = 6
 DRIFT_AT = (0, 500, 2000, 10_000)
+KINDS = ("rotated by 180°", "inverted", "with 20 % dead pixels")  # of drift
 
 
 @dataclass(frozen=True)
@@ -156,37 +158,35 @@ def drift_table(rows: dict[str, dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def write(
-    docs: Path,
-    scratch: list[tuple[Experiment, dict[str, Any]]],
-    drifts: dict[str, dict[str, Any]],
-    forgotten: dict[str, list[dict[str, Any]]],
-    drifting: dict[str, list[float]],
-    behind: dict[str, list[dict[str, Any]]],
-    learnt: dict[str, Any],
-    limits: dict[str, Any],
-) -> None:
-    text = (
+def write(docs: Path, sections: list[str], whole: bool) -> None:
+    """Write the page: of sections alone, or with them in place of those of the same headings."""
+    head = (
         "# Learning on the chip, measured\n\nMade by `make onchip` on the CPU, in the simulator that is bit-equal to "
         f"Lava's learning engine. Rate-coded images, T = {T}, batch 1, seed 0, per-synapse rounding and direct random "
         "feedback, 6 passes unless said; all rates are halved after each pass. Test accuracy on 10,000 images; "
-        "neurons and passes were chosen on them.\n\n"
-        f"## From scratch\n\n{scratch_table(scratch)}\n\n"
-        "## A sensor that changes\n\nA 784-256-10 network trained offline (3 epochs), exported at 8 bits, "
-        "learns on.\n\n"
-        f"{drift_table(drifts)}\n\n![test accuracy while it learns on](onchip-drift.png)\n\n"
-        f"{forgetting.section(forgotten)}\n"
-        f"{gas.section(drifting)}\n"
-        f"{backbone.section(behind)}\n"
-        f"{digits.section(learnt, limits)}"
+        "neurons and passes were chosen on them.\n"
     )
-    with atomic_write(docs / "onchip-results.md") as temporary:
-        temporary.write_text(text)
+    page = docs / "onchip-results.md"
+    earlier = [] if whole or not page.exists() else page.read_text(encoding="utf-8").split("\n## ")[1:]
+    found = {text.split("\n", 1)[0]: text.strip() for text in earlier}
+    for section in sections:
+        for text in f"\n{section}".split("\n## ")[1:]:
+            found[text.split("\n", 1)[0]] = text.strip()
+    with atomic_write(page) as temporary:
+        temporary.write_text("\n".join([head, *(f"## {text}\n" for text in found.values())]), encoding="utf-8")
+
+
+def drift_section(drifts: dict[str, dict[str, Any]]) -> str:
+    return (
+        "## A sensor that changes\n\nA 784-256-10 network trained offline (3 epochs), exported at 8 bits, learns on."
+        f"\n\n{drift_table(drifts)}\n\n![test accuracy while it learns on](onchip-drift.png)\n"
+    )
+
+
+def save_drift_plot(path: Path, drifts: dict[str, dict[str, Any]]) -> None:
     series = {kind: ([int(n) for n in f["after"]], list(f["after"].values())) for kind, f in drifts.items()}
-    with atomic_write(docs / "onchip-drift.png") as temporary:
+    with atomic_write(path) as temporary:
         plots.save_curves(temporary, series, x_label="samples learnt from", y_label="test accuracy (%)", percent=True)
-    gas.save_plot(docs / "onchip-gas.png", drifting)
-    digits.save_plot(docs / "onchip-limits.png", limits)
 
 
 def shorten(arguments: argparse.Namespace) -> None:
@@ -197,7 +197,9 @@ def shorten(arguments: argparse.Namespace) -> None:
     DRIFT_AT, SCRATCH = (0, 50, 100, 200), [replace(e, hidden=16, passes=3) for e in SCRATCH[:2]]
     forgetting.WATCHED, forgetting.DRIFT_POINTS, forgetting.NEW_POINTS = 30, (0, 20), (0, 10)
     backbone.BACKBONES = (replace(backbone.BACKBONES[0], epochs=20, offline=200, samples=60, test=60, seeds=(0, 1)),)
-    gas.BATCHES, gas.SHARES, gas.EPOCHS, gas.MOST = (4, 5), (1.0,), 2, 60
+    streams.SHARES, streams.EPOCHS, streams.MOST, streams.KNOWN, streams.REFITS = (1.0,), 2, 60, 60, 2
+    streams.GAS = replace(streams.GAS, worlds=(({}, streams.GAS.worlds[0][1][:2]),), columns=streams.first_batches(2))
+    streams.SENSORS = (streams.GAS,)
     digits.MNIST_SAMPLES, digits.SEEDS, digits.BATCHES = 100, (0,), 1
 
 
@@ -207,7 +209,8 @@ def main() -> None:
     parser.add_argument(
         "--only",
         default="",
-        help="experiments whose name contains this; or drift, forgetting, gas, backbone, digits, limits",
+        help="experiments whose name contains this; or drift, forgetting, streams (gas-drift, myo-emg, mitbih), "
+        "backbone; digits and limits need each other for their section",
     )
     parser.add_argument("--docs", type=Path, default=Path("docs"))
     parser.add_argument("--short", action="store_true", help="the same code in seconds; its figures are no measurement")
@@ -215,8 +218,8 @@ def main() -> None:
     if arguments.short:
         shorten(arguments)
     arguments.runs.mkdir(parents=True, exist_ok=True)
-    scratch, drifts = [], {}
-    for kind in ("rotated by 180°", "inverted", "with 20 % dead pixels"):
+    scratch, drifts, sections = [], {}, []
+    for kind in KINDS:
         if arguments.only in f"drift {kind}":
             place = arguments.runs / f"drift-{kind.split()[0]}-{kind.split()[-1]}.json"
             drifts[kind] = kept(place, lambda kind=kind: drift(kind, arguments.runs))
@@ -227,22 +230,35 @@ def main() -> None:
             found = kept(place, lambda experiment=experiment: from_scratch(experiment))
             scratch.append((experiment, found))
             print(experiment.name, found, flush=True)
+    if len(scratch) == len(SCRATCH):
+        sections.append(f"## From scratch\n\n{scratch_table(scratch)}\n")
+    if len(drifts) == len(KINDS):
+        sections.append(drift_section(drifts))
+        save_drift_plot(arguments.docs / "onchip-drift.png", drifts)
     if arguments.only in "forgetting":
-        forgotten = forgetting.measure(arguments.runs, kept)
-    if arguments.only in "gas":
-        drifting = gas.measure(arguments.runs, kept)
-        print(gas.table(drifting), flush=True)
+        sections.append(forgetting.section(forgetting.measure(arguments.runs, kept)))
+    for sensor in streams.SENSORS:
+        if arguments.only in f"streams {sensor.name}":
+            found = streams.measure(sensor, arguments.runs, kept)
+            sections.append(streams.section(sensor, found))
+            print(sections[-1], flush=True)
+            if sensor is streams.GAS:
+                streams.save_plot(arguments.docs / "onchip-gas.png", found)
     if arguments.only in "backbone":
         behind = backbone.measure(arguments.runs, kept)
+        sections.append(backbone.section(behind))
         print(backbone.table(behind), flush=True)
+    learnt = limits = None
     if arguments.only in "digits":
         learnt = digits.measure_digits(arguments.runs, kept)
         print(digits.digits_table(learnt), digits.cosine_table(learnt), sep="\n\n", flush=True)
     if arguments.only in "limits":
         limits = digits.measure_limits(arguments.runs, kept)
         print(digits.limits_table(limits), flush=True)
-    if not arguments.only:
-        write(arguments.docs, scratch, drifts, forgotten, drifting, behind, learnt, limits)
+    if learnt is not None and limits is not None:
+        sections.append(digits.section(learnt, limits))
+        digits.save_plot(arguments.docs / "onchip-limits.png", limits)
+    write(arguments.docs, sections, not arguments.only)
 
 
 if __name__ == "__main__":

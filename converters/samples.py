@@ -18,7 +18,9 @@ from ottt_loihi.data import CODINGS, DataDescription, Split, describe_split, enc
 from ottt_loihi.data.arrays import has_labels, load_unlabelled
 from ottt_loihi.data.augment import normalize
 from ottt_loihi.data.codings import message_value
+from ottt_loihi.data.on_demand import OnDemand
 from ottt_loihi.data.registry import located
+from ottt_loihi.data.sparse import SampleArray, some
 from ottt_loihi.errors import UsageError
 
 if TYPE_CHECKING:
@@ -35,7 +37,7 @@ class Chosen:
     Attributes
     ----------
     x
-        ``(n, *sample_shape)``, before the coding
+        ``(n, *sample_shape)``, before the coding; events stay sparse
     labels
         int64 ``(n,)``
     indices
@@ -50,7 +52,7 @@ class Chosen:
         what was found and changed, in sentences
     """
 
-    x: np.ndarray
+    x: SampleArray
     labels: np.ndarray
     indices: np.ndarray
     total: int
@@ -67,9 +69,10 @@ class Chosen:
             else f"{len(self.x):,} of {self.total:,}, drawn over all,"
         )
 
-    def only(self, chosen: slice) -> Chosen:
-        """Return some of them."""
-        return replace(self, x=self.x[chosen], labels=self.labels[chosen], indices=self.indices[chosen])
+    def only(self, chosen: slice | np.ndarray) -> Chosen:
+        """Return some of them, by their places; their events are expanded."""
+        labels = self.labels[chosen] if len(self.labels) else self.labels
+        return replace(self, x=self.x[chosen], labels=labels, indices=self.indices[chosen])
 
     def coded(self, num_steps: int, seed: int = 0, input_form: str = "graded") -> np.ndarray:
         """Return what the chip gets, ``(n, num_steps, *coded_shape)``: spikes, or messages (:func:`as_messages`)."""
@@ -114,7 +117,7 @@ def choose(
     x, y = (split.x_test, split.y_test) if part == "test" else (split.x_train, split.y_train)
     chosen = drawn(len(x), count)
     labels = y[chosen] if alone is None else np.zeros(0, np.int64)
-    return Chosen(x[chosen], labels, chosen, len(x), record, split, notes)
+    return Chosen(some(x, chosen), labels, chosen, len(x), record, split, notes)
 
 
 def _unlabelled(data: str, record: DataDescription | None) -> Split | None:
@@ -182,9 +185,20 @@ def chip_samples(
     return chip_input(chip, found, seed, input_range), found.labels
 
 
-def chip_choice(chip: ChipNetwork, data: str, count: int, part: str = "test", labelled: bool = True) -> Chosen:
-    """:func:`choose` for a network: its record, its coding, and the loader's options it was trained with."""
-    options = chip.data_set.options if chip.data_set is not None else None
+def chip_choice(
+    chip: ChipNetwork,
+    data: str,
+    count: int,
+    part: str = "test",
+    labelled: bool = True,
+    options: Mapping[str, Any] | None = None,
+) -> Chosen:
+    """:func:`choose` for a network: its record, its coding, and the loader's options it was trained with.
+
+    ``options`` stand in place of those of the same names.
+    """
+    trained_with = chip.data_set.options if chip.data_set is not None else {}
+    options = {**trained_with, **(options or {})}
     found = choose(data, count, chip.data, options, part, labelled=labelled)
     graded = chip.input_form != "spikes" or chip.input_transform is not None
     if chip.data is None and graded and not found.record.time_axis:
@@ -211,6 +225,16 @@ def chip_input(
         x = found.coded(chip.num_steps, seed, chip.input_form)
     frame = chip.input_shape if chip.host is None else chip.host.input_shape
     return shaped(x, frame, found.split.name or "of these")
+
+
+def input_on_demand(
+    chip: ChipNetwork, found: Chosen, seed: int = 0, input_range: tuple[float, float] | None = None
+) -> OnDemand:
+    """Return what :func:`chip_input` does, bit for bit, computed when it is asked for.
+
+    A coding may make hundreds of times more of a data set than it is.
+    """
+    return OnDemand(lambda places: chip_input(chip, found.only(places), seed, input_range), len(found.x))
 
 
 def shaped(x: np.ndarray, input_shape: tuple[int, ...], data: str) -> np.ndarray:

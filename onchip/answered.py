@@ -10,7 +10,7 @@ import numpy as np
 from ottt_loihi.onchip.learner import learn
 from ottt_loihi.onchip.result import LearningResult, recalls
 from ottt_loihi.onchip.settings import Settings
-from ottt_loihi.onchip.stream import UNLABELLED, Data
+from ottt_loihi.onchip.stream import UNLABELLED, Data, as_samples
 from ottt_loihi.sim.network import ChipNetwork
 
 from ottt_loihi import checks
@@ -87,7 +87,7 @@ def prequential(
     UsageError
         for a share out of range, or so small that no label comes; and as ``learn``
     """
-    x, labels = np.asarray(data[0]), np.asarray(data[1])
+    x, labels = as_samples(data[0]), np.asarray(data[1])
     checks.number(label_share, "label_share", 0, 1, above=True)
     if after is None:
         settings = replace(settings or Settings(), shuffle=False, tested=True)

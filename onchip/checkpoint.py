@@ -1,8 +1,8 @@
-"""Learning that was stopped goes on: the simulator's state in ``<name>.h5``, the accuracy curve in ``<name>.json``.
+"""Learning that was stopped goes on: the simulator's state in ``<name>.h5``, curve and answers in ``<name>.json``.
 
 The state holds weights, traces, feedback and the number of samples, which all random numbers follow from, so a resumed
 run ends in the same bits. The curve is written first: after a kill between the two it is a point ahead, and that point
-is measured again.
+is measured, and its samples are answered, again.
 """
 
 from __future__ import annotations
@@ -67,22 +67,25 @@ class Checkpoint:
         packed, labels = self._first(SEEN)
         return hashlib.sha256(packed.tobytes() + labels.astype(np.int64).tobytes()).hexdigest()
 
-    def save(self, learner: Learner, curve: Sequence[tuple[int, float]]) -> None:
-        """Write both files, each whole or not at all."""
+    def save(self, learner: Learner, curve: Sequence[tuple[int, float]], answers: Sequence[int] | None = None) -> None:
+        """Write both files, each whole or not at all; answers: of all samples so far, where they are answered."""
         document = {
             "format": FORMAT,
             "version": self._version,  # a run that version 0.1 began stays one
             "data": self._data,
             "every": self._every,
             "curve": list(curve),
+            **({} if answers is None else {"answers": list(answers)}),
         }
         with atomic_write(self.curve) as temporary:
             temporary.write_text(json.dumps(document), encoding="utf-8")
         learner.save(self.state)
         self._learnt = learner.samples
 
-    def load(self, *networks: LearningNetwork) -> tuple[Learner, list[tuple[int, float]]]:
-        """Return the learner, of the first of ``networks`` that it fits, and the curve, as they were saved.
+    def load(self, *networks: LearningNetwork) -> tuple[Learner, list[tuple[int, float]], list[int]]:
+        """Return the learner, of the first of ``networks`` that it fits, the curve and the answers, as they were saved.
+
+        The answers are empty where samples are not answered, or an earlier version did not keep them.
 
         Raises
         ------
@@ -101,7 +104,7 @@ class Checkpoint:
             raise UsageError(f"{self.curve}: a run on other data, or in another order; start without --resume")
         learner = Learner.load(self.state, *networks)
         self._learnt, self._version = learner.samples, document["version"]
-        return learner, document["curve"]
+        return learner, document["curve"], document["answers"]
 
     def resume_hint(self) -> str:
         """Return a sentence for a failed run: the state that was kept, and how to resume."""
@@ -119,10 +122,12 @@ class Checkpoint:
             document = json.loads(self.curve.read_text(encoding="utf-8"))
             version = document["version"]
             points = [(int(n), float(accuracy)) for n, accuracy in document["curve"]]
+            answers = [int(label) for label in document.get("answers", ())]
             if document["format"] != FORMAT:
                 raise ValueError(f"it is {document['format']!r}")
         except (ValueError, KeyError, TypeError, OSError, RecursionError) as error:
             raise FileError(f"{self.curve}: no learning curve of ours, or damaged ({type(error).__name__})") from None
         if version not in range(1, VERSION + 1):
             raise FileError(f"{self.curve}: version {version!r}, this program reads up to {VERSION}; update ottt-loihi")
-        return {"version": version, "data": document.get("data"), "every": document.get("every"), "curve": points}
+        read = {"version": version, "curve": points, "answers": answers}
+        return read | {name: document.get(name) for name in ("data", "every")}

@@ -135,7 +135,7 @@ def learn(
     default = max(1, total // (10 * passes))
     every = default if evaluate_every is None else checks.integer(evaluate_every, "evaluate_every")
     keep_every = every if checkpoint_every is None else checks.integer(checkpoint_every, "checkpoint_every")
-    kept, curve, kept_by_state = None, None, []
+    kept, curve, answered, kept_by_state = None, None, [], []
     if checkpoint is not None:
         kept = Checkpoint(Path(checkpoint), lambda count: stream.part(0, min(count, stream.per_pass)), every)
     if stop_at is not None and (test is None or not 0 < stop_at <= 1):
@@ -143,11 +143,14 @@ def learn(
     if kept is None and (resume or checkpoint_every is not None):
         raise UsageError(f"{'resume' if resume else 'checkpoint_every'}: say where, with checkpoint=")
     if resume and kept is not None:
-        stream, learner, points = _resumed(stream, kept, chip, settings)
+        stream, learner, points, answered = _resumed(stream, kept, chip, settings)
         others = [name for name in first_version.CHOSEN if getattr(settings, name) != getattr(stream.settings, name)]
         kept_by_state = others if first_version.began(checkpoint) else []
         done = learner.samples // stream.presented
         curve = [CurvePoint(*point) for point in points if point[0] <= done]
+        if len(answered) < done and settings.tested:
+            raise UsageError(f"{kept.curve}: lacks the answers before the stop; start again, without --resume")
+        answered = answered[:done]
     else:
         learner = earlier or stream.learner()
     if kept is not None:
@@ -155,7 +158,7 @@ def learn(
     plan, settings = stream.plan, stream.settings
     try:
         with executor(stream, backend, stall_timeout, learner) as run:
-            session = Session(plan, run, test, kept, curve)
+            session = Session(plan, run, test, kept, curve, answered)
             interrupted = session.run(total, every, keep_every, progress, stop_at)
     except LavaError as error:
         if kept is None:
@@ -183,16 +186,16 @@ def _state(after: LearningResult, plan: Plan) -> Learner:
 
 def _resumed(
     stream: Stream, kept: Checkpoint, chip: ChipNetwork, settings: Settings
-) -> tuple[Stream, Learner, list[tuple[int, float]]]:
-    """Return the stream that a state was saved with, its learner and its curve."""
+) -> tuple[Stream, Learner, list[tuple[int, float]], list[int]]:
+    """Return the stream that a state was saved with, its learner, its curve and its answers."""
     old = first_version.began(kept.path)
     may_be = tuple(first_version.streams(stream, chip, settings)) if old else (stream,)
     networks = [one.network() for one in may_be]
-    learner, points = kept.load(*networks)
+    learner, points, answered = kept.load(*networks)
     found = next(one for one, network in zip(may_be, networks) if network.layers is learner.network.layers)
     rule = learner.network.rule
     found.settings = replace(found.settings, rounding=rule.rounding, encoding=rule.encoding)
-    return found, learner, points
+    return found, learner, points, answered
 
 
 def accuracy(chip: ChipNetwork, x: np.ndarray, labels: np.ndarray) -> float:
@@ -207,7 +210,7 @@ class Session:
     ----------
     kept
         where its states are kept, or None
-    curve
+    curve, answered
         of the part of the run that lies behind it
     """
 
@@ -218,8 +221,10 @@ class Session:
         test: Data | None,
         kept: Checkpoint | None = None,
         curve: Sequence[CurvePoint] | None = None,
+        answered: Sequence[int] = (),
     ) -> None:
         self.plan, self.executor, self.test, self.kept = plan, run, test, kept
+        self._answered, self._first = list(answered), run.learner().samples // run.stream.presented - run.stream.before
         self._received: np.ndarray | None = None  # of the test data, behind a frozen backbone
         self._pending: list[tuple[int, ChipNetwork]] = []  # points that are measured when the next one is
         self.curve = list(curve or [])
@@ -262,13 +267,13 @@ class Session:
             self._read(learner)
         self._measure()
         if self.kept is not None:
-            self.kept.save(learner, [(point.samples, point.accuracy) for point in self.curve])
+            self.kept.save(learner, [(point.samples, point.accuracy) for point in self.curve], self._answers())
 
     def _read(self, learner: Learner, measure: bool = True) -> None:
         stream = self.executor.stream
         self.done, self.counters = learner.samples // stream.presented - stream.before, counters(learner)
         self.learner = learner.copy()
-        self.answers = tuple(self.executor.answers().tolist()) if stream.presented > 1 else None
+        self.answers = self._answers()
         self.chip = with_weights(self.plan, learner.weights(), learner.biases())
         if self.done:
             origin = {**self.chip.provenance, "origin": ORIGIN}
@@ -276,6 +281,12 @@ class Session:
         self.subspaces = tuple(s for s in learner.subspaces() if s is not None)
         if measure and self.test is not None:
             self._pending.append((self.done, self.chip))
+
+    def _answers(self) -> tuple[int, ...] | None:
+        """Return what was answered to every sample of the run; None where that is not known, or samples only learnt."""
+        if self.executor.stream.presented == 1 or len(self._answered) < self._first:
+            return None
+        return (*self._answered, *self.executor.answers().tolist())
 
     def _measure(self) -> None:
         """Measure the points of the curve that are due. The first one waits for the second: learning begins at once."""

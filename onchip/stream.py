@@ -20,17 +20,19 @@ from ottt_loihi.sim.learning.subspace import Subspace
 from ottt_loihi.sim.network import INPUT, ChipNetwork
 
 from ottt_loihi import checks
+from ottt_loihi.data.on_demand import Array, OnDemand
 from ottt_loihi.errors import UsageError
 
-Data = tuple[np.ndarray, np.ndarray]
+Data = tuple[Array, np.ndarray]
 UNLABELLED = -1  # label of a sample that is answered only
 AHEAD = 256  # samples that go through a frozen backbone together
 
 
 class Received:
-    """The input of the layers that learn in one pass, computed on demand.
+    """The input of the layers that learn in one pass, computed when it is asked for, a block of samples at a time.
 
-    Behind a frozen backbone a sample takes milliseconds, a pass minutes: learning begins before all of it is there.
+    Behind a frozen backbone a sample takes milliseconds, a pass minutes: learning begins before all of it is there. All
+    that was computed is kept, but of samples that come on demand only the last block: packed they may fill the memory.
 
     Parameters
     ----------
@@ -40,8 +42,11 @@ class Received:
         spikes or messages ``(n, T, *input_shape)``
     """
 
-    def __init__(self, backbone: ChipNetwork | None, x: np.ndarray) -> None:
+    def __init__(self, backbone: ChipNetwork | None, x: Array) -> None:
         self._backbone, self._x = backbone, x
+        self._block = np.zeros(0, np.int64)  # the samples in _packed, ascending
+        if isinstance(x, OnDemand):
+            return
         if backbone is None:
             self._packed, self._known = packed_spikes(None, x), np.ones(len(x), bool)
         else:
@@ -53,6 +58,11 @@ class Received:
 
         Where one of them is not known yet, those of ``ahead`` are computed with it.
         """
+        if isinstance(self._x, OnDemand):
+            if not np.isin(indices, self._block).all():
+                self._block = np.unique(indices) if ahead is None else np.union1d(indices, ahead)
+                self._packed = packed_spikes(self._backbone, self._x.only(self._block))
+            return self._packed[np.searchsorted(self._block, indices)]
         if not self._known[indices].all():
             wanted = indices if ahead is None else np.union1d(indices, ahead)
             missing = wanted[~self._known[wanted]]
@@ -243,12 +253,12 @@ def _require_protection(settings: Settings) -> None:
         raise UsageError("decay_every: decay also takes from protected directions; use 0 with HLOP")
 
 
-def check_data(chip: ChipNetwork, x: np.ndarray, labels: np.ndarray, what: str = "data", lowest: int = 0) -> Data:
+def check_data(chip: ChipNetwork, x: Array, labels: np.ndarray, what: str = "data", lowest: int = 0) -> Data:
     """Validate spikes (as uint8) or graded messages ``(n, T, *input_shape)``, and labels, int64 ``(n,)``.
 
-    ``lowest`` −1 allows samples without a label.
+    ``lowest`` −1 allows samples without a label. Samples on demand are validated when they are computed.
     """
-    x, labels = np.asarray(x), np.asarray(labels)
+    x, labels = as_samples(x), np.asarray(labels)
     classes = chip.layers[-1].size
     reference.check_input(chip, x[:1])
     if not len(x) or labels.shape != (len(x),):
@@ -257,12 +267,24 @@ def check_data(chip: ChipNetwork, x: np.ndarray, labels: np.ndarray, what: str =
         )
     if labels.dtype.kind not in "iu":
         raise UsageError(f"{what}: expected integer labels, got dtype {labels.dtype}")
-    graded = any(c.num_message_bits for c in chip.connections if c.pre == INPUT)
-    if graded:
-        reference.check_range(chip, x)
-    elif x.min() < 0 or x.max() > 1:
-        raise UsageError(f"{what}: expected spikes 0 or 1, got [{x.min()}, {x.max()}]; encode them first")
     bad = np.flatnonzero((labels < lowest) | (labels >= classes))
     if len(bad):
         raise UsageError(f"{what}: expected labels 0 … {classes - 1}, got {labels[bad[0]]} at {bad[0]}")
-    return x if graded else x.astype(np.uint8), labels.astype(np.int64)
+    if isinstance(x, OnDemand):
+        return OnDemand(lambda places: check_messages(chip, x[places], what), len(x)), labels.astype(np.int64)
+    return check_messages(chip, x, what), labels.astype(np.int64)
+
+
+def as_samples(x: Array) -> Array:
+    """Return samples as an array, those on demand as they are."""
+    return x if isinstance(x, OnDemand) else np.asarray(x)
+
+
+def check_messages(chip: ChipNetwork, x: np.ndarray, what: str) -> np.ndarray:
+    """Return spikes as uint8, or graded messages, in the range that the network takes."""
+    if any(c.num_message_bits for c in chip.connections if c.pre == INPUT):
+        reference.check_range(chip, x)
+        return x
+    if x.min() < 0 or x.max() > 1:
+        raise UsageError(f"{what}: expected spikes 0 or 1, got [{x.min()}, {x.max()}]; encode them first")
+    return x.astype(np.uint8)

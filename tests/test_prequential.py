@@ -15,7 +15,7 @@ from ottt_loihi import sim
 from ottt_loihi.cli.learn import learn as command
 from ottt_loihi.cli.learn_prequential import rows
 from ottt_loihi.cli.learn_scenario import Transform
-from ottt_loihi.errors import UsageError
+from ottt_loihi.errors import FileError, UsageError
 
 
 def run(count=30, **chosen):
@@ -80,6 +80,54 @@ def test_the_curve_has_every_sample_once():
     assert found.balanced_accuracy == pytest.approx(np.mean(recalls))
 
 
+def stopped(folder, after, **more):
+    """A stream that keeps its state every 4 samples and is stopped by Ctrl-C."""
+
+    def stop(done, total, accuracy):
+        if done >= after:
+            raise KeyboardInterrupt
+
+    return run_kept(folder, progress=stop, **more)
+
+
+def run_kept(folder, share=0.5, **more):
+    kept = {"checkpoint": folder / "state", "checkpoint_every": 4, "evaluate_every": 7, "known": data(50, 3)}
+    return prequential(
+        start(), data(30), label_share=share, settings=Settings(**RATES), test=data(9, 4), **kept, **more
+    )
+
+
+@pytest.mark.parametrize("backend", ["sim", pytest.param("inprocess", marks=pytest.mark.lava)])
+def test_a_stream_that_was_stopped_goes_on(tmp_path, backend):
+    whole = run_kept(tmp_path / "whole")
+    first = stopped(tmp_path, 18)
+    assert (first.result.interrupted, len(first.answers)) == (True, first.result.samples)
+    if backend != "sim":
+        pytest.importorskip("lava.magma.core.process.process")
+    found = run_kept(tmp_path, resume=True, backend=backend)
+    np.testing.assert_array_equal(found.answers, whole.answers)
+    np.testing.assert_array_equal(found.labelled, whole.labelled)
+    assert found.result.chip == whole.result.chip
+    assert found.result.curve == whole.result.curve
+    again = run_kept(tmp_path, resume=True)  # nothing is left to do
+    np.testing.assert_array_equal(again.answers, whole.answers)
+
+
+def test_states_that_do_not_fit_the_stream(tmp_path):
+    stopped(tmp_path, 18)
+    with pytest.raises(UsageError, match="a run on other data"):
+        run_kept(tmp_path, share=0.4, resume=True)
+    curve = tmp_path / "state.json"
+    document = json.loads(curve.read_text())
+    assert len(document.pop("answers")) == 20
+    curve.write_text(json.dumps(document))
+    with pytest.raises(UsageError, match="lacks the answers before the stop; start again, without"):
+        run_kept(tmp_path, resume=True)
+    curve.write_text(json.dumps({**document, "answers": ["a"]}))
+    with pytest.raises(FileError, match="no learning curve of ours, or damaged"):
+        run_kept(tmp_path, resume=True)
+
+
 @pytest.mark.lava
 def test_lavas_models_answer_the_same():
     pytest.importorskip("lava.magma.core.process.process")
@@ -108,7 +156,7 @@ class TestCommand:
         assert len(found["curve"]["accuracy"]) == 20
         assert np.mean(found["curve"]["accuracy"][10:]) > np.mean(found["curve"]["accuracy_frozen"][10:])
         text = dict(rows(found))
-        assert text["labels that came"] == "144 of 1,437"
+        assert text["labels learnt from"] == "144 of 1,437"
         assert text["stream, frozen weights"].startswith(f"{found['accuracy_frozen']:.1%}, balanced")
 
     @pytest.mark.parametrize(
@@ -118,11 +166,11 @@ class TestCommand:
             ({"prequential": True, "label_share": 0.0}, r"--label-share: expected a number in \(0, 1\], got 0.0"),
             ({"prequential": True, "label_share": 1e-5}, "is no label, so nothing can be learnt"),
             ({"prequential": True, "passes": 2}, "--passes: a stream comes once, got 2"),
-            ({"prequential": True, "resume": True}, "--resume: the answers before the stop are not kept"),
+            ({"prequential": True, "resume": True}, "no run to go on with; start without --resume"),
         ],
     )
     def test_wrong_use(self, tmp_path, line, says):
-        with pytest.raises(UsageError, match=says):
+        with pytest.raises((UsageError, FileError), match=says):
             command(output=tmp_path, json=True, **line)
 
     def test_in_order(self, tmp_path, monkeypatch, capsys):

@@ -14,6 +14,7 @@ import numpy as np
 from ottt_loihi.sim import Simulator
 from ottt_loihi.sim.network import INPUT, ChipNetwork, Connection
 
+from ottt_loihi.data.on_demand import Array, batches
 from ottt_loihi.errors import ChipError
 
 CHUNK = 500  # samples whose backbone spikes are in memory unpacked
@@ -57,14 +58,15 @@ def cut(chip: ChipNetwork) -> tuple[ChipNetwork | None, ChipNetwork]:
     return backbone, tail
 
 
-def packed_spikes(backbone: ChipNetwork | None, x: np.ndarray) -> np.ndarray:
+def packed_spikes(backbone: ChipNetwork | None, x: Array) -> np.ndarray:
     """Return the input of the layers that learn, uint8 ``(n, T, ⌈size/8⌉)``, packed, for ``(n, T, *input_shape)``."""
     if backbone is None:
-        return np.packbits(x.reshape(*x.shape[:2], -1), axis=-1)
+        return np.concatenate([np.packbits(part.reshape(*part.shape[:2], -1), axis=-1) for part in batches(x)])
     simulator, last, parts = Simulator(backbone), len(backbone.layers) - 1, []
-    for begin in range(0, len(x), CHUNK):
-        s = simulator.run(x[begin : begin + CHUNK], {"s": [last]}).states["s"][last]
-        parts.append(np.packbits(s.reshape(*s.shape[:2], -1).swapaxes(0, 1), axis=-1))
+    for part in batches(x):
+        for begin in range(0, len(part), CHUNK):
+            s = simulator.run(part[begin : begin + CHUNK], {"s": [last]}).states["s"][last]
+            parts.append(np.packbits(s.reshape(*s.shape[:2], -1).swapaxes(0, 1), axis=-1))
     return np.concatenate(parts)
 
 
@@ -76,8 +78,8 @@ def unpacked(tail: ChipNetwork, packed: np.ndarray) -> np.ndarray:
 
 def predictions(tail: ChipNetwork, packed: np.ndarray) -> np.ndarray:
     """Return the classes that a network gives to packed spikes, with the exact simulator."""
-    batches = (unpacked(tail, packed[begin : begin + CHUNK]) for begin in range(0, len(packed), CHUNK))
-    return Simulator(tail).run(batches).predictions
+    parts = (unpacked(tail, packed[begin : begin + CHUNK]) for begin in range(0, len(packed), CHUNK))
+    return Simulator(tail).run(parts).predictions
 
 
 def _check_phases(chip: ChipNetwork, c: Connection) -> None:

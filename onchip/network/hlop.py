@@ -10,7 +10,7 @@ from ottt_loihi.onchip.network.backbone import packed_spikes, unpacked
 from ottt_loihi.onchip.network.rates import drawn
 from ottt_loihi.onchip.network.scales import learning_network
 from ottt_loihi.onchip.network.trainable import Plan, make_plan, plan_subspaces, trace_energy
-from ottt_loihi.sim.inference import reference
+from ottt_loihi.onchip.stream import check_data
 from ottt_loihi.sim.learning import integers
 from ottt_loihi.sim.learning.learner import Learner
 from ottt_loihi.sim.learning.rule import Rule
@@ -70,8 +70,7 @@ def watch(
         raise UsageError(
             f"rows: expected one number, or one for each of {len(inputs)} plastic connections, got {rows!r}"
         )
-    x = reference.check_shape(chip, x)
-    reference.check_range(chip, x)
+    x, _ = check_data(chip, x, np.zeros(len(x), np.int64), what="x")
     packed = packed_spikes(plan.backbone, x)
     old = [empty(n) for n in inputs] if subspaces is None else [s.settled() for s in subspaces]
     rule = Rule(feedback=feedback, seed=seed)

@@ -140,6 +140,9 @@ def learn(
         float | None, typer.Option(min=0, max=1, help="Stop when the test accuracy, 0 to 1, is reached.")
     ] = None,
     data: Annotated[str | None, typer.Option(help="Data set; default: the model's, or digits.")] = None,
+    changes: Annotated[
+        list[str] | None, typer.Option("--set", help="Another option of the data's loader: data.train=[2].")
+    ] = None,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Folder; default: the model's.")] = None,
     seed: command.Seed = 0,
     json: command.Json = False,
@@ -158,13 +161,15 @@ def learn(
     from ottt_loihi.onchip.learner import repeat_in_lava as repeat
 
     find(backend, "--backend").require()
-    stream.check(prequential, label_share, passes, resume)
+    stream.check(prequential, label_share, passes)
     passes = 1 if prequential else passes
     decays = current_decay, membrane_decay
     folder = output or (model.parent if model else Path("runs/learn"))
     state = folder / f"{scenario_name(model, transform)}-state"
     old = resume and first_version.began(state)
-    scenario = make_scenario(model, transform, hidden, density, data, seed, plastic, decays, loss.value, old)
+    scenario = make_scenario(
+        model, transform, hidden, density, data, seed, plastic, decays, loss.value, old, tuple(changes or ())
+    )
     rates = {"readout_rate": readout_rate, "hidden_rate": hidden_rate}
     passes = passes or (PASSES_OF_0_1 if old else PASSES if model else PASSES_FROM_SCRATCH)
     if halve_every is None:
@@ -195,7 +200,7 @@ def learn(
     )
     scenario = _even(scenario, settings)
     _check_folder(folder)
-    training = stream.shown(scenario.training, label_share, seed) if prequential else scenario.training
+    training = stream.shown(scenario, label_share, seed) if prequential else scenario.training
     started = time.perf_counter()
     subspaces = _watched(scenario, hlop, settings, json)
     with _progress(not json) as show:
@@ -345,6 +350,7 @@ def _summary(
         "directions_protected": [s.fixed for s in result.subspaces or ()],
         "weights_changed_by_freezing": frozen.changed,
         "samples": result.samples,
+        "data_notes": list(scenario.notes),
         "steps": result.steps,
         "steps_per_second": result.steps_per_second,
         "rates": list(result.rates),

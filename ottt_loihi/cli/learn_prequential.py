@@ -15,27 +15,36 @@ if TYPE_CHECKING:
     from ottt_loihi.onchip.learner import LearningResult
 
 
-def check(chosen: bool, share: float, passes: int | None, resume: bool) -> None:
+def check(chosen: bool, share: float, passes: int | None) -> None:
     """Refuse options that do not go together."""
     checks.number(share, "--label-share", 0, 1, above=True)
     if not chosen and share != 1:
         raise UsageError("--label-share: belongs to --prequential; choose it, or leave the share out")
     if chosen and passes not in (None, 1):
         raise UsageError(f"--passes: a stream comes once, got {passes}; leave it out with --prequential")
-    if chosen and resume:
-        raise UsageError("--resume: the answers before the stop are not kept; start --prequential again")
 
 
-def shown(training: Callable[[int], Any], share: float, seed: int) -> Callable[[int], Any]:
-    """Return the training data with labels of a drawn share alone, −1 for the others."""
+def labelled(scenario: Scenario, share: float, seed: int) -> np.ndarray:
+    """Return which samples are learnt from: a drawn share, without those that a stuck sensor repeats."""
+    from ottt_loihi.onchip.answered import drawn_labels
+
+    found = drawn_labels(scenario.samples, share, seed)
+    if scenario.stuck is not None:
+        found &= ~scenario.stuck
+    if not found.any():
+        raise UsageError("--prequential: every sample whose label comes repeats the one before; is the sensor stuck?")
+    return found
+
+
+def shown(scenario: Scenario, share: float, seed: int) -> Callable[[int], Any]:
+    """Return the training data with the labels of :func:`labelled` alone, −1 for the others."""
     import numpy as np
 
-    from ottt_loihi.onchip.answered import drawn_labels
     from ottt_loihi.onchip.stream import UNLABELLED
 
-    def data(number: int) -> tuple[np.ndarray, np.ndarray]:
-        x, labels = training(number)
-        return x, np.where(drawn_labels(len(labels), share, seed), labels, UNLABELLED)
+    def data(number: int) -> tuple[Any, np.ndarray]:
+        x, labels = scenario.training(number)
+        return x, np.where(labelled(scenario, share, seed), labels, UNLABELLED)
 
     return data
 
@@ -44,17 +53,20 @@ def summary(scenario: Scenario, result: LearningResult, share: float, seed: int)
     """Return the answers' accuracy along the stream, beside those of the network with frozen weights."""
     import numpy as np
 
-    from ottt_loihi.onchip.answered import Prequential, drawn_labels
+    from ottt_loihi.data.sparse import some
+    from ottt_loihi.onchip.answered import Prequential
     from ottt_loihi.sim import Simulator
 
     x, labels = scenario.training(0)
-    labels, labelled = labels[: result.samples], drawn_labels(len(labels), share, seed)[: result.samples]
-    found = Prequential(np.array(result.answers, np.int64), labels, labelled, result)
-    frozen = Prequential(Simulator(scenario.chip).run(x[: result.samples]).predictions, labels, labelled, result)
+    labels, learnt = labels[: result.samples], labelled(scenario, share, seed)[: result.samples]
+    found = Prequential(np.array(result.answers, np.int64), labels, learnt, result)
+    seen = some(x, slice(result.samples))
+    frozen = Prequential(Simulator(scenario.chip).run(seen).predictions, labels, learnt, result)
     (samples, accuracy), (_, of_frozen) = found.curve(), frozen.curve()
     return {
         "samples": len(labels),
-        "labels": int(labelled.sum()),
+        "labels": int(learnt.sum()),
+        "repeated": 0 if scenario.stuck is None else int(scenario.stuck[: result.samples].sum()),
         "accuracy": found.accuracy,
         "balanced_accuracy": found.balanced_accuracy,
         "accuracy_frozen": frozen.accuracy,
@@ -70,7 +82,12 @@ def rows(found: dict[str, Any]) -> list[list[str]]:
     return [
         ["stream, each sample answered first", learning],
         ["stream, frozen weights", frozen],
-        ["labels that came", f"{found['labels']:,} of {found['samples']:,}"],
+        ["labels learnt from", f"{found['labels']:,} of {found['samples']:,}"],
+        *(
+            [["samples that repeat the one before, not learnt from", f"{found['repeated']:,}"]]
+            if found["repeated"]
+            else []
+        ),
     ]
 
 

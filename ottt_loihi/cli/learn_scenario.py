@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ottt_loihi.cli import command
 
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from ottt_loihi.converters.samples import Chosen
+    from ottt_loihi.data.on_demand import Array
     from ottt_loihi.sim.network import ChipNetwork
 
 EVERYTHING = 2**31 - 1  # samples
@@ -53,16 +54,22 @@ class Scenario:
         training data to watch without labels
     known
         training samples of the old world with their labels, drawn, to measure what the network can do; or None
+    stuck
+        bool ``(samples,)``, analog training samples that repeat the one before, value by value
+    notes
+        what was found in the data and changed
     """
 
     name: str
     chip: ChipNetwork
-    training: Callable[[int], tuple[np.ndarray, np.ndarray]]
-    test: tuple[np.ndarray, np.ndarray]
+    training: Callable[[int], tuple[Array, np.ndarray]]
+    test: tuple[Array, np.ndarray]
     unit: int | None
     samples: int
-    old_world: tuple[tuple[np.ndarray, np.ndarray], np.ndarray] | None
-    known: tuple[np.ndarray, np.ndarray] | None = None
+    old_world: tuple[tuple[Array, np.ndarray], Array] | None
+    known: tuple[Array, np.ndarray] | None = None
+    stuck: np.ndarray | None = None
+    notes: tuple[str, ...] = ()
 
 
 def scenario_name(model: Path | None, transform: Transform) -> str:
@@ -81,11 +88,17 @@ def make_scenario(
     decays: tuple[float, float | None] = (0.0, None),
     loss: str = "mse",
     of_first: bool = False,
+    changes: tuple[str, ...] = (),
 ) -> Scenario:
-    """Return the scenario of the options; ``of_first``: of a run that version 0.1 began, which is resumed."""
+    """Return the scenario of the options; ``of_first``: of a run that version 0.1 began, which is resumed.
+
+    ``changes`` are texts as ``"data.train=[2]"``: options of the loader, in place of those of the training.
+    """
     import numpy as np
 
     from ottt_loihi.converters.samples import chip_choice, chip_input
+    from ottt_loihi.data.arrays import repeated
+    from ottt_loihi.data.on_demand import OnDemand
     from ottt_loihi.errors import UsageError
     from ottt_loihi.sim import storage
 
@@ -100,10 +113,12 @@ def make_scenario(
     current, membrane = _decays(*decays)
     if given is not None:
         _require_able(given, model)
-        found = chip_choice(given, data or _data_of(given), EVERYTHING)
+        name = data or _data_of(given)
+        found = chip_choice(given, name, EVERYTHING, options=_options(name, changes))
         chip = _plastic(given, plastic)
     else:
-        chip, found = _fresh(data or "digits", hidden, density, seed, current, membrane, of_first)
+        options = _options(data or "digits", changes)
+        chip, found = _fresh(data or "digits", options, hidden, density, seed, current, membrane, of_first)
     split = found.split
     for note in found.notes:
         command.err.print(f"data: {note}", markup=False, soft_wrap=True)
@@ -111,18 +126,22 @@ def make_scenario(
     if turn and len(split.input_shape) < 2:
         raise UsageError(f"--transform: {split.name} has no images, its samples are {split.input_shape}; leave it out")
 
-    def encode(source: Chosen, x: np.ndarray, places: np.ndarray, spikes_seed: int, turned: bool) -> np.ndarray:
-        x = x[..., ::-1, ::-1] if turned else x
-        return chip_input(chip, replace(source, x=x, indices=places), spikes_seed)
+    def encode(source: Chosen, x: np.ndarray, places: np.ndarray, spikes_seed: int, turned: bool) -> Array:
+        def of(numbers: np.ndarray) -> np.ndarray:
+            few = x[places[numbers]]
+            few = few[..., ::-1, ::-1] if turned else few
+            return chip_input(chip, replace(source, x=few, indices=places[numbers]), spikes_seed)
 
-    def whole(number: int) -> tuple[np.ndarray, np.ndarray]:
+        return OnDemand(of, len(places)).kept()
+
+    def whole(number: int) -> tuple[Array, np.ndarray]:
         places = np.arange(len(split.y_train))
         return encode(found, split.x_train, places, TRAINING_SEEDS * (seed + 1) + number, turn), split.y_train
 
     unit = old_world = known = None
     test = encode(found, split.x_test, np.arange(len(split.y_test)), seed, turn), split.y_test
     if given:
-        old = _trained_on(given, data, found)
+        old = _trained_on(given, data, changes, found)
         if old is not None:
             before = test
             if turn or old is not found:
@@ -130,10 +149,10 @@ def make_scenario(
                 before = encode(old, old.split.x_test, places, seed, False), old.split.y_test
             drawn = np.random.default_rng(seed).permutation(len(old.split.y_train))
             few, many = drawn[:UNIT_SAMPLES], drawn[:WATCHED]
-            seen = encode(old, old.split.x_train[few], few, TRAINING_SEEDS * (seed + 1) - 2, False)
+            seen = encode(old, old.split.x_train, few, TRAINING_SEEDS * (seed + 1) - 2, False)
             known = seen, old.split.y_train[few]
             unit = _unit(chip, *known, loss)
-            watched = encode(old, old.split.x_train[many], many, TRAINING_SEEDS * (seed + 1) - 1, False)
+            watched = encode(old, old.split.x_train, many, TRAINING_SEEDS * (seed + 1) - 1, False)
             old_world = before, watched
         if of_first:
             untouched = encode(found, split.x_test, np.arange(len(split.y_test)), seed, False) if turn else test[0]
@@ -147,6 +166,8 @@ def make_scenario(
         samples=len(split.y_train),
         old_world=old_world,
         known=known,
+        stuck=repeated(split.x_train) if found.record.values == "analog" else None,
+        notes=found.notes,
     )
 
 
@@ -205,8 +226,23 @@ def _decays(current: float, membrane: float | None) -> tuple[float, float]:
     return current, membrane
 
 
+def _options(data: str, changes: tuple[str, ...]) -> dict[str, Any]:
+    """Options of the loader; samples with gaps are left out, where it can: a sensor may fail for a while."""
+    from ottt_loihi.data.registry import chosen_options, loader_options
+
+    gaps = {"gaps": "skip"} if "gaps" in loader_options(data) else {}
+    return gaps | chosen_options(data, changes)
+
+
 def _fresh(
-    data: str, hidden: int | None, density: float, seed: int, current: float, membrane: float, of_first: bool
+    data: str,
+    options: dict[str, Any],
+    hidden: int | None,
+    density: float,
+    seed: int,
+    current: float,
+    membrane: float,
+    of_first: bool,
 ) -> tuple[ChipNetwork, Chosen]:
     """A network that has learnt nothing, for a data set: its own time steps, and spikes that a layer can learn from."""
     import numpy as np
@@ -216,10 +252,11 @@ def _fresh(
     from ottt_loihi.data.registry import located
     from ottt_loihi.onchip.network.fresh import fresh_network
 
-    prepared = prepare(load_data(data))
+    loaded = load_data(data, **options)
+    prepared = prepare(loaded)
     unfit = ("graded",) if of_first else ("graded", "rate")  # no layer learns from messages, and noise costs accuracy
     if prepared.record.coding.name in unfit:
-        prepared = prepare(load_data(data), "regular")
+        prepared = prepare(loaded, "regular")
     split, record = prepared.split, prepared.record
     inputs = int(np.prod(prepared.input_shape))
     chip = fresh_network(
@@ -233,19 +270,20 @@ def _fresh(
         reset="zero" if current else "subtract",
         decay=membrane,
     )
-    chip = replace(chip, data=record, data_set=Step(located(data)))
+    chip = replace(chip, data=record, data_set=Step(located(data), options))
     notes = prepared.notes if data != "digits" else ()
     count = len(split.y_test)
     return chip, Chosen(split.x_test, split.y_test, np.arange(count), count, record, split, notes)
 
 
-def _trained_on(given: ChipNetwork, data: str | None, found: Chosen) -> Chosen | None:
+def _trained_on(given: ChipNetwork, data: str | None, changes: tuple[str, ...], found: Chosen) -> Chosen | None:
     """The data that the network was trained on; None where they are not here, which is said."""
     from ottt_loihi.converters.samples import chip_choice
     from ottt_loihi.data.registry import located
     from ottt_loihi.errors import FileError, UsageError
 
-    if data is None or given.data_set is None or located(data) == located(given.data_set.name):
+    same = data is None or given.data_set is None or located(data) == located(given.data_set.name)
+    if same and (given.data_set is None or not changes):
         return found
     try:
         return chip_choice(given, given.data_set.name, EVERYTHING)
@@ -262,7 +300,7 @@ def _data_of(chip: ChipNetwork) -> str:
     return chip.data_set.name if chip.data_set else "digits"
 
 
-def _unit(chip: ChipNetwork, x: np.ndarray, labels: np.ndarray, loss: str) -> int | None:
+def _unit(chip: ChipNetwork, x: Array, labels: np.ndarray, loss: str) -> int | None:
     """How far the right class leads in the old world; None where it does not: it is measured later."""
     from ottt_loihi.errors import UsageError
     from ottt_loihi.onchip.network.rates import unit_for
@@ -274,7 +312,7 @@ def _unit(chip: ChipNetwork, x: np.ndarray, labels: np.ndarray, loss: str) -> in
         return None
 
 
-def _unit_of_first_version(chip: ChipNetwork, x: np.ndarray, labels: np.ndarray) -> int | None:
+def _unit_of_first_version(chip: ChipNetwork, x: Array, labels: np.ndarray) -> int | None:
     """Return version 0.1's unit: the network's own scale, or where it has none the one measured on test samples."""
     from ottt_loihi.onchip.network.trainable import estimate_unit, knows_unit
 

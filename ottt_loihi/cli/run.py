@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from ottt_loihi.converters.lava.backends import Backend
     from ottt_loihi.converters.samples import Chosen
+    from ottt_loihi.data.on_demand import OnDemand
     from ottt_loihi.metrics import Metrics
     from ottt_loihi.report.report import Table
     from ottt_loihi.sim.inference.reference import Result
@@ -51,6 +52,9 @@ def run(
     ] = None,
     verify_samples: Annotated[int, typer.Option(min=1, help="Images to repeat there, every state compared.")] = 20,
     data: Annotated[str | None, typer.Option(help="Data set; default: the one it was trained on.")] = None,
+    changes: Annotated[
+        list[str] | None, typer.Option("--set", help="Another option of the data's loader: data.test=[5].")
+    ] = None,
     predictions: Annotated[
         Path | None, typer.Option(help="Write each sample's prediction and scores here (.csv); labels may be missing.")
     ] = None,
@@ -68,7 +72,8 @@ def run(
 
     Example: ottt-run runs/demo/model.h5 --verify lava --verify netx
     """
-    from ottt_loihi.converters.samples import chip_choice, chip_input
+    from ottt_loihi.converters.samples import chip_choice, input_on_demand
+    from ottt_loihi.data.registry import chosen_options
     from ottt_loihi.sim import storage
 
     place = find(backend, "--backend")
@@ -77,10 +82,12 @@ def run(
     place.require()
     command.expect_file(model, "model.h5", {"": EXPORT, ".pt": f"{EXPORT} of it", ".net": f"{EXPORT} of it"})
     chip = storage.load(model)
-    found = chip_choice(chip, data or _data_of(chip, model), samples, labelled=predictions is None)
+    data = data or _data_of(chip, model)
+    options = chosen_options(data, changes or ())
+    found = chip_choice(chip, data, samples, labelled=predictions is None, options=options)
     for note in found.notes:
         command.err.print(f"data: {note}", markup=False, soft_wrap=True)
-    x = chip_input(chip, found, seed, _range(input_range))
+    x = input_on_demand(chip, found, seed, _range(input_range))
     prepared = place.prepare(chip, x)
     for note in prepared.notes:
         command.err.print(f"note: {note}", soft_wrap=True)
@@ -177,14 +184,17 @@ def _data_of(chip: ChipNetwork, model: Path) -> str:
     return chip.data_set.name
 
 
-def _classify(chip: ChipNetwork, backend: Backend, x: np.ndarray, quiet: bool) -> tuple[Result, float]:
-    """(result, seconds) of all samples; the simulator's under a progress bar, which Lava must not fork beside."""
+def _classify(chip: ChipNetwork, backend: Backend, x: OnDemand, quiet: bool) -> tuple[Result, float]:
+    """(result, seconds) of all samples; the simulator's under a progress bar, which Lava must not fork beside.
+
+    Lava's source keeps all of a run's messages, so it gets them whole.
+    """
     from rich.progress import Progress
 
     started = time.perf_counter()
     if backend.name != "sim":
         command.begin(f"{backend.title}, {len(x)} images", quiet)
-        return backend.run(chip, x), time.perf_counter() - started
+        return backend.run(chip, x[:]), time.perf_counter() - started
     with Progress(console=command.err, transient=True, disable=quiet) as bar:
         task = bar.add_task("images", total=len(x))
         result = backend.run(chip, x, progress=lambda done, _: bar.update(task, completed=done))

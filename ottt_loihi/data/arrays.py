@@ -25,6 +25,7 @@ MAX_TEXT = 4096  # bytes of a class's name
 PAIRS = {"x", "y"}
 HALVES = {"x_train", "y_train", "x_test", "y_test"}
 SAYS = {"time_axis", "dt", "class_names"}  # members of an .npz that say what its arrays are
+GAPS = ("refuse", "skip")
 ROUNDING = 1e-5  # how far above 1 or below 0 a scaled image may be: float32's rounding
 
 
@@ -40,6 +41,7 @@ def from_arrays(
     class_names: Sequence[str] = (),
     test_share: float = 0.2,
     seed: int = 0,
+    gaps: str = "refuse",
     name: str = "arrays",
 ) -> Split:
     """A :class:`Split` of your own arrays.
@@ -54,6 +56,8 @@ def from_arrays(
         ``(n,)``: integers 0 … classes − 1, or names
     x_test, y_test
         the test samples; without them ``test_share`` of each class is taken from x, drawn with ``seed``
+    gaps
+        samples with NaN or infinity are refused (``"refuse"``), or left out and counted in ``notes`` (``"skip"``)
     num_classes
         0: as many as the labels show
     time_axis
@@ -75,12 +79,14 @@ def from_arrays(
     y, names, notes = read_labels(np.asarray(y), f"{where}y", class_names, num_classes)
     x = np.asarray(x)
     axis, found = _time_axis(x, True if time_axis is None and dt is not None else time_axis, where)
+    x, y, missing = _without_gaps(x, y, gaps, f"{where}x")
     x, more = _samples(x, axis, f"{where}x")
-    notes = (*found, *more, *notes)
+    notes = (*found, *missing, *more, *notes)
     if x_test is not None:
-        x_test, more = _samples(np.asarray(x_test), axis, f"{where}x_test")
         y_test, names, said = read_labels(np.asarray(y_test), f"{where}y_test", names or class_names, num_classes)
-        notes = (*notes, *more, *said)
+        x_test, y_test, missing = _without_gaps(np.asarray(x_test), y_test, gaps, f"{where}x_test")
+        x_test, more = _samples(x_test, axis, f"{where}x_test")
+        notes = (*notes, *missing, *more, *said)
     else:
         if len(x) != len(y):
             raise UsageError(f"{where}expected one label per sample, got {len(x)} samples and {len(y)} labels")
@@ -109,6 +115,7 @@ def load_npz(
     num_classes: int = 0,
     test_share: float = 0.2,
     seed: int = 0,
+    gaps: str = "refuse",
 ) -> Split:
     """An ``.npz`` file with x_train, y_train, x_test and y_test, or with x and y; see :func:`from_arrays`.
 
@@ -137,6 +144,7 @@ def load_npz(
             num_classes=num_classes,
             test_share=test_share,
             seed=seed,
+            gaps=gaps,
             name=path.name,
             **said,
         )
@@ -320,14 +328,37 @@ def _samples(x: np.ndarray, time_axis: int, where: str) -> tuple[np.ndarray, tup
     return (np.clip(x, 0, 1), (said,)) if outside else (x, ())
 
 
+def _without_gaps(
+    x: np.ndarray, y: np.ndarray, gaps: str, where: str
+) -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:
+    """Return the samples and labels without those that hold NaN or infinity, where they are skipped, and how many."""
+    checks.one_of(gaps, "gaps", GAPS)
+    if gaps == "refuse" or x.dtype.kind != "f" or len(x) != len(y):
+        return x, y, ()
+    with np.errstate(over="ignore"):  # float32 holds less than float64
+        whole = np.isfinite(x.astype(np.float32, copy=False)).reshape(len(x), -1).all(axis=1)
+    if whole.all():
+        return x, y, ()
+    if not whole.any():
+        raise UsageError(f"{where}: each of its {len(x):,} samples holds NaN or infinity; nothing is left")
+    said = f"{where}: {int((~whole).sum()):,} of {len(x):,} samples hold NaN or infinity and were skipped"
+    return x[whole], y[whole], (said,)
+
+
 def _refuse_gaps(x: np.ndarray, where: str) -> None:
     bad = ~np.isfinite(x) if x.dtype.kind == "f" else np.zeros(1, bool)
     if bad.any():
         samples = int(bad.reshape(len(x), -1).any(axis=1).sum())
         raise UsageError(
             f"{where}: expected finite numbers, got NaN or infinity: {int(bad.sum())} values in {samples} of {len(x)} "
-            "samples; fill the gaps or remove these samples"
+            "samples; fill the gaps, or skip these samples with gaps=skip"
         )
+
+
+def repeated(x: np.ndarray) -> np.ndarray:
+    """Return which samples ``(n, …)`` are equal to the one before, bool ``(n,)``: those of a sensor that is stuck."""
+    same = [bool((x[place] == x[place - 1]).all()) for place in range(1, len(x))]
+    return np.array([False, *same])[: len(x)]
 
 
 def draw_test(y: np.ndarray, test_share: float, seed: int, where: str) -> np.ndarray:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -205,6 +205,26 @@ def load_data(name: str | os.PathLike[str], folder: str | os.PathLike[str] | Non
 def loader_options(name: str, folder: str | os.PathLike[str] | None = None) -> list[str]:
     """Return the names of the options that :func:`load_data` takes for this data set; an unknown name is refused."""
     return _options_of(_loader(name, folder)[0])
+
+
+def chosen_options(name: str, changes: Iterable[str], folder: str | os.PathLike[str] | None = None) -> dict[str, Any]:
+    """Return options of a loader by name, from texts as ``"data.num_steps=10"``.
+
+    Raises
+    ------
+    UsageError
+        for another table than ``data``, and an option that the loader does not have
+    """
+    from ottt_loihi.training.config import parse_change
+
+    found, known = {}, loader_options(name, folder)
+    for text in changes:
+        place, value = parse_change(text)
+        option = place.removeprefix("data.")
+        if option not in known:
+            raise UsageError(f"--set {place}: {name} has no such option; it has {', '.join(known) or 'none'}")
+        found[option] = value
+    return found
 
 
 def located(name: str, folder: str | os.PathLike[str] | None = None) -> str:

@@ -176,11 +176,19 @@ def _emg_windows(rows: np.ndarray, gesture: int, width: int, steps: int) -> tupl
     return x, np.full(len(x), gesture, np.int64)
 
 
-def load_mitbih(folder: str | os.PathLike[str] | None = None, form: str = "features", num_points: int = 39) -> Split:
+def load_mitbih(
+    folder: str | os.PathLike[str] | None = None,
+    form: str = "features",
+    num_points: int = 39,
+    train: Sequence[int] = DS1,
+    test: Sequence[int] = DS2,
+) -> Split:
     """Heart beats of the MIT-BIH Arrhythmia Database, split by patient (de Chazal 2004): DS1 to train, DS2 to test.
 
     Parameters
     ----------
+    train, test
+        records, 100 … 234, each of one patient (201 and 202 of the same one); their beats are in the order of time
     form
         ``"features"``: float32 ``(n, num_points + 3)``, the beat and three distances to its neighbours; ``"series"``:
         ``(n, num_points, 1)``, the beat alone, with a time axis
@@ -202,15 +210,16 @@ def load_mitbih(folder: str | os.PathLike[str] | None = None, form: str = "featu
         files["annotations.csv"] = read_bytes(found.paths["annotations"], MAX_BYTES)
     beats = _annotations(files.get("annotations.csv", b""), str(found.folder))
     halves = []
-    for records in (DS1, DS2):
-        parts = [_beats(files, record, beats, found, num_points) for record in records]
+    for name, records in (("train", train), ("test", test)):
+        if not len(records):
+            raise UsageError(f"mitbih: {name}: expected records, 100 … 234, got none")
+        chosen = [checks.integer(record, name, 100, 234) for record in records]
+        parts = [_beats(files, record, beats, found, num_points) for record in chosen]
         waves, distances, labels = (np.concatenate(arrays) for arrays in zip(*parts))
         x = waves[:, :, None] if form == "series" else np.concatenate([waves, distances], axis=1)
         halves += [x.astype(np.float32), labels]
     dt = length / num_points / ECG_RATE if form == "series" else None
-    notes = (
-        f"{len(halves[1]):,} beats of {len(DS1)} records to train, {len(halves[3]):,} of {len(DS2)} others to test",
-    )
+    notes = (f"{len(halves[1]):,} beats of {len(train)} records to train, {len(halves[3]):,} of {len(test)} to test",)
     return Split(
         *halves, len(BEATS), time_axis=form == "series", name="mitbih", class_names=tuple(BEATS), notes=notes, dt=dt
     )

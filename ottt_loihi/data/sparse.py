@@ -161,9 +161,9 @@ def sparse(x: SampleArray) -> SampleArray:
     return found if 2 * found.nbytes <= x.nbytes else x
 
 
-def some(x: SampleArray, chosen: Any) -> SampleArray:
-    """Return some of the samples, sparse where x is."""
-    return x.only(chosen) if isinstance(x, SparseArray) else x[chosen]
+def some(x: Any, chosen: Any) -> Any:
+    """Return some of the samples, in the form that x has: sparse, or on demand."""
+    return x[chosen] if isinstance(x, np.ndarray) else x.only(chosen)
 
 
 def pieces(x: SampleArray) -> Iterator[slice]:

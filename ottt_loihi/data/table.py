@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from ottt_loihi import checks
-from ottt_loihi.data.arrays import from_arrays
+from ottt_loihi.data.arrays import GAPS, from_arrays
 from ottt_loihi.data.folder import read_text
 from ottt_loihi.data.lengths import same_length
 from ottt_loihi.data.split import Split
@@ -34,6 +34,7 @@ def load_csv(
     dt: float | None = None,
     test_share: float = 0.2,
     seed: int = 0,
+    gaps: str = "refuse",
 ) -> Split:
     """A CSV file with a heading, as float32.
 
@@ -59,6 +60,8 @@ def load_csv(
     test_share, seed
         the test samples are drawn for each class; with ``window`` they are the last of each class in time, and windows
         that share rows with a training window are left out
+    gaps
+        empty cells are refused (``"refuse"``), or samples that hold one are left out and counted (``"skip"``)
 
     Raises
     ------
@@ -78,18 +81,19 @@ def load_csv(
     channels = [index for index, name in enumerate(heading) if name not in special]
     if not channels:
         raise UsageError(f"{path}: no channels beside {', '.join(special)}")
-    x = _numbers(path, heading, rows, channels)
+    checks.one_of(gaps, "gaps", GAPS)
+    x = _numbers(path, heading, rows, channels, gaps)
     y = _labels([row[heading.index(label)].strip() for row in rows])
     notes = [f"channels: {', '.join(heading[i] for i in channels[:12])}{'…' if len(channels) > 12 else ''}"]
     if window:
-        return _windows(path, x, y, checks.integer(window, "window"), step, dt, test_share, notes)
+        return _windows(path, x, y, checks.integer(window, "window"), step, dt, test_share, notes, gaps)
     timed = bool(sample)
     if timed:
         x, y, said = _grouped(path, x, y, [row[heading.index(sample)].strip() for row in rows], lengths, num_steps)
         notes += said
     elif dt is not None:
         raise UsageError(f"{path}: dt: every row is a sample of its own, without a time axis; give sample or window")
-    return _split(path, notes, x, y, time_axis=timed, dt=dt, test_share=test_share, seed=seed)
+    return _split(path, notes, x, y, time_axis=timed, dt=dt, test_share=test_share, seed=seed, gaps=gaps)
 
 
 def _read(path: Path) -> tuple[list[str], list[list[str]]]:
@@ -112,10 +116,13 @@ def _read(path: Path) -> tuple[list[str], list[list[str]]]:
     return heading, rows[1:]
 
 
-def _numbers(path: Path, heading: list[str], rows: list[list[str]], channels: list[int]) -> np.ndarray:
+def _numbers(path: Path, heading: list[str], rows: list[list[str]], channels: list[int], gaps: str) -> np.ndarray:
+    """Return the channels' numbers; cells that are empty are NaN, where gaps are skipped."""
     found = np.empty((len(rows), len(channels)), np.float64)
     for place, column in enumerate(channels):
         cells = [row[column] for row in rows]
+        if gaps == "skip":
+            cells = [cell if cell.strip() else "nan" for cell in cells]
         try:
             found[:, place] = cells
         except ValueError:
@@ -124,7 +131,7 @@ def _numbers(path: Path, heading: list[str], rows: list[list[str]], channels: li
             what = f"{empty} empty cells, the first" if not cells[bad].strip() else f"{cells[bad][:30]!r}"
             raise FileError(
                 f"{path}, row {bad + 2}, column {heading[column]!r}: expected a number, found {what}; fill the "
-                "gaps, or leave the column out (leave_out)"
+                "gaps, skip these samples (gaps=skip), or leave the column out (leave_out)"
             ) from None
     return found
 
@@ -161,6 +168,7 @@ def _windows(
     dt: float | None,
     test_share: float,
     notes: list[str],
+    gaps: str,
 ) -> Split:
     stride = checks.integer(step or window, "step")
     checks.number(test_share, "test_share", 0, 1, above=True, below=True)
@@ -188,7 +196,7 @@ def _windows(
     train = ~test & ~shared
     notes.append("the test windows are the last of each class in time")
     halves = x[parts[train]], labels[train], x[parts[test]], labels[test]
-    return _split(path, notes, *halves, time_axis=True, dt=dt)
+    return _split(path, notes, *halves, time_axis=True, dt=dt, gaps=gaps)
 
 
 def _split(path: Path, notes: list[str], *arrays: np.ndarray, **settings: Any) -> Split:
