@@ -20,7 +20,7 @@ PIP := PYTHONWARNINGS=ignore $(BIN)/python -m pip --disable-pip-version-check --
 # `uv --version` rather than `command -v uv`: a pyenv shim may be there without the program behind it
 UV := $(shell uv --version 2>/dev/null)
 
-.PHONY: demo test test-all lint notebooks docs bench bench-full results sensors onchip frameworks peers setup clean
+.PHONY: demo test test-all lint notebooks docs bench bench-full results sensors onchip frameworks frameworks-short peers setup clean
 
 setup: $(STAMP)
 
@@ -109,16 +109,36 @@ endif
 # the frameworks that networks come from, in an environment of their own beside .venv's packages. Without what they would bring:
 # never sinabs' or Rockpool's samna, which starts a download when it is imported. Versions: those that were read (docs/frameworks.md)
 FRAMEWORKS := .venv-frameworks
-FROM := snntorch==1.0.0 spikingjelly==0.0.0.0.14 norse==1.1.0 sinabs==3.1.3 nirtorch==2.6 pbr==7.1.3
-frameworks: $(STAMP) $(FRAMEWORKS)/.ready
+FROM := snntorch==1.0.0 spikingjelly==2.0.0 loguru==0.7.3 norse==1.1.0 sinabs==3.1.3 nir==1.0.8 nirtorch==2.6 pbr==7.1.3
+# other versions of nir that writers pin, before and with `v_reset`, and the writers of those; each in a folder beside the above
+NIRS := 1.0.4 1.0.6
+FROM_1.0.4 := nir==1.0.4 nirtorch==1.0 snntorch==0.9.4 spikingjelly==0.0.0.0.14
+FROM_1.0.6 := nir==1.0.6
+ITSELF := tests/test_frameworks.py -k "itself or each_neuron or writers"
+frameworks: frameworks-short
 	$(FRAMEWORKS)/bin/python -m pytest -p no:cacheprovider tests/test_frameworks.py $(ARGS)
+	$(call with_nir,1.0.6)
 	$(FRAMEWORKS)/bin/python benchmarks/frameworks.py --short
 
-$(FRAMEWORKS)/.ready: $(STAMP)
+# the frameworks beside us, and their exporters and importers with the newest nir and the oldest: what CI runs, in half a minute
+frameworks-short: $(FRAMEWORKS)/.ready
+	$(FRAMEWORKS)/bin/python -m pytest -q -rs -p no:cacheprovider tests/test_nir_writers.py $(ITSELF)
+	$(call with_nir,1.0.4)
+
+with_nir = PYTHONPATH=$(FRAMEWORKS)/nir-$(1) $(FRAMEWORKS)/bin/python -m pytest -q -rs -p no:cacheprovider tests/test_nir_writers.py
+
+# all of them, else each that can be installed; the tests of the others are skipped
+INSTALL = $(FRAMEWORKS)/bin/python -m pip --disable-pip-version-check install --quiet --no-deps
+define install
+@$(INSTALL) $(2) $(1) || for each in $(1); do $(INSTALL) $(2) $$each || echo "$$each cannot be installed here: its tests are skipped"; done
+
+endef
+$(FRAMEWORKS)/.ready: $(STAMP) Makefile
 	@$(BIN)/python -m venv --clear $(FRAMEWORKS)
 	@$(BIN)/python -c "import sysconfig; print('import site; site.addsitedir(%r)' % sysconfig.get_path('purelib'))" \
 		> $$($(FRAMEWORKS)/bin/python -c "import sysconfig; print(sysconfig.get_path('purelib'))")/base.pth
-	@$(FRAMEWORKS)/bin/python -m pip install --quiet --no-deps $(FROM)
+	$(call install,$(FROM))
+	$(foreach nir,$(NIRS),$(call install,$(FROM_$(nir)),--target $(FRAMEWORKS)/nir-$(nir)))
 	@touch $@
 
 # the toolkits that docs/comparison.md compares with, each in an environment of its own: `torch` borrows .venv's packages as above,

@@ -79,6 +79,8 @@ def graph(chip: ChipNetwork, dt: float = 1e-3, force: bool = False) -> nir.NIRGr
 
     if not (math.isfinite(dt) and dt > 0):
         raise UsageError(f"dt: expected seconds > 0, got {dt}")
+    if "metadata" not in nir.Linear.__dataclass_fields__:
+        raise UsageError("nir: the one that is here has no place for metadata; writing needs nir 1.0.5 or later")
     if chip.host is not None:
         raise ChipError("NIR has no place for what the host computes; export with --input graded")
     building = _Graph(chip, dt, force)
@@ -205,7 +207,8 @@ def _neurons(
 
     common: dict[str, Any] = {"metadata": metadata}
     if fires:
-        common |= {"v_threshold": layer.thresholds.reshape(shape).astype(np.float64), "v_reset": full(0)}
+        common |= {"v_threshold": layer.thresholds.reshape(shape).astype(np.float64)}
+        common |= {"v_reset": full(0)} if "v_reset" in nir.LIF.__dataclass_fields__ else {}  # not before nir 1.0.6
     if layer.dv == 0:
         if layer.du != 4095 or leak.any() or not fires:
             raise ChipError(f"{layer.name}: NIR has a membrane that never decays (dv = 0) only without du and v_leak")
