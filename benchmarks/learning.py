@@ -111,7 +111,7 @@ def show(rows: list[dict[str, Any]]) -> None:
     from rich.table import Table
 
     table = Table(title="time steps of learning per second", title_justify="left")
-    columns = ("network", "rounding", "K", "Lava", "NumPy", "sim.learn", "images/s", "MNIST pass (s)", "× Lava")
+    columns = ("network", "rounding", "K", "Lava", "NumPy", "sim.learn", "images/s", "MNIST epoch (s)", "× Lava")
     for column in (*columns, "per Lava step", "target"):
         table.add_column(column, justify="left" if column in columns[:2] else "right")
     for row in rows:

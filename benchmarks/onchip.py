@@ -26,7 +26,7 @@ from onchip_digits import BEFORE
 from ottt_loihi.converters.export import Options, export
 from ottt_loihi.onchip.learner import Settings, accuracy, learn
 from ottt_loihi.onchip.network.fresh import fresh_network
-from ottt_loihi.onchip.network.trainable import estimate_unit
+from ottt_loihi.onchip.network.trainable import estimate_logit_scale
 from ottt_loihi.sim.learning.weight_formats import make_plastic, to_inference
 
 from ottt_loihi.data import load_data, rate_code
@@ -49,7 +49,7 @@ class Experiment:
     name: str
     data: str
     hidden: int = 512
-    passes: int = 6
+    epochs: int = 6
     settings: Settings = field(default_factory=lambda: Settings(**BEFORE))
     at_least: float | None = None
 
@@ -65,7 +65,7 @@ SCRATCH = [
     ),
     Experiment("mnist 784-256-10, random feedback", "mnist", hidden=256),
     Experiment("fashion-mnist 784-512-10, random feedback", "fashion-mnist"),
-    Experiment("fashion-mnist 784-1024-10, random, 10 passes", "fashion-mnist", hidden=1024, passes=10, at_least=0.85),
+    Experiment("fashion-mnist 784-1024-10, random, 10 epochs", "fashion-mnist", hidden=1024, epochs=10, at_least=0.85),
     Experiment(
         "fashion-mnist 784-512-10, symmetric feedback",
         "fashion-mnist",
@@ -75,7 +75,7 @@ SCRATCH = [
 
 
 def from_scratch(experiment: Experiment) -> dict[str, Any]:
-    """Accuracy after each pass, and of the inference weights at the end."""
+    """Accuracy after each epoch, and of the inference weights at the end."""
     split = load_data(experiment.data)
     chip = fresh_network(split.input_shape, (experiment.hidden,), num_steps=T, seed=0)
     test = (rate_code(split.x_test, T, 0).reshape(-1, T, *chip.input_shape), split.y_test)
@@ -85,9 +85,9 @@ def from_scratch(experiment: Experiment) -> dict[str, Any]:
 
     settings = replace(experiment.settings, halve_every=len(split.y_train))
     every = len(split.y_train)
-    result = learn(chip, encoded, test=test, passes=experiment.passes, settings=settings, evaluate_every=every)
+    result = learn(chip, encoded, test=test, epochs=experiment.epochs, settings=settings, evaluate_every=every)
     return {
-        "passes": [point.accuracy for point in result.curve],
+        "epochs": [point.accuracy for point in result.curve],
         "accuracy": accuracy(to_inference(result.chip).chip, *test),
         "seconds": result.seconds,
         "rails": list(result.rails),
@@ -114,11 +114,13 @@ def drift(kind: str, folder: Path) -> dict[str, Any]:
     chip = make_plastic(export(load(model), Options(check=0)).quantized.chip)
     shape = (-1, T, *chip.input_shape)
     deployed = (rate_code(split.x_test, T, 0).reshape(shape), split.y_test)
-    before, unit = accuracy(chip, *deployed), estimate_unit(chip, *deployed)
+    before, logit_scale = accuracy(chip, *deployed), estimate_logit_scale(chip, *deployed)
     test = (rate_code(drifted(split.x_test, kind), T, 0).reshape(shape), split.y_test)
     chosen = np.random.default_rng(0).permutation(len(split.y_train))[: DRIFT_AT[-1]]
     data = (rate_code(drifted(split.x_train[chosen], kind), T, 1).reshape(shape), split.y_train[chosen])
-    result = learn(chip, data, test=test, settings=Settings(unit=unit, **BEFORE), evaluate_every=DRIFT_AT[1])
+    result = learn(
+        chip, data, test=test, settings=Settings(logit_scale=logit_scale, **BEFORE), evaluate_every=DRIFT_AT[1]
+    )
     found = {point.samples: point.accuracy for point in result.curve}
     return {"before": before, "after": {str(n): a for n, a in found.items()}, "seconds": result.seconds}
 
@@ -133,11 +135,11 @@ def kept(path: Path, compute: Any) -> Any:
 
 def scratch_table(rows: list[tuple[Experiment, dict[str, Any]]]) -> str:
     lines = [
-        "| network, feedback | pass 1 | 2 | 3 | last | 8-bit inference | required | at rails | s |",
+        "| network, feedback | epoch 1 | 2 | 3 | last | 8-bit inference | required | at rails | s |",
         "|---|---:|---:|---:|---:|---:|---:|---:|---:|",
     ]
     for experiment, found in rows:
-        curve = [f"{a:.2%}" for a in found["passes"][1:]]
+        curve = [f"{a:.2%}" for a in found["epochs"][1:]]
         required = "" if experiment.at_least is None else f"{experiment.at_least:.1%}"
         rails = f"{max(found['rails']):.2%}"
         cells = (experiment.name, *curve[:3], curve[-1], f"**{found['accuracy']:.2%}**", required, rails)
@@ -163,8 +165,8 @@ def write(docs: Path, sections: list[str], whole: bool) -> None:
     head = (
         "# Learning on the chip, measured\n\nMade by `make onchip` on the CPU, in the simulator that is bit-equal to "
         f"Lava's learning engine. Rate-coded images, T = {T}, batch 1, seed 0, per-synapse rounding and direct random "
-        "feedback, 6 passes unless said; all rates are halved after each pass. Test accuracy on 10,000 images; "
-        "neurons and passes were chosen on them.\n"
+        "feedback, 6 epochs unless said; all rates are halved after each epoch. Test accuracy on 10,000 images; "
+        "neurons and epochs were chosen on them.\n"
     )
     page = docs / "onchip-results.md"
     earlier = [] if whole or not page.exists() else page.read_text(encoding="utf-8").split("\n## ")[1:]
@@ -190,11 +192,11 @@ def save_drift_plot(path: Path, drifts: dict[str, dict[str, Any]]) -> None:
 
 
 def shorten(arguments: argparse.Namespace) -> None:
-    """Few samples, points and passes; what is written goes into a temporary folder."""
+    """Few samples, points and epochs; what is written goes into a temporary folder."""
     global DRIFT_AT, SCRATCH
     short.use(sys.modules[__name__], forgetting, backbone, digits)
     arguments.runs = arguments.docs = short.folder()
-    DRIFT_AT, SCRATCH = (0, 50, 100, 200), [replace(e, hidden=16, passes=3) for e in SCRATCH[:2]]
+    DRIFT_AT, SCRATCH = (0, 50, 100, 200), [replace(e, hidden=16, epochs=3) for e in SCRATCH[:2]]
     forgetting.WATCHED, forgetting.DRIFT_POINTS, forgetting.NEW_POINTS = 30, (0, 20), (0, 10)
     backbone.BACKBONES = (replace(backbone.BACKBONES[0], epochs=20, offline=200, samples=60, test=60, seeds=(0, 1)),)
     streams.SHARES, streams.EPOCHS, streams.MOST, streams.KNOWN, streams.REFITS = (1.0,), 2, 60, 60, 2

@@ -18,7 +18,7 @@ from ottt_loihi.converters.export import Options, export
 from ottt_loihi.converters.samples import as_messages
 from ottt_loihi.onchip import Settings, learn, watch
 from ottt_loihi.onchip.learner import accuracy
-from ottt_loihi.onchip.network.trainable import estimate_unit
+from ottt_loihi.onchip.network.trainable import estimate_logit_scale
 from ottt_loihi.sim.learning.subspace import Subspace
 from ottt_loihi.sim.learning.weight_formats import make_plastic, to_inference
 from ottt_loihi.sim.network import ChipNetwork
@@ -30,13 +30,13 @@ from ottt_loihi.training.checkpoint import load
 from ottt_loihi.training.trainer import Trainer
 
 T = 6
-PASSES = (1, 2)
+EPOCHS = (1, 2)
 Pair = tuple[np.ndarray, np.ndarray]
 
 
 @dataclass(frozen=True)
 class Backbone:
-    """Images and the network that is trained on them. offline: training images · samples: of each pass on the chip, as
+    """Images and the network that is trained on them. offline: training images · samples: of each epoch on the chip, as
     many watched before · test: images tested on · seeds: of offline training and of learning."""
 
     data: str
@@ -80,7 +80,7 @@ def train(backbone: Backbone, seed: int, model: Path) -> None:
 
 
 def adapt(backbone: Backbone, seed: int, model: Path) -> dict[str, Any]:
-    """Accuracy (turned, upright) as deployed, and for each variant after each number of passes, frozen to 8 bits."""
+    """Accuracy (turned, upright) as deployed, and for each variant after each number of epochs, frozen to 8 bits."""
     if not model.exists():
         train(backbone, seed, model)
     chip = export(load(model), Options(input_form="graded")).quantized.chip
@@ -89,12 +89,12 @@ def adapt(backbone: Backbone, seed: int, model: Path) -> dict[str, Any]:
     order = np.random.default_rng(seed).permutation(backbone.offline)[: backbone.samples]
     turned, upright = (messages(images[order]) for images in both(split.x_train))
     found: dict[str, Any] = {"deployed": [accuracy(chip, *test) for test in tests]}
-    settings = Settings(seed=seed, unit=estimate_unit(chip, *tests[1]), **BEFORE)
+    settings = Settings(seed=seed, logit_scale=estimate_logit_scale(chip, *tests[1]), **BEFORE)
     for variant in VARIANTS:
         plastic = make_plastic(chip, layers=range(len(chip.layers) - variant.layers, len(chip.layers)))
         lateral = None if variant.rows is None else watch(plastic, upright, variant.rows, seed=seed)
         found[variant.name] = [
-            after(plastic, (turned, split.y_train[order]), tests, passes, settings, lateral) for passes in PASSES
+            after(plastic, (turned, split.y_train[order]), tests, epochs, settings, lateral) for epochs in EPOCHS
         ]
     return found
 
@@ -103,12 +103,12 @@ def after(
     chip: ChipNetwork,
     data: Pair,
     tests: list[Pair],
-    passes: int,
+    epochs: int,
     settings: Settings,
     lateral: tuple[Subspace, ...] | None,
 ) -> list[float]:
-    """Accuracies after so many passes."""
-    learnt = learn(chip, data, passes=passes, settings=settings, subspaces=lateral).chip
+    """Accuracies after so many epochs."""
+    learnt = learn(chip, data, epochs=epochs, settings=settings, subspaces=lateral).chip
     return [accuracy(to_inference(learnt).chip, *test) for test in tests]
 
 
@@ -136,7 +136,7 @@ def measure(runs: Path, kept: Callable[[Path, Callable[[], Any]], Any]) -> dict[
 def section(found: dict[str, list[dict[str, Any]]]) -> str:
     """Of ``docs/onchip-results.md``."""
     of = " · ".join(
-        f"{f.data}: {f.features}, {f.epochs} epochs of {f.offline:,} images offline, passes of {f.samples:,}, tested "
+        f"{f.data}: {f.features}, {f.epochs} epochs of {f.offline:,} images offline, epochs of {f.samples:,}, tested "
         f"on {f.test:,}, {'one seed' if len(f.seeds) == 1 else f'mean ± standard deviation over {len(f.seeds)} seeds'}"
         for f in BACKBONES
     )
@@ -150,13 +150,13 @@ def section(found: dict[str, list[dict[str, Any]]]) -> str:
 
 def table(found: dict[str, list[dict[str, Any]]]) -> str:
     lines = [
-        "| network | learns | deployed | " + " | ".join(f"pass {n}" for n in PASSES) + " |",
-        "|---|---|---:|" + "---:|" * len(PASSES),
+        "| network | learns | deployed | " + " | ".join(f"epoch {n}" for n in EPOCHS) + " |",
+        "|---|---|---:|" + "---:|" * len(EPOCHS),
     ]
     for name, rows in found.items():
         for variant in VARIANTS:
-            after_pass = [[row[variant.name][n] for row in rows] for n in range(len(PASSES))]
-            points = [[row["deployed"] for row in rows], *after_pass]
+            after_epoch = [[row[variant.name][n] for row in rows] for n in range(len(EPOCHS))]
+            points = [[row["deployed"] for row in rows], *after_epoch]
             lines.append(f"| {name} | {variant.name} | " + " | ".join(map(cell, points)) + " |")
     return "\n".join(lines)
 

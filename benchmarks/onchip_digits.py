@@ -38,7 +38,7 @@ from ottt_loihi.rules.three_factor import KolenPollackLoop, OPZOLoop, ThreeFacto
 
 # the rule that the figures of docs/onchip-results.md are of
 BEFORE = {"feedback": "random", "readout_rate": 0.02, "hidden_rate": 1.0, "learn_when": "always"}
-PASSES, SEEDS = 3, (0, 1, 2)
+EPOCHS, SEEDS = 3, (0, 1, 2)
 HIDDEN, TIME_STEPS = {"digits": 128, "mnist": 256}, {"digits": 12, "mnist": 6}
 MNIST_SAMPLES = 20_000  # of the limits, once
 BATCHES, BATCH = 5, 64  # that cosines are averaged over
@@ -68,7 +68,7 @@ class Task:
     rates: list[float]
     test: Pair
     settings: Settings
-    passes: int
+    epochs: int
 
 
 def unchanged(network: LearningNetwork) -> LearningNetwork:
@@ -77,7 +77,7 @@ def unchanged(network: LearningNetwork) -> LearningNetwork:
 
 def make_task(data: str, seed: int, longer: float = 1, **settings: Any) -> Task:
     """longer: times the time steps that are used otherwise."""
-    split, passes = load_data(data), PASSES if data == "digits" else 1
+    split, epochs = load_data(data), EPOCHS if data == "digits" else 1
     chip = fresh_network(split.input_shape, (HIDDEN[data],), num_steps=round(longer * TIME_STEPS[data]), seed=seed)
     count = len(split.y_train) if data == "digits" else MNIST_SAMPLES
 
@@ -89,19 +89,19 @@ def make_task(data: str, seed: int, longer: float = 1, **settings: Any) -> Task:
 
     plan, chosen = make_plan(chip), Settings(seed=seed, **{**BEFORE, "halve_every": count, **settings})
     test = coded(split.x_test, seed), split.y_test
-    stream = Stream(plan, training, passes, chosen)
-    return Task(plan, Samples(*stream.part(0, stream.total)), stream.rates, test, chosen, passes)
+    stream = Stream(plan, training, epochs, chosen)
+    return Task(plan, Samples(*stream.part(0, stream.total)), stream.rates, test, chosen, epochs)
 
 
 def fixed(task: Task, change: Change = unchanged, aligned: bool = False) -> dict[str, Any]:
-    """Integers: accuracy after each pass; at the end with inference weights; saturation; cosines if asked for."""
+    """Integers: accuracy after each epoch; at the end with inference weights; saturation; cosines if asked for."""
     samples, settings = task.samples, task.settings
     learner = Learner(change(learning_network(task.plan, task.rates, settings)))
-    found: dict[str, Any] = {"passes": [], "cosines": [alignment(task, learner)] if aligned else []}
-    for part in np.split(np.arange(len(samples.labels)), task.passes):
+    found: dict[str, Any] = {"epochs": [], "cosines": [alignment(task, learner)] if aligned else []}
+    for part in np.split(np.arange(len(samples.labels)), task.epochs):
         learner.learn(samples.packed[part], samples.labels[part])
         chip = with_weights(task.plan, learner.weights())
-        found["passes"].append(accuracy(chip, *task.test))
+        found["epochs"].append(accuracy(chip, *task.test))
         found["cosines"] += [alignment(task, learner)] if aligned else []
     messages = len(samples.labels) * task.plan.chip.num_steps
     saturated = learner.variables(("y1_saturated",)).values()
@@ -117,7 +117,7 @@ def floating(task: Task) -> dict[str, Any]:
     """The same rule, rates, order and spikes in float64."""
     loop, samples, settings = float_loop(task), task.samples, task.settings
     found = []
-    for part in np.split(np.arange(len(samples.labels)), task.passes):
+    for part in np.split(np.arange(len(samples.labels)), task.epochs):
         for index in part:
             x, label = _spikes(task.plan, samples.packed[index]), samples.labels[index]
             rates = np.array(task.rates) / 2 ** integers.halvings(index, settings.halve_every)
@@ -130,7 +130,7 @@ def floating(task: Task) -> dict[str, Any]:
             x.reshape(*x.shape[:2], -1), np.zeros((len(x), task.plan.classes)), update="sequence"
         )
         found.append(float((scores.argmax(axis=1) == labels).mean()))
-    return {"passes": found, "accuracy": found[-1]}
+    return {"epochs": found, "accuracy": found[-1]}
 
 
 def float_loop(task: Task) -> ThreeFactorLoop:
@@ -334,9 +334,9 @@ def measure_limits(folder: Path, kept: Callable[..., Any]) -> dict[str, Any]:
 
 def section(digits: dict[str, Any], limits: dict[str, Any]) -> str:
     return (
-        f"## Digits\n\n64-128-10, T = {TIME_STEPS['digits']}, {PASSES} passes, rates halved after each; test accuracy, "
+        f"## Digits\n\n64-128-10, T = {TIME_STEPS['digits']}, {EPOCHS} epochs, rates halved after each; test accuracy, "
         f"mean ± standard deviation over {len(SEEDS)} seeds. Float: the same rule, rates, order and spikes in float64. "
-        "8 bits: the inference weights that those of the last pass freeze to.\n\n"
+        "8 bits: the inference weights that those of the last epoch freeze to.\n\n"
         f"{digits_table(digits)}\n\n"
         "Cosine with torch OTTT's gradient of the squared error, same weights and batch (64 training images; mean over "
         f"{BATCHES} batches and {len(SEEDS)} seeds). Rule: Σ f·δ·â without rounding, with the feedback weights of that "
@@ -355,26 +355,26 @@ def _spread(results: list[float]) -> str:
 
 
 def digits_table(digits: dict[str, Any]) -> str:
-    lines = ["| feedback | arithmetic | pass 1 | 2 | 3 | 8 bits |", "|---|---|---:|---:|---:|---:|"]
+    lines = ["| feedback | arithmetic | epoch 1 | 2 | 3 | 8 bits |", "|---|---|---:|---:|---:|---:|"]
     for key, rows in digits.items():
         kind, how = key.split()
-        passes = [_spread([row["passes"][number] for row in rows]) for number in range(PASSES)]
+        epochs = [_spread([row["epochs"][number] for row in rows]) for number in range(EPOCHS)]
         frozen = "" if how == "float" else f"**{_spread([row['accuracy'] for row in rows])}**"
-        lines.append("| " + " | ".join([kind, ARITHMETICS[how], *passes, frozen]) + " |")
+        lines.append("| " + " | ".join([kind, ARITHMETICS[how], *epochs, frozen]) + " |")
     return "\n".join(lines)
 
 
 def cosine_table(digits: dict[str, Any]) -> str:
     lines = [
-        "| feedback | layer | rule, at the start | after pass 1 | 2 | 3 | chip, at the start | after pass 1 | 2 | 3 |",
-        "|---|---|" + "---:|" * (2 * PASSES + 2),
+        "| feedback | layer | rule, at the start | epoch 1 | 2 | 3 | chip, at the start | epoch 1 | 2 | 3 |",
+        "|---|---|" + "---:|" * (2 * EPOCHS + 2),
     ]
     for kind in FEEDBACKS:
         for layer, name in enumerate(("hidden", "readout")):
             cells = [
                 f"{np.mean([row['cosines'][number][which][layer] for row in digits[f'{kind} per-synapse']]):.2f}"
                 for which in ("rule", "chip")
-                for number in range(PASSES + 1)
+                for number in range(EPOCHS + 1)
             ]
             lines.append("| " + " | ".join([kind, name, *cells]) + " |")
     return "\n".join(lines)

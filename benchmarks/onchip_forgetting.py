@@ -17,7 +17,7 @@ from onchip_digits import BEFORE
 from ottt_loihi.converters.export import Options, export
 from ottt_loihi.onchip import Settings, learn, watch
 from ottt_loihi.onchip.learner import accuracy
-from ottt_loihi.onchip.network.trainable import estimate_unit
+from ottt_loihi.onchip.network.trainable import estimate_logit_scale
 from ottt_loihi.sim.learning.weight_formats import make_plastic, to_inference
 from ottt_loihi.sim.network import ChipNetwork
 
@@ -83,7 +83,9 @@ def drift(model: Path, variant: Variant, points: tuple[int, ...]) -> dict[str, A
         "upright": (coded(chip, split.x_test, 0), split.y_test),
         "turned": (coded(chip, turned(split.x_test), 0), split.y_test),
     }
-    variant = replace(variant, settings=replace(variant.settings, unit=estimate_unit(chip, *tests["upright"])))
+    variant = replace(
+        variant, settings=replace(variant.settings, logit_scale=estimate_logit_scale(chip, *tests["upright"]))
+    )
     data = coded(chip, turned(split.x_train[new]), 1), split.y_train[new]
     return curve(chip, variant, coded(chip, split.x_train[old], 2), data, tests, points)
 
@@ -116,7 +118,9 @@ def new_class(model: Path, variant: Variant, points: tuple[int, ...]) -> dict[st
         "new": (x_test[is_new], split.y_test[is_new]),
         "all": (x_test, split.y_test),
     }
-    variant = replace(variant, settings=replace(variant.settings, unit=estimate_unit(chip, *tests["old"])))
+    variant = replace(
+        variant, settings=replace(variant.settings, logit_scale=estimate_logit_scale(chip, *tests["old"]))
+    )
     data = coded(chip, split.x_train[stream], 1), split.y_train[stream]
     return curve(chip, variant, coded(chip, split.x_train[old[:WATCHED]], 2), data, tests, points)
 

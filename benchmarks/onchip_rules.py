@@ -1,7 +1,7 @@
 """The rules on the chip, phased and pipelined, from scratch on digits: accuracy with inference weights, and Lava steps.
 
 ``python benchmarks/onchip_rules.py`` prints the table of docs/onchip.md, "The rules from scratch": T = 12, three
-passes, rates halved after each, three seeds, in the simulator, whose integers are those of Lava.
+epochs, rates halved after each, three seeds, in the simulator, whose integers are those of Lava.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from ottt_loihi.sim.learning.weight_formats import to_inference
 
 from ottt_loihi.data import load_data, rate_code
 
-T, PASSES, SEEDS, RATES = 12, 3, (0, 1, 2), {"readout_rate": 0.02, "hidden_rate": 1.0}
+T, EPOCHS, SEEDS, RATES = 12, 3, (0, 1, 2), {"readout_rate": 0.02, "hidden_rate": 1.0}
 DEPTHS = (1, 2, 3)  # hidden layers of 128 neurons
 GAINS = (2.0, 4.0, 4.0)  # of their weights at the start: with 2 everywhere the third layer is all but silent
 RULES: dict[str, dict[str, Any]] = {
@@ -42,7 +42,7 @@ def learnt(depth: int, seed: int, chosen: dict[str, Any]) -> tuple[float, int]:
 
     chip = fresh_network(split.input_shape, (128,) * depth, num_steps=T, seed=seed, gain=GAINS[:depth])
     settings = Settings.of_rule(seed=seed, halve_every=len(split.y_train), **RATES, **chosen)
-    result = learn(chip, training, passes=PASSES, settings=settings)
+    result = learn(chip, training, epochs=EPOCHS, settings=settings)
     test = coded(split.x_test, seed), split.y_test
     return 100 * accuracy(to_inference(result.chip).chip, *test), result.steps // result.samples
 

@@ -45,7 +45,7 @@ class Checkpoint:
     path
         without suffix
     first
-        returns packed spikes and labels of the first so many samples of the first pass, in order; called when a state
+        returns packed spikes and labels of the first so many samples of the first epoch, in order; called when a state
         is kept or read
     every
         samples between two points of the curve

@@ -1,7 +1,7 @@
 """Runs that version 0.1 began go on with what that version chose where nothing was chosen.
 
 A state holds a digest of its network, rates included, so these have to be equal to the last bit: they were relative to
-the traces of the first 64 samples, learnt feedback started at random, and the unit was the network's own scale.
+the traces of the first 64 samples, learnt feedback started at random, and the logit scale was the network's own scale.
 """
 
 from __future__ import annotations
@@ -42,15 +42,15 @@ def streams(stream: Stream, chip: ChipNetwork, settings: Settings) -> Iterator[S
     Raises
     ------
     UsageError
-        for a network that does not know its unit, where none is given
+        where no logit scale is given, and the network has none
     """
     chosen = replace(settings, **{k: v for k, v in RATES.items() if getattr(settings, k) is None})
     kinds = (chosen.feedback,) if chosen.feedback != Settings.feedback else (chosen.feedback, FEEDBACK)
-    plan = make_plan(chip, settings.unit)
+    plan = make_plan(chip, settings.logit_scale)
     energies = trace_energy(plan, stream.first(CALIBRATION_SAMPLES), stream.subspaces, chosen)
     for kind in kinds:
         old = copy(stream)
-        old.settings = replace(chosen, feedback=kind, unit=plan.unit)
+        old.settings = replace(chosen, feedback=kind, logit_scale=plan.logit_scale)
         old.plan = _as_untrained(plan)
         old.rates = [part / energy for part, energy in zip(chosen.rates(len(plan.hidden)), energies, strict=True)]
         old.presented = 2 if chosen.learn_when == "mistaken" else 1

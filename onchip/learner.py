@@ -1,4 +1,4 @@
-"""Learning on the chip: stream samples through a plastic network, and measure its accuracy on the way.
+"""Learning on the chip: stream samples through a plastic network, and measure its accuracy now and then.
 
 :func:`learn` runs Lava's learning engine: in Lava's runtime, in-process, or as ``sim.learn`` computes it without Lava,
 much faster; bit for bit the same. While it learns the weights are read now and then and evaluated, frozen, with the
@@ -52,7 +52,7 @@ def learn(
     data: Data | Callable[[int], Data],
     *,
     test: Data | None = None,
-    passes: int = 1,
+    epochs: int = 1,
     backend: str = "sim",
     settings: Settings | None = None,
     evaluate_every: int | None = None,
@@ -75,15 +75,15 @@ def learn(
         :func:`~ottt_loihi.sim.learning.weight_formats.make_plastic`
     data
         spikes 0 or 1 ``(n, T, *input_shape)`` and labels ``(n,)``, −1 for a sample that is not learnt from; or a
-        function of the pass's number, 0 …, that gives them, so that every pass can be encoded afresh
+        function of the epoch's number, 0 …, that gives them, so that every epoch can be encoded afresh
     test
         the same, for the accuracy curve
-    passes
+    epochs
         how often the data is gone through, in another order each time
     backend
         ``"sim"``; or with Lava the same result, slower: ``"inprocess"`` (Lava's models), ``"lava"`` (Lava's runtime)
     evaluate_every
-        samples between two points of the curve; default about ten points a pass
+        samples between two points of the curve; default about ten points an epoch
     progress
         called with (samples done, samples in all, last accuracy)
     stall_timeout
@@ -94,7 +94,7 @@ def learn(
         after so many samples, again and again; default: at the curve's points alone
     resume
         go on from there, bit for bit as if there had been no stop, in any backend, whichever had stopped; with more
-        ``passes``, longer
+        ``epochs``, longer
     stop_at
         accuracy on the test data, 0 … 1, at which learning has done enough and ends
     subspaces
@@ -123,21 +123,21 @@ def learn(
         settings, subspaces = after.chosen(), after.subspaces
     settings = settings or Settings()
     find(backend).require()
-    plan = pending_plan(chip, settings.unit)
+    plan = pending_plan(chip, settings.logit_scale)
     stock.require(plan, backend, settings)
     if test is not None:
         test = check_data(chip, *test, what="test data")
     earlier = None if after is None else _state(after, plan)
     stream = Stream(
-        plan, data, passes, settings, subspaces, known, None if earlier is None else (after.rates, earlier.samples)
+        plan, data, epochs, settings, subspaces, known, None if earlier is None else (after.rates, earlier.samples)
     )
     total = stream.total
-    default = max(1, total // (10 * passes))
+    default = max(1, total // (10 * epochs))
     every = default if evaluate_every is None else checks.integer(evaluate_every, "evaluate_every")
     keep_every = every if checkpoint_every is None else checks.integer(checkpoint_every, "checkpoint_every")
     kept, curve, answered, kept_by_state = None, None, [], []
     if checkpoint is not None:
-        kept = Checkpoint(Path(checkpoint), lambda count: stream.part(0, min(count, stream.per_pass)), every)
+        kept = Checkpoint(Path(checkpoint), lambda count: stream.part(0, min(count, stream.per_epoch)), every)
     if stop_at is not None and (test is None or not 0 < stop_at <= 1):
         raise UsageError(f"stop_at: expected an accuracy in 0 … 1 and test data to measure it on, got {stop_at}")
     if kept is None and (resume or checkpoint_every is not None):
@@ -164,7 +164,7 @@ def learn(
         if kept is None:
             raise
         raise LavaError(f"{error}; {kept.resume_hint()}") from error
-    chosen = {"backend": backend, "passes": passes, **vars(settings)}
+    chosen = {"backend": backend, "epochs": epochs, **vars(settings)}
     if kept_by_state:
         chosen["kept_by_state"] = kept_by_state
     return session.result(stream.rates, stream.steps_per_sample, interrupted, chosen)
@@ -204,7 +204,7 @@ def accuracy(chip: ChipNetwork, x: np.ndarray, labels: np.ndarray) -> float:
 
 
 class Session:
-    """One run: steps it, evaluates on the way, and holds the state that was read last.
+    """One run: steps it, evaluates now and then, and holds the state that was read last.
 
     Attributes
     ----------
@@ -300,14 +300,14 @@ class Session:
             return accuracy(chip, *test)
         if self._received is None:
             self._received = packed_spikes(self.plan.backbone, test[0])
-        return float((predictions(make_plan(chip, self.plan.unit).chip, self._received) == test[1]).mean())
+        return float((predictions(make_plan(chip, self.plan.logit_scale).chip, self._received) == test[1]).mean())
 
     def result(
         self, rates: Sequence[float], per_sample: int, interrupted: bool, settings: dict[str, Any]
     ) -> LearningResult:
         self._measure()
         plan = self.plan
-        dense = make_plan(self.chip, plan.unit).dense
+        dense = make_plan(self.chip, plan.logit_scale).dense
         return LearningResult(
             chip=self.chip,
             curve=tuple(self.curve),

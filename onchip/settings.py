@@ -35,13 +35,13 @@ class Settings(Rule):
     learn_when
         of the rule; None: ``always`` from scratch, ``mistaken`` in a network that has learnt
     usual_mistakes
-        of the rule; None: measured in the world that the network knows, where its data are given, else 0
+        of the rule; None: measured on ``known`` data where they are given, else 0
     seed
         of the rule; of the order of samples as well
-    unit
+    logit_scale
         the readout's sum for a logit of 1; None: found out
     shuffle
-        whether each pass has an order of its own; else that of the data
+        whether each epoch has an order of its own; else that of the data
     tested
         whether each sample is answered before it is learnt from, also where ``learn_when`` is not ``mistaken``
 
@@ -53,7 +53,7 @@ class Settings(Rule):
     usual_mistakes: int | None = None  # type: ignore[assignment]
     readout_rate: float | None = None
     hidden_rate: float | tuple[float, ...] | None = None
-    unit: int | None = None
+    logit_scale: int | None = None
     shuffle: bool = True
     tested: bool = False
 

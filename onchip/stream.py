@@ -29,9 +29,9 @@ AHEAD = 256  # samples that go through a frozen backbone together
 
 
 class Received:
-    """The input of the layers that learn in one pass, computed when it is asked for, a block of samples at a time.
+    """The input of the layers that learn in one epoch, computed when it is asked for, a block of samples at a time.
 
-    Behind a frozen backbone a sample takes milliseconds, a pass minutes: learning begins before all of it is there. All
+    Behind a frozen backbone a sample takes milliseconds, an epoch minutes: learning begins before all of it is there. All
     that was computed is kept, but of samples that come on demand only the last block: packed they may fill the memory.
 
     Parameters
@@ -72,16 +72,16 @@ class Received:
 
 
 class Stream:
-    """The samples of a run in the order in which they are learnt, one pass in memory at a time.
+    """The samples of a run in the order in which they are learnt, one epoch in memory at a time.
 
     Parameters
     ----------
     plan
         the network
     data
-        ``(x, labels)``, or a function of the pass's number that returns them; every pass has as many samples
-    passes
-        number of passes ≥ 1
+        ``(x, labels)``, or a function of the epoch's number that returns them; every epoch has as many samples
+    epochs
+        number of epochs ≥ 1
     settings
         seed and order of the samples, rates
     subspaces
@@ -94,11 +94,11 @@ class Stream:
     Attributes
     ----------
     plan, settings
-        the given ones, with what they left open: unit, rates, when to learn
+        the given ones, with what they left open: logit scale, rates, when to learn
     rates
-        η of each plastic layer, measured on samples drawn over the first pass; in the data's order on the known world
-    per_pass
-        samples of a pass
+        η of each plastic layer, measured on samples drawn over the first epoch; in the data's order on the known world
+    per_epoch
+        samples of an epoch
     presented
         how often each sample is presented: twice where it is tested first, then learnt from
     before
@@ -114,7 +114,7 @@ class Stream:
         self,
         plan: Plan,
         data: Data | Callable[[int], Data],
-        passes: int,
+        epochs: int,
         settings: Settings,
         subspaces: Sequence[Subspace] | None = None,
         known: Data | None = None,
@@ -123,13 +123,13 @@ class Stream:
         if subspaces is not None:
             _require_protection(settings)
         self.plan, self.subspaces, self.settings = plan, subspaces, settings
-        self.passes, self._data = checks.integer(passes, "passes"), data
+        self.epochs, self._data = checks.integer(epochs, "epochs"), data
         self._load(0)
-        self.per_pass = len(self._labels)
+        self.per_epoch = len(self._labels)
         if after is None:
             old = self._known(known)
             future = settings.shuffle or old is None  # a stream in its order is not looked at before it comes
-            x = unpacked(plan.chip, self._received.of(drawn(self.per_pass, settings.seed))) if future else old[0]
+            x = unpacked(plan.chip, self._received.of(drawn(self.per_epoch, settings.seed))) if future else old[0]
             self.plan, self.settings, self.rates = fitted(plan, settings, x, subspaces, old)
         else:
             self.rates = list(after[0])
@@ -137,12 +137,12 @@ class Stream:
         self.before = 0 if after is None else after[1] // self.presented
 
     def first(self, count: int) -> np.ndarray:
-        """Return spikes of the first samples of the first pass in the data's order, as the layers that learn get them.
+        """Return spikes of the first samples of the first epoch in the data's order, as the layers that learn get them.
 
-        0 or 1 ``(min(count, per_pass), T, *plan.chip.input_shape)``
+        0 or 1 ``(min(count, per_epoch), T, *plan.chip.input_shape)``
         """
         self._turn_to(0)
-        return unpacked(self.plan.chip, self._received.of(np.arange(min(count, self.per_pass))))
+        return unpacked(self.plan.chip, self._received.of(np.arange(min(count, self.per_epoch))))
 
     def _known(self, known: Data | None) -> Data | None:
         """Return samples drawn over the known world, as the layers that learn receive them."""
@@ -166,8 +166,8 @@ class Stream:
 
     @property
     def total(self) -> int:
-        """Number of samples of all passes."""
-        return self.passes * self.per_pass
+        """Number of samples of all epochs."""
+        return self.epochs * self.per_epoch
 
     def presentations(self, begin: int, end: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Return packed spikes, labels and gate of the presentations of samples ``begin`` to ``end``."""
@@ -179,11 +179,11 @@ class Stream:
         return (np.arange(len(labels)) % self.presented == self.presented - 1) & (labels != UNLABELLED)
 
     def part(self, begin: int, end: int) -> tuple[np.ndarray, np.ndarray]:
-        """Return packed spikes and labels of samples ``begin`` to ``end`` of the run, of several passes if need be."""
+        """Return packed spikes and labels of samples ``begin`` to ``end`` of the run, of several epochs if need be."""
         found = []
         while begin < end:
-            number, first = divmod(begin, self.per_pass)
-            until = min(self.per_pass, first + end - begin)
+            number, first = divmod(begin, self.per_epoch)
+            until = min(self.per_epoch, first + end - begin)
             order = self._turn_to(number)
             chosen = order[first:until]
             found.append((self._received.of(chosen, order[first : first + AHEAD]), self._labels[chosen]))
@@ -191,13 +191,13 @@ class Stream:
         return found[0] if len(found) == 1 else tuple(map(np.concatenate, zip(*found)))
 
     def everything(self) -> Data:
-        """Return spikes or messages and labels of all passes, in order: Lava's source takes those of a whole run."""
-        orders = (self._turn_to(number) for number in range(self.passes))
-        passes = ((self._x[order], self._labels[order]) for order in orders)
-        return tuple(map(np.concatenate, zip(*passes)))  # type: ignore[return-value]
+        """Return spikes or messages and labels of all epochs, in order: Lava's source takes those of a whole run."""
+        orders = (self._turn_to(number) for number in range(self.epochs))
+        epochs = ((self._x[order], self._labels[order]) for order in orders)
+        return tuple(map(np.concatenate, zip(*epochs)))  # type: ignore[return-value]
 
     def _turn_to(self, number: int) -> np.ndarray:
-        """Return the order of a pass, int64 ``(per_pass,)``, with its data in memory; the pass before is forgotten."""
+        """Return the order of an epoch, int64 ``(per_epoch,)``; its data take the place of the epoch before."""
         if number != self._number:
             if callable(self._data):
                 self._load(number)
@@ -207,8 +207,10 @@ class Stream:
     def _load(self, number: int) -> None:
         data = self._data(number) if callable(self._data) else self._data
         x, labels = check_data(self.plan.whole, *data, what="data", lowest=UNLABELLED)
-        if number and len(labels) != self.per_pass:
-            raise UsageError(f"data: expected {self.per_pass:,} samples in every pass, got {len(labels):,} in {number}")
+        if number and len(labels) != self.per_epoch:
+            raise UsageError(
+                f"data: expected {self.per_epoch:,} samples in every epoch, got {len(labels):,} in {number}"
+            )
         self._number, self._x, self._labels = number, x, labels
         self._received, self._order = Received(self.plan.backbone, x), self._ordered(number)
 

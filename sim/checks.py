@@ -48,7 +48,7 @@ def per_neuron(value: Any, where: str, low: int, high: int, shape: tuple[int, ..
     """Return integers low … high, one for all or one for each neuron, as int32 ``shape``, read-only."""
     array = integers(value, where, low, high)
     try:
-        return frozen(np.broadcast_to(array, shape))
+        return read_only(np.broadcast_to(array, shape))
     except ValueError:
         raise ChipError(f"{where}: expected one number, or one for each neuron of {shape}, got {array.shape}") from None
 
@@ -64,7 +64,7 @@ def threshold(value: Any, where: str, shape: tuple[int, ...]) -> np.ndarray | in
     return first if (array == first).all() else array
 
 
-def frozen(array: np.ndarray) -> np.ndarray:
+def read_only(array: np.ndarray) -> np.ndarray:
     """Return a read-only int32 copy."""
     array = np.array(array, np.int32)
     array.setflags(write=False)

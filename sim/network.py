@@ -229,7 +229,7 @@ class Sparse(_Link):
             index = checks.integers(getattr(self, attribute), where, 0, limit - 1)
             if index.shape != self.weight.shape:
                 raise ChipError(f"{where}: expected one for each of {self.weight.size} weights, got {index.shape}")
-            object.__setattr__(self, attribute, checks.frozen(index))
+            object.__setattr__(self, attribute, checks.read_only(index))
         flat = self.rows.astype(np.int64) * self.size[1] + self.columns
         values, counts = np.unique(flat, return_counts=True)
         if counts.max() > 1:
@@ -267,18 +267,18 @@ class Sparse(_Link):
 class Conv(_Link):
     """A convolution, Lava's ``Conv`` process in ``fixed_pt``.
 
-    Layout and orientation are torch's: frames are (channels, height, width), flattened in C order, and the operation is
+    Layout and orientation are torch's: images are (channels, height, width), flattened in C order, and the operation is
     the cross-correlation of ``torch.nn.functional.conv2d``. (Lava has (width, height, channels) and flips the kernel;
     ``converters/lava/graph.py`` translates.) With g the group of output channel o::
 
         a[o, y, x] = wrap24( Σ_{c, i, j} w[o, c, i, j] · in[g·C/groups + c, y·s₀ − p₀ + i·d₀, x·s₁ − p₁ + j·d₁] )
 
-    where ``in`` is 0 outside the frame, and ``wrap24(a) = (a + 2²³) mod 2²⁴ − 2²³``.
+    where ``in`` is 0 outside the image, and ``wrap24(a) = (a + 2²³) mod 2²⁴ − 2²³``.
 
     ==========================  ==================================  =================================================
     symbol                      dtype, range                        meaning
     ==========================  ==================================  =================================================
-    input_shape                 (C, H, W)                           shape of a presynaptic frame
+    input_shape                 (C, H, W)                           shape of a presynaptic image
     weight                      int32 ``(O, C / groups, kh, kw)``   as in :class:`Dense`; odd weights only if all have
                                                                     one sign, or lie in −128 … 127
     stride, padding, dilation   (vertical, horizontal)              s, p, d
@@ -287,7 +287,7 @@ class Conv(_Link):
     num_message_bits            int, 0 … 24                         0: binary spikes
     ==========================  ==================================  =================================================
 
-    Lava's Conv knows neither weight exponents nor delays, so there are none here.
+    Lava's Conv has neither weight exponents nor delays, so there are none here.
     """
 
     pre: int
@@ -355,7 +355,7 @@ class ChipNetwork(_Part):
     ===============  ======================  ===========================================================================
     field            type                    meaning
     ===============  ======================  ===========================================================================
-    input_shape      tuple of int            shape of one input frame
+    input_shape      tuple of int            shape of the input of one step
     layers           tuple of :class:`LIF`   in order: the level of layer l is l + 1
     connections      tuple                   any order; each layer needs at least one input
     num_steps        int ≥ 1                 time steps of one sample, T
@@ -444,14 +444,14 @@ class ChipNetwork(_Part):
         if c.shape != expected:
             raise ChipError(f"{c.label}.weight: expected shape (post, pre) = {expected}, got {c.shape}")
         if isinstance(c, Conv):
-            self._check_frames(c)
+            self._check_images(c)
         if self.logical_delay(c) < 0:
             raise ChipError(
                 f"{c.label}: skips ahead of the layers between, which take one step each; "
                 f"give it delay={c.post - c.pre - 1}"
             )
 
-    def _check_frames(self, c: Conv) -> None:
+    def _check_images(self, c: Conv) -> None:
         """A layer that has a three-dimensional shape must have the convolution's."""
         pre = self.input_shape if c.pre == INPUT else self.layers[c.pre].shape
         for name, shape, expected in (
@@ -480,7 +480,7 @@ def _check_connection(c: Connection, ndim: int) -> None:
         raise ChipError(f"{where}.weight: expected {ndim} non-empty dimension(s), got shape {weight.shape}")
     if c.weight_format == "inference8" and not (isinstance(c, Conv) and _fits_halved(weight)):
         _check_truncation(weight, c.num_weight_bits, f"{where}.weight")
-    object.__setattr__(c, "weight", checks.frozen(weight))
+    object.__setattr__(c, "weight", checks.read_only(weight))
 
 
 def _fits_halved(weight: np.ndarray) -> bool:

@@ -136,7 +136,7 @@ def _parts(file: h5py.Group, name: str) -> list[h5py.Group]:
 
 
 def _read(source: h5py.Group, kind: type) -> dict[str, Any]:
-    """The fields of a dataclass; the annotation tells how each one is stored."""
+    """Return the fields of a dataclass; a field's annotation decides how it is stored."""
     values: dict[str, Any] = {}
     for f in fields(kind):
         if "ndarray" in str(f.type) and f.name not in source.attrs:

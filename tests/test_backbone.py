@@ -162,8 +162,8 @@ def test_a_stretch_in_the_lava_runtime(graded):
 def test_stopped_and_resumed_is_not_stopped(tmp_path):
     pytest.importorskip("lava.magma.core.process.process")
     chip = make_plastic(network())
-    run = lambda folder, passes, backend="sim", resume=False: learn(  # noqa: E731
-        chip, data(chip), passes=passes, backend=backend, evaluate_every=5, checkpoint=tmp_path / folder, resume=resume
+    run = lambda folder, epochs, backend="sim", resume=False: learn(  # noqa: E731
+        chip, data(chip), epochs=epochs, backend=backend, evaluate_every=5, checkpoint=tmp_path / folder, resume=resume
     )
     whole = run("whole", 3)
     run("parts", 1)
@@ -232,7 +232,7 @@ def test_the_command_learns_behind_convolutions(tmp_path):
     assert chip.connections[0].num_message_bits
     storage.save(chip, tmp_path / "model.h5")
     program = Path(sys.executable).with_name("ottt-learn")
-    options = ["--transform", "upside-down", "--hlop", "20", "--passes", "1", "--repeat-in-lava", "50", "--json"]
+    options = ["--transform", "upside-down", "--hlop", "20", "--epochs", "1", "--repeat-in-lava", "50", "--json"]
     line = [str(program), str(tmp_path / "model.h5"), *options]
     done = subprocess.run(line, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr

@@ -45,7 +45,7 @@ def sha(result):
 
 def go_on(folder, name, capsys, **more):
     model = None if name == "scratch" else folder / "model.h5"
-    learn(model, passes=1, resume=True, output=folder / name, json=True, **CHOSEN[name] | more)
+    learn(model, epochs=1, resume=True, output=folder / name, json=True, **CHOSEN[name] | more)
     return json.loads(capsys.readouterr().out)
 
 

@@ -149,10 +149,10 @@ class TestLearning:
 
     def test_stopped_and_resumed_is_not_stopped(self, tmp_path):
         lateral = tuple(s.grown(3, 1e5, 0.2, 1) for s in watch(chip(), digits(60)[0], 5))
-        run = lambda folder, passes, resume=False, s=lateral: learn(  # noqa: E731
+        run = lambda folder, epochs, resume=False, s=lateral: learn(  # noqa: E731
             chip(),
             digits(60, turn=True),
-            passes=passes,
+            epochs=epochs,
             evaluate_every=20,
             checkpoint=tmp_path / folder,
             resume=resume,

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from ottt_loihi.onchip import Settings, fresh_network, learn, repeat_in_lava
 from ottt_loihi.onchip.learner import accuracy
-from ottt_loihi.onchip.network.trainable import estimate_unit, make_plan, trace_energy
+from ottt_loihi.onchip.network.trainable import estimate_logit_scale, make_plan, trace_energy
 from ottt_loihi.onchip.result import CurvePoint
 from ottt_loihi.sim import storage
 from ottt_loihi.sim.learning.learner import Learner
@@ -19,6 +19,7 @@ from ottt_loihi.sim.learning.weight_formats import make_plastic, to_inference
 from ottt_loihi.sim.network import LIF, Dense
 
 from ottt_loihi import sim
+from ottt_loihi.cli.help import arguments
 from ottt_loihi.cli.learn_scenario import STEPS
 from ottt_loihi.data import load_digits, rate_code
 from ottt_loihi.errors import ChipError, FileError, LavaError, UsageError, VerificationError
@@ -73,11 +74,11 @@ class TestRefuses:
     @pytest.mark.parametrize(
         ("arguments", "message"),
         [
-            (dict(passes=0), "passes: expected a positive integer"),
+            (dict(epochs=0), "epochs: expected a positive integer"),
             (dict(backend="loihi1"), "backend: expected one of sim, inprocess, lava, loihi2"),
             (dict(evaluate_every=0), "evaluate_every: expected"),
             (dict(settings=Settings(readout_rate=1e-10)), r"readout.y1_scale: a scale of .* is too small"),
-            (dict(settings=Settings(unit=0)), "unit: expected a positive integer"),
+            (dict(settings=Settings(logit_scale=0)), "logit_scale: expected a positive integer"),
         ],
     )
     def test_wrong_arguments(self, arguments, message):
@@ -125,10 +126,10 @@ class TestPlan:
 
     def test_the_unit_comes_from_the_network_or_the_caller(self):
         chip = replace(small(), logit_scale=None)
-        with pytest.raises(UsageError, match="give unit="):
+        with pytest.raises(UsageError, match="give logit_scale="):
             make_plan(chip)
-        assert make_plan(chip, unit=77).unit == 77
-        assert make_plan(small()).unit == 16 * 20
+        assert make_plan(chip, logit_scale=77).logit_scale == 77
+        assert make_plan(small()).logit_scale == 16 * 20
 
     def test_the_unit_of_a_trained_readout_is_found_in_the_data(self):
         """A readout that adds 300 for the right class and nothing else."""
@@ -136,9 +137,9 @@ class TestPlan:
         chip = make_plan(fresh_network((4,), (), 4, 3)).chip
         chip = replace(chip, connections=(replace(chip.connections[0], weight=weight),), logit_scale=None)
         x = np.repeat(np.eye(4, dtype=np.uint8)[:, np.newaxis], 3, axis=1)
-        assert estimate_unit(chip, x, np.arange(4)) == 254
+        assert estimate_logit_scale(chip, x, np.arange(4)) == 254
         with pytest.raises(UsageError, match="the right class does not lead"):
-            estimate_unit(chip, x, np.array([1, 2, 3, 0]))
+            estimate_logit_scale(chip, x, np.array([1, 2, 3, 0]))
 
     def test_trace_energy_counts_what_is_left_of_spikes(self):
         plan = make_plan(fresh_network((2,), (3,), 2, 3))
@@ -204,7 +205,7 @@ class TestLearn:
         chip, data = small(), digits(40)
         reports = []
         result = learn(
-            chip, data, test=data, evaluate_every=15, passes=2, progress=lambda *state: reports.append(state)
+            chip, data, test=data, evaluate_every=15, epochs=2, progress=lambda *state: reports.append(state)
         )
         assert [p.samples for p in result.curve] == [0, 15, 30, 45, 60, 75, 80]
         assert result.samples == 80
@@ -246,7 +247,7 @@ class TestLearn:
             asked.append(number)
             return digits(10, start=10 * number)
 
-        learn(small(), data, passes=3)
+        learn(small(), data, epochs=3)
         assert asked == [0, 1, 2]
 
     def test_ctrl_c_keeps_what_was_learnt(self):
@@ -308,17 +309,17 @@ class TestLearnsDigits:
         assert accuracy(frozen, *test) >= 0.88
         training, test = self.data(turn=True, seed=200)
         fast = Settings(feedback="random", readout_rate=0.02, hidden_rate=1.0, learn_when="always")
-        drift = learn(make_plastic(frozen), training, test=test, passes=3, settings=fast)
+        drift = learn(make_plastic(frozen), training, test=test, epochs=3, settings=fast)
         assert drift.curve[0].accuracy < 0.6
         assert accuracy(to_inference(drift.chip).chip, *test) >= 0.88
 
 
 @pytest.mark.slow
 class TestDigitsAreLearnt:
-    """64-128-10 as ``ottt-learn`` starts it, three passes, rates halved after each: the bars of docs/onchip.md."""
+    """64-128-10 as ``ottt-learn`` starts it, three epochs, rates halved after each: the bars of docs/onchip.md."""
 
     @staticmethod
-    def run(seed, passes, backend="sim", count=None, **settings):
+    def run(seed, epochs, backend="sim", count=None, **settings):
         split = load_digits()
         x_train, y_train = split.x_train[:count], split.y_train[:count]
         chip = fresh_network(num_steps=STEPS, seed=seed)
@@ -327,7 +328,7 @@ class TestDigitsAreLearnt:
             chip,
             lambda number: (rate_code(x_train, STEPS, 1000 * (seed + 1) + number), y_train),
             test=test,
-            passes=passes,
+            epochs=epochs,
             backend=backend,
             settings=Settings(seed=seed, halve_every=len(y_train), **settings),
             evaluate_every=len(y_train),
@@ -340,7 +341,7 @@ class TestDigitsAreLearnt:
         # over eight seeds, with the rates of 0.1: 95.0, 95.5 and 93.3 % (± 0.4 to 1.3 for a seed)
         [("random", "mse", 0.935), ("kolen-pollack", "mse", 0.94), ("random", "hinge", 0.945), ("opzo", "mse", 0.92)],
     )
-    def test_in_three_passes_with_inference_weights(self, feedback, loss, bar):
+    def test_in_three_epochs_with_inference_weights(self, feedback, loss, bar):
         runs = [self.run(seed, 3, feedback=feedback, loss=loss) for seed in range(3)]
         assert np.mean([frozen for _, frozen in runs]) >= bar
         assert np.mean([result.accuracy for result, _ in runs]) >= bar
@@ -375,7 +376,7 @@ class TestCommand:
         ("line", "code", "says"),
         [
             (["none.h5"], 3, "no such file"),
-            (["--passes", "0"], 2, "passes"),
+            (["--epochs", "0"], 2, "epochs"),
             (["--transform", "sideways"], 2, "sideways"),
             (["--pases", "1"], 2, "No such option"),
             (["--data", "cats"], 2, "expected one of digits, mnist"),
@@ -385,6 +386,11 @@ class TestCommand:
     )
     def test_wrong_use_is_one_line(self, line, code, says):
         commands.assert_one_line(commands.run_here("ottt-learn", *line), code, says)
+
+    def test_the_option_of_version_0_1_has_todays_name(self, capsys):
+        assert arguments(["m.h5", "--passes", "3"]) == ["m.h5", "--epochs", "3"]
+        assert arguments(["--passes=3"]) == ["--epochs=3"]
+        assert capsys.readouterr().err == 2 * "note: --passes is now --epochs\n"
 
     def test_a_network_for_other_data(self, tmp_path):
         storage.save(fresh_network((5, 5), (4,)), tmp_path / "chip.h5")
@@ -408,7 +414,7 @@ class TestCommand:
     def test_drift_with_a_stretch_in_lava(self, tmp_path):
         storage.save(to_inference(small()).chip, tmp_path / "model.h5")
         done = run(
-            tmp_path / "model.h5", "--transform", "upside-down", "--passes", 1, "--repeat-in-lava", 200, "--json"
+            tmp_path / "model.h5", "--transform", "upside-down", "--epochs", 1, "--repeat-in-lava", 200, "--json"
         )
         assert done.returncode == 0, done.stderr
         summary = json.loads(done.stdout)
@@ -441,7 +447,7 @@ class TestCommand:
 def test_logits_of_cross_entropy_are_no_targets():
     """Their size is found from data; a network trained with the squared error says it itself."""
     chip = replace(small(), logit_scale=320.0, loss="mse")
-    assert make_plan(chip).unit == 320
+    assert make_plan(chip).logit_scale == 320
     with pytest.raises(UsageError, match="trained with cross-entropy, which has no such target"):
         make_plan(replace(chip, loss="cross-entropy"))
 
@@ -463,7 +469,7 @@ class TestRates:
         )
 
     def test_a_rate_that_saturates_the_messages_is_told_with_numbers(self):
-        result = self.run(readout_rate=1.9, unit=1000, hidden_rate=1.0, feedback="random")
+        result = self.run(readout_rate=1.9, logit_scale=1000, hidden_rate=1.0, feedback="random")
         part = result.counters["readout.y1_saturated"] / (result.messages * 10)
         assert part > 0.5
         assert result.warnings == [
@@ -498,14 +504,14 @@ class TestRates:
 class TestResume:
     """Stopped and resumed is not stopped, to the last bit; other backends: ``test_learning_resume.py``."""
 
-    def run(self, folder, passes, resume=False, every=50, **settings):
+    def run(self, folder, epochs, resume=False, every=50, **settings):
         x, labels = digits(120)
         chosen = {"feedback": "kolen-pollack", "halve_every": 100} | settings
         return learn(
             small(),
             (x, labels),
             test=digits(40, 300),
-            passes=passes,
+            epochs=epochs,
             settings=Settings(**chosen),
             evaluate_every=every,
             checkpoint=folder / "state",

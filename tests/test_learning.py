@@ -208,7 +208,7 @@ class TestRandom:
         network = small(rounding, hidden=(), inputs=4000)
         connection = replace(network.layers[0].connection, weight=np.zeros((3, 4000), int))
         part = replace(network.layers[0], connection=connection, y1=(1, 12))  # an error of 320 << 6 becomes a y1 of 5
-        network = replace(network, layers=(part,), unit=5 << 6, num_steps=1)
+        network = replace(network, layers=(part,), logit_scale=5 << 6, num_steps=1)
         learner = sim.learn(network, np.full((1, 1, 500), 255, np.uint8), np.zeros(1, int))
         right, *others = learner.weights()[0]
         assert not np.any(others)
@@ -255,7 +255,7 @@ class TestResume:
     def test_chunks_do_not_matter(self, monkeypatch):
         network, data = small("lava"), samples()
         whole = sim.learn(network, *data)
-        monkeypatch.setattr(learning, "CHUNK_FRAMES", 28)
+        monkeypatch.setattr(learning, "CHUNK_STEPS", 28)
         assert_equal(whole.variables(), sim.learn(network, *data).variables())
 
     def test_the_state_of_another_network_or_rule_is_refused(self, tmp_path):

@@ -157,8 +157,8 @@ class TestLava:
         settings = Settings.of_rule("tess", hidden_rate=2.0, readout_rate=0.1)
         runs = dict(settings=settings, evaluate_every=10, checkpoint=tmp_path / "state")
         learn(chip(), data(10), **runs)
-        resumed = learn(chip(), data(10), passes=2, resume=True, backend="inprocess", **runs)
-        assert resumed.chip == learn(chip(), data(10), passes=2, settings=settings).chip
+        resumed = learn(chip(), data(10), epochs=2, resume=True, backend="inprocess", **runs)
+        assert resumed.chip == learn(chip(), data(10), epochs=2, settings=settings).chip
 
 
 @pytest.mark.parametrize(

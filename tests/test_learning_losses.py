@@ -12,13 +12,13 @@ from ottt_loihi.sim.learning.rule import LOSSES, Rule
 from ottt_loihi import sim
 from ottt_loihi.errors import FileError, UsageError
 
-UNITS = (3, 320, 2048, 8192)
+SCALES = (3, 320, 2048, 8192)
 
 
-def membranes(unit, count=300, classes=10, seed=0):
+def membranes(logit_scale, count=300, classes=10, seed=0):
     """Logits up to ±8, within 24 bits."""
     rng = np.random.default_rng(seed)
-    v = rng.normal(0, rng.choice([0.1, 1, 4], (count, 1)), (count, classes)) * (unit << 6)
+    v = rng.normal(0, rng.choice([0.1, 1, 4], (count, 1)), (count, classes)) * (logit_scale << 6)
     return np.clip(v, -(2**23) + 1, 2**23 - 1).astype(np.int32)
 
 
@@ -32,24 +32,24 @@ def network(rule, hidden=(20,)):
     return learning_network(make_plan(chip), [0.1] * (len(hidden) + 1), rule)
 
 
-@pytest.mark.parametrize("unit", UNITS)
-def test_the_tables_softmax_is_close_to_the_true_one(unit):
+@pytest.mark.parametrize("logit_scale", SCALES)
+def test_the_tables_softmax_is_close_to_the_true_one(logit_scale):
     """Measured: at most 0.0038 in a probability, 0.0005 on average; the error message has steps of 1/64."""
     deviation = []
-    for v in membranes(unit):
-        x = np.exp((v - v.max()) / (unit << 6))
-        deviation.append(np.abs(losses.probabilities(v, unit << 6) / 4096 - x / x.sum()))
+    for v in membranes(logit_scale):
+        x = np.exp((v - v.max()) / (logit_scale << 6))
+        deviation.append(np.abs(losses.probabilities(v, logit_scale << 6) / 4096 - x / x.sum()))
     assert np.max(deviation) < 0.004
     assert np.mean(deviation) < 0.0006
 
 
 @pytest.mark.parametrize("loss", LOSSES)
-@pytest.mark.parametrize("unit", UNITS)
-def test_integer_and_float_errors_agree(loss, unit):
-    for v in membranes(unit, 50):
-        found = losses.integer_error(loss, v, 4, unit << 6)
-        expected = losses.float_error(loss, v.astype(float), 4, unit << 6)
-        assert np.abs(found - expected).max() <= (0.005 * (unit << 6) + 1 if loss == "softmax" else 0)
+@pytest.mark.parametrize("logit_scale", SCALES)
+def test_integer_and_float_errors_agree(loss, logit_scale):
+    for v in membranes(logit_scale, 50):
+        found = losses.integer_error(loss, v, 4, logit_scale << 6)
+        expected = losses.float_error(loss, v.astype(float), 4, logit_scale << 6)
+        assert np.abs(found - expected).max() <= (0.005 * (logit_scale << 6) + 1 if loss == "softmax" else 0)
 
 
 def test_softmax_of_equals_and_of_extremes():

@@ -160,22 +160,22 @@ def test_all_backends_learn_the_same_with_every_option():
 
 
 class TestCheckpoint:
-    def run(self, folder, resume=False, passes=1, **options):
+    def run(self, folder, resume=False, epochs=1, **options):
         rng = np.random.default_rng(0)
         data = rng.integers(0, 2, (30, T, 12), np.uint8), rng.integers(0, CLASSES, 30)
         chip = fresh_network((12,), (9,), CLASSES, T, resolution=128, seed=1)
         settings = Settings(readout_rate=0.02, hidden_rate=1.0, **options)
         return learn(
-            chip, data, passes=passes, settings=settings, evaluate_every=10, checkpoint=folder / "state", resume=resume
+            chip, data, epochs=epochs, settings=settings, evaluate_every=10, checkpoint=folder / "state", resume=resume
         )
 
     EVERYTHING: ClassVar = dict(loss="softmax", learn_bias=True, decay_every=7, encoding="split", schedule="pipelined")
 
     def test_a_run_with_every_option_goes_on_bit_for_bit(self, tmp_path):
         self.run(tmp_path, **self.EVERYTHING)
-        resumed = self.run(tmp_path, resume=True, passes=3, **self.EVERYTHING)
+        resumed = self.run(tmp_path, resume=True, epochs=3, **self.EVERYTHING)
         (tmp_path / "whole").mkdir()
-        whole = self.run(tmp_path / "whole", passes=3, **self.EVERYTHING)
+        whole = self.run(tmp_path / "whole", epochs=3, **self.EVERYTHING)
         assert resumed.chip == whole.chip
         assert resumed.counters == whole.counters
 
@@ -184,19 +184,19 @@ class TestCheckpoint:
         assert not self.run(tmp_path, **old).warnings
         (curve,) = tmp_path.glob("*.json")
         curve.write_text(curve.read_text().replace('"version": 2', '"version": 1'))
-        resumed = self.run(tmp_path, resume=True, passes=3)
+        resumed = self.run(tmp_path, resume=True, epochs=3)
         (said,) = resumed.warnings
         assert said.startswith("the resumed state is of version 0.1 and goes on with its rounding per-synapse-1, ")
         (tmp_path / "whole").mkdir()
-        assert resumed.chip == self.run(tmp_path / "whole", passes=3, **old).chip
-        assert resumed.chip != self.run(tmp_path / "whole", passes=3).chip
+        assert resumed.chip == self.run(tmp_path / "whole", epochs=3, **old).chip
+        assert resumed.chip != self.run(tmp_path / "whole", epochs=3).chip
 
     @pytest.mark.parametrize("name", EVERYTHING)
     def test_a_run_of_other_options_is_refused(self, tmp_path, name):
         self.run(tmp_path, **self.EVERYTHING)
         other = {k: v for k, v in self.EVERYTHING.items() if k != name}
         with pytest.raises(FileError, match="the state of another network or rule"):
-            self.run(tmp_path, resume=True, passes=2, **other)
+            self.run(tmp_path, resume=True, epochs=2, **other)
 
 
 @pytest.mark.slow
@@ -204,7 +204,7 @@ def test_the_command_takes_every_option(tmp_path):
     program = Path(sys.executable).with_name("ottt-learn")
     options = {
         "loss": "softmax", "learn-when": "wrong", "decay-every": 100, "decay-shift": 9, "encoding": "split",
-        "schedule": "pipelined", "hidden": 16, "passes": 1, "repeat-in-lava": 50,
+        "schedule": "pipelined", "hidden": 16, "epochs": 1, "repeat-in-lava": 50,
     }  # fmt: skip
     line = [word for name, value in options.items() for word in (f"--{name}", str(value))]
     command = [str(program), *line, "--learn-bias", "-o", str(tmp_path), "--json"]

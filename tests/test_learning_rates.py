@@ -37,7 +37,7 @@ def recordings(steps, seed=0, contrast=0.5):
 def taught(steps, hidden, loss, feedback="kolen-pollack"):
     train, test = recordings(steps)
     chip = fresh_network((channels(steps),), hidden, CLASSES, steps, decay=0.8)
-    result = learn(chip, train, passes=3, settings=Settings(loss=loss, halve_every=TRAINED, feedback=feedback))
+    result = learn(chip, train, epochs=3, settings=Settings(loss=loss, halve_every=TRAINED, feedback=feedback))
     return make_plastic(to_inference(result.chip).chip), train, test
 
 
@@ -73,7 +73,7 @@ def test_a_changed_world_is_learnt():
     order = np.random.default_rng(5).permutation(channels(16))
     new = x_test[..., order], y_test
     assert accuracy(to_inference(chip).chip, *new) < 0.4
-    result = learn(chip, (x[..., order], y), passes=3, known=(x, y))
+    result = learn(chip, (x[..., order], y), epochs=3, known=(x, y))
     assert accuracy(to_inference(result.chip).chip, *new) > 0.55
 
 
@@ -81,11 +81,11 @@ def test_the_unit_is_the_lead_of_a_network_that_has_learnt_and_the_scale_of_a_fr
     chip, train, _ = taught(16, (48,), "mse")
     for loss, parts in (("mse", (1, 1)), ("softmax", (8, 4))):
         fresh = fresh_network((channels(16),), (48,), CLASSES, 16)
-        units = [learn(c, train, settings=Settings(loss=loss)).settings["unit"] for c in (fresh, chip)]
-        assert units[0] == fresh.logit_scale // parts[0]
+        scales = [learn(c, train, settings=Settings(loss=loss)).settings["logit_scale"] for c in (fresh, chip)]
+        assert scales[0] == fresh.logit_scale // parts[0]
         if loss == "mse":
-            lead = units[1]
-        assert units[1] == lead // parts[1]
+            lead = scales[1]
+        assert scales[1] == lead // parts[1]
     assert lead < chip.logit_scale  # a step says little: its readout stays below the target
 
 

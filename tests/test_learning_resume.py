@@ -182,10 +182,10 @@ def test_how_often_the_state_is_kept_changes_nothing(tmp_path):
 @pytest.mark.lava
 @pytest.mark.slow
 def test_the_command_goes_on_in_lava(tmp_path):
-    """A pass of it stops at the curve's first point, 143 samples, and goes on to the next, in Lava and in sim."""
+    """An epoch of it stops at the curve's first point, 143 samples, and goes on to the next, in Lava and in sim."""
     pytest.importorskip("lava.magma.core.process.process")
     storage.save(to_inference(small()).chip, tmp_path / "model.h5")
-    line = [tmp_path / "model.h5", "--passes", 1, "--stop-at", 0.01, "--feedback", "opzo", "--json", "-o"]
+    line = [tmp_path / "model.h5", "--epochs", 1, "--stop-at", 0.01, "--feedback", "opzo", "--json", "-o"]
     assert command(*line, tmp_path / "lava").returncode == 0
     shutil.copytree(tmp_path / "lava", tmp_path / "sim")
     learnt = []

@@ -126,7 +126,7 @@ def test_a_checkpoint_counts_samples(tmp_path):
         )
 
     run("state")
-    resumed, whole = run("state", passes=2, resume=True), run("whole", passes=2)
+    resumed, whole = run("state", epochs=2, resume=True), run("whole", epochs=2)
     assert resumed.chip == whole.chip
     assert resumed.curve == whole.curve
     assert resumed.samples == 60

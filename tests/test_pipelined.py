@@ -196,7 +196,7 @@ def test_stopped_and_resumed_is_not_stopped(tmp_path, monkeypatch, rounding):
     part = learning_network(plan, [0.1] * 3, replace(PIPELINED, halve_every=7, rounding=rounding))
     packed = np.packbits(x, axis=-1)
     whole = sim.learn(part, packed, labels)
-    monkeypatch.setattr(learning, "CHUNK_FRAMES", 20)
+    monkeypatch.setattr(learning, "CHUNK_STEPS", 20)
     sim.learn(part, packed[:11], labels[:11]).save(tmp_path / "state.h5")
     second = Learner.load(tmp_path / "state.h5", part)
     second.learn(packed[11:], labels[11:])
@@ -229,5 +229,5 @@ def test_digits_are_learnt_nearly_as_well():
 def test_a_frozen_front_has_no_phase_there():
     from ottt_loihi.onchip.network.trainable import make_schedule
 
-    with pytest.raises(UsageError, match="schedule: 2 frozen layers in front act in phases"):
+    with pytest.raises(UsageError, match="schedule: 2 frozen layers before them act in phases"):
         make_schedule(1, PIPELINED, 2)

@@ -152,7 +152,7 @@ class TestCommand:
         summary = json.loads(capsys.readouterr().out)
         found, settings = summary["prequential"], summary["settings"]
         assert (found["samples"], found["labels"], summary["samples"]) == (1437, 144, 1437)
-        assert (settings["shuffle"], settings["tested"], settings["passes"]) == (False, True, 1)
+        assert (settings["shuffle"], settings["tested"], settings["epochs"]) == (False, True, 1)
         assert len(found["curve"]["accuracy"]) == 20
         assert np.mean(found["curve"]["accuracy"][10:]) > np.mean(found["curve"]["accuracy_frozen"][10:])
         text = dict(rows(found))
@@ -165,7 +165,7 @@ class TestCommand:
             ({"label_share": 0.1}, "--label-share: belongs to --prequential"),
             ({"prequential": True, "label_share": 0.0}, r"--label-share: expected a number in \(0, 1\], got 0.0"),
             ({"prequential": True, "label_share": 1e-5}, "is no label, so nothing can be learnt"),
-            ({"prequential": True, "passes": 2}, "--passes: a stream comes once, got 2"),
+            ({"prequential": True, "epochs": 2}, "--epochs: a stream comes once, got 2"),
             ({"prequential": True, "resume": True}, "no run to go on with; start without --resume"),
         ],
     )
@@ -175,7 +175,7 @@ class TestCommand:
 
     def test_in_order(self, tmp_path, monkeypatch, capsys):
         monkeypatch.setattr("ottt_loihi.cli.learn.write", lambda folder, scenario, result, summary: {})
-        command(output=tmp_path, json=True, in_order=True, hidden=8, passes=1, stop_at=0.01)
+        command(output=tmp_path, json=True, in_order=True, hidden=8, epochs=1, stop_at=0.01)
         summary = json.loads(capsys.readouterr().out)
         assert summary["settings"]["shuffle"] is False
         assert summary["prequential"] is None

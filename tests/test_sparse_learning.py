@@ -176,12 +176,12 @@ class TestChipNetwork:
 @pytest.mark.slow
 def test_the_command_line(tmp_path):
     command = [sys.executable, "-c", "from ottt_loihi.cli import learn; learn.main()", "-o", str(tmp_path), "--json"]
-    scratch = [*command, "--density", "0.5", "--passes", "1", "--hidden", "30"]
+    scratch = [*command, "--density", "0.5", "--epochs", "1", "--hidden", "30"]
     done = subprocess.run(scratch, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["accuracy"] > 0.4
     assert [c.weight.size for c in synapses(storage.load(tmp_path / "scratch-learnt.h5"))] == [30 * 32, 10 * 15]
-    again = [*command, str(tmp_path / "scratch-inference.h5"), "--passes", "1"]
+    again = [*command, str(tmp_path / "scratch-inference.h5"), "--epochs", "1"]
     done = subprocess.run(again, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert min(json.loads(done.stdout)["weights_moved"]) > 0.1

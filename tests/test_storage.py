@@ -7,7 +7,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from networks import chip_networks, conv_networks, mixed_networks
-from ottt_loihi.onchip.network.trainable import knows_unit
+from ottt_loihi.onchip.network.trainable import has_logit_scale
 from ottt_loihi.sim import storage
 from ottt_loihi.sim.network import INPUT, LIF, ChipNetwork, Dense
 
@@ -168,7 +168,7 @@ def test_provenance_of_another_type_is_as_none(saved, tmp_path, provenance):
     with h5py.File(tmp_path / "chip.h5") as file:
         assert file.attrs["version"] < 4
     assert storage.load(tmp_path / "chip.h5") == chip
-    assert not knows_unit(chip)
+    assert not has_logit_scale(chip)
 
 
 NOT_KNOWN = {"input_form": "spikes", "logit_scale": None, "loss": None, "data": None, "data_set": None}

@@ -1,4 +1,4 @@
-"""The samples of a run: one pass in memory at a time, in the order that a seed says; what a unit is estimated on."""
+"""The samples of a run, one epoch in memory at a time, in the order that a seed says; and the logit scale."""
 
 import tracemalloc
 
@@ -11,7 +11,7 @@ from ottt_loihi.onchip import stream as stream_module
 from ottt_loihi.onchip.learner import accuracy
 from ottt_loihi.onchip.network import backbone as backbone_module
 from ottt_loihi.onchip.network import rates
-from ottt_loihi.onchip.network.trainable import estimate_unit, make_plan
+from ottt_loihi.onchip.network.trainable import estimate_logit_scale, make_plan
 from ottt_loihi.onchip.stream import Stream
 from ottt_loihi.sim.learning.learner import Learner
 from ottt_loihi.sim.learning.weight_formats import make_plastic
@@ -22,8 +22,8 @@ from ottt_loihi.errors import UsageError
 SAMPLES, STEPS = 30, 6
 
 
-def passes(called=None, samples=SAMPLES):
-    """A function of the pass's number whose spikes differ from pass to pass."""
+def epochs(called=None, samples=SAMPLES):
+    """A function of the epoch's number whose spikes differ from epoch to epoch."""
 
     def data(number):
         if called is not None:
@@ -40,7 +40,7 @@ def stream(data, count, **settings):
 
 @pytest.mark.parametrize("shuffle", [True, False])
 def test_parts_are_those_of_the_whole(shuffle):
-    found = stream(passes(), 4, shuffle=shuffle)
+    found = stream(epochs(), 4, shuffle=shuffle)
     x, expected = found.everything()
     whole = np.packbits(x, axis=-1)
     assert found.total == len(expected) == 4 * SAMPLES
@@ -53,18 +53,18 @@ def test_parts_are_those_of_the_whole(shuffle):
 
 def test_a_pass_is_made_when_it_is_learnt():
     called = []
-    found = stream(passes(called), 50)
+    found = stream(epochs(called), 50)
     found.part(0, SAMPLES)
     assert called == [0]
-    found.part(7 * SAMPLES - 1, 7 * SAMPLES + 1)  # a resumed run makes no pass before
+    found.part(7 * SAMPLES - 1, 7 * SAMPLES + 1)  # a resumed run makes no epoch before
     assert called == [0, 6, 7]
 
 
-def test_memory_does_not_grow_with_the_passes():
+def test_memory_does_not_grow_with_the_epochs():
     def peak(count):
         tracemalloc.start()
         try:
-            found = stream(passes(samples=2000), count)
+            found = stream(epochs(samples=2000), count)
             for number in range(count):
                 found.part(number * 2000, (number + 1) * 2000)
             return tracemalloc.get_traced_memory()[1]
@@ -75,24 +75,24 @@ def test_memory_does_not_grow_with_the_passes():
     assert peak(12) < 1.2 * peak(3)
 
 
-def test_passes_of_other_lengths_are_refused():
-    found = stream(lambda number: passes(samples=SAMPLES + number)(number), 2)
-    with pytest.raises(UsageError, match=r"data: expected 30 samples in every pass, got 31 in 1"):
+def test_epochs_of_other_lengths_are_refused():
+    found = stream(lambda number: epochs(samples=SAMPLES + number)(number), 2)
+    with pytest.raises(UsageError, match=r"data: expected 30 samples in every epoch, got 31 in 1"):
         found.part(SAMPLES, SAMPLES + 1)
 
 
-def test_the_unit_is_estimated_without_a_record_of_every_membrane():
+def test_the_logit_scale_is_estimated_without_a_record_of_every_membrane():
     """A record of v would take 300 · 12 · 3,010 · 4 bytes, 43 MB."""
     chip = fresh_network((16,), (3000,), 10, 12)
     labels = np.arange(300) % 10
     x = np.zeros((300, 12, 16), np.uint8)
     x[np.arange(300), :, labels] = 1
     with pytest.raises(UsageError, match="does not lead"):
-        estimate_unit(chip, x[:10], labels[:10])  # numba is loaded
+        estimate_logit_scale(chip, x[:10], labels[:10])  # numba is loaded
     tracemalloc.start()
     try:
         with pytest.raises(UsageError, match="does not lead"):
-            estimate_unit(chip, x, labels)
+            estimate_logit_scale(chip, x, labels)
         assert tracemalloc.get_traced_memory()[1] < 15e6
     finally:
         tracemalloc.stop()
@@ -127,7 +127,7 @@ def test_learning_begins_before_a_pass_has_gone_through_the_backbone(through_bac
     rng = np.random.default_rng(1)
     x, labels = random_messages(chip, 40, 3, 0.6), rng.integers(0, 4, 40)
     test = random_messages(chip, 5, 4, 0.6), rng.integers(0, 4, 5)
-    result = learn(chip, (x, labels), test=test, passes=2, evaluate_every=20, settings=Settings(shuffle=shuffle))
+    result = learn(chip, (x, labels), test=test, epochs=2, evaluate_every=20, settings=Settings(shuffle=shuffle))
     assert [what for what, _ in through_backbone[:3]] == ["backbone", "backbone", "learnt"]
     assert through_backbone[0][1] + through_backbone[1][1] <= 3 + 8
     assert sum(n for what, n in through_backbone if what == "backbone") == len(x) + len(test[0])

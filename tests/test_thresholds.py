@@ -429,7 +429,7 @@ def test_what_has_one_threshold_a_layer_says_so(tmp_path):
         connections=(*chip.connections, Dense(0, 1, np.full((2, 3), 4))),
     )
     with pytest.raises(ChipError, match=r"layer\[0\] \(three\): learning needs one threshold a layer"):
-        make_plan(make_plastic(learning), unit=10)
+        make_plan(make_plastic(learning), logit_scale=10)
 
 
 def test_the_budget_counts_thresholds_on_a_core():

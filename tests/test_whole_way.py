@@ -48,7 +48,7 @@ def test_no_command_asks_again(kind, real_data, monkeypatch, tmp_path):
         ("ottt-train", CONFIGS / f"{config}.toml", "--hidden", "32", *changes, "-o", "r"),
         ("ottt-export", "r/model.pt"),
         ("ottt-run", "r/model.h5", "--samples", "2000"),
-        ("ottt-learn", "r/model.h5", "--passes", "1", "-o", "l"),
+        ("ottt-learn", "r/model.h5", "--epochs", "1", "-o", "l"),
     ):
         done = run_here(program, *line, "--json")
         assert done.returncode == 0, (program, done.stderr)

@@ -141,12 +141,12 @@ def repeat_in_lava(
     find("lava").require()  # before minutes of sim.learn
     steps = checks.integer(steps, "steps")
     settings = settings or Settings()
-    plan = pending_plan(chip, settings.unit)
+    plan = pending_plan(chip, settings.logit_scale)
     stock.require(plan, "lava", settings)
     stream = Stream(plan, data, steps, settings, subspaces, known)
     per_sample = stream.steps_per_sample
     samples = -(-steps // per_sample)
-    stream.passes = -(-samples // stream.per_pass)
+    stream.epochs = -(-samples // stream.per_epoch)
     _learnt(stream, "sim", 1, stall_timeout)  # numba compiles
     expected, sim_seconds = _learnt(stream, "sim", samples, stall_timeout)
     found, lava_seconds = _learnt(stream, "lava", samples, stall_timeout)

@@ -218,7 +218,7 @@ class _FloatBuilder:
         hidden = self.schedule.hidden_layers
         return OTTTReadout(
             shape=(classes,),
-            unit=1.0,
+            logit_scale=1.0,
             y1_scale=self.rate / self.num_steps,
             error_scale=1 / self.num_steps if hidden else None,
             samples=samples,

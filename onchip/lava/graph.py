@@ -43,7 +43,7 @@ from ottt_loihi.sim.network import INPUT, Dense, Sparse
 if TYPE_CHECKING:
     from ottt_loihi.converters.lava.backends import LavaBackend
 
-LABEL_BITS = 16  # of a label on its way to the readout
+LABEL_BITS = 16  # of the message that brings a label to the readout
 NEVER = 1 << 62  # Lava steps until a trace is reset
 
 
@@ -265,7 +265,7 @@ class Builder:
         network, last = self.network, len(self.network.layers) - 1
         rule = network.rule
         chosen = {"loss": rule.loss, "learn_when": rule.learn_when, "usual_mistakes": rule.usual_mistakes}
-        return OTTTReadout(unit=network.unit, samples=samples, **chosen, **self._common(last))
+        return OTTTReadout(logit_scale=network.logit_scale, samples=samples, **chosen, **self._common(last))
 
     def _common(self, layer: int) -> dict[str, Any]:
         """Return the arguments that hidden neurons and the readout have in common."""

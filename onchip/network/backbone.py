@@ -86,6 +86,6 @@ def _check_phases(chip: ChipNetwork, c: Connection) -> None:
     """In an epoch a spike arrives one phase after it was sent, for this time step or, recurrent, for the next one."""
     if c.delay or chip.logical_delay(c) > 1:
         raise ChipError(
-            f"{c.label}: delay {c.delay}, {chip.logical_delay(c)} time steps; in front of layers that learn a "
+            f"{c.label}: delay {c.delay}, {chip.logical_delay(c)} time steps; before layers that learn a "
             "connection takes one step on the chip, to the next layer or to its own"
         )

@@ -95,11 +95,11 @@ def fresh_network(
             layers.append(LIF((size,), du, arithmetic.DECAY_UNITY - kept, vth, name=name))
         fan_in = size
     low, high = READOUT_RANGE
-    unit = min(high, max(low, READOUT_STEPS_PER_INPUT * _fan_in(fan_in, densities[-1])))
+    logit_scale = min(high, max(low, READOUT_STEPS_PER_INPUT * _fan_in(fan_in, densities[-1])))
     layers.append(LIF((classes,), 4095, 4096, arithmetic.VTH_MAX, name="readout"))
-    connections.append(_random(rng, len(hidden), classes, fan_in, densities[-1], READOUT_GAIN * unit))
-    provenance = {"scales": [vth] * len(hidden) + [unit], "origin": "fresh_network", "seed": seed}
-    use = {"logit_scale": unit, "untrained": True}
+    connections.append(_random(rng, len(hidden), classes, fan_in, densities[-1], READOUT_GAIN * logit_scale))
+    provenance = {"scales": [vth] * len(hidden) + [logit_scale], "origin": "fresh_network", "seed": seed}
+    use = {"logit_scale": logit_scale, "untrained": True}
     return ChipNetwork(input_shape, tuple(layers), tuple(connections), num_steps, "sum_v", provenance, **use)
 
 

@@ -36,8 +36,8 @@ def watch(
 ) -> tuple[Subspace, ...]:
     """Let the lateral neurons of every plastic connection learn the subspace of its traces; no label is needed.
 
-    The network runs with a closed gate, so its weights stay; rows learn with steps that are halved three times on the
-    way (``sim/learning/subspace.py``). Give the result to :func:`ottt_loihi.onchip.learn` as ``subspaces``, and to a
+    The network runs with a closed gate, so its weights stay; rows learn with steps that are halved three
+    times (``sim/learning/subspace.py``). Give the result to :func:`ottt_loihi.onchip.learn` as ``subspaces``, and to a
     later call of this function to add the subspace of another world's traces.
 
     Parameters

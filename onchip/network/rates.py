@@ -1,4 +1,4 @@
-"""Learning rates, unit and rule of a run that does not choose them: from T, λ, firing rates, fan-in and the loss.
+"""Learning rates and logit scale of a run that does not choose them, from T, λ, firing rates, fan-in and the loss.
 
 The derivation is in docs/onchip.md, "Rates". In short: what one *sample* may take away of the readout's error is the
 same for every network. A sample teaches T times, the squared norm of its trace is measured, and the hidden layers are
@@ -12,7 +12,7 @@ from dataclasses import replace
 
 import numpy as np
 from ottt_loihi.onchip.network.feedback.random import random_feedback
-from ottt_loihi.onchip.network.trainable import Plan, estimate_unit, trace_energy
+from ottt_loihi.onchip.network.trainable import Plan, estimate_logit_scale, trace_energy
 from ottt_loihi.onchip.settings import Settings
 from ottt_loihi.sim import Simulator, arithmetic
 from ottt_loihi.sim.inference import reference
@@ -45,7 +45,7 @@ def fitted(
     subspaces: Sequence[Subspace] | None = None,
     known: tuple[np.ndarray, np.ndarray] | None = None,
 ) -> tuple[Plan, Settings, list[float]]:
-    """Return the plan with its unit, settings without a gap, and η of every plastic connection.
+    """Return the plan with its logit scale, settings without a gap, and η of every plastic connection.
 
     Parameters
     ----------
@@ -59,7 +59,7 @@ def fitted(
     Raises
     ------
     UsageError
-        where nothing fires, or the unit cannot be measured
+        where nothing fires, or the logit scale cannot be measured
     """
     fresh, old = plan.chip.untrained, x if known is None else known[0]
     if settings.learn_when is None:
@@ -68,10 +68,14 @@ def fitted(
     if settings.usual_mistakes is None:
         usual = 0.0 if known is None else wrong(plan, *known)
         settings = replace(settings, usual_mistakes=round(usual * trial.UNITY))
-    unit = settings.unit if settings.unit is not None else unit_for(settings.loss, _lead(plan, old), fresh)
-    plan, settings = replace(plan, unit=unit), replace(settings, unit=unit)
+    logit_scale = (
+        settings.logit_scale
+        if settings.logit_scale is not None
+        else logit_scale_for(settings.loss, _lead(plan, old), fresh)
+    )
+    plan, settings = replace(plan, logit_scale=logit_scale), replace(settings, logit_scale=logit_scale)
     energy, logits = trace_energy(plan, x, subspaces, settings), _logits(settings.loss, fresh)
-    parts = FRESH if fresh else (min(1.0, LEARNT * signal(plan, old, unit * logits)),) * 2
+    parts = FRESH if fresh else (min(1.0, LEARNT * signal(plan, old, logit_scale * logits)),) * 2
     of_readout, of_hidden = (part * logits / plan.chip.num_steps for part in parts)
     if settings.readout_rate is None:
         settings = replace(settings, readout_rate=of_readout)
@@ -83,8 +87,8 @@ def fitted(
     return plan, settings, [part / e for part, e in zip(rates, energy, strict=True)]
 
 
-def unit_for(loss: str, lead: int, fresh: bool = False) -> int:
-    """Return the unit of a readout whose right class leads, or is to lead, by so much: the lead, of logits a part."""
+def logit_scale_for(loss: str, lead: int, fresh: bool = False) -> int:
+    """Return the logit scale of a readout whose right class leads, or is to lead, by ``lead``."""
     return max(1, lead // _logits(loss, fresh))
 
 
@@ -107,17 +111,17 @@ def signal(plan: Plan, x: np.ndarray, lead: int) -> float:
 
 
 def _logits(loss: str, fresh: bool) -> int:
-    """By how many logits the right class is to lead: its unit is so much smaller, and its error, and rates larger."""
+    """Return by how many logits the right class is to lead: the logit scale is divided by it, and rates multiplied."""
     return LOGITS.get(loss, (1, 1))[not fresh]
 
 
 def _lead(plan: Plan, x: np.ndarray) -> int:
-    """Return the unit of a squared error: the scale that ``fresh_network`` chose, or the lead that was learnt."""
+    """Return the logit scale of a squared error: the one of ``fresh_network``, or the lead that was learnt."""
     scale = plan.chip.logit_scale
     if plan.chip.untrained and scale is not None:
         return round(scale)
     try:
-        return estimate_unit(plan.chip, x)
+        return estimate_logit_scale(plan.chip, x)
     except UsageError:
         if scale is None:
             raise
@@ -128,7 +132,7 @@ def feedback_gains(plan: Plan, x: np.ndarray, feedback: str, seed: int) -> list[
     """Return for each hidden layer by how much the readout changes, per change of 1 that its feedback asks for.
 
     ``(1/C)·Σ_jk f_j·G_kj²`` with f_j the part of the time steps in which neuron j's surrogate is 1, and G the error's
-    way: the forward weights from layer to layer, in thresholds and logits; for fixed random feedback its own matrix,
+    path: the forward weights from layer to layer, in thresholds and logits; for fixed random feedback its own matrix,
     for local signals one of the same size.
     """
     active = surrogate_rates(plan, x)

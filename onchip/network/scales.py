@@ -44,7 +44,7 @@ def learning_network(
     schedule, lateral = plan.schedule(rule), plan_subspaces(plan, subspaces)
     parts = enumerate(zip(rates, lateral))
     layers = tuple(_layer(plan, rule, schedule, index, rate, subspace) for index, (rate, subspace) in parts)
-    return LearningNetwork(layers, schedule.epoch, plan.chip.num_steps, plan.unit, rule.rule())
+    return LearningNetwork(layers, schedule.epoch, plan.chip.num_steps, plan.logit_scale, rule.rule())
 
 
 def _layer(
@@ -61,7 +61,7 @@ def _layer(
     base = base_seed(rule.seed)
     feedback = None
     if readout:
-        per_delta: float = plan.unit << arithmetic.STATE_SHIFT  # units of the state per 1.0 of δ
+        per_delta: float = plan.logit_scale << arithmetic.STATE_SHIFT  # units of the state per 1.0 of δ
         sends = bool(plan.hidden) and KINDS[rule.feedback].travels != "local"
     else:
         own_seed = base + len(plan.dense) + index

@@ -1,8 +1,8 @@
 """The schedule: which layer acts in which Lava step, phased (exact) or pipelined (faster).
 
 One time step t of the network = one learning epoch = K Lava steps, called phases 1 … K. Every connection takes one
-Lava step, and a neuron's traces y reach its incoming connection within the step. With F frozen layers in front and L
-hidden layers that learn::
+Lava step, and a neuron's traces y reach its incoming connection within the step. With F frozen layers, then L hidden
+layers that learn::
 
     phase 1                  the source spikes
     phase 2 … F + 1          frozen layer f = 0 … F − 1 updates in phase f + 2

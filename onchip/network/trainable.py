@@ -19,7 +19,7 @@ from ottt_loihi.sim.network import INPUT, LIF, ChipNetwork, Connection, Dense, D
 from ottt_loihi import checks
 from ottt_loihi.errors import ChipError, UsageError
 
-PENDING = 1  # a unit, until it is measured
+PENDING = 1  # a logit scale, until it is measured
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Plan:
         the self-connection of each hidden layer or None
     decay
         λ of each hidden layer
-    unit
+    logit_scale
         the readout's sum of weights for a logit of 1
     slow
         of each hidden layer of current-based neurons the larger decay, ``decay`` is the smaller one; else None
@@ -50,7 +50,7 @@ class Plan:
     dense: tuple[Dense | Sparse, ...]
     inhibition: tuple[Diagonal | None, ...]
     decay: tuple[float, ...]
-    unit: int
+    logit_scale: int
     backbone: ChipNetwork | None
     whole: ChipNetwork
     slow: tuple[float | None, ...] = ()
@@ -85,7 +85,7 @@ class Plan:
 
     def resolution(self, layer: int) -> float:
         """Weight steps (LSB) per threshold, or per logit of 1 at the readout."""
-        full = self.unit if layer == len(self.hidden) else self.hidden[layer].vth
+        full = self.logit_scale if layer == len(self.hidden) else self.hidden[layer].vth
         return full / 2.0 ** self.dense[layer].weight_exp
 
     def slow_decay(self, layer: int) -> float | None:
@@ -109,8 +109,8 @@ def make_schedule(hidden_layers: int, rule: Rule = DEFAULT, backbone: int = 0) -
     pipelined = rule.schedule == "pipelined"
     if pipelined and backbone:
         raise UsageError(
-            f"schedule: {backbone} frozen layers in front act in phases of a learning epoch, and a pipelined schedule "
-            "has none; use schedule phased"
+            f"schedule: {backbone} frozen layers before them act in phases of a learning epoch, which a pipelined "
+            "schedule has not; use schedule phased"
         )
     if pipelined and rule.feedback == "opzo":
         raise UsageError(
@@ -120,12 +120,12 @@ def make_schedule(hidden_layers: int, rule: Rule = DEFAULT, backbone: int = 0) -
     return Schedule(hidden_layers, KINDS[rule.feedback].travels, backbone, pipelined, rule.silent_epochs)
 
 
-def pending_plan(chip: ChipNetwork, unit: int | None) -> Plan:
-    """Return :func:`make_plan` with a unit that is measured later, where none is given."""
-    return make_plan(chip, PENDING if unit is None else unit)
+def pending_plan(chip: ChipNetwork, logit_scale: int | None) -> Plan:
+    """Return :func:`make_plan` with a logit scale that is measured later, where none is given."""
+    return make_plan(chip, PENDING if logit_scale is None else logit_scale)
 
 
-def make_plan(chip: ChipNetwork, unit: int | None = None) -> Plan:
+def make_plan(chip: ChipNetwork, logit_scale: int | None = None) -> Plan:
     """Return the plan of a network, after checking that it can learn here.
 
     Raises
@@ -136,7 +136,7 @@ def make_plan(chip: ChipNetwork, unit: int | None = None) -> Plan:
         by subtraction through a self-connection), and a memoryless readout; before it, anything without delays
         (``onchip/network/backbone.py``)
     UsageError
-        when no ``unit`` is given and the network does not know it either
+        when no ``logit_scale`` is given and the network has none
     """
     last, first = len(chip.layers) - 1, first_plastic_layer(chip)
     inhibition: list[Diagonal | None] = []
@@ -155,7 +155,7 @@ def make_plan(chip: ChipNetwork, unit: int | None = None) -> Plan:
                 f"layer[{index}]: learning needs exactly one dense or sparse connection, from the layer before it"
             )
         if len(recurrent) > (index < last) or any(c.pre != index or c.delay for c in recurrent):
-            raise ChipError(f"layer[{index}]: learning knows no other second connection than the reset's, to itself")
+            raise ChipError(f"layer[{index}]: the only second connection that can learn here is the reset's, to itself")
         if forward[0].weight_format != "learning9":
             raise ChipError(
                 f"{forward[0].label}: holds inference weights; weight_formats.make_plastic makes them learn"
@@ -190,14 +190,14 @@ def make_plan(chip: ChipNetwork, unit: int | None = None) -> Plan:
         inhibition=tuple(inhibition[:-1]),
         decay=tuple(one for one, _ in decay),
         slow=tuple(slow for _, slow in decay),
-        unit=_unit(chip) if unit is None else checks.integer(unit, "unit"),
+        logit_scale=_logit_scale(chip) if logit_scale is None else checks.integer(logit_scale, "logit_scale"),
         backbone=backbone,
         whole=chip,
     )
 
 
-def estimate_unit(chip: ChipNetwork, x: np.ndarray, labels: np.ndarray | None = None) -> int:
-    """Return the unit of a trained readout: by how much the right class leads the mean of the others, on average.
+def estimate_logit_scale(chip: ChipNetwork, x: np.ndarray, labels: np.ndarray | None = None) -> int:
+    """Return the logit scale of a trained readout: the mean lead of the right class over the mean of the others.
 
     Whatever the loss was: a squared error leaves the readout of a step far below its target where a step says little.
     A thousand samples drawn over the training data are enough.
@@ -220,8 +220,8 @@ def estimate_unit(chip: ChipNetwork, x: np.ndarray, labels: np.ndarray | None = 
     lead = float((right - others).mean()) / 2**arithmetic.STATE_SHIFT
     if lead < 1:
         raise UsageError(
-            "the readout's scale cannot be told from this data: the right class does not lead; train the network "
-            "longer before it goes on learning, or give unit= in Python"
+            "the logit scale cannot be measured on this data: the right class does not lead; train the network "
+            "longer before it goes on learning, or give logit_scale= in Python"
         )
     return round(lead)
 
@@ -320,19 +320,20 @@ def _decay(index: int, layer: LIF) -> tuple[float, float | None]:
     return kept / arithmetic.DECAY_UNITY, None
 
 
-def knows_unit(chip: ChipNetwork) -> bool:
-    """Whether the readout's scale tells what a logit of 1 is: the target that the squared error of learning aims at.
+def has_logit_scale(chip: ChipNetwork) -> bool:
+    """Whether the network has a logit scale that is a target: the squared error of learning aims at a logit of 1.
 
-    Cross-entropy, the other loss of ``ottt-train``, leaves logits of any size; learning on with a unit that is too
-    small would unlearn everything first.
+    Cross-entropy, the other loss of ``ottt-train``, leaves logits of any size; learning on with a scale that
+    is too small would unlearn everything first.
     """
     return chip.logit_scale is not None and chip.loss != "cross-entropy"
 
 
-def _unit(chip: ChipNetwork) -> int:
-    if not knows_unit(chip):
+def _logit_scale(chip: ChipNetwork) -> int:
+    if not has_logit_scale(chip):
         raise UsageError(
             "the network does not say what a logit of 1 is at the readout (logit_scale), or it was trained with "
-            "cross-entropy, which has no such target; give unit=, or let onchip.network.trainable.estimate_unit find it"
+            "cross-entropy, which has no such target; give logit_scale=, for example that of "
+            "onchip.network.trainable.estimate_logit_scale"
         )
-    return checks.integer(round(chip.logit_scale), "unit")  # type: ignore[arg-type]
+    return checks.integer(round(chip.logit_scale), "logit_scale")  # type: ignore[arg-type]

@@ -44,10 +44,10 @@ def execute(function: Callable[..., None], name: str, groups: Mapping[str, Seque
     except (OtttError, ModuleNotFoundError) as error:
         if "--debug" in sys.argv:
             raise
-        told = error if isinstance(error, OtttError) else _missing(error)
+        shown = error if isinstance(error, OtttError) else _missing(error)
         err.print(f"[bold red]{name}:[/] ", end="")
-        err.print(" ".join(str(told).split()), markup=False, soft_wrap=True)
-        sys.exit(told.exit_code)
+        err.print(" ".join(str(shown).split()), markup=False, soft_wrap=True)
+        sys.exit(shown.exit_code)
     except KeyboardInterrupt:
         err.print(f"{name}: stopped")
         sys.exit(130)

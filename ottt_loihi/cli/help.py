@@ -11,6 +11,7 @@ import rich.table
 from typer.core import TyperCommand
 
 ALL = "--help-all"
+RENAMED = {"--passes": "--epochs"}  # options of version 0.1: their names now
 SHELL = {"Shell": ("install_completion", "show_completion", "debug")}
 
 
@@ -40,8 +41,16 @@ def command_class(groups: Mapping[str, Sequence[str]]) -> type[TyperCommand]:
 
 
 def arguments(given: Sequence[str]) -> list[str]:
-    """Return the arguments that typer understands: ``--help-all`` is its ``--help``."""
-    return ["--help" if argument == ALL else argument for argument in given]
+    """Return the arguments that typer understands: ``--help-all`` is its ``--help``, and options have today's names."""
+    from ottt_loihi.cli.command import err
+
+    found = []
+    for argument in given:
+        name, *value = argument.split("=", 1)
+        if name in RENAMED:
+            err.print(f"note: {name} is now {RENAMED[name]}")
+        found.append("--help" if argument == ALL else "=".join([RENAMED.get(name, name), *value]))
+    return found
 
 
 def _print_names(groups: Mapping[str, Sequence[Any]]) -> None:

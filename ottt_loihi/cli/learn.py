@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from ottt_loihi.sim.network import ChipNetwork
 
 
-PASSES, PASSES_FROM_SCRATCH, PASSES_OF_0_1 = 2, 6, 2
+EPOCHS, EPOCHS_FROM_SCRATCH, EPOCHS_OF_0_1 = 2, 6, 2
 
 
 class Rounding(str, Enum):
@@ -51,7 +51,7 @@ def learn(
     transform: Annotated[
         Transform, typer.Option(help="What happens to the input after deployment: images rotated by 180°.")
     ] = Transform.none,
-    passes: Annotated[
+    epochs: Annotated[
         int | None,
         typer.Option(min=1, help="How often the training samples are gone through; default: 6 from scratch, else 2."),
     ] = None,
@@ -89,7 +89,7 @@ def learn(
     halve_every: Annotated[
         int | None,
         typer.Option(
-            min=0, help="Samples after which all rates are halved; default: a pass from scratch, else never (0)."
+            min=0, help="Samples after which all rates are halved; default: an epoch from scratch, else never (0)."
         ),
     ] = None,
     rule: options.RuleOption = options.Rule.ottt,
@@ -120,21 +120,21 @@ def learn(
         int, typer.Option(min=0, help="Repeat at least that many Lava steps in Lava's runtime and compare everything.")
     ] = 0,
     in_order: Annotated[
-        bool, typer.Option("--in-order", help="Learn from the samples in their order; default: each pass shuffled.")
+        bool, typer.Option("--in-order", help="Learn from the samples in their order; default: each epoch shuffled.")
     ] = False,
     prequential: Annotated[
         bool,
-        typer.Option("--prequential", help="One pass in order; each sample is answered first, then learnt from."),
+        typer.Option("--prequential", help="One epoch in order; each sample is answered first, then learnt from."),
     ] = False,
     label_share: Annotated[
         float, typer.Option(help="With --prequential: part of the samples whose label comes, drawn from the seed.")
     ] = 1.0,
     resume: Annotated[
-        bool, typer.Option("--resume", help="Go on where a run in this folder was stopped, or with more passes.")
+        bool, typer.Option("--resume", help="Go on where a run in this folder was stopped, or with more epochs.")
     ] = False,
     checkpoint_every: Annotated[
         int | None,
-        typer.Option(min=1, help="Samples between two states to resume from; default: a tenth of a pass."),
+        typer.Option(min=1, help="Samples between two states to resume from; default: a tenth of an epoch."),
     ] = None,
     stop_at: Annotated[
         float | None, typer.Option(min=0, max=1, help="Stop when the test accuracy, 0 to 1, is reached.")
@@ -161,8 +161,8 @@ def learn(
     from ottt_loihi.onchip.learner import repeat_in_lava as repeat
 
     find(backend, "--backend").require()
-    stream.check(prequential, label_share, passes)
-    passes = 1 if prequential else passes
+    stream.check(prequential, label_share, epochs)
+    epochs = 1 if prequential else epochs
     decays = current_decay, membrane_decay
     folder = output or (model.parent if model else Path("runs/learn"))
     state = folder / f"{scenario_name(model, transform)}-state"
@@ -171,7 +171,7 @@ def learn(
         model, transform, hidden, density, data, seed, plastic, decays, loss.value, old, tuple(changes or ())
     )
     rates = {"readout_rate": readout_rate, "hidden_rate": hidden_rate}
-    passes = passes or (PASSES_OF_0_1 if old else PASSES if model else PASSES_FROM_SCRATCH)
+    epochs = epochs or (EPOCHS_OF_0_1 if old else EPOCHS if model else EPOCHS_FROM_SCRATCH)
     if halve_every is None:
         halve_every = 0 if model else scenario.samples
     settings = Settings.of_rule(
@@ -183,7 +183,7 @@ def learn(
         halve_every=halve_every,
         feedback=feedback and feedback.value,
         seed=seed,
-        unit=scenario.unit,
+        logit_scale=scenario.logit_scale,
         shuffle=not (in_order or prequential),
         tested=prequential,
         rounding=rounding.value,
@@ -208,7 +208,7 @@ def learn(
             scenario.chip,
             training,
             test=scenario.test,
-            passes=passes,
+            epochs=epochs,
             backend=backend,
             settings=settings,
             progress=show,

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 EVERYTHING = 2**31 - 1  # samples
 WATCHED = 4000  # training samples of the old world that lateral neurons learn from, drawn over all of them
-UNIT_SAMPLES = 1000  # training samples that a logit's unit is estimated on, drawn over all of them
+SCALE_SAMPLES = 1000  # training samples that the logit scale is estimated on, drawn over all of them
 INPUTS_PER_128 = 98  # from scratch: 128 hidden neurons for 64 inputs, 1024 for 784
 STEPS = 12  # T from scratch: with 6 digits lose a point and MNIST 0.3 (docs/onchip.md)
 CURRENT_BASED = 0.8  # default decay of the membrane of current-based neurons: another than most currents have
@@ -42,13 +42,13 @@ class Scenario:
     chip
         what learns
     training
-        pass's number → messages and labels
+        epoch's number → messages and labels
     test
         messages and labels that it is measured on
-    unit
+    logit_scale
         of a trained readout, measured in its old world; None where it is not known
     samples
-        in one pass
+        in one epoch
     old_world
         of a given network: test data as they were before anything changed, the very ``test`` where nothing did; and
         training data to watch without labels
@@ -64,7 +64,7 @@ class Scenario:
     chip: ChipNetwork
     training: Callable[[int], tuple[Array, np.ndarray]]
     test: tuple[Array, np.ndarray]
-    unit: int | None
+    logit_scale: int | None
     samples: int
     old_world: tuple[tuple[Array, np.ndarray], Array] | None
     known: tuple[Array, np.ndarray] | None = None
@@ -138,7 +138,7 @@ def make_scenario(
         places = np.arange(len(split.y_train))
         return encode(found, split.x_train, places, TRAINING_SEEDS * (seed + 1) + number, turn), split.y_train
 
-    unit = old_world = known = None
+    logit_scale = old_world = known = None
     test = encode(found, split.x_test, np.arange(len(split.y_test)), seed, turn), split.y_test
     if given:
         old = _trained_on(given, data, changes, found)
@@ -148,21 +148,21 @@ def make_scenario(
                 places = np.arange(len(old.split.y_test))
                 before = encode(old, old.split.x_test, places, seed, False), old.split.y_test
             drawn = np.random.default_rng(seed).permutation(len(old.split.y_train))
-            few, many = drawn[:UNIT_SAMPLES], drawn[:WATCHED]
+            few, many = drawn[:SCALE_SAMPLES], drawn[:WATCHED]
             seen = encode(old, old.split.x_train, few, TRAINING_SEEDS * (seed + 1) - 2, False)
             known = seen, old.split.y_train[few]
-            unit = _unit(chip, *known, loss)
+            logit_scale = _logit_scale(chip, *known, loss)
             watched = encode(old, old.split.x_train, many, TRAINING_SEEDS * (seed + 1) - 1, False)
             old_world = before, watched
         if of_first:
             untouched = encode(found, split.x_test, np.arange(len(split.y_test)), seed, False) if turn else test[0]
-            unit = _unit_of_first_version(chip, untouched, split.y_test)
+            logit_scale = _logit_scale_of_first_version(chip, untouched, split.y_test)
     return Scenario(
         name=scenario_name(model, transform),
         chip=chip,
         training=whole,
         test=test,
-        unit=unit,
+        logit_scale=logit_scale,
         samples=len(split.y_train),
         old_world=old_world,
         known=known,
@@ -300,20 +300,20 @@ def _data_of(chip: ChipNetwork) -> str:
     return chip.data_set.name if chip.data_set else "digits"
 
 
-def _unit(chip: ChipNetwork, x: Array, labels: np.ndarray, loss: str) -> int | None:
+def _logit_scale(chip: ChipNetwork, x: Array, labels: np.ndarray, loss: str) -> int | None:
     """How far the right class leads in the old world; None where it does not: it is measured later."""
     from ottt_loihi.errors import UsageError
-    from ottt_loihi.onchip.network.rates import unit_for
-    from ottt_loihi.onchip.network.trainable import estimate_unit
+    from ottt_loihi.onchip.network.rates import logit_scale_for
+    from ottt_loihi.onchip.network.trainable import estimate_logit_scale
 
     try:
-        return unit_for(loss, estimate_unit(chip, x, labels))
+        return logit_scale_for(loss, estimate_logit_scale(chip, x, labels))
     except UsageError:
         return None
 
 
 def _unit_of_first_version(chip: ChipNetwork, x: Array, labels: np.ndarray) -> int | None:
-    """Return version 0.1's unit: the network's own scale, or where it has none the one measured on test samples."""
-    from ottt_loihi.onchip.network.trainable import estimate_unit, knows_unit
+    """Return version 0.1's logit scale: the network's own, or where it has none the one measured on test samples."""
+    from ottt_loihi.onchip.network.trainable import estimate_logit_scale, knows_logit_scale
 
-    return None if knows_unit(chip) else estimate_unit(chip, x, labels)
+    return None if has_logit_scale(chip) else estimate_logit_scale(chip, x, labels)

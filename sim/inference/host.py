@@ -59,5 +59,5 @@ def host_messages(chip: ChipNetwork, x: np.ndarray, run: Callable[..., Result] |
             f"input: the host's current reaches {low:,} … {high:,}, a message holds {MESSAGE_MIN} … {MESSAGE_MAX}; "
             "scale the input down, or export with --input graded"
         )
-    frames = current.reshape(len(x), 1, *chip.input_shape).astype(np.int16)
-    return np.repeat(frames, chip.num_steps, axis=1)
+    messages = current.reshape(len(x), 1, *chip.input_shape).astype(np.int16)
+    return np.repeat(messages, chip.num_steps, axis=1)

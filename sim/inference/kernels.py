@@ -3,7 +3,7 @@
 Messages arrive as bytes, 0 or 1, in arrays ``(samples, history + steps, bytes)`` whose rows are whole blocks of 64;
 step t of a block of steps reads row ``first + t``. Synaptic input is ``a``, int32 ``(samples, steps, neurons)``, which
 the first connection of a layer fills (``fresh``) and the others add to. The ``last`` one advances the neurons in the
-same pass, so that it may come from the very layer it leads to.
+same loop, so that it may come from the very layer it leads to.
 
 Event-driven accumulation adds one contiguous row of narrow weights per spike. Weights are int8 or int16, sums int16
 until ``limit`` rows have been added, so that no sum can leave int16 (``limit = 32767 // max|w|``), then int32. Weights
@@ -64,8 +64,8 @@ def number(typingctx: Any, bits: Any) -> Any:
 def compiled(function: Callable[..., Any]) -> Any:
     """``njit`` without the GIL, and with a cache on disk where there is a place for one.
 
-    numba's cache knows a kernel's own file alone: all that it calls, and every number that is compiled into it, stands
-    in that file.
+    numba's cache looks at a kernel's own file alone, so all that it calls, and every number that is compiled into it,
+    has to stand in that file.
     """
     try:
         return njit(nogil=True, cache=True)(function)

@@ -134,7 +134,7 @@ def run_wall_clock(chip: ChipNetwork, x: np.ndarray, record: tuple[Variable, ...
 
 
 class NetworkState:
-    """u, v (int32) and s (bool) of every layer, ``(batch, neurons)``, and the messages still on their way."""
+    """u, v (int32) and s (bool) of every layer, ``(batch, neurons)``, and the messages that have not arrived yet."""
 
     def __init__(self, chip: ChipNetwork, batch: int) -> None:
         self.chip = chip
@@ -215,8 +215,8 @@ def accumulated(c: Connection, messages: np.ndarray) -> np.ndarray:
 
 def cross_correlation(c: Conv, x: np.ndarray) -> np.ndarray:
     """The sum in :class:`Conv`, int64 ``(batch, O·Ho·Wo)``, for messages int64 ``(batch, C·H·W)``."""
-    frames = x.reshape(len(x), c.groups, -1, *c.input_shape[1:])
-    padded = np.pad(frames, ((0, 0), (0, 0), (0, 0), (c.padding[0],) * 2, (c.padding[1],) * 2))
+    images = x.reshape(len(x), c.groups, -1, *c.input_shape[1:])
+    padded = np.pad(images, ((0, 0), (0, 0), (0, 0), (c.padding[0],) * 2, (c.padding[1],) * 2))
     out, height, width = c.output_shape
     weight = c.weight.astype(np.int64).reshape(c.groups, out // c.groups, *c.weight.shape[1:])
     total = np.zeros((len(x), c.groups, out // c.groups, height, width), np.int64)

@@ -26,7 +26,7 @@ from ottt_loihi.sim.inference.reference import Strategy
 from ottt_loihi.sim.network import INPUT, LIF, ChipNetwork, Connection, Conv, Dense, Diagonal, Sparse
 
 FLOAT32_EXACT, FLOAT64_EXACT = 1 << 24, 1 << 53
-PRODUCT_BYTES = 8 << 20  # of unfolded frames at a time
+PRODUCT_BYTES = 8 << 20  # of unfolded images at a time
 SAFE_INT32 = (1 << 31) - (1 << 25)  # leaves room for a decayed u, v and bias
 
 
@@ -448,20 +448,20 @@ def _product_weight(c: Dense | Conv) -> np.ndarray:
 
 
 def _unfolded_product(c: Conv, x: np.ndarray, weight: np.ndarray) -> np.ndarray:
-    """Frames unfolded into patches, times the kernels; int64 ``(frames, O·Ho·Wo)``."""
+    """Images unfolded into patches, times the kernels; int64 ``(images, O·Ho·Wo)``."""
     out, height, width = c.output_shape
     taps = c.weight[0].size
     extent = [d * (k - 1) + 1 for d, k in zip(c.dilation, c.weight.shape[2:])]
     result = np.empty((len(x), out, height * width), np.int64)
     at_once = max(1, PRODUCT_BYTES // (height * width * taps * c.groups * 8))
     for begin in range(0, len(x), at_once):
-        frames = x[begin : begin + at_once].reshape(-1, *c.input_shape)
-        frames = np.pad(frames, ((0, 0), (0, 0), (c.padding[0],) * 2, (c.padding[1],) * 2))
-        windows = np.lib.stride_tricks.sliding_window_view(frames, extent, axis=(2, 3))
+        images = x[begin : begin + at_once].reshape(-1, *c.input_shape)
+        images = np.pad(images, ((0, 0), (0, 0), (c.padding[0],) * 2, (c.padding[1],) * 2))
+        windows = np.lib.stride_tricks.sliding_window_view(images, extent, axis=(2, 3))
         windows = windows[:, :, :: c.stride[0], :: c.stride[1], :: c.dilation[0], :: c.dilation[1]]
-        patches = windows.reshape(len(frames), c.groups, -1, height, width, *c.weight.shape[2:])
-        patches = patches.transpose(0, 1, 3, 4, 2, 5, 6).reshape(len(frames), c.groups, height * width, taps)
-        sums = (patches @ weight).transpose(0, 1, 3, 2).reshape(len(frames), out, height * width)
+        patches = windows.reshape(len(images), c.groups, -1, height, width, *c.weight.shape[2:])
+        patches = patches.transpose(0, 1, 3, 4, 2, 5, 6).reshape(len(images), c.groups, height * width, taps)
+        sums = (patches @ weight).transpose(0, 1, 3, 2).reshape(len(images), out, height * width)
         result[begin : begin + at_once] = sums
     return result.reshape(len(x), -1)
 

@@ -411,11 +411,11 @@ def send(layer, index, rule, now, thirds, membrane, reward, rng, y1, error, y1_s
     """y1 of a hidden layer, of the errors that reached it, and the errors it sends on."""
     shift = min(MAX_SHIFT, layer.y1_shift + now.halved)
     for n in range(layer.neuron, layer.neuron + layer.size):
-        passes = abs(membrane[n] - layer.vth) < layer.half_width
-        g = thirds[n] if passes else np.int32(0)
+        near = abs(membrane[n] - layer.vth) < layer.half_width
+        g = thirds[n] if near else np.int32(0)
         rounded = thirds[n] if rule.factored else g
         reward[n] = message(scaled(n, -np.int64(rounded), layer.y1_mantissa, shift, rng), index, y1_saturated)
-        y1[n] = reward[n] if passes else np.int32(0)
+        y1[n] = reward[n] if near else np.int32(0)
         if layer.error_mantissa > 0:
             sent = scaled(n, g, layer.error_mantissa, layer.error_shift, rng)
             error[n] = message(sent, index, error_saturated)
@@ -460,8 +460,8 @@ def send_after(layer, index, rule, now, thirds, membrane, h, y2, rng, y1_saturat
         if not rule.factored:
             product = -layer.y2_sign * np.int64(thirds[n]) * y2[n]
             y2[n] = message(scaled(n, product, layer.y2_mantissa, shift, rng), index, y1_saturated)
-        passes = abs(membrane[n] - layer.vth) < layer.half_width
-        h[n] = (np.int64(h[n]) * layer.h_keep >> 12) + (layer.h_impulse if passes else 0)
+        near = abs(membrane[n] - layer.vth) < layer.half_width
+        h[n] = (np.int64(h[n]) * layer.h_keep >> 12) + (layer.h_impulse if near else 0)
 
 
 @called

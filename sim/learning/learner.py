@@ -26,7 +26,7 @@ VERSION = 1
 LAVA_WEIGHT_SEED = 2  # whatever rng_seed says (lava/magma/core/learning/random.py)
 TRACES = 0, integers.TRACE_MAX  # the kernels index tables with them
 LIMITS = {"weights": (-256, 255), "trace": TRACES, "slow": TRACES}  # of stored arrays; weights: feedback included
-CHUNK_FRAMES = 1 << 14  # time steps whose random numbers are made at once
+CHUNK_STEPS = 1 << 14  # time steps whose random numbers are made at once
 
 
 class Learner:
@@ -97,7 +97,8 @@ class Learner:
     def learn(self, packed: np.ndarray, labels: np.ndarray, gate: np.ndarray | bool = True) -> np.ndarray:
         """Learn from samples in their order; returns the class predicted for each while it was learnt from.
 
-        A sample's later time steps know its label already, so these predictions are no test: :meth:`step` is one.
+        The label has changed weights before a sample's last time step, so these predictions are no test;
+        :meth:`step` is one.
 
         Parameters
         ----------
@@ -117,7 +118,7 @@ class Learner:
 
         labels, gate = self._checked(packed, labels, gate)
         predictions = np.empty(len(packed), np.int32)
-        size = max(1, CHUNK_FRAMES // self.network.num_steps)
+        size = max(1, CHUNK_STEPS // self.network.num_steps)
         for begin in range(0, len(packed), size):
             part = slice(begin, min(begin + size, len(packed)))
             data = packed[part], labels[part], gate[part], self.samples, *self._random(part.stop - part.start)
@@ -357,7 +358,7 @@ class Learner:
 def learn(network: LearningNetwork, packed: np.ndarray, labels: np.ndarray, gate: np.ndarray | bool = True) -> Learner:
     """Learn from samples one after the other, from the network's own weights on; arguments as in :meth:`Learner.learn`.
 
-    Returns the :class:`Learner`, which can go on, be saved, and tells its weights.
+    Returns the :class:`Learner`, with its weights; it can learn on and be saved.
     """
     learner = Learner(network)
     learner.learn(packed, labels, gate)

@@ -6,8 +6,8 @@
     e = p − y                                                       m = Bᵀ·e, in units that the learning rate holds
 
 Nothing passes between layers backwards, so an error is there two Lava steps after the spikes, however deep the network
-is. The softmax of the paper needs an exponential; this is the line of the authors' variant in integers. κ = N/4 unless
-told otherwise. B is 0 at k = 0: the first neuron of a layer never learns. B is computed in float64, because sin(512·k)
+is. The softmax of the paper needs an exponential; this is the line of the authors' variant in integers. The default of
+κ is N/4. B is 0 at k = 0: the first neuron of a layer never learns. B is computed in float64, because sin(512·k)
 needs its digits (arXiv 2502.01837; ``ottt_loihi/rules/tess.py`` is the rule in torch).
 
 In integers the signs are ±2, because Lava's connections with weights of both signs have even ones, and p and e count

@@ -1,14 +1,14 @@
 """The readout's error: squared, cross-entropy from a table, hinge; in the chip's integers and in floating point.
 
-With v the readout's membrane, y the label and ``unit`` what stands for a logit of 1 (``target = unit << 6`` aligned to
-the state), the error ``e = unit · ∂L/∂o``, o = v/unit, is
+With v the readout's membrane, y the label and ``s``, the logit scale, what stands for a logit of 1 (``target = s << 6``
+aligned to the state), the error ``e = s · ∂L/∂o``, o = v/s, is
 
 ===========  ==========================================  ===========================================================
 loss         L                                           e_k
 ===========  ==========================================  ===========================================================
-``mse``      ``½·Σ_k (o_k − [k = y])²``                  ``v_k − unit·[k = y]``
-``softmax``  ``−log softmax(o)_y``                       ``unit·(softmax(v/unit)_k − [k = y])``
-``hinge``    ``max(0, 1 − o_y + max_{k≠y} o_k)``         if ``v_y − v_r < unit``: −unit at y, +unit at the strongest
+``mse``      ``½·Σ_k (o_k − [k = y])²``                  ``v_k − s·[k = y]``
+``softmax``  ``−log softmax(o)_y``                       ``s·(softmax(v/s)_k − [k = y])``
+``hinge``    ``max(0, 1 − o_y + max_{k≠y} o_k)``         if ``v_y − v_r < s``: −s at y, +s at the strongest
              (Crammer and Singer)                        rival r, the first of equals; else 0 everywhere
 ===========  ==========================================  ===========================================================
 
@@ -36,7 +36,7 @@ EXP_TABLE = np.round(2.0**EXP_BITS * np.exp(-np.arange(355) / STEPS_PER_LOGIT)).
 
 def logit_steps(target: int) -> tuple[int, int]:
     """(m, s) with ``m/2^s = 32/target``: a difference of membranes in steps of the table."""
-    return integers.mantissa_and_shift(STEPS_PER_LOGIT / target, "unit")
+    return integers.mantissa_and_shift(STEPS_PER_LOGIT / target, "logit_scale")
 
 
 def probabilities(v: np.ndarray, target: int) -> np.ndarray:
@@ -49,7 +49,7 @@ def probabilities(v: np.ndarray, target: int) -> np.ndarray:
 
 
 def integer_error(loss: str, v: np.ndarray, label: int, target: int) -> np.ndarray:
-    """e of the table above, int64 ``(classes,)``; v: integers of the state, target: ``unit << 6``."""
+    """e of the table above, int64 ``(classes,)``; v: integers of the state, target: ``logit_scale << 6``."""
     v = v.astype(np.int64)
     if loss == "hinge":
         return _hinge(v, label, target)
@@ -61,23 +61,23 @@ def integer_error(loss: str, v: np.ndarray, label: int, target: int) -> np.ndarr
     return v
 
 
-def float_error(loss: str, v: np.ndarray, label: int, unit: float) -> np.ndarray:
+def float_error(loss: str, v: np.ndarray, label: int, logit_scale: float) -> np.ndarray:
     """e of the table above, float64 ``(classes,)``."""
     if loss == "hinge":
-        return _hinge(v, label, unit)
-    right = unit * (np.arange(len(v)) == label)
+        return _hinge(v, label, logit_scale)
+    right = logit_scale * (np.arange(len(v)) == label)
     if loss == "softmax":
-        x = np.exp((v - v.max()) / unit)
-        return unit * x / x.sum() - right
+        x = np.exp((v - v.max()) / logit_scale)
+        return logit_scale * x / x.sum() - right
     return v - right
 
 
-def _hinge(v: np.ndarray, label: int, unit: float) -> np.ndarray:
+def _hinge(v: np.ndarray, label: int, logit_scale: float) -> np.ndarray:
     e = np.zeros_like(v)
     others = np.delete(np.arange(len(v)), label)
     rival = others[v[others].argmax()]
-    if v[label] - v[rival] < unit:
-        e[label], e[rival] = -unit, unit
+    if v[label] - v[rival] < logit_scale:
+        e[label], e[rival] = -logit_scale, logit_scale
     return e
 
 

@@ -138,7 +138,7 @@ class LearningNetwork:
         K, or 1 where time steps overlap
     num_steps
         T of a sample
-    unit
+    logit_scale
         the readout's sum for a logit of 1
     rule
         its feedback and seed have gone into the layers
@@ -147,7 +147,7 @@ class LearningNetwork:
     layers: tuple[LearningLayer, ...]
     epoch: int
     num_steps: int
-    unit: int
+    logit_scale: int
     rule: Rule = DEFAULT
 
     @property
@@ -190,7 +190,7 @@ class LearningNetwork:
     def digest(self) -> str:
         """Return the SHA-256 of everything here but the weights of plastic connections, which learning changes."""
         rounding = DIGESTED.get(self.rule.rounding, self.rule.rounding)
-        scales = self.epoch, self.num_steps, self.unit, self.rule.halve_every, rounding
+        scales = self.epoch, self.num_steps, self.logit_scale, self.rule.halve_every, rounding
         sha = hashlib.sha256(repr(scales).encode())
         if chosen := self.rule.since_first():  # only then: states of versions without options stay readable
             sha.update(repr(chosen).encode())

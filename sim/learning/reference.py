@@ -33,7 +33,7 @@ def learn(
 
 
 class Run:
-    """The layers, and the spikes, currents and errors on their way between them."""
+    """The layers, and the spikes, currents and errors that have not arrived yet."""
 
     def __init__(self, network: LearningNetwork, samples: int) -> None:
         self.network = network
@@ -103,7 +103,7 @@ def compare(run: Run, index: int, t: int) -> None:
     readout.y1 = readout.reward = readout.error = np.zeros_like(readout.v)
     run.wanted = run.gate and losses.to_be_learnt(run.network.rule.learn_when, run.scores, run.label)
     if run.wanted:
-        readout.compare(run.label, run.network.unit, run.halved, run.slower)
+        readout.compare(run.label, run.network.logit_scale, run.halved, run.slower)
 
 
 def third(run: Run, index: int, t: int) -> None:
@@ -283,9 +283,9 @@ class Layer:
         self.v = np.where(self.s, 0, self.membrane).astype(np.int32)
         return self.s
 
-    def compare(self, label: int, unit: int, halved: int, slower: int) -> None:
+    def compare(self, label: int, logit_scale: int, halved: int, slower: int) -> None:
         """The loss's error e (``losses``): y1 and the error that is sent back, halved ``slower`` times."""
-        e = losses.integer_error(self.network.rule.loss, self.v, label, unit << arithmetic.STATE_SHIFT)
+        e = losses.integer_error(self.network.rule.loss, self.v, label, logit_scale << arithmetic.STATE_SHIFT)
         self._send(e, e, halved + slower, slower)
 
     def third_factor(self, above: Layer, readout: Layer) -> np.ndarray:

@@ -128,7 +128,7 @@ class Rule:
                 )
         if self.feedback == "local" and self.learn_when != "always":
             raise UsageError(
-                "learn_when: class neurons of a hidden layer do not know what the readout predicts; use always, or "
+                "learn_when: class neurons of a hidden layer do not receive the readout's prediction; use always, or "
                 "another feedback than local"
             )
 

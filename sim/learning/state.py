@@ -81,7 +81,7 @@ def pack(network: LearningNetwork) -> tuple[kernels.Constants, kernels.State]:
 def _rule(network: LearningNetwork) -> np.ndarray:
     """Return ``kernels.RULE`` ``(1,)``."""
     rule, packed = network.rule, np.zeros(1, kernels.RULE)
-    target = network.unit << arithmetic.STATE_SHIFT
+    target = network.logit_scale << arithmetic.STATE_SHIFT
     mantissa, shift = losses.logit_steps(target)
     packed["epoch"], packed["epochs"], packed["target"] = network.epoch, network.epochs_per_sample, target
     packed["halve_every"], packed["share"] = rule.halve_every, SHARES[rule.rounding]

@@ -86,7 +86,7 @@ def make_plastic(
 
     Quantised weights reach up to 254, and the largest cannot grow. With ``headroom`` even weights are halved and the
     exponent is raised by one, which gives all of them as much room again, in steps twice as coarse. Off by default:
-    few weights are near the end, and finer steps learn better (digits upside down, two passes: 90.8 % against 88.9 %).
+    few weights are near the end, and finer steps learn better (digits upside down, two epochs: 90.8 % against 88.9 %).
 
     Raises
     ------
@@ -139,8 +139,8 @@ def _to_inference(c: Connection) -> tuple[Connection, ConvertedConnection]:
         weight, exponent = _even(c.weight), c.weight_exp
         wanted = c.weight
     usable = arithmetic.truncate_weight(weight)  # −256 in a purely inhibitory connection becomes −255
-    frozen = replace(c, weight=usable, weight_exp=exponent, num_weight_bits=8, weight_format="inference8")
-    return frozen, ConvertedConnection(c.label, c.weight.size, int((usable != wanted).sum()), doubled)
+    inference = replace(c, weight=usable, weight_exp=exponent, num_weight_bits=8, weight_format="inference8")
+    return inference, ConvertedConnection(c.label, c.weight.size, int((usable != wanted).sum()), doubled)
 
 
 def _even(weight: np.ndarray) -> np.ndarray:

@@ -214,7 +214,7 @@ def _independent(names: SimpleNamespace) -> str:
 
 
 def learnt(names: SimpleNamespace, feedback: str) -> Arrays:
-    """``learn`` with a checkpoint: one pass, and from there on to the end of the second."""
+    """``learn`` with a checkpoint: one epoch, and from there on to the end of the second."""
     chip = names.fresh_network(**FRESH | {"input_shape": (40,), "hidden": (30, 20)}, seed=3)
     rng = np.random.default_rng(6)
     data = (rng.random((14, STEPS, 40)) < 0.6).astype(np.uint8), rng.integers(0, 4, 14)
@@ -223,6 +223,6 @@ def learnt(names: SimpleNamespace, feedback: str) -> Arrays:
     with tempfile.TemporaryDirectory() as folder:
         common = {"settings": settings, "checkpoint": Path(folder) / "state", "evaluate_every": 7, "test": data}
         first = names.learn(chip, data, **common)
-        second = names.learn(chip, data, passes=2, resume=True, **common)
+        second = names.learn(chip, data, epochs=2, resume=True, **common)
     curve = {"curve": np.array([list(vars(p).values()) if hasattr(p, "__dict__") else list(p) for p in second.curve])}
-    return arrays(first.chip, "one pass") | arrays(second.chip, "two passes") | curve
+    return arrays(first.chip, "one epoch") | arrays(second.chip, "two epochs") | curve

@@ -52,7 +52,8 @@ PLACES = {
     "Rule": ("sim.learning_options:Options", "sim.learning.rule:Rule"),
     "Subspace": ("sim.subspace:Subspace", "sim.learning.subspace:Subspace"),
 }
-ARGUMENTS = {"mlp": {"beta": "decay"}, "conv": {"beta": "decay"}, "nf_resnet34": {"beta": "decay"}}  # today: ca2cd2d
+ARGUMENTS = {"mlp": {"beta": "decay"}, "conv": {"beta": "decay"}, "nf_resnet34": {"beta": "decay"}}
+ARGUMENTS["learn"] = {"epochs": "passes"}  # today: ca2cd2d
 PARAMETERS = {"synapse": "connection"}  # parts of a parameter's name, ca2cd2d: today
 
 

@@ -26,7 +26,7 @@ class OTTTReadout(Sender, AbstractProcess):
     ::
 
         phase = update_phase:    v[t] = a_in << 6 + bias          (du = 4095, dv = 4096: nothing is kept)
-                                 e    = gate · (v − (unit << 6)·[class = label])      or another loss's error
+                                 e    = gate · (v − (logit_scale << 6)·[class = label])   or another loss's error
                                  y1   = saturate( −e·y1_scale )         error_out = saturate( e·error_scale )
         until the epoch ends:    y1 is sent, zero before
         last time step:          predictions[i] = argmax_k Σ_t v_k[t]   (the first of equals)
@@ -38,7 +38,7 @@ class OTTTReadout(Sender, AbstractProcess):
     ===============  ==============  ==================================================================================
     parameter        range           meaning
     ===============  ==============  ==================================================================================
-    unit             > 0             readout that stands for a logit of 1, in units of the weights' sum
+    logit_scale      > 0             readout that stands for a logit of 1, in units of the weights' sum
     samples          ≥ 1             number of samples, for ``predictions``
     loss             a name          ``sim/learning/losses.py`` says what e is
     learn_when       a name          ``"wrong"``: closes the gate while Σ_τ≤t v[τ] is largest at the label;
@@ -48,7 +48,7 @@ class OTTTReadout(Sender, AbstractProcess):
     ===============  ==============  ==================================================================================
 
     The other parameters are those of :class:`~ottt_loihi.onchip.lava.sender.Sender`. ``y1_scale`` and ``error_scale``
-    are per unit of e (of the state, 64 times that of ``unit``); η is in ``y1_scale``.
+    are per unit of e (of the state, 64 times that of ``logit_scale``); η is in ``y1_scale``.
 
     Messages are 8 bit: −127 … 127. Vars: v, y1, error, rng, scores, trial; predictions: int32 (samples,), −1 before;
     correct, y1_saturated, error_saturated: counts.
@@ -57,7 +57,7 @@ class OTTTReadout(Sender, AbstractProcess):
     def __init__(
         self,
         *,
-        unit: float,
+        logit_scale: float,
         samples: int,
         loss: str = "mse",
         learn_when: str = "always",
@@ -65,7 +65,9 @@ class OTTTReadout(Sender, AbstractProcess):
         **common: Any,
     ) -> None:
         Rule(loss=loss, learn_when=learn_when, usual_mistakes=usual_mistakes)  # raises for unknown names
-        super().__init__(unit=unit, loss=loss, learn_when=learn_when, usual_mistakes=usual_mistakes, **common)
+        super().__init__(
+            logit_scale=logit_scale, loss=loss, learn_when=learn_when, usual_mistakes=usual_mistakes, **common
+        )
         shape = common["shape"]
         self.label_in = InPort(shape=(2,))
 
@@ -78,7 +80,7 @@ class OTTTReadout(Sender, AbstractProcess):
 class OTTTReadoutBehaviour:
     """Call the arithmetic of a model in the Lava steps in which the readout acts; mixed in before the sender's."""
 
-    PARAMETERS = ("unit", "loss", "learn_when", "usual_mistakes")
+    PARAMETERS = ("logit_scale", "loss", "learn_when", "usual_mistakes")
 
     def run_spk(self) -> None:
         updated = self._update.time_step_at(self.time_step)
@@ -127,7 +129,7 @@ class OTTTReadoutModelFloat(OTTTReadoutBehaviour, SenderModelFloat, PyLoihiProce
         self.v = a + self.bias
 
     def learn(self, label: int, halvings: int, slower: int) -> None:
-        e = losses.float_error(self._loss, self.v, label, self._unit) * 0.5**slower
+        e = losses.float_error(self._loss, self.v, label, self._logit_scale) * 0.5**slower
         self.y1 = self.reward = -e * self._y1_scale[0] * 0.5**halvings
         if self._error_scale:
             self.error = e * self._error_scale[0]
@@ -153,7 +155,7 @@ class OTTTReadoutModelFixed(OTTTReadoutBehaviour, SenderModelFixed, PyLoihiProce
         self.v = np.where(arithmetic.spikes(v, self._vth), 0, v).astype(np.int32)
 
     def learn(self, label: int, halvings: int, slower: int) -> None:
-        e = losses.integer_error(self._loss, self.v, label, self._unit << arithmetic.STATE_SHIFT)
+        e = losses.integer_error(self._loss, self.v, label, self._logit_scale << arithmetic.STATE_SHIFT)
         self.y1 = self.reward = self.rounded_reward(e, halvings + slower)
         if self._error_scale:
             self.error = self.rounded_error(e, slower)

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from ottt_loihi.onchip.network.trainable import Plan
 
 NOISE = 4  # its amplitude is a quarter of the threshold; less gives a noisier M, more disturbs the network
-AVERAGING = 13  # M averages over 2^13 time steps: as long as a fifth of MNIST's pass lasts at T = 6 … 8
+AVERAGING = 13  # M averages over 2^13 time steps: as long as a fifth of an epoch of MNIST at T = 6 … 8
 
 
 class OPZO(Feedback):
