@@ -19,8 +19,6 @@ from ottt_loihi.sim.network import INPUT, LIF, ChipNetwork, Connection, Conv, De
 if TYPE_CHECKING:
     from torch import Tensor
 
-RECORDABLE = ("u", "v", "s")
-
 
 def run(chip: ChipNetwork, x: np.ndarray, record: Sequence[str] = ()) -> Result:
     """Run a batch; arguments and result are those of :func:`ottt_loihi.sim.inference.reference.run`."""

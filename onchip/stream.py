@@ -17,7 +17,7 @@ from ottt_loihi.sim.learning.learner import Learner
 from ottt_loihi.sim.learning.network import LearningNetwork
 from ottt_loihi.sim.learning.rule import Rule
 from ottt_loihi.sim.learning.subspace import Subspace
-from ottt_loihi.sim.network import INPUT, ChipNetwork
+from ottt_loihi.sim.network import ChipNetwork
 
 from ottt_loihi import checks
 from ottt_loihi.data.on_demand import Array, OnDemand
@@ -284,7 +284,7 @@ def as_samples(x: Array) -> Array:
 
 def check_messages(chip: ChipNetwork, x: np.ndarray, what: str) -> np.ndarray:
     """Return spikes as uint8, or graded messages, in the range that the network takes."""
-    if any(c.num_message_bits for c in chip.connections if c.pre == INPUT):
+    if chip.message_bits:
         reference.check_range(chip, x)
         return x
     if x.min() < 0 or x.max() > 1:

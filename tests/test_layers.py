@@ -2,11 +2,12 @@ import pytest
 import torch
 
 from ottt_loihi.errors import UsageError
-from ottt_loihi.nn.connections import Linear, Seen, with_trace
+from ottt_loihi.nn.connections import Linear
 from ottt_loihi.nn.description import construct, describe
 from ottt_loihi.nn.models import conv, mlp
 from ottt_loihi.nn.neurons import follow
 from ottt_loihi.nn.paths import ottt_paths
+from ottt_loihi.nn.trace import Seen, with_trace
 
 
 @pytest.mark.parametrize("kind", [Linear, torch.nn.Linear])

@@ -124,14 +124,14 @@ class TestPlan:
         with pytest.raises(ChipError, match=r"layer\[1\]: learning needs exactly one dense or sparse connection"):
             make_plan(replace(chip, connections=(*chip.connections, extra)))
 
-    def test_the_unit_comes_from_the_network_or_the_caller(self):
+    def test_the_logit_scale_comes_from_the_network_or_the_caller(self):
         chip = replace(small(), logit_scale=None)
         with pytest.raises(UsageError, match="give logit_scale="):
             make_plan(chip)
         assert make_plan(chip, logit_scale=77).logit_scale == 77
         assert make_plan(small()).logit_scale == 16 * 20
 
-    def test_the_unit_of_a_trained_readout_is_found_in_the_data(self):
+    def test_the_logit_scale_of_a_trained_readout_is_found_in_the_data(self):
         """A readout that adds 300 for the right class and nothing else."""
         weight = np.eye(4, dtype=int) * 254
         chip = make_plan(fresh_network((4,), (), 4, 3)).chip

@@ -77,7 +77,7 @@ def test_a_changed_world_is_learnt():
     assert accuracy(to_inference(result.chip).chip, *new) > 0.55
 
 
-def test_the_unit_is_the_lead_of_a_network_that_has_learnt_and_the_scale_of_a_fresh_one():
+def test_the_logit_scale_is_the_lead_of_a_network_that_has_learnt_and_the_scale_of_a_fresh_one():
     chip, train, _ = taught(16, (48,), "mse")
     for loss, parts in (("mse", (1, 1)), ("softmax", (8, 4))):
         fresh = fresh_network((channels(16),), (48,), CLASSES, 16)

@@ -11,12 +11,13 @@ from torch.nn.utils import prune
 import ottt_loihi as ol
 from ottt_loihi.errors import ChipError, UsageError
 from ottt_loihi.nn.blocks import Block
-from ottt_loihi.nn.connections import Conv2d, Linear, Readout, Seen, with_trace
+from ottt_loihi.nn.connections import Conv2d, Linear, Readout
 from ottt_loihi.nn.models import conv, mlp
 from ottt_loihi.nn.modules import Stepwise
 from ottt_loihi.nn.network import Network, without_graph
 from ottt_loihi.nn.neurons import LIF, LIFStep, Neuron
 from ottt_loihi.nn.surrogates import Sigmoid
+from ottt_loihi.nn.trace import Seen, with_trace
 from ottt_loihi.rules import make_rule
 from ottt_loihi.rules.losses import CrossEntropy, SquaredError
 from ottt_loihi.training.trainer import Trainer

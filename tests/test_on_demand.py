@@ -129,7 +129,7 @@ def test_learning_is_the_same(tested):
 def test_behind_a_backbone_too():
     chip = make_plastic(network(graded=True), layers=["readout"])
     x, y = messages(chip, 40)
-    results = [learn(chip, (a, y), test=(a, y), passes=2, settings=Settings(shuffle=True)) for a in (later(x), x)]
+    results = [learn(chip, (a, y), test=(a, y), epochs=2, settings=Settings(shuffle=True)) for a in (later(x), x)]
     assert results[0].chip == results[1].chip
     assert results[0].curve == results[1].curve
     assert [s.fixed for s in watch(chip, later(x), 2)] == [s.fixed for s in watch(chip, x, 2)]
@@ -139,4 +139,8 @@ def test_wrong_samples_are_found_when_they_come():
     x, y = digits(60)
     x[50, 0, 0, 0] = 3
     with pytest.raises(UsageError, match="data: expected spikes 0 or 1, got \\[0, 3\\]"):
-        learn(small(), (later(x), y), settings=Settings(readout_rate=0.02, hidden_rate=1.0, usual_mistakes=0, unit=900))
+        learn(
+            small(),
+            (later(x), y),
+            settings=Settings(readout_rate=0.02, hidden_rate=1.0, usual_mistakes=0, logit_scale=900),
+        )

@@ -31,11 +31,6 @@ CURE = (
 LEFT_OVER = ("v_mem", "i_syn", "num_batches_tracked")  # states of the last call, and counters
 
 
-def is_module(text: str) -> bool:
-    """Whether a command's argument is ``file.py:function``."""
-    return text.rpartition(":")[0].endswith(".py")
-
-
 def build(text: str) -> nn.Module:
     """Return the module that ``file.py:function`` makes.
 

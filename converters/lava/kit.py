@@ -15,7 +15,7 @@ from ottt_loihi.converters.lava import board, script
 from ottt_loihi.converters.lava.stream import expected, longest_delay, make_stream, why_exact
 from ottt_loihi.sim import storage
 from ottt_loihi.sim.inference.reference import Result, check_input
-from ottt_loihi.sim.network import INPUT, ChipNetwork
+from ottt_loihi.sim.network import ChipNetwork
 
 from ottt_loihi import sim
 from ottt_loihi.errors import UsageError
@@ -36,7 +36,7 @@ def random_messages(chip: ChipNetwork, count: int, seed: int = 0) -> np.ndarray:
     """
     rng = np.random.default_rng(seed)
     shape = (count, chip.num_steps, *chip.input_shape)
-    bits = _message_bits(chip)
+    bits = chip.message_bits
     return rng.integers(0, 2**bits, shape, np.int32) if bits else (rng.random(shape) < RANDOM_RATE).astype(np.int32)
 
 
@@ -84,7 +84,7 @@ def write(
         "version": version("ottt-loihi"),
         "num_steps": network.num_steps,
         "delayed": longest_delay(network),
-        "message_bits": _message_bits(network),
+        "message_bits": network.message_bits,
         "reads_v": network.readout == "last_v",
         "notes": prepared.notes,
         "samples": described,
@@ -94,10 +94,6 @@ def write(
             temporary.write_text(script.rendered(template, values), encoding="utf-8")
     (folder / "found.npz").unlink(missing_ok=True)  # of an older network
     return prepared
-
-
-def _message_bits(chip: ChipNetwork) -> int:
-    return max((c.num_message_bits for c in chip.connections if c.pre == INPUT), default=0)
 
 
 def _integers(chip: ChipNetwork, result: Result) -> dict[str, np.ndarray]:

@@ -8,7 +8,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from ottt_loihi.sim.network import INPUT, ChipNetwork
+from ottt_loihi.sim.network import ChipNetwork
 
 from ottt_loihi.errors import ChipError
 from ottt_loihi.files import atomic_write
@@ -23,14 +23,13 @@ def write(chip: ChipNetwork, path: Path, chip_file: str = "model.h5") -> None:
     """
     require_inference(chip)
     kind = "what ottt_loihi.sim.host_messages sends," if chip.host else ""
-    graded = any(c.num_message_bits for c in chip.connections if c.pre == INPUT)
     values = {
         "title": f"A network of {len(chip.layers)} layers",
         "version": version("ottt-loihi"),
         "chip": chip_file,
         "name": path.name,
         "module": path.stem,
-        "dtype": kind or ("graded messages" if graded else "spikes, 0 or 1,"),
+        "dtype": kind or ("graded messages" if chip.message_bits else "spikes, 0 or 1,"),
         "num_steps": chip.num_steps,
         "shape": ", ".join(map(str, chip.input_shape)),
         "score": SCORES[chip.readout],

@@ -52,8 +52,7 @@ def build(backend: LavaBackend, chip: ChipNetwork, messages: np.ndarray, stream:
     backend.require()
     steps = stream.length(len(messages)) + backend.lag_out + TAIL
     neurons = tuple(_neurons(chip, index, stream) for index in range(len(chip.layers)))
-    bits = max((c.num_message_bits for c in chip.connections if c.pre == INPUT), default=0)
-    source, spikes = backend.source(source_data(messages, stream, steps), bits)
+    source, spikes = backend.source(source_data(messages, stream, steps), chip.message_bits)
     connections = tuple(build_connection(c) for c in chip.connections)
     for c, process in zip(chip.connections, connections):
         wire(c, spikes if c.pre == INPUT else neurons[c.pre].s_out, process, neurons[c.post].a_in)

@@ -21,6 +21,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 from ottt_loihi.converters.quantize.float_connection import FloatConnection
+from ottt_loihi.converters.quantize.float_network import FloatNetwork
 from ottt_loihi.sim.network import Conv
 
 from ottt_loihi.errors import ChipError
@@ -130,3 +131,16 @@ def choose(kind: type, limit: float, for_netx: bool, name: str) -> Unit:
     if for_netx:  # .net has no exponents: more bits place the same ±1 lower
         return Unit(2**power, 9 - power, 0)
     return Unit(MANTISSA, BITS, power - int(math.log2(MANTISSA)))
+
+
+def folds(net: FloatNetwork, index: int, bits: int | str) -> bool:
+    """Whether a layer may have a threshold per channel; a readout's classes are compared with one another."""
+    main, *others = net.inputs_of(index)
+    layer = net.layers[index]
+    if layer.reset is None:
+        return False
+    if isinstance(bits, str):
+        main = levelled(main, bits, per_channel=True)
+    elif not is_pattern(main):
+        return False
+    return fold(main, others, layer.shape) is not None

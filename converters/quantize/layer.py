@@ -104,7 +104,7 @@ class QuantizedLayer:
         self.num_steps = net.num_steps
         self.bits = 8 if isinstance(bits, str) else bits
         self.inputs = self.trained = net.inputs_of(index)
-        per_channel = per_channel and folds(net, index, bits)
+        per_channel = per_channel and channel_scale.folds(net, index, bits)
         if isinstance(bits, str):
             self.inputs = (channel_scale.levelled(self.trained[0], bits, per_channel), *self.trained[1:])
         one_size = per_channel or isinstance(bits, str)
@@ -441,19 +441,6 @@ def _bias(name: str, scaled: np.ndarray, for_netx: bool) -> tuple[np.ndarray, in
         f"{name}.bias: {np.abs(scaled).max():.0f} weight units, at most {MAX_BIAS} fit into 13 bits with exponent 7; "
         "train with smaller biases"
     )
-
-
-def folds(net: FloatNetwork, index: int, bits: int | str) -> bool:
-    """Whether a layer may have a threshold per channel; a readout's classes are compared with one another."""
-    main, *others = net.inputs_of(index)
-    layer = net.layers[index]
-    if layer.reset is None:
-        return False
-    if isinstance(bits, str):
-        main = channel_scale.levelled(main, bits, per_channel=True)
-    elif not channel_scale.is_pattern(main):
-        return False
-    return channel_scale.fold(main, others, layer.shape) is not None
 
 
 def decay_mantissa(beta: float) -> int:

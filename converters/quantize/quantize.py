@@ -32,9 +32,10 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import numpy as np
+from ottt_loihi.converters.quantize import channel_scale
 from ottt_loihi.converters.quantize.float_connection import FloatConnection, written_out
 from ottt_loihi.converters.quantize.float_network import FloatNetwork
-from ottt_loihi.converters.quantize.layer import LayerReport, QuantizedLayer, Tuning, folds
+from ottt_loihi.converters.quantize.layer import LayerReport, QuantizedLayer, Tuning
 from ottt_loihi.sim import arithmetic
 from ottt_loihi.sim.network import INPUT, LIF, ChipNetwork, Connection, Conv, Dense, Diagonal
 
@@ -126,7 +127,9 @@ def quantize(
         for_netx = net.input == "spikes" and all(c.kind is Dense and not c.delay for c in net.connections)
         for_netx = for_netx and all(np.ndim(layer.v_threshold) == 0 for layer in net.layers)
         for_netx = for_netx and not any(layer.at_threshold for layer in net.layers)  # its biases are whole units
-        for_netx = for_netx and not (per_channel and any(folds(net, index, b) for index, b in enumerate(bits)))
+        for_netx = for_netx and not (
+            per_channel and any(channel_scale.folds(net, index, b) for index, b in enumerate(bits))
+        )
     if net.input == "constant" and input_form == "bias":  # exponents cost the host nothing, and Conv has none
         net = replace(net, connections=tuple(written_out(c) if _seen(c) else c for c in net.connections))
     layers: list[LIF] = []

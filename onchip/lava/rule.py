@@ -14,7 +14,6 @@ from ottt_loihi.sim.learning import currents
 from ottt_loihi.sim.learning.eligibility import with_second_product
 from ottt_loihi.sim.learning.encodings import ENCODINGS, FIXED_RULES, FLOAT_RULES, SPIKE_RULES
 from ottt_loihi.sim.learning.integers import (
-    FIXED_SHIFT,
     FOREVER,
     TRACE_MAX,
     default_impulse,
@@ -130,11 +129,6 @@ class OTTTLearningRule(Loihi3FLearningRule):
             rng_seed=seed,
         )
         self.y1_tau = self.y2_tau = self.y3_tau = FOREVER  # both engines decay y between the neuron's messages
-
-    @property
-    def y1_per_weight_step(self) -> float:
-        """y1 that moves a weight by one LSB per spike of trace 1: 2^10 / I_eff in fixed point."""
-        return 2**FIXED_SHIFT / self.effective_impulse
 
 
 def _check_impulse(impulse: int, decay: float) -> None:

@@ -58,7 +58,7 @@ class Plan:
     @property
     def graded(self) -> bool:
         """Whether the input are graded messages, which only a frozen connection can take."""
-        return any(c.num_message_bits for c in self.whole.connections if c.pre == INPUT)
+        return self.whole.message_bits > 0
 
     @property
     def hidden(self) -> tuple[LIF, ...]:

@@ -11,11 +11,11 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from ottt_loihi.errors import UsageError
-from ottt_loihi.nn.connections import Seen, with_trace
 from ottt_loihi.nn.inputs import Input, check_input, check_labels, frames
 from ottt_loihi.nn.network import evaluating, without_graph
 from ottt_loihi.nn.neurons import GroupedTrace, LIFStep, Neuron, Trace
 from ottt_loihi.nn.paths import BPTT, GradientPaths
+from ottt_loihi.nn.trace import Seen, with_trace
 
 NOT_AFFINE = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm, nn.RNNBase, nn.RNNCellBase, nn.Embedding)
 

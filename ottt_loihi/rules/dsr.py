@@ -19,11 +19,11 @@ from torch import Tensor
 
 from ottt_loihi import checks
 from ottt_loihi.errors import TrainingError, UsageError
-from ottt_loihi.nn.connections import Seen, with_trace
 from ottt_loihi.nn.inputs import Input, frames
 from ottt_loihi.nn.network import Network
 from ottt_loihi.nn.neurons import DSRNeuron
 from ottt_loihi.nn.precision import no_graph
+from ottt_loihi.nn.trace import Seen, with_trace
 from ottt_loihi.rules.base import Accumulated, Rule, require_finite
 from ottt_loihi.rules.losses import Loss, instantaneous
 

@@ -11,10 +11,11 @@ from torch.nn import functional
 
 from ottt_loihi.errors import UsageError
 from ottt_loihi.nn.blocks import Block, BlockState, checked_step
-from ottt_loihi.nn.connections import Linear, Seen, with_trace
+from ottt_loihi.nn.connections import Linear
 from ottt_loihi.nn.inputs import Input, frames
 from ottt_loihi.nn.network import Network
 from ottt_loihi.nn.neurons import Trace, follow
+from ottt_loihi.nn.trace import Seen, with_trace
 from ottt_loihi.rules.base import OnlineRule, Step
 from ottt_loihi.rules.eligibility import (
     SPATIAL,

@@ -12,11 +12,11 @@ from torch import Tensor
 from ottt_loihi import checks
 from ottt_loihi.errors import UsageError
 from ottt_loihi.nn.blocks import Block, BlockState, checked_step
-from ottt_loihi.nn.connections import Seen, with_trace
 from ottt_loihi.nn.inputs import Input, frames
 from ottt_loihi.nn.network import Network
 from ottt_loihi.nn.neurons import follow
 from ottt_loihi.nn.paths import CONVENTIONS
+from ottt_loihi.nn.trace import Seen, with_trace
 from ottt_loihi.rules.base import OnlineRule, Step, with_graph
 from ottt_loihi.rules.eligibility import (
     SPATIAL,

@@ -247,7 +247,7 @@ def check_shape(chip: ChipNetwork, x: np.ndarray) -> np.ndarray:
 
 def check_range(chip: ChipNetwork, x: np.ndarray) -> tuple[int, int]:
     """Refuse messages out of range; returns the smallest and the largest, (0, 1) for bool."""
-    bits = max((c.num_message_bits for c in chip.connections if c.pre == INPUT), default=0)
+    bits = chip.message_bits
     low, high = (0, 1) if bits == 0 else (-(2**bits), 2**bits - 1)
     found = (int(x.min()), int(x.max())) if x.size and x.dtype != np.bool_ else (0, 1)
     if found[0] < low or found[1] > high:

@@ -21,13 +21,13 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from ottt_loihi.sim import arithmetic
 from ottt_loihi.sim.inference import kernels, reference
+from ottt_loihi.sim.inference.bounds import keeps_24_bits, leaves_int32, message_bits, weight_sums
 from ottt_loihi.sim.inference.kernels import Neurons
 from ottt_loihi.sim.inference.reference import Strategy
 from ottt_loihi.sim.network import INPUT, LIF, ChipNetwork, Connection, Conv, Dense, Diagonal, Sparse
 
-FLOAT32_EXACT, FLOAT64_EXACT = 1 << 24, 1 << 53
+FLOAT32_EXACT = 1 << 24
 PRODUCT_BYTES = 8 << 20  # of unfolded images at a time
-SAFE_INT32 = (1 << 31) - (1 << 25)  # leaves room for a decayed u, v and bias
 
 
 class Messages:
@@ -144,7 +144,7 @@ class Product:
         if c.num_message_bits == 0:
             x = x != 0
         low, high = int(x.min()), int(x.max())
-        extreme = int(_weight_sums(c, signed=low >= 0).max()) * max(-low, high)  # of all partial sums
+        extreme = int(weight_sums(c, signed=low >= 0).max()) * max(-low, high)  # of all partial sums
         dtype = np.float32 if extreme < FLOAT32_EXACT else np.float64
         weight = self.weights.get(dtype)
         if weight is None:
@@ -208,70 +208,9 @@ def plan(chip: ChipNetwork) -> Plan:
     history = dict.fromkeys(orders, 0)
     for c in chip.connections:
         history[c.pre] = max(history[c.pre], chip.logical_delay(c))
-    graded = any(c.num_message_bits for c in chip.connections if c.pre == INPUT)
+    graded = chip.message_bits > 0
     ordered = tuple(strategies[id(c)] for c in chip.connections)
     return Plan(chip, layers, _groups(chip, layers), history, graded, ordered)
-
-
-def leaves_int32(chip: ChipNetwork, index: int) -> bool:
-    """True unless it is proven that no sum of a layer leaves int32, and no output of a convolution 24 bits.
-
-    With ``|a| ≤ A`` the current stays within U = max(2²³, 64·A, 4096·(64·A − 2²⁴) / (du + 1)): beyond 2²³ a wrap takes
-    2²⁴ off. Proven means U + 64·A < 2³¹ less a margin for the decayed membrane and the bias.
-    """
-    total = np.zeros(chip.size(index), np.int64)
-    for c in chip.inputs_of(index):
-        largest = _weight_sums(c, signed=c.num_message_bits == 0 or c.pre != INPUT) << _message_bits(c)
-        if int(largest.max()) << max(c.weight_exp, 0) >= SAFE_INT32:
-            return True
-        if isinstance(c, Conv) and largest.max() >= arithmetic.STATE_LIMIT:
-            return True
-        total += arithmetic.shift(largest, c.weight_exp) + 1
-    a = int(total.max()) << arithmetic.STATE_SHIFT
-    excess = max(a - 2 * arithmetic.STATE_LIMIT, 0)
-    du = chip.layers[index].du
-    if excess and du < 0:
-        return True
-    u = max(arithmetic.STATE_LIMIT, a, arithmetic.DECAY_UNITY * excess // (du + 1) if excess else 0)
-    return u + a >= SAFE_INT32
-
-
-def keeps_24_bits(chip: ChipNetwork, index: int) -> bool:
-    """True if it is proven that no current of a layer wraps and no membrane is clipped.
-
-    With ``|a| ≤ A`` at each of n steps, ``|u| ≤ |u_init| + 64·A·min(n, 1/(1 − keep_u))``, and ``|v|`` likewise of
-    ``|u| + |bias|``: rounding towards zero makes them smaller.
-    """
-    layer, steps = chip.layers[index], chip.num_steps + len(chip.layers)
-    a = 0
-    for c in chip.inputs_of(index):
-        largest = _weight_sums(c, signed=c.num_message_bits == 0 or c.pre != INPUT) << _message_bits(c)
-        a += int(arithmetic.shift(largest, c.weight_exp).max()) + 1
-    lost_u, lost_v = (layer.du + 1) / arithmetic.DECAY_UNITY, layer.dv / arithmetic.DECAY_UNITY
-    u = int(np.abs(layer.u_init).max()) + (a << arithmetic.STATE_SHIFT) * min(steps, 1 / lost_u if lost_u else steps)
-    bias = arithmetic.effective_bias(layer.bias_mant.reshape(-1), layer.bias_exp)
-    v = (u + int(np.abs(bias).max())) * min(steps, 1 / lost_v if lost_v else steps)
-    return max(u, v) < arithmetic.STATE_LIMIT - 1
-
-
-def _message_bits(c: Connection) -> int:
-    return c.num_message_bits if c.pre == INPUT else 0  # a layer sends 0 or 1 whatever the connection can carry
-
-
-def _weight_sums(c: Connection, signed: bool = False) -> np.ndarray:
-    """Σ|w| over the synapses of each postsynaptic neuron, int64; signed: the larger of Σ max(w, 0), Σ max(−w, 0)."""
-    positive, negative = np.maximum(c.weight, 0).astype(np.int64), np.maximum(-c.weight, 0).astype(np.int64)
-
-    def per_neuron(w: np.ndarray) -> np.ndarray:
-        if isinstance(c, Dense):
-            return w.sum(axis=1)
-        if isinstance(c, Conv):
-            return np.repeat(w.sum(axis=(1, 2, 3)), c.output_shape[1] * c.output_shape[2])
-        return w if isinstance(c, Diagonal) else np.bincount(c.rows, w, c.shape[0]).astype(np.int64)
-
-    if signed:
-        return np.maximum(per_neuron(positive), per_neuron(negative))
-    return per_neuron(positive + negative)
 
 
 def _order(chip: ChipNetwork, index: int) -> np.ndarray | None:
@@ -353,7 +292,7 @@ def _ordered(values: np.ndarray, order: np.ndarray | None) -> np.ndarray:
 def _link(
     c: Connection, pre: np.ndarray | None, post: np.ndarray | None, groups: int
 ) -> Rows | Tiles | Lists | Product:
-    if _message_bits(c):
+    if message_bits(c):
         how = "float32 or float64, as the messages' range allows" if isinstance(c, (Dense, Conv)) else "int64"
         return Product(c, post, f"product: graded messages; {how}")
     if isinstance(c, Dense):
