@@ -31,8 +31,9 @@ AHEAD = 256  # samples that go through a frozen backbone together
 class Received:
     """The input of the layers that learn in one epoch, computed when it is asked for, a block of samples at a time.
 
-    Behind a frozen backbone a sample takes milliseconds, an epoch minutes: learning begins before all of it is there. All
-    that was computed is kept, but of samples that come on demand only the last block: packed they may fill the memory.
+    Behind a frozen backbone a sample takes milliseconds, an epoch minutes: learning begins before all of it is there.
+    All that was computed is kept, but of samples that come on demand only the last block: packed they may fill the
+    memory.
 
     Parameters
     ----------

@@ -312,8 +312,8 @@ def _logit_scale(chip: ChipNetwork, x: Array, labels: np.ndarray, loss: str) -> 
         return None
 
 
-def _unit_of_first_version(chip: ChipNetwork, x: Array, labels: np.ndarray) -> int | None:
+def _logit_scale_of_first_version(chip: ChipNetwork, x: Array, labels: np.ndarray) -> int | None:
     """Return version 0.1's logit scale: the network's own, or where it has none the one measured on test samples."""
-    from ottt_loihi.onchip.network.trainable import estimate_logit_scale
+    from ottt_loihi.onchip.network.trainable import estimate_logit_scale, has_logit_scale
 
     return None if has_logit_scale(chip) else estimate_logit_scale(chip, x, labels)
