@@ -30,7 +30,7 @@ MAY_IMPORT = {
     "onchip": (*COMMON, "ottt_loihi.sim", "ottt_loihi.onchip", "ottt_loihi.converters"),
 }
 FORBIDDEN = {"sim": ("torch", "lava"), "onchip/lava/processes": ("torch",)}
-SCREEN = 60  # lines of --help at 100 columns
+SCREEN = 50  # lines of --help at 100 columns
 COMMANDS = [f"ottt-{name}" for name in ("train", "export", "run", "learn", "doctor", "data", "eval", "compare")]
 
 

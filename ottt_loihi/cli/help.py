@@ -33,6 +33,9 @@ def command_class(groups: Mapping[str, Sequence[str]]) -> type[TyperCommand]:
                     if name in options or title != "Shell":  # without a shell there is no completion
                         options[name].rich_help_panel = title
                         options[name].hidden = not everything
+            if not everything:
+                for param in options.values():
+                    _hide_type(param)
             super().format_help(ctx, formatter)
             if not everything:
                 _print_names({title: [options[name] for name in names] for title, names in groups.items()})
@@ -51,6 +54,13 @@ def arguments(given: Sequence[str]) -> list[str]:
             err.print(f"note: {name} is now {RENAMED[name]}")
         found.append("--help" if argument == ALL else "=".join([RENAMED.get(name, name), *value]))
     return found
+
+
+def _hide_type(param: Any) -> None:
+    """Leave an option's help the width of its type, a third of 80 columns; typer asks these methods, by version."""
+    for name in ("display_type_rich", "make_metavar", "_get_number_range_help_str"):
+        if hasattr(param, name) and param.param_type_name == "option":
+            setattr(param, name, lambda *_, **__: "")
 
 
 def _print_names(groups: Mapping[str, Sequence[Any]]) -> None:

@@ -151,11 +151,11 @@ def train(
 ) -> None:
     """Train a spiking network and save it as [bold]model.pt[/].
 
-    Examples: ottt-train -o runs/first; ottt-train configs/mnist-mlp.toml -o runs/mnist;
-    ottt-train --init runs/mnist/model.pt --quantize 4 --lr 1e-3 --epochs 5 -o runs/mnist-4bit
+    Examples: ottt-train configs/mnist-mlp.toml -o runs/mnist;
+    ottt-train --init runs/mnist/model.pt --quantize 4 --epochs 5 -o runs/mnist-4bit
 
-    Without options: scikit-learn's handwritten digits, a 64-128-10 network, OTTT, a few seconds. Ctrl-C saves what
-    there is; --resume goes on, bit for bit as if nothing had happened.
+    Without options: handwritten digits, a 64-128-10 network, OTTT, a few seconds.
+    Ctrl-C saves what there is; --resume goes on, bit for bit.
     Several processes: torchrun --nproc-per-node 2 -m ottt_loihi.cli.train …
     """
     from ottt_loihi.training.config import Config, override, read_config, with_changes
