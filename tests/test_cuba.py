@@ -115,8 +115,28 @@ def test_a_trace_for_each_pair_of_decays_or_one_at_their_mean():
     wide = Network(
         [Block(Linear(7, 9), CubaLIF(torch.linspace(0.1, 0.9, 9)))], Readout(9, 3), input_shape=(7,), time_steps=9
     )
-    with pytest.raises(UsageError, match=r"9 different decays.* at most 8.*trace='mean', or train with BPTT"):
+    with pytest.raises(UsageError, match=r"9 different decays.* at most 8.*'mean' or 'synapse', or train with BPTT"):
         gradients(wide.double(), OTTT(update="sequence"))
+
+
+@pytest.mark.parametrize("reset", ["zero", "subtract", "delayed"])
+def test_a_trace_for_every_synapse_makes_one_layer_bptt(reset):
+    """After a reset to zero too, whose spike alone is a constant to BPTT; and for any number of different decays."""
+    values = dict(alpha=torch.linspace(0.1, 0.9, 6), beta=torch.linspace(0.9, 0.3, 6), v_threshold=0.6)
+    net = network(CubaLIF(**values, reset=reset, learn=LEARN, trace="synapse"))
+    assert 0.1 < net.run(batch()[0], "s").states["s"][0].mean() < 0.9
+    same(gradients(net, OTTT(update="sequence")), gradients(net, BPTT()))
+    assert describe(construct(describe(net))) == describe(net)
+
+
+def test_where_a_trace_for_every_synapse_is_refused():
+    neuron = CubaLIF(0.4, 0.7, reset="zero", trace="synapse")
+    net = Network([Block(Conv2d(1, 2, 3), neuron)], Readout(18, 2), input_shape=(1, 5, 5), time_steps=3)
+    with pytest.raises(UsageError, match="every synapse of dense layers, got a Conv2d; use trace='exact'"):
+        OTTT(update="sequence").backward(net, torch.ones(1, 3, 1, 5, 5), torch.tensor([0]), SquaredError())
+    module = torch.nn.Sequential(torch.nn.Linear(7, 6), neuron, torch.nn.Linear(6, 3)).double()
+    with pytest.raises(UsageError, match="use a Network of blocks"):
+        OTTT(update="sequence").backward(module, *batch(), SquaredError())
 
 
 def test_constants_of_channels_reach_their_channels():

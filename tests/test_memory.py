@@ -7,7 +7,7 @@ from torch._C._profiler import _EventType
 from torch.profiler import ProfilerActivity, profile
 
 from ottt_loihi.nn.inputs import ConstantInput
-from ottt_loihi.nn.models import conv
+from ottt_loihi.nn.models import conv, mlp
 from ottt_loihi.rules import make_rule
 from ottt_loihi.rules.losses import SquaredError
 from ottt_loihi.training.engine import choose
@@ -121,6 +121,13 @@ def test_the_relatives_are_constant_too(kind, rule):
 def test_otpe_is_constant_too():
     net = float_net("dense")
     assert peak(net, make_rule("otpe"), 12) <= 1.05 * peak(net, make_rule("otpe"), 4)
+
+
+@pytest.mark.parametrize("trace", ["exact", "synapse"])
+def test_current_based_neurons_are_constant_too(trace):
+    net = mlp((20, 30, 30, 4), alpha=0.4, reset="zero", learn=["alpha", "beta", "v_threshold"], trace=trace)
+    rule = make_rule("ottt", update="sequence")
+    assert peak(net, rule, 12) <= 1.05 * peak(net, rule, 4)
 
 
 @pytest.mark.parametrize("kind", SOME_SLOW)

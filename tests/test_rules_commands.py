@@ -14,6 +14,7 @@ from ottt_loihi.training.trainer import Trainer
 CUBA = 'alpha = 0.4\nbeta = 0.7\nreset = "{}"\nlearn = ["alpha", "beta", "v_threshold"]'
 CASES = {name: (name, "") for name in ("ottt", "s-tllr", "tess", "a-otpe", "otpe")}
 CASES |= {f"cuba, {reset}": ("ottt", CUBA.format(reset)) for reset in ("zero", "subtract")}
+CASES["cuba, a trace for every synapse"] = ("ottt", CUBA.format("zero") + '\ntrace = "synapse"')
 
 
 @pytest.fixture
@@ -104,6 +105,7 @@ def test_all_compared(data, tmp_path, monkeypatch):
         ('learn = "beta"', "learn: expected a list of names, got 'beta'; write ['beta']"),
         ('learn = ["theta"]', "learn: expected one of alpha, beta, v_threshold"),
         ("alpha = 1.5", "alpha: expected a number"),
+        ('trace = "all"', "trace: expected one of exact, mean, synapse"),
         ('alpha = 0.5\n[rule]\nname = "s-tllr"', "s-tllr: expected LIF neurons"),
         ('alpha = 0.5\n[rule]\nname = "otpe"', "otpe: expected LIF neurons"),
     ],

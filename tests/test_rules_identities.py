@@ -210,11 +210,25 @@ class TestCuba:
                 kernel = (beta * beta**n - alpha * alpha**n) / (beta - alpha)
             torch.testing.assert_close(trace.value, (kernel * past).sum(), rtol=1e-13, atol=0)
 
-    @pytest.mark.parametrize("reset", ["subtract", "zero"])
+    def test_the_toy_of_one_synapse_whose_spike_ends_the_past(self):
+        """k[t] = β·(1 − s[t−1]): after a spike in the second step e is 1 1.3 1.25 2.625."""
+        neuron, trace, found = CubaLIF(0.5, 0.8, reset="zero", trace="synapse"), None, []
+        for value, s in ((1.0, 0.0), (0.0, 1.0), (1.0, 0.0), (1.0, 0.0)):
+            trace = neuron.follow(torch.full((1, 1), value, dtype=torch.float64), trace)
+            found.append(float(trace.value[0, 0, 0]))
+            (trace,) = neuron.after_reset((trace,), torch.full((1, 1), s, dtype=torch.float64))
+        assert found == pytest.approx([1, 1.3, 1.25, 2.625], abs=1e-15)
+
+    @pytest.mark.parametrize(
+        ("reset", "trace"), [("subtract", "exact"), ("zero", "exact"), ("subtract", "synapse"), ("zero", "synapse")]
+    )
     @pytest.mark.parametrize("kept", [0, 1, 2])
-    def test_each_layer_is_autograd_with_its_own_recurrence_alone(self, kept, reset):
-        """Unequal α, β and θ for every neuron: W, b, α, β, θ of a layer, the other layers' past cut."""
-        made = cuba(reset)
+    def test_each_layer_is_autograd_with_its_own_recurrence_alone(self, kept, reset, trace):
+        """Unequal α, β and θ for every neuron: W, b, α, β, θ of a layer, the other layers' past cut.
+
+        Reset to zero: the whole term is a constant, or with a trace for every synapse the spike alone.
+        """
+        made = cuba(reset, trace)
         x, labels = batch(made, steps=9)
         found = gradients(made, make_rule("ottt", update="sequence"), x, labels, SquaredError())
         made.zero_grad()
@@ -229,7 +243,9 @@ class TestCuba:
                 u = neuron.beta * v + c
                 linear = neuron.surrogate(u, neuron.v_threshold).detach() * (u - neuron.v_threshold)
                 out = (u > neuron.v_threshold).double() + linear - linear.detach()
-                taken = neuron.v_threshold * out.detach() if reset == "subtract" else (u * out).detach()
+                taken = (u if trace == "synapse" else u.detach()) * out.detach()
+                if reset == "subtract":
+                    taken = neuron.v_threshold * out.detach()
                 past[index] = c, u - taken
             total = total + SquaredError()(made.readout(out), labels, 9)
         total.backward()
@@ -240,11 +256,13 @@ class TestCuba:
         expected = {name: p.grad for name, p in made.named_parameters()}
         equal(found, expected, names, 1e-13)
 
-    @pytest.mark.parametrize("reset", ["subtract", "delayed", "zero"])
-    def test_q_r_and_z_are_central_differences_of_u(self, reset):
-        """With the spikes frozen, and for reset to zero the whole term."""
+    @pytest.mark.parametrize(
+        ("reset", "trace"), [("subtract", "exact"), ("delayed", "exact"), ("zero", "exact"), ("zero", "synapse")]
+    )
+    def test_q_r_and_z_are_central_differences_of_u(self, reset, trace):
+        """With the spikes frozen, and for reset to zero the whole term, unless every synapse has its trace."""
         at = np.array([0.4, 0.7, 0.8])
-        neuron = CubaLIF(*torch.from_numpy(at), reset, learn=LEARN)
+        neuron = CubaLIF(*torch.from_numpy(at), reset, learn=LEARN, trace=trace)
         current = torch.from_numpy(np.random.default_rng(0).normal(0.4, 0.6, (12, 1, 30)))
         online, v, memory, spikes, membranes = GradientPaths(membrane=False), None, None, [], []
         for t in range(12):
@@ -259,7 +277,8 @@ class TestCuba:
                 c = alpha * c + current[t]
                 u = beta * v + c - (threshold * s if reset == "delayed" else 0)
                 s = spikes[t]
-                v = u - {"subtract": threshold * s, "zero": membranes[t] * s, "delayed": 0}[reset]
+                cleared = (u if trace == "synapse" else membranes[t]) * s
+                v = u - {"subtract": threshold * s, "zero": cleared, "delayed": 0}[reset]
             return u
 
         h = 1e-5
@@ -284,14 +303,14 @@ class TestCuba:
         equal(found, expected, tolerance=1e-15)
 
 
-def cuba(reset):
+def cuba(reset, trace="exact"):
     """Three layers of current-based neurons, all constants unequal and learnt."""
     generator, blocks = torch.Generator().manual_seed(5), []
     for inputs, size in zip((12, 8, 7), (8, 7, 6)):
         values = [low + 0.3 * torch.rand(size, generator=generator).double() for low in (0.3, 0.5, 0.4)]
         connection = Linear(inputs, size, True, generator)
         connection.bias.data.uniform_(0, 0.3, generator=generator)
-        blocks.append(Block(connection, CubaLIF(*values, reset, learn=LEARN)))
+        blocks.append(Block(connection, CubaLIF(*values, reset, learn=LEARN, trace=trace)))
     return Network(blocks, Readout(6, 3, True, generator), input_shape=(12,), time_steps=9).double()
 
 

@@ -13,6 +13,7 @@ from ottt_loihi import checks
 from ottt_loihi.errors import UsageError
 from ottt_loihi.nn.neurons import GroupedTrace, LIFStep, Neuron, Trace, follow
 from ottt_loihi.nn.paths import BPTT, GradientPaths
+from ottt_loihi.nn.synapses import SynapseTrace, with_own_traces
 from ottt_loihi.nn.trace import Seen, with_trace
 
 Presynaptic = Callable[[nn.Module, Tensor], Tensor]
@@ -165,6 +166,8 @@ class Block(nn.Module):
         more = () if state is None or state.memory is None else (state.memory,)
         step = self.neuron(current, None if state is None else state.v, paths, *more)
         s, u, v = checked_step(step, current, self.neuron)
+        if hasattr(self.neuron, "after_reset"):
+            traces = self.neuron.after_reset(traces, s)
         state = BlockState(s, u, v, current, mask, traces, *step[3:])
         return state.out, state
 
@@ -223,6 +226,10 @@ def learning_current(
         trace = neuron.follow(x, before) if hasattr(neuron, "follow") else follow(x, before, neuron.beta)
     if trace is None and presynaptic is None:
         return connection(x).to(x.dtype), None  # under autocast, membranes keep their bits
+    if isinstance(trace, SynapseTrace):
+        if presynaptic is not None:
+            raise UsageError("hlop: has no form for a trace of every synapse; use trace='exact'")
+        return with_own_traces(connection, x, trace, traced, bias_traced).to(x.dtype), trace
     groups, masks = (trace.traces, trace.masks) if isinstance(trace, GroupedTrace) else ((trace,), (None,))
     seen = []
     for group, mask in zip(groups, masks):

@@ -13,9 +13,10 @@ from ottt_loihi.errors import UsageError
 from ottt_loihi.nn.neurons import LIF, GroupedTrace, LongStep, Neuron, fire
 from ottt_loihi.nn.paths import BPTT, CONVENTIONS, GradientPaths
 from ottt_loihi.nn.surrogates import Rectangle, Surrogate, describe, make_surrogate
+from ottt_loihi.nn.synapses import SynapseTrace, with_bias_input
 
 RESETS = ("zero", "subtract", "delayed", "none")
-TRACES = ("exact", "mean")
+TRACES = ("exact", "mean", "synapse")
 LEARNABLE = ("alpha", "beta", "v_threshold")
 MOST_TRACES = 8  # pairs of traces that a connection keeps
 LEAST_THRESHOLD = 1e-3  # of a learnt threshold, which is used as at least this
@@ -77,6 +78,10 @@ class CubaLIF(Neuron):
 
     ``"delayed"`` subtracts one step late, as snnTorch does: u[t] = β·v[t−1] + c[t] − Vth·s[t−1].
 
+    The reset is a constant to OTTT: with ``"zero"`` the whole term u·s, as in OTTT's own. ``trace="synapse"`` keeps s
+    alone constant, as BPTT does. Then a spike ends what was before, and β is k[t] = β·(1 − s[t−1]) in e, q and r; e
+    depends on the neuron, so there is one for every synapse and sample (dense layers).
+
     With α = 0 it is :class:`~ottt_loihi.nn.neurons.LIF`. OTTT is exact for W, b and the learnt constants of a layer, as
     far as the recurrence inside the layer goes (reset detached)::
 
@@ -99,8 +104,8 @@ class CubaLIF(Neuron):
     at_threshold  bool                       fires at u = Vth too
     learn         some of :data:`LEARNABLE`  constants that are parameters; α and β are used clamped to 0 … 1, and Vth
                                              as at least 0.001, whatever an optimiser makes of them
-    trace         ``"exact" | "mean"``       neurons with unequal decays: one trace for each distinct pair of α and β
-                                             (at most 8), or one at their mean, an approximation
+    trace         ``"exact" | "mean" |       neurons with unequal decays: one trace for each distinct pair of α and β
+                  "synapse"``                (at most 8); one at their mean, an approximation; one for every synapse
     ============  =========================  =====================================================================
 
     The first five are a number, or a tensor that broadcasts to the neurons' shape: ``(C, 1, 1)`` is one per channel.
@@ -231,6 +236,8 @@ class CubaLIF(Neuron):
         """Carry p, q, r and z on by one step; v, c and s are those before it."""
         alpha, beta = self.decays()
         zero = torch.zeros_like(v)
+        if self._clears():
+            beta = beta * (1 - past.s)
         p = q = r = z = None
         if "alpha" in self.learn:
             p = alpha * (zero if past.p is None else past.p) + past.c
@@ -246,17 +253,40 @@ class CubaLIF(Neuron):
     @torch.no_grad()
     def follow(self, x: Tensor, before: Any) -> Any:
         """Return the trace of an input: ``a[t] = α·a[t−1] + x[t]``, ``e[t] = β·e[t−1] + a[t]``."""
+        if self.trace == "synapse":
+            return self._follow_synapses(with_bias_input(x), before)
         pairs, masks = self._pairs()
         if len(pairs) == 1:
             return follow_both(x.detach(), before, *pairs[0])
         if len(pairs) > MOST_TRACES:
             raise UsageError(
                 f"CubaLIF: {len(pairs)} different decays, and an online rule keeps one trace for each, at most "
-                f"{MOST_TRACES}; draw them from fewer groups, use trace='mean', or train with BPTT"
+                f"{MOST_TRACES}; draw them from fewer groups, use trace='mean' or 'synapse', or train with BPTT"
             )
         old = [None] * len(pairs) if before is None else before.traces
         traces = tuple(follow_both(x.detach(), b, *pair) for b, pair in zip(old, pairs))
         return GroupedTrace(traces, masks)
+
+    def _follow_synapses(self, x: Tensor, before: SynapseTrace | None) -> SynapseTrace:
+        if before is None:
+            return SynapseTrace(x, x)
+        if not isinstance(before, SynapseTrace):  # of a module's first step, the input
+            before = SynapseTrace(*[with_bias_input(before.value)] * 2)
+        alpha, beta = (d[:, None] if isinstance(d, Tensor) and d.ndim else d for d in self.decays())
+        arrived = alpha * before.arrived + x
+        return SynapseTrace(beta * before.value + arrived, arrived)
+
+    def _clears(self) -> bool:
+        """Whether a spike ends what was before it, to the gradient too."""
+        return self.trace == "synapse" and self.reset == "zero"
+
+    @torch.no_grad()
+    def after_reset(self, traces: tuple[Any, ...], s: Tensor) -> tuple[Any, ...]:
+        """Return the traces of the inputs after the neurons have fired."""
+        if not self._clears():
+            return traces
+        kept = (1 - s)[:, :, None]
+        return tuple(None if trace is None else trace._replace(value=kept * trace.value) for trace in traces)
 
     def _pairs(self) -> tuple[list[tuple[float, float]], tuple[Tensor, ...]]:
         """Distinct pairs of α and β, and the neurons of each."""
@@ -274,17 +304,18 @@ class CubaLIF(Neuron):
         return ", ".join(f"{name}={value}" for name, value in self.settings().items())
 
 
-def lif_or_cuba(constants: Mapping[str, Any], alpha: float, learn: Iterable[str]) -> Neuron:
-    """Return a layer of neurons with the arguments of a LIF: a CubaLIF if it has a current or learns constants."""
+def lif_or_cuba(constants: Mapping[str, Any], alpha: float, learn: Iterable[str], trace: str = "exact") -> Neuron:
+    """Return neurons with the arguments of a LIF: CubaLIF if they have a current, learnt constants or other traces."""
     if isinstance(learn, str):
         raise UsageError(f"learn: expected a list of names, got {learn!r}; write [{learn!r}]")
-    if not checks.number(alpha, "alpha", 0, 1) and not learn:
+    checks.one_of(trace, "trace", TRACES)
+    if not checks.number(alpha, "alpha", 0, 1) and not learn and trace == "exact":
         return LIF(**constants)
     own = dict(constants)
     at_threshold = checks.one_of(own.pop("convention"), "convention", CONVENTIONS) == "authors"
     if at_threshold and own["surrogate"] == Rectangle():
         own["surrogate"] = Rectangle(closed=True)
-    return CubaLIF(alpha, **own, at_threshold=at_threshold, learn=learn)
+    return CubaLIF(alpha, **own, at_threshold=at_threshold, learn=learn, trace=trace)
 
 
 def follow_both(x: Tensor, before: Any, alpha: float, beta: float) -> CubaTrace:

@@ -45,6 +45,7 @@ def mlp(
     shortcuts: bool = False,
     alpha: float = 0.0,
     learn: Sequence[str] = (),
+    trace: str = "exact",
     seed: int = 0,
 ) -> Network:
     """Fully connected layers of LIF neurons and a readout.
@@ -78,6 +79,9 @@ def mlp(
     learn
         constants that each layer learns, some of ``"alpha"``, ``"beta"`` and ``"v_threshold"``; with these or ``alpha``
         neurons are :class:`~ottt_loihi.nn.cuba.CubaLIF`
+    trace
+        ``"synapse"`` lets OTTT keep a trace for every synapse, so that after a reset to zero the spike alone is a
+        constant (:class:`~ottt_loihi.nn.cuba.CubaLIF`)
     seed
         of the initial weights; torch's global generator is neither used nor moved
 
@@ -110,7 +114,7 @@ def mlp(
             loop = Elementwise(m, generator) if alone else Linear(m, m, False, generator, **settings)
             branches = [Branch(loop, index, delay=1)]
         skip = Skip(index - 1) if shortcuts and index and n == m else None
-        cells = lif_or_cuba(neuron, alpha, learn)
+        cells = lif_or_cuba(neuron, alpha, learn, trace)
         blocks.append(Block(connection, cells, branches=branches, skip=skip, dropout=dropout))
     return Network(
         blocks,

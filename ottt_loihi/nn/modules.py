@@ -15,6 +15,7 @@ from ottt_loihi.nn.inputs import Input, check_input, check_labels, frames
 from ottt_loihi.nn.network import evaluating, without_graph
 from ottt_loihi.nn.neurons import GroupedTrace, LIFStep, Neuron, Trace
 from ottt_loihi.nn.paths import BPTT, GradientPaths
+from ottt_loihi.nn.synapses import SynapseTrace
 from ottt_loihi.nn.trace import Seen, with_trace
 
 NOT_AFFINE = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm, nn.RNNBase, nn.RNNCellBase, nn.Embedding)
@@ -189,10 +190,10 @@ class _Run:
         readout = feeds is None
         neuron = self.net.neurons[max(self.steps, default=0) if feeds is None else feeds]
         trace = self.traces[index] = neuron.follow(x, self.before.traces[index])
-        if isinstance(trace, GroupedTrace):
+        if isinstance(trace, (GroupedTrace, SynapseTrace)):
             raise UsageError(
-                f"{type(neuron).__name__}: neurons with unequal decays need a trace for each; use a Network of blocks, "
-                "or trace='mean'"
+                f"{type(neuron).__name__}: neurons with unequal decays, or trace='synapse', need a trace for each; use "
+                "a Network of blocks, or trace='mean'"
             )
         traced = paths.readout_trace if readout else paths.input_trace if first else paths.trace
         length = trace.length if paths.bias_trace and not readout else 1.0

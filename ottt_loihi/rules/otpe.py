@@ -6,15 +6,14 @@ from collections.abc import Iterator, Sequence
 from typing import Any, ClassVar, NamedTuple
 
 import torch
-from torch import Tensor, nn
-from torch.nn import functional
+from torch import Tensor
 
 from ottt_loihi.errors import UsageError
 from ottt_loihi.nn.blocks import Block, BlockState, checked_step
-from ottt_loihi.nn.connections import Linear
 from ottt_loihi.nn.inputs import Input, frames
 from ottt_loihi.nn.network import Network
 from ottt_loihi.nn.neurons import Trace, follow
+from ottt_loihi.nn.synapses import dense, own_inputs, with_bias_input
 from ottt_loihi.nn.trace import Seen, with_trace
 from ottt_loihi.rules.base import OnlineRule, Step
 from ottt_loihi.rules.eligibility import (
@@ -122,8 +121,7 @@ class OTPE(AOTPE):
     def check(self, net: Network) -> None:
         super().check(net)
         for index, block in enumerate(net.blocks[:-1]):
-            dense = isinstance(block.connection, (Linear, nn.Linear))
-            if not dense or getattr(block.connection, "pool", None) is not None:
+            if not dense(block.connection):
                 kind = type(block.connection).__name__
                 raise UsageError(f"otpe: block {index + 1} is a {kind}, expected dense layers; a-otpe trains them")
             if self.attached_reset and block.neuron.reset != "subtract":
@@ -136,8 +134,7 @@ class OTPE(AOTPE):
         s, u, v, f = _fire(block, current, before)
         mean, kept, effects = (None, None, None) if state is None else state.post
         mean = leaky_mean(f, mean, beta)
-        ones = functional.pad(x.detach().flatten(1), (0, 1), value=1.0)  # the bias is the weight of the last input
-        driven = ones[:, None, :].expand(-1, f.shape[1], -1)
+        driven = with_bias_input(x).expand(-1, f.shape[1], -1)
         if kept is not None:
             driven = beta * kept + driven
         effects = f[:, :, None] * driven if effects is None else beta * effects + f[:, :, None] * driven
@@ -146,7 +143,7 @@ class OTPE(AOTPE):
             kept = (1 - block.neuron.v_threshold * f)[:, :, None] * driven
         s = s + mean.value * gradient_only(current)
         if torch.is_grad_enabled():
-            s = s + gradient_only(_times(block.connection, effects))
+            s = s + gradient_only(own_inputs(block.connection, effects[:, :, :-1], effects[:, :, -1]))
         return _done(block, s, u, v, current, (), before, (mean, kept, effects))
 
     def describe(self) -> dict[str, Any]:
@@ -196,10 +193,3 @@ def _done(
     mask = block.draw_mask(current) if before is None else before.mask
     done = BlockState(s, u, v, current, mask, traces)
     return done.out, LayerState(done, post)
-
-
-def _times(connection: nn.Module, effects: Tensor) -> Tensor:
-    """``Σ_j R_ij·w_ij + R_i·b_i``, ``(batch, out)``."""
-    weight, bias = connection.effective() if isinstance(connection, Linear) else (connection.weight, connection.bias)
-    product = (effects[:, :, :-1] * weight).sum(2)
-    return product if bias is None else product + effects[:, :, -1] * bias
