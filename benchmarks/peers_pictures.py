@@ -17,20 +17,14 @@ OURS, OTHERS = "tab:blue", "tab:gray"
 def training(result: dict[str, Any], folder: Path) -> None:
     """Draw how many times our time each contender takes: a panel for each network and T, events, the first threads."""
     rows = [r for r in result["rows"] if r["input"] == "events" and r["threads"] == result["rows"][0]["threads"]]
-    panels = list(dict.fromkeys((r["network"], r["steps"]) for r in rows))
-    figure, axes = pyplot.subplots(1, len(panels), figsize=(3.2 * len(panels), 3.4), squeeze=False, sharey=True)
-    names = list(dict.fromkeys(r["contender"] for r in rows))[::-1]
-    colours = [OURS if name.startswith("ours") else OTHERS for name in names]
-    for axis, (network, steps) in zip(axes[0], panels):
-        found = {r["contender"]: r.get("cpu ratio") for r in rows if (r["network"], r["steps"]) == (network, steps)}
-        axis.barh(names, [found.get(name) or 0 for name in names], color=colours)
-        for place, name in enumerate(names):
-            said = f"{found[name]:.1f}" if found.get(name) else "failed"
-            axis.text((found.get(name) or 0) + 0.05, place, said, va="center", fontsize=8)
-        axis.margins(x=0.15)
+    names = list(dict.fromkeys(r["contender"] for r in rows))
+    panels: dict[str, dict[str, float | None]] = {}
+    for r in rows:
+        panel = panels.setdefault(f"{r['network']}, T = {r['steps']}", dict.fromkeys(names))
+        panel[r["contender"]] = r.get("cpu ratio")
+    figure, axes = _bars(panels, "CPU time, ours = 1", "{:.1f}")
+    for axis in axes:
         axis.axvline(1, color="black", linewidth=0.8)
-        axis.set_title(f"{network}, T = {steps}", fontsize=10)
-        axis.set_xlabel("CPU time, ours = 1")
     _save(figure, folder / "peers-training.svg")
 
 
@@ -55,14 +49,14 @@ def memory(result: dict[str, Any], folder: Path) -> None:
 def simulation(result: dict[str, Any], folder: Path) -> None:
     """Draw the steps per second of each simulator."""
     rows = result["rows"]
-    networks = list(dict.fromkeys(r["network"] for r in rows))
-    figure, axes = pyplot.subplots(1, len(networks), figsize=(3.8 * len(networks), 2.6), squeeze=False, sharey=True)
-    for axis, network in zip(axes[0], networks):
-        found = [r for r in rows if r["network"] == network][::-1]
-        colours = [OURS if r["simulator"].startswith("our") else OTHERS for r in found]
-        axis.barh([r["simulator"] for r in found], [r["rate"] for r in found], color=colours)
-        axis.set(xscale="log", xlabel="time steps per second", title=network)
-        axis.set_xlim(left=1)  # a bar begins at one step per second
+    names = list(dict.fromkeys(r["simulator"] for r in rows))
+    panels: dict[str, dict[str, float | None]] = {}
+    for r in rows:
+        panels.setdefault(r["network"], dict.fromkeys(names))[r["simulator"]] = r["rate"]
+    figure, axes = _bars(panels, "time steps per second", "{:,.0f}")
+    for axis in axes:
+        axis.set_xscale("log")
+        axis.set_xlim(left=1, right=40 * max(r["rate"] for r in rows))  # a bar begins at one step per second
     _save(figure, folder / "peers-simulation.svg")
 
 
@@ -78,6 +72,25 @@ def accuracy(result: dict[str, Any], folder: Path) -> None:
     axis.set(xlabel="accuracy (%)", xlim=(0, 100))
     axis.legend(fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
     _save(figure, folder / "peers-accuracy.svg")
+
+
+def _bars(panels: dict[str, dict[str, float | None]], label: str, form: str) -> tuple[Any, Any]:
+    """Draw a panel of bars for each title, {name: value or None}, the first name on top; return figure and axes."""
+    count = max(map(len, panels.values()))
+    figure, axes = pyplot.subplots(
+        1, len(panels), figsize=(3.4 * len(panels), 1 + 0.27 * count), squeeze=False, sharey=True
+    )
+    for axis, (title, found) in zip(axes[0], panels.items()):
+        colours = [OURS if name.startswith("our") else OTHERS for name in found]
+        axis.barh(list(found), [value or 0 for value in found.values()], color=colours)
+        for place, value in enumerate(found.values()):
+            said = form.format(value) if value else "failed"
+            axis.annotate(said, (value or 0, place), (3, 0), textcoords="offset points", va="center", fontsize=8)
+        axis.margins(x=0.2)
+        axis.set_title(title, fontsize=10)
+        axis.set_xlabel(label)
+    axes[0][0].invert_yaxis()
+    return figure, axes[0]
 
 
 def _save(figure: Any, path: Path) -> None:

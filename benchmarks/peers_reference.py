@@ -16,18 +16,9 @@ from training import _Replace, _Spike
 Neuron = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]  # (v, spikes before, current) to (spikes, v)
 
 
-class _SuperSpike(torch.autograd.Function):
-    """Norse's default surrogate, ``1/(|u| + 1)²``: its ``alpha`` has no effect."""
-
-    @staticmethod
-    def forward(ctx, u: Tensor) -> Tensor:
-        ctx.save_for_backward(u)
-        return (u > 0).to(u.dtype)
-
-    @staticmethod
-    def backward(ctx, g: Tensor) -> Tensor:
-        (u,) = ctx.saved_tensors
-        return g / (u.abs() + 1) ** 2
+def _super_spike(u: Tensor) -> Tensor:
+    """Return the derivative of Norse's default surrogate, ``1/(|u| + 1)²``: its ``alpha`` has no effect."""
+    return 1 / (u.abs() + 1) ** 2
 
 
 def subtract(v: Tensor, before: Tensor, current: Tensor) -> tuple[Tensor, Tensor]:
@@ -46,7 +37,7 @@ def subtract_later(v: Tensor, before: Tensor, current: Tensor) -> tuple[Tensor, 
 def to_zero(v: Tensor, before: Tensor, current: Tensor) -> tuple[Tensor, Tensor]:
     """Advance Norse's neuron: a spike sets the membrane to 0, the reset has a gradient, half of the current arrives."""
     u = v + LAMBDA * (current - v)
-    spikes = _SuperSpike.apply(u - 1)
+    spikes = _Spike.apply(u - 1, _super_spike)
     return spikes, (1 - spikes) * u
 
 

@@ -48,17 +48,25 @@ class _Replace(torch.autograd.Function):
         return g, None
 
 
+def _slope(u: Tensor) -> Tensor:
+    """Return the derivative of a sigmoid of slope 4, our surrogate."""
+    sigma = torch.sigmoid(4 * u)
+    return 4 * sigma * (1 - sigma)
+
+
 class _Spike(torch.autograd.Function):
+    """``H(u)`` with a derivative of its own."""
+
     @staticmethod
-    def forward(ctx, u: Tensor) -> Tensor:
+    def forward(ctx, u: Tensor, derivative: Callable[[Tensor], Tensor] = _slope) -> Tensor:
         ctx.save_for_backward(u)
+        ctx.derivative = derivative
         return (u > 0).to(u.dtype)
 
     @staticmethod
-    def backward(ctx, g: Tensor) -> Tensor:
+    def backward(ctx, g: Tensor) -> tuple[Tensor, None]:
         (u,) = ctx.saved_tensors
-        sigma = torch.sigmoid(4 * u)
-        return g * 4 * sigma * (1 - sigma)
+        return g * ctx.derivative(u), None
 
 
 def two_forward_batch(net: Network, x: Input, labels: Tensor) -> Tensor:
