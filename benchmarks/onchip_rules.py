@@ -18,7 +18,6 @@ from ottt_loihi.data import load_data, rate_code
 
 T, EPOCHS, SEEDS, RATES = 12, 3, (0, 1, 2), {"readout_rate": 0.02, "hidden_rate": 1.0}
 DEPTHS = (1, 2, 3)  # hidden layers of 128 neurons
-GAINS = (2.0, 4.0, 4.0)  # of their weights at the start: with 2 everywhere the third layer is all but silent
 RULES: dict[str, dict[str, Any]] = {
     "OTTT, layer by layer": {"rule": "ottt", "feedback": "kolen-pollack"},
     "OTTT, random": {"rule": "ottt", "feedback": "random"},
@@ -40,7 +39,7 @@ def learnt(depth: int, seed: int, chosen: dict[str, Any]) -> tuple[float, int]:
     def training(number: int) -> tuple[np.ndarray, np.ndarray]:
         return coded(split.x_train, 1000 * (seed + 1) + number), split.y_train
 
-    chip = fresh_network(split.input_shape, (128,) * depth, num_steps=T, seed=seed, gain=GAINS[:depth])
+    chip = fresh_network(split.input_shape, (128,) * depth, num_steps=T, seed=seed)
     settings = Settings.of_rule(seed=seed, halve_every=len(split.y_train), **RATES, **chosen)
     result = learn(chip, training, epochs=EPOCHS, settings=settings)
     test = coded(split.x_test, seed), split.y_test

@@ -2,7 +2,8 @@
 
 A recurrent network on Braille letters that snnTorch trains; ``make frameworks`` shows the same of twelve networks of
 four frameworks on digits. The letters are the 1,158 training and validation samples of the NIR paper's events, split
-here; its test samples are not at hand, so the figures stand beside each other and not beside the paper's.
+here; its test samples are not at hand, so the figures stand beside each other and not beside the paper's. Each eighth
+of a sample arrives on lines of its own (coding ``slots``); a network without them stayed at 56 %.
 """
 
 from __future__ import annotations
@@ -19,7 +20,8 @@ from typing import Any
 
 from peers_process import LIMIT, output_of, python_of, verdict
 
-EPOCHS, STEPS, HIDDEN = 40, 64, 38
+EPOCHS, STEPS, PARTS, HIDDEN = 80, 32, 8, 64
+TAXELS = 12
 LONGEST = 3600.0  # seconds for the trainings
 
 
@@ -42,7 +44,9 @@ def braille_network() -> Any:
     from torch import nn
 
     recurrent = snn.RLeaky(beta=0.9, linear_features=HIDDEN, init_hidden=True)
-    return nn.Sequential(nn.Linear(12, HIDDEN), recurrent, nn.Linear(HIDDEN, 7), snn.Leaky(beta=0.9, init_hidden=True))
+    return nn.Sequential(
+        nn.Linear(PARTS * TAXELS, HIDDEN), recurrent, nn.Linear(HIDDEN, 7), snn.Leaky(beta=0.9, init_hidden=True)
+    )
 
 
 def row(title: str, net: Any, data: Any, epochs: int) -> dict[str, Any]:
@@ -75,6 +79,7 @@ def letters(short: bool) -> Any:
     from ottt_loihi.converters.samples import drawn
 
     import ottt_loihi as ol
+    from ottt_loihi.data.codings import encode, parse_coding
 
     class Letters(frameworks.Digits):
         def batches(self) -> list[tuple[Any, Any]]:
@@ -84,8 +89,13 @@ def letters(short: bool) -> Any:
     split = ol.load_data("braille", num_steps=16 if short else STEPS)
     train = drawn(len(split.x_train), 128 if short else len(split.x_train))  # the parts are in the order of the letters
     test = drawn(len(split.x_test), 32 if short else len(split.x_test))
-    given = (split.x_train[train].astype(np.float32), split.y_train[train])
-    asked = (split.x_test[test].astype(np.float32), split.y_test[test])
+
+    def coded(x: np.ndarray) -> np.ndarray:
+        spikes = encode(x, parse_coding(f"slots:parts={PARTS}"), x.shape[1], time_axis=True)
+        return spikes.reshape(*spikes.shape[:2], -1).astype(np.float32)
+
+    given = (coded(split.x_train[train]), split.y_train[train])
+    asked = (coded(split.x_test[test]), split.y_test[test])
     return Letters(*map(torch.from_numpy, (*given, *asked)), torch.Generator().manual_seed(1))
 
 
@@ -101,7 +111,7 @@ def main() -> None:
     rows, missing = [], {}
     try:
         torch.manual_seed(0)
-        title = f"snnTorch 12-{HIDDEN} (recurrent)-7, Braille letters"
+        title = f"snnTorch {PARTS * TAXELS}-{HIDDEN} (recurrent)-7, Braille letters"
         rows.append(row(title, braille_network(), letters(short), 10 if short else EPOCHS))
     except FileError as error:
         missing["Braille letters"] = str(error).splitlines()[0]

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from ottt_loihi.onchip import Settings, fresh_network, learn, repeat_in_lava
 from ottt_loihi.onchip.learner import accuracy
+from ottt_loihi.onchip.network.fresh import deeper_gain
 from ottt_loihi.onchip.network.trainable import estimate_logit_scale, make_plan, trace_energy
 from ottt_loihi.onchip.result import CurvePoint
 from ottt_loihi.sim import storage
@@ -170,18 +171,32 @@ class TestFresh:
         with pytest.raises(UsageError):
             fresh_network(**arguments)
 
+    @pytest.mark.parametrize(
+        ("decay", "steps", "more"),
+        [
+            (0.5, 12, {}),
+            (0.1, 12, {}),
+            (0.97, 4, {}),
+            (0.97, 48, {}),
+            (0.9, 12, {"reset": "zero"}),
+            (0.8, 12, {"reset": "zero", "current_decay": 0.5}),
+            (0.5, 12, {"density": 0.2}),
+        ],
+    )
+    def test_no_layer_is_silent_at_any_depth(self, decay, steps, more):
+        x = rate_code(load_digits().x_train[:24], steps, 0).reshape(-1, steps, 8, 8)
+        chip = fresh_network(hidden=(64,) * 6, num_steps=steps, decay=decay, **more)
+        rates = [s.mean() for s in sim.run(chip, x, ("s",)).states["s"][:6]]
+        assert min(rates) > 0.02
+        assert max(rates) < 0.4
+
     def test_each_hidden_layer_has_its_gain(self):
-        """At the default the third layer is all but silent on digits; the first is as it was."""
-        split = load_digits()
-        x = rate_code(split.x_train[:50], 12, 0).reshape(-1, 12, 8, 8)
         sizes = dict(hidden=(128,) * 3, num_steps=12)
-        plain, louder = fresh_network(**sizes), fresh_network(**sizes, gain=(2.0, 4.0, 4.0))
-        assert fresh_network(**sizes, gain=2) == plain
-        assert (plain.connections[0].weight == louder.connections[0].weight).all()
-        rates = [[s.mean() for s in sim.run(chip, x, ("s",)).states["s"][:3]] for chip in (plain, louder)]
-        assert rates[0][0] == rates[1][0]
-        assert rates[0][2] < 0.01
-        assert min(rates[1]) > 0.08
+        plain, same = fresh_network(**sizes), fresh_network(**sizes, gain=2)
+        assert (plain.connections[0].weight == same.connections[0].weight).all()
+        deeper = deeper_gain(0.5, 12)
+        assert 3.9 < deeper < 4.2
+        assert fresh_network(**sizes, gain=(2.0, deeper, deeper)) == plain != same
         for gain in (0, (2.0, 4.0), float("inf")):
             with pytest.raises(UsageError, match="gain: expected"):
                 fresh_network(**sizes, gain=gain)

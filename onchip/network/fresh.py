@@ -14,7 +14,10 @@ from ottt_loihi.errors import UsageError
 RESOLUTION = 256  # weight steps per threshold: weights reach ±1 Vth, and one step is 0.4 % of it
 READOUT_STEPS_PER_INPUT = 16  # steps per logit of 1, times fan-in: the more inputs, the smaller each one's weight
 READOUT_RANGE = (256, 8192)  # and its limits: below, weights are too coarse; above, 16 logits leave the 24 bits
-HIDDEN_GAIN = 2.0  # times torch's ±1/√fan_in: at 1 hardly a hidden neuron fires on rate-coded images
+HIDDEN_GAIN = 2.0  # of the first layer, times torch's ±1/√fan_in: at 1 hardly a neuron fires on rate-coded images
+FIRING = 0.1  # part of the steps in which neurons of a layer are to fire, so that the next one gets enough
+FLUCTUATIONS = 1.2  # thresholds per standard deviation of the membrane that such spikes cause
+UNTIL_RESET = 3  # steps that a membrane keeps what it gets, before a spike takes it
 READOUT_GAIN = 0.3  # a small start: the readout's noise would be the hidden layer's error
 MAX_INHIBITION = 255
 
@@ -30,7 +33,7 @@ def fresh_network(
     seed: int = 0,
     density: float | Sequence[float] = 1.0,
     current_decay: float = 0.0,
-    gain: float | Sequence[float] = HIDDEN_GAIN,
+    gain: float | Sequence[float] | None = None,
 ) -> ChipNetwork:
     """Return an untrained network: plastic weights uniform in ±gain/√fan_in of the threshold, or of a logit of 1.
 
@@ -52,8 +55,8 @@ def fresh_network(
     current_decay
         0 ≤ α < 1, rounded to 1/4096: of the synaptic current of current-based neurons, which reset to zero; 0: none
     gain
-        > 0, of all hidden layers or of each. Fewer spikes reach the second and later ones, which want about 4: at 2 a
-        third one is all but silent on digits, and nothing behind it can learn
+        > 0, of all hidden layers or of each. None: 2 for the first one, whose input is the data, and behind it the gain
+        at which a layer that fires in a tenth of the steps keeps the next one firing (:func:`deeper_gain`)
 
     Raises
     ------
@@ -70,7 +73,10 @@ def fresh_network(
             f"expected 0 < decay < 1, resolution 16 … 510, classes ≥ 2 and positive layer sizes; "
             f"got {decay}, {resolution}, {classes}, {hidden}"
         )
-    densities, gains = _densities(density, len(hidden) + 1), _gains(gain, len(hidden))
+    densities = _densities(density, len(hidden) + 1)
+    if gain is None:
+        gain = [HIDDEN_GAIN, *[deeper_gain(decay, num_steps, current_decay)] * len(hidden)][: len(hidden)]
+    gains = _gains(gain, len(hidden))
     kept = round(arithmetic.DECAY_UNITY * decay)
     inhibition = min(MAX_INHIBITION, round(resolution * kept / arithmetic.DECAY_UNITY))
     if not 0 < kept < arithmetic.DECAY_UNITY or (reset == "subtract" and not inhibition):
@@ -101,6 +107,23 @@ def fresh_network(
     provenance = {"scales": [vth] * len(hidden) + [logit_scale], "origin": "fresh_network", "seed": seed}
     use = {"logit_scale": logit_scale, "untrained": True}
     return ChipNetwork(input_shape, tuple(layers), tuple(connections), num_steps, "sum_v", provenance, **use)
+
+
+def deeper_gain(decay: float, num_steps: int, current_decay: float = 0.0) -> float:
+    """Return the gain of a layer behind another one, at which spikes neither die out nor grow from layer to layer.
+
+    Membranes behind independent weights vary by σ² = gain²/3·ν·ε, in thresholds. ν is how often the layer before fires,
+    ε the energy of one spike's effect on a membrane, its mean over the T steps. Where σ is 1/ξ thresholds, some neurons
+    of every layer fire: gain = √(3/(ν·ε))/ξ, with ν = 0.1 and ξ = 1.2 about 4 for λ = ½. The membrane's part of the
+    effect counts for three steps, because a spike takes the rest: without that, the sixth layer is silent for λ = 0.97.
+
+    Source: fluctuation-driven initialisation (Rossbroich, Gygax and Zenke 2022), with a sum for their integral.
+    """
+    current = (1 - current_decay) * current_decay ** np.arange(num_steps)
+    membrane = decay ** np.arange(min(num_steps, UNTIL_RESET))
+    effect = np.convolve(current, membrane)[:num_steps]
+    energy = np.cumsum(effect**2).mean()
+    return float(np.sqrt(3 / (FIRING * energy)) / FLUCTUATIONS)
 
 
 def _densities(density: float | Sequence[float], count: int) -> list[float]:

@@ -11,7 +11,7 @@ import importlib.util
 import re
 import sys
 from collections.abc import Callable
-from functools import wraps
+from functools import partial, wraps
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -69,6 +69,8 @@ def open_tree(tree: Path) -> SimpleNamespace:
     names = SimpleNamespace(**{name: _import(places[today]) for name, places in PLACES.items()})
     for name, renamed in {} if today else ARGUMENTS.items():
         setattr(names, name, _renaming(getattr(names, name), renamed))
+    if today:  # the gain of all layers was 2
+        names.fresh_network = partial(names.fresh_network, gain=2.0)
     names.learning_network = _learning_network(names, today)
     names.train_batch = lambda rule, net, x, labels, loss, optimizer: rule.train_batch(net, x, labels, loss, optimizer)
     if today:
