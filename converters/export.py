@@ -151,7 +151,9 @@ def export(net: Network, options: Options | None = None, source: str | os.PathLi
         images = samples_of(net, options.calibrate, "train", options.input_form)
         settings["tuning"] = calibrate(
             trained,
-            forms.helper_spikes([layer.name for layer in trained.layers], _float_spikes(net, images)),
+            forms.helper_spikes([layer.name for layer in trained.layers], _float_spikes(net, images))[
+                : len(trained.layers) - 1
+            ],
             images.messages,
             options.num_weight_bits,
             settings,
@@ -252,8 +254,15 @@ def _run_float(net: Network, seen: Samples, record: tuple[str, ...]) -> Iterator
 
 def _float_spikes(net: Network, seen: Samples) -> list[np.ndarray]:
     """bool ``(T, n, *shape)`` of every block."""
-    runs = [[s.cpu().numpy() != 0 for s in run.states["s"]] for run in _run_float(net, seen, ("s",))]
+    runs = [_fired(net, run) for run in _run_float(net, seen, ("s",))]
     return [np.concatenate(parts, axis=1) for parts in zip(*runs)]
+
+
+def _fired(net: Network, run: Any) -> list[np.ndarray]:
+    """The spikes of every block, bool; of one that sends its membranes, where they are above the threshold."""
+    pairs = zip(net.blocks, run.states["s"], strict=True)
+    each = (block.neuron.fired(s) if hasattr(block.neuron, "fired") else s != 0 for block, s in pairs)
+    return [spikes.cpu().numpy() for spikes in each]
 
 
 def _replay(net: Network, chip: ChipNetwork, seen: Samples) -> tuple[Agreement, dict[str, Any]]:
@@ -262,7 +271,7 @@ def _replay(net: Network, chip: ChipNetwork, seen: Samples) -> tuple[Agreement, 
     ties, scores, tally, raster, start = 0, [], Tally(chip), {}, 0
     arriving = sim.host_messages(chip, messages)
     for run in _run_float(net, seen, ("u", "s")):
-        spikes = [s.cpu().numpy() != 0 for s in run.states["s"]]
+        spikes = _fired(net, run)
         ties += sum(int((u == block.neuron.v_threshold).sum()) for u, block in zip(run.states["u"], net.blocks))
         scores.append(run.scores.cpu().numpy())
         spikes = forms.helper_spikes([layer.name for layer in chip.layers], spikes)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from ottt_loihi.sim import arithmetic
 from ottt_loihi.sim.inference.host import host_messages
-from ottt_loihi.sim.inference.reference import Result, check_input
+from ottt_loihi.sim.inference.reference import LEAST, Result, check_input, read_out
 from ottt_loihi.sim.network import INPUT, LIF, ChipNetwork, Connection, Conv, Dense, Diagonal
 
 if TYPE_CHECKING:
@@ -33,7 +33,8 @@ def run(chip: ChipNetwork, x: np.ndarray, record: Sequence[str] = ()) -> Result:
     silent = {i: torch.zeros(batch, chip.size(i), dtype=torch.float64) for i in (INPUT, *layers)}
     past = [silent] * (longest + 1)
     kept: dict[str, list[list[np.ndarray]]] = {name: [[] for _ in layers] for name in record}
-    scores, counts = np.zeros((batch, chip.layers[-1].size), np.int64), np.zeros(len(chip.layers), np.int64)
+    scores = np.full((batch, chip.layers[-1].size), LEAST if chip.readout == "max_v" else 0, np.int64)
+    counts = np.zeros(len(chip.layers), np.int64)
     for t in range(chip.num_steps):
         past = [{INPUT: messages[:, t]}, *past[:-1]]
         for index, layer in enumerate(chip.layers):
@@ -44,8 +45,7 @@ def run(chip: ChipNetwork, x: np.ndarray, record: Sequence[str] = ()) -> Result:
             for name, now in (("u", u[index].int()), ("v", v[index].int()), ("s", s)):
                 if name in record:
                     kept[name][index].append(now.numpy().reshape(batch, *layer.shape))
-        last = {"sum_v": scores + v[-1].long().numpy(), "last_v": v[-1].long().numpy()}
-        scores = last[chip.readout] if chip.readout in last else scores + past[0][layers[-1]].long().numpy()
+        scores = read_out(chip.readout, scores, v[-1].long().numpy(), past[0][layers[-1]].long().numpy())
     states = {name: [np.stack(steps) for steps in per_layer] for name, per_layer in kept.items()}
     return Result(scores, states, counts)
 

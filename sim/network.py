@@ -29,7 +29,7 @@ from ottt_loihi.errors import ChipError
 
 __all__ = ["INPUT", "LIF", "ChipNetwork", "Connection", "Conv", "Dense", "Diagonal", "Sparse"]
 
-READOUTS = ("sum_v", "last_v", "spike_count")
+READOUTS = ("sum_v", "last_v", "max_v", "spike_count")
 
 
 @dataclass(frozen=True, eq=False)
@@ -110,7 +110,8 @@ class ChipNetwork(Part):
     connections      tuple                   any order; each layer needs at least one input
     num_steps        int ≥ 1                 time steps of one sample, T
     readout          str                     score of class k over the last layer: ``sum_v`` Σ_t v_k[t], ``last_v``
-                                             v_k[T], ``spike_count`` Σ_t s_k[t]; the prediction is the argmax
+                                             v_k[T], ``max_v`` max_t v_k[t], ``spike_count`` Σ_t s_k[t]; the
+                                             prediction is the argmax
     provenance       mapping of JSON values  library versions, source checkpoint's hash, quantisation settings; a record
                                              that no command reads
     host             ChipNetwork or None     one layer that the host computes, and sends v / 64 of; every ``run`` takes

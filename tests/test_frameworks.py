@@ -367,7 +367,7 @@ def test_scores_in_place_begin_at_zero_and_the_last_step_alone_is_noted():
     imported = convert.read(net, (6,))
     assert (imported.readout, imported.notes) == ("spikes", [])
     (note,) = convert.read(ByHand(6, lambda scores, s, step: s), (6,)).notes
-    assert note == "the module returns the spikes of the last step alone; the scores count those of all steps"
+    assert note == "the module returns the last step alone; the scores are spikes of all steps, counted"
 
 
 class Gathered(nn.Module):
@@ -388,7 +388,7 @@ class Gathered(nn.Module):
         return self.gathers(torch.stack([self.m(self.b(hidden[:, t])) for t in range(len(x))]))
 
 
-LAST, SOME = "of the last step alone; the scores", "output: it holds some of the time steps"
+LAST, SOME = "returns the last step alone; the scores are spikes of all", "output: it holds some of the time steps"
 
 
 @pytest.mark.parametrize("several", [False, True], ids=["a loop", "all steps at once"])
@@ -399,6 +399,7 @@ LAST, SOME = "of the last step alone; the scores", "output: it holds some of the
         (lambda out: out, None),
         (lambda out: out.sum(0), None),
         (lambda out: out[-1], LAST),
+        (lambda out: out[-1:], LAST),
         (lambda out: out.transpose(0, 1)[:, -1], LAST),
         (lambda out: out.select(0, -1), LAST),
         (lambda out: out.unbind(0)[-1], LAST),
@@ -409,7 +410,21 @@ LAST, SOME = "of the last step alone; the scores", "output: it holds some of the
         (lambda out: out[-2] + out[-1], SOME),
         (lambda out: sum(out[t] for t in range(len(out))), None),
     ],
-    ids=["all", "sum", "[-1]", "[:, -1]", "select", "unbind", "max", "[0]", "[2:]", "[2:].sum", "two", "by hand"],
+    ids=[
+        "all",
+        "sum",
+        "[-1]",
+        "[-1:]",
+        "[:, -1]",
+        "select",
+        "unbind",
+        "max",
+        "[0]",
+        "[2:]",
+        "[2:].sum",
+        "two",
+        "by hand",
+    ],
 )
 def test_the_steps_that_a_module_returns_are_read_or_said(gathers, said, fires, several):
     net = Gathered(gathers, fires, several)
@@ -418,9 +433,48 @@ def test_the_steps_that_a_module_returns_are_read_or_said(gathers, said, fires, 
             ol.from_module(net, (6,), 7)
         return
     imported = convert.read(net, (6,), 7)
-    assert (imported.readout, len(imported.network.blocks)) == (("spikes", 2) if fires else ("sum", 1))
+    kind = {None: "sum", LAST: "last"}.get(said, "max")
+    assert (imported.readout, len(imported.network.blocks)) == (("spikes", 2) if fires else (kind, 1))
     assert not any(len(block.branches) for block in imported.network.blocks)
-    assert [said in note for note in imported.notes] == [True] if said else not imported.notes
+    assert [said in note for note in imported.notes] == [True] if said and fires else not imported.notes
+
+
+@pytest.mark.parametrize(
+    ("pre", "order", "message"),
+    [
+        (lambda x: x, lambda n: reversed(range(n)), "n: at step 7 it gets the input of step 1; .* forward in time"),
+        (lambda x: x, lambda n: [0] * n, "n: at step 7 it gets the input of step 1"),
+        (lambda x: x.unbind(0)[::-1], range, "n: at step 7 it gets the input of step 1"),
+        (lambda x: x.flip(0), range, "an index takes one step of a sequence"),
+        (lambda x: x.roll(1, 0), range, "an index takes one step of a sequence"),
+    ],
+    ids=["backwards", "one frame", "unbind", "flip", "roll"],
+)
+def test_steps_in_another_order_are_refused(pre, order, message):
+    class Ordered(Gathered):
+        def forward(self, x):
+            return torch.stack([self.m(self.b(self.n(self.a(pre(x)[t])))) for t in order(len(x))])
+
+    net = Ordered(None, True)
+    with pytest.raises(ChipError, match=message):
+        ol.from_module(net, (6,), 7)
+
+
+@pytest.mark.parametrize(
+    ("gathers", "kind"), [(lambda s: s.mean(0), "sum"), (lambda s: s[-1], "last"), (lambda s: s[3:].mean(0), None)]
+)
+def test_a_linear_layer_behind_the_mean_over_time_is_that_of_each_step(gathers, kind):
+    class Behind(Gathered):
+        def forward(self, x):
+            return self.b(self.gathers(torch.stack([self.n(self.a(frame)) for frame in x])))
+
+    net = Behind(gathers, False)
+    if kind is None:
+        with pytest.raises(ChipError, match=r"stack|some of the time steps|does not run on one step"):
+            ol.from_module(net, (6,), 7)
+        return
+    imported = convert.read(net, (6,), 7)
+    assert (imported.readout, imported.notes) == (kind, [])
 
 
 def test_a_layer_behind_one_step_of_a_sequence_is_refused():
@@ -509,16 +563,6 @@ def test_a_class_that_has_changed_is_named():
     del neuron.decay_input
     with pytest.raises(UsageError, match="LIFNode has no 'decay_input' here; its class has changed since SpikingJelly"):
         ol.from_module(snn(nn.Linear(6, 3), neuron), (6,), 4)
-
-
-def test_a_leaking_readout_needs_to_be_asked_for():
-    norse = stand_ins("norse")
-    net = snn(nn.Linear(6, 5), norse.LIFCell(), nn.Linear(5, 3), norse.LICell())
-    with pytest.raises(ChipError, match="a readout that is a leaking membrane has no counterpart"):
-        ol.from_module(net, (6,), 4)
-    network = ol.from_module(net, (6,), 4, approximate=True)
-    assert network.num_classes == 3
-    assert "replaced by the sum" in network.provenance["imported"]["notes"][0]
 
 
 NORSE, SINABS = stand_ins("norse"), stand_ins("sinabs")

@@ -185,7 +185,7 @@ def test_several_edges_into_a_linear_node_add_up(tmp_path):
     assert np.array_equal(net.layers[2].bias, nodes["c"].bias)  # once
     nodes["c2"] = nir.Linear(grid(rng, 3, 3))
     cycle = [*edges, ("c", "c2"), ("c2", "c"), ("last", "output")]
-    with pytest.raises(ChipError, match="a cycle without neurons, and so without a delay"):
+    with pytest.raises(ChipError, match="a cycle without neurons, whose signal no layer holds; put neurons into it"):
         nir_reader.read(write(tmp_path / "b.nir", nodes, cycle), 5, DT)
 
 

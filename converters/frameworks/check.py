@@ -12,6 +12,7 @@ import torch
 from ottt_loihi.converters.frameworks import slayer
 from ottt_loihi.converters.frameworks.convert import Imported, read
 from ottt_loihi.converters.frameworks.groups import counted
+from ottt_loihi.converters.frameworks.neurons import Framework
 from ottt_loihi.converters.frameworks.registry import neurons_of
 from ottt_loihi.converters.frameworks.trace import call
 from ottt_loihi.converters.frameworks.twin import copied, first_tensor, making
@@ -79,6 +80,8 @@ class Compared:
         whether the samples were drawn, because none were given
     predictions
         samples that both predict the same class of; None: the module's output is no row of numbers for each
+    membranes
+        whether the last layer's membranes were compared, to 1e-9, and not its spikes
     """
 
     layers: dict[str, tuple[int, int, int]]
@@ -87,6 +90,7 @@ class Compared:
     first: Divergence | None
     random: bool
     predictions: int | None = None
+    membranes: bool = False
 
     @property
     def different(self) -> int:
@@ -104,7 +108,8 @@ class Compared:
         on = f"{self.samples} {'random ' if self.random else ''}samples of {self.num_steps} steps"
         same = "" if self.predictions is None else f"; the same prediction on {self.predictions} of {self.samples}"
         if self.first is None:
-            return f"every spike equal in float64: {places:,} places, {spikes:,} spikes of {on}{same}"
+            more = " and every membrane of the last layer" if self.membranes else ""
+            return f"every spike{more} equal in float64: {places:,} places, {spikes:,} spikes of {on}{same}"
         return f"{self.different:,} of {places:,} spikes differ on {on}{same}; first {self.first}"
 
 
@@ -157,6 +162,8 @@ def compare(
     with torch.no_grad():
         run = imported.network.run(x, record=("s", "u"))
     found = _compared(imported, theirs, run.states["s"], run.states["u"], len(x), x.shape[1], random)
+    if imported.membranes is not None:
+        output = list(theirs[imported.membranes])
     return replace(found, predictions=_same_predictions(output, run.scores, imported, x.shape[1]))
 
 
@@ -174,7 +181,7 @@ def _same_predictions(output: list[Any], ours: Tensor, imported: Imported, steps
         whole = whole.reshape(steps, n, classes)
     else:
         return None
-    theirs = whole[-1] if imported.readout == "last" else whole.sum(0)
+    theirs = {"last": whole[-1], "max": whole.amax(0)}.get(imported.readout, whole.sum(0))
     at_ours = theirs.gather(1, ours.argmax(1, keepdim=True)).squeeze(1)
     best = theirs.amax(1)
     return int((best - at_ours <= CLOSE * best.abs().clamp(min=1.0)).sum())
@@ -191,11 +198,16 @@ def run_module(net: nn.Module, imported: Imported, x: Tensor) -> tuple[dict[str,
     twin = copied(net, torch.float64)
     history: dict[str, list[Tensor]] = {}
     handles = []
-    for path, (module, _) in neurons_of(twin).items():
+    for path, (module, framework) in neurons_of(twin).items():
 
-        def keep(module: nn.Module, inputs: Any, result: Any, path: str = path) -> None:
-            spikes = result[0] if isinstance(result, (tuple, list)) else result
-            history.setdefault(path, []).append(spikes.detach().double().clone())
+        def keep(
+            module: nn.Module, inputs: Any, result: Any, path: str = path, framework: Framework = framework
+        ) -> None:
+            parts = [r for r in result if isinstance(r, Tensor)] if isinstance(result, (tuple, list)) else [result]
+            sent = parts[0]
+            if path == imported.membranes and framework.neurons[type(module).__name__](module).fires:
+                sent = parts[-1] if len(parts) > 1 else module.mem
+            history.setdefault(path, []).append(sent.detach().double().clone())
 
         handles.append(module.register_forward_hook(keep))
     try:
@@ -234,8 +246,10 @@ def _compared(
         expected, found = theirs[path].reshape(steps, n, -1), ours[index].reshape(steps, n, -1).double()
         if (sends := imported.sends.get(path)) is not None:
             found = counted(ours[index], sends, imported.network.blocks[index].shape)
-        different = expected != found
-        layers[path] = (int(different.sum()), int((expected != 0).sum()), expected.numel())
+        different, spikes = expected != found, int((expected != 0).sum())
+        if path == imported.membranes:
+            different, spikes = (expected - found).abs() > CLOSE * expected.abs().clamp(min=1.0), 0
+        layers[path] = (int(different.sum()), spikes, expected.numel())
         if bool(different.any()):
             step, sample, neuron = (int(i) for i in torch.nonzero(different)[0])
             places.append((step, index, sample, neuron))
@@ -259,4 +273,4 @@ def _compared(
             float(u[index].reshape(steps, n, -1)[step, sample, own]),
             float(torch.broadcast_to(threshold, block.shape).reshape(-1)[own]),
         )
-    return Compared(layers, n, steps, first, random)
+    return Compared(layers, n, steps, first, random, membranes=imported.membranes is not None)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
+import numpy as np
 import torch
 from ottt_loihi.converters.frameworks import slayer
 from ottt_loihi.converters.frameworks.groups import counted
@@ -21,6 +22,7 @@ from ottt_loihi import checks
 from ottt_loihi.errors import ChipError, UsageError
 from ottt_loihi.nn.connections import Linear, Readout
 from ottt_loihi.nn.network import Network
+from ottt_loihi.nn.slayer import SpikeCount
 from ottt_loihi.nn.slayer_blocks import from_blocks
 
 MOST_SPIKES = 64
@@ -46,11 +48,13 @@ class Imported:
     form, inner_steps
         how the module takes its input (``trace.py``)
     readout
-        what the scores are sums of
+        what the scores are, of ``READOUTS``
     notes
         what differs from the module, one line each
     sends
         path → what a spike of each of our neurons counts, where several stand for one of the module's
+    membranes
+        path of the last layer, if its membranes are read; None: spikes, or outputs without neurons
     """
 
     network: Network
@@ -60,6 +64,7 @@ class Imported:
     readout: str
     notes: list[str] = field(default_factory=list)
     sends: dict[str, tuple[float, ...]] = field(default_factory=dict)
+    membranes: str | None = None
 
 
 def from_module(
@@ -85,9 +90,9 @@ def from_module(
     num_steps
         T; needed unless ``forward`` counts the steps itself
     readout
-        what the scores are: ``"spikes"``, the last layer's spikes counted; ``"sum"``, its currents or the outputs of a
-        last layer without neurons, summed over time; ``"last"``, the last membrane of neurons without leak. Default:
-        what the module's last layer is
+        what the scores are: ``"spikes"``, the last layer's spikes counted; or of the outputs of a last layer without
+        neurons, or of its membranes: ``"sum"`` over time, ``"last"`` step, or ``"max"`` over time. Default: what the
+        module itself returns
     approximate
         take the nearest thing for what has no exact counterpart; ``network.provenance["imported"]["notes"]`` names it
     spikes_per_step
@@ -135,8 +140,8 @@ def read(
     if num_steps is None:
         raise UsageError("num_steps: the module does not say how many time steps a sample has; give a number")
     reading = Reading(seen, shape, weights_dtype(twin), approximate, spikes_per_step)
-    output = _Output(reading, approximate)
-    network = output.network(checks.integer(num_steps, "num_steps"), readout)
+    output = _Output(reading, readout)
+    network = output.network(checks.integer(num_steps, "num_steps"))
     if spikes_per_step is not None and not reading.limited:
         raise UsageError(UNNEEDED)
     frameworks = sorted({framework.name for _, framework in seen.neurons.values()})
@@ -147,7 +152,14 @@ def read(
         "notes": reading.notes,
     }
     return Imported(
-        network.eval(), reading.paths, seen.form, seen.inner_steps, output.readout, reading.notes, reading.sends
+        network.eval(),
+        reading.paths,
+        seen.form,
+        seen.inner_steps,
+        output.readout,
+        reading.notes,
+        reading.sends,
+        output.membranes,
     )
 
 
@@ -230,26 +242,73 @@ def _sources(node: Node) -> list[Node]:
 class _Output:
     """The blocks, and what the module returns as a readout behind them."""
 
-    def __init__(self, reading: Reading, approximate: bool) -> None:
-        self.reading, self.approximate, self.readout = reading, approximate, ""
+    def __init__(self, reading: Reading, wanted: str | None) -> None:
+        self.reading, self.wanted, self.readout = reading, wanted, ""
         self.gathered: set[str] = set()  # how the module gathers over time: "sum", "max"
         self.last = False  # whether it returns the last step alone
+        self.membranes: str | None = None  # path of the layer whose membranes are the scores
 
-    def network(self, num_steps: int, readout: str | None) -> Network:
+    @property
+    def gathers(self) -> str | None:
+        """How the module gathers over time, of ``READOUTS``; None: it returns every step."""
+        return "max" if "max" in self.gathered else "last" if self.last else "sum" if self.gathered else None
+
+    def network(self, num_steps: int) -> Network:
         """Return the network; ChipError with all that has no counterpart."""
         reading = self.reading
         read = reading.read_neurons()
         output = self._output(list(read))
-        order = [path for path, neurons in read.items() if path != output.path or neurons is None or neurons.fires]
+        neurons = read.get(output.path) if output.kind in ("spikes", "membrane") else None
+        if neurons is not None:
+            neurons = read[output.path] = self._read_as(output, neurons)
+        silent = neurons is not None and not neurons.fires and neurons.sends == "spikes"  # no block, but a readout
+        order = [path for path in read if path != output.path or not silent]
         for path in order:
             reading.add_block(path, read[path], order)
-        layer = self._readout(output, read, readout)
-        self._say_what_is_gathered(readout)
+        layer = self._readout(output, neurons)
+        self._say_what_is_gathered()
         if reading.problems:
             listed = "; ".join(dict.fromkeys(reading.problems))
             raise ChipError(f"{len(set(reading.problems))} parts have no counterpart here: {listed}")
         assert layer is not None
-        return Network(reading.blocks, layer, input_shape=reading.input_shape, time_steps=num_steps)
+        scores = "sum" if self.readout == "spikes" or silent else self.readout
+        return Network(reading.blocks, layer, input_shape=reading.input_shape, time_steps=num_steps, scores=scores)
+
+    def _read_as(self, output: Node, neurons: Neurons) -> Neurons:
+        """Return the last layer's neurons as they are read: their spikes, or their membranes."""
+        path, wanted = output.path, self.wanted
+        if neurons.fires and (wanted == "spikes" or (wanted is None and output.kind == "spikes")):
+            self.readout = "spikes"
+            return neurons
+        if not neurons.fires and wanted == "spikes":
+            self.reading.problems.append(
+                f"{path}: readout='spikes': these neurons send none; the nearest is readout='last', 'max' or 'sum'"
+            )
+            return neurons
+        if neurons.fires and not neurons.charge:
+            said = f"readout={wanted!r}" if wanted else "the module returns membranes"
+            self.reading.problems.append(
+                f"{path}: {said}: these neurons fire, and the module does not have their membranes before the reset; "
+                "the nearest is readout='spikes', or a last layer without neurons"
+            )
+            return neurons
+        if neurons.group is not None:
+            self.reading.problems.append(
+                f"{path}: the membranes of neurons for which several of ours stand are no scores; the nearest is "
+                "readout='spikes'"
+            )
+            return neurons
+        self.readout = wanted or self.gathers or "last"
+        if wanted is None and self.gathers is None:
+            self.reading.notes.append(
+                f"{path}: the module returns membranes of every step; the scores are those of the last step "
+                "(readout='sum' and 'max' are of all steps)"
+            )
+        leaks = neurons.fires or not (equals(neurons.beta, 1.0) and equals(neurons.alpha, 0.0))
+        if self.readout == "last" and not (leaks or np.any(neurons.v_init)):
+            return neurons  # the last membrane is the sum of all currents
+        self.membranes = path
+        return replace(neurons, sends="membranes")
 
     def _output(self, paths: list[str]) -> Node:
         """Return the module's output before it is gathered over time; the last layer's where it is not known."""
@@ -276,14 +335,17 @@ class _Output:
             else:
                 break
         if node is None:
-            self.reading.notes.append(
-                "the output is not a tensor that was traced; the scores are those of the last layer"
-            )
+            if self.wanted is None:
+                self.reading.problems.append(
+                    "output: what the module returns was made of no layer that was watched; the nearest is the last "
+                    "layer's own output, or readout='spikes', which counts its spikes"
+                )
             return Node("spikes", paths[-1])
         latest = max(_sources(node), key=lambda source: source.step)
         steps = self.reading.seen.steps.get(latest.path, 1)
+        seen = {source.step for source in _sources(node) if source.path == latest.path}
         if self.reading.seen.form != "step" and steps > 1:  # a loop inside of forward
-            self.last |= held == 1 and latest.step == steps
+            self.last |= held == 1 and latest.step == steps and len(seen) == 1
             if held not in (1, self.reading.seen.length) or latest.step != steps:
                 self.reading.problems.append(SOME_STEPS)
         if whole.shape and math.prod(whole.shape) != math.prod(node.shape):
@@ -292,70 +354,55 @@ class _Output:
             )
         return node
 
-    def _readout(self, output: Node, read: dict[str, Neurons | None], wanted: str | None) -> nn.Module | None:
+    def _readout(self, output: Node, neurons: Neurons | None) -> nn.Module | None:
         try:
             if output.kind not in ("spikes", "membrane"):
-                return self._linear_readout(self.reading.terms(output, "output"), wanted, tensor(1.0))
-            neurons = read[output.path]
+                return self._linear_readout(self.reading.terms(output, "output"))
             if neurons is None or self.reading.problems:
                 return None
-            if not neurons.fires:
-                return self._leaky(output.path, neurons, wanted)
-            if output.kind == "membrane":
-                self.reading.notes.append(
-                    f"{output.path}: the module returns membranes of neurons that fire; the scores are their spikes"
-                )
-            return self._spike_readout(output.path, wanted)
+            if self.membranes is not None:
+                return SpikeCount(math.prod(self._last_shape(output.path))).to(self.reading.dtype)
+            if neurons.fires:
+                return self._spike_readout(output.path)
+            terms = self.reading.terms(self.reading.seen.arriving[output.path], output.path)
+            return self._into_readout(terms, tensor(neurons.gain)) if terms and not self.reading.problems else None
         except Unmapped as reason:
             self.reading.problems.append(f"{output.path or 'output'}: {reason}")
             return None
 
-    def _say_what_is_gathered(self, wanted: str | None) -> None:
-        """Note, or refuse, scores that are not what the module gathers over time."""
-        how = "takes the largest" if "max" in self.gathered else "adds up membranes" if self.gathered else ""
-        if self.readout == "last":
-            if how and wanted is None and not self.approximate:
-                self.reading.problems.append(
-                    f"output: the module {how} over time, and the scores would be the last membranes; the nearest is "
-                    "to ask for them, readout='last'"
-                )
-            elif how:
-                self.reading.notes.append(f"the module {how} over time; the scores are the last membranes")
-        elif "max" in self.gathered:
-            self.reading.notes.append("the module takes the largest over time; the scores are sums over time")
-        elif self.last:
-            what, scores = ("spikes", "count") if self.readout == "spikes" else ("outputs", "add up")
-            self.reading.notes.append(
-                f"the module returns the {what} of the last step alone; the scores {scores} those of all steps"
-            )
+    def _say_what_is_gathered(self) -> None:
+        """Note scores that are not what the module gathers over time."""
+        if self.gathers in (None, self.readout, "sum" if self.readout == "spikes" else None):
+            return
+        does = {"max": "takes the largest over time", "last": "returns the last step alone", "sum": "adds up all steps"}
+        are = {"spikes": "spikes of all steps, counted", "sum": "sums over all steps", "last": "those of the last step"}
+        self.reading.notes.append(
+            f"the module {does[self.gathers]}; the scores are {are.get(self.readout, 'the largest over time')}"
+        )
 
-    def _spike_readout(self, answer: str, wanted: str | None) -> nn.Module:
+    def _last_shape(self, answer: str) -> tuple[int, ...]:
         if self.reading.index.get(answer) != len(self.reading.blocks) - 1:
             raise Unmapped(
                 "the output is not the last layer's; the nearest is a module that returns the last layer's spikes"
             )
-        if wanted not in (None, "spikes"):
-            raise Unmapped(
-                f"readout={wanted!r}: the last layer's neurons fire, and their membranes and currents are no scores; "
-                "the nearest is readout='spikes', or a last layer without neurons"
-            )
-        self.readout = "spikes"
-        size = math.prod(self.reading.shapes[-1])
+        return self.reading.shapes[-1]
+
+    def _spike_readout(self, answer: str) -> nn.Module:
+        size = math.prod(self._last_shape(answer))
         weight = torch.eye(size)
         if (sends := self.reading.sends.get(answer)) is not None:
             weight = counted(weight[None], sends, self.reading.shapes[-1])[0].t()
         return filled(Readout(size, len(weight)), weight, None, self.reading.dtype)
 
-    def _linear_readout(self, terms: list[Term], wanted: str | None, gain: torch.Tensor) -> nn.Module | None:
-        if wanted not in (None, "sum"):
+    def _linear_readout(self, terms: list[Term]) -> nn.Module | None:
+        if self.wanted == "spikes":
             raise Unmapped(
-                f"readout={wanted!r}: the last layer has no neurons, and its outputs are summed over time; the nearest "
-                "is readout='sum'"
+                "readout='spikes': the last layer has no neurons; the nearest is readout='sum', 'last' or 'max'"
             )
         if self.reading.problems or not terms:
             return None
-        self.readout = "sum"
-        return self._into_readout(terms, gain)
+        self.readout = self.wanted or self.gathers or "sum"
+        return self._into_readout(terms, tensor(1.0))
 
     def _into_readout(self, terms: list[Term], gain: torch.Tensor) -> nn.Module:
         main, others = self.reading.main(terms, "", list(self.reading.index))
@@ -369,28 +416,3 @@ class _Output:
         settings = {"bias": connection.bias is not None, "pool": connection.pool}
         layer = Readout(connection.in_features, connection.out_features, **settings)
         return filled(layer, connection.weight, connection.bias, self.reading.dtype)
-
-    def _leaky(self, answer: str, neurons: Neurons, wanted: str | None) -> nn.Module | None:
-        """A readout whose output is a membrane: exact where it never leaks, else the sum of its currents if allowed."""
-        terms = self.reading.terms(self.reading.seen.arriving[answer], answer)
-        leaks = not (equals(neurons.beta, 1.0) and equals(neurons.alpha, 0.0))
-        exact = wanted in (None, "last") and not leaks
-        if not exact and not (self.approximate and wanted in (None, "sum")):
-            raise Unmapped(_no_membrane(wanted, leaks))
-        if not exact:
-            self.reading.notes.append(f"{answer}: its membrane is replaced by the sum of its currents over time")
-        self.readout = "last" if exact else "sum"
-        return self._into_readout(terms, tensor(neurons.gain)) if terms and not self.reading.problems else None
-
-
-def _no_membrane(wanted: str | None, leaks: bool) -> str:
-    """Return why membranes cannot be read as asked for, and the nearest readout that can."""
-    nearest = "" if leaks else "readout='last', or "
-    nearest += "the sum of its currents (approximate=True or --approximate, with readout 'sum')"
-    if wanted == "spikes":
-        reason = "readout='spikes': these neurons send none"
-    elif leaks:
-        reason = "a readout that is a leaking membrane has no counterpart, because scores are sums over time"
-    else:
-        reason = f"readout={wanted!r}: scores are no {'largest' if wanted == 'max' else 'sum'} of membranes over time"
-    return f"{reason}; the nearest is {nearest}"

@@ -17,6 +17,7 @@ from ottt_loihi.converters.frameworks import signatures
 from ottt_loihi.converters.frameworks.neurons import Unmapped
 from ottt_loihi.converters.frameworks.signatures import arguments
 from ottt_loihi.converters.frameworks.trace import VIEWS, Node
+from ottt_loihi.converters.frameworks.twin import first_line
 from torch import Tensor
 
 from ottt_loihi.nn.connections import Connection, Conv2d, Linear
@@ -32,7 +33,7 @@ LINEAR = {  # affine in their one watched argument; what is not named here is re
     *("linear", "conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d"),
     *("batch_norm", "pad", "interpolate", "avg_pool3d", "adaptive_avg_pool3d", "mean within", "sum within"),
     *("avg_pool1d", "avg_pool2d", "adaptive_avg_pool1d", "adaptive_avg_pool2d", "lp_pool2d", "matmul", "__matmul__"),
-    *("upsample", "pixel_shuffle", "roll", "flip"),
+    *("upsample", "pixel_shuffle"),
     *ADDITIONS,
     *FACTORS,
     *VIEWS,
@@ -53,6 +54,9 @@ HINTS = {
         ("lt", "gt", "le", "ge", "__lt__", "__gt__", "__le__", "__ge__", "bernoulli"),
         "forward makes spikes itself; the nearest is samples that are spikes already (--encoding rate)",
     ),
+    "reordered": "it puts time steps or samples in another order; the nearest is to take them as they come",
+    "argmax": "it belongs behind the scores; take it out of forward",
+    **dict.fromkeys(("flip", "roll"), "the nearest is a Linear that puts its inputs in another order"),
     "dropout": "it drops in evaluation, too; pass training=self.training",
     "part": "an index takes a part of a layer; the nearest is a Linear that reads it",
     "cat": "the nearest is two layers whose outputs are added",
@@ -356,8 +360,12 @@ def _matrix(chain: Chain, gain: Tensor, dtype: torch.dtype, where: str) -> Conne
             f"pooling ({where})"
         )
     with torch.no_grad():
-        shift = chain.run(torch.zeros(1, *chain.shape, dtype=torch.float64)).reshape(-1)
-        columns = chain.run(torch.eye(inputs, dtype=torch.float64).view(inputs, *chain.shape)).reshape(inputs, -1)
+        try:
+            shift = chain.run(torch.zeros(1, *chain.shape, dtype=torch.float64)).reshape(-1)
+            columns = chain.run(torch.eye(inputs, dtype=torch.float64).view(inputs, *chain.shape)).reshape(inputs, -1)
+        except (RuntimeError, IndexError) as error:  # it acts on the axis of steps or samples
+            kinds = " → ".join(operation.node.kind for operation in chain.operations)
+            raise Unmapped(f"{kinds} does not run on one step of one sample ({first_line(error)}; {where})") from None
         each = torch.broadcast_to(gain, chain.shape_behind()).reshape(-1)
         weight = (columns - shift).t() * each[:, None]
         bias = shift * each if bool(shift.any()) else None

@@ -79,6 +79,10 @@ class Neurons:
         neurons of ours that stand for one; None: one does
     unbounded
         sends as many spikes in a step as thresholds fit into the membrane; the user says how many at most
+    charge
+        the state that its module returns is the membrane before its reset
+    sends
+        ``"spikes"``, or ``"membranes"``, of a last layer whose membranes are the scores
     inexact
         why this is not exact, in words that name the nearest; empty: it is
     """
@@ -98,6 +102,8 @@ class Neurons:
     late_bias: bool = False
     group: Group | None = None
     unbounded: bool = False
+    charge: bool = False
+    sends: str = "spikes"
     inexact: tuple[str, ...] = ()
 
 

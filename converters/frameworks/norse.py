@@ -56,12 +56,16 @@ def _iaf(module: nn.Module) -> Neurons:
 
 def _li(module: nn.Module) -> Neurons:
     a, b = (_rate(module, name) for name in ("tau_mem_inv", "tau_syn_inv"))
+    leak = number(attribute(module, "p", VERSIONS), "v_leak", VERSIONS)
+    if np.any(leak):
+        raise Unmapped("v_leak other than 0 beside a synaptic current; the nearest is LIBoxCell, or v_leak = 0")
     return Neurons(1 - a, 1 - b, gain=a, fires=False, reset="none")
 
 
 def _li_box(module: nn.Module) -> Neurons:
     a = _rate(module, "tau_mem_inv")
-    return Neurons(1 - a, gain=a, fires=False, reset="none")
+    leak = number(attribute(module, "p", VERSIONS), "v_leak", VERSIONS)
+    return Neurons(1 - a, gain=a, fires=False, reset="none", v_init=leak, bias=a * leak)
 
 
 def _rate(module: nn.Module, name: str) -> Any:

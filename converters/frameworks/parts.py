@@ -11,7 +11,7 @@ from ottt_loihi.converters.frameworks.trace import Node
 from torch import nn
 
 from ottt_loihi.errors import UsageError
-from ottt_loihi.nn.cuba import CubaLIF
+from ottt_loihi.nn.cuba import CubaLIF, Membrane
 from ottt_loihi.nn.neurons import LIF
 
 
@@ -23,10 +23,11 @@ def neuron_of(neurons: Neurons, target: tuple[int, ...], shape: tuple[int, ...])
     simple = plain and alpha == v_reset == v_init == 0 and not neurons.at_threshold
     if neurons.reset != "zero":
         v_reset = 0.0
+    kind = CubaLIF if neurons.sends == "spikes" else Membrane
     try:
-        if simple and neurons.reset in ("zero", "subtract"):
+        if simple and kind is CubaLIF and neurons.reset in ("zero", "subtract"):
             return LIF(beta, threshold, neurons.reset)
-        return CubaLIF(
+        return kind(
             alpha, beta, threshold, neurons.reset, v_reset=v_reset, v_init=v_init, at_threshold=neurons.at_threshold
         )
     except UsageError as error:

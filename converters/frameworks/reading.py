@@ -133,6 +133,8 @@ class Reading:
         if node.kind in ("cat", "concat", "concatenate") and (parts := self._places(node)) is not None:
             each = [(place, term) for place, n in parts for term in self.terms(n, path)]
             return [Term(term.source, (*term.operations, place)) for place, term in each]
+        if path == "output" and node.kind in ("mean", "stack") and len(inputs) in (1, self.seen.length):
+            return self.terms(inputs[-1], path)  # a linear layer of the mean over time is the mean of its outputs
         if node.kind in ("step", "steps"):
             self.problems.append(
                 f"{node.path or path}: an index takes {'one step' if node.kind == 'step' else 'some steps'} of a "
@@ -261,9 +263,15 @@ class Reading:
         return term.operations[-1].node.shape if term.operations else tuple(term.source.shape)
 
     def _delay(self, term: Term, path: str) -> int:
-        if term.source.kind == "input":
-            return 0
-        return self.seen.steps.get(path, max(self.seen.steps.values())) - term.source.step
+        now, then = self.seen.steps.get(path, max(self.seen.steps.values())), term.source.step
+        if term.source.kind != "input":
+            return now - then
+        if then not in (0, now):
+            raise Unmapped(
+                f"at step {now} it gets the input of step {then}; the nearest is a loop that gives each step its own "
+                "input, forward in time"
+            )
+        return 0
 
     def main(self, terms: list[Term], path: str, order: list[str]) -> tuple[Term, list[tuple[Term, int]]]:
         """Return the term from the block before, and the others with their delays."""

@@ -120,7 +120,8 @@ def _common(module: nn.Module) -> dict[str, object]:
             raise Unmapped(f"{name} has no counterpart; make the layer without it")
     if np.any(number(module, "graded_spikes_factor", VERSIONS) != 1.0):
         raise Unmapped("graded_spikes_factor other than 1: multiply the next layer's weights with it, and set it to 1")
-    return {"threshold": number(module, "threshold", VERSIONS)}
+    reset, late = _reset(module)
+    return {"threshold": number(module, "threshold", VERSIONS), "charge": late or reset == "none"}
 
 
 def _forget(module: nn.Module) -> None:

@@ -9,13 +9,13 @@ also how a loop over time inside ``forward`` is read.
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.lib.stride_tricks import as_strided
+from ottt_loihi.converters.frameworks.axes import from_the_end, numbers_of, reordered
 from ottt_loihi.converters.frameworks.neurons import Framework
 from ottt_loihi.converters.frameworks.registry import FRAMEWORKS, neurons_of
 from ottt_loihi.converters.frameworks.twin import first_line, first_tensor, forget, making, weights_dtype
@@ -251,7 +251,7 @@ class _Watch(TorchFunctionMode):
 
     def __init__(self, form: str, steps: int, samples: int) -> None:
         super().__init__()
-        self.form, self.leading = form, self._leading(form, steps, samples)
+        self.form, self.samples, self.leading = form, samples, self._leading(form, steps, samples)
         self.known: dict[int, tuple[Tensor, Node]] = {}  # holds the tensors, so that no number is given twice
         self.storages: dict[int, tuple[Tensor, Node]] = {}
         self.steps: dict[str, int] = {}
@@ -291,13 +291,15 @@ class _Watch(TorchFunctionMode):
         taken = self._steps_of(tensor)
         if taken is not None and taken.kind in ("stack", "steps") and shape is None:
             return taken
+        if taken is not None and tensor.numel() == self.samples * math.prod(taken.shape):  # [-1:], too
+            return taken
         taken = taken or whole
         return taken if shape == taken.shape else Node("part", self.paths[-1], (taken,), shape or ())
 
     def _steps_of(self, part: Tensor) -> Node | None:
         """Return the node of the steps that a view takes out of a sequence; None: it takes all, or is none."""
         whole, node = self.storages.get(part.untyped_storage().data_ptr(), (None, None))
-        if whole is None or node.kind == "input":
+        if whole is None:
             return None
         if node.kind == "stack":
             axis = node.call[2].get("dim", node.call[1][1] if len(node.call[1]) > 1 else 0) % whole.ndim
@@ -305,12 +307,14 @@ class _Watch(TorchFunctionMode):
             axis = ("time first", "batch first").index(self.form)
         else:
             return None
-        taken = _numbers(whole, part, axis)
+        taken = numbers_of(whole, part, axis)
         if len(taken) in (0, whole.shape[axis]):
             return None
         if node.kind == "stack":
             chosen = tuple(node.inputs[number] for number in taken)
             return chosen[0] if len(taken) == 1 else Node("stack", node.path, chosen, node.shape, call=node.call)
+        if node.kind == "input":  # a part of several steps has the steps' axis, and is no sample's
+            return Node("input", node.path, (), node.shape, taken[0] + 1) if len(taken) == 1 else None
         kind, call = "step" if len(taken) == 1 else "steps", (part.select, (node,), {})
         return Node(kind, node.path, (node,), node.shape, taken[0] + 1, call)
 
@@ -374,11 +378,15 @@ class _Watch(TorchFunctionMode):
         if name in ("__getitem__", "unbind", "select"):  # newer versions of torch show an index
             self._see_index(inputs[0], result)
         first, shape = inputs[0], self.shape_of(result)
+        if isinstance(args[0], Tensor) and reordered(name, args, kwargs, result, len(first.shape)):
+            name = "reordered"
+            if first.kind == "input" and self.form == "step":
+                self.indexed = self.indexed or "time first"
         taken = self._steps_of(result) if name in TAKES else None
-        if taken is not None and taken.shape == (shape or ()):
+        if taken is not None and result.numel() == self.samples * math.prod(taken.shape):
             return self._know(result, taken)
         if name in WITHIN:
-            args, swapped, named, inside = _from_the_end(args, swapped, named, len(first.shape))
+            args, swapped, named, inside = from_the_end(args, swapped, named, len(first.shape))
             name = f"{name} within" if inside else name
         asleep = name in DROPOUTS and not kwargs.get("training", args[2] if len(args) > 2 else True)
         same = asleep or (name in VIEWS and shape == first.shape and self._outside(name, args, first))
@@ -400,33 +408,6 @@ class _Watch(TorchFunctionMode):
         if isinstance(value, Tensor):
             return self.node_of(value) or value
         return type(value)(self._swap(v) for v in value) if type(value) in (tuple, list) else value
-
-
-def _from_the_end(
-    args: tuple[Any, ...], swapped: Any, named: dict[str, Any], own: int
-) -> tuple[tuple[Any, ...], Any, dict[str, Any], bool]:
-    """Return a reduction's arguments with axes from the end, and whether all are of a sample's ``own`` axes."""
-    found = named.get("dim", named.get("axis", args[1] if len(args) > 1 else None))
-    axes = [found] if isinstance(found, int) else list(found) if isinstance(found, (tuple, list)) else []
-    if not axes or not all(isinstance(axis, int) for axis in axes):
-        return args, swapped, named, False
-    axes = [axis if axis < 0 else axis - args[0].ndim for axis in axes]
-    named = {key: value for key, value in named.items() if key not in ("dim", "axis")} | {"dim": axes}
-    if len(swapped) > 2:
-        named["keepdim"] = swapped[2]
-    return args, swapped[:1], named, all(axis >= -own for axis in axes)
-
-
-def _numbers(whole: Tensor, part: Tensor, axis: int) -> list[int]:
-    """Return the numbers along an axis of a tensor that a view of it has elements of, in order."""
-
-    def seen(buffer: np.ndarray, tensor: Tensor) -> np.ndarray:
-        strides = [buffer.itemsize * stride for stride in tensor.stride()]
-        return as_strided(buffer[tensor.storage_offset() :], tuple(tensor.shape), strides)
-
-    numbers = np.zeros(whole.untyped_storage().nbytes() // whole.element_size(), np.int64)
-    np.moveaxis(seen(numbers, whole), axis, -1)[...] = np.arange(whole.shape[axis])
-    return np.unique(seen(numbers, part)).tolist()
 
 
 def _nodes(value: Any) -> Iterator[Node]:

@@ -95,6 +95,11 @@ def prepare(
 def _accumulated(chip: ChipNetwork, x: np.ndarray | None) -> tuple[ChipNetwork, tuple[str, ...]]:
     """The network whose readout adds up its own v, and what that means."""
     readout = chip.layers[-1]
+    if chip.readout == "max_v":
+        raise ChipError(
+            f"{readout.name}: its largest v needs v at every step, which a chip is not asked for; the nearest is a "
+            "readout of the last v"
+        )
     if chip.readout != "sum_v":
         return chip, ()
     last = len(chip.layers) - 1

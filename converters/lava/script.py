@@ -13,7 +13,12 @@ from ottt_loihi.sim.network import ChipNetwork
 from ottt_loihi.errors import ChipError
 from ottt_loihi.files import atomic_write
 
-SCORES = {"sum_v": "v.sum(axis=0)", "last_v": "v[-1]", "spike_count": "spikes[-1].sum(axis=0)"}
+SCORES = {
+    "sum_v": "v.sum(axis=0)",
+    "last_v": "v[-1]",
+    "max_v": "v.max(axis=0)",
+    "spike_count": "spikes[-1].sum(axis=0)",
+}
 
 
 def write(chip: ChipNetwork, path: Path, chip_file: str = "model.h5") -> None:

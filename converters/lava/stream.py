@@ -186,7 +186,8 @@ def as_result(chip: ChipNetwork, states: dict[str, list[np.ndarray]], record: tu
     """A :class:`Result` from ``"v"`` of the readout and ``"s"``, int32 ``(T, batch, size)`` for each layer."""
     batch = states["s"][0].shape[1]
     v, s = states["v"][-1].astype(np.int64), states["s"][-1].astype(np.int64)
-    scores = {"sum_v": v.sum(axis=0), "last_v": v[-1], "spike_count": s.sum(axis=0)}[chip.readout]
+    kinds = {"sum_v": v.sum(axis=0), "last_v": v[-1], "max_v": v.max(axis=0), "spike_count": s.sum(axis=0)}
+    scores = kinds[chip.readout]
     kept = {
         name: [
             (a != 0 if name == "s" else a).reshape(chip.num_steps, batch, *layer.shape)

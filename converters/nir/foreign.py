@@ -230,7 +230,7 @@ class Import:
                 )
             return [_Signal(index, self.shapes[index])]
         if depth > len(self.graph.nodes):
-            raise ChipError(f"{node.name}: a cycle without neurons, and so without a delay")
+            raise ChipError(f"{node.name}: a cycle without neurons, whose signal no layer holds; put neurons into it")
         signals = [signal for name in node.before for signal in self._arriving(self.graph.nodes[name], depth + 1)]
         if not signals or len(signals) > MAX_SIGNALS:
             raise ChipError(f"{node.name}: {len(signals) or 'no'} inputs; expected 1 … {MAX_SIGNALS}")

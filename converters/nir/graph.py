@@ -57,6 +57,10 @@ def load(file: h5py.File) -> Graph:
     Raises :class:`FileError` for a damaged or foreign file, :class:`ChipError` for a sound one that is no such graph.
     """
     root = safe_hdf5.group(file, "node")
+    if "type" not in root:  # a writer's last entry
+        members = safe_hdf5.group(root, "nodes")
+        broken = next((name for name in members if "type" not in safe_hdf5.group(members, name)), "the graph")
+        raise FileError(f"{broken}: has no type, so the program that wrote the file failed there; write it again")
     if safe_hdf5.text(root, "type") != "NIRGraph":
         raise ChipError("expected a graph (NIRGraph), found a single node")
     graph = Graph(root, {})

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 from ottt_loihi.converters.quantize.float_network import MESSAGES, FloatNetwork
-from ottt_loihi.converters.quantize.float_run import run, synapses
+from ottt_loihi.converters.quantize.float_run import run, scores, synapses
 from ottt_loihi.converters.quantize.layer import PIXEL_LEVELS
 from ottt_loihi.converters.quantize.quantize import Quantized
 
@@ -69,7 +69,7 @@ def causes(trained: FloatNetwork, quantized: Quantized, x: np.ndarray, messages:
         hidden = [i for i, layer in enumerate(net.layers) if layer.reset is not None]
         differing = sum(int(((sent[i] != 0) != found.states["s"][i].reshape(sent[i].shape)).sum()) for i in hidden)
         places = sum(sent[i].size for i in hidden)
-        wrong = (sent[-1].sum(axis=0).argmax(axis=1) != found.predictions).mean()
+        wrong = (scores(net, sent).argmax(axis=1) != found.predictions).mean()
         stages.append(Stage(name, differing / max(places, 1), float(wrong)))
     return Causes(tuple(stages), samples)
 

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from ottt_loihi.converters.quantize.float_connection import FloatConnection, arrive, written_out
-from ottt_loihi.sim.network import INPUT, Conv, Dense
+from ottt_loihi.sim.network import INPUT, Conv, Dense, Sparse
 
 from ottt_loihi.data.description import Step
 from ottt_loihi.errors import ChipError
@@ -28,7 +28,7 @@ from ottt_loihi.errors import ChipError
 if TYPE_CHECKING:
     from ottt_loihi.nn.network import Network
 
-CUBA = "ottt_loihi.nn.cuba.CubaLIF"
+CUBA, MEMBRANE = "ottt_loihi.nn.cuba.CubaLIF", "ottt_loihi.nn.cuba.Membrane"
 NEURONS = ("ottt_loihi.nn.neurons.LIF", "ottt_loihi.nn.neurons.DSRNeuron", CUBA)
 TAKEN = {"subtract": None, "delayed": 1.0, "none": 0.0}  # FloatLayer.taken of each reset that keeps the membrane in u
 MESSAGES = 255  # the largest graded message
@@ -66,7 +66,9 @@ class FloatNetwork:
     """Layers in order, the readout last; ``input_shape`` of one frame and T = ``num_steps``.
 
     input: ``"spikes"``; real numbers in 0 … 1, sent as messages 0 … 255: ``"constant"``, frames that stay the same for
-    all T steps, or ``"graded"``, another one at every step. ``notes``: what a user has to know of it, one line each.
+    all T steps, or ``"graded"``, another one at every step. ``scores``: as those of
+    :class:`~ottt_loihi.nn.network.Network`; of a last layer that fires they count spikes. ``notes``: what a user has to
+    know of it, one line each.
     """
 
     input_shape: tuple[int, ...]
@@ -75,6 +77,7 @@ class FloatNetwork:
     connections: tuple[FloatConnection, ...]
     input: str = "spikes"
     notes: tuple[str, ...] = ()
+    scores: str = "sum"
 
     def inputs_of(self, index: int) -> tuple[FloatConnection, ...]:
         """The connections that end at a layer, the one from the layer before first."""
@@ -95,7 +98,7 @@ def from_torch(net: Network) -> FloatNetwork:
     shapes = {INPUT: tuple(net.input_shape)} | {i: tuple(block.shape) for i, block in enumerate(net.blocks)}
     for index, block in enumerate(net.blocks):
         kind = type(block.neuron)  # exactly: a subclass computes something else
-        if f"{kind.__module__}.{kind.__name__}" not in NEURONS:
+        if _kind(block.neuron) not in NEURONS and not (index == len(net.blocks) - 1 and _reads_membranes(net)):
             raise ChipError(
                 f"hidden {index + 1}: neurons of type {kind.__name__} cannot be exported, because nothing says how the "
                 "chip computes them; LIF, CubaLIF and DSRNeuron can"
@@ -123,6 +126,9 @@ def from_torch(net: Network) -> FloatNetwork:
         layers.append(_neurons(block.neuron, name, shapes[index], bias))
         connections += [replace(c, weight=c.weight * (amplitudes[c.pre] * _charge(block.neuron))) for c in inputs]
         biases.append(bias)
+    if len(net.blocks) and _reads_membranes(net):
+        layers, connections, inputs = _membranes(layers, connections)
+        return on_stock_neurons(_read(net, shapes, layers, connections, inputs, coding))
     last = len(net.blocks)
     inputs, bias = arrive(net.readout, last - 1, last, shapes[last - 1], 0, "readout")
     inputs, bias = _normalised(inputs, bias, shapes[INPUT], (net.num_classes,), coding)
@@ -130,18 +136,67 @@ def from_torch(net: Network) -> FloatNetwork:
         raise ChipError("readout.weight: all weights are zero, nothing would pass; train the network")
     inputs = [replace(c, weight=c.weight * amplitudes[c.pre]) for c in inputs]
     layers.append(FloatLayer("readout", (net.num_classes,), bias))
+    return on_stock_neurons(_read(net, shapes, layers, connections, inputs, coding))
+
+
+def _kind(neuron: Any) -> str:
+    return f"{type(neuron).__module__}.{type(neuron).__name__}"
+
+
+def _reads_membranes(net: Network) -> bool:
+    """Whether the last block sends membranes, and they are the scores' o[t]."""
+    readout = type(net.readout).__name__ == "SpikeCount" and net.num_classes == math.prod(net.blocks[-1].shape)
+    return readout and _kind(net.blocks[-1].neuron) == MEMBRANE
+
+
+def _membranes(
+    layers: list[FloatLayer], connections: list[FloatConnection]
+) -> tuple[list[FloatLayer], list[FloatConnection], list[FloatConnection]]:
+    """Return layers and connections of which the last layer's membranes are the readout, and its own connections.
+
+    A layer that never resets is the readout itself. Of one that fires, the readout is a copy that does not: it gets the
+    same currents, and the layer's spikes take from it what they take from the layer's own membranes, one step later.
+    """
+    *before, layer = layers
+    last = len(before)
+    silent = replace(layer, name="readout", reset=None, taken=None, at_threshold=False)
+    if layer.reset == "subtract" and layer.taken == 0:
+        return [*before, silent], [c for c in connections if c.post != last], [c for c in connections if c.post == last]
+    if layer.reset == "zero" or layer.alpha:
+        why = "are set to zero by spikes" if layer.reset == "zero" else "have a synaptic current before them"
+        raise ChipError(
+            f"{layer.name}: its membranes are the scores, and {why}, which no readout of the chip follows; the nearest "
+            "are its spikes (from_module(…, readout='spikes'))"
+        )
+    taken = (layer.beta if layer.taken is None else layer.taken) * np.broadcast_to(layer.v_threshold, layer.shape)
+    places = np.arange(math.prod(layer.shape))
+    geometry = {"rows": places, "columns": places, "size": (places.size, places.size)}
+    inputs = [replace(c, post=last + 1) for c in connections if c.post == last]
+    inputs.append(FloatConnection(last, last + 1, -taken.reshape(-1), Sparse, 1, geometry))
+    return [*layers, silent], connections, inputs
+
+
+def _read(
+    net: Network,
+    shapes: dict[int, tuple[int, ...]],
+    layers: list[FloatLayer],
+    connections: list[FloatConnection],
+    inputs: list[FloatConnection],
+    coding: Step,
+) -> FloatNetwork:
+    """The network of these parts; ``inputs``: the readout's connections."""
     if coding.name == "graded":  # messages of any unit, as 1/255: the weights take the rest
         largest = MESSAGES * float(coding.options.get("unit", 1 / MESSAGES))
         connections = [replace(c, weight=c.weight * largest) if c.pre == INPUT else c for c in connections]
         inputs = [replace(c, weight=c.weight * largest) if c.pre == INPUT else c for c in inputs]
-    read = FloatNetwork(
+    return FloatNetwork(
         shapes[INPUT],
         int(net.time_steps),
         tuple(layers),
         (*connections, *inputs),
         coding.name if coding.name in INPUTS else "spikes",
+        scores=net.scores,
     )
-    return on_stock_neurons(read)
 
 
 def _coding(net: Network) -> Step:
@@ -199,7 +254,7 @@ def _neurons(neuron: Any, name: str, shape: tuple[int, ...], bias: np.ndarray | 
     DSR's fire above α·V and subtract V: the same spikes come from V for both, a membrane that begins at (1 − α)·V and,
     where it leaks, a current that keeps it there.
     """
-    if f"{type(neuron).__module__}.{type(neuron).__name__}" == CUBA:
+    if _kind(neuron) in (CUBA, MEMBRANE):
         return _cuba(neuron, name, shape, bias)
     beta, v_threshold, start = float(neuron.beta), float(neuron.v_threshold), neuron.v_init
     if (alpha := getattr(neuron, "alpha", None)) is not None:

@@ -57,6 +57,13 @@ def run(net: FloatNetwork, x: np.ndarray) -> list[np.ndarray]:
     return [np.stack([step[index] for step in sent]) for index in range(len(net.layers))]
 
 
+def scores(net: FloatNetwork, sent: list[np.ndarray]) -> np.ndarray:
+    """Return the scores, float64 ``(n, classes)``, of what every layer sends."""
+    o = sent[-1]
+    kind = "sum" if net.layers[-1].reset is not None else net.scores
+    return {"sum": o.sum(axis=0), "last": o[-1], "max": o.max(axis=0)}[kind]
+
+
 def matrix(c: FloatConnection) -> Any:
     """Return a connection as a matrix ``(post, pre)``, sparse where it is not dense."""
     from scipy.sparse import coo_matrix

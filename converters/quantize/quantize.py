@@ -146,7 +146,7 @@ def quantize(
     scales = [float(np.min(report.scale)) for report in reports]
     stored = num_weight_bits if isinstance(num_weight_bits, (int, str)) else list(num_weight_bits)
     origin = {**versions(), "num_weight_bits": stored, "scales": scales, **(provenance or {})}
-    readout = "sum_v" if net.layers[-1].reset is None else "spike_count"
+    readout = f"{net.scores}_v" if net.layers[-1].reset is None else "spike_count"
     chip = ChipNetwork(net.input_shape, tuple(layers), tuple(connections), net.num_steps, readout, origin)
     chip = replace(chip, logit_scale=scales[-1], input_form="spikes" if net.input == "spikes" else input_form)
     if net.input == "constant" and input_form == "bias":

@@ -57,6 +57,8 @@ def why_not(net: nn.Module, rule: Any) -> str:
                 return f"{where} a connection of another kind than Linear and Conv2d, {type(connection).__name__}"
             if connection.skip_gain is not None and not rule.paths.gain_trace:
                 return f"{where} a skip_gain that learns without the trace"
+    if net.scores != "sum":
+        return f"its scores are no sums over time, but {net.scores!r}"
     return "" if type(net.readout) is Readout else f"its readout is a {type(net.readout).__name__}"
 
 

@@ -304,6 +304,28 @@ class CubaLIF(Neuron):
         return ", ".join(f"{name}={value}" for name, value in self.settings().items())
 
 
+class Membrane(CubaLIF):
+    """The same neurons, which send u[t] in place of their spikes: the last block of a network that reads membranes.
+
+    With ``reset="none"`` it is a leaky integrator. A readout without weights, ``SpikeCount``, stands behind it.
+    """
+
+    spiking = False
+
+    def forward(
+        self, current: Tensor, v: Tensor | None = None, paths: GradientPaths = BPTT, memory: Memory | None = None
+    ) -> LongStep:
+        step = super().forward(current, v, paths, memory)
+        return step._replace(s=step.u)
+
+    def fired(self, u: Tensor) -> Tensor:
+        """Return where a membrane before its reset has fired, a bool tensor."""
+        return u >= self.threshold() if self.at_threshold else u > self.threshold()
+
+    def after_reset(self, traces: tuple[Any, ...], s: Tensor) -> tuple[Any, ...]:
+        return super().after_reset(traces, self.fired(s).to(s.dtype))
+
+
 def lif_or_cuba(constants: Mapping[str, Any], alpha: float, learn: Iterable[str], trace: str = "exact") -> Neuron:
     """Return neurons with the arguments of a LIF: CubaLIF if they have a current, learnt constants or other traces."""
     if isinstance(learn, str):

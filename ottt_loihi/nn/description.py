@@ -27,7 +27,7 @@ from ottt_loihi import checks
 from ottt_loihi.errors import UsageError
 from ottt_loihi.nn.blocks import Block, Branch, Skip
 from ottt_loihi.nn.connections import Connection, Conv2d, Elementwise, Linear, Readout, Shaped
-from ottt_loihi.nn.cuba import CubaLIF
+from ottt_loihi.nn.cuba import CubaLIF, Membrane
 from ottt_loihi.nn.network import Network
 from ottt_loihi.nn.neurons import LIF, DSRNeuron, Neuron, Stream
 from ottt_loihi.nn.slayer import SlayerNeuron, SlayerReadout, SlayerSynapse, SpikeCount
@@ -47,7 +47,7 @@ TORCH = {  # torch class: its arguments beside ``bias``
     ),
 }
 CONNECTIONS, READOUTS = (Connection, SlayerSynapse, *TORCH), (Linear, SlayerReadout, SpikeCount, nn.Linear)
-NEURONS = (LIF, CubaLIF, Stream, DSRNeuron, SlayerNeuron)
+NEURONS = (LIF, CubaLIF, Membrane, Stream, DSRNeuron, SlayerNeuron)
 OURS = (Linear, Conv2d, Elementwise, Readout, SlayerSynapse, SlayerReadout, SpikeCount, *NEURONS)
 PARTS = {kind.__name__: kind for kind in OURS} | {f"torch.nn.{kind.__name__}": kind for kind in TORCH}
 NAMES = {kind: name for name, kind in PARTS.items()}
@@ -78,6 +78,7 @@ def describe(net: nn.Module) -> Description:
             "convention": net.convention,
             "blocks": [_block(block) for block in net.blocks],
             "readout": _described(net.readout),
+            **({} if net.scores == "sum" else {"scores": net.scores}),
         }
     )
 
@@ -90,10 +91,12 @@ def construct(description: Any) -> Network:
     UsageError
         for anything else than a description, or one that names a class of a user's own (:func:`foreign`)
     """
-    known = _fields(completed(description), "network", ("input_shape", "time_steps", "convention", "blocks", "readout"))
+    description = {"scores": "sum", **completed(description)} if isinstance(description, Mapping) else description
+    names = ("input_shape", "time_steps", "convention", "scores")
+    known = _fields(description, "network", (*names, "blocks", "readout"))
     blocks = [_built_block(block, f"block {i + 1}") for i, block in enumerate(_list(known["blocks"], "blocks"))]
     readout = _part(known["readout"], "readout", READOUTS)
-    settings = {name: _sane(known[name], name) for name in ("input_shape", "time_steps", "convention")}
+    settings = {name: _sane(known[name], name) for name in names}
     return _called(Network, "network", (blocks, readout), settings)
 
 

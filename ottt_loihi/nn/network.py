@@ -19,6 +19,8 @@ from ottt_loihi.nn.inputs import Input, check_input, check_labels, frames
 from ottt_loihi.nn.neurons import Trace
 from ottt_loihi.nn.paths import BPTT, CONVENTIONS, GradientPaths
 
+SCORES = ("sum", "last", "max")  # of o[t]
+
 
 class NetworkState(NamedTuple):
     """The state after a step.
@@ -50,7 +52,7 @@ class Run:
     Attributes
     ----------
     scores
-        Σ_t o[t], ``(batch, classes)``
+        Σ_t o[t], ``(batch, classes)``; o[T] or max_t o[t] where the network's ``scores`` say so
     states
         for each recorded variable one tensor ``(T, batch, *block's shape)`` per block (``"s"`` spikes, ``"u"`` membrane
         before the reset, ``"v"`` after it), and for ``"o"`` a list of one, ``(T, batch, classes)``.
@@ -79,6 +81,7 @@ class Network(nn.Module):
     input_shape   tuple of int            one frame of the input
     time_steps    int ≥ 1                 T the network is trained with; it can be run for any number of steps
     convention    str                     ``"paper"`` or ``"authors"``: how ties and gradients are treated
+    scores        str                     of all o[t]: their ``"sum"``, the ``"last"`` or the largest, ``"max"``
     provenance    dict of JSON values     how the weights came about (versions, seed, training settings)
     data          DataDescription, None   what a sample is and how it becomes spikes; None: it is not known
     ============  ======================  =========================================================================
@@ -92,6 +95,7 @@ class Network(nn.Module):
         input_shape: Sequence[int],
         time_steps: int,
         convention: str = "paper",
+        scores: str = "sum",
     ) -> None:
         super().__init__()
         self.blocks = nn.ModuleList(blocks)
@@ -99,6 +103,7 @@ class Network(nn.Module):
         self.input_shape = checks.sizes(input_shape, "input_shape", 1)
         self.time_steps = checks.integer(time_steps, "time_steps")
         self.convention = checks.one_of(convention, "convention", CONVENTIONS)
+        self.scores = checks.one_of(scores, "scores", SCORES)
         self.provenance: dict[str, Any] = {}
         self.data: Any = None
         self.check_shapes()
@@ -223,7 +228,7 @@ class Network(nn.Module):
         _fitting(self.readout, shape, "readout")
 
     def forward(self, x: Input) -> Tensor:
-        """Scores Σ_t o[t], ``(batch, classes)``, of spikes ``(batch, T, *input_shape)``; differentiable (BPTT)."""
+        """Scores, ``(batch, classes)``, of spikes ``(batch, T, *input_shape)``; differentiable (BPTT)."""
         return self.run(x).scores
 
     def run(self, x: Input, record: Iterable[str] = (), paths: GradientPaths = BPTT) -> Run:
@@ -246,10 +251,10 @@ class Network(nn.Module):
         if unknown := sorted(set(record) - set("uvso")):
             raise UsageError(f"record: expected any of 'u', 'v', 's', 'o', got {unknown}")
         kept: dict[str, list[list[Tensor]]] = {n: [[] for _ in self.blocks] if n != "o" else [[]] for n in record}
-        state, scores = None, self.readout.weight.new_zeros(len(x), self.num_classes)
+        state, scores = None, None
         for frame in frames(x):
             o, state = self.step(frame, state, paths)
-            scores = scores + o
+            scores = gathered(self, scores, o)
             for name, per_block in kept.items():
                 now = (o,) if name == "o" else (getattr(block, name) for block in state.blocks)
                 for history, value in zip(per_block, now, strict=True):
@@ -272,6 +277,14 @@ class Network(nn.Module):
     def check_labels(self, labels: Any, samples: int) -> Tensor:
         """Return ``labels`` as int64 on the weights' device (:func:`ottt_loihi.nn.inputs.check_labels`)."""
         return check_labels(labels, samples, self.num_classes, self.readout.weight.device)
+
+
+def gathered(net: nn.Module, scores: Tensor | None, o: Tensor) -> Tensor:
+    """Return a network's scores after o[t], of those before it; None: it is the first step."""
+    kind = getattr(net, "scores", "sum")
+    if scores is None or kind == "last":
+        return o
+    return torch.maximum(scores, o) if kind == "max" else scores + o
 
 
 def without_graph(state: Any) -> Any:

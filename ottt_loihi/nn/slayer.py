@@ -236,7 +236,7 @@ class SlayerNeuron(Neuron):
 
 
 class SpikeCount(Shaped):
-    """A readout without weights: o[t] are the last block's spikes, or the means of as many groups of them."""
+    """A readout without weights: o[t] is what the last block sends, or the means of as many groups of it."""
 
     def __init__(self, out_features: int) -> None:
         super().__init__()

@@ -14,7 +14,7 @@ from ottt_loihi import checks
 from ottt_loihi.errors import TrainingError, UsageError
 from ottt_loihi.nn.inputs import Input, frames
 from ottt_loihi.nn.modules import Stepwise
-from ottt_loihi.nn.network import Network
+from ottt_loihi.nn.network import Network, gathered
 from ottt_loihi.nn.paths import GradientPaths
 from ottt_loihi.rules.hlop import HLOP, make_hlop
 from ottt_loihi.rules.losses import Loss, instantaneous
@@ -208,10 +208,10 @@ class OnlineRule(Rule):
         return set(range(num_steps))
 
     def accumulate(self, net: Network, x: Input, labels: Tensor, loss: Loss) -> Accumulated:
-        losses, scores, state = [], 0, None
+        losses, scores, state = [], None, None
         for done in self.learn(net, x, labels, loss, self.steps_with_gradient(x.shape[1])):
             losses.append(done.loss)
-            scores, state = scores + done.o, done.state
+            scores, state = gathered(net, scores, done.o), done.state
         return Accumulated(torch.stack(losses), scores, membranes(state))
 
     def add_gradients(self, net: Network, x: Input, labels: Tensor, loss: Loss) -> BatchResult:
@@ -233,7 +233,7 @@ class OnlineRule(Rule):
     def _train_step_by_step(
         self, net: Network, x: Input, labels: Tensor, loss: Loss, optimizer: torch.optim.Optimizer
     ) -> BatchResult:
-        learning, total, scores = self.steps_with_gradient(x.shape[1]), 0, 0
+        learning, total, scores = self.steps_with_gradient(x.shape[1]), 0, None
         optimizer.zero_grad()
         for t, done in enumerate(self.learn(net, x, labels, loss, learning)):
             require_finite(net, done.loss, membranes(done.state), t)
@@ -241,7 +241,7 @@ class OnlineRule(Rule):
                 optimizer.step()
                 optimizer.zero_grad()
                 torch.clear_autocast_cache()  # it would keep the 16 bits of the weights before
-            total, scores = total + done.loss, scores + done.o
+            total, scores = total + done.loss, gathered(net, scores, done.o)
         return BatchResult(total, scores)
 
     def why_not_captured(self) -> str:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ottt_loihi import checks
 from ottt_loihi.nn.inputs import Input, frames
-from ottt_loihi.nn.network import Network
+from ottt_loihi.nn.network import Network, gathered
 from ottt_loihi.nn.paths import GradientPaths
 from ottt_loihi.rules.base import Accumulated, Rule, membranes, require_gradient
 from ottt_loihi.rules.losses import Loss, instantaneous
@@ -35,11 +35,11 @@ class BPTT(Rule):
         return ""
 
     def accumulate(self, net: Network, x: Input, labels: Tensor, loss: Loss) -> Accumulated:
-        state, losses, scores = None, [], 0
+        state, losses, scores = None, [], None
         for frame in frames(x):
             o, state = net.step(frame, state, self.paths)
             losses.append(instantaneous(loss, o, labels, x.shape[1]))
-            scores = scores + o.detach()
+            scores = gathered(net, scores, o.detach())
         require_gradient(net, state)
         both = torch.stack(losses)
         both.sum().backward()

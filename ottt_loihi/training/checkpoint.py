@@ -210,6 +210,7 @@ def assemble(
     _check_constants(path, net, weights)
     data = _data_of(path, metadata)
     if mine is None:
+        net.to(next(iter(weights.values())).dtype)  # what no file holds, too: a readout without weights
         net.load_state_dict({name: weight.clone() for name, weight in weights.items()}, assign=True)
         net.requires_grad_(True)
         _freeze(path, net, metadata.get("frozen", []))

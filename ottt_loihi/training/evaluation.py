@@ -14,7 +14,7 @@ from ottt_loihi import checks
 from ottt_loihi.data.description import Step
 from ottt_loihi.metrics import measure, silent_layers
 from ottt_loihi.nn.inputs import Input, frames
-from ottt_loihi.nn.network import Network, evaluating
+from ottt_loihi.nn.network import Network, evaluating, gathered
 from ottt_loihi.training.distributed import Group
 from ottt_loihi.training.encoding import encode, intensities
 from ottt_loihi.training.samples import Samples
@@ -132,12 +132,12 @@ def evaluate_samples(
 
 
 def _scores_and_rates(net: Network, x: Input) -> tuple[Tensor, np.ndarray]:
-    """Σ_t o[t], and the share of each block's neurons that fire at each step, ``(blocks, T)``."""
-    scores, state = net.readout.weight.new_zeros(len(x), net.num_classes), None
-    rates = scores.new_zeros((x.shape[1], len(net.blocks)), dtype=torch.float64)
+    """The scores, and the share of each block's neurons that fire at each step, ``(blocks, T)``."""
+    scores, state = None, None
+    rates = net.readout.weight.new_zeros((x.shape[1], len(net.blocks)), dtype=torch.float64)
     for t, frame in enumerate(frames(x)):
         o, state = net.step(frame, state)
-        scores += o
+        scores = gathered(net, scores, o)
         for index, block in enumerate(state.blocks):
             rates[t, index] = (block.s != 0).double().mean()
     return scores, rates.t().cpu().numpy()  # one copy to the host, not one a step

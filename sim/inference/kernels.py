@@ -111,7 +111,7 @@ class Neurons(NamedTuple):
     scores
         int64 ``(samples, neurons)``, updated
     readout
-        1: scores are Σ v, 2: the last v, 3: Σ s, 0: left alone
+        1: scores are Σ v, 2: the last v, 3: Σ s, 4: the largest v, 0: left alone
     counts
         int64 ``(5,)``, added to: [0] spikes, [3] currents that wrapped, [4] membranes that were clipped
     """
@@ -266,6 +266,9 @@ def fire(total, s, t, row, neurons):
     elif readout == 3:
         for j in range(total.size):
             scores[s, j] += messages[s, row, j]
+    elif readout == 4:
+        for j in range(total.size):
+            scores[s, j] = max(scores[s, j], v[s, j])
 
 
 @compiled

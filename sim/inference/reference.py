@@ -20,6 +20,7 @@ Variable = Literal["u", "v", "s"]
 
 
 OVERFLOWS = ("int32", "conv", "u", "v")
+LEAST = -(2**23)  # no v is lower: the scores of ``max_v`` before the first step
 
 
 @dataclass(frozen=True)
@@ -87,7 +88,7 @@ def run(chip: ChipNetwork, x: np.ndarray, record: tuple[Variable, ...] = ()) -> 
         raise UsageError(f"record: expected any of 'u', 'v', 's', got {sorted(unknown)}")
     state = NetworkState(chip, len(x))
     history: dict[str, list[list[np.ndarray]]] = {name: [[] for _ in chip.layers] for name in record}
-    scores = np.zeros((len(x), chip.layers[-1].size), np.int64)
+    scores = np.full((len(x), chip.layers[-1].size), LEAST if chip.readout == "max_v" else 0, np.int64)
     spike_counts = np.zeros(len(chip.layers), np.int64)
     for t in range(chip.num_steps):
         state.step(x[:, t])
@@ -95,7 +96,7 @@ def run(chip: ChipNetwork, x: np.ndarray, record: tuple[Variable, ...] = ()) -> 
             for kept, now in zip(history[name], getattr(state, name), strict=True):
                 kept.append(now)
         spike_counts += [int(s.sum()) for s in state.s]
-        scores = _read_out(chip.readout, scores, state)
+        scores = read_out(chip.readout, scores, state.v[-1], state.s[-1])
     return Result(scores, _stack(chip, history), spike_counts, state.overflows)
 
 
@@ -255,10 +256,12 @@ def check_range(chip: ChipNetwork, x: np.ndarray) -> tuple[int, int]:
     return found
 
 
-def _read_out(kind: str, scores: np.ndarray, state: NetworkState) -> np.ndarray:
+def read_out(kind: str, scores: np.ndarray, v: np.ndarray, s: np.ndarray) -> np.ndarray:
+    """Return the scores after a step, int64 ``(batch, classes)``; ``scores``: those before it, at first :data:`LEAST`
+    for ``"max_v"`` and 0 for all others."""
     if kind == "last_v":
-        return state.v[-1].astype(np.int64)
-    return scores + (state.v[-1] if kind == "sum_v" else state.s[-1])
+        return v.astype(np.int64)
+    return np.maximum(scores, v) if kind == "max_v" else scores + (v if kind == "sum_v" else s)
 
 
 def _stack(chip: ChipNetwork, history: dict[str, list[list[np.ndarray]]]) -> dict[str, list[np.ndarray]]:

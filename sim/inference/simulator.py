@@ -20,7 +20,7 @@ import numpy as np
 from ottt_loihi.sim.inference import kernels, reference
 from ottt_loihi.sim.inference.host import host_messages
 from ottt_loihi.sim.inference.recording import Recording, selection
-from ottt_loihi.sim.inference.reference import OVERFLOWS, Result, Strategy
+from ottt_loihi.sim.inference.reference import LEAST, OVERFLOWS, Result, Strategy
 from ottt_loihi.sim.inference.strategies import LayerPlan, Messages, Plan, Product, plan
 from ottt_loihi.sim.network import INPUT, ChipNetwork
 
@@ -34,7 +34,7 @@ MAX_HELPERS = 255  # threads of the pool; they start when there is work for them
 POOL_WORK = 1_000_000  # neurons × steps: about 2 ms, below which a thread that wakes up late costs more than it brings
 CLOCKS = ("logical", "wall")
 COUNTS = ("spikes", *OVERFLOWS)
-READOUT_CODES = {"sum_v": 1, "last_v": 2, "spike_count": 3}
+READOUT_CODES = {"sum_v": 1, "last_v": 2, "spike_count": 3, "max_v": 4}
 
 Record = Sequence[str] | Mapping[str, Sequence[int | str]]
 Progress = Callable[[int, int], None]
@@ -325,7 +325,7 @@ class _Space:
         if len(self.scores) != samples:
             self._share(samples)
         self._states[:] = 0
-        self._scores[:] = 0
+        self._scores[:] = LEAST if self.plan.chip.readout == "max_v" else 0
         for index, current in self._currents.items():
             self.u[index][:] = current
         counts = np.zeros((2, len(self.u), len(COUNTS)), np.int64)
@@ -428,7 +428,4 @@ class _Space:
             self.counts[index] += (int(s.sum()), *(overflows[name] for name in OVERFLOWS))
 
     def _read_out(self, v: np.ndarray, s: np.ndarray) -> None:
-        if self.plan.chip.readout == "last_v":
-            self.scores[:] = v
-        else:
-            self.scores += v if self.plan.chip.readout == "sum_v" else s
+        self.scores[:] = reference.read_out(self.plan.chip.readout, self.scores, v, s)
