@@ -157,8 +157,7 @@ class Stream:
     def rule(self) -> Rule:
         """Return the rule that counts presentations; the settings count samples."""
         rule = self.settings.rule()
-        counted = {name: getattr(rule, name) * self.presented for name in ("halve_every", "decay_every")}
-        return replace(rule, **counted)
+        return replace(rule, halve_every=rule.halve_every * self.presented)
 
     @property
     def steps_per_sample(self) -> int:
@@ -252,8 +251,6 @@ def _require_protection(settings: Settings) -> None:
         raise UsageError(
             "lambda_pre, alpha_post: HLOP watches and projects OTTT's traces, of the neurons' own λ; use rule ottt"
         )
-    if settings.decay_every:
-        raise UsageError("decay_every: decay also takes from protected directions; use 0 with HLOP")
 
 
 def check_data(chip: ChipNetwork, x: Array, labels: np.ndarray, what: str = "data", lowest: int = 0) -> Data:

@@ -86,8 +86,6 @@ def learning_rules(draw: st.DrawFn, feedback: str) -> Rule:
         learn_bias=draw(st.booleans()),
         schedule=draw(st.sampled_from(SCHEDULES if feedback != "opzo" else SCHEDULES[:1])),
         encoding=draw(st.sampled_from(ENCODINGS)),
-        decay_every=draw(st.integers(0, 3)),
-        decay_shift=draw(st.integers(1, 9)),
     )
 
 

@@ -37,7 +37,7 @@ def in_pieces(cuts, backend="sim", **chosen):
     return result
 
 
-RULES = [{}, {"learn_when": "always", "feedback": "opzo"}, {"rounding": "lava", "learn_bias": True}, {"decay_every": 4}]
+RULES = [{}, {"learn_when": "always", "feedback": "opzo"}, {"rounding": "lava", "learn_bias": True}]
 
 
 @pytest.mark.parametrize("rule", RULES)

@@ -22,7 +22,7 @@ CHOICES = [
     {},
     {"encoding": "signed", "alpha_post": -1.0},
     {"alpha_post": -0.3, "learn_bias": True, "loss": "softmax"},
-    {"alpha_post": 8.0, "lambda_pre": None, "decay_every": 3, "decay_shift": 4},
+    {"alpha_post": 8.0, "lambda_pre": None},
     {"lambda_pre": 0.0, "lambda_post": 0.0},
 ]
 

@@ -29,7 +29,7 @@ CHOICES = [
     ({"encoding": "signed", "learn_bias": True}, "random"),
     ({"encoding": "split", "schedule": "pipelined"}, "symmetric"),
     ({"schedule": "pipelined"}, "local"),
-    ({"decay_every": 3, "decay_shift": 4}, "opzo"),
+    ({"loss": "softmax"}, "opzo"),
 ]
 
 

@@ -29,21 +29,14 @@ T, CLASSES = 4, 3
 
 
 class OptionsLoop(ThreeFactorLoop):
-    """The three-factor loop with another loss, and learning only while it is wrong."""
+    """The three-factor loop with another loss."""
 
     def __init__(self, *arguments, options, **kwargs):
         self.options = options
         super().__init__(*arguments, **kwargs)
 
-    def start(self):
-        super().start()
-        self.scores = np.zeros(CLASSES)
-
     def _errors(self, o, target, surrogate):
-        self.scores += o[0]
-        label = int(target[0].argmax())
-        e = losses.float_error(self.options.loss, o[0], label, 1.0)
-        e = e * losses.to_be_learnt(self.options.learn_when, self.scores, label)
+        e = losses.float_error(self.options.loss, o[0], int(target[0].argmax()), 1.0)
         return super()._errors(o, o - e, surrogate)
 
 
@@ -55,10 +48,8 @@ def float_case(options, hidden=(9, 7), count=30, feedback="symmetric", reset="su
     common = dict(learning_rate=0.05, time_steps=T, surrogate="rectangle", feedback=feedback, reset=reset)
     loop = OptionsLoop(weights, biases, options=options, **common)
     x, labels = rng.integers(0, 2, (count, T, 12), np.uint8), rng.integers(0, CLASSES, count)
-    for number, (frames, label) in enumerate(zip(x, labels), 1):
+    for frames, label in zip(x, labels):
         loop.learn(frames[np.newaxis], np.eye(CLASSES)[[label]])
-        if options.decay_every and number % options.decay_every == 0:
-            loop.weights = [w * (1 - 0.5**options.decay_shift) for w in loop.weights]
     graph = build_float_graph(
         weights,
         np.packbits(x, axis=-1),
@@ -90,8 +81,6 @@ def plain_case():
     [
         Rule(loss="softmax"),
         Rule(loss="hinge"),
-        Rule(learn_when="wrong"),
-        Rule(decay_every=7, decay_shift=3),
         *(Rule(encoding=encoding) for encoding in ("signed", "split")),
     ],
     ids=lambda options: str(options.chosen()),
@@ -121,9 +110,9 @@ def digits(count=10):
 
 CHOICES = (
     *({"encoding": encoding} for encoding in ENCODINGS[1:]),
-    {"encoding": "signed", "learn_bias": True, "learn_when": "wrong"},
+    {"encoding": "signed", "learn_bias": True},
     {"encoding": "factored", "learn_bias": True, "loss": "softmax"},
-    {"encoding": "split", "decay_every": 3, "decay_shift": 4, "loss": "hinge"},
+    {"encoding": "split", "loss": "hinge"},
 )
 # each choice with one kind of feedback in every test run, with all of them among the slow ones
 CASES = [
@@ -148,9 +137,7 @@ def test_lavas_models_learn_the_same(options, feedback):
 
 @pytest.mark.slow
 def test_all_backends_learn_the_same_with_every_option():
-    settings = Settings(
-        loss="softmax", learn_when="wrong", learn_bias=True, decay_every=4, decay_shift=4, encoding="split"
-    )
+    settings = Settings(loss="softmax", learn_when="mistaken", learn_bias=True, encoding="split")
     sim, *others = (
         learn(fresh_network(hidden=(20,)), digits(), backend=b, settings=settings) for b in ("sim", "inprocess", "lava")
     )
@@ -169,7 +156,7 @@ class TestCheckpoint:
             chip, data, epochs=epochs, settings=settings, evaluate_every=10, checkpoint=folder / "state", resume=resume
         )
 
-    EVERYTHING: ClassVar = dict(loss="softmax", learn_bias=True, decay_every=7, encoding="split", schedule="pipelined")
+    EVERYTHING: ClassVar = dict(loss="softmax", learn_bias=True, encoding="split", schedule="pipelined")
 
     def test_a_run_with_every_option_goes_on_bit_for_bit(self, tmp_path):
         self.run(tmp_path, **self.EVERYTHING)
@@ -203,7 +190,7 @@ class TestCheckpoint:
 def test_the_command_takes_every_option(tmp_path):
     program = Path(sys.executable).with_name("ottt-learn")
     options = {
-        "loss": "softmax", "learn-when": "wrong", "decay-every": 100, "decay-shift": 9, "encoding": "split",
+        "loss": "softmax", "learn-when": "always", "encoding": "split",
         "schedule": "pipelined", "hidden": 16, "epochs": 1, "repeat-in-lava": 50,
     }  # fmt: skip
     line = [word for name, value in options.items() for word in (f"--{name}", str(value))]

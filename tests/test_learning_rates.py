@@ -161,11 +161,6 @@ def test_surrogate_rates_are_those_of_the_neurons_that_learn(kind):
 
 def test_what_is_counted_in_samples_does_not_depend_on_presentations():
     chip, (x, y) = fresh_network((channels(4),), (12,), CLASSES, 4), recordings(4)[0]
-    settings = Settings(decay_every=5, halve_every=7, learn_when="mistaken")
+    settings = Settings(halve_every=7)
     rules = [Stream(make_plan(chip), (x, y), 1, replace(settings, learn_when=w)).rule for w in ("always", "mistaken")]
-    assert [(rule.decay_every, rule.halve_every) for rule in rules] == [(5, 7), (10, 14)]
-    few = Settings(decay_every=60, decay_shift=1, learn_when="mistaken", readout_rate=1e-3, hidden_rate=1e-3)
-    left = [learn(chip, (x[:n], y[:n]), settings=few).chip.connections[-1].weight for n in (59, 60)]
-    sizes = [np.abs(w).mean() / np.abs(chip.connections[-1].weight).mean() for w in left]
-    assert sizes[0] > 0.9
-    assert sizes[1] == pytest.approx(0.5, abs=0.05)
+    assert [rule.halve_every for rule in rules] == [7, 14]

@@ -60,7 +60,6 @@ def test_pipelined_the_layers_work_on_different_time_steps():
     [
         ({}, set()),
         ({"learn_bias": True}, {Op.MOVE_BIASES}),
-        ({"decay_every": 2}, {Op.DECAY_WEIGHTS}),
         ({"feedback": "kolen-pollack"}, {Op.UPDATE_TWIN}),
         ({"feedback": "opzo"}, {Op.FOLLOW_NOISE}),
         ({"silent_epochs": 1}, {Op.START}),

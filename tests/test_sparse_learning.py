@@ -196,8 +196,8 @@ class TestLava:
     @pytest.mark.parametrize(
         "settings",
         [
-            pytest.param(Settings(rounding="lava", decay_every=3, decay_shift=3), marks=pytest.mark.slow),
-            pytest.param(Settings(feedback="kolen-pollack", decay_every=4, decay_shift=3), marks=pytest.mark.slow),
+            pytest.param(Settings(rounding="lava"), marks=pytest.mark.slow),
+            pytest.param(Settings(feedback="kolen-pollack"), marks=pytest.mark.slow),
             pytest.param(Settings(feedback="symmetric", learn_bias=True), marks=pytest.mark.slow),
             Settings(feedback="opzo", encoding="factored"),
             pytest.param(Settings(schedule="pipelined"), marks=pytest.mark.slow),

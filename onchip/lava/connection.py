@@ -5,7 +5,6 @@ It is no part of ``onchip/lava/processes``, where Lava takes every file for one 
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -37,8 +36,6 @@ class Plastic:
         name: str = "plastic",
         rounding: str = "lava",
         seed: int = 0,
-        decay_every: int = 0,
-        decay_shift: int = 8,
     ) -> None:
         checks.one_of(rounding, f"{name}.rounding", ROUNDINGS)
         super().__init__(
@@ -49,8 +46,6 @@ class Plastic:
             name=name,
             rounding=rounding,
             seed=seed,
-            decay_every=decay_every,
-            decay_shift=decay_shift,
         )
         self.error_in = InPort(shape=(weights.shape[0],))
         self.error_out = OutPort(shape=(weights.shape[1],))
@@ -74,11 +69,6 @@ class PlasticModel(Clock):
             self.error_buff = self.weights.T @ error
         self.recv_traces(s_in)
 
-    def run_lrn(self) -> None:
-        super().run_lrn()
-        if integers.decays_after(self.learning_epoch(), self.proc_params["decay_every"]):
-            self.weights = self.decayed(self.proc_params["decay_shift"])
-
     def learning_epoch(self) -> int:
         """Return the learning epoch that ends in this step, from 0."""
         return self.time_step // self._learning_rule.t_epoch - 1
@@ -90,10 +80,6 @@ class PlasticModel(Clock):
     def at_synapses(self, matrix: np.ndarray) -> np.ndarray:
         """Return the elements of a matrix where synapses are."""
         return matrix
-
-    def changed(self, change: Callable[[np.ndarray], np.ndarray]) -> Any:
-        """Return the weights after a function of all of them."""
-        return change(self.weights)
 
     def on_var_update(self) -> None:
         """Lava would rebuild the rule here, from time constants rounded to integers; ours never changes."""
@@ -124,9 +110,6 @@ class PlasticModelFloat(PlasticModel):
     def activation(self, s_in: np.ndarray) -> np.ndarray:
         return self.summed(s_in)
 
-    def decayed(self, shift: int) -> Any:
-        return self.changed(lambda weights: weights - weights / 2**shift)
-
 
 class PlasticModelFixed(PlasticModel):
     """Our additions to Lava's model: shifted sum, rounding per synapse, random numbers that start with the clock."""
@@ -144,10 +127,6 @@ class PlasticModelFixed(PlasticModel):
 
     def activation(self, s_in: np.ndarray) -> np.ndarray:
         return arithmetic.synaptic_input(self.summed(s_in), self.proc_params["weight_exp"])
-
-    def decayed(self, shift: int) -> Any:
-        random = self.at_synapses(integers.decay_draws(self._seed, self.learning_epoch(), self.weights.shape))
-        return self.changed(lambda weights: integers.decay_step(weights, shift, random).astype(weights.dtype))
 
     def _stochastic_round_synaptic_variable(self, name, values, random):
         if self._share:

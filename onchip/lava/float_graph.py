@@ -173,8 +173,7 @@ class _FloatBuilder:
         kind, weight = (
             (OTTTSparse, weight.astype(float)) if issparse(weight) else (OTTTDense, np.asarray(weight, float))
         )
-        weight_decay = {"decay_every": rule.decay_every * (self.period // epoch), "decay_shift": rule.decay_shift}
-        return kind(weight, of_lava, self.period if decay else epoch, name=name, **weight_decay)
+        return kind(weight, of_lava, self.period if decay else epoch, name=name)
 
     def back(self, layer: int, matrix: np.ndarray, gain: float, averaging: int) -> Any:
         from lava.proc.dense.process import Dense

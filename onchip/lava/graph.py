@@ -231,12 +231,11 @@ class Builder:
         carried = NEVER if rule.silent_epochs else self.period
         interval = carried if part.decay else self.network.epoch
         settings = self._lavas_rule(part), interval, part.connection.weight_exp, name, rule.rounding, seed
-        decay = rule.decay_every * (self.period // self.network.epoch), rule.decay_shift
         if isinstance(part.connection, Sparse):
-            return plastic.OTTTSparse(_stored(part.connection, weight), *settings, *decay)
+            return plastic.OTTTSparse(_stored(part.connection, weight), *settings)
         if part.subspace is not None:
-            return plastic.ProjectedDense(weight, *settings, part.subspace, *decay)
-        return plastic.OTTTDense(weight, *settings, *decay)
+            return plastic.ProjectedDense(weight, *settings, part.subspace)
+        return plastic.OTTTDense(weight, *settings)
 
     def neuron(self, layer: int) -> Any:
         """Return a hidden layer's neurons."""

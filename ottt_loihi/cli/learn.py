@@ -100,8 +100,6 @@ def learn(
     loss: options.LossOption = options.Loss.mse,
     learn_when: options.WhenOption = None,
     learn_bias: options.BiasOption = False,
-    decay_every: options.DecayOption = 0,
-    decay_shift: options.ShiftOption = 8,
     encoding: options.EncodingOption = options.Encoding.factored,
     schedule: options.ScheduleOption = options.Schedule.phased,
     silent_epochs: options.SilentOption = 0,
@@ -190,8 +188,6 @@ def learn(
         loss=loss.value,
         learn_when=learn_when and learn_when.value,
         learn_bias=learn_bias,
-        decay_every=decay_every,
-        decay_shift=decay_shift,
         encoding=encoding.value,
         schedule=schedule.value,
         silent_epochs=silent_epochs,
@@ -244,7 +240,7 @@ def learn(
 
 # options that --help lists by name only: title → parameters
 GROUPS = {
-    "Rule": ("loss", "learn_when", "learn_bias", "decay_every", "decay_shift", "encoding", "schedule", "rounding"),
+    "Rule": ("loss", "learn_when", "learn_bias", "encoding", "schedule", "rounding"),
     "S-TLLR and TESS": ("lambda_pre", "lambda_post", "alpha_post", "kappa"),
     "Rates": ("readout_rate", "hidden_rate", "halve_every"),
     "Network": ("hidden", "density", "current_decay", "membrane_decay", "plastic"),

@@ -33,7 +33,6 @@ class Schedule(str, Enum):
 
 class When(str, Enum):
     always = "always"
-    wrong = "wrong"
     mistaken = "mistaken"
 
 
@@ -71,8 +70,6 @@ MembraneOption = Annotated[
 ]
 LossOption = Annotated[Loss, typer.Option(help="The readout's error: squared, cross-entropy from a table, or hinge.")]
 BiasOption = Annotated[bool, typer.Option("--learn-bias", help="Biases learn as well, inside their neurons.")]
-DecayOption = Annotated[int, typer.Option(min=0, help="Samples after which weights decay, again and again; 0: never.")]
-ShiftOption = Annotated[int, typer.Option(min=1, max=15, help="Weight decay takes away a part of 1/2^shift.")]
 EncodingOption = Annotated[
     Encoding, typer.Option(help="Surrogate and error: two factors, one with a sign, or unsigned.")
 ]
@@ -91,7 +88,7 @@ LagOption = Annotated[
 WhenOption = Annotated[
     When | None,
     typer.Option(
-        help="Learn from every time step, while the scores are wrong, or from samples whose answer, at a first "
-        "presentation, was wrong; default: always from scratch, else mistaken."
+        help="Learn from every sample, or from those whose answer, at a first presentation, was wrong; default: "
+        "always from scratch, else mistaken."
     ),
 ]

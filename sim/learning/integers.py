@@ -24,7 +24,6 @@ SPIKE_IMPULSE = 64  # 2^-4·x0·y1 is (64·y1) >> 3 in units of 2^-7 LSB: what a
 ENGINE_SHIFT = 3  # the three bits that the engine drops, by flooring, before it adds to the weight << FRACTION_BITS
 HALF = 1 << (ENGINE_SHIFT - 1)  # added before they are dropped, it rounds to nearest: what HLOP's connections do
 FRACTION_BITS = 7  # of a weight in the engine's accumulator: they are rounded away at random
-DECAY_SEED = 1 << 31  # seeds of weight decay: a weight's seed of rounding, which is smaller, plus this
 FOREVER = 1e18  # Lava's own 65535 decays y by 1.5e-5 per step; 0 would give NaN
 
 
@@ -155,25 +154,6 @@ def synapse_draws(seed: int, epoch: int, shape: tuple[int, int], share: int = 4)
     shifts = np.arange(32 // share - FRACTION_BITS, 32, 32 // share, dtype=np.uint32)
     draws = (hashes[:, np.newaxis] >> shifts[:, np.newaxis]) & np.uint32((1 << FRACTION_BITS) - 1)
     return draws.reshape(-1, pre)[:post]
-
-
-def decay_draws(seed: int, epoch: int, shape: tuple[int, int]) -> np.ndarray:
-    """:func:`synapse_hash` of weight decay, independent of the same epoch's rounding."""
-    return synapse_hash(seed + DECAY_SEED, epoch, shape)
-
-
-def decay_step(weights: np.ndarray, shift: int, random: np.ndarray) -> np.ndarray:
-    """``w − ⌊(w + r) / 2^shift⌋`` with r the upper ``shift`` bits of the uint32 ``random``.
-
-    w·(1 − 2^−shift) on average; 0 stays 0, and no weight changes its sign; weights int64.
-    """
-    wide = weights.astype(np.int64)
-    return wide - ((wide + (random.astype(np.int64) >> (32 - shift))) >> shift)
-
-
-def decays_after(epoch: int, decay_every: int) -> bool:
-    """Whether weights decay at the end of a learning epoch: of every ``decay_every``-th; 0: never."""
-    return decay_every > 0 and (epoch + 1) % decay_every == 0
 
 
 def check_averaging(averaging: int, where: str) -> None:

@@ -29,9 +29,9 @@ UNITY_BITS, AVERAGED_BITS, FULL_BITS = 15, 6, 12
 ROW_MAX, TO_MESSAGE, TO_TRACE = 32767, 8, 20
 SOFTMAX, HINGE = 1, 2  # places in rule.LOSSES
 START, READ, RECEIVE, FIRE, ANSWER, COMPARE, THIRD, SEND, MOVE_BIASES, FOLLOW_NOISE = range(10)  # program.Op
-DECAY_TRACE, PROJECT, UPDATE, UPDATE_TWIN, RESTORE, FOLLOW_TRACES, DECAY_WEIGHTS = range(10, 17)
-FORGET_TRACES, NEXT_EPOCH, SEND_AFTER, UPDATE_AFTER, TWIN_AFTER = range(17, 22)
-RECEIVE_LOCAL, COMPARE_LOCAL, THIRD_LOCAL, DECAY_SLOW = range(22, 26)
+DECAY_TRACE, PROJECT, UPDATE, UPDATE_TWIN, RESTORE, FOLLOW_TRACES = range(10, 16)
+FORGET_TRACES, NEXT_EPOCH, SEND_AFTER, UPDATE_AFTER, TWIN_AFTER = range(16, 21)
+RECEIVE_LOCAL, COMPARE_LOCAL, THIRD_LOCAL, DECAY_SLOW = range(21, 25)
 ONE = 64  # local.ONE
 LOWEST, HIGHEST = -(1 << 15) - 1, (1 << 15) - 1  # eligibility.ACCUMULATOR
 SPIKE_SHIFT = 3
@@ -61,8 +61,8 @@ LAYER = np.dtype(
         )
     ]
     + [(name, np.float64) for name in ("trace_decay", "slow_decay", "keep_u", "keep_v")]
-    + [  # mix32 of seeds: of the rounding of weights, feedback and rows, and of the decay of weights and of their twin
-        (name, np.uint32) for name in ("key", "feedback_key", "twin_key", "row_key", "decay_key", "decay_twin_key")
+    + [  # mix32 of seeds: of the rounding of weights, feedback and rows
+        (name, np.uint32) for name in ("key", "feedback_key", "twin_key", "row_key")
     ]
 )  # fmt: skip
 RULE = np.dtype(
@@ -74,8 +74,7 @@ RULE = np.dtype(
             "halve_every",  # samples, 0: never
             "share",  # synapses that share a random number's hash, 0: all share one number (rule.SHARES)
             "loss", "logit_mantissa", "logit_shift",  # place in LOSSES; of losses.logit_steps
-            "only_wrong", "only_mistaken", "usual",  # learn_when; of trial.halvings
-            "decay_every", "decay_shift",  # epochs
+            "only_mistaken", "usual",  # learn_when; of trial.halvings
             "factored",  # the encoding
         )
     ]
@@ -86,7 +85,6 @@ NOW = np.dtype(
         for name in (
             "label", "gate", "halved", "slower",  # of the sample; how often rates, and its error, are halved
             "epoch",  # learning epochs before this one, since the network was made
-            "wanted",  # the readout learns from this time step
             "live",  # traces that are not 0, of the connection that learns
         )
     ]
@@ -336,19 +334,16 @@ def judge(rule, now, trial):
 
 
 @called
-def compare(layer, index, rule, now, table, v, scores, errors, rng, y1, error, y1_saturated, error_saturated):
+def compare(layer, index, rule, now, table, v, errors, rng, y1, error, y1_saturated, error_saturated):
     """The readout's error, to be sent back, and its y1."""
-    now.wanted = now.gate
-    if rule.only_wrong and best(scores) == now.label:
-        now.wanted = 0
-    if now.wanted:
+    if now.gate:
         write_error(rule, now.label, table, v[layer.neuron : layer.neuron + layer.size], errors)
     shift = min(MAX_SHIFT, layer.y1_shift + now.halved + now.slower)
     error_shift = min(MAX_SHIFT, layer.error_shift + now.slower)
     for j in range(layer.size):
         n = layer.neuron + j
         y1[n] = error[n] = 0
-        if now.wanted:
+        if now.gate:
             y1[n] = message(scaled(n, -errors[j], layer.y1_mantissa, shift, rng), index, y1_saturated)
             if layer.error_mantissa > 0:
                 sent = scaled(n, errors[j], layer.error_mantissa, error_shift, rng)
@@ -691,19 +686,6 @@ def update_after(layer, start, key, random, rule, now, sent, y1, y2, reward, tra
                 weights[row + j] &= masks[layer.mask + i * layer.width + j]
 
 
-@called
-def decay(layer, first, key, rule, now, weights):
-    """Weight decay, ``integers.decay_step`` of the weights from ``first`` on, at the end of every so many epochs."""
-    if first == NONE or (now.epoch + 1) % rule.decay_every != 0:
-        return
-    shift, key = rule.decay_shift, keyed(key, now.epoch)
-    for i in range(layer.inputs):
-        row, row_key = first + i * layer.width, mix(np.uint32(key + np.uint32(i)))
-        for j in range(layer.size):
-            w, r = np.int64(weights[row + j]), np.int64(mix(np.uint32(row_key + np.uint32(j)))) >> (32 - shift)
-            weights[row + j] = w - ((w + r) >> shift)
-
-
 @compiled
 def learn(actions, constants, state, moment, packed, labels, gate, first, trace_random, weight_random, predictions):
     """Learn from samples, one after the other.
@@ -778,13 +760,13 @@ def learn(actions, constants, state, moment, packed, labels, gate, first, trace_
             elif op == ANSWER:
                 answer(layer, sums[index], s.bias, s.v, s.scores)
             elif op == COMPARE:
-                compare(layer, index, rule, now, constants.exp_table, s.v, s.scores, errors, s.rng, *answers)
+                compare(layer, index, rule, now, constants.exp_table, s.v, errors, s.rng, *answers)
             elif op == THIRD:
                 third(layer, layers[index + 1], last, s.weights, s.error, thirds)
             elif op == SEND:
                 send(layer, index, rule, now, thirds, s.membrane, s.reward, s.rng, *answers)
             elif op == MOVE_BIASES:
-                if now.wanted or index < len(layers) - 1:
+                if now.gate or index < len(layers) - 1:
                     move_biases(layer, constants.bias_gain[index, t], s.y1, s.rng, s.bias, s.u, s.u_init)
             elif op == FOLLOW_NOISE:
                 follow_noise(layer, last, index, now.epoch, s.noise, s.error, s.weights, s.feedback_saturated)
@@ -800,9 +782,6 @@ def learn(actions, constants, state, moment, packed, labels, gate, first, trace_
                 restore(layer, lateral, s.trace)
             elif op == FOLLOW_TRACES:
                 follow_traces(layer, now.epoch, s.trace, lateral, keys, s.subspaces)
-            elif op == DECAY_WEIGHTS:
-                decay(layer, layer.weight, layer.decay_key, rule, now, s.weights)
-                decay(layer, layer.twin, layer.decay_twin_key, rule, now, s.weights)
             elif op == FORGET_TRACES:
                 clear(s.trace[layer.source : layer.source + layer.inputs])
                 clear(s.slow[layer.source : layer.source + layer.inputs])

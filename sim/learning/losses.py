@@ -79,8 +79,3 @@ def _hinge(v: np.ndarray, label: int, logit_scale: float) -> np.ndarray:
     if v[label] - v[rival] < logit_scale:
         e[label], e[rival] = -logit_scale, logit_scale
     return e
-
-
-def to_be_learnt(learn_when: str, scores: np.ndarray, label: int) -> bool:
-    """Whether a time step is learnt from, given the scores up to it: ``wrong`` asks that they name another class."""
-    return learn_when != "wrong" or int(scores.argmax()) != label

@@ -44,7 +44,6 @@ class Op(IntEnum):
     UPDATE_TWIN      Kolen–Pollack: the feedback from this layer, by the same trace and y1
     RESTORE          the traces themselves
     FOLLOW_TRACES    HLOP's other rows by the traces
-    DECAY_WEIGHTS    weight decay, of the feedback that learns alike as well
     FORGET_TRACES    the presynaptic traces are 0
     NEXT_EPOCH       the learning epoch ends
     SEND_AFTER       S-TLLR: y2 of a hidden layer, of h of the step before; then h of this step
@@ -73,16 +72,15 @@ class Op(IntEnum):
     UPDATE_TWIN = 13
     RESTORE = 14
     FOLLOW_TRACES = 15
-    DECAY_WEIGHTS = 16
-    FORGET_TRACES = 17
-    NEXT_EPOCH = 18
-    SEND_AFTER = 19
-    UPDATE_AFTER = 20
-    TWIN_AFTER = 21
-    RECEIVE_LOCAL = 22
-    COMPARE_LOCAL = 23
-    THIRD_LOCAL = 24
-    DECAY_SLOW = 25
+    FORGET_TRACES = 16
+    NEXT_EPOCH = 17
+    SEND_AFTER = 18
+    UPDATE_AFTER = 19
+    TWIN_AFTER = 20
+    RECEIVE_LOCAL = 21
+    COMPARE_LOCAL = 22
+    THIRD_LOCAL = 23
+    DECAY_SLOW = 24
 
 
 def latency(hidden: int, layerwise: bool) -> int:
@@ -114,7 +112,7 @@ def _phased(network: LearningNetwork) -> Iterator[Action]:
                 yield Op.COMPARE_LOCAL, layer, t
             yield Op.THIRD_LOCAL if network.local else Op.THIRD, layer, t
             yield from _send(network, layer, t)
-        yield from _learn(network, t, t == network.num_steps - 1)
+        yield from _learn(network, t)
 
 
 def _pipelined(network: LearningNetwork) -> Iterator[Action]:
@@ -141,7 +139,7 @@ def _pipelined(network: LearningNetwork) -> Iterator[Action]:
             if network.local:
                 yield Op.RECEIVE_LOCAL, layer, step
             yield Op.THIRD_LOCAL if network.local else Op.THIRD, layer, step
-        yield from _learn(network, step, step == network.epochs_per_sample - 1)
+        yield from _learn(network, step)
 
 
 def _silent(network: LearningNetwork) -> Iterator[Action]:
@@ -180,8 +178,8 @@ def _send(network: LearningNetwork, layer: int, t: int) -> Iterator[Action]:
         yield op, layer, t
 
 
-def _learn(network: LearningNetwork, t: int, ends: bool) -> Iterator[Action]:
-    """The end of a learning epoch; ``ends``: and of the sample."""
+def _learn(network: LearningNetwork, t: int) -> Iterator[Action]:
+    """The end of a learning epoch."""
     for layer, part in enumerate(network.layers):
         if not part.plastic:
             continue
@@ -199,6 +197,4 @@ def _learn(network: LearningNetwork, t: int, ends: bool) -> Iterator[Action]:
             yield Op.RESTORE, layer, t
         if part.subspace is not None and part.subspace.fixed < len(part.subspace.rows):
             yield Op.FOLLOW_TRACES, layer, t
-        if ends and network.rule.decay_every:
-            yield Op.DECAY_WEIGHTS, layer, t
     yield Op.NEXT_EPOCH, 0, t

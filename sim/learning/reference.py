@@ -43,7 +43,7 @@ class Run:
 
     def begin_sample(self, sample: int, spikes: np.ndarray, label: int, gate: bool) -> None:
         """Every state as it is before a sample."""
-        self.spikes, self.label, self.gate, self.wanted = spikes, label, gate, False
+        self.spikes, self.label, self.gate = spikes, label, gate
         rule = self.network.rule
         self.halved, self.slower = integers.halvings(sample, rule.halve_every), 0
         if rule.learn_when == "mistaken" and gate:
@@ -101,8 +101,7 @@ def compare(run: Run, index: int, t: int) -> None:
     """The readout's error: its y1, and the error that it sends."""
     readout = run.layers[index]
     readout.y1 = readout.reward = readout.error = np.zeros_like(readout.v)
-    run.wanted = run.gate and losses.to_be_learnt(run.network.rule.learn_when, run.scores, run.label)
-    if run.wanted:
+    if run.gate:
         readout.compare(run.label, run.network.logit_scale, run.halved, run.slower)
 
 
@@ -118,7 +117,7 @@ def send(run: Run, index: int, t: int) -> None:
 
 def move_biases(run: Run, index: int, t: int) -> None:
     """Biases by y1; the readout's only where it learns."""
-    if run.wanted or not run.layers[index].readout:
+    if run.gate or not run.layers[index].readout:
         run.layers[index].learn_bias(t)
 
 
@@ -160,19 +159,6 @@ def follow_traces(run: Run, index: int, t: int) -> None:
     layer, lateral = run.layers[index], run.layers[index].part.subspace
     random = integers.synapse_hash(lateral.seed, run.epoch, layer.rows.shape)
     layer.rows = subspace.moved(layer.rows, lateral.fixed, lateral.shift, layer.x1, random)
-
-
-def decay_weights(run: Run, index: int, t: int) -> None:
-    """Weight decay, of the feedback that learns alike as well."""
-    rule = run.network.rule
-    if not integers.decays_after(run.epoch, rule.decay_every * run.network.epochs_per_sample):
-        return
-    layer, below = run.layers[index], run.layers[index - 1] if index else None
-    draws = integers.decay_draws(layer.part.weight_seed, run.epoch, layer.w.shape)
-    layer.w = integers.decay_step(layer.w, rule.decay_shift, draws)
-    if below is not None and below.part.feedback is not None and below.part.feedback.twin:
-        draws = integers.decay_draws(below.part.feedback.seed, run.epoch, below.feedback.shape)
-        below.feedback = integers.decay_step(below.feedback, rule.decay_shift, draws)
 
 
 def next_epoch(run: Run, index: int, t: int) -> None:

@@ -12,7 +12,7 @@ from ottt_loihi import checks
 from ottt_loihi.errors import UsageError
 
 LOSSES = ("mse", "softmax", "hinge")
-WHEN = ("always", "wrong", "mistaken")
+WHEN = ("always", "mistaken")
 SCHEDULES = ("phased", "pipelined")
 FEEDBACKS = ("random", "symmetric", "kolen-pollack", "opzo")  # they bring the readout's error
 SIGNALS = (*FEEDBACKS, "local")  # and TESS, where each layer makes its own
@@ -30,8 +30,6 @@ LIMITS = {
     "seed": (0, None),
     "halve_every": (0, None),
     "usual_mistakes": (0, 1 << 15),
-    "decay_every": (0, 2**31),
-    "decay_shift": (1, 15),
     "silent_epochs": (0, 255),
     "input_lag": (0, 31),
 }
@@ -54,18 +52,12 @@ class Rule:
                                                     the numbers per synapse of version 0.1, a third slower
     loss            ``mse``, ``softmax``,           the readout's error (``sim/learning/losses.py``)
                     ``hinge``
-    learn_when      ``always``, ``wrong``,          ``wrong``: a time step is learnt from only while the scores so far,
-                    ``mistaken``                    this step's included, are largest elsewhere than at the label
-                                                    ``mistaken``: every sample comes twice; its answer is tested, and
+    learn_when      ``always``, ``mistaken``        ``mistaken``: every sample comes twice; its answer is tested, and
                                                     it is learnt from where that was wrong, as fast as mistakes are
                                                     more frequent than usual (``sim/learning/trial.py``)
     usual_mistakes  0 … 2^15                        of ``mistaken``: part of the answers that used to be wrong, in
                                                     1/2^15
     learn_bias      bool                            biases learn by y1, in their neurons (``sim/learning/bias.py``)
-    decay_every     samples, ≥ 0                    after so many, again and again, gated or not,
-                                                    ``w −= w/2^decay_shift`` in plastic connections and in feedback
-                                                    that learns like them, each synapse rounded on its own; 0: never
-    decay_shift     1 … 15
     schedule        ``phased``, ``pipelined``       one time step after the other, exact; or overlapping,
                                                     faster, and factors of different time steps meet
                                                     (``onchip/network/schedule.py``)
@@ -98,8 +90,6 @@ class Rule:
     learn_when: str = "always"
     usual_mistakes: int = 0
     learn_bias: bool = False
-    decay_every: int = 0
-    decay_shift: int = 8
     encoding: str = "factored"
     schedule: str = "phased"
     silent_epochs: int = 0
@@ -117,8 +107,8 @@ class Rule:
             object.__setattr__(self, name, checks.integer(getattr(self, name), name, low, high))
         if self.input_lag and self.schedule != "phased":
             raise UsageError("input_lag: needs the phased schedule")
-        if self.silent_epochs and (self.schedule != "phased" or self.decay_every):
-            raise UsageError("silent_epochs: need the phased schedule, and weights that do not decay")
+        if self.silent_epochs and self.schedule != "phased":
+            raise UsageError("silent_epochs: need the phased schedule")
         eligibility.check(self)
         if self.kappa is not None:
             checks.number(self.kappa, "kappa", 0, above=True)

@@ -86,9 +86,8 @@ def _rule(network: LearningNetwork) -> np.ndarray:
     packed["epoch"], packed["epochs"], packed["target"] = network.epoch, network.epochs_per_sample, target
     packed["halve_every"], packed["share"] = rule.halve_every, SHARES[rule.rounding]
     packed["loss"], packed["logit_mantissa"], packed["logit_shift"] = LOSSES.index(rule.loss), mantissa, shift
-    packed["only_wrong"], packed["only_mistaken"] = rule.learn_when == "wrong", rule.learn_when == "mistaken"
-    packed["factored"], packed["usual"] = rule.encoding == "factored", rule.usual_mistakes
-    packed["decay_every"], packed["decay_shift"] = rule.decay_every * network.epochs_per_sample, rule.decay_shift
+    packed["only_mistaken"], packed["usual"] = rule.learn_when == "mistaken", rule.usual_mistakes
+    packed["factored"] = rule.encoding == "factored"
     return packed
 
 
@@ -114,7 +113,7 @@ def _pack_numbers(at: np.void, part: LearningLayer, epoch: int) -> None:
     at["error_mantissa"], at["error_shift"] = part.error or (0, 0)
     at["trace_decay"] = per_step
     at["keep_u"], at["keep_v"] = (unity - 1 - part.layer.du) / unity, (unity - part.layer.dv) / unity
-    at["key"], at["decay_key"] = _key(part.weight_seed), _key(part.weight_seed + integers.DECAY_SEED)
+    at["key"] = _key(part.weight_seed)
     if part.bias is not None:
         at["bias_shift"], at["bias_exponent"], at["bias_in_u"] = part.bias.scale[1], part.bias.exponent, part.bias.in_u
     if part.slow is not None:
@@ -134,7 +133,6 @@ def _pack_feedback(at: np.void, above: np.void, readout: np.void, part: Learning
     at["gain_mantissa"], at["gain_shift"] = feedback.gain
     if feedback.twin:
         above["twin"], above["twin_key"] = at["feedback"], _key(feedback.seed)
-        above["decay_twin_key"] = _key(feedback.seed + integers.DECAY_SEED)
     return _rows(feedback.rows, int((readout if at["direct"] else above)["width"]))
 
 

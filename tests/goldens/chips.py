@@ -28,9 +28,8 @@ FORMS = ("graded", "inject", "bias")
 FRESH = {"input_shape": (10,), "hidden": (12, 9), "classes": 4, "num_steps": STEPS}
 LEARNING: dict[str, dict[str, Any]] = {  # beside every feedback with every encoding, schedule and reset
     "softmax": {"loss": "softmax"},
-    "hinge, only where wrong": {"loss": "hinge", "learn_when": "wrong"},
+    "hinge": {"loss": "hinge"},
     "biases": {"learn_bias": True},
-    "decay": {"decay_every": 3, "decay_shift": 3},
 }
 
 

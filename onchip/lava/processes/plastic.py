@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -35,8 +34,6 @@ class OTTTDense(Plastic, LearningDense):
       reaches the next (``reset_interval`` = K·T; K for a trace that is the epoch's spike alone);
     * weights are not truncated to even numbers at the first step: a resumed run goes on from the very same weights;
     * a ``Var.set()`` does not turn x1_tau into an integer;
-    * weights decay, ``w −= w/2^decay_shift`` after every ``decay_every``-th epoch (0: never), rounded stochastically
-      with a number of its own for each synapse (``sim.learning.integers.decay_step``);
     * ``error_out[t+1] = Wᵀ·error_in[t]`` gives the transposed weights as they are, for symmetric feedback.
 
     weights: integers −256 … 255 ``(post, pre)`` in fixed point.
@@ -93,9 +90,6 @@ class SparseSynapses:
     def at_synapses(self, matrix: np.ndarray) -> np.ndarray:
         return matrix[places(self.weights)]
 
-    def changed(self, change: Callable[[np.ndarray], np.ndarray]) -> csr_matrix:
-        return with_data(self.weights, change(self.weights.data))
-
 
 @implements(proc=OTTTSparse, protocol=LoihiProtocol)
 @requires(CPU)
@@ -141,11 +135,8 @@ class ProjectedDense(OTTTDense):
         rounding: str,
         seed: int,
         subspace: Subspace,
-        decay_every: int = 0,
-        decay_shift: int = 8,
     ) -> None:
-        settings = weight_exp, name, rounding, seed, decay_every, decay_shift
-        super().__init__(weights, learning_rule, reset_interval, *settings)
+        super().__init__(weights, learning_rule, reset_interval, weight_exp, name, rounding, seed)
         self.proc_params["subspace"] = (subspace.fixed, subspace.shift, subspace.seed)
         self.rows = Var(shape=subspace.rows.shape, init=subspace.rows)
 

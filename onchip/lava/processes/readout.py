@@ -41,9 +41,8 @@ class OTTTReadout(Sender, AbstractProcess):
     logit_scale      > 0             readout that stands for a logit of 1, in units of the weights' sum
     samples          ≥ 1             number of samples, for ``predictions``
     loss             a name          ``sim/learning/losses.py`` says what e is
-    learn_when       a name          ``"wrong"``: closes the gate while Σ_τ≤t v[τ] is largest at the label;
-                                     ``"mistaken"``: for a whole sample, if the one before, the same with a closed
-                                     gate, was answered with the label (``sim/learning/trial.py``)
+    learn_when       a name          ``"mistaken"``: closes the gate for a sample if the one before, the same with a
+                                     closed gate, was answered with the label (``sim/learning/trial.py``)
     usual_mistakes   0 … 2^15        of ``"mistaken"``
     ===============  ==============  ==================================================================================
 
@@ -92,7 +91,7 @@ class OTTTReadoutBehaviour:
             if t == 0:
                 self._judge(label, gate)
             self._keep_score(sample, t, label)
-            if gate and self._open and losses.to_be_learnt(self._learn_when, self.scores, label):
+            if gate and self._open:
                 self.learn(label, self.halvings(sample, t), self._slower)
                 if self._bias_learning is not None:
                     self.learn_bias(t)
