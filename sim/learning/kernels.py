@@ -389,11 +389,9 @@ def hinge_error(target, label, v, e):
 
 
 @called
-def third(layer, above, last, weights, error, thirds):
-    """The error that feedback brings to a hidden layer."""
-    width, source = np.uint64(above.width), np.uint64(above.neuron)
-    if layer.direct:
-        width, source = np.uint64(last.width), np.uint64(last.neuron)
+def third(layer, width, source, weights, error, thirds):
+    """The error that feedback brings to a hidden layer, of ``width`` errors from ``source`` on."""
+    width, source = np.uint64(width), np.uint64(source)
     for j in range(layer.size):
         total, row = np.int32(0), np.uint64(layer.feedback) + np.uint64(j) * width
         for k in range(width):
@@ -434,16 +432,6 @@ def compare_local(layer, now, z, e):
     for c in range(len(z)):
         p = ONE // 2 + ((np.int64(z[c]) * layer.gain_mantissa + half) >> layer.gain_shift)
         e[c] = (min(max(p, 0), ONE) - (ONE if c == now.label else 0)) if now.gate else 0
-
-
-@called
-def third_local(layer, last, weights, e, thirds):
-    """The error that class neurons bring to their layer."""
-    for j in range(layer.size):
-        total, row = np.int32(0), layer.feedback + j * last.width
-        for c in range(last.size):
-            total += np.int32(weights[row + c]) * e[c]
-        thirds[layer.neuron + j] = total
 
 
 @called
@@ -515,9 +503,9 @@ def tabulate(layer, per_step, impulse, random, epoch, table):
 
 
 @called
-def decay_trace(layer, random, rule, now, sent, table, trace, active):
-    """The traces at the end of an epoch; lists those that are not 0."""
-    tabulate(layer, layer.trace_decay, layer.impulse, random, rule.epoch, table)
+def decay_trace(layer, per_step, impulse, trace, random, rule, now, sent, table, active):
+    """Traces at the end of an epoch; lists those that are not 0, which :func:`update` needs."""
+    tabulate(layer, per_step, impulse, random, rule.epoch, table)
     count, first = np.uint64(0), np.uint64(layer.source)
     for i in range(np.uint64(layer.inputs)):
         x = table[np.uint64(1) + np.uint64(sent[first + i]), np.uint64(trace[first + i])]
@@ -525,14 +513,6 @@ def decay_trace(layer, random, rule, now, sent, table, trace, active):
         active[count] = i
         count += np.uint64(x > 0)
     now.live = count
-
-
-@called
-def decay_slow(layer, random, rule, sent, table, slow):
-    """The slower traces of current-based neurons at the end of an epoch."""
-    tabulate(layer, layer.slow_decay, layer.slow_impulse, random, rule.epoch, table)
-    for i in range(layer.source, layer.source + layer.inputs):
-        slow[i] = table[1 + sent[i], slow[i]]
 
 
 @called
@@ -717,10 +697,11 @@ def learn(actions, constants, state, moment, packed, labels, gate, first, trace_
     sent = np.empty_like(s.spikes)  # spikes of this step; state.spikes are each neuron's own last ones
     sums = np.empty((len(layers), widest), np.int32)
     thirds, errors = np.empty_like(s.error), np.empty(last.size, np.int64)
-    z, own = np.empty((len(layers), last.size), np.int32), np.empty((len(layers), last.size), np.int32)
+    z, own = np.empty((len(layers), last.size), np.int32), np.empty((len(layers), last.width), np.int32)
     active, narrow = np.empty(widest + 1, np.int64), np.empty((2, widest), np.int16)
     lateral, keys, table = np.empty((4, widest), np.int32), np.empty(widest, np.uint32), np.empty((3, 128), np.int32)
     answers = s.y1, s.error, s.y1_saturated, s.error_saturated
+    traces = rule, now, sent, table, active
     learns = s.y1, s.trace, active, narrow, keys, constants.masks, s.weights
     after = sent, s.y1, s.y2, s.reward, s.trace, s.slow, keys, constants.masks, s.weights
     for sample in range(len(packed)):
@@ -762,7 +743,8 @@ def learn(actions, constants, state, moment, packed, labels, gate, first, trace_
             elif op == COMPARE:
                 compare(layer, index, rule, now, constants.exp_table, s.v, errors, s.rng, *answers)
             elif op == THIRD:
-                third(layer, layers[index + 1], last, s.weights, s.error, thirds)
+                above = len(layers) - 1 if layer.direct else index + 1
+                third(layer, layers[above].width, layers[above].neuron, s.weights, s.error, thirds)
             elif op == SEND:
                 send(layer, index, rule, now, thirds, s.membrane, s.reward, s.rng, *answers)
             elif op == MOVE_BIASES:
@@ -771,7 +753,7 @@ def learn(actions, constants, state, moment, packed, labels, gate, first, trace_
             elif op == FOLLOW_NOISE:
                 follow_noise(layer, last, index, now.epoch, s.noise, s.error, s.weights, s.feedback_saturated)
             elif op == DECAY_TRACE:
-                decay_trace(layer, trace_random[local, index], rule, now, sent, table, s.trace, active)
+                decay_trace(layer, layer.trace_decay, layer.impulse, s.trace, trace_random[local, index], *traces)
             elif op == PROJECT:
                 project(layer, now, s.subspaces, s.trace, lateral, active)
             elif op == UPDATE:
@@ -798,9 +780,9 @@ def learn(actions, constants, state, moment, packed, labels, gate, first, trace_
             elif op == COMPARE_LOCAL:
                 compare_local(layer, now, z[index], own[index])
             elif op == THIRD_LOCAL:
-                third_local(layer, last, s.weights, own[index], thirds)
+                third(layer, last.width, 0, s.weights, own[index], thirds)
             elif op == DECAY_SLOW:
-                decay_slow(layer, trace_random[local, index], rule, sent, table, s.slow)
+                decay_trace(layer, layer.slow_decay, layer.slow_impulse, s.slow, trace_random[local, index], *traces)
         predictions[sample] = best(s.scores)
         if rule.only_mistaken:
             s.trial[0] = predictions[sample]

@@ -19,25 +19,52 @@ from ottt_loihi.onchip.network.schedule import SOURCE_PHASE, Clock, Turn
 from ottt_loihi.errors import UsageError
 
 
-class SampleSource(AbstractProcess):
-    """Streams binary samples: time step τ of sample i is sent in Lava's step i·period + τ·epoch + 1; zeros otherwise.
+class Source(AbstractProcess):
+    """Holds samples and labels; subclasses say in which form.
 
-    ===============  ==========================  =====================================================================
-    parameter        dtype, shape                meaning
-    ===============  ==========================  =====================================================================
-    packed           uint8 ``(n, T, ⌈size/8⌉)``  spikes, ``np.packbits`` along the last axis
-    size             int                         number of input channels
-    labels           int32 ``(n,)``              class of each sample
-    epoch            int                         Lava steps from time step to time step
-    period           int                         from sample to sample; default: epoch·T
-    learn            bool ``(n,)`` or True       which samples may be learnt from (the learning gate)
-    ===============  ==========================  =====================================================================
+    ``s_out`` (size) sends a sample's time steps, ``label_out`` (2) label and gate of the running sample in every step.
+    After the last sample it sends silence, label 0 and a closed gate.
 
-    ``s_out`` (size) sends the spikes, ``label_out`` (2) label and gate of the running sample in every step. After the
-    last sample it sends silence, label 0 and a closed gate.
+    Parameters
+    ----------
+    samples
+        ``(n, T, …)``
+    size
+        number of input channels
+    labels
+        int32 ``(n,)``, class of each sample
+    epoch
+        Lava steps from time step to time step
+    learn
+        bool ``(n,)`` or True: which samples may be learnt from (the learning gate)
+    period
+        Lava steps from sample to sample; None: epoch·T
     """
 
     _runtime = None  # Lava's __del__ looks for it, even when __init__ refused its arguments
+
+    def __init__(
+        self,
+        samples: np.ndarray,
+        size: int,
+        labels: np.ndarray,
+        epoch: int,
+        learn: np.ndarray | bool,
+        period: int | None,
+        name: str,
+    ) -> None:
+        if labels.shape != (len(samples),):
+            raise UsageError(f"labels: expected shape ({len(samples)},), got {labels.shape}")
+        gate = np.broadcast_to(np.asarray(learn, bool), labels.shape)
+        num_steps = samples.shape[1]
+        turn = Turn(SOURCE_PHASE, epoch, num_steps, epoch * num_steps if period is None else period)
+        super().__init__(name=name, samples=samples, size=size, labels=labels, turn=turn, gate=gate)
+        self.s_out = OutPort(shape=(size,))
+        self.label_out = OutPort(shape=(2,))
+
+
+class SampleSource(Source):
+    """A :class:`Source` of spikes ``packed``, uint8 ``(n, T, ⌈size/8⌉)``: ``np.packbits`` along the last axis."""
 
     def __init__(
         self,
@@ -53,69 +80,11 @@ class SampleSource(AbstractProcess):
             raise UsageError(
                 f"packed: expected uint8 (n, T, {-(-size // 8)}), got {packed.dtype} {packed.shape}; use np.packbits"
             )
-        if labels.shape != (len(packed),):
-            raise UsageError(f"labels: expected shape ({len(packed)},), got {labels.shape}")
-        gate = np.broadcast_to(np.asarray(learn, bool), labels.shape)
-        num_steps = packed.shape[1]
-        turn = Turn(SOURCE_PHASE, epoch, num_steps, epoch * num_steps if period is None else period)
-        super().__init__(name=name, packed=packed, size=size, labels=labels, turn=turn, gate=gate)
-        self.s_out = OutPort(shape=(size,))
-        self.label_out = OutPort(shape=(2,))
+        super().__init__(packed, size, labels, epoch, learn, period, name)
 
 
-class AbstractSampleSourceModel(Clock, PyLoihiProcessModel):
-    """The same for both arithmetics."""
-
-    s_out: PyOutPort = LavaPyType(PyOutPort.VEC_DENSE, bool)
-    label_out: PyOutPort = LavaPyType(PyOutPort.VEC_DENSE, np.int32)
-
-    def __init__(self, proc_params):
-        super().__init__(proc_params)
-        self._packed, self._labels, self._gate = (proc_params[key] for key in ("packed", "labels", "gate"))
-        self._size, self._turn = proc_params["size"], proc_params["turn"]
-        self._silence = np.zeros(self._size, bool)
-
-    def run_spk(self) -> None:
-        sample, place = (self.time_step - 1) // self._turn.period, self._turn.time_step_at(self.time_step)
-        if sample >= len(self._packed):
-            self.s_out.send(self._silence)
-            self.label_out.send(np.zeros(2, np.int32))
-            return
-        spikes = self._silence
-        if place is not None:
-            spikes = np.unpackbits(self._packed[place], count=self._size).view(bool)
-        self.s_out.send(spikes)
-        self.label_out.send(np.array([self._labels[sample], self._gate[sample]], np.int32))
-
-
-@implements(proc=SampleSource, protocol=LoihiProtocol)
-@requires(CPU)
-@tag("floating_pt")
-class SampleSourceModelFloat(AbstractSampleSourceModel):
-    pass
-
-
-@implements(proc=SampleSource, protocol=LoihiProtocol)
-@requires(CPU)
-@tag("fixed_pt")
-class SampleSourceModelFixed(AbstractSampleSourceModel):
-    pass
-
-
-class MessageSource(AbstractProcess):
-    """As :class:`SampleSource`, with integers ``messages`` ``(n, T, size)``.
-
-    Attributes
-    ----------
-    labels
-        int32 ``(n,)``
-    epoch
-        K
-    learn
-        bool ``(n,)`` or True
-    """
-
-    _runtime = None  # Lava's __del__ looks for it, even when __init__ refused its arguments
+class MessageSource(Source):
+    """A :class:`Source` of graded ``messages``, integers ``(n, T, size)``."""
 
     def __init__(
         self,
@@ -127,33 +96,53 @@ class MessageSource(AbstractProcess):
     ) -> None:
         if messages.ndim != 3 or messages.dtype.kind not in "iu":
             raise UsageError(f"messages: expected integers (n, T, size), got {messages.dtype} {messages.shape}")
-        if labels.shape != (len(messages),):
-            raise UsageError(f"labels: expected shape ({len(messages)},), got {labels.shape}")
-        gate = np.broadcast_to(np.asarray(learn, bool), labels.shape)
-        super().__init__(name=name, messages=messages, labels=labels, epoch=epoch, gate=gate)
-        self.s_out = OutPort(shape=(messages.shape[2],))
-        self.label_out = OutPort(shape=(2,))
+        super().__init__(messages, messages.shape[2], labels, epoch, learn, None, name)
+
+
+class SourceModel(Clock, PyLoihiProcessModel):
+    """The same for spikes and messages, in both arithmetics."""
+
+    MESSAGE: type = bool
+    s_out: PyOutPort = LavaPyType(PyOutPort.VEC_DENSE, MESSAGE)
+    label_out: PyOutPort = LavaPyType(PyOutPort.VEC_DENSE, np.int32)
+
+    def __init__(self, proc_params):
+        super().__init__(proc_params)
+        for key in ("samples", "size", "labels", "turn", "gate"):
+            setattr(self, "_" + key, proc_params[key])
+
+    def run_spk(self) -> None:
+        sample, place = (self.time_step - 1) // self._turn.period, self._turn.time_step_at(self.time_step)
+        runs = sample < len(self._samples)
+        sent = self.sent(place) if runs and place is not None else np.zeros(self._size, self.MESSAGE)
+        self.s_out.send(sent)
+        self.label_out.send(np.array([self._labels[sample], self._gate[sample]] if runs else [0, 0], np.int32))
+
+    def sent(self, place: tuple[int, int]) -> np.ndarray:
+        """Return the spikes of a sample's time step."""
+        return np.unpackbits(self._samples[place], count=self._size).view(bool)
+
+
+@implements(proc=SampleSource, protocol=LoihiProtocol)
+@requires(CPU)
+@tag("floating_pt")
+class SampleSourceModelFloat(SourceModel):
+    pass
+
+
+@implements(proc=SampleSource, protocol=LoihiProtocol)
+@requires(CPU)
+@tag("fixed_pt")
+class SampleSourceModelFixed(SourceModel):
+    pass
 
 
 @implements(proc=MessageSource, protocol=LoihiProtocol)
 @requires(CPU)
 @tag("fixed_pt")
-class MessageSourceModelFixed(Clock, PyLoihiProcessModel):
-    s_out: PyOutPort = LavaPyType(PyOutPort.VEC_DENSE, np.int32, precision=24)
-    label_out: PyOutPort = LavaPyType(PyOutPort.VEC_DENSE, np.int32)
+class MessageSourceModelFixed(SourceModel):
+    MESSAGE = np.int32
+    s_out: PyOutPort = LavaPyType(PyOutPort.VEC_DENSE, MESSAGE, precision=24)
 
-    def __init__(self, proc_params):
-        super().__init__(proc_params)
-        self._messages, self._labels, self._gate = (proc_params[key] for key in ("messages", "labels", "gate"))
-        self._epoch = proc_params["epoch"]
-
-    def run_spk(self) -> None:
-        time_step, phase = divmod(self.time_step - 1, self._epoch)
-        sample, t = divmod(time_step, self._messages.shape[1])
-        silence = np.zeros(self._messages.shape[2], np.int32)
-        if sample >= len(self._messages):
-            self.s_out.send(silence)
-            self.label_out.send(np.zeros(2, np.int32))
-            return
-        self.s_out.send(self._messages[sample, t].astype(np.int32) if phase == 0 else silence)
-        self.label_out.send(np.array([self._labels[sample], self._gate[sample]], np.int32))
+    def sent(self, place: tuple[int, int]) -> np.ndarray:
+        return self._samples[place].astype(self.MESSAGE)
