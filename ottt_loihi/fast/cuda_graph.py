@@ -48,7 +48,7 @@ class GraphedRule(Rule):
         """As :meth:`Rule.train_batch`; a batch of a new shape, loss or network is recorded first."""
         self.rule.check(net)
         kind = product_dtype(net.readout.weight)
-        _require_fitting(net, loss, kind)
+        _require_fitting(net, self.rule, loss, kind)
         x, labels = net.check_input(x), net.check_labels(labels, len(x))
         key = _key(net, x, loss, kind)
         if key not in self._recordings:
@@ -138,14 +138,18 @@ def _record(rule: Rule, net: Network, x: Input, labels: Tensor, loss: Loss, kind
     return _Recording(graph, values, labels, done, found)
 
 
-def _require_fitting(net: Network, loss: Loss, kind: torch.dtype) -> None:
+def why_not_recorded(rule: Rule, loss: Loss) -> str:
+    """Return why the operations of one batch cannot be recorded for all of them; empty where they can."""
+    if type(loss) not in (SquaredError, CrossEntropy):
+        return "your own loss may read values on the host, and distillation changes the loss for every batch"
+    return rule.why_not_captured()
+
+
+def _require_fitting(net: Network, rule: Rule, loss: Loss, kind: torch.dtype) -> None:
     place = net.readout.weight.device
     if place.type != "cuda":
         raise UsageError(f"cuda_graph: is for GPUs, the network is on {place}; use training.device = 'cuda'")
-    if not isinstance(loss, (SquaredError, CrossEntropy)):
-        raise UsageError(
-            "cuda_graph: distillation changes the loss for every batch, and a recorded graph cannot follow; "
-            "turn cuda_graph off"
-        )
+    if reason := why_not_recorded(rule, loss):
+        raise UsageError(f"cuda_graph: {reason}; turn cuda_graph off")
     if kind == torch.float16:
         raise UsageError("cuda_graph: float16 looks at the size of errors; use autocast = 'bfloat16'")

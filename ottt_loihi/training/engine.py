@@ -17,7 +17,7 @@ from ottt_loihi import checks
 from ottt_loihi.errors import UsageError
 from ottt_loihi.nn.inputs import Input
 from ottt_loihi.rules.base import BatchResult, Rule, require_finite
-from ottt_loihi.rules.losses import CrossEntropy, Loss, SquaredError
+from ottt_loihi.rules.losses import Loss
 
 ENGINES = ("auto", "plain", "fast")
 CHUNK = 8  # time steps at once; longer ones bring less and cost memory (docs/benchmarks.md)
@@ -127,22 +127,16 @@ def choose(
         if engine == "fast":
             raise UsageError(f"engine: the fast one cannot train this, {reason}; use engine='plain', or 'auto'")
         return Engine("plain", why=f"engine plain: {reason}")
-    if record and chunk is None and net.readout.weight.is_cuda and not why_not_recorded(rule, loss):
-        from ottt_loihi.fast.cuda_graph import GraphedRule
+    if record and chunk is None and net.readout.weight.is_cuda:
+        from ottt_loihi.fast.cuda_graph import GraphedRule, why_not_recorded
 
-        return Engine("fast", 1, "engine fast, the operations of a batch recorded and repeated", GraphedRule(rule))
+        if not why_not_recorded(rule, loss):
+            return Engine("fast", 1, "engine fast, the operations of a batch recorded and repeated", GraphedRule(rule))
     reason = "as asked for" if chunk == 1 else chunks.why_not(net, rule, loss)
     if reason:
         return Engine("fast", 1, f"engine fast, one time step at once: {reason}")
     chunk = min(CHUNK if chunk is None else chunk, num_steps)
     return Engine("fast", chunk, f"engine fast, {chunk} time steps at once")
-
-
-def why_not_recorded(rule: Rule, loss: Loss) -> str:
-    """Return why the operations of one batch cannot be recorded for all of them; empty where they can."""
-    if type(loss) not in (SquaredError, CrossEntropy):
-        return "your own loss may read values on the host, and distillation changes the loss for every batch"
-    return rule.why_not_captured()
 
 
 def backward(net: nn.Module, rule: Rule, x: Input, labels: Any, loss: Loss, engine: str = "auto") -> BatchResult:
