@@ -3,7 +3,8 @@
     peers_simulation_worker.py nengo-loihi|brian2-loihi network.npz states.npz [--short]
 
 The file has the weights ``(post, pre)`` of each layer, its du, dv and vth, and one sample of spikes ``(T, inputs)``.
-Written are the spikes and membranes of each layer, ``(T, neurons)``, and the seconds of a step in each of three runs.
+Written are the spikes and membranes of each layer, ``(T, neurons)``, and the processor's seconds of a step in each of
+three runs.
 """
 
 from __future__ import annotations
@@ -66,14 +67,14 @@ def nengo_loihi(file: Any) -> tuple[list[np.ndarray], list[np.ndarray], list[flo
         emulator, blocks = build()
         places = [emulator.block_info.slices[block] for block in blocks]
         s, v = np.zeros((total, emulator.block_info.n_compartments), bool), []
-        started = time.perf_counter()
+        started = time.process_time()
         for t in range(total):
             emulator.step()
             if repeat == 0:
                 s[t] = emulator.compartment.spiked
                 v.append(emulator.compartment.voltage.copy())
         if repeat:
-            seconds.append((time.perf_counter() - started) / total)
+            seconds.append((time.process_time() - started) / total)
         else:
             kept = s, np.stack(v)
     # an input takes a step to arrive, and so does a spike from one layer to the next
@@ -121,7 +122,7 @@ def brian2_loihi(file: Any) -> tuple[list[np.ndarray], list[np.ndarray], list[fl
         return parts, groups
 
     began: list[float] = []  # when each step began
-    clock = NetworkOperation(lambda: began.append(time.perf_counter()))
+    clock = NetworkOperation(lambda: began.append(time.process_time()))
     network = LoihiNetwork(*build()[0], clock)
     network.store()
     total = steps + layers

@@ -105,17 +105,19 @@ def spikes(chip: ChipNetwork, batch: int, density: float) -> np.ndarray:
     return (rng.random((batch, chip.num_steps, *chip.input_shape)) < density).astype(np.uint8)
 
 
-def median_seconds(function: Callable[[], Any], repeats: int | None = None) -> float:
+def median_seconds(
+    function: Callable[[], Any], repeats: int | None = None, clock: Callable[[], float] = time.perf_counter
+) -> float:
     """Median of ``repeats`` (REPEATS) runs after one that warms up; each at least 20 ms long."""
-    started = time.perf_counter()
+    started = clock()
     function()
-    calls = max(1, int(0.02 / (time.perf_counter() - started)))
+    calls = max(1, int(0.02 / (clock() - started)))
     times = []
     for _ in range(repeats or REPEATS):
-        started = time.perf_counter()
+        started = clock()
         for _ in range(calls):
             function()
-        times.append((time.perf_counter() - started) / calls)
+        times.append((clock() - started) / calls)
     return statistics.median(times)
 
 
