@@ -4,6 +4,8 @@ import json
 import multiprocessing
 import subprocess
 import sys
+import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -125,6 +127,40 @@ def test_runs_that_fail_do_not_end_the_others(tmp_path, monkeypatch):
     with pytest.raises(UsageError, match="sltt, seed 3: broken"):
         results.extend(run(comparison, tmp_path / "out", 1, 0))
     assert done == ["sltt", "DSR, biases"]
+
+
+def test_a_killed_comparison_leaves_no_run_behind(tmp_path):
+    """Started again, it would train in the same folder beside the run that was left."""
+    program = tmp_path / "killed.py"
+    program.write_text(
+        "import multiprocessing, os, time\n"
+        "from ottt_loihi.training.compare import end_with_parent\n"
+        "def work(path):\n"
+        "    open(path, 'w').write(str(os.getpid()))\n"
+        "    time.sleep(60)\n"
+        "if __name__ == '__main__':\n"
+        "    with multiprocessing.get_context('spawn').Pool(1, end_with_parent, (), 1) as pool:\n"
+        f"        pool.map(work, [{str(tmp_path / 'child')!r}])\n"
+    )
+    child = tmp_path / "child"
+    with subprocess.Popen([sys.executable, program]) as parent:
+        _wait(lambda: child.exists() and child.read_text())
+        parent.kill()
+    _wait(lambda: not _runs(child.read_text()))
+
+
+def _runs(pid):
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().split()[2] != "Z"
+    except OSError:
+        return False
+
+
+def _wait(condition, seconds=30):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.02)
 
 
 @pytest.mark.parametrize(

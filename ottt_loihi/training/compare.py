@@ -25,6 +25,7 @@ import os
 import re
 import statistics
 import sys
+import threading
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -140,7 +141,7 @@ def run(comparison: Comparison, folder: Path, processes: int, check: int) -> Ite
     if not waiting:
         return
     failed = []
-    with multiprocessing.get_context("spawn").Pool(min(processes, len(waiting)), maxtasksperchild=1) as pool:
+    with multiprocessing.get_context("spawn").Pool(min(processes, len(waiting)), end_with_parent, (), 1) as pool:
         for result in pool.imap_unordered(_finish, waiting):
             if "error" in result:
                 failed.append(f"{result['label']}, seed {result['seed']}: {result['error']}")
@@ -148,6 +149,13 @@ def run(comparison: Comparison, folder: Path, processes: int, check: int) -> Ite
                 yield result
     if failed:  # not before the others are done: their work is kept
         raise UsageError("; ".join(failed))
+
+
+def end_with_parent() -> None:
+    """Let this process end when the one that started it has ended, however: started again, it shall train alone."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        threading.Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()
 
 
 def _known(job: Mapping[str, Any]) -> dict[str, Any] | None:
