@@ -128,9 +128,8 @@ def learn(
     if test is not None:
         test = check_data(chip, *test, what="test data")
     earlier = None if after is None else _state(after, plan)
-    stream = Stream(
-        plan, data, epochs, settings, subspaces, known, None if earlier is None else (after.rates, earlier.samples)
-    )
+    begun = None if earlier is None else (after.rates, earlier.samples, after.came)
+    stream = Stream(plan, data, epochs, settings, subspaces, known, begun)
     total = stream.total
     default = max(1, total // (10 * epochs))
     every = default if evaluate_every is None else checks.integer(evaluate_every, "evaluate_every")
@@ -323,6 +322,7 @@ class Session:
             settings=settings,
             subspaces=self.subspaces or None,
             answers=self.answers,
+            came=tuple(self.executor.stream.came(self.done).tolist()),
             learner=self.learner,
         )
 

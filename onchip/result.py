@@ -10,6 +10,7 @@ from ottt_loihi.onchip.settings import Settings
 from ottt_loihi.sim.learning.integers import MESSAGE_MAX
 from ottt_loihi.sim.learning.learner import Learner
 from ottt_loihi.sim.learning.subspace import Subspace
+from ottt_loihi.sim.learning.trial import halvings
 from ottt_loihi.sim.network import ChipNetwork
 
 # parts of a layer's messages or weights that are a warning: more at their limits, or fewer changed
@@ -46,7 +47,8 @@ class LearningResult:
     settings        backend, feedback, seed and all else that makes the run repeatable
     subspaces       HLOP's, as they are now: rows that were not fixed have learnt
     answers         the class answered to each sample before it was learnt from; None where samples are not answered
-                    first (``Settings.tested``, or learning when mistaken); of a resumed run since it was resumed
+                    first (``Settings.tested``, or learning when mistaken), or the state of a resumed run lacks them
+    came            labels of each class that have come, in the last epoch; a stream that goes on counts on
     learner         the state: ``learn(…, after=result)`` goes on from it
     ==============  ==============================================================================================
     """
@@ -65,6 +67,7 @@ class LearningResult:
     settings: dict[str, Any] = field(default_factory=dict)
     subspaces: tuple[Subspace, ...] | None = None
     answers: tuple[int, ...] | None = None
+    came: tuple[int, ...] = ()
     learner: Learner | None = field(default=None, compare=False, repr=False)
 
     def chosen(self) -> Settings:
@@ -89,7 +92,7 @@ class LearningResult:
                 (self.rails[layer], self.rails[layer] > RAILS, "of the weights are at −256 or 255; lower its rate"),
                 (
                     self.moved[layer],
-                    self.samples > 0 and self.moved[layer] < MOVED,
+                    self.samples > 0 and self.moved[layer] < MOVED and not self._is_right,
                     "of the weights have changed, other updates were rounded to nothing; raise its rate",
                 ),
             ):
@@ -105,6 +108,14 @@ class LearningResult:
             chosen = ", ".join(f"{name} {self.settings[name]}" for name in kept)
             found.append(f"the resumed state is of version 0.1 and goes on with its {chosen}")
         return found
+
+    @property
+    def _is_right(self) -> bool:
+        """Whether it learns from mistakes, and makes hardly more than usual: then its weights need not move."""
+        if self.learner is None or self.settings.get("learn_when") != "mistaken":
+            return False
+        average = self.learner.variables(("trial",))["readout[0].trial"][1]
+        return halvings(average, self.learner.network.rule.usual_mistakes) > 0
 
     @property
     def steps_per_second(self) -> float:

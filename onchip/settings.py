@@ -44,6 +44,9 @@ class Settings(Rule):
         whether each epoch has an order of its own; else that of the data
     tested
         whether each sample is answered before it is learnt from, also where ``learn_when`` is not ``mistaken``
+    balanced
+        whether classes are learnt from alike: samples of a class that is more frequent than the rarest one so far are
+        left out by chance (:func:`~ottt_loihi.onchip.stream.balanced`)
 
     :func:`ottt_loihi.onchip.network.rates.fitted` finds them out from the network and samples that are drawn.
     """
@@ -56,6 +59,7 @@ class Settings(Rule):
     logit_scale: int | None = None
     shuffle: bool = True
     tested: bool = False
+    balanced: bool = False
 
     def __post_init__(self) -> None:
         chosen = self.rule()

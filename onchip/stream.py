@@ -90,7 +90,8 @@ class Stream:
     known
         ``(x, labels)`` of the world that the network has learnt, or None
     after
-        rates of an earlier stream that this one goes on from, and its number of presentations; None: the first one
+        rates of an earlier stream that this one goes on from, its number of presentations, and its labels that came;
+        None: the first one
 
     Attributes
     ----------
@@ -119,12 +120,13 @@ class Stream:
         settings: Settings,
         subspaces: Sequence[Subspace] | None = None,
         known: Data | None = None,
-        after: tuple[Sequence[float], int] | None = None,
+        after: tuple[Sequence[float], int, Sequence[int]] | None = None,
     ) -> None:
         if subspaces is not None:
             _require_protection(settings)
         self.plan, self.subspaces, self.settings = plan, subspaces, settings
         self.epochs, self._data = checks.integer(epochs, "epochs"), data
+        self._came = np.zeros(plan.classes, np.int64) if after is None else np.array(after[2], np.int64)
         self._load(0)
         self.per_epoch = len(self._labels)
         if after is None:
@@ -190,6 +192,14 @@ class Stream:
             begin += until - first
         return found[0] if len(found) == 1 else tuple(map(np.concatenate, zip(*found)))
 
+    def came(self, done: int) -> np.ndarray:
+        """Return how many labels of each class have come, int64 ``(classes,)``, in the epoch of sample ``done``."""
+        number = max(0, done - 1) // self.per_epoch
+        order = self._turn_to(number)[: done - number * self.per_epoch]
+        labels = self._given[order]
+        earlier = self._came if number == 0 else 0
+        return earlier + np.bincount(labels[labels != UNLABELLED], minlength=self.plan.classes)
+
     def everything(self) -> Data:
         """Return spikes or messages and labels of all epochs, in order: Lava's source takes those of a whole run."""
         orders = (self._turn_to(number) for number in range(self.epochs))
@@ -201,8 +211,16 @@ class Stream:
         if number != self._number:
             if callable(self._data):
                 self._load(number)
-            self._number, self._order = number, self._ordered(number)
+            self._begin(number)
         return self._order
+
+    def _begin(self, number: int) -> None:
+        """Put the samples of an epoch in their order, and choose those that are learnt from."""
+        self._number, self._order, self._labels = number, self._ordered(number), self._given
+        if self.settings.balanced:
+            came = self._came if number == 0 else np.zeros_like(self._came)
+            self._labels = self._given.copy()
+            self._labels[self._order] = balanced(self._given[self._order], came, (self.settings.seed, number))
 
     def _load(self, number: int) -> None:
         data = self._data(number) if callable(self._data) else self._data
@@ -211,11 +229,11 @@ class Stream:
             raise UsageError(
                 f"data: expected {self.per_epoch:,} samples in every epoch, got {len(labels):,} in {number}"
             )
-        self._number, self._x, self._labels = number, x, labels
-        self._received, self._order = Received(self.plan.backbone, x), self._ordered(number)
+        self._x, self._given, self._received = x, labels, Received(self.plan.backbone, x)
+        self._begin(number)
 
     def _ordered(self, number: int) -> np.ndarray:
-        count = len(self._labels)
+        count = len(self._given)
         if not self.settings.shuffle:
             return np.arange(count)
         return np.random.default_rng([self.settings.seed, number]).permutation(count)
@@ -239,6 +257,31 @@ class Stream:
         packed, labels = (np.concatenate([part[:1].repeat(earlier, axis=0), part]) for part in (packed, labels))
         more = {"learn": self.gate(labels), "subspaces": self.subspaces, "backend": backend}
         return build_graph(self.plan, packed, np.maximum(labels, 0), self.rates, self.rule, **more)
+
+
+def balanced(labels: np.ndarray, came: np.ndarray, seed: Sequence[int]) -> np.ndarray:
+    """Return labels in the order of a stream, with −1 for those that are not learnt from, so that classes come alike.
+
+    A label of class c is kept with probability ``n_min / n_c``, where n counts the labels that have come, this one
+    included, and n_min is that of the rarest class that has come. So nothing looks ahead.
+
+    Parameters
+    ----------
+    labels
+        int64 ``(n,)``, −1 for none
+    came
+        int64 ``(classes,)``, labels that came earlier
+    seed
+        of the draw: a stream that is cut draws the same numbers
+    """
+    places = np.flatnonzero(labels != UNLABELLED)
+    chances = np.random.default_rng(seed).random(int(came.sum()) + len(places))[int(came.sum()) :]
+    counts, found = came.copy(), labels.copy()
+    for place, chance in zip(places, chances):
+        counts[labels[place]] += 1
+        if chance * counts[labels[place]] >= counts[counts > 0].min():
+            found[place] = UNLABELLED
+    return found
 
 
 def _require_protection(settings: Settings) -> None:

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from ottt_loihi.onchip import Settings, fresh_network, learn
 from ottt_loihi.onchip.network.hlop import watch
+from ottt_loihi.onchip.stream import UNLABELLED, balanced
 
 from ottt_loihi.errors import UsageError
 
@@ -37,7 +38,12 @@ def in_pieces(cuts, backend="sim", **chosen):
     return result
 
 
-RULES = [{}, {"learn_when": "always", "feedback": "opzo"}, {"rounding": "lava", "learn_bias": True}]
+RULES = [
+    {},
+    {"learn_when": "always", "feedback": "opzo"},
+    {"rounding": "lava", "learn_bias": True},
+    {"balanced": True, "learn_when": "always"},
+]
 
 
 @pytest.mark.parametrize("rule", RULES)
@@ -50,6 +56,25 @@ def test_a_stream_in_pieces_is_a_stream(rule):
         for name, value in expected.items():
             np.testing.assert_array_equal(found[name], value, name)
     assert start().connections != whole.chip.connections
+
+
+def test_balanced_classes():
+    """Labels of frequent classes are left out by chance, by what has come until then, however the stream is cut."""
+    rng = np.random.default_rng(0)
+    labels = np.where(rng.random(4000) < 0.95, 0, 2)
+    labels[rng.random(4000) < 0.3] = UNLABELLED
+    none = np.zeros(3, np.int64)
+    found = balanced(labels, none, (0, 0))
+    assert set(np.unique(found)) == {UNLABELLED, 0, 2}
+    left, kept = found != labels, [int((found == c).sum()) for c in (0, 2)]
+    assert (labels[left] == 0).all()  # of the rare class all are kept
+    assert kept[1] == (labels == 2).sum()
+    assert 0.8 < kept[0] / kept[1] < 1.5
+    first = balanced(labels[:1234], none, (0, 0))
+    came = np.bincount(labels[:1234][labels[:1234] != UNLABELLED], minlength=3)
+    np.testing.assert_array_equal(np.concatenate([first, balanced(labels[1234:], came, (0, 0))]), found)
+    alike = np.arange(300) % 3
+    assert (balanced(alike, none, (0, 0)) != UNLABELLED).mean() > 0.9
 
 
 def test_the_earlier_result_stays_as_it_was():

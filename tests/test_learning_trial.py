@@ -1,5 +1,7 @@
 """Test, then learn: a sample is learnt from where its answer was wrong, as fast as mistakes are more than usual."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from ottt_loihi.onchip import Settings, fresh_network, learn
@@ -130,3 +132,13 @@ def test_a_checkpoint_counts_samples(tmp_path):
     assert resumed.chip == whole.chip
     assert resumed.curve == whole.curve
     assert resumed.samples == 60
+
+
+@pytest.mark.parametrize(("usual", "warned"), [(1 << 15, False), (0, True)])
+def test_a_network_that_is_right_need_not_move(usual, warned):
+    """Without more mistakes than usual its rates are no reason for weights that stay."""
+    chip = replace(fresh_network((12,), (20,), CLASSES, STEPS, resolution=128, seed=1), untrained=False)
+    chosen = Settings(usual_mistakes=usual, learn_when="mistaken", logit_scale=900, readout_rate=1e-6, hidden_rate=1e-6)
+    found = learn(chip, data(), settings=chosen)
+    assert max(found.moved) < 0.01
+    assert any("rounded to nothing" in line for line in found.warnings) == warned

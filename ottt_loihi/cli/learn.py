@@ -127,6 +127,10 @@ def learn(
     label_share: Annotated[
         float, typer.Option(help="With --prequential: part of the samples whose label comes, drawn from the seed.")
     ] = 1.0,
+    balanced: Annotated[
+        bool,
+        typer.Option("--balanced", help="Learn from all classes alike: of frequent ones only from some samples."),
+    ] = False,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on where a run in this folder was stopped, or with more epochs.")
     ] = False,
@@ -184,6 +188,7 @@ def learn(
         logit_scale=scenario.logit_scale,
         shuffle=not (in_order or prequential),
         tested=prequential,
+        balanced=balanced,
         rounding=rounding.value,
         loss=loss.value,
         learn_when=learn_when and learn_when.value,
@@ -245,7 +250,7 @@ GROUPS = {
     "Rates": ("readout_rate", "hidden_rate", "halve_every"),
     "Network": ("hidden", "density", "current_decay", "membrane_decay", "plastic"),
     "Chip": ("silent_epochs", "input_lag"),
-    "Stream": ("in_order", "prequential", "label_share"),
+    "Stream": ("in_order", "prequential", "label_share", "balanced", "changes"),
     "Running": ("checkpoint_every", "stop_at", "repeat_in_lava", "seed"),
 }
 
