@@ -114,7 +114,7 @@ FROM := snntorch==1.0.0 spikingjelly==2.0.0 loguru==0.7.3 norse==1.1.0 sinabs==3
 NIRS := 1.0.4 1.0.6
 FROM_1.0.4 := nir==1.0.4 nirtorch==1.0 snntorch==0.9.4 spikingjelly==0.0.0.0.14
 FROM_1.0.6 := nir==1.0.6
-ITSELF := tests/test_frameworks.py -k "itself or each_neuron or writers"
+ITSELF := tests/test_frameworks.py -k "itself or each_neuron or writers or users"
 frameworks: frameworks-short
 	$(FRAMEWORKS)/bin/python -m pytest -p no:cacheprovider tests/test_frameworks.py $(ARGS)
 	$(call with_nir,1.0.6)
@@ -122,7 +122,7 @@ frameworks: frameworks-short
 
 # the frameworks beside us, and their exporters and importers with the newest nir and the oldest: what CI runs, in half a minute
 frameworks-short: $(FRAMEWORKS)/.ready
-	$(FRAMEWORKS)/bin/python -m pytest -q -rs -p no:cacheprovider tests/test_nir_writers.py $(ITSELF)
+	$(FRAMEWORKS)/bin/python -m pytest -q -rs -p no:cacheprovider tests/test_nir_writers.py tests/test_frameworks_users.py $(ITSELF)
 	$(call with_nir,1.0.4)
 
 with_nir = PYTHONPATH=$(FRAMEWORKS)/nir-$(1) $(FRAMEWORKS)/bin/python -m pytest -q -rs -p no:cacheprovider tests/test_nir_writers.py

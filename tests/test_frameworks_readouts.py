@@ -84,7 +84,8 @@ class Leaky(nn.Module):
     def reset_mem(self):
         self.mem = torch.zeros(1)
 
-    def forward(self, x):
+    def forward(self, x, mem=None):
+        self.mem = self.mem if mem is None else mem
         fired = (self.mem > self.threshold).to(x.dtype)
         kind = int(self.reset_mechanism_val)
         kept = self.beta * self.mem

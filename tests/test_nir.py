@@ -392,6 +392,16 @@ def test_what_cannot_be_read_is_named(place, value, error, says, tmp_path):
         nir_reader.read(tmp_path / "a.nir", 5, DT)
 
 
+def test_a_file_that_its_program_did_not_finish_is_named_with_its_last_node(tmp_path):
+    path = tmp_path / "a.nir"
+    nir.write(path, small())
+    with h5py.File(path, "r+") as file:
+        last = sorted(file["node/nodes"])[-1]
+        del file[f"node/nodes/{last}/type"], file["node/type"]
+    with pytest.raises(FileError, match=f"{last}: has no type, so the program that wrote the file failed there"):
+        nir_reader.read(path, 5, DT)
+
+
 def test_edges_of_a_subgraph_are_named_with_it(tmp_path):
     inner = small()
     nodes = {"input": nir.Input(np.array([4])), "block": inner, "output": nir.Output(np.array([3]))}

@@ -12,7 +12,6 @@ import torch
 from ottt_loihi.converters.frameworks import slayer
 from ottt_loihi.converters.frameworks.convert import Imported, read
 from ottt_loihi.converters.frameworks.groups import counted
-from ottt_loihi.converters.frameworks.neurons import Framework
 from ottt_loihi.converters.frameworks.registry import neurons_of
 from ottt_loihi.converters.frameworks.trace import call
 from ottt_loihi.converters.frameworks.twin import copied, first_tensor, making
@@ -198,15 +197,14 @@ def run_module(net: nn.Module, imported: Imported, x: Tensor) -> tuple[dict[str,
     twin = copied(net, torch.float64)
     history: dict[str, list[Tensor]] = {}
     handles = []
-    for path, (module, framework) in neurons_of(twin).items():
+    for path, (module, _) in neurons_of(twin).items():
 
-        def keep(
-            module: nn.Module, inputs: Any, result: Any, path: str = path, framework: Framework = framework
-        ) -> None:
+        def keep(module: nn.Module, inputs: Any, result: Any, path: str = path) -> None:
             parts = [r for r in result if isinstance(r, Tensor)] if isinstance(result, (tuple, list)) else [result]
             sent = parts[0]
-            if path == imported.membranes and framework.neurons[type(module).__name__](module).fires:
-                sent = parts[-1] if len(parts) > 1 else module.mem
+            if path == imported.membranes:
+                kept = [m for name in ("mem", "v") if isinstance(m := getattr(module, name, None), Tensor)]
+                sent = parts[-1] if len(parts) > 1 or not kept else kept[0]
             history.setdefault(path, []).append(sent.detach().double().clone())
 
         handles.append(module.register_forward_hook(keep))

@@ -337,8 +337,8 @@ class _Output:
         if node is None:
             if self.wanted is None:
                 self.reading.problems.append(
-                    "output: what the module returns was made of no layer that was watched; the nearest is the last "
-                    "layer's own output, or readout='spikes', which counts its spikes"
+                    "output: what the module returns was made of no layer that was watched; the nearest is torch.stack "
+                    "of the last layer's outputs, or readout='spikes', which counts its spikes"
                 )
             return Node("spikes", paths[-1])
         latest = max(_sources(node), key=lambda source: source.step)
@@ -404,8 +404,16 @@ class _Output:
         self.readout = self.wanted or self.gathers or "sum"
         return self._into_readout(terms, tensor(1.0))
 
+    def _gathering(self, terms: list[Term], gain: torch.Tensor) -> nn.Module:
+        """A readout of several layers: a last block without memory adds up what arrives from each."""
+        adds = Neurons(0.0, gain=gain.numpy(), reset="none", fires=False, sends="membranes")
+        self.reading.build("output", adds, terms, list(self.reading.index))
+        return SpikeCount(math.prod(self.reading.shapes[-1])).to(self.reading.dtype)
+
     def _into_readout(self, terms: list[Term], gain: torch.Tensor) -> nn.Module:
         main, others = self.reading.main(terms, "", list(self.reading.index))
+        if others and not any(delay for _, delay in others):
+            return self._gathering(terms, gain)
         if others:
             raise Unmapped(
                 "several layers, or steps with different weights, feed the output; the nearest is the last layer alone"

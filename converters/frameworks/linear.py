@@ -38,15 +38,12 @@ LINEAR = {  # affine in their one watched argument; what is not named here is re
     *FACTORS,
     *VIEWS,
 }
+OF_A_SAMPLE = "it divides by what it measures in each sample; the nearest is batch normalisation"
 HINTS = {
     "relu": "it is no spiking neuron; put a spiking layer in its place",
-    "softmax": "it belongs to the loss; take it out of forward",
-    "log_softmax": "it belongs to the loss; take it out of forward",
-    "sigmoid": "no neuron here sends real numbers; put a spiking layer in its place",
-    "tanh": "no neuron here sends real numbers; put a spiking layer in its place",
-    "layer_norm": "it divides by what it measures in each sample; the nearest is batch normalisation",
-    "group_norm": "it divides by what it measures in each sample; the nearest is batch normalisation",
-    "instance_norm": "it divides by what it measures in each sample; the nearest is batch normalisation",
+    **dict.fromkeys(("softmax", "log_softmax"), "it belongs to the loss; take it out of forward"),
+    **dict.fromkeys(("sigmoid", "tanh"), "no neuron here sends real numbers; put a spiking layer in its place"),
+    **dict.fromkeys(("layer_norm", "group_norm", "instance_norm"), OF_A_SAMPLE),
     **dict.fromkeys(
         MAXIMA, "the largest of real currents is not linear; the nearest is to pool the spikes, or average pooling"
     ),

@@ -13,6 +13,7 @@ Its parameters are in no state_dict: they are read from the module. Checked by r
 from __future__ import annotations
 
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -62,6 +63,10 @@ def _li(module: nn.Module) -> Neurons:
     return Neurons(1 - a, 1 - b, gain=a, fires=False, reset="none")
 
 
+def _li_linear(module: nn.Module) -> Neurons:
+    return replace(_li(module), entrance=_linear(attribute(module, "input_weights", VERSIONS).detach()))
+
+
 def _li_box(module: nn.Module) -> Neurons:
     a = _rate(module, "tau_mem_inv")
     leak = number(attribute(module, "p", VERSIONS), "v_leak", VERSIONS)
@@ -69,7 +74,9 @@ def _li_box(module: nn.Module) -> Neurons:
 
 
 def _rate(module: nn.Module, name: str) -> Any:
-    rate = number(module, "dt", VERSIONS) * number(attribute(module, "p", VERSIONS), name, VERSIONS)
+    # as Norse multiplies: in the dtype of its constants, float32 in a network of float64, too
+    product = attribute(module, "dt", VERSIONS) * attribute(attribute(module, "p", VERSIONS), name, VERSIONS)
+    rate = number(SimpleNamespace(rate=product), "rate", VERSIONS)
     if not (np.min(rate) > 0 and np.max(rate) <= 1):
         raise Unmapped(f"dt·{name} = {shown(rate)} is outside 0 … 1")
     return rate
@@ -83,7 +90,11 @@ def _potentials(module: nn.Module, a: float) -> dict[str, Any]:
 
 
 def _steps(module: nn.Module) -> str | None:
-    return "time first" if type(module).__name__ in ("LIF", "LIFBox", "IAF", "LI", "LIBox", "LIFRecurrent") else None
+    return (
+        "time first"
+        if type(module).__name__ in ("LIF", "LIFBox", "IAF", "LI", "LIBox", "LIFRecurrent", "LILinear")
+        else None
+    )
 
 
 FRAMEWORK = Framework(
@@ -95,6 +106,7 @@ FRAMEWORK = Framework(
         **{name: _recurrent for name in ("LIFRecurrentCell", "LIFRecurrent")},
         **{name: _iaf for name in ("IAFCell", "IAF")},
         **{name: _li for name in ("LICell", "LI")},
+        **{name: _li_linear for name in ("LILinearCell", "LILinear")},
         **{name: _li_box for name in ("LIBoxCell", "LIBox")},
     },
     refused={

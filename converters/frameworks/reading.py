@@ -133,6 +133,8 @@ class Reading:
         if node.kind in ("cat", "concat", "concatenate") and (parts := self._places(node)) is not None:
             each = [(place, term) for place, n in parts for term in self.terms(n, path)]
             return [Term(term.source, (*term.operations, place)) for place, term in each]
+        if node.kind in ("relu", "relu_") and inputs[0].kind == "spikes" and len(inputs) == 1:
+            return self.terms(inputs[0], path)  # of 0 and 1, it changes nothing
         if path == "output" and node.kind in ("mean", "stack") and len(inputs) in (1, self.seen.length):
             return self.terms(inputs[-1], path)  # a linear layer of the mean over time is the mean of its outputs
         if node.kind in ("step", "steps"):
@@ -151,6 +153,8 @@ class Reading:
     def _from(self, node: Node, path: str) -> Term:
         """Return a layer's spikes as a term; where several of our neurons stand for one, the sum of theirs."""
         if (group := self.groups.get(node.path)) is None:
+            return Term(node)
+        if node.path not in self.index and self.problems:  # there are no blocks behind a problem
             return Term(node)
         if node.path not in self.index:
             self.problems.append(
@@ -193,6 +197,8 @@ class Reading:
         key = f"{node.path or inner.path} (max pooling)"
         if key not in self.index:
             source = self.index.get(inner.path)
+            if source is None and self.problems:  # there are no blocks behind a problem
+                return Node("spikes", key, shape=node.shape, step=inner.step)
             if source is None or source != len(self.blocks) - 1:
                 self.problems.append(f"{key}: it does not follow the layer before it; the nearest is AvgPool2d")
                 return Node("spikes", key, shape=node.shape, step=inner.step)
@@ -222,11 +228,12 @@ class Reading:
         if neurons is None or not terms or self.problems:
             return
         try:
-            self._build(path, neurons, terms, order)
+            self.build(path, neurons, terms, order)
         except Unmapped as reason:
             self.problems.append(f"{path}: {reason}")
 
-    def _build(self, path: str, neurons: Neurons, terms: list[Term], order: list[str]) -> None:
+    def build(self, path: str, neurons: Neurons, terms: list[Term], order: list[str]) -> None:
+        """Append the block of neurons that ``terms`` arrive at; Unmapped where none computes it."""
         if neurons.entrance is not None:
             node = operation_of(neurons.entrance, (neurons.entrance.weight.shape[0],))
             terms = [Term(t.source, (*t.operations, Operation(node, i == 0))) for i, t in enumerate(terms)]

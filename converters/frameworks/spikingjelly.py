@@ -11,6 +11,7 @@ authors' code c15d5da.
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from typing import Any
 
@@ -51,8 +52,12 @@ def _cuba(module: nn.Module) -> Neurons:
 
 
 def _common(module: nn.Module, beta: float) -> dict[str, Any]:
+    v_reset = attribute(module, "v_reset", VERSIONS)
+    if attribute(module, "v_threshold", VERSIONS) == math.inf:  # a readout, whose v is read
+        rest = 0.0 if v_reset is None else number(module, "v_reset", VERSIONS)
+        return {"fires": False, "reset": "none", "v_init": rest, "bias": (1 - beta) * rest}
     common = {"threshold": number(module, "v_threshold", VERSIONS), "at_threshold": True}
-    if attribute(module, "v_reset", VERSIONS) is None:
+    if v_reset is None:
         return {**common, "reset": "subtract"}
     v_reset = number(module, "v_reset", VERSIONS)
     return {**common, "v_reset": v_reset, "v_init": v_reset, "bias": (1 - beta) * v_reset}

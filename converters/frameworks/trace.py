@@ -8,7 +8,6 @@ also how a loop over time inside ``forward`` is read.
 
 from __future__ import annotations
 
-import inspect
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from typing import Any
 
 import torch
 from ottt_loihi.converters.frameworks.axes import from_the_end, numbers_of, reordered
+from ottt_loihi.converters.frameworks.forward import require_one_argument, runs_twice, states_of, wants_sequences
 from ottt_loihi.converters.frameworks.neurons import Framework
 from ottt_loihi.converters.frameworks.registry import FRAMEWORKS, neurons_of
 from ottt_loihi.converters.frameworks.twin import first_line, first_tensor, forget, making, weights_dtype
@@ -99,14 +99,15 @@ def call(net: nn.Module, form: str, x: Tensor, seen: Callable[[Tensor], None] = 
 
     seen: is called with every input before it goes in
     """
-    state, carries = None, _carries_state(net)
+    state: tuple[Any, ...] = ()
+    states = states_of(net)
     for module, framework in neurons_of(net).values():
         framework.batch(module, len(x))
     for frame in x.unbind(1) if form == "step" else (_in_one_call(form, x),):
         seen(frame)
         with torch.no_grad():
-            result = net(frame) if state is None else net(frame, state)
-        state = result[1] if carries and isinstance(result, tuple) and len(result) == 2 else None
+            result = net(frame, *state)
+        state = result[1:] if states and isinstance(result, tuple) and len(result) == 1 + states else ()
         yield result
 
 
@@ -134,7 +135,7 @@ def trace(net: nn.Module, input_shape: Sequence[int], num_steps: int | None = No
             f"{type(net).__name__}: found no spiking neurons; expected a module with layers of "
             f"{', '.join(f.name for f in FRAMEWORKS[:-1])}, or the OTTT authors' code"
         )
-    _require_one_argument(net)
+    require_one_argument(net)
     failures: dict[str, str] = {}
     for steps in dict.fromkeys((None, num_steps)):  # any number first, so that no axis of a layer is taken for steps
         forms = _candidates(neurons)
@@ -156,36 +157,8 @@ def trace(net: nn.Module, input_shape: Sequence[int], num_steps: int | None = No
 
 def _candidates(neurons: Mapping[str, tuple[nn.Module, Framework]]) -> list[str]:
     """The form that the layers want; else one step, or all of them in a loop."""
-    wanted = _wants_sequences(neurons)
+    wanted = wants_sequences(neurons)
     return ["step", "time first", "batch first"] if wanted is None else [wanted]
-
-
-def _wants_sequences(neurons: Mapping[str, tuple[nn.Module, Framework]]) -> str | None:
-    named = [framework.steps(module) for module, framework in neurons.values()]
-    return next((form for form in named if form), None)
-
-
-def _require_one_argument(net: nn.Module) -> None:
-    parameters = _parameters(net)
-    positional = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD, p.VAR_POSITIONAL)]
-    needed = [p.name for p in parameters if p.default is p.empty and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
-    if len(needed) > 1 or not positional:
-        raise UsageError(
-            f"{type(net).__name__}.forward takes {', '.join(needed) or 'nothing'}; expected one input: give the others "
-            "defaults, or wrap it in a module that takes one"
-        )
-
-
-def _parameters(net: nn.Module) -> list[inspect.Parameter]:
-    try:
-        return list(inspect.signature(net.forward).parameters.values())
-    except (TypeError, ValueError):
-        return []
-
-
-def _carries_state(net: nn.Module) -> bool:
-    """Whether a call returns (output, state), and the next takes the state."""
-    return [p.name for p in _parameters(net)[1:2]] in (["state"], ["hidden"], ["hidden_state"])
 
 
 class _NeverRan(Exception):
@@ -231,8 +204,10 @@ def _watched(
         raise _AnotherForm(watch.indexed)
     if silent := [path for path in neurons if path not in watch.steps]:
         raise _NeverRan(f"{', '.join(silent)}: these neurons never ran; take them out of the module")
+    if reason := runs_twice(net, watch.steps, neurons, form, steps):
+        raise _NeverRan(reason)
     calls = max(watch.steps.values())
-    if form in ("time first", "batch first") and calls != steps and not _wants_sequences(neurons):
+    if form in ("time first", "batch first") and calls != steps and not wants_sequences(neurons):
         raise UsageError(f"its neurons ran {calls} times for {steps} steps; they take one step at a time")
     inner = calls // (steps if form == "step" else 1)
     return Traced(
@@ -271,11 +246,25 @@ class _Watch(TorchFunctionMode):
         if not self.inside and func.__name__ in ("__iadd__", "add_") and self.node_of(args[0]) is None:
             given = (args[0].clone(), *args[1:])  # a constant, before the sum is in its place
         result = func(*args, **kwargs)
+        if func.__name__ == "__setitem__" and not self.inside and isinstance(args[1], int):
+            self._fill(*args)
         if not self.inside:
             for tensor in result if isinstance(result, (tuple, list)) else (result,):
                 if isinstance(tensor, Tensor):
                     self._note(func, given, kwargs, tensor)
         return result
+
+    def _fill(self, whole: Tensor, step: int, value: Any) -> None:
+        """Know a tensor of zeros whose steps are filled one by one: ``outputs[t] = spikes``."""
+        if (node := self.node_of(value)) is None:
+            return
+        own = self.known.get(id(whole), (None, None))[1]
+        before = own.inputs if own is not None and own.kind == "stack" else ()
+        if step % len(whole) == len(before):
+            nodes = (*before, node)
+            stack = Node("stack", self.paths[-1], nodes, node.shape, call=(torch.stack, (list(nodes),), {}))
+            self.known[id(whole)] = (whole, stack)
+            self.storages[whole.untyped_storage().data_ptr()] = (whole, stack)
 
     def node_of(self, tensor: Any) -> Node | None:
         """Return the node of a tensor, by its index too, which torch does not show; None: nothing known made it."""
@@ -362,6 +351,8 @@ class _Watch(TorchFunctionMode):
             self.inside -= 1
             spikes = first_tensor(result)
             states = [r for r in result[1:] if isinstance(r, Tensor)] if isinstance(result, tuple) else []
+            if not states and getattr(module, "step_mode", None) == "s":  # SpikingJelly keeps it
+                states = [v for v in (getattr(module, "v", None),) if isinstance(v, Tensor)]
             for tensor, kind in [*((state, "membrane") for state in states[-1:]), (spikes, "spikes")]:
                 node = Node(kind, path, shape=self.shape_of(tensor) or (), step=self.steps[path])
                 self._know(tensor, node)

@@ -19,6 +19,9 @@ def copied(net: nn.Module, dtype: torch.dtype | None = None) -> nn.Module:
     memo: dict[int, Any] = {}
     try:
         for module in net.modules():  # sinabs has a way of its own, which loses what is recurrent
+            for value in (*module._buffers.values(), *vars(module).values()):  # states of a call that had a gradient
+                if isinstance(value, Tensor) and not value.is_leaf:
+                    memo[id(value)] = value.detach().clone()
             if hasattr(type(module), "__deepcopy__"):
                 memo[id(module)] = blank = type(module).__new__(type(module))
                 blank.__dict__.update(copy.deepcopy(module.__dict__, memo))
