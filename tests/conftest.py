@@ -21,6 +21,7 @@ settings.load_profile("same")
 LEARNS_IN_SIM = (
     "test_learn",
     "test_backbone",
+    "test_continued",
     "test_lateral",
     "test_pipelined",
     "test_sparse_learning",

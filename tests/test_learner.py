@@ -275,6 +275,7 @@ class TestLearn:
         assert result.samples == result.curve[-1].samples == 16
         assert result.chip == learn(small(), digits(40), evaluate_every=8, progress=stop).chip
 
+    @pytest.mark.slow
     def test_a_stretch_repeated_in_lava(self):
         repetition = repeat_in_lava(small(), digits(5), 200)
         assert repetition.steps == 216  # whole samples of 24 steps; the data is gone through twice

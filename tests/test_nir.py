@@ -25,7 +25,7 @@ nir = pytest.importorskip("nir")
 DT = 1e-3
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(chip=st.one_of(chip_networks(), conv_networks()))
 def test_what_is_written_comes_back_equal(chip, tmp_path_factory):
     path = tmp_path_factory.mktemp("nir") / "a.nir"

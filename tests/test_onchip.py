@@ -144,7 +144,7 @@ def test_float_learning_in_the_lava_runtime_for_a_thousand_steps():
 @pytest.mark.parametrize(
     ("feedback", "rounding"),
     [
-        ("random", "lava"),
+        pytest.param("random", "lava", marks=pytest.mark.slow),
         pytest.param("kolen-pollack", "per-synapse", marks=pytest.mark.slow),
         pytest.param("symmetric", "lava", marks=pytest.mark.slow),
         pytest.param("random", "per-synapse", marks=pytest.mark.slow),

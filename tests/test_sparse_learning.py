@@ -199,7 +199,7 @@ class TestLava:
             pytest.param(Settings(rounding="lava"), marks=pytest.mark.slow),
             pytest.param(Settings(feedback="kolen-pollack"), marks=pytest.mark.slow),
             pytest.param(Settings(feedback="symmetric", learn_bias=True), marks=pytest.mark.slow),
-            Settings(feedback="opzo", encoding="factored"),
+            pytest.param(Settings(feedback="opzo", encoding="factored"), marks=pytest.mark.slow),
             pytest.param(Settings(schedule="pipelined"), marks=pytest.mark.slow),
         ],
         ids=["random", "kolen-pollack", "symmetric", "opzo", "pipelined"],
