@@ -19,13 +19,13 @@ S, N, B = (stand_ins(name) for name in ("spikingjelly", "norse", "sinabs"))
 
 
 class Sees(TorchFunctionMode):
-    """Whether this torch shows ``x[t] = y`` to a function mode."""
+    """Whether this torch shows ``x[t] = y``, of a tensor y, to a function mode."""
 
     def __init__(self):
         super().__init__()
         self.names = []
         with self:
-            torch.zeros(2)[0] = 1
+            torch.zeros(2, 1)[0] = torch.zeros(1)
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
         self.names.append(func.__name__)
