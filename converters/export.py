@@ -380,12 +380,17 @@ def require_agreement(export: Export, max_disagreement: float) -> None:
 def verify(export: Export, backend: str, count: int) -> Comparison:
     """Replay test samples in a backend, or through a .net in lava-dl's netx (``"netx"``), and compare with sim.
 
+    The samples are random where the network names no data.
+
     Raises :class:`VerificationError` naming the first state that differs.
     """
     chip = export.quantized.chip
+    if chip.data_set is None and chip.host is not None:
+        raise UsageError("--verify: the network does not name its data set, and its host needs samples of it")
     if chip.data_set is None:
-        raise UsageError("--verify: the network does not name its data set")
-    x, _ = chip_samples(chip, chip.data_set.name, count)
+        x = kit.random_messages(chip, count)
+    else:
+        x, _ = chip_samples(chip, chip.data_set.name, count)
     comparison = replay(chip, backend, x)
     comparison.raise_if_different(f"{backend} and sim")
     return comparison

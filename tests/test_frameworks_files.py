@@ -124,6 +124,17 @@ def test_without_no_check_the_module_and_the_network_are_run(project):
     )  # the stand-in only looks like a neuron
 
 
+@pytest.mark.lava
+def test_without_data_random_spikes_are_replayed_in_lava(project):
+    done = export(project[0], "--weights", project[0] / "net.pth", "--verify", "inprocess", "--verify-samples", 3)
+    assert done.returncode == 0, done.stderr
+    assert "inprocess: 0 of " in done.stdout
+    assert "3 random samples" in done.stdout
+    again = run_here("ottt-export", project[0] / "out" / "imported.pt", "--dry-run")
+    assert again.returncode == 0, again.stderr
+    assert "trained" not in again.stderr
+
+
 @pytest.mark.parametrize(
     ("change", "code", "says"),
     [

@@ -253,9 +253,10 @@ def export(
         command.out.print(f"not compared: {result.unchecked}")
     if result.fitted is not None:
         command.out.print(str(result.fitted))
+    drawn = "random " if result.quantized.chip.data_set is None else ""
     for backend, found in replays.items():
         command.out.print(
-            f"{backend}: 0 of {found['compared']:,} states differ from the simulator's, {verify_samples} samples"
+            f"{backend}: 0 of {found['compared']:,} states differ from the simulator's, {verify_samples} {drawn}samples"
         )
     command.print_files(files)
 
@@ -302,7 +303,7 @@ def _export(
     from ottt_loihi.training.checkpoint import load
 
     net = load(model)
-    if "training" not in net.provenance:
+    if not {"training", "imported"} & net.provenance.keys():
         command.err.print(f"note: {UNTRAINED}", soft_wrap=True)
     return exporter.export(net, options, source=model)
 
