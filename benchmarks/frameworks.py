@@ -245,7 +245,7 @@ def exported(writer: str, net: nn.Module, path: Path) -> None:
 
     module, name = {
         "snntorch": ("snntorch.export_nir", "export_to_nir"),
-        "spikingjelly": ("spikingjelly.activation_based.nir_exchange", "export_to_nir"),
+        "spikingjelly": ("spikingjelly.activation_based.nir_exchange.to_nir", "export_to_nir"),
         "norse": ("norse.torch.utils.export_nir", "to_nir"),
         "sinabs": ("sinabs.nir", "to_nir"),
     }[writer]

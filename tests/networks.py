@@ -31,7 +31,7 @@ def chip_networks(draw: st.DrawFn, max_layers: int = 3, max_size: int = 6) -> Ch
         tuple(layers),
         tuple(connections),
         num_steps=draw(st.integers(1, 6)),
-        readout=draw(st.sampled_from(["sum_v", "last_v", "spike_count"])),
+        readout=draw(st.sampled_from(["sum_v", "last_v", "max_v", "spike_count"])),
         provenance={"seed": int(rng.integers(1000))},
     )
 
