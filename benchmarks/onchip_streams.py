@@ -122,11 +122,11 @@ EMG = Sensor(
     "myo-emg",
     "myo-emg-mlp",
     "A re-mounted armband",
-    "Eight gestures of five people, each with a network of their own, trained on session 1. Then the armband is put on "
-    "again, twice. Each file holds one gesture, so the order of the windows is drawn. Means over the people.",
+    "Eight gestures of five people, each with a network of their own, trained within session 1. Then the armband is "
+    "put on again, twice. Each file holds one gesture, so the order of the windows is drawn. Means over the people.",
     tuple(
         (
-            {"participant": person, "sessions": [1], "test_sessions": [2]},
+            {"participant": person},
             tuple({"participant": person, "sessions": [n], "test_sessions": [1]} for n in (2, 3)),
         )
         for person in PEOPLE

@@ -103,8 +103,17 @@ EXPERIMENTS = [
         "myo-emg-mlp",
         tuple({"data.participant": person} for person in PEOPLE),
         aim="baseline",
+        tried="On the last quarter of each training recording, held out, three people: the network 94.6 % after 20 "
+        "epochs, logistic regression 92.8 %, LDA 91.8 %, ridge 86.8 %.",
     ),
-    Experiment("mitbih, other patients", "mitbih-mlp", balanced=True, aim="baseline"),
+    Experiment(
+        "mitbih, other patients",
+        "mitbih-mlp",
+        balanced=True,
+        aim="baseline",
+        tried="It loses on F (40 % of the beats found, the linear model 87 %) and on S (21 %, 34 %), which are 0.8 and "
+        "3.7 % of all beats, and gains on N (88 %, 74 %). Class weights are all that was tried against it.",
+    ),
     Experiment(
         "gas-drift, batch 1 to 2",
         "gas-drift-mlp",
