@@ -19,6 +19,7 @@ pytest.importorskip("lava.magma.core.process.process")
 from lava.magma.core.decorator import implements, requires, tag  # noqa: E402
 from lava.magma.core.learning.learning_rule import Loihi3FLearningRule, LoihiLearningRule  # noqa: E402
 from lava.magma.core.learning.random import ConnVarRandom, TraceRandom  # noqa: E402
+from lava.magma.core.model.py.model import AbstractPyProcessModel  # noqa: E402
 from lava.magma.core.process.process import AbstractProcess  # noqa: E402
 from lava.magma.core.resources import CPU  # noqa: E402
 from lava.magma.core.run_configs import Loihi2HwCfg, Loihi2SimCfg  # noqa: E402
@@ -328,6 +329,6 @@ def test_every_process_of_learning_is_listed_for_the_hardware():
     page = (TESTS.parent / "docs/hardware.md").read_text()
     for path in (TESTS.parent / "onchip/lava/processes").glob("[!_]*.py"):
         module = importlib.import_module(f"ottt_loihi.onchip.lava.processes.{path.stem}")
-        own = [c for c in vars(module).values() if isinstance(c, type) and c.__module__ == module.__name__]
-        for process in (c for c in own if issubclass(c, AbstractProcess)):
+        models = [c for c in vars(module).values() if isinstance(c, type) and issubclass(c, AbstractPyProcessModel)]
+        for process in {model.implements_process for model in models} - {None}:
             assert f"`{process.__name__}`" in page, f"docs/hardware.md does not list {process.__name__}"
