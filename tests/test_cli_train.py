@@ -1,5 +1,6 @@
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -42,6 +43,20 @@ finally:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=ENVIRONMENT)
     assert done.returncode == 0, done.stderr
     assert "--surrogate" in done.stdout
+
+
+def test_help_names_every_network_rule_coding_and_surrogate():
+    """And the defaults in brackets, which rich reads as styles unless they are escaped."""
+    from ottt_loihi.data import CODINGS
+    from ottt_loihi.nn.models import ARCHITECTURES
+    from ottt_loihi.nn.surrogates import SURROGATES
+    from ottt_loihi.rules import RULES
+
+    done = ottt_train("--help-all")
+    shown = set(re.findall(r"[\w-]+", done.stdout))
+    names = {*ARCHITECTURES, *RULES, *CODINGS, *SURROGATES}
+    assert names <= shown, names - shown
+    assert all(default in done.stdout for default in ("[digits]", "[mlp]", "[ottt]", "[subtract]")), done.stdout
 
 
 @pytest.mark.slow

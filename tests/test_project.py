@@ -30,7 +30,7 @@ MAY_IMPORT = {
     "onchip": (*COMMON, "ottt_loihi.sim", "ottt_loihi.onchip", "ottt_loihi.converters"),
 }
 FORBIDDEN = {"sim": ("torch", "lava"), "onchip/lava/processes": ("torch",)}
-SCREEN = 50  # lines of --help at 100 columns
+SCREEN = 50  # lines of --help at 80 columns
 COMMANDS = [f"ottt-{name}" for name in ("train", "export", "run", "learn", "doctor", "data", "eval", "compare")]
 
 
@@ -158,9 +158,9 @@ def test_help_loads_neither_torch_nor_lava(command):
         "try:\n    main()\nexcept SystemExit as done:\n    assert done.code == 0, done.code\n"
         "heavy = {'torch', 'lava', 'matplotlib', 'sklearn', 'h5py'} & set(sys.modules)\nassert not heavy, heavy\n"
     )
-    wide = {**os.environ, "COLUMNS": "100"}
+    terminal = {**os.environ, "COLUMNS": "80"}
     done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False, env=wide
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False, env=terminal
     )
     assert done.returncode == 0, done.stderr
     assert "Example" in done.stdout

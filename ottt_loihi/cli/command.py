@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 out = Console(highlight=False, theme=THEME)
 err = Console(stderr=True, highlight=False, theme=THEME)  # progress and errors: stdout stays clean for --json
 
-Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout, nothing else.")]
+Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON, nothing else.")]
 Seed = Annotated[int, typer.Option(min=0, help="The same seed gives the same result, bit for bit, on one machine.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 

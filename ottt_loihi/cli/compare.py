@@ -22,11 +22,10 @@ def compare(
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the runs and the table.")] = Path(
         "runs/compare"
     ),
-    processes: Annotated[int, typer.Option(min=1, help="Runs at the same time; default: one a core.")] = os.cpu_count()
-    or 1,
-    check: Annotated[
-        int, typer.Option(min=0, help="Test samples for the accuracy on the chip; 0: do not export.")
-    ] = 1000,
+    processes: Annotated[
+        int, typer.Option(min=1, help="Runs at the same time; default: one for each core.")
+    ] = os.cpu_count() or 1,
+    check: Annotated[int, typer.Option(min=0, help="Test samples of the accuracy on the chip; 0: no export.")] = 1000,
     json: Json = False,
     debug: Debug = False,
 ) -> None:
@@ -34,7 +33,7 @@ def compare(
 
     Example: ottt-compare configs/compare/digits.toml -o runs/digits-compare
 
-    Runs that are finished stay finished: started again, it goes on with the others.
+    Finished runs are kept: the same command continues with the others.
     """
     from rich.progress import Progress
 

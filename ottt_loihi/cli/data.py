@@ -19,18 +19,25 @@ def data(
     name: Annotated[
         str | None, typer.Argument(help="Load this data set and show what is in it: a name, an .npz file or a folder.")
     ] = None,
-    folder: Annotated[Path | None, typer.Option("--folder", "-f", help="Instead of OTTT_DATA_DIR.")] = None,
-    encoding: Annotated[
-        str | None, typer.Option(help="Show what this coding sends: delta, regular, population:neurons=4 …")
+    folder: Annotated[
+        Path | None, typer.Option("--folder", "-f", help="Folder of the data sets, in place of OTTT_DATA_DIR.")
     ] = None,
-    time_steps: Annotated[int, typer.Option("--time-steps", "-T", min=1, help="Of samples without a time axis.")] = 6,
+    encoding: Annotated[
+        str | None, typer.Option(help="Show what an encoding sends: delta, regular, population:neurons=4 …")
+    ] = None,
+    time_steps: Annotated[
+        int, typer.Option("--time-steps", "-T", min=1, help="Time steps of samples that have no time axis.")
+    ] = 6,
     time_axis: Annotated[
-        bool | None, typer.Option("--time-axis/--no-time-axis", help="An .npz: samples have time first. [what it says]")
+        bool | None,
+        typer.Option(
+            "--time-axis/--no-time-axis", help="An .npz: the first axis of a sample is time. [as the file says]"
+        ),
     ] = None,
     changes: Annotated[
         list[str] | None, typer.Option("--set", help="An option of the loader: data.window=40, data.num_steps=10 …")
     ] = None,
-    plot: Annotated[Path | None, typer.Option(help="Draw what is sent of the first training sample (.svg).")] = None,
+    plot: Annotated[Path | None, typer.Option(help="Draw the spikes of the first training sample (.svg).")] = None,
     json: command.Json = False,
     debug: command.Debug = False,
 ) -> None:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 def evaluate_model(
     model: Annotated[Path, typer.Argument(help="A model.pt.")],
     time_steps: Annotated[
-        list[int] | None, typer.Option("--time-steps", "-T", min=1, help="T to test with; may be given several times.")
+        list[int] | None, typer.Option("--time-steps", "-T", min=1, help="Time steps to test with. Repeatable.")
     ] = None,
     data: Annotated[str | None, typer.Option(help="Data set; default: the one it was trained on.")] = None,
     plot: Annotated[Path | None, typer.Option(help="Draw each layer's firing rate over time (.svg, .png).")] = None,

@@ -79,7 +79,7 @@ def export(
         str, typer.Option(help="Bits of a weight on the chip, 2 to 8, ternary or binary; one for each layer: 8,4,8.")
     ] = "8",
     calibrate: Annotated[
-        int, typer.Option(min=0, help="Choose scales and thresholds on so many training samples.")
+        int, typer.Option(min=0, help="Choose scales and thresholds with so many training samples.")
     ] = 0,
     input_form: Annotated[
         Form,
@@ -101,7 +101,7 @@ def export(
     ] = False,
     check: Annotated[int, typer.Option(min=1, help="Test samples to compare float and chip on.")] = 360,
     no_check: Annotated[bool, typer.Option("--no-check", help="Do not compare.")] = False,
-    target: Annotated[Target, typer.Option(help="The chip it has to fit on.")] = Target.loihi2,
+    target: Annotated[Target, typer.Option(help="The chip that the network has to fit on.")] = Target.loihi2,
     limit: Annotated[
         list[str] | None, typer.Option(help="Set a limit of that chip: incoming_axons=8192. Repeatable.")
     ] = None,
@@ -117,18 +117,22 @@ def export(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Write nothing.")] = False,
     verify: Annotated[
         list[str] | None,
-        typer.Option(help="Replay --verify-samples in lava, inprocess, loihi2 or netx, every state compared."),
+        typer.Option(help="Replay samples in lava, inprocess, loihi2 or netx and compare every state."),
     ] = None,
-    verify_samples: Annotated[int, typer.Option(min=1, help="Test samples to replay there, or in the kit.")] = 20,
+    verify_samples: Annotated[int, typer.Option(min=1, help="Test samples of --verify and of the kit.")] = 20,
     weights: Annotated[
-        Path | None, typer.Option(help="Of mynet.py:build: its state_dict, or a checkpoint dictionary with one.")
+        Path | None,
+        typer.Option(help="Of mynet.py:build: the file of its state_dict, or of a checkpoint that contains one."),
     ] = None,
     readout: Annotated[
-        Readout | None, typer.Option(help="Of mynet.py:build: what the scores are; default: what its last layer is.")
+        Readout | None, typer.Option(help="Of mynet.py:build: what the scores are; default: as its last layer says.")
     ] = None,
     approximate: Annotated[
         bool,
-        typer.Option("--approximate", help="Of mynet.py:build: take the nearest for what is not exact."),
+        typer.Option(
+            "--approximate",
+            help="Of mynet.py:build: replace what cannot be exact by the nearest operation, and say so.",
+        ),
     ] = False,
     data: Annotated[
         str | None,
@@ -136,7 +140,7 @@ def export(
     ] = None,
     encoding: Annotated[
         str | None,
-        typer.Option(help="How --data becomes spikes, as in ottt-train. [frames, graded or rate, by the data]"),
+        typer.Option(help="How --data becomes spikes, as in ottt-train. [by the data]"),
     ] = None,
     spikes_per_step: Annotated[
         int | None,
@@ -147,10 +151,12 @@ def export(
     time_steps: Annotated[
         int | None, typer.Option(min=1, help="Steps of a sample, which a .net, a .nir or a module does not hold.")
     ] = None,
-    dt: Annotated[float | None, typer.Option(help="Seconds of a step, which a .nir does not hold.")] = None,
+    dt: Annotated[
+        float | None, typer.Option(help="Of a .nir: seconds of a time step, which the file does not hold.")
+    ] = None,
     writer: Annotated[
         Writer | None,
-        typer.Option("--from", help="Of a .nir: the program that wrote it, and means a step and a reset by it."),
+        typer.Option("--from", help="Of a .nir: the program that wrote it; its time step and reset are assumed."),
     ] = None,
     reset: Annotated[
         str | None, typer.Option(help="Of a .nir: the reset that was meant, subtract or zero; of one layer: 3=zero.")

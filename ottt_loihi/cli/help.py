@@ -8,6 +8,7 @@ from typing import Any
 
 import rich.box
 import rich.table
+from rich.markup import escape
 from typer.core import TyperCommand
 
 ALL = "--help-all"
@@ -33,8 +34,10 @@ def command_class(groups: Mapping[str, Sequence[str]]) -> type[TyperCommand]:
                     if name in options or title != "Shell":  # without a shell there is no completion
                         options[name].rich_help_panel = title
                         options[name].hidden = not everything
-            if not everything:
-                for param in options.values():
+            for param in options.values():
+                if getattr(param, "help", None):
+                    param.help = escape(param.help)  # else "[mlp]", a default, is read as a colour and not shown
+                if not everything:
                     _hide_type(param)
             super().format_help(ctx, formatter)
             if not everything:

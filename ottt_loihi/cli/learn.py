@@ -48,43 +48,45 @@ def learn(
     model: Annotated[
         Path | None, typer.Argument(help="A deployed network, model.h5 of ottt-export; without it: from scratch.")
     ] = None,
-    transform: Annotated[
-        Transform, typer.Option(help="What happens to the input after deployment: images rotated by 180°.")
-    ] = Transform.none,
+    transform: Annotated[Transform, typer.Option(help="upside-down: images rotated by 180°.")] = Transform.none,
     epochs: Annotated[
         int | None,
-        typer.Option(min=1, help="How often the training samples are gone through; default: 6 from scratch, else 2."),
+        typer.Option(min=1, help="Passes over the training samples; default: 6 from scratch, else 2."),
     ] = None,
     backend: Annotated[
         str,
-        typer.Option(help="sim, the fast simulator; with the same result inprocess or lava; loihi2, a chip."),
+        typer.Option(help="sim is the fast simulator; inprocess and lava give the same result; loihi2 is a chip."),
     ] = "sim",
     feedback: Annotated[
         Feedback | None,
-        typer.Option(help="How the error reaches hidden layers; default: kolen-pollack, of tess local."),
+        typer.Option(
+            help="How hidden layers get the error: kolen-pollack (default), random, symmetric, opzo; local (of tess)."
+        ),
     ] = None,
     rounding: Annotated[
         Rounding,
-        typer.Option(help="Of updated weights: independent as on the chip (-1: as version 0.1), or Lava's one draw."),
+        typer.Option(
+            help="Random rounding of weights: a number for each synapse (per-synapse-1: as in 0.1), or Lava's one."
+        ),
     ] = Rounding.per_synapse,
     hidden: Annotated[
         int | None,
         typer.Option(min=1, help="From scratch: hidden neurons; default: 128 to 1024, by the number of inputs."),
     ] = None,
     density: Annotated[
-        float, typer.Option(min=0, max=1, help="From scratch: part of the synapses that exist; below 1: sparse.")
+        float, typer.Option(min=0, max=1, help="From scratch: share of the synapses that exist; below 1: sparse.")
     ] = 1.0,
     current_decay: options.CurrentOption = 0.0,
     membrane_decay: options.MembraneOption = None,
     readout_rate: Annotated[
         float | None,
         typer.Option(
-            help="Part of the readout's error that one time step takes away; default: 0.12/T from scratch, else "
+            help="Share of the readout's error that one time step removes; default: 0.12/T from scratch, else "
             "0.1/T times signal over noise, at most 1/T."
         ),
     ] = None,
     hidden_rate: Annotated[
-        float | None, typer.Option(help="The same for hidden layers; default: by what they do to the readout.")
+        float | None, typer.Option(help="The same for hidden layers; default: by their effect on the readout.")
     ] = None,
     halve_every: Annotated[
         int | None,
@@ -110,12 +112,11 @@ def learn(
     ] = None,
     hlop: Annotated[
         int,
-        typer.Option(
-            min=0, help="Directions per connection that learning keeps out of: what the old world uses (HLOP)."
-        ),
+        typer.Option(min=0, help="Directions kept for the old data (HLOP)."),
     ] = 0,
     repeat_in_lava: Annotated[
-        int, typer.Option(min=0, help="Repeat at least that many Lava steps in Lava's runtime and compare everything.")
+        int,
+        typer.Option(min=0, help="Repeat at least that many Lava steps in Lava's runtime and compare every variable."),
     ] = 0,
     in_order: Annotated[
         bool, typer.Option("--in-order", help="Learn from the samples in their order; default: each epoch shuffled.")
@@ -125,14 +126,16 @@ def learn(
         typer.Option("--prequential", help="One epoch in order; each sample is answered first, then learnt from."),
     ] = False,
     label_share: Annotated[
-        float, typer.Option(help="With --prequential: part of the samples whose label comes, drawn from the seed.")
+        float, typer.Option(help="With --prequential: share of the samples that get their label, drawn from the seed.")
     ] = 1.0,
     balanced: Annotated[
         bool,
-        typer.Option("--balanced", help="Learn from all classes alike: of frequent ones only from some samples."),
+        typer.Option(
+            "--balanced", help="Learn equally often from each class: samples of frequent classes are left out."
+        ),
     ] = False,
     resume: Annotated[
-        bool, typer.Option("--resume", help="Go on where a run in this folder was stopped, or with more epochs.")
+        bool, typer.Option("--resume", help="Continue a run in this folder, or add epochs to it.")
     ] = False,
     checkpoint_every: Annotated[
         int | None,
@@ -154,8 +157,8 @@ def learn(
 
     Example: ottt-learn runs/demo/model.h5 --transform upside-down
 
-    Without a model: a fresh 64-128-10 network learns handwritten digits. Ctrl-C saves what was learnt so far,
-    and --resume goes on from the last state that was kept, with any backend.
+    Without a model, a new 64-128-10 network learns handwritten digits.
+    Ctrl-C saves the weights; --resume continues, with any backend.
     """
     from ottt_loihi.onchip import first_version
     from ottt_loihi.onchip.learner import Settings

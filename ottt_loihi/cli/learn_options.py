@@ -38,9 +38,7 @@ class When(str, Enum):
 
 RuleOption = Annotated[
     Rule,
-    typer.Option(
-        help="OTTT; S-TLLR, whose eligibility looks both ways in time; TESS, with class neurons for each layer."
-    ),
+    typer.Option(help="ottt; s-tllr, where inputs after a spike count, too; tess, with an error for each layer."),
 ]
 LambdaPreOption = Annotated[
     float | None, typer.Option(help="S-TLLR, TESS: decay of the input's trace, at most 1 - 1/127; default: 0.5.")
@@ -59,22 +57,27 @@ CurrentOption = Annotated[
     typer.Option(
         min=0,
         max=1,
-        help="From scratch: current-based neurons, which reset to zero; what their current keeps of itself in a step.",
+        help="From scratch: share of the synaptic current that is left after a step; above 0, neurons reset to zero.",
     ),
 ]
 MembraneOption = Annotated[
     float | None,
     typer.Option(
-        min=0, max=1, help="From scratch: what a membrane keeps of itself in a step; default: 0.5, with a current 0.8."
+        min=0,
+        max=1,
+        help="From scratch: share of the membrane that is left after a step; default: 0.5, with a current 0.8.",
     ),
 ]
 LossOption = Annotated[Loss, typer.Option(help="The readout's error: squared, cross-entropy from a table, or hinge.")]
-BiasOption = Annotated[bool, typer.Option("--learn-bias", help="Biases learn as well, inside their neurons.")]
+BiasOption = Annotated[bool, typer.Option("--learn-bias", help="Biases learn, too, inside their neurons.")]
 EncodingOption = Annotated[
-    Encoding, typer.Option(help="Surrogate and error: two factors, one with a sign, or unsigned.")
+    Encoding, typer.Option(help="How surrogate and error are sent: as two factors, as one signed number, or unsigned.")
 ]
 ScheduleOption = Annotated[
-    Schedule, typer.Option(help="One time step after the other, exact; or overlapping, faster and only nearly OTTT.")
+    Schedule,
+    typer.Option(
+        help="phased: one time step after the other, exact. pipelined: overlapping, faster, only nearly OTTT."
+    ),
 ]
 SilentOption = Annotated[
     int,
@@ -88,7 +91,7 @@ LagOption = Annotated[
 WhenOption = Annotated[
     When | None,
     typer.Option(
-        help="Learn from every sample, or from those whose answer, at a first presentation, was wrong; default: "
+        help="Learn from every sample, or only from those answered wrongly at a first presentation; default: "
         "always from scratch, else mistaken."
     ),
 ]

@@ -42,26 +42,29 @@ def run(
     backend: Annotated[
         str,
         typer.Option(
-            help="What classifies them: sim, the chip-exact simulator; inprocess or lava, hundreds of times slower; "
+            help="Where to classify: sim, our chip-exact simulator; lava or inprocess, hundreds of times slower; "
             "loihi2, a chip."
         ),
     ] = "sim",
     verify: Annotated[
         list[str] | None,
-        typer.Option(help="Repeat in lava, inprocess, loihi2 or through model.net (netx) and compare; repeatable."),
+        typer.Option(
+            help="Repeat some in lava, inprocess, loihi2 or netx (model.net), and compare every state. Repeatable."
+        ),
     ] = None,
-    verify_samples: Annotated[int, typer.Option(min=1, help="Images to repeat there, every state compared.")] = 20,
+    verify_samples: Annotated[int, typer.Option(min=1, help="Number of images that --verify repeats.")] = 20,
     data: Annotated[str | None, typer.Option(help="Data set; default: the one it was trained on.")] = None,
     changes: Annotated[
-        list[str] | None, typer.Option("--set", help="Another option of the data's loader: data.test=[5].")
+        list[str] | None, typer.Option("--set", help="Another option of the data's loader, such as data.test=[5].")
     ] = None,
     predictions: Annotated[
-        Path | None, typer.Option(help="Write each sample's prediction and scores here (.csv); labels may be missing.")
+        Path | None,
+        typer.Option(help="A .csv file for the prediction and scores of each sample; labels are not needed."),
     ] = None,
     input_range: Annotated[
         str | None,
         typer.Option(
-            help="-1,1: what 0 and 1 of the data were for a network whose file scales its input, as a .net may."
+            help="Values that stand for 0 and 1 of the data, such as -1,1, if the network's .net scales its input."
         ),
     ] = None,
     seed: command.Seed = 0,

@@ -30,6 +30,7 @@ class SurrogateName(str, Enum):
     rectangle = "rectangle"
     sigmoid = "sigmoid"
     triangle = "triangle"
+    fast_sigmoid = "fast-sigmoid"
 
 
 class LossName(str, Enum):
@@ -62,7 +63,7 @@ class EngineName(str, Enum):
 def train(
     config: Annotated[Path | None, typer.Argument(help="A TOML file (configs/*.toml); options override it.")] = None,
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for model.pt.")] = Path("runs/train"),
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in the output folder.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue the run in the output folder.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Replace the run in the output folder.")] = False,
     data: Annotated[
         str | None, typer.Option(help="A data set (ottt-data lists them), an .npz file or a folder. [digits]")
@@ -70,51 +71,54 @@ def train(
     encoding: Annotated[
         str | None,
         typer.Option(
-            help="How values become spikes: rate, regular, latency, delta, population, thermometer, graded, frames, "
-            "delays, constant; with options, delta:threshold=0.1. [frames, graded or rate, by the data]"
+            help="Values to spikes: rate, regular, latency, delta, population, thermometer, graded, frames, delays, "
+            "slots, constant; with an option: delta:threshold=0.1. [by the data]"
         ),
     ] = None,
     time_axis: Annotated[
-        bool | None, typer.Option("--time-axis/--no-time-axis", help="An .npz: samples have time first. [what it says]")
+        bool | None,
+        typer.Option(
+            "--time-axis/--no-time-axis", help="An .npz: the first axis of a sample is time. [as the file says]"
+        ),
     ] = None,
     scale: Annotated[
-        str | None, typer.Option(help="Values to 0 … 1 by the training samples: channel, all, none. [where needed]")
+        str | None, typer.Option(help="Scale values to 0 … 1: each channel, all together, or none. [where needed]")
     ] = None,
-    network: Annotated[str | None, typer.Option(help="mlp, conv, vgg, vgg_f, nf_resnet34, dsr, slayer. [mlp]")] = None,
-    hidden: Annotated[
-        str | None, typer.Option(help="mlp: neurons per hidden layer, separated by commas. [128]")
+    network: Annotated[
+        str | None, typer.Option(help="mlp, conv, vgg, vgg_f, nf_resnet34, dsr or slayer. [mlp]")
     ] = None,
+    hidden: Annotated[str | None, typer.Option(help="mlp: hidden neurons, such as 256,256. [128]")] = None,
     features: Annotated[str | None, typer.Option(help="conv: layers, such as 16C3-AP2-32C3-GAP.")] = None,
     rule: Annotated[
         str | None,
-        typer.Option(
-            help="ottt, bptt, sltt, saf-e, saf-f, dsr, ide, spide, opzo, s-tllr, tess, a-otpe or otpe. [ottt]"
-        ),
+        typer.Option(help="ottt, bptt, sltt, saf-e, saf-f, ide, spide, dsr, opzo, s-tllr, tess, a-otpe, otpe. [ottt]"),
     ] = None,
-    epochs: Annotated[int | None, typer.Option(min=1, help="[60]")] = None,
+    epochs: Annotated[int | None, typer.Option(min=1, help="Passes over the training samples. [60]")] = None,
     validation: Annotated[
         float | None,
-        typer.Option(min=0, help="Share of the training samples that chooses best.pt, not trained on. [0.1]"),
+        typer.Option(min=0, help="Share of the training samples that is held out and chooses best.pt. [0.1]"),
     ] = None,
     stop_at: Annotated[float | None, typer.Option(min=0, max=1, help="End at this validation accuracy.")] = None,
     patience: Annotated[
         int | None, typer.Option(min=0, help="End after so many epochs without a better validation accuracy.")
     ] = None,
     class_weights: Annotated[
-        str | None, typer.Option(help="Of the loss: balanced, or a number for each class, separated by commas.")
+        str | None, typer.Option(help="Weights of the classes in the loss: balanced, or numbers such as 1,2.5,1.")
     ] = None,
     sampling: Annotated[
-        Sampling | None, typer.Option(help="Each sample once an epoch, or every class as often. [shuffled]")
+        Sampling | None, typer.Option(help="Draw each sample once an epoch, or all classes equally often. [shuffled]")
     ] = None,
-    batch_size: Annotated[int | None, typer.Option(min=1, help="[64]")] = None,
+    batch_size: Annotated[int | None, typer.Option(min=1, help="Samples per batch. [64]")] = None,
     time_steps: Annotated[
         int | None, typer.Option("--time-steps", "-T", min=1, help="Time steps per sample, T. [the data's, or 6]")
     ] = None,
-    beta: Annotated[float | None, typer.Option(min=0, max=1, help="What a membrane keeps per step, λ. [0.5]")] = None,
+    beta: Annotated[
+        float | None, typer.Option(min=0, max=1, help="Share of the membrane that is left after a step, λ. [0.5]")
+    ] = None,
     v_threshold: Annotated[float | None, typer.Option(help="Firing threshold, Vth. [1]")] = None,
     reset: Annotated[Reset | None, typer.Option(help="What a spike does to the membrane. [subtract]")] = None,
     bias: Annotated[bool | None, typer.Option("--bias/--no-bias", help="Give every layer a bias.")] = None,
-    surrogate: Annotated[SurrogateName | None, typer.Option(help="Derivative of the spike.")] = None,
+    surrogate: Annotated[SurrogateName | None, typer.Option(help="Stand-in for the derivative of a spike.")] = None,
     update: Annotated[
         Update | None, typer.Option(help="Learn at every time step, or once per sequence. [step]")
     ] = None,
@@ -122,40 +126,37 @@ def train(
         Convention | None, typer.Option(help="OTTT as in the paper or the authors' code. [paper]")
     ] = None,
     loss: Annotated[LossName | None, typer.Option(help="Loss of every time step. [squared-error]")] = None,
-    optimizer: Annotated[Optimizer | None, typer.Option(help="[adam]")] = None,
-    learning_rate: Annotated[float | None, typer.Option("--learning-rate", "--lr", help="[0.005]")] = None,
-    momentum: Annotated[float | None, typer.Option(help="Of sgd. [0.9]")] = None,
-    weight_decay: Annotated[float | None, typer.Option(min=0, help="Of the optimiser. [0]")] = None,
-    clip_norm: Annotated[float | None, typer.Option(min=0, help="Largest norm of the gradient; 0: any. [0]")] = None,
-    schedule: Annotated[Schedule | None, typer.Option(help="Of the learning rate. [cosine]")] = None,
+    optimizer: Annotated[Optimizer | None, typer.Option(help="Optimiser. [adam]")] = None,
+    learning_rate: Annotated[
+        float | None, typer.Option("--learning-rate", "--lr", help="Step size of the optimiser. [0.005]")
+    ] = None,
+    momentum: Annotated[float | None, typer.Option(help="Momentum of sgd. [0.9]")] = None,
+    weight_decay: Annotated[float | None, typer.Option(min=0, help="Weight decay of the optimiser. [0]")] = None,
+    clip_norm: Annotated[
+        float | None, typer.Option(min=0, help="Largest norm of the gradient; 0: no limit. [0]")
+    ] = None,
+    schedule: Annotated[Schedule | None, typer.Option(help="Course of the learning rate. [cosine]")] = None,
     engine: Annotated[
         EngineName | None,
-        typer.Option(help="The fast one where it fits, or one by name; the choice is said. [auto]"),
+        typer.Option(help="The fast engine where it fits, or always one of the two. [auto]"),
     ] = None,
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads; the result may depend on it. [1]")] = None,
-    init: Annotated[
-        Path | None, typer.Option(help="Start from this model.pt: its network, weights, data and encoding.")
-    ] = None,
+    init: Annotated[Path | None, typer.Option(help="Start from the network of this model.pt.")] = None,
     quantize: Annotated[
-        int | None, typer.Option(min=2, max=8, help="Compute with weights of so many bits, as the chip will have them.")
+        int | None, typer.Option(min=2, max=8, help="Train with weights of so many bits, 2 to 8.")
     ] = None,
-    seed: Annotated[
-        int | None, typer.Option(min=0, help="The same seed gives the same result, bit for bit, on one machine. [0]")
-    ] = None,
-    changes: Annotated[
-        list[str] | None, typer.Option("--set", help="Any other value: network.dropout=0.1, data.num_steps=10 …")
-    ] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="The same seed gives the same bits. [0]")] = None,
+    changes: Annotated[list[str] | None, typer.Option("--set", help="Any other value: network.dropout=0.1 …")] = None,
     tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Write TensorBoard files too.")] = False,
     json: Json = False,
     debug: Debug = False,
 ) -> None:
     """Train a spiking network and save it as [bold]model.pt[/].
 
-    Examples: ottt-train configs/mnist-mlp.toml -o runs/mnist;
-    ottt-train --init runs/mnist/model.pt --quantize 4 --epochs 5 -o runs/mnist-4bit
+    Example: ottt-train configs/mnist-mlp.toml -o runs/mnist
 
-    Without options: handwritten digits, a 64-128-10 network, OTTT, a few seconds.
-    Ctrl-C saves what there is; --resume goes on, bit for bit.
+    Without options, 64-128-10 learns handwritten digits with OTTT in seconds.
+    Ctrl-C saves the network; --resume continues to the same bits.
     Several processes: torchrun --nproc-per-node 2 -m ottt_loihi.cli.train …
     """
     from ottt_loihi.training.config import Config, override, read_config, with_changes
