@@ -27,6 +27,18 @@ def test_links_and_paths_lead_somewhere(page):
         assert (ROOT / path.rstrip(".")).exists(), f"{page.name}: {path}"
 
 
+def anchors(page):
+    """The anchor of each heading, as GitHub and MyST make it."""
+    titles = re.findall(r"^#+ (.+)$", without_code(page.read_text()), re.M)
+    return {re.sub(r"[^\w\s-]", "", title.lower()).replace(" ", "-") for title in titles}
+
+
+@pytest.mark.parametrize("page", EVERYTHING, ids=lambda path: path.name)
+def test_links_to_a_heading_find_it(page):
+    for link, anchor in re.findall(r"\]\(((?!https?:)[^)#]*)#([^)]+)\)", without_code(page.read_text())):
+        assert anchor in anchors(page.parent / link if link else page), f"{page.name}: {link}#{anchor}"
+
+
 @pytest.mark.parametrize("page", ["CONTRIBUTING.md", "docs/design.md"])
 def test_every_named_module_exists(page):
     """With or without the folders that lead to it."""
