@@ -148,6 +148,94 @@ def test_the_last_layers_gradient_is_autograds(make):
         torch.testing.assert_close(gradient, expected[name], rtol=1e-4, atol=1e-6)
 
 
+LEARNT = {"requires_grad": True, "scale_grad": 1000.0}
+EACH = {"shared_param": False, "scale_grad": 1000.0, "current_decay": (0.3, 0.6), "voltage_decay": (0.1, 0.4)}
+
+
+@pytest.mark.parametrize("own", [LEARNT, {**LEARNT, **EACH}, EACH])
+@pytest.mark.parametrize("last", [0, 1])
+def test_decays_that_learn_and_decays_of_each_neuron_have_autograds_gradient(own, last):
+    """The recurrence of one layer kept, and the other's past cut; voltages and resets are SLAYER's own integers."""
+    torch.manual_seed(0)
+    blocks = [cuba.Dense({**NEURON, **own}, n, m, weight_scale=3, delay_shift=False) for n, m in ((12, 7), (7, 4))]
+    blocks, x, labels = torch.nn.ModuleList(blocks), spikes((3, 12, 20)), torch.tensor([0, 1, 3])
+    net = from_blocks(blocks)
+    for ours, theirs in zip(by_steps(net, x), by_slayer(blocks, x), strict=True):
+        assert torch.equal(ours, theirs)
+    blocks.zero_grad()
+    OTTT_A.backward(net, x.movedim(-1, 1), labels, SquaredError())
+    found = {name: p.grad.clone() for name, p in blocks[last].named_parameters() if p.grad is not None}
+    assert len(found) == (3 if "requires_grad" in own else 1)
+
+    blocks.zero_grad()
+    total, past = 0.0, [(0.0, 0.0, None)] * 2
+    for t in range(x.shape[-1]):
+        s = x[..., t : t + 1]
+        for index, block in enumerate(blocks):
+            neuron, z, (u, v, states) = block.neuron, block.synapse(s), past[index]
+            decays = [d + (d.round() - d).detach() for d in (neuron.current_decay, neuron.voltage_decay)]
+            lu, lv = ((1 - d / 4096)[:, None] for d in decays)
+            if index != last and t:
+                u, v = u.detach(), v.detach()
+            with torch.no_grad():
+                states = _advance(neuron, z, states)
+            u = lu * u + z
+            u = u + (states[0][..., None] - u).detach()
+            free = lv * v + u
+            free = free + (states[2] - free).detach()
+            s = neuron.spike(free)
+            past[index] = u, free + (states[1][..., None] - free).detach(), states
+        total = total + SquaredError()(s.flatten(1), labels, x.shape[-1])
+    total.backward()
+    for name, gradient in found.items():
+        expected = dict(blocks[last].named_parameters())[name].grad
+        assert gradient.abs().max() > 1e-5, name
+        torch.testing.assert_close(gradient, expected, rtol=1e-4, atol=1e-6 * float(expected.abs().max()))
+
+
+def decays_faster(net):
+    """Adam, whose steps are 50/4096 for decays."""
+    groups = {True: [], False: []}
+    for name, parameter in net.named_parameters():
+        groups[name.endswith("_decay")].append(parameter)
+    return torch.optim.Adam([{"params": groups[True], "lr": 50.0}, {"params": groups[False]}], 0.01)
+
+
+def test_decays_that_have_learnt_are_the_chips():
+    blocks = [cuba.Dense({**NEURON, **LEARNT}, 12, 9, weight_scale=6), cuba.Dense(NEURON, 9, 4, weight_scale=6)]
+    x, labels = spikes((3, 12, 20)).movedim(-1, 1), torch.tensor([0, 1, 3])
+    net = from_blocks(blocks, time_steps=20)
+    before = blocks[0].neuron.cx_current_decay
+    OTTT_A.train_batch(net, x, labels, SquaredError(), decays_faster(net))
+    chip = netx_reader.from_slayer(net, 20).chip
+    assert chip.layers[0].du + 1 == blocks[0].neuron.cx_current_decay != before
+    with torch.no_grad():
+        expected = net.run(x, "s").states["s"]
+    found = sim.run(chip, x.numpy().astype(np.uint8), record=("s",)).states["s"]
+    for ours, chips in zip(expected, found, strict=True):
+        np.testing.assert_array_equal(chips, ours.numpy() > 0)
+
+
+def test_decays_of_many_neurons_need_the_mean_and_are_saved_and_resumed(tmp_path):
+    blocks = [cuba.Dense({**NEURON, **LEARNT, **EACH}, 12, 9, weight_scale=6), cuba.Dense(NEURON, 9, 4, weight_scale=6)]
+    x, labels = spikes((3, 12, 20)), torch.tensor([0, 1, 3])
+    net = from_blocks(blocks)
+    with pytest.raises(UsageError, match=r"SlayerNeuron: 9 different decays, .* or use trace='mean'"):
+        OTTT_A.backward(net, x.movedim(-1, 1), labels, SquaredError())
+    net = from_blocks(blocks, trace="mean")
+    before = blocks[0].neuron.current_decay.clone()
+    OTTT_A.train_batch(net, x.movedim(-1, 1), labels, SquaredError(), decays_faster(net))
+    assert 1 < (blocks[0].neuron.current_decay - before).abs().max() <= 51
+    save(net, tmp_path / "model.pt")
+    again = load(tmp_path / "model.pt")
+    assert describe(again) == describe(net)
+    assert [p.requires_grad for p in again.parameters()] == [p.requires_grad for p in net.parameters()]
+    for one, two in zip(by_steps(again, x), by_steps(net, x), strict=True):
+        assert torch.equal(one, two)
+    with pytest.raises(ChipError, match=r"iDecay: one number for all neurons was expected, found \(9,\)"):
+        netx_reader.from_slayer(net, 20)
+
+
 def _advance(neuron, z, states):
     zero = torch.zeros_like(z[..., 0])
     neuron.current_state, neuron.voltage_state = (zero, zero) if states is None else states[:2]
@@ -220,8 +308,7 @@ def test_digits_learned_with_ottt_have_the_same_spikes_in_slayer_netx_and_sim(tm
         (lambda: [torch.nn.Linear(2, 3)], "block 1, Linear: it is of torch.nn"),
         (lambda: dense(delay=True), "block 1, Dense: learned axonal delays"),
         (lambda: dense(count_log=True), "block 1, Dense: count_log=True"),
-        (lambda: [cuba.Dense({**NEURON, "requires_grad": True}, 3, 2)], "learned decays need BPTT"),
-        (lambda: [cuba.Dense({**NEURON, "shared_param": False}, 3, 2)], "decays per channel"),
+        (lambda: [cuba.Conv({**NEURON, "shared_param": False}, 3, 2, 1)], "has decays per channel of Dense and Rec"),
         (lambda: [cuba.Dense({**NEURON, "norm": lava_slayer.neuron.norm.MeanOnlyBatchNorm}, 3, 2)], "a norm between"),
         (lambda: [cuba.Input(NEURON, weight=1.0)], "block 1, Input: its weight and bias"),
         (lambda: [lava_slayer.block.alif.Flatten()], "block 1, Flatten: it is of"),

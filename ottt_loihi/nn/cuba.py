@@ -64,7 +64,93 @@ class Memory(NamedTuple):
     z: Tensor | None = None
 
 
-class CubaLIF(Neuron):
+class CurrentBased(Neuron):
+    """What neurons of a current and a membrane share: the traces of their inputs, ∂u/∂α, ∂u/∂β and ∂u/∂Vth.
+
+    ``reset``, ``trace`` and ``learn`` are those of :class:`CubaLIF`; :meth:`decays` returns α and β, a number or a
+    tensor that broadcasts to the neurons' shape.
+    """
+
+    reset: str
+    trace: str
+    learn: list[str]
+    approximate: ClassVar[str] = "trace='mean' or 'synapse', or train with BPTT"
+
+    def decays(self) -> tuple[float | Tensor, float | Tensor]:
+        """Return α and β as they are used."""
+        raise NotImplementedError
+
+    @torch.no_grad()
+    def sensitivities(self, past: Memory, v: Tensor) -> Memory:
+        """Carry p, q, r and z on by one step; v, c and s are those before it."""
+        alpha, beta = self.decays()
+        zero = torch.zeros_like(v)
+        if self._clears():
+            beta = beta * (1 - past.s)
+        p = q = r = z = None
+        if "alpha" in self.learn:
+            p = alpha * (zero if past.p is None else past.p) + past.c
+            q = beta * (zero if past.q is None else past.q) + p
+        if "beta" in self.learn:
+            r = beta * (zero if past.r is None else past.r) + v
+        if "v_threshold" in self.learn:
+            z = zero if past.z is None else past.z
+            subtracted = {"subtract": beta * past.s, "delayed": past.s}.get(self.reset)
+            z = zero if subtracted is None else beta * z - subtracted
+        return past._replace(p=p, q=q, r=r, z=z)
+
+    @torch.no_grad()
+    def follow(self, x: Tensor, before: Any) -> Any:
+        """Return the trace of an input: ``a[t] = α·a[t−1] + x[t]``, ``e[t] = β·e[t−1] + a[t]``."""
+        if self.trace == "synapse":
+            return self._follow_synapses(with_bias_input(x), before)
+        pairs, masks = self._pairs()
+        if len(pairs) == 1:
+            return follow_both(x.detach(), before, *pairs[0])
+        if len(pairs) > MOST_TRACES:
+            raise UsageError(
+                f"{type(self).__name__}: {len(pairs)} different decays, and an online rule keeps one trace for each, "
+                f"at most {MOST_TRACES}; draw them from fewer groups, or use {self.approximate}"
+            )
+        old = [None] * len(pairs) if before is None else before.traces
+        traces = tuple(follow_both(x.detach(), b, *pair) for b, pair in zip(old, pairs))
+        return GroupedTrace(traces, masks)
+
+    def _follow_synapses(self, x: Tensor, before: SynapseTrace | None) -> SynapseTrace:
+        if before is None:
+            return SynapseTrace(x, x)
+        if not isinstance(before, SynapseTrace):  # of a module's first step, the input
+            before = SynapseTrace(*[with_bias_input(before.value)] * 2)
+        alpha, beta = (d[:, None] if isinstance(d, Tensor) and d.ndim else d for d in self.decays())
+        arrived = alpha * before.arrived + x
+        return SynapseTrace(beta * before.value + arrived, arrived)
+
+    def _clears(self) -> bool:
+        """Whether a spike ends what was before it, to the gradient too."""
+        return self.trace == "synapse" and self.reset == "zero"
+
+    @torch.no_grad()
+    def after_reset(self, traces: tuple[Any, ...], s: Tensor) -> tuple[Any, ...]:
+        """Return the traces of the inputs after the neurons have fired."""
+        if not self._clears():
+            return traces
+        kept = (1 - s)[:, :, None]
+        return tuple(None if trace is None else trace._replace(value=kept * trace.value) for trace in traces)
+
+    def _pairs(self) -> tuple[list[tuple[float, float]], tuple[Tensor, ...]]:
+        """Distinct pairs of α and β, and the neurons of each."""
+        alpha, beta = self.decays()
+        if not isinstance(alpha, Tensor) and not isinstance(beta, Tensor):
+            return [(alpha, beta)], ()
+        if self.trace == "mean":
+            return [(float(torch.as_tensor(alpha).mean()), float(torch.as_tensor(beta).mean()))], ()
+        both = torch.stack(torch.broadcast_tensors(*(torch.as_tensor(d).detach() for d in (alpha, beta))))
+        pairs, index = torch.unique(both.reshape(2, -1), dim=1, return_inverse=True)
+        masks = tuple((index == i).view(both.shape[1:]).to(both.dtype) for i in range(pairs.shape[1]))
+        return [(float(a), float(b)) for a, b in pairs.t()], masks
+
+
+class CubaLIF(CurrentBased):
     """A layer of current-based LIF neurons.
 
     ::
@@ -213,7 +299,7 @@ class CubaLIF(Neuron):
         if self.reset == "delayed":
             u = u - _fixed(threshold, online) * past.s
         if online:
-            past = self._sensitivities(past, v)
+            past = self.sensitivities(past, v)
             for parameter, of_u in ((alpha, past.q), (beta, past.r), (threshold, past.z)):
                 if of_u is not None:
                     u = u + (parameter - parameter.detach()) * of_u  # adds 0 to the value
@@ -230,75 +316,6 @@ class CubaLIF(Neuron):
             return u - threshold * s
         v = u * (1 - s)
         return v + self.v_reset * s if self._given("v_reset") else v
-
-    @torch.no_grad()
-    def _sensitivities(self, past: Memory, v: Tensor) -> Memory:
-        """Carry p, q, r and z on by one step; v, c and s are those before it."""
-        alpha, beta = self.decays()
-        zero = torch.zeros_like(v)
-        if self._clears():
-            beta = beta * (1 - past.s)
-        p = q = r = z = None
-        if "alpha" in self.learn:
-            p = alpha * (zero if past.p is None else past.p) + past.c
-            q = beta * (zero if past.q is None else past.q) + p
-        if "beta" in self.learn:
-            r = beta * (zero if past.r is None else past.r) + v
-        if "v_threshold" in self.learn:
-            z = zero if past.z is None else past.z
-            subtracted = {"subtract": beta * past.s, "delayed": past.s}.get(self.reset)
-            z = zero if subtracted is None else beta * z - subtracted
-        return past._replace(p=p, q=q, r=r, z=z)
-
-    @torch.no_grad()
-    def follow(self, x: Tensor, before: Any) -> Any:
-        """Return the trace of an input: ``a[t] = α·a[t−1] + x[t]``, ``e[t] = β·e[t−1] + a[t]``."""
-        if self.trace == "synapse":
-            return self._follow_synapses(with_bias_input(x), before)
-        pairs, masks = self._pairs()
-        if len(pairs) == 1:
-            return follow_both(x.detach(), before, *pairs[0])
-        if len(pairs) > MOST_TRACES:
-            raise UsageError(
-                f"CubaLIF: {len(pairs)} different decays, and an online rule keeps one trace for each, at most "
-                f"{MOST_TRACES}; draw them from fewer groups, use trace='mean' or 'synapse', or train with BPTT"
-            )
-        old = [None] * len(pairs) if before is None else before.traces
-        traces = tuple(follow_both(x.detach(), b, *pair) for b, pair in zip(old, pairs))
-        return GroupedTrace(traces, masks)
-
-    def _follow_synapses(self, x: Tensor, before: SynapseTrace | None) -> SynapseTrace:
-        if before is None:
-            return SynapseTrace(x, x)
-        if not isinstance(before, SynapseTrace):  # of a module's first step, the input
-            before = SynapseTrace(*[with_bias_input(before.value)] * 2)
-        alpha, beta = (d[:, None] if isinstance(d, Tensor) and d.ndim else d for d in self.decays())
-        arrived = alpha * before.arrived + x
-        return SynapseTrace(beta * before.value + arrived, arrived)
-
-    def _clears(self) -> bool:
-        """Whether a spike ends what was before it, to the gradient too."""
-        return self.trace == "synapse" and self.reset == "zero"
-
-    @torch.no_grad()
-    def after_reset(self, traces: tuple[Any, ...], s: Tensor) -> tuple[Any, ...]:
-        """Return the traces of the inputs after the neurons have fired."""
-        if not self._clears():
-            return traces
-        kept = (1 - s)[:, :, None]
-        return tuple(None if trace is None else trace._replace(value=kept * trace.value) for trace in traces)
-
-    def _pairs(self) -> tuple[list[tuple[float, float]], tuple[Tensor, ...]]:
-        """Distinct pairs of α and β, and the neurons of each."""
-        alpha, beta = self.decays()
-        if not isinstance(alpha, Tensor) and not isinstance(beta, Tensor):
-            return [(alpha, beta)], ()
-        if self.trace == "mean":
-            return [(float(torch.as_tensor(alpha).mean()), float(torch.as_tensor(beta).mean()))], ()
-        both = torch.stack(torch.broadcast_tensors(*(torch.as_tensor(d).detach() for d in (alpha, beta))))
-        pairs, index = torch.unique(both.reshape(2, -1), dim=1, return_inverse=True)
-        masks = tuple((index == i).view(both.shape[1:]).to(both.dtype) for i in range(pairs.shape[1]))
-        return [(float(a), float(b)) for a, b in pairs.t()], masks
 
     def extra_repr(self) -> str:
         return ", ".join(f"{name}={value}" for name, value in self.settings().items())

@@ -16,8 +16,10 @@ stays as it is::
 
 e is what OTTT's trace becomes with a current that decays by itself: the derivative of v[t] by W, the reset held
 constant; a current decay of 1 makes it the paper's. ρ is SLAYER's surrogate. The gradient of the last block's weights
-is the one that SLAYER's own backpropagation has for the loss Σ_t L[t], but for that reset. lava-dl is needed to make
-such a network, in memory or from a file.
+is the one that SLAYER's own backpropagation has for the loss Σ_t L[t], but for that reset. Decays that learn, SLAYER's
+``requires_grad``, have the derivatives q and r of :class:`~ottt_loihi.nn.cuba.CubaLIF`, times −1/4096 for SLAYER's
+integers; SLAYER's own gradient of a decay is −4096 times its derivative. lava-dl is needed to make such a network, in
+memory or from a file.
 """
 
 from __future__ import annotations
@@ -25,7 +27,7 @@ from __future__ import annotations
 import contextlib
 import io
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -35,16 +37,17 @@ from ottt_loihi import checks
 from ottt_loihi.errors import UsageError
 from ottt_loihi.nn.blocks import Block
 from ottt_loihi.nn.connections import Shaped
-from ottt_loihi.nn.cuba import CubaTrace, follow_both
+from ottt_loihi.nn.cuba import CurrentBased, Memory
 from ottt_loihi.nn.features import parse
 from ottt_loihi.nn.network import Network
-from ottt_loihi.nn.neurons import LongStep, Neuron
+from ottt_loihi.nn.neurons import LongStep
 from ottt_loihi.nn.paths import BPTT, GradientPaths
 
 UNITY = 1 << 12  # of a decay
 MAX_KERNEL = 127
 SCALE = 1 << 6  # integer weights per 1.0
 KINDS = ("Dense", "Conv", "Pool", "Input")
+TRACES = ("exact", "mean")
 
 
 class SlayerSynapse(Shaped):
@@ -157,79 +160,106 @@ class SlayerSynapse(Shaped):
         return _move(self, fn, super()._apply(fn, recurse))
 
 
-class SlayerNeuron(Neuron):
+class SlayerNeuron(CurrentBased):
     """A layer of SLAYER's current-based neurons, one time step at once, in their own fixed-point arithmetic.
 
     ============================  ============================================================================
     argument                      meaning
     ============================  ============================================================================
     threshold                     fires at it, and above
-    current_decay, voltage_decay  0 … 1, what a step loses
+    current_decay, voltage_decay  0 … 1, what a step loses; ``{"shape": [n]}`` where the weights hold n decays
     tau_grad, scale_grad          of SLAYER's surrogate
     scale                         of the integer state
+    learn                         the decays are parameters, SLAYER's ``requires_grad``
+    trace                         of unequal decays, ``"exact"`` or ``"mean"`` as for CubaLIF
     own                           a neuron of SLAYER's, used in place of a new one
     ============================  ============================================================================
     """
 
     constants = ("threshold", "current_decay", "voltage_decay", "tau_grad", "scale_grad", "scale")
     amplitude = 1.0
+    reset = "zero"
+    approximate = "trace='mean'"
 
     def __init__(
         self,
         threshold: float = 1.0,
-        current_decay: float = 1.0,
-        voltage_decay: float = 0.5,
+        current_decay: float | Mapping[str, Any] = 1.0,
+        voltage_decay: float | Mapping[str, Any] = 0.5,
         tau_grad: float = 1.0,
         scale_grad: float = 1.0,
         scale: int = SCALE,
         own: nn.Module | None = None,
+        *,
+        learn: bool = False,
+        trace: str = "exact",
     ) -> None:
         super().__init__()
         self.scale = checks.integer(scale, "slayer.scale")
         self.threshold = checks.number(threshold, "slayer.threshold", 0, 1e6, above=True)
-        self.current_decay = checks.number(current_decay, "slayer.current_decay", 0, 1)
-        self.voltage_decay = checks.number(voltage_decay, "slayer.voltage_decay", 0, 1)
+        self.current_decay = _decay(current_decay, "slayer.current_decay")
+        self.voltage_decay = _decay(voltage_decay, "slayer.voltage_decay")
         self.tau_grad = checks.number(tau_grad, "slayer.tau_grad", 0, 1e6, above=True)
         self.scale_grad = checks.number(scale_grad, "slayer.scale_grad", 0, 1e6, above=True)
+        self.learn = ["alpha", "beta"] if checks.flag(learn, "slayer.learn") else []
+        self.trace = checks.one_of(trace, "slayer.trace", TRACES)
         if own is None:
-            values = {name: getattr(self, name) for name in self.constants}
-            own = _constant(lambda: lava_dl().neuron.cuba.Neuron(**values))
-        _hide(self, own)
+            own = _constant(self._new)
+        if isinstance(self.current_decay, Mapping):
+            self.own = own  # its decays are among the weights
+        else:
+            _hide(self, own)
+
+    def _new(self) -> nn.Module:
+        values = {name: getattr(self, name) for name in self.constants}
+        if not isinstance(self.current_decay, Mapping):
+            return lava_dl().neuron.cuba.Neuron(**values)
+        decays = {"current_decay": 0.5, "voltage_decay": 0.5, "requires_grad": bool(self.learn)}
+        return set_decays(lava_dl().neuron.cuba.Neuron(**{**values, **decays}), *self.current_decay["shape"])
+
+    def settings(self) -> dict[str, Any]:
+        more = {"learn": True} if self.learn else {}
+        return super().settings() | more | ({"trace": self.trace} if self.trace != "exact" else {})
 
     @property
     def v_threshold(self) -> float:
         """The threshold as the neuron has it, rounded to its integer scale."""
         return float(self.own.threshold)
 
-    def kept(self) -> tuple[float, float]:
+    def decays(self) -> tuple[float | Tensor, float | Tensor]:
         """Return what a step keeps of current and voltage, ``1 − decay/4096``."""
-        return tuple(1 - round(float(d)) / UNITY for d in (self.own.current_decay, self.own.voltage_decay))
+        own = self.own.current_decay, self.own.voltage_decay
+        if isinstance(self.current_decay, Mapping):
+            self.own.clamp()
+            return tuple(1 - lava_dl().utils.quantize(d) / UNITY for d in own)
+        return tuple(1 - round(float(d)) / UNITY for d in own)
 
     @property
-    def beta(self) -> float:
-        return self.kept()[1]
-
-    def follow(self, x: Tensor, before: Any) -> CubaTrace:
-        """Return the cascaded traces of an input: a of the current, e of the voltage."""
-        return follow_both(x.detach(), before, *self.kept())
+    def beta(self) -> float | Tensor:
+        return self.decays()[1]
 
     def forward(
-        self, current: Tensor, v: Tensor | None = None, paths: GradientPaths = BPTT, memory: Tensor | None = None
+        self, current: Tensor, v: Tensor | None = None, paths: GradientPaths = BPTT, memory: Memory | None = None
     ) -> LongStep:
-        """One step of SLAYER's own neuron from a given state; ``memory`` is u, the neuron is left as it was."""
+        """One step of SLAYER's own neuron from a given state; the neuron is left as it was."""
         if paths.membrane and torch.is_grad_enabled() and current.requires_grad:
             raise UsageError("slayer: BPTT through these blocks is SLAYER's own; use its backward(), or OTTT or SLTT")
         own, zero = self.own, torch.zeros_like(current.detach())
+        v, past = zero if v is None else v, memory or Memory(zero, zero)
         held = own.current_state, own.voltage_state, own.persistent_state
-        own.current_state, own.voltage_state = (zero if old is None else old for old in (memory, v))
-        own.persistent_state = False
+        own.current_state, own.voltage_state, own.persistent_state = past.c, v, False
         try:
-            u, voltage = own.dynamics(current.unsqueeze(-1))
-            spikes = own.spike(voltage)[..., 0]
+            c, voltage = own.dynamics(current.unsqueeze(-1))
+            u = voltage[..., 0]
+            if torch.is_grad_enabled() and self.learn:
+                past = self.sensitivities(past, v)
+                for kept, of_u in zip(self.decays(), (past.q, past.r), strict=True):
+                    u = u + (kept - kept.detach()) * of_u  # adds 0 to the value
+            spikes = own.spike(u.unsqueeze(-1))[..., 0]
         finally:
             own.current_state, own.voltage_state, own.persistent_state = held
-        after = voltage[..., 0].detach() * (spikes.detach() == 0)
-        return LongStep(spikes, voltage[..., 0], after, u[..., 0].detach().clone())
+        after = u.detach() * (spikes.detach() == 0)
+        return LongStep(spikes, u, after, past._replace(c=c[..., 0].detach().clone(), s=spikes.detach()))
 
     def _apply(self, fn: Any, recurse: bool = True) -> Any:
         return _move(self, fn, super()._apply(fn, recurse))
@@ -337,6 +367,21 @@ def _constant(make: Any) -> nn.Module:
     """A part without learnt weights, real also where a network is only sketched (checkpoint.load)."""
     with torch.device("cpu"):
         return make()
+
+
+def _decay(value: Any, name: str) -> float | dict[str, list[int]]:
+    if isinstance(value, Mapping):
+        return {"shape": list(checks.sizes(value.get("shape"), f"{name}.shape", 1))}
+    return checks.number(value, name, 0, 1)
+
+
+def set_decays(own: nn.Module, number: int) -> nn.Module:
+    """Give one of SLAYER's neurons as many decays, one for each neuron, as its first batch would."""
+    if number > 1:
+        own.shared_param, own.shape, own.num_neurons = False, torch.Size([number]), number
+        for decay in (own.current_decay, own.voltage_decay):
+            decay.data = decay.data.repeat(number)
+    return own
 
 
 def _rounding(scale: int) -> Any:

@@ -17,7 +17,11 @@ from ottt_loihi.nn.slayer import UNITY, SlayerNeuron, SlayerReadout, SlayerSynap
 
 
 def from_blocks(
-    blocks: Iterable[nn.Module], *, input_shape: Sequence[int] | None = None, time_steps: int = 6
+    blocks: Iterable[nn.Module],
+    *,
+    input_shape: Sequence[int] | None = None,
+    time_steps: int = 6,
+    trace: str = "exact",
 ) -> Network:
     """Return the network of SLAYER's blocks, which it shares and trains.
 
@@ -34,6 +38,12 @@ def from_blocks(
         of a frame; default that of the first Dense block
     time_steps
         T that it is trained with
+    trace
+        of neurons with decays of their own (``shared_param=False``): ``"exact"``, one for each distinct pair, at most
+        8; ``"mean"``, one at their mean, an approximation
+
+    Decays learn where the blocks have ``requires_grad=True``. They count 1/4096, so give them a learning rate of their
+    own (``param_groups``).
 
     Raises
     ------
@@ -63,9 +73,9 @@ def from_blocks(
             readout = SlayerReadout(**_of_synapse("Dense", block.synapse, block.neuron))
         elif kind == "Input" and block.neuron is not None:
             connection = SlayerSynapse("Input", 1, scale=block.neuron.w_scale)
-            made.append(Block(connection, _of_neuron(block.neuron)))
+            made.append(Block(connection, _of_neuron(block.neuron, trace)))
         elif kind in ("Dense", "Conv", "Pool", "Recurrent"):
-            made.append(_of_block(block, kind, len(made)))
+            made.append(_of_block(block, kind, len(made), trace))
     if readout is None:
         shape: tuple[int, ...] = tuple(input_shape)
         for part in made:
@@ -74,13 +84,15 @@ def from_blocks(
     return Network(made, readout, input_shape=input_shape, time_steps=time_steps)
 
 
-def _of_block(block: nn.Module, kind: str, index: int) -> Block:
+def _of_block(block: nn.Module, kind: str, index: int, trace: str) -> Block:
     branches = []
+    if not block.neuron.shared_param and block.neuron.shape is None:
+        block.neuron.dynamics(torch.zeros(1, _main_synapse(block).out_channels, 1))  # draws the decays
     if kind == "Recurrent":
         loop = SlayerSynapse(**_of_synapse("Dense", block.recurrent_synapse, block.neuron))
         branches = [Branch(loop, index, 1)]
     synapse = SlayerSynapse(**_of_synapse("Dense" if kind == "Recurrent" else kind, _main_synapse(block), block.neuron))
-    return Block(synapse, _of_neuron(block.neuron), branches=branches)
+    return Block(synapse, _of_neuron(block.neuron, trace), branches=branches)
 
 
 def _of_synapse(kind: str, own: nn.Module, neuron: nn.Module) -> dict[str, Any]:
@@ -92,9 +104,14 @@ def _of_synapse(kind: str, own: nn.Module, neuron: nn.Module) -> dict[str, Any]:
     return {"kind": kind, "inputs": own.in_channels, "outputs": own.out_channels, **geometry, **more}
 
 
-def _of_neuron(own: nn.Module) -> SlayerNeuron:
-    decays = [round(float(d)) / UNITY for d in (own.current_decay, own.voltage_decay)]
-    return SlayerNeuron(own.threshold, *decays, own.tau_rho / own.threshold, own.scale_rho, own.w_scale, own)
+def _of_neuron(own: nn.Module, trace: str) -> SlayerNeuron:
+    decays = own.current_decay, own.voltage_decay
+    if own.requires_grad or not own.shared_param:
+        kept: list[Any] = [{"shape": list(decay.shape)} for decay in decays]
+    else:
+        kept = [round(float(decay)) / UNITY for decay in decays]
+    surrogate = own.tau_rho / own.threshold, own.scale_rho
+    return SlayerNeuron(own.threshold, *kept, *surrogate, own.w_scale, own, learn=own.requires_grad, trace=trace)
 
 
 def is_slayer(net: Any) -> bool:
@@ -108,7 +125,7 @@ def blocks_of(net: Network) -> list[nn.Module]:
     cuba, found, shape = lava_dl().block.cuba, [], net.input_shape
     for block in net.blocks:
         synapse, kind = block.connection, block.connection.kind
-        neuron = {name: getattr(block.neuron, name) for name in SlayerNeuron.constants}
+        neuron = {"threshold": 1.0, "current_decay": 1.0, "voltage_decay": 1.0}  # its own takes the place
         if block.branches:
             made = cuba.Recurrent(neuron, synapse.inputs, synapse.outputs)
             made.input_synapse = copy.deepcopy(synapse.own)
@@ -158,18 +175,16 @@ def _objection(block: nn.Module, last: bool) -> str | None:
         return "its weight and bias are not learnt; make it without them"
     if kind == "Recurrent" and block.bias is not None:
         return "the bias of a Recurrent block is not learnt; make it without it"
-    return None if getattr(block, "neuron", None) is None else _objection_to_neuron(block.neuron)
+    return None if getattr(block, "neuron", None) is None else _objection_to_neuron(block.neuron, kind)
 
 
-def _objection_to_neuron(neuron: nn.Module) -> str | None:
+def _objection_to_neuron(neuron: nn.Module, kind: str) -> str | None:
     if neuron.norm is not None:
         return "a norm between current and voltage has no trace; use norm=None"
     if neuron.drop is not None:
         return "SLAYER draws its dropout anew at every step here; use dropout=None"
-    if neuron.requires_grad:
-        return "learned decays need BPTT; use requires_grad=False"
-    if not neuron.shared_param:
-        return "decays per channel have no presynaptic trace; use shared_param=True"
+    if not neuron.shared_param and kind not in ("Dense", "Recurrent"):
+        return "on a CPU SLAYER has decays per channel of Dense and Recurrent alone; use shared_param=True"
     if neuron.graded_spike:
         return "graded spikes have no surrogate here; use graded_spike=False"
     return None
