@@ -7,6 +7,7 @@ import torch
 
 from ottt_loihi.errors import TrainingError
 from ottt_loihi.fast import chunk_connection, chunks
+from ottt_loihi.fast import threads as threads_of
 from ottt_loihi.nn.inputs import ConstantInput
 from ottt_loihi.nn.models import conv, dsr, mlp, nf_resnet34
 from ottt_loihi.rules import make_rule
@@ -106,7 +107,8 @@ def test_float32_agrees_within_rounding():
 
 
 @pytest.mark.parametrize("samples", [1, 5])
-def test_threads_share_the_samples_and_repeat_themselves(samples):
+def test_threads_share_the_samples_and_repeat_themselves(samples, monkeypatch):
+    monkeypatch.setattr(threads_of, "LONG_BATCH", 0)
     net = make("pooled")
     x, labels = batch(net, samples)
     rule, threads = make_rule("ottt", update="sequence"), torch.get_num_threads()
@@ -123,7 +125,21 @@ def test_threads_share_the_samples_and_repeat_themselves(samples):
     assert all(torch.equal(a, b) for a, b in zip(several, again))
 
 
-def test_a_teacher_is_asked_about_the_right_samples():
+def test_a_batch_that_is_soon_done_stays_whole():
+    """Two slices of it took longer than the whole; the choice follows from network, batch and T alone."""
+    net = make("pooled")
+    x, labels = batch(net)
+    rule, threads = make_rule("ottt", update="sequence"), torch.get_num_threads()
+    one = learn(net, rule, x, labels, chunk=4)
+    torch.set_num_threads(2)
+    try:
+        assert all(torch.equal(a, b) for a, b in zip(learn(net, rule, x, labels, chunk=4), one, strict=True))
+    finally:
+        torch.set_num_threads(threads)
+
+
+def test_a_teacher_is_asked_about_the_right_samples(monkeypatch):
+    monkeypatch.setattr(threads_of, "LONG_BATCH", 0)
     net = make("dense")
     x, labels = batch(net)
     loss = Distilled(SquaredError(), torch.randn(5, 4, dtype=torch.float64), 0.5, 2.0)

@@ -10,6 +10,7 @@ from torch.nn.utils import parametrize, prune
 
 from ottt_loihi.errors import TrainingError, UsageError
 from ottt_loihi.fast import chunks, steps
+from ottt_loihi.fast import threads as threads_of
 from ottt_loihi.nn.blocks import Block, Branch, Skip
 from ottt_loihi.nn.connections import Conv2d, Linear, Readout
 from ottt_loihi.nn.inputs import ConstantInput
@@ -257,9 +258,11 @@ def test_a_loop_of_ones_own_gets_the_gradients():
         torch.testing.assert_close(p.grad, q.grad)
 
 
-def test_a_process_that_forks_after_a_fast_batch_goes_on_learning():
+def test_a_process_that_forks_after_a_fast_batch_goes_on_learning(monkeypatch):
     """The threads of the pool do not exist in the child, whose first batch waited for them for ever."""
     import multiprocessing
+
+    monkeypatch.setattr(threads_of, "LONG_BATCH", 0)
 
     net, rule, x, y = small(), make_rule("ottt", update="sequence"), torch.ones(4, 3, 4), torch.tensor([0, 1, 0, 1])
     before = torch.get_num_threads()

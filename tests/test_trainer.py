@@ -307,3 +307,17 @@ def test_a_resumed_run_is_not_drawn_twice(tmp_path):
         assert board.writer is None  # closed
     found = events.EventAccumulator(str(folder)).Reload()
     assert [event.step for event in found.Scalars("loss")] == [1, 2, 3]
+
+
+def test_threads_without_effect_are_said_once():
+    """Two threads took ten times as long beside a process that has one of the cores."""
+    net, threads = mlp((4, 5, 3), time_steps=3), torch.get_num_threads()
+    trainer = Trainer(net, OTTT(update="sequence"), batch_size=4)
+    torch.set_num_threads(2)
+    try:
+        trainer.fit(torch.rand(12, 4).numpy(), [0, 1, 2] * 4, epochs=2)
+    finally:
+        torch.set_num_threads(threads)
+    assert [note for note in trainer.notes if "threads" in note] == [
+        "1 of 2 threads is used: a batch of this network takes longer with more"
+    ]

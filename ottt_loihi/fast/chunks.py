@@ -7,8 +7,8 @@ equations and their gradients are those of :class:`~ottt_loihi.nn.connections.Co
 :func:`~ottt_loihi.nn.neurons.lif_step`; memory is that of S steps, whatever T. A layer with a connection to itself
 takes its steps one by one, and everything else at once.
 
-Samples are independent: every thread takes slices of the batch through all steps, with one thread of torch. There are
-more slices than threads, so that a thread whose core is busy with something else takes fewer of them.
+Samples are independent: every thread takes a slice of the batch through all steps, with one thread of torch; a batch
+that is soon done stays whole (:mod:`ottt_loihi.fast.threads`).
 """
 
 from __future__ import annotations
@@ -37,8 +37,6 @@ from ottt_loihi.nn.neurons import LIF
 from ottt_loihi.nn.paths import GradientPaths
 from ottt_loihi.rules.base import OnlineRule
 from ottt_loihi.rules.losses import CrossEntropy, Distilled, Loss, SquaredError
-
-SHARES = 2  # slices of a batch for each of several threads; more cost more sums of gradients
 
 
 def why_not(net: Network, rule: OnlineRule, loss: Loss) -> str:
@@ -73,11 +71,12 @@ def _is_loop(branch: Any, index: int) -> bool:
 
 
 def run_batch(
-    net: Network, x: Input, labels: Tensor, loss: Loss, paths: GradientPaths, chunk: int
+    net: Network, x: Input, labels: Tensor, loss: Loss, paths: GradientPaths, chunk: int, threads: int
 ) -> tuple[Tensor, Tensor]:
     """All steps of a batch, ``chunk`` at a time: Σ_t L[t] and Σ_t o[t] ``(batch, classes)``.
 
-    Gradients are added to ``.grad``. x: ``(batch, T, *input_shape)``.
+    Gradients are added to ``.grad``. x: ``(batch, T, *input_shape)``. ``threads`` share the samples; torch itself
+    should have one meanwhile (:mod:`ottt_loihi.fast.threads`).
 
     Raises :class:`TrainingError` where the loss is NaN or infinite.
     """
@@ -88,8 +87,7 @@ def run_batch(
     masks = [block.draw_mask(x.new_empty(len(x), *block.shape)) for block in net.blocks]
     first = None if folded.first is None else channels_last(folded.first.detach()).flatten(1)
     shares = []
-    threads = torch.get_num_threads()
-    for part in np.array_split(np.arange(len(x)), min(len(x), threads if threads == 1 else SHARES * threads)):
+    for part in np.array_split(np.arange(len(x)), min(len(x), threads)):
         own = slice(int(part[0]), int(part[-1]) + 1)
         of_loss = loss.part(own), len(part) / len(x)
         own_masks = [None if mask is None else mask[own] for mask in masks]
@@ -347,12 +345,7 @@ def _in_threads(jobs: Sequence[Any], threads: int) -> None:
 
 @lru_cache(maxsize=1)
 def _pool(threads: int) -> ThreadPoolExecutor:
-    ours = torch.get_num_threads()
-    pool = ThreadPoolExecutor(threads, "ottt-chunks", initializer=torch.set_num_threads, initargs=(1,))
-    for future in [pool.submit(torch.get_num_threads) for _ in range(threads)]:
-        future.result()
-    torch.set_num_threads(ours)  # a thread's own setting is also what threads of the future begin with
-    return pool
+    return ThreadPoolExecutor(threads, "ottt-chunks", initializer=torch.set_num_threads, initargs=(1,))
 
 
 # threads do not survive a fork: the child makes a pool of its own

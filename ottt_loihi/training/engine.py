@@ -15,7 +15,7 @@ from torch import nn
 
 from ottt_loihi import checks
 from ottt_loihi.errors import UsageError
-from ottt_loihi.nn.inputs import Input
+from ottt_loihi.nn.inputs import ConstantInput, Input
 from ottt_loihi.rules.base import BatchResult, Rule, require_finite
 from ottt_loihi.rules.losses import Loss
 
@@ -54,7 +54,10 @@ class Engine:
             return rule.backward(net, x, labels, loss)
         if self.recorder is not None:
             return self.recorder.train_batch(net, x, labels, loss, None)
-        return self._add_gradients(net, rule, *rule.checked(net, x, labels), loss)
+        from ottt_loihi.fast.threads import one_thread_of_torch
+
+        with one_thread_of_torch() as threads:
+            return self._add_gradients(net, rule, loss, *self._checked(net, rule, x, labels, threads))
 
     def train_batch(
         self, net: nn.Module, rule: Rule, x: Input, labels: Any, loss: Loss, optimizer: torch.optim.Optimizer
@@ -64,21 +67,44 @@ class Engine:
             return rule.train_batch(net, x, labels, loss, optimizer)
         if self.recorder is not None:
             return self.recorder.train_batch(net, x, labels, loss, optimizer)
-        x, labels = rule.checked(net, x, labels)
-        if rule.update == "step":
-            from ottt_loihi.fast.steps import train_step_by_step
+        from ottt_loihi.fast.threads import one_thread_of_torch
 
-            return train_step_by_step(net, rule, x, labels, loss, optimizer)
-        optimizer.zero_grad()
-        result = self._add_gradients(net, rule, x, labels, loss)
-        optimizer.step()
+        with one_thread_of_torch() as threads:
+            x, labels, useful = self._checked(net, rule, x, labels, threads)
+            if rule.update == "step":
+                from ottt_loihi.fast.steps import train_step_by_step
+
+                return train_step_by_step(net, rule, x, labels, loss, optimizer)
+            optimizer.zero_grad()
+            result = self._add_gradients(net, rule, loss, x, labels, useful)
+            optimizer.step()
         return result
 
-    def _add_gradients(self, net: nn.Module, rule: Rule, x: Input, labels: Any, loss: Loss) -> BatchResult:
+    def useful_threads(self, net: Any, x: Input, threads: int) -> int:
+        """How many of so many threads of the CPU a batch takes: chunks share its samples, torch a large product."""
+        from ottt_loihi.fast.threads import has_long_products, is_long_batch
+
+        if self.name == "plain" or self.recorder is not None:
+            return threads
+        if self.chunk == 1:
+            return threads if has_long_products(net, len(x)) else 1
+        return threads if is_long_batch(net, *x.shape[:2], constant=isinstance(x, ConstantInput)) else 1
+
+    def _checked(self, net: Any, rule: Rule, x: Input, labels: Any, threads: int) -> tuple[Input, Any, int]:
+        """A batch that fits, and the threads among which its samples are shared."""
+        x, labels = rule.checked(net, x, labels)
+        useful = self.useful_threads(net, x, threads)
+        if self.chunk == 1:
+            torch.set_num_threads(useful)
+        return x, labels, useful
+
+    def _add_gradients(
+        self, net: nn.Module, rule: Rule, loss: Loss, x: Input, labels: Any, threads: int
+    ) -> BatchResult:
         if self.chunk > 1:
             from ottt_loihi.fast.chunks import run_batch
 
-            return BatchResult(*run_batch(net, x, labels, loss, rule.paths, self.chunk))
+            return BatchResult(*run_batch(net, x, labels, loss, rule.paths, self.chunk, threads))
         from ottt_loihi.fast.steps import accumulate
 
         done = accumulate(net, rule, x, labels, loss)

@@ -339,6 +339,7 @@ class Trainer:
         try:
             with torch.autocast(self.net.readout.weight.device.type, self.autocast, enabled=self.autocast is not None):
                 loss = self.loss_of(inputs)
+                self._say_unused_threads(inputs)
                 result = self.chosen.train_batch(self.net, self.rule, inputs, labels, loss, fit.optimizer)
         except TrainingError as error:
             raise TrainingError(
@@ -358,6 +359,13 @@ class Trainer:
         chosen = choose(self.net, self.rule, loss, self.data.num_steps, self.engine, self.chunk, record)
         self._say(chosen.why)
         return chosen
+
+    def _say_unused_threads(self, inputs: Input) -> None:
+        """Say once where the number of threads has no effect."""
+        threads = torch.get_num_threads()
+        line = f"1 of {threads} threads is used: a batch of this network takes longer with more"
+        if threads > 1 and line not in self.notes and self.chosen.useful_threads(self.net, inputs, threads) == 1:
+            self._say(line)
 
     def loss_of(self, inputs: Input) -> Any:
         """Return the loss of a batch, with class weights and what the teacher says of it."""
