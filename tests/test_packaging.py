@@ -2,8 +2,10 @@
 
 import importlib.util
 import os
+import shutil
 import subprocess
 import sys
+import tarfile
 import zipfile
 from pathlib import Path
 
@@ -15,6 +17,25 @@ tomllib = pytest.importorskip("tomllib" if sys.version_info >= (3, 11) else "tom
 
 def settings(name):
     return tomllib.loads((ROOT / "packaging" / name / "pyproject.toml").read_text(encoding="utf-8"))
+
+
+def test_the_sdist_holds_what_a_clone_holds(tmp_path):
+    """Else neither ``make demo`` nor the tests nor the README's configurations work in it."""
+    listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=False)
+    if listed.returncode:
+        pytest.skip("not a clone")
+    files = [name for name in listed.stdout.split("\0") if name]
+    for name in files:
+        (tmp_path / "clone" / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / name, tmp_path / "clone" / name)
+    code = f"import setuptools.build_meta as build; build.build_sdist({str(tmp_path)!r})"
+    line = [sys.executable, "-c", code]
+    done = subprocess.run(line, cwd=tmp_path / "clone", capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    (sdist,) = tmp_path.glob("*.tar.gz")
+    with tarfile.open(sdist) as archive:
+        packed = {name.partition("/")[2] for name in archive.getnames()}
+    assert {name for name in files if not name.startswith((".ci/", ".gitignore"))} <= packed
 
 
 @pytest.fixture(scope="module")
