@@ -16,7 +16,15 @@ LAVA := $(if $(filter-out 3.10,$(VERSION)),./packaging/lava-nc ./packaging/lava-
 ifdef LAVA_WHEELS
 export LAVA_WHEELS := $(abspath $(LAVA_WHEELS))
 endif
-PIP := PYTHONWARNINGS=ignore $(BIN)/python -m pip --disable-pip-version-check --quiet --quiet
+PIP := PYTHONWARNINGS=ignore $(BIN)/python -m pip --disable-pip-version-check --quiet --quiet --log .venv/pip.log
+# pip is silent for minutes: every 15 seconds a line with its log's last word, and then with the package that it unpacks
+define ALIVE
+(while sleep 15 > /dev/null 2>&1; do \
+	at=$$(grep -oE "(Collecting|Processing|Downloading|Building wheel for|Installing) [^ ]+( \([0-9.]+ [kMG]B\))?" .venv/pip.log 2> /dev/null | tail -1); \
+	case "$$at" in Installing*) at="Installing $$(ls -t .venv/lib/python*/site-packages | head -1)";; esac; \
+	echo "     $$at"; \
+done) & trap "kill $$!" EXIT;
+endef
 # `uv --version` rather than `command -v uv`: a pyenv shim may be there without the program behind it
 UV := $(shell uv --version 2>/dev/null)
 
@@ -42,7 +50,7 @@ else
 	@echo "  1 of 2: pip"
 	@$(PIP) install --upgrade pip
 	@echo "  2 of 2: PyTorch, Lava and the rest"
-	@$(PIP) install $(LAVA) --editable ".[$(EXTRAS)]"
+	@$(ALIVE) $(PIP) install $(LAVA) --editable ".[$(EXTRAS)]"
 endif
 	@touch .venv/.ready-$$($(BIN)/python -c "import sys; print('%d.%d' % sys.version_info[:2])")
 
