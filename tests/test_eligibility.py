@@ -116,15 +116,17 @@ class TestLava:
         pytest.importorskip("lava.magma.core.process.process")
 
     @pytest.mark.parametrize("encoding", ["factored", "signed"])
-    @pytest.mark.parametrize("feedback", ["symmetric", "random"])
-    def test_floating_point_is_the_equation(self, feedback, encoding):
+    @pytest.mark.parametrize(
+        ("feedback", "hidden", "phases"), [("symmetric", (9,), 4), ("random", (9, 7), 5), ("symmetric", (9, 7), 6)]
+    )
+    def test_floating_point_is_the_equation(self, feedback, hidden, phases, encoding):
         from ottt_loihi.converters.lava.inprocess import InProcessRun
         from ottt_loihi.onchip.lava.float_graph import build_float_graph
 
         options, rng, sizes = (
             Rule(**STLLR | {"alpha_post": -0.7, "encoding": encoding}),
             np.random.default_rng(3),
-            (12, 9, 7, 3),
+            (12, *hidden, 3),
         )
         weights = [rng.normal(0, 2 / np.sqrt(n), (m, n)) for n, m in zip(sizes, sizes[1:])]  # noqa: RUF007
         common = dict(learning_rate=0.05, time_steps=T, surrogate="rectangle", feedback=feedback)
@@ -134,6 +136,7 @@ class TestLava:
         packed = np.packbits(x, axis=-1)
         rule = replace(options, feedback=feedback)
         graph = build_float_graph(weights, packed, labels, learning_rate=0.05, feedback=loop.feedback, rule=rule)
+        assert graph.period == phases * T
         with InProcessRun(graph.source, tag="floating_pt") as run:
             run.steps(len(x) * graph.period)
             for process, expected, before in zip(graph.plastic, loop.weights, weights):

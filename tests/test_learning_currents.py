@@ -128,12 +128,14 @@ class TestLava:
     def _lava(self):
         pytest.importorskip("lava.magma.core.process.process")
 
-    @pytest.mark.parametrize(("current", "decay"), [(0.5, 0.8), (0.8, 0.5)])
-    def test_floating_point_is_the_equation(self, current, decay):
+    @pytest.mark.parametrize(
+        ("current", "decay", "hidden"), [(0.5, 0.8, (9, 7)), (0.8, 0.5, (9,)), (0.52, 0.48, (9, 7))]
+    )  # the last as A-OTPE's ẑ, λ ∓ ε, would have it
+    def test_floating_point_is_the_equation(self, current, decay, hidden):
         from ottt_loihi.converters.lava.inprocess import InProcessRun
         from ottt_loihi.onchip.lava.float_graph import build_float_graph
 
-        rng, sizes, (x, labels) = np.random.default_rng(3), (12, 9, 7, 3), data(25)
+        rng, sizes, (x, labels) = np.random.default_rng(3), (12, *hidden, 3), data(25)
         weights = [rng.normal(0, 1 / np.sqrt(n), (m, n)) for n, m in zip(sizes, sizes[1:])]  # noqa: RUF007
         loop = CubaLoop(weights, current=current, beta=decay, learning_rate=0.02, time_steps=T, surrogate="rectangle")
         for frames, label in zip(x, labels):
@@ -141,6 +143,7 @@ class TestLava:
         common = dict(learning_rate=0.02, feedback=None, decay=decay, current=current, reset="zero")
         common["rule"] = Rule(feedback="symmetric")
         graph = build_float_graph(weights, np.packbits(x, axis=-1), labels, **common)
+        assert graph.period == (2 * len(hidden) + 2) * T
         with InProcessRun(graph.source, tag="floating_pt") as run:
             run.steps(len(x) * graph.period)
             for process, expected, before in zip(graph.plastic, loop.weights, weights):

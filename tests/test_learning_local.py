@@ -120,11 +120,12 @@ class TestLava:
     def _lava(self):
         pytest.importorskip("lava.magma.core.process.process")
 
-    def test_floating_point_is_the_equation(self):
+    @pytest.mark.parametrize("hidden", [(9,), (9, 7), (9, 8, 7)])
+    def test_floating_point_is_the_equation(self, hidden):
         from ottt_loihi.converters.lava.inprocess import InProcessRun
         from ottt_loihi.onchip.lava.float_graph import build_float_graph
 
-        rng, sizes, (x, labels) = np.random.default_rng(3), (12, 9, 7, 3), data(25)
+        rng, sizes, (x, labels) = np.random.default_rng(3), (12, *hidden, 3), data(25)
         weights = [rng.normal(0, 2 / np.sqrt(n), (m, n)) for n, m in zip(sizes, sizes[1:])]  # noqa: RUF007
         loop = TESSLoop(weights, learning_rate=0.1, time_steps=T, surrogate="rectangle")
         for frames, label in zip(x, labels):
@@ -133,6 +134,7 @@ class TestLava:
         graph = build_float_graph(
             weights, packed, labels, learning_rate=0.1, feedback=None, rule=Rule(feedback="local")
         )
+        assert graph.period == (len(hidden) + 3) * T
         with InProcessRun(graph.source, tag="floating_pt") as run:
             run.steps(len(x) * graph.period)
             for process, expected, before in zip(graph.plastic, loop.weights, weights):
