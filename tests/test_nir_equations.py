@@ -11,19 +11,21 @@ from hypothesis import strategies as st
 from ottt_loihi.converters.nir import equations
 from ottt_loihi.converters.nir import graph as nir_graph
 from ottt_loihi.converters.nir import read as nir_reader
+from ottt_loihi.converters.nir import write as nir_writer
 from ottt_loihi.converters.nir.dialects import DIALECTS
 from ottt_loihi.converters.nir.foreign import Import
-from ottt_loihi.converters.quantize.float_run import run
+from ottt_loihi.converters.quantize.float_run import run, scores
+from ottt_loihi.converters.quantize.quantize import quantize
 
-from ottt_loihi import safe_hdf5
-from ottt_loihi.errors import ChipError, VerificationError
+from ottt_loihi import safe_hdf5, sim
+from ottt_loihi.errors import ChipError, UsageError, VerificationError
 
 nir = pytest.importorskip("nir")
 DT, STEPS = 1e-3, 8
 
 
-def neurons(draw, rng, shape, writer):
-    """One node, with constants that are drawn for every neuron where the chip may have them so."""
+def neurons(draw, rng, shape, writer, silent=False):
+    """One node, with constants that are drawn for every neuron where the chip may have them so; one may never fire."""
     kind = draw(st.sampled_from(["LIF", "IF", "CubaLIF"]))
 
     def each(low, high):
@@ -31,19 +33,20 @@ def neurons(draw, rng, shape, writer):
 
     dt = DIALECTS[writer].dt or DT
     tau = np.full(shape, dt * rng.uniform(1.5, 5))
-    common = {"v_threshold": each(0.5, 1.5), "v_reset": np.zeros(shape)}
+    common = {} if silent else {"v_threshold": each(0.5, 1.5), "v_reset": np.zeros(shape)}
     r = each(0.8, 1.6)
     if kind == "IF":
-        return nir.IF(r=r / dt, **common)
+        return (nir.I if silent else nir.IF)(r=r / dt, **common)
     if kind == "LIF":
-        return nir.LIF(tau=tau, r=tau / dt * r, v_leak=each(-0.2, 0.2), **common)
+        return (nir.LI if silent else nir.LIF)(tau=tau, r=tau / dt * r, v_leak=each(-0.2, 0.2), **common)
     syn = np.full(shape, dt * rng.uniform(1.5, 5))
-    return nir.CubaLIF(tau_syn=syn, tau_mem=tau, r=tau / dt * r, v_leak=np.zeros(shape), w_in=syn / dt * r, **common)
+    names = {"tau_syn": syn, "tau_mem": tau, "r": tau / dt * r, "v_leak": np.zeros(shape), "w_in": syn / dt * r}
+    return (nir.CubaLI if silent else nir.CubaLIF)(**names, **common)
 
 
 @st.composite
 def graphs(draw):
-    """Two or three layers of neurons behind random chains of linear nodes, with shortcuts and feedback."""
+    """One to three layers of neurons behind random chains of linear nodes, with shortcuts, feedback and readouts."""
     rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
     writer = draw(st.sampled_from([*DIALECTS]))
     shape = draw(st.sampled_from([(2, 4, 5), (2, 7), (6,)]))  # an image, a line with channels, a vector
@@ -109,6 +112,9 @@ def graphs(draw):
             size = math.prod(shape)
             edges.append((add(nir.Affine(weight(size, size), rng.normal(0, 0.1, size)), add(flat(shape), last)), last))
         layers.append((last, shape))
+    if draw(st.booleans()):  # a last layer that never fires
+        matrix = nir.Linear(weight(3, math.prod(shape)))
+        last, shape = add(neurons(draw, rng, (3,), writer, silent=True), add(matrix, add(flat(shape), last))), (3,)
     edges.append((last, "output"))
     nodes["output"] = nir.Output(output_type=np.array(shape))
     return writer, nir.NIRGraph(nodes, edges, type_check=False)
@@ -133,6 +139,9 @@ def test_the_float_network_has_the_spikes_of_the_files_equations(tmp_path_factor
         theirs = equations.run(reading, x)
     for layer, ours in zip(net.layers, run(net, x), strict=True):
         if layer.name not in theirs:
+            continue
+        if layer.reset is None:
+            np.testing.assert_allclose(ours, theirs[layer.name], rtol=1e-9, atol=1e-9)
             continue
         same = theirs[layer.name] == ours
         assert same.all() or np.abs(theirs[f"{layer.name} − θ"][~same.all(axis=(1, 2)).argmin()]).min() < 1e-9
@@ -177,6 +186,51 @@ def test_every_import_says_so_and_an_error_of_ours_is_found(tmp_path, monkeypatc
     monkeypatch.setattr(equations._Neurons, "__init__", other)
     with pytest.raises(VerificationError, match=r"differ .*, first in 1, time step \d, sample \d, neuron \d: "):
         nir_reader.read(path, STEPS, DT, check=True)
+
+
+LAST = {
+    "LI": lambda: nir.LI(tau=np.full(4, 4 * DT), r=np.full(4, 4.0), v_leak=np.zeros(4)),
+    "I": lambda: nir.I(r=np.full(4, 1 / DT)),
+    "nothing": lambda: nir.Scale(np.ones(4)),
+    "LIF": lambda: lif(),
+}
+
+
+@pytest.mark.parametrize("wanted", [None, "spikes", "sum", "last", "max"])
+@pytest.mark.parametrize("kind", LAST)
+def test_scores_are_what_is_asked_for_or_refused(kind, wanted, tmp_path):
+    """LI, which was always summed up, may be read at the last step or at its largest; so may weights alone."""
+    rng = np.random.default_rng(0)
+    weights = [nir.Linear(rng.normal(0, 2, (4, 4))) for _ in range(2)]
+    path = write(tmp_path / "a.nir", weights[0], lif(), weights[1], LAST[kind]())
+    if wanted is not None and (kind == "LIF") != (wanted == "spikes"):
+        with pytest.raises(ChipError, match=f"--readout {wanted}: the last layer .*; the nearest is --readout"):
+            nir_reader.read(path, STEPS, DT, readout=wanted)
+        return
+    notes = []
+    net = nir_reader.read(path, STEPS, DT, readout=wanted, notes=notes, check=True)
+    assert ("so the scores are the sum of its outputs" in notes[0]) == (wanted is None and kind != "LIF")
+    assert (" and every membrane of the last layer" in notes[-1]) == (kind in ("LI", "I"))
+    chip = quantize(net).chip
+    assert chip.readout == ("spike_count" if kind == "LIF" else f"{wanted or 'sum'}_v")
+    x = (rng.random((40, STEPS, 4)) < 0.5).astype(np.uint8)
+    expected, found = scores(net, run(net, x)), sim.run(chip, x).scores
+    assert np.corrcoef(expected.ravel(), found.ravel())[0, 1] > 0.99
+
+
+def test_a_membrane_that_differs_ends_the_import(tmp_path, monkeypatch):
+    path = write(tmp_path / "a.nir", nir.Linear(np.eye(4)), lif(), nir.Linear(np.eye(4)), LAST["LI"]())
+    monkeypatch.setattr(equations.float_run, "run", lambda net, x: [s + (i == 1) for i, s in enumerate(run(net, x))])
+    with pytest.raises(VerificationError, match=r"membranes of the file's equations .* first in 3, time step 1"):
+        nir_reader.read(path, STEPS, DT, check=True)
+
+
+def test_our_own_file_says_what_its_scores_are(tmp_path):
+    path = tmp_path / "ours.nir"
+    chip = quantize(nir_reader.read(write(tmp_path / "a.nir", nir.Linear(np.eye(4)), LAST["LI"]()), STEPS, DT)).chip
+    nir_writer.write(chip, path)
+    with pytest.raises(UsageError, match="--readout: the file is our own"):
+        nir_reader.read(path, readout="last")
 
 
 def test_a_membrane_at_its_threshold_is_no_error(tmp_path, monkeypatch):

@@ -29,12 +29,14 @@ CLOSE = 1e-9  # distance to a threshold, in the file's units, within which the o
 def agreement(reading: Import, net: FloatNetwork, seed: int = 0) -> str:
     """Return one sentence: that the file's equations and the float network have the same spikes on random samples.
 
+    The membranes of a last layer that never fires are compared, too.
+
     Each input is 1 with probability 0.3 at each of the T steps of 8 samples.
 
     Raises
     ------
     VerificationError
-        for a spike that differs and whose membrane is not at its threshold
+        for a spike that differs and whose membrane is not at its threshold, or a readout's membrane that differs
     """
     size = math.prod(net.input_shape)
     if (sum(float_run.synapses(c) for c in net.connections) + size) * SAMPLES * net.num_steps > float_run.MAX_WORK:
@@ -47,7 +49,7 @@ def agreement(reading: Import, net: FloatNetwork, seed: int = 0) -> str:
     places, spikes = sum(s.size for _, s, _ in pairs), sum(int(s.sum()) for _, s, _ in pairs)
     on = f"{places:,} places, {spikes:,} spikes of {SAMPLES} random samples"
     if all(np.array_equal(a, b) for _, a, b in pairs):
-        return f"every spike of the float network is that of the file's equations: {on}"
+        return f"every spike{_of_readout(net, theirs, ours)} of the float network is that of the file's equations: {on}"
     firsts = [(*(int(k) for k in np.argwhere(a != b)[0]), n) for n, (_, a, b) in enumerate(pairs) if (a != b).any()]
     t, sample, neuron, n = min(firsts, key=lambda place: (place[0], place[3]))
     name, a, b = pairs[n]
@@ -60,6 +62,20 @@ def agreement(reading: Import, net: FloatNetwork, seed: int = 0) -> str:
     if abs(distance) > CLOSE:
         raise VerificationError(f"{said}; its membrane is {distance:.3g} from the threshold")
     return f"{said}; its membrane meets the threshold, where the order of a sum decides"
+
+
+def _of_readout(net: FloatNetwork, theirs: dict[str, np.ndarray], ours: list[np.ndarray]) -> str:
+    """Return what is to be said of the membranes of a last layer that never fires; VerificationError: they differ."""
+    if (membranes := theirs.get(name := net.layers[-1].name)) is None or net.layers[-1].reset is not None:
+        return ""
+    wrong = np.abs(membranes - ours[-1]) > CLOSE * np.maximum(1, np.abs(membranes))
+    if wrong.any():
+        place = t, sample, neuron = tuple(int(k) for k in np.argwhere(wrong)[0])
+        raise VerificationError(
+            f"membranes of the file's equations and of the float network differ, first in {name}, time step {t + 1}, "
+            f"sample {sample}, neuron {neuron}: {membranes[place]:g} against {ours[-1][place]:g}"
+        )
+    return " and every membrane of the last layer"
 
 
 def run(reading: Import, x: np.ndarray) -> dict[str, np.ndarray]:

@@ -56,13 +56,19 @@ class Import:
     """The float network of a file that others wrote; ``notes``: what a user has to know, one line each."""
 
     def __init__(
-        self, graph: Graph, num_steps: int | None, dt: float | None, writer: str | None = None, reset: str | None = None
+        self,
+        graph: Graph,
+        num_steps: int | None,
+        dt: float | None,
+        writer: str | None = None,
+        reset: str | None = None,
+        readout: str | None = None,
     ) -> None:
         if num_steps is None:
             raise UsageError("an NIR file does not hold the number of time steps; give --time-steps")
         if num_steps < 1 or (dt is not None and not (math.isfinite(dt) and dt > 0)):
             raise UsageError(f"expected --dt > 0 and --time-steps ≥ 1, found {dt} and {num_steps}")
-        self.graph, self.num_steps = graph, num_steps
+        self.graph, self.num_steps, self.readout = graph, num_steps, readout
         common, self.resets = dialects.resets(reset)
         self.dialect, self.dt, self.notes = dialects.chosen(writer, common, dt, dialects.guess(_described(graph)))
         self.input, self.output = graph.only("Input"), graph.only("Output")
@@ -107,7 +113,24 @@ class Import:
             connections += arriving
         elif self.index[ends[0]] != len(nodes) - 1:
             raise ChipError(f"{self.output.name}: expected the last layer, {self.order[-1]}, found {ends[0]}")
-        return on_stock_neurons(FloatNetwork(self.shapes[INPUT], self.num_steps, tuple(layers), tuple(connections)))
+        parts = (self.shapes[INPUT], self.num_steps, tuple(layers), tuple(connections))
+        return on_stock_neurons(FloatNetwork(*parts, scores=self._scores(layers[-1])))
+
+    def _scores(self, last: FloatLayer) -> str:
+        """Return how the last layer's outputs become ``FloatNetwork.scores``; what was not asked for is noted."""
+        fires, wanted = last.reset is not None, self.readout
+        if wanted is None and not fires:
+            self.notes.append(
+                f"{last.name}: it never fires, so the scores are the sum of its outputs over all steps; --readout last "
+                "and --readout max are others"
+            )
+        if wanted is not None and fires != (wanted == "spikes"):
+            nearest = "spikes, or a file that ends in LI" if fires else "sum, last or max"
+            what = "fires, and the file does not say which of its membranes count" if fires else "sends no spikes"
+            raise ChipError(
+                f"{last.name}: --readout {wanted}: the last layer {what}; the nearest is --readout {nearest}"
+            )
+        return "sum" if fires or wanted is None else wanted
 
     def _signals(self, node: Node, index: int) -> list[_Signal]:
         """All that arrives at a node of neurons; what comes from it or from a later one takes a step."""

@@ -21,9 +21,10 @@ from ottt_loihi.converters.quantize.float_network import FloatNetwork
 from ottt_loihi.sim import arithmetic, usage
 from ottt_loihi.sim.network import INPUT, LIF, ChipNetwork, Connection, Conv, Dense, Diagonal, Sparse
 
-from ottt_loihi import safe_hdf5
+from ottt_loihi import checks, safe_hdf5
 from ottt_loihi.errors import ChipError, FileError, UsageError
 
+READOUTS = ("spikes", "sum", "last", "max")
 KINDS = {"Linear": (Dense, Sparse), "Affine": (Dense, Sparse), "Conv2d": (Conv,), "Scale": (Diagonal,)}
 
 
@@ -34,6 +35,7 @@ def read(
     *,
     writer: str | None = None,
     reset: str | None = None,
+    readout: str | None = None,
     notes: list[str] | None = None,
     check: bool = False,
 ) -> ChipNetwork | FloatNetwork:
@@ -50,6 +52,9 @@ def read(
         given, else NIR's own equations
     reset
         ``"subtract"`` or ``"zero"``, where the program meant another one; ``"3=zero"`` for one layer
+    readout
+        what the scores are: ``"spikes"``, those of a last layer that fires, counted; of one that never fires, or of
+        weights without neurons behind: ``"sum"`` over time (the default), ``"last"`` step, or ``"max"`` over time
     notes
         a list to which is added what a user has to know
     check
@@ -73,14 +78,18 @@ def read(
     UsageError
         if T or dt is needed
     """
+    if readout is not None:
+        checks.one_of(readout, "--readout", READOUTS)
     refusal: ChipError | UsageError | None = None
     with safe_hdf5.open_hdf5(path) as file:
         try:
             graph = nir_graph.load(file)
             metadata = _metadata(graph.group)
             if metadata is not None and "ottt_loihi" in metadata:
+                if readout is not None:
+                    raise UsageError("--readout: the file is our own, and says what its scores are; leave it out")
                 return _Ours(graph, metadata).network()
-            reading = Import(graph, num_steps, dt, writer, reset)
+            reading = Import(graph, num_steps, dt, writer, reset, readout)
             try:
                 found = reading.network()
                 if check:

@@ -125,7 +125,8 @@ def export(
         typer.Option(help="Of mynet.py:build: the file of its state_dict, or of a checkpoint that contains one."),
     ] = None,
     readout: Annotated[
-        Readout | None, typer.Option(help="Of mynet.py:build: what the scores are; default: as its last layer says.")
+        Readout | None,
+        typer.Option(help="Of mynet.py:build or a .nir: what the scores are; default: as its last layer says."),
     ] = None,
     approximate: Annotated[
         bool,
@@ -192,10 +193,12 @@ def export(
     module = _is_module(model)
     if not module:
         command.expect_file(model, "model.pt", {"": "ottt-train -o FOLDER makes one"})
-        given = {"weights": weights, "readout": readout, "approximate": approximate, "data": data, "encoding": encoding}
+        given = {"weights": weights, "approximate": approximate, "data": data, "encoding": encoding}
         given["spikes-per-step"] = spikes_per_step
         if misplaced := [f"--{name}" for name, value in given.items() if value]:
             raise UsageError(f"{', '.join(misplaced)}: for a module, mynet.py:build")
+        if readout is not None and model.suffix != ".nir":
+            raise UsageError("--readout: for a module, mynet.py:build, or a .nir")
     options = exporter.Options(
         num_weight_bits=_bits(weight_bits),
         check=0 if no_check else check,
@@ -217,7 +220,8 @@ def export(
     else:
         if model.suffix != ".nir" and (writer or reset):
             raise UsageError("--from and --reset are for a .nir")
-        result = _export(model, options, time_steps, input_shape, dt, writer, reset)
+        said = {"writer": writer and writer.value, "reset": reset, "readout": readout and readout.value}
+        result = _export(model, options, time_steps, input_shape, dt, said)
     for note in result.notes:
         command.err.print(f"note: {note}", markup=False, soft_wrap=True)
     exporter.require_agreement(result, max_disagreement)
@@ -273,10 +277,9 @@ def _export(
     time_steps: int | None,
     input_shape: str | None,
     dt: float | None,
-    writer: Writer | None,
-    reset: str | None,
+    said: dict[str, str | None],
 ) -> Export:
-    """Whatever kind of file the network is in."""
+    """Whatever kind of file the network is in; ``said``: of a .nir."""
     from ottt_loihi.converters import export as exporter
 
     if model.suffix == ".h5":
@@ -288,7 +291,6 @@ def _export(
         from ottt_loihi.sim.network import ChipNetwork
 
         notes: list[str] = []
-        said = {"writer": writer and writer.value, "reset": reset}
         try:
             network = nir_reader.read(model, time_steps, dt, notes=notes, check=bool(options.check), **said)
         finally:
