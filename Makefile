@@ -43,7 +43,7 @@ endif
 endif
 ifdef UV
 	@echo "setting up .venv with $(or $(PYTHON),the Python that uv fetches) and uv: PyTorch and Lava, 6 GB the first time"
-	@uv sync --quiet --all-extras $(if $(PYTHON),--python "$(PYTHON)")
+	@uv sync --all-extras $(if $(PYTHON),--python "$(PYTHON)")
 else
 	@echo "setting up .venv with $(PYTHON) and pip, once: some minutes, 6 GB"
 	@"$(PYTHON)" -m venv $$([ -e .venv/lib/python$(VERSION) ] || echo --clear) .venv
