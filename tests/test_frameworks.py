@@ -443,10 +443,11 @@ def test_the_steps_that_a_module_returns_are_read_or_said(gathers, said, fires, 
         (lambda x: x, lambda n: reversed(range(n)), "n: at step 7 it gets the input of step 1; .* forward in time"),
         (lambda x: x, lambda n: [0] * n, "n: at step 7 it gets the input of step 1"),
         (lambda x: x.unbind(0)[::-1], range, "n: at step 7 it gets the input of step 1"),
-        (lambda x: x.flip(0), range, "an index takes one step of a sequence"),
-        (lambda x: x.roll(1, 0), range, "an index takes one step of a sequence"),
+        (lambda x: x.flip(0), range, r"n \(reordered\): it puts time steps or samples in another order"),
+        (lambda x: x.roll(1, 0), range, r"n \(reordered\): it puts time steps or samples in another order"),
+        (lambda x: x.sort(0).values, range, r"n \(sort\): it is not linear"),
     ],
-    ids=["backwards", "one frame", "unbind", "flip", "roll"],
+    ids=["backwards", "one frame", "unbind", "flip", "roll", "sort"],
 )
 def test_steps_in_another_order_are_refused(pre, order, message):
     class Ordered(Gathered):
@@ -456,6 +457,29 @@ def test_steps_in_another_order_are_refused(pre, order, message):
     net = Ordered(None, True)
     with pytest.raises(ChipError, match=message):
         ol.from_module(net, (6,), 7)
+
+
+@pytest.mark.parametrize("axis", [0, 1], ids=["time first", "batch first"])
+@pytest.mark.parametrize(
+    "each", [lambda h, axis: h.unbind(axis), lambda h, axis: [h.select(axis, t) for t in range(h.shape[axis])]]
+)
+def test_a_loop_over_what_was_computed_of_all_steps_is_read(each, axis):
+    """The Linear of all steps before the loop was refused, or samples were taken for steps."""
+
+    class Before(Gathered):
+        def forward(self, x):
+            hidden = torch.stack([self.n(frame) for frame in each(self.a(2 * x), axis)], axis)
+            return torch.stack([self.m(frame) for frame in each(self.b(hidden), axis)], axis)
+
+    net = Before(None, True)
+    for layer in (net.a, net.b):
+        layer.weight.data *= 4
+    network = convert.read(net, (6,), 7).network
+    plain = convert.read(Gathered(lambda out: out, True), (6,), 7).network
+    assert [len(block.branches) for block in network.blocks] == [0, 0]
+    assert torch.equal(network.blocks[0].connection.weight, 2 * net.a.weight)
+    assert torch.equal(network.blocks[1].connection.weight, net.b.weight)
+    assert [block.shape for block in network.blocks] == [block.shape for block in plain.blocks]
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from ottt_loihi.converters.frameworks.linear import FACTORS, filled, is_negative
 from ottt_loihi.converters.frameworks.neurons import Neurons, Unmapped
 from ottt_loihi.converters.frameworks.parts import equals, tensor
 from ottt_loihi.converters.frameworks.reading import Reading, Term
-from ottt_loihi.converters.frameworks.trace import Node, trace
+from ottt_loihi.converters.frameworks.trace import Node, sources, trace
 from ottt_loihi.converters.frameworks.twin import copied, weights_dtype
 from torch import nn
 
@@ -225,20 +225,6 @@ def _equal(a: object, b: object) -> bool:
     return type(a) is type(b) and a == b
 
 
-def _sources(node: Node) -> list[Node]:
-    """Return the layers, or the input, that a node is made of."""
-    found, waiting, known = [], [node], set()
-    while waiting:
-        node = waiting.pop()
-        if id(node) in known:
-            continue
-        known.add(id(node))
-        waiting += node.inputs
-        if not node.inputs:
-            found.append(node)
-    return found
-
-
 class _Output:
     """The blocks, and what the module returns as a readout behind them."""
 
@@ -341,9 +327,9 @@ class _Output:
                     "of the last layer's outputs, or readout='spikes', which counts its spikes"
                 )
             return Node("spikes", paths[-1])
-        latest = max(_sources(node), key=lambda source: source.step)
+        latest = max(sources(node), key=lambda source: source.step)
         steps = self.reading.seen.steps.get(latest.path, 1)
-        seen = {source.step for source in _sources(node) if source.path == latest.path}
+        seen = {source.step for source in sources(node) if source.path == latest.path}
         if self.reading.seen.form != "step" and steps > 1:  # a loop inside of forward
             self.last |= held == 1 and latest.step == steps and len(seen) == 1
             if held not in (1, self.reading.seen.length) or latest.step != steps:

@@ -56,6 +56,7 @@ HINTS = {
     **dict.fromkeys(("flip", "roll"), "the nearest is a Linear that puts its inputs in another order"),
     "dropout": "it drops in evaluation, too; pass training=self.training",
     "part": "an index takes a part of a layer; the nearest is a Linear that reads it",
+    "stack": "it puts layers or time steps side by side; the nearest is a sum of layers, or the steps as they come",
     "cat": "the nearest is two layers whose outputs are added",
 }
 

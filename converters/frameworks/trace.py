@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -304,13 +304,21 @@ class _Watch(TorchFunctionMode):
             return chosen[0] if len(taken) == 1 else Node("stack", node.path, chosen, node.shape, call=node.call)
         if node.kind == "input":  # a part of several steps has the steps' axis, and is no sample's
             return Node("input", node.path, (), node.shape, taken[0] + 1) if len(taken) == 1 else None
+        if len(taken) == 1 and (one := at_step(node, taken[0])) is not None:
+            return one
         kind, call = "step" if len(taken) == 1 else "steps", (part.select, (node,), {})
         return Node(kind, node.path, (node,), node.shape, taken[0] + 1, call)
 
     def _see_index(self, whole: Node, part: Tensor) -> None:
-        """Note how ``forward`` takes steps out of an input that was to be one step: the input has one axis more."""
-        if whole.kind == "input" and self.form == "step" and part.ndim == len(whole.shape):
-            self.indexed = self.indexed or ("time first" if tuple(part.shape) == whole.shape else "batch first")
+        """Note how ``forward`` takes steps out of an input that was to be one step: the input has one axis more.
+
+        So has what is computed of it before a loop over time.
+        """
+        if self.form != "step" or part.ndim != len(whole.shape) or any(n.kind != "input" for n in sources(whole)):
+            return
+        first = tuple(part.shape) == whole.shape
+        if first or whole.kind == "input" or tuple(part.shape) == (self.samples, *whole.shape[1:]):
+            self.indexed = self.indexed or ("time first" if first else "batch first")
 
     def _know(self, tensor: Tensor, node: Node) -> None:
         self.known[id(tensor)] = (tensor, node)
@@ -399,6 +407,40 @@ class _Watch(TorchFunctionMode):
         if isinstance(value, Tensor):
             return self.node_of(value) or value
         return type(value)(self._swap(v) for v in value) if type(value) in (tuple, list) else value
+
+
+def sources(node: Node) -> list[Node]:
+    """Return the layers, or the input, that a node is made of."""
+    found, waiting, known = [], [node], set()
+    while waiting:
+        node = waiting.pop()
+        if id(node) in known:
+            continue
+        known.add(id(node))
+        waiting += node.inputs
+        if not node.inputs:
+            found.append(node)
+    return found
+
+
+def at_step(node: Node, number: int) -> Node | None:
+    """Return what was computed of a whole sequence as it is at one of its steps, 0-based; None: not of single steps."""
+    if node.kind == "stack":
+        return node.inputs[number] if number < len(node.inputs) else None
+    if node.kind == "input":
+        return replace(node, step=number + 1)
+    inner = {id(n): at_step(n, number) for n in node.inputs}
+    if not inner or None in inner.values():
+        return None
+
+    def put(value: Any) -> Any:
+        if isinstance(value, Node):
+            return inner[id(value)]
+        return type(value)(put(v) for v in value) if type(value) in (tuple, list) else value
+
+    func, args, named = node.call
+    call = (func, put(args), {key: put(value) for key, value in named.items()})
+    return replace(node, inputs=tuple(inner[id(n)] for n in node.inputs), call=call)
 
 
 def _nodes(value: Any) -> Iterator[Node]:
