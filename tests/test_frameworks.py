@@ -617,7 +617,10 @@ def with_(neuron, **values):
         (lambda: with_(F.Leaky(beta=0.5), threshold=torch.ones(2) * FIVE[:2]), "do not fit"),
         (lambda: with_(F.Leaky(beta=0.5), reset_mechanism_val=FIVE), "reset_mechanism_val has values that differ"),
         (lambda: with_(F.Leaky(beta=0.5), reset_mechanism_val=7), "expected 0 .subtract., 1 .zero. or 2 .none."),
-        (lambda: with_(F.Leaky(beta=0.5), graded_spikes_factor=FIVE), "graded_spikes_factor other than 1"),
+        (
+            lambda: with_(F.Leaky(beta=0.5), graded_spikes_factor=FIVE),
+            "graded_spikes_factor has values that differ",
+        ),
         (lambda: with_(S.LIFNode(), tau=0.0), "τ = 0 is below 1"),
         (lambda: with_(S.LIFNode(), tau=FIVE), r"τ = 0\.1 … 0\.5 is below 1"),
         (lambda: with_(S.LIFNode(), v_reset="none"), "v_reset = 'none' is no number"),

@@ -30,6 +30,9 @@ def integrating():
 FIRE, NO_NEURONS = "these neurons fire", "the last layer has no neurons"
 LAST_LAYERS = {
     "snntorch": lambda: [F.Leaky(beta=0.5)],
+    "at once": lambda: [F.Leaky(beta=0.5, reset_delay=False)],
+    "at once, to zero": lambda: [F.Leaky(beta=0.5, reset_delay=False, reset_mechanism="zero")],
+    "soft reset": lambda: [S.LIFNode(v_reset=None)],
     "spikingjelly": lambda: [S.LIFNode()],
     "norse": lambda: [N.LIFBoxCell()],
     "sinabs": lambda: [B.IAF(spike_fn=B.SingleSpike())],
@@ -42,8 +45,8 @@ OF_ALL = {kind: kind for kind in ("sum", "last", "max")}
 FIRING = {None: "spikes", "spikes": "spikes", **dict.fromkeys(OF_ALL, FIRE)}
 MEMBRANES = {None: "last", "spikes": "these neurons send none"} | OF_ALL
 READ_AS = {
-    **dict.fromkeys(("spikingjelly", "norse", "sinabs"), FIRING),
-    "snntorch": FIRING | OF_ALL,
+    **dict.fromkeys(("spikingjelly", "norse", "sinabs", "at once, to zero"), FIRING),
+    **dict.fromkeys(("snntorch", "at once", "soft reset"), FIRING | OF_ALL),
     "no neurons": {None: "sum", "spikes": NO_NEURONS} | OF_ALL,
     **dict.fromkeys(("norse LI", "sinabs ExpLeak", "without leak"), MEMBRANES),
 }
@@ -62,7 +65,8 @@ def test_every_readout_of_every_last_layer_is_exact_or_refused(last, wanted):
     imported = convert.read(net, (6,), 4, readout=wanted)
     assert imported.readout == expected
     as_sum = last == "no neurons" or (last, expected) == ("without leak", "last")
-    assert len(imported.network.blocks) == (1 if as_sum else 2)
+    copied = last in ("at once", "soft reset") and expected != "spikes"
+    assert len(imported.network.blocks) == (1 if as_sum else 3 if copied else 2)
     kept = "sum" if expected == "spikes" or (last, expected) == ("without leak", "last") else expected
     assert imported.network.scores == kept
     said = ["membranes of every step; the scores are those of the last" in note for note in imported.notes]
@@ -70,12 +74,13 @@ def test_every_readout_of_every_last_layer_is_exact_or_refused(last, wanted):
 
 
 class Leaky(nn.Module):
-    """snnTorch's Leaky, which returns its membrane too, before the reset that comes one step late."""
+    """snnTorch's Leaky, which returns its membrane too: before a reset one step late, or after one at once."""
 
-    def __init__(self, beta, reset="subtract", threshold=1.0):
+    def __init__(self, beta, reset="subtract", threshold=1.0, graded=1.0):
         super().__init__()
-        self.reset_delay, self.inhibition, self.state_quant = True, False, False
-        values = {"beta": beta, "threshold": threshold, "graded_spikes_factor": 1.0}
+        self.reset_delay, self.inhibition, self.state_quant = reset != "at once", False, False
+        reset = "subtract" if reset == "at once" else reset
+        values = {"beta": beta, "threshold": threshold, "graded_spikes_factor": graded}
         values["reset_mechanism_val"] = ("subtract", "zero", "none").index(reset)
         for name, value in values.items():
             self.register_buffer(name, torch.tensor(value))
@@ -90,7 +95,10 @@ class Leaky(nn.Module):
         kind = int(self.reset_mechanism_val)
         kept = self.beta * self.mem
         self.mem = x + (kept * (1 - fired) if kind == 1 else kept - self.threshold * fired * (kind == 0))
-        return (self.mem > self.threshold).to(x.dtype), self.mem
+        spikes = (self.mem > self.threshold).to(x.dtype)
+        if not self.reset_delay:
+            self.mem = self.mem - (spikes - fired) * self.threshold
+        return self.graded_spikes_factor * spikes, self.mem
 
 
 Leaky.__module__ = "snntorch._neurons.leaky"
@@ -100,9 +108,9 @@ GATHERS = {"sum": lambda mem: mem.sum(0), "last": lambda mem: mem[-1], "max": la
 class Whole(nn.Module):
     """A loop over time that gathers the membranes of the last layer."""
 
-    def __init__(self, gathers, reset="subtract"):
+    def __init__(self, gathers, reset="subtract", graded=1.0):
         super().__init__()
-        self.a, self.n, self.b = nn.Linear(6, 5, False), Leaky(0.5), nn.Linear(5, 3, False)
+        self.a, self.n, self.b = nn.Linear(6, 5, False), Leaky(0.5, graded=graded), nn.Linear(5, 3, False)
         self.m, self.gathers = Leaky(0.5, reset), gathers
         for layer in (self.a, self.b):  # k/64, the largest 127/64: the chip holds them without rounding
             drawn = torch.randint(-10, 12, layer.weight.shape, generator=torch.Generator().manual_seed(0))
@@ -114,7 +122,36 @@ class Whole(nn.Module):
         return self.gathers(torch.stack([self.m(self.b(self.n(self.a(frame))[0]))[1] for frame in x]))
 
 
-@pytest.mark.parametrize("reset", ["subtract", "none"])
+@pytest.mark.parametrize("graded", [1.0, 0.5])
+def test_spikes_that_do_not_count_one_go_into_the_weights(graded):
+    """Of the next layer, of a max pooling, of a layer's own feedback, and of the scores."""
+
+    class Graded(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.n, self.pool = nn.Linear(6, 8), Leaky(0.5, graded=graded), nn.MaxPool1d(2)
+            self.b, self.back, self.m = nn.Linear(4, 3), nn.Linear(3, 3), Leaky(0.5, graded=-graded)
+            self.a.weight.data *= 3
+
+        def forward(self, x):
+            fed = [torch.zeros(x.shape[1], 3, dtype=x.dtype)]
+            for frame in x:
+                pooled = self.pool(self.n(self.a(frame))[0])
+                fed.append(self.m(self.b(pooled) + self.back(fed[-1]))[0])
+            return torch.stack(fed[1:])
+
+    torch.manual_seed(0)
+    net, x = Graded().double(), example((6,), 7)
+    compared = check.compare(net, (6,), 7, x)
+    compared.raise_if_different()
+    assert compared.layers["m"][1] > 5
+    network = convert.read(net, (6,), 7, dtype=torch.float64).network
+    with torch.no_grad():
+        scores = net(torch.from_numpy(x).double().transpose(0, 1)).sum(0)
+        assert torch.allclose(network(torch.from_numpy(x)), scores, atol=1e-12)
+
+
+@pytest.mark.parametrize("reset", ["subtract", "none", "at once"])
 @pytest.mark.parametrize("kind", GATHERS)
 def test_membranes_go_the_whole_way_to_the_chip(kind, reset):
     """Of neurons that fire, too: a copy that does not has their membranes."""
@@ -129,7 +166,7 @@ def test_membranes_go_the_whole_way_to_the_chip(kind, reset):
     net.n.reset_mem()
     with torch.no_grad():
         assert np.allclose(imported.network(torch.from_numpy(x)), theirs, atol=1e-12)
-    chip = quantize(from_torch(imported.network)).chip
+    chip = quantize(from_torch(imported.network), scale="power-of-two").chip
     assert (chip.readout, len(chip.layers)) == (f"{kind}_v", 2 if reset == "none" else 3)
     found, oracle, integer = (run(chip, x, ("u", "v", "s")) for run in (sim.run, reference.run, torch_integer.run))
     for other in (oracle, integer):

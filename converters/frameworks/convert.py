@@ -271,19 +271,19 @@ class _Output:
                 f"{path}: readout='spikes': these neurons send none; the nearest is readout='last', 'max' or 'sum'"
             )
             return neurons
-        if neurons.fires and not neurons.charge:
+        after = neurons.fires and neurons.shows == "after"
+        if neurons.fires and (not neurons.shows or (after and np.any(neurons.alpha))):
             said = f"readout={wanted!r}" if wanted else "the module returns membranes"
             self.reading.problems.append(
-                f"{path}: {said}: these neurons fire, and the module does not have their membranes before the reset; "
-                "the nearest is readout='spikes', or a last layer without neurons"
+                f"{path}: {said}: these neurons fire, and no layer of ours follows the membranes that they keep; the "
+                "nearest is readout='spikes', or a last layer without neurons"
             )
             return neurons
-        if neurons.group is not None:
-            self.reading.problems.append(
-                f"{path}: the membranes of neurons for which several of ours stand are no scores; the nearest is "
-                "readout='spikes'"
-            )
-            return neurons
+        if neurons.fires and not after:
+            self.reading.amplitudes.pop(path, None)
+            self.reading.membranes = path
+            if neurons.recurrent is not None:
+                self.reading.problems.append(self.reading.gets_spikes_of(path, path))
         self.readout = wanted or self.gathers or "last"
         if wanted is None and self.gathers is None:
             self.reading.notes.append(
@@ -294,7 +294,7 @@ class _Output:
         if self.readout == "last" and not (leaks or np.any(neurons.v_init)):
             return neurons  # the last membrane is the sum of all currents
         self.membranes = path
-        return replace(neurons, sends="membranes")
+        return replace(neurons, sends="after" if after else "membranes")
 
     def _output(self, paths: list[str]) -> Node:
         """Return the module's output before it is gathered over time; the last layer's where it is not known."""

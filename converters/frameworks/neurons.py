@@ -79,10 +79,13 @@ class Neurons:
         neurons of ours that stand for one; None: one does
     unbounded
         sends as many spikes in a step as thresholds fit into the membrane; the user says how many at most
-    charge
-        the state that its module returns is the membrane before its reset
+    amplitude
+        what a spike counts to the next layer, and to the recurrent connection
+    shows
+        which membrane its module returns as its state: the one ``"before"`` its reset, or ``"after"`` a reset by
+        subtraction; empty: none that can be followed
     sends
-        ``"spikes"``, or ``"membranes"``, of a last layer whose membranes are the scores
+        ``"spikes"``; of a last layer whose membranes are the scores ``"membranes"``, or ``"after"`` the reset
     inexact
         why this is not exact, in words that name the nearest; empty: it is
     """
@@ -102,7 +105,8 @@ class Neurons:
     late_bias: bool = False
     group: Group | None = None
     unbounded: bool = False
-    charge: bool = False
+    amplitude: float = 1.0
+    shows: str = ""
     sends: str = "spikes"
     inexact: tuple[str, ...] = ()
 

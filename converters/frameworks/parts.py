@@ -23,7 +23,7 @@ def neuron_of(neurons: Neurons, target: tuple[int, ...], shape: tuple[int, ...])
     simple = plain and alpha == v_reset == v_init == 0 and not neurons.at_threshold
     if neurons.reset != "zero":
         v_reset = 0.0
-    kind = CubaLIF if neurons.sends == "spikes" else Membrane
+    kind = Membrane if neurons.sends == "membranes" else CubaLIF
     try:
         if simple and kind is CubaLIF and neurons.reset in ("zero", "subtract"):
             return LIF(beta, threshold, neurons.reset)

@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import torch
 from ottt_loihi.converters.frameworks.groups import feedback, gathered, neurons_of, repeated
 from ottt_loihi.converters.frameworks.linear import (
@@ -50,6 +51,10 @@ def _negative(term: Term) -> Term:
     return Term(term.source, (*term.operations, Operation(node)))
 
 
+def _times(node: Node, shape: tuple[int, ...], factor: float | torch.Tensor) -> Operation:
+    return Operation(Node("mul", node.path, (node,), shape, call=(torch.mul, (node, factor), {})))
+
+
 class Reading:
     """Our blocks, made one after the other of a traced module; ``problems`` has what no block of ours computes."""
 
@@ -63,6 +68,8 @@ class Reading:
     ) -> None:
         self.seen, self.dtype, self.approximate, self.spikes_per_step = seen, dtype, approximate, spikes_per_step
         self.groups: dict[str, Group] = {}
+        self.amplitudes: dict[str, float] = {}  # of layers whose spikes do not count 1
+        self.membranes = ""  # path of a layer that fires, and whose block sends membranes in place of its spikes
         self.limited = False  # whether spikes_per_step was needed
         self.input_shape = input_shape
         self.blocks: list[Block] = []
@@ -90,6 +97,8 @@ class Reading:
         said += [f"{path} ({kind}): {reason}" for reason in neurons.inexact]
         if neurons.group is not None:
             self.groups[path] = neurons.group
+        if neurons.amplitude != 1:
+            self.amplitudes[path] = neurons.amplitude
         return neurons
 
     def _counting(self, neurons: Neurons) -> Neurons:
@@ -107,8 +116,18 @@ class Reading:
 
     @property
     def sends(self) -> dict[str, tuple[float, ...]]:
-        """path → what a spike of each of our neurons counts, where several stand for one."""
-        return {path: group.sends for path, group in self.groups.items()}
+        """path → what a spike of each of our neurons counts, where it is not 1 or several stand for one."""
+        counts = {path: group.sends for path, group in self.groups.items()}
+        times = {path: np.multiply(counts.get(path, (1.0,)), each) for path, each in self.amplitudes.items()}
+        return counts | {path: tuple(each.tolist()) for path, each in times.items()}
+
+    @staticmethod
+    def gets_spikes_of(answer: str, path: str) -> str:
+        """Return why a layer cannot get spikes of one whose membranes are the scores."""
+        return (
+            f"{path}: it gets spikes of {answer}, whose membranes before the reset are the scores; the nearest is "
+            "reset_delay=False, or readout='spikes'"
+        )
 
     # what arrives somewhere
 
@@ -118,9 +137,10 @@ class Reading:
             self.problems.append(f"{path}: nothing arrives there from the input")
             return []
         if node.kind in ("input", "spikes"):
+            self.problems += [self.gets_spikes_of(node.path, path)] if node.path == self.membranes != "" else []
             return [self._from(node, path)]
         if node.kind in MAXIMA and (pooled := self._max_pooling(node)) is not None:
-            return [Term(pooled)]
+            return [self._from(pooled, path)]
         inputs = node.inputs
         if node.kind in ADDITIONS and len(inputs) == 2:
             first, second = (self.terms(n, path) for n in inputs)
@@ -133,7 +153,8 @@ class Reading:
         if node.kind in ("cat", "concat", "concatenate") and (parts := self._places(node)) is not None:
             each = [(place, term) for place, n in parts for term in self.terms(n, path)]
             return [Term(term.source, (*term.operations, place)) for place, term in each]
-        if node.kind in ("relu", "relu_") and inputs[0].kind == "spikes" and len(inputs) == 1:
+        of_spikes = len(inputs) == 1 and inputs[0].kind == "spikes" and self.amplitudes.get(inputs[0].path, 1.0) > 0
+        if node.kind in ("relu", "relu_") and of_spikes:
             return self.terms(inputs[0], path)  # of 0 and 1, it changes nothing
         if path == "output" and node.kind in ("mean", "stack") and len(inputs) in (1, self.seen.length):
             return self.terms(inputs[-1], path)  # a linear layer of the mean over time is the mean of its outputs
@@ -151,7 +172,13 @@ class Reading:
         return [Term(t.source, (*t.operations, Operation(node, i == 0))) for i, t in enumerate(terms)]
 
     def _from(self, node: Node, path: str) -> Term:
-        """Return a layer's spikes as a term; where several of our neurons stand for one, the sum of theirs."""
+        """Return a layer's spikes as a term, times what one counts; of several neurons for one, the sum of theirs."""
+        term = self._summed(node, path)
+        if (amplitude := self.amplitudes.get(node.path)) is None:
+            return term
+        return Term(node, (*term.operations, _times(node, node.shape, amplitude)))
+
+    def _summed(self, node: Node, path: str) -> Term:
         if (group := self.groups.get(node.path)) is None:
             return Term(node)
         if node.path not in self.index and self.problems:  # there are no blocks behind a problem
@@ -192,7 +219,8 @@ class Reading:
         inner: Node | None = node.inputs[0]
         if inner is not None and inner.kind in MAXIMA:
             inner = self._max_pooling(inner)
-        if inner is None or inner.kind != "spikes" or inner.path in self.groups:
+        amplitude = 1.0 if inner is None else self.amplitudes.get(inner.path, 1.0)
+        if inner is None or inner.kind != "spikes" or inner.path in self.groups or amplitude < 0:
             return None
         key = f"{node.path or inner.path} (max pooling)"
         if key not in self.index:
@@ -209,6 +237,8 @@ class Reading:
                 return Node("spikes", key, shape=node.shape, step=inner.step)
             shape = connection.output_shape(self.shapes[source])
             self._append(key, Block(connection, LIF(0.0, 0.5, "zero")), shape)
+            if amplitude != 1:
+                self.amplitudes[key] = amplitude
         return Node("spikes", key, shape=node.shape, step=inner.step)
 
     def _append(self, key: str, block: Block, shape: tuple[int, ...]) -> None:
@@ -265,6 +295,30 @@ class Reading:
             branches += [Branch(c, own, delay) for delay, c in feedback(group, ours, self.dtype)]
             neuron, shape = neurons_of(neurons, group, ours), ours
         self._append(path, Block(connection, neuron.to(self.dtype), branches=branches), shape)
+        if neurons.sends == "after":
+            self._follow(path, neurons, terms, order)
+
+    def _follow(self, path: str, neurons: Neurons, terms: list[Term], order: list[str]) -> None:
+        """Append, behind a last layer that fires, a copy that does not: it has the layer's membranes after each reset.
+
+        Its currents are the same, and a spike takes the threshold from it in the same step.
+        """
+        if any(term.source.kind == "input" for term in terms):
+            raise Unmapped(
+                "its membranes after the reset, without a layer of neurons before it; the nearest is readout='spikes'"
+            )
+        own, target, gain = self.index[path], self._shape_of(terms[0]), tensor(neurons.gain)
+        spikes = Node("spikes", path, shape=target, step=self.seen.steps[path])
+        taken = self._summed(spikes, path)
+        taken = Term(spikes, (*taken.operations, _times(spikes, target, -tensor(neurons.threshold) / gain)))
+        silent = replace(neurons, reset="none", group=None, recurrent=None, sends="membranes")
+        self.build(path, silent, [taken, *terms], order)
+        if neurons.recurrent is not None:
+            again = self._recurrent(neurons, gain, target, self.shapes[-1])
+            self.blocks[-1].branches.append(Branch(again, own, 1))
+        self.paths[own] = f"{path} (spikes)"
+        self.groups.pop(path, None)
+        self.amplitudes.pop(path, None)
 
     def _shape_of(self, term: Term) -> tuple[int, ...]:
         return term.operations[-1].node.shape if term.operations else tuple(term.source.shape)
@@ -306,6 +360,8 @@ class Reading:
             raise Unmapped("the input arrives beside the layer before; the nearest is a first layer of neurons for it")
         if term.source.path in self.index:
             return self.index[term.source.path]
+        if term.source.path == path:
+            return len(self.blocks)
         if self.index.keys() - set(order):
             raise Unmapped("feedback from a later layer beside max pooling; the nearest is AvgPool2d")
         return order.index(term.source.path)
@@ -332,11 +388,13 @@ class Reading:
         if neurons.group is not None:
             ours = shape = (shape[0] * len(neurons.group.sends), *shape[1:])
             operations = (Operation(gathered(neurons.group, Node("spikes", "", shape=target), shape)),)
+        if neurons.amplitude != 1:
+            operations = (*operations, _times(Node("spikes", "", shape=target), target, neurons.amplitude))
         if isinstance(neurons.recurrent, nn.Module):
             operations = (*operations, Operation(operation_of(neurons.recurrent, target)))
             return connect(Chain(operations, ours), shape, gain, self.dtype, "recurrent")
-        weights = torch.broadcast_to(tensor(neurons.recurrent) * gain, target)
-        if operations:
+        weights = torch.broadcast_to(tensor(neurons.recurrent) * gain * neurons.amplitude, target)
+        if neurons.group is not None:
             raise Unmapped(
                 "one recurrent weight for each neuron beside several spikes in a step; the nearest is a Linear"
             )

@@ -118,10 +118,12 @@ def _common(module: nn.Module) -> dict[str, object]:
     for name in ("inhibition", "state_quant"):
         if getattr(module, name, False):
             raise Unmapped(f"{name} has no counterpart; make the layer without it")
-    if np.any(number(module, "graded_spikes_factor", VERSIONS) != 1.0):
-        raise Unmapped("graded_spikes_factor other than 1: multiply the next layer's weights with it, and set it to 1")
     reset, late = _reset(module)
-    return {"threshold": number(module, "threshold", VERSIONS), "charge": late or reset == "none"}
+    return {
+        "threshold": number(module, "threshold", VERSIONS),
+        "amplitude": one_number(module, "graded_spikes_factor", VERSIONS),
+        "shows": "before" if late or reset == "none" else "after" if reset == "subtract" else "",
+    }
 
 
 def _forget(module: nn.Module) -> None:

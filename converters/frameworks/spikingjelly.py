@@ -57,8 +57,8 @@ def _common(module: nn.Module, beta: float) -> dict[str, Any]:
         rest = 0.0 if v_reset is None else number(module, "v_reset", VERSIONS)
         return {"fires": False, "reset": "none", "v_init": rest, "bias": (1 - beta) * rest}
     common = {"threshold": number(module, "v_threshold", VERSIONS), "at_threshold": True}
-    if v_reset is None:
-        return {**common, "reset": "subtract"}
+    if v_reset is None:  # a call for each step leaves its membrane in v
+        return {**common, "reset": "subtract", "shows": "after" if getattr(module, "step_mode", "") == "s" else ""}
     v_reset = number(module, "v_reset", VERSIONS)
     return {**common, "v_reset": v_reset, "v_init": v_reset, "bias": (1 - beta) * v_reset}
 
