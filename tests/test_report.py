@@ -14,3 +14,20 @@ def test_labels_of_a_logarithmic_axis_are_numbers(spread):
     drawn = plots.weight_histograms({"hidden $1$": (weights, weights)})
     assert "mathdefault" not in drawn
     assert "hidden $1$" in drawn
+
+
+def test_a_drawing_uses_its_width(monkeypatch):
+    """The input stands at the left edge, the readout at the right one, and arrows begin and end at the boxes."""
+    from ottt_loihi.report import plots
+
+    monkeypatch.setattr(plots, "_svg", lambda figure: figure)
+    figure = plots.drawing([("input", "8×8"), ("hidden", "128"), ("readout", "10")], [(0, 1, "dense"), (1, 2, "dense")])
+    figure.canvas.draw()
+    texts = figure.axes[0].texts
+    boxes = [text.get_window_extent() for text in texts if "\n" in text.get_text()]
+    assert boxes[0].x0 < 0.08 * figure.bbox.width
+    assert boxes[-1].x1 > 0.92 * figure.bbox.width
+    arrows = [text.arrow_patch.get_window_extent() for text in texts if getattr(text, "arrow_patch", None)]
+    for left, right, arrow in zip(boxes, boxes[1:], arrows, strict=True):
+        assert arrow.x0 - left.x1 < 20
+        assert right.x0 - arrow.x1 < 20

@@ -31,7 +31,7 @@ def steps(folder: Path) -> list[tuple[str, str, list[str]]]:
         ),
         ("Learn on the chip from scratch", "scratch", ["ottt-learn", "--repeat-in-lava", "2000", *here]),
         (
-            "Mount the sensor upside down and let the deployed network learn again",
+            "Turn the images upside down and let the deployed network learn again",
             "drift",
             ["ottt-learn", chip, "--transform", "upside-down", "--repeat-in-lava", "2000", *here],
         ),
@@ -56,7 +56,7 @@ def demo(
         with command.err.status("working …"):
             results[name] = _run(line)
         seconds[name] = time.perf_counter() - begin
-        command.out.print(f"      {_say(name, results[name])}  [dim]({seconds[name]:.0f} s)[/]")
+        command.out.print(f"      {_say(name, results[name])}  [dim]({seconds[name]:.0f} s)[/]", soft_wrap=True)
     _summarise(output, results, seconds, time.perf_counter() - started)
 
 
@@ -83,7 +83,9 @@ def _say(name: str, result: dict[str, Any]) -> str:
 
 
 def _say_learned(result: dict[str, Any]) -> str:
-    curve = " → ".join(f"{accuracy:.1%}" for accuracy in result["accuracies"])
+    shown = [f"{accuracy:.1%}" for accuracy in result["accuracies"]]
+    whose = ("before", "after learning") if len(shown) == 2 else ("deployed", "upside down", "after learning")
+    curve = ", ".join(f"{accuracy} {what}" for accuracy, what in zip(shown, whose))
     repeated = result["repeated_in_lava"]
     return f"accuracy {curve}; {repeated['steps']:,} steps repeated in the Lava runtime: equal weights"
 
@@ -97,6 +99,9 @@ def _summarise(output: Path, results: dict[str, Any], seconds: dict[str, float],
     command.print_files(
         {"report": str(output / "report.html"), "network": str(output / "model.pt")}
         | {"chip": str(output / "model.h5"), "net": str(output / "model.net")}
+    )
+    command.out.print(
+        f"next: open {output / 'report.html'}; docs/tutorial.md explains each step", style="dim", soft_wrap=True
     )
 
 

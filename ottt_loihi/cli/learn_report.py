@@ -43,7 +43,7 @@ def write(folder: Path, scenario: Scenario, result: LearningResult, summary: dic
     figures = [
         report.Figure(plots.curves(_series(summary), **labels), "Every point: test images, weights frozen."),
         report.Figure(
-            plots.weight_histograms(pairs, ("before", "learnt"), "LSB"), "Weights before and after learning."
+            plots.weight_histograms(pairs, ("before", "learnt"), "integer units"), "Weights before and after learning."
         ),
     ]
     if summary["prequential"]:

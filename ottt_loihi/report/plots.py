@@ -173,13 +173,11 @@ def drawing(layers: Sequence[tuple[str, str]], arrows: Sequence[tuple[int, int, 
         figure.set_layout_engine("none")
         axes.set_position((0, 0, 1, 1))
         axes.set_axis_off()
-        unit = figure.get_figwidth() / len(layers)  # inches between layers, in which all of the picture is measured
-        axes.set(xlim=(0, figure.get_figwidth()), ylim=(-height, height))
-        at = [unit * (index + 0.5) for index in range(len(layers))]
-        half = min(0.62, 0.36 * unit)
-        for x, (name, shape) in zip(at, layers):
-            box = {"boxstyle": "round,pad=0.45", "facecolor": "#eef3f9", "edgecolor": BLUE}
-            axes.text(x, 0, f"{name}\n{shape}", ha="center", va="center", bbox=box, fontsize=10)
+        axes.set(xlim=(0, figure.get_figwidth()), ylim=(-height, height))  # all of the picture is measured in inches
+        at = np.linspace(0.65, figure.get_figwidth() - 0.65, len(layers))
+        box = {"boxstyle": "round,pad=0.45", "facecolor": "#eef3f9", "edgecolor": BLUE}
+        where = {"ha": "center", "va": "center", "fontsize": 10}
+        boxes = [axes.text(x, 0, f"{name}\n{shape}", bbox=box, **where) for x, (name, shape) in zip(at, layers)]
         for start, end, label in arrows:
             if start == end:
                 axes.text(at[start], 0.42, f"↻ {label}", ha="right", fontsize=9, color=ORANGE)
@@ -187,9 +185,11 @@ def drawing(layers: Sequence[tuple[str, str]], arrows: Sequence[tuple[int, int, 
             straight = end == start + 1
             middle = (at[start] + at[end]) / 2
             if straight:
-                style = {"arrowstyle": "-|>", "color": GREY}
-                axes.annotate("", (at[end] - half, 0), (at[start] + half, 0), arrowprops=style)
-                axes.text(middle, -0.22, label, ha="center", va="center", fontsize=9, color=GREY)
+                ends = {"patchA": boxes[start].get_bbox_patch(), "patchB": boxes[end].get_bbox_patch()}
+                style = {"arrowstyle": "-|>", "color": GREY, "shrinkA": 3, "shrinkB": 3, **ends}
+                axes.annotate("", (at[end], 0), (at[start], 0), arrowprops=style)
+                below = -0.22 if at[1] - at[0] > 1.6 else -0.45  # under the boxes where no room is between them
+                axes.text(middle, below, label, ha="center", va="center", fontsize=9, color=GREY)
                 continue
             side, rise = (1 if end > start else -1), 0.35 + 0.3 * abs(end - start)
             bend = -side * rise / abs(at[end] - at[start]) * 1.6 * (1 if end > start else -1)
