@@ -18,7 +18,7 @@ from ottt_loihi.onchip.settings import Settings
 from ottt_loihi.onchip.stream import Stream
 from ottt_loihi.sim.network import ChipNetwork
 
-RATES = {"readout_rate": 0.02, "hidden_rate": 1.0, "learn_when": "always", "usual_mistakes": 0}
+RATES = {"readout_rate": 0.02, "hidden_rate": 1.0, "learn_when": "always", "usual_mistakes": 0, "average_every": 0}
 FEEDBACK = "random"
 CHOSEN = ("rounding", "encoding", "feedback", "learn_when", "readout_rate", "hidden_rate")  # defaults that changed
 CALIBRATION_SAMPLES = 64

@@ -8,6 +8,7 @@ exact simulator.
 from __future__ import annotations
 
 import os
+import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -243,13 +244,16 @@ class Session:
         try:
             while done < total:
                 stops = [(done // count + 1) * count for count in (every, keep_every)]
-                until = min(total, *stops)
+                mean_at = self._next_of_mean(done)
+                until = min(total, mean_at, *stops)
                 chunk = min(CHUNK, until - done)
                 started = time.monotonic()
                 self.executor.learn(chunk)
                 self.seconds += time.monotonic() - started
                 done += chunk
-                if done == until:
+                if done == mean_at:
+                    self.executor.average()
+                if done in (total, *stops):
                     self._stop(done in (stops[0], total))
                 if progress is not None:
                     progress(done, total, self.curve[-1].accuracy if self.curve else None)
@@ -258,6 +262,16 @@ class Session:
         except KeyboardInterrupt:
             return True
         return False
+
+    def _next_of_mean(self, done: int) -> int:
+        """Return after how many samples of this call the running mean takes its next point; sys.maxsize: never.
+
+        Counted from the first call's first sample: a stream that is cut has the same points.
+        """
+        stream = self.executor.stream
+        if every := stream.settings.average_every:
+            return ((stream.before + done) // every + 1) * every - stream.before
+        return sys.maxsize
 
     def _stop(self, measure: bool) -> None:
         """Measure the curve's points that are due, one here if ``measure``, and save the state."""
@@ -277,6 +291,13 @@ class Session:
         if self.done:
             origin = {**self.chip.provenance, "origin": ORIGIN}
             self.chip = replace(self.chip, provenance=origin, untrained=False)
+        self.averaged = None
+        if learner.mean.points:
+            self.averaged = replace(
+                with_weights(self.plan, learner.mean.rounded(), learner.biases()),
+                provenance=self.chip.provenance,
+                untrained=False,
+            )
         self.subspaces = tuple(s for s in learner.subspaces() if s is not None)
         if measure and self.test is not None:
             self._pending.append((self.done, self.chip))
@@ -309,6 +330,7 @@ class Session:
         dense = make_plan(self.chip, plan.logit_scale).dense
         return LearningResult(
             chip=self.chip,
+            averaged=self.averaged,
             curve=tuple(self.curve),
             samples=self.done,
             steps=self.done * per_sample,

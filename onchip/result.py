@@ -34,6 +34,8 @@ class LearningResult:
     field           meaning
     ==============  ==============================================================================================
     chip            the network with the learnt weights (``learning9``; ``weight_formats.to_inference`` for inference)
+    averaged        the same with the running mean of the weights, whose noise is less; None where there is none
+                    (``Settings.average_every``)
     curve           accuracy over samples seen, before the first sample included; empty without test data
     samples         samples learnt from
     steps           Lava steps
@@ -68,7 +70,13 @@ class LearningResult:
     subspaces: tuple[Subspace, ...] | None = None
     answers: tuple[int, ...] | None = None
     came: tuple[int, ...] = ()
+    averaged: ChipNetwork | None = None
     learner: Learner | None = field(default=None, compare=False, repr=False)
+
+    @property
+    def inference_chip(self) -> ChipNetwork:
+        """The network to deploy, in learning weights: the mean of the weights where there is one."""
+        return self.chip if self.averaged is None else self.averaged
 
     def chosen(self) -> Settings:
         """Return the settings of the run, with what it found out."""

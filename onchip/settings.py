@@ -47,6 +47,9 @@ class Settings(Rule):
     balanced
         whether classes are learnt from alike: samples of a class that is more frequent than the rarest one so far are
         left out by chance (:func:`~ottt_loihi.onchip.stream.balanced`)
+    average_every
+        samples between two points of the running mean of the weights (``sim/learning/mean.py``), ≥ 0, 0: none; None:
+        from scratch a 32nd of an epoch, else none
 
     :func:`ottt_loihi.onchip.network.rates.fitted` finds them out from the network and samples that are drawn.
     """
@@ -60,6 +63,7 @@ class Settings(Rule):
     shuffle: bool = True
     tested: bool = False
     balanced: bool = False
+    average_every: int | None = None
 
     def __post_init__(self) -> None:
         chosen = self.rule()
@@ -73,6 +77,8 @@ class Settings(Rule):
             hidden = _rate(hidden, "hidden_rate", MOST)
         object.__setattr__(self, "hidden_rate", hidden)
         object.__setattr__(self, "readout_rate", _rate(self.readout_rate, "readout_rate", 2))
+        if self.average_every is not None:
+            object.__setattr__(self, "average_every", checks.integer(self.average_every, "average_every", 0))
 
     @classmethod
     def of_rule(cls, rule: str, **choices: Any) -> Settings:

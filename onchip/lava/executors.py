@@ -44,6 +44,10 @@ class SimRun:
         """Return the classes answered to the samples that this run has learnt, int32, at their first presentation."""
         return np.concatenate([np.zeros(0, np.int32), *self._answers])
 
+    def average(self) -> None:
+        """Take the weights into their running mean."""
+        self._learner.mean.move(self._learner.weights())
+
     def variables(self) -> dict[str, np.ndarray]:
         """Return :meth:`~ottt_loihi.sim.learning.learner.Learner.variables`."""
         return self._learner.variables()
@@ -69,6 +73,13 @@ class GraphRun:
         """Return the classes answered to the samples that this run has learnt, int32, at their first presentation."""
         found = self._run.get(self._graph.readout.predictions)
         return found[self._first : self._samples : self.stream.presented]
+
+    def average(self) -> None:
+        """Take the weights into their running mean."""
+        found = self._graph.variables()
+        self._learner.mean.move(
+            [self._run.get(found[f"plastic[{i}].weights"]) for i in range(len(self._graph.plastic))]
+        )
 
     def variables(self) -> dict[str, np.ndarray]:
         """Return the simulator's variables, with the values that Lava's processes have."""

@@ -91,7 +91,7 @@ def learn(
     halve_every: Annotated[
         int | None,
         typer.Option(
-            min=0, help="Samples after which all rates are halved; default: an epoch from scratch, else never (0)."
+            min=0, help="Samples after which all rates are halved; default: two epochs from scratch, else never (0)."
         ),
     ] = None,
     rule: options.RuleOption = options.Rule.ottt,
@@ -178,7 +178,7 @@ def learn(
     rates = {"readout_rate": readout_rate, "hidden_rate": hidden_rate}
     epochs = epochs or (EPOCHS_OF_0_1 if old else EPOCHS if model else EPOCHS_FROM_SCRATCH)
     if halve_every is None:
-        halve_every = 0 if model else scenario.samples
+        halve_every = 0 if model else scenario.samples * (1 if old else 2)
     settings = Settings.of_rule(
         rule.value,
         lambda_pre=lambda_pre,
@@ -328,7 +328,7 @@ def _summary(
     from ottt_loihi.sim import Simulator
     from ottt_loihi.sim.learning.weight_formats import to_inference
 
-    frozen, (x, labels) = to_inference(result.chip), scenario.test
+    frozen, (x, labels) = to_inference(result.inference_chip), scenario.test
     answers = Simulator(frozen.chip).run(x).predictions
     inference = float((answers == labels).mean())
     said = one_sided(answers, labels)
@@ -352,6 +352,7 @@ def _summary(
         "recall": recalls(answers, labels, frozen.chip.layers[-1].size),
         "accuracy_in_the_old_world": old_world,
         "directions_protected": [s.fixed for s in result.subspaces or ()],
+        "weights_averaged": result.averaged is not None,
         "weights_changed_by_freezing": frozen.changed,
         "samples": result.samples,
         "data_notes": list(scenario.notes),

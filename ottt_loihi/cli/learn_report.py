@@ -33,7 +33,8 @@ def write(folder: Path, scenario: Scenario, result: LearningResult, summary: dic
         ("learnt", "learnt.h5"), ("inference", "inference.h5"), ("curve", "curve.png"), ("data", "curve.json"),
     )}  # fmt: skip
     storage.save(chip, paths["learnt"])
-    storage.save(to_inference(chip).chip, paths["inference"])
+    averaged = replace(result.inference_chip, provenance=chip.provenance)
+    storage.save(to_inference(averaged).chip, paths["inference"])
     labels = {"x_label": "samples learnt from", "y_label": "test accuracy, weights frozen (%)", "percent": True}
     with atomic_write(paths["curve"]) as temporary:
         plots.save_curves(temporary, _series(summary), **labels)
@@ -87,7 +88,9 @@ def _section(summary: dict[str, Any], figures: list[Any]) -> Any:
 
 def story(summary: dict[str, Any]) -> str:
     after = f"after {summary['samples']:,} samples {summary['accuracy']:.1%} with 8-bit inference weights"
-    after += f" ({summary['accuracy_learning_weights']:.1%} before freezing)"
+    kind = "last learning weights" if summary["weights_averaged"] else "before freezing"
+    after = after.replace("8-bit", "averaged 8-bit") if summary["weights_averaged"] else after
+    after += f" ({summary['accuracy_learning_weights']:.1%} {kind})"
     if summary["scenario"] == "scratch":
         return f"Test accuracy {summary['accuracy_before']:.1%} untrained, {after}."
     if summary["accuracy_deployed"] is None:

@@ -14,6 +14,7 @@ from dataclasses import replace
 
 import numpy as np
 from ottt_loihi.sim.learning import encodings, integers
+from ottt_loihi.sim.learning.mean import RunningMean
 from ottt_loihi.sim.learning.network import LearningNetwork
 from ottt_loihi.sim.learning.program import program
 from ottt_loihi.sim.learning.subspace import Subspace
@@ -40,6 +41,8 @@ class Learner:
         how many it has learnt from, or seen with a closed gate
     state
         :class:`~ottt_loihi.sim.learning.kernels.State`
+    mean
+        running mean of the weights, of the points at which its owner moved it
     """
 
     def __init__(self, network: LearningNetwork) -> None:
@@ -49,11 +52,12 @@ class Learner:
         self._constants, self.state = pack(network)
         self._actions = program(network)
         self._stepped: np.ndarray | None = None
+        self.mean = RunningMean()
 
     def copy(self) -> Learner:
         """Return a learner in the same state, which learns on without changing this one."""
         found = Learner(self.network)
-        found.samples, found._stepped = self.samples, self._stepped
+        found.samples, found._stepped, found.mean = self.samples, self._stepped, self.mean.copy()
         for array, mine in zip(found.state, self.state, strict=True):
             array[...] = mine
         return found
@@ -272,6 +276,7 @@ class Learner:
             file.attrs["version"] = VERSION
             file.attrs["network"] = np.bytes_(self.network.digest().encode())
             file.attrs["samples"] = self.samples
+            self.mean.save(file)
             for name, array in self._kept():
                 file.create_dataset(name, data=array, fletcher32=True, compression="gzip", shuffle=True)
 
@@ -320,6 +325,7 @@ class Learner:
                 if stored.min() < low or stored.max() > high:
                     raise FileError(f"/{name}: expected {low} … {high}, found {stored.min()} … {stored.max()}")
                 array[...] = stored
+            learner.mean = RunningMean.load(file, [layer.connection.shape for layer in found.layers])
         return learner
 
     def _kept(self) -> Iterator[tuple[str, np.ndarray]]:
