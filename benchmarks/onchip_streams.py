@@ -37,6 +37,8 @@ MOST = 1 << 30  # samples of a part
 PEOPLE = ("12345", "21547", "45612", "54321", "78945")  # those that the data set's authors chose
 PATIENTS = (100, 105, 200, 202, 210, 213, 214, 219, 221, 222, 228, 232, 233, 234)  # of DS2
 
+READ: dict[tuple[Any, ...], Any] = {}  # what was read of data sets
+
 Part = tuple[np.ndarray, np.ndarray, np.ndarray]  # values, what the chip gets, labels
 Counts = list[list[list[list[int]]]]  # of each world and each of its parts: label × answer
 
@@ -152,6 +154,13 @@ ECG = Sensor(
 SENSORS = (GAS, EMG, ECG)
 
 
+def read_once(key: tuple[Any, ...], compute: Callable[[], Any]) -> Any:
+    """Return what was computed for a key before, or now: the patients of an archive take seconds each time."""
+    if key not in READ:
+        READ[key] = compute()
+    return READ[key]
+
+
 def deployed(sensor: Sensor, options: dict[str, Any], runs: Path) -> ChipNetwork:
     """Return the plastic network that was trained on the first world."""
     folder = runs / "-".join([sensor.name, *map(str, options.values()), "offline"])
@@ -174,7 +183,16 @@ def part_of(sensor: Sensor, chip: ChipNetwork, options: dict[str, Any], number: 
 
 
 def parts_of(sensor: Sensor, chip: ChipNetwork, world: int) -> list[Part]:
-    return [part_of(sensor, chip, options, number) for number, options in enumerate(sensor.worlds[world][1])]
+    return [
+        read_once((sensor.name, world, number), lambda o=options, n=number: part_of(sensor, chip, o, n))
+        for number, options in enumerate(sensor.worlds[world][1])
+    ]
+
+
+def known_of(sensor: Sensor, chip: ChipNetwork, options: dict[str, Any]) -> tuple[np.ndarray, np.ndarray]:
+    """Return samples of the first world and their labels, on which the network is measured."""
+    known = read_once((sensor.name, str(options)), lambda: chip_choice(chip, sensor.name, KNOWN, "train"))
+    return chip_input(chip, known), known.labels
 
 
 def counted(labels: np.ndarray, answers: np.ndarray, classes: int) -> list[list[int]]:
@@ -197,12 +215,11 @@ def stream(sensor: Sensor, share: float, runs: Path, **chosen: Any) -> Counts:
     found = []
     for world, (options, _) in enumerate(sensor.worlds):
         chip = deployed(sensor, options, runs)
-        known = chip_choice(chip, sensor.name, KNOWN, "train")
         now, result, counts = chip, None, []
         for _, x, y in parts_of(sensor, chip, world):
             more: dict[str, Any] = {"after": result}
             if result is None:
-                more = {"settings": Settings(**chosen), "known": (chip_input(chip, known), known.labels)}
+                more = {"settings": Settings(**chosen), "known": known_of(sensor, chip, options)}
             answered = prequential(now, (x, y), label_share=max(share, 1 / len(y)), **more)
             now, result = answered.result.chip, answered.result
             counts.append(counted(y, answered.answers, chip.layers[-1].size))

@@ -20,7 +20,7 @@ from ottt_loihi.sim.learning.network import LearningNetwork
 from ottt_loihi.errors import FileError, UsageError
 from ottt_loihi.files import atomic_write
 
-FORMAT, VERSION = "ottt-loihi learning curve", 2  # 1: of version 0.1, whose defaults were others
+FORMAT, VERSION = "ottt-loihi learning curve", 3  # 1: of version 0.1; 2: of 0.2.0; their defaults were others
 SEEN = 1000  # samples that stand for the data
 MAX_BYTES = 1 << 24
 

@@ -67,3 +67,23 @@ def test_that_it_keeps_its_choices_is_said(folder, capsys):
 def test_a_run_with_other_choices_is_another_one(folder, capsys):
     with pytest.raises(FileError, match="the state of another network or rule"):
         go_on(folder, "more", capsys, hidden_rate=2.0)
+
+
+def test_a_run_of_version_0_2_0_goes_on_with_its_halvings(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(
+        "ottt_loihi.cli.learn.write", lambda folder, scenario, result, summary: {"weights": sha(result)}
+    )
+
+    def run(name, **more):
+        learn(None, hidden=8, epochs=3, output=tmp_path / name, json=True, **more)
+        return json.loads(capsys.readouterr().out)
+
+    whole = run("whole", halve_every=1437)
+    run("stopped", halve_every=1437, stop_at=0.01)
+    state = tmp_path / "stopped" / "scratch-state.json"
+    kept = json.loads(state.read_text())
+    assert kept["version"] == 3
+    state.write_text(json.dumps(kept | {"version": 2}))
+    resumed = run("stopped", resume=True)
+    assert resumed["files"] == whole["files"]
+    assert whole["weights_averaged"]

@@ -160,7 +160,7 @@ def learn(
     Without a model, a new 64-128-10 network learns handwritten digits.
     Ctrl-C saves the weights; --resume continues, with any backend.
     """
-    from ottt_loihi.onchip import first_version
+    from ottt_loihi.onchip.checkpoint import curve_version
     from ottt_loihi.onchip.learner import Settings
     from ottt_loihi.onchip.learner import learn as learn_on_chip
     from ottt_loihi.onchip.learner import repeat_in_lava as repeat
@@ -171,14 +171,15 @@ def learn(
     decays = current_decay, membrane_decay
     folder = output or (model.parent if model else Path("runs/learn"))
     state = folder / f"{scenario_name(model, transform)}-state"
-    old = resume and first_version.began(state)
+    began = curve_version(state) if resume else None
+    old, earlier = began == 1, began in (1, 2)
     scenario = make_scenario(
         model, transform, hidden, density, data, seed, plastic, decays, loss.value, old, tuple(changes or ())
     )
     rates = {"readout_rate": readout_rate, "hidden_rate": hidden_rate}
     epochs = epochs or (EPOCHS_OF_0_1 if old else EPOCHS if model else EPOCHS_FROM_SCRATCH)
     if halve_every is None:
-        halve_every = 0 if model else scenario.samples * (1 if old else 2)
+        halve_every = 0 if model else scenario.samples * (1 if earlier else 2)
     settings = Settings.of_rule(
         rule.value,
         lambda_pre=lambda_pre,
@@ -200,6 +201,7 @@ def learn(
         schedule=schedule.value,
         silent_epochs=silent_epochs,
         input_lag=input_lag,
+        average_every=0 if earlier else None,
         **{k: v for k, v in rates.items() if v is not None},
     )
     scenario = _even(scenario, settings)

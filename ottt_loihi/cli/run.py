@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 
 EXPORT = "ottt-export makes one"
+EVERYTHING = 2**31 - 1  # samples
 OVERFLOWS = {
     "int32": "a sum left 32 bits",
     "conv": "a convolution's output left 24 bits",
@@ -67,6 +68,12 @@ def run(
             help="Values that stand for 0 and 1 of the data, such as -1,1, if the network's .net scales its input."
         ),
     ] = None,
+    continuous: Annotated[
+        bool,
+        typer.Option(
+            "--continuous", help="All samples are one recording in their order: no state is reset between them."
+        ),
+    ] = False,
     seed: command.Seed = 0,
     json: command.Json = False,
     debug: command.Debug = False,
@@ -77,16 +84,21 @@ def run(
     """
     from ottt_loihi.converters.samples import chip_choice, input_on_demand
     from ottt_loihi.data.registry import chosen_options
+    from ottt_loihi.errors import UsageError
     from ottt_loihi.sim import storage
+    from ottt_loihi.sim.inference.continuous import as_recording
 
     place = find(backend, "--backend")
     for where in verify or []:
         replay.require(where)
     place.require()
+    if continuous and place.streams:
+        raise UsageError(f"--continuous: {place.name} gives no v at every step; choose sim, inprocess or lava")
     command.expect_file(model, "model.h5", {"": EXPORT, ".pt": f"{EXPORT} of it", ".net": f"{EXPORT} of it"})
     chip = storage.load(model)
     data = data or _data_of(chip, model)
     options = chosen_options(data, changes or ())
+    samples = EVERYTHING if continuous else samples
     found = chip_choice(chip, data, samples, labelled=predictions is None, options=options)
     for note in found.notes:
         command.err.print(f"data: {note}", markup=False, soft_wrap=True)
@@ -94,11 +106,12 @@ def run(
     prepared = place.prepare(chip, x)
     for note in prepared.notes:
         command.err.print(f"note: {note}", soft_wrap=True)
-    result, seconds = _classify(prepared.chip, place, x, json)
+    result, seconds = _classify(prepared.chip, place, x, json, continuous)
     measured = _measured(result.predictions, found, chip)
     if predictions is not None:
         _write_predictions(predictions, result, found)
-    checks = [_verify(chip, model, backend, x[:verify_samples], json) for backend in verify or []]
+    repeated = as_recording(chip, x[:verify_samples]) if continuous else (chip, x[:verify_samples])
+    checks = [_verify(*repeated, model, backend, json) for backend in verify or []]
     summary: dict[str, Any] = {
         "model": str(model),
         "backend": place.name,
@@ -106,6 +119,7 @@ def run(
         "samples": len(x),
         "samples_available": found.total,
         "said": found.said,
+        "continuous": continuous,
         **({"accuracy": None} if measured is None else {"accuracy": measured.accuracy, **measured.to_json()}),
         "warnings": _warnings(chip, result, measured, len(x)),
         "spikes_per_sample": [float(n) / len(x) for n in result.spike_counts],
@@ -187,14 +201,19 @@ def _data_of(chip: ChipNetwork, model: Path) -> str:
     return chip.data_set.name
 
 
-def _classify(chip: ChipNetwork, backend: Backend, x: OnDemand, quiet: bool) -> tuple[Result, float]:
+def _classify(chip: ChipNetwork, backend: Backend, x: OnDemand, quiet: bool, continuous: bool) -> tuple[Result, float]:
     """(result, seconds) of all samples; the simulator's under a progress bar, which Lava must not fork beside.
 
     Lava's source keeps all of a run's messages, so it gets them whole.
     """
     from rich.progress import Progress
 
+    from ottt_loihi.sim.inference.continuous import run_continuous
+
     started = time.perf_counter()
+    if continuous:
+        command.begin(f"{backend.title}, a recording of {len(x)} samples", quiet)
+        return run_continuous(backend, chip, x[:]), time.perf_counter() - started
     if backend.name != "sim":
         command.begin(f"{backend.title}, {len(x)} images", quiet)
         return backend.run(chip, x[:]), time.perf_counter() - started
@@ -204,7 +223,7 @@ def _classify(chip: ChipNetwork, backend: Backend, x: OnDemand, quiet: bool) -> 
     return result, time.perf_counter() - started
 
 
-def _verify(chip: ChipNetwork, model: Path, place: str, x: np.ndarray, quiet: bool) -> dict[str, Any]:
+def _verify(chip: ChipNetwork, x: np.ndarray, model: Path, place: str, quiet: bool) -> dict[str, Any]:
     """Run ``x`` in a place and in the simulator, and compare everything."""
     started = time.perf_counter()
     command.begin(f"{replay.title(place)}, {len(x)} images", quiet)
@@ -255,7 +274,8 @@ def _summary_line(summary: dict[str, Any]) -> str:
     accuracy = "no labels" if summary["accuracy"] is None else f"accuracy {summary['accuracy']:.2%}"
     if summary["accuracy"] is not None:
         accuracy += f", balanced {summary['balanced_accuracy']:.2%},"
-    line = f"{accuracy} on {summary['said']} test samples; spikes per sample, layer by layer: {spikes}"
+    samples = "test samples, one recording" if summary["continuous"] else "test samples"
+    line = f"{accuracy} on {summary['said']} {samples}; spikes per sample, layer by layer: {spikes}"
     happened = [f"{OVERFLOWS[name]} {sum(n):,} times" for name, n in summary["overflows"].items() if sum(n)]
     return line + (f"; {', '.join(happened)}" if happened else "")
 
