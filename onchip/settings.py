@@ -49,7 +49,7 @@ class Settings(Rule):
         left out by chance (:func:`~ottt_loihi.onchip.stream.balanced`)
     average_every
         samples between two points of the running mean of the weights (``sim/learning/mean.py``), ≥ 0, 0: none; None:
-        from scratch a 32nd of an epoch, else none
+        a 32nd of an epoch, at least 16 samples
 
     :func:`ottt_loihi.onchip.network.rates.fitted` finds them out from the network and samples that are drawn.
     """

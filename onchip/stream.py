@@ -26,7 +26,7 @@ from ottt_loihi.errors import UsageError
 Data = tuple[Array, np.ndarray]
 UNLABELLED = -1  # label of a sample that is answered only
 AHEAD = 256  # samples that go through a frozen backbone together
-POINTS = 32  # of the running mean of weights in an epoch
+POINTS, APART = 32, 16  # of the running mean of weights in an epoch, and samples between two at least
 
 
 class Received:
@@ -138,8 +138,7 @@ class Stream:
         else:
             self.rates = list(after[0])
         if self.settings.average_every is None:
-            every = max(1, self.per_epoch // POINTS) if plan.chip.untrained else 0
-            self.settings = replace(self.settings, average_every=every)
+            self.settings = replace(self.settings, average_every=max(APART, self.per_epoch // POINTS))
         self.presented = 2 if self.settings.tested or self.settings.learn_when == "mistaken" else 1
         self.before = 0 if after is None else after[1] // self.presented
 

@@ -28,9 +28,11 @@ def test_many_classes_are_named_by_their_lowest_recall():
 def test_the_story_says_what_changed():
     summary = {
         "samples": 10, "accuracy": 0.9, "accuracy_learning_weights": 0.9, "accuracy_before": 0.1,
-        "accuracy_deployed": 0.95, "scenario": "more", "world_changed": True,
+        "accuracy_deployed": 0.95, "scenario": "more", "world_changed": True, "weights_averaged": True,
     }  # fmt: skip
     assert "95.0%; then the data are different: 10.0%" in story(summary)
+    assert "averaged 8-bit inference weights (90.0% last learning weights)" in story(summary)
+    assert "with 8-bit inference weights (90.0% before freezing)" in story(summary | {"weights_averaged": False})
     assert "then nothing is changed" in story(summary | {"world_changed": False})
     assert "rotated" in story(summary | {"scenario": "drift"})
     assert story(summary | {"accuracy_deployed": None}).startswith("Test accuracy 10.0% as deployed")

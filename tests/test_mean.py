@@ -101,12 +101,14 @@ def test_lava_has_the_same(backend):
     assert_same(run(backend=backend), run())
 
 
-def test_a_network_that_has_learnt_has_none_unless_it_is_asked_for():
-    x, y = data(SAMPLES)
-    learnt = replace(start(), untrained=False)
-    assert learn(learnt, (x, y)).averaged is None
-    assert learn(start(), (x, y)).averaged is not None
-    assert learn(start(), (x, y), settings=Settings(average_every=0)).averaged is None
+@pytest.mark.parametrize("untrained", [True, False])
+def test_it_has_32_points_an_epoch_unless_another_number_is_asked_for(untrained):
+    chip = replace(start(), untrained=untrained)
+    x, y = data(70 * 32)
+    assert learn(chip, (x, y)).learner.mean.points == 32
+    assert learn(chip, (x[:SAMPLES], y[:SAMPLES]), epochs=3).learner.mean.points == 3 * SAMPLES // 16
+    assert learn(chip, (x[:10], y[:10])).averaged is None
+    assert learn(chip, (x, y), settings=Settings(average_every=0)).averaged is None
 
 
 @pytest.mark.parametrize("damage", ["shape", "range"])
