@@ -103,6 +103,28 @@ def test_gaps_in_every_file(tmp_path, kind):
         from_arrays(x, y, gaps="fill")
 
 
+def test_gaps_in_ts_files(tmp_path):
+    head = "@missing true\n@classLabel true a b\n@data\n"
+    lines = ["1,2,3,4,5:1,2,3,4,5:a", "1,?,3:1,2,3:b", "1,2,3:1,2,NaN:a", "1,2,3:1,2,3:b"]
+    (tmp_path / "P_TRAIN.ts").write_text(head + "\n".join(lines))
+    (tmp_path / "P_TEST.ts").write_text(head + "\n".join(lines[1:]))
+    with pytest.raises(FileError, match=r"P_TRAIN.ts, line 5: 1 values are missing; fill the gaps, or skip"):
+        load_data(tmp_path / "P_TRAIN.ts", lengths="stretch")
+    split = load_data(tmp_path / "P_TRAIN.ts", lengths="stretch", gaps="skip", num_steps=2)  # steps 2, 3 are not drawn
+    assert (split.x_train.shape, split.y_train.tolist(), split.y_test.tolist()) == ((2, 2, 2), [0, 1], [1])
+    assert np.isfinite(split.x_train).all()
+    said = [note for note in split.notes if "missing" in note]
+    assert [note.partition(": ")[2] for note in said] == [
+        "values are missing in 2 of 4 samples, which were skipped",
+        "values are missing in 2 of 3 samples, which were skipped",
+    ]
+    (tmp_path / "P_TEST.ts").write_text(head + lines[1])
+    with pytest.raises(FileError, match="missing in each of its 1 samples; nothing is left"):
+        load_data(tmp_path / "P_TRAIN.ts", gaps="skip")
+    with pytest.raises(UsageError, match="gaps: expected one of refuse, skip"):
+        load_data(tmp_path / "P_TRAIN.ts", gaps="fill")
+
+
 def test_repeated_samples():
     x = np.array([[1, 2], [1, 2], [1, 3], [1, 3], [1, 2]])
     np.testing.assert_array_equal(repeated(x), [False, True, False, True, False])

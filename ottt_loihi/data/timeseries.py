@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from ottt_loihi import checks
+from ottt_loihi.data.arrays import GAPS
 from ottt_loihi.data.folder import Layout, find, read_bytes
 from ottt_loihi.data.labels import read_labels
 from ottt_loihi.data.lengths import same_length
@@ -59,8 +61,18 @@ def load_uea(
     return _joined(halves, "uea-timeseries", lengths, num_steps, PROBLEMS[problem])
 
 
-def load_ts(path: str | os.PathLike[str], lengths: str = "refuse", num_steps: int | None = None) -> Split:
+def load_ts(
+    path: str | os.PathLike[str], lengths: str = "refuse", num_steps: int | None = None, gaps: str = "refuse"
+) -> Split:
     """A ``NAME_TRAIN.ts`` with its ``NAME_TEST.ts`` beside it (give either), float32 ``(n, T, channels)``.
+
+    Parameters
+    ----------
+    lengths, num_steps
+        of :func:`~ottt_loihi.data.lengths.same_length`
+    gaps
+        missing values (``?``) are refused (``"refuse"``), or recordings that hold one are left out and counted
+        (``"skip"``)
 
     Raises
     ------
@@ -68,16 +80,25 @@ def load_ts(path: str | os.PathLike[str], lengths: str = "refuse", num_steps: in
         for a missing half, or a file of another form
     """
     path = Path(path)
+    checks.one_of(gaps, "gaps", GAPS)
     for part, other in (("_TRAIN.ts", "_TEST.ts"), ("_TEST.ts", "_TRAIN.ts")):
         if path.name.endswith(part):
             pair = {part: path, other: path.with_name(path.name.removesuffix(part) + other)}
-            halves = [parse_ts(read_bytes(pair[p], MAX_BYTES), str(pair[p])) for p in ("_TRAIN.ts", "_TEST.ts")]
-            return _joined(halves, path.name.removesuffix(part), lengths, num_steps, None)
+            halves, notes = [], []
+            for file in (pair["_TRAIN.ts"], pair["_TEST.ts"]):
+                recordings, labels, classes = parse_ts(read_bytes(file, MAX_BYTES), str(file), gaps)
+                recordings, labels, said = _without_gaps(recordings, labels, str(file))
+                halves.append((recordings, labels, classes))
+                notes += said
+            split = _joined(halves, path.name.removesuffix(part), lengths, num_steps, None)
+            return replace(split, notes=(*notes, *split.notes))
     raise FileError(f"{path}: expected NAME_TRAIN.ts or NAME_TEST.ts, a .ts file holds one half of a data set")
 
 
-def parse_ts(content: bytes, where: str) -> tuple[list[np.ndarray], np.ndarray, tuple[str, ...]]:
+def parse_ts(content: bytes, where: str, gaps: str = "refuse") -> tuple[list[np.ndarray], np.ndarray, tuple[str, ...]]:
     """Return recordings ``(T_i, channels)``, labels as texts, and the classes that the heading names.
+
+    A missing value is refused, or with ``gaps="skip"`` NaN.
 
     Lines of ``#`` are comments, ``@name value`` the heading; behind ``@data`` one recording a line, dimensions
     separated by ``:``, values by ``,``, the class last.
@@ -101,14 +122,27 @@ def parse_ts(content: bytes, where: str) -> tuple[list[np.ndarray], np.ndarray, 
             in_data = words[0].lower() == "@data"
             continue
         *dimensions, label = line.split(":")
-        recordings.append(_values(dimensions, f"{where}, line {number}"))
+        recordings.append(_values(dimensions, f"{where}, line {number}", gaps))
         labels.append(label.strip())
     if not recordings:
         raise FileError(f"{where}: no recordings behind @data")
     return recordings, np.array(labels), classes
 
 
-def _values(dimensions: list[str], where: str) -> np.ndarray:
+def _without_gaps(
+    recordings: list[np.ndarray], labels: np.ndarray, where: str
+) -> tuple[list[np.ndarray], np.ndarray, list[str]]:
+    """Return the recordings and labels without those that hold missing values, and how many these are."""
+    whole = np.array([bool(np.isfinite(recording).all()) for recording in recordings])
+    if whole.all():
+        return recordings, labels, []
+    if not whole.any():
+        raise FileError(f"{where}: values are missing in each of its {len(whole):,} samples; nothing is left")
+    said = f"{where}: values are missing in {int((~whole).sum()):,} of {len(whole):,} samples, which were skipped"
+    return [recording for recording, kept in zip(recordings, whole) if kept], labels[whole], [said]
+
+
+def _values(dimensions: list[str], where: str, gaps: str) -> np.ndarray:
     try:
         found = [np.array([float(v) if v.strip() != "?" else np.nan for v in d.split(",")]) for d in dimensions]
     except ValueError:
@@ -116,8 +150,9 @@ def _values(dimensions: list[str], where: str) -> np.ndarray:
     if not found or len({len(d) for d in found}) != 1:
         raise FileError(f"{where}: expected as many values in every dimension, got {[len(d) for d in found][:12]}")
     values = np.stack(found, axis=1)
-    if not np.isfinite(values).all():
-        raise FileError(f"{where}: {int((~np.isfinite(values)).sum())} values are missing; fill the gaps")
+    if gaps == "refuse" and not np.isfinite(values).all():
+        missing = int((~np.isfinite(values)).sum())
+        raise FileError(f"{where}: {missing} values are missing; fill the gaps, or skip these samples with gaps=skip")
     return values
 
 
