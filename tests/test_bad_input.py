@@ -117,6 +117,16 @@ def test_what_is_said_of_data_that_can_be_used(tmp_path):
     assert "scaled to [0, 1] by the training samples" in said
 
 
+def test_ottt_data_names_the_classes(tmp_path):
+    names = [f"gesture {label}" for label in range(14)]
+    np.savez(tmp_path / "a.npz", x=SERIES, y=Y, time_axis=True, class_names=names[:4])
+    assert "named gesture 0, gesture 1, gesture 2, gesture 3" in " ".join(
+        run_here("ottt-data", tmp_path / "a.npz").stdout.split()
+    )
+    np.savez(tmp_path / "a.npz", x=SERIES, y=Y, time_axis=True, class_names=names)
+    assert "gesture 11 … gesture 13" in " ".join(run_here("ottt-data", tmp_path / "a.npz").stdout.split())
+
+
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
     folder = tmp_path_factory.mktemp("model")

@@ -189,6 +189,13 @@ def test_a_folder_of_recordings(tmp_path):
         load_data(tmp_path)
 
 
+def test_a_folder_without_recordings_says_which_are_read(tmp_path):
+    (tmp_path / "low").mkdir()
+    (tmp_path / "low" / "a.flac").write_bytes(b"fLaC")
+    with pytest.raises(FileError, match=r"or one folder per class, of recordings: \.wav, or events as \.csv or \.npy"):
+        load_data(tmp_path)
+
+
 def test_a_damaged_wav_is_refused(tmp_path):
     for content in (b"", b"RIFF", wav()[:50], wav()[:-200], struct.pack("<4sI4s", b"RIFF", 2**32 - 1, b"WAVE")):
         with pytest.raises(FileError):

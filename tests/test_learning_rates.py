@@ -164,3 +164,15 @@ def test_what_is_counted_in_samples_does_not_depend_on_presentations():
     settings = Settings(halve_every=7)
     rules = [Stream(make_plan(chip), (x, y), 1, replace(settings, learn_when=w)).rule for w in ("always", "mistaken")]
     assert [rule.halve_every for rule in rules] == [7, 14]
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_rates_are_not_measured_on_one_sample(count):
+    """Or on repetitions of it, as a stuck sensor sends them; a rate of 0 was kept, and the next call refused it."""
+    chip, (x, y), _ = taught(4, (48,), "mse")
+    alike = x[:1].repeat(count, 0), y[:1].repeat(count)
+    with pytest.raises(UsageError, match=f"rates: the readout is the same for every one of the {count} samples"):
+        learn(chip, alike, settings=Settings(shuffle=False))
+    given = Settings(shuffle=False, readout_rate=0.01, hidden_rate=0.1)
+    assert learn(chip, alike, settings=given).settings["readout_rate"] == 0.01
+    assert learn(chip, alike, settings=Settings(shuffle=False), known=(x, y)).settings["readout_rate"] > 0

@@ -59,7 +59,7 @@ def fitted(
     Raises
     ------
     UsageError
-        where nothing fires, or the logit scale cannot be measured
+        where nothing fires, or the logit scale or the rates cannot be measured
     """
     fresh, old = plan.chip.untrained, x if known is None else known[0]
     if settings.learn_when is None:
@@ -77,6 +77,11 @@ def fitted(
     energy, logits = trace_energy(plan, x, subspaces, settings), _logits(settings.loss, fresh)
     parts = FRESH if fresh else (min(1.0, LEARNT * signal(plan, old, logit_scale * logits)),) * 2
     of_readout, of_hidden = (part * logits / plan.chip.num_steps for part in parts)
+    if not of_readout and None in (settings.readout_rate, settings.hidden_rate):
+        raise UsageError(
+            f"rates: the readout is the same for every one of the {len(old)} samples that rates are measured on; give "
+            "more samples, samples that the network knows (known), or readout_rate and hidden_rate"
+        )
     if settings.readout_rate is None:
         settings = replace(settings, readout_rate=of_readout)
     if settings.hidden_rate is None:

@@ -14,6 +14,8 @@ from ottt_loihi.cli import command
 if TYPE_CHECKING:
     from ottt_loihi.data import DataSet, Split
 
+SHOWN = 12  # names of classes
+
 
 def data(
     name: Annotated[
@@ -192,6 +194,10 @@ def _counts(labels: Any, num_classes: int) -> list[int]:
     return [int((labels == label).sum()) for label in range(num_classes)]
 
 
+def _names(names: Sequence[str]) -> str:
+    return ", ".join(names[:SHOWN]) + (f" … {names[-1]}" if len(names) > SHOWN else "")
+
+
 def _show_contents(result: dict[str, Any]) -> None:
     from ottt_loihi.report.report import Table
 
@@ -201,6 +207,7 @@ def _show_contents(result: dict[str, Any]) -> None:
         ("samples", f"{result['training_samples']:,} training, {result['test_samples']:,} test"),
         ("each", f"{steps} of {'×'.join(map(str, result['input_shape']))}, {result['dtype']}"),
         ("classes", f"{result['classes']}: {min(counts):,} … {max(counts):,} training samples each"),
+        *((("named", _names(result["class_names"])),) if result["class_names"] else ()),
         ("mean", f"{result['mean']:.4f}"),
         *((row, result[row]) for row in ("source", "licence") if result[row]),
     ]

@@ -163,7 +163,10 @@ def open_image_folders(folder: str | os.PathLike[str], size: int) -> tuple[Image
     for names in PARTS.values():
         found = [Path(folder) / name for name in names if (Path(folder) / name).is_dir()]
         if not found:
-            raise FileError(f"{folder}: expected a folder {' or '.join(names)} with one folder per class in it")
+            raise FileError(
+                f"{folder}: expected a folder {' or '.join(names)} with one folder per class in it, of images; or one "
+                "folder per class, of recordings: .wav, or events as .csv or .npy"
+            )
         halves.append(ImageFolder(found[0], size))
     train, test = halves
     if train.class_names != test.class_names:
