@@ -508,6 +508,23 @@ def test_a_layer_behind_one_step_of_a_sequence_is_refused():
         ol.from_module(net, (6,), 7)
 
 
+@pytest.mark.parametrize("kind", ["counts", "random"])
+def test_a_forward_that_does_not_repeat_itself_is_called_so(kind):
+    class Other(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.n, self.calls = nn.Linear(6, 5), S.LIFNode(), 0
+
+        def forward(self, x):
+            self.calls += 1
+            return self.n(self.a(x * (self.calls % 2 if kind == "counts" else 2 * torch.rand(1).item())))
+
+    net = Other()
+    net.a.weight.data *= 15
+    with pytest.raises(UsageError, match="Other: it returns something else when it runs again on the same samples"):
+        check.compare(net, (6,), 7)
+
+
 def test_predictions_are_compared_as_well():
     net = on_the_grid(AddedUp(6, 0))
     compared = check.compare(net, (6,), samples=5)
@@ -538,7 +555,7 @@ def test_what_is_not_exact_is_asked_for_and_noted():
     sinabs = stand_ins("sinabs")
     net = snn(nn.Linear(6, 5), sinabs.IAF(spike_fn=sinabs.SingleSpike()))
     net[1].min_v_mem = torch.tensor(-1.0)
-    with pytest.raises(ChipError, match=r"1 \(IAF\): min_v_mem = -1 clips membranes"):
+    with pytest.raises(ChipError, match=r"1 part has .*1 \(IAF\): min_v_mem = -1 clips membranes.*--approximate"):
         ol.from_module(net, (6,), 4)
     network = ol.from_module(net, (6,), 4, approximate=True)
     assert "min_v_mem = -1 clips membranes" in network.provenance["imported"]["notes"][0]

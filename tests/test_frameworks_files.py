@@ -212,6 +212,9 @@ def test_a_module_needs_a_shape_and_steps(project):
     assert_one_line(run_here("ottt-export", text, "--time-steps", 3), 2, "give --input-shape")
     assert_one_line(run_here("ottt-export", text, "--input-shape", "12"), 2, "num_steps: the module does not say")
     assert_one_line(run_here("ottt-export", f"{project[0] / 'none.py'}:build", "--input-shape", 3), 3, "no such file")
+    assert_one_line(
+        export(project[0], "--weights", "none.pth"), 3, "none.pth: no such file; torch.save(net.state_dict()"
+    )
 
 
 def test_a_layer_that_cannot_fire_is_named_before_anything_is_written(project):

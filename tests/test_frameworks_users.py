@@ -132,7 +132,7 @@ def test_cells_that_get_a_sequence_are_refused_by_name():
 def test_one_problem_is_one_line():
     net = nn.Sequential(nn.Linear(6, 5), B.IAF(spike_fn=B.MaxSpike(3)), nn.Linear(5, 3), B.IAF(spike_fn=B.MaxSpike(3)))
     net[1].min_v_mem = torch.tensor(-1.0)
-    with pytest.raises(ChipError, match=r"^1 parts have no counterpart here: 1 \(IAF\): min_v_mem"):
+    with pytest.raises(ChipError, match=r"^1 part has no counterpart here: 1 \(IAF\): min_v_mem"):
         ol.from_module(net, (6,), 4)
 
 

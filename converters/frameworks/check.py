@@ -14,7 +14,7 @@ from ottt_loihi.converters.frameworks.convert import Imported, read
 from ottt_loihi.converters.frameworks.groups import counted
 from ottt_loihi.converters.frameworks.registry import neurons_of
 from ottt_loihi.converters.frameworks.trace import call
-from ottt_loihi.converters.frameworks.twin import copied, first_tensor, making
+from ottt_loihi.converters.frameworks.twin import copied, first_tensor, forget, making
 from torch import Tensor, nn
 
 from ottt_loihi import checks
@@ -161,6 +161,11 @@ def compare(
     with torch.no_grad():
         run = imported.network.run(x, record=("s", "u"))
     found = _compared(imported, theirs, run.states["s"], run.states["u"], len(x), x.shape[1], random)
+    if found.first is not None and imported.form != "slayer" and not _repeats(net, imported, x):
+        raise UsageError(
+            f"{type(net).__name__}: it returns something else when it runs again on the same samples, so its forward "
+            "draws at random or changes the module; expected one that depends on its input alone"
+        )
     if imported.membranes is not None:
         output = list(theirs[imported.membranes])
     return replace(found, predictions=_same_predictions(output, run.scores, imported, x.shape[1]))
@@ -184,6 +189,16 @@ def _same_predictions(output: list[Any], ours: Tensor, imported: Imported, steps
     at_ours = theirs.gather(1, ours.argmax(1, keepdim=True)).squeeze(1)
     best = theirs.amax(1)
     return int((best - at_ours <= CLOSE * best.abs().clamp(min=1.0)).sum())
+
+
+def _repeats(net: nn.Module, imported: Imported, x: Tensor) -> bool:
+    """Return whether a module returns the same when it runs twice."""
+    twin, seen = copied(net, torch.float64), []
+    for _ in range(2):
+        with making(torch.float64):
+            seen.append([first_tensor(part) for part in call(twin, imported.form, x)])
+        forget(twin)
+    return all(not isinstance(a, Tensor) or torch.equal(a, b) for a, b in zip(*seen))
 
 
 def spikes_of(net: nn.Module, imported: Imported, x: Tensor) -> dict[str, Tensor]:

@@ -254,8 +254,9 @@ class _Output:
         layer = self._readout(output, neurons)
         self._say_what_is_gathered()
         if reading.problems:
-            listed = "; ".join(dict.fromkeys(reading.problems))
-            raise ChipError(f"{len(set(reading.problems))} parts have no counterpart here: {listed}")
+            listed = list(dict.fromkeys(reading.problems))
+            what = "1 part has" if len(listed) == 1 else f"{len(listed)} parts have"
+            raise ChipError(f"{what} no counterpart here: {'; '.join(listed)}")
         assert layer is not None
         scores = "sum" if self.readout == "spikes" or silent else self.readout
         return Network(reading.blocks, layer, input_shape=reading.input_shape, time_steps=num_steps, scores=scores)

@@ -91,6 +91,8 @@ def load_weights(net: nn.Module, path: Path) -> list[str]:
     UnsafeFileError
         for one that pickles more than weights
     """
+    if not path.exists():
+        raise FileError(f"{path}: no such file; torch.save(net.state_dict(), {path.name!r}) writes one")
     payload, size = read_payload(path, CLASSES, CODES, CURE)
     expected = {name: tuple(value.shape) for name, value in net.state_dict().items()}
     found = list(_dictionaries(payload, ""))

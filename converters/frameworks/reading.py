@@ -93,8 +93,8 @@ class Reading:
         except Unmapped as reason:
             self.problems.append(f"{path} ({kind}): {reason}")
             return None
-        said = self.notes if self.approximate else self.problems
-        said += [f"{path} ({kind}): {reason}" for reason in neurons.inexact]
+        said, cure = (self.notes, "") if self.approximate else (self.problems, ", or approximate it (--approximate)")
+        said += [f"{path} ({kind}): {reason}{cure}" for reason in neurons.inexact]
         if neurons.group is not None:
             self.groups[path] = neurons.group
         if neurons.amplitude != 1:
