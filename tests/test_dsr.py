@@ -184,8 +184,8 @@ def test_lava_has_the_same_states(kind):
 
 def test_what_does_not_fit_is_refused():
     x, labels = torch.ones(2, 4, 8), torch.tensor([0, 1])
-    with pytest.raises(UsageError, match="expected hidden layers of DSR neurons"):
+    with pytest.raises(UsageError, match="expected hidden layers of DSR neurons; use --network dsr"):
         make_rule("dsr").train_batch(mlp((8, 5, 3)), x, labels, SquaredError(), None)
     net = _net("if").float()
-    with pytest.raises(UsageError, match="no surrogate gradient"):
+    with pytest.raises(UsageError, match="no surrogate gradient; use --rule dsr"):
         make_rule("ottt").train_batch(net, x, labels, SquaredError(), None)

@@ -330,7 +330,7 @@ class DSRNeuron(Neuron):
     def forward(self, current: Tensor, v: Tensor | None = None, paths: GradientPaths = BPTT) -> LIFStep:
         """One step; s holds 0 or the amplitude, and no gradient runs through it."""
         if self.training and current.requires_grad:
-            raise UsageError('these neurons have no surrogate gradient: train them with rule = "dsr"')
+            raise UsageError('DSR neurons have no surrogate gradient; use --rule dsr, or rule.name = "dsr"')
         with torch.no_grad():
             charge = self.charge * current
             u = charge if v is None else self.beta * v + charge

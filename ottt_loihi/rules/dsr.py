@@ -75,7 +75,7 @@ class DSR(Rule):
 def check_network(net: Network) -> None:
     """Refuse a network without DSR's neurons, or with more than a row of layers."""
     if not len(net.blocks) or any(not isinstance(block.neuron, DSRNeuron) for block in net.blocks):
-        raise UsageError('dsr: expected hidden layers of DSR neurons, network.name = "dsr"')
+        raise UsageError('rule dsr: expected hidden layers of DSR neurons; use --network dsr, or network.name = "dsr"')
     if any(len(block.branches) or block.skip is not None for block in net.blocks):
         raise UsageError("dsr: expected a feed-forward network without branches and skips")
     if len({block.neuron.beta for block in net.blocks}) > 1:
