@@ -76,7 +76,8 @@ def prequential(
     label_share
         part of the samples whose label comes, > 0 … 1, drawn from the seed
     settings
-        of learning, in the data's order and tested first whatever they say
+        of learning, in the data's order and tested first whatever they say, and without a mean of the weights, which
+        would lag behind a world that changes, unless ``average_every`` asks for it
     after
         as for ``learn``
     options
@@ -90,7 +91,8 @@ def prequential(
     x, labels = as_samples(data[0]), np.asarray(data[1])
     checks.number(label_share, "label_share", 0, 1, above=True)
     if after is None:
-        settings = replace(settings or Settings(), shuffle=False, tested=True)
+        settings = settings or Settings()
+        settings = replace(settings, shuffle=False, tested=True, average_every=settings.average_every or 0)
     seed, earlier = (settings.seed, 0) if settings is not None else (after.chosen().seed, after.learner.samples)
     labelled = drawn_labels(len(labels), label_share, seed, earlier)
     shown = np.where(labelled, labels, UNLABELLED)

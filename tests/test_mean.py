@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from ottt_loihi.onchip import Settings, fresh_network, learn
+from ottt_loihi.onchip import Settings, fresh_network, learn, prequential
 from ottt_loihi.sim.learning.learner import Learner
 from ottt_loihi.sim.learning.mean import WINDOW, RunningMean
 from ottt_loihi.sim.learning.weight_formats import to_inference
@@ -109,6 +109,12 @@ def test_it_has_32_points_an_epoch_unless_another_number_is_asked_for(untrained)
     assert learn(chip, (x[:SAMPLES], y[:SAMPLES]), epochs=3).learner.mean.points == 3 * SAMPLES // 16
     assert learn(chip, (x[:10], y[:10])).averaged is None
     assert learn(chip, (x, y), settings=Settings(average_every=0)).averaged is None
+
+
+def test_a_stream_that_is_answered_as_it_comes_has_none_unless_it_is_asked_for():
+    assert prequential(start(), data(70)).result.averaged is None
+    asked = prequential(start(), data(70), settings=Settings(average_every=20)).result
+    assert asked.learner.mean.points == 3
 
 
 @pytest.mark.parametrize("damage", ["shape", "range"])

@@ -201,7 +201,7 @@ def learn(
         schedule=schedule.value,
         silent_epochs=silent_epochs,
         input_lag=input_lag,
-        average_every=0 if earlier else None,
+        average_every=0 if earlier or prequential else None,
         **{k: v for k, v in rates.items() if v is not None},
     )
     scenario = _even(scenario, settings)
