@@ -191,3 +191,6 @@ def test_a_training_says_that_nothing_is_told_apart(tmp_path, x, says):
     assert says in " ".join(done.stderr.split())
     done = run_here("ottt-train", *line, "--force", "--json")
     assert any(says in f"warning: {warning}" for warning in json.loads(done.stdout)["warnings"])
+    done = run_here("ottt-export", tmp_path / "r" / "model.pt", "--allow-dead", "--json")
+    assert says in done.stderr
+    assert any(says in f"warning: {warning}" for warning in json.loads(done.stdout)["warnings"])

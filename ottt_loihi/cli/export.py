@@ -224,6 +224,8 @@ def export(
         result = _export(model, options, time_steps, input_shape, dt, said)
     for note in result.notes:
         command.err.print(f"note: {note}", markup=False, soft_wrap=True)
+    for warning in result.warnings:
+        command.err.print(f"warning: {warning}", markup=False, soft_wrap=True)
     exporter.require_agreement(result, max_disagreement)
     verified = [exporter.verify(result, place, verify_samples) for place in verify or []]
     files: dict[str, str] = {}
@@ -243,6 +245,7 @@ def export(
             {
                 "layers": [asdict(layer) for layer in result.quantized.layers],
                 "agreement": asdict(result.agreement) if result.agreement else None,
+                "warnings": result.warnings,
                 "budget": asdict(result.budget),
                 "activity": asdict(result.activity) if result.activity else None,
                 "fitted": asdict(result.fitted) if result.fitted else None,
