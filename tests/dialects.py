@@ -33,6 +33,11 @@ CASES = {  # framework → name → (input shape, what makes it)
             nn.Linear(10, 8), f.Synaptic(alpha=0.5, beta=0.7, reset_mechanism="zero", reset_delay=False,
             init_hidden=True), nn.Linear(8, 6), f.RSynaptic(alpha=0.5, beta=0.5, linear_features=6,
             init_hidden=True)]),
+        "loses": ((12,), lambda f: [nn.Linear(12, 10), f.RLeaky(beta=0.8, linear_features=10, reset_mechanism="zero",
+            init_hidden=True), nn.Linear(10, 8), f.Synaptic(alpha=0.5, beta=0.75, reset_mechanism="zero",
+            init_hidden=True), nn.Linear(8, 6), f.RSynaptic(alpha=0.5, beta=0.5, reset_mechanism="zero",
+            linear_features=6, init_hidden=True), nn.Linear(6, 5), f.Lapicque(beta=0.8, threshold=0.25,
+            reset_mechanism="zero", init_hidden=True)]),
         "lapicque": ((12,), lambda f: [nn.Linear(12, 8), f.Lapicque(beta=0.8, threshold=0.1, init_hidden=True)]),
     },
     "spikingjelly": {

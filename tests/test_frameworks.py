@@ -583,7 +583,6 @@ class TwoInputs(nn.Module):
         ),
         (lambda: snn(nn.Conv2d(2, 3, 2), nn.MaxPool2d(2), S.LIFNode()), UsageError, "does not run"),
         (lambda: snn(nn.Linear(6, 3), F.Leaky(beta=0.5, threshold=0.0)), ChipError, "v_threshold: expected"),
-        (lambda: snn(nn.Linear(6, 3), F.RLeaky(0.5, reset_mechanism="zero", linear_features=3)), ChipError, "loses"),
         (lambda: Coded(), ChipError, r"bernoulli\): forward makes spikes itself"),
         (lambda: object(), UsageError, "expected a torch.nn.Module"),
     ],
@@ -591,6 +590,38 @@ class TwoInputs(nn.Module):
 def test_what_cannot_be_read_is_refused_all_at_once(net, error, message):
     with pytest.raises(error, match=message):
         ol.from_module(net(), (6,), 4)
+
+
+def test_neurons_that_lose_an_input_go_to_the_chip_and_learn():
+    """Their helping connections stay as they are."""
+    net = snn(nn.Linear(6, 5), F.RLeaky(0.5, reset_mechanism="zero", linear_features=5), nn.Linear(5, 3), F.Leaky(0.5))
+    imported = convert.read(net, (6,), 7)
+    assert imported.paths == ["1 (with second spikes)", "1", "3"]
+    assert imported.notes == ["1: its reset loses the input of the next step; as many helping neurons do that"]
+    chip, x = quantize(from_torch(imported.network)).chip, example((6,), 7)
+    assert np.array_equal(sim.run(chip, x).scores, reference.run(chip, x).scores)
+    network = imported.network
+    before = [branch.connection.weight.clone() for block in network.blocks for branch in block.branches]
+    ol.Trainer(network, ol.OTTT(), learning_rate=0.1, encoding="frames").fit(x.astype(np.float32), np.arange(4) % 3, 1)
+    after = [branch.connection.weight for block in network.blocks for branch in block.branches]
+    assert [torch.equal(a, b) for a, b in zip(before, after, strict=True)] == [False, True, True, False, True]
+
+
+def test_feedback_from_neurons_that_lose_an_input_is_refused():
+    class Fed(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.n, self.b, self.back = nn.Linear(6, 5), S.LIFNode(), nn.Linear(5, 3), nn.Linear(3, 5)
+            self.m = F.Lapicque(0.5, reset_mechanism="zero")
+
+        def forward(self, x):
+            sent = [torch.zeros(x.shape[1], 3)]
+            for frame in x:
+                sent.append(self.m(self.b(self.n(self.a(frame) + self.back(sent[-1])))))
+            return torch.stack(sent[1:])
+
+    with pytest.raises(ChipError, match="feedback from m, whose reset loses the input of the next step; the nearest"):
+        ol.from_module(Fed(), (6,), 7)
 
 
 def test_max_pooling_of_currents_is_refused_by_name():

@@ -77,6 +77,8 @@ class Neurons:
         the recurrent layer's bias begins at the second step
     group
         neurons of ours that stand for one; None: one does
+    loses
+        a reset to zero that is one step late: the input of the step after a spike is lost
     unbounded
         sends as many spikes in a step as thresholds fit into the membrane; the user says how many at most
     amplitude
@@ -104,6 +106,7 @@ class Neurons:
     entrance: Any = None
     late_bias: bool = False
     group: Group | None = None
+    loses: bool = False
     unbounded: bool = False
     amplitude: float = 1.0
     shows: str = ""

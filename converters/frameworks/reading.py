@@ -55,6 +55,12 @@ def _times(node: Node, shape: tuple[int, ...], factor: float | torch.Tensor) -> 
     return Operation(Node("mul", node.path, (node,), shape, call=(torch.mul, (node, factor), {})))
 
 
+def _most(connection: Any) -> float:
+    """Return the largest current that spikes can bring through a connection, its bias included."""
+    bias = 0.0 if connection.bias is None else float(connection.bias.abs().max())
+    return float(connection.weight.abs().flatten(1).sum(1).max()) + bias
+
+
 class Reading:
     """Our blocks, made one after the other of a traced module; ``problems`` has what no block of ours computes."""
 
@@ -69,6 +75,7 @@ class Reading:
         self.seen, self.dtype, self.approximate, self.spikes_per_step = seen, dtype, approximate, spikes_per_step
         self.groups: dict[str, Group] = {}
         self.amplitudes: dict[str, float] = {}  # of layers whose spikes do not count 1
+        self.losing: set[str] = set()  # layers whose neurons lose an input after a spike
         self.membranes = ""  # path of a layer that fires, and whose block sends membranes in place of its spikes
         self.limited = False  # whether spikes_per_step was needed
         self.input_shape = input_shape
@@ -99,6 +106,8 @@ class Reading:
             self.groups[path] = neurons.group
         if neurons.amplitude != 1:
             self.amplitudes[path] = neurons.amplitude
+        if neurons.loses:
+            self.losing.add(path)
         return neurons
 
     def _counting(self, neurons: Neurons) -> Neurons:
@@ -295,8 +304,42 @@ class Reading:
             branches += [Branch(c, own, delay) for delay, c in feedback(group, ours, self.dtype)]
             neuron, shape = neurons_of(neurons, group, ours), ours
         self._append(path, Block(connection, neuron.to(self.dtype), branches=branches), shape)
+        if neurons.loses:
+            self._lose(path, neurons, gain, target)
         if neurons.sends == "after":
             self._follow(path, neurons, terms, order)
+
+    def _lose(self, path: str, neurons: Neurons, gain: torch.Tensor, target: tuple[int, ...]) -> None:
+        """Make neurons lose the input of the step after a spike: append the helping neurons that have the true spikes.
+
+        A spike brings W to its own neuron, more than all currents can take from it: it fires again and is reset. The
+        helping neurons have no memory; they send on what the neurons fire, but not in the step after they did so
+        themselves, and take back what the second spikes bring.
+        """
+        own, block = self.index[path], self.blocks[-1]
+        kept = np.broadcast_to(neurons.alpha, target)
+        if np.max(kept) >= 1:
+            raise Unmapped("a synaptic current without decay beside a reset that loses an input; the nearest is Leaky")
+        most = sum(_most(each) for each in (block.connection, *(branch.connection for branch in block.branches)))
+        wide = 1.05 * (float(np.max(neurons.threshold)) + most / (1 - float(np.max(kept))))
+
+        def back(factor: float | np.ndarray) -> Any:
+            return self._each(torch.broadcast_to(tensor(factor), target), target).requires_grad_(False)
+
+        more = [(own, wide, 1), (own + 1, -wide, 2)]
+        if np.any(kept):
+            more += [(own, -wide * kept, 2), (own + 1, wide * kept, 3)]
+        block.branches.extend(Branch(back(factor), source, delay) for source, factor, delay in more)
+        if neurons.recurrent is not None:
+            taken = self._recurrent(neurons, -gain, target, self.shapes[own])
+            taken.bias = None
+            block.branches.append(Branch(taken, own + 1, 2))
+        self.paths[own] = f"{path} (with second spikes)"
+        self.index[self.paths[own]] = own
+        true = Block(back(2.0), LIF(0.0, 1.0, "zero").to(self.dtype), branches=[Branch(back(-2.0), own + 1, 1)])
+        self._append(path, true, self.shapes[own])
+        self.notes.append(f"{path}: its reset loses the input of the next step; as many helping neurons do that")
+        self.losing.discard(path)
 
     def _follow(self, path: str, neurons: Neurons, terms: list[Term], order: list[str]) -> None:
         """Append, behind a last layer that fires, a copy that does not: it has the layer's membranes after each reset.
@@ -360,6 +403,11 @@ class Reading:
             raise Unmapped("the input arrives beside the layer before; the nearest is a first layer of neurons for it")
         if term.source.path in self.index:
             return self.index[term.source.path]
+        if term.source.path in self.losing:
+            raise Unmapped(
+                f"feedback from {term.source.path}, whose reset loses the input of the next step; the nearest is "
+                "reset_mechanism='subtract', or reset_delay=False"
+            )
         if term.source.path == path:
             return len(self.blocks)
         if self.index.keys() - set(order):
@@ -398,6 +446,10 @@ class Reading:
             raise Unmapped(
                 "one recurrent weight for each neuron beside several spikes in a step; the nearest is a Linear"
             )
+        return self._each(weights, target)
+
+    def _each(self, weights: torch.Tensor, target: tuple[int, ...]) -> Any:
+        """Return the connection of every neuron to itself; weights: of the layer's shape."""
         if len(target) == 3 and bool((weights == weights[:, :1, :1]).all()):
             connection: Any = Conv2d(target[0], target[0], 1, groups=target[0])
             return filled(connection, weights[:, :1, :1].reshape(-1, 1, 1, 1), None, self.dtype)

@@ -50,18 +50,19 @@ def _at_once(beta: float | np.ndarray, common: dict[str, Any]) -> Neurons:
 
 def _synaptic(module: nn.Module) -> Neurons:
     reset, late = _reset(module)
-    if (reset, late) == ("zero", True):
-        raise Unmapped(
-            "Synaptic with reset_mechanism='zero' loses the input of the step after a spike; the nearest is "
-            "reset_mechanism='subtract', or reset_delay=False"
-        )
     if reset == "subtract" and not late:
         raise Unmapped("Synaptic with reset_delay=False fires at twice the threshold; the nearest is reset_delay=True")
     alpha = np.clip(number(module, "alpha", VERSIONS), 0, 1)
     recurrent = _connection(module) if type(module).__name__ == "RSynaptic" else None
     kept = float(alpha) if np.ndim(alpha) == 0 else alpha
     named = "delayed" if reset == "subtract" else reset
-    return Neurons(_beta(module), kept, reset=named, recurrent=recurrent, **_common(module))
+    found = Neurons(_beta(module), kept, reset=named, recurrent=recurrent, **_common(module))
+    return _losing(found) if (reset, late) == ("zero", True) else found
+
+
+def _losing(neurons: Neurons) -> Neurons:
+    """Return neurons whose late reset to zero takes the input of its step, too."""
+    return replace(neurons, loses=True, shows="")
 
 
 def _connection(module: nn.Module) -> Any:
@@ -74,15 +75,11 @@ def _connection(module: nn.Module) -> Any:
 
 def _rleaky(module: nn.Module) -> Neurons:
     reset, late = _reset(module)
-    if reset == "zero" and late:
-        raise Unmapped(
-            "RLeaky with reset_mechanism='zero' loses the input of the step after a spike; the nearest is "
-            "reset_mechanism='subtract', or reset_delay=False"
-        )
     recurrent, common = _connection(module), _common(module)
     if reset == "subtract" and not late:
         return replace(_at_once(_beta(module), common), recurrent=recurrent)
-    return Neurons(_beta(module), reset="delayed" if reset == "subtract" else reset, recurrent=recurrent, **common)
+    found = Neurons(_beta(module), reset="delayed" if reset == "subtract" else reset, recurrent=recurrent, **common)
+    return _losing(found) if (reset, late) == ("zero", True) else found
 
 
 def _lapicque(module: nn.Module) -> Neurons:
@@ -90,16 +87,17 @@ def _lapicque(module: nn.Module) -> Neurons:
     beta = np.asarray(_beta(module))
     if (beta < 1 / math.e).any():
         raise Unmapped("Lapicque with beta below 1/e has a negative decay, 1 + ln(beta); the nearest is Leaky")
-    if (reset, late) not in (("subtract", True), ("none", True), ("none", False), ("zero", False)):
-        raise Unmapped("Lapicque is exact with reset_mechanism='subtract' only; the nearest is that, or Leaky")
+    if (reset, late) == ("subtract", False):
+        raise Unmapped("Lapicque with reset_delay=False fires at twice the threshold; the nearest is reset_delay=True")
     kept, gain = 1 + np.log(beta), np.log(1 / beta)
     same = beta.ndim == 0
-    return Neurons(
+    found = Neurons(
         float(kept) if same else kept,
         gain=float(gain) if same else gain,
         reset="delayed" if reset == "subtract" else reset,
         **_common(module),
     )
+    return _losing(found) if (reset, late) == ("zero", True) else found
 
 
 def _reset(module: nn.Module) -> tuple[str, bool]:
