@@ -124,7 +124,7 @@ FROM_1.0.4 := nir==1.0.4 nirtorch==1.0 snntorch==0.9.4 spikingjelly==0.0.0.0.14
 FROM_1.0.6 := nir==1.0.6
 ITSELF := tests/test_frameworks.py -k "itself or each_neuron or writers or users"
 frameworks: frameworks-short
-	$(FRAMEWORKS)/bin/python -m pytest -p no:cacheprovider tests/test_frameworks.py $(ARGS)
+	$(FRAMEWORKS)/bin/python -m pytest -p no:cacheprovider tests/test_frameworks.py tests/test_frameworks_vectors.py $(ARGS)
 	$(call with_nir,1.0.6)
 	$(FRAMEWORKS)/bin/python benchmarks/frameworks.py --short
 
