@@ -70,3 +70,45 @@ def test_every_vector_itself(framework, name):
         on_chip = sim.run(chip, x.astype(np.uint8), ("s",)).states["s"]
         for s, ours in zip(on_chip, sent):
             assert np.array_equal(s.reshape(ours.shape) != 0, ours.numpy() != 0)
+
+
+class Blocks(nn.Module):
+    """SLAYER's blocks in a row."""
+
+    def __init__(self, blocks):
+        super().__init__()
+        self.blocks = nn.ModuleList(blocks)
+
+    def forward(self, x):
+        for block in self.blocks:
+            x = block(x)
+        return x
+
+
+@pytest.mark.lava
+@pytest.mark.parametrize("name", ["dense", "conv", "recurrent"])
+def test_every_vector_of_slayers_blocks(name):
+    if not VECTORS.exists():
+        pytest.skip(f"{VECTORS} is not here")
+    cuba = pytest.importorskip("lava.lib.dl.slayer.block.cuba")
+    arrays = np.load(VECTORS / "lava_dl.npz")
+    case = next(c for c in json.loads(str(arrays["meta"]))["cases"] if c["name"] == name)
+    blocks = []
+    for layer in case["layers"]:
+        kind, given = getattr(cuba, layer["class"].rpartition(".")[2]), layer["args"]
+        params = {key: given[key] for key in ("threshold", "current_decay", "voltage_decay") if key in given}
+        more = {key: given[key] for key in ("padding", "delay_shift") if key in given}
+        blocks.append(kind(params, *given["args"], **more) if params else kind())
+    net, state = Blocks(blocks).eval(), f"{name}/state/"
+    own = net.state_dict()
+    for key in arrays.files:
+        if key.startswith(state):
+            own[key.removeprefix(state)].copy_(torch.from_numpy(arrays[key]))
+    x = arrays[f"{name}/input"].swapaxes(0, 1)
+    imported = convert.read(net, x.shape[2:], case["T"])
+    with torch.no_grad():
+        sent = imported.network.run(torch.from_numpy(x).float(), record="s").states["s"]
+    for path, ours in zip(imported.paths, sent, strict=True):
+        expected = arrays[f"{name}/{path}/spikes"]
+        assert expected.any()
+        assert np.array_equal(ours.numpy().reshape(expected.shape), expected), path
