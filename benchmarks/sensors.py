@@ -73,8 +73,8 @@ was trained on the other one; all beats of S, V and F and a tenth of those of N;
 | – 0.003, 256 hidden, squared error, weight decay 0.01 | 55.5 | 82.7 | 36.5 | 64.2 | 38.6 |
 | and 512 hidden neurons | 56.7 | 79.8 | 39.4 | 76.7 | 30.9 |
 
-The last line beats the linear models there, but it is the best of 22 settings, chosen on the same patients. No network \
-with it was trained on all of them, or tested: neither the configuration nor the table above has it."""
+The last line beats the linear models there, but it is the best of 22 settings, chosen on the same patients. It was \
+not trained on all of them, or tested. Neither the configuration nor the table above has it."""
 
 
 @dataclass(frozen=True)

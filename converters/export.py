@@ -38,7 +38,6 @@ from ottt_loihi.sim.network import ChipNetwork
 from ottt_loihi import sim
 from ottt_loihi.data import Step
 from ottt_loihi.errors import ChipError, UsageError, VerificationError
-from ottt_loihi.metrics import Metrics, silent_layers
 
 if TYPE_CHECKING:
     from ottt_loihi.nn.network import Network
@@ -88,15 +87,6 @@ class Export:
     def chip(self) -> ChipNetwork:
         """The integer network: what runs on the chip."""
         return self.quantized.chip
-
-    @property
-    def warnings(self) -> list[str]:
-        """One line where the chip predicts one class only, and one where hidden layers never fire."""
-        if self.agreement is None:
-            return []
-        names = () if self.chip.data is None else self.chip.data.class_names
-        measured = Metrics(np.array(self.agreement.classes_chip), names)
-        return [said for said in (measured.warning, silent_layers(self.agreement.spike_rates_chip)) if said]
 
 
 EQUILIBRIUM_RULES = ("ide", "spide")  # their networks compute only where feedback contracts

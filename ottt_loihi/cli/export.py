@@ -224,7 +224,8 @@ def export(
         result = _export(model, options, time_steps, input_shape, dt, said)
     for note in result.notes:
         command.err.print(f"note: {note}", markup=False, soft_wrap=True)
-    for warning in result.warnings:
+    warnings = _warnings(result)
+    for warning in warnings:
         command.err.print(f"warning: {warning}", markup=False, soft_wrap=True)
     exporter.require_agreement(result, max_disagreement)
     verified = [exporter.verify(result, place, verify_samples) for place in verify or []]
@@ -245,7 +246,7 @@ def export(
             {
                 "layers": [asdict(layer) for layer in result.quantized.layers],
                 "agreement": asdict(result.agreement) if result.agreement else None,
-                "warnings": result.warnings,
+                "warnings": warnings,
                 "budget": asdict(result.budget),
                 "activity": asdict(result.activity) if result.activity else None,
                 "fitted": asdict(result.fitted) if result.fitted else None,
@@ -272,6 +273,19 @@ def export(
             f"{backend}: 0 of {found['compared']:,} states differ from the simulator's, {verify_samples} {drawn}samples"
         )
     command.print_files(files)
+
+
+def _warnings(result: Export) -> list[str]:
+    """Return one line where the chip predicts one class only, and one where hidden layers never fire."""
+    import numpy as np
+
+    from ottt_loihi.metrics import Metrics, silent_layers
+
+    if (found := result.agreement) is None:
+        return []
+    names = () if result.chip.data is None else result.chip.data.class_names
+    measured = Metrics(np.array(found.classes_chip), names)
+    return [said for said in (measured.warning, silent_layers(found.spike_rates_chip)) if said]
 
 
 def _export(
