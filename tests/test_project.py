@@ -24,7 +24,6 @@ MAY_IMPORT = {
         *COMMON,
         "ottt_loihi.sim",
         "ottt_loihi.converters",
-        "ottt_loihi.metrics",
         "ottt_loihi.nn",
         "ottt_loihi.torch_files",
     ),
