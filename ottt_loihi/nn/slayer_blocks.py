@@ -29,6 +29,9 @@ def from_blocks(
     here is t + (number of such blocks) in SLAYER's output. Inputs are ``(batch, T, channels)`` or ``(batch, T,
     channels, height, width)``; SLAYER has T last: ``x.movedim(-1, 1)``.
 
+    Decays learn where the blocks have ``requires_grad=True``. They count 1/4096, so give them a learning rate of their
+    own (``param_groups``).
+
     Parameters
     ----------
     blocks
@@ -41,9 +44,6 @@ def from_blocks(
     trace
         of neurons with decays of their own (``shared_param=False``): ``"exact"``, one for each distinct pair, at most
         8; ``"mean"``, one at their mean, an approximation
-
-    Decays learn where the blocks have ``requires_grad=True``. They count 1/4096, so give them a learning rate of their
-    own (``param_groups``).
 
     Raises
     ------
