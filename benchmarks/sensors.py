@@ -75,9 +75,9 @@ was trained on the other one; all beats of S, V and F and a tenth of those of N;
 | – learning rate 0.003 | 56.4 | 83.1 | 37.6 | 83.4 | 21.3 |
 | – 15 epochs; 10 with learning rate 0.002 | 56; 56 | 83; 84 | 38; 40 | 85; 84 | 18; 15 |
 
-With the first of the network's settings the balanced recall of the test patients was 53.2 %, one seed. The configuration beats the \
-linear models between the training patients, where it is the best of 25 settings, and not on the test patients, \
-whose F beats the linear model finds more often than those of the training patients (87 and 58 %)."""
+With the first of the network's settings the balanced recall of the test patients was 53.2 %, one seed. The \
+configuration beats the linear models between the training patients, where it is the best of 25 settings, and not on \
+the test patients, whose F beats the linear model finds more often than those of the training patients (87 and 58 %)."""
 
 
 @dataclass(frozen=True)
