@@ -251,7 +251,7 @@ def test_no_cosines_have_a_reason_and_old_results_get_theirs_without_training(tm
         rows.append(summarise(contender.label, [found]))
     assert 0 < rows[0]["cosines"][0] < 1
     assert rows[1]["cosines"] == []
-    assert "DSR, biases, cosines: none, because these neurons have no surrogate" in _note(rows)
+    assert "DSR, biases, cosines: none, because DSR neurons have no surrogate gradient;" in _note(rows)
 
 
 def test_the_controls_learn_in_the_readout_alone(tmp_path):

@@ -110,8 +110,10 @@ def run(
     measured = _measured(result.predictions, found, chip)
     if predictions is not None:
         _write_predictions(predictions, result, found)
-    repeated = as_recording(chip, x[:verify_samples]) if continuous else (chip, x[:verify_samples])
-    checks = [_verify(*repeated, model, backend, json) for backend in verify or []]
+    checks = []
+    if verify:
+        repeated = as_recording(chip, x[:verify_samples]) if continuous else (chip, x[:verify_samples])
+        checks = [_verify(*repeated, model, where, json) for where in verify]
     summary: dict[str, Any] = {
         "model": str(model),
         "backend": place.name,
