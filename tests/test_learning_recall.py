@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from ottt_loihi.onchip.result import one_sided, recalls
 
-from ottt_loihi.cli.learn_report import _recall, story
+from ottt_loihi.cli.learn_report import _recall, _series, story
 
 
 def test_recall_is_the_part_of_each_class_that_is_recognised():
@@ -36,3 +36,13 @@ def test_the_story_says_what_changed():
     assert "then nothing is changed" in story(summary | {"world_changed": False})
     assert "rotated" in story(summary | {"scenario": "drift"})
     assert story(summary | {"accuracy_deployed": None}).startswith("Test accuracy 10.0% as deployed")
+
+
+@pytest.mark.parametrize("averaged", [True, False])
+def test_the_curve_ends_in_the_network_to_deploy(averaged):
+    """Its last point was that of the last weights, below the accuracy that is said."""
+    summary = {
+        "curve": {"samples": [0, 5, 10], "accuracy": [0.1, 0.8, 0.7]},
+        "accuracy": 0.9, "accuracy_deployed": None, "weights_averaged": averaged,
+    }  # fmt: skip
+    assert _series(summary).get("mean of the weights") == (([10], [0.9]) if averaged else None)

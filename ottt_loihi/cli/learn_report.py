@@ -58,6 +58,8 @@ def _series(summary: dict[str, Any]) -> dict[str, tuple[list[float], list[float]
     series = {"learning on the chip": (samples, accuracy)}
     if summary["accuracy_deployed"] is not None:
         series["as deployed"] = ([0, samples[-1]], [summary["accuracy_deployed"]] * 2)
+    if summary["weights_averaged"]:
+        series["mean of the weights"] = (samples[-1:], [summary["accuracy"]])
     return series
 
 
