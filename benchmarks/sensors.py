@@ -44,8 +44,9 @@ from ottt_loihi.training.run import run
 FOLDS, AT_MOST, AT_ONCE = 3, 5000, 4096  # of the cross-validation; samples in the simulator
 PEOPLE = ("12345", "21547", "45612", "54321", "78945")  # those that the data set's authors chose
 
-MITBIH_TRIED = """What was tried, without test patients: the training patients in two halves, each answered by what \
-was trained on the other one; all beats of S, V and F and a tenth of those of N; 6 epochs, one seed. Recall in %:
+MITBIH_TRIED = """These settings were tried without the test patients. The training patients were split into two \
+halves. A network was trained on each half and tested on the other. The data were all beats of S, V and F and a tenth \
+of those of N. Each training had 6 epochs and one seed. Recall in %:
 
 | setting (– adds to the last line that begins with *and*) | mean | N | S | V | F |
 |---|---|---|---|---|---|
@@ -75,9 +76,9 @@ was trained on the other one; all beats of S, V and F and a tenth of those of N;
 | – learning rate 0.003 | 56.4 | 83.1 | 37.6 | 83.4 | 21.3 |
 | – 15 epochs; 10 with learning rate 0.002 | 56; 56 | 83; 84 | 38; 40 | 85; 84 | 18; 15 |
 
-With the first of the network's settings the balanced recall of the test patients was 53.2 %, one seed. The \
-configuration beats the linear models between the training patients, where it is the best of 25 settings, and not on \
-the test patients, whose F beats the linear model finds more often than those of the training patients (87 and 58 %)."""
+With the first setting of the network, 53.2 % was the balanced recall of the test patients, one seed. The \
+configuration was the best of 25 settings on the training patients and beats the linear models there. It does not on \
+the test patients: of their F beats the linear model finds 87 %, of those of the training patients 58 %."""
 
 
 @dataclass(frozen=True)

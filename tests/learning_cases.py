@@ -1,4 +1,4 @@
-"""Random networks that learn, with rates and data, for property tests."""
+"""Random networks that learn, with rates and data, for property tests; and what Lava's floating point is asked."""
 
 from __future__ import annotations
 
@@ -97,3 +97,14 @@ def _subspaces(rng: np.random.Generator, plan: Plan, limit: int) -> tuple[Subspa
         fixed, shift = int(rng.integers(0, len(rows) + 1)), int(rng.integers(0, 20))
         found.append(Subspace(rows, fixed, shift, int(rng.integers(0, 1000))))
     return tuple(found)
+
+
+def assert_lava_learns(graph, samples: int, before: list[np.ndarray], expected: list[np.ndarray]) -> None:
+    """Run a floating-point graph on so many samples: its weights move from ``before`` to ``expected``, within 1e-12."""
+    from ottt_loihi.converters.lava.inprocess import InProcessRun
+
+    with InProcessRun(graph.source, tag="floating_pt") as run:
+        run.steps(samples * graph.period)
+        for process, weights, old in zip(graph.plastic, expected, before):
+            np.testing.assert_allclose(run.get(process.weights), weights, rtol=0, atol=1e-12)
+            assert np.abs(weights - old).max() > 0.01

@@ -78,7 +78,9 @@ def test_the_command_runs_all_samples_as_one_recording(tmp_path, capsys):
     model = tmp_path / "model.h5"
     chip = to_inference(fresh_network(hidden=(20,))).chip
     storage.save(chip, model)
-    command(model, data="digits", samples=5, continuous=True, output=tmp_path, json=True)
+    with pytest.raises(UsageError, match="--samples: --continuous runs all samples"):
+        command(model, data="digits", samples=5, continuous=True, output=tmp_path, json=True)
+    command(model, data="digits", continuous=True, output=tmp_path, json=True)
     said = json.loads(capsys.readouterr().out)
     assert (said["samples"], said["continuous"]) == (360, True)
     found = chip_choice(chip, "digits", 360)

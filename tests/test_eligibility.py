@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from learning_cases import assert_lava_learns
 from ottt_loihi.onchip import Settings, fresh_network, learn
 from ottt_loihi.onchip.network.scales import learning_network
 from ottt_loihi.onchip.network.trainable import make_plan
@@ -120,7 +121,6 @@ class TestLava:
         ("feedback", "hidden", "phases"), [("symmetric", (9,), 4), ("random", (9, 7), 5), ("symmetric", (9, 7), 6)]
     )
     def test_floating_point_is_the_equation(self, feedback, hidden, phases, encoding):
-        from ottt_loihi.converters.lava.inprocess import InProcessRun
         from ottt_loihi.onchip.lava.float_graph import build_float_graph
 
         options, rng, sizes = (
@@ -137,11 +137,7 @@ class TestLava:
         rule = replace(options, feedback=feedback)
         graph = build_float_graph(weights, packed, labels, learning_rate=0.05, feedback=loop.feedback, rule=rule)
         assert graph.period == phases * T
-        with InProcessRun(graph.source, tag="floating_pt") as run:
-            run.steps(len(x) * graph.period)
-            for process, expected, before in zip(graph.plastic, loop.weights, weights):
-                np.testing.assert_allclose(run.get(process.weights), expected, rtol=0, atol=1e-12)
-                assert np.abs(expected - before).max() > 0.01
+        assert_lava_learns(graph, len(x), weights, loop.weights)
 
     @pytest.mark.parametrize(
         ("choice", "feedback", "density"),

@@ -278,3 +278,29 @@ def test_a_process_that_forks_after_a_fast_batch_goes_on_learning(monkeypatch):
     finally:
         torch.set_num_threads(before)
         child.kill()
+
+
+@pytest.mark.parametrize(("long", "used"), [(0, 3), (float("inf"), 1)])
+@pytest.mark.parametrize("update", ["step", "sequence"])
+def test_step_by_step_torch_has_several_threads_for_long_products_alone(update, long, used, monkeypatch):
+    monkeypatch.setattr(threads_of, "LONG_PRODUCT", long)
+    seen, before = [], torch.get_num_threads()
+
+    def loss(o, labels, num_steps):
+        seen.append(torch.get_num_threads())
+        return (o**2).mean()
+
+    torch.set_num_threads(3)
+    try:
+        net, rule = small(), make_rule("ottt", update=update)
+        chosen = engine.choose(net, rule, loss, 3)
+        assert (chosen.name, chosen.chunk) == ("fast", 1)
+        x, y = torch.ones(4, 3, 4), torch.tensor([0, 1, 0, 1])
+        chosen.train_batch(net, rule, x, y, loss, torch.optim.SGD(net.parameters(), 0.1))
+        assert torch.get_num_threads() == 3
+        with pytest.raises(UsageError):
+            chosen.train_batch(net, rule, x[:, 0], y, loss, torch.optim.SGD(net.parameters(), 0.1))
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(before)
+    assert set(seen) == {used}

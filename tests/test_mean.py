@@ -117,7 +117,7 @@ def test_a_stream_that_is_answered_as_it_comes_has_none_unless_it_is_asked_for()
     assert asked.learner.mean.points == 3
 
 
-@pytest.mark.parametrize("damage", ["shape", "range"])
+@pytest.mark.parametrize("damage", ["shape", "range", "points"])
 def test_a_damaged_mean_is_refused(tmp_path, damage):
     import h5py
 
@@ -126,8 +126,12 @@ def test_a_damaged_mean_is_refused(tmp_path, damage):
     learner.save(path)
     assert Learner.load(path, learner.network).mean.points == SAMPLES // EVERY
     with h5py.File(path, "r+") as file:
+        if damage == "points":
+            file.attrs["points"] = -1
         wrong = file["mean0"][:-1] if damage == "shape" else np.full(file["mean0"].shape, 1 << 30, np.int32)
         del file["mean0"]
         file["mean0"] = wrong
-    with pytest.raises(FileError, match=r"a mean of weights .* is damaged"):
+    with pytest.raises(
+        FileError, match="points: expected 0 or more" if damage == "points" else "a mean of weights .* is damaged"
+    ):
         Learner.load(path, learner.network)

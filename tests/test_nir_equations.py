@@ -25,7 +25,7 @@ DT, STEPS = 1e-3, 8
 
 
 def neurons(draw, rng, shape, writer, silent=False):
-    """One node, with constants that are drawn for every neuron where the chip may have them so; one may never fire."""
+    """Draw a node. Its constants differ between neurons where the chip allows that. It may be one that never fires."""
     kind = draw(st.sampled_from(["LIF", "IF", "CubaLIF"]))
 
     def each(low, high):
@@ -46,7 +46,7 @@ def neurons(draw, rng, shape, writer, silent=False):
 
 @st.composite
 def graphs(draw):
-    """One to three layers of neurons behind random chains of linear nodes, with shortcuts, feedback and readouts."""
+    """Draw one to three layers of neurons, chains of linear nodes before them, shortcuts, feedback and a readout."""
     rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
     writer = draw(st.sampled_from([*DIALECTS]))
     shape = draw(st.sampled_from([(2, 4, 5), (2, 7), (6,)]))  # an image, a line with channels, a vector

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from learning_cases import assert_lava_learns
 from ottt_loihi.sim.learning.rule import Rule
 
 from ottt_loihi.rules.three_factor import ThreeFactorLoop
@@ -34,7 +35,6 @@ class PPPropLoop(ThreeFactorLoop):
 )
 def test_floating_point_is_the_equation(feedback, hidden, phases, monkeypatch):
     pytest.importorskip("lava.magma.core.process.process")
-    from ottt_loihi.converters.lava.inprocess import InProcessRun
     from ottt_loihi.onchip.lava.float_graph import build_float_graph
     from ottt_loihi.onchip.lava.processes.neuron import OTTTNeuronModelFloat
 
@@ -57,8 +57,4 @@ def test_floating_point_is_the_equation(feedback, hidden, phases, monkeypatch):
         weights, np.packbits(x, axis=-1), labels, learning_rate=0.05, feedback=loop.feedback, rule=rule
     )
     assert graph.period == phases * T
-    with InProcessRun(graph.source, tag="floating_pt") as run:
-        run.steps(len(x) * graph.period)
-        for process, expected, before in zip(graph.plastic, loop.weights, weights):
-            np.testing.assert_allclose(run.get(process.weights), expected, rtol=0, atol=1e-12)
-            assert np.abs(expected - before).max() > 0.01
+    assert_lava_learns(graph, len(x), weights, loop.weights)

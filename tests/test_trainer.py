@@ -319,5 +319,5 @@ def test_threads_without_effect_are_said_once():
     finally:
         torch.set_num_threads(threads)
     assert [note for note in trainer.notes if "threads" in note] == [
-        "1 of 2 threads is used: a batch of this network takes longer with more"
+        "1 of 2 threads is used: a batch of this network is too little work to share"
     ]

@@ -39,7 +39,7 @@ def run(
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Folder of the report; default: beside the model.")
     ] = None,
-    samples: Annotated[int, typer.Option(min=1, help="Test images to classify.")] = 360,
+    samples: Annotated[int | None, typer.Option(min=1, help="Test images to classify. [360]")] = None,
     backend: Annotated[
         str,
         typer.Option(
@@ -98,8 +98,10 @@ def run(
     chip = storage.load(model)
     data = data or _data_of(chip, model)
     options = chosen_options(data, changes or ())
-    samples = EVERYTHING if continuous else samples
-    found = chip_choice(chip, data, samples, labelled=predictions is None, options=options)
+    if continuous and samples is not None:
+        raise UsageError("--samples: --continuous runs all samples in their order; leave out one of the two")
+    count = EVERYTHING if continuous else samples or 360
+    found = chip_choice(chip, data, count, labelled=predictions is None, options=options)
     for note in found.notes:
         command.err.print(f"data: {note}", markup=False, soft_wrap=True)
     x = input_on_demand(chip, found, seed, _range(input_range))

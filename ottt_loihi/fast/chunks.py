@@ -18,6 +18,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
+from threading import Barrier
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -345,7 +346,10 @@ def _in_threads(jobs: Sequence[Any], threads: int) -> None:
 
 @lru_cache(maxsize=1)
 def _pool(threads: int) -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(threads, "ottt-chunks", initializer=torch.set_num_threads, initargs=(1,))
+    pool = ThreadPoolExecutor(threads, "ottt-chunks", initializer=torch.set_num_threads, initargs=(1,))
+    together = Barrier(threads)  # all begin before the caller restores torch's number, which threads of the future get
+    list(pool.map(lambda _: together.wait(), range(threads)))
+    return pool
 
 
 # threads do not survive a fork: the child makes a pool of its own

@@ -1,4 +1,4 @@
-"""What is worth several threads of the CPU: a pure function of the network, the batch and T, so that runs repeat.
+"""When a batch uses several threads of the CPU. Network, batch and T alone decide it, so that runs repeat.
 
 Threads that share one product wait for one another at its end, and so does everything else where another process has
 one of the cores: then two threads take up to ten times as long as one. So chunks share a batch's samples among threads
@@ -22,7 +22,7 @@ OF_PRODUCT, OF_NEURON = 0.05, 3.0  # of a weight's product, of a neuron's step w
 
 @contextmanager
 def one_thread_of_torch() -> Iterator[int]:
-    """One thread for torch's own operators; gives the number that was set."""
+    """Set torch to one thread, yield the number that it had, and restore it at the end."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -32,14 +32,14 @@ def one_thread_of_torch() -> Iterator[int]:
 
 
 def is_long_batch(net: Network, samples: int, num_steps: int, constant: bool) -> bool:
-    """Whether slices of a batch are faster than the whole; ``constant``: the first current is computed once."""
+    """Return whether threads should share the samples of a batch; ``constant``: the input is constant in time."""
     products = _products(net)[1 if constant else 0 :]
     neurons = sum(math.prod(block.shape) for block in net.blocks)
     return samples * num_steps * (OF_PRODUCT * sum(products) + OF_NEURON * neurons) >= LONG_BATCH
 
 
 def has_long_products(net: Network, samples: int) -> bool:
-    """Whether the products of a time step are faster with several threads each."""
+    """Return whether several threads should share each product of a time step."""
     products = _products(net)
     return samples * OF_PRODUCT * sum(products) / len(products) >= LONG_PRODUCT
 

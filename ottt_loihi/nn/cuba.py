@@ -65,7 +65,7 @@ class Memory(NamedTuple):
 
 
 class CurrentBased(Neuron):
-    """What neurons of a current and a membrane share: the traces of their inputs, ∂u/∂α, ∂u/∂β and ∂u/∂Vth.
+    """Base of neurons with a current and a membrane: traces of their inputs, ∂u/∂α, ∂u/∂β and ∂u/∂Vth.
 
     ``reset``, ``trace`` and ``learn`` are those of :class:`CubaLIF`; :meth:`decays` returns α and β, a number or a
     tensor that broadcasts to the neurons' shape.

@@ -241,7 +241,7 @@ class SlayerNeuron(CurrentBased):
     def forward(
         self, current: Tensor, v: Tensor | None = None, paths: GradientPaths = BPTT, memory: Memory | None = None
     ) -> LongStep:
-        """One step of SLAYER's own neuron from a given state; the neuron is left as it was."""
+        """Run one step of SLAYER's own neuron from a given state, and leave the neuron as it was."""
         if paths.membrane and torch.is_grad_enabled() and current.requires_grad:
             raise UsageError("slayer: BPTT through these blocks is SLAYER's own; use its backward(), or OTTT or SLTT")
         own, zero = self.own, torch.zeros_like(current.detach())

@@ -81,17 +81,17 @@ class Engine:
         return result
 
     def useful_threads(self, net: Any, x: Input, threads: int) -> int:
-        """How many of so many threads of the CPU a batch takes: chunks share its samples, torch a large product."""
+        """Return how many of ``threads`` CPU threads a batch uses: chunks share its samples, torch large products."""
         from ottt_loihi.fast.threads import has_long_products, is_long_batch
 
-        if self.name == "plain" or self.recorder is not None:
+        if self.name == "plain" or net.readout.weight.is_cuda:
             return threads
         if self.chunk == 1:
             return threads if has_long_products(net, len(x)) else 1
         return threads if is_long_batch(net, *x.shape[:2], constant=isinstance(x, ConstantInput)) else 1
 
     def _checked(self, net: Any, rule: Rule, x: Input, labels: Any, threads: int) -> tuple[Input, Any, int]:
-        """A batch that fits, and the threads among which its samples are shared."""
+        """Return a batch that fits, and the number of threads that share its samples; set torch to them for steps."""
         x, labels = rule.checked(net, x, labels)
         useful = self.useful_threads(net, x, threads)
         if self.chunk == 1:

@@ -363,7 +363,7 @@ class Trainer:
     def _say_unused_threads(self, inputs: Input) -> None:
         """Say once where the number of threads has no effect."""
         threads = torch.get_num_threads()
-        line = f"1 of {threads} threads is used: a batch of this network takes longer with more"
+        line = f"1 of {threads} threads is used: a batch of this network is too little work to share"
         if threads > 1 and line not in self.notes and self.chosen.useful_threads(self.net, inputs, threads) == 1:
             self._say(line)
 

@@ -76,6 +76,8 @@ class RunningMean:
         if "points" not in file.attrs:
             return found
         found.points = safe_hdf5.attribute(file, "points", int)
+        if found.points < 0:
+            raise FileError(f"points: expected 0 or more points of a mean, found {found.points}")
         if found.points:
             found.weights = [safe_hdf5.integers(file, f"mean{index}") for index in range(len(shapes))]
         for mean, shape in zip(found.weights, shapes):
