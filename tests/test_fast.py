@@ -1,6 +1,7 @@
 """The fast engine has the plain engine's gradients, scores and losses for everything it accepts."""
 
 import copy
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -304,3 +305,9 @@ def test_step_by_step_torch_has_several_threads_for_long_products_alone(update, 
     finally:
         torch.set_num_threads(before)
     assert set(seen) == {used}
+
+
+def test_a_gpu_is_no_reason_to_take_fewer_threads():
+    weight = SimpleNamespace(is_cuda=True)
+    net = SimpleNamespace(readout=SimpleNamespace(weight=weight))
+    assert engine.Engine("fast", 1).useful_threads(net, torch.ones(4, 3, 4), 8) == 8
