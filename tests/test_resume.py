@@ -183,6 +183,30 @@ def test_two_processes_learn_what_one_does(tmp_path, update):
     assert (one.readout.weight - start.readout.weight).abs().max() > 1e-2
 
 
+@pytest.mark.slow
+def test_no_thread_of_a_group_is_left_when_it_has_ended(tmp_path):
+    """A thread of gloo's that lives when Python exits may abort the process."""
+    script = tmp_path / "two.py"
+    script.write_text(
+        "import os\n"
+        "from ottt_loihi.training import distributed\n"
+        "import torch\n"
+        "threads = lambda: [open(f'/proc/self/task/{t}/comm').read() for t in os.listdir('/proc/self/task')]\n"
+        "group = distributed.join()\n"
+        "p = torch.nn.Parameter(torch.ones(3))\n"
+        "optimizer = torch.optim.SGD([p], 0.1)\n"
+        "group.attach(optimizer)\n"
+        "p.sum().backward()\n"
+        "optimizer.step()\n"
+        "assert any('gloo' in name for name in threads())\n"
+        "distributed.leave()\n"
+        "assert not any('gloo' in name for name in threads()), threads()\n"
+    )
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone", script]
+    done = subprocess.run(torchrun, env=ENVIRONMENT, capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stderr
+
+
 def test_evaluation_counts_spikes_and_operations():
     net = mlp((12, 9, 3))
     x = (np.random.default_rng(0).random((5, 4, 12)) < 0.5).astype(np.uint8)

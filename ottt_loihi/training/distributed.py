@@ -7,6 +7,7 @@ on the optimiser is exactly that, for every rule, and leaves the network as it i
 
 from __future__ import annotations
 
+import importlib
 import os
 from dataclasses import dataclass, field
 from typing import Any
@@ -83,11 +84,14 @@ def join() -> Group:
         gpus = torch.cuda.device_count()
         if gpus:
             torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")) % gpus)
+        # Imported later (by the first optimiser), its functions would keep the group as the default of an argument:
+        # `leave` could not end its threads, and one that frees a tensor while Python exits aborts the process.
+        importlib.import_module("torch.distributed.nn.functional")
         distributed.init_process_group("cpu:gloo,cuda:nccl" if gpus else "gloo")
     return Group(distributed.get_rank(), size)
 
 
 def leave() -> None:
-    """End the group, if there is one."""
+    """End the group and its threads, if there is one."""
     if distributed.is_available() and distributed.is_initialized():
         distributed.destroy_process_group()

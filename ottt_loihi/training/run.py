@@ -24,6 +24,7 @@ from ottt_loihi.training import distributed
 from ottt_loihi.training.callbacks import Callback, EarlyStopping, Epoch, TensorBoard
 from ottt_loihi.training.checkpoint import load
 from ottt_loihi.training.config import Config, override
+from ottt_loihi.training.distributed import Group
 from ottt_loihi.training.encoding import choose_encoding
 from ottt_loihi.training.evaluation import Evaluation, evaluate_samples
 from ottt_loihi.training.run_folder import RunFolder
@@ -41,9 +42,18 @@ def run(
     force: bool = False,
 ) -> dict[str, Any] | None:
     """Train as ``config`` says, in the folder ``output``; return the results, or None in any but the first process."""
-    training = config.training
-    torch.set_num_threads(training.threads)
+    torch.set_num_threads(config.training.threads)
     group = distributed.join()
+    try:
+        return _train(config, output, group, resume, tensorboard, progress, force)
+    finally:
+        distributed.leave()
+
+
+def _train(
+    config: Config, output: Path, group: Group, resume: bool, tensorboard: bool, progress: bool, force: bool
+) -> dict[str, Any] | None:
+    training = config.training
     config, data, net = begin(config)
     split = data.split
     _move(net, training.device)
@@ -80,20 +90,17 @@ def run(
         group=group,
         **config.trainer_settings(),
     )
-    try:
-        history = trainer.fit(
-            split,
-            epochs=training.epochs,
-            validation=training.validation or None,
-            run=folder,
-            resume=resume,
-            checkpoint_every=training.checkpoint_every,
-        )
-        if not group.leads:
-            return None
-        evaluation = evaluate_samples(net, trainer.test, TEST_BATCH)
-    finally:
-        distributed.leave()
+    history = trainer.fit(
+        split,
+        epochs=training.epochs,
+        validation=training.validation or None,
+        run=folder,
+        resume=resume,
+        checkpoint_every=training.checkpoint_every,
+    )
+    if not group.leads:
+        return None
+    evaluation = evaluate_samples(net, trainer.test, TEST_BATCH)
     return _result(config, trainer, history, evaluation, output) | {"notes": [*data.notes, *trainer.notes]}
 
 
