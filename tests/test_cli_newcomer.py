@@ -83,7 +83,7 @@ def make(tmp_path):
         environment = {"PATH": f"{tmp_path}:/usr/bin:/bin", **variables}
         line = ["make", *options]
         return subprocess.run(
-            line, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=60, check=False
+            line, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=240, check=False
         )
 
     return call

@@ -157,7 +157,7 @@ def test_ctrl_c_says_where_the_network_is(tmp_path):
             time.sleep(0.05)
         time.sleep(2)
         process.send_signal(signal.SIGINT)
-        _, stderr = process.communicate(timeout=60)
+        _, stderr = process.communicate(timeout=240)
     finally:
         process.kill()
     assert process.returncode == 130, stderr

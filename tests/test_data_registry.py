@@ -66,7 +66,7 @@ def test_importing_loads_nothing_heavy():
         "heavy = {'torch', 'lava', 'sklearn', 'scipy', 'PIL', 'h5py', 'matplotlib'} & set(sys.modules)\n"
         "assert not heavy, heavy"
     )
-    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=240)
 
 
 def test_the_command_lists_what_is_missing(tmp_path):

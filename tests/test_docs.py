@@ -87,7 +87,7 @@ def test_every_option_exists(program):
         [str(Path(sys.executable).with_name(name)), "--help-all"],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=240,
         check=True,
         env={"COLUMNS": "80"},
     )

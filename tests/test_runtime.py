@@ -96,7 +96,7 @@ class TestRun:
             env={**os.environ, "PYTHONPATH": str(TESTS)},
             capture_output=True,
             text=True,
-            timeout=30,
+            timeout=240,
         )
         assert done.returncode == 0, done.stderr
         assert ("culprit" in done.stdout) == (deed != "nothing")

@@ -266,7 +266,7 @@ def test_runs_may_be_forked(monkeypatch):
     x = random_messages(chip, 200)
     expected = sim.run(chip, x, threads=3).scores
     with multiprocessing.get_context("fork").Pool(1) as pool:
-        found = pool.apply_async(_scores, (chip, x)).get(timeout=60)
+        found = pool.apply_async(_scores, (chip, x)).get(timeout=240)
     np.testing.assert_array_equal(found, expected)
 
 
