@@ -95,13 +95,16 @@ class Checkpoint:
             for files that are missing, damaged, or of another network or rule
         """
         document = self._read()
+        if document["data"] != self._data:
+            raise UsageError(
+                f"{self.curve}: a run on other data, or in another order (with --stop-at, a tenth of the samples is "
+                "left out: give it as before); start without --resume"
+            )
         if document["every"] != self._every:
             raise UsageError(
                 f"{self.curve}: the curve has a point every {document['every']} samples, now every {self._every}; use "
                 "the original evaluate_every, or start without --resume"
             )
-        if document["data"] != self._data:
-            raise UsageError(f"{self.curve}: a run on other data, or in another order; start without --resume")
         learner = Learner.load(self.state, *networks)
         self._learnt, self._version = learner.samples, document["version"]
         return learner, document["curve"], document["answers"]

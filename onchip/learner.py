@@ -65,6 +65,7 @@ def learn(
     stop_at: float | None = None,
     subspaces: Sequence[Subspace] | None = None,
     known: Data | None = None,
+    validation: Data | None = None,
     after: LearningResult | None = None,
 ) -> LearningResult:
     """Let a network learn online, one sample after the other, each plastic weight after every time step.
@@ -97,13 +98,16 @@ def learn(
         go on from there, bit for bit as if there had been no stop, in any backend, whichever had stopped; with more
         ``epochs``, longer
     stop_at
-        accuracy on the test data, 0 … 1, at which learning has done enough and ends
+        accuracy on ``validation``, 0 … 1, of the network to deploy, at which learning ends; looked at at every point
+        of the curve
     subspaces
         HLOP: subspaces that learning keeps out of, one per connection (:func:`~ottt_loihi.onchip.network.hlop.watch`)
     known
         spikes and labels of the world that the network has learnt, on which its scale, its noise and its usual
         mistakes are measured; without them scale and noise are measured on ``data``. With ``shuffle=False`` the traces
         as well: a stream's future is not looked at
+    validation
+        messages and labels for ``stop_at`` that are in neither ``data`` nor ``test``
     after
         result of an earlier call, whose ``chip`` goes on with its rule, rates, feedback and random numbers: a stream
         in its order (``shuffle=False``) that is cut into several calls is learnt as in one
@@ -128,6 +132,12 @@ def learn(
     stock.require(plan, backend, settings)
     if test is not None:
         test = check_data(chip, *test, what="test data")
+    if (stop_at is None) != (validation is None):
+        raise UsageError("stop_at and validation belong together: an accuracy, and the data to measure it on")
+    if stop_at is not None and validation is not None:
+        enough = (check_data(chip, *validation, what="validation data"), checks.number(stop_at, "stop_at", 0, 1))
+    else:
+        enough = None
     earlier = None if after is None else _state(after, plan)
     begun = None if earlier is None else (after.rates, earlier.samples, after.came)
     stream = Stream(plan, data, epochs, settings, subspaces, known, begun)
@@ -138,8 +148,6 @@ def learn(
     kept, curve, answered, kept_by_state = None, None, [], []
     if checkpoint is not None:
         kept = Checkpoint(Path(checkpoint), lambda count: stream.part(0, min(count, stream.per_epoch)), every)
-    if stop_at is not None and (test is None or not 0 < stop_at <= 1):
-        raise UsageError(f"stop_at: expected an accuracy in 0 … 1 and test data to measure it on, got {stop_at}")
     if kept is None and (resume or checkpoint_every is not None):
         raise UsageError(f"{'resume' if resume else 'checkpoint_every'}: say where, with checkpoint=")
     if resume and kept is not None:
@@ -159,7 +167,7 @@ def learn(
     try:
         with executor(stream, backend, stall_timeout, learner) as run:
             session = Session(plan, run, test, kept, curve, answered)
-            interrupted = session.run(total, every, keep_every, progress, stop_at)
+            interrupted = session.run(total, every, keep_every, progress, enough)
     except LavaError as error:
         if kept is None:
             raise
@@ -237,9 +245,9 @@ class Session:
         every: int,
         keep_every: int,
         progress: Callable[[int, int, float | None], None] | None,
-        stop_at: float | None = None,
+        enough: tuple[Data, float] | None = None,
     ) -> bool:
-        """Learn from ``total`` samples, or until the accuracy is reached; True if interrupted."""
+        """Learn from ``total`` samples, or until the accuracy on some data is ``enough``; True if interrupted."""
         done = self.done
         try:
             while done < total:
@@ -257,8 +265,10 @@ class Session:
                     self._stop(done in (stops[0], total))
                 if progress is not None:
                     progress(done, total, self.curve[-1].accuracy if self.curve else None)
-                if stop_at is not None and self.done == done and self.curve[-1].accuracy >= stop_at:
-                    break
+                if enough is not None and self.done == done:
+                    data, wanted = enough
+                    if accuracy(self.averaged or self.chip, *data) >= wanted:
+                        break
         except KeyboardInterrupt:
             return True
         return False

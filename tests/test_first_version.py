@@ -12,6 +12,7 @@ and in ``ends.json`` the SHA-256 of the weights after that version had gone on t
 import hashlib
 import json
 import zipfile
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,7 @@ import pytest
 
 from ottt_loihi.cli.learn import Feedback, learn
 from ottt_loihi.cli.learn_scenario import Transform
-from ottt_loihi.errors import FileError
+from ottt_loihi.errors import FileError, UsageError
 
 CHOSEN = {
     "more": {},
@@ -49,17 +50,36 @@ def go_on(folder, name, capsys, **more):
     return json.loads(capsys.readouterr().out)
 
 
+def stop(monkeypatch, samples, run, *arguments, **more):
+    """Interrupt a run after so many samples, as Ctrl-C does."""
+
+    @contextmanager
+    def interrupting(visible):
+        def show(done, total, accuracy):
+            if done == samples:
+                raise KeyboardInterrupt
+
+        yield show
+
+    with monkeypatch.context() as patched:
+        patched.setattr("ottt_loihi.cli.learn._progress", interrupting)
+        with pytest.raises(KeyboardInterrupt):
+            run(*arguments, **more)
+
+
 @pytest.mark.parametrize("name", CHOSEN)
-def test_a_run_of_version_0_1_ends_in_its_bits(folder, name, capsys):
-    stopped = go_on(folder, name, capsys, stop_at=0.01)
+def test_a_run_of_version_0_1_ends_in_its_bits(folder, name, capsys, monkeypatch):
+    stop(monkeypatch, 286, go_on, folder, name, capsys)
+    stopped = json.loads(capsys.readouterr().out)
     assert stopped["samples"] == 286
     assert json.loads((folder / name / f"{name}-state.json").read_text())["version"] == 1
     end = go_on(folder, name, capsys)
     assert (end["samples"], end["files"]["weights"]) == (1437, json.loads((folder / "ends.json").read_text())[name])
 
 
-def test_that_it_keeps_its_choices_is_said(folder, capsys):
-    warnings = go_on(folder, "more", capsys, stop_at=0.01)["warnings"]
+def test_that_it_keeps_its_choices_is_said(folder, capsys, monkeypatch):
+    stop(monkeypatch, 286, go_on, folder, "more", capsys)
+    warnings = json.loads(capsys.readouterr().out)["warnings"]
     kept = "rounding per-synapse-1, encoding signed, feedback random, learn_when always, readout_rate 0.02, "
     assert f"the resumed state is of version 0.1 and goes on with its {kept}hidden_rate 1.0" in warnings
 
@@ -67,6 +87,8 @@ def test_that_it_keeps_its_choices_is_said(folder, capsys):
 def test_a_run_with_other_choices_is_another_one(folder, capsys):
     with pytest.raises(FileError, match="the state of another network or rule"):
         go_on(folder, "more", capsys, hidden_rate=2.0)
+    with pytest.raises(UsageError, match="with --stop-at, a tenth of the samples is left out: give it as before"):
+        go_on(folder, "more", capsys, stop_at=0.5)
 
 
 def test_a_run_of_version_0_2_0_goes_on_with_its_halvings(tmp_path, capsys, monkeypatch):
@@ -79,7 +101,8 @@ def test_a_run_of_version_0_2_0_goes_on_with_its_halvings(tmp_path, capsys, monk
         return json.loads(capsys.readouterr().out)
 
     whole = run("whole", halve_every=1437)
-    run("stopped", halve_every=1437, stop_at=0.01)
+    stop(monkeypatch, 143, run, "stopped", halve_every=1437)
+    capsys.readouterr()
     state = tmp_path / "stopped" / "scratch-state.json"
     kept = json.loads(state.read_text())
     assert kept["version"] == 3

@@ -509,12 +509,14 @@ class TestRates:
         split = load_digits()
         x, y = rate_code(split.x_train, 6, 1), split.y_train
         chip = fresh_network(hidden=(64,))
-        result = learn(chip, (x, y), test=(x[:200], y[:200]), evaluate_every=100, stop_at=0.6)
-        assert result.curve[-1].accuracy >= 0.6
-        assert all(point.accuracy < 0.6 for point in result.curve[:-1])
+        held = x[:200], y[:200]
+        result = learn(chip, (x[200:], y[200:]), test=held, evaluate_every=100, validation=held, stop_at=0.6)
+        assert accuracy(result.averaged or result.chip, *held) >= 0.6
         assert result.samples < len(x)
-        with pytest.raises(UsageError, match="stop_at: expected an accuracy"):
-            learn(chip, (x, y), stop_at=0.6)
+        with pytest.raises(UsageError, match="stop_at and validation belong together"):
+            learn(chip, (x, y), test=held, stop_at=0.6)
+        with pytest.raises(UsageError, match="stop_at: expected a number"):
+            learn(chip, (x, y), validation=held, stop_at=1.5)
 
 
 class TestResume:

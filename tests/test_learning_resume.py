@@ -182,7 +182,7 @@ def test_how_often_the_state_is_kept_changes_nothing(tmp_path):
 @pytest.mark.lava
 @pytest.mark.slow
 def test_the_command_goes_on_in_lava(tmp_path):
-    """An epoch of it stops at the curve's first point, 143 samples, and goes on to the next, in Lava and in sim."""
+    """An epoch of it stops at the curve's first point, 129 samples, and goes on to the next, in Lava and in sim."""
     pytest.importorskip("lava.magma.core.process.process")
     storage.save(to_inference(small()).chip, tmp_path / "model.h5")
     line = [tmp_path / "model.h5", "--epochs", 1, "--stop-at", 0.01, "--feedback", "opzo", "--json", "-o"]
@@ -192,7 +192,7 @@ def test_the_command_goes_on_in_lava(tmp_path):
     for backend in ("lava", "sim"):
         done = command(*line, tmp_path / backend, "--backend", backend, "--resume")
         assert done.returncode == 0, done.stderr
-        assert json.loads(done.stdout)["samples"] == 286
+        assert json.loads(done.stdout)["samples"] == 258
         learnt.append(storage.load(tmp_path / backend / "more-learnt.h5"))
     assert learnt[0].connections == learnt[1].connections
     assert learnt[0].connections != small().connections

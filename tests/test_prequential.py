@@ -166,6 +166,7 @@ class TestCommand:
             ({"prequential": True, "label_share": 0.0}, r"--label-share: expected a number in \(0, 1\], got 0.0"),
             ({"prequential": True, "label_share": 1e-5}, "is no label, so nothing can be learnt"),
             ({"prequential": True, "epochs": 2}, "--epochs: a stream comes once, got 2"),
+            ({"prequential": True, "stop_at": 0.5}, "--stop-at: a stream is answered to its end"),
             ({"prequential": True, "resume": True}, "no run to go on with; start without --resume"),
         ],
     )

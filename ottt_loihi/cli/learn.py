@@ -142,7 +142,12 @@ def learn(
         typer.Option(min=1, help="Samples between two states to resume from; default: a tenth of an epoch."),
     ] = None,
     stop_at: Annotated[
-        float | None, typer.Option(min=0, max=1, help="Stop when the test accuracy, 0 to 1, is reached.")
+        float | None,
+        typer.Option(
+            min=0,
+            max=1,
+            help="Stop at this accuracy, 0 to 1, on a tenth of the training samples, kept for it.",
+        ),
     ] = None,
     data: Annotated[str | None, typer.Option(help="Data set; default: the model's, or digits.")] = None,
     changes: Annotated[
@@ -166,7 +171,7 @@ def learn(
     from ottt_loihi.onchip.learner import repeat_in_lava as repeat
 
     find(backend, "--backend").require()
-    stream.check(prequential, label_share, epochs)
+    stream.check(prequential, label_share, epochs, stop_at)
     epochs = 1 if prequential else epochs
     decays = current_decay, membrane_decay
     folder = output or (model.parent if model else Path("runs/learn"))
@@ -174,7 +179,18 @@ def learn(
     began = curve_version(state) if resume else None
     old, earlier = began == 1, began in (1, 2)
     scenario = make_scenario(
-        model, transform, hidden, density, data, seed, plastic, decays, loss.value, old, tuple(changes or ())
+        model,
+        transform,
+        hidden,
+        density,
+        data,
+        seed,
+        plastic,
+        decays,
+        loss.value,
+        old,
+        tuple(changes or ()),
+        validate=stop_at is not None,
     )
     rates = {"readout_rate": readout_rate, "hidden_rate": hidden_rate}
     epochs = epochs or (EPOCHS_OF_0_1 if old else EPOCHS if model else EPOCHS_FROM_SCRATCH)
@@ -224,6 +240,7 @@ def learn(
             stop_at=stop_at,
             subspaces=subspaces,
             known=scenario.known,
+            validation=scenario.validation,
         )
     repeated = None
     if repeat_in_lava and not result.interrupted:

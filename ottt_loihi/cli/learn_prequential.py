@@ -15,13 +15,15 @@ if TYPE_CHECKING:
     from ottt_loihi.onchip.learner import LearningResult
 
 
-def check(chosen: bool, share: float, epochs: int | None) -> None:
+def check(chosen: bool, share: float, epochs: int | None, stop_at: float | None) -> None:
     """Refuse options that do not go together."""
     checks.number(share, "--label-share", 0, 1, above=True)
     if not chosen and share != 1:
         raise UsageError("--label-share: belongs to --prequential; choose it, or leave the share out")
     if chosen and epochs not in (None, 1):
         raise UsageError(f"--epochs: a stream comes once, got {epochs}; leave it out with --prequential")
+    if chosen and stop_at is not None:
+        raise UsageError("--stop-at: a stream is answered to its end; leave it out with --prequential")
 
 
 def labelled(scenario: Scenario, share: float, seed: int) -> np.ndarray:

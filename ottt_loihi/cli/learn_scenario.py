@@ -23,6 +23,7 @@ SCALE_SAMPLES = 1000  # training samples that the logit scale is estimated on, d
 INPUTS_PER_128 = 98  # from scratch: 128 hidden neurons for 64 inputs, 1024 for 784
 STEPS = 12  # T from scratch: with 6 digits lose a point and MNIST 0.3 (docs/onchip.md)
 CURRENT_BASED = 0.8  # default decay of the membrane of current-based neurons: another than most currents have
+KEPT = 10  # of so many training samples one is kept for --stop-at
 TRAINING_SEEDS = 1_000_000  # training spikes are drawn from here on, test spikes from the seed itself
 
 
@@ -56,6 +57,8 @@ class Scenario:
         training samples of the old world with their labels, drawn, to measure what the network can do; or None
     stuck
         bool ``(samples,)``, analog training samples that repeat the one before, value by value
+    validation
+        training samples that are not learnt from, with their labels; or None
     notes
         what was found in the data and changed
     """
@@ -69,6 +72,7 @@ class Scenario:
     old_world: tuple[tuple[Array, np.ndarray], Array] | None
     known: tuple[Array, np.ndarray] | None = None
     stuck: np.ndarray | None = None
+    validation: tuple[Array, np.ndarray] | None = None
     notes: tuple[str, ...] = ()
 
 
@@ -89,10 +93,12 @@ def make_scenario(
     loss: str = "mse",
     of_first: bool = False,
     changes: tuple[str, ...] = (),
+    validate: bool = False,
 ) -> Scenario:
     """Return the scenario of the options; ``of_first``: of a run that version 0.1 began, which is resumed.
 
     ``changes`` are texts as ``"data.train=[2]"``: options of the loader, in place of those of the training.
+    ``validate``: a tenth of the training samples, drawn, is kept for validation.
     """
     import numpy as np
 
@@ -134,11 +140,21 @@ def make_scenario(
 
         return OnDemand(of, len(places)).kept()
 
-    def whole(number: int) -> tuple[Array, np.ndarray]:
-        places = np.arange(len(split.y_train))
-        return encode(found, split.x_train, places, TRAINING_SEEDS * (seed + 1) + number, turn), split.y_train
+    count = len(split.y_train)
+    kept = np.random.default_rng([seed, KEPT]).permutation(count)[: -(-count // KEPT) if validate else 0]
+    learnt = np.setdiff1d(np.arange(count), kept)
 
-    logit_scale = old_world = known = None
+    def training(number: int) -> tuple[Array, np.ndarray]:
+        seen = encode(found, split.x_train, learnt, TRAINING_SEEDS * (seed + 1) + number, turn)
+        return seen, split.y_train[learnt]
+
+    logit_scale = old_world = known = validation = None
+    if validate:
+        if not len(learnt):
+            raise UsageError(f"--stop-at: needs two training samples, one of them to stop by; got {count}")
+        seen = encode(found, split.x_train, kept, TRAINING_SEEDS * (seed + 1) - 3, turn)
+        validation = seen, split.y_train[kept]
+        command.err.print(f"--stop-at: {len(kept):,} of {count:,} training samples are kept for it, not learnt from")
     test = encode(found, split.x_test, np.arange(len(split.y_test)), seed, turn), split.y_test
     if given:
         old = _trained_on(given, data, changes, found)
@@ -160,13 +176,14 @@ def make_scenario(
     return Scenario(
         name=scenario_name(model, transform),
         chip=chip,
-        training=whole,
+        training=training,
         test=test,
         logit_scale=logit_scale,
-        samples=len(split.y_train),
+        samples=len(learnt),
         old_world=old_world,
         known=known,
         stuck=repeated(split.x_train) if found.record.values == "analog" else None,
+        validation=validation,
         notes=found.notes,
     )
 
