@@ -3,8 +3,8 @@
     python benchmarks/results.py [--runs runs/results] [--only mnist] [--epochs 2] [--threads 1] [--docs docs]
 
 Writes ``results.md``, ``results.json`` and, with every epoch, ``results-log.csv`` into the docs folder: of each
-experiment whose seeds have all been run, now or before. So several of these commands, each with its own ``--only``, can
-work side by side.
+experiment whose seeds have all been run, now or before; rows of other experiments that the files have stay. So several
+of these commands, each with its own ``--only``, can work side by side.
 """
 
 from __future__ import annotations
@@ -108,40 +108,46 @@ def log(experiment: Experiment, runs: Path) -> list[dict[str, Any]]:
 
 
 def write(runs: Path, docs: Path) -> str:
-    """The table of everything that is finished, into all three files."""
+    """The table of everything that is finished, into all three files; other rows of theirs stay as they are."""
     done = {e.name: (e, results) for e in EXPERIMENTS if (results := finished(e, runs))}
-    rows = [summary(e, results) for e, results in done.values()]
+    names = [e.name for e in EXPERIMENTS]
+    earlier = json.loads((docs / "results.json").read_text()) if (docs / "results.json").exists() else []
+    found = {row["experiment"]: row for row in earlier} | {name: summary(*found) for name, found in done.items()}
+    rows = [found[name] for name in names if name in found]
     text = (
         "# Measured accuracies\n\nMade by `make results`: full data sets, the test accuracy after the last epoch, "
         "mean ± standard deviation over the seeds; beside it that of the best epoch, chosen on the test set, as "
         "published figures often are; every epoch is in [results-log.csv](results-log.csv). Firing rates: spikes per "
-        "neuron and step, of every layer. "
-        f"{platform.machine()}, torch {torch.__version__}, CPU.\n\n"
+        f"neuron and step, of every layer. {platform.machine()}, CPU, one thread; minutes by the clock, mostly beside "
+        "other work.\n\n"
     )
     with atomic_write(docs / "results.md") as temporary:
         temporary.write_text(text + table(rows))
     with atomic_write(docs / "results.json") as temporary:
         temporary.write_text(json.dumps(rows, indent=1) + "\n")
-    with atomic_write(docs / "results-log.csv") as temporary, open(temporary, "w", newline="") as file:
+    place = docs / "results-log.csv"
+    old = list(csv.DictReader(place.read_text().splitlines())) if place.exists() else []
+    lines = [row for row in old if row["experiment"] not in done]
+    lines += [row for experiment, _ in done.values() for row in log(experiment, runs)]
+    with atomic_write(place) as temporary, open(temporary, "w", newline="") as file:
         writer = csv.DictWriter(file, ["experiment", "seed", "epoch", *LOGGED], lineterminator="\n")
         writer.writeheader()
-        for experiment, _ in done.values():
-            writer.writerows(log(experiment, runs))
+        writer.writerows(sorted(lines, key=lambda row: names.index(row["experiment"])))
     return table(rows)
 
 
 def table(rows: list[dict[str, Any]]) -> str:
     """The results as a Markdown table."""
     lines = [
-        "| experiment | seeds | test accuracy | best epoch | required | epochs | minutes a run | firing rates |",
-        "|---|---|---|---|---|---|---|---|",
+        "| experiment | seeds | test accuracy | best epoch | required | epochs | min a run | firing rates | torch |",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
     for row in rows:
         last, best = (_spread(row[name]) for name in ("accuracies", "best_accuracies"))
         required = "" if row["at_least"] is None else f"{row['at_least']:.1%}"
         rates = ", ".join(f"{rate:.2f}" for rate in row["spike_rates"])
         minutes = f"{row['minutes']:.1f}"
-        cells = (row["experiment"], row["seeds"], last, best, required, row["epochs"], minutes, rates)
+        cells = (row["experiment"], row["seeds"], last, best, required, row["epochs"], minutes, rates, row["torch"])
         lines.append("| " + " | ".join(map(str, cells)) + " |")
     return "\n".join(lines) + "\n"
 
@@ -163,6 +169,7 @@ def summary(experiment: Experiment, results: list[dict[str, Any]]) -> dict[str, 
         "epochs": results[0]["epochs"],
         "minutes": statistics.mean(result["seconds"] for result in results) / 60,
         "spike_rates": results[0]["spike_rates"],
+        "torch": torch.__version__.split("+")[0],
     }
 
 
