@@ -81,11 +81,14 @@ def write(docs: Path, found: dict[str, Retention]) -> None:
     k = "/".join(map(str, HLOP["rows"]))
     more = "/".join(map(str, HLOP["later_rows"]))
     text = (
-        "# Tasks one after the other, measured\n\nMade by `python benchmarks/continual.py` on the CPU. Permuted MNIST, "
-        f"{TASKS} tasks, 60,000 images each shown once; 784-256-256-10, T = 6, one readout for all tasks, batch 64, "
-        f"SGD 0.1 with momentum, seed 0. HLOP: {k} directions of the three connections' inputs in the first task, "
-        f"{more} more in each later one. Test accuracy on each task's 10,000 images after the last task; backward "
-        "transfer: points the earlier tasks have gained since they were learnt.\n\n"
+        "# Tasks one after the other, measured\n\n`python benchmarks/continual.py` measures this table on the CPU. "
+        f"There are {TASKS} tasks of permuted MNIST, with 60,000 images each, which are shown once. The network is "
+        "784-256-256-10 with T = 6 and one readout for all tasks; batches of 64, SGD with learning rate 0.1 and "
+        "momentum, seed 0.\n\nHLOP keeps the learning of later tasks out of the directions that earlier tasks use "
+        f"([rules.md](rules.md#hlop)). The first task gets {k} directions at the three connections, and each "
+        f"later task {more} more. The table has the test accuracy on the 10,000 images of each task, after the last "
+        "task. Backward transfer is the mean number of points that the earlier tasks have gained since they were "
+        "learnt.\n\n"
         f"{table(found)}\n"
     )
     with atomic_write(docs / "continual-results.md") as temporary:

@@ -142,9 +142,11 @@ def scratch_table(rows: list[tuple[Experiment, dict[str, Any]]]) -> str:
 
 def scratch_section(rows: list[tuple[Experiment, dict[str, Any]]]) -> str:
     return (
-        "## From scratch\n\nThe defaults of `ottt-learn` with the options of each row, "
-        f"{EPOCHS_FROM_SCRATCH} epochs. Test accuracy on "
-        "10,000 images: after an epoch with the weights of that moment; to deploy with the mean of the weights, 8 bits."
+        "## From scratch\n\n`ottt-learn` with its defaults and the options of each row, "
+        f"{EPOCHS_FROM_SCRATCH} epochs. The table has the test accuracy on 10,000 images. After an epoch it is that of "
+        'the weights of that moment. "To deploy" is that of the mean of the weights, with 8 bits. "Required" is the '
+        'target of this project, "at their limit" the share of the weights at −256 or 255 in the connection that has '
+        'most of them, and "s" the seconds of the run.'
         f"\n\n{scratch_table(rows)}\n"
     )
 
@@ -165,9 +167,11 @@ def drift_table(rows: dict[str, dict[str, Any]]) -> str:
 def write(docs: Path, sections: list[str], whole: bool) -> None:
     """Write the page: of sections alone, or with them in place of those of the same headings."""
     head = (
-        "# Learning on the chip, measured\n\nMade by `make onchip` on the CPU, in the simulator that is bit-equal to "
-        "Lava's learning engine, one sample after the other. Unless a section says otherwise: seed 0, per-synapse "
-        f"rounding, rate-coded images, T = {T}, direct random feedback, the learning rates of version 0.1.\n"
+        "# Learning on the chip, measured\n\n`make onchip` measures this page on the CPU, in our simulator, which has "
+        "the same bits as Lava's learning engine. The options are explained in [onchip.md](onchip.md). Unless a "
+        f"section says otherwise: images are rate-coded, T = {T}, one sample at a time, seed 0. Each synapse is "
+        "rounded by itself, the error goes directly to hidden layers through fixed random weights, and the learning "
+        "rates are those of version 0.1.\n"
     )
     page = docs / "onchip-results.md"
     earlier = [] if whole or not page.exists() else page.read_text(encoding="utf-8").split("\n## ")[1:]
@@ -181,7 +185,8 @@ def write(docs: Path, sections: list[str], whole: bool) -> None:
 
 def drift_section(drifts: dict[str, dict[str, Any]]) -> str:
     return (
-        "## A sensor that changes\n\nA 784-256-10 network trained offline (3 epochs), exported at 8 bits, learns on."
+        "## A sensor that changes\n\nA 784-256-10 network was trained for 3 epochs off the chip and exported with 8 "
+        "bits. Then the images of its sensor change, and it learns on."
         f"\n\n{drift_table(drifts)}\n\n![test accuracy while it learns on](onchip-drift.png)\n"
     )
 

@@ -141,10 +141,11 @@ def section(found: dict[str, list[dict[str, Any]]]) -> str:
         for f in BACKBONES
     )
     return (
-        "## Behind convolutions\n\nTrained offline on images as they are, exported with graded pixels; then the world "
-        "turns by 180°. The convolutions keep their 8-bit weights, what the table names learns on, at constant rates. "
-        "Test accuracy on turned / upright images, 8-bit inference weights; with HLOP the deployed network has watched "
-        f"as many upright images, without labels. {of}.\n\n{table(found)}\n"
+        "## Behind convolutions\n\nThe network was trained off the chip on upright images and exported with graded "
+        "pixels. Then the images are turned by 180°. The convolutions keep their 8-bit weights; the layers that the "
+        "table names learn on, at constant rates. With HLOP, the deployed network has first watched as many upright "
+        "images, without labels. The table has the test accuracy on turned / upright images with 8-bit inference "
+        f"weights.\n\n{of}.\n\n{table(found)}\n"
     )
 
 

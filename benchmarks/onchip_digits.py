@@ -334,18 +334,21 @@ def measure_limits(folder: Path, kept: Callable[..., Any]) -> dict[str, Any]:
 
 def section(digits: dict[str, Any], limits: dict[str, Any]) -> str:
     return (
-        f"## Digits\n\n64-128-10, T = {TIME_STEPS['digits']}, {EPOCHS} epochs, rates halved after each; test accuracy, "
-        f"mean ± standard deviation over {len(SEEDS)} seeds. Float: the same rule, rates, order and spikes in float64. "
-        "8 bits: the inference weights that those of the last epoch freeze to.\n\n"
+        f"## Digits\n\n64-128-10, T = {TIME_STEPS['digits']}, {EPOCHS} epochs, rates halved after each. The table has "
+        f'the test accuracy, mean ± standard deviation over {len(SEEDS)} seeds. "Float" is the same rule in float64, '
+        'with the same rates, order and spikes. "8 bits" has the inference weights that are made from the weights of '
+        "the last epoch.\n\n"
         f"{digits_table(digits)}\n\n"
-        "Cosine with torch OTTT's gradient of the squared error, same weights and batch (64 training images; mean over "
-        f"{BATCHES} batches and {len(SEEDS)} seeds). Rule: Σ f·δ·â without rounding, with the feedback weights of that "
-        "moment. Chip: what the integers, rounded per synapse, really change; rates fall, so that single updates drown "
-        "more and more in their rounding.\n\n"
+        "The next table has the cosine of an update with the gradient of OTTT in torch, for the same weights, batch "
+        f'and squared error (64 training images; mean over {BATCHES} batches and {len(SEEDS)} seeds). "Rule" is the '
+        'update Σ f·δ·â without rounding, with the feedback weights of that moment. "Chip" is the change of the '
+        "integers, rounded per synapse. The rates fall from epoch to epoch, so the rounding of single updates matters "
+        "more and more.\n\n"
         f"{cosine_table(digits)}\n\n"
-        "## What limits it\n\nRandom feedback; digits as above, MNIST 784-256-10 after "
-        f"{MNIST_SAMPLES:,} samples, one seed. 8-bit inference weights. Saturated: messages y1 of the layer that "
-        "saturates most; at rails: weights at −256 or 255 in the connection with most; both on digits.\n\n"
+        "## What limits it\n\nEach row changes one thing. The digits are as above, with random feedback; MNIST is "
+        f"784-256-10 after {MNIST_SAMPLES:,} samples with one seed. The accuracies are those of 8-bit inference "
+        'weights. "Saturated" is the share of saturated messages y1 in the layer that has most of them. "At rails" '
+        "is the share of the weights at −256 or 255 in the connection that has most of them. Both are of digits.\n\n"
         f"{limits_table(limits)}\n\n![accuracy over learning rates](onchip-limits.png)\n"
     )
 

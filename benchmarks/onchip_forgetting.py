@@ -169,13 +169,15 @@ def measure(runs: Path, kept: Callable[[Path, Callable[[], Any]], dict[str, Any]
 def section(found: dict[str, list[dict[str, Any]]]) -> str:
     """Of ``docs/onchip-results.md``."""
     return (
-        "## What is forgotten\n\nThe same rates for all, 8-bit inference weights. With HLOP the deployed network has "
-        f"watched {WATCHED:,} old images, without labels, before anything changed.\n\n"
-        "Turned by 180° (784-256-10, as above): test accuracy on upright / turned images after so many turned "
-        "samples.\n\n"
+        "## What is forgotten\n\nAll rows have the same rates and 8-bit inference weights. With HLOP, the deployed "
+        f"network has watched {WATCHED:,} old images without labels, before anything changed.\n\n"
+        "**Images turned by 180°** (784-256-10, as above). The table has the test accuracy on upright / turned images; "
+        "the columns say after how many turned samples.\n\n"
         f"{table(DRIFT, found['drift'], DRIFT_POINTS, ('upright', 'turned'))}\n\n"
-        f"A new class: offline the network learnt the digits 0 to 8 (2 epochs), then {NEW} appears. Accuracy on the "
-        "nine old digits / the new one / all, after so many samples, replayed ones included.\n\n"
+        "**A new class.** The network learnt the digits 0 to 8 off the chip (2 epochs). "
+        f"Then it learns the digit {NEW}. "
+        "The table has the test accuracy on the nine old digits / the new digit / all digits. The columns say after "
+        "how many samples, including replayed ones.\n\n"
         f"{table(NEW_CLASS, found['new class'], NEW_POINTS, ('old', 'new', 'all'))}\n"
     )
 

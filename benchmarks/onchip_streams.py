@@ -115,7 +115,8 @@ GAS = Sensor(
     "gas-drift",
     "gas-drift-mlp",
     "Gas sensors over 30 months",
-    "Trained on batch 1. Then batch after batch is a stream. Inside a batch there are no times: the order is drawn.",
+    "It was trained on batch 1. Then each later batch is a stream. The samples of a batch have no times, so their "
+    "order is drawn.",
     (({}, tuple({"train": [n], "test": [1]} for n in BATCHES)),),
     first_batches(len(BATCHES)),
     "mean",
@@ -124,8 +125,9 @@ EMG = Sensor(
     "myo-emg",
     "myo-emg-mlp",
     "A re-mounted armband",
-    "Eight gestures of five people, each with a network of their own, trained within session 1. Then the armband is "
-    "put on again, twice. Each file holds one gesture, so the order of the windows is drawn. Means over the people.",
+    "Five people make eight gestures. Each person has a network, which was trained within session 1. Then the armband "
+    "is put on again, twice. Each file contains one gesture, so the order of the windows is drawn. The table has means "
+    "over the people.",
     tuple(
         (
             {"participant": person},
@@ -140,10 +142,11 @@ ECG = Sensor(
     "mitbih",
     "mitbih-mlp",
     "A new patient's heart",
-    f"Trained on the 22 patients of DS1. Then {len(PATIENTS)} patients of DS2, all that have ten beats of a second "
-    "class at least: each is a stream in time of its own, for the network as it was deployed. Recall of each class, "
-    "over all these patients' beats; balanced: the mean of the four. The regression weighs classes alike, and is "
-    "refitted with 2,000 beats drawn from DS1.",
+    "It was trained on the 22 patients of DS1. Then it is deployed anew for each of "
+    f"{len(PATIENTS)} patients of DS2, whose beats are a stream in the order of time. These are all patients that have "
+    "at least ten beats of a second class. The table has the recall of each class over the beats of all these "
+    'patients; "balanced" is the mean of the four. The regression gives all classes the same weight, and is refitted '
+    "together with 2,000 beats drawn from DS1.",
     tuple(({}, ({"train": [patient], "test": [101]},)) for patient in PATIENTS),
     {"balanced": balanced_recall, **{name: of_class(i) for i, name in enumerate("NSVF")}},
     "balanced",
@@ -313,10 +316,12 @@ def section(sensor: Sensor, found: dict[str, Counts]) -> str:
     said = ", ".join(f"{gain:.0%} with {share:.0%}" for gain, share in zip(gains(sensor, found), SHARES))
     picture = "![accuracy in each batch](onchip-gas.png)\n\n" if sensor is GAS else ""
     return (
-        f"## {sensor.title}\n\nThe network of `configs/{sensor.config}.toml`. {sensor.text} Each sample is answered "
-        "first and learnt from after, with all labels, 10 % and 1 %. Default rates, one seed. The regression is "
-        f"refitted ten times a part to all labels so far, with the same shares.\n\n{table(sensor, found)}\n\n{picture}"
-        f"Of what the refitted regression gains over the frozen one, the network gains {said} of the labels.\n"
+        f"## {sensor.title}\n\nThe network is that of `configs/{sensor.config}.toml`. {sensor.text} Each sample is "
+        "answered first and learnt from afterwards, with all labels, 10 % and 1 % of them. The rates are the defaults, "
+        "and there is one seed. Logistic regression gets the same labels; it is refitted ten times in each part of the "
+        f"stream, to all labels so far.\n\n{table(sensor, found)}\n\n{picture}"
+        "The gain of the network over its frozen weights, divided by the gain of the refitted regression over the "
+        f"frozen one, is {said} of the labels.\n"
     )
 
 

@@ -115,11 +115,11 @@ def write(runs: Path, docs: Path) -> str:
     found = {row["experiment"]: row for row in earlier} | {name: summary(*found) for name, found in done.items()}
     rows = [found[name] for name in names if name in found]
     text = (
-        "# Measured accuracies\n\nMade by `make results`: full data sets, the test accuracy after the last epoch, "
-        "mean ± standard deviation over the seeds; beside it that of the best epoch, chosen on the test set, as "
-        "published figures often are; every epoch is in [results-log.csv](results-log.csv). Firing rates: spikes per "
-        f"neuron and step, of every layer. {platform.machine()}, CPU, one thread; minutes by the clock, mostly beside "
-        "other work.\n\n"
+        "# Measured accuracies\n\n`make results` measures this table on full data sets. The test accuracy is that "
+        'after the last epoch, mean ± standard deviation over the seeds. "Best epoch" is chosen on the test set, as '
+        'in many publications. "Required" is the target of this project. Firing rates are spikes per neuron and '
+        "step, for each layer. [results-log.csv](results-log.csv) has every epoch. "
+        f"Machine: {platform.machine()}, CPU, one thread; the minutes are by the clock, mostly beside other work.\n\n"
     )
     with atomic_write(docs / "results.md") as temporary:
         temporary.write_text(text + table(rows))
