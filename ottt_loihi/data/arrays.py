@@ -14,7 +14,8 @@ import numpy as np
 
 from ottt_loihi import checks
 from ottt_loihi.data.labels import read_labels
-from ottt_loihi.data.sparse import sparse
+from ottt_loihi.data.pixels import PixelArray
+from ottt_loihi.data.sparse import SampleArray, some, sparse
 from ottt_loihi.data.split import Split
 from ottt_loihi.errors import FileError, UnsafeFileError, UsageError
 from ottt_loihi.files import refuse_pointer
@@ -49,9 +50,9 @@ def from_arrays(
     Parameters
     ----------
     x
-        images ``(n, *shape)``: floats in [0, 1], or uint8, which become floats by division by 255; features ``(n, F)``
-        in any unit. With a time axis, frames ``(n, T, *shape)``: uint8 and bool stay what they are (bool becomes
-        uint8), other integers of 0 and 1 become uint8, other numbers float32
+        images ``(n, *shape)``: floats in [0, 1], or uint8, which are kept and read as floats, divided by 255; features
+        ``(n, F)`` in any unit. With a time axis, frames ``(n, T, *shape)``: uint8 and bool stay what they are (bool
+        becomes uint8), other integers of 0 and 1 become uint8, other numbers float32
     y
         ``(n,)``: integers 0 … classes − 1, or names
     x_test, y_test
@@ -91,7 +92,7 @@ def from_arrays(
         if len(x) != len(y):
             raise UsageError(f"{where}expected one label per sample, got {len(x)} samples and {len(y)} labels")
         chosen = draw_test(y, test_share, seed, where)
-        x, y, x_test, y_test = x[~chosen], y[~chosen], x[chosen], y[chosen]
+        x, y, x_test, y_test = some(x, ~chosen), y[~chosen], some(x, chosen), y[chosen]
     return Split(
         x,
         y,
@@ -155,7 +156,7 @@ def load_npz(
     return replace(split, notes=(*split.notes, *((f"left out: {', '.join(unused[:8])}",) if unused else ())))
 
 
-def load_unlabelled(path: str | os.PathLike[str], time_axis: bool | int | None = None) -> np.ndarray:
+def load_unlabelled(path: str | os.PathLike[str], time_axis: bool | int | None = None) -> SampleArray:
     """Return the samples of an ``.npz`` file that has x and no labels, as :func:`load_npz` reads them."""
     path, arrays, _ = _open_npz(path)
     if "x" not in arrays:
@@ -300,7 +301,7 @@ def _time_axis(x: np.ndarray, said: bool | int | None, where: str) -> tuple[int,
     return axis, ()
 
 
-def _samples(x: np.ndarray, time_axis: int, where: str) -> tuple[np.ndarray, tuple[str, ...]]:
+def _samples(x: np.ndarray, time_axis: int, where: str) -> tuple[SampleArray, tuple[str, ...]]:
     """The samples in the dtype of a Split, time first; and sentences about what was changed."""
     if x.dtype.kind not in "iufb":
         raise UsageError(f"{where}: expected numbers, got {x.dtype}")
@@ -311,7 +312,7 @@ def _samples(x: np.ndarray, time_axis: int, where: str) -> tuple[np.ndarray, tup
     if time_axis and whole and (bits or x.dtype == np.uint8):
         return x.astype(np.uint8, copy=False), ()
     if not time_axis and x.dtype == np.uint8 and not bits:
-        return x.astype(np.float32) / np.float32(255), ()
+        return PixelArray(x), ()
     _refuse_gaps(x, where)
     x = x.astype(np.float32, copy=False)
     _refuse_gaps(x, where)  # float32 holds less than float64

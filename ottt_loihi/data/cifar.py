@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from ottt_loihi.data.folder import Found, Layout, find, read_bytes
+from ottt_loihi.data.pixels import PixelArray
 from ottt_loihi.data.safe_pickle import load_pickle
 from ottt_loihi.data.split import Split
 from ottt_loihi.errors import FileError, UsageError
@@ -44,7 +45,7 @@ CIFAR100 = (
 
 
 def load_cifar10(folder: str | os.PathLike[str] | None = None) -> Split:
-    """CIFAR-10: 50,000 and 10,000 images float32 ``(n, 3, 32, 32)`` in [0, 1].
+    """CIFAR-10: 50,000 and 10,000 images float32 ``(n, 3, 32, 32)`` in [0, 1], kept as bytes.
 
     Raises
     ------
@@ -150,12 +151,7 @@ def _split(
     num_classes: int,
     class_names: tuple[str, ...] = (),
 ) -> Split:
-    x_train = np.empty((sum(len(batches[key][1]) for key in training), *SHAPE), np.float32)
-    first = 0
-    for key in training:
-        pixels = batches[key][0]
-        np.divide(pixels, np.float32(255), out=x_train[first : first + len(pixels)])
-        first += len(pixels)
-    y_train = np.concatenate([batches[key][1] for key in training])
-    x_test = batches[test][0] / np.float32(255)
-    return Split(x_train, y_train, x_test, batches[test][1], num_classes, name=name, class_names=class_names)
+    x_train, y_train = (np.concatenate([batches[key][part] for key in training]) for part in (0, 1))
+    x_test, y_test = batches[test]
+    halves = PixelArray(x_train), y_train, PixelArray(np.ascontiguousarray(x_test)), y_test
+    return Split(*halves, num_classes, name=name, class_names=class_names)

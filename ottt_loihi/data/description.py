@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 
 from ottt_loihi import checks
-from ottt_loihi.data.sparse import SampleArray, SparseArray, pieces
+from ottt_loihi.data.compact import CompactArray
+from ottt_loihi.data.sparse import SampleArray, pieces
 from ottt_loihi.data.split import Split
 from ottt_loihi.errors import UsageError
 
@@ -167,7 +168,7 @@ class DataDescription:
             for another shape or number of time steps, values that are not finite, or values of a kind that cannot
             be read as this one (analog values for spikes, say)
         """
-        x = x if isinstance(x, SparseArray) else np.asarray(x)
+        x = x if isinstance(x, CompactArray) else np.asarray(x)
         expected = self.sample_shape
         if self.time_axis and x.ndim == len(expected) + 1 and x.shape[2:] == expected[1:] and x.shape[1] != expected[0]:
             raise UsageError(f"{where}: expected samples of {expected[0]} time steps, got {x.shape[1]}")

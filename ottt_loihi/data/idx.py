@@ -17,6 +17,7 @@ from typing import BinaryIO
 import numpy as np
 
 from ottt_loihi.data.folder import Layout, find
+from ottt_loihi.data.pixels import PixelArray
 from ottt_loihi.data.split import Split
 from ottt_loihi.errors import FileError, UnsafeFileError
 from ottt_loihi.files import refuse_pointer
@@ -49,7 +50,7 @@ KNOWN_LABELS = {
 
 
 def load_mnist(folder: str | os.PathLike[str] | None = None) -> Split:
-    """MNIST (LeCun et al. 1998): 60,000 and 10,000 images float32 ``(n, 28, 28)`` in [0, 1].
+    """MNIST (LeCun et al. 1998): 60,000 and 10,000 images float32 ``(n, 28, 28)`` in [0, 1], kept as bytes.
 
     Raises
     ------
@@ -125,7 +126,7 @@ def _load(
     return Split(x_train, y_train, x_test, y_test, NUM_CLASSES, name=name, class_names=class_names)
 
 
-def _half(name: str, part: str, images_path: Path, labels_path: Path) -> tuple[np.ndarray, np.ndarray]:
+def _half(name: str, part: str, images_path: Path, labels_path: Path) -> tuple[PixelArray, np.ndarray]:
     """Images float32 ``(n, 28, 28)`` in [0, 1] and labels int64 ``(n,)``."""
     labels = read_idx(labels_path, 1)
     if labels.size == 0 or labels.max() >= NUM_CLASSES:
@@ -142,4 +143,4 @@ def _half(name: str, part: str, images_path: Path, labels_path: Path) -> tuple[n
         raise FileError(f"{images_path}: expected images of {SIDE}×{SIDE} pixels, found {images.shape[1:]}")
     if len(images) != len(labels):
         raise FileError(f"{images_path}: holds {len(images)} images, but {labels_path.name} {len(labels)} labels")
-    return images.astype(np.float32) / np.float32(255), labels.astype(np.int64)
+    return PixelArray(images), labels.astype(np.int64)

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 
 from ottt_loihi import checks
+from ottt_loihi.data.pixels import PixelArray, intensities
 from ottt_loihi.data.split import Split
 from ottt_loihi.errors import FileError, UnsafeFileError, UsageError
 from ottt_loihi.files import refuse_pointer
@@ -76,11 +77,11 @@ class ImageFolder:
 
     def __getitem__(self, index: int) -> tuple[np.ndarray, int]:
         """Return the centre of an image, float32 ``(3, size, size)``, and its label."""
-        return self._image(self.paths[index], None), int(self.labels[index])
+        return intensities(self._image(self.paths[index], None)), int(self.labels[index])
 
     def draw(self, index: int, rng: np.random.Generator) -> tuple[np.ndarray, int]:
         """Return a random part of an image as :meth:`read` with ``rng``, and its label; a Trainer learns from these."""
-        return np.ascontiguousarray(self._image(self.paths[index], rng)), int(self.labels[index])
+        return np.ascontiguousarray(intensities(self._image(self.paths[index], rng))), int(self.labels[index])
 
     def read(self, indices: Iterable[int], rng: np.random.Generator | None = None) -> np.ndarray:
         """Images float32 ``(n, 3, size, size)`` in [0, 1].
@@ -95,10 +96,15 @@ class ImageFolder:
         UnsafeFileError
             for one of more than ``MAX_PIXELS`` pixels
         """
+        return intensities(self.read_pixels(indices, rng))
+
+    def read_pixels(self, indices: Iterable[int], rng: np.random.Generator | None = None) -> np.ndarray:
+        """Return :meth:`read` as the bytes that it divides by 255, uint8."""
         images = [self._image(self.paths[index], rng) for index in indices]
-        return np.stack(images) if images else np.empty((0, 3, self.size, self.size), np.float32)
+        return np.stack(images) if images else np.empty((0, 3, self.size, self.size), np.uint8)
 
     def _image(self, path: Path, rng: np.random.Generator | None) -> np.ndarray:
+        """The centre or a random part of an image, uint8 ``(3, size, size)``."""
         import PIL.Image
 
         try:
@@ -112,7 +118,7 @@ class ImageFolder:
             reason = " ".join(str(error).split())[:200]
             raise FileError(f"{path}: not a readable image, or damaged ({reason})") from error
         image = self._centre(image) if rng is None else self._random_part(image, rng)
-        pixels = np.asarray(image, np.float32).transpose(2, 0, 1) / np.float32(255)
+        pixels = np.asarray(image).transpose(2, 0, 1)
         return pixels[..., ::-1] if rng is not None and rng.random() < 0.5 else pixels
 
     def _centre(self, image: Image) -> Image:
@@ -215,7 +221,7 @@ class ImageSplit:
 
 
 def load_image_folder(folder: str | os.PathLike[str], size: int = 32, stream: bool = False) -> Split | ImageSplit:
-    """Return all images of :func:`open_image_folders`: float32 ``(n, 3, size, size)``, resized, the centre cut out.
+    """Return all images of :func:`open_image_folders`: float32 ``(n, 3, size, size)``, kept as bytes.
 
     With ``stream`` none is read before it is needed.
 
@@ -227,12 +233,12 @@ def load_image_folder(folder: str | os.PathLike[str], size: int = 32, stream: bo
     train, test = open_image_folders(folder, size)
     if checks.flag(stream, "stream"):
         return ImageSplit(train, test, Path(folder).resolve().name)
-    needed = (len(train) + len(test)) * 3 * size * size * 4
+    needed = (len(train) + len(test)) * 3 * size * size
     if needed > MAX_BYTES:
         raise UsageError(
             f"{folder}: its {len(train) + len(test)} images take {needed >> 30} GiB at {size}×{size}; "
             "set stream = true, or read them smaller"
         )
-    x_train, x_test = (half.read(range(len(half))) for half in (train, test))
+    x_train, x_test = (PixelArray(half.read_pixels(range(len(half)))) for half in (train, test))
     names, title = train.class_names, Path(folder).resolve().name
     return Split(x_train, train.labels, x_test, test.labels, len(names), name=title, class_names=names)

@@ -18,7 +18,7 @@ from ottt_loihi.data.codings import CODINGS, coded_shape, encode, message_value,
 from ottt_loihi.data.codings.graded import LEVELS
 from ottt_loihi.data.description import DataDescription, Step, describe_split
 from ottt_loihi.data.registry import load_data, loader_options
-from ottt_loihi.data.sparse import SampleArray, pieces
+from ottt_loihi.data.sparse import SampleArray, pieces, some
 from ottt_loihi.data.split import Split
 from ottt_loihi.errors import UsageError
 
@@ -93,7 +93,7 @@ def prepare(
     steps: tuple[Step, ...] = ()
     scaled, fitted = _needs_scale(found, coding, scale), split.x_train
     if held is not None and found.values == "analog" and (scaled or "unit" in coding.options):
-        fitted = split.x_train[~held]
+        fitted = some(split.x_train, ~held)
         coding = _chosen(replace(found, value_range=(float(fitted.min()), float(fitted.max()))), asked, where)
     if scaled:
         per_channel = scale == "channel" or (scale == "auto" and len(split.input_shape) == 1)

@@ -8,15 +8,16 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
+from ottt_loihi.data.compact import CompactArray
+
 BLOCK = 1 << 16  # values of a sample whose places fit into uint16
 AT_ONCE = 1 << 20  # values
 
 
-class SparseArray(np.lib.mixins.NDArrayOperatorsMixin):
+class SparseArray(CompactArray):
     """Samples uint8 ``(n, *shape)``, mostly 0, of which the places of the others are kept: 2 or 3 bytes for each.
 
-    It is read like an array: an index of the first axis (``x[3]``, ``x[8:16]``, ``x[[5, 2]]``) expands these samples
-    alone and gives an ordinary array. Everything else that an array has expands all samples for the moment.
+    An index of the first axis (``x[3]``, ``x[8:16]``, ``x[[5, 2]]``) expands these samples alone.
 
     Parameters
     ----------
@@ -38,22 +39,9 @@ class SparseArray(np.lib.mixins.NDArrayOperatorsMixin):
         self.places, self.starts, self.values, self.shape = places, starts, values, tuple(shape)
 
     @property
-    def ndim(self) -> int:
-        """Axes, the samples' included."""
-        return len(self.shape)
-
-    @property
-    def size(self) -> int:
-        """Values, the zeros included."""
-        return math.prod(self.shape)
-
-    @property
     def nbytes(self) -> int:
         """Bytes that are kept."""
         return sum(a.nbytes for a in (self.places, self.starts, self.values) if a is not None)
-
-    def __len__(self) -> int:
-        return self.shape[0]
 
     def __getitem__(self, key: Any) -> np.ndarray:
         """Return an array of the samples that the key names."""
@@ -63,18 +51,6 @@ class SparseArray(np.lib.mixins.NDArrayOperatorsMixin):
             return self[key[0]][key[1:]] if key and isinstance(key[0], (int, np.integer)) else np.asarray(self)[key]
         chosen = np.arange(len(self))[key]
         return self._expanded(np.atleast_1d(chosen)).reshape(*np.shape(chosen), *self.shape[1:])
-
-    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
-        found = self._expanded(np.arange(len(self)))
-        return found if dtype is None else found.astype(dtype, copy=False)
-
-    def __array_ufunc__(self, ufunc: Any, method: str, *inputs: Any, **options: Any) -> Any:
-        return getattr(ufunc, method)(*(np.asarray(i) if isinstance(i, SparseArray) else i for i in inputs), **options)
-
-    def __getattr__(self, name: str) -> Any:
-        if name.startswith("_"):  # NumPy's, copy's and pickle's questions have no answer here
-            raise AttributeError(name)
-        return getattr(np.asarray(self), name)
 
     def min(self, *args: Any, **options: Any) -> Any:
         """Return the smallest value; with arguments as an array does."""
@@ -92,16 +68,6 @@ class SparseArray(np.lib.mixins.NDArrayOperatorsMixin):
             return np.asarray(self).mean(*args, **options)
         return np.float64(self._values().sum(dtype=np.int64)) / self.size
 
-    def reshape(self, *shape: Any) -> SparseArray | np.ndarray:
-        """Return the same samples in another shape, sparse while they stay samples."""
-        shape = shape[0] if len(shape) == 1 and isinstance(shape[0], tuple) else shape
-        if -1 in shape:
-            known = -math.prod(shape)
-            shape = tuple(self.size // known if length == -1 else length for length in shape)
-        if shape[0] == len(self) and math.prod(shape) == self.size:
-            return SparseArray(self.places, self.starts, self.values, shape)
-        return np.asarray(self).reshape(shape)
-
     def only(self, chosen: Any) -> SparseArray:
         """Return some of the samples, in the order of their numbers, still sparse."""
         rows = np.arange(len(self))[chosen]
@@ -112,6 +78,9 @@ class SparseArray(np.lib.mixins.NDArrayOperatorsMixin):
             for a in (self.places, self.values)
         )
         return SparseArray(places, np.concatenate([[0], np.cumsum(lengths)]), values, (len(rows), *self.shape[1:]))
+
+    def _in_shape(self, shape: tuple[int, ...]) -> SparseArray:
+        return SparseArray(self.places, self.starts, self.values, shape)
 
     @property
     def _blocks(self) -> int:
@@ -131,7 +100,7 @@ class SparseArray(np.lib.mixins.NDArrayOperatorsMixin):
         return found.reshape(len(samples), *self.shape[1:])
 
 
-SampleArray: TypeAlias = np.ndarray | SparseArray
+SampleArray: TypeAlias = np.ndarray | CompactArray
 
 
 def collected(samples: Iterable[np.ndarray], shape: tuple[int, ...]) -> SampleArray:
@@ -162,7 +131,7 @@ def sparse(x: SampleArray) -> SampleArray:
 
 
 def some(x: Any, chosen: Any) -> Any:
-    """Return some of the samples, in the form that x has: sparse, or on demand."""
+    """Return some of the samples, in the form that x has: compact, or on demand."""
     return x[chosen] if isinstance(x, np.ndarray) else x.only(chosen)
 
 

@@ -22,7 +22,8 @@ class Split:
     ===============  ==========================================================================================
     x_train, x_test  ``(n, *input_shape)``: float32, images in [0, 1], features in any unit; or with ``time_axis`` one
                      frame per time step, ``(n, T, *input_shape)``: uint8 counts (0 and 1 are spikes), or float32.
-                     Few events are kept as a :class:`~ottt_loihi.data.sparse.SparseArray`, which is read like an array
+                     Images of bytes are kept as a :class:`~ottt_loihi.data.pixels.PixelArray`, few events as a
+                     :class:`~ottt_loihi.data.sparse.SparseArray`; both are read like arrays
     y_train, y_test  labels, int64 ``(n,)``, 0 … num_classes − 1
     num_classes      all classes of the data set, whether the samples show them or not; 0: those they show
     time_axis        True: x has a time axis after the samples' and is not to be rate coded

@@ -12,10 +12,11 @@ import numpy as np
 import torch
 
 from ottt_loihi.data.augment import augment
+from ottt_loihi.data.pixels import intensities
 from ottt_loihi.nn.inputs import Input
 from ottt_loihi.nn.network import Network
 from ottt_loihi.training.distributed import Group
-from ottt_loihi.training.encoding import encode, intensities
+from ottt_loihi.training.encoding import encode
 from ottt_loihi.training.samples import Batch, Batches, Samples
 
 

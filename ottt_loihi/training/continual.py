@@ -11,6 +11,8 @@ from pathlib import Path
 
 import numpy as np
 
+from ottt_loihi.data.pixels import PixelArray
+from ottt_loihi.data.sparse import SampleArray
 from ottt_loihi.data.split import Split
 from ottt_loihi.errors import FileError, UsageError
 from ottt_loihi.files import atomic_write
@@ -98,7 +100,9 @@ def learn_tasks(
     return Retention(accuracy)
 
 
-def _reordered(images: np.ndarray, order: np.ndarray) -> np.ndarray:
+def _reordered(images: SampleArray, order: np.ndarray) -> SampleArray:
+    if isinstance(images, PixelArray):
+        return PixelArray(_reordered(images.pixels, order))
     return images.reshape(len(images), -1)[:, order].reshape(images.shape)
 
 

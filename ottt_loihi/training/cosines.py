@@ -6,11 +6,12 @@ import copy
 
 import torch
 
+from ottt_loihi.data.pixels import intensities
 from ottt_loihi.nn.network import Network
 from ottt_loihi.rules import make_rule
 from ottt_loihi.rules.base import Rule
 from ottt_loihi.rules.losses import Loss
-from ottt_loihi.training.encoding import encode, intensities
+from ottt_loihi.training.encoding import encode
 from ottt_loihi.training.trainer import Trainer
 
 SAMPLES = 64

@@ -62,11 +62,6 @@ def fit_encoding(
     )
 
 
-def intensities(images: np.ndarray) -> np.ndarray:
-    """Return images of uint8, 0 … 255, as float32 in 0 … 1; others as they are."""
-    return images.astype(np.float32) / np.float32(255) if images.dtype == np.uint8 else images
-
-
 def encoding_name(coding: Step) -> str | dict[str, Any]:
     """The coding as a JSON value: its name, or with options a table."""
     return coding.to_json() if coding.options else coding.name

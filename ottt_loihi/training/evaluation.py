@@ -12,11 +12,12 @@ from torch import Tensor
 
 from ottt_loihi import checks
 from ottt_loihi.data.description import Step
+from ottt_loihi.data.pixels import intensities
 from ottt_loihi.metrics import measure, silent_layers
 from ottt_loihi.nn.inputs import Input, frames
 from ottt_loihi.nn.network import Network, evaluating, gathered
 from ottt_loihi.training.distributed import Group
-from ottt_loihi.training.encoding import encode, intensities
+from ottt_loihi.training.encoding import encode
 from ottt_loihi.training.samples import Samples
 from ottt_loihi.training.sources import open_samples
 

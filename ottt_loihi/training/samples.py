@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from torch.utils.data.distributed import DistributedSampler
 
-from ottt_loihi.data.sparse import SparseArray
+from ottt_loihi.data.compact import CompactArray
 from ottt_loihi.data.split import held_out
 from ottt_loihi.errors import OtttError, UsageError
 from ottt_loihi.nn.network import Network
@@ -153,7 +153,7 @@ class Numbered(Samples):
 
 
 class Arrays(Numbered):
-    """Arrays in memory; an ``np.memmap`` is read, and a ``SparseArray`` expanded, batch by batch."""
+    """Arrays in memory; an ``np.memmap`` is read, and a ``CompactArray`` expanded, batch by batch."""
 
     ahead = True
 
@@ -361,7 +361,7 @@ def as_array(values: Any, where: str) -> np.ndarray:
     UsageError
         for anything but an array or tensor of real numbers
     """
-    if isinstance(values, SparseArray):
+    if isinstance(values, CompactArray):
         return values  # type: ignore[return-value]
     if isinstance(values, Tensor):
         values = values.detach().cpu()
