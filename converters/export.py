@@ -130,9 +130,20 @@ class Options:
 
 
 def export(net: Network, options: Options | None = None, source: str | os.PathLike[str] | None = None) -> Export:
-    """Quantise a trained network, and replay test samples through the float and the integer network.
+    """Quantise a trained network, and compare the float and the integer network on test samples.
 
-    ``source``: the checkpoint's path; its SHA-256 goes into the provenance.
+    Parameters
+    ----------
+    net
+        a trained network
+    options
+        bits, scales, checks and the target (:class:`Options`); default: 8 bits
+    source
+        path of the checkpoint, whose SHA-256 is added to the provenance
+
+    Returns
+    -------
+    the integer network as ``chip``, and what was measured: ``agreement``, ``budget``, ``activity``
     """
     from ottt_loihi.nn.slayer_blocks import is_slayer
 

@@ -81,7 +81,7 @@ def learn(
     test
         the same, for the accuracy curve
     epochs
-        how often the data is gone through, in another order each time
+        number of passes through the data, each in another order
     backend
         ``"sim"``; or with Lava the same result, slower: ``"inprocess"`` (Lava's models), ``"lava"`` (Lava's runtime)
     evaluate_every
@@ -91,26 +91,27 @@ def learn(
     stall_timeout
         of the Lava runtime, in seconds
     checkpoint
-        a path without suffix, where the state is kept (``checkpoint.py``): at every point of the curve, and
+        a path without suffix for the state (``checkpoint.py``), which is saved at every point of the curve
     checkpoint_every
-        after so many samples, again and again; default: at the curve's points alone
+        number of samples after which the state is saved, too; default: only at the points of the curve
     resume
-        go on from there, bit for bit as if there had been no stop, in any backend, whichever had stopped; with more
-        ``epochs``, longer
+        continue from that state, with the same bits as without a stop. The backend may be another one, and ``epochs``
+        may be larger
     stop_at
         accuracy on ``validation``, 0 … 1, of the network to deploy, at which learning ends; looked at at every point
         of the curve
     subspaces
-        HLOP: subspaces that learning keeps out of, one per connection (:func:`~ottt_loihi.onchip.network.hlop.watch`)
+        for HLOP: a subspace for each connection, which learning does not change
+        (:func:`~ottt_loihi.onchip.network.hlop.watch`)
     known
-        spikes and labels of the world that the network has learnt, on which its scale, its noise and its usual
-        mistakes are measured; without them scale and noise are measured on ``data``. With ``shuffle=False`` the traces
-        as well: a stream's future is not looked at
+        spikes and labels that the network has already learnt. Its logit scale, its noise and its usual share of
+        mistakes are measured on them; without them, scale and noise are measured on ``data``. With ``shuffle=False``
+        the traces are measured on them, too, so that no later sample of a stream has an influence
     validation
         messages and labels for ``stop_at`` that are in neither ``data`` nor ``test``
     after
-        result of an earlier call, whose ``chip`` goes on with its rule, rates, feedback and random numbers: a stream
-        in its order (``shuffle=False``) that is cut into several calls is learnt as in one
+        result of an earlier call, whose ``chip`` continues with the same rule, rates, feedback and random numbers. So
+        a stream in its order (``shuffle=False``) can be cut into several calls without changing the result
 
     Raises
     ------

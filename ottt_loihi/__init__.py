@@ -1,4 +1,4 @@
-"""Train spiking networks online with OTTT, put them on Loihi through Lava, and let them go on learning there.
+"""Train spiking networks online with OTTT, put them on Loihi through Lava, and let them continue to learn there.
 
 ``import ottt_loihi as ol`` offers the names of ``__all__``; each one loads its module when it is first used.
 """

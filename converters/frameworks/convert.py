@@ -94,7 +94,8 @@ def from_module(
         neurons, or of its membranes: ``"sum"`` over time, ``"last"`` step, or ``"max"`` over time. Default: what the
         module itself returns
     approximate
-        take the nearest thing for what has no exact counterpart; ``network.provenance["imported"]["notes"]`` names it
+        replace parts without an exact counterpart by the nearest one; ``network.provenance["imported"]["notes"]`` names
+        them
     spikes_per_step
         how many spikes a neuron sends in one step at most, where the module sets no limit (sinabs' ``MultiSpike``): so
         many neurons of ours stand for one

@@ -17,23 +17,24 @@ if TYPE_CHECKING:
 
 def compare(
     config: Annotated[
-        Path, typer.Argument(help="A TOML file with several tables 'rules', such as configs/compare/digits.toml.")
+        Path,
+        typer.Argument(help="A TOML file with a table 'rules' for each rule, such as configs/compare/digits.toml."),
     ],
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the runs and the table.")] = Path(
         "runs/compare"
     ),
     processes: Annotated[
-        int, typer.Option(min=1, help="Runs at the same time; default: one for each core.")
+        int, typer.Option(min=1, help="Number of runs at the same time; default: one for each core.")
     ] = os.cpu_count() or 1,
-    check: Annotated[int, typer.Option(min=0, help="Test samples of the accuracy on the chip; 0: no export.")] = 1000,
+    check: Annotated[int, typer.Option(min=0, help="Number of test samples on the chip; 0: no export.")] = 1000,
     json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Train the same network with several rules and seeds, and put the results side by side.
+    """Train with several rules and seeds, and show the results side by side.
 
     Example: ottt-compare configs/compare/digits.toml -o runs/digits-compare
 
-    Finished runs are kept: the same command continues with the others.
+    Finished runs are kept: the same command continues with those that are missing.
     """
     from rich.progress import Progress
 

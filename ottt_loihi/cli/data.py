@@ -19,13 +19,13 @@ SHOWN = 12  # names of classes
 
 def data(
     name: Annotated[
-        str | None, typer.Argument(help="Load this data set and show what is in it: a name, an .npz file or a folder.")
+        str | None, typer.Argument(help="The data to load and describe: a name, a file or a folder.")
     ] = None,
     folder: Annotated[
         Path | None, typer.Option("--folder", "-f", help="Folder of the data sets, in place of OTTT_DATA_DIR.")
     ] = None,
     encoding: Annotated[
-        str | None, typer.Option(help="Show what an encoding sends: delta, regular, population:neurons=4 …")
+        str | None, typer.Option(help="Show the spikes of an encoding: delta, regular, population:neurons=4 …")
     ] = None,
     time_steps: Annotated[
         int, typer.Option("--time-steps", "-T", min=1, help="Time steps of samples that have no time axis.")
@@ -33,7 +33,7 @@ def data(
     time_axis: Annotated[
         bool | None,
         typer.Option(
-            "--time-axis/--no-time-axis", help="An .npz: the first axis of a sample is time. [as the file says]"
+            "--time-axis/--no-time-axis", help="Whether the first axis of a sample is time. [as the file says]"
         ),
     ] = None,
     changes: Annotated[
@@ -43,9 +43,11 @@ def data(
     json: command.Json = False,
     debug: command.Debug = False,
 ) -> None:
-    """List the data sets: where each was found, or which files go where. Nothing is ever downloaded.
+    """List the data sets and the files that are missing, or describe one. Nothing is downloaded.
 
-    Examples: ottt-data; ottt-data mnist; ottt-data mine.npz --encoding delta:threshold=0.05 --plot delta.svg
+    Examples: ottt-data
+    ottt-data mnist
+    ottt-data mine.npz --encoding delta:threshold=0.05 --plot delta.svg
     """
     if name is None:
         result: dict[str, Any] = _listing(folder)

@@ -15,16 +15,16 @@ if TYPE_CHECKING:
 
 
 def evaluate_model(
-    model: Annotated[Path, typer.Argument(help="A model.pt.")],
+    model: Annotated[Path, typer.Argument(help="The trained network, model.pt.")],
     time_steps: Annotated[
         list[int] | None, typer.Option("--time-steps", "-T", min=1, help="Time steps to test with. Repeatable.")
     ] = None,
-    data: Annotated[str | None, typer.Option(help="Data set; default: the one it was trained on.")] = None,
+    data: Annotated[str | None, typer.Option(help="Data set; default: that of the training.")] = None,
     plot: Annotated[Path | None, typer.Option(help="Draw each layer's firing rate over time (.svg, .png).")] = None,
     json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Accuracy, firing rates per layer and synaptic operations of a trained network on its test set.
+    """Test a trained network: accuracy, firing rates of each layer and synaptic operations.
 
     Example: ottt-eval runs/first/model.pt -T 2 -T 6 -T 12 --plot rates.svg
     """

@@ -68,7 +68,7 @@ def export(
     model: Annotated[
         Path,
         typer.Argument(
-            help="The trained network, model.pt of ottt-train; or a .net of lava-dl, a .nir, a model.h5, or "
+            help="The trained network: model.pt of ottt-train, a .net of lava-dl, a .nir, a model.h5, or "
             "mynet.py:build, a function that makes a module of snnTorch, SpikingJelly, Norse or sinabs."
         ),
     ],
@@ -76,110 +76,111 @@ def export(
         Path | None, typer.Option("--output", "-o", help="Where to write; default: beside the model.")
     ] = None,
     weight_bits: Annotated[
-        str, typer.Option(help="Bits of a weight on the chip, 2 to 8, ternary or binary; one for each layer: 8,4,8.")
+        str, typer.Option(help="Bits of weights on the chip: 2 to 8, ternary or binary. For each layer: 8,4,8.")
     ] = "8",
     calibrate: Annotated[
-        int, typer.Option(min=0, help="Choose scales and thresholds with so many training samples.")
+        int, typer.Option(min=0, help="Number of training samples with which scales and thresholds are chosen.")
     ] = 0,
     input_form: Annotated[
         Form,
         typer.Option(
-            "--input", help="Images that stay constant: pixels at every step, the host's current as a bias, or once."
+            "--input", help="How constant images are sent: pixels at every step, a current as a bias, or once."
         ),
     ] = Form.graded,
-    scale: Annotated[Scale, typer.Option(help="Integer units per float unit, layer by layer.")] = Scale.free,
+    scale: Annotated[Scale, typer.Option(help="Integer units per float unit, chosen for each layer.")] = Scale.free,
     thresholds: Annotated[
         Thresholds,
-        typer.Option(help="One-bit weights: exactly ±1 with a threshold for each channel, or 8 bits and one a layer."),
+        typer.Option(help="For one-bit weights: ±1 and a threshold per channel, or 8 bits and one per layer."),
     ] = Thresholds.channel,
     no_net: Annotated[
-        bool, typer.Option("--no-net", help="Write no .net, and use weight exponents, which it cannot hold.")
+        bool, typer.Option("--no-net", help="Write no .net. Weights may then have exponents, which a .net cannot hold.")
     ] = False,
-    nir: Annotated[bool, typer.Option("--nir", help="Write model.nir, too; for networks with reset=zero.")] = False,
+    nir: Annotated[bool, typer.Option("--nir", help="Also write model.nir, for networks with reset=zero.")] = False,
     force_nir: Annotated[
-        bool, typer.Option("--force-nir", help="The same with reset=subtract, as a recurrent inhibition.")
+        bool, typer.Option("--force-nir", help="Write model.nir with reset=subtract as recurrent inhibition.")
     ] = False,
-    check: Annotated[int, typer.Option(min=1, help="Test samples to compare float and chip on.")] = 360,
+    check: Annotated[int, typer.Option(min=1, help="Number of test samples to compare float and chip on.")] = 360,
     no_check: Annotated[bool, typer.Option("--no-check", help="Do not compare.")] = False,
-    target: Annotated[Target, typer.Option(help="The chip that the network has to fit on.")] = Target.loihi2,
+    target: Annotated[Target, typer.Option(help="The chip that the network must fit.")] = Target.loihi2,
     limit: Annotated[
         list[str] | None, typer.Option(help="Set a limit of that chip: incoming_axons=8192. Repeatable.")
     ] = None,
     fit_registers: Annotated[
-        bool, typer.Option("--fit-registers", help="Keep decays to the chip's 12 bits, and say what that changes.")
+        bool, typer.Option("--fit-registers", help="Round decays to the 12 bits of the chip, and count the changes.")
     ] = False,
     kit: Annotated[
         bool,
-        typer.Option(
-            "--kit", help="Write loihi2_kit, too: graph, --verify-samples, expected integers and a script to compare."
-        ),
+        typer.Option("--kit", help="Also write loihi2_kit: graph, samples, expected integers and a script to compare."),
     ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Write nothing.")] = False,
     verify: Annotated[
         list[str] | None,
-        typer.Option(help="Replay samples in lava, inprocess, loihi2 or netx and compare every state."),
+        typer.Option(help="Repeat samples in lava, inprocess, loihi2 or netx, and compare every state."),
     ] = None,
-    verify_samples: Annotated[int, typer.Option(min=1, help="Test samples of --verify and of the kit.")] = 20,
+    verify_samples: Annotated[int, typer.Option(min=1, help="Number of samples for --verify and for the kit.")] = 20,
     weights: Annotated[
         Path | None,
-        typer.Option(help="Of mynet.py:build: the file of its state_dict, or of a checkpoint that contains one."),
+        typer.Option(help="For mynet.py:build: the file of its state_dict, or of a checkpoint with one."),
     ] = None,
     readout: Annotated[
         Readout | None,
-        typer.Option(help="Of mynet.py:build or a .nir: what the scores are; default: as its last layer says."),
+        typer.Option(help="For mynet.py:build or a .nir: what the scores are; default: by its last layer."),
     ] = None,
     approximate: Annotated[
         bool,
         typer.Option(
             "--approximate",
-            help="Of mynet.py:build: replace what cannot be exact by the nearest operation, and say so.",
+            help="For mynet.py:build: replace what cannot be exact by the nearest operation.",
         ),
     ] = False,
     data: Annotated[
         str | None,
-        typer.Option(help="Of mynet.py:build: your samples to compare on: a data set, an .npz file or a folder."),
+        typer.Option(help="For mynet.py:build: samples to compare on: a data set, an .npz file or a folder."),
     ] = None,
     encoding: Annotated[
         str | None,
-        typer.Option(help="How --data becomes spikes, as in ottt-train. [by the data]"),
+        typer.Option(help="How --data becomes spikes, as in ottt-train. [by kind of data]"),
     ] = None,
     spikes_per_step: Annotated[
         int | None,
         typer.Option(
-            min=1, help="Of mynet.py:build: spikes that a neuron sends in one step at most, if it may send several."
+            min=1, help="For mynet.py:build: the most spikes of a neuron in one step, if it may send several."
         ),
     ] = None,
     time_steps: Annotated[
-        int | None, typer.Option(min=1, help="Steps of a sample, which a .net, a .nir or a module does not hold.")
+        int | None, typer.Option(min=1, help="Time steps of a sample. A .net, a .nir and a module do not store them.")
     ] = None,
     dt: Annotated[
-        float | None, typer.Option(help="Of a .nir: seconds of a time step, which the file does not hold.")
+        float | None, typer.Option(help="For a .nir: seconds of a time step. The file does not store them.")
     ] = None,
     writer: Annotated[
         Writer | None,
-        typer.Option("--from", help="Of a .nir: the program that wrote it; its time step and reset are assumed."),
+        typer.Option("--from", help="For a .nir: the program that wrote it. Its time step and reset are assumed."),
     ] = None,
     reset: Annotated[
-        str | None, typer.Option(help="Of a .nir: the reset that was meant, subtract or zero; of one layer: 3=zero.")
+        str | None, typer.Option(help="For a .nir: the reset, subtract or zero. For one layer: 3=zero.")
     ] = None,
     input_shape: Annotated[
         str | None,
-        typer.Option(help="1,28,28: of a module, or a .net that begins with a convolution and does not say."),
+        typer.Option(help="Such as 1,28,28: for a module, or a .net that begins with a convolution."),
     ] = None,
     allow_dead: Annotated[
-        bool, typer.Option("--allow-dead", help="Export layers that fire no spike on the chip, too.")
+        bool, typer.Option("--allow-dead", help="Also export layers that fire no spike on the chip.")
     ] = False,
     max_disagreement: Annotated[
-        float, typer.Option(min=0, max=1, help="Exit 1 when more predictions than this share differ.")
+        float,
+        typer.Option(min=0, max=1, help="End with exit code 1 if more than this share of the predictions differ."),
     ] = 0.05,
     json: command.Json = False,
     debug: command.Debug = False,
 ) -> None:
     """Put a trained network on the chip: model.h5 (exact integers), model.net (lava-dl), model_lava.py and report.html.
 
-    Examples: ottt-export runs/demo/model.pt; ottt-export model.pt --weight-bits 4 --calibrate 100;
-    ottt-export someones.net --time-steps 32 -o runs/someones; ottt-export theirs.nir --time-steps 32 --from sinabs;
-    ottt-export mynet.py:build --weights net.pth --input-shape 1,28,28 --time-steps 25 -o runs/mine
+    Examples: ottt-export runs/demo/model.pt
+    ottt-export model.pt --weight-bits 4 --calibrate 100
+    ottt-export someones.net --time-steps 32 -o runs/someones
+    ottt-export theirs.nir --time-steps 32 --from sinabs
+    ottt-export mynet.py:build --weights net.pth --input-shape 784 --time-steps 25
     """
     from ottt_loihi.converters import export as exporter
     from ottt_loihi.converters.limits import TARGETS

@@ -46,9 +46,11 @@ class Feedback(str, Enum):
 
 def learn(
     model: Annotated[
-        Path | None, typer.Argument(help="A deployed network, model.h5 of ottt-export; without it: from scratch.")
+        Path | None, typer.Argument(help="An exported network, model.h5 of ottt-export. Without it: from scratch.")
     ] = None,
-    transform: Annotated[Transform, typer.Option(help="upside-down: images rotated by 180°.")] = Transform.none,
+    transform: Annotated[
+        Transform, typer.Option(help="What changes: upside-down turns images by 180°.")
+    ] = Transform.none,
     epochs: Annotated[
         int | None,
         typer.Option(min=1, help="Passes over the training samples; default: 6 from scratch, else 2."),
@@ -60,22 +62,18 @@ def learn(
     feedback: Annotated[
         Feedback | None,
         typer.Option(
-            help="How hidden layers get the error: kolen-pollack (default), random, symmetric, opzo; local (of tess)."
+            help="How hidden layers get the error: kolen-pollack (default), random, symmetric, opzo; local for tess."
         ),
     ] = None,
     rounding: Annotated[
         Rounding,
-        typer.Option(
-            help="Random rounding of weights: a number for each synapse (per-synapse-1: as in 0.1), or Lava's one."
-        ),
+        typer.Option(help="Random numbers that round weights: one per synapse (per-synapse-1: as in 0.1), or Lava's."),
     ] = Rounding.per_synapse,
     hidden: Annotated[
         int | None,
-        typer.Option(min=1, help="From scratch: hidden neurons; default: 128 to 1024, by the number of inputs."),
+        typer.Option(min=1, help="From scratch: hidden neurons; default: 128 to 1024, more for more inputs."),
     ] = None,
-    density: Annotated[
-        float, typer.Option(min=0, max=1, help="From scratch: share of the synapses that exist; below 1: sparse.")
-    ] = 1.0,
+    density: Annotated[float, typer.Option(min=0, max=1, help="From scratch: share of the synapses that exist.")] = 1.0,
     current_decay: options.CurrentOption = 0.0,
     membrane_decay: options.MembraneOption = None,
     readout_rate: Annotated[
@@ -86,7 +84,7 @@ def learn(
         ),
     ] = None,
     hidden_rate: Annotated[
-        float | None, typer.Option(help="The same for hidden layers; default: by their effect on the readout.")
+        float | None, typer.Option(help="The same for hidden layers; default: from their effect on the readout.")
     ] = None,
     halve_every: Annotated[
         int | None,
@@ -108,25 +106,27 @@ def learn(
     input_lag: options.LagOption = 0,
     plastic: Annotated[
         int | None,
-        typer.Option(min=1, help="How many of the last layers learn, the others stay frozen; default: all dense ones."),
+        typer.Option(min=1, help="Number of last layers that learn; default: all dense layers."),
     ] = None,
     hlop: Annotated[
         int,
-        typer.Option(min=0, help="Directions kept for the old data (HLOP)."),
+        typer.Option(min=0, help="Number of directions that HLOP protects for the old data."),
     ] = 0,
     repeat_in_lava: Annotated[
         int,
-        typer.Option(min=0, help="Repeat at least that many Lava steps in Lava's runtime and compare every variable."),
+        typer.Option(min=0, help="Repeat at least so many steps in Lava's runtime, and compare every variable."),
     ] = 0,
     in_order: Annotated[
-        bool, typer.Option("--in-order", help="Learn from the samples in their order; default: each epoch shuffled.")
+        bool, typer.Option("--in-order", help="Keep the order of the samples; default: each epoch is shuffled.")
     ] = False,
     prequential: Annotated[
         bool,
-        typer.Option("--prequential", help="One epoch in order; each sample is answered first, then learnt from."),
+        typer.Option(
+            "--prequential", help="One epoch in order: each sample is answered first and learnt from afterwards."
+        ),
     ] = False,
     label_share: Annotated[
-        float, typer.Option(help="With --prequential: share of the samples that get their label, drawn from the seed.")
+        float, typer.Option(help="With --prequential: share of the samples that have a label.")
     ] = 1.0,
     balanced: Annotated[
         bool,
@@ -135,18 +135,18 @@ def learn(
         ),
     ] = False,
     resume: Annotated[
-        bool, typer.Option("--resume", help="Continue a run in this folder, or add epochs to it.")
+        bool, typer.Option("--resume", help="Continue the run in the folder, or add epochs to it.")
     ] = False,
     checkpoint_every: Annotated[
         int | None,
-        typer.Option(min=1, help="Samples between two states to resume from; default: a tenth of an epoch."),
+        typer.Option(min=1, help="Save the state after so many samples; default: a tenth of an epoch."),
     ] = None,
     stop_at: Annotated[
         float | None,
         typer.Option(
             min=0,
             max=1,
-            help="Stop at this accuracy, 0 to 1, on a tenth of the training samples, kept for it.",
+            help="Stop at this accuracy, 0 to 1, on a tenth of the training samples that is held out.",
         ),
     ] = None,
     data: Annotated[str | None, typer.Option(help="Data set; default: the model's, or digits.")] = None,
@@ -158,12 +158,12 @@ def learn(
     json: command.Json = False,
     debug: command.Debug = False,
 ) -> None:
-    """Let a network learn on the chip, by its own three-factor rule in Lava's learning engine, sample by sample.
+    """Let a network learn on the chip, in the integers of Lava's learning engine, one sample after the other.
 
     Example: ottt-learn runs/demo/model.h5 --transform upside-down
 
     Without a model, a new 64-128-10 network learns handwritten digits.
-    Ctrl-C saves the weights; --resume continues, with any backend.
+    Ctrl-C saves the state; --resume continues, also with another backend.
     """
     from ottt_loihi.onchip.checkpoint import curve_version
     from ottt_loihi.onchip.learner import Settings

@@ -39,22 +39,21 @@ def run(
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Folder of the report; default: beside the model.")
     ] = None,
-    samples: Annotated[int | None, typer.Option(min=1, help="Test images to classify. [360]")] = None,
+    samples: Annotated[int | None, typer.Option(min=1, help="Number of test samples. [360]")] = None,
     backend: Annotated[
         str,
         typer.Option(
-            help="Where to classify: sim, our chip-exact simulator; lava or inprocess, hundreds of times slower; "
-            "loihi2, a chip."
+            help="What classifies: sim, our simulator; lava or inprocess, hundreds of times slower; loihi2, a chip."
         ),
     ] = "sim",
     verify: Annotated[
         list[str] | None,
         typer.Option(
-            help="Repeat some in lava, inprocess, loihi2 or netx (model.net), and compare every state. Repeatable."
+            help="Repeat some samples in lava, inprocess, loihi2 or netx, and compare every state. Repeatable."
         ),
     ] = None,
-    verify_samples: Annotated[int, typer.Option(min=1, help="Number of images that --verify repeats.")] = 20,
-    data: Annotated[str | None, typer.Option(help="Data set; default: the one it was trained on.")] = None,
+    verify_samples: Annotated[int, typer.Option(min=1, help="Number of samples that --verify repeats.")] = 20,
+    data: Annotated[str | None, typer.Option(help="Data set; default: that of the training.")] = None,
     changes: Annotated[
         list[str] | None, typer.Option("--set", help="Another option of the data's loader, such as data.test=[5].")
     ] = None,
@@ -64,21 +63,17 @@ def run(
     ] = None,
     input_range: Annotated[
         str | None,
-        typer.Option(
-            help="Values that stand for 0 and 1 of the data, such as -1,1, if the network's .net scales its input."
-        ),
+        typer.Option(help="The values that 0 and 1 of the data become, such as -1,1, if a .net scales its input."),
     ] = None,
     continuous: Annotated[
         bool,
-        typer.Option(
-            "--continuous", help="All samples are one recording in their order: no state is reset between them."
-        ),
+        typer.Option("--continuous", help="The samples are one recording: no state is reset between them."),
     ] = False,
     seed: command.Seed = 0,
     json: command.Json = False,
     debug: command.Debug = False,
 ) -> None:
-    """Classify test images with the chip-exact simulator or in Lava, and compare the two at every u, v and spike.
+    """Classify test samples in our simulator or in Lava, and compare the two: every current, membrane and spike.
 
     Example: ottt-run runs/demo/model.h5 --verify lava --verify netx
     """

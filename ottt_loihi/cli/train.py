@@ -72,13 +72,13 @@ def train(
         str | None,
         typer.Option(
             help="Values to spikes: rate, regular, latency, delta, population, thermometer, graded, frames, delays, "
-            "slots, constant; with an option: delta:threshold=0.1. [by the data]"
+            "slots, constant. Option: delta:threshold=0.1. [by data]"
         ),
     ] = None,
     time_axis: Annotated[
         bool | None,
         typer.Option(
-            "--time-axis/--no-time-axis", help="An .npz: the first axis of a sample is time. [as the file says]"
+            "--time-axis/--no-time-axis", help="Whether the first axis of a sample is time. [as the file says]"
         ),
     ] = None,
     scale: Annotated[
@@ -87,8 +87,8 @@ def train(
     network: Annotated[
         str | None, typer.Option(help="mlp, conv, vgg, vgg_f, nf_resnet34, dsr or slayer. [mlp]")
     ] = None,
-    hidden: Annotated[str | None, typer.Option(help="mlp: hidden neurons, such as 256,256. [128]")] = None,
-    features: Annotated[str | None, typer.Option(help="conv: layers, such as 16C3-AP2-32C3-GAP.")] = None,
+    hidden: Annotated[str | None, typer.Option(help="Hidden neurons of mlp: 256,256. [128]")] = None,
+    features: Annotated[str | None, typer.Option(help="For conv: layers, such as 16C3-AP2-32C3-GAP.")] = None,
     rule: Annotated[
         str | None,
         typer.Option(help="ottt, bptt, sltt, saf-e, saf-f, ide, spide, dsr, opzo, s-tllr, tess, a-otpe, otpe. [ottt]"),
@@ -106,7 +106,8 @@ def train(
         str | None, typer.Option(help="Weights of the classes in the loss: balanced, or numbers such as 1,2.5,1.")
     ] = None,
     sampling: Annotated[
-        Sampling | None, typer.Option(help="Draw each sample once an epoch, or all classes equally often. [shuffled]")
+        Sampling | None,
+        typer.Option(help="In an epoch, draw each sample once, or all classes equally often. [shuffled]"),
     ] = None,
     batch_size: Annotated[int | None, typer.Option(min=1, help="Samples per batch. [64]")] = None,
     time_steps: Annotated[
@@ -120,7 +121,7 @@ def train(
     bias: Annotated[bool | None, typer.Option("--bias/--no-bias", help="Give every layer a bias.")] = None,
     surrogate: Annotated[SurrogateName | None, typer.Option(help="Stand-in for the derivative of a spike.")] = None,
     update: Annotated[
-        Update | None, typer.Option(help="Learn at every time step, or once per sequence. [step]")
+        Update | None, typer.Option(help="Learn at every time step, or once after all steps. [step]")
     ] = None,
     convention: Annotated[
         Convention | None, typer.Option(help="OTTT as in the paper or the authors' code. [paper]")
@@ -138,15 +139,15 @@ def train(
     schedule: Annotated[Schedule | None, typer.Option(help="Course of the learning rate. [cosine]")] = None,
     engine: Annotated[
         EngineName | None,
-        typer.Option(help="The fast engine where it fits, or always one of the two. [auto]"),
+        typer.Option(help="The fast engine if it can train the network, or always one of the two. [auto]"),
     ] = None,
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads; the result may depend on it. [1]")] = None,
     init: Annotated[Path | None, typer.Option(help="Start from the network of this model.pt.")] = None,
     quantize: Annotated[
-        int | None, typer.Option(min=2, max=8, help="Train with weights of so many bits, 2 to 8.")
+        int | None, typer.Option(min=2, max=8, help="Train with rounded weights of 2 to 8 bits.")
     ] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="The same seed gives the same bits. [0]")] = None,
-    changes: Annotated[list[str] | None, typer.Option("--set", help="Any other value: network.dropout=0.1 …")] = None,
+    changes: Annotated[list[str] | None, typer.Option("--set", help="Any other setting: network.dropout=0.1 …")] = None,
     tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Write TensorBoard files too.")] = False,
     json: Json = False,
     debug: Debug = False,
@@ -155,8 +156,8 @@ def train(
 
     Example: ottt-train configs/mnist-mlp.toml -o runs/mnist
 
-    Without options, 64-128-10 learns handwritten digits with OTTT in seconds.
-    Ctrl-C saves the network; --resume continues to the same bits.
+    Without options, a network 64-128-10 learns handwritten digits in seconds.
+    Ctrl-C saves the network; --resume then gives the same bits as without a stop.
     Several processes: torchrun --nproc-per-node 2 -m ottt_loihi.cli.train …
     """
     from ottt_loihi.training.config import Config, override, read_config, with_changes

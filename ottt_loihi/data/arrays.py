@@ -45,7 +45,7 @@ def from_arrays(
     gaps: str = "refuse",
     name: str = "arrays",
 ) -> Split:
-    """A :class:`Split` of your own arrays.
+    """Return a :class:`Split` of your own arrays.
 
     Parameters
     ----------

@@ -175,16 +175,19 @@ FILES: dict[str, Callable[..., Split]] = {".npz": load_npz, ".csv": load_csv, ".
 
 
 def load_data(name: str | os.PathLike[str], folder: str | os.PathLike[str] | None = None, **options: Any) -> Split:
-    """A data set by name; or a file ``.npz``, ``.csv``, ``.ts``, a folder of images, WAV or event files, by its path.
+    """Return a data set as a Split.
+
+    It is found by its name, or by the path of a file (``.npz``, ``.csv``, ``.ts``) or of a folder of images, WAV or
+    event files.
 
     Parameters
     ----------
     name
         one of ``DATA_SETS``, or a path
     folder
-        where the data sets lie; default ``OTTT_DATA_DIR``. A path's beginning, unless the path is absolute or there
+        the folder of the data sets; default ``OTTT_DATA_DIR``. A relative path that does not exist is searched there
     options
-        of the loader, such as ``num_steps=10`` for n-mnist or ``size=32`` for images
+        options of the loader, such as ``num_steps=10`` for n-mnist or ``size=32`` for images
 
     Raises
     ------

@@ -66,8 +66,8 @@ class Branch(nn.Module):
     source
         index of the block whose spikes it carries
     delay
-        time steps they take; 0 from a block before, 1 or more from the block itself or a later one (recurrence,
-        feedback)
+        number of time steps that the spikes take: 0 from an earlier block, 1 or more from the block itself or a later
+        one (recurrence, feedback)
     """
 
     def __init__(self, connection: nn.Module, source: int, delay: int) -> None:
@@ -80,14 +80,14 @@ class Branch(nn.Module):
 
 @dataclass(frozen=True)
 class Skip:
-    """``factor`` times the current of block ``source`` at this step is added: a residual stream, real-valued."""
+    """A residual stream, real-valued: ``factor`` times the current of block ``source`` at this step is added."""
 
     source: int
     factor: float = 1.0
 
 
 class Block(nn.Module):
-    """Neurons, and what feeds them.
+    """A layer of neurons and its incoming connections.
 
     ::
 

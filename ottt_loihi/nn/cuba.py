@@ -164,12 +164,13 @@ class CubaLIF(CurrentBased):
 
     ``"delayed"`` subtracts one step late, as snnTorch does: u[t] = β·v[t−1] + c[t] − Vth·s[t−1].
 
-    The reset is a constant to OTTT: with ``"zero"`` the whole term u·s, as in OTTT's own. ``trace="synapse"`` keeps s
-    alone constant, as BPTT does. Then a spike ends what was before, and β is k[t] = β·(1 − s[t−1]) in e, q and r; e
-    depends on the neuron, so there is one for every synapse and sample (dense layers).
+    The reset is a constant for OTTT's gradient: with ``"zero"`` the whole term u·s, as for LIF neurons. With
+    ``trace="synapse"`` only s is a constant, as in BPTT. A spike then ends the influence of earlier steps, and β is
+    replaced by k[t] = β·(1 − s[t−1]) in e, q and r. As e then depends on the neuron, there is one for every synapse
+    and sample (dense layers only).
 
-    With α = 0 it is :class:`~ottt_loihi.nn.neurons.LIF`. OTTT is exact for W, b and the learnt constants of a layer, as
-    far as the recurrence inside the layer goes (reset detached)::
+    With α = 0 it is :class:`~ottt_loihi.nn.neurons.LIF`. OTTT's gradient of W, b and the learnt constants of a layer
+    is exact for the recurrence inside the layer (with the reset as a constant)::
 
         a[t] = α·a[t−1] + x[t]                e[t] = β·e[t−1] + a[t]             ∇W = Σ (f·δ)⊗e
         p[t] = α·p[t−1] + c[t−1]              q[t] = β·q[t−1] + p[t]             ∇α = Σ f·δ·q
@@ -179,17 +180,17 @@ class CubaLIF(CurrentBased):
     ============  =========================  =====================================================================
     attribute     range                      meaning
     ============  =========================  =====================================================================
-    alpha         0 ≤ α ≤ 1                  what the synaptic current keeps of itself
-    beta          0 ≤ β ≤ 1                  what the membrane keeps of itself
+    alpha         0 ≤ α ≤ 1                  share of the synaptic current left after a step
+    beta          0 ≤ β ≤ 1                  share of the membrane left after a step
     v_threshold   > 0                        Vth
-    v_reset       finite                     where ``"zero"`` puts the membrane
+    v_reset       finite                     membrane after a reset with ``"zero"``
     v_init        finite                     v before the first step
     reset         ``"zero" | "subtract" |
                   "delayed" | "none"``
     surrogate     any ``f(u, v_threshold)``
     at_threshold  bool                       fires at u = Vth too
-    learn         some of :data:`LEARNABLE`  constants that are parameters; α and β are used clamped to 0 … 1, and Vth
-                                             as at least 0.001, whatever an optimiser makes of them
+    learn         some of :data:`LEARNABLE`  constants that are parameters. They are clamped where they are used: α and
+                                             β to 0 … 1, and Vth to at least 0.001
     trace         ``"exact" | "mean" |       neurons with unequal decays: one trace for each distinct pair of α and β
                   "synapse"``                (at most 8); one at their mean, an approximation; one for every synapse
     ============  =========================  =====================================================================

@@ -48,42 +48,42 @@ def mlp(
     trace: str = "exact",
     seed: int = 0,
 ) -> Network:
-    """Fully connected layers of LIF neurons and a readout.
+    """Return a network of fully connected layers of LIF neurons and a readout.
 
     Parameters
     ----------
     sizes
-        inputs, hidden layers …, classes; ``(64, 10)`` is a readout alone
+        numbers of inputs, of neurons of each hidden layer, and of classes; ``(64, 10)`` has no hidden layer
     beta, v_threshold, reset, surrogate
-        of all neurons (:class:`~ottt_loihi.nn.neurons.LIF`)
+        constants of all neurons (:class:`~ottt_loihi.nn.neurons.LIF`)
     bias
-        of all layers, the readout's too
+        whether all layers have a bias, also the readout
     standardized
-        scaled weight standardisation with gains in all hidden layers, and spikes count 2.74, as in :func:`conv`
+        scaled weight standardisation with gains in all hidden layers; a spike then has the size 2.74 (:func:`conv`)
     input_shape
         shape of one frame, as many elements as ``sizes[0]``; default ``(sizes[0],)``
     dropout
-        of the hidden neurons (:class:`~ottt_loihi.nn.blocks.Block`)
+        share of the hidden neurons that are dropped (:class:`~ottt_loihi.nn.blocks.Block`)
     recurrent
-        every hidden layer also gets its own spikes of the step before, through weights of their own; with
-        ``"elementwise"`` each neuron gets its own alone, through one weight
+        True: every hidden layer also receives its own spikes of the previous step, through a matrix of weights.
+        ``"elementwise"``: each neuron receives only its own spike, through one weight
     v_init
         the membrane of all hidden neurons before the first step
     binary
         weights of one bit between hidden layers, with a scale for each ``"channel"`` or for the ``"layer"``
-        (:func:`~ottt_loihi.nn.weights.binarize`); the first layer's and the readout's stay real
+        (:func:`~ottt_loihi.nn.weights.binarize`); the weights of the first layer and of the readout stay real
     shortcuts
-        between hidden layers of the same size the current of the one before is added, before the spikes
+        whether a hidden layer also receives the current of the previous hidden layer, if both have the same size
     alpha
-        what the synaptic current of all neurons keeps of itself in a step; 0: none
+        share of the synaptic current that is left after a step; 0: the neurons have no synaptic current
     learn
-        constants that each layer learns, some of ``"alpha"``, ``"beta"`` and ``"v_threshold"``; with these or ``alpha``
-        neurons are :class:`~ottt_loihi.nn.cuba.CubaLIF`
+        constants that each layer learns, some of ``"alpha"``, ``"beta"`` and ``"v_threshold"``; with ``learn`` or
+        ``alpha`` the neurons are :class:`~ottt_loihi.nn.cuba.CubaLIF`
     trace
-        ``"synapse"`` lets OTTT keep a trace for every synapse, so that after a reset to zero the spike alone is a
-        constant (:class:`~ottt_loihi.nn.cuba.CubaLIF`)
+        ``"synapse"`` lets OTTT keep a trace for every synapse, so that after a reset to zero only the spike is a
+        constant for the gradient (:class:`~ottt_loihi.nn.cuba.CubaLIF`)
     seed
-        of the initial weights; torch's global generator is neither used nor moved
+        seed of the initial weights; torch's global generator is neither used nor changed
 
     Raises
     ------
@@ -146,7 +146,7 @@ def conv(
     learn: Sequence[str] = (),
     seed: int = 0,
 ) -> Network:
-    """Convolutional layers of LIF neurons, with pooling, and a readout.
+    """Return a network of convolutional layers of LIF neurons, with pooling, and a readout.
 
     Parameters
     ----------
@@ -157,14 +157,15 @@ def conv(
         of 128 LIF neurons. Sizes may be pairs, ``8C5x1-AP2x1``, and data of one dimension are images of height 1:
         ``8C1x5-AP1x2``
     standardized
-        scaled weight standardisation with learnable gains, and spikes that count 2.74, as in the paper's VGG
+        scaled weight standardisation with learnable gains; a spike then has the size 2.74, as in the paper's VGG
     feedback
-        VGG-F's: a 3×3 convolution, zero at first, from the last convolution's earlier spikes, repeated to its size,
-        into the first convolution
+        the feedback of VGG-F: a 3×3 convolution, whose weights begin at 0, from the earlier spikes of the last
+        convolution, enlarged by repetition, to the first convolution
     feedback_delay
-        steps that it takes, 1 … 62, 1 in the paper; ``"chip"``: one for each layer around, as Loihi's connections need
+        number of steps that the feedback takes, 1 … 62; the paper has 1. ``"chip"``: one step for each layer of the
+        loop, as connections on Loihi need
     bias
-        of all layers; the readout's too
+        whether all layers have a bias, also the readout
     beta, v_threshold, reset, surrogate, dropout, binary, alpha, learn, seed
         as in :func:`mlp`
 
@@ -210,12 +211,12 @@ def conv(
 
 
 def vgg(num_classes: int = 10, *, input_shape: Sequence[int] = (3, 32, 32), **settings: Any) -> Network:
-    """The paper's VGG: 9,228,362 parameters for 10 classes, 9,274,532 for 100 (:func:`conv`, ``VGG_FEATURES``)."""
+    """Return the paper's VGG: 9,228,362 parameters for 10 classes, 9,274,532 for 100 (``VGG_FEATURES``)."""
     return conv(VGG_FEATURES, **_paper(num_classes, input_shape, settings))
 
 
 def vgg_f(num_classes: int = 100, *, input_shape: Sequence[int] = (3, 32, 32), **settings: Any) -> Network:
-    """VGG-F: :func:`vgg` with feedback from its last to its first convolution; 9,569,508 parameters for 100 classes."""
+    """Return VGG-F: :func:`vgg` with feedback from the last to the first convolution; 9,569,508 parameters."""
     return conv(VGG_FEATURES, **_paper(num_classes, input_shape, settings), feedback=True)
 
 
@@ -232,7 +233,7 @@ def nf_resnet34(
     time_steps: int = 6,
     seed: int = 0,
 ) -> Network:
-    """The paper's normalisation-free ResNet-34, 21,797,688 parameters for 1,000 classes.
+    """Return the paper's normalisation-free ResNet-34, 21,797,688 parameters for 1,000 classes.
 
     A real-valued stream h runs through the residual blocks; all convolutions are standardised and read spikes::
 
@@ -380,8 +381,10 @@ def dsr(
     time_steps: int = 20,
     seed: int = 0,
 ) -> Network:
-    """Fully connected layers of :class:`~ottt_loihi.rules.dsr.DSRNeuron`; the released code's defaults are those here
-    for ``kind="if"``, and ``v_threshold=0.3, alpha=0.3`` for ``"lif"``. The chip holds no ``bias`` of the IF neurons.
+    """Return a network of fully connected layers of :class:`~ottt_loihi.rules.dsr.DSRNeuron`, for the rule ``dsr``.
+
+    The defaults are those of the released code for ``kind="if"``. For ``"lif"`` the code has ``v_threshold=0.3,
+    alpha=0.3``. On the chip, two helping neurons send the ``bias`` of IF neurons.
 
     Raises
     ------

@@ -68,9 +68,9 @@ class Run:
 
 
 class Network(nn.Module):
-    """Blocks in a row, then a memoryless readout; all layers see the same time step t (no delay between them).
+    """Blocks in a row, then a memoryless readout. All layers compute the same time step t, without delays.
 
-    A branch with a delay carries the spikes of so many steps before; the first steps find none.
+    A branch with a delay of d carries the spikes of d steps earlier; in the first d steps it carries none.
 
     ============  ======================  =========================================================================
     attribute     type                    meaning
@@ -120,7 +120,7 @@ class Network(nn.Module):
         yield self.readout
 
     def quantize(self, weight_bits: int | None) -> None:
-        """Compute with weights of so many bits, 2 … 8, as the chip has them; None: with the real ones again."""
+        """Compute with weights that are rounded to 2 … 8 bits, as on the chip; None: with the real weights again."""
         if weight_bits is not None:
             checks.integer(weight_bits, "weight_bits", 2, 8)
         for connection in self.connections():

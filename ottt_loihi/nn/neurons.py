@@ -131,14 +131,14 @@ class _Fire(torch.autograd.Function):
 
 
 class Neuron(nn.Module):
-    """A layer of neurons: what a neuron of your own derives from.
+    """A layer of neurons: the base class for your own neurons.
 
-    ``forward(current, v, paths) -> LIFStep`` is one time step, a function of its arguments. v is what the step before
-    returned, None before the first; the ``memory`` of a :class:`LongStep` comes back as a fourth argument. ``beta`` is
-    the part of the membrane that a step keeps; traces decay with it.
+    ``forward(current, v, paths) -> LIFStep`` computes one time step, as a function of its arguments. v is what the
+    previous step returned, and None in the first step; the ``memory`` of a :class:`LongStep` is passed as a fourth
+    argument. ``beta`` is the share of the membrane that is left after a step; traces decay with it.
 
-    A ``state_dict`` holds the attributes that ``constants`` names. Loading it into neurons with other constants is
-    refused, because the weights would mean another network.
+    A ``state_dict`` contains the attributes that ``constants`` names. Loading it into neurons with other constants is
+    refused, because the network would compute something else with these weights.
     """
 
     constants: ClassVar[tuple[str, ...]] = ()
@@ -199,7 +199,7 @@ class LIF(Neuron):
     ============  ====================================  ================================================
     attribute     range                                 meaning
     ============  ====================================  ================================================
-    beta          0 ≤ λ ≤ 1                             what the membrane keeps of itself
+    beta          0 ≤ λ ≤ 1                             share of the membrane left after a step
     v_threshold   > 0                                   Vth
     reset         ``"zero" | "subtract"``
     surrogate     ``ottt_loihi.nn.surrogates``, or any  f(u)

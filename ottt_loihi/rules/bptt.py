@@ -18,7 +18,7 @@ RESETS = ("detached", "attached")
 
 
 class BPTT(Rule):
-    """``∇W = Σ_t ∂L/∂I[t]·x[t]ᵀ`` with ``∂L/∂I`` through all of space and time; its memory grows with T.
+    """``∇W = Σ_t ∂L/∂I[t]·x[t]ᵀ`` with ``∂L/∂I`` through all layers and time steps; its memory grows with T.
 
     ``reset="detached"``: the spike in the reset is a constant to the gradient (OTTT is closest to that);
     ``"attached"``: the gradient runs through it too. Source: Neftci, Mostafa & Zenke, IEEE SPM 2019 (arXiv 1901.09948).

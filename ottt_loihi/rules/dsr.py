@@ -33,9 +33,10 @@ GRADIENTS = ("exact", "released")
 class DSR(Rule):
     """One backward pass per batch through the clamps, at the Î that the spikes gave; memory constant in T.
 
-    ``gradients="exact"``: that of the clamp network at Î: ∂ô/∂V = 1 (LIF 1/dt) where saturated.
-    ``"released"``: as the authors' code: a hidden layer's weights see the plain mean of their input instead of the
-    weighted one, and the LIF's ∂ô/∂V is dt. (That the readout keeps the weighted mean is our reading of it.)
+    ``gradients="exact"`` is the gradient of the clamp network at Î: ∂ô/∂V = 1 (for LIF 1/dt) where it is saturated.
+    ``"released"`` follows the authors' code: the weights of a hidden layer see the plain mean of their input instead of
+    the weighted mean, and ∂ô/∂V of LIF is dt. (That the readout has the weighted mean is our
+    reading of the code.)
     """
 
     name: ClassVar[str] = "dsr"

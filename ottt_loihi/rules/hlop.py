@@ -90,11 +90,13 @@ class Subspace:
 class HLOP:
     """A :class:`Subspace` at every connection of a network, the readout's included; an option of OTTT and SLTT.
 
-    The first task is learnt freely while its subspaces form; :meth:`end_task` keeps them, and from then on no update
-    changes what the weights answer to inputs inside them. Biases, whose input is always there, stay as the first task
-    left them. Refused is whatever would undo this: weight decay, Adam, momentum that is carried from one task to the
-    next (begin each with a new optimiser, as ``Trainer.fit`` does), learned gains and thresholds, rounded weights, and
-    connections other than fully connected ones, feed-forward.
+    The first task is learnt freely while its subspaces form. :meth:`end_task` keeps them. From then on no update
+    changes the currents that inputs inside the subspaces cause. Biases stay as the first task left them, because their
+    input is always active.
+
+    These settings are refused, because they would undo the protection: weight decay, Adam, momentum of the previous
+    task (begin each task with a new optimiser, as ``Trainer.fit`` does), learnt gains and thresholds, rounded weights,
+    and all connections except fully connected, feed-forward ones.
 
     =============  =====================  =============================================================================
     setting        range                  meaning

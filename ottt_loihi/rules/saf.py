@@ -52,7 +52,7 @@ class SAFState(NamedTuple):
 
 
 class SAFE(OnlineRule):
-    """SAF-E: the gradient of OTTT (``convention="paper"``), with the memory of one value per neuron less.
+    """SAF-E: the gradient of OTTT (``convention="paper"``), with one stored value less for each neuron.
 
     ``update`` as in OTTT. The network needs ``reset="subtract"`` and one λ for all neurons.
     """

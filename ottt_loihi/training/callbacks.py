@@ -119,9 +119,9 @@ class Fit:
 
 
 class Callback:
-    """Something that is done at some places of a training; a method that is not overridden does nothing.
+    """An object whose methods ``Trainer.fit`` calls. A method that is not overridden does nothing.
 
-    With several processes every one of them calls its own; ``fit.leads`` is true in the first.
+    With several processes, each process calls its own callbacks; ``fit.leads`` is true in the first process.
     """
 
     def on_start(self, fit: Fit) -> None:
@@ -169,7 +169,7 @@ class ProgressBar(Callback):
 
 
 class TensorBoard(Callback):
-    """Event files for TensorBoard in a folder: a point of every curve after every epoch.
+    """Write event files for TensorBoard into a folder: a point of every curve after every epoch.
 
     Raises
     ------
@@ -219,9 +219,9 @@ class EarlyStopping(Callback):
     Parameters
     ----------
     stop_at
-        ends it at this accuracy, in (0, 1]
+        accuracy in (0, 1] at which the training ends
     patience
-        ends it after so many epochs in a row without a better accuracy
+        number of epochs in a row without a better accuracy after which the training ends
     """
 
     def __init__(self, stop_at: float | None = None, patience: int | None = None) -> None:

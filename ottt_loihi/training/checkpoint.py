@@ -43,9 +43,11 @@ VERSION = 2
 
 
 def save(net: nn.Module, path: str | os.PathLike[str], provenance: Mapping[str, Any] | None = None) -> None:
-    """Write a network; ``provenance`` (JSON values) is added to ``net.provenance``, and so are the library versions.
+    """Write a network to a file.
 
-    net: a :class:`Network`, put together by hand or not, or any module; of classes of your own the file holds the name
+    ``provenance`` (JSON values) and the versions of the libraries are added to ``net.provenance``.
+
+    net: a :class:`Network` or any module. If it contains classes of your own, the file has only their names
 
     Raises
     ------
@@ -96,9 +98,9 @@ def load(path: str | os.PathLike[str], net: nn.Module | None = None) -> Any:
     path
         a ``model.pt``
     net
-        a network like the one that was saved, which is filled and returned; needed where the file names classes of
-        your own. Its description must be the file's, and its own ``requires_grad`` say what learns. Nothing of it is
-        changed where loading fails
+        a network with the same description as the saved one. The weights are loaded into it, and it is returned. It is
+        needed if the file names classes of your own. Its own ``requires_grad`` decide what is trained. If loading
+        fails, it is not changed
 
     Raises
     ------

@@ -77,12 +77,13 @@ def evaluate(
         arrays ``(n, *input_shape)`` or ``(n, T, *input_shape)`` and labels ``(n,)``; or without y a pair of them, a
         Dataset, a DataLoader or an iterable of batches (x, y)
     batch_size
-        samples at once; a DataLoader and an iterable have their own
+        number of samples at once; a DataLoader and an iterable have their own
     encoding
-        of the samples (:mod:`ottt_loihi.data.codings`), with ``seed=TEST_ENCODING_SEED``. Default: the one the network
-        was trained with (``net.data``), else frames as they are and images as rate-coded spikes
+        how samples become spikes (:mod:`ottt_loihi.data.codings`), with ``seed=TEST_ENCODING_SEED``. Default: the
+        encoding of the training (``net.data``); if it is unknown, data with a time axis as they are, and images as
+        rate-coded spikes
     time_steps
-        T of encoded images, default the network's; of frames, the first so many
+        T of encoded images, default that of the network. Of data with a time axis, the first T frames are used
 
     Raises
     ------

@@ -39,9 +39,9 @@ DAMAGED = (KeyError, TypeError, ValueError, AttributeError, IndexError, Recursio
 
 
 class RunFolder(SaveModel):
-    """The folder of one run: a callback that keeps the run's state after every epoch, its best network and its metrics.
+    """The folder of one run: a callback that saves the state after every epoch, the best network and the metrics.
 
-    ``every``: also keep the state after so many batches; set by ``Trainer.fit``
+    every: number of batches after which the state is saved, too; ``Trainer.fit`` sets it
     """
 
     def __init__(self, folder: str | os.PathLike[str]) -> None:

@@ -53,25 +53,27 @@ class Trainer:
     net, rule
         what to train, and how (``ottt_loihi.rules``)
     loss
-        L[t]: a name or an object of ``ottt_loihi.rules.losses``, or any ``f(o, labels, time_steps)`` of a scalar
+        L[t]: a name or an object of ``ottt_loihi.rules.losses``, or any ``f(o, labels, time_steps)`` that returns a
+        scalar
     optimizer
         ``"adam"``, ``"adamw"`` or ``"sgd"`` (with ``momentum``); a function of the network's parameters that returns an
         optimiser, such as ``torch.optim.RMSprop``; or an optimiser of torch's over them
     learning_rate, momentum, weight_decay
-        of a named optimiser; default 0.005, 0.9 and 0
+        settings of a named optimiser; default 0.005, 0.9 and 0
     schedule
-        of the learning rate. ``"cosine"``: lr·½(1 + cos(π·epoch/epochs)), per epoch; ``"constant"``; a function of the
-        optimiser that returns a scheduler of torch's; or such a scheduler. ``ReduceLROnPlateau`` gets the training
+        course of the learning rate: ``"cosine"``, which is lr·½(1 + cos(π·epoch/epochs)) in each epoch; ``"constant"``;
+        a scheduler of torch; or a function of the optimiser that returns one. ``ReduceLROnPlateau`` gets the training
         loss, or with ``mode="max"`` the validation accuracy
     schedule_every
         ``"epoch"`` or ``"batch"``: when the scheduler steps
     clip_norm, clip_value
-        before every step of the optimiser gradients are scaled to this norm, or cut to this magnitude; None: not
+        largest norm and largest magnitude of the gradients at a step of the optimiser; None: no limit
     batch_size
         samples per update; a DataLoader and an iterable have their own
     encoding
-        of the samples, a name, ``"delta:threshold=0.1"`` or a Step (:mod:`ottt_loihi.data.codings`); default: frames as
-        they are, images as rate-coded spikes. All chance is drawn anew in every epoch
+        how samples become spikes: a name, ``"delta:threshold=0.1"`` or a Step (:mod:`ottt_loihi.data.codings`).
+        Default: data with a time axis as they are, images as rate-coded spikes. Random spikes are drawn anew in every
+        epoch
     augmentations
         names for :func:`~ottt_loihi.data.augment.augment`, applied to the training samples, anew in every epoch
     class_weights
@@ -81,20 +83,20 @@ class Trainer:
     workers
         processes that read a Dataset
     seed
-        of the order of the samples, of their spikes and augmentations, of dropped neurons and the validation part
+        seed of the order of the samples, of their spikes and augmentations, of dropout and of the held-out samples
     callbacks
-        what else is done (:class:`~ottt_loihi.training.callbacks.Callback`)
+        objects whose methods ``fit`` calls (:class:`~ottt_loihi.training.callbacks.Callback`)
     progress
         show a progress bar and notes on stderr; ``notes`` keeps the notes
     teacher, kappa, temperature
-        a trained network whose mean readout the loss also wants (:class:`~ottt_loihi.rules.losses.Distilled`)
+        a trained network whose mean readout is a second target (:class:`~ottt_loihi.rules.losses.Distilled`)
     autocast
-        ``"bfloat16"`` or ``"float16"``: products of 16 bits (:mod:`ottt_loihi.nn.precision`); tests stay as they are
+        ``"bfloat16"`` or ``"float16"``: products of 16 bits in training (:mod:`ottt_loihi.nn.precision`)
     engine, chunk
-        ``"auto"``, ``"plain"`` or ``"fast"``, and time steps at once (:func:`~ottt_loihi.training.engine.choose`);
-        ``fit`` keeps the choice in ``chosen``
+        ``"auto"``, ``"plain"`` or ``"fast"``, and the number of time steps that are computed at once
+        (:func:`~ottt_loihi.training.engine.choose`); ``fit`` stores the choice in ``chosen``
     group
-        the processes that train together (``ottt_loihi.training.distributed``); ``batch_size`` is the joint batch's
+        the processes that train together (``ottt_loihi.training.distributed``); ``batch_size`` is that of all together
 
     Raises
     ------
@@ -196,19 +198,18 @@ class Trainer:
         epochs
             ≥ 1
         validation
-            samples that choose the best network: a share of the training samples in (0, 1), which are then not trained
-            on (drawn with ``seed``, of each class alike), or samples of any of the kinds above
+            samples that choose the best network: a share of the training samples in (0, 1), or samples of any of the
+            kinds above. A share is drawn with ``seed``, equally from each class, and is not trained on
         test
-            samples that are only reported on; default: the test part of a Split
+            samples on which the network is only tested; default: the test part of a Split
         checkpoint
-            where the network is saved at the end, and on Ctrl-C too, as it is then; the KeyboardInterrupt that goes on
-            says so
+            the file of the network, which is written at the end and after Ctrl-C
         run
-            a folder that keeps the state after every epoch, and every ``checkpoint_every`` batches, the network with
-            the best validation accuracy, and the metrics
+            a folder for the state after every epoch and every ``checkpoint_every`` batches, for the network with the
+            best validation accuracy, and for the metrics
         resume
-            go on with the run in that folder: the weights are those of a run that was never interrupted. Arrays and
-            a Dataset go on inside an epoch, a DataLoader and an iterable at the end of one
+            continue the run in that folder; the weights are those of a run that was never interrupted. With arrays and
+            a Dataset a run continues inside an epoch, with a DataLoader and an iterable after the last complete epoch
 
         Returns
         -------
