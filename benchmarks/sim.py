@@ -36,7 +36,7 @@ from typing import Any
 import numpy as np
 from ottt_loihi.sim.inference import kernels, reference
 from ottt_loihi.sim.inference.simulator import Simulator, cores
-from ottt_loihi.sim.inference.strategies import Messages, Product, Rows, plan
+from ottt_loihi.sim.inference.strategies import Events, Messages, Product, plan
 from ottt_loihi.sim.network import INPUT, LIF, ChipNetwork, Connection, Conv, Dense
 
 BATCHES = (1, 64, 256)
@@ -180,7 +180,7 @@ def _addition_seconds(c: Connection) -> float:
     rows = np.ones((pre, width), np.int8)
     sent, out = Messages(pre, None, 0, 1, 8, False), np.zeros((1, 8, width), np.int32)
     sent.bytes[:] = 1
-    link = Rows(rows, 32767, 0, "")
+    link = Events(kernels.rows, (rows, 32767, 0), "")
     neurons = _idle(1, 8, width)
     return median_seconds(lambda: link.deliver(sent, 0, True, False, out, neurons)) / (8 * pre * width)
 

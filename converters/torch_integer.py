@@ -60,7 +60,7 @@ def _lif(layer: LIF, a: Tensor, u: Tensor, v: Tensor) -> tuple[Tensor, Tensor, T
     half = 2.0**23
     current = torch.where(current > half, current - 2 * half, current)
     current = torch.where(current <= -half, current + 2 * half, current)
-    bias = torch.as_tensor(arithmetic.effective_bias(layer.bias_mant.reshape(-1), layer.bias_exp)).double()
+    bias = torch.as_tensor(layer.effective_bias).double()
     limit = arithmetic.STATE_LIMIT - 1
     membrane = torch.clamp(torch.trunc(v * (unity - layer.dv) / unity) + current + bias, -limit, limit)
     s = membrane > torch.as_tensor(layer.thresholds).double() * shift

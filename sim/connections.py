@@ -38,12 +38,45 @@ def _equal(a: Any, b: Any) -> bool:
 
 
 class _Link(Part):
-    """A connection between two layers."""
+    """A connection between two layers; the fields that all kinds have, or a constant in their place."""
+
+    pre: int
+    post: int
+    weight: np.ndarray
+    weight_exp: int
+    num_weight_bits: int
+    num_message_bits: int
+    delay: int
+    weight_format: str
 
     @property
     def label(self) -> str:
         """The name that error messages use."""
-        return _label(self)  # type: ignore[arg-type]
+        pre = "input" if self.pre == INPUT else f"layer[{self.pre}]"
+        return f"connection {pre}→layer[{self.post}]"
+
+    def _check(self, ndim: int) -> None:
+        """Check these fields; the weight becomes a read-only array of ``ndim`` dimensions."""
+        where = self.label
+        for attribute, low, high in (
+            ("pre", INPUT, 10**6),
+            ("post", 0, 10**6),
+            ("weight_exp", -8, 7),
+            ("num_weight_bits", 1, 8),
+            ("num_message_bits", 0, 24),
+            ("delay", 0, 62),
+        ):
+            checks.integer(getattr(self, attribute), f"{where}.{attribute}", low, high)
+        if self.weight_format not in WEIGHT_FORMATS:
+            raise ChipError(f"{where}.weight_format: expected one of {WEIGHT_FORMATS}, got {self.weight_format!r}")
+        weight = checks.integers(self.weight, f"{where}.weight", -256, 255)
+        if weight.ndim != ndim or 0 in weight.shape:
+            raise ChipError(f"{where}.weight: expected {ndim} non-empty dimension(s), got shape {weight.shape}")
+        # Lava's Conv keeps halves of even 8-bit weights as they are, the chip stores 2·w with exponent −1
+        halved = isinstance(self, Conv) and weight.max() <= 127 and weight.min() >= -128
+        if self.weight_format == "inference8" and not halved:
+            _check_truncation(weight, self.num_weight_bits, f"{where}.weight")
+        object.__setattr__(self, "weight", checks.read_only(weight))
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,7 +95,7 @@ class _Synapses(_Link):
     ndim: ClassVar[int]
 
     def __post_init__(self) -> None:
-        _check_connection(self, self.ndim)  # type: ignore[arg-type]
+        self._check(self.ndim)
 
 
 @dataclass(frozen=True, eq=False)
@@ -143,7 +176,7 @@ class Sparse(_Link):
     weight_format: str = "inference8"
 
     def __post_init__(self) -> None:
-        _check_connection(self, ndim=1)
+        self._check(ndim=1)
         object.__setattr__(self, "size", checks.shape(self.size, f"{self.label}.size", length=2))
         for attribute, limit in (("rows", self.size[0]), ("columns", self.size[1])):
             where = f"{self.label}.{attribute}"
@@ -227,7 +260,7 @@ class Conv(_Link):
     weight_format: ClassVar[str] = "inference8"
 
     def __post_init__(self) -> None:
-        _check_connection(self, ndim=4)
+        self._check(ndim=4)
         int8 = 127  # what Lava keeps these in
         for name, length, low, high in (
             ("input_shape", 3, 1, 2**31 - 1),
@@ -269,32 +302,6 @@ class Conv(_Link):
 Connection = Dense | Diagonal | Sparse | Conv
 
 
-def _check_connection(c: Connection, ndim: int) -> None:
-    where = _label(c)
-    for attribute, low, high in (
-        ("pre", INPUT, 10**6),
-        ("post", 0, 10**6),
-        ("weight_exp", -8, 7),
-        ("num_weight_bits", 1, 8),
-        ("num_message_bits", 0, 24),
-        ("delay", 0, 62),
-    ):
-        checks.integer(getattr(c, attribute), f"{where}.{attribute}", low, high)
-    if c.weight_format not in WEIGHT_FORMATS:
-        raise ChipError(f"{where}.weight_format: expected one of {WEIGHT_FORMATS}, got {c.weight_format!r}")
-    weight = checks.integers(c.weight, f"{where}.weight", -256, 255)
-    if weight.ndim != ndim or 0 in weight.shape:
-        raise ChipError(f"{where}.weight: expected {ndim} non-empty dimension(s), got shape {weight.shape}")
-    if c.weight_format == "inference8" and not (isinstance(c, Conv) and _fits_halved(weight)):
-        _check_truncation(weight, c.num_weight_bits, f"{where}.weight")
-    object.__setattr__(c, "weight", checks.read_only(weight))
-
-
-def _fits_halved(weight: np.ndarray) -> bool:
-    """Whether all weights are halves of even 8-bit ones: Lava's Conv keeps them, the chip stores 2·w, exponent −1."""
-    return bool(weight.max() <= 127 and weight.min() >= -128)
-
-
 def _check_truncation(weight: np.ndarray, bits: int, where: str) -> None:
     """Refuse weights that Lava would change in silence at the first step."""
     bad = np.argwhere(arithmetic.truncate_weight(weight, bits) != weight)
@@ -307,8 +314,3 @@ def _check_truncation(weight: np.ndarray, bits: int, where: str) -> None:
             f"{where}: expected multiples of {step} in [{low}, {high}] ({bits}-bit {mode}), "
             f"got {weight[place]} at {place}"
         )
-
-
-def _label(c: Connection) -> str:
-    pre = "input" if c.pre == INPUT else f"layer[{c.pre}]"
-    return f"connection {pre}→layer[{c.post}]"

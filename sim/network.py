@@ -97,6 +97,11 @@ class LIF(Part):
         """The threshold mantissa of every neuron, int32 ``(size,)``."""
         return np.array(np.broadcast_to(self.vth, self.shape), np.int32).reshape(-1)
 
+    @property
+    def effective_bias(self) -> np.ndarray:
+        """beff of every neuron, int32 ``(size,)``."""
+        return arithmetic.effective_bias(self.bias_mant.reshape(-1), self.bias_exp)
+
 
 @dataclass(frozen=True, eq=False)
 class ChipNetwork(Part):

@@ -111,7 +111,7 @@ def why_exact(chip: ChipNetwork, stream: Stream) -> str:
         return ""
     steps = max(stream.period, stream.first(stream.layers - 1))
     for index, layer in enumerate(chip.layers):
-        bias = np.maximum(arithmetic.effective_bias(layer.bias_mant.reshape(-1), layer.bias_exp).astype(np.int64), 0)
+        bias = np.maximum(layer.effective_bias.astype(np.int64), 0)
         leaking = bias * arithmetic.DECAY_UNITY // layer.dv if layer.dv else bias * steps
         if (np.minimum(leaking, bias * steps) > layer.thresholds.astype(np.int64) << arithmetic.STATE_SHIFT).any():
             return ""
@@ -140,7 +140,7 @@ def expected(chip: ChipNetwork, messages: np.ndarray, stream: Stream) -> Result:
     batch, layers = len(messages), range(len(chip.layers))
     u = [np.zeros((1, layer.size), np.int32) for layer in chip.layers]
     v = [np.zeros((1, layer.size), np.int32) for layer in chip.layers]
-    bias = [arithmetic.effective_bias(layer.bias_mant.reshape(-1), layer.bias_exp) for layer in chip.layers]
+    bias = [layer.effective_bias for layer in chip.layers]
     buffers = [[np.zeros((1, c.shape[0]), np.int32)] * (c.delay + 1) for c in chip.connections]
     states = no_states(chip, batch)
     for wall in range(1, stream.length(batch) + 1):

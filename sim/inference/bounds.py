@@ -45,8 +45,7 @@ def keeps_24_bits(chip: ChipNetwork, index: int) -> bool:
         a += int(arithmetic.shift(largest, c.weight_exp).max()) + 1
     lost_u, lost_v = (layer.du + 1) / arithmetic.DECAY_UNITY, layer.dv / arithmetic.DECAY_UNITY
     u = int(np.abs(layer.u_init).max()) + (a << arithmetic.STATE_SHIFT) * min(steps, 1 / lost_u if lost_u else steps)
-    bias = arithmetic.effective_bias(layer.bias_mant.reshape(-1), layer.bias_exp)
-    v = (u + int(np.abs(bias).max())) * min(steps, 1 / lost_v if lost_v else steps)
+    v = (u + int(np.abs(layer.effective_bias).max())) * min(steps, 1 / lost_v if lost_v else steps)
     return max(u, v) < arithmetic.STATE_LIMIT - 1
 
 

@@ -87,50 +87,23 @@ def inlined(function: Callable[..., Any]) -> Any:
 
 
 class Neurons(NamedTuple):
-    """The neurons of one layer over one block of time steps.
+    """The neurons of one layer over one block of time steps."""
 
-    Attributes
-    ----------
-    u, v
-        int32 ``(samples, neurons)``, states, updated
-    messages
-        uint8 ``(samples, history + steps, ≥ neurons)``, whole blocks of 64; row ``first + t`` receives the spikes of
-        step t
-    first
-        the row of the block's first step
-    keep_u, keep_v
-        float64, the share of u and v that a step keeps, multiples of 1/4096
-    bounded
-        no current wraps and no membrane is clipped, whatever arrives
-    bias, vth
-        int32 ``(neurons,)``, aligned to the state
-    loop
-        int32 ``(neurons,)`` or empty: the input that a neuron's own spike is one step later
-    kept_u, kept_v
-        int32 ``(samples, steps, neurons)`` or empty: the states after each step
-    scores
-        int64 ``(samples, neurons)``, updated
-    readout
-        1: scores are Σ v, 2: the last v, 3: Σ s, 4: the largest v, 0: left alone
-    counts
-        int64 ``(5,)``, added to: [0] spikes, [3] currents that wrapped, [4] membranes that were clipped
-    """
-
-    u: np.ndarray
+    u: np.ndarray  # states, int32 (samples, neurons), updated
     v: np.ndarray
-    messages: np.ndarray
-    first: int
-    keep_u: float
+    messages: np.ndarray  # uint8 (samples, history + steps, ≥ neurons), whole blocks of 64; receives the spikes
+    first: int  # row of ``messages`` of the block's first step; step t is row ``first + t``
+    keep_u: float  # the share of u and v that a step keeps, multiples of 1/4096
     keep_v: float
-    bounded: bool
-    bias: np.ndarray
+    bounded: bool  # no current wraps and no membrane is clipped, whatever arrives
+    bias: np.ndarray  # int32 (neurons,), like vth aligned to the state
     vth: np.ndarray
-    loop: np.ndarray
-    kept_u: np.ndarray
+    loop: np.ndarray  # int32 (neurons,) or empty: the input from a neuron's own spike one step later
+    kept_u: np.ndarray  # the states after each step, int32 (samples, steps, neurons), or empty
     kept_v: np.ndarray
-    scores: np.ndarray
-    readout: int
-    counts: np.ndarray
+    scores: np.ndarray  # int64 (samples, neurons), updated
+    readout: int  # 1: scores are Σ v, 2: the last v, 3: Σ s, 4: the largest v, 0: left alone
+    counts: np.ndarray  # int64 (5,), added to: [0] spikes, [3] currents that wrapped, [4] membranes that were clipped
 
 
 @inlined
@@ -167,10 +140,8 @@ def move(narrow, wide):
 @inlined
 def deliver(narrow, wide, exponent, fresh, a, s, t, total):
     """``total = (narrow + wide) · 2^exponent`` (floor), plus ``a[s, t]`` unless ``fresh``; no wide: none was moved."""
-    times, right = (
-        np.int32(1 << max(exponent, 0)),
-        np.int32(max(-exponent, 0)),
-    )  # a product of int32 takes half a shift's time
+    # a product of int32 takes half a shift's time
+    times, right = np.int32(1 << max(exponent, 0)), np.int32(max(-exponent, 0))
     if wide.size == 0 and fresh and exponent >= 0:  # nearly always
         for j in range(total.size):
             total[j] = np.int32(np.int32(narrow[j]) * times)
@@ -271,22 +242,30 @@ def fire(total, s, t, row, neurons):
             scores[s, j] = max(scores[s, j], v[s, j])
 
 
+@inlined
+def finish(total, s, t, last, a, neurons):
+    """Advance the neurons after the ``last`` connection; before it keep the sum in ``a`` for the next one."""
+    if last:
+        fire(total, s, t, neurons.first + t, neurons)
+    else:
+        for j in range(total.size):
+            a[s, t, j] = total[j]
+
+
 @compiled
 def scan(a, neurons):
     """Advance neurons whose synaptic input has been added up, or add nothing to."""
-    base = neurons.first
     total = np.empty(a.shape[2], np.int32)
     for s in range(a.shape[0]):
         for t in range(a.shape[1]):
             for j in range(total.size):
                 total[j] = a[s, t, j]
-            fire(total, s, t, base + t, neurons)
+            finish(total, s, t, True, a, neurons)
 
 
 @compiled
 def rows(sent, first, table, limit, exponent, fresh, last, a, neurons):
     """A matrix: spike i adds ``table[i]``. table: ``(pre, ≥ neurons)``, zeros beyond."""
-    base = neurons.first
     samples, steps, size = a.shape
     width = table.shape[1]
     index = np.empty(sent.shape[2] + LISTED, np.uint32)
@@ -318,11 +297,7 @@ def rows(sent, first, table, limit, exponent, fresh, last, a, neurons):
                 if begin < count:
                     move(narrow, wide)
             deliver(narrow, wide if count > limit else nothing, exponent, fresh, a, s, t, total)
-            if last:
-                fire(total, s, t, base + t, neurons)
-            else:
-                for j in range(size):
-                    a[s, t, j] = total[j]
+            finish(total, s, t, last, a, neurons)
 
 
 @inlined
@@ -375,7 +350,6 @@ def tiles(sent, first, tiles, strides, weight, limit, exponent, fresh, last, a, 
     their length, and a number that neurons have in common whose tiles lie in the same place: up to four of them, one
     after the other, are added at once. strides: from row to row, in the output and in ``weight``.
     """
-    base = neurons.first
     samples, steps, size = a.shape
     index = np.empty(sent.shape[2] + LISTED, np.uint32)
     narrow, total = np.empty(size, np.int16), np.empty(size, np.int32)
@@ -403,17 +377,12 @@ def tiles(sent, first, tiles, strides, weight, limit, exponent, fresh, last, a, 
                 added += together
                 k += together
             deliver(narrow, wide if count > limit else nothing, exponent, fresh, a, s, t, total)
-            if last:
-                fire(total, s, t, base + t, neurons)
-            else:
-                for j in range(size):
-                    a[s, t, j] = total[j]
+            finish(total, s, t, last, a, neurons)
 
 
 @compiled
 def lists(sent, first, pointers, targets, weight, exponent, fresh, last, a, neurons):
     """Single synapses: spike i adds ``weight[k]`` to ``targets[k]``, k from ``pointers[i]`` to ``pointers[i + 1]``."""
-    base = neurons.first
     samples, steps, size = a.shape
     index = np.empty(sent.shape[2] + LISTED, np.uint32)
     sums, total, nothing = np.empty(size, np.int32), np.empty(size, np.int32), np.empty(0, np.int32)
@@ -426,11 +395,7 @@ def lists(sent, first, pointers, targets, weight, exponent, fresh, last, a, neur
                 for synapse in range(pointers[i], pointers[i + 1]):
                     sums[targets[synapse]] += weight[synapse]
             deliver(sums, nothing, exponent, fresh, a, s, t, total)
-            if last:
-                fire(total, s, t, base + t, neurons)
-            else:
-                for j in range(size):
-                    a[s, t, j] = total[j]
+            finish(total, s, t, last, a, neurons)
 
 
 @compiled

@@ -100,40 +100,6 @@ def run(chip: ChipNetwork, x: np.ndarray, record: tuple[Variable, ...] = ()) -> 
     return Result(scores, _stack(chip, history), spike_counts, state.overflows)
 
 
-def run_wall_clock(chip: ChipNetwork, x: np.ndarray, record: tuple[Variable, ...] = ()) -> dict[str, list[np.ndarray]]:
-    """The same on the chip's clock, literally: every connection sends one step late, all layers update at once.
-
-    Layer l starts (with its bias and ``u_init``) at step l + 2 and a sample takes T + L steps, L layers. Returns the
-    recorded states, one array ``(T + L, batch, *layer.shape)`` per layer.
-    """
-    x = check_input(chip, host_messages(chip, x, run))
-    batch, layers = len(x), range(len(chip.layers))
-    u = [np.zeros((batch, layer.size), np.int32) for layer in chip.layers]
-    v = [np.zeros((batch, layer.size), np.int32) for layer in chip.layers]
-    buffers = [[np.zeros((batch, c.shape[0]), np.int32)] * (c.delay + 1) for c in chip.connections]
-    history: dict[str, list[list[np.ndarray]]] = {name: [[] for _ in chip.layers] for name in record}
-    for wall in range(1, chip.num_steps + len(chip.layers) + 1):
-        arriving = [buffer.pop(0) for buffer in buffers]
-        spikes: dict[int, np.ndarray] = {}
-        for index in layers:
-            layer = chip.layers[index]
-            if wall == index + 2:
-                u[index] = np.tile(layer.u_init.reshape(1, -1), (batch, 1))
-            inputs = [a for c, a in zip(chip.connections, arriving) if c.post == index]
-            bias = arithmetic.effective_bias(layer.bias_mant.reshape(-1), layer.bias_exp) * (wall >= index + 2)
-            u[index] = arithmetic.current_step(u[index], np.sum(inputs, axis=0, dtype=np.int32), layer.du)
-            v[index] = arithmetic.voltage_step(v[index], u[index], layer.dv, bias)
-            spikes[index] = arithmetic.spikes(v[index], layer.thresholds)
-            v[index] = np.where(spikes[index], 0, v[index]).astype(np.int32)
-            for name, now in (("u", u[index]), ("v", v[index]), ("s", spikes[index])):
-                if name in record:
-                    history[name][index].append(now)
-        spikes[INPUT] = x[:, wall - 1] if wall <= chip.num_steps else np.zeros_like(x[:, 0])
-        for c, buffer in zip(chip.connections, buffers):
-            buffer.append(connection_output(c, spikes[c.pre]))
-    return _stack(chip, history)
-
-
 class NetworkState:
     """u, v (int32) and s (bool) of every layer, ``(batch, neurons)``, and the messages that have not arrived yet."""
 
@@ -171,17 +137,17 @@ def layer_step(
     exact = np.zeros(u.shape, np.int64)
     wrapped = 0
     for c, messages in inputs:
-        outputs, wide = connection_output(c, messages), exact_output(c, messages)
-        wrapped += int((outputs != wide).sum()) if isinstance(c, Conv) else 0
-        exact += outputs if isinstance(c, Conv) else wide
+        total = accumulated(c, messages)
+        outputs = sent(c, total)
+        wrapped += int((outputs != total).sum()) if isinstance(c, Conv) else 0
+        exact += outputs if isinstance(c, Conv) else arithmetic.shift(total, c.weight_exp)
         with np.errstate(over="ignore"):
             a = a + outputs
     d = arithmetic.unwrapped_current(u, a, layer.du)
     left_int32 = arithmetic.decayed(u, arithmetic.DECAY_UNITY - (layer.du + 1)) + (exact << arithmetic.STATE_SHIFT) != d
     u = arithmetic.current_step(u, a, layer.du)
-    bias = arithmetic.effective_bias(layer.bias_mant.reshape(-1), layer.bias_exp)
-    sums = arithmetic.unclipped_voltage(v, u, layer.dv, bias)
-    v = arithmetic.voltage_step(v, u, layer.dv, bias)
+    sums = arithmetic.unclipped_voltage(v, u, layer.dv, layer.effective_bias)
+    v = arithmetic.voltage_step(v, u, layer.dv, layer.effective_bias)
     counts = {"int32": int(left_int32.sum()), "conv": wrapped, "u": int((u != d).sum()), "v": int((v != sums).sum())}
     s = arithmetic.spikes(v, layer.thresholds)
     return u, np.where(s, 0, v).astype(np.int32), s, counts
@@ -189,13 +155,12 @@ def layer_step(
 
 def connection_output(c: Connection, messages: np.ndarray) -> np.ndarray:
     """``a = (W·x) << weight_exp``, int32 ``(batch, post)``, for messages ``(batch, pre)``."""
-    total = accumulated(c, messages)
+    return sent(c, accumulated(c, messages))
+
+
+def sent(c: Connection, total: np.ndarray) -> np.ndarray:
+    """Return a, int32, of ``W·x``."""
     return arithmetic.wrap24(total) if isinstance(c, Conv) else arithmetic.synaptic_input(total, c.weight_exp)
-
-
-def exact_output(c: Connection, messages: np.ndarray) -> np.ndarray:
-    """Return :func:`connection_output` without wrap-around, int64."""
-    return arithmetic.shift(accumulated(c, messages), c.weight_exp)
 
 
 def accumulated(c: Connection, messages: np.ndarray) -> np.ndarray:

@@ -126,18 +126,15 @@ class Simulator:
             raise UsageError(f"clock: expected one of {', '.join(CLOCKS)}, got {clock!r}")
         recorded = selection(self.chip, record)
         if not hasattr(x, "__array__") and isinstance(x, Iterable) and not isinstance(x, (list, tuple)):
-            x = iter(x)  # a loader of batches is no iterator itself
-            x = (host_messages(self.chip, batch) for batch in x)
             if recorded:
                 raise UsageError("record: states of an iterator over batches are not kept; give one array")
             return self._run_each(x, clock, progress)
-        x = reference.check_shape(self.chip, host_messages(self.chip, x))
         return self._run_batch(x, recorded, clock, progress)
 
-    def _run_each(self, batches: Iterator[np.ndarray], clock: str, progress: Progress | None) -> Result:
+    def _run_each(self, batches: Iterable[np.ndarray], clock: str, progress: Progress | None) -> Result:
         results, done = [], 0
         for batch in batches:
-            results.append(self._run_batch(reference.check_shape(self.chip, batch), {}, clock, None))
+            results.append(self._run_batch(batch, {}, clock, None))
             done += len(batch)
             if progress is not None:
                 progress(done, 0)
@@ -154,36 +151,32 @@ class Simulator:
     def _run_batch(
         self, x: np.ndarray, recorded: dict[str, tuple[int, ...]], clock: str, progress: Progress | None
     ) -> Result:
-        layers = len(self.chip.layers)
+        x, layers = reference.check_shape(self.chip, host_messages(self.chip, x)), len(self.chip.layers)
         steps = self.chip.num_steps + (layers if clock == "wall" else 0)
         recording = Recording(self.chip, recorded, len(x), steps, shifted=clock == "wall")
         scores = np.zeros((len(x), self.chip.layers[-1].size), np.int64)
         totals, done = np.zeros((layers, len(COUNTS)), np.int64), 0
-        for part, counts in self._finish(x, steps, recording, scores):
-            totals += counts
-            done += part
-            if progress is not None:
-                progress(done, len(x))
-        spikes, *overflows = totals.T
-        return Result(scores, recording.states, spikes, dict(zip(OVERFLOWS, overflows)), self.plan.strategies)
-
-    def _finish(
-        self, x: np.ndarray, steps: int, recording: Recording, scores: np.ndarray
-    ) -> Iterator[tuple[int, np.ndarray]]:
-        """Run all chunks; yields (samples, counts) as they are done."""
         samples, window = self._chunk(len(x), steps)
         starts = iter(range(0, len(x), samples))  # whoever is free takes the next one
 
         def work(begin: int) -> tuple[int, np.ndarray]:
-            part = slice(begin, min(begin + samples, len(x)))
-            return part.stop - part.start, self._run_chunk(x[part], part, samples, window, steps, recording, scores)
+            part, space = slice(begin, min(begin + samples, len(x))), self._space(samples, window)
+            self._run_chunk(space, x[part], part, window, steps, recording)
+            order = self.plan.layers[-1].order
+            scores[part, slice(None) if order is None else order] = space.scores
+            self._idle.put(space)
+            return part.stop - part.start, space.counts
 
         helpers = min(self.threads, -(-len(x) // samples), MAX_HELPERS + 1) - 1
+        alone = helpers <= 0 or len(x) * steps * self._neurons < POOL_WORK
         with self._one_blas_thread():
-            if helpers <= 0 or len(x) * steps * self._neurons < POOL_WORK:
-                yield from map(work, starts)
-            else:
-                yield from _helped(work, starts, helpers)
+            for part, counts in map(work, starts) if alone else _helped(work, starts, helpers):
+                totals += counts
+                done += part
+                if progress is not None:
+                    progress(done, len(x))
+        spikes, *overflows = totals.T
+        return Result(scores, recording.states, spikes, dict(zip(OVERFLOWS, overflows)), self.plan.strategies)
 
     def _chunk(self, batch: int, steps: int) -> tuple[int, int]:
         """(samples, steps) of a window: as many as the cache holds, whole samples first, all threads busy."""
@@ -203,16 +196,9 @@ class Simulator:
         return threadpool_limits(1, user_api="blas")
 
     def _run_chunk(
-        self,
-        x: np.ndarray,
-        part: slice,
-        samples: int,
-        window: int,
-        steps: int,
-        recording: Recording,
-        scores: np.ndarray,
-    ) -> np.ndarray:
-        space = self._space(samples, window)
+        self, space: _Space, x: np.ndarray, part: slice, window: int, steps: int, recording: Recording
+    ) -> None:
+        """Run samples ``part`` of a batch, ``x``, through all steps."""
         space.begin(len(x))
         x = x.reshape(len(x), self.chip.num_steps, self.chip.input_size)
         for begin, end in _windows(steps, self.chip.num_steps, window):
@@ -224,11 +210,8 @@ class Simulator:
                     span = _Span(begin, offset, min(block, end - begin - offset), counted)
                     for index in range(group.begin, group.end):
                         space.advance(index, span, recording, part)
-            space.keep_history(end - begin)
-        order = self.plan.layers[-1].order
-        scores[part, slice(None) if order is None else order] = space.scores
-        self._idle.put(space)
-        return space.counts
+            for messages in space.messages.values():
+                messages.keep_history(end - begin)
 
     def _space(self, samples: int, window: int) -> _Space:
         """Return the memory for a chunk: one that is free, or a new one in place of one that is too small."""
@@ -290,18 +273,11 @@ class _Space:
 
     def __init__(self, plan: Plan, samples: int, window: int) -> None:
         self.plan, self.samples, self.window = plan, samples, window
-        sizes = {index: plan.chip.size(index) for index in plan.history}
-        self.messages = {
-            index: Messages(
-                size,
-                None if index == INPUT else plan.layers[index].order,
-                plan.history[index],
-                samples,
-                window,
-                plan.graded and index == INPUT,
-            )
-            for index, size in sizes.items()
-        }
+        self.messages = {}
+        for index, history in plan.history.items():
+            order = None if index == INPUT else plan.layers[index].order
+            graded = plan.graded and index == INPUT
+            self.messages[index] = Messages(plan.chip.size(index), order, history, samples, window, graded)
         sizes = [layer.layer.size for layer in plan.layers]
         self._states = np.zeros(2 * samples * sum(sizes), np.int32)
         self._scores = np.zeros((samples, sizes[-1]), np.int64)
@@ -352,11 +328,6 @@ class _Space:
             target.graded[:, rows] = window
         binary = low >= 0 and high <= 1
         np.copyto(target.bytes[:, rows, : target.size], window if binary else window != 0, casting="unsafe")
-
-    def keep_history(self, steps: int) -> None:
-        """Between two windows."""
-        for messages in self.messages.values():
-            messages.keep_history(steps)
 
     def advance(self, index: int, span: _Span, recording: Recording, part: slice) -> None:
         """One layer over one block of steps."""
@@ -424,8 +395,5 @@ class _Space:
             if not span.counted:
                 continue
             if index == len(self.u) - 1:
-                self._read_out(v, s)
+                self.scores[:] = reference.read_out(self.plan.chip.readout, self.scores, v, s)
             self.counts[index] += (int(s.sum()), *(overflows[name] for name in OVERFLOWS))
-
-    def _read_out(self, v: np.ndarray, s: np.ndarray) -> None:
-        self.scores[:] = reference.read_out(self.plan.chip.readout, self.scores, v, s)

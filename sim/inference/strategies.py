@@ -15,8 +15,9 @@ Orders. A layer behind a convolution keeps its neurons channel last, so that one
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 from ottt_loihi.sim import arithmetic
@@ -73,47 +74,15 @@ class Messages:
 
 
 @dataclass(frozen=True)
-class Rows:
-    """A dense connection, a row of weights per spike."""
+class Events:
+    """A connection of binary spikes, each of which adds weights: ``kernel`` with its ``table``, in their order."""
 
-    rows: np.ndarray
-    limit: int
-    exponent: int
+    kernel: Callable[..., None]
+    table: tuple[Any, ...]
     strategy: str
 
     def deliver(self, source: Messages, first: int, fresh: bool, last: bool, a: np.ndarray, neurons: Neurons) -> None:
-        kernels.rows(source.bytes, first, self.rows, self.limit, self.exponent, fresh, last, a, neurons)
-
-
-@dataclass(frozen=True)
-class Tiles:
-    """A convolution, a tile of weights per spike."""
-
-    tiles: np.ndarray
-    strides: tuple[int, int]
-    weight: np.ndarray
-    limit: int
-    exponent: int
-    strategy: str
-
-    def deliver(self, source: Messages, first: int, fresh: bool, last: bool, a: np.ndarray, neurons: Neurons) -> None:
-        table = self.tiles, self.strides, self.weight, self.limit, self.exponent
-        kernels.tiles(source.bytes, first, *table, fresh, last, a, neurons)
-
-
-@dataclass(frozen=True)
-class Lists:
-    """Single synapses, a list of them per presynaptic neuron."""
-
-    pointers: np.ndarray
-    targets: np.ndarray
-    weight: np.ndarray
-    exponent: int
-    strategy: str
-
-    def deliver(self, source: Messages, first: int, fresh: bool, last: bool, a: np.ndarray, neurons: Neurons) -> None:
-        table = self.pointers, self.targets, self.weight, self.exponent
-        kernels.lists(source.bytes, first, *table, fresh, last, a, neurons)
+        self.kernel(source.bytes, first, *self.table, fresh, last, a, neurons)
 
 
 @dataclass(frozen=True)
@@ -165,7 +134,7 @@ class LayerPlan:
 
     layer: LIF
     order: np.ndarray | None
-    inputs: tuple[tuple[int, int, Rows | Tiles | Lists | Product], ...]
+    inputs: tuple[tuple[int, int, Events | Product], ...]
     recurrent: bool
     loop: np.ndarray
     bias: np.ndarray
@@ -254,9 +223,8 @@ def _layer(
     for c in chip.inputs_of(index):
         delay = chip.logical_delay(c)
         if by_reference:
-            strategies[id(c)] = Strategy(
-                c.label, "reference", "its layer's sums may leave int32: wrap-arounds are counted"
-            )
+            why = "its layer's sums may leave int32: wrap-arounds are counted"
+            strategies[id(c)] = Strategy(c.label, "reference", why)
         elif isinstance(c, Diagonal) and c.pre == index and delay == 1:
             added = _ordered(arithmetic.synaptic_input(c.weight, c.weight_exp), order)
             loop = loop + added if loop.size else added
@@ -267,7 +235,6 @@ def _layer(
             strategies[id(c)] = Strategy(c.label, *link.strategy.split(": ", 1))
     inputs.sort(key=lambda each: each[0] == index)  # its own spikes last
     own = [link for pre, _, link in inputs if pre == index]
-    bias = arithmetic.effective_bias(layer.bias_mant.reshape(-1), layer.bias_exp)
     unity = arithmetic.DECAY_UNITY
     return LayerPlan(
         layer,
@@ -275,7 +242,7 @@ def _layer(
         tuple(inputs),
         len(own) == 1 and not isinstance(own[0], Product),
         loop,
-        _ordered(bias, order),
+        _ordered(layer.effective_bias, order),
         _ordered(layer.u_init.reshape(-1), order),
         ((unity - 1 - layer.du) / unity, (unity - layer.dv) / unity),
         not by_reference and keeps_24_bits(chip, index),
@@ -289,9 +256,7 @@ def _ordered(values: np.ndarray, order: np.ndarray | None) -> np.ndarray:
     return np.ascontiguousarray(values if order is None else values[order], np.int32)
 
 
-def _link(
-    c: Connection, pre: np.ndarray | None, post: np.ndarray | None, groups: int
-) -> Rows | Tiles | Lists | Product:
+def _link(c: Connection, pre: np.ndarray | None, post: np.ndarray | None, groups: int) -> Events | Product:
     if message_bits(c):
         how = "float32 or float64, as the messages' range allows" if isinstance(c, (Dense, Conv)) else "int64"
         return Product(c, post, f"product: graded messages; {how}")
@@ -313,27 +278,27 @@ def _narrow(weight: np.ndarray) -> tuple[np.ndarray, int, int]:
     return halved.astype(np.int8 if fits else np.int16), int(even), 32767 // largest
 
 
-def _rows(c: Dense, pre: np.ndarray | None, post: np.ndarray | None) -> Rows:
+def _rows(c: Dense, pre: np.ndarray | None, post: np.ndarray | None) -> Events:
     rows, doubled, limit = _narrow(c.weight.T)
     rows = rows if pre is None else rows[pre]
     rows = rows if post is None else rows[:, post]
     padded = np.zeros((len(rows), -(-rows.shape[1] // 32) * 32), rows.dtype)  # whole vectors, no scalar rest
     padded[:, : rows.shape[1]] = rows
-    return Rows(padded, limit, c.weight_exp + doubled, f"events: binary spikes, {rows.dtype} rows")
+    return Events(kernels.rows, (padded, limit, c.weight_exp + doubled), f"events: binary spikes, {rows.dtype} rows")
 
 
-def _lists(c: Diagonal | Sparse, pre: np.ndarray | None, post: np.ndarray | None) -> Lists:
+def _lists(c: Diagonal | Sparse, pre: np.ndarray | None, post: np.ndarray | None) -> Events:
     rows, columns = (np.arange(len(c.weight)),) * 2 if isinstance(c, Diagonal) else (c.rows, c.columns)
     rows = rows if post is None else np.argsort(post)[rows]
     columns = columns if pre is None else np.argsort(pre)[columns]
     by_column = np.argsort(columns, kind="stable")
     pointers = np.zeros(c.shape[1] + 1, np.int64)
     np.cumsum(np.bincount(columns, minlength=c.shape[1]), out=pointers[1:])
-    targets = rows[by_column].astype(np.int32)
-    return Lists(pointers, targets, c.weight[by_column], c.weight_exp, "events: binary spikes, lists of synapses")
+    table = pointers, rows[by_column].astype(np.int32), c.weight[by_column], c.weight_exp
+    return Events(kernels.lists, table, "events: binary spikes, lists of synapses")
 
 
-def _tiles(c: Conv, pre: np.ndarray | None) -> Tiles:
+def _tiles(c: Conv, pre: np.ndarray | None) -> Events:
     """Tables for :func:`kernels.tiles`; the layer behind is in the order of :func:`_order` for ``c.groups``.
 
     An input at padded position z reaches outputs o = (z − k)/s for those kernel places k ≤ z with k ≡ z (mod s). With
@@ -357,8 +322,8 @@ def _tiles(c: Conv, pre: np.ndarray | None) -> Tiles:
     place += (x + c.padding[1]) // c.stride[1]  # both phases of a stride reach the same outputs
     tiles = np.stack([to, at, np.where(columns > 0, rows, 0), columns * channels, place], axis=1).astype(np.uint32)
     narrow, doubled, limit = _narrow(weight.ravel())
-    strides = (width * channels, mx * channels)
-    return Tiles(tiles, strides, narrow, limit, doubled, f"events: binary spikes, {narrow.dtype} tiles")
+    table = tiles, (width * channels, mx * channels), narrow, limit, doubled
+    return Events(kernels.tiles, table, f"events: binary spikes, {narrow.dtype} tiles")
 
 
 def _phases(c: Conv, kernel: np.ndarray) -> tuple[np.ndarray, tuple[int, int]]:
