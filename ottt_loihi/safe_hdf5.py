@@ -64,6 +64,16 @@ def open_hdf5(path: str | os.PathLike[str]) -> Iterator[h5py.File]:
         raise FileError(f"{path}: not a readable HDF5 file of ours, or damaged ({_one_line(error)})") from error
 
 
+def version(file: h5py.File, kind: str, newest: int, otherwise: str) -> int:
+    """Return the version of a file of ours; ``otherwise``: the message for one whose ``format`` is not ``kind``."""
+    if "format" not in file.attrs or attribute(file, "format", str) != kind:
+        raise FileError(otherwise)
+    found = attribute(file, "version", int)
+    if not 1 <= found <= newest:
+        raise FileError(f"format version {found}, this program reads up to {newest}; update ottt-loihi")
+    return found
+
+
 def group(parent: h5py.Group, name: str) -> h5py.Group:
     """Return the subgroup ``name``, which must be an ordinary member of this file."""
     member = _member(parent, name)

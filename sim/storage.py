@@ -82,11 +82,7 @@ def load(path: str | os.PathLike[str]) -> ChipNetwork:
         for a file with links out of itself or absurd sizes
     """
     with safe_hdf5.open_hdf5(path) as file:
-        if "format" not in file.attrs or safe_hdf5.attribute(file, "format", str) != FORMAT:
-            raise FileError("not a ChipNetwork file; ottt-export writes them")
-        version = safe_hdf5.attribute(file, "version", int)
-        if not 1 <= version <= VERSION:
-            raise FileError(f"format version {version}, this program reads up to {VERSION}; update ottt-loihi")
+        version = safe_hdf5.version(file, FORMAT, VERSION, "not a ChipNetwork file; ottt-export writes them")
         try:
             host = _read_network(safe_hdf5.group(file, "host")) if "host" in file and version > 1 else None
             return _read_network(file, host, version)

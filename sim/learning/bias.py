@@ -29,21 +29,11 @@ MANTISSA_MIN, MANTISSA_MAX = -4096, 4095
 
 @dataclass(frozen=True)
 class BiasLearning:
-    """The learning of one layer's biases.
+    """The learning of one layer's biases."""
 
-    Attributes
-    ----------
-    gains
-        change of the mantissa (of the bias in floating point) per y1, for each time step of a sample
-    exponent
-        of the bias
-    in_u
-        the membrane lives in u, which loses what the bias gains.
-    """
-
-    gains: tuple[float, ...]
-    exponent: int = 0
-    in_u: bool = False
+    gains: tuple[float, ...]  # change of the mantissa (in floating point: of the bias) per y1, for each time step
+    exponent: int = 0  # of the bias
+    in_u: bool = False  # the membrane lives in u, which loses what the bias gains
 
     @cached_property
     def scale(self) -> tuple[np.ndarray, int]:
@@ -110,7 +100,7 @@ def learnt_exponent(layer: LIF) -> int:
 
 def with_bias(layer: LIF, bias: np.ndarray) -> LIF:
     """Return the layer with learnt effective biases, int32 ``(neurons,)``."""
-    exponent, new = learnt_exponent(layer), bias.reshape(layer.bias_mant.shape)
-    gained = new - arithmetic.effective_bias(layer.bias_mant, layer.bias_exp)
+    exponent, new = learnt_exponent(layer), bias.reshape(layer.shape)
+    gained = new - layer.effective_bias.reshape(layer.shape)
     start = layer.u_init - gained if lives_in_u(layer) else layer.u_init
     return replace(layer, bias_mant=new >> exponent, bias_exp=exponent, u_init=start)

@@ -37,27 +37,13 @@ SPIKE_SHIFT = 3  # 2^-4·x0·y2 in units of 2^-7 LSB
 
 @dataclass(frozen=True)
 class After:
-    """The integers of one layer's second term.
+    """The integers of one layer's second term."""
 
-    Attributes
-    ----------
-    impulse
-        P, 1 … 127: units of h for each f
-    keep
-        λ_post in 1/4096
-    shift
-        k, 0 … 7
-    sign
-        of α_post: −1 or 1
-    y2
-        mantissa and shift of the rounded message of ``signed``, without the sign
-    """
-
-    impulse: int
-    keep: int
-    shift: int
-    sign: int
-    y2: tuple[int, int]
+    impulse: int  # P, 1 … 127: units of h for each f
+    keep: int  # λ_post in 1/4096
+    shift: int  # k, 0 … 7
+    sign: int  # of α_post: −1 or 1
+    y2: tuple[int, int]  # mantissa and shift of the rounded message of ``signed``, without the sign
 
 
 def after(alpha_post: float, lambda_post: float, effective_impulse: float, y1_scale: float) -> After:

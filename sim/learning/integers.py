@@ -96,6 +96,18 @@ def saturate(x: np.ndarray, limit: int) -> tuple[np.ndarray, int]:
     return np.clip(x, -limit, limit).astype(np.int32), outside
 
 
+def message(
+    x: np.ndarray, scale: tuple[int, int], halvings: int, rng: np.ndarray
+) -> tuple[np.ndarray, int, np.ndarray]:
+    """Return x by a scale that is halved so often, rounded at random and clipped to ±127, int32.
+
+    Also how many were outside, and the neurons' next random states.
+    """
+    (mantissa, shift), rng = scale, xorshift32(rng)
+    scaled = scale_stochastically(x, mantissa, min(MAX_SHIFT, shift + halvings), rng)
+    return *saturate(scaled, MESSAGE_MAX), rng
+
+
 def default_impulse(decay: float, stock: bool = False) -> int:
     """The largest integer impulse whose trace stays within 7 bits when the neuron fires at every time step.
 
@@ -113,6 +125,15 @@ def default_impulse(decay: float, stock: bool = False) -> int:
 def trace_time_constant(decay: float, epoch: int) -> float:
     """τ in Lava steps, so that ``(e^(−1/τ))^epoch = decay``; 0: the trace stays until it is reset."""
     return -1 / math.log(decay ** (1 / epoch)) if decay else FOREVER
+
+
+def kept_per_step(decay: float, epoch: int) -> float:
+    """Return e^(−1/τ), the share of a trace that a Lava step keeps.
+
+    As Lava computes it: of an array, whose exp may differ from a single number's in the last bit.
+    """
+    tau = np.array([[trace_time_constant(decay, epoch)], [FOREVER]])
+    return float(np.exp(-1 / tau)[0, 0])
 
 
 def impulse_left(decay: float, epoch: int, pre_phase: int) -> float:

@@ -30,8 +30,8 @@ ROW_MAX, TO_MESSAGE, TO_TRACE = 32767, 8, 20
 SOFTMAX, HINGE = 1, 2  # places in rule.LOSSES
 START, READ, RECEIVE, FIRE, ANSWER, COMPARE, THIRD, SEND, MOVE_BIASES, FOLLOW_NOISE = range(10)  # program.Op
 DECAY_TRACE, PROJECT, UPDATE, UPDATE_TWIN, RESTORE, FOLLOW_TRACES = range(10, 16)
-FORGET_TRACES, NEXT_EPOCH, SEND_AFTER, UPDATE_AFTER, TWIN_AFTER = range(16, 21)
-RECEIVE_LOCAL, COMPARE_LOCAL, THIRD_LOCAL, DECAY_SLOW = range(21, 25)
+FORGET_TRACES, NEXT_EPOCH, SEND_AFTER = range(16, 19)
+RECEIVE_LOCAL, COMPARE_LOCAL, THIRD_LOCAL, DECAY_SLOW = range(19, 23)
 ONE = 64  # local.ONE
 LOWEST, HIGHEST = -(1 << 15) - 1, (1 << 15) - 1  # eligibility.ACCUMULATOR
 SPIKE_SHIFT = 3
@@ -92,86 +92,42 @@ NOW = np.dtype(
 
 
 class Constants(NamedTuple):
-    """The constants of a network that learns.
+    """The constants of a network that learns."""
 
-    Attributes
-    ----------
-    layers
-        :data:`LAYER`, the readout last
-    rule
-        :data:`RULE` ``(1,)``
-    loop
-        int32 per neuron: the input from its own spike one step later
-    masks
-        int16, of sparse connections, in the order of their weights: −1 where a synapse is, else 0
-    exp_table
-        ``losses.EXP_TABLE``
-    bias_gain
-        int64 ``(layers, T)``, of ``bias.BiasLearning``
-    """
-
-    layers: np.ndarray
-    rule: np.ndarray
-    loop: np.ndarray
-    masks: np.ndarray
-    exp_table: np.ndarray
-    bias_gain: np.ndarray
+    layers: np.ndarray  # LAYER, the readout last
+    rule: np.ndarray  # RULE (1,)
+    loop: np.ndarray  # int32 per neuron: the input from its own spike one step later
+    masks: np.ndarray  # int16, of sparse connections, in the order of their weights: −1 where a synapse is, else 0
+    exp_table: np.ndarray  # losses.EXP_TABLE
+    bias_gain: np.ndarray  # int64 (layers, T), of bias.BiasLearning
 
 
 class State(NamedTuple):
-    """The variables of a network that learns.
+    """The variables of a network that learns; of neurons and sources int32 where nothing else is said."""
 
-    Attributes
-    ----------
-    weights
-        int16, of all connections, then of feedback, a row per hidden neuron
-    spikes, trace
-        uint8 and int32 per source
-    u, v, membrane, y1, error, reward
-        int32 per neuron; membrane: v before its reset; reward: y1 before the surrogate
-    noise, rng
-        int8 and uint32 per neuron
-    bias, u_init
-        int32 per neuron, which only bias learning changes
-    scores
-        int64 per neuron of the readout
-    y1_saturated, error_saturated, feedback_saturated
-        int64 per layer
-    correct
-        int64 ``(1,)``
-    trial
-        int64 ``(2,)``, of ``trial.py``
-    subspaces
-        int16, HLOP's rows of all layers that have any
-    h, y2
-        int32 per neuron, of S-TLLR (``eligibility.py``)
-    slow
-        int32 per source, the slower trace of current-based neurons (``currents.py``)
-    """
-
-    weights: np.ndarray
-    spikes: np.ndarray
-    trace: np.ndarray
-    u: np.ndarray
+    weights: np.ndarray  # int16, of all connections, then of feedback, a row per hidden neuron
+    spikes: np.ndarray  # uint8 per source
+    trace: np.ndarray  # per source
+    u: np.ndarray  # per neuron, as all up to u_init
     v: np.ndarray
-    membrane: np.ndarray
+    membrane: np.ndarray  # v before its reset
     y1: np.ndarray
     error: np.ndarray
-    noise: np.ndarray
-    rng: np.ndarray
-    reward: np.ndarray
+    noise: np.ndarray  # int8
+    rng: np.ndarray  # uint32
+    reward: np.ndarray  # y1 before the surrogate
     bias: np.ndarray
     u_init: np.ndarray
-    scores: np.ndarray
-    y1_saturated: np.ndarray
+    scores: np.ndarray  # int64 per neuron of the readout
+    y1_saturated: np.ndarray  # int64 per layer, as the next two
     error_saturated: np.ndarray
     feedback_saturated: np.ndarray
-    correct: np.ndarray
-    trial: np.ndarray
-    subspaces: np.ndarray
-    h: np.ndarray
+    correct: np.ndarray  # int64 (1,)
+    trial: np.ndarray  # int64 (2,), of trial.py
+    subspaces: np.ndarray  # int16, HLOP's rows of all layers that have any
+    h: np.ndarray  # per neuron, of S-TLLR (eligibility.py), as y2
     y2: np.ndarray
-    slow: np.ndarray
+    slow: np.ndarray  # per source, the slower trace of current-based neurons (currents.py)
 
 
 @called
@@ -598,7 +554,7 @@ def update(layer, start, key, random, rule, now, y1, trace, active, narrow, hash
     """
     if nothing_to_learn(layer, y1):
         return
-    half = np.int16(HALF if layer.fixed > 0 else 0)  # rounds the products of projected traces (subspace.half)
+    half = np.int16(HALF if layer.fixed > 0 else 0)  # rounds the products of projected traces
     width, key, draws, y = np.uint64(layer.width), keyed(key, now.epoch), narrow[0], narrow[1]
     share, parts, most = rule.share, hashes.view(np.uint8), np.int16((1 << FRACTION_BITS) - 1)  # the lowest byte first
     for j in range(width):
@@ -632,7 +588,7 @@ def accumulate(total, change):
 
 
 @called
-def update_after(layer, start, key, random, rule, now, sent, y1, y2, reward, trace, slow, hashes, masks, weights):
+def update_by_two(layer, start, key, random, rule, now, sent, y1, y2, reward, trace, slow, hashes, masks, weights):
     """:func:`update` by two products: S-TLLR's second is of the spikes x0 and y2; of current-based neurons x2 − x1."""
     if nothing_to_learn(layer, y1) and nothing_to_learn(layer, reward if rule.factored else y2):
         return
@@ -703,7 +659,7 @@ def learn(actions, constants, state, moment, packed, labels, gate, first, trace_
     answers = s.y1, s.error, s.y1_saturated, s.error_saturated
     traces = rule, now, sent, table, active
     learns = s.y1, s.trace, active, narrow, keys, constants.masks, s.weights
-    after = sent, s.y1, s.y2, s.reward, s.trace, s.slow, keys, constants.masks, s.weights
+    two = sent, s.y1, s.y2, s.reward, s.trace, s.slow, keys, constants.masks, s.weights
     for sample in range(len(packed)):
         clear(s.spikes)
         clear(sent)
@@ -756,10 +712,12 @@ def learn(actions, constants, state, moment, packed, labels, gate, first, trace_
                 decay_trace(layer, layer.trace_decay, layer.impulse, s.trace, trace_random[local, index], *traces)
             elif op == PROJECT:
                 project(layer, now, s.subspaces, s.trace, lateral, active)
-            elif op == UPDATE:
-                update(layer, layer.weight, layer.key, weight_random[local], rule, now, *learns)
-            elif op == UPDATE_TWIN:
-                update(layer, layer.twin, layer.twin_key, weight_random[local], rule, now, *learns)
+            elif op in (UPDATE, UPDATE_TWIN):
+                start, key = (layer.weight, layer.key) if op == UPDATE else (layer.twin, layer.twin_key)
+                if layer.h_impulse > 0 or layer.slow_impulse > 0:
+                    update_by_two(layer, start, key, weight_random[local], rule, now, *two)
+                else:
+                    update(layer, start, key, weight_random[local], rule, now, *learns)
             elif op == RESTORE:
                 restore(layer, lateral, s.trace)
             elif op == FOLLOW_TRACES:
@@ -771,10 +729,6 @@ def learn(actions, constants, state, moment, packed, labels, gate, first, trace_
                 local, now.epoch = local + 1, now.epoch + 1
             elif op == SEND_AFTER:
                 send_after(layer, index, rule, now, thirds, s.membrane, s.h, s.y2, s.rng, s.y1_saturated)
-            elif op == UPDATE_AFTER:
-                update_after(layer, layer.weight, layer.key, weight_random[local], rule, now, *after)
-            elif op == TWIN_AFTER:
-                update_after(layer, layer.twin, layer.twin_key, weight_random[local], rule, now, *after)
             elif op == RECEIVE_LOCAL:
                 receive_local(layer, layers[index + 1].source, last, sent, s.weights, z[index])
             elif op == COMPARE_LOCAL:
@@ -792,13 +746,10 @@ def learn(actions, constants, state, moment, packed, labels, gate, first, trace_
 def _check_numbers() -> None:
     """Compare the numbers that are compiled with those of the oracle: change them here as well."""
     there = {**vars(integers), **vars(bias), **vars(losses), **vars(subspace), **vars(eligibility), **vars(local)}
-    there |= vars(trial)
-    there |= dict(zip(("LOWEST", "HIGHEST"), eligibility.ACCUMULATOR))
-    names = ("ENGINE_SHIFT", "FRACTION_BITS", "HALF", "MAX_SHIFT", "MESSAGE_MAX", "MOMENTUM_MAX", "TRACE_MAX")
-    names += ("MANTISSA_MIN", "MANTISSA_MAX", "PROBABILITY_BITS", "ROW_MAX", "TO_MESSAGE", "TO_TRACE")
-    names += ("LOWEST", "HIGHEST", "SPIKE_SHIFT", "ONE", "UNITY_BITS", "AVERAGED_BITS", "FULL_BITS")
+    there |= vars(trial) | dict(zip(("LOWEST", "HIGHEST"), eligibility.ACCUMULATOR))
     there |= {op.name: int(op) for op in Op} | {name.upper(): n for n, name in enumerate(LOSSES)}
-    wrong = [name for name in (*names, *Op.__members__, "SOFTMAX", "HINGE") if globals()[name] != there[name]]
+    mine = {name: value for name, value in globals().items() if isinstance(value, int)}
+    wrong = [name for name in mine.keys() - {"BLOCK", "NONE"} if mine[name] != there.get(name)]
     if wrong:
         raise AssertionError(f"sim/learning/kernels.py: {', '.join(wrong)}: another number than elsewhere")
 

@@ -141,7 +141,7 @@ class Learner:
         """Return the effective biases of every layer as they are now, int32 ``(neurons,)``; None if none learn."""
         if not self.network.rule.learn_bias:
             return None
-        return [self.state.bias[at["neuron"] : at["neuron"] + at["size"]].copy() for at in self._constants.layers]
+        return [self.state.bias[_neurons(at)].copy() for at in self._constants.layers]
 
     def subspaces(self) -> tuple[Subspace | None, ...]:
         """Return HLOP's subspaces with their rows as they are now."""
@@ -165,7 +165,7 @@ class Learner:
         """
         found = self._places()
         for index, at in enumerate(self._constants.layers):
-            messages = self._messages(index, slice(at["neuron"], at["neuron"] + at["size"]))
+            messages = self._messages(index, _neurons(at))
             found |= {f"plastic[{index}].{port}": value for port, value in messages.items()}
         return {
             k: v.astype(np.int32) if k.endswith(".weights") else v.copy()
@@ -194,31 +194,26 @@ class Learner:
     def _places(self) -> dict[str, np.ndarray]:
         """Return views of the variables in the state: a value written there is used."""
         found: dict[str, np.ndarray] = {}
-        state, layers = self.state, self._constants.layers
-        learns_bias = self.network.rule.learn_bias
-        for index, at in enumerate(layers):
-            hidden = index < len(layers) - 1
-            neurons = slice(at["neuron"], at["neuron"] + at["size"])
-            names = ("v", "y1", "rng", *(("u",) if hidden else ()), *(("bias",) if learns_bias else ()))
-            names += ("u_init",) if hidden and learns_bias else ()
-            names += ("h",) if self.network.layers[index].after is not None else ()
-            mine = {name: getattr(state, name)[neurons] for name in names}
-            for name in ("y1_saturated", "error_saturated"):
-                mine[name] = getattr(state, name)[index : index + 1]
+        state, learns_bias = self.state, self.network.rule.learn_bias
+        for index, (at, part) in enumerate(zip(self._constants.layers, self.network.layers)):
+            hidden, sources = index < len(self.network.layers) - 1, slice(at["source"], at["source"] + at["inputs"])
+            names = ["v", "y1", "rng", *(["bias"] if learns_bias else [])]
             if hidden:
-                source = layers[index + 1]["source"]
+                names += ["u", *(["u_init"] if learns_bias else []), *(["h"] if part.after else [])]
+            mine = {name: getattr(state, name)[_neurons(at)] for name in names}
+            mine |= {name: getattr(state, name)[index : index + 1] for name in ("y1_saturated", "error_saturated")}
+            if hidden:
+                source = self._constants.layers[index + 1]["source"]
                 mine["s"] = state.spikes[source : source + at["size"]]
             else:
                 mine |= {"scores": state.scores, "correct": state.correct}
                 mine |= {"trial": state.trial} if len(state.trial) else {}
-            synapses = {"weights": self._weights(at), "x1": state.trace[at["source"] : at["source"] + at["inputs"]]}
-            if self.network.layers[index].slow is not None:
-                synapses["x2"] = state.slow[at["source"] : at["source"] + at["inputs"]]
-            if self.network.layers[index].subspace is not None:
-                synapses["rows"] = self._rows(at)
-            found |= {f"plastic[{index}].{name}": place for name, place in synapses.items()}
+            synapses = {"weights": self._weights(at), "x1": state.trace[sources]}
+            synapses |= {"x2": state.slow[sources]} if part.slow else {}
+            synapses |= {"rows": self._rows(at)} if part.subspace else {}
             process = f"neuron[{index}]" if hidden else "readout[0]"
-            found |= {f"{process}.{name}": place for name, place in mine.items()}
+            for name, places in ((f"plastic[{index}]", synapses), (process, mine)):
+                found |= {f"{name}.{variable}": place for variable, place in places.items()}
             found |= {f"feedback[{index}].{name}": place for name, place in self._feedback(index).items()}
         return found
 
@@ -241,25 +236,22 @@ class Learner:
         rows = self._matrix(at["feedback"], at["size"], width, feedback.rows.shape[1])
         mine = {"weights": rows.T if feedback.layerwise else rows}
         if feedback.noise:
-            mine["noise"] = state.noise[at["neuron"] : at["neuron"] + at["size"]]
+            mine["noise"] = state.noise[_neurons(at)]
             mine["saturated"] = state.feedback_saturated[index : index + 1]
         return mine
 
     def _messages(self, index: int, neurons: slice) -> dict[str, np.ndarray]:
         """Return the messages of a layer's neurons to their connection in the last Lava step, by port."""
-        at, state = self._constants.layers[index], self.state
+        at, state, network = self._constants.layers[index], self.state, self.network
         surrogate = np.abs(state.membrane[neurons] - at["vth"]) < at["half_width"]
         reward = state.reward[neurons]
-        network = self.network
         earlier = index < len(network.layers) - 2 if network.local else index and not at["direct"]
-        if network.rule.schedule == "pipelined" and earlier:
-            surrogate = np.zeros_like(surrogate)  # its answer was of an earlier step than the sample's last
-        if self.network.rule.silent_epochs:
-            surrogate = np.zeros_like(surrogate)  # the last epoch had no answer
-        if index == len(self.network.layers) - 1:
+        if network.rule.silent_epochs or (network.rule.schedule == "pipelined" and earlier):
+            surrogate = np.zeros_like(surrogate)  # there was no answer in the last step, or of an earlier time step
+        if index == len(network.layers) - 1:
             surrogate, reward = np.ones_like(surrogate), state.y1[neurons]
-        sent = encodings.messages(self.network.rule.encoding, state.y1[neurons], surrogate, reward)
-        return sent if self.network.layers[index].after is None else sent | {"y2": state.y2[neurons]}
+        sent = encodings.messages(network.rule.encoding, state.y1[neurons], surrogate, reward)
+        return sent if network.layers[index].after is None else sent | {"y2": state.y2[neurons]}
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the state to ``path``, whole or not at all.
@@ -301,11 +293,7 @@ class Learner:
         from ottt_loihi import safe_hdf5
 
         with safe_hdf5.open_hdf5(path) as file:
-            if "format" not in file.attrs or safe_hdf5.attribute(file, "format", str) != FORMAT:
-                raise FileError("not a learning state; Learner.save writes them")
-            version = safe_hdf5.attribute(file, "version", int)
-            if not 1 <= version <= VERSION:
-                raise FileError(f"format version {version}, this program reads up to {VERSION}; update ottt-loihi")
+            safe_hdf5.version(file, FORMAT, VERSION, "not a learning state; Learner.save writes them")
             digest = safe_hdf5.attribute(file, "network", str)
             meanings = (one for network in networks for one in network.meanings())
             found = next((one for one in meanings if one.digest() == digest), None)
@@ -359,6 +347,11 @@ class Learner:
         first, count = self.samples * steps, samples * steps
         decay = [lava_trace_random(layer.trace_seed, epoch, first, count) for layer in self.network.layers]
         return np.ascontiguousarray(np.stack(decay, axis=1)), lava_weight_random(first, count)
+
+
+def _neurons(at: np.void) -> slice:
+    """Return the places of a layer's neurons in the arrays of the state."""
+    return slice(at["neuron"], at["neuron"] + at["size"])
 
 
 def learn(network: LearningNetwork, packed: np.ndarray, labels: np.ndarray, gate: np.ndarray | bool = True) -> Learner:

@@ -6,6 +6,7 @@ Source: Polyak and Juditsky 1992.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import copy
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -38,9 +39,7 @@ class RunningMean:
 
     def copy(self) -> RunningMean:
         """Return the same mean, which moves on without this one."""
-        found = RunningMean()
-        found.points, found.weights = self.points, list(self.weights)
-        return found
+        return copy(self)  # ``move`` makes new weights
 
     def move(self, weights: Sequence[np.ndarray]) -> None:
         """Take a point: the present weights, integers −256 … 255."""

@@ -23,40 +23,20 @@ DIGESTED = {"per-synapse-1": "per-synapse", "per-synapse": "per-synapse-2"}  # t
 class Feedback:
     """Weights of its own that bring the error to a hidden layer. ``onchip/network/feedback`` has a class for each kind.
 
-    Attributes
-    ----------
-    matrix
-        int32: ``(neurons, classes)``, or layerwise ``(neurons above, neurons)``
-    seed
-        of its rounding
-    noise
-        OPZO: amplitude of the neurons' noise in units of vth; 0: none
-    gain
-        (mantissa, shift): OPZO's per product of noise and error, TESS's slope of the class neurons
-    averaging
-        OPZO: momentum 1 − 2^−averaging (``integers.momentum_step``)
-    kind
-        of the class: its name
-    travels
-        of the class: where the error comes from, ``"direct"``, from the readout; ``"layerwise"``, from the layer above;
-        ``"local"``, from class neurons of the layer's own
-    twin
-        of the class, layerwise alone: the matrix learns as the connection to the layer above does, from the same
-        spikes and y1
-    operations
-        of the class: the operations after the error has arrived
+    A class has its name, ``kind``; and says where the error comes from: ``travels`` is ``"direct"``, from the readout;
+    ``"layerwise"``, from the layer above; or ``"local"``, from class neurons of the layer's own.
     """
 
-    matrix: np.ndarray
-    seed: int = 0
-    noise: int = 0
-    gain: tuple[int, int] = (0, 0)
-    averaging: int = 0
+    matrix: np.ndarray  # int32: (neurons, classes), or layerwise (neurons above, neurons)
+    seed: int = 0  # of its rounding
+    noise: int = 0  # OPZO: amplitude of the neurons' noise in units of vth; 0: none
+    gain: tuple[int, int] = (0, 0)  # (mantissa, shift): OPZO's per product of noise and error, TESS's slope
+    averaging: int = 0  # OPZO: momentum 1 − 2^−averaging (``integers.momentum_step``)
 
     kind: ClassVar[str]
     travels: ClassVar[str] = "direct"
-    twin: ClassVar[bool] = False
-    operations: ClassVar[tuple[Op, ...]] = ()
+    twin: ClassVar[bool] = False  # layerwise: it learns as the connection to the layer above, from its spikes and y1
+    operations: ClassVar[tuple[Op, ...]] = ()  # after the error has arrived
 
     @property
     def layerwise(self) -> bool:
@@ -71,84 +51,37 @@ class Feedback:
 
 @dataclass(frozen=True)
 class LearningLayer:
-    """A plastic connection and the neurons behind it.
+    """A plastic connection and the neurons behind it; ``feedback`` and ``half_width`` mean nothing for the readout."""
 
-    ==================  ===============================  ==============================================================
-    field               range                            meaning
-    ==================  ===============================  ==============================================================
-    connection, layer   ``sim.network``                  weights −256 … 255 ``(post, pre)``; LIF neurons. Sparse: where
-                                                         no synapse is the weight stays 0, in its twin as well
-    inhibition          Diagonal or None                 the reset's self-connection
-    plastic             bool                             False: frozen
-    decay               0 ≤ λ < 1                        of the presynaptic trace; 0: the step's spike alone
-    pre_phase           1 … K                            Lava step of the epoch in which the presynaptic spikes arrive
-    impulse             1 … 127                          of the trace
-    y1, error           (mantissa, shift)                scale and stochastic rounding of y1 and of the error sent on;
-                                                         error None: it sends none
-    feedback            a :class:`Feedback`, or None     what brings the error; None: the transposed weights of the
-                                                         layer above
-    half_width          in units of vth                  of the rectangle
-    bias                a BiasLearning, or None          how its biases learn; None: they do not
-    subspace            a :class:`~.subspace.Subspace`,  HLOP: what its learning keeps out of, or None
-                        or None
-    after               an After, or None                S-TLLR: the second term of its eligibility
-    slow                a Slow, or None                  current-based neurons: decay and impulse of the slower trace;
-                                                         ``decay`` and ``impulse`` are the faster one's
-    trace_seed,         ≥ 0                              of the trace's decay, of ``per-synapse`` rounding, and of the
-    weight_seed, seed                                    neurons' rounding
-    ==================  ===============================  ==============================================================
-
-    ``feedback`` and ``half_width`` mean nothing for the readout.
-    """
-
-    connection: Dense | Sparse
+    connection: Dense | Sparse  # weights −256 … 255 (post, pre); where no synapse is they stay 0, in its twin as well
     layer: LIF
-    inhibition: Diagonal | None
-    decay: float
-    pre_phase: int
-    impulse: int
-    y1: tuple[int, int]
-    error: tuple[int, int] | None
-    feedback: Feedback | None
-    half_width: int
-    trace_seed: int
-    weight_seed: int
-    seed: int
-    plastic: bool = True
-    bias: BiasLearning | None = None
-    subspace: Subspace | None = None
-    after: After | None = None
-    slow: Slow | None = None
-
-    @property
-    def two_products(self) -> bool:
-        """Whether a weight's change is the sum of two products."""
-        return self.after is not None or self.slow is not None
+    inhibition: Diagonal | None  # the reset's self-connection
+    decay: float  # λ of the presynaptic trace, 0 ≤ λ < 1; 0: the step's spike alone
+    pre_phase: int  # 1 … K, Lava step of the epoch in which the presynaptic spikes arrive
+    impulse: int  # of the trace, 1 … 127
+    y1: tuple[int, int]  # (mantissa, shift) of y1: scale and stochastic rounding
+    error: tuple[int, int] | None  # the same of the error that is sent on; None: none is
+    feedback: Feedback | None  # what brings the error; None: the transposed weights of the layer above
+    half_width: int  # of the rectangle, in units of vth
+    trace_seed: int  # of the trace's decay, as the next two ≥ 0
+    weight_seed: int  # of ``per-synapse`` rounding
+    seed: int  # of the neurons' rounding
+    plastic: bool = True  # False: frozen
+    bias: BiasLearning | None = None  # how its biases learn; None: they do not
+    subspace: Subspace | None = None  # HLOP: what its learning keeps out of
+    after: After | None = None  # S-TLLR: the second term of its eligibility
+    slow: Slow | None = None  # current-based neurons: the slower trace; decay and impulse above are the faster one's
 
 
 @dataclass(frozen=True)
 class LearningNetwork:
-    """A network that learns: its layers, schedule, scales and rule.
+    """A network that learns: its layers, schedule, scales and rule."""
 
-    Attributes
-    ----------
-    layers
-        the readout last
-    epoch
-        K, or 1 where time steps overlap
-    num_steps
-        T of a sample
-    logit_scale
-        the readout's sum for a logit of 1
-    rule
-        its feedback and seed have gone into the layers
-    """
-
-    layers: tuple[LearningLayer, ...]
-    epoch: int
-    num_steps: int
-    logit_scale: int
-    rule: Rule = DEFAULT
+    layers: tuple[LearningLayer, ...]  # the readout last
+    epoch: int  # K, or 1 where time steps overlap
+    num_steps: int  # T of a sample
+    logit_scale: int  # the readout's sum for a logit of 1
+    rule: Rule = DEFAULT  # its feedback and seed have gone into the layers
 
     @property
     def inputs(self) -> int:
@@ -197,10 +130,8 @@ class LearningNetwork:
         for layer in self.layers:
             for part in (layer, layer.layer, layer.connection, layer.inhibition, layer.feedback, layer.subspace):
                 for name, value in _named(part):
-                    if (
-                        name in ("bias", "after", "slow") and value is None
-                    ):  # as in states written before there were any
-                        continue
+                    if name in ("bias", "after", "slow") and value is None:
+                        continue  # as in states written before there were any
                     if name == "weight" and part is layer.connection and layer.plastic:
                         value = value.shape
                     if name in ("bias_mant", "u_init") and layer.bias is not None:

@@ -25,62 +25,31 @@ Action = tuple["Op", int, int]
 
 
 class Op(IntEnum):
-    """An operation on a layer, or on a connection and the neurons behind it, in one time step.
+    """An operation on a layer, or on a connection and the neurons behind it, in one time step."""
 
-    ===============  ==================================================================================================
-    START            forget the spikes, y1 and errors of the step before
-    READ             the input's spikes of the time step
-    RECEIVE          the sum that the connection makes of the spikes of its sources
-    FIRE             u, v and spikes of hidden neurons
-    ANSWER           v of the readout, and its scores
-    COMPARE          the readout's error: its y1, and the error that it sends
-    THIRD            the error that feedback brings to a hidden layer
-    SEND             y1 of a hidden layer, and the error that it sends on
-    MOVE_BIASES      biases by y1
-    FOLLOW_NOISE     OPZO's feedback by the noise of the neurons and the readout's error
-    DECAY_TRACE      the presynaptic traces at the end of the learning epoch
-    PROJECT          what the traces have outside HLOP's fixed rows takes their place, until RESTORE
-    UPDATE           weights by trace and y1
-    UPDATE_TWIN      Kolen–Pollack: the feedback from this layer, by the same trace and y1
-    RESTORE          the traces themselves
-    FOLLOW_TRACES    HLOP's other rows by the traces
-    FORGET_TRACES    the presynaptic traces are 0
-    NEXT_EPOCH       the learning epoch ends
-    SEND_AFTER       S-TLLR: y2 of a hidden layer, of h of the step before; then h of this step
-    UPDATE_AFTER     UPDATE by two products: trace and y1, spikes and y2; or of current-based neurons two traces and y1
-    TWIN_AFTER       UPDATE_TWIN of such a connection
-    RECEIVE_LOCAL    TESS: the sum that a hidden layer's class neurons make of its spikes
-    COMPARE_LOCAL    their error
-    THIRD_LOCAL      the error that they bring to their layer
-    DECAY_SLOW       the slower traces of current-based neurons, at the end of the learning epoch
-    ===============  ==================================================================================================
-    """
-
-    START = 0
-    READ = 1
-    RECEIVE = 2
-    FIRE = 3
-    ANSWER = 4
-    COMPARE = 5
-    THIRD = 6
-    SEND = 7
-    MOVE_BIASES = 8
-    FOLLOW_NOISE = 9
-    DECAY_TRACE = 10
-    PROJECT = 11
-    UPDATE = 12
-    UPDATE_TWIN = 13
-    RESTORE = 14
-    FOLLOW_TRACES = 15
-    FORGET_TRACES = 16
-    NEXT_EPOCH = 17
-    SEND_AFTER = 18
-    UPDATE_AFTER = 19
-    TWIN_AFTER = 20
-    RECEIVE_LOCAL = 21
-    COMPARE_LOCAL = 22
-    THIRD_LOCAL = 23
-    DECAY_SLOW = 24
+    START = 0  # forget the spikes, y1 and errors of the step before
+    READ = 1  # the input's spikes of the time step
+    RECEIVE = 2  # the sum that the connection makes of the spikes of its sources
+    FIRE = 3  # u, v and spikes of hidden neurons
+    ANSWER = 4  # v of the readout, and its scores
+    COMPARE = 5  # the readout's error: its y1, and the error that it sends
+    THIRD = 6  # the error that feedback brings to a hidden layer
+    SEND = 7  # y1 of a hidden layer, and the error that it sends on
+    MOVE_BIASES = 8  # biases by y1
+    FOLLOW_NOISE = 9  # OPZO's feedback by the noise of the neurons and the readout's error
+    DECAY_TRACE = 10  # the presynaptic traces at the end of the learning epoch
+    PROJECT = 11  # what the traces have outside HLOP's fixed rows takes their place, until RESTORE
+    UPDATE = 12  # weights by trace and y1; S-TLLR: by spikes and y2 as well; current-based neurons: by both traces
+    UPDATE_TWIN = 13  # Kolen–Pollack: the feedback from this layer, by the same
+    RESTORE = 14  # the traces themselves
+    FOLLOW_TRACES = 15  # HLOP's other rows by the traces
+    FORGET_TRACES = 16  # the presynaptic traces are 0
+    NEXT_EPOCH = 17  # the learning epoch ends
+    SEND_AFTER = 18  # S-TLLR: y2 of a hidden layer, of h of the step before; then h of this step
+    RECEIVE_LOCAL = 19  # TESS: the sum that a hidden layer's class neurons make of its spikes
+    COMPARE_LOCAL = 20  # their error
+    THIRD_LOCAL = 21  # the error that they bring to their layer
+    DECAY_SLOW = 22  # the slower traces of current-based neurons, at the end of the learning epoch
 
 
 def latency(hidden: int, layerwise: bool) -> int:
@@ -190,9 +159,9 @@ def _learn(network: LearningNetwork, t: int) -> Iterator[Action]:
             yield Op.PROJECT, layer, t
         if part.slow is not None:
             yield Op.DECAY_SLOW, layer, t
-        yield Op.UPDATE_AFTER if part.two_products else Op.UPDATE, layer, t
+        yield Op.UPDATE, layer, t
         if below is not None and below.twin:
-            yield Op.TWIN_AFTER if part.two_products else Op.UPDATE_TWIN, layer, t
+            yield Op.UPDATE_TWIN, layer, t
         if protects:
             yield Op.RESTORE, layer, t
         if part.subspace is not None and part.subspace.fixed < len(part.subspace.rows):

@@ -63,7 +63,7 @@ class Run:
         if self.network.rule.learn_when == "mistaken":
             found["readout[0].trial"] = self.trial
         for index, layer in enumerate(self.layers):
-            found |= layer.variables(index, "readout[0]" if layer.readout else f"neuron[{index}]")
+            found |= layer.variables(index)
         return found
 
 
@@ -83,52 +83,95 @@ def read(run: Run, index: int, t: int) -> None:
 
 def receive(run: Run, index: int, t: int) -> None:
     """The sum that a connection makes of the spikes of its sources."""
-    run.currents[index] = run.layers[index].receive(run.sent[index])
+    layer = run.layers[index]
+    total = layer.w[:, run.sent[index]].sum(axis=1)
+    run.currents[index] = arithmetic.synaptic_input(total, layer.part.connection.weight_exp)
 
 
 def fire(run: Run, index: int, t: int) -> None:
     """u, v and spikes of hidden neurons."""
-    run.sent[index + 1] = run.layers[index].update(run.currents[index])
+    layer, a = run.layers[index], run.currents[index]
+    loop, feedback, noise = layer.part.inhibition, layer.part.feedback, 0
+    if loop is not None:
+        a = a + arithmetic.synaptic_input(loop.weight * layer.s.astype(np.int64), loop.weight_exp)
+    if feedback is not None and feedback.noise:
+        layer.rng = integers.xorshift32(layer.rng)
+        layer.noise = integers.noise_signs(layer.rng)
+        noise = (feedback.noise * layer.noise.astype(np.int32)) << arithmetic.STATE_SHIFT
+    layer.advance(a, noise)
+    run.sent[index + 1] = layer.s
 
 
 def answer(run: Run, index: int, t: int) -> None:
     """v of the readout, and its scores."""
-    run.layers[index].update(run.currents[index])
+    run.layers[index].advance(run.currents[index])
     run.scores += run.layers[index].v
 
 
 def compare(run: Run, index: int, t: int) -> None:
     """The readout's error: its y1, and the error that it sends."""
-    readout = run.layers[index]
+    readout, network = run.layers[index], run.network
     readout.y1 = readout.reward = readout.error = np.zeros_like(readout.v)
     if run.gate:
-        readout.compare(run.label, run.network.logit_scale, run.halved, run.slower)
+        target = network.logit_scale << arithmetic.STATE_SHIFT
+        e = losses.integer_error(network.rule.loss, readout.v, run.label, target)
+        readout.send(e, e, run.halved + run.slower, run.slower)
 
 
 def third(run: Run, index: int, t: int) -> None:
     """The error that feedback brings to a hidden layer."""
-    run.thirds[index] = run.layers[index].third_factor(run.layers[index + 1], run.layers[-1])
+    layer, above = run.layers[index], run.layers[index + 1]
+    if layer.part.feedback is None:
+        run.thirds[index] = above.w.T @ above.error
+    elif layer.part.feedback.layerwise:
+        run.thirds[index] = layer.feedback.T @ above.error
+    else:
+        run.thirds[index] = layer.feedback @ run.layers[-1].error
 
 
 def send(run: Run, index: int, t: int) -> None:
-    """y1 of a hidden layer, and the error that it sends on."""
-    run.layers[index].feed_back(run.thirds[index], run.halved)
+    """y1 of a hidden layer, and the error that it sends on: ``g = third factor · [ |m − vth| < half_width ]``."""
+    layer, delta = run.layers[index], run.thirds[index].astype(np.int64)
+    vth, width = (x << arithmetic.STATE_SHIFT for x in (layer.part.layer.vth, layer.part.half_width))
+    layer.surrogate = np.abs(layer.membrane - vth) < width
+    layer.send(delta, delta * layer.surrogate, run.halved)
 
 
 def move_biases(run: Run, index: int, t: int) -> None:
-    """Biases by y1; the readout's only where it learns."""
-    if run.gate or not run.layers[index].readout:
-        run.layers[index].learn_bias(t)
+    """Biases by y1 (``bias``); the readout's only where it learns."""
+    layer = run.layers[index]
+    if layer.readout and not run.gate:
+        return
+    layer.rng = integers.xorshift32(layer.rng)
+    change = layer.part.bias.change(layer.bias, layer.y1, t, layer.rng)
+    layer.bias = layer.bias + change
+    if layer.part.bias.in_u:
+        layer.u, layer.u_init = layer.u - change, layer.u_init - change
 
 
 def follow_noise(run: Run, index: int, t: int) -> None:
-    """OPZO's feedback."""
-    run.layers[index].follow_noise(run.layers[-1], run.epoch)
+    """OPZO's feedback: ``M += (gain·z·eᵀ − M) / 2^averaging`` (``integers.momentum_step``)."""
+    layer, error, part = run.layers[index], run.layers[-1].error, run.layers[index].part.feedback
+    if error.any():
+        random = integers.synapse_hash(part.seed, run.epoch, layer.feedback.shape)
+        product = np.outer(layer.noise.astype(np.int64), error)
+        moved = integers.momentum_step(layer.feedback, product, *part.gain, part.averaging, random)
+        layer.feedback, outside = integers.saturate(moved, integers.MOMENTUM_MAX)
+        layer.saturated["feedback"] += outside
 
 
 def decay_trace(run: Run, index: int, t: int) -> None:
     """The presynaptic traces at the end of a learning epoch."""
-    run.layers[index].decay_trace(run.sent[index], run.epoch)
+    layer = run.layers[index]
+    before = layer.x1 if layer.part.decay else np.zeros_like(layer.x1)
+    layer.x1 = layer.decayed(before, run.sent[index], run.epoch, layer.part.decay, layer.part.impulse)
+    layer.learnt_from = layer.x1
+
+
+def decay_slow(run: Run, index: int, t: int) -> None:
+    """The slower traces at the end of a learning epoch."""
+    layer = run.layers[index]
+    layer.x2 = layer.decayed(layer.x2, run.sent[index], run.epoch, *layer.part.slow)
 
 
 def project(run: Run, index: int, t: int) -> None:
@@ -140,13 +183,13 @@ def project(run: Run, index: int, t: int) -> None:
 def update(run: Run, index: int, t: int) -> None:
     """The weights of a connection."""
     layer = run.layers[index]
-    layer.w = layer.learnt(layer.w, run.epoch, layer.part.weight_seed)
+    layer.w = layer.learnt(layer.w, run.epoch, layer.part.weight_seed, run.sent[index])
 
 
 def update_twin(run: Run, index: int, t: int) -> None:
     """Kolen–Pollack: the feedback learns as the connection to the layer above does."""
-    below = run.layers[index - 1]
-    below.feedback = run.layers[index].learnt(below.feedback, run.epoch, below.part.feedback.seed)
+    below, layer = run.layers[index - 1], run.layers[index]
+    below.feedback = layer.learnt(below.feedback, run.epoch, below.part.feedback.seed, run.sent[index])
 
 
 def restore(run: Run, index: int, t: int) -> None:
@@ -172,27 +215,14 @@ def forget_traces(run: Run, index: int, t: int) -> None:
     run.layers[index].x2[:] = 0
 
 
-def decay_slow(run: Run, index: int, t: int) -> None:
-    """The slower traces at the end of a learning epoch."""
-    layer = run.layers[index]
-    layer.x2 = layer.decayed(layer.x2, run.sent[index], run.epoch, layer.keep_slow, layer.part.slow.impulse)
-
-
 def send_after(run: Run, index: int, t: int) -> None:
-    """S-TLLR: y2, and h of this step."""
-    run.layers[index].look_back(run.thirds[index], run.halved)
-
-
-def update_after(run: Run, index: int, t: int) -> None:
-    """The weights of a connection, by both terms of S-TLLR's eligibility."""
-    layer = run.layers[index]
-    layer.w = layer.learnt(layer.w, run.epoch, layer.part.weight_seed, run.sent[index])
-
-
-def twin_after(run: Run, index: int, t: int) -> None:
-    """Kolen–Pollack's feedback by both terms."""
-    below, layer = run.layers[index - 1], run.layers[index]
-    below.feedback = layer.learnt(below.feedback, run.epoch, below.part.feedback.seed, run.sent[index])
+    """S-TLLR: y2 of h[t − 1], then h[t] (``eligibility``)."""
+    layer, part = run.layers[index], run.layers[index].part.after
+    layer.y2 = eligibility.message(layer.h)
+    if run.network.rule.encoding == "signed":
+        product = -part.sign * run.thirds[index].astype(np.int64) * layer.y2
+        layer.y2 = layer.rounded("y1", product, part.y2, run.halved)
+    layer.h = eligibility.moved(layer.h, layer.surrogate, part.keep, part.impulse)
 
 
 def receive_local(run: Run, index: int, t: int) -> None:
@@ -216,126 +246,61 @@ OPERATIONS = {op: globals()[op.name.lower()] for op in Op}
 
 
 class Layer:
-    """A connection and the neurons behind it."""
+    """The state of a connection and of the neurons behind it."""
 
     def __init__(self, part: LearningLayer, network: LearningNetwork, epochs: int) -> None:
         self.part, self.network, self.readout = part, network, part is network.layers[-1]
         self.w = part.connection.matrix().astype(np.int64)
         self.synapses = part.connection.mask() if isinstance(part.connection, Sparse) else True
-        self.x1 = np.zeros(self.w.shape[1], np.int64)
+        self.x1, self.x2 = (np.zeros(self.w.shape[1], np.int64) for _ in range(2))
         self.rng = integers.xorshift32_seeds(part.seed, part.layer.size)
-        self.saturated = {"y1": 0, "error": 0}
+        self.saturated = {"y1": 0, "error": 0, "feedback": 0}
         self.feedback = None if part.feedback is None else part.feedback.matrix.astype(np.int64)
         self.rows = None if part.subspace is None else part.subspace.rows
-        self.noise, self.feedback_saturated = np.zeros(part.layer.size, np.int8), 0
-        self.bias = arithmetic.effective_bias(part.layer.bias_mant.reshape(-1), part.layer.bias_exp)
+        self.noise = np.zeros(part.layer.size, np.int8)
+        self.bias = part.layer.effective_bias
         self.u_init = part.layer.u_init.reshape(-1).astype(np.int32)
         self.trace_random = lava_trace_random(part.trace_seed, network.epoch, 0, epochs)
         self.weight_random = lava_weight_random(0, epochs)
-        tau = integers.trace_time_constant(part.decay, network.epoch)
-        self.keep = np.exp(-1 / np.array([tau, integers.FOREVER]))[0]
-        self.x2, self.keep_slow = np.zeros_like(self.x1), 0.0
-        if part.slow is not None:
-            tau = integers.trace_time_constant(part.slow.decay, network.epoch)
-            self.keep_slow = np.exp(-1 / np.array([tau, integers.FOREVER]))[0]
         self.begin_sample()
 
     def begin_sample(self) -> None:
         self.u = self.u_init.copy()
-        self.v, self.error = np.zeros_like(self.u), np.zeros_like(self.u)
-        self.h, self.y2 = np.zeros_like(self.u), np.zeros_like(self.u)
+        self.v, self.error, self.h, self.y2 = (np.zeros_like(self.u) for _ in range(4))
         self.z, self.local_error = (np.zeros(self.network.classes, np.int64) for _ in range(2))
         self.surrogate = np.full(len(self.u), self.readout)
         self.s = np.zeros(len(self.u), bool)
 
-    def receive(self, pre: np.ndarray) -> np.ndarray:
-        """Return the current that presynaptic spikes cause."""
-        return arithmetic.synaptic_input(self.w[:, pre].sum(axis=1), self.part.connection.weight_exp)
-
-    def update(self, a: np.ndarray) -> np.ndarray:
-        """u, v, s of one step (``sim.network.LIF``)."""
-        part = self.part
-        if part.inhibition is not None:
-            loop = part.inhibition
-            a = a + arithmetic.synaptic_input(loop.weight * self.s.astype(np.int64), loop.weight_exp)
-        self.u = arithmetic.current_step(np.zeros_like(self.u) if self.readout else self.u, a, part.layer.du)
-        self.membrane = arithmetic.voltage_step(self.v, self.u, part.layer.dv, self.bias)
-        compared = self.membrane
-        if part.feedback is not None and part.feedback.noise:
-            self.rng = integers.xorshift32(self.rng)
-            self.noise = integers.noise_signs(self.rng)
-            compared = compared + ((part.feedback.noise * self.noise.astype(np.int32)) << arithmetic.STATE_SHIFT)
-        self.s = arithmetic.spikes(compared, part.layer.vth)
+    def advance(self, a: np.ndarray, noise: np.ndarray | int = 0) -> None:
+        """u, v, s of one step (``sim.network.LIF``); noise is added where v is compared."""
+        lif = self.part.layer
+        self.u = arithmetic.current_step(self.u, a, lif.du)
+        self.membrane = arithmetic.voltage_step(self.v, self.u, lif.dv, self.bias)
+        self.s = arithmetic.spikes(self.membrane + noise, lif.vth)
         self.v = np.where(self.s, 0, self.membrane).astype(np.int32)
-        return self.s
 
-    def compare(self, label: int, logit_scale: int, halved: int, slower: int) -> None:
-        """The loss's error e (``losses``): y1 and the error that is sent back, halved ``slower`` times."""
-        e = losses.integer_error(self.network.rule.loss, self.v, label, logit_scale << arithmetic.STATE_SHIFT)
-        self._send(e, e, halved + slower, slower)
-
-    def third_factor(self, above: Layer, readout: Layer) -> np.ndarray:
-        """The error that feedback brings."""
-        if self.part.feedback is None:
-            return above.w.T @ above.error
-        return self.feedback.T @ above.error if self.part.feedback.layerwise else self.feedback @ readout.error
-
-    def feed_back(self, third: np.ndarray, halved: int) -> None:
-        """``g = third factor · [ |m − vth| < half_width ]``: y1 = −η·g and the error that is sent on."""
-        vth, width = (x << arithmetic.STATE_SHIFT for x in (self.part.layer.vth, self.part.half_width))
-        self.surrogate = np.abs(self.membrane - vth) < width
-        third = third.astype(np.int64)
-        self._send(third, third * self.surrogate, halved)
-
-    def _send(self, delta: np.ndarray, g: np.ndarray, halved: int, slower: int = 0) -> None:
+    def send(self, delta: np.ndarray, g: np.ndarray, halved: int, slower: int = 0) -> None:
         """y1 of ``g = f(u)·delta``, the error sent on; ``factored``: f(u) and reward stay apart till the synapse."""
-        mantissa, shift = self.part.y1
-        encoding = self.network.rule.encoding
-        rounded_too = delta if encoding == "factored" else g
-        shift = min(integers.MAX_SHIFT, shift + halved)
-        self.reward = self._rounded("y1", -rounded_too, mantissa, shift)
+        rounded_too = delta if self.network.rule.encoding == "factored" else g
+        self.reward = self.rounded("y1", -rounded_too, self.part.y1, halved)
         self.y1 = self.reward * self.surrogate
         if self.part.error is not None:
-            mantissa, shift = self.part.error
-            self.error = self._rounded("error", g, mantissa, min(integers.MAX_SHIFT, shift + slower))
+            self.error = self.rounded("error", g, self.part.error, slower)
 
-    def messages(self) -> dict[str, np.ndarray]:
-        """Return the messages by port, as the connection receives them."""
-        sent = encodings.messages(self.network.rule.encoding, self.y1, self.surrogate, self.reward)
+    def rounded(self, name: str, x: np.ndarray, scale: tuple[int, int], halved: int) -> np.ndarray:
+        """Return a message, int32: x by a scale that is halved so often, rounded at random and clipped."""
+        found, outside, self.rng = integers.message(x, scale, halved, self.rng)
+        self.saturated[name] += outside
+        return found
+
+    def messages(self, sign: int = 1) -> dict[str, np.ndarray]:
+        """Return the messages by port, as the connection receives them; sign −1: of the opposite error."""
+        sent = encodings.messages(self.network.rule.encoding, sign * self.y1, self.surrogate, sign * self.reward)
         return sent if self.part.after is None else sent | {"y2": self.y2}
 
-    def _rounded(self, name: str, x: np.ndarray, mantissa: int, shift: int) -> np.ndarray:
-        self.rng = integers.xorshift32(self.rng)
-        scaled = integers.scale_stochastically(x, mantissa, shift, self.rng)
-        rounded, outside = integers.saturate(scaled, integers.MESSAGE_MAX)
-        self.saturated[name] += outside
-        return rounded
-
-    def look_back(self, third: np.ndarray, halved: int) -> None:
-        """y2 of h[t − 1], then h[t] (``eligibility``)."""
-        part, self.y2 = self.part.after, eligibility.message(self.h)
-        if self.network.rule.encoding == "signed":
-            mantissa, shift = part.y2
-            product = -part.sign * third.astype(np.int64) * self.y2
-            self.y2 = self._rounded("y1", product, mantissa, min(integers.MAX_SHIFT, shift + halved))
-        self.h = eligibility.moved(self.h, self.surrogate, part.keep, part.impulse)
-
-    def learn_bias(self, t: int) -> None:
-        """``Δb = y1·Λ_t`` (``bias``)."""
-        self.rng = integers.xorshift32(self.rng)
-        change = self.part.bias.change(self.bias, self.y1, t, self.rng)
-        self.bias = self.bias + change
-        if self.part.bias.in_u:
-            self.u, self.u_init = self.u - change, self.u_init - change
-
-    def decay_trace(self, pre: np.ndarray, epoch: int) -> None:
-        """Decay the trace through the phases of the epoch, with the impulse of the presynaptic spikes in theirs."""
-        if not self.part.decay:
-            self.x1[:] = 0
-        self.x1 = self.learnt_from = self.decayed(self.x1, pre, epoch, self.keep, self.part.impulse)
-
-    def decayed(self, x: np.ndarray, pre: np.ndarray, epoch: int, keep: float, impulse: int) -> np.ndarray:
-        """Return traces after an epoch."""
+    def decayed(self, x: np.ndarray, pre: np.ndarray, epoch: int, decay: float, impulse: int) -> np.ndarray:
+        """Return traces after an epoch: they decay in each of its phases; presynaptic spikes add to them in theirs."""
+        keep = integers.kept_per_step(decay, self.network.epoch)
         for phase in range(1, self.network.epoch + 1):
             exact = keep * x
             floor = np.floor(exact)
@@ -344,53 +309,38 @@ class Layer:
                 x = np.minimum(x + impulse * pre, integers.TRACE_MAX)
         return x
 
-    def learnt(self, w: np.ndarray, epoch: int, seed: int, spikes: np.ndarray | None = None) -> np.ndarray:
-        """``w += x1·y1 / 2^10``, rounded at random, clipped; 0 where no synapse is. spikes: x0, of S-TLLR."""
+    def learnt(self, w: np.ndarray, epoch: int, seed: int, spikes: np.ndarray) -> np.ndarray:
+        """``w += x1·y1 / 2^10``, rounded at random, clipped; 0 where no synapse is. Also by a second product."""
+        encoding, part = self.network.rule.encoding, self.part
         random: np.ndarray | int = self.weight_random[epoch]
         if share := SHARES[self.network.rule.rounding]:
             random = 127 - integers.synapse_draws(seed, epoch, w.shape, share).astype(np.int64)
-        half = 0 if self.part.subspace is None else subspace.half(self.part.subspace.fixed)
-        change = encodings.engine_change(self.network.rule.encoding, self.learnt_from, self.messages(), half)
-        total = (w << integers.FRACTION_BITS) + change
-        if self.part.slow is not None:
-            sent = encodings.messages(self.network.rule.encoding, -self.y1, self.surrogate, -self.reward)
-            slow = encodings.engine_change(self.network.rule.encoding, self.x2, self.messages())
-            total = np.clip((w << integers.FRACTION_BITS) + slow, *eligibility.ACCUMULATOR)
-            fast = encodings.engine_change(self.network.rule.encoding, self.learnt_from, sent)
-            total = np.clip(total + fast, *eligibility.ACCUMULATOR)
-        elif spikes is not None:
-            second = eligibility.second_product(self.network.rule.encoding, self.y2, self.reward, self.part.after)
-            total = eligibility.accumulated(w, change, second, spikes)
+        half = integers.HALF if part.subspace is not None and part.subspace.fixed else 0
+        trace = self.learnt_from if part.slow is None else self.x2
+        first = encodings.engine_change(encoding, trace, self.messages(), half)
+        total = (w << integers.FRACTION_BITS) + first
+        if part.slow is not None:
+            fast = encodings.engine_change(encoding, self.x1, self.messages(-1))
+            total = np.clip(np.clip(total, *eligibility.ACCUMULATOR) + fast, *eligibility.ACCUMULATOR)
+        elif part.after is not None:
+            second = eligibility.second_product(encoding, self.y2, self.reward, part.after)
+            total = eligibility.accumulated(w, first, second, spikes)
         w = np.clip((total + random) >> integers.FRACTION_BITS, -256, 255)
         return np.where(self.synapses, w, 0)
 
-    def follow_noise(self, readout: Layer, epoch: int) -> None:
-        """OPZO: ``M += (gain·z·eᵀ − M) / 2^averaging`` (``integers.momentum_step``)."""
-        feedback = self.part.feedback
-        if not readout.error.any():
-            return
-        random = integers.synapse_hash(feedback.seed, epoch, self.feedback.shape)
-        product = np.outer(self.noise.astype(np.int64), readout.error)
-        moved = integers.momentum_step(self.feedback, product, *feedback.gain, feedback.averaging, random)
-        self.feedback, outside = integers.saturate(moved, integers.MOMENTUM_MAX)
-        self.feedback_saturated += outside
-
-    def variables(self, index: int, process: str) -> dict[str, np.ndarray]:
-        found = {f"plastic[{index}].{name}": value for name, value in (("weights", self.w), ("x1", self.x1))}
-        found |= {f"plastic[{index}].{port}": value for port, value in self.messages().items()}
-        if self.rows is not None:
-            found[f"plastic[{index}].rows"] = self.rows
-        if self.part.slow is not None:
-            found[f"plastic[{index}].x2"] = self.x2
-        names = ("v", "y1", "rng") if self.part.bias is None else ("v", "y1", "rng", "bias")
-        found |= {f"{process}.{name}": getattr(self, name) for name in names}
-        found |= {f"{process}.{name}_saturated": np.array([count]) for name, count in self.saturated.items()}
-        if not self.readout:
-            names = ("u", "s") if self.part.bias is None else ("u", "s", "u_init")
-            names += () if self.part.after is None else ("h",)
-            found |= {f"{process}.{name}": getattr(self, name) for name in names}
+    def variables(self, index: int) -> dict[str, np.ndarray]:
+        """Return the variables of the processes, named as in ``Learner.variables``."""
+        learns_bias, hidden = self.part.bias is not None, not self.readout
+        connection = {"weights": self.w, "x1": self.x1, **self.messages()}
+        connection |= {} if self.rows is None else {"rows": self.rows}
+        connection |= {} if self.part.slow is None else {"x2": self.x2}
+        names = ["v", "y1", "rng", *(["bias"] if learns_bias else [])]
+        if hidden:
+            names += ["u", "s", *(["u_init"] if learns_bias else []), *(["h"] if self.part.after else [])]
+        neurons = {name: getattr(self, name) for name in names}
+        neurons |= {f"{name}_saturated": np.array([self.saturated[name]]) for name in ("y1", "error")}
+        found = {f"plastic[{index}]": connection, f"neuron[{index}]" if hidden else "readout[0]": neurons}
         if self.part.feedback is not None:
-            found[f"feedback[{index}].weights"] = self.feedback
-            found[f"feedback[{index}].noise"] = self.noise
-            found[f"feedback[{index}].saturated"] = np.array([self.feedback_saturated])
-        return found
+            count = np.array([self.saturated["feedback"]])
+            found[f"feedback[{index}]"] = {"weights": self.feedback, "noise": self.noise, "saturated": count}
+        return {f"{process}.{name}": value for process, those in found.items() for name, value in those.items()}

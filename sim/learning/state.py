@@ -10,7 +10,7 @@ from ottt_loihi.sim import arithmetic
 from ottt_loihi.sim.learning import integers, kernels, losses, trial
 from ottt_loihi.sim.learning.rule import LOSSES, SHARES
 from ottt_loihi.sim.learning.subspace import Subspace
-from ottt_loihi.sim.network import LIF, Sparse
+from ottt_loihi.sim.network import Sparse
 
 if TYPE_CHECKING:
     from ottt_loihi.sim.learning.network import LearningLayer, LearningNetwork
@@ -24,7 +24,7 @@ def pack(network: LearningNetwork) -> tuple[kernels.Constants, kernels.State]:
     masks: list[np.ndarray] = [np.zeros(0, np.int16)]
     for at, part in zip(layers, network.layers):
         size, inputs = part.connection.shape
-        width = _padded(size, kernels.BLOCK)
+        width = -(-size // kernels.BLOCK) * kernels.BLOCK
         at["source"], at["inputs"], at["neuron"], at["size"], at["width"] = source, inputs, neuron, size, width
         at["weight"], at["twin"], at["mask"] = weight, kernels.NONE, kernels.NONE
         _pack_numbers(at, part, network.epoch)
@@ -43,37 +43,36 @@ def pack(network: LearningNetwork) -> tuple[kernels.Constants, kernels.State]:
         if part.feedback is not None:
             weights.append(_pack_feedback(at, above, layers[-1], part))
             weight += len(weights[-1])
+    nothing = np.zeros(network.num_steps, np.int64)
     constants = kernels.Constants(
         layers=layers,
         rule=_rule(network),
         loop=_per_neuron(layers, [_loop(part) for part in network.layers]),
         masks=np.concatenate(masks),
         exp_table=losses.EXP_TABLE,
-        bias_gain=np.stack([_gains(part, network.num_steps) for part in network.layers]),
+        bias_gain=np.stack([part.bias.scale[0] if part.bias else nothing for part in network.layers]),
     )
-    u_init = _per_neuron(layers, [part.layer.u_init.reshape(-1) for part in network.layers])
-    rng = _per_neuron(
-        layers, [integers.xorshift32_seeds(part.seed, part.layer.size) for part in network.layers], np.uint32
-    )
+    lifs = [part.layer for part in network.layers]
+    u_init = _per_neuron(layers, [lif.u_init.reshape(-1) for lif in lifs])
+    seeds = [integers.xorshift32_seeds(part.seed, part.layer.size) for part in network.layers]
     zeros = {name: np.zeros(neuron, np.int32) for name in ("v", "membrane", "y1", "error", "reward", "h", "y2")}
+    saturated = {f"{name}_saturated": np.zeros(len(layers), np.int64) for name in ("y1", "error", "feedback")}
     state = kernels.State(
         weights=np.concatenate(weights),
         spikes=np.zeros(source, np.uint8),
         trace=np.zeros(source, np.int32),
         slow=np.zeros(source, np.int32),
         u=u_init.copy(),
-        bias=_per_neuron(layers, [_bias(part.layer) for part in network.layers]),
+        bias=_per_neuron(layers, [lif.effective_bias for lif in lifs]),
         u_init=u_init,
         noise=np.zeros(neuron, np.int8),
-        rng=rng,
+        rng=_per_neuron(layers, seeds, np.uint32),
         scores=np.zeros(network.classes, np.int64),
-        y1_saturated=np.zeros(len(layers), np.int64),
-        error_saturated=np.zeros(len(layers), np.int64),
-        feedback_saturated=np.zeros(len(layers), np.int64),
         correct=np.zeros(1, np.int64),
         trial=trial.fresh_trial(network.rule.usual_mistakes)[: 2 * (network.rule.learn_when == "mistaken")],
         subspaces=np.concatenate(rows),
         **zeros,
+        **saturated,
     )
     return constants, state
 
@@ -91,11 +90,6 @@ def _rule(network: LearningNetwork) -> np.ndarray:
     return packed
 
 
-def _gains(part: LearningLayer, steps: int) -> np.ndarray:
-    """Return the factors by which a layer's biases learn, one per time step."""
-    return np.zeros(steps, np.int64) if part.bias is None else np.asarray(part.bias.scale[0], np.int64)
-
-
 def _key(seed: int) -> np.uint32:
     """Return the seed of a connection's random numbers."""
     return integers.mix32(np.array([seed], np.uint32))[0]
@@ -104,21 +98,18 @@ def _key(seed: int) -> np.uint32:
 def _pack_numbers(at: np.void, part: LearningLayer, epoch: int) -> None:
     """Write the scalars of one layer."""
     unity = arithmetic.DECAY_UNITY
-    # as Lava computes it: of an array, whose exp may differ from a single number's in the last bit
-    per_step = np.exp(-1 / np.array([[integers.trace_time_constant(part.decay, epoch)], [integers.FOREVER]]))[0, 0]
     at["exponent"] = part.connection.weight_exp
     at["impulse"], at["pre_phase"], at["keeps_trace"] = part.impulse, part.pre_phase, part.decay > 0
     at["vth"], at["half_width"] = part.layer.vth << arithmetic.STATE_SHIFT, part.half_width << arithmetic.STATE_SHIFT
     at["y1_mantissa"], at["y1_shift"] = part.y1
     at["error_mantissa"], at["error_shift"] = part.error or (0, 0)
-    at["trace_decay"] = per_step
+    at["trace_decay"] = integers.kept_per_step(part.decay, epoch)
     at["keep_u"], at["keep_v"] = (unity - 1 - part.layer.du) / unity, (unity - part.layer.dv) / unity
     at["key"] = _key(part.weight_seed)
     if part.bias is not None:
         at["bias_shift"], at["bias_exponent"], at["bias_in_u"] = part.bias.scale[1], part.bias.exponent, part.bias.in_u
     if part.slow is not None:
-        tau = [[integers.trace_time_constant(part.slow.decay, epoch)], [integers.FOREVER]]
-        at["slow_decay"], at["slow_impulse"] = np.exp(-1 / np.array(tau))[0, 0], part.slow.impulse
+        at["slow_decay"], at["slow_impulse"] = integers.kept_per_step(part.slow.decay, epoch), part.slow.impulse
     if (after := part.after) is not None:
         at["h_impulse"], at["h_keep"] = after.impulse << arithmetic.STATE_SHIFT, after.keep
         at["y2_sign"], at["y2_left"], (at["y2_mantissa"], at["y2_shift"]) = after.sign, after.shift, after.y2
@@ -143,18 +134,10 @@ def _pack_subspace(at: np.void, subspace: Subspace) -> np.ndarray:
     return subspace.rows.ravel()
 
 
-def _bias(layer: LIF) -> np.ndarray:
-    return arithmetic.effective_bias(layer.bias_mant.reshape(-1), layer.bias_exp)
-
-
 def _loop(part: LearningLayer) -> np.ndarray:
     if part.inhibition is None:
         return np.zeros(part.layer.size, np.int32)
     return arithmetic.synaptic_input(part.inhibition.weight, part.inhibition.weight_exp)
-
-
-def _padded(size: int, block: int) -> int:
-    return -(-size // block) * block
 
 
 def _rows(matrix: np.ndarray, width: int) -> np.ndarray:

@@ -111,24 +111,19 @@ def empty(inputs: int) -> Subspace:
 
 
 def responses(rows: np.ndarray, x: np.ndarray) -> np.ndarray:
-    """m, int32 ``(k,)``."""
-    return _int32(rows.astype(np.int64) @ x.astype(np.int64)) >> TO_MESSAGE
+    """m, int32 ``(k,)``; the sum wraps."""
+    return (rows.astype(np.int64) @ x.astype(np.int64)).astype(np.int32) >> TO_MESSAGE
 
 
 def reconstruction(rows: np.ndarray, messages: np.ndarray) -> np.ndarray:
-    """x̂, int32 ``(inputs,)``."""
+    """x̂, int32 ``(inputs,)``; the sum wraps."""
     total = rows.T.astype(np.int64) @ messages.astype(np.int64) + (1 << (TO_TRACE - 1))
-    return _int32(total) >> TO_TRACE
+    return total.astype(np.int32) >> TO_TRACE
 
 
 def projected(rows: np.ndarray, fixed: int, x: np.ndarray) -> np.ndarray:
     """x', int32 ``(inputs,)``."""
     return _lacking(rows[:fixed], responses(rows[:fixed], x), x)
-
-
-def half(fixed: int) -> int:
-    """Return the rounding term of a product before its last bits are dropped (``encodings.engine_change``)."""
-    return integers.HALF if fixed else 0
 
 
 def moved(rows: np.ndarray, fixed: int, shift: int, x: np.ndarray, random: np.ndarray) -> np.ndarray:
@@ -155,7 +150,3 @@ def check_subspaces(subspaces: Sequence[Subspace] | None, inputs: Sequence[int])
 def _lacking(rows: np.ndarray, messages: np.ndarray, x: np.ndarray) -> np.ndarray:
     lacking = x.astype(np.int64) - reconstruction(rows, messages)
     return np.clip(lacking, -integers.TRACE_MAX, integers.TRACE_MAX).astype(np.int32)
-
-
-def _int32(x: np.ndarray) -> np.ndarray:
-    return x.astype(np.int32)  # wraps

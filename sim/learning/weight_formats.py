@@ -17,22 +17,12 @@ DOUBLING_LIMIT = 127  # up to here a learning weight fits into 8 inference bits 
 
 @dataclass(frozen=True)
 class ConvertedConnection:
-    """The changes of one converted connection.
-
-    Attributes
-    ----------
-    weights
-        number of weights
-    changed
-        number of weights that stand for another number now
-    doubled
-        w became 2w with half the exponent's factor, which is exact.
-    """
+    """The changes of one converted connection."""
 
     label: str
-    weights: int
-    changed: int
-    doubled: bool
+    weights: int  # their number
+    changed: int  # number of weights that stand for another number now
+    doubled: bool  # w became 2w with half the exponent's factor, which is exact
 
 
 @dataclass(frozen=True)
