@@ -17,8 +17,7 @@ from typing import Any
 
 import numpy as np
 from ottt_loihi.converters.lava.backends import find
-from ottt_loihi.onchip import first_version
-from ottt_loihi.onchip.checkpoint import Checkpoint
+from ottt_loihi.onchip.checkpoint import CHANGED_SINCE_0_1, Checkpoint, curve_version, streams_of_0_1
 from ottt_loihi.onchip.lava import stock
 from ottt_loihi.onchip.lava.executors import GraphRun, Repetition, SimRun, executor, repeat_in_lava
 from ottt_loihi.onchip.network.backbone import packed_spikes, predictions
@@ -153,8 +152,10 @@ def learn(
         raise UsageError(f"{'resume' if resume else 'checkpoint_every'}: say where, with checkpoint=")
     if resume and kept is not None:
         stream, learner, points, answered = _resumed(stream, kept, chip, settings)
-        others = [name for name in first_version.CHOSEN if getattr(settings, name) != getattr(stream.settings, name)]
-        kept_by_state = others if first_version.began(checkpoint) else []
+        if curve_version(kept.path) == 1:
+            kept_by_state = [
+                name for name in CHANGED_SINCE_0_1 if getattr(settings, name) != getattr(stream.settings, name)
+            ]
         done = learner.samples // stream.presented
         curve = [CurvePoint(*point) for point in points if point[0] <= done]
         if len(answered) < done and settings.tested:
@@ -176,7 +177,7 @@ def learn(
     chosen = {"backend": backend, "epochs": epochs, **vars(settings)}
     if kept_by_state:
         chosen["kept_by_state"] = kept_by_state
-    return session.result(stream.rates, stream.steps_per_sample, interrupted, chosen)
+    return session.result(interrupted, chosen)
 
 
 def _require_alone(**given: Any) -> None:
@@ -197,8 +198,7 @@ def _resumed(
     stream: Stream, kept: Checkpoint, chip: ChipNetwork, settings: Settings
 ) -> tuple[Stream, Learner, list[tuple[int, float]], list[int]]:
     """Return the stream that a state was saved with, its learner, its curve and its answers."""
-    old = first_version.began(kept.path)
-    may_be = tuple(first_version.streams(stream, chip, settings)) if old else (stream,)
+    may_be = tuple(streams_of_0_1(stream, chip, settings)) if curve_version(kept.path) == 1 else (stream,)
     networks = [one.network() for one in may_be]
     learner, points, answered = kept.load(*networks)
     found = next(one for one, network in zip(may_be, networks) if network.layers is learner.network.layers)
@@ -268,7 +268,7 @@ class Session:
                     progress(done, total, self.curve[-1].accuracy if self.curve else None)
                 if enough is not None and self.done == done:
                     data, wanted = enough
-                    if accuracy(self.averaged or self.chip, *data) >= wanted:
+                    if accuracy(self._averaged() or self._chip(self.learner.weights()), *data) >= wanted:
                         break
         except KeyboardInterrupt:
             return True
@@ -295,23 +295,22 @@ class Session:
 
     def _read(self, learner: Learner, measure: bool = True) -> None:
         stream = self.executor.stream
-        self.done, self.counters = learner.samples // stream.presented - stream.before, counters(learner)
-        self.learner = learner.copy()
-        self.answers = self._answers()
-        self.chip = with_weights(self.plan, learner.weights(), learner.biases())
-        if self.done:
-            origin = {**self.chip.provenance, "origin": ORIGIN}
-            self.chip = replace(self.chip, provenance=origin, untrained=False)
-        self.averaged = None
-        if learner.mean.points:
-            self.averaged = replace(
-                with_weights(self.plan, learner.mean.rounded(), learner.biases()),
-                provenance=self.chip.provenance,
-                untrained=False,
-            )
-        self.subspaces = tuple(s for s in learner.subspaces() if s is not None)
+        self.done = learner.samples // stream.presented - stream.before
+        self.learner, self.answers = learner.copy(), self._answers()
         if measure and self.test is not None:
-            self._pending.append((self.done, self.chip))
+            self._pending.append((self.done, self._chip(learner.weights())))
+
+    def _chip(self, weights: Sequence[np.ndarray]) -> ChipNetwork:
+        """Return the network with weights that were learnt, and the biases of the state that was read last."""
+        chip = with_weights(self.plan, weights, self.learner.biases())
+        if not self.done:
+            return chip
+        return replace(chip, provenance={**chip.provenance, "origin": ORIGIN}, untrained=False)
+
+    def _averaged(self) -> ChipNetwork | None:
+        """Return the same with the mean of the weights; None where there is none."""
+        mean = self.learner.mean
+        return self._chip(mean.rounded()) if mean.points else None
 
     def _answers(self) -> tuple[int, ...] | None:
         """Return what was answered to every sample of the run; None where that is not known, or samples only learnt."""
@@ -333,30 +332,29 @@ class Session:
             self._received = packed_spikes(self.plan.backbone, test[0])
         return float((predictions(make_plan(chip, self.plan.logit_scale).chip, self._received) == test[1]).mean())
 
-    def result(
-        self, rates: Sequence[float], per_sample: int, interrupted: bool, settings: dict[str, Any]
-    ) -> LearningResult:
+    def result(self, interrupted: bool, settings: dict[str, Any]) -> LearningResult:
         self._measure()
-        plan = self.plan
-        dense = make_plan(self.chip, plan.logit_scale).dense
+        plan, learner, stream = self.plan, self.learner, self.executor.stream
+        chip = self._chip(learner.weights())
+        dense = make_plan(chip, plan.logit_scale).dense
         return LearningResult(
-            chip=self.chip,
-            averaged=self.averaged,
+            chip=chip,
+            averaged=self._averaged(),
             curve=tuple(self.curve),
             samples=self.done,
-            steps=self.done * per_sample,
-            rates=tuple(rates),
-            counters=self.counters,
-            messages=self.learner.samples * plan.chip.num_steps,
+            steps=self.done * stream.steps_per_sample,
+            rates=tuple(stream.rates),
+            counters=counters(learner),
+            messages=learner.samples * plan.chip.num_steps,
             rails=tuple(float(((c.weight == -256) | (c.weight == 255)).mean()) for c in dense),
             moved=tuple(float((c.weight != old.weight).mean()) for c, old in zip(dense, plan.dense)),
             seconds=self.seconds,
             interrupted=interrupted,
             settings=settings,
-            subspaces=self.subspaces or None,
+            subspaces=tuple(s for s in learner.subspaces() if s is not None) or None,
             answers=self.answers,
-            came=tuple(self.executor.stream.came(self.done).tolist()),
-            learner=self.learner,
+            came=tuple(stream.came(self.done).tolist()),
+            learner=learner,
         )
 
 

@@ -99,8 +99,11 @@ def _subspaces(rng: np.random.Generator, plan: Plan, limit: int) -> tuple[Subspa
     return tuple(found)
 
 
-def assert_lava_learns(graph, samples: int, before: list[np.ndarray], expected: list[np.ndarray]) -> None:
-    """Run a floating-point graph on so many samples: its weights move from ``before`` to ``expected``, within 1e-12."""
+def assert_lava_learns(graph, samples: int, before, expected, feedback=None) -> None:
+    """Run a floating-point graph on so many samples: its weights move from ``before`` to ``expected``, within 1e-12.
+
+    feedback: the weights of the feedback after it, where they are looked at.
+    """
     from ottt_loihi.converters.lava.inprocess import InProcessRun
 
     with InProcessRun(graph.source, tag="floating_pt") as run:
@@ -108,3 +111,6 @@ def assert_lava_learns(graph, samples: int, before: list[np.ndarray], expected: 
         for process, weights, old in zip(graph.plastic, expected, before):
             np.testing.assert_allclose(run.get(process.weights), weights, rtol=0, atol=1e-12)
             assert np.abs(weights - old).max() > 0.01
+        if feedback is not None:
+            for process, weights in zip(graph.feedback, feedback, strict=True):
+                np.testing.assert_allclose(run.get(process.weights), weights, rtol=0, atol=1e-12)

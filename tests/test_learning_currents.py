@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from commands import assert_one_line, run_here
+from learning_cases import assert_lava_learns
 from ottt_loihi.converters.quantize.float_network import from_torch
 from ottt_loihi.converters.quantize.quantize import quantize
 from ottt_loihi.onchip import Settings, fresh_network, learn, watch
@@ -132,7 +133,6 @@ class TestLava:
         ("current", "decay", "hidden"), [(0.5, 0.8, (9, 7)), (0.8, 0.5, (9,)), (0.52, 0.48, (9, 7))]
     )  # the last as A-OTPE's ẑ, λ ∓ ε, would have it
     def test_floating_point_is_the_equation(self, current, decay, hidden):
-        from ottt_loihi.converters.lava.inprocess import InProcessRun
         from ottt_loihi.onchip.lava.float_graph import build_float_graph
 
         rng, sizes, (x, labels) = np.random.default_rng(3), (12, *hidden, 3), data(25)
@@ -144,11 +144,7 @@ class TestLava:
         common["rule"] = Rule(feedback="symmetric")
         graph = build_float_graph(weights, np.packbits(x, axis=-1), labels, **common)
         assert graph.period == (2 * len(hidden) + 2) * T
-        with InProcessRun(graph.source, tag="floating_pt") as run:
-            run.steps(len(x) * graph.period)
-            for process, expected, before in zip(graph.plastic, loop.weights, weights):
-                np.testing.assert_allclose(run.get(process.weights), expected, rtol=0, atol=1e-12)
-                assert np.abs(expected - before).max() > 0.01
+        assert_lava_learns(graph, len(x), weights, loop.weights)
 
     def test_floating_point_refuses_s_tllr_and_halves_rates(self):
         from ottt_loihi.onchip.lava.float_graph import build_float_graph

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from learning_cases import assert_lava_learns
 from ottt_loihi.onchip import Settings, fresh_network, learn
 from ottt_loihi.onchip.network.scales import learning_network
 from ottt_loihi.onchip.network.schedule import Schedule
@@ -122,7 +123,6 @@ class TestLava:
 
     @pytest.mark.parametrize("hidden", [(9,), (9, 7), (9, 8, 7)])
     def test_floating_point_is_the_equation(self, hidden):
-        from ottt_loihi.converters.lava.inprocess import InProcessRun
         from ottt_loihi.onchip.lava.float_graph import build_float_graph
 
         rng, sizes, (x, labels) = np.random.default_rng(3), (12, *hidden, 3), data(25)
@@ -135,11 +135,7 @@ class TestLava:
             weights, packed, labels, learning_rate=0.1, feedback=None, rule=Rule(feedback="local")
         )
         assert graph.period == (len(hidden) + 3) * T
-        with InProcessRun(graph.source, tag="floating_pt") as run:
-            run.steps(len(x) * graph.period)
-            for process, expected, before in zip(graph.plastic, loop.weights, weights):
-                np.testing.assert_allclose(run.get(process.weights), expected, rtol=0, atol=1e-12)
-                assert np.abs(expected - before).max() > 0.01
+        assert_lava_learns(graph, len(x), weights, loop.weights)
 
     @pytest.mark.parametrize("choice", CHOICES[:3], ids=str)
     def test_lavas_models_learn_the_same(self, choice):

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from learning_cases import assert_lava_learns
 from ottt_loihi.sim.learning.integers import FOREVER, trace_time_constant
 from ottt_loihi.sim.learning.rule import Rule
 
@@ -116,11 +117,7 @@ def test_the_graph_learns_otpe_in_floating_point(decay, feedback):
     plain = ThreeFactorLoop(weights, **settings)
     for frames, label in zip(x, labels):
         plain.learn(frames[np.newaxis], np.eye(3)[[label]])
-    with InProcessRun(built.source, tag="floating_pt") as run:
-        run.steps(len(x) * built.period)
-        for layer, (process, expected) in enumerate(zip(built.plastic, loop.weights)):
-            np.testing.assert_allclose(run.get(process.weights), expected, rtol=0, atol=1e-12)
-            assert np.abs(expected - weights[layer]).max() > 0.01
+    assert_lava_learns(built, len(x), weights, loop.weights)
     assert np.abs(plain.weights[0] - loop.weights[0]).max() > 0.01  # it is not OTTT
 
 

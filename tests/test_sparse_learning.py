@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from learning_cases import assert_lava_learns
 from ottt_loihi.onchip import LavaRun, Settings, fresh_network, learn, repeat_in_lava, watch
 from ottt_loihi.onchip.network.scales import learning_network
 from ottt_loihi.onchip.network.trainable import make_plan
@@ -215,7 +216,6 @@ class TestLava:
 
     @pytest.mark.parametrize("feedback", ["random", "symmetric"])
     def test_float_learning_is_the_loop_with_a_mask(self, feedback):
-        from ottt_loihi.converters.lava.inprocess import InProcessRun
         from ottt_loihi.onchip.lava.float_graph import build_float_graph
         from scipy.sparse import csr_matrix
 
@@ -237,11 +237,7 @@ class TestLava:
         graph = build_float_graph(
             stored, packed(x), labels, learning_rate=0.05, feedback=back, rule=Rule(feedback=feedback)
         )
-        with InProcessRun(graph.source, tag="floating_pt") as run:
-            run.steps(30 * 4 * graph.epoch)
-            for process, expected, start in zip(graph.plastic, loop.weights, weights):
-                assert np.abs(expected - start).max() > 0.01
-                np.testing.assert_allclose(run.get(process.weights), expected, rtol=0, atol=1e-12)
+        assert_lava_learns(graph, 30, weights, loop.weights)
 
     def test_a_running_sparse_matrix_cannot_be_set(self):
         from ottt_loihi.converters.lava.inprocess import InProcessRun

@@ -38,15 +38,8 @@ class Plastic:
         seed: int = 0,
     ) -> None:
         checks.one_of(rounding, f"{name}.rounding", ROUNDINGS)
-        super().__init__(
-            weights=weights,
-            learning_rule=learning_rule,
-            reset_interval=reset_interval,
-            weight_exp=weight_exp,
-            name=name,
-            rounding=rounding,
-            seed=seed,
-        )
+        own = {"reset_interval": reset_interval, "rounding": rounding, "seed": seed}
+        super().__init__(weights=weights, learning_rule=learning_rule, weight_exp=weight_exp, name=name, **own)
         self.error_in = InPort(shape=(weights.shape[0],))
         self.error_out = OutPort(shape=(weights.shape[1],))
         self.error_buff = Var(shape=(weights.shape[1],), init=0)

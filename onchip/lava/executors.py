@@ -107,20 +107,10 @@ def executor(stream: Stream, backend: str, stall_timeout: float, learner: Learne
 
 @dataclass(frozen=True)
 class Repetition:
-    """A stretch of learning that ``sim.learn`` and Lava's runtime went through with the same result.
+    """A stretch of learning that ``sim.learn`` and Lava's runtime went through with the same result."""
 
-    Attributes
-    ----------
-    steps
-        Lava steps
-    variables
-        number of variables that were compared
-    sim_steps_per_second, lava_steps_per_second
-        speed of ``sim.learn`` and of the runtime
-    """
-
-    steps: int
-    variables: int
+    steps: int  # of Lava
+    variables: int  # how many were compared
     sim_steps_per_second: float
     lava_steps_per_second: float
 

@@ -7,20 +7,19 @@ three-factor loop, ``ottt_loihi.rules.three_factor.ThreeFactorLoop``, to 1e-12.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from ottt_loihi.converters.lava.runtime import require_lava
-from ottt_loihi.onchip.lava.graph import LearningGraph, class_neurons, connect
+from ottt_loihi.onchip.lava.graph import Builder, LearningGraph, connect
 from ottt_loihi.onchip.network.feedback import KINDS
-from ottt_loihi.onchip.network.schedule import Schedule
+from ottt_loihi.onchip.network.schedule import SOURCE_PHASE, Schedule
 from ottt_loihi.onchip.network.trainable import make_schedule
 from ottt_loihi.sim import arithmetic
 from ottt_loihi.sim.learning.bias import BiasLearning, lengths
-from ottt_loihi.sim.learning.eligibility import ports
-from ottt_loihi.sim.learning.encodings import PORTS
+from ottt_loihi.sim.learning.currents import Slow
 from ottt_loihi.sim.learning.local import signs, slope
+from ottt_loihi.sim.learning.network import Feedback, LearningLayer, LearningNetwork
 from ottt_loihi.sim.learning.rule import DEFAULT, Rule
 
 from ottt_loihi.errors import UsageError
@@ -88,26 +87,15 @@ def build_float_graph(
     _check_feedback(weights, feedback, rule.feedback)
     if otpe:
         _check_otpe(weights, rule, current)
-    schedule, num_steps = make_schedule(len(weights) - 1, rule), packed.shape[1]
-    build = _FloatBuilder(
-        rule, schedule, num_steps, decay, v_threshold, reset == "subtract", learning_rate, current, otpe
-    )
-    sizes = [w.shape[0] for w in weights]
-    source = SampleSource(packed, weights[0].shape[1], labels.astype(np.int32), schedule.epoch, period=build.period)
-    plastic = [build.connection(layer, w, f"plastic[{layer}]") for layer, w in enumerate(weights)]
-    neurons = [
-        build.neuron(layer, n, noise if rule.feedback == "opzo" else 0.0, sizes[-1])
-        for layer, n in enumerate(sizes[:-1])
-    ]
-    readout = build.readout(sizes[-1], len(labels))
-    classes, local = sizes[-1], []
+    schedule, steps = make_schedule(len(weights) - 1, rule), packed.shape[1]
     if rule.feedback == "local":
-        feedback = [signs(classes, n).T.astype(float) for n in sizes[:-1]]
-    back = [build.back(layer, m, num_steps / noise, averaging) for layer, m in enumerate(feedback or ())]
-    sent = [ports(PORTS[rule.encoding], rule.alpha_post != 0)] * len(neurons) + [PORTS[rule.encoding]]
-    if rule.feedback == "local":
-        local = class_neurons(classes, back, schedule, num_steps, rule.kappa)
-    return connect(source, plastic, neurons, readout, back, schedule, num_steps, sent, local=local)
+        feedback = [signs(weights[-1].shape[0], w.shape[0]).T for w in weights[:-1]]
+    of_opzo = (0, noise, steps / noise, averaging) if rule.feedback == "opzo" else ()
+    backs = [KINDS[rule.feedback](matrix.astype(float), *of_opzo) for matrix in feedback or ()]
+    layers = _layers(weights, backs, rule, schedule, steps, learning_rate, decay, v_threshold, reset, current)
+    builder = Builder(LearningNetwork(layers, schedule.epoch, steps, 1, rule), schedule, "float", otpe)
+    source = SampleSource(packed, weights[0].shape[1], labels.astype(np.int32), builder.turn(SOURCE_PHASE))
+    return connect(builder, source, len(labels))
 
 
 def _check_otpe(weights: Sequence[np.ndarray], rule: Rule, current: float) -> None:
@@ -134,106 +122,96 @@ def _check_feedback(weights: Sequence[np.ndarray], feedback: Sequence[np.ndarray
         raise UsageError(f"feedback: expected matrices of shapes {expected}, got {[b.shape for b in feedback]}")
 
 
-@dataclass(frozen=True)
-class _FloatBuilder:
-    """Makes the processes, with the arguments of :func:`build_float_graph`; num_steps: T."""
+class _Neurons(NamedTuple):
+    """Neurons without a bias, as ``sim.network.LIF`` has them; the state has the unit of vth."""
 
-    rule: Rule
-    schedule: Schedule
-    num_steps: int
-    decay: float
+    size: int
+    du: float
+    dv: float
     vth: float
-    subtract: bool
-    rate: float
-    current: float = 0.0
-    otpe: bool = False
-
-    def tagged(self, layer: int) -> bool:
-        """Whether a layer learns from its synapses' tags: OTPE's hidden layers but the last."""
-        return self.otpe and layer < self.schedule.hidden_layers - 1
 
     @property
-    def period(self) -> int:
-        """Lava steps of a sample."""
-        return self.schedule.period(self.num_steps)
+    def effective_bias(self) -> np.ndarray:
+        return np.zeros(self.size)
 
-    def connection(self, layer: int, weight: np.ndarray, name: str) -> Any:
-        from ottt_loihi.onchip.lava.processes.plastic import OTTTDense, OTTTSparse
-        from ottt_loihi.onchip.lava.rule import OTTTLearningRule
-        from scipy.sparse import issparse
+    u_init = effective_bias
 
-        rule, epoch, is_readout = self.rule, self.schedule.epoch, layer == self.schedule.hidden_layers
-        decay = 0.0 if is_readout else self.decay if rule.lambda_pre is None else rule.lambda_pre
-        after = (1 if rule.alpha_post > 0 else -1, 0) if rule.alpha_post and not is_readout else None
-        slow = None
-        if self.current and not is_readout:
-            decay, slow = min(self.current, self.decay), (max(self.current, self.decay), 0.0)
-        own = {"encoding": rule.encoding, "after": after, "slow": slow, "tagged": self.tagged(layer)}
-        of_lava = OTTTLearningRule(epoch, self.schedule.pre_phase(layer), decay, "float", **own)
-        kind, weight = (
-            (OTTTSparse, weight.astype(float)) if issparse(weight) else (OTTTDense, np.asarray(weight, float))
-        )
-        return kind(weight, of_lava, self.period if decay else epoch, name=name)
 
-    def back(self, layer: int, matrix: np.ndarray, gain: float, averaging: int) -> Any:
-        from lava.proc.dense.process import Dense
-        from ottt_loihi.onchip.lava.processes.feedback import MomentumFeedback
+class _Synapses(NamedTuple):
+    """Weights ``(post, pre)``, dense or ``scipy.sparse.csr_matrix``, or of the reset one for all neurons."""
 
-        name = f"feedback[{layer}]"
-        if self.rule.feedback == "kolen-pollack":
-            return self.connection(layer + 1, matrix, name)
-        if self.rule.feedback == "opzo":
-            return MomentumFeedback(np.asarray(matrix, np.float64), gain, averaging, self.schedule.epoch, name=name)
-        return Dense(weights=matrix, num_message_bits=8, name=name)
+    weight: Any
+    weight_exp: int = 0
 
-    def neuron(self, layer: int, size: int, noise: float, classes: int) -> Any:
-        from ottt_loihi.onchip.lava.processes.neuron import OTTTNeuron
+    def matrix(self) -> Any:
+        return self.weight
 
-        unity, lost = arithmetic.DECAY_UNITY, arithmetic.DECAY_UNITY * (1 - self.decay)
-        slow = self.decay if self.current else None
-        traced = not self.rule.of_stllr
-        gains = lengths(self.current or self.decay, self.num_steps, 1.0, self.subtract, traced, slow)
-        return OTTTNeuron(
-            shape=(size,),
-            du=lost - 1 if self.subtract else unity * (1 - self.current) - 1,
-            dv=unity if self.subtract else lost,
-            vth=self.vth,
-            half_width=self.vth,
-            self_weight=-self.decay * self.vth if self.subtract else 0.0,
-            y1_scale=self.rate * (8 * slope(self.rule.kappa, size) / classes if self.rule.feedback == "local" else 1.0),
-            error_scale=1.0 if KINDS[self.rule.feedback].travels == "layerwise" and layer > 0 else None,
-            noise=noise,
-            feedback_phase=self.schedule.feedback_phase(layer),
+
+class _After(NamedTuple):
+    """S-TLLR's α_post and λ_post, which are the neuron's matter; the synapse's second product has the sign alone."""
+
+    alpha: float
+    decay: float
+    shift = 0  # k, of integers alone
+
+    @property
+    def sign(self) -> int:
+        return 1 if self.alpha > 0 else -1
+
+
+def _layers(
+    weights: Sequence[Any],
+    backs: Sequence[Feedback],
+    rule: Rule,
+    schedule: Schedule,
+    num_steps: int,
+    learning_rate: float,
+    decay: float,
+    vth: float,
+    reset: str,
+    current: float,
+) -> tuple[LearningLayer, ...]:
+    """Return the layers as ``onchip/network/scales.py`` makes them of integers; seeds are of OPZO's noise alone."""
+    unity, lost, subtract = arithmetic.DECAY_UNITY, arithmetic.DECAY_UNITY * (1 - decay), reset == "subtract"
+    du, dv = (lost - 1, unity) if subtract else (unity * (1 - current) - 1, lost)
+    fast, slow = decay if rule.lambda_pre is None else rule.lambda_pre, None
+    if current:
+        fast, slow = min(current, decay), Slow(max(current, decay), 0)
+    gains = lengths(current or decay, num_steps, 1.0, subtract, not rule.of_stllr, decay if current else None)
+    *hidden, readout = (_Synapses(w.astype(float)) for w in weights)
+    classes, found, common = readout.weight.shape[0], [], {"impulse": None, "trace_seed": 1, "weight_seed": 0}
+    for layer, connection in enumerate(hidden):
+        size = connection.weight.shape[0]
+        of_tess = 8 * slope(rule.kappa, size) / classes if rule.feedback == "local" else 1.0
+        part = LearningLayer(
+            connection=connection,
+            layer=_Neurons(size, du, dv, vth),
+            inhibition=_Synapses(-decay * vth) if subtract else None,
+            decay=fast,
+            pre_phase=schedule.pre_phase(layer),
+            y1=learning_rate * of_tess,
+            error=1.0 if KINDS[rule.feedback].travels == "layerwise" and layer > 0 else None,
+            feedback=backs[layer] if backs else None,
+            half_width=vth,
             seed=layer,
-            name=f"neuron[{layer}]",
-            after=(self.rule.alpha_post, self.rule.lambda_post) if self.rule.alpha_post else None,
-            mean=self.decay if self.tagged(layer) else None,
-            **self._common(layer, BiasLearning(gains, 0, self.subtract)),
+            bias=BiasLearning(gains, 0, subtract) if rule.learn_bias else None,
+            after=_After(rule.alpha_post, rule.lambda_post) if rule.alpha_post else None,
+            slow=slow,
+            **common,
         )
-
-    def readout(self, classes: int, samples: int) -> Any:
-        from ottt_loihi.onchip.lava.processes.readout import OTTTReadout
-
-        hidden = self.schedule.hidden_layers
-        return OTTTReadout(
-            shape=(classes,),
-            logit_scale=1.0,
-            y1_scale=self.rate / self.num_steps,
-            error_scale=1 / self.num_steps if hidden else None,
-            samples=samples,
-            loss=self.rule.loss,
-            learn_when=self.rule.learn_when,
-            usual_mistakes=self.rule.usual_mistakes,
-            **self._common(hidden, BiasLearning((1.0,) * self.num_steps)),
-        )
-
-    def _common(self, layer: int, bias: BiasLearning) -> dict[str, Any]:
-        return {
-            "epoch": self.schedule.epoch,
-            "num_steps": self.num_steps,
-            "period": self.period,
-            "halve_every": self.rule.halve_every * self.num_steps,
-            "update_phase": self.schedule.update_phase(layer),
-            "encoding": self.rule.encoding,
-            "bias_learning": bias if self.rule.learn_bias else None,
-        }
+        found.append(part)
+    last = LearningLayer(
+        connection=readout,
+        layer=_Neurons(classes, unity - 1, unity, arithmetic.VTH_MAX),
+        inhibition=None,
+        decay=0.0,
+        pre_phase=schedule.pre_phase(len(hidden)),
+        y1=learning_rate / num_steps,
+        error=1 / num_steps if hidden else None,
+        feedback=None,
+        half_width=0,
+        seed=0,
+        bias=BiasLearning((1.0,) * num_steps) if rule.learn_bias else None,
+        **common,
+    )
+    return (*found, last)

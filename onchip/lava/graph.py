@@ -29,16 +29,15 @@ from ottt_loihi.converters.lava import graph as lava
 from ottt_loihi.converters.lava.runtime import require_lava
 from ottt_loihi.onchip.lava import stock
 from ottt_loihi.onchip.network.scales import learning_network
-from ottt_loihi.onchip.network.schedule import Schedule
+from ottt_loihi.onchip.network.schedule import SOURCE_PHASE, Schedule, Turn
 from ottt_loihi.onchip.network.trainable import Plan
-from ottt_loihi.sim import arithmetic
 from ottt_loihi.sim.learning import eligibility
 from ottt_loihi.sim.learning.encodings import PORTS
 from ottt_loihi.sim.learning.learner import Learner
-from ottt_loihi.sim.learning.network import LearningLayer, LearningNetwork
+from ottt_loihi.sim.learning.network import LearningNetwork
 from ottt_loihi.sim.learning.rule import DEFAULT, Rule
 from ottt_loihi.sim.learning.subspace import Subspace
-from ottt_loihi.sim.network import INPUT, Dense, Sparse
+from ottt_loihi.sim.network import INPUT, LIF, Dense, Sparse
 
 if TYPE_CHECKING:
     from ottt_loihi.converters.lava.backends import LavaBackend
@@ -49,58 +48,35 @@ NEVER = 1 << 62  # Lava steps until a trace is reset
 
 @dataclass(frozen=True)
 class LearningGraph:
-    """The Lava processes of a network that learns.
-
-    Attributes
-    ----------
-    feedback
-        one per hidden layer, none for symmetric feedback
-    epoch
-        Lava steps per learning epoch
-    period
-        Lava steps per sample
-    backbone
-        frozen neurons
-    local
-        class neurons, one process per hidden layer of TESS
-    """
+    """The Lava processes of a network that learns."""
 
     source: Any
     plastic: tuple[Any, ...]
     neurons: tuple[Any, ...]
     readout: Any
-    feedback: tuple[Any, ...]
-    epoch: int
-    period: int
-    backbone: tuple[Any, ...] = ()
-    local: tuple[Any, ...] = ()
+    feedback: tuple[Any, ...]  # one per hidden layer, none for symmetric feedback
+    epoch: int  # Lava steps per learning epoch
+    period: int  # Lava steps per sample
+    backbone: tuple[Any, ...] = ()  # frozen neurons
+    local: tuple[Any, ...] = ()  # class neurons, one process per hidden layer of TESS
 
     def variables(self) -> dict[str, Any]:
         """Return every Var that learning depends on or counts in, by a readable name."""
-        named = {}
-        for kind, processes, names in (
-            ("plastic", self.plastic, ("weights", "x1", "x2", "y1", "y2", "y3", "a_buff")),
-            (
-                "neuron",
-                self.neurons,
-                ("u", "v", "s", "y1", "rng", "h", "bias", "u_init", "y1_saturated", "error_saturated"),
-            ),
-            (
-                "readout",
-                (self.readout,),
-                ("v", "y1", "rng", "bias", "scores", "correct", "trial", "y1_saturated", "error_saturated"),
-            ),
-        ):
-            for index, process in enumerate(processes):
-                named.update({f"{kind}[{index}].{name}": getattr(process, name) for name in names})
-                if hasattr(process, "rows"):
-                    named[f"{kind}[{index}].rows"] = process.rows
-        for index, process in enumerate(self.backbone):
-            named.update({f"backbone[{index}].{name}": getattr(process, name) for name in "uvs"})
-        for index, process in enumerate(self.feedback):
-            names = [name for name in ("weights", "x1", "noise", "saturated") if hasattr(process, name)]
-            named.update({f"feedback[{index}].{name}": getattr(process, name) for name in names})
-        return named
+        state = "u v s y1 rng h bias u_init scores correct trial y1_saturated error_saturated"
+        kinds = {
+            "plastic": (self.plastic, "weights x1 x2 y1 y2 y3 a_buff rows"),
+            "neuron": (self.neurons, state),
+            "readout": ((self.readout,), state),
+            "backbone": (self.backbone, "u v s"),
+            "feedback": (self.feedback, "weights x1 noise saturated"),
+        }
+        return {
+            f"{kind}[{index}].{name}": getattr(process, name)
+            for kind, (processes, names) in kinds.items()
+            for index, process in enumerate(processes)
+            for name in names.split()
+            if hasattr(process, name)
+        }
 
 
 def build_graph(
@@ -131,62 +107,30 @@ def build_graph(
         a rate too small or too large for the integers (``sim/learning/integers.py``)
     """
     require_lava()
-    schedule = plan.schedule(rule)
-    builder = Builder(learning_network(plan, rates, rule, subspaces), schedule)
-    source = build_source(plan, packed, labels, schedule, learn)
-    backbone = build_backbone(plan, source, schedule)
-    hidden = range(len(plan.hidden))
-    plastic = [builder.plastic(layer) for layer in range(len(plan.dense))]
-    neurons = [builder.neuron(layer) for layer in hidden]
-    feedback = [part.feedback.process(layer, builder) for layer, part in builder.with_feedback()]
-    readout = builder.readout(len(labels))
-    ports = PORTS[rule.encoding]
-    sent = [eligibility.ports(ports, part.after is not None) for part in builder.network.layers]
-    num_steps = plan.chip.num_steps
-    local = class_neurons(plan.classes, feedback, schedule, num_steps, rule.kappa) if rule.feedback == "local" else []
-    more = {"backbone": backbone, "backend": backend, "local": local}
-    return connect(source, plastic, neurons, readout, feedback, schedule, num_steps, sent, **more)
+    builder = Builder(learning_network(plan, rates, rule, subspaces), plan.schedule(rule))
+    source = build_source(plan, packed, labels, builder.turn(SOURCE_PHASE), learn)
+    backbone = build_backbone(plan, source, builder)
+    return connect(builder, source, len(labels), backbone, backend)
 
 
-def build_source(
-    plan: Plan, messages: np.ndarray, labels: np.ndarray, schedule: Schedule, learn: np.ndarray | bool
-) -> Any:
+def build_source(plan: Plan, messages: np.ndarray, labels: np.ndarray, turn: Turn, learn: np.ndarray | bool) -> Any:
     """Return the process that streams the samples: spikes, packed, or graded messages ``(n, T, size)``."""
     from ottt_loihi.onchip.lava.processes.source import MessageSource, SampleSource
 
     if plan.graded:
-        return MessageSource(messages, labels.astype(np.int32), schedule.epoch, learn)
-    period = schedule.period(plan.chip.num_steps)
-    return SampleSource(messages, plan.whole.input_size, labels.astype(np.int32), schedule.epoch, learn, period)
+        return MessageSource(messages, labels.astype(np.int32), turn, learn)
+    return SampleSource(messages, plan.whole.input_size, labels.astype(np.int32), turn, learn)
 
 
-def build_backbone(plan: Plan, source: Any, schedule: Schedule) -> tuple[Any, ...]:
+def build_backbone(plan: Plan, source: Any, builder: Builder) -> tuple[Any, ...]:
     """Return the backbone's neurons, wired behind the source; empty without a backbone."""
     if plan.backbone is None:
         return ()
-    neurons = tuple(_frozen_neuron(plan, index, schedule) for index in range(len(plan.backbone.layers)))
+    neurons = tuple(builder.frozen(layer, lif) for layer, lif in enumerate(plan.backbone.layers))
     for c in plan.backbone.connections:
         pre = source if c.pre == INPUT else neurons[c.pre]
         lava.wire(c, pre.s_out, lava.build_connection(c), neurons[c.post].a_in)
     return neurons
-
-
-def _frozen_neuron(plan: Plan, index: int, schedule: Schedule) -> Any:
-    from ottt_loihi.onchip.lava.processes.frozen import FrozenNeuron
-
-    lif = plan.backbone.layers[index]  # type: ignore[union-attr]
-    return FrozenNeuron(
-        shape=(lif.size,),
-        du=lif.du,
-        dv=lif.dv,
-        vth=lif.thresholds,
-        bias=arithmetic.effective_bias(lif.bias_mant.reshape(-1), lif.bias_exp),
-        u_init=lif.u_init.reshape(-1),
-        epoch=schedule.epoch,
-        num_steps=plan.chip.num_steps,
-        update_phase=schedule.backbone_phase(index),
-        name=f"backbone[{index}]",
-    )
 
 
 def host_models() -> dict[type, type]:
@@ -194,47 +138,70 @@ def host_models() -> dict[type, type]:
     from ottt_loihi.onchip.lava.processes import source
 
     return {
-        source.SampleSource: source.SampleSourceModelFixed,
+        source.SampleSource: source.SampleSourceModel,
         source.MessageSource: source.MessageSourceModelFixed,
     }
 
 
 @dataclass(frozen=True)
 class Builder:
-    """Makes the processes of a network that learns, each from its :class:`~.sim.learning.network.LearningLayer`."""
+    """Makes the processes of a network that learns, each from its :class:`~.sim.learning.network.LearningLayer`.
+
+    In floating point the layers are those of ``float_graph.py``.
+    """
 
     network: LearningNetwork
     schedule: Schedule
+    arithmetic: str = "fixed"
+    otpe: bool = False
 
     @property
-    def period(self) -> int:
-        """Lava steps of a sample."""
-        return self.schedule.period(self.network.num_steps)
+    def rule(self) -> Rule:
+        """How the network learns."""
+        return self.network.rule
 
-    def with_feedback(self) -> list[tuple[int, LearningLayer]]:
-        """Return the hidden layers that have feedback of their own, with their indices."""
-        return [(index, part) for index, part in enumerate(self.network.layers) if part.feedback is not None]
+    def turn(self, phase: int) -> Turn:
+        """Return the Lava steps of a process that acts in a phase."""
+        return self.schedule.turn(phase, self.network.num_steps)
+
+    def frozen(self, layer: int, lif: LIF) -> Any:
+        """Return the neurons of a layer of the backbone."""
+        from ottt_loihi.onchip.lava.processes.frozen import FrozenNeuron
+
+        return FrozenNeuron(
+            shape=(lif.size,),
+            du=lif.du,
+            dv=lif.dv,
+            vth=lif.thresholds,
+            bias=lif.effective_bias,
+            u_init=lif.u_init.reshape(-1),
+            turn=self.turn(self.schedule.backbone_phase(layer)),
+            name=f"backbone[{layer}]",
+        )
 
     def plastic(self, layer: int) -> Any:
         """Return the connection into a layer, of Lava's own class where that is enough (``stock.py``)."""
         part, name = self.network.layers[layer], f"plastic[{layer}]"
         c = part.connection
-        if stock.is_chosen(self.network.rule) and isinstance(c, Dense):
-            return stock.connection(c.matrix(), self._lavas_rule(part, stock=True), c.weight_exp, name)
+        if stock.is_chosen(self.rule) and isinstance(c, Dense):
+            return stock.connection(c.matrix(), self._lavas_rule(layer, stock=True), c.weight_exp, name)
         return self.connection(layer, c.matrix(), name, part.weight_seed)
 
     def connection(self, layer: int, weight: np.ndarray, name: str, seed: int) -> Any:
         """Return a connection of our classes that learns as the one into a layer does: that one, or its twin."""
         from ottt_loihi.onchip.lava.processes import plastic
+        from scipy.sparse import issparse
 
-        part, rule = self.network.layers[layer], self.network.rule
-        carried = NEVER if rule.silent_epochs else self.period
-        interval = carried if part.decay else self.network.epoch
-        settings = self._lavas_rule(part), interval, part.connection.weight_exp, name, rule.rounding, seed
+        part, rule, interval = self.network.layers[layer], self.rule, self.network.epoch
+        if part.decay:
+            interval = NEVER if rule.silent_epochs else self.schedule.period(self.network.num_steps)
+        settings = self._lavas_rule(layer), interval, part.connection.weight_exp, name, rule.rounding, seed
         if isinstance(part.connection, Sparse):
-            return plastic.OTTTSparse(_stored(part.connection, weight), *settings)
+            weight = _stored(part.connection, weight)
+        if issparse(weight):
+            return plastic.OTTTSparse(weight, *settings)
         if part.subspace is not None:
-            return plastic.ProjectedDense(weight, *settings, part.subspace)
+            return plastic.ProjectedDense(weight, *settings, subspace=part.subspace)
         return plastic.OTTTDense(weight, *settings)
 
     def neuron(self, layer: int) -> Any:
@@ -247,12 +214,13 @@ class Builder:
             du=lif.du,
             dv=lif.dv,
             half_width=part.half_width,
-            feedback_phase=self.schedule.feedback_phase(layer),
+            feedback=self.turn(self.schedule.feedback_phase(layer)),
             u_init=lif.u_init.reshape(-1),
             self_weight=0 if inhibition is None else inhibition.weight,
             self_weight_exp=0 if inhibition is None else inhibition.weight_exp,
             noise=noise,
             after=part.after,
+            mean=part.decay if self.tagged(layer) else None,
             name=f"neuron[{layer}]",
             **self._common(layer),
         )
@@ -261,37 +229,37 @@ class Builder:
         """Return the readout, for so many samples."""
         from ottt_loihi.onchip.lava.processes.readout import OTTTReadout
 
-        network, last = self.network, len(self.network.layers) - 1
-        rule = network.rule
-        chosen = {"loss": rule.loss, "learn_when": rule.learn_when, "usual_mistakes": rule.usual_mistakes}
-        return OTTTReadout(logit_scale=network.logit_scale, samples=samples, **chosen, **self._common(last))
+        own = {"logit_scale": self.network.logit_scale, "samples": samples, "rule": self.rule}
+        return OTTTReadout(**own, **self._common(self.schedule.hidden_layers))
 
     def _common(self, layer: int) -> dict[str, Any]:
         """Return the arguments that hidden neurons and the readout have in common."""
-        network, part = self.network, self.network.layers[layer]
+        part = self.network.layers[layer]
         return {
             "shape": (part.layer.size,),
             "vth": part.layer.vth,
             "y1_scale": part.y1,
             "error_scale": part.error,
-            "halve_every": network.rule.halve_every * network.num_steps,
-            "epoch": network.epoch,
-            "num_steps": network.num_steps,
-            "period": self.period,
-            "update_phase": self.schedule.update_phase(layer),
-            "bias": arithmetic.effective_bias(part.layer.bias_mant.reshape(-1), part.layer.bias_exp),
-            "encoding": network.rule.encoding,
+            "halve_every": self.rule.halve_every * self.network.num_steps,
+            "update": self.turn(self.schedule.update_phase(layer)),
+            "bias": part.layer.effective_bias,
+            "encoding": self.rule.encoding,
             "bias_learning": part.bias,
             "seed": part.seed,
         }
 
-    def _lavas_rule(self, part: LearningLayer, stock: bool = False) -> Any:
+    def tagged(self, layer: int) -> bool:
+        """Whether a layer learns from its synapses' tags: OTPE's hidden layers but the last."""
+        return self.otpe and layer < self.schedule.hidden_layers - 1
+
+    def _lavas_rule(self, layer: int, stock: bool = False) -> Any:
         from ottt_loihi.onchip.lava.rule import OTTTLearningRule
 
+        part = self.network.layers[layer]
         after = None if part.after is None else (part.after.sign, part.after.shift)
         own = {"impulse": part.impulse, "seed": part.trace_seed, "slow": part.slow, "after": after}
-        own["encoding"] = self.network.rule.encoding
-        return OTTTLearningRule(self.network.epoch, part.pre_phase, part.decay, stock=stock, **own)
+        own |= {"encoding": self.rule.encoding, "stock": stock, "tagged": self.tagged(layer)}
+        return OTTTLearningRule(self.network.epoch, part.pre_phase, part.decay, self.arithmetic, **own)
 
 
 def _stored(c: Sparse, weight: np.ndarray) -> Any:
@@ -302,65 +270,60 @@ def _stored(c: Sparse, weight: np.ndarray) -> Any:
 
 
 def connect(
+    builder: Builder,
     source: Any,
-    plastic: list[Any],
-    neurons: list[Any],
-    readout: Any,
-    feedback: list[Any],
-    schedule: Schedule,
-    num_steps: int,
-    sent: Sequence[tuple[str, ...]],
+    samples: int,
     backbone: tuple[Any, ...] = (),
     backend: LavaBackend | None = None,
-    local: Sequence[tuple[Any, Any]] = (),
 ) -> LearningGraph:
-    """Wire the processes; ``feedback``: one process per hidden layer, or none for the transposed weights.
+    """Make the processes of a network that learns, and wire them.
 
     Parameters
     ----------
-    sent
-        the messages of each layer, the readout last, by port
+    source
+        streams so many samples
     backbone
         wired already; its last layer takes the source's place before the plastic connections
     backend
-        whose adapters stand between the source and the network.
-    local
-        of each hidden layer, the connection to its class neurons, and these
+        whose adapters stand between the source and the network
     """
+    hidden, ports = range(builder.schedule.hidden_layers), PORTS[builder.rule.encoding]
+    plastic = tuple(builder.plastic(layer) for layer in (*hidden, len(hidden)))
+    neurons, readout = tuple(builder.neuron(layer) for layer in hidden), builder.readout(samples)
+    parts = enumerate(builder.network.layers)
+    feedback = tuple(part.feedback.process(layer, builder) for layer, part in parts if part.feedback is not None)
+    sent = [eligibility.ports(ports, builder.rule.alpha_post != 0)] * len(hidden) + [ports]
     spikes, label = (backbone[-1] if backbone else source).s_out, source.label_out
     if backend is not None:
         spikes, label = backend.to_network(spikes, 0), backend.to_network(label, LABEL_BITS)
     label.connect(readout.label_in)
     layers = [*neurons, readout]
-    for connection, pre, post, ports in zip(plastic, [spikes, *(neuron.s_out for neuron in neurons)], layers, sent):
+    for connection, pre, post, of in zip(plastic, [spikes, *(neuron.s_out for neuron in neurons)], layers, sent):
         pre.connect(connection.s_in)
         connection.a_out.connect(post.a_in)
-        _connect_messages(post, connection, ports)
-    own = [classes for _, classes in local]
-    senders = own or [readout] * len(neurons)
-    for neuron, back, above, sender, ports in zip(neurons, feedback or plastic[1:], layers[1:], senders, sent[1:]):
-        _connect_back(neuron, back, above, sender, ports)
-    for neuron, (forward, classes) in zip(neurons, local):
-        neuron.s_out.connect(forward.s_in)
-        forward.a_out.connect(classes.a_in)
-        label.connect(classes.label_in)
-    processes = tuple(plastic), tuple(neurons), readout, tuple(feedback)
-    return LearningGraph(source, *processes, schedule.epoch, schedule.period(num_steps), backbone, tuple(own))
+        _connect_messages(post, connection, of)
+    local: tuple[Any, ...] = ()
+    if builder.rule.feedback == "local":
+        local = tuple(_class_neurons(builder, layer, neurons[layer], label, feedback[layer]) for layer in hidden)
+    senders = local or [readout] * len(hidden)
+    for neuron, back, above, sender, of in zip(neurons, feedback or plastic[1:], layers[1:], senders, sent[1:]):
+        _connect_back(neuron, back, above, sender, of)
+    turn = builder.turn(SOURCE_PHASE)
+    return LearningGraph(source, plastic, neurons, readout, feedback, turn.epoch, turn.period, backbone, local)
 
 
-def class_neurons(
-    classes: int, back: Sequence[Any], schedule: Schedule, num_steps: int, kappa: float | None
-) -> list[tuple[Any, Any]]:
-    """Return for each hidden layer the connection to its class neurons, and these; back: their Dense, signs."""
+def _class_neurons(builder: Builder, layer: int, neuron: Any, label: Any, back: Any) -> Any:
+    """Return the class neurons of a hidden layer, with its spikes and the label; back: their Dense, signs."""
     from lava.proc.dense.process import Dense
     from ottt_loihi.onchip.lava.processes.class_neurons import ClassNeurons
 
-    found = []
-    for layer, process in enumerate(back):
-        weights, name = np.asarray(process.weights.init).T, f"class_neurons[{layer}]"
-        times = schedule.epoch, num_steps, schedule.period(num_steps), schedule.class_phase(layer)
-        neurons = ClassNeurons(classes, weights.shape[1], kappa, *times, name)
-        found.append((Dense(weights=weights, name=f"local[{layer}]"), neurons))
+    weights = np.asarray(back.weights.init).T
+    turn, kappa = builder.turn(builder.schedule.class_phase(layer)), builder.rule.kappa
+    found = ClassNeurons(*weights.shape, kappa, turn, f"class_neurons[{layer}]")
+    forward = Dense(weights=weights, name=f"local[{layer}]")
+    neuron.s_out.connect(forward.s_in)
+    forward.a_out.connect(found.a_in)
+    label.connect(found.label_in)
     return found
 
 

@@ -13,12 +13,10 @@ from lava.magma.core.model.py.type import LavaPyType
 from lava.magma.core.process.ports.ports import InPort, OutPort
 from lava.magma.core.process.variable import Var
 from ottt_loihi.onchip.network.schedule import Clock, Turn
-from ottt_loihi.sim import arithmetic
 from ottt_loihi.sim.learning import encodings, integers
-from ottt_loihi.sim.learning.bias import BiasLearning
 
-# names of the parameters that every model keeps
-COMMON = ("vth", "y1_scale", "error_scale", "halve_every", "epoch", "num_steps", "update", "bias_learning", "encoding")
+# names of the parameters that both keep
+COMMON = ("vth", "y1_scale", "error_scale", "halve_every", "update", "bias_learning", "encoding")
 
 
 class Sender:
@@ -28,26 +26,17 @@ class Sender:
     ----------
     shape
         (n,)
-    vth
-        threshold mantissa
     y1_scale, error_scale
         of y1 and of the error message: a number, or (mantissa, shift); error_scale None: no error is sent
-    epoch, num_steps, period
-        Lava steps of a time step, time steps and Lava steps of a sample
-    update_phase
-        of the neurons on a sample's first time step
-    halve_every
-        num_steps after which y1_scale is halved, again and again; 0: never
+    update
+        when the neurons act
     bias
         effective biases, in units of the state
-    bias_learning
-        how they learn; None: not at all
-    encoding
-        of y1 (``sim/learning/encodings.py``)
     seed
         of the stochastic rounding
     parameters
-        of the models beside these
+        of the models: vth, the threshold mantissa; halve_every, time steps after which y1_scale is halved, again and
+        again, 0: never; bias_learning, None: biases do not learn; encoding of y1; and those of a subclass
     """
 
     _runtime = None  # Lava's __del__ looks for it, even when __init__ refused its arguments
@@ -57,31 +46,18 @@ class Sender:
         *,
         shape: tuple[int, ...],
         y1_scale: float | tuple[int, int],
-        epoch: int,
-        num_steps: int,
-        period: int,
-        update_phase: int,
-        vth: float = arithmetic.VTH_MAX,
-        error_scale: float | tuple[int, int] | None = None,
-        halve_every: int = 0,
-        bias: np.ndarray | float = 0,
-        bias_learning: BiasLearning | None = None,
-        encoding: str = "signed",
-        seed: int = 0,
+        update: Turn,
+        error_scale: float | tuple[int, int] | None,
+        bias: np.ndarray | float,
+        seed: int,
         name: str = "readout",
         **parameters: Any,
     ) -> None:
         super().__init__(
             name=name,
-            vth=vth,
             y1_scale=integers.scale(y1_scale, f"{name}.y1_scale"),
             error_scale=error_scale and integers.scale(error_scale, f"{name}.error_scale"),
-            halve_every=halve_every,
-            epoch=epoch,
-            num_steps=num_steps,
-            update=Turn(update_phase, epoch, num_steps, period),
-            bias_learning=bias_learning,
-            encoding=encoding,
+            update=update,
             **parameters,
         )
         self.a_in = InPort(shape=shape)
@@ -105,25 +81,19 @@ class SenderModel(Clock):
 
     Attributes
     ----------
-    PARAMETERS
-        names of the parameters that a model keeps, as ``_name``
     ONE
         y1 of a surrogate of 1 (``encodings.messages``)
     """
 
-    PARAMETERS: tuple[str, ...] = ()
+    rng: np.ndarray = LavaPyType(np.ndarray, np.uint32)
+    y1_saturated: np.ndarray = LavaPyType(np.ndarray, np.int64)
+    error_saturated: np.ndarray = LavaPyType(np.ndarray, np.int64)
     ONE: int
-
-    def __init__(self, proc_params):
-        super().__init__(proc_params)
-        for key in (*COMMON, *self.PARAMETERS):
-            setattr(self, "_" + key, proc_params[key])
-
     second: np.ndarray | None = None  # S-TLLR's y2, of neurons that have h
 
     def begins_epoch(self) -> bool:
         """Whether a learning epoch begins in this step; the messages of the one before are cleared then."""
-        begins = (self.time_step - 1) % self._epoch == 0
+        begins = (self.time_step - 1) % self._update.epoch == 0
         if begins:
             self.y1, self.reward = np.zeros_like(self.y1), np.zeros_like(self.reward)
             self.error = np.zeros_like(self.error)
@@ -131,7 +101,7 @@ class SenderModel(Clock):
 
     def halvings(self, sample: int, t: int) -> int:
         """Return how often the learning rate has been halved by time step t of a sample."""
-        return integers.halvings(sample * self._num_steps + t, self._halve_every)
+        return integers.halvings(sample * self._update.num_steps + t, self._halve_every)
 
     def send(self, surrogate: np.ndarray, error: bool) -> None:
         """Send y1 in its encoding, and the error if this is its step."""
@@ -155,9 +125,10 @@ class SenderModelFloat(SenderModel):
     reward: np.ndarray = LavaPyType(np.ndarray, float)
     error: np.ndarray = LavaPyType(np.ndarray, float)
     bias: np.ndarray = LavaPyType(np.ndarray, float)
-    rng: np.ndarray = LavaPyType(np.ndarray, np.uint32)
-    y1_saturated: np.ndarray = LavaPyType(np.ndarray, np.int64)
-    error_saturated: np.ndarray = LavaPyType(np.ndarray, np.int64)
+
+    def bias_change(self, t: int) -> np.ndarray:
+        """Return by how much the biases change in time step t."""
+        return self._bias_learning.gains[t] * self.y1
 
 
 class SenderModelFixed(SenderModel):
@@ -172,23 +143,22 @@ class SenderModelFixed(SenderModel):
     reward: np.ndarray = LavaPyType(np.ndarray, np.int32, precision=7)
     error: np.ndarray = LavaPyType(np.ndarray, np.int32, precision=8)
     bias: np.ndarray = LavaPyType(np.ndarray, np.int32, precision=24)
-    rng: np.ndarray = LavaPyType(np.ndarray, np.uint32)
-    y1_saturated: np.ndarray = LavaPyType(np.ndarray, np.int64)
-    error_saturated: np.ndarray = LavaPyType(np.ndarray, np.int64)
+
+    def rounded(self, x: np.ndarray, scale: tuple[int, int], halvings: int, counter: np.ndarray) -> np.ndarray:
+        """Return ``integers.message``; counter counts the values beyond."""
+        found, outside, self.rng = integers.message(x, scale, halvings, self.rng)
+        counter += outside
+        return found
 
     def rounded_reward(self, delta: np.ndarray, halvings: int) -> np.ndarray:
-        """Return the message −η·δ, int32, −127 … 127; y1_saturated counts the values beyond."""
-        _, mantissa, shift = self._y1_scale
-        return self._rounded(-delta, mantissa, min(integers.MAX_SHIFT, shift + halvings), self.y1_saturated)
+        """Return the message −η·δ."""
+        return self.rounded(-delta, self._y1_scale[1:], halvings, self.y1_saturated)
 
     def rounded_error(self, error: np.ndarray, halvings: int = 0) -> np.ndarray:
-        """Return the message of an error, int32, −127 … 127; error_saturated counts the values beyond."""
-        _, mantissa, shift = self._error_scale
-        return self._rounded(error, mantissa, min(integers.MAX_SHIFT, shift + halvings), self.error_saturated)
+        """Return the message of an error."""
+        return self.rounded(error, self._error_scale[1:], halvings, self.error_saturated)
 
-    def _rounded(self, x: np.ndarray, mantissa: int, shift: int, counter: np.ndarray) -> np.ndarray:
+    def bias_change(self, t: int) -> np.ndarray:
+        """Return by how much the biases change in time step t."""
         self.rng = integers.xorshift32(self.rng)
-        scaled = integers.scale_stochastically(x, mantissa, shift, self.rng)
-        rounded, outside = integers.saturate(scaled, integers.MESSAGE_MAX)
-        counter += outside
-        return rounded
+        return self._bias_learning.change(self.bias, self.y1, t, self.rng)

@@ -76,14 +76,9 @@ def require(plan: Plan, backend: str, rule: Rule) -> None:
         )
 
 
-def is_lavas(process: Any) -> bool:
-    """Whether a process is of a class of Lava's own."""
-    return type(process).__module__.startswith("lava.")
-
-
 def require_start(plastic: Iterable[Any], samples: int) -> None:
     """Refuse to go on after so many samples where a connection cannot: Lava's random numbers begin with it."""
-    if samples and any(map(is_lavas, plastic)):
+    if samples and any(type(process).__module__.startswith("lava.") for process in plastic):
         raise UsageError(
             f"after {samples:,} samples: Lava's LearningDense draws its random numbers from the beginning, so it "
             "cannot go on where another run stopped; go on in sim"

@@ -17,6 +17,7 @@ from ottt_loihi.onchip.settings import Settings
 from ottt_loihi.sim import Simulator, arithmetic
 from ottt_loihi.sim.inference import reference
 from ottt_loihi.sim.learning import trial
+from ottt_loihi.sim.learning.bias import lives_in_u
 from ottt_loihi.sim.learning.subspace import Subspace
 
 from ottt_loihi.errors import UsageError
@@ -68,11 +69,9 @@ def fitted(
     if settings.usual_mistakes is None:
         usual = 0.0 if known is None else wrong(plan, *known)
         settings = replace(settings, usual_mistakes=round(usual * trial.UNITY))
-    logit_scale = (
-        settings.logit_scale
-        if settings.logit_scale is not None
-        else logit_scale_for(settings.loss, _lead(plan, old), fresh)
-    )
+    logit_scale = settings.logit_scale
+    if logit_scale is None:
+        logit_scale = logit_scale_for(settings.loss, _lead(plan, old), fresh)
     plan, settings = replace(plan, logit_scale=logit_scale), replace(settings, logit_scale=logit_scale)
     energy, logits = trace_energy(plan, x, subspaces, settings), _logits(settings.loss, fresh)
     parts = FRESH if fresh else (min(1.0, LEARNT * signal(plan, old, logit_scale * logits)),) * 2
@@ -155,7 +154,7 @@ def surrogate_rates(plan: Plan, x: np.ndarray) -> list[np.ndarray]:
     states = reference.run(plan.chip, x, record=("s", "u", "v")).states
     found = []
     for index, layer in enumerate(plan.hidden):
-        subtracts = layer.du != arithmetic.DECAY_UNITY - 1 and layer.dv == arithmetic.DECAY_UNITY  # u is the membrane
+        subtracts = lives_in_u(layer)
         membrane = states["u" if subtracts else "v"][index]
         inside = (membrane > 0) & (membrane < 2 * (int(layer.vth) << arithmetic.STATE_SHIFT))
         if not subtracts:  # v is 0 again after a spike

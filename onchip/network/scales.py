@@ -55,7 +55,8 @@ def _layer(
     ``Δw = −η·â·f(u)·δ`` in units of the threshold becomes ``y1 = −η·f(u)·δ · LSB per threshold · 2^10 / I_eff``.
     """
     lif, readout, decay = plan.chip.layers[index], index == len(plan.hidden), plan.trace_decay(index, rule)
-    impulse, slow = _traces(plan, index, rule)
+    when = schedule.epoch, schedule.pre_phase(index)
+    impulse, slow = _traces(plan, index, rule, when)
     if slow is not None and subspace is not None:
         raise UsageError("subspaces: HLOP projects one trace, and current-based neurons have two; learn without")
     base = base_seed(rule.seed)
@@ -68,12 +69,17 @@ def _layer(
         feedback, units = KINDS[rule.feedback].begin(plan, index, rule, own_seed)
         per_delta = ERROR_STEPS * units  # of the third factor per 1.0 of δ
         sends = KINDS[rule.feedback].travels == "layerwise" and index > 0
-    y1 = rate * steps_per_y1(plan, index, rule) * plan.resolution(index) / per_delta
+    if slow is None:
+        left = impulse * integers.impulse_left(decay, *when)
+    else:
+        left = currents.effective((decay, impulse), slow, *when)
+    steps = 2**integers.FIXED_SHIFT / left  # y1 that moves a weight by one LSB per spike of trace 1
+    y1 = rate * steps * plan.resolution(index) / per_delta
     name = "readout" if readout else f"neuron[{index}]"
     return LearningLayer(
         connection=plan.dense[index],
         layer=lif,
-        bias=_bias(plan, index, rule) if rule.learn_bias else None,
+        bias=_bias(plan, index, rule, steps) if rule.learn_bias else None,
         inhibition=None if readout else plan.inhibition[index],
         decay=decay,
         pre_phase=schedule.pre_phase(index),
@@ -87,7 +93,7 @@ def _layer(
         weight_seed=base + index,
         seed=base if readout else base + index + 1,
         subspace=subspace,
-        after=_after(plan, index, rule, y1) if rule.alpha_post and not readout else None,
+        after=_after(rule, steps, y1) if rule.alpha_post and not readout else None,
     )
 
 
@@ -96,16 +102,7 @@ def base_seed(seed: int) -> int:
     return 1000 * (seed % 2**20)
 
 
-def steps_per_y1(plan: Plan, layer: int, rule: Rule = DEFAULT) -> float:
-    """Return the y1 that moves a weight by one LSB per spike of trace 1."""
-    schedule, decay = plan.schedule(rule), plan.trace_decay(layer, rule)
-    when, (impulse, slow) = (schedule.epoch, schedule.pre_phase(layer)), _traces(plan, layer, rule)
-    if slow is not None:
-        return 2**integers.FIXED_SHIFT / currents.effective((decay, impulse), slow, *when)
-    return 2**integers.FIXED_SHIFT / (impulse * integers.impulse_left(decay, *when))
-
-
-def _traces(plan: Plan, layer: int, rule: Rule) -> tuple[int, currents.Slow | None]:
+def _traces(plan: Plan, layer: int, rule: Rule, when: tuple[int, int]) -> tuple[int, currents.Slow | None]:
     """Return the impulse of a connection's trace, and of current-based neurons their slower trace."""
     decay, slow = plan.trace_decay(layer, rule), plan.slow_decay(layer)
     if slow is None:
@@ -115,21 +112,20 @@ def _traces(plan: Plan, layer: int, rule: Rule) -> tuple[int, currents.Slow | No
             f"lambda_pre, alpha_post: layer {layer + 1} has current-based neurons, whose trace takes both of the "
             "engine's; use rule ottt"
         )
-    schedule = plan.schedule(rule)
-    first, second = currents.impulses(decay, slow, schedule.epoch, schedule.pre_phase(layer))
+    first, second = currents.impulses(decay, slow, *when)
     return first, currents.Slow(slow, second)
 
 
-def _bias(plan: Plan, layer: int, rule: Rule) -> BiasLearning:
+def _bias(plan: Plan, layer: int, rule: Rule, steps_per_y1: float) -> BiasLearning:
     """Return the learning of a layer's biases: as fast as a weight whose presynaptic neuron always fires."""
     step = 2.0 ** (arithmetic.STATE_SHIFT + plan.dense[layer].weight_exp)  # of a weight, in units of the state
-    per_y1 = step / steps_per_y1(plan, layer, rule)
+    per_y1 = step / steps_per_y1
     lif, decay = plan.chip.layers[layer], plan.trace_decay(layer)
     traced, slow = not rule.of_stllr, plan.slow_decay(layer)
     return bias_learning(lif, decay, plan.chip.num_steps, per_y1, traced=traced, slow=slow)
 
 
-def _after(plan: Plan, layer: int, rule: Rule, y1_scale: float) -> eligibility.After:
+def _after(rule: Rule, steps_per_y1: float, y1_scale: float) -> eligibility.After:
     """Return the second term of a hidden layer's eligibility."""
-    effective = 2**integers.FIXED_SHIFT / steps_per_y1(plan, layer, rule)
+    effective = 2**integers.FIXED_SHIFT / steps_per_y1
     return eligibility.after(rule.alpha_post, rule.lambda_post, effective, y1_scale)

@@ -59,27 +59,13 @@ SOURCE_PHASE = 1
 
 @dataclass(frozen=True)
 class Schedule:
-    """The phases.
+    """The phases."""
 
-    Attributes
-    ----------
-    hidden_layers
-        L ≥ 0, those that learn
-    feedback
-        ``"direct"``, ``"layerwise"`` or ``"local"``
-    backbone
-        F, frozen layers before them
-    pipelined
-        time steps overlap
-    silent
-        learning epochs without spikes after each sample
-    """
-
-    hidden_layers: int
-    feedback: str = "direct"
-    backbone: int = 0
-    pipelined: bool = False
-    silent: int = 0
+    hidden_layers: int  # L ≥ 0, those that learn
+    feedback: str = "direct"  # or "layerwise", "local"
+    backbone: int = 0  # F, frozen layers before them
+    pipelined: bool = False  # time steps overlap
+    silent: int = 0  # learning epochs without spikes after each sample
 
     def __post_init__(self) -> None:
         checks.one_of(self.feedback, "feedback", ("direct", "layerwise", "local"))
@@ -131,6 +117,10 @@ class Schedule:
         """Return the phase in which a hidden layer's class neurons compute their error (TESS)."""
         return self.update_phase(layer) + 1
 
+    def turn(self, phase: int, num_steps: int) -> Turn:
+        """Return the Lava steps of what acts in a phase, for samples of ``num_steps`` time steps."""
+        return Turn(phase, self.epoch, num_steps, self.period(num_steps))
+
     def _check(self, layer: int, last: int) -> None:
         if not 0 <= layer <= last:
             raise UsageError(f"layer: expected 0 … {last}, got {layer}")
@@ -161,9 +151,13 @@ class Clock:
 
     All that depends on time in our models, turns, epochs and random numbers, follows from ``time_step``; so a graph
     that is built anew goes on as if it had run all the while (``onchip/lava/graph.py: begin_at``). Without ``start``:
-    0.
+    0. The parameters of the process that a model names in ``PARAMETERS`` are kept as ``_name``.
     """
+
+    PARAMETERS: tuple[str, ...] = ()
 
     def __init__(self, proc_params: Any) -> None:
         super().__init__(proc_params)
         self.time_step = proc_params.get("start", 0)
+        for name in self.PARAMETERS:
+            setattr(self, "_" + name, proc_params[name])

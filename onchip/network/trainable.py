@@ -24,36 +24,16 @@ PENDING = 1  # a logit scale, until it is measured
 
 @dataclass(frozen=True)
 class Plan:
-    """A network whose every forward connection learns, behind a backbone of frozen layers or without one.
+    """A network whose every forward connection learns, behind a backbone of frozen layers or without one."""
 
-    Attributes
-    ----------
-    chip
-        the part that learns; its input are the backbone's spikes
-    backbone
-        the frozen layers, or None
-    whole
-        both
-    dense
-        the plastic connections, input side first, sparse ones too
-    inhibition
-        the self-connection of each hidden layer or None
-    decay
-        λ of each hidden layer
-    logit_scale
-        the readout's sum of weights for a logit of 1
-    slow
-        of each hidden layer of current-based neurons the larger decay, ``decay`` is the smaller one; else None
-    """
-
-    chip: ChipNetwork
-    dense: tuple[Dense | Sparse, ...]
-    inhibition: tuple[Diagonal | None, ...]
-    decay: tuple[float, ...]
-    logit_scale: int
-    backbone: ChipNetwork | None
-    whole: ChipNetwork
-    slow: tuple[float | None, ...] = ()
+    chip: ChipNetwork  # the part that learns; its input are the backbone's spikes
+    dense: tuple[Dense | Sparse, ...]  # the plastic connections, input side first
+    inhibition: tuple[Diagonal | None, ...]  # the self-connection of each hidden layer
+    decay: tuple[float, ...]  # λ of each hidden layer
+    logit_scale: int  # the readout's sum of weights for a logit of 1
+    backbone: ChipNetwork | None  # the frozen layers
+    whole: ChipNetwork  # both
+    slow: tuple[float | None, ...] = ()  # of current-based neurons the larger decay, ``decay`` is the smaller one
 
     @property
     def graded(self) -> bool:
@@ -174,13 +154,7 @@ def make_plan(chip: ChipNetwork, logit_scale: int | None = None) -> Plan:
             f"readout='sum_v'; got du = {readout.du}, dv = {readout.dv}, readout={chip.readout!r}; "
             "export it with ottt-export, without --fit-registers"
         )
-    decay = tuple(_decay(index, chip.layers[index]) for index in range(first, last))
-    for index, (loop, (_, slow)) in enumerate(zip(inhibition, decay), first):
-        if slow is not None and loop is not None:
-            raise ChipError(
-                f"layer[{index}] ({chip.layers[index].name}): current-based neurons reset by subtraction cannot learn: "
-                "the reset's self-connection would pass through the current; use neurons that reset to zero"
-            )
+    decay = [_decay(index, chip.layers[index], inhibition[index - first]) for index in range(first, last)]
     backbone, tail = cut(chip)
     return Plan(
         chip=tail,
@@ -303,7 +277,7 @@ def _with_matrix(c: Connection, matrix: np.ndarray) -> Connection:
     return c.with_matrix(matrix) if isinstance(c, Sparse) else replace(c, weight=matrix)
 
 
-def _decay(index: int, layer: LIF) -> tuple[float, float | None]:
+def _decay(index: int, layer: LIF, loop: Diagonal | None) -> tuple[float, float | None]:
     """λ, from whichever of u and v holds the membrane, and None; of a current and a membrane both, ascending."""
     unity = arithmetic.DECAY_UNITY
     if unity - 1 != layer.du and layer.dv != unity:
@@ -312,6 +286,11 @@ def _decay(index: int, layer: LIF) -> tuple[float, float | None]:
             raise ChipError(
                 f"layer[{index}] ({layer.name}): decays of {both[0]}/4096 and {both[1]}/4096; learning needs two that "
                 "are different and below 1: with equal ones the engine's two traces are one; change one by 0.1"
+            )
+        if loop is not None:
+            raise ChipError(
+                f"layer[{index}] ({layer.name}): current-based neurons reset by subtraction cannot learn: "
+                "the reset's self-connection would pass through the current; use neurons that reset to zero"
             )
         return both[0] / unity, both[1] / unity
     kept = unity - layer.dv if layer.du == unity - 1 else unity - 1 - layer.du

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 from lava.magma.core.decorator import implements, requires, tag
 from lava.magma.core.model.py.model import PyLoihiProcessModel
@@ -29,14 +27,8 @@ class ClassNeurons(AbstractProcess):
         neurons of the layer, ≥ 1
     kappa
         κ > 0, or None: N/4 (``sim/learning/local.py``)
-    epoch
-        K, Lava steps per time step
-    num_steps
-        T, time steps per sample
-    period
-        Lava steps per sample, ≥ K
-    phase
-        1 … K, when they act on a sample's first time step
+    turn
+        when they act
 
     Notes
     -----
@@ -46,24 +38,8 @@ class ClassNeurons(AbstractProcess):
 
     _runtime = None  # Lava's __del__ looks for it, even when __init__ refused its arguments
 
-    def __init__(
-        self,
-        classes: int,
-        size: int,
-        kappa: float | None,
-        epoch: int,
-        num_steps: int,
-        period: int,
-        phase: int,
-        name: str,
-    ) -> None:
-        super().__init__(
-            name=name,
-            kappa=kappa,
-            size=size,
-            scale=local.scale(kappa, size),
-            turn=Turn(phase, epoch, num_steps, period),
-        )
+    def __init__(self, classes: int, size: int, kappa: float | None, turn: Turn, name: str) -> None:
+        super().__init__(name=name, kappa=kappa, size=size, scale=local.scale(kappa, size), turn=turn)
         self.a_in = InPort(shape=(classes,))
         self.label_in = InPort(shape=(2,))
         self.error_out = OutPort(shape=(classes,))
@@ -73,9 +49,9 @@ class ClassNeurons(AbstractProcess):
 class ClassNeuronsBehaviour(Clock):
     """Call the arithmetic of a model in the Lava steps in which the neurons act; mixed in before Lava's class."""
 
-    def __init__(self, proc_params: Any) -> None:
-        super().__init__(proc_params)
-        self._turn, self._kappa, self._size, self._scale = (proc_params[k] for k in ("turn", "kappa", "size", "scale"))
+    label_in: PyInPort = LavaPyType(PyInPort.VEC_DENSE, np.int32)
+
+    PARAMETERS = ("turn", "kappa", "size", "scale")
 
     def run_spk(self) -> None:
         z, (label, gate) = self.a_in.recv(), self.label_in.recv()
@@ -90,7 +66,6 @@ class ClassNeuronsBehaviour(Clock):
 @tag("floating_pt")
 class ClassNeuronsModelFloat(ClassNeuronsBehaviour, PyLoihiProcessModel):
     a_in: PyInPort = LavaPyType(PyInPort.VEC_DENSE, float)
-    label_in: PyInPort = LavaPyType(PyInPort.VEC_DENSE, np.int32)
     error_out: PyOutPort = LavaPyType(PyOutPort.VEC_DENSE, float)
     error: np.ndarray = LavaPyType(np.ndarray, float)
 
@@ -103,7 +78,6 @@ class ClassNeuronsModelFloat(ClassNeuronsBehaviour, PyLoihiProcessModel):
 @tag("fixed_pt")
 class ClassNeuronsModelFixed(ClassNeuronsBehaviour, PyLoihiProcessModel):
     a_in: PyInPort = LavaPyType(PyInPort.VEC_DENSE, np.int32, precision=24)
-    label_in: PyInPort = LavaPyType(PyInPort.VEC_DENSE, np.int32)
     error_out: PyOutPort = LavaPyType(PyOutPort.VEC_DENSE, np.int32, precision=8)
     error: np.ndarray = LavaPyType(np.ndarray, np.int32, precision=8)
 

@@ -61,13 +61,8 @@ class MomentumFeedback(AbstractProcess):
     ) -> None:
         integers.check_averaging(averaging, name)
         neurons, classes = weights.shape
-        super().__init__(
-            name=name,
-            gain=integers.scale(gain, f"{name}.gain"),
-            averaging=averaging,
-            epoch=epoch,
-            seed=seed,
-        )
+        scale = integers.scale(gain, f"{name}.gain")
+        super().__init__(name=name, gain=scale, averaging=averaging, epoch=epoch, seed=seed)
         self.error_in = InPort(shape=(classes,))
         self.noise_in = InPort(shape=(neurons,))
         self.a_out = OutPort(shape=(neurons,))
@@ -80,10 +75,11 @@ class MomentumFeedback(AbstractProcess):
 class AbstractMomentumFeedbackModel(Clock, PyLoihiProcessModel):
     """Call the arithmetic of a subclass in the Lava steps in which M acts and learns."""
 
-    def __init__(self, proc_params):
-        super().__init__(proc_params)
-        for key in ("gain", "averaging", "epoch", "seed"):
-            setattr(self, "_" + key, proc_params[key])
+    noise_in: PyInPort = LavaPyType(PyInPort.VEC_DENSE, np.int8)
+    noise: np.ndarray = LavaPyType(np.ndarray, np.int8)
+    saturated: np.ndarray = LavaPyType(np.ndarray, np.int64)
+
+    PARAMETERS = ("gain", "averaging", "epoch", "seed")
 
     def run_spk(self) -> None:
         self.a_out.send(self.a_buff)  # before anything is received, as Lava's connections do
@@ -101,12 +97,9 @@ class AbstractMomentumFeedbackModel(Clock, PyLoihiProcessModel):
 @tag("floating_pt")
 class MomentumFeedbackModelFloat(AbstractMomentumFeedbackModel):
     error_in: PyInPort = LavaPyType(PyInPort.VEC_DENSE, float)
-    noise_in: PyInPort = LavaPyType(PyInPort.VEC_DENSE, np.int8)
     a_out: PyOutPort = LavaPyType(PyOutPort.VEC_DENSE, float)
     weights: np.ndarray = LavaPyType(np.ndarray, float)
-    noise: np.ndarray = LavaPyType(np.ndarray, np.int8)
     a_buff: np.ndarray = LavaPyType(np.ndarray, float)
-    saturated: np.ndarray = LavaPyType(np.ndarray, np.int64)
 
     def learn(self, error: np.ndarray) -> None:
         self.weights = self.weights + (self._gain[0] * np.outer(self.noise, error) - self.weights) / 2**self._averaging
@@ -117,12 +110,9 @@ class MomentumFeedbackModelFloat(AbstractMomentumFeedbackModel):
 @tag("fixed_pt")
 class MomentumFeedbackModelFixed(AbstractMomentumFeedbackModel):
     error_in: PyInPort = LavaPyType(PyInPort.VEC_DENSE, np.int32, precision=8)
-    noise_in: PyInPort = LavaPyType(PyInPort.VEC_DENSE, np.int8)
     a_out: PyOutPort = LavaPyType(PyOutPort.VEC_DENSE, np.int32, precision=24)
     weights: np.ndarray = LavaPyType(np.ndarray, np.int32, precision=9)
-    noise: np.ndarray = LavaPyType(np.ndarray, np.int8)
     a_buff: np.ndarray = LavaPyType(np.ndarray, np.int32, precision=24)
-    saturated: np.ndarray = LavaPyType(np.ndarray, np.int64)
 
     def learn(self, error: np.ndarray) -> None:
         learning_epoch = (self.time_step - 1) // self._epoch

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from lava.magma.core.decorator import implements, requires, tag
 from lava.magma.core.model.py.model import PyLoihiProcessModel
@@ -21,11 +23,11 @@ class FrozenNeuron(AbstractProcess):
 
     ::
 
-        every phase:             a += a_in
-        phase = update_phase:    u, v, s as sim.network.LIF from a; s is sent; a = 0
+        every Lava step:         a += a_in
+        in its turn:             u, v, s as sim.network.LIF from a; s is sent; a = 0
         first step of a sample:  u = u_init, v = 0, a = 0, before a_in is added
 
-    Spikes that arrive after update_phase, from the layer itself, are for the next time step. Fixed point only.
+    Spikes that arrive after its turn, from the layer itself, are for the next time step. Fixed point only.
 
     Attributes
     ----------
@@ -35,30 +37,14 @@ class FrozenNeuron(AbstractProcess):
         as in sim.network.LIF
     bias, u_init
         (n,), effective bias on v and initial u, in units of the state
-    epoch
-        K
-    num_steps
-        T of a sample
-    update_phase
-        1 … K
+    turn
+        when it acts
     """
 
     _runtime = None  # Lava's __del__ looks for it, even when __init__ refused its arguments
 
-    def __init__(
-        self,
-        shape: tuple[int],
-        du: int,
-        dv: int,
-        vth: np.ndarray,
-        bias: np.ndarray,
-        u_init: np.ndarray,
-        epoch: int,
-        num_steps: int,
-        update_phase: int,
-        name: str,
-    ) -> None:
-        super().__init__(name=name, du=du, dv=dv, vth=vth, epoch=epoch, num_steps=num_steps, update_phase=update_phase)
+    def __init__(self, *, shape: tuple[int], bias: np.ndarray, u_init: np.ndarray, **parameters: Any) -> None:
+        super().__init__(**parameters)
         self.a_in = InPort(shape=shape)
         self.s_out = OutPort(shape=shape)
         self.a = Var(shape=shape, init=0)
@@ -73,6 +59,7 @@ class FrozenNeuron(AbstractProcess):
 @requires(CPU)
 @tag("fixed_pt")
 class FrozenNeuronModelFixed(Clock, PyLoihiProcessModel):
+    PARAMETERS = ("du", "dv", "vth", "turn")
     a_in: PyInPort = LavaPyType(PyInPort.VEC_DENSE, np.int32, precision=24)
     s_out: PyOutPort = LavaPyType(PyOutPort.VEC_DENSE, bool)
     a: np.ndarray = LavaPyType(np.ndarray, np.int32, precision=24)
@@ -82,18 +69,12 @@ class FrozenNeuronModelFixed(Clock, PyLoihiProcessModel):
     bias: np.ndarray = LavaPyType(np.ndarray, np.int32, precision=24)
     u_init: np.ndarray = LavaPyType(np.ndarray, np.int32, precision=24)
 
-    def __init__(self, proc_params):
-        super().__init__(proc_params)
-        for key in ("du", "dv", "vth", "epoch", "num_steps", "update_phase"):
-            setattr(self, "_" + key, proc_params[key])
-
     def run_spk(self) -> None:
-        time_step, phase = divmod(self.time_step - 1, self._epoch)
         arriving = self.a_in.recv().astype(np.int32)
-        if phase == 0 and time_step % self._num_steps == 0:
+        if (self.time_step - 1) % self._turn.period == 0:
             self.a, self.u, self.v = np.zeros_like(self.a), self.u_init.copy(), np.zeros_like(self.v)
         self.a = self.a + arriving
-        if phase + 1 != self._update_phase:
+        if self._turn.time_step_at(self.time_step) is None:
             self.s_out.send(np.zeros_like(self.s))
             return
         self.u = arithmetic.current_step(self.u, self.a, self._du)

@@ -14,8 +14,7 @@ from lava.magma.core.process.process import AbstractProcess
 from lava.magma.core.process.variable import Var
 from lava.magma.core.resources import CPU
 from lava.magma.core.sync.protocols.loihi_protocol import LoihiProtocol
-from ottt_loihi.onchip.lava.sender import Sender, SenderModelFixed, SenderModelFloat
-from ottt_loihi.onchip.network.schedule import Turn
+from ottt_loihi.onchip.lava.sender import COMMON, Sender, SenderModelFixed, SenderModelFloat
 from ottt_loihi.sim import arithmetic
 from ottt_loihi.sim.learning import eligibility, integers
 
@@ -25,10 +24,10 @@ class OTTTNeuron(Sender, AbstractProcess):
 
     ::
 
-        phase = update_phase:    a = a_in + (self_weight·s[t−1] << self_weight_exp)
+        in turn ``update``:      a = a_in + (self_weight·s[t−1] << self_weight_exp)
                                  u, v, s as sim.network.LIF; v before its reset is kept as m
                                  with noise: s = (m + noise·z > vth), z = ±1 at random; z is sent on noise_out
-        phase = feedback_phase:  g  = a_third_factor_in · [ |m − vth| < half_width ]
+        in turn ``feedback``:    g  = a_third_factor_in · [ |m − vth| < half_width ]
                                  y1 = saturate( −g·y1_scale )      error_out = saturate( g·error_scale )
         until the epoch ends:    y1 is sent, zero before
         first time step:         u = u_init, v = 0, s = 0
@@ -43,7 +42,7 @@ class OTTTNeuron(Sender, AbstractProcess):
     u_init              (n,)                         initial u, in units of the state
     self_weight, _exp   (n,), −8 … 7                 self-inhibition; 0: none
     half_width          in units of vth              of the surrogate
-    feedback_phase      1 … K                        when the error reaches the neuron (``onchip/network/schedule.py``)
+    feedback            a Turn                       when the error reaches the neuron (``onchip/network/schedule.py``)
     noise               ≥ 0, in units of vth         amplitude α of OPZO's noise on the comparison alone; 0: none
     after               an After, or None            S-TLLR: h and its message (``sim/learning/eligibility.py``)
     mean                λ, or None                   OTPE, floating point: the error goes down as ḡ·δ in place of f·δ,
@@ -59,25 +58,9 @@ class OTTTNeuron(Sender, AbstractProcess):
     comparison, the scales are a 12-bit mantissa and a shift with stochastic rounding (``sim/learning/integers.py``).
     """
 
-    def __init__(
-        self,
-        *,
-        du: float,
-        dv: float,
-        half_width: float,
-        feedback_phase: int,
-        u_init: np.ndarray | float = 0,
-        self_weight: np.ndarray | float = 0,
-        self_weight_exp: int = 0,
-        noise: float = 0,
-        after: Any = None,
-        mean: float | None = None,
-        **common: Any,
-    ) -> None:
-        feedback = Turn(feedback_phase, common["epoch"], common["num_steps"], common["period"])
-        own = {"self_weight_exp": self_weight_exp, "noise": noise, "feedback": feedback, "after": after, "mean": mean}
-        super().__init__(du=du, dv=dv, half_width=half_width, **own, **common)
-        shape = common["shape"]
+    def __init__(self, *, u_init: np.ndarray, self_weight: np.ndarray | float, **parameters: Any) -> None:
+        super().__init__(**parameters)
+        shape = parameters["shape"]
         self.a_third_factor_in = InPort(shape=shape)
         self.s_out = OutPort(shape=shape)
         self.noise_out = OutPort(shape=shape)
@@ -93,7 +76,10 @@ class OTTTNeuron(Sender, AbstractProcess):
 class OTTTNeuronBehaviour:
     """Call the arithmetic of a model in the Lava steps in which the neuron acts; mixed in before the sender's."""
 
-    PARAMETERS = ("du", "dv", "half_width", "feedback", "self_weight_exp", "noise", "after", "mean")
+    s_out: PyOutPort = LavaPyType(PyOutPort.VEC_DENSE, bool)
+    noise_out: PyOutPort = LavaPyType(PyOutPort.VEC_DENSE, np.int8)
+    s: np.ndarray = LavaPyType(np.ndarray, bool)
+    PARAMETERS = (*COMMON, "du", "dv", "half_width", "feedback", "self_weight_exp", "noise", "after", "mean")
 
     def __init__(self, proc_params):
         super().__init__(proc_params)
@@ -125,13 +111,14 @@ class OTTTNeuronBehaviour:
             if self._mean is not None:
                 self.send_down_the_mean(third_factor, t)
             if self._bias_learning is not None:
-                self._gain_bias(self.bias_change(t))
+                self._learn_bias(t)
         self.s_out.send(spikes)
         self.noise_out.send(noise)
         self.send(self._surrogate, learnt is not None)
 
-    def _gain_bias(self, change: np.ndarray) -> None:
+    def _learn_bias(self, t: int) -> None:
         """Subtract from u what the bias on v gains, where u is the membrane."""
+        change = self.bias_change(t)
         self.bias = self.bias + change
         if self._bias_learning.in_u:
             self.u, self.u_init = self.u - change, self.u_init - change
@@ -144,10 +131,7 @@ class OTTTNeuronModelFloat(OTTTNeuronBehaviour, SenderModelFloat, PyLoihiProcess
     """u, v, vth in the same units; y1 is not rounded."""
 
     a_third_factor_in: PyInPort = LavaPyType(PyInPort.VEC_DENSE, float)
-    s_out: PyOutPort = LavaPyType(PyOutPort.VEC_DENSE, bool)
-    noise_out: PyOutPort = LavaPyType(PyOutPort.VEC_DENSE, np.int8)
     u: np.ndarray = LavaPyType(np.ndarray, float)
-    s: np.ndarray = LavaPyType(np.ndarray, bool)
     membrane: np.ndarray = LavaPyType(np.ndarray, float)
     u_init: np.ndarray = LavaPyType(np.ndarray, float)
     self_weight: np.ndarray = LavaPyType(np.ndarray, float)
@@ -181,9 +165,6 @@ class OTTTNeuronModelFloat(OTTTNeuronBehaviour, SenderModelFloat, PyLoihiProcess
         if self._error_scale:
             self.error = third_factor * self.h * (1 - decay) / (1 - decay ** (t + 1)) * self._error_scale[0]
 
-    def bias_change(self, t: int) -> np.ndarray:
-        return self._bias_learning.gains[t] * self.y1
-
 
 @implements(proc=OTTTNeuron, protocol=LoihiProtocol)
 @requires(CPU)
@@ -192,10 +173,7 @@ class OTTTNeuronModelFixed(OTTTNeuronBehaviour, SenderModelFixed, PyLoihiProcess
     """Bit for bit ``sim.reference`` forward; learning in integers."""
 
     a_third_factor_in: PyInPort = LavaPyType(PyInPort.VEC_DENSE, np.int32, precision=24)
-    s_out: PyOutPort = LavaPyType(PyOutPort.VEC_DENSE, bool)
-    noise_out: PyOutPort = LavaPyType(PyOutPort.VEC_DENSE, np.int8)
     u: np.ndarray = LavaPyType(np.ndarray, np.int32, precision=24)
-    s: np.ndarray = LavaPyType(np.ndarray, bool)
     membrane: np.ndarray = LavaPyType(np.ndarray, np.int32, precision=24)
     u_init: np.ndarray = LavaPyType(np.ndarray, np.int32, precision=24)
     self_weight: np.ndarray = LavaPyType(np.ndarray, np.int32, precision=9)
@@ -221,12 +199,6 @@ class OTTTNeuronModelFixed(OTTTNeuronBehaviour, SenderModelFixed, PyLoihiProcess
     def look_back(self, third_factor: np.ndarray, halvings: int) -> None:
         part, self.second = self._after, eligibility.message(self.h)
         if self._encoding == "signed":
-            mantissa, shift = part.y2
             product = -part.sign * third_factor.astype(np.int64) * self.second
-            shift = min(integers.MAX_SHIFT, shift + halvings)
-            self.second = self._rounded(product, mantissa, shift, self.y1_saturated)
+            self.second = self.rounded(product, part.y2, halvings, self.y1_saturated)
         self.h = eligibility.moved(self.h, self._surrogate, part.keep, part.impulse)
-
-    def bias_change(self, t: int) -> np.ndarray:
-        self.rng = integers.xorshift32(self.rng)
-        return self._bias_learning.change(self.bias, self.y1, t, self.rng)

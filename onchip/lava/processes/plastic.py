@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 from lava.magma.core.decorator import implements, requires, tag
-from lava.magma.core.learning.learning_rule import LoihiLearningRule
 from lava.magma.core.learning.learning_rule_applier import AbstractLearningRuleApplier
 from lava.magma.core.model.py.connection import LearningConnectionModelBitApproximate, LearningConnectionModelFloat
 from lava.magma.core.model.py.type import LavaPyType
@@ -125,18 +124,8 @@ class ProjectedDense(OTTTDense):
     Vars: rows, int16 ``(k, inputs)``; the others are OTTTDense's.
     """
 
-    def __init__(
-        self,
-        weights: np.ndarray,
-        learning_rule: LoihiLearningRule,
-        reset_interval: int,
-        weight_exp: int,
-        name: str,
-        rounding: str,
-        seed: int,
-        subspace: Subspace,
-    ) -> None:
-        super().__init__(weights, learning_rule, reset_interval, weight_exp, name, rounding, seed)
+    def __init__(self, *of_dense: Any, subspace: Subspace) -> None:
+        super().__init__(*of_dense)
         self.proc_params["subspace"] = (subspace.fixed, subspace.shift, subspace.seed)
         self.rows = Var(shape=subspace.rows.shape, init=subspace.rows)
 

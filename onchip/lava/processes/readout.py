@@ -14,9 +14,9 @@ from lava.magma.core.process.process import AbstractProcess
 from lava.magma.core.process.variable import Var
 from lava.magma.core.resources import CPU
 from lava.magma.core.sync.protocols.loihi_protocol import LoihiProtocol
-from ottt_loihi.onchip.lava.sender import Sender, SenderModelFixed, SenderModelFloat
+from ottt_loihi.onchip.lava.sender import COMMON, Sender, SenderModelFixed, SenderModelFloat
 from ottt_loihi.sim import arithmetic
-from ottt_loihi.sim.learning import integers, losses, trial
+from ottt_loihi.sim.learning import losses, trial
 from ottt_loihi.sim.learning.rule import Rule
 
 
@@ -25,7 +25,7 @@ class OTTTReadout(Sender, AbstractProcess):
 
     ::
 
-        phase = update_phase:    v[t] = a_in << 6 + bias          (du = 4095, dv = 4096: nothing is kept)
+        in turn ``update``:      v[t] = a_in << 6 + bias          (du = 4095, dv = 4096: nothing is kept)
                                  e    = gate · (v − (logit_scale << 6)·[class = label])   or another loss's error
                                  y1   = saturate( −e·y1_scale )         error_out = saturate( e·error_scale )
         until the epoch ends:    y1 is sent, zero before
@@ -40,10 +40,9 @@ class OTTTReadout(Sender, AbstractProcess):
     ===============  ==============  ==================================================================================
     logit_scale      > 0             readout that stands for a logit of 1, in units of the weights' sum
     samples          ≥ 1             number of samples, for ``predictions``
-    loss             a name          ``sim/learning/losses.py`` says what e is
-    learn_when       a name          ``"mistaken"``: closes the gate for a sample if the one before, the same with a
-                                     closed gate, was answered with the label (``sim/learning/trial.py``)
-    usual_mistakes   0 … 2^15        of ``"mistaken"``
+    rule             a Rule          its loss says what e is (``sim/learning/losses.py``); learn_when ``"mistaken"``
+                                     closes the gate for a sample if the one before, the same with a closed gate, was
+                                     answered with the label (``sim/learning/trial.py``)
     ===============  ==============  ==================================================================================
 
     The other parameters are those of :class:`~ottt_loihi.onchip.lava.sender.Sender`. ``y1_scale`` and ``error_scale``
@@ -53,25 +52,13 @@ class OTTTReadout(Sender, AbstractProcess):
     correct, y1_saturated, error_saturated: counts.
     """
 
-    def __init__(
-        self,
-        *,
-        logit_scale: float,
-        samples: int,
-        loss: str = "mse",
-        learn_when: str = "always",
-        usual_mistakes: int = 0,
-        **common: Any,
-    ) -> None:
-        Rule(loss=loss, learn_when=learn_when, usual_mistakes=usual_mistakes)  # raises for unknown names
-        super().__init__(
-            logit_scale=logit_scale, loss=loss, learn_when=learn_when, usual_mistakes=usual_mistakes, **common
-        )
-        shape = common["shape"]
+    def __init__(self, *, samples: int, rule: Rule, **parameters: Any) -> None:
+        super().__init__(rule=rule, **parameters)
+        shape = parameters["shape"]
         self.label_in = InPort(shape=(2,))
 
         self.scores = Var(shape=shape, init=0)
-        self.trial = Var(shape=(2,), init=trial.fresh_trial(usual_mistakes))
+        self.trial = Var(shape=(2,), init=trial.fresh_trial(rule.usual_mistakes))
         self.predictions = Var(shape=(samples,), init=-1)
         self.correct = Var(shape=(1,), init=0)
 
@@ -79,7 +66,11 @@ class OTTTReadout(Sender, AbstractProcess):
 class OTTTReadoutBehaviour:
     """Call the arithmetic of a model in the Lava steps in which the readout acts; mixed in before the sender's."""
 
-    PARAMETERS = ("logit_scale", "loss", "learn_when", "usual_mistakes")
+    label_in: PyInPort = LavaPyType(PyInPort.VEC_DENSE, np.int32)
+    trial: np.ndarray = LavaPyType(np.ndarray, np.int64)
+    predictions: np.ndarray = LavaPyType(np.ndarray, np.int32)
+    correct: np.ndarray = LavaPyType(np.ndarray, np.int64)
+    PARAMETERS = (*COMMON, "logit_scale", "rule")
 
     def run_spk(self) -> None:
         updated = self._update.time_step_at(self.time_step)
@@ -94,22 +85,22 @@ class OTTTReadoutBehaviour:
             if gate and self._open:
                 self.learn(label, self.halvings(sample, t), self._slower)
                 if self._bias_learning is not None:
-                    self.learn_bias(t)
+                    self.bias = self.bias + self.bias_change(t)
         self.send(np.ones(self.y1.shape, bool), updated is not None)
 
     def _judge(self, label: int, gate: int) -> None:
         """Whether, and how much slower, this sample may be learnt from, by the answer before it."""
         self._open, self._slower = True, 0
-        if self._learn_when == "mistaken" and gate:
+        if self._rule.learn_when == "mistaken" and gate:
             self.trial = trial.judged(self.trial, label)
             self._open = bool(self.trial[0] != label)
-            self._slower = trial.halvings(self.trial[1], self._usual_mistakes)
+            self._slower = trial.halvings(self.trial[1], self._rule.usual_mistakes)
 
     def _keep_score(self, sample: int, t: int, label: int) -> None:
         if t == 0:
             self.scores = np.zeros_like(self.scores)
         self.scores = self.scores + self.v
-        if t == self._num_steps - 1 and sample < len(self.predictions):
+        if t == self._update.num_steps - 1 and sample < len(self.predictions):
             self.trial[0] = self.predictions[sample] = self.scores.argmax()
             self.correct += self.predictions[sample] == label
 
@@ -118,34 +109,23 @@ class OTTTReadoutBehaviour:
 @requires(CPU)
 @tag("floating_pt")
 class OTTTReadoutModelFloat(OTTTReadoutBehaviour, SenderModelFloat, PyLoihiProcessModel):
-    label_in: PyInPort = LavaPyType(PyInPort.VEC_DENSE, np.int32)
     scores: np.ndarray = LavaPyType(np.ndarray, float)
-    trial: np.ndarray = LavaPyType(np.ndarray, np.int64)
-    predictions: np.ndarray = LavaPyType(np.ndarray, np.int32)
-    correct: np.ndarray = LavaPyType(np.ndarray, np.int64)
 
     def update(self, a: np.ndarray) -> None:
         self.v = a + self.bias
 
     def learn(self, label: int, halvings: int, slower: int) -> None:
-        e = losses.float_error(self._loss, self.v, label, self._logit_scale) * 0.5**slower
+        e = losses.float_error(self._rule.loss, self.v, label, self._logit_scale) * 0.5**slower
         self.y1 = self.reward = -e * self._y1_scale[0] * 0.5**halvings
         if self._error_scale:
             self.error = e * self._error_scale[0]
-
-    def learn_bias(self, t: int) -> None:
-        self.bias = self.bias + self._bias_learning.gains[t] * self.y1
 
 
 @implements(proc=OTTTReadout, protocol=LoihiProtocol)
 @requires(CPU)
 @tag("fixed_pt")
 class OTTTReadoutModelFixed(OTTTReadoutBehaviour, SenderModelFixed, PyLoihiProcessModel):
-    label_in: PyInPort = LavaPyType(PyInPort.VEC_DENSE, np.int32)
     scores: np.ndarray = LavaPyType(np.ndarray, np.int64)
-    trial: np.ndarray = LavaPyType(np.ndarray, np.int64)
-    predictions: np.ndarray = LavaPyType(np.ndarray, np.int32)
-    correct: np.ndarray = LavaPyType(np.ndarray, np.int64)
 
     def update(self, a: np.ndarray) -> None:
         nothing = np.zeros_like(self.v)
@@ -154,11 +134,7 @@ class OTTTReadoutModelFixed(OTTTReadoutBehaviour, SenderModelFixed, PyLoihiProce
         self.v = np.where(arithmetic.spikes(v, self._vth), 0, v).astype(np.int32)
 
     def learn(self, label: int, halvings: int, slower: int) -> None:
-        e = losses.integer_error(self._loss, self.v, label, self._logit_scale << arithmetic.STATE_SHIFT)
+        e = losses.integer_error(self._rule.loss, self.v, label, self._logit_scale << arithmetic.STATE_SHIFT)
         self.y1 = self.reward = self.rounded_reward(e, halvings + slower)
         if self._error_scale:
             self.error = self.rounded_error(e, slower)
-
-    def learn_bias(self, t: int) -> None:
-        self.rng = integers.xorshift32(self.rng)
-        self.bias = self.bias + self._bias_learning.change(self.bias, self.y1, t, self.rng)

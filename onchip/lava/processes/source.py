@@ -14,7 +14,7 @@ from lava.magma.core.process.ports.ports import OutPort
 from lava.magma.core.process.process import AbstractProcess
 from lava.magma.core.resources import CPU
 from lava.magma.core.sync.protocols.loihi_protocol import LoihiProtocol
-from ottt_loihi.onchip.network.schedule import SOURCE_PHASE, Clock, Turn
+from ottt_loihi.onchip.network.schedule import Clock, Turn
 
 from ottt_loihi.errors import UsageError
 
@@ -33,12 +33,10 @@ class Source(AbstractProcess):
         number of input channels
     labels
         int32 ``(n,)``, class of each sample
-    epoch
-        Lava steps from time step to time step
+    turn
+        when it sends a time step's input
     learn
         bool ``(n,)`` or True: which samples may be learnt from (the learning gate)
-    period
-        Lava steps from sample to sample; None: epoch·T
     """
 
     _runtime = None  # Lava's __del__ looks for it, even when __init__ refused its arguments
@@ -48,16 +46,13 @@ class Source(AbstractProcess):
         samples: np.ndarray,
         size: int,
         labels: np.ndarray,
-        epoch: int,
+        turn: Turn,
         learn: np.ndarray | bool,
-        period: int | None,
-        name: str,
+        name: str = "source",
     ) -> None:
         if labels.shape != (len(samples),):
             raise UsageError(f"labels: expected shape ({len(samples)},), got {labels.shape}")
         gate = np.broadcast_to(np.asarray(learn, bool), labels.shape)
-        num_steps = samples.shape[1]
-        turn = Turn(SOURCE_PHASE, epoch, num_steps, epoch * num_steps if period is None else period)
         super().__init__(name=name, samples=samples, size=size, labels=labels, turn=turn, gate=gate)
         self.s_out = OutPort(shape=(size,))
         self.label_out = OutPort(shape=(2,))
@@ -67,49 +62,31 @@ class SampleSource(Source):
     """A :class:`Source` of spikes ``packed``, uint8 ``(n, T, ⌈size/8⌉)``: ``np.packbits`` along the last axis."""
 
     def __init__(
-        self,
-        packed: np.ndarray,
-        size: int,
-        labels: np.ndarray,
-        epoch: int,
-        learn: np.ndarray | bool = True,
-        period: int | None = None,
-        name: str = "source",
+        self, packed: np.ndarray, size: int, labels: np.ndarray, turn: Turn, learn: np.ndarray | bool = True
     ) -> None:
         if packed.dtype != np.uint8 or packed.ndim != 3 or packed.shape[2] != -(-size // 8):
             raise UsageError(
                 f"packed: expected uint8 (n, T, {-(-size // 8)}), got {packed.dtype} {packed.shape}; use np.packbits"
             )
-        super().__init__(packed, size, labels, epoch, learn, period, name)
+        super().__init__(packed, size, labels, turn, learn)
 
 
 class MessageSource(Source):
     """A :class:`Source` of graded ``messages``, integers ``(n, T, size)``."""
 
-    def __init__(
-        self,
-        messages: np.ndarray,
-        labels: np.ndarray,
-        epoch: int,
-        learn: np.ndarray | bool = True,
-        name: str = "source",
-    ) -> None:
+    def __init__(self, messages: np.ndarray, labels: np.ndarray, turn: Turn, learn: np.ndarray | bool = True) -> None:
         if messages.ndim != 3 or messages.dtype.kind not in "iu":
             raise UsageError(f"messages: expected integers (n, T, size), got {messages.dtype} {messages.shape}")
-        super().__init__(messages, messages.shape[2], labels, epoch, learn, None, name)
+        super().__init__(messages, messages.shape[2], labels, turn, learn)
 
 
 class SourceModel(Clock, PyLoihiProcessModel):
     """The same for spikes and messages, in both arithmetics."""
 
+    PARAMETERS = ("samples", "size", "labels", "turn", "gate")
     MESSAGE: type = bool
     s_out: PyOutPort = LavaPyType(PyOutPort.VEC_DENSE, MESSAGE)
     label_out: PyOutPort = LavaPyType(PyOutPort.VEC_DENSE, np.int32)
-
-    def __init__(self, proc_params):
-        super().__init__(proc_params)
-        for key in ("samples", "size", "labels", "turn", "gate"):
-            setattr(self, "_" + key, proc_params[key])
 
     def run_spk(self) -> None:
         sample, place = (self.time_step - 1) // self._turn.period, self._turn.time_step_at(self.time_step)
@@ -125,15 +102,8 @@ class SourceModel(Clock, PyLoihiProcessModel):
 
 @implements(proc=SampleSource, protocol=LoihiProtocol)
 @requires(CPU)
-@tag("floating_pt")
-class SampleSourceModelFloat(SourceModel):
-    pass
-
-
-@implements(proc=SampleSource, protocol=LoihiProtocol)
-@requires(CPU)
-@tag("fixed_pt")
-class SampleSourceModelFixed(SourceModel):
+@tag("floating_pt", "fixed_pt")
+class SampleSourceModel(SourceModel):
     pass
 
 

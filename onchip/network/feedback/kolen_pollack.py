@@ -33,7 +33,7 @@ class KolenPollack(Feedback):
         return cls(matrix, own_seed), plan.resolution(layer + 1)
 
     def process(self, layer: int, builder: Any) -> Any:
-        """As :meth:`~ottt_loihi.onchip.network.feedback.fixed.Fixed.process`: a plastic connection like the other."""
+        """As :meth:`~ottt_loihi.onchip.network.feedback.random.Fixed.process`: a plastic connection like the other."""
         return builder.connection(layer + 1, self.matrix, f"feedback[{layer}]", self.seed)
 
 

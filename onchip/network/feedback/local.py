@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ottt_loihi.onchip.network.feedback.fixed import Fixed
+from ottt_loihi.onchip.network.feedback.random import Fixed
 from ottt_loihi.sim.learning import local
 from ottt_loihi.sim.learning.rule import Rule
 

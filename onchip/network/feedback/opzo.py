@@ -37,7 +37,7 @@ class OPZO(Feedback):
         return cls(matrix, own_seed, noise, scale, AVERAGING), units
 
     def process(self, layer: int, builder: Any) -> Any:
-        """As :meth:`~ottt_loihi.onchip.network.feedback.fixed.Fixed.process`."""
+        """As :meth:`~ottt_loihi.onchip.network.feedback.random.Fixed.process`."""
         from ottt_loihi.onchip.lava.processes.feedback import MomentumFeedback
 
         settings = self.averaging, builder.network.epoch, self.seed, f"feedback[{layer}]"

@@ -1,17 +1,27 @@
-"""Fixed random feedback: direct feedback alignment."""
+"""Feedback with fixed weights; random ones are direct feedback alignment."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from ottt_loihi.onchip.network.feedback.fixed import Fixed
+from ottt_loihi.sim.learning.network import Feedback
 from ottt_loihi.sim.learning.rule import Rule
 
 if TYPE_CHECKING:
     from ottt_loihi.onchip.network.trainable import Plan
 
 FEEDBACK_MAX = 254
+
+
+class Fixed(Feedback):
+    """``matrix · e`` with weights that never change; a subclass says which error e is, and makes the matrix."""
+
+    def process(self, layer: int, builder: Any) -> Any:
+        """Return the Lava process, named ``feedback[layer]``, in a graph of ``onchip.lava.graph.Builder``."""
+        from lava.proc.dense.process import Dense
+
+        return Dense(weights=self.matrix, num_message_bits=8, name=f"feedback[{layer}]")
 
 
 class Random(Fixed):
