@@ -37,6 +37,7 @@ from ottt_loihi.converters.limits import (
 from ottt_loihi.converters.registers import Misfit, misfits
 from ottt_loihi.sim.network import INPUT, ChipNetwork, Connection, Conv, Dense, Diagonal, Sparse
 
+from ottt_loihi import checks
 from ottt_loihi.errors import ChipError
 
 REMEDIES = {
@@ -103,6 +104,8 @@ class Activity:
 
 def budget(chip: ChipNetwork, limits: Limits = LOIHI2) -> Budget:
     """Count cores layer by layer, the last first, since a layer's outgoing axons depend on its targets' cores."""
+    checks.instance(limits, "limits", Limits)
+    checks.instance(chip, "chip", ChipNetwork)
     cores: dict[int, int] = {}
     layers: dict[int, LayerBudget] = {}
     violations: list[Violation] = []

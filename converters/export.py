@@ -27,7 +27,7 @@ from ottt_loihi.converters.quantize.causes import Causes, causes
 from ottt_loihi.converters.quantize.contraction import require_contraction
 from ottt_loihi.converters.quantize.float_network import FloatNetwork, from_torch
 from ottt_loihi.converters.quantize.float_run import agreement
-from ottt_loihi.converters.quantize.quantize import Quantized, quantize
+from ottt_loihi.converters.quantize.quantize import INPUT_FORMS, SCALES, THRESHOLDS, Quantized, quantize
 from ottt_loihi.converters.registers import Fitted
 from ottt_loihi.converters.replay import replay
 from ottt_loihi.converters.samples import Samples, chip_samples, samples_of
@@ -35,9 +35,9 @@ from ottt_loihi.converters.verify import Agreement, Comparison, Tally, compare
 from ottt_loihi.sim import storage
 from ottt_loihi.sim.network import ChipNetwork
 
-from ottt_loihi import sim
+from ottt_loihi import checks, sim
 from ottt_loihi.data import Step
-from ottt_loihi.errors import ChipError, UsageError, VerificationError
+from ottt_loihi.errors import ChipError, FileError, UsageError, VerificationError
 
 if TYPE_CHECKING:
     from ottt_loihi.nn.network import Network
@@ -123,6 +123,15 @@ class Options:
     limits: Limits = LOIHI2
     fit_registers: bool = False
 
+    def __post_init__(self) -> None:
+        for name in ("check", "calibrate"):
+            checks.integer(getattr(self, name), name, 0)
+        for name in ("allow_dead", "fit_registers", *(() if self.for_netx is None else ("for_netx",))):
+            checks.flag(getattr(self, name), name)
+        for name, allowed in (("input_form", INPUT_FORMS), ("scale", SCALES), ("thresholds", THRESHOLDS)):
+            checks.one_of(getattr(self, name), name.removesuffix("_form"), allowed)
+        checks.instance(self.limits, "limits", Limits)
+
     @property
     def settings(self) -> dict[str, Any]:
         """The arguments of ``quantize`` but its bits."""
@@ -147,7 +156,7 @@ def export(net: Network, options: Options | None = None, source: str | os.PathLi
     """
     from ottt_loihi.nn.slayer_blocks import is_slayer
 
-    options = options or Options()
+    options = checks.instance(options, "options", Options, none=True) or Options()
     if not hasattr(net, "blocks"):
         raise UsageError(
             f"export: expected a Network, got {type(net).__name__}; ol.load reads a model.pt, and ol.from_module makes "
@@ -156,7 +165,7 @@ def export(net: Network, options: Options | None = None, source: str | os.PathLi
     trained = None if is_slayer(net) else from_torch(net)
     origin: dict[str, Any] = {"training": net.provenance}
     if source is not None:
-        origin |= {"checkpoint": Path(source).name, "sha256": _sha256(source)}
+        origin |= {"checkpoint": checks.path(source, "source").name, "sha256": _sha256(source)}
     settings = options.settings
     if options.calibrate and trained is not None:
         images = samples_of(net, options.calibrate, "train", options.input_form)
@@ -310,7 +319,7 @@ def export_module(net: Network, options: Options | None = None, source: Path | N
     """
     from ottt_loihi.nn.slayer_blocks import is_slayer
 
-    options = options or Options()
+    options = checks.instance(options, "options", Options, none=True) or Options()
     if is_slayer(net):
         return export(net, options, source)
     trained = from_torch(net)
@@ -323,7 +332,7 @@ def export_module(net: Network, options: Options | None = None, source: Path | N
 
 def export_chip(chip: ChipNetwork, options: Options | None = None) -> Export:
     """An integer network that was made elsewhere, counted and ready to be written in every format."""
-    options = options or Options()
+    options = checks.instance(options, "options", Options, none=True) or Options()
     quantized, fitted = _fit(Quantized(chip, (), ()), options)
     counted = budget(quantized.chip, options.limits)
     counted.raise_if_broken()
@@ -348,7 +357,7 @@ def export_float(
     ChipError
         for a layer that no input can make fire, and as the quantiser
     """
-    options = options or Options()
+    options = checks.instance(options, "options", Options, none=True) or Options()
     if options.calibrate:
         raise UsageError("--calibrate: the file names no data set")
     _require_firing(trained, options)
@@ -374,12 +383,16 @@ def _require_firing(trained: FloatNetwork, options: Options) -> None:
 
 
 def _sha256(path: str | os.PathLike[str]) -> str:
-    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
+    try:
+        return hashlib.sha256(checks.path(path, "source").read_bytes()).hexdigest()
+    except OSError as error:
+        raise FileError(f"{path}: cannot be read ({error.strerror or error})") from None
 
 
 def require_agreement(export: Export, max_disagreement: float) -> None:
     """Raise :class:`VerificationError` when float and chip predict differently on more than that share of samples."""
-    found = export.agreement
+    found = checks.instance(export, "export", Export).agreement
+    checks.number(max_disagreement, "max_disagreement", 0, 1)
     if found is not None and round((1 - found.predictions) * found.samples) > max_disagreement * found.samples + 1e-9:
         raise VerificationError(
             f"float and chip predictions differ on {1 - found.predictions:.1%} of {found.samples} samples, "
@@ -431,6 +444,8 @@ def write(export: Export, folder: Path, with_nir: bool = False, force_nir: bool 
 
     Returns name → path, or why there is no ``.net``. Raises :class:`ChipError` for what NIR cannot express.
     """
+    checks.instance(export, "export", Export)
+    folder = checks.path(folder, "folder")
     if with_nir:  # asked for: a refusal comes before anything is written
         nir.write(export.quantized.chip, folder / "model.nir", force=force_nir)
     files = {"chip": str(folder / "model.h5"), "lava script": str(folder / "model_lava.py")}

@@ -12,9 +12,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from ottt_loihi.sim import arithmetic
+from ottt_loihi.sim import checks as sim_checks
 from ottt_loihi.sim.inference.host import host_messages
 from ottt_loihi.sim.inference.reference import LEAST, Result, check_input, read_out
 from ottt_loihi.sim.network import INPUT, LIF, ChipNetwork, Connection, Conv, Dense, Diagonal
+
+from ottt_loihi import checks
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -24,7 +27,10 @@ def run(chip: ChipNetwork, x: np.ndarray, record: Sequence[str] = ()) -> Result:
     """Run a batch; arguments and result are those of :func:`ottt_loihi.sim.inference.reference.run`."""
     import torch
 
-    messages = torch.from_numpy(check_input(chip, host_messages(chip, x))).double()
+    messages = torch.from_numpy(
+        check_input(checks.instance(chip, "chip", ChipNetwork), host_messages(chip, x))
+    ).double()
+    record = sim_checks.variables(record)
     batch, layers = len(messages), range(len(chip.layers))
     products = [(_product(c), c) for c in chip.connections]
     u = [torch.tensor(layer.u_init.reshape(1, -1)).double().repeat(batch, 1) for layer in chip.layers]

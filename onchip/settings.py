@@ -77,6 +77,10 @@ class Settings(Rule):
             hidden = _rate(hidden, "hidden_rate", MOST)
         object.__setattr__(self, "hidden_rate", hidden)
         object.__setattr__(self, "readout_rate", _rate(self.readout_rate, "readout_rate", 2))
+        for name in ("shuffle", "tested", "balanced"):
+            checks.flag(getattr(self, name), name)
+        if self.logit_scale is not None:
+            checks.integer(self.logit_scale, "logit_scale")
         if self.average_every is not None:
             object.__setattr__(self, "average_every", checks.integer(self.average_every, "average_every", 0))
 

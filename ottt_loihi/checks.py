@@ -6,11 +6,15 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Iterable, Sequence
 from numbers import Integral, Real
+from pathlib import Path
 from typing import Any
 
 from ottt_loihi.errors import UsageError
+
+Kind = type | tuple[type, ...]
 
 
 def one_of(value: Any, where: str, allowed: Sequence[str], *, none: bool = False) -> Any:
@@ -67,9 +71,45 @@ def both(value: int | tuple[int, int]) -> tuple[int, int]:
     return value if isinstance(value, tuple) else (value, value)
 
 
+def instance(value: Any, where: str, kind: Kind, *, none: bool = False) -> Any:
+    """Return ``value`` if it is an object of the class ``kind``, or None where ``none`` allows that."""
+    if isinstance(value, kind) or (none and value is None):
+        return value
+    raise UsageError(f"{where}: expected {_article(kind)}{', or nothing' if none else ''}, got {_found(value)}")
+
+
+def items(value: Any, where: str, kind: Kind) -> tuple[Any, ...]:
+    """Return ``value``, a list or another iterable of objects of the class ``kind``, as a tuple."""
+    if not isinstance(value, Iterable) or isinstance(value, (str, bytes)):
+        raise UsageError(f"{where}: expected a list, each item {_article(kind)}, got {_found(value)}")
+    return tuple(instance(item, where, kind) for item in value)
+
+
+def path(value: Any, where: str) -> Path:
+    """Return ``value``, a text or an ``os.PathLike`` of texts, as a Path."""
+    if isinstance(value, (str, os.PathLike)) and isinstance(os.fspath(value), str) and os.fspath(value):
+        return Path(value)
+    raise UsageError(f"{where}: expected the path of a file or folder, got {_found(value)}")
+
+
 def is_integer(value: Any) -> bool:
     """Whether ``value`` is an integer of Python or NumPy, and no bool."""
     return isinstance(value, Integral) and not isinstance(value, bool)
+
+
+def _found(value: Any) -> str:
+    """Return a value in few words, for a message of one line."""
+    if isinstance(value, type):
+        return f"the class {value.__name__}, not an object of it"
+    text = repr(value)
+    return text if len(text) <= 60 and "\n" not in text else f"an object of {type(value).__name__}"
+
+
+def _article(kind: Kind) -> str:
+    names = [
+        {str: "text", Integral: "integer"}.get(k, k.__name__) for k in (kind if isinstance(kind, tuple) else (kind,))
+    ]
+    return " or ".join(f"{'an' if name[0].lower() in 'aeiou' else 'a'} {name}" for name in names)
 
 
 def _integers(low: int | None, high: int | None) -> str:

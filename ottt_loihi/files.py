@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from ottt_loihi import checks
 from ottt_loihi.errors import FileError
 
 POINTER = b"version https://git-lfs.github.com/spec/"
@@ -36,7 +37,7 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
 
     Missing parent folders are made. A read-only folder or a full disk is a :class:`FileError`.
     """
-    path = Path(path)
+    path = checks.path(path, "file to write")
     name = temporary = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -12,12 +12,12 @@ import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from pathlib import Path
 from typing import Any, BinaryIO
 
 import h5py
 import numpy as np
 
+from ottt_loihi import checks
 from ottt_loihi.errors import FileError, UnsafeFileError
 from ottt_loihi.files import atomic_write, refuse_pointer
 
@@ -45,7 +45,7 @@ def new_hdf5(path: str | os.PathLike[str]) -> Iterator[h5py.File]:
 @contextmanager
 def open_hdf5(path: str | os.PathLike[str]) -> Iterator[h5py.File]:
     """Open for reading; an error of HDF5 inside the block becomes a :class:`FileError` with the path."""
-    path = Path(path)
+    path = checks.path(path, "file to read")
     if not path.exists():
         raise FileError(f"{path}: no such file")
     try:

@@ -12,6 +12,16 @@ from ottt_loihi import checks
 from ottt_loihi.errors import ChipError, UsageError
 
 
+def variables(record: Any) -> tuple[str, ...]:
+    """Return the names of the states to keep, any of u, v and s."""
+    if isinstance(record, str):
+        raise UsageError(f"record: expected a tuple of names, e.g. ({record!r},), got the text {record!r}")
+    names = checks.items(record, "record", str)
+    if unknown := sorted(set(names) - {"u", "v", "s"}):
+        raise UsageError(f"record: expected any of 'u', 'v', 's', got {unknown}")
+    return names
+
+
 def shape(value: Any, where: str, length: int | None = None, low: int = 1, high: int = 2**31 - 1) -> tuple[int, ...]:
     """Return a tuple of integers low … high, ``length`` of them; None: at least one."""
     try:

@@ -24,6 +24,7 @@ import numpy as np
 from ottt_loihi.sim import arithmetic, checks, usage
 from ottt_loihi.sim.connections import INPUT, Connection, Conv, Dense, Diagonal, Part, Sparse
 
+from ottt_loihi import checks as value_checks
 from ottt_loihi.data.description import DataDescription, Step
 from ottt_loihi.errors import ChipError
 
@@ -151,10 +152,12 @@ class ChipNetwork(Part):
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "input_shape", checks.shape(self.input_shape, "input_shape"))
-        object.__setattr__(self, "layers", tuple(self.layers))
-        object.__setattr__(self, "connections", tuple(self.connections))
+        object.__setattr__(self, "layers", value_checks.items(self.layers, "layers", LIF))
+        object.__setattr__(
+            self, "connections", value_checks.items(self.connections, "connections", (Dense, Diagonal, Sparse, Conv))
+        )
         checks.integer(self.num_steps, "num_steps", 1, 2**31 - 1)
-        if self.readout not in READOUTS:
+        if not isinstance(self.readout, str) or self.readout not in READOUTS:
             raise ChipError(f"readout: expected one of {', '.join(READOUTS)}, got {self.readout!r}")
         if not self.layers:
             raise ChipError("layers: a network needs at least one layer")

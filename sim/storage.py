@@ -20,7 +20,7 @@ import numpy as np
 from ottt_loihi.sim import usage
 from ottt_loihi.sim.network import LIF, ChipNetwork, Connection, Conv, Dense, Diagonal, Sparse
 
-from ottt_loihi import safe_hdf5
+from ottt_loihi import checks, safe_hdf5
 from ottt_loihi.errors import ChipError, FileError
 
 FORMAT = "ottt-loihi ChipNetwork"
@@ -38,6 +38,7 @@ def save(chip: ChipNetwork, path: str | os.PathLike[str]) -> None:
     FileError
         if the folder cannot be written
     """
+    checks.instance(chip, "chip", ChipNetwork)
     with safe_hdf5.new_hdf5(path) as file:
         file.attrs["format"] = _plain(FORMAT)
         file.attrs["version"] = version = _version(chip)

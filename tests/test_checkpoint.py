@@ -183,7 +183,10 @@ HOSTILE = [  # of version 1, then of version 2
     (lambda d: d["blocks"][0]["neuron"]["settings"].update(beta="x"), "neuron: beta: expected a number"),
     (lambda d: d["blocks"][0]["neuron"]["settings"].update(surrogate=[[[[[[]]]]]]), "nested too deeply"),
     (lambda d: d["blocks"][0]["neuron"]["settings"].update(gamma=1), "these settings do not fit .*gamma"),
-    (lambda d: d["blocks"][0]["connection"]["settings"].update(generator=5), r"connection.generator: expected nothing"),
+    (
+        lambda d: d["blocks"][0]["connection"]["settings"].update(generator=5),
+        r"connection: generator: expected a Generator, or nothing",
+    ),
     (lambda d: d["blocks"][0]["connection"]["settings"].update(pool=[1]), "connection: pool: expected"),
     (
         lambda d: d["blocks"][0]["connection"]["settings"].update(in_features=2**31 - 1, out_features=2**31 - 1),

@@ -123,7 +123,7 @@ def test_a_run_for_people_writes_runs_train_by_default(tmp_path):
         (["--hidden", "12;3"], 2, "--hidden: expected numbers separated by commas"),
         (["--hidden", "0"], 2, "sizes: expected"),
         (["--v-threshold", "0"], 2, "v_threshold: expected"),
-        (["--lr", "-1"], 2, "learning_rate > 0"),
+        (["--lr", "-1"], 2, "learning_rate: expected a number in (0, 1e+30]"),
         (["-o", "/proc/nowhere"], 3, "cannot be written"),
         (["--lr", "1e30", "--optimizer", "sgd"], 1, "lower the learning rate"),
     ],

@@ -73,9 +73,17 @@ def test_arrays_that_do_not_fit(arguments, says):
 
 
 def test_settings_out_of_range():
-    for settings in ({"test_share": 0}, {"test_share": 1}, {"seed": -1}):
-        with pytest.raises(UsageError, match="test_share"):
+    for settings, says in (
+        ({"test_share": 0}, "test_share: "),
+        ({"test_share": 1}, "test_share: "),
+        ({"seed": -1}, "seed: "),
+    ):
+        with pytest.raises(UsageError, match=says):
             from_arrays(X, Y, **settings)
+    with pytest.raises(UsageError, match="test_share and seed draw test samples, and these data bring theirs"):
+        from_arrays(X, Y, X, Y, seed=3)
+    with pytest.raises(UsageError, match=r"x: expected numbers up to 3e\+38, got -2e\+300 … 1e\+300"):
+        from_arrays(np.array([[1.0, -2.0], [0.0, 1.0]]) * 1e300, [0, 0])
     with pytest.raises(UsageError, match=r"y: expected 0 … 2, got 0 … 3"):
         from_arrays(X, Y, num_classes=3)
 

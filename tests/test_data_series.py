@@ -77,6 +77,10 @@ def test_rows_of_one_sample(tmp_path):
         ("x,label\n1,a\n2,b\n3,a\n", {"window": 2}, "the label changes within every window"),
         ("id,x,label\n1,1,a\n1,2,b\n", {"sample": "id"}, "sample '1' has several labels"),
         ("x,label\n1,a\n2,a\n3,b\n4,b\n", {"dt": 0.1}, "dt: every row is a sample of its own"),
+        ("x,label\n1,a\n2,a\n3,b\n4,b\n", {"step": 2}, "step, without window, has no effect; leave it out"),
+        ("x,label\n1,a\n2,a\n3,b\n4,b\n", {"lengths": "pad"}, "lengths, without sample, has no effect"),
+        ("x,label\n1,a\n2,a\n3,b\n4,b\n", {"window": 2, "seed": 1}, "seed, with window, has no effect"),
+        ("label,x,label\n1,2,a\n2,3,b\n", {}, "more than one column 'label'; it has label, x, label"),
     ],
 )
 def test_csv_that_does_not_fit(tmp_path, text, options, says):

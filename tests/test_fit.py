@@ -359,7 +359,7 @@ def test_wrong_optimisers_and_losses_are_one_line():
         (dict(schedule_every="batch"), "schedule_every: cosine goes by epochs"),
         (dict(clip_norm=0), "clip_norm: expected a number > 0"),
         (dict(kappa=0.1), "kappa, temperature: .*give a teacher"),
-        (dict(callbacks=[3]), "callbacks: expected Callbacks, got int"),
+        (dict(callbacks=[3]), "callbacks: expected a Callback, got 3"),
         (
             dict(loss=torch.nn.CrossEntropyLoss()),
             r"loss: expected a function of \(o, labels, time_steps\), CrossEntropyLoss",

@@ -10,6 +10,7 @@ from typing import Any
 
 from ottt_loihi.sim.network import ChipNetwork
 
+from ottt_loihi import checks
 from ottt_loihi.errors import ChipError
 from ottt_loihi.files import atomic_write
 
@@ -26,7 +27,8 @@ def write(chip: ChipNetwork, path: Path, chip_file: str = "model.h5") -> None:
 
     Raises :class:`ChipError` for plastic connections: their odd weights Lava would truncate.
     """
-    require_inference(chip)
+    require_inference(checks.instance(chip, "chip", ChipNetwork))
+    path = checks.path(path, "script")
     kind = "what ottt_loihi.sim.host_messages sends," if chip.host else ""
     values = {
         "title": f"A network of {len(chip.layers)} layers",

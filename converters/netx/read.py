@@ -20,7 +20,7 @@ from ottt_loihi.converters.netx import weights as netx_weights
 from ottt_loihi.sim import arithmetic
 from ottt_loihi.sim.network import INPUT, LIF, ChipNetwork, Connection, Conv, Dense, Diagonal
 
-from ottt_loihi import safe_hdf5
+from ottt_loihi import checks, safe_hdf5
 from ottt_loihi.errors import ChipError, FileError, UsageError
 
 NETX_BIAS_EXP = 6
@@ -80,7 +80,9 @@ def read(
     ChipError
         for what netx cannot load, or the simulators have no counterpart of, by layer
     """
-    state = _State(None if input_shape is None else tuple(input_shape))
+    checks.path(path, "file to read")
+    checks.integer(num_steps, "num_steps")
+    state = _State(None if input_shape is None else checks.sizes(input_shape, "input_shape"))
     refusal: ChipError | None = None
     with safe_hdf5.open_hdf5(path) as file:
         try:

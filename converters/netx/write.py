@@ -26,6 +26,7 @@ from ottt_loihi.sim.inference.host import host_messages
 from ottt_loihi.sim.inference.reference import Result, check_input
 from ottt_loihi.sim.network import INPUT, ChipNetwork, Connection, Conv, Dense, Diagonal, Sparse
 
+from ottt_loihi import checks
 from ottt_loihi.errors import BackendUnavailableError, ChipError, FileError
 from ottt_loihi.safe_hdf5 import new_hdf5
 
@@ -38,6 +39,7 @@ def write(chip: ChipNetwork, path: str | os.PathLike[str]) -> None:
 
     Raises :class:`ChipError` naming what netx cannot load, and :class:`FileError` if the folder cannot be written.
     """
+    checks.instance(chip, "chip", ChipNetwork)
     layers = [_layer_connections(chip, index) for index in range(len(chip.layers))]
     for connections in layers:
         _require_loaded([c for c in connections if c is not None and not isinstance(c, Conv)])

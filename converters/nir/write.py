@@ -35,6 +35,7 @@ import numpy as np
 from ottt_loihi.sim import arithmetic, usage
 from ottt_loihi.sim.network import INPUT, LIF, ChipNetwork, Connection, Conv, Dense, Diagonal, Sparse
 
+from ottt_loihi import checks
 from ottt_loihi.errors import ChipError, UsageError
 from ottt_loihi.files import atomic_write
 
@@ -77,13 +78,12 @@ def graph(chip: ChipNetwork, dt: float = 1e-3, force: bool = False) -> nir.NIRGr
     """The NIR graph of ``chip``; arguments and errors as for :func:`write`."""
     import nir
 
-    if not (math.isfinite(dt) and dt > 0):
-        raise UsageError(f"dt: expected seconds > 0, got {dt}")
+    dt = checks.number(dt, "dt", 0, above=True)
     if "metadata" not in nir.Linear.__dataclass_fields__:
         raise UsageError("nir: the one that is here has no place for metadata; writing needs nir 1.0.5 or later")
     if chip.host is not None:
         raise ChipError("NIR has no place for what the host computes; export with --input graded")
-    building = _Graph(chip, dt, force)
+    building = _Graph(checks.instance(chip, "chip", ChipNetwork), dt, checks.flag(force, "force"))
     building.nodes["input"] = nir.Input(input_type=np.array(chip.input_shape))
     for index in range(len(chip.layers)):
         building.add_layer(index)

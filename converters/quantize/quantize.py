@@ -39,6 +39,7 @@ from ottt_loihi.converters.quantize.layer import LayerReport, QuantizedLayer, Tu
 from ottt_loihi.sim import arithmetic
 from ottt_loihi.sim.network import INPUT, LIF, ChipNetwork, Connection, Conv, Dense, Diagonal
 
+from ottt_loihi import checks
 from ottt_loihi.errors import ChipError, UsageError
 
 HOST_BITS = 12  # of the messages that a host sends: what a bias's 13 bits hold
@@ -185,7 +186,8 @@ def versions() -> dict[str, str]:
 
 
 def _bits(value: int | str | Sequence[int | str], layers: int) -> list[int | str]:
-    each = [value] * layers if isinstance(value, (int, str)) else list(value)
+    one = isinstance(value, str) or checks.is_integer(value)
+    each = [value] * layers if one else list(checks.items(value, "num_weight_bits", (int, np.integer, str)))
     if len(each) != layers:
         raise UsageError(f"num_weight_bits: expected one for each of {layers} layers, got {len(each)}")
     for bits in each:

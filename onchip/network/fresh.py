@@ -64,15 +64,15 @@ def fresh_network(
         for an argument out of range
     """
     checks.number(current_decay, "current_decay", 0, 1, below=True)
+    input_shape, hidden = checks.sizes(input_shape, "input_shape"), checks.sizes(hidden, "hidden", 0)
+    checks.integer(classes, "classes", 2)
+    checks.integer(num_steps, "num_steps")
+    checks.integer(seed, "seed", 0)
+    decay = checks.number(decay, "decay", 0, 1, above=True, below=True)
+    checks.integer(resolution, "resolution", 16, 510)
+    checks.one_of(reset, "reset", ("subtract", "zero"))
     if current_decay and reset != "zero":
         raise UsageError(f"current_decay: current-based neurons reset to zero on the chip; got reset {reset!r}")
-    if reset not in ("subtract", "zero"):
-        raise UsageError(f"reset: expected subtract or zero, got {reset!r}")
-    if not (0 < decay < 1 and 16 <= resolution <= 510 and classes >= 2 and all(n >= 1 for n in hidden)):
-        raise UsageError(
-            f"expected 0 < decay < 1, resolution 16 … 510, classes ≥ 2 and positive layer sizes; "
-            f"got {decay}, {resolution}, {classes}, {hidden}"
-        )
     densities = _densities(density, len(hidden) + 1)
     if gain is None:
         gain = [HIDDEN_GAIN, *[deeper_gain(decay, num_steps, current_decay)] * len(hidden)][: len(hidden)]

@@ -174,6 +174,7 @@ def _contents(split: Split) -> dict[str, Any]:
     from ottt_loihi.data import DATA_SETS
 
     known = DATA_SETS.get(split.name)
+    wide = {"dtype": "float64"} if split.x_train.dtype == "float32" else {}  # their sum may be more than float32 holds
     return {
         "name": split.name,
         "training_samples": len(split.y_train),
@@ -185,7 +186,7 @@ def _contents(split: Split) -> dict[str, Any]:
         "samples_per_class": _counts(split.y_train, split.num_classes),
         "test_samples_per_class": _counts(split.y_test, split.num_classes),
         "dtype": str(split.x_train.dtype),
-        "mean": float(split.x_train.mean()),
+        "mean": float(split.x_train.mean(**wide)),
         "source": known.source if known else "",
         "licence": known.licence if known else "",
         "notes": list(split.notes),

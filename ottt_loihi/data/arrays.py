@@ -27,6 +27,8 @@ PAIRS = {"x", "y"}
 HALVES = {"x_train", "y_train", "x_test", "y_test"}
 SAYS = {"time_axis", "dt", "class_names"}  # members of an .npz that say what its arrays are
 GAPS = ("refuse", "skip")
+LARGEST = 3e38  # float32 holds no more
+TEST_SHARE = 0.2
 ROUNDING = 1e-5  # how far above 1 or below 0 a scaled image may be: float32's rounding
 
 
@@ -40,7 +42,7 @@ def from_arrays(
     time_axis: bool | int | None = None,
     dt: float | None = None,
     class_names: Sequence[str] = (),
-    test_share: float = 0.2,
+    test_share: float = TEST_SHARE,
     seed: int = 0,
     gaps: str = "refuse",
     name: str = "arrays",
@@ -77,6 +79,8 @@ def from_arrays(
     where = f"{name}: "
     if (x_test is None) != (y_test is None):
         raise UsageError(f"{where}expected both x_test and y_test, or neither")
+    if x_test is not None and (test_share != TEST_SHARE or seed):
+        raise UsageError(f"{where}test_share and seed draw test samples, and these data bring theirs; leave them out")
     y, names, notes = read_labels(np.asarray(y), f"{where}y", class_names, num_classes)
     x = np.asarray(x)
     axis, found = _time_axis(x, True if time_axis is None and dt is not None else time_axis, where)
@@ -114,7 +118,7 @@ def load_npz(
     dt: float | None = None,
     class_names: Sequence[str] = (),
     num_classes: int = 0,
-    test_share: float = 0.2,
+    test_share: float = TEST_SHARE,
     seed: int = 0,
     gaps: str = "refuse",
 ) -> Split:
@@ -303,8 +307,8 @@ def _time_axis(x: np.ndarray, said: bool | int | None, where: str) -> tuple[int,
 
 def _samples(x: np.ndarray, time_axis: int, where: str) -> tuple[SampleArray, tuple[str, ...]]:
     """The samples in the dtype of a Split, time first; and sentences about what was changed."""
-    if x.dtype.kind not in "iufb":
-        raise UsageError(f"{where}: expected numbers, got {x.dtype}")
+    if x.dtype.kind not in "iufb" or not x.ndim:
+        raise UsageError(f"{where}: expected numbers, got {x.dtype if x.ndim else 'one thing, no array (n, …)'}")
     if time_axis > 1:
         x = np.ascontiguousarray(np.moveaxis(x, time_axis, 1))
     whole = x.dtype.kind in "iub"
@@ -314,8 +318,10 @@ def _samples(x: np.ndarray, time_axis: int, where: str) -> tuple[SampleArray, tu
     if not time_axis and x.dtype == np.uint8 and not bits:
         return PixelArray(x), ()
     _refuse_gaps(x, where)
+    low, high = (float(x.min()), float(x.max())) if x.size else (0.0, 0.0)
+    if max(-low, high) > LARGEST:
+        raise UsageError(f"{where}: expected numbers up to {LARGEST:g}, got {low:g} … {high:g}; divide them first")
     x = x.astype(np.float32, copy=False)
-    _refuse_gaps(x, where)  # float32 holds less than float64
     if time_axis or not x.size or (x.ndim == 2 and not (x.min() >= 0 and x.max() <= 1 + ROUNDING)):
         return x, ()
     low, high = float(x.min()), float(x.max())
@@ -364,8 +370,8 @@ def repeated(x: np.ndarray) -> np.ndarray:
 
 def draw_test(y: np.ndarray, test_share: float, seed: int, where: str) -> np.ndarray:
     """bool ``(n,)``: for each class, ``⌈share · its samples⌉`` drawn at random, but never all."""
-    if not 0 < test_share < 1 or seed < 0:
-        raise UsageError(f"{where}expected 0 < test_share < 1 and seed ≥ 0, got {test_share} and {seed}")
+    test_share = checks.number(test_share, f"{where}test_share", 0, 1, above=True, below=True)
+    checks.integer(seed, f"{where}seed", 0)
     rng, chosen = np.random.default_rng(seed), np.zeros(len(y), bool)
     for label in np.unique(y):
         members = rng.permutation(np.flatnonzero(y == label))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from ottt_loihi import checks
 from ottt_loihi.data.codings.rate import rate
 from ottt_loihi.errors import UsageError
 
@@ -34,8 +35,10 @@ def rate_code(images: np.ndarray, num_steps: int, seed: int = 0, indices: np.nda
         for NaN or intensities outside [0, 1], ``num_steps < 1``, a negative seed, or as many indices as not images
     """
     images = np.asarray(images)
-    if num_steps < 1 or seed < 0:
-        raise UsageError(f"rate_code: expected num_steps ≥ 1 and seed ≥ 0, got {num_steps} and {seed}")
+    checks.integer(num_steps, "rate_code: num_steps")
+    checks.integer(seed, "rate_code: seed", 0)
+    if images.dtype.kind not in "biuf" or not images.ndim:
+        raise UsageError(f"rate_code: expected an array (n, …) of numbers, got {images.dtype} of shape {images.shape}")
     if images.size and not (images.min() >= 0 and images.max() <= 1):  # False for NaN
         raise UsageError(
             f"rate_code: expected intensities in [0, 1], got [{images.min()}, {images.max()}]; scale the images first"

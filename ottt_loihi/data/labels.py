@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from numbers import Integral
 
 import numpy as np
 
+from ottt_loihi import checks
 from ottt_loihi.errors import UsageError
 
 LARGEST = 1_000_000
@@ -34,7 +36,10 @@ def read_labels(
     y = np.asarray(y)
     if y.ndim != 1:
         raise UsageError(f"{where}: expected one label per sample, shape (n,), got {y.shape}")
-    names = tuple(str(name) for name in class_names)
+    names = tuple(str(name) for name in checks.items(class_names, "class_names", (str, Integral)))
+    if len(set(names)) < len(names):
+        raise UsageError(f"class_names: {max(names, key=names.count)!r} is there more than once")
+    num_classes = checks.integer(num_classes, "num_classes", 0)
     if y.dtype.kind in "US":
         return _of_texts(y, where, names)
     if y.dtype.kind == "f":

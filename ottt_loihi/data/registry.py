@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ottt_loihi import checks
 from ottt_loihi.data.arrays import load_npz
 from ottt_loihi.data.audio import FSDD, load_fsdd, load_wav_folder
 from ottt_loihi.data.cifar import CIFAR10, CIFAR100, load_cifar10, load_cifar100
@@ -196,6 +197,9 @@ def load_data(name: str | os.PathLike[str], folder: str | os.PathLike[str] | Non
     FileError
         for missing or damaged files
     """
+    checks.path(name, "load_data: name")
+    if folder is not None:
+        checks.path(folder, "load_data: folder")
     name = os.fspath(name)
     loader, arguments = _loader(name, folder)
     known = _options_of(loader)

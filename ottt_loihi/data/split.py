@@ -51,6 +51,9 @@ class Split:
     dt: float | None = None
 
     def __post_init__(self) -> None:
+        checks.flag(self.time_axis, f"{self._where()}time_axis")
+        checks.integer(self.num_classes, f"{self._where()}num_classes", 0)
+        checks.items(self.class_names, f"{self._where()}class_names", str)
         for part in ("train", "test"):
             self._check(part, getattr(self, f"x_{part}"), getattr(self, f"y_{part}"))
         if self.x_train.shape[1:] != self.x_test.shape[1:]:
@@ -111,6 +114,9 @@ class Split:
         )
 
     def _check(self, part: str, x: SampleArray, y: np.ndarray) -> None:
+        for name, array in (("x", x), ("y", y)):
+            if not isinstance(getattr(array, "dtype", None), np.dtype) or not hasattr(array, "shape"):
+                raise UsageError(f"{self._where()}{name}_{part}: expected an array, got {type(array).__name__}")
         least = 3 if self.time_axis else 2
         if x.ndim < least or x.size == 0:
             shape = "(n, T, *input_shape)" if self.time_axis else "(n, *input_shape)"

@@ -74,10 +74,18 @@ def load_csv(
     heading, rows = _read(path)
     special = [name for name in (label, sample, *leave_out) if name]
     for name in special:
-        if name not in heading:
-            raise UsageError(f"{path}: no column {name!r}; it has {', '.join(heading[:20])}")
+        if heading.count(name) != 1:
+            found = "no column" if name not in heading else "more than one column"
+            raise UsageError(f"{path}: {found} {name!r}; it has {', '.join(heading[:20])}")
     if sample and window:
         raise UsageError(f"{path}: sample and window exclude each other, got {sample!r} and {window}")
+    idle = {
+        "step, without window,": step and not window,
+        "lengths, without sample,": lengths != "refuse" and not sample,
+        "seed, with window,": seed and window,
+    }
+    for option in (option for option, given in idle.items() if given):
+        raise UsageError(f"{path}: {option} has no effect; leave it out")
     channels = [index for index, name in enumerate(heading) if name not in special]
     if not channels:
         raise UsageError(f"{path}: no channels beside {', '.join(special)}")

@@ -125,7 +125,7 @@ class Block(nn.Module):
             )
         self.connection, self.neuron, self.skip = connection, neuron, skip
         self.dropout = checks.number(dropout, "dropout", 0, 1, below=True)
-        self.branches = nn.ModuleList(branches)
+        self.branches = nn.ModuleList(checks.items(branches, "branches", Branch))
         self.shape: tuple[int, ...] = ()
 
     @property

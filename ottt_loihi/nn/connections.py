@@ -120,7 +120,7 @@ class Connection(Shaped):
             pool = checks.pair(pool, "pool")
         self.pool = pool
         self.weight_bits = None if weight_bits is None else checks.integer(weight_bits, "weight_bits", 2, 8)
-        self.reset_parameters(generator)
+        self.reset_parameters(checks.instance(generator, "generator", torch.Generator, none=True))
 
     @property
     def fan_in(self) -> int:

@@ -224,7 +224,7 @@ class CubaLIF(CurrentBased):
         self.reset = checks.one_of(reset, "reset", RESETS)
         self.surrogate = make_surrogate(surrogate)
         self.at_threshold = checks.flag(at_threshold, "at_threshold")
-        self.learn = [checks.one_of(name, "learn", LEARNABLE) for name in learn]
+        self.learn = [checks.one_of(name, "learn", LEARNABLE) for name in checks.items(learn, "learn", str)]
         self.trace = checks.one_of(trace, "trace", TRACES)
         values = {"alpha": alpha, "beta": beta, "v_threshold": v_threshold, "v_reset": v_reset, "v_init": v_init}
         for name, value in values.items():

@@ -120,6 +120,10 @@ def _as_tensor(values: Any, where: str) -> Tensor:
         values = torch.from_numpy(np.ascontiguousarray(array, array.dtype.newbyteorder("=")))
     if values.is_complex():
         raise UsageError(f"{where}: expected real numbers, got complex ones")
+    if values.layout != torch.strided or values.is_quantized:
+        raise UsageError(
+            f"{where}: expected a dense tensor, got a {'quantised' if values.is_quantized else 'sparse'} one"
+        )
     return values
 
 
@@ -136,6 +140,11 @@ def _check_shape(shape: torch.Size, input_shape: tuple[int, ...]) -> None:
 
 def _check_values(x: Tensor, like: Tensor) -> Tensor:
     # NaN passes through both extremes; ``isfinite`` would take memory of x's size
-    if x.is_floating_point() and not bool(torch.isfinite(torch.stack(torch.aminmax(x.detach()))).all()):
-        raise UsageError("input: expected finite real numbers, got NaN, infinity or complex ones")
+    if x.is_floating_point() or like.dtype == torch.float16:
+        extremes = torch.stack(torch.aminmax(x.detach()))
+        if not bool(torch.isfinite(extremes).all()):
+            raise UsageError("input: expected finite real numbers, got NaN, infinity or complex ones")
+        if not bool(torch.isfinite(extremes.to(like.dtype)).all()):
+            low, high = extremes.tolist()
+            raise UsageError(f"input: {low:g} … {high:g} is more than the network's {like.dtype} holds; scale it")
     return x.to(like.device, like.dtype)

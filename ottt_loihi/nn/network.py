@@ -98,8 +98,8 @@ class Network(nn.Module):
         scores: str = "sum",
     ) -> None:
         super().__init__()
-        self.blocks = nn.ModuleList(blocks)
-        self.readout = readout
+        self.blocks = nn.ModuleList(checks.items(blocks, "blocks", Block))
+        self.readout = checks.instance(readout, "readout", nn.Module)
         self.input_shape = checks.sizes(input_shape, "input_shape", 1)
         self.time_steps = checks.integer(time_steps, "time_steps")
         self.convention = checks.one_of(convention, "convention", CONVENTIONS)

@@ -17,7 +17,7 @@ from ottt_loihi.nn.modules import Stepwise
 from ottt_loihi.nn.network import Network, gathered
 from ottt_loihi.nn.paths import GradientPaths
 from ottt_loihi.rules.hlop import HLOP, make_hlop
-from ottt_loihi.rules.losses import Loss, instantaneous
+from ottt_loihi.rules.losses import Loss, instantaneous, make_loss
 
 UPDATES = ("step", "sequence")
 
@@ -87,7 +87,8 @@ class Rule(ABC):
         labels
             integers ``(batch,)`` in 0 … classes − 1
         loss
-            L[t]: one of ``ottt_loihi.rules.losses``, or any ``f(o, labels, time_steps)`` that returns a scalar
+            L[t]: one of ``ottt_loihi.rules.losses`` or its name, or any ``f(o, labels, time_steps)`` that returns a
+            scalar
 
         Raises
         ------
@@ -96,7 +97,7 @@ class Rule(ABC):
         TrainingError
             for a loss that is NaN or infinite
         """
-        net = self.prepared(net)
+        net, loss = self.prepared(net), make_loss(loss)
         return self.add_gradients(net, *self.checked(net, x, labels), loss)
 
     def train_batch(
@@ -109,9 +110,9 @@ class Rule(ABC):
         """
         if optimizer is None:
             return self.backward(net, x, labels, loss)
-        net = self.prepared(net)
+        net, loss = self.prepared(net), make_loss(loss)
         x, labels = self.checked(net, x, labels)
-        optimizer.zero_grad()
+        checks.instance(optimizer, "optimizer", torch.optim.Optimizer).zero_grad()
         self.before_batch(net)
         result = self.add_gradients(net, x, labels, loss)
         optimizer.step()
@@ -138,6 +139,10 @@ class Rule(ABC):
 
     def checked(self, net: Network, x: Any, labels: Any) -> tuple[Input, Tensor]:
         """Return the batch in the network's dtype and on its device; the rule must fit the network."""
+        if not torch.is_grad_enabled():
+            raise UsageError(
+                "gradients are turned off here (torch.no_grad or torch.inference_mode); learn outside of it"
+            )
         self.check(net)
         return net.check_input(x), net.check_labels(labels, len(x))
 
@@ -225,8 +230,9 @@ class OnlineRule(Rule):
             self.hlop.check_optimizer(optimizer)
         if optimizer is None or self.update == "sequence":
             return super().train_batch(net, x, labels, loss, optimizer)
-        net = self.prepared(net)
+        net, loss = self.prepared(net), make_loss(loss)
         x, labels = self.checked(net, x, labels)
+        checks.instance(optimizer, "optimizer", torch.optim.Optimizer)
         with nullcontext() if self.hlop is None else self.hlop.learning(net):
             return self._train_step_by_step(net, x, labels, loss, optimizer)
 

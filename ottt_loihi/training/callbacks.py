@@ -182,7 +182,7 @@ class TensorBoard(Callback):
             from torch.utils.tensorboard import SummaryWriter
         except ImportError:
             raise UsageError("tensorboard: not installed; pip install tensorboard, or read metrics.csv") from None
-        self.folder, self.open, self.writer = Path(folder), SummaryWriter, None
+        self.folder, self.open, self.writer = checks.path(folder, "TensorBoard.folder"), SummaryWriter, None
 
     def on_start(self, fit: Fit) -> None:
         if fit.leads:  # purge_step: what an interrupted run wrote of this epoch and later is not drawn twice
@@ -254,7 +254,7 @@ class SaveModel(Callback):
     """Saves the network at the end, or where Ctrl-C stopped it; not after an error."""
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
-        self.path = Path(path)
+        self.path = checks.path(path, "checkpoint")
 
     def save_model(self, fit: Fit) -> Path:
         """Write the file; return where it is."""

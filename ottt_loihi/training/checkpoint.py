@@ -28,9 +28,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ottt_loihi import __version__
+from ottt_loihi import __version__, checks
 from ottt_loihi.data.description import DataDescription
-from ottt_loihi.errors import FileError, UsageError
+from ottt_loihi.errors import FileError, TrainingError, UsageError
 from ottt_loihi.files import atomic_write
 from ottt_loihi.nn.cuba import CubaLIF
 from ottt_loihi.nn.description import completed, construct, count_parts, describe, differences, foreign
@@ -53,9 +53,14 @@ def save(net: nn.Module, path: str | os.PathLike[str], provenance: Mapping[str, 
     ------
     UsageError
         for weights that the network's own classes do not have (a pruned one), or values that are not JSON
+    TrainingError
+        for weights that are NaN or infinite
     FileError
         if the file cannot be written; nothing is left then
     """
+    checks.instance(net, "save: net", nn.Module)
+    if found := not_finite(tensors_of(net)):
+        raise TrainingError(f"save: {found}, so no file is written; train it again with a smaller learning rate")
     architecture = describe(net)
     if not foreign(architecture):
         with torch.device("meta"):
@@ -65,7 +70,11 @@ def save(net: nn.Module, path: str | os.PathLike[str], provenance: Mapping[str, 
                 f"save: {strange[0]}: a hook or an attribute of your own has changed the network's tensors; make it "
                 "permanent (torch.nn.utils.prune.remove), or give the part a class of its own"
             )
-    net.provenance = {**getattr(net, "provenance", {}), **dict(provenance or {}), "versions": versions()}
+    net.provenance = {
+        **getattr(net, "provenance", {}),
+        **(checks.instance(provenance, "save: provenance", Mapping, none=True) or {}),
+        "versions": versions(),
+    }
     try:
         metadata = json.dumps(metadata_of(net), sort_keys=True)
     except (TypeError, ValueError) as error:
@@ -112,7 +121,8 @@ def load(path: str | os.PathLike[str], net: nn.Module | None = None) -> Any:
     UnsafeFileError
         if it would do more than hold weights; nothing of it was run
     """
-    path = Path(path)
+    path = checks.path(path, "load")
+    checks.instance(net, "load: net", nn.Module, none=True)
     metadata, weights = read_tensors(path, FORMAT, VERSION)
     if not isinstance(metadata.get("architecture"), dict) or not isinstance(metadata.get("provenance"), dict):
         raise FileError(f"{path}: damaged, it lacks the architecture, the provenance or the weights")
@@ -206,9 +216,8 @@ def assemble(
         same = weight.dtype == next(iter(weights.values())).dtype
         if not same or not weight.is_floating_point() or not weight.is_contiguous():
             raise FileError(f"{path}: {name}: expected a contiguous tensor of floats, of the same dtype as the others")
-        if not torch.isfinite(weight).all():
-            count = int((~torch.isfinite(weight)).sum())
-            raise FileError(f"{path}: {name}: {count} of {weight.numel()} values are NaN or infinite; train it again")
+    if found := not_finite(weights):
+        raise FileError(f"{path}: {found}; train it again")
     _check_constants(path, net, weights)
     data = _data_of(path, metadata)
     if mine is None:
@@ -240,6 +249,14 @@ def _described(path: Path, architecture: Any, tensors: int) -> Network | None:
         raise
     except (UsageError, RuntimeError, RecursionError) as error:
         raise FileError(f"{path}: {first_line(error)}") from None
+
+
+def not_finite(weights: Mapping[str, Tensor]) -> str:
+    """Return which weight has NaN or infinite values and how many; empty where all are finite."""
+    for name, weight in weights.items():
+        if weight.is_floating_point() and not (finite := torch.isfinite(weight)).all():
+            return f"{name}: {int((~finite).sum())} of {weight.numel()} values are NaN or infinite"
+    return ""
 
 
 def _require_same(path: Path, architecture: Any, mine: nn.Module) -> None:

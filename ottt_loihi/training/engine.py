@@ -17,7 +17,7 @@ from ottt_loihi import checks
 from ottt_loihi.errors import UsageError
 from ottt_loihi.nn.inputs import ConstantInput, Input
 from ottt_loihi.rules.base import BatchResult, Rule, require_finite
-from ottt_loihi.rules.losses import Loss
+from ottt_loihi.rules.losses import Loss, make_loss
 
 ENGINES = ("auto", "plain", "fast")
 CHUNK = 8  # time steps at once; longer ones bring less and cost memory (docs/benchmarks.md)
@@ -172,4 +172,7 @@ def backward(net: nn.Module, rule: Rule, x: Input, labels: Any, loss: Loss, engi
     """
     if len(getattr(x, "shape", ())) < 2:
         raise UsageError(f"x: expected a tensor (batch, T, …) or a ConstantInput, got {type(x).__name__}")
-    return choose(net, rule, loss, x.shape[1], engine).backward(net, rule, x, labels, loss)
+    loss = make_loss(loss)
+    return choose(net, checks.instance(rule, "rule", Rule), loss, x.shape[1], engine).backward(
+        net, rule, x, labels, loss
+    )

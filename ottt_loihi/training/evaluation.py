@@ -13,9 +13,11 @@ from torch import Tensor
 from ottt_loihi import checks
 from ottt_loihi.data.description import Step
 from ottt_loihi.data.pixels import intensities
+from ottt_loihi.errors import TrainingError
 from ottt_loihi.metrics import measure, silent_layers
 from ottt_loihi.nn.inputs import Input, frames
 from ottt_loihi.nn.network import Network, evaluating, gathered
+from ottt_loihi.training.checkpoint import not_finite, tensors_of
 from ottt_loihi.training.distributed import Group
 from ottt_loihi.training.encoding import encode
 from ottt_loihi.training.samples import Samples
@@ -89,8 +91,13 @@ def evaluate(
     ------
     UsageError
         for data that do not fit the network, or an encoding that does not fit the data
+    TrainingError
+        for weights that are NaN or infinite
     """
     checks.integer(batch_size, "batch_size")
+    checks.instance(net, "evaluate: net", Network)
+    if found := not_finite(tensors_of(net)):
+        raise TrainingError(f"evaluate: {found}; train it again with a smaller learning rate")
     if encoding is None and net.data is not None:
         encoding = net.data.coding
     return evaluate_samples(net, open_samples(x, y, net, "data", encoding), batch_size, time_steps)

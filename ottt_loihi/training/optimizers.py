@@ -41,13 +41,11 @@ def check_optimizer(optimizer: Any, given: dict[str, float | None]) -> dict[str,
     if optimizer != "sgd" and given["momentum"] is not None:
         raise UsageError(f"momentum: only the optimiser sgd has one, this is {optimizer}; leave it out")
     values = {name: DEFAULTS[name] if value is None else value for name, value in given.items()}
-    rate, momentum, decay = values["learning_rate"], values["momentum"], values["weight_decay"]
-    if not (0 < rate <= LARGEST and 0 <= momentum < 1 and 0 <= decay <= LARGEST):
-        raise UsageError(
-            "expected learning_rate > 0, momentum in [0, 1), weight_decay ≥ 0, none above 1e30; "
-            f"got {rate}, {momentum}, {decay}"
-        )
-    return values
+    return {
+        "learning_rate": checks.number(values["learning_rate"], "learning_rate", 0, LARGEST, above=True),
+        "momentum": checks.number(values["momentum"], "momentum", 0, 1, below=True),
+        "weight_decay": checks.number(values["weight_decay"], "weight_decay", 0, LARGEST),
+    }
 
 
 def make_optimizer(

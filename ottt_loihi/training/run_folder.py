@@ -26,6 +26,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ottt_loihi import checks
 from ottt_loihi.data.description import DataDescription
 from ottt_loihi.errors import FileError, UsageError
 from ottt_loihi.files import atomic_write
@@ -45,7 +46,7 @@ class RunFolder(SaveModel):
     """
 
     def __init__(self, folder: str | os.PathLike[str]) -> None:
-        self.folder = Path(folder)
+        self.folder = checks.path(folder, "RunFolder")
         self.model, self.best = self.folder / "model.pt", self.folder / "best.pt"
         self.state, self.metrics = self.folder / "training.pt", self.folder / "metrics.csv"
         self.every = 0

@@ -27,6 +27,7 @@ from ottt_loihi.terminal import THEME
 from ottt_loihi.training import optimizers
 from ottt_loihi.training.batches import Feed, torch_seed
 from ottt_loihi.training.callbacks import Callback, Epoch, Fit, Progress, ProgressBar, SaveModel
+from ottt_loihi.training.checkpoint import not_finite, tensors_of
 from ottt_loihi.training.distributed import Group
 from ottt_loihi.training.encoding import choose_encoding, encoding_name
 from ottt_loihi.training.engine import ENGINES, Engine, choose
@@ -142,7 +143,7 @@ class Trainer:
             )
         if not isinstance(rule, Rule):
             raise UsageError(f"Trainer: expected a rule such as ol.OTTT(), got {rule!r:.80}")
-        self.net, self.rule, self.loss, self.progress = net, rule, make_loss(loss), progress
+        self.net, self.rule, self.loss, self.progress = net, rule, make_loss(loss), checks.flag(progress, "progress")
         given = {"learning_rate": learning_rate, "momentum": momentum, "weight_decay": weight_decay}
         self.optimizer, values = optimizer, optimizers.check_optimizer(optimizer, given)
         self.learning_rate, self.momentum, self.weight_decay = values.values()
@@ -155,15 +156,12 @@ class Trainer:
         self.encoding, self.augmentations = encoding, tuple(augmentations)
         self.class_weights, self.sampling = class_weights, checks.one_of(sampling, "sampling", SAMPLING)
         self.workers = checks.integer(workers, "workers", 0)
-        self.callbacks = tuple(callbacks)
-        for callback in self.callbacks:
-            if not isinstance(callback, Callback):
-                raise UsageError(f"callbacks: expected Callbacks, got {type(callback).__name__}")
-        self.teacher = teacher
+        self.callbacks = checks.items(callbacks, "callbacks", Callback)
+        self.teacher = checks.instance(teacher, "teacher", Network, none=True)
         self.kappa, self.temperature = check_distillation(net, teacher, kappa, temperature)
         self.autocast = check_autocast(autocast)
         self.engine, self.chunk = checks.one_of(engine, "engine", ENGINES), chunk
-        self.group = Group() if group is None else group
+        self.group = checks.instance(group, "group", Group, none=True) or Group()
         # of the last ``fit``
         self.chosen: Engine | None = None
         self.data: Samples | None = None
@@ -226,8 +224,10 @@ class Trainer:
         """
         checks.integer(epochs, "epochs")
         checks.integer(checkpoint_every, "checkpoint_every", 0)
-        if resume and run is None:
-            raise UsageError("fit: resume needs the run folder to go on in")
+        checks.instance(run, "run", RunFolder, none=True)
+        if run is None and (checks.flag(resume, "resume") or checkpoint_every):
+            name = "resume" if resume else "checkpoint_every"
+            raise UsageError(f"fit: {name} needs a run folder, run=ol.RunFolder(…), where the state is kept")
         self.notes = []
         with torch.random.fork_rng([]):  # a Dataset may draw when its first sample is looked at
             self.open(train, y, validation, test)
@@ -379,6 +379,9 @@ class Trainer:
     def _end_epoch(self, fit: Fit) -> None:
         """Turn the sums over the batches into an epoch of the history, and let the scheduler step."""
         done, accuracies, rates = fit.progress, {}, ()
+        if found := not_finite(tensors_of(self.net)):
+            rate = fit.optimizer.param_groups[0]["lr"]
+            raise TrainingError(f"epoch {done.epoch + 1}: {found}; lower the learning rate ({rate:g})")
         for name, samples in (("validation_accuracy", self.validation), ("test_accuracy", self.test)):
             found = None if samples is None else evaluate_samples(self.net, samples, TEST_BATCH, group=self.group)
             accuracies[name] = None if found is None else found.accuracy

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from ottt_loihi.sim import checks as sim_checks
 from ottt_loihi.sim.network import ChipNetwork
 
 from ottt_loihi.errors import UsageError
@@ -27,12 +28,9 @@ def selection(
     UsageError
         for a variable or layer that does not exist
     """
-    if isinstance(record, str):
-        raise UsageError(f"record: expected a tuple of names, e.g. ({record!r},), got the text {record!r}")
-    if unknown := sorted(set(record) - set(DTYPES)):
-        raise UsageError(f"record: expected any of 'u', 'v', 's', got {unknown}")
+    names = sim_checks.variables(record)
     if not isinstance(record, Mapping):
-        return {name: tuple(range(len(chip.layers))) for name in record}
+        return {name: tuple(range(len(chip.layers))) for name in names}
     return {name: tuple(sorted({_index(chip, layer) for layer in layers})) for name, layers in record.items()}
 
 

@@ -11,9 +11,11 @@ from typing import Any, Literal
 
 import numpy as np
 from ottt_loihi.sim import arithmetic
+from ottt_loihi.sim import checks as sim_checks
 from ottt_loihi.sim.inference.host import host_messages
 from ottt_loihi.sim.network import INPUT, LIF, ChipNetwork, Connection, Conv, Dense, Diagonal
 
+from ottt_loihi import checks
 from ottt_loihi.errors import UsageError
 
 Variable = Literal["u", "v", "s"]
@@ -83,9 +85,8 @@ def run(chip: ChipNetwork, x: np.ndarray, record: tuple[Variable, ...] = ()) -> 
     UsageError
         for a wrong shape, dtype, message range or variable name
     """
-    x = check_input(chip, host_messages(chip, x, run))
-    if unknown := set(record) - {"u", "v", "s"}:
-        raise UsageError(f"record: expected any of 'u', 'v', 's', got {sorted(unknown)}")
+    x = check_input(chip, host_messages(checks.instance(chip, "chip", ChipNetwork), x, run))
+    record = sim_checks.variables(record)
     state = NetworkState(chip, len(x))
     history: dict[str, list[list[np.ndarray]]] = {name: [[] for _ in chip.layers] for name in record}
     scores = np.full((len(x), chip.layers[-1].size), LEAST if chip.readout == "max_v" else 0, np.int64)

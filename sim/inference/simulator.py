@@ -82,7 +82,7 @@ def run(
 
 def explain(chip: ChipNetwork) -> tuple[Strategy, ...]:
     """Return how :func:`run` computes each connection, and why."""
-    return plan(chip).strategies
+    return plan(checks.instance(chip, "chip", ChipNetwork)).strategies
 
 
 def cores() -> int:
@@ -104,7 +104,7 @@ class Simulator:
     """A network made ready to run many times; ``run`` takes the arguments of the function :func:`run`."""
 
     def __init__(self, chip: ChipNetwork, threads: int | None = None) -> None:
-        self.chip = chip
+        self.chip = checks.instance(chip, "chip", ChipNetwork)
         self.threads = cores() if threads is None else checks.integer(threads, "threads", 1)
         self.plan = plan(chip)
         self._blocks = any(group.block for group in self.plan.groups)
@@ -122,8 +122,9 @@ class Simulator:
         progress: Progress | None = None,
     ) -> Result:
         """See :func:`run`."""
-        if clock not in CLOCKS:
-            raise UsageError(f"clock: expected one of {', '.join(CLOCKS)}, got {clock!r}")
+        checks.one_of(clock, "clock", CLOCKS)
+        if progress is not None and not callable(progress):
+            raise UsageError(f"progress: expected a function of (samples done, samples in all), got {progress!r:.80}")
         recorded = selection(self.chip, record)
         if not hasattr(x, "__array__") and isinstance(x, Iterable) and not isinstance(x, (list, tuple)):
             if recorded:
