@@ -17,10 +17,12 @@ from torch.utils.data import DataLoader, TensorDataset
 from ottt_loihi.errors import FileError, UsageError
 from ottt_loihi.nn.models import dsr, mlp
 from ottt_loihi.rules import OTTT, make_rule
+from ottt_loihi.training.callbacks import EarlyStopping
 from ottt_loihi.training.checkpoint import load
 from ottt_loihi.training.config import make_config, override, parse_change, read_config
 from ottt_loihi.training.distributed import Group
 from ottt_loihi.training.evaluation import evaluate, evaluate_samples
+from ottt_loihi.training.run import run
 from ottt_loihi.training.run_folder import RunFolder
 from ottt_loihi.training.sources import open_samples
 from ottt_loihi.training.trainer import Trainer
@@ -139,9 +141,28 @@ def test_a_network_of_another_architecture_is_refused(tmp_path):
     Trainer(mlp((12, 9, 3)), OTTT()).fit(x, y, 1, run=RunFolder(tmp_path))
     other = mlp((12, 8, 3))
     before = [p.clone() for p in other.parameters()]
-    with pytest.raises((UsageError, FileError), match=r"training\.pt"):
+    says = r"training\.pt: the network to be filled is another one: .*out_features: expected 9, got 8.*; resume it"
+    with pytest.raises(UsageError, match=says):
         Trainer(other, OTTT()).fit(x, y, 1, run=RunFolder(tmp_path), resume=True)
     assert all(torch.equal(a, b) for a, b in zip(before, other.parameters()))
+    stops = Trainer(mlp((12, 9, 3)), OTTT(), callbacks=[EarlyStopping(patience=2)])
+    with pytest.raises(
+        UsageError, match="callback 1, EarlyStopping: only in this call; resume it with its own settings"
+    ):
+        stops.fit(x, y, 1, run=RunFolder(tmp_path), validation=(x, y), resume=True)
+    again = Trainer(mlp((12, 9, 3)), OTTT())
+    again.fit(x, y, 1, run=RunFolder(tmp_path), resume=True)
+    assert "nothing is trained: the run has 1 epochs, asked for are 1" in again.notes
+
+
+def test_options_of_training_without_effect_are_refused(tmp_path):
+    x, y = rng_data(16)
+    with pytest.raises(UsageError, match="workers: processes read a Dataset, and these are arrays or batches"):
+        Trainer(mlp((12, 4, 3)), OTTT(), workers=2).fit(x, y)
+    with pytest.raises(UsageError, match="chunk: the plain engine takes one time step after the other"):
+        Trainer(mlp((12, 4, 3)), OTTT(), engine="plain", chunk=3).fit(x, y)
+    with pytest.raises(UsageError, match="--resume continues the run and --force replaces it"):
+        run(make_config({}), tmp_path, resume=True, force=True)
 
 
 def test_a_damaged_state_is_our_error(tmp_path):

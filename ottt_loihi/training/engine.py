@@ -146,6 +146,10 @@ def choose(
     if chunk is not None:
         checks.integer(chunk, "chunk")
     if engine == "plain":
+        if chunk is not None:
+            raise UsageError(
+                "chunk: the plain engine takes one time step after the other; leave chunk or the engine out"
+            )
         return Engine("plain", why="engine plain, as asked for")
     from ottt_loihi.fast import chunks, steps
 

@@ -78,6 +78,8 @@ def _train(
     callbacks: list[Callback] = [TensorBoard(output)] if tensorboard else []
     if training.stop_at or training.patience:
         callbacks.append(EarlyStopping(training.stop_at or None, training.patience or None))
+    if resume and force:
+        raise UsageError("--resume continues the run and --force replaces it; choose one of the two")
     if group.leads:
         _check_folder(folder, resume or force)
     trainer = Trainer(

@@ -108,12 +108,16 @@ class RunFolder(SaveModel):
             else:  # version 1
                 states = _first_states(fit, progress, tensors, metadata["optimizer"])
             parts = _parts(fit)
-            if states.keys() != parts.keys():
-                raise ValueError(f"{', '.join(sorted(states.keys() ^ parts.keys()))} in one of them only")
+            if other := sorted(states.keys() ^ parts.keys()):
+                raise UsageError(
+                    f"{self.state}: {', '.join(other)}: only in {'it' if other[0] in states else 'this call'}"
+                )
             states["optimizer"] = _optimizer_state(fit.optimizer, states["optimizer"])
             states["scheduler"] = like(states["scheduler"], fit.scheduler.state_dict(), "scheduler")
             for name, part in parts.items():
                 part.load_state_dict(states[name])
+        except UsageError as error:
+            raise UsageError(f"{error}; resume it with its own settings, or train into another folder") from None
         except DAMAGED as error:
             raise FileError(f"{self.state}: damaged, its state does not fit ({error})") from None
         net.load_state_dict(saved.state_dict())

@@ -33,7 +33,7 @@ from ottt_loihi.training.encoding import choose_encoding, encoding_name
 from ottt_loihi.training.engine import ENGINES, Engine, choose
 from ottt_loihi.training.evaluation import TEST_ENCODING_SEED, evaluate_samples
 from ottt_loihi.training.run_folder import RunFolder
-from ottt_loihi.training.samples import Numbered, Samples
+from ottt_loihi.training.samples import Items, Numbered, Samples
 from ottt_loihi.training.sources import balanced, describe, keep_description, open_samples
 
 SETTINGS = ("learning_rate", "momentum", "weight_decay", "batch_size")
@@ -251,6 +251,8 @@ class Trainer:
             if resume and run is not None:
                 run.load_state(fit)
                 optimizers.follow(fit.scheduler, self.schedule)
+                if fit.progress.epoch >= epochs:
+                    self._say(f"nothing is trained: the run has {fit.progress.epoch} epochs, asked for are {epochs}")
             with _deterministic_cudnn(), _own_generators(self.net):
                 for callback in (*self.callbacks, *saving, *bar):
                     callback.on_start(fit)
@@ -283,6 +285,8 @@ class Trainer:
             names, test = train.class_names, train.test if test is None else test
             train = train.train
         self.data = open_samples(train, y, self.net, "data", self.encoding, self.workers)
+        if self.workers and not isinstance(self.data, Items):
+            raise UsageError("workers: processes read a Dataset, and these are arrays or batches; leave it out")
         self.validation_share = validation if isinstance(validation, (int, float)) else None
         if self.validation_share is not None:
             if not isinstance(self.data, Numbered):
