@@ -20,6 +20,7 @@ import numpy as np
 import onchip_backbone as backbone
 import onchip_digits as digits
 import onchip_forgetting as forgetting
+import onchip_old_world as old_world
 import onchip_streams as streams
 import short
 from onchip_digits import BEFORE
@@ -208,6 +209,7 @@ def shorten(arguments: argparse.Namespace) -> None:
     streams.SHARES, streams.EPOCHS, streams.MOST, streams.KNOWN, streams.REFITS = (1.0,), 2, 60, 60, 2
     streams.GAS = replace(streams.GAS, worlds=(({}, streams.GAS.worlds[0][1][:2]),), columns=streams.first_batches(2))
     streams.SENSORS = (streams.GAS,)
+    old_world.OLD, old_world.PROTECTIONS = 60, old_world.PROTECTIONS[1:]
     digits.MNIST_SAMPLES, digits.SEEDS, digits.BATCHES = 100, (0,), 1
 
 
@@ -218,7 +220,7 @@ def main() -> None:
         "--only",
         default="",
         help="experiments whose name contains this; or drift, forgetting, streams (gas-drift, myo-emg, mitbih), "
-        "backbone; digits and limits need each other for their section",
+        "old world, backbone; digits and limits need each other for their section",
     )
     parser.add_argument("--docs", type=Path, default=Path("docs"))
     parser.add_argument("--short", action="store_true", help="the same code in seconds; its figures are no measurement")
@@ -252,6 +254,10 @@ def main() -> None:
             print(sections[-1], flush=True)
             if sensor is streams.GAS:
                 streams.save_plot(arguments.docs / "onchip-gas.png", found)
+    if arguments.only in "old world":
+        cost = old_world.measure(arguments.runs, kept)
+        sections.append(old_world.section(cost))
+        print(old_world.table(cost), flush=True)
     if arguments.only in "backbone":
         behind = backbone.measure(arguments.runs, kept)
         sections.append(backbone.section(behind))
