@@ -16,16 +16,17 @@ import typer
 
 from ottt_loihi.cli import command
 
-# that the sensor has changed is known here, so the network learns from every sample, slower in the second epoch
-CHANGED = ("--transform", "upside-down", "--learn-when", "always", "--halve-every", "1437")
-
 
 def steps(folder: Path) -> list[tuple[str, str, list[str]]]:
     """(what happens, name, command line) of each step."""
     model, chip = str(folder / "model.pt"), str(folder / "model.h5")
     here = ["-o", str(folder)]
     return [
-        ("Train 64-128-10 with OTTT on scikit-learn's digits", "train", ["ottt-train", *here]),
+        (
+            "Train 64-128-10 with OTTT on scikit-learn's digits",
+            "train",
+            ["ottt-train", "--encoding", "regular", "-T", "12", *here],
+        ),
         ("Export it to the chip's integers", "export", ["ottt-export", model, *here]),
         (
             "Run it in the Lava runtime and through lava-dl's netx",
@@ -36,7 +37,7 @@ def steps(folder: Path) -> list[tuple[str, str, list[str]]]:
         (
             "Turn the images upside down and let the deployed network learn again",
             "drift",
-            ["ottt-learn", chip, *CHANGED, "--repeat-in-lava", "2000", *here],
+            ["ottt-learn", chip, "--transform", "upside-down", "--changed", "--repeat-in-lava", "2000", *here],
         ),
     ]
 
@@ -89,6 +90,8 @@ def _say_learned(result: dict[str, Any]) -> str:
     shown = [f"{accuracy:.1%}" for accuracy in result["accuracies"]]
     whose = ("before", "after learning") if len(shown) == 2 else ("deployed", "upside down", "after learning")
     curve = ", ".join(f"{accuracy} {what}" for accuracy, what in zip(shown, whose))
+    if result["world_changed"]:
+        curve += f", {result['accuracy_in_the_old_world']:.1%} upright again"
     repeated = result["repeated_in_lava"]
     return f"accuracy {curve}; {repeated['steps']:,} steps repeated in the Lava runtime: equal weights"
 

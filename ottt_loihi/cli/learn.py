@@ -16,7 +16,7 @@ from ottt_loihi.cli import command
 from ottt_loihi.cli import learn_options as options
 from ottt_loihi.cli import learn_prequential as stream
 from ottt_loihi.cli.learn_report import SEEN, story, table, write
-from ottt_loihi.cli.learn_scenario import Scenario, Transform, make_scenario, scenario_name
+from ottt_loihi.cli.learn_scenario import REPLAY, Scenario, Transform, make_scenario, scenario_name, with_replay
 from ottt_loihi.converters.lava.backends import find
 
 if TYPE_CHECKING:
@@ -97,7 +97,7 @@ def learn(
     lambda_post: options.LambdaPostOption = None,
     alpha_post: options.AlphaPostOption = None,
     kappa: options.KappaOption = None,
-    loss: options.LossOption = options.Loss.mse,
+    loss: options.LossOption = None,
     learn_when: options.WhenOption = None,
     learn_bias: options.BiasOption = False,
     encoding: options.EncodingOption = options.Encoding.factored,
@@ -116,6 +116,17 @@ def learn(
         int,
         typer.Option(min=0, help="Repeat at least so many steps in Lava's runtime, and compare every variable."),
     ] = 0,
+    changed: Annotated[
+        bool,
+        typer.Option(
+            "--changed",
+            help="The data have changed: learn from every sample, with cross-entropy, falling rates and replay.",
+        ),
+    ] = False,
+    replay: Annotated[
+        float | None,
+        typer.Option(min=0, max=10, help="Old training samples for each new one, drawn anew each epoch; default: 0."),
+    ] = None,
     in_order: Annotated[
         bool, typer.Option("--in-order", help="Keep the order of the samples; default: each epoch is shuffled.")
     ] = False,
@@ -165,6 +176,7 @@ def learn(
     Without a model, a new 64-128-10 network learns handwritten digits.
     Ctrl-C saves the state; --resume continues, also with another backend.
     """
+    from ottt_loihi.errors import UsageError
     from ottt_loihi.onchip.checkpoint import curve_version
     from ottt_loihi.onchip.learner import Settings
     from ottt_loihi.onchip.learner import learn as learn_on_chip
@@ -173,6 +185,11 @@ def learn(
     find(backend, "--backend").require()
     stream.check(prequential, label_share, epochs, stop_at)
     epochs = 1 if prequential else epochs
+    if (changed or replay) and (in_order or prequential):
+        raise UsageError("--changed, --replay: belong to shuffled epochs; leave out --in-order and --prequential")
+    if changed:
+        loss, learn_when = loss or options.Loss.softmax, learn_when or options.When.always
+        replay = REPLAY if replay is None else replay
     decays = current_decay, membrane_decay
     folder = output or (model.parent if model else Path("runs/learn"))
     state = folder / f"{scenario_name(model, transform)}-state"
@@ -187,15 +204,16 @@ def learn(
         seed,
         plastic,
         decays,
-        loss.value,
+        (loss or options.Loss.mse).value,
         old,
         tuple(changes or ()),
         validate=stop_at is not None,
     )
+    scenario = with_replay(scenario, replay or 0.0)
     rates = {"readout_rate": readout_rate, "hidden_rate": hidden_rate}
     epochs = epochs or (EPOCHS_OF_0_1 if old else EPOCHS if model else EPOCHS_FROM_SCRATCH)
     if halve_every is None:
-        halve_every = 0 if model else scenario.samples * (1 if earlier else 2)
+        halve_every = 0 if model and not changed else scenario.samples * (1 if earlier or changed else 2)
     settings = Settings.of_rule(
         rule.value,
         lambda_pre=lambda_pre,
@@ -210,7 +228,7 @@ def learn(
         tested=prequential,
         balanced=balanced,
         rounding=rounding.value,
-        loss=loss.value,
+        loss=(loss or options.Loss.mse).value,
         learn_when=learn_when and learn_when.value,
         learn_bias=learn_bias,
         encoding=encoding.value,
@@ -272,6 +290,7 @@ GROUPS = {
     "Rates": ("readout_rate", "hidden_rate", "halve_every"),
     "Network": ("hidden", "density", "current_decay", "membrane_decay", "plastic"),
     "Chip": ("silent_epochs", "input_lag"),
+    "Old data": ("hlop", "replay"),
     "Stream": ("in_order", "prequential", "label_share", "balanced", "changes"),
     "Running": ("checkpoint_every", "stop_at", "repeat_in_lava", "seed"),
 }
@@ -374,6 +393,7 @@ def _summary(
         "weights_averaged": result.averaged is not None,
         "weights_changed_by_freezing": frozen.changed,
         "samples": result.samples,
+        "samples_replayed": scenario.replayed * result.samples // scenario.samples,
         "data_notes": list(scenario.notes),
         "steps": result.steps,
         "steps_per_second": result.steps_per_second,

@@ -68,7 +68,10 @@ MembraneOption = Annotated[
         help="From scratch: share of the membrane that is left after a step; default: 0.5, with a current 0.8.",
     ),
 ]
-LossOption = Annotated[Loss, typer.Option(help="The readout's error: squared, cross-entropy from a table, or hinge.")]
+LossOption = Annotated[
+    Loss | None,
+    typer.Option(help="The readout's error: squared (default), cross-entropy from a table (of --changed), or hinge."),
+]
 BiasOption = Annotated[bool, typer.Option("--learn-bias", help="Biases learn, too, inside their neurons.")]
 EncodingOption = Annotated[
     Encoding, typer.Option(help="How surrogate and error are sent: as two factors, as one signed number, or unsigned.")

@@ -127,6 +127,8 @@ def table(summary: dict[str, Any]) -> Any:
     if summary["world_changed"]:
         protected = summary["directions_protected"]
         how = f", HLOP keeps out of {', '.join(map(str, protected))} directions" if protected else ""
+        if replayed := summary["samples_replayed"]:
+            how += f", {replayed:,} of the samples replayed"
         rows.insert(0, ["still right in the old world", f"{summary['accuracy_in_the_old_world']:.1%}{how}"])
     if summary["prequential"]:
         rows = learn_prequential.rows(summary["prequential"]) + rows

@@ -23,6 +23,7 @@ SCALE_SAMPLES = 1000  # training samples that the logit scale is estimated on, d
 INPUTS_PER_128 = 98  # from scratch: 128 hidden neurons for 64 inputs, 1024 for 784
 STEPS = 12  # T from scratch: with 6 digits lose a point and MNIST 0.3 (docs/onchip.md)
 CURRENT_BASED = 0.8  # default decay of the membrane of current-based neurons: another than most currents have
+REPLAY = 0.25  # old samples for each new one, with --changed: one for every four (docs/onchip.md)
 KEPT = 10  # of so many training samples one is kept for --stop-at
 TRAINING_SEEDS = 1_000_000  # training spikes are drawn from here on, test spikes from the seed itself
 
@@ -59,6 +60,11 @@ class Scenario:
         bool ``(samples,)``, analog training samples that repeat the one before, value by value
     validation
         training samples that are not learnt from, with their labels; or None
+    old_training
+        epoch's number and a count → so many training samples of the old world, drawn, and their labels; None where
+        nothing changed, or the old world is not known
+    replayed
+        how many of an epoch's samples are of the old world
     notes
         what was found in the data and changed
     """
@@ -73,6 +79,8 @@ class Scenario:
     known: tuple[Array, np.ndarray] | None = None
     stuck: np.ndarray | None = None
     validation: tuple[Array, np.ndarray] | None = None
+    old_training: Callable[[int, int], tuple[Array, np.ndarray]] | None = None
+    replayed: int = 0
     notes: tuple[str, ...] = ()
 
 
@@ -148,7 +156,7 @@ def make_scenario(
         seen = encode(found, split.x_train, learnt, TRAINING_SEEDS * (seed + 1) + number, turn)
         return seen, split.y_train[learnt]
 
-    logit_scale = old_world = known = validation = None
+    logit_scale = old_world = known = validation = old_training = None
     if validate:
         if not len(learnt):
             raise UsageError(f"--stop-at: needs two training samples, one of them to stop by; got {count}")
@@ -170,6 +178,13 @@ def make_scenario(
             logit_scale = _logit_scale(chip, *known, loss)
             watched = encode(old, old.split.x_train, many, TRAINING_SEEDS * (seed + 1) - 1, False)
             old_world = before, watched
+            if turn or old is not found:
+
+                def old_training(number: int, size: int) -> tuple[Array, np.ndarray]:
+                    places = np.random.default_rng([seed, number, size]).integers(len(old.split.y_train), size=size)
+                    seen = encode(old, old.split.x_train, places, TRAINING_SEEDS * (seed + 1) + number, False)
+                    return seen, old.split.y_train[places]
+
         if of_first:
             untouched = encode(found, split.x_test, np.arange(len(split.y_test)), seed, False) if turn else test[0]
             logit_scale = _logit_scale_of_first_version(chip, untouched, split.y_test)
@@ -184,8 +199,33 @@ def make_scenario(
         known=known,
         stuck=repeated(split.x_train) if found.record.values == "analog" else None,
         validation=validation,
+        old_training=old_training,
         notes=found.notes,
     )
+
+
+def with_replay(scenario: Scenario, share: float) -> Scenario:
+    """Return the scenario with ``share`` samples of the old world for each new one in every epoch, drawn anew."""
+    import numpy as np
+
+    from ottt_loihi.data.on_demand import joined
+    from ottt_loihi.errors import UsageError
+
+    if not share:
+        return scenario
+    if scenario.old_training is None:
+        why = {
+            "scratch": "a network that starts from scratch has learnt nothing before; give a deployed model.h5",
+            "more": "these are the data that the network was trained on, or those are not here; use --replay 0",
+        }
+        raise UsageError(f"--changed, --replay: {why.get(scenario.name, why['more'])}")
+    count = max(1, round(share * scenario.samples))
+
+    def training(number: int) -> tuple[Array, np.ndarray]:
+        (x, labels), (old_x, old_labels) = scenario.training(number), scenario.old_training(number, count)
+        return joined(x, old_x), np.concatenate([labels, old_labels])
+
+    return replace(scenario, training=training, samples=scenario.samples + count, replayed=count)
 
 
 def _require_able(given: ChipNetwork, model: Path | None) -> None:

@@ -62,3 +62,17 @@ class OnDemand:
 def batches(x: Array) -> Iterable[np.ndarray]:
     """Return all samples in arrays that fit into memory: those of an array at once."""
     return x if isinstance(x, OnDemand) else (x,)
+
+
+def joined(first: Array, second: Array) -> Array:
+    """Return the samples of both, one after the other; on demand where one of them is."""
+    if isinstance(first, np.ndarray) and isinstance(second, np.ndarray):
+        return np.concatenate([first, second])
+
+    def of(places: np.ndarray) -> np.ndarray:
+        late = places >= len(first)
+        found = np.empty((len(places), *first.shape[1:]), first.dtype)
+        found[~late], found[late] = first[places[~late]], second[places[late] - len(first)]
+        return found
+
+    return OnDemand(of, len(first) + len(second))
