@@ -155,7 +155,7 @@ def test_a_loss_on_filtered_spikes_makes_the_last_layer_exact_too(attached):
     made.zero_grad()
     state, filtered = None, 0.0
     for t in range(T):
-        layer = lambda i, block, inputs, known: rule.hidden_layer(block, inputs[0], known)  # noqa: E731
+        layer = lambda block, inputs, known, last: rule.hidden_layer(block, inputs[0], known)  # noqa: E731
         _, state, outs = step(made, x[:, t], state, layer)
         loss(0.5 * filtered + outs[0]).backward()
         filtered = 0.5 * filtered + outs[0].detach()

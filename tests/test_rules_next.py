@@ -262,10 +262,10 @@ class TestOTPE:
         """R .1 .2 .35 .3375, ẑ 1 1 1.75 2.5, ḡ .1 .233333 .214286 .153333 for x = 1 0 1 1, f = .1 .3 .2 .1, λ = .5."""
         made = _toy([0.1, 0.3, 0.2, 0.1])
         full, factored = make_rule("otpe"), make_rule("a-otpe")
-        found = _toy_gradients(made, lambda i, block, inputs, state: full.hidden_layer(block, inputs[0], state))
+        found = _toy_gradients(made, lambda block, inputs, state, last: full.hidden_layer(block, inputs[0], state))
         assert found == pytest.approx([0.1, 0.2, 0.35, 0.3375], abs=1e-15)
         made = _toy([0.1, 0.3, 0.2, 0.1])
-        found = _toy_gradients(made, lambda i, block, inputs, state: factored.hidden_layer(block, inputs[0], state))
+        found = _toy_gradients(made, lambda block, inputs, state, last: factored.hidden_layer(block, inputs[0], state))
         z, g = [1, 1, 1.75, 2.5], [0.1, 0.7 / 3, 1.5 / 7, 0.2875 / 1.875]
         assert found == pytest.approx([a * b for a, b in zip(z, g)], abs=1e-15)
 

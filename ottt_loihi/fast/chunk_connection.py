@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from ottt_loihi import checks
+from ottt_loihi.fast.weights_cache import give
 from ottt_loihi.nn.connections import Connection, Conv2d, Weights
 from ottt_loihi.nn.precision import error_for_product, product_dtype
 
@@ -250,14 +251,6 @@ def gradients(
         g, x, weight, None, *geometry, False, [0, 0], connection.groups, (*wanted, False)
     )
     return grad_x, grad_weight
-
-
-def give(leaf: Tensor, gradient: Tensor) -> None:
-    """Add to ``leaf.grad``."""
-    if leaf.grad is None:
-        leaf.grad = torch.empty_like(leaf).copy_(gradient)
-    else:
-        leaf.grad.add_(gradient)
 
 
 def channels_last(x: Tensor) -> Tensor:

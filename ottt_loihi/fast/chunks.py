@@ -26,10 +26,10 @@ import torch
 from torch import Tensor
 
 from ottt_loihi import checks
-from ottt_loihi.fast.chunk_connection import ChunkConnection, Learning, arrays, channels_last, give, kernels, memory
+from ottt_loihi.fast.chunk_connection import ChunkConnection, Learning, arrays, channels_last, kernels, memory
 from ottt_loihi.fast.lif import is_on_cpu, knows_surrogate, surrogate_constants
 from ottt_loihi.fast.steps import why_not as why_not_steps
-from ottt_loihi.fast.weights_cache import EffectiveWeights
+from ottt_loihi.fast.weights_cache import EffectiveWeights, give
 from ottt_loihi.nn.blocks import Block
 from ottt_loihi.nn.connections import Connection, Conv2d, Linear
 from ottt_loihi.nn.inputs import ConstantInput, Input

@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from ottt_loihi.fast.chunk_connection import gradients_in
 from ottt_loihi.fast.lif import LeanStep, has_kernels, knows_surrogate, like
 from ottt_loihi.fast.pooling import average_pool
-from ottt_loihi.fast.weights_cache import EffectiveWeights
-from ottt_loihi.nn.blocks import Block, Late, arriving
+from ottt_loihi.fast.weights_cache import EffectiveWeights, give
+from ottt_loihi.nn.blocks import Block, Late, arriving, remembered
 from ottt_loihi.nn.connections import Connection, Conv2d, Linear, Readout
 from ottt_loihi.nn.inputs import Input, frames
 from ottt_loihi.nn.network import Network
@@ -138,11 +138,8 @@ class Steps:
         last = self.net.blocks[-1].neuron if len(self.net.blocks) else None
         traced = self.paths.readout_trace and last is not None and last.spiking
         o = self._current(self.net.readout, out, 0.0 if last is None else last.beta, traced, False)
-        self.late = {  # copies, because spikes are written over those of two steps before
-            i: (self.outs[i].clone(), *self.late.get(i, ()))[: delay - 1]
-            for i, delay in self.net.delays.items()
-            if delay > 1 and self.outs
-        }
+        if self.outs:  # copies, because spikes are written over those of two steps before
+            self.late = remembered(self.net.delays, lambda source: self.outs[source].clone(), self.late)
         self.outs = [out.detach() for out in outs]
         return o
 
@@ -265,20 +262,16 @@ class _Repeated(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, None]:
-        if ctx.leaf.grad is None:
-            return g * ctx.length, None
-        ctx.leaf.grad.add_(g, alpha=ctx.length)
+        give(ctx.leaf, g, ctx.length)
         return None, None
 
 
 def _pooled(connection: Any, x: Tensor) -> Tensor:
     """Return the input that the trace follows: pooled, and flat for a Linear."""
-    if type(connection) is not Conv2d:
-        return (average_pool(x, connection.pool) if isinstance(connection.pool, int) else connection.pooled(x)).flatten(
-            1
-        )
-    x = x.contiguous(memory_format=torch.channels_last)
-    return average_pool(x, connection.pool) if isinstance(connection.pool, int) else connection.pooled(x)
+    image = type(connection) is Conv2d
+    x = x.contiguous(memory_format=torch.channels_last) if image else x
+    x = average_pool(x, connection.pool) if isinstance(connection.pool, int) else connection.pooled(x)
+    return x if image else x.flatten(1)
 
 
 def _spread(connection: Any, x: Tensor) -> Tensor:

@@ -63,3 +63,11 @@ class EffectiveWeights:
         leaf = graph.detach().requires_grad_(graph.requires_grad)
         self._cuts.append((graph, leaf))
         return leaf
+
+
+def give(leaf: Tensor, gradient: Tensor, factor: float = 1.0) -> None:
+    """Add ``factor·gradient`` to ``leaf.grad``."""
+    if leaf.grad is None:
+        leaf.grad = torch.empty_like(leaf).copy_(gradient if factor == 1 else gradient * factor)
+    else:
+        leaf.grad.add_(gradient, alpha=factor)

@@ -37,6 +37,12 @@ def pooled_shape(shape: tuple[int, ...], pool: int | tuple[int, int] | str | Non
     return (shape[0], 1, 1) if pool == "global" else (shape[0], *(n // k for n, k in zip(shape[1:], window)))
 
 
+def convolved(image: Sequence[int], *geometry: int | tuple[int, int]) -> list[int]:
+    """Return (height, width) after a convolution; geometry: kernel, stride, padding and dilation."""
+    sizes = zip(image, *(checks.both(size) for size in geometry))
+    return [(n + 2 * p - d * (k - 1) - 1) // s + 1 for n, k, s, p, d in sizes]
+
+
 class Weights(NamedTuple):
     """The weight and bias that multiply the spikes, after scales, standardisation and rounding."""
 
@@ -314,8 +320,7 @@ class Conv2d(Connection):
             raise UsageError(f"Conv2d: expected an image of {self.in_channels} channels, got shape {shape}")
         sizes = self.convolved(shape[1:])
         if self.pool_after is not None:
-            k, stride, padding = self.pool_after
-            sizes = [(n + 2 * padding - k) // stride + 1 for n in sizes]
+            sizes = convolved(sizes, *self.pool_after, 1)
         if min(sizes) < 1:
             raise UsageError(
                 f"Conv2d: a {'×'.join(map(str, self.weight.shape[2:]))} kernel does not fit an image of "
@@ -325,8 +330,8 @@ class Conv2d(Connection):
 
     def convolved(self, image: Sequence[int]) -> list[int]:
         """Return height and width of the product for an image (height, width) after ``pool``."""
-        geometry = (self.weight.shape[2:], *(checks.both(v) for v in (self.stride, self.padding, self.dilation)))
-        return [(n * self.upsample + 2 * p - d * (k - 1) - 1) // s + 1 for n, k, s, p, d in zip(image, *geometry)]
+        kernel = tuple(self.weight.shape[2:])
+        return convolved([n * self.upsample for n in image], kernel, self.stride, self.padding, self.dilation)
 
     def before(self, x: Tensor) -> Tensor:
         x = self.pooled(x)

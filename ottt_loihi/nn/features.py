@@ -35,6 +35,13 @@ def parse(features: str) -> list[dict[str, Any]]:
     return layers
 
 
+def geometry(layer: dict[str, Any]) -> dict[str, Any]:
+    """Return the arguments of the convolution that a layer of :func:`parse` names, padded to keep the image's size."""
+    padding = tuple(d * (k - 1) // 2 for d, k in zip(layer["D"], layer["k"]))
+    names = {"kernel_size": "k", "stride": "S", "dilation": "D", "groups": "G"}
+    return {name: layer[key] for name, key in names.items()} | {"padding": padding}
+
+
 def _both(text: str) -> tuple[int, int]:
     """``"5x1"`` → (5, 1), ``"5"`` → (5, 5)."""
     vertical, _, horizontal = text.partition("x")

@@ -14,7 +14,7 @@ from ottt_loihi.errors import UsageError
 from ottt_loihi.nn.blocks import Block, Branch, Skip
 from ottt_loihi.nn.connections import BINARY, SPIKE_SCALE, Conv2d, Elementwise, Linear, Readout, pooled_shape
 from ottt_loihi.nn.cuba import lif_or_cuba
-from ottt_loihi.nn.features import parse
+from ottt_loihi.nn.features import geometry, parse
 from ottt_loihi.nn.network import Network
 from ottt_loihi.nn.neurons import LIF, DSRNeuron, Neuron, Stream
 from ottt_loihi.nn.slayer import slayer
@@ -116,13 +116,9 @@ def mlp(
         skip = Skip(index - 1) if shortcuts and index and n == m else None
         cells = lif_or_cuba(neuron, alpha, learn, trace)
         blocks.append(Block(connection, cells, branches=branches, skip=skip, dropout=dropout))
-    return Network(
-        blocks,
-        Readout(sizes[-2], sizes[-1], bias, generator, input_scale=SPIKE_SCALE if blocks and standardized else 1.0),
-        input_shape=input_shape,
-        time_steps=time_steps,
-        convention=convention,
-    )
+    scale = SPIKE_SCALE if blocks and standardized else 1.0
+    readout = Readout(sizes[-2], sizes[-1], bias, generator, input_scale=scale)
+    return Network(blocks, readout, input_shape=input_shape, time_steps=time_steps, convention=convention)
 
 
 def conv(
@@ -193,20 +189,13 @@ def conv(
         if layer["kind"] == "F":
             connection = Linear(math.prod(pooled_shape(shape, pool)), layer["n"], bias, generator, **settings)
         else:
-            padding = tuple(d * (k - 1) // 2 for d, k in zip(layer["D"], layer["k"]))
-            geometry = {"stride": layer["S"], "dilation": layer["D"], "groups": layer["G"], "padding": padding}
-            connection = Conv2d(shape[0], layer["n"], layer["k"], bias, generator, **geometry, **settings)
+            settings |= geometry(layer)
+            connection = Conv2d(shape[0], layer["n"], bias=bias, generator=generator, **settings)
         blocks.append(Block(connection, lif_or_cuba(neuron, alpha, learn), dropout=dropout))
         shape, pool, scale = _output(connection, shape, features), None, SPIKE_SCALE if standardized else 1.0
     readout_inputs = math.prod(pooled_shape(shape, pool))
     readout = Readout(readout_inputs, num_classes, bias, generator, input_scale=scale, pool=pool)
-    net = Network(
-        blocks,
-        readout,
-        input_shape=input_shape,
-        time_steps=time_steps,
-        convention=convention,
-    )
+    net = Network(blocks, readout, input_shape=input_shape, time_steps=time_steps, convention=convention)
     return _with_feedback(net, scale, feedback_delay) if feedback else net
 
 
@@ -258,13 +247,7 @@ def nf_resnet34(
     readout = Readout(
         stages[-1][0], checks.integer(num_classes, "num_classes"), True, generator, input_scale=scale, pool="global"
     )
-    return Network(
-        blocks,
-        readout,
-        input_shape=input_shape,
-        time_steps=time_steps,
-        convention=convention,
-    )
+    return Network(blocks, readout, input_shape=input_shape, time_steps=time_steps, convention=convention)
 
 
 def _stages(stages: Any) -> list[tuple[int, int]]:
@@ -395,12 +378,8 @@ def dsr(
     sizes, generator = [math.prod(input_shape), *hidden], _generator(seed)
     neuron = {"kind": kind, "v_threshold": v_threshold, "alpha": alpha, "tau": tau, "dt": dt}
     blocks = [Block(Linear(n, m, bias, generator), DSRNeuron(**neuron)) for n, m in itertools.pairwise(sizes)]
-    return Network(
-        blocks,
-        Readout(sizes[-1], num_classes, True, generator),
-        input_shape=input_shape,
-        time_steps=time_steps,
-    )
+    readout = Readout(sizes[-1], num_classes, True, generator)
+    return Network(blocks, readout, input_shape=input_shape, time_steps=time_steps)
 
 
 ARCHITECTURES: dict[str, Callable[..., Network]] = {

@@ -36,9 +36,9 @@ from torch import Tensor, nn
 from ottt_loihi import checks
 from ottt_loihi.errors import UsageError
 from ottt_loihi.nn.blocks import Block
-from ottt_loihi.nn.connections import Shaped
+from ottt_loihi.nn.connections import Shaped, convolved
 from ottt_loihi.nn.cuba import CurrentBased, Memory
-from ottt_loihi.nn.features import parse
+from ottt_loihi.nn.features import geometry, parse
 from ottt_loihi.nn.network import Network
 from ottt_loihi.nn.neurons import LongStep
 from ottt_loihi.nn.paths import BPTT, GradientPaths
@@ -143,8 +143,7 @@ class SlayerSynapse(Shaped):
             raise UsageError(
                 f"slayer: a {self.kind} block expects an image of {self.inputs} channels, got {input_shape}"
             )
-        sizes = zip(*(checks.both(n) for n in (self.kernel_size, self.stride, self.padding, self.dilation)))
-        image = [(n + 2 * p - d * (k - 1) - 1) // s + 1 for n, (k, s, p, d) in zip(input_shape[1:], sizes)]
+        image = convolved(input_shape[1:], self.kernel_size, self.stride, self.padding, self.dilation)
         if min(image) < 1:
             raise UsageError(f"slayer: a {self.kind} block's kernel does not fit an image of {input_shape}")
         return (self.outputs if self.kind == "Conv" else input_shape[0], *image)
@@ -333,24 +332,13 @@ def slayer(
             if layer["kind"] == "F":
                 synapse = SlayerSynapse("Dense", math.prod(now), layer["n"])
             elif layer["kind"] == "C":
-                synapse = SlayerSynapse("Conv", now[0], layer["n"], **_geometry(layer))
+                synapse = SlayerSynapse("Conv", now[0], layer["n"], **geometry(layer))
             else:
                 raise UsageError("features: netx cannot load a pooling of SLAYER's; use a convolution with a stride")
             synapse.own.weight.data *= weight_scale
             blocks.append(Block(synapse, SlayerNeuron(**neuron)))
             now = synapse.output_shape(now)
     return Network(blocks, SpikeCount(num_classes), input_shape=shape, time_steps=time_steps)
-
-
-def _geometry(layer: dict[str, Any]) -> dict[str, Any]:
-    padding = tuple(d * (k - 1) // 2 for d, k in zip(layer["D"], layer["k"]))
-    return {
-        "kernel_size": layer["k"],
-        "stride": layer["S"],
-        "padding": padding,
-        "dilation": layer["D"],
-        "groups": layer["G"],
-    }
 
 
 def lava_dl() -> Any:

@@ -35,16 +35,23 @@ class Rectangle:
         return (distance <= v_threshold if self.closed else distance < v_threshold).to(u.dtype)
 
 
+class _Sloped:
+    """A surrogate with a ``slope``, which is above 0."""
+
+    slope: float
+    name: ClassVar[str]
+
+    def __post_init__(self) -> None:
+        if not (isinstance(self.slope, (int, float)) and 0 < self.slope < math.inf):
+            raise UsageError(f"surrogate {self.name}: expected slope > 0, got {self.slope!r}")
+
+
 @dataclass(frozen=True)
-class Sigmoid:
+class Sigmoid(_Sloped):
     """``f(u) = k·σ(k(u − Vth))·(1 − σ(k(u − Vth)))``, ``slope`` k = 4 (§3.2 with a₂ = 1/k)."""
 
     slope: float = 4.0
     name: ClassVar[str] = "sigmoid"
-
-    def __post_init__(self) -> None:
-        if not (isinstance(self.slope, (int, float)) and 0 < self.slope < math.inf):
-            raise UsageError(f"surrogate sigmoid: expected slope > 0, got {self.slope!r}")
 
     def __call__(self, u: Tensor, v_threshold: float) -> Tensor:
         sigma = ((u - v_threshold) * self.slope).sigmoid()
@@ -62,7 +69,7 @@ class Triangle:
 
 
 @dataclass(frozen=True)
-class FastSigmoid:
+class FastSigmoid(_Sloped):
     """``f(u) = 1/(k·|u − Vth| + 1)²``, ``slope`` k = 25: the derivative of ``u/(1 + k·|u|)``.
 
     Source: SuperSpike (Zenke and Ganguli 2018). OTPE uses k = 25, S-TLLR k = 100 on sound.
@@ -70,10 +77,6 @@ class FastSigmoid:
 
     slope: float = 25.0
     name: ClassVar[str] = "fast-sigmoid"
-
-    def __post_init__(self) -> None:
-        if not (isinstance(self.slope, (int, float)) and 0 < self.slope < math.inf):
-            raise UsageError(f"surrogate fast-sigmoid: expected slope > 0, got {self.slope!r}")
 
     def __call__(self, u: Tensor, v_threshold: float) -> Tensor:
         return (self.slope * (u - v_threshold).abs() + 1) ** -2

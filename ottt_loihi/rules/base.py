@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from typing import Any, ClassVar, NamedTuple
 
@@ -20,6 +20,7 @@ from ottt_loihi.rules.hlop import HLOP, make_hlop
 from ottt_loihi.rules.losses import Loss, instantaneous, make_loss
 
 UPDATES = ("step", "sequence")
+Error = Callable[[Tensor], Tensor]
 
 
 class BatchResult(NamedTuple):
@@ -69,6 +70,7 @@ class Rule(ABC):
     name: ClassVar[str]
     shares_convention: ClassVar[bool] = True  # its ``convention``, if it has one, is the network's
     trains_modules: ClassVar[bool] = False  # any torch.nn.Module with neurons, not only a Network
+    settings: ClassVar[tuple[str, ...]] = ()  # the attributes that :meth:`describe` returns
 
     @abstractmethod
     def accumulate(self, net: Network, x: Input, labels: Tensor, loss: Loss) -> Accumulated:
@@ -164,7 +166,7 @@ class Rule(ABC):
 
     def describe(self) -> dict[str, Any]:
         """Return name and settings as JSON values."""
-        return {"name": self.name}
+        return {"name": self.name, **{name: getattr(self, name) for name in self.settings}}
 
     def tensors(self) -> dict[str, Tensor]:
         """Return what the rule itself has learnt, which a resumed run needs; most rules nothing."""
@@ -185,6 +187,8 @@ class OnlineRule(Rule):
     ``hlop``: protects earlier tasks (:class:`~ottt_loihi.rules.hlop.HLOP`), for rules that offer it.
     """
 
+    settings = ("update",)
+
     def __init__(self, paths: GradientPaths, update: str, hlop: HLOP | Mapping[str, Any] | None = None) -> None:
         self.paths = paths
         self.update = checks.one_of(update, "update", UPDATES)
@@ -192,17 +196,26 @@ class OnlineRule(Rule):
 
     def learn(self, net: Network, x: Input, labels: Tensor, loss: Loss, learning: set[int]) -> Iterator[Step]:
         """Take the time steps one by one; those in ``learning`` add their gradient to ``.grad`` before they return."""
-        presynaptic, state = None if self.hlop is None else self.hlop.project, None
+
+        def error(o: Tensor) -> Tensor:
+            return instantaneous(loss, o, labels, x.shape[1])
+
+        state = None
         for t, frame in enumerate(frames(x)):
-            with torch.set_grad_enabled(t in learning):
-                o, state = self.step(net, frame, state, presynaptic)
-                error = instantaneous(loss, o, labels, x.shape[1])
-            if t in learning:
-                require_gradient(net, state)
-                error.backward()
-            done = Step(error.detach(), o.detach(), state)
-            del o, error  # and with them the step's graph, before the next one is made
+            done = self.learn_step(net, frame, state, error, t in learning)
+            state = done.state
             yield done
+
+    def learn_step(self, net: Network, x: Tensor, state: Any, error: Error, learns: bool) -> Step:
+        """Take one time step, and add its gradient to ``.grad`` if it ``learns``; ``error``: L[t] of a readout."""
+        presynaptic = None if self.hlop is None else self.hlop.project
+        with torch.set_grad_enabled(learns):
+            o, state = self.step(net, x, state, presynaptic)
+            now = error(o)
+        if learns:
+            require_gradient(net, state)
+            now.backward()
+        return Step(now.detach(), o.detach(), state)
 
     def step(self, net: Network, x: Tensor, state: Any, presynaptic: Any = None) -> tuple[Tensor, Any]:
         """Return o[t] and the state of one time step."""
@@ -256,8 +269,7 @@ class OnlineRule(Rule):
         return "HLOP projects with what it has learnt so far" if self.hlop is not None else ""
 
     def describe(self) -> dict[str, Any]:
-        hlop = {} if self.hlop is None else {"hlop": self.hlop.describe()}
-        return {"name": self.name, "update": self.update, **hlop}
+        return super().describe() | ({} if self.hlop is None else {"hlop": self.hlop.describe()})
 
     def tensors(self) -> dict[str, Tensor]:
         return super().tensors() if self.hlop is None else self.hlop.tensors()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -26,6 +26,7 @@ class BPTT(Rule):
 
     name: ClassVar[str] = "bptt"
     trains_modules: ClassVar[bool] = True
+    settings = ("reset",)
 
     def __init__(self, reset: str = "detached") -> None:
         self.reset = checks.one_of(reset, "reset", RESETS)
@@ -44,6 +45,3 @@ class BPTT(Rule):
         both = torch.stack(losses)
         both.sum().backward()
         return Accumulated(both.detach(), scores, membranes(state))
-
-    def describe(self) -> dict[str, Any]:
-        return {"name": self.name, "reset": self.reset}

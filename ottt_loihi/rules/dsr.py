@@ -40,6 +40,7 @@ class DSR(Rule):
     """
 
     name: ClassVar[str] = "dsr"
+    settings = ("gradients",)
 
     def __init__(self, gradients: str = "exact") -> None:
         self.gradients = checks.one_of(gradients, "gradients", GRADIENTS)
@@ -68,9 +69,6 @@ class DSR(Rule):
                     f"block {index + 1}: its learned threshold is {threshold:g}, expected above 0; "
                     "start from a larger v_threshold"
                 )
-
-    def describe(self) -> dict[str, Any]:
-        return {"name": self.name, "gradients": self.gradients}
 
 
 def check_network(net: Network) -> None:

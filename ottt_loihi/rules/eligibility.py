@@ -1,12 +1,13 @@
 """The step that rules with an eligibility of their own share: S-TLLR, TESS and OTPE.
 
-OTTT's eligibility is the trace of the input times f(u). These rules give a layer another one. Each is a function of a
-layer and a time step, :data:`Layer`; its spikes have the value of the neuron's, and the gradient that the rule wants.
+OTTT's eligibility is the trace of the input times f(u). These rules give a layer another one
+(:meth:`LayeredRule.layer`): its spikes have the value of the neuron's, and the gradient that the rule wants.
 """
 
 from __future__ import annotations
 
 import math
+from abc import abstractmethod
 from collections.abc import Callable, Collection, Sequence
 from typing import Any, NamedTuple
 
@@ -15,10 +16,11 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from ottt_loihi.errors import UsageError
-from ottt_loihi.nn.blocks import Block, BlockState
+from ottt_loihi.nn.blocks import Block, BlockState, checked_step
 from ottt_loihi.nn.network import Network, NetworkState, without_graph
-from ottt_loihi.nn.neurons import LIF
+from ottt_loihi.nn.neurons import LIF, LIFStep, Trace
 from ottt_loihi.nn.paths import GradientPaths
+from ottt_loihi.rules.base import Error, OnlineRule, Step
 
 SPATIAL = GradientPaths(membrane=False)  # through the layers of one time step, never back through time
 
@@ -58,17 +60,40 @@ class State(NamedTuple):
         return self.net.membranes
 
 
-Layer = Callable[[int, Block, Sequence[Tensor | None], LayerState | None], tuple[Tensor, LayerState]]
-"""``(index, block, inputs, state) → (output of the block, state)``: one time step of one layer."""
+Layer = Callable[[Block, Sequence[Tensor | None], LayerState | None, bool], tuple[Tensor, LayerState]]
+
+
+class LayeredRule(OnlineRule):
+    """A rule of :meth:`layer`, and of the errors that :meth:`teach` sends to the layers."""
+
+    alone = False  # no gradient goes from a layer, or from the readout, to the layers in front of it
+
+    def __init__(self, update: str) -> None:
+        super().__init__(SPATIAL, update)
+
+    @abstractmethod
+    def layer(
+        self, block: Block, inputs: Sequence[Tensor | None], state: LayerState | None, last: bool
+    ) -> tuple[Tensor, LayerState]:
+        """Return the output and the state of one layer in one time step; last: only the readout is behind it."""
+
+    def learn_step(self, net: Network, x: Tensor, state: State | None, error: Error, learns: bool) -> Step:
+        with torch.set_grad_enabled(learns):
+            o, state, outs = step(net, x, state, self.layer, self.alone)
+            now = error(o)
+            if learns:
+                self.teach(net, now, o, outs, error)
+        return Step(now.detach(), o.detach(), state)
+
+    def teach(self, net: Network, now: Tensor, o: Tensor, outs: Sequence[Tensor], error: Error) -> None:
+        """Add the gradient of a step to ``.grad``: of its loss, its readout, and what every block sent."""
+        now.backward()
 
 
 def step(
-    net: Network, x: Tensor, state: State | None, layer: Layer, *, alone: bool = False
+    net: Network, x: Tensor, state: State | None, layer: Layer, alone: bool = False
 ) -> tuple[Tensor, State, list[Tensor]]:
-    """Return o[t], the state, and the output of every block of one time step; ``layer`` gives each block's.
-
-    alone: no gradient goes from a layer, or from the readout, to the layers in front of it
-    """
+    """Return o[t], the state, and the output of every block of one time step; ``layer`` gives each block's."""
     state = None if state is None else without_graph(state)
     before = None if state is None else state.net
     out, outs, blocks, posts = x, [], [], []
@@ -77,12 +102,27 @@ def step(
         if alone:
             inputs = [part if part is None else part.detach() for part in inputs]
         known = None if state is None else LayerState(state.net.blocks[index], state.post[index])
-        out, after = layer(index, block, inputs, known)
+        out, after = layer(block, inputs, known, block is net.blocks[-1])
         outs.append(out)
         blocks.append(after.block)
         posts.append(after.post)
     o, _ = net.read(out.detach() if alone else out, None, SPATIAL)
     return o, State(NetworkState(tuple(blocks), None, net.late(before)), tuple(posts)), outs
+
+
+def fire(block: Block, current: Tensor, before: BlockState | None) -> LIFStep:
+    """Return the step of a block's neurons."""
+    v = None if before is None else before.v
+    return checked_step(block.neuron(current, v, SPATIAL), current, block.neuron)
+
+
+def after_step(
+    block: Block, step: LIFStep, current: Tensor, traces: tuple[Trace, ...], before: BlockState | None, post: Any
+) -> tuple[Tensor, LayerState]:
+    """Return the output of a block and its state."""
+    mask = block.draw_mask(current) if before is None else before.mask
+    done = BlockState(*step, current, mask, traces)
+    return done.out, LayerState(done, post)
 
 
 def fixed_parameters(connection: nn.Module, x: Tensor, learning: Collection[str] = ()) -> Tensor:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable
-from typing import Any, ClassVar, NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
@@ -66,6 +66,7 @@ class IDE(equilibrium.EquilibriumRule):
     """
 
     name: ClassVar[str] = "ide"
+    settings = ("max_norm", "solver", "max_iterations", "tolerance", "not_converged")
 
     def __init__(
         self,
@@ -107,10 +108,6 @@ class IDE(equilibrium.EquilibriumRule):
                 raise TrainingError(message)
             warnings.warn(message, stacklevel=3)
         return solution
-
-    def describe(self) -> dict[str, Any]:
-        settings = ("max_norm", "solver", "max_iterations", "tolerance", "not_converged")
-        return {"name": self.name, **{name: getattr(self, name) for name in settings}}
 
 
 def _damped(product: Callable[[Tensor], Tensor], g: Tensor, limit: int, tolerance: float) -> Solution:

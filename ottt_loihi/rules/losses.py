@@ -20,8 +20,20 @@ from ottt_loihi import checks
 from ottt_loihi.errors import UsageError
 
 
+class _OfRows:
+    """A loss that knows nothing of a batch but the rows it is given."""
+
+    def part(self, samples: slice) -> Loss:
+        """The loss of some samples of the batch."""
+        return self
+
+    def repeated(self, steps: int) -> Loss:
+        """The loss of rows that hold every sample ``steps`` times, one after the other."""
+        return self
+
+
 @dataclass(frozen=True)
-class SquaredError:
+class SquaredError(_OfRows):
     """``L[t] = ½·Σ_k (o_k[t] − y_k)² / T``, y the one-hot label, so that ∂L/∂o = (o − y)/T: the loss the chip uses.
 
     class_weights: a factor for the samples of each class; empty: 1
@@ -36,17 +48,9 @@ class SquaredError:
             squares = squares * _factors(self.class_weights, o, labels)[:, None]
         return squares.sum() / (2 * time_steps * len(o))
 
-    def part(self, samples: slice) -> SquaredError:
-        """The loss of some samples of the batch."""
-        return self
-
-    def repeated(self, steps: int) -> SquaredError:
-        """The loss of rows that hold every sample ``steps`` times, one after the other."""
-        return self
-
 
 @dataclass(frozen=True)
-class CrossEntropy:
+class CrossEntropy(_OfRows):
     """``L[t] = ((1 − μ)·CE(o[t], y) + μ·MSE(o[t], y)) / T``; MSE: mean over the classes. The released code's.
 
     μ: 0.05 on CIFAR, 0.001 on DVS data, 0 on ImageNet. smoothing ε, not the released code's: CE's target is
@@ -76,17 +80,9 @@ class CrossEntropy:
         distance = (o - _one_hot(o, labels)).square().mean(1)
         return (((1 - self.mu) * entropy + self.mu * distance) * _factors(self.class_weights, o, labels)).mean()
 
-    def part(self, samples: slice) -> CrossEntropy:
-        """The loss of some samples of the batch."""
-        return self
-
-    def repeated(self, steps: int) -> CrossEntropy:
-        """The loss of rows that hold every sample ``steps`` times, one after the other."""
-        return self
-
 
 @dataclass(frozen=True, eq=False)
-class Distilled:
+class Distilled(_OfRows):
     """``(1 − κ)·loss + κ·τ²·KL(softmax(z/τ) ‖ softmax(o[t]/τ)) / T``; z: a teacher's readout, ``(batch, classes)``.
 
     Source: SEI-BWSNN (2025) in our reconstruction; Hinton et al. 2015.
@@ -105,11 +101,9 @@ class Distilled:
         return (1 - self.kappa) * self.loss(o, labels, time_steps) + scaled
 
     def part(self, samples: slice) -> Distilled:
-        """The loss of some samples of the batch."""
         return replace(self, teacher=self.teacher[samples])
 
     def repeated(self, steps: int) -> Distilled:
-        """The loss of rows that hold every sample ``steps`` times, one after the other."""
         return replace(self, teacher=self.teacher.repeat_interleave(steps, 0))
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import torch
@@ -11,13 +11,11 @@ from torch import Tensor
 
 from ottt_loihi import checks
 from ottt_loihi.errors import UsageError
-from ottt_loihi.nn.inputs import Input, frames
 from ottt_loihi.nn.network import Network, NetworkState
 from ottt_loihi.nn.neurons import LIF
 from ottt_loihi.nn.paths import CONVENTIONS, ottt_paths
-from ottt_loihi.rules.base import OnlineRule, Rule, Step, with_graph
+from ottt_loihi.rules.base import Error, OnlineRule, Rule, Step, with_graph
 from ottt_loihi.rules.eligibility import random_matrix
-from ottt_loihi.rules.losses import Loss, instantaneous
 
 FEEDBACK = ("estimated", "random")
 
@@ -49,6 +47,7 @@ class OPZO(OnlineRule):
     """
 
     name: ClassVar[str] = "opzo"
+    settings = ("noise", "momentum", "feedback", "update", "convention", "seed")
 
     def __init__(
         self,
@@ -68,21 +67,18 @@ class OPZO(OnlineRule):
         self.matrices: list[Tensor] = []
         self.steps = 0
 
-    def learn(self, net: Network, x: Input, labels: Tensor, loss: Loss, learning: set[int]) -> Iterator[Step]:
-        state = None
-        for frame in frames(x):
-            if self.feedback == "estimated":
-                noisy = self._noise(net, frame)
-                with torch.no_grad():
-                    perturbed, _ = net.step(frame, state, self.paths, sent=lambda i, out, z=noisy: out + z[i])
-            o, state = net.step(frame, state, self.paths, sent=lambda _, out: out.detach())  # no error comes back
-            now = instantaneous(loss, o, labels, x.shape[1])
-            if self.feedback == "estimated":
-                self._follow(noisy, perturbed - o.detach())
-            self._backward(net, now, o, state)
-            done = Step(now.detach(), o.detach(), state)
-            del o, now
-            yield done
+    def learn_step(self, net: Network, x: Tensor, state: Any, error: Error, learns: bool) -> Step:
+        estimates = self.feedback == "estimated"
+        if estimates:
+            noisy = self._noise(net, x)
+            with torch.no_grad():
+                perturbed, _ = net.step(x, state, self.paths, sent=lambda i, out: out + noisy[i])
+        o, state = net.step(x, state, self.paths, sent=lambda _, out: out.detach())  # no error comes back
+        now = error(o)
+        if estimates:
+            self._follow(noisy, perturbed - o.detach())
+        self._backward(net, now, o, state)
+        return Step(now.detach(), o.detach(), state)
 
     def check(self, net: Network) -> None:
         if any(len(block.branches) or block.skip is not None for block in net.blocks):
@@ -112,10 +108,6 @@ class OPZO(OnlineRule):
             raise ValueError(f"opzo: its matrices are damaged, found {', '.join(tensors) or 'none'}")
         self.steps = int(tensors["steps"])
         self.matrices = [tensors[name].clone() for name in names[1:]]
-
-    def describe(self) -> dict[str, Any]:
-        settings = ("noise", "momentum", "feedback", "update", "convention", "seed")
-        return {"name": self.name, **{name: getattr(self, name) for name in settings}}
 
     def _first(self, layer: int, shape: tuple[int, int], like: Tensor) -> Tensor:
         if self.feedback == "estimated":

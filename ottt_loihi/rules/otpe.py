@@ -2,30 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import Any, ClassVar, NamedTuple
+from collections.abc import Sequence
+from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
 
 from ottt_loihi.errors import UsageError
-from ottt_loihi.nn.blocks import Block, BlockState, checked_step
-from ottt_loihi.nn.inputs import Input, frames
+from ottt_loihi.nn.blocks import Block, BlockState
 from ottt_loihi.nn.network import Network
-from ottt_loihi.nn.neurons import Trace, follow
+from ottt_loihi.nn.neurons import LIFStep, follow
 from ottt_loihi.nn.synapses import dense, own_inputs, with_bias_input
 from ottt_loihi.nn.trace import Seen, with_trace
-from ottt_loihi.rules.base import OnlineRule, Step
 from ottt_loihi.rules.eligibility import (
-    SPATIAL,
+    LayeredRule,
     LayerState,
-    State,
+    after_step,
+    fire,
     fixed_parameters,
     gradient_only,
     require_lif,
-    step,
 )
-from ottt_loihi.rules.losses import Loss, instantaneous
 
 
 class Mean(NamedTuple):
@@ -35,7 +32,7 @@ class Mean(NamedTuple):
     weight: float
 
 
-class AOTPE(OnlineRule):
+class AOTPE(LayeredRule):
     """A-OTPE: OTPE with factors in place of a value per synapse, so that it costs two traces per input.
 
     ::
@@ -51,7 +48,7 @@ class AOTPE(OnlineRule):
     name: ClassVar[str] = "a-otpe"
 
     def __init__(self, update: str = "sequence") -> None:
-        super().__init__(SPATIAL, update)
+        super().__init__(update)
 
     def check(self, net: Network) -> None:
         require_lif(self.name, net, branches=False)
@@ -60,24 +57,10 @@ class AOTPE(OnlineRule):
             found = ", ".join(f"{beta:g}" for beta in sorted(betas))
             raise UsageError(f"{self.name}: expected the same beta in all layers, got {found}; ottt takes any")
 
-    def learn(self, net: Network, x: Input, labels: Tensor, loss: Loss, learning: set[int]) -> Iterator[Step]:
-        state: State | None = None
-        last = len(net.blocks) - 1
-
-        def layer(
-            index: int, block: Block, inputs: Sequence[Tensor | None], state: LayerState | None
-        ) -> tuple[Tensor, LayerState]:
-            return (output_layer if index == last else self.hidden_layer)(block, inputs[0], state)
-
-        for t, frame in enumerate(frames(x)):
-            with torch.set_grad_enabled(t in learning):
-                o, state, _ = step(net, frame, state, layer)
-                now = instantaneous(loss, o, labels, x.shape[1])
-            if t in learning:
-                now.backward()
-            done = Step(now.detach(), o.detach(), state)
-            del o, now
-            yield done
+    def layer(
+        self, block: Block, inputs: Sequence[Tensor | None], state: LayerState | None, last: bool
+    ) -> tuple[Tensor, LayerState]:
+        return (output_layer if last else self.hidden_layer)(block, inputs[0], state)
 
     def hidden_layer(self, block: Block, x: Tensor, state: LayerState | None) -> tuple[Tensor, LayerState]:
         """Return the spikes of a hidden layer, with ḡ and ẑ as their gradient."""
@@ -86,13 +69,10 @@ class AOTPE(OnlineRule):
         inner = follow(x, inner, beta)
         outer = follow(inner.value, outer, beta)
         current = with_trace(block.connection, x, Seen(outer.value), current=("bias",))
-        s, u, v, f = _fire(block, current, before)
+        step, f = _constant_step(block, current, before)
         mean = leaky_mean(f, None if state is None else state.post, beta)
-        s = s + mean.value * gradient_only(current)
-        return _done(block, s, u, v, current, (inner, outer), before, mean)
-
-    def why_not_captured(self) -> str:
-        return "" if self.update == "sequence" else super().why_not_captured()
+        s = step.s + mean.value * gradient_only(current)
+        return after_step(block, step._replace(s=s), current, (inner, outer), before, mean)
 
 
 class OTPE(AOTPE):
@@ -111,6 +91,7 @@ class OTPE(AOTPE):
     """
 
     name: ClassVar[str] = "otpe"
+    settings = ("update", "attached_reset")
 
     def __init__(self, update: str = "sequence", attached_reset: bool = False) -> None:
         super().__init__(update)
@@ -131,7 +112,7 @@ class OTPE(AOTPE):
         """Return the spikes of a hidden layer, with ḡ as their gradient towards x and R towards the parameters."""
         before, beta = _before(state), block.neuron.beta
         current = fixed_parameters(block.connection, x)
-        s, u, v, f = _fire(block, current, before)
+        step, f = _constant_step(block, current, before)
         mean, kept, effects = (None, None, None) if state is None else state.post
         mean = leaky_mean(f, mean, beta)
         driven = with_bias_input(x).expand(-1, f.shape[1], -1)
@@ -141,13 +122,10 @@ class OTPE(AOTPE):
         kept = driven
         if self.attached_reset:
             kept = (1 - block.neuron.v_threshold * f)[:, :, None] * driven
-        s = s + mean.value * gradient_only(current)
+        s = step.s + mean.value * gradient_only(current)
         if torch.is_grad_enabled():
             s = s + gradient_only(own_inputs(block.connection, effects[:, :, :-1], effects[:, :, -1]))
-        return _done(block, s, u, v, current, (), before, (mean, kept, effects))
-
-    def describe(self) -> dict[str, Any]:
-        return {**super().describe(), "attached_reset": self.attached_reset}
+        return after_step(block, step._replace(s=s), current, (), before, (mean, kept, effects))
 
 
 def output_layer(block: Block, x: Tensor, state: LayerState | None) -> tuple[Tensor, LayerState]:
@@ -155,9 +133,7 @@ def output_layer(block: Block, x: Tensor, state: LayerState | None) -> tuple[Ten
     before = _before(state)
     trace = follow(x, None if before is None else before.traces[0], block.neuron.beta)
     current = with_trace(block.connection, x, Seen(trace.value, trace.length))
-    step = block.neuron(current, None if before is None else before.v, SPATIAL)
-    s, u, v = checked_step(step, current, block.neuron)
-    return _done(block, s, u, v, current, (trace,), before, None)
+    return after_step(block, fire(block, current, before), current, (trace,), before, None)
 
 
 def leaky_mean(f: Tensor, before: Mean | None, beta: float) -> Mean:
@@ -172,24 +148,8 @@ def _before(state: LayerState | None) -> BlockState | None:
     return None if state is None else state.block
 
 
-def _fire(block: Block, current: Tensor, before: BlockState | None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """s, u, v and f(u) of a step, all constants to the gradient."""
+def _constant_step(block: Block, current: Tensor, before: BlockState | None) -> tuple[LIFStep, Tensor]:
+    """A step and its f(u), constants to the gradient."""
     with torch.no_grad():
-        step = block.neuron(current.detach(), None if before is None else before.v, SPATIAL)
-        s, u, v = checked_step(step, current, block.neuron)
-        return s, u, v, block.neuron.surrogate(u, block.neuron.v_threshold)
-
-
-def _done(
-    block: Block,
-    s: Tensor,
-    u: Tensor,
-    v: Tensor,
-    current: Tensor,
-    traces: tuple[Trace, ...],
-    before: BlockState | None,
-    post: Any,
-) -> tuple[Tensor, LayerState]:
-    mask = block.draw_mask(current) if before is None else before.mask
-    done = BlockState(s, u, v, current, mask, traces)
-    return done.out, LayerState(done, post)
+        step = fire(block, current.detach(), before)
+        return step, block.neuron.surrogate(step.u, block.neuron.v_threshold)

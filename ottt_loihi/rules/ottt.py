@@ -35,6 +35,7 @@ class OTTT(OnlineRule):
 
     name: ClassVar[str] = "ottt"
     trains_modules: ClassVar[bool] = True
+    settings = ("update", "convention")
 
     def __init__(
         self,
@@ -50,6 +51,3 @@ class OTTT(OnlineRule):
             raise UsageError(
                 f"OTTT: the rule has convention={self.convention!r}, the network {net.convention!r}; make both the same"
             )
-
-    def describe(self) -> dict[str, Any]:
-        return {**super().describe(), "convention": self.convention}

@@ -23,6 +23,7 @@ class SLTT(OnlineRule):
 
     name: ClassVar[str] = "sltt"
     trains_modules: ClassVar[bool] = True
+    settings = ("update", "k")
 
     def __init__(
         self,
@@ -44,6 +45,3 @@ class SLTT(OnlineRule):
 
     def why_not_captured(self) -> str:
         return super().why_not_captured() if self.k is None else "SLTT-K draws its steps anew for every batch"
-
-    def describe(self) -> dict[str, Any]:
-        return {**super().describe(), "k": self.k}

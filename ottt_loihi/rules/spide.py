@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from typing import Any, ClassVar, NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
@@ -71,6 +71,7 @@ class SPIDE(equilibrium.EquilibriumRule):
     """
 
     name: ClassVar[str] = "spide"
+    settings = ("backward_steps", "loss_scale", "backward_threshold", "max_norm", "not_converged")
 
     def __init__(
         self,
@@ -130,10 +131,6 @@ class SPIDE(equilibrium.EquilibriumRule):
             )
         if message:
             warnings.warn(f"{self.name}: {message}", stacklevel=3)
-
-    def describe(self) -> dict[str, Any]:
-        settings = ("backward_steps", "loss_scale", "backward_threshold", "max_norm", "not_converged")
-        return {"name": self.name, **{name: getattr(self, name) for name in settings}}
 
 
 def _total(rates: equilibrium.Rates, steps: int) -> float:

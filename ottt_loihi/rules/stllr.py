@@ -3,37 +3,35 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
-from typing import Any, ClassVar
+from collections.abc import Sequence
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from ottt_loihi import checks
 from ottt_loihi.errors import UsageError
-from ottt_loihi.nn.blocks import Block, BlockState, checked_step
-from ottt_loihi.nn.inputs import Input, frames
+from ottt_loihi.nn.blocks import Block
 from ottt_loihi.nn.network import Network
 from ottt_loihi.nn.neurons import follow
 from ottt_loihi.nn.paths import CONVENTIONS
 from ottt_loihi.nn.trace import Seen, with_trace
-from ottt_loihi.rules.base import OnlineRule, Step, with_graph
+from ottt_loihi.rules.base import Error, with_graph
 from ottt_loihi.rules.eligibility import (
-    SPATIAL,
+    LayeredRule,
     LayerState,
-    State,
+    after_step,
+    fire,
     fixed_parameters,
     gradient_only,
     random_matrix,
     require_lif,
-    step,
 )
-from ottt_loihi.rules.losses import Loss, instantaneous
 
 SIGNALS = ("backpropagated", "direct")
 
 
-class Eligibility(OnlineRule):
+class Eligibility(LayeredRule):
     """The eligibility of S-TLLR, which TESS shares.
 
     ::
@@ -46,6 +44,7 @@ class Eligibility(OnlineRule):
     """
 
     shares_convention: ClassVar[bool] = False  # of this rule's own released code
+    settings = ("lambda_pre", "lambda_post", "alpha_pre", "alpha_post", "last_steps", "update", "convention")
 
     def __init__(
         self,
@@ -57,7 +56,7 @@ class Eligibility(OnlineRule):
         update: str,
         convention: str,
     ) -> None:
-        super().__init__(SPATIAL, update)
+        super().__init__(update)
         self.lambda_pre = checks.number(lambda_pre, "lambda_pre", 0, 1)
         self.lambda_post = checks.number(lambda_post, "lambda_post", 0, 1)
         self.alpha_pre = checks.number(alpha_pre, "alpha_pre", -1e6, 1e6)
@@ -79,7 +78,7 @@ class Eligibility(OnlineRule):
         return set(range(num_steps - (self.last_steps or num_steps), num_steps))
 
     def layer(
-        self, index: int, block: Block, inputs: Sequence[Tensor | None], state: LayerState | None
+        self, block: Block, inputs: Sequence[Tensor | None], state: LayerState | None, last: bool
     ) -> tuple[Tensor, LayerState]:
         """Return the spikes of one time step, with this eligibility for the weights and Ψ towards the inputs."""
         before = None if state is None else state.block
@@ -91,25 +90,13 @@ class Eligibility(OnlineRule):
             if state is not None and self.post_factor and torch.is_grad_enabled():
                 weights = [name for name, _ in connection.named_parameters() if name != "bias"]
                 after = after + fixed_parameters(connection, x.detach(), weights)
-        mask = block.draw_mask(current) if before is None else before.mask
-        s, u, v = checked_step(
-            block.neuron(current, None if before is None else before.v, SPATIAL), current, block.neuron
-        )
-        psi = block.neuron.surrogate(u.detach(), block.neuron.v_threshold)
-        h = psi
+        step = fire(block, current, before)
+        h = block.neuron.surrogate(step.u.detach(), block.neuron.v_threshold)
+        if isinstance(after, Tensor):
+            step = step._replace(s=step.s + gradient_only(self.post_factor * state.post * after))
         if state is not None:
-            if isinstance(after, Tensor):
-                s = s + gradient_only(self.post_factor * state.post * after)
-            h = self.lambda_post * state.post + psi
-        done = BlockState(s, u, v, current, mask, tuple(traces))
-        return done.out, LayerState(done, h)
-
-    def describe(self) -> dict[str, Any]:
-        names = ("lambda_pre", "lambda_post", "alpha_pre", "alpha_post", "last_steps", "update", "convention")
-        return {"name": self.name, **{name: getattr(self, name) for name in names}}
-
-    def why_not_captured(self) -> str:
-        return "" if self.update == "sequence" else super().why_not_captured()
+            h = self.lambda_post * state.post + h
+        return after_step(block, step, current, tuple(traces), before, h)
 
 
 class STLLR(Eligibility):
@@ -144,6 +131,7 @@ class STLLR(Eligibility):
     """
 
     name: ClassVar[str] = "s-tllr"
+    settings = (*Eligibility.settings, "signal", "seed")
 
     def __init__(
         self,
@@ -159,30 +147,16 @@ class STLLR(Eligibility):
     ) -> None:
         super().__init__(lambda_pre, lambda_post, alpha_pre, alpha_post, last_steps, update, convention)
         self.signal = checks.one_of(signal, "signal", SIGNALS)
+        self.alone = signal == "direct"
         self.seed = checks.integer(seed, "seed", 0)
 
-    def learn(self, net: Network, x: Input, labels: Tensor, loss: Loss, learning: set[int]) -> Iterator[Step]:
-        state: State | None = None
-        for t, frame in enumerate(frames(x)):
-            with torch.set_grad_enabled(t in learning):
-                o, state, outs = step(net, frame, state, self.layer, alone=self.signal == "direct")
-                now = instantaneous(loss, o, labels, x.shape[1])
-            if t in learning:
-                self._backward(net, now, o, outs)
-            done = Step(now.detach(), o.detach(), state)
-            del o, now, outs
-            yield done
-
-    def _backward(self, net: Network, loss: Tensor, o: Tensor, outs: list[Tensor]) -> None:
-        if self.signal == "backpropagated":
-            loss.backward()
+    def teach(self, net: Network, now: Tensor, o: Tensor, outs: Sequence[Tensor], error: Error) -> None:
+        if not self.alone:
+            now.backward()
             return
-        (error,) = torch.autograd.grad(loss, o, retain_graph=True)
+        (g,) = torch.autograd.grad(now, o, retain_graph=True)
         signals = []
         for layer, (block, out) in enumerate(zip(net.blocks, outs, strict=True)):
             feedback = random_matrix((math.prod(block.shape), net.num_classes), self.seed, layer, o)
-            signals.append((error @ feedback.t()).view_as(out))
-        torch.autograd.backward(*with_graph([loss, *outs], [torch.ones_like(loss), *signals]))
-
-    def describe(self) -> dict[str, Any]:
-        return {**super().describe(), "signal": self.signal, "seed": self.seed}
+            signals.append((g @ feedback.t()).view_as(out))
+        torch.autograd.backward(*with_graph([now, *outs], [torch.ones_like(now), *signals]))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any, ClassVar
 
@@ -13,11 +13,8 @@ from torch.nn import functional
 
 from ottt_loihi import checks
 from ottt_loihi.errors import UsageError
-from ottt_loihi.nn.inputs import Input, frames
 from ottt_loihi.nn.network import Network
-from ottt_loihi.rules.base import Step
-from ottt_loihi.rules.eligibility import State, step
-from ottt_loihi.rules.losses import Loss, instantaneous
+from ottt_loihi.rules.base import Error
 from ottt_loihi.rules.stllr import Eligibility
 
 
@@ -49,6 +46,7 @@ class TESS(Eligibility):
     """
 
     name: ClassVar[str] = "tess"
+    alone = True
 
     def __init__(
         self,
@@ -71,19 +69,9 @@ class TESS(Eligibility):
         if self.pooled is not None and len(self.pooled) != len(net.blocks):
             raise UsageError(f"pooled: expected a size for each of the {len(net.blocks)} blocks, got {self.pooled}")
 
-    def learn(self, net: Network, x: Input, labels: Tensor, loss: Loss, learning: set[int]) -> Iterator[Step]:
-        state: State | None = None
-        for t, frame in enumerate(frames(x)):
-            with torch.set_grad_enabled(t in learning):
-                o, state, outs = step(net, frame, state, self.layer, alone=True)
-                now = instantaneous(loss, o, labels, x.shape[1])
-                if t in learning:
-                    signals = [self.local_readout(net, index, out) for index, out in enumerate(outs)]
-                    local = [instantaneous(loss, z, labels, x.shape[1]) for z in signals]
-                    torch.autograd.backward([value for value in (now, *local) if value.requires_grad])
-            done = Step(now.detach(), o.detach(), state)
-            del o, now, outs
-            yield done
+    def teach(self, net: Network, now: Tensor, o: Tensor, outs: Sequence[Tensor], error: Error) -> None:
+        local = [error(self.local_readout(net, index, out)) for index, out in enumerate(outs)]
+        torch.autograd.backward([value for value in (now, *local) if value.requires_grad])
 
     def local_readout(self, net: Network, index: int, s: Tensor) -> Tensor:
         """Return z of block ``index`` for its spikes ``(batch, *shape)``: ``(batch, classes)``."""

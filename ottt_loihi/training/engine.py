@@ -50,30 +50,27 @@ class Engine:
 
     def backward(self, net: nn.Module, rule: Rule, x: Input, labels: Any, loss: Loss) -> BatchResult:
         """Add the gradient of one batch to ``.grad``, as :meth:`ottt_loihi.rules.base.Rule.backward`."""
-        if self.name == "plain":
-            return rule.backward(net, x, labels, loss)
-        if self.recorder is not None:
-            return self.recorder.train_batch(net, x, labels, loss, None)
-        from ottt_loihi.fast.threads import one_thread_of_torch
-
-        with one_thread_of_torch() as threads:
-            return self._add_gradients(net, rule, loss, *self._checked(net, rule, x, labels, threads))
+        return self.train_batch(net, rule, x, labels, loss, None)
 
     def train_batch(
-        self, net: nn.Module, rule: Rule, x: Input, labels: Any, loss: Loss, optimizer: torch.optim.Optimizer
+        self, net: nn.Module, rule: Rule, x: Input, labels: Any, loss: Loss, optimizer: torch.optim.Optimizer | None
     ) -> BatchResult:
         """Learn from one batch, as :meth:`ottt_loihi.rules.base.Rule.train_batch`."""
         if self.name == "plain":
             return rule.train_batch(net, x, labels, loss, optimizer)
         if self.recorder is not None:
             return self.recorder.train_batch(net, x, labels, loss, optimizer)
+        from ottt_loihi.fast.steps import train_step_by_step
         from ottt_loihi.fast.threads import one_thread_of_torch
 
         with one_thread_of_torch() as threads:
-            x, labels, useful = self._checked(net, rule, x, labels, threads)
+            x, labels = rule.checked(net, x, labels)
+            useful = self.useful_threads(net, x, threads)
+            if self.chunk == 1:
+                torch.set_num_threads(useful)
+            if optimizer is None:
+                return self._add_gradients(net, rule, loss, x, labels, useful)
             if rule.update == "step":
-                from ottt_loihi.fast.steps import train_step_by_step
-
                 return train_step_by_step(net, rule, x, labels, loss, optimizer)
             optimizer.zero_grad()
             result = self._add_gradients(net, rule, loss, x, labels, useful)
@@ -89,14 +86,6 @@ class Engine:
         if self.chunk == 1:
             return threads if has_long_products(net, len(x)) else 1
         return threads if is_long_batch(net, *x.shape[:2], constant=isinstance(x, ConstantInput)) else 1
-
-    def _checked(self, net: Any, rule: Rule, x: Input, labels: Any, threads: int) -> tuple[Input, Any, int]:
-        """Return a batch that fits, and the number of threads that share its samples; set torch to them for steps."""
-        x, labels = rule.checked(net, x, labels)
-        useful = self.useful_threads(net, x, threads)
-        if self.chunk == 1:
-            torch.set_num_threads(useful)
-        return x, labels, useful
 
     def _add_gradients(
         self, net: nn.Module, rule: Rule, loss: Loss, x: Input, labels: Any, threads: int
