@@ -17,7 +17,8 @@ from ottt_loihi.data import load_data
 from ottt_loihi.errors import UsageError
 from ottt_loihi.nn.models import dsr, mlp
 from ottt_loihi.rules import make_rule
-from ottt_loihi.rules.dsr import DSRNeuron, _means
+from ottt_loihi.rules.dsr import DSRNeuron
+from ottt_loihi.rules.equilibrium import simulate
 from ottt_loihi.rules.losses import SquaredError
 from ottt_loihi.training.evaluation import evaluate
 from ottt_loihi.training.trainer import Trainer
@@ -62,10 +63,10 @@ def test_exact_gradients_are_the_clamp_networks(kind):
     x = x[:, None].expand(-1, 20, -1)
     make_rule("dsr").train_batch(net, x, labels, SquaredError(), None)
     found = [p.grad.clone() for p in net.parameters()]
-    weighted, _, _ = _means(net, x)
+    (weighted,) = simulate(net, x, net.blocks[0].neuron.beta)
     net.zero_grad()
-    a, saturated = weighted[0], 0
-    for block, rate in zip(net.blocks, weighted[1:]):
+    a, saturated = weighted.x, 0
+    for block, rate in zip(net.blocks, weighted.blocks):
         neuron = block.neuron
         z = torch.nn.functional.linear(a, block.connection.weight, block.connection.bias) * neuron.gain
         clamp = torch.minimum(z.clamp(min=0), neuron.amplitude)

@@ -117,7 +117,7 @@ def test_rates_approach_the_equilibrium(beta):
     exact = at_equilibrium(net, x).rates[0]
     errors = []
     for steps in (30, 100, 1000):
-        rates = equilibrium.simulate(net, x[:, None].expand(-1, steps, -1))
+        (rates,) = equilibrium.simulate(net, x[:, None].expand(-1, steps, -1), beta)
         errors.append(float((rates.blocks[0] - exact).abs().max()))
     assert errors[2] < errors[1] < errors[0] < 0.15
     assert errors[2] < (0.003 if beta == 1 else 0.03)
@@ -125,7 +125,7 @@ def test_rates_approach_the_equilibrium(beta):
 
 def test_spide_error_identity_and_its_error_falls_with_the_steps():
     net, x, labels = prepared("one layer")
-    rates = equilibrium.simulate(net, x[:, None].expand(-1, 200, -1))
+    (rates,) = equilibrium.simulate(net, x[:, None].expand(-1, 200, -1), net.blocks[0].neuron.beta)
     found = equilibrium.equilibrium(net, rates, by_rate=True)
     (g,) = found.output_error(LOSS(found.o, labels, 1))
     g = [g * (0.2 / g.abs().max())]

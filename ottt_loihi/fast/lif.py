@@ -42,9 +42,9 @@ class LeanStep(torch.autograd.Function):
 def kernels(x: Tensor) -> ModuleType:
     """The module whose loops work on x: numba's on the CPU, Triton's on a GPU."""
     if x.is_cuda:
-        from ottt_loihi.fast import triton_kernels as lif_triton
+        from ottt_loihi.fast import triton_kernels
 
-        return lif_triton
+        return triton_kernels
     from ottt_loihi.fast import lif_kernels  # numba takes half a second to import
 
     return lif_kernels

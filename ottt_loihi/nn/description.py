@@ -36,14 +36,8 @@ from ottt_loihi.nn.surrogates import SURROGATES
 TORCH = {  # torch class: its arguments beside ``bias``
     nn.Linear: ("in_features", "out_features"),
     nn.Conv2d: (
-        "in_channels",
-        "out_channels",
-        "kernel_size",
-        "stride",
-        "padding",
-        "dilation",
-        "groups",
-        "padding_mode",
+        *("in_channels", "out_channels", "kernel_size"),
+        *("stride", "padding", "dilation", "groups", "padding_mode"),
     ),
 }
 CONNECTIONS, READOUTS = (Connection, SlayerSynapse, *TORCH), (Linear, SlayerReadout, SpikeCount, nn.Linear)

@@ -48,9 +48,27 @@ MAX_KERNEL = 127
 SCALE = 1 << 6  # integer weights per 1.0
 KINDS = ("Dense", "Conv", "Pool", "Input")
 TRACES = ("exact", "mean")
+ANY_NEURON = {"threshold": 1.0, "current_decay": 1.0, "voltage_decay": 1.0}  # where its constants do not matter
 
 
-class SlayerSynapse(Shaped):
+class _Holder(nn.Module):
+    """A module around a part of SLAYER's, ``own``."""
+
+    def _hold(self, own: nn.Module | None, learns: bool) -> None:
+        """Keep the part; constants that do not learn are in the settings, not among the weights."""
+        if learns:
+            self.own = own
+        else:
+            object.__setattr__(self, "own", own)
+
+    def _apply(self, fn: Any, recurse: bool = True) -> Any:
+        moved = super()._apply(fn, recurse)
+        if "own" not in self._modules and self.own is not None:
+            self.own._apply(fn)
+        return moved
+
+
+class SlayerSynapse(_Holder, Shaped):
     """``I[t] = Q(W)·x[t]``: the synapse of one of SLAYER's blocks, Q its rounding to 8 bits.
 
     ============  ==========================  ====================================================================
@@ -89,14 +107,10 @@ class SlayerSynapse(Shaped):
         self.value = checks.number(value, "slayer.value", -1e6, 1e6)
         self.kind = checks.one_of(kind, "slayer.kind", KINDS)
         self.inputs, self.outputs = checks.integer(inputs, "slayer.inputs"), checks.integer(outputs, "slayer.outputs")
-        self.kernel_size, self.stride = (
-            checks.pair(kernel_size, "slayer.kernel_size"),
-            checks.pair(stride, "slayer.stride"),
-        )
-        self.padding, self.dilation = (
-            checks.pair(padding, "slayer.padding", 0),
-            checks.pair(dilation, "slayer.dilation"),
-        )
+        self.kernel_size = checks.pair(kernel_size, "slayer.kernel_size")
+        self.stride = checks.pair(stride, "slayer.stride")
+        self.padding = checks.pair(padding, "slayer.padding", 0)
+        self.dilation = checks.pair(dilation, "slayer.dilation")
         if max(checks.both(self.kernel_size)) > MAX_KERNEL:
             raise UsageError(
                 f"slayer.kernel_size: at most {MAX_KERNEL}, which Lava's Conv holds, got {self.kernel_size}"
@@ -106,10 +120,7 @@ class SlayerSynapse(Shaped):
         if own is None and kind != "Input":
             own = self._new()
             own.pre_hook_fx = _rounding(self.scale)
-        if kind in ("Dense", "Conv"):
-            self.own = own
-        else:
-            _hide(self, own)
+        self._hold(own, learns=kind in ("Dense", "Conv"))
 
     def _new(self) -> nn.Module:
         synapse = lava_dl().synapse.layer
@@ -155,11 +166,8 @@ class SlayerSynapse(Shaped):
         z = self.own(x.unsqueeze(-1))[..., 0]
         return z.flatten(1) if self.kind == "Dense" else z
 
-    def _apply(self, fn: Any, recurse: bool = True) -> Any:
-        return _move(self, fn, super()._apply(fn, recurse))
 
-
-class SlayerNeuron(CurrentBased):
+class SlayerNeuron(_Holder, CurrentBased):
     """A layer of SLAYER's current-based neurons, one time step at once, in their own fixed-point arithmetic.
 
     ============================  ============================================================================
@@ -204,10 +212,7 @@ class SlayerNeuron(CurrentBased):
         self.trace = checks.one_of(trace, "slayer.trace", TRACES)
         if own is None:
             own = _constant(self._new)
-        if isinstance(self.current_decay, Mapping):
-            self.own = own  # its decays are among the weights
-        else:
-            _hide(self, own)
+        self._hold(own, learns=isinstance(self.current_decay, Mapping))
 
     def _new(self) -> nn.Module:
         values = {name: getattr(self, name) for name in self.constants}
@@ -259,9 +264,6 @@ class SlayerNeuron(CurrentBased):
             own.current_state, own.voltage_state, own.persistent_state = held
         after = u.detach() * (spikes.detach() == 0)
         return LongStep(spikes, u, after, past._replace(c=c[..., 0].detach().clone(), s=spikes.detach()))
-
-    def _apply(self, fn: Any, recurse: bool = True) -> Any:
-        return _move(self, fn, super()._apply(fn, recurse))
 
 
 class SpikeCount(Shaped):
@@ -374,16 +376,4 @@ def set_decays(own: nn.Module, number: int) -> nn.Module:
 
 def _rounding(scale: int) -> Any:
     """SLAYER's rounding of weights to 8 bits."""
-    decays = {"threshold": 1.0, "current_decay": 1.0, "voltage_decay": 1.0}
-    return _constant(lambda: lava_dl().neuron.cuba.Neuron(**decays, scale=scale)).quantize_8bit
-
-
-def _hide(part: nn.Module, own: nn.Module | None) -> None:
-    """Keep SLAYER's part in ``part.own``, its constants not among the weights, which the settings hold."""
-    object.__setattr__(part, "own", own)
-
-
-def _move(part: nn.Module, fn: Any, moved: nn.Module) -> nn.Module:
-    if "own" not in part._modules and part.own is not None:
-        part.own._apply(fn)
-    return moved
+    return _constant(lambda: lava_dl().neuron.cuba.Neuron(**ANY_NEURON, scale=scale)).quantize_8bit

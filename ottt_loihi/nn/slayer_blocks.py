@@ -13,7 +13,7 @@ from torch import nn
 from ottt_loihi.errors import UsageError
 from ottt_loihi.nn.blocks import Block, Branch
 from ottt_loihi.nn.network import Network
-from ottt_loihi.nn.slayer import UNITY, SlayerNeuron, SlayerReadout, SlayerSynapse, SpikeCount, lava_dl
+from ottt_loihi.nn.slayer import ANY_NEURON, UNITY, SlayerNeuron, SlayerReadout, SlayerSynapse, SpikeCount, lava_dl
 
 
 def from_blocks(
@@ -125,24 +125,24 @@ def blocks_of(net: Network) -> list[nn.Module]:
     cuba, found, shape = lava_dl().block.cuba, [], net.input_shape
     for block in net.blocks:
         synapse, kind = block.connection, block.connection.kind
-        neuron = {"threshold": 1.0, "current_decay": 1.0, "voltage_decay": 1.0}  # its own takes the place
         if block.branches:
-            made = cuba.Recurrent(neuron, synapse.inputs, synapse.outputs)
+            made = cuba.Recurrent(ANY_NEURON, synapse.inputs, synapse.outputs)
             made.input_synapse = copy.deepcopy(synapse.own)
             made.recurrent_synapse = copy.deepcopy(block.branches[0].connection.own)
         elif kind == "Input":
-            made = cuba.Input(neuron)
+            made = cuba.Input(ANY_NEURON)
         else:
             sizes = {"Dense": (synapse.inputs, synapse.outputs), "Conv": (synapse.inputs, synapse.outputs, 1)}
-            made = getattr(cuba, kind)(neuron, *sizes.get(kind, (1,)))
+            made = getattr(cuba, kind)(ANY_NEURON, *sizes.get(kind, (1,)))
             made.synapse = copy.deepcopy(synapse.own)
-        made.neuron = copy.deepcopy(block.neuron.own)
+        made.neuron = copy.deepcopy(block.neuron.own)  # in place of any
         shape = synapse.output_shape(shape)
         made.neuron.shape = torch.Size(shape)
         found.append(made)
     if isinstance(net.readout, SlayerSynapse):
-        neuron = {"threshold": 1.0, "current_decay": 1.0, "voltage_decay": 1.0, "scale": net.readout.scale}
-        made = cuba.Affine(neuron, net.readout.inputs, net.readout.outputs, dynamics=False)
+        made = cuba.Affine(
+            {**ANY_NEURON, "scale": net.readout.scale}, net.readout.inputs, net.readout.outputs, dynamics=False
+        )
         made.synapse = copy.deepcopy(net.readout.own)
         found.append(made)
     elif net.readout.out_features != math.prod(shape):

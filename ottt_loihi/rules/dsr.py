@@ -19,13 +19,13 @@ from torch import Tensor
 
 from ottt_loihi import checks
 from ottt_loihi.errors import TrainingError, UsageError
-from ottt_loihi.nn.inputs import Input, frames
+from ottt_loihi.nn.inputs import Input
 from ottt_loihi.nn.network import Network
 from ottt_loihi.nn.neurons import DSRNeuron
-from ottt_loihi.nn.precision import no_graph
 from ottt_loihi.nn.trace import Seen, with_trace
-from ottt_loihi.rules.base import Accumulated, Rule, require_finite
-from ottt_loihi.rules.losses import Loss, instantaneous
+from ottt_loihi.rules.base import Accumulated, Rule
+from ottt_loihi.rules.equilibrium import evaluate_loss, simulate
+from ottt_loihi.rules.losses import Loss
 
 GRADIENTS = ("exact", "released")
 
@@ -49,16 +49,15 @@ class DSR(Rule):
         check_network(net)
 
     def accumulate(self, net: Network, x: Input, labels: Tensor, loss: Loss) -> Accumulated:
-        weighted, plain, masks = _means(net, x)
-        a, mean = weighted[0], plain[0]
-        for index, (block, mask) in enumerate(zip(net.blocks, masks)):
+        weighted, plain = simulate(net, x, net.blocks[0].neuron.beta, 1.0)
+        a, mean = weighted.x, plain.x
+        for index, (block, mask) in enumerate(zip(net.blocks, weighted.masks)):
             pre = mean if self.gradients == "released" else a.detach()
             current = with_trace(block.connection, a, Seen(pre))
-            a = _Rate.apply(current, weighted[index + 1], block.neuron.v_threshold, block.neuron, self.gradients)
-            a, mean = (a, plain[index + 1]) if mask is None else (a * mask, plain[index + 1] * mask)
+            a = _Rate.apply(current, weighted.blocks[index], block.neuron.v_threshold, block.neuron, self.gradients)
+            a, mean = (part if mask is None else part * mask for part in (a, plain.blocks[index]))
         o = net.read(a, None)[0]
-        total = instantaneous(loss, o, labels, 1)
-        require_finite(net, total.detach(), first=x.shape[1] - 1)
+        total = evaluate_loss(net, o, labels, loss, x.shape[1])
         total.backward()
         return Accumulated(total.detach(), o.detach())
 
@@ -79,20 +78,6 @@ def check_network(net: Network) -> None:
         raise UsageError("dsr: expected a feed-forward network without branches and skips")
     if len({block.neuron.beta for block in net.blocks}) > 1:
         raise UsageError("dsr: expected one beta for all neurons, because all layers share the weights w_t")
-
-
-@no_graph()
-def _means(net: Network, x: Input) -> tuple[list[Tensor], list[Tensor], list[Tensor | None]]:
-    """Weighted and plain means over time of the input and of what every block sends (before its dropout), the masks."""
-    beta, state = net.blocks[0].neuron.beta, None
-    weighted, plain, length = [], [], 0.0
-    for t, frame in enumerate(frames(x)):
-        _, state = net.step(frame, state)
-        now = [frame, *(block.s for block in state.blocks)]
-        weighted = [w * beta + n for w, n in zip(weighted, now)] if t else now
-        plain = [p + n for p, n in zip(plain, now)] if t else now
-        length = 1 + beta * length
-    return [w / length for w in weighted], [p / x.shape[1] for p in plain], [block.mask for block in state.blocks]
 
 
 class _Rate(torch.autograd.Function):

@@ -147,17 +147,18 @@ def require_one_lif(net: Network, rule: str) -> None:
 
 
 @no_graph()
-def simulate(net: Network, x: Input) -> Rates:
-    """Run the spikes; memory does not grow with T."""
-    beta, state = net.blocks[0].neuron.beta, None
-    sums, length = [], 0.0
+def simulate(net: Network, x: Input, *betas: float) -> list[Rates]:
+    """Run the spikes; of each β the means over time with weights β^(T−t). Memory does not grow with T."""
+    state, sums, lengths = None, [[]] * len(betas), [0.0] * len(betas)
     for t, frame in enumerate(frames(x)):
         _, state = net.step(frame, state)
         now = [frame, *(block.s for block in state.blocks)]
-        sums = [total.mul_(beta).add_(s) for total, s in zip(sums, now)] if t else [s.clone() for s in now]
-        length = 1 + beta * length
-    means = [total.div_(length) for total in sums]
-    return Rates(means[0], tuple(means[1:]), tuple(block.mask for block in state.blocks))
+        for i, beta in enumerate(betas):
+            sums[i] = [total.mul_(beta).add_(s) for total, s in zip(sums[i], now)] if t else [s.clone() for s in now]
+            lengths[i] = 1 + beta * lengths[i]
+    masks = tuple(block.mask for block in state.blocks)
+    means = [[total.div_(length) for total in totals] for totals, length in zip(sums, lengths)]
+    return [Rates(of_input, tuple(of_blocks), masks) for of_input, *of_blocks in means]
 
 
 def equilibrium(net: Network, rates: Rates, by_rate: bool = False) -> Equilibrium:
@@ -197,9 +198,9 @@ def currents_at(
     return currents
 
 
-def evaluate_loss(net: Network, found: Equilibrium, labels: Tensor, loss: Loss, steps: int) -> Tensor:
-    """The loss of the readout of the rates, which must be finite."""
-    total = instantaneous(loss, found.o, labels, 1)
+def evaluate_loss(net: Network, o: Tensor, labels: Tensor, loss: Loss, steps: int) -> Tensor:
+    """The loss of the readout o of the rates, which must be finite."""
+    total = instantaneous(loss, o, labels, 1)
     require_finite(net, total.detach(), first=steps - 1)
     return total
 

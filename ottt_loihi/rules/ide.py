@@ -84,8 +84,9 @@ class IDE(equilibrium.EquilibriumRule):
 
     def accumulate(self, net: Network, x: Input, labels: Tensor, loss: Loss) -> Accumulated:
         self.require_contraction(net)
-        found = equilibrium.equilibrium(net, equilibrium.simulate(net, x))
-        total = equilibrium.evaluate_loss(net, found, labels, loss, x.shape[1])
+        (rates,) = equilibrium.simulate(net, x, net.blocks[0].neuron.beta)
+        found = equilibrium.equilibrium(net, rates)
+        total = equilibrium.evaluate_loss(net, found.o, labels, loss, x.shape[1])
         solution = self.solve(found, found.output_error(total))
         found.add_gradients(net, total, equilibrium.split(solution.beta, found.rates))
         return Accumulated(total.detach(), found.o.detach())

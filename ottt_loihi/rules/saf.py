@@ -22,12 +22,12 @@ from ottt_loihi.errors import UsageError
 from ottt_loihi.nn.blocks import Block, Late, arriving, remembered
 from ottt_loihi.nn.inputs import Input, frames
 from ottt_loihi.nn.network import Network, without_graph
-from ottt_loihi.nn.neurons import Trace, fire
+from ottt_loihi.nn.neurons import Trace, fire, follow
 from ottt_loihi.nn.paths import ottt_paths
 from ottt_loihi.nn.precision import no_graph
-from ottt_loihi.rules.base import Accumulated, OnlineRule, Rule, require_finite
-from ottt_loihi.rules.equilibrium import currents_at, require_one_lif
-from ottt_loihi.rules.losses import Loss, instantaneous
+from ottt_loihi.rules.base import Accumulated, OnlineRule, Rule
+from ottt_loihi.rules.equilibrium import currents_at, evaluate_loss, require_one_lif
+from ottt_loihi.rules.losses import Loss
 
 
 class SAFState(NamedTuple):
@@ -93,8 +93,7 @@ class SAFF(Rule):
             for frame in frames(x):
                 _, state = accumulate(net, frame, state)
         o = _represent(net, state)
-        total = instantaneous(loss, o, labels, 1)
-        require_finite(net, total.detach(), first=x.shape[1] - 1)
+        total = evaluate_loss(net, o, labels, loss, x.shape[1])
         total.backward()
         return Accumulated(total.detach(), o.detach())
 
@@ -113,7 +112,7 @@ def accumulate(net: Network, x: Tensor, state: SAFState | None) -> tuple[Tensor,
     """Return o[t] and the state of one time step of a network in its accumulated form."""
     state = None if state is None else without_graph(state)
     beta = net.blocks[0].neuron.beta if len(net.blocks) else 0.0
-    x_trace = Trace(x, 1.0) if state is None else Trace(beta * state.x.value + x, beta * state.x.length + 1.0)
+    x_trace = follow(x, None if state is None else state.x, beta)
     late = {} if state is None else remembered(net.delays, state.out.__getitem__, state.late)
     out, masks, currents, s, trace = [], [], [], x, x_trace.value
     for index, block in enumerate(net.blocks):

@@ -90,9 +90,9 @@ class SPIDE(equilibrium.EquilibriumRule):
 
     def accumulate(self, net: Network, x: Input, labels: Tensor, loss: Loss) -> Accumulated:
         self.require_contraction(net)
-        rates = equilibrium.simulate(net, x)
+        (rates,) = equilibrium.simulate(net, x, net.blocks[0].neuron.beta)
         found = equilibrium.equilibrium(net, rates, by_rate=True)
-        total = equilibrium.evaluate_loss(net, found, labels, loss, x.shape[1])
+        total = equilibrium.evaluate_loss(net, found.o, labels, loss, x.shape[1])
         back = self.run_backward(found, found.output_error(total * (self.loss_scale * len(x))))
         self._require_room(back)
         self.spikes = {"forward": _total(rates, x.shape[1]), "backward": float(back.spikes)}
