@@ -27,31 +27,18 @@ FEW_OF_CONV, WIDE_CONV = 0.2, 96
 
 @dataclass
 class ChunkConnection:
-    """The weights of a connection as the products of a batch take them.
-
-    Attributes
-    ----------
-    traced, bias_traced
-        whether the gradients of W and b use â and Λ, which decay with ``beta``
-    image
-        (channels, height, width) of what arrives from neurons with an image, otherwise None
-    weight
-        of a Linear ``(out, in)`` with ``in`` channels last
-    wide
-        whether what an event adds is long enough for a loop
-    kind
-        dtype of products
-    """
+    """The weights of a connection as the products of a batch take them."""
 
     module: Connection
     weights: Weights
-    traced: bool
-    bias_traced: bool
+    traced: bool  # whether the gradient of W uses â, which decays with ``beta``
+    bias_traced: bool  # whether that of b uses Λ
     beta: float
+    # (channels, height, width) of what arrives from neurons with an image, otherwise None
     image: tuple[int, ...] | None = None
-    weight: Tensor = field(init=False)
-    wide: bool = field(init=False)
-    kind: torch.dtype = field(init=False)
+    weight: Tensor = field(init=False)  # of a Linear ``(out, in)`` with ``in`` channels last
+    wide: bool = field(init=False)  # whether what an event adds is long enough for a loop
+    kind: torch.dtype = field(init=False)  # dtype of products
 
     def __post_init__(self) -> None:
         weight, connection = self.weights.weight.detach(), self.module

@@ -111,23 +111,13 @@ def run_batch(
 
 @dataclass
 class _Layer:
-    """A connection and the neurons behind it; the readout has none.
-
-    Attributes
-    ----------
-    loop
-        from the neurons to themselves, one step later
-    shape
-        of the neurons' kernels
-    constants
-        λ, Vth, the largest u that does not fire
-    """
+    """A connection and the neurons behind it; the readout has none."""
 
     connection: ChunkConnection
     neuron: LIF | None = None
-    loop: ChunkConnection | None = None
-    shape: tuple[int, ...] = (1, 1, 0, 1, 1)
-    constants: tuple[Any, ...] = ()
+    loop: ChunkConnection | None = None  # from the neurons to themselves, one step later
+    shape: tuple[int, ...] = (1, 1, 0, 1, 1)  # of the neurons' kernels
+    constants: tuple[Any, ...] = ()  # λ, Vth, the largest u that does not fire
 
     @property
     def size(self) -> int:

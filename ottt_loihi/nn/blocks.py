@@ -24,31 +24,16 @@ Late = Mapping[int, tuple[Tensor, ...]]
 
 
 class BlockState(NamedTuple):
-    """After a step, ``(batch, *shape)`` each.
+    """After a step, ``(batch, *shape)`` each."""
 
-    Attributes
-    ----------
-    s
-        spikes
-    u, v
-        membrane before and after the reset
-    current
-        I[t], the skip included
-    mask
-        of the neuron dropout; None without
-    traces
-        of each of ``block.connections``; None where no gradient asked for it, or nothing has arrived
-    memory
-        what else the neurons carry, as their step returned it
-    """
-
-    s: Tensor
-    u: Tensor
-    v: Tensor
-    current: Tensor
-    mask: Tensor | None
+    s: Tensor  # spikes
+    u: Tensor  # membrane before the reset
+    v: Tensor  # membrane after it
+    current: Tensor  # I[t], the skip included
+    mask: Tensor | None  # of the neuron dropout; None without
+    # of each of ``block.connections``; None where no gradient asked for it, or nothing has arrived
     traces: tuple[Trace | None, ...]
-    memory: Any = None
+    memory: Any = None  # what else the neurons carry, as their step returned it
 
     @property
     def out(self) -> Tensor:

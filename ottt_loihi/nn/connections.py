@@ -134,7 +134,6 @@ class Connection(Shaped):
         return math.prod(self.weight.shape[1:])
 
     def settings(self) -> dict[str, Any]:
-        """Return the arguments that make such a connection, as JSON values."""
         return {
             "bias": self.bias is not None,
             "standardized": self.gain is not None,

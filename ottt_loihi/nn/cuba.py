@@ -23,45 +23,23 @@ LEAST_THRESHOLD = 1e-3  # of a learnt threshold, which is used as at least this
 
 
 class CubaTrace(NamedTuple):
-    """The traces of a connection's input in front of current-based neurons, without a graph.
+    """The traces of a connection's input in front of current-based neurons, without a graph."""
 
-    Attributes
-    ----------
-    value, length
-        e[t], of the input's shape, and the e[t] of a constant input 1
-    arrived, arrived_length
-        a[t], of the input's shape, and the a[t] of a constant input 1
-    """
-
-    value: Tensor
-    length: float
-    arrived: Tensor
-    arrived_length: float
+    value: Tensor  # e[t], of the input's shape
+    length: float  # e[t] of a constant input 1
+    arrived: Tensor  # a[t], of the input's shape
+    arrived_length: float  # a[t] of a constant input 1
 
 
 class Memory(NamedTuple):
-    """The state of current-based neurons besides v, of v's shape.
+    """The state of current-based neurons besides v, of v's shape."""
 
-    Attributes
-    ----------
-    c
-        synaptic current
-    s
-        spikes of this step
-    p, q
-        ∂c/∂α and ∂u/∂α; None unless an online rule learns α
-    r
-        ∂u/∂β; None unless an online rule learns β
-    z
-        ∂u/∂Vth without the direct −1; None unless an online rule learns Vth
-    """
-
-    c: Tensor
-    s: Tensor
-    p: Tensor | None = None
-    q: Tensor | None = None
-    r: Tensor | None = None
-    z: Tensor | None = None
+    c: Tensor  # synaptic current
+    s: Tensor  # spikes of this step
+    p: Tensor | None = None  # ∂c/∂α; None unless an online rule learns α
+    q: Tensor | None = None  # ∂u/∂α, likewise
+    r: Tensor | None = None  # ∂u/∂β; None unless an online rule learns β
+    z: Tensor | None = None  # ∂u/∂Vth without the direct −1; None unless an online rule learns Vth
 
 
 class CurrentBased(Neuron):
@@ -275,7 +253,6 @@ class CubaLIF(CurrentBased):
         return {**values, **shapes, "surrogate": describe(self.surrogate)}
 
     def decays(self) -> tuple[float | Tensor, float | Tensor]:
-        """Return α and β as they are used."""
         return _clamped(self.alpha, 0.0, 1.0), _clamped(self.beta, 0.0, 1.0)
 
     def threshold(self) -> float | Tensor:

@@ -22,21 +22,11 @@ NOT_AFFINE = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm, nn.RNN
 
 
 class ModuleState(NamedTuple):
-    """After a step, in the order in which ``Stepwise`` lists neurons and layers.
+    """After a step, in the order in which ``Stepwise`` lists neurons and layers."""
 
-    Attributes
-    ----------
-    steps
-        of every layer of neurons
-    traces
-        of every parameterised layer's input
-    feeds
-        the neurons that every parameterised layer feeds, by index; None for a readout
-    """
-
-    steps: tuple[LIFStep, ...]
-    traces: tuple[Trace, ...]
-    feeds: tuple[int | None, ...]
+    steps: tuple[LIFStep, ...]  # of every layer of neurons
+    traces: tuple[Trace, ...]  # of every parameterised layer's input
+    feeds: tuple[int | None, ...]  # the neurons that every parameterised layer feeds, by index; None for a readout
 
     @property
     def membranes(self) -> list[Tensor]:

@@ -23,20 +23,11 @@ SCORES = ("sum", "last", "max")  # of o[t]
 
 
 class NetworkState(NamedTuple):
-    """The state after a step.
+    """The state after a step."""
 
-    Attributes
-    ----------
-    blocks
-        of every block
-    readout
-        the trace of the readout's input; None where no gradient asked for it
-    late
-        earlier outputs, for branches that take more than one step
-    """
-
-    blocks: tuple[BlockState, ...]
-    readout: Trace | None
+    blocks: tuple[BlockState, ...]  # of every block
+    readout: Trace | None  # the trace of the readout's input; None where no gradient asked for it
+    # earlier outputs, for branches that take more than one step
     late: Late = {}  # noqa: RUF012 - never changed
 
     @property

@@ -36,18 +36,10 @@ class LongStep(NamedTuple):
 
 
 class Trace(NamedTuple):
-    """The traces of a connection's input, kept by the neurons behind it.
+    """The traces of a connection's input, kept by the neurons behind it."""
 
-    Attributes
-    ----------
-    value
-        â[t], of the input's shape, without a graph
-    length
-        Λ_t, the same of a constant input 1
-    """
-
-    value: Tensor
-    length: float
+    value: Tensor  # â[t], of the input's shape, without a graph
+    length: float  # Λ_t, the same of a constant input 1
 
 
 class GroupedTrace(NamedTuple):

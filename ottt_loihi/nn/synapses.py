@@ -14,18 +14,11 @@ from ottt_loihi.nn.connections import Linear
 
 
 class SynapseTrace(NamedTuple):
-    """The traces of a connection's synapses, without a graph; the last input of each neuron is its bias's 1.
+    """The traces of a connection's synapses, without a graph; the last input of each neuron is its bias's 1."""
 
-    Attributes
-    ----------
-    value
-        e[t], ``(batch, neurons, inputs + 1)``, or ``(batch, 1, inputs + 1)`` while it is the same for all neurons
-    arrived
-        a[t], of one of these shapes
-    """
-
+    # e[t], ``(batch, neurons, inputs + 1)``, or ``(batch, 1, inputs + 1)`` while it is the same for all neurons
     value: Tensor
-    arrived: Tensor
+    arrived: Tensor  # a[t], of one of these shapes
 
 
 def with_bias_input(x: Tensor) -> Tensor:

@@ -11,20 +11,11 @@ from torch.func import functional_call
 
 
 class Seen(NamedTuple):
-    """The input that a connection's parameters learn from.
+    """The input that a connection's parameters learn from."""
 
-    Attributes
-    ----------
-    trace
-        â, of the input's shape, without a graph
-    length
-        Λ, at least 1
-    mask
-        1 for the neurons that learn from it, else 0, of a shape that broadcasts to the current's; None: all
-    """
-
-    trace: Tensor
-    length: float = 1.0
+    trace: Tensor  # â, of the input's shape, without a graph
+    length: float = 1.0  # Λ, at least 1
+    # 1 for the neurons that learn from it, else 0, of a shape that broadcasts to the current's; None: all
     mask: Tensor | None = None
 
 

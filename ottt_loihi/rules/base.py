@@ -39,21 +39,11 @@ class BatchResult(NamedTuple):
 
 
 class Accumulated(NamedTuple):
-    """The results of a batch beside its gradients; no tensor of it has been read on the host.
+    """The results of a batch beside its gradients; no tensor of it has been read on the host."""
 
-    Attributes
-    ----------
-    losses
-        L[t], ``(T,)``
-    scores
-        Σ_t o[t], ``(batch, classes)``
-    membranes
-        v of every block after the last step, where the rule has any
-    """
-
-    losses: Tensor
-    scores: Tensor
-    membranes: tuple[Tensor, ...] = ()
+    losses: Tensor  # L[t], ``(T,)``
+    scores: Tensor  # Σ_t o[t], ``(batch, classes)``
+    membranes: tuple[Tensor, ...] = ()  # v of every block after the last step, where the rule has any
 
 
 class Step(NamedTuple):

@@ -26,33 +26,17 @@ SPATIAL = GradientPaths(membrane=False)  # through the layers of one time step, 
 
 
 class LayerState(NamedTuple):
-    """The state of a layer after a step.
+    """The state of a layer after a step."""
 
-    Attributes
-    ----------
-    block
-        spikes, membranes and the traces of the inputs
-    post
-        what the rule remembers of the neurons; None before the first step
-    """
-
-    block: BlockState
-    post: Any
+    block: BlockState  # spikes, membranes and the traces of the inputs
+    post: Any  # what the rule remembers of the neurons; None before the first step
 
 
 class State(NamedTuple):
-    """The state after a step.
+    """The state after a step."""
 
-    Attributes
-    ----------
-    net
-        of the network
-    post
-        of each layer, :class:`LayerState`
-    """
-
-    net: NetworkState
-    post: tuple[Any, ...]
+    net: NetworkState  # of the network
+    post: tuple[Any, ...]  # of each layer, :class:`LayerState`
 
     @property
     def membranes(self) -> list[Tensor]:

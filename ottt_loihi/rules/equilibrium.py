@@ -47,25 +47,13 @@ class Rates:
 
 @dataclass(frozen=True)
 class Equilibrium:
-    """The equation at given rates, with a graph from rates and parameters to currents.
+    """The equation at given rates, with a graph from rates and parameters to currents."""
 
-    Attributes
-    ----------
-    rates, currents
-        a and I(a) of every block, ``(batch, *shape)``
-    open
-        m
-    thresholds
-        θ
-    o
-        the readout
-    """
-
-    rates: tuple[Tensor, ...]
-    currents: tuple[Tensor, ...]
-    open: tuple[Tensor, ...]
-    thresholds: tuple[float, ...]
-    o: Tensor
+    rates: tuple[Tensor, ...]  # a and I(a) of every block, ``(batch, *shape)``
+    currents: tuple[Tensor, ...]  # a and I(a) of every block, ``(batch, *shape)``
+    open: tuple[Tensor, ...]  # m
+    thresholds: tuple[float, ...]  # θ
+    o: Tensor  # the readout
 
     def transposed(self, beta: Sequence[Tensor]) -> tuple[Tensor, ...]:
         """Jᵀβ: errors go backwards through the weights that the spikes came through."""

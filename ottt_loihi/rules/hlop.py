@@ -179,10 +179,7 @@ class HLOP:
                 f"hlop.rows: expected one number for each of {len(connections)} connections, got {self.rows}"
             )
         if not self.subspaces:
-            self.subspaces = [
-                Subspace(s.in_features, rate, self.momentum, self.iterations, self.spikes)
-                for s, rate in zip(connections, self.rates)
-            ]
+            self.subspaces = [self._subspace(index, c.in_features) for index, c in enumerate(connections)]
         for index, (subspace, connection) in enumerate(zip(self.subspaces, connections)):
             if subspace.rows.shape[1] != connection.in_features:
                 raise UsageError("hlop: its subspaces are another network's; make a new rule")
@@ -205,7 +202,7 @@ class HLOP:
         return {"learning_rate": self.rates, **{name: getattr(self, name) for name in names}}
 
     def tensors(self) -> dict[str, Tensor]:
-        """Return the tensors that a resumed run needs."""
+        """Return what a resumed run needs."""
         numbers = [float(self.tasks), float(self.settled), *(float(s.fixed) for s in self.subspaces)]
         kept = {"hlop.numbers": torch.tensor(numbers, dtype=torch.float64)}
         for index, subspace in enumerate(self.subspaces):
@@ -225,9 +222,12 @@ class HLOP:
             fits = rows.ndim == 2 and velocity.shape == (len(rows) - count, rows.shape[1]) and count >= 0
             if not fits or not (torch.isfinite(rows).all() and torch.isfinite(velocity).all()):
                 raise ValueError(f"hlop.{index}: damaged rows {tuple(rows.shape)}, {count} of them fixed")
-            found = Subspace(rows.shape[1], self.rates[index], self.momentum, self.iterations, self.spikes)
+            found = self._subspace(index, rows.shape[1])
             found.rows, found.velocity, found.fixed = rows.clone(), velocity.clone(), count
             self.subspaces.append(found)
+
+    def _subspace(self, index: int, size: int) -> Subspace:
+        return Subspace(size, self.rates[index], self.momentum, self.iterations, self.spikes)
 
     def _grow(self, index: int, subspace: Subspace, connection: Linear) -> None:
         count = (self.later_rows if self.tasks else self.rows)[index]

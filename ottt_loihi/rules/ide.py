@@ -23,21 +23,11 @@ WHEN_NOT_CONVERGED = ("stop", "continue")
 
 
 class Solution(NamedTuple):
-    """The solution of the implicit equation for β, and how close it is.
+    """The solution of the implicit equation for β, and how close it is."""
 
-    Attributes
-    ----------
-    beta
-        ``(batch, neurons)``
-    residual
-        ‖Jᵀβ − β + g‖/‖g‖ over the batch
-    iterations
-        products Jᵀβ
-    """
-
-    beta: Tensor
-    residual: float
-    iterations: int
+    beta: Tensor  # ``(batch, neurons)``
+    residual: float  # ‖Jᵀβ − β + g‖/‖g‖ over the batch
+    iterations: int  # products Jᵀβ
 
 
 class IDE(equilibrium.EquilibriumRule):

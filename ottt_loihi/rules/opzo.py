@@ -98,7 +98,6 @@ class OPZO(OnlineRule):
         return Rule.why_not_captured(self)
 
     def tensors(self) -> dict[str, Tensor]:
-        """Return the tensors that a resumed run needs."""
         kept = {str(index): matrix for index, matrix in enumerate(self.matrices)}
         return kept | {"steps": torch.tensor(float(self.steps), dtype=torch.float64)}
 

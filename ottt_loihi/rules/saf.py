@@ -31,23 +31,12 @@ from ottt_loihi.rules.losses import Loss
 
 
 class SAFState(NamedTuple):
-    """The accumulated values after a step.
+    """The accumulated values after a step."""
 
-    Attributes
-    ----------
-    x
-        the trace of the input, and Λ_t
-    out
-        â of every block
-    masks
-        of the dropout, per block
-    late
-        â of the steps before, for connections that take more than one
-    """
-
-    x: Trace
-    out: tuple[Tensor, ...]
-    masks: tuple[Tensor | None, ...]
+    x: Trace  # the trace of the input, and Λ_t
+    out: tuple[Tensor, ...]  # â of every block
+    masks: tuple[Tensor | None, ...]  # of the dropout, per block
+    # â of the steps before, for connections that take more than one
     late: Late = {}  # noqa: RUF012 - never changed
 
 

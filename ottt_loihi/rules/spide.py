@@ -22,27 +22,13 @@ MAX_SATURATED = 0.01  # share of error neurons at their largest rate
 
 
 class Backward(NamedTuple):
-    """The result of the backward phase.
+    """The result of the backward phase."""
 
-    Attributes
-    ----------
-    beta
-        mean ternary spikes of every block
-    u
-        membranes at the end
-    last
-        spikes of the last step
-    spikes
-        how many there were, of both signs
-    saturated
-        share of the neurons that fired with one sign at every step
-    """
-
-    beta: tuple[Tensor, ...]
-    u: tuple[Tensor, ...]
-    last: tuple[Tensor, ...]
-    spikes: int
-    saturated: float
+    beta: tuple[Tensor, ...]  # mean ternary spikes of every block
+    u: tuple[Tensor, ...]  # membranes at the end
+    last: tuple[Tensor, ...]  # spikes of the last step
+    spikes: int  # how many there were, of both signs
+    saturated: float  # share of the neurons that fired with one sign at every step
 
 
 class SPIDE(equilibrium.EquilibriumRule):

@@ -156,6 +156,11 @@ class ThreeFactorLoop:
         """Number of weight matrices, the readout's included."""
         return len(self.weights)
 
+    @property
+    def backward_weights(self) -> list[np.ndarray]:
+        """Matrices that bring the error of a layer to the one before, of every layer but the first."""
+        return self.weights[1:]
+
     def start(self) -> None:
         """Forget the sample: membranes and traces at rest."""
         self.v: list[np.ndarray] = [np.zeros(1)] * (self.num_layers - 1)
@@ -251,8 +256,7 @@ class ThreeFactorLoop:
         delta = [(o - target) / self.time_steps]
         for layer in range(self.num_layers - 2, -1, -1):
             if self.feedback is None:
-                above = surrogate[layer + 1] * delta[0]
-                delta.insert(0, above @ self.weights[layer + 1])
+                delta.insert(0, (surrogate[layer + 1] * delta[0]) @ self.backward_weights[layer])
             else:
                 delta.insert(0, delta[-1] @ self.feedback[layer].T)
         return delta
@@ -290,11 +294,9 @@ class KolenPollackLoop(ThreeFactorLoop):
         for twin, change in zip(self.twins, delta_w[1:]):
             twin += change
 
-    def _errors(self, o: np.ndarray, target: np.ndarray, surrogate: list[np.ndarray]) -> list[np.ndarray]:
-        delta = [(o - target) / self.time_steps]
-        for layer in range(self.num_layers - 2, -1, -1):
-            delta.insert(0, (surrogate[layer + 1] * delta[0]) @ self.twins[layer])
-        return delta
+    @property
+    def backward_weights(self) -> list[np.ndarray]:
+        return self.twins
 
 
 class OPZOLoop(ThreeFactorLoop):
