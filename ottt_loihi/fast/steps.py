@@ -8,6 +8,7 @@ which is the oracle.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -24,7 +25,7 @@ from ottt_loihi.nn.network import Network
 from ottt_loihi.nn.neurons import LIF, Stream, Trace
 from ottt_loihi.nn.paths import GradientPaths
 from ottt_loihi.nn.precision import product_dtype
-from ottt_loihi.rules.base import Accumulated, BatchResult, OnlineRule, require_finite
+from ottt_loihi.rules.base import Accumulated, BatchResult, OnlineRule, Step, accumulated, learn_step_by_step
 from ottt_loihi.rules.losses import Loss, instantaneous
 from ottt_loihi.rules.ottt import OTTT
 from ottt_loihi.rules.saf import SAFE
@@ -64,34 +65,17 @@ def why_not(net: nn.Module, rule: Any) -> str:
 
 def accumulate(net: Network, rule: OnlineRule, x: Input, labels: Tensor, loss: Loss) -> Accumulated:
     """Add Σ_t ∂L[t]/∂w to ``.grad``, as :meth:`OnlineRule.accumulate`; x and labels are checked."""
-    steps, losses, scores = Steps(net, x, rule.paths), [], 0
-    learning = rule.steps_with_gradient(x.shape[1])
-    for t, frame in enumerate(frames(x)):
-        now, o = steps.learn(frame, labels, loss, x.shape[1], t in learning)
-        losses.append(now)
-        scores = scores + o
-    steps.weights.flush()
-    return Accumulated(torch.stack(losses), scores, steps.membranes())
+    steps = Steps(net, x, rule.paths)
+    return accumulated(net, steps.learn(labels, loss, rule.steps_with_gradient(x.shape[1])))
 
 
 def train_step_by_step(
     net: Network, rule: OnlineRule, x: Input, labels: Tensor, loss: Loss, optimizer: torch.optim.Optimizer
 ) -> BatchResult:
     """Learn from one batch; the optimiser steps after every time step."""
-    steps, total, scores = Steps(net, x, rule.paths), 0, 0
     learning = rule.steps_with_gradient(x.shape[1])
-    optimizer.zero_grad()
-    for t, frame in enumerate(frames(x)):
-        now, o = steps.learn(frame, labels, loss, x.shape[1], t in learning)
-        require_finite(net, now, steps.membranes(), t)
-        if t in learning:
-            steps.weights.flush()
-            optimizer.step()
-            optimizer.zero_grad()
-            if t + 1 < x.shape[1]:
-                steps.renew_weights()
-        total, scores = total + now, scores + o
-    return BatchResult(total, scores)
+    steps = Steps(net, x, rule.paths).learn(labels, loss, learning, weights_change=True)
+    return learn_step_by_step(net, steps, learning, optimizer)
 
 
 class Steps:
@@ -107,23 +91,31 @@ class Steps:
         self.skip_sources = {block.skip.source for block in net.blocks if block.skip is not None}
         self.weights = EffectiveWeights(net, x, paths)
 
-    def renew_weights(self) -> None:
-        """Compute the effective weights anew, after the parameters have changed."""
-        del self.weights  # two sets of weights at a time would set the peak of memory
-        self.weights = EffectiveWeights(self.net, self.x, self.paths)
+    @property
+    def membranes(self) -> list[Tensor]:
+        """v of every block."""
+        return [memory.v for memory in self.neurons if memory.v is not None]
 
-    def membranes(self) -> tuple[Tensor, ...]:
-        """Return v of every block."""
-        return tuple(memory.v for memory in self.neurons if memory.v is not None)
+    def learn(self, labels: Tensor, loss: Loss, learning: set[int], weights_change: bool = False) -> Iterator[Step]:
+        """Take the time steps one by one; those in ``learning`` add their gradient to ``.grad``.
 
-    def learn(self, x: Tensor, labels: Tensor, loss: Loss, num_steps: int, gradient: bool) -> tuple[Tensor, Tensor]:
-        """Take one step and, if asked for, its backward pass; return L[t] and o[t] without a graph."""
-        with torch.set_grad_enabled(gradient):
-            o = self.step(x)
-            error = instantaneous(loss, o, labels, num_steps)
-        if gradient:
-            error.backward()
-        return error.detach(), o.detach()
+        weights_change: after each of these, whose gradient is complete then; otherwise it is after the last step
+        """
+        for t, frame in enumerate(frames(self.x)):
+            if weights_change and t - 1 in learning:
+                del self.weights  # two sets of weights at a time would set the peak of memory
+                self.weights = EffectiveWeights(self.net, self.x, self.paths)
+            with torch.set_grad_enabled(t in learning):
+                o = self.step(frame)
+                error = instantaneous(loss, o, labels, self.x.shape[1])
+            if t in learning:
+                error.backward()
+                if weights_change:
+                    self.weights.flush()
+            done = Step(error.detach(), o.detach(), self)
+            del o, error  # and with them the step's graph, before the next one is made
+            yield done
+        self.weights.flush()
 
     def step(self, x: Tensor) -> Tensor:
         """Return o[t]."""

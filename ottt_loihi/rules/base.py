@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from typing import Any, ClassVar, NamedTuple
 
@@ -216,11 +216,7 @@ class OnlineRule(Rule):
         return set(range(num_steps))
 
     def accumulate(self, net: Network, x: Input, labels: Tensor, loss: Loss) -> Accumulated:
-        losses, scores, state = [], None, None
-        for done in self.learn(net, x, labels, loss, self.steps_with_gradient(x.shape[1])):
-            losses.append(done.loss)
-            scores, state = gathered(net, scores, done.o), done.state
-        return Accumulated(torch.stack(losses), scores, membranes(state))
+        return accumulated(net, self.learn(net, x, labels, loss, self.steps_with_gradient(x.shape[1])))
 
     def add_gradients(self, net: Network, x: Input, labels: Tensor, loss: Loss) -> BatchResult:
         with nullcontext() if self.hlop is None else self.hlop.learning(net):
@@ -236,22 +232,9 @@ class OnlineRule(Rule):
         net, loss = self.prepared(net), make_loss(loss)
         x, labels = self.checked(net, x, labels)
         checks.instance(optimizer, "optimizer", torch.optim.Optimizer)
+        learning = self.steps_with_gradient(x.shape[1])
         with nullcontext() if self.hlop is None else self.hlop.learning(net):
-            return self._train_step_by_step(net, x, labels, loss, optimizer)
-
-    def _train_step_by_step(
-        self, net: Network, x: Input, labels: Tensor, loss: Loss, optimizer: torch.optim.Optimizer
-    ) -> BatchResult:
-        learning, total, scores = self.steps_with_gradient(x.shape[1]), 0, None
-        optimizer.zero_grad()
-        for t, done in enumerate(self.learn(net, x, labels, loss, learning)):
-            require_finite(net, done.loss, membranes(done.state), t)
-            if t in learning:
-                optimizer.step()
-                optimizer.zero_grad()
-                torch.clear_autocast_cache()  # it would keep the 16 bits of the weights before
-            total, scores = total + done.loss, gathered(net, scores, done.o)
-        return BatchResult(total, scores)
+            return learn_step_by_step(net, self.learn(net, x, labels, loss, learning), learning, optimizer)
 
     def why_not_captured(self) -> str:
         if self.update == "step":
@@ -269,6 +252,31 @@ class OnlineRule(Rule):
             super().restore(tensors)
         else:
             self.hlop.restore(tensors)
+
+
+def accumulated(net: Network, steps: Iterable[Step]) -> Accumulated:
+    """Return the results of a batch whose steps have added their gradients."""
+    losses, scores, state = [], None, None
+    for done in steps:
+        losses.append(done.loss)
+        scores, state = gathered(net, scores, done.o), done.state
+    return Accumulated(torch.stack(losses), scores, membranes(state))
+
+
+def learn_step_by_step(
+    net: Network, steps: Iterable[Step], learning: set[int], optimizer: torch.optim.Optimizer
+) -> BatchResult:
+    """Let the optimiser step after every time step in ``learning``, which has added its gradient."""
+    total, scores = 0, None
+    optimizer.zero_grad()
+    for t, done in enumerate(steps):
+        require_finite(net, done.loss, membranes(done.state), t)
+        if t in learning:
+            optimizer.step()
+            optimizer.zero_grad()
+            torch.clear_autocast_cache()  # it would keep the 16 bits of the weights before
+        total, scores = total + done.loss, gathered(net, scores, done.o)
+    return BatchResult(total, scores)
 
 
 def membranes(state: Any) -> tuple[Tensor, ...]:
