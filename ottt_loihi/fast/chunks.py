@@ -228,7 +228,7 @@ class _Share:
                 passes.append(_LayerPass(out, few, current))  # type: ignore[arg-type]
                 break
             fire = self._fire if layer.loop is None else self._fire_in_loop
-            u, sent, back = fire(index, current, steps if out is not None else 1, steps)  # type: ignore[arg-type]
+            u, sent, back = fire(index, current, out is not None, steps)  # type: ignore[arg-type]
             passes.append(_LayerPass(out, few, u, back))
             channels, down, across = layer.shape[2], layer.shape[0] // layer.shape[3], layer.shape[1] // layer.shape[4]
             sent = sent.view(-1, down, across, channels)
@@ -236,23 +236,23 @@ class _Share:
             out = sent.permute(0, 3, 1, 2) if isinstance(following, Conv2d) else sent.flatten(1)
         return passes
 
-    def _fire(self, index: int, current: Tensor, given: int, steps: int) -> tuple[Tensor, Tensor, None]:
-        """u and the pooled spikes of every step, from the currents of ``given`` steps, all of them or one."""
+    def _fire(self, index: int, current: Tensor, varies: bool, steps: int) -> tuple[Tensor, Tensor, None]:
+        """u and the pooled spikes of every step, from the currents of all steps, or of one for all of them."""
         layer, current = self.layers[index], memory(current)
-        u = current if given == steps else current.new_empty(self.samples * steps * layer.size)
+        u = current if varies else current.new_empty(self.samples * steps * layer.size)
         height, width, channels, down, across = layer.shape
         sent = current.new_empty(self.samples * steps * (height // down) * (width // across) * channels)
-        self._run_neurons(index, current, given == steps, u, sent, steps)
+        self._run_neurons(index, current, varies, u, sent, steps)
         return u, sent, None
 
-    def _fire_in_loop(self, index: int, current: Tensor, given: int, steps: int) -> tuple[Tensor, Tensor, Tensor]:
+    def _fire_in_loop(self, index: int, current: Tensor, varies: bool, steps: int) -> tuple[Tensor, Tensor, Tensor]:
         """:meth:`_fire` where the spikes come back one step later; and what has come back in every step."""
-        layer, current = self.layers[index], current.view(self.samples, given, -1)
+        layer, current = self.layers[index], current.view(self.samples, -1, self.layers[index].size)
         u, sent, back = (current.new_empty(self.samples, steps, layer.size) for _ in range(3))
         assert layer.loop is not None
         for t in range(steps):
             last = self.fired[index]
-            now = layer.loop.product(last, layer.loop.is_few(last)).add_(current[:, t if given == steps else 0])
+            now = layer.loop.product(last, layer.loop.is_few(last)).add_(current[:, t if varies else 0])
             fired = torch.empty_like(now)
             self._run_neurons(index, now.view(-1), True, now.view(-1), fired.view(-1), 1)
             u[:, t], sent[:, t], back[:, t] = now, fired, last

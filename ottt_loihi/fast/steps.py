@@ -18,7 +18,7 @@ from ottt_loihi.fast.chunk_connection import gradients_in
 from ottt_loihi.fast.lif import LeanStep, has_kernels, knows_surrogate, like
 from ottt_loihi.fast.pooling import average_pool
 from ottt_loihi.fast.weights_cache import EffectiveWeights, give
-from ottt_loihi.nn.blocks import Block, Late, arriving, remembered
+from ottt_loihi.nn.blocks import Block, Late, remembered
 from ottt_loihi.nn.connections import Connection, Conv2d, Linear, Readout
 from ottt_loihi.nn.inputs import Input, frames
 from ottt_loihi.nn.network import Network
@@ -91,6 +91,10 @@ class Steps:
         self.skip_sources = {block.skip.source for block in net.blocks if block.skip is not None}
         self.weights = EffectiveWeights(net, x, paths)
 
+    def sent(self, source: int) -> Tensor:
+        """Return the output of a block in the step before."""
+        return self.outs[source]
+
     @property
     def membranes(self) -> list[Tensor]:
         """v of every block."""
@@ -121,7 +125,8 @@ class Steps:
         """Return o[t]."""
         out, outs, currents = x, [], []
         for index, block in enumerate(self.net.blocks):
-            current = self._charge(index, block, out, outs)
+            arriving = self.net.arriving(block, outs.__getitem__, self if self.outs else None, x)
+            current = self._charge(index, block, [out, *arriving])
             if block.skip is not None:
                 current = current.add_(currents[block.skip.source], alpha=block.skip.factor)  # its memory is its own
             currents.append(current)
@@ -131,15 +136,14 @@ class Steps:
         traced = self.paths.readout_trace and last is not None and last.spiking
         o = self._current(self.net.readout, out, 0.0 if last is None else last.beta, traced, False)
         if self.outs:  # copies, because spikes are written over those of two steps before
-            self.late = remembered(self.net.delays, lambda source: self.outs[source].clone(), self.late)
+            self.late = remembered(self.net.delays, lambda source: self.sent(source).clone(), self.late)
         self.outs = [out.detach() for out in outs]
         return o
 
-    def _charge(self, index: int, block: Block, out: Tensor, outs: list[Tensor]) -> Tensor:
+    def _charge(self, index: int, block: Block, inputs: list[Tensor | None]) -> Tensor:
         """I[t] without the skip."""
         beta, paths, total = block.neuron.beta, self.paths, None
-        for position, connection in enumerate(block.connections):
-            x = out if position == 0 else self._arriving(block.branches[position - 1], outs, out)
+        for position, (connection, x) in enumerate(zip(block.connections, inputs, strict=True)):
             if x is None:
                 continue
             first = index == 0 and position == 0
@@ -150,14 +154,6 @@ class Steps:
                 part = self._current(connection, x, beta, paths.input_trace if first else paths.trace, paths.bias_trace)
             total = part if total is None else total + part
         return total
-
-    def _arriving(self, branch: Any, outs: list[Tensor], like_: Tensor) -> Tensor | None:
-        if not branch.delay:
-            return outs[branch.source]
-        found = arriving(branch.source, branch.delay, self.outs.__getitem__, self.late) if self.outs else None
-        if found is None and self.net.convention == "paper":
-            return like_.new_zeros(len(like_), *self.net.blocks[branch.source].shape)
-        return found
 
     def _current(self, connection: Any, x: Tensor, beta: float, traced: bool, bias_traced: bool) -> Tensor:
         """I[t] of one connection; its parameters learn from the trace of its input, kept at the pooled resolution."""

@@ -35,6 +35,10 @@ class NetworkState(NamedTuple):
         """v of every block."""
         return [block.v for block in self.blocks]
 
+    def sent(self, source: int) -> Tensor:
+        """Return the output of a block in this step."""
+        return self.blocks[source].out
+
 
 @dataclass(frozen=True)
 class Run:
@@ -160,7 +164,7 @@ class Network(nn.Module):
             state = without_graph(state)
         out, blocks = x, []
         for index, block in enumerate(self.blocks):
-            inputs = [out, *self.arriving(block, blocks, state, x)]
+            inputs = [out, *self.arriving(block, lambda source: blocks[source].out, state, x)]
             before = None if state is None else state.blocks[index]
             stream = None if block.skip is None else block.skip.factor * blocks[block.skip.source].current
             out, after = block(inputs, before, paths, stream=stream, first=index == 0, presynaptic=presynaptic)
@@ -177,22 +181,24 @@ class Network(nn.Module):
         traced = paths.readout_trace and last is not None and getattr(last, "spiking", True)
         return learning_current(self.readout, x, before, last, paths, traced, False, presynaptic)
 
-    def arriving(
-        self, block: Block, blocks: list[BlockState], state: NetworkState | None, x: Tensor
-    ) -> Iterator[Tensor | None]:
-        """Return the input of every branch at this step; None: the released code sends nothing yet."""
+    def arriving(self, block: Block, now: Callable[[int], Tensor], state: Any, x: Tensor) -> Iterator[Tensor | None]:
+        """Return the input of every branch at this step; None: the released code sends nothing yet.
+
+        now: the output of a block in this step. state: of the step before, with ``sent`` and ``late`` as
+        :class:`NetworkState` has them; None at rest. x: the network's input
+        """
         for branch in block.branches:
             if not branch.delay:
-                yield blocks[branch.source].out
+                yield now(branch.source)
                 continue
-            found = None if state is None else arriving(branch.source, branch.delay, _last(state), state.late)
+            found = None if state is None else arriving(branch.source, branch.delay, state.sent, state.late)
             if found is None and self.convention == "paper":  # the released code adds no bias before the first spikes
                 found = x.new_zeros(len(x), *self.blocks[branch.source].shape)
             yield found
 
-    def late(self, before: NetworkState | None) -> Late:
-        """Return what the state after this step remembers of earlier outputs."""
-        return {} if before is None else remembered(self.delays, _last(before), before.late)
+    def late(self, before: Any) -> Late:
+        """Return what the state after this step remembers of earlier outputs; before: as in :meth:`arriving`."""
+        return {} if before is None else remembered(self.delays, before.sent, before.late)
 
     def check_shapes(self) -> None:
         """Set every block's shape, and refuse connections that do not fit."""
@@ -305,10 +311,6 @@ def evaluating(net: nn.Module) -> Iterator[None]:
 def _weights_per_input(connection: nn.Module, shape: tuple[int, ...]) -> float:
     """Weights of one output, for each of its inputs."""
     return connection.weight[0].numel() / math.prod(pooled_shape(shape, getattr(connection, "pool", None)))
-
-
-def _last(state: NetworkState) -> Callable[[int], Tensor]:
-    return lambda source: state.blocks[source].out
 
 
 def _fitting(connection: nn.Module, shape: tuple[int, ...], where: str) -> tuple[int, ...]:

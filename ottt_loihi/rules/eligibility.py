@@ -82,7 +82,7 @@ def step(
     before = None if state is None else state.net
     out, outs, blocks, posts = x, [], [], []
     for index, block in enumerate(net.blocks):
-        inputs = [out, *net.arriving(block, blocks, before, x)]
+        inputs = [out, *net.arriving(block, lambda source: blocks[source].out, before, x)]
         if alone:
             inputs = [part if part is None else part.detach() for part in inputs]
         known = None if state is None else LayerState(state.net.blocks[index], state.post[index])

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from ottt_loihi.errors import UsageError
-from ottt_loihi.nn.blocks import Block, Late, arriving, remembered
+from ottt_loihi.nn.blocks import Late
 from ottt_loihi.nn.inputs import Input, frames
 from ottt_loihi.nn.network import Network, without_graph
 from ottt_loihi.nn.neurons import Trace, fire, follow
@@ -38,6 +38,10 @@ class SAFState(NamedTuple):
     masks: tuple[Tensor | None, ...]  # of the dropout, per block
     # â of the steps before, for connections that take more than one
     late: Late = {}  # noqa: RUF012 - never changed
+
+    def sent(self, source: int) -> Tensor:
+        """Return what a block hands on: â without that of dropped neurons."""
+        return _masked(self.out[source], self.masks[source])
 
 
 class SAFE(OnlineRule):
@@ -102,11 +106,14 @@ def accumulate(net: Network, x: Tensor, state: SAFState | None) -> tuple[Tensor,
     state = None if state is None else without_graph(state)
     beta = net.blocks[0].neuron.beta if len(net.blocks) else 0.0
     x_trace = follow(x, None if state is None else state.x, beta)
-    late = {} if state is None else remembered(net.delays, state.out.__getitem__, state.late)
     out, masks, currents, s, trace = [], [], [], x, x_trace.value
     for index, block in enumerate(net.blocks):
-        inputs = [trace, *_branch_inputs(net, block, out, masks, state, x)]
-        parts = [_accumulated(c, value, x_trace.length) for c, value in zip(block.connections, inputs, strict=True)]
+        inputs = [trace, *net.arriving(block, lambda source: _masked(out[source], masks[source]), state, x)]
+        parts = [
+            _accumulated(connection, value, x_trace.length)
+            for connection, value in zip(block.connections, inputs, strict=True)
+            if value is not None
+        ]
         if block.skip is not None:
             parts.append(block.skip.factor * currents[block.skip.source])
         currents.append(sum(parts[1:], parts[0]))
@@ -117,7 +124,7 @@ def accumulate(net: Network, x: Tensor, state: SAFState | None) -> tuple[Tensor,
         out.append(past + s)
         trace = _masked(out[index], masks[index])
     last = _masked(s, masks[-1] if masks else None)
-    return net.readout(last).to(x.dtype), SAFState(x_trace, tuple(out), tuple(masks), late)
+    return net.readout(last).to(x.dtype), SAFState(x_trace, tuple(out), tuple(masks), net.late(state))
 
 
 def _accumulated(connection: nn.Module, trace: Tensor, length: float) -> Tensor:
@@ -127,21 +134,6 @@ def _accumulated(connection: nn.Module, trace: Tensor, length: float) -> Tensor:
 
 def _masked(value: Tensor, mask: Tensor | None) -> Tensor:
     return value if mask is None else value * mask
-
-
-def _branch_inputs(
-    net: Network, block: Block, out: list[Tensor], masks: list[Tensor | None], state: SAFState | None, x: Tensor
-) -> list[Tensor]:
-    inputs = []
-    for branch in block.branches:
-        source = branch.source
-        if not branch.delay:
-            inputs.append(_masked(out[source], masks[source]))
-        elif state is None or (found := arriving(source, branch.delay, state.out.__getitem__, state.late)) is None:
-            inputs.append(x.new_zeros(len(x), *net.blocks[source].shape))
-        else:
-            inputs.append(_masked(found, state.masks[source]))
-    return inputs
 
 
 def _represent(net: Network, state: SAFState) -> Tensor:
