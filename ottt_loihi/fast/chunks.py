@@ -171,17 +171,7 @@ class _LayerPass(NamedTuple):
 
 
 class _Share:
-    """Some samples of a batch, through all their time steps.
-
-    Attributes
-    ----------
-    loss, scores
-        of these samples
-    learning
-        for every connection what they teach it
-    constant
-        the gradient of the first current, where the input is constant in time
-    """
+    """Some samples of a batch, through all their time steps."""
 
     def __init__(
         self,
@@ -201,7 +191,7 @@ class _Share:
         self.fired = [x.new_zeros(self.samples, layer.size) if layer.loop else None for layer in layers]
         connections = [c for layer in layers for c in (layer.connection, layer.loop) if c is not None]
         self.learning = {id(connection): Learning(connection, self.samples) for connection in connections}
-        self.constant = None if first is None else torch.zeros_like(first)
+        self.constant = None if first is None else torch.zeros_like(first)  # the gradient of the first current
         self.loss, self.scores = x.new_zeros(()), x.new_zeros(self.samples, net.num_classes)
 
     def learn(self, chunk: int) -> None:

@@ -9,6 +9,7 @@ which is the oracle.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -87,7 +88,7 @@ class Steps:
         self.first_length = 0.0  # Λ of a constant input
         self.outs: list[Tensor] = []  # of every block in the step before
         self.late: Late = {}
-        self.neurons = [_Memory() for _ in net.blocks]
+        self.neurons: dict[int, _Memory] = {}
         self.skip_sources = {block.skip.source for block in net.blocks if block.skip is not None}
         self.weights = EffectiveWeights(net, x, paths)
 
@@ -98,12 +99,12 @@ class Steps:
     @property
     def membranes(self) -> list[Tensor]:
         """v of every block."""
-        return [memory.v for memory in self.neurons if memory.v is not None]
+        return [memory.v for memory in self.neurons.values()]
 
     def learn(self, labels: Tensor, loss: Loss, learning: set[int], weights_change: bool = False) -> Iterator[Step]:
         """Take the time steps one by one; those in ``learning`` add their gradient to ``.grad``.
 
-        weights_change: after each of these, whose gradient is complete then; otherwise it is after the last step
+        weights_change: they do after each of these steps, so its gradient is complete then; else after the last step
         """
         for t, frame in enumerate(frames(self.x)):
             if weights_change and t - 1 in learning:
@@ -174,9 +175,11 @@ class Steps:
         return connection.after(current.to(weight.dtype))
 
     def _fire(self, index: int, block: Block, current: Tensor) -> Tensor:
-        neuron, memory = block.neuron, self.neurons[index]
-        if memory.v is None:
-            memory.start(current, getattr(neuron, "v_init", 0.0), block.draw_mask(current))
+        neuron, memory = block.neuron, self.neurons.get(index)
+        if memory is None:
+            v = torch.full_like(current.detach(), getattr(neuron, "v_init", 0.0))
+            memory = _Memory(v, torch.empty_like(v), torch.empty_like(v), block.draw_mask(current))
+            self.neurons[index] = memory
         if type(neuron) is LIF and has_kernels(current) and knows_surrogate(neuron.surrogate):
             current = like(current, memory.v)
             u = current
@@ -190,29 +193,15 @@ class Steps:
         return s if memory.mask is None else s * memory.mask
 
 
+@dataclass
 class _Memory:
-    """The state that a layer of neurons keeps between steps.
+    """The state that a layer of neurons keeps between steps."""
 
-    Attributes
-    ----------
-    v
-        membrane after the reset
-    s, spare
-        spikes of the step before, and memory for those of the next
-    u
-        memory for the membrane where the current is needed after the step
-    mask
-        of the dropout, or None
-    """
-
-    def __init__(self) -> None:
-        self.v: Tensor | None = None
-        self.u: Tensor | None = None
-
-    def start(self, current: Tensor, v_init: float, mask: Tensor | None) -> None:
-        current = current.detach()
-        self.v, self.mask = torch.full_like(current, v_init), mask
-        self.s, self.spare = torch.empty_like(current), torch.empty_like(current)
+    v: Tensor  # membrane after the reset
+    s: Tensor  # spikes of the step before
+    spare: Tensor  # memory for those of the next
+    mask: Tensor | None  # of the dropout
+    u: Tensor | None = None  # memory for the membrane where the current is needed after the step
 
 
 class _TracedProduct(torch.autograd.Function):

@@ -142,8 +142,6 @@ class Block(nn.Module):
             the skip's part of the current
         first
             ``inputs[0]`` is the network's input (``paths.input_trace``)
-        presynaptic
-            changes what the weights' gradient uses
         """
         current, traces = self.charge(inputs, state, paths, first=first, presynaptic=presynaptic)
         current = current if stream is None else current + stream

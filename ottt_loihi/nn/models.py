@@ -175,7 +175,8 @@ def conv(
     checks.flag(feedback, "feedback")
     checks.flag(standardized, "standardized")
     checks.one_of(binary, "binary", BINARY, none=True)
-    _check_delay(feedback_delay)
+    if feedback_delay != "chip" and not (checks.is_integer(feedback_delay) and 1 <= feedback_delay <= 62):
+        raise UsageError(f"feedback_delay: expected 1 … 62 or 'chip', got {feedback_delay!r}")
     generator = _generator(seed)
     blocks, shape, pool, scale = [], input_shape, None, 1.0
     for layer in parse(features):
@@ -299,11 +300,6 @@ def _residual_blocks(
                 blocks.append(Block(second, reader, skip=Skip(source, beta * scale)))
             channels, beta = wide, after
     return blocks
-
-
-def _check_delay(delay: Any) -> None:
-    if delay != "chip" and not (checks.is_integer(delay) and 1 <= delay <= 62):
-        raise UsageError(f"feedback_delay: expected 1 … 62 or 'chip', got {delay!r}")
 
 
 def _with_feedback(net: Network, scale: float, delay: int | str) -> Network:

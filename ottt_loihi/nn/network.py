@@ -155,8 +155,6 @@ class Network(nn.Module):
             of the step before, None at rest
         paths
             what the gradient may use of the past; a rule passes its own
-        presynaptic
-            changes what the weights' gradient uses (HLOP)
         sent
             ``(index of a block, its output) →`` the input of the next (OPZO's noise); None: the output
         """

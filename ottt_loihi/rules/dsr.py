@@ -12,9 +12,8 @@ A layer's weighted firing rate ô is, up to a rest of 1/T, a clamp of its weight
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import ClassVar
 
-import torch
 from torch import Tensor
 
 from ottt_loihi import checks
@@ -24,7 +23,7 @@ from ottt_loihi.nn.network import Network
 from ottt_loihi.nn.neurons import DSRNeuron
 from ottt_loihi.nn.trace import Seen, with_trace
 from ottt_loihi.rules.base import Accumulated, Rule
-from ottt_loihi.rules.equilibrium import evaluate_loss, simulate
+from ottt_loihi.rules.equilibrium import Clamped, evaluate_loss, simulate
 from ottt_loihi.rules.losses import Loss
 
 GRADIENTS = ("exact", "released")
@@ -46,7 +45,14 @@ class DSR(Rule):
         self.gradients = checks.one_of(gradients, "gradients", GRADIENTS)
 
     def check(self, net: Network) -> None:
-        check_network(net)
+        if not len(net.blocks) or any(not isinstance(block.neuron, DSRNeuron) for block in net.blocks):
+            raise UsageError(
+                'rule dsr: expected hidden layers of DSR neurons; use --network dsr, or network.name = "dsr"'
+            )
+        if any(len(block.branches) or block.skip is not None for block in net.blocks):
+            raise UsageError("dsr: expected a feed-forward network without branches and skips")
+        if len({block.neuron.beta for block in net.blocks}) > 1:
+            raise UsageError("dsr: expected one beta for all neurons, because all layers share the weights w_t")
 
     def accumulate(self, net: Network, x: Input, labels: Tensor, loss: Loss) -> Accumulated:
         weighted, plain = simulate(net, x, net.blocks[0].neuron.beta, 1.0)
@@ -54,7 +60,10 @@ class DSR(Rule):
         for index, (block, mask) in enumerate(zip(net.blocks, weighted.masks)):
             pre = mean if self.gradients == "released" else a.detach()
             current = with_trace(block.connection, a, Seen(pre))
-            a = _Rate.apply(current, weighted.blocks[index], block.neuron.v_threshold, block.neuron, self.gradients)
+            neuron = block.neuron
+            exact, top = 1.0 if neuron.kind == "if" else 1 / neuron.dt, neuron.amplitude.detach()
+            per_v = 1 / exact if self.gradients == "released" else exact
+            a = Clamped.apply(current, weighted.blocks[index], top, neuron.gain, neuron.v_threshold, per_v)
             a, mean = (part if mask is None else part * mask for part in (a, plain.blocks[index]))
         o = net.read(a, None)[0]
         total = evaluate_loss(net, o, labels, loss, x.shape[1])
@@ -68,31 +77,3 @@ class DSR(Rule):
                     f"block {index + 1}: its learned threshold is {threshold:g}, expected above 0; "
                     "start from a larger v_threshold"
                 )
-
-
-def check_network(net: Network) -> None:
-    """Refuse a network without DSR's neurons, or with more than a row of layers."""
-    if not len(net.blocks) or any(not isinstance(block.neuron, DSRNeuron) for block in net.blocks):
-        raise UsageError('rule dsr: expected hidden layers of DSR neurons; use --network dsr, or network.name = "dsr"')
-    if any(len(block.branches) or block.skip is not None for block in net.blocks):
-        raise UsageError("dsr: expected a feed-forward network without branches and skips")
-    if len({block.neuron.beta for block in net.blocks}) > 1:
-        raise UsageError("dsr: expected one beta for all neurons, because all layers share the weights w_t")
-
-
-class _Rate(torch.autograd.Function):
-    """Forwards the weighted rate that the spikes gave; backwards the clamp's derivatives at Î."""
-
-    @staticmethod
-    def forward(ctx: Any, current: Tensor, rate: Tensor, v: Tensor, neuron: DSRNeuron, gradients: str) -> Tensor:
-        ctx.save_for_backward(current, neuron.amplitude.detach())
-        ctx.gain = neuron.gain
-        exact = 1.0 if neuron.kind == "if" else 1 / neuron.dt
-        ctx.per_v = 1 / exact if gradients == "released" else exact
-        return rate.view_as(rate)
-
-    @staticmethod
-    def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
-        current, top = ctx.saved_tensors
-        z = ctx.gain * current
-        return g * ctx.gain * ((z > 0) & (z < top)), None, ctx.per_v * (g * (z >= top)).sum(), None, None

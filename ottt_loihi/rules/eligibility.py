@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from ottt_loihi.errors import UsageError
-from ottt_loihi.nn.blocks import Block, BlockState, checked_step
-from ottt_loihi.nn.network import Network, NetworkState, without_graph
+from ottt_loihi.nn.blocks import Block, BlockState, Late, checked_step
+from ottt_loihi.nn.network import Network, without_graph
 from ottt_loihi.nn.neurons import LIF, LIFStep, Trace
 from ottt_loihi.nn.paths import GradientPaths
 from ottt_loihi.rules.base import Error, OnlineRule, Step
@@ -35,13 +35,17 @@ class LayerState(NamedTuple):
 class State(NamedTuple):
     """The state after a step."""
 
-    net: NetworkState  # of the network
-    post: tuple[Any, ...]  # of each layer, :class:`LayerState`
+    layers: tuple[LayerState, ...]
+    late: Late  # earlier outputs, for branches that take more than one step
 
     @property
     def membranes(self) -> list[Tensor]:
         """v of every block."""
-        return self.net.membranes
+        return [layer.block.v for layer in self.layers]
+
+    def sent(self, source: int) -> Tensor:
+        """Return the output of a block in this step."""
+        return self.layers[source].block.out
 
 
 Layer = Callable[[Block, Sequence[Tensor | None], LayerState | None, bool], tuple[Tensor, LayerState]]
@@ -79,19 +83,17 @@ def step(
 ) -> tuple[Tensor, State, list[Tensor]]:
     """Return o[t], the state, and the output of every block of one time step; ``layer`` gives each block's."""
     state = None if state is None else without_graph(state)
-    before = None if state is None else state.net
-    out, outs, blocks, posts = x, [], [], []
+    out, outs, layers = x, [], []
     for index, block in enumerate(net.blocks):
-        inputs = [out, *net.arriving(block, lambda source: blocks[source].out, before, x)]
+        inputs = [out, *net.arriving(block, lambda source: layers[source].block.out, state, x)]
         if alone:
             inputs = [part if part is None else part.detach() for part in inputs]
-        known = None if state is None else LayerState(state.net.blocks[index], state.post[index])
+        known = None if state is None else state.layers[index]
         out, after = layer(block, inputs, known, block is net.blocks[-1])
         outs.append(out)
-        blocks.append(after.block)
-        posts.append(after.post)
+        layers.append(after)
     o, _ = net.read(out.detach() if alone else out, None, SPATIAL)
-    return o, State(NetworkState(tuple(blocks), None, net.late(before)), tuple(posts)), outs
+    return o, State(tuple(layers), net.late(state)), outs
 
 
 def fire(block: Block, current: Tensor, before: BlockState | None) -> LIFStep:

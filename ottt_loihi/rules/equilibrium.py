@@ -18,6 +18,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -90,7 +91,9 @@ class EquilibriumRule(Rule):
         self._contracting: list[float] = []  # of the loops that were last found to contract
 
     def check(self, net: Network) -> None:
-        check_network(net, self.name)
+        if not len(net.blocks):
+            raise UsageError(f"{self.name}: expected at least one hidden layer")
+        require_one_lif(net, self.name)
 
     def before_batch(self, net: Network) -> None:
         if self._contracting != _fingerprint(net):
@@ -114,15 +117,8 @@ def _fingerprint(net: Network) -> list[float]:
     return [*torch.stack(sizes).tolist(), *(float(block.neuron.v_threshold) for block in net.blocks)]
 
 
-def check_network(net: Network, rule: str) -> None:
-    """Refuse neurons whose rates are no clamp of their current."""
-    if not len(net.blocks):
-        raise UsageError(f"{rule}: expected at least one hidden layer")
-    require_one_lif(net, rule)
-
-
 def require_one_lif(net: Network, rule: str) -> None:
-    """Refuse neurons other than LIF with reset by subtraction and one λ."""
+    """Refuse neurons other than LIF with reset by subtraction and one λ: their rates are no clamp of their current."""
     if any(type(block.neuron) is not LIF for block in net.blocks):
         found = next(type(block.neuron).__name__ for block in net.blocks if type(block.neuron) is not LIF)
         raise UsageError(f"{rule}: expected LIF neurons, got {found}; ottt and bptt train any")
@@ -147,6 +143,26 @@ def simulate(net: Network, x: Input, *betas: float) -> list[Rates]:
     masks = tuple(block.mask for block in state.blocks)
     means = [[total.div_(length) for total in totals] for totals, length in zip(sums, lengths)]
     return [Rates(of_input, tuple(of_blocks), masks) for of_input, *of_blocks in means]
+
+
+class Clamped(torch.autograd.Function):
+    """Forwards the firing rate that the spikes gave; backwards the derivatives of ``clamp(gain·I, 0, top)`` at I.
+
+    v, per_v: a threshold V that learns where the rate is saturated, or None, and ∂top/∂V
+    """
+
+    @staticmethod
+    def forward(ctx: Any, current: Tensor, rate: Tensor, top: Any, gain: float, v: Any, per_v: float) -> Tensor:
+        ctx.save_for_backward(current)
+        ctx.top, ctx.gain, ctx.per_v = top, gain, per_v
+        return rate.view_as(rate)
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
+        (current,) = ctx.saved_tensors
+        z = ctx.gain * current
+        of_v = ctx.per_v * (g * (z >= ctx.top)).sum() if ctx.needs_input_grad[4] else None
+        return g * ctx.gain * ((z > 0) & (z < ctx.top)), None, None, None, of_v, None
 
 
 def equilibrium(net: Network, rates: Rates, by_rate: bool = False) -> Equilibrium:

@@ -31,22 +31,14 @@ class Subspace:
     y·xᵀ is Hebbian, −y·x̂ᵀ anti-Hebbian: Oja's subspace rule, whose rows become an orthonormal basis of the principal
     subspace of what the fixed rows leave. With ``spikes`` = n > 0 lateral neurons fire n times at most, with a sign:
     y = (20/n)·round(n·clamp(y, ±20)/20), in all three lines.
-
-    Attributes
-    ----------
-    rows
-        ``(k, N)``
-    fixed
-        rows of earlier tasks, 0 … k
-    velocity
-        V, ``(k − fixed, N)``
     """
 
     def __init__(self, size: int, learning_rate: float, momentum: float, iterations: int, spikes: int) -> None:
         self.learning_rate, self.momentum = learning_rate, momentum
         self.iterations, self.spikes = iterations, spikes
-        self.rows = self.velocity = torch.zeros(0, size)
-        self.fixed = 0
+        self.rows = torch.zeros(0, size)  # H, (k, N)
+        self.velocity = self.rows  # V, (k − fixed, N)
+        self.fixed = 0  # rows of earlier tasks
 
     @property
     def protects(self) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable
+from itertools import count
 from typing import ClassVar, NamedTuple
 
 import torch
@@ -104,13 +105,12 @@ class IDE(equilibrium.EquilibriumRule):
 def _damped(product: Callable[[Tensor], Tensor], g: Tensor, limit: int, tolerance: float) -> Solution:
     """β += ½·(Jᵀβ − β + g), which also converges where Jᵀ has eigenvalues near −1."""
     beta, norm = g, float(g.norm())
-    for iteration in range(1, limit + 1):
+    for iteration in count(1):
         rest = product(beta) - beta + g
         residual = float(rest.norm()) / norm if norm else 0.0
         if residual <= tolerance or iteration == limit:
             return Solution(beta, residual, iteration)
         beta = beta + 0.5 * rest
-    raise AssertionError("unreachable: limit ≥ 1")
 
 
 def _broyden(product: Callable[[Tensor], Tensor], g: Tensor, limit: int, tolerance: float) -> Solution:
@@ -124,7 +124,7 @@ def _broyden(product: Callable[[Tensor], Tensor], g: Tensor, limit: int, toleran
 
     beta, norm = g, float(g.norm())
     h = beta - product(beta) - g
-    for iteration in range(1, limit + 1):
+    for iteration in count(1):
         residual = float(h.norm()) / norm if norm else 0.0
         if residual <= tolerance or iteration == limit or not math.isfinite(residual):
             return Solution(beta, residual, iteration)
@@ -135,4 +135,3 @@ def _broyden(product: Callable[[Tensor], Tensor], g: Tensor, limit: int, toleran
         scale = (row * change).sum(1, keepdim=True)
         left.append(torch.where(scale.abs() > 0, (step - inverse(change)) / scale, 0))
         right.append(row)
-    raise AssertionError("unreachable: limit ≥ 1")

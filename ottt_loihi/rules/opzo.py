@@ -89,8 +89,11 @@ class OPZO(OnlineRule):
             raise UsageError(f"opzo: the rule has convention={self.convention!r}, the network {net.convention!r}")
         shapes = [(math.prod(block.shape), net.num_classes) for block in net.blocks]
         if not self.matrices:
-            like = net.readout.weight
-            self.matrices = [self._first(layer, shape, like) for layer, shape in enumerate(shapes)]
+            like, drawn = net.readout.weight, self.feedback == "random"
+            self.matrices = [
+                random_matrix(shape, self.seed, layer, like) if drawn else like.new_zeros(shape)
+                for layer, shape in enumerate(shapes)
+            ]
         elif [tuple(matrix.shape) for matrix in self.matrices] != shapes:
             raise UsageError("opzo: its matrices are another network's; make a new rule")
 
@@ -107,11 +110,6 @@ class OPZO(OnlineRule):
             raise ValueError(f"opzo: its matrices are damaged, found {', '.join(tensors) or 'none'}")
         self.steps = int(tensors["steps"])
         self.matrices = [tensors[name].clone() for name in names[1:]]
-
-    def _first(self, layer: int, shape: tuple[int, int], like: Tensor) -> Tensor:
-        if self.feedback == "estimated":
-            return like.new_zeros(shape)
-        return random_matrix(shape, self.seed, layer, like)
 
     def _noise(self, net: Network, x: Tensor) -> list[Tensor]:
         """α·z of every block."""

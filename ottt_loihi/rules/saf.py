@@ -15,7 +15,6 @@ from __future__ import annotations
 
 from typing import Any, ClassVar, NamedTuple
 
-import torch
 from torch import Tensor, nn
 
 from ottt_loihi.errors import UsageError
@@ -26,7 +25,7 @@ from ottt_loihi.nn.neurons import Trace, fire, follow
 from ottt_loihi.nn.paths import ottt_paths
 from ottt_loihi.nn.precision import no_graph
 from ottt_loihi.rules.base import Accumulated, OnlineRule, Rule
-from ottt_loihi.rules.equilibrium import currents_at, evaluate_loss, require_one_lif
+from ottt_loihi.rules.equilibrium import Clamped, currents_at, evaluate_loss, require_one_lif
 from ottt_loihi.rules.losses import Loss
 
 
@@ -140,24 +139,10 @@ def _represent(net: Network, state: SAFState) -> Tensor:
     """The readout of the firing rates, differentiable as the spike representation is."""
 
     def rate(index: int, current: Tensor) -> Tensor:
-        a = _Rate.apply(current, state.out[index] / state.x.length, net.blocks[index].neuron.v_threshold)
+        found = state.out[index] / state.x.length
+        a = Clamped.apply(current, found, net.blocks[index].neuron.v_threshold, 1.0, None, 0.0)
         return _masked(a, state.masks[index])
 
     x, rates = state.x.value / state.x.length, []
     currents_at(net, x, rates, rate)
     return net.read(rates[-1] if rates else x, None)[0]
-
-
-class _Rate(torch.autograd.Function):
-    """Forwards the firing rate that the simulation found; backwards the clamp's derivative at I*."""
-
-    @staticmethod
-    def forward(ctx: Any, current: Tensor, rate: Tensor, v_threshold: float) -> Tensor:
-        ctx.save_for_backward(current)
-        ctx.v_threshold = v_threshold
-        return rate.view_as(rate)
-
-    @staticmethod
-    def backward(ctx: Any, g: Tensor) -> tuple[Tensor, None, None]:
-        (current,) = ctx.saved_tensors
-        return g * ((current > 0) & (current < ctx.v_threshold)), None, None

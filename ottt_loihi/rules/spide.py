@@ -81,7 +81,8 @@ class SPIDE(equilibrium.EquilibriumRule):
         total = equilibrium.evaluate_loss(net, found.o, labels, loss, x.shape[1])
         back = self.run_backward(found, found.output_error(total * (self.loss_scale * len(x))))
         self._require_room(back)
-        self.spikes = {"forward": _total(rates, x.shape[1]), "backward": float(back.spikes)}
+        forward = float(sum(a.sum() for a in rates.blocks)) * x.shape[1]
+        self.spikes = {"forward": forward, "backward": float(back.spikes)}
         found.add_gradients(net, total, [b / (self.loss_scale * len(x)) for b in back.beta])
         return Accumulated(total.detach(), found.o.detach())
 
@@ -117,7 +118,3 @@ class SPIDE(equilibrium.EquilibriumRule):
             )
         if message:
             warnings.warn(f"{self.name}: {message}", stacklevel=3)
-
-
-def _total(rates: equilibrium.Rates, steps: int) -> float:
-    return float(sum(a.sum() for a in rates.blocks)) * steps
