@@ -104,7 +104,14 @@ class Rule(ABC):
             return self.backward(net, x, labels, loss)
         net, loss = self.prepared(net), make_loss(loss)
         x, labels = self.checked(net, x, labels)
-        checks.instance(optimizer, "optimizer", torch.optim.Optimizer).zero_grad()
+        checks.instance(optimizer, "optimizer", torch.optim.Optimizer)
+        return self.learn_batch(net, x, labels, loss, optimizer)
+
+    def learn_batch(
+        self, net: Network, x: Input, labels: Tensor, loss: Loss, optimizer: torch.optim.Optimizer
+    ) -> BatchResult:
+        """:meth:`train_batch` of a batch that has been checked."""
+        optimizer.zero_grad()
         self.before_batch(net)
         result = self.add_gradients(net, x, labels, loss)
         optimizer.step()
@@ -222,16 +229,13 @@ class OnlineRule(Rule):
         with nullcontext() if self.hlop is None else self.hlop.learning(net):
             return super().add_gradients(net, x, labels, loss)
 
-    def train_batch(
-        self, net: Network, x: Input, labels: Any, loss: Loss, optimizer: torch.optim.Optimizer | None
+    def learn_batch(
+        self, net: Network, x: Input, labels: Tensor, loss: Loss, optimizer: torch.optim.Optimizer
     ) -> BatchResult:
-        if self.hlop is not None and optimizer is not None:
+        if self.hlop is not None:
             self.hlop.check_optimizer(optimizer)
-        if optimizer is None or self.update == "sequence":
-            return super().train_batch(net, x, labels, loss, optimizer)
-        net, loss = self.prepared(net), make_loss(loss)
-        x, labels = self.checked(net, x, labels)
-        checks.instance(optimizer, "optimizer", torch.optim.Optimizer)
+        if self.update == "sequence":
+            return super().learn_batch(net, x, labels, loss, optimizer)
         learning = self.steps_with_gradient(x.shape[1])
         with nullcontext() if self.hlop is None else self.hlop.learning(net):
             return learn_step_by_step(net, self.learn(net, x, labels, loss, learning), learning, optimizer)
