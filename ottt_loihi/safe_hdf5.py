@@ -48,6 +48,8 @@ def open_hdf5(path: str | os.PathLike[str]) -> Iterator[h5py.File]:
     path = checks.path(path, "file to read")
     if not path.exists():
         raise FileError(f"{path}: no such file")
+    if path.is_dir():
+        raise FileError(f"{path}: expected a file, found a folder")
     try:
         if path.is_file():
             refuse_pointer(path)

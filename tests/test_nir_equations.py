@@ -18,7 +18,7 @@ from ottt_loihi.converters.quantize.float_run import run, scores
 from ottt_loihi.converters.quantize.quantize import quantize
 
 from ottt_loihi import safe_hdf5, sim
-from ottt_loihi.errors import ChipError, UsageError, VerificationError
+from ottt_loihi.errors import ChipError, FileError, UsageError, VerificationError
 
 nir = pytest.importorskip("nir")
 DT, STEPS = 1e-3, 8
@@ -225,12 +225,27 @@ def test_a_membrane_that_differs_ends_the_import(tmp_path, monkeypatch):
         nir_reader.read(path, STEPS, DT, check=True)
 
 
-def test_our_own_file_says_what_its_scores_are(tmp_path):
+def test_our_own_file_says_what_a_foreign_one_leaves_open(tmp_path):
     path = tmp_path / "ours.nir"
     chip = quantize(nir_reader.read(write(tmp_path / "a.nir", nir.Linear(np.eye(4)), LAST["LI"]()), STEPS, DT)).chip
     nir_writer.write(chip, path)
-    with pytest.raises(UsageError, match="--readout: the file is our own"):
-        nir_reader.read(path, readout="last")
+    own = {"readout": "last", "num_steps": STEPS + 1, "dt": 2.0, "writer": "sinabs", "reset": "zero"}
+    for name, option in zip(own, ("--readout", "--time-steps", "--dt", "--from", "--reset"), strict=True):
+        with pytest.raises(UsageError, match=f"{option}: the file is our own and says it.*; leave it out"):
+            nir_reader.read(path, **{name: own[name]})
+    assert nir_reader.read(path, STEPS, 1e-3) == chip
+
+
+def test_arguments_of_the_wrong_type_are_not_the_files_fault(tmp_path):
+    path = write(tmp_path / "a.nir", nir.Linear(np.eye(4)), LAST["LI"]())
+    for arguments, says in (
+        (("9", DT), "--time-steps: expected an integer, got '9'"),
+        ((STEPS, "x"), "--dt: expected a"),
+    ):
+        with pytest.raises(UsageError, match=says):
+            nir_reader.read(path, *arguments)
+    with pytest.raises(FileError, match="expected a file, found a folder"):
+        nir_reader.read(tmp_path, STEPS, DT)
 
 
 def test_a_membrane_at_its_threshold_is_no_error(tmp_path, monkeypatch):

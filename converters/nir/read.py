@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -80,15 +81,21 @@ def read(
     """
     if readout is not None:
         checks.one_of(readout, "--readout", READOUTS)
+    if num_steps is not None:
+        checks.integer(num_steps, "--time-steps", None)
+    if dt is not None:
+        checks.number(dt, "--dt")
     refusal: ChipError | UsageError | None = None
     with safe_hdf5.open_hdf5(path) as file:
         try:
             graph = nir_graph.load(file)
             metadata = _metadata(graph.group)
             if metadata is not None and "ottt_loihi" in metadata:
-                if readout is not None:
-                    raise UsageError("--readout: the file is our own, and says what its scores are; leave it out")
-                return _Ours(graph, metadata).network()
+                ours = _Ours(graph, metadata)
+                ours.refuse(
+                    {"--time-steps": num_steps, "--dt": dt, "--from": writer, "--reset": reset, "--readout": readout}
+                )
+                return ours.network()
             reading = Import(graph, num_steps, dt, writer, reset, readout)
             try:
                 found = reading.network()
@@ -142,6 +149,14 @@ class _Ours:
         of_kind = [[n for n in graph.nodes.values() if n.kind in kinds] for kinds in (NEURONS, KINDS)]
         self.neurons, self.connections = (sorted(nodes, key=_order) for nodes in of_kind)
         self.index = {node.name: index for index, node in enumerate(self.neurons)} | {graph.only("Input").name: INPUT}
+
+    def refuse(self, given: Mapping[str, Any]) -> None:
+        """Refuse what a foreign file would need, and this one says itself, unless it is the same."""
+        own = {"--time-steps": whole(self.metadata, "num_steps"), "--dt": self.dt}
+        for option, value in given.items():
+            if value is not None and value != own.get(option):
+                says = f", {own[option]:g}" if option in own else ""
+                raise UsageError(f"{option}: the file is our own and says it{says}; leave it out")
 
     def network(self) -> ChipNetwork:
         try:
