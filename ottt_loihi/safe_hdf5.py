@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import io
 import os
+import signal
 import struct
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -33,13 +35,34 @@ _read: ContextVar[int] = ContextVar("bytes read from the open file", default=0)
 
 
 @contextmanager
+def late_interrupt() -> Iterator[None]:
+    """Let Ctrl-C wait for the end of the block.
+
+    HDF5 calls Python while it writes, and h5py keeps weak references: an exception that a signal raises in such a call
+    is dropped, and the program would go on as if nobody had pressed Ctrl-C.
+    """
+    before, came = signal.getsignal(signal.SIGINT), []
+    if threading.current_thread() is not threading.main_thread() or not callable(before):
+        yield
+        return
+    signal.signal(signal.SIGINT, lambda *arguments: came.append(arguments))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+        if came:
+            before(*came[0])
+
+
+@contextmanager
 def new_hdf5(path: str | os.PathLike[str]) -> Iterator[h5py.File]:
     """Open a new file to fill; it appears at ``path`` when the block has ended well, whole or not at all."""
-    image = io.BytesIO()
-    with h5py.File(image, "w") as file:
-        yield file
-    with atomic_write(path) as temporary:
-        temporary.write_bytes(image.getbuffer())
+    with late_interrupt():
+        image = io.BytesIO()
+        with h5py.File(image, "w") as file:
+            yield file
+        with atomic_write(path) as temporary:
+            temporary.write_bytes(image.getbuffer())
 
 
 @contextmanager
@@ -53,7 +76,7 @@ def open_hdf5(path: str | os.PathLike[str]) -> Iterator[h5py.File]:
     try:
         if path.is_file():
             refuse_pointer(path)
-        with h5py.File(path, "r") as file:
+        with late_interrupt(), h5py.File(path, "r") as file:
             _read.set(0)
             yield file
     except FileError as error:

@@ -126,3 +126,13 @@ def test_make_keeps_the_python_of_its_environment_and_makes_it_anew_for_another(
 def test_make_takes_a_folder_of_wheels_from_where_it_was_called(make, tmp_path):
     (tmp_path / "Makefile").write_text((ROOT / "Makefile").read_text() + "\nshow:\n\t@echo $$LAVA_WHEELS\n")
     assert make("show", LAVA_WHEELS="wheels").stdout == f"{tmp_path}/wheels\n"
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_a_full_disk_behind_standard_output_is_one_line():
+    program = Path(sys.executable).with_name("ottt-data")
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [program, "digits", "--json"], stdout=full, stderr=subprocess.PIPE, text=True, check=False
+        )
+    assert (done.returncode, done.stderr) == (3, "ottt-data: standard output: No space left on device\n")

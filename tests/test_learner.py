@@ -66,6 +66,8 @@ class TestRefuses:
             (dict(hidden_rate=float("nan")), "hidden_rate: expected a number"),
             (dict(halve_every=-1), "halve_every: expected an integer"),
             (dict(seed=-1), "seed: expected an integer"),
+            (dict(logit_scale=0), "logit_scale: expected a positive integer"),
+            (dict(balanced="no"), "balanced: expected true or false"),
         ],
     )
     def test_wrong_settings(self, settings, message):
@@ -79,7 +81,6 @@ class TestRefuses:
             (dict(backend="loihi1"), "backend: expected one of sim, inprocess, lava, loihi2"),
             (dict(evaluate_every=0), "evaluate_every: expected"),
             (dict(settings=Settings(readout_rate=1e-10)), r"readout.y1_scale: a scale of .* is too small"),
-            (dict(settings=Settings(logit_scale=0)), "logit_scale: expected a positive integer"),
         ],
     )
     def test_wrong_arguments(self, arguments, message):
@@ -398,6 +399,7 @@ class TestCommand:
             (["--data", "cats"], 2, "expected one of digits, mnist"),
             (["--readout-rate", "5"], 2, "readout_rate: expected a number"),
             (["-o", "/proc/nowhere"], 3, "cannot be written"),
+            (["--plastic", "1"], 2, "--plastic: every layer of a network from scratch learns; give a model.h5"),
         ],
     )
     def test_wrong_use_is_one_line(self, line, code, says):
@@ -412,6 +414,22 @@ class TestCommand:
         storage.save(fresh_network((5, 5), (4,)), tmp_path / "chip.h5")
         done = commands.run_here("ottt-learn", tmp_path / "chip.h5")
         commands.assert_one_line(done, 2, "its samples are (8, 8), the network expects (5, 5)")
+
+    @pytest.mark.parametrize(
+        ("option", "says"),
+        [
+            (
+                ["--hidden", "7"],
+                "--hidden, --density, .*: of networks from scratch; a model.h5 has its own, leave them out",
+            ),
+            (["--density", "0.5"], "of networks from scratch; a model.h5 has its own"),
+            (["--plastic", "3"], "--plastic: the network has 2 layers, got 3; leave it out"),
+        ],
+    )
+    def test_options_that_a_deployed_network_answers_itself(self, tmp_path, option, says):
+        storage.save(fresh_network((8, 8), (4,)), tmp_path / "chip.h5")
+        done = commands.run_here("ottt-learn", tmp_path / "chip.h5", "--data", "digits", *option)
+        commands.assert_one_line(done, 2, *says.split(", .*: "))
 
     def test_a_network_whose_first_layer_the_host_computes(self, tmp_path):
         pytest.importorskip("torch")

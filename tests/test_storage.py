@@ -1,5 +1,7 @@
 import dataclasses
+import os
 import random
+import signal
 
 import h5py
 import numpy as np
@@ -226,3 +228,22 @@ def test_use_of_another_type_is_refused(saved, tmp_path, text):
         file["use"] = np.frombuffer(text.encode("latin-1"), np.uint8)
     with pytest.raises(FileError):
         storage.load(tmp_path / "chip.h5")
+
+
+def test_ctrl_c_while_a_file_is_written_is_not_lost(tmp_path):
+    """h5py drops an exception that is raised in its callbacks; the file is finished, then the interrupt is raised."""
+
+    def write():
+        with safe_hdf5.new_hdf5(tmp_path / "a.h5") as file:
+            os.kill(os.getpid(), signal.SIGINT)
+            file.attrs["whole"] = 1
+
+    def read():
+        with safe_hdf5.open_hdf5(tmp_path / "a.h5") as file:
+            os.kill(os.getpid(), signal.SIGINT)
+            assert file.attrs["whole"] == 1
+
+    for work in (write, read):
+        with pytest.raises(KeyboardInterrupt):
+            work()
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler

@@ -51,9 +51,16 @@ def execute(function: Callable[..., None], name: str, groups: Mapping[str, Seque
     except KeyboardInterrupt:
         err.print(f"{name}: stopped")
         sys.exit(130)
-    except BrokenPipeError:  # e.g. `ottt-run … | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(1)
+    except OSError as error:
+        if error.filename is None:  # Python writes what is left of it when it ends
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if isinstance(error, BrokenPipeError):  # e.g. `ottt-run … | head`
+            sys.exit(1)
+        if "--debug" in sys.argv:
+            raise
+        place = "standard output" if error.filename is None else error.filename
+        err.print(f"{name}: {place}: {error.strerror or error}", markup=False, soft_wrap=True)
+        sys.exit(3)
 
 
 def _missing(error: ModuleNotFoundError) -> BackendUnavailableError:

@@ -120,10 +120,13 @@ def make_scenario(
         made = "ottt-export makes one"
         command.expect_file(model, "model.h5", {"": made, ".pt": f"{made} of it", ".net": f"{made} of it"})
     given = storage.load(model) if model else None
-    if given is not None and decays != (0.0, None):
+    if given is not None and (hidden, density, *decays) != (None, 1.0, 0.0, None):
         raise UsageError(
-            "--current-decay, --membrane-decay: of networks from scratch; a model.h5 has its own, leave them out"
+            "--hidden, --density, --current-decay, --membrane-decay: of networks from scratch; a model.h5 has its own, "
+            "leave them out"
         )
+    if given is None and plastic is not None:
+        raise UsageError("--plastic: every layer of a network from scratch learns; give a model.h5, or leave it out")
     current, membrane = _decays(*decays)
     if given is not None:
         _require_able(given, model)
@@ -246,6 +249,10 @@ def _plastic(given: ChipNetwork, plastic: int | None) -> ChipNetwork:
     from ottt_loihi.sim.network import INPUT, Dense
 
     count = len(given.layers)
+    if plastic is not None and plastic > count:
+        raise UsageError(
+            f"--plastic: the network has {count} layers, got {plastic}; leave it out, and all dense ones learn"
+        )
     dense = [c for c in given.connections if c.pre == INPUT and isinstance(c, Dense)]  # others stay as they are anyway
     graded = any(c.num_message_bits for c in dense)
     if graded and (count == 1 or (plastic or 0) >= count):
@@ -257,7 +264,7 @@ def _plastic(given: ChipNetwork, plastic: int | None) -> ChipNetwork:
     if graded and plastic is None:
         plastic = count - 1
         command.err.print("the first layer receives graded messages and stays as it is; the layers behind it learn")
-    return make_plastic(given, layers=None if plastic is None else range(max(0, count - plastic), count))
+    return make_plastic(given, layers=None if plastic is None else range(count - plastic, count))
 
 
 def _decays(current: float, membrane: float | None) -> tuple[float, float]:
