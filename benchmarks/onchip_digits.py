@@ -46,7 +46,6 @@ ARITHMETICS = {
     "float": "float",
     "per-synapse": "integers, per-synapse rounding",
     "lava": "integers, Lava's rounding",
-    "hinge": "integers, per-synapse rounding, `--loss hinge`",
 }
 Pair = tuple[np.ndarray, np.ndarray]
 Change = Callable[[LearningNetwork], LearningNetwork]
@@ -302,8 +301,7 @@ def learnt(kind: str, how: str) -> list[dict[str, Any]]:
     """A result per seed."""
     if how == "float":
         return [floating(make_task("digits", seed, feedback=kind)) for seed in SEEDS]
-    chosen = {"loss": "hinge"} if how == "hinge" else {"rounding": how}
-    tasks = [make_task("digits", seed, feedback=kind, **chosen) for seed in SEEDS]
+    tasks = [make_task("digits", seed, feedback=kind, rounding=how) for seed in SEEDS]
     return [fixed(task, aligned=how == "per-synapse") for task in tasks]
 
 

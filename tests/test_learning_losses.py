@@ -1,4 +1,4 @@
-"""The readout's errors: the table's softmax against the true one, and hinge."""
+"""The readout's errors: the table's softmax against the true one."""
 
 import numpy as np
 import pytest
@@ -60,14 +60,6 @@ def test_softmax_of_equals_and_of_extremes():
     np.testing.assert_array_equal(losses.integer_error("softmax", far, 0, target), 0)
 
 
-def test_hinge_pushes_two_classes_until_the_margin_is_one_logit():
-    v = np.array([100, 90, 100, 0])
-    np.testing.assert_array_equal(losses.integer_error("hinge", v, 1, 64), [64, -64, 0, 0])  # the first of equals
-    np.testing.assert_array_equal(losses.integer_error("hinge", v, 0, 64), [-64, 0, 64, 0])
-    np.testing.assert_array_equal(losses.integer_error("hinge", np.array([164, 100]), 0, 64), 0)
-    np.testing.assert_array_equal(losses.integer_error("hinge", np.array([163, 100]), 0, 64), [-64, 64])
-
-
 @pytest.mark.parametrize("loss", LOSSES)
 def test_each_loss_learns_something_else(loss):
     plain = sim.learn(network(Rule()), *data()).weights()[0]
@@ -85,6 +77,18 @@ def test_unknown_names(change):
 def test_a_state_of_other_options_is_refused(tmp_path):
     sim.learn(network(Rule(loss="softmax")), *data()).save(tmp_path / "state.h5")
     Learner.load(tmp_path / "state.h5", network(Rule(loss="softmax")))
-    for other in (Rule(), Rule(loss="hinge"), Rule(loss="softmax", learn_when="mistaken")):
+    for other in (Rule(), Rule(loss="softmax", learn_when="mistaken")):
         with pytest.raises(FileError, match="the state of another network or rule"):
             Learner.load(tmp_path / "state.h5", network(other))
+
+
+def test_hinge_is_refused_and_so_is_a_state_that_learnt_with_it(tmp_path, monkeypatch):
+    """Up to 0.2 it was a loss; a state holds a digest of its rule's choices."""
+    with pytest.raises(UsageError, match="loss: expected one of mse, softmax, got 'hinge'"):
+        Rule(loss="hinge")
+    with monkeypatch.context() as then:
+        then.setattr(Rule, "since_first", lambda self: {"loss": "hinge"})
+        sim.learn(network(Rule()), *data()).save(tmp_path / "state.h5")
+    for rule in (Rule(), Rule(loss="softmax")):
+        with pytest.raises(FileError, match="the state of another network or rule"):
+            Learner.load(tmp_path / "state.h5", network(rule))

@@ -81,7 +81,6 @@ def plain_case():
     "options",
     [
         Rule(loss="softmax"),
-        Rule(loss="hinge"),
         *(Rule(encoding=encoding) for encoding in ("signed", "split")),
     ],
     ids=lambda options: str(options.chosen()),
@@ -113,7 +112,7 @@ CHOICES = (
     *({"encoding": encoding} for encoding in ENCODINGS[1:]),
     {"encoding": "signed", "learn_bias": True},
     {"encoding": "factored", "learn_bias": True, "loss": "softmax"},
-    {"encoding": "split", "loss": "hinge"},
+    {"encoding": "split", "loss": "softmax"},
 )
 # each choice with one kind of feedback in every test run, with all of them among the slow ones
 CASES = [

@@ -17,7 +17,6 @@ class Rule(str, Enum):
 class Loss(str, Enum):
     mse = "mse"
     softmax = "softmax"
-    hinge = "hinge"
 
 
 class Encoding(str, Enum):
@@ -70,7 +69,7 @@ MembraneOption = Annotated[
 ]
 LossOption = Annotated[
     Loss | None,
-    typer.Option(help="The readout's error: squared (default), cross-entropy from a table (of --changed), or hinge."),
+    typer.Option(help="The readout's error: squared (default), or cross-entropy from a table (of --changed)."),
 ]
 BiasOption = Annotated[bool, typer.Option("--learn-bias", help="Biases learn, too, inside their neurons.")]
 EncodingOption = Annotated[

@@ -27,7 +27,7 @@ MANTISSA_MIN, MANTISSA_MAX = -4096, 4095
 PROBABILITY_BITS = 12
 UNITY_BITS, AVERAGED_BITS, FULL_BITS = 15, 6, 12
 ROW_MAX, TO_MESSAGE, TO_TRACE = 32767, 8, 20
-SOFTMAX, HINGE = 1, 2  # places in rule.LOSSES
+SOFTMAX = 1  # its place in rule.LOSSES
 START, READ, RECEIVE, FIRE, ANSWER, COMPARE, THIRD, SEND, MOVE_BIASES, FOLLOW_NOISE = range(10)  # program.Op
 DECAY_TRACE, PROJECT, UPDATE, UPDATE_TWIN, RESTORE, FOLLOW_TRACES = range(10, 16)
 FORGET_TRACES, NEXT_EPOCH, SEND_AFTER = range(16, 19)
@@ -311,8 +311,6 @@ def write_error(rule, label, table, v, e):
     """``losses.integer_error`` of membranes v, int32, into e, int64, both ``(classes,)``."""
     if rule.loss == SOFTMAX:
         softmax_error(rule, label, table, v, e)
-    elif rule.loss == HINGE:
-        hinge_error(rule.target, label, v, e)
     else:
         for k in range(len(v)):
             e[k] = np.int64(v[k]) - (rule.target if k == label else 0)
@@ -330,18 +328,6 @@ def softmax_error(rule, label, table, v, e):
         p = ((e[k] << PROBABILITY_BITS) + total // 2) // total
         p -= (1 << PROBABILITY_BITS) if k == label else 0
         e[k] = (p * rule.target + (1 << (PROBABILITY_BITS - 1))) >> PROBABILITY_BITS
-
-
-@called
-def hinge_error(target, label, v, e):
-    """Crammer and Singer's hinge."""
-    rival = 1 if label == 0 else 0
-    for k in range(len(v)):
-        e[k] = 0
-        if k != label and v[k] > v[rival]:
-            rival = k
-    if np.int64(v[label]) - v[rival] < target:
-        e[label], e[rival] = -target, target
 
 
 @called

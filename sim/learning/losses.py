@@ -1,4 +1,4 @@
-"""The readout's error: squared, cross-entropy from a table, hinge; in the chip's integers and in floating point.
+"""The readout's error: squared, or cross-entropy from a table; in the chip's integers and in floating point.
 
 With v the readout's membrane, y the label and ``s``, the logit scale, what stands for a logit of 1 (``target = s << 6``
 aligned to the state), the error ``e = s · ∂L/∂o``, o = v/s, is
@@ -8,8 +8,6 @@ loss         L                                           e_k
 ===========  ==========================================  ===========================================================
 ``mse``      ``½·Σ_k (o_k − [k = y])²``                  ``v_k − s·[k = y]``
 ``softmax``  ``−log softmax(o)_y``                       ``s·(softmax(v/s)_k − [k = y])``
-``hinge``    ``max(0, 1 − o_y + max_{k≠y} o_k)``         if ``v_y − v_r < s``: −s at y, +s at the strongest
-             (Crammer and Singer)                        rival r, the first of equals; else 0 everywhere
 ===========  ==========================================  ===========================================================
 
 Softmax in integers: no float, one table, shifts, and an integer division per class::
@@ -51,8 +49,6 @@ def probabilities(v: np.ndarray, target: int) -> np.ndarray:
 def integer_error(loss: str, v: np.ndarray, label: int, target: int) -> np.ndarray:
     """e of the table above, int64 ``(classes,)``; v: integers of the state, target: ``logit_scale << 6``."""
     v = v.astype(np.int64)
-    if loss == "hinge":
-        return _hinge(v, label, target)
     if loss == "softmax":
         p = probabilities(v, target)
         p[label] -= 1 << PROBABILITY_BITS
@@ -63,19 +59,8 @@ def integer_error(loss: str, v: np.ndarray, label: int, target: int) -> np.ndarr
 
 def float_error(loss: str, v: np.ndarray, label: int, logit_scale: float) -> np.ndarray:
     """e of the table above, float64 ``(classes,)``."""
-    if loss == "hinge":
-        return _hinge(v, label, logit_scale)
     right = logit_scale * (np.arange(len(v)) == label)
     if loss == "softmax":
         x = np.exp((v - v.max()) / logit_scale)
         return logit_scale * x / x.sum() - right
     return v - right
-
-
-def _hinge(v: np.ndarray, label: int, logit_scale: float) -> np.ndarray:
-    e = np.zeros_like(v)
-    others = np.delete(np.arange(len(v)), label)
-    rival = others[v[others].argmax()]
-    if v[label] - v[rival] < logit_scale:
-        e[label], e[rival] = -logit_scale, logit_scale
-    return e

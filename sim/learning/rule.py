@@ -11,7 +11,7 @@ from ottt_loihi.sim.learning.encodings import ENCODINGS
 from ottt_loihi import checks
 from ottt_loihi.errors import UsageError
 
-LOSSES = ("mse", "softmax", "hinge")
+LOSSES = ("mse", "softmax")
 WHEN = ("always", "mistaken")
 SCHEDULES = ("phased", "pipelined")
 FEEDBACKS = ("random", "symmetric", "kolen-pollack", "opzo")  # they bring the readout's error
@@ -50,8 +50,7 @@ class Rule:
     rounding        ``per-synapse``, ``lava``,      of updated weights: a random number for each synapse, as the chip
                     ``per-synapse-1``               has it; one a learning epoch for all, as Lava's engine has it; or
                                                     the numbers per synapse of version 0.1, a third slower
-    loss            ``mse``, ``softmax``,           the readout's error (``sim/learning/losses.py``)
-                    ``hinge``
+    loss            ``mse``, ``softmax``            the readout's error (``sim/learning/losses.py``)
     learn_when      ``always``, ``mistaken``        ``mistaken``: every sample comes twice; its answer is tested, and
                                                     it is learnt from where that was wrong, as fast as mistakes are
                                                     more frequent than usual (``sim/learning/trial.py``)

@@ -28,7 +28,6 @@ FORMS = ("graded", "inject", "bias")
 FRESH = {"input_shape": (10,), "hidden": (12, 9), "classes": 4, "num_steps": STEPS}
 LEARNING: dict[str, dict[str, Any]] = {  # beside every feedback with every encoding, schedule and reset
     "softmax": {"loss": "softmax"},
-    "hinge": {"loss": "hinge"},
     "biases": {"learn_bias": True},
 }
 
