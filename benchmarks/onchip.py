@@ -60,7 +60,7 @@ class Experiment:
 
 
 SCRATCH = [
-    Experiment("mnist", at_least=0.975),
+    Experiment("mnist", at_least=0.98),
     Experiment("mnist", "--rounding lava", settings={"rounding": "lava"}, at_least=0.97),
     Experiment("mnist", "--feedback random", settings={"feedback": "random"}),
     Experiment("mnist", "--feedback symmetric", settings={"feedback": "symmetric"}),

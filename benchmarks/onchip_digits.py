@@ -37,7 +37,7 @@ from ottt_loihi.rules.losses import SquaredError
 from ottt_loihi.rules.three_factor import KolenPollackLoop, OPZOLoop, ThreeFactorLoop
 
 # the rule that the figures of docs/onchip-results.md are of
-BEFORE = {"feedback": "random", "readout_rate": 0.02, "hidden_rate": 1.0, "learn_when": "always"}
+BEFORE = {"feedback": "random", "readout_rate": 0.02, "hidden_rate": 1.0, "learn_when": "always", "loss": "mse"}
 EPOCHS, SEEDS = 3, (0, 1, 2)
 HIDDEN, TIME_STEPS = {"digits": 128, "mnist": 256}, {"digits": 12, "mnist": 6}
 MNIST_SAMPLES = 20_000  # of the limits, once

@@ -19,7 +19,7 @@ from ottt_loihi.sim.learning.weight_formats import to_inference
 
 from ottt_loihi.data import load_data, rate_code
 
-T, EPOCHS, RATES = 12, 3, {"readout_rate": 0.02, "hidden_rate": 1.0}
+T, EPOCHS, RATES = 12, 3, {"readout_rate": 0.02, "hidden_rate": 1.0, "loss": "mse"}
 RULES: dict[str, dict[str, Any]] = {
     "OTTT, layer by layer": {"rule": "ottt", "feedback": "kolen-pollack"},
     "OTTT, random": {"rule": "ottt", "feedback": "random"},

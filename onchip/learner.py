@@ -27,6 +27,7 @@ from ottt_loihi.onchip.settings import Settings
 from ottt_loihi.onchip.stream import Data, Stream, check_data
 from ottt_loihi.sim import Simulator
 from ottt_loihi.sim.learning.learner import Learner
+from ottt_loihi.sim.learning.rule import Rule
 from ottt_loihi.sim.learning.subspace import Subspace
 from ottt_loihi.sim.network import ChipNetwork
 
@@ -127,6 +128,8 @@ def learn(
         _require_alone(settings=settings, subspaces=subspaces, known=known, checkpoint=checkpoint)
         settings, subspaces = after.chosen(), after.subspaces
     settings = settings or Settings()
+    if resume and checkpoint is not None and settings.loss is None and curve_version(Path(checkpoint)) in (1, 2):
+        settings = replace(settings, loss=Rule.loss)  # the default up to version 0.2.0
     find(backend).require()
     plan = pending_plan(chip, settings.logit_scale)
     stock.require(plan, backend, settings)

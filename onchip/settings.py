@@ -16,7 +16,7 @@ RULES: dict[str, dict[str, Any]] = {  # by name, what a rule chooses; numbers ar
     "tess": {"lambda_pre": 0.5, "lambda_post": 0.2, "alpha_post": 1.0, "feedback": "local", "kappa": None},
 }
 MOST = 10_000  # of a hidden rate
-OPEN = ("learn_when", "usual_mistakes")  # choices of the rule that are found out where they are None
+OPEN = ("loss", "learn_when", "usual_mistakes")  # choices of the rule that are found out where they are None
 
 
 @dataclass(frozen=True)
@@ -32,6 +32,8 @@ class Settings(Rule):
     hidden_rate
         the same for hidden layers, with the error that their feedback delivers, > 0, one for all or one for each; None:
         found out
+    loss
+        of the rule; None: ``softmax`` from scratch, ``mse`` in a network that has learnt
     learn_when
         of the rule; None: ``always`` from scratch, ``mistaken`` in a network that has learnt
     usual_mistakes
@@ -55,6 +57,7 @@ class Settings(Rule):
     """
 
     feedback: str = "kolen-pollack"
+    loss: str | None = None  # type: ignore[assignment]
     learn_when: str | None = None  # type: ignore[assignment]
     usual_mistakes: int | None = None  # type: ignore[assignment]
     readout_rate: float | None = None

@@ -19,6 +19,7 @@ import numpy as np
 import pytest
 
 from ottt_loihi.cli.learn import Feedback, learn
+from ottt_loihi.cli.learn_options import Loss
 from ottt_loihi.cli.learn_scenario import Transform
 from ottt_loihi.errors import FileError, UsageError
 
@@ -91,7 +92,7 @@ def test_a_run_with_other_choices_is_another_one(folder, capsys):
         go_on(folder, "more", capsys, stop_at=0.5)
 
 
-def test_a_run_of_version_0_2_0_goes_on_with_its_halvings(tmp_path, capsys, monkeypatch):
+def test_a_run_of_version_0_2_0_goes_on_with_its_halvings_and_loss(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(
         "ottt_loihi.cli.learn.write", lambda folder, scenario, result, summary: {"weights": sha(result)}
     )
@@ -100,8 +101,8 @@ def test_a_run_of_version_0_2_0_goes_on_with_its_halvings(tmp_path, capsys, monk
         learn(None, hidden=8, epochs=3, output=tmp_path / name, json=True, **more)
         return json.loads(capsys.readouterr().out)
 
-    whole = run("whole", halve_every=1437)
-    stop(monkeypatch, 143, run, "stopped", halve_every=1437)
+    whole = run("whole", halve_every=1437, loss=Loss.mse)
+    stop(monkeypatch, 143, run, "stopped", halve_every=1437, loss=Loss.mse)
     capsys.readouterr()
     state = tmp_path / "stopped" / "scratch-state.json"
     kept = json.loads(state.read_text())

@@ -156,7 +156,7 @@ class TestCheckpoint:
             chip, data, epochs=epochs, settings=settings, evaluate_every=10, checkpoint=folder / "state", resume=resume
         )
 
-    EVERYTHING: ClassVar = dict(loss="softmax", learn_bias=True, encoding="split", schedule="pipelined")
+    EVERYTHING: ClassVar = dict(loss="mse", learn_bias=True, encoding="split", schedule="pipelined")
 
     def test_a_run_with_every_option_goes_on_bit_for_bit(self, tmp_path):
         self.run(tmp_path, **self.EVERYTHING)
@@ -168,7 +168,7 @@ class TestCheckpoint:
 
     def test_a_run_of_version_0_1_goes_on_with_its_defaults_and_says_so(self, tmp_path):
         old = {"rounding": "per-synapse-1", "encoding": "signed", "learn_when": "always", "feedback": "random"}
-        old["average_every"] = 0
+        old |= {"average_every": 0, "loss": "mse"}
         assert not self.run(tmp_path, **old).warnings
         (curve,) = tmp_path.glob("*.json")
         curve.write_text(curve.read_text().replace(f'"version": {VERSION}', '"version": 1'))

@@ -191,3 +191,14 @@ def test_stop_at_is_measured_on_samples_that_are_not_learnt_from():
     again = make_scenario(None, Transform.none, 8, 1.0, None, 3, None, validate=True)
     assert np.array_equal(again.validation[1], of_kept)
     assert np.array_equal(plain.test[1], apart.test[1])
+
+
+@pytest.mark.parametrize(("given", "scratch", "learnt"), [(None, "softmax", "mse"), ("mse", "mse", "mse")])
+def test_the_loss_that_is_not_chosen_is_softmax_from_scratch_and_squared_afterwards(given, scratch, learnt):
+    (x, y), _ = recordings(4)
+    fresh = fresh_network((channels(4),), (12,), CLASSES, 4, decay=0.8)
+    first = learn(fresh, (x[:40], y[:40]), settings=Settings(loss=given))
+    deployed = make_plastic(to_inference(first.chip).chip)
+    second = learn(deployed, (x[:40], y[:40]), known=(x[:40], y[:40]), settings=Settings(loss=given))
+    assert (first.settings["loss"], second.settings["loss"]) == (scratch, learnt)
+    assert first.chip == learn(fresh, (x[:40], y[:40]), settings=Settings(loss=scratch)).chip

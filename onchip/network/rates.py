@@ -18,6 +18,7 @@ from ottt_loihi.sim import Simulator, arithmetic
 from ottt_loihi.sim.inference import reference
 from ottt_loihi.sim.learning import trial
 from ottt_loihi.sim.learning.bias import lives_in_u
+from ottt_loihi.sim.learning.rule import Rule
 from ottt_loihi.sim.learning.subspace import Subspace
 
 from ottt_loihi.errors import UsageError
@@ -26,6 +27,7 @@ FRESH = (0.12, 1.0)  # part of its error that a sample takes from the readout, a
 LEARNT = 0.1  # the same, of both, in a network that has learnt, times its signal over its errors
 RANDOM = 4.0  # fixed random feedback: only the part of it that is aligned helps, so hidden layers learn faster
 LEAST_GAIN = 1e-4
+FROM_SCRATCH = "softmax"  # a squared error is never done with a sample that is answered right
 LOGITS = {"softmax": (8, 4)}  # lead of the right class, from scratch and in a network that has learnt; others: 1
 CALIBRATION_SAMPLES = 256
 
@@ -63,6 +65,8 @@ def fitted(
         where nothing fires, or the logit scale or the rates cannot be measured
     """
     fresh, old = plan.chip.untrained, x if known is None else known[0]
+    if settings.loss is None:
+        settings = replace(settings, loss=FROM_SCRATCH if fresh else Rule.loss)
     if settings.learn_when is None:
         when = "always" if fresh or settings.feedback == "local" else "mistaken"  # local layers ask no readout
         settings = replace(settings, learn_when=when)

@@ -228,7 +228,7 @@ def learn(
         tested=prequential,
         balanced=balanced,
         rounding=rounding.value,
-        loss=(loss or options.Loss.mse).value,
+        loss=loss and loss.value,
         learn_when=learn_when and learn_when.value,
         learn_bias=learn_bias,
         encoding=encoding.value,

@@ -69,7 +69,7 @@ MembraneOption = Annotated[
 ]
 LossOption = Annotated[
     Loss | None,
-    typer.Option(help="The readout's error: squared (default), or cross-entropy from a table (of --changed)."),
+    typer.Option(help="The readout's error: squared, or cross-entropy (from scratch and of --changed)."),
 ]
 BiasOption = Annotated[bool, typer.Option("--learn-bias", help="Biases learn, too, inside their neurons.")]
 EncodingOption = Annotated[
