@@ -1,4 +1,4 @@
-"""The integer network and its chip-exact simulators: ``sim.run``, its oracle ``sim.reference.run``, ``sim.learn``."""
+"""The integer network and its exact simulators: ``sim.run``, ``sim.learn``; ``inference.reference`` is the oracle."""
 
 from importlib import import_module
 from typing import Any
