@@ -118,10 +118,12 @@ def table(found: dict[tuple[str, str], tuple[Sensor, dict[str, Counts]]]) -> str
 def section(found: dict[tuple[str, str], tuple[Sensor, dict[str, Counts]]]) -> str:
     """Return the page's section."""
     return (
-        "## What the streams cost the first world\n\nThe three streams above, with all labels and default rates, one "
-        f"seed; of the heart's, {PATIENTS} patients. Accuracy, of the heart balanced recall: of the answers to the "
-        "stream, and on samples of the world that the network was trained on, before the stream and after it (8-bit "
-        f"inference weights). Those are half of {OLD:,} drawn training samples, or of all where there are fewer; the "
-        "other half is what HLOP watches, without labels, and what is replayed, one after every four new samples.\n\n"
+        "## What the streams cost the first world\n\nThe first world is the data that a network was trained on. The "
+        "three streams above are learnt with all labels and default rates, one seed; the heart's has "
+        f"{PATIENTS} patients. The table has the accuracy (for the heart, the balanced recall) of the answers to the "
+        "stream, and of the first world before and after the stream, with 8-bit inference weights. "
+        f"{OLD:,} training samples are drawn, or all if there are fewer. One half of them measures the first world. "
+        "On the other half the rates are measured; HLOP watches it without labels, or it is replayed, one old sample "
+        "after every four new ones.\n\n"
         f"{table(found)}\n"
     )

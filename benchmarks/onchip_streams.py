@@ -144,9 +144,10 @@ ECG = Sensor(
     "A new patient's heart",
     "It was trained on the 22 patients of DS1. Then it is deployed anew for each of "
     f"{len(PATIENTS)} patients of DS2, whose beats are a stream in the order of time. These are all patients that have "
-    "at least ten beats of a second class. The table has the recall of each class over the beats of all these "
-    'patients; "balanced" is the mean of the four. The regression gives all classes the same weight, and is refitted '
-    "together with 2,000 beats drawn from DS1.",
+    "at least ten beats of a second class. The table has the recall of each class (N normal, S supraventricular, V "
+    'ventricular, F fusion) over the beats of all these patients; "balanced" is the mean of the four. The logistic '
+    "regression beside the network gives all classes the same weight, and is refitted together with 2,000 beats drawn "
+    "from DS1.",
     tuple(({}, ({"train": [patient], "test": [101]},)) for patient in PATIENTS),
     {"balanced": balanced_recall, **{name: of_class(i) for i, name in enumerate("NSVF")}},
     "balanced",
@@ -318,7 +319,7 @@ def section(sensor: Sensor, found: dict[str, Counts]) -> str:
     return (
         f"## {sensor.title}\n\nThe network is that of `configs/{sensor.config}.toml`. {sensor.text} Each sample is "
         "answered first and learnt from afterwards, with all labels, 10 % and 1 % of them. The rates are the defaults, "
-        "and there is one seed. Logistic regression gets the same labels; it is refitted ten times in each part of the "
+        "and there is one seed. Logistic regression gets the same labels. It is refitted ten times in each part of the "
         f"stream, to all labels so far.\n\n{table(sensor, found)}\n\n{picture}"
         "The gain of the network over its frozen weights, divided by the gain of the refitted regression over the "
         f"frozen one, is {said} of the labels.\n"
