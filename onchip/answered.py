@@ -42,12 +42,12 @@ class Prequential:
 
     @property
     def accuracy(self) -> float:
-        """Part of all samples that were answered rightly."""
+        """Return the share of all samples that were answered correctly, 0 … 1."""
         return float((self.answers == self.labels).mean())
 
     @property
     def balanced_accuracy(self) -> float:
-        """Mean recall of the classes that occur."""
+        """Return the mean recall of the classes that occur, 0 … 1."""
         found = recalls(self.answers, self.labels, int(self.labels.max()) + 1)
         return float(np.mean([recall for recall in found if recall is not None]))
 

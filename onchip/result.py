@@ -89,7 +89,7 @@ class LearningResult:
 
     @property
     def warnings(self) -> list[str]:
-        """Sentences about rates that do not fit, accuracy that was lost, and settings that a resumed state kept."""
+        """Return sentences about rates that do not fit, lost accuracy, and settings taken from a resumed state."""
         found, last = [], len(self.rates) - 1
         for layer, rate in enumerate(self.rates):
             name = "the readout" if layer == last else f"hidden layer {layer + 1}"

@@ -166,12 +166,12 @@ class Stream:
 
     @property
     def steps_per_sample(self) -> int:
-        """Lava steps that a sample takes, however often it is presented."""
+        """Return the number of Lava steps of a sample, all its presentations together."""
         return self.presented * self.plan.steps_per_sample(self.rule)
 
     @property
     def total(self) -> int:
-        """Number of samples of all epochs."""
+        """Return the number of samples of all epochs together."""
         return self.epochs * self.per_epoch
 
     def presentations(self, begin: int, end: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

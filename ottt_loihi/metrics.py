@@ -30,18 +30,18 @@ class Metrics:
 
     @property
     def accuracy(self) -> float:
-        """Share of right predictions, 0 … 1."""
+        """Return the share of correct predictions, 0 … 1."""
         return float(self.confusion.trace() / self.confusion.sum())
 
     @property
     def recall(self) -> np.ndarray:
-        """Share of each class's samples that are predicted right, float64 ``(classes,)``; NaN for a class without."""
+        """Return the share of each class's samples predicted correctly, float64 ``(classes,)``; NaN without samples."""
         samples = self.confusion.sum(axis=1)
         return np.divide(self.confusion.diagonal(), samples, np.full(len(samples), np.nan), where=samples > 0)
 
     @property
     def balanced_accuracy(self) -> float:
-        """Mean recall of the classes that have samples, 0 … 1: chance is one over their number."""
+        """Return the mean recall of the n classes that have samples, 0 … 1. Guessing gives 1/n."""
         return float(np.nanmean(self.recall))
 
     @property
@@ -67,7 +67,7 @@ class Metrics:
         }
 
     def rows(self) -> list[list[str]]:
-        """Return a table: class, samples, recall, and what its other samples are taken for most often."""
+        """Return a table: class, samples, recall, and the most frequent wrong class."""
         rows = []
         for label, (counts, recall) in enumerate(zip(self.confusion, self.recall)):
             wrong = counts.copy()
@@ -85,7 +85,7 @@ class Metrics:
         return every if len(every) <= count else [every[label] for label in order]
 
 
-COLUMNS = ["class", "samples>", "recall>", "taken for most often"]
+COLUMNS = ["class", "samples>", "recall>", "most frequent wrong class"]
 
 
 def measure(predictions: np.ndarray, labels: np.ndarray, num_classes: int, class_names: Sequence[str] = ()) -> Metrics:

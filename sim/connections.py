@@ -197,7 +197,7 @@ class Sparse(_Link):
 
     @cached_property
     def sources(self) -> int:
-        """Presynaptic neurons that have a synapse."""
+        """Return the presynaptic neurons that have a synapse."""
         return int(np.count_nonzero(np.bincount(self.columns)))
 
     def matrix(self) -> np.ndarray:
@@ -285,7 +285,7 @@ class Conv(_Link):
 
     @property
     def output_shape(self) -> tuple[int, int, int]:
-        """(O, Ho, Wo); ``Ho = ⌊(H + 2·p₀ − d₀·(kh − 1) − 1) / s₀⌋ + 1``, and likewise Wo."""
+        """Return (O, Ho, Wo) with ``Ho = ⌊(H + 2·p₀ − d₀·(kh − 1) − 1) / s₀⌋ + 1``, and likewise Wo."""
         out, _, *kernel = self.weight.shape
         height, width = (
             (n + 2 * p - d * (k - 1) - 1) // s + 1
@@ -295,7 +295,7 @@ class Conv(_Link):
 
     @property
     def shape(self) -> tuple[int, int]:
-        """``(post, pre)`` sizes."""
+        """Return the sizes ``(post, pre)``."""
         return math.prod(self.output_shape), math.prod(self.input_shape)
 
 

@@ -90,7 +90,7 @@ class LIF(Part):
 
     @cached_property
     def size(self) -> int:
-        """Number of neurons."""
+        """Return the number of neurons."""
         return math.prod(self.shape)
 
     @property
@@ -100,7 +100,7 @@ class LIF(Part):
 
     @property
     def effective_bias(self) -> np.ndarray:
-        """beff of every neuron, int32 ``(size,)``."""
+        """Return the effective bias of every neuron, int32 ``(size,)``."""
         return arithmetic.effective_bias(self.bias_mant.reshape(-1), self.bias_exp)
 
 
@@ -171,16 +171,16 @@ class ChipNetwork(Part):
 
     @cached_property
     def input_size(self) -> int:
-        """Number of input channels."""
+        """Return the number of input channels."""
         return math.prod(self.input_shape)
 
     @cached_property
     def message_bits(self) -> int:
-        """Bits of the input's messages; 0: spikes, 0 or 1."""
+        """Return the number of bits of the input's messages; 0 for spikes, which are 0 or 1."""
         return max((c.num_message_bits for c in self.connections if c.pre == INPUT), default=0)
 
     def size(self, index: int) -> int:
-        """Number of neurons of a layer, or of input channels for ``INPUT``."""
+        """Return the number of neurons of a layer, or of input channels for ``INPUT``."""
         return self.input_size if index == INPUT else self.layers[index].size
 
     def logical_delay(self, connection: Connection) -> int:

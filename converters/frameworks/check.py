@@ -93,7 +93,7 @@ class Compared:
 
     @property
     def different(self) -> int:
-        """Spikes that differ, of all layers."""
+        """Return the number of spikes that differ, over all layers."""
         return sum(count for count, _, _ in self.layers.values())
 
     def raise_if_different(self) -> None:

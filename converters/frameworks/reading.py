@@ -259,7 +259,7 @@ class Reading:
     # blocks
 
     def add_block(self, path: str, neurons: Neurons | None, order: list[str]) -> None:
-        """Append the block of a layer of neurons, or note why there is none.
+        """Append the block of a layer of neurons, or note why the layer has no block.
 
         order: paths of all layers that become blocks
         """
@@ -272,7 +272,7 @@ class Reading:
             self.problems.append(f"{path}: {reason}")
 
     def build(self, path: str, neurons: Neurons, terms: list[Term], order: list[str]) -> None:
-        """Append the block of neurons that ``terms`` arrive at; Unmapped where none computes it."""
+        """Append the block of neurons that receives ``terms``. Raises Unmapped if no neuron of ours computes it."""
         if neurons.entrance is not None:
             node = operation_of(neurons.entrance, (neurons.entrance.weight.shape[0],))
             terms = [Term(t.source, (*t.operations, Operation(node, i == 0))) for i, t in enumerate(terms)]

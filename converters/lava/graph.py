@@ -46,7 +46,7 @@ class Graph:
     sinks: tuple[Any, ...]
 
     def pairs(self, chip: ChipNetwork) -> Iterator[tuple[Connection, Any]]:
-        """Each connection and its process."""
+        """Return each connection with its process."""
         return zip(chip.connections, self.connections)
 
 

@@ -76,7 +76,7 @@ class InProcessRun:
         self.close()
 
     def close(self) -> None:
-        """Nothing has to be ended; there for symmetry with LavaRun."""
+        """Do nothing: no process has to be ended. The method exists because LavaRun has it."""
 
     def steps(self, count: int) -> None:
         """Run ``count`` ≥ 1 time steps."""
@@ -92,7 +92,7 @@ class InProcessRun:
         return value.toarray() if hasattr(value, "toarray") else np.array(value)
 
     def set(self, var: Var, value: np.ndarray) -> None:
-        """Overwrite a Var. Raises :class:`UsageError` for a sparse matrix, as :class:`LavaRun` has to."""
+        """Overwrite a Var. Raises :class:`UsageError` for a sparse matrix, as :class:`LavaRun` does."""
         if hasattr(var.init, "tocsr"):
             raise UsageError(f"{var.name}: a sparse matrix cannot be set while it runs; build the process with it")
         model = self._model(var)

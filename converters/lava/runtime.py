@@ -145,7 +145,7 @@ class LavaRun:
         return _full(var.init, value) if hasattr(var.init, "tocsr") else value
 
     def set(self, var: Var, value: np.ndarray) -> None:
-        """Overwrite a Var. Not for our plastic connections: Lava rounds their traces' time constants in passing.
+        """Overwrite a Var. Not for our plastic connections: Lava would also round the time constants of their traces.
 
         Raises :class:`UsageError` for a sparse matrix: Lava forgets which synapses have the weight 0, and hangs.
         """
@@ -155,7 +155,7 @@ class LavaRun:
         self._guarded(lambda: self._live_runtime().set_var(var.id, array), f"set {var.name}")
 
     def close(self) -> None:
-        """End the run; the ``with`` block does it. Doing it twice is fine."""
+        """End the run. The ``with`` block calls this method; a second call is a no-op."""
         if self._runtime is None:
             return
         if failure := self._failure():
@@ -343,7 +343,7 @@ def _runtime_class() -> type:
         stall_timeout = 60.0
 
         def join(self) -> None:
-            """End the channels' threads and wait for them: the next run forks, and threads do not survive that."""
+            """End the threads of the channels and wait for them, because the next run forks."""
             threads = [thread for port in self._open_ports if (thread := getattr(port, "thread", None)) is not None]
             super().join()
             for thread in threads:

@@ -75,7 +75,7 @@ class PlasticModel(Clock):
         return matrix
 
     def on_var_update(self) -> None:
-        """Lava would rebuild the rule here, from time constants rounded to integers; ours never changes."""
+        """Do nothing. Lava would rebuild the rule with time constants rounded to integers; ours never changes."""
 
     def _process_post_spikes(self, s_in_bap: np.ndarray) -> None:
         """Record nothing where nothing fired, which is always: our neurons send no bap."""

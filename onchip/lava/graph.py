@@ -157,7 +157,7 @@ class Builder:
 
     @property
     def rule(self) -> Rule:
-        """How the network learns."""
+        """Return the rule by which the network learns."""
         return self.network.rule
 
     def turn(self, phase: int) -> Turn:

@@ -78,7 +78,7 @@ class Schedule:
 
     @property
     def latency(self) -> int:
-        """K, the Lava steps from a time step's spikes to its last message."""
+        """Return K, the number of Lava steps from the spikes of a time step to its last message."""
         return self.backbone + latency(self.hidden_layers, self.feedback == "layerwise")
 
     def backbone_phase(self, layer: int) -> int:
@@ -88,7 +88,7 @@ class Schedule:
 
     @property
     def epoch(self) -> int:
-        """Lava steps from one learning epoch, and one time step, to the next."""
+        """Return the number of Lava steps between the starts of two learning epochs, and so of two time steps."""
         return 1 if self.pipelined else self.latency
 
     def period(self, num_steps: int) -> int:

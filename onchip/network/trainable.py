@@ -64,7 +64,7 @@ class Plan:
         return self.schedule(rule).period(self.chip.num_steps)
 
     def resolution(self, layer: int) -> float:
-        """Weight steps (LSB) per threshold, or per logit of 1 at the readout."""
+        """Return the number of weight units in a threshold, or at the readout in a logit of 1."""
         full = self.logit_scale if layer == len(self.hidden) else self.hidden[layer].vth
         return full / 2.0 ** self.dense[layer].weight_exp
 
@@ -73,7 +73,7 @@ class Plan:
         return self.slow[layer] if layer < len(self.slow) else None
 
     def trace_decay(self, layer: int, rule: Rule = DEFAULT) -> float:
-        """λ of the presynaptic trace: the post neuron's or S-TLLR's λ_pre; 0 for the readout, which has no memory."""
+        """Return λ of the presynaptic trace: that of the postsynaptic neuron, or S-TLLR's λ_pre; 0 for the readout."""
         own = rule.lambda_pre
         return 0.0 if layer == len(self.hidden) else self.decay[layer] if own is None else own
 

@@ -103,4 +103,4 @@ def figure(found: dict[str, Any]) -> Any:
         "frozen": (curve["samples"], curve["accuracy_frozen"]),
     }
     picture = plots.curves(series, x_label="samples of the stream", y_label="right answers (%)", percent=True)
-    return report.Figure(picture, "Every point: the samples since the point before, answered before they were learnt.")
+    return report.Figure(picture, "Each point: the samples since the previous point, answered before they were learnt.")

@@ -42,7 +42,7 @@ def write(folder: Path, scenario: Scenario, result: LearningResult, summary: dic
         temporary.write_text(json.dumps(summary["curve"], indent=1), encoding="utf-8")
     pairs = _weights(scenario.chip, chip)
     figures = [
-        report.Figure(plots.curves(_series(summary), **labels), "Every point: test images, weights frozen."),
+        report.Figure(plots.curves(_series(summary), **labels), "Each point: all test samples, weights frozen."),
         report.Figure(
             plots.weight_histograms(pairs, ("before", "learnt"), "integer units"), "Weights before and after learning."
         ),

@@ -52,29 +52,31 @@ def from_arrays(
     Parameters
     ----------
     x
-        images ``(n, *shape)``: floats in [0, 1], or uint8, which are kept and read as floats, divided by 255; features
-        ``(n, F)`` in any unit. With a time axis, frames ``(n, T, *shape)``: uint8 and bool stay what they are (bool
-        becomes uint8), other integers of 0 and 1 become uint8, other numbers float32
+        Images ``(n, *shape)``, floats in [0, 1], or uint8, which stay bytes and are read as floats divided by 255;
+        or features ``(n, F)`` in any unit. With a time axis, frames ``(n, T, *shape)``: uint8, bool and integers of 0
+        and 1 become uint8, other numbers float32
     y
-        ``(n,)``: integers 0 … classes − 1, or names
+        labels ``(n,)``: integers 0 … classes − 1, or names
     x_test, y_test
-        the test samples; without them ``test_share`` of each class is taken from x, drawn with ``seed``
+        the test samples. Without them, the share ``test_share`` of each class is taken from x, drawn with ``seed``
     gaps
         samples with NaN or infinity are refused (``"refuse"``), or left out and counted in ``notes`` (``"skip"``)
     num_classes
-        0: as many as the labels show
+        number of classes; 0: the largest label plus 1
     time_axis
-        whether x has one; or which axis it is (1: the first behind the samples'). None: integers that are all 0 or 1
-        have one (spikes), and uint8 of five dimensions; other arrays have none. ``notes`` say what was found
+        True or False: whether x has a time axis. An integer: the time axis (1: the first after that of the samples).
+        None: integers that are all 0 or 1 have one (spikes), and uint8 arrays of five dimensions; other arrays have
+        none. ``notes`` say which case it was
     dt
-        seconds per time step; it implies a time axis
+        seconds per time step; implies a time axis
     class_names
-        one per class
+        the names of the classes
 
     Raises
     ------
     UsageError
-        for arrays that do not fit together, NaN, images outside [0, 1], labels outside the classes, empty halves
+        for arrays that do not fit together, NaN, images outside [0, 1], labels outside the classes, or a training or
+        test set without samples
     """
     where = f"{name}: "
     if (x_test is None) != (y_test is None):

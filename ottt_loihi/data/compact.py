@@ -21,7 +21,7 @@ class CompactArray(np.lib.mixins.NDArrayOperatorsMixin, ABC):
     @property
     @abstractmethod
     def nbytes(self) -> int:
-        """Bytes that are kept."""
+        """Return the number of bytes in memory."""
 
     @abstractmethod
     def __getitem__(self, key: Any) -> Any:
@@ -37,12 +37,12 @@ class CompactArray(np.lib.mixins.NDArrayOperatorsMixin, ABC):
 
     @property
     def ndim(self) -> int:
-        """Axes, the samples' included."""
+        """Return the number of axes, that of the samples included."""
         return len(self.shape)
 
     @property
     def size(self) -> int:
-        """Values of all samples."""
+        """Return the number of values of all samples."""
         return math.prod(self.shape)
 
     def __len__(self) -> int:

@@ -35,7 +35,7 @@ class Layout:
     also: str = ""
 
     def describe(self, base: str | os.PathLike[str]) -> str:
-        """``a and b (or b.gz) in /data/mnist``"""
+        """Return the files in words: ``a and b (or b.gz) in /data/mnist``."""
         names = [first + (f" (or {', '.join(rest)})" if rest else "") for first, *rest in self.files.values()]
         return f"{', '.join(names)}{self.also and ' ' + self.also} in {Path(base) / self.folders[0]}"
 

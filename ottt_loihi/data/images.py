@@ -84,7 +84,7 @@ class ImageFolder:
         return np.ascontiguousarray(intensities(self._image(self.paths[index], rng))), int(self.labels[index])
 
     def read(self, indices: Iterable[int], rng: np.random.Generator | None = None) -> np.ndarray:
-        """Images float32 ``(n, 3, size, size)`` in [0, 1].
+        """Return images, float32 ``(n, 3, size, size)`` in [0, 1].
 
         Without ``rng`` the centre; with it, as for training on ImageNet, a random part (area 8 … 100 %, sides 3:4 …
         4:3) resized to size, mirrored in half of the cases.
@@ -202,7 +202,7 @@ class ImageSplit:
 
     @property
     def class_names(self) -> tuple[str, ...]:
-        """One per class."""
+        """Return the names of the classes."""
         return self.train.class_names
 
     @property

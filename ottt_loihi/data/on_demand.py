@@ -46,7 +46,7 @@ class OnDemand:
 
     @property
     def nbytes(self) -> int:
-        """Bytes that all samples together would take."""
+        """Return the number of bytes that all samples together would take."""
         return math.prod(self.shape) * self.dtype.itemsize
 
     def only(self, chosen: Any) -> OnDemand:

@@ -40,7 +40,7 @@ class SparseArray(CompactArray):
 
     @property
     def nbytes(self) -> int:
-        """Bytes that are kept."""
+        """Return the number of bytes in memory."""
         return sum(a.nbytes for a in (self.places, self.starts, self.values) if a is not None)
 
     def __getitem__(self, key: Any) -> np.ndarray:

@@ -20,23 +20,23 @@ class Split:
     ===============  ==========================================================================================
     field            meaning
     ===============  ==========================================================================================
-    x_train, x_test  ``(n, *input_shape)``: float32, images in [0, 1], features in any unit; or with ``time_axis`` one
+    x_train, x_test  float32 ``(n, *input_shape)``: images in [0, 1], or features in any unit. With ``time_axis`` one
                      frame per time step, ``(n, T, *input_shape)``: uint8 counts (0 and 1 are spikes), or float32.
-                     Images of bytes are kept as a :class:`~ottt_loihi.data.pixels.PixelArray`, few events as a
-                     :class:`~ottt_loihi.data.sparse.SparseArray`; both are read like arrays
+                     Images of bytes are a :class:`~ottt_loihi.data.pixels.PixelArray`, and frames with few events a
+                     :class:`~ottt_loihi.data.sparse.SparseArray`; both can be used like arrays
     y_train, y_test  labels, int64 ``(n,)``, 0 … num_classes − 1
-    num_classes      all classes of the data set, whether the samples show them or not; 0: those they show
-    time_axis        True: x has a time axis after the samples' and is not to be rate coded
-    name             of the data set
-    class_names      one per class, or empty
-    notes            what the loader changed or left out, in sentences for people: clipped events and the like
-    dt               seconds per time step, or None where it is not known
+    num_classes      number of classes of the data set, also of those without samples; 0: the largest label plus 1
+    time_axis        whether the second axis of x is time; then x is not rate coded
+    name             name of the data set
+    class_names      names of the classes, or empty
+    notes            sentences about what the loader changed or left out, such as clipped events
+    dt               seconds per time step; None: unknown
     ===============  ==========================================================================================
 
     Raises
     ------
     UsageError
-        for arrays that do not belong together, labels that are no integers or outside the classes
+        for arrays that do not fit together, or labels that are no integers or outside the classes
     """
 
     x_train: SampleArray

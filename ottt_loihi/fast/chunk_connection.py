@@ -72,7 +72,7 @@ class ChunkConnection:
         return self.wide and _events().count(memory(x).numpy()) <= part * x.numel()
 
     def product(self, x: Tensor, few: bool) -> Tensor:
-        """``I = W·x + b`` of every row."""
+        """Return ``I = W·x + b`` for every row."""
         if not few:
             bias = None if self.bias is None else self.bias.to(self.kind)
             return self.module.product(x.to(self.kind), self.weight.to(self.kind), bias).to(x.dtype)
@@ -88,7 +88,7 @@ class ChunkConnection:
         return out
 
     def gradients(self, g: Tensor, x: Tensor, wanted: tuple[bool, bool]) -> tuple[Tensor | None, Tensor | None]:
-        """``∂L/∂x = Wᵀ·g`` of every row and ``Σ g·xᵀ``, those of them that are wanted."""
+        """Return ``∂L/∂x = Wᵀ·g`` of every row and ``Σ g·xᵀ``, or None for the one that is not needed."""
         return gradients_in(self.kind, self.module, g, x, self.weight, wanted)
 
     def add_events(self, g: Tensor, x: Tensor, rows: Tensor) -> None:
@@ -99,7 +99,7 @@ class ChunkConnection:
             _events().add_outer(*arrays(x, g, rows.view(-1, len(self.weight))))
 
     def of_rows(self, gradient: Tensor) -> Tensor:
-        """A gradient in the order of ``rows`` in that of ``weight``."""
+        """Return a gradient with axes ordered as in ``rows`` with axes ordered as in ``weight``."""
         if isinstance(self.module, Conv2d):
             kernel, inputs, outputs = self.module.kernel_size, self.module.in_channels, self.module.out_channels
             patches = gradient.view(kernel, inputs, kernel * outputs).numpy()
@@ -107,7 +107,7 @@ class ChunkConnection:
         return gradient.view(-1, len(self.weight)).t()
 
     def of_weight(self, gradient: Tensor) -> Tensor:
-        """A gradient in the order of ``weight`` in that of ``weights.weight``."""
+        """Return a gradient with axes ordered as in ``weight`` with axes ordered as in ``weights.weight``."""
         if isinstance(self.module, Conv2d) or self.image is None:
             return gradient
         channels, height, width = self.image
@@ -143,7 +143,7 @@ class Learning:
         self.bias: Tensor | None = None
 
     def lengths(self, steps: int) -> np.ndarray:
-        """Λ_t of the next steps."""
+        """Return Λ_t of the next time steps."""
         found = []
         for _ in range(steps):
             self.length = 1.0 + self.connection.beta * self.length

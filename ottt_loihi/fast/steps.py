@@ -98,7 +98,7 @@ class Steps:
 
     @property
     def membranes(self) -> list[Tensor]:
-        """v of every block."""
+        """Return v of every block."""
         return [memory.v for memory in self.neurons.values()]
 
     def learn(self, labels: Tensor, loss: Loss, learning: set[int], weights_change: bool = False) -> Iterator[Step]:

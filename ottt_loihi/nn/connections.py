@@ -130,7 +130,7 @@ class Connection(Shaped):
 
     @property
     def fan_in(self) -> int:
-        """Inputs of one output."""
+        """Return the number of inputs of one output."""
         return math.prod(self.weight.shape[1:])
 
     def settings(self) -> dict[str, Any]:
@@ -146,7 +146,7 @@ class Connection(Shaped):
         }
 
     def reset_parameters(self, generator: torch.Generator | None = None) -> None:
-        """Weights uniform in ±gain/√fan_in, bias 0."""
+        """Draw weights uniformly from ±gain/√fan_in, and set the bias to 0."""
         if self.weight.is_meta:  # only the shapes are wanted (checkpoint.load)
             return
         bound = self.INITIAL_GAIN / math.sqrt(self.fan_in)
@@ -156,7 +156,7 @@ class Connection(Shaped):
                 self.bias.zero_()
 
     def effective(self) -> Weights:
-        """``(c·κ·Ŵ, c·b)``, differentiable towards the parameters; the parameters themselves where nothing scales."""
+        """Return ``(c·κ·Ŵ, c·b)``, differentiable; the parameters themselves if no option scales them."""
         weight, bias = self.weight, self.bias
         if self.gain is not None:
             weight = standardize(weight, self.gain)

@@ -60,7 +60,7 @@ class CurrentBased(Neuron):
 
     @torch.no_grad()
     def sensitivities(self, past: Memory, v: Tensor) -> Memory:
-        """Carry p, q, r and z on by one step; v, c and s are those before it."""
+        """Advance p, q, r and z by one step; v, c and s are the values before this step."""
         alpha, beta = self.decays()
         zero = torch.zeros_like(v)
         if self._clears():

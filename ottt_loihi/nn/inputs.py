@@ -16,14 +16,14 @@ from ottt_loihi.errors import UsageError
 
 @dataclass(frozen=True, eq=False)
 class ConstantInput:
-    """One frame that is shown at every time step (direct coding); it stands for a ``(batch, T, *input_shape)`` tensor.
+    """An input that is the same in every time step (direct coding), in place of a ``(batch, T, *input_shape)`` tensor.
 
     Attributes
     ----------
     frame
-        ``(batch, *input_shape)``
+        the values of every time step, ``(batch, *input_shape)``
     num_steps
-        T ≥ 1
+        number of time steps, T ≥ 1
     """
 
     frame: Tensor
@@ -34,7 +34,7 @@ class ConstantInput:
 
     @property
     def shape(self) -> torch.Size:
-        """``(batch, T, *input_shape)``."""
+        """Return the shape of the tensor that it stands for: ``(batch, T, *input_shape)``."""
         return torch.Size((len(self.frame), self.num_steps, *self.frame.shape[1:]))
 
     def __len__(self) -> int:

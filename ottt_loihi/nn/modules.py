@@ -30,7 +30,7 @@ class ModuleState(NamedTuple):
 
     @property
     def membranes(self) -> list[Tensor]:
-        """v of every layer of neurons."""
+        """Return v of every layer of neurons."""
         return [step.v for step in self.steps]
 
 

@@ -32,7 +32,7 @@ class NetworkState(NamedTuple):
 
     @property
     def membranes(self) -> list[Tensor]:
-        """v of every block."""
+        """Return v of every block."""
         return [block.v for block in self.blocks]
 
     def sent(self, source: int) -> Tensor:
@@ -58,7 +58,7 @@ class Run:
 
     @property
     def predictions(self) -> Tensor:
-        """int64 ``(batch,)``: the class with the highest score."""
+        """Return the class with the highest score, int64 ``(batch,)``."""
         return self.scores.argmax(dim=1)
 
 
@@ -105,11 +105,11 @@ class Network(nn.Module):
 
     @property
     def num_classes(self) -> int:
-        """Number of outputs."""
+        """Return the number of outputs."""
         return self.readout.out_features
 
     def connections(self) -> Iterator[Any]:
-        """Every connection, the readout last."""
+        """Return every connection, the readout last."""
         for block in self.blocks:
             yield from block.connections
         yield self.readout
@@ -127,7 +127,7 @@ class Network(nn.Module):
             self.provenance["weight_bits"] = weight_bits
 
     def fan_out(self) -> list[float]:
-        """Synapses that a spike reaches, on average: of the input first, then of every block."""
+        """Return the mean number of synapses that a spike reaches: for the input, then for every block."""
         shapes = [self.input_shape, *(block.shape for block in self.blocks)]
         fan_out = [0.0] * len(shapes)
         for index, block in enumerate(self.blocks):
@@ -223,7 +223,7 @@ class Network(nn.Module):
         _fitting(self.readout, shape, "readout")
 
     def forward(self, x: Input) -> Tensor:
-        """Scores, ``(batch, classes)``, of spikes ``(batch, T, *input_shape)``; differentiable (BPTT)."""
+        """Return the scores ``(batch, classes)`` of spikes ``(batch, T, *input_shape)``; differentiable (BPTT)."""
         return self.run(x).scores
 
     def run(self, x: Input, record: Iterable[str] = (), paths: GradientPaths = BPTT) -> Run:

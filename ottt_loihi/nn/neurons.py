@@ -311,7 +311,7 @@ class DSRNeuron(Neuron):
 
     @property
     def gain(self) -> float:
-        """Of the clamp: dô/dÎ between its bounds."""
+        """Return the gain of the clamp: dô/dÎ between its bounds."""
         return 1.0 if self.kind == "if" else 1 / self.tau
 
     @property
@@ -320,7 +320,7 @@ class DSRNeuron(Neuron):
         return self.v_threshold if self.kind == "if" else self.v_threshold / self.dt
 
     def forward(self, current: Tensor, v: Tensor | None = None, paths: GradientPaths = BPTT) -> LIFStep:
-        """One step; s holds 0 or the amplitude, and no gradient runs through it."""
+        """Compute one time step. s is 0 or the amplitude of a spike, and carries no gradient."""
         if self.training and current.requires_grad:
             raise UsageError('DSR neurons have no surrogate gradient; use --rule dsr, or rule.name = "dsr"')
         with torch.no_grad():

@@ -140,7 +140,7 @@ class SlayerSynapse(_Holder, Shaped):
 
     @property
     def weight(self) -> Tensor:
-        """Before rounding, as SLAYER keeps it: (out, in, height, width, 1)."""
+        """Return the weight before rounding, in the shape of SLAYER: (out, in, height, width, 1)."""
         return torch.ones(1, 1) if self.own is None else self.own.weight
 
     def output_shape(self, input_shape: tuple[int, ...]) -> tuple[int, ...]:

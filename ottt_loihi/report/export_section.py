@@ -70,8 +70,9 @@ def _quantisation_table(export: Export) -> report.Table:
             + [_range(r.scale, ".1f"), _range(r.vth, "d"), str(r.clipped), str(r.zeroed), f"{r.rms_error:.2%}"]
             for r in export.quantized.layers
         ],
-        "scale: integer units per float unit; scale, vth: from–to where each channel has its own; clipped, zeroed: "
-        f"numbers of weights; rms error: relative. Rounding moved thresholds by {_largest_error(export):.2%} at most.",
+        "scale: integer units per float unit. scale, vth: a range if each channel has its own value. clipped, zeroed: "
+        "numbers of weights. rms error: relative to the weights. Rounding changed a threshold by "
+        f"{_largest_error(export):.2%} at most.",
     )
 
 
@@ -111,7 +112,8 @@ def _agreement_table(export: Export, found: Agreement) -> report.Table:
             [r.name, f"{f:.4f}", f"{c:.4f}", _change(f, c), f"{equal:.3%}", f"{silent:,}", f"{always:,}"]
             for r, f, c, equal, silent, always in rows
         ],
-        "Spike rate: spikes per neuron and step; silent, always firing: neurons on the chip, in all samples. "
+        "Spike rate: spikes per neuron and step. silent, always firing: neurons that never fire on the chip, or in "
+        "every step, in all samples. "
         + (f"First differing spike: {found.first}. " if found.first else "No spike differs. ")
         + (_UNTRACED if found.first and export.trained is not None and export.causes is None else "")
         + f"Float membranes exactly on the threshold: {found.ties}. Overflows: {overflows or 'none'}.",
@@ -123,13 +125,13 @@ def _causes_table(found: Causes, fitted: bool) -> report.Table:
         [stage.name if not index else f"+ {stage.name}", f"{stage.spikes:.3%}", f"{stage.predictions:.2%}"]
         for index, stage in enumerate(found.stages)
     ]
-    last = "sums and states in whole numbers" + (", decays that fit the registers" if fitted else "")
+    last = "sums and states as integers" + (", decays that fit the registers" if fitted else "")
     rows.append([f"+ {last}: the chip", "0.000%", "0.00%"])
     return report.Table(
         "Why spikes differ",
-        ["trained network with the chip's", "spikes that differ>", "predictions that differ>"],
+        ["trained network with the chip's …", "spikes that differ>", "predictions that differ>"],
         rows,
-        f"Against the chip, on {found.samples} samples. Each row rounds one thing more as the chip does.",
+        f"Compared with the chip on {found.samples} samples. Each row rounds one more quantity, as on the chip.",
     )
 
 
@@ -142,7 +144,7 @@ def _class_table(export: Export, found: Agreement) -> report.Table:
     note = f"Balanced accuracy {in_float.balanced_accuracy:.2%} in float, {on_chip.balanced_accuracy:.2%} on the chip."
     if on_chip.warning:
         note += f" On the chip {on_chip.warning}."
-    columns = ["class", "samples>", "recall, float>", "recall, chip>", "taken for most often on the chip"]
+    columns = ["class", "samples>", "recall, float>", "recall, chip>", "most frequent wrong class on the chip"]
     return report.Table("Recall of each class", columns, rows, note)
 
 
@@ -155,7 +157,7 @@ def _budget_note(export: Export) -> str:
             "(docs/hardware.md). "
         )
     if found.target != "loihi1":
-        note += "Cores are counted as Loihi 1's; Loihi 2's axon limits and synapse layout are not public. "
+        note += "Cores are counted with Loihi 1's limits: Loihi 2's axon limits and synapse layout are not public. "
     if used is not None:
         note += (
             f"A sample takes {used.spikes:,.0f} spikes and {used.synaptic_operations:,.0f} synaptic operations, an "
@@ -163,7 +165,8 @@ def _budget_note(export: Export) -> str:
             "no routing, no leakage, no host). "
         )
     if found.registers:
-        note += f"Registers that the chip may not have: {'; '.join(map(str, found.registers))}; --fit-registers. "
+        note += f"Registers that the chip may not have: {'; '.join(map(str, found.registers))}. "
+        note += "--fit-registers rounds them. "
     if export.fitted is not None:
         note += f"Fitted {export.fitted}. "
     return note + " ".join(f"Warning: {v}." for v in found.violations)

@@ -110,7 +110,7 @@ class Rule(ABC):
     def learn_batch(
         self, net: Network, x: Input, labels: Tensor, loss: Loss, optimizer: torch.optim.Optimizer
     ) -> BatchResult:
-        """:meth:`train_batch` of a batch that has been checked."""
+        """Do :meth:`train_batch` for a batch that has been checked."""
         optimizer.zero_grad()
         self.before_batch(net)
         result = self.add_gradients(net, x, labels, loss)
@@ -119,7 +119,7 @@ class Rule(ABC):
         return result
 
     def add_gradients(self, net: Network, x: Input, labels: Tensor, loss: Loss) -> BatchResult:
-        """:meth:`backward` of a batch that has been checked."""
+        """Do :meth:`backward` for a batch that has been checked."""
         done = self.accumulate(net, x, labels, loss)
         require_finite(net, done.losses, done.membranes)
         return BatchResult(done.losses.sum(), done.scores)
@@ -170,7 +170,7 @@ class Rule(ABC):
         return {}
 
     def restore(self, tensors: Mapping[str, Tensor]) -> None:
-        """Go on with :meth:`tensors` of an earlier run; ValueError where they are none of this rule's."""
+        """Set the state to :meth:`tensors` of an earlier run. Raises ValueError if they belong to another rule."""
         if tensors:
             raise ValueError(f"rule {self.name} has no tensors of its own, found {', '.join(tensors)}")
 

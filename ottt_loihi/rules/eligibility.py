@@ -40,7 +40,7 @@ class State(NamedTuple):
 
     @property
     def membranes(self) -> list[Tensor]:
-        """v of every block."""
+        """Return v of every block."""
         return [layer.block.v for layer in self.layers]
 
     def sent(self, source: int) -> Tensor:

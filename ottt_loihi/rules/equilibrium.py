@@ -57,7 +57,7 @@ class Equilibrium:
     o: Tensor  # the readout
 
     def transposed(self, beta: Sequence[Tensor]) -> tuple[Tensor, ...]:
-        """Jᵀβ: errors go backwards through the weights that the spikes came through."""
+        """Return Jᵀβ: the error, sent backwards through the weights of the loop."""
         currents, errors = with_graph(self.currents, self.gated(beta))
         found = torch.autograd.grad(
             currents, self.rates, errors, retain_graph=True, allow_unused=True, materialize_grads=True
@@ -65,11 +65,11 @@ class Equilibrium:
         return tuple(found)
 
     def gated(self, beta: Sequence[Tensor]) -> tuple[Tensor, ...]:
-        """m⊙β/θ: what an error is worth as a gradient of the current."""
+        """Return m⊙β/θ: the gradient with respect to the current that follows from the error β."""
         return tuple(torch.where(m, b, 0) / theta for m, b, theta in zip(self.open, beta, self.thresholds))
 
     def output_error(self, loss: Tensor) -> tuple[Tensor, ...]:
-        """g = ∂L/∂a, through the readout alone."""
+        """Return g = ∂L/∂a, through the readout only."""
         return torch.autograd.grad(loss, self.rates, retain_graph=True, allow_unused=True, materialize_grads=True)
 
     def add_gradients(self, net: Network, loss: Tensor, beta: Sequence[Tensor]) -> None:

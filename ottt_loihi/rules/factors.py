@@ -41,12 +41,12 @@ class Factors:
 
     @property
     def post(self) -> Tensor:
-        """``f(u[t])·δ[t]`` (+ stream) = ∂L[t]/∂I[t]."""
+        """Return ``f(u[t])·δ[t]``, plus the gradient of a residual stream: ∂L[t]/∂I[t]."""
         product = self.surrogate * self.error
         return product if self.stream is None else product + self.stream
 
     def gradient(self) -> Tensor:
-        """This step's gradient of the effective weight: post ⊗ trace, summed over the batch (and over the image)."""
+        """Return this step's gradient of the effective weight: post ⊗ trace, summed over the batch (and the image)."""
         weight = self.connection.effective().weight.detach().requires_grad_()
         with torch.enable_grad():  # the product is linear in the weight, so this is post ⊗ trace and nothing else
             current = self.connection.after(self.connection.product(self.trace, weight, None))

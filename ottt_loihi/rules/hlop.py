@@ -46,7 +46,7 @@ class Subspace:
         return self.fixed > 0
 
     def grow(self, count: int, like: Tensor, generator: torch.Generator) -> None:
-        """Begin a task: ``count`` new rows, orthonormal among themselves and to the old ones."""
+        """Begin a task: draw ``count`` new rows, orthonormal to one another and to the old rows."""
         old = self.rows.to(like)
         start = torch.randn(like.shape[1], count, generator=generator, dtype=torch.float64).to(like)
         basis = torch.linalg.qr(old.t()).Q  # old rows are as orthonormal as learning has made them
@@ -65,7 +65,7 @@ class Subspace:
         return self.project(x)
 
     def project(self, x: Tensor) -> Tensor:
-        """``x − H_oldᵀ·(H_old·x)``."""
+        """Return ``x − H_oldᵀ·(H_old·x)``."""
         if not self.protects:
             return x
         old = self.rows[: self.fixed]
@@ -132,7 +132,7 @@ class HLOP:
         self.settled = False  # the optimiser of this task has been seen to begin without momentum
 
     def end_task(self) -> None:
-        """Keep what this task's inputs span, for good."""
+        """Protect the subspace of this task's inputs from now on."""
         for subspace in self.subspaces:
             subspace.fixed, subspace.velocity = len(subspace.rows), subspace.velocity[:0]
         self.tasks, self.settled = self.tasks + 1, False
@@ -202,7 +202,7 @@ class HLOP:
         return kept
 
     def restore(self, tensors: Mapping[str, Tensor]) -> None:
-        """Go on with :meth:`tensors` of an earlier run; ValueError where they are no subspaces of these settings."""
+        """Set the state to :meth:`tensors` of an earlier run. Raises ValueError if they do not fit these settings."""
         numbers = tensors.get("hlop.numbers", torch.zeros(0)).tolist()
         fixed = [int(n) for n in numbers[2:]]
         names = {f"hlop.{index}.{part}" for index in range(len(fixed)) for part in ("rows", "velocity")}

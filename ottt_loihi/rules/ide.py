@@ -83,7 +83,7 @@ class IDE(equilibrium.EquilibriumRule):
         return Accumulated(total.detach(), found.o.detach())
 
     def solve(self, found: equilibrium.Equilibrium, g: tuple[Tensor, ...]) -> Solution:
-        """β, to the rule's tolerance; otherwise the error or warning that was asked for."""
+        """Return β to the rule's tolerance. If it is not reached, raise or warn as the settings say."""
 
         def product(beta: Tensor) -> Tensor:
             return equilibrium.flat(found.transposed(equilibrium.split(beta, found.rates)))

@@ -68,8 +68,9 @@ class SAFF(Rule):
 
         I* = W·a_pre + b           ∂a/∂I* = 1 if 0 < I* < Vth else 0           L = loss(W_out·a + b_out)
 
-    That is the gradient of the spike representation, a = clamp(I*/Vth, 0, 1), times Vth for every layer of neurons
-    between a weight and the output. Feed-forward networks with ``reset="subtract"`` and one λ.
+    I* is the weighted input of a layer, computed from the rates a_pre of the layer before. The gradient is that of the
+    rates a = clamp(I*/Vth, 0, 1), times Vth for every layer of neurons between a weight and the output. The network
+    must be feed-forward, with ``reset="subtract"`` and one λ for all neurons.
     """
 
     name: ClassVar[str] = "saf-f"

@@ -38,22 +38,25 @@ class SPIDE(equilibrium.EquilibriumRule):
 
         u += Jᵀ·s[t−1] + g      s = θ_b·(H(u − θ_b/2) − H(−u − θ_b/2))      u −= s      β = mean_t s
 
-    for ``backward_steps`` T_b steps; g is the gradient of a sample's loss times ``loss_scale``, by which β is divided
-    again (the released code's 100 multiplies the mean over 128 samples, 0.8 here). On a chip: a neuron for each sign,
-    the forward weights wired backwards, m a gate (0 < a < 1, which the forward spikes tell), two phases and two
-    counters; ``∂L/∂W = (m⊙β/θ)·a_preᵀ`` is a product of the two phases' rates.
+    The second phase has ``backward_steps`` steps. g is the gradient of a sample's loss times ``loss_scale``; β is
+    divided by ``loss_scale`` at the end. ``∂L/∂W = (m⊙β/θ)·a_preᵀ`` is a product of the rates of both phases. A chip
+    would need a neuron for each sign, the transposed forward weights, the gate m (1 where 0 < a < 1) and two counters.
 
-    In the paper forward neurons fire at θ/2 and subtract θ: the same spikes come from ``v_init = v_threshold/2``
-    (exactly for λ = 1). ``spikes`` counts those of the last batch, forward and backward.
+    In the paper, forward neurons fire at θ/2 and subtract θ. ``v_init = v_threshold/2`` gives the same spikes (exactly
+    for λ = 1). The attribute ``spikes`` has the numbers of spikes of the last batch, forward and backward.
 
     Parameters
     ----------
+    backward_steps
+        number of steps of the backward phase
+    loss_scale
+        factor of g. The 100 of the released code multiplies the mean over 128 samples, which is 0.8 here
     backward_threshold
         θ_b/2
     max_norm
         as in IDE
     not_converged
-        ``"stop"`` or ``"continue"`` where the largest rate is not enough
+        ``"stop"``, or ``"continue"`` with a warning, if too many neurons fire at every step, or none fires
     """
 
     name: ClassVar[str] = "spide"

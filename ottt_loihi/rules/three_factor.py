@@ -153,16 +153,16 @@ class ThreeFactorLoop:
 
     @property
     def num_layers(self) -> int:
-        """Number of weight matrices, the readout's included."""
+        """Return the number of weight matrices, that of the readout included."""
         return len(self.weights)
 
     @property
     def backward_weights(self) -> list[np.ndarray]:
-        """Matrices that bring the error of a layer to the one before, of every layer but the first."""
+        """Return the matrix of every layer except the first that sends the error to the previous layer."""
         return self.weights[1:]
 
     def start(self) -> None:
-        """Forget the sample: membranes and traces at rest."""
+        """Set membranes and traces to 0, as before a sample."""
         self.v: list[np.ndarray] = [np.zeros(1)] * (self.num_layers - 1)
         self.trace: list[np.ndarray] = [np.zeros(1)] * self.num_layers
         self.bias_trace = 0.0

@@ -125,23 +125,23 @@ class Callback:
     """
 
     def on_start(self, fit: Fit) -> None:
-        """Before the first batch; after the state has been read, where a run is resumed."""
+        """Called before the first batch. If a run is resumed, its state has been read."""
 
     def on_batch_end(self, fit: Fit) -> None:
-        """After each batch: ``fit.progress.batch`` of this epoch are done."""
+        """Called after each batch. ``fit.progress.batch`` is the number of finished batches of this epoch."""
 
     def on_epoch_end(self, fit: Fit) -> None:
-        """After each epoch: ``fit.progress.history[-1]``."""
+        """Called after each epoch, whose results are ``fit.progress.history[-1]``."""
 
     def on_end(self, fit: Fit) -> None:
-        """At the end, however it came: close what is open."""
+        """Called at the end of a run, also after an error. Close open files here."""
 
     def state_dict(self) -> dict[str, Any]:
         """Return what a resumed run needs: numbers, texts, lists, dicts and tensors."""
         return {}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on with :meth:`state_dict` of an earlier run."""
+        """Set the state to :meth:`state_dict` of an earlier run."""
 
 
 class ProgressBar(Callback):

@@ -31,7 +31,7 @@ class Retention:
 
     @property
     def average(self) -> float:
-        """Mean over all tasks, after the last one."""
+        """Return the mean accuracy over all tasks, after the last task."""
         return float(self.accuracy[-1].mean())
 
     @property

@@ -31,16 +31,16 @@ class Group:
         return self.rank == 0
 
     def part(self, chosen: np.ndarray) -> np.ndarray:
-        """This process' samples of a batch; one without a share of its own gets a sample of weight 0."""
+        """Return the samples of a batch for this process. A process without a share gets one sample of weight 0."""
         mine = chosen[self.rank :: self.size]
         return mine if len(mine) else chosen[:1]
 
     def begin(self, samples: int) -> None:
-        """Begin a batch of so many samples, of all processes together."""
+        """Begin a batch. The number of samples is that of all processes together."""
         self.weight = len(range(self.rank, samples, self.size)) / samples
 
     def attach(self, optimizer: torch.optim.Optimizer) -> list[Any]:
-        """Average the gradients over the processes before every step of the optimiser; return handles that end it."""
+        """Average gradients over processes before each step of the optimiser; return handles that remove the hooks."""
         if self.size == 1:
             return []
         return [optimizer.register_step_pre_hook(lambda optimizer, args, kwargs: self._reduce(optimizer))]
@@ -53,7 +53,7 @@ class Group:
                     distributed.broadcast(tensor, 0)
 
     def sum(self, *numbers: float) -> list[float]:
-        """Sums over all processes."""
+        """Return the sums over all processes."""
         if self.size == 1:
             return list(numbers)
         total = torch.tensor(numbers, dtype=torch.float64)

@@ -76,7 +76,7 @@ class Samples(ABC):
 
     @property
     def num_steps(self) -> int:
-        """T of a sample with a time axis, else the network's."""
+        """Return T of a sample with a time axis, otherwise T of the network."""
         return self.sample_shape[0] if self.time_axis else self.net.time_steps
 
     @abstractmethod
@@ -92,7 +92,7 @@ class Samples(ABC):
         return {}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on with :meth:`state_dict` of an earlier run."""
+        """Set the state to :meth:`state_dict` of an earlier run."""
         if state:
             raise ValueError(f"{self.where} has no state, found {', '.join(map(str, state))}")
 

@@ -277,7 +277,7 @@ class Trainer:
         return fit.progress.history
 
     def open(self, train: Any, y: Any = None, validation: Any = None, test: Any = None) -> None:
-        """Find out what the samples are, how they become spikes, and keep it with the network."""
+        """Determine the kind of the samples and their encoding, and store both with the network."""
         names: tuple[str, ...] = ()
         if isinstance(train, (Split, ImageSplit)):
             if y is not None:

@@ -76,7 +76,7 @@ class Recording:
         return layer in self.recorded.get(name, ())
 
     def add(self, name: str, layer: int, states: np.ndarray, order: np.ndarray | None, begin: int, part: slice) -> None:
-        """Keep states ``(samples, steps, neurons)``, neurons in ``order``, of samples ``part`` from step ``begin``."""
+        """Store states ``(samples, steps, neurons)`` of samples ``part`` from step ``begin``; neurons in ``order``."""
         target = self.states[name][layer]
         row = begin + (layer + 1 if self.shifted else 0)
         count = min(states.shape[1], self.steps - row)

@@ -54,7 +54,7 @@ class Result:
 
     @property
     def predictions(self) -> np.ndarray:
-        """int64 ``(batch,)``: the class with the highest score (the first of equals)."""
+        """Return the class with the highest score (the first of equal ones), int64 ``(batch,)``."""
         return self.scores.argmax(axis=1)
 
 

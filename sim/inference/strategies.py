@@ -56,13 +56,13 @@ class Messages:
             yield self.graded
 
     def keep_history(self, steps: int) -> None:
-        """After a window of ``steps`` steps: its end becomes the next window's history."""
+        """Make the end of a window of ``steps`` steps the history of the next window."""
         if self.history:
             for array in self._arrays():
                 array[:, : self.history] = array[:, steps : steps + self.history].copy()
 
     def logical(self, begin: int, end: int) -> np.ndarray:
-        """Rows ``begin`` to ``end``, ``(samples, rows, size)``, in the order of ``layer.shape``."""
+        """Return rows ``begin`` to ``end``, ``(samples, rows, size)``, in the order of ``layer.shape``."""
         if self.graded is not None:
             return self.graded[:, begin:end]
         rows = self.bytes[:, begin:end, : self.size]

@@ -37,7 +37,7 @@ class BiasLearning:
 
     @cached_property
     def scale(self) -> tuple[np.ndarray, int]:
-        """(m_t int64 ``(T,)``, s).
+        """Return m_t, int64 ``(T,)``, and the shift s.
 
         Raises
         ------

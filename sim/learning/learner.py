@@ -174,7 +174,7 @@ class Learner:
         }
 
     def assign(self, samples: int, variables: Mapping[str, np.ndarray]) -> None:
-        """Go on from a state after so many samples, named as in :meth:`variables`: Lava's, or another learner's.
+        """Set the variables, named as in :meth:`variables`, and the number of samples: from Lava, or another learner.
 
         Raises
         ------
@@ -274,9 +274,9 @@ class Learner:
 
     @classmethod
     def load(cls, path: str | os.PathLike[str], *networks: LearningNetwork) -> Learner:
-        """Go on where :meth:`save` stopped: the same weights as without a stop.
+        """Return a learner in the state of :meth:`save`. It learns the same weights as without a stop.
 
-        A state of version 0.1 goes on with the defaults of that version, which are then in the learner's ``network``.
+        A state of version 0.1 continues with the defaults of that version; the learner's ``network`` contains them.
 
         Parameters
         ----------

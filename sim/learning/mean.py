@@ -42,7 +42,7 @@ class RunningMean:
         return copy(self)  # ``move`` makes new weights
 
     def move(self, weights: Sequence[np.ndarray]) -> None:
-        """Take a point: the present weights, integers −256 … 255."""
+        """Move the mean towards the present weights, integers −256 … 255."""
         wide = [w.astype(np.int32) << FRACTION_BITS for w in weights]
         self.points += 1
         part = min(self.points, WINDOW)

@@ -105,7 +105,7 @@ class LearningNetwork:
 
     @property
     def latency(self) -> int:
-        """Lava steps from a time step's input spikes to its last message, without a frozen backbone."""
+        """Return the number of Lava steps from input spikes to last message, without a frozen backbone."""
         return latency(len(self.layers) - 1, self.layerwise)
 
     @property

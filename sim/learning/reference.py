@@ -42,7 +42,7 @@ class Run:
         self.trial = trial.fresh_trial(network.rule.usual_mistakes)
 
     def begin_sample(self, sample: int, spikes: np.ndarray, label: int, gate: bool) -> None:
-        """Every state as it is before a sample."""
+        """Set every state to its value before a sample."""
         self.spikes, self.label, self.gate = spikes, label, gate
         rule = self.network.rule
         self.halved, self.slower = integers.halvings(sample, rule.halve_every), 0
@@ -272,7 +272,7 @@ class Layer:
         self.s = np.zeros(len(self.u), bool)
 
     def advance(self, a: np.ndarray, noise: np.ndarray | int = 0) -> None:
-        """u, v, s of one step (``sim.network.LIF``); noise is added where v is compared."""
+        """Set u, v, s of one step (``sim.network.LIF``). Noise is added to v for the comparison with the threshold."""
         lif = self.part.layer
         self.u = arithmetic.current_step(self.u, a, lif.du)
         self.membrane = arithmetic.voltage_step(self.v, self.u, lif.dv, self.bias)
@@ -280,7 +280,7 @@ class Layer:
         self.v = np.where(self.s, 0, self.membrane).astype(np.int32)
 
     def send(self, delta: np.ndarray, g: np.ndarray, halved: int, slower: int = 0) -> None:
-        """y1 of ``g = f(u)·delta``, the error sent on; ``factored``: f(u) and reward stay apart till the synapse."""
+        """Set y1 of ``g = f(u)·delta``, and the error sent on. ``factored``: the synapse multiplies both factors."""
         rounded_too = delta if self.network.rule.encoding == "factored" else g
         self.reward = self.rounded("y1", -rounded_too, self.part.y1, halved)
         self.y1 = self.reward * self.surrogate
@@ -310,7 +310,7 @@ class Layer:
         return x
 
     def learnt(self, w: np.ndarray, epoch: int, seed: int, spikes: np.ndarray) -> np.ndarray:
-        """``w += x1·y1 / 2^10``, rounded at random, clipped; 0 where no synapse is. Also by a second product."""
+        """Return ``w + x1·y1 / 2^10`` (or with a second product), rounded at random, clipped; 0 without a synapse."""
         encoding, part = self.network.rule.encoding, self.part
         random: np.ndarray | int = self.weight_random[epoch]
         if share := SHARES[self.network.rule.rounding]:

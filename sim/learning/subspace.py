@@ -72,9 +72,9 @@ class Subspace:
         return replace(self, fixed=len(self.rows))
 
     def grown(self, count: int, energy: float, part: float, seed: int) -> Subspace:
-        """With ``count`` new rows that learn, orthonormal to the old ones and among themselves, drawn from ``seed``.
+        """Return a subspace with ``count`` more rows that learn, drawn from ``seed``, orthonormal to all others.
 
-        Raises :class:`UsageError` where that many directions are not left, or for a part out of range.
+        Raises :class:`UsageError` if fewer directions than ``count`` are left, or for a parameter out of range.
 
         Parameters
         ----------

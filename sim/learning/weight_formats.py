@@ -34,7 +34,7 @@ class Converted:
 
     @property
     def changed(self) -> int:
-        """Weights that stand for another number now."""
+        """Return the number of weights whose value has changed."""
         return sum(c.changed for c in self.connections)
 
 
