@@ -94,7 +94,7 @@ EQUILIBRIUM_RULES = ("ide", "spide")  # their networks compute only where feedba
 
 @dataclass(frozen=True)
 class Options:
-    """The settings of an export; the others are those of :func:`~ottt_loihi.converters.quantize.quantize.quantize`.
+    """The settings of an export, apart from those of :func:`~ottt_loihi.converters.quantize.quantize.quantize`.
 
     Attributes
     ----------

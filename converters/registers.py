@@ -83,7 +83,7 @@ class Fitted:
 
 
 def misfits(chip: ChipNetwork, limits: Limits) -> tuple[Misfit, ...]:
-    """Return what the chip's registers may not hold, one entry a register; the host's layer needs none."""
+    """Return the values that the chip's registers may not hold, one entry each, without the host's layer."""
     found = []
     for register, (lowest, highest) in _ranges(limits).items():
         extremes = [

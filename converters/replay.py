@@ -23,7 +23,7 @@ def title(place: str) -> str:
 
 
 def require(place: str) -> None:
-    """Refuse what is no place to repeat samples in, and a backend that is not there."""
+    """Refuse an unknown place to repeat samples in, and a backend that is not available."""
     from ottt_loihi.errors import UsageError
 
     if place not in PLACES:

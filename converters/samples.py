@@ -75,7 +75,7 @@ class Chosen:
         return replace(self, x=self.x[chosen], labels=labels, indices=self.indices[chosen])
 
     def coded(self, num_steps: int, seed: int = 0, input_form: str = "graded") -> np.ndarray:
-        """Return what the chip gets, ``(n, num_steps, *coded_shape)``: spikes, or messages (:func:`as_messages`)."""
+        """Return the input of the chip, ``(n, num_steps, *coded_shape)``: spikes, or messages (:func:`as_messages`)."""
         return coded(self.x, self.record, num_steps, seed, self.indices, input_form)
 
 
@@ -88,7 +88,7 @@ def choose(
     coding: str = "",
     labelled: bool = True,
 ) -> Chosen:
-    """Return ``count`` samples of a data set's part, drawn over all of it; all where there are fewer.
+    """Return ``count`` samples drawn from all samples of a data set's part; all samples if there are fewer.
 
     Parameters
     ----------
@@ -154,7 +154,7 @@ def coded(
 
 
 def drawn(samples: int, count: int) -> np.ndarray:
-    """Return the places of ``count`` of so many samples, ascending and the same every time; all if there are fewer."""
+    """Return the indices of ``count`` samples, ascending and the same in every call; all if there are fewer."""
     if count >= samples:
         return np.arange(samples)
     return np.sort(np.random.default_rng(DRAW_SEED).permutation(samples)[:count])

@@ -1,4 +1,4 @@
-"""Learning that was stopped goes on: the simulator's state in ``<name>.h5``, curve and answers in ``<name>.json``.
+"""Resuming of learning: the simulator's state is in ``<name>.h5``, curve and answers are in ``<name>.json``.
 
 The state holds weights, traces, feedback and the number of samples, which all random numbers follow from, so a resumed
 run ends in the same bits. The curve is written first: after a kill between the two it is a point ahead, and that point
@@ -85,7 +85,7 @@ class Checkpoint:
         return hashlib.sha256(packed.tobytes() + labels.astype(np.int64).tobytes()).hexdigest()
 
     def save(self, learner: Learner, curve: Sequence[tuple[int, float]], answers: Sequence[int] | None = None) -> None:
-        """Write both files, each whole or not at all; answers: of all samples so far, where they are answered."""
+        """Write both files atomically. answers: those of all samples so far, if samples are answered."""
         document = {
             "format": FORMAT,
             "version": self._version,  # a run that version 0.1 began stays one

@@ -20,7 +20,7 @@ WORSE = 0.02  # of accuracy, from before learning to after it
 
 @dataclass(frozen=True)
 class CurvePoint:
-    """Accuracy on the test data with the weights frozen, after so many samples were learnt from."""
+    """Accuracy on the test data with frozen weights, after a number of learnt samples."""
 
     samples: int
     accuracy: float
@@ -75,11 +75,11 @@ class LearningResult:
 
     @property
     def inference_chip(self) -> ChipNetwork:
-        """The network to deploy, in learning weights: the mean of the weights where there is one."""
+        """Return the network to deploy, with learning weights: their running mean, if there is one."""
         return self.chip if self.averaged is None else self.averaged
 
     def chosen(self) -> Settings:
-        """Return the settings of the run, with what it found out."""
+        """Return the settings of the run, with the values that it computed."""
         return Settings(**{f.name: self.settings[f.name] for f in fields(Settings)})
 
     @property

@@ -28,13 +28,13 @@ class UsageError(OtttError, ValueError):
 
 
 class BackendUnavailableError(OtttError, ImportError):
-    """A backend (Lava, lava-dl, Loihi 2) was asked for where it is not installed."""
+    """A backend (Lava, lava-dl, Loihi 2) is not installed."""
 
     exit_code = 2
 
 
 class FileError(OtttError, OSError):
-    """A file that cannot be read or written, or does not hold what it should."""
+    """A file cannot be read or written, or has the wrong content."""
 
     exit_code = 3
 
@@ -56,7 +56,7 @@ class TrainingError(OtttError, ArithmeticError):
 
 
 class VerificationError(OtttError, AssertionError):
-    """Two views of one network disagree; the message names the first place where they do."""
+    """Two forms of one network differ. The message names the first difference."""
 
     exit_code = 1
 

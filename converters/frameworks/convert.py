@@ -76,7 +76,7 @@ def from_module(
     approximate: bool = False,
     spikes_per_step: int | None = None,
 ) -> Network:
-    """Return the network of ours that computes what a module of another framework computes, spike for spike.
+    """Return a network of ours that has the same spikes as a module of another framework.
 
     The module is read in evaluation mode and stays as it is. It is run on zeros to see what it does, so its ``forward``
     may be anything: a ``Sequential``, one step, a loop over time. ``check.compare`` runs both and compares them.

@@ -1,4 +1,4 @@
-"""Several neurons of ours that stand for one: those of a channel lie side by side, ``(channels·K, height, width)``."""
+"""Groups of K of our neurons for one neuron of a module, adjacent in a channel: ``(channels·K, height, width)``."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def neurons_of(neurons: Neurons, group: Group, ours: tuple[int, ...]) -> nn.Modu
 
 
 def counted(spikes: Tensor, sends: tuple[float, ...], ours: tuple[int, ...]) -> Tensor:
-    """Return what the groups of ``(T, n, *ours)`` spikes count, ``(T, n, neurons)``."""
+    """Return the number of spikes in each group, ``(T, n, neurons)``, from spikes ``(T, n, *ours)``."""
     count, rest = len(sends), math.prod(ours[1:])
     parts = spikes.reshape(*spikes.shape[:2], ours[0] // count, count, rest)
     return torch.einsum("tnckr,k->tncr", parts, torch.tensor(sends, dtype=spikes.dtype)).flatten(2)

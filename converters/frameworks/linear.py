@@ -77,7 +77,7 @@ class Operation:
     shifts: bool = True
 
     def run(self, x: Tensor) -> Tensor:
-        """Return what it makes of samples ``(n, *shape)`` in float64."""
+        """Return the output for samples ``(n, *shape)``, in float64."""
         y = _run(self.node, x)
         return y if self.shifts else y - _run(self.node, torch.zeros_like(x[:1]))
 
@@ -90,7 +90,7 @@ class Chain:
     shape: tuple[int, ...]
 
     def run(self, x: Tensor) -> Tensor:
-        """Return what the chain makes of ``(n, *shape)``."""
+        """Return the output of the chain for ``(n, *shape)``."""
         for operation in self.operations:
             x = operation.run(x)
         return x

@@ -20,12 +20,12 @@ Value = float | np.ndarray  # of a layer, or one for each neuron or channel
 
 
 class Unmapped(Exception):
-    """A part that has no exact counterpart; the text says why, and the nearest thing that works."""
+    """A part without an exact counterpart. The message gives the reason and the nearest part that works."""
 
 
 @dataclass(frozen=True)
 class Group:
-    """Several neurons of ours that stand for one, all with its input and its decay, and none with a reset of its own.
+    """Several neurons of ours that replace one neuron. All have its input and its decay, and no reset.
 
     Attributes
     ----------

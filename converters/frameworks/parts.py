@@ -16,7 +16,7 @@ from ottt_loihi.nn.neurons import LIF
 
 
 def neuron_of(neurons: Neurons, target: tuple[int, ...], shape: tuple[int, ...]) -> nn.Module:
-    """Our neurons: LIF where it is one, which every engine knows, else CubaLIF."""
+    """Return our neurons: LIF if possible, because every engine supports it, otherwise CubaLIF."""
     names = ("alpha", "beta", "threshold", "v_reset", "v_init")
     alpha, beta, threshold, v_reset, v_init = (constant(getattr(neurons, name), target, shape) for name in names)
     plain = all(isinstance(value, float) for value in (alpha, beta, threshold, v_reset, v_init))
@@ -46,7 +46,7 @@ def constant(value: Any, target: tuple[int, ...], shape: tuple[int, ...]) -> flo
 
 
 def add_bias(connection: Any, bias: Any, shape: tuple[int, ...], dtype: torch.dtype, path: str) -> None:
-    """Add what the neurons add by themselves."""
+    """Add the bias of the neurons to the connection."""
     values = np.asarray(bias, np.float64)
     if not values.any():
         return

@@ -26,7 +26,7 @@ def framework_of(module: nn.Module) -> Framework | None:
 
 
 def neurons_of(net: nn.Module) -> dict[str, tuple[nn.Module, Framework]]:
-    """Return the neurons of a module by path; what is inside of one is its own affair."""
+    """Return the neurons of a module by path. Submodules of a neuron are left out."""
     found: dict[str, tuple[nn.Module, Framework]] = {}
     for path, module in net.named_modules():
         if any(path.startswith(f"{outer}.") for outer in found):

@@ -71,7 +71,7 @@ def making(dtype: torch.dtype) -> Iterator[None]:
 
 
 def first_tensor(value: Any) -> Any:
-    """Return the first tensor in what a module takes or returns."""
+    """Return the first tensor among the arguments or results of a module."""
     if isinstance(value, Mapping):
         value = list(value.values())
     if isinstance(value, (tuple, list)):

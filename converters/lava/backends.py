@@ -58,7 +58,7 @@ class Backend:
     streams: bool = False
 
     def problem(self) -> str:
-        """Return one line that says why it cannot be used here, or nothing where it can."""
+        """Return one line with the reason why the backend cannot be used here, or an empty string if it can."""
         return ""
 
     def require(self) -> None:
@@ -136,7 +136,7 @@ class LavaBackend(Backend):
         return SimulatorModels()
 
     def to_network(self, port: Any, message_bits: int) -> Any:
-        """Return the port that the network connects to for what a port of the host sends."""
+        """Return the port of the network that receives the messages of a port of the host."""
         return port
 
     def source(self, data: np.ndarray, message_bits: int) -> tuple[Any, Any]:
@@ -147,7 +147,7 @@ class LavaBackend(Backend):
         return source, self.to_network(source.s_out, message_bits)
 
     def sink(self, port: Any, steps: int, message_bits: int) -> Any:
-        """Return a process whose ``data``, ``(size, steps)``, keeps what a port sends."""
+        """Return a process that stores the messages of a port in ``data``, ``(size, steps)``."""
         from lava.proc.io.sink import RingBuffer
 
         sink = RingBuffer(shape=port.shape, buffer=steps)

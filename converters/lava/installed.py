@@ -22,7 +22,7 @@ def command() -> str:
 
 
 def lava_problem() -> str:
-    """Return one line that says why Lava cannot run here and what to do, or nothing where it can."""
+    """Return one line with the reason why Lava cannot run here and the remedy, or an empty string if it can."""
     python = ".".join(map(str, sys.version_info[:2]))
     if not (3, 10) <= sys.version_info[:2] <= (3, 13):
         return f"Lava was tried on Python {PYTHONS}, this is {python}; the simulator backends work here"
@@ -53,7 +53,7 @@ def _set_start_method(method: str | None) -> None:
 
 
 def lava_dl_problem() -> str:
-    """Return one line that says why lava-dl, which netx needs, cannot run here, or nothing where it can."""
+    """Return one line with the reason why lava-dl (needed by netx) cannot run here, or an empty string if it can."""
     found = installed("lava-dl")
     if found is None:
         return f"lava-dl is not installed, netx checks need it: {command()}"

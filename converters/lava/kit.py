@@ -43,7 +43,7 @@ def random_messages(chip: ChipNetwork, count: int, seed: int = 0) -> np.ndarray:
 def write(
     chip: ChipNetwork, folder: str | Path, x: np.ndarray, labels: np.ndarray | None = None, of: str = ""
 ) -> board.Prepared:
-    """Write the kit, and return the network in it and what is different there.
+    """Write the kit; return its network and the differences from the exported network.
 
     Parameters
     ----------

@@ -88,7 +88,7 @@ def longest_delay(chip: ChipNetwork) -> int:
 
 
 def require_stream(chip: ChipNetwork) -> None:
-    """Refuse a layer that begins a sample with a current of its own, which no reset gives it again."""
+    """Refuse a layer that begins a sample with a current other than 0, because a reset cannot restore it."""
     for layer in chip.layers:
         if layer.u_init.any():
             raise ChipError(

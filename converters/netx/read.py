@@ -32,7 +32,7 @@ INPUT_BITS = 13  # of what the host drives an input layer with: a bias mantissa
 
 @dataclass
 class Imported:
-    """The network, and what netx changes or the file leaves open, in sentences for people."""
+    """The network, and sentences about values that netx changes or that the file does not contain."""
 
     chip: ChipNetwork
     notes: list[str] = field(default_factory=list)

@@ -95,7 +95,7 @@ DIALECTS = {
 def chosen(
     name: str | None, reset: str | None, dt: float | None, guessed: str | None
 ) -> tuple[Dialect, float, list[str]]:
-    """Return the dialect, the seconds of a step, and what a user has to know.
+    """Return the dialect, the seconds of a step, and notes for the user.
 
     Parameters
     ----------

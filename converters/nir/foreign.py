@@ -53,7 +53,7 @@ class _Signal:
 
 
 class Import:
-    """The float network of a file that others wrote; ``notes``: what a user has to know, one line each."""
+    """The float network of a file of another program. ``notes`` has lines for the user."""
 
     def __init__(
         self,

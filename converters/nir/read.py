@@ -151,7 +151,7 @@ class _Ours:
         self.index = {node.name: index for index, node in enumerate(self.neurons)} | {graph.only("Input").name: INPUT}
 
     def refuse(self, given: Mapping[str, Any]) -> None:
-        """Refuse what a foreign file would need, and this one says itself, unless it is the same."""
+        """Refuse an option that only a foreign file needs, if its value differs from the one in this file."""
         own = {"--time-steps": whole(self.metadata, "num_steps"), "--dt": self.dt}
         for option, value in given.items():
             if value is not None and value != own.get(option):

@@ -33,7 +33,7 @@ CALIBRATION_SAMPLES = 256
 
 
 def drawn(samples: int, seed: int) -> np.ndarray:
-    """Return the places of the samples that rates are measured on, drawn over all, ascending; all where there are few.
+    """Return the indices of the samples on which rates are measured, ascending: drawn from all, or all if few.
 
     int64 ``(min(samples, 256),)``
     """

@@ -79,7 +79,7 @@ class Plan:
 
 
 def make_schedule(hidden_layers: int, rule: Rule = DEFAULT, backbone: int = 0) -> Schedule:
-    """Return the phases for so many hidden layers that learn behind ``backbone`` frozen ones.
+    """Return the phases for a number of learning hidden layers behind ``backbone`` frozen layers.
 
     Raises
     ------

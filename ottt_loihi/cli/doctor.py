@@ -1,4 +1,4 @@
-"""``ottt-doctor``: what is here, what is missing, and what to do about it."""
+"""``ottt-doctor``: lists what is installed, what is missing, and the remedy."""
 
 from __future__ import annotations
 

@@ -365,7 +365,7 @@ def _refuse_gaps(x: np.ndarray, where: str) -> None:
 
 
 def repeated(x: np.ndarray) -> np.ndarray:
-    """Return which samples ``(n, …)`` are equal to the one before, bool ``(n,)``: those of a sensor that is stuck."""
+    """Return which samples ``(n, …)`` equal the previous sample, bool ``(n,)``: the sensor is stuck."""
     same = [bool((x[place] == x[place - 1]).all()) for place in range(1, len(x))]
     return np.array([False, *same])[: len(x)]
 

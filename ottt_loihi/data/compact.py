@@ -10,7 +10,7 @@ import numpy as np
 
 
 class CompactArray(np.lib.mixins.NDArrayOperatorsMixin, ABC):
-    """Samples ``(n, *shape)`` that are read like an array: each index gives an ordinary array of what it names.
+    """Samples ``(n, *shape)`` that can be indexed like an array. An index returns an ordinary array.
 
     Everything else that an array has expands all samples for the moment.
     """

@@ -1,4 +1,4 @@
-"""One record of the data: what a sample is, how it was prepared, and how it becomes spikes."""
+"""The record of the data: the form of a sample, its preparation, and its coding as spikes."""
 
 from __future__ import annotations
 
@@ -144,7 +144,7 @@ class DataDescription:
 
     @property
     def time_axis(self) -> bool:
-        """Whether a sample has a time axis of its own."""
+        """Whether a sample has a time axis."""
         return self.time_steps is not None
 
     @property
@@ -219,7 +219,7 @@ class DataDescription:
         return cls(**known)
 
     def __str__(self) -> str:
-        """One line for people."""
+        """Return the description in one line."""
         shape = "×".join(map(str, self.shape))
         steps = f", {self.time_steps} time steps" if self.time_axis else ", no time axis"
         dt = "" if self.dt is None else f" of {self.dt:g} s"

@@ -50,7 +50,7 @@ def read_bin(path: str | os.PathLike[str], width: int, height: int) -> np.ndarra
 
 
 def decode_bin(content: bytes, width: int, height: int, where: str) -> np.ndarray:
-    """The events of such a file's bytes: x, y, and big-endian 24 bits p·2²³ + t, t in µs (Orchard et al. 2015)."""
+    """Return the events of an N-MNIST file: x, y, big-endian 24 bits p·2²³ + t, t in µs (Orchard et al. 2015)."""
     if len(content) % 5:
         raise FileError(f"{where}: has {len(content)} bytes, expected a multiple of 5; it is truncated")
     raw = np.frombuffer(content, np.uint8).reshape(-1, 5)

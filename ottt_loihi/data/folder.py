@@ -1,4 +1,4 @@
-"""Finding data sets on disk. Nothing is ever downloaded: what is missing is named, and where it belongs."""
+"""Finding data sets on disk. Nothing is downloaded; errors name missing files and their folder."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Labels as people have them: names, numbers from 0 or from 1, integers that a spreadsheet made floats of."""
+"""Labels in all usual forms: names, numbers from 0 or from 1, integers that a spreadsheet stored as floats."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Samples that are computed when they are asked for: what a coding makes of a data set is never whole in memory."""
+"""Samples that are coded when they are indexed, so that a coded data set is never complete in memory."""
 
 from __future__ import annotations
 

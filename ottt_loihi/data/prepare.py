@@ -1,4 +1,4 @@
-"""From a data set to what a network is trained on: values in range, a coding, and the record of both.
+"""Preparation of a data set for training: scaling, coding, and the record of both.
 
 The range of each channel is fitted on the training samples alone, without those held out for validation.
 The record goes with the network, and :func:`prepare_like` brings other data into the same form with the same numbers.
@@ -47,7 +47,7 @@ class Prepared:
 
     @property
     def input_shape(self) -> tuple[int, ...]:
-        """The shape of a time step of what the network gets."""
+        """Return the shape of a time step of the network's input."""
         return coded_shape(self.record.coding, self.record.shape)
 
 

@@ -63,7 +63,7 @@ class DataSet:
     licence: str = ""
 
     def find(self, folder: str | os.PathLike[str] | None = None) -> Found | None:
-        """Return where it is, or None where it needs no files; :class:`FileError` names the missing files."""
+        """Return the folder of the data set; None if it needs no files. :class:`FileError` names missing files."""
         return find(self.name, self.layouts, folder) if self.layouts else None
 
     def options(self) -> list[str]:

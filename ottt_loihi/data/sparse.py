@@ -15,7 +15,7 @@ AT_ONCE = 1 << 20  # values
 
 
 class SparseArray(CompactArray):
-    """Samples uint8 ``(n, *shape)``, mostly 0, of which the places of the others are kept: 2 or 3 bytes for each.
+    """Samples uint8 ``(n, *shape)``, mostly 0. The values that are not 0 are stored with 2 or 3 bytes each.
 
     An index of the first axis (``x[3]``, ``x[8:16]``, ``x[[5, 2]]``) expands these samples alone.
 

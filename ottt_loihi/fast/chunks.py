@@ -41,7 +41,7 @@ from ottt_loihi.rules.losses import CrossEntropy, Distilled, Loss, SquaredError
 
 
 def why_not(net: Network, rule: OnlineRule, loss: Loss) -> str:
-    """Return why several time steps cannot go through a network at once; empty where they can."""
+    """Return why several time steps of a network cannot be computed at once; empty if they can."""
     if reason := why_not_steps(net, rule):
         return reason
     if rule.update == "step":

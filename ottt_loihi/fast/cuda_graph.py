@@ -139,7 +139,7 @@ def _record(rule: Rule, net: Network, x: Input, labels: Tensor, loss: Loss, kind
 
 
 def why_not_recorded(rule: Rule, loss: Loss) -> str:
-    """Return why the operations of one batch cannot be recorded for all of them; empty where they can."""
+    """Return why a recording of one batch cannot be used for all batches; empty if it can."""
     if type(loss) not in (SquaredError, CrossEntropy):
         return "your own loss may read values on the host, and distillation changes the loss for every batch"
     return rule.why_not_captured()

@@ -51,10 +51,10 @@ class Weights(NamedTuple):
 
 
 class Shaped(nn.Module):
-    """A module that says which shape its output has, and which arguments make it."""
+    """A module with the shape of its output and the arguments of its constructor."""
 
     def settings(self) -> dict[str, Any]:
-        """Return the arguments that make such a module, as JSON values."""
+        """Return the arguments of the constructor, as JSON values."""
         raise NotImplementedError
 
     def output_shape(self, input_shape: tuple[int, ...]) -> tuple[int, ...]:
@@ -182,7 +182,7 @@ class Connection(Shaped):
         return self.after(self.product(self.before(x), *weights))
 
     def before(self, x: Tensor) -> Tensor:
-        """Return what the weights see of x."""
+        """Return the input of the weights for x."""
         return self.pooled(x)
 
     def pooled(self, x: Tensor) -> Tensor:

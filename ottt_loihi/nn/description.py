@@ -53,7 +53,7 @@ Description = dict[str, Any]
 
 
 def describe(net: nn.Module) -> Description:
-    """Return what a network is, as JSON values without its weights: ``construct(describe(net))`` has its shapes.
+    """Return a network as JSON values without its weights. ``construct(describe(net))`` has the same shapes.
 
     Raises
     ------
@@ -78,7 +78,7 @@ def describe(net: nn.Module) -> Description:
 
 
 def construct(description: Any) -> Network:
-    """Return the network that :func:`describe` described, with weights of its own.
+    """Return the network of a description of :func:`describe`, with new weights.
 
     Raises
     ------

@@ -231,7 +231,7 @@ class SlayerNeuron(_Holder, CurrentBased):
         return float(self.own.threshold)
 
     def decays(self) -> tuple[float | Tensor, float | Tensor]:
-        """Return what a step keeps of current and voltage, ``1 − decay/4096``."""
+        """Return the shares of current and voltage that are left after a step, ``1 − decay/4096``."""
         own = self.own.current_decay, self.own.voltage_decay
         if isinstance(self.current_decay, Mapping):
             self.own.clamp()
@@ -267,7 +267,7 @@ class SlayerNeuron(_Holder, CurrentBased):
 
 
 class SpikeCount(Shaped):
-    """A readout without weights: o[t] is what the last block sends, or the means of as many groups of it."""
+    """A readout without weights: o[t] is the output of the last block, or the mean of each group of its neurons."""
 
     def __init__(self, out_features: int) -> None:
         super().__init__()

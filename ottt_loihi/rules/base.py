@@ -155,7 +155,7 @@ class Rule(ABC):
         """Change the weights, or refuse them, after the optimiser has stepped."""
 
     def why_not_captured(self) -> str:
-        """Return why the gradients of a batch are not the same operations for every batch; empty where they are.
+        """Return why the operations of the gradients differ from batch to batch; empty if they do not.
 
         Where they are, :meth:`accumulate` reads no tensor on the host: a CUDA graph can repeat it.
         """
@@ -166,7 +166,7 @@ class Rule(ABC):
         return {"name": self.name, **{name: getattr(self, name) for name in self.settings}}
 
     def tensors(self) -> dict[str, Tensor]:
-        """Return what the rule itself has learnt, which a resumed run needs; most rules nothing."""
+        """Return the learnt state of the rule for a resumed run; empty for most rules."""
         return {}
 
     def restore(self, tensors: Mapping[str, Tensor]) -> None:

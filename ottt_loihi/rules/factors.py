@@ -1,4 +1,4 @@
-"""OTTT's three factors, one by one: what a chip has to know at every connection and step."""
+"""OTTT's three factors, one by one: the values that a chip needs at every connection and step."""
 
 from __future__ import annotations
 

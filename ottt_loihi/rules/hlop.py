@@ -161,7 +161,7 @@ class HLOP:
         self.check()
 
     def project(self, connection: Linear, trace: Tensor) -> Tensor:
-        """Return what the weights of a connection learn from, and learn its subspace from the trace."""
+        """Return the part of the trace from which the weights learn, and learn the subspace from the trace."""
         return self._of[connection](trace.flatten(1))
 
     def _prepare(self, net: Network) -> None:
@@ -194,7 +194,7 @@ class HLOP:
         return {"learning_rate": self.rates, **{name: getattr(self, name) for name in names}}
 
     def tensors(self) -> dict[str, Tensor]:
-        """Return what a resumed run needs."""
+        """Return the state for a resumed run."""
         numbers = [float(self.tasks), float(self.settled), *(float(s.fixed) for s in self.subspaces)]
         kept = {"hlop.numbers": torch.tensor(numbers, dtype=torch.float64)}
         for index, subspace in enumerate(self.subspaces):

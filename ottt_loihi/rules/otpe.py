@@ -1,4 +1,4 @@
-"""OTPE: what a weight did in past steps still acts in the next layer's membrane (Summe et al. 2023, 2311.16151)."""
+"""OTPE: past effects of a weight are still present in the next layer's membrane (Summe et al. 2023, 2311.16151)."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ class AOTPE(LayeredRule):
 
 
 class OTPE(AOTPE):
-    """OTPE: every synapse of a hidden layer remembers what it did to its neuron's spikes.
+    """OTPE: every synapse of a hidden layer stores its effect on the spikes of its neuron.
 
     ::
 

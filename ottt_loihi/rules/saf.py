@@ -39,7 +39,7 @@ class SAFState(NamedTuple):
     late: Late = {}  # noqa: RUF012 - never changed
 
     def sent(self, source: int) -> Tensor:
-        """Return what a block hands on: â without that of dropped neurons."""
+        """Return the output of a block: â without that of dropped neurons."""
         return _masked(self.out[source], self.masks[source])
 
 

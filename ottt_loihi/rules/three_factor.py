@@ -263,7 +263,7 @@ class ThreeFactorLoop:
 
 
 class KolenPollackLoop(ThreeFactorLoop):
-    """Layerwise feedback through matrices of its own, which learn as the weights do.
+    """Layerwise feedback through separate matrices, which learn as the weights do.
 
     ::
 

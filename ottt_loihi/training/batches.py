@@ -1,4 +1,4 @@
-"""From training samples to what a network gets, batch by batch: order, augmentation and spikes of every epoch."""
+"""From training samples to batches of network input: order, augmentation and spikes of every epoch."""
 
 from __future__ import annotations
 

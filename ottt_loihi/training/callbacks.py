@@ -137,7 +137,7 @@ class Callback:
         """Called at the end of a run, also after an error. Close open files here."""
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what a resumed run needs: numbers, texts, lists, dicts and tensors."""
+        """Return the state for a resumed run: numbers, texts, lists, dicts and tensors."""
         return {}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -257,7 +257,7 @@ class SaveModel(Callback):
         self.path = checks.path(path, "checkpoint")
 
     def save_model(self, fit: Fit) -> Path:
-        """Write the file; return where it is."""
+        """Write the file and return its path."""
         if fit.leads:
             save(fit.trainer.net, self.path, fit.provenance())
         return self.path

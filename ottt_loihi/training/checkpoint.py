@@ -83,7 +83,7 @@ def save(net: nn.Module, path: str | os.PathLike[str], provenance: Mapping[str, 
 
 
 def metadata_of(net: nn.Module) -> dict[str, Any]:
-    """Return what a file says of a network besides its weights, as JSON values."""
+    """Return the content of a file apart from the weights, as JSON values."""
     metadata = {"architecture": describe(net), "provenance": getattr(net, "provenance", {})}
     if (data := getattr(net, "data", None)) is not None:
         if not isinstance(data, DataDescription):
@@ -186,7 +186,7 @@ def _check_payload(path: Path, payload: Any, format_name: str, newest: int) -> t
 def assemble(
     path: Path, metadata: Mapping[str, Any], weights: Mapping[str, Tensor], mine: nn.Module | None = None
 ) -> Any:
-    """Return the network that metadata and weights describe, ``mine`` filled where it is given.
+    """Return the network of metadata and weights. If ``mine`` is given, load the weights into it.
 
     Raises
     ------

@@ -62,7 +62,7 @@ def learn_tasks(
     folder: str | os.PathLike[str] | None = None,
     report: Callable[[int, list[float]], None] | None = None,
 ) -> Retention:
-    """Train ``trainer.net`` on one task after the other, each with an optimiser of its own, and test on all so far.
+    """Train ``trainer.net`` on one task after the other, each with a new optimiser, and test on all tasks so far.
 
     A rule with ``hlop`` keeps each task's subspaces before the next begins. With ``folder`` every task is a run there
     (``task-1/`` …), and a second call goes on where the first was stopped, bit for bit. report: called after each task

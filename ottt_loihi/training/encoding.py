@@ -1,4 +1,4 @@
-"""From samples to what a network gets at every time step."""
+"""From samples to the input of a network at every time step."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A training as a configuration says it, in a folder: what ``ottt-train`` runs."""
+"""A training from a configuration, in a folder: the work of ``ottt-train``."""
 
 from __future__ import annotations
 

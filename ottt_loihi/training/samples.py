@@ -88,7 +88,7 @@ class Samples(ABC):
         return "batches"
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what the next epoch depends on beside its number."""
+        """Return the state on which the next epoch depends, apart from its number."""
         return {}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -272,7 +272,7 @@ class Batches(Samples):
         super().__init__(net, where, x.shape[1:], encoding)
 
     def __len__(self) -> int:
-        """Number of batches; 0 where it is not known."""
+        """Return the number of batches; 0 if it is unknown."""
         try:
             return len(self.source)
         except TypeError:

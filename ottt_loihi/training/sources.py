@@ -1,4 +1,4 @@
-"""Opens any kind of data as the samples of a network, and says what they are."""
+"""Opens any kind of data as the samples of a network, with their description."""
 
 from __future__ import annotations
 

@@ -373,7 +373,7 @@ class Trainer:
             self._say(line)
 
     def loss_of(self, inputs: Input) -> Any:
-        """Return the loss of a batch, with class weights and what the teacher says of it."""
+        """Return the loss of a batch, with class weights and the teacher's part."""
         if self.teacher is None:
             return self.weighted_loss
         with torch.no_grad():

@@ -41,7 +41,7 @@ def as_recording(chip: ChipNetwork, x: np.ndarray) -> tuple[ChipNetwork, np.ndar
 
 
 def run_continuous(backend: Any, chip: ChipNetwork, x: np.ndarray) -> Result:
-    """Run messages ``(n, T, *input_shape)`` as one recording; the scores are those of each sample's own steps.
+    """Run messages ``(n, T, *input_shape)`` as one recording. The scores of a sample are those of its own steps.
 
     ``backend``: of ``converters/lava/backends.py``. Raises what its ``run`` and :func:`as_recording` do.
     """

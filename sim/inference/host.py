@@ -1,4 +1,4 @@
-"""The host's part of a network: what it computes from the data before anything reaches the chip.
+"""The host's part of a network: its computation on the data before anything is sent to the chip.
 
 An image that stays the same for all time steps needs its first layer's current only once. The host computes it, in the
 same integers as the chip would, and the chip gets it as messages through weights of one, −4096 … 4095: what the 13 bits
@@ -23,7 +23,7 @@ MESSAGE_MIN, MESSAGE_MAX = -4096, 4095  # 13 bits
 
 
 def host_messages(chip: ChipNetwork, x: np.ndarray, run: Callable[..., Result] | None = None) -> np.ndarray:
-    """Return what the host sends to the chip: int16 ``(n, num_steps, *input_shape)``, the same at every step.
+    """Return the messages of the host to the chip: int16 ``(n, num_steps, *input_shape)``, the same at every step.
 
     Every ``run`` applies it to its input.
 

@@ -102,7 +102,7 @@ def _gigabytes(count: float) -> str:
 
 
 def free_memory() -> int | None:
-    """Bytes that can still be allocated here, the container's limit included; None where it is not known."""
+    """Return the bytes that can still be allocated, within the limit of the container; None if unknown."""
     limits = []
     try:
         for line in Path("/proc/meminfo").read_text().splitlines():

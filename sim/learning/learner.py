@@ -151,7 +151,7 @@ class Learner:
         )
 
     def variables(self, names: Sequence[str] | None = None) -> dict[str, np.ndarray]:
-        """Return copies of all variables, or of those of some names, as Lava's processes have them after an epoch.
+        """Return copies of all variables, or of the named ones, with the values of Lava's processes after an epoch.
 
         ==================  ========================================================================================
         process             variables

@@ -1,4 +1,4 @@
-"""TESS's learning signal: every hidden layer has class neurons of its own, and learns from their error.
+"""TESS's learning signal: every hidden layer has its own class neurons, and learns from their error.
 
 ::
 

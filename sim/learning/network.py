@@ -21,7 +21,7 @@ DIGESTED = {"per-synapse-1": "per-synapse", "per-synapse": "per-synapse-2"}  # t
 
 @dataclass(frozen=True)
 class Feedback:
-    """Weights of its own that bring the error to a hidden layer. ``onchip/network/feedback`` has a class for each kind.
+    """Separate weights that send the error to a hidden layer. ``onchip/network/feedback`` has a class for each kind.
 
     A class has its name, ``kind``; and says where the error comes from: ``travels`` is ``"direct"``, from the readout;
     ``"layerwise"``, from the layer above; or ``"local"``, from class neurons of the layer's own.
@@ -99,7 +99,7 @@ class LearningNetwork:
 
     @property
     def local(self) -> bool:
-        """Whether every hidden layer learns from class neurons of its own."""
+        """Whether every hidden layer learns from its own class neurons."""
         feedback = self.layers[0].feedback
         return feedback is not None and feedback.travels == "local"
 

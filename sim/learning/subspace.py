@@ -1,4 +1,4 @@
-"""HLOP in integers: lateral neurons that find what a connection's traces span, and keep learning out of it.
+"""HLOP in integers: lateral neurons find the subspace of a connection's traces, and remove it from learning.
 
 ::
 

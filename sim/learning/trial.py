@@ -5,10 +5,10 @@ moves, one whose world has changed learns at its full rate. With m the moving av
 usual, both in 1/2^15, for each sample that comes the second time::
 
     m ← m + ((2^15·[answer ≠ label] − m) >> 6)         over some 64 samples
-    halvings = max(0, 12 − bits(max(m − m₀, 1)))       of the error, so of all rates: none from a sixteenth too many on
+    halvings = max(0, 12 − bits(max(m − m₀, 1)))       of the error, and so of all rates; 0 if m − m₀ ≥ 1/16
 
-It needs two numbers beside the network, the last answer and m, and is the readout's own business: hidden layers receive
-an error that is as much smaller.
+Only the readout computes it, from two numbers beside the network: the last answer and m. Hidden layers receive an error
+that is smaller by the same factor.
 """
 
 from __future__ import annotations
@@ -34,5 +34,5 @@ def judged(trial: np.ndarray, label: int) -> np.ndarray:
 
 
 def halvings(average: int, usual: int) -> int:
-    """Return how often the error is halved where so many answers are wrong, in 1/2^15."""
+    """Return how often the error is halved at given present and usual shares of wrong answers, in 1/2^15."""
     return max(0, FULL_BITS - max(int(average) - usual, 1).bit_length())

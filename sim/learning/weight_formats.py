@@ -1,4 +1,4 @@
-"""From plastic connections to inference weights, and back: what it changes is counted, never hidden."""
+"""From plastic connections to inference weights, and back. Every changed weight is counted."""
 
 from __future__ import annotations
 

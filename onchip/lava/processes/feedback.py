@@ -1,4 +1,4 @@
-"""Feedback that is learnt from noise: OPZO's momentum matrix as a connection of its own."""
+"""Feedback that is learnt from noise: OPZO's momentum matrix as a separate connection."""
 
 from __future__ import annotations
 

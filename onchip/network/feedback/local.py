@@ -1,4 +1,4 @@
-"""TESS: every hidden layer has class neurons of its own, and learns from their error."""
+"""TESS: every hidden layer has its own class neurons, and learns from their error."""
 
 from __future__ import annotations
 

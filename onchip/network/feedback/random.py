@@ -15,7 +15,7 @@ FEEDBACK_MAX = 254
 
 
 class Fixed(Feedback):
-    """``matrix · e`` with weights that never change; a subclass says which error e is, and makes the matrix."""
+    """Feedback ``matrix · e`` with constant weights. A subclass defines the error e and the matrix."""
 
     def process(self, layer: int, builder: Any) -> Any:
         """Return the Lava process, named ``feedback[layer]``, in a graph of ``onchip.lava.graph.Builder``."""

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 class Symmetric(Feedback):
-    """``Wᵀ · e`` with the error e of the layer above: no weights of its own, and no process."""
+    """Feedback ``Wᵀ · e`` with the error e of the next layer. It needs no weights and no process."""
 
     kind = "symmetric"
     travels = "layerwise"

@@ -1,4 +1,4 @@
-"""Codings: how values become what a network gets at every time step. A file a coding, NumPy only.
+"""Codings: functions that turn values into the input of every time step. Each is one file and needs only NumPy.
 
 Training, simulator and chip call the same :func:`encode`, so they get the same bits.
 
@@ -91,7 +91,7 @@ CODINGS = {
 
 
 def parse_coding(value: Any, where: str = "encoding") -> Step:
-    """Return the coding that a name, ``"delta:threshold=0.1"``, a table ``{name = "delta", …}`` or a Step says.
+    """Return the coding given as a name, ``"delta:threshold=0.1"``, a table ``{name = "delta", …}`` or a Step.
 
     Raises
     ------
@@ -120,7 +120,7 @@ def parse_coding(value: Any, where: str = "encoding") -> Step:
 
 
 def coded_shape(coding: Step, shape: tuple[int, ...]) -> tuple[int, ...]:
-    """Return the shape of a time step of what the network gets, from the shape of a time step of the data.
+    """Return the shape of a time step of the network's input, from the shape of a time step of the data.
 
     K neurons per value stand in front: ``(40,)`` becomes ``(K, 40)``; channels of an image are multiplied by K.
     """
@@ -139,7 +139,7 @@ def encode(
     *,
     time_axis: bool = False,
 ) -> np.ndarray:
-    """Return what the network gets: uint8 spikes or int16 messages ``(n, T, *coded_shape)``.
+    """Return the input of the network: uint8 spikes or int16 messages ``(n, T, *coded_shape)``.
 
     A sample's spikes depend on ``seed`` and its index alone, not on the batch it is in.
 
@@ -186,7 +186,7 @@ def encode(
 
 
 def message_value(coding: Step) -> float:
-    """Return the value that a message of 1 stands for in the float network: 1 for spikes."""
+    """Return the value of a message of 1 in the float network; it is 1 for spikes."""
     if coding.name == "constant":
         return 1 / 255
     return float(coding.options.get("unit", 1 / 255)) if coding.name == "graded" else 1.0
