@@ -1,10 +1,10 @@
-"""Test, then learn: a sample comes once with a closed gate, and once more to be learnt from if the answer was wrong.
+"""Test, then learn: a sample is presented once with a closed gate, and again to learn from it if the answer was wrong.
 
-How fast is learnt then follows from how often answers are wrong: a network that is as right as it used to be hardly
-moves, one whose world has changed learns at its full rate. With m the moving average of wrong answers and m₀ what is
-usual, both in 1/2^15, for each sample that comes the second time::
+The speed of learning follows from the share of wrong answers. A network that is as accurate as before hardly changes,
+and a network whose data have changed learns at its full rate. m is the moving average of wrong answers and m₀ the usual
+share, both in 1/2^15. For each sample that is presented the second time::
 
-    m ← m + ((2^15·[answer ≠ label] − m) >> 6)         over some 64 samples
+    m ← m + ((2^15·[answer ≠ label] − m) >> 6)         over about 64 samples
     halvings = max(0, 12 − bits(max(m − m₀, 1)))       of the error, and so of all rates; 0 if m − m₀ ≥ 1/16
 
 Only the readout computes it, from two numbers beside the network: the last answer and m. Hidden layers receive an error
