@@ -1,4 +1,4 @@
-"""HLOP on the chip: a deployed network watches its old world, and later learns a new one without touching it."""
+"""HLOP on the chip: a deployed network watches old data, and later learns new data without changing its old answers."""
 
 from __future__ import annotations
 

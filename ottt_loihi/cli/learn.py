@@ -312,7 +312,7 @@ def _watched(scenario: Scenario, rows: int, settings: Settings, quiet: bool) -> 
     if scenario.old_world is None:
         raise UsageError("--hlop: a network that starts from scratch has nothing to protect; give a deployed model.h5")
     counts = [min(rows, c.shape[1] // 2) for c in make_plan(scenario.chip, 1).dense]
-    with command.err.status("watching the old world …") if not quiet else nullcontext():
+    with command.err.status("HLOP watches the old data …") if not quiet else nullcontext():
         return watch(scenario.chip, scenario.old_world[1], counts, feedback=settings.feedback, seed=settings.seed)
 
 

@@ -129,7 +129,7 @@ def table(summary: dict[str, Any]) -> Any:
         how = f", HLOP keeps out of {', '.join(map(str, protected))} directions" if protected else ""
         if replayed := summary["samples_replayed"]:
             how += f", {replayed:,} of the samples replayed"
-        rows.insert(0, ["still right in the old world", f"{summary['accuracy_in_the_old_world']:.1%}{how}"])
+        rows.insert(0, ["accuracy on the old data", f"{summary['accuracy_in_the_old_world']:.1%}{how}"])
     if summary["prequential"]:
         rows = learn_prequential.rows(summary["prequential"]) + rows
     if repeated := summary["repeated_in_lava"]:
