@@ -49,6 +49,7 @@ ELSEWHERE = {
     "class_weights": ("", "one sample does not show every class; tests/test_fit.py weighs them"),
     "batch_size": (SAMPLES, "one batch"),
     "threads": (1, "tests run side by side"),
+    "workers": (0, "the few samples are an array; tests/test_fit.py reads in processes"),
 }
 
 

@@ -16,7 +16,7 @@ def test_results_are_those_of_the_base():
     refused = [name for name, (status, _) in found.items() if status == "refused"]
     assert all(name.startswith(("training/", "export")) for name in refused), refused  # there not all fits all
     statuses = [status for status, _ in found.values()]
-    assert statuses.count("equal") > 390
+    assert statuses.count("equal") > 385
     assert not set(statuses) & set(compare.FAILURES), compare.report(found)
 
 

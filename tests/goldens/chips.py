@@ -216,7 +216,7 @@ def learnt(names: SimpleNamespace, feedback: str) -> Arrays:
     chip = names.fresh_network(**FRESH | {"input_shape": (40,), "hidden": (30, 20)}, seed=3)
     rng = np.random.default_rng(6)
     data = (rng.random((14, STEPS, 40)) < 0.6).astype(np.uint8), rng.integers(0, 4, 14)
-    rates = {"readout_rate": 0.02, "hidden_rate": 1.0}
+    rates = {"readout_rate": 0.02, "hidden_rate": 1.0, "loss": "mse"}
     settings = names.Settings(feedback=feedback, seed=2, rounding=_independent(names), **rates)
     with tempfile.TemporaryDirectory() as folder:
         common = {"settings": settings, "checkpoint": Path(folder) / "state", "evaluate_every": 7, "test": data}
