@@ -156,7 +156,7 @@ def scratch_section(rows: list[tuple[Experiment, dict[str, Any]]]) -> str:
         'it is that of the weights of that moment. "To deploy" is that of the mean of the weights, with 8 bits. '
         '"Required" is the '
         'target of this project, "at their limit" the share of the weights at −256 or 255 in the connection that has '
-        'most of them, and "s" the seconds of the run.'
+        'most of them, and "s" the seconds by the clock, mostly beside other work.'
         f"\n\n{scratch_table(rows)}\n"
     )
 
