@@ -1,6 +1,7 @@
-"""What the sensors' streams cost the world that the network was trained on: a part of ``benchmarks/onchip.py``.
+"""Forgetting in the sensors' streams: a part of ``benchmarks/onchip.py``.
 
-Half of the first world's training samples are watched by HLOP's lateral neurons, or replayed; the other half measures.
+The first world is the data that a network was trained on. HLOP's lateral neurons watch one half of its training
+samples, or these are replayed. The other half measures the accuracy before and after the stream.
 """
 
 from __future__ import annotations

@@ -38,8 +38,8 @@ _read: ContextVar[int] = ContextVar("bytes read from the open file", default=0)
 def late_interrupt() -> Iterator[None]:
     """Let Ctrl-C wait for the end of the block.
 
-    HDF5 calls Python while it writes, and h5py keeps weak references: an exception that a signal raises in such a call
-    is dropped, and the program would go on as if nobody had pressed Ctrl-C.
+    HDF5 calls Python code while it writes. h5py drops an exception that a signal raises in such a call, so the program
+    would ignore Ctrl-C.
     """
     before, came = signal.getsignal(signal.SIGINT), []
     if threading.current_thread() is not threading.main_thread() or not callable(before):

@@ -43,6 +43,22 @@ def test_old_samples_follow_the_new_ones_and_are_drawn_anew_each_epoch(model):
     assert not np.array_equal(*drawn)
 
 
+def test_samples_that_are_kept_for_stop_at_are_not_replayed(model):
+    apart = make_scenario(model, Transform.upside_down, None, 1.0, None, 0, None, validate=True)
+    mixed = with_replay(apart, 1.0)
+    upright = scenario(model, Transform.none).training(0)[0]
+    kept = np.setdiff1d(np.arange(1437), _places(scenario(model).training(0)[0], apart.training(0)[0]))
+    assert len(kept) == 144
+    replayed = _places(upright, mixed.training(0)[0][len(apart.training(0)[1]) :])
+    assert not set(replayed) & set(kept)
+
+
+def _places(everything, some):
+    """Indices of all samples that have the spikes of some of them."""
+    wanted = {spikes.tobytes() for spikes in some}
+    return [place for place, spikes in enumerate(everything) if spikes.tobytes() in wanted]
+
+
 def test_samples_of_both_in_their_order_also_on_demand():
     first, second = np.arange(6).reshape(3, 2), np.arange(10, 14).reshape(2, 2)
     whole = np.concatenate([first, second])

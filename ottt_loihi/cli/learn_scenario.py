@@ -184,7 +184,8 @@ def make_scenario(
             if turn or old is not found:
 
                 def old_training(number: int, size: int) -> tuple[Array, np.ndarray]:
-                    places = np.random.default_rng([seed, number, size]).integers(len(old.split.y_train), size=size)
+                    from_all = learnt if old is found else np.arange(len(old.split.y_train))  # none kept for --stop-at
+                    places = from_all[np.random.default_rng([seed, number, size]).integers(len(from_all), size=size)]
                     seen = encode(old, old.split.x_train, places, TRAINING_SEEDS * (seed + 1) + number, False)
                     return seen, old.split.y_train[places]
 
