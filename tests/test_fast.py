@@ -127,13 +127,7 @@ def check_equal(case, learn):
 
 
 def by_steps(net, rule, x, labels, loss, optimizer):
-    x, labels = rule.checked(net, x, labels)
-    if rule.update == "step":
-        return steps.train_step_by_step(net, rule, x, labels, loss, optimizer)
-    optimizer.zero_grad()
-    done = steps.accumulate(net, rule, x, labels, loss)
-    optimizer.step()
-    return type("Result", (), {"loss": done.losses.sum(), "scores": done.scores})
+    return rule.learn_batch(net, *rule.checked(net, x, labels), loss, optimizer, steps.OneByOne(rule))
 
 
 @settings(max_examples=30, **RELAXED)

@@ -79,7 +79,7 @@ def test_rules_learn_the_same_with_them(lif_triton, monkeypatch, kind, rule):
 
     def learn():
         net.zero_grad()
-        done = steps.accumulate(net, rule, *rule.checked(net, x, labels), SquaredError())
+        done = steps.OneByOne(rule).accumulate(net, *rule.checked(net, x, labels), SquaredError())
         return {name: p.grad.clone() for name, p in net.named_parameters()}, done
 
     expected, before = learn()

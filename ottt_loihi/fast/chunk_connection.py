@@ -15,10 +15,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ottt_loihi import checks
+from ottt_loihi.fast import chunk_kernels, event_kernels
+from ottt_loihi.fast.steps import gradients
 from ottt_loihi.fast.weights_cache import give
 from ottt_loihi.nn.connections import Connection, Conv2d, Weights
-from ottt_loihi.nn.precision import error_for_product, product_dtype
+from ottt_loihi.nn.precision import product_dtype
 
 # up to which part of the inputs adding rows is faster than a product, and from how long rows on; measured
 FEW_OF_LINEAR, WIDE_LINEAR = 0.3, 32
@@ -51,7 +52,7 @@ class ChunkConnection:
             self.wide = plain and square and padding < kernel and kernel * connection.out_channels >= WIDE_CONV
             return
         if self.image is not None:
-            weight = channels_last(weight.view(-1, *self.image)).flatten(1)
+            weight = memory(weight.view(-1, *self.image)).view(weight.shape)
         self.weight = weight
         self.wide = len(weight) >= WIDE_LINEAR
 
@@ -59,7 +60,7 @@ class ChunkConnection:
     def rows(self) -> Tensor:
         """The weights by presynaptic neuron, flat; made with the first events: transposing costs a small product."""
         if isinstance(self.module, Conv2d):
-            return torch.from_numpy(_events().patches(self.weights.weight.detach().numpy()).reshape(-1))
+            return torch.from_numpy(event_kernels.patches(self.weights.weight.detach().numpy()).reshape(-1))
         return self.weight.t().contiguous().view(-1)
 
     @property
@@ -69,7 +70,7 @@ class ChunkConnection:
     def is_few(self, x: Tensor) -> bool:
         """Whether x is sparse enough for the event kernels."""
         part = FEW_OF_CONV if isinstance(self.module, Conv2d) else FEW_OF_LINEAR
-        return self.wide and _events().count(memory(x).numpy()) <= part * x.numel()
+        return self.wide and event_kernels.count(memory(x).numpy()) <= part * x.numel()
 
     def product(self, x: Tensor, few: bool) -> Tensor:
         """Return ``I = W·x + b`` for every row."""
@@ -80,30 +81,30 @@ class ChunkConnection:
             size, kernel, padding = self._geometry(x)
             height, width = (n + 2 * padding - kernel + 1 for n in size[:2])
             out = x.new_empty(len(x), height, width, size[3]).permute(0, 3, 1, 2)
-            _events().add_patches(*arrays(memory(x), self.rows, memory(out)), len(x), size, kernel, padding)
+            event_kernels.add_patches(*arrays(memory(x), self.rows, memory(out)), len(x), size, kernel, padding)
             return out if self.bias is None else out.add_(self.bias[:, None, None])
         size = len(self.weight)
         bias, out = x.new_zeros(size) if self.bias is None else self.bias, x.new_empty(len(x), size)
-        _events().add_rows(*arrays(x, self.rows.view(-1, size), bias, out))
+        event_kernels.add_rows(*arrays(x, self.rows.view(-1, size), bias, out))
         return out
 
     def gradients(self, g: Tensor, x: Tensor, wanted: tuple[bool, bool]) -> tuple[Tensor | None, Tensor | None]:
         """Return ``∂L/∂x = Wᵀ·g`` of every row and ``Σ g·xᵀ``, or None for the one that is not needed."""
-        return gradients_in(self.kind, self.module, g, x, self.weight, wanted)
+        return gradients(self.kind, self.module, g, x, self.weight, wanted)
 
     def add_events(self, g: Tensor, x: Tensor, rows: Tensor) -> None:
         """Add ``Σ g·xᵀ`` to a gradient in the order of ``rows``."""
         if isinstance(self.module, Conv2d):
-            _events().add_patch_gradients(*arrays(memory(x), memory(g), rows), len(x), *self._geometry(x))
+            event_kernels.add_patch_gradients(*arrays(memory(x), memory(g), rows), len(x), *self._geometry(x))
         else:
-            _events().add_outer(*arrays(x, g, rows.view(-1, len(self.weight))))
+            event_kernels.add_outer(*arrays(x, g, rows.view(-1, len(self.weight))))
 
     def of_rows(self, gradient: Tensor) -> Tensor:
         """Return a gradient with axes ordered as in ``rows`` with axes ordered as in ``weight``."""
         if isinstance(self.module, Conv2d):
             kernel, inputs, outputs = self.module.kernel_size, self.module.in_channels, self.module.out_channels
             patches = gradient.view(kernel, inputs, kernel * outputs).numpy()
-            return torch.from_numpy(np.ascontiguousarray(_events().of_patches(patches, outputs)))
+            return torch.from_numpy(np.ascontiguousarray(event_kernels.of_patches(patches, outputs)))
         return gradient.view(-1, len(self.weight)).t()
 
     def of_weight(self, gradient: Tensor) -> Tensor:
@@ -115,13 +116,9 @@ class ChunkConnection:
 
     def _geometry(self, x: Tensor) -> tuple[tuple[int, ...], int, int]:
         """Of the convolution's kernels: (height, width, inputs, outputs), kernel size, padding."""
-        connection = self.module
-        assert isinstance(connection, Conv2d)
-        return (
-            (*x.shape[2:], connection.in_channels, connection.out_channels),
-            connection.kernel_size,
-            connection.padding,
-        )
+        connection: Any = self.module
+        size = (*x.shape[2:], connection.in_channels, connection.out_channels)
+        return size, connection.kernel_size, connection.padding
 
 
 class Learning:
@@ -172,15 +169,15 @@ class Learning:
         of_time = (beta, self.samples, steps, size)
         if not few:
             traces = torch.empty_like(x)  # in the same memory format
-            kernels().follow(*arrays(memory(x), self.trace, memory(traces)), *of_time)
+            chunk_kernels.follow(*arrays(memory(x), self.trace, memory(traces)), *of_time)
             self._multiply(g, traces)
             return
-        kernels().look_ahead(memory(g).numpy(), beta, self.samples, steps, g[0].numel())
+        chunk_kernels.look_ahead(memory(g).numpy(), beta, self.samples, steps, g[0].numel())
         if before is not None:
             first, kept = g.view(self.samples, steps, *g.shape[1:])[:, 0], torch.empty_like(x[: self.samples])
             memory(kept).copy_(before)
             self._multiply(first, kept, self.connection.beta)
-        kernels().advance(*arrays(memory(x), self.trace), *of_time)
+        chunk_kernels.advance(*arrays(memory(x), self.trace), *of_time)
         self._add_events(g, x)
 
     def _add_events(self, g: Tensor, x: Tensor) -> None:
@@ -216,52 +213,16 @@ class Learning:
             give(connection.weights.bias, self.bias)  # type: ignore[arg-type]
 
 
-def gradients_in(
-    kind: torch.dtype, connection: Connection, g: Tensor, x: Tensor, weight: Tensor, wanted: tuple[bool, bool]
-) -> tuple[Tensor | None, Tensor | None]:
-    """:func:`gradients` with products of dtype ``kind``, in the dtype of the weight."""
-    if kind == weight.dtype:
-        return gradients(connection, g, x, weight, wanted)
-    low, factor = error_for_product(g, kind)
-    found = gradients(connection, low, x.to(kind), weight.to(kind), wanted)
-    return tuple(None if part is None else part.to(weight.dtype).mul_(factor) for part in found)  # type: ignore[return-value]
-
-
-def gradients(
-    connection: Connection, g: Tensor, x: Tensor, weight: Tensor, wanted: tuple[bool, bool]
-) -> tuple[Tensor | None, Tensor | None]:
-    """∂L/∂x and ∂L/∂W of ``connection.product``, those of them that are wanted."""
-    if not isinstance(connection, Conv2d):
-        return g @ weight if wanted[0] else None, g.t() @ x if wanted[1] else None
-    geometry = (checks.both(size) for size in (connection.stride, connection.padding, connection.dilation))
-    grad_x, grad_weight, _ = torch.ops.aten.convolution_backward(
-        g, x, weight, None, *geometry, False, [0, 0], connection.groups, (*wanted, False)
-    )
-    return grad_x, grad_weight
-
-
-def channels_last(x: Tensor) -> Tensor:
-    """``(n, channels, height, width)`` as contiguous ``(n, height, width, channels)``; others contiguous."""
-    return x.permute(0, 2, 3, 1).contiguous() if x.ndim == 4 else x.contiguous()
+def of_images(x: Tensor) -> Tensor:
+    """Return images in the memory of channels last, others contiguous."""
+    return x.contiguous(memory_format=torch.channels_last if x.ndim == 4 else torch.contiguous_format)
 
 
 def memory(x: Tensor) -> Tensor:
     """The values of a tensor in channels-last order, flat; shares its memory where that is in this order."""
-    return channels_last(x).view(-1)
+    return (x.permute(0, 2, 3, 1) if x.ndim == 4 else x).contiguous().view(-1)
 
 
 def arrays(*tensors: Tensor | None) -> list[np.ndarray]:
     """The tensors' memory as NumPy arrays."""
     return [tensor.numpy() for tensor in tensors]  # type: ignore[union-attr]
-
-
-def kernels() -> Any:
-    from ottt_loihi.fast import chunk_kernels  # numba takes half a second to import
-
-    return chunk_kernels
-
-
-def _events() -> Any:
-    from ottt_loihi.fast import event_kernels
-
-    return event_kernels

@@ -26,8 +26,10 @@ import torch
 from torch import Tensor
 
 from ottt_loihi import checks
-from ottt_loihi.fast.chunk_connection import ChunkConnection, Learning, arrays, channels_last, kernels, memory
+from ottt_loihi.fast import chunk_kernels
+from ottt_loihi.fast.chunk_connection import ChunkConnection, Learning, arrays, memory, of_images
 from ottt_loihi.fast.lif import is_on_cpu, knows_surrogate, surrogate_constants
+from ottt_loihi.fast.lif_kernels import constants
 from ottt_loihi.fast.steps import why_not as why_not_steps
 from ottt_loihi.fast.weights_cache import EffectiveWeights, give
 from ottt_loihi.nn.blocks import Block
@@ -36,7 +38,7 @@ from ottt_loihi.nn.inputs import ConstantInput, Input
 from ottt_loihi.nn.network import Network
 from ottt_loihi.nn.neurons import LIF
 from ottt_loihi.nn.paths import GradientPaths
-from ottt_loihi.rules.base import OnlineRule
+from ottt_loihi.rules.base import Accumulated, OnlineRule, require_finite
 from ottt_loihi.rules.losses import CrossEntropy, Distilled, Loss, SquaredError
 
 
@@ -71,42 +73,35 @@ def _is_loop(branch: Any, index: int) -> bool:
     return branch.source == index and branch.delay == 1 and linear
 
 
-def run_batch(
-    net: Network, x: Input, labels: Tensor, loss: Loss, paths: GradientPaths, chunk: int, threads: int
-) -> tuple[Tensor, Tensor]:
-    """All steps of a batch, ``chunk`` at a time: Σ_t L[t] and Σ_t o[t] ``(batch, classes)``.
+class Chunks(NamedTuple):
+    """The engine of ``rule`` that takes ``steps`` time steps at once; ``threads`` share the samples.
 
-    Gradients are added to ``.grad``. x: ``(batch, T, *input_shape)``. ``threads`` share the samples; torch itself
-    should have one meanwhile (:mod:`ottt_loihi.fast.threads`).
-
-    Raises :class:`TrainingError` where the loss is NaN or infinite.
+    torch itself should have one thread meanwhile (:mod:`ottt_loihi.fast.threads`).
     """
-    folded = EffectiveWeights(net, x, paths)
-    if isinstance(x, ConstantInput):
-        x = x.dense()  # the steps read their number alone, and ``folded.first``
-    layers = list(_layers(net, folded, paths))
-    masks = [block.draw_mask(x.new_empty(len(x), *block.shape)) for block in net.blocks]
-    first = None if folded.first is None else channels_last(folded.first.detach()).flatten(1)
-    shares = []
-    for part in np.array_split(np.arange(len(x)), min(len(x), threads)):
-        own = slice(int(part[0]), int(part[-1]) + 1)
-        of_loss = loss.part(own), len(part) / len(x)
-        own_masks = [None if mask is None else mask[own] for mask in masks]
-        shares.append(
-            _Share(net, layers, x[own], labels[own], of_loss, own_masks, None if first is None else first[own])
-        )
-    _in_threads([lambda share=share: share.learn(chunk) for share in shares], threads)
-    for share in shares:  # in their order: the same sums every time
-        for learning in share.learning.values():
-            learning.give()
-    if folded.first is not None and folded.first.requires_grad:
-        found = torch.cat([share.constant for share in shares])  # type: ignore[misc]
-        if folded.first.ndim == 4:
-            batch, channels, height, width = folded.first.shape
-            found = found.view(batch, height, width, channels).permute(0, 3, 1, 2)
-        give(folded.first, found)
-    folded.flush()
-    return torch.stack([share.loss for share in shares]).sum(), torch.cat([share.scores for share in shares])
+
+    rule: OnlineRule
+    steps: int
+    threads: int
+
+    def accumulate(self, net: Network, x: Input, labels: Tensor, loss: Loss) -> Accumulated:
+        """Do :meth:`OnlineRule.accumulate`; raises :class:`TrainingError` where the loss is NaN or infinite."""
+        weights = EffectiveWeights(net, x, self.rule.paths)
+        if isinstance(x, ConstantInput):
+            x = x.dense()  # the steps read their number alone, and ``weights.first``
+        layers = list(_layers(net, weights, self.rule.paths))
+        masks = [block.draw_mask(x.new_empty(len(x), *block.shape)) for block in net.blocks]
+        shares = [
+            _Share(net, layers, x, labels, loss, masks, weights.first, torch.from_numpy(part))
+            for part in np.array_split(np.arange(len(x)), min(len(x), self.threads))
+        ]
+        _in_threads([lambda share=share: share.learn(self.steps) for share in shares], self.threads)
+        for share in shares:  # in their order: the same sums every time
+            for learning in share.learning.values():
+                learning.give()
+        if weights.first is not None and weights.first.requires_grad:
+            give(weights.first, torch.cat([share.constant for share in shares]))
+        weights.flush()
+        return Accumulated(torch.stack([share.loss for share in shares]), torch.cat([share.scores for share in shares]))
 
 
 @dataclass
@@ -126,38 +121,32 @@ class _Layer:
         return height * width * channels
 
 
-def _layers(net: Network, folded: EffectiveWeights, paths: GradientPaths) -> Iterator[_Layer]:
+def _layers(net: Network, weights: EffectiveWeights, paths: GradientPaths) -> Iterator[_Layer]:
     """The network's layers, the readout last."""
-    from ottt_loihi.fast.lif_kernels import constants
-
     image: tuple[int, ...] | None = None
     connections = [block.connection for block in net.blocks] + [net.readout]
     for index, block in enumerate(net.blocks):
         neuron, traced = block.neuron, paths.trace if index else paths.input_trace
-        own = ChunkConnection(block.connection, folded[block.connection], traced, paths.bias_trace, neuron.beta, image)
+        own = ChunkConnection(block.connection, weights[block.connection], traced, paths.bias_trace, neuron.beta, image)
         loop = None
         for branch in block.branches:
             loop = ChunkConnection(
-                branch.connection, folded[branch.connection], paths.trace, paths.bias_trace, neuron.beta
+                branch.connection, weights[branch.connection], paths.trace, paths.bias_trace, neuron.beta
             )
         shape = _kernel_shape(block, connections[index + 1])
         yield _Layer(own, neuron, loop, shape, constants(net.readout.weight, neuron))
         height, width, channels, down, across = shape
         image = None if len(block.shape) == 1 else (channels, height // down, width // across)
     beta = net.blocks[-1].neuron.beta if len(net.blocks) else 0.0
-    yield _Layer(ChunkConnection(net.readout, folded[net.readout], paths.readout_trace, False, beta, image))
+    yield _Layer(ChunkConnection(net.readout, weights[net.readout], paths.readout_trace, False, beta, image))
 
 
 def _kernel_shape(block: Block, following: Connection) -> tuple[int, int, int, int, int]:
     """(height, width, channels) of the neurons and the (height, width) of the windows that the next layer averages."""
-    if len(block.shape) == 1:
-        return (1, 1, block.shape[0], 1, 1)
-    channels, height, width = block.shape
-    if following.pool is None:
-        return (height, width, channels, 1, 1)
+    channels, height, width = block.shape if len(block.shape) == 3 else (*block.shape, 1, 1)
     if following.pool == "global":
         return (height, width, channels, height, width)
-    return (height, width, channels, *checks.both(following.pool))
+    return (height, width, channels, *checks.both(following.pool or 1))
 
 
 class _LayerPass(NamedTuple):
@@ -179,34 +168,34 @@ class _Share:
         layers: Sequence[_Layer],
         x: Tensor,
         labels: Tensor,
-        loss: tuple[Loss, float],
+        loss: Loss,
         masks: Sequence[Tensor | None],
         first: Tensor | None,
+        own: Tensor,
     ) -> None:
-        self.net, self.layers, self.x, self.labels, self.first = net, layers, x, labels, first
-        self.of_loss, self.weight_of_loss = loss
-        self.samples, self.nothing = len(x), x.new_empty(0)
-        self.masks = [self.nothing if mask is None else memory(mask) for mask in masks]
+        """Take the samples ``own`` of the batch; first: the current of the first layer where it is constant."""
+        part = slice(int(own[0]), int(own[-1]) + 1)
+        self.net, self.layers, self.x, self.num_steps = net, layers, x[part], x.shape[1]
+        self.batch_labels, self.batch_loss, self.own, self.part_of_batch = labels, loss, own, len(own) / len(x)
+        self.samples, self.nothing = len(own), x.new_empty(0)
+        self.masks = [self.nothing if mask is None else memory(mask[part]) for mask in masks]
         self.v = [x.new_full((self.samples * layer.size,), layer.neuron.v_init) for layer in layers if layer.neuron]
         self.fired = [x.new_zeros(self.samples, layer.size) if layer.loop else None for layer in layers]
         connections = [c for layer in layers for c in (layer.connection, layer.loop) if c is not None]
         self.learning = {id(connection): Learning(connection, self.samples) for connection in connections}
-        self.constant = None if first is None else torch.zeros_like(first)  # the gradient of the first current
+        self.first = None if first is None else of_images(first.detach()[part])
+        self.constant = None if first is None else torch.zeros_like(self.first)  # the gradient of the first current
         self.loss, self.scores = x.new_zeros(()), x.new_zeros(self.samples, net.num_classes)
 
     def learn(self, chunk: int) -> None:
-        """All time steps."""
-        for start in range(0, self.x.shape[1], chunk):
-            self._learn_chunk(self.x[:, start : start + chunk], start)
-
-    def _learn_chunk(self, x: Tensor, start: int) -> None:
-        """The steps from ``start`` on; nothing but the states outlives them."""
-        steps = x.shape[1]
-        with torch.no_grad():
-            passes = self._forward(x, steps)
-        g = self._compare(passes[-1].u, steps, start)
-        with torch.no_grad():
-            self._backward(g, passes, steps)
+        """All time steps; nothing of a chunk but the states outlives it."""
+        for start in range(0, self.num_steps, chunk):
+            x = self.x[:, start : start + chunk]
+            with torch.no_grad():
+                passes = self._forward(x, x.shape[1])
+            g = self._compare(passes[-1].u, x.shape[1], start)
+            with torch.no_grad():
+                self._backward(g, passes, x.shape[1])
 
     def _forward(self, x: Tensor, steps: int) -> list[_LayerPass]:
         passes: list[_LayerPass] = []
@@ -253,26 +242,21 @@ class _Share:
         layer = self.layers[index]
         states = arrays(u, self.v[index], self.masks[index], sent)
         zero = layer.neuron.reset == "zero"  # type: ignore[union-attr]
-        kernels().fire(current.numpy(), varies, *states, self.samples, steps, layer.shape, layer.constants, zero)
+        chunk_kernels.fire(current.numpy(), varies, *states, self.samples, steps, layer.shape, layer.constants, zero)
 
     def _compare(self, o: Tensor, steps: int, start: int) -> Tensor:
         """∂L/∂o of the batch's loss."""
-        o = o.detach().requires_grad_()
+        o, rows = o.detach().requires_grad_(), self.own.repeat_interleave(steps)
         # a loss is a mean over its rows; the batch's is the sum over the steps of a mean over all samples
-        loss = self.of_loss.repeated(steps)(o, self.labels.repeat_interleave(steps), self.x.shape[1])
-        loss = loss * (steps * self.weight_of_loss)
+        loss = self.batch_loss.of_rows(rows)(o, self.batch_labels[rows], self.num_steps)
+        loss = loss * (steps * self.part_of_batch)
         (g,) = torch.autograd.grad(loss, o)
         seen = o.detach().view(self.samples, steps, -1)
         if not torch.isfinite(loss):
-            self._stop(loss, seen, start)
+            bad = [t for t in range(steps) if not torch.isfinite(seen[:, t]).all()]
+            require_finite(self.net, loss.detach(), self.v, start + (bad[0] if bad else steps - 1))
         self.loss, self.scores = self.loss + loss.detach(), self.scores + seen.sum(1)
         return g
-
-    def _stop(self, loss: Tensor, o: Tensor, start: int) -> None:
-        from ottt_loihi.rules.base import require_finite
-
-        bad = [t for t in range(o.shape[1]) if not torch.isfinite(o[:, t]).all()]
-        require_finite(self.net, loss.detach(), self.v, start + (bad[0] if bad else o.shape[1] - 1))
 
     def _backward(self, g: Tensor, passes: Sequence[_LayerPass], steps: int) -> None:
         """From ∂L/∂o to the gradients of everything."""
@@ -302,17 +286,14 @@ class _Share:
                 lengths = self.learning[id(layer.connection)].lengths(steps).astype(number)
         u, constants = done.u, (number(neuron.v_threshold), *surrogate_constants(neuron, number))
         states = arrays(u, memory(g), self.masks[index])
-        kernels().error(*states, lengths, total.numpy(), self.samples, steps, layer.shape, *constants)
-        if not isinstance(layer.connection.module, Conv2d):
-            return u.view(self.samples * steps, -1)
-        height, width, channels = layer.shape[:3]
-        return u.view(-1, height, width, channels).permute(0, 3, 1, 2)
+        chunk_kernels.error(*states, lengths, total.numpy(), self.samples, steps, layer.shape, *constants)
+        u = u.view(self.samples * steps, *layer.shape[:3])
+        return u.permute(0, 3, 1, 2) if isinstance(layer.connection.module, Conv2d) else u.flatten(1)
 
 
 def _received(connection: Connection, x: Tensor) -> Tensor:
     """The network's input ``(samples, steps, …)`` as the first product takes it, a row for each sample and step."""
-    x = connection.before(x.flatten(0, 1))
-    return x.contiguous(memory_format=torch.channels_last) if x.ndim == 4 else x.contiguous()
+    return of_images(connection.before(x.flatten(0, 1)))
 
 
 def _in_threads(jobs: Sequence[Any], threads: int) -> None:

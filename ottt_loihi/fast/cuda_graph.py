@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ottt_loihi.errors import UsageError
-from ottt_loihi.fast.steps import accumulate, why_not
+from ottt_loihi.fast.steps import OneByOne, why_not
 from ottt_loihi.nn.inputs import ConstantInput, Input
 from ottt_loihi.nn.network import Network
 from ottt_loihi.nn.precision import product_dtype
@@ -66,9 +66,8 @@ class GraphedRule(Rule):
         self.rule.check(net)
 
     def accumulate(self, net: Network, x: Input, labels: Tensor, loss: Loss) -> Accumulated:
-        if why_not(net, self.rule):
-            return self.rule.accumulate(net, x, labels, loss)
-        return accumulate(net, self.rule, x, labels, loss)  # type: ignore[arg-type]
+        engine = self.rule if why_not(net, self.rule) else OneByOne(self.rule)  # type: ignore[arg-type]
+        return engine.accumulate(net, x, labels, loss)
 
     def describe(self) -> dict[str, Any]:
         return self.rule.describe()

@@ -10,12 +10,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from ottt_loihi.fast.chunk_connection import gradients_in
+from ottt_loihi import checks
 from ottt_loihi.fast.lif import LeanStep, has_kernels, knows_surrogate, like
 from ottt_loihi.fast.pooling import average_pool
 from ottt_loihi.fast.weights_cache import EffectiveWeights, give
@@ -24,9 +24,8 @@ from ottt_loihi.nn.connections import Connection, Conv2d, Linear, Readout
 from ottt_loihi.nn.inputs import Input, frames
 from ottt_loihi.nn.network import Network
 from ottt_loihi.nn.neurons import LIF, Stream, Trace
-from ottt_loihi.nn.paths import GradientPaths
-from ottt_loihi.nn.precision import product_dtype
-from ottt_loihi.rules.base import Accumulated, BatchResult, OnlineRule, Step, accumulated, learn_step_by_step
+from ottt_loihi.nn.precision import error_for_product, product_dtype
+from ottt_loihi.rules.base import Accumulated, OnlineRule, Step, accumulated
 from ottt_loihi.rules.losses import Loss, instantaneous
 from ottt_loihi.rules.ottt import OTTT
 from ottt_loihi.rules.saf import SAFE
@@ -64,33 +63,31 @@ def why_not(net: nn.Module, rule: Any) -> str:
     return "" if type(net.readout) is Readout else f"its readout is a {type(net.readout).__name__}"
 
 
-def accumulate(net: Network, rule: OnlineRule, x: Input, labels: Tensor, loss: Loss) -> Accumulated:
-    """Add Σ_t ∂L[t]/∂w to ``.grad``, as :meth:`OnlineRule.accumulate`; x and labels are checked."""
-    steps = Steps(net, x, rule.paths)
-    return accumulated(net, steps.learn(labels, loss, rule.steps_with_gradient(x.shape[1])))
+class OneByOne(NamedTuple):
+    """The engine of ``rule`` that takes one time step after the other."""
 
+    rule: OnlineRule
 
-def train_step_by_step(
-    net: Network, rule: OnlineRule, x: Input, labels: Tensor, loss: Loss, optimizer: torch.optim.Optimizer
-) -> BatchResult:
-    """Learn from one batch; the optimiser steps after every time step."""
-    learning = rule.steps_with_gradient(x.shape[1])
-    steps = Steps(net, x, rule.paths).learn(labels, loss, learning, weights_change=True)
-    return learn_step_by_step(net, steps, learning, optimizer)
+    def accumulate(self, net: Network, x: Input, labels: Tensor, loss: Loss) -> Accumulated:
+        return accumulated(net, Steps(net, x, self.rule).learn(labels, loss))
+
+    def learn(self, net: Network, x: Input, labels: Tensor, loss: Loss) -> Iterator[Step]:
+        return Steps(net, x, self.rule).learn(labels, loss, weights_change=True)
 
 
 class Steps:
     """The time steps of one batch: the state between them, and the weights they share."""
 
-    def __init__(self, net: Network, x: Input, paths: GradientPaths) -> None:
-        self.net, self.x, self.paths = net, x, paths
+    def __init__(self, net: Network, x: Input, rule: OnlineRule) -> None:
+        self.net, self.x, self.paths = net, x, rule.paths
+        self.learning = rule.steps_with_gradient(x.shape[1])
         self.traces: dict[Connection, Trace] = {}
         self.first_length = 0.0  # Λ of a constant input
         self.outs: list[Tensor] = []  # of every block in the step before
         self.late: Late = {}
         self.neurons: dict[int, _Memory] = {}
         self.skip_sources = {block.skip.source for block in net.blocks if block.skip is not None}
-        self.weights = EffectiveWeights(net, x, paths)
+        self.weights = EffectiveWeights(net, x, rule.paths)
 
     def sent(self, source: int) -> Tensor:
         """Return the output of a block in the step before."""
@@ -101,23 +98,23 @@ class Steps:
         """Return v of every block."""
         return [memory.v for memory in self.neurons.values()]
 
-    def learn(self, labels: Tensor, loss: Loss, learning: set[int], weights_change: bool = False) -> Iterator[Step]:
-        """Take the time steps one by one; those in ``learning`` add their gradient to ``.grad``.
+    def learn(self, labels: Tensor, loss: Loss, weights_change: bool = False) -> Iterator[Step]:
+        """Take the time steps one by one, as :meth:`OnlineRule.learn`.
 
-        weights_change: they do after each of these steps, so its gradient is complete then; else after the last step
+        weights_change: after each step that is learnt from, so its gradient is complete then; else after the last step
         """
         for t, frame in enumerate(frames(self.x)):
-            if weights_change and t - 1 in learning:
+            if weights_change and t - 1 in self.learning:
                 del self.weights  # two sets of weights at a time would set the peak of memory
                 self.weights = EffectiveWeights(self.net, self.x, self.paths)
-            with torch.set_grad_enabled(t in learning):
+            with torch.set_grad_enabled(t in self.learning):
                 o = self.step(frame)
                 error = instantaneous(loss, o, labels, self.x.shape[1])
-            if t in learning:
+            if t in self.learning:
                 error.backward()
                 if weights_change:
                     self.weights.flush()
-            done = Step(error.detach(), o.detach(), self)
+            done = Step(error.detach(), o.detach(), self, t in self.learning)
             del o, error  # and with them the step's graph, before the next one is made
             yield done
         self.weights.flush()
@@ -221,12 +218,30 @@ class _TracedProduct(torch.autograd.Function):
         wants_x, _, wants_weight, wants_bias = ctx.needs_input_grad[:4]
         grad_bias = ctx.length * g.sum([0, *range(2, g.ndim)], dtype=weight.dtype) if wants_bias else None
         adds = wants_weight and g.ndim == 2 and ctx.kind == weight.dtype and ctx.leaf.grad is not None
-        grad_x, grad_weight = gradients_in(
+        grad_x, grad_weight = gradients(
             ctx.kind, ctx.connection, g, trace, weight, (wants_x, wants_weight and not adds)
         )
         if adds:  # no product of its own that is added afterwards
             ctx.leaf.grad.addmm_(g.t(), trace)
         return grad_x, None, grad_weight, grad_bias, None, None
+
+
+def gradients(
+    kind: torch.dtype, connection: Connection, g: Tensor, x: Tensor, weight: Tensor, wanted: tuple[bool, bool]
+) -> tuple[Tensor | None, Tensor | None]:
+    """∂L/∂x and ∂L/∂W of ``connection.product``, those that are wanted: products of dtype ``kind``, in the weight's."""
+    own, (g, factor) = weight.dtype, error_for_product(g, kind)
+    x, weight = x.to(kind), weight.to(kind)
+    if isinstance(connection, Conv2d):
+        geometry = (checks.both(size) for size in (connection.stride, connection.padding, connection.dilation))
+        found = torch.ops.aten.convolution_backward(
+            g, x, weight, None, *geometry, False, [0, 0], connection.groups, (*wanted, False)
+        )[:2]
+    else:
+        found = g @ weight if wanted[0] else None, g.t() @ x if wanted[1] else None
+    if kind == own:
+        return found
+    return tuple(None if part is None else part.to(own).mul_(factor) for part in found)  # type: ignore[return-value]
 
 
 class _Repeated(torch.autograd.Function):

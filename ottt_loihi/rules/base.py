@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from ottt_loihi import checks
 from ottt_loihi.errors import TrainingError, UsageError
@@ -47,11 +49,12 @@ class Accumulated(NamedTuple):
 
 
 class Step(NamedTuple):
-    """One time step that has been learnt from, without a graph: L[t], o[t], and the state after it."""
+    """One time step that is over, without a graph."""
 
-    loss: Tensor
+    loss: Tensor  # L[t]
     o: Tensor
-    state: Any
+    state: Any  # after it
+    learns: bool  # its gradient has been added to ``.grad``
 
 
 class Rule(ABC):
@@ -89,39 +92,37 @@ class Rule(ABC):
         TrainingError
             for a loss that is NaN or infinite
         """
-        net, loss = self.prepared(net), make_loss(loss)
-        return self.add_gradients(net, *self.checked(net, x, labels), loss)
+        return self.train_batch(net, x, labels, loss, None)
 
     def train_batch(
-        self, net: Network, x: Input, labels: Any, loss: Loss, optimizer: torch.optim.Optimizer | None
+        self, net: nn.Module, x: Input, labels: Any, loss: Loss, optimizer: Optimizer | None
     ) -> BatchResult:
         """Learn from one batch: :meth:`backward`, then a step of the optimiser; None only adds the gradients.
 
         The gradients of an earlier batch are overwritten where there is an optimiser, which does not step on a loss
         that is NaN or infinite. Parameters and errors as in :meth:`backward`.
         """
-        if optimizer is None:
-            return self.backward(net, x, labels, loss)
         net, loss = self.prepared(net), make_loss(loss)
         x, labels = self.checked(net, x, labels)
-        checks.instance(optimizer, "optimizer", torch.optim.Optimizer)
-        return self.learn_batch(net, x, labels, loss, optimizer)
+        checks.instance(optimizer, "optimizer", Optimizer, none=True)
+        return self.learn_batch(net, x, labels, loss, optimizer, self)
 
     def learn_batch(
-        self, net: Network, x: Input, labels: Tensor, loss: Loss, optimizer: torch.optim.Optimizer
+        self, net: Network, x: Input, labels: Tensor, loss: Loss, optimizer: Optimizer | None, engine: Any
     ) -> BatchResult:
-        """Do :meth:`train_batch` for a batch that has been checked."""
-        optimizer.zero_grad()
-        self.before_batch(net)
-        result = self.add_gradients(net, x, labels, loss)
-        optimizer.step()
-        self.after_step(net)
-        return result
+        """Do :meth:`train_batch` for a batch that has been checked.
 
-    def add_gradients(self, net: Network, x: Input, labels: Tensor, loss: Loss) -> BatchResult:
-        """Do :meth:`backward` for a batch that has been checked."""
-        done = self.accumulate(net, x, labels, loss)
+        engine: computes the gradients, in ``accumulate`` and ``learn`` as :class:`OnlineRule` has them; the rule itself
+        is the plain one
+        """
+        if optimizer is not None:
+            optimizer.zero_grad()
+            self.before_batch(net)
+        done = engine.accumulate(net, x, labels, loss)
         require_finite(net, done.losses, done.membranes)
+        if optimizer is not None:
+            optimizer.step()
+            self.after_step(net)
         return BatchResult(done.losses.sum(), done.scores)
 
     def prepared(self, net: nn.Module) -> Any:
@@ -191,13 +192,10 @@ class OnlineRule(Rule):
         self.update = checks.one_of(update, "update", UPDATES)
         self.hlop = make_hlop(hlop)
 
-    def learn(self, net: Network, x: Input, labels: Tensor, loss: Loss, learning: set[int]) -> Iterator[Step]:
-        """Take the time steps one by one; those in ``learning`` add their gradient to ``.grad`` before they return."""
-
-        def error(o: Tensor) -> Tensor:
-            return instantaneous(loss, o, labels, x.shape[1])
-
-        state = None
+    def learn(self, net: Network, x: Input, labels: Tensor, loss: Loss) -> Iterator[Step]:
+        """Take the time steps one by one; each that is learnt from has added its gradient to ``.grad``."""
+        state, learning = None, self.steps_with_gradient(x.shape[1])
+        error = partial(instantaneous, loss, labels=labels, time_steps=x.shape[1])
         for t, frame in enumerate(frames(x)):
             done = self.learn_step(net, frame, state, error, t in learning)
             state = done.state
@@ -212,7 +210,7 @@ class OnlineRule(Rule):
         if learns:
             require_gradient(net, state)
             now.backward()
-        return Step(now.detach(), o.detach(), state)
+        return Step(now.detach(), o.detach(), state, learns)
 
     def step(self, net: Network, x: Tensor, state: Any, presynaptic: Any = None) -> tuple[Tensor, Any]:
         """Return o[t] and the state of one time step."""
@@ -223,22 +221,22 @@ class OnlineRule(Rule):
         return set(range(num_steps))
 
     def accumulate(self, net: Network, x: Input, labels: Tensor, loss: Loss) -> Accumulated:
-        return accumulated(net, self.learn(net, x, labels, loss, self.steps_with_gradient(x.shape[1])))
-
-    def add_gradients(self, net: Network, x: Input, labels: Tensor, loss: Loss) -> BatchResult:
-        with nullcontext() if self.hlop is None else self.hlop.learning(net):
-            return super().add_gradients(net, x, labels, loss)
+        with self.protected(net):
+            return accumulated(net, self.learn(net, x, labels, loss))
 
     def learn_batch(
-        self, net: Network, x: Input, labels: Tensor, loss: Loss, optimizer: torch.optim.Optimizer
+        self, net: Network, x: Input, labels: Tensor, loss: Loss, optimizer: Optimizer | None, engine: Any
     ) -> BatchResult:
-        if self.hlop is not None:
+        if self.hlop is not None and optimizer is not None:
             self.hlop.check_optimizer(optimizer)
-        if self.update == "sequence":
-            return super().learn_batch(net, x, labels, loss, optimizer)
-        learning = self.steps_with_gradient(x.shape[1])
-        with nullcontext() if self.hlop is None else self.hlop.learning(net):
-            return learn_step_by_step(net, self.learn(net, x, labels, loss, learning), learning, optimizer)
+        if self.update == "sequence" or optimizer is None:
+            return super().learn_batch(net, x, labels, loss, optimizer, engine)
+        with self.protected(net):
+            return learn_step_by_step(net, engine.learn(net, x, labels, loss), optimizer)
+
+    def protected(self, net: Network) -> AbstractContextManager[None]:
+        """Return the context in which a batch is learnt: HLOP's, if there is one."""
+        return nullcontext() if self.hlop is None else self.hlop.learning(net)
 
     def why_not_captured(self) -> str:
         if self.update == "step":
@@ -249,13 +247,10 @@ class OnlineRule(Rule):
         return super().describe() | ({} if self.hlop is None else {"hlop": self.hlop.describe()})
 
     def tensors(self) -> dict[str, Tensor]:
-        return super().tensors() if self.hlop is None else self.hlop.tensors()
+        return {} if self.hlop is None else self.hlop.tensors()
 
     def restore(self, tensors: Mapping[str, Tensor]) -> None:
-        if self.hlop is None:
-            super().restore(tensors)
-        else:
-            self.hlop.restore(tensors)
+        (super() if self.hlop is None else self.hlop).restore(tensors)
 
 
 def accumulated(net: Network, steps: Iterable[Step]) -> Accumulated:
@@ -267,15 +262,13 @@ def accumulated(net: Network, steps: Iterable[Step]) -> Accumulated:
     return Accumulated(torch.stack(losses), scores, membranes(state))
 
 
-def learn_step_by_step(
-    net: Network, steps: Iterable[Step], learning: set[int], optimizer: torch.optim.Optimizer
-) -> BatchResult:
-    """Let the optimiser step after every time step in ``learning``, which has added its gradient."""
+def learn_step_by_step(net: Network, steps: Iterable[Step], optimizer: Optimizer) -> BatchResult:
+    """Let the optimiser step after every time step that has added its gradient."""
     total, scores = 0, None
     optimizer.zero_grad()
     for t, done in enumerate(steps):
         require_finite(net, done.loss, membranes(done.state), t)
-        if t in learning:
+        if done.learns:
             optimizer.step()
             optimizer.zero_grad()
             torch.clear_autocast_cache()  # it would keep the 16 bits of the weights before

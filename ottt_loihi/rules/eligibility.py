@@ -71,7 +71,7 @@ class LayeredRule(OnlineRule):
             now = error(o)
             if learns:
                 self.teach(net, now, o, outs, error)
-        return Step(now.detach(), o.detach(), state)
+        return Step(now.detach(), o.detach(), state, learns)
 
     def teach(self, net: Network, now: Tensor, o: Tensor, outs: Sequence[Tensor], error: Error) -> None:
         """Add the gradient of a step to ``.grad``: of its loss, its readout, and what every block sent."""

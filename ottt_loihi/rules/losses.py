@@ -23,12 +23,8 @@ from ottt_loihi.errors import UsageError
 class _OfRows:
     """A loss that knows nothing of a batch but the rows it is given."""
 
-    def part(self, samples: slice) -> Loss:
-        """The loss of some samples of the batch."""
-        return self
-
-    def repeated(self, steps: int) -> Loss:
-        """The loss of rows that hold every sample ``steps`` times, one after the other."""
+    def of_rows(self, samples: Tensor) -> Loss:
+        """The loss of rows that belong to these samples of the batch, ``(rows,)`` int64."""
         return self
 
 
@@ -100,11 +96,8 @@ class Distilled(_OfRows):
         scaled = self.kappa * self.temperature**2 / time_steps * divergence
         return (1 - self.kappa) * self.loss(o, labels, time_steps) + scaled
 
-    def part(self, samples: slice) -> Distilled:
+    def of_rows(self, samples: Tensor) -> Distilled:
         return replace(self, teacher=self.teacher[samples])
-
-    def repeated(self, steps: int) -> Distilled:
-        return replace(self, teacher=self.teacher.repeat_interleave(steps, 0))
 
 
 Loss = SquaredError | CrossEntropy | Callable[[Tensor, Tensor, int], Tensor]

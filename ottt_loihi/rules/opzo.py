@@ -78,7 +78,7 @@ class OPZO(OnlineRule):
         if estimates:
             self._follow(noisy, perturbed - o.detach())
         self._backward(net, now, o, state)
-        return Step(now.detach(), o.detach(), state)
+        return Step(now.detach(), o.detach(), state, learns)
 
     def check(self, net: Network) -> None:
         if any(len(block.branches) or block.skip is not None for block in net.blocks):

@@ -16,7 +16,7 @@ from torch import nn
 from ottt_loihi import checks
 from ottt_loihi.errors import UsageError
 from ottt_loihi.nn.inputs import ConstantInput, Input
-from ottt_loihi.rules.base import BatchResult, Rule, require_finite
+from ottt_loihi.rules.base import BatchResult, Rule
 from ottt_loihi.rules.losses import Loss, make_loss
 
 ENGINES = ("auto", "plain", "fast")
@@ -60,7 +60,8 @@ class Engine:
             return rule.train_batch(net, x, labels, loss, optimizer)
         if self.recorder is not None:
             return self.recorder.train_batch(net, x, labels, loss, optimizer)
-        from ottt_loihi.fast.steps import train_step_by_step
+        from ottt_loihi.fast.chunks import Chunks
+        from ottt_loihi.fast.steps import OneByOne
         from ottt_loihi.fast.threads import one_thread_of_torch
 
         with one_thread_of_torch() as threads:
@@ -68,14 +69,8 @@ class Engine:
             useful = self.useful_threads(net, x, threads)
             if self.chunk == 1:
                 torch.set_num_threads(useful)
-            if optimizer is None:
-                return self._add_gradients(net, rule, loss, x, labels, useful)
-            if rule.update == "step":
-                return train_step_by_step(net, rule, x, labels, loss, optimizer)
-            optimizer.zero_grad()
-            result = self._add_gradients(net, rule, loss, x, labels, useful)
-            optimizer.step()
-        return result
+            engine = OneByOne(rule) if self.chunk == 1 else Chunks(rule, self.chunk, useful)
+            return rule.learn_batch(net, x, labels, loss, optimizer, engine)
 
     def useful_threads(self, net: Any, x: Input, threads: int) -> int:
         """Return how many of ``threads`` CPU threads a batch uses: chunks share its samples, torch large products."""
@@ -86,19 +81,6 @@ class Engine:
         if self.chunk == 1:
             return threads if has_long_products(net, len(x)) else 1
         return threads if is_long_batch(net, *x.shape[:2], constant=isinstance(x, ConstantInput)) else 1
-
-    def _add_gradients(
-        self, net: nn.Module, rule: Rule, loss: Loss, x: Input, labels: Any, threads: int
-    ) -> BatchResult:
-        if self.chunk > 1:
-            from ottt_loihi.fast.chunks import run_batch
-
-            return BatchResult(*run_batch(net, x, labels, loss, rule.paths, self.chunk, threads))
-        from ottt_loihi.fast.steps import accumulate
-
-        done = accumulate(net, rule, x, labels, loss)
-        require_finite(net, done.losses, done.membranes)
-        return BatchResult(done.losses.sum(), done.scores)
 
 
 def choose(
@@ -140,7 +122,7 @@ def choose(
                 "chunk: the plain engine takes one time step after the other; leave chunk or the engine out"
             )
         return Engine("plain", why="engine plain, as asked for")
-    from ottt_loihi.fast import chunks, steps
+    from ottt_loihi.fast import steps
 
     if reason := steps.why_not(net, rule):
         if engine == "fast":
@@ -151,6 +133,8 @@ def choose(
 
         if not why_not_recorded(rule, loss):
             return Engine("fast", 1, "engine fast, the operations of a batch recorded and repeated", GraphedRule(rule))
+    from ottt_loihi.fast import chunks  # and with it numba, half a second
+
     reason = "as asked for" if chunk == 1 else chunks.why_not(net, rule, loss)
     if reason:
         return Engine("fast", 1, f"engine fast, one time step at once: {reason}")
