@@ -74,8 +74,7 @@ def test_ide_is_the_finite_difference_of_the_equilibrium(kind, solver):
     assert all(m.double().mean() > 0.1 for m in found.open)
     total = LOSS(found.o, labels, 1)
     rule = make_rule("ide", solver=solver, tolerance=1e-12, max_iterations=300)
-    beta = equilibrium.split(rule.solve(found, found.output_error(total)).beta, found.rates)
-    found.add_gradients(net, total, beta)
+    found.add_gradients(net, total, rule.solve(found, found.output_error(total)))
     eps = 1e-6
     for parameter in net.parameters():
         index = int(parameter.grad.abs().argmax())
@@ -101,11 +100,11 @@ def test_the_solvers_find_the_dense_solution_and_not_the_released_one():
     expected, released = [], []
     for b in range(len(x)):
         j = torch.diag(found.open[0][b].double()) @ f
-        expected.append(torch.linalg.solve(torch.eye(20) - j.T, g[0][b]))
-        released.append(torch.linalg.solve(2 * torch.eye(20) - j.T, g[0][b]))
+        expected.append(torch.linalg.solve(torch.eye(20) - j.T, g[b]))
+        released.append(torch.linalg.solve(2 * torch.eye(20) - j.T, g[b]))
     for solver in ("broyden", "damped"):
         rule = make_rule("ide", solver=solver, tolerance=1e-13, max_iterations=300)
-        beta = rule.solve(found, g).beta
+        beta = rule.solve(found, g)
         torch.testing.assert_close(beta, torch.stack(expected), rtol=0, atol=1e-12)
         assert (beta - torch.stack(released)).norm() > 0.3 * beta.norm()
 
@@ -127,16 +126,16 @@ def test_spide_error_identity_and_its_error_falls_with_the_steps():
     net, x, labels = prepared("one layer")
     (rates,) = equilibrium.simulate(net, x[:, None].expand(-1, 200, -1), net.blocks[0].neuron.beta)
     found = equilibrium.equilibrium(net, rates, by_rate=True)
-    (g,) = found.output_error(LOSS(found.o, labels, 1))
-    g = [g * (0.2 / g.abs().max())]
-    exact = make_rule("ide", tolerance=1e-13, max_iterations=300).solve(found, tuple(g)).beta
+    g = found.output_error(LOSS(found.o, labels, 1))
+    g = g * (0.2 / g.abs().max())
+    exact = make_rule("ide", tolerance=1e-13, max_iterations=300).solve(found, g)
     errors = []
     for steps in (50, 250, 1000, 4000):
         back = make_rule("spide", backward_steps=steps, loss_scale=1.0).run_backward(found, g)
-        left = [b - j for b, j in zip(back.beta, found.transposed(back.beta))]
-        right = [e - (u + j) / steps for e, u, j in zip(g, back.u, found.transposed(back.last))]
+        left = back.beta - found.transposed(back.beta)
+        right = g - (back.u + found.transposed(back.last)) / steps
         torch.testing.assert_close(left, right, rtol=0, atol=1e-12)
-        errors.append(float((equilibrium.flat(back.beta) - exact).norm() / exact.norm()))
+        errors.append(float((back.beta - exact).norm() / exact.norm()))
     assert errors == sorted(errors, reverse=True)
     assert errors[-1] < 0.01 < errors[0] < 0.5
 
@@ -147,12 +146,12 @@ def test_spide_sends_nothing_but_spikes_backwards(kind, monkeypatch):
     seen = []
     plain = equilibrium.Equilibrium.transposed
     monkeypatch.setattr(
-        equilibrium.Equilibrium, "transposed", lambda self, s: (seen.extend(v.clone() for v in s), plain(self, s))[1]
+        equilibrium.Equilibrium, "transposed", lambda self, s: (seen.append(s.clone()), plain(self, s))[1]
     )
     rule = make_rule("spide", backward_steps=30, loss_scale=1.0)
     rule.train_batch(net, x[:, None].expand(-1, 30, *x.shape[1:]), labels, LOSS, None)
     not_spikes = sum(int((~torch.isin(v, torch.tensor([-1.0, 0.0, 1.0], dtype=v.dtype))).sum()) for v in seen)
-    assert len(seen) == 30 * len(net.blocks)
+    assert len(seen) == 30
     assert not_spikes == 0
     assert rule.spikes["backward"] > 0
     assert rule.spikes["forward"] > 0

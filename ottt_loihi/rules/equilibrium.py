@@ -15,10 +15,11 @@ gives the same gradient.
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Callable, Iterator, Sequence
+import warnings
+from abc import abstractmethod
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -31,10 +32,11 @@ from ottt_loihi.nn.inputs import Input, frames
 from ottt_loihi.nn.network import Network
 from ottt_loihi.nn.neurons import LIF
 from ottt_loihi.nn.precision import no_graph
-from ottt_loihi.rules.base import Rule, require_finite, with_graph
+from ottt_loihi.rules.base import Accumulated, Rule, require_finite, with_graph
 from ottt_loihi.rules.losses import Loss, instantaneous
 
 POWER_ITERATIONS = 1000
+WHEN_NOT_CONVERGED = ("stop", "continue")
 
 
 @dataclass(frozen=True)
@@ -48,31 +50,37 @@ class Rates:
 
 @dataclass(frozen=True)
 class Equilibrium:
-    """The equation at given rates, with a graph from rates and parameters to currents."""
+    """The equation at given rates, with a graph from rates and parameters to currents.
 
-    rates: tuple[Tensor, ...]  # a and I(a) of every block, ``(batch, *shape)``
-    currents: tuple[Tensor, ...]  # a and I(a) of every block, ``(batch, *shape)``
+    Errors have all blocks side by side, ``(batch, neurons)``.
+    """
+
+    rates: tuple[Tensor, ...]  # a of every block, ``(batch, *shape)``
+    currents: tuple[Tensor, ...]  # I(a)
     open: tuple[Tensor, ...]  # m
     thresholds: tuple[float, ...]  # θ
     o: Tensor  # the readout
 
-    def transposed(self, beta: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    def transposed(self, beta: Tensor) -> Tensor:
         """Return Jᵀβ: the error, sent backwards through the weights of the loop."""
-        currents, errors = with_graph(self.currents, self.gated(beta))
-        found = torch.autograd.grad(
-            currents, self.rates, errors, retain_graph=True, allow_unused=True, materialize_grads=True
-        )
-        return tuple(found)
+        return self._of_rates(*with_graph(self.currents, self.gated(beta)))
 
-    def gated(self, beta: Sequence[Tensor]) -> tuple[Tensor, ...]:
-        """Return m⊙β/θ: the gradient with respect to the current that follows from the error β."""
-        return tuple(torch.where(m, b, 0) / theta for m, b, theta in zip(self.open, beta, self.thresholds))
-
-    def output_error(self, loss: Tensor) -> tuple[Tensor, ...]:
+    def output_error(self, loss: Tensor) -> Tensor:
         """Return g = ∂L/∂a, through the readout only."""
-        return torch.autograd.grad(loss, self.rates, retain_graph=True, allow_unused=True, materialize_grads=True)
+        return self._of_rates(loss)
 
-    def add_gradients(self, net: Network, loss: Tensor, beta: Sequence[Tensor]) -> None:
+    def _of_rates(self, *errors: Any) -> Tensor:
+        found = torch.autograd.grad(
+            errors[0], self.rates, *errors[1:], retain_graph=True, allow_unused=True, materialize_grads=True
+        )
+        return torch.cat([part.flatten(1) for part in found], dim=1)
+
+    def gated(self, beta: Tensor) -> list[Tensor]:
+        """Return m⊙β/θ of every block: the gradient with respect to the current that follows from the error β."""
+        parts = beta.split([m[0].numel() for m in self.open], dim=1)
+        return [torch.where(m, b.view_as(m), 0) / theta for m, b, theta in zip(self.open, parts, self.thresholds)]
+
+    def add_gradients(self, net: Network, loss: Tensor, beta: Tensor) -> None:
         """Add ``(m⊙β/θ)·aᵀ`` and the readout's own gradient to ``.grad``."""
         parameters = [p for p in net.parameters() if p.requires_grad]
         found = with_graph([loss, *self.currents], [torch.ones_like(loss), *self.gated(beta)])
@@ -84,11 +92,29 @@ class EquilibriumRule(Rule):
 
     max_norm: with an optimiser, feedback is scaled down so that a loop's norm stays at most this, before the first
     batch and after every step; 0: it is left alone. A loop whose norm is 1 or more is refused.
+    not_converged: what happens where β is not found, ``"stop"`` or ``"continue"``.
     """
 
-    def __init__(self, max_norm: float) -> None:
+    by_rate: ClassVar[bool] = False  # m follows from the spikes, as :func:`equilibrium` says
+
+    def __init__(self, max_norm: float, not_converged: str) -> None:
         self.max_norm = checks.number(max_norm, "max_norm", 0, 1)
+        self.not_converged = checks.one_of(not_converged, "not_converged", WHEN_NOT_CONVERGED)
         self._contracting: list[float] = []  # of the loops that were last found to contract
+
+    @abstractmethod
+    def error(self, found: Equilibrium, loss: Tensor, x: Input) -> Tensor:
+        """Return β of a batch x and its loss."""
+
+    def accumulate(self, net: Network, x: Input, labels: Tensor, loss: Loss) -> Accumulated:
+        if self._contracting != _fingerprint(net):
+            require_contraction(net)
+            self._contracting = _fingerprint(net)
+        (rates,) = simulate(net, x, net.blocks[0].neuron.beta)
+        found = equilibrium(net, rates, self.by_rate)
+        total = evaluate_loss(net, found.o, labels, loss, x.shape[1])
+        found.add_gradients(net, total, self.error(found, total, x))
+        return Accumulated(total.detach(), found.o.detach())
 
     def check(self, net: Network) -> None:
         if not len(net.blocks):
@@ -104,11 +130,11 @@ class EquilibriumRule(Rule):
             restrict(net, self.max_norm)
             self._contracting = _fingerprint(net)
 
-    def require_contraction(self, net: Network) -> None:
-        """Refuse loops that do not contract; the norms of unchanged weights are not computed again."""
-        if self._contracting != _fingerprint(net):
-            require_contraction(net)
-            self._contracting = _fingerprint(net)
+    def complain(self, message: str) -> None:
+        """Raise, or warn, as ``not_converged`` says."""
+        if self.not_converged == "stop":
+            raise TrainingError(f"{self.name}: {message}")
+        warnings.warn(f"{self.name}: {message}", stacklevel=3)
 
 
 def _fingerprint(net: Network) -> list[float]:
@@ -221,19 +247,17 @@ def loop_norm(net: Network, index: int, branch: Branch, tolerance: float = 1e-6)
     Below 1 the equilibrium exists, is the only one, and the spikes find it. Power iteration, until a round changes less
     than the relative tolerance.
     """
-    connections = [
-        (branch.connection, index),
-        *((net.blocks[i].connection, i) for i in range(index + 1, branch.source + 1)),
-    ]
-    weights = [Weights(connection.effective().weight, None) for connection, _ in connections]
+    ends = range(index, branch.source + 1)
+    connections = [branch.connection, *(net.blocks[end].connection for end in ends[1:])]
+    weights = [Weights(connection.effective().weight, None) for connection in connections]
     generator = torch.Generator().manual_seed(0)
     v = torch.randn(1, *net.blocks[branch.source].shape, generator=generator).to(net.readout.weight.detach())
     norm = 0.0
     for _ in range(POWER_ITERATIONS):
         v = (v / v.norm().clamp(min=torch.finfo(v.dtype).tiny)).detach().requires_grad_()
         y = v
-        for (connection, block), weight in zip(connections, weights):
-            y = connection.current(y, weight) / net.blocks[block].neuron.v_threshold
+        for end, connection, weight in zip(ends, connections, weights):
+            y = connection.current(y, weight) / net.blocks[end].neuron.v_threshold
         before, norm = norm, float(y.detach().norm())
         if abs(norm - before) <= tolerance * norm:
             break
@@ -259,14 +283,3 @@ def require_contraction(net: Network) -> None:
                 "over thresholds), expected below 1, or there may be no equilibrium; set the rule's max_norm, raise "
                 "v_threshold, or start from smaller feedback weights"
             )
-
-
-def flat(parts: Sequence[Tensor]) -> Tensor:
-    """All blocks side by side, ``(batch, neurons)``."""
-    return torch.cat([part.flatten(1) for part in parts], dim=1)
-
-
-def split(whole: Tensor, like: Sequence[Tensor]) -> tuple[Tensor, ...]:
-    """The reverse of :func:`flat`."""
-    ends = list(itertools.accumulate(part[0].numel() for part in like))
-    return tuple(whole[:, end - part[0].numel() : end].view_as(part) for part, end in zip(like, ends))

@@ -10,9 +10,9 @@ from torch import Tensor, nn
 from ottt_loihi.errors import UsageError
 from ottt_loihi.nn.connections import Connection
 from ottt_loihi.nn.inputs import Input, frames
-from ottt_loihi.nn.network import Network, NetworkState
+from ottt_loihi.nn.network import Network
 from ottt_loihi.nn.neurons import LIF, Stream
-from ottt_loihi.nn.paths import GradientPaths, ottt_paths
+from ottt_loihi.nn.paths import ottt_paths
 from ottt_loihi.rules.losses import Loss
 
 
@@ -71,35 +71,28 @@ def three_factors(net: Network, x: Input, labels: Tensor, loss: Loss) -> list[li
     """
     x, labels = net.check_input(x), net.check_labels(labels, len(x))
     paths, state, steps = ottt_paths(net.convention), None, []
+    skipped = {block.skip.source for block in net.blocks if block.skip is not None}
     for frame in frames(x):
         o, state = net.step(frame, state, paths)
-        spikes = [block.s for block in state.blocks]
-        *errors, output_error = torch.autograd.grad(loss(o, labels, x.shape[1]), [*spikes, o])
-        steps.append(_hidden(net, frame, state, errors, paths) + [_readout(net, frame, state, output_error)])
+        wanted = [*(after.s for after in state.blocks), *(after.current for after in state.blocks), o]
+        *found, output_error = torch.autograd.grad(loss(o, labels, x.shape[1]), wanted)
+        factors, main = [], frame
+        for index, (block, after) in enumerate(zip(net.blocks, state.blocks)):
+            surrogate, error, of_current = _surrogate(block.neuron, after.u.detach()), *found[index :: len(net.blocks)]
+            stream = of_current - surrogate * error if index in skipped else None
+            sources = [main, *(state.blocks[branch.source].out for branch in block.branches)]
+            for number, (connection, trace, source) in enumerate(zip(block.connections, after.traces, sources)):
+                value, length = source.detach(), 1.0  # the authors' first layer
+                if trace is not None:
+                    value, length = trace.value, trace.length if paths.bias_trace else 1.0
+                elif number:  # nothing has arrived over this branch yet
+                    value, length = torch.zeros_like(value), 0.0
+                factors.append(Factors(connection, connection.before(value), surrogate, error, stream, length))
+            main = after.out
+        trace = main.detach() if state.readout is None else state.readout.value
+        factors.append(Factors(net.readout, net.readout.before(trace), torch.ones_like(output_error), output_error))
+        steps.append(factors)
     return steps
-
-
-def _hidden(net: Network, x: Tensor, state: NetworkState, errors: list[Tensor], paths: GradientPaths) -> list[Factors]:
-    surrogates = [_surrogate(block.neuron, after.u.detach()) for block, after in zip(net.blocks, state.blocks)]
-    streams: list[Tensor | None] = [None] * len(errors)
-    for index in reversed(range(len(errors))):
-        if (skip := net.blocks[index].skip) is not None:  # ∂L/∂I of this block reaches the source's current as well
-            post = surrogates[index] * errors[index] + (0 if streams[index] is None else streams[index])
-            already = streams[skip.source]
-            streams[skip.source] = skip.factor * post + (0 if already is None else already)
-    factors = []
-    for index, (block, after) in enumerate(zip(net.blocks, state.blocks)):
-        main = x if index == 0 else state.blocks[index - 1].out
-        sources = [main, *(state.blocks[branch.source].out for branch in block.branches)]
-        for number, (connection, trace, source) in enumerate(zip(block.connections, after.traces, sources)):
-            value, length = source.detach(), 1.0  # the authors' first layer
-            if trace is not None:
-                value, length = trace.value, trace.length if paths.bias_trace else 1.0
-            elif number:  # nothing has arrived over this branch yet
-                value, length = torch.zeros_like(value), 0.0
-            common = surrogates[index], errors[index], streams[index], length
-            factors.append(Factors(connection, connection.before(value), *common))
-    return factors
 
 
 def _surrogate(neuron: nn.Module, u: Tensor) -> Tensor:
@@ -108,9 +101,3 @@ def _surrogate(neuron: nn.Module, u: Tensor) -> Tensor:
     if not isinstance(neuron, LIF):
         raise UsageError(f"three_factors: expected LIF neurons, got {type(neuron).__name__}")
     return neuron.surrogate(u, neuron.v_threshold)
-
-
-def _readout(net: Network, x: Tensor, state: NetworkState, error: Tensor) -> Factors:
-    last = state.blocks[-1].out if state.blocks else x
-    trace = last.detach() if state.readout is None else state.readout.value
-    return Factors(net.readout, net.readout.before(trace), torch.ones_like(error), error)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Callable
 from itertools import count
 from typing import ClassVar, NamedTuple
@@ -12,15 +11,10 @@ import torch
 from torch import Tensor
 
 from ottt_loihi import checks
-from ottt_loihi.errors import TrainingError
 from ottt_loihi.nn.inputs import Input
-from ottt_loihi.nn.network import Network
-from ottt_loihi.rules import equilibrium
-from ottt_loihi.rules.base import Accumulated
-from ottt_loihi.rules.losses import Loss
+from ottt_loihi.rules.equilibrium import Equilibrium, EquilibriumRule
 
 SOLVERS = ("broyden", "damped")
-WHEN_NOT_CONVERGED = ("stop", "continue")
 
 
 class Solution(NamedTuple):
@@ -31,7 +25,7 @@ class Solution(NamedTuple):
     iterations: int  # products Jᵀβ
 
 
-class IDE(equilibrium.EquilibriumRule):
+class IDE(EquilibriumRule):
     """The gradient of the equilibrium a = clamp(I(a)/θ, 0, 1), by the implicit function theorem.
 
     ::
@@ -67,54 +61,33 @@ class IDE(equilibrium.EquilibriumRule):
         tolerance: float = 1e-3,
         not_converged: str = "stop",
     ) -> None:
-        super().__init__(max_norm)
+        super().__init__(max_norm, not_converged)
         self.solver = checks.one_of(solver, "solver", SOLVERS)
         self.tolerance = checks.number(tolerance, "tolerance", 1e-15, 1.0)
         self.max_iterations = checks.integer(max_iterations, "max_iterations")
-        self.not_converged = checks.one_of(not_converged, "not_converged", WHEN_NOT_CONVERGED)
 
-    def accumulate(self, net: Network, x: Input, labels: Tensor, loss: Loss) -> Accumulated:
-        self.require_contraction(net)
-        (rates,) = equilibrium.simulate(net, x, net.blocks[0].neuron.beta)
-        found = equilibrium.equilibrium(net, rates)
-        total = equilibrium.evaluate_loss(net, found.o, labels, loss, x.shape[1])
-        solution = self.solve(found, found.output_error(total))
-        found.add_gradients(net, total, equilibrium.split(solution.beta, found.rates))
-        return Accumulated(total.detach(), found.o.detach())
+    def error(self, found: Equilibrium, loss: Tensor, x: Input) -> Tensor:
+        return self.solve(found, found.output_error(loss))
 
-    def solve(self, found: equilibrium.Equilibrium, g: tuple[Tensor, ...]) -> Solution:
+    def solve(self, found: Equilibrium, g: Tensor) -> Tensor:
         """Return β to the rule's tolerance. If it is not reached, raise or warn as the settings say."""
-
-        def product(beta: Tensor) -> Tensor:
-            return equilibrium.flat(found.transposed(equilibrium.split(beta, found.rates)))
-
-        method = _broyden if self.solver == "broyden" else _damped
-        solution = method(product, equilibrium.flat(g), self.max_iterations, self.tolerance)
-        if not solution.residual <= self.tolerance:
-            message = (
-                f"{self.name}: the implicit gradient is not solved: relative residual {solution.residual:.2g} after "
-                f"{solution.iterations} iterations, wanted {self.tolerance:g}; raise max_iterations or tolerance, "
-                "or lower max_norm"
+        beta, residual, iterations = _solved(
+            found.transposed, g, self.max_iterations, self.tolerance, self.solver == "damped"
+        )
+        if not residual <= self.tolerance:
+            self.complain(
+                f"the implicit gradient is not solved: relative residual {residual:.2g} after {iterations} iterations, "
+                f"wanted {self.tolerance:g}; raise max_iterations or tolerance, or lower max_norm"
             )
-            if self.not_converged == "stop":
-                raise TrainingError(message)
-            warnings.warn(message, stacklevel=3)
-        return solution
+        return beta
 
 
-def _damped(product: Callable[[Tensor], Tensor], g: Tensor, limit: int, tolerance: float) -> Solution:
-    """β += ½·(Jᵀβ − β + g), which also converges where Jᵀ has eigenvalues near −1."""
-    beta, norm = g, float(g.norm())
-    for iteration in count(1):
-        rest = product(beta) - beta + g
-        residual = float(rest.norm()) / norm if norm else 0.0
-        if residual <= tolerance or iteration == limit:
-            return Solution(beta, residual, iteration)
-        beta = beta + 0.5 * rest
+def _solved(product: Callable[[Tensor], Tensor], g: Tensor, limit: int, tolerance: float, damped: bool) -> Solution:
+    """Find the root of h(β) = β − Jᵀβ − g.
 
-
-def _broyden(product: Callable[[Tensor], Tensor], g: Tensor, limit: int, tolerance: float) -> Solution:
-    """Broyden's method on h(β) = β − Jᵀβ − g, every sample with its own low-rank inverse, which begins as 1."""
+    damped: β −= ½·h, which also converges where Jᵀ has eigenvalues near −1. Otherwise Broyden's method, every sample
+    with its own low-rank inverse, which begins as 1.
+    """
     left: list[Tensor] = []
     right: list[Tensor] = []
 
@@ -128,10 +101,11 @@ def _broyden(product: Callable[[Tensor], Tensor], g: Tensor, limit: int, toleran
         residual = float(h.norm()) / norm if norm else 0.0
         if residual <= tolerance or iteration == limit or not math.isfinite(residual):
             return Solution(beta, residual, iteration)
-        step = -inverse(h)
+        step = -0.5 * h if damped else -inverse(h)
         beta = beta + step
         before, h = h, beta - product(beta) - g
-        change, row = h - before, inverse(step, transposed=True)
-        scale = (row * change).sum(1, keepdim=True)
-        left.append(torch.where(scale.abs() > 0, (step - inverse(change)) / scale, 0))
-        right.append(row)
+        if not damped:
+            change, row = h - before, inverse(step, transposed=True)
+            scale = (row * change).sum(1, keepdim=True)
+            left.append(torch.where(scale.abs() > 0, (step - inverse(change)) / scale, 0))
+            right.append(row)

@@ -2,21 +2,14 @@
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Sequence
 from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
 
 from ottt_loihi import checks
-from ottt_loihi.errors import TrainingError
 from ottt_loihi.nn.inputs import Input
-from ottt_loihi.nn.network import Network
-from ottt_loihi.rules import equilibrium
-from ottt_loihi.rules.base import Accumulated
-from ottt_loihi.rules.ide import WHEN_NOT_CONVERGED
-from ottt_loihi.rules.losses import Loss
+from ottt_loihi.rules.equilibrium import Equilibrium, EquilibriumRule
 
 MAX_SATURATED = 0.01  # share of error neurons at their largest rate
 
@@ -24,14 +17,14 @@ MAX_SATURATED = 0.01  # share of error neurons at their largest rate
 class Backward(NamedTuple):
     """The result of the backward phase."""
 
-    beta: tuple[Tensor, ...]  # mean ternary spikes of every block
-    u: tuple[Tensor, ...]  # membranes at the end
-    last: tuple[Tensor, ...]  # spikes of the last step
+    beta: Tensor  # mean ternary spikes, ``(batch, neurons)``
+    u: Tensor  # membranes at the end
+    last: Tensor  # spikes of the last step
     spikes: int  # how many there were, of both signs
     saturated: float  # share of the neurons that fired with one sign at every step
 
 
-class SPIDE(equilibrium.EquilibriumRule):
+class SPIDE(EquilibriumRule):
     """IDE's equation for β, solved by a second phase of neurons that fire −θ_b, 0 or θ_b.
 
     ::
@@ -60,6 +53,7 @@ class SPIDE(equilibrium.EquilibriumRule):
     """
 
     name: ClassVar[str] = "spide"
+    by_rate = True
     settings = ("backward_steps", "loss_scale", "backward_threshold", "max_norm", "not_converged")
 
     def __init__(
@@ -73,51 +67,35 @@ class SPIDE(equilibrium.EquilibriumRule):
         self.backward_steps = checks.integer(backward_steps, "backward_steps")
         self.loss_scale = checks.number(loss_scale, "loss_scale", 1e-9, 1e9)
         self.backward_threshold = checks.number(backward_threshold, "backward_threshold", 1e-9, 1e9)
-        super().__init__(max_norm)
-        self.not_converged = checks.one_of(not_converged, "not_converged", WHEN_NOT_CONVERGED)
+        super().__init__(max_norm, not_converged)
         self.spikes: dict[str, float] = {}
 
-    def accumulate(self, net: Network, x: Input, labels: Tensor, loss: Loss) -> Accumulated:
-        self.require_contraction(net)
-        (rates,) = equilibrium.simulate(net, x, net.blocks[0].neuron.beta)
-        found = equilibrium.equilibrium(net, rates, by_rate=True)
-        total = equilibrium.evaluate_loss(net, found.o, labels, loss, x.shape[1])
-        back = self.run_backward(found, found.output_error(total * (self.loss_scale * len(x))))
-        self._require_room(back)
-        forward = float(sum(a.sum() for a in rates.blocks)) * x.shape[1]
+    def error(self, found: Equilibrium, loss: Tensor, x: Input) -> Tensor:
+        scale = self.loss_scale * len(x)
+        back = self.run_backward(found, found.output_error(loss * scale))
+        problem = ""
+        if back.saturated > MAX_SATURATED:
+            problem = f"{back.saturated:.1%} of the error neurons fire at every step; lower loss_scale"
+        elif not back.spikes:
+            problem = "no error neuron fires; raise loss_scale or backward_steps"
+        if problem:
+            self.complain(f"loss_scale {self.loss_scale:g} does not fit {self.backward_steps} steps: {problem}")
+        forward = float(sum(a.detach().sum() for a in found.rates)) * x.shape[1]
         self.spikes = {"forward": forward, "backward": float(back.spikes)}
-        found.add_gradients(net, total, [b / (self.loss_scale * len(x)) for b in back.beta])
-        return Accumulated(total.detach(), found.o.detach())
+        return back.beta / scale
 
     @torch.no_grad()
-    def run_backward(self, found: equilibrium.Equilibrium, g: Sequence[Tensor]) -> Backward:
+    def run_backward(self, found: Equilibrium, g: Tensor) -> Backward:
         """The backward phase; between neurons there are only spikes."""
-        top = 2 * self.backward_threshold
-        u = [torch.zeros_like(part) for part in g]
-        s = [torch.zeros_like(part) for part in g]
-        sums = [torch.zeros_like(part) for part in g]
-        spikes = g[0].new_zeros((), dtype=torch.int64)
+        threshold = self.backward_threshold
+        u, s, total = torch.zeros_like(g), torch.zeros_like(g), torch.zeros_like(g)
+        spikes = g.new_zeros((), dtype=torch.int64)
         for _ in range(self.backward_steps):
-            for i, arriving in enumerate(found.transposed(s)):
-                u[i] += arriving + g[i]
-                s[i] = top * ((u[i] > self.backward_threshold).to(u[i]) - (u[i] < -self.backward_threshold).to(u[i]))
-                u[i] -= s[i]
-                sums[i] += s[i]
-                spikes += s[i].count_nonzero()
-        full = top * self.backward_steps * (1 - 1e-6)
-        neurons = sum(total.numel() for total in sums)
-        saturated = int(sum((total.abs() >= full).sum() for total in sums)) / neurons
-        return Backward(tuple(t / self.backward_steps for t in sums), tuple(u), tuple(s), int(spikes), saturated)
-
-    def _require_room(self, back: Backward) -> None:
-        message = ""
-        if back.saturated > MAX_SATURATED:
-            message = f"{back.saturated:.1%} of the error neurons fire at every step; lower loss_scale"
-        elif not back.spikes:
-            message = "no error neuron fires; raise loss_scale or backward_steps"
-        if message and self.not_converged == "stop":
-            raise TrainingError(
-                f"{self.name}: loss_scale {self.loss_scale:g} does not fit {self.backward_steps} steps: {message}"
-            )
-        if message:
-            warnings.warn(f"{self.name}: {message}", stacklevel=3)
+            u += found.transposed(s) + g
+            s = 2 * threshold * ((u > threshold).to(u) - (u < -threshold).to(u))
+            u -= s
+            total += s
+            spikes += s.count_nonzero()
+        full = 2 * threshold * self.backward_steps * (1 - 1e-6)
+        saturated = int((total.abs() >= full).sum()) / total.numel()
+        return Backward(total / self.backward_steps, u, s, int(spikes), saturated)
