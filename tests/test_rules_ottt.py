@@ -300,8 +300,8 @@ def test_rules_by_name():
         (dict(biases=[np.zeros(3)]), "biases: expected shapes"),
         (dict(feedback="kolen"), "feedback: expected symmetric, random or matrices"),
         (dict(feedback=[np.ones((2, 3))]), "feedback: expected matrices of shapes"),
-        (dict(beta=2), "expected beta in"),
-        (dict(reset="hard"), "reset, surrogate: expected"),
+        (dict(beta=2), r"beta: expected a number in \[0, 1\]"),
+        (dict(reset="hard"), "reset: expected one of zero, subtract"),
     ],
 )
 def test_the_loop_refuses_what_does_not_fit(settings, message):

@@ -17,6 +17,7 @@ from ottt_loihi.nn.network import Network
 CHANGE_LIMIT = 10.0  # of an element of ΔH
 LONGEST = 10.0  # of a row; an element cannot become infinite where its changes are limited
 SPIKE_LIMIT = 20.0  # of y, where lateral neurons spike
+SETTINGS = ("rows", "later_rows", "learning_rate", "momentum", "iterations", "spikes", "seed")
 
 
 class Subspace:
@@ -40,11 +41,6 @@ class Subspace:
         self.velocity = self.rows  # V, (k − fixed, N)
         self.fixed = 0  # rows of earlier tasks
 
-    @property
-    def protects(self) -> bool:
-        """Whether there is an earlier task to protect."""
-        return self.fixed > 0
-
     def grow(self, count: int, like: Tensor, generator: torch.Generator) -> None:
         """Begin a task: draw ``count`` new rows, orthonormal to one another and to the old rows."""
         old = self.rows.to(like)
@@ -66,17 +62,14 @@ class Subspace:
 
     def project(self, x: Tensor) -> Tensor:
         """Return ``x − H_oldᵀ·(H_old·x)``."""
-        if not self.protects:
+        if not self.fixed:
             return x
         old = self.rows[: self.fixed]
         return x - self._respond(x, old) @ old
 
     def _respond(self, x: Tensor, rows: Tensor) -> Tensor:
-        y = x @ rows.t()
-        if not self.spikes:
-            return y
-        unit = SPIKE_LIMIT / self.spikes
-        return torch.round(y.clamp_(-SPIKE_LIMIT, SPIKE_LIMIT) / unit) * unit
+        y, unit = x @ rows.t(), SPIKE_LIMIT / max(self.spikes, 1)
+        return torch.round(y.clamp_(-SPIKE_LIMIT, SPIKE_LIMIT) / unit) * unit if self.spikes else y
 
 
 class HLOP:
@@ -119,8 +112,8 @@ class HLOP:
         self.rows = list(checks.sizes(rows, "hlop.rows"))
         self.later_rows = self.rows if later_rows is None else list(checks.sizes(later_rows, "hlop.later_rows"))
         rates = learning_rate if isinstance(learning_rate, (list, tuple)) else [learning_rate] * len(self.rows)
-        self.rates = [checks.number(rate, "hlop.learning_rate", 0, above=True) for rate in rates]
-        if len(self.later_rows) != len(self.rows) or len(self.rates) != len(self.rows):
+        self.learning_rate = [checks.number(rate, "hlop.learning_rate", 0, above=True) for rate in rates]
+        if len(self.later_rows) != len(self.rows) or len(self.learning_rate) != len(self.rows):
             raise UsageError(f"hlop: expected later_rows and learning_rate for each of {len(self.rows)} connections")
         self.momentum = checks.number(momentum, "hlop.momentum", 0, 1, below=True)
         self.iterations = checks.integer(iterations, "hlop.iterations")
@@ -149,7 +142,7 @@ class HLOP:
             where a subspace has diverged
         """
         self._prepare(net)
-        kept = [c.bias for c, s in self._of.items() if s.protects and c.bias is not None and c.bias.requires_grad]
+        kept = [c.bias for c, s in self._of.items() if s.fixed and c.bias is not None and c.bias.requires_grad]
         for bias in kept:
             bias.requires_grad_(False)
         try:
@@ -165,18 +158,26 @@ class HLOP:
         return self._of[connection](trace.flatten(1))
 
     def _prepare(self, net: Network) -> None:
-        connections = _connections(net)
-        if len(connections) != len(self.rows):
+        connections, count = _connections(net), self.later_rows if self.tasks else self.rows
+        if len(connections) != len(count):
             raise UsageError(
                 f"hlop.rows: expected one number for each of {len(connections)} connections, got {self.rows}"
             )
         if not self.subspaces:
             self.subspaces = [self._subspace(index, c.in_features) for index, c in enumerate(connections)]
         for index, (subspace, connection) in enumerate(zip(self.subspaces, connections)):
-            if subspace.rows.shape[1] != connection.in_features:
+            inputs = connection.in_features
+            if subspace.rows.shape[1] != inputs:
                 raise UsageError("hlop: its subspaces are another network's; make a new rule")
-            if len(subspace.rows) == subspace.fixed:
-                self._grow(index, subspace, connection)
+            if len(subspace.rows) > subspace.fixed:
+                continue  # its task has begun
+            if subspace.fixed + count[index] > inputs:
+                raise UsageError(
+                    f"hlop: connection {index + 1} has {inputs} inputs, {subspace.fixed} directions are taken and task "
+                    f"{self.tasks + 1} wants {count[index]} more; ask for fewer rows"
+                )
+            generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.tasks * 1009 + index)
+            subspace.grow(count[index], connection.weight.detach(), generator)
         self._of = dict(zip(connections, self.subspaces))
 
     def check(self) -> None:
@@ -185,13 +186,12 @@ class HLOP:
             if not bool((subspace.rows.norm(dim=1) < LONGEST).all()):
                 raise TrainingError(
                     f"hlop: the subspace of connection {index + 1} has diverged; lower its learning rate "
-                    f"({self.rates[index]:g})"
+                    f"({self.learning_rate[index]:g})"
                 )
 
     def describe(self) -> dict[str, Any]:
         """The settings as JSON values."""
-        names = ("rows", "later_rows", "momentum", "iterations", "spikes", "seed")
-        return {"learning_rate": self.rates, **{name: getattr(self, name) for name in names}}
+        return {name: getattr(self, name) for name in SETTINGS}
 
     def tensors(self) -> dict[str, Tensor]:
         """Return the state for a resumed run."""
@@ -219,17 +219,7 @@ class HLOP:
             self.subspaces.append(found)
 
     def _subspace(self, index: int, size: int) -> Subspace:
-        return Subspace(size, self.rates[index], self.momentum, self.iterations, self.spikes)
-
-    def _grow(self, index: int, subspace: Subspace, connection: Linear) -> None:
-        count = (self.later_rows if self.tasks else self.rows)[index]
-        if subspace.fixed + count > connection.in_features:
-            raise UsageError(
-                f"hlop: connection {index + 1} has {connection.in_features} inputs, {subspace.fixed} directions are "
-                f"taken and task {self.tasks + 1} wants {count} more; ask for fewer rows"
-            )
-        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.tasks * 1009 + index)
-        subspace.grow(count, connection.weight.detach(), generator)
+        return Subspace(size, self.learning_rate[index], self.momentum, self.iterations, self.spikes)
 
     def check_optimizer(self, optimizer: torch.optim.Optimizer) -> None:
         """Refuse an optimiser whose steps leave the subspaces."""
@@ -278,6 +268,6 @@ def make_hlop(settings: HLOP | Mapping[str, Any] | None) -> HLOP | None:
         return HLOP(**settings)
     except TypeError:
         raise UsageError(
-            f"hlop: expected rows, and of later_rows, learning_rate, momentum, iterations, spikes, seed what differs "
-            f"from the default; got {', '.join(settings) or 'nothing'}"
+            f"hlop: expected rows, and of {', '.join(SETTINGS[1:])} what differs from the default; "
+            f"got {', '.join(settings) or 'nothing'}"
         ) from None

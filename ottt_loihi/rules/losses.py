@@ -41,7 +41,7 @@ class SquaredError(_OfRows):
     def __call__(self, o: Tensor, labels: Tensor, time_steps: int) -> Tensor:
         squares = (o - _one_hot(o, labels)).square()
         if self.class_weights:
-            squares = squares * _factors(self.class_weights, o, labels)[:, None]
+            squares = squares * _per_class(self.class_weights, o.device, o.dtype)[labels][:, None]
         return squares.sum() / (2 * time_steps * len(o))
 
 
@@ -74,7 +74,9 @@ class CrossEntropy(_OfRows):
     def _weighted(self, o: Tensor, labels: Tensor) -> Tensor:
         entropy = functional.cross_entropy(o, labels, label_smoothing=self.smoothing, reduction="none")
         distance = (o - _one_hot(o, labels)).square().mean(1)
-        return (((1 - self.mu) * entropy + self.mu * distance) * _factors(self.class_weights, o, labels)).mean()
+        return (
+            ((1 - self.mu) * entropy + self.mu * distance) * _per_class(self.class_weights, o.device, o.dtype)[labels]
+        ).mean()
 
 
 @dataclass(frozen=True, eq=False)
@@ -183,13 +185,9 @@ def describe(loss: Loss) -> dict[str, Any]:
 
 
 @lru_cache(maxsize=8)
-def _on_device(values: tuple[float, ...], device: torch.device, dtype: torch.dtype) -> Tensor:
+def _per_class(values: tuple[float, ...], device: torch.device, dtype: torch.dtype) -> Tensor:
     """Kept, because a recorded CUDA graph cannot copy numbers from the host."""
     return torch.tensor(values, device=device, dtype=dtype)
-
-
-def _factors(class_weights: tuple[float, ...], o: Tensor, labels: Tensor) -> Tensor:
-    return _on_device(class_weights, o.device, o.dtype)[labels]
 
 
 def _one_hot(o: Tensor, labels: Tensor) -> Tensor:

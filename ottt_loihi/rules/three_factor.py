@@ -13,12 +13,8 @@ from typing import Any
 
 import numpy as np
 
+from ottt_loihi import checks
 from ottt_loihi.errors import UsageError
-
-
-def rectangle(u: np.ndarray, v_threshold: float) -> np.ndarray:
-    """Return 1 where ``|u − Vth| < Vth``, else 0."""
-    return (np.abs(u - v_threshold) < v_threshold).astype(np.float64)
 
 
 def sigmoid(u: np.ndarray, v_threshold: float) -> np.ndarray:
@@ -27,21 +23,11 @@ def sigmoid(u: np.ndarray, v_threshold: float) -> np.ndarray:
     return 4.0 * sigma * (1 - sigma)
 
 
-def triangle(u: np.ndarray, v_threshold: float) -> np.ndarray:
-    """Return ``max(0, 1 − |u − Vth|/Vth)``."""
-    return np.maximum(0, 1 - np.abs(u - v_threshold) / v_threshold)
-
-
-def fast_sigmoid(u: np.ndarray, v_threshold: float) -> np.ndarray:
-    """Return ``1/(k·|u − Vth| + 1)²`` with k = 25."""
-    return 1 / (25.0 * np.abs(u - v_threshold) + 1) ** 2
-
-
-SURROGATES: dict[str, Callable[[np.ndarray, float], np.ndarray]] = {
-    "rectangle": rectangle,
+SURROGATES: dict[str, Callable[[np.ndarray, float], np.ndarray]] = {  # f(u) for u and Vth
+    "rectangle": lambda u, v_threshold: (np.abs(u - v_threshold) < v_threshold).astype(np.float64),
     "sigmoid": sigmoid,
-    "triangle": triangle,
-    "fast-sigmoid": fast_sigmoid,
+    "triangle": lambda u, v_threshold: np.maximum(0, 1 - np.abs(u - v_threshold) / v_threshold),
+    "fast-sigmoid": lambda u, v_threshold: 1 / (25.0 * np.abs(u - v_threshold) + 1) ** 2,
 }
 
 
@@ -133,17 +119,11 @@ class ThreeFactorLoop:
         time_steps: int = 1,
         readout_trace: bool = False,
     ) -> None:
-        if reset not in ("zero", "subtract") or surrogate not in SURROGATES:
-            raise UsageError(
-                f"reset, surrogate: expected zero or subtract, and one of {', '.join(SURROGATES)}; "
-                f"got {reset!r}, {surrogate!r}"
-            )
-        if not (0 <= beta <= 1 and 0 < v_threshold < math.inf and time_steps >= 1):
-            raise UsageError(
-                f"expected beta in [0, 1], v_threshold > 0, time_steps ≥ 1; got {beta, v_threshold, time_steps}"
-            )
-        self.beta, self.v_threshold, self.reset = beta, v_threshold, reset
-        self.surrogate = SURROGATES[surrogate]
+        self.reset = checks.one_of(reset, "reset", ("zero", "subtract"))
+        self.surrogate = SURROGATES[checks.one_of(surrogate, "surrogate", tuple(SURROGATES))]
+        self.beta = checks.number(beta, "beta", 0, 1)
+        self.v_threshold = checks.number(v_threshold, "v_threshold", 0, above=True)
+        checks.number(time_steps, "time_steps", 1)
         self.learning_rate, self.time_steps, self.readout_trace = learning_rate, time_steps, readout_trace
         self.weights = [np.array(w, np.float64) for w in weights]
         self.biases = None if biases is None else [np.array(b, np.float64) for b in biases]
@@ -216,41 +196,36 @@ class ThreeFactorLoop:
         update
             ``"step"`` applies Δw after every time step, ``"sequence"`` their sum after the last.
         """
-        if update not in ("step", "sequence"):
-            raise UsageError(f"update: expected step or sequence, got {update!r}")
+        checks.one_of(update, "update", ("step", "sequence"))
         self.start()
-        steps = []
+        steps: list[Factors] = []
         scores = np.zeros(np.shape(target))
         for t in range(x.shape[1]):
-            factors = self.step(x[:, t], target)
-            scores += factors.o
-            if update == "step":
-                self.apply(factors.delta_w, factors.delta_b)
-            else:
-                steps.append(factors)
-        for factors in steps:
-            self.apply(factors.delta_w, factors.delta_b)
+            steps.append(self.step(x[:, t], target))
+            scores += steps[-1].o
+            if update == "step" or t == x.shape[1] - 1:
+                for factors in steps:
+                    self.apply(factors.delta_w, factors.delta_b)
+                steps = []
         return scores
 
     def _forward(self, x: np.ndarray) -> tuple[list[np.ndarray], list[np.ndarray], list[np.ndarray]]:
-        spikes: list[np.ndarray] = []
-        membranes: list[np.ndarray] = []
-        traces: list[np.ndarray] = []
+        spikes, membranes, traces = [], [], []
         self.bias_trace = self.beta * self.bias_trace + 1
         for layer, weight in enumerate(self.weights):
             self.trace[layer] = self.beta * self.trace[layer] + x
-            current = x @ weight.T if self.biases is None else x @ weight.T + self.biases[layer]
-            if layer == self.num_layers - 1:
-                traces.append(self.trace[layer] if self.readout_trace else x)
-                return [*spikes, current], [*membranes, current], traces
-            u = self.beta * self.v[layer] + current
-            s = self.fire(layer, u)
-            self.v[layer] = u - self.v_threshold * s if self.reset == "subtract" else u * (1 - s)
+            traces.append(self.trace[layer])
+            s = u = x @ weight.T if self.biases is None else x @ weight.T + self.biases[layer]
+            if layer < self.num_layers - 1:
+                u = self.beta * self.v[layer] + u
+                s = self.fire(layer, u)
+                self.v[layer] = u - self.v_threshold * s if self.reset == "subtract" else u * (1 - s)
+            elif not self.readout_trace:
+                traces[-1] = x
             spikes.append(s)
             membranes.append(u)
-            traces.append(self.trace[layer])
             x = s
-        raise AssertionError("unreachable: the readout returns")
+        return spikes, membranes, traces
 
     def _errors(self, o: np.ndarray, target: np.ndarray, surrogate: list[np.ndarray]) -> list[np.ndarray]:
         delta = [(o - target) / self.time_steps]
