@@ -15,6 +15,7 @@ from torch.nn import functional
 
 from ottt_loihi import checks
 from ottt_loihi.errors import UsageError
+from ottt_loihi.nn.part import Shaped
 from ottt_loihi.nn.weights import binarize, fake_quantize, standardize
 
 BINARY = ("channel", "layer")
@@ -50,18 +51,6 @@ class Weights(NamedTuple):
     bias: Tensor | None
 
 
-class Shaped(nn.Module):
-    """A module with the shape of its output and the arguments of its constructor."""
-
-    def settings(self) -> dict[str, Any]:
-        """Return the arguments of the constructor, as JSON values."""
-        raise NotImplementedError
-
-    def output_shape(self, input_shape: tuple[int, ...]) -> tuple[int, ...]:
-        """Return the output's shape without the batch, for an input of this shape; UsageError if it does not fit."""
-        raise NotImplementedError
-
-
 class Connection(Shaped):
     """``I[t] = c·(κ·Ŵ ∗ P(x[t]) + b)``: what :class:`Linear` and :class:`Conv2d` have in common.
 
@@ -95,6 +84,7 @@ class Connection(Shaped):
     for ``skip_gain``.
     """
 
+    constants = ("input_scale", "output_scale", "pool", "binary", "weight_bits")
     INITIAL_GAIN: ClassVar[float] = math.sqrt(6)  # Kaiming's; with less, hardly a neuron fires at the start
 
     weight: nn.Parameter
@@ -134,16 +124,8 @@ class Connection(Shaped):
         return math.prod(self.weight.shape[1:])
 
     def settings(self) -> dict[str, Any]:
-        return {
-            "bias": self.bias is not None,
-            "standardized": self.gain is not None,
-            "skip_gain": self.skip_gain is not None,
-            "input_scale": self.input_scale,
-            "output_scale": self.output_scale,
-            "pool": self.pool,
-            "binary": self.binary,
-            "weight_bits": self.weight_bits,
-        }
+        parameters = {"bias": self.bias, "standardized": self.gain, "skip_gain": self.skip_gain}
+        return {**super().settings(), **{name: value is not None for name, value in parameters.items()}}
 
     def reset_parameters(self, generator: torch.Generator | None = None) -> None:
         """Draw weights uniformly from ±gain/√fan_in, and set the bias to 0."""
@@ -199,15 +181,6 @@ class Connection(Shaped):
         """Return the current that the neurons get of the product."""
         return current
 
-    def extra_repr(self) -> str:
-        parts = [*self._geometry(), f"bias={self.bias is not None}"]
-        parts += ["standardized=True"] * (self.gain is not None) + ["skip_gain=True"] * (self.skip_gain is not None)
-        parts += [f"{n}={getattr(self, n):g}" for n in ("input_scale", "output_scale") if getattr(self, n) != 1]
-        return ", ".join(parts + ([] if self.pool is None else [f"pool={self.pool!r}"]))
-
-    def _geometry(self) -> list[str]:
-        raise NotImplementedError
-
 
 class Linear(Connection):
     """``I[t] = W·x[t] + b``, fully connected; see :class:`Connection`.
@@ -215,6 +188,8 @@ class Linear(Connection):
     weight: ``(out_features, in_features)``, bias: ``(out_features,)`` or None. An input of shape ``(batch, …)`` is
     flattened to ``(batch, in_features)``. ``generator``: of the initial weights, default torch's global one.
     """
+
+    constants = ("in_features", "out_features", *Connection.constants)
 
     def __init__(
         self,
@@ -237,9 +212,6 @@ class Linear(Connection):
     def out_features(self) -> int:
         return self.weight.shape[0]
 
-    def settings(self) -> dict[str, Any]:
-        return {"in_features": self.in_features, "out_features": self.out_features, **super().settings()}
-
     def output_shape(self, input_shape: tuple[int, ...]) -> tuple[int, ...]:
         if math.prod(pooled_shape(input_shape, self.pool)) != self.in_features:
             raise UsageError(
@@ -253,9 +225,6 @@ class Linear(Connection):
     def product(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         return functional.linear(x, weight, bias)
 
-    def _geometry(self) -> list[str]:
-        return [f"in_features={self.in_features}", f"out_features={self.out_features}"]
-
 
 class Conv2d(Connection):
     """``I[t] = W ∗ x[t] + b``, torch's cross-correlation; see :class:`Connection`.
@@ -266,6 +235,11 @@ class Conv2d(Connection):
     many times in both directions before the weights (nearest neighbour). ``pool_after``: (k, stride, padding) of an
     average pooling of the current.
     """
+
+    constants = (
+        *("in_channels", "out_channels", "kernel_size", "stride", "padding", "dilation", "groups"),
+        *("upsample", "pool_after", *Connection.constants),
+    )
 
     def __init__(
         self,
@@ -309,10 +283,6 @@ class Conv2d(Connection):
     def kernel_size(self) -> int | tuple[int, int]:
         return checks.pair(tuple(self.weight.shape[2:]), "Conv2d.kernel_size")
 
-    def settings(self) -> dict[str, Any]:
-        names = ("in_channels", "out_channels", "kernel_size", "stride", "padding", "dilation", "groups")
-        return {**{name: getattr(self, name) for name in (*names, "upsample", "pool_after")}, **super().settings()}
-
     def output_shape(self, input_shape: tuple[int, ...]) -> tuple[int, ...]:
         shape = pooled_shape(input_shape, self.pool)
         if len(shape) != 3 or shape[0] != self.in_channels:
@@ -344,11 +314,6 @@ class Conv2d(Connection):
 
     def product(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         return functional.conv2d(x, weight, bias, self.stride, self.padding, self.dilation, self.groups)
-
-    def _geometry(self) -> list[str]:
-        parts = [f"{self.in_channels}", f"{self.out_channels}", f"kernel_size={self.kernel_size}"]
-        defaults = {"stride": 1, "padding": 0, "dilation": 1, "groups": 1, "upsample": 1, "pool_after": None}
-        return parts + [f"{n}={getattr(self, n)}" for n, default in defaults.items() if getattr(self, n) != default]
 
 
 def _window(value: Any) -> tuple[int, int, int]:
@@ -390,9 +355,6 @@ class Elementwise(Connection):
 
     def product(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         return weight * x
-
-    def _geometry(self) -> list[str]:
-        return [f"shape={tuple(self.weight.shape)}"]
 
 
 class Readout(Linear):

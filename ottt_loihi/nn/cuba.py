@@ -295,9 +295,6 @@ class CubaLIF(CurrentBased):
         v = u * (1 - s)
         return v + self.v_reset * s if self._given("v_reset") else v
 
-    def extra_repr(self) -> str:
-        return ", ".join(f"{name}={value}" for name, value in self.settings().items())
-
 
 class Membrane(CubaLIF):
     """The same neurons, which send u[t] in place of their spikes: the last block of a network that reads membranes.

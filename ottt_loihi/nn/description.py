@@ -26,10 +26,11 @@ from torch import nn
 from ottt_loihi import checks
 from ottt_loihi.errors import UsageError
 from ottt_loihi.nn.blocks import Block, Branch, Skip
-from ottt_loihi.nn.connections import Connection, Conv2d, Elementwise, Linear, Readout, Shaped
+from ottt_loihi.nn.connections import Connection, Conv2d, Elementwise, Linear, Readout
 from ottt_loihi.nn.cuba import CubaLIF, Membrane
 from ottt_loihi.nn.network import Network
 from ottt_loihi.nn.neurons import LIF, DSRNeuron, Neuron, Stream
+from ottt_loihi.nn.part import Part
 from ottt_loihi.nn.slayer import SlayerNeuron, SlayerReadout, SlayerSynapse, SpikeCount
 from ottt_loihi.nn.surrogates import SURROGATES
 
@@ -169,7 +170,7 @@ def _described(part: nn.Module) -> Description:
 
 def _settings(part: nn.Module) -> dict[str, Any]:
     """Return the arguments that make a part; none for a user's own class that does not tell them."""
-    if isinstance(part, (Shaped, Neuron)):
+    if isinstance(part, Part):
         return part.settings()
     names = TORCH.get(type(part))
     return {} if names is None else {name: getattr(part, name) for name in names} | {"bias": part.bias is not None}

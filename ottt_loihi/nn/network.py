@@ -14,9 +14,10 @@ from torch import Tensor, nn
 from ottt_loihi import checks
 from ottt_loihi.errors import UsageError
 from ottt_loihi.nn.blocks import Block, BlockState, Late, Presynaptic, arriving, learning_current, remembered
-from ottt_loihi.nn.connections import Connection, Shaped, pooled_shape
+from ottt_loihi.nn.connections import Connection, pooled_shape
 from ottt_loihi.nn.inputs import Input, check_input, check_labels, frames
 from ottt_loihi.nn.neurons import Trace
+from ottt_loihi.nn.part import Shaped
 from ottt_loihi.nn.paths import BPTT, CONVENTIONS, GradientPaths
 
 SCORES = ("sum", "last", "max")  # of o[t]

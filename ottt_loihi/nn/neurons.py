@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from ottt_loihi import checks
 from ottt_loihi.errors import UsageError
+from ottt_loihi.nn.part import Part
 from ottt_loihi.nn.paths import BPTT, CONVENTIONS, GradientPaths
 from ottt_loihi.nn.surrogates import Rectangle, Surrogate, describe, make_surrogate
 
@@ -122,7 +123,7 @@ class _Fire(torch.autograd.Function):
         return g, of_threshold, None, None
 
 
-class Neuron(nn.Module):
+class Neuron(Part):
     """A layer of neurons: the base class for your own neurons.
 
     ``forward(current, v, paths) -> LIFStep`` computes one time step, as a function of its arguments. v is what the
@@ -133,7 +134,6 @@ class Neuron(nn.Module):
     refused, because the network would compute something else with these weights.
     """
 
-    constants: ClassVar[tuple[str, ...]] = ()
     spiking: ClassVar[bool] = True  # sends events; a readout behind it may have a trace
     beta: float
 
@@ -147,10 +147,6 @@ class Neuron(nn.Module):
     def follow(self, x: Tensor, before: Trace | None) -> Trace:
         """Return the trace of an input: ``â[t] = λ·â[t−1] + x[t]``, ``Λ_t = λ·Λ_{t−1} + 1`` (eq. 4)."""
         return follow(x, before, self.beta)
-
-    def settings(self) -> dict[str, Any]:
-        """Return the arguments that make such neurons, as JSON values: those that ``constants`` names."""
-        return {name: getattr(self, name) for name in self.constants}
 
     def get_extra_state(self) -> Tensor:
         """Return the constants as JSON text in bytes: state dictionaries hold tensors."""
@@ -241,12 +237,6 @@ class LIF(Neuron):
             paths=paths,
         )
 
-    def extra_repr(self) -> str:
-        return (
-            f"beta={self.beta}, v_threshold={self.v_threshold}, reset={self.reset!r}, "
-            f"surrogate={describe(self.surrogate)}, convention={self.convention!r}"
-        )
-
 
 class Stream(Neuron):
     """No neurons: sends its current as it is, the real values of a residual stream that a readout reads.
@@ -263,9 +253,6 @@ class Stream(Neuron):
 
     def forward(self, current: Tensor, v: Tensor | None = None, paths: GradientPaths = BPTT) -> LIFStep:
         return LIFStep(current, current, current.detach())
-
-    def extra_repr(self) -> str:
-        return f"beta={self.beta}"
 
 
 class DSRNeuron(Neuron):
@@ -328,6 +315,3 @@ class DSRNeuron(Neuron):
             u = charge if v is None else self.beta * v + charge
             s = (u > self.alpha * self.v_threshold).to(u)
             return LIFStep(s * self.amplitude, u, u - self.v_threshold * s)
-
-    def extra_repr(self) -> str:
-        return f"kind={self.kind!r}, alpha={self.alpha}, tau={self.tau}, dt={self.dt}"

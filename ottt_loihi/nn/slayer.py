@@ -36,11 +36,12 @@ from torch import Tensor, nn
 from ottt_loihi import checks
 from ottt_loihi.errors import UsageError
 from ottt_loihi.nn.blocks import Block
-from ottt_loihi.nn.connections import Shaped, convolved
+from ottt_loihi.nn.connections import convolved
 from ottt_loihi.nn.cuba import CurrentBased, Memory
 from ottt_loihi.nn.features import geometry, parse
 from ottt_loihi.nn.network import Network
 from ottt_loihi.nn.neurons import LongStep
+from ottt_loihi.nn.part import Shaped
 from ottt_loihi.nn.paths import BPTT, GradientPaths
 
 UNITY = 1 << 12  # of a decay
@@ -269,13 +270,12 @@ class SlayerNeuron(_Holder, CurrentBased):
 class SpikeCount(Shaped):
     """A readout without weights: o[t] is the output of the last block, or the mean of each group of its neurons."""
 
+    constants = ("out_features",)
+
     def __init__(self, out_features: int) -> None:
         super().__init__()
         self.out_features = checks.integer(out_features, "out_features")
         self.register_buffer("weight", torch.zeros(1, 0, device="cpu"), persistent=False)  # dtype and device
-
-    def settings(self) -> dict[str, Any]:
-        return {"out_features": self.out_features}
 
     def output_shape(self, input_shape: tuple[int, ...]) -> tuple[int, ...]:
         if math.prod(input_shape) % self.out_features:

@@ -1,0 +1,29 @@
+"""The base of connections, readouts and neurons: modules that tell how they were made."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+from torch import nn
+
+
+class Part(nn.Module):
+    """A module that tells the arguments of its constructor, which is all that a file has of it besides its weights."""
+
+    constants: ClassVar[tuple[str, ...]] = ()  # names of arguments that are attributes
+
+    def settings(self) -> dict[str, Any]:
+        """Return the arguments that make such a part, as JSON values: those that ``constants`` names."""
+        return {name: getattr(self, name) for name in self.constants}
+
+    def extra_repr(self) -> str:
+        """Return the settings that are neither 0 nor empty."""
+        return ", ".join(f"{name}={value!r}" for name, value in self.settings().items() if value)
+
+
+class Shaped(Part):
+    """A part whose output has a shape of its own."""
+
+    def output_shape(self, input_shape: tuple[int, ...]) -> tuple[int, ...]:
+        """Return the output's shape without the batch, for an input of this shape; UsageError if it does not fit."""
+        raise NotImplementedError
