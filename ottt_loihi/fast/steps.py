@@ -19,7 +19,7 @@ from ottt_loihi import checks
 from ottt_loihi.fast.lif import LeanStep, has_kernels, knows_surrogate, like
 from ottt_loihi.fast.pooling import average_pool
 from ottt_loihi.fast.weights_cache import EffectiveWeights, give
-from ottt_loihi.nn.blocks import Block, Late, remembered
+from ottt_loihi.nn.blocks import Block, Sent
 from ottt_loihi.nn.connections import Connection, Conv2d, Linear, Readout
 from ottt_loihi.nn.inputs import Input, frames
 from ottt_loihi.nn.network import Network
@@ -83,15 +83,10 @@ class Steps:
         self.learning = rule.steps_with_gradient(x.shape[1])
         self.traces: dict[Connection, Trace] = {}
         self.first_length = 0.0  # Λ of a constant input
-        self.outs: list[Tensor] = []  # of every block in the step before
-        self.late: Late = {}
+        self.sent: Sent = {}
         self.neurons: dict[int, _Memory] = {}
         self.skip_sources = {block.skip.source for block in net.blocks if block.skip is not None}
         self.weights = EffectiveWeights(net, x, rule.paths)
-
-    def sent(self, source: int) -> Tensor:
-        """Return the output of a block in the step before."""
-        return self.outs[source]
 
     @property
     def membranes(self) -> list[Tensor]:
@@ -123,7 +118,7 @@ class Steps:
         """Return o[t]."""
         out, outs, currents = x, [], []
         for index, block in enumerate(self.net.blocks):
-            arriving = self.net.arriving(block, outs.__getitem__, self if self.outs else None, x)
+            arriving = self.net.arriving(block, outs, self.sent, x)
             current = self._charge(index, block, [out, *arriving])
             if block.skip is not None:
                 current = current.add_(currents[block.skip.source], alpha=block.skip.factor)  # its memory is its own
@@ -133,9 +128,10 @@ class Steps:
         last = self.net.blocks[-1].neuron if len(self.net.blocks) else None
         traced = self.paths.readout_trace and last is not None and last.spiking
         o = self._current(self.net.readout, out, 0.0 if last is None else last.beta, traced, False)
-        if self.outs:  # copies, because spikes are written over those of two steps before
-            self.late = remembered(self.net.delays, lambda source: self.sent(source).clone(), self.late)
-        self.outs = [out.detach() for out in outs]
+        past = {  # copies, because spikes are written over those of two steps before
+            i: (sent[0].clone(), *sent[1:]) for i, sent in self.sent.items() if self.net.delays[i] > 1
+        }
+        self.sent = self.net.remembered([out.detach() for out in outs], past)
         return o
 
     def _charge(self, index: int, block: Block, inputs: list[Tensor | None]) -> Tensor:

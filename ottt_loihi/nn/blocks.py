@@ -19,8 +19,8 @@ from ottt_loihi.nn.trace import Seen, with_trace
 Presynaptic = Callable[[nn.Module, Tensor], Tensor]
 """``(connection, trace or input) → the tensor that the weight's gradient uses instead``; HLOP's projection is one."""
 
-Late = Mapping[int, tuple[Tensor, ...]]
-"""Source block → the outputs it sent before the last step, the newest first."""
+Sent = Mapping[int, tuple[Tensor, ...]]
+"""Source block of a branch with a delay → its last outputs, the newest first, as many as the delay has steps."""
 
 
 class BlockState(NamedTuple):
@@ -221,25 +221,6 @@ def learning_current(
         seen.append(Seen(pre, group.length if group is not None and bias_traced else 1.0, mask))
     current = () if paths.gain_trace else ("skip_gain",)
     return with_trace(connection, x, *seen, current=current).to(x.dtype), trace
-
-
-def arriving(source: int, delay: int, last: Callable[[int], Tensor], late: Late) -> Tensor | None:
-    """Return the output that ``source`` sent ``delay`` ≥ 1 steps ago, None before its first step.
-
-    The state of step t − 1 has every block's last output. Only sources of connections with a delay above 1 need more:
-    their delay − 1 outputs before that, so memory grows with the delays and not with the number of time steps.
-
-    last: the output of a block in the step before
-    """
-    if delay == 1:
-        return last(source)
-    older = late.get(source, ())
-    return older[delay - 2] if len(older) > delay - 2 else None
-
-
-def remembered(delays: Mapping[int, int], last: Callable[[int], Tensor], late: Late) -> Late:
-    """Return ``late`` of the next step; ``delays``: the longest from each source."""
-    return {i: (last(i), *late.get(i, ()))[: delay - 1] for i, delay in delays.items() if delay > 1}
 
 
 def checked_step(step: Any, current: Tensor, neuron: nn.Module) -> LIFStep:

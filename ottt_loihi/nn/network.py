@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from ottt_loihi import checks
 from ottt_loihi.errors import UsageError
-from ottt_loihi.nn.blocks import Block, BlockState, Late, Presynaptic, arriving, learning_current, remembered
+from ottt_loihi.nn.blocks import Block, BlockState, Presynaptic, Sent, learning_current
 from ottt_loihi.nn.connections import Connection, pooled_shape
 from ottt_loihi.nn.inputs import Input, check_input, check_labels, frames
 from ottt_loihi.nn.neurons import Trace
@@ -28,17 +28,12 @@ class NetworkState(NamedTuple):
 
     blocks: tuple[BlockState, ...]  # of every block
     readout: Trace | None  # the trace of the readout's input; None where no gradient asked for it
-    # earlier outputs, for branches that take more than one step
-    late: Late = {}  # noqa: RUF012 - never changed
+    sent: Sent = {}  # noqa: RUF012 - never changed
 
     @property
     def membranes(self) -> list[Tensor]:
         """Return v of every block."""
         return [block.v for block in self.blocks]
-
-    def sent(self, source: int) -> Tensor:
-        """Return the output of a block in this step."""
-        return self.blocks[source].out
 
 
 @dataclass(frozen=True)
@@ -161,16 +156,18 @@ class Network(nn.Module):
         """
         if state is not None and not paths.membrane:
             state = without_graph(state)
-        out, blocks = x, []
+        past = {} if state is None else state.sent
+        out, blocks, outs = x, [], []
         for index, block in enumerate(self.blocks):
-            inputs = [out, *self.arriving(block, lambda source: blocks[source].out, state, x)]
+            inputs = [out, *self.arriving(block, outs, past, x)]
             before = None if state is None else state.blocks[index]
             stream = None if block.skip is None else block.skip.factor * blocks[block.skip.source].current
             out, after = block(inputs, before, paths, stream=stream, first=index == 0, presynaptic=presynaptic)
-            out = out if sent is None else sent(index, out)
             blocks.append(after)
+            outs.append(out)
+            out = out if sent is None else sent(index, out)
         o, trace = self.read(out, None if state is None else state.readout, paths, presynaptic)
-        return o, NetworkState(tuple(blocks), trace, self.late(state))
+        return o, NetworkState(tuple(blocks), trace, self.remembered(outs, past))
 
     def read(
         self, x: Tensor, before: Trace | None, paths: GradientPaths = BPTT, presynaptic: Presynaptic | None = None
@@ -180,24 +177,28 @@ class Network(nn.Module):
         traced = paths.readout_trace and last is not None and getattr(last, "spiking", True)
         return learning_current(self.readout, x, before, last, paths, traced, False, presynaptic)
 
-    def arriving(self, block: Block, now: Callable[[int], Tensor], state: Any, x: Tensor) -> Iterator[Tensor | None]:
+    def arriving(self, block: Block, outs: Sequence[Tensor], sent: Sent, x: Tensor) -> Iterator[Tensor | None]:
         """Return the input of every branch at this step; None: the released code sends nothing yet.
 
-        now: the output of a block in this step. state: of the step before, with ``sent`` and ``late`` as
-        :class:`NetworkState` has them; None at rest. x: the network's input
+        outs: of the blocks before, in this step. sent: what :meth:`remembered` returned in the step before; empty at
+        rest. x: the network's input
         """
         for branch in block.branches:
+            past = sent.get(branch.source, ())
             if not branch.delay:
-                yield now(branch.source)
-                continue
-            found = None if state is None else arriving(branch.source, branch.delay, state.sent, state.late)
-            if found is None and self.convention == "paper":  # the released code adds no bias before the first spikes
-                found = x.new_zeros(len(x), *self.blocks[branch.source].shape)
-            yield found
+                yield outs[branch.source]
+            elif branch.delay <= len(past):
+                yield past[branch.delay - 1]
+            else:  # the released code adds no bias before the first spikes
+                shape = self.blocks[branch.source].shape
+                yield x.new_zeros(len(x), *shape) if self.convention == "paper" else None
 
-    def late(self, before: Any) -> Late:
-        """Return what the state after this step remembers of earlier outputs; before: as in :meth:`arriving`."""
-        return {} if before is None else remembered(self.delays, before.sent, before.late)
+    def remembered(self, outs: Sequence[Tensor], sent: Sent) -> Sent:
+        """Return the outputs that branches will bring after this step, in which the blocks have sent ``outs``.
+
+        Only those are kept, so memory grows with the delays and not with the number of time steps.
+        """
+        return {i: (outs[i], *sent.get(i, ()))[:delay] for i, delay in self.delays.items()}
 
     def check_shapes(self) -> None:
         """Set every block's shape, and refuse connections that do not fit."""
@@ -209,12 +210,13 @@ class Network(nn.Module):
             if block.skip is not None and self.blocks[block.skip.source].shape != shape:
                 raise UsageError(f"block {index + 1}: {shape} neurons, but its skip has another shape: {block.skip}")
             block.shape = shape
-        self.delays: dict[int, int] = {}  # the longest from each block
+        self.delays: dict[int, int] = {}  # the longest from each block that has a branch with a delay
         for index, block in enumerate(self.blocks):
             for branch in block.branches:
                 if isinstance(branch.delay, bool) or not isinstance(branch.delay, int) or not 0 <= branch.delay <= 62:
                     raise UsageError(f"block {index + 1}: a branch with a delay of {branch.delay!r}, expected 0 … 62")
-                self.delays[branch.source] = max(branch.delay, self.delays.get(branch.source, 0))
+                if branch.delay:
+                    self.delays[branch.source] = max(branch.delay, self.delays.get(branch.source, 0))
                 end = len(self.blocks) if branch.delay else index
                 if not 0 <= branch.source < end:
                     raise UsageError(f"block {index + 1}: a branch from block {branch.source + 1}, expected 1 … {end}")

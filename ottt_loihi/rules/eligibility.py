@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from ottt_loihi.errors import UsageError
-from ottt_loihi.nn.blocks import Block, BlockState, Late, checked_step
+from ottt_loihi.nn.blocks import Block, BlockState, Sent, checked_step
 from ottt_loihi.nn.network import Network, without_graph
 from ottt_loihi.nn.neurons import LIF, LIFStep, Trace
 from ottt_loihi.nn.paths import GradientPaths
@@ -36,16 +36,12 @@ class State(NamedTuple):
     """The state after a step."""
 
     layers: tuple[LayerState, ...]
-    late: Late  # earlier outputs, for branches that take more than one step
+    sent: Sent  # earlier outputs, for branches with a delay
 
     @property
     def membranes(self) -> list[Tensor]:
         """Return v of every block."""
         return [layer.block.v for layer in self.layers]
-
-    def sent(self, source: int) -> Tensor:
-        """Return the output of a block in this step."""
-        return self.layers[source].block.out
 
 
 Layer = Callable[[Block, Sequence[Tensor | None], LayerState | None, bool], tuple[Tensor, LayerState]]
@@ -83,9 +79,10 @@ def step(
 ) -> tuple[Tensor, State, list[Tensor]]:
     """Return o[t], the state, and the output of every block of one time step; ``layer`` gives each block's."""
     state = None if state is None else without_graph(state)
+    sent = {} if state is None else state.sent
     out, outs, layers = x, [], []
     for index, block in enumerate(net.blocks):
-        inputs = [out, *net.arriving(block, lambda source: layers[source].block.out, state, x)]
+        inputs = [out, *net.arriving(block, outs, sent, x)]
         if alone:
             inputs = [part if part is None else part.detach() for part in inputs]
         known = None if state is None else state.layers[index]
@@ -93,7 +90,7 @@ def step(
         outs.append(out)
         layers.append(after)
     o, _ = net.read(out.detach() if alone else out, None, SPATIAL)
-    return o, State(tuple(layers), net.late(state)), outs
+    return o, State(tuple(layers), net.remembered(outs, sent)), outs
 
 
 def fire(block: Block, current: Tensor, before: BlockState | None) -> LIFStep:

@@ -18,7 +18,7 @@ from typing import Any, ClassVar, NamedTuple
 from torch import Tensor, nn
 
 from ottt_loihi.errors import UsageError
-from ottt_loihi.nn.blocks import Late
+from ottt_loihi.nn.blocks import Sent
 from ottt_loihi.nn.inputs import Input, frames
 from ottt_loihi.nn.network import Network, without_graph
 from ottt_loihi.nn.neurons import Trace, fire, follow
@@ -35,12 +35,7 @@ class SAFState(NamedTuple):
     x: Trace  # the trace of the input, and Λ_t
     out: tuple[Tensor, ...]  # â of every block
     masks: tuple[Tensor | None, ...]  # of the dropout, per block
-    # â of the steps before, for connections that take more than one
-    late: Late = {}  # noqa: RUF012 - never changed
-
-    def sent(self, source: int) -> Tensor:
-        """Return the output of a block: â without that of dropped neurons."""
-        return _masked(self.out[source], self.masks[source])
+    sent: Sent  # â of earlier steps without that of dropped neurons, for branches with a delay
 
 
 class SAFE(OnlineRule):
@@ -106,9 +101,10 @@ def accumulate(net: Network, x: Tensor, state: SAFState | None) -> tuple[Tensor,
     state = None if state is None else without_graph(state)
     beta = net.blocks[0].neuron.beta if len(net.blocks) else 0.0
     x_trace = follow(x, None if state is None else state.x, beta)
-    out, masks, currents, s, trace = [], [], [], x, x_trace.value
+    sent = {} if state is None else state.sent
+    out, masks, currents, outs, s, trace = [], [], [], [], x, x_trace.value
     for index, block in enumerate(net.blocks):
-        inputs = [trace, *net.arriving(block, lambda source: _masked(out[source], masks[source]), state, x)]
+        inputs = [trace, *net.arriving(block, outs, sent, x)]
         parts = [
             _accumulated(connection, value, x_trace.length)
             for connection, value in zip(block.connections, inputs, strict=True)
@@ -123,8 +119,9 @@ def accumulate(net: Network, x: Tensor, state: SAFState | None) -> tuple[Tensor,
         masks.append(block.draw_mask(s) if state is None else state.masks[index])
         out.append(past + s)
         trace = _masked(out[index], masks[index])
+        outs.append(trace)
     last = _masked(s, masks[-1] if masks else None)
-    return net.readout(last).to(x.dtype), SAFState(x_trace, tuple(out), tuple(masks), net.late(state))
+    return net.readout(last).to(x.dtype), SAFState(x_trace, tuple(out), tuple(masks), net.remembered(outs, sent))
 
 
 def _accumulated(connection: nn.Module, trace: Tensor, length: float) -> Tensor:
