@@ -13,7 +13,7 @@ from ottt_loihi.nn.blocks import Branch
 from ottt_loihi.nn.connections import Conv2d, Elementwise, standardize
 from ottt_loihi.nn.inputs import ConstantInput, frames
 from ottt_loihi.nn.models import conv, mlp, nf_resnet34, vgg, vgg_f
-from ottt_loihi.nn.neurons import LIF, Stream, fire, lif_step
+from ottt_loihi.nn.neurons import LIF, Stream, fire
 from ottt_loihi.nn.paths import ottt_paths
 from ottt_loihi.rules import make_rule, three_factors
 from ottt_loihi.rules.losses import CrossEntropy, SquaredError
@@ -367,13 +367,7 @@ def test_the_lean_step_is_the_step(surrogate, convention, reset, dtype):
     v, spare, lean_v = None, torch.empty(3, 4, 2, 2, dtype=dtype), torch.zeros(3, 4, 2, 2, dtype=dtype)
     for current in currents:
         leaf = current.clone().requires_grad_()
-        s, u, v = lif_step(
-            leaf,
-            v,
-            paths=ottt_paths("paper"),
-            **{k: getattr(neuron, k) for k in neuron.constants if k != "v_init"},
-            surrogate=neuron.surrogate,
-        )
+        s, u, v = neuron(leaf, v, ottt_paths("paper"))
         other = current.clone().requires_grad_()
         lean_u = other.detach().clone()
         found = LeanStep.apply(other, lean_v, lean_u, spare, neuron)

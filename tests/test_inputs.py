@@ -85,7 +85,6 @@ def test_a_constant_input_is_its_frame_at_every_step():
     assert x.shape == (2, 5, 4)
     assert len(x) == 2
     assert torch.equal(torch.stack(list(frames(x)), 1), x.dense())
-    assert torch.equal(x.samples(slice(1)).frame, x.frame[:1])
     assert torch.equal(NET(x), NET(x.dense()))
     with pytest.raises(UsageError, match=r"ConstantInput.num_steps: expected a positive integer, got 0"):
         ConstantInput(torch.rand(2, 4), 0)

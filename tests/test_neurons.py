@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from ottt_loihi.errors import UsageError
-from ottt_loihi.nn.neurons import LIF, lif_step
+from ottt_loihi.nn.neurons import LIF
 from ottt_loihi.nn.paths import GradientPaths
 from ottt_loihi.nn.surrogates import SURROGATES, Sigmoid, describe, make_surrogate
 from ottt_loihi.rules import three_factor as reference
@@ -46,9 +46,9 @@ def test_a_membrane_at_the_threshold_fires_in_the_authors_convention_only():
 )
 def test_which_past_the_gradient_sees(reset, paths, expected):
     first = torch.tensor([1.5], requires_grad=True)  # fires
-    settings = dict(beta=0.5, v_threshold=1.0, reset=reset, surrogate=make_surrogate("rectangle"), paths=paths)
-    v = lif_step(first, None, **settings).v
-    u = lif_step(torch.tensor([0.1], requires_grad=True), v, **settings).u
+    neuron = LIF(beta=0.5, v_threshold=1.0, reset=reset, surrogate="rectangle")
+    v = neuron(first, None, paths).v
+    u = neuron(torch.tensor([0.1], requires_grad=True), v, paths).u
     (found,) = torch.autograd.grad(u, first, allow_unused=True)
     expected = expected[reset] if isinstance(expected, dict) else expected
     assert (0.0 if found is None else found.item()) == expected

@@ -56,7 +56,7 @@ def _choose_exp_of_minus(a):  # type: ignore[no-untyped-def]
 
 @njit(**_COMPILED)
 def fire(current, varies, u, v, mask, out, samples, steps, shape, constants, zero_reset):
-    """Charge, fire, reset and pool (``neurons.lif_step``).
+    """Charge, fire, reset and pool (``neurons.LIF``).
 
     Parameters
     ----------

@@ -4,7 +4,7 @@ Between two updates no gradient changes what the neurons do. So a chunk of S tim
 layer by layer instead of step by step: one product for all its steps (:mod:`ottt_loihi.fast.chunk_connection`), then
 the neurons' loop over them (:mod:`ottt_loihi.fast.chunk_kernels`), and backwards likewise, without autograd. The
 equations and their gradients are those of :class:`~ottt_loihi.nn.connections.Connection` and
-:func:`~ottt_loihi.nn.neurons.lif_step`; memory is that of S steps, whatever T. A layer with a connection to itself
+:class:`~ottt_loihi.nn.neurons.LIF`; memory is that of S steps, whatever T. A layer with a connection to itself
 takes its steps one by one, and everything else at once.
 
 Samples are independent: every thread takes a slice of the batch through all steps, with one thread of torch; a batch

@@ -18,7 +18,7 @@ KINDS = (Sigmoid, Rectangle, Triangle)  # the surrogates that the kernels know, 
 
 
 class LeanStep(torch.autograd.Function):
-    """:func:`lif_step` for online rules: one pass over memory (:func:`kernels`), and no new memory.
+    """The step of :class:`LIF` for online rules: one pass over memory (:func:`kernels`), and no new memory.
 
     v becomes the membrane after the reset; s is written into the tensor given, which may hold earlier values, and u
     into the current or into another tensor given. The backward pass overwrites u with the current's gradient: do

@@ -1,6 +1,6 @@
 """The LIF step in one pass over memory, on the CPU: what online rules spend most of a convolutional network's time on.
 
-Compiled with numba, bit for bit :func:`~ottt_loihi.nn.neurons.lif_step`. The loops work on flat memory, so any dense
+Compiled with numba, bit for bit :class:`~ottt_loihi.nn.neurons.LIF`. The loops work on flat memory, so any dense
 layout does, channels-last too. They run on one core: a loop takes a tenth of a millisecond for half a million neurons,
 less than torch's own threads need to make room for others.
 """

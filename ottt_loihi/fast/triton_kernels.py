@@ -1,7 +1,7 @@
 """The LIF step in one pass over memory, on a GPU: what :mod:`ottt_loihi.fast.lif_kernels` is on the CPU, in Triton.
 
 Triton comes with torch's builds for GPUs. float32 only. A compiler may contract λ·v + I to one operation that rounds
-once; where λ is a power of two that changes nothing, and u and s are :func:`~ottt_loihi.nn.neurons.lif_step`'s bit for
+once; where λ is a power of two that changes nothing, and u and s are :class:`~ottt_loihi.nn.neurons.LIF`'s bit for
 bit.
 """
 

@@ -13,8 +13,7 @@ from ottt_loihi import checks
 from ottt_loihi.errors import UsageError
 from ottt_loihi.nn.neurons import GroupedTrace, LIFStep, Neuron, Trace, follow
 from ottt_loihi.nn.paths import BPTT, GradientPaths
-from ottt_loihi.nn.synapses import SynapseTrace, with_own_traces
-from ottt_loihi.nn.trace import Seen, with_trace
+from ottt_loihi.nn.trace import Seen, SynapseTrace, with_own_traces, with_trace
 
 Presynaptic = Callable[[nn.Module, Tensor], Tensor]
 """``(connection, trace or input) → the tensor that the weight's gradient uses instead``; HLOP's projection is one."""

@@ -203,14 +203,7 @@ class Linear(Connection):
         checks.integer(in_features, f"{name}.in_features")
         checks.integer(out_features, f"{name}.out_features")
         super().__init__((out_features, in_features), bias, generator, **settings)
-
-    @property
-    def in_features(self) -> int:
-        return self.weight.shape[1]
-
-    @property
-    def out_features(self) -> int:
-        return self.weight.shape[0]
+        self.out_features, self.in_features = self.weight.shape
 
     def output_shape(self, input_shape: tuple[int, ...]) -> tuple[int, ...]:
         if math.prod(pooled_shape(input_shape, self.pool)) != self.in_features:
@@ -258,30 +251,18 @@ class Conv2d(Connection):
         **settings: Any,
     ) -> None:
         counts = {"in_channels": in_channels, "out_channels": out_channels, "groups": groups, "upsample": upsample}
-        for where, value in counts.items():
-            checks.integer(value, f"Conv2d.{where}")
+        counts = {name: checks.integer(value, f"Conv2d.{name}") for name, value in counts.items()}
         kernel = checks.both(checks.pair(kernel_size, "Conv2d.kernel_size"))
         if in_channels % groups or out_channels % groups:
             raise UsageError(
                 f"Conv2d.groups: expected a divisor of {in_channels} and {out_channels} channels, got {groups}"
             )
         super().__init__((out_channels, in_channels // groups, *kernel), bias, generator, **settings)
+        for name, value in counts.items():
+            setattr(self, name, value)
+        self.kernel_size, self.padding = checks.pair(kernel, "kernel"), checks.pair(padding, "Conv2d.padding", 0)
         self.stride, self.dilation = checks.pair(stride, "Conv2d.stride"), checks.pair(dilation, "Conv2d.dilation")
-        self.padding, self.groups = checks.pair(padding, "Conv2d.padding", 0), groups
-        self.upsample = upsample
         self.pool_after = None if pool_after is None else _window(pool_after)
-
-    @property
-    def in_channels(self) -> int:
-        return self.weight.shape[1] * self.groups
-
-    @property
-    def out_channels(self) -> int:
-        return self.weight.shape[0]
-
-    @property
-    def kernel_size(self) -> int | tuple[int, int]:
-        return checks.pair(tuple(self.weight.shape[2:]), "Conv2d.kernel_size")
 
     def output_shape(self, input_shape: tuple[int, ...]) -> tuple[int, ...]:
         shape = pooled_shape(input_shape, self.pool)
@@ -299,8 +280,8 @@ class Conv2d(Connection):
 
     def convolved(self, image: Sequence[int]) -> list[int]:
         """Return height and width of the product for an image (height, width) after ``pool``."""
-        kernel = tuple(self.weight.shape[2:])
-        return convolved([n * self.upsample for n in image], kernel, self.stride, self.padding, self.dilation)
+        sizes = [n * self.upsample for n in image]
+        return convolved(sizes, self.kernel_size, self.stride, self.padding, self.dilation)
 
     def before(self, x: Tensor) -> Tensor:
         x = self.pooled(x)

@@ -10,25 +10,16 @@ from torch import Tensor, nn
 
 from ottt_loihi import checks
 from ottt_loihi.errors import UsageError
-from ottt_loihi.nn.neurons import LIF, GroupedTrace, LongStep, Neuron, fire
+from ottt_loihi.nn.neurons import LIF, GroupedTrace, LongStep, Neuron, Trace, fire
 from ottt_loihi.nn.paths import BPTT, CONVENTIONS, GradientPaths
 from ottt_loihi.nn.surrogates import Rectangle, Surrogate, describe, make_surrogate
-from ottt_loihi.nn.synapses import SynapseTrace, with_bias_input
+from ottt_loihi.nn.trace import SynapseTrace, gradient_only, with_bias_input
 
 RESETS = ("zero", "subtract", "delayed", "none")
 TRACES = ("exact", "mean", "synapse")
 LEARNABLE = ("alpha", "beta", "v_threshold")
 MOST_TRACES = 8  # pairs of traces that a connection keeps
 LEAST_THRESHOLD = 1e-3  # of a learnt threshold, which is used as at least this
-
-
-class CubaTrace(NamedTuple):
-    """The traces of a connection's input in front of current-based neurons, without a graph."""
-
-    value: Tensor  # e[t], of the input's shape
-    length: float  # e[t] of a constant input 1
-    arrived: Tensor  # a[t], of the input's shape
-    arrived_length: float  # a[t] of a constant input 1
 
 
 class Memory(NamedTuple):
@@ -280,7 +271,7 @@ class CubaLIF(CurrentBased):
             past = self.sensitivities(past, v)
             for parameter, of_u in ((alpha, past.q), (beta, past.r), (threshold, past.z)):
                 if of_u is not None:
-                    u = u + (parameter - parameter.detach()) * of_u  # adds 0 to the value
+                    u = u + gradient_only(parameter) * of_u  # adds 0 to the value
         s = fire(u, threshold, self.surrogate, "authors" if self.at_threshold else "paper")
         kept = u if paths.membrane else u.detach()
         fired = s if paths.membrane and paths.reset else s.detach()
@@ -332,13 +323,13 @@ def lif_or_cuba(constants: Mapping[str, Any], alpha: float, learn: Iterable[str]
     return CubaLIF(alpha, **own, at_threshold=at_threshold, learn=learn, trace=trace)
 
 
-def follow_both(x: Tensor, before: Any, alpha: float, beta: float) -> CubaTrace:
+def follow_both(x: Tensor, before: Trace | None, alpha: float, beta: float) -> Trace:
     """Return the traces of an input x without a graph, for one α and one β."""
     if before is None:
-        return CubaTrace(x, 1.0, x, 1.0)
-    arrived = alpha * getattr(before, "arrived", before.value) + x
-    length = alpha * getattr(before, "arrived_length", before.length) + 1.0
-    return CubaTrace(beta * before.value + arrived, beta * before.length + length, arrived, length)
+        return Trace(x, 1.0, x, 1.0)
+    arrived = alpha * (before.value if before.arrived is None else before.arrived) + x
+    length = alpha * before.arrived_length + 1.0
+    return Trace(beta * before.value + arrived, beta * before.length + length, arrived, length)
 
 
 def _clamped(value: Any, low: float, high: float | None) -> Any:

@@ -17,6 +17,7 @@ class, and the neurons inside: ``{"class": "mine.Net", "parts": {"1": {"class": 
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -46,6 +47,7 @@ NEURONS = (LIF, CubaLIF, Membrane, Stream, DSRNeuron, SlayerNeuron)
 OURS = (Linear, Conv2d, Elementwise, Readout, SlayerSynapse, SlayerReadout, SpikeCount, *NEURONS)
 PARTS = {kind.__name__: kind for kind in OURS} | {f"torch.nn.{kind.__name__}": kind for kind in TORCH}
 NAMES = {kind: name for name, kind in PARTS.items()}
+WEIGHTED = {name for name, kind in PARTS.items() if issubclass(kind, (*CONNECTIONS, *READOUTS)) and kind != SpikeCount}
 LARGEST = 2**31 - 1  # integers in a description
 # settings that files of version 2 may lack, because they are younger, and what such a file means by it
 YOUNGER: dict[str, dict[str, Any]] = {"Conv2d": {"dilation": 1}}
@@ -97,19 +99,21 @@ def construct(description: Any) -> Network:
 
 def foreign(description: Any) -> list[str]:
     """Return the parts that a file only names, ``"block 1, neuron: mine.Izhikevich"``; a description of any kind."""
-    return [f"{where}: {name}" for where, name in _classes(description, "") if name not in PARTS]
+    found = []
+    for where, part in _parts(description):
+        found += [f"{where}: {part['class']}"] if part["class"] not in PARTS else []
+        surrogate = _settings_in(part).get("surrogate")
+        if isinstance(surrogate, Mapping) and str(surrogate.get("name")) not in SURROGATES:
+            found.append(f"{where}, surrogate: {surrogate.get('name')}")
+    return found
 
 
 def completed(description: Any) -> Any:
     """Return a description with the settings that are younger than it; anything else as it is."""
-    if isinstance(description, list):
-        return [completed(part) for part in description]
-    if not isinstance(description, Mapping):
-        return description
-    whole = {key: completed(part) for key, part in description.items()}
-    name, settings = whole.get("class"), whole.get("settings")
-    if isinstance(name, str) and isinstance(settings, Mapping):
-        whole["settings"] = {**YOUNGER.get(name, {}), **settings}
+    whole = copy.deepcopy(description)
+    for _, part in _parts(whole):
+        if settings := _settings_in(part):
+            part["settings"] = YOUNGER.get(part["class"], {}) | settings
     return whole
 
 
@@ -127,26 +131,8 @@ def differences(mine: Any, other: Any, where: str = "network") -> Iterator[str]:
 
 def count_parts(description: Any) -> int:
     """Return how many connections with weights a description lists, whatever it is."""
-    if not isinstance(description, Mapping):
-        return 1
-    blocks = _listed(description.get("blocks"))
-    blocks = [block for block in blocks if isinstance(block, Mapping)]
-    branches = [each for block in blocks for each in _listed(block.get("branches")) if isinstance(each, Mapping)]
-    parts = [part.get("connection") for part in (*blocks, *branches)]
-    return sum(not _is_weightless(part) for part in (*parts, description.get("readout")))
-
-
-def _listed(value: Any) -> list[Any]:
-    return value if isinstance(value, list) else []
-
-
-def _is_weightless(part: Any) -> bool:
-    """Whether a description is that of a part of SLAYER's without weights of its own."""
-    if not isinstance(part, Mapping):
-        return False
-    settings = part.get("settings")
-    kind = settings.get("kind") if isinstance(settings, Mapping) else None
-    return part.get("class") == "SpikeCount" or (part.get("class") == "SlayerSynapse" and kind in ("Input", "Pool"))
+    kinds = [(part["class"], _settings_in(part).get("kind")) for _, part in _parts(description)]
+    return sum(name in WEIGHTED and kind not in ("Input", "Pool") for name, kind in kinds)
 
 
 def _block(block: Block) -> Description:
@@ -190,21 +176,22 @@ def _plain(description: Description) -> Description:
         raise UsageError(f"network: the settings of a class of your own must be finite JSON values ({error})") from None
 
 
-def _classes(value: Any, where: str) -> Iterator[tuple[str, str]]:
-    """Every ``(place, class)`` in a description, surrogates of other classes than ours included."""
+def _parts(value: Any, where: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield ``(place, part)`` for everything in a description that names its class."""
     if isinstance(value, Mapping):
-        if isinstance(name := value.get("class"), str):
-            yield where or "network", name
-        surrogate = value.get("surrogate")
-        if isinstance(surrogate, Mapping) and surrogate.get("name") not in SURROGATES:
-            yield f"{where}, surrogate", str(surrogate.get("name"))
+        if isinstance(value.get("class"), str):
+            yield where or "network", value
         for key, part in value.items():
-            if key not in ("class", "surrogate"):
-                here = where if key in ("settings", "blocks", "parts", "branches") else f"{where}, {key}".strip(", ")
-                yield from _classes(part, here)
+            here = where if key in ("settings", "blocks", "parts", "branches") else f"{where}, {key}".strip(", ")
+            yield from _parts(part, here)
     elif isinstance(value, list):
         for index, part in enumerate(value):
-            yield from _classes(part, f"branch {index + 1} of {where}" if where else f"block {index + 1}")
+            yield from _parts(part, f"branch {index + 1} of {where}" if where else f"block {index + 1}")
+
+
+def _settings_in(part: Mapping[str, Any]) -> Mapping[str, Any]:
+    settings = part.get("settings")
+    return settings if isinstance(settings, Mapping) else {}
 
 
 def _built_block(value: Any, where: str) -> Block:

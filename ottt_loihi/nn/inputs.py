@@ -48,10 +48,6 @@ class ConstantInput:
         """Return the input as a tensor ``(batch, T, *input_shape)`` that shares the frame's memory."""
         return self.frame.unsqueeze(1).expand(self.shape)
 
-    def samples(self, chosen: slice) -> ConstantInput:
-        """Return some samples of the batch."""
-        return ConstantInput(self.frame[chosen], self.num_steps)
-
 
 Input = Tensor | ConstantInput
 

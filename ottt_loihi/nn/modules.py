@@ -15,8 +15,7 @@ from ottt_loihi.nn.inputs import Input, check_input, check_labels, frames
 from ottt_loihi.nn.network import evaluating, without_graph
 from ottt_loihi.nn.neurons import GroupedTrace, LIFStep, Neuron, Trace
 from ottt_loihi.nn.paths import BPTT, GradientPaths
-from ottt_loihi.nn.synapses import SynapseTrace
-from ottt_loihi.nn.trace import Seen, with_trace
+from ottt_loihi.nn.trace import Seen, SynapseTrace, with_trace
 
 NOT_AFFINE = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm, nn.RNNBase, nn.RNNCellBase, nn.Embedding)
 

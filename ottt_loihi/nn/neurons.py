@@ -1,4 +1,4 @@
-"""Neurons: a pure step function for OTTT's leaky integrate-and-fire neuron, and thin modules that hold constants."""
+"""Neurons: OTTT's leaky integrate-and-fire neuron, and the base class of all; a step is a function of its arguments."""
 
 from __future__ import annotations
 
@@ -39,8 +39,10 @@ class LongStep(NamedTuple):
 class Trace(NamedTuple):
     """The traces of a connection's input, kept by the neurons behind it."""
 
-    value: Tensor  # â[t], of the input's shape, without a graph
+    value: Tensor  # â[t], or e[t] of current-based neurons, of the input's shape, without a graph
     length: float  # Λ_t, the same of a constant input 1
+    arrived: Tensor | None = None  # a[t] of current-based neurons, and the same of a constant input 1
+    arrived_length: float = 1.0
 
 
 class GroupedTrace(NamedTuple):
@@ -48,48 +50,6 @@ class GroupedTrace(NamedTuple):
 
     traces: tuple[Any, ...]
     masks: tuple[Tensor, ...]
-
-
-def lif_step(
-    current: Tensor,
-    v: Tensor | None,
-    *,
-    beta: float,
-    v_threshold: float,
-    reset: str,
-    surrogate: Callable[[Tensor, float], Tensor],
-    convention: str = "paper",
-    paths: GradientPaths = BPTT,
-) -> LIFStep:
-    """Charge, fire, reset.
-
-    ::
-
-        u[t] = λ·v[t−1] + I[t]                                                    charge
-        s[t] = H(u[t] − Vth)       H(0) = 0; convention="authors": H(0) = 1       fire
-        v[t] = u[t] − Vth·s[t]     reset="subtract"                               reset
-        v[t] = u[t]·(1 − s[t])     reset="zero"
-
-    ∂s/∂u is the surrogate f(u). Without ``paths.membrane`` the returned v is a constant to autograd, without
-    ``paths.reset`` the s in it is.
-
-    Parameters
-    ----------
-    current
-        I[t] = W·s_pre[t] + b, floating point, any shape
-    v
-        v[t−1] of the same shape; None: at rest, 0
-    beta, v_threshold
-        λ and Vth
-
-    Source: OTTT (arXiv 2210.04195) eq. 2, where ``u[t] = λ·(u[t−1] − Vth·s[t−1]) + I[t]``. The released code fires at
-    u = Vth, Loihi only above it.
-    """
-    u = current if v is None else beta * v + current
-    s = fire(u, v_threshold, surrogate, convention)
-    kept = u if paths.membrane else u.detach()
-    fired = s if paths.membrane and paths.reset else s.detach()
-    return LIFStep(s, u, kept - v_threshold * fired if reset == "subtract" else kept * (1 - fired))
 
 
 def fire(
@@ -182,7 +142,17 @@ def _without_constants(module: nn.Module, incompatible: Any) -> None:
 
 
 class LIF(Neuron):
-    """A layer of LIF neurons with common constants, :func:`lif_step` with its arguments filled in.
+    """A layer of OTTT's leaky integrate-and-fire neurons with common constants.
+
+    ::
+
+        u[t] = λ·v[t−1] + I[t]                                                    charge
+        s[t] = H(u[t] − Vth)       H(0) = 0; convention="authors": H(0) = 1       fire
+        v[t] = u[t] − Vth·s[t]     reset="subtract"                               reset
+        v[t] = u[t]·(1 − s[t])     reset="zero"
+
+    ∂s/∂u is the surrogate f(u). Without ``paths.membrane`` the returned v is a constant to autograd, without
+    ``paths.reset`` the s in it is.
 
     ============  ====================================  ================================================
     attribute     range                                 meaning
@@ -196,6 +166,9 @@ class LIF(Neuron):
                                                         also closes the rectangle's interval
     v_init        −Vth … Vth                            v before the first step, default 0
     ============  ====================================  ================================================
+
+    Source: OTTT (arXiv 2210.04195) eq. 2, where ``u[t] = λ·(u[t−1] − Vth·s[t−1]) + I[t]``. The released code fires at
+    u = Vth, Loihi only above it.
     """
 
     constants = ("beta", "v_threshold", "reset", "convention", "v_init")
@@ -226,16 +199,11 @@ class LIF(Neuron):
     def forward(self, current: Tensor, v: Tensor | None = None, paths: GradientPaths = BPTT) -> LIFStep:
         if v is None and self.v_init:
             v = torch.full_like(current.detach(), self.v_init)
-        return lif_step(
-            current,
-            v,
-            beta=self.beta,
-            v_threshold=self.v_threshold,
-            reset=self.reset,
-            surrogate=self.surrogate,
-            convention=self.convention,
-            paths=paths,
-        )
+        u = current if v is None else self.beta * v + current
+        s = fire(u, self.v_threshold, self.surrogate, self.convention)
+        kept = u if paths.membrane else u.detach()
+        fired = s if paths.membrane and paths.reset else s.detach()
+        return LIFStep(s, u, kept - self.v_threshold * fired if self.reset == "subtract" else kept * (1 - fired))
 
 
 class Stream(Neuron):

@@ -43,6 +43,7 @@ from ottt_loihi.nn.network import Network
 from ottt_loihi.nn.neurons import LongStep
 from ottt_loihi.nn.part import Shaped
 from ottt_loihi.nn.paths import BPTT, GradientPaths
+from ottt_loihi.nn.trace import gradient_only
 
 UNITY = 1 << 12  # of a decay
 MAX_KERNEL = 127
@@ -259,7 +260,7 @@ class SlayerNeuron(_Holder, CurrentBased):
             if torch.is_grad_enabled() and self.learn:
                 past = self.sensitivities(past, v)
                 for kept, of_u in zip(self.decays(), (past.q, past.r), strict=True):
-                    u = u + (kept - kept.detach()) * of_u  # adds 0 to the value
+                    u = u + gradient_only(kept) * of_u  # adds 0 to the value
             spikes = own.spike(u.unsqueeze(-1))[..., 0]
         finally:
             own.current_state, own.voltage_state, own.persistent_state = held

@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
-from torch.func import functional_call
+from torch import Tensor
 
 from ottt_loihi.errors import UsageError
 from ottt_loihi.nn.blocks import Block, BlockState, Sent, checked_step
@@ -106,17 +105,6 @@ def after_step(
     mask = block.draw_mask(current) if before is None else before.mask
     done = BlockState(*step, current, mask, traces)
     return done.out, LayerState(done, post)
-
-
-def fixed_parameters(connection: nn.Module, x: Tensor, learning: Collection[str] = ()) -> Tensor:
-    """Return ``connection(x)`` from which only the parameters named in ``learning``, and x, learn."""
-    parameters = {name: p if name in learning else p.detach() for name, p in connection.named_parameters()}
-    return functional_call(connection, parameters, (x,))
-
-
-def gradient_only(value: Tensor) -> Tensor:
-    """Return zeros that have the gradient of ``value``."""
-    return value - value.detach()
 
 
 def random_matrix(shape: tuple[int, int], seed: int, layer: int, like: Tensor) -> Tensor:

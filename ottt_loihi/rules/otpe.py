@@ -12,17 +12,8 @@ from ottt_loihi.errors import UsageError
 from ottt_loihi.nn.blocks import Block, BlockState
 from ottt_loihi.nn.network import Network
 from ottt_loihi.nn.neurons import LIFStep, follow
-from ottt_loihi.nn.synapses import dense, own_inputs, with_bias_input
-from ottt_loihi.nn.trace import Seen, with_trace
-from ottt_loihi.rules.eligibility import (
-    LayeredRule,
-    LayerState,
-    after_step,
-    fire,
-    fixed_parameters,
-    gradient_only,
-    require_lif,
-)
+from ottt_loihi.nn.trace import Seen, dense, fixed_parameters, gradient_only, own_inputs, with_bias_input, with_trace
+from ottt_loihi.rules.eligibility import LayeredRule, LayerState, after_step, fire, require_lif
 
 
 class Mean(NamedTuple):

@@ -15,18 +15,9 @@ from ottt_loihi.nn.blocks import Block
 from ottt_loihi.nn.network import Network
 from ottt_loihi.nn.neurons import follow
 from ottt_loihi.nn.paths import CONVENTIONS
-from ottt_loihi.nn.trace import Seen, with_trace
+from ottt_loihi.nn.trace import Seen, fixed_parameters, gradient_only, with_trace
 from ottt_loihi.rules.base import Error, with_graph
-from ottt_loihi.rules.eligibility import (
-    LayeredRule,
-    LayerState,
-    after_step,
-    fire,
-    fixed_parameters,
-    gradient_only,
-    random_matrix,
-    require_lif,
-)
+from ottt_loihi.rules.eligibility import LayeredRule, LayerState, after_step, fire, random_matrix, require_lif
 
 SIGNALS = ("backpropagated", "direct")
 
