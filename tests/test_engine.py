@@ -9,7 +9,7 @@ import torch
 
 from ottt_loihi.errors import UsageError
 from ottt_loihi.fast.lif import LeanStep
-from ottt_loihi.nn.blocks import Branch
+from ottt_loihi.nn.blocks import Branch, Skip
 from ottt_loihi.nn.connections import Conv2d, Elementwise, standardize
 from ottt_loihi.nn.inputs import ConstantInput, frames
 from ottt_loihi.nn.models import conv, mlp, nf_resnet34, vgg, vgg_f
@@ -459,3 +459,8 @@ def test_a_branch_must_fit():
     net.blocks[0].branches.append(Branch(Conv2d(1, 1), 5, delay=1))
     with pytest.raises(UsageError, match="block 1: a branch from block 6, expected 1 … 1"):
         net.check_shapes()
+    for source, delay, message in ((0, 63, "delay: expected an integer 0 … 62, got 63"), (-1, 1, "source: expected")):
+        with pytest.raises(UsageError, match=f"branch.{message}"):
+            Branch(Conv2d(1, 1), source, delay)
+    with pytest.raises(UsageError, match=r"skip\.factor: expected a number"):
+        Skip(0, float("nan"))

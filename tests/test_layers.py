@@ -5,9 +5,9 @@ from ottt_loihi.errors import UsageError
 from ottt_loihi.nn.connections import Linear
 from ottt_loihi.nn.description import construct, describe
 from ottt_loihi.nn.models import conv, mlp
-from ottt_loihi.nn.neurons import follow
+from ottt_loihi.nn.neurons import Trace, follow
 from ottt_loihi.nn.paths import ottt_paths
-from ottt_loihi.nn.trace import Seen, with_trace
+from ottt_loihi.nn.trace import with_trace
 
 
 @pytest.mark.parametrize("kind", [Linear, torch.nn.Linear])
@@ -17,7 +17,7 @@ def test_the_weight_gradient_uses_the_trace_and_the_input_gradient_does_not(kind
     xs = [(torch.rand(4, 5, dtype=torch.float64) < 0.5).double().requires_grad_() for _ in range(3)]
     for x in xs:
         trace = follow(x, trace, 0.5)
-        current = with_trace(layer, x, Seen(trace.value, trace.length))
+        current = with_trace(layer, x, trace)
     g = torch.randn(4, 3, dtype=torch.float64)
     current.backward(g)
     expected = 0.25 * xs[0] + 0.5 * xs[1] + xs[2]
@@ -32,7 +32,7 @@ def test_the_weight_gradient_uses_the_trace_and_the_input_gradient_does_not(kind
 
 def test_the_trace_changes_no_current():
     layer, x = Linear(5, 3, bias=True), torch.rand(4, 5)
-    assert torch.equal(layer(x), with_trace(layer, x, Seen(torch.rand(4, 5), 1.5)))
+    assert torch.equal(layer(x), with_trace(layer, x, Trace(torch.rand(4, 5), 1.5)))
 
 
 def test_an_image_is_flattened():

@@ -15,9 +15,9 @@ from ottt_loihi.nn.connections import Conv2d, Linear, Readout
 from ottt_loihi.nn.models import conv, mlp
 from ottt_loihi.nn.modules import Stepwise
 from ottt_loihi.nn.network import Network, without_graph
-from ottt_loihi.nn.neurons import LIF, LIFStep, Neuron
+from ottt_loihi.nn.neurons import LIF, LIFStep, Neuron, Trace
 from ottt_loihi.nn.surrogates import Sigmoid
-from ottt_loihi.nn.trace import Seen, with_trace
+from ottt_loihi.nn.trace import with_trace
 from ottt_loihi.rules import make_rule
 from ottt_loihi.rules.losses import CrossEntropy, SquaredError
 from ottt_loihi.training.trainer import Trainer
@@ -369,7 +369,7 @@ def test_the_authors_gain_of_a_branch_learns_from_the_current_spikes():
     x = (torch.rand(2, 4, generator=torch.Generator().manual_seed(0)) < 0.5).double()
     for current, expected in ((("skip_gain",), x), ((), torch.full_like(x, 0.3))):
         connection.zero_grad()
-        with_trace(connection, x, Seen(torch.full_like(x, 0.3)), current=current).sum().backward()
+        with_trace(connection, x, Trace(torch.full_like(x, 0.3)), current=current).sum().backward()
         plain = copy.deepcopy(connection)
         plain.zero_grad()
         plain(expected).sum().backward()

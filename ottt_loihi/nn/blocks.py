@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 from ottt_loihi import checks
 from ottt_loihi.errors import UsageError
-from ottt_loihi.nn.neurons import GroupedTrace, LIFStep, Neuron, Trace, follow
+from ottt_loihi.nn.neurons import LIFStep, Neuron, Trace, follow
 from ottt_loihi.nn.paths import BPTT, GradientPaths
-from ottt_loihi.nn.trace import Seen, SynapseTrace, with_own_traces, with_trace
+from ottt_loihi.nn.trace import SynapseTrace, with_own_traces, with_trace
 
 Presynaptic = Callable[[nn.Module, Tensor], Tensor]
 """``(connection, trace or input) → the tensor that the weight's gradient uses instead``; HLOP's projection is one."""
@@ -56,7 +56,8 @@ class Branch(nn.Module):
 
     def __init__(self, connection: nn.Module, source: int, delay: int) -> None:
         super().__init__()
-        self.connection, self.source, self.delay = connection, source, delay
+        self.connection, self.source = connection, checks.integer(source, "branch.source", 0)
+        self.delay = checks.integer(delay, "branch.delay", 0, 62)
 
     def extra_repr(self) -> str:
         return f"source={self.source}, delay={self.delay}"
@@ -68,6 +69,10 @@ class Skip:
 
     source: int
     factor: float = 1.0
+
+    def __post_init__(self) -> None:
+        checks.integer(self.source, "skip.source", 0)
+        checks.number(self.factor, "skip.factor")
 
 
 class Block(nn.Module):
@@ -212,12 +217,11 @@ def learning_current(
         if presynaptic is not None:
             raise UsageError("hlop: has no form for a trace of every synapse; use trace='exact'")
         return with_own_traces(connection, x, trace, traced, bias_traced).to(x.dtype), trace
-    groups, masks = (trace.traces, trace.masks) if isinstance(trace, GroupedTrace) else ((trace,), (None,))
     seen = []
-    for group, mask in zip(groups, masks):
-        pre = group.value if group is not None and traced else x.detach()
+    for each in trace if type(trace) is tuple else (Trace(x.detach()) if trace is None else trace,):
+        pre = each.value if traced else x.detach()
         pre = pre if presynaptic is None else presynaptic(connection, pre)
-        seen.append(Seen(pre, group.length if group is not None and bias_traced else 1.0, mask))
+        seen.append(Trace(pre, each.length if bias_traced else 1.0, mask=each.mask))
     current = () if paths.gain_trace else ("skip_gain",)
     return with_trace(connection, x, *seen, current=current).to(x.dtype), trace
 

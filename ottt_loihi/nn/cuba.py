@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from ottt_loihi import checks
 from ottt_loihi.errors import UsageError
-from ottt_loihi.nn.neurons import LIF, GroupedTrace, LongStep, Neuron, Trace, fire
+from ottt_loihi.nn.neurons import LIF, LongStep, Neuron, Trace, fire
 from ottt_loihi.nn.paths import BPTT, CONVENTIONS, GradientPaths
 from ottt_loihi.nn.surrogates import Rectangle, Surrogate, describe, make_surrogate
 from ottt_loihi.nn.trace import SynapseTrace, gradient_only, with_bias_input
@@ -81,9 +81,9 @@ class CurrentBased(Neuron):
                 f"{type(self).__name__}: {len(pairs)} different decays, and an online rule keeps one trace for each, "
                 f"at most {MOST_TRACES}; draw them from fewer groups, or use {self.approximate}"
             )
-        old = [None] * len(pairs) if before is None else before.traces
-        traces = tuple(follow_both(x.detach(), b, *pair) for b, pair in zip(old, pairs))
-        return GroupedTrace(traces, masks)
+        old = [None] * len(pairs) if before is None else before
+        groups = zip(old, pairs, masks, strict=True)
+        return tuple(follow_both(x.detach(), b, *pair)._replace(mask=mask) for b, pair, mask in groups)
 
     def _follow_synapses(self, x: Tensor, before: SynapseTrace | None) -> SynapseTrace:
         if before is None:

@@ -200,13 +200,11 @@ def _built_block(value: Any, where: str) -> Block:
     for index, branch in enumerate(_list(known["branches"], f"{where}, branches")):
         place = f"{where}, branch {index + 1}"
         parts = _fields(branch, place, ("connection", "source", "delay"))
-        ends = [checks.integer(parts[name], f"{place}.{name}", 0, LARGEST) for name in ("source", "delay")]
-        branches.append(Branch(_part(parts["connection"], place, CONNECTIONS), *ends))
+        parts["connection"] = _part(parts["connection"], place, CONNECTIONS)
+        branches.append(_called(Branch, place, (), parts))
     skip = known["skip"]
     if skip is not None:
-        parts = _fields(skip, f"{where}, skip", ("source", "factor"))
-        source = checks.integer(parts["source"], f"{where}, skip.source", 0, LARGEST)
-        skip = Skip(source, checks.number(parts["factor"], f"{where}, skip.factor"))
+        skip = _called(Skip, f"{where}, skip", (), _fields(skip, f"{where}, skip", ("source", "factor")))
     connection = _part(known["connection"], f"{where}, connection", CONNECTIONS)
     neuron = _part(known["neuron"], f"{where}, neuron", NEURONS)
     settings = {"branches": branches, "skip": skip, "dropout": known["dropout"]}

@@ -9,12 +9,16 @@ from ottt_loihi.errors import UsageError
 
 SIZE = r"\d+(?:x\d+)?"  # 5, or 5x1: vertical, horizontal
 LAYER = re.compile(
-    rf"(?P<n>\d+)C(?P<k>{SIZE})(?:S(?P<S>{SIZE}))?(?:D(?P<D>{SIZE}))?(?:G(?P<G>\d+))?|(?P<f>\d+)F|AP(?P<p>{SIZE})|(?P<g>GAP)"
+    rf"(?P<n>\d+)C(?P<kernel_size>{SIZE})(?:S(?P<stride>{SIZE}))?(?:D(?P<dilation>{SIZE}))?(?:G(?P<groups>\d+))?"
+    rf"|(?P<f>\d+)F|AP(?P<p>{SIZE})|(?P<g>GAP)"
 )
 
 
 def parse(features: str) -> list[dict[str, Any]]:
-    """Return the layers of a text: ``"16C5-GAP"`` → ``[{kind: "C", n: 16, k: (5, 5), …}, {kind: "GAP"}]``."""
+    """Return the layers of a text: ``"16C5-GAP"`` → ``[{kind: "C", n: 16, sizes: {…}}, {kind: "GAP"}]``.
+
+    sizes: arguments of the convolution, padded to keep the image's size
+    """
     layers = []
     for word in features.split("-") if isinstance(features, str) else [repr(features)]:
         match = LAYER.fullmatch(word)
@@ -30,16 +34,10 @@ def parse(features: str) -> list[dict[str, Any]]:
         elif match["g"]:
             layers.append({"kind": "GAP"})
         else:
-            sizes = {key: _both(match[key] or "1") for key in ("k", "S", "D")}
-            layers.append({"kind": "C", "n": int(match["n"]), "G": int(match["G"] or 1), **sizes})
+            sizes: dict[str, Any] = {k: _both(match[k] or "1") for k in ("kernel_size", "stride", "dilation")}
+            sizes["padding"] = tuple(d * (k - 1) // 2 for d, k in zip(sizes["dilation"], sizes["kernel_size"]))
+            layers.append({"kind": "C", "n": int(match["n"]), "sizes": {**sizes, "groups": int(match["groups"] or 1)}})
     return layers
-
-
-def geometry(layer: dict[str, Any]) -> dict[str, Any]:
-    """Return the arguments of the convolution that a layer of :func:`parse` names, padded to keep the image's size."""
-    padding = tuple(d * (k - 1) // 2 for d, k in zip(layer["D"], layer["k"]))
-    names = {"kernel_size": "k", "stride": "S", "dilation": "D", "groups": "G"}
-    return {name: layer[key] for name, key in names.items()} | {"padding": padding}
 
 
 def _both(text: str) -> tuple[int, int]:

@@ -74,12 +74,22 @@ def check_input(x: Any, input_shape: tuple[int, ...], like: Tensor) -> Input:
     UsageError
         for another shape or type, NaN, infinity or complex numbers
     """
-    if isinstance(x, ConstantInput):
-        _check_shape(x.shape, input_shape)
-        return ConstantInput(_check_values(_as_tensor(x.frame, "input"), like), x.num_steps)
-    x = _as_tensor(x, "input")
-    _check_shape(x.shape, input_shape)
-    return _check_values(x, like)
+    constant = isinstance(x, ConstantInput)
+    values = _as_tensor(x.frame if constant else x, "input")
+    shape = x.shape if constant else values.shape
+    if len(shape) != 2 + len(input_shape) or tuple(shape[2:]) != input_shape or 0 in shape:
+        expected = ", ".join(("batch", "time steps", *map(str, input_shape)))
+        raise UsageError(f"input: expected shape ({expected}), got {tuple(shape)}")
+    # NaN passes through both extremes; ``isfinite`` would take memory of x's size
+    if values.is_floating_point() or like.dtype == torch.float16:
+        extremes = torch.stack(torch.aminmax(values.detach()))
+        if not bool(torch.isfinite(extremes).all()):
+            raise UsageError("input: expected finite real numbers, got NaN, infinity or complex ones")
+        if not bool(torch.isfinite(extremes.to(like.dtype)).all()):
+            low, high = extremes.tolist()
+            raise UsageError(f"input: {low:g} … {high:g} is more than the network's {like.dtype} holds; scale it")
+    values = values.to(like.device, like.dtype)
+    return ConstantInput(values, x.num_steps) if constant else values
 
 
 def check_labels(labels: Any, samples: int, num_classes: int, device: torch.device | str = "cpu") -> Tensor:
@@ -108,7 +118,8 @@ def _as_tensor(values: Any, where: str) -> Tensor:
         except (TypeError, ValueError, RuntimeError):
             array = np.empty(0, object)
         if array.dtype.kind not in "biufc":
-            raise UsageError(f"{where}: expected an array of numbers, got {_describe(values)}")
+            kind = f" of {values.dtype}" if isinstance(values, np.ndarray) else ""
+            raise UsageError(f"{where}: expected an array of numbers, got {type(values).__name__}{kind}")
         if array.dtype.kind == "u":
             if array.size and int(array.max()) > np.iinfo(np.int64).max:
                 raise UsageError(f"{where}: expected numbers below 2^63, got {int(array.max())}")
@@ -121,26 +132,3 @@ def _as_tensor(values: Any, where: str) -> Tensor:
             f"{where}: expected a dense tensor, got a {'quantised' if values.is_quantized else 'sparse'} one"
         )
     return values
-
-
-def _describe(values: Any) -> str:
-    kind = type(values).__name__
-    return f"{kind} of {values.dtype}" if isinstance(values, np.ndarray) else kind
-
-
-def _check_shape(shape: torch.Size, input_shape: tuple[int, ...]) -> None:
-    if len(shape) != 2 + len(input_shape) or tuple(shape[2:]) != input_shape or 0 in shape:
-        expected = ", ".join(("batch", "time steps", *map(str, input_shape)))
-        raise UsageError(f"input: expected shape ({expected}), got {tuple(shape)}")
-
-
-def _check_values(x: Tensor, like: Tensor) -> Tensor:
-    # NaN passes through both extremes; ``isfinite`` would take memory of x's size
-    if x.is_floating_point() or like.dtype == torch.float16:
-        extremes = torch.stack(torch.aminmax(x.detach()))
-        if not bool(torch.isfinite(extremes).all()):
-            raise UsageError("input: expected finite real numbers, got NaN, infinity or complex ones")
-        if not bool(torch.isfinite(extremes.to(like.dtype)).all()):
-            low, high = extremes.tolist()
-            raise UsageError(f"input: {low:g} … {high:g} is more than the network's {like.dtype} holds; scale it")
-    return x.to(like.device, like.dtype)

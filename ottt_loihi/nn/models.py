@@ -14,7 +14,7 @@ from ottt_loihi.errors import UsageError
 from ottt_loihi.nn.blocks import Block, Branch, Skip
 from ottt_loihi.nn.connections import BINARY, SPIKE_SCALE, Conv2d, Elementwise, Linear, Readout, pooled_shape
 from ottt_loihi.nn.cuba import lif_or_cuba
-from ottt_loihi.nn.features import geometry, parse
+from ottt_loihi.nn.features import parse
 from ottt_loihi.nn.network import Network
 from ottt_loihi.nn.neurons import LIF, DSRNeuron, Neuron, Stream
 from ottt_loihi.nn.slayer import slayer
@@ -190,7 +190,7 @@ def conv(
         if layer["kind"] == "F":
             connection = Linear(math.prod(pooled_shape(shape, pool)), layer["n"], bias, generator, **settings)
         else:
-            settings |= geometry(layer)
+            settings |= layer["sizes"]
             connection = Conv2d(shape[0], layer["n"], bias=bias, generator=generator, **settings)
         blocks.append(Block(connection, lif_or_cuba(neuron, alpha, learn), dropout=dropout))
         shape, pool, scale = _output(connection, shape, features), None, SPIKE_SCALE if standardized else 1.0

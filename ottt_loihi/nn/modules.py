@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -13,24 +13,24 @@ from torch.nn.utils import parametrize
 from ottt_loihi.errors import UsageError
 from ottt_loihi.nn.inputs import Input, check_input, check_labels, frames
 from ottt_loihi.nn.network import evaluating, without_graph
-from ottt_loihi.nn.neurons import GroupedTrace, LIFStep, Neuron, Trace
+from ottt_loihi.nn.neurons import LIFStep, Neuron, Trace
 from ottt_loihi.nn.paths import BPTT, GradientPaths
-from ottt_loihi.nn.trace import Seen, SynapseTrace, with_trace
+from ottt_loihi.nn.trace import SynapseTrace, with_trace
 
 NOT_AFFINE = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm, nn.RNNBase, nn.RNNCellBase, nn.Embedding)
 
 
 class ModuleState(NamedTuple):
-    """After a step, in the order in which ``Stepwise`` lists neurons and layers."""
+    """After a step."""
 
-    steps: tuple[LIFStep, ...]  # of every layer of neurons
-    traces: tuple[Trace, ...]  # of every parameterised layer's input
-    feeds: tuple[int | None, ...]  # the neurons that every parameterised layer feeds, by index; None for a readout
+    steps: Mapping[nn.Module, LIFStep]  # of every layer of neurons, in the order in which ``Stepwise`` lists them
+    traces: Mapping[nn.Module, Trace]  # of every parameterised layer's input
+    feeds: Mapping[nn.Module, Neuron]  # the neurons that a parameterised layer feeds; a readout feeds none
 
     @property
     def membranes(self) -> list[Tensor]:
         """Return v of every layer of neurons."""
-        return [step.v for step in self.steps]
+        return [step.v for step in self.steps.values()]
 
 
 class Stepwise:
@@ -119,20 +119,17 @@ class _Run:
 
     def __init__(self, net: Stepwise, before: ModuleState | None, paths: GradientPaths) -> None:
         self.net, self.before, self.paths = net, before, paths
-        self.steps: dict[int, LIFStep] = {}
-        self.traces: dict[int, Trace] = {}
-        self.feeds: dict[int, int | None] = {}
-        self.waiting: list[int] = []  # layers that have run since the last neurons
+        self.steps: dict[nn.Module, LIFStep] = {}
+        self.traces: dict[nn.Module, Trace] = {}
+        self.feeds: dict[nn.Module, Neuron] = {}
+        self.waiting: list[nn.Module] = []  # layers that have run since the last neurons
         self.inside = False  # of with_trace, which runs a layer again
 
     @contextmanager
     def hooks(self) -> Iterator[None]:
-        handles = []
-        for index, neuron in enumerate(self.net.neurons):
-            handles.append(neuron.register_forward_pre_hook(lambda m, args, i=index: self._charge(i, m, args)))
-            handles.append(neuron.register_forward_hook(lambda m, args, out, i=index: self._fire(i, args, out)))
-        for index, layer in enumerate(self.net.layers):
-            handles.append(layer.register_forward_hook(lambda m, args, out, i=index: self._learn(i, m, args, out)))
+        handles = [neuron.register_forward_pre_hook(self._charge) for neuron in self.net.neurons]
+        handles += [neuron.register_forward_hook(self._fire) for neuron in self.net.neurons]
+        handles += [layer.register_forward_hook(self._learn) for layer in self.net.layers]
         try:
             yield
         finally:
@@ -140,46 +137,41 @@ class _Run:
                 handle.remove()
 
     def state(self) -> ModuleState:
-        missing = [type(n).__name__ for i, n in enumerate(self.net.neurons) if i not in self.steps]
-        missing += [type(n).__name__ for i, n in enumerate(self.net.layers) if i not in self.traces]
-        if missing:
-            raise UsageError(f"{missing[0]}: did not run in this time step; every layer must run once in each")
-        layers = range(len(self.net.layers))
-        return ModuleState(
-            tuple(self.steps[i] for i in range(len(self.net.neurons))),
-            tuple(self.traces[i] for i in layers),
-            tuple(self.feeds.get(i) for i in layers),
-        )
+        for part in (*self.net.neurons, *self.net.layers):
+            if part not in self.steps and part not in self.traces:
+                name = type(part).__name__
+                raise UsageError(f"{name}: did not run in this time step; every layer must run once in each")
+        return ModuleState({neuron: self.steps[neuron] for neuron in self.net.neurons}, self.traces, self.feeds)
 
-    def _charge(self, index: int, neuron: Neuron, args: tuple[Any, ...]) -> tuple[Any, ...]:
-        if index in self.steps:
+    def _charge(self, neuron: Neuron, args: tuple[Any, ...]) -> tuple[Any, ...]:
+        if neuron in self.steps:
             raise UsageError(f"{type(neuron).__name__}: runs twice in a time step; give each layer its own neurons")
-        self.feeds |= dict.fromkeys(self.waiting, index)
+        self.feeds |= dict.fromkeys(self.waiting, neuron)
         self.waiting.clear()
         if self.before is None:
             return args[0], None, self.paths
-        before = self.before.steps[index]
+        before = self.before.steps[neuron]
         return args[0], before.v, self.paths, *before[3:]
 
-    def _fire(self, index: int, args: tuple[Any, ...], step: LIFStep) -> Tensor:
-        self.steps[index] = step
+    def _fire(self, neuron: Neuron, args: tuple[Any, ...], step: LIFStep) -> Tensor:
+        self.steps[neuron] = step
         return step.s
 
-    def _learn(self, index: int, layer: nn.Module, args: tuple[Any, ...], out: Tensor) -> Tensor | None:
+    def _learn(self, layer: nn.Module, args: tuple[Any, ...], out: Tensor) -> Tensor | None:
         if self.inside:
             return None
-        if index in self.traces:
+        if layer in self.traces:
             raise UsageError(f"{type(layer).__name__}: runs twice in a time step; its trace would mix two inputs")
         first, x = not self.traces, args[0]
-        self.waiting.append(index)
+        self.waiting.append(layer)
         if self.before is None:  # the first trace is the input
-            self.traces[index] = Trace(x.detach(), 1.0)
+            self.traces[layer] = Trace(x.detach())
             return None
-        feeds, paths = self.before.feeds[index], self.paths
-        readout = feeds is None
-        neuron = self.net.neurons[max(self.steps, default=0) if feeds is None else feeds]
-        trace = self.traces[index] = neuron.follow(x, self.before.traces[index])
-        if isinstance(trace, (GroupedTrace, SynapseTrace)):
+        paths, readout = self.paths, layer not in self.before.feeds
+        ran = [neuron for neuron in self.net.neurons if neuron in self.steps] or self.net.neurons
+        neuron = ran[-1] if readout else self.before.feeds[layer]
+        trace = self.traces[layer] = neuron.follow(x, self.before.traces[layer])
+        if type(trace) is tuple or isinstance(trace, SynapseTrace):
             raise UsageError(
                 f"{type(neuron).__name__}: neurons with unequal decays, or trace='synapse', need a trace for each; use "
                 "a Network of blocks, or trace='mean'"
@@ -190,7 +182,7 @@ class _Run:
             return None
         self.inside = True
         try:
-            return with_trace(layer, x, Seen(trace.value if traced else x.detach(), length))
+            return with_trace(layer, x, Trace(trace.value if traced else x.detach(), length))
         finally:
             self.inside = False
 

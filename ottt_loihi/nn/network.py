@@ -213,8 +213,6 @@ class Network(nn.Module):
         self.delays: dict[int, int] = {}  # the longest from each block that has a branch with a delay
         for index, block in enumerate(self.blocks):
             for branch in block.branches:
-                if isinstance(branch.delay, bool) or not isinstance(branch.delay, int) or not 0 <= branch.delay <= 62:
-                    raise UsageError(f"block {index + 1}: a branch with a delay of {branch.delay!r}, expected 0 … 62")
                 if branch.delay:
                     self.delays[branch.source] = max(branch.delay, self.delays.get(branch.source, 0))
                 end = len(self.blocks) if branch.delay else index

@@ -37,19 +37,14 @@ class LongStep(NamedTuple):
 
 
 class Trace(NamedTuple):
-    """The traces of a connection's input, kept by the neurons behind it."""
+    """The traces of a connection's input, from which its parameters learn; the neurons behind it keep them."""
 
     value: Tensor  # â[t], or e[t] of current-based neurons, of the input's shape, without a graph
-    length: float  # Λ_t, the same of a constant input 1
+    length: float = 1.0  # Λ_t, the same of a constant input 1, at least 1
     arrived: Tensor | None = None  # a[t] of current-based neurons, and the same of a constant input 1
     arrived_length: float = 1.0
-
-
-class GroupedTrace(NamedTuple):
-    """A trace for each group of neurons with equal decays; masks: 1 for a group's neurons, else 0."""
-
-    traces: tuple[Any, ...]
-    masks: tuple[Tensor, ...]
+    # 1 for the neurons that learn from it, else 0, of a shape that broadcasts to theirs; None: all
+    mask: Tensor | None = None
 
 
 def fire(
@@ -254,20 +249,9 @@ class DSRNeuron(Neuron):
             checks.number(value, name, 0, 1 if name == "alpha" else 1e30, above=True)
         self.v_threshold = nn.Parameter(torch.full((), float(v_threshold)))
         self.alpha, self.tau, self.dt = float(alpha), float(tau), float(dt)
-
-    @property
-    def beta(self) -> float:
-        return 1.0 if self.kind == "if" else math.exp(-self.dt / self.tau)
-
-    @property
-    def charge(self) -> float:
-        """The gain from a current to the membrane."""
-        return 1.0 if self.kind == "if" else 1 - self.beta
-
-    @property
-    def gain(self) -> float:
-        """Return the gain of the clamp: dô/dÎ between its bounds."""
-        return 1.0 if self.kind == "if" else 1 / self.tau
+        self.beta = 1.0 if kind == "if" else math.exp(-self.dt / self.tau)
+        self.charge = 1.0 if kind == "if" else 1 - self.beta  # the gain from a current to the membrane
+        self.gain = 1.0 if kind == "if" else 1 / self.tau  # of the clamp: dô/dÎ between its bounds
 
     @property
     def amplitude(self) -> Tensor:

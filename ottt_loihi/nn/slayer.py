@@ -38,7 +38,7 @@ from ottt_loihi.errors import UsageError
 from ottt_loihi.nn.blocks import Block
 from ottt_loihi.nn.connections import convolved
 from ottt_loihi.nn.cuba import CurrentBased, Memory
-from ottt_loihi.nn.features import geometry, parse
+from ottt_loihi.nn.features import parse
 from ottt_loihi.nn.network import Network
 from ottt_loihi.nn.neurons import LongStep
 from ottt_loihi.nn.part import Shaped
@@ -49,6 +49,7 @@ UNITY = 1 << 12  # of a decay
 MAX_KERNEL = 127
 SCALE = 1 << 6  # integer weights per 1.0
 KINDS = ("Dense", "Conv", "Pool", "Input")
+GEOMETRY = ("kernel_size", "stride", "padding", "dilation")
 TRACES = ("exact", "mean")
 ANY_NEURON = {"threshold": 1.0, "current_decay": 1.0, "voltage_decay": 1.0}  # where its constants do not matter
 
@@ -73,21 +74,21 @@ class _Holder(nn.Module):
 class SlayerSynapse(_Holder, Shaped):
     """``I[t] = Q(W)·x[t]``: the synapse of one of SLAYER's blocks, Q its rounding to 8 bits.
 
-    ============  ==========================  ====================================================================
-    argument      type                        meaning
-    ============  ==========================  ====================================================================
-    kind          one of :data:`KINDS`        ``"Input"`` has no weights and only rounds; ``"Pool"`` learns nothing
-    inputs        int                         neurons of Dense, channels of the others
-    outputs       int                         of Dense and Conv
-    kernel_size,  int or (vertical,           of Conv and Pool
-    stride …      horizontal)
-    groups        int                         of Conv
-    weight_norm   bool                        torch's weight normalisation, as SLAYER offers it
-    scale         int                         integer weights per 1.0
-    value         float                       of Pool, each weight
-    own           a synapse of SLAYER's       used in place of a new one
-    ============  ==========================  ====================================================================
+    Sizes of Conv and Pool are numbers or (vertical, horizontal), as in :class:`~ottt_loihi.nn.connections.Conv2d`.
+
+    ===========  ================================================================================
+    argument     meaning
+    ===========  ================================================================================
+    kind         one of :data:`KINDS`: ``"Input"`` has no weights and only rounds; ``"Pool"`` learns nothing
+    inputs       int, neurons of Dense, channels of the others; ``outputs``: of Dense and Conv
+    weight_norm  bool, torch's weight normalisation, as SLAYER offers it
+    scale        int, integer weights per 1.0
+    value        float, each weight of Pool
+    own          a synapse of SLAYER's, used in place of a new one
+    ===========  ================================================================================
     """
+
+    constants = ("kind", "inputs", "outputs", *GEOMETRY, "groups", "weight_norm", "scale", "value")
 
     def __init__(
         self,
@@ -109,10 +110,8 @@ class SlayerSynapse(_Holder, Shaped):
         self.value = checks.number(value, "slayer.value", -1e6, 1e6)
         self.kind = checks.one_of(kind, "slayer.kind", KINDS)
         self.inputs, self.outputs = checks.integer(inputs, "slayer.inputs"), checks.integer(outputs, "slayer.outputs")
-        self.kernel_size = checks.pair(kernel_size, "slayer.kernel_size")
-        self.stride = checks.pair(stride, "slayer.stride")
-        self.padding = checks.pair(padding, "slayer.padding", 0)
-        self.dilation = checks.pair(dilation, "slayer.dilation")
+        for name, size in zip(GEOMETRY, (kernel_size, stride, padding, dilation)):
+            setattr(self, name, checks.pair(size, f"slayer.{name}", 0 if name == "padding" else 1))
         if max(checks.both(self.kernel_size)) > MAX_KERNEL:
             raise UsageError(
                 f"slayer.kernel_size: at most {MAX_KERNEL}, which Lava's Conv holds, got {self.kernel_size}"
@@ -125,20 +124,17 @@ class SlayerSynapse(_Holder, Shaped):
         self._hold(own, learns=kind in ("Dense", "Conv"))
 
     def _new(self) -> nn.Module:
-        synapse = lava_dl().synapse.layer
-        geometry = {name: checks.both(getattr(self, name)) for name in ("stride", "padding", "dilation")}
+        synapse, sizes = lava_dl().synapse.layer, {name: checks.both(getattr(self, name)) for name in GEOMETRY}
         if self.kind == "Dense":
             return synapse.Dense(self.inputs, self.outputs, weight_norm=self.weight_norm)
         if self.kind == "Pool":
-            return _constant(lambda: synapse.Pool(checks.both(self.kernel_size), weight_scale=self.value, **geometry))
-        more = {"groups": self.groups, "weight_norm": self.weight_norm, **geometry}
-        return synapse.Conv(self.inputs, self.outputs, checks.both(self.kernel_size), **more)
+            return _constant(lambda: synapse.Pool(weight_scale=self.value, **sizes))
+        return synapse.Conv(self.inputs, self.outputs, groups=self.groups, weight_norm=self.weight_norm, **sizes)
 
     def settings(self) -> dict[str, Any]:
         if self.own is not None and getattr(self.own.pre_hook_fx, "__name__", "") != "quantize_8bit":
             raise UsageError("slayer: a pre_hook_fx of your own is in no file; save with SLAYER's own rounding")
-        names = ("kind", "inputs", "outputs", "kernel_size", "stride", "padding", "dilation", "groups")
-        return {name: getattr(self, name) for name in (*names, "weight_norm", "scale", "value")}
+        return super().settings()
 
     @property
     def weight(self) -> Tensor:
@@ -291,9 +287,7 @@ class SpikeCount(Shaped):
 class SlayerReadout(SlayerSynapse):
     """An ``Affine`` block: its current is read."""
 
-    @property
-    def out_features(self) -> int:
-        return self.outputs
+    out_features = property(lambda self: self.outputs)
 
 
 def slayer(
@@ -335,7 +329,7 @@ def slayer(
             if layer["kind"] == "F":
                 synapse = SlayerSynapse("Dense", math.prod(now), layer["n"])
             elif layer["kind"] == "C":
-                synapse = SlayerSynapse("Conv", now[0], layer["n"], **geometry(layer))
+                synapse = SlayerSynapse("Conv", now[0], layer["n"], **layer["sizes"])
             else:
                 raise UsageError("features: netx cannot load a pooling of SLAYER's; use a convolution with a stride")
             synapse.own.weight.data *= weight_scale

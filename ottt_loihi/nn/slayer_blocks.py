@@ -13,7 +13,16 @@ from torch import nn
 from ottt_loihi.errors import UsageError
 from ottt_loihi.nn.blocks import Block, Branch
 from ottt_loihi.nn.network import Network
-from ottt_loihi.nn.slayer import ANY_NEURON, UNITY, SlayerNeuron, SlayerReadout, SlayerSynapse, SpikeCount, lava_dl
+from ottt_loihi.nn.slayer import (
+    ANY_NEURON,
+    GEOMETRY,
+    UNITY,
+    SlayerNeuron,
+    SlayerReadout,
+    SlayerSynapse,
+    SpikeCount,
+    lava_dl,
+)
 
 
 def from_blocks(
@@ -70,11 +79,8 @@ def from_blocks(
         if kind == "Average":
             readout = SpikeCount(block.num_outputs)
         elif kind == "Affine":
-            readout = SlayerReadout(**_of_synapse("Dense", block.synapse, block.neuron))
-        elif kind == "Input" and block.neuron is not None:
-            connection = SlayerSynapse("Input", 1, scale=block.neuron.w_scale)
-            made.append(Block(connection, _of_neuron(block.neuron, trace)))
-        elif kind in ("Dense", "Conv", "Pool", "Recurrent"):
+            readout = _of_synapse("Dense", block.synapse, block.neuron, SlayerReadout)
+        elif getattr(block, "neuron", None) is not None:  # a Flatten, or an Input, may have none
             made.append(_of_block(block, kind, len(made), trace))
     if readout is None:
         shape: tuple[int, ...] = tuple(input_shape)
@@ -85,23 +91,21 @@ def from_blocks(
 
 
 def _of_block(block: nn.Module, kind: str, index: int, trace: str) -> Block:
-    branches = []
-    if not block.neuron.shared_param and block.neuron.shape is None:
-        block.neuron.dynamics(torch.zeros(1, _main_synapse(block).out_channels, 1))  # draws the decays
+    neuron, branches = block.neuron, []
+    if kind == "Input":
+        return Block(SlayerSynapse("Input", 1, scale=neuron.w_scale), _of_neuron(neuron, trace))
+    if not neuron.shared_param and neuron.shape is None:
+        neuron.dynamics(torch.zeros(1, _main_synapse(block).out_channels, 1))  # draws the decays
     if kind == "Recurrent":
-        loop = SlayerSynapse(**_of_synapse("Dense", block.recurrent_synapse, block.neuron))
-        branches = [Branch(loop, index, 1)]
-    synapse = SlayerSynapse(**_of_synapse("Dense" if kind == "Recurrent" else kind, _main_synapse(block), block.neuron))
-    return Block(synapse, _of_neuron(block.neuron, trace), branches=branches)
+        kind, branches = "Dense", [Branch(_of_synapse("Dense", block.recurrent_synapse, neuron), index, 1)]
+    return Block(_of_synapse(kind, _main_synapse(block), neuron), _of_neuron(neuron, trace), branches=branches)
 
 
-def _of_synapse(kind: str, own: nn.Module, neuron: nn.Module) -> dict[str, Any]:
-    """The arguments of :class:`SlayerSynapse` for one of SLAYER's."""
-    geometry = {n: tuple(getattr(own, n)[:2]) for n in ("kernel_size", "stride", "padding", "dilation")}
-    if kind == "Pool":
-        geometry["value"] = float(own.weight.reshape(-1)[0])
-    more = {"groups": own.groups, "weight_norm": own.weight_norm_enabled, "scale": neuron.w_scale, "own": own}
-    return {"kind": kind, "inputs": own.in_channels, "outputs": own.out_channels, **geometry, **more}
+def _of_synapse(kind: str, own: nn.Module, neuron: nn.Module, made: type[SlayerSynapse] = SlayerSynapse) -> Any:
+    sizes = {name: tuple(getattr(own, name)[:2]) for name in GEOMETRY}
+    value = float(own.weight.reshape(-1)[0]) if kind == "Pool" else 1.0
+    more = {"groups": own.groups, "weight_norm": own.weight_norm_enabled, "scale": neuron.w_scale, "value": value}
+    return made(kind, own.in_channels, own.out_channels, own=own, **sizes, **more)
 
 
 def _of_neuron(own: nn.Module, trace: str) -> SlayerNeuron:

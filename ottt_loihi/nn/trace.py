@@ -15,18 +15,10 @@ from torch.nn import functional
 
 from ottt_loihi.errors import UsageError
 from ottt_loihi.nn.connections import Linear
+from ottt_loihi.nn.neurons import Trace
 
 
-class Seen(NamedTuple):
-    """The input that a connection's parameters learn from."""
-
-    trace: Tensor  # â, of the input's shape, without a graph
-    length: float = 1.0  # Λ, at least 1
-    # 1 for the neurons that learn from it, else 0, of a shape that broadcasts to the current's; None: all
-    mask: Tensor | None = None
-
-
-def with_trace(connection: nn.Module, x: Tensor, *seen: Seen, current: Collection[str] = ()) -> Tensor:
+def with_trace(connection: nn.Module, x: Tensor, *traces: Trace, current: Collection[str] = ()) -> Tensor:
     """Return ``connection(x)``, from whose gradient the parameters learn as if the input had been the trace (eq. 4).
 
     ::
@@ -43,7 +35,7 @@ def with_trace(connection: nn.Module, x: Tensor, *seen: Seen, current: Collectio
         of this package, ``torch.nn.Linear``, ``torch.nn.Conv2d``, or any module that is affine in its input
     x
         ``(batch, …)``, the spikes of this step
-    seen
+    traces
         â and Λ; several where groups of neurons have different ones
     current
         names of parameters that learn from x all the same
@@ -52,9 +44,10 @@ def with_trace(connection: nn.Module, x: Tensor, *seen: Seen, current: Collectio
         return connection(x)
     of_trace = {name: p.detach() if name in current else p for name, p in connection.named_parameters()}
     now = fixed_parameters(connection, x, current)
-    for trace, length, mask in seen:
-        learns = gradient_only(length * functional_call(connection, of_trace, (trace / length,)))
-        now = now + (learns if mask is None else learns * mask)
+    for trace in traces:
+        received = trace.length * functional_call(connection, of_trace, (trace.value / trace.length,))
+        learns = gradient_only(received)
+        now = now + (learns if trace.mask is None else learns * trace.mask)
     return now
 
 

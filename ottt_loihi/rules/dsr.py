@@ -20,8 +20,8 @@ from ottt_loihi import checks
 from ottt_loihi.errors import TrainingError, UsageError
 from ottt_loihi.nn.inputs import Input
 from ottt_loihi.nn.network import Network
-from ottt_loihi.nn.neurons import DSRNeuron
-from ottt_loihi.nn.trace import Seen, with_trace
+from ottt_loihi.nn.neurons import DSRNeuron, Trace
+from ottt_loihi.nn.trace import with_trace
 from ottt_loihi.rules.base import Accumulated, Rule
 from ottt_loihi.rules.equilibrium import Clamped, evaluate_loss, simulate
 from ottt_loihi.rules.losses import Loss
@@ -59,7 +59,7 @@ class DSR(Rule):
         a, mean = weighted.x, plain.x
         for index, (block, mask) in enumerate(zip(net.blocks, weighted.masks)):
             pre = mean if self.gradients == "released" else a.detach()
-            current = with_trace(block.connection, a, Seen(pre))
+            current = with_trace(block.connection, a, Trace(pre))
             neuron = block.neuron
             exact, top = 1.0 if neuron.kind == "if" else 1 / neuron.dt, neuron.amplitude.detach()
             per_v = 1 / exact if self.gradients == "released" else exact

@@ -11,8 +11,8 @@ from torch import Tensor
 from ottt_loihi.errors import UsageError
 from ottt_loihi.nn.blocks import Block, BlockState
 from ottt_loihi.nn.network import Network
-from ottt_loihi.nn.neurons import LIFStep, follow
-from ottt_loihi.nn.trace import Seen, dense, fixed_parameters, gradient_only, own_inputs, with_bias_input, with_trace
+from ottt_loihi.nn.neurons import LIFStep, Trace, follow
+from ottt_loihi.nn.trace import dense, fixed_parameters, gradient_only, own_inputs, with_bias_input, with_trace
 from ottt_loihi.rules.eligibility import LayeredRule, LayerState, after_step, fire, require_lif
 
 
@@ -59,7 +59,7 @@ class AOTPE(LayeredRule):
         inner, outer = (None, None) if before is None else before.traces
         inner = follow(x, inner, beta)
         outer = follow(inner.value, outer, beta)
-        current = with_trace(block.connection, x, Seen(outer.value), current=("bias",))
+        current = with_trace(block.connection, x, Trace(outer.value), current=("bias",))
         step, f = _constant_step(block, current, before)
         mean = leaky_mean(f, None if state is None else state.post, beta)
         s = step.s + mean.value * gradient_only(current)
@@ -123,7 +123,7 @@ def output_layer(block: Block, x: Tensor, state: LayerState | None) -> tuple[Ten
     """Return the spikes of the last layer of neurons, which learns as OTTT does."""
     before = _before(state)
     trace = follow(x, None if before is None else before.traces[0], block.neuron.beta)
-    current = with_trace(block.connection, x, Seen(trace.value, trace.length))
+    current = with_trace(block.connection, x, trace)
     return after_step(block, fire(block, current, before), current, (trace,), before, None)
 
 

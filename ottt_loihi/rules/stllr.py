@@ -13,9 +13,9 @@ from ottt_loihi import checks
 from ottt_loihi.errors import UsageError
 from ottt_loihi.nn.blocks import Block
 from ottt_loihi.nn.network import Network
-from ottt_loihi.nn.neurons import follow
+from ottt_loihi.nn.neurons import Trace, follow
 from ottt_loihi.nn.paths import CONVENTIONS
-from ottt_loihi.nn.trace import Seen, fixed_parameters, gradient_only, with_trace
+from ottt_loihi.nn.trace import fixed_parameters, gradient_only, with_trace
 from ottt_loihi.rules.base import Error, with_graph
 from ottt_loihi.rules.eligibility import LayeredRule, LayerState, after_step, fire, random_matrix, require_lif
 
@@ -77,7 +77,7 @@ class Eligibility(LayeredRule):
         for number, (connection, x) in enumerate(zip(block.connections, inputs, strict=True)):
             trace = follow(x, None if before is None else before.traces[number], self.lambda_pre)
             traces.append(trace)
-            current = current + with_trace(connection, x, Seen(self.alpha_pre * trace.value), current=("bias",))
+            current = current + with_trace(connection, x, Trace(self.alpha_pre * trace.value), current=("bias",))
             if state is not None and self.post_factor and torch.is_grad_enabled():
                 weights = [name for name, _ in connection.named_parameters() if name != "bias"]
                 after = after + fixed_parameters(connection, x.detach(), weights)
