@@ -251,11 +251,7 @@ class CubaLIF(CurrentBased):
         return _clamped(self.v_threshold, LEAST_THRESHOLD, None) if "v_threshold" in self.learn else self.v_threshold
 
     def forward(
-        self,
-        current: Tensor,
-        v: Tensor | None = None,
-        paths: GradientPaths = BPTT,
-        memory: Memory | None = None,
+        self, current: Tensor, v: Tensor | None = None, paths: GradientPaths = BPTT, memory: Memory | None = None
     ) -> LongStep:
         alpha, beta = self.decays()
         threshold = self.threshold()

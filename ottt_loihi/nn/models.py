@@ -15,7 +15,7 @@ from ottt_loihi.nn.blocks import Block, Branch, Skip
 from ottt_loihi.nn.connections import BINARY, SPIKE_SCALE, Conv2d, Elementwise, Linear, Readout, pooled_shape
 from ottt_loihi.nn.cuba import lif_or_cuba
 from ottt_loihi.nn.features import parse
-from ottt_loihi.nn.network import Network
+from ottt_loihi.nn.network import Network, fitting
 from ottt_loihi.nn.neurons import LIF, DSRNeuron, Neuron, Stream
 from ottt_loihi.nn.slayer import slayer
 from ottt_loihi.nn.surrogates import Surrogate, describe, make_surrogate
@@ -193,7 +193,8 @@ def conv(
             settings |= layer["sizes"]
             connection = Conv2d(shape[0], layer["n"], bias=bias, generator=generator, **settings)
         blocks.append(Block(connection, lif_or_cuba(neuron, alpha, learn), dropout=dropout))
-        shape, pool, scale = _output(connection, shape, features), None, SPIKE_SCALE if standardized else 1.0
+        shape = fitting(connection, shape, f"features {features!r}")
+        pool, scale = None, SPIKE_SCALE if standardized else 1.0
     readout_inputs = math.prod(pooled_shape(shape, pool))
     readout = Readout(readout_inputs, num_classes, bias, generator, input_scale=scale, pool=pool)
     net = Network(blocks, readout, input_shape=input_shape, time_steps=time_steps, convention=convention)
@@ -337,13 +338,6 @@ def _constants(beta: Any, v_threshold: Any, reset: Any, surrogate: Any, conventi
         "surrogate": make_surrogate(surrogate),
         "convention": convention,
     }
-
-
-def _output(connection: Conv2d | Linear, shape: tuple[int, ...], features: str) -> tuple[int, ...]:
-    try:
-        return connection.output_shape(shape)
-    except UsageError as error:
-        raise UsageError(f"features {features!r}: {error}") from None
 
 
 def dsr(

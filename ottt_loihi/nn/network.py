@@ -204,7 +204,7 @@ class Network(nn.Module):
         """Set every block's shape, and refuse connections that do not fit."""
         shape = self.input_shape
         for index, block in enumerate(self.blocks):
-            shape = _fitting(block.connection, shape, f"block {index + 1}")
+            shape = fitting(block.connection, shape, f"block {index + 1}")
             if block.skip is not None and not 0 <= block.skip.source < index:
                 raise UsageError(f"block {index + 1}: its skip must come from a block before it, got {block.skip}")
             if block.skip is not None and self.blocks[block.skip.source].shape != shape:
@@ -218,10 +218,10 @@ class Network(nn.Module):
                 end = len(self.blocks) if branch.delay else index
                 if not 0 <= branch.source < end:
                     raise UsageError(f"block {index + 1}: a branch from block {branch.source + 1}, expected 1 … {end}")
-                found = _fitting(branch.connection, self.blocks[branch.source].shape, f"block {index + 1}, branch")
+                found = fitting(branch.connection, self.blocks[branch.source].shape, f"block {index + 1}, branch")
                 if found != block.shape:
                     raise UsageError(f"block {index + 1}: {block.shape} neurons, but a branch gives {found}")
-        _fitting(self.readout, shape, "readout")
+        fitting(self.readout, shape, "readout")
 
     def forward(self, x: Input) -> Tensor:
         """Return the scores ``(batch, classes)`` of spikes ``(batch, T, *input_shape)``; differentiable (BPTT)."""
@@ -312,8 +312,8 @@ def _weights_per_input(connection: nn.Module, shape: tuple[int, ...]) -> float:
     return connection.weight[0].numel() / math.prod(pooled_shape(shape, getattr(connection, "pool", None)))
 
 
-def _fitting(connection: nn.Module, shape: tuple[int, ...], where: str) -> tuple[int, ...]:
-    """The shape of a connection's current; of a module of another kind by running it once on zeros."""
+def fitting(connection: nn.Module, shape: tuple[int, ...], where: str) -> tuple[int, ...]:
+    """Return the shape of a connection's current; of a module of another kind by running it once on zeros."""
     try:
         if isinstance(connection, Shaped):
             return connection.output_shape(shape)
