@@ -42,8 +42,10 @@ def with_trace(connection: nn.Module, x: Tensor, *traces: Trace, current: Collec
     """
     if not torch.is_grad_enabled():
         return connection(x)
-    of_trace = {name: p.detach() if name in current else p for name, p in connection.named_parameters()}
-    now = fixed_parameters(connection, x, current)
+    parameters = dict(connection.named_parameters())
+    of_spikes = {name: p if name in current else p.detach() for name, p in parameters.items()}
+    of_trace = {name: p.detach() if name in current else p for name, p in parameters.items()}
+    now = functional_call(connection, of_spikes, (x,))
     for trace in traces:
         received = trace.length * functional_call(connection, of_trace, (trace.value / trace.length,))
         learns = gradient_only(received)
