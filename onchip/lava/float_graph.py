@@ -78,9 +78,10 @@ def build_float_graph(
 
     if not 0 <= current < 1 or (current and (reset != "zero" or current == decay)):
         raise UsageError(f"current: expected 0, or another decay than {decay} and reset zero; got {current}, {reset}")
-    if reset not in ("subtract", "zero") or not 0 < decay < 1 or not v_threshold > 0:
+    if reset not in ("subtract", "zero") or not 0 < decay < 1 or not (v_threshold > 0 and learning_rate > 0):
         raise UsageError(
-            f"expected reset subtract or zero, 0 < decay < 1, v_threshold > 0; got {reset}, {decay}, {v_threshold}"
+            "expected reset subtract or zero, 0 < decay < 1, v_threshold > 0 and learning_rate > 0; "
+            f"got {reset}, {decay}, {v_threshold}, {learning_rate}"
         )
     if current and rule.of_stllr:
         raise UsageError("lambda_pre, alpha_post: current-based neurons take both traces; use rule ottt")

@@ -37,7 +37,7 @@ from ottt_loihi.sim.learning.learner import Learner
 from ottt_loihi.sim.learning.network import LearningNetwork
 from ottt_loihi.sim.learning.rule import DEFAULT, Rule
 from ottt_loihi.sim.learning.subspace import Subspace
-from ottt_loihi.sim.network import INPUT, LIF, Dense, Sparse
+from ottt_loihi.sim.network import INPUT, Dense, Sparse
 
 if TYPE_CHECKING:
     from ottt_loihi.converters.lava.backends import LavaBackend
@@ -124,9 +124,13 @@ def build_source(plan: Plan, messages: np.ndarray, labels: np.ndarray, turn: Tur
 
 def build_backbone(plan: Plan, source: Any, builder: Builder) -> tuple[Any, ...]:
     """Return the backbone's neurons, wired behind the source; empty without a backbone."""
+    from ottt_loihi.onchip.lava.processes.neuron import FrozenNeuron
+
     if plan.backbone is None:
         return ()
-    neurons = tuple(builder.frozen(layer, lif) for layer, lif in enumerate(plan.backbone.layers))
+    turns = [builder.turn(builder.schedule.backbone_phase(layer)) for layer in range(len(plan.backbone.layers))]
+    parts = enumerate(zip(plan.backbone.layers, turns))
+    neurons = tuple(FrozenNeuron(lif, turn, f"backbone[{layer}]") for layer, (lif, turn) in parts)
     for c in plan.backbone.connections:
         pre = source if c.pre == INPUT else neurons[c.pre]
         lava.wire(c, pre.s_out, lava.build_connection(c), neurons[c.post].a_in)
@@ -164,21 +168,6 @@ class Builder:
         """Return the Lava steps of a process that acts in a phase."""
         return self.schedule.turn(phase, self.network.num_steps)
 
-    def frozen(self, layer: int, lif: LIF) -> Any:
-        """Return the neurons of a layer of the backbone."""
-        from ottt_loihi.onchip.lava.processes.frozen import FrozenNeuron
-
-        return FrozenNeuron(
-            shape=(lif.size,),
-            du=lif.du,
-            dv=lif.dv,
-            vth=lif.thresholds,
-            bias=lif.effective_bias,
-            u_init=lif.u_init.reshape(-1),
-            turn=self.turn(self.schedule.backbone_phase(layer)),
-            name=f"backbone[{layer}]",
-        )
-
     def plastic(self, layer: int) -> Any:
         """Return the connection into a layer, of Lava's own class where that is enough (``stock.py``)."""
         part, name = self.network.layers[layer], f"plastic[{layer}]"
@@ -208,45 +197,18 @@ class Builder:
         """Return a hidden layer's neurons."""
         from ottt_loihi.onchip.lava.processes.neuron import OTTTNeuron
 
-        part = self.network.layers[layer]
-        lif, inhibition, noise = part.layer, part.inhibition, 0 if part.feedback is None else part.feedback.noise
-        return OTTTNeuron(
-            du=lif.du,
-            dv=lif.dv,
-            half_width=part.half_width,
-            feedback=self.turn(self.schedule.feedback_phase(layer)),
-            u_init=lif.u_init.reshape(-1),
-            self_weight=0 if inhibition is None else inhibition.weight,
-            self_weight_exp=0 if inhibition is None else inhibition.weight_exp,
-            noise=noise,
-            after=part.after,
-            mean=part.decay if self.tagged(layer) else None,
-            name=f"neuron[{layer}]",
-            **self._common(layer),
-        )
+        part, schedule = self.network.layers[layer], self.schedule
+        update, feedback = self.turn(schedule.update_phase(layer)), self.turn(schedule.feedback_phase(layer))
+        own = {"mean": part.decay if self.tagged(layer) else None, "name": f"neuron[{layer}]"}
+        return OTTTNeuron(part=part, rule=self.rule, update=update, feedback=feedback, **own)
 
     def readout(self, samples: int) -> Any:
         """Return the readout, for so many samples."""
         from ottt_loihi.onchip.lava.processes.readout import OTTTReadout
 
-        own = {"logit_scale": self.network.logit_scale, "samples": samples, "rule": self.rule}
-        return OTTTReadout(**own, **self._common(self.schedule.hidden_layers))
-
-    def _common(self, layer: int) -> dict[str, Any]:
-        """Return the arguments that hidden neurons and the readout have in common."""
-        part = self.network.layers[layer]
-        return {
-            "shape": (part.layer.size,),
-            "vth": part.layer.vth,
-            "y1_scale": part.y1,
-            "error_scale": part.error,
-            "halve_every": self.rule.halve_every * self.network.num_steps,
-            "update": self.turn(self.schedule.update_phase(layer)),
-            "bias": part.layer.effective_bias,
-            "encoding": self.rule.encoding,
-            "bias_learning": part.bias,
-            "seed": part.seed,
-        }
+        update = self.turn(self.schedule.update_phase(self.schedule.hidden_layers))
+        own = {"logit_scale": self.network.logit_scale, "samples": samples}
+        return OTTTReadout(part=self.network.layers[-1], rule=self.rule, update=update, **own)
 
     def tagged(self, layer: int) -> bool:
         """Whether a layer learns from its synapses' tags: OTPE's hidden layers but the last."""
@@ -315,7 +277,7 @@ def connect(
 def _class_neurons(builder: Builder, layer: int, neuron: Any, label: Any, back: Any) -> Any:
     """Return the class neurons of a hidden layer, with its spikes and the label; back: their Dense, signs."""
     from lava.proc.dense.process import Dense
-    from ottt_loihi.onchip.lava.processes.class_neurons import ClassNeurons
+    from ottt_loihi.onchip.lava.processes.feedback import ClassNeurons
 
     weights = np.asarray(back.weights.init).T
     turn, kappa = builder.turn(builder.schedule.class_phase(layer)), builder.rule.kappa

@@ -1,4 +1,4 @@
-"""Feedback that is learnt from noise: OPZO's momentum matrix as a separate connection."""
+"""Processes of feedback: OPZO's matrix, a connection that learns from noise, and TESS's class neurons of a layer."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ from lava.magma.core.process.process import AbstractProcess
 from lava.magma.core.process.variable import Var
 from lava.magma.core.resources import CPU
 from lava.magma.core.sync.protocols.loihi_protocol import LoihiProtocol
-from ottt_loihi.onchip.network.schedule import Clock
-from ottt_loihi.sim.learning import integers
+from ottt_loihi.onchip.network.schedule import Clock, Turn
+from ottt_loihi.sim.learning import integers, local
+from ottt_loihi.sim.learning.network import Feedback
 
 
 class MomentumFeedback(AbstractProcess):
@@ -33,16 +34,16 @@ class MomentumFeedback(AbstractProcess):
     (``integers.synapse_hash``). Lava's ``LearningDense`` cannot do this: its traces ignore the sign of a
     graded pre spike. So this is a ProcessModel of our own.
 
-    ============  =========================  ==========================================================================
-    parameter     range                      meaning
-    ============  =========================  ==========================================================================
-    weights       ``(neurons, classes)``     M at the start
-    gain          > 0, or a pair             M's units per unit of the error message, over α; or (mantissa, shift)
-    averaging     1 … 24                     momentum 1 − 2^−averaging
-    epoch         K                          Lava steps per learning epoch; counts the random numbers
-    seed          ≥ 0                        of the rounding
-    ============  =========================  ==========================================================================
+    Parameters
+    ----------
+    feedback
+        M at the start, ``(neurons, classes)``; gain > 0, M's units per unit of the error message, over α: (mantissa,
+        shift), or in floating point a number; averaging 1 … 24, momentum 1 − 2^−averaging; seed of the rounding
+    epoch
+        K, Lava steps per learning epoch; counts the random numbers
 
+    Notes
+    -----
     Ports: error_in (classes), noise_in (neurons), a_out (neurons). Vars: weights, noise, a_buff; saturated, a count.
 
     Source: OPZO (Xiao et al. 2024).
@@ -50,19 +51,10 @@ class MomentumFeedback(AbstractProcess):
 
     _runtime = None  # Lava's __del__ looks for it, even when __init__ refused its arguments
 
-    def __init__(
-        self,
-        weights: np.ndarray,
-        gain: float | tuple[int, int],
-        averaging: int,
-        epoch: int,
-        seed: int = 0,
-        name: str = "feedback",
-    ) -> None:
-        integers.check_averaging(averaging, name)
-        neurons, classes = weights.shape
-        scale = integers.scale(gain, f"{name}.gain")
-        super().__init__(name=name, gain=scale, averaging=averaging, epoch=epoch, seed=seed)
+    def __init__(self, feedback: Feedback, epoch: int, name: str = "feedback") -> None:
+        integers.check_averaging(feedback.averaging, name)
+        super().__init__(name=name, feedback=feedback, epoch=epoch)
+        weights, (neurons, classes) = feedback.matrix, feedback.matrix.shape
         self.error_in = InPort(shape=(classes,))
         self.noise_in = InPort(shape=(neurons,))
         self.a_out = OutPort(shape=(neurons,))
@@ -79,7 +71,7 @@ class AbstractMomentumFeedbackModel(Clock, PyLoihiProcessModel):
     noise: np.ndarray = LavaPyType(np.ndarray, np.int8)
     saturated: np.ndarray = LavaPyType(np.ndarray, np.int64)
 
-    PARAMETERS = ("gain", "averaging", "epoch", "seed")
+    PARAMETERS = ("feedback", "epoch")
 
     def run_spk(self) -> None:
         self.a_out.send(self.a_buff)  # before anything is received, as Lava's connections do
@@ -102,7 +94,8 @@ class MomentumFeedbackModelFloat(AbstractMomentumFeedbackModel):
     a_buff: np.ndarray = LavaPyType(np.ndarray, float)
 
     def learn(self, error: np.ndarray) -> None:
-        self.weights = self.weights + (self._gain[0] * np.outer(self.noise, error) - self.weights) / 2**self._averaging
+        wanted = self._feedback.gain * np.outer(self.noise, error)
+        self.weights = self.weights + (wanted - self.weights) / 2**self._feedback.averaging
 
 
 @implements(proc=MomentumFeedback, protocol=LoihiProtocol)
@@ -115,9 +108,78 @@ class MomentumFeedbackModelFixed(AbstractMomentumFeedbackModel):
     a_buff: np.ndarray = LavaPyType(np.ndarray, np.int32, precision=24)
 
     def learn(self, error: np.ndarray) -> None:
-        learning_epoch = (self.time_step - 1) // self._epoch
-        random = integers.synapse_hash(self._seed, learning_epoch, self.weights.shape)
+        feedback, learning_epoch = self._feedback, (self.time_step - 1) // self._epoch
+        random = integers.synapse_hash(feedback.seed, learning_epoch, self.weights.shape)
         product = np.outer(self.noise.astype(np.int64), error)
-        moved = integers.momentum_step(self.weights, product, *self._gain[1:], self._averaging, random)
+        moved = integers.momentum_step(self.weights, product, *feedback.gain, feedback.averaging, random)
         self.weights, outside = integers.saturate(moved, integers.MOMENTUM_MAX)
         self.saturated += outside
+
+
+class ClassNeurons(AbstractProcess):
+    """A neuron for each class: ``e = clip(½ + slope·B·s, 0, 1) − y``, sent in the step after the layer's spikes.
+
+    Parameters
+    ----------
+    classes
+        neurons, ≥ 2
+    size
+        neurons of the layer, ≥ 1
+    kappa
+        κ > 0, or None: N/4 (``sim/learning/local.py``)
+    turn
+        when they act
+
+    Notes
+    -----
+    Ports: a_in receives B·s, in fixed point twice that; label_in (2) class and gate; error_out sends e, 64 for 1 in
+    fixed point, and 0 in all other steps and with a closed gate. Var: error, the last one.
+    """
+
+    _runtime = None  # Lava's __del__ looks for it, even when __init__ refused its arguments
+
+    def __init__(self, classes: int, size: int, kappa: float | None, turn: Turn, name: str) -> None:
+        super().__init__(name=name, kappa=kappa, size=size, scale=local.scale(kappa, size), turn=turn)
+        self.a_in = InPort(shape=(classes,))
+        self.label_in = InPort(shape=(2,))
+        self.error_out = OutPort(shape=(classes,))
+        self.error = Var(shape=(classes,), init=0)
+
+
+class ClassNeuronsBehaviour(Clock):
+    """Call the arithmetic of a model in the Lava steps in which the neurons act; mixed in before Lava's class."""
+
+    label_in: PyInPort = LavaPyType(PyInPort.VEC_DENSE, np.int32)
+
+    PARAMETERS = ("turn", "kappa", "size", "scale")
+
+    def run_spk(self) -> None:
+        z, (label, gate) = self.a_in.recv(), self.label_in.recv()
+        self.error = np.zeros_like(self.error)
+        if gate and self._turn.time_step_at(self.time_step) is not None:
+            self.error = self.compared(z, label)
+        self.error_out.send(self.error)
+
+
+@implements(proc=ClassNeurons, protocol=LoihiProtocol)
+@requires(CPU)
+@tag("floating_pt")
+class ClassNeuronsModelFloat(ClassNeuronsBehaviour, PyLoihiProcessModel):
+    a_in: PyInPort = LavaPyType(PyInPort.VEC_DENSE, float)
+    error_out: PyOutPort = LavaPyType(PyOutPort.VEC_DENSE, float)
+    error: np.ndarray = LavaPyType(np.ndarray, float)
+
+    def compared(self, z: np.ndarray, label: int) -> np.ndarray:
+        return local.float_errors(z, label, self._kappa, self._size)
+
+
+@implements(proc=ClassNeurons, protocol=LoihiProtocol)
+@requires(CPU)
+@tag("fixed_pt")
+class ClassNeuronsModelFixed(ClassNeuronsBehaviour, PyLoihiProcessModel):
+    a_in: PyInPort = LavaPyType(PyInPort.VEC_DENSE, np.int32, precision=24)
+    error_out: PyOutPort = LavaPyType(PyOutPort.VEC_DENSE, np.int32, precision=8)
+    error: np.ndarray = LavaPyType(np.ndarray, np.int32, precision=8)
+
+    def compared(self, z: np.ndarray, label: int) -> np.ndarray:
+        return local.errors(z, label, *self._scale)

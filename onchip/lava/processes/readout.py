@@ -14,9 +14,10 @@ from lava.magma.core.process.process import AbstractProcess
 from lava.magma.core.process.variable import Var
 from lava.magma.core.resources import CPU
 from lava.magma.core.sync.protocols.loihi_protocol import LoihiProtocol
-from ottt_loihi.onchip.lava.sender import COMMON, Sender, SenderModelFixed, SenderModelFloat
+from ottt_loihi.onchip.lava.processes.neuron import Sender, SenderModel, SenderModelFixed, SenderModelFloat
 from ottt_loihi.sim import arithmetic
 from ottt_loihi.sim.learning import losses, trial
+from ottt_loihi.sim.learning.network import LearningLayer
 from ottt_loihi.sim.learning.rule import Rule
 
 
@@ -35,26 +36,27 @@ class OTTTReadout(Sender, AbstractProcess):
     learnt, here and in every layer that depends on this error, and everything else goes on. While the gate is open,
     predictions are no test of anything: the readout learns between the time steps of the very sample it predicts.
 
-    ===============  ==============  ==================================================================================
-    parameter        range           meaning
-    ===============  ==============  ==================================================================================
-    logit_scale      > 0             readout that stands for a logit of 1, in units of the weights' sum
-    samples          ≥ 1             number of samples, for ``predictions``
-    rule             a Rule          its loss says what e is (``sim/learning/losses.py``); learn_when ``"mistaken"``
-                                     closes the gate for a sample if the one before, the same with a closed gate, was
-                                     answered with the label (``sim/learning/trial.py``)
-    ===============  ==============  ==================================================================================
+    Parameters
+    ----------
+    part, rule, update, name
+        as in :class:`~ottt_loihi.onchip.lava.processes.neuron.Sender`; the scales, ``part.y1`` with η in it and
+        ``part.error``, are per unit of e, of the state. The rule's loss says what e is (``sim/learning/losses.py``);
+        its learn_when ``"mistaken"`` closes the gate for a sample if the one before, the same with a closed gate, was
+        answered with the label (``sim/learning/trial.py``)
+    logit_scale
+        > 0, the readout that stands for a logit of 1, in units of the weights' sum
+    samples
+        ≥ 1, number of samples, for ``predictions``
 
-    The other parameters are those of :class:`~ottt_loihi.onchip.lava.sender.Sender`. ``y1_scale`` and ``error_scale``
-    are per unit of e (of the state, 64 times that of ``logit_scale``); η is in ``y1_scale``.
-
+    Notes
+    -----
     Messages are 8 bit: −127 … 127. Vars: v, y1, error, rng, scores, trial; predictions: int32 (samples,), −1 before;
     correct, y1_saturated, error_saturated: counts.
     """
 
-    def __init__(self, *, samples: int, rule: Rule, **parameters: Any) -> None:
-        super().__init__(rule=rule, **parameters)
-        shape = parameters["shape"]
+    def __init__(self, *, part: LearningLayer, rule: Rule, samples: int, **common: Any) -> None:
+        super().__init__(part=part, rule=rule, name="readout", **common)
+        shape = (part.layer.size,)
         self.label_in = InPort(shape=(2,))
 
         self.scores = Var(shape=shape, init=0)
@@ -70,7 +72,7 @@ class OTTTReadoutBehaviour:
     trial: np.ndarray = LavaPyType(np.ndarray, np.int64)
     predictions: np.ndarray = LavaPyType(np.ndarray, np.int32)
     correct: np.ndarray = LavaPyType(np.ndarray, np.int64)
-    PARAMETERS = (*COMMON, "logit_scale", "rule")
+    PARAMETERS = (*SenderModel.PARAMETERS, "logit_scale")
 
     def run_spk(self) -> None:
         updated = self._update.time_step_at(self.time_step)
@@ -83,8 +85,11 @@ class OTTTReadoutBehaviour:
                 self._judge(label, gate)
             self._keep_score(sample, t, label)
             if gate and self._open:
-                self.learn(label, self.halvings(sample, t), self._slower)
-                if self._bias_learning is not None:
+                e = self.compared(label)
+                self.y1 = self.reward = self.message_of_reward(e, self.halvings(sample) + self._slower)
+                if self._part.error:
+                    self.error = self.message_of_error(e, self._slower)
+                if self._part.bias is not None:
                     self.bias = self.bias + self.bias_change(t)
         self.send(np.ones(self.y1.shape, bool), updated is not None)
 
@@ -114,11 +119,8 @@ class OTTTReadoutModelFloat(OTTTReadoutBehaviour, SenderModelFloat, PyLoihiProce
     def update(self, a: np.ndarray) -> None:
         self.v = a + self.bias
 
-    def learn(self, label: int, halvings: int, slower: int) -> None:
-        e = losses.float_error(self._rule.loss, self.v, label, self._logit_scale) * 0.5**slower
-        self.y1 = self.reward = -e * self._y1_scale[0] * 0.5**halvings
-        if self._error_scale:
-            self.error = e * self._error_scale[0]
+    def compared(self, label: int) -> np.ndarray:
+        return losses.float_error(self._rule.loss, self.v, label, self._logit_scale)
 
 
 @implements(proc=OTTTReadout, protocol=LoihiProtocol)
@@ -131,10 +133,7 @@ class OTTTReadoutModelFixed(OTTTReadoutBehaviour, SenderModelFixed, PyLoihiProce
         nothing = np.zeros_like(self.v)
         u = arithmetic.current_step(nothing, a.astype(np.int32), 4095)
         v = arithmetic.voltage_step(nothing, u, 4096, self.bias)
-        self.v = np.where(arithmetic.spikes(v, self._vth), 0, v).astype(np.int32)
+        self.v = np.where(arithmetic.spikes(v, self._part.layer.vth), 0, v).astype(np.int32)
 
-    def learn(self, label: int, halvings: int, slower: int) -> None:
-        e = losses.integer_error(self._rule.loss, self.v, label, self._logit_scale << arithmetic.STATE_SHIFT)
-        self.y1 = self.reward = self.rounded_reward(e, halvings + slower)
-        if self._error_scale:
-            self.error = self.rounded_error(e, slower)
+    def compared(self, label: int) -> np.ndarray:
+        return losses.integer_error(self._rule.loss, self.v, label, self._logit_scale << arithmetic.STATE_SHIFT)

@@ -40,5 +40,4 @@ class OPZO(Feedback):
         """As :meth:`~ottt_loihi.onchip.network.feedback.random.Fixed.process`."""
         from ottt_loihi.onchip.lava.processes.feedback import MomentumFeedback
 
-        settings = self.averaging, builder.network.epoch, self.seed, f"feedback[{layer}]"
-        return MomentumFeedback(self.matrix, self.gain, *settings)
+        return MomentumFeedback(self, builder.network.epoch, f"feedback[{layer}]")
