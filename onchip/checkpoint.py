@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from copy import copy
 from dataclasses import replace
 from functools import cached_property
@@ -61,27 +61,20 @@ class Checkpoint:
     ----------
     path
         without suffix
-    first
-        returns packed spikes and labels of the first so many samples of the first epoch, in order; called when a state
-        is kept or read
+    stream
+        the samples; the first ones of the first epoch, in order, stand for them
     every
         samples between two points of the curve
-
-    Attributes
-    ----------
-    presented
-        how often each sample is presented, ≥ 1
     """
 
-    def __init__(self, path: Path, first: Callable[[int], tuple[np.ndarray, np.ndarray]], every: int) -> None:
-        self.path, self.state, self.curve = path, path.with_name(path.name + ".h5"), path.with_name(path.name + ".json")
-        self._first, self._every = first, every
+    def __init__(self, path: Path, stream: Stream, every: int) -> None:
+        self.state, self.curve = path.with_name(path.name + ".h5"), path.with_name(path.name + ".json")
+        self._stream, self._every, self._version = stream, every, VERSION
         self._learnt: int | None = None
-        self._version, self.presented = VERSION, 1
 
     @cached_property
     def _data(self) -> str:
-        packed, labels = self._first(SEEN)
+        packed, labels = self._stream.part(0, min(SEEN, self._stream.per_epoch))
         return hashlib.sha256(packed.tobytes() + labels.astype(np.int64).tobytes()).hexdigest()
 
     def save(self, learner: Learner, curve: Sequence[tuple[int, float]], answers: Sequence[int] | None = None) -> None:
@@ -126,11 +119,11 @@ class Checkpoint:
         self._learnt, self._version = learner.samples, document["version"]
         return learner, document["curve"], document["answers"]
 
-    def resume_hint(self) -> str:
+    def resume_hint(self, presented: int) -> str:
         """Return a sentence for a failed run: the state that was kept, and how to resume."""
         if self._learnt is None:
             return f"no state had been kept in {self.state} yet: start again"
-        samples = self._learnt // self.presented
+        samples = self._learnt // presented
         return f"the state after {samples:,} samples is kept in {self.state}: go on from there with resume"
 
 

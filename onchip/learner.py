@@ -19,9 +19,9 @@ import numpy as np
 from ottt_loihi.converters.lava.backends import find
 from ottt_loihi.onchip.checkpoint import CHANGED_SINCE_0_1, Checkpoint, curve_version, streams_of_0_1
 from ottt_loihi.onchip.lava import stock
-from ottt_loihi.onchip.lava.executors import GraphRun, Repetition, SimRun, executor, repeat_in_lava
-from ottt_loihi.onchip.network.backbone import packed_spikes, predictions
-from ottt_loihi.onchip.network.trainable import Plan, make_plan, pending_plan, with_weights
+from ottt_loihi.onchip.lava.executors import GraphRun, SimRun, executor
+from ottt_loihi.onchip.network.backbone import cut, packed_spikes, plastic, predictions
+from ottt_loihi.onchip.network.trainable import PENDING, Plan, make_plan, with_weights
 from ottt_loihi.onchip.result import CurvePoint, LearningResult
 from ottt_loihi.onchip.settings import Settings
 from ottt_loihi.onchip.stream import Data, Stream, check_data
@@ -33,16 +33,6 @@ from ottt_loihi.sim.network import ChipNetwork
 
 from ottt_loihi import checks
 from ottt_loihi.errors import LavaError, UsageError
-
-__all__ = [
-    "CurvePoint",
-    "LearningResult",
-    "Repetition",
-    "Settings",
-    "accuracy",
-    "learn",
-    "repeat_in_lava",
-]
 
 ORIGIN = "learnt on the chip"
 CHUNK = 16  # samples between two reports to ``progress``
@@ -128,59 +118,47 @@ def learn(
         _require_alone(settings=settings, subspaces=subspaces, known=known, checkpoint=checkpoint)
         settings, subspaces = after.chosen(), after.subspaces
     settings = settings or Settings()
-    if resume and checkpoint is not None and settings.loss is None and curve_version(Path(checkpoint)) in (1, 2):
+    version = curve_version(Path(checkpoint)) if resume and checkpoint is not None else None
+    if version in (1, 2) and settings.loss is None:
         settings = replace(settings, loss=Rule.loss)  # the default up to version 0.2.0
     find(backend).require()
-    plan = pending_plan(chip, settings.logit_scale)
+    plan = make_plan(chip, settings.logit_scale or PENDING)
     stock.require(plan, backend, settings)
     if test is not None:
         test = check_data(chip, *test, what="test data")
     if (stop_at is None) != (validation is None):
         raise UsageError("stop_at and validation belong together: an accuracy, and the data to measure it on")
-    if stop_at is not None and validation is not None:
+    enough = None
+    if validation is not None:
         enough = (check_data(chip, *validation, what="validation data"), checks.number(stop_at, "stop_at", 0, 1))
-    else:
-        enough = None
     earlier = None if after is None else _state(after, plan)
-    begun = None if earlier is None else (after.rates, earlier.samples, after.came)
-    stream = Stream(plan, data, epochs, settings, subspaces, known, begun)
+    stream = Stream(plan, data, epochs, settings, subspaces, known, after)
     total = stream.total
     default = max(1, total // (10 * epochs))
     every = default if evaluate_every is None else checks.integer(evaluate_every, "evaluate_every")
     keep_every = every if checkpoint_every is None else checks.integer(checkpoint_every, "checkpoint_every")
-    kept, curve, answered, kept_by_state = None, None, [], []
+    kept, curve, answered, chosen = None, None, [], {}
     if checkpoint is not None:
-        kept = Checkpoint(Path(checkpoint), lambda count: stream.part(0, min(count, stream.per_epoch)), every)
+        kept = Checkpoint(Path(checkpoint), stream, every)
     if kept is None and (resume or checkpoint_every is not None):
         raise UsageError(f"{'resume' if resume else 'checkpoint_every'}: say where, with checkpoint=")
     if resume and kept is not None:
-        stream, learner, points, answered = _resumed(stream, kept, chip, settings)
-        if curve_version(kept.path) == 1:
-            kept_by_state = [
-                name for name in CHANGED_SINCE_0_1 if getattr(settings, name) != getattr(stream.settings, name)
-            ]
-        done = learner.samples // stream.presented
-        curve = [CurvePoint(*point) for point in points if point[0] <= done]
-        if len(answered) < done and settings.tested:
-            raise UsageError(f"{kept.curve}: lacks the answers before the stop; start again, without --resume")
-        answered = answered[:done]
+        streams = tuple(streams_of_0_1(stream, chip, settings)) if version == 1 else (stream,)
+        stream, learner, curve, answered = _resumed(streams, kept)
+        changed = [name for name in CHANGED_SINCE_0_1 if getattr(settings, name) != getattr(stream.settings, name)]
+        if version == 1 and changed:
+            chosen = {"kept_by_state": changed}
     else:
         learner = earlier or stream.learner()
-    if kept is not None:
-        kept.presented = stream.presented
-    plan, settings = stream.plan, stream.settings
     try:
         with executor(stream, backend, stall_timeout, learner) as run:
-            session = Session(plan, run, test, kept, curve, answered)
+            session = Session(run, test, kept, curve, answered)
             interrupted = session.run(total, every, keep_every, progress, enough)
     except LavaError as error:
         if kept is None:
             raise
-        raise LavaError(f"{error}; {kept.resume_hint()}") from error
-    chosen = {"backend": backend, "epochs": epochs, **vars(settings)}
-    if kept_by_state:
-        chosen["kept_by_state"] = kept_by_state
-    return session.result(interrupted, chosen)
+        raise LavaError(f"{error}; {kept.resume_hint(stream.presented)}") from error
+    return session.result(interrupted, {"backend": backend, "epochs": epochs, **vars(stream.settings), **chosen})
 
 
 def _require_alone(**given: Any) -> None:
@@ -191,23 +169,22 @@ def _require_alone(**given: Any) -> None:
 
 def _state(after: LearningResult, plan: Plan) -> Learner:
     """Return a copy of the state that a result ended in; raises for another network than its own."""
-    ended = zip(after.learner.weights(), plan.dense)  # type: ignore[union-attr]
+    ended = zip(after.learner.weights(), plan.dense)
     if not all(np.array_equal(weights, c.matrix()) for weights, c in ended):
         raise UsageError("after: the network is another one than the earlier call's; give the chip of that result")
-    return after.learner.copy()  # type: ignore[union-attr]
+    return after.learner.copy()
 
 
-def _resumed(
-    stream: Stream, kept: Checkpoint, chip: ChipNetwork, settings: Settings
-) -> tuple[Stream, Learner, list[tuple[int, float]], list[int]]:
-    """Return the stream that a state was saved with, its learner, its curve and its answers."""
-    may_be = tuple(streams_of_0_1(stream, chip, settings)) if curve_version(kept.path) == 1 else (stream,)
+def _resumed(may_be: Sequence[Stream], kept: Checkpoint) -> tuple[Stream, Learner, list[CurvePoint], list[int]]:
+    """Return the stream that a state was saved with, its learner, and its curve and answers up to there."""
     networks = [one.network() for one in may_be]
     learner, points, answered = kept.load(*networks)
     found = next(one for one, network in zip(may_be, networks) if network.layers is learner.network.layers)
-    rule = learner.network.rule
+    tested, rule, done = found.settings.tested, learner.network.rule, learner.samples // found.presented
+    if len(answered) < done and tested:
+        raise UsageError(f"{kept.curve}: lacks the answers before the stop; start again, without --resume")
     found.settings = replace(found.settings, rounding=rule.rounding, encoding=rule.encoding)
-    return found, learner, points, answered
+    return found, learner, [CurvePoint(*point) for point in points if point[0] <= done], answered[:done]
 
 
 def accuracy(chip: ChipNetwork, x: np.ndarray, labels: np.ndarray) -> float:
@@ -228,14 +205,13 @@ class Session:
 
     def __init__(
         self,
-        plan: Plan,
         run: SimRun | GraphRun,
         test: Data | None,
         kept: Checkpoint | None = None,
         curve: Sequence[CurvePoint] | None = None,
         answered: Sequence[int] = (),
     ) -> None:
-        self.plan, self.executor, self.test, self.kept = plan, run, test, kept
+        self.plan, self.executor, self.test, self.kept = run.stream.plan, run, test, kept
         self._answered, self._first = list(answered), run.learner().samples // run.stream.presented - run.stream.before
         self._received: np.ndarray | None = None  # of the test data, behind a frozen backbone
         self._pending: list[tuple[int, ChipNetwork]] = []  # points that are measured when the next one is
@@ -333,13 +309,13 @@ class Session:
             return accuracy(chip, *test)
         if self._received is None:
             self._received = packed_spikes(self.plan.backbone, test[0])
-        return float((predictions(make_plan(chip, self.plan.logit_scale).chip, self._received) == test[1]).mean())
+        return float((predictions(cut(chip)[1], self._received) == test[1]).mean())
 
     def result(self, interrupted: bool, settings: dict[str, Any]) -> LearningResult:
         self._measure()
-        plan, learner, stream = self.plan, self.learner, self.executor.stream
+        learner, stream = self.learner, self.executor.stream
         chip = self._chip(learner.weights())
-        dense = make_plan(chip, plan.logit_scale).dense
+        dense = plastic(chip)
         return LearningResult(
             chip=chip,
             averaged=self._averaged(),
@@ -347,21 +323,12 @@ class Session:
             samples=self.done,
             steps=self.done * stream.steps_per_sample,
             rates=tuple(stream.rates),
-            counters=counters(learner),
-            messages=learner.samples * plan.chip.num_steps,
             rails=tuple(float(((c.weight == -256) | (c.weight == 255)).mean()) for c in dense),
-            moved=tuple(float((c.weight != old.weight).mean()) for c, old in zip(dense, plan.dense)),
+            moved=tuple(float((c.weight != old.weight).mean()) for c, old in zip(dense, self.plan.dense)),
             seconds=self.seconds,
             interrupted=interrupted,
             settings=settings,
-            subspaces=tuple(s for s in learner.subspaces() if s is not None) or None,
             answers=self.answers,
             came=tuple(stream.came(self.done).tolist()),
             learner=learner,
         )
-
-
-def counters(learner: Learner) -> dict[str, int]:
-    """Return the numbers of saturated messages by process and kind, as ``neuron[0].y1_saturated``."""
-    counts = learner.variables(("y1_saturated", "error_saturated"))
-    return {name.replace("readout[0]", "readout"): int(value[0]) for name, value in counts.items()}

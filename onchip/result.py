@@ -40,14 +40,11 @@ class LearningResult:
     samples         samples learnt from
     steps           Lava steps
     rates           η per plastic connection, ``Δw = −η·â·f(u)·δ`` with δ_out = o − y (torch's η is this times T)
-    counters        saturated y1 and error messages per process, out of ``messages`` per neuron
-    messages        learning epochs: how often each neuron sent a y1, calls before this one included
     rails           per plastic connection the part of the weights at −256 or 255
     moved           per plastic connection the part of the weights that are others than at the start
     seconds         time spent stepping, since it was resumed
     interrupted     stopped by Ctrl-C; everything above is as of the last point of the curve
     settings        backend, feedback, seed and all else that makes the run repeatable
-    subspaces       HLOP's, as they are now: rows that were not fixed have learnt
     answers         the class answered to each sample before it was learnt from; None where samples are not answered
                     first (``Settings.tested``, or learning when mistaken), or the state of a resumed run lacks them
     came            labels of each class that have come, in the last epoch; a stream that goes on counts on
@@ -60,18 +57,31 @@ class LearningResult:
     samples: int
     steps: int
     rates: tuple[float, ...]
-    counters: dict[str, int]
-    messages: int
     rails: tuple[float, ...]
     moved: tuple[float, ...]
     seconds: float
     interrupted: bool
-    settings: dict[str, Any] = field(default_factory=dict)
-    subspaces: tuple[Subspace, ...] | None = None
+    settings: dict[str, Any]
+    learner: Learner = field(compare=False, repr=False)
     answers: tuple[int, ...] | None = None
     came: tuple[int, ...] = ()
     averaged: ChipNetwork | None = None
-    learner: Learner | None = field(default=None, compare=False, repr=False)
+
+    @property
+    def counters(self) -> dict[str, int]:
+        """Return the numbers of saturated y1 and error messages, as ``neuron[0].y1_saturated``, out of ``messages``."""
+        counts = self.learner.variables(("y1_saturated", "error_saturated"))
+        return {name.replace("readout[0]", "readout"): int(value[0]) for name, value in counts.items()}
+
+    @property
+    def messages(self) -> int:
+        """Return the learning epochs: how often each neuron sent a y1, calls before this one included."""
+        return self.learner.samples * self.chip.num_steps
+
+    @property
+    def subspaces(self) -> tuple[Subspace, ...] | None:
+        """Return HLOP's, as they are now: rows that were not fixed have learnt."""
+        return tuple(s for s in self.learner.subspaces() if s is not None) or None
 
     @property
     def inference_chip(self) -> ChipNetwork:
@@ -120,7 +130,7 @@ class LearningResult:
     @property
     def _is_right(self) -> bool:
         """Whether it learns from mistakes, and makes hardly more than usual: then its weights need not move."""
-        if self.learner is None or self.settings.get("learn_when") != "mistaken":
+        if self.settings["learn_when"] != "mistaken":
             return False
         average = self.learner.variables(("trial",))["readout[0].trial"][1]
         return halvings(average, self.learner.network.rule.usual_mistakes) > 0

@@ -120,10 +120,7 @@ class Settings(Rule):
         UsageError
             for another number of hidden rates than hidden layers
         """
-        hidden = self.hidden_rate if isinstance(self.hidden_rate, tuple) else (self.hidden_rate,) * hidden_layers
-        if len(hidden) != hidden_layers:
-            raise UsageError(f"hidden_rate: expected one for each of {hidden_layers} hidden layers, got {len(hidden)}")
-        return [*hidden, self.readout_rate]  # type: ignore[list-item]
+        return [*checks.each(self.hidden_rate, "hidden_rate", hidden_layers, "hidden layers"), self.readout_rate]
 
 
 def _rate(value: Any, where: str, most: float) -> float | None:

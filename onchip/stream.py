@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 from ottt_loihi.onchip.network.backbone import packed_spikes, unpacked
 from ottt_loihi.onchip.network.rates import drawn, fitted
-from ottt_loihi.onchip.network.scales import learning_network
+from ottt_loihi.onchip.network.scales import learning_network, schedule_of
 from ottt_loihi.onchip.network.trainable import Plan
+from ottt_loihi.onchip.result import LearningResult
 from ottt_loihi.onchip.settings import Settings
 from ottt_loihi.sim.inference import reference
 from ottt_loihi.sim.learning.learner import Learner
@@ -91,8 +92,7 @@ class Stream:
     known
         ``(x, labels)`` of the world that the network has learnt, or None
     after
-        rates of an earlier stream that this one goes on from, its number of presentations, and its labels that came;
-        None: the first one
+        the learning that this stream goes on from; None: the first one
 
     Attributes
     ----------
@@ -121,13 +121,13 @@ class Stream:
         settings: Settings,
         subspaces: Sequence[Subspace] | None = None,
         known: Data | None = None,
-        after: tuple[Sequence[float], int, Sequence[int]] | None = None,
+        after: LearningResult | None = None,
     ) -> None:
         if subspaces is not None:
             _require_protection(settings)
         self.plan, self.subspaces, self.settings = plan, subspaces, settings
         self.epochs, self._data = checks.integer(epochs, "epochs"), data
-        self._came = np.zeros(plan.classes, np.int64) if after is None else np.array(after[2], np.int64)
+        self._came = np.zeros(plan.classes, np.int64) if after is None else np.array(after.came, np.int64)
         self._load(0)
         self.per_epoch = len(self._labels)
         if after is None:
@@ -136,11 +136,11 @@ class Stream:
             x = unpacked(plan.chip, self._received.of(drawn(self.per_epoch, settings.seed))) if future else old[0]
             self.plan, self.settings, self.rates = fitted(plan, settings, x, subspaces, old)
         else:
-            self.rates = list(after[0])
+            self.rates = list(after.rates)
         if self.settings.average_every is None:
             self.settings = replace(self.settings, average_every=max(APART, self.per_epoch // POINTS))
         self.presented = 2 if self.settings.tested or self.settings.learn_when == "mistaken" else 1
-        self.before = 0 if after is None else after[1] // self.presented
+        self.before = 0 if after is None else after.learner.samples // self.presented
 
     def first(self, count: int) -> np.ndarray:
         """Return spikes of the first samples of the first epoch in the data's order, as the layers that learn get them.
@@ -167,7 +167,7 @@ class Stream:
     @property
     def steps_per_sample(self) -> int:
         """Return the number of Lava steps of a sample, all its presentations together."""
-        return self.presented * self.plan.steps_per_sample(self.rule)
+        return self.presented * schedule_of(self.plan, self.rule).period(self.plan.chip.num_steps)
 
     @property
     def total(self) -> int:
@@ -212,14 +212,15 @@ class Stream:
     def _turn_to(self, number: int) -> np.ndarray:
         """Return the order of an epoch, int64 ``(per_epoch,)``; its data take the place of the epoch before."""
         if number != self._number:
-            if callable(self._data):
-                self._load(number)
-            self._begin(number)
+            begin = self._load if callable(self._data) else self._begin
+            begin(number)
         return self._order
 
     def _begin(self, number: int) -> None:
         """Put the samples of an epoch in their order, and choose those that are learnt from."""
-        self._number, self._order, self._labels = number, self._ordered(number), self._given
+        self._number, self._order, self._labels = number, np.arange(len(self._given)), self._given
+        if self.settings.shuffle:
+            self._order = np.random.default_rng([self.settings.seed, number]).permutation(len(self._given))
         if self.settings.balanced:
             came = self._came if number == 0 else np.zeros_like(self._came)
             self._labels = self._given.copy()
@@ -234,12 +235,6 @@ class Stream:
             )
         self._x, self._given, self._received = x, labels, Received(self.plan.backbone, x)
         self._begin(number)
-
-    def _ordered(self, number: int) -> np.ndarray:
-        count = len(self._given)
-        if not self.settings.shuffle:
-            return np.arange(count)
-        return np.random.default_rng([self.settings.seed, number]).permutation(count)
 
     def network(self) -> LearningNetwork:
         """Return the network of ``sim.learn``."""

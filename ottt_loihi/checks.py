@@ -56,6 +56,14 @@ def sizes(value: Any, where: str, at_least: int = 1) -> tuple[int, ...]:
     return tuple(int(n) for n in found)
 
 
+def each(value: Any, where: str, count: int, of: str) -> list[Any]:
+    """Return ``count`` values: those of an iterable of so many, or a single one for each of them."""
+    found = list(value) if isinstance(value, Iterable) and not isinstance(value, (str, bytes)) else [value] * count
+    if len(found) != count:
+        raise UsageError(f"{where}: expected one number, or one for each of {count} {of}, got {value!r}")
+    return found
+
+
 def pair(value: Any, where: str, low: int = 1) -> int | tuple[int, int]:
     """Return a number, or (vertical, horizontal) where the two differ; a pair of equal numbers is one number."""
     if not isinstance(value, (tuple, list)):

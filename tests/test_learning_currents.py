@@ -156,7 +156,7 @@ class TestLava:
             build_float_graph(weights, np.packbits(x, axis=-1), labels, rule=rule, current=0.8, **common)
         rule = Rule(feedback="symmetric", halve_every=2)
         graph = build_float_graph(weights, np.packbits(x, axis=-1), labels, rule=rule, **common)
-        assert {p.proc_params["halve_every"] for p in (*graph.neurons, graph.readout)} == {2 * T}
+        assert {p.proc_params["rule"].halve_every for p in (*graph.neurons, graph.readout)} == {2}
 
     @pytest.mark.parametrize(("choice", "feedback"), CHOICES[:3], ids=str)
     def test_lavas_models_learn_the_same(self, choice, feedback):

@@ -227,7 +227,7 @@ def test_digits_are_learnt_nearly_as_well():
 
 
 def test_a_frozen_front_has_no_phase_there():
-    from ottt_loihi.onchip.network.trainable import make_schedule
+    from ottt_loihi.onchip.network.scales import make_schedule
 
     with pytest.raises(UsageError, match="schedule: 2 frozen layers before them act in phases"):
         make_schedule(1, PIPELINED, 2)

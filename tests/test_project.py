@@ -135,7 +135,7 @@ def test_process_folder_holds_processes_only():
         if path.name != "__init__.py":
             bases = r"AbstractProcess|LearningDense|LearningSparse|OTTTDense"
             assert re.search(rf"^class \w+\(((Plastic|Sender), )?({bases})\)", path.read_text(), re.MULTILINE), path
-            assert "@implements" in path.read_text(), path
+            assert "@model_of" in path.read_text(), path
 
 
 def test_the_names_at_the_top_load_nothing_before_they_are_used():

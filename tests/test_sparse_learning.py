@@ -67,10 +67,14 @@ class TestFreshNetwork:
         assert [type(c) for c in make_plan(network).dense] == [Sparse, Dense]
         assert network.connections[0] == fresh_network(density=0.2).connections[0]
 
-    @pytest.mark.parametrize("density", [0, -0.1, 1.1, float("nan"), (0.2,), (0.2, 0), "many"])
+    @pytest.mark.parametrize("density", [0, -0.1, 1.1, float("nan"), (0.2, 0), "many"])
     def test_a_density_out_of_range(self, density):
-        with pytest.raises(UsageError, match=r"density: expected 0 < density ≤ 1, or 2 such numbers"):
+        with pytest.raises(UsageError, match=r"density: expected a number in \(0, 1\], got"):
             fresh_network(density=density)
+
+    def test_a_density_for_each_of_other_connections(self):
+        with pytest.raises(UsageError, match=r"density: expected one number, or one for each of 2 connections, got"):
+            fresh_network(density=(0.2,))
 
 
 class TestSim:

@@ -16,7 +16,7 @@ import numpy as np
 from ottt_loihi.converters.lava.backends import find
 from ottt_loihi.onchip.lava import stock
 from ottt_loihi.onchip.lava.graph import begin_at, host_models
-from ottt_loihi.onchip.network.trainable import pending_plan
+from ottt_loihi.onchip.network.trainable import PENDING, make_plan
 from ottt_loihi.onchip.settings import Settings
 from ottt_loihi.onchip.stream import Data, Stream
 from ottt_loihi.sim.learning.learner import Learner
@@ -76,10 +76,7 @@ class GraphRun:
 
     def average(self) -> None:
         """Take the weights into their running mean."""
-        found = self._graph.variables()
-        self._learner.mean.move(
-            [self._run.get(found[f"plastic[{i}].weights"]) for i in range(len(self._graph.plastic))]
-        )
+        self._learner.mean.move([self._run.get(process.weights) for process in self._graph.plastic])
 
     def variables(self) -> dict[str, np.ndarray]:
         """Return the simulator's variables, with the values that Lava's processes have."""
@@ -142,7 +139,7 @@ def repeat_in_lava(
     find("lava").require()  # before minutes of sim.learn
     steps = checks.integer(steps, "steps")
     settings = settings or Settings()
-    plan = pending_plan(chip, settings.logit_scale)
+    plan = make_plan(chip, settings.logit_scale or PENDING)
     stock.require(plan, "lava", settings)
     stream = Stream(plan, data, steps, settings, subspaces, known)
     per_sample = stream.steps_per_sample

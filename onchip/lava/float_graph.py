@@ -7,14 +7,15 @@ three-factor loop, ``ottt_loihi.rules.three_factor.ThreeFactorLoop``, to 1e-12.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import numpy as np
 from ottt_loihi.converters.lava.runtime import require_lava
 from ottt_loihi.onchip.lava.graph import Builder, LearningGraph, connect
 from ottt_loihi.onchip.network.feedback import KINDS
+from ottt_loihi.onchip.network.scales import make_schedule
 from ottt_loihi.onchip.network.schedule import SOURCE_PHASE, Schedule
-from ottt_loihi.onchip.network.trainable import make_schedule
 from ottt_loihi.sim import arithmetic
 from ottt_loihi.sim.learning.bias import BiasLearning, lengths
 from ottt_loihi.sim.learning.currents import Slow
@@ -123,21 +124,6 @@ def _check_feedback(weights: Sequence[np.ndarray], feedback: Sequence[np.ndarray
         raise UsageError(f"feedback: expected matrices of shapes {expected}, got {[b.shape for b in feedback]}")
 
 
-class _Neurons(NamedTuple):
-    """Neurons without a bias, as ``sim.network.LIF`` has them; the state has the unit of vth."""
-
-    size: int
-    du: float
-    dv: float
-    vth: float
-
-    @property
-    def effective_bias(self) -> np.ndarray:
-        return np.zeros(self.size)
-
-    u_init = effective_bias
-
-
 class _Synapses(NamedTuple):
     """Weights ``(post, pre)``, dense or ``scipy.sparse.csr_matrix``, or of the reset one for all neurons."""
 
@@ -146,18 +132,6 @@ class _Synapses(NamedTuple):
 
     def matrix(self) -> Any:
         return self.weight
-
-
-class _After(NamedTuple):
-    """S-TLLR's α_post and λ_post, which are the neuron's matter; the synapse's second product has the sign alone."""
-
-    alpha: float
-    decay: float
-    shift = 0  # k, of integers alone
-
-    @property
-    def sign(self) -> int:
-        return 1 if self.alpha > 0 else -1
 
 
 def _layers(
@@ -172,47 +146,43 @@ def _layers(
     reset: str,
     current: float,
 ) -> tuple[LearningLayer, ...]:
-    """Return the layers as ``onchip/network/scales.py`` makes them of integers; seeds are of OPZO's noise alone."""
+    """Return the layers as ``onchip/network/scales.py`` makes them of integers; seeds are of OPZO's noise alone.
+
+    Neurons have no bias, and the state has the unit of vth. Of S-TLLR's α_post the synapse's second product has the
+    sign alone.
+    """
     unity, lost, subtract = arithmetic.DECAY_UNITY, arithmetic.DECAY_UNITY * (1 - decay), reset == "subtract"
-    du, dv = (lost - 1, unity) if subtract else (unity * (1 - current) - 1, lost)
+    dynamics = (lost - 1, unity) if subtract else (unity * (1 - current) - 1, lost)
     fast, slow = decay if rule.lambda_pre is None else rule.lambda_pre, None
     if current:
         fast, slow = min(current, decay), Slow(max(current, decay), 0)
     gains = lengths(current or decay, num_steps, 1.0, subtract, not rule.of_stllr, decay if current else None)
-    *hidden, readout = (_Synapses(w.astype(float)) for w in weights)
-    classes, found, common = readout.weight.shape[0], [], {"impulse": None, "trace_seed": 1, "weight_seed": 0}
-    for layer, connection in enumerate(hidden):
-        size = connection.weight.shape[0]
+    after = SimpleNamespace(alpha=rule.alpha_post, decay=rule.lambda_post, sign=np.sign(rule.alpha_post), shift=0)
+    classes, last, layerwise = weights[-1].shape[0], len(weights) - 1, KINDS[rule.feedback].travels == "layerwise"
+    found = []
+    for index, weight in enumerate(weights):
+        size, readout = weight.shape[0], index == last
+        rest, (du, dv) = np.zeros(size), (unity - 1, unity) if readout else dynamics
         of_tess = 8 * slope(rule.kappa, size) / classes if rule.feedback == "local" else 1.0
+        sends = last > 0 if readout else layerwise and index > 0
+        biases = BiasLearning((1.0,) * num_steps) if readout else BiasLearning(gains, 0, subtract)
         part = LearningLayer(
-            connection=connection,
-            layer=_Neurons(size, du, dv, vth),
-            inhibition=_Synapses(-decay * vth) if subtract else None,
-            decay=fast,
-            pre_phase=schedule.pre_phase(layer),
-            y1=learning_rate * of_tess,
-            error=1.0 if KINDS[rule.feedback].travels == "layerwise" and layer > 0 else None,
-            feedback=backs[layer] if backs else None,
+            connection=_Synapses(weight.astype(float)),
+            layer=SimpleNamespace(size=size, du=du, dv=dv, vth=vth, effective_bias=rest, u_init=rest),
+            inhibition=_Synapses(-decay * vth) if subtract and not readout else None,
+            decay=0.0 if readout else fast,
+            pre_phase=schedule.pre_phase(index),
+            impulse=None,
+            slow=None if readout else slow,
+            y1=learning_rate / num_steps if readout else learning_rate * of_tess,
+            error=(1 / num_steps if readout else 1.0) if sends else None,
+            feedback=backs[index] if backs and not readout else None,
             half_width=vth,
-            seed=layer,
-            bias=BiasLearning(gains, 0, subtract) if rule.learn_bias else None,
-            after=_After(rule.alpha_post, rule.lambda_post) if rule.alpha_post else None,
-            slow=slow,
-            **common,
+            trace_seed=1,
+            weight_seed=0,
+            seed=0 if readout else index,
+            bias=biases if rule.learn_bias else None,
+            after=after if rule.alpha_post and not readout else None,
         )
         found.append(part)
-    last = LearningLayer(
-        connection=readout,
-        layer=_Neurons(classes, unity - 1, unity, arithmetic.VTH_MAX),
-        inhibition=None,
-        decay=0.0,
-        pre_phase=schedule.pre_phase(len(hidden)),
-        y1=learning_rate / num_steps,
-        error=1 / num_steps if hidden else None,
-        feedback=None,
-        half_width=0,
-        seed=0,
-        bias=BiasLearning((1.0,) * num_steps) if rule.learn_bias else None,
-        **common,
-    )
-    return (*found, last)
+    return tuple(found)

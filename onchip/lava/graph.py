@@ -8,14 +8,8 @@
                                        ▲                                        │
                                        └──────────────── feedback[0] ◀──────────┘
 
-Feedback is one of
-
-- ``random``: Lava's Dense with fixed weights
-- ``symmetric``: no process, the plastic connection gives its own transposed weights
-- ``kolen-pollack``: a twin of the plastic connection, which starts elsewhere and learns from the same spikes and y1,
-  and whose transposed weights carry the error
-- ``opzo``: MomentumFeedback, which learns from the neurons' noise
-- ``local``: Lava's Dense with fixed signs there, ClassNeurons, and the same signs back, of each hidden layer
+``feedback`` carries the error, with a class for each kind (``onchip/network/feedback``): a Dense, a twin of the plastic
+connection, MomentumFeedback; or nothing, where the plastic connection gives its own transposed weights.
 """
 
 from __future__ import annotations
@@ -28,7 +22,7 @@ import numpy as np
 from ottt_loihi.converters.lava import graph as lava
 from ottt_loihi.converters.lava.runtime import require_lava
 from ottt_loihi.onchip.lava import stock
-from ottt_loihi.onchip.network.scales import learning_network
+from ottt_loihi.onchip.network.scales import learning_network, schedule_of
 from ottt_loihi.onchip.network.schedule import SOURCE_PHASE, Schedule, Turn
 from ottt_loihi.onchip.network.trainable import Plan
 from ottt_loihi.sim.learning import eligibility
@@ -107,7 +101,7 @@ def build_graph(
         a rate too small or too large for the integers (``sim/learning/integers.py``)
     """
     require_lava()
-    builder = Builder(learning_network(plan, rates, rule, subspaces), plan.schedule(rule))
+    builder = Builder(learning_network(plan, rates, rule, subspaces), schedule_of(plan, rule))
     source = build_source(plan, packed, labels, builder.turn(SOURCE_PHASE), learn)
     backbone = build_backbone(plan, source, builder)
     return connect(builder, source, len(labels), backbone, backend)
@@ -159,11 +153,6 @@ class Builder:
     arithmetic: str = "fixed"
     otpe: bool = False
 
-    @property
-    def rule(self) -> Rule:
-        """Return the rule by which the network learns."""
-        return self.network.rule
-
     def turn(self, phase: int) -> Turn:
         """Return the Lava steps of a process that acts in a phase."""
         return self.schedule.turn(phase, self.network.num_steps)
@@ -172,21 +161,22 @@ class Builder:
         """Return the connection into a layer, of Lava's own class where that is enough (``stock.py``)."""
         part, name = self.network.layers[layer], f"plastic[{layer}]"
         c = part.connection
-        if stock.is_chosen(self.rule) and isinstance(c, Dense):
+        if stock.is_chosen(self.network.rule) and isinstance(c, Dense):
             return stock.connection(c.matrix(), self._lavas_rule(layer, stock=True), c.weight_exp, name)
         return self.connection(layer, c.matrix(), name, part.weight_seed)
 
     def connection(self, layer: int, weight: np.ndarray, name: str, seed: int) -> Any:
         """Return a connection of our classes that learns as the one into a layer does: that one, or its twin."""
         from ottt_loihi.onchip.lava.processes import plastic
-        from scipy.sparse import issparse
+        from scipy.sparse import csr_matrix, issparse
 
-        part, rule, interval = self.network.layers[layer], self.rule, self.network.epoch
+        part, rule, interval = self.network.layers[layer], self.network.rule, self.network.epoch
+        c = part.connection
         if part.decay:
             interval = NEVER if rule.silent_epochs else self.schedule.period(self.network.num_steps)
-        settings = self._lavas_rule(layer), interval, part.connection.weight_exp, name, rule.rounding, seed
-        if isinstance(part.connection, Sparse):
-            weight = _stored(part.connection, weight)
+        settings = self._lavas_rule(layer), interval, c.weight_exp, name, rule.rounding, seed
+        if isinstance(c, Sparse):  # its weights that are 0 are stored as well
+            weight = csr_matrix((weight[c.rows, c.columns].astype(np.int32), (c.rows, c.columns)), c.size)
         if issparse(weight):
             return plastic.OTTTSparse(weight, *settings)
         if part.subspace is not None:
@@ -200,7 +190,7 @@ class Builder:
         part, schedule = self.network.layers[layer], self.schedule
         update, feedback = self.turn(schedule.update_phase(layer)), self.turn(schedule.feedback_phase(layer))
         own = {"mean": part.decay if self.tagged(layer) else None, "name": f"neuron[{layer}]"}
-        return OTTTNeuron(part=part, rule=self.rule, update=update, feedback=feedback, **own)
+        return OTTTNeuron(part=part, rule=self.network.rule, update=update, feedback=feedback, **own)
 
     def readout(self, samples: int) -> Any:
         """Return the readout, for so many samples."""
@@ -208,7 +198,7 @@ class Builder:
 
         update = self.turn(self.schedule.update_phase(self.schedule.hidden_layers))
         own = {"logit_scale": self.network.logit_scale, "samples": samples}
-        return OTTTReadout(part=self.network.layers[-1], rule=self.rule, update=update, **own)
+        return OTTTReadout(part=self.network.layers[-1], rule=self.network.rule, update=update, **own)
 
     def tagged(self, layer: int) -> bool:
         """Whether a layer learns from its synapses' tags: OTPE's hidden layers but the last."""
@@ -220,15 +210,8 @@ class Builder:
         part = self.network.layers[layer]
         after = None if part.after is None else (part.after.sign, part.after.shift)
         own = {"impulse": part.impulse, "seed": part.trace_seed, "slow": part.slow, "after": after}
-        own |= {"encoding": self.rule.encoding, "stock": stock, "tagged": self.tagged(layer)}
+        own |= {"encoding": self.network.rule.encoding, "stock": stock, "tagged": self.tagged(layer)}
         return OTTTLearningRule(self.network.epoch, part.pre_phase, part.decay, self.arithmetic, **own)
-
-
-def _stored(c: Sparse, weight: np.ndarray) -> Any:
-    """Return the weights of a sparse connection, or of its twin, as a csr_matrix, which stores zeros as well."""
-    from scipy.sparse import csr_matrix
-
-    return csr_matrix((weight[c.rows, c.columns].astype(np.int32), (c.rows, c.columns)), c.size)
 
 
 def connect(
@@ -249,12 +232,12 @@ def connect(
     backend
         whose adapters stand between the source and the network
     """
-    hidden, ports = range(builder.schedule.hidden_layers), PORTS[builder.rule.encoding]
+    hidden, ports = range(builder.schedule.hidden_layers), PORTS[builder.network.rule.encoding]
     plastic = tuple(builder.plastic(layer) for layer in (*hidden, len(hidden)))
     neurons, readout = tuple(builder.neuron(layer) for layer in hidden), builder.readout(samples)
     parts = enumerate(builder.network.layers)
     feedback = tuple(part.feedback.process(layer, builder) for layer, part in parts if part.feedback is not None)
-    sent = [eligibility.ports(ports, builder.rule.alpha_post != 0)] * len(hidden) + [ports]
+    sent = [eligibility.ports(ports, builder.network.rule.alpha_post != 0)] * len(hidden) + [ports]
     spikes, label = (backbone[-1] if backbone else source).s_out, source.label_out
     if backend is not None:
         spikes, label = backend.to_network(spikes, 0), backend.to_network(label, LABEL_BITS)
@@ -265,7 +248,7 @@ def connect(
         connection.a_out.connect(post.a_in)
         _connect_messages(post, connection, of)
     local: tuple[Any, ...] = ()
-    if builder.rule.feedback == "local":
+    if builder.network.rule.feedback == "local":
         local = tuple(_class_neurons(builder, layer, neurons[layer], label, feedback[layer]) for layer in hidden)
     senders = local or [readout] * len(hidden)
     for neuron, back, above, sender, of in zip(neurons, feedback or plastic[1:], layers[1:], senders, sent[1:]):
@@ -280,7 +263,7 @@ def _class_neurons(builder: Builder, layer: int, neuron: Any, label: Any, back: 
     from ottt_loihi.onchip.lava.processes.feedback import ClassNeurons
 
     weights = np.asarray(back.weights.init).T
-    turn, kappa = builder.turn(builder.schedule.class_phase(layer)), builder.rule.kappa
+    turn, kappa = builder.turn(builder.schedule.class_phase(layer)), builder.network.rule.kappa
     found = ClassNeurons(*weights.shape, kappa, turn, f"class_neurons[{layer}]")
     forward = Dense(weights=weights, name=f"local[{layer}]")
     neuron.s_out.connect(forward.s_in)
@@ -311,18 +294,13 @@ def _connect_back(neuron: Any, back: Any, above: Any, sender: Any, ports: tuple[
 
 def begin_at(graph: LearningGraph, learner: Learner) -> None:
     """Let a graph that does not run yet begin where ``learner`` stands: with its variables, at its Lava step."""
+    from ottt_loihi.onchip.lava.processes.plastic import with_matrix
+
     known = learner.variables()
     stock.require_start(graph.plastic, learner.samples)
     for name, var in graph.variables().items():
         if name in known:
-            var.init = _with(var.init, known[name]) if hasattr(var.init, "tocsr") else known[name]
+            var.init = with_matrix(var.init, known[name]) if hasattr(var.init, "tocsr") else known[name]
     others = (*graph.feedback, *graph.backbone, *graph.local)
     for process in (graph.source, *graph.plastic, *graph.neurons, graph.readout, *others):
         process.proc_params["start"] = learner.samples * graph.period
-
-
-def _with(weights: Any, matrix: np.ndarray) -> Any:
-    """Return the same synapses with the weights that they have in ``matrix``."""
-    from ottt_loihi.onchip.lava.processes.plastic import places, with_data
-
-    return with_data(weights, matrix[places(weights)])

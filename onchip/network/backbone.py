@@ -12,7 +12,7 @@ from dataclasses import replace
 
 import numpy as np
 from ottt_loihi.sim import Simulator
-from ottt_loihi.sim.network import INPUT, ChipNetwork, Connection
+from ottt_loihi.sim.network import INPUT, ChipNetwork, Connection, Dense, Sparse
 
 from ottt_loihi.data.on_demand import Array, batches
 from ottt_loihi.errors import ChipError
@@ -20,9 +20,14 @@ from ottt_loihi.errors import ChipError
 CHUNK = 500  # samples whose backbone spikes are in memory unpacked
 
 
+def plastic(chip: ChipNetwork) -> tuple[Dense | Sparse, ...]:
+    """Return the connections that learn, input side first."""
+    return tuple(sorted((c for c in chip.connections if c.weight_format == "learning9"), key=lambda c: c.post))
+
+
 def first_plastic_layer(chip: ChipNetwork) -> int:
     """Return the first layer with a plastic connection into it; 0 where nothing is plastic."""
-    return min((c.post for c in chip.connections if c.weight_format == "learning9"), default=0)
+    return min((c.post for c in plastic(chip)), default=0)
 
 
 def cut(chip: ChipNetwork) -> tuple[ChipNetwork | None, ChipNetwork]:

@@ -73,10 +73,12 @@ def fresh_network(
     checks.one_of(reset, "reset", ("subtract", "zero"))
     if current_decay and reset != "zero":
         raise UsageError(f"current_decay: current-based neurons reset to zero on the chip; got reset {reset!r}")
-    densities = _densities(density, len(hidden) + 1)
+    densities = checks.each(density, "density", len(hidden) + 1, "connections")
+    densities = [checks.number(part, "density", 0, 1, above=True) for part in densities]
     if gain is None:
         gain = [HIDDEN_GAIN, *[deeper_gain(decay, num_steps, current_decay)] * len(hidden)][: len(hidden)]
-    gains = _gains(gain, len(hidden))
+    gains = checks.each(gain, "gain", len(hidden), "hidden layers")
+    gains = [checks.number(value, "gain", 0, 1000, above=True) for value in gains]
     kept = round(arithmetic.DECAY_UNITY * decay)
     inhibition = min(MAX_INHIBITION, round(resolution * kept / arithmetic.DECAY_UNITY))
     if not 0 < kept < arithmetic.DECAY_UNITY or (reset == "subtract" and not inhibition):
@@ -124,25 +126,6 @@ def deeper_gain(decay: float, num_steps: int, current_decay: float = 0.0) -> flo
     effect = np.convolve(current, membrane)[:num_steps]
     energy = np.cumsum(effect**2).mean()
     return float(np.sqrt(3 / (FIRING * energy)) / FLUCTUATIONS)
-
-
-def _densities(density: float | Sequence[float], count: int) -> list[float]:
-    """Return the density of each connection."""
-    try:
-        found = [float(d) for d in density] if np.ndim(density) else [float(density)] * count  # type: ignore[arg-type]
-    except (TypeError, ValueError):
-        found = []
-    if len(found) != count or not all(0 < d <= 1 for d in found):
-        raise UsageError(f"density: expected 0 < density ≤ 1, or {count} such numbers, got {density!r}")
-    return found
-
-
-def _gains(gain: float | Sequence[float], count: int) -> list[float]:
-    """Return the gain of each hidden layer."""
-    found = list(gain) if np.ndim(gain) else [gain] * count  # type: ignore[arg-type]
-    if len(found) != count:
-        raise UsageError(f"gain: expected a number > 0, or one for each of {count} hidden layers, got {gain!r}")
-    return [checks.number(value, "gain", 0, 1000, above=True) for value in found]
 
 
 def _fan_in(fan_in: int, density: float) -> int:

@@ -8,8 +8,8 @@ from dataclasses import replace
 import numpy as np
 from ottt_loihi.onchip.network.backbone import packed_spikes, unpacked
 from ottt_loihi.onchip.network.rates import drawn
-from ottt_loihi.onchip.network.scales import learning_network
-from ottt_loihi.onchip.network.trainable import Plan, make_plan, plan_subspaces, trace_energy
+from ottt_loihi.onchip.network.scales import learning_network, schedule_of
+from ottt_loihi.onchip.network.trainable import PENDING, Plan, make_plan, plan_subspaces, trace_energy
 from ottt_loihi.onchip.stream import check_data
 from ottt_loihi.sim.learning import integers
 from ottt_loihi.sim.learning.learner import Learner
@@ -17,7 +17,7 @@ from ottt_loihi.sim.learning.rule import Rule
 from ottt_loihi.sim.learning.subspace import Subspace, empty
 from ottt_loihi.sim.network import ChipNetwork
 
-from ottt_loihi.errors import UsageError
+from ottt_loihi import checks
 
 PART = 0.25  # of what a trace lacks, at the first stage; an eighth of it at the last
 STAGES = 4
@@ -62,14 +62,10 @@ def watch(
     ChipError
         for a network that cannot learn here
     """
-    plan = make_plan(chip, 1)
+    plan = make_plan(chip, PENDING)
     inputs = [c.shape[1] for c in plan.dense]
     plan_subspaces(plan, [empty(n) for n in inputs])
-    counts = [rows] * len(inputs) if isinstance(rows, (int, np.integer)) else list(rows)
-    if len(counts) != len(inputs):
-        raise UsageError(
-            f"rows: expected one number, or one for each of {len(inputs)} plastic connections, got {rows!r}"
-        )
+    counts = checks.each(rows, "rows", len(inputs), "plastic connections")
     x, _ = check_data(chip, x, np.zeros(len(x), np.int64), what="x")
     packed = packed_spikes(plan.backbone, x)
     old = [empty(n) for n in inputs] if subspaces is None else [s.settled() for s in subspaces]
@@ -92,7 +88,7 @@ def watch(
 def integer_energies(plan: Plan, packed: np.ndarray, rule: Rule) -> list[float]:
     """Return the mean ‖x1‖² at the end of an epoch, for each plastic connection."""
     few = unpacked(plan.chip, packed[drawn(len(packed), 0)])
-    schedule, energies = plan.schedule(rule), trace_energy(plan, few)
+    schedule, energies = schedule_of(plan, rule), trace_energy(plan, few)
     found = []
     for layer, energy in enumerate(energies):
         decay = plan.trace_decay(layer)

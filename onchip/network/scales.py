@@ -18,6 +18,38 @@ from ottt_loihi.sim.learning.subspace import Subspace
 from ottt_loihi.errors import UsageError
 
 
+def make_schedule(hidden_layers: int, rule: Rule = DEFAULT, backbone: int = 0) -> Schedule:
+    """Return the phases for a number of learning hidden layers behind ``backbone`` frozen layers.
+
+    Raises
+    ------
+    UsageError
+        for pipelined OPZO, and for pipelined frozen layers
+    """
+    pipelined = rule.schedule == "pipelined"
+    if pipelined and backbone:
+        raise UsageError(
+            f"schedule: {backbone} frozen layers before them act in phases of a learning epoch, which a pipelined "
+            "schedule has not; use schedule phased"
+        )
+    if pipelined and rule.feedback == "opzo":
+        raise UsageError(
+            "schedule: opzo learns from each time step's own noise, and in a pipelined schedule its error would meet "
+            "the noise of later time steps; use schedule phased or another feedback"
+        )
+    return Schedule(hidden_layers, KINDS[rule.feedback].travels, backbone, pipelined, rule.silent_epochs)
+
+
+def schedule_of(plan: Plan, rule: Rule = DEFAULT) -> Schedule:
+    """Return the phases in which the processes of a plan act by a rule; raises as :func:`make_schedule`."""
+    backbone = 0 if plan.backbone is None else len(plan.backbone.layers)
+    if backbone and rule.silent_epochs:
+        raise UsageError(f"silent_epochs: {backbone} frozen layers act in every epoch; use 0, or learn in all layers")
+    if backbone and rule.input_lag:
+        raise UsageError(f"input_lag: {backbone} frozen layers act before the ones that learn; learn in all layers")
+    return make_schedule(len(plan.hidden), rule, backbone or rule.input_lag)
+
+
 def learning_network(
     plan: Plan, rates: Sequence[float], rule: Rule = DEFAULT, subspaces: Sequence[Subspace] | None = None
 ) -> LearningNetwork:
@@ -41,7 +73,7 @@ def learning_network(
     """
     if len(rates) != len(plan.dense):
         raise UsageError(f"rates: expected one for each of {len(plan.dense)} plastic connections, got {len(rates)}")
-    schedule, lateral = plan.schedule(rule), plan_subspaces(plan, subspaces)
+    schedule, lateral = schedule_of(plan, rule), plan_subspaces(plan, subspaces)
     parts = enumerate(zip(rates, lateral))
     layers = tuple(_layer(plan, rule, schedule, index, rate, subspace) for index, (rate, subspace) in parts)
     return LearningNetwork(layers, schedule.epoch, plan.chip.num_steps, plan.logit_scale, rule.rule())
@@ -59,7 +91,7 @@ def _layer(
     impulse, slow = _traces(plan, index, rule, when)
     if slow is not None and subspace is not None:
         raise UsageError("subspaces: HLOP projects one trace, and current-based neurons have two; learn without")
-    base = base_seed(rule.seed)
+    base = 1000 * (rule.seed % 2**20)  # the seeds of all processes are a little above it, and fit Lava's 31 bits
     feedback = None
     if readout:
         per_delta: float = plan.logit_scale << arithmetic.STATE_SHIFT  # units of the state per 1.0 of δ
@@ -75,7 +107,10 @@ def _layer(
         left = currents.effective((decay, impulse), slow, *when)
     steps = 2**integers.FIXED_SHIFT / left  # y1 that moves a weight by one LSB per spike of trace 1
     y1 = rate * steps * plan.resolution(index) / per_delta
-    name = "readout" if readout else f"neuron[{index}]"
+    name, after = "readout" if readout else f"neuron[{index}]", None
+    if rule.alpha_post and not readout:
+        effective = 2**integers.FIXED_SHIFT / steps
+        after = eligibility.after(rule.alpha_post, rule.lambda_post, effective, y1)
     return LearningLayer(
         connection=plan.dense[index],
         layer=lif,
@@ -93,13 +128,8 @@ def _layer(
         weight_seed=base + index,
         seed=base if readout else base + index + 1,
         subspace=subspace,
-        after=_after(rule, steps, y1) if rule.alpha_post and not readout else None,
+        after=after,
     )
-
-
-def base_seed(seed: int) -> int:
-    """Return the base of the seeds of all processes, each a small number above it; all fit Lava's 31 bits."""
-    return 1000 * (seed % 2**20)
 
 
 def _traces(plan: Plan, layer: int, rule: Rule, when: tuple[int, int]) -> tuple[int, currents.Slow | None]:
@@ -123,9 +153,3 @@ def _bias(plan: Plan, layer: int, rule: Rule, steps_per_y1: float) -> BiasLearni
     lif, decay = plan.chip.layers[layer], plan.trace_decay(layer)
     traced, slow = not rule.of_stllr, plan.slow_decay(layer)
     return bias_learning(lif, decay, plan.chip.num_steps, per_y1, traced=traced, slow=slow)
-
-
-def _after(rule: Rule, steps_per_y1: float, y1_scale: float) -> eligibility.After:
-    """Return the second term of a hidden layer's eligibility."""
-    effective = 2**integers.FIXED_SHIFT / steps_per_y1
-    return eligibility.after(rule.alpha_post, rule.lambda_post, effective, y1_scale)

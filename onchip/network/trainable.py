@@ -6,9 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-from ottt_loihi.onchip.network.backbone import cut, first_plastic_layer
-from ottt_loihi.onchip.network.feedback import KINDS
-from ottt_loihi.onchip.network.schedule import Schedule
+from ottt_loihi.onchip.network.backbone import cut, first_plastic_layer, plastic
 from ottt_loihi.sim import Simulator, arithmetic
 from ottt_loihi.sim.inference import reference
 from ottt_loihi.sim.learning.bias import with_bias
@@ -48,21 +46,6 @@ class Plan:
     def classes(self) -> int:
         return self.chip.layers[-1].size
 
-    def schedule(self, rule: Rule = DEFAULT) -> Schedule:
-        """Return the phases in which a rule's processes act."""
-        backbone = 0 if self.backbone is None else len(self.backbone.layers)
-        if backbone and rule.silent_epochs:
-            raise UsageError(
-                f"silent_epochs: {backbone} frozen layers act in every epoch; use 0, or learn in all layers"
-            )
-        if backbone and rule.input_lag:
-            raise UsageError(f"input_lag: {backbone} frozen layers act before the ones that learn; learn in all layers")
-        return make_schedule(len(self.hidden), rule, backbone or rule.input_lag)
-
-    def steps_per_sample(self, rule: Rule = DEFAULT) -> int:
-        """Return the Lava steps that a sample takes."""
-        return self.schedule(rule).period(self.chip.num_steps)
-
     def resolution(self, layer: int) -> float:
         """Return the number of weight units in a threshold, or at the readout in a logit of 1."""
         full = self.logit_scale if layer == len(self.hidden) else self.hidden[layer].vth
@@ -76,33 +59,6 @@ class Plan:
         """Return λ of the presynaptic trace: that of the postsynaptic neuron, or S-TLLR's λ_pre; 0 for the readout."""
         own = rule.lambda_pre
         return 0.0 if layer == len(self.hidden) else self.decay[layer] if own is None else own
-
-
-def make_schedule(hidden_layers: int, rule: Rule = DEFAULT, backbone: int = 0) -> Schedule:
-    """Return the phases for a number of learning hidden layers behind ``backbone`` frozen layers.
-
-    Raises
-    ------
-    UsageError
-        for pipelined OPZO, and for pipelined frozen layers
-    """
-    pipelined = rule.schedule == "pipelined"
-    if pipelined and backbone:
-        raise UsageError(
-            f"schedule: {backbone} frozen layers before them act in phases of a learning epoch, which a pipelined "
-            "schedule has not; use schedule phased"
-        )
-    if pipelined and rule.feedback == "opzo":
-        raise UsageError(
-            "schedule: opzo learns from each time step's own noise, and in a pipelined schedule its error would meet "
-            "the noise of later time steps; use schedule phased or another feedback"
-        )
-    return Schedule(hidden_layers, KINDS[rule.feedback].travels, backbone, pipelined, rule.silent_epochs)
-
-
-def pending_plan(chip: ChipNetwork, logit_scale: int | None) -> Plan:
-    """Return :func:`make_plan` with a logit scale that is measured later, where none is given."""
-    return make_plan(chip, PENDING if logit_scale is None else logit_scale)
 
 
 def make_plan(chip: ChipNetwork, logit_scale: int | None = None) -> Plan:
@@ -158,9 +114,7 @@ def make_plan(chip: ChipNetwork, logit_scale: int | None = None) -> Plan:
     backbone, tail = cut(chip)
     return Plan(
         chip=tail,
-        dense=tuple(
-            c for index in range(len(tail.layers)) for c in tail.inputs_of(index) if isinstance(c, (Dense, Sparse))
-        ),
+        dense=plastic(tail),
         inhibition=tuple(inhibition[:-1]),
         decay=tuple(one for one, _ in decay),
         slow=tuple(slow for _, slow in decay),

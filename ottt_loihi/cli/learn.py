@@ -22,7 +22,9 @@ from ottt_loihi.converters.lava.backends import find
 if TYPE_CHECKING:
     import numpy as np
 
-    from ottt_loihi.onchip.learner import LearningResult, Repetition, Settings
+    from ottt_loihi.onchip.lava.executors import Repetition
+    from ottt_loihi.onchip.result import LearningResult
+    from ottt_loihi.onchip.settings import Settings
     from ottt_loihi.sim.learning.subspace import Subspace
     from ottt_loihi.sim.network import ChipNetwork
 
@@ -178,9 +180,9 @@ def learn(
     """
     from ottt_loihi.errors import UsageError
     from ottt_loihi.onchip.checkpoint import curve_version
-    from ottt_loihi.onchip.learner import Settings
+    from ottt_loihi.onchip.lava.executors import repeat_in_lava as repeat
     from ottt_loihi.onchip.learner import learn as learn_on_chip
-    from ottt_loihi.onchip.learner import repeat_in_lava as repeat
+    from ottt_loihi.onchip.settings import Settings
 
     find(backend, "--backend").require()
     stream.check(prequential, label_share, epochs, stop_at)

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from ottt_loihi.cli.learn_scenario import Scenario
-    from ottt_loihi.onchip.learner import LearningResult
+    from ottt_loihi.onchip.result import LearningResult
 
 
 def check(chosen: bool, share: float, epochs: int | None, stop_at: float | None) -> None:

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from ottt_loihi.cli.learn_scenario import Scenario
-    from ottt_loihi.onchip.learner import LearningResult
+    from ottt_loihi.onchip.result import LearningResult
     from ottt_loihi.sim.network import ChipNetwork, Connection
 
 MANY = 12  # classes

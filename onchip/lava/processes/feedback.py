@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import numpy as np
-from lava.magma.core.decorator import implements, requires, tag
 from lava.magma.core.model.py.model import PyLoihiProcessModel
-from lava.magma.core.model.py.ports import PyInPort, PyOutPort
+from lava.magma.core.model.py.ports import PyInPort
 from lava.magma.core.model.py.type import LavaPyType
 from lava.magma.core.process.ports.ports import InPort, OutPort
 from lava.magma.core.process.process import AbstractProcess
 from lava.magma.core.process.variable import Var
-from lava.magma.core.resources import CPU
-from lava.magma.core.sync.protocols.loihi_protocol import LoihiProtocol
+from ottt_loihi.onchip.lava import model_of
 from ottt_loihi.onchip.network.schedule import Clock, Turn
 from ottt_loihi.sim.learning import integers, local
 from ottt_loihi.sim.learning.network import Feedback
@@ -72,6 +72,7 @@ class AbstractMomentumFeedbackModel(Clock, PyLoihiProcessModel):
     saturated: np.ndarray = LavaPyType(np.ndarray, np.int64)
 
     PARAMETERS = ("feedback", "epoch")
+    BITS: ClassVar = {8: "error_in", 24: "a_out a_buff", 9: "weights"}
 
     def run_spk(self) -> None:
         self.a_out.send(self.a_buff)  # before anything is received, as Lava's connections do
@@ -84,29 +85,15 @@ class AbstractMomentumFeedbackModel(Clock, PyLoihiProcessModel):
             self.learn(error)
 
 
-@implements(proc=MomentumFeedback, protocol=LoihiProtocol)
-@requires(CPU)
-@tag("floating_pt")
+@model_of(MomentumFeedback, "floating_pt")
 class MomentumFeedbackModelFloat(AbstractMomentumFeedbackModel):
-    error_in: PyInPort = LavaPyType(PyInPort.VEC_DENSE, float)
-    a_out: PyOutPort = LavaPyType(PyOutPort.VEC_DENSE, float)
-    weights: np.ndarray = LavaPyType(np.ndarray, float)
-    a_buff: np.ndarray = LavaPyType(np.ndarray, float)
-
     def learn(self, error: np.ndarray) -> None:
         wanted = self._feedback.gain * np.outer(self.noise, error)
         self.weights = self.weights + (wanted - self.weights) / 2**self._feedback.averaging
 
 
-@implements(proc=MomentumFeedback, protocol=LoihiProtocol)
-@requires(CPU)
-@tag("fixed_pt")
+@model_of(MomentumFeedback, "fixed_pt")
 class MomentumFeedbackModelFixed(AbstractMomentumFeedbackModel):
-    error_in: PyInPort = LavaPyType(PyInPort.VEC_DENSE, np.int32, precision=8)
-    a_out: PyOutPort = LavaPyType(PyOutPort.VEC_DENSE, np.int32, precision=24)
-    weights: np.ndarray = LavaPyType(np.ndarray, np.int32, precision=9)
-    a_buff: np.ndarray = LavaPyType(np.ndarray, np.int32, precision=24)
-
     def learn(self, error: np.ndarray) -> None:
         feedback, learning_epoch = self._feedback, (self.time_step - 1) // self._epoch
         random = integers.synapse_hash(feedback.seed, learning_epoch, self.weights.shape)
@@ -152,6 +139,7 @@ class ClassNeuronsBehaviour(Clock):
     label_in: PyInPort = LavaPyType(PyInPort.VEC_DENSE, np.int32)
 
     PARAMETERS = ("turn", "kappa", "size", "scale")
+    BITS: ClassVar = {24: "a_in", 8: "error_out error"}
 
     def run_spk(self) -> None:
         z, (label, gate) = self.a_in.recv(), self.label_in.recv()
@@ -161,25 +149,13 @@ class ClassNeuronsBehaviour(Clock):
         self.error_out.send(self.error)
 
 
-@implements(proc=ClassNeurons, protocol=LoihiProtocol)
-@requires(CPU)
-@tag("floating_pt")
+@model_of(ClassNeurons, "floating_pt")
 class ClassNeuronsModelFloat(ClassNeuronsBehaviour, PyLoihiProcessModel):
-    a_in: PyInPort = LavaPyType(PyInPort.VEC_DENSE, float)
-    error_out: PyOutPort = LavaPyType(PyOutPort.VEC_DENSE, float)
-    error: np.ndarray = LavaPyType(np.ndarray, float)
-
     def compared(self, z: np.ndarray, label: int) -> np.ndarray:
         return local.float_errors(z, label, self._kappa, self._size)
 
 
-@implements(proc=ClassNeurons, protocol=LoihiProtocol)
-@requires(CPU)
-@tag("fixed_pt")
+@model_of(ClassNeurons, "fixed_pt")
 class ClassNeuronsModelFixed(ClassNeuronsBehaviour, PyLoihiProcessModel):
-    a_in: PyInPort = LavaPyType(PyInPort.VEC_DENSE, np.int32, precision=24)
-    error_out: PyOutPort = LavaPyType(PyOutPort.VEC_DENSE, np.int32, precision=8)
-    error: np.ndarray = LavaPyType(np.ndarray, np.int32, precision=8)
-
     def compared(self, z: np.ndarray, label: int) -> np.ndarray:
         return local.errors(z, label, *self._scale)

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
-from lava.magma.core.decorator import implements, requires, tag
 from lava.magma.core.model.py.model import PyLoihiProcessModel
-from lava.magma.core.model.py.ports import PyInPort, PyOutPort
+from lava.magma.core.model.py.ports import PyOutPort
 from lava.magma.core.model.py.type import LavaPyType
 from lava.magma.core.process.ports.ports import InPort, OutPort
 from lava.magma.core.process.process import AbstractProcess
 from lava.magma.core.process.variable import Var
-from lava.magma.core.resources import CPU
-from lava.magma.core.sync.protocols.loihi_protocol import LoihiProtocol
+from ottt_loihi.onchip.lava import model_of
 from ottt_loihi.onchip.network.schedule import Clock, Turn
 from ottt_loihi.sim import arithmetic
 from ottt_loihi.sim.learning import eligibility, encodings, integers
@@ -71,6 +69,7 @@ class SenderModel(Clock):
     """
 
     PARAMETERS: tuple[str, ...] = ("part", "rule", "update")
+    BITS: ClassVar = {24: "a_in v bias", 7: "s_out_y1 s_out_y2 s_out_y3 y1 reward", 8: "error_out error"}
     rng: np.ndarray = LavaPyType(np.ndarray, np.uint32)
     y1_saturated: np.ndarray = LavaPyType(np.ndarray, np.int64)
     error_saturated: np.ndarray = LavaPyType(np.ndarray, np.int64)
@@ -86,10 +85,6 @@ class SenderModel(Clock):
             self.error = np.zeros_like(self.error)
         return begins
 
-    def halvings(self, sample: int) -> int:
-        """Return how often the learning rate has been halved before a sample."""
-        return integers.halvings(sample, self._rule.halve_every)
-
     def send(self, surrogate: np.ndarray, error: bool) -> None:
         """Send y1 in its encoding, and the error if this is its step."""
         sent = encodings.messages(self._rule.encoding, self.y1, surrogate, self.reward, self.ONE)
@@ -101,17 +96,7 @@ class SenderModel(Clock):
 
 
 class SenderModelFloat(SenderModel):
-    a_in: PyInPort = LavaPyType(PyInPort.VEC_DENSE, float)
-    s_out_y1: PyOutPort = LavaPyType(PyOutPort.VEC_DENSE, float)
-    s_out_y2: PyOutPort = LavaPyType(PyOutPort.VEC_DENSE, float)
-    s_out_y3: PyOutPort = LavaPyType(PyOutPort.VEC_DENSE, float)
-    error_out: PyOutPort = LavaPyType(PyOutPort.VEC_DENSE, float)
     STATE = ONE = 1
-    v: np.ndarray = LavaPyType(np.ndarray, float)
-    y1: np.ndarray = LavaPyType(np.ndarray, float)
-    reward: np.ndarray = LavaPyType(np.ndarray, float)
-    error: np.ndarray = LavaPyType(np.ndarray, float)
-    bias: np.ndarray = LavaPyType(np.ndarray, float)
 
     def message_of_reward(self, delta: np.ndarray, halvings: int) -> np.ndarray:
         return -delta * self._part.y1 * 0.5**halvings
@@ -125,18 +110,8 @@ class SenderModelFloat(SenderModel):
 
 
 class SenderModelFixed(SenderModel):
-    a_in: PyInPort = LavaPyType(PyInPort.VEC_DENSE, np.int32, precision=24)
-    s_out_y1: PyOutPort = LavaPyType(PyOutPort.VEC_DENSE, np.int32, precision=7)
-    s_out_y2: PyOutPort = LavaPyType(PyOutPort.VEC_DENSE, np.int32, precision=7)
-    s_out_y3: PyOutPort = LavaPyType(PyOutPort.VEC_DENSE, np.int32, precision=7)
-    error_out: PyOutPort = LavaPyType(PyOutPort.VEC_DENSE, np.int32, precision=8)
     STATE = 1 << arithmetic.STATE_SHIFT
     ONE = encodings.SURROGATE
-    v: np.ndarray = LavaPyType(np.ndarray, np.int32, precision=24)
-    y1: np.ndarray = LavaPyType(np.ndarray, np.int32, precision=7)
-    reward: np.ndarray = LavaPyType(np.ndarray, np.int32, precision=7)
-    error: np.ndarray = LavaPyType(np.ndarray, np.int32, precision=8)
-    bias: np.ndarray = LavaPyType(np.ndarray, np.int32, precision=24)
 
     def rounded(self, x: np.ndarray, scale: tuple[int, int], halvings: int, counter: np.ndarray) -> np.ndarray:
         """Return ``integers.message``; counter counts the values beyond."""
@@ -213,6 +188,7 @@ class OTTTNeuronBehaviour:
     noise_out: PyOutPort = LavaPyType(PyOutPort.VEC_DENSE, np.int8)
     s: np.ndarray = LavaPyType(np.ndarray, bool)
     PARAMETERS = (*SenderModel.PARAMETERS, "feedback", "mean")
+    BITS: ClassVar = {24: "a_third_factor_in u membrane u_init h"}
 
     def __init__(self, proc_params):
         super().__init__(proc_params)
@@ -239,9 +215,10 @@ class OTTTNeuronBehaviour:
             spikes = self.s
         if learnt is not None:
             sample, t = learnt
-            self.learn(third_factor, self.halvings(sample))
+            halvings = integers.halvings(sample, self._rule.halve_every)
+            self.learn(third_factor, halvings)
             if self._part.after is not None:
-                self.look_back(third_factor, self.halvings(sample))
+                self.look_back(third_factor, halvings)
             if self._mean is not None:
                 self.send_down_the_mean(third_factor, t)
             if self._part.bias is not None:
@@ -268,17 +245,9 @@ class OTTTNeuronBehaviour:
             self.u, self.u_init = self.u - change, self.u_init - change
 
 
-@implements(proc=OTTTNeuron, protocol=LoihiProtocol)
-@requires(CPU)
-@tag("floating_pt")
+@model_of(OTTTNeuron, "floating_pt")
 class OTTTNeuronModelFloat(OTTTNeuronBehaviour, SenderModelFloat, PyLoihiProcessModel):
     """u, v, vth in the same units; y1 is not rounded."""
-
-    a_third_factor_in: PyInPort = LavaPyType(PyInPort.VEC_DENSE, float)
-    u: np.ndarray = LavaPyType(np.ndarray, float)
-    membrane: np.ndarray = LavaPyType(np.ndarray, float)
-    u_init: np.ndarray = LavaPyType(np.ndarray, float)
-    h: np.ndarray = LavaPyType(np.ndarray, float)
 
     def update(self, a: np.ndarray, noise: np.ndarray) -> None:
         unity, lif, loop = arithmetic.DECAY_UNITY, self._part.layer, self._part.inhibition
@@ -290,7 +259,7 @@ class OTTTNeuronModelFloat(OTTTNeuronBehaviour, SenderModelFloat, PyLoihiProcess
         self.v = np.where(self.s, 0.0, self.membrane)
 
     def look_back(self, third_factor: np.ndarray, halvings: int) -> None:
-        alpha, decay = self._part.after
+        alpha, decay = self._part.after.alpha, self._part.after.decay
         self.second = abs(alpha) * self.h
         if self._rule.encoding == "signed":
             self.second = self.message_of_reward(third_factor * alpha * self.h, halvings)
@@ -302,17 +271,9 @@ class OTTTNeuronModelFloat(OTTTNeuronBehaviour, SenderModelFloat, PyLoihiProcess
             self.error = self.message_of_error(third_factor * self.h * (1 - decay) / (1 - decay ** (t + 1)))
 
 
-@implements(proc=OTTTNeuron, protocol=LoihiProtocol)
-@requires(CPU)
-@tag("fixed_pt")
+@model_of(OTTTNeuron, "fixed_pt")
 class OTTTNeuronModelFixed(OTTTNeuronBehaviour, SenderModelFixed, PyLoihiProcessModel):
     """Bit for bit ``sim.reference`` forward; learning in integers."""
-
-    a_third_factor_in: PyInPort = LavaPyType(PyInPort.VEC_DENSE, np.int32, precision=24)
-    u: np.ndarray = LavaPyType(np.ndarray, np.int32, precision=24)
-    membrane: np.ndarray = LavaPyType(np.ndarray, np.int32, precision=24)
-    u_init: np.ndarray = LavaPyType(np.ndarray, np.int32, precision=24)
-    h: np.ndarray = LavaPyType(np.ndarray, np.int32, precision=24)
 
     def update(self, a: np.ndarray, noise: np.ndarray) -> None:
         lif, loop = self._part.layer, self._part.inhibition
@@ -356,16 +317,11 @@ class FrozenNeuron(AbstractProcess):
         self.s = Var(shape=shape, init=0)
 
 
-@implements(proc=FrozenNeuron, protocol=LoihiProtocol)
-@requires(CPU)
-@tag("fixed_pt")
+@model_of(FrozenNeuron, "fixed_pt")
 class FrozenNeuronModelFixed(Clock, PyLoihiProcessModel):
     PARAMETERS = ("lif", "turn")
-    a_in: PyInPort = LavaPyType(PyInPort.VEC_DENSE, np.int32, precision=24)
+    BITS: ClassVar = {24: "a_in a u v"}
     s_out: PyOutPort = LavaPyType(PyOutPort.VEC_DENSE, bool)
-    a: np.ndarray = LavaPyType(np.ndarray, np.int32, precision=24)
-    u: np.ndarray = LavaPyType(np.ndarray, np.int32, precision=24)
-    v: np.ndarray = LavaPyType(np.ndarray, np.int32, precision=24)
     s: np.ndarray = LavaPyType(np.ndarray, bool)
 
     def __init__(self, proc_params):

@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
-from lava.magma.core.decorator import implements, requires, tag
 from lava.magma.core.learning import string_symbols
 from lava.magma.core.learning.learning_rule import LoihiLearningRule
 from lava.magma.core.learning.learning_rule_applier import AbstractLearningRuleApplier
 from lava.magma.core.model.py.connection import LearningConnectionModelBitApproximate, LearningConnectionModelFloat
-from lava.magma.core.model.py.ports import PyInPort, PyOutPort
 from lava.magma.core.model.py.type import LavaPyType
 from lava.magma.core.process.ports.ports import InPort, OutPort
 from lava.magma.core.process.variable import Var
-from lava.magma.core.resources import CPU
-from lava.magma.core.sync.protocols.loihi_protocol import LoihiProtocol
 from lava.proc.dense.models import AbstractPyDenseModelBitAcc, AbstractPyDenseModelFloat
 from lava.proc.dense.process import LearningDense
 from lava.proc.sparse.models import AbstractPySparseModelBitAcc, AbstractPySparseModelFloat
 from lava.proc.sparse.process import LearningSparse
+from ottt_loihi.onchip.lava import model_of
 from ottt_loihi.onchip.network.schedule import Clock
 from ottt_loihi.sim import arithmetic
 from ottt_loihi.sim.learning import integers
@@ -58,6 +55,8 @@ class Plastic:
 class PlasticModel(Clock):
     """The ProcessModel in any arithmetic. Weights are a matrix here; :class:`SparseSynapses` overrides that."""
 
+    BITS: ClassVar = {8: "error_in", 24: "error_out error_buff"}
+
     def run_spk(self) -> None:
         if (self.time_step - 1) % self.proc_params["reset_interval"] == 0:
             self.x1, self.x2 = np.zeros_like(self.x1), np.zeros_like(self.x2)
@@ -76,8 +75,11 @@ class PlasticModel(Clock):
         """Return the learning epoch that ends in this step, from 0."""
         return self.time_step // self._learning_rule.t_epoch - 1
 
+    def activation(self, s_in: np.ndarray) -> np.ndarray:
+        """Return W·s, in fixed point shifted."""
+        return self.summed(s_in)
+
     def summed(self, s_in: np.ndarray) -> np.ndarray:
-        """Return W·s."""
         return self.weights[:, s_in].sum(axis=1)
 
     def at_synapses(self, matrix: np.ndarray) -> np.ndarray:
@@ -105,21 +107,8 @@ class PlasticModel(Clock):
         }
 
 
-class PlasticModelFloat(PlasticModel):
-    error_in: PyInPort = LavaPyType(PyInPort.VEC_DENSE, float)
-    error_out: PyOutPort = LavaPyType(PyOutPort.VEC_DENSE, float)
-    error_buff: np.ndarray = LavaPyType(np.ndarray, float)
-
-    def activation(self, s_in: np.ndarray) -> np.ndarray:
-        return self.summed(s_in)
-
-
 class PlasticModelFixed(PlasticModel):
     """Our additions to Lava's model: shifted sum, rounding per synapse, random numbers that start with the clock."""
-
-    error_in: PyInPort = LavaPyType(PyInPort.VEC_DENSE, np.int32, precision=8)
-    error_out: PyOutPort = LavaPyType(PyOutPort.VEC_DENSE, np.int32, precision=24)
-    error_buff: np.ndarray = LavaPyType(np.ndarray, np.int32, precision=24)
 
     def __init__(self, proc_params):
         super().__init__(proc_params)
@@ -158,16 +147,12 @@ class OTTTDense(Plastic, LearningDense):
     """
 
 
-@implements(proc=OTTTDense, protocol=LoihiProtocol)
-@requires(CPU)
-@tag("floating_pt")
-class OTTTDenseModelFloat(PlasticModelFloat, LearningConnectionModelFloat, AbstractPyDenseModelFloat):
+@model_of(OTTTDense, "floating_pt")
+class OTTTDenseModelFloat(PlasticModel, LearningConnectionModelFloat, AbstractPyDenseModelFloat):
     pass
 
 
-@implements(proc=OTTTDense, protocol=LoihiProtocol)
-@requires(CPU)
-@tag("fixed_pt")
+@model_of(OTTTDense, "fixed_pt")
 class OTTTDenseModelFixed(PlasticModelFixed, LearningConnectionModelBitApproximate, AbstractPyDenseModelBitAcc):
     pass
 
@@ -189,9 +174,9 @@ def places(weights: csr_matrix) -> tuple[np.ndarray, np.ndarray]:
     return np.repeat(np.arange(weights.shape[0]), np.diff(weights.indptr)), weights.indices
 
 
-def with_data(weights: csr_matrix, data: np.ndarray) -> csr_matrix:
-    """Return the same synapses with other weights."""
-    return csr_matrix((data, weights.indices, weights.indptr), weights.shape)
+def with_matrix(weights: csr_matrix, matrix: np.ndarray) -> csr_matrix:
+    """Return the same synapses with the weights that they have in ``matrix``."""
+    return csr_matrix((matrix[places(weights)], weights.indices, weights.indptr), weights.shape)
 
 
 class SparseSynapses:
@@ -204,17 +189,13 @@ class SparseSynapses:
         return matrix[places(self.weights)]
 
 
-@implements(proc=OTTTSparse, protocol=LoihiProtocol)
-@requires(CPU)
-@tag("floating_pt")
-class OTTTSparseModelFloat(SparseSynapses, PlasticModelFloat, LearningConnectionModelFloat, AbstractPySparseModelFloat):
+@model_of(OTTTSparse, "floating_pt")
+class OTTTSparseModelFloat(SparseSynapses, PlasticModel, LearningConnectionModelFloat, AbstractPySparseModelFloat):
     tag_1: csr_matrix = LavaPyType(csr_matrix, float)
     tag_2: csr_matrix = LavaPyType(csr_matrix, float)
 
 
-@implements(proc=OTTTSparse, protocol=LoihiProtocol)
-@requires(CPU)
-@tag("fixed_pt")
+@model_of(OTTTSparse, "fixed_pt")
 class OTTTSparseModelFixed(
     SparseSynapses, PlasticModelFixed, LearningConnectionModelBitApproximate, AbstractPySparseModelBitAcc
 ):
@@ -255,9 +236,7 @@ class RoundingApplier(AbstractLearningRuleApplier):
         return init_accumulator + engine_change(self._encoding, applier_args["x1_u"], sent, integers.HALF)
 
 
-@implements(proc=ProjectedDense, protocol=LoihiProtocol)
-@requires(CPU)
-@tag("fixed_pt")
+@model_of(ProjectedDense, "fixed_pt")
 class ProjectedDenseModelFixed(PlasticModelFixed, LearningConnectionModelBitApproximate, AbstractPyDenseModelBitAcc):
     rows: np.ndarray = LavaPyType(np.ndarray, np.int16)
 

@@ -5,18 +5,16 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from lava.magma.core.decorator import implements, requires, tag
 from lava.magma.core.model.py.model import PyLoihiProcessModel
 from lava.magma.core.model.py.ports import PyInPort
 from lava.magma.core.model.py.type import LavaPyType
 from lava.magma.core.process.ports.ports import InPort
 from lava.magma.core.process.process import AbstractProcess
 from lava.magma.core.process.variable import Var
-from lava.magma.core.resources import CPU
-from lava.magma.core.sync.protocols.loihi_protocol import LoihiProtocol
+from ottt_loihi.onchip.lava import model_of
 from ottt_loihi.onchip.lava.processes.neuron import Sender, SenderModel, SenderModelFixed, SenderModelFloat
 from ottt_loihi.sim import arithmetic
-from ottt_loihi.sim.learning import losses, trial
+from ottt_loihi.sim.learning import integers, losses, trial
 from ottt_loihi.sim.learning.network import LearningLayer
 from ottt_loihi.sim.learning.rule import Rule
 
@@ -38,11 +36,11 @@ class OTTTReadout(Sender, AbstractProcess):
 
     Parameters
     ----------
-    part, rule, update, name
+    part, rule, update
         as in :class:`~ottt_loihi.onchip.lava.processes.neuron.Sender`; the scales, ``part.y1`` with η in it and
-        ``part.error``, are per unit of e, of the state. The rule's loss says what e is (``sim/learning/losses.py``);
-        its learn_when ``"mistaken"`` closes the gate for a sample if the one before, the same with a closed gate, was
-        answered with the label (``sim/learning/trial.py``)
+        ``part.error``, are per unit of e (of the state, 64 times that of ``logit_scale``). The rule's loss says what e
+        is (``sim/learning/losses.py``); its learn_when ``"mistaken"`` closes the gate for a sample if the one before,
+        the same with a closed gate, was answered with the label (``sim/learning/trial.py``)
     logit_scale
         > 0, the readout that stands for a logit of 1, in units of the weights' sum
     samples
@@ -86,7 +84,8 @@ class OTTTReadoutBehaviour:
             self._keep_score(sample, t, label)
             if gate and self._open:
                 e = self.compared(label)
-                self.y1 = self.reward = self.message_of_reward(e, self.halvings(sample) + self._slower)
+                halvings = integers.halvings(sample, self._rule.halve_every) + self._slower
+                self.y1 = self.reward = self.message_of_reward(e, halvings)
                 if self._part.error:
                     self.error = self.message_of_error(e, self._slower)
                 if self._part.bias is not None:
@@ -110,9 +109,7 @@ class OTTTReadoutBehaviour:
             self.correct += self.predictions[sample] == label
 
 
-@implements(proc=OTTTReadout, protocol=LoihiProtocol)
-@requires(CPU)
-@tag("floating_pt")
+@model_of(OTTTReadout, "floating_pt")
 class OTTTReadoutModelFloat(OTTTReadoutBehaviour, SenderModelFloat, PyLoihiProcessModel):
     scores: np.ndarray = LavaPyType(np.ndarray, float)
 
@@ -123,9 +120,7 @@ class OTTTReadoutModelFloat(OTTTReadoutBehaviour, SenderModelFloat, PyLoihiProce
         return losses.float_error(self._rule.loss, self.v, label, self._logit_scale)
 
 
-@implements(proc=OTTTReadout, protocol=LoihiProtocol)
-@requires(CPU)
-@tag("fixed_pt")
+@model_of(OTTTReadout, "fixed_pt")
 class OTTTReadoutModelFixed(OTTTReadoutBehaviour, SenderModelFixed, PyLoihiProcessModel):
     scores: np.ndarray = LavaPyType(np.ndarray, np.int64)
 

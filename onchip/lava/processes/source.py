@@ -6,14 +6,12 @@
 from __future__ import annotations
 
 import numpy as np
-from lava.magma.core.decorator import implements, requires, tag
 from lava.magma.core.model.py.model import PyLoihiProcessModel
 from lava.magma.core.model.py.ports import PyOutPort
 from lava.magma.core.model.py.type import LavaPyType
 from lava.magma.core.process.ports.ports import OutPort
 from lava.magma.core.process.process import AbstractProcess
-from lava.magma.core.resources import CPU
-from lava.magma.core.sync.protocols.loihi_protocol import LoihiProtocol
+from ottt_loihi.onchip.lava import model_of
 from ottt_loihi.onchip.network.schedule import Clock, Turn
 
 from ottt_loihi.errors import UsageError
@@ -100,16 +98,12 @@ class SourceModel(Clock, PyLoihiProcessModel):
         return np.unpackbits(self._samples[place], count=self._size).view(bool)
 
 
-@implements(proc=SampleSource, protocol=LoihiProtocol)
-@requires(CPU)
-@tag("floating_pt", "fixed_pt")
+@model_of(SampleSource, "floating_pt", "fixed_pt")
 class SampleSourceModel(SourceModel):
     pass
 
 
-@implements(proc=MessageSource, protocol=LoihiProtocol)
-@requires(CPU)
-@tag("fixed_pt")
+@model_of(MessageSource, "fixed_pt")
 class MessageSourceModelFixed(SourceModel):
     MESSAGE = np.int32
     s_out: PyOutPort = LavaPyType(PyOutPort.VEC_DENSE, MESSAGE, precision=24)

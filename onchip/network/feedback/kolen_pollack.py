@@ -5,15 +5,13 @@ It starts elsewhere, or, where the connection has learnt already, at the same we
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+from ottt_loihi.onchip.network.trainable import Plan
 from ottt_loihi.sim.learning.network import Feedback
 from ottt_loihi.sim.learning.rule import Rule
 from ottt_loihi.sim.network import Sparse
-
-if TYPE_CHECKING:
-    from ottt_loihi.onchip.network.trainable import Plan
 
 
 class KolenPollack(Feedback):

@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from ottt_loihi.onchip.network.feedback.random import Fixed
+from ottt_loihi.onchip.network.trainable import Plan
 from ottt_loihi.sim.learning import local
 from ottt_loihi.sim.learning.rule import Rule
-
-if TYPE_CHECKING:
-    from ottt_loihi.onchip.network.trainable import Plan
 
 
 class Local(Fixed):

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ottt_loihi.onchip.network.feedback.kolen_pollack import start_weights
+from ottt_loihi.onchip.network.trainable import Plan
 from ottt_loihi.sim.learning import integers
 from ottt_loihi.sim.learning.network import Feedback
 from ottt_loihi.sim.learning.program import Op
 from ottt_loihi.sim.learning.rule import Rule
-
-if TYPE_CHECKING:
-    from ottt_loihi.onchip.network.trainable import Plan
 
 NOISE = 4  # its amplitude is a quarter of the threshold; less gives a noisier M, more disturbs the network
 AVERAGING = 13  # M averages over 2^13 time steps: as long as a fifth of an epoch of MNIST at T = 6 … 8

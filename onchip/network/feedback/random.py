@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+from ottt_loihi.onchip.network.trainable import Plan
 from ottt_loihi.sim.learning.network import Feedback
 from ottt_loihi.sim.learning.rule import Rule
-
-if TYPE_CHECKING:
-    from ottt_loihi.onchip.network.trainable import Plan
 
 FEEDBACK_MAX = 254
 

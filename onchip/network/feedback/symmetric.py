@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
+from ottt_loihi.onchip.network.trainable import Plan
 from ottt_loihi.sim.learning.network import Feedback
 from ottt_loihi.sim.learning.rule import Rule
-
-if TYPE_CHECKING:
-    from ottt_loihi.onchip.network.trainable import Plan
 
 
 class Symmetric(Feedback):
