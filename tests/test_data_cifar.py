@@ -77,11 +77,11 @@ def test_python_and_binary_batches_agree(tmp_path):
 def test_batches_pickled_by_python_3(tmp_path, protocol):
     path = tmp_path / "data_batch_1"
     path.write_bytes(python_3_batch(protocol, data=PIXELS.reshape(7, -1), labels=LABELS, filenames=["a.png"] * 7))
-    pixels, labels = read_python(path, 10, ["labels"])
+    pixels, labels = read_python(path, 10, "labels")
     np.testing.assert_array_equal(pixels, PIXELS)
     assert labels.tolist() == LABELS
     path.write_bytes(python_3_batch(protocol, data=np.asfortranarray(PIXELS.reshape(7, -1)), labels=LABELS))
-    np.testing.assert_array_equal(read_python(path, 10, ["labels"])[0], PIXELS)
+    np.testing.assert_array_equal(read_python(path, 10, "labels")[0], PIXELS)
 
 
 def test_cifar100(tmp_path):
@@ -126,10 +126,10 @@ def test_files_that_do_not_fit(tmp_path):
     ):
         path.write_bytes(python_3_batch(4, **entries))
         with pytest.raises(FileError, match=says):
-            read_python(path, 10, ["labels"])
+            read_python(path, 10, "labels")
     path.write_bytes(pickle.dumps([1, 2]))
     with pytest.raises(FileError, match="expected a dict"):
-        read_python(path, 10, ["labels"])
+        read_python(path, 10, "labels")
 
 
 def test_a_converter_checks_its_arguments(tmp_path):
@@ -199,7 +199,7 @@ def nested_tuple(depth):
 def test_tricks_end_at_once(tmp_path, body):
     (tmp_path / "batch").write_bytes(b"\x80\x04" + body)
     started = time.process_time()
-    assert failure(lambda path: read_python(path, 10, ["labels"]), tmp_path / "batch") is not None
+    assert failure(lambda path: read_python(path, 10, "labels"), tmp_path / "batch") is not None
     assert time.process_time() - started < 2
 
 
@@ -216,7 +216,7 @@ def test_one_text_encoded_again_and_again(tmp_path, monkeypatch):
 def test_damaged_batches(tmp_path, protocol):
     entries = {"data": PIXELS[:1].reshape(1, -1), "labels": LABELS[:1], "filenames": ["a"]}
     content = python_3_batch(protocol, **entries)
-    read = lambda path: read_python(path, 10, ["labels"])  # noqa: E731
+    read = lambda path: read_python(path, 10, "labels")  # noqa: E731
     assert_only_our_errors(read, tmp_path / "batch", content, count=300)
     start = content.index(b"numpy")
     for place in range(start - 30, start + 120):  # not only in the pixels, where most random damage falls

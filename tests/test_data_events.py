@@ -10,8 +10,9 @@ from corruption import assert_only_our_errors, failure
 
 from ottt_loihi.data.aedat import read_aedat
 from ottt_loihi.data.dvs import load_cifar10_dvs, load_dvs_gesture
-from ottt_loihi.data.events import EVENT, decode_bin, encode_bin, read_bin, to_frames
-from ottt_loihi.data.nmnist import load_nmnist, read_archive
+from ottt_loihi.data.events import EVENT, decode_bin, encode_bin, to_frames
+from ottt_loihi.data.folder import read_archive, read_bytes
+from ottt_loihi.data.nmnist import load_nmnist
 from ottt_loihi.errors import FileError, UnsafeFileError, UsageError
 
 
@@ -130,7 +131,7 @@ def test_frames_check_their_arguments(settings):
 
 def test_bin_by_hand(tmp_path):
     (tmp_path / "1.bs2").write_bytes(bytes((33, 2, 0x80 | 0x01, 0x02, 0x03, 0, 33, 0x7F, 0xFF, 0xFF)))
-    events = read_bin(tmp_path / "1.bs2", 34, 34)
+    events = decode_bin(read_bytes(tmp_path / "1.bs2"), 34, 34, "1.bs2")
     assert events.tolist() == [(0x010203, 33, 2, 1), (0x7FFFFF, 0, 33, 0)]
     assert encode_bin(events) == (tmp_path / "1.bs2").read_bytes()
 
@@ -146,14 +147,16 @@ def test_bin_round_trip_and_limits():
 
 def test_damaged_bin(tmp_path):
     content = encode_bin(random_events(np.random.default_rng(0), 20, 34))
-    refused = assert_only_our_errors(lambda path: read_bin(path, 34, 34), tmp_path / "1.bin", content, count=200)
+    refused = assert_only_our_errors(
+        lambda path: decode_bin(read_bytes(path), 34, 34, str(path)), tmp_path / "1.bin", content, count=200
+    )
     assert refused > 80
     (tmp_path / "1.bin").write_bytes(content[:-2])
     with pytest.raises(FileError, match=r"1\.bin: has 98 bytes, expected a multiple of 5; it is truncated"):
-        read_bin(tmp_path / "1.bin", 34, 34)
+        decode_bin(read_bytes(tmp_path / "1.bin"), 34, 34, "1.bin")
     (tmp_path / "1.bin").write_bytes(b"\x22" + content[1:])
     with pytest.raises(FileError, match=r"event 0 is at \(34, \d+\), expected pixels below \(34, 34\)"):
-        read_bin(tmp_path / "1.bin", 34, 34)
+        decode_bin(read_bytes(tmp_path / "1.bin"), 34, 34, "1.bin")
 
 
 def test_real_nmnist_is_mnist(real_data):

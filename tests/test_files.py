@@ -8,10 +8,9 @@ from ottt_loihi.converters.nir import read as nir_reader
 from ottt_loihi.sim import storage
 
 from ottt_loihi.data.arrays import load_npz
-from ottt_loihi.data.folder import read_bytes
+from ottt_loihi.data.folder import read_archive, read_bytes
 from ottt_loihi.data.idx import read_idx
 from ottt_loihi.data.images import ImageFolder
-from ottt_loihi.data.nmnist import read_archive
 from ottt_loihi.errors import FileError
 from ottt_loihi.files import atomic_write
 from ottt_loihi.training.checkpoint import load

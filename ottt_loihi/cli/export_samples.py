@@ -7,7 +7,6 @@ import math
 import numpy as np
 
 from ottt_loihi.converters.frameworks.convert import Imported
-from ottt_loihi.data.prepare import reshaped
 from ottt_loihi.data.registry import located
 from ottt_loihi.errors import UsageError
 from ottt_loihi.training.config import Config, override
@@ -38,7 +37,7 @@ def adopt(imported: Imported, data: str | None, encoding: str | None) -> list[st
     if len(net.input_shape) == 3:
         split = split.with_channels()
     if split.input_shape != net.input_shape and math.prod(split.input_shape) == math.prod(net.input_shape):
-        split = reshaped(split, net.input_shape)
+        split = split.reshaped(net.input_shape)
     prepared = config.prepare(split)
     if prepared.input_shape != tuple(net.input_shape):
         raise UsageError(f"--data: the module takes {tuple(net.input_shape)}, these samples are {prepared.input_shape}")

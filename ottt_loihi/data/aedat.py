@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ottt_loihi.data.events import EVENT, MAX_BYTES, check_pixels
+from ottt_loihi.data.events import EVENT, check_pixels
 from ottt_loihi.data.folder import read_bytes
 from ottt_loihi.errors import FileError
 
@@ -30,7 +30,7 @@ def read_aedat(path: str | os.PathLike[str], width: int = SIDE, height: int = SI
         for another version, a truncated or contradictory packet, a pixel outside ``width × height``
     """
     path = Path(path)
-    content = read_bytes(path, MAX_BYTES)
+    content = read_bytes(path)
     if content.startswith(b"#!AER-DAT3.1"):
         events = _version_3_1(content, path)
     elif content.startswith(b"#!AER-DAT2.0"):
@@ -43,7 +43,7 @@ def read_aedat(path: str | os.PathLike[str], width: int = SIDE, height: int = SI
 
 
 def _version_3_1(content: bytes, path: Path) -> np.ndarray:
-    """Header lines, then packets of events of one type each.
+    """Return the events of version 3.1: header lines, then packets of events of one type each.
 
     A polarity event is two little-endian words: valid bit 0, polarity bit 1, y bits 2–16, x bits 17–31; timestamp in
     µs, whose bits above 31 are the packet's overflow counter. Invalid events and other packets are skipped.
@@ -79,7 +79,7 @@ def _polarity_events(words: np.ndarray, overflow: int) -> np.ndarray:
 
 
 def _version_2_0(content: bytes, path: Path) -> np.ndarray:
-    """Lines that start with ``#``, then pairs of big-endian words: address and timestamp in µs.
+    """Return the events of version 2.0: lines of ``#``, then pairs of big-endian words, address and time in µs.
 
     A DVS128's address: y bits 8–14, x bits 1–7, polarity bit 0; x runs from right to left and the bit is 1 for OFF, as
     OTTT's authors and spikingjelly read CIFAR10-DVS.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import zipfile
 import zlib
@@ -13,12 +14,12 @@ from typing import IO, Any
 import numpy as np
 
 from ottt_loihi import checks
+from ottt_loihi.data.folder import faults_of, require_file
 from ottt_loihi.data.labels import read_labels
 from ottt_loihi.data.pixels import PixelArray
 from ottt_loihi.data.sparse import SampleArray, some, sparse
-from ottt_loihi.data.split import Split
+from ottt_loihi.data.split import Split, draw_test
 from ottt_loihi.errors import FileError, UnsafeFileError, UsageError
-from ottt_loihi.files import refuse_pointer
 
 MAX_BYTES = 1 << 32
 MAX_HEADER = 10_000
@@ -83,31 +84,30 @@ def from_arrays(
         raise UsageError(f"{where}expected both x_test and y_test, or neither")
     if x_test is not None and (test_share != TEST_SHARE or seed):
         raise UsageError(f"{where}test_share and seed draw test samples, and these data bring theirs; leave them out")
-    y, names, notes = read_labels(np.asarray(y), f"{where}y", class_names, num_classes)
-    x = np.asarray(x)
-    axis, found = _time_axis(x, True if time_axis is None and dt is not None else time_axis, where)
-    x, y, missing = _without_gaps(x, y, gaps, f"{where}x")
-    x, more = _samples(x, axis, f"{where}x")
-    notes = (*found, *missing, *more, *notes)
-    if x_test is not None:
-        y_test, names, said = read_labels(np.asarray(y_test), f"{where}y_test", names or class_names, num_classes)
-        x_test, y_test, missing = _without_gaps(np.asarray(x_test), y_test, gaps, f"{where}x_test")
-        x_test, more = _samples(x_test, axis, f"{where}x_test")
-        notes = (*notes, *missing, *more, *said)
-    else:
+    axis, halves, notes = None, [], ()
+    for part, values, labels in (("", x, y), ("_test", x_test, y_test)):
+        if values is None:
+            continue
+        values = np.asarray(values)
+        labels, class_names, of_labels = read_labels(np.asarray(labels), f"{where}y{part}", class_names, num_classes)
+        if axis is None:
+            axis, notes = _time_axis(values, True if time_axis is None and dt is not None else time_axis, where)
+        values, labels, of_gaps = _without_gaps(values, labels, gaps, f"{where}x{part}")
+        values, of_values = _samples(values, axis, f"{where}x{part}")
+        halves += [values, labels]
+        notes = (*notes, *of_gaps, *of_values, *of_labels)
+    if x_test is None:
+        x, y = halves
         if len(x) != len(y):
             raise UsageError(f"{where}expected one label per sample, got {len(x)} samples and {len(y)} labels")
         chosen = draw_test(y, test_share, seed, where)
-        x, y, x_test, y_test = some(x, ~chosen), y[~chosen], some(x, chosen), y[chosen]
+        halves = [some(x, ~chosen), y[~chosen], some(x, chosen), y[chosen]]
     return Split(
-        x,
-        y,
-        x_test,
-        y_test,
-        num_classes or len(names),
+        *halves,
+        num_classes or len(class_names),
         time_axis=axis > 0,
         name=name,
-        class_names=names,
+        class_names=class_names,
         notes=notes,
         dt=None if dt is None else checks.number(dt, f"{where}dt", 0, above=True),
     )
@@ -144,20 +144,11 @@ def load_npz(
             f"{path}: expected the arrays x_train, y_train, x_test, y_test, or x and y; "
             f"found {', '.join(sorted({*arrays, *left})[:8]) or 'none'}"
         )
-    try:
+    settings = {"num_classes": num_classes, "test_share": test_share, "seed": seed, "gaps": gaps, "name": path.name}
+    with faults_of(path):
         said = _says(arrays, {"time_axis": time_axis, "dt": dt, "class_names": tuple(class_names) or None})
-        split = from_arrays(
-            *(arrays[name] for name in names),
-            num_classes=num_classes,
-            test_share=test_share,
-            seed=seed,
-            gaps=gaps,
-            name=path.name,
-            **said,
-        )
-    except UsageError as error:
-        raise FileError(f"{path}: {str(error).removeprefix(path.name + ': ')}") from error
-    split = replace(split, x_train=sparse(split.x_train), x_test=sparse(split.x_test))
+        split = from_arrays(*(arrays[name] for name in names), **settings, **said)
+    split = split.with_samples(sparse)
     unused = sorted({*left, *(set(arrays) - set(names) - SAYS)})
     return replace(split, notes=(*split.notes, *((f"left out: {', '.join(unused[:8])}",) if unused else ())))
 
@@ -167,12 +158,9 @@ def load_unlabelled(path: str | os.PathLike[str], time_axis: bool | int | None =
     path, arrays, _ = _open_npz(path)
     if "x" not in arrays:
         raise FileError(f"{path}: expected an array x, found {', '.join(sorted(arrays)[:8]) or 'none'}")
-    try:
-        said = _says(arrays, {"time_axis": time_axis})["time_axis"]
-        axis, _ = _time_axis(arrays["x"], said, f"{path}: ")
+    with faults_of(path):
+        axis, _ = _time_axis(arrays["x"], _says(arrays, {"time_axis": time_axis})["time_axis"], f"{path}: ")
         return _samples(arrays["x"], axis, "x")[0]
-    except UsageError as error:
-        raise FileError(f"{path}: {str(error).removeprefix(f'{path}: ')}") from error
 
 
 def read_arrays(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
@@ -187,12 +175,10 @@ def has_labels(path: str | os.PathLike[str]) -> bool:
 
 
 def _open_npz(path: str | os.PathLike[str], every: bool = False) -> tuple[Path, dict[str, np.ndarray], list[str]]:
-    """The path, the arrays with known names, and the names of the others."""
+    """Return the path, the arrays with known names (``every``: all), and the names of the others."""
     path = Path(path)
-    if not path.is_file():
-        raise FileError(f"{path}: {'not an ordinary file' if path.exists() else 'no such file'}")
     try:
-        refuse_pointer(path)
+        require_file(path)
         with zipfile.ZipFile(path) as archive:
             return path, *_read_members(archive, path, every)
     except FileError:
@@ -212,8 +198,9 @@ def _says(arrays: dict[str, np.ndarray], given: dict[str, Any]) -> dict[str, Any
         if value is not None and of_file is not None and value != of_file:
             raise UsageError(f"{name}: the file says {of_file!r}, asked for is {value!r}")
         found[name] = of_file if value is None else value
-    found["class_names"] = found.get("class_names") or ()
-    return found if "class_names" in given else {k: v for k, v in found.items() if k in given}
+        if name == "class_names" and found[name] is None:
+            found[name] = ()
+    return found
 
 
 def _said(name: str, value: np.ndarray) -> Any:
@@ -274,9 +261,7 @@ def read_npy(file: IO[bytes], size: int, where: str, fields: bool = False) -> np
         raise FileError(f"{where}: expected numbers or texts, found {dtype}")
     if dtype.itemsize > MAX_TEXT and dtype.kind in "US":
         raise UnsafeFileError(f"{where}: texts of {dtype.itemsize} bytes; refused")
-    count = 1
-    for length in shape:
-        count *= length
+    count = math.prod(shape)
     if count < 0 or file.tell() + count * dtype.itemsize != size:
         raise UnsafeFileError(f"{where}: declares {shape} of {dtype}, but has {size} bytes; not read")
     content = file.read(count * dtype.itemsize)
@@ -308,7 +293,7 @@ def _time_axis(x: np.ndarray, said: bool | int | None, where: str) -> tuple[int,
 
 
 def _samples(x: np.ndarray, time_axis: int, where: str) -> tuple[SampleArray, tuple[str, ...]]:
-    """The samples in the dtype of a Split, time first; and sentences about what was changed."""
+    """Return the samples in the dtype of a Split, time first, and sentences about what was changed."""
     if x.dtype.kind not in "iufb" or not x.ndim:
         raise UsageError(f"{where}: expected numbers, got {x.dtype if x.ndim else 'one thing, no array (n, …)'}")
     if time_axis > 1:
@@ -368,16 +353,3 @@ def repeated(x: np.ndarray) -> np.ndarray:
     """Return which samples ``(n, …)`` equal the previous sample, bool ``(n,)``: the sensor is stuck."""
     same = [bool((x[place] == x[place - 1]).all()) for place in range(1, len(x))]
     return np.array([False, *same])[: len(x)]
-
-
-def draw_test(y: np.ndarray, test_share: float, seed: int, where: str) -> np.ndarray:
-    """bool ``(n,)``: for each class, ``⌈share · its samples⌉`` drawn at random, but never all."""
-    test_share = checks.number(test_share, f"{where}test_share", 0, 1, above=True, below=True)
-    checks.integer(seed, f"{where}seed", 0)
-    rng, chosen = np.random.default_rng(seed), np.zeros(len(y), bool)
-    for label in np.unique(y):
-        members = rng.permutation(np.flatnonzero(y == label))
-        chosen[members[: min(int(np.ceil(test_share * len(members))), len(members) - 1)]] = True
-    if not chosen.any():
-        raise UsageError(f"{where}expected at least two samples of a class to hold one out for testing, got {len(y)}")
-    return chosen

@@ -127,7 +127,7 @@ def _chosen(function: str, x: np.ndarray, rng: np.random.Generator, p: float) ->
 
 
 def _weights(old: int, new: int) -> np.ndarray:
-    """float32 ``(new, old)``: each row the triangle around the output pixel's centre, as the input's pixels see it."""
+    """Return float32 ``(new, old)``: row i weighs the input pixels by a triangle around output pixel i's centre."""
     scale = old / new
     centres = (np.arange(new)[:, None] + 0.5) * scale
     distance = np.abs(np.arange(old)[None, :] + 0.5 - centres) / max(scale, 1.0)

@@ -7,9 +7,7 @@ blue planes of 32×32, row by row. The python version is a pickled dict; it is r
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -45,7 +43,7 @@ CIFAR100 = (
 
 
 def load_cifar10(folder: str | os.PathLike[str] | None = None) -> Split:
-    """CIFAR-10: 50,000 and 10,000 images float32 ``(n, 3, 32, 32)`` in [0, 1], kept as bytes.
+    """Return CIFAR-10: 50,000 and 10,000 images float32 ``(n, 3, 32, 32)`` in [0, 1], kept as bytes.
 
     Raises
     ------
@@ -54,21 +52,20 @@ def load_cifar10(folder: str | os.PathLike[str] | None = None) -> Split:
     UnsafeFileError
         for a python batch that is anything but arrays, lists, dicts and bytes
     """
-    found = find("cifar10", CIFAR10, folder)
-    batches = {key: _read(found, key, 10, ("labels",), 0) for key in _TEN}
-    return _split("cifar10", batches, _TEN[:5], _TEN[5], 10, CIFAR10_CLASSES)
+    *batches, (x_test, y_test) = _read(find("cifar10", CIFAR10, folder), 10, "labels")
+    x, y = (np.concatenate(parts) for parts in zip(*batches))
+    return Split(_kept(x), y, _kept(x_test), y_test, 10, name="cifar10", class_names=CIFAR10_CLASSES)
 
 
 def load_cifar100(folder: str | os.PathLike[str] | None = None, coarse: bool = False) -> Split:
-    """CIFAR-100: as :func:`load_cifar10`, with 100 classes, or with ``coarse`` their 20 superclasses."""
-    found = find("cifar100", CIFAR100, folder)
+    """Return CIFAR-100: as :func:`load_cifar10`, with 100 classes, or with ``coarse`` their 20 superclasses."""
     num_classes, key, column = (20, "coarse_labels", 0) if coarse else (100, "fine_labels", 1)
-    batches = {part: _read(found, part, num_classes, (key,), column, 2) for part in ("train", "test")}
-    return _split("cifar100", batches, ["train"], "test", num_classes)
+    (x, y), (x_test, y_test) = _read(find("cifar100", CIFAR100, folder), num_classes, key, column, 2)
+    return Split(_kept(x), y, _kept(x_test), y_test, num_classes, name="cifar100")
 
 
 def read_binary(path: Path, num_classes: int, column: int = 0, num_labels: int = 1) -> tuple[np.ndarray, np.ndarray]:
-    """A binary batch: pixels uint8 ``(n, 3, 32, 32)``, labels int64 ``(n,)`` from the given label byte of each record.
+    """Return a binary batch: pixels uint8 ``(n, 3, 32, 32)``, labels int64 ``(n,)`` of the given byte of each record.
 
     Raises
     ------
@@ -103,8 +100,8 @@ def write_binary(path: str | os.PathLike[str], images: np.ndarray, labels: np.nd
         temporary.write_bytes(records.tobytes())
 
 
-def read_python(path: Path, num_classes: int, keys: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-    """A python batch, as :func:`read_binary`; ``keys``: the names its labels may have."""
+def read_python(path: Path, num_classes: int, key: str) -> tuple[np.ndarray, np.ndarray]:
+    """Return a python batch, as :func:`read_binary`; ``key``: the name of its labels."""
     batch = load_pickle(path)
     if not isinstance(batch, dict):
         raise FileError(f"{path}: expected a dict of data and labels, found {type(batch).__name__}")
@@ -113,17 +110,14 @@ def read_python(path: Path, num_classes: int, keys: Sequence[str]) -> tuple[np.n
     if not isinstance(pixels, np.ndarray) or pixels.ndim != 2 or pixels.shape[1] != NUM_PIXELS or len(pixels) == 0:
         shape = getattr(pixels, "shape", type(pixels).__name__)
         raise FileError(f"{path}: expected data of shape (n, {NUM_PIXELS}), found {shape}")
-    labels = _labels(path, next((entries[key] for key in keys if key in entries), None), keys)
+    found = entries.get(key)
+    if not isinstance(found, list) or not all(type(label) is int and 0 <= label < 256 for label in found):
+        raise FileError(f"{path}: expected a list of labels called {key}")
+    labels = np.array(found, np.int64)
     if len(labels) != len(pixels):
         raise FileError(f"{path}: holds {len(pixels)} images, but {len(labels)} labels")
     _check_labels(path, labels, num_classes)
     return pixels.reshape(-1, *SHAPE), labels
-
-
-def _labels(path: Path, found: Any, keys: Sequence[str]) -> np.ndarray:
-    if not isinstance(found, list) or not all(type(label) is int and 0 <= label < 256 for label in found):
-        raise FileError(f"{path}: expected a list of labels called {' or '.join(keys)}")
-    return np.array(found, np.int64)
 
 
 def _check_labels(path: Path, labels: np.ndarray, num_classes: int) -> None:
@@ -134,24 +128,14 @@ def _check_labels(path: Path, labels: np.ndarray, num_classes: int) -> None:
         )
 
 
+def _kept(pixels: np.ndarray) -> PixelArray:
+    return PixelArray(np.ascontiguousarray(pixels))
+
+
 def _read(
-    found: Found, key: str, num_classes: int, label_keys: Sequence[str], column: int, num_labels: int = 1
-) -> tuple[np.ndarray, np.ndarray]:
-    path = found.paths[key]
+    found: Found, num_classes: int, key: str, column: int = 0, num_labels: int = 1
+) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Return pixels and labels of each file, the test file's last; arguments as of the two readers."""
     if found.layout.format == "python":
-        return read_python(path, num_classes, label_keys)
-    return read_binary(path, num_classes, column, num_labels)
-
-
-def _split(
-    name: str,
-    batches: dict[str, tuple[np.ndarray, np.ndarray]],
-    training: Sequence[str],
-    test: str,
-    num_classes: int,
-    class_names: tuple[str, ...] = (),
-) -> Split:
-    x_train, y_train = (np.concatenate([batches[key][part] for key in training]) for part in (0, 1))
-    x_test, y_test = batches[test]
-    halves = PixelArray(x_train), y_train, PixelArray(np.ascontiguousarray(x_test)), y_test
-    return Split(*halves, num_classes, name=name, class_names=class_names)
+        return [read_python(path, num_classes, key) for path in found.paths.values()]
+    return [read_binary(path, num_classes, column, num_labels) for path in found.paths.values()]

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import chain
 from pathlib import Path
 from typing import TypeAlias
 
 import numpy as np
 
-from ottt_loihi.data.arrays import draw_test
 from ottt_loihi.data.sparse import SampleArray, some
-from ottt_loihi.data.split import Split
+from ottt_loihi.data.split import Split, draw_test
 from ottt_loihi.errors import FileError
 
 MAX_FILES = 1 << 20
@@ -39,19 +38,18 @@ def load_class_folder(
     FileError
         for a folder without classes, a class without recordings, and parts of different classes
     """
-    train = _classes(folder / "train", suffixes) if (folder / "train").is_dir() else None
-    test = next((_classes(folder / n, suffixes) for n in ("test", "val") if (folder / n).is_dir()), None)
-    if train is None:
-        train, test = _classes(folder, suffixes), None
-    names = tuple(sorted(train))
-    if test is not None and set(test) != set(train):
-        differing = ", ".join(sorted(set(test) ^ set(train))[:5])
-        raise FileError(f"{folder}: expected the same classes in both parts; only one has {differing}")
-    parts = [train] if test is None else [train, test]
-    samples, notes = read([list(chain.from_iterable(part[name] for name in names)) for part in parts])
-    labels = [np.repeat(np.arange(len(names)), [len(part[name]) for name in names]) for part in parts]
+    folders = [folder]
+    if (folder / "train").is_dir():
+        folders = [folder / "train", *[folder / name for name in ("test", "val") if (folder / name).is_dir()][:1]]
+    parts = [classes_of(each, suffixes) for each in folders]
+    if sum(len(paths) for paths in chain.from_iterable(part.values() for part in parts)) > MAX_FILES:
+        raise FileError(f"{folder}: more than {MAX_FILES:,} recordings")
+    require_the_same_classes(folder, parts[0], parts[-1])
+    names = tuple(parts[0])
+    samples, notes = read([list(chain.from_iterable(part.values())) for part in parts])
+    labels = [np.repeat(np.arange(len(names)), [len(paths) for paths in part.values()]) for part in parts]
     arrays = list(chain.from_iterable(zip(samples, labels, strict=True)))
-    if test is None:
+    if len(parts) == 1:
         x, y = arrays
         drawn = draw_test(y, test_share, seed, f"{folder}: ")
         arrays = [some(x, ~drawn), y[~drawn], some(x, drawn), y[drawn]]
@@ -65,18 +63,27 @@ def has_recordings(folder: Path, suffixes: Sequence[str]) -> bool:
     return any(path.suffix.lower() in suffixes for path in found)
 
 
-def _classes(folder: Path, suffixes: Sequence[str]) -> dict[str, list[Path]]:
-    """Class → its recordings, both in alphabetical order."""
+def classes_of(folder: Path, suffixes: Sequence[str]) -> dict[str, list[Path]]:
+    """Return class → its files of these kinds, both in alphabetical order.
+
+    Raises
+    ------
+    FileError
+        for a folder without classes, or a class without files
+    """
     if not folder.is_dir():
         raise FileError(f"{folder}: no such folder")
-    found = {
-        p.name: sorted(f for f in p.iterdir() if f.suffix.lower() in suffixes) for p in folder.iterdir() if p.is_dir()
-    }
-    if not found:
+    classes = sorted(path for path in folder.iterdir() if path.is_dir())
+    if not classes:
         raise FileError(f"{folder}: expected one folder per class, found none")
+    found = {each.name: sorted(f for f in each.iterdir() if f.suffix.lower() in suffixes) for each in classes}
     for name, paths in found.items():
         if not paths:
             raise FileError(f"{folder / name}: no {', '.join(suffixes)} files")
-    if sum(len(paths) for paths in found.values()) > MAX_FILES:
-        raise FileError(f"{folder}: more than {MAX_FILES:,} recordings")
     return found
+
+
+def require_the_same_classes(folder: Path, first: Iterable[str], second: Iterable[str]) -> None:
+    """Refuse a folder with two parts whose classes differ."""
+    if differing := sorted(set(first) ^ set(second)):
+        raise FileError(f"{folder}: expected the same classes in both parts; only one has {', '.join(differing[:5])}")

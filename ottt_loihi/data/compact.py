@@ -33,7 +33,11 @@ class CompactArray(np.lib.mixins.NDArrayOperatorsMixin, ABC):
 
     @abstractmethod
     def _in_shape(self, shape: tuple[int, ...]) -> CompactArray:
-        """The same n samples in a shape ``(n, …)``."""
+        """Return the same n samples in a shape ``(n, …)``."""
+
+    @abstractmethod
+    def _extreme(self, name: str) -> Any:
+        """Return the ``"min"`` or ``"max"`` of all values, without expanding them."""
 
     @property
     def ndim(self) -> int:
@@ -44,6 +48,14 @@ class CompactArray(np.lib.mixins.NDArrayOperatorsMixin, ABC):
     def size(self) -> int:
         """Return the number of values of all samples."""
         return math.prod(self.shape)
+
+    def min(self, *args: Any, **options: Any) -> Any:
+        """Return the smallest value; with arguments as an array does."""
+        return np.asarray(self).min(*args, **options) if args or options else self._extreme("min")
+
+    def max(self, *args: Any, **options: Any) -> Any:
+        """Return the largest value; with arguments as an array does."""
+        return np.asarray(self).max(*args, **options) if args or options else self._extreme("max")
 
     def __len__(self) -> int:
         return self.shape[0]

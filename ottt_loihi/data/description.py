@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
 import numpy as np
@@ -194,17 +195,7 @@ class DataDescription:
 
     def to_json(self) -> dict[str, Any]:
         """Return the description as JSON values; :meth:`from_json` reads them."""
-        return {
-            "shape": list(self.shape),
-            "num_classes": self.num_classes,
-            "coding": self.coding.to_json(),
-            "values": self.values,
-            "value_range": None if self.value_range is None else list(self.value_range),
-            "time_steps": self.time_steps,
-            "dt": self.dt,
-            "class_names": list(self.class_names),
-            "preprocessing": [step.to_json() for step in self.preprocessing],
-        }
+        return json.loads(json.dumps(asdict(self)))  # tuples become lists
 
     @classmethod
     def from_json(cls, value: Any) -> DataDescription:
@@ -220,12 +211,16 @@ class DataDescription:
 
     def __str__(self) -> str:
         """Return the description in one line."""
-        shape = "×".join(map(str, self.shape))
-        steps = f", {self.time_steps} time steps" if self.time_axis else ", no time axis"
-        dt = "" if self.dt is None else f" of {self.dt:g} s"
         limits = "" if self.value_range is None else " in [{:g}, {:g}]".format(*self.value_range)
         before = "".join(f"{step}, then " for step in self.preprocessing)
-        return f"{self.values}{limits}, {shape}{steps}{dt}, {self.num_classes} classes; {before}{self.coding}"
+        return f"{self.values}{limits}, {self.form}; {before}{self.coding}"
+
+    @property
+    def form(self) -> str:
+        """The form of a sample in words: its shape, time steps and number of classes."""
+        shape = "×".join(map(str, self.shape))
+        steps = f"{self.time_steps} time steps" if self.time_axis else "no time axis"
+        return f"{shape}, {steps}{'' if self.dt is None else f' of {self.dt:g} s'}, {self.num_classes} classes"
 
 
 def describe_split(split: Split, coding: Step | str) -> DataDescription:
@@ -252,7 +247,7 @@ def describe_split(split: Split, coding: Step | str) -> DataDescription:
 
 
 def _seen(x: SampleArray, where: str) -> tuple[str, tuple[float, float]]:
-    """The kind of the values and (lowest, highest); every value is looked at."""
+    """Return the kind of the values, and (lowest, highest); every value is read."""
     if x.dtype.kind not in "buif":
         raise UsageError(f"{where}: expected numbers, got {x.dtype}")
     low, high, whole = math.inf, -math.inf, True
@@ -269,7 +264,7 @@ def _seen(x: SampleArray, where: str) -> tuple[str, tuple[float, float]]:
 
 
 def _parts(x: SampleArray) -> Any:
-    """``x`` in pieces, so that no second array of its size is made; integers as float64, which ``initial`` needs."""
+    """Yield ``x`` in pieces, so that no second array of its size is made; integers as float64."""
     for chosen in pieces(x):
         part = x[chosen]
         yield part if x.dtype.kind == "f" else part.astype(np.float64)
@@ -313,7 +308,7 @@ def _number(value: Any, where: str, above_zero: bool = False) -> float:
 
 
 def _json_value(value: Any, where: str, depth: int = 0) -> Any:
-    """A copy in plain Python types, so that what was read equals what was written."""
+    """Return a copy in plain Python types, so that a description read from a file equals the one written."""
     if depth > DEEPEST:
         raise UsageError(f"{where}: options are nested more than {DEEPEST} deep")
     if value is None or isinstance(value, (bool, str)):

@@ -11,8 +11,9 @@ import numpy as np
 from ottt_loihi.data.aedat import SIDE, read_aedat
 from ottt_loihi.data.augment import resize
 from ottt_loihi.data.cifar import CIFAR10_CLASSES
-from ottt_loihi.data.events import as_frames, lost_note
+from ottt_loihi.data.events import as_frames
 from ottt_loihi.data.folder import Layout, find, read_text
+from ottt_loihi.data.sparse import SampleArray
 from ottt_loihi.data.split import Split
 from ottt_loihi.errors import FileError, UnsafeFileError, UsageError
 
@@ -51,16 +52,11 @@ def load_dvs_gesture(
         for missing, truncated or damaged recordings, and tables with other classes
     """
     found = find("dvs-gesture", DVS_GESTURE, folder)
-    halves, lost, total = [], 0, 0
-    for part in ("train", "test"):
-        recordings = _trials(found.paths[part])
-        tables = [_labels(recording) for recording in recordings]
-        labels = np.concatenate(tables)
-        made = as_frames(_gestures(recordings, tables), num_steps, SIDE, SIDE, by, ceiling)
-        lost, total = lost + made.lost, total + made.total
-        halves += [made.frames, labels[:, 0] - 1]
-    notes = lost_note(lost, total, ceiling)
-    return Split(*halves, NUM_GESTURES, time_axis=True, name="dvs-gesture", class_names=GESTURES, notes=notes)
+    parts = [[(r, _labels(r)) for r in _trials(found.paths[part])] for part in ("train", "test")]
+    (x, x_test), notes = as_frames(map(_gestures, parts), num_steps, SIDE, SIDE, by, ceiling)
+    y, y_test = (np.concatenate([table[:, 0] for _, table in part]) - 1 for part in parts)
+    names = {"name": "dvs-gesture", "class_names": GESTURES, "notes": notes}
+    return Split(x, y, x_test, y_test, NUM_GESTURES, time_axis=True, **names)
 
 
 def load_cifar10_dvs(
@@ -78,37 +74,39 @@ def load_cifar10_dvs(
     if side is not None and side < 1:
         raise UsageError(f"side: expected at least 1 or None, got {side}")
     found = find("cifar10-dvs", CIFAR10_DVS, folder)
-    samples: dict[str, list[tuple[Path, int]]] = {"train": [], "test": []}
+    parts: tuple[list[tuple[Path, int]], ...] = ([], [])
     for label, name in enumerate(CIFAR10_CLASSES):
         paths = _numbered(found.paths[name], f"cifar10_{name}_")
         first_test = min(max(int(len(paths) * TRAIN_SHARE), 1), len(paths) - 1)
-        samples["train"] += [(path, label) for path in paths[:first_test]]
-        samples["test"] += [(path, label) for path in paths[first_test:]]
-    halves, lost, total = [], 0, 0
-    for part in ("train", "test"):
-        recordings = (read_aedat(path) for path, _ in samples[part])
-        frames, cut, events = as_frames(recordings, num_steps, SIDE, SIDE, by, ceiling)
-        lost, total = lost + cut, total + events
-        if side is not None:
-            resized = np.empty((len(frames), num_steps, 2, side, side), np.float32)
-            for index in range(len(frames)):
-                resized[index] = resize(frames[index], (side, side))
-            frames = resized
-        halves += [frames, np.array([label for _, label in samples[part]], np.int64)]
-    notes = lost_note(lost, total, ceiling)
-    return Split(*halves, 10, time_axis=True, name="cifar10-dvs", class_names=CIFAR10_CLASSES, notes=notes)
+        for part, chosen in zip(parts, (paths[:first_test], paths[first_test:])):
+            part += [(path, label) for path in chosen]
+    recordings = ((read_aedat(path) for path, _ in part) for part in parts)
+    frames, notes = as_frames(recordings, num_steps, SIDE, SIDE, by, ceiling)
+    if side is not None:
+        frames = [_resized(x, side) for x in frames]
+    y, y_test = (np.array([label for _, label in part], np.int64) for part in parts)
+    names = {"name": "cifar10-dvs", "class_names": CIFAR10_CLASSES, "notes": notes}
+    return Split(frames[0], y, frames[1], y_test, 10, time_axis=True, **names)
 
 
-def _gestures(recordings: list[Path], tables: list[np.ndarray]) -> Iterator[np.ndarray]:
-    """The events of each gesture of the recordings."""
-    for recording, table in zip(recordings, tables):
+def _resized(frames: SampleArray, side: int) -> np.ndarray:
+    """Return frames float32 ``(n, T, 2, side, side)``, one sample after the other, so that sparse ones stay sparse."""
+    resized = np.empty((*frames.shape[:3], side, side), np.float32)
+    for index in range(len(frames)):
+        resized[index] = resize(frames[index], (side, side))
+    return resized
+
+
+def _gestures(part: list[tuple[Path, np.ndarray]]) -> Iterator[np.ndarray]:
+    """Yield the events of each gesture in the recordings of a part; each with its table, see :func:`_labels`."""
+    for recording, table in part:
         events = read_aedat(recording)
         for _, start, end in table:
             yield events[(events["t"] >= start) & (events["t"] < end)]
 
 
 def _trials(path: Path) -> list[Path]:
-    """The recordings that a list of file names names, beside it."""
+    """Return the recordings whose file names are in a list; they lie beside it."""
     names = [line.strip() for line in read_text(path).splitlines() if line.strip()]
     if not names:
         raise FileError(f"{path}: names no recordings")
@@ -119,7 +117,7 @@ def _trials(path: Path) -> list[Path]:
 
 
 def _labels(recording: Path) -> np.ndarray:
-    """int64 ``(n, 3)``: gesture 1 … 11, first µs, µs after the last."""
+    """Return the gestures of a recording, int64 ``(n, 3)``: gesture 1 … 11, first µs, µs after the last."""
     path = recording.with_name(f"{recording.stem}_labels.csv")
     lines = [line for line in read_text(path).splitlines()[1:] if line.strip()]
     try:
@@ -134,7 +132,7 @@ def _labels(recording: Path) -> np.ndarray:
 
 
 def _numbered(folder: Path, prefix: str) -> list[Path]:
-    """``prefix0.aedat``, ``prefix1.aedat`` … in the order of their numbers."""
+    """Return the files ``prefix0.aedat``, ``prefix1.aedat`` … in the order of their numbers."""
     paths = [path for path in folder.glob(f"{prefix}*.aedat") if path.stem.removeprefix(prefix).isdecimal()]
     if len(paths) < 2:
         raise FileError(f"{folder}: expected at least two recordings {prefix}<number>.aedat, found {len(paths)}")

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from ottt_loihi import checks
-from ottt_loihi.data.codings.rate import rate
+from ottt_loihi.data.codings import encode
+from ottt_loihi.data.description import Step
 from ottt_loihi.errors import UsageError
 
 
@@ -39,11 +40,4 @@ def rate_code(images: np.ndarray, num_steps: int, seed: int = 0, indices: np.nda
     checks.integer(seed, "rate_code: seed", 0)
     if images.dtype.kind not in "biuf" or not images.ndim:
         raise UsageError(f"rate_code: expected an array (n, …) of numbers, got {images.dtype} of shape {images.shape}")
-    if images.size and not (images.min() >= 0 and images.max() <= 1):  # False for NaN
-        raise UsageError(
-            f"rate_code: expected intensities in [0, 1], got [{images.min()}, {images.max()}]; scale the images first"
-        )
-    indices = np.arange(len(images)) if indices is None else np.asarray(indices)
-    if indices.shape != (len(images),):
-        raise UsageError(f"rate_code: expected {len(images)} indices, got shape {indices.shape}")
-    return rate(np.broadcast_to(images[:, None], (len(images), num_steps, *images.shape[1:])), seed, indices)
+    return encode(images, Step("rate"), num_steps, seed, indices)

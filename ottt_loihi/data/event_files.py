@@ -13,8 +13,8 @@ import numpy as np
 from ottt_loihi import checks
 from ottt_loihi.data.arrays import read_npy
 from ottt_loihi.data.class_folders import load_class_folder
-from ottt_loihi.data.events import EVENT, MAX_BYTES, as_frames, lost_note
-from ottt_loihi.data.folder import read_bytes
+from ottt_loihi.data.events import EVENT, as_frames
+from ottt_loihi.data.folder import decoded, faults_of, read_bytes
 from ottt_loihi.data.sparse import SampleArray
 from ottt_loihi.data.split import Split
 from ottt_loihi.errors import FileError, UsageError
@@ -81,13 +81,13 @@ def read_events(path: str | os.PathLike[str]) -> np.ndarray:
         for a file that is damaged, or that holds no events
     """
     path = Path(path)
-    content = read_bytes(path, MAX_BYTES)
-    try:
-        if path.suffix.lower() == ".csv":
-            return as_events(_read_csv(content, str(path)), str(path))
-        return as_events(read_npy(io.BytesIO(content), len(content), str(path), fields=True), str(path))
-    except UsageError as error:
-        raise FileError(str(error)) from None
+    content = read_bytes(path)
+    if path.suffix.lower() == ".csv":
+        events = _read_csv(content, str(path))
+    else:
+        events = read_npy(io.BytesIO(content), len(content), str(path), fields=True)
+    with faults_of(path):
+        return as_events(events, str(path))
 
 
 def load_event_folder(
@@ -135,15 +135,11 @@ def load_event_folder(
             size[axis] = size[axis] or largest
         if not (width and height):
             notes.append(f"the sensor has {size['x']}×{size['y']} pixels, the largest that its events name")
-        samples, lost, total = [], 0, 0
-        for part in recordings:
-            made = as_frames(part, num_steps, size["x"], size["y"], by, ceiling)
-            lost, total = lost + made.lost, total + made.total
-            samples.append(made.frames)
+        samples, lost = as_frames(recordings, num_steps, size["x"], size["y"], by, ceiling)
         silent = sum(len(events) == 0 for part in recordings for events in part)
         if silent:
             notes.append(f"{silent} recordings have no events")
-        return samples, [*notes, *lost_note(lost, total, ceiling)]
+        return samples, [*notes, *lost]
 
     return load_class_folder(folder, SUFFIXES, read, test_share, seed)
 
@@ -167,10 +163,7 @@ def _columns(events: Any, where: str) -> Mapping[str, Any]:
 
 
 def _read_csv(content: bytes, where: str) -> Any:
-    try:
-        text = content.decode("utf-8-sig").strip()
-    except UnicodeDecodeError:
-        raise FileError(f"{where}: no text in UTF-8") from None
+    text = decoded(content, where).strip()
     first, _, rest = text.partition("\n")
     separator = next((s for s in (",", ";", "\t") if s in first), None)
     heading = [name.strip().strip('"') for name in first.lstrip("#").split(separator)]

@@ -5,19 +5,15 @@ An event says: at time t the pixel (x, y) became brighter (p = 1, ON) or darker 
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Iterator
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-from ottt_loihi.data.folder import read_bytes
 from ottt_loihi.data.sparse import SampleArray, collected
 from ottt_loihi.errors import FileError, UsageError
 
 EVENT = np.dtype([("t", "<i8"), ("x", "<u2"), ("y", "<u2"), ("p", "u1")])  # t in µs
-MAX_BYTES = 1 << 30
 BY = ("time", "count")
 LARGEST = 2**31 - 1  # values of a sample
 
@@ -37,20 +33,16 @@ class Frames(NamedTuple):
     lost: int
 
 
-def read_bin(path: str | os.PathLike[str], width: int, height: int) -> np.ndarray:
-    """The events of an N-MNIST ``.bin`` or a SLAYER ``.bs2`` file, dtype ``EVENT``, in the file's order.
+def decode_bin(content: bytes, width: int, height: int, where: str) -> np.ndarray:
+    """Return the events of an N-MNIST ``.bin`` or a SLAYER ``.bs2`` file, dtype ``EVENT``, in the file's order.
+
+    Five bytes each: x, y, and big-endian 24 bits p·2²³ + t, t in µs (Orchard et al. 2015).
 
     Raises
     ------
     FileError
         for a size that is no multiple of 5 bytes, or a pixel outside ``width × height``
     """
-    path = Path(path)
-    return decode_bin(read_bytes(path, MAX_BYTES), width, height, str(path))
-
-
-def decode_bin(content: bytes, width: int, height: int, where: str) -> np.ndarray:
-    """Return the events of an N-MNIST file: x, y, big-endian 24 bits p·2²³ + t, t in µs (Orchard et al. 2015)."""
     if len(content) % 5:
         raise FileError(f"{where}: has {len(content)} bytes, expected a multiple of 5; it is truncated")
     raw = np.frombuffer(content, np.uint8).reshape(-1, 5)
@@ -131,48 +123,31 @@ def to_frames(
     return Frames(kept.astype(np.uint8), len(events) - int(kept.sum()))
 
 
-class Recordings(NamedTuple):
-    """Recordings as frames.
-
-    Attributes
-    ----------
-    frames
-        uint8 ``(n, T, 2, height, width)``, sparse where that is smaller
-    lost
-        events above the ceiling, not counted
-    total
-        events of all recordings
-    """
-
-    frames: SampleArray
-    lost: int
-    total: int
-
-
 def as_frames(
-    recordings: Iterable[np.ndarray], num_steps: int, width: int, height: int, by: str = "time", ceiling: int = 255
-) -> Recordings:
-    """Return the frames of many recordings, each read when it is its turn; parameters as :func:`to_frames`."""
+    parts: Iterable[Iterable[np.ndarray]], num_steps: int, width: int, height: int, by: str = "time", ceiling: int = 255
+) -> tuple[list[SampleArray], tuple[str, ...]]:
+    """Return the frames of the recordings of each part, and a sentence about events above the ceiling, if any.
+
+    A recording is read when it is its turn. Parameters as :func:`to_frames`; the frames of a part are uint8
+    ``(n, T, 2, height, width)``, sparse where that is smaller.
+    """
     _check_settings(num_steps, width, height, by, ceiling)
     if num_steps * 2 * height * width > LARGEST:
         raise UsageError(f"num_steps: {num_steps} frames of {width}×{height} do not fit into memory")
     lost = total = 0
 
-    def counted() -> Iterator[np.ndarray]:
+    def counted(recordings: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
         nonlocal lost, total
         for events in recordings:
             counts, cut = to_frames(events, num_steps, width, height, by, ceiling)
             lost, total = lost + cut, total + len(events)
             yield counts
 
-    return Recordings(collected(counted(), (num_steps, 2, height, width)), lost, total)
-
-
-def lost_note(lost: int, total: int, ceiling: int) -> tuple[str, ...]:
-    """Return the sentence of a split's ``notes`` about events above the ceiling, or nothing if none was lost."""
+    frames = [collected(counted(recordings), (num_steps, 2, height, width)) for recordings in parts]
     if not lost:
-        return ()
-    return (f"{lost / total:.1%} of the events were lost where a pixel's count in a frame went over {ceiling}",)
+        return frames, ()
+    said = f"{lost / total:.1%} of the events were lost where a pixel's count in a frame went over {ceiling}"
+    return frames, (said,)
 
 
 def _check_settings(num_steps: int, width: int, height: int, by: str, ceiling: int) -> None:

@@ -1,16 +1,21 @@
-"""Finding data sets on disk. Nothing is downloaded; errors name missing files and their folder."""
+"""Find and read the files of data sets. Nothing is downloaded; errors name missing files and their folder."""
 
 from __future__ import annotations
 
+import lzma
 import os
-from collections.abc import Mapping, Sequence
+import tarfile
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
 
-from ottt_loihi.errors import FileError, UnsafeFileError
+from ottt_loihi.errors import FileError, UnsafeFileError, UsageError
 from ottt_loihi.files import refuse_pointer
 
 ENVIRONMENT = "OTTT_DATA_DIR"
+MAX_BYTES = 1 << 30  # of a file, and of all files of an archive
 
 
 @dataclass(frozen=True)
@@ -60,13 +65,13 @@ class Found:
 
 
 def data_folder(folder: str | os.PathLike[str] | None = None) -> Path | None:
-    """The folder of all data sets: the argument if there is one, else ``OTTT_DATA_DIR``, else None."""
+    """Return the folder of all data sets: the argument if given, else ``OTTT_DATA_DIR``, else None."""
     chosen = folder if folder is not None else os.environ.get(ENVIRONMENT) or None
     return None if chosen is None else Path(chosen).expanduser()
 
 
 def find(name: str, layouts: Sequence[Layout], folder: str | os.PathLike[str] | None = None) -> Found:
-    """The data set's files, in the first layout that is there completely.
+    """Return the data set's files, in the first layout that is complete.
 
     ``folder`` is the folder of all data sets or the data set's own; without it, ``OTTT_DATA_DIR`` is.
 
@@ -100,33 +105,95 @@ def find(name: str, layouts: Sequence[Layout], folder: str | os.PathLike[str] | 
     raise FileError(f"{name}: not found; put {wanted} (nothing is downloaded)")
 
 
-def read_bytes(path: Path, limit: int) -> bytes:
-    """A whole file of at most ``limit`` bytes; :class:`FileError` with the path for whatever goes wrong."""
+def require_file(path: Path) -> None:
+    """Raise :class:`FileError` where there is no ordinary file, or a pointer of Git LFS in its place."""
+    if not path.is_file():
+        raise FileError(f"{path}: {'not an ordinary file' if path.exists() else 'no such file'}")
+    refuse_pointer(path)
+
+
+def read_bytes(path: Path, limit: int = MAX_BYTES) -> bytes:
+    """Return a whole file of at most ``limit`` bytes; :class:`FileError` with the path for whatever goes wrong."""
     try:
-        if not path.is_file():
-            raise FileError(f"{path}: {'not an ordinary file' if path.exists() else 'no such file'}")
-        with open(path, "rb") as file:
-            content = file.read(limit + 1)
-        refuse_pointer(path, content)
+        require_file(path)
+        if path.stat().st_size > limit:
+            raise UnsafeFileError(f"{path}: larger than {limit} bytes, the most such a file may hold; not read")
+        return path.read_bytes()
     except FileError:
         raise
     except OSError as error:
         raise FileError(f"{path}: cannot be read ({error.strerror or error})") from error
-    if len(content) > limit:
-        raise UnsafeFileError(f"{path}: larger than {limit} bytes, the most such a file may hold; not read")
-    return content
 
 
 def read_text(path: Path, limit: int = 1 << 22) -> str:
-    """A whole UTF-8 text file, as :func:`read_bytes`."""
+    """Return a whole UTF-8 text file, as :func:`read_bytes`."""
+    return decoded(read_bytes(path, limit), str(path))
+
+
+def decoded(content: bytes, where: str) -> str:
+    """Return a text in UTF-8; :class:`FileError` for other bytes."""
     try:
-        return read_bytes(path, limit).decode("utf-8-sig")
+        return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise FileError(f"{path}: expected a text file, found other bytes at {error.start}") from None
+        raise FileError(f"{where}: expected a text file, found other bytes at {error.start}") from None
+
+
+def contents(found: Found, *patterns: str) -> dict[str, bytes]:
+    """Return the files of a data set, in its archive or its folder, that match a pattern such as ``"signals/*.i16"``.
+
+    A file's name is as much of the end of its path as the pattern has.
+    """
+    files: dict[Path, bytes] | None = None
+    if found.layout.format == "archive":
+        files = {Path(name): content for name, content in read_archive(found.paths["archive"]).items()}
+    named = {}
+    for pattern in patterns:
+        length = len(PurePath(pattern).parts)
+        paths = sorted(found.folder.glob(pattern)) if files is None else [p for p in files if p.match(pattern)]
+        named |= {"/".join(p.parts[-length:]): read_bytes(p) if files is None else files[p] for p in paths}
+    return named
+
+
+def read_archive(path: Path, limit: int = MAX_BYTES) -> dict[str, bytes]:
+    """Return all ordinary files of a tar archive, name → bytes; links and everything else in it are left out.
+
+    Raises
+    ------
+    UnsafeFileError
+        when they sum up to more than ``limit`` bytes
+    FileError
+        for a damaged archive
+    """
+    members: dict[str, bytes] = {}
+    total = 0
+    try:
+        refuse_pointer(path)
+        with tarfile.open(path, "r|*") as archive:  # as a stream: a member's size is known before it is unpacked
+            for member in archive:
+                total += member.size + 512
+                if member.size < 0 or total > limit:
+                    raise UnsafeFileError(f"{path}: unpacks to more than {limit} bytes; refused")
+                if member.isreg():
+                    content = archive.extractfile(member)
+                    members[member.name.removeprefix("./")] = content.read() if content else b""
+    except FileError:
+        raise
+    except (tarfile.TarError, OSError, EOFError, ValueError, zlib.error, lzma.LZMAError) as error:
+        raise FileError(f"{path}: cannot be read to its end ({error}); fetch the file again") from error
+    return members
+
+
+@contextmanager
+def faults_of(path: Path) -> Iterator[None]:
+    """Raise a :class:`UsageError` about the values of a file as a :class:`FileError` that names the file."""
+    try:
+        yield
+    except UsageError as error:
+        raise FileError(f"{path}: {str(error).removeprefix(f'{path.name}: ').removeprefix(f'{path}: ')}") from error
 
 
 def _first(folder: Path, names: Sequence[str]) -> Path | None:
-    """The first of these names that is there; a name that ends in ``/`` is a folder's."""
+    """Return the path of the first name that exists; a name that ends in ``/`` is a folder's."""
     for name in names:
         path = folder / name
         try:

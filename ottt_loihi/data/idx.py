@@ -7,20 +7,20 @@ and then the values, the last dimension fastest.
 from __future__ import annotations
 
 import gzip
+import io
 import math
 import os
 import struct
 import zlib
 from pathlib import Path
-from typing import BinaryIO
+from typing import IO
 
 import numpy as np
 
-from ottt_loihi.data.folder import Layout, find
+from ottt_loihi.data.folder import Layout, find, read_bytes
 from ottt_loihi.data.pixels import PixelArray
 from ottt_loihi.data.split import Split
 from ottt_loihi.errors import FileError, UnsafeFileError
-from ottt_loihi.files import refuse_pointer
 
 MAX_VALUES = 1 << 30
 MAX_COMPRESSION = 1100  # deflate shrinks by 1032 at most
@@ -68,7 +68,7 @@ def load_fashion_mnist(folder: str | os.PathLike[str] | None = None) -> Split:
 def read_idx(path: str | os.PathLike[str], num_dims: int) -> np.ndarray:
     """The array of an IDX file of unsigned bytes, uint8 with ``num_dims`` dimensions.
 
-    Nothing is allocated before the header has been checked against the file's size, so that a gzip file which swells
+    Nothing is unpacked before the header has been checked against the file's size, so that a gzip file which swells
     to many gigabytes is refused.
 
     Raises
@@ -77,25 +77,19 @@ def read_idx(path: str | os.PathLike[str], num_dims: int) -> np.ndarray:
         for a file that is no such IDX file, truncated, too long or damaged
     """
     path = Path(path)
+    content = read_bytes(path, MAX_VALUES + 1024)
+    if not content.startswith(b"\x1f\x8b"):
+        return _read(io.BytesIO(content), path, num_dims, len(content))
     try:
-        if not path.is_file():
-            raise FileError(f"{path}: {'not an ordinary file' if path.exists() else 'no such file'}")
-        refuse_pointer(path)
-        with open(path, "rb") as file:
-            if file.read(2) != b"\x1f\x8b":
-                file.seek(0)
-                return _read(file, path, num_dims, path.stat().st_size)
-            file.seek(0)
-            with gzip.GzipFile(fileobj=file) as unpacked:
-                return _read(unpacked, path, num_dims, path.stat().st_size * MAX_COMPRESSION)
+        return _read(gzip.GzipFile(fileobj=io.BytesIO(content)), path, num_dims, len(content) * MAX_COMPRESSION)
     except FileError:
         raise
     except (OSError, EOFError, zlib.error) as error:
         raise FileError(f"{path}: cannot be read to its end ({error}); fetch the file again") from error
 
 
-def _read(file: BinaryIO | gzip.GzipFile, path: Path, num_dims: int, size: int) -> np.ndarray:
-    """The array; ``size``: bytes the file can hold at most."""
+def _read(file: IO[bytes], path: Path, num_dims: int, size: int) -> np.ndarray:
+    """Return the array; ``size``: the bytes that the file holds at most."""
     header = file.read(4 + 4 * num_dims)
     magic = bytes((0, 0, 8, num_dims))
     if header[:4] != magic:
@@ -127,7 +121,7 @@ def _load(
 
 
 def _half(name: str, part: str, images_path: Path, labels_path: Path) -> tuple[PixelArray, np.ndarray]:
-    """Images float32 ``(n, 28, 28)`` in [0, 1] and labels int64 ``(n,)``."""
+    """Return images, float32 ``(n, 28, 28)`` in [0, 1], and labels, int64 ``(n,)``."""
     labels = read_idx(labels_path, 1)
     if labels.size == 0 or labels.max() >= NUM_CLASSES:
         found = "none" if labels.size == 0 else f"{labels.max()} at {labels.argmax()}"

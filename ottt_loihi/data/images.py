@@ -10,12 +10,14 @@ import os
 import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
 from ottt_loihi import checks
+from ottt_loihi.data.class_folders import classes_of, require_the_same_classes
 from ottt_loihi.data.pixels import PixelArray, intensities
 from ottt_loihi.data.split import Split
 from ottt_loihi.errors import FileError, UnsafeFileError, UsageError
@@ -24,7 +26,7 @@ from ottt_loihi.files import refuse_pointer
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".ppm"}
+SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".ppm")
 FORMATS = ("JPEG", "PNG", "BMP", "PPM")
 MAX_PIXELS = 1 << 26  # of one image; ImageNet's largest has 19 million
 MAX_BYTES = 1 << 33  # of a data set in memory
@@ -57,20 +59,10 @@ class ImageFolder:
         self.short_side = round(size * 8 / 7) if short_side is None else short_side
         if size < 1 or self.short_side < size:
             raise UsageError(f"ImageFolder: expected 1 ≤ size ≤ short_side, got {size} and {self.short_side}")
-        if not self.folder.is_dir():
-            raise FileError(f"{self.folder}: no such folder")
-        self.class_names = tuple(sorted(path.name for path in self.folder.iterdir() if path.is_dir()))
-        if not self.class_names:
-            raise FileError(f"{self.folder}: expected one folder per class, found none")
-        self.paths: list[Path] = []
-        labels: list[int] = []
-        for label, name in enumerate(self.class_names):
-            paths = sorted(p for p in (self.folder / name).iterdir() if p.suffix.lower() in SUFFIXES)
-            if not paths:
-                raise FileError(f"{self.folder / name}: no images ({', '.join(sorted(SUFFIXES))})")
-            self.paths += paths
-            labels += [label] * len(paths)
-        self.labels = np.array(labels, np.int64)
+        classes = classes_of(self.folder, SUFFIXES)
+        self.class_names = tuple(classes)
+        self.paths = list(chain.from_iterable(classes.values()))
+        self.labels = np.repeat(np.arange(len(classes)), [len(paths) for paths in classes.values()])
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -104,7 +96,7 @@ class ImageFolder:
         return np.stack(images) if images else np.empty((0, 3, self.size, self.size), np.uint8)
 
     def _image(self, path: Path, rng: np.random.Generator | None) -> np.ndarray:
-        """The centre or a random part of an image, uint8 ``(3, size, size)``."""
+        """Return the centre of an image, or with ``rng`` a random part, uint8 ``(3, size, size)``."""
         import PIL.Image
 
         try:
@@ -148,7 +140,10 @@ class ImageFolder:
 
 
 def _open_image(path: Path) -> Image:
-    """The image, its pixels not yet read; our own limit on its size follows, so PIL need not warn of a lower one."""
+    """Return an image whose pixels are not read yet.
+
+    PIL's warning about large images is silenced, because our own limit is checked next.
+    """
     import PIL.Image
 
     refuse_pointer(path)
@@ -175,9 +170,7 @@ def open_image_folders(folder: str | os.PathLike[str], size: int) -> tuple[Image
             )
         halves.append(ImageFolder(found[0], size))
     train, test = halves
-    if train.class_names != test.class_names:
-        differing = sorted(set(train.class_names) ^ set(test.class_names))
-        raise FileError(f"{folder}: expected the same classes in both halves; only one has {', '.join(differing[:5])}")
+    require_the_same_classes(Path(folder), train.class_names, test.class_names)
     return train, test
 
 

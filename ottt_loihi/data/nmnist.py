@@ -6,20 +6,16 @@ classes, in a folder or in a tar archive, which is read without being unpacked.
 
 from __future__ import annotations
 
-import lzma
 import os
-import tarfile
-import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 
-from ottt_loihi.data.events import MAX_BYTES, as_frames, decode_bin, lost_note
-from ottt_loihi.data.folder import Found, Layout, find, read_bytes, read_text
+from ottt_loihi.data.events import as_frames, decode_bin
+from ottt_loihi.data.folder import Found, Layout, decoded, find, read_archive, read_bytes
 from ottt_loihi.data.split import Split
-from ottt_loihi.errors import FileError, UnsafeFileError, UsageError
-from ottt_loihi.files import refuse_pointer
+from ottt_loihi.errors import FileError, UsageError
 
 SIDE = 34
 NUM_CLASSES = 10
@@ -66,44 +62,32 @@ def load_nmnist(
             raise UsageError(f"{name}: expected at least 1 or None, got {value}")
     found = find("n-mnist", NMNIST, folder)
     lists, read = _open(found)
-    halves, lost, total = [], 0, 0
-    for part, limit in (("train", num_train), ("test", num_test)):
-        samples = lists[part][:limit]
-        recordings = (decode_bin(read(name), SIDE, SIDE, f"{found.folder / name}") for name, _ in samples)
-        made = as_frames(recordings, num_steps, SIDE, SIDE, by, ceiling)
-        lost, total = lost + made.lost, total + made.total
-        halves += [made.frames, np.array([label for _, label in samples], np.int64)]
-    return Split(*halves, NUM_CLASSES, time_axis=True, name="n-mnist", notes=lost_note(lost, total, ceiling))
+    parts = [lists["train"][:num_train], lists["test"][:num_test]]
+    recordings = ((decode_bin(read(name), SIDE, SIDE, f"{found.folder / name}") for name, _ in part) for part in parts)
+    (x, x_test), notes = as_frames(recordings, num_steps, SIDE, SIDE, by, ceiling)
+    y, y_test = (np.array([label for _, label in part], np.int64) for part in parts)
+    return Split(x, y, x_test, y_test, NUM_CLASSES, time_axis=True, name="n-mnist", notes=notes)
 
 
 def _open(found: Found) -> tuple[dict[str, Samples], Reader]:
-    """Per half its samples, and a function from a sample's name to its bytes."""
+    """Return the samples of each half, and a function that returns a sample's bytes by its name."""
     if found.layout.format == "folders":
-        return {part: _in_folders(path) for part, path in found.paths.items()}, lambda name: _read(Path(name))
-    if found.layout.format == "lists":
-        lists = {part: _parse_list(read_text(path), str(path)) for part, path in found.paths.items()}
-        return lists, lambda name: _read(found.folder / name)
-    path = found.paths["archive"]
-    members = read_archive(path)
-    missing = [name for name in LISTS.values() if name not in members]
-    if missing:
-        raise FileError(f"{path}: lacks {', '.join(missing)}")
-    lists = {part: _parse_list(members[name].decode("latin-1"), f"{path}:{name}") for part, name in LISTS.items()}
+        return {part: _in_folders(path) for part, path in found.paths.items()}, lambda name: read_bytes(Path(name))
+    path = found.paths.get("archive", found.folder)
+    members = read_archive(path) if found.layout.format == "archive" else None
 
     def read(name: str) -> bytes:
+        if members is None:
+            return read_bytes(path / name)
         if name not in members:
-            raise FileError(f"{path}: lacks {name}, which its list names")
+            raise FileError(f"{path}: lacks {name}{'' if name in LISTS.values() else ', which its list names'}")
         return members[name]
 
-    return lists, read
-
-
-def _read(path: Path) -> bytes:
-    return read_bytes(path, MAX_BYTES)
+    return {part: _parse_list(decoded(read(name), name), f"{path / name}") for part, name in LISTS.items()}, read
 
 
 def _in_folders(folder: Path) -> Samples:
-    """``0/…bin`` to ``9/…bin``, sorted by file name, which is MNIST's order and not that of the classes."""
+    """Return the files ``0/…bin`` to ``9/…bin``, sorted by file name: in MNIST's order, not that of the classes."""
     samples = []
     for label in range(NUM_CLASSES):
         names = sorted((folder / str(label)).glob("*.bin"))
@@ -114,7 +98,7 @@ def _in_folders(folder: Path) -> Samples:
 
 
 def _parse_list(text: str, where: str) -> Samples:
-    """Lines of sample number and class; ``#`` starts a comment."""
+    """Return the samples of a list with lines of a sample's number and its class; ``#`` starts a comment."""
     samples = []
     for number, line in enumerate(text.splitlines(), 1):
         words = line.split("#")[0].split()
@@ -128,32 +112,3 @@ def _parse_list(text: str, where: str) -> Samples:
     if not samples:
         raise FileError(f"{where}: names no samples")
     return samples
-
-
-def read_archive(path: Path, limit: int = MAX_BYTES) -> dict[str, bytes]:
-    """All ordinary files of a tar archive, name → bytes; links and everything else in it are left out.
-
-    Raises
-    ------
-    UnsafeFileError
-        when they sum up to more than ``limit`` bytes
-    FileError
-        for a damaged archive
-    """
-    members: dict[str, bytes] = {}
-    total = 0
-    try:
-        refuse_pointer(path)
-        with tarfile.open(path, "r|*") as archive:  # as a stream: a member's size is known before it is unpacked
-            for member in archive:
-                total += member.size + 512
-                if member.size < 0 or total > limit:
-                    raise UnsafeFileError(f"{path}: unpacks to more than {limit} bytes; refused")
-                if member.isreg():
-                    content = archive.extractfile(member)
-                    members[member.name.removeprefix("./")] = content.read() if content else b""
-    except FileError:
-        raise
-    except (tarfile.TarError, OSError, EOFError, ValueError, zlib.error, lzma.LZMAError) as error:
-        raise FileError(f"{path}: cannot be read to its end ({error}); fetch the file again") from error
-    return members

@@ -32,16 +32,11 @@ class PixelArray(CompactArray):
     def __getitem__(self, key: Any) -> Any:
         return intensities(self.pixels[key])
 
-    def min(self, *args: Any, **options: Any) -> Any:
-        """Return the smallest value; with arguments as an array does."""
-        return self[:].min(*args, **options) if args or options else intensities(self.pixels.min())
-
-    def max(self, *args: Any, **options: Any) -> Any:
-        """Return the largest value; with arguments as an array does."""
-        return self[:].max(*args, **options) if args or options else intensities(self.pixels.max())
-
     def only(self, chosen: Any) -> PixelArray:
         return PixelArray(self.pixels[chosen])
+
+    def _extreme(self, name: str) -> Any:
+        return intensities(getattr(self.pixels, name)())
 
     def _in_shape(self, shape: tuple[int, ...]) -> PixelArray:
         return PixelArray(self.pixels.reshape(shape))

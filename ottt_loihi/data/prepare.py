@@ -6,6 +6,7 @@ The record goes with the network, and :func:`prepare_like` brings other data int
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -18,7 +19,7 @@ from ottt_loihi.data.codings import CODINGS, coded_shape, encode, message_value,
 from ottt_loihi.data.codings.graded import LEVELS
 from ottt_loihi.data.description import DataDescription, Step, describe_split
 from ottt_loihi.data.registry import load_data, loader_options
-from ottt_loihi.data.sparse import SampleArray, pieces, some
+from ottt_loihi.data.sparse import pieces, some
 from ottt_loihi.data.split import Split
 from ottt_loihi.errors import UsageError
 
@@ -106,8 +107,7 @@ def prepare(
     record = replace(record, preprocessing=steps)
     if steps and steps[0].name == "scale":  # whatever the numbers look like
         record = replace(record, values="analog", value_range=(0.0, 1.0))
-    if CODINGS[coding.name].unit_range and split.x_train.dtype != np.float32:
-        split = replace(split, x_train=_floats(split.x_train), x_test=_floats(split.x_test))
+    split = _as_floats(split, coding)
     _try(split, record, where)
     return Prepared(split, record, (*split.notes, *notes, _said(where, record, asked)))
 
@@ -124,8 +124,8 @@ def prepare_like(split: Split, record: DataDescription) -> tuple[Split, tuple[st
     if split.time_axis != record.time_axis:
         has, needs = ("a", "none") if split.time_axis else ("no", "one")
         raise UsageError(f"{where}: its samples have {has} time axis, the network was trained on data with {needs}")
-    if split.input_shape != record.shape and _size(split.input_shape) == _size(record.shape):
-        split = reshaped(split, record.shape)
+    if split.input_shape != record.shape and math.prod(split.input_shape) == math.prod(record.shape):
+        split = split.reshaped(record.shape)
     if split.num_steps != record.time_steps:
         raise UsageError(f"{where}: expected samples of {record.time_steps} time steps, got {split.num_steps}")
     if split.input_shape != record.shape:
@@ -136,8 +136,7 @@ def prepare_like(split: Split, record: DataDescription) -> tuple[Split, tuple[st
     split = _same_classes(split, record, where)
     for step in record.preprocessing:
         split = _changed(split, step, notes)
-    if CODINGS[record.coding.name].unit_range and split.x_train.dtype != np.float32:
-        split = replace(split, x_train=_floats(split.x_train), x_test=_floats(split.x_test))
+    split = _as_floats(split, record.coding)
     for part in ("x_train", "x_test"):
         record.check(getattr(split, part), f"{where}: {part}")
     return split, tuple(notes)
@@ -221,19 +220,15 @@ def spikes_per_sample(prepared: Prepared, num_steps: int, count: int = 200) -> f
 
 
 def _chosen(found: DataDescription, asked: Step | None, where: str) -> Step:
-    """The coding, with what it takes from the data."""
+    """Return the coding that was asked for, or the default of such data, with the unit of graded messages."""
     if asked is None:
         asked = Step("frames" if found.time_axis else "rate")
         if found.values == "analog" and found.time_axis:
             return Step("graded")
-    kind = CODINGS[asked.name]
-    if kind.time != "any" and found.time_axis != (kind.time == "axis"):
-        names = [
-            name for name, other in CODINGS.items() if other.time in ("any", "axis" if found.time_axis else "none")
-        ]
-        what = (
-            "frames with a time axis" if found.time_axis else "samples without a time axis (--time-axis if they have)"
-        )
+    if not CODINGS[asked.name].takes(found.time_axis):
+        names = [name for name, other in CODINGS.items() if other.takes(found.time_axis)]
+        have = "frames with a time axis", "samples without a time axis (--time-axis if they have)"
+        what = have[not found.time_axis]
         raise UsageError(f"{where}: encoding: the data are {what}, expected {', '.join(names)}, got {asked.name!r}")
     if asked.name not in ("frames", "delays", "slots") or found.values == "spikes":
         return asked
@@ -261,7 +256,7 @@ def _needs_scale(found: DataDescription, coding: Step, scale: str) -> bool:
 
 
 def _changed(split: Split, step: Step, notes: list[str]) -> Split:
-    """The data after one step of preprocessing; clipped values are counted in ``notes``."""
+    """Return the data after one step of preprocessing; ``notes`` gets the number of clipped values."""
     if step.name not in PREPROCESSING:
         raise UsageError(f"preprocessing: {step.name!r:.40} is unknown; a newer ottt-loihi may have it")
     halves = {}
@@ -300,20 +295,14 @@ def _same_classes(split: Split, record: DataDescription, where: str) -> Split:
             known = ", ".join(record.class_names[:8])
             raise UsageError(f"{where}: the network knows no class {unknown[0]!r:.40}; it has {known}")
         table = np.array([place[name] for name in split.class_names], np.int64)
-        split = replace(
-            split,
-            y_train=table[split.y_train],
-            y_test=table[split.y_test],
-            num_classes=record.num_classes,
-            class_names=record.class_names,
-        )
-        return split
+        labels = {"y_train": table[split.y_train], "y_test": table[split.y_test]}
+        return replace(split, **labels, num_classes=record.num_classes, class_names=record.class_names)
     if int(labels.max()) >= record.num_classes:
         hint = "; they begin at 1, subtract 1" if labels.min() == 1 and labels.max() == record.num_classes else ""
         raise UsageError(
             f"{where}: expected labels 0 … {record.num_classes - 1}, got {labels.min()} … {labels.max()}{hint}"
         )
-    return replace(split, num_classes=record.num_classes, class_names=record.class_names or ())
+    return replace(split, num_classes=record.num_classes, class_names=record.class_names)
 
 
 def _try(split: Split, record: DataDescription, where: str) -> None:
@@ -331,31 +320,17 @@ def _try(split: Split, record: DataDescription, where: str) -> None:
     encode(split.x_train[:1], record.coding, record.time_steps or 1, time_axis=record.time_axis)
 
 
+def _as_floats(split: Split, coding: Step) -> Split:
+    """Return the data as float32 where the coding needs intensities."""
+    if not CODINGS[coding.name].unit_range or split.x_train.dtype == np.float32:
+        return split
+    return split.with_samples(lambda x: x.astype(np.float32))
+
+
 def _said(where: str, record: DataDescription, asked: Step | None) -> str:
     why = "" if asked is not None else "; --encoding chooses another"
     fitted = "" if not record.preprocessing else ", scaled to [0, 1] by the training samples"
-    shape = "×".join(map(str, record.shape))
-    steps = f"{record.time_steps} time steps" if record.time_axis else "no time axis"
-    dt = "" if record.dt is None else f" of {record.dt:g} s"
-    return (
-        f"{where}: {record.values}, {shape}, {steps}{dt}, {record.num_classes} classes{fitted}; "
-        f"sent as {record.coding}{why}"
-    )
-
-
-def _floats(x: SampleArray) -> np.ndarray:
-    return x.astype(np.float32)
-
-
-def reshaped(split: Split, shape: tuple[int, ...]) -> Split:
-    """Return the split with samples of another shape of as many values: grey images get and lose their channel so."""
-    lead = 2 if split.time_axis else 1
-    x = {part: getattr(split, part) for part in ("x_train", "x_test")}
-    return replace(split, **{part: a.reshape(*a.shape[:lead], *shape) for part, a in x.items()})
-
-
-def _size(shape: tuple[int, ...]) -> int:
-    return int(np.prod(shape))
+    return f"{where}: {record.values}, {record.form}{fitted}; sent as {record.coding}{why}"
 
 
 def options_of(table: Mapping[str, Any]) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ottt_loihi import checks
+from ottt_loihi.data import sensors
 from ottt_loihi.data.arrays import load_npz
 from ottt_loihi.data.audio import FSDD, load_fsdd, load_wav_folder
 from ottt_loihi.data.cifar import CIFAR10, CIFAR100, load_cifar10, load_cifar100
@@ -21,16 +22,6 @@ from ottt_loihi.data.folder import Found, Layout, data_folder, find
 from ottt_loihi.data.idx import FASHION_MNIST, MNIST, load_fashion_mnist, load_mnist
 from ottt_loihi.data.images import load_image_folder
 from ottt_loihi.data.nmnist import NMNIST, load_nmnist
-from ottt_loihi.data.sensors import (
-    BRAILLE,
-    GAS_DRIFT,
-    MITBIH,
-    MYO_EMG,
-    load_braille,
-    load_gas_drift,
-    load_mitbih,
-    load_myo_emg,
-)
 from ottt_loihi.data.split import Split
 from ottt_loihi.data.table import load_csv
 from ottt_loihi.data.timeseries import UEA, load_ts, load_uea
@@ -63,111 +54,49 @@ class DataSet:
     licence: str = ""
 
     def find(self, folder: str | os.PathLike[str] | None = None) -> Found | None:
-        """Return the folder of the data set; None if it needs no files. :class:`FileError` names missing files."""
+        """Return the files of the data set; None if it needs no files. :class:`FileError` names missing files."""
         return find(self.name, self.layouts, folder) if self.layouts else None
 
     def options(self) -> list[str]:
-        """The names of the loader's own options."""
-        return [name for name in inspect.signature(self.load).parameters if name != "folder"]
+        """Return the names of the loader's own options."""
+        return _options_of(self.load)
 
 
+_SOURCES = {  # where people get it, and its licence
+    "mnist": ("http://yann.lecun.com/exdb/mnist", "CC BY-SA 3.0, as Keras says"),
+    "fashion-mnist": ("https://github.com/zalandoresearch/fashion-mnist", "MIT"),
+    "cifar10": ("https://www.cs.toronto.edu/~kriz/cifar.html", ""),
+    "cifar100": ("https://www.cs.toronto.edu/~kriz/cifar.html", ""),
+    "n-mnist": ("https://www.garrickorchard.com/datasets/n-mnist", "CC BY-SA 4.0, as snnTorch says"),
+    "dvs-gesture": ("https://research.ibm.com/interactive/dvsgesture", "CC BY 4.0, as snnTorch says"),
+    "cifar10-dvs": ("https://figshare.com/articles/dataset/CIFAR10-DVS_New/4724671", ""),
+    "fsdd": ("https://github.com/Jakobovski/free-spoken-digit-dataset", "CC BY-SA 4.0"),
+    "gas-drift": ("https://archive.ics.uci.edu/dataset/270", "CC BY 4.0, its page says for research only"),
+    "myo-emg": ("https://github.com/aljazfrancic/myo-readings-dataset", "MIT"),
+    "mitbih": ("https://physionet.org/content/mitdb/1.0.0", "ODC Attribution 1.0"),
+    "braille": ("https://doi.org/10.5281/zenodo.7050094", "CC BY 4.0, as a third party says"),
+    "uea-timeseries": (
+        "https://www.timeseriesclassification.com",
+        "BSD-3-Clause of the wheel that ships it; UEA's own terms were not seen",
+    ),
+}
 DATA_SETS = {
-    data_set.name: data_set
-    for data_set in (
-        DataSet("digits", "digits 8×8, 1,797 (in scikit-learn)", load_digits),
-        DataSet(
-            "mnist",
-            "digits 28×28, 70,000",
-            load_mnist,
-            MNIST,
-            "http://yann.lecun.com/exdb/mnist",
-            "CC BY-SA 3.0, as Keras says",
-        ),
-        DataSet(
-            "fashion-mnist",
-            "clothes 28×28, 70,000",
-            load_fashion_mnist,
-            FASHION_MNIST,
-            "https://github.com/zalandoresearch/fashion-mnist",
-            "MIT",
-        ),
-        DataSet(
-            "cifar10", "photos 3×32×32, 60,000", load_cifar10, CIFAR10, "https://www.cs.toronto.edu/~kriz/cifar.html"
-        ),
-        DataSet(
-            "cifar100", "photos 3×32×32, 60,000", load_cifar100, CIFAR100, "https://www.cs.toronto.edu/~kriz/cifar.html"
-        ),
-        DataSet(
-            "n-mnist",
-            "events 2×34×34, 70,000",
-            load_nmnist,
-            NMNIST,
-            "https://www.garrickorchard.com/datasets/n-mnist",
-            "CC BY-SA 4.0, as snnTorch says",
-        ),
-        DataSet(
-            "dvs-gesture",
-            "events 2×128×128, 1,464",
-            load_dvs_gesture,
-            DVS_GESTURE,
-            "https://research.ibm.com/interactive/dvsgesture",
-            "CC BY 4.0, as snnTorch says",
-        ),
-        DataSet(
-            "cifar10-dvs",
-            "events 2×128×128, 10,000",
-            load_cifar10_dvs,
-            CIFAR10_DVS,
-            "https://figshare.com/articles/dataset/CIFAR10-DVS_New/4724671",
-        ),
-        DataSet(
-            "fsdd",
-            "spoken digits, 3,000 recordings",
-            load_fsdd,
-            FSDD,
-            "https://github.com/Jakobovski/free-spoken-digit-dataset",
-            "CC BY-SA 4.0",
-        ),
-        DataSet(
-            "gas-drift",
-            "16 gas sensors over 36 months",
-            load_gas_drift,
-            GAS_DRIFT,
-            "https://archive.ics.uci.edu/dataset/270",
-            "CC BY 4.0, its page says for research only",
-        ),
-        DataSet(
-            "myo-emg",
-            "muscles, 8 wrist gestures",
-            load_myo_emg,
-            MYO_EMG,
-            "https://github.com/aljazfrancic/myo-readings-dataset",
-            "MIT",
-        ),
-        DataSet(
-            "mitbih",
-            "heart beats of 44 patients",
-            load_mitbih,
-            MITBIH,
-            "https://physionet.org/content/mitdb/1.0.0",
-            "ODC Attribution 1.0",
-        ),
-        DataSet(
-            "braille",
-            "events of a fingertip, 7 or 27 letters",
-            load_braille,
-            BRAILLE,
-            "https://doi.org/10.5281/zenodo.7050094",
-            "CC BY 4.0, as a third party says",
-        ),
-        DataSet(
-            "uea-timeseries",
-            "JapaneseVowels, BasicMotions",
-            load_uea,
-            UEA,
-            "https://www.timeseriesclassification.com",
-            "BSD-3-Clause of the wheel that ships it; UEA's own terms were not seen",
-        ),
+    name: DataSet(name, title, load, layouts, *_SOURCES.get(name, ()))
+    for name, title, load, layouts in (
+        ("digits", "digits 8×8, 1,797 (in scikit-learn)", load_digits, ()),
+        ("mnist", "digits 28×28, 70,000", load_mnist, MNIST),
+        ("fashion-mnist", "clothes 28×28, 70,000", load_fashion_mnist, FASHION_MNIST),
+        ("cifar10", "photos 3×32×32, 60,000", load_cifar10, CIFAR10),
+        ("cifar100", "photos 3×32×32, 60,000", load_cifar100, CIFAR100),
+        ("n-mnist", "events 2×34×34, 70,000", load_nmnist, NMNIST),
+        ("dvs-gesture", "events 2×128×128, 1,464", load_dvs_gesture, DVS_GESTURE),
+        ("cifar10-dvs", "events 2×128×128, 10,000", load_cifar10_dvs, CIFAR10_DVS),
+        ("fsdd", "spoken digits, 3,000 recordings", load_fsdd, FSDD),
+        ("gas-drift", "16 gas sensors over 36 months", sensors.load_gas_drift, sensors.GAS_DRIFT),
+        ("myo-emg", "muscles, 8 wrist gestures", sensors.load_myo_emg, sensors.MYO_EMG),
+        ("mitbih", "heart beats of 44 patients", sensors.load_mitbih, sensors.MITBIH),
+        ("braille", "events of a fingertip, 7 or 27 letters", sensors.load_braille, sensors.BRAILLE),
+        ("uea-timeseries", "JapaneseVowels, BasicMotions", load_uea, UEA),
     )
 }
 

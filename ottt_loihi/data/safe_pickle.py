@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import io
 import pickletools
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,20 +31,7 @@ ALLOWED_GLOBALS = {
     ("_codecs", "encode"),
 }
 _MARK = object()
-_CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False}
-_NUMBERS = {"BININT", "BININT1", "BININT2", "LONG1", "BINFLOAT"}
-_BYTES = {"BINBYTES", "SHORT_BINBYTES", "BINBYTES8", "BYTEARRAY8"}
-_PYTHON_2_STRINGS = {"BINSTRING", "SHORT_BINSTRING"}
-_TEXTS = {"BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8"}
-_TUPLES = {"EMPTY_TUPLE": 0, "TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
-_PUSH = {"EMPTY_LIST", "EMPTY_DICT", "MARK", "BINGET", "LONG_BINGET", "GLOBAL", "PROTO", "FRAME"}.union(
-    _CONSTANTS, _NUMBERS, _BYTES, _PYTHON_2_STRINGS, _TEXTS
-)
-_COMBINE = {
-    *("BINPUT", "LONG_BINPUT", "MEMOIZE", "TUPLE", "APPEND", "APPENDS", "SETITEM", "SETITEMS"),
-    *("STACK_GLOBAL", "REDUCE", "BUILD", "STOP", *_TUPLES),
-}
-ALLOWED = _PUSH | _COMBINE
+_BYTES = object()  # stands for the one dtype there may be: unsigned bytes
 
 
 @dataclass(frozen=True)
@@ -51,11 +39,6 @@ class _Global:
     """Stands for an importable name, and is never imported."""
 
     name: str
-
-
-@dataclass
-class _Dtype:
-    """Stands for the one dtype there may be: unsigned bytes."""
 
 
 @dataclass
@@ -97,62 +80,15 @@ class _Machine:
             if not code:
                 raise FileError(f"{self.path}: a pickle without an end; it is truncated")
             opcode = pickletools.code2op.get(code.decode("latin-1"))
-            if opcode is None or opcode.name not in ALLOWED:  # before its argument is looked at
+            if opcode is None or opcode.name not in STEPS:  # before its argument is looked at
                 raise UnsafeFileError(
                     f"{self.path}: the pickle instruction {opcode.name if opcode else code} at byte "
                     f"{stream.tell() - 1} is not allowed; refused, nothing of it was run"
                 )
             if opcode.name == "STOP":
-                (result,) = self._pop(1)
-                return result
-            argument = opcode.arg.reader(stream) if opcode.arg else None
-            if opcode.name in _PUSH:
-                self._push(opcode.name, argument)
-            else:
-                self._combine(opcode.name, argument)
+                return self._pop(1)[0]
+            STEPS[opcode.name](self, opcode.arg.reader(stream) if opcode.arg else None)
         raise UnsafeFileError(f"{self.path}: more than {MAX_INSTRUCTIONS} instructions; refused")
-
-    def _push(self, name: str, argument: Any) -> None:
-        """Instructions that put one thing on the stack, or (PROTO, FRAME) say nothing of interest."""
-        if name in _CONSTANTS:
-            self.stack.append(_CONSTANTS[name])
-        elif name in _NUMBERS or name in _TEXTS or name in _BYTES:
-            self.stack.append(bytes(argument) if name in _BYTES else argument)
-        elif name in _PYTHON_2_STRINGS:
-            self.stack.append(argument.encode("latin-1"))
-        elif name in ("EMPTY_LIST", "EMPTY_DICT"):
-            self.stack.append([] if name == "EMPTY_LIST" else {})
-        elif name == "MARK":
-            self.stack.append(_MARK)
-        elif name in ("BINGET", "LONG_BINGET"):
-            self.stack.append(self.memo[argument])
-        elif name == "GLOBAL":
-            self._global(*argument.split(" ", 1))
-
-    def _combine(self, name: str, argument: Any) -> None:
-        """Instructions that work on what is on the stack."""
-        if name in ("BINPUT", "LONG_BINPUT"):
-            self.memo[argument] = self.stack[-1]
-        elif name == "MEMOIZE":
-            self.memo[len(self.memo)] = self.stack[-1]
-        elif name in _TUPLES:
-            self.stack.append(tuple(self._pop(_TUPLES[name])))
-        elif name == "TUPLE":
-            self.stack.append(tuple(self._pop_to_mark()))
-        elif name in ("APPEND", "APPENDS"):
-            items = self._pop(1) if name == "APPEND" else self._pop_to_mark()
-            self._top(list).extend(items)
-        elif name in ("SETITEM", "SETITEMS"):
-            items = self._pop(2) if name == "SETITEM" else self._pop_to_mark()
-            self._set_items(items)
-        elif name == "STACK_GLOBAL":
-            self._global(*self._pop(2))
-        elif name == "REDUCE":
-            function, arguments = self._pop(2)
-            self.stack.append(self._call(function, arguments))
-        elif name == "BUILD":
-            (state,) = self._pop(1)
-            _set_state(self.stack[-1], state)
 
     def _pop(self, count: int) -> list[Any]:
         items = self.stack[len(self.stack) - count :]
@@ -166,6 +102,15 @@ class _Machine:
         while (item := self.stack.pop()) is not _MARK:
             items.append(item)
         return items[::-1]
+
+    def _push(self, value: Any) -> None:
+        self.stack.append(value)
+
+    def _keep(self, place: int) -> None:
+        self.memo[place] = self.stack[-1]
+
+    def _extend(self, items: list[Any]) -> None:
+        self._top(list).extend(items)
 
     def _top(self, kind: type) -> Any:
         if not isinstance(self.stack[-1], kind):
@@ -185,10 +130,18 @@ class _Machine:
                 f"{self.path}: the pickle asks for {module[:60]}.{name[:60]}; only arrays, lists, dicts and bytes are "
                 "allowed, nothing of it was run"
             )
-        self.stack.append(_Global(name))
+        self._push(_Global(name))
+
+    def _build(self, state: Any) -> None:
+        target = self.stack[-1]
+        if isinstance(target, _Array):
+            _, shape, dtype, fortran_order, raw = state
+            target.value = _array(raw, dtype, shape, bool(fortran_order))
+        elif target is not _BYTES:
+            raise ValueError(f"a state for {type(target).__name__}")
 
     def _call(self, function: Any, arguments: Any) -> Any:
-        """Imitate the functions that NumPy's own pickles call."""
+        """Return the result of a function that NumPy's own pickles call, without calling it."""
         if not isinstance(function, _Global) or not isinstance(arguments, tuple):
             raise ValueError("a call of something that is no function")
         if function.name == "_reconstruct":
@@ -196,7 +149,7 @@ class _Machine:
         if function.name == "dtype":
             if arguments[0] not in ("u1", b"u1"):
                 raise ValueError("expected an array of unsigned bytes (u1), found another dtype")
-            return _Dtype()
+            return _BYTES
         if function.name == "_frombuffer":
             raw, dtype, shape, order = arguments
             return _Array(_array(raw, dtype, shape, order == "F"))
@@ -209,16 +162,44 @@ class _Machine:
         raise ValueError(f"{function.name} is called in an unknown way")
 
 
-def _set_state(target: Any, state: Any) -> None:
-    if isinstance(target, _Array):
-        _, shape, dtype, fortran_order, raw = state
-        target.value = _array(raw, dtype, shape, bool(fortran_order))
-    elif not isinstance(target, _Dtype):
-        raise ValueError(f"a state for {type(target).__name__}")
+STEPS: dict[str, Callable[[_Machine, Any], None]] = {  # instruction → what it does with the stack and its argument
+    **dict.fromkeys(("PROTO", "FRAME", "STOP"), lambda machine, argument: None),
+    "NONE": lambda machine, argument: machine._push(None),
+    "NEWTRUE": lambda machine, argument: machine._push(True),
+    "NEWFALSE": lambda machine, argument: machine._push(False),
+    **dict.fromkeys(("BININT", "BININT1", "BININT2", "LONG1", "BINFLOAT"), _Machine._push),
+    **dict.fromkeys(("BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8"), _Machine._push),
+    **dict.fromkeys(
+        ("BINBYTES", "SHORT_BINBYTES", "BINBYTES8", "BYTEARRAY8"),
+        lambda machine, argument: machine._push(bytes(argument)),
+    ),
+    **dict.fromkeys(  # of Python 2
+        ("BINSTRING", "SHORT_BINSTRING"), lambda machine, argument: machine._push(argument.encode("latin-1"))
+    ),
+    "EMPTY_LIST": lambda machine, argument: machine._push([]),
+    "EMPTY_DICT": lambda machine, argument: machine._push({}),
+    "EMPTY_TUPLE": lambda machine, argument: machine._push(()),
+    "MARK": lambda machine, argument: machine._push(_MARK),
+    **dict.fromkeys(("BINGET", "LONG_BINGET"), lambda machine, argument: machine._push(machine.memo[argument])),
+    **dict.fromkeys(("BINPUT", "LONG_BINPUT"), _Machine._keep),
+    "MEMOIZE": lambda machine, argument: machine._keep(len(machine.memo)),
+    "TUPLE": lambda machine, argument: machine._push(tuple(machine._pop_to_mark())),
+    "TUPLE1": lambda machine, argument: machine._push(tuple(machine._pop(1))),
+    "TUPLE2": lambda machine, argument: machine._push(tuple(machine._pop(2))),
+    "TUPLE3": lambda machine, argument: machine._push(tuple(machine._pop(3))),
+    "APPEND": lambda machine, argument: machine._extend(machine._pop(1)),
+    "APPENDS": lambda machine, argument: machine._extend(machine._pop_to_mark()),
+    "SETITEM": lambda machine, argument: machine._set_items(machine._pop(2)),
+    "SETITEMS": lambda machine, argument: machine._set_items(machine._pop_to_mark()),
+    "GLOBAL": lambda machine, argument: machine._global(*argument.split(" ", 1)),
+    "STACK_GLOBAL": lambda machine, argument: machine._global(*machine._pop(2)),
+    "REDUCE": lambda machine, argument: machine._push(machine._call(*machine._pop(2))),
+    "BUILD": lambda machine, argument: machine._build(*machine._pop(1)),
+}
 
 
 def _array(raw: Any, dtype: Any, shape: Any, fortran_order: bool) -> np.ndarray:
-    if not isinstance(raw, bytes) or not isinstance(dtype, _Dtype) or not isinstance(shape, tuple):
+    if not isinstance(raw, bytes) or dtype is not _BYTES or not isinstance(shape, tuple):
         raise ValueError("an array of something else than unsigned bytes")
     if not all(type(n) is int and n >= 0 for n in shape):
         raise ValueError("an array with an impossible shape")
@@ -226,12 +207,12 @@ def _array(raw: Any, dtype: Any, shape: Any, fortran_order: bool) -> np.ndarray:
 
 
 def _finish(value: Any, depth: int = 0) -> Any:
-    """Stand-ins out, arrays in, for the containers CIFAR has: at most two deep."""
+    """Return the value with arrays in place of stand-ins, also within dicts that are at most two deep."""
     if isinstance(value, _Array):
         if value.value is None:
             raise ValueError("an array without values")
         return value.value
-    if isinstance(value, (_Global, _Dtype)):
+    if isinstance(value, _Global) or value is _BYTES:
         raise ValueError("a name where a value was expected")
     if isinstance(value, dict) and depth < 2:
         return {key: _finish(item, depth + 1) for key, item in value.items()}

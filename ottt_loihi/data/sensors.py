@@ -5,18 +5,14 @@ from __future__ import annotations
 import io
 import os
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 import numpy as np
 
 from ottt_loihi import checks
-from ottt_loihi.data.arrays import draw_test, read_arrays, read_npy
-from ottt_loihi.data.folder import Found, Layout, find, read_bytes
-from ottt_loihi.data.nmnist import read_archive
-from ottt_loihi.data.split import Split
+from ottt_loihi.data.arrays import read_arrays, read_npy
+from ottt_loihi.data.folder import Found, Layout, contents, find
+from ottt_loihi.data.split import Split, draw_test
 from ottt_loihi.errors import FileError, UsageError
-
-MAX_BYTES = 1 << 28
 
 GASES = ("Ethanol", "Ethylene", "Ammonia", "Acetaldehyde", "Acetone", "Toluene")
 GAS_FEATURES = 128
@@ -63,7 +59,7 @@ def load_gas_drift(
         for missing batches, and lines of another form
     """
     found = find("gas-drift", GAS_DRIFT, folder)
-    files = _files(found, ".dat")
+    files = contents(found, "*.dat")
     parts = {}
     for name, batches in (("train", train), ("test", test)):
         chosen = [checks.integer(batch, name, 1, 10) for batch in batches]
@@ -132,11 +128,8 @@ def load_myo_emg(
             f"myo-emg: expected a window of a multiple of {steps} samples, two a step at least; got {width}"
         )
     found = find("myo-emg", MYO_EMG, folder)
-    if found.layout.format == "archive":
-        files = {"/".join(Path(n).parts[-2:]): c for n, c in read_archive(found.paths["archive"]).items()}
-    else:
-        files = {f"{p.parent.name}/{p.name}": read_bytes(p, MAX_BYTES) for p in sorted(found.folder.glob("*/*.npy"))}
-    people = sorted({name.split("-")[0] for name in files if name.endswith(".npy")})
+    files = contents(found, "*/*.npy")
+    people = sorted({name.split("-")[0] for name in files})
     if participant != "all" and str(participant) not in people:
         raise UsageError(f"participant: expected one of {', '.join(people)}, or all; got {participant!r}")
     parts: dict[str, list[tuple[np.ndarray, np.ndarray]]] = {"train": [], "test": []}
@@ -165,7 +158,7 @@ def _npy(content: bytes, where: str) -> np.ndarray:
 
 
 def _emg_windows(rows: np.ndarray, gesture: int, width: int, steps: int) -> tuple[np.ndarray, np.ndarray]:
-    """Windows in which the label is the file's gesture throughout; features per step."""
+    """Return the features of each step, and the gesture, of all windows whose label never changes."""
     count = len(rows) // width
     windows = rows[: count * width].reshape(count, width, 9).astype(np.float64)
     windows = windows[(windows[:, :, 8] == gesture).all(axis=1), :, :8]
@@ -203,11 +196,7 @@ def load_mitbih(
     if length % checks.integer(num_points, "num_points"):
         raise UsageError(f"num_points: expected a divisor of {length} (39, 78, 117), got {num_points}")
     found = find("mitbih", MITBIH, folder)
-    if found.layout.format == "archive":
-        files = {Path(name).name: content for name, content in read_archive(found.paths["archive"]).items()}
-    else:
-        files = {p.name: read_bytes(p, MAX_BYTES) for p in sorted(found.folder.glob("signals/*.i16"))}
-        files["annotations.csv"] = read_bytes(found.paths["annotations"], MAX_BYTES)
+    files = contents(found, "signals/*.i16", "annotations.csv")
     beats = _annotations(files.get("annotations.csv", b""), str(found.folder))
     halves = []
     for name, records in (("train", train), ("test", test)):
@@ -226,7 +215,7 @@ def load_mitbih(
 
 
 def _annotations(content: bytes, where: str) -> dict[int, tuple[np.ndarray, np.ndarray]]:
-    """Record → places of its beats and their classes, −1 for other beats."""
+    """Return record → the places of its beats and their classes, −1 for other beats."""
     classes = {symbol: label for label, symbols in enumerate(BEATS.values()) for symbol in symbols}
     found: dict[int, list[tuple[int, int]]] = {}
     for number, line in enumerate(content.decode("utf-8", "replace").splitlines()[1:], 2):
@@ -245,11 +234,11 @@ def _beats(
     found: Found,
     num_points: int,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    name = f"{record}.i16"
+    name = f"signals/{record}.i16"
     if name not in files or record not in beats:
-        raise FileError(f"{found.folder}: lacks signals/{name}, or its annotations")
+        raise FileError(f"{found.folder}: lacks {name}, or its annotations")
     if len(files[name]) % 2:
-        raise FileError(f"{found.folder}: signals/{name} is truncated")
+        raise FileError(f"{found.folder}: {name} is truncated")
     signal = np.frombuffer(files[name], "<i2").astype(np.float64)
     low, high = np.quantile(signal, (0.01, 0.99))
     signal = (signal - low) / max(high - low, 1.0)
@@ -258,9 +247,8 @@ def _beats(
     before, behind = gaps[:-1], gaps[1:]
     sums = np.concatenate([[0.0], np.cumsum(before)])
     counts = np.minimum(np.arange(1, len(places) + 1), 10)
-    usual = (
-        sums[1:] - sums[1:][np.arange(len(places)) - counts + 1] + before[np.arange(len(places)) - counts + 1]
-    ) / counts
+    first = np.arange(len(places)) - counts + 1
+    usual = (sums[1:] - sums[1:][first] + before[first]) / counts
     ratio = before / np.maximum(usual, 1e-3)
     inside = (places >= BEFORE) & (places + AFTER <= len(signal)) & (labels >= 0)
     index = places[inside, None] + np.arange(-BEFORE, AFTER)
@@ -327,11 +315,3 @@ def _events(arrays: Mapping[str, np.ndarray], steps: int) -> tuple[np.ndarray, f
     frames = np.zeros((len(offset) - 1, steps, 24), np.uint8)
     frames[sample, step, arrays["channel"]] = 1
     return frames, 1 - float(frames.sum()) / len(sample)
-
-
-def _files(found: Found, suffix: str) -> dict[str, bytes]:
-    """Base name → content, of an archive or of the folder."""
-    if found.layout.format == "archive":
-        members = read_archive(found.paths["archive"])
-        return {Path(name).name: content for name, content in members.items() if name.endswith(suffix)}
-    return {path.name: read_bytes(path, MAX_BYTES) for path in sorted(found.folder.glob(f"*{suffix}"))}

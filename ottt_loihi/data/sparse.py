@@ -52,16 +52,6 @@ class SparseArray(CompactArray):
         chosen = np.arange(len(self))[key]
         return self._expanded(np.atleast_1d(chosen)).reshape(*np.shape(chosen), *self.shape[1:])
 
-    def min(self, *args: Any, **options: Any) -> Any:
-        """Return the smallest value; with arguments as an array does."""
-        if args or options:
-            return np.asarray(self).min(*args, **options)
-        return np.uint8(0) if len(self.places) < self.size else self._values().min()
-
-    def max(self, *args: Any, **options: Any) -> Any:
-        """Return the largest value; with arguments as an array does."""
-        return np.asarray(self).max(*args, **options) if args or options else self._values().max(initial=0)
-
     def mean(self, *args: Any, **options: Any) -> Any:
         """Return the mean of all values; with arguments as an array does."""
         if args or options:
@@ -78,6 +68,11 @@ class SparseArray(CompactArray):
             for a in (self.places, self.values)
         )
         return SparseArray(places, np.concatenate([[0], np.cumsum(lengths)]), values, (len(rows), *self.shape[1:]))
+
+    def _extreme(self, name: str) -> Any:
+        if name == "min" and len(self.places) < self.size:
+            return np.uint8(0)
+        return getattr(self._values(), name)(initial=255 if name == "min" else 0)
 
     def _in_shape(self, shape: tuple[int, ...]) -> SparseArray:
         return SparseArray(self.places, self.starts, self.values, shape)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -96,10 +97,16 @@ class Split:
 
     def with_channels(self) -> Split:
         """The same data for convolutions: grey images ``(height, width)`` become ``(1, height, width)``."""
-        if len(self.input_shape) != 2:
-            return self
-        x = (a.reshape(*a.shape[:-2], 1, *a.shape[-2:]) for a in (self.x_train, self.x_test))
-        return replace(self, **dict(zip(("x_train", "x_test"), x)))
+        return self.reshaped((1, *self.input_shape)) if len(self.input_shape) == 2 else self
+
+    def reshaped(self, shape: tuple[int, ...]) -> Split:
+        """Return samples of another shape of as many values: grey images get and lose their channel so."""
+        lead = 2 if self.time_axis else 1
+        return self.with_samples(lambda x: x.reshape(*x.shape[:lead], *shape))
+
+    def with_samples(self, change: Callable[[SampleArray], SampleArray]) -> Split:
+        """Return the data set with the results of ``change`` in place of x_train and x_test."""
+        return replace(self, x_train=change(self.x_train), x_test=change(self.x_test))
 
     def first(self, num_train: int, num_test: int) -> Split:
         """The first samples of each half, for a quick trial."""
@@ -143,10 +150,26 @@ def held_out(labels: np.ndarray, share: float, seed: int) -> np.ndarray:
         for a share outside (0, 1), or where no class has two samples
     """
     checks.number(share, "validation", 0, 1, above=True, below=True)
-    rng, held = np.random.default_rng([seed, HELD_OUT]), np.zeros(len(labels), bool)
-    for label in np.unique(labels):
-        members = rng.permutation(np.flatnonzero(labels == label))
-        held[members[: min(int(np.ceil(share * len(members))), len(members) - 1)]] = True
+    held = drawn(labels, share, np.random.default_rng([seed, HELD_OUT]))
     if not held.any():
         raise UsageError(f"validation: no class has two samples, so that {share:g} of them is none; give samples")
     return held
+
+
+def draw_test(labels: np.ndarray, share: float, seed: int, where: str) -> np.ndarray:
+    """Return which samples are for testing, as :func:`held_out`; ``where``: begins the message."""
+    share = checks.number(share, f"{where}test_share", 0, 1, above=True, below=True)
+    chosen = drawn(labels, share, np.random.default_rng(checks.integer(seed, f"{where}seed", 0)))
+    if not chosen.any():
+        count = len(labels)
+        raise UsageError(f"{where}expected at least two samples of a class to hold one out for testing, got {count}")
+    return chosen
+
+
+def drawn(labels: np.ndarray, share: float, rng: np.random.Generator) -> np.ndarray:
+    """Return bool ``(n,)``: of each class ``⌈share · n_c⌉`` samples drawn at random, but never all."""
+    chosen = np.zeros(len(labels), bool)
+    for label in np.unique(labels):
+        members = rng.permutation(np.flatnonzero(labels == label))
+        chosen[members[: min(int(np.ceil(share * len(members))), len(members) - 1)]] = True
+    return chosen

@@ -13,7 +13,7 @@ import numpy as np
 
 from ottt_loihi import checks
 from ottt_loihi.data.arrays import GAPS, from_arrays
-from ottt_loihi.data.folder import read_text
+from ottt_loihi.data.folder import faults_of, read_text
 from ottt_loihi.data.lengths import same_length
 from ottt_loihi.data.split import Split
 from ottt_loihi.errors import FileError, UsageError
@@ -105,7 +105,7 @@ def load_csv(
 
 
 def _read(path: Path) -> tuple[list[str], list[list[str]]]:
-    """Heading and rows; the delimiter is the one of , ; and tab that the heading has most of."""
+    """Return heading and rows; the delimiter is the most frequent of , ; and tab in the heading."""
     text = read_text(path, MAX_BYTES)
     first = text.split("\n", 1)[0]
     delimiter = max(DELIMITERS, key=first.count)
@@ -154,7 +154,7 @@ def _labels(cells: list[str]) -> np.ndarray:
 def _grouped(
     path: Path, x: np.ndarray, y: np.ndarray, names: list[str], lengths: str, num_steps: int | None
 ) -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:
-    """Rows of one name are one recording, in the file's order."""
+    """Return recordings and their labels: the rows of one name, in the file's order."""
     places: dict[str, list[int]] = {}
     for index, name in enumerate(names):
         places.setdefault(name, []).append(index)
@@ -209,10 +209,8 @@ def _windows(
 
 def _split(path: Path, notes: list[str], *arrays: np.ndarray, **settings: Any) -> Split:
     """Return the arrays of the file as a Split; arrays that do not fit are the file's mistake, a FileError."""
-    try:
+    with faults_of(path):
         split = from_arrays(*arrays, **settings, name=path.name)
-    except UsageError as error:
-        raise FileError(f"{path}: {str(error).removeprefix(path.name + ': ')}") from error
     return replace(split, notes=(*split.notes, *notes))
 
 

@@ -10,14 +10,12 @@ import numpy as np
 
 from ottt_loihi import checks
 from ottt_loihi.data.arrays import GAPS
-from ottt_loihi.data.folder import Layout, find, read_bytes
+from ottt_loihi.data.folder import Layout, contents, decoded, find, read_bytes
 from ottt_loihi.data.labels import read_labels
 from ottt_loihi.data.lengths import same_length
-from ottt_loihi.data.nmnist import read_archive
 from ottt_loihi.data.split import Split
 from ottt_loihi.errors import FileError, UsageError
 
-MAX_BYTES = 1 << 30
 PROBLEMS = {"JapaneseVowels": None, "BasicMotions": 0.1}  # name → seconds per step, where they are known
 UEA = (
     Layout("archive", ("uea-timeseries",), {"archive": ("uea_timeseries.tar.xz",)}),
@@ -46,18 +44,11 @@ def load_uea(
     """
     checks.one_of(problem, "problem", tuple(PROBLEMS))
     found = find("uea-timeseries", UEA, folder)
-    halves = []
-    members = read_archive(found.paths["archive"]) if found.layout.format == "archive" else {}
-    for part in ("TRAIN", "TEST"):
-        name = f"{problem}_{part}.ts"
-        if not members:
-            content, where = read_bytes(found.paths[f"{problem}_{part}"], MAX_BYTES), str(found.folder / name)
-        else:
-            where = f"{found.paths['archive']}:uea/{name}"
-            if f"uea/{name}" not in members:
-                raise FileError(f"{found.paths['archive']}: lacks uea/{name}")
-            content = members[f"uea/{name}"]
-        halves.append(parse_ts(content, where))
+    files, halves = contents(found, f"{problem}_*.ts"), []
+    for name in (f"{problem}_TRAIN.ts", f"{problem}_TEST.ts"):
+        if name not in files:
+            raise FileError(f"{found.folder}: lacks {name}")
+        halves.append(parse_ts(files[name], f"{found.folder}: {name}"))
     return _joined(halves, "uea-timeseries", lengths, num_steps, PROBLEMS[problem])
 
 
@@ -86,7 +77,7 @@ def load_ts(
             pair = {part: path, other: path.with_name(path.name.removesuffix(part) + other)}
             halves, notes = [], []
             for file in (pair["_TRAIN.ts"], pair["_TEST.ts"]):
-                recordings, labels, classes = parse_ts(read_bytes(file, MAX_BYTES), str(file), gaps)
+                recordings, labels, classes = parse_ts(read_bytes(file), str(file), gaps)
                 recordings, labels, said = _without_gaps(recordings, labels, str(file))
                 halves.append((recordings, labels, classes))
                 notes += said
@@ -103,10 +94,7 @@ def parse_ts(content: bytes, where: str, gaps: str = "refuse") -> tuple[list[np.
     Lines of ``#`` are comments, ``@name value`` the heading; behind ``@data`` one recording a line, dimensions
     separated by ``:``, values by ``,``, the class last.
     """
-    try:
-        lines = content.decode("utf-8-sig").splitlines()
-    except UnicodeDecodeError as error:
-        raise FileError(f"{where}: expected a text file, found other bytes at {error.start}") from None
+    lines = decoded(content, where).splitlines()
     classes: tuple[str, ...] = ()
     recordings, labels, in_data = [], [], False
     for number, line in enumerate(lines, 1):

@@ -74,6 +74,10 @@ class Coding:
         parameters = inspect.signature(self.function).parameters.values()
         return tuple(p.name for p in parameters if p.kind is inspect.Parameter.KEYWORD_ONLY)
 
+    def takes(self, time_axis: bool) -> bool:
+        """Return whether it codes samples with, or without, a time axis."""
+        return self.time == "any" or time_axis == (self.time == "axis")
+
 
 CODINGS = {
     "rate": Coding(rate),
@@ -115,7 +119,7 @@ def parse_coding(value: Any, where: str = "encoding") -> Step:
     for option in step.options:
         if option not in known:
             raise UsageError(f"{where}: {step.name} has no option {option!r:.40}; it has {', '.join(known) or 'none'}")
-    CODINGS[step.name].function(np.zeros((1, 1, 1), np.float32), 0, np.zeros(1, np.int64), **step.options)
+    _nothing(step, (1,))  # the coding refuses options out of range
     return step
 
 
@@ -124,10 +128,7 @@ def coded_shape(coding: Step, shape: tuple[int, ...]) -> tuple[int, ...]:
 
     K neurons per value stand in front: ``(40,)`` becomes ``(K, 40)``; channels of an image are multiplied by K.
     """
-    found = CODINGS[coding.name].function(
-        np.zeros((1, 1, *shape), np.float32), 0, np.zeros(1, np.int64), **coding.options
-    )
-    return _joined(found, shape).shape[2:]
+    return _joined(_nothing(coding, shape), shape).shape[2:]
 
 
 def encode(
@@ -163,7 +164,7 @@ def encode(
     """
     x = np.asarray(x)
     kind = CODINGS[coding.name]
-    if kind.time != "any" and time_axis != (kind.time == "axis"):
+    if not kind.takes(time_axis):
         needs = "samples with a time axis" if kind.time == "axis" else "samples without a time axis"
         raise UsageError(f"encoding: {coding.name} needs {needs}")
     if num_steps < 1 or seed < 0:
@@ -192,8 +193,15 @@ def message_value(coding: Step) -> float:
     return float(coding.options.get("unit", 1 / 255)) if coding.name == "graded" else 1.0
 
 
+def _nothing(coding: Step, shape: tuple[int, ...]) -> np.ndarray:
+    """Return the coding of one sample of zeros with one time step of this shape."""
+    return CODINGS[coding.name].function(
+        np.zeros((1, 1, *shape), np.float32), 0, np.zeros(1, np.int64), **coding.options
+    )
+
+
 def _joined(coded: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-    """K neurons per value become channels of an image ``(C, height, width)``; other shapes keep them in front."""
+    """Return K neurons per value as channels of an image ``(C, height, width)``; other shapes keep them in front."""
     if coded.ndim == len(shape) + 3 and len(shape) == 3:
         return coded.reshape(*coded.shape[:2], -1, *shape[1:])
     return coded
