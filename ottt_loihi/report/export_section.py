@@ -77,7 +77,7 @@ def _quantisation_table(export: Export) -> report.Table:
 
 
 def _range(values: Any, form: str) -> str:
-    """A number, or the smallest and the largest of many, without fractions."""
+    """Return a number as text; of several numbers the smallest and the largest, without fractions."""
     low, high = np.min(values), np.max(values)
     return format(low, form) if low == high else f"{low:.0f}–{high:.0f}"
 
@@ -194,17 +194,20 @@ def _figures(export: Export) -> list[report.Figure]:
     chip, found = export.quantized.chip, export.agreement
     weights = {r.name: pair for r, pair in zip(export.quantized.layers, export.quantized.weights)}
     figures = [report.Figure(_drawing(chip), "The network on the chip.")]
+    names = [layer.name for layer in chip.layers]
     if found is not None:
-        names = [layer.name for layer in chip.layers]
         rates = {"float network": found.spike_rates_float, "chip": found.spike_rates_chip}
-        figures.append(report.Figure(plots.rates(names, rates), "Spikes of each layer, in float and on the chip."))
+        picture = plots.bars(names, rates, "spikes per neuron and time step")
+        figures.append(report.Figure(picture, "Spikes of each layer, in float and on the chip."))
     if export.spikes is not None:
         figures.append(report.Figure(plots.raster(export.spikes), "Spikes of the first test sample on the chip."))
     if weights:
         caption = "Weights of each layer's main connection before and after quantisation."
         figures.append(report.Figure(plots.weight_histograms(weights), caption))
-    used = {layer.name: layer.used for layer in export.budget.layers}
-    figures.append(report.Figure(plots.bars(used), f"How full the cores of each layer are ({export.budget.target})."))
+    each = [layer.used for layer in export.budget.layers]
+    used = {name: [100 * layer.get(name, 0.0) for layer in each] for name in dict.fromkeys(n for u in each for n in u)}
+    picture = plots.bars(names, used, "share of a core's resource (%)", full=100)
+    figures.append(report.Figure(picture, f"How full the cores of each layer are ({export.budget.target})."))
     if found is not None:
         caption = "Predictions of the float network against those of the chip; off the diagonal they differ."
         figures.append(report.Figure(plots.confusion(found.confusion), caption))

@@ -11,6 +11,7 @@ import numpy as np
 
 BLUE, ORANGE, GREEN, RED, GREY = "#3b6ea8", "#d9822b", "#4a9b5f", "#b8453f", "#8a8f98"
 PURPLE = "#7d5fa6"
+BARS = (BLUE, ORANGE, GREEN, GREY, PURPLE)  # red is the limit
 MAX_CLASSES = 20  # that a confusion matrix writes numbers for
 MAX_RASTER = 500  # neurons of a layer in a raster
 MAX_ACROSS = 3  # panels side by side
@@ -35,7 +36,7 @@ STYLE = {
 def curves(
     series: Mapping[str, tuple[Sequence[float], Sequence[float]]], x_label: str, y_label: str, percent: bool = False
 ) -> str:
-    """Lines over one x axis: name → (x, y)."""
+    """Draw lines over one x axis: name → (x, y)."""
     with _axes() as (figure, axes):
         _draw_curves(axes, series, x_label, y_label, percent)
         return _svg(figure)
@@ -48,10 +49,10 @@ def save_curves(
     y_label: str,
     percent: bool = False,
 ) -> None:
-    """The same as a PNG file."""
+    """Write the figure of :func:`curves` as a PNG file."""
     with _axes() as (figure, axes):
         _draw_curves(axes, series, x_label, y_label, percent)
-        figure.savefig(path, format="png", dpi=150, metadata={"Software": None}, facecolor="white")
+        _save_png(figure, path)
 
 
 def save_panels(
@@ -59,12 +60,12 @@ def save_panels(
     panels: Mapping[str, Mapping[str, tuple[Sequence[float], Sequence[float]]]],
     x_label: str,
 ) -> None:
-    """Several such figures side by side, each from 0 on, as a PNG file: label of the y axis → lines."""
+    """Write several such figures side by side, each from 0 on, as a PNG file: label of the y axis → lines."""
     with _axes(len(panels)) as (figure, axes):
         for ax, (y_label, series) in zip(np.ravel(axes), panels.items()):
             _draw_curves(ax, series, x_label, y_label, percent=False)
             ax.set_ylim(bottom=0)
-        figure.savefig(path, format="png", dpi=150, metadata={"Software": None}, facecolor="white")
+        _save_png(figure, path)
 
 
 def _draw_curves(axes: Any, series: Mapping[str, Any], x_label: str, y_label: str, percent: bool) -> None:
@@ -81,7 +82,7 @@ def weight_histograms(
     labels: tuple[str, str] = ("trained", "on the chip"),
     unit: str = "float units",
 ) -> str:
-    """Per layer the weights before and after something happened to them, in the same units: name → (before, after)."""
+    """Draw histograms of the weights of each layer before and after a change, in the same units: name → the two."""
     with _axes(columns=len(weights)) as (figure, axes):
         for ax, (name, (before, after)) in zip(np.ravel(axes), weights.items()):
             edges = np.histogram_bin_edges(np.concatenate([before.ravel(), after.ravel()]), 60)
@@ -96,7 +97,7 @@ def weight_histograms(
 
 
 def raster(spikes: Mapping[str, np.ndarray]) -> str:
-    """Spikes of one sample, per layer: name → bool ``(num_steps, neurons)``."""
+    """Draw the spikes of one sample, by layer: name → bool ``(num_steps, neurons)``."""
     from matplotlib.ticker import MaxNLocator
 
     with _axes(columns=len(spikes)) as (figure, axes):
@@ -114,7 +115,7 @@ def raster(spikes: Mapping[str, np.ndarray]) -> str:
 
 
 def confusion(matrix: Sequence[Sequence[int]]) -> str:
-    """Predictions of the float network (rows) against the chip's (columns), counts; equal ones are not coloured."""
+    """Draw the counts of predictions, float network (rows) by chip (columns); equal ones are not coloured."""
     counts = np.asarray(matrix)
     with _axes() as (figure, axes):
         figure.set_size_inches(max(4.2, 0.42 * len(counts)), max(3.6, 0.36 * len(counts)))
@@ -130,34 +131,21 @@ def confusion(matrix: Sequence[Sequence[int]]) -> str:
         return _svg(figure)
 
 
-def bars(shares: Mapping[str, Mapping[str, float]]) -> str:
-    """Draw how full the fullest core of each layer is; ``shares``: layer → resource → share, 1 is full."""
-    with _axes() as (figure, axes):
-        resources = list(dict.fromkeys(resource for layer in shares.values() for resource in layer))
-        figure.set_size_inches(WIDTH, 0.9 + 0.62 * len(shares))
-        height = 0.8 / len(resources)
-        colours = (BLUE, ORANGE, GREEN, GREY, PURPLE)
-        for index, resource in enumerate(resources):
-            y = np.arange(len(shares)) + (index - (len(resources) - 1) / 2) * height
-            values = [100 * layer.get(resource, 0.0) for layer in shares.values()]
-            axes.barh(y, values, height, label=resource, color=colours[index % len(colours)])
-        axes.axvline(100, color=RED, linewidth=1.2)
-        axes.set(xlabel="share of a core's resource (%)", yticks=range(len(shares)))
-        axes.set_yticklabels(list(shares))
-        axes.invert_yaxis()
-        axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
-        return _svg(figure)
+def bars(names: Sequence[str], series: Mapping[str, Sequence[float]], x_label: str, full: float | None = None) -> str:
+    """Draw horizontal bars, a group for each name: label → a value of each name; ``full``: where a red line stands.
 
-
-def rates(names: Sequence[str], series: Mapping[str, Sequence[float]]) -> str:
-    """Draw how often the neurons of each layer fire: label → spikes per neuron and time step of each layer."""
-    count = min(len(values) for values in series.values())  # a readout has no spikes
+    Names without values, such as a readout without spikes, are left out.
+    """
+    count = min(len(values) for values in series.values())
     with _axes() as (figure, axes):
         height = 0.8 / len(series)
-        figure.set_size_inches(WIDTH, 1.1 + 0.4 * count)
+        figure.set_size_inches(WIDTH, 1.0 + (0.22 + 0.1 * len(series)) * count)
         for place, (label, values) in enumerate(series.items()):
-            axes.barh(np.arange(count) + (place - (len(series) - 1) / 2) * height, values[:count], height, label=label)
-        axes.set(xlabel="spikes per neuron and time step", yticks=range(count), yticklabels=list(names[:count]))
+            y = np.arange(count) + (place - (len(series) - 1) / 2) * height
+            axes.barh(y, values[:count], height, label=label, color=BARS[place % len(BARS)])
+        if full is not None:
+            axes.axvline(full, color=RED, linewidth=1.2)
+        axes.set(xlabel=x_label, yticks=range(count), yticklabels=list(names[:count]))
         axes.set_xlim(left=0)
         axes.invert_yaxis()
         axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
@@ -165,7 +153,7 @@ def rates(names: Sequence[str], series: Mapping[str, Sequence[float]]) -> str:
 
 
 def drawing(layers: Sequence[tuple[str, str]], arrows: Sequence[tuple[int, int, str]]) -> str:
-    """Layers in a row, (name, shape), the input first; arrows (from, to, label), those that skip or go back as arcs."""
+    """Draw layers (name, shape) in a row, the input first; arrows (from, to, label) that skip or go back are arcs."""
     with _axes() as (figure, axes):
         reach = max((abs(end - start) for start, end, _ in arrows if end not in (start, start + 1)), default=0)
         height = 0.9 + 0.35 * reach  # inches above and below the row
@@ -200,7 +188,7 @@ def drawing(layers: Sequence[tuple[str, str]], arrows: Sequence[tuple[int, int, 
 
 
 def intervals(names: Sequence[str], series: Mapping[str, Sequence[tuple[float, float] | None]], x_label: str) -> str:
-    """Points with error bars, a row per name: series → (mean, standard deviation) of each name, None for no point."""
+    """Draw points with error bars, a row for each name: series → (mean, standard deviation), None for no point."""
     apart = min(0.32, 0.64 / len(series))  # so that all points of a name are nearer to it than to the next one
     with _axes() as (figure, axes):
         for place, (label, points) in enumerate(series.items()):
@@ -240,6 +228,10 @@ class _axes:
 
     def __exit__(self, *error: Any) -> None:
         self.style.__exit__(*error)
+
+
+def _save_png(figure: Any, path: str | os.PathLike[str]) -> None:
+    figure.savefig(path, format="png", dpi=150, metadata={"Software": None}, facecolor="white")
 
 
 def _svg(figure: Any) -> str:
