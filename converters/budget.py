@@ -136,14 +136,14 @@ def activity(chip: ChipNetwork, input_spikes: int, layer_spikes: Sequence[int], 
 
 
 def synapses(c: Connection) -> int:
-    """Synapses of a connection, those of a convolution counted at every position."""
+    """Return the number of synapses of a connection; those of a convolution count at every position."""
     return c.weight.size * math.prod(c.output_shape[1:]) if isinstance(c, Conv) else c.weight.size
 
 
 def _layer(
     chip: ChipNetwork, index: int, cores_of: dict[int, int], limits: Limits
 ) -> tuple[LayerBudget, list[Violation]]:
-    """The smallest number of cores that holds the layer, or breaks only what no number of cores can mend."""
+    """Return what a layer uses, on the fewest cores that hold it, and the limits that no number of cores keeps."""
     inputs, size = chip.inputs_of(index), chip.size(index)
     allowed = {name: getattr(limits, name) for name in _needs(chip, index, 1, cores_of)}
     cores, needs = _smallest(chip, index, cores_of, allowed)
@@ -167,7 +167,7 @@ def _layer(
 def _smallest(
     chip: ChipNetwork, index: int, cores_of: dict[int, int], allowed: Mapping[str, int]
 ) -> tuple[int, dict[str, int]]:
-    """(cores, needs of each): the first number of cores that fits, leaving out limits that no number of cores keeps."""
+    """Return the fewest cores that keep the limits, and the load of each; limits that no number keeps are left out."""
     tried = []
     for cores in _candidates(chip.size(index)):
         tried.append((cores, _needs(chip, index, cores, cores_of)))
@@ -179,7 +179,7 @@ def _smallest(
 
 
 def _candidates(size: int) -> Iterator[int]:
-    """Numbers of cores worth trying: the smallest for every share of neurons."""
+    """Yield the numbers of cores to try: the smallest one for each number of neurons on a core."""
     share = size + 1
     while share > 1:
         cores = math.ceil(size / (share - 1))
@@ -202,7 +202,7 @@ def _needs(chip: ChipNetwork, index: int, cores: int, cores_of: dict[int, int]) 
 
 
 def _thresholds(chip: ChipNetwork, index: int, share: int) -> int:
-    """Different thresholds on one core; all of them behind a convolution, whose cores have all channels."""
+    """Return the number of different thresholds on a core; behind a convolution each core has those of all channels."""
     values = np.sort(chip.layers[index].thresholds)
     if any(isinstance(c, Conv) for c in chip.inputs_of(index)):
         share = len(values)
@@ -210,12 +210,12 @@ def _thresholds(chip: ChipNetwork, index: int, share: int) -> int:
 
 
 def _in_axons(chip: ChipNetwork, c: Connection, share: int) -> int:
-    """Slots of incoming axons, of which a learning connection takes twice as many."""
+    """Return the slots of incoming axons on a core; a learning connection takes two for each axon."""
     return _axons(chip, c, share) * (LEARNING_AXON_SLOTS if c.weight_format == "learning9" else 1)
 
 
 def _axons(chip: ChipNetwork, c: Connection, share: int) -> int:
-    """Axons that a connection brings to a core with ``share`` of the postsynaptic neurons."""
+    """Return the axons that a connection brings to a core with ``share`` postsynaptic neurons."""
     if isinstance(c, Diagonal):
         return share
     if isinstance(c, Sparse):
@@ -224,7 +224,7 @@ def _axons(chip: ChipNetwork, c: Connection, share: int) -> int:
 
 
 def _receptive_field(c: Conv, share: int) -> int:
-    """Input neurons that a tile of ``share`` neurons sees."""
+    """Return the number of input neurons that send to a tile of ``share`` neurons."""
     channels, _, width = c.output_shape
     positions = math.ceil(share / channels)
     tile = (math.ceil(positions / width), min(positions, width))
@@ -236,7 +236,7 @@ def _receptive_field(c: Conv, share: int) -> int:
 
 
 def _targets(chip: ChipNetwork, index: int, cores_of: dict[int, int], own: int) -> int:
-    """Cores one neuron of the layer sends to; 1 at least, the output's reader."""
+    """Return the number of cores that a neuron of the layer sends to; at least 1, which reads the output."""
     targets = 0
     for c in chip.connections:
         if c.pre == index:
@@ -246,7 +246,7 @@ def _targets(chip: ChipNetwork, index: int, cores_of: dict[int, int], own: int) 
 
 
 def _reach(c: Connection) -> int:
-    """Neurons, or positions of a convolution, that one presynaptic neuron reaches at most."""
+    """Return the largest number of neurons, or of positions of a convolution, that one presynaptic neuron sends to."""
     if isinstance(c, Diagonal):
         return 1
     if isinstance(c, Sparse):
@@ -257,7 +257,7 @@ def _reach(c: Connection) -> int:
 
 
 def _bits(chip: ChipNetwork, c: Connection, share: int) -> int:
-    """Synapse memory of one core's share of a connection."""
+    """Return the synapse memory, in bits, of one core's part of a connection."""
     axons, fan_out = _entries(chip, c, share)
     index_bits = 0 if isinstance(c, Dense) else math.ceil(math.log2(max(share, 2)))
     per_synapse = c.num_weight_bits + (DELAY_BITS if c.delay else 0) + index_bits
@@ -271,7 +271,7 @@ def _words(bits: int) -> int:
 
 
 def _entries(chip: ChipNetwork, c: Connection, share: int) -> tuple[int, int]:
-    """(lists of synapses that a core holds, synapses in each of them)."""
+    """Return the number of lists of synapses on a core, and of synapses in each of them."""
     axons = _axons(chip, c, share)
     if isinstance(c, Diagonal):
         return axons, 1

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
-import math
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from ottt_loihi.converters import registers, torch_integer
+from ottt_loihi.converters import registers
 from ottt_loihi.converters.budget import Activity, Budget, activity, budget
 from ottt_loihi.converters.lava import kit
 from ottt_loihi.converters.lava import script as lava_script
@@ -21,7 +19,7 @@ from ottt_loihi.converters.limits import LOIHI2, Limits
 from ottt_loihi.converters.netx import write as netx
 from ottt_loihi.converters.netx.read import from_slayer
 from ottt_loihi.converters.nir import write as nir
-from ottt_loihi.converters.quantize import forms, reach
+from ottt_loihi.converters.quantize import reach
 from ottt_loihi.converters.quantize.calibrate import calibrate
 from ottt_loihi.converters.quantize.causes import Causes, causes
 from ottt_loihi.converters.quantize.contraction import require_contraction
@@ -29,9 +27,9 @@ from ottt_loihi.converters.quantize.float_network import FloatNetwork, from_torc
 from ottt_loihi.converters.quantize.float_run import agreement
 from ottt_loihi.converters.quantize.quantize import INPUT_FORMS, SCALES, THRESHOLDS, Quantized, quantize
 from ottt_loihi.converters.registers import Fitted
-from ottt_loihi.converters.replay import replay
-from ottt_loihi.converters.samples import Samples, chip_samples, samples_of
-from ottt_loihi.converters.verify import Agreement, Comparison, Tally, compare
+from ottt_loihi.converters.replay import fired, replay, replay_trained, run_trained
+from ottt_loihi.converters.samples import chip_samples, samples_of
+from ottt_loihi.converters.verify import Agreement, Comparison
 from ottt_loihi.sim import storage
 from ottt_loihi.sim.network import ChipNetwork
 
@@ -134,7 +132,7 @@ class Options:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """The arguments of ``quantize`` but its bits."""
+        """The arguments of ``quantize`` except the number of bits."""
         return {name: getattr(self, name) for name in ("input_form", "scale", "for_netx", "thresholds")}
 
 
@@ -156,7 +154,7 @@ def export(net: Network, options: Options | None = None, source: str | os.PathLi
     """
     from ottt_loihi.nn.slayer_blocks import is_slayer
 
-    options = checks.instance(options, "options", Options, none=True) or Options()
+    options = _chosen(options)
     if not hasattr(net, "blocks"):
         raise UsageError(
             f"export: expected a Network, got {type(net).__name__}; ol.load reads a model.pt, and ol.from_module makes "
@@ -169,35 +167,26 @@ def export(net: Network, options: Options | None = None, source: str | os.PathLi
     settings = options.settings
     if options.calibrate and trained is not None:
         images = samples_of(net, options.calibrate, "train", options.input_form)
-        settings["tuning"] = calibrate(
-            trained,
-            forms.helper_spikes([layer.name for layer in trained.layers], _float_spikes(net, images))[
-                : len(trained.layers) - 1
-            ],
-            images.messages,
-            options.num_weight_bits,
-            settings,
-        )
+        runs = [fired(net, run, trained.layers) for run in run_trained(net, images, ("s",))]
+        spikes = [np.concatenate(parts, axis=1) for parts in zip(*runs)]
+        settings["tuning"] = calibrate(trained, spikes, images.messages, options.num_weight_bits, settings)
         origin["calibrated"] = {str(i): [t.scale, t.v_threshold] for i, t in settings["tuning"].items()}
     if trained is None:
-        exact = _described(_integers_of(net, options, origin), net)
+        exact = _integers_of(net, options, origin)
     else:
-        exact = _described(quantize(trained, options.num_weight_bits, origin, **settings), net)
-    quantized, fitted = _fit(exact, options)
+        exact = quantize(trained, options.num_weight_bits, origin, **settings)
+    exact = _described(exact, net)
+    result = _counted(exact, options, trained, () if trained is None else trained.notes)
+    quantized, fitted = result.quantized, result.fitted
     if net.provenance.get("training", {}).get("rule", {}).get("name") in EQUILIBRIUM_RULES:
         require_contraction(quantized.chip)
-    counted = budget(quantized.chip, options.limits)
-    counted.raise_if_broken()
-    notes = () if trained is None else trained.notes
     if not options.check:
-        unchecked = "not asked for (--no-check)"
-        return Export(trained, quantized, counted, unchecked=unchecked, fitted=fitted, notes=notes)
+        return replace(result, unchecked="not asked for (--no-check)")
     if net.provenance.get("data") is None:
-        unchecked = "the checkpoint does not name its data set"
-        return Export(trained, quantized, counted, unchecked=unchecked, fitted=fitted, notes=notes)
+        return replace(result, unchecked="the checkpoint does not name its data set")
     seen = samples_of(net, options.check, "test", options.input_form)
     messages = seen.messages
-    found, spikes = _replay(net, quantized.chip, seen)
+    found, spikes = replay_trained(net, quantized.chip, seen)
     if fitted is not None:
         fitted = registers.count(fitted, exact.chip, quantized.chip, messages)
     if found.dead and not options.allow_dead:
@@ -207,22 +196,16 @@ def export(net: Network, options: Options | None = None, source: str | os.PathLi
         )
     used = activity(quantized.chip, found.input_spikes, found.spikes, found.samples)
     why = None if trained is None or found.first is None else causes(trained, quantized, seen.values, messages)
-    return Export(
-        trained,
-        quantized,
-        counted,
-        found,
-        spikes=spikes,
-        causes=why,
-        activity=used,
-        fitted=fitted,
-        available=seen.total,
-        notes=notes,
-    )
+    measured = {"agreement": found, "spikes": spikes, "causes": why, "activity": used}
+    return replace(result, **measured, fitted=fitted, available=seen.total)
+
+
+def _chosen(options: Options | None) -> Options:
+    return checks.instance(options, "options", Options, none=True) or Options()
 
 
 def _integers_of(net: Network, options: Options, origin: dict[str, Any]) -> Quantized:
-    """SLAYER trains with the chip's integers: they are written down as they are."""
+    """Return the integers of a SLAYER network as they are, because SLAYER trains with those of the chip."""
     for name in ("num_weight_bits", "scale", "calibrate"):
         if getattr(options, name) != getattr(Options(), name):
             raise UsageError(f"{name}: SLAYER's weights are the chip's integers already, nothing is quantised")
@@ -231,86 +214,28 @@ def _integers_of(net: Network, options: Options, origin: dict[str, Any]) -> Quan
 
 
 def _described(quantized: Quantized, net: Network) -> Quantized:
-    """The same with what ``model.pt`` says of the training and its data."""
+    """Return the integer network with its loss and its data, which ``model.pt`` names."""
     known = net.provenance
     loss = known.get("training", {}).get("loss", {}).get("name")
     data_set = Step(known["data"], known.get("data_options", {})) if known.get("data") is not None else None
     return replace(quantized, chip=replace(quantized.chip, loss=loss, data=net.data, data_set=data_set))
 
 
-def _fit(quantized: Quantized, options: Options) -> tuple[Quantized, Fitted | None]:
-    """The network in the chip's registers, if that is asked for, and what changed."""
-    if not options.fit_registers:
-        return quantized, None
-    chip, fitted = registers.fit(quantized.chip, options.limits)
-    return replace(quantized, chip=chip), fitted
+def _counted(
+    exact: Quantized, options: Options, trained: FloatNetwork | None = None, notes: Sequence[str] = (), why: str = ""
+) -> Export:
+    """Return the export of an integer network: fitted to the chip's registers if asked for, and counted.
 
-
-@contextlib.contextmanager
-def _evaluating(net: Network) -> Iterator[None]:
-    """No neuron is dropped meanwhile."""
-    was_training = net.training
-    net.eval()
-    try:
-        yield
-    finally:
-        net.train(was_training)
-
-
-def _run_float(net: Network, seen: Samples, record: tuple[str, ...]) -> Iterator[Any]:
-    """The trained network on the samples, in batches of bounded size; each a run."""
-    import torch
-
-    from ottt_loihi.nn.inputs import ConstantInput
-
-    per_sample = sum(math.prod(block.shape) for block in net.blocks) * net.time_steps * len(record) * 4
-    batch = max(1, min(256, (1 << 28) // max(per_sample, 1)))
-    for start in range(0, len(seen.x), batch):
-        x = torch.from_numpy(np.ascontiguousarray(seen.x[start : start + batch]))
-        x = ConstantInput(x[:, 0], net.time_steps) if x.shape[1] == 1 != net.time_steps else x
-        with torch.no_grad(), _evaluating(net):
-            yield net.run(x, record=record)
-
-
-def _float_spikes(net: Network, seen: Samples) -> list[np.ndarray]:
-    """bool ``(T, n, *shape)`` of every block."""
-    runs = [_fired(net, run) for run in _run_float(net, seen, ("s",))]
-    return [np.concatenate(parts, axis=1) for parts in zip(*runs)]
-
-
-def _fired(net: Network, run: Any) -> list[np.ndarray]:
-    """The spikes of every block, bool; of one that sends its membranes, where they are above the threshold."""
-    pairs = zip(net.blocks, run.states["s"], strict=True)
-    each = (block.neuron.fired(s) if hasattr(block.neuron, "fired") else s != 0 for block, s in pairs)
-    return [spikes.cpu().numpy() for spikes in each]
-
-
-def _replay(net: Network, chip: ChipNetwork, seen: Samples) -> tuple[Agreement, dict[str, Any]]:
-    """Float network, integer network in torch, and simulator, on the same samples."""
-    messages = seen.messages
-    ties, scores, tally, raster, start = 0, [], Tally(chip), {}, 0
-    arriving = sim.host_messages(chip, messages)
-    for run in _run_float(net, seen, ("u", "s")):
-        spikes = _fired(net, run)
-        ties += sum(int((u == block.neuron.v_threshold).sum()) for u, block in zip(run.states["u"], net.blocks))
-        scores.append(run.scores.cpu().numpy())
-        spikes = forms.helper_spikes([layer.name for layer in chip.layers], spikes)
-        spikes = spikes[: len(chip.layers) - 1]  # where a readout counts spikes, its layer is the last block
-        part = slice(start, start + len(run.scores))
-        record = ("s",) if raster else ("u", "v", "s")  # states are compared in the first batch only
-        result = sim.run(chip, messages[part], record)
-        tally.add(spikes, scores[-1], result, seen.labels[part], arriving[part])
-        if not raster:
-            integer = torch_integer.run(chip, messages[part], ("u", "v", "s"))
-            compare(chip, integer, result).raise_if_different("the integer network in torch and in sim")
-            raster = {"input": arriving[0] != 0}
-            raster |= {layer.name: s[:, 0] for layer, s in zip(chip.layers[:-1], result.states["s"])}
-        start = part.stop
-    return tally.agreement(ties), raster
+    Raises :class:`ChipError` for a network that breaks a limit. ``why``: the reason why nothing is compared.
+    """
+    chip, fitted = registers.fit(exact.chip, options.limits) if options.fit_registers else (exact.chip, None)
+    used = budget(chip, options.limits)
+    used.raise_if_broken()
+    return Export(trained, replace(exact, chip=chip), used, unchecked=why, fitted=fitted, notes=tuple(notes))
 
 
 def export_module(net: Network, options: Options | None = None, source: Path | None = None) -> Export:
-    """A network read from another framework's module, compared on its data where it names some, else on random spikes.
+    """Export a network read from another framework's module; compare it on its data, else on random spikes.
 
     Raises
     ------
@@ -319,7 +244,7 @@ def export_module(net: Network, options: Options | None = None, source: Path | N
     """
     from ottt_loihi.nn.slayer_blocks import is_slayer
 
-    options = checks.instance(options, "options", Options, none=True) or Options()
+    options = _chosen(options)
     if is_slayer(net):
         return export(net, options, source)
     trained = from_torch(net)
@@ -331,12 +256,8 @@ def export_module(net: Network, options: Options | None = None, source: Path | N
 
 
 def export_chip(chip: ChipNetwork, options: Options | None = None) -> Export:
-    """An integer network that was made elsewhere, counted and ready to be written in every format."""
-    options = checks.instance(options, "options", Options, none=True) or Options()
-    quantized, fitted = _fit(Quantized(chip, (), ()), options)
-    counted = budget(quantized.chip, options.limits)
-    counted.raise_if_broken()
-    return Export(None, quantized, counted, unchecked="it is an integer network already", fitted=fitted)
+    """Count an integer network that was made elsewhere, so that it can be written in every format."""
+    return _counted(Quantized(chip, (), ()), _chosen(options), why="it is an integer network already")
 
 
 def export_float(
@@ -345,7 +266,7 @@ def export_float(
     source: Path | None = None,
     origin: Mapping[str, Any] | None = None,
 ) -> Export:
-    """A float network from elsewhere, quantised and counted; it names no data to compare on, or calibrate with.
+    """Quantise and count a float network from elsewhere, which names no data to compare on, or calibrate with.
 
     Parameters
     ----------
@@ -357,24 +278,16 @@ def export_float(
     ChipError
         for a layer that no input can make fire, and as the quantiser
     """
-    options = checks.instance(options, "options", Options, none=True) or Options()
+    options = _chosen(options)
     if options.calibrate:
         raise UsageError("--calibrate: the file names no data set")
     _require_firing(trained, options)
     origin = dict(origin or {})
     origin |= {} if source is None else {"source": source.name, "sha256": _sha256(source)}
     exact = quantize(trained, options.num_weight_bits, origin, **options.settings)
-    quantized, fitted = _fit(exact, options)
-    counted = budget(quantized.chip, options.limits)
-    counted.raise_if_broken()
-    notes = [
-        *trained.notes,
-        *reach.lost(trained, exact.layers),
-        *([agreement(trained, quantized.chip)] if options.check else []),
-    ]
-    return Export(
-        trained, quantized, counted, unchecked="the file names no data set", fitted=fitted, notes=tuple(notes)
-    )
+    notes = (*trained.notes, *reach.lost(trained, exact.layers))
+    result = _counted(exact, options, trained, notes, why="the file names no data set")
+    return replace(result, notes=(*notes, agreement(trained, result.chip))) if options.check else result
 
 
 def _require_firing(trained: FloatNetwork, options: Options) -> None:

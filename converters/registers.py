@@ -145,7 +145,7 @@ def _ranges(limits: Limits) -> dict[str, tuple[int, int]]:
 
 
 def _outside(layer: LIF, register: str, lowest: int, highest: int) -> list[int]:
-    """The value of the layer that is furthest outside, or none."""
+    """Return a list of the layer's value that is furthest outside; empty if none is."""
     values = np.asarray(getattr(layer, register), np.int64)
     low, high = int(values.min()), int(values.max())
     if lowest <= low and high <= highest:

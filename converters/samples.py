@@ -121,7 +121,7 @@ def choose(
 
 
 def _unlabelled(data: str, record: DataDescription | None) -> Split | None:
-    """The samples of an ``.npz`` file without labels, all of class 0 and in both parts; None for any other data."""
+    """Return the samples of an ``.npz`` file without labels, with class 0 and in both parts; None for other data."""
     path = Path(located(data))
     if path.suffix != ".npz" or not path.is_file() or has_labels(path):
         return None

@@ -57,7 +57,7 @@ def run(chip: ChipNetwork, x: np.ndarray, record: Sequence[str] = ()) -> Result:
 
 
 def _lif(layer: LIF, a: Tensor, u: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """One step of :class:`~ottt_loihi.sim.network.LIF`."""
+    """Compute one step of :class:`~ottt_loihi.sim.network.LIF`."""
     import torch
 
     unity, shift = arithmetic.DECAY_UNITY, 1 << arithmetic.STATE_SHIFT
@@ -74,7 +74,7 @@ def _lif(layer: LIF, a: Tensor, u: Tensor, v: Tensor) -> tuple[Tensor, Tensor, T
 
 
 def _wrapped(a: Tensor, bits: int) -> Tensor:
-    """Two's complement of so many bits."""
+    """Return integers wrapped to two's complement of so many bits."""
     import torch
 
     return torch.remainder(a + 2.0 ** (bits - 1), 2.0**bits) - 2.0 ** (bits - 1)

@@ -212,5 +212,5 @@ def _numbers(matrix: np.ndarray) -> tuple[tuple[int, ...], ...]:
 
 
 def _later(found: Divergence | None, samples: int) -> Divergence | None:
-    """The same place, counted from the first batch's first sample."""
+    """Return the place with the sample counted from the first one of the first batch."""
     return None if found is None else replace(found, sample=found.sample + samples)

@@ -11,9 +11,9 @@ import numpy as np
 import torch
 from ottt_loihi.converters.frameworks import slayer
 from ottt_loihi.converters.frameworks.convert import Imported, read
+from ottt_loihi.converters.frameworks.forward import call
 from ottt_loihi.converters.frameworks.groups import counted
 from ottt_loihi.converters.frameworks.registry import neurons_of
-from ottt_loihi.converters.frameworks.trace import call
 from ottt_loihi.converters.frameworks.twin import copied, first_tensor, forget, making
 from torch import Tensor, nn
 
@@ -172,7 +172,7 @@ def compare(
 
 
 def _same_predictions(output: list[Any], ours: Tensor, imported: Imported, steps: int) -> int | None:
-    """Samples whose largest score in ours is the largest in theirs, too; None where theirs have another form."""
+    """Return the number of samples with the same prediction in both; None if the module returns another form."""
     parts, (n, classes) = [first_tensor(each) for each in output], ours.shape
     if not all(isinstance(part, Tensor) and part.numel() % (n * classes) == 0 for part in parts):
         return None
@@ -233,7 +233,7 @@ def run_module(net: nn.Module, imported: Imported, x: Tensor) -> tuple[dict[str,
 
 
 def _by_step(parts: list[Tensor], form: str, samples: int, steps: int) -> Tensor:
-    """Of one call for each step, or one for all of them."""
+    """Return the results ``(T, n, …)`` of one call for each step, or of one call for all of them."""
     if len(parts) == steps and (len(parts) > 1 or form in ("step", "constant")):
         return torch.stack([part.reshape(samples, *part.shape[part.ndim - _own(part, samples) :]) for part in parts])
     (whole,) = parts
@@ -245,7 +245,7 @@ def _by_step(parts: list[Tensor], form: str, samples: int, steps: int) -> Tensor
 
 
 def _own(part: Tensor, samples: int) -> int:
-    """Axes of one sample: behind (samples,), or (1, samples)."""
+    """Return the number of axes of one sample: those after (samples,), or after (1, samples)."""
     return part.ndim - (2 if part.ndim > 1 and tuple(part.shape[:2]) == (1, samples) != (samples,) else 1)
 
 

@@ -10,11 +10,13 @@ import numpy as np
 import torch
 from ottt_loihi.converters.frameworks import slayer
 from ottt_loihi.converters.frameworks.groups import counted
-from ottt_loihi.converters.frameworks.linear import FACTORS, filled, is_negative
+from ottt_loihi.converters.frameworks.kernel import FACTORS, is_negative
+from ottt_loihi.converters.frameworks.linear import Term, filled
 from ottt_loihi.converters.frameworks.neurons import Neurons, Unmapped
+from ottt_loihi.converters.frameworks.nodes import Node, added, alike, sources
 from ottt_loihi.converters.frameworks.parts import equals, tensor
-from ottt_loihi.converters.frameworks.reading import Reading, Term
-from ottt_loihi.converters.frameworks.trace import Node, sources, trace
+from ottt_loihi.converters.frameworks.reading import Reading
+from ottt_loihi.converters.frameworks.trace import trace
 from ottt_loihi.converters.frameworks.twin import copied, weights_dtype
 from torch import nn
 
@@ -28,7 +30,6 @@ from ottt_loihi.nn.slayer_blocks import from_blocks
 MOST_SPIKES = 64
 UNNEEDED = "spikes_per_step: every neuron of the module has a limit of its own; leave it out"
 READOUTS = ("spikes", "sum", "last", "max")
-SUMS = ("add", "__add__", "__radd__", "__iadd__", "add_")
 LARGEST = ("max", "amax", "maximum")
 GATHERED = {"sum": "sum", "mean": "sum", **dict.fromkeys(LARGEST, "max")}  # over time
 REDUCTIONS = {"stack", "cat", "concat", "unsqueeze", "squeeze", "__getitem__", "step", "steps", *GATHERED}
@@ -186,46 +187,6 @@ def _of_slayer(
     return Imported(network, paths, "slayer", 1, "spikes")
 
 
-def _added(node: Node) -> list[Node]:
-    """Return the terms of an explicit sum, in order; a node that adds a constant or scales a term is a term itself."""
-    found, waiting = [], [node]
-    while waiting:  # a loop over many steps makes a sum too deep for recursion
-        node = waiting.pop()
-        if node.kind in SUMS and node.inputs and _adds_alone(node):
-            waiting += reversed(node.inputs)
-        else:
-            found.append(node)
-    return found
-
-
-def _adds_alone(node: Node) -> bool:
-    """Return whether a sum has no factor, and no constant other than zeros, from which many loops begin."""
-    _, args, named = node.call
-    constants = [value for value in (*args, *named.values()) if not isinstance(value, Node)]
-    return "alpha" not in named and not any(bool(torch.as_tensor(value).any()) for value in constants)
-
-
-def _alike(nodes: Sequence[Node]) -> bool:
-    """Return whether nodes are the same operations on the same layers, at whatever steps."""
-    first, *others = nodes
-    return all(_equal(first, other) for other in others)
-
-
-def _equal(a: object, b: object) -> bool:
-    """Return whether two arguments are equal: numbers by value, nodes by their operations and layers."""
-    if isinstance(a, Node) and isinstance(b, Node):
-        if (a.kind, a.path, a.shape, len(a.inputs)) != (b.kind, b.path, b.shape, len(b.inputs)):
-            return False
-        return not a.inputs or _equal((a.call[1], a.call[2]), (b.call[1], b.call[2]))
-    if isinstance(a, torch.Tensor) and isinstance(b, torch.Tensor):
-        return a is b or torch.equal(a, b)
-    if isinstance(a, (tuple, list)) and isinstance(b, (tuple, list)):
-        return len(a) == len(b) and all(_equal(x, y) for x, y in zip(a, b))
-    if isinstance(a, Mapping) and isinstance(b, Mapping):
-        return a.keys() == b.keys() and all(_equal(a[key], b[key]) for key in a)
-    return type(a) is type(b) and a == b
-
-
 class _Output:
     """The blocks, and what the module returns as a readout behind them."""
 
@@ -249,9 +210,9 @@ class _Output:
         if neurons is not None:
             neurons = read[output.path] = self._read_as(output, neurons)
         silent = neurons is not None and not neurons.fires and neurons.sends == "spikes"  # no block, but a readout
-        order = [path for path in read if path != output.path or not silent]
-        for path in order:
-            reading.add_block(path, read[path], order)
+        reading.order = [path for path in read if path != output.path or not silent]
+        for path in reading.order:
+            reading.add_block(path, read[path])
         layer = self._readout(output, neurons)
         self._say_what_is_gathered()
         if reading.problems:
@@ -303,8 +264,8 @@ class _Output:
         node = whole = self.reading.seen.output
         held = 1  # steps that are gathered one by one
         while node is not None and node.inputs:
-            leaves = _added(node)
-            if node.kind in REDUCTIONS and not _alike(node.inputs):
+            leaves = added(node)
+            if node.kind in REDUCTIONS and not alike(node.inputs):
                 self.reading.problems.append(
                     f"output ({node.kind}): it gathers several layers; the nearest is the last alone"
                 )
@@ -317,7 +278,7 @@ class _Output:
                     self.last = held == 1 and node.step == self.reading.seen.length
                     self.reading.problems += [] if self.last else [SOME_STEPS]
                 node = node.inputs[-1]
-            elif len(leaves) > 1 and _alike(leaves):
+            elif len(leaves) > 1 and alike(leaves):
                 held, node = max(held, len(leaves)), leaves[-1]  # added up over time by hand
                 self.gathered |= {"sum"}
             else:
@@ -393,13 +354,13 @@ class _Output:
         return self._into_readout(terms, tensor(1.0))
 
     def _gathering(self, terms: list[Term], gain: torch.Tensor) -> nn.Module:
-        """A readout of several layers: a last block without memory adds up what arrives from each."""
+        """Return the readout of several layers: a last block without memory adds up their currents."""
         adds = Neurons(0.0, gain=gain.numpy(), reset="none", fires=False, sends="membranes")
-        self.reading.build("output", adds, terms, list(self.reading.index))
+        self.reading.build("output", adds, terms)
         return SpikeCount(math.prod(self.reading.shapes[-1])).to(self.reading.dtype)
 
     def _into_readout(self, terms: list[Term], gain: torch.Tensor) -> nn.Module:
-        main, others = self.reading.main(terms, "", list(self.reading.index))
+        main, others = self.reading.main(terms, "")
         if others and not any(delay for _, delay in others):
             return self._gathering(terms, gain)
         if others:

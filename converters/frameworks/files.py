@@ -132,7 +132,7 @@ def load_weights(net: nn.Module, path: Path) -> list[str]:
 
 
 def _dictionaries(value: Any, place: str, depth: int = 0) -> Iterator[tuple[str, Mapping[str, Tensor]]]:
-    """Every dictionary of named tensors in a file, with its place."""
+    """Return every dictionary of named tensors in a file, with its place."""
     if not isinstance(value, Mapping) or depth > 2:
         return
     tensors = {name: part for name, part in value.items() if isinstance(name, str) and isinstance(part, Tensor)}
@@ -144,7 +144,7 @@ def _dictionaries(value: Any, place: str, depth: int = 0) -> Iterator[tuple[str,
 
 
 def _plain(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Without the prefix that DataParallel and torch.compile write."""
+    """Return the names without the prefix that DataParallel and torch.compile write."""
     for prefix in ("module.", "_orig_mod."):
         if weights and all(name.startswith(prefix) for name in weights):
             return {name.removeprefix(prefix): value for name, value in weights.items()}

@@ -1,13 +1,16 @@
-"""A user's ``forward``: its arguments, and how often its neurons run in a step."""
+"""A user's ``forward``: its arguments, its calls, and how often its neurons run in a step."""
 
 from __future__ import annotations
 
 import inspect
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
+import torch
 from ottt_loihi.converters.frameworks.neurons import Framework
-from torch import nn
+from ottt_loihi.converters.frameworks.registry import neurons_of
+from torch import Tensor, nn
 
 from ottt_loihi.errors import UsageError
 
@@ -74,3 +77,28 @@ def runs_twice(
     if several and form == "step" and most > steps:
         return f"{', '.join(several[0])}: the same neurons at several places, {nearest}"
     return ""
+
+
+def call(net: nn.Module, form: str, x: Tensor, seen: Callable[[Tensor], None] = lambda frame: None) -> Iterator[Any]:
+    """Yield what a module returns for spikes ``(samples, T, *shape)``: once, or in the form ``"step"`` once a step.
+
+    seen: is called with every input before it goes in
+    """
+    state: tuple[Any, ...] = ()
+    states = states_of(net)
+    for module, framework in neurons_of(net).values():
+        framework.batch(module, len(x))
+    for frame in x.unbind(1) if form == "step" else (_in_one_call(form, x),):
+        seen(frame)
+        with torch.no_grad():
+            result = net(frame, *state)
+        state = result[1:] if states and isinstance(result, tuple) and len(result) == 1 + states else ()
+        yield result
+
+
+def _in_one_call(form: str, x: Tensor) -> Tensor:
+    if form == "constant":
+        return x[:, 0]
+    if form == "time first":
+        return x.transpose(0, 1)
+    return x.flatten(0, 1) if form == "squeezed" else x

@@ -7,23 +7,24 @@ from collections.abc import Iterator
 
 import numpy as np
 import torch
-from ottt_loihi.converters.frameworks.linear import filled
+from ottt_loihi.converters.frameworks.linear import Operation, Term, filled
 from ottt_loihi.converters.frameworks.neurons import Group, Neurons, Unmapped
-from ottt_loihi.converters.frameworks.trace import Node
+from ottt_loihi.converters.frameworks.nodes import Node
 from torch import Tensor, nn
 
 from ottt_loihi.nn.connections import Conv2d, Linear
 from ottt_loihi.nn.cuba import CubaLIF
 
 
-def gathered(group: Group, source: Node, ours: tuple[int, ...]) -> Node:
-    """Return the operation that makes spikes of a module's layer, ``source``, of those of ours, ``(n, *ours)``."""
+def gathered(group: Group, source: Node, ours: tuple[int, ...]) -> Term:
+    """Return the term that makes spikes of a module's layer, ``source``, of those of ours, ``(n, *ours)``."""
 
     def gather(x: Tensor, sends: tuple[float, ...]) -> Tensor:
         return counted(x[None], sends, ours)[0].reshape(len(x), *source.shape)
 
     inner = Node("spikes", source.path, shape=ours, step=source.step)
-    return Node("gather", source.path, (inner,), source.shape, call=(gather, (inner, group.sends), {}))
+    node = Node("gather", source.path, (inner,), source.shape, call=(gather, (inner, group.sends), {}))
+    return Term(inner, (Operation(node),))
 
 
 def repeated(connection: Conv2d | Linear, count: int) -> Conv2d | Linear:

@@ -120,8 +120,8 @@ class Framework:
 
     Attributes
     ----------
-    name, packages
-        what it is called, and the first words of its modules' names
+    name, packages, versions
+        its name, the first words of its modules' names, and the versions whose classes are known
     neurons
         class name → reader, which raises :class:`Unmapped`
     refused
@@ -136,30 +136,68 @@ class Framework:
 
     name: str
     packages: tuple[str, ...]
+    versions: str
     neurons: Mapping[str, Callable[[nn.Module], Neurons]]
     refused: Mapping[str, str] = field(default_factory=dict)
     reset: Callable[[nn.Module], None] = lambda module: None
     batch: Callable[[nn.Module, int], None] = lambda module, samples: None
     steps: Callable[[nn.Module], str | None] = lambda module: None
 
+    def read(self, module: nn.Module) -> Neurons:
+        """Return the neurons of a module.
+
+        Raises
+        ------
+        Unmapped
+            for neurons without an exact counterpart
+        UsageError
+            for a class that has changed since ``versions``
+        """
+        try:
+            return self.neurons[type(module).__name__](module)
+        except Missing as missing:
+            raise UsageError(
+                f"{missing}; its class has changed since {self.versions}, for which the conversion was written: use "
+                "that version, or convert by NIR"
+            ) from None
+
     def owns(self, module: nn.Module) -> bool:
-        """Whether a module's class comes from this framework."""
+        """Return whether a module's class comes from this framework."""
         return type(module).__module__.split(".")[0] in self.packages
 
 
-def number(module: nn.Module, name: str, versions: str) -> Any:
-    """Return an attribute as float64: a number, or an array where it has several values that differ.
+class Missing(Exception):
+    """An object has no attribute of a name. The message says so."""
 
-    versions: those that it was read in
+
+def calling(name: str) -> Callable[[nn.Module], None]:
+    """Return a function that calls a module's method of this name, if the module has it."""
+
+    def call(module: nn.Module) -> None:
+        if hasattr(module, name):
+            getattr(module, name)()
+
+    return call
+
+
+def attribute(owner: Any, name: str) -> Any:
+    """Return an attribute; :class:`Missing` where a class has none of this name."""
+    if not hasattr(owner, name):
+        raise Missing(f"{type(owner).__name__} has no {name!r} here")
+    return getattr(owner, name)
+
+
+def number(module: Any, name: str) -> Any:
+    """Return an attribute as float64: a number, or an array where it has several values that differ.
 
     Raises
     ------
-    UsageError
+    Missing
         where the class has no such attribute
     Unmapped
         where it is no finite number, or has no values
     """
-    value = attribute(module, name, versions)
+    value = attribute(module, name)
     try:
         values = np.asarray(value.detach().cpu().numpy() if hasattr(value, "detach") else value, np.float64)
     except (TypeError, ValueError):
@@ -169,9 +207,9 @@ def number(module: nn.Module, name: str, versions: str) -> Any:
     return values if np.ptp(values) else float(values.reshape(-1)[0])
 
 
-def one_number(module: nn.Module, name: str, versions: str) -> float:
+def one_number(module: Any, name: str) -> float:
     """Return an attribute as a float; Unmapped where it has several values that differ."""
-    value = number(module, name, versions)
+    value = number(module, name)
     if np.ndim(value):
         raise Unmapped(f"{name} has values that differ, {shown(value)}; the nearest is one for the whole layer")
     return float(value)
@@ -181,13 +219,3 @@ def shown(value: Value) -> str:
     """Return a value for a message; of several, the smallest and the largest."""
     low, high = float(np.min(value)), float(np.max(value))
     return f"{low:g}" if low == high else f"{low:g} … {high:g}"
-
-
-def attribute(owner: Any, name: str, versions: str) -> Any:
-    """Return an attribute, or refuse a class that has changed since."""
-    if not hasattr(owner, name):
-        raise UsageError(
-            f"{type(owner).__name__} has no {name!r} here; its class has changed since {versions}, for which the "
-            "conversion was written: use that version, or convert by NIR"
-        )
-    return getattr(owner, name)

@@ -20,12 +20,10 @@ import numpy as np
 from ottt_loihi.converters.frameworks.neurons import Framework, Neurons, Unmapped, attribute, number, shown
 from torch import nn
 
-VERSIONS = "Norse 1.1.0"
-
 
 def _box(module: nn.Module) -> Neurons:
     a = _rate(module, "tau_mem_inv")
-    method = getattr(attribute(module, "p", VERSIONS), "reset_method", None)
+    method = getattr(attribute(module, "p"), "reset_method", None)
     if getattr(method, "__name__", "reset_value") == "reset_subtract":
         return Neurons(1 - a, gain=a, reset="subtract", **_potentials(module, a))
     return Neurons(1 - a, gain=a, **_potentials(module, a))
@@ -40,12 +38,12 @@ def _lif(module: nn.Module) -> Neurons:
 
 
 def _recurrent(module: nn.Module) -> Neurons:
-    weights = [attribute(module, name, VERSIONS).detach() for name in ("input_weights", "recurrent_weights")]
+    weights = [attribute(module, name).detach() for name in ("input_weights", "recurrent_weights")]
     return replace(_lif(module), entrance=_linear(weights[0]), recurrent=_linear(weights[1]))
 
 
 def _linear(weight: Any) -> nn.Linear:
-    """A Linear without bias."""
+    """Return a Linear without bias."""
     layer = nn.Linear(weight.shape[1], weight.shape[0], bias=False)
     layer.weight = nn.Parameter(weight.clone())
     return layer
@@ -57,36 +55,36 @@ def _iaf(module: nn.Module) -> Neurons:
 
 def _li(module: nn.Module) -> Neurons:
     a, b = (_rate(module, name) for name in ("tau_mem_inv", "tau_syn_inv"))
-    leak = number(attribute(module, "p", VERSIONS), "v_leak", VERSIONS)
+    leak = number(attribute(module, "p"), "v_leak")
     if np.any(leak):
         raise Unmapped("v_leak other than 0 beside a synaptic current; the nearest is LIBoxCell, or v_leak = 0")
     return Neurons(1 - a, 1 - b, gain=a, fires=False, reset="none")
 
 
 def _li_linear(module: nn.Module) -> Neurons:
-    return replace(_li(module), entrance=_linear(attribute(module, "input_weights", VERSIONS).detach()))
+    return replace(_li(module), entrance=_linear(attribute(module, "input_weights").detach()))
 
 
 def _li_box(module: nn.Module) -> Neurons:
     a = _rate(module, "tau_mem_inv")
-    leak = number(attribute(module, "p", VERSIONS), "v_leak", VERSIONS)
+    leak = number(attribute(module, "p"), "v_leak")
     return Neurons(1 - a, gain=a, fires=False, reset="none", v_init=leak, bias=a * leak)
 
 
 def _rate(module: nn.Module, name: str) -> Any:
     # as Norse multiplies: in the dtype of its constants, float32 in a network of float64, too
-    product = attribute(module, "dt", VERSIONS) * attribute(attribute(module, "p", VERSIONS), name, VERSIONS)
-    rate = number(SimpleNamespace(rate=product), "rate", VERSIONS)
+    product = attribute(module, "dt") * attribute(attribute(module, "p"), name)
+    rate = number(SimpleNamespace(rate=product), "rate")
     if not (np.min(rate) > 0 and np.max(rate) <= 1):
         raise Unmapped(f"dt·{name} = {shown(rate)} is outside 0 … 1")
     return rate
 
 
 def _potentials(module: nn.Module, a: float) -> dict[str, Any]:
-    p = attribute(module, "p", VERSIONS)
-    leak = number(p, "v_leak", VERSIONS) if hasattr(p, "v_leak") else 0.0
-    reset = number(p, "v_reset", VERSIONS)
-    return {"threshold": number(p, "v_th", VERSIONS), "v_reset": reset, "v_init": leak, "bias": a * leak}
+    p = attribute(module, "p")
+    leak = number(p, "v_leak") if hasattr(p, "v_leak") else 0.0
+    reset = number(p, "v_reset")
+    return {"threshold": number(p, "v_th"), "v_reset": reset, "v_init": leak, "bias": a * leak}
 
 
 def _steps(module: nn.Module) -> str | None:
@@ -100,6 +98,7 @@ def _steps(module: nn.Module) -> str | None:
 FRAMEWORK = Framework(
     name="norse",
     packages=("norse",),
+    versions="Norse 1.1.0",
     neurons={
         **{name: _box for name in ("LIFBoxCell", "LIFBox")},
         **{name: _lif for name in ("LIFCell", "LIF")},

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
 import torch
+from ottt_loihi.converters.frameworks.linear import filled
 from ottt_loihi.converters.frameworks.neurons import Neurons, Unmapped
-from ottt_loihi.converters.frameworks.trace import Node
+from ottt_loihi.converters.frameworks.nodes import Node
 from torch import nn
 
 from ottt_loihi.errors import UsageError
+from ottt_loihi.nn.connections import Connection, Conv2d, Linear
 from ottt_loihi.nn.cuba import CubaLIF, Membrane
 from ottt_loihi.nn.neurons import LIF
 
@@ -89,3 +92,18 @@ def tensor(value: Any) -> torch.Tensor:
 
 def equals(value: Any, number: float) -> bool:
     return bool((np.asarray(value) == number).all())
+
+
+def each(weights: torch.Tensor, target: tuple[int, ...], dtype: torch.dtype) -> Connection:
+    """Return the connection of every neuron to itself; weights: of the layer's shape."""
+    if len(target) == 3 and bool((weights == weights[:, :1, :1]).all()):
+        kernel = weights[:, :1, :1].reshape(-1, 1, 1, 1)
+        return filled(Conv2d(target[0], target[0], 1, groups=target[0]), kernel, None, dtype)
+    size = math.prod(target)
+    return filled(Linear(size, size), torch.diag(weights.reshape(-1)), None, dtype)
+
+
+def largest_current(connection: Connection) -> float:
+    """Return the largest current that spikes can bring through a connection, its bias included."""
+    bias = 0.0 if connection.bias is None else float(connection.bias.abs().max())
+    return float(connection.weight.abs().flatten(1).sum(1).max()) + bias

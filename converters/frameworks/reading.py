@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,53 +12,33 @@ from ottt_loihi.converters.frameworks.groups import feedback, gathered, neurons_
 from ottt_loihi.converters.frameworks.linear import (
     ADDITIONS,
     MAXIMA,
-    Chain,
     Operation,
+    Term,
     any_of,
     connect,
-    filled,
     refusal,
 )
 from ottt_loihi.converters.frameworks.neurons import Group, Neurons, Unmapped, several_spikes
-from ottt_loihi.converters.frameworks.parts import add_bias, first_step, neuron_of, operation_of, tensor
-from ottt_loihi.converters.frameworks.trace import Node, Traced
+from ottt_loihi.converters.frameworks.nodes import Node, places
+from ottt_loihi.converters.frameworks.parts import (
+    add_bias,
+    each,
+    first_step,
+    largest_current,
+    neuron_of,
+    operation_of,
+    tensor,
+)
+from ottt_loihi.converters.frameworks.trace import Traced
 from torch import nn
 
 from ottt_loihi.nn.blocks import Block, Branch
-from ottt_loihi.nn.connections import Conv2d, Linear
 from ottt_loihi.nn.neurons import LIF
 
 
-@dataclass(frozen=True)
-class Term:
-    """The input of a layer from one source.
-
-    Attributes
-    ----------
-    source
-        spikes of a layer, or the network's input
-    operations
-        those between the source and the layer, in order
-    """
-
-    source: Node
-    operations: tuple[Operation, ...] = ()
-
-
-def _negative(term: Term) -> Term:
-    shape = term.operations[-1].node.shape if term.operations else term.source.shape
-    node = Node("neg", "", (term.source,), tuple(shape), call=(torch.neg, (term.source,), {}))
-    return Term(term.source, (*term.operations, Operation(node)))
-
-
-def _times(node: Node, shape: tuple[int, ...], factor: float | torch.Tensor) -> Operation:
-    return Operation(Node("mul", node.path, (node,), shape, call=(torch.mul, (node, factor), {})))
-
-
-def _most(connection: Any) -> float:
-    """Return the largest current that spikes can bring through a connection, its bias included."""
-    bias = 0.0 if connection.bias is None else float(connection.bias.abs().max())
-    return float(connection.weight.abs().flatten(1).sum(1).max()) + bias
+def _passed(terms: list[Term], node: Node) -> list[Term]:
+    """Return the terms behind an operation on their sum, whose bias is added once."""
+    return [term.then(Operation(node, index == 0)) for index, term in enumerate(terms)]
 
 
 class Reading:
@@ -82,6 +62,7 @@ class Reading:
         self.blocks: list[Block] = []
         self.paths: list[str] = []
         self.shapes: list[tuple[int, ...]] = []  # of our blocks
+        self.order: list[str] = []  # paths of all layers that become blocks
         self.index: dict[str, int] = {}  # path of a neuron, or "… (max pooling)" → block
         self.problems: list[str] = []
         self.notes: list[str] = []
@@ -96,7 +77,7 @@ class Reading:
             self.problems.append(f"{path} ({kind}): {framework.refused[kind]}")
             return None
         try:
-            neurons = self._counting(framework.neurons[kind](module))
+            neurons = self._counting(framework.read(module))
         except Unmapped as reason:
             self.problems.append(f"{path} ({kind}): {reason}")
             return None
@@ -158,10 +139,9 @@ class Reading:
             if "sub" not in node.kind:
                 return [*first, *second]
             minus, kept = (first, second) if "rsub" in node.kind else (second, first)
-            return [*kept, *(_negative(term) for term in minus)]
-        if node.kind in ("cat", "concat", "concatenate") and (parts := self._places(node)) is not None:
-            each = [(place, term) for place, n in parts for term in self.terms(n, path)]
-            return [Term(term.source, (*term.operations, place)) for place, term in each]
+            return [*kept, *(term.times(-1.0) for term in minus)]
+        if node.kind in ("cat", "concat", "concatenate") and (parts := places(node)) is not None:
+            return [term.then(Operation(place)) for place, n in parts for term in self.terms(n, path)]
         of_spikes = len(inputs) == 1 and inputs[0].kind == "spikes" and self.amplitudes.get(inputs[0].path, 1.0) > 0
         if node.kind in ("relu", "relu_") and of_spikes:
             return self.terms(inputs[0], path)  # of 0 and 1, it changes nothing
@@ -177,15 +157,12 @@ class Reading:
             reason = reason or "it takes several layers; the nearest is their sum"
             self.problems.append(f"{node.path or path} ({node.kind}): {reason}")
             return [t for n in inputs[:1] for t in self.terms(n, path)] if node.kind != "membrane" else []
-        terms = self.terms(inputs[0], path)
-        return [Term(t.source, (*t.operations, Operation(node, i == 0))) for i, t in enumerate(terms)]
+        return _passed(self.terms(inputs[0], path), node)
 
     def _from(self, node: Node, path: str) -> Term:
         """Return a layer's spikes as a term, times what one counts; of several neurons for one, the sum of theirs."""
         term = self._summed(node, path)
-        if (amplitude := self.amplitudes.get(node.path)) is None:
-            return term
-        return Term(node, (*term.operations, _times(node, node.shape, amplitude)))
+        return term.times(self.amplitudes[node.path]) if node.path in self.amplitudes else term
 
     def _summed(self, node: Node, path: str) -> Term:
         if (group := self.groups.get(node.path)) is None:
@@ -197,34 +174,13 @@ class Reading:
                 f"{path}: feedback from {node.path}, where several neurons stand for one; none is exact"
             )
             return Term(node)
-        return Term(node, (Operation(gathered(group, node, self.shapes[self.index[node.path]])),))
-
-    def _places(self, node: Node) -> list[tuple[Operation, Node]] | None:
-        """Return the parts of a concatenation, each with an operation that adds zeros; None along another axis."""
-        _, args, kwargs = node.call
-        parts = args[0] if args else kwargs.get("tensors", ())
-        axis = kwargs.get("dim", args[1] if len(args) > 1 else 0)
-        shape = node.shape
-        if not all(isinstance(part, Node) and len(part.shape) == len(shape) for part in parts) or not shape:
-            return None
-        axes = [
-            i
-            for i in range(len(shape))
-            if sum(part.shape[i] for part in parts) == shape[i] and axis in (i + 1, i - len(shape))
-        ]
-        if len(axes) != 1:
-            return None
-        found, start, behind = [], 0, len(shape) - 1 - axes[0]
-        for part in parts:
-            size = part.shape[axes[0]]
-            padding = (0, 0) * behind + (start, shape[axes[0]] - start - size)
-            place = Node("pad", node.path, (part,), shape, call=(nn.functional.pad, (part, padding), {}))
-            found.append((Operation(place), part))
-            start += size
-        return found
+        return gathered(group, node, self.shapes[self.index[node.path]])
 
     def _max_pooling(self, node: Node) -> Node | None:
-        """The largest of spikes is 1 where any of them is: a layer of neurons without memory; None for currents."""
+        """Return the spikes of a max pooling; None for one of currents.
+
+        The largest of 0 and 1 is 1 where any of them is 1: a layer of neurons without memory.
+        """
         inner: Node | None = node.inputs[0]
         if inner is not None and inner.kind in MAXIMA:
             inner = self._max_pooling(inner)
@@ -232,23 +188,20 @@ class Reading:
         if inner is None or inner.kind != "spikes" or inner.path in self.groups or amplitude < 0:
             return None
         key = f"{node.path or inner.path} (max pooling)"
-        if key not in self.index:
-            source = self.index.get(inner.path)
-            if source is None and self.problems:  # there are no blocks behind a problem
-                return Node("spikes", key, shape=node.shape, step=inner.step)
-            if source is None or source != len(self.blocks) - 1:
-                self.problems.append(f"{key}: it does not follow the layer before it; the nearest is AvgPool2d")
-                return Node("spikes", key, shape=node.shape, step=inner.step)
+        if key not in self.index and (inner.path in self.index or not self.problems):  # no blocks behind a problem
             try:
-                connection = any_of(replace(node, inputs=(inner,)), inner.shape, self.shapes[source], self.dtype)
+                self._append_pooling(key, node, inner)
+                self.amplitudes |= {key: amplitude} if amplitude != 1 else {}
             except Unmapped as reason:
                 self.problems.append(f"{key}: {reason}")
-                return Node("spikes", key, shape=node.shape, step=inner.step)
-            shape = connection.output_shape(self.shapes[source])
-            self._append(key, Block(connection, LIF(0.0, 0.5, "zero")), shape)
-            if amplitude != 1:
-                self.amplitudes[key] = amplitude
         return Node("spikes", key, shape=node.shape, step=inner.step)
+
+    def _append_pooling(self, key: str, node: Node, inner: Node) -> None:
+        source = self.index.get(inner.path)
+        if source is None or source != len(self.blocks) - 1:
+            raise Unmapped("it does not follow the layer before it; the nearest is AvgPool2d")
+        connection = any_of(replace(node, inputs=(inner,)), inner.shape, self.shapes[source], self.dtype)
+        self._append(key, Block(connection, LIF(0.0, 0.5, "zero")), connection.output_shape(self.shapes[source]))
 
     def _append(self, key: str, block: Block, shape: tuple[int, ...]) -> None:
         self.index[key] = len(self.blocks)
@@ -258,38 +211,31 @@ class Reading:
 
     # blocks
 
-    def add_block(self, path: str, neurons: Neurons | None, order: list[str]) -> None:
-        """Append the block of a layer of neurons, or note why the layer has no block.
-
-        order: paths of all layers that become blocks
-        """
+    def add_block(self, path: str, neurons: Neurons | None) -> None:
+        """Append the block of a layer of neurons, or note why the layer has no block."""
         terms = self.terms(self.seen.arriving[path], path)
         if neurons is None or not terms or self.problems:
             return
         try:
-            self.build(path, neurons, terms, order)
+            self.build(path, neurons, terms)
         except Unmapped as reason:
             self.problems.append(f"{path}: {reason}")
 
-    def build(self, path: str, neurons: Neurons, terms: list[Term], order: list[str]) -> None:
+    def build(self, path: str, neurons: Neurons, terms: list[Term]) -> None:
         """Append the block of neurons that receives ``terms``. Raises Unmapped if no neuron of ours computes it."""
         if neurons.entrance is not None:
             node = operation_of(neurons.entrance, (neurons.entrance.weight.shape[0],))
-            terms = [Term(t.source, (*t.operations, Operation(node, i == 0))) for i, t in enumerate(terms)]
-        target = self._shape_of(terms[0])
+            terms = _passed(terms, node)
+        target = terms[0].shape
         size = math.prod(target)
         gain = tensor(neurons.gain)
-        main, others = self.main(terms, path, order)
+        main, others = self.main(terms, path)
         connection = self.connection(main, gain, path)
         shape = connection.output_shape(self._before(main))
         if math.prod(shape) != size:
             raise Unmapped(f"{size} neurons, but {math.prod(shape)} currents arrive")
         add_bias(connection, neurons.bias, shape, self.dtype, path)
-        branches = []
-        for term, delay in others:
-            source = self._source(term, path, order)
-            branch = self.connection(term, gain, path, wanted=shape)
-            branches.append(Branch(branch, source, delay))
+        branches = [Branch(self.connection(t, gain, path, shape), self._source(t, path), delay) for t, delay in others]
         own = len(self.blocks)
         if neurons.late_bias:
             neurons = replace(neurons, v_init=neurons.v_init - first_step(neurons, target))
@@ -307,7 +253,7 @@ class Reading:
         if neurons.loses:
             self._lose(path, neurons, gain, target)
         if neurons.sends == "after":
-            self._follow(path, neurons, terms, order)
+            self._follow(path, neurons, terms)
 
     def _lose(self, path: str, neurons: Neurons, gain: torch.Tensor, target: tuple[int, ...]) -> None:
         """Make neurons lose the input of the step after a spike: append the helping neurons that have the true spikes.
@@ -320,11 +266,11 @@ class Reading:
         kept = np.broadcast_to(neurons.alpha, target)
         if np.max(kept) >= 1:
             raise Unmapped("a synaptic current without decay beside a reset that loses an input; the nearest is Leaky")
-        most = sum(_most(each) for each in (block.connection, *(branch.connection for branch in block.branches)))
+        most = sum(largest_current(c) for c in (block.connection, *(branch.connection for branch in block.branches)))
         wide = 1.05 * (float(np.max(neurons.threshold)) + most / (1 - float(np.max(kept))))
 
         def back(factor: float | np.ndarray) -> Any:
-            return self._each(torch.broadcast_to(tensor(factor), target), target).requires_grad_(False)
+            return each(torch.broadcast_to(tensor(factor), target), target, self.dtype).requires_grad_(False)
 
         more = [(own, wide, 1), (own + 1, -wide, 2)]
         if np.any(kept):
@@ -341,8 +287,8 @@ class Reading:
         self.notes.append(f"{path}: its reset loses the input of the next step; as many helping neurons do that")
         self.losing.discard(path)
 
-    def _follow(self, path: str, neurons: Neurons, terms: list[Term], order: list[str]) -> None:
-        """Append, behind a last layer that fires, a copy that does not: it has the layer's membranes after each reset.
+    def _follow(self, path: str, neurons: Neurons, terms: list[Term]) -> None:
+        """Append a copy of the last layer that never fires, and whose membranes are the layer's after each reset.
 
         Its currents are the same, and a spike takes the threshold from it in the same step.
         """
@@ -350,21 +296,17 @@ class Reading:
             raise Unmapped(
                 "its membranes after the reset, without a layer of neurons before it; the nearest is readout='spikes'"
             )
-        own, target, gain = self.index[path], self._shape_of(terms[0]), tensor(neurons.gain)
+        own, target, gain = self.index[path], terms[0].shape, tensor(neurons.gain)
         spikes = Node("spikes", path, shape=target, step=self.seen.steps[path])
-        taken = self._summed(spikes, path)
-        taken = Term(spikes, (*taken.operations, _times(spikes, target, -tensor(neurons.threshold) / gain)))
+        taken = self._summed(spikes, path).times(-tensor(neurons.threshold) / gain)
         silent = replace(neurons, reset="none", group=None, recurrent=None, sends="membranes")
-        self.build(path, silent, [taken, *terms], order)
+        self.build(path, silent, [taken, *terms])
         if neurons.recurrent is not None:
             again = self._recurrent(neurons, gain, target, self.shapes[-1])
             self.blocks[-1].branches.append(Branch(again, own, 1))
         self.paths[own] = f"{path} (spikes)"
         self.groups.pop(path, None)
         self.amplitudes.pop(path, None)
-
-    def _shape_of(self, term: Term) -> tuple[int, ...]:
-        return term.operations[-1].node.shape if term.operations else tuple(term.source.shape)
 
     def _delay(self, term: Term, path: str) -> int:
         now, then = self.seen.steps.get(path, max(self.seen.steps.values())), term.source.step
@@ -377,28 +319,19 @@ class Reading:
             )
         return 0
 
-    def main(self, terms: list[Term], path: str, order: list[str]) -> tuple[Term, list[tuple[Term, int]]]:
+    def main(self, terms: list[Term], path: str) -> tuple[Term, list[tuple[Term, int]]]:
         """Return the term from the block before, and the others with their delays."""
         before = len(self.blocks) - 1
-        delays = [self._delay(term, path) for term in terms]
+        each = [(term, self._delay(term, path)) for term in terms]
+        for place, (term, delay) in enumerate(each):
+            here = term.source.kind == "input" if before < 0 else self.index.get(term.source.path) == before
+            if here and not delay:
+                return term, each[:place] + each[place + 1 :]
+        name = "the input" if before < 0 else self.paths[before]
+        raise Unmapped(f"nothing arrives from {name}, the layer before; the nearest is layers in a row with shortcuts")
 
-        def from_before(term: Term, delay: int) -> bool:
-            if delay:
-                return False
-            return term.source.kind == "input" if before < 0 else self.index.get(term.source.path) == before
-
-        found = [i for i, (term, delay) in enumerate(zip(terms, delays)) if from_before(term, delay)]
-        if not found:
-            name = "the input" if before < 0 else self.paths[before]
-            raise Unmapped(
-                f"nothing arrives from {name}, the layer before; the nearest is layers in a row with shortcuts"
-            )
-        main = terms[found[0]]
-        others = [(term, delay) for i, (term, delay) in enumerate(zip(terms, delays)) if i != found[0]]
-        return main, others
-
-    def _source(self, term: Term, path: str, order: list[str]) -> int:
-        """The block that a branch comes from; a later one has the place that it will have."""
+    def _source(self, term: Term, path: str) -> int:
+        """Return the number of the block that a branch comes from, also of a block that is not made yet."""
         if term.source.kind == "input":
             raise Unmapped("the input arrives beside the layer before; the nearest is a first layer of neurons for it")
         if term.source.path in self.index:
@@ -410,12 +343,12 @@ class Reading:
             )
         if term.source.path == path:
             return len(self.blocks)
-        if self.index.keys() - set(order):
+        if self.index.keys() - set(self.order):
             raise Unmapped("feedback from a later layer beside max pooling; the nearest is AvgPool2d")
-        return order.index(term.source.path)
+        return self.order.index(term.source.path)
 
     def _before(self, term: Term) -> tuple[int, ...]:
-        """Our shape of a term's source."""
+        """Return the shape of a term's source in our network."""
         if term.source.kind == "input":
             return self.input_shape
         known = self.index.get(term.source.path)
@@ -424,34 +357,25 @@ class Reading:
     def connection(self, term: Term, gain: torch.Tensor, path: str, wanted: tuple[int, ...] | None = None) -> Any:
         """Return the connection of one way, times the gain of the neurons behind it; ``wanted``: their shape."""
         before = self._before(term)
-        shape = before if term.source.path in self.groups else tuple(term.source.shape)
-        connection = connect(Chain(term.operations, shape), before, gain, self.dtype, path)
+        connection = connect(term, before, gain, self.dtype, path)
         if wanted is not None and connection.output_shape(before) != wanted:
             raise Unmapped(f"a branch brings {connection.output_shape(before)} to {wanted} neurons")
         return connection
 
     def _recurrent(self, neurons: Neurons, gain: torch.Tensor, target: tuple[int, ...], shape: tuple[int, ...]) -> Any:
-        """The connection of a layer to itself, from all of its neurons to one of each group."""
-        operations, ours = (), target
+        """Return the connection of a layer to itself, from all of its neurons to one of each group."""
+        source = Node("spikes", "", shape=target)
         if neurons.group is not None:
-            ours = shape = (shape[0] * len(neurons.group.sends), *shape[1:])
-            operations = (Operation(gathered(neurons.group, Node("spikes", "", shape=target), shape)),)
+            shape = (shape[0] * len(neurons.group.sends), *shape[1:])
+        term = Term(source) if neurons.group is None else gathered(neurons.group, source, shape)
         if neurons.amplitude != 1:
-            operations = (*operations, _times(Node("spikes", "", shape=target), target, neurons.amplitude))
+            term = term.times(neurons.amplitude)
         if isinstance(neurons.recurrent, nn.Module):
-            operations = (*operations, Operation(operation_of(neurons.recurrent, target)))
-            return connect(Chain(operations, ours), shape, gain, self.dtype, "recurrent")
+            term = term.then(Operation(operation_of(neurons.recurrent, target)))
+            return connect(term, shape, gain, self.dtype, "recurrent")
         weights = torch.broadcast_to(tensor(neurons.recurrent) * gain * neurons.amplitude, target)
         if neurons.group is not None:
             raise Unmapped(
                 "one recurrent weight for each neuron beside several spikes in a step; the nearest is a Linear"
             )
-        return self._each(weights, target)
-
-    def _each(self, weights: torch.Tensor, target: tuple[int, ...]) -> Any:
-        """Return the connection of every neuron to itself; weights: of the layer's shape."""
-        if len(target) == 3 and bool((weights == weights[:, :1, :1]).all()):
-            connection: Any = Conv2d(target[0], target[0], 1, groups=target[0])
-            return filled(connection, weights[:, :1, :1].reshape(-1, 1, 1, 1), None, self.dtype)
-        size = math.prod(target)
-        return filled(Linear(size, size), torch.diag(weights.reshape(-1)), None, self.dtype)
+        return each(weights, target, self.dtype)

@@ -19,6 +19,7 @@ from ottt_loihi.converters.frameworks.neurons import (
     Neurons,
     Unmapped,
     attribute,
+    calling,
     number,
     one_number,
     several_spikes,
@@ -26,12 +27,10 @@ from ottt_loihi.converters.frameworks.neurons import (
 )
 from torch import nn
 
-VERSIONS = "sinabs 3.1.3"
-
 
 def _lif(module: nn.Module) -> Neurons:
     alpha = _decay(module, "mem")
-    gain = 1 - alpha if attribute(module, "norm_input", VERSIONS) else 1.0
+    gain = 1 - alpha if attribute(module, "norm_input") else 1.0
     return _neurons(module, alpha, gain)
 
 
@@ -41,14 +40,14 @@ def _iaf(module: nn.Module) -> Neurons:
 
 def _leak(module: nn.Module) -> Neurons:
     alpha = _decay(module, "mem")
-    gain = 1 - alpha if attribute(module, "norm_input", VERSIONS) else 1.0
+    gain = 1 - alpha if attribute(module, "norm_input") else 1.0
     return Neurons(alpha, gain=gain, fires=False, reset="none")
 
 
 def _neurons(module: nn.Module, alpha: Any, gain: Any) -> Neurons:
-    common = {"threshold": number(module, "spike_threshold", VERSIONS), "gain": gain, "at_threshold": True}
+    common = {"threshold": number(module, "spike_threshold"), "gain": gain, "at_threshold": True}
     if getattr(module, "min_v_mem", None) is not None:
-        lowest = shown(number(module, "min_v_mem", VERSIONS))
+        lowest = shown(number(module, "min_v_mem"))
         common["inexact"] = (f"min_v_mem = {lowest} clips membranes, which no neuron of the chip does; set it to None",)
     common |= _reset(module, alpha, gain, common["threshold"])
     common |= _several(module, alpha, common)
@@ -73,9 +72,9 @@ def _reset(module: nn.Module, alpha: Any, gain: Any, threshold: Any) -> dict[str
     MembraneReset(r) adds r at every step, silent ones included, after the spikes. So the membrane before the reset has
     a bias of α·r, and begins at −r, because nothing is added before the first step.
     """
-    reset = attribute(module, "reset_fn", VERSIONS)
+    reset = attribute(module, "reset_fn")
     if type(reset).__name__ == "MembraneReset":
-        rest = number(reset, "reset_value", VERSIONS) if hasattr(reset, "reset_value") else 0.0
+        rest = number(reset, "reset_value") if hasattr(reset, "reset_value") else 0.0
         if np.any(rest) and (getattr(module, "tau_syn", None) is not None or np.ndim(alpha)):
             raise Unmapped("MembraneReset to another value than 0 with tau_syn or unequal decays; the nearest is 0")
         return {"reset": "zero", "bias": alpha * rest, "v_init": -rest} if np.any(rest) else {"reset": "zero"}
@@ -83,7 +82,7 @@ def _reset(module: nn.Module, alpha: Any, gain: Any, threshold: Any) -> dict[str
         raise Unmapped(f"reset_fn={type(reset).__name__}; the nearest is MembraneSubtract()")
     if getattr(reset, "subtract_value", None) is None:
         return {"reset": "subtract"}
-    taken = number(reset, "subtract_value", VERSIONS)
+    taken = number(reset, "subtract_value")
     if np.array_equal(taken, threshold):
         return {"reset": "subtract"}
     return {"reset": "none", "recurrent": np.atleast_1d(-alpha * taken / gain)}
@@ -91,12 +90,12 @@ def _reset(module: nn.Module, alpha: Any, gain: Any, threshold: Any) -> dict[str
 
 def _several(module: nn.Module, alpha: Any, common: dict[str, Any]) -> dict[str, Any]:
     """Return how several spikes in a step are sent, as arguments of :class:`Neurons`; empty: one at most."""
-    spikes = attribute(module, "spike_fn", VERSIONS)
+    spikes = attribute(module, "spike_fn")
     name = getattr(spikes, "__name__", type(spikes).__name__)
     most = getattr(spikes, "max_num_spikes_per_bin", None)
     unbounded = most is None or (np.ndim(most) == 0 and most == float("inf"))
     if not unbounded:
-        most = one_number(spikes, "max_num_spikes_per_bin", VERSIONS)
+        most = one_number(spikes, "max_num_spikes_per_bin")
         if most < 1 or most % 1:
             raise Unmapped(f"max_num_spikes_per_bin = {most:g}; expected a whole number of 1 or more")
     if name == "SingleSpike" or most == 1:
@@ -126,13 +125,8 @@ def _recurrent(module: nn.Module) -> Any:
 def _decay(module: nn.Module, kind: str) -> Any:
     """Return the decay of a state: of tau in steps, or where decays are trained, of alpha itself."""
     if getattr(module, "train_alphas", False):
-        return np.clip(number(module, f"alpha_{kind}", VERSIONS), 0, 1)
-    return np.exp(-1 / number(module, f"tau_{kind}", VERSIONS))
-
-
-def _forget(module: nn.Module) -> None:
-    if hasattr(module, "reset_states"):
-        module.reset_states()
+        return np.clip(number(module, f"alpha_{kind}"), 0, 1)
+    return np.exp(-1 / number(module, f"tau_{kind}"))
 
 
 def _batch(module: nn.Module, samples: int) -> None:
@@ -147,6 +141,7 @@ def _steps(module: nn.Module) -> str | None:
 FRAMEWORK = Framework(
     name="sinabs",
     packages=("sinabs",),
+    versions="sinabs 3.1.3",
     neurons={
         **{name: _lif for name in ("LIF", "LIFSqueeze", "LIFRecurrent", "LIFRecurrentSqueeze")},
         **{name: _iaf for name in ("IAF", "IAFSqueeze", "IAFRecurrent")},
@@ -157,7 +152,7 @@ FRAMEWORK = Framework(
         "NeuromorphicReLU": "sends whole numbers; the nearest is IAF with SingleSpike",
         "SpikingMaxPooling2dLayer": "it sums up over time; the nearest is SumPool2d",
     },
-    reset=_forget,
+    reset=calling("reset_states"),
     batch=_batch,
     steps=_steps,
 )

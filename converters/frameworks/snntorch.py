@@ -16,22 +16,37 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-from ottt_loihi.converters.frameworks.neurons import Framework, Group, Neurons, Unmapped, attribute, number, one_number
+from ottt_loihi.converters.frameworks.neurons import (
+    Framework,
+    Group,
+    Neurons,
+    Unmapped,
+    Value,
+    attribute,
+    calling,
+    number,
+    one_number,
+)
 from torch import nn
 
-VERSIONS = "snnTorch 0.9.4 to 1.0.0"
 RESETS = {0: "subtract", 1: "zero", 2: "none"}
 
 
-def _leaky(module: nn.Module) -> Neurons:
+def _neurons(module: nn.Module, beta: Value, alpha: Value = 0.0, loses: bool = True, **more: Any) -> Neurons:
+    """Return neurons with a module's reset; ``loses``: a late reset to zero takes the input of its step, too."""
     reset, late = _reset(module)
-    common = _common(module)
-    if reset == "subtract" and not late:
-        return _at_once(_beta(module), common)
-    return Neurons(_beta(module), reset="delayed" if reset == "subtract" else reset, **common)
+    found = Neurons(beta, alpha, reset="delayed" if reset == "subtract" else reset, **more, **_common(module))
+    return replace(found, loses=True, shows="") if loses and (reset, late) == ("zero", True) else found
 
 
-def _at_once(beta: float | np.ndarray, common: dict[str, Any]) -> Neurons:
+def _leaky(module: nn.Module) -> Neurons:
+    recurrent = _connection(module) if type(module).__name__ == "RLeaky" else None
+    if _reset(module) == ("subtract", False):
+        return _at_once(_beta(module), {**_common(module), "recurrent": recurrent})
+    return _neurons(module, _beta(module), loses=recurrent is not None, recurrent=recurrent)
+
+
+def _at_once(beta: Value, common: dict[str, Any]) -> Neurons:
     """Return two neurons for a reset by subtraction in the firing step.
 
     snnTorch's neuron fires at 2θ instead of θ after a spike that has left more than θ. The first neuron fires at θ and
@@ -49,67 +64,38 @@ def _at_once(beta: float | np.ndarray, common: dict[str, Any]) -> Neurons:
 
 
 def _synaptic(module: nn.Module) -> Neurons:
-    reset, late = _reset(module)
-    if reset == "subtract" and not late:
+    if _reset(module) == ("subtract", False):
         raise Unmapped("Synaptic with reset_delay=False fires at twice the threshold; the nearest is reset_delay=True")
-    alpha = np.clip(number(module, "alpha", VERSIONS), 0, 1)
     recurrent = _connection(module) if type(module).__name__ == "RSynaptic" else None
-    kept = float(alpha) if np.ndim(alpha) == 0 else alpha
-    named = "delayed" if reset == "subtract" else reset
-    found = Neurons(_beta(module), kept, reset=named, recurrent=recurrent, **_common(module))
-    return _losing(found) if (reset, late) == ("zero", True) else found
-
-
-def _losing(neurons: Neurons) -> Neurons:
-    """Return neurons whose late reset to zero takes the input of its step, too."""
-    return replace(neurons, loses=True, shows="")
+    return _neurons(module, _beta(module), np.clip(number(module, "alpha"), 0, 1), recurrent=recurrent)
 
 
 def _connection(module: nn.Module) -> Any:
     """Return the recurrent connection of a neuron to its layer."""
-    recurrent = attribute(module, "recurrent", VERSIONS)
+    recurrent = attribute(module, "recurrent")
     if isinstance(recurrent, (nn.Linear, nn.Conv2d)):
         return recurrent
-    return np.atleast_1d(np.asarray(number(recurrent, "V", VERSIONS)))
-
-
-def _rleaky(module: nn.Module) -> Neurons:
-    reset, late = _reset(module)
-    recurrent, common = _connection(module), _common(module)
-    if reset == "subtract" and not late:
-        return replace(_at_once(_beta(module), common), recurrent=recurrent)
-    found = Neurons(_beta(module), reset="delayed" if reset == "subtract" else reset, recurrent=recurrent, **common)
-    return _losing(found) if (reset, late) == ("zero", True) else found
+    return np.atleast_1d(np.asarray(number(recurrent, "V")))
 
 
 def _lapicque(module: nn.Module) -> Neurons:
-    reset, late = _reset(module)
-    beta = np.asarray(_beta(module))
-    if (beta < 1 / math.e).any():
+    beta = _beta(module)
+    if np.min(beta) < 1 / math.e:
         raise Unmapped("Lapicque with beta below 1/e has a negative decay, 1 + ln(beta); the nearest is Leaky")
-    if (reset, late) == ("subtract", False):
+    if _reset(module) == ("subtract", False):
         raise Unmapped("Lapicque with reset_delay=False fires at twice the threshold; the nearest is reset_delay=True")
-    kept, gain = 1 + np.log(beta), np.log(1 / beta)
-    same = beta.ndim == 0
-    found = Neurons(
-        float(kept) if same else kept,
-        gain=float(gain) if same else gain,
-        reset="delayed" if reset == "subtract" else reset,
-        **_common(module),
-    )
-    return _losing(found) if (reset, late) == ("zero", True) else found
+    return _neurons(module, 1 + np.log(beta), gain=np.log(1 / beta))
 
 
 def _reset(module: nn.Module) -> tuple[str, bool]:
-    code = one_number(module, "reset_mechanism_val", VERSIONS)
+    code = one_number(module, "reset_mechanism_val")
     if code not in RESETS:
         raise Unmapped(f"reset_mechanism_val = {code:g}; expected 0 (subtract), 1 (zero) or 2 (none)")
     return RESETS[int(code)], bool(getattr(module, "reset_delay", True))
 
 
-def _beta(module: nn.Module) -> float | np.ndarray:
-    beta = np.clip(number(module, "beta", VERSIONS), 0, 1)
-    return float(beta) if np.ndim(beta) == 0 else beta
+def _beta(module: nn.Module) -> Value:
+    return np.clip(number(module, "beta"), 0, 1)
 
 
 def _common(module: nn.Module) -> dict[str, object]:
@@ -118,23 +104,19 @@ def _common(module: nn.Module) -> dict[str, object]:
             raise Unmapped(f"{name} has no counterpart; make the layer without it")
     reset, late = _reset(module)
     return {
-        "threshold": number(module, "threshold", VERSIONS),
-        "amplitude": one_number(module, "graded_spikes_factor", VERSIONS),
+        "threshold": number(module, "threshold"),
+        "amplitude": one_number(module, "graded_spikes_factor"),
         "shows": "before" if late or reset == "none" else "after" if reset == "subtract" else "",
     }
-
-
-def _forget(module: nn.Module) -> None:
-    if hasattr(module, "reset_mem"):
-        module.reset_mem()
 
 
 FRAMEWORK = Framework(
     name="snntorch",
     packages=("snntorch",),
+    versions="snnTorch 0.9.4 to 1.0.0",
     neurons={
         "Leaky": _leaky,
-        "RLeaky": _rleaky,
+        "RLeaky": _leaky,
         "Lapicque": _lapicque,
         "Synaptic": _synaptic,
         "RSynaptic": _synaptic,
@@ -147,5 +129,5 @@ FRAMEWORK = Framework(
         "StateLeaky": "it never resets and runs all steps at once; the nearest is Leaky(reset_mechanism='none')",
         "LinearLeaky": "it never resets and runs all steps at once; the nearest is Leaky(reset_mechanism='none')",
     },
-    reset=_forget,
+    reset=calling("reset_mem"),
 )

@@ -16,10 +16,8 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-from ottt_loihi.converters.frameworks.neurons import Framework, Neurons, Unmapped, attribute, number, shown
+from ottt_loihi.converters.frameworks.neurons import Framework, Neurons, Unmapped, attribute, calling, number, shown
 from torch import nn
-
-VERSIONS = "SpikingJelly 0.0.0.0.14 to 2.0.0"
 
 
 def _if(module: nn.Module) -> Neurons:
@@ -27,39 +25,39 @@ def _if(module: nn.Module) -> Neurons:
 
 
 def _lif(module: nn.Module) -> Neurons:
-    tau = number(module, "tau", VERSIONS)
+    tau = number(module, "tau")
     if np.min(tau) < 1:
         raise Unmapped(f"τ = {shown(tau)} is below 1, and the membrane would change its sign")
     return _leaky(module, 1 / tau)
 
 
 def _plif(module: nn.Module) -> Neurons:
-    return _leaky(module, 1 / (1 + np.exp(-number(module, "w", VERSIONS))))
+    return _leaky(module, 1 / (1 + np.exp(-number(module, "w"))))
 
 
 def _leaky(module: nn.Module, leak: float) -> Neurons:
     if not (np.min(leak) > 0 and np.max(leak) <= 1):
         raise Unmapped(f"1/τ = {shown(leak)} is outside 0 … 1")
-    gain = leak if attribute(module, "decay_input", VERSIONS) else 1.0
+    gain = leak if attribute(module, "decay_input") else 1.0
     return Neurons(1 - leak, gain=gain, **_common(module, 1 - leak))
 
 
 def _cuba(module: nn.Module) -> Neurons:
-    alpha, beta = (number(module, name, VERSIONS) for name in ("c_decay", "v_decay"))
-    if attribute(module, "v_reset", VERSIONS) is not None and np.any(number(module, "v_reset", VERSIONS)):
+    alpha, beta = (number(module, name) for name in ("c_decay", "v_decay"))
+    if attribute(module, "v_reset") is not None and np.any(number(module, "v_reset")):
         raise Unmapped("a CUBALIFNode with v_reset other than 0 or None; the nearest is v_reset = 0.0")
     return Neurons(beta, alpha, **_common(module, beta))
 
 
 def _common(module: nn.Module, beta: float) -> dict[str, Any]:
-    v_reset = attribute(module, "v_reset", VERSIONS)
-    if attribute(module, "v_threshold", VERSIONS) == math.inf:  # a readout, whose v is read
-        rest = 0.0 if v_reset is None else number(module, "v_reset", VERSIONS)
+    v_reset = attribute(module, "v_reset")
+    if attribute(module, "v_threshold") == math.inf:  # a readout, whose v is read
+        rest = 0.0 if v_reset is None else number(module, "v_reset")
         return {"fires": False, "reset": "none", "v_init": rest, "bias": (1 - beta) * rest}
-    common = {"threshold": number(module, "v_threshold", VERSIONS), "at_threshold": True}
+    common = {"threshold": number(module, "v_threshold"), "at_threshold": True}
     if v_reset is None:  # a call for each step leaves its membrane in v
         return {**common, "reset": "subtract", "shows": "after" if getattr(module, "step_mode", "") == "s" else ""}
-    v_reset = number(module, "v_reset", VERSIONS)
+    v_reset = number(module, "v_reset")
     return {**common, "v_reset": v_reset, "v_init": v_reset, "bias": (1 - beta) * v_reset}
 
 
@@ -76,11 +74,6 @@ def _begin(module: nn.Module) -> None:
         module.v = 0.0
 
 
-def _forget(module: nn.Module) -> None:
-    if hasattr(module, "reset"):
-        module.reset()
-
-
 def _steps(module: nn.Module) -> str | None:
     return "time first" if getattr(module, "step_mode", "s") == "m" else None
 
@@ -89,6 +82,7 @@ NO_SPIKES = "what it computes is no leaky integrate-and-fire neuron; the nearest
 FRAMEWORK = Framework(
     name="spikingjelly",
     packages=("spikingjelly",),
+    versions="SpikingJelly 0.0.0.0.14 to 2.0.0",
     neurons={
         "IFNode": _if,
         "LIFNode": _lif,
@@ -104,12 +98,13 @@ FRAMEWORK = Framework(
             *("ILIFNode", "TernaryNode", "LIAFNode", "DSRIFNode", "DSRLIFNode", "SynapseFilter"),
         )
     },
-    reset=_forget,
+    reset=calling("reset"),
     steps=_steps,
 )
 AUTHORS = Framework(
     name="ottt",
     packages=("modules", "neuron_spikingjelly"),
+    versions="SpikingJelly 0.0.0.0.14 to 2.0.0",
     neurons={"OnlineLIFNode": _authors(_lif), "OnlineIFNode": _authors(_if)},
     reset=_begin,
 )

@@ -9,14 +9,15 @@ also how a loop over time inside ``forward`` is read.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from ottt_loihi.converters.frameworks.axes import from_the_end, numbers_of, reordered
-from ottt_loihi.converters.frameworks.forward import require_one_argument, runs_twice, states_of, wants_sequences
+from ottt_loihi.converters.frameworks.forward import call, require_one_argument, runs_twice, wants_sequences
 from ottt_loihi.converters.frameworks.neurons import Framework
+from ottt_loihi.converters.frameworks.nodes import VIEWS, Node, at_step, mapped, sources
 from ottt_loihi.converters.frameworks.registry import FRAMEWORKS, neurons_of
 from ottt_loihi.converters.frameworks.twin import first_line, first_tensor, forget, making, weights_dtype
 from torch import Tensor, nn
@@ -25,42 +26,9 @@ from torch.overrides import TorchFunctionMode
 from ottt_loihi.errors import UsageError
 
 FORMS = ("step", "time first", "batch first", "squeezed")  # of the input of one call; squeezed: (samples·steps, …)
-VIEWS = {  # functions that give the same numbers another shape
-    *("flatten", "unflatten", "view", "reshape", "squeeze", "unsqueeze", "contiguous", "clone", "detach", "data"),
-    *("to", "type", "float", "double", "half", "__getitem__", "transpose", "permute", "movedim", "swapaxes", "unbind"),
-}
 TAKES = {*VIEWS, "select", "narrow", "split", "chunk"}  # may take some steps of a sequence
 WITHIN = ("mean", "sum", "amax", "max")  # gather over time, or over axes of a sample
 DROPOUTS = {"dropout", "dropout1d", "dropout2d", "dropout3d", "feature_dropout", "alpha_dropout"}
-
-
-@dataclass(eq=False)
-class Node:
-    """A tensor and what made it.
-
-    Attributes
-    ----------
-    kind
-        ``"input"``, ``"spikes"``, ``"membrane"``, the name of a torch function, or ``"step"`` and ``"steps"``: one or
-        some steps, taken out of a sequence
-    path
-        of the module it happened in, as ``state_dict`` names it
-    inputs
-        the nodes it was made of
-    shape
-        of one sample at one step
-    step
-        number of the step, 1-based, of neurons and of ``"step"``
-    call
-        function, arguments and keywords; nodes stand for tensors
-    """
-
-    kind: str
-    path: str
-    inputs: tuple[Node, ...] = ()
-    shape: tuple[int, ...] = ()
-    step: int = 0
-    call: tuple[Any, tuple[Any, ...], Mapping[str, Any]] | None = None
 
 
 @dataclass(frozen=True)
@@ -94,31 +62,6 @@ class Traced:
     length: int
 
 
-def call(net: nn.Module, form: str, x: Tensor, seen: Callable[[Tensor], None] = lambda frame: None) -> Iterator[Any]:
-    """Yield what a module returns for spikes ``(samples, T, *shape)``: once, or in the form ``"step"`` once a step.
-
-    seen: is called with every input before it goes in
-    """
-    state: tuple[Any, ...] = ()
-    states = states_of(net)
-    for module, framework in neurons_of(net).values():
-        framework.batch(module, len(x))
-    for frame in x.unbind(1) if form == "step" else (_in_one_call(form, x),):
-        seen(frame)
-        with torch.no_grad():
-            result = net(frame, *state)
-        state = result[1:] if states and isinstance(result, tuple) and len(result) == 1 + states else ()
-        yield result
-
-
-def _in_one_call(form: str, x: Tensor) -> Tensor:
-    if form == "constant":
-        return x[:, 0]
-    if form == "time first":
-        return x.transpose(0, 1)
-    return x.flatten(0, 1) if form == "squeezed" else x
-
-
 def trace(net: nn.Module, input_shape: Sequence[int], num_steps: int | None = None) -> Traced:
     """Watch a module; ``net`` is a copy, see ``twin.py``.
 
@@ -138,13 +81,14 @@ def trace(net: nn.Module, input_shape: Sequence[int], num_steps: int | None = No
     require_one_argument(net)
     failures: dict[str, str] = {}
     for steps in dict.fromkeys((None, num_steps)):  # any number first, so that no axis of a layer is taken for steps
-        forms = _candidates(neurons)
+        wanted = wants_sequences(neurons)  # else one step, or all of them in a loop
+        forms = ["step", "time first", "batch first"] if wanted is None else [wanted]
         while forms:
             form = forms.pop(0)
             try:
                 return _watched(net, neurons, form, shape, steps)
             except _AnotherForm as other:
-                forms = [other.form]
+                forms = [*other.args]
             except _NeverRan as error:
                 raise UsageError(str(error)) from None
             except (Exception, SystemExit) as error:  # user code raises anything; the next form may be the right one
@@ -155,22 +99,12 @@ def trace(net: nn.Module, input_shape: Sequence[int], num_steps: int | None = No
     )
 
 
-def _candidates(neurons: Mapping[str, tuple[nn.Module, Framework]]) -> list[str]:
-    """The form that the layers want; else one step, or all of them in a loop."""
-    wanted = wants_sequences(neurons)
-    return ["step", "time first", "batch first"] if wanted is None else [wanted]
-
-
 class _NeverRan(Exception):
     """Some neurons did not run at all."""
 
 
 class _AnotherForm(Exception):
-    """``forward`` takes the input apart by itself."""
-
-    def __init__(self, form: str) -> None:
-        super().__init__(form)
-        self.form = form
+    """``forward`` takes the input apart by itself; the argument is the form of such an input."""
 
 
 def _watched(
@@ -184,8 +118,7 @@ def _watched(
     sizes = {*input_shape, *(n for p in net.parameters() for n in p.shape)}
     free = [n for n in (3, 5, 7, 11, 13, 17, 19, 23, 29, 31, 37, 41) if n not in sizes and n != exactly]
     steps, samples = (free[0], free[1]) if exactly is None else (exactly, free[0])
-    watch = _Watch(form, steps, samples)
-    handles = []
+    watch, handles = _Watch(form, steps, samples), []
     for path, module in net.named_modules():
         if path in neurons:
             handles += watch.on_neuron(module, path)
@@ -369,8 +302,15 @@ class _Watch(TorchFunctionMode):
 
     def _note(self, func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], result: Tensor) -> None:
         """Give the result of a function its node: the same one where only the axes of steps and samples change."""
-        swapped, named = self._swap(args), {key: self._swap(value) for key, value in kwargs.items()}
-        inputs = tuple(_nodes((swapped, tuple(named.values()))))
+        inputs: list[Node] = []
+
+        def swap(value: Any) -> Any:
+            """Return the node of a tensor that is known, else the value."""
+            node = self.node_of(value)
+            inputs.extend([] if node is None else [node])
+            return value if node is None else node
+
+        swapped, named = mapped(swap, (args, dict(kwargs)))
         if not inputs:
             return
         name = func.__self__.__name__ if func.__name__ == "__get__" else func.__name__
@@ -390,62 +330,14 @@ class _Watch(TorchFunctionMode):
         asleep = name in DROPOUTS and not kwargs.get("training", args[2] if len(args) > 2 else True)
         same = asleep or (name in VIEWS and shape == first.shape and self._outside(name, args, first))
         if not same:
-            first = Node(name, self.paths[-1], inputs, shape or (), call=(func, swapped, named))
+            first = Node(name, self.paths[-1], tuple(inputs), shape or (), call=(func, swapped, named))
         self._know(result, first)
 
     def _outside(self, name: str, args: tuple[Any, ...], node: Node) -> bool:
-        """Whether a view leaves the axes of a sample as they are."""
+        """Return whether a view leaves the axes of a sample as they are."""
         if name == "__getitem__":
             index = args[1] if isinstance(args[1], tuple) else (args[1],)
             return len(index) <= args[0].ndim - len(node.shape)
         if name in ("transpose", "swapaxes"):
             return all(axis % args[0].ndim < args[0].ndim - len(node.shape) for axis in args[1:3])
         return name not in ("permute", "movedim")
-
-    def _swap(self, value: Any) -> Any:
-        """Arguments with nodes in place of the tensors that are known."""
-        if isinstance(value, Tensor):
-            return self.node_of(value) or value
-        return type(value)(self._swap(v) for v in value) if type(value) in (tuple, list) else value
-
-
-def sources(node: Node) -> list[Node]:
-    """Return the layers, or the input, that a node is made of."""
-    found, waiting, known = [], [node], set()
-    while waiting:
-        node = waiting.pop()
-        if id(node) in known:
-            continue
-        known.add(id(node))
-        waiting += node.inputs
-        if not node.inputs:
-            found.append(node)
-    return found
-
-
-def at_step(node: Node, number: int) -> Node | None:
-    """Return what was computed of a whole sequence as it is at one of its steps, 0-based; None: not of single steps."""
-    if node.kind == "stack":
-        return node.inputs[number] if number < len(node.inputs) else None
-    if node.kind == "input":
-        return replace(node, step=number + 1)
-    inner = {id(n): at_step(n, number) for n in node.inputs}
-    if not inner or None in inner.values():
-        return None
-
-    def put(value: Any) -> Any:
-        if isinstance(value, Node):
-            return inner[id(value)]
-        return type(value)(put(v) for v in value) if type(value) in (tuple, list) else value
-
-    func, args, named = node.call
-    call = (func, put(args), {key: put(value) for key, value in named.items()})
-    return replace(node, inputs=tuple(inner[id(n)] for n in node.inputs), call=call)
-
-
-def _nodes(value: Any) -> Iterator[Node]:
-    if isinstance(value, Node):
-        yield value
-    elif isinstance(value, (tuple, list)):
-        for part in value:
-            yield from _nodes(part)

@@ -90,9 +90,12 @@ class Backend:
         LavaError
             when a process dies or nothing moves for ``stall_timeout`` seconds
         """
+        self.check_record(record)
+        return self._run(chip, x, record, stall_timeout, progress)
+
+    def _run(self, chip: ChipNetwork, x: np.ndarray, record: Any, stall_timeout: float, progress: Any) -> Result:
         from ottt_loihi import sim
 
-        self.check_record(record)
         return sim.run(chip, x, record, progress=progress)
 
     def expected(self, chip: ChipNetwork, x: np.ndarray) -> Result:
@@ -164,18 +167,9 @@ class LavaBackend(Backend):
             return InProcessRun(process, choice=choice)
         return LavaRun(process, choice=choice, stall_timeout=stall_timeout)
 
-    def run(
-        self,
-        chip: ChipNetwork,
-        x: np.ndarray,
-        record: tuple[str, ...] = (),
-        *,
-        stall_timeout: float = 30.0,
-        progress: Callable[[int, int], None] | None = None,
-    ) -> Result:
+    def _run(self, chip: ChipNetwork, x: np.ndarray, record: Any, stall_timeout: float, progress: Any) -> Result:
         from ottt_loihi.converters.lava import graph
 
-        self.check_record(record)
         self.require()
         return graph.run(chip, x, record, stall_timeout, execute=self.execute)
 
@@ -251,21 +245,11 @@ class Loihi2(LavaBackend):
         from ottt_loihi.sim.inference.reference import check_input
 
         clock = make_stream(chip, self.interval, self.lag_in)
-        return (
-            super().expected(chip, x)
-            if why_exact(chip, clock)
-            else expected(chip, check_input(chip, host_messages(chip, x)), clock)
-        )
+        if why_exact(chip, clock):
+            return super().expected(chip, x)
+        return expected(chip, check_input(chip, host_messages(chip, x)), clock)
 
-    def run(
-        self,
-        chip: ChipNetwork,
-        x: np.ndarray,
-        record: tuple[str, ...] = (),
-        *,
-        stall_timeout: float = 30.0,
-        progress: Callable[[int, int], None] | None = None,
-    ) -> Result:
+    def _run(self, chip: ChipNetwork, x: np.ndarray, record: Any, stall_timeout: float, progress: Any) -> Result:
         """Run a prepared network; :class:`LavaError` where the readout's sum left its 24 bits."""
         result = self.stream(chip, x, record, stall_timeout=stall_timeout, interval=self.interval)
         if chip.readout == "last_v" and result.spike_counts[-1]:
@@ -274,7 +258,7 @@ class Loihi2(LavaBackend):
 
 
 def has_adapters() -> bool:
-    """Whether Intel's adapters between host and cores can be imported."""
+    """Return whether Intel's adapters between host and cores can be imported."""
     try:
         return importlib.util.find_spec(ADAPTERS) is not None
     except (ImportError, ValueError):

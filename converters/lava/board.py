@@ -93,7 +93,7 @@ def prepare(
 
 
 def _accumulated(chip: ChipNetwork, x: np.ndarray | None) -> tuple[ChipNetwork, tuple[str, ...]]:
-    """The network whose readout adds up its own v, and what that means."""
+    """Return the network with a readout that adds up v over a sample, and a note about it."""
     readout = chip.layers[-1]
     if chip.readout == "max_v":
         raise ChipError(
@@ -124,7 +124,7 @@ def _accumulated(chip: ChipNetwork, x: np.ndarray | None) -> tuple[ChipNetwork, 
 
 
 def _bits_too_many(chip: ChipNetwork, x: np.ndarray) -> int:
-    """By how many bits the readout's sums on these samples are too large for v, with room for larger ones."""
+    """Return how many bits the sums of the readout need more than v has, on these samples and with some headroom."""
     largest, last = 0, len(chip.layers) - 1
     for start in range(0, len(x), registers.BATCH):
         v = sim.run(chip, x[start : start + registers.BATCH], {"v": [last]}).states["v"][last]
@@ -155,7 +155,7 @@ def _from_zero(chip: ChipNetwork) -> tuple[ChipNetwork, tuple[str, ...]]:
 
 
 def _isolation(chip: ChipNetwork, x: np.ndarray | None, interval: int | None) -> str:
-    """Whether samples of a stream know of each other, in one line."""
+    """Return one line that says whether a sample of a stream changes the results of the next one."""
     stream = make_stream(chip, interval)
     silent = stream.period - chip.num_steps
     how = f"stream: a sample every {stream.period} steps, {silent} of them silent; "

@@ -158,7 +158,7 @@ def _starting(chip: ChipNetwork, wall: int) -> Iterator[int]:
 
 
 def _working(chip: ChipNetwork, wall: int) -> Iterator[tuple[int, int]]:
-    """(layer, logical step from 0) of every layer inside its sample at this wall-clock step."""
+    """Yield the layers that are inside their sample at this step of the run, each with its time step from 0."""
     for index in range(len(chip.layers)):
         t = wall - index - 2
         if 0 <= t < chip.num_steps:
@@ -222,7 +222,7 @@ def build_connection(c: Connection) -> Any:
 
 
 def _conv(c: Conv) -> Any:
-    """Lava's Conv is a true convolution over (W, H, C): transpose, and flip the kernel beforehand."""
+    """Return Lava's Conv, a true convolution over (W, H, C): so the kernel is transposed and flipped."""
     from lava.proc.conv.process import Conv as LavaConv
 
     return LavaConv(

@@ -119,7 +119,7 @@ class InProcessRun:
                 model.run_lrn()
 
     def _run_order(self) -> list[tuple[AbstractProcess, Any]]:
-        """Neurons in the order of their messages within a step, then connections."""
+        """Return the order in which processes run: neurons as they send to each other in a step, then connections."""
         buffered = {id(channel) for channel, _, _ in self._buffered}
         connections = {channel.source for channel, _, _ in self._buffered}
         needs = {p: set() for p in self._built if p not in connections}  # type: ignore[var-annotated]

@@ -45,7 +45,7 @@ def lava_problem() -> str:
 
 
 def _set_start_method(method: str | None) -> None:
-    """Import the part of Lava that sets how processes start, which it cannot where a program has used the default."""
+    """Import the part of Lava that sets how processes start; that fails if a program has used the default before."""
     module = "lava.magma.runtime.message_infrastructure.multiprocessing"
     if method is not None and module not in sys.modules:
         multiprocessing.set_start_method(None, force=True)  # Lava sets the same again

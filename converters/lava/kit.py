@@ -97,7 +97,7 @@ def write(
 
 
 def _integers(chip: ChipNetwork, result: Result) -> dict[str, np.ndarray]:
-    """Scores, spikes of all layers, and u and v of the first sample."""
+    """Return scores, spikes of all layers, and u and v of the first sample."""
     arrays = {"scores": result.scores}
     for index, layer in enumerate(chip.layers):
         for name in "uvs":

@@ -191,7 +191,7 @@ class LavaRun:
         return self._runtime
 
     def _chunk(self) -> int:
-        """Steps per chunk: one until the speed is known, then as many as take about CHUNK_SECONDS."""
+        """Return the steps of a chunk: one until the speed is known, then as many as take about CHUNK_SECONDS."""
         if self._seconds_per_step is None:
             return 1
         seconds = min(CHUNK_SECONDS, self._stall_timeout / 4)
@@ -231,7 +231,7 @@ class LavaRun:
         return outcome["value"]
 
     def _await(self, done: Callable[[], bool], what: str, watch: bool = True) -> None:
-        """Wait for ``done``; raise when a process raised or died, or when nothing moves."""
+        """Wait until ``done`` is true; raise an error if a process failed or died, or if nothing progresses."""
         started = moved = time.monotonic()
         used = self._cpu_seconds()
         while not done():
@@ -278,7 +278,7 @@ class LavaRun:
         raise LavaError(message) from cause
 
     def _kill(self) -> None:
-        """End every operating system process of the run, at once and without asking them."""
+        """Kill every operating-system process of the run at once."""
         if self._runtime is None:
             return
         infrastructure = self._runtime._messaging_infrastructure
@@ -296,7 +296,7 @@ class LavaRun:
         self._forget()
 
     def _forget(self) -> None:
-        """Drop the runtime, so that no ``__del__`` of Lava's stops it once more and hangs."""
+        """Drop the runtime, because a ``__del__`` of Lava would stop it again and hang."""
         self._runtime._is_started = self._runtime._is_running = False
         if self._stacks is not None:
             self._stacks.close()
@@ -309,7 +309,7 @@ class LavaRun:
         return infrastructure.actors if infrastructure is not None else []
 
     def _name(self, index: int) -> str:
-        """The Lava process behind an operating system process: they are built in the order of the builders."""
+        """Return the Lava process that runs in an operating-system process: both have the order of the builders."""
         processes = [f"{p.name} ({type(p).__name__})" for p in self._executable.proc_builders]  # type: ignore[union-attr]
         return f"Lava process {processes[index]}" if index < len(processes) else "Lava's runtime service"
 
@@ -336,7 +336,7 @@ class _BuildFailure(Exception):
 
 
 def _runtime_class() -> type:
-    """Lava's Runtime, made to wait for its processes without waiting for ever, and to say which one failed."""
+    """Return a Runtime of Lava that never waits for ever for its processes, and that names the one that failed."""
     from lava.magma.runtime.runtime import Runtime
 
     class GuardedRuntime(Runtime):
@@ -367,7 +367,7 @@ def _runtime_class() -> type:
 
 
 def _full(start: Any, values: np.ndarray) -> np.ndarray:
-    """A sparse matrix with all its elements; values: of ``start``'s synapses, column by column, as Lava sends them."""
+    """Return a sparse matrix as an array; values: of the synapses of ``start``, by columns, as Lava sends them."""
     from lava.utils.sparse import find
 
     rows, columns, _ = find(start.copy(), explicit_zeros=True)

@@ -122,7 +122,7 @@ def why_exact(chip: ChipNetwork, stream: Stream) -> str:
 
 
 def _inhibition(c: Connection) -> int:
-    """The largest current that an inhibiting connection can take from a neuron in a step."""
+    """Return the largest current that an inhibiting connection can take from a neuron in a step."""
     weight = np.abs(c.weight.astype(np.int64))
     if isinstance(c, Sparse):
         sums = np.bincount(c.rows, weight, c.shape[0]).astype(np.int64)

@@ -157,7 +157,7 @@ def _read_layer(group: h5py.Group, where: str, state: _State) -> None:
 
 
 def _read_input(group: h5py.Group, where: str, state: _State) -> None:
-    """An input layer: a shape alone, or neurons whose bias the host sets, here messages through weights of 1."""
+    """Read an input layer: a shape alone, or neurons whose bias the host sets; ours get messages by weights of 1."""
     if state.layers:
         raise ChipError(f"{where}: an input layer must be the first one")
     state.shape = _sizes(group, "shape", (1, 3))
@@ -233,7 +233,7 @@ def _read_dense(group: h5py.Group, where: str, state: _State, recurrent: bool) -
 
 
 def _begin(state: _State, shape: tuple[int, ...]) -> None:
-    """Take the input's shape from the first layer with weights, if it is not known."""
+    """Set the shape of the input to that of the first layer with weights, if it is not known yet."""
     if state.input_shape is None:
         state.input_shape = shape if state.shape is None else state.shape
     if state.shape is None:
@@ -241,7 +241,7 @@ def _begin(state: _State, shape: tuple[int, ...]) -> None:
 
 
 def _as_netx(parts: list[np.ndarray], where: str, state: _State) -> tuple[list[np.ndarray], int]:
-    """The weights that netx on Lava computes with and their exponent ≤ 0; what it changes is counted."""
+    """Return the weights with which netx on Lava computes, and their exponent ≤ 0; count the changed ones."""
     try:
         found, exponent = netx_weights.loaded(*parts)
     except ChipError as error:
@@ -258,18 +258,18 @@ def _as_netx(parts: list[np.ndarray], where: str, state: _State) -> tuple[list[n
 
 
 def _is_too_fine(weight: np.ndarray) -> bool:
-    """Whether these are 9 bits: odd weights of both signs, some of them large."""
+    """Return whether weights need 9 bits: odd ones of both signs, some of them large."""
     return arithmetic.sign_mode(weight) == "mixed" and bool((arithmetic.truncate_weight(weight) != weight).any())
 
 
 def _dense(pre: int, post: int, weight: np.ndarray, exponent: int, delay: int = 0) -> Dense:
-    """Odd weights of both signs are halves of even ones: 2·w with an exponent less by 1."""
+    """Return a connection; odd weights of both signs become even ones, 2·w, with an exponent less by 1."""
     halved = arithmetic.sign_mode(weight) == "mixed" and (weight % 2).any()
     return Dense(pre, post, weight * (2 if halved else 1), weight_exp=exponent - int(halved), delay=delay)
 
 
 def _delayed(pre: int, post: int, weight: np.ndarray, exponent: int, delays: np.ndarray, where: str) -> list[Dense]:
-    """One connection for each delay: axonal ones belong to the outputs, or to the inputs where the length says so."""
+    """Return a connection for each delay; axonal delays are of the outputs, or if the length says so, of the inputs."""
     if delays.size and (delays.min() < 0 or delays.max() > 62):
         raise ChipError(f"{where}/delay: expected 0 … 62, found {delays.min()} … {delays.max()}; netx would clamp them")
     if delays.ndim == 1 and len(delays) == weight.shape[0]:
@@ -313,7 +313,7 @@ def _matrix(group: h5py.Group, name: str, where: str, size: int) -> np.ndarray:
 
 
 def _integers(group: h5py.Group, name: str, where: str) -> np.ndarray:
-    """Whole numbers, whatever dtype SLAYER wrote them in."""
+    """Return whole numbers, which SLAYER may have written with any dtype."""
     array = safe_hdf5.numbers(group, name)
     if array.dtype.kind == "f" and not (np.isfinite(array).all() and (array == np.round(array)).all()):
         raise FileError(f"{where}/{name}: expected whole numbers")

@@ -48,7 +48,7 @@ def loaded(*parts: np.ndarray) -> tuple[list[np.ndarray], int]:
 
 
 def _truncated(weight: np.ndarray, bits: int) -> np.ndarray:
-    """Lava's own clipping; netx asks for 9 bits where odd weights of both signs need them."""
+    """Return the weights as Lava clips them; netx asks for 9 bits if odd weights of both signs need them."""
     if bits <= 8:
         return arithmetic.truncate_weight(weight, bits)
     if arithmetic.sign_mode(weight) == "mixed":

@@ -122,7 +122,7 @@ def _synapses(layer: Any) -> list[Any]:
 
 
 def _layer_connections(chip: ChipNetwork, index: int) -> tuple[Dense | Conv, Connection | None]:
-    """(feed-forward, recurrent) connection of a layer; anything else netx has no place for."""
+    """Return the feed-forward and the recurrent connection of a layer; refuse others, which netx cannot express."""
     layer, name = chip.layers[index], chip.layers[index].name
     if isinstance(layer.vth, np.ndarray):
         raise ChipError(
@@ -198,7 +198,7 @@ def _write_layer(
 
 
 def _per_channel(bias: np.ndarray) -> np.ndarray:
-    """One bias per channel where all positions share it, which is what SLAYER writes."""
+    """Return one bias for each channel if all positions share it, as SLAYER writes it."""
     return bias[0, 0] if (bias == bias[0, 0]).all() else bias
 
 

@@ -28,7 +28,7 @@ from ottt_loihi.converters.nir.graph import (
     uniform,
     whole,
 )
-from ottt_loihi.converters.nir.operations import identity, matrix, operation, sparse
+from ottt_loihi.converters.nir.operations import identity, operation, sparse
 from ottt_loihi.converters.quantize.float_connection import FloatConnection
 from ottt_loihi.converters.quantize.float_network import FloatLayer, FloatNetwork
 from ottt_loihi.converters.quantize.forms import on_stock_neurons
@@ -79,7 +79,7 @@ class Import:
         self.index = {self.input.name: INPUT} | {name: i for i, name in enumerate(self.order)}
 
     def _input_shape(self) -> tuple[int, ...]:
-        """Of one frame: without a batch axis, one-dimensional data as images of height 1."""
+        """Return the shape of one frame: without a batch axis, one-dimensional data as images of height 1."""
         shape = tuple(safe_hdf5.integers(self.input.group, "shape").reshape(-1).tolist())
         if not shape or min(shape) < 1 or math.prod(shape) > safe_hdf5.MAX_ELEMENTS:
             raise FileError(f"{self.input.name}/shape: {shape[:8]}")
@@ -133,14 +133,14 @@ class Import:
         return "sum" if fires or wanted is None else wanted
 
     def _signals(self, node: Node, index: int) -> list[_Signal]:
-        """All that arrives at a node of neurons; what comes from it or from a later one takes a step."""
+        """Return the signals that arrive at a node of neurons; those from itself or a later node take a step."""
         signals = [signal for name in node.before for signal in self._arriving(self.graph.nodes[name], 0)]
         if not signals:
             raise ChipError(f"{node.name}: nothing arrives here")
         return [replace(s, delay=s.delay + 1) if s.pre >= index else s for s in signals]
 
     def _shape(self, node: Node, index: int, signals: list[_Signal]) -> tuple[int, ...]:
-        """Of the neurons: as they say it, or as it arrives where they have single numbers or other axes."""
+        """Return the shape of the neurons: of their parameters, or of their input if these are single numbers."""
         first = next((s.shape for s in signals if s.pre < index), signals[0].shape)
         declared = self.shapes.get(index)
         if declared is None or (declared != first and math.prod(declared) == math.prod(first)):
@@ -148,7 +148,7 @@ class Import:
         return declared
 
     def _layer(self, node: Node, shape: tuple[int, ...]) -> tuple[FloatLayer, np.ndarray]:
-        """Decays and threshold, and what each neuron multiplies its input with: thresholds are made one."""
+        """Return the layer with one threshold for all neurons, and the gain of each neuron that makes it so."""
         where, group, dialect = node.name, node.group, self.dialect_of(node)
         cuba = node.kind.startswith("Cuba")
         r = floats(group, "r")
@@ -193,7 +193,7 @@ class Import:
     def _from_reset(
         self, node: Node, threshold: np.ndarray, bias: np.ndarray | None, beta: float, shape: tuple[int, ...]
     ) -> tuple[np.ndarray, np.ndarray | None]:
-        """Threshold and bias of w = v − v_reset, which is reset to zero."""
+        """Return threshold and bias of w = v − v_reset, which is reset to zero."""
         where = f"{node.name}/v_reset"
         if "v_reset" not in node.group or not (rest := floats(node.group, "v_reset")).any():
             return threshold, bias
@@ -218,7 +218,7 @@ class Import:
     def _fed(
         self, layer: FloatLayer, gain: np.ndarray, node: Node, index: int, signals: list[_Signal]
     ) -> tuple[FloatLayer, list[FloatConnection]]:
-        """All that arrives at a node, times the gain of its neurons; the chain of the layer before comes first."""
+        """Return layer and connections of a node, times the gain of its neurons; the layer before comes first."""
         found, without = [], 0
         for signal in signals:
             size = math.prod(layer.shape)
@@ -244,7 +244,7 @@ class Import:
         return layer, sorted(found, key=lambda c: c.pre != index - 1)
 
     def _arriving(self, node: Node, depth: int) -> list[_Signal]:
-        """Follow the chains back to the neurons or the input that they come from, and fold what lies between."""
+        """Return the signals that leave a node, each followed back to neurons or the input; operations are folded."""
         if node.name in self.index:
             index = self.index[node.name]
             if index not in self.shapes:
@@ -287,7 +287,7 @@ def _described(graph: Graph) -> list[tuple[str, str, dict[str, Any]]]:
 
 
 def _parameters_shape(node: Node) -> tuple[int, ...]:
-    """The shape of a layer's parameters; (1,) where all are single numbers."""
+    """Return the shape of a layer's parameters; (1,) if all are single numbers."""
     names = ("r", "tau", "tau_mem", "tau_syn", "v_threshold", "v_leak", "v_reset", "w_in")
     shapes = [floats(node.group, name).shape for name in names if name in node.group]
     try:
@@ -306,12 +306,12 @@ def _fitting(values: np.ndarray, shape: tuple[int, ...], where: str) -> np.ndarr
 
 
 def _nothing(signal: _Signal, inputs: int, size: int, index: int) -> FloatConnection:
-    """A connection of zeros, of a layer that only its bias drives."""
+    """Return a connection of zeros for a layer that only its bias drives."""
     return FloatConnection(signal.pre, index, np.zeros((size, inputs)), Dense, signal.delay)
 
 
 def _in_order(graph: Graph, start: Node) -> list[str]:
-    """Names of all neurons behind ``start``, each after all that feed it, cycles apart: depth first, from the end."""
+    """Return the names of all neurons behind ``start``, each after those that feed it, apart from cycles."""
     seen, finished = {start.name}, []
     stack = [(start.name, iter(start.behind))]
     while stack:
@@ -341,7 +341,7 @@ def _flat(node: Node, signal: _Signal) -> _Signal:
 
 
 def _after(signal: _Signal, step: FloatConnection, name: str) -> FloatConnection:
-    """``step`` behind the connection so far; pooling windows that do not overlap stay a convolution."""
+    """Return the signal's connection followed by ``step``; with pooling windows that do not overlap, a convolution."""
     first = signal.connection
     if first is None:
         return step
@@ -361,7 +361,7 @@ def _after(signal: _Signal, step: FloatConnection, name: str) -> FloatConnection
         geometry = dict(step.geometry) | {"input_shape": first.geometry["input_shape"]}
         geometry |= {k: tuple(a * b for a, b in zip(step.geometry[k], window)) for k in ("stride", "padding")}
         return FloatConnection(INPUT, 0, spread, Conv, geometry=geometry)
-    both = matrix(step, name) @ matrix(first, name)
+    both = step.matrix(name) @ first.matrix(name)
     if step.kind is Dense or first.kind is Dense:
         return FloatConnection(INPUT, 0, both.toarray())
     return sparse(both)
@@ -370,12 +370,12 @@ def _after(signal: _Signal, step: FloatConnection, name: str) -> FloatConnection
 def _sum(signal: _Signal, step: FloatConnection, bias: np.ndarray | None) -> np.ndarray | None:
     if signal.bias is None:
         return bias
-    through = matrix(step, "bias") @ signal.bias.reshape(-1)
+    through = step.matrix("bias") @ signal.bias.reshape(-1)
     return through if bias is None else through + bias.reshape(-1)
 
 
 def _scaled(c: FloatConnection, gain: np.ndarray) -> FloatConnection:
-    """``c`` times what each neuron behind it multiplies with; a convolution has one factor for each channel."""
+    """Return ``c`` times the gain of each neuron behind it; a convolution has one factor for each channel."""
     if c.kind is Dense:
         return replace(c, weight=c.weight * gain.reshape(-1, 1))
     if c.kind is Sparse:
@@ -383,5 +383,5 @@ def _scaled(c: FloatConnection, gain: np.ndarray) -> FloatConnection:
     channels = gain.reshape(len(c.weight), -1)
     if (channels == channels[:, :1]).all():
         return replace(c, weight=c.weight * channels[:, 0][:, None, None, None])
-    single = sparse(matrix(c, "connection"))
+    single = sparse(c.matrix("connection"))
     return _scaled(replace(single, pre=c.pre, post=c.post, delay=c.delay), gain)

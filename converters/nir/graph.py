@@ -101,7 +101,7 @@ def _add(nodes: dict[str, Node], group: h5py.Group, prefix: str, depth: int) -> 
 
 
 def _bypass(nodes: dict[str, Node], name: str) -> None:
-    """Take out a node at which nothing happens."""
+    """Remove a node that computes nothing."""
     node = nodes.pop(name)
     for before in node.before:
         nodes[before].behind = [b for b in nodes[before].behind if b != name] + node.behind

@@ -8,8 +8,8 @@ from typing import Any
 import h5py
 import numpy as np
 from ottt_loihi.converters.nir.graph import Node, convolution, floats, pair, scales, whole
-from ottt_loihi.converters.quantize.float_connection import FloatConnection, convolution_matrix
-from ottt_loihi.sim.network import INPUT, Conv, Dense, Sparse
+from ottt_loihi.converters.quantize.float_connection import FloatConnection
+from ottt_loihi.sim.network import INPUT, Conv, Sparse
 
 from ottt_loihi import safe_hdf5
 from ottt_loihi.errors import ChipError, FileError
@@ -34,11 +34,7 @@ def operation(node: Node, shape: tuple[int, ...]) -> tuple[FloatConnection, np.n
     if node.kind == "Conv2d":
         if len(shape) != 3:
             raise ChipError(f"{node.name}: expected (channels, height, width), the layer before has {shape}")
-        conv = convolution(node, len(weight), shape)
-        geometry = {k: getattr(conv, k) for k in ("input_shape", "stride", "padding", "dilation", "groups")}
-        if bias is not None:
-            bias = np.broadcast_to(bias[:, None, None], conv.output_shape)
-        return FloatConnection(INPUT, 0, weight, Conv, geometry=geometry), bias, conv.output_shape
+        return _convolved(convolution(node, len(weight), shape), weight, bias)
     if weight.ndim != 2 or weight.shape[1] != size:
         raise ChipError(f"{node.name}/weight: expected (outputs, {size}) behind {shape}, found {weight.shape}")
     return FloatConnection(INPUT, 0, weight), bias, weight.shape[:1]
@@ -47,7 +43,7 @@ def operation(node: Node, shape: tuple[int, ...]) -> tuple[FloatConnection, np.n
 def _one_dimensional(
     node: Node, weight: np.ndarray, bias: np.ndarray | None, shape: tuple[int, ...]
 ) -> tuple[FloatConnection, np.ndarray | None, tuple[int, ...]]:
-    """A convolution over (channels, length) as one over an image of height 1."""
+    """Return a convolution over (channels, length) as one over images of height 1."""
     if len(shape) == 2:
         shape = (shape[0], 1, shape[1])
     if len(shape) != 3 or shape[1] != 1 or weight.ndim != 3:
@@ -64,22 +60,23 @@ def _one_dimensional(
         padding = dilation * (weight.shape[2] - 1) // 2
     if stride < 1 or dilation < 1 or shape[2] + 2 * padding < dilation * (weight.shape[2] - 1) + 1:
         raise FileError(f"{node.name}: stride {stride}, dilation {dilation}, padding {padding} behind {shape}")
-    geometry = {
-        "input_shape": shape,
-        "stride": (1, stride),
-        "padding": (0, padding),
-        "dilation": (1, dilation),
-        "groups": groups,
-    }
     flat = weight[:, :, None, :]
-    conv = Conv(INPUT, 0, np.zeros(flat.shape, int), **geometry)
+    conv = Conv(INPUT, 0, np.zeros(flat.shape, int), shape, (1, stride), (0, padding), (1, dilation), groups)
+    return _convolved(conv, flat, bias)
+
+
+def _convolved(
+    conv: Conv, weight: np.ndarray, bias: np.ndarray | None
+) -> tuple[FloatConnection, np.ndarray | None, tuple[int, ...]]:
+    """Return a convolution of the geometry of ``conv``, its bias at every neuron, and the shape behind it."""
+    geometry = {k: getattr(conv, k) for k in ("input_shape", "stride", "padding", "dilation", "groups")}
     if bias is not None:
         bias = np.broadcast_to(bias[:, None, None], conv.output_shape)
-    return FloatConnection(INPUT, 0, flat, Conv, geometry=geometry), bias, conv.output_shape
+    return FloatConnection(INPUT, 0, weight, Conv, geometry=geometry), bias, conv.output_shape
 
 
 def _one(node: Node, name: str) -> int:
-    """A number of a one-dimensional geometry; −1: the word "same"."""
+    """Return a number of a one-dimensional geometry; −1 for the word "same"."""
     if h5py.check_string_dtype(node.group[name].dtype) is not None:
         word = safe_hdf5.text(node.group, name)
         if word not in ("same", "valid"):
@@ -88,7 +85,7 @@ def _one(node: Node, name: str) -> int:
     return whole(node.group, name)
 
 
-def _pooling(node: Node, shape: tuple[int, ...]) -> tuple[FloatConnection, None, tuple[int, ...]]:
+def _pooling(node: Node, shape: tuple[int, ...]) -> tuple[FloatConnection, np.ndarray | None, tuple[int, ...]]:
     if len(shape) != 3:
         raise ChipError(f"{node.name}: expected (channels, height, width), the layer before has {shape}")
     kernel, stride, padding = (pair(node, name) for name in ("kernel_size", "stride", "padding"))
@@ -97,20 +94,7 @@ def _pooling(node: Node, shape: tuple[int, ...]) -> tuple[FloatConnection, None,
     each = 1 / math.prod(kernel) if node.kind == "AvgPool2d" else 1.0
     weight = np.full((shape[0], 1, *kernel), each)
     conv = Conv(INPUT, 0, np.zeros(weight.shape, int), shape, stride, padding, groups=shape[0])
-    geometry = {k: getattr(conv, k) for k in ("input_shape", "stride", "padding", "dilation", "groups")}
-    return FloatConnection(INPUT, 0, weight, Conv, geometry=geometry), None, conv.output_shape
-
-
-def matrix(c: FloatConnection, name: str) -> Any:
-    """Return a connection as a ``scipy.sparse`` matrix (post, pre)."""
-    from scipy.sparse import coo_matrix, csr_matrix
-
-    if c.kind is Dense:
-        return csr_matrix(c.weight)
-    if c.kind is Sparse:
-        places = (c.geometry["rows"], c.geometry["columns"])
-        return coo_matrix((c.weight, places), shape=c.geometry["size"]).tocsr()
-    return convolution_matrix(c.weight, name=name, **c.geometry)
+    return _convolved(conv, weight, None)
 
 
 def sparse(weights: Any) -> FloatConnection:

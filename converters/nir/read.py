@@ -116,7 +116,7 @@ def _metadata(group: Any) -> Any:
 
 
 def _order(node: Node) -> int:
-    """The place our metadata give a node."""
+    """Return a node's place in the order that our metadata give."""
     metadata = _metadata(node.group)
     if metadata is None:
         raise FileError(f"{node.name}: has lost its metadata; a program that drops them must drop the graph's, too")
@@ -124,7 +124,7 @@ def _order(node: Node) -> int:
 
 
 def _integral(array: np.ndarray, where: str) -> np.ndarray:
-    """Numbers that are whole up to the rounding of float64."""
+    """Return integers of numbers that are whole except for the rounding of float64."""
     rounded = np.round(array)
     if np.abs(array - rounded).max(initial=0) > 1e-6 or np.abs(rounded).max(initial=0) >= 2**31:
         raise FileError(f"{where}: changed since it was written: no whole number of the chip's units")
@@ -215,13 +215,13 @@ class _Ours:
         )
 
     def _decay(self, tau: float, where: str) -> int:
-        """dt·4096/τ."""
+        """Return the chip's decay of a time constant in seconds, dt·4096/τ."""
         if not tau > 0:
             raise FileError(f"{where}: expected seconds > 0, found {tau}")
         return int(_integral(np.array(self.dt * arithmetic.DECAY_UNITY / tau), where))
 
     def _bias(self, node: Node) -> np.ndarray:
-        """In weight units, one for each neuron behind, or for each channel as ``(channels, 1, 1)`` spread."""
+        """Return the bias in weight units, of the shape of the neurons; of a convolution one value for each channel."""
         bias = floats(node.group, "bias")
         if node.kind != "Conv2d":
             return bias

@@ -151,7 +151,7 @@ class _Graph:
         self.nodes[_name(index)] = _neurons(layer, shape, self.dt, leak, fires, metadata)
 
     def _holder(self, index: int, bias: np.ndarray) -> Connection | None:
-        """A connection that can hold the bias: any matrix, or a convolution, which has one bias for each channel."""
+        """Return a connection that can hold the bias: a matrix, or a convolution if channels have one bias each."""
         per_channel = bias.ndim == 3 and (bias == bias[:, :1, :1]).all()
         kinds = (Dense, Sparse, Conv) if per_channel else (Dense, Sparse)
         return next((c for c in self.chip.inputs_of(index) if isinstance(c, kinds)), None)
@@ -171,7 +171,7 @@ class _Graph:
         self._connect(c, name, takes)
 
     def _connect(self, c: Connection, name: str, takes: tuple[int, ...]) -> None:
-        """From the presynaptic layer, through a Delay and a Flatten where they are needed."""
+        """Add the edges from the presynaptic layer, with a Delay and a Flatten if they are needed."""
         import nir
 
         source, shape = _name(c.pre), self.shapes[c.pre]
@@ -192,14 +192,14 @@ def _subtracts(c: Connection, layer: LIF) -> bool:
 
 
 def _current(mantissa: np.ndarray, exponent: int) -> np.ndarray:
-    """A bias in weight units, float64."""
+    """Return a bias in weight units, float64."""
     return arithmetic.effective_bias(mantissa, exponent) / float(1 << arithmetic.STATE_SHIFT)
 
 
 def _neurons(
     layer: LIF, shape: tuple[int, ...], dt: float, leak: np.ndarray, fires: bool, metadata: dict[str, Any]
 ) -> Any:
-    """``leak``: the bias that no connection holds, float64 ``shape``."""
+    """Return NIR's neurons; ``leak``: the bias that no connection holds, float64 ``shape``."""
     import nir
 
     def full(value: float) -> np.ndarray:

@@ -67,7 +67,7 @@ def _mismatches(
     num_weight_bits: int | str | Sequence[int | str],
     settings: Mapping[str, Any] | None,
 ) -> float:
-    """Spikes of layer ``index`` that differ; infinitely many where the chip cannot hold the layer so."""
+    """Return the number of spikes of layer ``index`` that differ; infinity if the chip cannot hold the layer."""
     try:
         chip = quantize(net, num_weight_bits, tuning=tuning, **(settings or {})).chip
     except ChipError:

@@ -42,7 +42,7 @@ class Unit:
 
 
 def sizes(c: FloatConnection, shape: tuple[int, ...]) -> np.ndarray | None:
-    """a of every neuron of a layer, float64 ``shape``; None where a neuron's weights have several sizes.
+    """Return a of every neuron of a layer, float64 ``shape``; None where a neuron's weights have several sizes.
 
     Weights of 0 count for nothing.
     """
@@ -89,7 +89,7 @@ def levelled(c: FloatConnection, kind: str, per_channel: bool) -> FloatConnectio
 
 
 def _means(c: FloatConnection, size: np.ndarray, kept: np.ndarray, per_channel: bool) -> np.ndarray:
-    """Mean of the kept sizes of each row, or of all, in the shape of the weights."""
+    """Return the mean of the kept sizes of each row, or of all, in the shape of the weights."""
     if not per_channel:
         return np.full(size.shape, size[kept].mean())
     if size.ndim == 1:
@@ -107,6 +107,18 @@ def rows(c: FloatConnection, values: np.ndarray | float) -> np.ndarray | float:
     if c.weight.ndim == 1:
         return np.reshape(values, -1)[c.geometry["rows"]]
     return np.reshape(values, (len(c.weight), -1))[:, 0].reshape(-1, *(1,) * (c.weight.ndim - 1))
+
+
+def row_sums(c: FloatConnection, values: np.ndarray) -> np.ndarray:
+    """Return the sums of values of the shape of ``c.weight`` over the inputs of each row."""
+    if values.ndim == 1:
+        return np.bincount(c.geometry["rows"], values, c.geometry["size"][0])
+    return values.reshape(len(values), -1).sum(axis=1)
+
+
+def largest_sums(c: FloatConnection) -> np.ndarray:
+    """Return the larger of Σ positive and Σ negative weights of each row, in absolute value."""
+    return np.maximum(*(row_sums(c, np.maximum(sign * c.weight, 0)) for sign in (1, -1)))
 
 
 def spread(values: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:

@@ -44,7 +44,7 @@ def _forward(chip: ChipNetwork, index: int) -> Connection:
 
 
 def _matrix(chip: ChipNetwork, c: Connection) -> Any:
-    """``(post, pre)``: what a spike adds, in thresholds."""
+    """Return ``(post, pre)``, the part of a threshold that a spike adds."""
     from scipy.sparse import coo_matrix, csr_matrix, diags
 
     unit = diags(2.0**c.weight_exp / chip.layers[c.post].thresholds)
@@ -58,7 +58,7 @@ def _matrix(chip: ChipNetwork, c: Connection) -> Any:
 
 
 def _norm(chain: Sequence[Any]) -> float:
-    """‖chain[−1] · … · chain[0]‖₂."""
+    """Return the spectral norm ‖chain[−1] · … · chain[0]‖₂."""
     from scipy.sparse.linalg import LinearOperator, aslinearoperator, svds
 
     whole: LinearOperator = aslinearoperator(chain[0])

@@ -47,11 +47,22 @@ class FloatConnection:
     delay: int = 0
     geometry: Mapping[str, Any] = field(default_factory=dict)
 
+    def matrix(self, name: str = "connection") -> Any:
+        """Return the weights as a ``scipy.sparse`` matrix ``(post, pre)``; ``name``: of the connection in messages."""
+        from scipy.sparse import coo_matrix, csr_matrix
+
+        if self.kind is Dense:
+            return csr_matrix(self.weight)
+        if self.kind is Sparse:
+            places = (self.geometry["rows"], self.geometry["columns"])
+            return coo_matrix((self.weight, places), shape=self.geometry["size"]).tocsr()
+        return convolution_matrix(self.weight, name=name, **self.geometry)
+
 
 def arrive(
     connection: Connection, pre: int, post: int, shape: tuple[int, ...], delay: int, name: str
 ) -> tuple[list[FloatConnection], np.ndarray | None]:
-    """A trained connection as float connections, and its bias at every neuron."""
+    """Return a trained connection as float connections, and its bias at every neuron."""
     from ottt_loihi.nn.connections import Conv2d, Elementwise, Linear, Readout
 
     connection = _ours(connection, shape, name)
@@ -75,7 +86,7 @@ def arrive(
 
 
 def _ours(connection: Any, shape: tuple[int, ...], name: str) -> Any:
-    """A layer of torch's as the connection of ours that computes the same; any other as it is."""
+    """Return our connection that computes the same as a layer of torch; other connections as they are."""
     import torch
     from torch import nn
     from torch.nn.utils import prune
@@ -109,7 +120,7 @@ def _ours(connection: Any, shape: tuple[int, ...], name: str) -> Any:
 
 
 def _arrays(connection: Connection, name: str) -> tuple[np.ndarray, np.ndarray | None]:
-    """Effective weight and bias in float64."""
+    """Return the effective weight and bias in float64."""
     import torch
 
     with torch.no_grad():
@@ -125,7 +136,7 @@ def _arrays(connection: Connection, name: str) -> tuple[np.ndarray, np.ndarray |
 
 
 def _dense(weight: np.ndarray, pool: int | str | None, shape: tuple[int, ...]) -> np.ndarray:
-    """Dense weights behind an average pooling, one column for every neuron before it."""
+    """Return dense weights with an average pooling before them, one column for each neuron before the pooling."""
     if pool is None:
         return weight
     channels, height, width = shape
@@ -148,7 +159,7 @@ def _window(connection: Connection, shape: tuple[int, ...]) -> tuple[int, int]:
 
 
 def _folds(connection: Any, shape: tuple[int, ...]) -> bool:
-    """Whether pooling and convolution are one convolution: padding must not read pixels that the pooling drops.
+    """Return whether pooling and convolution are one: its padding must not read pixels that the pooling drops.
 
     A dilated kernel over pooled pixels has holes that are no dilation of one kernel.
     """
@@ -179,7 +190,7 @@ def _before_pooling(connection: Any, shape: tuple[int, ...]) -> tuple[int, int, 
 
 
 def _matrix(connection: Any, weight: np.ndarray, shape: tuple[int, ...], name: str) -> tuple[Any, Any]:
-    """(whole map as a sparse matrix, what follows the bias): pooling, upsampling, convolution, pooling."""
+    """Return pooling, upsampling, convolution and pooling as a sparse matrix, and the part behind the bias."""
     kernel = _window(connection, shape)
     pooled = (shape[0], shape[1] // kernel[0], shape[2] // kernel[1])
     wide = (pooled[0], pooled[1] * connection.upsample, pooled[2] * connection.upsample)
@@ -194,7 +205,7 @@ def _matrix(connection: Any, weight: np.ndarray, shape: tuple[int, ...], name: s
 
 
 def _averages(shape: tuple[int, ...], kernel: tuple, stride: tuple, padding: tuple) -> Any:
-    """Average pooling of every channel, zeros of the padding included, as a sparse matrix."""
+    """Return the average pooling of every channel as a sparse matrix; zeros of the padding count."""
     channels = shape[0]
     weight = np.full((channels, 1, *kernel), 1 / math.prod(kernel))
     return convolution_matrix(weight, shape, stride, padding, channels)
@@ -209,7 +220,7 @@ def convolution_matrix(
     dilation: tuple[int, int] = (1, 1),
     name: str = "connection",
 ) -> Any:
-    """The convolution of :class:`~ottt_loihi.sim.network.Conv` as a ``scipy.sparse`` matrix ``(post, pre)``."""
+    """Return a convolution as in :class:`~ottt_loihi.sim.network.Conv` as a sparse matrix ``(post, pre)``."""
     from scipy.sparse import coo_matrix
 
     out, per_group, *kernel = weight.shape
@@ -245,7 +256,7 @@ def _synapses(matrix: Any, pre: int, post: int, delay: int) -> FloatConnection:
 
 
 def placed(c: FloatConnection) -> FloatConnection:
-    """``c``, written out as single synapses where it is a convolution that has to wait; Lava's Conv cannot."""
+    """Return ``c``; a convolution with a delay becomes single synapses, because Lava's Conv has none."""
     wait = chip_delay(c)
     if wait < 0:
         raise ChipError(
@@ -256,9 +267,8 @@ def placed(c: FloatConnection) -> FloatConnection:
 
 
 def written_out(c: FloatConnection) -> FloatConnection:
-    """A convolution as single synapses, which may have exponents and delays."""
-    matrix = convolution_matrix(c.weight, name=f"connection to layer {c.post + 1}", **c.geometry)
-    return _synapses(matrix, c.pre, c.post, c.delay)
+    """Return a convolution as single synapses, which may have exponents and delays."""
+    return _synapses(c.matrix(f"connection to layer {c.post + 1}"), c.pre, c.post, c.delay)
 
 
 def chip_delay(c: FloatConnection) -> int:

@@ -144,7 +144,7 @@ def _kind(neuron: Any) -> str:
 
 
 def _reads_membranes(net: Network) -> bool:
-    """Whether the last block sends membranes, and they are the scores' o[t]."""
+    """Return whether the last block sends membranes that are the scores o[t]."""
     readout = type(net.readout).__name__ == "SpikeCount" and net.num_classes == math.prod(net.blocks[-1].shape)
     return readout and _kind(net.blocks[-1].neuron) == MEMBRANE
 
@@ -184,7 +184,7 @@ def _read(
     inputs: list[FloatConnection],
     coding: Step,
 ) -> FloatNetwork:
-    """The network of these parts; ``inputs``: the readout's connections."""
+    """Return the network of these parts; ``inputs``: the readout's connections."""
     if coding.name == "graded":  # messages of any unit, as 1/255: the weights take the rest
         largest = MESSAGES * float(coding.options.get("unit", 1 / MESSAGES))
         connections = [replace(c, weight=c.weight * largest) if c.pre == INPUT else c for c in connections]
@@ -249,7 +249,7 @@ def _channels(c: FloatConnection, values: np.ndarray, image: tuple[int, ...]) ->
 
 
 def _neurons(neuron: Any, name: str, shape: tuple[int, ...], bias: np.ndarray | None) -> FloatLayer:
-    """A block's neurons with one threshold.
+    """Return a block's neurons as a layer with one threshold.
 
     DSR's fire above α·V and subtract V: the same spikes come from V for both, a membrane that begins at (1 − α)·V and,
     where it leaks, a current that keeps it there.
@@ -264,7 +264,7 @@ def _neurons(neuron: Any, name: str, shape: tuple[int, ...], bias: np.ndarray | 
 
 
 def _cuba(neuron: Any, name: str, shape: tuple[int, ...], bias: np.ndarray | None) -> FloatLayer:
-    """Current-based neurons. A reset to a potential r is one to 0 of w = v − r, with another threshold and a bias."""
+    """Return current-based neurons. A reset to r is one to 0 of w = v − r, with another threshold and a bias."""
     alpha, beta = (_only(value, name, kind) for kind, value in zip(("alpha", "beta"), neuron.decays()))
     threshold = np.broadcast_to(_array(neuron.threshold()), shape)
     rest, start = _only(neuron.v_reset, name, "v_reset"), _array(neuron.v_init)
@@ -285,12 +285,12 @@ def _cuba(neuron: Any, name: str, shape: tuple[int, ...], bias: np.ndarray | Non
 
 
 def _array(value: Any) -> np.ndarray:
-    """A constant in float64: a tensor's values, or a number."""
+    """Return the values of a tensor, or a number, in float64."""
     return np.asarray(value.detach().cpu().numpy() if hasattr(value, "detach") else value, np.float64)
 
 
 def _only(value: Any, name: str, kind: str) -> float:
-    """The value that all neurons of a layer share."""
+    """Return the one value that all neurons of a layer have."""
     values = _array(value)
     if np.ptp(values):
         raise ChipError(

@@ -6,12 +6,11 @@ Slow and obvious, for imports that bring no data: a few random samples say what 
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import numpy as np
-from ottt_loihi.converters.quantize.float_connection import FloatConnection, convolution_matrix
+from ottt_loihi.converters.quantize.float_connection import FloatConnection
 from ottt_loihi.converters.quantize.float_network import FloatNetwork
-from ottt_loihi.sim.network import INPUT, ChipNetwork, Conv, Sparse
+from ottt_loihi.sim.network import INPUT, ChipNetwork, Conv, Dense
 
 from ottt_loihi import sim
 from ottt_loihi.errors import ChipError
@@ -25,7 +24,7 @@ def run(net: FloatNetwork, x: np.ndarray) -> list[np.ndarray]:
 
     x: ``(n, T, *input_shape)``
     """
-    matrices = [(c, matrix(c)) for c in net.connections]
+    matrices = [(c, c.weight if c.kind is Dense else c.matrix()) for c in net.connections]
     count, steps = x.shape[:2]
     current = [np.zeros((count, math.prod(layer.shape))) for layer in net.layers]
     starts = [np.broadcast_to(layer.v_init, layer.shape).reshape(-1) for layer in net.layers]
@@ -62,15 +61,6 @@ def scores(net: FloatNetwork, sent: list[np.ndarray]) -> np.ndarray:
     o = sent[-1]
     kind = "sum" if net.layers[-1].reset is not None else net.scores
     return {"sum": o.sum(axis=0), "last": o[-1], "max": o.max(axis=0)}[kind]
-
-
-def matrix(c: FloatConnection) -> Any:
-    """Return a connection as a matrix ``(post, pre)``, sparse where it is not dense."""
-    from scipy.sparse import coo_matrix
-
-    if c.kind is Sparse:
-        return coo_matrix((c.weight, (c.geometry["rows"], c.geometry["columns"])), shape=c.geometry["size"]).tocsr()
-    return convolution_matrix(c.weight, **c.geometry) if c.kind is Conv else c.weight
 
 
 def agreement(net: FloatNetwork, chip: ChipNetwork, seed: int = 0) -> str:

@@ -28,44 +28,6 @@ HOST_LIMIT = 4095  # of a current that a host sends: what a bias's 13 bits hold
 
 
 @dataclass(frozen=True)
-class LayerReport:
-    """The quantisation of one layer, in numbers.
-
-    Attributes
-    ----------
-    shape
-        of its weights, all connections
-    scale
-        integer units per float unit, S
-    vth
-        the threshold
-    vth_error
-        how far it is from S·Vth, relative; all three one number, or one for each channel
-    bits
-        of a weight
-    clipped
-        weights cut off at the ends of the range
-    zeroed
-        weights that were not 0 and are now
-    rms_error
-        root mean square of w − w_int/S, relative to the root mean square of w
-    weights
-        of all connections that are not 0 before
-    """
-
-    name: str
-    shape: tuple[int, ...]
-    scale: float | tuple[float, ...]
-    vth: int | tuple[int, ...]
-    vth_error: float | tuple[float, ...]
-    bits: int
-    clipped: int
-    zeroed: int
-    rms_error: float
-    weights: int = 0
-
-
-@dataclass(frozen=True)
 class Tuning:
     """The factors of a layer that calibration chooses: S times ``scale``, Vth times ``v_threshold``."""
 
@@ -92,7 +54,6 @@ class QuantizedLayer:
         self,
         net: FloatNetwork,
         index: int,
-        layer: FloatLayer,
         bits: int | str,
         input_form: str,
         scale: str,
@@ -100,7 +61,9 @@ class QuantizedLayer:
         for_netx: bool,
         per_channel: bool,
     ) -> None:
+        layer = net.layers[index]
         self.index, self.layer, self.for_netx, self.tuning = index, layer, for_netx, tuning
+        self.soft = layer.reset == "subtract"
         self.num_steps = net.num_steps
         self.bits = 8 if isinstance(bits, str) else bits
         self.inputs = self.trained = net.inputs_of(index)
@@ -113,12 +76,12 @@ class QuantizedLayer:
         self.graded = {id(c) for c in self.inputs if c.pre == INPUT and net.input != "spikes"}
         self.injected = bool(self.graded) and input_form == "inject"
         self.by_host = bool(self.graded) and input_form == "bias"
-        if layer.alpha and (self.injected or layer.reset == "subtract"):
+        if layer.alpha and (self.injected or self.soft):
             raise ChipError(
                 f"{layer.name}: a synaptic current with decay needs u for itself; it cannot be combined with "
                 "reset='subtract' or --input inject"
             )
-        if self.injected and layer.reset == "subtract":
+        if self.injected and self.soft:
             raise ChipError(
                 f"{layer.name}: an injected current stays in u, where reset='subtract' keeps the membrane; "
                 "choose --input graded, or train with reset='zero'"
@@ -126,10 +89,13 @@ class QuantizedLayer:
         if layer.alpha == 1 and self.bias.any():
             raise ChipError(f"{layer.name}: a bias on a current that never decays grows without bound")
         self.v_threshold = layer.v_threshold * tuning.v_threshold
-        self.beta = decay_mantissa(layer.beta) / arithmetic.DECAY_UNITY
+        self.beta, self.alpha = (_mantissa(kept) / arithmetic.DECAY_UNITY for kept in (layer.beta, layer.alpha))
         self.taken = self.beta if layer.taken is None else layer.taken
-        if layer.reset == "subtract":
+        if self.soft:
             self._check_decay()
+        keeps = self.beta if self.soft else self.alpha  # the chip adds the bias to v, where it does not decay as in u
+        self.remains = 1 - keeps if keeps and self.bias.any() else 1.0
+        self.bias_on_v = self.bias / self.remains
         self.unit: channel_scale.Unit | None = None  # ±1 on the chip, where weights have one size in each channel
         self.scale: np.ndarray | float
         self.inhibition: np.ndarray | int = 0
@@ -155,39 +121,12 @@ class QuantizedLayer:
 
     def rounded(self) -> tuple[FloatLayer, list[FloatConnection]]:
         """Return the layer and its connections in float units, with the values that the chip's integers stand for."""
-        on_v, keeps = self._bias_on_v(), self.beta if self.layer.reset == "subtract" else self._alpha
         held = arithmetic.effective_bias(self.lif.bias_mant, self.lif.bias_exp) / (1 << arithmetic.STATE_SHIFT)
-        bias = np.where(on_v != 0, held / self.scale * (1 - keeps if keeps else 1.0), 0.0)
-        layer = replace(self.layer, bias=bias, beta=self.beta, alpha=self._alpha)
+        bias = np.where(self.bias_on_v != 0, held / self.scale * self.remains, 0.0)
+        layer = replace(self.layer, bias=bias, beta=self.beta, alpha=self.alpha)
         if self.layer.reset is not None:
             layer = replace(layer, v_threshold=self.lif.vth / self.scale)
         return layer, [replace(w.connection, weight=w.weight / w.units) for w in self.weights]
-
-    def report(self) -> LayerReport:
-        before = [c.weight for c in self.trained]
-        error = sum(float(((b - w.weight / w.units) ** 2).sum()) for b, w in zip(before, self.weights))
-        power = sum(float((b**2).sum()) for b in before)
-        wanted = self.scale * self.v_threshold
-        return LayerReport(
-            name=self.layer.name,
-            shape=self.weights[0].weight.shape,
-            scale=self._per_channel(self.scale),
-            vth=self._per_channel(self.lif.vth),
-            vth_error=0.0 if self.layer.reset is None else self._per_channel(self.lif.vth / wanted - 1),
-            bits=self.weights[0].bits,
-            clipped=sum(w.clipped for w in self.weights),
-            zeroed=sum(int(((w.weight == 0) & (b != 0)).sum()) for b, w in zip(before, self.weights)),
-            rms_error=float(np.sqrt(error / power)) if power else 0.0,
-            weights=sum(int((b != 0).sum()) for b in before),
-        )
-
-    def _per_channel(self, values: np.ndarray | float) -> Any:
-        """A number where they are all equal, else one for each row of the main connection's weights."""
-        values = np.asarray(values)
-        if (values == values.flat[0]).all():
-            return values.flat[0].item()
-        main = self.inputs[0]
-        return tuple(np.reshape(values, (len(main.weight), -1) if main.weight.ndim > 1 else (-1, 1))[:, 0].tolist())
 
     def _check_decay(self) -> None:
         name = self.layer.name
@@ -197,15 +136,15 @@ class QuantizedLayer:
             raise ChipError(f"{name}: a bias needs beta < 1 with reset='subtract'; train without bias")
 
     def _choose_unit(self, sizes: np.ndarray) -> None:
-        """S = G/a for every neuron, and R = round(λ·vth)."""
+        """Choose S = G/a for every neuron, and R = round(λ·vth)."""
         main, *others = self.inputs
         unit = self.tuning.scale * self._gain(main) / sizes  # S for G = 1
         limits = [0.99 * arithmetic.VTH_MAX / (unit * self._reached()).max()]
         if self.layer.reset is not None:
             limits.append(0.99 * arithmetic.VTH_MAX / (unit * self.v_threshold).max())
-        if self.layer.reset == "subtract":
+        if self.soft:
             limits.append((MAX_INHIBITION << MAX_WEIGHT_EXP) / max((unit * self.v_threshold * self.taken).max(), 1e-30))
-        if (bias := np.abs(self._bias_on_v())).any():
+        if (bias := np.abs(self.bias_on_v)).any():
             limits.append(MAX_BIAS / (unit * bias).max())
         if self.by_host:
             limits.append(HOST_LIMIT / (unit * self._arriving()).max())
@@ -213,11 +152,11 @@ class QuantizedLayer:
             limits.append(self._most(c) * self._gain(c) / np.abs(c.weight * channel_scale.rows(c, unit)).max())
         self.unit = channel_scale.choose(main.kind, float(min(limits)), self.for_netx, self.layer.name)
         self.scale = unit * (self.unit.weight * 2.0**self.unit.exponent)
-        if self.layer.reset == "subtract":
+        if self.soft:
             self._inhibit_each()
 
     def _inhibit_each(self) -> None:
-        """R of every neuron, in two connections where one does not hold its bits."""
+        """Choose R of every neuron, in two connections where one does not hold its bits."""
         self.inhibition = np.round(self.taken * self._vth()).astype(np.int64)
         self.inhibition_exp = max(0, int(np.ceil(np.log2(max(self.inhibition.max(), 1) / MAX_INHIBITION))))
 
@@ -225,11 +164,11 @@ class QuantizedLayer:
         self.scale = self._scale()
         if exactly:
             self.scale = 2.0 ** np.floor(np.log2(self.scale))
-        if self.layer.reset == "subtract" and self.taken:
+        if self.soft and self.taken:
             self._choose_inhibition(exactly) if np.ndim(self.v_threshold) == 0 else self._inhibit_each()
 
     def _scale(self) -> float:
-        """S: as large as the main connection's weights and the ranges of threshold, bias and current allow."""
+        """Return S, as large as the main connection's weights and the ranges of threshold, bias and current allow."""
         main = self.inputs[0]
         largest = float(np.abs(main.weight).max()) or self._without_weights()
         scale = MAX_WEIGHT * self._gain(main) / largest * self.tuning.scale
@@ -245,22 +184,25 @@ class QuantizedLayer:
             limit = min(limit, 0.99 * arithmetic.VTH_MAX / (self._strongest() or 1.0))
         else:
             limit = min(limit, arithmetic.VTH_MAX / np.max(self.v_threshold))
-            if self.layer.reset == "subtract" and self.taken and np.ndim(self.v_threshold):
-                limit = min(limit, (MAX_INHIBITION << MAX_WEIGHT_EXP) / (self.taken * np.max(self.v_threshold)))
-        if (bias := np.abs(self._bias_on_v()).max()) > 0:
+            limit = min(limit, self._inhibited()) if np.ndim(self.v_threshold) else limit
+        if (bias := np.abs(self.bias_on_v).max()) > 0:
             limit = min(limit, MAX_BIAS / bias)
         scale = float(min(scale, limit))
         self.spread = self._room(scale, limit)
         return scale * 2.0**self.spread
 
+    def _inhibited(self) -> float:
+        """Return the largest S whose R = λ·vth one connection holds."""
+        if not self.soft or not self.taken:
+            return np.inf
+        return (MAX_INHIBITION << MAX_WEIGHT_EXP) / (self.taken * np.max(self.v_threshold))
+
     def _without_weights(self) -> float:
         """Return a stand-in for the largest weight of a layer that only its bias drives: then S fits the threshold."""
-        return (
-            float(np.max(self.v_threshold)) if self.layer.reset is not None else float(np.abs(self.bias).max() or 1.0)
-        )
+        return float(np.max(self.v_threshold) if self.layer.reset is not None else np.abs(self.bias).max() or 1.0)
 
     def _others(self) -> list[tuple[FloatConnection, float]]:
-        """The connections but the main one, with the largest of their weights; those of zeros set no scale."""
+        """Return the connections except the main one, each with its largest weight; those of zeros set no scale."""
         each = [(c, float(np.abs(c.weight).max())) for c in self.inputs[1:]]
         return [(c, largest) for c, largest in each if largest > 0]
 
@@ -273,57 +215,47 @@ class QuantizedLayer:
         main = self.inputs[0]
         if self.for_netx or main.kind is Conv or id(main) in self.graded or not self._others():
             return 0
-        if self.layer.reset == "subtract" and self.taken:
-            limit = min(limit, (MAX_INHIBITION << MAX_WEIGHT_EXP) / (self.taken * np.max(self.v_threshold)))
-        if self.layer.reset == "subtract" and len({c.pre for c in self.inputs}) < len(self.inputs):
+        limit = min(limit, self._inhibited())
+        if self.soft and len({c.pre for c in self.inputs}) < len(self.inputs):
             # currents of many steps add up in u, where the membrane is, and its 24 bits wrap
             limit = min(limit, 0.99 * arithmetic.VTH_MAX / self._reached().max())
         wanted = max(MAX_WEIGHT * self._gain(c) / largest for c, largest in self._others())
         return int(np.clip(np.floor(np.log2(min(limit, wanted) / scale) + EXACT), 0, MAX_WEIGHT_EXP))
 
     def _most(self, c: FloatConnection) -> int:
-        """The largest weight that a second connection of a layer can hold."""
+        """Return the largest weight that a second connection of a layer can hold."""
         return MAX_WEIGHT if c.kind is Conv or self.for_netx else MAX_WEIGHT << MAX_WEIGHT_EXP
 
     def _gain(self, c: FloatConnection) -> float:
-        """Float units of current that a message of 1 through a weight of 1 stands for, inverted: units per unit."""
+        """Return the messages per float unit: 255 for 8-bit pixels, 1 for spikes."""
         return float(PIXEL_LEVELS) if id(c) in self.graded else 1.0
 
     def _strongest(self) -> float:
-        """The largest |v| of a layer that never fires, for inputs in 0 … 1, bias included."""
+        """Return the largest |v| of a layer that never fires, for inputs in 0 … 1, bias included."""
         total = np.abs(self.bias).reshape(-1).max()
         for c in self.inputs:
-            total += _row_sums(c).max()
+            total += channel_scale.largest_sums(c).max()
         if self.layer.reset is None:
             total *= self._accumulated(self.layer.beta)
         return float(total * self._accumulated(self.layer.alpha))
 
     def _arriving(self) -> np.ndarray:
-        """The largest current of every neuron, either way, for inputs in 0 … 1."""
-        sums = (channel_scale.spread(_row_sums(c), self.layer.shape) for c in self.inputs)
+        """Return the largest absolute current of every neuron, for inputs in 0 … 1."""
+        sums = (channel_scale.spread(channel_scale.largest_sums(c), self.layer.shape) for c in self.inputs)
         return np.abs(self.bias) + sum(sums)
 
     def _reached(self) -> np.ndarray:
-        """The largest ``|u|`` or ``|v|`` of every neuron, whatever arrives in a sample."""
+        """Return the largest ``|u|`` or ``|v|`` of every neuron, whatever arrives in a sample."""
         layer = self.layer
         decays = self._accumulated(layer.beta) * self._accumulated(layer.alpha)
-        return decays * self._arriving() + np.abs(self._bias_on_v()) + np.abs(layer.v_init)
+        return decays * self._arriving() + np.abs(self.bias_on_v) + np.abs(layer.v_init)
 
     def _accumulated(self, beta: float) -> float:
-        """Σ_t λ^t over the time steps of a sample."""
+        """Return Σ_t λ^t over the time steps of a sample."""
         return self.num_steps if beta == 1 else (1 - beta**self.num_steps) / (1 - beta)
 
-    def _bias_on_v(self) -> np.ndarray:
-        """The bias where the chip adds it: on v, where it does not beta as it would in u."""
-        keeps = self.beta if self.layer.reset == "subtract" else self._alpha
-        return self.bias / (1 - keeps) if keeps and self.bias.any() else self.bias
-
-    @property
-    def _alpha(self) -> float:
-        return decay_mantissa(self.layer.alpha) / arithmetic.DECAY_UNITY
-
     def _choose_inhibition(self, exactly: bool) -> None:
-        """R = m·2^e, and the scale that follows from it."""
+        """Choose R = m·2^e, and the scale that follows from it."""
         wanted = self.taken * self.v_threshold * self.scale
         exponent = 0
         while not self.for_netx and wanted / 2**exponent > MAX_INHIBITION + 1 and exponent < MAX_WEIGHT_EXP:
@@ -349,7 +281,7 @@ class QuantizedLayer:
             self.scale = self.inhibition / (self.taken * self.v_threshold)
 
     def _integers(self, c: FloatConnection) -> _Weights:
-        """Round to the multiples of the step that a mixed-sign connection can hold, clipped to its range."""
+        """Return weights rounded to multiples of the step of a connection with both signs, and clipped to its range."""
         if c is self.inputs[0] and self.unit is not None:
             unit = self.unit
             units = channel_scale.rows(c, self.scale) / (self._gain(c) * 2.0**unit.exponent)
@@ -380,16 +312,16 @@ class QuantizedLayer:
 
     def _neurons(self) -> LIF:
         layer = self.layer
-        bias_mant, bias_exp = _bias(layer.name, self.scale * self._bias_on_v(), self.for_netx)
+        bias_mant, bias_exp = _bias(layer.name, self.scale * self.bias_on_v, self.for_netx)
         common = {"bias_mant": bias_mant, "bias_exp": bias_exp, "name": layer.name}
-        mantissa, du = decay_mantissa(layer.beta), 4095 - decay_mantissa(layer.alpha)
-        if layer.reset == "subtract" or du != 4095:  # so that u + beff, the current, starts at 0
+        mantissa, du = _mantissa(layer.beta), 4095 - _mantissa(layer.alpha)
+        if self.soft or du != 4095:  # so that u + beff, the current, starts at 0
             common["u_init"] = -arithmetic.effective_bias(bias_mant, bias_exp)
-        if np.any(layer.v_init) and layer.reset != "subtract":
+        if np.any(layer.v_init) and not self.soft:
             raise ChipError(f"{layer.name}: v_init needs reset='subtract', where u holds the membrane; train it so")
-        if layer.at_threshold and (layer.reset == "subtract" or self.beta < 1):
+        if layer.at_threshold and (self.soft or self.beta < 1):
             self._fire_at_threshold(common)
-        if layer.reset == "subtract":
+        if self.soft:
             common["u_init"] = common["u_init"] + self._units(layer.v_init)
             counted = np.ndim(self.inhibition) or not self.taken
             vth = self._vth() if counted else round(self.inhibition / self.taken)
@@ -406,7 +338,7 @@ class QuantizedLayer:
         common |= {"bias_mant": np.minimum(mantissa + 1, MAX_MANTISSA).astype(np.int32), "bias_exp": exponent}
 
     def _units(self, v: float) -> np.ndarray:
-        """A membrane of v, as the state u holds it."""
+        """Return a membrane of v in the units of the state u."""
         return np.round(self.scale * v * (1 << arithmetic.STATE_SHIFT)).astype(np.int64)
 
     def _vth(self) -> np.ndarray:
@@ -419,20 +351,8 @@ class QuantizedLayer:
         return np.asarray(vth)
 
 
-def _row_sums(c: FloatConnection) -> np.ndarray:
-    """The larger of Σ positive and Σ negative weights, in absolute value, of each row of the weights."""
-    sums = []
-    for sign in (1, -1):
-        part = np.maximum(sign * c.weight, 0)
-        if part.ndim == 1:
-            sums.append(np.bincount(c.geometry["rows"], part, c.geometry["size"][0]))
-        else:
-            sums.append(part.reshape(len(part), -1).sum(axis=1))
-    return np.maximum(*sums)
-
-
 def _bias(name: str, scaled: np.ndarray, for_netx: bool) -> tuple[np.ndarray, int]:
-    """(mantissa, exponent) of a bias in weight units, the smallest exponent that fits; the state's 64 are in it."""
+    """Return (mantissa, exponent) of a bias in weight units: the smallest exponent that fits, with the state's 64."""
     for exponent in range(BIAS_EXP if for_netx or not scaled.any() else 0, 8):
         mantissa = np.round(scaled * 2.0 ** (arithmetic.STATE_SHIFT - exponent))
         if np.abs(mantissa).max(initial=0) <= MAX_MANTISSA:
@@ -443,6 +363,6 @@ def _bias(name: str, scaled: np.ndarray, for_netx: bool) -> tuple[np.ndarray, in
     )
 
 
-def decay_mantissa(beta: float) -> int:
-    """``round(4096·λ)``: what a decay factor λ in [0, 1] is on the chip, in 1/4096."""
+def _mantissa(beta: float) -> int:
+    """Return ``round(4096·λ)``: a decay factor λ in [0, 1] as the chip has it, in 1/4096."""
     return round(arithmetic.DECAY_UNITY * beta)

@@ -35,7 +35,7 @@ import numpy as np
 from ottt_loihi.converters.quantize import channel_scale
 from ottt_loihi.converters.quantize.float_connection import FloatConnection, written_out
 from ottt_loihi.converters.quantize.float_network import FloatNetwork
-from ottt_loihi.converters.quantize.layer import LayerReport, QuantizedLayer, Tuning
+from ottt_loihi.converters.quantize.layer import QuantizedLayer, Tuning
 from ottt_loihi.sim import arithmetic
 from ottt_loihi.sim.network import INPUT, LIF, ChipNetwork, Connection, Conv, Dense, Diagonal
 
@@ -47,6 +47,44 @@ INPUT_FORMS = ("graded", "bias", "inject")
 SCALES = ("free", "power-of-two")
 THRESHOLDS = ("channel", "layer")
 WEIGHT_KINDS = ("ternary", "binary")
+
+
+@dataclass(frozen=True)
+class LayerReport:
+    """The quantisation of one layer, in numbers.
+
+    Attributes
+    ----------
+    shape
+        of its weights, all connections
+    scale
+        integer units per float unit, S
+    vth
+        the threshold
+    vth_error
+        how far it is from S·Vth, relative; all three one number, or one for each channel
+    bits
+        of a weight
+    clipped
+        weights cut off at the ends of the range
+    zeroed
+        weights that were not 0 and are now
+    rms_error
+        root mean square of w − w_int/S, relative to the root mean square of w
+    weights
+        of all connections that are not 0 before
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    scale: float | tuple[float, ...]
+    vth: int | tuple[int, ...]
+    vth_error: float | tuple[float, ...]
+    bits: int
+    clipped: int
+    zeroed: int
+    rms_error: float
+    weights: int = 0
 
 
 @dataclass(frozen=True)
@@ -112,13 +150,9 @@ def quantize(
         a setting out of range
     """
     bits = _bits(num_weight_bits, len(net.layers))
-    for where, value, allowed in (
-        ("input", input_form, INPUT_FORMS),
-        ("scale", scale, SCALES),
-        ("thresholds", thresholds, THRESHOLDS),
-    ):
-        if value not in allowed:
-            raise UsageError(f"{where}: expected one of {', '.join(allowed)}, got {value!r}")
+    checks.one_of(input_form, "input", INPUT_FORMS)
+    checks.one_of(scale, "scale", SCALES)
+    checks.one_of(thresholds, "thresholds", THRESHOLDS)
     if net.input == "graded" and input_form != "graded":
         raise UsageError(f"input: {input_form} is for images that stay the same; this input changes, choose graded")
     if scale == "power-of-two" and (kinds := [b for b in bits if isinstance(b, str)]):
@@ -136,12 +170,12 @@ def quantize(
     layers: list[LIF] = []
     connections: list[Connection] = []
     reports, weights, rounded = [], [], []
-    for index, layer in enumerate(net.layers):
+    for index in range(len(net.layers)):
         tuned = (tuning or {}).get(index, Tuning())
-        parts = QuantizedLayer(net, index, layer, bits[index], input_form, scale, tuned, for_netx, per_channel)
+        parts = QuantizedLayer(net, index, bits[index], input_form, scale, tuned, for_netx, per_channel)
         layers.append(parts.lif)
         connections += parts.connections
-        reports.append(parts.report())
+        reports.append(_report(parts))
         rounded.append(parts.rounded())
         weights.append((parts.trained[0].weight, parts.weights[0].weight / parts.weights[0].units))
     scales = [float(np.min(report.scale)) for report in reports]
@@ -157,12 +191,39 @@ def quantize(
     return Quantized(chip, tuple(reports), tuple(weights), held)
 
 
+def _report(parts: QuantizedLayer) -> LayerReport:
+    before = [c.weight for c in parts.trained]
+    error = sum(float(((b - w.weight / w.units) ** 2).sum()) for b, w in zip(before, parts.weights))
+    power = sum(float((b**2).sum()) for b in before)
+    wanted, main = parts.scale * parts.v_threshold, parts.inputs[0]
+    return LayerReport(
+        name=parts.layer.name,
+        shape=parts.weights[0].weight.shape,
+        scale=_per_channel(parts.scale, main),
+        vth=_per_channel(parts.lif.vth, main),
+        vth_error=0.0 if parts.layer.reset is None else _per_channel(parts.lif.vth / wanted - 1, main),
+        bits=parts.weights[0].bits,
+        clipped=sum(w.clipped for w in parts.weights),
+        zeroed=sum(int(((w.weight == 0) & (b != 0)).sum()) for b, w in zip(before, parts.weights)),
+        rms_error=float(np.sqrt(error / power)) if power else 0.0,
+        weights=sum(int((b != 0).sum()) for b in before),
+    )
+
+
+def _per_channel(values: np.ndarray | float, main: FloatConnection) -> Any:
+    """Return a number where they are all equal, else one for each row of the main connection's weights."""
+    values = np.asarray(values)
+    if (values == values.flat[0]).all():
+        return values.flat[0].item()
+    return tuple(np.reshape(values, (len(main.weight), -1) if main.weight.ndim > 1 else (-1, 1))[:, 0].tolist())
+
+
 def _seen(c: FloatConnection) -> bool:
     return c.pre == INPUT and c.kind is Conv
 
 
 def _on_host(chip: ChipNetwork) -> ChipNetwork:
-    """``chip`` with the host computing the first layer's current from the input, in the same integers."""
+    """Return ``chip`` with the host computing the first layer's current from the input, in the same integers."""
     moved = tuple(c for c in chip.connections if c.pre == INPUT)
     if any(c.post for c in moved):
         raise ChipError("input: more than the first layer sees it; choose --input graded")

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 import numpy as np
-from ottt_loihi.converters.quantize.float_connection import FloatConnection
-from ottt_loihi.converters.quantize.float_network import FloatLayer, FloatNetwork
+from ottt_loihi.converters.quantize.channel_scale import row_sums, spread
+from ottt_loihi.converters.quantize.float_network import FloatNetwork
 from ottt_loihi.converters.quantize.forms import HELPER
-from ottt_loihi.converters.quantize.layer import LayerReport
+from ottt_loihi.converters.quantize.quantize import LayerReport
 from ottt_loihi.sim import arithmetic
 from ottt_loihi.sim.network import INPUT
 
@@ -48,22 +48,14 @@ def most(net: FloatNetwork, index: int) -> np.ndarray:
             always, once = connection.weight.T.reshape(2, *layer.shape)
             current, first = current + always, first + (0.0 if connection.delay else once)
         else:
-            current = current + _positive(connection, layer)
+            positive = row_sums(connection, np.maximum(connection.weight, 0))
+            current = current + spread(positive, layer.shape)
     c, u, highest = first, np.full(layer.shape, layer.v_init), np.full(layer.shape, -np.inf)
     for _ in range(net.num_steps):
         c = layer.alpha * c + current
         u = layer.beta * u + c
         highest = np.maximum(highest, u)
     return highest
-
-
-def _positive(c: FloatConnection, layer: FloatLayer) -> np.ndarray:
-    """The sum of positive weights into each neuron."""
-    positive = np.maximum(c.weight, 0)
-    if positive.ndim == 1:
-        return np.bincount(c.geometry["rows"], positive, c.geometry["size"][0]).reshape(layer.shape)
-    sums = positive.reshape(len(positive), -1).sum(axis=1)
-    return np.repeat(sums, int(np.prod(layer.shape)) // len(sums)).reshape(layer.shape)
 
 
 def lost(net: FloatNetwork, layers: Iterable[LayerReport] = ()) -> list[str]:
