@@ -22,7 +22,7 @@ _UNTRACED = "Why spikes differ was not measured: the network is too large for it
 
 
 def section(export: Export, files: dict[str, str]) -> report.Section:
-    """The export's part of the report."""
+    """Return the export's part of the report."""
     found, chip = export.agreement, export.quantized.chip
     facts = [
         ("layers", " - ".join(str(n) for n in (chip.input_size, *(layer.size for layer in chip.layers)))),
@@ -32,11 +32,7 @@ def section(export: Export, files: dict[str, str]) -> report.Section:
     ]
     if found is not None:
         facts += [("same prediction", f"{found.predictions:.2%}"), ("samples compared", str(found.samples))]
-        if found.accuracy_float is not None and found.accuracy_chip is not None:
-            facts += [
-                ("accuracy, float", f"{found.accuracy_float:.2%}"),
-                ("accuracy, chip", f"{found.accuracy_chip:.2%}"),
-            ]
+        facts += [("accuracy, float", f"{found.accuracy_float:.2%}"), ("accuracy, chip", f"{found.accuracy_chip:.2%}")]
     return report.Section(
         name="export",
         title="Quantised for the chip",
@@ -48,7 +44,7 @@ def section(export: Export, files: dict[str, str]) -> report.Section:
 
 
 def tables(export: Export) -> list[report.Table]:
-    """Quantisation, agreement and budget, for the terminal and the page."""
+    """Return the tables of quantisation, agreement and budget, for the terminal and the page."""
     result = []
     if export.quantized.layers:
         result.append(_quantisation_table(export))
@@ -192,26 +188,25 @@ def _summary(export: Export) -> str:
 
 def _figures(export: Export) -> list[report.Figure]:
     chip, found = export.quantized.chip, export.agreement
-    weights = {r.name: pair for r, pair in zip(export.quantized.layers, export.quantized.weights)}
-    figures = [report.Figure(_drawing(chip), "The network on the chip.")]
     names = [layer.name for layer in chip.layers]
+    figures = [(_drawing(chip), "The network on the chip.")]
     if found is not None:
         rates = {"float network": found.spike_rates_float, "chip": found.spike_rates_chip}
         picture = plots.bars(names, rates, "spikes per neuron and time step")
-        figures.append(report.Figure(picture, "Spikes of each layer, in float and on the chip."))
+        figures.append((picture, "Spikes of each layer, in float and on the chip."))
     if export.spikes is not None:
-        figures.append(report.Figure(plots.raster(export.spikes), "Spikes of the first test sample on the chip."))
-    if weights:
+        figures.append((plots.raster(export.spikes), "Spikes of the first test sample on the chip."))
+    if weights := {r.name: pair for r, pair in zip(export.quantized.layers, export.quantized.weights)}:
         caption = "Weights of each layer's main connection before and after quantisation."
-        figures.append(report.Figure(plots.weight_histograms(weights), caption))
+        figures.append((plots.weight_histograms(weights), caption))
     each = [layer.used for layer in export.budget.layers]
     used = {name: [100 * layer.get(name, 0.0) for layer in each] for name in dict.fromkeys(n for u in each for n in u)}
     picture = plots.bars(names, used, "share of a core's resource (%)", full=100)
-    figures.append(report.Figure(picture, f"How full the cores of each layer are ({export.budget.target})."))
+    figures.append((picture, f"How full the cores of each layer are ({export.budget.target})."))
     if found is not None:
         caption = "Predictions of the float network against those of the chip; off the diagonal they differ."
-        figures.append(report.Figure(plots.confusion(found.confusion), caption))
-    return figures
+        figures.append((plots.confusion(found.confusion), caption))
+    return [report.Figure(*figure) for figure in figures]
 
 
 def _drawing(chip: ChipNetwork) -> str:

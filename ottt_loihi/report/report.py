@@ -17,8 +17,8 @@ from xml.etree import ElementTree
 from ottt_loihi.errors import FileError
 from ottt_loihi.files import atomic_write
 
-# where a section stands on the page, whatever the order in which the commands ran
 ACTIVE_TAGS = ("script", "foreignobject", "iframe", "animate", "set", "a", "handler")
+# where a section stands on the page, whatever the order in which the commands ran
 ORDER = {"export": 10, "run": 20, "learn-scratch": 30, "learn-drift": 40}
 
 
