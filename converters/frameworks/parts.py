@@ -105,5 +105,5 @@ def each(weights: torch.Tensor, target: tuple[int, ...], dtype: torch.dtype) -> 
 
 def largest_current(connection: Connection) -> float:
     """Return the largest current that spikes can bring through a connection, its bias included."""
-    bias = 0.0 if connection.bias is None else float(connection.bias.abs().max())
-    return float(connection.weight.abs().flatten(1).sum(1).max()) + bias
+    bias = 0.0 if connection.bias is None else float(connection.bias.detach().abs().max())
+    return float(connection.weight.detach().abs().flatten(1).sum(1).max()) + bias
