@@ -211,7 +211,6 @@ def run_module(net: nn.Module, imported: Imported, x: Tensor) -> tuple[dict[str,
     """Return what each layer of neurons of a module sends, as :func:`spikes_of`, and what each call returned."""
     twin = copied(net, torch.float64)
     history: dict[str, list[Tensor]] = {}
-    handles = []
     for path, (module, _) in neurons_of(twin).items():
 
         def keep(module: nn.Module, inputs: Any, result: Any, path: str = path) -> None:
@@ -222,13 +221,9 @@ def run_module(net: nn.Module, imported: Imported, x: Tensor) -> tuple[dict[str,
                 sent = parts[-1] if len(parts) > 1 or not kept else kept[0]
             history.setdefault(path, []).append(sent.detach().double().clone())
 
-        handles.append(module.register_forward_hook(keep))
-    try:
-        with making(torch.float64):
-            results = list(call(twin, imported.form, x))
-    finally:
-        for handle in handles:
-            handle.remove()
+        module.register_forward_hook(keep)  # of a copy, so that nothing has to be removed
+    with making(torch.float64):
+        results = list(call(twin, imported.form, x))
     return {path: _by_step(parts, imported.form, len(x), x.shape[1]) for path, parts in history.items()}, results
 
 

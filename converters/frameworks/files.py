@@ -9,21 +9,21 @@ from __future__ import annotations
 
 import importlib.util
 import inspect
+import math
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
+from ottt_loihi.converters.frameworks.twin import first_line
 from torch import Tensor, nn
 
 from ottt_loihi.errors import FileError, UsageError
 from ottt_loihi.torch_files import GLOBALS, OPCODES, read_payload, require_room
 
 CLASSES = GLOBALS | {"torch._utils _rebuild_parameter", "torch Size", "torch device", "collections defaultdict"}
-CODES = OPCODES | {
-    *("BUILD", "EMPTY_LIST", "APPEND", "APPENDS", "BINFLOAT", "TUPLE3"),
-}
+CODES = OPCODES | {"BUILD", "EMPTY_LIST", "APPEND", "APPENDS", "BINFLOAT", "TUPLE3"}
 CURE = (
     "; such a file pickles a module, whose loading would run code. Save the weights alone: "
     "torch.save(net.state_dict(), 'net.pth')"
@@ -57,7 +57,7 @@ def build(text: str) -> nn.Module:
     except (UsageError, KeyboardInterrupt):
         raise
     except BaseException as error:  # user code raises anything, SystemExit too
-        raise UsageError(f"{text}: does not run ({type(error).__name__}: {_line(error)})") from error
+        raise UsageError(f"{text}: does not run ({type(error).__name__}: {first_line(error)})") from error
     finally:
         sys.path.remove(str(path.parent.resolve()))
     if not isinstance(made, nn.Module):
@@ -121,18 +121,18 @@ def load_weights(net: nn.Module, path: Path) -> list[str]:
         listed = "; ".join(wrong[:12]) + (f"; and {len(wrong) - 12} more" if len(wrong) > 12 else "")
         raise FileError(f"{path}: {len(wrong)} of its weights do not fit the module: {listed}")
     shaped = {
-        name: value.reshape(expected[name]) if value.numel() == 1 and not _size(expected[name]) > 1 else value
+        name: value.reshape(expected[name]) if value.numel() == 1 and math.prod(expected[name]) <= 1 else value
         for name, value in plain.items()
     }
     try:
         net.load_state_dict(shaped, strict=False)
     except RuntimeError as error:
-        raise FileError(f"{path}: does not fit the module ({_line(error)})") from None
+        raise FileError(f"{path}: does not fit the module ({first_line(error)})") from None
     return notes
 
 
 def _dictionaries(value: Any, place: str, depth: int = 0) -> Iterator[tuple[str, Mapping[str, Tensor]]]:
-    """Return every dictionary of named tensors in a file, with its place."""
+    """Yield every dictionary of named tensors in a file, with its place."""
     if not isinstance(value, Mapping) or depth > 2:
         return
     tensors = {name: part for name, part in value.items() if isinstance(name, str) and isinstance(part, Tensor)}
@@ -149,14 +149,3 @@ def _plain(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
         if weights and all(name.startswith(prefix) for name in weights):
             return {name.removeprefix(prefix): value for name, value in weights.items()}
     return dict(weights)
-
-
-def _size(shape: tuple[int, ...]) -> int:
-    size = 1
-    for n in shape:
-        size *= n
-    return size
-
-
-def _line(error: BaseException) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]

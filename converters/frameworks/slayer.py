@@ -53,7 +53,7 @@ def run(net: nn.Module, x: Tensor) -> tuple[dict[str, Tensor], Tensor]:
         for a module that does not run on such spikes, or that returns no tensor
     """
     twin, sent = copy.deepcopy(net).cpu().eval(), {}
-    late, handles = 0, []
+    late = 0
     for name, state in twin.named_buffers():
         if name.rsplit(".", 1)[-1] in STATES:
             state.zero_()
@@ -63,16 +63,13 @@ def run(net: nn.Module, x: Tensor) -> tuple[dict[str, Tensor], Tensor]:
         def keep(module: nn.Module, inputs: object, result: Tensor, path: str = path, late: int = late) -> None:
             sent[path] = result.movedim(-1, 0)[late:]
 
-        handles.append(module.register_forward_hook(keep))
+        module.register_forward_hook(keep)  # of a copy, so that nothing has to be removed
     padded = torch.cat([x, x.new_zeros(len(x), late, *x.shape[2:])], 1)  # so that the last spikes come out
     try:
         output = first_tensor(twin(padded.movedim(1, -1).float()))
     except (Exception, SystemExit) as error:  # user code raises anything
         shape = tuple(x.shape[2:])
         raise UsageError(f"{type(net).__name__} does not run on inputs of shape {shape}: {first_line(error)}") from None
-    finally:
-        for handle in handles:
-            handle.remove()
     if output is None:
         raise UsageError(f"{type(net).__name__}.forward returns no tensor; expected the last block's spikes")
     if output.ndim == 3:
