@@ -38,10 +38,14 @@ def pooled_shape(shape: tuple[int, ...], pool: int | tuple[int, int] | str | Non
     return (shape[0], 1, 1) if pool == "global" else (shape[0], *(n // k for n, k in zip(shape[1:], window)))
 
 
-def convolved(image: Sequence[int], *geometry: int | tuple[int, int]) -> list[int]:
-    """Return (height, width) after a convolution; geometry: kernel, stride, padding and dilation."""
-    sizes = zip(image, *(checks.both(size) for size in geometry))
-    return [(n + 2 * p - d * (k - 1) - 1) // s + 1 for n, k, s, p, d in sizes]
+def convolved(image: Sequence[int], where: str, *geometry: int | tuple[int, int]) -> list[int]:
+    """Return (height, width) after a convolution; geometry: kernel, stride, padding, dilation. UsageError for none."""
+    pairs = [checks.both(size) for size in geometry]
+    found = [(n + 2 * p - d * (k - 1) - 1) // s + 1 for n, k, s, p, d in zip(image, *pairs)]
+    if min(found) < 1:
+        kernel, image = ("×".join(map(str, size)) for size in (pairs[0], image))
+        raise UsageError(f"{where}: a {kernel} kernel does not fit an image of {image}")
+    return found
 
 
 class Weights(NamedTuple):
@@ -269,19 +273,12 @@ class Conv2d(Connection):
         if len(shape) != 3 or shape[0] != self.in_channels:
             raise UsageError(f"Conv2d: expected an image of {self.in_channels} channels, got shape {shape}")
         sizes = self.convolved(shape[1:])
-        if self.pool_after is not None:
-            sizes = convolved(sizes, *self.pool_after, 1)
-        if min(sizes) < 1:
-            raise UsageError(
-                f"Conv2d: a {'×'.join(map(str, self.weight.shape[2:]))} kernel does not fit an image of "
-                f"{shape[1]}×{shape[2]}"
-            )
-        return (self.out_channels, *sizes)
+        return (self.out_channels, *(convolved(sizes, "Conv2d", *self.pool_after, 1) if self.pool_after else sizes))
 
     def convolved(self, image: Sequence[int]) -> list[int]:
         """Return height and width of the product for an image (height, width) after ``pool``."""
         sizes = [n * self.upsample for n in image]
-        return convolved(sizes, self.kernel_size, self.stride, self.padding, self.dilation)
+        return convolved(sizes, "Conv2d", self.kernel_size, self.stride, self.padding, self.dilation)
 
     def before(self, x: Tensor) -> Tensor:
         x = self.pooled(x)

@@ -152,9 +152,7 @@ class SlayerSynapse(_Holder, Shaped):
             raise UsageError(
                 f"slayer: a {self.kind} block expects an image of {self.inputs} channels, got {input_shape}"
             )
-        image = convolved(input_shape[1:], self.kernel_size, self.stride, self.padding, self.dilation)
-        if min(image) < 1:
-            raise UsageError(f"slayer: a {self.kind} block's kernel does not fit an image of {input_shape}")
+        image = convolved(input_shape[1:], f"slayer, {self.kind}", *(getattr(self, name) for name in GEOMETRY))
         return (self.outputs if self.kind == "Conv" else input_shape[0], *image)
 
     def forward(self, x: Tensor) -> Tensor:
