@@ -18,6 +18,8 @@ from ottt_loihi.nn.trace import SynapseTrace, gradient_only, with_bias_input
 RESETS = ("zero", "subtract", "delayed", "none")
 TRACES = ("exact", "mean", "synapse")
 LEARNABLE = ("alpha", "beta", "v_threshold")
+ANY = (-1e30, 1e30)
+RANGES = {"alpha": (0.0, 1.0), "beta": (0.0, 1.0), "v_threshold": (0.0, 1e30), "v_reset": ANY, "v_init": ANY}
 MOST_TRACES = 8  # pairs of traces that a connection keeps
 LEAST_THRESHOLD = 1e-3  # of a learnt threshold, which is used as at least this
 
@@ -169,10 +171,7 @@ class CubaLIF(CurrentBased):
     Source: OTTT (arXiv 2210.04195) eq. 4, carried over to a neuron of two states.
     """
 
-    constants: ClassVar[tuple[str, ...]] = (
-        *("alpha", "beta", "v_threshold", "v_reset", "v_init"),
-        *("reset", "at_threshold", "trace", "learn"),
-    )
+    constants = (*RANGES, "reset", "at_threshold", "trace", "learn")
     amplitude = 1.0
 
     def __init__(
@@ -195,8 +194,7 @@ class CubaLIF(CurrentBased):
         self.at_threshold = checks.flag(at_threshold, "at_threshold")
         self.learn = [checks.one_of(name, "learn", LEARNABLE) for name in checks.items(learn, "learn", str)]
         self.trace = checks.one_of(trace, "trace", TRACES)
-        values = {"alpha": alpha, "beta": beta, "v_threshold": v_threshold, "v_reset": v_reset, "v_init": v_init}
-        for name, value in values.items():
+        for name, value in zip(RANGES, (alpha, beta, v_threshold, v_reset, v_init)):
             self._hold(name, value)
         self.check()
 
@@ -220,10 +218,8 @@ class CubaLIF(CurrentBased):
 
     def check(self) -> None:
         """Refuse constants outside their ranges; parameters may have left them, and are clamped where they are used."""
-        limits = {"alpha": (0.0, 1.0), "beta": (0.0, 1.0), "v_threshold": (0.0, 1e30)}
-        for name in ("alpha", "beta", "v_threshold", "v_reset", "v_init"):
+        for name, (low, high) in RANGES.items():
             value = torch.as_tensor(getattr(self, name))
-            low, high = limits.get(name, (-1e30, 1e30))
             if value.is_meta or not value.numel():
                 continue
             outside = (value <= low) if name == "v_threshold" else (value < low)
@@ -239,7 +235,7 @@ class CubaLIF(CurrentBased):
 
     def settings(self) -> dict[str, Any]:
         """Return the arguments as JSON values; tensors by their shape."""
-        values = {name: getattr(self, name) for name in self.constants}
+        values = super().settings()
         shapes = {name: {"shape": list(value.shape)} for name, value in values.items() if isinstance(value, Tensor)}
         return {**values, **shapes, "surrogate": describe(self.surrogate)}
 
