@@ -63,11 +63,8 @@ class Chosen:
     @property
     def said(self) -> str:
         """Return the number and origin of the samples: ``"360 of 600 test samples, drawn over all"``."""
-        return (
-            f"all {self.total:,}"
-            if len(self.x) == self.total
-            else f"{len(self.x):,} of {self.total:,}, drawn over all,"
-        )
+        some_of = f"{len(self.x):,} of {self.total:,}, drawn over all,"
+        return f"all {self.total:,}" if len(self.x) == self.total else some_of
 
     def only(self, chosen: slice | np.ndarray) -> Chosen:
         """Return some of them, by their places; their events are expanded."""

@@ -45,15 +45,14 @@ def agreement(reading: Import, net: FloatNetwork, seed: int = 0) -> str:
     theirs = run(reading, x)
     ours = float_run.run(net, x)
     firing = [i for i, layer in enumerate(net.layers) if layer.reset is not None and layer.name != HELPER]
-    pairs = [(net.layers[i].name, theirs[net.layers[i].name], ours[i]) for i in firing]
-    places, spikes = sum(s.size for _, s, _ in pairs), sum(int(s.sum()) for _, s, _ in pairs)
-    on = f"{places:,} places, {spikes:,} spikes of {SAMPLES} random samples"
-    if all(np.array_equal(a, b) for _, a, b in pairs):
+    names = [net.layers[i].name for i in firing]
+    pairs = [(theirs[name], ours[i]) for name, i in zip(names, firing)]
+    on = float_run.described(pairs)
+    if (first := float_run.first_difference(pairs)) is None:
         return f"every spike{_of_readout(net, theirs, ours)} of the float network is that of the file's equations: {on}"
-    firsts = [(*(int(k) for k in np.argwhere(a != b)[0]), n) for n, (_, a, b) in enumerate(pairs) if (a != b).any()]
-    t, sample, neuron, n = min(firsts, key=lambda place: (place[0], place[3]))
-    name, a, b = pairs[n]
-    count = sum(int((x != y).sum()) for _, x, y in pairs)
+    place, t, sample, neuron = first
+    name, (a, b) = names[place], pairs[place]
+    count = sum(int((x != y).sum()) for x, y in pairs)
     distance = theirs[f"{name} − θ"][t, sample, neuron]
     said = (
         f"{count} spikes of the file's equations and of the float network differ ({on}), first in {name}, time step "

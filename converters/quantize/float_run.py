@@ -6,6 +6,7 @@ Slow and obvious, for imports that bring no data: a few random samples say what 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 from ottt_loihi.converters.quantize.float_connection import FloatConnection
@@ -79,19 +80,28 @@ def agreement(net: FloatNetwork, chip: ChipNetwork, seed: int = 0) -> str:
         return f"float and chip were not compared: {error}"
     found = sim.run(chip, x, ("s",)).states["s"]
     firing = [index for index, layer in enumerate(net.layers) if layer.reset is not None]
-    different = {i: found[i].reshape(expected[i].shape) != (expected[i] != 0) for i in firing}
-    places = sum(part.size for part in different.values())
-    count = sum(int(part.sum()) for part in different.values())
-    spikes = sum(int(expected[i].sum()) for i in firing)
-    on = f"{places:,} places, {spikes:,} spikes of {SAMPLES} random samples"
-    if not count:
+    pairs = [(expected[i] != 0, found[i].reshape(expected[i].shape)) for i in firing]
+    on = described(pairs)
+    if (first := first_difference(pairs)) is None:
         return f"the chip has every spike of the float network: {on}"
-    firsts = [(*(int(n) for n in np.argwhere(part)[0]), i) for i, part in different.items() if part.any()]
-    step, sample, neuron, layer = min(firsts, key=lambda place: (place[0], place[3]))
+    place, step, sample, neuron = first
+    share = sum(int((a != b).sum()) for a, b in pairs) / sum(a.size for a, _ in pairs)
     return (
-        f"{count / places:.2%} of spikes differ between float network and chip ({on}), first in "
-        f"{net.layers[layer].name}, time step {step + 1}, sample {sample}, neuron {neuron}"
+        f"{share:.2%} of spikes differ between float network and chip ({on}), first in "
+        f"{net.layers[firing[place]].name}, time step {step + 1}, sample {sample}, neuron {neuron}"
     )
+
+
+def described(pairs: Sequence[tuple[np.ndarray, np.ndarray]]) -> str:
+    """Return in words how much is compared; ``pairs``: of each layer the spikes ``(T, n, neurons)`` of two networks."""
+    places, spikes = (sum(int(count(a)) for a, _ in pairs) for count in (np.size, np.sum))
+    return f"{places:,} places, {spikes:,} spikes of {SAMPLES} random samples"
+
+
+def first_difference(pairs: Sequence[tuple[np.ndarray, np.ndarray]]) -> tuple[int, int, int, int] | None:
+    """Return the place in ``pairs``, time step, sample and neuron of the first difference, by time, then by layer."""
+    found = [(place, *(int(k) for k in np.argwhere(a != b)[0])) for place, (a, b) in enumerate(pairs) if (a != b).any()]
+    return min(found, key=lambda each: each[1], default=None)
 
 
 def synapses(c: FloatConnection) -> int:

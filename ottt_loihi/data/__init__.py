@@ -5,10 +5,9 @@
 
 from ottt_loihi.data.arrays import from_arrays, load_npz
 from ottt_loihi.data.augment import augment
-from ottt_loihi.data.codings import CODINGS, encode
+from ottt_loihi.data.codings import CODINGS, encode, rate_code
 from ottt_loihi.data.description import DataDescription, Step, describe_split
 from ottt_loihi.data.digits import load_digits
-from ottt_loihi.data.encoding import rate_code
 from ottt_loihi.data.event_files import as_events, read_events
 from ottt_loihi.data.events import to_frames
 from ottt_loihi.data.prepare import load_like, prepare, prepare_like

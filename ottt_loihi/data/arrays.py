@@ -86,7 +86,7 @@ def from_arrays(
         raise UsageError(f"{where}test_share and seed draw test samples, and these data bring theirs; leave them out")
     axis, halves, notes = None, [], ()
     for part, values, labels in (("", x, y), ("_test", x_test, y_test)):
-        if values is None:
+        if part and values is None:
             continue
         values = np.asarray(values)
         labels, class_names, of_labels = read_labels(np.asarray(labels), f"{where}y{part}", class_names, num_classes)
@@ -222,13 +222,12 @@ def _read_members(archive: zipfile.ZipFile, path: Path, every: bool) -> tuple[di
         raise FileError(f"{path}: holds two arrays of one name; it is damaged")
     if sum(info.file_size for info in infos) > MAX_BYTES:
         raise UnsafeFileError(f"{path}: declares more than {MAX_BYTES} bytes; refused")
-    read = {name: _read_member(archive, info, path) for name, info in zip(names, infos) if every or name in known}
+    read = {}
+    for name, info in zip(names, infos):
+        if every or name in known:
+            with archive.open(info) as member:
+                read[name] = read_npy(member, info.file_size, f"{path}: {name}")
     return read, [name for name in names if name not in read]
-
-
-def _read_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo, path: Path) -> np.ndarray:
-    with archive.open(info) as member:
-        return read_npy(member, info.file_size, f"{path}: {info.filename.removesuffix('.npy')}")
 
 
 def read_npy(file: IO[bytes], size: int, where: str, fields: bool = False) -> np.ndarray:
@@ -304,7 +303,12 @@ def _samples(x: np.ndarray, time_axis: int, where: str) -> tuple[SampleArray, tu
         return x.astype(np.uint8, copy=False), ()
     if not time_axis and x.dtype == np.uint8 and not bits:
         return PixelArray(x), ()
-    _refuse_gaps(x, where)
+    if x.dtype.kind == "f" and (bad := ~np.isfinite(x)).any():
+        samples = int(bad.reshape(len(x), -1).any(axis=1).sum())
+        raise UsageError(
+            f"{where}: expected finite numbers, got NaN or infinity: {int(bad.sum())} values in {samples} of {len(x)} "
+            "samples; fill the gaps, or skip these samples with gaps=skip"
+        )
     low, high = (float(x.min()), float(x.max())) if x.size else (0.0, 0.0)
     if max(-low, high) > LARGEST:
         raise UsageError(f"{where}: expected numbers up to {LARGEST:g}, got {low:g} … {high:g}; divide them first")
@@ -337,16 +341,6 @@ def _without_gaps(
         raise UsageError(f"{where}: each of its {len(x):,} samples holds NaN or infinity; nothing is left")
     said = f"{where}: {int((~whole).sum()):,} of {len(x):,} samples hold NaN or infinity and were skipped"
     return x[whole], y[whole], (said,)
-
-
-def _refuse_gaps(x: np.ndarray, where: str) -> None:
-    bad = ~np.isfinite(x) if x.dtype.kind == "f" else np.zeros(1, bool)
-    if bad.any():
-        samples = int(bad.reshape(len(x), -1).any(axis=1).sum())
-        raise UsageError(
-            f"{where}: expected finite numbers, got NaN or infinity: {int(bad.sum())} values in {samples} of {len(x)} "
-            "samples; fill the gaps, or skip these samples with gaps=skip"
-        )
 
 
 def repeated(x: np.ndarray) -> np.ndarray:

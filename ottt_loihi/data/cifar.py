@@ -7,6 +7,7 @@ blue planes of 32×32, row by row. The python version is a pickled dict; it is r
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -28,18 +29,16 @@ CIFAR10_CLASSES = (
 _TEN = [f"data_batch_{number}" for number in range(1, 6)] + ["test_batch"]
 
 
-def _folders(name: str, archive: str) -> tuple[str, ...]:
-    return (f"{name}/{archive}", archive, name)
+def _layouts(name: str, binary: str, python: str, files: Sequence[str]) -> tuple[Layout, ...]:
+    """Return both versions of a data set; ``binary``, ``python``: the folders in their archives."""
+    return (
+        Layout("binary", (f"{name}/{binary}", binary, name), {file: (f"{file}.bin",) for file in files}),
+        Layout("python", (f"{name}/{python}", python, name), {file: (file,) for file in files}),
+    )
 
 
-CIFAR10 = (
-    Layout("binary", _folders("cifar10", "cifar-10-batches-bin"), {name: (f"{name}.bin",) for name in _TEN}),
-    Layout("python", _folders("cifar10", "cifar-10-batches-py"), {name: (name,) for name in _TEN}),
-)
-CIFAR100 = (
-    Layout("binary", _folders("cifar100", "cifar-100-binary"), {n: (f"{n}.bin",) for n in ("train", "test")}),
-    Layout("python", _folders("cifar100", "cifar-100-python"), {n: (n,) for n in ("train", "test")}),
-)
+CIFAR10 = _layouts("cifar10", "cifar-10-batches-bin", "cifar-10-batches-py", _TEN)
+CIFAR100 = _layouts("cifar100", "cifar-100-binary", "cifar-100-python", ("train", "test"))
 
 
 def load_cifar10(folder: str | os.PathLike[str] | None = None) -> Split:
@@ -54,14 +53,14 @@ def load_cifar10(folder: str | os.PathLike[str] | None = None) -> Split:
     """
     *batches, (x_test, y_test) = _read(find("cifar10", CIFAR10, folder), 10, "labels")
     x, y = (np.concatenate(parts) for parts in zip(*batches))
-    return Split(_kept(x), y, _kept(x_test), y_test, 10, name="cifar10", class_names=CIFAR10_CLASSES)
+    return Split(PixelArray(x), y, PixelArray(x_test), y_test, 10, name="cifar10", class_names=CIFAR10_CLASSES)
 
 
 def load_cifar100(folder: str | os.PathLike[str] | None = None, coarse: bool = False) -> Split:
     """Return CIFAR-100: as :func:`load_cifar10`, with 100 classes, or with ``coarse`` their 20 superclasses."""
     num_classes, key, column = (20, "coarse_labels", 0) if coarse else (100, "fine_labels", 1)
     (x, y), (x_test, y_test) = _read(find("cifar100", CIFAR100, folder), num_classes, key, column, 2)
-    return Split(_kept(x), y, _kept(x_test), y_test, num_classes, name="cifar100")
+    return Split(PixelArray(x), y, PixelArray(x_test), y_test, num_classes, name="cifar100")
 
 
 def read_binary(path: Path, num_classes: int, column: int = 0, num_labels: int = 1) -> tuple[np.ndarray, np.ndarray]:
@@ -82,7 +81,7 @@ def read_binary(path: Path, num_classes: int, column: int = 0, num_labels: int =
     records = np.frombuffer(content, np.uint8).reshape(-1, record)
     labels = records[:, column].astype(np.int64)
     _check_labels(path, labels, num_classes)
-    return records[:, num_labels:].reshape(-1, *SHAPE), labels
+    return np.ascontiguousarray(records[:, num_labels:]).reshape(-1, *SHAPE), labels
 
 
 def write_binary(path: str | os.PathLike[str], images: np.ndarray, labels: np.ndarray) -> None:
@@ -117,7 +116,7 @@ def read_python(path: Path, num_classes: int, key: str) -> tuple[np.ndarray, np.
     if len(labels) != len(pixels):
         raise FileError(f"{path}: holds {len(pixels)} images, but {len(labels)} labels")
     _check_labels(path, labels, num_classes)
-    return pixels.reshape(-1, *SHAPE), labels
+    return np.ascontiguousarray(pixels.reshape(-1, *SHAPE)), labels
 
 
 def _check_labels(path: Path, labels: np.ndarray, num_classes: int) -> None:
@@ -126,10 +125,6 @@ def _check_labels(path: Path, labels: np.ndarray, num_classes: int) -> None:
             f"{path}: expected labels 0 … {num_classes - 1}, found {labels.max()} at image {labels.argmax()}; "
             "it is damaged or of another data set"
         )
-
-
-def _kept(pixels: np.ndarray) -> PixelArray:
-    return PixelArray(np.ascontiguousarray(pixels))
 
 
 def _read(

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ottt_loihi import checks
 from ottt_loihi.data.aedat import SIDE, read_aedat
 from ottt_loihi.data.augment import resize
 from ottt_loihi.data.cifar import CIFAR10_CLASSES
@@ -15,7 +16,7 @@ from ottt_loihi.data.events import as_frames
 from ottt_loihi.data.folder import Layout, find, read_text
 from ottt_loihi.data.sparse import SampleArray
 from ottt_loihi.data.split import Split
-from ottt_loihi.errors import FileError, UnsafeFileError, UsageError
+from ottt_loihi.errors import FileError, UnsafeFileError
 
 NUM_GESTURES = 11
 GESTURES = (
@@ -71,8 +72,8 @@ def load_cifar10_dvs(
     Recordings ``<class>/cifar10_<class>_<number>.aedat`` in AEDAT 2.0; the first 900 of each class (by number) are for
     training. Frames are resized as :func:`~ottt_loihi.data.augment.resize` does, so they are no binary spikes then.
     """
-    if side is not None and side < 1:
-        raise UsageError(f"side: expected at least 1 or None, got {side}")
+    if side is not None:
+        checks.integer(side, "side")
     found = find("cifar10-dvs", CIFAR10_DVS, folder)
     parts: tuple[list[tuple[Path, int]], ...] = ([], [])
     for label, name in enumerate(CIFAR10_CLASSES):

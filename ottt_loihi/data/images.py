@@ -30,7 +30,7 @@ SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".ppm")
 FORMATS = ("JPEG", "PNG", "BMP", "PPM")
 MAX_PIXELS = 1 << 26  # of one image; ImageNet's largest has 19 million
 MAX_BYTES = 1 << 33  # of a data set in memory
-PARTS = {"train": ("train",), "test": ("val", "test")}
+PARTS = (("train",), ("val", "test"))
 
 
 class ImageFolder:
@@ -161,7 +161,7 @@ def open_image_folders(folder: str | os.PathLike[str], size: int) -> tuple[Image
         when one is missing, or their classes differ
     """
     halves = []
-    for names in PARTS.values():
+    for names in PARTS:
         found = [Path(folder) / name for name in names if (Path(folder) / name).is_dir()]
         if not found:
             raise FileError(

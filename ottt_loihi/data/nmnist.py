@@ -12,10 +12,11 @@ from pathlib import Path
 
 import numpy as np
 
+from ottt_loihi import checks
 from ottt_loihi.data.events import as_frames, decode_bin
 from ottt_loihi.data.folder import Found, Layout, decoded, find, read_archive, read_bytes
 from ottt_loihi.data.split import Split
-from ottt_loihi.errors import FileError, UsageError
+from ottt_loihi.errors import FileError
 
 SIDE = 34
 NUM_CLASSES = 10
@@ -58,8 +59,8 @@ def load_nmnist(
         for settings out of range
     """
     for name, value in (("num_train", num_train), ("num_test", num_test)):
-        if value is not None and value < 1:
-            raise UsageError(f"{name}: expected at least 1 or None, got {value}")
+        if value is not None:
+            checks.integer(value, name)
     found = find("n-mnist", NMNIST, folder)
     lists, read = _open(found)
     parts = [lists["train"][:num_train], lists["test"][:num_test]]

@@ -91,7 +91,7 @@ def prepare(
     asked = None if encoding is None else parse_coding(encoding)
     coding = _chosen(found, asked, where)
     notes: list[str] = list(_constant_channels(split))
-    steps: tuple[Step, ...] = ()
+    step = None
     scaled, fitted = _needs_scale(found, coding, scale), split.x_train
     if held is not None and found.values == "analog" and (scaled or "unit" in coding.options):
         fitted = some(split.x_train, ~held)
@@ -99,13 +99,11 @@ def prepare(
     if scaled:
         per_channel = scale == "channel" or (scale == "auto" and len(split.input_shape) == 1)
         step = fit_scale(fitted, per_channel, quantile, split.time_axis)
-        split, steps = _changed(split, step, notes), (step,)
     elif found.values == "analog" and "unit" in coding.options:
         step = Step("clip", {"low": 0.0, "high": coding.options["unit"] * LEVELS})
-        split, steps = _changed(split, step, notes), (step,)
-    record = describe_split(split, coding)
-    record = replace(record, preprocessing=steps)
-    if steps and steps[0].name == "scale":  # whatever the numbers look like
+    split = split if step is None else _changed(split, step, notes)
+    record = replace(describe_split(split, coding), preprocessing=() if step is None else (step,))
+    if scaled:  # whatever the numbers look like
         record = replace(record, values="analog", value_range=(0.0, 1.0))
     split = _as_floats(split, coding)
     _try(split, record, where)

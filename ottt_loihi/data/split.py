@@ -96,7 +96,7 @@ class Split:
         return self.x_test, self.y_test
 
     def with_channels(self) -> Split:
-        """The same data for convolutions: grey images ``(height, width)`` become ``(1, height, width)``."""
+        """Return the same data for convolutions: grey images ``(height, width)`` become ``(1, height, width)``."""
         return self.reshaped((1, *self.input_shape)) if len(self.input_shape) == 2 else self
 
     def reshaped(self, shape: tuple[int, ...]) -> Split:
@@ -109,16 +109,11 @@ class Split:
         return replace(self, x_train=change(self.x_train), x_test=change(self.x_test))
 
     def first(self, num_train: int, num_test: int) -> Split:
-        """The first samples of each half, for a quick trial."""
+        """Return the first samples of each half, for a quick trial."""
         if num_train < 1 or num_test < 1:
             raise UsageError(f"{self._where()}expected at least 1 sample of each half, got {num_train}, {num_test}")
-        return replace(
-            self,
-            x_train=some(self.x_train, slice(num_train)),
-            y_train=self.y_train[:num_train],
-            x_test=some(self.x_test, slice(num_test)),
-            y_test=self.y_test[:num_test],
-        )
+        x = {"x_train": some(self.x_train, slice(num_train)), "x_test": some(self.x_test, slice(num_test))}
+        return replace(self, **x, y_train=self.y_train[:num_train], y_test=self.y_test[:num_test])
 
     def _check(self, part: str, x: SampleArray, y: np.ndarray) -> None:
         for name, array in (("x", x), ("y", y)):

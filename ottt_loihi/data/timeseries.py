@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -72,18 +73,17 @@ def load_ts(
     """
     path = Path(path)
     checks.one_of(gaps, "gaps", GAPS)
-    for part, other in (("_TRAIN.ts", "_TEST.ts"), ("_TEST.ts", "_TRAIN.ts")):
-        if path.name.endswith(part):
-            pair = {part: path, other: path.with_name(path.name.removesuffix(part) + other)}
-            halves, notes = [], []
-            for file in (pair["_TRAIN.ts"], pair["_TEST.ts"]):
-                recordings, labels, classes = parse_ts(read_bytes(file), str(file), gaps)
-                recordings, labels, said = _without_gaps(recordings, labels, str(file))
-                halves.append((recordings, labels, classes))
-                notes += said
-            split = _joined(halves, path.name.removesuffix(part), lengths, num_steps, None)
-            return replace(split, notes=(*notes, *split.notes))
-    raise FileError(f"{path}: expected NAME_TRAIN.ts or NAME_TEST.ts, a .ts file holds one half of a data set")
+    if (named := re.fullmatch(r"(.*)_(TRAIN|TEST)\.ts", path.name)) is None:
+        raise FileError(f"{path}: expected NAME_TRAIN.ts or NAME_TEST.ts, a .ts file holds one half of a data set")
+    halves, notes = [], []
+    for part in ("TRAIN", "TEST"):
+        file = path.with_name(f"{named[1]}_{part}.ts")
+        recordings, labels, classes = parse_ts(read_bytes(file), str(file), gaps)
+        recordings, labels, said = _without_gaps(recordings, labels, str(file))
+        halves.append((recordings, labels, classes))
+        notes += said
+    split = _joined(halves, named[1], lengths, num_steps, None)
+    return replace(split, notes=(*notes, *split.notes))
 
 
 def parse_ts(content: bytes, where: str, gaps: str = "refuse") -> tuple[list[np.ndarray], np.ndarray, tuple[str, ...]]:
