@@ -182,7 +182,7 @@ def test_a_chain_that_is_no_convolution_is_written_out():
     net = snn(
         nn.Conv2d(2, 3, 3, padding=1, padding_mode="circular"), S.IFNode(), nn.Flatten(), nn.Linear(48, 4), S.IFNode()
     )
-    network = ol.from_module(net, (2, 4, 4), 3)
+    network = convert.read(net, (2, 4, 4), 3).network
     assert type(network.blocks[0].connection) is ol.Linear
     x = torch.rand(2, 2, 4, 4)
     assert torch.allclose(network.blocks[0].connection(x), net[0](x).flatten(1), atol=1e-6)
@@ -201,7 +201,7 @@ def test_kernels_of_two_sizes_stay_kernels(layers):
     net = snn(*layers(), S.IFNode()).eval()
     for value in net.buffers():
         value.data = torch.rand_like(value, dtype=torch.float32) + 0.5 if value.is_floating_point() else value
-    network = ol.from_module(net, (2, 6, 7), 3)
+    network = convert.read(net, (2, 6, 7), 3).network
     assert type(network.blocks[0].connection) is ol.Conv2d
     x = torch.rand(2, 2, 6, 7)
     assert torch.allclose(network.blocks[0].connection(x), net[:-1](x), atol=1e-6)
@@ -542,7 +542,7 @@ def test_several_spikes_in_a_step_need_a_number():
     net = snn(nn.Linear(6, 5), sinabs.IAF(spike_fn=type("MultiSpike", (), {})))
     with pytest.raises(ChipError, match=r"say how many at most \(spikes_per_step=4 or --spikes-per-step 4\)"):
         ol.from_module(net, (6,), 4)
-    network = ol.from_module(net, (6,), 4, spikes_per_step=3)
+    network = convert.read(net, (6,), 4, spikes_per_step=3).network
     assert network.blocks[0].shape == (15,)
     assert network.num_classes == 5
     with pytest.raises(UsageError, match="spikes_per_step"):

@@ -139,7 +139,7 @@ def test_one_problem_is_one_line():
 def test_a_module_that_has_run_with_a_gradient_is_copied():
     net = nn.Sequential(nn.Linear(6, 5), B.IAF(spike_fn=B.SingleSpike()), nn.Linear(5, 3))
     net[1].register_buffer("v_mem", net[0](torch.ones(2, 6)))
-    assert ol.from_module(net, (6,), 4).num_classes == 3
+    assert convert.read(net, (6,), 4).network.num_classes == 3
     assert net[1].v_mem.requires_grad
 
 

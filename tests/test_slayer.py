@@ -465,8 +465,13 @@ class Blocks(torch.nn.Module):
         return x
 
 
+def normed(delay_shift):
+    """Blocks of lava-dl's tutorials: SLAYER makes their weights anew of a direction and a length at every call."""
+    return dense(delay_shift, weight_norm=True)
+
+
 @pytest.mark.parametrize("delay_shift", [False, True])
-@pytest.mark.parametrize(("make", "shape"), [(dense, (12,)), (convolutional, (1, 8, 8))])
+@pytest.mark.parametrize(("make", "shape"), [(dense, (12,)), (normed, (12,)), (convolutional, (1, 8, 8))])
 def test_a_module_of_blocks_is_read_as_others_are(make, shape, delay_shift):
     net = Blocks(make(delay_shift=delay_shift))
     before = {name: value.clone() for name, value in net.state_dict().items()}
@@ -477,7 +482,7 @@ def test_a_module_of_blocks_is_read_as_others_are(make, shape, delay_shift):
     network = ol.from_module(net, shape, 12)
     assert network.provenance["imported"]["framework"] == "slayer"
     assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
-    if make is dense:  # a pooling is no netx layer
+    if make is not convolutional:  # a pooling is no netx layer
         x = (np.random.default_rng(0).random((3, 12, *shape)) < 0.3).astype(np.uint8)
         chip = export_module(network).chip
         with torch.no_grad():

@@ -24,6 +24,18 @@ def from_the_end(
     return args, swapped[:1], named, all(axis >= -own for axis in axes)
 
 
+def first_index(index: Any) -> int | None:
+    """Return the step that an index takes, ``[t]``, ``[t, :, :]`` or ``[t, ...]``; None: another one."""
+    first, *others = index if isinstance(index, tuple) else (index,)
+    whole = all(part is Ellipsis or part == slice(None) for part in others)
+    return first if whole and isinstance(first, int) and not isinstance(first, bool) else None
+
+
+def in_place(name: str) -> bool:
+    """Return whether a torch function writes into its argument."""
+    return name.startswith("__i") or (name.endswith("_") and not name.endswith("__"))
+
+
 def numbers_of(whole: Tensor, part: Tensor, axis: int) -> list[int]:
     """Return the numbers along an axis of a tensor that a view of it has elements of, in order."""
 

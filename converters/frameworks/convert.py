@@ -17,7 +17,7 @@ from ottt_loihi.converters.frameworks.nodes import Node, added, alike, sources
 from ottt_loihi.converters.frameworks.parts import equals, tensor
 from ottt_loihi.converters.frameworks.reading import Reading
 from ottt_loihi.converters.frameworks.trace import trace
-from ottt_loihi.converters.frameworks.twin import copied, weights_dtype
+from ottt_loihi.converters.frameworks.twin import copied, require_weights, weights_dtype
 from torch import nn
 
 from ottt_loihi import checks
@@ -80,7 +80,8 @@ def from_module(
     """Return a network of ours that has the same spikes as a module of another framework.
 
     The module is read in evaluation mode and stays as it is. It is run on zeros to see what it does, so its ``forward``
-    may be anything: a ``Sequential``, one step, a loop over time. ``check.compare`` runs both and compares them.
+    may be anything: a ``Sequential``, one step, a loop over time. Then both run on two random samples (not with
+    ``approximate``), because a ``forward`` may do things that zeros do not show. ``check.compare`` compares on yours.
 
     Parameters
     ----------
@@ -106,10 +107,17 @@ def from_module(
     ChipError
         for a module with parts that have no counterpart: all of them, by path, with the nearest thing that works
     UsageError
-        for a module that does not run on such inputs, or has no neurons
+        for a module that does not run on such inputs, or has no neurons, or weights that are not finite
+    VerificationError
+        for a module that sends other spikes than the network: the first of them
     """
     options = {"readout": readout, "approximate": approximate, "spikes_per_step": spikes_per_step}
-    return read(net, input_shape, num_steps, **options).network
+    imported = read(net, input_shape, num_steps, **options)
+    if not approximate and imported.form != "slayer":  # whose blocks have run beside the network already
+        from ottt_loihi.converters.frameworks.check import require_the_same
+
+        require_the_same(net, input_shape, num_steps, **options)
+    return imported.network
 
 
 def read(
@@ -130,6 +138,7 @@ def read(
         checks.one_of(readout, "readout", READOUTS)
     if spikes_per_step is not None:
         checks.integer(spikes_per_step, "spikes_per_step", 1, MOST_SPIKES)
+    require_weights(net)
     if (blocks := slayer.blocks_of(net)) is not None:
         if spikes_per_step is not None:
             raise UsageError(UNNEEDED)

@@ -86,8 +86,9 @@ def call(net: nn.Module, form: str, x: Tensor, seen: Callable[[Tensor], None] = 
     """
     state: tuple[Any, ...] = ()
     states = states_of(net)
-    for module, framework in neurons_of(net).values():
-        framework.batch(module, len(x))
+    for framework in {framework.name: framework for _, framework in neurons_of(net).values()}.values():
+        framework.batch(net, len(x))
+    x = x.clone()  # forward may change its input in place
     for frame in x.unbind(1) if form == "step" else (_in_one_call(form, x),):
         seen(frame)
         with torch.no_grad():

@@ -10,7 +10,10 @@ import torch
 from ottt_loihi.converters.frameworks.nodes import MOVES, VIEWS, Node
 from torch import Tensor
 
-FACTORS = ("mul", "__mul__", "__rmul__", "__imul__", "mul_", "div", "__truediv__", "__itruediv__", "neg", "__neg__")
+FACTORS = (
+    *("mul", "__mul__", "__rmul__", "__imul__", "mul_", "neg", "__neg__"),
+    *("div", "__truediv__", "__itruediv__", "div_"),
+)
 NAMES = {  # of the arguments of torch's functions behind the first one
     "linear": ("weight", "bias"),
     "conv2d": ("weight", "bias", "stride", "padding", "dilation", "groups"),
@@ -223,9 +226,8 @@ def _one(value: Any) -> int:
 
 
 def both(value: Any) -> tuple[int, int]:
-    if isinstance(value, Sequence) and not isinstance(value, str):
-        values = [int(v) for v in value]
-        return (values[0], values[-1])
+    if isinstance(value, Sequence) and all(isinstance(part, int) for part in value):
+        return value[0], value[-1]
     if not isinstance(value, int):
         raise NoPattern
     return value, value

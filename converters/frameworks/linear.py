@@ -21,7 +21,7 @@ from torch import Tensor
 from ottt_loihi.nn.connections import Connection, Conv2d, Linear
 
 MAX_MATRIX = 1 << 24  # weights of a chain that is written out
-ADDITIONS = (*SUMS, "sub", "__sub__", "__isub__", "subtract", "rsub", "__rsub__")
+ADDITIONS = (*SUMS, "sub", "__sub__", "__isub__", "sub_", "subtract", "rsub", "__rsub__")
 MAXIMA = ("max_pool1d", "max_pool2d", "max_pool3d", "adaptive_max_pool1d", "adaptive_max_pool2d")
 LINEAR = {  # affine in their one watched argument; what is not named here is refused
     *("linear", "conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d"),
@@ -46,6 +46,11 @@ HINTS = {
         "forward makes spikes itself; the nearest is samples that are spikes already (--encoding rate)",
     ),
     "reordered": "it puts time steps or samples in another order; the nearest is to take them as they come",
+    **dict.fromkeys(("int", "long", "short", "bool", "floor", "round"), "it rounds; take it out of forward"),
+    **dict.fromkeys(
+        ("linear_dynamic", "quantized_linear", "fake_quantize_per_tensor_affine"),
+        "the nearest is the module before its quantisation; --weight-bits and --quantize round weights",
+    ),
     "argmax": "it belongs behind the scores; take it out of forward",
     **dict.fromkeys(("flip", "roll"), "the nearest is a Linear that puts its inputs in another order"),
     "dropout": "it drops in evaluation, too; pass training=self.training",
@@ -116,6 +121,10 @@ def refusal(node: Node) -> str | None:
     """Return why an operation has no counterpart, None for a linear one."""
     if node.kind == "batch_norm" and arguments(node)["training"]:
         return "batch normalisation in training mode; it is read in evaluation mode, with its running statistics"
+    if node.call is not None and node.call[2].get("rounding_mode") is not None:
+        return "it rounds; the nearest is to divide without rounding_mode"
+    if node.kind == "lp_pool2d" and arguments(node)["norm_type"] != 1:
+        return "a root of powers is not linear; the nearest is SumPool2d, or LPPool2d of the power 1"
     if node.kind in FACTORS and len(node.inputs) > 1:
         return "a product of spikes is not linear; the nearest is their sum"
     if node.kind in LINEAR:
@@ -215,6 +224,8 @@ def _matrix(term: Term, gain: Tensor, dtype: torch.dtype, where: str) -> Connect
             columns = term.run(torch.eye(inputs, dtype=torch.float64).view(inputs, *shape)).reshape(inputs, -1)
         except (RuntimeError, IndexError) as error:  # it acts on the axis of steps or samples
             raise Unmapped(f"{kinds} does not run on one step of one sample ({first_line(error)}; {where})") from None
+        if columns.numel() != inputs * outputs:  # factors for each step
+            raise Unmapped(f"{kinds} does not do the same at every step; the nearest is the same numbers at all steps")
         each = torch.broadcast_to(gain, term.shape).reshape(-1)
         weight = (columns - shift).t() * each[:, None]
         bias = shift * each if bool(shift.any()) else None

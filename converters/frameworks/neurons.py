@@ -129,7 +129,7 @@ class Framework:
     reset
         forgets what a neuron remembers of the last call
     batch
-        tells a neuron how many samples come, where it has to know
+        tells the layers of a module how many samples come, where they have to know
     steps
         how a module made of its layers takes time: see ``trace.FORMS``; None: a call is a step
     """
@@ -140,7 +140,7 @@ class Framework:
     neurons: Mapping[str, Callable[[nn.Module], Neurons]]
     refused: Mapping[str, str] = field(default_factory=dict)
     reset: Callable[[nn.Module], None] = lambda module: None
-    batch: Callable[[nn.Module, int], None] = lambda module, samples: None
+    batch: Callable[[nn.Module, int], None] = lambda net, samples: None
     steps: Callable[[nn.Module], str | None] = lambda module: None
 
     def read(self, module: nn.Module) -> Neurons:
@@ -199,7 +199,7 @@ def number(module: Any, name: str) -> Any:
     """
     value = attribute(module, name)
     try:
-        values = np.asarray(value.detach().cpu().numpy() if hasattr(value, "detach") else value, np.float64)
+        values = np.asarray(value.detach().cpu().double().numpy() if hasattr(value, "detach") else value, np.float64)
     except (TypeError, ValueError):
         raise Unmapped(f"{name} = {value!r:.40} is no number") from None
     if not np.isfinite(values).all() or not values.size:

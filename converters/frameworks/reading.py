@@ -64,6 +64,7 @@ class Reading:
         self.shapes: list[tuple[int, ...]] = []  # of our blocks
         self.order: list[str] = []  # paths of all layers that become blocks
         self.index: dict[str, int] = {}  # path of a neuron, or "… (max pooling)" → block
+        self.pools: dict[tuple[str, ...], str] = {}  # max pooling, by where it is and its arguments → key in index
         self.problems: list[str] = []
         self.notes: list[str] = []
 
@@ -187,7 +188,12 @@ class Reading:
         amplitude = 1.0 if inner is None else self.amplitudes.get(inner.path, 1.0)
         if inner is None or inner.kind != "spikes" or inner.path in self.groups or amplitude < 0:
             return None
-        key = f"{node.path or inner.path} (max pooling)"
+        pool = (node.kind, node.path, inner.path, str(node.call[1][1:]), str(node.call[2]))
+        if pool not in self.pools:  # a functional one has the path of the module that calls it
+            key = f"{node.path or inner.path} (max pooling)"
+            again = key in self.pools.values()
+            self.pools[pool] = f"{inner.path} (max pooling {len(self.pools) + 1})" if again else key
+        key = self.pools[pool]
         if key not in self.index and (inner.path in self.index or not self.problems):  # no blocks behind a problem
             try:
                 self._append_pooling(key, node, inner)

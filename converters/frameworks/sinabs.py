@@ -55,7 +55,7 @@ def _neurons(module: nn.Module, alpha: Any, gain: Any) -> Neurons:
         common |= {"recurrent": _recurrent(module), "late_bias": hasattr(module, "rec_connect")}
     elif hasattr(module, "rec_connect"):
         raise Unmapped("MembraneSubtract of another value than the threshold beside recurrence; the nearest is without")
-    if getattr(module, "tau_syn", None) is None and not hasattr(module, "alpha_syn"):
+    if getattr(module, "tau_syn", None) is None and getattr(module, "alpha_syn", None) is None:
         return Neurons(alpha, **common)
     if common.get("group") or common.get("unbounded") or common["reset"] == "none":
         raise Unmapped(
@@ -129,9 +129,10 @@ def _decay(module: nn.Module, kind: str) -> Any:
     return np.exp(-1 / number(module, f"tau_{kind}"))
 
 
-def _batch(module: nn.Module, samples: int) -> None:
-    if hasattr(module, "batch_size"):
-        module.batch_size, module.num_timesteps = samples, -1
+def _batch(net: nn.Module, samples: int) -> None:
+    for module in net.modules():  # neurons that take (samples·steps, …), and UnflattenTime
+        if type(module).__module__.startswith("sinabs.") and hasattr(module, "batch_size"):
+            module.batch_size, module.num_timesteps = samples, -1
 
 
 def _steps(module: nn.Module) -> str | None:

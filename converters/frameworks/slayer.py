@@ -6,11 +6,10 @@ the network, because its ``forward`` may use the blocks in another way.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping
 
 import torch
-from ottt_loihi.converters.frameworks.twin import first_line, first_tensor
+from ottt_loihi.converters.frameworks.twin import copy_of, first_line, first_tensor
 from torch import Tensor, nn
 
 from ottt_loihi.errors import ChipError, UsageError
@@ -24,7 +23,7 @@ NEAREST = "the nearest is a forward that runs each block once, in the order in w
 
 def blocks_of(net: nn.Module) -> dict[str, nn.Module] | None:
     """Return copies of a module's blocks by path, None where it has none."""
-    return {path: copy.deepcopy(module).cpu().eval() for path, module in blocks_in(net).items()} or None
+    return blocks_in(copy_of(net)) if blocks_in(net) else None
 
 
 def blocks_in(net: nn.Module) -> dict[str, nn.Module]:
@@ -52,7 +51,7 @@ def run(net: nn.Module, x: Tensor) -> tuple[dict[str, Tensor], Tensor]:
     UsageError
         for a module that does not run on such spikes, or that returns no tensor
     """
-    twin, sent = copy.deepcopy(net).cpu().eval(), {}
+    twin, sent = copy_of(net), {}
     late = 0
     for name, state in twin.named_buffers():
         if name.rsplit(".", 1)[-1] in STATES:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from ottt_loihi.converters.frameworks.axes import from_the_end, numbers_of, reordered
+from ottt_loihi.converters.frameworks.axes import first_index, from_the_end, in_place, numbers_of, reordered
 from ottt_loihi.converters.frameworks.forward import call, require_one_argument, runs_twice, wants_sequences
 from ottt_loihi.converters.frameworks.neurons import Framework
 from ottt_loihi.converters.frameworks.nodes import VIEWS, Node, at_step, mapped, sources
@@ -23,11 +23,12 @@ from ottt_loihi.converters.frameworks.twin import first_line, first_tensor, forg
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from ottt_loihi.errors import UsageError
+from ottt_loihi.errors import ChipError, UsageError
 
 FORMS = ("step", "time first", "batch first", "squeezed")  # of the input of one call; squeezed: (samples·steps, …)
 TAKES = {*VIEWS, "select", "narrow", "split", "chunk"}  # may take some steps of a sequence
 WITHIN = ("mean", "sum", "amax", "max")  # gather over time, or over axes of a sample
+CASTS = {"to", "type", "int", "long", "short", "bool"}
 DROPOUTS = {"dropout", "dropout1d", "dropout2d", "dropout3d", "feature_dropout", "alpha_dropout"}
 
 
@@ -71,6 +72,8 @@ def trace(net: nn.Module, input_shape: Sequence[int], num_steps: int | None = No
     ------
     UsageError
         for a module that has no neurons we know of, needs other arguments than one tensor, or does not run
+    ChipError
+        for one that does not run and has neurons that could not be read
     """
     neurons, shape = neurons_of(net), tuple(input_shape)
     if not neurons:
@@ -83,6 +86,7 @@ def trace(net: nn.Module, input_shape: Sequence[int], num_steps: int | None = No
     for steps in dict.fromkeys((None, num_steps)):  # any number first, so that no axis of a layer is taken for steps
         wanted = wants_sequences(neurons)  # else one step, or all of them in a loop
         forms = ["step", "time first", "batch first"] if wanted is None else [wanted]
+        forms += ["constant"] if wanted == "time first" else []  # one frame, which forward repeats
         while forms:
             form = forms.pop(0)
             try:
@@ -93,10 +97,17 @@ def trace(net: nn.Module, input_shape: Sequence[int], num_steps: int | None = No
                 raise UsageError(str(error)) from None
             except (Exception, SystemExit) as error:  # user code raises anything; the next form may be the right one
                 failures[form] = first_line(error)
+    if refused := _refused(neurons):
+        raise ChipError(f"no counterpart here: {'; '.join(refused)}")
     raise UsageError(
         f"{type(net).__name__} does not run on inputs of shape {shape}: "
         + "; ".join(f"{form}, {error}" for form, error in failures.items())
     )
+
+
+def _refused(neurons: Mapping[str, tuple[nn.Module, Framework]]) -> list[str]:
+    each = [(path, type(module).__name__, framework.refused) for path, (module, framework) in neurons.items()]
+    return [f"{path} ({kind}): {refused[kind]}" for path, kind, refused in each if kind in refused]
 
 
 class _NeverRan(Exception):
@@ -118,10 +129,11 @@ def _watched(
     sizes = {*input_shape, *(n for p in net.parameters() for n in p.shape)}
     free = [n for n in (3, 5, 7, 11, 13, 17, 19, 23, 29, 31, 37, 41) if n not in sizes and n != exactly]
     steps, samples = (free[0], free[1]) if exactly is None else (exactly, free[0])
+    samples = free[5] if form == "constant" else samples  # few modules repeat a frame so often
     watch, handles = _Watch(form, steps, samples), []
     for path, module in net.named_modules():
         if path in neurons:
-            handles += watch.on_neuron(module, path)
+            handles += watch.on_neuron(module, path, neurons[path][1])
         elif path and not any(path.startswith(f"{outer}.") for outer in neurons):
             handles += watch.on_module(module, path)
     x = torch.zeros(samples, steps, *input_shape, dtype=weights_dtype(net))
@@ -139,18 +151,20 @@ def _watched(
         raise _NeverRan(f"{', '.join(silent)}: these neurons never ran; take them out of the module")
     if reason := runs_twice(net, watch.steps, neurons, form, steps):
         raise _NeverRan(reason)
+    if form == "constant" and watch.length is None:
+        raise UsageError("forward makes no sequence of one frame")
     calls = max(watch.steps.values())
     if form in ("time first", "batch first") and calls != steps and not wants_sequences(neurons):
         raise UsageError(f"its neurons ran {calls} times for {steps} steps; they take one step at a time")
-    inner = calls // (steps if form == "step" else 1)
+    inner = watch.length or calls // (steps if form == "step" else 1)
     return Traced(
         "constant" if form == "step" and inner > 1 else form,
         {path: neurons[path] for path in watch.steps},
         watch.arriving,
         watch.steps,
         watch.node_of(first_tensor(output)),
-        inner if form == "step" else 1,
-        inner if form == "step" else steps,
+        inner if form in ("step", "constant") else 1,
+        inner if form in ("step", "constant") else steps,
     )
 
 
@@ -166,21 +180,25 @@ class _Watch(TorchFunctionMode):
         self.arriving: dict[str, Node | None] = {}
         self.paths: list[str] = [""]
         self.inside = 0
+        self.length: int | None = None  # of the sequence that forward makes of one frame
         self.indexed: str | None = None
 
     @staticmethod
     def _leading(form: str, steps: int, samples: int) -> list[tuple[int, ...]]:
         """Return the axes that may stand before a sample's own shape."""
         both = (samples, steps) if form in ("batch first", "squeezed") else (steps, samples)
-        return [(1, samples), (samples,)] if form == "step" else [both, (steps * samples,), (samples,)]
+        return [(1, samples), (samples,)] if form in ("step", "constant") else [both, (steps * samples,), (samples,)]
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs, given = kwargs or {}, args
+        kwargs = kwargs or {}
+        if not args and "input" in kwargs:
+            args, kwargs = (kwargs["input"],), {key: value for key, value in kwargs.items() if key != "input"}
+        given = args
         if not self.inside and func.__name__ in ("__iadd__", "add_") and self.node_of(args[0]) is None:
             given = (args[0].clone(), *args[1:])  # a constant, before the sum is in its place
         result = func(*args, **kwargs)
-        if func.__name__ == "__setitem__" and not self.inside and isinstance(args[1], int):
-            self._fill(*args)
+        if func.__name__ == "__setitem__" and not self.inside and (step := first_index(args[1])) is not None:
+            self._fill(args[0], step, args[2])
         if not self.inside:
             for tensor in result if isinstance(result, (tuple, list)) else (result,):
                 if isinstance(tensor, Tensor):
@@ -280,11 +298,15 @@ class _Watch(TorchFunctionMode):
 
         return [module.register_forward_pre_hook(enter), module.register_forward_hook(leave)]
 
-    def on_neuron(self, module: nn.Module, path: str) -> list[Any]:
+    def on_neuron(self, module: nn.Module, path: str, framework: Framework) -> list[Any]:
         """Look at what goes into a neuron and comes out of it, and at nothing in between."""
 
-        def enter(_: nn.Module, inputs: tuple[Any, ...]) -> None:
+        def enter(module: nn.Module, inputs: tuple[Any, ...]) -> None:
             self.arriving[path] = self.node_of(first_tensor(inputs))
+            found, (steps, samples) = tuple(first_tensor(inputs).shape[:2]), self.leading[0]
+            other = self.form == "constant" or found[0] != samples  # one step has a message of its own
+            if framework.steps(module) == "time first" and found != (steps, samples) and other:
+                raise UsageError(f"{path} gets {found} where (steps, samples) are {steps, samples}")
             self.steps[path] = self.steps.get(path, 0) + 1
             self.inside += 1
 
@@ -316,14 +338,23 @@ class _Watch(TorchFunctionMode):
         name = func.__self__.__name__ if func.__name__ == "__get__" else func.__name__
         if name in ("__getitem__", "unbind", "select"):  # newer versions of torch show an index
             self._see_index(inputs[0], result)
-        first, shape = inputs[0], self.shape_of(result)
+        first = inputs[0]
+        if self._repeats(name, first, inputs, result):
+            return self._know(result, first)
+        shape = self.shape_of(result)
         if isinstance(args[0], Tensor) and reordered(name, args, kwargs, result, len(first.shape)):
             name = "reordered"
             if first.kind == "input" and self.form == "step":
                 self.indexed = self.indexed or "time first"
         taken = self._steps_of(result) if name in TAKES else None
         if taken is not None and result.numel() == self.samples * math.prod(taken.shape):
-            return self._know(result, taken)
+            same = shape == taken.shape and (name == "__getitem__" or self._outside(name, args, first))
+            if taken.kind != "input" or not taken.step or shape is None or (same and not in_place(first.kind)):
+                return self._know(result, taken)
+            first = at_step(first, taken.step - 1) or first  # a step of a view of the input, or a view of a step
+            swapped, inputs = (first, *swapped[1:]), (first,)
+        if name in CASTS and not result.is_floating_point() and first.kind != "spikes":
+            name = "int"
         if name in WITHIN:
             args, swapped, named, inside = from_the_end(args, swapped, named, len(first.shape))
             name = f"{name} within" if inside else name
@@ -332,6 +363,17 @@ class _Watch(TorchFunctionMode):
         if not same:
             first = Node(name, self.paths[-1], tuple(inputs), shape or (), call=(func, swapped, named))
         self._know(result, first)
+
+    def _repeats(self, name: str, frame: Node, inputs: Sequence[Node], result: Tensor) -> bool:
+        """Return whether a function makes a sequence of one frame, whose number of steps is known then."""
+        if self.form != "constant" or name not in ("repeat", "expand", "tile", "stack", "broadcast_to"):
+            return False
+        wanted = (self.samples, *frame.shape)
+        if any(node is not frame for node in inputs) or tuple(result.shape[1:]) != wanted or len(result) < 2:
+            return False
+        self.length = len(result)
+        self.leading = [(self.length, self.samples), (self.length * self.samples,), (1, self.samples), (self.samples,)]
+        return True
 
     def _outside(self, name: str, args: tuple[Any, ...], node: Node) -> bool:
         """Return whether a view leaves the axes of a sample as they are."""

@@ -172,7 +172,7 @@ def _objection(block: nn.Module, last: bool) -> str | None:
     if getattr(block, "count_log", False):
         return "count_log=True changes what it returns; set it to False"
     if getattr(block, "delay", None) is not None:
-        return "learned axonal delays have no trace; make it with delay=False"
+        return "learned axonal delays have no trace; make it with delay=False, or bring the .net of its export_hdf5"
     if getattr(block, "mask", None) is not None:
         return "a pruning mask (pre_hook, mask) is not applied here"
     if kind == "Input" and (block.weight is not None or block.bias is not None):

@@ -1,0 +1,322 @@
+"""What a user's forward and its layers may do: each is read with the module's spikes, or refused by what is wrong."""
+
+import pytest
+import torch
+from dialects import real, stand_ins
+from ottt_loihi.converters.frameworks import check, convert
+from test_frameworks_readouts import Leaky
+from test_frameworks_users import SEES_INDICES
+from torch import nn
+from torch.nn import functional
+
+import ottt_loihi as ol
+from ottt_loihi.errors import ChipError, UsageError, VerificationError
+
+S, B = stand_ins("spikingjelly"), stand_ins("sinabs")
+
+
+class IFNode(nn.Module):
+    """SpikingJelly's IFNode(v_reset=None) in its multi-step mode."""
+
+    tau, v_threshold, v_reset, step_mode = 2.0, 1.0, None, "m"
+
+    def forward(self, x):
+        v, sent = torch.zeros_like(x[0]), []
+        for frame in x:
+            v = v + frame
+            sent.append((v >= 1).to(x.dtype))
+            v = v - sent[-1]
+        return torch.stack(sent)
+
+
+IFNode.__module__ = "spikingjelly.activation_based.neuron"
+
+
+def filled(net):
+    torch.manual_seed(0)
+    for value in net.parameters():
+        value.data = torch.randn_like(value) / value[0].numel() ** 0.5 + 0.2
+    return net
+
+
+class Loop(nn.Module):
+    """snnTorch's tutorial, with something of the user's at a place of it."""
+
+    def __init__(self, size=20, frame=lambda x, t: x[t], current=lambda x, t: x, start=0.0, kept=lambda v: v):
+        super().__init__()
+        self.a, self.n, self.b, self.m = nn.Linear(size, 10), Leaky(0.8), nn.Linear(10, 4), Leaky(0.5)
+        self.frame, self.current, self.start, self.kept = frame, current, start, kept
+        filled(self)
+
+    def forward(self, x):
+        v, w, sent = torch.full((x.shape[1], 10), self.start, dtype=x.dtype), None, []
+        for t in range(len(x)):
+            spikes, v = self.n(self.current(self.a(self.frame(x, t)), t), v)
+            v = self.kept(v)
+            spikes, w = self.m(self.b(spikes), w)
+            sent.append(spikes)
+        return torch.stack(sent)
+
+
+def equal(net, shape, steps=8, **options):
+    compared = check.compare(net, shape, steps, **options)
+    compared.raise_if_different()
+    assert compared.predictions in (None, compared.samples)
+    assert sum(spikes for _, spikes, _ in compared.layers.values()) > 20
+
+
+@pytest.mark.parametrize(
+    "net",
+    [
+        lambda: Loop(current=lambda x, t: x * 2 if t < 2 else x),
+        lambda: Loop(current=lambda x, t: x * 2 if x.abs().max() > 1.5 else x),
+        lambda: Loop(start=0.5),
+        lambda: Loop(kept=lambda v: v / 2),
+        lambda: Loop(kept=lambda v: v.clamp(min=0)),
+        lambda: Loop(kept=lambda v: torch.zeros_like(v)),
+    ],
+    ids=["other weights", "a condition", "membranes begin elsewhere", "they are halved", "clipped", "and forgotten"],
+)
+def test_what_zeros_do_not_show_is_found_by_from_module(net):
+    with pytest.raises(VerificationError, match=r"first in n, time step .*; expected a forward that does the same at"):
+        ol.from_module(net(), (20,), 8)
+    assert ol.from_module(Loop(), (20,), 8).num_classes == 4
+
+
+@pytest.mark.parametrize(
+    ("shape", "frame"),
+    [
+        ((4, 5), lambda x, t: x[t].flatten(1)),
+        ((1, 4, 5), lambda x, t: x[t].view(x.shape[1], -1)),
+        ((4, 5), lambda x, t: x[t, :, :, :].reshape(-1, 20)),
+        ((4, 5), lambda x, t: x.flatten(2)[t]),
+        ((4, 5), lambda x, t: x[t].transpose(1, 2).flatten(1)),
+        ((2, 2, 5), lambda x, t: x[t].permute(0, 2, 1, 3).flatten(1)),
+        ((20,), lambda x, t: x[t].mul_(2).sub_(1)),
+    ],
+)
+def test_a_step_of_images_is_taken_out_and_flattened_in_any_way(shape, frame):
+    equal(Loop(frame=frame), shape)
+
+
+class Filling(Loop):
+    """Norse's tutorial fills in its outputs."""
+
+    def forward(self, x):
+        out, v, w = torch.zeros(*x.shape[:2], 4, dtype=x.dtype), None, None
+        for t in range(len(x)):
+            spikes, v = self.n(self.a(x[t, :]), v)
+            spikes, w = self.m(self.b(spikes), w)
+            out[t, :, :] = spikes
+        return out
+
+
+@pytest.mark.skipif(not SEES_INDICES, reason="this torch does not show x[t] = y")
+def test_outputs_are_filled_in_with_every_axis_written():
+    equal(Filling(), (20,))
+    assert convert.read(Filling(), (20,), 8).readout == "spikes"
+
+
+class Pooled(nn.Module):
+    """Two functional poolings in one module, as in Norse's tutorial."""
+
+    def __init__(self, inner):
+        super().__init__()
+        self.a, self.n, self.b, self.m, self.c, self.o = (
+            *(nn.Conv2d(1, 3, 3, padding=1), Leaky(0.8), nn.Conv2d(3, 3, 3, padding=1), Leaky(0.5)),
+            *(nn.Linear(12, 4), Leaky(0.5)),
+        )
+        self.net = self if inner is None else inner
+        filled(self)
+
+    def forward(self, x):
+        states, sent = [None] * 3, []
+        for frame in x:
+            s, states[0] = self.n(self.a(frame), states[0])
+            s, states[1] = self.m(self.b(functional.max_pool2d(s, 2)), states[1])
+            s, states[2] = self.o(self.c(functional.max_pool2d(input=s, kernel_size=2).flatten(1)), states[2])
+            sent.append(s)
+        return torch.stack(sent)
+
+
+class Around(nn.Module):
+    def __init__(self, inner):
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, x):
+        return self.inner(x)
+
+
+def test_two_functional_poolings_of_one_module_are_two():
+    net = Around(Pooled(False))
+    equal(net, (1, 8, 8))
+    poolings = [path for path in convert.read(net, (1, 8, 8), 8).paths if "max pooling" in path]
+    assert poolings == ["inner (max pooling)", "inner.m (max pooling 2)"]
+
+
+REPEATS = {
+    "repeat": lambda x: x.unsqueeze(0).repeat(5, 1, 1, 1, 1),
+    "repeat alone": lambda x: x.repeat(5, 1, 1, 1, 1),
+    "expand": lambda x: x.expand(5, *x.shape),
+    "stack": lambda x: torch.stack([x] * 5),
+}
+
+
+class Repeating(nn.Module):
+    """SpikingJelly's convolutional tutorial."""
+
+    def __init__(self, repeat):
+        super().__init__()
+        self.repeat, self.a, self.n, self.b, self.m = repeat, nn.Conv2d(1, 3, 3), IFNode(), nn.Linear(108, 4), IFNode()
+        filled(self)
+
+    def forward(self, x):
+        x = self.n(self.a(self.repeat(x).flatten(0, 1)).unflatten(0, (5, -1)))
+        return self.m(self.b(x.flatten(2))).mean(0)
+
+
+@pytest.mark.parametrize("repeat", REPEATS)
+def test_one_frame_that_forward_repeats_is_a_constant_input(repeat):
+    net = Repeating(REPEATS[repeat])
+    for steps in (None, 5):
+        equal(net, (1, 8, 8), steps)
+    imported = convert.read(net, (1, 8, 8))
+    assert (imported.form, imported.network.time_steps, imported.readout) == ("constant", 5, "spikes")
+    with pytest.raises(UsageError, match="num_steps: forward runs 5 steps by itself, got 6"):
+        ol.from_module(net, (1, 8, 8), 6)
+
+
+class PerStep(nn.Module):
+    """A factor for each step, as in temporal batch normalisation."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.n, self.factor = nn.Linear(6, 5), IFNode(), nn.Parameter(torch.rand(5, 1, 1) + 1)
+
+    def forward(self, x):
+        return self.n(self.a(x) * self.factor)
+
+
+def test_factors_for_each_step_are_refused_in_one_line():
+    with pytest.raises(ChipError, match=r"n: linear → mul does not (do the same at every|run on one) step"):
+        ol.from_module(PerStep(), (6,), 5)
+
+
+class Between(nn.Module):
+    def __init__(self, function):
+        super().__init__()
+        self.function = function
+
+    def forward(self, x):
+        return self.function(x)
+
+
+@pytest.mark.parametrize(
+    ("function", "message"),
+    [
+        (lambda x: torch.div(x * 3, 2, rounding_mode="floor"), r"1 \(div\): it rounds; the nearest is to divide"),
+        (lambda x: (x * 2.7).to(torch.int32).to(x.dtype), r"1 \(int\): it rounds; take it out of forward"),
+        (lambda x: (x * 2.7).long().to(x.dtype), r"1 \(int\): it rounds; take it out of forward"),
+        (lambda x: functional.lp_pool2d(x, 2, 2), r"1 \(lp_pool2d\): a root of powers is not linear"),
+    ],
+)
+def test_what_rounds_or_takes_roots_is_refused_by_name(function, message):
+    with pytest.raises(ChipError, match=message):
+        ol.from_module(nn.Sequential(nn.Conv2d(1, 2, 3), Between(function), Leaky(0.5)), (1, 6, 6), 5)
+
+
+def test_pooling_of_one_axis_and_arguments_by_name_are_read():
+    pools = Between(lambda x: functional.adaptive_avg_pool2d(input=x, output_size=(None, 1)))
+    net = nn.Sequential(pools, nn.Flatten(), nn.Linear(8, 5), Leaky(0.5))
+    network = convert.read(filled(net), (2, 4, 4), 5).network
+    x = torch.rand(3, 2, 4, 4)
+    assert torch.allclose(network.blocks[0].connection(x), net[:3](x), atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda net: net.a.weight.data[0].fill_(float("nan")), "a.weight: NaN or infinity; expected finite weights"),
+        (lambda net: net.b.bias.data[0].fill_(float("inf")), "b.bias: NaN or infinity; expected finite weights"),
+        (lambda net: setattr(net, "a", nn.LazyLinear(10)), "a.weight, a.bias: lazy weights without values; run the"),
+    ],
+)
+def test_weights_that_are_no_numbers_are_refused_by_name(change, message):
+    net = Loop()
+    change(net)
+    with pytest.raises(UsageError, match=message):
+        ol.from_module(net, (20,), 8)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_weights_of_16_bits_become_float32_with_the_same_values(dtype):
+    net = Loop().to(dtype)
+    network = ol.from_module(net, (20,), 8)
+    assert network.blocks[0].connection.weight.dtype is torch.float32
+    assert torch.equal(network.blocks[0].connection.weight, net.a.weight.float())
+    assert network.run(torch.rand(2, 8, 20)).scores.dtype is torch.float32
+
+
+@pytest.mark.parametrize(
+    "current",
+    [
+        lambda x, t: x.float(),
+        lambda x, t: functional.linear(x, torch.eye(10, dtype=torch.float32) * 2),
+        lambda x, t: x.to(torch.float32) @ torch.eye(10).float(),
+    ],
+)
+def test_a_forward_that_asks_for_float32_is_compared_in_float64(current):
+    equal(Loop(current=current), (20,))
+
+
+class Compiled(nn.Module):
+    """What torch.compile makes of a module, of which nothing may be compiled when it is read."""
+
+    def __init__(self, net):
+        super().__init__()
+        self._orig_mod = net
+
+    def forward(self, x):
+        raise AssertionError("compiled")
+
+
+def test_what_was_compiled_is_read_as_it_was():
+    net = Loop()
+    net.a = Compiled(net.a)
+    net.b._compiled_call_impl = Compiled(None).forward
+    equal(Compiled(net), (20,))
+    assert isinstance(net.a, Compiled)
+
+
+def test_layers_that_send_no_spike_are_said():
+    net = Loop()
+    net.b.weight.data, net.b.bias.data = net.b.weight * 0, net.b.bias * 0
+    compared = check.compare(net, (20,), 8)
+    assert str(compared).endswith("; no spike of m, so their resets were not compared")
+
+
+def test_neurons_without_counterpart_are_named_where_the_module_does_not_run_either():
+    node = S.PSN()
+    node.forward = lambda x: x.view(-1, 99, 7)
+    with pytest.raises(ChipError, match=r"no counterpart here: 1 \(PSN\): what it computes is no leaky"):
+        ol.from_module(nn.Sequential(nn.Linear(6, 5), node, nn.Linear(5, 3)), (6,), 4)
+
+
+def test_decays_of_sinabs_that_are_trained_without_a_synapse():
+    node = B.LIF(tau_mem=10.0, norm_input=False, spike_fn=B.SingleSpike())
+    node.train_alphas, node.alpha_mem, node.alpha_syn = True, torch.tensor(0.75), None
+    network = convert.read(nn.Sequential(nn.Linear(6, 5), node), (6,), 5).network
+    assert (network.blocks[0].neuron.beta, network.blocks[0].neuron.alpha) == (0.75, 0.0)
+
+
+def test_layers_of_sinabs_that_know_the_number_of_samples():
+    try:
+        f = real("sinabs")
+    except ImportError:
+        pytest.skip("sinabs is not installed")
+    layers = (f.FlattenTime(), nn.Linear(12, 10), nn.BatchNorm1d(10), f.UnflattenTime(batch_size=6))
+    net = nn.Sequential(*layers, f.IAF(spike_fn=f.SingleSpike), nn.Linear(10, 4), f.IAF(spike_fn=f.SingleSpike))
+    for layer in (net[1], net[5]):
+        filled(layer)
+    equal(net, (12,))
