@@ -168,7 +168,7 @@ class Residual(nn.Module):
 
 def test_sums_and_concatenations_of_spikes_are_connections_from_each():
     net = Residual()
-    network = ol.from_module(net, (8,), 5)
+    network = convert.read(net, (8,), 5).network
     weight = net.c.weight
     last = network.blocks[2]
     branch_weights = sum(b.connection.weight for b in last.branches if b.source == 0)
@@ -209,7 +209,7 @@ def test_kernels_of_two_sizes_stay_kernels(layers):
 
 def test_it_goes_on_learning_with_ottt():
     net = snn(nn.Linear(12, 10), S.LIFNode(), nn.Linear(10, 3))
-    network = ol.from_module(net, (12,), 4)
+    network = convert.read(net, (12,), 4).network
     before = network.blocks[0].connection.weight.clone()
     x = torch.from_numpy(example((12,), 4)).float()
     loss = ol.OTTT()
@@ -289,7 +289,7 @@ def test_an_output_that_is_not_the_last_layers_is_refused(gathers, message):
 
 def test_differences_and_means_over_a_sample_are_connections():
     net = Heads(lambda a, b: b.mean(1, True))
-    network = ol.from_module(net, (6,), 4)
+    network = convert.read(net, (6,), 4).network
     last = network.blocks[1]
     branch = sum(b.connection.weight for b in last.branches)
     total = last.connection.weight + branch
