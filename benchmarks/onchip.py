@@ -30,7 +30,7 @@ from ottt_loihi.onchip.network.trainable import estimate_logit_scale
 from ottt_loihi.sim.learning.weight_formats import make_plastic, to_inference
 
 from ottt_loihi.cli.learn import EPOCHS_FROM_SCRATCH
-from ottt_loihi.cli.learn_scenario import Transform, make_scenario
+from ottt_loihi.cli.learn_scenario import make_scenario
 from ottt_loihi.data import load_data, rate_code
 from ottt_loihi.files import atomic_write
 from ottt_loihi.report import plots
@@ -79,7 +79,7 @@ SCRATCH = [
 
 def from_scratch(experiment: Experiment) -> dict[str, Any]:
     """Accuracy after each epoch with the weights of that moment, and of the network to deploy at the end."""
-    scenario = make_scenario(None, Transform.none, experiment.hidden, 1.0, experiment.data, 0, None)
+    scenario = make_scenario(None, "none", experiment.hidden, 1.0, experiment.data, 0, None)
     result = learn(
         scenario.chip,
         scenario.training,

@@ -60,3 +60,10 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
     finally:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
+
+
+def require_writable(folder: Path) -> None:
+    """Raise :class:`FileError` if nothing can be written into a folder: before a long computation, not after it."""
+    with atomic_write(folder / ".ottt-probe"):
+        pass
+    (folder / ".ottt-probe").unlink()

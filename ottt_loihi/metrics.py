@@ -109,11 +109,12 @@ def measure(predictions: np.ndarray, labels: np.ndarray, num_classes: int, class
     return Metrics(counts.reshape(num_classes, num_classes), tuple(class_names))
 
 
-def silent_layers(rates: Sequence[float]) -> str:
-    """Return one sentence that names the hidden layers that never fire, or nothing."""
+def warnings(measured: Metrics | None, rates: Sequence[float]) -> list[str]:
+    """Return a sentence if only one class is predicted, and one that names the hidden layers that never fire.
+
+    rates: spikes of each hidden layer, in any unit; measured: None without labels
+    """
     silent = [str(index + 1) for index, rate in enumerate(rates) if rate == 0]
-    if not silent:
-        return ""
-    return (
-        f"hidden layer{'s' if len(silent) > 1 else ''} {', '.join(silent)} never fire{'' if len(silent) > 1 else 's'}"
-    )
+    which = "hidden layers {} never fire" if len(silent) > 1 else "hidden layer {} never fires"
+    found = ("" if measured is None else measured.warning, which.format(", ".join(silent)) if silent else "")
+    return [sentence for sentence in found if sentence]

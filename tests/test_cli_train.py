@@ -1,3 +1,5 @@
+import importlib
+import inspect
 import json
 import os
 import re
@@ -27,6 +29,31 @@ finally:
 def ottt_train(*arguments, **settings):
     command = [sys.executable, "-c", WITHOUT_LAVA, *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, env=ENVIRONMENT, timeout=120, **settings)
+
+
+@pytest.mark.parametrize(
+    ("command", "passed", "used_by_name"),
+    [
+        (
+            "train",
+            lambda module: " ".join(module.TABLES.values()),
+            "config output resume force data network rule changes tensorboard json debug",
+        ),
+        (
+            "learn",
+            lambda module: module.CHOICES,
+            "model transform epochs backend hidden density current_decay membrane_decay rule plastic hlop "
+            "repeat_in_lava changed replay in_order prequential label_share resume checkpoint_every stop_at data "
+            "changes output json debug",
+        ),
+    ],
+)
+def test_no_option_is_declared_and_left_unused(command, passed, used_by_name):
+    module = importlib.import_module(f"ottt_loihi.cli.{command}")
+    names = set(inspect.signature(getattr(module, command)).parameters)
+    assert names == set(passed(module).split()) | set(used_by_name.split())
+    assert not set(passed(module).split()) & set(used_by_name.split())
+    assert {name for group in module.GROUPS.values() for name in group.split()} <= names
 
 
 def test_help_needs_neither_torch_nor_lava():

@@ -100,6 +100,8 @@ def test_the_command_fails_in_one_line(tmp_path):
         (("mnist", "-f", tmp_path), 3, "mnist: not found; put train-images"),
         (("-f", tmp_path / "none"), 3, "no such folder"),
         (("minst",), 2, "expected one of digits"),
+        (("digits", "--time-axis"), 2, "--time-axis: digits has no option 'time_axis'"),
+        (("digits", "--plot", tmp_path / "spikes.png"), 2, "--plot: expected a file ending in .svg"),
         (("a.npz", "--time-axis", "--set", "data.time_axis=false"), 2, "another option says True; give one of the two"),
     ):
         done = run(*arguments)

@@ -18,14 +18,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ottt_loihi.cli.learn import Feedback, learn
-from ottt_loihi.cli.learn_options import Loss
-from ottt_loihi.cli.learn_scenario import Transform
+from ottt_loihi.cli.learn import learn
 from ottt_loihi.errors import FileError, UsageError
 
 CHOSEN = {
     "more": {},
-    "drift": {"transform": Transform.upside_down, "feedback": Feedback.kolen_pollack},
+    "drift": {"transform": "upside-down", "feedback": "kolen-pollack"},
     "scratch": {"hidden": 24},
 }
 
@@ -101,8 +99,8 @@ def test_a_run_of_version_0_2_0_goes_on_with_its_halvings_and_loss(tmp_path, cap
         learn(None, hidden=8, epochs=3, output=tmp_path / name, json=True, **more)
         return json.loads(capsys.readouterr().out)
 
-    whole = run("whole", halve_every=1437, loss=Loss.mse)
-    stop(monkeypatch, 143, run, "stopped", halve_every=1437, loss=Loss.mse)
+    whole = run("whole", halve_every=1437, loss="mse")
+    stop(monkeypatch, 143, run, "stopped", halve_every=1437, loss="mse")
     capsys.readouterr()
     state = tmp_path / "stopped" / "scratch-state.json"
     kept = json.loads(state.read_text())

@@ -180,15 +180,15 @@ def test_rates_are_not_measured_on_one_sample(count):
 
 def test_stop_at_is_measured_on_samples_that_are_not_learnt_from():
     """``ottt-learn --stop-at``: a tenth of the training samples, in neither what is learnt nor the test."""
-    from ottt_loihi.cli.learn_scenario import Transform, make_scenario
+    from ottt_loihi.cli.learn_scenario import make_scenario
 
-    plain = make_scenario(None, Transform.none, 8, 1.0, None, 3, None)
-    apart = make_scenario(None, Transform.none, 8, 1.0, None, 3, None, validate=True)
+    plain = make_scenario(None, "none", 8, 1.0, None, 3, None)
+    apart = make_scenario(None, "none", 8, 1.0, None, 3, None, validate=True)
     assert plain.validation is None
     (_, labels), (_, of_learnt), (_, of_kept) = plain.training(0), apart.training(0), apart.validation
     assert (len(of_learnt), len(of_kept), apart.samples) == (1293, 144, 1293)
     assert np.array_equal(np.bincount(of_learnt) + np.bincount(of_kept), np.bincount(labels))
-    again = make_scenario(None, Transform.none, 8, 1.0, None, 3, None, validate=True)
+    again = make_scenario(None, "none", 8, 1.0, None, 3, None, validate=True)
     assert np.array_equal(again.validation[1], of_kept)
     assert np.array_equal(plain.test[1], apart.test[1])
 

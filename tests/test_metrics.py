@@ -5,7 +5,7 @@ import pytest
 from sklearn import metrics as reference
 
 from ottt_loihi.errors import UsageError
-from ottt_loihi.metrics import measure, silent_layers
+from ottt_loihi.metrics import measure, warnings
 
 
 def test_equal_to_scikit_learn():
@@ -39,9 +39,9 @@ def test_many_classes_are_cut_to_the_worst():
 
 
 def test_silent_layers():
-    assert silent_layers([0.1, 0.2]) == ""
-    assert silent_layers([0.1, 0.0]) == "hidden layer 2 never fires"
-    assert silent_layers([0.0, 0.0]) == "hidden layers 1, 2 never fire"
+    assert warnings(None, [0.1, 0.2]) == []
+    assert warnings(None, [0.1, 0.0]) == ["hidden layer 2 never fires"]
+    assert warnings(None, [0.0, 0.0]) == ["hidden layers 1, 2 never fire"]
 
 
 def test_wrong_arguments():

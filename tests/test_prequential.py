@@ -14,7 +14,6 @@ from test_learner import small
 from ottt_loihi import sim
 from ottt_loihi.cli.learn import learn as command
 from ottt_loihi.cli.learn_prequential import rows
-from ottt_loihi.cli.learn_scenario import Transform
 from ottt_loihi.errors import FileError, UsageError
 
 
@@ -147,7 +146,7 @@ class TestCommand:
         """A tenth of the labels: the answers are those of the API, and of the frozen network until the first label."""
         storage.save(to_inference(small()).chip, tmp_path / "model.h5")
         monkeypatch.setattr("ottt_loihi.cli.learn.write", lambda folder, scenario, result, summary: {})
-        line = {"transform": Transform.upside_down, "prequential": True, "label_share": 0.1, "json": True}
+        line = {"transform": "upside-down", "prequential": True, "label_share": 0.1, "json": True}
         command(tmp_path / "model.h5", output=tmp_path, **line)
         summary = json.loads(capsys.readouterr().out)
         found, settings = summary["prequential"], summary["settings"]

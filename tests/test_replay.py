@@ -9,7 +9,7 @@ from ottt_loihi.sim import storage
 from ottt_loihi.sim.learning.weight_formats import to_inference
 
 from ottt_loihi.cli.learn import learn as command
-from ottt_loihi.cli.learn_scenario import Transform, make_scenario, with_replay
+from ottt_loihi.cli.learn_scenario import make_scenario, with_replay
 from ottt_loihi.data.on_demand import OnDemand, joined
 from ottt_loihi.errors import UsageError
 
@@ -21,7 +21,7 @@ def model(tmp_path):
     return tmp_path / "model.h5"
 
 
-def scenario(model, transform=Transform.upside_down):
+def scenario(model, transform="upside-down"):
     return make_scenario(model, transform, None, 1.0, None, 0, None)
 
 
@@ -37,16 +37,16 @@ def test_old_samples_follow_the_new_ones_and_are_drawn_anew_each_epoch(model):
         np.testing.assert_array_equal(x, again)
         np.testing.assert_array_equal(y, same)
         drawn.append(y[1437:])
-        old, of_old = scenario(model, Transform.none).training(epoch)  # the same spikes of the same images
+        old, of_old = scenario(model, "none").training(epoch)  # the same spikes of the same images
         known = {spikes.tobytes(): label for spikes, label in zip(old, of_old)}
         assert [known[spikes.tobytes()] for spikes in x[1437:]] == y[1437:].tolist()
     assert not np.array_equal(*drawn)
 
 
 def test_samples_that_are_kept_for_stop_at_are_not_replayed(model):
-    apart = make_scenario(model, Transform.upside_down, None, 1.0, None, 0, None, validate=True)
+    apart = make_scenario(model, "upside-down", None, 1.0, None, 0, None, validate=True)
     mixed = with_replay(apart, 1.0)
-    upright = scenario(model, Transform.none).training(0)[0]
+    upright = scenario(model, "none").training(0)[0]
     kept = np.setdiff1d(np.arange(1437), _places(scenario(model).training(0)[0], apart.training(0)[0]))
     assert len(kept) == 144
     replayed = _places(upright, mixed.training(0)[0][len(apart.training(0)[1]) :])
@@ -71,7 +71,7 @@ def test_samples_of_both_in_their_order_also_on_demand():
 
 def test_one_option_chooses_loss_samples_rates_and_replay(model, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("ottt_loihi.cli.learn.write", lambda folder, scenario, result, summary: {})
-    line = {"transform": Transform.upside_down, "epochs": 1, "output": tmp_path, "json": True}
+    line = {"transform": "upside-down", "epochs": 1, "output": tmp_path, "json": True}
     command(model, changed=True, **line)
     summary = json.loads(capsys.readouterr().out)
     chosen = {name: summary["settings"][name] for name in ("loss", "learn_when", "halve_every")}

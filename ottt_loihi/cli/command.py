@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -15,11 +15,14 @@ import typer
 from rich.console import Console
 
 from ottt_loihi.cli.help import arguments, command_class
-from ottt_loihi.errors import BackendUnavailableError, FileError, OtttError
+from ottt_loihi.errors import BackendUnavailableError, FileError, OtttError, UsageError
+from ottt_loihi.files import atomic_write
 from ottt_loihi.terminal import THEME
 
 if TYPE_CHECKING:
+    from ottt_loihi.metrics import Metrics
     from ottt_loihi.report.report import Table
+    from ottt_loihi.sim.network import ChipNetwork
 
 out = Console(highlight=False, theme=THEME)
 err = Console(stderr=True, highlight=False, theme=THEME)  # progress and errors: stdout stays clean for --json
@@ -27,15 +30,27 @@ err = Console(stderr=True, highlight=False, theme=THEME)  # progress and errors:
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON, nothing else.")]
 Seed = Annotated[int, typer.Option(min=0, help="The same seed gives the same result, bit for bit, on one machine.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
+TimeAxis = Annotated[
+    bool | None,
+    typer.Option("--time-axis/--no-time-axis", help="Whether the first axis of a sample is time. [as the file says]"),
+]
+LoaderOptions = Annotated[
+    list[str] | None,
+    typer.Option("--set", help="An option of the data's loader: data.window=40, data.test=[5] …"),
+]
+Verify = Annotated[
+    list[str] | None,
+    typer.Option(help="Repeat samples in lava, inprocess, loihi2 or netx, and compare every state. Repeatable."),
+]
 
 
-def execute(function: Callable[..., None], name: str, groups: Mapping[str, Sequence[str]] | None = None) -> None:
-    """Run a command line function as a program: one line and the right exit code for each of our errors.
+def execute(function: Callable[..., None], name: str, groups: Mapping[str, str] | None = None) -> None:
+    """Run a command line function as a program; each of our errors becomes one line and its exit code.
 
     Parameters
     ----------
     groups
-        title → parameters whose options ``--help`` only names (:mod:`ottt_loihi.cli.help`)
+        title → parameters, separated by blanks, whose options ``--help`` only names (:mod:`ottt_loihi.cli.help`)
     """
     app = typer.Typer(name=name, pretty_exceptions_enable=False, rich_markup_mode="rich")
     app.command(name=name, no_args_is_help=False, cls=command_class(groups or {}))(function)
@@ -69,14 +84,20 @@ def _missing(error: ModuleNotFoundError) -> BackendUnavailableError:
     )
 
 
+def say(kind: str, lines: Iterable[str]) -> None:
+    """Print each line on stderr, after ``kind``: ``"note"``, ``"warning"``, ``"data"``."""
+    for line in lines:
+        err.print(f"{kind}: {line}", markup=False, soft_wrap=True)
+
+
 def begin(message: str, quiet: bool = False) -> None:
-    """Print on a terminal what begins. No spinner: its thread would be running when Lava forks its processes."""
+    """Print a message on a terminal. No spinner: its thread would be running when Lava forks its processes."""
     if err.is_terminal and not quiet:
         err.print(f"{message} …", style="dim")
 
 
 def expect_file(path: Path, kind: str, cures: Mapping[str, str]) -> None:
-    """Refuse what is no file, or one of another kind, before it is read.
+    """Refuse a path that is no file, or a file of another kind, before it is read.
 
     Parameters
     ----------
@@ -99,13 +120,46 @@ def expect_file(path: Path, kind: str, cures: Mapping[str, str]) -> None:
         raise FileError(f"{path}: no such file; {cures['']}")
 
 
+def load_chip(path: Path) -> ChipNetwork:
+    """Return the network of a model.h5; another path is a :class:`FileError` that says what to do."""
+    from ottt_loihi.sim import storage
+
+    made = "ottt-export makes one"
+    expect_file(path, "model.h5", {"": made, ".pt": f"{made} of it", ".net": f"{made} of it"})
+    return storage.load(path)
+
+
+def numbers(text: str, expected: str, kind: type = int) -> list[Any]:
+    """Return numbers separated by commas; ``expected``: what a :class:`UsageError` asks for, the option first."""
+    try:
+        return [kind(word) for word in text.split(",")]
+    except ValueError:
+        raise UsageError(f"{expected}, got {text!r}") from None
+
+
+def write_plot(path: Path, draw: Callable[[], str]) -> None:
+    """Write the drawing for ``--plot``, which must be named .svg."""
+    if path.suffix != ".svg":
+        raise UsageError(f"--plot: expected a file ending in .svg, got {path}")
+    with atomic_write(path) as temporary:
+        temporary.write_text(draw(), encoding="utf-8")
+
+
+def recall_table(measured: Metrics, note: str = "") -> Table:
+    """Return the table of the classes with the lowest recall."""
+    from ottt_loihi.metrics import COLUMNS
+    from ottt_loihi.report.report import Table
+
+    return Table("Recall of each class", COLUMNS, measured.worst(), note)
+
+
 def print_json(result: Any) -> None:
-    """One JSON document on stdout."""
+    """Print one JSON document on stdout."""
     sys.stdout.write(json.dumps(result, indent=2, default=_plain) + "\n")
 
 
 def print_table(part: Table) -> None:
-    """A report's table on the terminal; columns whose name ends in ``>`` are right-aligned."""
+    """Print a report's table; columns whose name ends in ``>`` are right-aligned."""
     named = any(column.removesuffix(">") for column in part.columns)
     shown = rich.table.Table(
         title=part.title, title_justify="left", title_style="bold", box=rich.box.SIMPLE_HEAD, show_header=named

@@ -5,14 +5,11 @@ from __future__ import annotations
 import json as json_module
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from ottt_loihi.cli.command import Debug, Json, err, execute, expect_file, print_files, print_json, print_table
-
-if TYPE_CHECKING:
-    from ottt_loihi.report.report import Table
 
 
 def compare(
@@ -40,6 +37,7 @@ def compare(
 
     from ottt_loihi.files import atomic_write
     from ottt_loihi.report import plots
+    from ottt_loihi.report.report import Table
     from ottt_loihi.training.compare import read_comparison, run, summarise
 
     expect_file(config, "TOML file", {"": "configs/compare/digits.toml is one", ".pt": "ottt-eval tests a network"})
@@ -53,34 +51,23 @@ def compare(
     order = {seed: place for place, seed in enumerate(comparison.seeds)}
     results.sort(key=lambda result: order[result["seed"]])
     rows = [summarise(c.label, [r for r in results if r["label"] == c.label]) for c in comparison.contenders]
-    files = {
-        "table": output / "comparison.md",
-        "plot": output / "comparison.svg",
-        "numbers": output / "comparison.json",
+    series = {
+        where: [None if row[f"accuracy{of}"] is None else (row[f"accuracy{of}"], row[f"deviation{of}"]) for row in rows]
+        for where, of in (("float", ""), ("chip", "_chip"))
     }
     texts = {
-        "table": _markdown(rows),
-        "plot": plots.intervals(
-            [row["rule"] for row in rows],
-            {
-                "float": [(row["accuracy"], row["deviation"]) for row in rows],
-                "chip": [
-                    None if row["accuracy_chip"] is None else (row["accuracy_chip"], row["deviation_chip"])
-                    for row in rows
-                ],
-            },
-            "test accuracy (%)",
-        ),
-        "numbers": json_module.dumps(rows, indent=1) + "\n",
+        "table": ("comparison.md", _markdown(rows)),
+        "plot": ("comparison.svg", plots.intervals([row["rule"] for row in rows], series, "test accuracy (%)")),
+        "numbers": ("comparison.json", json_module.dumps(rows, indent=1) + "\n"),
     }
-    for name, path in files.items():
-        with atomic_write(path) as temporary:
-            temporary.write_text(texts[name], encoding="utf-8")
+    for name, text in texts.values():
+        with atomic_write(output / name) as temporary:
+            temporary.write_text(text, encoding="utf-8")
     if json:
         print_json({"rules": rows})
         return
-    print_table(_table(rows))
-    print_files({name: str(path) for name, path in files.items()})
+    print_table(Table("ottt-compare", COLUMNS, [_cells(row) for row in rows], _note(rows)))
+    print_files({what: str(output / name) for what, (name, _) in texts.items()})
 
 
 def main() -> None:
@@ -116,12 +103,6 @@ def _note(rows: list[dict[str, Any]]) -> str:
         if row["no_cosines"]:
             note += f" {row['rule']}, cosines: none, because {row['no_cosines']}."
     return note
-
-
-def _table(rows: list[dict[str, Any]]) -> Table:
-    from ottt_loihi.report.report import Table
-
-    return Table("ottt-compare", COLUMNS, [_cells(row) for row in rows], _note(rows))
 
 
 def _markdown(rows: list[dict[str, Any]]) -> str:

@@ -30,15 +30,8 @@ def data(
     time_steps: Annotated[
         int, typer.Option("--time-steps", "-T", min=1, help="Time steps of samples that have no time axis.")
     ] = 6,
-    time_axis: Annotated[
-        bool | None,
-        typer.Option(
-            "--time-axis/--no-time-axis", help="Whether the first axis of a sample is time. [as the file says]"
-        ),
-    ] = None,
-    changes: Annotated[
-        list[str] | None, typer.Option("--set", help="An option of the loader: data.window=40, data.num_steps=10 …")
-    ] = None,
+    time_axis: command.TimeAxis = None,
+    changes: command.LoaderOptions = None,
     plot: Annotated[Path | None, typer.Option(help="Draw the spikes of the first training sample (.svg).")] = None,
     json: command.Json = False,
     debug: command.Debug = False,
@@ -52,7 +45,11 @@ def data(
     if name is None:
         result: dict[str, Any] = _listing(folder)
     else:
-        split = _load(name, folder, time_axis, changes or ())
+        from ottt_loihi.data import load_data
+        from ottt_loihi.data.registry import chosen_options
+
+        axis = {} if time_axis is None else {"time_axis": time_axis}
+        split = load_data(name, folder, **chosen_options(name, changes or (), folder, **axis))
         result = _contents(split)
         if encoding is not None or plot is not None:
             result |= _coded(split, encoding, time_steps, plot)
@@ -120,22 +117,6 @@ def _where(state: dict[str, Any], base: str | None) -> str:
     return os.path.relpath(state["where"], base) if base and state["format"] else state["where"]
 
 
-def _load(name: str, folder: Path | None, time_axis: bool | None, changes: Sequence[str]) -> Split:
-    """Return the data set; ``changes`` are options of its loader, written as ``ottt-train --set`` takes them."""
-    from ottt_loihi.data import load_data
-    from ottt_loihi.errors import UsageError
-    from ottt_loihi.training.config import with_changes
-
-    options = {}
-    given = {} if time_axis is None else {"data.time_axis": time_axis}
-    for place, value in with_changes(given, changes).items():
-        table, _, key = place.partition(".")
-        if table != "data" or not key.isidentifier() or key in ("name", "folder"):
-            raise UsageError(f"--set: expected data.NAME=value with an option of the loader, got {place}")
-        options[key] = value
-    return load_data(name, folder, **options)
-
-
 def _coded(split: Split, encoding: str | None, time_steps: int, plot: Path | None) -> dict[str, Any]:
     """Return what a coding costs and keeps as JSON values; write a drawing of the spikes to ``plot``."""
     import numpy as np
@@ -143,20 +124,15 @@ def _coded(split: Split, encoding: str | None, time_steps: int, plot: Path | Non
     from ottt_loihi.data import encode, prepare
     from ottt_loihi.data.kept import kept
     from ottt_loihi.data.prepare import spikes_per_sample
-    from ottt_loihi.errors import UsageError
-    from ottt_loihi.files import atomic_write
     from ottt_loihi.report import plots
 
     prepared = prepare(split, encoding)
     record = prepared.record
     steps = record.time_steps or time_steps
     if plot is not None:
-        if plot.suffix != ".svg":
-            raise UsageError(f"--plot: expected a file ending in .svg, got {plot}")
         first = prepared.split.x_train[:1]
         sent = encode(first, record.coding, steps, 1, np.array([0]), time_axis=record.time_axis)[0]
-        with atomic_write(plot) as temporary:
-            temporary.write_text(plots.raster({str(record.coding): sent.reshape(steps, -1) != 0}), encoding="utf-8")
+        command.write_plot(plot, lambda: plots.raster({str(record.coding): sent.reshape(steps, -1) != 0}))
     keeps = kept(prepared, steps)
     return {
         "encoding": str(record.coding),
@@ -171,6 +147,8 @@ def _coded(split: Split, encoding: str | None, time_steps: int, plot: Path | Non
 
 
 def _contents(split: Split) -> dict[str, Any]:
+    import numpy as np
+
     from ottt_loihi.data import DATA_SETS
 
     known = DATA_SETS.get(split.name)
@@ -183,18 +161,14 @@ def _contents(split: Split) -> dict[str, Any]:
         "time_steps": split.num_steps,
         "classes": split.num_classes,
         "class_names": list(split.class_names),
-        "samples_per_class": _counts(split.y_train, split.num_classes),
-        "test_samples_per_class": _counts(split.y_test, split.num_classes),
+        "samples_per_class": np.bincount(split.y_train, minlength=split.num_classes).tolist(),
+        "test_samples_per_class": np.bincount(split.y_test, minlength=split.num_classes).tolist(),
         "dtype": str(split.x_train.dtype),
         "mean": float(split.x_train.mean(**wide)),
         "source": known.source if known else "",
         "licence": known.licence if known else "",
         "notes": list(split.notes),
     }
-
-
-def _counts(labels: Any, num_classes: int) -> list[int]:
-    return [int((labels == label).sum()) for label in range(num_classes)]
 
 
 def _names(names: Sequence[str]) -> str:
@@ -210,25 +184,18 @@ def _show_contents(result: dict[str, Any]) -> None:
         ("samples", f"{result['training_samples']:,} training, {result['test_samples']:,} test"),
         ("each", f"{steps} of {'×'.join(map(str, result['input_shape']))}, {result['dtype']}"),
         ("classes", f"{result['classes']}: {min(counts):,} … {max(counts):,} training samples each"),
-        *((("named", _names(result["class_names"])),) if result["class_names"] else ()),
+        *([("named", _names(result["class_names"]))] if result["class_names"] else []),
         ("mean", f"{result['mean']:.4f}"),
         *((row, result[row]) for row in ("source", "licence") if result[row]),
     ]
     if "encoding" in result:
-        sent, most = result["spikes_per_sample"], result["largest_number"]
+        sent, most, linear = (result[key] for key in ("spikes_per_sample", "largest_number", "linear_accuracy"))
+        found = f"{linear['values']:.1%} of the classes in the values, {linear['coded']:.1%} in what is sent "
         rows += [
             ("coding", result["encoding"]),
             ("the network gets", f"{result['coded_time_steps']} × {'×'.join(map(str, result['network_input']))}"),
             ("spikes or messages per sample", f"{sent:,.1f}, {sent / most:.1%} of what could be"),
+            ("a linear classifier finds", f"{found}({linear['samples']} training samples, cross-validated)"),
+            *([("drawn in", result["plot"])] if result["plot"] else []),
         ]
-        linear = result["linear_accuracy"]
-        rows.append(
-            (
-                "a linear classifier finds",
-                f"{linear['values']:.1%} of the classes in the values, {linear['coded']:.1%} in what is sent "
-                f"({linear['samples']} training samples, cross-validated)",
-            )
-        )
-        if result["plot"]:
-            rows.append(("drawn in", result["plot"]))
     command.print_table(Table(f"ottt-data · {result['name']}", ("", ""), rows, note="; ".join(result["notes"])))

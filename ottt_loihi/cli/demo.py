@@ -18,7 +18,7 @@ from ottt_loihi.cli import command
 
 
 def steps(folder: Path) -> list[tuple[str, str, list[str]]]:
-    """(what happens, name, command line) of each step."""
+    """Return (description, name, command line) of each step."""
     model, chip = str(folder / "model.pt"), str(folder / "model.h5")
     here = ["-o", str(folder)]
     return [
@@ -65,7 +65,7 @@ def demo(
 
 
 def _run(line: list[str]) -> dict[str, Any]:
-    """Run a command with --json and give its result; a failing one ends the demo with its own words and exit code."""
+    """Run a command with --json and return its result; if it fails, end the demo with its exit code."""
     program = Path(sys.executable).with_name(line[0])
     done = subprocess.run([str(program), *line[1:], "--json"], stdout=subprocess.PIPE, text=True, check=False)
     if done.returncode:
@@ -74,7 +74,7 @@ def _run(line: list[str]) -> dict[str, Any]:
 
 
 def _say(name: str, result: dict[str, Any]) -> str:
-    """One line about a step's result."""
+    """Return one line about a step's result."""
     if name == "train":
         return f"test accuracy {result['test_accuracy']:.2%}"
     if name == "export":

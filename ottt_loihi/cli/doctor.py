@@ -119,7 +119,7 @@ CHECKS: tuple[Callable[[], Finding], ...] = (_python, _packages, _lava, _lava_dl
 
 
 def _needed() -> list[str]:
-    """Return the requirements of the installed package; those of some Pythons only are left out."""
+    """Return the requirements of the installed package, without those that only some Python versions need."""
     always = [need for need in requires("ottt-loihi") or () if ";" not in need]
     return [re.split(r"[^\w.-]", need)[0] for need in always]
 

@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from ottt_loihi.cli import command
-from ottt_loihi.cli.command import Debug, Json, execute, expect_file, out, print_json, print_table
-
-if TYPE_CHECKING:
-    from ottt_loihi.metrics import Metrics
 
 
 def evaluate_model(
@@ -21,8 +17,8 @@ def evaluate_model(
     ] = None,
     data: Annotated[str | None, typer.Option(help="Data set; default: that of the training.")] = None,
     plot: Annotated[Path | None, typer.Option(help="Draw each layer's firing rate over time (.svg, .png).")] = None,
-    json: Json = False,
-    debug: Debug = False,
+    json: command.Json = False,
+    debug: command.Debug = False,
 ) -> None:
     """Test a trained network: accuracy, firing rates of each layer and synaptic operations.
 
@@ -33,8 +29,8 @@ def evaluate_model(
     from ottt_loihi.training.checkpoint import load
     from ottt_loihi.training.evaluation import evaluate
 
-    trains = "ottt-train -o FOLDER makes one"
-    expect_file(model, "model.pt", {"": trains, ".h5": "ottt-run classifies with the integer network"})
+    cures = {"": "ottt-train -o FOLDER makes one", ".h5": "ottt-run classifies with the integer network"}
+    command.expect_file(model, "model.pt", cures)
     net = load(model)
     name = data or net.provenance.get("data", "digits")
     split, notes = load_like(name, net.data, net.provenance.get("data_options"))
@@ -43,8 +39,7 @@ def evaluate_model(
     encoding = net.data.coding if net.data is not None else net.provenance.get("encoding", {}).get("name")
     if net.data is None:
         encoding = "frames" if split.time_axis else encoding if encoding != "frames" else None
-    for note in notes:
-        command.err.print(f"data: {note}", markup=False, soft_wrap=True)
+    command.say("data", notes)
     rows: list[dict[str, Any]] = []
     for steps in time_steps or [split.num_steps or net.time_steps]:
         found = evaluate(net, split.x_test, split.y_test, encoding=encoding, time_steps=steps)
@@ -58,46 +53,33 @@ def evaluate_model(
                 "synaptic_operations": found.synaptic_operations,
                 "samples": len(split.y_test),
                 **measured.to_json(),
-                "warnings": [w for w in (measured.warning, metrics.silent_layers(found.spike_rates)) if w],
+                "warnings": metrics.warnings(measured, found.spike_rates),
             }
         )
     if plot is not None:
-        _draw(rows[-1]["rates_over_time"], plot)
+        command.write_plot(plot, lambda: _drawing(rows[-1]["rates_over_time"]))
     if json:
-        print_json({"model": str(model), "data": str(name), "trained_time_steps": net.time_steps, "runs": rows})
+        command.print_json({"model": str(model), "data": str(name), "trained_time_steps": net.time_steps, "runs": rows})
     else:
         _show(rows, str(name), net.time_steps)
-        _show_classes(measured, rows[-1])
+        command.say("warning", rows[-1]["warnings"])
+        note = f"Balanced accuracy {measured.balanced_accuracy:.2%}, with T = {rows[-1]['time_steps']}."
+        command.print_table(command.recall_table(measured, note))
         if plot is not None:
-            out.print(f"firing rates: {plot}", style="dim")
+            command.out.print(f"firing rates: {plot}", style="dim")
 
 
 def main() -> None:
-    execute(evaluate_model, "ottt-eval")
+    command.execute(evaluate_model, "ottt-eval")
 
 
-def _show_classes(measured: Metrics, last: dict[str, Any]) -> None:
-    from ottt_loihi.metrics import COLUMNS
-    from ottt_loihi.report.report import Table
-
-    for warning in last["warnings"]:
-        command.err.print(f"warning: {warning}", markup=False, soft_wrap=True)
-    note = f"Balanced accuracy {measured.balanced_accuracy:.2%}, with T = {last['time_steps']}."
-    print_table(Table("recall of each class", COLUMNS, measured.worst(), note))
-
-
-def _draw(rates: Any, path: Path) -> None:
-    from ottt_loihi.errors import UsageError
-    from ottt_loihi.files import atomic_write
+def _drawing(rates: Any) -> str:
+    """Return the curves of firing rates ``(blocks, T)`` as SVG."""
     from ottt_loihi.report import plots
 
-    if path.suffix != ".svg":
-        raise UsageError(f"--plot: expected a file ending in .svg, got {path}")
     steps = list(range(1, rates.shape[1] + 1))
     series = {f"layer {index + 1}": (steps, rate) for index, rate in enumerate(rates)}
-    figure = plots.curves(series, "time step", "spikes per neuron and step")
-    with atomic_write(path) as temporary:
-        temporary.write_text(figure, encoding="utf-8")
+    return plots.curves(series, "time step", "spikes per neuron and step")
 
 
 def _show(rows: list[dict[str, Any]], data: str, trained: int) -> None:
@@ -114,11 +96,5 @@ def _show(rows: list[dict[str, Any]], data: str, trained: int) -> None:
         for row in rows
     ]
     columns = ["T>", "accuracy>", "balanced>", "spikes per neuron and step>", "synaptic operations per sample>"]
-    print_table(
-        Table(
-            f"ottt-eval · {data}",
-            columns,
-            table,
-            f"{rows[0]['samples']:,} test samples, all of them. Trained with T = {trained}.",
-        )
-    )
+    note = f"{rows[0]['samples']:,} test samples, all of them. Trained with T = {trained}."
+    command.print_table(Table(f"ottt-eval · {data}", columns, table, note))

@@ -5,12 +5,12 @@ from __future__ import annotations
 import contextlib
 import sys
 from dataclasses import asdict
-from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from ottt_loihi import checks
 from ottt_loihi.cli import command
 from ottt_loihi.converters import replay
 from ottt_loihi.errors import UsageError
@@ -18,7 +18,6 @@ from ottt_loihi.errors import UsageError
 if TYPE_CHECKING:
     from ottt_loihi.converters.export import Export, Options
     from ottt_loihi.converters.frameworks.convert import Imported
-    from ottt_loihi.nn.network import Network
 
 
 UNTRAINED = (
@@ -27,41 +26,14 @@ UNTRAINED = (
 )
 
 
-class Form(str, Enum):
-    graded = "graded"
-    bias = "bias"
-    inject = "inject"
-
-
-class Target(str, Enum):
-    loihi1 = "loihi1"
-    loihi2 = "loihi2"
-
-
-class Thresholds(str, Enum):
-    channel = "channel"
-    layer = "layer"
-
-
-class Readout(str, Enum):
-    spikes = "spikes"
-    last = "last"
-    max = "max"
-    sum = "sum"
-
-
-class Writer(str, Enum):
-    snntorch = "snntorch"
-    spikingjelly = "spikingjelly"
-    norse = "norse"
-    sinabs = "sinabs"
-    rockpool = "rockpool"
-    lava = "lava"
-
-
-class Scale(str, Enum):
-    free = "free"
-    power_of_two = "power-of-two"
+# options that --help lists by name only: title → parameters
+GROUPS = {
+    "Imported networks": "writer reset dt input_shape time_steps readout approximate data encoding spikes_per_step",
+    "Rounding": "input_form scale thresholds",
+    "Files": "no_net nir force_nir kit dry_run",
+    "Chip": "target limit fit_registers",
+    "Checks": "check no_check verify_samples allow_dead max_disagreement",
+}
 
 
 def export(
@@ -82,16 +54,18 @@ def export(
         int, typer.Option(min=0, help="Number of training samples with which scales and thresholds are chosen.")
     ] = 0,
     input_form: Annotated[
-        Form,
+        Literal["graded", "bias", "inject"],
         typer.Option(
             "--input", help="How constant images are sent: pixels at every step, a current as a bias, or once."
         ),
-    ] = Form.graded,
-    scale: Annotated[Scale, typer.Option(help="Integer units per float unit, chosen for each layer.")] = Scale.free,
+    ] = "graded",
+    scale: Annotated[
+        Literal["free", "power-of-two"], typer.Option(help="Integer units per float unit, chosen for each layer.")
+    ] = "free",
     thresholds: Annotated[
-        Thresholds,
+        Literal["channel", "layer"],
         typer.Option(help="For one-bit weights: ±1 and a threshold per channel, or 8 bits and one per layer."),
-    ] = Thresholds.channel,
+    ] = "channel",
     no_net: Annotated[
         bool, typer.Option("--no-net", help="Write no .net. Weights may then have exponents, which a .net cannot hold.")
     ] = False,
@@ -101,7 +75,7 @@ def export(
     ] = False,
     check: Annotated[int, typer.Option(min=1, help="Number of test samples to compare float and chip on.")] = 360,
     no_check: Annotated[bool, typer.Option("--no-check", help="Do not compare.")] = False,
-    target: Annotated[Target, typer.Option(help="The chip that the network must fit.")] = Target.loihi2,
+    target: Annotated[Literal["loihi1", "loihi2"], typer.Option(help="The chip that the network must fit.")] = "loihi2",
     limit: Annotated[
         list[str] | None, typer.Option(help="Set a limit of that chip: incoming_axons=8192. Repeatable.")
     ] = None,
@@ -113,17 +87,14 @@ def export(
         typer.Option("--kit", help="Also write loihi2_kit: graph, samples, expected integers and a script to compare."),
     ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Write nothing.")] = False,
-    verify: Annotated[
-        list[str] | None,
-        typer.Option(help="Repeat samples in lava, inprocess, loihi2 or netx, and compare every state."),
-    ] = None,
+    verify: command.Verify = None,
     verify_samples: Annotated[int, typer.Option(min=1, help="Number of samples for --verify and for the kit.")] = 20,
     weights: Annotated[
         Path | None,
         typer.Option(help="For mynet.py:build: the file of its state_dict, or of a checkpoint with one."),
     ] = None,
     readout: Annotated[
-        Readout | None,
+        Literal["spikes", "last", "max", "sum"] | None,
         typer.Option(help="For mynet.py:build or a .nir: what the scores are; default: by its last layer."),
     ] = None,
     approximate: Annotated[
@@ -154,7 +125,7 @@ def export(
         float | None, typer.Option(help="For a .nir: seconds of a time step. The file does not store them.")
     ] = None,
     writer: Annotated[
-        Writer | None,
+        Literal["snntorch", "spikingjelly", "norse", "sinabs", "rockpool", "lava"] | None,
         typer.Option("--from", help="For a .nir: the program that wrote it. Its time step and reset are assumed."),
     ] = None,
     reset: Annotated[
@@ -189,9 +160,13 @@ def export(
 
     for place in verify or []:
         replay.require(place)
-    if kit and target is not Target.loihi2:
-        raise UsageError(f"--kit: is for --target loihi2, not {target.value}")
-    module = _is_module(model)
+    if kit and target != "loihi2":
+        raise UsageError(f"--kit: is for --target loihi2, not {target}")
+    module = str(model).rpartition(":")[0].endswith(".py")
+    shape = None
+    if input_shape is not None:
+        shape = command.numbers(input_shape, "--input-shape: expected numbers like 1,28,28")
+        shape = checks.sizes(shape, "--input-shape")
     if not module:
         command.expect_file(model, "model.pt", {"": "ottt-train -o FOLDER makes one"})
         given = {"weights": weights, "approximate": approximate, "data": data, "encoding": encoding}
@@ -204,30 +179,27 @@ def export(
         num_weight_bits=_bits(weight_bits),
         check=0 if no_check else check,
         calibrate=calibrate,
-        input_form=input_form.value,
-        scale=scale.value,
+        input_form=input_form,
+        scale=scale,
         for_netx=False if no_net else None,
-        thresholds=thresholds.value,
+        thresholds=thresholds,
         allow_dead=allow_dead,
-        limits=TARGETS[target.value].overridden(_limits(limit or [])),
+        limits=TARGETS[target].overridden(_limits(limit or [])),
         fit_registers=fit_registers,
     )
     if module:
-        how = {"readout": None if readout is None else readout.value, "spikes_per_step": spikes_per_step}
-        how["approximate"] = approximate
+        how = {"readout": readout, "spikes_per_step": spikes_per_step, "approximate": approximate}
         with contextlib.redirect_stdout(sys.stderr):  # what the user's own code prints
-            imported = _imported(str(model), weights, input_shape, time_steps, how, (data, encoding), options)
+            imported = _imported(str(model), weights, shape, time_steps, how, (data, encoding), options)
         result = exporter.export_module(imported.network, options, weights)
     else:
         if model.suffix != ".nir" and (writer or reset):
             raise UsageError("--from and --reset are for a .nir")
-        said = {"writer": writer and writer.value, "reset": reset, "readout": readout and readout.value}
-        result = _export(model, options, time_steps, input_shape, dt, said)
-    for note in result.notes:
-        command.err.print(f"note: {note}", markup=False, soft_wrap=True)
+        said = {"writer": writer, "reset": reset, "readout": readout}
+        result = _export(model, options, time_steps, shape, dt, said)
+    command.say("note", result.notes)
     warnings = _warnings(result)
-    for warning in warnings:
-        command.err.print(f"warning: {warning}", markup=False, soft_wrap=True)
+    command.say("warning", warnings)
     exporter.require_agreement(result, max_disagreement)
     verified = [exporter.verify(result, place, verify_samples) for place in verify or []]
     files: dict[str, str] = {}
@@ -235,11 +207,13 @@ def export(
         folder = output or model.parent
         files = exporter.write(result, folder, nir or force_nir, force_nir)
         if module:
-            files["network"] = str(_save(imported.network, folder / "imported.pt"))
+            from ottt_loihi.training.checkpoint import save
+
+            files["network"] = str(folder / "imported.pt")  # ottt-train --init goes on with it
+            save(imported.network, files["network"])
         if kit:
             files["kit"] = str(folder / "loihi2_kit")
-            for note in exporter.write_kit(result, folder / "loihi2_kit", verify_samples).notes:
-                command.err.print(f"kit: {note}", soft_wrap=True)
+            command.say("kit", exporter.write_kit(result, folder / "loihi2_kit", verify_samples).notes)
         files["report"] = str(report.add(folder, section(result, files)))
     replays = {place: {"samples": verify_samples} | asdict(found) for place, found in zip(verify or [], verified)}
     if json:
@@ -259,9 +233,7 @@ def export(
     for part in tables(result):
         command.print_table(part)
     if found := result.agreement:
-        said = (
-            f"{found.samples:,}" if found.samples == result.available else f"{found.samples:,} of {result.available:,}"
-        )
+        said = f"{found.samples:,}" + ("" if found.samples == result.available else f" of {result.available:,}")
         accuracy = f"accuracy {found.accuracy_float:.2%} float, {found.accuracy_chip:.2%} chip; "
         command.out.print(f"{accuracy}same prediction on {found.predictions:.2%} of {said} test samples")
     else:
@@ -277,27 +249,26 @@ def export(
 
 
 def _warnings(result: Export) -> list[str]:
-    """Return one line where the chip predicts one class only, and one where hidden layers never fire."""
+    """Return the warnings about the chip's predictions and its hidden layers."""
     import numpy as np
 
-    from ottt_loihi.metrics import Metrics, silent_layers
+    from ottt_loihi.metrics import Metrics, warnings
 
     if (found := result.agreement) is None:
         return []
     names = () if result.chip.data is None else result.chip.data.class_names
-    measured = Metrics(np.array(found.classes_chip), names)
-    return [said for said in (measured.warning, silent_layers(found.spike_rates_chip)) if said]
+    return warnings(Metrics(np.array(found.classes_chip), names), found.spike_rates_chip)
 
 
 def _export(
     model: Path,
     options: Options,
     time_steps: int | None,
-    input_shape: str | None,
+    input_shape: tuple[int, ...] | None,
     dt: float | None,
     said: dict[str, str | None],
 ) -> Export:
-    """Whatever kind of file the network is in; ``said``: of a .nir."""
+    """Return the export of a file of any kind; ``said``: options for a .nir."""
     from ottt_loihi.converters import export as exporter
 
     if model.suffix == ".h5":
@@ -312,8 +283,7 @@ def _export(
         try:
             network = nir_reader.read(model, time_steps, dt, notes=notes, check=bool(options.check), **said)
         finally:
-            for note in notes:
-                command.err.print(f"note: {note}", markup=False, soft_wrap=True)
+            command.say("note", notes)
         if isinstance(network, ChipNetwork):
             return exporter.export_chip(network, options)
         return exporter.export_float(network, options, source=model)
@@ -322,26 +292,21 @@ def _export(
 
         if time_steps is None:
             raise UsageError(f"{model}: a .net does not hold the number of time steps; give --time-steps")
-        imported = netx_reader.read(model, time_steps, None if input_shape is None else _shape(input_shape))
-        for note in imported.notes:
-            command.err.print(f"note: {note}")
+        imported = netx_reader.read(model, time_steps, input_shape)
+        command.say("note", imported.notes)
         return exporter.export_chip(imported.chip, options)
     from ottt_loihi.training.checkpoint import load
 
     net = load(model)
     if not {"training", "imported"} & net.provenance.keys():
-        command.err.print(f"note: {UNTRAINED}", soft_wrap=True)
+        command.say("note", [UNTRAINED])
     return exporter.export(net, options, source=model)
-
-
-def _is_module(model: Path) -> bool:
-    return str(model).rpartition(":")[0].endswith(".py")
 
 
 def _imported(
     text: str,
     weights: Path | None,
-    input_shape: str | None,
+    input_shape: tuple[int, ...] | None,
     time_steps: int | None,
     how: dict[str, Any],
     data: tuple[str | None, str | None],
@@ -353,54 +318,35 @@ def _imported(
     from ottt_loihi.converters.frameworks import convert, files
     from ottt_loihi.converters.samples import samples_of
 
-    def note(line: str) -> None:
-        command.err.print(f"note: {line}", markup=False, soft_wrap=True)
-
     if input_shape is None:
         raise UsageError(f"{text}: a module does not say what it takes; give --input-shape, of one sample at one step")
     module = files.build(text)
     if weights is None:
-        note("no --weights; the module's own are taken, as build() leaves them")
-    for line in [] if weights is None else files.load_weights(module, weights):
-        note(line)
-    imported = convert.read(module, _shape(input_shape), time_steps, **how)
-    for line in [*imported.notes, *samples.adopt(imported, *data)]:
-        note(line)
+        command.say("note", ["no --weights; the module's own are taken, as build() leaves them"])
+    else:
+        command.say("note", files.load_weights(module, weights))
+    imported = convert.read(module, input_shape, time_steps, **how)
+    command.say("note", [*imported.notes, *samples.adopt(imported, *data)])
     if options.check:
         net = imported.network
         x = None
         if data[0] is not None:
             x = samples.repeated_in_time(samples_of(net, options.check, "test").x, net.time_steps)
-        compared = checking.compare(module, _shape(input_shape), time_steps, x, **how)
+        compared = checking.compare(module, input_shape, time_steps, x, **how)
         if not how["approximate"]:
             compared.raise_if_different()
-        command.err.print(f"{text}: {compared}; scores: {imported.readout}", markup=False, soft_wrap=True)
+        command.say(text, [f"{compared}; scores: {imported.readout}"])
     return imported
 
 
-def _save(network: Network, path: Path) -> Path:
-    """Write the trainable network, with which ``ottt-train --init`` goes on."""
-    from ottt_loihi.training.checkpoint import save
-
-    save(network, path)
-    return path
-
-
-def _shape(text: str) -> tuple[int, ...]:
-    words = text.split(",")
-    if not all(word.strip().isdigit() for word in words):
-        raise UsageError(f"--input-shape: expected numbers like 1,28,28, got {text!r}")
-    return tuple(int(word) for word in words)
-
-
 def _bits(text: str) -> int | str | list[int | str]:
-    """``"4"`` → 4, ``"ternary"`` as it is, ``"8,4"`` → a list; the quantiser refuses what it does not know."""
+    """Return 4 for ``"4"``, ``"ternary"`` as it is, a list for ``"8,4"``; the quantiser checks the values."""
     each: list[int | str] = [int(word) if word.strip().isdigit() else word.strip() for word in text.split(",")]
     return each if len(each) > 1 else each[0]
 
 
 def _limits(texts: list[str]) -> dict[str, int]:
-    """``["incoming_axons=8192"]`` → ``{"incoming_axons": 8192}``."""
+    """Return ``{"incoming_axons": 8192}`` for ``["incoming_axons=8192"]``."""
     found = {}
     for text in texts:
         name, _, value = text.partition("=")
@@ -408,19 +354,6 @@ def _limits(texts: list[str]) -> dict[str, int]:
             raise UsageError(f"--limit: expected name=number, got {text!r}")
         found[name] = int(value)
     return found
-
-
-# options that --help lists by name only: title → parameters
-GROUPS = {
-    "Imported networks": (
-        *("writer", "reset", "dt", "input_shape", "time_steps", "readout", "approximate"),
-        *("data", "encoding", "spikes_per_step"),
-    ),
-    "Rounding": ("input_form", "scale", "thresholds"),
-    "Files": ("no_net", "nir", "force_nir", "kit", "dry_run"),
-    "Chip": ("target", "limit", "fit_registers"),
-    "Checks": ("check", "no_check", "verify_samples", "allow_dead", "max_disagreement"),
-}
 
 
 def main() -> None:

@@ -13,16 +13,17 @@ from typer.core import TyperCommand
 
 ALL = "--help-all"
 RENAMED = {"--passes": "--epochs"}  # options of version 0.1: their names now
-SHELL = {"Shell": ("install_completion", "show_completion", "debug")}
+SHELL = {"Shell": "install_completion show_completion debug"}
 
 
-def command_class(groups: Mapping[str, Sequence[str]]) -> type[TyperCommand]:
+def command_class(groups: Mapping[str, str]) -> type[TyperCommand]:
     """Return a command whose help has these groups.
 
     Parameters
     ----------
     groups
-        title → names of the function's parameters whose options are less common; the others are explained at once
+        title → names of the function's parameters, separated by blanks, whose options are only named; the others are
+        explained
     """
 
     class Command(TyperCommand):
@@ -30,7 +31,7 @@ def command_class(groups: Mapping[str, Sequence[str]]) -> type[TyperCommand]:
             options = {param.name: param for param in self.get_params(ctx)}
             everything = ALL in sys.argv
             for title, names in {**groups, **SHELL}.items():
-                for name in names:
+                for name in names.split():
                     if name in options or title != "Shell":  # without a shell there is no completion
                         options[name].rich_help_panel = title
                         options[name].hidden = not everything
@@ -41,13 +42,13 @@ def command_class(groups: Mapping[str, Sequence[str]]) -> type[TyperCommand]:
                     _hide_type(param)
             super().format_help(ctx, formatter)
             if not everything:
-                _print_names({title: [options[name] for name in names] for title, names in groups.items()})
+                _print_names({title: [options[name] for name in names.split()] for title, names in groups.items()})
 
     return Command
 
 
 def arguments(given: Sequence[str]) -> list[str]:
-    """Return the arguments that typer understands: ``--help-all`` is its ``--help``, and options have today's names."""
+    """Return the arguments for typer: ``--help-all`` becomes ``--help``, old names of options the current ones."""
     from ottt_loihi.cli.command import err
 
     found = []
@@ -60,7 +61,7 @@ def arguments(given: Sequence[str]) -> list[str]:
 
 
 def _hide_type(param: Any) -> None:
-    """Leave an option's help the width of its type, a third of 80 columns; typer asks these methods, by version."""
+    """Hide an option's type, which takes a third of 80 columns; typer's versions have different methods for it."""
     for name in ("display_type_rich", "make_metavar", "_get_number_range_help_str"):
         if hasattr(param, name) and param.param_type_name == "option":
             setattr(param, name, lambda *_, **__: "")

@@ -6,53 +6,48 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
-from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from ottt_loihi.cli import command
-from ottt_loihi.cli import learn_options as options
 from ottt_loihi.cli import learn_prequential as stream
-from ottt_loihi.cli.learn_report import SEEN, story, table, write
+from ottt_loihi.cli.learn_report import story, summarise, table, write
 from ottt_loihi.cli.learn_scenario import REPLAY, Scenario, Transform, make_scenario, scenario_name, with_replay
 from ottt_loihi.converters.lava.backends import find
 
 if TYPE_CHECKING:
-    import numpy as np
-
-    from ottt_loihi.onchip.lava.executors import Repetition
-    from ottt_loihi.onchip.result import LearningResult
     from ottt_loihi.onchip.settings import Settings
     from ottt_loihi.sim.learning.subspace import Subspace
-    from ottt_loihi.sim.network import ChipNetwork
 
 
 EPOCHS, EPOCHS_FROM_SCRATCH, EPOCHS_OF_0_1 = 2, 6, 2
 
 
-class Rounding(str, Enum):
-    per_synapse = "per-synapse"
-    per_synapse_1 = "per-synapse-1"
-    lava = "lava"
-
-
-class Feedback(str, Enum):
-    kolen_pollack = "kolen-pollack"
-    random = "random"
-    symmetric = "symmetric"
-    opzo = "opzo"
-    local = "local"
+# options that go into Settings as they are
+CHOICES = (
+    "lambda_pre lambda_post alpha_post kappa loss learn_when learn_bias encoding schedule silent_epochs input_lag "
+    "feedback rounding balanced readout_rate hidden_rate halve_every seed"
+)
+# options that --help lists by name only: title → parameters
+GROUPS = {
+    "Rule": "loss learn_when learn_bias encoding schedule rounding",
+    "S-TLLR and TESS": "lambda_pre lambda_post alpha_post kappa",
+    "Rates": "readout_rate hidden_rate halve_every",
+    "Network": "hidden density current_decay membrane_decay plastic",
+    "Chip": "silent_epochs input_lag",
+    "Old data": "hlop replay",
+    "Stream": "in_order prequential label_share balanced changes",
+    "Running": "checkpoint_every stop_at repeat_in_lava seed",
+}
 
 
 def learn(
     model: Annotated[
         Path | None, typer.Argument(help="An exported network, model.h5 of ottt-export. Without it: from scratch.")
     ] = None,
-    transform: Annotated[
-        Transform, typer.Option(help="What changes: upside-down turns images by 180°.")
-    ] = Transform.none,
+    transform: Annotated[Transform, typer.Option(help="What changes: upside-down turns images by 180°.")] = "none",
     epochs: Annotated[
         int | None,
         typer.Option(min=1, help="Passes over the training samples; default: 6 from scratch, else 2."),
@@ -62,22 +57,37 @@ def learn(
         typer.Option(help="sim is the fast simulator; inprocess and lava give the same result; loihi2 is a chip."),
     ] = "sim",
     feedback: Annotated[
-        Feedback | None,
+        Literal["kolen-pollack", "random", "symmetric", "opzo", "local"] | None,
         typer.Option(
             help="How hidden layers get the error: kolen-pollack (default), random, symmetric, opzo; local for tess."
         ),
     ] = None,
     rounding: Annotated[
-        Rounding,
+        Literal["per-synapse", "per-synapse-1", "lava"],
         typer.Option(help="Random numbers that round weights: one per synapse (per-synapse-1: as in 0.1), or Lava's."),
-    ] = Rounding.per_synapse,
+    ] = "per-synapse",
     hidden: Annotated[
         int | None,
         typer.Option(min=1, help="From scratch: hidden neurons; default: 128 to 1024, more for more inputs."),
     ] = None,
     density: Annotated[float, typer.Option(min=0, max=1, help="From scratch: share of the synapses that exist.")] = 1.0,
-    current_decay: options.CurrentOption = 0.0,
-    membrane_decay: options.MembraneOption = None,
+    current_decay: Annotated[
+        float,
+        typer.Option(
+            min=0,
+            max=1,
+            help="From scratch: share of the synaptic current that is left after a step; above 0, neurons reset to "
+            "zero.",
+        ),
+    ] = 0.0,
+    membrane_decay: Annotated[
+        float | None,
+        typer.Option(
+            min=0,
+            max=1,
+            help="From scratch: share of the membrane that is left after a step; default: 0.5, with a current 0.8.",
+        ),
+    ] = None,
     readout_rate: Annotated[
         float | None,
         typer.Option(
@@ -94,18 +104,55 @@ def learn(
             min=0, help="Samples after which all rates are halved; default: two epochs from scratch, else never (0)."
         ),
     ] = None,
-    rule: options.RuleOption = options.Rule.ottt,
-    lambda_pre: options.LambdaPreOption = None,
-    lambda_post: options.LambdaPostOption = None,
-    alpha_post: options.AlphaPostOption = None,
-    kappa: options.KappaOption = None,
-    loss: options.LossOption = None,
-    learn_when: options.WhenOption = None,
-    learn_bias: options.BiasOption = False,
-    encoding: options.EncodingOption = options.Encoding.factored,
-    schedule: options.ScheduleOption = options.Schedule.phased,
-    silent_epochs: options.SilentOption = 0,
-    input_lag: options.LagOption = 0,
+    rule: Annotated[
+        Literal["ottt", "s-tllr", "tess"],
+        typer.Option(help="ottt; s-tllr, where inputs after a spike count, too; tess, with an error for each layer."),
+    ] = "ottt",
+    lambda_pre: Annotated[
+        float | None, typer.Option(help="S-TLLR, TESS: decay of the input's trace, at most 1 - 1/127; default: 0.5.")
+    ] = None,
+    lambda_post: Annotated[
+        float | None, typer.Option(help="S-TLLR, TESS: decay of the trace of a neuron's surrogate; default: 0.2.")
+    ] = None,
+    alpha_post: Annotated[
+        float | None, typer.Option(help="S-TLLR, TESS: weight of inputs that come after the neuron; default: 1.")
+    ] = None,
+    kappa: Annotated[
+        float | None, typer.Option(help="TESS: gain of a layer's class neurons; default: a quarter of its neurons.")
+    ] = None,
+    loss: Annotated[
+        Literal["mse", "softmax"] | None,
+        typer.Option(help="The readout's error: squared, or cross-entropy (from scratch and of --changed)."),
+    ] = None,
+    learn_when: Annotated[
+        Literal["always", "mistaken"] | None,
+        typer.Option(
+            help="Learn from every sample, or only from those answered wrongly at a first presentation; default: "
+            "always from scratch, else mistaken."
+        ),
+    ] = None,
+    learn_bias: Annotated[bool, typer.Option("--learn-bias", help="Biases learn, too, inside their neurons.")] = False,
+    encoding: Annotated[
+        Literal["factored", "signed", "split"],
+        typer.Option(help="How surrogate and error are sent: as two factors, as one signed number, or unsigned."),
+    ] = "factored",
+    schedule: Annotated[
+        Literal["phased", "pipelined"],
+        typer.Option(
+            help="phased: one time step after the other, exact. pipelined: overlapping, faster, only nearly OTTT."
+        ),
+    ] = "phased",
+    silent_epochs: Annotated[
+        int,
+        typer.Option(
+            min=0,
+            max=255,
+            help="Learning epochs without spikes after a sample, in place of clearing the trace (loihi2).",
+        ),
+    ] = 0,
+    input_lag: Annotated[
+        int, typer.Option(min=0, max=31, help="Lava steps that a chip's adapters take on the way in (loihi2).")
+    ] = 0,
     plastic: Annotated[
         int | None,
         typer.Option(min=1, help="Number of last layers that learn; default: all dense layers."),
@@ -163,9 +210,7 @@ def learn(
         ),
     ] = None,
     data: Annotated[str | None, typer.Option(help="Data set; default: the model's, or digits.")] = None,
-    changes: Annotated[
-        list[str] | None, typer.Option("--set", help="Another option of the data's loader: data.train=[2].")
-    ] = None,
+    changes: command.LoaderOptions = None,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Folder; default: the model's.")] = None,
     seed: command.Seed = 0,
     json: command.Json = False,
@@ -179,6 +224,7 @@ def learn(
     Ctrl-C saves the state; --resume continues, also with another backend.
     """
     from ottt_loihi.errors import UsageError
+    from ottt_loihi.files import require_writable
     from ottt_loihi.onchip.checkpoint import curve_version
     from ottt_loihi.onchip.lava.executors import repeat_in_lava as repeat
     from ottt_loihi.onchip.learner import learn as learn_on_chip
@@ -190,9 +236,8 @@ def learn(
     if (changed or replay) and (in_order or prequential):
         raise UsageError("--changed, --replay: belong to shuffled epochs; leave out --in-order and --prequential")
     if changed:
-        loss, learn_when = loss or options.Loss.softmax, learn_when or options.When.always
+        loss, learn_when = loss or "softmax", learn_when or "always"
         replay = REPLAY if replay is None else replay
-    decays = current_decay, membrane_decay
     folder = output or (model.parent if model else Path("runs/learn"))
     state = folder / f"{scenario_name(model, transform)}-state"
     began = curve_version(state) if resume else None
@@ -205,46 +250,31 @@ def learn(
         data,
         seed,
         plastic,
-        decays,
-        (loss or options.Loss.mse).value,
+        (current_decay, membrane_decay),
+        loss or "mse",
         old,
         tuple(changes or ()),
         validate=stop_at is not None,
     )
     scenario = with_replay(scenario, replay or 0.0)
-    rates = {"readout_rate": readout_rate, "hidden_rate": hidden_rate}
     epochs = epochs or (EPOCHS_OF_0_1 if old else EPOCHS if model else EPOCHS_FROM_SCRATCH)
     if halve_every is None:
         halve_every = 0 if model and not changed else scenario.samples * (1 if earlier or changed else 2)
+    given = locals()
     settings = Settings.of_rule(
-        rule.value,
-        lambda_pre=lambda_pre,
-        lambda_post=lambda_post,
-        alpha_post=alpha_post,
-        kappa=kappa,
-        halve_every=halve_every,
-        feedback=feedback and feedback.value,
-        seed=seed,
+        rule,
         logit_scale=scenario.logit_scale,
         shuffle=not (in_order or prequential),
         tested=prequential,
-        balanced=balanced,
-        rounding=rounding.value,
-        loss=loss and loss.value,
-        learn_when=learn_when and learn_when.value,
-        learn_bias=learn_bias,
-        encoding=encoding.value,
-        schedule=schedule.value,
-        silent_epochs=silent_epochs,
-        input_lag=input_lag,
         average_every=0 if earlier or prequential else None,
-        **{k: v for k, v in rates.items() if v is not None},
+        **{name: given[name] for name in CHOICES.split()},
     )
     scenario = _even(scenario, settings)
-    _check_folder(folder)
+    require_writable(folder)
     training = stream.shown(scenario, label_share, seed) if prequential else scenario.training
     started = time.perf_counter()
     subspaces = _watched(scenario, hlop, settings, json)
+    shared = {"settings": settings, "subspaces": subspaces, "known": scenario.known}
     with _progress(not json) as show:
         result = learn_on_chip(
             scenario.chip,
@@ -252,50 +282,31 @@ def learn(
             test=scenario.test,
             epochs=epochs,
             backend=backend,
-            settings=settings,
             progress=show,
             checkpoint=state,
             checkpoint_every=checkpoint_every,
             resume=resume,
             stop_at=stop_at,
-            subspaces=subspaces,
-            known=scenario.known,
             validation=scenario.validation,
+            **shared,
         )
     repeated = None
     if repeat_in_lava and not result.interrupted:
         command.begin(f"the same {repeat_in_lava:,} steps in the Lava runtime", json)
-        repeated = repeat(
-            scenario.chip,
-            training,
-            repeat_in_lava,
-            settings=settings,
-            subspaces=subspaces,
-            known=scenario.known,
-        )
-    summary = _summary(scenario, result, settings, repeated) | {"seconds": time.perf_counter() - started}
+        repeated = repeat(scenario.chip, training, repeat_in_lava, **shared)
+    summary = summarise(scenario, result, repeated) | {"seconds": time.perf_counter() - started}
     summary["prequential"] = stream.summary(scenario, result, label_share, seed) if prequential else None
     summary["files"] = write(folder, scenario, result, summary)
     if json:
         command.print_json(summary)
     else:
-        _show(summary)
+        command.say("warning", summary["warnings"])
+        command.out.print(story(summary))
+        command.print_table(table(summary))
+        command.print_files(summary["files"])
     if result.interrupted:
         command.err.print("interrupted; what was learnt until then is saved")
         raise KeyboardInterrupt
-
-
-# options that --help lists by name only: title → parameters
-GROUPS = {
-    "Rule": ("loss", "learn_when", "learn_bias", "encoding", "schedule", "rounding"),
-    "S-TLLR and TESS": ("lambda_pre", "lambda_post", "alpha_post", "kappa"),
-    "Rates": ("readout_rate", "hidden_rate", "halve_every"),
-    "Network": ("hidden", "density", "current_decay", "membrane_decay", "plastic"),
-    "Chip": ("silent_epochs", "input_lag"),
-    "Old data": ("hlop", "replay"),
-    "Stream": ("in_order", "prequential", "label_share", "balanced", "changes"),
-    "Running": ("checkpoint_every", "stop_at", "repeat_in_lava", "seed"),
-}
 
 
 def main() -> None:
@@ -319,30 +330,20 @@ def _watched(scenario: Scenario, rows: int, settings: Settings, quiet: bool) -> 
 
 
 def _even(scenario: Scenario, settings: Settings) -> Scenario:
-    """The scenario with the weights that Lava's own connection begins with, where that is chosen."""
+    """Return the scenario; for Lava's own LearningDense with even weights, because its weights begin even."""
     from ottt_loihi.onchip.lava import stock
 
     if not stock.is_chosen(settings):
         return scenario
     chip, changed = stock.even_weights(scenario.chip)
     if changed:
-        command.err.print(f"note: {changed:,} odd weights are lowered by 1: Lava's LearningDense begins with even ones")
+        command.say("note", [f"{changed:,} odd weights are lowered by 1: Lava's LearningDense begins with even ones"])
     return replace(scenario, chip=chip)
-
-
-def _check_folder(folder: Path) -> None:
-    """Find out before learning, not after it, that nothing can be written there."""
-    from ottt_loihi.files import atomic_write
-
-    probe = folder / ".ottt-learn"
-    with atomic_write(probe):
-        pass
-    probe.unlink()
 
 
 @contextmanager
 def _progress(visible: bool) -> Iterator[Callable[[int, int, float | None], None] | None]:
-    """A bar on stderr, drawn when learning reports: a thread that draws would be running when Lava forks."""
+    """Show a bar on stderr, drawn when learning reports: a drawing thread would be running when Lava forks."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     columns = (TextColumn("learning"), BarColumn(), MofNCompleteColumn(), TextColumn("samples · {task.description}"))
@@ -358,72 +359,3 @@ def _progress(visible: bool) -> Iterator[Callable[[int, int, float | None], None
             bar.update(task, completed=done, total=total, description=known, refresh=due)
 
         yield show
-
-
-def _summary(
-    scenario: Scenario, result: LearningResult, settings: Settings, repeated: Repetition | None
-) -> dict[str, Any]:
-    from ottt_loihi.onchip.learner import accuracy
-    from ottt_loihi.onchip.result import one_sided, recalls
-    from ottt_loihi.sim import Simulator
-    from ottt_loihi.sim.learning.weight_formats import to_inference
-
-    frozen, (x, labels) = to_inference(result.inference_chip), scenario.test
-    answers = Simulator(frozen.chip).run(x).predictions
-    inference = float((answers == labels).mean())
-    said = one_sided(answers, labels)
-    deployed = old_world = None
-    changed = False
-    if scenario.old_world is not None:
-        before = scenario.old_world[0]
-        changed = before is not scenario.test
-        deployed, old_world = result.curve[0].accuracy, inference
-        if changed:
-            deployed, old_world = accuracy(scenario.chip, *before), accuracy(frozen.chip, *before)
-    story = [*([] if deployed is None else [deployed]), result.curve[0].accuracy, inference]
-    return {
-        "scenario": scenario.name,
-        "world_changed": changed,
-        "accuracies": story,
-        "accuracy_deployed": deployed,
-        "accuracy_before": result.curve[0].accuracy,
-        "accuracy_learning_weights": result.accuracy,
-        "accuracy": inference,
-        "recall": recalls(answers, labels, frozen.chip.layers[-1].size),
-        "accuracy_in_the_old_world": old_world,
-        "directions_protected": [s.fixed for s in result.subspaces or ()],
-        "weights_averaged": result.averaged is not None,
-        "weights_changed_by_freezing": frozen.changed,
-        "samples": result.samples,
-        "samples_replayed": scenario.replayed * result.samples // scenario.samples,
-        "data_notes": list(scenario.notes),
-        "steps": result.steps,
-        "steps_per_second": result.steps_per_second,
-        "rates": list(result.rates),
-        "saturated": result.counters,
-        "messages": result.messages,
-        "weights_at_rails": list(result.rails),
-        "weights_moved": list(result.moved),
-        "silent_neurons": _silent(result.chip, scenario.test[0]),
-        "warnings": result.warnings + ([said] if said else []),
-        "settings": result.settings,
-        "interrupted": result.interrupted,
-        "repeated_in_lava": None if repeated is None else vars(repeated),
-        "curve": {"samples": [p.samples for p in result.curve], "accuracy": [p.accuracy for p in result.curve]},
-    }
-
-
-def _silent(chip: ChipNetwork, x: np.ndarray) -> list[int]:
-    """Hidden neurons of each layer that fire for none of the first test samples."""
-    from ottt_loihi import sim
-
-    states = sim.run(chip, x[:SEEN], {"s": list(range(len(chip.layers) - 1))}).states["s"]
-    return [int((~s.any(axis=(0, 1))).sum()) for s in states[:-1]]
-
-
-def _show(summary: dict[str, Any]) -> None:
-    for warning in summary["warnings"]:
-        command.err.print(f"warning: {warning}")
-    command.out.print(story(summary))
-    command.print_table(table(summary))
-    command.print_files(summary["files"])

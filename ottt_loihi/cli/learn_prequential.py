@@ -81,15 +81,12 @@ def rows(found: dict[str, Any]) -> list[list[str]]:
     """Return the rows of the table."""
     learning = f"{found['accuracy']:.1%}, balanced {found['balanced_accuracy']:.1%}"
     frozen = f"{found['accuracy_frozen']:.1%}, balanced {found['balanced_accuracy_frozen']:.1%}"
+    repeated = ["samples that repeat the one before, not learnt from", f"{found['repeated']:,}"]
     return [
         ["stream, each sample answered first", learning],
         ["stream, frozen weights", frozen],
         ["labels learnt from", f"{found['labels']:,} of {found['samples']:,}"],
-        *(
-            [["samples that repeat the one before, not learnt from", f"{found['repeated']:,}"]]
-            if found["repeated"]
-            else []
-        ),
+        *([repeated] if found["repeated"] else []),
     ]
 
 
@@ -97,10 +94,7 @@ def figure(found: dict[str, Any]) -> Any:
     """Return the report's figure of the stream."""
     from ottt_loihi.report import plots, report
 
-    curve = found["curve"]
-    series = {
-        "learning on the chip": (curve["samples"], curve["accuracy"]),
-        "frozen": (curve["samples"], curve["accuracy_frozen"]),
-    }
+    curve, names = found["curve"], {"learning on the chip": "accuracy", "frozen": "accuracy_frozen"}
+    series = {name: (curve["samples"], curve[key]) for name, key in names.items()}
     picture = plots.curves(series, x_label="samples of the stream", y_label="right answers (%)", percent=True)
     return report.Figure(picture, "Each point: the samples since the previous point, answered before they were learnt.")

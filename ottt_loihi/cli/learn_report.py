@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from ottt_loihi.cli.learn_scenario import Scenario
+    from ottt_loihi.onchip.lava.executors import Repetition
     from ottt_loihi.onchip.result import LearningResult
     from ottt_loihi.sim.network import ChipNetwork, Connection
 
@@ -20,8 +21,68 @@ MANY = 12  # classes
 SEEN = 500  # test samples that silent neurons are counted on
 
 
+def summarise(scenario: Scenario, result: LearningResult, repeated: Repetition | None) -> dict[str, Any]:
+    """Return the results of a run as JSON values."""
+    from ottt_loihi.onchip.learner import accuracy
+    from ottt_loihi.onchip.result import one_sided, recalls
+    from ottt_loihi.sim import Simulator
+    from ottt_loihi.sim.learning.weight_formats import to_inference
+
+    frozen, (x, labels) = to_inference(result.inference_chip), scenario.test
+    answers = Simulator(frozen.chip).run(x).predictions
+    inference = float((answers == labels).mean())
+    said = one_sided(answers, labels)
+    deployed = old_world = None
+    changed = False
+    if scenario.old_world is not None:
+        before = scenario.old_world[0]
+        changed = before is not scenario.test
+        deployed, old_world = result.curve[0].accuracy, inference
+        if changed:
+            deployed, old_world = accuracy(scenario.chip, *before), accuracy(frozen.chip, *before)
+    story = [*([] if deployed is None else [deployed]), result.curve[0].accuracy, inference]
+    return {
+        "scenario": scenario.name,
+        "world_changed": changed,
+        "accuracies": story,
+        "accuracy_deployed": deployed,
+        "accuracy_before": result.curve[0].accuracy,
+        "accuracy_learning_weights": result.accuracy,
+        "accuracy": inference,
+        "recall": recalls(answers, labels, frozen.chip.layers[-1].size),
+        "accuracy_in_the_old_world": old_world,
+        "directions_protected": [s.fixed for s in result.subspaces or ()],
+        "weights_averaged": result.averaged is not None,
+        "weights_changed_by_freezing": frozen.changed,
+        "samples": result.samples,
+        "samples_replayed": scenario.replayed * result.samples // scenario.samples,
+        "data_notes": list(scenario.notes),
+        "steps": result.steps,
+        "steps_per_second": result.steps_per_second,
+        "rates": list(result.rates),
+        "saturated": result.counters,
+        "messages": result.messages,
+        "weights_at_rails": list(result.rails),
+        "weights_moved": list(result.moved),
+        "silent_neurons": _silent(result.chip, scenario.test[0]),
+        "warnings": result.warnings + ([said] if said else []),
+        "settings": result.settings,
+        "interrupted": result.interrupted,
+        "repeated_in_lava": None if repeated is None else vars(repeated),
+        "curve": {"samples": [p.samples for p in result.curve], "accuracy": [p.accuracy for p in result.curve]},
+    }
+
+
+def _silent(chip: ChipNetwork, x: np.ndarray) -> list[int]:
+    """Return the number of hidden neurons of each layer that fire for none of the first test samples."""
+    from ottt_loihi import sim
+
+    states = sim.run(chip, x[:SEEN], {"s": list(range(len(chip.layers) - 1))}).states["s"]
+    return [int((~s.any(axis=(0, 1))).sum()) for s in states[:-1]]
+
+
 def write(folder: Path, scenario: Scenario, result: LearningResult, summary: dict[str, Any]) -> dict[str, str]:
-    """The learnt network as it is and as inference weights, the curve as picture and data, the report's section."""
+    """Write the learnt network, also with inference weights, the curve and the report's section; return the paths."""
     from ottt_loihi.files import atomic_write
     from ottt_loihi.report import plots, report
     from ottt_loihi.sim import storage
@@ -146,7 +207,7 @@ def _recall(parts: list[float | None]) -> str:
 
 
 def _rule(settings: dict[str, Any]) -> str:
-    """The choices that differ from the plain rule."""
+    """Return the choices that differ from the plain rule."""
     from ottt_loihi.sim.learning import trial
     from ottt_loihi.sim.learning.rule import BESIDE, Rule
 

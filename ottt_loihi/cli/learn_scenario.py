@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from ottt_loihi.cli import command
 
@@ -28,9 +27,9 @@ KEPT = 10  # of so many training samples one is kept for --stop-at
 TRAINING_SEEDS = 1_000_000  # training spikes are drawn from here on, test spikes from the seed itself
 
 
-class Transform(str, Enum):
-    none = "none"
-    upside_down = "upside-down"
+Transform = Literal["none", "upside-down"]
+Coded = tuple["Array", "np.ndarray"]  # messages and labels
+Decays = tuple[float, float]  # of current and membrane
 
 
 @dataclass(frozen=True)
@@ -71,22 +70,22 @@ class Scenario:
 
     name: str
     chip: ChipNetwork
-    training: Callable[[int], tuple[Array, np.ndarray]]
-    test: tuple[Array, np.ndarray]
+    training: Callable[[int], Coded]
+    test: Coded
     logit_scale: int | None
     samples: int
-    old_world: tuple[tuple[Array, np.ndarray], Array] | None
-    known: tuple[Array, np.ndarray] | None = None
+    old_world: tuple[Coded, Array] | None
+    known: Coded | None = None
     stuck: np.ndarray | None = None
-    validation: tuple[Array, np.ndarray] | None = None
-    old_training: Callable[[int, int], tuple[Array, np.ndarray]] | None = None
+    validation: Coded | None = None
+    old_training: Callable[[int, int], Coded] | None = None
     replayed: int = 0
     notes: tuple[str, ...] = ()
 
 
 def scenario_name(model: Path | None, transform: Transform) -> str:
     """Return the name of a scenario, which its files begin with."""
-    return "scratch" if model is None else "more" if transform is Transform.none else "drift"
+    return "scratch" if model is None else "more" if transform == "none" else "drift"
 
 
 def make_scenario(
@@ -103,7 +102,7 @@ def make_scenario(
     changes: tuple[str, ...] = (),
     validate: bool = False,
 ) -> Scenario:
-    """Return the scenario of the options; ``of_first``: of a run that version 0.1 began, which is resumed.
+    """Return the scenario of the options; ``of_first``: of a resumed run of version 0.1.
 
     ``changes`` are texts as ``"data.train=[2]"``: options of the loader, in place of those of the training.
     ``validate``: a tenth of the training samples, drawn, is kept for validation.
@@ -114,89 +113,80 @@ def make_scenario(
     from ottt_loihi.data.arrays import repeated
     from ottt_loihi.data.on_demand import OnDemand
     from ottt_loihi.errors import UsageError
-    from ottt_loihi.sim import storage
 
-    if model:
-        made = "ottt-export makes one"
-        command.expect_file(model, "model.h5", {"": made, ".pt": f"{made} of it", ".net": f"{made} of it"})
-    given = storage.load(model) if model else None
-    if given is not None and (hidden, density, *decays) != (None, 1.0, 0.0, None):
-        raise UsageError(
-            "--hidden, --density, --current-decay, --membrane-decay: of networks from scratch; a model.h5 has its own, "
-            "leave them out"
-        )
-    if given is None and plastic is not None:
-        raise UsageError("--plastic: every layer of a network from scratch learns; give a model.h5, or leave it out")
-    current, membrane = _decays(*decays)
-    if given is not None:
+    given = command.load_chip(model) if model else None
+    if given is None:
+        if plastic is not None:
+            raise UsageError(
+                "--plastic: every layer of a network from scratch learns; give a model.h5, or leave it out"
+            )
+        usable, name = _decays(*decays), data or "digits"
+        chip, found = _fresh(name, _options(name, changes), hidden, density, seed, usable, of_first)
+    else:
+        if (hidden, density, *decays) != (None, 1.0, 0.0, None):
+            raise UsageError(
+                "--hidden, --density, --current-decay, --membrane-decay: of networks from scratch; a model.h5 has its "
+                "own, leave them out"
+            )
         _require_able(given, model)
-        name = data or _data_of(given)
+        name = data or (given.data_set.name if given.data_set else "digits")
         found = chip_choice(given, name, EVERYTHING, options=_options(name, changes))
         chip = _plastic(given, plastic)
-    else:
-        options = _options(data or "digits", changes)
-        chip, found = _fresh(data or "digits", options, hidden, density, seed, current, membrane, of_first)
     split = found.split
-    for note in found.notes:
-        command.err.print(f"data: {note}", markup=False, soft_wrap=True)
-    turn = transform is Transform.upside_down
+    command.say("data", found.notes)
+    turn = transform == "upside-down"
     if turn and len(split.input_shape) < 2:
         raise UsageError(f"--transform: {split.name} has no images, its samples are {split.input_shape}; leave it out")
 
-    def encode(source: Chosen, x: np.ndarray, places: np.ndarray, spikes_seed: int, turned: bool) -> Array:
+    def train(source: Chosen, places: np.ndarray, number: int, turned: bool) -> Coded:
+        """Return training samples; ``number``: the epoch's, or a negative one for other purposes."""
+        spikes_seed = TRAINING_SEEDS * (seed + 1) + number
+        return encode(source, source.split.x_train, source.split.y_train, places, spikes_seed, turned)
+
+    def test(source: Chosen, turned: bool) -> Coded:
+        labels = source.split.y_test
+        return encode(source, source.split.x_test, labels, np.arange(len(labels)), seed, turned)
+
+    def encode(source: Chosen, x: Any, labels: np.ndarray, places: np.ndarray, spikes: int, turned: bool) -> Coded:
         def of(numbers: np.ndarray) -> np.ndarray:
             few = x[places[numbers]]
             few = few[..., ::-1, ::-1] if turned else few
-            return chip_input(chip, replace(source, x=few, indices=places[numbers]), spikes_seed)
+            return chip_input(chip, replace(source, x=few, indices=places[numbers]), spikes)
 
-        return OnDemand(of, len(places)).kept()
+        return OnDemand(of, len(places)).kept(), labels[places]
 
     count = len(split.y_train)
     kept = np.random.default_rng([seed, KEPT]).permutation(count)[: -(-count // KEPT) if validate else 0]
     learnt = np.setdiff1d(np.arange(count), kept)
-
-    def training(number: int) -> tuple[Array, np.ndarray]:
-        seen = encode(found, split.x_train, learnt, TRAINING_SEEDS * (seed + 1) + number, turn)
-        return seen, split.y_train[learnt]
-
     logit_scale = old_world = known = validation = old_training = None
     if validate:
         if not len(learnt):
             raise UsageError(f"--stop-at: needs two training samples, one of them to stop by; got {count}")
-        seen = encode(found, split.x_train, kept, TRAINING_SEEDS * (seed + 1) - 3, turn)
-        validation = seen, split.y_train[kept]
-        command.err.print(f"--stop-at: {len(kept):,} of {count:,} training samples are kept for it, not learnt from")
-    test = encode(found, split.x_test, np.arange(len(split.y_test)), seed, turn), split.y_test
-    if given:
-        old = _trained_on(given, data, changes, found)
-        if old is not None:
-            before = test
-            if turn or old is not found:
-                places = np.arange(len(old.split.y_test))
-                before = encode(old, old.split.x_test, places, seed, False), old.split.y_test
-            drawn = np.random.default_rng(seed).permutation(len(old.split.y_train))
-            few, many = drawn[:SCALE_SAMPLES], drawn[:WATCHED]
-            seen = encode(old, old.split.x_train, few, TRAINING_SEEDS * (seed + 1) - 2, False)
-            known = seen, old.split.y_train[few]
-            logit_scale = _logit_scale(chip, *known, loss)
-            watched = encode(old, old.split.x_train, many, TRAINING_SEEDS * (seed + 1) - 1, False)
-            old_world = before, watched
-            if turn or old is not found:
+        validation = train(found, kept, -3, turn)
+        command.say("--stop-at", [f"{len(kept):,} of {count:,} training samples are kept for it, not learnt from"])
+    tested = test(found, turn)
+    old = _trained_on(given, data, changes, found) if given else None
+    if old is not None:
+        drawn = np.random.default_rng(seed).permutation(len(old.split.y_train))
+        known = train(old, drawn[:SCALE_SAMPLES], -2, False)
+        logit_scale = _logit_scale(chip, *known, loss)
+        watched, _ = train(old, drawn[:WATCHED], -1, False)
+        old_world = tested, watched
+        if turn or old is not found:
+            old_world = test(old, False), watched
 
-                def old_training(number: int, size: int) -> tuple[Array, np.ndarray]:
-                    from_all = learnt if old is found else np.arange(len(old.split.y_train))  # none kept for --stop-at
-                    places = from_all[np.random.default_rng([seed, number, size]).integers(len(from_all), size=size)]
-                    seen = encode(old, old.split.x_train, places, TRAINING_SEEDS * (seed + 1) + number, False)
-                    return seen, old.split.y_train[places]
+            def old_training(number: int, size: int) -> Coded:
+                from_all = learnt if old is found else np.arange(len(old.split.y_train))  # none kept for --stop-at
+                draws = np.random.default_rng([seed, number, size]).integers(len(from_all), size=size)
+                return train(old, from_all[draws], number, False)
 
-        if of_first:
-            untouched = encode(found, split.x_test, np.arange(len(split.y_test)), seed, False) if turn else test[0]
-            logit_scale = _logit_scale_of_first_version(chip, untouched, split.y_test)
+    if given and of_first:
+        logit_scale = _logit_scale_of_first_version(chip, *(test(found, False) if turn else tested))
     return Scenario(
         name=scenario_name(model, transform),
         chip=chip,
-        training=training,
-        test=test,
+        training=lambda number: train(found, learnt, number, turn),
+        test=tested,
         logit_scale=logit_scale,
         samples=len(learnt),
         old_world=old_world,
@@ -225,7 +215,7 @@ def with_replay(scenario: Scenario, share: float) -> Scenario:
         raise UsageError(f"--changed, --replay: {why.get(scenario.name, why['more'])}")
     count = max(1, round(share * scenario.samples))
 
-    def training(number: int) -> tuple[Array, np.ndarray]:
+    def training(number: int) -> Coded:
         (x, labels), (old_x, old_labels) = scenario.training(number), scenario.old_training(number, count)
         return joined(x, old_x), np.concatenate([labels, old_labels])
 
@@ -244,7 +234,7 @@ def _require_able(given: ChipNetwork, model: Path | None) -> None:
 
 
 def _plastic(given: ChipNetwork, plastic: int | None) -> ChipNetwork:
-    """The network with the layers that learn; one that receives graded messages stays as it is, which is said."""
+    """Return the network with plastic last layers; a first layer that receives graded messages stays frozen."""
     from ottt_loihi.errors import UsageError
     from ottt_loihi.sim.learning.weight_formats import make_plastic
     from ottt_loihi.sim.network import INPUT, Dense
@@ -268,8 +258,8 @@ def _plastic(given: ChipNetwork, plastic: int | None) -> ChipNetwork:
     return make_plastic(given, layers=None if plastic is None else range(count - plastic, count))
 
 
-def _decays(current: float, membrane: float | None) -> tuple[float, float]:
-    """The decays of current and membrane from scratch, refused before anything is read where they cannot learn."""
+def _decays(current: float, membrane: float | None) -> Decays:
+    """Return the decays of current and membrane from scratch; refuse values with which a network cannot learn."""
     from ottt_loihi import checks
     from ottt_loihi.errors import UsageError
     from ottt_loihi.onchip.network.schedule import Schedule
@@ -292,7 +282,7 @@ def _decays(current: float, membrane: float | None) -> tuple[float, float]:
 
 
 def _options(data: str, changes: tuple[str, ...]) -> dict[str, Any]:
-    """Options of the loader; samples with gaps are left out, where it can: a sensor may fail for a while."""
+    """Return options of the loader. If it can, it skips samples with gaps, which a failing sensor leaves."""
     from ottt_loihi.data.registry import chosen_options, loader_options
 
     gaps = {"gaps": "skip"} if "gaps" in loader_options(data) else {}
@@ -300,16 +290,9 @@ def _options(data: str, changes: tuple[str, ...]) -> dict[str, Any]:
 
 
 def _fresh(
-    data: str,
-    options: dict[str, Any],
-    hidden: int | None,
-    density: float,
-    seed: int,
-    current: float,
-    membrane: float,
-    of_first: bool,
+    data: str, options: dict[str, Any], hidden: int | None, density: float, seed: int, decays: Decays, of_first: bool
 ) -> tuple[ChipNetwork, Chosen]:
-    """A network that has learnt nothing, for a data set: its own time steps, and spikes that a layer can learn from."""
+    """Return an untrained network for a data set, and its samples coded as spikes, from which a layer can learn."""
     import numpy as np
 
     from ottt_loihi.converters.samples import Chosen
@@ -331,9 +314,9 @@ def _fresh(
         num_steps=record.time_steps or STEPS,
         seed=seed,
         density=density,
-        current_decay=current,
-        reset="zero" if current else "subtract",
-        decay=membrane,
+        current_decay=decays[0],
+        reset="zero" if decays[0] else "subtract",
+        decay=decays[1],
     )
     chip = replace(chip, data=record, data_set=Step(located(data), options))
     notes = prepared.notes if data != "digits" else ()
@@ -342,7 +325,7 @@ def _fresh(
 
 
 def _trained_on(given: ChipNetwork, data: str | None, changes: tuple[str, ...], found: Chosen) -> Chosen | None:
-    """The data that the network was trained on; None where they are not here, which is said."""
+    """Return the data that the network was trained on; None, with a note, if they are not here."""
     from ottt_loihi.converters.samples import chip_choice
     from ottt_loihi.data.registry import located
     from ottt_loihi.errors import FileError, UsageError
@@ -353,20 +336,12 @@ def _trained_on(given: ChipNetwork, data: str | None, changes: tuple[str, ...], 
     try:
         return chip_choice(given, given.data_set.name, EVERYTHING)
     except (FileError, UsageError) as error:
-        command.err.print(
-            f"note: what it was trained on is not here ({error}); how well it did there is not measured",
-            markup=False,
-            soft_wrap=True,
-        )
+        command.say("note", [f"what it was trained on is not here ({error}); how well it did there is not measured"])
         return None
 
 
-def _data_of(chip: ChipNetwork) -> str:
-    return chip.data_set.name if chip.data_set else "digits"
-
-
 def _logit_scale(chip: ChipNetwork, x: Array, labels: np.ndarray, loss: str) -> int | None:
-    """How far the right class leads in the old world; None where it does not: it is measured later."""
+    """Return how far the right class leads in the old world; None if it does not lead: it is measured later."""
     from ottt_loihi.errors import UsageError
     from ottt_loihi.onchip.network.rates import logit_scale_for
     from ottt_loihi.onchip.network.trainable import estimate_logit_scale
@@ -378,7 +353,7 @@ def _logit_scale(chip: ChipNetwork, x: Array, labels: np.ndarray, loss: str) -> 
 
 
 def _logit_scale_of_first_version(chip: ChipNetwork, x: Array, labels: np.ndarray) -> int | None:
-    """Return version 0.1's logit scale: the network's own, or where it has none the one measured on test samples."""
+    """Return version 0.1's logit scale: None if the network has its own, else measured on test samples."""
     from ottt_loihi.onchip.network.trainable import estimate_logit_scale, has_logit_scale
 
     return None if has_logit_scale(chip) else estimate_logit_scale(chip, x, labels)

@@ -19,12 +19,10 @@ if TYPE_CHECKING:
     from ottt_loihi.converters.samples import Chosen
     from ottt_loihi.data.on_demand import OnDemand
     from ottt_loihi.metrics import Metrics
-    from ottt_loihi.report.report import Table
     from ottt_loihi.sim.inference.reference import Result
     from ottt_loihi.sim.network import ChipNetwork
 
 
-EXPORT = "ottt-export makes one"
 EVERYTHING = 2**31 - 1  # samples
 OVERFLOWS = {
     "int32": "a sum left 32 bits",
@@ -46,17 +44,10 @@ def run(
             help="What classifies: sim, our simulator; lava or inprocess, hundreds of times slower; loihi2, a chip."
         ),
     ] = "sim",
-    verify: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="Repeat some samples in lava, inprocess, loihi2 or netx, and compare every state. Repeatable."
-        ),
-    ] = None,
+    verify: command.Verify = None,
     verify_samples: Annotated[int, typer.Option(min=1, help="Number of samples that --verify repeats.")] = 20,
     data: Annotated[str | None, typer.Option(help="Data set; default: that of the training.")] = None,
-    changes: Annotated[
-        list[str] | None, typer.Option("--set", help="Another option of the data's loader, such as data.test=[5].")
-    ] = None,
+    changes: command.LoaderOptions = None,
     predictions: Annotated[
         Path | None,
         typer.Option(help="A .csv file for the prediction and scores of each sample; labels are not needed."),
@@ -80,7 +71,7 @@ def run(
     from ottt_loihi.converters.samples import chip_choice, input_on_demand
     from ottt_loihi.data.registry import chosen_options
     from ottt_loihi.errors import UsageError
-    from ottt_loihi.sim import storage
+    from ottt_loihi.metrics import warnings
     from ottt_loihi.sim.inference.continuous import as_recording
 
     place = find(backend, "--backend")
@@ -89,20 +80,19 @@ def run(
     place.require()
     if continuous and place.streams:
         raise UsageError(f"--continuous: {place.name} gives no v at every step; choose sim, inprocess or lava")
-    command.expect_file(model, "model.h5", {"": EXPORT, ".pt": f"{EXPORT} of it", ".net": f"{EXPORT} of it"})
-    chip = storage.load(model)
-    data = data or _data_of(chip, model)
+    chip = command.load_chip(model)
+    if data is None and chip.data_set is None:
+        raise UsageError(f"{model}: does not say what data it was trained on; name it with --data")
+    data = data or chip.data_set.name
     options = chosen_options(data, changes or ())
     if continuous and samples is not None:
         raise UsageError("--samples: --continuous runs all samples in their order; leave out one of the two")
     count = EVERYTHING if continuous else samples or 360
     found = chip_choice(chip, data, count, labelled=predictions is None, options=options)
-    for note in found.notes:
-        command.err.print(f"data: {note}", markup=False, soft_wrap=True)
+    command.say("data", found.notes)
     x = input_on_demand(chip, found, seed, _range(input_range))
     prepared = place.prepare(chip, x)
-    for note in prepared.notes:
-        command.err.print(f"note: {note}", soft_wrap=True)
+    command.say("note", prepared.notes)
     result, seconds = _classify(prepared.chip, place, x, json, continuous)
     measured = _measured(result.predictions, found, chip)
     if predictions is not None:
@@ -120,7 +110,7 @@ def run(
         "said": found.said,
         "continuous": continuous,
         **({"accuracy": None} if measured is None else {"accuracy": measured.accuracy, **measured.to_json()}),
-        "warnings": _warnings(chip, result, measured, len(x)),
+        "warnings": warnings(measured, [n / len(x) for n in result.spike_counts[:-1]]),
         "spikes_per_sample": [float(n) / len(x) for n in result.spike_counts],
         "overflows": {name: counts.tolist() for name, counts in result.overflows.items()},
         "strategies": [vars(strategy) for strategy in result.strategies],
@@ -149,23 +139,8 @@ def _measured(predictions: np.ndarray, found: Chosen, chip: ChipNetwork) -> Metr
     return measure(predictions, found.labels, classes, found.split.class_names)
 
 
-def _warnings(chip: ChipNetwork, result: Result, measured: Metrics | None, samples: int) -> list[str]:
-    """Return one line for each layer that never fires, and for predictions of one class only."""
-    from ottt_loihi.metrics import silent_layers
-
-    rates = [n / samples for n in result.spike_counts[:-1]]
-    return [w for w in ("" if measured is None else measured.warning, silent_layers(rates)) if w]
-
-
-def _classes(measured: Metrics) -> Table:
-    from ottt_loihi.metrics import COLUMNS
-    from ottt_loihi.report.report import Table
-
-    return Table("Recall of each class", COLUMNS, measured.worst())
-
-
 def _write_predictions(path: Path, result: Result, found: Chosen) -> None:
-    """A line for each sample: its number, its prediction, its label where it has one, and the score of each class."""
+    """Write a line for each sample: its number, prediction, label if it has one, and the score of each class."""
     import csv
 
     from ottt_loihi.files import atomic_write
@@ -185,23 +160,15 @@ def _range(text: str | None) -> tuple[float, float] | None:
 
     if text is None:
         return None
-    try:
-        low, high = (float(word) for word in text.split(","))
-    except ValueError:
-        raise UsageError(f"--input-range: expected two numbers like -1,1, got {text!r}") from None
-    return number(low, "--input-range"), number(high, "--input-range")
-
-
-def _data_of(chip: ChipNetwork, model: Path) -> str:
-    from ottt_loihi.errors import UsageError
-
-    if chip.data_set is None:
-        raise UsageError(f"{model}: does not say what data it was trained on; name it with --data")
-    return chip.data_set.name
+    expected = "--input-range: expected two numbers like -1,1"
+    found = tuple(number(value, "--input-range") for value in command.numbers(text, expected, float))
+    if len(found) != 2:
+        raise UsageError(f"{expected}, got {text!r}")
+    return found
 
 
 def _classify(chip: ChipNetwork, backend: Backend, x: OnDemand, quiet: bool, continuous: bool) -> tuple[Result, float]:
-    """(result, seconds) of all samples; the simulator's under a progress bar, which Lava must not fork beside.
+    """Return (result, seconds) of all samples. Only the simulator has a bar: Lava must not fork beside its thread.
 
     Lava's source keeps all of a run's messages, so it gets them whole.
     """
@@ -223,18 +190,13 @@ def _classify(chip: ChipNetwork, backend: Backend, x: OnDemand, quiet: bool, con
 
 
 def _verify(chip: ChipNetwork, x: np.ndarray, model: Path, place: str, quiet: bool) -> dict[str, Any]:
-    """Run ``x`` in a place and in the simulator, and compare everything."""
+    """Run ``x`` in a place and in the simulator, and compare every state."""
     started = time.perf_counter()
     command.begin(f"{replay.title(place)}, {len(x)} images", quiet)
-    comparison = replay.replay(chip, place, x, model.with_suffix(".net"))
-    return {
-        "backend": place,
-        "samples": len(x),
-        "compared": comparison.compared,
-        "different": comparison.different,
-        "first": None if comparison.first is None else str(comparison.first),
-        "seconds": time.perf_counter() - started,
-    }
+    found = replay.replay(chip, place, x, model.with_suffix(".net"))
+    counts = {"samples": len(x), "compared": found.compared, "different": found.different}
+    first = None if found.first is None else str(found.first)
+    return {"backend": place, **counts, "first": first, "seconds": time.perf_counter() - started}
 
 
 def _fail_if_different(checks: list[dict[str, Any]]) -> None:
@@ -252,13 +214,8 @@ def _tables(summary: dict[str, Any]) -> list[Any]:
     from ottt_loihi.report.report import Table
 
     rows = [
-        [
-            replay.title(check["backend"]),
-            str(check["samples"]),
-            f"{check['compared']:,}",
-            f"{check['different']:,}",
-            f"{check['seconds']:.1f}",
-        ]
+        [replay.title(check["backend"]), *(f"{check[name]:,}" for name in ("samples", "compared", "different"))]
+        + [f"{check['seconds']:.1f}"]
         for check in summary["verified"]
     ]
     columns = ["against", "images>", "states compared>", "different>", "seconds>"]
@@ -291,17 +248,16 @@ def _report(summary: dict[str, Any], measured: Metrics | None, folder: Path) -> 
         name="run",
         title="Run bit for bit",
         summary=f"Computed by the {find(summary['backend']).title}: {_summary_line(summary)}. {verdict}",
-        tables=[*([] if measured is None else [_classes(measured)]), *_tables(summary)],
+        tables=[*([] if measured is None else [command.recall_table(measured)]), *_tables(summary)],
     )
     return report.add(folder, section)
 
 
 def _show(summary: dict[str, Any], path: Path, measured: Metrics | None) -> None:
-    for warning in summary["warnings"]:
-        command.err.print(f"warning: {warning}", markup=False, soft_wrap=True)
+    command.say("warning", summary["warnings"])
     command.out.print(_summary_line(summary))
     if measured is not None and measured.balanced_accuracy < 1:
-        command.print_table(_classes(measured))
+        command.print_table(command.recall_table(measured))
     for part in _tables(summary):
         command.print_table(part)
     command.print_files({"report": str(path)})

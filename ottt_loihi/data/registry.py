@@ -143,22 +143,26 @@ def loader_options(name: str, folder: str | os.PathLike[str] | None = None) -> l
     return _options_of(_loader(name, folder)[0])
 
 
-def chosen_options(name: str, changes: Iterable[str], folder: str | os.PathLike[str] | None = None) -> dict[str, Any]:
-    """Return options of a loader by name, from texts as ``"data.num_steps=10"``.
+def chosen_options(
+    name: str, changes: Iterable[str], folder: str | os.PathLike[str] | None = None, **given: Any
+) -> dict[str, Any]:
+    """Return options of a loader by name: ``given``, and texts as ``"data.num_steps=10"``.
 
     Raises
     ------
     UsageError
-        for another table than ``data``, and an option that the loader does not have
+        for another table than ``data``, an option that the loader does not have, and one with two values
     """
-    from ottt_loihi.training.config import parse_change
+    from ottt_loihi.training.config import with_changes
 
-    found, known = {}, loader_options(name, folder)
-    for text in changes:
-        place, value = parse_change(text)
-        option = place.removeprefix("data.")
-        if option not in known:
-            raise UsageError(f"--set {place}: {name} has no such option; it has {', '.join(known) or 'none'}")
+    found = {}
+    for place, value in with_changes({f"data.{option}": value for option, value in given.items()}, changes).items():
+        table, _, option = place.partition(".")
+        if table != "data":
+            raise UsageError(f"--set {place}: expected data.NAME=value with an option of the loader")
+        if option not in (known := loader_options(name, folder)):
+            where = f"--{option.replace('_', '-')}" if option in given else f"--set {place}"
+            raise UsageError(f"{where}: {name} has no option {option!r}; it has {', '.join(known) or 'none'}")
         found[option] = value
     return found
 

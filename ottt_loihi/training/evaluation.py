@@ -14,11 +14,11 @@ from ottt_loihi import checks
 from ottt_loihi.data.description import Step
 from ottt_loihi.data.pixels import intensities
 from ottt_loihi.errors import TrainingError
-from ottt_loihi.metrics import measure, silent_layers
+from ottt_loihi.metrics import measure, warnings
 from ottt_loihi.nn.inputs import Input, frames
 from ottt_loihi.nn.network import Network, evaluating, gathered
 from ottt_loihi.training.checkpoint import not_finite, tensors_of
-from ottt_loihi.training.distributed import Group
+from ottt_loihi.training.distributed import ALONE, Group
 from ottt_loihi.training.encoding import encode
 from ottt_loihi.training.samples import Samples
 from ottt_loihi.training.sources import open_samples
@@ -58,8 +58,8 @@ class Evaluation:
         if not len(self.predictions):
             return []
         classes = int(max(self.predictions.max(), self.labels.max())) + 1
-        found = measure(self.predictions, self.labels, max(classes, len(class_names)), class_names).warning
-        return [sentence for sentence in (found, silent_layers(self.spike_rates)) if sentence]
+        measured = measure(self.predictions, self.labels, max(classes, len(class_names)), class_names)
+        return warnings(measured, self.spike_rates)
 
 
 def evaluate(
@@ -105,19 +105,14 @@ def evaluate(
 
 @torch.no_grad()
 def evaluate_samples(
-    net: Network, samples: Samples, batch_size: int, time_steps: int | None = None, group: Group | None = None
+    net: Network, samples: Samples, batch_size: int = 512, time_steps: int | None = None, group: Group = ALONE
 ) -> Evaluation:
-    """:func:`evaluate` of samples that have been opened; every process of ``group`` takes its share of each batch.
+    """Return :func:`evaluate` of opened samples; each process of ``group`` takes its share of each batch.
 
-    All of them get the numbers of the whole set, and the predictions of their own samples.
+    Each process returns the numbers of the whole set, and the predictions of its own samples.
     """
-    group = Group() if group is None else group
-    steps = checks.integer(
-        samples.num_steps if time_steps is None else time_steps,
-        "time_steps",
-        1,
-        samples.num_steps if samples.time_axis else None,
-    )
+    most, steps = samples.num_steps if samples.time_axis else None, samples.num_steps
+    steps = steps if time_steps is None else checks.integer(time_steps, "time_steps", 1, most)
     predictions, labels, correct, seen, operations = [], [], 0, 0, 0.0
     activity: np.ndarray = np.zeros((len(net.blocks), steps))
     fan_out = net.fan_out()
@@ -141,7 +136,7 @@ def evaluate_samples(
 
 
 def _scores_and_rates(net: Network, x: Input) -> tuple[Tensor, np.ndarray]:
-    """The scores, and the share of each block's neurons that fire at each step, ``(blocks, T)``."""
+    """Return the scores, and the share of each block's neurons that fire at each step, ``(blocks, T)``."""
     scores, state = None, None
     rates = net.readout.weight.new_zeros((x.shape[1], len(net.blocks)), dtype=torch.float64)
     for t, frame in enumerate(frames(x)):

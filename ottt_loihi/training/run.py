@@ -17,7 +17,7 @@ from ottt_loihi.data.images import ImageSplit
 from ottt_loihi.data.prepare import Prepared, options_of, prepare_like
 from ottt_loihi.data.registry import located
 from ottt_loihi.errors import UsageError
-from ottt_loihi.files import atomic_write
+from ottt_loihi.files import require_writable
 from ottt_loihi.nn.network import Network
 from ottt_loihi.terminal import THEME
 from ottt_loihi.training import distributed
@@ -29,7 +29,7 @@ from ottt_loihi.training.encoding import choose_encoding
 from ottt_loihi.training.evaluation import Evaluation, evaluate_samples
 from ottt_loihi.training.run_folder import RunFolder
 from ottt_loihi.training.sources import keep_description
-from ottt_loihi.training.trainer import TEST_BATCH, Trainer
+from ottt_loihi.training.trainer import Trainer
 
 
 def run(
@@ -57,11 +57,6 @@ def _train(
     config, data, net = begin(config)
     split = data.split
     _move(net, training.device)
-    rule = config.make_rule(net.convention)
-    if training.cuda_graph:
-        from ottt_loihi.fast.cuda_graph import GraphedRule
-
-        rule = GraphedRule(rule)
     net.provenance["data"] = located(str(config.data.get("name", "digits")))
     if options := options_of(config.data):
         net.provenance["data_options"] = options
@@ -81,17 +76,14 @@ def _train(
     if resume and force:
         raise UsageError("--resume continues the run and --force replaces it; choose one of the two")
     if group.leads:
-        _check_folder(folder, resume or force)
-    trainer = Trainer(
-        net,
-        rule,
-        encoding=data.record.coding,
-        progress=progress,
-        teacher=load(training.teacher) if training.teacher else None,
-        callbacks=callbacks,
-        group=group,
-        **config.trainer_settings(),
-    )
+        if folder.state.exists() and not (resume or force):
+            raise UsageError(f"{output}: holds a run; --resume goes on with it, --force replaces it, -o names another")
+        require_writable(output)
+    trainer = make_trainer(config, data, net, progress=progress, callbacks=callbacks, group=group)
+    if training.cuda_graph:
+        from ottt_loihi.fast.cuda_graph import GraphedRule
+
+        trainer.rule = GraphedRule(trainer.rule)
     history = trainer.fit(
         split,
         epochs=training.epochs,
@@ -102,7 +94,7 @@ def _train(
     )
     if not group.leads:
         return None
-    evaluation = evaluate_samples(net, trainer.test, TEST_BATCH)
+    evaluation = evaluate_samples(net, trainer.test)
     return _result(config, trainer, history, evaluation, output) | {"notes": [*data.notes, *trainer.notes]}
 
 
@@ -123,6 +115,13 @@ def begin(config: Config) -> tuple[Config, Prepared, Network]:
     return config, data, net
 
 
+def make_trainer(config: Config, data: Prepared, net: Network, **more: Any) -> Trainer:
+    """Return the trainer of a configuration; ``more``: arguments that no configuration has."""
+    teacher, rule = config.training.teacher, config.make_rule(net.convention)
+    more["teacher"] = load(teacher) if teacher else None
+    return Trainer(net, rule, encoding=data.record.coding, **more, **config.trainer_settings())
+
+
 def freeze(net: Network, layers: str) -> None:
     """Let only the readout learn if ``layers`` is ``"hidden"``; an empty text changes nothing."""
     if checks.one_of(layers, "training.freeze", ("", "hidden")):
@@ -131,7 +130,7 @@ def freeze(net: Network, layers: str) -> None:
 
 
 def _data(config: Config, known: Network | None) -> Prepared:
-    """The data as the configuration says, or for a network that knows its own, in the form it was trained on."""
+    """Return the data as the configuration says, or in the form that a trained network has recorded."""
     split = config.load_data()
     if isinstance(split, ImageSplit):
         return _streamed(config, split)
@@ -144,7 +143,7 @@ def _data(config: Config, known: Network | None) -> Prepared:
 
 
 def _streamed(config: Config, split: ImageSplit) -> Prepared:
-    """Images that are read when they are needed, in [0, 1]."""
+    """Return images that are read when they are needed, in [0, 1]."""
     coding = choose_encoding(config.data.get("encoding"), False)
     record = DataDescription(split.input_shape, split.num_classes, coding, "analog", (0.0, 1.0), None, None)
     record = replace(record, class_names=split.class_names)
@@ -153,13 +152,14 @@ def _streamed(config: Config, split: ImageSplit) -> Prepared:
 
 
 def _same_coding(config: Config, record: DataDescription) -> bool:
+    """Whether the configuration asks for no other coding than the recorded one."""
     asked = config.data.get("encoding")
     same = asked is None or parse_coding(asked) == record.coding or (asked == "frames" and record.time_axis)
     return same and not {"scale", "quantile"} & set(config.data)
 
 
 def _require_fit(net: Network, data: Prepared) -> None:
-    """Refuse a network that takes other samples, before anything is trained."""
+    """Refuse data of another shape or number of time steps than the network takes."""
     if tuple(net.input_shape) != data.input_shape:
         raise UsageError(
             f"data: the network takes input of shape {tuple(net.input_shape)}, these give {data.input_shape}"
@@ -171,7 +171,7 @@ def _require_fit(net: Network, data: Prepared) -> None:
 
 
 def _move(net: Network, device: str) -> None:
-    """Bring the network to a device of torch's, ``"cpu"``, ``"cuda"`` or ``"cuda:1"``."""
+    """Move the network to a device of torch: ``"cpu"``, ``"cuda"`` or ``"cuda:1"``."""
     try:
         if torch.device(device).type not in ("cpu", "cuda"):
             raise RuntimeError("no other kind is supported")
@@ -185,7 +185,7 @@ def _move(net: Network, device: str) -> None:
 
 
 def _continued(config: Config, net: Network) -> Config:
-    """``config`` with what a trained network brings with it: its data and encoding, unless others are asked for."""
+    """Return ``config`` with the data and encoding of a trained network, unless it has others."""
     if config.network:
         raise UsageError(f"--init: the network comes from the model.pt; remove {', '.join(config.network)}")
     brought: dict[str, Any] = {}
@@ -225,13 +225,3 @@ def _result(
         "seconds": sum(epoch.seconds for epoch in history),
         "seed": config.training.seed,
     }
-
-
-def _check_folder(run: RunFolder, may_hold_a_run: bool) -> None:
-    """Find out before training, not after it, that nothing can be written there, or that another run is there."""
-    if run.state.exists() and not may_hold_a_run:
-        raise UsageError(f"{run.folder}: holds a run; --resume goes on with it, --force replaces it, -o names another")
-    probe = run.folder / ".ottt-train"
-    with atomic_write(probe):
-        pass
-    probe.unlink()
