@@ -116,7 +116,7 @@ def _check_entry(path: Path, entry: zipfile.ZipInfo) -> None:
 
 
 def _check_pickle(path: Path, pickled: bytes, classes: Set[str], opcodes: Set[str], cure: str) -> None:
-    """Step 2."""
+    """Check step 2."""
     try:
         for opcode, argument, _ in pickletools.genops(pickled):
             if opcode.name == "GLOBAL" and str(argument) not in classes:
@@ -134,4 +134,5 @@ def _check_pickle(path: Path, pickled: bytes, classes: Set[str], opcodes: Set[st
 
 
 def first_line(error: BaseException) -> str:
+    """Return the first line of an error's message, or the name of its class."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]

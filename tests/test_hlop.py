@@ -271,7 +271,7 @@ class TestTasks:
     def test_what_is_refused(self, tmp_path):
         with pytest.raises(UsageError, match="tasks: expected at least one"):
             learn_tasks(trainer(), [], 1)
-        with pytest.raises(UsageError, match="tasks: expected an integer"):
+        with pytest.raises(UsageError, match="tasks: expected a positive integer"):
             permuted(digits(), 0)
         (tmp_path / "accuracy.json").write_text("[[1, 2]]")
         with pytest.raises(FileError, match="no accuracies of ours, or damaged"):

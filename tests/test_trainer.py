@@ -17,6 +17,7 @@ from ottt_loihi.training.callbacks import TensorBoard
 from ottt_loihi.training.checkpoint import load
 from ottt_loihi.training.continual import permuted
 from ottt_loihi.training.evaluation import TEST_ENCODING_SEED, evaluate
+from ottt_loihi.training.optimizers import Steps
 from ottt_loihi.training.run_folder import RunFolder
 from ottt_loihi.training.trainer import Trainer
 
@@ -186,7 +187,7 @@ def test_ctrl_c_before_the_first_batch_leaves_a_checkpoint_too(tmp_path, monkeyp
     def interrupted(*arguments):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(Trainer, "_make_optimizer", interrupted)
+    monkeypatch.setattr(Steps, "begin", interrupted)
     with pytest.raises(KeyboardInterrupt):
         trained(checkpoint=tmp_path / "model.pt")
     assert load(tmp_path / "model.pt").provenance["training"]["last_epoch"] is None
@@ -219,8 +220,8 @@ def test_nowhere_to_write_is_a_file_error(tmp_path):
         (dict(learning_rate=0), r"learning_rate: expected a number in \(0, 1e\+30\]"),
         (dict(learning_rate=float("nan")), r"learning_rate: expected a number in \(0, 1e\+30\]"),
         (dict(weight_decay=1e308), r"weight_decay: expected a number in \[0, 1e\+30\]"),
-        (dict(augmentations=3), "augmentations: expected a list of names, got 3"),
-        (dict(augmentations="crop"), "augmentations: expected a list of names, got 'crop'"),
+        (dict(augmentations=3), "augmentations: expected a list, each item a text, got 3"),
+        (dict(augmentations="crop"), "augmentations: expected a list, each item a text, got 'crop'"),
         (dict(optimizer="sgd", momentum=1.0), r"momentum: expected a number in \[0, 1\)"),
         (dict(batch_size=0), "batch_size: expected a positive integer, got 0"),
         (dict(batch_size="8"), "batch_size: expected a positive integer, got '8'"),

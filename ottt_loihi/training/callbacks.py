@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -50,8 +50,8 @@ class Epoch:
     epoch: int
     loss: float
     train_accuracy: float
-    test_accuracy: float | None
-    seconds: float
+    test_accuracy: float | None = None
+    seconds: float = 0.0
     learning_rate: float = 0.0
     samples_per_second: float = 0.0
     spike_rates: tuple[float, ...] = ()
@@ -81,27 +81,41 @@ class Progress:
     history: list[Epoch] = field(default_factory=list)
     best: float | None = None
 
+    def add(self, loss: float, correct: int, samples: int) -> None:
+        """Count a batch."""
+        self.loss += loss * samples
+        self.correct += correct
+        self.seen += samples
+        self.batch += 1
+
+    def after_epoch(self, **found: Any) -> Progress:
+        """Return the position after the end of this epoch; ``found``: more fields of its :class:`Epoch`."""
+        means = {"loss": self.loss / self.seen, "train_accuracy": self.correct / self.seen, "seconds": self.seconds}
+        speed = self.seen / self.seconds if self.seconds else 0.0
+        last = Epoch(self.epoch + 1, samples_per_second=speed, **means, **found)
+        return Progress(self.epoch + 1, history=[*self.history, last], best=self.best)
+
 
 @dataclass
 class Fit:
-    """A training that is running: what callbacks get.
+    """A running training, which callbacks get.
 
     Attributes
     ----------
     trainer
-        its ``net``, ``rule`` and settings
+        with ``net``, ``rule`` and settings
     epochs
-        how many there will be
+        number of epochs at the end
     progress
-        how far it is
+        the position of the run
     optimizer, scheduler
         torch's
     batches
-        of an epoch; 0 where it is not known
+        batches in an epoch; 0 if the number is unknown
     leads
-        whether this process is the one that writes files
+        whether this process writes the files
     stop
-        set to True, ends the training after this batch's epoch
+        set it to True to end the training after this epoch
     """
 
     trainer: Trainer
@@ -112,10 +126,6 @@ class Fit:
     batches: int = 0
     leads: bool = True
     stop: bool = False
-
-    def provenance(self) -> dict[str, Any]:
-        """Return what made the weights so far, as ``model.pt`` keeps it."""
-        return self.trainer.provenance(self.epochs, self.progress.history)
 
 
 class Callback:
@@ -157,7 +167,7 @@ class ProgressBar(Callback):
     def on_batch_end(self, fit: Fit) -> None:
         done = fit.progress
         means = f"loss {done.loss / done.seen:.3f} · train {done.correct / done.seen:.2%}"
-        info = f"{means} · {done.seen / done.seconds:,.0f}/s · {_memory()}"
+        info = f"{means} · {done.seen / done.seconds:,.0f}/s{_memory_text()}"
         part = done.batch / fit.batches if fit.batches else 0
         self.bar.update(self.task, completed=done.epoch + part, info=info)
 
@@ -192,14 +202,7 @@ class TensorBoard(Callback):
         if self.writer is None:
             return
         last = fit.progress.history[-1]
-        names = (
-            "loss",
-            "train_accuracy",
-            "validation_accuracy",
-            "test_accuracy",
-            "learning_rate",
-            "samples_per_second",
-        )
+        names = [f.name for f in fields(Epoch) if f.name not in ("epoch", "seconds", "spike_rates")]
         for name in names:
             if (value := getattr(last, name)) is not None:
                 self.writer.add_scalar(name, value, last.epoch)
@@ -259,23 +262,27 @@ class SaveModel(Callback):
     def save_model(self, fit: Fit) -> Path:
         """Write the file and return its path."""
         if fit.leads:
-            save(fit.trainer.net, self.path, fit.provenance())
+            save(fit.trainer.net, self.path, fit.trainer.provenance(fit.epochs, fit.progress.history))
         return self.path
 
 
-def _memory() -> str:
-    """The most memory this process has had."""
-    if torch.cuda.is_available() and torch.cuda.is_initialized():
-        return f"{torch.cuda.max_memory_allocated() / 2**20:,.0f} MiB GPU"
+def peak_memory() -> int:
+    """Return the largest number of bytes of memory that this process has had; 0 on Windows, which has no such count."""
     try:
         import resource
-    except ImportError:  # Windows has no such count
-        return ""
-    unit = 1 if sys.platform == "darwin" else 1024
-    return f"{resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20:,.0f} MiB"
+    except ImportError:
+        return 0
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def _memory_text() -> str:
+    if torch.cuda.is_available() and torch.cuda.is_initialized():
+        return f" · {torch.cuda.max_memory_allocated() / 2**20:,.0f} MiB GPU"
+    return f" · {peak_memory() / 2**20:,.0f} MiB" if peak_memory() else ""
 
 
 def _summary(epoch: Epoch) -> str:
+    """Return an epoch in a few words, for the progress bar."""
     accuracies = [("validation", epoch.validation_accuracy), ("test", epoch.test_accuracy)]
     shown = "".join(f" · {name} {value:.2%}" for name, value in accuracies if value is not None)
     spikes = f" · spikes {np.mean(epoch.spike_rates):.3f}" if epoch.spike_rates else ""

@@ -40,6 +40,7 @@ from ottt_loihi.torch_files import first_line, read_payload, require_room
 
 FORMAT = "ottt-loihi model"
 VERSION = 2
+LACKING = "damaged, it lacks the architecture, the provenance or the weights"
 
 
 def save(net: nn.Module, path: str | os.PathLike[str], provenance: Mapping[str, Any] | None = None) -> None:
@@ -125,23 +126,25 @@ def load(path: str | os.PathLike[str], net: nn.Module | None = None) -> Any:
     checks.instance(net, "load: net", nn.Module, none=True)
     metadata, weights = read_tensors(path, FORMAT, VERSION)
     if not isinstance(metadata.get("architecture"), dict) or not isinstance(metadata.get("provenance"), dict):
-        raise FileError(f"{path}: damaged, it lacks the architecture, the provenance or the weights")
+        raise FileError(f"{path}: {LACKING}")
     return assemble(path, metadata, weights, net)
 
 
 def write_tensors(
     path: str | os.PathLike[str], format_name: str, version: int, metadata: str, tensors: Mapping[str, Tensor]
 ) -> None:
-    """Write a file as the module describes it; ``metadata``: JSON text."""
+    """Write a file as described at the top of this module; ``metadata``: JSON text."""
     weights = {name: tensor.detach().cpu().clone() for name, tensor in tensors.items()}
-    buffer = io.BytesIO()  # torch.save names the entries after the path: by way of memory the bytes do not depend on it
+    buffer = (
+        io.BytesIO()
+    )  # torch.save puts a file's name into it; a buffer has none, so the bytes are the same anywhere
     torch.save({"format": format_name, "version": version, "metadata": metadata, "weights": weights}, buffer)
     with atomic_write(path) as temporary:
         temporary.write_bytes(buffer.getbuffer())
 
 
-def read_tensors(path: Path, format_name: str, version: int) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """Metadata and tensors of a file of :func:`write_tensors`, read without trust.
+def read_tensors(path: Path, format_name: str, newest: int) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Return metadata and tensors of a file of :func:`write_tensors` up to version ``newest``, read without trust.
 
     Raises
     ------
@@ -149,21 +152,9 @@ def read_tensors(path: Path, format_name: str, version: int) -> tuple[dict[str, 
         as :func:`load`
     """
     payload, size = read_payload(path)
-    metadata, weights = _check_payload(path, payload, format_name, version)
-    require_room(path, weights, size)
-    return metadata, weights
-
-
-def versions() -> dict[str, str]:
-    """The versions a model was made with."""
-    return {"ottt_loihi": __version__, "torch": torch.__version__}
-
-
-def _check_payload(path: Path, payload: Any, format_name: str, newest: int) -> tuple[dict[str, Any], dict[str, Tensor]]:
     if not isinstance(payload, dict) or payload.get("format") != format_name:
-        raise FileError(
-            f"{path}: a PyTorch file, but not a {format_name.removeprefix('ottt-loihi ')} saved by ottt-loihi"
-        )
+        kind = format_name.removeprefix("ottt-loihi ")
+        raise FileError(f"{path}: a PyTorch file, but not a {kind} saved by ottt-loihi")
     version = payload.get("version")
     if not isinstance(version, int) or version < 1:
         raise FileError(f"{path}: damaged, its version is {version!r}")
@@ -176,11 +167,16 @@ def _check_payload(path: Path, payload: Any, format_name: str, newest: int) -> t
     except (KeyError, TypeError, ValueError, RecursionError):
         metadata = None
     weights = payload.get("weights")
-    if not isinstance(metadata, dict) or not isinstance(weights, dict):
-        raise FileError(f"{path}: damaged, it lacks the architecture, the provenance or the weights")
-    if not all(isinstance(n, str) and isinstance(w, Tensor) for n, w in weights.items()):
-        raise FileError(f"{path}: damaged, it lacks the architecture, the provenance or the weights")
+    parts = weights.items() if isinstance(metadata, dict) and isinstance(weights, dict) else [(None, None)]
+    if not all(isinstance(name, str) and isinstance(weight, Tensor) for name, weight in parts):
+        raise FileError(f"{path}: {LACKING}")
+    require_room(path, weights, size)
     return metadata, weights
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of the libraries that a model is made with."""
+    return {"ottt_loihi": __version__, "torch": torch.__version__}
 
 
 def assemble(
@@ -202,39 +198,32 @@ def assemble(
             f"{path}: {foreign(metadata['architecture'])[0]} is a class that no file can bring; make the network with "
             "your own code and fill it: ol.load(path, net=mine)"
         )
-    weights = {  # earlier files say synapse; the constants are in the description
+    weights = {  # version 1 says synapse; the constants are in the description
         name.replace(".synapse.", ".connection."): weight
         for name, weight in weights.items()
         if not name.endswith("_extra_state")
     }
-    expected = {name: tuple(weight.shape) for name, weight in tensors_of(net).items()}
-    found = {name: tuple(weight.shape) for name, weight in weights.items()}
-    if expected != found:
-        name = min(n for n in expected.keys() | found.keys() if expected.get(n) != found.get(n))
-        raise FileError(f"{path}: {name}: expected shape {expected.get(name)}, got {found.get(name)}")
-    for name, weight in weights.items():
-        same = weight.dtype == next(iter(weights.values())).dtype
-        if not same or not weight.is_floating_point() or not weight.is_contiguous():
-            raise FileError(f"{path}: {name}: expected a contiguous tensor of floats, of the same dtype as the others")
-    if found := not_finite(weights):
-        raise FileError(f"{path}: {found}; train it again")
-    _check_constants(path, net, weights)
-    data = _data_of(path, metadata)
-    if mine is None:
-        net.to(next(iter(weights.values())).dtype)  # what no file holds, too: a readout without weights
-        net.load_state_dict({name: weight.clone() for name, weight in weights.items()}, assign=True)
-        net.requires_grad_(True)
-        _freeze(path, net, metadata.get("frozen", []))
-    else:
-        net.load_state_dict(weights, strict=False)  # the constants are in no file, and were compared
-    _quantized(path, net, metadata["provenance"])
+    _check_weights(path, net, weights)
+    try:
+        data = DataDescription.from_json(metadata["data"]) if "data" in metadata else None
+        if mine is None:
+            net.to(next(iter(weights.values())).dtype)  # also a readout without weights
+            net.load_state_dict({name: weight.clone() for name, weight in weights.items()}, assign=True)
+            net.requires_grad_(True)
+            _freeze(net, metadata.get("frozen", []))
+        else:
+            net.load_state_dict(weights, strict=False)  # the constants are in no file, and were compared
+        if (bits := metadata["provenance"].get("weight_bits")) is not None and isinstance(net, Network):
+            net.quantize(bits)  # version 1 has the bits only there
+    except (UsageError, TypeError) as error:
+        raise FileError(f"{path}: damaged, {first_line(error)}") from None
     net.provenance = {**({} if mine is not None else net.provenance), **metadata["provenance"]}
     net.data = data
     return net.eval()  # a trained network drops no neurons
 
 
 def _described(path: Path, architecture: Any, tensors: int) -> Network | None:
-    """The network of a description of any version, on the meta device; None if it names classes it does not bring."""
+    """Return the network of a description of any version, on the meta device; None if it names a user's classes."""
     try:
         if isinstance(architecture, dict) and "name" in architecture:  # version 1
             with torch.device("meta"):
@@ -260,14 +249,26 @@ def not_finite(weights: Mapping[str, Tensor]) -> str:
 
 
 def _require_same(path: Path, architecture: Any, mine: nn.Module) -> None:
+    """Refuse a network to be filled that has another description."""
     found = list(differences(completed(architecture), describe(mine)))
     if found:
         more = f", and {len(found) - 1} more differences" if len(found) > 1 else ""
         raise UsageError(f"{path}: the network to be filled is another one: {found[0]}{more}")
 
 
-def _check_constants(path: Path, net: nn.Module, weights: Mapping[str, Tensor]) -> None:
-    """Refuse constants of neurons, arrays among the weights, that are outside their ranges."""
+def _check_weights(path: Path, net: nn.Module, weights: Mapping[str, Tensor]) -> None:
+    """Refuse weights of other names, shapes or dtypes than the network's, not finite, or constants out of range."""
+    expected = {name: tuple(weight.shape) for name, weight in tensors_of(net).items()}
+    found = {name: tuple(weight.shape) for name, weight in weights.items()}
+    if expected != found:
+        name = min(n for n in expected.keys() | found.keys() if expected.get(n) != found.get(n))
+        raise FileError(f"{path}: {name}: expected shape {expected.get(name)}, got {found.get(name)}")
+    for name, weight in weights.items():
+        same = weight.dtype == next(iter(weights.values())).dtype
+        if not same or not weight.is_floating_point() or not weight.is_contiguous():
+            raise FileError(f"{path}: {name}: expected a contiguous tensor of floats, of the same dtype as the others")
+    if strange := not_finite(weights):
+        raise FileError(f"{path}: {strange}; train it again")
     for name, part in net.named_modules():
         if isinstance(part, CubaLIF):
             own = {key.removeprefix(f"{name}."): value for key, value in weights.items() if key.startswith(f"{name}.")}
@@ -279,26 +280,9 @@ def _check_constants(path: Path, net: nn.Module, weights: Mapping[str, Tensor]) 
                 raise FileError(f"{path}: {name}: {error}") from None
 
 
-def _freeze(path: Path, net: nn.Module, names: Any) -> None:
+def _freeze(net: nn.Module, names: Any) -> None:
     known = dict(net.named_parameters())
     if not isinstance(names, list) or any(not isinstance(name, str) or name not in known for name in names):
-        raise FileError(f"{path}: damaged, its frozen parameters are not the network's: {names!r:.80}")
+        raise UsageError(f"its frozen parameters are not the network's: {names!r:.80}")
     for name in names:
         known[name].requires_grad_(False)
-
-
-def _data_of(path: Path, metadata: Mapping[str, Any]) -> DataDescription | None:
-    try:
-        return DataDescription.from_json(metadata["data"]) if "data" in metadata else None
-    except UsageError as error:
-        raise FileError(f"{path}: damaged, {first_line(error)}") from None
-
-
-def _quantized(path: Path, net: Any, provenance: Mapping[str, Any]) -> None:
-    """Round the weights in products to as many bits as they were trained with; version 1 says it there alone."""
-    if (bits := provenance.get("weight_bits")) is None or not isinstance(net, Network):
-        return
-    try:
-        net.quantize(bits)
-    except (UsageError, TypeError) as error:
-        raise FileError(f"{path}: damaged ({error})") from None

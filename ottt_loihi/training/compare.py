@@ -19,24 +19,31 @@ Every run is a folder as ``ottt-train`` makes it, in a process of its own, so th
 
 from __future__ import annotations
 
+import copy
 import json
+import math
 import multiprocessing
 import os
 import re
 import statistics
-import sys
 import threading
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ottt_loihi.errors import OtttError, UsageError
 from ottt_loihi.files import atomic_write
 from ottt_loihi.training.config import Config, make_config, read_tables
+
+if TYPE_CHECKING:
+    from ottt_loihi.training.trainer import Trainer
+
+COMPARED = 64  # samples of the cosines
+SEED = 0  # of their coding, and of the neurons that drop out
 
 
 @dataclass(frozen=True)
@@ -54,15 +61,7 @@ class Contender:
 
 @dataclass(frozen=True)
 class Comparison:
-    """The contenders and seeds of one comparison.
-
-    Attributes
-    ----------
-    contenders
-        in the order of the file
-    seeds
-        of every one of them
-    """
+    """The contenders, in the order of the file, and the seeds that each of them trains with."""
 
     contenders: tuple[Contender, ...]
     seeds: tuple[int, ...]
@@ -133,11 +132,11 @@ def run(comparison: Comparison, folder: Path, processes: int, check: int) -> Ite
             jobs.append({**job, "data": data[key]})
     waiting = []
     for job in jobs:
-        known = _known(job)
-        if known is None:
-            waiting.append(job)
+        found = _kept(job)
+        if _of_this_job(found, job) and "cosines" in found:
+            yield found
         else:
-            yield known
+            waiting.append(job)
     if not waiting:
         return
     failed = []
@@ -152,16 +151,10 @@ def run(comparison: Comparison, folder: Path, processes: int, check: int) -> Ite
 
 
 def end_with_parent() -> None:
-    """Let this process end when the one that started it has ended, however: started again, it shall train alone."""
+    """End this process when its parent ends, even if that is killed, so that no two processes train in one folder."""
     parent = multiprocessing.parent_process()
     if parent is not None:
         threading.Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()
-
-
-def _known(job: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Return the result that is there already, of the same settings and data."""
-    found = _kept(job)
-    return found if _of_this_job(found, job) and "cosines" in found else None
 
 
 def _of_this_job(found: Mapping[str, Any], job: Mapping[str, Any]) -> bool:
@@ -170,6 +163,7 @@ def _of_this_job(found: Mapping[str, Any], job: Mapping[str, Any]) -> bool:
 
 
 def _kept(job: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the result in the job's folder, of these or other settings; empty if there is none."""
     try:
         found = json.loads((Path(job["place"]) / "compared.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -178,7 +172,7 @@ def _kept(job: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _fingerprint(config: Config) -> str:
-    """Return a text that is another one for other data, labels and test samples included."""
+    """Return a text that differs for other training or test samples or labels."""
     from ottt_loihi.data.images import ImageSplit
     from ottt_loihi.data.sparse import pieces
 
@@ -193,9 +187,9 @@ def _fingerprint(config: Config) -> str:
 
 
 def _finish(job: Mapping[str, Any]) -> dict[str, Any]:
-    """Train (or go on), export, keep the result; errors come back as text, because a pool cannot send all of them.
+    """Train or resume, export, and store the result. Errors are returned as text: a pool cannot send all exceptions.
 
-    A result of a version without cosines gets them, and is not trained again.
+    If only the cosines are missing, because an older version stored the result, nothing is trained again.
     """
     kept = _kept(job)
     try:
@@ -211,21 +205,17 @@ def _finish(job: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _train(job: Mapping[str, Any]) -> dict[str, Any]:
+    from ottt_loihi.training.callbacks import peak_memory
     from ottt_loihi.training.checkpoint import load
     from ottt_loihi.training.run import run as train
 
     place = Path(job["place"])
-    changed = _kept(job).get("data", job["data"]) != job["data"]  # then what is there is of no use
+    changed = _kept(job).get("data", job["data"]) != job["data"]  # then the old run is replaced
     resume = (place / "training.pt").exists() and not changed
     found = train(make_config(job["tables"]), place, resume=resume, force=changed)
-    assert found is not None
-    import resource
-
-    unit = 1 if sys.platform == "darwin" else 1024
-    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+    memory = peak_memory()  # before anything else is computed
     net = load(place / "model.pt")
-    sizes = [block.shape for block in net.blocks]
-    neurons = [_size(shape) for shape in sizes]
+    neurons = [math.prod(block.shape) for block in net.blocks]
     spikes = sum(n * r for n, r in zip(neurons, found["spike_rates"])) * net.time_steps
     return {
         "accuracy": found["test_accuracy"],
@@ -244,27 +234,56 @@ def _cosines(config: Config) -> dict[str, Any]:
     Network and loss are those of the training: its initial weights, quantised or frozen, class weights and teacher.
     """
     from ottt_loihi.data.images import ImageSplit
-    from ottt_loihi.training.checkpoint import load
-    from ottt_loihi.training.cosines import cosines
-    from ottt_loihi.training.run import begin
-    from ottt_loihi.training.trainer import Trainer
+    from ottt_loihi.training.run import begin, make_trainer
 
     config, data, net = begin(config)
     if isinstance(data.split, ImageSplit):
         return {"cosines": [], "no_cosines": "its images are read while it trains"}
-    training = config.training
-    teacher = load(training.teacher) if training.teacher else None
-    rule = config.make_rule(net.convention)
-    trainer = Trainer(net, rule, encoding=data.record.coding, teacher=teacher, **config.trainer_settings())
-    trainer.open(data.split, validation=training.validation or None)
+    trainer = make_trainer(config, data, net)
+    trainer.open(data.split, validation=config.training.validation or None)
     try:
         return {"cosines": cosines(trainer), "no_cosines": ""}
     except OtttError as error:  # a network that BPTT has no gradient for
         return {"cosines": [], "no_cosines": str(error)}
 
 
+def cosines(trainer: Trainer) -> list[float | None]:
+    """Return the cosine of each layer's gradient with BPTT's, the readout last; None where a layer learns nothing.
+
+    Both are gradients of one batch, the first 64 training samples, in float64 on a copy of the network, and of the
+    trainer's loss with its class weights and teacher. BPTT has the membrane's whole past, its reset is a constant.
+    ``trainer``: after :meth:`~ottt_loihi.training.trainer.Trainer.open`.
+
+    Raises
+    ------
+    UsageError
+        for a network or loss that one of the rules does not fit
+    """
+    import torch
+
+    from ottt_loihi.data.pixels import intensities
+    from ottt_loihi.rules import make_rule
+    from ottt_loihi.training.encoding import encode
+
+    net, samples = copy.deepcopy(trainer.net).double().train(), trainer.data
+    batch = next(iter(samples.in_order(COMPARED)))
+    values = batch.x[:, : net.time_steps] if samples.time_axis else intensities(batch.x)
+    x = encode(values, samples.coding, net.time_steps, SEED, batch.indices, samples.time_axis).to(torch.float64)
+    loss, found = trainer.loss_of(x.to(trainer.net.readout.weight)), []
+    for rule in (trainer.rule, make_rule("bptt")):
+        net.zero_grad()
+        with torch.random.fork_rng([]):
+            torch.manual_seed(SEED)  # both rules drop the same neurons
+            rule.backward(net, x, torch.from_numpy(batch.y), loss)
+        weights = [layer.weight for layer in (*(block.connection for block in net.blocks), net.readout)]
+        found.append([None if weight.grad is None else weight.grad.flatten().clone() for weight in weights])
+    learnt = [a is not None and b is not None and a.any() and b.any() for a, b in zip(*found)]
+    pairs = zip(*found, learnt, strict=True)
+    return [float(torch.cosine_similarity(a, b, 0)) if learns else None for a, b, learns in pairs]
+
+
 def _on_chip(net: Any, check: int) -> dict[str, Any]:
-    """The accuracy of the network as integers, on as many test samples; or why it cannot go there."""
+    """Return the accuracy of the network as integers on ``check`` test samples, or why it cannot be exported."""
     from ottt_loihi.converters.export import Options, export
 
     if not check:
@@ -276,15 +295,8 @@ def _on_chip(net: Any, check: int) -> dict[str, Any]:
     return {"accuracy_chip": None if found is None else found.accuracy_chip, "reason": ""}
 
 
-def _size(shape: Sequence[int]) -> int:
-    total = 1
-    for n in shape:
-        total *= n
-    return total
-
-
 def summarise(label: str, results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """One row of the table: means over the seeds, and the accuracy's standard deviation."""
+    """Return a row of the table: means over the seeds, and the accuracy's standard deviation."""
     accuracies = [result["accuracy"] for result in results]
     chips = [result["accuracy_chip"] for result in results if result["accuracy_chip"] is not None]
     means = {k: statistics.mean(r[k] for r in results) for k in ("seconds", "spikes", "synaptic_operations")}

@@ -23,8 +23,8 @@ import inspect
 import os
 import sys
 import warnings
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, fields
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args, get_type_hints
 
@@ -44,50 +44,38 @@ else:
     import tomli as tomllib
 
 
+TABLES = ("data", "network", "rule")  # and "training"
+
+
 @dataclass(frozen=True)
 class Training:
-    """``[training]``: the arguments of :class:`~ottt_loihi.training.trainer.Trainer`, and how it is run.
+    """``[training]``: settings of :class:`~ottt_loihi.training.trainer.Trainer`, under their names, and of the run.
 
     None stands for the default of the loss, optimiser or teacher that has such a setting; a value for one that is not
-    there is refused.
+    there is refused. 0 or an empty text stands for none.
 
     Attributes
     ----------
     validation
-        share of the training samples that chooses ``best.pt`` and is not trained on, drawn with ``seed``; 0: none
+        share of the training samples that chooses ``best.pt`` and is not trained on, drawn with ``seed``
     stop_at, patience
-        end the training at this validation accuracy, or after so many epochs without a better one; 0: do not
-    class_weights
-        of the loss: ``"balanced"``, or a number for each class; empty: none
-    sampling
-        ``"shuffled"``, or ``"balanced"``: every class as often
-    clip_norm, clip_value
-        of the gradients before each step of the optimiser; 0: none
-    workers
-        processes that read images which are streamed
+        end the training at this validation accuracy, or after so many epochs without a better one
+    mu, smoothing
+        of the loss cross-entropy (:class:`~ottt_loihi.rules.losses.CrossEntropy`)
     threads
-        of torch, the result may depend on it
+        of torch; the result may depend on it
     checkpoint_every
-        batches between two saves of ``training.pt`` beside the one after every epoch, 0: none
+        batches between two saves of ``training.pt``, besides the one after every epoch
     freeze
-        ``"hidden"``: hidden layers stay as they were drawn or loaded, and the readout learns alone; empty: all learn
+        ``"hidden"``: hidden layers stay as they were drawn or loaded, and only the readout learns
     device
         torch's name, ``"cpu"`` or ``"cuda"``
     quantize
-        bits of the weights in every product, as the chip will have them, 0: real ones
-    init
-        a ``model.pt`` to start from
-    teacher, kappa, temperature
-        a ``model.pt`` to learn from as well, with that weight and temperature
-    mu, smoothing
-        of the loss cross-entropy (:class:`~ottt_loihi.rules.losses.CrossEntropy`)
-    autocast
-        ``"bfloat16"`` or ``"float16"`` products, empty: none
+        bits of the weights in every product, as the chip will have them
+    init, teacher
+        a ``model.pt`` to start from, and one to learn from as well
     cuda_graph
-        a batch's operations are recorded once and repeated, for GPUs (:mod:`ottt_loihi.fast.cuda_graph`)
-    engine, chunk
-        ``"auto"``, ``"plain"`` or ``"fast"``; time steps at once, 0: the engine's choice
-        (:mod:`ottt_loihi.training.engine`)
+        record the operations of a batch once and repeat them, on a GPU (:mod:`ottt_loihi.fast.cuda_graph`)
     """
 
     epochs: int = 60
@@ -134,12 +122,11 @@ class Config:
     training: Training = Training()
 
     def tables(self) -> dict[str, Any]:
-        """The file's content."""
-        training = {f.name: getattr(self.training, f.name) for f in fields(Training)}
-        return {"data": dict(self.data), "network": dict(self.network), "rule": dict(self.rule), "training": training}
+        """Return the content of the file."""
+        return {**{name: dict(getattr(self, name)) for name in TABLES}, "training": asdict(self.training)}
 
     def load_data(self, folder: str | os.PathLike[str] | None = None) -> Split:
-        """The data set, with a channel axis where the network has convolutions."""
+        """Return the data set, with a channel axis if the network has convolutions."""
         from ottt_loihi.data import load_data
         from ottt_loihi.data.codings import CODINGS, parse_coding
         from ottt_loihi.data.prepare import options_of
@@ -154,7 +141,7 @@ class Config:
         return split if self.network.get("name", "mlp") == "mlp" else split.with_channels()
 
     def prepare(self, split: Split) -> Prepared:
-        """The data in the range of their coding, and the record of both."""
+        """Return the data in the range of their coding, and the record of both."""
         from ottt_loihi.data.prepare import prepare
         from ottt_loihi.data.split import held_out
 
@@ -164,31 +151,28 @@ class Config:
         return prepare(split, self.data.get("encoding"), self.data.get("scale", "auto"), quantile, held)
 
     def make_network(self, input_shape: tuple[int, ...], num_classes: int, num_steps: int | None = None) -> Network:
-        """The network for such samples; ``num_steps``: T of samples with a time axis, which the network takes."""
+        """Return the network for such samples; ``num_steps``: T of samples with a time axis, else None."""
         import math
 
         from ottt_loihi.nn.models import ARCHITECTURES, build, with_current_names
 
         name, arguments = _named(with_current_names(self.network), "mlp")
-        if name not in ARCHITECTURES:
-            raise UsageError(f"network.name: expected one of {', '.join(ARCHITECTURES)}, got {name!r}")
+        checks.one_of(name, "network.name", tuple(ARCHITECTURES))
+        known = _parameters(ARCHITECTURES[name])
         given = {"input_shape": list(input_shape), "seed": self.training.seed}
         if name == "mlp":
             hidden = arguments.pop("hidden", [128])
             if not isinstance(hidden, (list, tuple)):
                 raise UsageError(f"network.hidden: expected a list of sizes, got {hidden!r}")
-            given["sizes"] = [math.prod(input_shape), *hidden, num_classes]
+            given["sizes"], known = [math.prod(input_shape), *hidden, num_classes], [*known, "hidden"]
         else:
             given["num_classes"] = num_classes
-        if num_steps is not None:
-            if arguments.get("time_steps", num_steps) != num_steps:
-                raise UsageError(
-                    f"network.time_steps: the samples have {num_steps} time steps, got {arguments['time_steps']}; "
-                    "leave it out, T is the data's"
-                )
-            arguments["time_steps"] = num_steps
-        known = [*_parameters(ARCHITECTURES[name]), "hidden"] if name == "mlp" else _parameters(ARCHITECTURES[name])
-        _require_known("network", arguments, [k for k in known if k not in (*given, "seed")])
+        if num_steps is not None and arguments.setdefault("time_steps", num_steps) != num_steps:
+            raise UsageError(
+                f"network.time_steps: the samples have {num_steps} time steps, got {arguments['time_steps']}; "
+                "leave it out, T is the data's"
+            )
+        _require_known("network", arguments, [k for k in known if k not in given])
         return build(name, {**arguments, **given})
 
     def make_loss(self) -> Loss:
@@ -205,23 +189,19 @@ class Config:
 
     def trainer_settings(self) -> dict[str, Any]:
         """Return the arguments of a :class:`~ottt_loihi.training.trainer.Trainer` that are settings."""
-        same = ("optimizer", "learning_rate", "momentum", "weight_decay", "schedule", "batch_size", "seed", "sampling")
-        more = ("workers", "kappa", "temperature", "autocast", "engine")
-        zero_is_none = ("chunk", "clip_norm", "clip_value", "class_weights")
-        return {
-            "loss": self.make_loss(),
-            "augmentations": self.data.get("augmentations", ()),
-            **{name: getattr(self.training, name) for name in (*same, *more)},
-            **{name: getattr(self.training, name) or None for name in zero_is_none},
-        }
+        from ottt_loihi.training.trainer import Trainer
+
+        names = inspect.signature(Trainer).parameters.keys() & {f.name for f in fields(Training)} - {"loss", "teacher"}
+        settings = {name: getattr(self.training, name) for name in names}
+        settings |= {name: settings[name] or None for name in ("chunk", "clip_norm", "clip_value", "class_weights")}
+        return {"loss": self.make_loss(), "augmentations": self.data.get("augmentations", ()), **settings}
 
     def make_rule(self, convention: str) -> Rule:
-        """The rule; where it has a convention and none is given, the network's."""
+        """Return the rule; ``convention``, the network's, is its default."""
         from ottt_loihi.rules import RULES, make_rule, rule_class
 
         name, settings = _named(self.rule, "ottt")
-        if name not in RULES:
-            raise UsageError(f"rule.name: expected one of {', '.join(RULES)}, got {name!r}")
+        checks.one_of(name, "rule.name", tuple(RULES))
         known = _parameters(rule_class(name))
         _require_known("rule", settings, known)
         if "convention" in known and rule_class(name).shares_convention:
@@ -230,7 +210,7 @@ class Config:
 
 
 def read_config(path: str | os.PathLike[str]) -> Config:
-    """A configuration from a TOML file.
+    """Return the configuration of a TOML file.
 
     Raises
     ------
@@ -257,7 +237,7 @@ def read_tables(path: str | os.PathLike[str]) -> dict[str, Any]:
 
 
 def make_config(tables: Mapping[str, Any]) -> Config:
-    """A configuration from a TOML file's content."""
+    """Return the configuration of a TOML file's tables."""
     _require_known("", tables, [f.name for f in fields(Config)])
     for name, table in tables.items():
         if not isinstance(table, Mapping):
@@ -268,15 +248,15 @@ def make_config(tables: Mapping[str, Any]) -> Config:
     kinds = get_type_hints(Training)
     for name, value in training.items():
         training[name] = _typed(f"training.{name}", value, get_args(kinds[name]) or (kinds[name],))
-    for name in ("data", "network", "rule"):
-        if not isinstance(tables.get(name, {}).get("name", ""), str):
-            raise UsageError(f"{name}.name: expected a text, got {tables[name]['name']!r}")
-    parts = {name: dict(tables.get(name, {})) for name in ("data", "network", "rule")}
+    parts = {name: dict(tables.get(name, {})) for name in TABLES}
+    for name, table in parts.items():
+        if not isinstance(table.get("name", ""), str):
+            raise UsageError(f"{name}.name: expected a text, got {table['name']!r}")
     return Config(**parts, training=Training(**training))
 
 
 def _without_stretch(tables: Mapping[str, Any]) -> Mapping[str, Any]:
-    """``rule.stretch`` of files of version 0.1.0 as the engine's chunk."""
+    """Replace ``rule.stretch`` of files of version 0.1.0 by ``training.chunk``."""
     rule = dict(tables.get("rule", {}))
     if "stretch" not in rule:
         return tables
@@ -288,7 +268,7 @@ def _without_stretch(tables: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def override(config: Config, changes: Mapping[str, Any]) -> Config:
-    """``config`` with other values, by ``"table.key"``."""
+    """Return ``config`` with changed values; ``changes``: ``"table.key"`` → value."""
     tables = config.tables()
     for place, value in changes.items():
         table, dot, key = place.partition(".")
@@ -299,7 +279,7 @@ def override(config: Config, changes: Mapping[str, Any]) -> Config:
 
 
 def parse_change(text: str) -> tuple[str, Any]:
-    """``"network.hidden=[800]"`` → its place and its value, written as in TOML; a bare word is a text."""
+    """Return place and value of ``"network.hidden=[800]"``; values are written as in TOML, a bare word is a text."""
     place, equals, value = text.partition("=")
     if not equals:
         raise UsageError(f"--set: expected table.key=value, got {text!r}")
@@ -326,12 +306,13 @@ def with_changes(given: Mapping[str, Any], changes: Iterable[str]) -> dict[str, 
 
 
 def _named(table: Mapping[str, Any], default: str) -> tuple[str, dict[str, Any]]:
+    """Return the entry ``name`` of a table, and the other entries."""
     rest = dict(table)
     return rest.pop("name", default), rest
 
 
 def _parameters(function: Any) -> list[str]:
-    """Names of a function's parameters; those behind ``**settings`` are ``conv``'s that a paper's network leaves."""
+    """Return the names of a function's parameters; ``**settings`` stands for parameters of ``conv`` but ``PAPER``'s."""
     from ottt_loihi.nn.models import PAPER, conv
 
     signature = inspect.signature(function).parameters
@@ -341,8 +322,8 @@ def _parameters(function: Any) -> list[str]:
     return names
 
 
-def _require_known(table: str, given: Iterable[str], known: Iterable[str]) -> None:
-    known = list(known)
+def _require_known(table: str, given: Iterable[str], known: Sequence[str]) -> None:
+    """Refuse an unknown key of a table, naming the most similar known one."""
     for key in given:
         if key not in known:
             near = difflib.get_close_matches(key, known, 1)
@@ -351,6 +332,7 @@ def _require_known(table: str, given: Iterable[str], known: Iterable[str]) -> No
 
 
 def _typed(where: str, value: Any, kinds: tuple[type, ...]) -> Any:
+    """Return a value of one of these types, or raise; an integer is a float too, a bool is no integer."""
     if float in kinds and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if isinstance(value, kinds) and (not isinstance(value, bool) or bool in kinds):

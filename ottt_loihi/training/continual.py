@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ottt_loihi import checks
 from ottt_loihi.data.pixels import PixelArray
 from ottt_loihi.data.sparse import SampleArray
 from ottt_loihi.data.split import Split
@@ -36,15 +37,14 @@ class Retention:
 
     @property
     def backward_transfer(self) -> float:
-        """The mean change of earlier tasks' accuracy since they were learnt; negative: forgotten. NaN for one task."""
+        """Return the mean change of earlier tasks' accuracy since they were learnt (< 0: forgotten), NaN for one."""
         last = len(self.accuracy) - 1
         return float((self.accuracy[-1] - self.accuracy.diagonal())[:last].mean()) if last else math.nan
 
 
 def permuted(split: Split, tasks: int, seed: int = 0) -> list[Split]:
-    """The same images, each later task with its pixels in another order: permuted MNIST (Goodfellow et al. 2013)."""
-    if isinstance(tasks, bool) or not isinstance(tasks, int) or tasks < 1:
-        raise UsageError(f"tasks: expected an integer ≥ 1, got {tasks!r}")
+    """Return the same images for each task, from the second on with permuted pixels (Goodfellow et al. 2013)."""
+    checks.integer(tasks, "tasks")
     if split.time_axis:
         raise UsageError("permuted: expected images, got frames with a time axis; use a data set without one")
     rng, size = np.random.default_rng(seed), math.prod(split.input_shape)

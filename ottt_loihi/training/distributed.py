@@ -19,7 +19,7 @@ from torch import distributed
 
 @dataclass
 class Group:
-    """The processes that train together; ``size`` 1 alone. ``weight``: this process' share of the batch's samples."""
+    """The processes that train together; ``size`` is 1 for one process. ``weight``: this one's share of the batch."""
 
     rank: int = 0
     size: int = 1
@@ -46,7 +46,7 @@ class Group:
         return [optimizer.register_step_pre_hook(lambda optimizer, args, kwargs: self._reduce(optimizer))]
 
     def share(self, net: torch.nn.Module) -> None:
-        """Give every process the first one's parameters and buffers: all of them train one network."""
+        """Copy the first process's parameters and buffers to all others, so that all train the same network."""
         if self.size > 1:
             with torch.no_grad():
                 for tensor in (*net.parameters(), *net.buffers()):
@@ -72,10 +72,10 @@ ALONE = Group()
 
 
 def join() -> Group:
-    """The group that ``torchrun`` started this process in, or a group of one.
+    """Return the group that ``torchrun`` started this process in, or a group of one.
 
-    gloo carries what is on CPUs, NCCL what is on GPUs, of which each process of a machine gets its own: the one that
-    ``"cuda"`` means from then on.
+    gloo transfers tensors on CPUs, NCCL those on GPUs. Each process of a machine gets its own GPU, which ``"cuda"``
+    means from then on.
     """
     size = int(os.environ.get("WORLD_SIZE", "1"))
     if size == 1:

@@ -16,7 +16,7 @@ from ottt_loihi.nn.inputs import ConstantInput, Input
 
 
 def choose_encoding(encoding: Any, time_axis: bool) -> Step:
-    """The coding of a data set: what was asked for, or ``frames`` with a time axis and ``rate`` without.
+    """Return the coding of a data set: the given one, or ``frames`` with a time axis and ``rate`` without.
 
     Raises
     ------
@@ -36,7 +36,7 @@ def choose_encoding(encoding: Any, time_axis: bool) -> Step:
 def fit_encoding(
     encoding: Any, shape: tuple[int, ...], input_shape: tuple[int, ...], where: str = "data"
 ) -> tuple[Step, bool]:
-    """The coding of samples ``(n, *shape)`` for a network's input, and whether they have a time axis.
+    """Return the coding of samples of a shape for a network's input, and whether they have a time axis.
 
     Raises
     ------
@@ -63,12 +63,12 @@ def fit_encoding(
 
 
 def encoding_name(coding: Step) -> str | dict[str, Any]:
-    """The coding as a JSON value: its name, or with options a table."""
+    """Return the coding as a JSON value: its name, or a table if it has options."""
     return coding.to_json() if coding.options else coding.name
 
 
 def encode(x: np.ndarray, coding: Step | str, num_steps: int, seed: int, indices: np.ndarray, time_axis: bool) -> Input:
-    """``(n, T, *input_shape)`` of samples ``(n, *shape)``, or of frames ``(n, T', *shape)``.
+    """Return the input ``(n, T, *input_shape)`` of samples ``(n, *shape)``, or of frames ``(n, T', *shape)``.
 
     Spikes and messages are those of :func:`ottt_loihi.data.codings.encode`, the messages times their value. Two codings
     are given to the network as they are: ``constant`` (a ``ConstantInput``, as the paper feeds it; with ``mean`` and

@@ -20,7 +20,6 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -30,7 +29,6 @@ from ottt_loihi import checks
 from ottt_loihi.data.description import DataDescription
 from ottt_loihi.errors import FileError, UsageError
 from ottt_loihi.files import atomic_write
-from ottt_loihi.nn.models import with_current_names
 from ottt_loihi.training.callbacks import Epoch, Fit, Progress, SaveModel
 from ottt_loihi.training.checkpoint import assemble, metadata_of, read_tensors, save, tensors_of, write_tensors
 from ottt_loihi.training.state import like, pack, unpack
@@ -64,12 +62,12 @@ class RunFolder(SaveModel):
         found = last.validation_accuracy
         if found is not None and (progress.best is None or found > progress.best):
             progress.best = found
-            save(fit.trainer.net, self.best, fit.provenance())
+            save(fit.trainer.net, self.best, fit.trainer.provenance(fit.epochs, progress.history))
         self._write_metrics(progress.history)
         self.save_state(fit)
 
     def save_state(self, fit: Fit) -> None:
-        """Write ``training.pt``, in place of the one before."""
+        """Write ``training.pt``."""
         trainer, net = fit.trainer, fit.trainer.net
         tensors = {f"net/{name}": value for name, value in tensors_of(net).items()}
         tensors |= {f"rule/{name}": value for name, value in trainer.rule.tensors().items()}
@@ -96,10 +94,10 @@ class RunFolder(SaveModel):
         """
         metadata, tensors = read_tensors(self.state, FORMAT, VERSION)
         net = fit.trainer.net
-        _check_settings(self.state, metadata.get("settings"), fit.trainer.settings(fit.epochs))
-        self._check_data(metadata.get("data"), net.data)
         whole = {name: metadata[name] for name in ("architecture", "provenance") if name in metadata}
         try:
+            self._check_settings(metadata.get("settings"), fit.trainer.settings(fit.epochs))
+            self._check_data(metadata.get("data"), net.data)
             saved = assemble(self.state, whole, _named(tensors, "net/"), copy.deepcopy(net))
             fit.trainer.rule.restore(_named(tensors, "rule/"))
             progress = _progress(metadata["progress"], metadata["settings"]["batch_size"])
@@ -109,9 +107,8 @@ class RunFolder(SaveModel):
                 states = _first_states(fit, progress, tensors, metadata["optimizer"])
             parts = _parts(fit)
             if other := sorted(states.keys() ^ parts.keys()):
-                raise UsageError(
-                    f"{self.state}: {', '.join(other)}: only in {'it' if other[0] in states else 'this call'}"
-                )
+                where = "it" if other[0] in states else "this call"
+                raise UsageError(f"{self.state}: {', '.join(other)}: only in {where}")
             states["optimizer"] = _optimizer_state(fit.optimizer, states["optimizer"])
             states["scheduler"] = like(states["scheduler"], fit.scheduler.state_dict(), "scheduler")
             for name, part in parts.items():
@@ -123,7 +120,8 @@ class RunFolder(SaveModel):
         net.load_state_dict(saved.state_dict())
         fit.progress = progress
 
-    def _check_data(self, found: Any, now: Any) -> None:
+    def _check_data(self, found: Any, now: DataDescription | None) -> None:
+        """Refuse another description of the data than the run's, if both are known."""
         if found is None or now is None:
             return
         try:
@@ -131,10 +129,22 @@ class RunFolder(SaveModel):
         except UsageError as error:
             raise FileError(f"{self.state}: damaged, {error}") from None
         if differences:
-            raise UsageError(
-                f"{self.state}: a run with other data ({'; '.join(differences)}); "
-                "resume it with its own, or train into another folder"
-            )
+            raise UsageError(f"{self.state}: a run with other data ({'; '.join(differences)})")
+
+    def _check_settings(self, found: Any, expected: Mapping[str, Any]) -> None:
+        """Refuse other settings than the run's, apart from the number of epochs."""
+        if not isinstance(found, dict):
+            raise FileError(f"{self.state}: damaged, it lacks the settings")
+        found, expected = dict(found), json.loads(json.dumps(expected))
+        for name in ("engine", "samples"):  # runs of version 0.1.0 have neither, and the rule has `stretch`
+            found.setdefault(name, expected.get(name))
+        if isinstance(rule := found.get("rule"), dict):
+            found["rule"] = {key: value for key, value in rule.items() if key != "stretch"}
+        names = sorted((found.keys() | expected.keys()) - {"epochs"}, key=lambda name: (name == "engine", name))
+        for name in names:  # the engine last: it follows from the other settings
+            if found.get(name) != expected.get(name):
+                now = expected.get(name)
+                raise UsageError(f"{self.state}: a run with {name} = {found.get(name)!r}, asked for is {now!r}")
 
     def _write_metrics(self, history: Sequence[Epoch]) -> None:
         text = io.StringIO()
@@ -149,7 +159,7 @@ class RunFolder(SaveModel):
 
 
 def _parts(fit: Fit) -> dict[str, Any]:
-    """Everything with a state of its own, by name."""
+    """Return the objects that have a state of their own, by name."""
     trainer = fit.trainer
     named = {f"callback {i + 1}, {type(c).__name__}": c for i, c in enumerate(trainer.callbacks)}
     return {"optimizer": fit.optimizer, "scheduler": fit.scheduler, "data": trainer.data, **named}
@@ -157,26 +167,6 @@ def _parts(fit: Fit) -> dict[str, Any]:
 
 def _named(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
     return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
-
-
-def _check_settings(path: Path, found: Any, expected: Mapping[str, Any]) -> None:
-    if not isinstance(found, dict):
-        raise FileError(f"{path}: damaged, it lacks the settings")
-    found, expected = dict(found), json.loads(json.dumps(expected))
-    if isinstance(architecture := found.get("architecture"), dict) and isinstance(architecture.get("arguments"), dict):
-        found["architecture"] = {**architecture, "arguments": with_current_names(architecture["arguments"])}
-    for name in ("engine", "samples"):  # runs of version 0.1.0 do not say them, and the rule says stretch
-        found.setdefault(name, expected.get(name))
-    if isinstance(rule := found.get("rule"), dict):
-        found["rule"] = {key: value for key, value in rule.items() if key != "stretch"}
-    for key in sorted(
-        found.keys() | expected.keys(), key=lambda key: (key == "engine", key)
-    ):  # it follows from the rest
-        if key != "epochs" and found.get(key) != expected.get(key):
-            raise UsageError(
-                f"{path}: a run with {key} = {found.get(key)!r}, asked for is {expected.get(key)!r}; "
-                "resume it with its own settings, or train into another folder"
-            )
 
 
 def _progress(saved: Mapping[str, Any], batch_size: int) -> Progress:
@@ -188,7 +178,7 @@ def _progress(saved: Mapping[str, Any], batch_size: int) -> Progress:
 
 
 def _optimizer_state(optimizer: torch.optim.Optimizer, found: Mapping[str, Any]) -> dict[str, Any]:
-    """The state, if it is one of this optimiser over these parameters."""
+    """Return the state if it fits this optimiser and its parameters, else raise a ValueError."""
     shapes = [tuple(p.shape) for group in optimizer.param_groups for p in group["params"]]
     for index, values in found["state"].items():
         for key, value in values.items():
@@ -202,7 +192,7 @@ def _optimizer_state(optimizer: torch.optim.Optimizer, found: Mapping[str, Any])
 def _first_states(
     fit: Fit, progress: Progress, tensors: Mapping[str, Tensor], numbers: Mapping[str, float]
 ) -> dict[str, Any]:
-    """The states of a file of version 1, which holds the optimiser's tensors and numbers only."""
+    """Return the states of a file of version 1, which has only the optimiser's tensors and numbers."""
     state: dict[int, dict[str, Any]] = {}
     for name, value in [*_named(tensors, "optimizer/").items(), *numbers.items()]:
         index, key = name.split("/")

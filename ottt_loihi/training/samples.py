@@ -7,8 +7,10 @@ an iterable chooses its own order, so a run can resume between epochs only.
 
 from __future__ import annotations
 
+import copy
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from itertools import chain
 from typing import Any, ClassVar, NamedTuple
 from zlib import crc32
@@ -48,30 +50,29 @@ class Batch(NamedTuple):
     size: int
 
 
-Job = Callable[[], Batch]
+Reads = Iterator[Callable[[], Batch]]  # one function for each batch, to be called in order
 
 
 class Samples(ABC):
-    """Samples of one network: all of one shape, with or without a time axis (``time_axis``).
-
-    The attribute ``coding`` is the step that makes spikes of a sample.
+    """Samples of one network, all of one shape.
 
     Attributes
     ----------
     sample_shape
-        ``(T, *input_shape)`` with a time axis, else ``input_shape``
+        ``(T, *shape)`` with a time axis (``time_axis``), else ``shape``
+    coding
+        the step that makes spikes of a sample
     labels
-        int64 ``(n,)``, where they are known without reading the samples; else None
-    ahead
-        whether a thread may read the next batch while one is learnt from
+        int64 ``(n,)``, if they are known without reading the samples; else None
     """
 
-    inside_epochs: ClassVar[bool] = True  # whether a run can go on there
-    ahead: ClassVar[bool] = False
+    inside_epochs: ClassVar[bool] = True  # whether a run can be resumed inside an epoch
+    ahead: ClassVar[bool] = False  # whether a thread may read the next batch during a training step
 
     def __init__(self, net: Network, where: str, sample_shape: tuple[int, ...], encoding: Any, n: Any = "n") -> None:
         self.net, self.where, self.sample_shape = net, where, sample_shape
         self.labels: np.ndarray | None = None
+        self.generator: torch.Generator | None = None  # of a DataLoader
         self.coding, self.time_axis = fit_encoding(encoding, (n, *sample_shape), net.input_shape, where)
 
     @property
@@ -79,22 +80,46 @@ class Samples(ABC):
         """Return T of a sample with a time axis, otherwise T of the network."""
         return self.sample_shape[0] if self.time_axis else self.net.time_steps
 
+    def check_images(self, x: np.ndarray, where: str) -> None:
+        """Refuse images that are neither floats nor uint8 0 … 255: the range of their values is unknown."""
+        if self.time_axis:
+            return
+        if x.dtype.kind != "f" and x.dtype != np.uint8:
+            raise UsageError(f"{where}: expected images as floats, or as uint8 0 … 255, got {x.dtype}")
+        if x.dtype == np.uint8 and x.max(initial=0) == 1:
+            raise UsageError(
+                f"{where}: uint8 images are 0 … 255, these end at 1; give floats, or a time axis to spikes"
+            )
+
+    @abstractmethod
+    def batches(self, batch_size: int) -> int:
+        """Return the number of batches in an epoch; 0 if it is unknown."""
+
+    @abstractmethod
+    def epoch(self, seed: tuple[int, int], first: int, batch_size: int, sampling: str, group: Group) -> Reads:
+        """Give a function for each batch of an epoch from number ``first`` on, which reads one process's part of it.
+
+        seed: (seed, epoch), which determine the order and the draws; a DataLoader has its own batches and sampling
+        """
+
     @abstractmethod
     def in_order(self, batch_size: int, group: Group = ALONE) -> Iterator[Batch]:
-        """Give all samples once, as a test needs them: of each batch the part of one process of the group."""
+        """Give all samples once, for a test: of each batch the part of one process."""
 
     def fingerprint(self) -> str:
-        """Return a text that is another one for other samples, as far as that is found out without reading them all."""
+        """Return a text that differs for other samples, as far as that is known without reading all of them."""
         return "batches"
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state on which the next epoch depends, apart from its number."""
-        return {}
+        return {} if self.generator is None else {"generator": self.generator.get_state()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Set the state to :meth:`state_dict` of an earlier run."""
-        if state:
+        if state and self.generator is None:
             raise ValueError(f"{self.where} has no state, found {', '.join(map(str, state))}")
+        if state:
+            self.generator.set_state(state["generator"])
 
 
 class Numbered(Samples):
@@ -106,21 +131,23 @@ class Numbered(Samples):
         return len(self.chosen)
 
     @abstractmethod
-    def take(self, indices: np.ndarray, size: int) -> Batch:
-        """Read samples by their numbers."""
+    def take(self, indices: np.ndarray, size: int, seed: tuple[int, ...] | None = None) -> Batch:
+        """Read samples by their numbers; ``seed``: of what a Dataset draws in training."""
 
-    @abstractmethod
-    def jobs(self, batches: Sequence[tuple[np.ndarray, int]], seed: Sequence[int]) -> Iterator[Job]:
-        """Give one function for each batch (numbers, size of the joint batch), to be called in order."""
+    def batches(self, batch_size: int) -> int:
+        return -(-len(self) // batch_size)
 
-    def subset(self, places: np.ndarray) -> Numbered:
-        """Return some of the samples, which keep their numbers."""
-        other = object.__new__(type(self))
-        other.__dict__ |= self.__dict__ | {"chosen": self.chosen[places]}
-        return other
+    def epoch(self, seed: tuple[int, int], first: int, batch_size: int, sampling: str, group: Group) -> Reads:
+        order = self.order(seed, sampling)
+        parts = [order[start : start + batch_size] for start in range(first * batch_size, len(order), batch_size)]
+        return self.reads([(group.part(part), len(part)) for part in parts], seed)
+
+    def reads(self, parts: Sequence[tuple[np.ndarray, int]], seed: tuple[int, ...]) -> Reads:
+        """Give a function for each part (numbers, size of the joint batch)."""
+        return (partial(self.take, indices, size, seed) for indices, size in parts)
 
     def order(self, seed: Sequence[int], sampling: str) -> np.ndarray:
-        """Return the numbers of the samples of one epoch: each once, or with ``"balanced"`` drawn, classes alike."""
+        """Return the numbers of an epoch's samples: each once, or ``"balanced"``: drawn, all classes equally often."""
         rng = np.random.default_rng(seed)
         if sampling != "balanced":
             return self.chosen[rng.permutation(len(self.chosen))]
@@ -137,13 +164,11 @@ class Numbered(Samples):
         return self.labels[self.chosen]
 
     def split(self, share: float, seed: int) -> tuple[Numbered, Numbered]:
-        """Return a training part and a part of ``⌈share · n⌉`` samples, of each class where the labels are known.
-
-        The same seed draws the same samples.
-        """
+        """Return a training and a validation part, drawn from each class (:func:`held_out`) if the labels are known."""
         labels = np.zeros(len(self), np.int64) if self.labels is None else self.labels[self.chosen]
-        held = held_out(labels, share, seed)
-        return self.subset(~held), self.subset(held)
+        held, train, validation = held_out(labels, share, seed), copy.copy(self), copy.copy(self)
+        train.chosen, validation.chosen = self.chosen[~held], self.chosen[held]
+        return train, validation
 
     def in_order(self, batch_size: int, group: Group = ALONE) -> Iterator[Batch]:
         for first in range(0, len(self), batch_size):
@@ -160,30 +185,25 @@ class Arrays(Numbered):
     def __init__(self, net: Network, x: Any, y: Any, where: str, encoding: Any) -> None:
         self.x = as_array(x, where)
         super().__init__(net, where, self.x.shape[1:], encoding, len(self.x) if self.x.ndim else 0)
-        if not self.time_axis:
-            check_images(self.x if self.x.dtype == np.uint8 else self.x[:1], where)
+        self.check_images(self.x if self.x.dtype == np.uint8 else self.x[:1], where)
         self.labels = net.check_labels(y, len(self.x)).cpu().numpy()
         self.chosen = np.arange(len(self.x))
 
     def fingerprint(self) -> str:
-        """Return the number of samples, and a checksum of the labels and of 1,000 samples drawn evenly."""
+        """Return the number of samples, and a checksum of the labels and of 1,000 evenly spaced samples."""
         some = self.x[:: -(-len(self.x) // 1000)]
         return f"{len(self.x)}, checksum {crc32(np.ascontiguousarray(some), crc32(self.labels)):08x}"
 
-    def take(self, indices: np.ndarray, size: int) -> Batch:
+    def take(self, indices: np.ndarray, size: int, seed: tuple[int, ...] | None = None) -> Batch:
         return Batch(self.x[indices], self.labels[indices], indices, size)
-
-    def jobs(self, batches: Sequence[tuple[np.ndarray, int]], seed: Sequence[int]) -> Iterator[Job]:
-        for indices, size in batches:
-            yield lambda indices=indices, size=size: self.take(indices, size)
 
 
 class Items(Numbered):
     """A Dataset: ``dataset[i]`` is a sample and its label, for i in 0 … len(dataset) − 1.
 
-    Before sample i of an epoch is read, torch's generator for the CPU is seeded by (seed, epoch, i): what the Dataset
-    draws from it is the same in every run, whichever process reads it. A Dataset may have ``draw(i, rng)`` in place of
-    that, which gets a generator of NumPy's seeded so.
+    Before sample i of an epoch is read, torch's CPU generator is seeded by (seed, epoch, i). So random transforms give
+    the same in every run and in every process. If the Dataset has a method ``draw(i, rng)``, it is called instead, with
+    a NumPy generator that is seeded in the same way.
     """
 
     def __init__(self, net: Network, dataset: Any, where: str, encoding: Any, workers: int) -> None:
@@ -196,6 +216,7 @@ class Items(Numbered):
         self.labels = self._known_labels()
 
     def _known_labels(self) -> np.ndarray | None:
+        """Return the Dataset's ``targets`` or ``labels``, if it has one for each sample."""
         for name in ("targets", "labels"):
             found = getattr(self.dataset, name, None)
             if found is not None and np.ndim(found) == 1 and len(found) == len(self.dataset):
@@ -206,28 +227,25 @@ class Items(Numbered):
         """Return the number of samples, and a checksum of the labels where they are known."""
         return f"{len(self.dataset)}" + ("" if self.labels is None else f", checksum {crc32(self.labels):08x}")
 
-    def take(self, indices: np.ndarray, size: int) -> Batch:
-        return self._checked([self.dataset[int(i)] for i in indices], indices, size)
+    def take(self, indices: np.ndarray, size: int, seed: tuple[int, ...] | None = None) -> Batch:
+        source = self.dataset if seed is None else _Reader(self.dataset, seed)
+        return self._checked([source[int(i)] for i in indices], indices, size)
 
-    def jobs(self, batches: Sequence[tuple[np.ndarray, int]], seed: Sequence[int]) -> Iterator[Job]:
-        reader = _Reader(self.dataset, tuple(seed))
+    def reads(self, parts: Sequence[tuple[np.ndarray, int]], seed: tuple[int, ...]) -> Reads:
         if not self.workers:
-            for indices, size in batches:
-                yield lambda i=indices, n=size: self._checked([reader[k] for k in i], i, n)
-            return
+            return super().reads(parts, seed)
         loader = DataLoader(
-            reader,
-            batch_sampler=[indices.tolist() for indices, _ in batches],
+            _Reader(self.dataset, seed),
+            batch_sampler=[indices.tolist() for indices, _ in parts],
             num_workers=self.workers,
             collate_fn=_arrays,
             generator=torch.Generator(),
         )
         read = iter(loader)
-        for indices, size in batches:
-            yield lambda i=indices, n=size: self._checked(next(read), i, n)
+        return (lambda i=indices, n=size: self._checked(next(read), i, n) for indices, size in parts)
 
     def _checked(self, items: Sequence[Any], indices: np.ndarray, size: int) -> Batch:
-        """A batch of what the Dataset gave: one line for each wrong thing."""
+        """Return a batch of the Dataset's items, or raise a UsageError that names the first wrong one."""
         samples, labels = [], []
         for index, item in zip(indices, items, strict=True):
             where = f"{self.where}, sample {index}"
@@ -245,8 +263,7 @@ class Items(Numbered):
             samples.append(x)
             labels.append(y)
         x = np.stack(samples)
-        if not self.time_axis:
-            check_images(x, self.where)
+        self.check_images(x, self.where)
         return Batch(x, np.array(labels, np.int64), np.asarray(indices), size)
 
 
@@ -257,22 +274,20 @@ class Batches(Samples):
 
     def __init__(self, net: Network, source: Any, where: str, encoding: Any) -> None:
         if isinstance(getattr(source, "sampler", None), DistributedSampler):
-            raise UsageError(
-                f"{where}: every process takes its part of each batch itself; leave DistributedSampler out"
-            )
-        self.source, self.once = source, None
+            raise UsageError(f"{where}: each process takes its part of a batch itself; leave DistributedSampler out")
+        self.source, self.once = source, None  # `once`: an iterator, which ends after one epoch
         with torch.random.fork_rng([]):
             batches = iter(source)
             first = next(batches, None)
-        if batches is source:  # an iterator ends after one epoch
-            self.once = chain([] if first is None else [first], batches)
         if first is None:
             raise UsageError(f"{where}: expected at least one batch (x, y), got none")
+        if batches is source:
+            self.once = chain([first], batches)
         x, _ = self._pair(first, f"{where}, batch 1")
         super().__init__(net, where, x.shape[1:], encoding)
+        self.generator = getattr(source, "generator", None)
 
-    def __len__(self) -> int:
-        """Return the number of batches; 0 if it is unknown."""
+    def batches(self, batch_size: int) -> int:
         try:
             return len(self.source)
         except TypeError:
@@ -280,87 +295,73 @@ class Batches(Samples):
 
     @staticmethod
     def _pair(item: Any, where: str) -> tuple[np.ndarray, Any]:
-        if not isinstance(item, (tuple, list)) or len(item) != 2:
+        if not is_pair(item):
             raise UsageError(f"{where}: expected a pair (x, y), got {name_of(item)}")
         x = as_array(item[0], where)
         if x.ndim < 2 or len(x) == 0:
             raise UsageError(f"{where}: expected samples (n, …), got shape {x.shape}")
         return x, item[1]
 
-    def epoch(self, rank: int = 0, processes: int = 1) -> Iterator[Batch]:
-        """Give the batches of one epoch; of each the part of one process."""
-        if self.once is not None:
-            source, self.once = self.once, iter(())
-        else:
-            source = iter(self.source)
-        seen = 0
+    def epoch(self, seed: tuple[int, int], first: int, batch_size: int, sampling: str, group: Group) -> Reads:
+        torch.manual_seed(torch_seed(*seed))  # a DataLoader shuffles by torch's generator
+        return (lambda batch=batch: batch for batch in self._parts(group))
+
+    def _parts(self, group: Group) -> Iterator[Batch]:
+        """Give one process's part of each batch of one epoch."""
+        source, seen = iter(self.source if self.once is None else self.once), 0
         for number, item in enumerate(source, 1):
             where = f"{self.where}, batch {number}"
             x, labels = self._pair(item, where)
             if x.shape[1:] != self.sample_shape:
                 raise UsageError(f"{where}: expected samples {self.sample_shape} like batch 1, got {x.shape[1:]}")
-            if not self.time_axis:
-                check_images(x, where)
+            self.check_images(x, where)
             try:
                 y = self.net.check_labels(labels, len(x)).cpu().numpy()
             except UsageError as error:
                 raise UsageError(f"{where}: {error}") from None
-            mine = slice(rank, None, processes) if rank < len(x) else slice(1)
-            yield Batch(x[mine], y[mine], np.arange(seen, seen + len(x))[mine], len(x))
+            mine = group.part(np.arange(len(x)))
+            yield Batch(x[mine], y[mine], seen + mine, len(x))
             seen += len(x)
         if not seen:
             raise UsageError(f"{self.where}: gave no batches; one epoch takes an iterator, more a list or a DataLoader")
 
     def in_order(self, batch_size: int, group: Group = ALONE) -> Iterator[Batch]:
         with torch.random.fork_rng([]):  # a share that another process has, too, counts once
-            yield from (batch for batch in self.epoch(group.rank, group.size) if group.rank < batch.size)
-
-    def state_dict(self) -> dict[str, Any]:
-        generator = getattr(self.source, "generator", None)
-        return {} if generator is None else {"generator": generator.get_state()}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        if state:
-            self.source.generator.set_state(state["generator"])
+            yield from (batch for batch in self._parts(group) if group.rank < batch.size)
 
 
 class _Reader(Dataset):
-    """A Dataset whose chance is seeded for every sample."""
+    """A Dataset whose random draws are seeded for every sample."""
 
     def __init__(self, dataset: Any, seed: tuple[int, ...]) -> None:
         self.dataset, self.seed = dataset, seed
 
-    def __len__(self) -> int:
-        return len(self.dataset)
-
     def __getitem__(self, index: int) -> Any:
-        chance = np.random.SeedSequence([*self.seed, int(index)])
         try:
             if hasattr(self.dataset, "draw"):
-                return self.dataset.draw(int(index), np.random.default_rng(chance))
-            torch.default_generator.manual_seed(int(chance.generate_state(1, np.uint64)[0] >> np.uint64(1)))
+                return self.dataset.draw(int(index), np.random.default_rng([*self.seed, int(index)]))
+            torch.default_generator.manual_seed(torch_seed(*self.seed, int(index)))
             return self.dataset[int(index)]
         except OtttError as error:  # a worker would hand it on with its traceback
             return error
 
 
+def torch_seed(*numbers: int) -> int:
+    """Return a seed for torch, a function of (seed, epoch, batch, rank), so that no generator has to be saved."""
+    return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> np.uint64(1))
+
+
 def _arrays(items: list[Any]) -> list[Any]:
-    """Samples as arrays: a worker hands tensors on by open files, of which there are few."""
-    return [tuple(map(_as_numpy, item)) if is_pair(item) else item for item in items]
+    """Replace tensors by arrays: worker processes pass tensors through open files, whose number is limited."""
 
+    def as_numpy(part: Any) -> Any:
+        return as_array(part, "sample") if isinstance(part, Tensor) and not part.is_complex() else part
 
-def _as_numpy(part: Any) -> Any:
-    return as_array(part, "sample") if isinstance(part, Tensor) and not part.is_complex() else part
+    return [tuple(map(as_numpy, item)) if is_pair(item) else item for item in items]
 
 
 def as_array(values: Any, where: str) -> np.ndarray:
-    """Return numbers as an array, without a copy where they are in this machine's memory.
-
-    Raises
-    ------
-    UsageError
-        for anything but an array or tensor of real numbers
-    """
+    """Return an array or tensor of real numbers as an array, without a copy if possible; else raise a UsageError."""
     if isinstance(values, CompactArray):
         return values  # type: ignore[return-value]
     if isinstance(values, Tensor):
@@ -369,14 +370,6 @@ def as_array(values: Any, where: str) -> np.ndarray:
     if not is_array(values) or (array := np.asarray(values)).dtype.kind not in "biuf":
         raise UsageError(f"{where}: expected an array of numbers, got {name_of(values)}")
     return array
-
-
-def check_images(x: np.ndarray, where: str) -> None:
-    """Refuse samples without a time axis that are neither floats nor uint8: nothing says what their numbers mean."""
-    if x.dtype.kind != "f" and x.dtype != np.uint8:
-        raise UsageError(f"{where}: expected images as floats, or as uint8 0 … 255, got {x.dtype}")
-    if x.dtype == np.uint8 and x.max(initial=0) == 1:
-        raise UsageError(f"{where}: uint8 images are 0 … 255, these end at 1; give floats, or a time axis to spikes")
 
 
 def _as_item(item: Any, where: str) -> tuple[np.ndarray, int]:

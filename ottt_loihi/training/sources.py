@@ -10,12 +10,41 @@ import numpy as np
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from ottt_loihi.data.description import DataDescription, describe_split
+from ottt_loihi.data.images import ImageSplit
 from ottt_loihi.data.split import Split
 from ottt_loihi.errors import UsageError
 from ottt_loihi.nn.network import Network
 from ottt_loihi.training.samples import Arrays, Batches, Items, Numbered, Samples, is_array, is_pair, name_of
 
 KINDS = "a Split, arrays (x, y), a Dataset, a DataLoader or an iterable of batches (x, y)"
+
+
+def open_parts(
+    train: Any, labels: Any, validation: Any, test: Any, net: Network, encoding: Any, workers: int, seed: int
+) -> tuple[Samples, Samples | None, Samples | None]:
+    """Return the samples for training, validation and test; of the last two None, if there are none.
+
+    ``validation``: samples, or the share of the training samples that is drawn for it with ``seed``.
+
+    Raises
+    ------
+    UsageError
+        as :func:`open_samples`; for a part with another time axis, or a share or ``workers`` that has no effect
+    """
+    data = open_samples(train, labels, net, "data", encoding, workers)
+    if workers and not isinstance(data, Items):
+        raise UsageError("workers: processes read a Dataset, and these are arrays or batches; leave it out")
+    parts: dict[str, Samples | None] = {"validation": None, "test": None}
+    if isinstance(validation, (int, float)):
+        if not isinstance(data, Numbered):
+            raise UsageError("validation: no share of a DataLoader or an iterable can be held out; give samples")
+        (data, parts["validation"]), validation = data.split(validation, seed), None
+    for where, part in (("validation", validation), ("test", test)):
+        if part is not None:
+            parts[where] = found = open_samples(part, None, net, where, data.coding, workers)
+            if found.time_axis != data.time_axis:
+                raise UsageError(f"{where}: expected a time axis like the training samples', or none like theirs")
+    return data, parts["validation"], parts["test"]
 
 
 def open_samples(
@@ -41,6 +70,8 @@ def open_samples(
     UsageError
         for data of another kind or shape, labels that are no integers or outside the classes
     """
+    if isinstance(data, (Split, ImageSplit)):
+        raise UsageError(f"{where}: a Split has two parts; give one of them, split.train or split.test")
     if labels is not None:
         return Arrays(net, data, labels, where, encoding)
     if is_pair(data) and all(is_array(part) for part in data):
@@ -59,7 +90,7 @@ def open_samples(
 
 
 def describe(samples: Samples, class_names: Sequence[str] = ()) -> DataDescription:
-    """Return what the samples are. Their values are looked at where they are in memory; else any number may come."""
+    """Return the description of samples; the range of the values is only known for arrays in memory."""
     net, time_axis = samples.net, samples.time_axis
     names = tuple(class_names) if len(class_names) == net.num_classes else ()
     if isinstance(samples, Arrays) and not isinstance(samples.x, np.memmap):
@@ -75,9 +106,9 @@ def describe(samples: Samples, class_names: Sequence[str] = ()) -> DataDescripti
 
 
 def keep_description(net: Network, found: DataDescription) -> str:
-    """Keep with the network what it is trained on now; return one line where it was something else before, else empty.
+    """Store the description of the training data in the network; return one line if it had another, else empty.
 
-    Facts that samples do not hold (dt, names of classes, preprocessing) stay, if the rest is the same.
+    dt, names of classes and preprocessing, which samples do not have, are kept if everything else is the same.
     """
     before = net.data
     if before is not None:

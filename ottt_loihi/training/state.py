@@ -67,16 +67,14 @@ def like(found: Any, expected: Any, place: str) -> Any:
     if isinstance(expected, Counter):
         return Counter(like(found, dict(expected), place))
     if isinstance(expected, Mapping):
-        if not isinstance(found, Mapping) or found.keys() != expected.keys():
-            raise ValueError(f"{place} does not fit")
-        return {key: like(part, expected[key], f"{place}/{key}") for key, part in found.items()}
-    if isinstance(expected, (list, tuple)):
-        if type(found) is not type(expected) or len(found) != len(expected):
-            raise ValueError(f"{place} does not fit")
-        return type(expected)(like(a, b, place) for a, b in zip(found, expected))
-    if type(found) is not type(expected):
-        raise ValueError(f"{place} does not fit")
-    return found
+        if isinstance(found, Mapping) and found.keys() == expected.keys():
+            return {key: like(part, expected[key], f"{place}/{key}") for key, part in found.items()}
+    elif type(found) is type(expected):
+        if not isinstance(expected, (list, tuple)):
+            return found
+        if len(found) == len(expected):
+            return type(expected)(like(a, b, place) for a, b in zip(found, expected))
+    raise ValueError(f"{place} does not fit")
 
 
 def _is_number(value: Any) -> bool:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from typing import Any
 
@@ -24,26 +25,19 @@ from ottt_loihi.rules.base import Rule
 from ottt_loihi.rules.losses import Distilled, Loss, check_distillation, make_loss, weighted
 from ottt_loihi.rules.losses import describe as describe_loss
 from ottt_loihi.terminal import THEME
-from ottt_loihi.training import optimizers
-from ottt_loihi.training.batches import Feed, torch_seed
+from ottt_loihi.training import batches
 from ottt_loihi.training.callbacks import Callback, Epoch, Fit, Progress, ProgressBar, SaveModel
 from ottt_loihi.training.checkpoint import not_finite, tensors_of
 from ottt_loihi.training.distributed import Group
 from ottt_loihi.training.encoding import choose_encoding, encoding_name
 from ottt_loihi.training.engine import ENGINES, Engine, choose
 from ottt_loihi.training.evaluation import TEST_ENCODING_SEED, evaluate_samples
+from ottt_loihi.training.optimizers import OptimizerLike, ScheduleLike, Steps, left_out
 from ottt_loihi.training.run_folder import RunFolder
-from ottt_loihi.training.samples import Items, Numbered, Samples
-from ottt_loihi.training.sources import balanced, describe, keep_description, open_samples
+from ottt_loihi.training.samples import Samples, torch_seed
+from ottt_loihi.training.sources import balanced, describe, keep_description, open_parts
 
-SETTINGS = ("learning_rate", "momentum", "weight_decay", "batch_size")
-EXTRAS = {  # settings that are recorded where they are not these, so that earlier runs can be resumed
-    **dict.fromkeys(("clip_norm", "clip_value", "validation_share")),
-    "sampling": "shuffled",
-    "schedule_every": "epoch",
-}
-SAMPLING = ("shuffled", "balanced")
-TEST_BATCH = 512  # samples of a test at once
+EXTRAS = {"validation_share": None, "sampling": "shuffled"}  # recorded if different: earlier runs can be resumed
 
 
 class Trainer:
@@ -111,11 +105,11 @@ class Trainer:
         rule: Rule,
         *,
         loss: str | Loss = "squared-error",
-        optimizer: optimizers.OptimizerLike = "adam",
+        optimizer: OptimizerLike = "adam",
         learning_rate: float | None = None,
         momentum: float | None = None,
         weight_decay: float | None = None,
-        schedule: optimizers.ScheduleLike = "cosine",
+        schedule: ScheduleLike = "cosine",
         schedule_every: str = "epoch",
         clip_norm: float | None = None,
         clip_value: float | None = None,
@@ -144,17 +138,13 @@ class Trainer:
         if not isinstance(rule, Rule):
             raise UsageError(f"Trainer: expected a rule such as ol.OTTT(), got {rule!r:.80}")
         self.net, self.rule, self.loss, self.progress = net, rule, make_loss(loss), checks.flag(progress, "progress")
-        given = {"learning_rate": learning_rate, "momentum": momentum, "weight_decay": weight_decay}
-        self.optimizer, values = optimizer, optimizers.check_optimizer(optimizer, given)
-        self.learning_rate, self.momentum, self.weight_decay = values.values()
-        self.schedule = optimizers.check_schedule(schedule, optimizer)
-        self.schedule_every = checks.one_of(schedule_every, "schedule_every", ("epoch", "batch"))
-        self.clip_norm, self.clip_value = optimizers.check_clipping(rule, clip_norm, clip_value)
+        rates = (learning_rate, momentum, weight_decay)
+        self.steps = Steps(optimizer, *rates, schedule, schedule_every, clip_norm, clip_value)
+        if clip_value is not None and getattr(rule, "hlop", None) is not None:
+            raise UsageError("clip_value: it would turn the gradients that HLOP has projected; use clip_norm")
         self.batch_size, self.seed = checks.integer(batch_size, "batch_size"), checks.integer(seed, "seed", 0)
-        if isinstance(augmentations, str) or not isinstance(augmentations, Sequence):
-            raise UsageError(f"augmentations: expected a list of names, got {augmentations!r}")
-        self.encoding, self.augmentations = encoding, tuple(augmentations)
-        self.class_weights, self.sampling = class_weights, checks.one_of(sampling, "sampling", SAMPLING)
+        self.encoding, self.augmentations = encoding, checks.items(augmentations, "augmentations", str)
+        self.class_weights, self.sampling = class_weights, checks.one_of(sampling, "sampling", ("shuffled", "balanced"))
         self.workers = checks.integer(workers, "workers", 0)
         self.callbacks = checks.items(callbacks, "callbacks", Callback)
         self.teacher = checks.instance(teacher, "teacher", Network, none=True)
@@ -233,45 +223,40 @@ class Trainer:
             self.open(train, y, validation, test)
         if checkpoint_every and not self.data.inside_epochs:
             raise UsageError("checkpoint_every: batches (x, y) are resumed between epochs only; leave it out")
-        self.chosen = self._choose_engine()
-        saving: list[SaveModel] = [] if run is None else [run]
+        self._choose_engine()
+        saving = [*([] if run is None else [run]), *([] if checkpoint is None else [SaveModel(checkpoint)])]
         if run is not None:
             run.every = checkpoint_every
-        if checkpoint is not None:
-            saving.append(SaveModel(checkpoint))
-        bar = [ProgressBar()] if self.progress and self.group.leads else []
-        how = (self.batch_size, self.sampling, self.augmentations, self.seed, self.group)
-        feed = Feed(self.net, self.data, *how)
-        fit = Fit(self, epochs, Progress(), batches=len(feed), leads=self.group.leads)
+        fit = Fit(self, epochs, Progress(), batches=self.data.batches(self.batch_size), leads=self.group.leads)
         self.group.share(self.net)
-        hooks: list[Any] = []
-        started: list[Callback] = []
+        callbacks = (*self.callbacks, *saving, *([ProgressBar()] if self.progress and self.group.leads else []))
         try:
-            self._make_optimizer(fit, hooks)  # the first one of a process takes torch seconds
-            if resume and run is not None:
-                run.load_state(fit)
-                optimizers.follow(fit.scheduler, self.schedule)
-                if fit.progress.epoch >= epochs:
-                    self._say(f"nothing is trained: the run has {fit.progress.epoch} epochs, asked for are {epochs}")
-            with _deterministic_cudnn(), _own_generators(self.net):
-                for callback in (*self.callbacks, *saving, *bar):
+            with ExitStack() as ended:
+                # the first optimiser of a process takes torch seconds
+                fit.optimizer, fit.scheduler, hooks = self.steps.begin(self.net, epochs, self.group)
+                for hook in hooks:
+                    ended.callback(hook.remove)
+                if names := left_out(fit.optimizer, self.net):
+                    self._say(f"optimizer: it does not step {', '.join(names)}, which stay as they are")
+                if resume and run is not None:
+                    run.load_state(fit)
+                    self.steps.follow(fit.scheduler)
+                    if (done := fit.progress.epoch) >= epochs:
+                        self._say(f"nothing is trained: the run has {done} epochs, asked for are {epochs}")
+                ended.enter_context(_reproducible(self.net))
+                for callback in callbacks:
                     callback.on_start(fit)
-                    started.append(callback)
+                    ended.callback(callback.on_end, fit)
                 while fit.progress.epoch < epochs and not fit.stop:
-                    self._epoch(fit, feed, started)
+                    self._epoch(fit, callbacks)
                     self._end_epoch(fit)
-                    for callback in started:
+                    for callback in callbacks:
                         callback.on_epoch_end(fit)
         except KeyboardInterrupt:  # maybe in the middle of a batch: ``training.pt`` stays at its last safe place
             where = [callback.save_model(fit) for callback in saving]
             if not where:
                 raise
             raise KeyboardInterrupt(f"the network as it is now is in {where[-1]}") from None
-        finally:
-            for hook in hooks:
-                hook.remove()
-            for callback in started:
-                callback.on_end(fit)
         for callback in saving:
             callback.save_model(fit)
         return fit.progress.history
@@ -284,17 +269,9 @@ class Trainer:
                 raise UsageError("fit: a Split brings its labels; give it alone, as fit(split, epochs=…)")
             names, test = train.class_names, train.test if test is None else test
             train = train.train
-        self.data = open_samples(train, y, self.net, "data", self.encoding, self.workers)
-        if self.workers and not isinstance(self.data, Items):
-            raise UsageError("workers: processes read a Dataset, and these are arrays or batches; leave it out")
+        parts = open_parts(train, y, validation, test, self.net, self.encoding, self.workers, self.seed)
+        self.data, self.validation, self.test = parts
         self.validation_share = validation if isinstance(validation, (int, float)) else None
-        if self.validation_share is not None:
-            if not isinstance(self.data, Numbered):
-                raise UsageError("validation: no share of a DataLoader or an iterable can be held out; give samples")
-            self.data, self.validation = self.data.split(self.validation_share, self.seed)
-        else:
-            self.validation = self._opened(validation, "validation")
-        self.test = self._opened(test, "test")
         if not self.data.inside_epochs:
             self._say("data: batches of a DataLoader or an iterable; a run is resumed at the end of an epoch")
         if note := keep_description(self.net, describe(self.data, names)):
@@ -304,33 +281,19 @@ class Trainer:
             weights = balanced(self.data, self.net.num_classes)
         self.weighted_loss = self.loss if weights is None else weighted(self.loss, weights, self.net.num_classes)
 
-    def _opened(self, data: Any, where: str) -> Samples | None:
-        if data is None:
-            return None
-        if isinstance(data, (Split, ImageSplit)):
-            raise UsageError(f"{where}: a Split has two parts; give one of them, split.train or split.test")
-        found = open_samples(data, None, self.net, where, self.data.coding, self.workers)
-        if found.time_axis != self.data.time_axis:
-            raise UsageError(f"{where}: expected a time axis like the training samples', or none like theirs")
-        return found
-
     def _say(self, note: str) -> None:
-        """Keep a line for the user, and show it where progress is shown."""
+        """Add a line to the notes, and print it if progress is shown."""
         self.notes.append(note)
         if self.progress and self.group.leads:
             Console(stderr=True, theme=THEME).print(note, highlight=False, soft_wrap=True)
 
-    def _epoch(self, fit: Fit, feed: Feed, callbacks: Sequence[Callback]) -> None:
+    def _epoch(self, fit: Fit, callbacks: Sequence[Callback]) -> None:
         self.net.train()
         done, start = fit.progress, time.perf_counter()
-        for batch, inputs in feed.epoch(done.epoch, done.batch):
+        for batch, inputs in batches.epoch(self, done.epoch, done.batch):
             self.group.begin(batch.size)
-            loss, correct = self._batch(inputs, torch.from_numpy(batch.y), fit)
-            done.loss += loss * batch.size
-            done.correct += correct
-            done.seen += batch.size
-            done.batch += 1
-            if self.schedule_every == "batch":
+            done.add(*self._batch(inputs, torch.from_numpy(batch.y), fit), batch.size)
+            if self.steps.schedule_every == "batch":
                 fit.scheduler.step()
             done.seconds += time.perf_counter() - start
             for callback in callbacks:
@@ -347,26 +310,23 @@ class Trainer:
                 self._say_unused_threads(inputs)
                 result = self.chosen.train_batch(self.net, self.rule, inputs, labels, loss, fit.optimizer)
         except TrainingError as error:
-            raise TrainingError(
-                f"epoch {done.epoch + 1}, batch {done.batch + 1}: {error}; "
-                f"lower the learning rate ({fit.optimizer.param_groups[0]['lr']:g})"
-            ) from None
+            rate = fit.optimizer.param_groups[0]["lr"]
+            where = f"epoch {done.epoch + 1}, batch {done.batch + 1}"
+            raise TrainingError(f"{where}: {error}; lower the learning rate ({rate:g})") from None
         weight = self.group.weight
         correct = int((result.scores.argmax(1).cpu() == labels).sum()) if weight else 0
         loss, total = self.group.sum(float(result.loss) * weight, correct)
         return loss, int(total)
 
-    def _choose_engine(self) -> Engine:
-        """Choose the engine once for a run, and say it."""
-        loss = self.weighted_loss
-        loss = loss if self.teacher is None else Distilled(loss, torch.empty(0), 0.5, 1.0)  # its type counts
+    def _choose_engine(self) -> None:
+        loss, nothing = self.weighted_loss, torch.empty(0)  # only the type of the loss counts
+        loss = loss if self.teacher is None else Distilled(loss, nothing, self.kappa, self.temperature)
         record = self.autocast != torch.float16  # its loss scaling reads values on the host
-        chosen = choose(self.net, self.rule, loss, self.data.num_steps, self.engine, self.chunk, record)
-        self._say(chosen.why)
-        return chosen
+        self.chosen = choose(self.net, self.rule, loss, self.data.num_steps, self.engine, self.chunk, record)
+        self._say(self.chosen.why)
 
     def _say_unused_threads(self, inputs: Input) -> None:
-        """Say once where the number of threads has no effect."""
+        """Say once if only one of several threads is used."""
         threads = torch.get_num_threads()
         line = f"1 of {threads} threads is used: a batch of this network is too little work to share"
         if threads > 1 and line not in self.notes and self.chosen.useful_threads(self.net, inputs, threads) == 1:
@@ -381,54 +341,30 @@ class Trainer:
         return Distilled(self.weighted_loss, mean.to(self.net.readout.weight), self.kappa, self.temperature)
 
     def _end_epoch(self, fit: Fit) -> None:
-        """Turn the sums over the batches into an epoch of the history, and let the scheduler step."""
-        done, accuracies, rates = fit.progress, {}, ()
-        if found := not_finite(tensors_of(self.net)):
-            rate = fit.optimizer.param_groups[0]["lr"]
-            raise TrainingError(f"epoch {done.epoch + 1}: {found}; lower the learning rate ({rate:g})")
+        """Test, add an epoch to the history, and let the scheduler step."""
+        done, found = fit.progress, {}
+        rate = fit.optimizer.param_groups[0]["lr"]
+        if strange := not_finite(tensors_of(self.net)):
+            raise TrainingError(f"epoch {done.epoch + 1}: {strange}; lower the learning rate ({rate:g})")
         for name, samples in (("validation_accuracy", self.validation), ("test_accuracy", self.test)):
-            found = None if samples is None else evaluate_samples(self.net, samples, TEST_BATCH, group=self.group)
-            accuracies[name] = None if found is None else found.accuracy
-            rates = rates if found is None else tuple(found.spike_rates)
-        done.history.append(
-            Epoch(
-                epoch=done.epoch + 1,
-                loss=done.loss / done.seen,
-                train_accuracy=done.correct / done.seen,
-                seconds=done.seconds,
-                learning_rate=fit.optimizer.param_groups[0]["lr"],
-                samples_per_second=done.seen / done.seconds if done.seconds else 0.0,
-                spike_rates=rates,
-                **accuracies,
-            )
-        )
-        done.epoch, done.batch, done.loss, done.correct, done.seen, done.seconds = done.epoch + 1, 0, 0.0, 0, 0, 0.0
-        if self.schedule_every == "epoch":
-            optimizers.end_epoch(fit.scheduler, done.history[-1])
-
-    def _make_optimizer(self, fit: Fit, hooks: list[Any]) -> None:
-        """Make optimiser and scheduler; what acts before their steps is added to ``hooks``."""
-        settings = (self.learning_rate, self.momentum, self.weight_decay)
-        fit.optimizer = optimizers.make_optimizer(self.optimizer, self.net, *settings)
-        fit.scheduler = optimizers.make_scheduler(self.schedule, fit.optimizer, fit.epochs, self.schedule_every)
-        hooks += self.group.attach(fit.optimizer)
-        hooks += optimizers.clip_before_steps(fit.optimizer, self.clip_norm, self.clip_value)
-        if names := optimizers.left_out(fit.optimizer, self.net):
-            self._say(f"optimizer: it does not step {', '.join(names)}, which stay as they are")
+            if samples is not None:
+                tested = evaluate_samples(self.net, samples, group=self.group)
+                found |= {name: tested.accuracy, "spike_rates": tuple(tested.spike_rates)}
+        fit.progress = done.after_epoch(learning_rate=rate, **found)
+        self.steps.end_epoch(fit.scheduler, fit.progress.history[-1])
 
     @property
     def coding(self) -> Step:
-        """The coding that makes spikes of the samples of the last ``fit``; before a ``fit``, the coding for images."""
+        """Return the coding of the samples of the last ``fit``; before a ``fit``, that of images."""
         return choose_encoding(self.encoding, False) if self.data is None else self.data.coding
 
     def settings(self, epochs: int) -> dict[str, Any]:
-        """Return what two halves of one run must share, as JSON values; after ``fit`` has begun."""
+        """Return what must be the same when a run is resumed, as JSON values; after ``fit`` has begun."""
         return {
             "rule": self.rule.describe(),
             "loss": describe_loss(self.weighted_loss),
-            "optimizer": optimizers.describe(self.optimizer),
-            "schedule": optimizers.describe(self.schedule),
-            **{name: getattr(self, name) for name in SETTINGS},
+            **self.steps.settings(),
+            "batch_size": self.batch_size,
             "encoding": encoding_name(self.coding),
             "augmentations": list(self.augmentations),
             **({} if self.teacher is None else {"kappa": self.kappa, "temperature": self.temperature}),
@@ -445,22 +381,18 @@ class Trainer:
         """Return all that made the weights, and no time: equal runs give equal files."""
         timed = ("seconds", "samples_per_second", "spike_rates")
         last = {key: value for key, value in asdict(history[-1]).items() if key not in timed} if history else None
-        described = self.settings(epochs)
-        del described["seed"], described["encoding"]
+        settings = {name: value for name, value in self.settings(epochs).items() if name not in ("seed", "encoding")}
         return {
             "seed": self.seed,
-            "training": {**described, "epochs_done": len(history), "last_epoch": last},
+            "training": {**settings, "epochs_done": len(history), "last_epoch": last},
             "encoding": {k: v for k, v in self.coding.to_json().items() if v} | {"test_seed": TEST_ENCODING_SEED},
         }
 
 
-def _deterministic_cudnn() -> Any:
-    """Convolutions on a GPU by algorithms whose sums have an order; afterwards as the caller had it."""
-    now = torch.backends.cudnn
-    return now.flags(enabled=now.enabled, deterministic=True, allow_tf32=now.allow_tf32)
-
-
-def _own_generators(net: Network) -> Any:
-    """Dropout and SLTT-K draw from torch's global generators, seeded for every batch; the caller's are put back."""
-    device = net.readout.weight.device
-    return torch.random.fork_rng([device] if device.type == "cuda" else [])
+@contextmanager
+def _reproducible(net: Network) -> Iterator[None]:
+    """Make cuDNN deterministic; at the end restore its settings, and torch's generators, which dropout uses."""
+    cudnn, device = torch.backends.cudnn, net.readout.weight.device
+    ordered = cudnn.flags(enabled=cudnn.enabled, deterministic=True, allow_tf32=cudnn.allow_tf32)
+    with ordered, torch.random.fork_rng([device] if device.type == "cuda" else []):
+        yield
