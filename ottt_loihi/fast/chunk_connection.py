@@ -177,7 +177,7 @@ class Learning:
             first, kept = g.view(self.samples, steps, *g.shape[1:])[:, 0], torch.empty_like(x[: self.samples])
             memory(kept).copy_(before)
             self._multiply(first, kept, self.connection.beta)
-        chunk_kernels.advance(*arrays(memory(x), self.trace), *of_time)
+        chunk_kernels.follow(*arrays(memory(x), self.trace, x.new_empty(0)), *of_time)
         self._add_events(g, x)
 
     def _add_events(self, g: Tensor, x: Tensor) -> None:

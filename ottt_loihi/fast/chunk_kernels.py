@@ -92,20 +92,12 @@ def fire(current, varies, u, v, mask, out, samples, steps, shape, constants, zer
                 at = i * size + np.uint64(y) * row
                 for j in range(row):  # apart: where u is the memory of current, a loop over both does not vectorise
                     charge[j] = beta * v[at + j] + current[of + j]
-                if zero_reset:
-                    for j in range(row):
-                        membrane = charge[j]
-                        s = one if membrane > above else zero
-                        u[to + j] = membrane
-                        spikes[j] = s
-                        v[at + j] = membrane * (one - s)
-                else:
-                    for j in range(row):
-                        membrane = charge[j]
-                        s = one if membrane > above else zero
-                        u[to + j] = membrane
-                        spikes[j] = s
-                        v[at + j] = membrane - v_threshold * s
+                for j in range(row):
+                    membrane = charge[j]
+                    s = one if membrane > above else zero
+                    u[to + j] = membrane
+                    spikes[j] = s
+                    v[at + j] = membrane * (one - s) if zero_reset else membrane - v_threshold * s
                 if masked:
                     for j in range(row):
                         spikes[j] *= mask[at + j]
@@ -186,10 +178,11 @@ def error(u, g, mask, lengths, total, samples, steps, shape, v_threshold, kind, 
 
 @njit(**_COMPILED)
 def follow(x, trace, out, beta, samples, steps, size):
-    """``â[t] = λ·â[t−1] + x[t]`` for every step, into ``out``.
+    """``â[t] = λ·â[t−1] + x[t]`` for every step, into ``out``; not kept where that is empty.
 
     trace: ``(samples, size)``, â of the step before, becomes that of the last one
     """
+    keeps = out.size > 0
     for i in range(np.uint64(samples)):
         at = i * np.uint64(size)
         for t in range(np.uint64(steps)):
@@ -197,18 +190,8 @@ def follow(x, trace, out, beta, samples, steps, size):
             for j in range(np.uint64(size)):
                 now = beta * trace[at + j] + x[to + j]
                 trace[at + j] = now
-                out[to + j] = now
-
-
-@njit(**_COMPILED)
-def advance(x, trace, beta, samples, steps, size):
-    """:func:`follow` where the steps in between are not needed."""
-    for i in range(np.uint64(samples)):
-        at = i * np.uint64(size)
-        for t in range(np.uint64(steps)):
-            to = (i * np.uint64(steps) + t) * np.uint64(size)
-            for j in range(np.uint64(size)):
-                trace[at + j] = beta * trace[at + j] + x[to + j]
+                if keeps:
+                    out[to + j] = now
 
 
 @njit(**_COMPILED)

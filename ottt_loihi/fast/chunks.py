@@ -28,8 +28,7 @@ from torch import Tensor
 from ottt_loihi import checks
 from ottt_loihi.fast import chunk_kernels
 from ottt_loihi.fast.chunk_connection import ChunkConnection, Learning, arrays, memory, of_images
-from ottt_loihi.fast.lif import is_on_cpu, knows_surrogate, surrogate_constants
-from ottt_loihi.fast.lif_kernels import constants
+from ottt_loihi.fast.lif import constants, is_on_cpu, knows_surrogate, surrogate_constants
 from ottt_loihi.fast.steps import why_not as why_not_steps
 from ottt_loihi.fast.weights_cache import EffectiveWeights, give
 from ottt_loihi.nn.blocks import Block
@@ -112,7 +111,6 @@ class _Layer:
     neuron: LIF | None = None
     loop: ChunkConnection | None = None  # from the neurons to themselves, one step later
     shape: tuple[int, ...] = (1, 1, 0, 1, 1)  # of the neurons' kernels
-    constants: tuple[Any, ...] = ()  # λ, Vth, the largest u that does not fire
 
     @property
     def size(self) -> int:
@@ -134,7 +132,7 @@ def _layers(net: Network, weights: EffectiveWeights, paths: GradientPaths) -> It
                 branch.connection, weights[branch.connection], paths.trace, paths.bias_trace, neuron.beta
             )
         shape = _kernel_shape(block, connections[index + 1])
-        yield _Layer(own, neuron, loop, shape, constants(net.readout.weight, neuron))
+        yield _Layer(own, neuron, loop, shape)
         height, width, channels, down, across = shape
         image = None if len(block.shape) == 1 else (channels, height // down, width // across)
     beta = net.blocks[-1].neuron.beta if len(net.blocks) else 0.0
@@ -178,6 +176,7 @@ class _Share:
         self.net, self.layers, self.x, self.num_steps = net, layers, x[part], x.shape[1]
         self.batch_labels, self.batch_loss, self.own, self.part_of_batch = labels, loss, own, len(own) / len(x)
         self.samples, self.nothing = len(own), x.new_empty(0)
+        self.number = self.nothing.numpy().dtype.type
         self.masks = [self.nothing if mask is None else memory(mask[part]) for mask in masks]
         self.v = [x.new_full((self.samples * layer.size,), layer.neuron.v_init) for layer in layers if layer.neuron]
         self.fired = [x.new_zeros(self.samples, layer.size) if layer.loop else None for layer in layers]
@@ -199,7 +198,7 @@ class _Share:
 
     def _forward(self, x: Tensor, steps: int) -> list[_LayerPass]:
         passes: list[_LayerPass] = []
-        out = None if self.first is not None else _received(self.layers[0].connection.module, x)
+        out = None if self.first is not None else of_images(self.layers[0].connection.module.before(x.flatten(0, 1)))
         for index, layer in enumerate(self.layers):
             few = out is not None and layer.connection.is_few(out)
             current = self.first if out is None else layer.connection.product(out, few)
@@ -239,10 +238,10 @@ class _Share:
         return u.view(-1), sent.view(-1), back.flatten(0, 1)
 
     def _run_neurons(self, index: int, current: Tensor, varies: bool, u: Tensor, sent: Tensor, steps: int) -> None:
-        layer = self.layers[index]
+        layer, neuron = self.layers[index], self.layers[index].neuron
         states = arrays(u, self.v[index], self.masks[index], sent)
-        zero = layer.neuron.reset == "zero"  # type: ignore[union-attr]
-        chunk_kernels.fire(current.numpy(), varies, *states, self.samples, steps, layer.shape, layer.constants, zero)
+        how = layer.shape, constants(neuron, self.number), neuron.reset == "zero"  # type: ignore[union-attr]
+        chunk_kernels.fire(current.numpy(), varies, *states, self.samples, steps, *how)
 
     def _compare(self, o: Tensor, steps: int, start: int) -> Tensor:
         """∂L/∂o of the batch's loss."""
@@ -276,24 +275,18 @@ class _Share:
 
     def _error(self, index: int, done: _LayerPass, g: Tensor, steps: int) -> Tensor:
         """∂L/∂I of every step, in the memory of u; where the current is constant, its sum too."""
-        layer, neuron = self.layers[index], self.layers[index].neuron
+        layer, neuron, u = self.layers[index], self.layers[index].neuron, done.u
         assert neuron is not None
-        number = done.u.numpy().dtype.type
-        total, lengths = self.nothing, np.ones(steps, number)
+        total, lengths = self.nothing, np.ones(steps, self.number)
         if done.x is None:
             total = memory(self.constant)  # type: ignore[arg-type]
             if layer.connection.traced:
-                lengths = self.learning[id(layer.connection)].lengths(steps).astype(number)
-        u, constants = done.u, (number(neuron.v_threshold), *surrogate_constants(neuron, number))
-        states = arrays(u, memory(g), self.masks[index])
-        chunk_kernels.error(*states, lengths, total.numpy(), self.samples, steps, layer.shape, *constants)
+                lengths = self.learning[id(layer.connection)].lengths(steps).astype(self.number)
+        states = (*arrays(u, memory(g), self.masks[index]), lengths, total.numpy())
+        how = layer.shape, self.number(neuron.v_threshold), *surrogate_constants(neuron, self.number)
+        chunk_kernels.error(*states, self.samples, steps, *how)
         u = u.view(self.samples * steps, *layer.shape[:3])
         return u.permute(0, 3, 1, 2) if isinstance(layer.connection.module, Conv2d) else u.flatten(1)
-
-
-def _received(connection: Connection, x: Tensor) -> Tensor:
-    """The network's input ``(samples, steps, …)`` as the first product takes it, a row for each sample and step."""
-    return of_images(connection.before(x.flatten(0, 1)))
 
 
 def _in_threads(jobs: Sequence[Any], threads: int) -> None:

@@ -74,6 +74,13 @@ def surrogate_constants(neuron: LIF, number: Any) -> tuple[int, Any]:
     return KINDS.index(type(surrogate)), number(surrogate.slope) if isinstance(surrogate, Sigmoid) else reach
 
 
+def constants(neuron: LIF, number: Any) -> tuple[Any, Any, Any]:
+    """Return λ, Vth, and the largest u that does not fire, each as a ``number``, NumPy's float type."""
+    v_threshold = number(neuron.v_threshold)
+    fires_at = neuron.convention == "authors"  # u = Vth too
+    return number(neuron.beta), v_threshold, np.nextafter(v_threshold, number(-np.inf)) if fires_at else v_threshold
+
+
 def is_on_cpu(x: Tensor) -> bool:
     """Whether numba's loops can work on it."""
     return x.device.type == "cpu" and x.dtype in (torch.float32, torch.float64)

@@ -14,77 +14,52 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ottt_loihi.fast.lif import KINDS, like, surrogate_constants
-from ottt_loihi.nn.surrogates import Rectangle, Sigmoid
+from ottt_loihi.fast.lif import constants, like, surrogate_constants
 
 
 @numba.njit(nogil=True, cache=True)
-def _subtract(u, v, s, beta, v_threshold, above):  # type: ignore[no-untyped-def]
+def _charge_fire_reset(u, v, s, beta, v_threshold, above, to_zero):  # type: ignore[no-untyped-def]
     one, zero = s.dtype.type(1), s.dtype.type(0)
     for i in range(u.size):
         membrane = beta * v[i] + u[i]
         fired = one if membrane > above else zero
         u[i] = membrane
         s[i] = fired
-        v[i] = membrane - v_threshold * fired
+        v[i] = membrane * (one - fired) if to_zero else membrane - v_threshold * fired
 
 
 @numba.njit(nogil=True, cache=True)
-def _to_zero(u, v, s, beta, v_threshold, above):  # type: ignore[no-untyped-def]
-    one, zero = s.dtype.type(1), s.dtype.type(0)
-    for i in range(u.size):
-        membrane = beta * v[i] + u[i]
-        fired = one if membrane > above else zero
-        u[i] = membrane
-        s[i] = fired
-        v[i] = membrane * (one - fired)
-
-
-@numba.njit(nogil=True, cache=True)
-def _times_rectangle(u, g, v_threshold, reach):  # type: ignore[no-untyped-def]
-    for i in range(u.size):
-        u[i] = g[i] if abs(u[i] - v_threshold) < reach else u.dtype.type(0)
-
-
-@numba.njit(nogil=True, cache=True)
-def _times_triangle(u, g, v_threshold):  # type: ignore[no-untyped-def]
-    for i in range(u.size):
-        slope = u.dtype.type(1) - abs(u[i] - v_threshold) / v_threshold
-        u[i] = g[i] * slope if slope > 0 else u.dtype.type(0)
-
-
-@numba.njit(nogil=True, cache=True)
-def _times_logistic(sigma, g, alpha):  # type: ignore[no-untyped-def]
-    for i in range(sigma.size):
-        sigma[i] = g[i] * (alpha * sigma[i] * (sigma.dtype.type(1) - sigma[i]))
+def _times_surrogate(u, g, v_threshold, kind, parameter):  # type: ignore[no-untyped-def]
+    one, zero = u.dtype.type(1), u.dtype.type(0)
+    if kind == 0:  # u is σ(slope·(u − Vth)) already
+        for i in range(u.size):
+            u[i] = g[i] * (parameter * u[i] * (one - u[i]))
+    elif kind == 1:
+        for i in range(u.size):
+            u[i] = g[i] if abs(u[i] - v_threshold) < parameter else zero
+    else:
+        for i in range(u.size):
+            slope = one - abs(u[i] - v_threshold) / v_threshold
+            u[i] = g[i] * slope if slope > zero else zero
 
 
 def charge_fire_reset(u: Tensor, v: Tensor, s: Tensor, neuron: Any) -> None:
     """One step, in place: u is I[t] and becomes u[t], v is v[t−1] and becomes v[t], s[t] is written into s."""
-    loop = _subtract if neuron.reset == "subtract" else _to_zero
-    loop(_flat(u), _flat(v), _flat(s), *constants(u, neuron))
-
-
-def constants(u: Tensor, neuron: Any) -> tuple[Any, Any, Any]:
-    """λ, Vth, and the largest u that does not fire, of u's type."""
-    kind = np.float32 if u.dtype == torch.float32 else np.float64
-    v_threshold = kind(neuron.v_threshold)
-    above = np.nextafter(v_threshold, kind(-np.inf)) if neuron.convention == "authors" else v_threshold  # u ≥ Vth too
-    return kind(neuron.beta), v_threshold, above
+    _charge_fire_reset(_flat(u), _flat(v), _flat(s), *constants(neuron, _number(u)), neuron.reset == "zero")
 
 
 def times_surrogate(g: Tensor, u: Tensor, neuron: Any) -> Tensor:
     """``g·f(u)``, written over u."""
-    g, number = like(g, u), np.float32 if u.dtype == torch.float32 else np.float64
+    number = _number(u)
     kind, parameter = surrogate_constants(neuron, number)
-    if KINDS[kind] is Sigmoid:
+    if kind == 0:
         u.sub_(neuron.v_threshold).mul_(neuron.surrogate.slope).sigmoid_()  # torch's is vectorised
-        _times_logistic(_flat(u), _flat(g), parameter)
-    elif KINDS[kind] is Rectangle:
-        _times_rectangle(_flat(u), _flat(g), number(neuron.v_threshold), parameter)
-    else:
-        _times_triangle(_flat(u), _flat(g), number(neuron.v_threshold))
+    _times_surrogate(_flat(u), _flat(like(g, u)), number(neuron.v_threshold), kind, parameter)
     return u
+
+
+def _number(u: Tensor) -> Any:
+    return np.float32 if u.dtype == torch.float32 else np.float64
 
 
 def _flat(x: Tensor) -> np.ndarray:

@@ -13,7 +13,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ottt_loihi.fast.lif import like, surrogate_constants
+from ottt_loihi.fast.lif import constants, like, surrogate_constants
 
 BLOCK = 1024
 
@@ -51,7 +51,7 @@ def charge_fire_reset(u: Tensor, v: Tensor, s: Tensor, neuron: Any) -> None:
     """One step, in place: u is I[t] and becomes u[t], v is v[t−1] and becomes v[t], s[t] is written into s."""
     with torch.cuda.device_of(u):
         _charge_fire_reset[_grid(u)](
-            u, v, s, u.numel(), *_constants(neuron), TO_ZERO=neuron.reset == "zero", BLOCK=BLOCK
+            u, v, s, u.numel(), *map(float, constants(neuron, np.float32)), TO_ZERO=neuron.reset == "zero", BLOCK=BLOCK
         )
 
 
@@ -67,10 +67,3 @@ def times_surrogate(g: Tensor, u: Tensor, neuron: Any) -> Tensor:
 
 def _grid(u: Tensor) -> tuple[int]:
     return (triton.cdiv(u.numel(), BLOCK),)
-
-
-def _constants(neuron: Any) -> tuple[float, float, float]:
-    """λ, Vth, and the largest u that does not fire."""
-    v_threshold = torch.tensor(neuron.v_threshold, dtype=torch.float32)
-    below = torch.nextafter(v_threshold, torch.tensor(-torch.inf))
-    return neuron.beta, float(v_threshold), float(below if neuron.convention == "authors" else v_threshold)
