@@ -27,8 +27,15 @@ SPATIAL = GradientPaths(membrane=False)  # through the layers of one time step, 
 class LayerState(NamedTuple):
     """The state of a layer after a step."""
 
-    block: BlockState  # spikes, membranes and the traces of the inputs
+    block: BlockState | None  # spikes, membranes and the traces of the inputs; None before the first step
     post: Any  # what the rule remembers of the neurons; None before the first step
+
+    def trace(self, index: int) -> Trace | None:
+        """Return the trace of an input."""
+        return None if self.block is None else self.block.traces[index]
+
+
+REST = LayerState(None, None)
 
 
 class State(NamedTuple):
@@ -43,7 +50,7 @@ class State(NamedTuple):
         return [layer.block.v for layer in self.layers]
 
 
-Layer = Callable[[Block, Sequence[Tensor | None], LayerState | None, bool], tuple[Tensor, LayerState]]
+Layer = Callable[[Block, Sequence[Tensor | None], LayerState, bool], tuple[Tensor, LayerState]]
 
 
 class LayeredRule(OnlineRule):
@@ -56,7 +63,7 @@ class LayeredRule(OnlineRule):
 
     @abstractmethod
     def layer(
-        self, block: Block, inputs: Sequence[Tensor | None], state: LayerState | None, last: bool
+        self, block: Block, inputs: Sequence[Tensor | None], state: LayerState, last: bool
     ) -> tuple[Tensor, LayerState]:
         """Return the output and the state of one layer in one time step; last: only the readout is behind it."""
 
@@ -84,7 +91,7 @@ def step(
         inputs = [out, *net.arriving(block, outs, sent, x)]
         if alone:
             inputs = [part if part is None else part.detach() for part in inputs]
-        known = None if state is None else state.layers[index]
+        known = REST if state is None else state.layers[index]
         out, after = layer(block, inputs, known, block is net.blocks[-1])
         outs.append(out)
         layers.append(after)

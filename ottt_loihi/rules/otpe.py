@@ -49,19 +49,18 @@ class AOTPE(LayeredRule):
             raise UsageError(f"{self.name}: expected the same beta in all layers, got {found}; ottt takes any")
 
     def layer(
-        self, block: Block, inputs: Sequence[Tensor | None], state: LayerState | None, last: bool
+        self, block: Block, inputs: Sequence[Tensor | None], state: LayerState, last: bool
     ) -> tuple[Tensor, LayerState]:
         return (output_layer if last else self.hidden_layer)(block, inputs[0], state)
 
-    def hidden_layer(self, block: Block, x: Tensor, state: LayerState | None) -> tuple[Tensor, LayerState]:
+    def hidden_layer(self, block: Block, x: Tensor, state: LayerState) -> tuple[Tensor, LayerState]:
         """Return the spikes of a hidden layer, with ḡ and ẑ as their gradient."""
-        before, beta = _before(state), block.neuron.beta
-        inner, outer = (None, None) if before is None else before.traces
-        inner = follow(x, inner, beta)
-        outer = follow(inner.value, outer, beta)
+        before, beta = state.block, block.neuron.beta
+        inner = follow(x, state.trace(0), beta)
+        outer = follow(inner.value, state.trace(1), beta)
         current = with_trace(block.connection, x, Trace(outer.value), current=("bias",))
         step, f = _constant_step(block, current, before)
-        mean = leaky_mean(f, None if state is None else state.post, beta)
+        mean = leaky_mean(f, state.post, beta)
         s = step.s + mean.value * gradient_only(current)
         return after_step(block, step._replace(s=s), current, (inner, outer), before, mean)
 
@@ -99,12 +98,12 @@ class OTPE(AOTPE):
             if self.attached_reset and block.neuron.reset != "subtract":
                 raise UsageError(f'otpe: attached_reset needs reset="subtract", block {index + 1} has another')
 
-    def hidden_layer(self, block: Block, x: Tensor, state: LayerState | None) -> tuple[Tensor, LayerState]:
+    def hidden_layer(self, block: Block, x: Tensor, state: LayerState) -> tuple[Tensor, LayerState]:
         """Return the spikes of a hidden layer, with ḡ as their gradient towards x and R towards the parameters."""
-        before, beta = _before(state), block.neuron.beta
+        before, beta = state.block, block.neuron.beta
         current = fixed_parameters(block.connection, x)
         step, f = _constant_step(block, current, before)
-        mean, kept, effects = (None, None, None) if state is None else state.post
+        mean, kept, effects = state.post or (None, None, None)
         mean = leaky_mean(f, mean, beta)
         driven = with_bias_input(x).expand(-1, f.shape[1], -1)
         if kept is not None:
@@ -119,12 +118,11 @@ class OTPE(AOTPE):
         return after_step(block, step._replace(s=s), current, (), before, (mean, kept, effects))
 
 
-def output_layer(block: Block, x: Tensor, state: LayerState | None) -> tuple[Tensor, LayerState]:
+def output_layer(block: Block, x: Tensor, state: LayerState) -> tuple[Tensor, LayerState]:
     """Return the spikes of the last layer of neurons, which learns as OTTT does."""
-    before = _before(state)
-    trace = follow(x, None if before is None else before.traces[0], block.neuron.beta)
+    trace = follow(x, state.trace(0), block.neuron.beta)
     current = with_trace(block.connection, x, trace)
-    return after_step(block, fire(block, current, before), current, (trace,), before, None)
+    return after_step(block, fire(block, current, state.block), current, (trace,), state.block, None)
 
 
 def leaky_mean(f: Tensor, before: Mean | None, beta: float) -> Mean:
@@ -133,10 +131,6 @@ def leaky_mean(f: Tensor, before: Mean | None, beta: float) -> Mean:
         return Mean(f, 1.0)
     weight = beta * before.weight + 1
     return Mean(((weight - 1) * before.value + f) / weight, weight)
-
-
-def _before(state: LayerState | None) -> BlockState | None:
-    return None if state is None else state.block
 
 
 def _constant_step(block: Block, current: Tensor, before: BlockState | None) -> tuple[LIFStep, Tensor]:

@@ -69,25 +69,24 @@ class Eligibility(LayeredRule):
         return set(range(num_steps - (self.last_steps or num_steps), num_steps))
 
     def layer(
-        self, block: Block, inputs: Sequence[Tensor | None], state: LayerState | None, last: bool
+        self, block: Block, inputs: Sequence[Tensor | None], state: LayerState, last: bool
     ) -> tuple[Tensor, LayerState]:
         """Return the spikes of one time step, with this eligibility for the weights and Ψ towards the inputs."""
-        before = None if state is None else state.block
         current, after, traces = 0, 0, []
         for number, (connection, x) in enumerate(zip(block.connections, inputs, strict=True)):
-            trace = follow(x, None if before is None else before.traces[number], self.lambda_pre)
+            trace = follow(x, state.trace(number), self.lambda_pre)
             traces.append(trace)
             current = current + with_trace(connection, x, Trace(self.alpha_pre * trace.value), current=("bias",))
-            if state is not None and self.post_factor and torch.is_grad_enabled():
+            if state.block is not None and self.post_factor and torch.is_grad_enabled():
                 weights = [name for name, _ in connection.named_parameters() if name != "bias"]
                 after = after + fixed_parameters(connection, x.detach(), weights)
-        step = fire(block, current, before)
+        step = fire(block, current, state.block)
         h = block.neuron.surrogate(step.u.detach(), block.neuron.v_threshold)
         if isinstance(after, Tensor):
             step = step._replace(s=step.s + gradient_only(self.post_factor * state.post * after))
-        if state is not None:
+        if state.block is not None:
             h = self.lambda_post * state.post + h
-        return after_step(block, step, current, tuple(traces), before, h)
+        return after_step(block, step, current, tuple(traces), state.block, h)
 
 
 class STLLR(Eligibility):
