@@ -133,7 +133,7 @@ class Learning:
 
     def __init__(self, connection: ChunkConnection, samples: int) -> None:
         self.connection, self.samples = connection, samples
-        self.trace: Tensor | None = None  # â of the last step, flat
+        self.trace: Tensor | None = None  # â of the last step
         self.length = 0.0  # Λ of the last step
         self.weight: Tensor | None = None  # gradients, in the orders of the connection's
         self.rows: Tensor | None = None
@@ -162,22 +162,21 @@ class Learning:
             self._multiply(g, x)
 
     def _add_traced(self, g: Tensor, x: Tensor, few: bool, steps: int) -> None:
-        before, size = self.trace, x[0].numel()
-        if before is None:
-            self.trace = x.new_zeros(self.samples * size)
+        begins = self.trace is None
+        if begins:
+            self.trace = torch.zeros_like(x[: self.samples])  # in the same memory format
         beta = g.numpy().dtype.type(self.connection.beta)
-        of_time = (beta, self.samples, steps, size)
+        of_time = (beta, self.samples, steps, x[0].numel())
         if not few:
-            traces = torch.empty_like(x)  # in the same memory format
-            chunk_kernels.follow(*arrays(memory(x), self.trace, memory(traces)), *of_time)
+            traces = torch.empty_like(x)
+            chunk_kernels.follow(*arrays(memory(x), memory(self.trace), memory(traces)), *of_time)
             self._multiply(g, traces)
             return
         chunk_kernels.look_ahead(memory(g).numpy(), beta, self.samples, steps, g[0].numel())
-        if before is not None:
-            first, kept = g.view(self.samples, steps, *g.shape[1:])[:, 0], torch.empty_like(x[: self.samples])
-            memory(kept).copy_(before)
-            self._multiply(first, kept, self.connection.beta)
-        chunk_kernels.follow(*arrays(memory(x), self.trace, x.new_empty(0)), *of_time)
+        if not begins:
+            first = g.view(self.samples, steps, *g.shape[1:])[:, 0]
+            self._multiply(first, self.trace, self.connection.beta)
+        chunk_kernels.follow(*arrays(memory(x), memory(self.trace), x.new_empty(0)), *of_time)
         self._add_events(g, x)
 
     def _add_events(self, g: Tensor, x: Tensor) -> None:

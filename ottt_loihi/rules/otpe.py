@@ -8,6 +8,7 @@ from typing import ClassVar, NamedTuple
 import torch
 from torch import Tensor
 
+from ottt_loihi import checks
 from ottt_loihi.errors import UsageError
 from ottt_loihi.nn.blocks import Block, BlockState
 from ottt_loihi.nn.network import Network
@@ -85,9 +86,7 @@ class OTPE(AOTPE):
 
     def __init__(self, update: str = "sequence", attached_reset: bool = False) -> None:
         super().__init__(update)
-        if not isinstance(attached_reset, bool):
-            raise UsageError(f"attached_reset: expected true or false, got {attached_reset!r}")
-        self.attached_reset = attached_reset
+        self.attached_reset = checks.flag(attached_reset, "attached_reset")
 
     def check(self, net: Network) -> None:
         super().check(net)

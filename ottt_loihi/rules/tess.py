@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -46,6 +46,7 @@ class TESS(Eligibility):
     """
 
     name: ClassVar[str] = "tess"
+    settings = (*Eligibility.settings, "kappa", "pooled")
     alone = True
 
     def __init__(
@@ -62,7 +63,7 @@ class TESS(Eligibility):
     ) -> None:
         super().__init__(lambda_pre, lambda_post, alpha_pre, alpha_post, last_steps, update, convention)
         self.kappa = None if kappa is None else checks.number(kappa, "kappa", 0, 1e9, above=True)
-        self.pooled = None if pooled is None else checks.sizes(pooled, "pooled", 1)
+        self.pooled = None if pooled is None else list(checks.sizes(pooled, "pooled", 1))
 
     def check(self, net: Network) -> None:
         super().check(net)
@@ -81,9 +82,6 @@ class TESS(Eligibility):
         s = s.flatten(1)
         factor = 0.25 if self.kappa is None else self.kappa / s.shape[1]
         return factor * (s @ signs(net.num_classes, s.shape[1]).to(s).t())
-
-    def describe(self) -> dict[str, Any]:
-        return {**super().describe(), "kappa": self.kappa, "pooled": None if self.pooled is None else list(self.pooled)}
 
 
 def default_pooling(index: int, blocks: int) -> int:
