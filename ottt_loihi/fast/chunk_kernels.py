@@ -92,12 +92,20 @@ def fire(current, varies, u, v, mask, out, samples, steps, shape, constants, zer
                 at = i * size + np.uint64(y) * row
                 for j in range(row):  # apart: where u is the memory of current, a loop over both does not vectorise
                     charge[j] = beta * v[at + j] + current[of + j]
-                for j in range(row):
-                    membrane = charge[j]
-                    s = one if membrane > above else zero
-                    u[to + j] = membrane
-                    spikes[j] = s
-                    v[at + j] = membrane * (one - s) if zero_reset else membrane - v_threshold * s
+                if zero_reset:  # apart: with one loop for both, short rows took up to a fifth longer
+                    for j in range(row):
+                        membrane = charge[j]
+                        s = one if membrane > above else zero
+                        u[to + j] = membrane
+                        spikes[j] = s
+                        v[at + j] = membrane * (one - s)
+                else:
+                    for j in range(row):
+                        membrane = charge[j]
+                        s = one if membrane > above else zero
+                        u[to + j] = membrane
+                        spikes[j] = s
+                        v[at + j] = membrane - v_threshold * s
                 if masked:
                     for j in range(row):
                         spikes[j] *= mask[at + j]
