@@ -187,6 +187,39 @@ def test_one_frame_that_forward_repeats_is_a_constant_input(repeat):
         ol.from_module(net, (1, 8, 8), 6)
 
 
+class Gathering(Loop):
+    def __init__(self, gather):
+        super().__init__()
+        self.gather = gather
+
+    def forward(self, x):
+        return self.gather(super().forward(x))
+
+
+@pytest.mark.parametrize("gather", [lambda out: out[-3:].sum(0), lambda out: sum(out.unbind(0)[-3:])])
+def test_scores_of_the_last_steps_alone_are_found_where_a_short_run_has_no_more(gather):
+    with pytest.raises(VerificationError, match=r"other scores than our network, sample .*; expected the sum"):
+        ol.from_module(Gathering(gather), (20,), 9)
+    assert ol.from_module(Gathering(lambda out: out.mean(0)), (20,), 9).num_classes == 4
+
+
+def test_the_steps_of_the_largest_are_no_scores():
+    with pytest.raises(ChipError, match=r"output \(argmax\): it belongs behind the scores"):
+        ol.from_module(Gathering(lambda out: out.max(0)[1]), (20,), 8)
+
+
+@pytest.mark.parametrize(
+    ("kernel", "dilation", "padding", "kept"),
+    [(3, 1, "same", 1), ((5, 3), (1, 2), "same", 2), (2, 1, "same", None), (3, 1, "valid", 0)],
+)
+def test_padding_by_name_stays_a_convolution_where_both_sides_are_alike(kernel, dilation, padding, kept):
+    net = nn.Sequential(nn.Conv2d(1, 2, kernel, padding=padding, dilation=dilation), Leaky(0.5))
+    connection = convert.read(filled(net), (1, 7, 8), 5).network.blocks[0].connection
+    assert getattr(connection, "padding", None) == kept
+    x = torch.rand(3, 1, 7, 8)
+    assert torch.allclose(connection(x).flatten(1), net[0](x).flatten(1), atol=1e-6)
+
+
 class PerStep(nn.Module):
     """A factor for each step, as in temporal batch normalisation."""
 

@@ -91,6 +91,8 @@ class Compared:
         samples that both predict the same class of; None: the module's output is no row of numbers for each
     membranes
         whether the last layer's membranes were compared, to 1e-9, and not its spikes
+    other_scores
+        the first sample whose scores differ although no spike does; empty: they are equal up to a factor
     """
 
     layers: dict[str, tuple[int, int, int]]
@@ -100,6 +102,7 @@ class Compared:
     random: bool
     predictions: int | None = None
     membranes: bool = False
+    other_scores: str = ""
 
     @property
     def different(self) -> int:
@@ -107,7 +110,12 @@ class Compared:
         return sum(count for count, _, _ in self.layers.values())
 
     def raise_if_different(self) -> None:
-        """Raise a VerificationError that names the first divergence."""
+        """Raise a VerificationError that names the first divergence, or the first sample with other scores."""
+        if self.other_scores:
+            raise VerificationError(
+                f"the module returns other scores than our network, {self.other_scores}; expected the sum, mean, last "
+                "or largest of all time steps of the last layer"
+            )
         if self.first is not None:
             cure = "" if self.first.said else f"; {EXPECTED}"
             raise VerificationError(f"the module and our network differ, first in {self.first}{cure}")
@@ -181,7 +189,12 @@ def compare(
         )
     if imported.membranes is not None:
         output = list(theirs[imported.membranes])
-    return replace(found, predictions=_same_predictions(output, run.scores, imported, x.shape[1]))
+    theirs = _scores(output, run.scores, imported, x.shape[1])
+    if theirs is None:
+        return found
+    same = _same_predictions(theirs, run.scores)
+    said = any("the scores are" in note for note in imported.notes) or found.first is not None
+    return replace(found, predictions=same, other_scores="" if said else _other_scores(theirs, run.scores))
 
 
 def require_the_same(net: nn.Module, input_shape: Sequence[int], num_steps: int | None, **options: Any) -> None:
@@ -192,15 +205,22 @@ def require_the_same(net: nn.Module, input_shape: Sequence[int], num_steps: int 
     Raises
     ------
     VerificationError
-        for a spike that differs otherwise: the first
+        for a spike that differs otherwise: the first; for other scores
     """
     compared = compare(net, input_shape, num_steps, samples=2, **options)
-    if compared.first is not None and not compared.first.said:
+    if compared.first is None or not compared.first.said:
         compared.raise_if_different()
 
 
-def _same_predictions(output: list[Any], ours: Tensor, imported: Imported, steps: int) -> int | None:
-    """Return the number of samples with the same prediction in both; None if the module returns another form."""
+def _same_predictions(theirs: Tensor, ours: Tensor) -> int:
+    """Return the number of samples whose largest score of ours is the module's largest, too."""
+    at_ours = theirs.gather(1, ours.argmax(1, keepdim=True)).squeeze(1)
+    best = theirs.amax(1)
+    return int((best - at_ours <= CLOSE * best.abs().clamp(min=1.0)).sum())
+
+
+def _scores(output: list[Any], ours: Tensor, imported: Imported, steps: int) -> Tensor | None:
+    """Return the module's scores ``(n, classes)``, gathered over time as ours; None if it returns another form."""
     parts, (n, classes) = [first_tensor(each) for each in output], ours.shape
     if not all(isinstance(part, Tensor) and part.numel() % (n * classes) == 0 for part in parts):
         return None
@@ -213,10 +233,20 @@ def _same_predictions(output: list[Any], ours: Tensor, imported: Imported, steps
         whole = whole.reshape(steps, n, classes)
     else:
         return None
-    theirs = {"last": whole[-1], "max": whole.amax(0)}.get(imported.readout, whole.sum(0))
-    at_ours = theirs.gather(1, ours.argmax(1, keepdim=True)).squeeze(1)
-    best = theirs.amax(1)
-    return int((best - at_ours <= CLOSE * best.abs().clamp(min=1.0)).sum())
+    return {"last": whole[-1], "max": whole.amax(0)}.get(imported.readout, whole.sum(0)).double()
+
+
+def _other_scores(theirs: Tensor, ours: Tensor) -> str:
+    """Return the first sample with other scores than the module's, times one number for all; empty: there is none."""
+    if not bool(ours.any()) and not bool(theirs.any()):
+        return ""
+    factor = float((theirs * ours).sum() / (ours * ours).sum()) if bool(ours.any()) else 0.0
+    wrong = ((theirs - factor * ours).abs() > 1e-6 * theirs.abs().amax()).any(1)
+    if factor > 0 and not bool(wrong.any()):
+        return ""
+    sample = int(wrong.nonzero()[0]) if bool(wrong.any()) else 0
+    shown = (", ".join(f"{value:.4g}" for value in each[sample][:5].tolist()) for each in (theirs, ours))
+    return "sample {}: the module's {}, ours {}".format(sample, *shown)
 
 
 def _repeats(net: nn.Module, imported: Imported, x: Tensor) -> bool:

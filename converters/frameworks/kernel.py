@@ -79,7 +79,11 @@ class Kernel:
 
     def _convolution(self, node: Node, shifts: bool) -> None:
         values = arguments(node)
-        geometry = (values["stride"] or 1, values["padding"], values["dilation"])
+        padding = 0 if values["padding"] == "valid" else values["padding"]
+        if padding == "same":  # of both sides alike where the kernel reaches over an even number of places
+            reach = [d * (n - 1) for d, n in zip(both(values["dilation"]), values["weight"].shape[2:])]
+            padding = [n // 2 for n in reach] if not any(n % 2 for n in reach) else padding
+        geometry = (values["stride"] or 1, padding, values["dilation"])
         self.convolve(values["weight"].double(), _bias(values, shifts), values["groups"], *geometry)
 
     def convolve(

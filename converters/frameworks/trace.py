@@ -353,6 +353,8 @@ class _Watch(TorchFunctionMode):
                 return self._know(result, taken)
             first = at_step(first, taken.step - 1) or first  # a step of a view of the input, or a view of a step
             swapped, inputs = (first, *swapped[1:]), (first,)
+        if name == "max" and not result.is_floating_point():
+            name = "argmax"
         if name in CASTS and not result.is_floating_point() and first.kind != "spikes":
             name = "int"
         if name in WITHIN:
