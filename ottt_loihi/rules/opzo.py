@@ -70,7 +70,8 @@ class OPZO(OnlineRule):
     def learn_step(self, net: Network, x: Tensor, state: Any, error: Error, learns: bool) -> Step:
         estimates = self.feedback == "estimated"
         if estimates:
-            noisy = self._noise(net, x)
+            signs = (torch.randint(2, (len(x), *block.shape), device=x.device).to(x) * 2 - 1 for block in net.blocks)
+            noisy = [z * self.noise for z in signs]  # α·z of every block
             with torch.no_grad():
                 perturbed, _ = net.step(x, state, self.paths, sent=lambda i, out: out + noisy[i])
         o, state = net.step(x, state, self.paths, sent=lambda _, out: out.detach())  # no error comes back
@@ -110,13 +111,6 @@ class OPZO(OnlineRule):
             raise ValueError(f"opzo: its matrices are damaged, found {', '.join(tensors) or 'none'}")
         self.steps = int(tensors["steps"])
         self.matrices = [tensors[name].clone() for name in names[1:]]
-
-    def _noise(self, net: Network, x: Tensor) -> list[Tensor]:
-        """α·z of every block."""
-        return [
-            (torch.randint(2, (len(x), *block.shape), device=x.device).to(x) * 2 - 1) * self.noise
-            for block in net.blocks
-        ]
 
     def _follow(self, noisy: list[Tensor], change: Tensor) -> None:
         self.steps += 1
