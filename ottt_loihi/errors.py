@@ -65,3 +65,8 @@ class LavaError(OtttError, RuntimeError):
     """A Lava process raised, died or stalled; every process of the run has been ended."""
 
     exit_code = 1
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of an error's message, or the name of its class."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -62,6 +62,12 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
             temporary.unlink(missing_ok=True)
 
 
+def write_text(path: str | os.PathLike[str], text: str) -> None:
+    """Write a text as UTF-8, whole or not at all (:func:`atomic_write`)."""
+    with atomic_write(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
 def require_writable(folder: Path) -> None:
     """Raise :class:`FileError` if nothing can be written into a folder: before a long computation, not after it."""
     with atomic_write(folder / ".ottt-probe"):

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ottt_loihi.errors import FileError, UnsafeFileError
+from ottt_loihi.errors import FileError, UnsafeFileError, first_line
 from ottt_loihi.files import refuse_pointer
 
 SIZE_LIMIT = 4 << 30  # bytes
@@ -131,8 +131,3 @@ def _check_pickle(path: Path, pickled: bytes, classes: Set[str], opcodes: Set[st
         raise
     except Exception as error:
         raise FileError(f"{path}: damaged, its pickle ends too early or is none ({first_line(error)})") from None
-
-
-def first_line(error: BaseException) -> str:
-    """Return the first line of an error's message, or the name of its class."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0]

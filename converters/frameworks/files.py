@@ -16,10 +16,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from ottt_loihi.converters.frameworks.twin import first_line
 from torch import Tensor, nn
 
-from ottt_loihi.errors import FileError, UsageError
+from ottt_loihi.errors import FileError, UsageError, first_line
 from ottt_loihi.torch_files import GLOBALS, OPCODES, read_payload, require_room
 
 CLASSES = GLOBALS | {"torch._utils _rebuild_parameter", "torch Size", "torch device", "collections defaultdict"}

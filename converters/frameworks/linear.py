@@ -15,9 +15,9 @@ import torch
 from ottt_loihi.converters.frameworks.kernel import FACTORS, Kernel, NoPattern, arguments, both
 from ottt_loihi.converters.frameworks.neurons import Unmapped
 from ottt_loihi.converters.frameworks.nodes import MOVES, SUMS, VIEWS, Node, mapped
-from ottt_loihi.converters.frameworks.twin import first_line
 from torch import Tensor
 
+from ottt_loihi.errors import first_line
 from ottt_loihi.nn.connections import Connection, Conv2d, Linear
 
 MAX_MATRIX = 1 << 24  # weights of a chain that is written out

@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import torch
-from ottt_loihi.converters.frameworks.twin import copy_of, first_line, first_tensor
+from ottt_loihi.converters.frameworks.twin import copy_of, first_tensor
 from torch import Tensor, nn
 
-from ottt_loihi.errors import ChipError, UsageError
+from ottt_loihi.errors import ChipError, UsageError, first_line
 from ottt_loihi.nn.network import Network
 
 HOME = "lava.lib.dl.slayer.block"

@@ -19,11 +19,11 @@ from ottt_loihi.converters.frameworks.forward import call, require_one_argument,
 from ottt_loihi.converters.frameworks.neurons import Framework
 from ottt_loihi.converters.frameworks.nodes import VIEWS, Node, at_step, mapped, sources
 from ottt_loihi.converters.frameworks.registry import FRAMEWORKS, neurons_of
-from ottt_loihi.converters.frameworks.twin import first_line, first_tensor, forget, making, weights_dtype
+from ottt_loihi.converters.frameworks.twin import first_tensor, forget, making, weights_dtype
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from ottt_loihi.errors import ChipError, UsageError
+from ottt_loihi.errors import ChipError, UsageError, first_line
 
 FORMS = ("step", "time first", "batch first", "squeezed")  # of the input of one call; squeezed: (samples·steps, …)
 TAKES = {*VIEWS, "select", "narrow", "split", "chunk"}  # may take some steps of a sequence

@@ -12,7 +12,7 @@ from ottt_loihi.converters.frameworks.registry import framework_of, neurons_of
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from ottt_loihi.errors import UsageError
+from ottt_loihi.errors import UsageError, first_line
 
 
 def copied(net: nn.Module, dtype: torch.dtype | None = None) -> nn.Module:
@@ -138,8 +138,3 @@ def first_tensor(value: Any) -> Any:
     if isinstance(value, (tuple, list)):
         return next((found for part in value if (found := first_tensor(part)) is not None), None)
     return value if isinstance(value, Tensor) else None
-
-
-def first_line(error: BaseException) -> str:
-    """Return the first line of an error's text, its class where it has none."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -16,7 +16,7 @@ from rich.console import Console
 
 from ottt_loihi.cli.help import arguments, command_class
 from ottt_loihi.errors import BackendUnavailableError, FileError, OtttError, UsageError
-from ottt_loihi.files import atomic_write
+from ottt_loihi.files import write_text
 from ottt_loihi.terminal import THEME
 
 if TYPE_CHECKING:
@@ -141,8 +141,7 @@ def write_plot(path: Path, draw: Callable[[], str]) -> None:
     """Write the drawing for ``--plot``, which must be named .svg."""
     if path.suffix != ".svg":
         raise UsageError(f"--plot: expected a file ending in .svg, got {path}")
-    with atomic_write(path) as temporary:
-        temporary.write_text(draw(), encoding="utf-8")
+    write_text(path, draw())
 
 
 def recall_table(measured: Metrics, note: str = "") -> Table:

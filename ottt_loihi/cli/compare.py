@@ -35,7 +35,7 @@ def compare(
     """
     from rich.progress import Progress
 
-    from ottt_loihi.files import atomic_write
+    from ottt_loihi.files import write_text
     from ottt_loihi.report import plots
     from ottt_loihi.report.report import Table
     from ottt_loihi.training.compare import read_comparison, run, summarise
@@ -61,8 +61,7 @@ def compare(
         "numbers": ("comparison.json", json_module.dumps(rows, indent=1) + "\n"),
     }
     for name, text in texts.values():
-        with atomic_write(output / name) as temporary:
-            temporary.write_text(text, encoding="utf-8")
+        write_text(output / name, text)
     if json:
         print_json({"rules": rows})
         return

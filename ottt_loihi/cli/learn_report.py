@@ -83,7 +83,7 @@ def _silent(chip: ChipNetwork, x: np.ndarray) -> list[int]:
 
 def write(folder: Path, scenario: Scenario, result: LearningResult, summary: dict[str, Any]) -> dict[str, str]:
     """Write the learnt network, also with inference weights, the curve and the report's section; return the paths."""
-    from ottt_loihi.files import atomic_write
+    from ottt_loihi.files import atomic_write, write_text
     from ottt_loihi.report import plots, report
     from ottt_loihi.sim import storage
     from ottt_loihi.sim.learning.weight_formats import to_inference
@@ -99,8 +99,7 @@ def write(folder: Path, scenario: Scenario, result: LearningResult, summary: dic
     labels = {"x_label": "samples learnt from", "y_label": "test accuracy, weights frozen (%)", "percent": True}
     with atomic_write(paths["curve"]) as temporary:
         plots.save_curves(temporary, _series(summary), **labels)
-    with atomic_write(paths["data"]) as temporary:
-        temporary.write_text(json.dumps(summary["curve"], indent=1), encoding="utf-8")
+    write_text(paths["data"], json.dumps(summary["curve"], indent=1))
     pairs = _weights(scenario.chip, chip)
     figures = [
         report.Figure(plots.curves(_series(summary), **labels), "Each point: all test samples, weights frozen."),

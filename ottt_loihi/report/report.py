@@ -15,7 +15,7 @@ from typing import Any
 from xml.etree import ElementTree
 
 from ottt_loihi.errors import FileError
-from ottt_loihi.files import atomic_write
+from ottt_loihi.files import write_text
 
 ACTIVE_TAGS = ("script", "foreignobject", "iframe", "animate", "set", "a", "handler")
 # where a section stands on the page, whatever the order in which the commands ran
@@ -65,8 +65,7 @@ class Section:
 def add(folder: Path, section: Section) -> Path:
     """Store a section, replacing an older one of its name, and make ``folder/report.html``; returns its path."""
     target = folder / "sections" / f"{ORDER.get(section.name, 90)}-{section.name}.json"
-    with atomic_write(target) as temporary:
-        temporary.write_text(json.dumps(asdict(section), indent=1), encoding="utf-8")
+    write_text(target, json.dumps(asdict(section), indent=1))
     return render(folder)
 
 
@@ -77,8 +76,7 @@ def render(folder: Path) -> Path:
     template = files("ottt_loihi.report").joinpath("report.html.jinja").read_text(encoding="utf-8")
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     page = environment.from_string(template).render(folder=folder.name, sections=_sections(folder))
-    with atomic_write(folder / "report.html") as temporary:
-        temporary.write_text(page, encoding="utf-8")
+    write_text(folder / "report.html", page)
     return folder / "report.html"
 
 

@@ -30,13 +30,13 @@ from torch import Tensor, nn
 
 from ottt_loihi import __version__, checks
 from ottt_loihi.data.description import DataDescription
-from ottt_loihi.errors import FileError, TrainingError, UsageError
+from ottt_loihi.errors import FileError, TrainingError, UsageError, first_line
 from ottt_loihi.files import atomic_write
 from ottt_loihi.nn.cuba import CubaLIF
 from ottt_loihi.nn.description import completed, construct, count_parts, describe, differences, foreign
 from ottt_loihi.nn.models import build
 from ottt_loihi.nn.network import Network
-from ottt_loihi.torch_files import first_line, read_payload, require_room
+from ottt_loihi.torch_files import read_payload, require_room
 
 FORMAT = "ottt-loihi model"
 VERSION = 2

@@ -36,7 +36,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ottt_loihi.errors import OtttError, UsageError
-from ottt_loihi.files import atomic_write
+from ottt_loihi.files import write_text
 from ottt_loihi.training.config import Config, make_config, read_tables
 
 if TYPE_CHECKING:
@@ -199,8 +199,7 @@ def _finish(job: Mapping[str, Any]) -> dict[str, Any]:
             result = {**job, **_train(job), "checked": job["check"]}
     except OtttError as error:
         return {"label": job["label"], "seed": job["seed"], "error": str(error)}
-    with atomic_write(Path(job["place"]) / "compared.json") as temporary:
-        temporary.write_text(json.dumps(result, indent=1), encoding="utf-8")
+    write_text(Path(job["place"]) / "compared.json", json.dumps(result, indent=1))
     return result
 
 

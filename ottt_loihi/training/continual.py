@@ -16,7 +16,7 @@ from ottt_loihi.data.pixels import PixelArray
 from ottt_loihi.data.sparse import SampleArray
 from ottt_loihi.data.split import Split
 from ottt_loihi.errors import FileError, UsageError
-from ottt_loihi.files import atomic_write
+from ottt_loihi.files import write_text
 from ottt_loihi.training.evaluation import evaluate
 from ottt_loihi.training.run_folder import RunFolder
 from ottt_loihi.training.trainer import Trainer
@@ -88,8 +88,7 @@ def learn_tasks(
             seen = tasks[: number + 1]
             rows.append([evaluate(trainer.net, t.x_test, t.y_test, encoding=trainer.encoding).accuracy for t in seen])
             if kept is not None:
-                with atomic_write(kept) as temporary:
-                    temporary.write_text(json.dumps(rows))
+                write_text(kept, json.dumps(rows))
         if report is not None:
             report(number, rows[number])
         if hlop is not None:

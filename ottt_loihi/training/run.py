@@ -16,7 +16,7 @@ from ottt_loihi.data.description import DataDescription
 from ottt_loihi.data.images import ImageSplit
 from ottt_loihi.data.prepare import Prepared, options_of, prepare_like
 from ottt_loihi.data.registry import located
-from ottt_loihi.errors import UsageError
+from ottt_loihi.errors import UsageError, first_line
 from ottt_loihi.files import require_writable
 from ottt_loihi.nn.network import Network
 from ottt_loihi.terminal import THEME
@@ -177,10 +177,9 @@ def _move(net: Network, device: str) -> None:
             raise RuntimeError("no other kind is supported")
         net.to(device)
     except (RuntimeError, AssertionError) as error:  # torch's, for no driver, no such GPU, or a build without any
-        reason = str(error).splitlines()[0]
         raise UsageError(
-            f"training.device: expected 'cpu', 'cuda' or 'cuda:1', and it must be here; got {device!r} ({reason}); "
-            "ottt-doctor says what torch sees"
+            "training.device: expected 'cpu', 'cuda' or 'cuda:1', and it must be here; got "
+            f"{device!r} ({first_line(error)}); ottt-doctor says what torch sees"
         ) from None
 
 

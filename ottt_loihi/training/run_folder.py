@@ -28,7 +28,7 @@ from torch import Tensor
 from ottt_loihi import checks
 from ottt_loihi.data.description import DataDescription
 from ottt_loihi.errors import FileError, UsageError
-from ottt_loihi.files import atomic_write
+from ottt_loihi.files import write_text
 from ottt_loihi.training.callbacks import Epoch, Fit, Progress, SaveModel
 from ottt_loihi.training.checkpoint import assemble, metadata_of, read_tensors, save, tensors_of, write_tensors
 from ottt_loihi.training.state import like, pack, unpack
@@ -154,8 +154,7 @@ class RunFolder(SaveModel):
         rows.writerow([*names, *(f"spike_rate_{i + 1}" for i in range(layers))])
         for epoch in history:
             rows.writerow([*(getattr(epoch, name) for name in names), *epoch.spike_rates])
-        with atomic_write(self.metrics) as temporary:
-            temporary.write_text(text.getvalue())
+        write_text(self.metrics, text.getvalue())
 
 
 def _parts(fit: Fit) -> dict[str, Any]:
