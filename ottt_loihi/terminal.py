@@ -1,4 +1,4 @@
-"""Colours of the terminal: the report's, by the names that every light or dark terminal has its own shade of."""
+"""Colours of the terminal: those of the report, by names, whose shades fit light and dark terminals."""
 
 from rich.theme import Theme
 

@@ -34,36 +34,36 @@ Decays = tuple[float, float]  # of current and membrane
 
 @dataclass(frozen=True)
 class Scenario:
-    """A network and the data that it meets.
+    """A network and the data that it learns from.
 
     Attributes
     ----------
     name
         ``scratch``, ``drift`` or ``more``
     chip
-        what learns
+        the network that learns
     training
         epoch's number → messages and labels
     test
-        messages and labels that it is measured on
+        messages and labels for the accuracy
     logit_scale
-        of a trained readout, measured in its old world; None where it is not known
+        of a trained readout, measured on its old data; None if it is unknown
     samples
-        in one epoch
+        number of samples in an epoch
     old_world
-        of a given network: test data as they were before anything changed, the very ``test`` where nothing did; and
-        training data to watch without labels
+        of a given network: test data before the change (the same object as ``test`` if nothing changed), and training
+        data for HLOP, without labels; else None
     known
-        training samples of the old world with their labels, drawn, to measure what the network can do; or None
+        old training samples with their labels, a random choice, on which the network is measured; or None
     stuck
-        bool ``(samples,)``, analog training samples that repeat the one before, value by value
+        bool ``(samples,)``: analog training samples that repeat the previous one, value by value
     validation
         training samples that are not learnt from, with their labels; or None
     old_training
-        epoch's number and a count → so many training samples of the old world, drawn, and their labels; None where
-        nothing changed, or the old world is not known
+        epoch's number and a count → so many old training samples, drawn, and their labels; None if nothing changed, or
+        the old data are unknown
     replayed
-        how many of an epoch's samples are of the old world
+        number of old samples in an epoch
     notes
         what was found in the data and changed
     """
@@ -199,7 +199,7 @@ def make_scenario(
 
 
 def with_replay(scenario: Scenario, share: float) -> Scenario:
-    """Return the scenario with ``share`` samples of the old world for each new one in every epoch, drawn anew."""
+    """Return the scenario with ``share`` old samples for each new one, drawn anew in every epoch."""
     import numpy as np
 
     from ottt_loihi.data.on_demand import joined

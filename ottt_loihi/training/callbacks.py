@@ -60,7 +60,7 @@ class Epoch:
 
 @dataclass
 class Progress:
-    """The position of a run, after ``epoch`` whole epochs and ``batch`` batches of the next one.
+    """The position of a run: after ``epoch`` whole epochs and ``batch`` batches of the next one.
 
     Attributes
     ----------
@@ -254,7 +254,7 @@ class EarlyStopping(Callback):
 
 
 class SaveModel(Callback):
-    """Saves the network at the end, or where Ctrl-C stopped it; not after an error."""
+    """Saves the network at the end or after Ctrl-C, but not after an error."""
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = checks.path(path, "checkpoint")

@@ -114,7 +114,7 @@ class Training:
 
 @dataclass(frozen=True)
 class Config:
-    """A whole run; ``data``, ``network`` and ``rule`` are the tables as they are in the file."""
+    """The configuration of a run; ``data``, ``network`` and ``rule`` are the tables of the file."""
 
     data: Mapping[str, Any] = field(default_factory=dict)
     network: Mapping[str, Any] = field(default_factory=dict)

@@ -1,4 +1,4 @@
-"""Tasks that come one after the other: learning them with one network, and how much of the earlier ones is left."""
+"""Learning one task after the other with one network, and how much of the earlier tasks it keeps."""
 
 from __future__ import annotations
 
