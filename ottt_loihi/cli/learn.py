@@ -260,7 +260,7 @@ def learn(
     epochs = epochs or (EPOCHS_OF_0_1 if old else EPOCHS if model else EPOCHS_FROM_SCRATCH)
     if halve_every is None:
         halve_every = 0 if model and not changed else scenario.samples * (1 if earlier or changed else 2)
-    given = locals()
+    given = dict(locals())  # by name, for CHOICES
     settings = Settings.of_rule(
         rule,
         logit_scale=scenario.logit_scale,

@@ -132,7 +132,7 @@ def train(
     Ctrl-C saves the network; --resume then gives the same bits as without a stop.
     Several processes: torchrun --nproc-per-node 2 -m ottt_loihi.cli.train …
     """
-    options = locals()  # by name, for TABLES
+    options = dict(locals())  # by name, for TABLES
     from ottt_loihi.training.config import Config, override, read_config, with_changes
     from ottt_loihi.training.run import run
 
