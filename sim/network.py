@@ -26,7 +26,7 @@ from ottt_loihi.sim.connections import INPUT, Connection, Conv, Dense, Diagonal,
 
 from ottt_loihi import checks as value_checks
 from ottt_loihi.data.description import DataDescription, Step
-from ottt_loihi.errors import ChipError
+from ottt_loihi.errors import ChipError, UsageError
 
 __all__ = ["INPUT", "LIF", "ChipNetwork", "Connection", "Conv", "Dense", "Diagonal", "Sparse"]
 
@@ -182,6 +182,14 @@ class ChipNetwork(Part):
     def size(self, index: int) -> int:
         """Return the number of neurons of a layer, or of input channels for ``INPUT``."""
         return self.input_size if index == INPUT else self.layers[index].size
+
+    def place(self, layer: Any, where: str) -> int:
+        """Return the index of a layer that its index or its name stands for; raises UsageError if there is none."""
+        names = [each.name for each in self.layers]
+        index = names.index(layer) if isinstance(layer, str) and names.count(layer) == 1 else layer
+        if not value_checks.is_integer(index) or not 0 <= index < len(names):
+            raise UsageError(f"{where}: no layer {layer!r}; layers are 0 to {len(names) - 1}, names {', '.join(names)}")
+        return int(index)
 
     def logical_delay(self, connection: Connection) -> int:
         """Steps of logical time between a spike and its arrival (module docstring)."""

@@ -31,28 +31,20 @@ KINDS = {"int": int, "str": str, "np.ndarray | int": int}  # of attributes; the 
 
 
 def save(chip: ChipNetwork, path: str | os.PathLike[str]) -> None:
-    """Write ``chip`` to ``path``, whole or not at all.
-
-    Raises
-    ------
-    FileError
-        if the folder cannot be written
-    """
+    """Write ``chip`` to ``path``, whole or not at all; raises :class:`FileError` if the folder cannot be written."""
     checks.instance(chip, "chip", ChipNetwork)
     with safe_hdf5.new_hdf5(path) as file:
         file.attrs["format"] = _plain(FORMAT)
-        file.attrs["version"] = version = _version(chip)
+        use = usage.to_bytes(chip)
+        file.attrs["version"] = _version(chip) if use is None else 4
         _write_network(file, chip)
-        if version >= 4:
-            text = np.frombuffer(usage.to_json(chip).encode(), np.uint8)
-            file.create_dataset("use", data=text, fletcher32=True, compression="gzip")
+        if use is not None:
+            file.create_dataset("use", data=use, fletcher32=True, compression="gzip")
         if chip.host is not None:
             _write_network(file.create_group("host"), chip.host)
 
 
 def _version(chip: ChipNetwork) -> int:
-    if usage.given(chip) != usage.from_provenance(chip.provenance):
-        return 4
     layers = (*chip.layers, *(chip.host.layers if chip.host else ()))
     if any(isinstance(layer.vth, np.ndarray) for layer in layers):
         return 3
@@ -95,7 +87,7 @@ def _read_network(source: h5py.Group, host: ChipNetwork | None = None, version: 
     provenance = _read_provenance(source)
     use = usage.from_provenance(provenance) if version < 4 else {}
     if version >= 4 and "use" in source:
-        use = usage.from_json(usage.text(safe_hdf5.integers(source, "use")))
+        use = usage.from_bytes(safe_hdf5.integers(source, "use"))
     return ChipNetwork(
         input_shape=safe_hdf5.attribute(source, "input_shape", tuple),
         layers=tuple(LIF(**_read(part, LIF)) for part in _parts(source, "layers")),

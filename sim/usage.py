@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 INPUT_FORMS = ("spikes", "graded", "inject", "bias")
 FIELDS = ("input_form", "input_transform", "logit_scale", "loss", "data", "data_set", "untrained")
-MAX_JSON = 1 << 22  # characters
+MAX_JSON = 1 << 22  # bytes
 
 
 def check(chip: ChipNetwork) -> None:
@@ -50,21 +50,20 @@ def _pair(value: Any) -> tuple[float, float]:
     return checks.number(value[0], "input_transform: weight"), checks.number(value[1], "input_transform: bias")
 
 
-def given(chip: ChipNetwork) -> dict[str, Any]:
-    """Return the fields that say anything, by name."""
+def to_bytes(chip: ChipNetwork) -> np.ndarray | None:
+    """Return the fields that say anything as the bytes of a JSON text, uint8; None if the provenance has them all."""
     found = {name: getattr(chip, name) for name in FIELDS}
-    return {name: value for name, value in found.items() if value not in (None, False, "spikes")}
+    found = {name: value for name, value in found.items() if value not in (None, False, "spikes")}
+    if found == from_provenance(chip.provenance):
+        return None
+    texts = {k: v.to_json() if isinstance(v, (DataDescription, Step)) else v for k, v in found.items()}
+    return np.frombuffer(json.dumps(texts).encode(), np.uint8)
 
 
-def to_json(chip: ChipNetwork) -> str:
-    """Return the fields as a JSON text; :func:`from_json` reads it."""
-    return json.dumps({k: v.to_json() if isinstance(v, (DataDescription, Step)) else v for k, v in given(chip).items()})
-
-
-def from_json(text: str) -> dict[str, Any]:
-    """Return the fields that a text of :func:`to_json` holds, by name; raises :class:`ChipError` for any other text."""
+def from_bytes(characters: np.ndarray) -> dict[str, Any]:
+    """Return the fields that :func:`to_bytes` wrote, by name; raises :class:`ChipError` for any other integers."""
     try:
-        found = json.loads(text) if len(text) <= MAX_JSON else None
+        found = json.loads(characters.astype(np.uint8).tobytes()) if characters.size <= MAX_JSON else None
     except (ValueError, RecursionError):
         found = None
     if not isinstance(found, dict) or not found.keys() <= set(FIELDS):
@@ -79,14 +78,6 @@ def from_json(text: str) -> dict[str, Any]:
     except UsageError as error:
         raise ChipError(str(error)) from None
     return found
-
-
-def text(characters: np.ndarray) -> str:
-    """Return the text of an array of bytes, as files hold it; raises :class:`ChipError` for anything else."""
-    try:
-        return characters.astype(np.uint8).tobytes().decode()
-    except UnicodeDecodeError:
-        raise ChipError("use: expected UTF-8") from None
 
 
 def from_provenance(provenance: Mapping[str, Any]) -> dict[str, Any]:

@@ -80,7 +80,7 @@ def test_only_what_is_chosen_becomes_plastic_and_back(layers):
     both = make_plastic(chip)
     half = to_inference(both, layers).chip
     assert [c.weight_format for c in half.connections if isinstance(c, Dense)] == ["learning9", "inference8"]
-    for wrong, message in (([9], "expected indices 0 … 3 or names"), (["conv 2"], "conv 2.* has no dense inference")):
+    for wrong, message in (([9], "no layer 9; layers are 0 to 3"), (["conv 2"], "conv 2.* has no dense inference")):
         with pytest.raises(UsageError, match=message):
             make_plastic(chip, layers=wrong)
 

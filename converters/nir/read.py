@@ -170,7 +170,7 @@ class _Ours:
         try:
             use = usage.from_provenance(provenance)
             if self.version >= 3:
-                use = usage.from_json(usage.text(safe_hdf5.integers(self.metadata, "use")))
+                use = usage.from_bytes(safe_hdf5.integers(self.metadata, "use"))
             return ChipNetwork(
                 tuple(shape),
                 tuple(self._layer(node) for node in self.neurons),

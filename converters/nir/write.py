@@ -92,17 +92,17 @@ def graph(chip: ChipNetwork, dt: float = 1e-3, force: bool = False) -> nir.NIRGr
     last = len(chip.layers) - 1
     building.nodes["output"] = nir.Output(output_type=np.array(building.shapes[last]))
     building.edges.append((_name(last), "output"))
-    used = usage.given(chip) != usage.from_provenance(chip.provenance)
+    use = usage.to_bytes(chip)
     thresholds = any(isinstance(layer.vth, np.ndarray) for layer in chip.layers)
     metadata = {
-        "ottt_loihi": VERSION if used else 2 if thresholds else 1,
+        "ottt_loihi": VERSION if use is not None else 2 if thresholds else 1,
         "dt": float(dt),
         "num_steps": chip.num_steps,
         "readout": chip.readout,
         "provenance": json.dumps(dict(chip.provenance)),
     }
-    if used:
-        metadata["use"] = np.frombuffer(usage.to_json(chip).encode(), np.uint8).astype(np.int64)
+    if use is not None:
+        metadata["use"] = use.astype(np.int64)
     # nir 1.0 takes every convolution for an ungrouped one with a square kernel
     convolutions = [c for c in chip.connections if isinstance(c, Conv)]
     plain = all(c.groups == 1 and c.weight.shape[2] == c.weight.shape[3] for c in convolutions)

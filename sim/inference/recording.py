@@ -23,33 +23,18 @@ def selection(
 ) -> dict[str, tuple[int, ...]]:
     """Return layer indices by variable, from names of variables (all layers) or a mapping to layers' indices or names.
 
-    Raises
-    ------
-    UsageError
-        for a variable or layer that does not exist
+    Raises :class:`UsageError` for a variable or layer that does not exist.
     """
     names = sim_checks.variables(record)
     if not isinstance(record, Mapping):
         return {name: tuple(range(len(chip.layers))) for name in names}
-    return {name: tuple(sorted({_index(chip, layer) for layer in layers})) for name, layers in record.items()}
-
-
-def _index(chip: ChipNetwork, layer: int | str) -> int:
-    names = [each.name for each in chip.layers]
-    if isinstance(layer, str) and names.count(layer) == 1:
-        return names.index(layer)
-    if isinstance(layer, (int, np.integer)) and not isinstance(layer, bool) and 0 <= layer < len(names):
-        return int(layer)
-    raise UsageError(f"record: no layer {layer!r}; layers are 0 to {len(names) - 1}, names {', '.join(names)}")
+    return {name: tuple(sorted({chip.place(layer, "record") for layer in layers})) for name, layers in record.items()}
 
 
 class Recording:
     """Arrays ``(steps, batch, *layer.shape)`` for the selected states; ``shifted``: layer l starts at row l + 1.
 
-    Raises
-    ------
-    UsageError
-        with the size, when they would take more than ``SHARE`` of the free memory
+    Raises :class:`UsageError`, with the size, when they would take more than ``SHARE`` of the free memory.
     """
 
     def __init__(

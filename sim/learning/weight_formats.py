@@ -9,7 +9,6 @@ import numpy as np
 from ottt_loihi.sim import arithmetic
 from ottt_loihi.sim.network import ChipNetwork, Connection, Dense, Sparse
 
-from ottt_loihi import checks
 from ottt_loihi.errors import UsageError
 
 DOUBLING_LIMIT = 127  # up to here a learning weight fits into 8 inference bits without loss
@@ -46,21 +45,12 @@ def to_inference(chip: ChipNetwork, layers: Layers | None = None) -> Converted:
 
     Where all weights are within −128 … 127 they are doubled and the exponent is lowered by one: nothing changes.
     Elsewhere odd weights go to the neighbour that is a multiple of 4, half of them up and half down, and +255 to 254.
-
-    Raises
-    ------
-    UsageError
-        for a layer that is not there or has no plastic connection
+    Raises :class:`UsageError` for a layer that is not there or has no plastic connection.
     """
     chosen = _chosen(chip, layers, "learning9", "plastic", (Dense, Sparse))
-    connections: list[Connection] = []
-    reports = []
-    for c in chip.connections:
-        if c.weight_format == "learning9" and c.post in chosen:
-            c, report = _to_inference(c)
-            reports.append(report)
-        connections.append(c)
-    return Converted(replace(chip, connections=tuple(connections)), tuple(reports))
+    done = {id(c): _to_inference(c) for c in chip.connections if c.weight_format == "learning9" and c.post in chosen}
+    connections = tuple(done[id(c)][0] if id(c) in done else c for c in chip.connections)
+    return Converted(replace(chip, connections=connections), tuple(report for _, report in done.values()))
 
 
 def make_plastic(
@@ -78,10 +68,7 @@ def make_plastic(
     exponent is raised by one, which gives all of them as much room again, in steps twice as coarse. Off by default:
     few weights are near the end, and finer steps learn better (digits upside down, two epochs: 90.8 % against 88.9 %).
 
-    Raises
-    ------
-    UsageError
-        for a layer that is not there or has no such connection
+    Raises :class:`UsageError` for a layer that is not there or has no such connection.
     """
     sparse = sparse or not any(isinstance(c, Dense) for c in chip.connections)
     kinds, what = ((Dense, Sparse), "dense or sparse inference") if sparse else ((Dense,), "dense inference")
@@ -107,28 +94,18 @@ def _chosen(
     """Indices of the layers meant."""
     if layers is None:
         return set(range(len(chip.layers)))
-    names, found = [layer.name for layer in chip.layers], set()
-    for layer in layers:
-        index = names.index(layer) if isinstance(layer, str) and names.count(layer) == 1 else layer
-        if not checks.is_integer(index) or not 0 <= index < len(names):
-            raise UsageError(
-                f"layers: expected indices 0 … {len(names) - 1} or names {', '.join(names)}, got {layer!r}"
-            )
+    found = {chip.place(layer, "layers") for layer in layers}
+    for index in sorted(found):
         if not any(isinstance(c, classes) and c.weight_format == weight_format for c in chip.inputs_of(index)):
-            raise UsageError(f"layers: layer[{index}] ({names[index]}) has no {kind} connection into it")
-        found.add(index)
+            raise UsageError(f"layers: layer[{index}] ({chip.layers[index].name}) has no {kind} connection into it")
     return found
 
 
 def _to_inference(c: Connection) -> tuple[Connection, ConvertedConnection]:
     doubled = bool(np.abs(2 * c.weight + 1).max() <= 2 * DOUBLING_LIMIT + 1 and c.weight_exp > -8)
-    if doubled:
-        weight, exponent = 2 * c.weight, c.weight_exp - 1
-        wanted = weight
-    else:
-        weight, exponent = _even(c.weight), c.weight_exp
-        wanted = c.weight
-    usable = arithmetic.truncate_weight(weight)  # −256 in a purely inhibitory connection becomes −255
+    wanted = 2 * c.weight if doubled else c.weight
+    usable = arithmetic.truncate_weight(_even(wanted))  # −256 in a purely inhibitory connection becomes −255
+    exponent = c.weight_exp - doubled
     inference = replace(c, weight=usable, weight_exp=exponent, num_weight_bits=8, weight_format="inference8")
     return inference, ConvertedConnection(c.label, c.weight.size, int((usable != wanted).sum()), doubled)
 
