@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from ottt_loihi.converters.quantize.layer import PIXEL_LEVELS
-from ottt_loihi.sim.inference.host import MESSAGE_MAX, MESSAGE_MIN
+from ottt_loihi.sim.inference.reference import MESSAGE_MAX, MESSAGE_MIN
 from ottt_loihi.sim.network import ChipNetwork
 
 from ottt_loihi import checks

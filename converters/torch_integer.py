@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from ottt_loihi.sim import arithmetic
 from ottt_loihi.sim import checks as sim_checks
-from ottt_loihi.sim.inference.host import host_messages
 from ottt_loihi.sim.inference.reference import LEAST, Result, check_input, read_out
 from ottt_loihi.sim.network import INPUT, LIF, ChipNetwork, Connection, Conv, Dense, Diagonal
 
@@ -27,9 +26,7 @@ def run(chip: ChipNetwork, x: np.ndarray, record: Sequence[str] = ()) -> Result:
     """Run a batch; arguments and result are those of :func:`ottt_loihi.sim.inference.reference.run`."""
     import torch
 
-    messages = torch.from_numpy(
-        check_input(checks.instance(chip, "chip", ChipNetwork), host_messages(chip, x))
-    ).double()
+    messages = torch.from_numpy(check_input(checks.instance(chip, "chip", ChipNetwork), x)).double()
     record = sim_checks.variables(record)
     batch, layers = len(messages), range(len(chip.layers))
     products = [(_product(c), c) for c in chip.connections]

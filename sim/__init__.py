@@ -8,7 +8,7 @@ MODULES = {
     "explain": "inference.simulator",
     "run": "inference.simulator",
     "Learner": "learning.learner",
-    "host_messages": "inference.host",
+    "host_messages": "inference.reference",
     "learn": "learning.learner",
 }
 __all__ = ["Learner", "Simulator", "explain", "host_messages", "learn", "run"]

@@ -47,7 +47,7 @@ def run_wall_clock(chip, x, record):
     Layer l starts (with its bias and ``u_init``) at step l + 2 and a sample takes T + L steps, L layers. Returns the
     recorded states, one array ``(T + L, batch, *layer.shape)`` per layer.
     """
-    x = reference.check_input(chip, sim.host_messages(chip, x, reference.run))
+    x = reference.check_input(chip, x, reference.run)
     batch, layers = len(x), range(len(chip.layers))
     u = [np.zeros((batch, layer.size), np.int32) for layer in chip.layers]
     v = [np.zeros((batch, layer.size), np.int32) for layer in chip.layers]
@@ -316,7 +316,7 @@ def test_24_bits_are_tested_unless_they_are_proven(du, bias):
     for weight, proven in ((2, True), (254, False)):
         connection = Dense(INPUT, 0, np.full((3, 500), weight), 2)
         chip = ChipNetwork((500,), (LIF((3,), du, 400, 131071, bias_mant=bias),), (connection,), 40)
-        assert plan.plan(chip).layers[0].bounded == proven
+        assert plan.plan(chip).layers[0].constants.bounded == proven
         x = np.ones((2, 40, 500), np.uint8)
         expected = reference.run(chip, x, EVERYTHING)
         assert bool(expected.overflows["u"].sum() + expected.overflows["v"].sum()) != proven

@@ -188,12 +188,11 @@ class LavaBackend(Backend):
         """
         from ottt_loihi.converters.lava import stream_graph
         from ottt_loihi.converters.lava.stream import make_stream
-        from ottt_loihi.sim.inference.host import host_messages
         from ottt_loihi.sim.inference.reference import check_input
 
         self.check_record(record)
         clock = make_stream(chip, interval, self.lag_in)
-        return stream_graph.run(self, chip, check_input(chip, host_messages(chip, x)), clock, record, stall_timeout)
+        return stream_graph.run(self, chip, check_input(chip, x), clock, record, stall_timeout)
 
 
 @dataclass(frozen=True)
@@ -241,13 +240,12 @@ class Loihi2(LavaBackend):
 
     def expected(self, chip: ChipNetwork, x: np.ndarray) -> Result:
         from ottt_loihi.converters.lava.stream import expected, make_stream, why_exact
-        from ottt_loihi.sim.inference.host import host_messages
         from ottt_loihi.sim.inference.reference import check_input
 
         clock = make_stream(chip, self.interval, self.lag_in)
         if why_exact(chip, clock):
             return super().expected(chip, x)
-        return expected(chip, check_input(chip, host_messages(chip, x)), clock)
+        return expected(chip, check_input(chip, x), clock)
 
     def _run(self, chip: ChipNetwork, x: np.ndarray, record: Any, stall_timeout: float, progress: Any) -> Result:
         """Run a prepared network; :class:`LavaError` where the readout's sum left its 24 bits."""

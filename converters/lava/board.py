@@ -15,7 +15,6 @@ from ottt_loihi.converters import registers
 from ottt_loihi.converters.lava.stream import expected, make_stream, why_exact
 from ottt_loihi.converters.limits import LOIHI2, Limits
 from ottt_loihi.sim import arithmetic
-from ottt_loihi.sim.inference.host import host_messages
 from ottt_loihi.sim.inference.reference import check_input
 from ottt_loihi.sim.network import LIF, ChipNetwork, Connection, Conv
 
@@ -164,7 +163,7 @@ def _isolation(chip: ChipNetwork, x: np.ndarray | None, interval: int | None) ->
     if x is None:
         return f"{how}whether samples reach into the next one was not compared"
     few = x[:STREAMED]
-    apart, together = sim.run(chip, few, ("s",)), expected(chip, check_input(chip, host_messages(chip, few)), stream)
+    apart, together = sim.run(chip, few, ("s",)), expected(chip, check_input(chip, few), stream)
     different = sum(int((a != b).sum()) for a, b in zip(apart.states["s"], together.states["s"]))
     predictions = int((apart.predictions != together.predictions).sum())
     return (

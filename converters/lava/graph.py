@@ -17,7 +17,6 @@ from typing import Any
 import numpy as np
 from ottt_loihi.converters.lava.runtime import LavaRun, require_lava
 from ottt_loihi.converters.lava.stream import LEAD, as_result, no_states
-from ottt_loihi.sim.inference.host import host_messages
 from ottt_loihi.sim.inference.reference import Result, check_input
 from ottt_loihi.sim.network import INPUT, LIF, ChipNetwork, Connection, Conv, Diagonal, Sparse
 
@@ -112,7 +111,7 @@ def run(
     ``execute``: what runs a graph, from a process and ``stall_timeout``. Raises :class:`LavaError` when a process dies
     or nothing moves for ``stall_timeout`` seconds.
     """
-    messages = check_input(chip, host_messages(chip, x))
+    messages = check_input(chip, x)
     graph = build(chip, messages)
     recorder = Recorder(chip, len(messages), record)
     with execute(graph.source, stall_timeout=stall_timeout) as lava:

@@ -22,7 +22,6 @@ from ottt_loihi.converters.lava import graph as lava
 from ottt_loihi.converters.lava.runtime import LavaRun, require_lava
 from ottt_loihi.converters.netx import read as netx_reader
 from ottt_loihi.converters.netx import weights as netx_weights
-from ottt_loihi.sim.inference.host import host_messages
 from ottt_loihi.sim.inference.reference import Result, check_input
 from ottt_loihi.sim.network import INPUT, ChipNetwork, Connection, Conv, Dense, Diagonal, Sparse
 
@@ -84,7 +83,7 @@ def run(chip: ChipNetwork, path: str | os.PathLike[str], x: np.ndarray, record: 
     netx = _netx()
     from lava.proc.io.sink import RingBuffer as Sink
 
-    messages = check_input(chip, host_messages(chip, x))
+    messages = check_input(chip, x)
     with contextlib.redirect_stdout(io.StringIO()):  # netx prints its layer table
         net = netx.hdf5.Network(net_config=str(Path(path)))
     source = lava.build_source(messages, lava.steps_per_sample(chip))

@@ -86,19 +86,25 @@ def inlined(function: Callable[..., Any]) -> Any:
     return njit(nogil=True, inline="always")(function)
 
 
-class Neurons(NamedTuple):
-    """The neurons of one layer over one block of time steps."""
+class Constants(NamedTuple):
+    """The constants of a layer's neurons."""
 
-    u: np.ndarray  # states, int32 (samples, neurons), updated
-    v: np.ndarray
-    messages: np.ndarray  # uint8 (samples, history + steps, ≥ neurons), whole blocks of 64; receives the spikes
-    first: int  # row of ``messages`` of the block's first step; step t is row ``first + t``
     keep_u: float  # the share of u and v that a step keeps, multiples of 1/4096
     keep_v: float
     bounded: bool  # no current wraps and no membrane is clipped, whatever arrives
     bias: np.ndarray  # int32 (neurons,), like vth aligned to the state
     vth: np.ndarray
     loop: np.ndarray  # int32 (neurons,) or empty: the input from a neuron's own spike one step later
+
+
+class Neurons(NamedTuple):
+    """The neurons of one layer over one block of time steps."""
+
+    constants: Constants
+    u: np.ndarray  # states, int32 (samples, neurons), updated
+    v: np.ndarray
+    messages: np.ndarray  # uint8 (samples, history + steps, ≥ neurons), whole blocks of 64; receives the spikes
+    first: int  # row of ``messages`` of the block's first step; step t is row ``first + t``
     kept_u: np.ndarray  # the states after each step, int32 (samples, steps, neurons), or empty
     kept_v: np.ndarray
     scores: np.ndarray  # int64 (samples, neurons), updated
@@ -181,7 +187,8 @@ def fire(total, s, t, row, neurons):
     nearly all, need no test of 24 bits, and without synaptic decay no u: that takes less than half the time. Counts
     are of 32 bits because the lanes are: one step of a layer cannot exceed them.
     """
-    u, v, messages, _, keep_u, keep_v, bounded, bias, vth, loop, kept_u, kept_v, scores, readout, counts = neurons
+    keep_u, keep_v, bounded, bias, vth, loop = neurons.constants
+    _, u, v, messages, _, kept_u, kept_v, scores, readout, counts = neurons
     spikes, wraps, clips = np.int32(0), np.int32(0), np.int32(0)
     if loop.size > 0:
         for j in range(total.size):

@@ -2,27 +2,30 @@
 
 It executes a :class:`~ottt_loihi.sim.network.ChipNetwork` in logical time (``sim/network.py``), a batch of samples at
 once, one step after the other, with the functions of ``sim/arithmetic.py`` and nothing else.
+
+An image that stays the same for all time steps needs its first layer's current only once. The host computes it, in the
+same integers as the chip would, and the chip gets it as messages through weights of one, −4096 … 4095: what the 13 bits
+of a bias hold, as in the input layer of lava-dl's netx. ``ChipNetwork.host`` is that part, a network of one step.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
 from ottt_loihi.sim import arithmetic
 from ottt_loihi.sim import checks as sim_checks
-from ottt_loihi.sim.inference.host import host_messages
 from ottt_loihi.sim.network import INPUT, LIF, ChipNetwork, Connection, Conv, Dense, Diagonal
 
 from ottt_loihi import checks
 from ottt_loihi.errors import UsageError
 
 Variable = Literal["u", "v", "s"]
-
-
 OVERFLOWS = ("int32", "conv", "u", "v")
 LEAST = -(2**23)  # no v is lower: the scores of ``max_v`` before the first step
+MESSAGE_MIN, MESSAGE_MAX = -4096, 4095  # of the host: 13 bits
 
 
 @dataclass(frozen=True)
@@ -68,24 +71,10 @@ class Strategy:
 
 
 def run(chip: ChipNetwork, x: np.ndarray, record: tuple[Variable, ...] = ()) -> Result:
-    """Run a batch of samples, each from the network's initial state.
-
-    Parameters
-    ----------
-    chip
-        the integer network
-    x
-        messages, integers or bool, ``(batch, num_steps, *input_shape)``; 0 or 1 unless the input connection is graded;
-        for a network with a host's part the host's input
-    record
-        any of ``"u"``, ``"v"``, ``"s"``: the states to keep, of all layers and steps
-
-    Raises
-    ------
-    UsageError
-        for a wrong shape, dtype, message range or variable name
+    """Run a batch of samples, each from the network's initial state: :func:`ottt_loihi.sim.run` for one array, with
+    ``record`` any of ``"u"``, ``"v"``, ``"s"``, of all layers.
     """
-    x = check_input(chip, host_messages(checks.instance(chip, "chip", ChipNetwork), x, run))
+    x = check_input(checks.instance(chip, "chip", ChipNetwork), x, run)
     record = sim_checks.variables(record)
     state = NetworkState(chip, len(x))
     history: dict[str, list[list[np.ndarray]]] = {name: [[] for _ in chip.layers] for name in record}
@@ -194,17 +183,58 @@ def cross_correlation(c: Conv, x: np.ndarray) -> np.ndarray:
     return total.reshape(len(x), -1)
 
 
-def check_input(chip: ChipNetwork, x: np.ndarray) -> np.ndarray:
-    """Validate messages ``(batch, num_steps, *input_shape)``; returns int32 ``(batch, num_steps, input_size)``."""
-    x = check_shape(chip, x)
+def host_messages(chip: ChipNetwork, x: np.ndarray, run: Callable[..., Result] | None = None) -> np.ndarray:
+    """Return the messages of the host to the chip: int16 ``(n, num_steps, *input_shape)``, the same at every step.
+
+    Every ``run`` applies it to its input.
+
+    Parameters
+    ----------
+    chip
+        the network; one without a host's part gets x back
+    x
+        messages for the host's network, integers ``(n, num_steps, *host.input_shape)`` that do not change in time
+    run
+        what computes the host's network; default: :func:`ottt_loihi.sim.run`
+
+    Raises
+    ------
+    UsageError
+        for an input that changes, or of another shape, and for a current outside −4096 … 4095
+    """
+    if chip.host is None:
+        return x
+    if run is None:
+        from ottt_loihi.sim.inference.simulator import run
+    x = check_shape(chip, x, chip.host.input_shape)
+    if (x != x[:, :1]).any():
+        raise UsageError("input: the host computes the first layer once, for an input that stays the same in time")
+    result = run(chip.host, x[:, :1], record=("v",))
+    current = result.states["v"][-1][0] >> arithmetic.STATE_SHIFT
+    low, high = (int(current.min()), int(current.max())) if current.size else (0, 0)
+    if low < MESSAGE_MIN or high > MESSAGE_MAX or result.spike_counts.any():
+        raise UsageError(
+            f"input: the host's current reaches {low:,} … {high:,}, a message holds {MESSAGE_MIN} … {MESSAGE_MAX}; "
+            "scale the input down, or export with --input graded"
+        )
+    messages = current.reshape(len(x), 1, *chip.input_shape).astype(np.int16)
+    return np.repeat(messages, chip.num_steps, axis=1)
+
+
+def check_input(chip: ChipNetwork, x: np.ndarray, run: Callable[..., Result] | None = None) -> np.ndarray:
+    """Validate messages ``(batch, num_steps, *input_shape)``, or the host's input, which ``run`` takes to messages.
+
+    Returns int32 ``(batch, num_steps, input_size)``.
+    """
+    x = check_shape(chip, host_messages(chip, x, run))
     check_range(chip, x)
     return x.reshape(len(x), chip.num_steps, chip.input_size).astype(np.int32)
 
 
-def check_shape(chip: ChipNetwork, x: np.ndarray) -> np.ndarray:
-    """Refuse messages of the wrong shape or dtype."""
+def check_shape(chip: ChipNetwork, x: np.ndarray, shape: tuple[int, ...] | None = None) -> np.ndarray:
+    """Refuse messages of the wrong shape or dtype; shape: of a step, default the network's."""
     x = np.asarray(x)
-    expected = (chip.num_steps, *chip.input_shape)
+    expected = (chip.num_steps, *(shape or chip.input_shape))
     if x.ndim != 1 + len(expected) or x.shape[1:] != expected:
         raise UsageError(f"input: expected shape (batch, {', '.join(map(str, expected))}), got {x.shape}")
     if x.dtype.kind not in "iub":

@@ -18,9 +18,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from ottt_loihi.sim.inference import kernels, reference
-from ottt_loihi.sim.inference.host import host_messages
 from ottt_loihi.sim.inference.recording import Recording, selection
-from ottt_loihi.sim.inference.reference import LEAST, OVERFLOWS, Result, Strategy
+from ottt_loihi.sim.inference.reference import LEAST, OVERFLOWS, Result, Strategy, host_messages
 from ottt_loihi.sim.inference.strategies import LayerPlan, Messages, Plan, Product, plan
 from ottt_loihi.sim.network import INPUT, ChipNetwork
 
@@ -181,7 +180,7 @@ class Simulator:
 
     def _chunk(self, batch: int, steps: int) -> tuple[int, int]:
         """(samples, steps) of a window: as many as the cache holds, whole samples first, all threads busy."""
-        messages = self.chip.input_size * (5 if self.plan.graded else 1)  # bytes, and int32 beside them
+        messages = self.chip.input_size * (5 if self.chip.message_bits else 1)  # bytes, and int32 beside them
         fitting = max(1, WINDOW_BYTES // max(4 * self._widest, messages))
         share = -(-batch // (CHUNKS_PER_THREAD * self.threads)) if self.threads > 1 else batch
         most = min(MAX_SAMPLES, share)  # which is best where layers take turns, few steps at a time
@@ -277,7 +276,7 @@ class _Space:
         self.messages = {}
         for index, history in plan.history.items():
             order = None if index == INPUT else plan.layers[index].order
-            graded = plan.graded and index == INPUT
+            graded = plan.chip.message_bits > 0 and index == INPUT
             self.messages[index] = Messages(plan.chip.size(index), order, history, samples, window, graded)
         sizes = [layer.layer.size for layer in plan.layers]
         self._states = np.zeros(2 * samples * sum(sizes), np.int32)
@@ -356,15 +355,11 @@ class _Space:
         a = self.input[: shape[0] * shape[1] * shape[2]].reshape(shape)
         target = self.messages[index]
         neurons = kernels.Neurons(
+            layer.constants,
             self.u[index],
             self.v[index],
             target.bytes,
             target.history + span.offset,
-            *layer.decay,
-            layer.bounded,
-            layer.bias,
-            layer.vth,
-            layer.loop,
             kept["u"],
             kept["v"],
             self.scores,

@@ -15,19 +15,19 @@ Orders. A layer behind a convolution keeps its neurons channel last, so that one
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 from ottt_loihi.sim import arithmetic
 from ottt_loihi.sim.inference import kernels, reference
-from ottt_loihi.sim.inference.bounds import keeps_24_bits, leaves_int32, message_bits, weight_sums
 from ottt_loihi.sim.inference.kernels import Neurons
 from ottt_loihi.sim.inference.reference import Strategy
 from ottt_loihi.sim.network import INPUT, LIF, ChipNetwork, Connection, Conv, Dense, Diagonal, Sparse
 
 FLOAT32_EXACT = 1 << 24
+SAFE_INT32 = (1 << 31) - (1 << 25)  # leaves room for a decayed u, v and bias
 PRODUCT_BYTES = 8 << 20  # of unfolded images at a time
 
 
@@ -37,29 +37,21 @@ class Messages:
     def __init__(self, size: int, order: np.ndarray | None, history: int, samples: int, steps: int, graded: bool):
         self.size, self.order, self.history = size, order, history
         width = -(-size // kernels.BLOCK) * kernels.BLOCK
-        self._bytes = np.zeros((samples, history + steps, width), np.uint8)
-        self._graded = np.zeros((samples, history + steps, size), np.int32) if graded else None
-        self.bytes, self.graded = self._bytes, self._graded
+        self._arrays = [np.zeros((samples, history + steps, width), np.uint8)]
+        if graded:
+            self._arrays.append(np.zeros((samples, history + steps, size), np.int32))
+        self.begin(samples)
 
     def begin(self, samples: int) -> None:
         """Start so many samples, at most those there is room for: nothing has been sent yet."""
-        if len(self.bytes) != samples:
-            self.bytes = self._bytes[:samples]
-            self.graded = None if self._graded is None else self._graded[:samples]
-        if self.history:
-            for array in self._arrays():
-                array[:, : self.history] = 0
-
-    def _arrays(self) -> Iterator[np.ndarray]:
-        yield self.bytes
-        if self.graded is not None:
-            yield self.graded
+        self.bytes, self.graded = self._arrays[0][:samples], self._arrays[1][:samples] if self._arrays[1:] else None
+        for array in self._arrays if self.history else ():
+            array[:samples, : self.history] = 0
 
     def keep_history(self, steps: int) -> None:
         """Make the end of a window of ``steps`` steps the history of the next window."""
-        if self.history:
-            for array in self._arrays():
-                array[:, : self.history] = array[:, steps : steps + self.history].copy()
+        for array in self._arrays if self.history else ():
+            array[:, : self.history] = array[:, steps : steps + self.history].copy()
 
     def logical(self, begin: int, end: int) -> np.ndarray:
         """Return rows ``begin`` to ``end``, ``(samples, rows, size)``, in the order of ``layer.shape``."""
@@ -113,7 +105,7 @@ class Product:
         if c.num_message_bits == 0:
             x = x != 0
         low, high = int(x.min()), int(x.max())
-        extreme = int(weight_sums(c, signed=low >= 0).max()) * max(-low, high)  # of all partial sums
+        extreme = int(_weight_sums(c, signed=low >= 0).max()) * max(-low, high)  # of all partial sums
         dtype = np.float32 if extreme < FLOAT32_EXACT else np.float64
         weight = self.weights.get(dtype)
         if weight is None:
@@ -127,21 +119,15 @@ class Product:
 class LayerPlan:
     """A layer with its arrays in internal order; ``inputs``: (source, logical delay, link); no link: the reference.
 
-    bounded: no current wraps, no membrane is clipped. recurrent: the last input comes from the layer itself, step by
-    step within its kernel. loop: what a neuron's own spike adds one step later, int32, or empty. vth: int32,
-    aligned to the state.
+    recurrent: the last input comes from the layer itself, step by step within its kernel.
     """
 
     layer: LIF
     order: np.ndarray | None
     inputs: tuple[tuple[int, int, Events | Product], ...]
     recurrent: bool
-    loop: np.ndarray
-    bias: np.ndarray
+    constants: kernels.Constants
     u_init: np.ndarray
-    decay: tuple[float, float]
-    bounded: bool
-    vth: np.ndarray
     connections: tuple[Connection, ...]
     by_reference: bool
 
@@ -157,13 +143,12 @@ class Group:
 
 @dataclass(frozen=True)
 class Plan:
-    """layers, groups in order; history: past steps each source must keep; graded: the input has such messages."""
+    """layers, groups in order; history: past steps each source must keep."""
 
     chip: ChipNetwork
     layers: tuple[LayerPlan, ...]
     groups: tuple[Group, ...]
     history: dict[int, int]
-    graded: bool
     strategies: tuple[Strategy, ...]
 
 
@@ -177,9 +162,69 @@ def plan(chip: ChipNetwork) -> Plan:
     history = dict.fromkeys(orders, 0)
     for c in chip.connections:
         history[c.pre] = max(history[c.pre], chip.logical_delay(c))
-    graded = chip.message_bits > 0
     ordered = tuple(strategies[id(c)] for c in chip.connections)
-    return Plan(chip, layers, _groups(chip, layers), history, graded, ordered)
+    return Plan(chip, layers, _groups(chip, layers), history, ordered)
+
+
+def leaves_int32(chip: ChipNetwork, index: int) -> bool:
+    """True unless it is proven that no sum of a layer leaves int32, and no output of a convolution 24 bits.
+
+    With ``|a| ≤ A`` the current stays within U = max(2²³, 64·A, 4096·(64·A − 2²⁴) / (du + 1)): beyond 2²³ a wrap takes
+    2²⁴ off. Proven means U + 64·A < 2³¹ less a margin for the decayed membrane and the bias.
+    """
+    total = np.zeros(chip.size(index), np.int64)
+    for c in chip.inputs_of(index):
+        largest = _largest(c)
+        if int(largest.max()) << max(c.weight_exp, 0) >= SAFE_INT32:
+            return True
+        if isinstance(c, Conv) and largest.max() >= arithmetic.STATE_LIMIT:
+            return True
+        total += arithmetic.shift(largest, c.weight_exp) + 1
+    a = int(total.max()) << arithmetic.STATE_SHIFT
+    excess = max(a - 2 * arithmetic.STATE_LIMIT, 0)
+    du = chip.layers[index].du
+    if excess and du < 0:
+        return True
+    u = max(arithmetic.STATE_LIMIT, a, arithmetic.DECAY_UNITY * excess // (du + 1) if excess else 0)
+    return u + a >= SAFE_INT32
+
+
+def keeps_24_bits(chip: ChipNetwork, index: int) -> bool:
+    """True if it is proven that no current of a layer wraps and no membrane is clipped.
+
+    With ``|a| ≤ A`` at each of n steps, ``|u| ≤ |u_init| + 64·A·min(n, 1/(1 − keep_u))``, and ``|v|`` likewise of
+    ``|u| + |bias|``: rounding towards zero makes them smaller.
+    """
+    layer, steps = chip.layers[index], chip.num_steps + len(chip.layers)
+    a = sum(int(arithmetic.shift(_largest(c), c.weight_exp).max()) + 1 for c in chip.inputs_of(index))
+    lost_u, lost_v = (layer.du + 1) / arithmetic.DECAY_UNITY, layer.dv / arithmetic.DECAY_UNITY
+    u = int(np.abs(layer.u_init).max()) + (a << arithmetic.STATE_SHIFT) * min(steps, 1 / lost_u if lost_u else steps)
+    v = (u + int(np.abs(layer.effective_bias).max())) * min(steps, 1 / lost_v if lost_v else steps)
+    return max(u, v) < arithmetic.STATE_LIMIT - 1
+
+
+def _message_bits(c: Connection) -> int:
+    return c.num_message_bits if c.pre == INPUT else 0  # a layer sends 0 or 1 whatever the connection can carry
+
+
+def _largest(c: Connection) -> np.ndarray:
+    """The largest ``|W·x|`` of each postsynaptic neuron, int64, over all messages x."""
+    return _weight_sums(c, signed=_message_bits(c) == 0) << _message_bits(c)
+
+
+def _weight_sums(c: Connection, signed: bool) -> np.ndarray:
+    """Σ|w| over the synapses of each postsynaptic neuron, int64; signed: the larger of Σ max(w, 0), Σ max(−w, 0)."""
+
+    def per_neuron(w: np.ndarray) -> np.ndarray:
+        w = w.astype(np.int64)
+        if isinstance(c, Dense):
+            return w.sum(axis=1)
+        if isinstance(c, Conv):
+            return np.repeat(w.sum(axis=(1, 2, 3)), c.output_shape[1] * c.output_shape[2])
+        return w if isinstance(c, Diagonal) else np.bincount(c.rows, w, c.shape[0]).astype(np.int64)
+
+    positive, negative = per_neuron(np.maximum(c.weight, 0)), per_neuron(np.maximum(-c.weight, 0))
+    return np.maximum(positive, negative) if signed else positive + negative
 
 
 def _order(chip: ChipNetwork, index: int) -> np.ndarray | None:
@@ -236,20 +281,16 @@ def _layer(
     inputs.sort(key=lambda each: each[0] == index)  # its own spikes last
     own = [link for pre, _, link in inputs if pre == index]
     unity = arithmetic.DECAY_UNITY
-    return LayerPlan(
-        layer,
-        order,
-        tuple(inputs),
-        len(own) == 1 and not isinstance(own[0], Product),
-        loop,
-        _ordered(layer.effective_bias, order),
-        _ordered(layer.u_init.reshape(-1), order),
-        ((unity - 1 - layer.du) / unity, (unity - layer.dv) / unity),
+    constants = kernels.Constants(
+        (unity - 1 - layer.du) / unity,
+        (unity - layer.dv) / unity,
         not by_reference and keeps_24_bits(chip, index),
+        _ordered(layer.effective_bias, order),
         _ordered(layer.thresholds << arithmetic.STATE_SHIFT, order),
-        chip.inputs_of(index),
-        by_reference,
+        loop,
     )
+    recurrent, u_init = len(own) == 1 and not isinstance(own[0], Product), _ordered(layer.u_init.reshape(-1), order)
+    return LayerPlan(layer, order, tuple(inputs), recurrent, constants, u_init, chip.inputs_of(index), by_reference)
 
 
 def _ordered(values: np.ndarray, order: np.ndarray | None) -> np.ndarray:
@@ -257,7 +298,7 @@ def _ordered(values: np.ndarray, order: np.ndarray | None) -> np.ndarray:
 
 
 def _link(c: Connection, pre: np.ndarray | None, post: np.ndarray | None, groups: int) -> Events | Product:
-    if message_bits(c):
+    if _message_bits(c):
         how = "float32 or float64, as the messages' range allows" if isinstance(c, (Dense, Conv)) else "int64"
         return Product(c, post, f"product: graded messages; {how}")
     if isinstance(c, Dense):
