@@ -50,8 +50,8 @@ class Settings(Rule):
         whether classes are learnt from alike: samples of a class that is more frequent than the rarest one so far are
         left out by chance (:func:`~ottt_loihi.onchip.stream.balanced`)
     average_every
-        samples between two points of the running mean of the weights (``sim/learning/mean.py``), ≥ 0, 0: none; None:
-        a 32nd of an epoch, at least 16 samples
+        samples between two points of the running mean of the weights (``sim/learning/learner.py: RunningMean``), ≥ 0,
+        0: none; None: a 32nd of an epoch, at least 16 samples
 
     :func:`ottt_loihi.onchip.network.rates.fitted` finds them out from the network and samples that are drawn.
     """

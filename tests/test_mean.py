@@ -5,8 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from ottt_loihi.onchip import Settings, fresh_network, learn, prequential
-from ottt_loihi.sim.learning.learner import Learner
-from ottt_loihi.sim.learning.mean import WINDOW, RunningMean
+from ottt_loihi.sim.learning.learner import MEAN_POINTS, Learner, RunningMean
 from ottt_loihi.sim.learning.weight_formats import to_inference
 from test_continued import CLASSES, STEPS, data
 
@@ -42,13 +41,13 @@ def assert_same(found, expected):
 def test_it_is_the_mean_of_the_points_and_then_follows():
     rng, mean = np.random.default_rng(0), RunningMean()
     points = rng.integers(-256, 256, (40, 3, 5))
-    for point in points[:WINDOW]:
+    for point in points[:MEAN_POINTS]:
         mean.move([point])
-    np.testing.assert_allclose(mean.weights[0] / 4096, points[:WINDOW].mean(axis=0), atol=0.02)
+    np.testing.assert_allclose(mean.weights[0] / 4096, points[:MEAN_POINTS].mean(axis=0), atol=0.02)
     expected = mean.weights[0] / 4096
-    for point in points[WINDOW:]:
+    for point in points[MEAN_POINTS:]:
         mean.move([point])
-        expected += (point - expected) / WINDOW
+        expected += (point - expected) / MEAN_POINTS
     np.testing.assert_allclose(mean.weights[0] / 4096, expected, atol=0.01)
 
 
@@ -132,6 +131,6 @@ def test_a_damaged_mean_is_refused(tmp_path, damage):
         del file["mean0"]
         file["mean0"] = wrong
     with pytest.raises(
-        FileError, match="points: expected 0 or more" if damage == "points" else "a mean of weights .* is damaged"
+        FileError, match="/@points: expected a number ≥ 0" if damage == "points" else "/mean0: expected"
     ):
         Learner.load(path, learner.network)

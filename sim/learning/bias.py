@@ -37,13 +37,7 @@ class BiasLearning:
 
     @cached_property
     def scale(self) -> tuple[np.ndarray, int]:
-        """Return m_t, int64 ``(T,)``, and the shift s.
-
-        Raises
-        ------
-        UsageError
-            for gains too small or too large
-        """
+        """Return m_t, int64 ``(T,)``, and the shift s; raises :class:`UsageError` for gains too small or too large."""
         _, shift = integers.mantissa_and_shift(max(self.gains), "bias: change per y1")
         return np.round(np.array(self.gains) * 2.0**shift).astype(np.int64), shift
 
@@ -71,8 +65,7 @@ def bias_learning(
     slow
         the other decay of current-based neurons
     """
-    in_u = lives_in_u(layer)
-    exponent = learnt_exponent(layer)
+    in_u, exponent = lives_in_u(layer), learnt_exponent(layer)
     return BiasLearning(lengths(decay, num_steps, per_y1 / 2.0**exponent, in_u, traced, slow), exponent, in_u)
 
 

@@ -32,10 +32,7 @@ class Slow(NamedTuple):
 def impulses(fast: float, slow: float, epoch: int, pre_phase: int) -> tuple[int, int]:
     """Return the impulses of the faster and of the slower trace, integers.
 
-    Raises
-    ------
-    UsageError
-        for decays so near to each other, or to 1, that seven bits hold no difference
+    Raises :class:`UsageError` for decays so near to each other, or to 1, that seven bits hold no difference.
     """
     found = _best(fast, slow, epoch, pre_phase)
     if found is None:

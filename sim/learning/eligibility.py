@@ -49,17 +49,14 @@ class After:
 def after(alpha_post: float, lambda_post: float, effective_impulse: float, y1_scale: float) -> After:
     """Return the integers of a second term.
 
+    Raises :class:`UsageError` for an α_post that the engine's seven bits and exponents do not hold.
+
     Parameters
     ----------
     effective_impulse
         the part of a spike's trace that is left at the end of an epoch
     y1_scale
         y1 per unit of the third factor
-
-    Raises
-    ------
-    UsageError
-        for an α_post that the engine's seven bits and exponents do not hold
     """
     wanted, limit = effective_impulse * abs(alpha_post), int(integers.TRACE_MAX * (1 - lambda_post))
     shift = max(0, math.ceil(math.log2(wanted / limit))) if limit else MOST_SHIFT + 1

@@ -45,10 +45,7 @@ def xorshift32_seeds(seed: int, size: int) -> np.ndarray:
 def mantissa_and_shift(scale: float, where: str) -> tuple[int, int]:
     """Return ``scale ≈ mantissa / 2^shift`` with a 12-bit mantissa, 0 ≤ shift ≤ 31; relative error at most 2^−12.
 
-    Raises
-    ------
-    UsageError
-        for a scale so small that it becomes 0 or so large that it does not fit
+    Raises :class:`UsageError` for a scale so small that it becomes 0 or so large that it does not fit.
     """
     if not 0 < scale < math.inf:
         raise UsageError(f"{where}: expected a scale > 0, got {scale}")
@@ -68,18 +65,9 @@ def scale(value: float | tuple[int, int], where: str) -> tuple[float, int, int]:
 
 
 def scale_stochastically(x: np.ndarray, mantissa: int, shift: int, random: np.ndarray) -> np.ndarray:
-    """``⌊(x·mantissa + r) / 2^shift⌋`` with r uniform in [0, 2^shift): x·mantissa/2^shift on average.
+    """``⌊(x·mantissa + r) / 2^shift⌋``, int64, of integers x: x·mantissa/2^shift on average.
 
-    Parameters
-    ----------
-    x
-        integers
-    random
-        uint32 of the same shape, whose upper ``shift`` bits are r
-
-    Returns
-    -------
-    int64, of the same shape
+    r, uniform in [0, 2^shift), is the upper ``shift`` bits of ``random``, uint32 of the same shape.
     """
     r = random.astype(np.int64) >> (32 - shift)
     return (x.astype(np.int64) * mantissa + r) >> shift

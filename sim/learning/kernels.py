@@ -29,9 +29,8 @@ UNITY_BITS, AVERAGED_BITS, FULL_BITS = 15, 6, 12
 ROW_MAX, TO_MESSAGE, TO_TRACE = 32767, 8, 20
 SOFTMAX = 1  # its place in rule.LOSSES
 START, READ, RECEIVE, FIRE, ANSWER, COMPARE, THIRD, SEND, MOVE_BIASES, FOLLOW_NOISE = range(10)  # program.Op
-DECAY_TRACE, PROJECT, UPDATE, UPDATE_TWIN, RESTORE, FOLLOW_TRACES = range(10, 16)
-FORGET_TRACES, NEXT_EPOCH, SEND_AFTER = range(16, 19)
-RECEIVE_LOCAL, COMPARE_LOCAL, THIRD_LOCAL, DECAY_SLOW = range(19, 23)
+DECAY_TRACE, PROJECT, UPDATE, UPDATE_TWIN, FOLLOW_TRACES, FORGET_TRACES, NEXT_EPOCH, SEND_AFTER = range(10, 18)
+RECEIVE_LOCAL, COMPARE_LOCAL, THIRD_LOCAL = range(18, 21)
 ONE = 64  # local.ONE
 LOWEST, HIGHEST = -(1 << 15) - 1, (1 << 15) - 1  # eligibility.ACCUMULATOR
 SPIKE_SHIFT = 3
@@ -46,7 +45,7 @@ LAYER = np.dtype(
             "neuron", "size", "width",  # where its neurons start, their number, and the padded number
             "weight", "exponent",  # where its weights start; their exponent
             "impulse", "pre_phase", "keeps_trace",  # keeps_trace: 0 if the trace is the step's spike alone
-            "vth", "half_width",  # aligned to the state
+            "vth", "half_width",  # aligned to the state; half_width: everywhere at the readout
             "y1_mantissa", "y1_shift", "error_mantissa", "error_shift",  # error_mantissa 0: sends no error
             "feedback", "direct",  # where its feedback weights start; direct: they meet the readout's error, not
             # that of the layer above
@@ -163,8 +162,9 @@ def scaled(n, x, mantissa, shift, rng):
 
 
 @called
-def message(y, index, saturated):
-    """y clipped to a message, int32; counts those that do not fit."""
+def message(n, x, mantissa, shift, rng, index, saturated):
+    """x by a scale, rounded at random and clipped to a message, int32; counts those that do not fit."""
+    y = scaled(n, x, mantissa, shift, rng)
     saturated[index] += abs(y) > MESSAGE_MAX
     return np.int32(min(max(y, -MESSAGE_MAX), MESSAGE_MAX))
 
@@ -238,7 +238,7 @@ def clipped(v):
 
 @called
 def fire(layer, target, sums, loop, bias, u, v, membrane, noise, rng, spikes, sent):
-    """One step of hidden neurons (the equations of ``sim.network.LIF``), whose spikes start at ``target``."""
+    """One step of a layer's neurons (the equations of ``sim.network.LIF``), whose spikes start at ``target``."""
     first, target, exponent, vth = np.uint64(layer.neuron), np.uint64(target), layer.exponent, np.int32(layer.vth)
     keep_u, keep_v, loud = layer.keep_u, layer.keep_v, layer.noise
     for j in range(np.uint64(layer.size)):
@@ -254,17 +254,6 @@ def fire(layer, target, sums, loop, bias, u, v, membrane, noise, rng, spikes, se
         u[n], membrane[n] = x, m
         spikes[target + j] = sent[target + j] = fires
         v[n] = np.int32(0) if fires else m
-
-
-@called
-def answer(layer, sums, bias, v, scores):
-    """One step of the memoryless readout, and its scores."""
-    for j in range(layer.size):
-        n = layer.neuron + j
-        x = wrapped(np.int32(shifted(sums[j], layer.exponent) << 6))
-        m = clipped(np.int32(x + bias[n]))
-        v[n] = np.int32(0) if m > layer.vth else m
-        scores[j] += v[n]
 
 
 @called
@@ -290,24 +279,7 @@ def judge(rule, now, trial):
 
 
 @called
-def compare(layer, index, rule, now, table, v, errors, rng, y1, error, y1_saturated, error_saturated):
-    """The readout's error, to be sent back, and its y1."""
-    if now.gate:
-        write_error(rule, now.label, table, v[layer.neuron : layer.neuron + layer.size], errors)
-    shift = min(MAX_SHIFT, layer.y1_shift + now.halved + now.slower)
-    error_shift = min(MAX_SHIFT, layer.error_shift + now.slower)
-    for j in range(layer.size):
-        n = layer.neuron + j
-        y1[n] = error[n] = 0
-        if now.gate:
-            y1[n] = message(scaled(n, -errors[j], layer.y1_mantissa, shift, rng), index, y1_saturated)
-            if layer.error_mantissa > 0:
-                sent = scaled(n, errors[j], layer.error_mantissa, error_shift, rng)
-                error[n] = message(sent, index, error_saturated)
-
-
-@called
-def write_error(rule, label, table, v, e):
+def compare(rule, label, table, v, e):
     """``losses.integer_error`` of membranes v, int32, into e, int64, both ``(classes,)``."""
     if rule.loss == SOFTMAX:
         softmax_error(rule, label, table, v, e)
@@ -342,18 +314,17 @@ def third(layer, width, source, weights, error, thirds):
 
 
 @called
-def send(layer, index, rule, now, thirds, membrane, reward, rng, y1, error, y1_saturated, error_saturated):
-    """y1 of a hidden layer, of the errors that reached it, and the errors it sends on."""
-    shift = min(MAX_SHIFT, layer.y1_shift + now.halved)
+def send(layer, index, rule, halved, slower, thirds, membrane, rng, reward, y1, error, y1_saturated, error_saturated):
+    """y1 of a layer, of the errors that reached it, and the errors it sends on: scales are halved so often."""
+    shift, error_shift = min(MAX_SHIFT, layer.y1_shift + halved), min(MAX_SHIFT, layer.error_shift + slower)
     for n in range(layer.neuron, layer.neuron + layer.size):
         near = abs(membrane[n] - layer.vth) < layer.half_width
-        g = thirds[n] if near else np.int32(0)
+        g = thirds[n] if near else np.int64(0)
         rounded = thirds[n] if rule.factored else g
-        reward[n] = message(scaled(n, -np.int64(rounded), layer.y1_mantissa, shift, rng), index, y1_saturated)
+        reward[n] = message(n, -rounded, layer.y1_mantissa, shift, rng, index, y1_saturated)
         y1[n] = reward[n] if near else np.int32(0)
         if layer.error_mantissa > 0:
-            sent = scaled(n, g, layer.error_mantissa, layer.error_shift, rng)
-            error[n] = message(sent, index, error_saturated)
+            error[n] = message(n, g, layer.error_mantissa, error_shift, rng, index, error_saturated)
 
 
 @called
@@ -383,8 +354,8 @@ def send_after(layer, index, rule, now, thirds, membrane, h, y2, rng, y1_saturat
     for n in range(layer.neuron, layer.neuron + layer.size):
         y2[n] = h[n] >> 6
         if not rule.factored:
-            product = -layer.y2_sign * np.int64(thirds[n]) * y2[n]
-            y2[n] = message(scaled(n, product, layer.y2_mantissa, shift, rng), index, y1_saturated)
+            product = -layer.y2_sign * thirds[n] * y2[n]
+            y2[n] = message(n, product, layer.y2_mantissa, shift, rng, index, y1_saturated)
         near = abs(membrane[n] - layer.vth) < layer.half_width
         h[n] = (np.int64(h[n]) * layer.h_keep >> 12) + (layer.h_impulse if near else 0)
 
@@ -485,23 +456,14 @@ def lacking(rows, start, count, x, messages, sums, out):
 
 @called
 def project(layer, now, rows, trace, lateral, active):
-    """Put the projected traces in place of a layer's own, which are kept; lists those that are not 0."""
-    kept, x = lateral[0, : layer.inputs], trace[layer.source : layer.source + layer.inputs]
-    for i in range(len(x)):
-        kept[i] = x[i]
-    respond(rows, layer.subspace, layer.fixed, kept, lateral[1])
-    lacking(rows, layer.subspace, layer.fixed, kept, lateral[1], lateral[2], x)
+    """The projected traces of a layer, into ``lateral[0]``; lists those that are not 0."""
+    x, projected = trace[layer.source : layer.source + layer.inputs], lateral[0]
+    respond(rows, layer.subspace, layer.fixed, x, lateral[1])
+    lacking(rows, layer.subspace, layer.fixed, x, lateral[1], lateral[2], projected)
     now.live = 0
     for i in range(len(x)):
         active[now.live] = i
-        now.live += x[i] != 0
-
-
-@called
-def restore(layer, lateral, trace):
-    """The traces themselves, after :func:`project`."""
-    for i in range(layer.inputs):
-        trace[layer.source + i] = lateral[0, i]
+        now.live += projected[i] != 0
 
 
 @called
@@ -532,11 +494,12 @@ def nothing_to_learn(layer, y1):
 
 
 @called
-def update(layer, start, key, random, rule, now, y1, trace, active, narrow, hashes, masks, weights):
-    """``Δw = x1·y1`` of the weights from ``start`` on: ``w + ⌊(⌊(x1·y1 + half) / 8⌋ + r) / 128⌋``, clipped to 9 bits.
+def update(layer, x1, start, key, random, rule, now, y1, active, narrow, hashes, masks, weights):
+    """``Δw = x1·y1`` of the weights from ``start`` on; x1: the layer's traces.
 
-    That is what Lava's engine does in five steps. r: ``random``, or 127 − ``integers.synapse_draws``. 16 bits
-    hold all of it, and arrays of 16 bits alone let LLVM do 32 synapses at a time: ``narrow`` holds r and y1.
+    ``w + ⌊(⌊(x1·y1 + half) / 8⌋ + r) / 128⌋``, clipped to 9 bits, is what Lava's engine does in five steps. r:
+    ``random``, or 127 − ``integers.synapse_draws``. 16 bits hold all of it, and arrays of 16 bits alone let LLVM do 32
+    synapses at a time: ``narrow`` holds r and y1.
     """
     if nothing_to_learn(layer, y1):
         return
@@ -546,7 +509,7 @@ def update(layer, start, key, random, rule, now, y1, trace, active, narrow, hash
     for j in range(width):
         draws[j], y[j] = random, y1[np.uint64(layer.neuron) + j]
     for k in range(now.live):
-        x, row = np.int16(trace[layer.source + active[k]]), np.uint64(start + active[k] * layer.width)
+        x, row = np.int16(x1[active[k]]), np.uint64(start + active[k] * layer.width)
         row_key = mix(np.uint32(key + np.uint32(active[k])))
         if share == 1:
             for j in range(width):
@@ -574,14 +537,14 @@ def accumulate(total, change):
 
 
 @called
-def update_by_two(layer, start, key, random, rule, now, sent, y1, y2, reward, trace, slow, hashes, masks, weights):
+def update_by_two(layer, x1, start, key, random, rule, now, sent, y1, y2, reward, slow, hashes, masks, weights):
     """:func:`update` by two products: S-TLLR's second is of the spikes x0 and y2; of current-based neurons x2 − x1."""
     if nothing_to_learn(layer, y1) and nothing_to_learn(layer, reward if rule.factored else y2):
         return
     two = layer.slow_impulse > 0
     key, share, parts = keyed(key, now.epoch), rule.share, hashes.view(np.uint8)
     for i in range(layer.inputs):
-        x, spike, row = np.int64(trace[layer.source + i]), sent[layer.source + i], start + i * layer.width
+        x, spike, row = np.int64(x1[i]), sent[layer.source + i], start + i * layer.width
         x2 = np.int64(slow[layer.source + i]) if two else np.int64(0)
         if x == 0 and x2 == 0 and not spike:
             continue
@@ -638,25 +601,22 @@ def learn(actions, constants, state, moment, packed, labels, gate, first, trace_
         widest = max(widest, layers[index].width, layers[index].inputs)
     sent = np.empty_like(s.spikes)  # spikes of this step; state.spikes are each neuron's own last ones
     sums = np.empty((len(layers), widest), np.int32)
-    thirds, errors = np.empty_like(s.error), np.empty(last.size, np.int64)
+    thirds, answering = np.empty(len(s.error), np.int64), slice(last.neuron, last.neuron + last.size)
     z, own = np.empty((len(layers), last.size), np.int32), np.empty((len(layers), last.width), np.int32)
+    neurons, nowhere = (constants.loop, s.bias, s.u, s.v, s.membrane, s.noise, s.rng), np.zeros(last.size, np.uint8)
     active, narrow = np.empty(widest + 1, np.int64), np.empty((2, widest), np.int16)
     lateral, keys, table = np.empty((4, widest), np.int32), np.empty(widest, np.uint32), np.empty((3, 128), np.int32)
-    answers = s.y1, s.error, s.y1_saturated, s.error_saturated
+    answers = thirds, s.membrane, s.rng, s.reward, s.y1, s.error, s.y1_saturated, s.error_saturated
     traces = rule, now, sent, table, active
-    learns = s.y1, s.trace, active, narrow, keys, constants.masks, s.weights
-    two = sent, s.y1, s.y2, s.reward, s.trace, s.slow, keys, constants.masks, s.weights
+    learns = s.y1, active, narrow, keys, constants.masks, s.weights
+    two = sent, s.y1, s.y2, s.reward, s.slow, keys, constants.masks, s.weights
     for sample in range(len(packed)):
-        clear(s.spikes)
-        clear(sent)
-        clear(s.v)
-        clear(s.h)
-        clear(s.y2)
-        clear(s.scores)
-        clear(thirds)
-        clear(sums.ravel())
-        clear(z.ravel())
-        clear(own.ravel())
+        for spikes in (s.spikes, sent):
+            clear(spikes)
+        for numbers in (s.v, s.h, s.y2, sums.ravel(), z.ravel(), own.ravel()):
+            clear(numbers)
+        for wide in (s.scores, thirds):
+            clear(wide)
         for n in range(len(s.u)):
             s.u[n] = s.u_init[n]
         local, now.label, now.gate = sample * rule.epochs, labels[sample], gate[sample]
@@ -668,49 +628,54 @@ def learn(actions, constants, state, moment, packed, labels, gate, first, trace_
             layer = layers[index]
             if op == START:
                 clear(sent)
-                clear(s.y1)
-                clear(s.y2)
-                clear(own.ravel())
-                clear(s.reward)
-                clear(s.error)
+                for numbers in (s.reward, s.y1, s.y2, s.error, own.ravel()):
+                    clear(numbers)
             elif op == READ:
                 read(packed[sample, t], layer.inputs, sent)
             elif op == RECEIVE:
                 receive(layer, sent, s.weights, active, sums[index])
             elif op == FIRE:
-                target, loop = layers[index + 1].source, constants.loop
-                fire(layer, target, sums[index], loop, s.bias, s.u, s.v, s.membrane, s.noise, s.rng, s.spikes, sent)
+                fire(layer, layers[index + 1].source, sums[index], *neurons, s.spikes, sent)
             elif op == ANSWER:
-                answer(layer, sums[index], s.bias, s.v, s.scores)
+                fire(layer, 0, sums[index], *neurons, nowhere, nowhere)  # it sends no spikes
+                for j in range(layer.size):
+                    s.scores[j] += s.v[layer.neuron + j]
             elif op == COMPARE:
-                compare(layer, index, rule, now, constants.exp_table, s.v, errors, s.rng, *answers)
+                if now.gate:
+                    compare(rule, now.label, constants.exp_table, s.v[answering], thirds[answering])
+                    send(layer, index, rule, now.halved + now.slower, now.slower, *answers)
+                else:
+                    for numbers in (s.reward, s.y1, s.error):
+                        clear(numbers[answering])
             elif op == THIRD:
                 above = len(layers) - 1 if layer.direct else index + 1
                 third(layer, layers[above].width, layers[above].neuron, s.weights, s.error, thirds)
             elif op == SEND:
-                send(layer, index, rule, now, thirds, s.membrane, s.reward, s.rng, *answers)
+                send(layer, index, rule, now.halved, 0, *answers)
             elif op == MOVE_BIASES:
                 if now.gate or index < len(layers) - 1:
                     move_biases(layer, constants.bias_gain[index, t], s.y1, s.rng, s.bias, s.u, s.u_init)
             elif op == FOLLOW_NOISE:
                 follow_noise(layer, last, index, now.epoch, s.noise, s.error, s.weights, s.feedback_saturated)
             elif op == DECAY_TRACE:
-                decay_trace(layer, layer.trace_decay, layer.impulse, s.trace, trace_random[local, index], *traces)
+                random = trace_random[local, index]
+                if layer.slow_impulse > 0:
+                    decay_trace(layer, layer.slow_decay, layer.slow_impulse, s.slow, random, *traces)
+                decay_trace(layer, layer.trace_decay, layer.impulse, s.trace, random, *traces)
             elif op == PROJECT:
                 project(layer, now, s.subspaces, s.trace, lateral, active)
             elif op in (UPDATE, UPDATE_TWIN):
                 start, key = (layer.weight, layer.key) if op == UPDATE else (layer.twin, layer.twin_key)
+                x1 = lateral[0] if layer.fixed > 0 else s.trace[layer.source : layer.source + layer.inputs]
                 if layer.h_impulse > 0 or layer.slow_impulse > 0:
-                    update_by_two(layer, start, key, weight_random[local], rule, now, *two)
+                    update_by_two(layer, x1, start, key, weight_random[local], rule, now, *two)
                 else:
-                    update(layer, start, key, weight_random[local], rule, now, *learns)
-            elif op == RESTORE:
-                restore(layer, lateral, s.trace)
+                    update(layer, x1, start, key, weight_random[local], rule, now, *learns)
             elif op == FOLLOW_TRACES:
                 follow_traces(layer, now.epoch, s.trace, lateral, keys, s.subspaces)
             elif op == FORGET_TRACES:
-                clear(s.trace[layer.source : layer.source + layer.inputs])
-                clear(s.slow[layer.source : layer.source + layer.inputs])
+                for numbers in (s.trace, s.slow):
+                    clear(numbers[layer.source : layer.source + layer.inputs])
             elif op == NEXT_EPOCH:
                 local, now.epoch = local + 1, now.epoch + 1
             elif op == SEND_AFTER:
@@ -721,8 +686,6 @@ def learn(actions, constants, state, moment, packed, labels, gate, first, trace_
                 compare_local(layer, now, z[index], own[index])
             elif op == THIRD_LOCAL:
                 third(layer, last.width, 0, s.weights, own[index], thirds)
-            elif op == DECAY_SLOW:
-                decay_trace(layer, layer.slow_decay, layer.slow_impulse, s.slow, trace_random[local, index], *traces)
         predictions[sample] = best(s.scores)
         if rule.only_mistaken:
             s.trial[0] = predictions[sample]

@@ -14,7 +14,6 @@ from dataclasses import replace
 
 import numpy as np
 from ottt_loihi.sim.learning import encodings, integers
-from ottt_loihi.sim.learning.mean import RunningMean
 from ottt_loihi.sim.learning.network import LearningNetwork
 from ottt_loihi.sim.learning.program import program
 from ottt_loihi.sim.learning.subspace import Subspace
@@ -25,9 +24,49 @@ from ottt_loihi.errors import FileError, UsageError
 FORMAT = "ottt-loihi learning state"
 VERSION = 1
 LAVA_WEIGHT_SEED = 2  # whatever rng_seed says (lava/magma/core/learning/random.py)
+MEAN_BITS = 12  # behind the point, of the running mean
+MEAN_POINTS = 16
+LOSSLESS = 127  # up to here inference weights hold every learning weight, above the even ones
 TRACES = 0, integers.TRACE_MAX  # the kernels index tables with them
-LIMITS = {"weights": (-256, 255), "trace": TRACES, "slow": TRACES}  # of stored arrays; weights: feedback included
+MEAN = -256 << MEAN_BITS, 256 << MEAN_BITS
+LIMITS = {"weights": (-256, 255), "trace": TRACES, "slow": TRACES, "mean": MEAN}  # of arrays; weights: feedback too
 CHUNK_STEPS = 1 << 14  # time steps whose random numbers are made at once
+
+
+class RunningMean:
+    """A mean of weights that keep moving around what they should be: point n moves it by 1/n of the way, later by 1/16.
+
+    Source: Polyak and Juditsky 1992.
+
+    Attributes
+    ----------
+    points
+        how many there were
+    weights
+        of every connection, int32 ``(post, pre)`` in 1/2^12 steps; empty before the first point
+    """
+
+    def __init__(self, points: int = 0, weights: Sequence[np.ndarray] = ()) -> None:
+        self.points, self.weights = points, list(weights)
+
+    def copy(self) -> RunningMean:
+        """Return the same mean, which moves on without this one."""
+        return RunningMean(self.points, self.weights)  # ``move`` makes new weights
+
+    def move(self, weights: Sequence[np.ndarray]) -> None:
+        """Move the mean towards the present weights, integers −256 … 255."""
+        wide = [w.astype(np.int32) << MEAN_BITS for w in weights]
+        self.points += 1
+        part = min(self.points, MEAN_POINTS)
+        self.weights = wide if part == 1 else [mean + (w - mean) // part for mean, w in zip(self.weights, wide)]
+
+    def rounded(self) -> list[np.ndarray]:
+        """Return the mean as learning weights, int32, that inference weights hold without loss."""
+        found = []
+        for mean in self.weights:
+            step = 1 if np.abs(mean).max() <= LOSSLESS << MEAN_BITS else 2
+            found.append(step * np.clip(np.round(mean / (step << MEAN_BITS)), -128, 127).astype(np.int32))
+        return found
 
 
 class Learner:
@@ -46,10 +85,11 @@ class Learner:
     """
 
     def __init__(self, network: LearningNetwork) -> None:
-        from ottt_loihi.sim.learning.state import pack
+        from ottt_loihi.sim.learning.state import pack, places
 
         self.network, self.samples = network, 0
         self._constants, self.state = pack(network)
+        self._places = places(network, self._constants.layers, self.state)
         self._actions = program(network)
         self._stepped: np.ndarray | None = None
         self.mean = RunningMean()
@@ -88,10 +128,8 @@ class Learner:
     def teach(self, label: int) -> None:
         """Learn the label of the sample of the last :meth:`step`, which is presented once more; it may never come.
 
-        Raises
-        ------
-        UsageError
-            for a label out of range, and where no sample came since the last label or since the state was loaded
+        Raises :class:`UsageError` for a label out of range, and where no sample came since the last label or since the
+        state was loaded.
         """
         if self._stepped is None:
             raise UsageError("teach: expected a sample first, there was none since the last label; call step")
@@ -135,19 +173,19 @@ class Learner:
 
     def weights(self) -> list[np.ndarray]:
         """Return the weights of every connection as they are now, int32 ``(post, pre)``; 0 where no synapse is."""
-        return [self._weights(at).astype(np.int32) for at in self._constants.layers]
+        return [self._of(index, "weights").astype(np.int32) for index in range(len(self.network.layers))]
 
     def biases(self) -> list[np.ndarray] | None:
         """Return the effective biases of every layer as they are now, int32 ``(neurons,)``; None if none learn."""
         if not self.network.rule.learn_bias:
             return None
-        return [self.state.bias[_neurons(at)].copy() for at in self._constants.layers]
+        return [value.copy() for name, value in self._places.items() if name.endswith(".bias")]
 
     def subspaces(self) -> tuple[Subspace | None, ...]:
         """Return HLOP's subspaces with their rows as they are now."""
         return tuple(
-            None if part.subspace is None else replace(part.subspace, rows=self._rows(at))
-            for at, part in zip(self._constants.layers, self.network.layers)
+            None if part.subspace is None else replace(part.subspace, rows=self._of(index, "rows"))
+            for index, part in enumerate(self.network.layers)
         )
 
     def variables(self, names: Sequence[str] | None = None) -> dict[str, np.ndarray]:
@@ -163,10 +201,9 @@ class Learner:
         ``feedback[l]``     weights; with OPZO noise and saturated, a count
         ==================  ========================================================================================
         """
-        found = self._places()
-        for index, at in enumerate(self._constants.layers):
-            messages = self._messages(index, _neurons(at))
-            found |= {f"plastic[{index}].{port}": value for port, value in messages.items()}
+        found = dict(self._places)
+        for index in range(len(self.network.layers)):
+            found |= {f"plastic[{index}].{port}": value for port, value in self._messages(index).items()}
         return {
             k: v.astype(np.int32) if k.endswith(".weights") else v.copy()
             for k, v in found.items()
@@ -176,12 +213,9 @@ class Learner:
     def assign(self, samples: int, variables: Mapping[str, np.ndarray]) -> None:
         """Set the variables, named as in :meth:`variables`, and the number of samples: from Lava, or another learner.
 
-        Raises
-        ------
-        UsageError
-            for a variable that is missing, has another shape, or values that its number of bits does not hold
+        Raises :class:`UsageError` for a variable that is missing, or whose shape or values do not fit.
         """
-        for name, place in self._places().items():
+        for name, place in self._places.items():
             value = np.asarray(variables[name]) if name in variables else None
             if value is None or value.shape != place.shape:
                 found = "nothing" if value is None else value.shape
@@ -191,61 +225,17 @@ class Learner:
                 raise UsageError(f"{name}: expected values of {place.dtype}, got {value.min()} … {value.max()}")
         self.samples, self._stepped = samples, None
 
-    def _places(self) -> dict[str, np.ndarray]:
-        """Return views of the variables in the state: a value written there is used."""
-        found: dict[str, np.ndarray] = {}
-        state, learns_bias = self.state, self.network.rule.learn_bias
-        for index, (at, part) in enumerate(zip(self._constants.layers, self.network.layers)):
-            hidden, sources = index < len(self.network.layers) - 1, slice(at["source"], at["source"] + at["inputs"])
-            names = ["v", "y1", "rng", *(["bias"] if learns_bias else [])]
-            if hidden:
-                names += ["u", *(["u_init"] if learns_bias else []), *(["h"] if part.after else [])]
-            mine = {name: getattr(state, name)[_neurons(at)] for name in names}
-            mine |= {name: getattr(state, name)[index : index + 1] for name in ("y1_saturated", "error_saturated")}
-            if hidden:
-                source = self._constants.layers[index + 1]["source"]
-                mine["s"] = state.spikes[source : source + at["size"]]
-            else:
-                mine |= {"scores": state.scores, "correct": state.correct}
-                mine |= {"trial": state.trial} if len(state.trial) else {}
-            synapses = {"weights": self._weights(at), "x1": state.trace[sources]}
-            synapses |= {"x2": state.slow[sources]} if part.slow else {}
-            synapses |= {"rows": self._rows(at)} if part.subspace else {}
-            process = f"neuron[{index}]" if hidden else "readout[0]"
-            for name, places in ((f"plastic[{index}]", synapses), (process, mine)):
-                found |= {f"{name}.{variable}": place for variable, place in places.items()}
-            found |= {f"feedback[{index}].{name}": place for name, place in self._feedback(index).items()}
-        return found
+    def _of(self, index: int, name: str) -> np.ndarray:
+        """Return a variable of a connection as it lies in the state."""
+        return self._places[f"plastic[{index}].{name}"]
 
-    def _weights(self, at: np.void) -> np.ndarray:
-        return self._matrix(at["weight"], at["inputs"], at["width"], at["size"]).T
-
-    def _matrix(self, start: int, rows: int, width: int, columns: int) -> np.ndarray:
-        """Return a view of one matrix in ``state.weights``, whose rows are padded to ``width``."""
-        return self.state.weights[start : start + rows * width].reshape(rows, width)[:, :columns]
-
-    def _rows(self, at: np.void) -> np.ndarray:
-        end = at["subspace"] + at["rows"] * at["inputs"]
-        return self.state.subspaces[at["subspace"] : end].reshape(at["rows"], at["inputs"])
-
-    def _feedback(self, index: int) -> dict[str, np.ndarray]:
-        feedback, at, state = self.network.layers[index].feedback, self._constants.layers[index], self.state
-        if feedback is None:
-            return {}
-        width = self._constants.layers[-1 if at["direct"] else index + 1]["width"]
-        rows = self._matrix(at["feedback"], at["size"], width, feedback.rows.shape[1])
-        mine = {"weights": rows.T if feedback.layerwise else rows}
-        if feedback.noise:
-            mine["noise"] = state.noise[_neurons(at)]
-            mine["saturated"] = state.feedback_saturated[index : index + 1]
-        return mine
-
-    def _messages(self, index: int, neurons: slice) -> dict[str, np.ndarray]:
+    def _messages(self, index: int) -> dict[str, np.ndarray]:
         """Return the messages of a layer's neurons to their connection in the last Lava step, by port."""
         at, state, network = self._constants.layers[index], self.state, self.network
+        neurons = slice(at["neuron"], at["neuron"] + at["size"])
         surrogate = np.abs(state.membrane[neurons] - at["vth"]) < at["half_width"]
         reward = state.reward[neurons]
-        earlier = index < len(network.layers) - 2 if network.local else index and not at["direct"]
+        earlier = index < len(network.layers) - 2 if network.travels == "local" else index and not at["direct"]
         if network.rule.silent_epochs or (network.rule.schedule == "pipelined" and earlier):
             surrogate = np.zeros_like(surrogate)  # there was no answer in the last step, or of an earlier time step
         if index == len(network.layers) - 1:
@@ -254,13 +244,7 @@ class Learner:
         return sent if network.layers[index].after is None else sent | {"y2": state.y2[neurons]}
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the state to ``path``, whole or not at all.
-
-        Raises
-        ------
-        FileError
-            if it cannot be written
-        """
+        """Write the state to ``path``, whole or not at all; raises :class:`FileError` if it cannot be written."""
         from ottt_loihi import safe_hdf5
 
         with safe_hdf5.new_hdf5(path) as file:
@@ -268,7 +252,7 @@ class Learner:
             file.attrs["version"] = VERSION
             file.attrs["network"] = np.bytes_(self.network.digest().encode())
             file.attrs["samples"] = self.samples
-            self.mean.save(file)
+            file.attrs["points"] = self.mean.points
             for name, array in self._kept():
                 file.create_dataset(name, data=array, fletcher32=True, compression="gzip", shuffle=True)
 
@@ -300,20 +284,25 @@ class Learner:
             if found is None:
                 raise FileError("the state of another network or rule; give the one it was saved with")
             learner = cls(found)
-            learner.samples = safe_hdf5.attribute(file, "samples", int)
-            if learner.samples < 0:
-                raise FileError(f"/@samples: expected a number ≥ 0, found {learner.samples}; the file is damaged")
+            numbers = {"samples": safe_hdf5.attribute(file, "samples", int)}
+            numbers["points"] = safe_hdf5.attribute(file, "points", int) if "points" in file.attrs else 0
+            for name, number in numbers.items():
+                if number < 0:
+                    raise FileError(f"/@{name}: expected a number ≥ 0, found {number}; the file is damaged")
+            learner.samples = numbers["samples"]
+            if numbers["points"]:
+                shapes = [layer.connection.shape for layer in found.layers]
+                learner.mean = RunningMean(numbers["points"], [np.zeros(shape, np.int32) for shape in shapes])
             for name, array in learner._kept():
                 stored = safe_hdf5.integers(file, name)
                 if stored.shape != array.shape or stored.dtype != array.dtype:
                     raise FileError(
                         f"/{name}: expected {array.dtype} {array.shape}, found {stored.dtype} {stored.shape}"
                     )
-                low, high = LIMITS.get(name, (-(1 << 31), (1 << 32) - 1))
+                low, high = LIMITS.get(name.rstrip("0123456789"), (-(1 << 31), (1 << 32) - 1))
                 if stored.min() < low or stored.max() > high:
                     raise FileError(f"/{name}: expected {low} … {high}, found {stored.min()} … {stored.max()}")
                 array[...] = stored
-            learner.mean = RunningMean.load(file, [layer.connection.shape for layer in found.layers])
         return learner
 
     def _kept(self) -> Iterator[tuple[str, np.ndarray]]:
@@ -321,9 +310,9 @@ class Learner:
         rule = self.network.rule
         fixed = () if rule.learn_bias else ("bias", "u_init")
         fixed += () if rule.encoding == "factored" else ("reward",)
-        fixed += () if any(layer.slow is not None for layer in self.network.layers) else ("slow",)
-        fixed += () if any(layer.after is not None for layer in self.network.layers) else ("h", "y2")
-        return ((name, array) for name, array in self.state._asdict().items() if array.size and name not in fixed)
+        arrays = {name: array for name, array in self.state._asdict().items() if array.size and name not in fixed}
+        yield from arrays.items()
+        yield from ((f"mean{index}", mean) for index, mean in enumerate(self.mean.weights))
 
     def _checked(
         self, packed: np.ndarray, labels: np.ndarray, gate: np.ndarray | bool
@@ -347,11 +336,6 @@ class Learner:
         first, count = self.samples * steps, samples * steps
         decay = [lava_trace_random(layer.trace_seed, epoch, first, count) for layer in self.network.layers]
         return np.ascontiguousarray(np.stack(decay, axis=1)), lava_weight_random(first, count)
-
-
-def _neurons(at: np.void) -> slice:
-    """Return the places of a layer's neurons in the arrays of the state."""
-    return slice(at["neuron"], at["neuron"] + at["size"])
 
 
 def learn(network: LearningNetwork, packed: np.ndarray, labels: np.ndarray, gate: np.ndarray | bool = True) -> Learner:

@@ -92,21 +92,15 @@ class LearningNetwork:
         return self.layers[-1].layer.size
 
     @property
-    def layerwise(self) -> bool:
-        """Whether the error travels down layer by layer, one Lava step each."""
+    def travels(self) -> str:
+        """Where hidden layers receive the error from, as :class:`Feedback` says it."""
         feedback = self.layers[0].feedback
-        return feedback is None or feedback.layerwise
-
-    @property
-    def local(self) -> bool:
-        """Whether every hidden layer learns from its own class neurons."""
-        feedback = self.layers[0].feedback
-        return feedback is not None and feedback.travels == "local"
+        return "layerwise" if feedback is None else feedback.travels
 
     @property
     def latency(self) -> int:
         """Return the number of Lava steps from input spikes to last message, without a frozen backbone."""
-        return latency(len(self.layers) - 1, self.layerwise)
+        return latency(len(self.layers) - 1, self.travels == "layerwise")
 
     @property
     def epochs_per_sample(self) -> int:

@@ -37,19 +37,17 @@ class Op(IntEnum):
     SEND = 7  # y1 of a hidden layer, and the error that it sends on
     MOVE_BIASES = 8  # biases by y1
     FOLLOW_NOISE = 9  # OPZO's feedback by the noise of the neurons and the readout's error
-    DECAY_TRACE = 10  # the presynaptic traces at the end of the learning epoch
-    PROJECT = 11  # what the traces have outside HLOP's fixed rows takes their place, until RESTORE
+    DECAY_TRACE = 10  # the presynaptic traces at the end of the learning epoch; of current-based neurons both
+    PROJECT = 11  # what the traces have outside HLOP's fixed rows, from which the weights learn
     UPDATE = 12  # weights by trace and y1; S-TLLR: by spikes and y2 as well; current-based neurons: by both traces
     UPDATE_TWIN = 13  # Kolen–Pollack: the feedback from this layer, by the same
-    RESTORE = 14  # the traces themselves
-    FOLLOW_TRACES = 15  # HLOP's other rows by the traces
-    FORGET_TRACES = 16  # the presynaptic traces are 0
-    NEXT_EPOCH = 17  # the learning epoch ends
-    SEND_AFTER = 18  # S-TLLR: y2 of a hidden layer, of h of the step before; then h of this step
-    RECEIVE_LOCAL = 19  # TESS: the sum that a hidden layer's class neurons make of its spikes
-    COMPARE_LOCAL = 20  # their error
-    THIRD_LOCAL = 21  # the error that they bring to their layer
-    DECAY_SLOW = 22  # the slower traces of current-based neurons, at the end of the learning epoch
+    FOLLOW_TRACES = 14  # HLOP's other rows by the traces
+    FORGET_TRACES = 15  # the presynaptic traces are 0
+    NEXT_EPOCH = 16  # the learning epoch ends
+    SEND_AFTER = 17  # S-TLLR: y2 of a hidden layer, of h of the step before; then h of this step
+    RECEIVE_LOCAL = 18  # TESS: the sum that a hidden layer's class neurons make of its spikes
+    COMPARE_LOCAL = 19  # their error
+    THIRD_LOCAL = 20  # the error that they bring to their layer
 
 
 def latency(hidden: int, layerwise: bool) -> int:
@@ -76,10 +74,10 @@ def _phased(network: LearningNetwork) -> Iterator[Action]:
         yield Op.RECEIVE, last, t
         yield from _answer(network, t)
         for layer in reversed(range(last)):
-            if network.local:
+            if network.travels == "local":
                 yield Op.RECEIVE_LOCAL, layer, t
                 yield Op.COMPARE_LOCAL, layer, t
-            yield Op.THIRD_LOCAL if network.local else Op.THIRD, layer, t
+            yield Op.THIRD_LOCAL if network.travels == "local" else Op.THIRD, layer, t
             yield from _send(network, layer, t)
         yield from _learn(network, t)
 
@@ -91,8 +89,8 @@ def _pipelined(network: LearningNetwork) -> Iterator[Action]:
         if step < steps:
             yield Op.READ, 0, step
         for layer in range(last):
-            fired, answered = step - layer - 1, step - latency + 1 + layer * network.layerwise
-            if network.local:
+            fired, answered = step - layer - 1, step - latency + 1 + layer * (network.travels == "layerwise")
+            if network.travels == "local":
                 answered = fired - 2
                 if 0 <= fired - 1 < steps:
                     yield Op.COMPARE_LOCAL, layer, fired - 1
@@ -105,9 +103,9 @@ def _pipelined(network: LearningNetwork) -> Iterator[Action]:
         for layer in range(last + 1):
             yield Op.RECEIVE, layer, step
         for layer in range(last):
-            if network.local:
+            if network.travels == "local":
                 yield Op.RECEIVE_LOCAL, layer, step
-            yield Op.THIRD_LOCAL if network.local else Op.THIRD, layer, step
+            yield Op.THIRD_LOCAL if network.travels == "local" else Op.THIRD, layer, step
         yield from _learn(network, step)
 
 
@@ -117,8 +115,6 @@ def _silent(network: LearningNetwork) -> Iterator[Action]:
         yield Op.START, 0, network.num_steps
         for layer in _plastic(network):
             yield Op.DECAY_TRACE, layer, network.num_steps
-            if network.layers[layer].slow is not None:
-                yield Op.DECAY_SLOW, layer, network.num_steps
         yield Op.NEXT_EPOCH, 0, network.num_steps
 
 
@@ -153,17 +149,12 @@ def _learn(network: LearningNetwork, t: int) -> Iterator[Action]:
         if not part.plastic:
             continue
         below = network.layers[layer - 1].feedback if layer else None
-        protects = part.subspace is not None and part.subspace.fixed > 0
         yield Op.DECAY_TRACE, layer, t
-        if protects:
+        if part.subspace is not None and part.subspace.fixed > 0:
             yield Op.PROJECT, layer, t
-        if part.slow is not None:
-            yield Op.DECAY_SLOW, layer, t
         yield Op.UPDATE, layer, t
         if below is not None and below.twin:
             yield Op.UPDATE_TWIN, layer, t
-        if protects:
-            yield Op.RESTORE, layer, t
         if part.subspace is not None and part.subspace.fixed < len(part.subspace.rows):
             yield Op.FOLLOW_TRACES, layer, t
     yield Op.NEXT_EPOCH, 0, t

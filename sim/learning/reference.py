@@ -1,6 +1,7 @@
 """Learning in plain NumPy: slow, obvious, the oracle of ``sim/learning/kernels.py`` where Lava is not there.
 
-One loop over the list of actions (``program.py``), a function for each operation, with the equations of
+One loop over the list of actions, a function for each operation (described where ``program.Op`` lists it), with the
+equations of
 ``onchip/lava/processes/{neuron,readout,plastic}.py`` and of Lava's learning engine (its
 ``LearningConnectionModelBitApproximate``) and the functions of ``sim/arithmetic.py`` and ``sim/learning/integers.py``.
 """
@@ -68,7 +69,6 @@ class Run:
 
 
 def start(run: Run, index: int, t: int) -> None:
-    """Forget the spikes, y1 and errors of the step before."""
     run.sent = [np.zeros_like(s) for s in run.sent]
     for layer in run.layers:
         layer.y1 = layer.y2 = layer.reward = layer.error = np.zeros_like(layer.v)
@@ -77,19 +77,16 @@ def start(run: Run, index: int, t: int) -> None:
 
 
 def read(run: Run, index: int, t: int) -> None:
-    """The input's spikes of a time step."""
     run.sent[0] = run.spikes[t]
 
 
 def receive(run: Run, index: int, t: int) -> None:
-    """The sum that a connection makes of the spikes of its sources."""
     layer = run.layers[index]
     total = layer.w[:, run.sent[index]].sum(axis=1)
     run.currents[index] = arithmetic.synaptic_input(total, layer.part.connection.weight_exp)
 
 
 def fire(run: Run, index: int, t: int) -> None:
-    """u, v and spikes of hidden neurons."""
     layer, a = run.layers[index], run.currents[index]
     loop, feedback, noise = layer.part.inhibition, layer.part.feedback, 0
     if loop is not None:
@@ -103,13 +100,11 @@ def fire(run: Run, index: int, t: int) -> None:
 
 
 def answer(run: Run, index: int, t: int) -> None:
-    """v of the readout, and its scores."""
     run.layers[index].advance(run.currents[index])
     run.scores += run.layers[index].v
 
 
 def compare(run: Run, index: int, t: int) -> None:
-    """The readout's error: its y1, and the error that it sends."""
     readout, network = run.layers[index], run.network
     readout.y1 = readout.reward = readout.error = np.zeros_like(readout.v)
     if run.gate:
@@ -119,7 +114,6 @@ def compare(run: Run, index: int, t: int) -> None:
 
 
 def third(run: Run, index: int, t: int) -> None:
-    """The error that feedback brings to a hidden layer."""
     layer, above = run.layers[index], run.layers[index + 1]
     if layer.part.feedback is None:
         run.thirds[index] = above.w.T @ above.error
@@ -161,17 +155,12 @@ def follow_noise(run: Run, index: int, t: int) -> None:
 
 
 def decay_trace(run: Run, index: int, t: int) -> None:
-    """The presynaptic traces at the end of a learning epoch."""
     layer = run.layers[index]
     before = layer.x1 if layer.part.decay else np.zeros_like(layer.x1)
     layer.x1 = layer.decayed(before, run.sent[index], run.epoch, layer.part.decay, layer.part.impulse)
     layer.learnt_from = layer.x1
-
-
-def decay_slow(run: Run, index: int, t: int) -> None:
-    """The slower traces at the end of a learning epoch."""
-    layer = run.layers[index]
-    layer.x2 = layer.decayed(layer.x2, run.sent[index], run.epoch, *layer.part.slow)
+    if layer.part.slow is not None:
+        layer.x2 = layer.decayed(layer.x2, run.sent[index], run.epoch, *layer.part.slow)
 
 
 def project(run: Run, index: int, t: int) -> None:
@@ -181,7 +170,6 @@ def project(run: Run, index: int, t: int) -> None:
 
 
 def update(run: Run, index: int, t: int) -> None:
-    """The weights of a connection."""
     layer = run.layers[index]
     layer.w = layer.learnt(layer.w, run.epoch, layer.part.weight_seed, run.sent[index])
 
@@ -192,25 +180,17 @@ def update_twin(run: Run, index: int, t: int) -> None:
     below.feedback = layer.learnt(below.feedback, run.epoch, below.part.feedback.seed, run.sent[index])
 
 
-def restore(run: Run, index: int, t: int) -> None:
-    """The traces themselves."""
-    run.layers[index].learnt_from = run.layers[index].x1
-
-
 def follow_traces(run: Run, index: int, t: int) -> None:
-    """HLOP's other rows."""
     layer, lateral = run.layers[index], run.layers[index].part.subspace
     random = integers.synapse_hash(lateral.seed, run.epoch, layer.rows.shape)
     layer.rows = subspace.moved(layer.rows, lateral.fixed, lateral.shift, layer.x1, random)
 
 
 def next_epoch(run: Run, index: int, t: int) -> None:
-    """The learning epoch ends."""
     run.epoch += 1
 
 
 def forget_traces(run: Run, index: int, t: int) -> None:
-    """The presynaptic traces are 0."""
     run.layers[index].x1[:] = 0
     run.layers[index].x2[:] = 0
 
@@ -226,19 +206,16 @@ def send_after(run: Run, index: int, t: int) -> None:
 
 
 def receive_local(run: Run, index: int, t: int) -> None:
-    """TESS: twice B·s of a hidden layer."""
     run.layers[index].z = run.layers[index].feedback.T @ run.sent[index + 1].astype(np.int64)
 
 
 def compare_local(run: Run, index: int, t: int) -> None:
-    """The error of its class neurons."""
     layer = run.layers[index]
     found = local.errors(layer.z, run.label, *layer.part.feedback.gain)
     layer.local_error = found if run.gate else np.zeros_like(found)
 
 
 def third_local(run: Run, index: int, t: int) -> None:
-    """The error that class neurons bring to their layer."""
     run.thirds[index] = run.layers[index].feedback @ run.layers[index].local_error
 
 

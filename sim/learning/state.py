@@ -7,13 +7,15 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from ottt_loihi.sim import arithmetic
+from ottt_loihi.sim.arithmetic import synaptic_input
 from ottt_loihi.sim.learning import integers, kernels, losses, trial
 from ottt_loihi.sim.learning.rule import LOSSES, SHARES
-from ottt_loihi.sim.learning.subspace import Subspace
 from ottt_loihi.sim.network import Sparse
 
 if TYPE_CHECKING:
     from ottt_loihi.sim.learning.network import LearningLayer, LearningNetwork
+
+EVERYWHERE = 1 << 40  # no membrane is so far from a threshold
 
 
 def pack(network: LearningNetwork) -> tuple[kernels.Constants, kernels.State]:
@@ -21,7 +23,7 @@ def pack(network: LearningNetwork) -> tuple[kernels.Constants, kernels.State]:
     layers = np.zeros(len(network.layers), kernels.LAYER)
     source = neuron = weight = 0
     weights: list[np.ndarray] = []
-    masks: list[np.ndarray] = [np.zeros(0, np.int16)]
+    masks, rows = [np.zeros(0, np.int16)], [np.zeros(0, np.int16)]
     for at, part in zip(layers, network.layers):
         size, inputs = part.connection.shape
         width = -(-size // kernels.BLOCK) * kernels.BLOCK
@@ -33,21 +35,21 @@ def pack(network: LearningNetwork) -> tuple[kernels.Constants, kernels.State]:
             at["mask"] = sum(map(len, masks))
             masks.append(_rows(-part.connection.mask().T.astype(np.int16), width))
         source, neuron, weight = source + inputs, neuron + width, weight + inputs * width
-    rows: list[np.ndarray] = [np.zeros(0, np.int16)]
-    for at, part in zip(layers, network.layers):
-        if part.subspace is not None:
-            at["subspace"] = sum(map(len, rows))
-            rows.append(_pack_subspace(at, part.subspace))
+        if (lateral := part.subspace) is not None:
+            at["subspace"], at["rows"], at["fixed"] = sum(map(len, rows)), len(lateral.rows), lateral.fixed
+            at["row_shift"], at["row_key"] = lateral.shift, _key(lateral.seed)
+            rows.append(lateral.rows.ravel())
     for at, above, part in zip(layers[:-1], layers[1:], network.layers):
         at["feedback"] = weight if part.feedback is not None else above["weight"]
         if part.feedback is not None:
             weights.append(_pack_feedback(at, above, layers[-1], part))
             weight += len(weights[-1])
-    nothing = np.zeros(network.num_steps, np.int64)
+    layers[-1]["half_width"] = EVERYWHERE
+    nothing, resets = np.zeros(network.num_steps, np.int64), [part.inhibition for part in network.layers]
     constants = kernels.Constants(
         layers=layers,
         rule=_rule(network),
-        loop=_per_neuron(layers, [_loop(part) for part in network.layers]),
+        loop=_per_neuron(layers, [0 if c is None else synaptic_input(c.weight, c.weight_exp) for c in resets]),
         masks=np.concatenate(masks),
         exp_table=losses.EXP_TABLE,
         bias_gain=np.stack([part.bias.scale[0] if part.bias else nothing for part in network.layers]),
@@ -55,13 +57,15 @@ def pack(network: LearningNetwork) -> tuple[kernels.Constants, kernels.State]:
     lifs = [part.layer for part in network.layers]
     u_init = _per_neuron(layers, [lif.u_init.reshape(-1) for lif in lifs])
     seeds = [integers.xorshift32_seeds(part.seed, part.layer.size) for part in network.layers]
-    zeros = {name: np.zeros(neuron, np.int32) for name in ("v", "membrane", "y1", "error", "reward", "h", "y2")}
+    zeros = {name: np.zeros(neuron, np.int32) for name in ("v", "membrane", "y1", "error", "reward")}
+    after, slow = (any(getattr(part, name) for part in network.layers) for name in ("after", "slow"))
+    zeros |= {name: np.zeros(neuron * after, np.int32) for name in ("h", "y2")}
     saturated = {f"{name}_saturated": np.zeros(len(layers), np.int64) for name in ("y1", "error", "feedback")}
     state = kernels.State(
         weights=np.concatenate(weights),
         spikes=np.zeros(source, np.uint8),
         trace=np.zeros(source, np.int32),
-        slow=np.zeros(source, np.int32),
+        slow=np.zeros(source * slow, np.int32),
         u=u_init.copy(),
         bias=_per_neuron(layers, [lif.effective_bias for lif in lifs]),
         u_init=u_init,
@@ -75,6 +79,46 @@ def pack(network: LearningNetwork) -> tuple[kernels.Constants, kernels.State]:
         **saturated,
     )
     return constants, state
+
+
+def places(network: LearningNetwork, layers: np.ndarray, state: kernels.State) -> dict[str, np.ndarray]:
+    """Return views of the variables in the state, named as in ``Learner.variables``: a value written there is used."""
+    found: dict[str, np.ndarray] = {}
+
+    def matrix(start: int, rows: int, width: int, columns: int) -> np.ndarray:
+        """One matrix of ``state.weights``, whose rows are padded to ``width``."""
+        return state.weights[start : start + rows * width].reshape(rows, width)[:, :columns]
+
+    for index, (at, part) in enumerate(zip(layers, network.layers)):
+        hidden, neurons = index < len(layers) - 1, slice(at["neuron"], at["neuron"] + at["size"])
+        sources = slice(at["source"], at["source"] + at["inputs"])
+        weights = matrix(at["weight"], at["inputs"], at["width"], at["size"])
+        synapses = {"weights": weights.T, "x1": state.trace[sources]}
+        synapses |= {"x2": state.slow[sources]} if part.slow else {}
+        if part.subspace:
+            rows = state.subspaces[at["subspace"] : at["subspace"] + at["rows"] * at["inputs"]]
+            synapses["rows"] = rows.reshape(at["rows"], at["inputs"])
+        names = ["v", "y1", "rng", *(["bias"] if network.rule.learn_bias else [])]
+        if hidden:
+            names += ["u", *(["u_init"] if network.rule.learn_bias else []), *(["h"] if part.after else [])]
+        mine = {name: getattr(state, name)[neurons] for name in names}
+        mine |= {name: getattr(state, name)[index : index + 1] for name in ("y1_saturated", "error_saturated")}
+        if hidden:
+            mine["s"] = state.spikes[layers[index + 1]["source"] :][: at["size"]]
+        else:
+            mine |= {"scores": state.scores, "correct": state.correct}
+            mine |= {"trial": state.trial} if len(state.trial) else {}
+        fed: dict[str, np.ndarray] = {}
+        if (feedback := part.feedback) is not None:
+            width = layers[-1 if at["direct"] else index + 1]["width"]
+            rows = matrix(at["feedback"], at["size"], width, feedback.rows.shape[1])
+            fed["weights"] = rows.T if feedback.layerwise else rows
+        if feedback is not None and feedback.noise:
+            fed |= {"noise": state.noise[neurons], "saturated": state.feedback_saturated[index : index + 1]}
+        process = f"neuron[{index}]" if hidden else "readout[0]"
+        for name, variables in ((f"plastic[{index}]", synapses), (process, mine), (f"feedback[{index}]", fed)):
+            found |= {f"{name}.{variable}": place for variable, place in variables.items()}
+    return found
 
 
 def _rule(network: LearningNetwork) -> np.ndarray:
@@ -127,19 +171,6 @@ def _pack_feedback(at: np.void, above: np.void, readout: np.void, part: Learning
     return _rows(feedback.rows, int((readout if at["direct"] else above)["width"]))
 
 
-def _pack_subspace(at: np.void, subspace: Subspace) -> np.ndarray:
-    """Write the numbers of a layer's lateral neurons; return their rows."""
-    at["rows"], at["fixed"], at["row_shift"] = len(subspace.rows), subspace.fixed, subspace.shift
-    at["row_key"] = _key(subspace.seed)
-    return subspace.rows.ravel()
-
-
-def _loop(part: LearningLayer) -> np.ndarray:
-    if part.inhibition is None:
-        return np.zeros(part.layer.size, np.int32)
-    return arithmetic.synaptic_input(part.inhibition.weight, part.inhibition.weight_exp)
-
-
 def _rows(matrix: np.ndarray, width: int) -> np.ndarray:
     """Return a matrix as flat int16, each row padded with zeros."""
     padded = np.zeros((len(matrix), width), np.int16)
@@ -147,7 +178,7 @@ def _rows(matrix: np.ndarray, width: int) -> np.ndarray:
     return padded.ravel()
 
 
-def _per_neuron(layers: np.ndarray, values: Sequence[np.ndarray], dtype: type = np.int32) -> np.ndarray:
+def _per_neuron(layers: np.ndarray, values: Sequence[np.ndarray | int], dtype: type = np.int32) -> np.ndarray:
     flat = np.zeros(int(layers["width"].sum()), dtype)
     for at, value in zip(layers, values):
         flat[at["neuron"] : at["neuron"] + at["size"]] = value
