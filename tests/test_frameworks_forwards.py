@@ -303,6 +303,29 @@ def test_a_forward_that_asks_for_float32_is_compared_in_float64(current):
     equal(Loop(current=current), (20,))
 
 
+class Logging(Leaky):
+    """A user's own class, made of snnTorch's."""
+
+    def forward(self, x, mem=None):
+        spikes, self.mem = super().forward(x, mem)
+        self.rate = spikes.mean()
+        return spikes, self.mem
+
+
+class Doubling(Leaky):
+    def forward(self, x, mem=None):
+        return super().forward(2 * x, mem)
+
+
+def test_a_class_of_the_users_is_read_as_the_one_it_is_made_of_and_compared():
+    net = Loop()
+    net.n = Logging(0.8)
+    equal(net, (20,))
+    net.n = Doubling(0.8)
+    with pytest.raises(VerificationError, match="first in n, time step 1"):
+        ol.from_module(net, (20,), 8)
+
+
 class Compiled(nn.Module):
     """What torch.compile makes of a module, of which nothing may be compiled when it is read."""
 

@@ -154,16 +154,21 @@ class Framework:
             for a class that has changed since ``versions``
         """
         try:
-            return self.neurons[type(module).__name__](module)
+            return self.neurons[self.kind(module)](module)
         except Missing as missing:
             raise UsageError(
                 f"{missing}; its class has changed since {self.versions}, for which the conversion was written: use "
                 "that version, or convert by NIR"
             ) from None
 
+    def kind(self, module: nn.Module) -> str:
+        """Return the name of a module's class in this framework; of a user's own class, of that which it is made of."""
+        home = [c for c in type(module).__mro__ if c.__module__.split(".")[0] in self.packages]
+        return (home or [type(module)])[0].__name__
+
     def owns(self, module: nn.Module) -> bool:
-        """Return whether a module's class comes from this framework."""
-        return type(module).__module__.split(".")[0] in self.packages
+        """Return whether a module's class, or one that it is made of, comes from this framework."""
+        return any(c.__module__.split(".")[0] in self.packages for c in type(module).__mro__)
 
 
 class Missing(Exception):

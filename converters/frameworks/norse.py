@@ -90,7 +90,7 @@ def _potentials(module: nn.Module, a: float) -> dict[str, Any]:
 def _steps(module: nn.Module) -> str | None:
     return (
         "time first"
-        if type(module).__name__ in ("LIF", "LIFBox", "IAF", "LI", "LIBox", "LIFRecurrent", "LILinear")
+        if FRAMEWORK.kind(module) in ("LIF", "LIFBox", "IAF", "LI", "LIBox", "LIFRecurrent", "LILinear")
         else None
     )
 

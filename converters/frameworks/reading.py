@@ -73,7 +73,7 @@ class Reading:
         return {path: self._neurons(path, *each) for path, each in self.seen.neurons.items()}
 
     def _neurons(self, path: str, module: nn.Module, framework: Any) -> Neurons | None:
-        kind = type(module).__name__
+        kind = framework.kind(module)
         if kind in framework.refused:
             self.problems.append(f"{path} ({kind}): {framework.refused[kind]}")
             return None

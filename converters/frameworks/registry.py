@@ -17,8 +17,8 @@ FRAMEWORKS: tuple[Framework, ...] = (
 
 def framework_of(module: nn.Module) -> Framework | None:
     """Return the framework whose neuron, of a kind we know of, a module is."""
-    name = type(module).__name__
     for framework in FRAMEWORKS:
+        name = framework.kind(module)
         known = name in framework.neurons or name in framework.refused
         if known and (framework.owns(module) or (framework is spikingjelly.AUTHORS and hasattr(module, "v_threshold"))):
             return framework

@@ -136,7 +136,7 @@ def _batch(net: nn.Module, samples: int) -> None:
 
 
 def _steps(module: nn.Module) -> str | None:
-    return "squeezed" if type(module).__name__.endswith("Squeeze") else "batch first"
+    return "squeezed" if FRAMEWORK.kind(module).endswith("Squeeze") else "batch first"
 
 
 FRAMEWORK = Framework(

@@ -40,7 +40,7 @@ def _neurons(module: nn.Module, beta: Value, alpha: Value = 0.0, loses: bool = T
 
 
 def _leaky(module: nn.Module) -> Neurons:
-    recurrent = _connection(module) if type(module).__name__ == "RLeaky" else None
+    recurrent = _connection(module) if FRAMEWORK.kind(module) == "RLeaky" else None
     if _reset(module) == ("subtract", False):
         return _at_once(_beta(module), {**_common(module), "recurrent": recurrent})
     return _neurons(module, _beta(module), loses=recurrent is not None, recurrent=recurrent)
@@ -66,7 +66,7 @@ def _at_once(beta: Value, common: dict[str, Any]) -> Neurons:
 def _synaptic(module: nn.Module) -> Neurons:
     if _reset(module) == ("subtract", False):
         raise Unmapped("Synaptic with reset_delay=False fires at twice the threshold; the nearest is reset_delay=True")
-    recurrent = _connection(module) if type(module).__name__ == "RSynaptic" else None
+    recurrent = _connection(module) if FRAMEWORK.kind(module) == "RSynaptic" else None
     return _neurons(module, _beta(module), np.clip(number(module, "alpha"), 0, 1), recurrent=recurrent)
 
 

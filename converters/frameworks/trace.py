@@ -106,7 +106,7 @@ def trace(net: nn.Module, input_shape: Sequence[int], num_steps: int | None = No
 
 
 def _refused(neurons: Mapping[str, tuple[nn.Module, Framework]]) -> list[str]:
-    each = [(path, type(module).__name__, framework.refused) for path, (module, framework) in neurons.items()]
+    each = [(path, framework.kind(module), framework.refused) for path, (module, framework) in neurons.items()]
     return [f"{path} ({kind}): {refused[kind]}" for path, kind, refused in each if kind in refused]
 
 
