@@ -220,6 +220,24 @@ def test_padding_by_name_stays_a_convolution_where_both_sides_are_alike(kernel, 
     assert torch.allclose(connection(x).flatten(1), net[0](x).flatten(1), atol=1e-6)
 
 
+class Lifting(nn.Module):
+    """Norse's Lift: layers that take one step, in a loop between neurons that take a sequence."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.n, self.b, self.m = nn.Conv2d(1, 3, 3), IFNode(), nn.Linear(27, 4), IFNode()
+        filled(self)
+
+    def forward(self, x):
+        x = self.n(torch.stack([self.a(frame) for frame in x]))
+        pooled = torch.stack([functional.avg_pool2d(x[t], 2) for t in range(len(x))])
+        return self.m(self.b(pooled.flatten(2)))
+
+
+def test_layers_in_a_loop_between_neurons_that_take_a_sequence():
+    equal(Lifting(), (1, 8, 8))
+
+
 class PerStep(nn.Module):
     """A factor for each step, as in temporal batch normalisation."""
 

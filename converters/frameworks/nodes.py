@@ -66,10 +66,28 @@ def at_step(node: Node, number: int) -> Node | None:
         return node.inputs[number] if number < len(node.inputs) else None
     if node.kind == "input":
         return replace(node, step=number + 1)
-    inner = {id(n): at_step(n, number) for n in node.inputs}
+    return _made_of(node, lambda inner: at_step(inner, number))
+
+
+def whole(nodes: Sequence[Node]) -> Node | None:
+    """Return what was computed of a whole sequence, found in what was computed of each step; None: it was not."""
+    found = [_of_whole(node, number) for number, node in enumerate(nodes, 1)]
+    return found[0] if found and None not in found and alike(found) else None
+
+
+def _of_whole(node: Node, number: int) -> Node | None:
+    if node.kind == "step":
+        return node.inputs[0] if node.step == number else None
+    if node.kind == "input":
+        return replace(node, step=0) if node.step == number else None
+    return _made_of(node, lambda inner: _of_whole(inner, number))
+
+
+def _made_of(node: Node, change: Callable[[Node], Node | None]) -> Node | None:
+    """Return a node with other inputs; None if it has none, or one of them cannot be changed."""
+    inner = {id(n): change(n) for n in node.inputs}
     if not inner or None in inner.values():
         return None
-
     func, args, named = node.call
     call = (func, *mapped(lambda value: inner[id(value)] if isinstance(value, Node) else value, (args, named)))
     return replace(node, inputs=tuple(inner[id(n)] for n in node.inputs), call=call)

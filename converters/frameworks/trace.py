@@ -17,7 +17,7 @@ import torch
 from ottt_loihi.converters.frameworks.axes import first_index, from_the_end, in_place, numbers_of, reordered
 from ottt_loihi.converters.frameworks.forward import call, require_one_argument, runs_twice, wants_sequences
 from ottt_loihi.converters.frameworks.neurons import Framework
-from ottt_loihi.converters.frameworks.nodes import VIEWS, Node, at_step, mapped, sources
+from ottt_loihi.converters.frameworks.nodes import VIEWS, Node, at_step, mapped, sources, whole
 from ottt_loihi.converters.frameworks.registry import FRAMEWORKS, neurons_of
 from ottt_loihi.converters.frameworks.twin import first_tensor, forget, making, weights_dtype
 from torch import Tensor, nn
@@ -341,6 +341,10 @@ class _Watch(TorchFunctionMode):
         first = inputs[0]
         if self._repeats(name, first, inputs, result):
             return self._know(result, first)
+        if name == "stack" and self.form == "time first" and tuple(result.shape[:2]) == self.leading[0]:
+            lifted = whole(inputs) if len(inputs) == len(result) else None  # a loop over steps, as Norse's Lift
+            if lifted is not None:
+                return self._know(result, lifted)
         shape = self.shape_of(result)
         if isinstance(args[0], Tensor) and reordered(name, args, kwargs, result, len(first.shape)):
             name = "reordered"
