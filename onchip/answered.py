@@ -8,13 +8,14 @@ from typing import Any
 
 import numpy as np
 from ottt_loihi.onchip.learner import learn
-from ottt_loihi.onchip.result import LearningResult, recalls
+from ottt_loihi.onchip.result import LearningResult
 from ottt_loihi.onchip.settings import Settings
 from ottt_loihi.onchip.stream import UNLABELLED, Data, as_samples
 from ottt_loihi.sim.network import ChipNetwork
 
 from ottt_loihi import checks
 from ottt_loihi.errors import UsageError
+from ottt_loihi.metrics import measure
 
 POINTS = 20  # of the curve
 
@@ -48,8 +49,8 @@ class Prequential:
     @property
     def balanced_accuracy(self) -> float:
         """Return the mean recall of the classes that occur, 0 … 1."""
-        found = recalls(self.answers, self.labels, int(self.labels.max()) + 1)
-        return float(np.mean([recall for recall in found if recall is not None]))
+        classes = int(max(self.labels.max(), self.answers.max())) + 1
+        return measure(self.answers, self.labels, classes).balanced_accuracy
 
     def curve(self, points: int = POINTS) -> tuple[list[int], list[float]]:
         """Return (samples seen, accuracy of the answers since the point before), at most ``points`` of them."""

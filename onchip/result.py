@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass, field, fields
 from typing import Any
 
-import numpy as np
 from ottt_loihi.onchip.settings import Settings
 from ottt_loihi.sim.learning.integers import MESSAGE_MAX
 from ottt_loihi.sim.learning.learner import Learner
@@ -138,21 +137,3 @@ class LearningResult:
     @property
     def steps_per_second(self) -> float:
         return self.steps / self.seconds if self.seconds else 0.0
-
-
-def recalls(predictions: np.ndarray, labels: np.ndarray, classes: int) -> list[float | None]:
-    """Return for each class which part of its samples is answered with it; None for a class without samples."""
-    right = predictions == labels
-    return [float(right[labels == c].mean()) if (labels == c).any() else None for c in range(classes)]
-
-
-def one_sided(predictions: np.ndarray, labels: np.ndarray) -> str | None:
-    """Return the sentence about a network that answers one class only where samples are of several; else None."""
-    answers, present = np.unique(predictions), np.unique(labels)
-    if len(answers) > 1 or len(present) < 2:
-        return None
-    part = float((predictions == labels).mean())
-    return (
-        f"the network answers class {answers[0]} to all {len(labels):,} test samples: {part:.1%} are right because so "
-        f"many are of it, and no sample of another class is recognised"
-    )

@@ -109,7 +109,7 @@ def measure(predictions: np.ndarray, labels: np.ndarray, num_classes: int, class
     return Metrics(counts.reshape(num_classes, num_classes), tuple(class_names))
 
 
-def warnings(measured: Metrics | None, rates: Sequence[float]) -> list[str]:
+def warnings(measured: Metrics | None, rates: Sequence[float] = ()) -> list[str]:
     """Return a sentence if only one class is predicted, and one that names the hidden layers that never fire.
 
     rates: spikes of each hidden layer, in any unit; measured: None without labels

@@ -12,7 +12,8 @@ import io
 import pickletools
 import re
 import zipfile
-from collections.abc import Mapping, Set
+from collections.abc import Iterator, Mapping, Set
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -57,11 +58,23 @@ def read_payload(
         for a file that is none, that is damaged, or that could run code
     """
     content = _read(path)
-    _check_pickle(path, _archive(path, content), classes, opcodes, cure)
-    try:
+    with _errors_say(path, "damaged or not a model.pt"):  # zipfile raises nearly anything on damaged input
+        pickled = _archive(path, content)
+    with _errors_say(path, "damaged, its pickle ends too early or is none"):
+        _check_pickle(path, pickled, classes, opcodes, cure)
+    with _errors_say(path, "damaged, PyTorch cannot read it"):
         return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True), len(content)
+
+
+@contextmanager
+def _errors_say(path: Path, problem: str) -> Iterator[None]:
+    """Raise any error of the block that is none of ours as a :class:`FileError`."""
+    try:
+        yield
+    except FileError:
+        raise
     except Exception as error:
-        raise FileError(f"{path}: damaged, PyTorch cannot read it ({first_line(error)})") from None
+        raise FileError(f"{path}: {problem} ({first_line(error)})") from None
 
 
 def require_room(path: Path, weights: Mapping[str, Tensor], size: int) -> None:
@@ -87,47 +100,31 @@ def _read(path: Path) -> bytes:
 
 def _archive(path: Path, content: bytes) -> bytes:
     """Return the pickle in a file that passes step 1."""
-    try:
-        with zipfile.ZipFile(io.BytesIO(content)) as archive:
-            entries = archive.infolist()
-            for entry in entries:
-                _check_entry(path, entry)
-            prefixes = {entry.filename.split("/")[0] for entry in entries}
-            if len(prefixes) != 1 or len({entry.filename for entry in entries}) != len(entries):
-                raise UnsafeFileError(f"{path}: a ZIP file with several entries of one name, or several folders")
-            if sum(entry.file_size for entry in entries) > len(content):
-                raise UnsafeFileError(f"{path}: its entries overlap or claim more bytes than the file has")
-            if (bad := archive.testzip()) is not None:
-                raise FileError(f"{path}: damaged, the checksum of {bad} is wrong; copy or train it again")
-            return archive.read(f"{prefixes.pop()}/data.pkl")
-    except FileError:
-        raise
-    except Exception as error:  # zipfile raises nearly anything on damaged input
-        raise FileError(f"{path}: damaged or not a model.pt ({first_line(error)})") from None
-
-
-def _check_entry(path: Path, entry: zipfile.ZipInfo) -> None:
-    if not ENTRIES.fullmatch(entry.filename):
-        raise UnsafeFileError(f"{path}: holds {entry.filename!r}, which no model.pt has; nothing of it was run")
-    if entry.compress_type != zipfile.ZIP_STORED or entry.compress_size != entry.file_size:
-        raise UnsafeFileError(
-            f"{path}: {entry.filename} is compressed, which no model.pt is; nothing of it was unpacked"
-        )
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        entries = archive.infolist()
+        for entry in entries:
+            name = entry.filename
+            if not ENTRIES.fullmatch(name):
+                raise UnsafeFileError(f"{path}: holds {name!r}, which no model.pt has; nothing of it was run")
+            if entry.compress_type != zipfile.ZIP_STORED or entry.compress_size != entry.file_size:
+                raise UnsafeFileError(f"{path}: {name} is compressed, which no model.pt is; nothing of it was unpacked")
+        prefixes = {entry.filename.split("/")[0] for entry in entries}
+        if len(prefixes) != 1 or len({entry.filename for entry in entries}) != len(entries):
+            raise UnsafeFileError(f"{path}: a ZIP file with several entries of one name, or several folders")
+        if sum(entry.file_size for entry in entries) > len(content):
+            raise UnsafeFileError(f"{path}: its entries overlap or claim more bytes than the file has")
+        if (bad := archive.testzip()) is not None:
+            raise FileError(f"{path}: damaged, the checksum of {bad} is wrong; copy or train it again")
+        return archive.read(f"{prefixes.pop()}/data.pkl")
 
 
 def _check_pickle(path: Path, pickled: bytes, classes: Set[str], opcodes: Set[str], cure: str) -> None:
     """Check step 2."""
-    try:
-        for opcode, argument, _ in pickletools.genops(pickled):
-            if opcode.name == "GLOBAL" and str(argument) not in classes:
-                raise UnsafeFileError(
-                    f"{path}: its pickle calls {str(argument).replace(' ', '.')!r}; nothing of it was run{cure}"
-                )
-            if opcode.name not in opcodes:
-                raise UnsafeFileError(
-                    f"{path}: its pickle uses {opcode.name}, which no model.pt does; nothing was run{cure}"
-                )
-    except FileError:
-        raise
-    except Exception as error:
-        raise FileError(f"{path}: damaged, its pickle ends too early or is none ({first_line(error)})") from None
+    for opcode, argument, _ in pickletools.genops(pickled):
+        if opcode.name == "GLOBAL" and str(argument) not in classes:
+            called = str(argument).replace(" ", ".")
+            raise UnsafeFileError(f"{path}: its pickle calls {called!r}; nothing of it was run{cure}")
+        if opcode.name not in opcodes:
+            raise UnsafeFileError(
+                f"{path}: its pickle uses {opcode.name}, which no model.pt does; nothing was run{cure}"
+            )

@@ -2,22 +2,23 @@
 
 import numpy as np
 import pytest
-from ottt_loihi.onchip.result import one_sided, recalls
 
 from ottt_loihi.cli.learn_report import _recall, _series, story
+from ottt_loihi.metrics import measure, warnings
 
 
 def test_recall_is_the_part_of_each_class_that_is_recognised():
     labels = np.array([0, 0, 0, 1, 1, 3])
-    assert recalls(np.array([0, 0, 1, 1, 0, 3]), labels, 5) == [pytest.approx(2 / 3), 0.5, None, 1.0, None]
+    found = measure(np.array([0, 0, 1, 1, 0, 3]), labels, 5).to_json()["recall"]
+    assert found == [pytest.approx(2 / 3), 0.5, None, 1.0, None]
 
 
 def test_a_network_that_answers_one_class_is_said():
     labels = np.array([0] * 96 + [1] * 4)
-    said = one_sided(np.zeros(100, int), labels)
-    assert "answers class 0 to all 100 test samples: 96.0% are right" in said
-    assert one_sided(np.array([0] * 99 + [1]), labels) is None
-    assert one_sided(np.zeros(96, int), labels[:96]) is None  # there is one class
+    said = "every sample is predicted as class 0, which 96.0% of them are"
+    assert warnings(measure(np.zeros(100, int), labels, 2)) == [said]
+    assert warnings(measure(np.array([0] * 99 + [1]), labels, 2)) == []
+    assert warnings(measure(np.zeros(96, int), labels[:96], 2)) == []  # there is one class
 
 
 def test_many_classes_are_named_by_their_lowest_recall():

@@ -17,7 +17,7 @@ FOLDERS = {
     "ottt_loihi": "ottt_loihi",
 }
 # neutral ground: no torch, no Lava, nobody else's business
-COMMON = ("ottt_loihi.checks", "ottt_loihi.errors", "ottt_loihi.files", "ottt_loihi.safe_hdf5", "ottt_loihi.data")
+COMMON = tuple(f"ottt_loihi.{name}" for name in ("checks", "errors", "files", "metrics", "safe_hdf5", "data"))
 MAY_IMPORT = {
     "sim": (*COMMON, "ottt_loihi.sim"),
     "converters": (

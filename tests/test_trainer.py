@@ -11,15 +11,14 @@ from ottt_loihi.data import from_arrays, load_digits, rate_code
 from ottt_loihi.errors import FileError, TrainingError, UsageError
 from ottt_loihi.nn.models import mlp
 from ottt_loihi.rules import OTTT
-from ottt_loihi.training import batches as batches_module
-from ottt_loihi.training.batches import in_turn, train_encoding_seed
+from ottt_loihi.training import samples, trainer
 from ottt_loihi.training.callbacks import TensorBoard
 from ottt_loihi.training.checkpoint import load
 from ottt_loihi.training.continual import permuted
 from ottt_loihi.training.evaluation import TEST_ENCODING_SEED, evaluate
 from ottt_loihi.training.optimizers import Steps
 from ottt_loihi.training.run_folder import RunFolder
-from ottt_loihi.training.trainer import Trainer
+from ottt_loihi.training.trainer import Trainer, in_turn, train_encoding_seed
 
 DIGITS = load_digits()
 X, Y = DIGITS.x_train[:200], DIGITS.y_train[:200]
@@ -124,10 +123,10 @@ def test_preparing_a_batch_while_another_is_learnt_from_changes_nothing(monkeypa
         return list(net.parameters())
 
     expected, threads = weights(), set()
-    monkeypatch.setattr(batches_module, "in_turn", lambda jobs, ahead: in_turn(jobs, ahead=True))  # as on a GPU
-    encode = batches_module.encode
+    monkeypatch.setattr(trainer, "in_turn", lambda jobs, ahead: in_turn(jobs, ahead=True))  # as on a GPU
+    encode = samples.encode
     monkeypatch.setattr(
-        batches_module, "encode", lambda *arguments: threads.add(threading.current_thread().name) or encode(*arguments)
+        samples, "encode", lambda *arguments: threads.add(threading.current_thread().name) or encode(*arguments)
     )
     assert all(torch.equal(a, b) for a, b in zip(weights(), expected, strict=True))
     assert threads

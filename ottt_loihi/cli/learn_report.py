@@ -23,15 +23,15 @@ SEEN = 500  # test samples that silent neurons are counted on
 
 def summarise(scenario: Scenario, result: LearningResult, repeated: Repetition | None) -> dict[str, Any]:
     """Return the results of a run as JSON values."""
+    from ottt_loihi.metrics import measure, warnings
     from ottt_loihi.onchip.learner import accuracy
-    from ottt_loihi.onchip.result import one_sided, recalls
     from ottt_loihi.sim import Simulator
     from ottt_loihi.sim.learning.weight_formats import to_inference
 
     frozen, (x, labels) = to_inference(result.inference_chip), scenario.test
     answers = Simulator(frozen.chip).run(x).predictions
-    inference = float((answers == labels).mean())
-    said = one_sided(answers, labels)
+    measured = measure(answers, labels, frozen.chip.layers[-1].size)
+    inference = measured.accuracy
     deployed = old_world = None
     changed = False
     if scenario.old_world is not None:
@@ -49,7 +49,7 @@ def summarise(scenario: Scenario, result: LearningResult, repeated: Repetition |
         "accuracy_before": result.curve[0].accuracy,
         "accuracy_learning_weights": result.accuracy,
         "accuracy": inference,
-        "recall": recalls(answers, labels, frozen.chip.layers[-1].size),
+        "recall": measured.to_json()["recall"],
         "accuracy_in_the_old_world": old_world,
         "directions_protected": [s.fixed for s in result.subspaces or ()],
         "weights_averaged": result.averaged is not None,
@@ -65,7 +65,7 @@ def summarise(scenario: Scenario, result: LearningResult, repeated: Repetition |
         "weights_at_rails": list(result.rails),
         "weights_moved": list(result.moved),
         "silent_neurons": _silent(result.chip, scenario.test[0]),
-        "warnings": result.warnings + ([said] if said else []),
+        "warnings": result.warnings + warnings(measured),
         "settings": result.settings,
         "interrupted": result.interrupted,
         "repeated_in_lava": None if repeated is None else vars(repeated),

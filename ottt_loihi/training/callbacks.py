@@ -108,12 +108,10 @@ class Fit:
         number of epochs at the end
     progress
         the position of the run
-    optimizer, scheduler
-        torch's
     batches
         batches in an epoch; 0 if the number is unknown
-    leads
-        whether this process writes the files
+    optimizer, scheduler
+        torch's
     stop
         set it to True to end the training after this epoch
     """
@@ -121,11 +119,15 @@ class Fit:
     trainer: Trainer
     epochs: int
     progress: Progress
+    batches: int
     optimizer: Any = None
     scheduler: Any = None
-    batches: int = 0
-    leads: bool = True
     stop: bool = False
+
+    @property
+    def leads(self) -> bool:
+        """Whether this process writes the files."""
+        return self.trainer.group.leads
 
 
 class Callback:

@@ -40,7 +40,6 @@ from ottt_loihi.torch_files import read_payload, require_room
 
 FORMAT = "ottt-loihi model"
 VERSION = 2
-LACKING = "damaged, it lacks the architecture, the provenance or the weights"
 
 
 def save(net: nn.Module, path: str | os.PathLike[str], provenance: Mapping[str, Any] | None = None) -> None:
@@ -74,7 +73,7 @@ def save(net: nn.Module, path: str | os.PathLike[str], provenance: Mapping[str, 
     net.provenance = {
         **getattr(net, "provenance", {}),
         **(checks.instance(provenance, "save: provenance", Mapping, none=True) or {}),
-        "versions": versions(),
+        "versions": {"ottt_loihi": __version__, "torch": torch.__version__},
     }
     try:
         metadata = json.dumps(metadata_of(net), sort_keys=True)
@@ -124,10 +123,7 @@ def load(path: str | os.PathLike[str], net: nn.Module | None = None) -> Any:
     """
     path = checks.path(path, "load")
     checks.instance(net, "load: net", nn.Module, none=True)
-    metadata, weights = read_tensors(path, FORMAT, VERSION)
-    if not isinstance(metadata.get("architecture"), dict) or not isinstance(metadata.get("provenance"), dict):
-        raise FileError(f"{path}: {LACKING}")
-    return assemble(path, metadata, weights, net)
+    return assemble(path, *read_tensors(path, FORMAT, VERSION), net)
 
 
 def write_tensors(
@@ -137,7 +133,7 @@ def write_tensors(
     weights = {name: tensor.detach().cpu().clone() for name, tensor in tensors.items()}
     buffer = (
         io.BytesIO()
-    )  # torch.save puts a file's name into it; a buffer has none, so the bytes are the same anywhere
+    )  # torch.save writes a file's name into it; a buffer has none, so equal networks give equal bytes
     torch.save({"format": format_name, "version": version, "metadata": metadata, "weights": weights}, buffer)
     with atomic_write(path) as temporary:
         temporary.write_bytes(buffer.getbuffer())
@@ -163,20 +159,15 @@ def read_tensors(path: Path, format_name: str, newest: int) -> tuple[dict[str, A
             f"{path}: version {version}, made by a newer ottt-loihi; this one reads up to {newest}, upgrade"
         )
     try:
-        metadata = json.loads(payload["metadata"])
+        metadata, weights = json.loads(payload["metadata"]), payload["weights"]
+        parts = (metadata["architecture"], metadata["provenance"], weights)
+        whole = all(isinstance(part, dict) for part in parts) and all(isinstance(name, str) for name in weights)
     except (KeyError, TypeError, ValueError, RecursionError):
-        metadata = None
-    weights = payload.get("weights")
-    parts = weights.items() if isinstance(metadata, dict) and isinstance(weights, dict) else [(None, None)]
-    if not all(isinstance(name, str) and isinstance(weight, Tensor) for name, weight in parts):
-        raise FileError(f"{path}: {LACKING}")
+        whole = False
+    if not whole or not all(isinstance(weight, Tensor) for weight in weights.values()):
+        raise FileError(f"{path}: damaged, it lacks the architecture, the provenance or the weights")
     require_room(path, weights, size)
     return metadata, weights
-
-
-def versions() -> dict[str, str]:
-    """Return the versions of the libraries that a model is made with."""
-    return {"ottt_loihi": __version__, "torch": torch.__version__}
 
 
 def assemble(
@@ -191,7 +182,10 @@ def assemble(
     """
     net = _described(path, metadata["architecture"], len(weights))
     if mine is not None:
-        _require_same(path, metadata["architecture"] if net is None else describe(net), mine)
+        architecture = metadata["architecture"] if net is None else describe(net)
+        if found := list(differences(completed(architecture), describe(mine))):
+            more = f", and {len(found) - 1} more differences" if len(found) > 1 else ""
+            raise UsageError(f"{path}: the network to be filled is another one: {found[0]}{more}")
         net = mine
     elif net is None:
         raise FileError(
@@ -246,14 +240,6 @@ def not_finite(weights: Mapping[str, Tensor]) -> str:
         if weight.is_floating_point() and not (finite := torch.isfinite(weight)).all():
             return f"{name}: {int((~finite).sum())} of {weight.numel()} values are NaN or infinite"
     return ""
-
-
-def _require_same(path: Path, architecture: Any, mine: nn.Module) -> None:
-    """Refuse a network to be filled that has another description."""
-    found = list(differences(completed(architecture), describe(mine)))
-    if found:
-        more = f", and {len(found) - 1} more differences" if len(found) > 1 else ""
-        raise UsageError(f"{path}: the network to be filled is another one: {found[0]}{more}")
 
 
 def _check_weights(path: Path, net: nn.Module, weights: Mapping[str, Tensor]) -> None:

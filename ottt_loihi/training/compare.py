@@ -159,7 +159,7 @@ def end_with_parent() -> None:
 
 def _of_this_job(found: Mapping[str, Any], job: Mapping[str, Any]) -> bool:
     """Whether a result was made with these settings, data and test samples."""
-    return all(found.get(name) == job[name] for name in ("tables", "data")) and found.get("checked") == job["check"]
+    return all(found.get(name) == job[name] for name in ("tables", "data", "check"))
 
 
 def _kept(job: Mapping[str, Any]) -> dict[str, Any]:
@@ -193,10 +193,8 @@ def _finish(job: Mapping[str, Any]) -> dict[str, Any]:
     """
     kept = _kept(job)
     try:
-        if _of_this_job(kept, job):
-            result = {**kept, **_cosines(make_config(job["tables"]))}
-        else:
-            result = {**job, **_train(job), "checked": job["check"]}
+        known = _of_this_job(kept, job)
+        result = {**kept, **_cosines(make_config(job["tables"]))} if known else {**job, **_train(job)}
     except OtttError as error:
         return {"label": job["label"], "seed": job["seed"], "error": str(error)}
     write_text(Path(job["place"]) / "compared.json", json.dumps(result, indent=1))
@@ -260,14 +258,11 @@ def cosines(trainer: Trainer) -> list[float | None]:
     """
     import torch
 
-    from ottt_loihi.data.pixels import intensities
     from ottt_loihi.rules import make_rule
-    from ottt_loihi.training.encoding import encode
 
     net, samples = copy.deepcopy(trainer.net).double().train(), trainer.data
     batch = next(iter(samples.in_order(COMPARED)))
-    values = batch.x[:, : net.time_steps] if samples.time_axis else intensities(batch.x)
-    x = encode(values, samples.coding, net.time_steps, SEED, batch.indices, samples.time_axis).to(torch.float64)
+    x = samples.encoded(batch, net.time_steps, SEED).to(torch.float64)
     loss, found = trainer.loss_of(x.to(trainer.net.readout.weight)), []
     for rule in (trainer.rule, make_rule("bptt")):
         net.zero_grad()

@@ -12,14 +12,12 @@ from torch import Tensor
 
 from ottt_loihi import checks
 from ottt_loihi.data.description import Step
-from ottt_loihi.data.pixels import intensities
 from ottt_loihi.errors import TrainingError
 from ottt_loihi.metrics import measure, warnings
 from ottt_loihi.nn.inputs import Input, frames
 from ottt_loihi.nn.network import Network, evaluating, gathered
 from ottt_loihi.training.checkpoint import not_finite, tensors_of
 from ottt_loihi.training.distributed import ALONE, Group
-from ottt_loihi.training.encoding import encode
 from ottt_loihi.training.samples import Samples
 from ottt_loihi.training.sources import open_samples
 
@@ -118,8 +116,7 @@ def evaluate_samples(
     fan_out = net.fan_out()
     with evaluating(net):
         for batch in samples.in_order(batch_size, group):
-            values = batch.x[:, :steps] if samples.time_axis else intensities(batch.x)
-            inputs = encode(values, samples.coding, steps, TEST_ENCODING_SEED, batch.indices, samples.time_axis)
+            inputs = samples.encoded(batch, steps, TEST_ENCODING_SEED)
             scores, rates = _scores_and_rates(net, net.check_input(inputs))
             predictions.append(scores.argmax(1).cpu().numpy())
             labels.append(batch.y)

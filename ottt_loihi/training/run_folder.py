@@ -26,7 +26,6 @@ import torch
 from torch import Tensor
 
 from ottt_loihi import checks
-from ottt_loihi.data.description import DataDescription
 from ottt_loihi.errors import FileError, UsageError
 from ottt_loihi.files import write_text
 from ottt_loihi.training.callbacks import Epoch, Fit, Progress, SaveModel
@@ -94,11 +93,11 @@ class RunFolder(SaveModel):
         """
         metadata, tensors = read_tensors(self.state, FORMAT, VERSION)
         net = fit.trainer.net
-        whole = {name: metadata[name] for name in ("architecture", "provenance") if name in metadata}
         try:
             self._check_settings(metadata.get("settings"), fit.trainer.settings(fit.epochs))
-            self._check_data(metadata.get("data"), net.data)
-            saved = assemble(self.state, whole, _named(tensors, "net/"), copy.deepcopy(net))
+            saved = assemble(self.state, metadata, _named(tensors, "net/"), copy.deepcopy(net))
+            if saved.data and net.data and (found := saved.data.differences(net.data)):
+                raise UsageError(f"{self.state}: a run with other data ({'; '.join(found)})")
             fit.trainer.rule.restore(_named(tensors, "rule/"))
             progress = _progress(metadata["progress"], metadata["settings"]["batch_size"])
             if "states" in metadata:
@@ -119,17 +118,6 @@ class RunFolder(SaveModel):
             raise FileError(f"{self.state}: damaged, its state does not fit ({error})") from None
         net.load_state_dict(saved.state_dict())
         fit.progress = progress
-
-    def _check_data(self, found: Any, now: DataDescription | None) -> None:
-        """Refuse another description of the data than the run's, if both are known."""
-        if found is None or now is None:
-            return
-        try:
-            differences = DataDescription.from_json(found).differences(now)
-        except UsageError as error:
-            raise FileError(f"{self.state}: damaged, {error}") from None
-        if differences:
-            raise UsageError(f"{self.state}: a run with other data ({'; '.join(differences)})")
 
     def _check_settings(self, found: Any, expected: Mapping[str, Any]) -> None:
         """Refuse other settings than the run's, apart from the number of epochs."""

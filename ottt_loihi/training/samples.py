@@ -22,11 +22,13 @@ from torch.utils.data import DataLoader, Dataset
 from torch.utils.data.distributed import DistributedSampler
 
 from ottt_loihi.data.compact import CompactArray
+from ottt_loihi.data.pixels import intensities
 from ottt_loihi.data.split import held_out
 from ottt_loihi.errors import OtttError, UsageError
+from ottt_loihi.nn.inputs import Input
 from ottt_loihi.nn.network import Network
 from ottt_loihi.training.distributed import ALONE, Group
-from ottt_loihi.training.encoding import fit_encoding
+from ottt_loihi.training.encoding import encode, fit_encoding
 
 
 class Batch(NamedTuple):
@@ -90,6 +92,17 @@ class Samples(ABC):
             raise UsageError(
                 f"{where}: uint8 images are 0 … 255, these end at 1; give floats, or a time axis to spikes"
             )
+
+    def encoded(
+        self, batch: Batch, num_steps: int, seed: int, change: Callable[[np.ndarray], np.ndarray] | None = None
+    ) -> Input:
+        """Return a batch as the network's input, of ``num_steps`` time steps, or of as many frames as there are.
+
+        ``change`` is applied to frames, or to images in [0, 1]; ``seed``: of random spikes.
+        """
+        x = batch.x[:, :num_steps] if self.time_axis else intensities(batch.x)
+        x = x if change is None else change(x)
+        return encode(x, self.coding, num_steps, seed, batch.indices, self.time_axis)
 
     @abstractmethod
     def batches(self, batch_size: int) -> int:

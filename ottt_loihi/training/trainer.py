@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
+from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
 from rich.console import Console
 from torch import Tensor
 
 from ottt_loihi import checks
+from ottt_loihi.data.augment import augment
 from ottt_loihi.data.description import Step
 from ottt_loihi.data.images import ImageSplit
 from ottt_loihi.data.split import Split
@@ -25,7 +29,6 @@ from ottt_loihi.rules.base import Rule
 from ottt_loihi.rules.losses import Distilled, Loss, check_distillation, make_loss, weighted
 from ottt_loihi.rules.losses import describe as describe_loss
 from ottt_loihi.terminal import THEME
-from ottt_loihi.training import batches
 from ottt_loihi.training.callbacks import Callback, Epoch, Fit, Progress, ProgressBar, SaveModel
 from ottt_loihi.training.checkpoint import not_finite, tensors_of
 from ottt_loihi.training.distributed import Group
@@ -34,7 +37,7 @@ from ottt_loihi.training.engine import ENGINES, Engine, choose
 from ottt_loihi.training.evaluation import TEST_ENCODING_SEED, evaluate_samples
 from ottt_loihi.training.optimizers import OptimizerLike, ScheduleLike, Steps, left_out
 from ottt_loihi.training.run_folder import RunFolder
-from ottt_loihi.training.samples import Samples, torch_seed
+from ottt_loihi.training.samples import Batch, Samples, torch_seed
 from ottt_loihi.training.sources import balanced, describe, keep_description, open_parts
 
 EXTRAS = {"validation_share": None, "sampling": "shuffled"}  # recorded if different: earlier runs can be resumed
@@ -227,7 +230,7 @@ class Trainer:
         saving = [*([] if run is None else [run]), *([] if checkpoint is None else [SaveModel(checkpoint)])]
         if run is not None:
             run.every = checkpoint_every
-        fit = Fit(self, epochs, Progress(), batches=self.data.batches(self.batch_size), leads=self.group.leads)
+        fit = Fit(self, epochs, Progress(), self.data.batches(self.batch_size))
         self.group.share(self.net)
         callbacks = (*self.callbacks, *saving, *([ProgressBar()] if self.progress and self.group.leads else []))
         try:
@@ -290,7 +293,7 @@ class Trainer:
     def _epoch(self, fit: Fit, callbacks: Sequence[Callback]) -> None:
         self.net.train()
         done, start = fit.progress, time.perf_counter()
-        for batch, inputs in batches.epoch(self, done.epoch, done.batch):
+        for batch, inputs in self._inputs(done.epoch, done.batch):
             self.group.begin(batch.size)
             done.add(*self._batch(inputs, torch.from_numpy(batch.y), fit), batch.size)
             if self.steps.schedule_every == "batch":
@@ -299,6 +302,22 @@ class Trainer:
             for callback in callbacks:
                 callback.on_batch_end(fit)
             start = time.perf_counter()
+
+    def _inputs(self, number: int, first: int) -> Iterator[tuple[Batch, Input]]:
+        """Give the batches of an epoch from batch ``first`` on, each with the network's input.
+
+        All chance is a function of (seed, epoch, batch, rank), and of NumPy's generators: torch's have no part in it.
+        """
+        data, seed = self.data, train_encoding_seed(self.seed, number)
+
+        def prepared(read: Callable[[], Batch], index: int) -> tuple[Batch, Input]:
+            batch, rng = read(), np.random.default_rng([self.seed, number, index, self.group.rank])
+            return batch, data.encoded(batch, data.num_steps, seed, lambda x: augment(x, self.augmentations, rng))
+
+        reads = data.epoch((self.seed, number), first, self.batch_size, self.sampling, self.group)
+        jobs = (partial(prepared, read, index) for index, read in enumerate(reads, first))
+        on_gpu = self.net.readout.weight.device.type != "cpu"  # then the CPU is free to prepare the next batch
+        return in_turn(jobs, ahead=on_gpu and data.ahead)
 
     def _batch(self, inputs: Input, labels: Tensor, fit: Fit) -> tuple[float, int]:
         """Return the mean loss and the number of right predictions of one batch, over all processes."""
@@ -387,6 +406,25 @@ class Trainer:
             "training": {**settings, "epochs_done": len(history), "last_epoch": last},
             "encoding": {k: v for k, v in self.coding.to_json().items() if v} | {"test_seed": TEST_ENCODING_SEED},
         }
+
+
+def train_encoding_seed(seed: int, epoch: int) -> int:
+    """Return the seed of the spikes of one training epoch; it differs from the test's and from other epochs'."""
+    return 1 + seed * 1_000_000 + epoch
+
+
+def in_turn(jobs: Iterable[Callable[[], Any]], ahead: bool) -> Iterator[Any]:
+    """Give the jobs' results in order; with ``ahead`` a thread does the next job while a result is in use."""
+    if not ahead:
+        yield from (job() for job in jobs)
+        return
+    with ThreadPoolExecutor(1, "ottt-inputs") as pool:
+        waiting: list[Future[Any]] = []
+        for job in jobs:
+            waiting.append(pool.submit(job))
+            if len(waiting) == 2:
+                yield waiting.pop(0).result()
+        yield from (future.result() for future in waiting)
 
 
 @contextmanager
