@@ -18,7 +18,8 @@ from ottt_loihi.training.continual import permuted
 from ottt_loihi.training.evaluation import TEST_ENCODING_SEED, evaluate
 from ottt_loihi.training.optimizers import Steps
 from ottt_loihi.training.run_folder import RunFolder
-from ottt_loihi.training.trainer import Trainer, in_turn, train_encoding_seed
+from ottt_loihi.training.samples import in_turn
+from ottt_loihi.training.trainer import Trainer, train_encoding_seed
 
 DIGITS = load_digits()
 X, Y = DIGITS.x_train[:200], DIGITS.y_train[:200]

@@ -216,20 +216,17 @@ def assemble(
     return net.eval()  # a trained network drops no neurons
 
 
-def _described(path: Path, architecture: Any, tensors: int) -> Network | None:
+def _described(path: Path, architecture: Mapping[str, Any], tensors: int) -> Network | None:
     """Return the network of a description of any version, on the meta device; None if it names a user's classes."""
     try:
-        if isinstance(architecture, dict) and "name" in architecture:  # version 1
-            with torch.device("meta"):
-                return build(architecture["name"], architecture.get("arguments"))
-        if foreign(architecture):
-            return None
-        if count_parts(architecture) > tensors:
-            raise FileError(f"{path}: damaged, it describes more connections than it has weights")
         with torch.device("meta"):
+            if "name" in architecture:  # version 1
+                return build(architecture["name"], architecture.get("arguments"))
+            if foreign(architecture):
+                return None
+            if count_parts(architecture) > tensors:
+                raise FileError(f"{path}: damaged, it describes more connections than it has weights")
             return construct(architecture)
-    except FileError:
-        raise
     except (UsageError, RuntimeError, RecursionError) as error:
         raise FileError(f"{path}: {first_line(error)}") from None
 

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import copy
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from itertools import chain
 from typing import Any, ClassVar, NamedTuple
@@ -357,6 +358,20 @@ class _Reader(Dataset):
             return self.dataset[int(index)]
         except OtttError as error:  # a worker would hand it on with its traceback
             return error
+
+
+def in_turn(jobs: Iterable[Callable[[], Any]], ahead: bool) -> Iterator[Any]:
+    """Give the jobs' results in order; with ``ahead`` a thread does the next job while a result is in use."""
+    if not ahead:
+        yield from (job() for job in jobs)
+        return
+    with ThreadPoolExecutor(1, "ottt-inputs") as pool:
+        waiting: list[Future[Any]] = []
+        for job in jobs:
+            waiting.append(pool.submit(job))
+            if len(waiting) == 2:
+                yield waiting.pop(0).result()
+        yield from (future.result() for future in waiting)
 
 
 def torch_seed(*numbers: int) -> int:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from functools import partial
@@ -37,7 +36,7 @@ from ottt_loihi.training.engine import ENGINES, Engine, choose
 from ottt_loihi.training.evaluation import TEST_ENCODING_SEED, evaluate_samples
 from ottt_loihi.training.optimizers import OptimizerLike, ScheduleLike, Steps, left_out
 from ottt_loihi.training.run_folder import RunFolder
-from ottt_loihi.training.samples import Batch, Samples, torch_seed
+from ottt_loihi.training.samples import Batch, Samples, in_turn, torch_seed
 from ottt_loihi.training.sources import balanced, describe, keep_description, open_parts
 
 EXTRAS = {"validation_share": None, "sampling": "shuffled"}  # recorded if different: earlier runs can be resumed
@@ -411,20 +410,6 @@ class Trainer:
 def train_encoding_seed(seed: int, epoch: int) -> int:
     """Return the seed of the spikes of one training epoch; it differs from the test's and from other epochs'."""
     return 1 + seed * 1_000_000 + epoch
-
-
-def in_turn(jobs: Iterable[Callable[[], Any]], ahead: bool) -> Iterator[Any]:
-    """Give the jobs' results in order; with ``ahead`` a thread does the next job while a result is in use."""
-    if not ahead:
-        yield from (job() for job in jobs)
-        return
-    with ThreadPoolExecutor(1, "ottt-inputs") as pool:
-        waiting: list[Future[Any]] = []
-        for job in jobs:
-            waiting.append(pool.submit(job))
-            if len(waiting) == 2:
-                yield waiting.pop(0).result()
-        yield from (future.result() for future in waiting)
 
 
 @contextmanager
