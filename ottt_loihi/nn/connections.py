@@ -210,10 +210,9 @@ class Linear(Connection):
         self.out_features, self.in_features = self.weight.shape
 
     def output_shape(self, input_shape: tuple[int, ...]) -> tuple[int, ...]:
-        if math.prod(pooled_shape(input_shape, self.pool)) != self.in_features:
-            raise UsageError(
-                f"Linear: expected {self.in_features} inputs, got shape {pooled_shape(input_shape, self.pool)}"
-            )
+        shape = pooled_shape(input_shape, self.pool)
+        if math.prod(shape) != self.in_features:
+            raise UsageError(f"Linear: expected {self.in_features} inputs, got shape {shape}")
         return (self.out_features,)
 
     def before(self, x: Tensor) -> Tensor:
@@ -256,15 +255,16 @@ class Conv2d(Connection):
     ) -> None:
         counts = {"in_channels": in_channels, "out_channels": out_channels, "groups": groups, "upsample": upsample}
         counts = {name: checks.integer(value, f"Conv2d.{name}") for name, value in counts.items()}
-        kernel = checks.both(checks.pair(kernel_size, "Conv2d.kernel_size"))
+        kernel_size = checks.pair(kernel_size, "Conv2d.kernel_size")
         if in_channels % groups or out_channels % groups:
             raise UsageError(
                 f"Conv2d.groups: expected a divisor of {in_channels} and {out_channels} channels, got {groups}"
             )
-        super().__init__((out_channels, in_channels // groups, *kernel), bias, generator, **settings)
+        shape = (out_channels, in_channels // groups, *checks.both(kernel_size))
+        super().__init__(shape, bias, generator, **settings)
         for name, value in counts.items():
             setattr(self, name, value)
-        self.kernel_size, self.padding = checks.pair(kernel, "kernel"), checks.pair(padding, "Conv2d.padding", 0)
+        self.kernel_size, self.padding = kernel_size, checks.pair(padding, "Conv2d.padding", 0)
         self.stride, self.dilation = checks.pair(stride, "Conv2d.stride"), checks.pair(dilation, "Conv2d.dilation")
         self.pool_after = None if pool_after is None else _window(pool_after)
 
@@ -299,8 +299,7 @@ def _window(value: Any) -> tuple[int, int, int]:
     if not isinstance(value, (tuple, list)) or len(value) != 3:
         raise UsageError(f"Conv2d.pool_after: expected (kernel, stride, padding), got {value!r:.80}")
     names = (("kernel", 1), ("stride", 1), ("padding", 0))
-    kernel, stride, padding = (checks.integer(v, f"Conv2d.pool_after, {n}", low) for v, (n, low) in zip(value, names))
-    return kernel, stride, padding
+    return tuple(checks.integer(v, f"Conv2d.pool_after, {n}", low) for v, (n, low) in zip(value, names))
 
 
 class Elementwise(Connection):

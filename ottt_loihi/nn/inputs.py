@@ -95,10 +95,7 @@ def check_input(x: Any, input_shape: tuple[int, ...], like: Tensor) -> Input:
 def check_labels(labels: Any, samples: int, num_classes: int, device: torch.device | str = "cpu") -> Tensor:
     """Return ``labels`` as int64 ``(samples,)`` on ``device``.
 
-    Raises
-    ------
-    UsageError
-        for another shape, numbers that are no integers, or classes outside 0 … num_classes − 1
+    UsageError for another shape, numbers that are no integers, or classes outside 0 … num_classes − 1.
     """
     labels = _as_tensor(labels, "labels")
     if tuple(labels.shape) != (samples,) or labels.is_floating_point() or labels.dtype == torch.bool:

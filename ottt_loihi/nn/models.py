@@ -1,4 +1,8 @@
-"""The networks of the paper and smaller ones, each a function of JSON values, and :func:`build`, which names them."""
+"""The networks of the paper and smaller ones, each a function of JSON values, and :func:`build`, which names them.
+
+Each of them raises :class:`~ottt_loihi.errors.UsageError` for any value out of range or layers that do not fit the
+input, and :func:`slayer` where lava-dl is not installed.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +21,7 @@ from ottt_loihi.nn.cuba import lif_or_cuba
 from ottt_loihi.nn.features import parse
 from ottt_loihi.nn.network import Network, fitting
 from ottt_loihi.nn.neurons import LIF, DSRNeuron, Neuron, Stream
-from ottt_loihi.nn.slayer import slayer
+from ottt_loihi.nn.slayer import SlayerNeuron, SlayerSynapse, SpikeCount
 from ottt_loihi.nn.surrogates import Surrogate, describe, make_surrogate
 
 VGG_FEATURES = "64C3-128C3-AP2-256C3-256C3-AP2-512C3-512C3-AP2-512C3-512C3-GAP"
@@ -84,11 +88,6 @@ def mlp(
         constant for the gradient (:class:`~ottt_loihi.nn.cuba.CubaLIF`)
     seed
         seed of the initial weights; torch's global generator is neither used nor changed
-
-    Raises
-    ------
-    UsageError
-        for any value out of range
     """
     sizes = checks.sizes(sizes, "sizes", 2)
     input_shape = (sizes[0],) if input_shape is None else checks.sizes(input_shape, "input_shape", 1)
@@ -101,7 +100,10 @@ def mlp(
     if recurrent != "elementwise" and not isinstance(recurrent, bool):
         raise UsageError(f"recurrent: expected true, false or 'elementwise', got {recurrent!r}")
     checks.one_of(binary, "binary", BINARY, none=True)
-    neuron = _constants(beta, v_threshold, reset, surrogate, convention) | {"v_init": v_init}
+    surrogate = make_surrogate(surrogate)
+    neuron = dict(
+        beta=beta, v_threshold=v_threshold, reset=reset, surrogate=surrogate, convention=convention, v_init=v_init
+    )
     generator = _generator(seed)
     blocks = []
     settings = {"standardized": True, "input_scale": SPIKE_SCALE} if standardized else {}
@@ -160,18 +162,12 @@ def conv(
     feedback_delay
         number of steps that the feedback takes, 1 … 62; the paper has 1. ``"chip"``: one step for each layer of the
         loop, as connections on Loihi need
-    bias
-        whether all layers have a bias, also the readout
-    beta, v_threshold, reset, surrogate, dropout, binary, alpha, learn, seed
+    bias, beta, v_threshold, reset, surrogate, dropout, binary, alpha, learn, seed
         as in :func:`mlp`
-
-    Raises
-    ------
-    UsageError
-        for any value out of range, or layers that do not fit the image
     """
     input_shape, num_classes = checks.sizes(input_shape, "input_shape", 3), checks.integer(num_classes, "num_classes")
-    neuron = _constants(beta, v_threshold, reset, surrogate, convention)
+    surrogate = make_surrogate(surrogate)
+    neuron = dict(beta=beta, v_threshold=v_threshold, reset=reset, surrogate=surrogate, convention=convention)
     checks.flag(feedback, "feedback")
     checks.flag(standardized, "standardized")
     checks.one_of(binary, "binary", BINARY, none=True)
@@ -234,16 +230,12 @@ def nf_resnet34(
     β² = 1 + α²·(residual blocks since the stage began) keeps the current's variance at one (Brock 2021). ``stages``:
     (channels, residual blocks) of each stage, for smaller networks of the kind. The readout reads the spikes of
     LIF(h/β); with ``convention="authors"`` it reads the mean of the stream h itself, without a trace, as in the
-    released code.
-
-    Raises
-    ------
-    UsageError
-        for any value out of range
+    released code. Neurons and seed: :func:`mlp`.
     """
     stages, input_shape = _stages(stages), checks.sizes(input_shape, "input_shape", 3)
     generator = _generator(seed)
-    neuron = _constants(beta, v_threshold, reset, surrogate, convention)
+    surrogate = make_surrogate(surrogate)
+    neuron = dict(beta=beta, v_threshold=v_threshold, reset=reset, surrogate=surrogate, convention=convention)
     blocks = _residual_blocks(input_shape[0], stages, neuron, generator)
     scale = SPIKE_SCALE if convention == "paper" else 1.0
     readout = Readout(
@@ -329,17 +321,6 @@ def _paper(num_classes: int, input_shape: Sequence[int], settings: Mapping[str, 
     return {"num_classes": num_classes, "input_shape": input_shape, "standardized": True, **settings}
 
 
-def _constants(beta: Any, v_threshold: Any, reset: Any, surrogate: Any, convention: Any) -> dict[str, Any]:
-    """The arguments that all LIF neurons of a network share."""
-    return {
-        "beta": beta,
-        "v_threshold": v_threshold,
-        "reset": reset,
-        "surrogate": make_surrogate(surrogate),
-        "convention": convention,
-    }
-
-
 def dsr(
     hidden: Sequence[int] = (128,),
     *,
@@ -354,15 +335,10 @@ def dsr(
     time_steps: int = 20,
     seed: int = 0,
 ) -> Network:
-    """Return a network of fully connected layers of :class:`~ottt_loihi.rules.dsr.DSRNeuron`, for the rule ``dsr``.
+    """Return a network of fully connected layers of :class:`~ottt_loihi.nn.neurons.DSRNeuron`, for the rule ``dsr``.
 
     The defaults are those of the released code for ``kind="if"``. For ``"lif"`` the code has ``v_threshold=0.3,
     alpha=0.3``. On the chip, two helping neurons send the ``bias`` of IF neurons.
-
-    Raises
-    ------
-    UsageError
-        for any value out of range
     """
     hidden, input_shape = checks.sizes(hidden, "hidden", 1), checks.sizes(input_shape, "input_shape", 1)
     sizes, generator = [math.prod(input_shape), *hidden], _generator(seed)
@@ -372,15 +348,51 @@ def dsr(
     return Network(blocks, readout, input_shape=input_shape, time_steps=time_steps)
 
 
-ARCHITECTURES: dict[str, Callable[..., Network]] = {
-    "mlp": mlp,
-    "conv": conv,
-    "vgg": vgg,
-    "vgg_f": vgg_f,
-    "nf_resnet34": nf_resnet34,
-    "dsr": dsr,
-    "slayer": slayer,
-}
+def slayer(
+    num_classes: int = 10,
+    *,
+    input_shape: Sequence[int] = (8, 8),
+    features: str = "128F",
+    threshold: float = 1.0,
+    current_decay: float = 1.0,
+    voltage_decay: float = 0.5,
+    weight_scale: float = 3.0,
+    time_steps: int = 6,
+    seed: int = 0,
+) -> Network:
+    """Return a network of SLAYER's dense and convolutional CUBA blocks that counts the last block's spikes.
+
+    Parameters
+    ----------
+    features
+        as in :func:`conv`, without poolings, which netx cannot load
+    threshold, current_decay, voltage_decay
+        of all neurons (:class:`~ottt_loihi.nn.slayer.SlayerNeuron`)
+    weight_scale
+        factor of SLAYER's initial weights, > 0
+    """
+    shape = checks.sizes(input_shape, "input_shape", 1)
+    neuron = {"threshold": threshold, "current_decay": current_decay, "voltage_decay": voltage_decay}
+    weight_scale = checks.number(weight_scale, "weight_scale", 0, 1e6, above=True)
+    classes = {"kind": "F", "n": checks.integer(num_classes, "num_classes")}
+    blocks, now = [], shape
+    with torch.random.fork_rng([]):
+        torch.manual_seed(checks.integer(seed, "seed", 0))
+        for layer in [*(parse(features) if features else []), classes]:
+            if layer["kind"] == "F":
+                synapse = SlayerSynapse("Dense", math.prod(now), layer["n"])
+            elif layer["kind"] == "C":
+                synapse = SlayerSynapse("Conv", now[0], layer["n"], **layer["sizes"])
+            else:
+                raise UsageError("features: netx cannot load a pooling of SLAYER's; use a convolution with a stride")
+            synapse.own.weight.data *= weight_scale
+            blocks.append(Block(synapse, SlayerNeuron(**neuron)))
+            now = synapse.output_shape(now)
+    return Network(blocks, SpikeCount(num_classes), input_shape=shape, time_steps=time_steps)
+
+
+KINDS: tuple[Callable[..., Network], ...] = (mlp, conv, vgg, vgg_f, nf_resnet34, dsr, slayer)
+ARCHITECTURES = {kind.__name__: kind for kind in KINDS}
 
 
 def with_current_names(arguments: Mapping[str, Any]) -> dict[str, Any]:
@@ -396,10 +408,7 @@ def with_current_names(arguments: Mapping[str, Any]) -> dict[str, Any]:
 def build(name: str, arguments: Mapping[str, Any]) -> Network:
     """Return the network that a function of :data:`ARCHITECTURES` makes of these arguments.
 
-    Raises
-    ------
-    UsageError
-        for an unknown name or unknown, missing or unfit arguments
+    UsageError for an unknown name, or unknown, missing or unfit arguments.
     """
     if not isinstance(name, str) or name not in ARCHITECTURES:
         raise UsageError(f"architecture: expected one of {', '.join(ARCHITECTURES)}, got {name!r}")

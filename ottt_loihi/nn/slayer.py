@@ -27,7 +27,7 @@ from __future__ import annotations
 import contextlib
 import io
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -35,11 +35,8 @@ from torch import Tensor, nn
 
 from ottt_loihi import checks
 from ottt_loihi.errors import UsageError
-from ottt_loihi.nn.blocks import Block
 from ottt_loihi.nn.connections import convolved
 from ottt_loihi.nn.cuba import CurrentBased, Memory
-from ottt_loihi.nn.features import parse
-from ottt_loihi.nn.network import Network
 from ottt_loihi.nn.neurons import LongStep
 from ottt_loihi.nn.part import Shaped
 from ottt_loihi.nn.paths import BPTT, GradientPaths
@@ -286,54 +283,6 @@ class SlayerReadout(SlayerSynapse):
     """An ``Affine`` block: its current is read."""
 
     out_features = property(lambda self: self.outputs)
-
-
-def slayer(
-    num_classes: int = 10,
-    *,
-    input_shape: Sequence[int] = (8, 8),
-    features: str = "128F",
-    threshold: float = 1.0,
-    current_decay: float = 1.0,
-    voltage_decay: float = 0.5,
-    weight_scale: float = 3.0,
-    time_steps: int = 6,
-    seed: int = 0,
-) -> Network:
-    """Convolutional and fully connected blocks of SLAYER's CUBA neurons; the last ones' spikes are counted.
-
-    Parameters
-    ----------
-    features
-        as in :func:`~ottt_loihi.nn.models.conv`, without poolings, which netx cannot load
-    threshold, current_decay, voltage_decay
-        of all neurons (:class:`SlayerNeuron`)
-    weight_scale
-        factor of SLAYER's initial weights, > 0
-
-    Raises
-    ------
-    UsageError
-        for any value out of range, or where lava-dl is not installed
-    """
-    shape = checks.sizes(input_shape, "input_shape", 1)
-    neuron = {"threshold": threshold, "current_decay": current_decay, "voltage_decay": voltage_decay}
-    weight_scale = checks.number(weight_scale, "weight_scale", 0, 1e6, above=True)
-    classes = {"kind": "F", "n": checks.integer(num_classes, "num_classes")}
-    blocks, now = [], shape
-    with torch.random.fork_rng([]):
-        torch.manual_seed(checks.integer(seed, "seed", 0))
-        for layer in [*(parse(features) if features else []), classes]:
-            if layer["kind"] == "F":
-                synapse = SlayerSynapse("Dense", math.prod(now), layer["n"])
-            elif layer["kind"] == "C":
-                synapse = SlayerSynapse("Conv", now[0], layer["n"], **layer["sizes"])
-            else:
-                raise UsageError("features: netx cannot load a pooling of SLAYER's; use a convolution with a stride")
-            synapse.own.weight.data *= weight_scale
-            blocks.append(Block(synapse, SlayerNeuron(**neuron)))
-            now = synapse.output_shape(now)
-    return Network(blocks, SpikeCount(num_classes), input_shape=shape, time_steps=time_steps)
 
 
 def lava_dl() -> Any:

@@ -89,10 +89,7 @@ SURROGATES: dict[str, type] = {kind.name: kind for kind in (Rectangle, Sigmoid, 
 def make_surrogate(what: str | Mapping[str, Any] | Surrogate) -> Surrogate:
     """Return a surrogate from its name, its description (:func:`describe`) or itself, which may be any callable.
 
-    Raises
-    ------
-    UsageError
-        for an unknown name or parameter
+    UsageError for an unknown name or parameter.
     """
     if callable(what):
         return what() if isinstance(what, type) else what
