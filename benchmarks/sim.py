@@ -190,9 +190,9 @@ def _idle(samples: int, steps: int, size: int) -> kernels.Neurons:
     u, v = np.zeros((samples, size), np.int32), np.zeros((samples, size), np.int32)
     messages, bias, vth = np.zeros((samples, steps, size), np.uint8), np.zeros(size, np.int32), np.full(size, 640)
     loop, nothing = np.zeros(0, np.int32), np.zeros((0, 0, 0), np.int32)
-    scores, counts = np.zeros((samples, size), np.int64), np.zeros(3, np.int64)
-    states = u, v, messages, 0, 0.0, 0.5, True, bias, vth.astype(np.int32), loop
-    return kernels.Neurons(*states, nothing, nothing, scores, 0, counts)
+    scores, counts = np.zeros((samples, size), np.int64), np.zeros(5, np.int64)
+    constants = kernels.Constants(0.0, 0.5, True, bias, vth.astype(np.int32), loop)
+    return kernels.Neurons(constants, u, v, messages, 0, nothing, nothing, scores, 0, counts)
 
 
 def _neuron_seconds() -> float:
