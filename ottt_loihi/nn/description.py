@@ -58,10 +58,7 @@ Description = dict[str, Any]
 def describe(net: nn.Module) -> Description:
     """Return a network as JSON values without its weights. ``construct(describe(net))`` has the same shapes.
 
-    Raises
-    ------
-    UsageError
-        for a setting of a user's own class that is no JSON value
+    UsageError for a setting of a user's own class that is no JSON value.
     """
     if not isinstance(net, Network):
         neurons = {name: _described(part) for name, part in net.named_modules() if isinstance(part, Neuron)}
@@ -83,10 +80,7 @@ def describe(net: nn.Module) -> Description:
 def construct(description: Any) -> Network:
     """Return the network of a description of :func:`describe`, with new weights.
 
-    Raises
-    ------
-    UsageError
-        for anything else than a description, or one that names a class of a user's own (:func:`foreign`)
+    UsageError for anything else than a description, or one that names a class of a user's own (:func:`foreign`).
     """
     description = {"scores": "sum", **completed(description)} if isinstance(description, Mapping) else description
     names = ("input_shape", "time_steps", "convention", "scores")

@@ -265,8 +265,8 @@ def _residual_blocks(
     """
 
     def convolution(n: int, m: int, kernel: int = 3, **settings: Any) -> Conv2d:
-        scale = {"input_scale": SPIKE_SCALE} if "input_scale" not in settings else {}
-        return Conv2d(n, m, kernel, True, generator, standardized=True, padding=kernel // 2, **scale, **settings)
+        settings = {"standardized": True, "padding": kernel // 2, "input_scale": SPIKE_SCALE} | settings
+        return Conv2d(n, m, kernel, True, generator, **settings)
 
     channels = stages[0][0]
     stem = convolution(channels_in, channels, 7, stride=2, input_scale=1.0, pool_after=(3, 2, 1))

@@ -47,10 +47,8 @@ class Stepwise:
     it, and its trace decays with their ``beta``; without neurons after it, it is a readout. Each of these layers and
     each layer of neurons runs once per time step.
 
-    Raises
-    ------
-    UsageError
-        for a module without neurons, or with layers that are not affine in their input (normalisation, recurrent cells)
+    UsageError for a module without neurons, or with layers that are not affine in their input (normalisation,
+    recurrent cells).
     """
 
     def __init__(self, module: nn.Module) -> None:

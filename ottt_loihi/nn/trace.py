@@ -42,13 +42,10 @@ def with_trace(connection: nn.Module, x: Tensor, *traces: Trace, current: Collec
     """
     if not torch.is_grad_enabled():
         return connection(x)
-    parameters = dict(connection.named_parameters())
-    of_spikes = {name: p if name in current else p.detach() for name, p in parameters.items()}
-    of_trace = {name: p.detach() if name in current else p for name, p in parameters.items()}
-    now = functional_call(connection, of_spikes, (x,))
+    now = fixed_parameters(connection, x, current)
+    traced = {name for name, _ in connection.named_parameters()}.difference(current)
     for trace in traces:
-        received = trace.length * functional_call(connection, of_trace, (trace.value / trace.length,))
-        learns = gradient_only(received)
+        learns = gradient_only(trace.length * fixed_parameters(connection, trace.value / trace.length, traced))
         now = now + (learns if trace.mask is None else learns * trace.mask)
     return now
 
@@ -81,12 +78,8 @@ def with_own_traces(connection: nn.Module, x: Tensor, trace: SynapseTrace, trace
     """Return ``connection(x)``, from whose gradient every weight learns as if its own trace had been its input.
 
     The gradient towards x is that of ``connection(x)``. traced, bias_traced: whether weights and biases learn from
-    traces, or from x and 1.
-
-    Raises
-    ------
-    UsageError
-        for another connection than a dense one, which would need a trace for every position of its weights
+    traces, or from x and 1. UsageError for another connection than a dense one, which would need a trace for every
+    position of its weights.
     """
     if not dense(connection):
         raise UsageError(
