@@ -52,6 +52,13 @@ def test_the_wrong_file_for_a_command(untrained, tmp_path):
     assert_one_line(run_here("ottt-run", untrained), 3, "expected a model.h5; ottt-export makes one of it")
     assert_one_line(run_here("ottt-learn", untrained), 3, "expected a model.h5; ottt-export makes one of it")
     assert_one_line(run_here("ottt-export", tmp_path / "none.pt"), 3, "no such file; ottt-train -o FOLDER makes one")
+    for name, maker in (
+        ("none.nir", "the exporter of the program that"),
+        ("none.net", "export_hdf5"),
+        ("none.h5", "ottt-e"),
+    ):
+        assert_one_line(run_here("ottt-export", tmp_path / name), 3, f"no such file; {maker}")
+    assert_one_line(run_here("ottt-export", tmp_path / "mynet.py"), 3, "give mynet.py:build, the function")
     (tmp_path / "model.h5").write_bytes(b"")
     assert_one_line(run_here("ottt-eval", tmp_path / "model.h5"), 3, "ottt-run classifies with the integer network")
     assert_one_line(run_here("ottt-run", tmp_path), 3, f"a folder; give {tmp_path / 'model.h5'}")

@@ -217,6 +217,17 @@ def test_a_module_needs_a_shape_and_steps(project):
     )
 
 
+@pytest.mark.parametrize("content", ["state", "dictionary", "module"])
+def test_a_file_of_another_framework_alone_is_told_how_it_is_read(project, content):
+    folder, net = project
+    state = net.state_dict()
+    torch.save(
+        {"state": state, "dictionary": dict(state), "module": torch.nn.Linear(2, 3)}[content], folder / "net.pth"
+    )
+    done = run_here("ottt-export", folder / "net.pth")
+    assert_one_line(done, 3, "for another framework's weights: ottt-export mynet.py:build --weights net.pth")
+
+
 def test_a_layer_that_cannot_fire_is_named_before_anything_is_written(project):
     folder, net = project
     state = net.state_dict()

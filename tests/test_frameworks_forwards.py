@@ -394,3 +394,91 @@ def test_layers_of_sinabs_that_know_the_number_of_samples():
     for layer in (net[1], net[5]):
         filled(layer)
     equal(net, (12,))
+
+
+class Batches(Loop):
+    """A loop over the steps of samples that come first; ``take`` returns the steps of an input."""
+
+    def __init__(self, take=lambda x: x.unbind(1), give=lambda out: out, size=20):
+        super().__init__(size)
+        self.take, self.give = take, give
+        self.a.weight.data *= 2
+
+    def forward(self, x):
+        v, w, sent = None, None, []
+        for frame in self.take(x):
+            spikes, v = self.n(self.a(frame), v)
+            spikes, w = self.m(self.b(spikes), w)
+            sent.append(spikes)
+        return self.give(torch.stack(sent))
+
+
+@pytest.mark.parametrize("give", [lambda out: out, lambda out: out.transpose(0, 1)], ids=["time first", "samples"])
+@pytest.mark.parametrize("samples", [5, 8])
+def test_samples_come_first_and_steps_are_returned_along_any_axis(give, samples):
+    """The scores were read as (samples, steps), because the input was so: right modules were refused."""
+    equal(Batches(give=give), (20,), 8, samples=samples, rate=0.6)
+    assert ol.from_module(Batches(give=give), (20,), 8).num_classes == 4
+
+
+@pytest.mark.parametrize("take", [lambda x: x.unbind(-1), lambda x: [x[..., t] for t in range(x.shape[-1])]])
+def test_time_as_the_last_axis_is_named_with_what_to_do(take):
+    class Moved(nn.Module):
+        def __init__(self, net):
+            super().__init__()
+            self.net = net
+
+        def forward(self, x):
+            return self.net(x.movedim(1, -1))
+
+    with pytest.raises(
+        UsageError, match=r"takes time as the last axis, \(samples, 20, T\).*self\.net\(x\.movedim\(1, -1"
+    ):
+        ol.from_module(Batches(take), (20,), 8)
+    equal(Moved(Batches(take)), (20,))
+
+
+class Part(nn.Module):
+    """One step; ``take`` returns a part of its input."""
+
+    def __init__(self, take):
+        super().__init__()
+        self.take, self.a, self.n = take, nn.Linear(20, 10), Leaky(0.8)
+        filled(self)
+
+    def forward(self, x):
+        return self.n(self.a(self.take(x).flatten(1)))[0]
+
+
+@pytest.mark.skipif(not SEES_INDICES, reason="this torch does not show x[:, 0]")
+@pytest.mark.parametrize(
+    "take",
+    [
+        lambda x: x[:, 0],
+        lambda x: x[:, 1],
+        lambda x: x.select(1, 1),
+        lambda x: x.unbind(1)[1],
+        lambda x: x.chunk(2, 1)[1],
+        lambda x: x.split(1, 1)[0],
+        lambda x: x.narrow(1, 1, 1),
+    ],
+)
+def test_a_channel_of_a_step_is_read(take):
+    """``x[:, 0]`` was taken for the first step of a sequence."""
+    equal(Part(take), (2, 4, 5))
+
+
+def test_a_part_of_a_step_and_the_step_in_one_index_are_refused_with_the_nearest():
+    def both(x):
+        return [x[:, t, 0] for t in range(x.shape[1])]
+
+    with pytest.raises(ChipError, match=r"the nearest is x\[:, t\] first, and then a part of it"):
+        ol.from_module(Batches(both), (2, 20), 8)
+
+
+def test_a_layer_at_two_places_is_two_copies_and_a_note_says_so():
+    layer = nn.Linear(12, 12)
+    net = filled(nn.Sequential(layer, S.IFNode(v_reset=None), layer, S.IFNode(v_reset=None)))
+    notes = convert.read(net, (12,), 8).notes
+    assert notes == ["0.weight, 0.bias: shared by 1 and 3; here each has a copy, and the copies learn separately"]
+    assert not convert.read(Loop(), (20,), 8).notes

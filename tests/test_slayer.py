@@ -490,6 +490,20 @@ def test_a_module_of_blocks_is_read_as_others_are(make, shape, delay_shift):
         assert np.array_equal(sim.run(chip, x).scores, scores.numpy())
 
 
+def test_decays_that_are_not_drawn_yet_are_refused_by_name():
+    """Every copy of the module draws others, so some spikes differed: SLAYER draws them when a block first runs."""
+    net = Blocks(
+        torch.nn.ModuleList(cuba.Dense({**NEURON, **EACH}, n, m, weight_scale=3) for n, m in ((12, 7), (7, 4)))
+    )
+    with pytest.raises(UsageError, match=r"blocks\.0, blocks\.1: with shared_param=False, .* run the module once"):
+        ol.from_module(net, (12,), 12)
+    with torch.no_grad():
+        net(spikes((1, 12, 3)))
+    compared = check.compare(net, (12,), 12, samples=6)
+    compared.raise_if_different()
+    assert compared.predictions == 6
+
+
 def test_blocks_need_a_number_of_steps_and_are_counted():
     with pytest.raises(UsageError, match="do not say how many time steps"):
         ol.from_module(Blocks(dense()), (12,))

@@ -229,11 +229,23 @@ def _scores(output: list[Any], ours: Tensor, imported: Imported, steps: int) -> 
     elif len(parts) == 1 and parts[0].numel() == n * classes:
         whole = parts[0].reshape(1, n, classes)
     elif len(parts) == 1 and parts[0].numel() == steps * n * classes:
-        whole = _by_step(parts, "time first" if imported.form == "constant" else imported.form, n, steps)
-        whole = whole.reshape(steps, n, classes)
+        (part,) = parts  # a forward returns its steps along any axis, whatever its input has
+        axes = [
+            (t, b)
+            for t, b in ((0, 1), (1, 0), (-1, 0))
+            if part.ndim > 1 and (part.shape[t], part.shape[b]) == (steps, n)
+        ]
+        form = "time first" if imported.form == "constant" else imported.form
+        wholes = [part.movedim(each, (0, 1)) for each in axes] or [_by_step(parts, form, n, steps)]
+        found = [_gathered(each.reshape(steps, n, classes), imported.readout) for each in wholes]
+        return min(found, key=lambda scores: bool(_other_scores(scores, ours)))  # as many samples as steps: any
     else:
         return None
-    return {"last": whole[-1], "max": whole.amax(0)}.get(imported.readout, whole.sum(0)).double()
+    return _gathered(whole, imported.readout)
+
+
+def _gathered(whole: Tensor, readout: str) -> Tensor:
+    return {"last": whole[-1], "max": whole.amax(0)}.get(readout, whole.sum(0)).double()
 
 
 def _other_scores(theirs: Tensor, ours: Tensor) -> str:

@@ -13,7 +13,7 @@ from ottt_loihi.converters.frameworks.groups import counted
 from ottt_loihi.converters.frameworks.kernel import FACTORS, is_negative
 from ottt_loihi.converters.frameworks.linear import Term, filled
 from ottt_loihi.converters.frameworks.neurons import Neurons, Unmapped
-from ottt_loihi.converters.frameworks.nodes import Node, added, alike, sources
+from ottt_loihi.converters.frameworks.nodes import Node, added, alike, shared, sources
 from ottt_loihi.converters.frameworks.parts import equals, tensor
 from ottt_loihi.converters.frameworks.reading import Reading
 from ottt_loihi.converters.frameworks.trace import trace
@@ -153,6 +153,7 @@ def read(
     reading = Reading(seen, shape, weights_dtype(twin), approximate, spikes_per_step)
     output = _Output(reading, readout)
     network = output.network(checks.integer(num_steps, "num_steps"))
+    reading.notes += shared({**seen.arriving, "output": seen.output}, dict(twin.named_parameters()))
     if spikes_per_step is not None and not reading.limited:
         raise UsageError(UNNEEDED)
     frameworks = sorted({framework.name for _, framework in seen.neurons.values()})

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -77,6 +77,29 @@ def runs_twice(
     if several and form == "step" and most > steps:
         return f"{', '.join(several[0])}: the same neurons at several places, {nearest}"
     return ""
+
+
+def takes_time_last(net: nn.Module, shape: Sequence[int], steps: int) -> bool:
+    """Return whether a module runs on sequences whose last axis is time, its neurons once a step.
+
+    net: a copy, which is not used again
+    """
+    neurons = neurons_of(net)
+    counts = dict.fromkeys(neurons, 0)
+    for path, (module, framework) in neurons.items():
+
+        def count(*_: Any, path: str = path) -> None:
+            counts[path] += 1
+
+        framework.reset(module)
+        module.register_forward_hook(count)
+    x = torch.zeros(2, *shape, steps, dtype=next((p.dtype for p in net.parameters()), None))
+    try:
+        with torch.no_grad():
+            net(x)
+    except (Exception, SystemExit):  # user code raises anything
+        return False
+    return set(counts.values()) == {steps}
 
 
 def call(net: nn.Module, form: str, x: Tensor, seen: Callable[[Tensor], None] = lambda frame: None) -> Iterator[Any]:

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from ottt_loihi.converters.frameworks.kernel import FACTORS, Kernel, NoPattern, arguments, both
 from ottt_loihi.converters.frameworks.neurons import Unmapped
-from ottt_loihi.converters.frameworks.nodes import MOVES, SUMS, VIEWS, Node, mapped
+from ottt_loihi.converters.frameworks.nodes import MOVES, SPLITS, SUMS, VIEWS, Node, mapped
 from torch import Tensor
 
 from ottt_loihi.errors import first_line
@@ -27,7 +27,7 @@ LINEAR = {  # affine in their one watched argument; what is not named here is re
     *("linear", "conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d"),
     *("batch_norm", "pad", "interpolate", "avg_pool3d", "adaptive_avg_pool3d", "mean within", "sum within"),
     *("avg_pool1d", "avg_pool2d", "adaptive_avg_pool1d", "adaptive_avg_pool2d", "lp_pool2d", "matmul", "__matmul__"),
-    *("upsample", "pixel_shuffle"),
+    *("upsample", "pixel_shuffle", "select", "narrow", *SPLITS),
     *ADDITIONS,
     *FACTORS,
     *VIEWS,
@@ -223,7 +223,9 @@ def _matrix(term: Term, gain: Tensor, dtype: torch.dtype, where: str) -> Connect
             shift = term.run(torch.zeros(1, *shape, dtype=torch.float64)).reshape(-1)
             columns = term.run(torch.eye(inputs, dtype=torch.float64).view(inputs, *shape)).reshape(inputs, -1)
         except (RuntimeError, IndexError) as error:  # it acts on the axis of steps or samples
-            raise Unmapped(f"{kinds} does not run on one step of one sample ({first_line(error)}; {where})") from None
+            cure = "; the nearest is x[:, t] first, and then a part of it" if "__getitem__" in kinds else ""
+            said = f"{kinds} does not run on one step of one sample ({first_line(error)}; {where}){cure}"
+            raise Unmapped(said) from None
         if columns.numel() != inputs * outputs:  # factors for each step
             raise Unmapped(f"{kinds} does not do the same at every step; the nearest is the same numbers at all steps")
         each = torch.broadcast_to(gain, term.shape).reshape(-1)

@@ -14,6 +14,7 @@ VIEWS = {  # functions that give the same numbers another shape
     *("flatten", "unflatten", "view", "reshape", "squeeze", "unsqueeze", "contiguous", "clone", "detach", "data"),
     *("to", "type", "float", "double", "half", *MOVES),
 }
+SPLITS = {"unbind", "split", "chunk"}  # functions with several results
 SUMS = ("add", "__add__", "__radd__", "__iadd__", "add_")
 
 
@@ -46,6 +47,11 @@ class Node:
     call: tuple[Any, tuple[Any, ...], Mapping[str, Any]] | None = None
 
 
+def one_of_several(func: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a function that returns the result number ``place`` of one of ``SPLITS``."""
+    return lambda *args, place, **kwargs: func(*args, **kwargs)[place]
+
+
 def sources(node: Node) -> list[Node]:
     """Return the layers, or the input, that a node is made of."""
     found, waiting, known = [], [node], set()
@@ -58,6 +64,38 @@ def sources(node: Node) -> list[Node]:
         if not node.inputs:
             found.append(node)
     return found
+
+
+def constants(end: Node | None) -> list[torch.Tensor]:
+    """Return the tensors, weights above all, that stand between a node and the layers it is made of."""
+    found: list[torch.Tensor] = []
+    waiting, known = [] if end is None else [end], set()
+    while waiting:
+        node = waiting.pop()
+        if id(node) not in known and node.call is not None:
+            mapped(lambda v: found.append(v) if isinstance(v, torch.Tensor) else None, [*node.call[1:]])
+            waiting += node.inputs
+        known.add(id(node))
+    return found
+
+
+def shared(ends: Mapping[str, Node | None], weights: Mapping[str, torch.Tensor]) -> list[str]:
+    """Return which weights several layers share, one line for each group of layers.
+
+    ends: path → what arrives there; weights: by name
+    """
+    users: dict[int, list[str]] = {}  # where a weight lies, also where it is transposed → paths
+    for path, end in ends.items():
+        for place in {tensor.untyped_storage().data_ptr() for tensor in constants(end)}:
+            users.setdefault(place, []).append(path)
+    groups: dict[tuple[str, ...], list[str]] = {}
+    for name, weight in weights.items():
+        groups.setdefault(tuple(users.get(weight.untyped_storage().data_ptr(), ())), []).append(name)
+    return [
+        f"{', '.join(names)}: shared by {' and '.join(paths)}; here each has a copy, and the copies learn separately"
+        for paths, names in groups.items()
+        if len(paths) > 1
+    ]
 
 
 def at_step(node: Node, number: int) -> Node | None:

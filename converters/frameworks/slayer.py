@@ -85,8 +85,15 @@ def require_the_same(net: nn.Module, network: Network, paths: list[str]) -> None
     ChipError
         where ``forward`` leaves a block out, or a block has other spikes than in the network
     UsageError
-        as :func:`run`
+        as :func:`run`, and where the decays of a block are not drawn yet
     """
+    blocks = blocks_in(copy_of(net))
+    later = [path for path in paths if _draws(blocks[path].neuron)]
+    if later:
+        raise UsageError(
+            f"{', '.join(later)}: with shared_param=False, SLAYER draws the decays when a block first runs; run the "
+            "module once on a sample before"
+        )
     generator = torch.Generator().manual_seed(0)
     x = (torch.rand(SAMPLES, network.time_steps, *network.input_shape, generator=generator) < RATE).float()
     theirs, output = run(net, x)
@@ -101,6 +108,10 @@ def require_the_same(net: nn.Module, network: Network, paths: list[str]) -> None
         factor = output.sum() / ours.scores.sum()  # a mean over time has the scores' order
         if not torch.allclose(output.float(), factor * ours.scores.float(), atol=1e-4):
             raise ChipError(f"output: forward changes what the last block sends; {NEAREST}")
+
+
+def _draws(neuron: nn.Module) -> bool:
+    return not neuron.shared_param and neuron.shape is None
 
 
 def _is_block(module: nn.Module) -> bool:

@@ -15,9 +15,15 @@ from typing import Any
 
 import torch
 from ottt_loihi.converters.frameworks.axes import first_index, from_the_end, in_place, numbers_of, reordered
-from ottt_loihi.converters.frameworks.forward import call, require_one_argument, runs_twice, wants_sequences
+from ottt_loihi.converters.frameworks.forward import (
+    call,
+    require_one_argument,
+    runs_twice,
+    takes_time_last,
+    wants_sequences,
+)
 from ottt_loihi.converters.frameworks.neurons import Framework
-from ottt_loihi.converters.frameworks.nodes import VIEWS, Node, at_step, mapped, sources, whole
+from ottt_loihi.converters.frameworks.nodes import SPLITS, VIEWS, Node, at_step, mapped, one_of_several, sources, whole
 from ottt_loihi.converters.frameworks.registry import FRAMEWORKS, neurons_of
 from ottt_loihi.converters.frameworks.twin import first_tensor, forget, making, weights_dtype
 from torch import Tensor, nn
@@ -26,7 +32,7 @@ from torch.overrides import TorchFunctionMode
 from ottt_loihi.errors import ChipError, UsageError, first_line
 
 FORMS = ("step", "time first", "batch first", "squeezed")  # of the input of one call; squeezed: (samples·steps, …)
-TAKES = {*VIEWS, "select", "narrow", "split", "chunk"}  # may take some steps of a sequence
+TAKES = {*VIEWS, *SPLITS, "select", "narrow"}  # may take some steps of a sequence
 WITHIN = ("mean", "sum", "amax", "max")  # gather over time, or over axes of a sample
 CASTS = {"to", "type", "int", "long", "short", "bool"}
 DROPOUTS = {"dropout", "dropout1d", "dropout2d", "dropout3d", "feature_dropout", "alpha_dropout"}
@@ -87,18 +93,24 @@ def trace(net: nn.Module, input_shape: Sequence[int], num_steps: int | None = No
         wanted = wants_sequences(neurons)  # else one step, or all of them in a loop
         forms = ["step", "time first", "batch first"] if wanted is None else [wanted]
         forms += ["constant"] if wanted == "time first" else []  # one frame, which forward repeats
+        literal = False  # whether x[:, 0] is taken for a part of a sample
         while forms:
             form = forms.pop(0)
             try:
-                return _watched(net, neurons, form, shape, steps)
+                return _watched(net, neurons, form, shape, steps, literal)
             except _AnotherForm as other:
-                forms = [*other.args]
+                forms, literal = [*other.args, *(["step"] if other.args == ("batch first",) else [])], True
             except _NeverRan as error:
                 raise UsageError(str(error)) from None
             except (Exception, SystemExit) as error:  # user code raises anything; the next form may be the right one
                 failures[form] = first_line(error)
     if refused := _refused(neurons):
         raise ChipError(f"no counterpart here: {'; '.join(refused)}")
+    if takes_time_last(net, shape, num_steps or 3):
+        raise UsageError(
+            f"{type(net).__name__} takes time as the last axis, (samples, {', '.join(map(str, shape))}, T); expected "
+            "it first or second: give a module whose forward is self.net(x.movedim(1, -1)), and stack the steps first"
+        )
     raise UsageError(
         f"{type(net).__name__} does not run on inputs of shape {shape}: "
         + "; ".join(f"{form}, {error}" for form, error in failures.items())
@@ -124,6 +136,7 @@ def _watched(
     form: str,
     input_shape: tuple[int, ...],
     exactly: int | None = None,
+    literal: bool = False,
 ) -> Traced:
     forget(net)
     sizes = {*input_shape, *(n for p in net.parameters() for n in p.shape)}
@@ -145,7 +158,7 @@ def _watched(
         for handle in handles:
             handle.remove()
         forget(net)
-    if watch.indexed is not None:
+    if watch.indexed is not None and not literal:
         raise _AnotherForm(watch.indexed)
     if silent := [path for path in neurons if path not in watch.steps]:
         raise _NeverRan(f"{', '.join(silent)}: these neurons never ran; take them out of the module")
@@ -154,6 +167,8 @@ def _watched(
     if form == "constant" and watch.length is None:
         raise UsageError("forward makes no sequence of one frame")
     calls = max(watch.steps.values())
+    if form == "step" and literal and calls != steps:
+        raise UsageError(f"its neurons ran {calls // steps} times for one step")
     if form in ("time first", "batch first") and calls != steps and not wants_sequences(neurons):
         raise UsageError(f"its neurons ran {calls} times for {steps} steps; they take one step at a time")
     inner = watch.length or calls // (steps if form == "step" else 1)
@@ -200,9 +215,9 @@ class _Watch(TorchFunctionMode):
         if func.__name__ == "__setitem__" and not self.inside and (step := first_index(args[1])) is not None:
             self._fill(args[0], step, args[2])
         if not self.inside:
-            for tensor in result if isinstance(result, (tuple, list)) else (result,):
+            for place, tensor in enumerate(result if isinstance(result, (tuple, list)) else (result,)):
                 if isinstance(tensor, Tensor):
-                    self._note(func, given, kwargs, tensor)
+                    self._note(func, given, kwargs, tensor, place)
         return result
 
     def _fill(self, whole: Tensor, step: int, value: Any) -> None:
@@ -322,8 +337,11 @@ class _Watch(TorchFunctionMode):
 
         return [module.register_forward_pre_hook(enter), module.register_forward_hook(leave)]
 
-    def _note(self, func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], result: Tensor) -> None:
-        """Give the result of a function its node: the same one where only the axes of steps and samples change."""
+    def _note(self, func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], result: Tensor, place: int) -> None:
+        """Give a result of a function its node: the same one where only the axes of steps and samples change.
+
+        place: which one of several results it is
+        """
         inputs: list[Node] = []
 
         def swap(value: Any) -> Any:
@@ -367,7 +385,10 @@ class _Watch(TorchFunctionMode):
         asleep = name in DROPOUTS and not kwargs.get("training", args[2] if len(args) > 2 else True)
         same = asleep or (name in VIEWS and shape == first.shape and self._outside(name, args, first))
         if not same:
-            first = Node(name, self.paths[-1], tuple(inputs), shape or (), call=(func, swapped, named))
+            call = (
+                (one_of_several(func), swapped, {**named, "place": place}) if name in SPLITS else (func, swapped, named)
+            )
+            first = Node(name, self.paths[-1], tuple(inputs), shape or (), call=call)
         self._know(result, first)
 
     def _repeats(self, name: str, frame: Node, inputs: Sequence[Node], result: Tensor) -> bool:

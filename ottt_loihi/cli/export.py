@@ -20,6 +20,14 @@ if TYPE_CHECKING:
     from ottt_loihi.converters.frameworks.convert import Imported
 
 
+MAKERS = {  # ending → what makes such a file
+    ".nir": "the exporter of the program that trained the network makes one, e.g. snntorch.export_to_nir",
+    ".net": "export_hdf5 of lava-dl's SLAYER makes one",
+    ".h5": "ottt-export makes one of a model.pt",
+    **dict.fromkeys(
+        (".pth", ".ckpt"), "torch.save(net.state_dict(), PATH) makes one, for mynet.py:build --weights PATH"
+    ),
+}
 UNTRAINED = (
     "nothing in this file says that the network was trained; ottt-train -o FOLDER trains one, and in Python "
     "Trainer.fit(…, checkpoint='model.pt') saves it trained"
@@ -168,7 +176,11 @@ def export(
         shape = command.numbers(input_shape, "--input-shape: expected numbers like 1,28,28")
         shape = checks.sizes(shape, "--input-shape")
     if not module:
-        command.expect_file(model, "model.pt", {"": "ottt-train -o FOLDER makes one"})
+        cures = {
+            "": MAKERS.get(model.suffix, "ottt-train -o FOLDER makes one"),
+            ".py": "give mynet.py:build, the function",
+        }
+        command.expect_file(model, "model.pt", cures)
         given = {"weights": weights, "approximate": approximate, "data": data, "encoding": encoding}
         given["spikes-per-step"] = spikes_per_step
         if misplaced := [f"--{name}" for name, value in given.items() if value]:

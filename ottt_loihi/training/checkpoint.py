@@ -147,10 +147,12 @@ def read_tensors(path: Path, format_name: str, newest: int) -> tuple[dict[str, A
     FileError, UnsafeFileError
         as :func:`load`
     """
-    payload, size = read_payload(path)
+    theirs = f"; for another framework's weights: ottt-export mynet.py:build --weights {path.name}, build makes it"
+    cure = theirs if format_name == FORMAT else ""
+    payload, size = read_payload(path, cure=cure)
     if not isinstance(payload, dict) or payload.get("format") != format_name:
         kind = format_name.removeprefix("ottt-loihi ")
-        raise FileError(f"{path}: a PyTorch file, but not a {kind} saved by ottt-loihi")
+        raise FileError(f"{path}: a PyTorch file, but not a {kind} saved by ottt-loihi{cure}")
     version = payload.get("version")
     if not isinstance(version, int) or version < 1:
         raise FileError(f"{path}: damaged, its version is {version!r}")
