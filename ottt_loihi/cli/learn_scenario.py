@@ -113,6 +113,7 @@ def make_scenario(
     from ottt_loihi.data.arrays import repeated
     from ottt_loihi.data.on_demand import OnDemand
     from ottt_loihi.errors import UsageError
+    from ottt_loihi.onchip.network.trainable import estimate_logit_scale, has_logit_scale
 
     given = command.load_chip(model) if model else None
     if given is None:
@@ -181,7 +182,9 @@ def make_scenario(
                 return train(old, from_all[draws], number, False)
 
     if given and of_first:
-        logit_scale = _logit_scale_of_first_version(chip, *(test(found, False) if turn else tested))
+        # version 0.1 measures on test samples what the network does not know
+        before = test(found, False) if turn else tested
+        logit_scale = None if has_logit_scale(chip) else estimate_logit_scale(chip, *before)
     return Scenario(
         name=scenario_name(model, transform),
         chip=chip,
@@ -350,10 +353,3 @@ def _logit_scale(chip: ChipNetwork, x: Array, labels: np.ndarray, loss: str) -> 
         return logit_scale_for(loss, estimate_logit_scale(chip, x, labels))
     except UsageError:
         return None
-
-
-def _logit_scale_of_first_version(chip: ChipNetwork, x: Array, labels: np.ndarray) -> int | None:
-    """Return version 0.1's logit scale: None if the network has its own, else measured on test samples."""
-    from ottt_loihi.onchip.network.trainable import estimate_logit_scale, has_logit_scale
-
-    return None if has_logit_scale(chip) else estimate_logit_scale(chip, x, labels)

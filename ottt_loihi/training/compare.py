@@ -30,6 +30,7 @@ import threading
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -119,20 +120,16 @@ def run(comparison: Comparison, folder: Path, processes: int, check: int) -> Ite
     check
         test samples for the accuracy on the chip
     """
-    jobs, data = [], {}
-    for contender in comparison.contenders:
-        for seed in comparison.seeds:
-            tables = contender.config.tables()
-            tables["training"] |= {"seed": seed}
-            place = folder / f"{contender.folder}-{seed}"
-            key = json.dumps(tables["data"], sort_keys=True)
-            if key not in data:
-                data[key] = _fingerprint(contender.config)
-            job = {"label": contender.label, "tables": tables, "place": str(place), "seed": seed, "check": check}
-            jobs.append({**job, "data": data[key]})
-    waiting = []
-    for job in jobs:
-        found = _kept(job)
+    waiting, data = [], {}
+    for contender, seed in product(comparison.contenders, comparison.seeds):
+        tables = contender.config.tables()
+        tables["training"] |= {"seed": seed}
+        key = json.dumps(tables["data"], sort_keys=True)
+        if key not in data:
+            data[key] = _fingerprint(contender.config)
+        place = str(folder / f"{contender.folder}-{seed}")
+        job = {"label": contender.label, "tables": tables, "place": place, "seed": seed, "check": check}
+        job["data"], found = data[key], _kept(job)
         if _of_this_job(found, job) and "cosines" in found:
             yield found
         else:

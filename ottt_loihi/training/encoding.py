@@ -62,11 +62,6 @@ def fit_encoding(
     )
 
 
-def encoding_name(coding: Step) -> str | dict[str, Any]:
-    """Return the coding as a JSON value: its name, or a table if it has options."""
-    return coding.to_json() if coding.options else coding.name
-
-
 def encode(x: np.ndarray, coding: Step | str, num_steps: int, seed: int, indices: np.ndarray, time_axis: bool) -> Input:
     """Return the input ``(n, T, *input_shape)`` of samples ``(n, *shape)``, or of frames ``(n, T', *shape)``.
 

@@ -111,7 +111,7 @@ def evaluate_samples(
     """
     most, steps = samples.num_steps if samples.time_axis else None, samples.num_steps
     steps = steps if time_steps is None else checks.integer(time_steps, "time_steps", 1, most)
-    predictions, labels, correct, seen, operations = [], [], 0, 0, 0.0
+    predictions, labels, operations = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)], 0.0
     activity: np.ndarray = np.zeros((len(net.blocks), steps))
     fan_out = net.fan_out()
     with evaluating(net):
@@ -120,15 +120,15 @@ def evaluate_samples(
             scores, rates = _scores_and_rates(net, net.check_input(inputs))
             predictions.append(scores.argmax(1).cpu().numpy())
             labels.append(batch.y)
-            correct, seen = correct + int((predictions[-1] == batch.y).sum()), seen + len(batch.y)
             activity = activity + rates * len(batch.y)
             if samples.coding.name != "constant":
                 operations += float((inputs != 0).double().sum()) * fan_out[0]
-    correct, seen, operations, *rates = group.sum(correct, seen, operations, *activity.reshape(-1))
+    predicted, known = np.concatenate(predictions), np.concatenate(labels)
+    counts = int((predicted == known).sum()), len(known), operations
+    correct, seen, operations, *rates = group.sum(*counts, *activity.reshape(-1))
     activity = np.array(rates).reshape(activity.shape) / seen
     sizes = [int(np.prod(block.shape)) for block in net.blocks]
     per_sample = operations / seen + sum(n * f * r.sum() for n, f, r in zip(sizes, fan_out[1:], activity))
-    predicted, known = (np.concatenate(own) if own else np.zeros(0, np.int64) for own in (predictions, labels))
     return Evaluation(float(correct / seen), predicted, activity.mean(1).tolist(), activity, float(per_sample), known)
 
 

@@ -56,10 +56,8 @@ def open_samples(
     ----------
     data, labels
         arrays and their labels; or with ``labels=None`` anything of ``KINDS`` but a Split
-    net
-        what they are for: shape of the input, number of classes
     where
-        what messages call them
+        the name of the data in messages
     encoding
         how samples become spikes (:func:`~ottt_loihi.training.encoding.fit_encoding`)
     workers

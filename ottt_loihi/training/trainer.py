@@ -31,7 +31,7 @@ from ottt_loihi.terminal import THEME
 from ottt_loihi.training.callbacks import Callback, Epoch, Fit, Progress, ProgressBar, SaveModel
 from ottt_loihi.training.checkpoint import not_finite, tensors_of
 from ottt_loihi.training.distributed import Group
-from ottt_loihi.training.encoding import choose_encoding, encoding_name
+from ottt_loihi.training.encoding import choose_encoding
 from ottt_loihi.training.engine import ENGINES, Engine, choose
 from ottt_loihi.training.evaluation import TEST_ENCODING_SEED, evaluate_samples
 from ottt_loihi.training.optimizers import OptimizerLike, ScheduleLike, Steps, left_out
@@ -383,7 +383,7 @@ class Trainer:
             "loss": describe_loss(self.weighted_loss),
             **self.steps.settings(),
             "batch_size": self.batch_size,
-            "encoding": encoding_name(self.coding),
+            "encoding": self.coding.to_json() if self.coding.options else self.coding.name,
             "augmentations": list(self.augmentations),
             **({} if self.teacher is None else {"kappa": self.kappa, "temperature": self.temperature}),
             **({} if self.autocast is None else {"autocast": str(self.autocast).removeprefix("torch.")}),
