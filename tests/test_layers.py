@@ -77,6 +77,7 @@ def test_the_seed_makes_the_weights_and_leaves_the_global_generator_alone():
     expected = torch.rand(3)
     torch.manual_seed(5)
     one, same, other = mlp(seed=1), mlp(seed=1), mlp(seed=2)
+    conv("4C3-GAP", input_shape=(1, 8, 8), feedback=True)
     assert torch.equal(torch.rand(3), expected)
     assert torch.equal(one.readout.weight, same.readout.weight)
     assert not torch.equal(one.readout.weight, other.readout.weight)

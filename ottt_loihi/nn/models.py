@@ -194,7 +194,7 @@ def conv(
     readout_inputs = math.prod(pooled_shape(shape, pool))
     readout = Readout(readout_inputs, num_classes, bias, generator, input_scale=scale, pool=pool)
     net = Network(blocks, readout, input_shape=input_shape, time_steps=time_steps, convention=convention)
-    return _with_feedback(net, scale, feedback_delay) if feedback else net
+    return _with_feedback(net, scale, feedback_delay, generator) if feedback else net
 
 
 def vgg(num_classes: int = 10, *, input_shape: Sequence[int] = (3, 32, 32), **settings: Any) -> Network:
@@ -295,7 +295,7 @@ def _residual_blocks(
     return blocks
 
 
-def _with_feedback(net: Network, scale: float, delay: int | str) -> Network:
+def _with_feedback(net: Network, scale: float, delay: int | str, generator: torch.Generator) -> Network:
     """``net`` with VGG-F's feedback connection."""
     convolutions = [i for i, block in enumerate(net.blocks) if isinstance(block.connection, Conv2d)]
     if not convolutions or convolutions[0] != 0:
@@ -304,7 +304,8 @@ def _with_feedback(net: Network, scale: float, delay: int | str) -> Network:
         delay = convolutions[-1] + 1
     source, first = net.blocks[convolutions[-1]], net.blocks[0]
     upsample = first.shape[1] // source.shape[1]
-    feedback = Conv2d(source.shape[0], first.shape[0], 3, True, padding=1, upsample=upsample, input_scale=scale)
+    settings = {"padding": 1, "upsample": upsample, "input_scale": scale}
+    feedback = Conv2d(source.shape[0], first.shape[0], 3, True, generator, **settings)
     if not feedback.weight.is_meta:
         torch.nn.init.zeros_(feedback.weight)
     first.branches.append(Branch(feedback, convolutions[-1], delay))

@@ -9,11 +9,11 @@ Sources: OTTT (arXiv 2210.04195) §3.2 and §4.2; the sigmoid with α = 4 is the
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from ottt_loihi import checks
 from ottt_loihi.errors import UsageError
 
 if TYPE_CHECKING:
@@ -42,8 +42,7 @@ class _Sloped:
     name: ClassVar[str]
 
     def __post_init__(self) -> None:
-        if not (isinstance(self.slope, (int, float)) and 0 < self.slope < math.inf):
-            raise UsageError(f"surrogate {self.name}: expected slope > 0, got {self.slope!r}")
+        checks.number(self.slope, f"surrogate {self.name}, slope", 0, above=True)
 
 
 @dataclass(frozen=True)
