@@ -322,3 +322,8 @@ def test_threads_without_effect_are_said_once():
     assert [note for note in trainer.notes if "threads" in note] == [
         "1 of 2 threads is used: a batch of this network is too little work to share"
     ]
+
+
+def test_a_note_is_printed_as_it_is(capsys):
+    Trainer(mlp((64, 10), input_shape=(8, 8)), OTTT(), progress=True)._say("data: of runs/[b]mine[/b].npz")
+    assert "runs/[b]mine[/b].npz" in capsys.readouterr().err

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rich.console import Console
 
 from ottt_loihi import checks
 from ottt_loihi.data.codings import parse_coding
@@ -19,7 +18,7 @@ from ottt_loihi.data.registry import located
 from ottt_loihi.errors import UsageError, first_line
 from ottt_loihi.files import require_writable
 from ottt_loihi.nn.network import Network
-from ottt_loihi.terminal import THEME
+from ottt_loihi.terminal import say
 from ottt_loihi.training import distributed
 from ottt_loihi.training.callbacks import Callback, EarlyStopping, Epoch, TensorBoard
 from ottt_loihi.training.checkpoint import load
@@ -63,12 +62,11 @@ def _train(
     if note := keep_description(net, data.record):
         data = replace(data, notes=(*data.notes, note))
     if progress and group.leads:
-        notes = [f"data: {note}" for note in data.notes]
+        for note in data.notes:
+            say(f"data: {note}")
         frozen = [name for name, p in net.named_parameters() if not p.requires_grad]
         if training.init and frozen and not training.freeze:
-            notes.append(f"init: {', '.join(frozen)} are frozen in {training.init} and do not learn")
-        for note in notes:
-            Console(stderr=True, theme=THEME).print(note, highlight=False, markup=False, soft_wrap=True)
+            say(f"init: {', '.join(frozen)} are frozen in {training.init} and do not learn")
     folder = RunFolder(output)
     callbacks: list[Callback] = [TensorBoard(output)] if tensorboard else []
     if training.stop_at or training.patience:

@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from rich.console import Console
 from torch import Tensor
 
 from ottt_loihi import checks
@@ -27,7 +26,7 @@ from ottt_loihi.nn.precision import check_autocast
 from ottt_loihi.rules.base import Rule
 from ottt_loihi.rules.losses import Distilled, Loss, check_distillation, make_loss, weighted
 from ottt_loihi.rules.losses import describe as describe_loss
-from ottt_loihi.terminal import THEME
+from ottt_loihi.terminal import say
 from ottt_loihi.training.callbacks import Callback, Epoch, Fit, Progress, ProgressBar, SaveModel
 from ottt_loihi.training.checkpoint import not_finite, tensors_of
 from ottt_loihi.training.distributed import Group
@@ -287,7 +286,7 @@ class Trainer:
         """Add a line to the notes, and print it if progress is shown."""
         self.notes.append(note)
         if self.progress and self.group.leads:
-            Console(stderr=True, theme=THEME).print(note, highlight=False, soft_wrap=True)
+            say(note)
 
     def _epoch(self, fit: Fit, callbacks: Sequence[Callback]) -> None:
         self.net.train()
