@@ -225,6 +225,47 @@ def test_whose_file_it_is_may_be_said_or_guessed(tmp_path):
     assert set(dialects.DIALECTS) == {"snntorch", "spikingjelly", "norse", "sinabs", "rockpool", "lava"}
 
 
+@pytest.mark.parametrize(
+    ("r", "pooled", "says"),
+    [
+        (np.array(1.0), False, "a file of norse"),
+        (np.ones(4), True, "a file of sinabs"),
+        (np.ones(4), False, "give --dt"),
+    ],
+)
+def test_neurons_without_leak_are_of_norse_or_of_sinabs(r, pooled, says, tmp_path):
+    """Files of Norse's IAFCell were read as those of sinabs, with another reset; their vectors are alike."""
+    pool = [
+        nir.SumPool2d(np.array([1, 1]), np.array([1, 1]), np.array([0, 0])),
+        nir.Flatten({"input": np.array([1, 2, 2])}),
+    ]
+    layers, shape = (pool, (1, 2, 2)) if pooled else ([], (4,))
+    path = tmp_path / "a.nir"
+    chain(path, *layers, nir.Linear(np.eye(4)), nir.IF(np.ones(4), np.ones(4)), shape=shape)
+    with h5py.File(path, "r+") as file:
+        for group in file["node/nodes"].values():
+            if "r" in group:
+                del group["r"]
+                group["r"] = r
+    notes = []
+    try:
+        nir_reader.read(path, 5, notes=notes)
+    except UsageError as refusal:
+        notes.append(str(refusal))
+    assert says in notes[0]
+
+
+def test_the_axis_of_steps_in_files_of_sinabs_is_left_out(tmp_path):
+    """Its exporter leaves out the axis of samples alone, and was run on a sequence."""
+    path = chain(tmp_path / "a.nir", nir.Linear(np.eye(4)), lif(4, dt=1.0, r=1.0), shape=(5, 4))
+    notes = []
+    net = nir_reader.read(path, 9, writer="sinabs", notes=notes)
+    assert net.input_shape == (4,)
+    assert "input/shape (5, 4) begins with the axis of steps, which is left out" in notes[-1]
+    with pytest.raises(ChipError, match=r"expected \(outputs, 20\) behind \(5, 4\)"):
+        nir_reader.read(path, 9, writer="norse")
+
+
 def test_a_dead_layer_is_named_by_the_command_and_nothing_is_written(tmp_path):
     path = chain(tmp_path / "a.nir", nir.Linear(np.full((3, 4), 1e-30)), lif(3))
     done = run_here("ottt-export", path, "--time-steps", 9, "--from", "snntorch", "-o", tmp_path / "out")

@@ -34,6 +34,7 @@ def installed(package):
 
 
 NIR = installed("nir")
+SCALARS = NIR < (1, 0, 8) and NIR != (1, 0, 6)  # are written
 NEW = NIR >= (1, 0, 6)  # LIF has a v_reset, and snnTorch 1.0 and SpikingJelly 2.0 write one
 
 
@@ -66,6 +67,9 @@ def spikingjelly(f, kind):
 
 
 def norse(f, kind):
+    if kind == "iaf":  # constants as they are by default
+        return [nn.Linear(12, 10), f.IAFCell(), nn.Linear(10, 6), f.IAFCell()]
+
     def box(*shape):
         values = {"tau_mem_inv": 300.0, "v_th": 1.0, "v_leak": 0.0, "v_reset": 0.0}
         return f.LIFBoxCell(f.LIFBoxParameters(**{name: torch.full(shape, value) for name, value in values.items()}))
@@ -81,6 +85,9 @@ def sinabs(f, kind):
     def lif(size):
         return f.LIF(tau_mem=torch.full((size,), 6.0), spike_threshold=torch.ones(size), spike_fn=f.SingleSpike)
 
+    if kind == "sequence":
+        layers = [f.LIF(tau_mem=tau, spike_fn=f.SingleSpike) for tau in (6.0, 9.0)]
+        return [nn.Linear(12, 10), layers[0], nn.Linear(10, 6), layers[1]]
     if kind == "conv":
         iaf = [f.IAFSqueeze(batch_size=1, spike_fn=f.SingleSpike) for _ in range(2)]
         return [nn.Conv2d(2, 4, 3, padding=1), iaf[0], f.SumPool2d(2), nn.Conv2d(4, 5, 3), iaf[1]]
@@ -92,8 +99,9 @@ WRITERS = {  # framework → maker, exporter, factor of weights, {kind: the vers
         {"dense": True, "conv": NEW, "recurrent": NEW, "synaptic": True}),
     "spikingjelly": (spikingjelly, "spikingjelly.activation_based.nir_exchange.to_nir:export_to_nir", 4,
         {"dense": NEW, "conv": NEW}),
-    "norse": (norse, "norse.torch.utils.export_nir:to_nir", 20, {"dense": NIR != (1, 0, 6), "cuba": NIR != (1, 0, 6)}),
-    "sinabs": (sinabs, "sinabs.nir:to_nir", 20, {"dense": NIR != (1, 0, 6), "conv": False}),
+    "norse": (norse, "norse.torch.utils.export_nir:to_nir", 20,
+        {"dense": NIR != (1, 0, 6), "cuba": NIR != (1, 0, 6), "iaf": SCALARS}),
+    "sinabs": (sinabs, "sinabs.nir:to_nir", 20, {"dense": NIR != (1, 0, 6), "sequence": SCALARS, "conv": False}),
 }  # fmt: skip
 KINDS = [(framework, kind) for framework, (*_, kinds) in WRITERS.items() for kind in kinds]
 SHAPES = {"conv": (2, 6, 6)}
@@ -117,10 +125,10 @@ def made(framework, kind):
     return net
 
 
-def written(framework, net, shape, path):
+def written(framework, kind, net, shape, path):
     module, name = WRITERS[framework][1].split(":")
     batch = () if framework in ("snntorch", "norse") else (1,)
-    steps = (1,) if framework == "sinabs" and len(shape) == 1 else ()
+    steps = (5 if kind == "sequence" else 1,) if framework == "sinabs" and len(shape) == 1 else ()
     sample = torch.zeros(*batch, *steps, *shape)
     nir.write(path, getattr(importlib.import_module(module), name)(net, sample))
 
@@ -131,7 +139,7 @@ def test_what_an_exporter_writes_has_the_modules_spikes(framework, kind, tmp_pat
     imported = convert.read(net, shape, STEPS, dtype=torch.float64)
     x = (np.random.default_rng(0).random((SAMPLES, STEPS, *shape)) < 0.4).astype(np.float64)
     theirs = check.spikes_of(net, imported, torch.from_numpy(x))
-    written(framework, net, shape, tmp_path / "theirs.nir")
+    written(framework, kind, net, shape, tmp_path / "theirs.nir")
     found = nir_reader.read(tmp_path / "theirs.nir", STEPS, writer=framework)
     layers = zip(found.layers, run(found, x), strict=True)
     firing = [spikes for layer, spikes in layers if layer.reset is not None and layer.name != HELPER]

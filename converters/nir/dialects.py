@@ -183,6 +183,6 @@ def guess(nodes: Iterable[tuple[str, str, dict[str, Any]]]) -> str | None:
                 return "norse"
             if (r != 1).all() and np.allclose(r * 1e-4, tau, rtol=1e-5, atol=0):
                 return "snntorch"
-        if kind == "IF" and r is not None and (r == 1).all():
-            return "sinabs"
+        if kind == "IF" and r is not None and (r == 1).all():  # vectors of Norse's and sinabs' are alike
+            return "norse" if r.ndim == 0 else "sinabs" if any(kind == "SumPool2d" for _, kind, _ in nodes) else None
     return None

@@ -79,7 +79,7 @@ class Import:
         self.index = {self.input.name: INPUT} | {name: i for i, name in enumerate(self.order)}
 
     def _input_shape(self) -> tuple[int, ...]:
-        """Return the shape of one frame: without a batch axis, one-dimensional data as images of height 1."""
+        """Return the shape of one frame: without an axis of samples or steps, 1-d data as images of height 1."""
         shape = tuple(safe_hdf5.integers(self.input.group, "shape").reshape(-1).tolist())
         if not shape or min(shape) < 1 or math.prod(shape) > safe_hdf5.MAX_ELEMENTS:
             raise FileError(f"{self.input.name}/shape: {shape[:8]}")
@@ -87,6 +87,9 @@ class Import:
         wanted = next((axes for kind, axes in AXES.items() if kind in kinds), len(shape))
         if len(shape) == wanted + 1 and shape[0] == 1:
             self.notes.append(f"{self.input.name}/shape {shape} begins with a batch axis, which is left out")
+            shape = shape[1:]
+        if len(shape) == wanted + 1 == 2 and self.dialect.name == "sinabs":  # whose exporter leaves out samples alone
+            self.notes.append(f"{self.input.name}/shape {shape} begins with the axis of steps, which is left out")
             shape = shape[1:]
         return (shape[0], 1, shape[1]) if len(shape) == 2 and "Conv1d" in kinds else shape
 
