@@ -95,8 +95,8 @@ def test_a_surrogate_survives_its_description():
         (dict(convention="mine"), "convention: expected one of paper, authors, got 'mine'"),
         (dict(surrogate="step"), "surrogate: expected one of rectangle, sigmoid, triangle, fast-sigmoid, got 'step'"),
         (dict(surrogate={"name": "rectangle", "alpha": 1}), "surrogate rectangle: does not know the parameters alpha"),
-        (dict(surrogate={"name": "sigmoid", "slope": 0}), "slope > 0, got 0"),
-        (dict(surrogate={"name": "sigmoid", "alpha": 0}), "slope > 0, got 0"),
+        (dict(surrogate={"name": "sigmoid", "slope": 0}), "slope: expected a number > 0, got 0"),
+        (dict(surrogate={"name": "sigmoid", "alpha": 0}), "slope: expected a number > 0, got 0"),
     ],
 )
 def test_bad_constants_are_refused(arguments, message):

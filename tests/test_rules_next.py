@@ -392,7 +392,7 @@ def test_the_fast_sigmoid():
     u = torch.tensor([0.5, 1.0, 1.2], dtype=torch.float64)
     expected = [1 / (0.5 * 25 + 1) ** 2, 1.0, 1 / (0.2 * 25 + 1) ** 2]
     assert FastSigmoid()(u, 1.0).tolist() == pytest.approx(expected)
-    with pytest.raises(UsageError, match="slope > 0"):
+    with pytest.raises(UsageError, match="slope: expected a number > 0"):
         FastSigmoid(0.0)
 
 
