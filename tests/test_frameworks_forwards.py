@@ -1,4 +1,4 @@
-"""What a user's forward and its layers may do: each is read with the module's spikes, or refused by what is wrong."""
+"""Forms of a user's ``forward``: the network that is read sends equal spikes, or a message names the problem."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""One connection of ours that grows by the operations of a chain, and the arguments of these operations."""
+"""Make one connection from a chain of linear operations, and read the arguments of these operations."""
 
 from __future__ import annotations
 

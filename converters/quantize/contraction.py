@@ -58,7 +58,7 @@ def _matrix(chip: ChipNetwork, c: Connection) -> Any:
 
 
 def _norm(chain: Sequence[Any]) -> float:
-    """Return the spectral norm ‖chain[−1] · … · chain[0]‖₂."""
+    """Return the spectral norm of the product of the matrices; ``chain[0]`` is applied first."""
     from scipy.sparse.linalg import LinearOperator, aslinearoperator, svds
 
     whole: LinearOperator = aslinearoperator(chain[0])

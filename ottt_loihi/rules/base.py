@@ -49,7 +49,7 @@ class Accumulated(NamedTuple):
 
 
 class Step(NamedTuple):
-    """One time step that is over, without a graph."""
+    """The results of one time step; its tensors have no autograd graph."""
 
     loss: Tensor  # L[t]
     o: Tensor

@@ -238,7 +238,10 @@ def clipped(v):
 
 @called
 def fire(layer, target, sums, loop, bias, u, v, membrane, noise, rng, spikes, sent):
-    """One step of a layer's neurons (the equations of ``sim.network.LIF``), whose spikes start at ``target``."""
+    """Compute one time step of a layer's neurons, by the equations of ``sim.network.LIF``.
+
+    ``target`` is the index of the layer's first neuron in the array of spikes.
+    """
     first, target, exponent, vth = np.uint64(layer.neuron), np.uint64(target), layer.exponent, np.int32(layer.vth)
     keep_u, keep_v, loud = layer.keep_u, layer.keep_v, layer.noise
     for j in range(np.uint64(layer.size)):

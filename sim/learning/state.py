@@ -86,7 +86,7 @@ def places(network: LearningNetwork, layers: np.ndarray, state: kernels.State) -
     found: dict[str, np.ndarray] = {}
 
     def matrix(start: int, rows: int, width: int, columns: int) -> np.ndarray:
-        """One matrix of ``state.weights``, whose rows are padded to ``width``."""
+        """Return a view of one matrix in ``state.weights``. Its rows are ``width`` long there, with padding."""
         return state.weights[start : start + rows * width].reshape(rows, width)[:, :columns]
 
     for index, (at, part) in enumerate(zip(layers, network.layers)):
