@@ -146,6 +146,24 @@ class TestLava:
         assert graph.period == (2 * len(hidden) + 2) * T
         assert_lava_learns(graph, len(x), weights, loop.weights)
 
+    @pytest.mark.parametrize("rate", [0.0, -0.1, float("nan")])
+    def test_floating_point_refuses_a_rate_that_is_not_positive(self, rate):
+        from ottt_loihi.onchip.lava.float_graph import build_float_graph
+
+        weights, (x, labels) = [np.zeros((9, 12)), np.zeros((3, 9))], data(2)
+        with pytest.raises(UsageError, match=f"learning_rate > 0; got subtract, 0.5, 1.0, {rate}"):
+            build_float_graph(
+                weights,
+                np.packbits(x, axis=-1),
+                labels,
+                learning_rate=rate,
+                feedback=None,
+                rule=Rule(feedback="symmetric"),
+                decay=0.5,
+                v_threshold=1.0,
+                reset="subtract",
+            )
+
     def test_floating_point_refuses_s_tllr_and_halves_rates(self):
         from ottt_loihi.onchip.lava.float_graph import build_float_graph
 
