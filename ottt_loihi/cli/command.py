@@ -7,7 +7,7 @@ import os
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
 import rich.box
 import rich.table
@@ -26,22 +26,6 @@ if TYPE_CHECKING:
 
 out = Console(highlight=False, theme=THEME)
 err = Console(stderr=True, highlight=False, theme=THEME)  # progress and errors: stdout stays clean for --json
-
-Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON, nothing else.")]
-Seed = Annotated[int, typer.Option(min=0, help="The same seed gives the same result, bit for bit, on one machine.")]
-Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
-TimeAxis = Annotated[
-    bool | None,
-    typer.Option("--time-axis/--no-time-axis", help="Whether the first axis of a sample is time. [as the file says]"),
-]
-LoaderOptions = Annotated[
-    list[str] | None,
-    typer.Option("--set", help="An option of the data's loader: data.window=40, data.test=[5] …"),
-]
-Verify = Annotated[
-    list[str] | None,
-    typer.Option(help="Repeat samples in lava, inprocess, loihi2 or netx, and compare every state. Repeatable."),
-]
 
 
 def execute(function: Callable[..., None], name: str, groups: Mapping[str, str] | None = None) -> None:

@@ -4,28 +4,24 @@ from __future__ import annotations
 
 import json as json_module
 import os
+from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
-import typer
+from ottt_loihi.cli.command import err, execute, expect_file, print_files, print_json, print_table
+from ottt_loihi.cli.options import DEBUG, JSON, argument, option, with_options
 
-from ottt_loihi.cli.command import Debug, Json, err, execute, expect_file, print_files, print_json, print_table
 
-
+@with_options
 def compare(
-    config: Annotated[
-        Path,
-        typer.Argument(help="A TOML file with a table 'rules' for each rule, such as configs/compare/digits.toml."),
-    ],
-    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the runs and the table.")] = Path(
-        "runs/compare"
+    config: Path = argument(
+        "A TOML file with a table 'rules' for each rule, such as configs/compare/digits.toml.", ...
     ),
-    processes: Annotated[
-        int, typer.Option(min=1, help="Number of runs at the same time; default: one for each core.")
-    ] = os.cpu_count() or 1,
-    check: Annotated[int, typer.Option(min=0, help="Number of test samples on the chip; 0: no export.")] = 1000,
-    json: Json = False,
-    debug: Debug = False,
+    output: Path = option("Folder for the runs and the table.", Path("runs/compare"), "--output", "-o"),
+    processes: int = option("Number of runs at the same time; default: one for each core.", os.cpu_count() or 1, min=1),
+    check: int = option("Number of test samples on the chip; 0: no export.", 1000, min=0),
+    json: bool = JSON,
+    debug: bool = DEBUG,
 ) -> None:
     """Train with several rules and seeds, and show the results side by side.
 
@@ -69,8 +65,7 @@ def compare(
     print_files({what: str(output / name) for what, (name, _) in texts.items()})
 
 
-def main() -> None:
-    execute(compare, "ottt-compare")
+main = partial(execute, compare, "ottt-compare")
 
 
 COLUMNS = ("rule", "accuracy>", "chip>", "time>", "memory>", "spikes>", "operations>", "cosine>")

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
-
-import typer
+from typing import TYPE_CHECKING, Any
 
 from ottt_loihi.cli import command
+from ottt_loihi.cli.options import DEBUG, JSON, LOADER_OPTIONS, TIME_AXIS, argument, option, with_options
 
 if TYPE_CHECKING:
     from ottt_loihi.data import DataSet, Split
@@ -17,24 +17,17 @@ if TYPE_CHECKING:
 SHOWN = 12  # names of classes
 
 
+@with_options
 def data(
-    name: Annotated[
-        str | None, typer.Argument(help="The data to load and describe: a name, a file or a folder.")
-    ] = None,
-    folder: Annotated[
-        Path | None, typer.Option("--folder", "-f", help="Folder of the data sets, in place of OTTT_DATA_DIR.")
-    ] = None,
-    encoding: Annotated[
-        str | None, typer.Option(help="Show the spikes of an encoding: delta, regular, population:neurons=4 …")
-    ] = None,
-    time_steps: Annotated[
-        int, typer.Option("--time-steps", "-T", min=1, help="Time steps of samples that have no time axis.")
-    ] = 6,
-    time_axis: command.TimeAxis = None,
-    changes: command.LoaderOptions = None,
-    plot: Annotated[Path | None, typer.Option(help="Draw the spikes of the first training sample (.svg).")] = None,
-    json: command.Json = False,
-    debug: command.Debug = False,
+    name: str | None = argument("The data to load and describe: a name, a file or a folder."),
+    folder: Path | None = option("Folder of the data sets, in place of OTTT_DATA_DIR.", None, "--folder", "-f"),
+    encoding: str | None = option("Show the spikes of an encoding: delta, regular, population:neurons=4 …"),
+    time_steps: int = option("Time steps of samples that have no time axis.", 6, "--time-steps", "-T", min=1),
+    time_axis: bool | None = TIME_AXIS,
+    changes: list[str] | None = LOADER_OPTIONS,
+    plot: Path | None = option("Draw the spikes of the first training sample (.svg)."),
+    json: bool = JSON,
+    debug: bool = DEBUG,
 ) -> None:
     """List the data sets and the files that are missing, or describe one. Nothing is downloaded.
 
@@ -61,9 +54,7 @@ def data(
         _show_contents(result)
 
 
-def main() -> None:
-    """Entry point of the console script."""
-    command.execute(data, "ottt-data")
+main = partial(command.execute, data, "ottt-data")
 
 
 def _listing(folder: Path | None) -> dict[str, Any]:

@@ -9,12 +9,12 @@ import json
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
-
-import typer
+from typing import Any
 
 from ottt_loihi.cli import command
+from ottt_loihi.cli.options import DEBUG, option, with_options
 
 
 def steps(folder: Path) -> list[tuple[str, str, list[str]]]:
@@ -42,9 +42,9 @@ def steps(folder: Path) -> list[tuple[str, str, list[str]]]:
     ]
 
 
+@with_options
 def demo(
-    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for everything.")] = Path("runs/demo"),
-    debug: command.Debug = False,
+    output: Path = option("Folder for everything.", Path("runs/demo"), "--output", "-o"), debug: bool = DEBUG
 ) -> None:
     """The whole path on scikit-learn's digits, in a few minutes.
 
@@ -111,9 +111,7 @@ def _summarise(output: Path, results: dict[str, Any], seconds: dict[str, float],
     )
 
 
-def main() -> None:
-    """Entry point of ``python -m ottt_loihi.cli.demo``."""
-    command.execute(demo, "ottt-demo")
+main = partial(command.execute, demo, "ottt-demo")
 
 
 if __name__ == "__main__":

@@ -9,9 +9,11 @@ import sys
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict, dataclass
+from functools import partial
 from importlib.metadata import requires
 
 from ottt_loihi.cli import command
+from ottt_loihi.cli.options import DEBUG, JSON, with_options
 from ottt_loihi.converters.lava.backends import has_adapters
 from ottt_loihi.converters.lava.installed import installed, lava_dl_problem, lava_problem
 
@@ -37,7 +39,8 @@ class Finding:
     detail: str
 
 
-def doctor(json: command.Json = False, debug: command.Debug = False) -> None:
+@with_options
+def doctor(json: bool = JSON, debug: bool = DEBUG) -> None:
     """Check the installation: versions, Lava, accelerator, data, hardware. Exit code 1 if something does not work.
 
     Example: ottt-doctor
@@ -51,9 +54,7 @@ def doctor(json: command.Json = False, debug: command.Debug = False) -> None:
     sys.exit(0 if healthy else 1)
 
 
-def main() -> None:
-    """Entry point of the console script."""
-    command.execute(doctor, "ottt-doctor")
+main = partial(command.execute, doctor, "ottt-doctor")
 
 
 def _python() -> Finding:

@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
-
-import typer
+from typing import Any
 
 from ottt_loihi.cli import command
+from ottt_loihi.cli.options import DEBUG, JSON, argument, option, with_options
 
 
+@with_options
 def evaluate_model(
-    model: Annotated[Path, typer.Argument(help="The trained network, model.pt.")],
-    time_steps: Annotated[
-        list[int] | None, typer.Option("--time-steps", "-T", min=1, help="Time steps to test with. Repeatable.")
-    ] = None,
-    data: Annotated[str | None, typer.Option(help="Data set; default: that of the training.")] = None,
-    plot: Annotated[Path | None, typer.Option(help="Draw each layer's firing rate over time (.svg, .png).")] = None,
-    json: command.Json = False,
-    debug: command.Debug = False,
+    model: Path = argument("The trained network, model.pt.", ...),
+    time_steps: list[int] | None = option("Time steps to test with. Repeatable.", None, "--time-steps", "-T", min=1),
+    data: str | None = option("Data set; default: that of the training."),
+    plot: Path | None = option("Draw each layer's firing rate over time (.svg, .png)."),
+    json: bool = JSON,
+    debug: bool = DEBUG,
 ) -> None:
     """Test a trained network: accuracy, firing rates of each layer and synaptic operations.
 
@@ -69,8 +68,7 @@ def evaluate_model(
             command.out.print(f"firing rates: {plot}", style="dim")
 
 
-def main() -> None:
-    command.execute(evaluate_model, "ottt-eval")
+main = partial(command.execute, evaluate_model, "ottt-eval")
 
 
 def _drawing(rates: Any) -> str:

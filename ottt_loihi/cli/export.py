@@ -5,13 +5,13 @@ from __future__ import annotations
 import contextlib
 import sys
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
-
-import typer
+from typing import TYPE_CHECKING, Any, Literal
 
 from ottt_loihi import checks
 from ottt_loihi.cli import command
+from ottt_loihi.cli.options import DEBUG, JSON, VERIFY, argument, option, with_options
 from ottt_loihi.converters import replay
 from ottt_loihi.errors import UsageError
 
@@ -44,114 +44,58 @@ GROUPS = {
 }
 
 
+@with_options
 def export(
-    model: Annotated[
-        Path,
-        typer.Argument(
-            help="The trained network: model.pt of ottt-train, a .net of lava-dl, a .nir, a model.h5, or "
-            "mynet.py:build, a function that makes a module of snnTorch, SpikingJelly, Norse or sinabs."
-        ),
-    ],
-    output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="Where to write; default: beside the model.")
-    ] = None,
-    weight_bits: Annotated[
-        str, typer.Option(help="Bits of weights on the chip: 2 to 8, ternary or binary. For each layer: 8,4,8.")
-    ] = "8",
-    calibrate: Annotated[
-        int, typer.Option(min=0, help="Number of training samples with which scales and thresholds are chosen.")
-    ] = 0,
-    input_form: Annotated[
-        Literal["graded", "bias", "inject"],
-        typer.Option(
-            "--input", help="How constant images are sent: pixels at every step, a current as a bias, or once."
-        ),
-    ] = "graded",
-    scale: Annotated[
-        Literal["free", "power-of-two"], typer.Option(help="Integer units per float unit, chosen for each layer.")
-    ] = "free",
-    thresholds: Annotated[
-        Literal["channel", "layer"],
-        typer.Option(help="For one-bit weights: ±1 and a threshold per channel, or 8 bits and one per layer."),
-    ] = "channel",
-    no_net: Annotated[
-        bool, typer.Option("--no-net", help="Write no .net. Weights may then have exponents, which a .net cannot hold.")
-    ] = False,
-    nir: Annotated[bool, typer.Option("--nir", help="Also write model.nir, for networks with reset=zero.")] = False,
-    force_nir: Annotated[
-        bool, typer.Option("--force-nir", help="Write model.nir with reset=subtract as recurrent inhibition.")
-    ] = False,
-    check: Annotated[int, typer.Option(min=1, help="Number of test samples to compare float and chip on.")] = 360,
-    no_check: Annotated[bool, typer.Option("--no-check", help="Do not compare.")] = False,
-    target: Annotated[Literal["loihi1", "loihi2"], typer.Option(help="The chip that the network must fit.")] = "loihi2",
-    limit: Annotated[
-        list[str] | None, typer.Option(help="Set a limit of that chip: incoming_axons=8192. Repeatable.")
-    ] = None,
-    fit_registers: Annotated[
-        bool, typer.Option("--fit-registers", help="Round decays to the 12 bits of the chip, and count the changes.")
-    ] = False,
-    kit: Annotated[
-        bool,
-        typer.Option("--kit", help="Also write loihi2_kit: graph, samples, expected integers and a script to compare."),
-    ] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Write nothing.")] = False,
-    verify: command.Verify = None,
-    verify_samples: Annotated[int, typer.Option(min=1, help="Number of samples for --verify and for the kit.")] = 20,
-    weights: Annotated[
-        Path | None,
-        typer.Option(help="For mynet.py:build: the file of its state_dict, or of a checkpoint with one."),
-    ] = None,
-    readout: Annotated[
-        Literal["spikes", "last", "max", "sum"] | None,
-        typer.Option(help="For mynet.py:build or a .nir: what the scores are; default: by its last layer."),
-    ] = None,
-    approximate: Annotated[
-        bool,
-        typer.Option(
-            "--approximate",
-            help="For mynet.py:build: replace what cannot be exact by the nearest operation.",
-        ),
-    ] = False,
-    data: Annotated[
-        str | None,
-        typer.Option(help="For mynet.py:build: samples to compare on: a data set, an .npz file or a folder."),
-    ] = None,
-    encoding: Annotated[
-        str | None,
-        typer.Option(help="How --data becomes spikes, as in ottt-train. [by kind of data]"),
-    ] = None,
-    spikes_per_step: Annotated[
-        int | None,
-        typer.Option(
-            min=1, help="For mynet.py:build: the most spikes of a neuron in one step, if it may send several."
-        ),
-    ] = None,
-    time_steps: Annotated[
-        int | None, typer.Option(min=1, help="Time steps of a sample. A .net, a .nir and a module do not store them.")
-    ] = None,
-    dt: Annotated[
-        float | None, typer.Option(help="For a .nir: seconds of a time step. The file does not store them.")
-    ] = None,
-    writer: Annotated[
-        Literal["snntorch", "spikingjelly", "norse", "sinabs", "rockpool", "lava"] | None,
-        typer.Option("--from", help="For a .nir: the program that wrote it. Its time step and reset are assumed."),
-    ] = None,
-    reset: Annotated[
-        str | None, typer.Option(help="For a .nir: the reset, subtract or zero. For one layer: 3=zero.")
-    ] = None,
-    input_shape: Annotated[
-        str | None,
-        typer.Option(help="Such as 1,28,28: for a module, or a .net that begins with a convolution."),
-    ] = None,
-    allow_dead: Annotated[
-        bool, typer.Option("--allow-dead", help="Also export layers that fire no spike on the chip.")
-    ] = False,
-    max_disagreement: Annotated[
-        float,
-        typer.Option(min=0, max=1, help="End with exit code 1 if more than this share of the predictions differ."),
-    ] = 0.05,
-    json: command.Json = False,
-    debug: command.Debug = False,
+    model: Path = argument(
+        "The trained network: model.pt of ottt-train, a .net of lava-dl, a .nir, a model.h5, or "
+        "mynet.py:build, a function that makes a module of snnTorch, SpikingJelly, Norse or sinabs.",
+        ...,
+    ),
+    output: Path | None = option("Where to write; default: beside the model.", None, "--output", "-o"),
+    weight_bits: str = option("Bits of weights on the chip: 2 to 8, ternary or binary. For each layer: 8,4,8.", "8"),
+    calibrate: int = option("Number of training samples with which scales and thresholds are chosen.", 0, min=0),
+    input_form: Literal["graded", "bias", "inject"] = option(
+        "How constant images are sent: pixels at every step, a current as a bias, or once.", "graded", "--input"
+    ),
+    scale: Literal["free", "power-of-two"] = option("Integer units per float unit, chosen for each layer.", "free"),
+    thresholds: Literal["channel", "layer"] = option(
+        "For one-bit weights: ±1 and a threshold per channel, or 8 bits and one per layer.", "channel"
+    ),
+    no_net: bool = option("Write no .net. Weights may then have exponents, which a .net cannot hold.", False),
+    nir: bool = option("Also write model.nir, for networks with reset=zero.", False),
+    force_nir: bool = option("Write model.nir with reset=subtract as recurrent inhibition.", False),
+    check: int = option("Number of test samples to compare float and chip on.", 360, min=1),
+    no_check: bool = option("Do not compare.", False),
+    target: Literal["loihi1", "loihi2"] = option("The chip that the network must fit.", "loihi2"),
+    limit: list[str] | None = option("Set a limit of that chip: incoming_axons=8192. Repeatable."),
+    fit_registers: bool = option("Round decays to the 12 bits of the chip, and count the changes.", False),
+    kit: bool = option("Also write loihi2_kit: graph, samples, expected integers and a script to compare.", False),
+    dry_run: bool = option("Write nothing.", False),
+    verify: list[str] | None = VERIFY,
+    verify_samples: int = option("Number of samples for --verify and for the kit.", 20, min=1),
+    weights: Path | None = option("For mynet.py:build: the file of its state_dict, or of a checkpoint with one."),
+    readout: Literal["spikes", "last", "max", "sum"] | None = option(
+        "For mynet.py:build or a .nir: what the scores are; default: by its last layer."
+    ),
+    approximate: bool = option("For mynet.py:build: replace what cannot be exact by the nearest operation.", False),
+    data: str | None = option("For mynet.py:build: samples to compare on: a data set, an .npz file or a folder."),
+    encoding: str | None = option("How --data becomes spikes, as in ottt-train. [by kind of data]"),
+    spikes_per_step: int | None = option(
+        "For mynet.py:build: the most spikes of a neuron in one step, if it may send several.", min=1
+    ),
+    time_steps: int | None = option("Time steps of a sample. A .net, a .nir and a module do not store them.", min=1),
+    dt: float | None = option("For a .nir: seconds of a time step. The file does not store them."),
+    writer: Literal["snntorch", "spikingjelly", "norse", "sinabs", "rockpool", "lava"] | None = option(
+        "For a .nir: the program that wrote it. Its time step and reset are assumed.", None, "--from"
+    ),
+    reset: str | None = option("For a .nir: the reset, subtract or zero. For one layer: 3=zero."),
+    input_shape: str | None = option("Such as 1,28,28: for a module, or a .net that begins with a convolution."),
+    allow_dead: bool = option("Also export layers that fire no spike on the chip.", False),
+    max_disagreement: float = option(
+        "End with exit code 1 if more than this share of the predictions differ.", 0.05, min=0, max=1
+    ),
+    json: bool = JSON,
+    debug: bool = DEBUG,
 ) -> None:
     """Put a trained network on the chip: model.h5 (exact integers), model.net (lava-dl), model_lava.py and report.html.
 
@@ -368,6 +312,4 @@ def _limits(texts: list[str]) -> dict[str, int]:
     return found
 
 
-def main() -> None:
-    """Entry point of the console script."""
-    command.execute(export, "ottt-export", GROUPS)
+main = partial(command.execute, export, "ottt-export", GROUPS)

@@ -6,15 +6,15 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
-
-import typer
+from typing import TYPE_CHECKING, Literal
 
 from ottt_loihi.cli import command
 from ottt_loihi.cli import learn_prequential as stream
 from ottt_loihi.cli.learn_report import story, summarise, table, write
 from ottt_loihi.cli.learn_scenario import REPLAY, Scenario, Transform, make_scenario, scenario_name, with_replay
+from ottt_loihi.cli.options import DEBUG, JSON, LOADER_OPTIONS, SEED, argument, option, with_options
 from ottt_loihi.converters.lava.backends import find
 
 if TYPE_CHECKING:
@@ -43,178 +43,90 @@ GROUPS = {
 }
 
 
+@with_options
 def learn(
-    model: Annotated[
-        Path | None, typer.Argument(help="An exported network, model.h5 of ottt-export. Without it: from scratch.")
-    ] = None,
-    transform: Annotated[Transform, typer.Option(help="What changes: upside-down turns images by 180°.")] = "none",
-    epochs: Annotated[
-        int | None,
-        typer.Option(min=1, help="Passes over the training samples; default: 6 from scratch, else 2."),
-    ] = None,
-    backend: Annotated[
-        str,
-        typer.Option(help="sim is the fast simulator; inprocess and lava give the same result; loihi2 is a chip."),
-    ] = "sim",
-    feedback: Annotated[
-        Literal["kolen-pollack", "random", "symmetric", "opzo", "local"] | None,
-        typer.Option(
-            help="How hidden layers get the error: kolen-pollack (default), random, symmetric, opzo; local for tess."
-        ),
-    ] = None,
-    rounding: Annotated[
-        Literal["per-synapse", "per-synapse-1", "lava"],
-        typer.Option(help="Random numbers that round weights: one per synapse (per-synapse-1: as in 0.1), or Lava's."),
-    ] = "per-synapse",
-    hidden: Annotated[
-        int | None,
-        typer.Option(min=1, help="From scratch: hidden neurons; default: 128 to 1024, more for more inputs."),
-    ] = None,
-    density: Annotated[float, typer.Option(min=0, max=1, help="From scratch: share of the synapses that exist.")] = 1.0,
-    current_decay: Annotated[
-        float,
-        typer.Option(
-            min=0,
-            max=1,
-            help="From scratch: share of the synaptic current that is left after a step; above 0, neurons reset to "
-            "zero.",
-        ),
-    ] = 0.0,
-    membrane_decay: Annotated[
-        float | None,
-        typer.Option(
-            min=0,
-            max=1,
-            help="From scratch: share of the membrane that is left after a step; default: 0.5, with a current 0.8.",
-        ),
-    ] = None,
-    readout_rate: Annotated[
-        float | None,
-        typer.Option(
-            help="Share of the readout's error that one time step removes; default: 0.12/T from scratch, else "
-            "0.1/T times signal over noise, at most 1/T."
-        ),
-    ] = None,
-    hidden_rate: Annotated[
-        float | None, typer.Option(help="The same for hidden layers; default: from their effect on the readout.")
-    ] = None,
-    halve_every: Annotated[
-        int | None,
-        typer.Option(
-            min=0, help="Samples after which all rates are halved; default: two epochs from scratch, else never (0)."
-        ),
-    ] = None,
-    rule: Annotated[
-        Literal["ottt", "s-tllr", "tess"],
-        typer.Option(help="ottt; s-tllr, where inputs after a spike count, too; tess, with an error for each layer."),
-    ] = "ottt",
-    lambda_pre: Annotated[
-        float | None, typer.Option(help="S-TLLR, TESS: decay of the input's trace, at most 1 - 1/127; default: 0.5.")
-    ] = None,
-    lambda_post: Annotated[
-        float | None, typer.Option(help="S-TLLR, TESS: decay of the trace of a neuron's surrogate; default: 0.2.")
-    ] = None,
-    alpha_post: Annotated[
-        float | None, typer.Option(help="S-TLLR, TESS: weight of inputs that come after the neuron; default: 1.")
-    ] = None,
-    kappa: Annotated[
-        float | None, typer.Option(help="TESS: gain of a layer's class neurons; default: a quarter of its neurons.")
-    ] = None,
-    loss: Annotated[
-        Literal["mse", "softmax"] | None,
-        typer.Option(help="The readout's error: squared, or cross-entropy (from scratch and of --changed)."),
-    ] = None,
-    learn_when: Annotated[
-        Literal["always", "mistaken"] | None,
-        typer.Option(
-            help="Learn from every sample, or only from those answered wrongly at a first presentation; default: "
-            "always from scratch, else mistaken."
-        ),
-    ] = None,
-    learn_bias: Annotated[bool, typer.Option("--learn-bias", help="Biases learn, too, inside their neurons.")] = False,
-    encoding: Annotated[
-        Literal["factored", "signed", "split"],
-        typer.Option(help="How surrogate and error are sent: as two factors, as one signed number, or unsigned."),
-    ] = "factored",
-    schedule: Annotated[
-        Literal["phased", "pipelined"],
-        typer.Option(
-            help="phased: one time step after the other, exact. pipelined: overlapping, faster, only nearly OTTT."
-        ),
-    ] = "phased",
-    silent_epochs: Annotated[
-        int,
-        typer.Option(
-            min=0,
-            max=255,
-            help="Learning epochs without spikes after a sample, in place of clearing the trace (loihi2).",
-        ),
-    ] = 0,
-    input_lag: Annotated[
-        int, typer.Option(min=0, max=31, help="Lava steps that a chip's adapters take on the way in (loihi2).")
-    ] = 0,
-    plastic: Annotated[
-        int | None,
-        typer.Option(min=1, help="Number of last layers that learn; default: all dense layers."),
-    ] = None,
-    hlop: Annotated[
-        int,
-        typer.Option(min=0, help="Number of directions that HLOP protects for the old data."),
-    ] = 0,
-    repeat_in_lava: Annotated[
-        int,
-        typer.Option(min=0, help="Repeat at least so many steps in Lava's runtime, and compare every variable."),
-    ] = 0,
-    changed: Annotated[
-        bool,
-        typer.Option(
-            "--changed",
-            help="The data have changed: learn from every sample, with cross-entropy, falling rates and replay.",
-        ),
-    ] = False,
-    replay: Annotated[
-        float | None,
-        typer.Option(min=0, max=10, help="Old training samples for each new one, drawn anew each epoch; default: 0."),
-    ] = None,
-    in_order: Annotated[
-        bool, typer.Option("--in-order", help="Keep the order of the samples; default: each epoch is shuffled.")
-    ] = False,
-    prequential: Annotated[
-        bool,
-        typer.Option(
-            "--prequential", help="One epoch in order: each sample is answered first and learnt from afterwards."
-        ),
-    ] = False,
-    label_share: Annotated[
-        float, typer.Option(help="With --prequential: share of the samples that have a label.")
-    ] = 1.0,
-    balanced: Annotated[
-        bool,
-        typer.Option(
-            "--balanced", help="Learn equally often from each class: samples of frequent classes are left out."
-        ),
-    ] = False,
-    resume: Annotated[
-        bool, typer.Option("--resume", help="Continue the run in the folder, or add epochs to it.")
-    ] = False,
-    checkpoint_every: Annotated[
-        int | None,
-        typer.Option(min=1, help="Save the state after so many samples; default: a tenth of an epoch."),
-    ] = None,
-    stop_at: Annotated[
-        float | None,
-        typer.Option(
-            min=0,
-            max=1,
-            help="Stop at this accuracy, 0 to 1, on a tenth of the training samples that is held out.",
-        ),
-    ] = None,
-    data: Annotated[str | None, typer.Option(help="Data set; default: the model's, or digits.")] = None,
-    changes: command.LoaderOptions = None,
-    output: Annotated[Path | None, typer.Option("--output", "-o", help="Folder; default: the model's.")] = None,
-    seed: command.Seed = 0,
-    json: command.Json = False,
-    debug: command.Debug = False,
+    model: Path | None = argument("An exported network, model.h5 of ottt-export. Without it: from scratch."),
+    transform: Transform = option("What changes: upside-down turns images by 180°.", "none"),
+    epochs: int | None = option("Passes over the training samples; default: 6 from scratch, else 2.", min=1),
+    backend: str = option(
+        "sim is the fast simulator; inprocess and lava give the same result; loihi2 is a chip.", "sim"
+    ),
+    feedback: Literal["kolen-pollack", "random", "symmetric", "opzo", "local"] | None = option(
+        "How hidden layers get the error: kolen-pollack (default), random, symmetric, opzo; local for tess."
+    ),
+    rounding: Literal["per-synapse", "per-synapse-1", "lava"] = option(
+        "Random numbers that round weights: one per synapse (per-synapse-1: as in 0.1), or Lava's.", "per-synapse"
+    ),
+    hidden: int | None = option("From scratch: hidden neurons; default: 128 to 1024, more for more inputs.", min=1),
+    density: float = option("From scratch: share of the synapses that exist.", 1.0, min=0, max=1),
+    current_decay: float = option(
+        "From scratch: share of the synaptic current that is left after a step; above 0, neurons reset to zero.",
+        0.0,
+        min=0,
+        max=1,
+    ),
+    membrane_decay: float | None = option(
+        "From scratch: share of the membrane that is left after a step; default: 0.5, with a current 0.8.", min=0, max=1
+    ),
+    readout_rate: float | None = option(
+        "Share of the readout's error that one time step removes; default: 0.12/T from scratch, else "
+        "0.1/T times signal over noise, at most 1/T."
+    ),
+    hidden_rate: float | None = option("The same for hidden layers; default: from their effect on the readout."),
+    halve_every: int | None = option(
+        "Samples after which all rates are halved; default: two epochs from scratch, else never (0).", min=0
+    ),
+    rule: Literal["ottt", "s-tllr", "tess"] = option(
+        "ottt; s-tllr, where inputs after a spike count, too; tess, with an error for each layer.", "ottt"
+    ),
+    lambda_pre: float | None = option("S-TLLR, TESS: decay of the input's trace, at most 1 - 1/127; default: 0.5."),
+    lambda_post: float | None = option("S-TLLR, TESS: decay of the trace of a neuron's surrogate; default: 0.2."),
+    alpha_post: float | None = option("S-TLLR, TESS: weight of inputs that come after the neuron; default: 1."),
+    kappa: float | None = option("TESS: gain of a layer's class neurons; default: a quarter of its neurons."),
+    loss: Literal["mse", "softmax"] | None = option(
+        "The readout's error: squared, or cross-entropy (from scratch and of --changed)."
+    ),
+    learn_when: Literal["always", "mistaken"] | None = option(
+        "Learn from every sample, or only from those answered wrongly at a first presentation; default: "
+        "always from scratch, else mistaken."
+    ),
+    learn_bias: bool = option("Biases learn, too, inside their neurons.", False),
+    encoding: Literal["factored", "signed", "split"] = option(
+        "How surrogate and error are sent: as two factors, as one signed number, or unsigned.", "factored"
+    ),
+    schedule: Literal["phased", "pipelined"] = option(
+        "phased: one time step after the other, exact. pipelined: overlapping, faster, only nearly OTTT.", "phased"
+    ),
+    silent_epochs: int = option(
+        "Learning epochs without spikes after a sample, in place of clearing the trace (loihi2).", 0, min=0, max=255
+    ),
+    input_lag: int = option("Lava steps that a chip's adapters take on the way in (loihi2).", 0, min=0, max=31),
+    plastic: int | None = option("Number of last layers that learn; default: all dense layers.", min=1),
+    hlop: int = option("Number of directions that HLOP protects for the old data.", 0, min=0),
+    repeat_in_lava: int = option(
+        "Repeat at least so many steps in Lava's runtime, and compare every variable.", 0, min=0
+    ),
+    changed: bool = option(
+        "The data have changed: learn from every sample, with cross-entropy, falling rates and replay.", False
+    ),
+    replay: float | None = option(
+        "Old training samples for each new one, drawn anew each epoch; default: 0.", min=0, max=10
+    ),
+    in_order: bool = option("Keep the order of the samples; default: each epoch is shuffled.", False),
+    prequential: bool = option("One epoch in order: each sample is answered first and learnt from afterwards.", False),
+    label_share: float = option("With --prequential: share of the samples that have a label.", 1.0),
+    balanced: bool = option("Learn equally often from each class: samples of frequent classes are left out.", False),
+    resume: bool = option("Continue the run in the folder, or add epochs to it.", False),
+    checkpoint_every: int | None = option("Save the state after so many samples; default: a tenth of an epoch.", min=1),
+    stop_at: float | None = option(
+        "Stop at this accuracy, 0 to 1, on a tenth of the training samples that is held out.", min=0, max=1
+    ),
+    data: str | None = option("Data set; default: the model's, or digits."),
+    changes: list[str] | None = LOADER_OPTIONS,
+    output: Path | None = option("Folder; default: the model's.", None, "--output", "-o"),
+    seed: int = SEED,
+    json: bool = JSON,
+    debug: bool = DEBUG,
 ) -> None:
     """Let a network learn on the chip, in the integers of Lava's learning engine, one sample after the other.
 
@@ -309,9 +221,7 @@ def learn(
         raise KeyboardInterrupt
 
 
-def main() -> None:
-    """Entry point of the console script."""
-    command.execute(learn, "ottt-learn", GROUPS)
+main = partial(command.execute, learn, "ottt-learn", GROUPS)
 
 
 def _watched(scenario: Scenario, rows: int, settings: Settings, quiet: bool) -> tuple[Subspace, ...] | None:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import time
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
-
-import typer
+from typing import TYPE_CHECKING, Any
 
 from ottt_loihi.cli import command
+from ottt_loihi.cli.options import DEBUG, JSON, LOADER_OPTIONS, SEED, VERIFY, argument, option, with_options
 from ottt_loihi.converters import replay
 from ottt_loihi.converters.lava.backends import find
 
@@ -32,37 +32,28 @@ OVERFLOWS = {
 }
 
 
+@with_options
 def run(
-    model: Annotated[Path, typer.Argument(help="The integer network, model.h5 of ottt-export.")],
-    output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="Folder of the report; default: beside the model.")
-    ] = None,
-    samples: Annotated[int | None, typer.Option(min=1, help="Number of test samples. [360]")] = None,
-    backend: Annotated[
-        str,
-        typer.Option(
-            help="What classifies: sim, our simulator; lava or inprocess, hundreds of times slower; loihi2, a chip."
-        ),
-    ] = "sim",
-    verify: command.Verify = None,
-    verify_samples: Annotated[int, typer.Option(min=1, help="Number of samples that --verify repeats.")] = 20,
-    data: Annotated[str | None, typer.Option(help="Data set; default: that of the training.")] = None,
-    changes: command.LoaderOptions = None,
-    predictions: Annotated[
-        Path | None,
-        typer.Option(help="A .csv file for the prediction and scores of each sample; labels are not needed."),
-    ] = None,
-    input_range: Annotated[
-        str | None,
-        typer.Option(help="The values that 0 and 1 of the data become, such as -1,1, if a .net scales its input."),
-    ] = None,
-    continuous: Annotated[
-        bool,
-        typer.Option("--continuous", help="The samples are one recording: no state is reset between them."),
-    ] = False,
-    seed: command.Seed = 0,
-    json: command.Json = False,
-    debug: command.Debug = False,
+    model: Path = argument("The integer network, model.h5 of ottt-export.", ...),
+    output: Path | None = option("Folder of the report; default: beside the model.", None, "--output", "-o"),
+    samples: int | None = option("Number of test samples. [360]", min=1),
+    backend: str = option(
+        "What classifies: sim, our simulator; lava or inprocess, hundreds of times slower; loihi2, a chip.", "sim"
+    ),
+    verify: list[str] | None = VERIFY,
+    verify_samples: int = option("Number of samples that --verify repeats.", 20, min=1),
+    data: str | None = option("Data set; default: that of the training."),
+    changes: list[str] | None = LOADER_OPTIONS,
+    predictions: Path | None = option(
+        "A .csv file for the prediction and scores of each sample; labels are not needed."
+    ),
+    input_range: str | None = option(
+        "The values that 0 and 1 of the data become, such as -1,1, if a .net scales its input."
+    ),
+    continuous: bool = option("The samples are one recording: no state is reset between them.", False),
+    seed: int = SEED,
+    json: bool = JSON,
+    debug: bool = DEBUG,
 ) -> None:
     """Classify test samples in our simulator or in Lava, and compare the two: every current, membrane and spike.
 
@@ -125,9 +116,7 @@ def run(
     _fail_if_different(checks)
 
 
-def main() -> None:
-    """Entry point of the console script."""
-    command.execute(run, "ottt-run")
+main = partial(command.execute, run, "ottt-run")
 
 
 def _measured(predictions: np.ndarray, found: Chosen, chip: ChipNetwork) -> Metrics | None:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, Literal
-
-import typer
+from typing import Any, Literal
 
 from ottt_loihi.cli import command
+from ottt_loihi.cli.options import DEBUG, JSON, TIME_AXIS, argument, option, with_options
 
 # tables of the configuration → options that are their keys, separated by blanks
 TABLES = {
@@ -27,102 +27,64 @@ GROUPS = {
 }
 
 
+@with_options
 def train(
-    config: Annotated[Path | None, typer.Argument(help="A TOML file (configs/*.toml); options override it.")] = None,
-    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for model.pt.")] = Path("runs/train"),
-    resume: Annotated[bool, typer.Option("--resume", help="Continue the run in the output folder.")] = False,
-    force: Annotated[bool, typer.Option("--force", help="Replace the run in the output folder.")] = False,
-    data: Annotated[
-        str | None, typer.Option(help="A data set (ottt-data lists them), an .npz file or a folder. [digits]")
-    ] = None,
-    encoding: Annotated[
-        str | None,
-        typer.Option(
-            help="Values to spikes: rate, regular, latency, delta, population, thermometer, graded, frames, delays, "
-            "slots, constant. Option: delta:threshold=0.1. [by data]"
-        ),
-    ] = None,
-    time_axis: command.TimeAxis = None,
-    scale: Annotated[
-        str | None, typer.Option(help="Scale values to 0 … 1: each channel, all together, or none. [where needed]")
-    ] = None,
-    network: Annotated[
-        str | None, typer.Option(help="mlp, conv, vgg, vgg_f, nf_resnet34, dsr or slayer. [mlp]")
-    ] = None,
-    hidden: Annotated[str | None, typer.Option(help="Hidden neurons of mlp: 256,256. [128]")] = None,
-    features: Annotated[str | None, typer.Option(help="For conv: layers, such as 16C3-AP2-32C3-GAP.")] = None,
-    rule: Annotated[
-        str | None,
-        typer.Option(help="ottt, bptt, sltt, saf-e, saf-f, ide, spide, dsr, opzo, s-tllr, tess, a-otpe, otpe. [ottt]"),
-    ] = None,
-    epochs: Annotated[int | None, typer.Option(min=1, help="Passes over the training samples. [60]")] = None,
-    validation: Annotated[
-        float | None,
-        typer.Option(min=0, help="Share of the training samples that is held out and chooses best.pt. [0.1]"),
-    ] = None,
-    stop_at: Annotated[float | None, typer.Option(min=0, max=1, help="End at this validation accuracy.")] = None,
-    patience: Annotated[
-        int | None, typer.Option(min=0, help="End after so many epochs without a better validation accuracy.")
-    ] = None,
-    class_weights: Annotated[
-        str | None, typer.Option(help="Weights of the classes in the loss: balanced, or numbers such as 1,2.5,1.")
-    ] = None,
-    sampling: Annotated[
-        Literal["shuffled", "balanced"] | None,
-        typer.Option(help="In an epoch, draw each sample once, or all classes equally often. [shuffled]"),
-    ] = None,
-    batch_size: Annotated[int | None, typer.Option(min=1, help="Samples per batch. [64]")] = None,
-    time_steps: Annotated[
-        int | None, typer.Option("--time-steps", "-T", min=1, help="Time steps per sample, T. [the data's, or 6]")
-    ] = None,
-    beta: Annotated[
-        float | None, typer.Option(min=0, max=1, help="Share of the membrane that is left after a step, λ. [0.5]")
-    ] = None,
-    v_threshold: Annotated[float | None, typer.Option(help="Firing threshold, Vth. [1]")] = None,
-    reset: Annotated[
-        Literal["subtract", "zero"] | None, typer.Option(help="What a spike does to the membrane. [subtract]")
-    ] = None,
-    bias: Annotated[bool | None, typer.Option("--bias/--no-bias", help="Give every layer a bias.")] = None,
-    surrogate: Annotated[
-        Literal["rectangle", "sigmoid", "triangle", "fast-sigmoid"] | None,
-        typer.Option(help="Stand-in for the derivative of a spike."),
-    ] = None,
-    update: Annotated[
-        Literal["step", "sequence"] | None,
-        typer.Option(help="Learn at every time step, or once after all steps. [step]"),
-    ] = None,
-    convention: Annotated[
-        Literal["paper", "authors"] | None, typer.Option(help="OTTT as in the paper or the authors' code. [paper]")
-    ] = None,
-    loss: Annotated[
-        Literal["squared-error", "cross-entropy"] | None, typer.Option(help="Loss of every time step. [squared-error]")
-    ] = None,
-    optimizer: Annotated[Literal["adam", "adamw", "sgd"] | None, typer.Option(help="Optimiser. [adam]")] = None,
-    learning_rate: Annotated[
-        float | None, typer.Option("--learning-rate", "--lr", help="Step size of the optimiser. [0.005]")
-    ] = None,
-    momentum: Annotated[float | None, typer.Option(help="Momentum of sgd. [0.9]")] = None,
-    weight_decay: Annotated[float | None, typer.Option(min=0, help="Weight decay of the optimiser. [0]")] = None,
-    clip_norm: Annotated[
-        float | None, typer.Option(min=0, help="Largest norm of the gradient; 0: no limit. [0]")
-    ] = None,
-    schedule: Annotated[
-        Literal["cosine", "constant"] | None, typer.Option(help="Course of the learning rate. [cosine]")
-    ] = None,
-    engine: Annotated[
-        Literal["auto", "plain", "fast"] | None,
-        typer.Option(help="The fast engine if it can train the network, or always one of the two. [auto]"),
-    ] = None,
-    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads; the result may depend on it. [1]")] = None,
-    init: Annotated[str | None, typer.Option(help="Start from the network of this model.pt.")] = None,
-    quantize: Annotated[
-        int | None, typer.Option(min=2, max=8, help="Train with rounded weights of 2 to 8 bits.")
-    ] = None,
-    seed: Annotated[int | None, typer.Option(min=0, help="The same seed gives the same bits. [0]")] = None,
-    changes: Annotated[list[str] | None, typer.Option("--set", help="Any other setting: network.dropout=0.1 …")] = None,
-    tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Write TensorBoard files too.")] = False,
-    json: command.Json = False,
-    debug: command.Debug = False,
+    config: Path | None = argument("A TOML file (configs/*.toml); options override it."),
+    output: Path = option("Folder for model.pt.", Path("runs/train"), "--output", "-o"),
+    resume: bool = option("Continue the run in the output folder.", False),
+    force: bool = option("Replace the run in the output folder.", False),
+    data: str | None = option("A data set (ottt-data lists them), an .npz file or a folder. [digits]"),
+    encoding: str | None = option(
+        "Values to spikes: rate, regular, latency, delta, population, thermometer, graded, frames, delays, "
+        "slots, constant. Option: delta:threshold=0.1. [by data]"
+    ),
+    time_axis: bool | None = TIME_AXIS,
+    scale: str | None = option("Scale values to 0 … 1: each channel, all together, or none. [where needed]"),
+    network: str | None = option("mlp, conv, vgg, vgg_f, nf_resnet34, dsr or slayer. [mlp]"),
+    hidden: str | None = option("Hidden neurons of mlp: 256,256. [128]"),
+    features: str | None = option("For conv: layers, such as 16C3-AP2-32C3-GAP."),
+    rule: str | None = option(
+        "ottt, bptt, sltt, saf-e, saf-f, ide, spide, dsr, opzo, s-tllr, tess, a-otpe, otpe. [ottt]"
+    ),
+    epochs: int | None = option("Passes over the training samples. [60]", min=1),
+    validation: float | None = option(
+        "Share of the training samples that is held out and chooses best.pt. [0.1]", min=0
+    ),
+    stop_at: float | None = option("End at this validation accuracy.", min=0, max=1),
+    patience: int | None = option("End after so many epochs without a better validation accuracy.", min=0),
+    class_weights: str | None = option("Weights of the classes in the loss: balanced, or numbers such as 1,2.5,1."),
+    sampling: Literal["shuffled", "balanced"] | None = option(
+        "In an epoch, draw each sample once, or all classes equally often. [shuffled]"
+    ),
+    batch_size: int | None = option("Samples per batch. [64]", min=1),
+    time_steps: int | None = option("Time steps per sample, T. [the data's, or 6]", None, "--time-steps", "-T", min=1),
+    beta: float | None = option("Share of the membrane that is left after a step, λ. [0.5]", min=0, max=1),
+    v_threshold: float | None = option("Firing threshold, Vth. [1]"),
+    reset: Literal["subtract", "zero"] | None = option("What a spike does to the membrane. [subtract]"),
+    bias: bool | None = option("Give every layer a bias.", None, "--bias/--no-bias"),
+    surrogate: Literal["rectangle", "sigmoid", "triangle", "fast-sigmoid"] | None = option(
+        "Stand-in for the derivative of a spike."
+    ),
+    update: Literal["step", "sequence"] | None = option("Learn at every time step, or once after all steps. [step]"),
+    convention: Literal["paper", "authors"] | None = option("OTTT as in the paper or the authors' code. [paper]"),
+    loss: Literal["squared-error", "cross-entropy"] | None = option("Loss of every time step. [squared-error]"),
+    optimizer: Literal["adam", "adamw", "sgd"] | None = option("Optimiser. [adam]"),
+    learning_rate: float | None = option("Step size of the optimiser. [0.005]", None, "--learning-rate", "--lr"),
+    momentum: float | None = option("Momentum of sgd. [0.9]"),
+    weight_decay: float | None = option("Weight decay of the optimiser. [0]", min=0),
+    clip_norm: float | None = option("Largest norm of the gradient; 0: no limit. [0]", min=0),
+    schedule: Literal["cosine", "constant"] | None = option("Course of the learning rate. [cosine]"),
+    engine: Literal["auto", "plain", "fast"] | None = option(
+        "The fast engine if it can train the network, or always one of the two. [auto]"
+    ),
+    threads: int | None = option("CPU threads; the result may depend on it. [1]", min=1),
+    init: str | None = option("Start from the network of this model.pt."),
+    quantize: int | None = option("Train with rounded weights of 2 to 8 bits.", min=2, max=8),
+    seed: int | None = option("The same seed gives the same bits. [0]", min=0),
+    changes: list[str] | None = option("Any other setting: network.dropout=0.1 …", None, "--set"),
+    tensorboard: bool = option("Write TensorBoard files too.", False),
+    json: bool = JSON,
+    debug: bool = DEBUG,
 ) -> None:
     """Train a spiking network and save it as [bold]model.pt[/].
 
@@ -160,8 +122,7 @@ def train(
         _show(result)
 
 
-def main() -> None:
-    command.execute(train, "ottt-train", GROUPS)
+main = partial(command.execute, train, "ottt-train", GROUPS)
 
 
 def _show(result: dict[str, Any]) -> None:
