@@ -31,7 +31,7 @@ CHOSEN = {
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
     monkeypatch.setattr(
-        "ottt_loihi.cli.learn.write", lambda folder, scenario, result, summary: {"weights": sha(result)}
+        "ottt_loihi.cli.learn_report.write", lambda folder, scenario, result, summary: {"weights": sha(result)}
     )
     with zipfile.ZipFile(Path(__file__).parent / "fixtures" / "learning-v1.zip") as states:
         states.extractall(tmp_path)
@@ -92,7 +92,7 @@ def test_a_run_with_other_choices_is_another_one(folder, capsys):
 
 def test_a_run_of_version_0_2_0_goes_on_with_its_halvings_and_loss(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(
-        "ottt_loihi.cli.learn.write", lambda folder, scenario, result, summary: {"weights": sha(result)}
+        "ottt_loihi.cli.learn_report.write", lambda folder, scenario, result, summary: {"weights": sha(result)}
     )
 
     def run(name, **more):

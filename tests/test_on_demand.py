@@ -92,7 +92,7 @@ def test_the_command_learns_block_by_block(exported, tmp_path, asked, monkeypatc
     monkeypatch.setattr("ottt_loihi.onchip.stream.AHEAD", 4)
     monkeypatch.setattr("ottt_loihi.onchip.network.rates.CALIBRATION_SAMPLES", 3)
     kept = []
-    monkeypatch.setattr("ottt_loihi.cli.learn.write", lambda *given: kept.append(given[2].chip) or {})
+    monkeypatch.setattr("ottt_loihi.cli.learn_report.write", lambda *given: kept.append(given[2].chip) or {})
     line = ("ottt-learn", exported / "model.h5", "--data", exported / "a.npz", "--epochs", "1", "-o", tmp_path)
     found = output(*line)
     assert max(asked) <= 16 * 8 * 20 * 4  # the samples between two reports, whatever the data set

@@ -145,7 +145,7 @@ class TestCommand:
     def test_a_stream_of_digits_upside_down(self, tmp_path, monkeypatch, capsys):
         """A tenth of the labels: the answers are those of the API, and of the frozen network until the first label."""
         storage.save(to_inference(small()).chip, tmp_path / "model.h5")
-        monkeypatch.setattr("ottt_loihi.cli.learn.write", lambda folder, scenario, result, summary: {})
+        monkeypatch.setattr("ottt_loihi.cli.learn_report.write", lambda folder, scenario, result, summary: {})
         line = {"transform": "upside-down", "prequential": True, "label_share": 0.1, "json": True}
         command(tmp_path / "model.h5", output=tmp_path, **line)
         summary = json.loads(capsys.readouterr().out)
@@ -174,7 +174,7 @@ class TestCommand:
             command(output=tmp_path, json=True, **line)
 
     def test_in_order(self, tmp_path, monkeypatch, capsys):
-        monkeypatch.setattr("ottt_loihi.cli.learn.write", lambda folder, scenario, result, summary: {})
+        monkeypatch.setattr("ottt_loihi.cli.learn_report.write", lambda folder, scenario, result, summary: {})
         command(output=tmp_path, json=True, in_order=True, hidden=8, epochs=1, stop_at=0.01)
         summary = json.loads(capsys.readouterr().out)
         assert summary["settings"]["shuffle"] is False

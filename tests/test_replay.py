@@ -70,7 +70,7 @@ def test_samples_of_both_in_their_order_also_on_demand():
 
 
 def test_one_option_chooses_loss_samples_rates_and_replay(model, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr("ottt_loihi.cli.learn.write", lambda folder, scenario, result, summary: {})
+    monkeypatch.setattr("ottt_loihi.cli.learn_report.write", lambda folder, scenario, result, summary: {})
     line = {"transform": "upside-down", "epochs": 1, "output": tmp_path, "json": True}
     command(model, changed=True, **line)
     summary = json.loads(capsys.readouterr().out)

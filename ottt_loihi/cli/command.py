@@ -17,11 +17,11 @@ from rich.console import Console
 from ottt_loihi.cli.help import arguments, command_class
 from ottt_loihi.errors import BackendUnavailableError, FileError, OtttError, UsageError
 from ottt_loihi.files import write_text
+from ottt_loihi.report.report import Table
 from ottt_loihi.terminal import THEME
 
 if TYPE_CHECKING:
     from ottt_loihi.metrics import Metrics
-    from ottt_loihi.report.report import Table
     from ottt_loihi.sim.network import ChipNetwork
 
 out = Console(highlight=False, theme=THEME)
@@ -131,7 +131,6 @@ def write_plot(path: Path, draw: Callable[[], str]) -> None:
 def recall_table(measured: Metrics, note: str = "") -> Table:
     """Return the table of the classes with the lowest recall."""
     from ottt_loihi.metrics import COLUMNS
-    from ottt_loihi.report.report import Table
 
     return Table("Recall of each class", COLUMNS, measured.worst(), note)
 

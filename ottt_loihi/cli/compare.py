@@ -10,6 +10,8 @@ from typing import Any
 
 from ottt_loihi.cli.command import err, execute, expect_file, print_files, print_json, print_table
 from ottt_loihi.cli.options import DEBUG, JSON, argument, option, with_options
+from ottt_loihi.files import write_text
+from ottt_loihi.report.report import Table
 
 
 @with_options
@@ -31,9 +33,7 @@ def compare(
     """
     from rich.progress import Progress
 
-    from ottt_loihi.files import write_text
     from ottt_loihi.report import plots
-    from ottt_loihi.report.report import Table
     from ottt_loihi.training.compare import read_comparison, run, summarise
 
     expect_file(config, "TOML file", {"": "configs/compare/digits.toml is one", ".pt": "ottt-eval tests a network"})

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from ottt_loihi.cli import command
 from ottt_loihi.cli.options import DEBUG, JSON, LOADER_OPTIONS, TIME_AXIS, argument, option, with_options
+from ottt_loihi.errors import FileError
+from ottt_loihi.report.report import Table
 
 if TYPE_CHECKING:
     from ottt_loihi.data import DataSet, Split
@@ -60,7 +62,6 @@ main = partial(command.execute, data, "ottt-data")
 def _listing(folder: Path | None) -> dict[str, Any]:
     from ottt_loihi.data import DATA_SETS
     from ottt_loihi.data.folder import data_folder
-    from ottt_loihi.errors import FileError
 
     base = data_folder(folder)
     if folder is not None and not folder.is_dir():
@@ -72,8 +73,6 @@ def _listing(folder: Path | None) -> dict[str, Any]:
 
 
 def _state(data_set: DataSet, folder: Path | None) -> dict[str, Any]:
-    from ottt_loihi.errors import FileError
-
     state: dict[str, Any] = {"name": data_set.name, "title": data_set.title, "source": data_set.source}
     state["licence"] = data_set.licence
     wanted = [layout.describe("") for layout in data_set.layouts]
@@ -87,7 +86,6 @@ def _state(data_set: DataSet, folder: Path | None) -> dict[str, Any]:
 
 def _show_listing(result: dict[str, Any]) -> None:
     from ottt_loihi.data.folder import ENVIRONMENT
-    from ottt_loihi.report.report import Table
 
     base = result["folder"]
     title = f"data sets in {base}" if base else f"data sets ({ENVIRONMENT} is not set)"
@@ -167,8 +165,6 @@ def _names(names: Sequence[str]) -> str:
 
 
 def _show_contents(result: dict[str, Any]) -> None:
-    from ottt_loihi.report.report import Table
-
     counts = result["samples_per_class"]
     steps = f"{result['time_steps']} frames" if result["time_steps"] else "images (rate coded when used)"
     rows = [

@@ -15,6 +15,7 @@ from typing import Any
 
 from ottt_loihi.cli import command
 from ottt_loihi.cli.options import DEBUG, option, with_options
+from ottt_loihi.report.report import Table
 
 
 def steps(folder: Path) -> list[tuple[str, str, list[str]]]:
@@ -97,8 +98,6 @@ def _say_learned(result: dict[str, Any]) -> str:
 
 
 def _summarise(output: Path, results: dict[str, Any], seconds: dict[str, float], total: float) -> None:
-    from ottt_loihi.report.report import Table
-
     rows = [[what, _say(name, results[name]), f"{seconds[name]:.0f}"] for what, name, _ in steps(output)]
     command.out.print()
     command.print_table(Table("What you saw", ["step", "result", "seconds>"], rows, f"{total:.0f} seconds in all."))

@@ -12,10 +12,14 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from importlib.metadata import requires
 
+from rich.markup import escape
+
 from ottt_loihi.cli import command
 from ottt_loihi.cli.options import DEBUG, JSON, with_options
 from ottt_loihi.converters.lava.backends import has_adapters
 from ottt_loihi.converters.lava.installed import installed, lava_dl_problem, lava_problem
+from ottt_loihi.errors import FileError
+from ottt_loihi.report.report import Table
 
 COLOURS = {"ok": "green", "note": "yellow", "missing": "bold red"}
 
@@ -100,7 +104,6 @@ def _data() -> Finding:
     if installed("numpy") is None:
         return Finding("data", "note", f"OTTT_DATA_DIR={folder}, unread without numpy")
     from ottt_loihi.data import DATA_SETS
-    from ottt_loihi.errors import FileError
 
     found = []
     for data_set in DATA_SETS.values():
@@ -126,10 +129,6 @@ def _needed() -> list[str]:
 
 
 def _show(findings: list[Finding]) -> None:
-    from rich.markup import escape
-
-    from ottt_loihi.report.report import Table
-
     rows = [[f.what, f"[{COLOURS[f.state]}]{f.state}[/]", escape(f.detail)] for f in findings]
     command.print_table(Table("ottt-doctor", ["what", "state", "found"], rows))
     if all(finding.state != "missing" for finding in findings):

@@ -8,6 +8,7 @@ from typing import Any
 
 from ottt_loihi.cli import command
 from ottt_loihi.cli.options import DEBUG, JSON, argument, option, with_options
+from ottt_loihi.report.report import Table
 
 
 @with_options
@@ -81,8 +82,6 @@ def _drawing(rates: Any) -> str:
 
 
 def _show(rows: list[dict[str, Any]], data: str, trained: int) -> None:
-    from ottt_loihi.report.report import Table
-
     table = [
         [
             str(row["time_steps"]),

@@ -7,17 +7,17 @@ import sys
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from ottt_loihi import checks
 from ottt_loihi.cli import command
 from ottt_loihi.cli.options import DEBUG, JSON, VERIFY, argument, option, with_options
 from ottt_loihi.converters import replay
 from ottt_loihi.errors import UsageError
+from ottt_loihi.report import report
 
 if TYPE_CHECKING:
     from ottt_loihi.converters.export import Export, Options
-    from ottt_loihi.converters.frameworks.convert import Imported
 
 
 MAKERS = {  # ending → what makes such a file
@@ -107,7 +107,6 @@ def export(
     """
     from ottt_loihi.converters import export as exporter
     from ottt_loihi.converters.limits import TARGETS
-    from ottt_loihi.report import report
     from ottt_loihi.report.export_section import section, tables
 
     for place in verify or []:
@@ -144,9 +143,12 @@ def export(
         fit_registers=fit_registers,
     )
     if module:
+        from ottt_loihi.cli.export_module import read_module
+        from ottt_loihi.training.checkpoint import save
+
         how = {"readout": readout, "spikes_per_step": spikes_per_step, "approximate": approximate}
         with contextlib.redirect_stdout(sys.stderr):  # what the user's own code prints
-            imported = _imported(str(model), weights, shape, time_steps, how, (data, encoding), options)
+            imported = read_module(str(model), weights, shape, time_steps, how, (data, encoding), options)
         result = exporter.export_module(imported.network, options, weights)
     else:
         if model.suffix != ".nir" and (writer or reset):
@@ -163,8 +165,6 @@ def export(
         folder = output or model.parent
         files = exporter.write(result, folder, nir or force_nir, force_nir)
         if module:
-            from ottt_loihi.training.checkpoint import save
-
             files["network"] = str(folder / "imported.pt")  # ottt-train --init goes on with it
             save(imported.network, files["network"])
         if kit:
@@ -257,42 +257,6 @@ def _export(
     if not {"training", "imported"} & net.provenance.keys():
         command.say("note", [UNTRAINED])
     return exporter.export(net, options, source=model)
-
-
-def _imported(
-    text: str,
-    weights: Path | None,
-    input_shape: tuple[int, ...] | None,
-    time_steps: int | None,
-    how: dict[str, Any],
-    data: tuple[str | None, str | None],
-    options: Options,
-) -> Imported:
-    """Return the network of a user's own module, after both have run with the same spikes."""
-    from ottt_loihi.cli import export_samples as samples
-    from ottt_loihi.converters.frameworks import check as checking
-    from ottt_loihi.converters.frameworks import convert, files
-    from ottt_loihi.converters.samples import samples_of
-
-    if input_shape is None:
-        raise UsageError(f"{text}: a module does not say what it takes; give --input-shape, of one sample at one step")
-    module = files.build(text)
-    if weights is None:
-        command.say("note", ["no --weights; the module's own are taken, as build() leaves them"])
-    else:
-        command.say("note", files.load_weights(module, weights))
-    imported = convert.read(module, input_shape, time_steps, **how)
-    command.say("note", [*imported.notes, *samples.adopt(imported, *data)])
-    if options.check:
-        net = imported.network
-        x = None
-        if data[0] is not None:
-            x = samples.repeated_in_time(samples_of(net, options.check, "test").x, net.time_steps)
-        compared = checking.compare(module, input_shape, time_steps, x, **how)
-        if not how["approximate"]:
-            compared.raise_if_different()
-        command.say(text, [f"{compared}; scores: {imported.readout}"])
-    return imported
 
 
 def _bits(text: str) -> int | str | list[int | str]:

@@ -4,23 +4,16 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
-from dataclasses import replace
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from ottt_loihi.cli import command
-from ottt_loihi.cli import learn_prequential as stream
-from ottt_loihi.cli.learn_report import story, summarise, table, write
-from ottt_loihi.cli.learn_scenario import REPLAY, Scenario, Transform, make_scenario, scenario_name, with_replay
 from ottt_loihi.cli.options import DEBUG, JSON, LOADER_OPTIONS, SEED, argument, option, with_options
 from ottt_loihi.converters.lava.backends import find
-
-if TYPE_CHECKING:
-    from ottt_loihi.onchip.settings import Settings
-    from ottt_loihi.sim.learning.subspace import Subspace
-
+from ottt_loihi.errors import UsageError
+from ottt_loihi.files import require_writable
 
 EPOCHS, EPOCHS_FROM_SCRATCH, EPOCHS_OF_0_1 = 2, 6, 2
 
@@ -46,7 +39,7 @@ GROUPS = {
 @with_options
 def learn(
     model: Path | None = argument("An exported network, model.h5 of ottt-export. Without it: from scratch."),
-    transform: Transform = option("What changes: upside-down turns images by 180°.", "none"),
+    transform: Literal["none", "upside-down"] = option("What changes: upside-down turns images by 180°.", "none"),
     epochs: int | None = option("Passes over the training samples; default: 6 from scratch, else 2.", min=1),
     backend: str = option(
         "sim is the fast simulator; inprocess and lava give the same result; loihi2 is a chip.", "sim"
@@ -135,8 +128,9 @@ def learn(
     Without a model, a new 64-128-10 network learns handwritten digits.
     Ctrl-C saves the state; --resume continues, also with another backend.
     """
-    from ottt_loihi.errors import UsageError
-    from ottt_loihi.files import require_writable
+    from ottt_loihi.cli import learn_prequential as stream
+    from ottt_loihi.cli.learn_report import story, summarise, table, write
+    from ottt_loihi.cli.learn_scenario import REPLAY, evened, make_scenario, scenario_name, watched, with_replay
     from ottt_loihi.onchip.checkpoint import curve_version
     from ottt_loihi.onchip.lava.executors import repeat_in_lava as repeat
     from ottt_loihi.onchip.learner import learn as learn_on_chip
@@ -181,11 +175,11 @@ def learn(
         average_every=0 if earlier or prequential else None,
         **{name: given[name] for name in CHOICES.split()},
     )
-    scenario = _even(scenario, settings)
+    scenario = evened(scenario, settings)
     require_writable(folder)
     training = stream.shown(scenario, label_share, seed) if prequential else scenario.training
     started = time.perf_counter()
-    subspaces = _watched(scenario, hlop, settings, json)
+    subspaces = watched(scenario, hlop, settings, json)
     shared = {"settings": settings, "subspaces": subspaces, "known": scenario.known}
     with _progress(not json) as show:
         result = learn_on_chip(
@@ -222,33 +216,6 @@ def learn(
 
 
 main = partial(command.execute, learn, "ottt-learn", GROUPS)
-
-
-def _watched(scenario: Scenario, rows: int, settings: Settings, quiet: bool) -> tuple[Subspace, ...] | None:
-    """Return the subspace of the deployed network's traces on its old data, at most ``rows`` directions."""
-    from ottt_loihi.errors import UsageError
-    from ottt_loihi.onchip import watch
-    from ottt_loihi.onchip.network.trainable import make_plan
-
-    if not rows:
-        return None
-    if scenario.old_world is None:
-        raise UsageError("--hlop: a network that starts from scratch has nothing to protect; give a deployed model.h5")
-    counts = [min(rows, c.shape[1] // 2) for c in make_plan(scenario.chip, 1).dense]
-    with command.err.status("HLOP watches the old data …") if not quiet else nullcontext():
-        return watch(scenario.chip, scenario.old_world[1], counts, feedback=settings.feedback, seed=settings.seed)
-
-
-def _even(scenario: Scenario, settings: Settings) -> Scenario:
-    """Return the scenario; for Lava's own LearningDense with even weights, because its weights begin even."""
-    from ottt_loihi.onchip.lava import stock
-
-    if not stock.is_chosen(settings):
-        return scenario
-    chip, changed = stock.even_weights(scenario.chip)
-    if changed:
-        command.say("note", [f"{changed:,} odd weights are lowered by 1: Lava's LearningDense begins with even ones"])
-    return replace(scenario, chip=chip)
 
 
 @contextmanager

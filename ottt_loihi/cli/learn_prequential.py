@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import numpy as np
 
 from ottt_loihi import checks
+from ottt_loihi.cli.learn_scenario import Scenario
+from ottt_loihi.data.sparse import some
 from ottt_loihi.errors import UsageError
-
-if TYPE_CHECKING:
-    import numpy as np
-
-    from ottt_loihi.cli.learn_scenario import Scenario
-    from ottt_loihi.onchip.result import LearningResult
+from ottt_loihi.onchip.answered import Prequential, drawn_labels
+from ottt_loihi.onchip.result import LearningResult
+from ottt_loihi.onchip.stream import UNLABELLED
+from ottt_loihi.report import plots, report
+from ottt_loihi.sim import Simulator
 
 
 def check(chosen: bool, share: float, epochs: int | None, stop_at: float | None) -> None:
@@ -28,8 +31,6 @@ def check(chosen: bool, share: float, epochs: int | None, stop_at: float | None)
 
 def labelled(scenario: Scenario, share: float, seed: int) -> np.ndarray:
     """Return which samples are learnt from: a drawn share, without those that a stuck sensor repeats."""
-    from ottt_loihi.onchip.answered import drawn_labels
-
     found = drawn_labels(scenario.samples, share, seed)
     if scenario.stuck is not None:
         found &= ~scenario.stuck
@@ -40,9 +41,6 @@ def labelled(scenario: Scenario, share: float, seed: int) -> np.ndarray:
 
 def shown(scenario: Scenario, share: float, seed: int) -> Callable[[int], Any]:
     """Return the training data with the labels of :func:`labelled` alone, −1 for the others."""
-    import numpy as np
-
-    from ottt_loihi.onchip.stream import UNLABELLED
 
     def data(number: int) -> tuple[Any, np.ndarray]:
         x, labels = scenario.training(number)
@@ -53,12 +51,6 @@ def shown(scenario: Scenario, share: float, seed: int) -> Callable[[int], Any]:
 
 def summary(scenario: Scenario, result: LearningResult, share: float, seed: int) -> dict[str, Any]:
     """Return the answers' accuracy along the stream, beside those of the network with frozen weights."""
-    import numpy as np
-
-    from ottt_loihi.data.sparse import some
-    from ottt_loihi.onchip.answered import Prequential
-    from ottt_loihi.sim import Simulator
-
     x, labels = scenario.training(0)
     labels, learnt = labels[: result.samples], labelled(scenario, share, seed)[: result.samples]
     found = Prequential(np.array(result.answers, np.int64), labels, learnt, result)
@@ -92,8 +84,6 @@ def rows(found: dict[str, Any]) -> list[list[str]]:
 
 def figure(found: dict[str, Any]) -> Any:
     """Return the report's figure of the stream."""
-    from ottt_loihi.report import plots, report
-
     curve, names = found["curve"], {"learning on the chip": "accuracy", "frozen": "accuracy_frozen"}
     series = {name: (curve["samples"], curve[key]) for name, key in names.items()}
     picture = plots.curves(series, x_label="samples of the stream", y_label="right answers (%)", percent=True)

@@ -5,17 +5,25 @@ from __future__ import annotations
 import json
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import numpy as np
+
+from ottt_loihi import sim
 from ottt_loihi.cli import learn_prequential
-
-if TYPE_CHECKING:
-    import numpy as np
-
-    from ottt_loihi.cli.learn_scenario import Scenario
-    from ottt_loihi.onchip.lava.executors import Repetition
-    from ottt_loihi.onchip.result import LearningResult
-    from ottt_loihi.sim.network import ChipNetwork, Connection
+from ottt_loihi.cli.learn_scenario import Scenario
+from ottt_loihi.files import atomic_write, write_text
+from ottt_loihi.metrics import measure, warnings
+from ottt_loihi.onchip.lava.executors import Repetition
+from ottt_loihi.onchip.learner import accuracy
+from ottt_loihi.onchip.result import LearningResult
+from ottt_loihi.report import plots, report
+from ottt_loihi.report.report import Section, Table
+from ottt_loihi.sim import Simulator, storage
+from ottt_loihi.sim.learning import trial
+from ottt_loihi.sim.learning.rule import BESIDE, Rule
+from ottt_loihi.sim.learning.weight_formats import to_inference
+from ottt_loihi.sim.network import ChipNetwork, Connection
 
 MANY = 12  # classes
 SEEN = 500  # test samples that silent neurons are counted on
@@ -23,11 +31,6 @@ SEEN = 500  # test samples that silent neurons are counted on
 
 def summarise(scenario: Scenario, result: LearningResult, repeated: Repetition | None) -> dict[str, Any]:
     """Return the results of a run as JSON values."""
-    from ottt_loihi.metrics import measure, warnings
-    from ottt_loihi.onchip.learner import accuracy
-    from ottt_loihi.sim import Simulator
-    from ottt_loihi.sim.learning.weight_formats import to_inference
-
     frozen, (x, labels) = to_inference(result.inference_chip), scenario.test
     answers = Simulator(frozen.chip).run(x).predictions
     measured = measure(answers, labels, frozen.chip.layers[-1].size)
@@ -75,19 +78,12 @@ def summarise(scenario: Scenario, result: LearningResult, repeated: Repetition |
 
 def _silent(chip: ChipNetwork, x: np.ndarray) -> list[int]:
     """Return the number of hidden neurons of each layer that fire for none of the first test samples."""
-    from ottt_loihi import sim
-
     states = sim.run(chip, x[:SEEN], {"s": list(range(len(chip.layers) - 1))}).states["s"]
     return [int((~s.any(axis=(0, 1))).sum()) for s in states[:-1]]
 
 
 def write(folder: Path, scenario: Scenario, result: LearningResult, summary: dict[str, Any]) -> dict[str, str]:
     """Write the learnt network, also with inference weights, the curve and the report's section; return the paths."""
-    from ottt_loihi.files import atomic_write, write_text
-    from ottt_loihi.report import plots, report
-    from ottt_loihi.sim import storage
-    from ottt_loihi.sim.learning.weight_formats import to_inference
-
     learning = {key: summary[key] for key in ("scenario", "accuracy", "samples", "steps", "rates", "settings")}
     chip = replace(result.chip, provenance={**result.chip.provenance, "learning": learning})
     paths = {kind: folder / f"{scenario.name}-{end}" for kind, end in (
@@ -132,8 +128,6 @@ def _weights(before: ChipNetwork, after: ChipNetwork) -> dict[str, tuple[np.ndar
 
 
 def _section(summary: dict[str, Any], figures: list[Any]) -> Any:
-    from ottt_loihi.report.report import Section
-
     titles = {
         "scratch": "Learning on the chip from scratch",
         "drift": "The sensor is mounted upside down",
@@ -166,8 +160,6 @@ def story(summary: dict[str, Any]) -> str:
 
 
 def table(summary: dict[str, Any]) -> Any:
-    from ottt_loihi.report.report import Table
-
     saturated = ", ".join(f"{name} {count:,}" for name, count in summary["saturated"].items() if count) or "none"
     rows = [
         ["recall of each class", _recall(summary["recall"])],
@@ -207,9 +199,6 @@ def _recall(parts: list[float | None]) -> str:
 
 def _rule(settings: dict[str, Any]) -> str:
     """Return the choices that differ from the plain rule."""
-    from ottt_loihi.sim.learning import trial
-    from ottt_loihi.sim.learning.rule import BESIDE, Rule
-
     chosen = Rule(**{f.name: settings[f.name] for f in fields(Rule)}).chosen()
     if "usual_mistakes" in chosen:
         chosen["usual_mistakes"] = f"{chosen['usual_mistakes'] / trial.UNITY:.1%}"

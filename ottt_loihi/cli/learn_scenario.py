@@ -3,18 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any
 
+import numpy as np
+
+from ottt_loihi import checks
 from ottt_loihi.cli import command
-
-if TYPE_CHECKING:
-    import numpy as np
-
-    from ottt_loihi.converters.samples import Chosen
-    from ottt_loihi.data.on_demand import Array
-    from ottt_loihi.sim.network import ChipNetwork
+from ottt_loihi.converters.samples import Chosen, chip_choice, chip_input
+from ottt_loihi.data import Step, load_data, prepare
+from ottt_loihi.data.arrays import repeated
+from ottt_loihi.data.on_demand import Array, OnDemand, joined
+from ottt_loihi.data.registry import chosen_options, loader_options, located
+from ottt_loihi.errors import FileError, UsageError
+from ottt_loihi.onchip import watch
+from ottt_loihi.onchip.lava import stock
+from ottt_loihi.onchip.network.fresh import fresh_network
+from ottt_loihi.onchip.network.rates import logit_scale_for
+from ottt_loihi.onchip.network.schedule import Schedule
+from ottt_loihi.onchip.network.trainable import estimate_logit_scale, has_logit_scale, make_plan
+from ottt_loihi.onchip.settings import Settings
+from ottt_loihi.sim import arithmetic
+from ottt_loihi.sim.learning.currents import impulses
+from ottt_loihi.sim.learning.subspace import Subspace
+from ottt_loihi.sim.learning.weight_formats import make_plastic
+from ottt_loihi.sim.network import INPUT, ChipNetwork, Dense
 
 EVERYTHING = 2**31 - 1  # samples
 WATCHED = 4000  # training samples of the old world that lateral neurons learn from, drawn over all of them
@@ -27,8 +42,7 @@ KEPT = 10  # of so many training samples one is kept for --stop-at
 TRAINING_SEEDS = 1_000_000  # training spikes are drawn from here on, test spikes from the seed itself
 
 
-Transform = Literal["none", "upside-down"]
-Coded = tuple["Array", "np.ndarray"]  # messages and labels
+Coded = tuple[Array, np.ndarray]  # messages and labels
 Decays = tuple[float, float]  # of current and membrane
 
 
@@ -83,14 +97,14 @@ class Scenario:
     notes: tuple[str, ...] = ()
 
 
-def scenario_name(model: Path | None, transform: Transform) -> str:
+def scenario_name(model: Path | None, transform: str) -> str:
     """Return the name of a scenario, which its files begin with."""
     return "scratch" if model is None else "more" if transform == "none" else "drift"
 
 
 def make_scenario(
     model: Path | None,
-    transform: Transform,
+    transform: str,
     hidden: int | None,
     density: float,
     data: str | None,
@@ -107,14 +121,6 @@ def make_scenario(
     ``changes`` are texts as ``"data.train=[2]"``: options of the loader, in place of those of the training.
     ``validate``: a tenth of the training samples, drawn, is kept for validation.
     """
-    import numpy as np
-
-    from ottt_loihi.converters.samples import chip_choice, chip_input
-    from ottt_loihi.data.arrays import repeated
-    from ottt_loihi.data.on_demand import OnDemand
-    from ottt_loihi.errors import UsageError
-    from ottt_loihi.onchip.network.trainable import estimate_logit_scale, has_logit_scale
-
     given = command.load_chip(model) if model else None
     if given is None:
         if plastic is not None:
@@ -203,11 +209,6 @@ def make_scenario(
 
 def with_replay(scenario: Scenario, share: float) -> Scenario:
     """Return the scenario with ``share`` old samples for each new one, drawn anew in every epoch."""
-    import numpy as np
-
-    from ottt_loihi.data.on_demand import joined
-    from ottt_loihi.errors import UsageError
-
     if not share:
         return scenario
     if scenario.old_training is None:
@@ -225,9 +226,28 @@ def with_replay(scenario: Scenario, share: float) -> Scenario:
     return replace(scenario, training=training, samples=scenario.samples + count, replayed=count)
 
 
-def _require_able(given: ChipNetwork, model: Path | None) -> None:
-    from ottt_loihi.errors import UsageError
+def watched(scenario: Scenario, rows: int, settings: Settings, quiet: bool) -> tuple[Subspace, ...] | None:
+    """Return the subspace of the deployed network's traces on its old data, at most ``rows`` directions."""
+    if not rows:
+        return None
+    if scenario.old_world is None:
+        raise UsageError("--hlop: a network that starts from scratch has nothing to protect; give a deployed model.h5")
+    counts = [min(rows, c.shape[1] // 2) for c in make_plan(scenario.chip, 1).dense]
+    with command.err.status("HLOP watches the old data …") if not quiet else nullcontext():
+        return watch(scenario.chip, scenario.old_world[1], counts, feedback=settings.feedback, seed=settings.seed)
 
+
+def evened(scenario: Scenario, settings: Settings) -> Scenario:
+    """Return the scenario; for Lava's own LearningDense with even weights, because its weights begin even."""
+    if not stock.is_chosen(settings):
+        return scenario
+    chip, changed = stock.even_weights(scenario.chip)
+    if changed:
+        command.say("note", [f"{changed:,} odd weights are lowered by 1: Lava's LearningDense begins with even ones"])
+    return replace(scenario, chip=chip)
+
+
+def _require_able(given: ChipNetwork, model: Path | None) -> None:
     if given.host is not None:
         raise UsageError(
             f"{model}: its first connection is the host's, the rest cannot learn alone; export with --input graded"
@@ -238,10 +258,6 @@ def _require_able(given: ChipNetwork, model: Path | None) -> None:
 
 def _plastic(given: ChipNetwork, plastic: int | None) -> ChipNetwork:
     """Return the network with plastic last layers; a first layer that receives graded messages stays frozen."""
-    from ottt_loihi.errors import UsageError
-    from ottt_loihi.sim.learning.weight_formats import make_plastic
-    from ottt_loihi.sim.network import INPUT, Dense
-
     count = len(given.layers)
     if plastic is not None and plastic > count:
         raise UsageError(
@@ -263,12 +279,6 @@ def _plastic(given: ChipNetwork, plastic: int | None) -> ChipNetwork:
 
 def _decays(current: float, membrane: float | None) -> Decays:
     """Return the decays of current and membrane from scratch; refuse values with which a network cannot learn."""
-    from ottt_loihi import checks
-    from ottt_loihi.errors import UsageError
-    from ottt_loihi.onchip.network.schedule import Schedule
-    from ottt_loihi.sim import arithmetic
-    from ottt_loihi.sim.learning.currents import impulses
-
     membrane = (CURRENT_BASED if current else 0.5) if membrane is None else membrane
     for name, decay in (("current", current), ("membrane", membrane)):
         kept = round(checks.number(decay, f"--{name}-decay", 0, 1) * arithmetic.DECAY_UNITY)
@@ -286,8 +296,6 @@ def _decays(current: float, membrane: float | None) -> Decays:
 
 def _options(data: str, changes: tuple[str, ...]) -> dict[str, Any]:
     """Return options of the loader. If it can, it skips samples with gaps, which a failing sensor leaves."""
-    from ottt_loihi.data.registry import chosen_options, loader_options
-
     gaps = {"gaps": "skip"} if "gaps" in loader_options(data) else {}
     return gaps | chosen_options(data, changes)
 
@@ -296,13 +304,6 @@ def _fresh(
     data: str, options: dict[str, Any], hidden: int | None, density: float, seed: int, decays: Decays, of_first: bool
 ) -> tuple[ChipNetwork, Chosen]:
     """Return an untrained network for a data set, and its samples coded as spikes, from which a layer can learn."""
-    import numpy as np
-
-    from ottt_loihi.converters.samples import Chosen
-    from ottt_loihi.data import Step, load_data, prepare
-    from ottt_loihi.data.registry import located
-    from ottt_loihi.onchip.network.fresh import fresh_network
-
     loaded = load_data(data, **options)
     prepared = prepare(loaded)
     unfit = ("graded",) if of_first else ("graded", "rate")  # no layer learns from messages, and noise costs accuracy
@@ -329,10 +330,6 @@ def _fresh(
 
 def _trained_on(given: ChipNetwork, data: str | None, changes: tuple[str, ...], found: Chosen) -> Chosen | None:
     """Return the data that the network was trained on; None, with a note, if they are not here."""
-    from ottt_loihi.converters.samples import chip_choice
-    from ottt_loihi.data.registry import located
-    from ottt_loihi.errors import FileError, UsageError
-
     same = data is None or given.data_set is None or located(data) == located(given.data_set.name)
     if same and (given.data_set is None or not changes):
         return found
@@ -345,10 +342,6 @@ def _trained_on(given: ChipNetwork, data: str | None, changes: tuple[str, ...], 
 
 def _logit_scale(chip: ChipNetwork, x: Array, labels: np.ndarray, loss: str) -> int | None:
     """Return how far the right class leads in the old world; None if it does not lead: it is measured later."""
-    from ottt_loihi.errors import UsageError
-    from ottt_loihi.onchip.network.rates import logit_scale_for
-    from ottt_loihi.onchip.network.trainable import estimate_logit_scale
-
     try:
         return logit_scale_for(loss, estimate_logit_scale(chip, x, labels))
     except UsageError:

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import csv
 import time
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ottt_loihi.checks import number
 from ottt_loihi.cli import command
 from ottt_loihi.cli.options import DEBUG, JSON, LOADER_OPTIONS, SEED, VERIFY, argument, option, with_options
 from ottt_loihi.converters import replay
 from ottt_loihi.converters.lava.backends import find
+from ottt_loihi.errors import UsageError, VerificationError
+from ottt_loihi.files import atomic_write
+from ottt_loihi.report import report
+from ottt_loihi.report.report import Table
 
 if TYPE_CHECKING:
     import numpy as np
@@ -61,7 +67,6 @@ def run(
     """
     from ottt_loihi.converters.samples import chip_choice, input_on_demand
     from ottt_loihi.data.registry import chosen_options
-    from ottt_loihi.errors import UsageError
     from ottt_loihi.metrics import warnings
     from ottt_loihi.sim.inference.continuous import as_recording
 
@@ -130,10 +135,6 @@ def _measured(predictions: np.ndarray, found: Chosen, chip: ChipNetwork) -> Metr
 
 def _write_predictions(path: Path, result: Result, found: Chosen) -> None:
     """Write a line for each sample: its number, prediction, label if it has one, and the score of each class."""
-    import csv
-
-    from ottt_loihi.files import atomic_write
-
     names = found.split.class_names or tuple(map(str, range(result.scores.shape[1])))
     with atomic_write(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
         lines = csv.writer(file)
@@ -144,9 +145,6 @@ def _write_predictions(path: Path, result: Result, found: Chosen) -> None:
 
 
 def _range(text: str | None) -> tuple[float, float] | None:
-    from ottt_loihi.checks import number
-    from ottt_loihi.errors import UsageError
-
     if text is None:
         return None
     expected = "--input-range: expected two numbers like -1,1"
@@ -189,8 +187,6 @@ def _verify(chip: ChipNetwork, x: np.ndarray, model: Path, place: str, quiet: bo
 
 
 def _fail_if_different(checks: list[dict[str, Any]]) -> None:
-    from ottt_loihi.errors import VerificationError
-
     for check in checks:
         if check["different"]:
             raise VerificationError(
@@ -200,8 +196,6 @@ def _fail_if_different(checks: list[dict[str, Any]]) -> None:
 
 
 def _tables(summary: dict[str, Any]) -> list[Any]:
-    from ottt_loihi.report.report import Table
-
     rows = [
         [replay.title(check["backend"]), *(f"{check[name]:,}" for name in ("samples", "compared", "different"))]
         + [f"{check['seconds']:.1f}"]
@@ -226,8 +220,6 @@ def _summary_line(summary: dict[str, Any]) -> str:
 
 
 def _report(summary: dict[str, Any], measured: Metrics | None, folder: Path) -> Path:
-    from ottt_loihi.report import report
-
     different = sum(check["different"] for check in summary["verified"])
     verdict = "Nothing was compared with Lava in this run."
     if summary["verified"]:

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from ottt_loihi.cli import command
 from ottt_loihi.cli.options import DEBUG, JSON, TIME_AXIS, argument, option, with_options
+from ottt_loihi.report.report import Table
 
 # tables of the configuration → options that are their keys, separated by blanks
 TABLES = {
@@ -126,8 +127,6 @@ main = partial(command.execute, train, "ottt-train", GROUPS)
 
 
 def _show(result: dict[str, Any]) -> None:
-    from ottt_loihi.report.report import Table
-
     command.say("warning", result["warnings"])
     best = result["best_validation_accuracy"]
     rates = result["spike_rates"]

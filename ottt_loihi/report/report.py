@@ -9,10 +9,8 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
-from xml.etree import ElementTree
 
 from ottt_loihi.errors import FileError
 from ottt_loihi.files import write_text
@@ -71,6 +69,8 @@ def add(folder: Path, section: Section) -> Path:
 
 def render(folder: Path) -> Path:
     """Make ``report.html`` from all sections of a folder."""
+    from importlib.resources import files
+
     from jinja2 import Environment, StrictUndefined
 
     template = files("ottt_loihi.report").joinpath("report.html.jinja").read_text(encoding="utf-8")
@@ -85,7 +85,7 @@ def _sections(folder: Path) -> list[dict[str, Any]]:
     for path in sorted((folder / "sections").glob("*.json")):
         try:
             sections.append(_checked(json.loads(path.read_text(encoding="utf-8"))))
-        except (ValueError, TypeError, OSError, RecursionError, ElementTree.ParseError) as error:
+        except (ValueError, TypeError, OSError, RecursionError, SyntaxError) as error:
             raise FileError(f"{path}: not a report section ({error}); delete it and run its command again") from error
     return sections
 
@@ -111,6 +111,8 @@ def _checked(section: Any) -> dict[str, Any]:
 
 def _check_svg(svg: str) -> None:
     """Refuse a picture that is no SVG or does more than show: scripts, handlers, references to elsewhere."""
+    from xml.etree import ElementTree
+
     for element in ElementTree.fromstring(svg).iter():
         tag = element.tag.rpartition("}")[2]
         if tag.lower() in ACTIVE_TAGS:

@@ -1,19 +1,58 @@
-"""A user's own samples, on which an imported network is compared, calibrated and replayed."""
+"""A user's own module for ``ottt-export``, and the samples on which it is compared, calibrated and replayed."""
 
 from __future__ import annotations
 
 import math
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from ottt_loihi.cli import command
+from ottt_loihi.converters.export import Options
+from ottt_loihi.converters.frameworks import check as checking
+from ottt_loihi.converters.frameworks import convert, files
 from ottt_loihi.converters.frameworks.convert import Imported
+from ottt_loihi.converters.samples import samples_of
 from ottt_loihi.data.registry import located
 from ottt_loihi.errors import UsageError
 from ottt_loihi.training.config import Config, override
 from ottt_loihi.training.sources import keep_description
 
 
-def adopt(imported: Imported, data: str | None, encoding: str | None) -> list[str]:
+def read_module(
+    text: str,
+    weights: Path | None,
+    input_shape: tuple[int, ...] | None,
+    time_steps: int | None,
+    how: dict[str, Any],
+    data: tuple[str | None, str | None],
+    options: Options,
+) -> Imported:
+    """Return the network of a user's own module, after both have run with the same spikes."""
+    if input_shape is None:
+        raise UsageError(f"{text}: a module does not say what it takes; give --input-shape, of one sample at one step")
+    module = files.build(text)
+    if weights is None:
+        command.say("note", ["no --weights; the module's own are taken, as build() leaves them"])
+    else:
+        command.say("note", files.load_weights(module, weights))
+    imported = convert.read(module, input_shape, time_steps, **how)
+    command.say("note", [*imported.notes, *_adopt(imported, *data)])
+    if options.check:
+        net = imported.network
+        x = None
+        if data[0] is not None:
+            x = samples_of(net, options.check, "test").x
+            x = np.repeat(x, net.time_steps, axis=1) if x.shape[1] == 1 else x  # every step shows the one frame
+        compared = checking.compare(module, input_shape, time_steps, x, **how)
+        if not how["approximate"]:
+            compared.raise_if_different()
+        command.say(text, [f"{compared}; scores: {imported.readout}"])
+    return imported
+
+
+def _adopt(imported: Imported, data: str | None, encoding: str | None) -> list[str]:
     """Record the data and their coding in an imported network, as ``ottt-train --data --encoding`` does; return notes.
 
     Raises
@@ -51,8 +90,3 @@ def adopt(imported: Imported, data: str | None, encoding: str | None) -> list[st
     coding = prepared.record.coding
     net.provenance |= {"data": located(data), "encoding": {"name": coding.name, "options": dict(coding.options)}}
     return list(prepared.notes)
-
-
-def repeated_in_time(x: np.ndarray, num_steps: int) -> np.ndarray:
-    """Return samples ``(n, T, …)``; those of one frame, ``(n, 1, …)``, show it at every step."""
-    return np.repeat(x, num_steps, axis=1) if x.shape[1] == 1 else x
