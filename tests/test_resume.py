@@ -17,9 +17,10 @@ from torch.utils.data import DataLoader, TensorDataset
 from ottt_loihi.errors import FileError, UsageError
 from ottt_loihi.nn.models import dsr, mlp
 from ottt_loihi.rules import OTTT, make_rule
+from ottt_loihi.toml import parse_change
 from ottt_loihi.training.callbacks import EarlyStopping
 from ottt_loihi.training.checkpoint import load
-from ottt_loihi.training.config import make_config, override, parse_change, read_config
+from ottt_loihi.training.config import make_config, override, read_config
 from ottt_loihi.training.distributed import Group
 from ottt_loihi.training.evaluation import evaluate, evaluate_samples
 from ottt_loihi.training.run import run

@@ -44,8 +44,7 @@ def compare(
         for result in run(comparison, output, processes, check):
             results.append(result)
             bar.update(task, advance=1, description=f"{result['label']} {result['accuracy']:.2%}")
-    order = {seed: place for place, seed in enumerate(comparison.seeds)}
-    results.sort(key=lambda result: order[result["seed"]])
+    results.sort(key=lambda result: comparison.seeds.index(result["seed"]))
     rows = [summarise(c.label, [r for r in results if r["label"] == c.label]) for c in comparison.contenders]
     series = {
         where: [None if row[f"accuracy{of}"] is None else (row[f"accuracy{of}"], row[f"deviation{of}"]) for row in rows]

@@ -17,30 +17,17 @@ from ottt_loihi.cli import command
 from ottt_loihi.cli.options import DEBUG, option, with_options
 from ottt_loihi.report.report import Table
 
-
-def steps(folder: Path) -> list[tuple[str, str, list[str]]]:
-    """Return (description, name, command line) of each step."""
-    model, chip = str(folder / "model.pt"), str(folder / "model.h5")
-    here = ["-o", str(folder)]
-    return [
-        (
-            "Train 64-128-10 with OTTT on scikit-learn's digits",
-            "train",
-            ["ottt-train", "--encoding", "regular", "-T", "12", *here],
-        ),
-        ("Export it to the chip's integers", "export", ["ottt-export", model, *here]),
-        (
-            "Run it in the Lava runtime and through lava-dl's netx",
-            "run",
-            ["ottt-run", chip, "--verify", "lava", "--verify", "netx", *here],
-        ),
-        ("Learn on the chip from scratch", "scratch", ["ottt-learn", "--repeat-in-lava", "2000", *here]),
-        (
-            "Turn the images upside down and let the deployed network learn again",
-            "drift",
-            ["ottt-learn", chip, "--transform", "upside-down", "--changed", "--repeat-in-lava", "2000", *here],
-        ),
-    ]
+# name → description, and the command line, with names of files in the folder of the demo
+STEPS = {
+    "train": ("Train 64-128-10 with OTTT on scikit-learn's digits", "ottt-train --encoding regular -T 12"),
+    "export": ("Export it to the chip's integers", "ottt-export model.pt"),
+    "run": ("Run it in the Lava runtime and through lava-dl's netx", "ottt-run model.h5 --verify lava --verify netx"),
+    "scratch": ("Learn on the chip from scratch", "ottt-learn --repeat-in-lava 2000"),
+    "drift": (
+        "Turn the images upside down and let the deployed network learn again",
+        "ottt-learn model.h5 --transform upside-down --changed --repeat-in-lava 2000",
+    ),
+}
 
 
 @with_options
@@ -54,8 +41,10 @@ def demo(
     results: dict[str, Any] = {}
     seconds: dict[str, float] = {}
     started = time.perf_counter()
-    for number, (what, name, line) in enumerate(all_steps := steps(output), 1):
-        command.out.print(f"\n[bold]{number}/{len(all_steps)}  {what}[/]")
+    for number, (name, (what, words)) in enumerate(STEPS.items(), 1):
+        line = [str(output / word) if word.startswith("model.") else word for word in words.split()]
+        line += ["-o", str(output)]
+        command.out.print(f"\n[bold]{number}/{len(STEPS)}  {what}[/]")
         command.out.print(f"      $ {' '.join(line)}", style="dim", markup=False, soft_wrap=True)
         begin = time.perf_counter()
         with command.err.status("working …"):
@@ -98,7 +87,7 @@ def _say_learned(result: dict[str, Any]) -> str:
 
 
 def _summarise(output: Path, results: dict[str, Any], seconds: dict[str, float], total: float) -> None:
-    rows = [[what, _say(name, results[name]), f"{seconds[name]:.0f}"] for what, name, _ in steps(output)]
+    rows = [[what, _say(name, results[name]), f"{seconds[name]:.0f}"] for name, (what, _) in STEPS.items()]
     command.out.print()
     command.print_table(Table("What you saw", ["step", "result", "seconds>"], rows, f"{total:.0f} seconds in all."))
     command.print_files(

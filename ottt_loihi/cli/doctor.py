@@ -74,15 +74,13 @@ def _packages() -> Finding:
 
 
 def _lava() -> Finding:
-    if problem := lava_problem():
-        return Finding("Lava", "missing", problem)
-    return Finding("Lava", "ok", f"lava-nc {installed('lava-nc')}")
+    problem = lava_problem()
+    return Finding("Lava", "missing" if problem else "ok", problem or f"lava-nc {installed('lava-nc')}")
 
 
 def _lava_dl() -> Finding:
-    if problem := lava_dl_problem():
-        return Finding("lava-dl", "note", problem)
-    return Finding("lava-dl", "ok", f"lava-dl {installed('lava-dl')}")
+    problem = lava_dl_problem()
+    return Finding("lava-dl", "note" if problem else "ok", problem or f"lava-dl {installed('lava-dl')}")
 
 
 def _accelerator() -> Finding:

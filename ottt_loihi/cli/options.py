@@ -9,18 +9,9 @@ import typer
 
 
 def option(text: str, default: Any = None, *names: str, **limits: float) -> Any:
-    """Return the declaration of an option.
+    """Return the declaration of an option: its line in ``--help``, default, names, ``min`` and ``max`` of a number.
 
-    Parameters
-    ----------
-    text
-        the line in ``--help``
-    default
-        of the parameter. False: a flag, without a ``--no-`` form
-    names
-        as ``"--output", "-o"``; default: the parameter's name
-    limits
-        ``min`` and ``max`` of a number
+    Without names it has the parameter's. A default of False makes a flag, which has no ``--no-`` form.
     """
     return typer.Option(default, *names, help=text, **limits)
 

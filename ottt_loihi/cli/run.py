@@ -210,9 +210,9 @@ def _summary_line(summary: dict[str, Any]) -> str:
     # the readout of a trained network fires no spike: its threshold is out of reach
     counts = summary["spikes_per_sample"]
     spikes = ", ".join(f"{n:.1f}" for n in (counts if counts[-1] else counts[:-1])) or "none"
-    accuracy = "no labels" if summary["accuracy"] is None else f"accuracy {summary['accuracy']:.2%}"
+    accuracy = "no labels"
     if summary["accuracy"] is not None:
-        accuracy += f", balanced {summary['balanced_accuracy']:.2%},"
+        accuracy = f"accuracy {summary['accuracy']:.2%}, balanced {summary['balanced_accuracy']:.2%},"
     samples = "test samples, one recording" if summary["continuous"] else "test samples"
     line = f"{accuracy} on {summary['said']} {samples}; spikes per sample, layer by layer: {spikes}"
     happened = [f"{OVERFLOWS[name]} {sum(n):,} times" for name, n in summary["overflows"].items() if sum(n)]

@@ -9,6 +9,7 @@ from typing import Any, Literal
 from ottt_loihi.cli import command
 from ottt_loihi.cli.options import DEBUG, JSON, TIME_AXIS, argument, option, with_options
 from ottt_loihi.report.report import Table
+from ottt_loihi.toml import with_changes
 
 # tables of the configuration → options that are their keys, separated by blanks
 TABLES = {
@@ -96,7 +97,7 @@ def train(
     Several processes: torchrun --nproc-per-node 2 -m ottt_loihi.cli.train …
     """
     options = dict(locals())  # by name, for TABLES
-    from ottt_loihi.training.config import Config, override, read_config, with_changes
+    from ottt_loihi.training.config import Config, override, read_config
     from ottt_loihi.training.run import run
 
     if hidden is not None:

@@ -26,6 +26,7 @@ from ottt_loihi.data.split import Split
 from ottt_loihi.data.table import load_csv
 from ottt_loihi.data.timeseries import UEA, load_ts, load_uea
 from ottt_loihi.errors import FileError, UsageError
+from ottt_loihi.toml import with_changes
 
 
 @dataclass(frozen=True)
@@ -153,8 +154,6 @@ def chosen_options(
     UsageError
         for another table than ``data``, an option that the loader does not have, and one with two values
     """
-    from ottt_loihi.training.config import with_changes
-
     found = {}
     for place, value in with_changes({f"data.{option}": value for option, value in given.items()}, changes).items():
         table, _, option = place.partition(".")

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -204,30 +205,22 @@ def intervals(names: Sequence[str], series: Mapping[str, Sequence[tuple[float, f
         return _svg(figure)
 
 
-class _axes:
-    """Axes in our style, closed afterwards; no pyplot, so no display and no global state."""
+@contextmanager
+def _axes(columns: int = 1) -> Iterator[tuple[Any, Any]]:
+    """Give a figure and its axes in our style; no pyplot, so no display and no global state."""
+    import matplotlib
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
 
-    def __init__(self, columns: int = 1) -> None:
-        self.columns = columns
-
-    def __enter__(self) -> tuple[Any, Any]:
-        import matplotlib
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-
-        self.style = matplotlib.rc_context(STYLE)
-        self.style.__enter__()
-        across = min(self.columns, MAX_ACROSS)
-        down = -(-self.columns // across)
+    with matplotlib.rc_context(STYLE):
+        across = min(columns, MAX_ACROSS)
+        down = -(-columns // across)
         figure = Figure(figsize=(6.4 if across == 1 else max(WIDTH, 4.2 * across), 3.2 * down), layout="constrained")
         FigureCanvasAgg(figure)
         axes = figure.subplots(down, across)
-        for empty in np.ravel(axes)[self.columns :]:
+        for empty in np.ravel(axes)[columns:]:
             empty.set_axis_off()
-        return figure, axes
-
-    def __exit__(self, *error: Any) -> None:
-        self.style.__exit__(*error)
+        yield figure, axes
 
 
 def _save_png(figure: Any, path: str | os.PathLike[str]) -> None:

@@ -32,16 +32,23 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import torch
 
+from ottt_loihi.data.images import ImageSplit
+from ottt_loihi.data.sparse import pieces
 from ottt_loihi.errors import OtttError, UsageError
 from ottt_loihi.files import write_text
-from ottt_loihi.training.config import Config, make_config, read_tables
-
-if TYPE_CHECKING:
-    from ottt_loihi.training.trainer import Trainer
+from ottt_loihi.rules import make_rule
+from ottt_loihi.toml import read_tables
+from ottt_loihi.training.callbacks import peak_memory
+from ottt_loihi.training.checkpoint import load
+from ottt_loihi.training.config import Config, make_config
+from ottt_loihi.training.run import begin, make_trainer
+from ottt_loihi.training.run import run as train
+from ottt_loihi.training.trainer import Trainer
 
 COMPARED = 64  # samples of the cosines
 SEED = 0  # of their coding, and of the neurons that drop out
@@ -170,9 +177,6 @@ def _kept(job: Mapping[str, Any]) -> dict[str, Any]:
 
 def _fingerprint(config: Config) -> str:
     """Return a text that differs for other training or test samples or labels."""
-    from ottt_loihi.data.images import ImageSplit
-    from ottt_loihi.data.sparse import pieces
-
     split = config.load_data()
     if isinstance(split, ImageSplit):  # too much to read before anything runs
         return f"{len(split.train)} and {len(split.test)} images"
@@ -199,10 +203,6 @@ def _finish(job: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _train(job: Mapping[str, Any]) -> dict[str, Any]:
-    from ottt_loihi.training.callbacks import peak_memory
-    from ottt_loihi.training.checkpoint import load
-    from ottt_loihi.training.run import run as train
-
     place = Path(job["place"])
     changed = _kept(job).get("data", job["data"]) != job["data"]  # then the old run is replaced
     resume = (place / "training.pt").exists() and not changed
@@ -227,9 +227,6 @@ def _cosines(config: Config) -> dict[str, Any]:
 
     Network and loss are those of the training: its initial weights, quantised or frozen, class weights and teacher.
     """
-    from ottt_loihi.data.images import ImageSplit
-    from ottt_loihi.training.run import begin, make_trainer
-
     config, data, net = begin(config)
     if isinstance(data.split, ImageSplit):
         return {"cosines": [], "no_cosines": "its images are read while it trains"}
@@ -253,10 +250,6 @@ def cosines(trainer: Trainer) -> list[float | None]:
     UsageError
         for a network or loss that one of the rules does not fit
     """
-    import torch
-
-    from ottt_loihi.rules import make_rule
-
     net, samples = copy.deepcopy(trainer.net).double().train(), trainer.data
     batch = next(iter(samples.in_order(COMPARED)))
     x = samples.encoded(batch, net.time_steps, SEED).to(torch.float64)

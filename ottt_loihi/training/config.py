@@ -20,29 +20,27 @@ from __future__ import annotations
 
 import difflib
 import inspect
+import math
 import os
-import sys
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args, get_type_hints
+from typing import Any, get_args, get_type_hints
 
 from ottt_loihi import checks
-from ottt_loihi.errors import FileError, UsageError
-
-if TYPE_CHECKING:
-    from ottt_loihi.data.prepare import Prepared
-    from ottt_loihi.data.split import Split
-    from ottt_loihi.nn.network import Network
-    from ottt_loihi.rules.base import Rule
-    from ottt_loihi.rules.losses import Loss
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
-
+from ottt_loihi.data import load_data
+from ottt_loihi.data.codings import CODINGS, parse_coding
+from ottt_loihi.data.prepare import Prepared, options_of, prepare
+from ottt_loihi.data.registry import loader_options
+from ottt_loihi.data.split import Split, held_out
+from ottt_loihi.errors import UsageError
+from ottt_loihi.nn.models import ARCHITECTURES, PAPER, build, conv, with_current_names
+from ottt_loihi.nn.network import Network
+from ottt_loihi.rules import RULES, make_rule, rule_class
+from ottt_loihi.rules.base import Rule
+from ottt_loihi.rules.losses import CrossEntropy, Loss, make_loss
+from ottt_loihi.toml import read_tables
+from ottt_loihi.training.trainer import Trainer
 
 TABLES = ("data", "network", "rule")  # and "training"
 
@@ -127,11 +125,6 @@ class Config:
 
     def load_data(self, folder: str | os.PathLike[str] | None = None) -> Split:
         """Return the data set, with a channel axis if the network has convolutions."""
-        from ottt_loihi.data import load_data
-        from ottt_loihi.data.codings import CODINGS, parse_coding
-        from ottt_loihi.data.prepare import options_of
-        from ottt_loihi.data.registry import loader_options
-
         options, name = options_of(self.data), self.data.get("name", "digits")
         asked = self.data.get("encoding")
         timed = asked is not None and CODINGS[parse_coding(asked).name].time == "axis"
@@ -142,9 +135,6 @@ class Config:
 
     def prepare(self, split: Split) -> Prepared:
         """Return the data in the range of their coding, and the record of both."""
-        from ottt_loihi.data.prepare import prepare
-        from ottt_loihi.data.split import held_out
-
         quantile = checks.number(self.data.get("quantile", 0.0), "data.quantile", 0, 0.5, below=True)
         share, seed = self.training.validation, self.training.seed
         held = held_out(split.y_train, share, seed) if share else None
@@ -152,10 +142,6 @@ class Config:
 
     def make_network(self, input_shape: tuple[int, ...], num_classes: int, num_steps: int | None = None) -> Network:
         """Return the network for such samples; ``num_steps``: T of samples with a time axis, else None."""
-        import math
-
-        from ottt_loihi.nn.models import ARCHITECTURES, build, with_current_names
-
         name, arguments = _named(with_current_names(self.network), "mlp")
         checks.one_of(name, "network.name", tuple(ARCHITECTURES))
         known = _parameters(ARCHITECTURES[name])
@@ -177,8 +163,6 @@ class Config:
 
     def make_loss(self) -> Loss:
         """Return the loss of every time step; :class:`UsageError` for an unknown one, or a setting that it has not."""
-        from ottt_loihi.rules.losses import CrossEntropy, make_loss
-
         given = {name: getattr(self.training, name) for name in ("mu", "smoothing")}
         given = {name: value for name, value in given.items() if value is not None}
         if self.training.loss == CrossEntropy.name:
@@ -189,8 +173,6 @@ class Config:
 
     def trainer_settings(self) -> dict[str, Any]:
         """Return the arguments of a :class:`~ottt_loihi.training.trainer.Trainer` that are settings."""
-        from ottt_loihi.training.trainer import Trainer
-
         names = inspect.signature(Trainer).parameters.keys() & {f.name for f in fields(Training)} - {"loss", "teacher"}
         settings = {name: getattr(self.training, name) for name in names}
         settings |= {name: settings[name] or None for name in ("chunk", "clip_norm", "clip_value", "class_weights")}
@@ -198,8 +180,6 @@ class Config:
 
     def make_rule(self, convention: str) -> Rule:
         """Return the rule; ``convention``, the network's, is its default."""
-        from ottt_loihi.rules import RULES, make_rule, rule_class
-
         name, settings = _named(self.rule, "ottt")
         checks.one_of(name, "rule.name", tuple(RULES))
         known = _parameters(rule_class(name))
@@ -223,17 +203,6 @@ def read_config(path: str | os.PathLike[str]) -> Config:
         return make_config(read_tables(path))
     except UsageError as error:
         raise UsageError(f"{path}: {error}") from None
-
-
-def read_tables(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """Return the tables of a TOML file, unchecked; :class:`FileError` if it cannot be read."""
-    path = Path(path)
-    try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise FileError(f"{path}: cannot be read ({error.strerror or error}); configs/ has examples") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise FileError(f"{path}: not a TOML file ({error})") from None
 
 
 def make_config(tables: Mapping[str, Any]) -> Config:
@@ -278,33 +247,6 @@ def override(config: Config, changes: Mapping[str, Any]) -> Config:
     return make_config(tables)
 
 
-def parse_change(text: str) -> tuple[str, Any]:
-    """Return place and value of ``"network.hidden=[800]"``; values are written as in TOML, a bare word is a text."""
-    place, equals, value = text.partition("=")
-    if not equals:
-        raise UsageError(f"--set: expected table.key=value, got {text!r}")
-    try:
-        return place.strip(), tomllib.loads(f"value = {value}")["value"]
-    except tomllib.TOMLDecodeError:
-        return place.strip(), value.strip()
-
-
-def with_changes(given: Mapping[str, Any], changes: Iterable[str]) -> dict[str, Any]:
-    """Return place → value of a command's options and of its ``--set`` (:func:`parse_change`).
-
-    Raises
-    ------
-    UsageError
-        where two of them give one place different values
-    """
-    found = dict(given)
-    for place, value in map(parse_change, changes):
-        if place in found and found[place] != value:
-            raise UsageError(f"--set {place}={value}: another option says {found[place]}; give one of the two")
-        found[place] = value
-    return found
-
-
 def _named(table: Mapping[str, Any], default: str) -> tuple[str, dict[str, Any]]:
     """Return the entry ``name`` of a table, and the other entries."""
     rest = dict(table)
@@ -313,8 +255,6 @@ def _named(table: Mapping[str, Any], default: str) -> tuple[str, dict[str, Any]]
 
 def _parameters(function: Any) -> list[str]:
     """Return the names of a function's parameters; ``**settings`` stands for parameters of ``conv`` but ``PAPER``'s."""
-    from ottt_loihi.nn.models import PAPER, conv
-
     signature = inspect.signature(function).parameters
     names = [name for name, p in signature.items() if p.kind is not inspect.Parameter.VAR_KEYWORD]
     if len(names) < len(signature):
