@@ -43,10 +43,12 @@ def execute(function: Callable[..., None], name: str, groups: Mapping[str, str] 
     except (OtttError, ModuleNotFoundError) as error:
         if "--debug" in sys.argv:
             raise
-        shown = error if isinstance(error, OtttError) else _missing(error)
+        if not isinstance(error, OtttError):
+            cure = "ottt-doctor lists what is missing, pip install -e . gets it"
+            error = BackendUnavailableError(f"{error.name} is not installed in {sys.prefix}; {cure}")
         err.print(f"[bold red]{name}:[/] ", end="")
-        err.print(" ".join(str(shown).split()), markup=False, soft_wrap=True)
-        sys.exit(shown.exit_code)
+        err.print(" ".join(str(error).split()), markup=False, soft_wrap=True)
+        sys.exit(error.exit_code)
     except KeyboardInterrupt:
         err.print(f"{name}: stopped")
         sys.exit(130)
@@ -60,12 +62,6 @@ def execute(function: Callable[..., None], name: str, groups: Mapping[str, str] 
         place = "standard output" if error.filename is None else error.filename
         err.print(f"{name}: {place}: {error.strerror or error}", markup=False, soft_wrap=True)
         sys.exit(3)
-
-
-def _missing(error: ModuleNotFoundError) -> BackendUnavailableError:
-    return BackendUnavailableError(
-        f"{error.name} is not installed in {sys.prefix}; ottt-doctor lists what is missing, pip install -e . gets it"
-    )
 
 
 def say(kind: str, lines: Iterable[str]) -> None:
@@ -136,8 +132,12 @@ def recall_table(measured: Metrics, note: str = "") -> Table:
 
 
 def print_json(result: Any) -> None:
-    """Print one JSON document on stdout."""
-    sys.stdout.write(json.dumps(result, indent=2, default=_plain) + "\n")
+    """Print one JSON document on stdout; arrays are lists in it, and paths texts."""
+
+    def plain(value: Any) -> Any:
+        return value.tolist() if hasattr(value, "tolist") else str(value)
+
+    sys.stdout.write(json.dumps(result, indent=2, default=plain) + "\n")
 
 
 def print_table(part: Table) -> None:
@@ -160,9 +160,3 @@ def print_files(files: Mapping[str, str]) -> None:
     width = max((len(what) for what in files), default=0) + 1
     for what, path in files.items():
         out.print(f"{what + ':':<{width}} {path}", markup=False, soft_wrap=True)
-
-
-def _plain(value: Any) -> Any:
-    if hasattr(value, "tolist"):
-        return value.tolist()
-    return str(value)

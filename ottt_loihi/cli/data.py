@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -160,18 +159,15 @@ def _contents(split: Split) -> dict[str, Any]:
     }
 
 
-def _names(names: Sequence[str]) -> str:
-    return ", ".join(names[:SHOWN]) + (f" … {names[-1]}" if len(names) > SHOWN else "")
-
-
 def _show_contents(result: dict[str, Any]) -> None:
-    counts = result["samples_per_class"]
+    counts, names = result["samples_per_class"], result["class_names"]
+    named = ", ".join(names[:SHOWN]) + (f" … {names[-1]}" if len(names) > SHOWN else "")
     steps = f"{result['time_steps']} frames" if result["time_steps"] else "images (rate coded when used)"
     rows = [
         ("samples", f"{result['training_samples']:,} training, {result['test_samples']:,} test"),
         ("each", f"{steps} of {'×'.join(map(str, result['input_shape']))}, {result['dtype']}"),
         ("classes", f"{result['classes']}: {min(counts):,} … {max(counts):,} training samples each"),
-        *([("named", _names(result["class_names"]))] if result["class_names"] else []),
+        *([("named", named)] if names else []),
         ("mean", f"{result['mean']:.4f}"),
         *((row, result[row]) for row in ("source", "licence") if result[row]),
     ]

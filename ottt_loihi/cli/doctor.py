@@ -8,9 +8,9 @@ import re
 import sys
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import asdict, dataclass
 from functools import partial
 from importlib.metadata import requires
+from typing import NamedTuple
 
 from rich.markup import escape
 
@@ -24,23 +24,12 @@ from ottt_loihi.report.report import Table
 COLOURS = {"ok": "green", "note": "yellow", "missing": "bold red"}
 
 
-@dataclass(frozen=True)
-class Finding:
-    """A row of the table.
+class Finding(NamedTuple):
+    """A row of the table. ``"missing"``: something does not work; ``"note"``: only some uses need it."""
 
-    Attributes
-    ----------
-    what
-        the thing that was looked for
-    state
-        ``"ok"``, ``"missing"`` (something does not work) or ``"note"`` (only some uses need it)
-    detail
-        what was found, or what to do
-    """
-
-    what: str
-    state: str
-    detail: str
+    what: str  # was looked for
+    state: str  # "ok", "missing" or "note"
+    detail: str  # what was found, or what to do
 
 
 @with_options
@@ -52,7 +41,7 @@ def doctor(json: bool = JSON, debug: bool = DEBUG) -> None:
     findings = [check() for check in CHECKS]
     healthy = all(finding.state != "missing" for finding in findings)
     if json:
-        command.print_json({"healthy": healthy, "findings": [asdict(finding) for finding in findings]})
+        command.print_json({"healthy": healthy, "findings": [finding._asdict() for finding in findings]})
     else:
         _show(findings)
     sys.exit(0 if healthy else 1)

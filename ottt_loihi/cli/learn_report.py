@@ -18,12 +18,11 @@ from ottt_loihi.onchip.lava.executors import Repetition
 from ottt_loihi.onchip.learner import accuracy
 from ottt_loihi.onchip.result import LearningResult
 from ottt_loihi.report import plots, report
-from ottt_loihi.report.report import Section, Table
 from ottt_loihi.sim import Simulator, storage
 from ottt_loihi.sim.learning import trial
 from ottt_loihi.sim.learning.rule import BESIDE, Rule
 from ottt_loihi.sim.learning.weight_formats import to_inference
-from ottt_loihi.sim.network import ChipNetwork, Connection
+from ottt_loihi.sim.network import ChipNetwork
 
 MANY = 12  # classes
 SEEN = 500  # test samples that silent neurons are counted on
@@ -120,11 +119,9 @@ def _series(summary: dict[str, Any]) -> dict[str, tuple[list[float], list[float]
 
 
 def _weights(before: ChipNetwork, after: ChipNetwork) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    def shown(c: Connection) -> bool:
-        return c.weight.ndim == 2 or c.weight_format == "learning9"
-
     pairs = zip(before.connections, after.connections)
-    return {after.layers[new.post].name: (old.weight, new.weight) for old, new in pairs if shown(new)}
+    shown = ((old, new) for old, new in pairs if new.weight.ndim == 2 or new.weight_format == "learning9")
+    return {after.layers[new.post].name: (old.weight, new.weight) for old, new in shown}
 
 
 def _section(summary: dict[str, Any], figures: list[Any]) -> Any:
@@ -133,7 +130,7 @@ def _section(summary: dict[str, Any], figures: list[Any]) -> Any:
         "drift": "The sensor is mounted upside down",
         "more": "Learning on",
     }
-    return Section(
+    return report.Section(
         name=f"learn-{summary['scenario']}",
         title=titles[summary["scenario"]],
         summary=story(summary),
@@ -186,7 +183,7 @@ def table(summary: dict[str, Any]) -> Any:
         rows = learn_prequential.rows(summary["prequential"]) + rows
     if repeated := summary["repeated_in_lava"]:
         rows.append(["repeated in the Lava runtime", f"{repeated['steps']:,} steps: every variable equal"])
-    return Table("What it took", ["", ">"], rows)
+    return report.Table("What it took", ["", ">"], rows)
 
 
 def _recall(parts: list[float | None]) -> str:
