@@ -55,15 +55,15 @@ def _choose_exp_of_minus(a):  # type: ignore[no-untyped-def]
 
 
 @njit(**_COMPILED)
-def fire(current, varies, u, v, mask, out, samples, steps, shape, constants, zero_reset):
+def fire(current, u, v, mask, out, samples, steps, shape, constants, zero_reset):
     """Charge, fire, reset and pool (``neurons.LIF``).
 
     Parameters
     ----------
     current
-        I, of every step, or of one for all of them where not ``varies``
+        I of all steps where it is constant; empty where u holds I of every step
     u
-        filled, before the reset; may be the memory of ``current`` where that varies
+        becomes u before the reset
     v
         ``(samples, …)``, v[t−1], becomes that of the last step
     mask
@@ -79,29 +79,28 @@ def fire(current, varies, u, v, mask, out, samples, steps, shape, constants, zer
     row, size = np.uint64(width * channels), np.uint64(height * width * channels)
     columns, depth = np.uint64(width // across), np.uint64(channels)
     pooled_row = columns * depth
-    charge, spikes = np.empty(width * channels, u.dtype), np.empty(width * channels, u.dtype)
+    spikes = np.empty(width * channels, u.dtype)
     factor = u.dtype.type(1 / (down * across))
-    pools, masked = down * across > 1, mask.size > 0
+    pools, masked, constant = down * across > 1, mask.size > 0, current.size > 0
     place = np.uint64(0)
     for i in range(np.uint64(samples)):
         for t in range(np.uint64(steps)):
-            source = (i * np.uint64(steps) + t) * size if varies else i * size
             for y in range(height):
                 to = (i * np.uint64(steps) + t) * size + np.uint64(y) * row
-                of = source + np.uint64(y) * row
                 at = i * size + np.uint64(y) * row
-                for j in range(row):  # apart: where u is the memory of current, a loop over both does not vectorise
-                    charge[j] = beta * v[at + j] + current[of + j]
+                if constant:
+                    for j in range(row):
+                        u[to + j] = current[at + j]
                 if zero_reset:  # apart: with one loop for both, short rows took up to a fifth longer
                     for j in range(row):
-                        membrane = charge[j]
+                        membrane = beta * v[at + j] + u[to + j]
                         s = one if membrane > above else zero
                         u[to + j] = membrane
                         spikes[j] = s
                         v[at + j] = membrane * (one - s)
                 else:
                     for j in range(row):
-                        membrane = charge[j]
+                        membrane = beta * v[at + j] + u[to + j]
                         s = one if membrane > above else zero
                         u[to + j] = membrane
                         spikes[j] = s
