@@ -12,7 +12,7 @@ from ottt_loihi.checks import number
 from ottt_loihi.cli import command
 from ottt_loihi.cli.options import DEBUG, JSON, LOADER_OPTIONS, SEED, VERIFY, argument, option, with_options
 from ottt_loihi.converters import replay
-from ottt_loihi.converters.lava.backends import find
+from ottt_loihi.converters.lava.backends import Backend, find
 from ottt_loihi.errors import UsageError, VerificationError
 from ottt_loihi.files import atomic_write
 from ottt_loihi.report import report
@@ -21,7 +21,6 @@ from ottt_loihi.report.report import Table
 if TYPE_CHECKING:
     import numpy as np
 
-    from ottt_loihi.converters.lava.backends import Backend
     from ottt_loihi.converters.samples import Chosen
     from ottt_loihi.data.on_demand import OnDemand
     from ottt_loihi.metrics import Metrics
@@ -113,11 +112,19 @@ def run(
         "seconds": seconds,
         "verified": checks,
     }
-    path = _report(summary, measured, output or model.parent)
+    line, compared = _summary_line(summary), _tables(checks)
+    recall = [] if measured is None else [command.recall_table(measured)]
+    text = f"Computed by the {place.title}: {line}. {_verdict(checks)}"
+    section = report.Section("run", "Run bit for bit", text, tables=[*recall, *compared])
+    path = report.add(output or model.parent, section)
     if json:
         command.print_json(summary | {"report": str(path)})
     else:
-        _show(summary, path, measured)
+        command.say("warning", summary["warnings"])
+        command.out.print(line)
+        for part in [*(recall if summary.get("balanced_accuracy") != 1 else []), *compared]:
+            command.print_table(part)
+        command.print_files({"report": str(path)})
     _fail_if_different(checks)
 
 
@@ -195,11 +202,11 @@ def _fail_if_different(checks: list[dict[str, Any]]) -> None:
             )
 
 
-def _tables(summary: dict[str, Any]) -> list[Any]:
+def _tables(checks: list[dict[str, Any]]) -> list[Table]:
     rows = [
         [replay.title(check["backend"]), *(f"{check[name]:,}" for name in ("samples", "compared", "different"))]
         + [f"{check['seconds']:.1f}"]
-        for check in summary["verified"]
+        for check in checks
     ]
     columns = ["against", "images>", "states compared>", "different>", "seconds>"]
     note = "States: u, v and spikes of every layer and step, and the readout. Seconds include starting Lava."
@@ -219,26 +226,10 @@ def _summary_line(summary: dict[str, Any]) -> str:
     return line + (f"; {', '.join(happened)}" if happened else "")
 
 
-def _report(summary: dict[str, Any], measured: Metrics | None, folder: Path) -> Path:
-    different = sum(check["different"] for check in summary["verified"])
-    verdict = "Nothing was compared with Lava in this run."
-    if summary["verified"]:
-        names = " and ".join(replay.title(check["backend"]) for check in summary["verified"])
-        verdict = f"{'Every u, v and spike' if not different else 'NOT every state'} agrees with the {names}."
-    section = report.Section(
-        name="run",
-        title="Run bit for bit",
-        summary=f"Computed by the {find(summary['backend']).title}: {_summary_line(summary)}. {verdict}",
-        tables=[*([] if measured is None else [command.recall_table(measured)]), *_tables(summary)],
-    )
-    return report.add(folder, section)
-
-
-def _show(summary: dict[str, Any], path: Path, measured: Metrics | None) -> None:
-    command.say("warning", summary["warnings"])
-    command.out.print(_summary_line(summary))
-    if measured is not None and measured.balanced_accuracy < 1:
-        command.print_table(command.recall_table(measured))
-    for part in _tables(summary):
-        command.print_table(part)
-    command.print_files({"report": str(path)})
+def _verdict(checks: list[dict[str, Any]]) -> str:
+    """Return a sentence about the comparisons with Lava."""
+    if not checks:
+        return "Nothing was compared with Lava in this run."
+    names = " and ".join(replay.title(check["backend"]) for check in checks)
+    different = any(check["different"] for check in checks)
+    return f"{'NOT every state' if different else 'Every u, v and spike'} agrees with the {names}."
