@@ -5,7 +5,7 @@ import tracemalloc
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, assume, example, given, settings
 from hypothesis import strategies as st
 from networks import chip_networks, conv_networks, mixed_networks, random_messages
 from ottt_loihi.converters.lava.backends import BACKENDS
@@ -131,6 +131,43 @@ def test_wide_layers(density, odd):
     x = random_messages(chip, 5, density=density)
     assert_equal(reference.run(chip, x, EVERYTHING), sim.run(chip, x, EVERYTHING))
     assert sim.explain(chip)[0].why.endswith("int16 rows" if odd else "int8 rows")
+
+
+@settings(max_examples=60, **RELAXED)
+@example(40, 70, (4, 4), (0, 0), (1, 1), (1, 1), False, "largest", 1.0)
+@given(
+    channels=st.sampled_from([2, 5, 16, 40]),
+    out=st.sampled_from([2, 3, 16, 70]),
+    kernel=st.tuples(*[st.integers(1, 4)] * 2),
+    padding=st.tuples(*[st.integers(0, 5)] * 2),
+    stride=st.tuples(*[st.integers(1, 3)] * 2),
+    dilation=st.tuples(*[st.integers(1, 2)] * 2),
+    pooled=st.booleans(),
+    weights=st.sampled_from(["mixed", "largest", "odd"]),
+    density=st.sampled_from([0.05, 0.5, 1.0]),
+)
+def test_a_convolution_behind_another(channels, out, kernel, padding, stride, dilation, pooled, weights, density):
+    """Of any geometry; in the example more spikes reach a neuron than a sum of int16 can take."""
+    rng = np.random.default_rng(0)
+    image = (channels, 9, 8)
+    weight = {
+        "mixed": even(rng, out, channels, *kernel),
+        "largest": 254 - 2 * rng.integers(0, 2, (out, channels, *kernel)),
+        "odd": rng.integers(0, 256, (out, channels, *kernel)),
+    }[weights]
+    weight = np.kron(weight, np.ones((1, 1, 2, 2), int)) if pooled else weight
+    assume(all(d * (k - 1) < n + 2 * p for d, k, n, p in zip(dilation, weight.shape[2:], image[1:], padding)))
+    second = Conv(0, 1, weight, image, stride, padding, dilation)
+    same = np.eye(channels, dtype=int)[:, :, None, None] * 64
+    chip = ChipNetwork(
+        image,
+        (layer(*image, vth=10), layer(*second.output_shape, vth=60_000), layer(3)),
+        (Conv(INPUT, 0, same, image), second, Dense(1, 2, even(rng, 3, second.shape[0]), -2)),
+        3,
+    )
+    x = random_messages(chip, 2, density=density)
+    assert_equal(reference.run(chip, x, EVERYTHING), sim.run(chip, x, EVERYTHING))
+    assert sim.explain(chip)[1].why.endswith("int16 windows" if weights == "odd" else "int8 windows")
 
 
 @pytest.mark.parametrize("density", [0.02, 0.3, 0.9])

@@ -21,9 +21,11 @@ from typing import Any, NamedTuple
 import numpy as np
 from llvmlite import ir
 from numba import njit, types
+from numba.core import cgutils
 from numba.extending import intrinsic
 
 BLOCK = 64  # bytes of messages whose non-zero ones are found at once
+LANES = 128  # sums that stay in registers while the weights of many spikes are added
 LISTED = 8  # places of non-zero bytes that are written at once, without a branch
 
 
@@ -59,6 +61,33 @@ def number(typingctx: Any, bits: Any) -> Any:
         return builder.ctpop(arguments[0])
 
     return types.uint64(types.uint64), codegen
+
+
+@intrinsic
+def add_rows(typingctx: Any, sums: Any, to: Any, weight: Any, index: Any, begin: Any, end: Any, pitch: Any, at: Any):
+    """``sums[to + j] += Σ_k weight[index[k]·pitch + at + j]``, j below :data:`LANES`, k from ``begin`` to ``end``."""
+
+    def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        to, begin, end, pitch, at = arguments[1], *arguments[4:]
+        sums, weight, index = (
+            context.make_array(signature.args[k])(context, builder, arguments[k]).data for k in (0, 2, 3)
+        )
+
+        def vector(array: Any, place: Any) -> Any:
+            kind = ir.VectorType(array.type.pointee, LANES)
+            return builder.bitcast(builder.gep(array, [place]), kind.as_pointer())
+
+        target = vector(sums, to)
+        total = cgutils.alloca_once_value(builder, builder.load(target, align=2))
+        with cgutils.for_range_slice(builder, begin, end, ir.Constant(begin.type, 1), begin.type) as (k, _):
+            row = builder.sext(builder.load(builder.gep(index, [k])), at.type)
+            added = builder.load(vector(weight, builder.add(builder.mul(row, pitch), at)), align=1)
+            added = builder.sext(added, target.type.pointee) if added.type != target.type.pointee else added
+            builder.store(builder.add(builder.load(total), added), total)
+        builder.store(builder.load(total), target, align=2)
+        return context.get_dummy_value()
+
+    return types.void(sums, types.int64, weight, index, *[types.int64] * 4), codegen
 
 
 def compiled(function: Callable[..., Any]) -> Any:
@@ -275,7 +304,7 @@ def rows(sent, first, table, limit, exponent, fresh, last, a, neurons):
     """A matrix: spike i adds ``table[i]``. table: ``(pre, ≥ neurons)``, zeros beyond."""
     samples, steps, size = a.shape
     width = table.shape[1]
-    index = np.empty(sent.shape[2] + LISTED, np.uint32)
+    index = np.empty(sent.shape[2] + LISTED, np.int32)
     narrow, total = np.empty(width, np.int16), np.empty(size, np.int32)
     wide, nothing = np.empty(width, np.int32), np.empty(0, np.int32)
     for s in range(samples):
@@ -287,19 +316,8 @@ def rows(sent, first, table, limit, exponent, fresh, last, a, neurons):
             begin = 0
             while begin < count:
                 end = min(count, begin + limit)
-                k = begin
-                while k + 4 <= end:  # four rows for each time the sums are read and written
-                    a_, b, c, d = index[k], index[k + 1], index[k + 2], index[k + 3]
-                    for j in range(width):
-                        ab = np.int16(np.int16(table[a_, j]) + np.int16(table[b, j]))
-                        cd = np.int16(np.int16(table[c, j]) + np.int16(table[d, j]))
-                        narrow[j] += np.int16(ab + cd)
-                    k += 4
-                while k < end:
-                    a_ = index[k]
-                    for j in range(width):
-                        narrow[j] += np.int16(table[a_, j])
-                    k += 1
+                for to in range(0, width, LANES):
+                    add_rows(narrow, to, table, index, begin, end, width, to)
                 begin = end
                 if begin < count:
                     move(narrow, wide)
@@ -358,7 +376,7 @@ def tiles(sent, first, tiles, strides, weight, limit, exponent, fresh, last, a, 
     after the other, are added at once. strides: from row to row, in the output and in ``weight``.
     """
     samples, steps, size = a.shape
-    index = np.empty(sent.shape[2] + LISTED, np.uint32)
+    index = np.empty(sent.shape[2] + LISTED, np.int32)
     narrow, total = np.empty(size, np.int16), np.empty(size, np.int32)
     wide, nothing = np.empty(size, np.int32), np.empty(0, np.int32)
     at = np.empty(4, np.uint32)
@@ -387,11 +405,64 @@ def tiles(sent, first, tiles, strides, weight, limit, exponent, fresh, last, a, 
             finish(total, s, t, last, a, neurons)
 
 
+@inlined
+def rank(position, bits, before):
+    """The number of non-zero bytes before ``position``; bits and before: of each block (:func:`windows`)."""
+    block, rest = np.uint64(position) // np.uint64(BLOCK), np.uint64(position) % np.uint64(BLOCK)
+    return before[block] + np.int64(number(bits[block] & ((np.uint64(1) << rest) - np.uint64(1))))
+
+
+@compiled
+def windows(sent, first, base, chunks, width, weight, limit, exponent, fresh, last, a, neurons):
+    """A convolution between layers that are channel last: each chunk of the output adds the spikes of its window.
+
+    base: int32 ``(≥ pre,)``, where the weights of a neuron's spikes begin. chunks: int32 ``(n, 7)``, at most
+    :data:`LANES` neurons of one row of the output each: the first one, their number, what is added to base; the rows of
+    its window in the source, from and to, and where the window begins and ends in such a row, which has ``width``
+    neurons. Chunks are in order of their neurons: what one writes beyond its own the next one clears.
+    """
+    samples, steps, size = a.shape
+    index = np.empty(sent.shape[2] + LISTED, np.int32)
+    bits, before = np.zeros(sent.shape[2] // BLOCK + 1, np.uint64), np.zeros(sent.shape[2] // BLOCK + 1, np.int64)
+    narrow, total = np.empty(size + LANES, np.int16), np.empty(size, np.int32)
+    wide, nothing = np.empty(size, np.int32), np.empty(0, np.int32)
+    for s in range(samples):
+        for t in range(steps):
+            count = active(sent, s, first + t, index)
+            for k in range(count):
+                index[k] = base[index[k]]
+            start = np.uint64(s * sent.strides[0] + (first + t) * sent.strides[1])
+            for block in range(bits.size - 1):
+                bits[block] = non_zero(sent, start + np.uint64(block * BLOCK))
+                before[block + 1] = before[block] + np.int64(number(bits[block]))
+            moved = False
+            for c in range(len(chunks)):
+                to, lanes, at = chunks[c, 0], chunks[c, 1], chunks[c, 2]
+                narrow[to : to + LANES] = 0
+                added = 0
+                for y in range(chunks[c, 3], chunks[c, 4]):
+                    begin = rank(y * width + chunks[c, 5], bits, before)
+                    end = rank(y * width + chunks[c, 6], bits, before)
+                    while begin < end:
+                        together = min(end - begin, limit - added)
+                        add_rows(narrow, to, weight, index, begin, begin + together, 1, at)
+                        begin += together
+                        added += together
+                        if added == limit:
+                            if not moved:
+                                wide[:] = 0
+                                moved = True
+                            move(narrow[to : to + lanes], wide[to : to + lanes])
+                            added = 0
+            deliver(narrow, wide if moved else nothing, exponent, fresh, a, s, t, total)
+            finish(total, s, t, last, a, neurons)
+
+
 @compiled
 def lists(sent, first, pointers, targets, weight, exponent, fresh, last, a, neurons):
     """Single synapses: spike i adds ``weight[k]`` to ``targets[k]``, k from ``pointers[i]`` to ``pointers[i + 1]``."""
     samples, steps, size = a.shape
-    index = np.empty(sent.shape[2] + LISTED, np.uint32)
+    index = np.empty(sent.shape[2] + LISTED, np.int32)
     sums, total, nothing = np.empty(size, np.int32), np.empty(size, np.int32), np.empty(0, np.int32)
     for s in range(samples):
         for t in range(steps):

@@ -306,7 +306,9 @@ def _link(c: Connection, pre: np.ndarray | None, post: np.ndarray | None, groups
     if isinstance(c, Conv) and not groups:
         return Product(c, post, "product: another convolution sees the layer as an image of another shape")
     if isinstance(c, Conv):
-        return _tiles(_regrouped(c, groups), pre)
+        regrouped, channel_last = _regrouped(c, groups), np.arange(c.shape[1]).reshape(len(c.weight[0]), -1).T.ravel()
+        windows = regrouped.groups == 1 and pre is not None and np.array_equal(pre, channel_last)
+        return _windows(regrouped) if windows else _tiles(regrouped, pre)
     return _lists(c, pre, post)
 
 
@@ -323,7 +325,7 @@ def _rows(c: Dense, pre: np.ndarray | None, post: np.ndarray | None) -> Events:
     rows, doubled, limit = _narrow(c.weight.T)
     rows = rows if pre is None else rows[pre]
     rows = rows if post is None else rows[:, post]
-    padded = np.zeros((len(rows), -(-rows.shape[1] // 32) * 32), rows.dtype)  # whole vectors, no scalar rest
+    padded = np.zeros((len(rows), -(-rows.shape[1] // kernels.LANES) * kernels.LANES), rows.dtype)
     padded[:, : rows.shape[1]] = rows
     return Events(kernels.rows, (padded, limit, c.weight_exp + doubled), f"events: binary spikes, {rows.dtype} rows")
 
@@ -346,11 +348,9 @@ def _tiles(c: Conv, pre: np.ndarray | None) -> Events:
     k = z mod s + s·m, the outputs for m = M − 1 … 0 lie side by side, so the weights do as well: for each channel and
     phase z mod s a tile (reversed m vertically, reversed m horizontally, output channels of the group).
     """
-    kernel = np.zeros((*c.weight.shape[:2], *(d * (k - 1) + 1 for d, k in zip(c.dilation, c.weight.shape[2:]))), int)
-    kernel[:, :, :: c.dilation[0], :: c.dilation[1]] = c.weight
     out, height, width = c.output_shape
     channels = out // c.groups  # of one group
-    weight, (my, mx) = _phases(c, kernel)
+    weight, (my, mx) = _phases(c)
     flat = np.arange(c.shape[1]) if pre is None else pre
     channel, y, x = np.unravel_index(flat, c.input_shape)
     phase_y, low_y, rows, skip_y = _reach(y + c.padding[0], c.stride[0], my, height)
@@ -367,8 +367,40 @@ def _tiles(c: Conv, pre: np.ndarray | None) -> Events:
     return Events(kernels.tiles, table, f"events: binary spikes, {narrow.dtype} tiles")
 
 
-def _phases(c: Conv, kernel: np.ndarray) -> tuple[np.ndarray, tuple[int, int]]:
+def _windows(c: Conv) -> Events:
+    """Tables for :func:`kernels.windows`: one group, the source and the layer behind are channel last.
+
+    The weights are the tiles of :func:`_tiles`, each row behind as many zeros as a chunk has lanes, so that a chunk may
+    begin before the tile or end after it. Average pooling makes equal tiles of all phases: they are kept once.
+    """
+    out, height, width = c.output_shape
+    channels, rows, columns = c.input_shape
+    weight, (my, mx) = _phases(c)
+    tiles, number = np.unique(weight.reshape(-1, my * mx * out), axis=0, return_inverse=True)
+    pitch = kernels.LANES + mx * out
+    padded = np.zeros((len(tiles) * my + 1, pitch), int)
+    padded[:-1, kernels.LANES :] = tiles.reshape(-1, mx * out)
+    y, x, channel = np.indices((rows, columns, channels)).reshape(3, -1)
+    (place_y, phase_y), (place_x, phase_x) = (
+        np.divmod(z + padding, stride) for z, padding, stride in zip((y, x), c.padding, c.stride)
+    )
+    tile = number.reshape(-1)[(channel * c.stride[0] + phase_y) * c.stride[1] + phase_x]
+    base = (tile * my + my - 1 - place_y) * pitch + kernels.LANES - (place_x - mx + 1) * out
+    row, at = np.indices((height, -(-width * out // kernels.LANES))).reshape(2, -1) * [[1], [kernels.LANES]]
+    lanes = np.minimum(kernels.LANES, width * out - at)
+    ends = [row, row + my, at // out, (at + lanes - 1) // out + mx]
+    strides, paddings, sizes = (np.repeat(z, 2)[:, None] for z in (c.stride, c.padding, (rows, columns)))
+    ends = np.clip(np.array(ends) * strides - paddings, 0, sizes) * [[1], [1], [channels], [channels]]
+    chunks = np.stack([row * width * out + at, lanes, row * pitch + at, *ends], axis=1).astype(np.int32)
+    narrow, doubled, limit = _narrow(padded.ravel())
+    table = base.astype(np.int32), chunks, columns * channels, narrow, limit, doubled
+    return Events(kernels.windows, table, f"events: binary spikes, {narrow.dtype} windows")
+
+
+def _phases(c: Conv) -> tuple[np.ndarray, tuple[int, int]]:
     """Weights (group, channel, phase y, phase x, reversed m_y, reversed m_x, output channel) and (M_y, M_x)."""
+    kernel = np.zeros((*c.weight.shape[:2], *(d * (k - 1) + 1 for d, k in zip(c.dilation, c.weight.shape[2:]))), int)
+    kernel[:, :, :: c.dilation[0], :: c.dilation[1]] = c.weight
     (sy, sx), (ky, kx) = c.stride, kernel.shape[2:]
     my, mx = -(-ky // sy), -(-kx // sx)
     full = np.zeros((*kernel.shape[:2], my * sy, mx * sx), int)
