@@ -230,17 +230,12 @@ def measure(name: str, density: float, threads: int) -> list[dict[str, Any]]:
 def strategies() -> list[dict[str, Any]]:
     """Microseconds per sample-step of events and of the float32 product, by spike density."""
     rng = np.random.default_rng(0)
-    network = conv(rng)
-    cases = {
-        "784→256": Dense(INPUT, 0, weights(rng, 256, 784)),
-        "1×28×28→16C5": network.connections[0],
-        "16×24×24→32C5 (P2 folded)": Conv(INPUT, 0, network.connections[1].weight, (16, 24, 24), stride=(2, 2)),
-    }
+    dense, network = mlp(rng, 784, 256, 10), conv(rng)
+    cases = {"784→256": (dense, 0), "1×28×28→16C5": (network, 0), "16×24×24→32C5 (P2 folded)": (network, 1)}
     rows = []
-    for name, c in cases.items():
-        shape = c.input_shape if isinstance(c, Conv) else (784,)
-        chip = ChipNetwork(shape, (LIF((c.shape[0],), 4095, 2048, 1000),), (replace(c, pre=INPUT, post=0),), 16)
-        links = {"events": plan(chip).layers[0].inputs[0][2], "product": Product(c, None, "")}
+    for name, (chip, index) in cases.items():
+        c = chip.connections[index]
+        links = {"events": plan(chip).layers[index].inputs[0][2], "product": Product(c, None, "")}
         for density in (0.02, 0.1, 0.3, 0.5, 1.0):
             sent, out = Messages(c.shape[1], None, 0, 32, 32, False), np.zeros((32, 32, c.shape[0]), np.int32)
             sent.bytes[:, :, : c.shape[1]] = rng.random((32, 32, c.shape[1])) < density
