@@ -482,3 +482,28 @@ def test_a_layer_at_two_places_is_two_copies_and_a_note_says_so():
     notes = convert.read(net, (12,), 8).notes
     assert notes == ["0.weight, 0.bias: shared by 1 and 3; here each has a copy, and the copies learn separately"]
     assert not convert.read(Loop(), (20,), 8).notes
+
+
+class OwnSteps(Loop):
+    """A ``forward`` that takes so many steps out of (samples, T, features), whatever T is."""
+
+    def __init__(self, steps):
+        super().__init__()
+        self.steps = steps
+
+    def forward(self, x):
+        v, w, sent = None, None, []
+        for t in range(self.steps):
+            spikes, v = self.n(self.a(x[:, t]), v)
+            spikes, w = self.m(self.b(spikes), w)
+            sent.append(spikes)
+        return torch.stack(sent)
+
+
+@pytest.mark.parametrize("steps", [2, 3, 5])
+def test_a_forward_that_takes_its_own_number_of_steps(steps):
+    """With 2 steps, which two samples have as well, x[:, t] was taken for sample t."""
+    net = ol.from_module(OwnSteps(steps), (20,), steps)
+    assert net.time_steps == steps
+    with pytest.raises(UsageError, match=f"num_steps={steps} if forward takes {steps} steps"):
+        ol.from_module(OwnSteps(steps), (20,), 11)

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from ottt_loihi.converters.frameworks import slayer
 from ottt_loihi.converters.frameworks.convert import Imported, read
-from ottt_loihi.converters.frameworks.forward import call
+from ottt_loihi.converters.frameworks.forward import call, require_each_step
 from ottt_loihi.converters.frameworks.groups import counted
 from ottt_loihi.converters.frameworks.registry import neurons_of
 from ottt_loihi.converters.frameworks.twin import copied, first_tensor, forget, making
@@ -301,6 +301,8 @@ def _by_step(parts: list[Tensor], form: str, samples: int, steps: int) -> Tensor
     """Return the results ``(T, n, …)`` of one call for each step, or of one call for all of them."""
     if len(parts) == steps and (len(parts) > 1 or form in ("step", "constant")):
         return torch.stack([part.reshape(samples, *part.shape[part.ndim - _own(part, samples) :]) for part in parts])
+    if len(parts) > 1:
+        require_each_step(len(parts), steps)
     (whole,) = parts
     if form == "squeezed":
         return whole.unflatten(0, (samples, steps)).transpose(0, 1)

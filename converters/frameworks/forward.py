@@ -79,6 +79,15 @@ def runs_twice(
     return ""
 
 
+def require_each_step(calls: int, steps: int) -> None:
+    """Refuse neurons that take one step at a time and ran another number of times."""
+    if calls != steps:
+        raise UsageError(
+            f"its neurons ran {calls} times for {steps} steps; they take one step at a time "
+            f"(num_steps={calls} if forward takes {calls} steps whatever it is given)"
+        )
+
+
 def takes_time_last(net: nn.Module, shape: Sequence[int], steps: int) -> bool:
     """Return whether a module runs on sequences whose last axis is time, its neurons once a step.
 

@@ -17,6 +17,7 @@ import torch
 from ottt_loihi.converters.frameworks.axes import first_index, from_the_end, in_place, numbers_of, reordered
 from ottt_loihi.converters.frameworks.forward import (
     call,
+    require_each_step,
     require_one_argument,
     runs_twice,
     takes_time_last,
@@ -169,8 +170,8 @@ def _watched(
     calls = max(watch.steps.values())
     if form == "step" and literal and calls != steps:
         raise UsageError(f"its neurons ran {calls // steps} times for one step")
-    if form in ("time first", "batch first") and calls != steps and not wants_sequences(neurons):
-        raise UsageError(f"its neurons ran {calls} times for {steps} steps; they take one step at a time")
+    if form in ("time first", "batch first") and not wants_sequences(neurons):
+        require_each_step(calls, steps)
     inner = watch.length or calls // (steps if form == "step" else 1)
     return Traced(
         "constant" if form == "step" and inner > 1 else form,
@@ -322,6 +323,8 @@ class _Watch(TorchFunctionMode):
             other = self.form == "constant" or found[0] != samples  # one step has a message of its own
             if framework.steps(module) == "time first" and found != (steps, samples) and other:
                 raise UsageError(f"{path} gets {found} where (steps, samples) are {steps, samples}")
+            if self.form in FORMS[1:3] and self.shape_of(first_tensor(inputs)) is None:
+                raise UsageError(f"{path} gets {found}, without the axis of {samples} samples")
             self.steps[path] = self.steps.get(path, 0) + 1
             self.inside += 1
 
