@@ -325,82 +325,36 @@ def rows(sent, first, table, limit, exponent, fresh, last, a, neurons):
             finish(total, s, t, last, a, neurons)
 
 
-@inlined
-def add_tiles(narrow, weight, to, at, height, length, strides, count):
-    """Add one to four tiles of ``weight``, from ``at`` on, to the tile of the output from ``to`` on.
-
-    A row costs as much to begin as 96 sums take: the more tiles at once, the better.
-    """
-    out_stride, weight_stride = np.uint64(strides[0]), np.uint64(strides[1])
-    p, q, r, s = np.uint64(at[0]), np.uint64(at[1]), np.uint64(at[2]), np.uint64(at[3])
-    if count == 1:
-        for _ in range(height):
-            for j in range(length):
-                narrow[to + j] += np.int16(weight[p + j])
-            to += out_stride
-            p += weight_stride
-    elif count == 2:
-        for _ in range(height):
-            for j in range(length):
-                narrow[to + j] += np.int16(np.int16(weight[p + j]) + np.int16(weight[q + j]))
-            to += out_stride
-            p += weight_stride
-            q += weight_stride
-    elif count == 3:
-        for _ in range(height):
-            for j in range(length):
-                two = np.int16(np.int16(weight[p + j]) + np.int16(weight[q + j]))
-                narrow[to + j] += np.int16(two + np.int16(weight[r + j]))
-            to += out_stride
-            p += weight_stride
-            q += weight_stride
-            r += weight_stride
-    else:
-        for _ in range(height):
-            for j in range(length):
-                two = np.int16(np.int16(weight[p + j]) + np.int16(weight[q + j]))
-                narrow[to + j] += np.int16(two + np.int16(np.int16(weight[r + j]) + np.int16(weight[s + j])))
-            to += out_stride
-            p += weight_stride
-            q += weight_stride
-            r += weight_stride
-            s += weight_stride
-
-
 @compiled
 def tiles(sent, first, tiles, strides, weight, limit, exponent, fresh, last, a, neurons):
     """A convolution: each spike adds a tile of ``weight`` to a tile of the output.
 
-    tiles: uint32 ``(pre, 5)``: where a neuron's tile starts in the output and in ``weight``, its number of rows and
-    their length, and a number that neurons have in common whose tiles lie in the same place: up to four of them, one
-    after the other, are added at once. strides: from row to row, in the output and in ``weight``.
+    tiles: uint32 ``(pre, 4)``: where a neuron's tile starts in the output and in ``weight``, its number of rows and
+    their length. strides: from row to row, in the output and in ``weight``.
     """
     samples, steps, size = a.shape
     index = np.empty(sent.shape[2] + LISTED, np.int32)
     narrow, total = np.empty(size, np.int16), np.empty(size, np.int32)
     wide, nothing = np.empty(size, np.int32), np.empty(0, np.int32)
-    at = np.empty(4, np.uint32)
+    out_stride, weight_stride = np.uint64(strides[0]), np.uint64(strides[1])
     for s in range(samples):
         for t in range(steps):
             count = active(sent, s, first + t, index)
             narrow[:] = 0
             if count > limit:
                 wide[:] = 0
-            k, added = 0, 0
-            while k < count:
-                i = index[k]
-                place, together = tiles[i, 4], 1
-                at[0] = tiles[i, 1]
-                while together < 4 and k + together < count and tiles[index[k + together], 4] == place:
-                    at[together] = tiles[index[k + together], 1]
-                    together += 1
-                if added + together > limit:
+            full = limit
+            for k in range(count):
+                if k == full:
                     move(narrow, wide)
-                    added = 0
-                to, length = np.uint64(tiles[i, 0]), np.uint64(tiles[i, 3])
-                add_tiles(narrow, weight, to, at, tiles[i, 2], length, strides, together)
-                added += together
-                k += together
+                    full += limit
+                i = index[k]
+                to, at, length = np.uint64(tiles[i, 0]), np.uint64(tiles[i, 1]), np.uint64(tiles[i, 3])
+                for _ in range(tiles[i, 2]):
+                    for j in range(length):
+                        narrow[to + j] += np.int16(weight[at + j])
+                    to += out_stride
+                    at += weight_stride
             deliver(narrow, wide if count > limit else nothing, exponent, fresh, a, s, t, total)
             finish(total, s, t, last, a, neurons)
 

@@ -359,9 +359,7 @@ def _tiles(c: Conv, pre: np.ndarray | None) -> Events:
     to = ((group * height + low_y) * width + low_x) * channels
     phase = (channel * c.stride[0] + phase_y) * c.stride[1] + phase_x
     at = ((phase * my + skip_y) * mx + skip_x) * channels
-    place = (group * (1 + y.max() + c.padding[0]) + (y + c.padding[0]) // c.stride[0]) * (1 + x.max() + c.padding[1])
-    place += (x + c.padding[1]) // c.stride[1]  # both phases of a stride reach the same outputs
-    tiles = np.stack([to, at, np.where(columns > 0, rows, 0), columns * channels, place], axis=1).astype(np.uint32)
+    tiles = np.stack([to, at, np.where(columns > 0, rows, 0), columns * channels], axis=1).astype(np.uint32)
     narrow, doubled, limit = _narrow(weight.ravel())
     table = tiles, (width * channels, mx * channels), narrow, limit, doubled
     return Events(kernels.tiles, table, f"events: binary spikes, {narrow.dtype} tiles")
