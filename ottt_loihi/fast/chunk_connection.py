@@ -23,7 +23,7 @@ from ottt_loihi.nn.precision import product_dtype
 
 # up to which part of the inputs adding rows is faster than a product, and from how long rows on; measured
 FEW_OF_LINEAR, WIDE_LINEAR = 0.3, 32
-FEW_OF_CONV, WIDE_CONV = 0.2, 96
+FEW_OF_CONV, WIDE_CONV = 0.4, 96
 
 
 @dataclass
@@ -97,7 +97,7 @@ class ChunkConnection:
         if isinstance(self.module, Conv2d):
             event_kernels.add_patch_gradients(*arrays(memory(x), memory(g), rows), len(x), *self._geometry(x))
         else:
-            event_kernels.add_outer(*arrays(x, g, rows.view(-1, len(self.weight))))
+            event_kernels.add_outer(*arrays(x, g.contiguous(), rows.view(-1, len(self.weight))))
 
     def of_rows(self, gradient: Tensor) -> Tensor:
         """Return a gradient with axes ordered as in ``rows`` with axes ordered as in ``weight``."""

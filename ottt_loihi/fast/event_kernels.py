@@ -1,17 +1,109 @@
 """Products with inputs of which few are not 0, on the CPU: rows of weights are added up, zeros cost next to nothing.
 
 The float32 product of a library works at the machine's peak, so these loops win by what they leave out: below about 0.3
-in fully connected layers, 0.15 in convolutions (``benchmarks/events.py``). Everything inside the inner loops
-is contiguous; four rows are added at a time, so that sums are read and written once for four. All release the GIL.
+in fully connected layers, 0.4 in convolutions (``benchmarks/events.py``). All of them consist of :func:`_add_events`,
+whose sums stay in registers until the last event. All release the GIL.
 """
 
 from __future__ import annotations
 
-import numpy as np
-from numba import njit
+from typing import Any
 
-ROWS_AT_ONCE = 128  # of add_outer; measured: 64 to 256 make no difference, 1,024 cost half as much again
+import numpy as np
+from llvmlite import ir
+from numba import njit, types
+from numba.extending import intrinsic, models, register_model
+
+ROWS_AT_ONCE = 128  # of add_rows and add_outer; measured: 64 makes no difference, 256 cost up to 15 % more
 _COMPILED = {"nogil": True, "cache": True, "error_model": "numpy", "fastmath": {"contract"}}
+# sums in registers at the same time; together they are the row of a patch of 3 × 32 weights, and fit AVX2's registers
+_MANY, _FEWER = np.uint64(64), np.uint64(32)
+_BLOCK = _MANY + _FEWER
+
+
+class _Sums(types.Type):
+    """Neighbouring sums in registers; LLVM takes as many registers as the processor needs for them."""
+
+    def __init__(self, dtype: Any, count: int) -> None:
+        self.dtype, self.count = dtype, count
+        super().__init__(f"{count} sums of {dtype}")
+
+
+@register_model(_Sums)
+class _SumsModel(models.PrimitiveModel):
+    def __init__(self, manager: Any, kind: _Sums) -> None:
+        super().__init__(manager, kind, ir.VectorType(manager.lookup(kind.dtype).get_value_type(), kind.count))
+
+
+def _place_of(kind: _Sums, context: Any, builder: Any, array_type: Any, array: Any, index: Any) -> dict[str, Any]:
+    """Return the arguments ``ptr`` and ``align`` with which LLVM loads or stores so many values of an array."""
+    first = builder.gep(context.make_array(array_type)(context, builder, array).data, [index])
+    return {"ptr": builder.bitcast(first, context.get_value_type(kind).as_pointer()), "align": kind.dtype.bitwidth // 8}
+
+
+@intrinsic(prefer_literal=True)
+def _load(typingctx: Any, array: Any, index: Any, count: Any) -> Any:
+    """Return ``array[index : index + count]`` in registers."""
+    kind = _Sums(array.dtype, count.literal_value)
+
+    def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return builder.load(**_place_of(kind, context, builder, array, *arguments[:2]))
+
+    return kind(array, index, count), codegen
+
+
+@intrinsic
+def _store(typingctx: Any, kind: Any, array: Any, index: Any) -> Any:
+    """Write sums to an array, from ``index`` on."""
+
+    def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        builder.store(arguments[0], **_place_of(kind, context, builder, array, *arguments[1:]))
+        return context.get_dummy_value()
+
+    return types.void(kind, array, index), codegen
+
+
+@intrinsic
+def _plus(typingctx: Any, kind: Any, factor: Any, array: Any, index: Any) -> Any:
+    """Return the sums plus ``factor`` times as many values of an array, from ``index`` on."""
+
+    def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        sums, value = arguments[:2]
+        row = builder.load(**_place_of(kind, context, builder, array, *arguments[2:]))
+        anything, integer = ir.Constant(sums.type, ir.Undefined), ir.IntType(32)
+        first = builder.insert_element(anything, value, integer(0))
+        factors = builder.shuffle_vector(first, anything, ir.Constant(ir.VectorType(integer, kind.count), None))
+        return builder.fadd(sums, builder.fmul(factors, row, ("contract",)), flags=("contract",))
+
+    return kind(kind, factor, array, index), codegen
+
+
+@njit(inline="always", **_COMPILED)
+def _add_events(out, at, rows, first, place, value, begin, end, length):
+    """``out[at + j] += Σ_k value[k]·rows[place[k] + first + j]`` for k from ``begin`` to ``end``, and j < ``length``.
+
+    All arrays are flat, and all numbers uint64.
+    """
+    j = np.uint64(0)
+    while j + _BLOCK <= length:
+        many, fewer = _load(out, at + j, 64), _load(out, at + j + _MANY, 32)
+        for k in range(begin, end):
+            many = _plus(many, value[k], rows, place[k] + (first + j))
+            fewer = _plus(fewer, value[k], rows, place[k] + (first + j) + _MANY)
+        _store(many, out, at + j)
+        _store(fewer, out, at + j + _MANY)
+        j += _BLOCK
+    while j + _FEWER <= length:
+        left = _load(out, at + j, 32)
+        for k in range(begin, end):
+            left = _plus(left, value[k], rows, place[k] + (first + j))
+        _store(left, out, at + j)
+        j += _FEWER
+    if j < length:
+        for k in range(begin, end):
+            of, factor = place[k] + first, value[k]
+            for i in range(j, length):
+                out[at + i] += factor * rows[of + i]
 
 
 @njit(**_COMPILED)
@@ -25,31 +117,27 @@ def count(x):
 
 @njit(**_COMPILED)
 def add_rows(x, weights, bias, out):
-    """``out[r] = bias + Σ_i x[r, i]·weights[i]`` over the i whose x is not 0."""
+    """``out[r] = bias + Σ_i x[r, i]·weights[i]`` over the i whose x is not 0.
+
+    So many rows at once share the columns of weights that a core's own cache holds.
+    """
     inputs, width = np.uint64(x.shape[1]), np.uint64(weights.shape[1])
-    index = np.empty(inputs + np.uint64(1), np.uint64)
-    one, two, three, four = np.uint64(1), np.uint64(2), np.uint64(3), np.uint64(4)
-    for r in range(x.shape[0]):
-        n = np.uint64(0)
-        for i in range(inputs):  # without a branch, which would be mispredicted at every event
-            index[n] = i
-            n += np.uint64(x[r, i] != 0)
-        k = np.uint64(0)
-        to = out[r]
-        for j in range(width):
-            to[j] = bias[j]
-        while k + four <= n:
-            a, b, c, d = index[k], index[k + one], index[k + two], index[k + three]
-            xa, xb, xc, xd = x[r, a], x[r, b], x[r, c], x[r, d]
-            wa, wb, wc, wd = weights[a], weights[b], weights[c], weights[d]
-            for j in range(width):
-                to[j] += (xa * wa[j] + xb * wb[j]) + (xc * wc[j] + xd * wd[j])
-            k += four
-        while k < n:
-            xa, wa = x[r, index[k]], weights[index[k]]
-            for j in range(width):
-                to[j] += xa * wa[j]
-            k += one
+    most = np.uint64(min(x.shape[0], ROWS_AT_ONCE)) * inputs + np.uint64(1)
+    place, value, ends = np.empty(most, np.uint64), np.empty(most, x.dtype), np.zeros(ROWS_AT_ONCE + 1, np.uint64)
+    flat_weights, flat_out = weights.reshape(-1), out.reshape(-1)
+    for first in range(0, x.shape[0], ROWS_AT_ONCE):
+        rows, n = min(x.shape[0] - first, ROWS_AT_ONCE), np.uint64(0)
+        for r in range(rows):
+            for i in range(inputs):  # without a branch, which would be mispredicted at every event
+                place[n], value[n] = i * width, x[first + r, i]
+                n += np.uint64(x[first + r, i] != 0)
+            ends[r + 1] = n
+            out[first + r] = bias
+        for j in range(np.uint64(0), width, _BLOCK):
+            length = min(width - j, _BLOCK)
+            for r in range(rows):
+                at = np.uint64(first + r) * width + j
+                _add_events(flat_out, at, flat_weights, j, place, value, ends[r], ends[r + 1], length)
 
 
 @njit(**_COMPILED)
@@ -60,13 +148,13 @@ def add_outer(x, g, out):
     """
     for first in range(0, x.shape[0], ROWS_AT_ONCE):
         last = min(first + ROWS_AT_ONCE, x.shape[0])
-        _add_outer(x[first:last], g[first:last], out)
+        _add_outer(x[first:last], g[first:last].reshape(-1), out.reshape(-1), np.uint64(out.shape[1]))
 
 
 @njit(**_COMPILED)
-def _add_outer(x, g, out):
-    rows, inputs, width = np.uint64(x.shape[0]), np.uint64(x.shape[1]), np.uint64(g.shape[1])
-    one, two, three, four = np.uint64(1), np.uint64(2), np.uint64(3), np.uint64(4)
+def _add_outer(x, g, out, width):
+    rows, inputs = np.uint64(x.shape[0]), np.uint64(x.shape[1])
+    one, two = np.uint64(1), np.uint64(2)
     column = np.empty(rows * inputs + one, np.uint32)  # of each event, row after row
     ends, n = np.empty(rows, np.uint64), np.uint64(0)
     for r in range(rows):
@@ -79,28 +167,17 @@ def _add_outer(x, g, out):
         start[column[k] + two] += one
     for i in range(inputs):
         start[i + two] += start[i + one]
-    row, k = np.empty(n, np.uint32), np.uint64(0)
+    place, value, k = np.empty(n, np.uint64), np.empty(n, x.dtype), np.uint64(0)
     for r in range(rows):
         while k < ends[r]:
             i = column[k] + one
-            row[start[i]] = r
+            place[start[i]], value[start[i]] = r * width, x[r, column[k]]
             start[i] += one
             k += one
-    for i in range(inputs):
-        k, end = start[i], start[i + one]
-        to = out[i]
-        while k + four <= end:
-            a, b, c, d = row[k], row[k + one], row[k + two], row[k + three]
-            xa, xb, xc, xd = x[a, i], x[b, i], x[c, i], x[d, i]
-            ga, gb, gc, gd = g[a], g[b], g[c], g[d]
-            for j in range(width):
-                to[j] += (xa * ga[j] + xb * gb[j]) + (xc * gc[j] + xd * gd[j])
-            k += four
-        while k < end:
-            xa, ga = x[row[k], i], g[row[k]]
-            for j in range(width):
-                to[j] += xa * ga[j]
-            k += one
+    for j in range(np.uint64(0), width, _BLOCK):
+        length = min(width - j, _BLOCK)
+        for i in range(inputs):
+            _add_events(out, i * width + j, g, j, place, value, start[i], start[i + one], length)
 
 
 @njit(**_COMPILED)
@@ -120,10 +197,9 @@ def add_patches(x, weights, out, images, size, kernel, padding):
     reach = kernel - 1
     wide, cut = np.uint64((width + reach) * outputs), np.uint64(reach - padding)
     rows, row = height + 2 * padding - reach, np.uint64((width + 2 * padding - reach) * outputs)
-    length, plane = np.uint64(kernel * outputs), np.uint64(inputs * kernel * outputs)
+    length, plane, none = np.uint64(kernel * outputs), np.uint64(inputs * kernel * outputs), np.uint64(0)
     sums = np.empty((height + reach) * (width + reach) * outputs, x.dtype)  # with the outputs beyond the image's edge
     patch, value = np.empty(inputs + 1, np.uint64), np.empty(inputs + 1, x.dtype)
-    one, two, three, four = np.uint64(1), np.uint64(2), np.uint64(3), np.uint64(4)
     of, to = np.uint64(0), np.uint64(0)
     for _ in range(images):
         sums[:] = 0
@@ -136,23 +212,7 @@ def add_patches(x, weights, out, images, size, kernel, padding):
                 of += np.uint64(inputs)
                 at, first = y * wide + column * np.uint64(outputs), np.uint64(0)
                 for _ in range(kernel if n > 0 else 0):
-                    k = np.uint64(0)
-                    while k + four <= n:
-                        a, b, c, d = patch[k], patch[k + one], patch[k + two], patch[k + three]
-                        a, b, c, d = a + first, b + first, c + first, d + first
-                        xa, xb, xc, xd = value[k], value[k + one], value[k + two], value[k + three]
-                        for j in range(length):
-                            near, far = (
-                                xa * weights[a + j] + xb * weights[b + j],
-                                xc * weights[c + j] + xd * weights[d + j],
-                            )
-                            sums[at + j] += near + far
-                        k += four
-                    while k < n:
-                        a, xa = patch[k] + first, value[k]
-                        for j in range(length):
-                            sums[at + j] += xa * weights[a + j]
-                        k += one
+                    _add_events(sums, at, weights, first, patch, value, none, n, length)
                     at += wide
                     first += plane
         for y in range(np.uint64(rows)):
@@ -169,12 +229,9 @@ def add_patch_gradients(x, g, out, images, size, kernel, padding):
     reach = kernel - 1
     wide, cut = np.uint64((width + reach) * outputs), np.uint64(reach - padding)
     rows, row = height + 2 * padding - reach, np.uint64((width + 2 * padding - reach) * outputs)
-    length = np.uint64(kernel * outputs)
+    length, depth, none = np.uint64(kernel * outputs), np.uint64(inputs), np.uint64(0)
     edged = np.zeros((height + reach) * (width + reach) * outputs, x.dtype)  # g, and zeros around it
-    place = np.empty((inputs, height * width + 4), np.uint64)
-    value = np.empty((inputs, height * width + 4), x.dtype)
-    count = np.empty(inputs, np.uint64)
-    one, two, three, four = np.uint64(1), np.uint64(2), np.uint64(3), np.uint64(4)
+    place, value = np.empty(height * width + 1, np.uint64), np.empty(height * width + 1, x.dtype)
     of, to = np.uint64(0), np.uint64(0)
     for _ in range(images):
         for y in range(np.uint64(rows)):
@@ -182,31 +239,16 @@ def add_patch_gradients(x, g, out, images, size, kernel, padding):
             for j in range(row):
                 edged[at + j] = g[to + j]
             to += row
-        count[:] = 0
-        for y in range(np.uint64(height)):
-            for column in range(np.uint64(width)):
-                at = y * wide + column * np.uint64(outputs)
-                for c in range(np.uint64(inputs)):
-                    n = count[c]
-                    place[c, n], value[c, n] = at, x[of + c]
-                    count[c] = n + np.uint64(x[of + c] != 0)
-                of += np.uint64(inputs)
-        for c in range(np.uint64(inputs)):
-            n = count[c]
-            while n & three:  # whole groups of four; what fills them up counts 0
-                place[c, n], value[c, n] = place[c, np.uint64(0)], 0
-                n += one
+        for c in range(depth):
+            n, pixel = np.uint64(0), of + c
+            for y in range(np.uint64(height)):
+                for column in range(np.uint64(width)):  # without a branch, which would be mispredicted at every event
+                    place[n], value[n] = y * wide + column * np.uint64(outputs), x[pixel]
+                    n += np.uint64(x[pixel] != 0)
+                    pixel += depth
             for y in range(np.uint64(kernel)):
-                first, at = (y * np.uint64(inputs) + c) * length, y * wide
-                k = np.uint64(0)
-                while k < n:
-                    a, b = place[c, k] + at, place[c, k + one] + at
-                    e, d = place[c, k + two] + at, place[c, k + three] + at
-                    xa, xb, xe, xd = value[c, k], value[c, k + one], value[c, k + two], value[c, k + three]
-                    for j in range(length):
-                        near = xa * edged[a + j] + xb * edged[b + j]
-                        out[first + j] += near + (xe * edged[e + j] + xd * edged[d + j])
-                    k += four
+                _add_events(out, (y * depth + c) * length, edged, y * wide, place, value, none, n, length)
+        of += np.uint64(height * width) * depth
 
 
 def patches(weight: np.ndarray) -> np.ndarray:
