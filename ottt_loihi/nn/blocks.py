@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import torch
@@ -14,9 +14,6 @@ from ottt_loihi.errors import UsageError
 from ottt_loihi.nn.neurons import LIFStep, Neuron, Trace, follow
 from ottt_loihi.nn.paths import BPTT, GradientPaths
 from ottt_loihi.nn.trace import SynapseTrace, with_own_traces, with_trace
-
-Presynaptic = Callable[[nn.Module, Tensor], Tensor]
-"""``(connection, trace or input) → the tensor that the weight's gradient uses instead``; HLOP's projection is one."""
 
 Sent = Mapping[int, tuple[Tensor, ...]]
 """Source block of a branch with a delay → its last outputs, the newest first, as many as the delay has steps."""
@@ -130,7 +127,6 @@ class Block(nn.Module):
         *,
         stream: Tensor | None = None,
         first: bool = False,
-        presynaptic: Presynaptic | None = None,
     ) -> tuple[Tensor, BlockState]:
         """Return the output of one time step, ``(batch, *shape)``, and the state.
 
@@ -147,7 +143,7 @@ class Block(nn.Module):
         first
             ``inputs[0]`` is the network's input (``paths.input_trace``)
         """
-        current, traces = self.charge(inputs, state, paths, first=first, presynaptic=presynaptic)
+        current, traces = self.charge(inputs, state, paths, first)
         current = current if stream is None else current + stream
         mask = self.draw_mask(current) if state is None else state.mask
         more = () if state is None or state.memory is None else (state.memory,)
@@ -163,21 +159,17 @@ class Block(nn.Module):
         inputs: Sequence[Tensor | None],
         state: BlockState | None = None,
         paths: GradientPaths = BPTT,
-        *,
         first: bool = False,
-        presynaptic: Presynaptic | None = None,
     ) -> tuple[Tensor, tuple[Trace | None, ...]]:
         """Return I[t] without the skip, and the traces of the inputs."""
         current, traces = None, []
         for index, (connection, x) in enumerate(zip(self.connections, inputs, strict=True)):
             before = None if state is None else state.traces[index]
-            traced = paths.input_trace if first and index == 0 else paths.trace
             if x is None:
                 traces.append(None)
                 continue
-            part, trace = learning_current(
-                connection, x, before, self.neuron, paths, traced, paths.bias_trace, presynaptic
-            )
+            own = replace(paths, trace=paths.input_trace) if first and index == 0 else paths
+            part, trace = learning_current(connection, x, before, self.neuron, own)
             traces.append(trace)
             current = part if current is None else current + part
         return current, tuple(traces)
@@ -195,33 +187,26 @@ class Block(nn.Module):
 
 
 def learning_current(
-    connection: nn.Module,
-    x: Tensor,
-    before: Trace | None,
-    neuron: nn.Module,
-    paths: GradientPaths,
-    traced: bool,
-    bias_traced: bool,
-    presynaptic: Presynaptic | None = None,
+    connection: nn.Module, x: Tensor, before: Trace | None, neuron: nn.Module, paths: GradientPaths
 ) -> tuple[Tensor, Trace | None]:
     """Return a connection's current, from which its parameters learn as ``paths`` says, and the trace of its input.
 
-    traced, bias_traced: whether the weights' and the biases' gradient use the trace of ``neuron``
+    neuron: keeps the trace, if weights or biases learn from it
     """
     trace = None
-    if traced or bias_traced:
+    if paths.trace or paths.bias_trace:
         trace = neuron.follow(x, before) if hasattr(neuron, "follow") else follow(x, before, neuron.beta)
-    if trace is None and presynaptic is None:
+    if trace is None and paths.project is None:
         return connection(x).to(x.dtype), None  # under autocast, membranes keep their bits
     if isinstance(trace, SynapseTrace):
-        if presynaptic is not None:
+        if paths.project is not None:
             raise UsageError("hlop: has no form for a trace of every synapse; use trace='exact'")
-        return with_own_traces(connection, x, trace, traced, bias_traced).to(x.dtype), trace
+        return with_own_traces(connection, x, trace, paths.trace, paths.bias_trace).to(x.dtype), trace
     seen = []
     for each in trace if type(trace) is tuple else (Trace(x.detach()) if trace is None else trace,):
-        pre = each.value if traced else x.detach()
-        pre = pre if presynaptic is None else presynaptic(connection, pre)
-        seen.append(Trace(pre, each.length if bias_traced else 1.0, mask=each.mask))
+        pre = each.value if paths.trace else x.detach()
+        pre = pre if paths.project is None else paths.project(connection, pre)
+        seen.append(Trace(pre, each.length if paths.bias_trace else 1.0, mask=each.mask))
     current = () if paths.gain_trace else ("skip_gain",)
     return with_trace(connection, x, *seen, current=current).to(x.dtype), trace
 

@@ -71,7 +71,7 @@ class Stepwise:
         self.convention = conventions.pop()
 
     def step(
-        self, x: Tensor, state: ModuleState | None = None, paths: GradientPaths = BPTT, presynaptic: Any = None
+        self, x: Tensor, state: ModuleState | None = None, paths: GradientPaths = BPTT
     ) -> tuple[Tensor, ModuleState]:
         """Return ``(o[t], state)`` of one time step, as ``Network.step``; x: ``(batch, *input_shape)``."""
         if state is not None and not paths.membrane:

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map_only
 
 from ottt_loihi import checks
 from ottt_loihi.errors import UsageError
-from ottt_loihi.nn.blocks import Block, BlockState, Presynaptic, Sent, learning_current
+from ottt_loihi.nn.blocks import Block, BlockState, Sent, learning_current
 from ottt_loihi.nn.connections import Connection, pooled_shape
 from ottt_loihi.nn.inputs import Input, check_input, check_labels, frames
 from ottt_loihi.nn.neurons import Trace
@@ -138,7 +139,6 @@ class Network(nn.Module):
         x: Tensor,
         state: NetworkState | None = None,
         paths: GradientPaths = BPTT,
-        presynaptic: Presynaptic | None = None,
         sent: Callable[[int, Tensor], Tensor] | None = None,
     ) -> tuple[Tensor, NetworkState]:
         """Return ``(o[t], state)`` of one time step, a function of its arguments.
@@ -162,20 +162,18 @@ class Network(nn.Module):
             inputs = [out, *self.arriving(block, outs, past, x)]
             before = None if state is None else state.blocks[index]
             stream = None if block.skip is None else block.skip.factor * blocks[block.skip.source].current
-            out, after = block(inputs, before, paths, stream=stream, first=index == 0, presynaptic=presynaptic)
+            out, after = block(inputs, before, paths, stream=stream, first=index == 0)
             blocks.append(after)
             outs.append(out)
             out = out if sent is None else sent(index, out)
-        o, trace = self.read(out, None if state is None else state.readout, paths, presynaptic)
+        o, trace = self.read(out, None if state is None else state.readout, paths)
         return o, NetworkState(tuple(blocks), trace, self.remembered(outs, past))
 
-    def read(
-        self, x: Tensor, before: Trace | None, paths: GradientPaths = BPTT, presynaptic: Presynaptic | None = None
-    ) -> tuple[Tensor, Trace | None]:
+    def read(self, x: Tensor, before: Trace | None, paths: GradientPaths = BPTT) -> tuple[Tensor, Trace | None]:
         """Return the readout of the last block's output, and the trace of its input."""
         last = self.blocks[-1].neuron if len(self.blocks) else None
         traced = paths.readout_trace and last is not None and getattr(last, "spiking", True)
-        return learning_current(self.readout, x, before, last, paths, traced, False, presynaptic)
+        return learning_current(self.readout, x, before, last, replace(paths, trace=traced, bias_trace=False))
 
     def arriving(self, block: Block, outs: Sequence[Tensor], sent: Sent, x: Tensor) -> Iterator[Tensor | None]:
         """Return the input of every branch at this step; None: the released code sends nothing yet.
@@ -285,14 +283,7 @@ def gathered(net: nn.Module, scores: Tensor | None, o: Tensor) -> Tensor:
 
 def without_graph(state: Any) -> Any:
     """Return a state whose tensors are constants to autograd."""
-    if isinstance(state, Tensor):
-        return state.detach()
-    if isinstance(state, Mapping):
-        return {key: without_graph(part) for key, part in state.items()}
-    if isinstance(state, tuple):
-        parts = [without_graph(part) for part in state]
-        return type(state)(*parts) if hasattr(state, "_fields") else tuple(parts)
-    return state
+    return tree_map_only(Tensor, Tensor.detach, state)
 
 
 @contextmanager

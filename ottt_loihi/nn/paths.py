@@ -7,7 +7,9 @@ the presynaptic trace ``â[t] = Σ_{τ≤t} λ^{t−τ}·x[τ]`` in place of ``x
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 CONVENTIONS = ("paper", "authors")
 
@@ -26,6 +28,7 @@ class GradientPaths:
     bias_trace      of a bias uses Λ_t = Σ_{τ≤t} λ^{t−τ} in place of 1: the trace of a constant input 1
     readout_trace   of the readout's weight uses the trace, with the last hidden layer's λ
     gain_trace      of a ``skip_gain`` uses the trace
+    project         of a weight uses ``project(connection, x)`` in place of x, the trace or input; None: x itself
     ==============  ==========================================================================================
     """
 
@@ -36,6 +39,7 @@ class GradientPaths:
     bias_trace: bool = False
     readout_trace: bool = False
     gain_trace: bool = True
+    project: Callable[[Any, Any], Any] | None = None
 
 
 BPTT = GradientPaths()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from functools import partial
 from typing import Any, ClassVar, NamedTuple
 
@@ -188,9 +189,9 @@ class OnlineRule(Rule):
     settings = ("update",)
 
     def __init__(self, paths: GradientPaths, update: str, hlop: HLOP | Mapping[str, Any] | None = None) -> None:
-        self.paths = paths
         self.update = checks.one_of(update, "update", UPDATES)
         self.hlop = make_hlop(hlop)
+        self.paths = paths if self.hlop is None else replace(paths, project=self.hlop.project)
 
     def learn(self, net: Network, x: Input, labels: Tensor, loss: Loss) -> Iterator[Step]:
         """Take the time steps one by one; each that is learnt from has added its gradient to ``.grad``."""
@@ -203,18 +204,17 @@ class OnlineRule(Rule):
 
     def learn_step(self, net: Network, x: Tensor, state: Any, error: Error, learns: bool) -> Step:
         """Take one time step, and add its gradient to ``.grad`` if it ``learns``; ``error``: L[t] of a readout."""
-        presynaptic = None if self.hlop is None else self.hlop.project
         with torch.set_grad_enabled(learns):
-            o, state = self.step(net, x, state, presynaptic)
+            o, state = self.step(net, x, state)
             now = error(o)
         if learns:
             require_gradient(net, state)
             now.backward()
         return Step(now.detach(), o.detach(), state, learns)
 
-    def step(self, net: Network, x: Tensor, state: Any, presynaptic: Any = None) -> tuple[Tensor, Any]:
+    def step(self, net: Network, x: Tensor, state: Any) -> tuple[Tensor, Any]:
         """Return o[t] and the state of one time step."""
-        return net.step(x, state, self.paths, presynaptic)
+        return net.step(x, state, self.paths)
 
     def steps_with_gradient(self, num_steps: int) -> set[int]:
         """Return the time steps of a batch that are learnt from: all, unless a rule says otherwise."""

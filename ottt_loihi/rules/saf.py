@@ -13,7 +13,7 @@ are the spikes of the LIF neuron with reset by subtraction, without a membrane t
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, NamedTuple
+from typing import ClassVar, NamedTuple
 
 from torch import Tensor, nn
 
@@ -52,7 +52,7 @@ class SAFE(OnlineRule):
     def check(self, net: Network) -> None:
         check_network(net, self.name)
 
-    def step(self, net: Network, x: Tensor, state: SAFState | None, presynaptic: Any = None) -> tuple[Tensor, SAFState]:
+    def step(self, net: Network, x: Tensor, state: SAFState | None) -> tuple[Tensor, SAFState]:
         return accumulate(net, x, state)
 
 
