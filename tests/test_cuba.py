@@ -196,9 +196,10 @@ def test_bad_constants(settings, message):
         CubaLIF(**settings)
 
 
-def test_in_a_module_of_torch():
-    module = torch.nn.Sequential(torch.nn.Linear(7, 6), CubaLIF(0.4, 0.7, 0.8), torch.nn.Linear(6, 3)).double()
-    net = network(CubaLIF(0.4, 0.7, 0.8))
+@pytest.mark.parametrize("alpha", [0.4, torch.tensor([0.4, 0.4, 0.4, 0.9, 0.9, 0.9])])
+def test_in_a_module_of_torch(alpha):
+    module = torch.nn.Sequential(torch.nn.Linear(7, 6), CubaLIF(alpha, 0.7, 0.8), torch.nn.Linear(6, 3)).double()
+    net = network(CubaLIF(alpha, 0.7, 0.8))
     module[0].load_state_dict({n: getattr(net.blocks[0].connection, n) for n in ("weight", "bias")})
     module[2].load_state_dict({n: getattr(net.readout, n) for n in ("weight", "bias")})
     x, labels = batch()

@@ -6,10 +6,12 @@ import pytest
 import torch
 
 from ottt_loihi.errors import UsageError
+from ottt_loihi.fast import cuda_graph
 from ottt_loihi.fast.cuda_graph import GraphedRule, _key
 from ottt_loihi.nn.inputs import ConstantInput
 from ottt_loihi.nn.models import mlp
 from ottt_loihi.rules import make_rule
+from ottt_loihi.rules.base import Accumulated
 from ottt_loihi.rules.losses import CrossEntropy, SquaredError
 from ottt_loihi.training.engine import choose
 from ottt_loihi.training.trainer import Trainer
@@ -120,3 +122,39 @@ def test_a_recording_is_repeated_for_the_same_operations_only():
     net.train().quantize(4)
     others.append(_key(net, x, loss, torch.float32))
     assert len({key, *others}) == 8
+
+
+def test_a_recording_gives_its_own_gradients_to_an_optimiser_and_adds_them_without(monkeypatch):
+    """A stand-in on the CPU for the graph: it repeats a batch on the recorded memory, and writes the same tensors."""
+
+    def record(engine, net, x, labels, loss, kind, pool):
+        x, labels, parameters = x.clone(), labels.clone(), list(net.parameters())
+        gradients = [torch.zeros_like(p) for p in parameters]
+        done = Accumulated(torch.zeros(5), torch.zeros(len(x), net.num_classes))
+
+        class Graph:
+            def replay(self):
+                before = [p.grad for p in parameters]
+                net.zero_grad()
+                now = engine.accumulate(net, x, labels, loss)
+                for kept, new in zip((done.losses, done.scores), now):
+                    kept.copy_(new)
+                for p, gradient, old in zip(parameters, gradients, before, strict=True):
+                    gradient.copy_(p.grad)
+                    p.grad = old
+
+        return cuda_graph._Recording(Graph(), x, labels, done, gradients)
+
+    def learn(wrap):
+        torch.manual_seed(0)
+        net, seen = mlp((4, 6, 2)), []
+        rule, optimizer = wrap(make_rule("ottt", update="sequence")), torch.optim.SGD(net.parameters(), 0.1)
+        for index in range(4):
+            x, labels = torch.rand(3, 5, 4), torch.tensor([0, 1, index % 2])
+            seen += rule.train_batch(net, x, labels, SquaredError(), optimizer if index < 2 else None)
+        return [*seen, *net.parameters(), *(p.grad for p in net.parameters())]
+
+    monkeypatch.setattr(cuda_graph, "_require_fitting", lambda *_: None)
+    monkeypatch.setattr(cuda_graph, "_record", record)
+    for found, expected in zip(learn(GraphedRule), learn(lambda rule: rule), strict=True):
+        torch.testing.assert_close(found, expected)

@@ -17,7 +17,7 @@ from ottt_loihi.fast.steps import OneByOne, why_not
 from ottt_loihi.nn.inputs import ConstantInput, Input
 from ottt_loihi.nn.network import Network
 from ottt_loihi.nn.precision import product_dtype
-from ottt_loihi.rules.base import Accumulated, BatchResult, Rule, require_finite
+from ottt_loihi.rules.base import Accumulated, Rule
 from ottt_loihi.rules.losses import CrossEntropy, Loss, SquaredError
 
 WARM_UP = 3  # batches before the recording: libraries choose their algorithms and allocate then, kernels are compiled
@@ -42,32 +42,22 @@ class GraphedRule(Rule):
         self.rule, self.name = rule, rule.name  # type: ignore[misc]
         self._recordings: dict[Any, _Recording] = {}
 
-    def train_batch(
-        self, net: Network, x: Input, labels: Tensor, loss: Loss, optimizer: torch.optim.Optimizer | None
-    ) -> BatchResult:
-        """As :meth:`Rule.train_batch`; a batch of a new shape, loss or network is recorded first."""
-        self.rule.check(net)
+    def accumulate(self, net: Network, x: Input, labels: Tensor, loss: Loss) -> Accumulated:
+        """Do :meth:`Rule.accumulate`; a batch of a new shape, loss or network is recorded first."""
         kind = product_dtype(net.readout.weight)
         _require_fitting(net, self.rule, loss, kind)
-        x, labels = net.check_input(x), net.check_labels(labels, len(x))
         key = _key(net, x, loss, kind)
         if key not in self._recordings:
             if len(self._recordings) == KEPT:
                 self._recordings.clear()
             pool = next(iter(self._recordings.values())).graph.pool() if self._recordings else None
-            self._recordings[key] = _record(self, net, x, labels, loss, kind, pool)
-        done = self._recordings[key].repeat(net, x, labels, add=optimizer is None)
-        require_finite(net, done.losses, done.membranes)
-        if optimizer is not None:
-            optimizer.step()
-        return BatchResult(done.losses.sum(), done.scores.clone())
+            engine = self.rule if why_not(net, self.rule) else OneByOne(self.rule)  # type: ignore[arg-type]
+            self._recordings[key] = _record(engine, net, x, labels, loss, kind, pool)
+        done = self._recordings[key].repeat(net, x, labels)
+        return done._replace(scores=done.scores.clone())
 
     def check(self, net: Network) -> None:
         self.rule.check(net)
-
-    def accumulate(self, net: Network, x: Input, labels: Tensor, loss: Loss) -> Accumulated:
-        engine = self.rule if why_not(net, self.rule) else OneByOne(self.rule)  # type: ignore[arg-type]
-        return engine.accumulate(net, x, labels, loss)
 
     def describe(self) -> dict[str, Any]:
         return self.rule.describe()
@@ -88,9 +78,9 @@ class _Recording(NamedTuple):
     done: Accumulated
     gradients: list[Tensor | None]
 
-    def repeat(self, net: Network, x: Input, labels: Tensor, add: bool) -> Accumulated:
-        """The same with another batch; ``.grad`` becomes the recording's own, or with ``add`` its sum with what was."""
-        before = [p.grad.clone() if add and p.grad is not None else None for p in net.parameters()]
+    def repeat(self, net: Network, x: Input, labels: Tensor) -> Accumulated:
+        """The same with another batch; ``.grad`` becomes the recording's own, or its sum with what was there."""
+        before = [None if p.grad is None else p.grad.clone() for p in net.parameters()]
         self.x.copy_(x.frame if isinstance(x, ConstantInput) else x)
         self.labels.copy_(labels)
         self.graph.replay()
@@ -107,7 +97,9 @@ def _key(net: Network, x: Input, loss: Loss, kind: torch.dtype) -> tuple[Any, ..
     return (x.shape, isinstance(x, ConstantInput), loss, net.training, kind, *bits, *places, *constants)
 
 
-def _record(rule: Rule, net: Network, x: Input, labels: Tensor, loss: Loss, kind: torch.dtype, pool: Any) -> _Recording:
+def _record(
+    engine: Any, net: Network, x: Input, labels: Tensor, loss: Loss, kind: torch.dtype, pool: Any
+) -> _Recording:
     """pool: of the other recordings; only one runs at a time, so they can share what they need in between."""
     device, parameters = net.readout.weight.device, list(net.parameters())
     constant, labels = isinstance(x, ConstantInput), labels.clone()
@@ -120,7 +112,7 @@ def _record(rule: Rule, net: Network, x: Input, labels: Tensor, loss: Loss, kind
             p.grad = None
         # what autocast keeps of one run would be read by the next one, whose weights are others
         with torch.autocast(device.type, kind, enabled=kind != net.readout.weight.dtype, cache_enabled=False):
-            return rule.accumulate(net, recorded, labels, loss)
+            return engine.accumulate(net, recorded, labels, loss)
 
     graph, side = torch.cuda.CUDAGraph(), torch.cuda.Stream(device)
     with torch.cuda.device(device), torch.random.fork_rng([device]):  # as if nothing had been drawn for dropout

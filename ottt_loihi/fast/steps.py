@@ -83,14 +83,9 @@ class Steps:
         self.traces: dict[Connection, Trace] = {}
         self.first_length = 0.0  # Λ of a constant input
         self.sent: Sent = {}
-        self.neurons: dict[int, _Memory] = {}
+        self.blocks: list[_Memory] = []
         self.skip_sources = {block.skip.source for block in net.blocks if block.skip is not None}
         self.weights = EffectiveWeights(net, x, rule.paths)
-
-    @property
-    def membranes(self) -> list[Tensor]:
-        """Return v of every block."""
-        return [memory.v for memory in self.neurons.values()]
 
     def learn(self, labels: Tensor, loss: Loss, weights_change: bool = False) -> Iterator[Step]:
         """Take the time steps one by one, as :meth:`OnlineRule.learn`.
@@ -167,11 +162,12 @@ class Steps:
         return connection.after(current.to(weight.dtype))
 
     def _fire(self, index: int, block: Block, current: Tensor) -> Tensor:
-        neuron, memory = block.neuron, self.neurons.get(index)
-        if memory is None:
+        neuron = block.neuron
+        if index == len(self.blocks):  # the first step
             v = torch.full_like(current.detach(), getattr(neuron, "v_init", 0.0))
             memory = _Memory(v, torch.empty_like(v), torch.empty_like(v), block.draw_mask(current))
-            self.neurons[index] = memory
+            self.blocks.append(memory)
+        memory = self.blocks[index]
         if type(neuron) is LIF and has_kernels(current) and knows_surrogate(neuron.surrogate):
             current = like(current, memory.v)
             u = current

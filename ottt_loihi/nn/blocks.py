@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from ottt_loihi import checks
 from ottt_loihi.errors import UsageError
 from ottt_loihi.nn.neurons import LIFStep, Neuron, Trace, follow
+from ottt_loihi.nn.part import Part
 from ottt_loihi.nn.paths import BPTT, GradientPaths
 from ottt_loihi.nn.trace import SynapseTrace, with_own_traces, with_trace
 
@@ -29,7 +30,7 @@ class BlockState(NamedTuple):
     mask: Tensor | None  # of the neuron dropout; None without
     # of each of ``block.connections``; None where no gradient asked for it, or nothing has arrived
     traces: tuple[Trace | None, ...]
-    memory: Any = None  # what else the neurons carry, as their step returned it
+    memory: Any = None  # what else the neurons carry, as their step returned it, or what a rule remembers of them
 
     @property
     def out(self) -> Tensor:
@@ -37,7 +38,7 @@ class BlockState(NamedTuple):
         return self.s if self.mask is None else self.s * self.mask
 
 
-class Branch(nn.Module):
+class Branch(Part):
     """A second connection into a block.
 
     Attributes
@@ -51,13 +52,12 @@ class Branch(nn.Module):
         one (recurrence, feedback)
     """
 
+    constants = ("source", "delay")
+
     def __init__(self, connection: nn.Module, source: int, delay: int) -> None:
         super().__init__()
         self.connection, self.source = connection, checks.integer(source, "branch.source", 0)
         self.delay = checks.integer(delay, "branch.delay", 0, 62)
-
-    def extra_repr(self) -> str:
-        return f"source={self.source}, delay={self.delay}"
 
 
 @dataclass(frozen=True)

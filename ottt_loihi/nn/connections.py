@@ -15,7 +15,7 @@ from torch.nn import functional
 
 from ottt_loihi import checks
 from ottt_loihi.errors import UsageError
-from ottt_loihi.nn.part import Shaped
+from ottt_loihi.nn.part import Part
 from ottt_loihi.nn.weights import binarize, fake_quantize, standardize
 
 BINARY = ("channel", "layer")
@@ -26,16 +26,16 @@ def pooled_shape(shape: tuple[int, ...], pool: int | tuple[int, int] | str | Non
     """Return the shape after average pooling, without the batch; UsageError if there is no image to pool."""
     if pool is None:
         return shape
-    window = (1, 1) if isinstance(pool, str) else checks.both(pool)
     if len(shape) != 3:
         raise UsageError(f"pool={pool!r}: expected an image (channels, height, width) to pool, got {shape}")
+    window = shape[1:] if pool == "global" else checks.both(pool)
     fits = tuple(min(n, k) for n, k in zip(shape[1:], window))
     if fits != window:
         raise UsageError(
             f"pool={pool!r}: the window is larger than the image, height {shape[1]} and width {shape[2]}; use "
             f"pool={fits}, AP{fits[0]}x{fits[1]} in features"
         )
-    return (shape[0], 1, 1) if pool == "global" else (shape[0], *(n // k for n, k in zip(shape[1:], window)))
+    return (shape[0], *(n // k for n, k in zip(shape[1:], window)))
 
 
 def convolved(image: Sequence[int], where: str, *geometry: int | tuple[int, int]) -> list[int]:
@@ -55,16 +55,11 @@ class Weights(NamedTuple):
     bias: Tensor | None
 
 
-class Connection(Shaped):
+class Connection(Part):
     """``I[t] = c·(κ·Ŵ ∗ P(x[t]) + b)``: what :class:`Linear` and :class:`Conv2d` have in common.
 
-    ::
-
-        â[t] = λ·â[t−1] + x[t]            Λ_t = λ·Λ_{t−1} + 1                    g = ∂L/∂I[t]
-        ∂L/∂Ŵ = c·κ·g ∗ P(â[t])           ∂L/∂b = c·Σ g·Λ_t                      ∂L/∂x = c·κ·Pᵀ(Ŵᵀ ∗ g)
-
-    λ is the ``beta`` of the neurons this connection feeds. The second line is what an online rule makes of the gradient
-    (:func:`~ottt_loihi.nn.trace.with_trace`); without a trace â = x and Λ = 1.
+    With g = ∂L/∂I[t] the gradients are ∂L/∂Ŵ = c·κ·g ∗ P(x[t]), ∂L/∂b = c·Σ g and ∂L/∂x = c·κ·Pᵀ(Ŵᵀ ∗ g). An online
+    rule puts the traces â and Λ in place of x and 1 (:func:`~ottt_loihi.nn.trace.with_trace`).
 
     ==============  =============================  =================================================================
     name            kind                           meaning
@@ -148,9 +143,7 @@ class Connection(Shaped):
             weight = standardize(weight, self.gain)
         if self.binary is not None:
             weight = binarize(weight, self.binary)
-        scale: float | Tensor = self.output_scale
-        if self.skip_gain is not None:
-            scale = self.skip_gain * scale
+        scale = self.output_scale if self.skip_gain is None else self.skip_gain * self.output_scale
         if isinstance(scale, Tensor) or scale * self.input_scale != 1:
             weight = weight * (scale * self.input_scale)
         if bias is not None and (isinstance(scale, Tensor) or scale != 1):
@@ -158,6 +151,10 @@ class Connection(Shaped):
         if self.weight_bits is not None:
             weight = fake_quantize(weight, self.weight_bits)
         return Weights(weight, bias)
+
+    def output_shape(self, input_shape: tuple[int, ...]) -> tuple[int, ...]:
+        """Return the output's shape without the batch, for an input of this shape; UsageError if it does not fit."""
+        raise NotImplementedError
 
     def forward(self, x: Tensor) -> Tensor:
         """Return I[t] of x ``(batch, …)``."""
@@ -203,9 +200,8 @@ class Linear(Connection):
         generator: torch.Generator | None = None,
         **settings: Any,
     ) -> None:
-        name = type(self).__name__
-        checks.integer(in_features, f"{name}.in_features")
-        checks.integer(out_features, f"{name}.out_features")
+        checks.integer(in_features, f"{type(self).__name__}.in_features")
+        checks.integer(out_features, f"{type(self).__name__}.out_features")
         super().__init__((out_features, in_features), bias, generator, **settings)
         self.out_features, self.in_features = self.weight.shape
 

@@ -7,6 +7,7 @@ from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map_only
 
 from ottt_loihi import checks
 from ottt_loihi.errors import UsageError
@@ -90,8 +91,6 @@ class CurrentBased(Neuron):
     def _follow_synapses(self, x: Tensor, before: SynapseTrace | None) -> SynapseTrace:
         if before is None:
             return SynapseTrace(x, x)
-        if not isinstance(before, SynapseTrace):  # of a module's first step, the input
-            before = SynapseTrace(*[with_bias_input(before.value)] * 2)
         alpha, beta = (d[:, None] if isinstance(d, Tensor) and d.ndim else d for d in self.decays())
         arrived = alpha * before.arrived + x
         return SynapseTrace(beta * before.value + arrived, arrived)
@@ -226,12 +225,8 @@ class CubaLIF(CurrentBased):
             if bool((outside | (value > high) | ~value.isfinite()).any()):
                 bounds = "> 0" if name == "v_threshold" else f"in [{low:g}, {high:g}]"
                 raise UsageError(f"{name}: expected numbers {bounds}, got {value.detach().reshape(-1)[:4].tolist()} …")
-        if self.reset != "zero" and self._given("v_reset"):
+        if self.reset != "zero" and (isinstance(self.v_reset, Tensor) or self.v_reset):
             raise UsageError(f"v_reset: only reset='zero' goes to a potential, got reset={self.reset!r}")
-
-    def _given(self, name: str) -> bool:
-        value = getattr(self, name)
-        return isinstance(value, Tensor) or value != 0
 
     def settings(self) -> dict[str, Any]:
         """Return the arguments as JSON values; tensors by their shape."""
@@ -249,34 +244,30 @@ class CubaLIF(CurrentBased):
     def forward(
         self, current: Tensor, v: Tensor | None = None, paths: GradientPaths = BPTT, memory: Memory | None = None
     ) -> LongStep:
-        alpha, beta = self.decays()
-        threshold = self.threshold()
+        learnt = *self.decays(), self.threshold()
         if v is None:
             v = torch.zeros_like(current) + self.v_init
         online = not paths.membrane and torch.is_grad_enabled() and bool(self.learn)
+        # an online rule carries the derivatives of the constants itself
+        alpha, beta, threshold = tree_map_only(Tensor, Tensor.detach, learnt) if online else learnt
         past = memory or Memory(torch.zeros_like(current), torch.zeros_like(current))
-        c = _fixed(alpha, online) * past.c + current
-        u = _fixed(beta, online) * v + c
+        c = alpha * past.c + current
+        u = beta * v + c
         if self.reset == "delayed":
-            u = u - _fixed(threshold, online) * past.s
+            u = u - threshold * past.s
         if online:
             past = self.sensitivities(past, v)
-            for parameter, of_u in ((alpha, past.q), (beta, past.r), (threshold, past.z)):
+            for parameter, of_u in zip(learnt, (past.q, past.r, past.z), strict=True):
                 if of_u is not None:
                     u = u + gradient_only(parameter) * of_u  # adds 0 to the value
-        s = fire(u, threshold, self.surrogate, "authors" if self.at_threshold else "paper")
+        s = fire(u, learnt[2], self.surrogate, "authors" if self.at_threshold else "paper")
         kept = u if paths.membrane else u.detach()
         fired = s if paths.membrane and paths.reset else s.detach()
-        after = self._after(kept, fired, _fixed(threshold, online))
-        return LongStep(s, u, after, past._replace(c=c if paths.membrane else c.detach(), s=fired))
-
-    def _after(self, u: Tensor, s: Tensor, threshold: float | Tensor) -> Tensor:
-        if self.reset in ("none", "delayed"):
-            return u
         if self.reset == "subtract":
-            return u - threshold * s
-        v = u * (1 - s)
-        return v + self.v_reset * s if self._given("v_reset") else v
+            kept = kept - threshold * fired
+        elif self.reset == "zero":
+            kept = kept * (1 - fired) + self.v_reset * fired
+        return LongStep(s, u, kept, past._replace(c=c if paths.membrane else c.detach(), s=fired))
 
 
 class Membrane(CubaLIF):
@@ -319,15 +310,10 @@ def follow_both(x: Tensor, before: Trace | None, alpha: float, beta: float) -> T
     """Return the traces of an input x without a graph, for one α and one β."""
     if before is None:
         return Trace(x, 1.0, x, 1.0)
-    arrived = alpha * (before.value if before.arrived is None else before.arrived) + x
+    arrived = alpha * before.arrived + x
     length = alpha * before.arrived_length + 1.0
     return Trace(beta * before.value + arrived, beta * before.length + length, arrived, length)
 
 
 def _clamped(value: Any, low: float, high: float | None) -> Any:
     return value.clamp(low, high) if isinstance(value, nn.Parameter) else value
-
-
-def _fixed(value: Any, online: bool) -> Any:
-    """A constant without a graph where an online rule carries its derivative itself."""
-    return value.detach() if online and isinstance(value, Tensor) else value

@@ -20,6 +20,7 @@ from __future__ import annotations
 import copy
 import json
 from collections.abc import Iterator, Mapping
+from dataclasses import asdict
 from typing import Any
 
 from torch import nn
@@ -135,11 +136,8 @@ def _block(block: Block) -> Description:
         **own,
         "connection": _described(block.connection),
         "neuron": _described(block.neuron),
-        "branches": [
-            {"connection": _described(branch.connection), "source": branch.source, "delay": branch.delay}
-            for branch in block.branches
-        ],
-        "skip": None if block.skip is None else {"source": block.skip.source, "factor": block.skip.factor},
+        "branches": [{"connection": _described(b.connection), **b.settings()} for b in block.branches],
+        "skip": None if block.skip is None else asdict(block.skip),
         "dropout": block.dropout,
     }
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
+from ottt_loihi import checks
 from ottt_loihi.errors import UsageError
 
 SIZE = r"\d+(?:x\d+)?"  # 5, or 5x1: vertical, horizontal
@@ -14,12 +15,13 @@ LAYER = re.compile(
 )
 
 
-def parse(features: str) -> list[dict[str, Any]]:
-    """Return the layers of a text: ``"16C5-GAP"`` → ``[{kind: "C", n: 16, sizes: {…}}, {kind: "GAP"}]``.
+def parse(features: str) -> tuple[list[tuple[int, dict[str, Any] | None, Any]], Any]:
+    """Return the layers of a text, and the pooling after the last: ``"16C5-GAP"`` → ``[(16, {…}, None)], "global"``.
 
-    sizes: arguments of the convolution, padded to keep the image's size
+    Of each layer the number of its channels or neurons, the arguments of its convolution, padded to keep the image's
+    size, or None if it is fully connected, and the pooling of its input (:class:`~.connections.Connection`).
     """
-    layers = []
+    layers, pool = [], None
     for word in features.split("-") if isinstance(features, str) else [repr(features)]:
         match = LAYER.fullmatch(word)
         if match is None or any(set(group or "1") <= {"0"} for group in re.findall(r"\d+", word)):
@@ -27,17 +29,19 @@ def parse(features: str) -> list[dict[str, Any]]:
                 "features: expected layers like 32C5, 32C3S2, 8C5x1, AP2, AP2x1, GAP or 128F joined by -, got "
                 f"{word!r}{_known_elsewhere(word)}"
             )
-        if match["f"]:
-            layers.append({"kind": "F", "n": int(match["f"])})
-        elif match["p"]:
-            layers.append({"kind": "AP", "k": _both(match["p"])})
-        elif match["g"]:
-            layers.append({"kind": "GAP"})
-        else:
-            sizes: dict[str, Any] = {k: _both(match[k] or "1") for k in ("kernel_size", "stride", "dilation")}
+        if match["p"] or match["g"]:
+            if pool is not None:
+                raise UsageError(f"features: two poolings in a row in {features!r}; join them")
+            pool = "global" if match["g"] else checks.pair(_both(match["p"]), "features")
+            continue
+        sizes: dict[str, Any] | None = None
+        if match["n"]:
+            sizes = {k: _both(match[k] or "1") for k in ("kernel_size", "stride", "dilation")}
             sizes["padding"] = tuple(d * (k - 1) // 2 for d, k in zip(sizes["dilation"], sizes["kernel_size"]))
-            layers.append({"kind": "C", "n": int(match["n"]), "sizes": {**sizes, "groups": int(match["groups"] or 1)}})
-    return layers
+            sizes["groups"] = int(match["groups"] or 1)
+        layers.append((int(match["n"] or match["f"]), sizes, pool))
+        pool = None
+    return layers, pool
 
 
 def _both(text: str) -> tuple[int, int]:

@@ -174,25 +174,20 @@ def conv(
     if feedback_delay != "chip" and not (checks.is_integer(feedback_delay) and 1 <= feedback_delay <= 62):
         raise UsageError(f"feedback_delay: expected 1 … 62 or 'chip', got {feedback_delay!r}")
     generator = _generator(seed)
-    blocks, shape, pool, scale = [], input_shape, None, 1.0
-    for layer in parse(features):
-        if layer["kind"] in ("AP", "GAP"):
-            if pool is not None:
-                raise UsageError(f"features: two poolings in a row in {features!r}; join them")
-            pool = "global" if layer["kind"] == "GAP" else checks.pair(layer["k"], "features")
-            continue
+    blocks, shape, scale = [], input_shape, 1.0
+    layers, last_pool = parse(features)
+    for n, sizes, pool in layers:
         settings = {"standardized": standardized, "input_scale": scale, "pool": pool}
         settings["binary"] = binary if blocks else None
-        if layer["kind"] == "F":
-            connection = Linear(math.prod(pooled_shape(shape, pool)), layer["n"], bias, generator, **settings)
+        if sizes is None:
+            connection = Linear(math.prod(pooled_shape(shape, pool)), n, bias, generator, **settings)
         else:
-            settings |= layer["sizes"]
-            connection = Conv2d(shape[0], layer["n"], bias=bias, generator=generator, **settings)
+            connection = Conv2d(shape[0], n, bias=bias, generator=generator, **sizes, **settings)
         blocks.append(Block(connection, lif_or_cuba(neuron, alpha, learn), dropout=dropout))
         shape = fitting(connection, shape, f"features {features!r}")
-        pool, scale = None, SPIKE_SCALE if standardized else 1.0
-    readout_inputs = math.prod(pooled_shape(shape, pool))
-    readout = Readout(readout_inputs, num_classes, bias, generator, input_scale=scale, pool=pool)
+        scale = SPIKE_SCALE if standardized else 1.0
+    readout_inputs = math.prod(pooled_shape(shape, last_pool))
+    readout = Readout(readout_inputs, num_classes, bias, generator, input_scale=scale, pool=last_pool)
     net = Network(blocks, readout, input_shape=input_shape, time_steps=time_steps, convention=convention)
     return _with_feedback(net, scale, feedback_delay, generator) if feedback else net
 
@@ -234,7 +229,6 @@ def nf_resnet34(
     """
     stages, input_shape = _stages(stages), checks.sizes(input_shape, "input_shape", 3)
     generator = _generator(seed)
-    surrogate = make_surrogate(surrogate)
     neuron = dict(beta=beta, v_threshold=v_threshold, reset=reset, surrogate=surrogate, convention=convention)
     blocks = _residual_blocks(input_shape[0], stages, neuron, generator)
     scale = SPIKE_SCALE if convention == "paper" else 1.0
@@ -268,22 +262,18 @@ def _residual_blocks(
         settings = {"standardized": True, "padding": kernel // 2, "input_scale": SPIKE_SCALE} | settings
         return Conv2d(n, m, kernel, True, generator, **settings)
 
-    channels = stages[0][0]
+    channels, beta = stages[0][0], 1.0
     stem = convolution(channels_in, channels, 7, stride=2, input_scale=1.0, pool_after=(3, 2, 1))
     blocks = [Block(stem, LIF(**neuron))]
-    beta = 1.0
     for stage, (wide, count) in enumerate(stages):
         for index in range(count):
             source = len(blocks) - 1  # the neurons that read the stream now
             down = stage > 0 and index == 0
-            stride = 2 if down else 1
-            blocks.append(Block(convolution(channels, wide, stride=stride), LIF(**neuron)))
-            variance = 1.0 if down else beta**2
-            after = math.sqrt(variance + NF_ALPHA**2)
-            last = (stage, index) == (len(stages) - 1, count - 1)
+            blocks.append(Block(convolution(channels, wide, stride=2 if down else 1), LIF(**neuron)))
+            after = math.sqrt((1.0 if down else beta**2) + NF_ALPHA**2)
             reader: Neuron = LIF(**neuron)
-            if last and neuron["convention"] == "authors":  # the readout reads the stream as it is
-                reader, after = Stream(neuron["beta"]), 1.0
+            if neuron["convention"] == "authors" and (stage, index) == (len(stages) - 1, count - 1):
+                reader, after = Stream(neuron["beta"]), 1.0  # the readout reads the stream as it is
             scale = 1 / after
             second = convolution(wide, wide, output_scale=NF_ALPHA * scale, skip_gain=True)
             if down:
@@ -375,17 +365,18 @@ def slayer(
     shape = checks.sizes(input_shape, "input_shape", 1)
     neuron = {"threshold": threshold, "current_decay": current_decay, "voltage_decay": voltage_decay}
     weight_scale = checks.number(weight_scale, "weight_scale", 0, 1e6, above=True)
-    classes = {"kind": "F", "n": checks.integer(num_classes, "num_classes")}
+    layers, last_pool = parse(features) if features else ([], None)
+    layers.append((checks.integer(num_classes, "num_classes"), None, last_pool))
     blocks, now = [], shape
     with torch.random.fork_rng([]):
         torch.manual_seed(checks.integer(seed, "seed", 0))
-        for layer in [*(parse(features) if features else []), classes]:
-            if layer["kind"] == "F":
-                synapse = SlayerSynapse("Dense", math.prod(now), layer["n"])
-            elif layer["kind"] == "C":
-                synapse = SlayerSynapse("Conv", now[0], layer["n"], **layer["sizes"])
-            else:
+        for n, sizes, pool in layers:
+            if pool is not None:
                 raise UsageError("features: netx cannot load a pooling of SLAYER's; use a convolution with a stride")
+            if sizes is None:
+                synapse = SlayerSynapse("Dense", math.prod(now), n)
+            else:
+                synapse = SlayerSynapse("Conv", now[0], n, **sizes)
             synapse.own.weight.data *= weight_scale
             blocks.append(Block(synapse, SlayerNeuron(**neuron)))
             now = synapse.output_shape(now)

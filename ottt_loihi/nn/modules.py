@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import torch
@@ -11,11 +12,11 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from ottt_loihi.errors import UsageError
+from ottt_loihi.nn.blocks import learning_current
 from ottt_loihi.nn.inputs import Input, check_input, check_labels, frames
 from ottt_loihi.nn.network import evaluating, without_graph
 from ottt_loihi.nn.neurons import LIFStep, Neuron, Trace
 from ottt_loihi.nn.paths import BPTT, GradientPaths
-from ottt_loihi.nn.trace import SynapseTrace, with_trace
 
 NOT_AFFINE = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm, nn.RNNBase, nn.RNNCellBase, nn.Embedding)
 
@@ -24,13 +25,14 @@ class ModuleState(NamedTuple):
     """After a step."""
 
     steps: Mapping[nn.Module, LIFStep]  # of every layer of neurons, in the order in which ``Stepwise`` lists them
-    traces: Mapping[nn.Module, Trace]  # of every parameterised layer's input
+    # of every parameterised layer's input; the input itself after the first step, and where no gradient uses a trace
+    traces: Mapping[nn.Module, Trace | Tensor]
     feeds: Mapping[nn.Module, Neuron]  # the neurons that a parameterised layer feeds; a readout feeds none
 
     @property
-    def membranes(self) -> list[Tensor]:
-        """Return v of every layer of neurons."""
-        return [step.v for step in self.steps.values()]
+    def blocks(self) -> tuple[LIFStep, ...]:
+        """Return the steps, as the states of a network's blocks."""
+        return tuple(self.steps.values())
 
 
 class Stepwise:
@@ -64,6 +66,8 @@ class Stepwise:
                     f"{type(layer).__name__}: not affine in its input, so a trace says nothing about its gradient; "
                     "use standardised weights (ottt_loihi.nn.connections) in place of normalisation"
                 )
+        if any(getattr(neuron, "trace", "") == "synapse" for neuron in self.neurons):
+            raise UsageError("trace='synapse' has no form for modules; use a Network of blocks, or trace='mean'")
         self.num_classes = 0
         conventions = {getattr(neuron, "convention", "paper") for neuron in self.neurons}
         if len(conventions) > 1:
@@ -118,10 +122,10 @@ class _Run:
     def __init__(self, net: Stepwise, before: ModuleState | None, paths: GradientPaths) -> None:
         self.net, self.before, self.paths = net, before, paths
         self.steps: dict[nn.Module, LIFStep] = {}
-        self.traces: dict[nn.Module, Trace] = {}
+        self.traces: dict[nn.Module, Any] = {}
         self.feeds: dict[nn.Module, Neuron] = {}
         self.waiting: list[nn.Module] = []  # layers that have run since the last neurons
-        self.inside = False  # of with_trace, which runs a layer again
+        self.inside = False  # of learning_current, which runs a layer again
 
     @contextmanager
     def hooks(self) -> Iterator[None]:
@@ -162,25 +166,24 @@ class _Run:
             raise UsageError(f"{type(layer).__name__}: runs twice in a time step; its trace would mix two inputs")
         first, x = not self.traces, args[0]
         self.waiting.append(layer)
-        if self.before is None:  # the first trace is the input
-            self.traces[layer] = Trace(x.detach())
+        self.traces[layer] = x.detach()
+        if self.before is None:  # which neurons it feeds is not known yet, and all traces of a first step are the input
             return None
         paths, readout = self.paths, layer not in self.before.feeds
+        if readout:
+            paths = replace(paths, trace=paths.readout_trace, bias_trace=False)
+        elif first:
+            paths = replace(paths, trace=paths.input_trace)
+        if not paths.trace and not paths.bias_trace:
+            return None
         ran = [neuron for neuron in self.net.neurons if neuron in self.steps] or self.net.neurons
         neuron = ran[-1] if readout else self.before.feeds[layer]
-        trace = self.traces[layer] = neuron.follow(x, self.before.traces[layer])
-        if type(trace) is tuple or isinstance(trace, SynapseTrace):
-            raise UsageError(
-                f"{type(neuron).__name__}: neurons with unequal decays, or trace='synapse', need a trace for each; use "
-                "a Network of blocks, or trace='mean'"
-            )
-        traced = paths.readout_trace if readout else paths.input_trace if first else paths.trace
-        length = trace.length if paths.bias_trace and not readout else 1.0
-        if not traced and length == 1:
-            return None
+        before = self.before.traces[layer]
+        before = neuron.follow(before, None) if isinstance(before, Tensor) else before
         self.inside = True
         try:
-            return with_trace(layer, x, Trace(trace.value if traced else x.detach(), length))
+            current, self.traces[layer] = learning_current(layer, x, before, neuron, paths)
+            return current
         finally:
             self.inside = False
 

@@ -18,10 +18,13 @@ from ottt_loihi.nn.blocks import Block, BlockState, Sent, learning_current
 from ottt_loihi.nn.connections import Connection, pooled_shape
 from ottt_loihi.nn.inputs import Input, check_input, check_labels, frames
 from ottt_loihi.nn.neurons import Trace
-from ottt_loihi.nn.part import Shaped
+from ottt_loihi.nn.part import Part
 from ottt_loihi.nn.paths import BPTT, CONVENTIONS, GradientPaths
 
 SCORES = ("sum", "last", "max")  # of o[t]
+
+Layer = Callable[[Block, Sequence[Tensor | None], BlockState | None, bool], tuple[Tensor, BlockState]]
+"""``(block, inputs, its state before, whether only the readout is behind it) →`` its output and state."""
 
 
 class NetworkState(NamedTuple):
@@ -30,11 +33,6 @@ class NetworkState(NamedTuple):
     blocks: tuple[BlockState, ...]  # of every block
     readout: Trace | None  # the trace of the readout's input; None where no gradient asked for it
     sent: Sent = {}  # noqa: RUF012 - never changed
-
-    @property
-    def membranes(self) -> list[Tensor]:
-        """Return v of every block."""
-        return [block.v for block in self.blocks]
 
 
 @dataclass(frozen=True)
@@ -140,6 +138,7 @@ class Network(nn.Module):
         state: NetworkState | None = None,
         paths: GradientPaths = BPTT,
         sent: Callable[[int, Tensor], Tensor] | None = None,
+        layer: Layer | None = None,
     ) -> tuple[Tensor, NetworkState]:
         """Return ``(o[t], state)`` of one time step, a function of its arguments.
 
@@ -152,7 +151,9 @@ class Network(nn.Module):
         paths
             what the gradient may use of the past; a rule passes its own
         sent
-            ``(index of a block, its output) →`` the input of the next (OPZO's noise); None: the output
+            ``(index of a block, its output) →`` the input of the connections behind it (OPZO's noise); None: the output
+        layer
+            takes the step of a block in its place (rules with an eligibility of their own)
         """
         if state is not None and not paths.membrane:
             state = without_graph(state)
@@ -161,11 +162,14 @@ class Network(nn.Module):
         for index, block in enumerate(self.blocks):
             inputs = [out, *self.arriving(block, outs, past, x)]
             before = None if state is None else state.blocks[index]
-            stream = None if block.skip is None else block.skip.factor * blocks[block.skip.source].current
-            out, after = block(inputs, before, paths, stream=stream, first=index == 0)
+            if layer is None:
+                stream = None if block.skip is None else block.skip.factor * blocks[block.skip.source].current
+                out, after = block(inputs, before, paths, stream=stream, first=index == 0)
+            else:
+                out, after = layer(block, inputs, before, index == len(self.blocks) - 1)
             blocks.append(after)
-            outs.append(out)
             out = out if sent is None else sent(index, out)
+            outs.append(out)
         o, trace = self.read(out, None if state is None else state.readout, paths)
         return o, NetworkState(tuple(blocks), trace, self.remembered(outs, past))
 
@@ -244,16 +248,14 @@ class Network(nn.Module):
         record = tuple(record)
         if unknown := sorted(set(record) - set("uvso")):
             raise UsageError(f"record: expected any of 'u', 'v', 's', 'o', got {unknown}")
-        kept: dict[str, list[list[Tensor]]] = {n: [[] for _ in self.blocks] if n != "o" else [[]] for n in record}
+        kept: dict[str, list[list[Tensor]]] = {name: [] for name in record}  # of each step, of each block
         state, scores = None, None
         for frame in frames(x):
             o, state = self.step(frame, state, paths)
             scores = gathered(self, scores, o)
-            for name, per_block in kept.items():
-                now = (o,) if name == "o" else (getattr(block, name) for block in state.blocks)
-                for history, value in zip(per_block, now, strict=True):
-                    history.append(value)
-        return Run(scores, {name: [torch.stack(history) for history in per_block] for name, per_block in kept.items()})
+            for name, steps in kept.items():
+                steps.append([o] if name == "o" else [getattr(block, name) for block in state.blocks])
+        return Run(scores, {name: [torch.stack(values) for values in zip(*steps)] for name, steps in kept.items()})
 
     @torch.no_grad()
     def predict(self, x: Input) -> Tensor:
@@ -306,7 +308,7 @@ def _weights_per_input(connection: nn.Module, shape: tuple[int, ...]) -> float:
 def fitting(connection: nn.Module, shape: tuple[int, ...], where: str) -> tuple[int, ...]:
     """Return the shape of a connection's current; of a module of another kind by running it once on zeros."""
     try:
-        if isinstance(connection, Shaped):
+        if isinstance(connection, Part):
             return connection.output_shape(shape)
         like = next(connection.parameters(), torch.zeros(()))
         with torch.no_grad():

@@ -19,11 +19,3 @@ class Part(nn.Module):
     def extra_repr(self) -> str:
         """Return the settings that are neither 0 nor empty."""
         return ", ".join(f"{name}={value!r}" for name, value in self.settings().items() if value)
-
-
-class Shaped(Part):
-    """A part whose output has a shape of its own."""
-
-    def output_shape(self, input_shape: tuple[int, ...]) -> tuple[int, ...]:
-        """Return the output's shape without the batch, for an input of this shape; UsageError if it does not fit."""
-        raise NotImplementedError

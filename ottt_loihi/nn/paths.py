@@ -46,11 +46,7 @@ BPTT = GradientPaths()
 
 
 def ottt_paths(convention: str) -> GradientPaths:
-    """OTTT as the paper writes it (eq. 4: all layers with a membrane, biases too), or as the authors' code does.
-
-    The readout has no membrane (λ = 0), so the paper's equation gives it the bare spikes. The released code gives the
-    readout a trace all the same, and none to the first layer, to biases and to the gains of residual branches.
-    """
+    """Return the paths of OTTT as in the paper, or as in the authors' code (:class:`~ottt_loihi.rules.ottt.OTTT`)."""
     if convention == "paper":
         return GradientPaths(membrane=False, trace=True, input_trace=True, bias_trace=True)
     return GradientPaths(membrane=False, trace=True, readout_trace=True, gain_trace=False)

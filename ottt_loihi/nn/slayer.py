@@ -10,16 +10,14 @@ stays as it is::
 
 ::
 
-    u[t] = λu·u[t−1] + W·x[t]                 a[t] = λu·a[t−1] + x[t]         λ = 1 − decay/4096, SLAYER's integer decay
-    v[t] = λv·v[t−1]·(1 − s[t−1]) + u[t]      e[t] = λv·e[t−1] + a[t]
-    ∇W[t] = (∂L[t]/∂s[t]·ρ(v[t]))·e[t]ᵀ
+    u[t] = λu·u[t−1] + W·x[t]      v[t] = λv·v[t−1]·(1 − s[t−1]) + u[t]      ∇W[t] = (∂L[t]/∂s[t]·ρ(v[t]))·e[t]ᵀ
 
-e is what OTTT's trace becomes with a current that decays by itself: the derivative of v[t] by W, the reset held
-constant; a current decay of 1 makes it the paper's. ρ is SLAYER's surrogate. The gradient of the last block's weights
-is the one that SLAYER's own backpropagation has for the loss Σ_t L[t], but for that reset. Decays that learn, SLAYER's
-``requires_grad``, have the derivatives q and r of :class:`~ottt_loihi.nn.cuba.CubaLIF`, times −1/4096 for SLAYER's
-integers; SLAYER's own gradient of a decay is −4096 times its derivative. lava-dl is needed to make such a network, in
-memory or from a file.
+with λ = 1 − decay/4096, SLAYER's integer decay, and its surrogate ρ. The trace e is that of
+:class:`~ottt_loihi.nn.cuba.CubaLIF`; a current decay of 1 makes it the paper's. The gradient of the last block's
+weights is the one that SLAYER's own backpropagation has for the loss Σ_t L[t], but with the reset held constant. Decays
+that learn, SLAYER's ``requires_grad``, have CubaLIF's derivatives q and r, times −1/4096 for SLAYER's integers;
+SLAYER's own gradient of a decay is −4096 times its derivative. lava-dl is needed to make such a network, in memory or
+from a file.
 """
 
 from __future__ import annotations
@@ -38,7 +36,7 @@ from ottt_loihi.errors import UsageError
 from ottt_loihi.nn.connections import convolved
 from ottt_loihi.nn.cuba import CurrentBased, Memory
 from ottt_loihi.nn.neurons import LongStep
-from ottt_loihi.nn.part import Shaped
+from ottt_loihi.nn.part import Part
 from ottt_loihi.nn.paths import BPTT, GradientPaths
 from ottt_loihi.nn.trace import gradient_only
 
@@ -68,7 +66,7 @@ class _Holder(nn.Module):
         return moved
 
 
-class SlayerSynapse(_Holder, Shaped):
+class SlayerSynapse(_Holder, Part):
     """``I[t] = Q(W)·x[t]``: the synapse of one of SLAYER's blocks, Q its rounding to 8 bits.
 
     Sizes of Conv and Pool are numbers or (vertical, horizontal), as in :class:`~ottt_loihi.nn.connections.Conv2d`.
@@ -211,8 +209,13 @@ class SlayerNeuron(_Holder, CurrentBased):
         values = {name: getattr(self, name) for name in self.constants}
         if not isinstance(self.current_decay, Mapping):
             return lava_dl().neuron.cuba.Neuron(**values)
-        decays = {"current_decay": 0.5, "voltage_decay": 0.5, "requires_grad": bool(self.learn)}
-        return set_decays(lava_dl().neuron.cuba.Neuron(**{**values, **decays}), *self.current_decay["shape"])
+        values |= {"current_decay": 0.5, "voltage_decay": 0.5, "requires_grad": bool(self.learn)}
+        own, (number,) = lava_dl().neuron.cuba.Neuron(**values), self.current_decay["shape"]
+        if number > 1:  # one for each neuron, as its first batch would make them
+            own.shared_param, own.shape, own.num_neurons = False, torch.Size([number]), number
+            for decay in (own.current_decay, own.voltage_decay):
+                decay.data = decay.data.repeat(number)
+        return own
 
     def settings(self) -> dict[str, Any]:
         more = {"learn": True} if self.learn else {}
@@ -259,7 +262,7 @@ class SlayerNeuron(_Holder, CurrentBased):
         return LongStep(spikes, u, after, past._replace(c=c[..., 0].detach().clone(), s=spikes.detach()))
 
 
-class SpikeCount(Shaped):
+class SpikeCount(Part):
     """A readout without weights: o[t] is the output of the last block, or the mean of each group of its neurons."""
 
     constants = ("out_features",)
@@ -305,15 +308,6 @@ def _decay(value: Any, name: str) -> float | dict[str, list[int]]:
     if isinstance(value, Mapping):
         return {"shape": list(checks.sizes(value.get("shape"), f"{name}.shape", 1))}
     return checks.number(value, name, 0, 1)
-
-
-def set_decays(own: nn.Module, number: int) -> nn.Module:
-    """Give one of SLAYER's neurons as many decays, one for each neuron, as its first batch would."""
-    if number > 1:
-        own.shared_param, own.shape, own.num_neurons = False, torch.Size([number]), number
-        for decay in (own.current_decay, own.voltage_decay):
-            decay.data = decay.data.repeat(number)
-    return own
 
 
 def _rounding(scale: int) -> Any:

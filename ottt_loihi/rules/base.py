@@ -278,7 +278,7 @@ def learn_step_by_step(net: Network, steps: Iterable[Step], optimizer: Optimizer
 
 def membranes(state: Any) -> tuple[Tensor, ...]:
     """Return v of every layer of neurons, without a graph; empty for a state that has none."""
-    return tuple(v.detach() for v in getattr(state, "membranes", ()) if isinstance(v, Tensor))
+    return tuple(block.v.detach() for block in getattr(state, "blocks", ()) if isinstance(block.v, Tensor))
 
 
 def with_graph(tensors: Sequence[Tensor], gradients: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:

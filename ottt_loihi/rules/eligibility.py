@@ -8,15 +8,15 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from ottt_loihi.errors import UsageError
-from ottt_loihi.nn.blocks import Block, BlockState, Sent, checked_step
-from ottt_loihi.nn.network import Network, without_graph
+from ottt_loihi.nn.blocks import Block, BlockState, checked_step
+from ottt_loihi.nn.network import Layer, Network, NetworkState
 from ottt_loihi.nn.neurons import LIF, LIFStep, Trace
 from ottt_loihi.nn.paths import GradientPaths
 from ottt_loihi.rules.base import Error, OnlineRule, Step
@@ -24,50 +24,24 @@ from ottt_loihi.rules.base import Error, OnlineRule, Step
 SPATIAL = GradientPaths(membrane=False)  # through the layers of one time step, never back through time
 
 
-class LayerState(NamedTuple):
-    """The state of a layer after a step."""
-
-    block: BlockState | None  # spikes, membranes and the traces of the inputs; None before the first step
-    post: Any  # what the rule remembers of the neurons; None before the first step
-
-    def trace(self, index: int) -> Trace | None:
-        """Return the trace of an input."""
-        return None if self.block is None else self.block.traces[index]
-
-
-REST = LayerState(None, None)
-
-
-class State(NamedTuple):
-    """The state after a step."""
-
-    layers: tuple[LayerState, ...]
-    sent: Sent  # earlier outputs, for branches with a delay
-
-    @property
-    def membranes(self) -> list[Tensor]:
-        """Return v of every block."""
-        return [layer.block.v for layer in self.layers]
-
-
-Layer = Callable[[Block, Sequence[Tensor | None], LayerState, bool], tuple[Tensor, LayerState]]
-
-
 class LayeredRule(OnlineRule):
     """A rule of :meth:`layer`, and of the errors that :meth:`teach` sends to the layers."""
 
     alone = False  # no gradient goes from a layer, or from the readout, to the layers in front of it
 
-    def __init__(self, update: str) -> None:
+    def __init__(self, update: str = "sequence") -> None:
         super().__init__(SPATIAL, update)
 
     @abstractmethod
     def layer(
-        self, block: Block, inputs: Sequence[Tensor | None], state: LayerState, last: bool
-    ) -> tuple[Tensor, LayerState]:
-        """Return the output and the state of one layer in one time step; last: only the readout is behind it."""
+        self, block: Block, inputs: Sequence[Tensor | None], state: BlockState | None, last: bool
+    ) -> tuple[Tensor, BlockState]:
+        """Return the output and the state of one layer in one time step; last: only the readout is behind it.
 
-    def learn_step(self, net: Network, x: Tensor, state: State | None, error: Error, learns: bool) -> Step:
+        What the rule remembers of the neurons is the state's ``memory``.
+        """
+
+    def learn_step(self, net: Network, x: Tensor, state: NetworkState | None, error: Error, learns: bool) -> Step:
         with torch.set_grad_enabled(learns):
             o, state, outs = step(net, x, state, self.layer, self.alone)
             now = error(o)
@@ -81,22 +55,16 @@ class LayeredRule(OnlineRule):
 
 
 def step(
-    net: Network, x: Tensor, state: State | None, layer: Layer, alone: bool = False
-) -> tuple[Tensor, State, list[Tensor]]:
+    net: Network, x: Tensor, state: NetworkState | None, layer: Layer, alone: bool = False
+) -> tuple[Tensor, NetworkState, list[Tensor]]:
     """Return o[t], the state, and the output of every block of one time step; ``layer`` gives each block's."""
-    state = None if state is None else without_graph(state)
-    sent = {} if state is None else state.sent
-    out, outs, layers = x, [], []
-    for index, block in enumerate(net.blocks):
-        inputs = [out, *net.arriving(block, outs, sent, x)]
-        if alone:
-            inputs = [part if part is None else part.detach() for part in inputs]
-        known = REST if state is None else state.layers[index]
-        out, after = layer(block, inputs, known, block is net.blocks[-1])
-        outs.append(out)
-        layers.append(after)
-    o, _ = net.read(out.detach() if alone else out, None, SPATIAL)
-    return o, State(tuple(layers), net.remembered(outs, sent)), outs
+    o, state = net.step(x, state, SPATIAL, (lambda _, out: out.detach()) if alone else None, layer)
+    return o, state, [block.out for block in state.blocks]
+
+
+def trace_of(state: BlockState | None, index: int) -> Trace | None:
+    """Return the trace of an input; None before the first step."""
+    return None if state is None else state.traces[index]
 
 
 def fire(block: Block, current: Tensor, before: BlockState | None) -> LIFStep:
@@ -106,12 +74,12 @@ def fire(block: Block, current: Tensor, before: BlockState | None) -> LIFStep:
 
 
 def after_step(
-    block: Block, step: LIFStep, current: Tensor, traces: tuple[Trace, ...], before: BlockState | None, post: Any
-) -> tuple[Tensor, LayerState]:
+    block: Block, step: LIFStep, current: Tensor, traces: tuple[Trace, ...], before: BlockState | None, memory: Any
+) -> tuple[Tensor, BlockState]:
     """Return the output of a block and its state."""
     mask = block.draw_mask(current) if before is None else before.mask
-    done = BlockState(*step, current, mask, traces)
-    return done.out, LayerState(done, post)
+    done = BlockState(*step, current, mask, traces, memory)
+    return done.out, done
 
 
 def random_matrix(shape: tuple[int, int], seed: int, layer: int, like: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ from ottt_loihi.nn.blocks import Block, BlockState
 from ottt_loihi.nn.network import Network
 from ottt_loihi.nn.neurons import LIFStep, Trace, follow
 from ottt_loihi.nn.trace import dense, fixed_parameters, gradient_only, own_inputs, with_bias_input, with_trace
-from ottt_loihi.rules.eligibility import LayeredRule, LayerState, after_step, fire, require_lif
+from ottt_loihi.rules.eligibility import LayeredRule, after_step, fire, require_lif, trace_of
 
 
 class Mean(NamedTuple):
@@ -39,9 +39,6 @@ class AOTPE(LayeredRule):
 
     name: ClassVar[str] = "a-otpe"
 
-    def __init__(self, update: str = "sequence") -> None:
-        super().__init__(update)
-
     def check(self, net: Network) -> None:
         require_lif(self.name, net, branches=False)
         betas = {block.neuron.beta for block in net.blocks}
@@ -50,18 +47,18 @@ class AOTPE(LayeredRule):
             raise UsageError(f"{self.name}: expected the same beta in all layers, got {found}; ottt takes any")
 
     def layer(
-        self, block: Block, inputs: Sequence[Tensor | None], state: LayerState, last: bool
-    ) -> tuple[Tensor, LayerState]:
+        self, block: Block, inputs: Sequence[Tensor | None], state: BlockState | None, last: bool
+    ) -> tuple[Tensor, BlockState]:
         return (output_layer if last else self.hidden_layer)(block, inputs[0], state)
 
-    def hidden_layer(self, block: Block, x: Tensor, state: LayerState) -> tuple[Tensor, LayerState]:
+    def hidden_layer(self, block: Block, x: Tensor, before: BlockState | None) -> tuple[Tensor, BlockState]:
         """Return the spikes of a hidden layer, with ḡ and ẑ as their gradient."""
-        before, beta = state.block, block.neuron.beta
-        inner = follow(x, state.trace(0), beta)
-        outer = follow(inner.value, state.trace(1), beta)
+        beta = block.neuron.beta
+        inner = follow(x, trace_of(before, 0), beta)
+        outer = follow(inner.value, trace_of(before, 1), beta)
         current = with_trace(block.connection, x, Trace(outer.value), current=("bias",))
         step, f = _constant_step(block, current, before)
-        mean = leaky_mean(f, state.post, beta)
+        mean = leaky_mean(f, None if before is None else before.memory, beta)
         s = step.s + mean.value * gradient_only(current)
         return after_step(block, step._replace(s=s), current, (inner, outer), before, mean)
 
@@ -97,12 +94,12 @@ class OTPE(AOTPE):
             if self.attached_reset and block.neuron.reset != "subtract":
                 raise UsageError(f'otpe: attached_reset needs reset="subtract", block {index + 1} has another')
 
-    def hidden_layer(self, block: Block, x: Tensor, state: LayerState) -> tuple[Tensor, LayerState]:
+    def hidden_layer(self, block: Block, x: Tensor, before: BlockState | None) -> tuple[Tensor, BlockState]:
         """Return the spikes of a hidden layer, with ḡ as their gradient towards x and R towards the parameters."""
-        before, beta = state.block, block.neuron.beta
+        beta = block.neuron.beta
         current = fixed_parameters(block.connection, x)
         step, f = _constant_step(block, current, before)
-        mean, kept, effects = state.post or (None, None, None)
+        mean, kept, effects = (None, None, None) if before is None else before.memory
         mean = leaky_mean(f, mean, beta)
         driven = with_bias_input(x).expand(-1, f.shape[1], -1)
         if kept is not None:
@@ -117,11 +114,11 @@ class OTPE(AOTPE):
         return after_step(block, step._replace(s=s), current, (), before, (mean, kept, effects))
 
 
-def output_layer(block: Block, x: Tensor, state: LayerState) -> tuple[Tensor, LayerState]:
+def output_layer(block: Block, x: Tensor, before: BlockState | None) -> tuple[Tensor, BlockState]:
     """Return the spikes of the last layer of neurons, which learns as OTTT does."""
-    trace = follow(x, state.trace(0), block.neuron.beta)
+    trace = follow(x, trace_of(before, 0), block.neuron.beta)
     current = with_trace(block.connection, x, trace)
-    return after_step(block, fire(block, current, state.block), current, (trace,), state.block, None)
+    return after_step(block, fire(block, current, before), current, (trace,), before, None)
 
 
 def leaky_mean(f: Tensor, before: Mean | None, beta: float) -> Mean:

@@ -23,8 +23,8 @@ class OTTT(OnlineRule):
     ``OTTT(update="sequence")``     OTTT_A: gradients accumulate, one optimiser step for the T time steps
     ``convention="paper"``          eq. 4 for every weight and bias that feeds a neuron; the readout has no
                                     membrane, so its trace is the spikes themselves
-    ``convention="authors"``        the released code: no trace for the first layer and the biases, a trace
-                                    for the readout; neurons fire at u = Vth too
+    ``convention="authors"``        the released code: no trace for the first layer, the biases and the gains
+                                    of residual branches, a trace for the readout; neurons fire at u = Vth too
     ==============================  ======================================================================
 
     The network must have been made with the same convention. The reset is a constant to the gradient. With

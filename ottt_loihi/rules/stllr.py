@@ -11,13 +11,13 @@ from torch import Tensor
 
 from ottt_loihi import checks
 from ottt_loihi.errors import UsageError
-from ottt_loihi.nn.blocks import Block
+from ottt_loihi.nn.blocks import Block, BlockState
 from ottt_loihi.nn.network import Network
 from ottt_loihi.nn.neurons import Trace, follow
 from ottt_loihi.nn.paths import CONVENTIONS
 from ottt_loihi.nn.trace import fixed_parameters, gradient_only, with_trace
 from ottt_loihi.rules.base import Error, with_graph
-from ottt_loihi.rules.eligibility import LayeredRule, LayerState, after_step, fire, random_matrix, require_lif
+from ottt_loihi.rules.eligibility import LayeredRule, after_step, fire, random_matrix, require_lif, trace_of
 
 SIGNALS = ("backpropagated", "direct")
 
@@ -69,24 +69,24 @@ class Eligibility(LayeredRule):
         return set(range(num_steps - (self.last_steps or num_steps), num_steps))
 
     def layer(
-        self, block: Block, inputs: Sequence[Tensor | None], state: LayerState, last: bool
-    ) -> tuple[Tensor, LayerState]:
+        self, block: Block, inputs: Sequence[Tensor | None], state: BlockState | None, last: bool
+    ) -> tuple[Tensor, BlockState]:
         """Return the spikes of one time step, with this eligibility for the weights and Ψ towards the inputs."""
         current, after, traces = 0, 0, []
         for number, (connection, x) in enumerate(zip(block.connections, inputs, strict=True)):
-            trace = follow(x, state.trace(number), self.lambda_pre)
+            trace = follow(x, trace_of(state, number), self.lambda_pre)
             traces.append(trace)
             current = current + with_trace(connection, x, Trace(self.alpha_pre * trace.value), current=("bias",))
-            if state.block is not None and self.post_factor and torch.is_grad_enabled():
+            if state is not None and self.post_factor and torch.is_grad_enabled():
                 weights = [name for name, _ in connection.named_parameters() if name != "bias"]
                 after = after + fixed_parameters(connection, x.detach(), weights)
-        step = fire(block, current, state.block)
+        step = fire(block, current, state)
         h = block.neuron.surrogate(step.u.detach(), block.neuron.v_threshold)
         if isinstance(after, Tensor):
-            step = step._replace(s=step.s + gradient_only(self.post_factor * state.post * after))
-        if state.block is not None:
-            h = self.lambda_post * state.post + h
-        return after_step(block, step, current, tuple(traces), state.block, h)
+            step = step._replace(s=step.s + gradient_only(self.post_factor * state.memory * after))
+        if state is not None:
+            h = self.lambda_post * state.memory + h
+        return after_step(block, step, current, tuple(traces), state, h)
 
 
 class STLLR(Eligibility):
