@@ -6,7 +6,6 @@ during a sequence the operations are the same for every batch of one shape.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import torch
@@ -40,6 +39,8 @@ class GraphedRule(Rule):
         if reason := rule.why_not_captured():
             raise UsageError(f"cuda_graph: {reason}; or leave cuda_graph out")
         self.rule, self.name = rule, rule.name  # type: ignore[misc]
+        for name in ("check", "describe", "tensors", "restore"):  # all but the gradients are the rule's own
+            setattr(self, name, getattr(rule, name))
         self._recordings: dict[Any, _Recording] = {}
 
     def accumulate(self, net: Network, x: Input, labels: Tensor, loss: Loss) -> Accumulated:
@@ -55,18 +56,6 @@ class GraphedRule(Rule):
             self._recordings[key] = _record(engine, net, x, labels, loss, kind, pool)
         done = self._recordings[key].repeat(net, x, labels)
         return done._replace(scores=done.scores.clone())
-
-    def check(self, net: Network) -> None:
-        self.rule.check(net)
-
-    def describe(self) -> dict[str, Any]:
-        return self.rule.describe()
-
-    def tensors(self) -> dict[str, Tensor]:
-        return self.rule.tensors()
-
-    def restore(self, tensors: Mapping[str, Tensor]) -> None:
-        self.rule.restore(tensors)
 
 
 class _Recording(NamedTuple):

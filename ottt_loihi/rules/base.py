@@ -208,13 +208,17 @@ class OnlineRule(Rule):
             o, state = self.step(net, x, state)
             now = error(o)
         if learns:
-            require_gradient(net, state)
-            now.backward()
+            self.teach(net, now, o, state, error)
         return Step(now.detach(), o.detach(), state, learns)
 
     def step(self, net: Network, x: Tensor, state: Any) -> tuple[Tensor, Any]:
         """Return o[t] and the state of one time step."""
         return net.step(x, state, self.paths)
+
+    def teach(self, net: Network, now: Tensor, o: Tensor, state: Any, error: Error) -> None:
+        """Add the gradient of a step to ``.grad``: of its loss ``now``, its readout, and the state after it."""
+        require_gradient(net, state)
+        now.backward()
 
     def steps_with_gradient(self, num_steps: int) -> set[int]:
         """Return the time steps of a batch that are learnt from: all, unless a rule says otherwise."""

@@ -19,13 +19,13 @@ from ottt_loihi.nn.blocks import Block, BlockState, checked_step
 from ottt_loihi.nn.network import Layer, Network, NetworkState
 from ottt_loihi.nn.neurons import LIF, LIFStep, Trace
 from ottt_loihi.nn.paths import GradientPaths
-from ottt_loihi.rules.base import Error, OnlineRule, Step
+from ottt_loihi.rules.base import OnlineRule
 
 SPATIAL = GradientPaths(membrane=False)  # through the layers of one time step, never back through time
 
 
 class LayeredRule(OnlineRule):
-    """A rule of :meth:`layer`, and of the errors that :meth:`teach` sends to the layers."""
+    """A rule of :meth:`layer`, and of the errors that ``teach`` sends to the layers."""
 
     alone = False  # no gradient goes from a layer, or from the readout, to the layers in front of it
 
@@ -41,17 +41,8 @@ class LayeredRule(OnlineRule):
         What the rule remembers of the neurons is the state's ``memory``.
         """
 
-    def learn_step(self, net: Network, x: Tensor, state: NetworkState | None, error: Error, learns: bool) -> Step:
-        with torch.set_grad_enabled(learns):
-            o, state, outs = step(net, x, state, self.layer, self.alone)
-            now = error(o)
-            if learns:
-                self.teach(net, now, o, outs, error)
-        return Step(now.detach(), o.detach(), state, learns)
-
-    def teach(self, net: Network, now: Tensor, o: Tensor, outs: Sequence[Tensor], error: Error) -> None:
-        """Add the gradient of a step to ``.grad``: of its loss, its readout, and what every block sent."""
-        now.backward()
+    def step(self, net: Network, x: Tensor, state: NetworkState | None) -> tuple[Tensor, NetworkState]:
+        return step(net, x, state, self.layer, self.alone)[:2]
 
 
 def step(

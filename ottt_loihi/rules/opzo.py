@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -14,7 +14,7 @@ from ottt_loihi.errors import UsageError
 from ottt_loihi.nn.network import Network, NetworkState
 from ottt_loihi.nn.neurons import LIF
 from ottt_loihi.nn.paths import CONVENTIONS, ottt_paths
-from ottt_loihi.rules.base import Error, OnlineRule, Rule, Step, with_graph
+from ottt_loihi.rules.base import Error, OnlineRule, Rule, with_graph
 from ottt_loihi.rules.eligibility import random_matrix
 
 FEEDBACK = ("estimated", "random")
@@ -67,19 +67,16 @@ class OPZO(OnlineRule):
         self.matrices: list[Tensor] = []
         self.steps = 0
 
-    def learn_step(self, net: Network, x: Tensor, state: Any, error: Error, learns: bool) -> Step:
-        estimates = self.feedback == "estimated"
-        if estimates:
+    def step(self, net: Network, x: Tensor, state: NetworkState | None) -> tuple[Tensor, NetworkState]:
+        if self.feedback == "estimated":
             signs = (torch.randint(2, (len(x), *block.shape), device=x.device).to(x) * 2 - 1 for block in net.blocks)
             noisy = [z * self.noise for z in signs]  # α·z of every block
             with torch.no_grad():
                 perturbed, _ = net.step(x, state, self.paths, sent=lambda i, out: out + noisy[i])
         o, state = net.step(x, state, self.paths, sent=lambda _, out: out.detach())  # no error comes back
-        now = error(o)
-        if estimates:
+        if self.feedback == "estimated":
             self._follow(noisy, perturbed - o.detach())
-        self._backward(net, now, o, state)
-        return Step(now.detach(), o.detach(), state, learns)
+        return o, state
 
     def check(self, net: Network) -> None:
         if any(len(block.branches) or block.skip is not None for block in net.blocks):
@@ -118,8 +115,8 @@ class OPZO(OnlineRule):
             product = added.flatten(1).t() @ change / (self.noise**2 * len(change))
             matrix.mul_(self.momentum).add_(product, alpha=1 - self.momentum)
 
-    def _backward(self, net: Network, loss: Tensor, o: Tensor, state: NetworkState) -> None:
-        (e,) = torch.autograd.grad(loss, o, retain_graph=True)
+    def teach(self, net: Network, now: Tensor, o: Tensor, state: NetworkState, error: Error) -> None:
+        (e,) = torch.autograd.grad(now, o, retain_graph=True)
         scale = 1 / (1 - self.momentum**self.steps) if self.feedback == "estimated" else 1.0
         posts = []
         for block, after, matrix in zip(net.blocks, state.blocks, self.matrices):
@@ -127,4 +124,4 @@ class OPZO(OnlineRule):
             g = g if after.mask is None else g * after.mask
             posts.append(g * block.neuron.surrogate(after.u.detach(), block.neuron.v_threshold))
         currents = [after.current for after in state.blocks]
-        torch.autograd.backward(*with_graph([loss, *currents], [torch.ones_like(loss), *posts]))
+        torch.autograd.backward(*with_graph([now, *currents], [torch.ones_like(now), *posts]))

@@ -12,7 +12,7 @@ from torch import Tensor
 from ottt_loihi import checks
 from ottt_loihi.errors import UsageError
 from ottt_loihi.nn.blocks import Block, BlockState
-from ottt_loihi.nn.network import Network
+from ottt_loihi.nn.network import Network, NetworkState
 from ottt_loihi.nn.neurons import Trace, follow
 from ottt_loihi.nn.paths import CONVENTIONS
 from ottt_loihi.nn.trace import fixed_parameters, gradient_only, with_trace
@@ -140,10 +140,11 @@ class STLLR(Eligibility):
         self.alone = signal == "direct"
         self.seed = checks.integer(seed, "seed", 0)
 
-    def teach(self, net: Network, now: Tensor, o: Tensor, outs: Sequence[Tensor], error: Error) -> None:
+    def teach(self, net: Network, now: Tensor, o: Tensor, state: NetworkState, error: Error) -> None:
         if not self.alone:
-            now.backward()
+            super().teach(net, now, o, state, error)
             return
+        outs = [after.out for after in state.blocks]
         (g,) = torch.autograd.grad(now, o, retain_graph=True)
         signals = []
         for layer, (block, out) in enumerate(zip(net.blocks, outs, strict=True)):

@@ -13,7 +13,7 @@ from torch.nn import functional
 
 from ottt_loihi import checks
 from ottt_loihi.errors import UsageError
-from ottt_loihi.nn.network import Network
+from ottt_loihi.nn.network import Network, NetworkState
 from ottt_loihi.rules.base import Error
 from ottt_loihi.rules.stllr import Eligibility
 
@@ -70,8 +70,8 @@ class TESS(Eligibility):
         if self.pooled is not None and len(self.pooled) != len(net.blocks):
             raise UsageError(f"pooled: expected a size for each of the {len(net.blocks)} blocks, got {self.pooled}")
 
-    def teach(self, net: Network, now: Tensor, o: Tensor, outs: Sequence[Tensor], error: Error) -> None:
-        local = [error(self.local_readout(net, index, out)) for index, out in enumerate(outs)]
+    def teach(self, net: Network, now: Tensor, o: Tensor, state: NetworkState, error: Error) -> None:
+        local = [error(self.local_readout(net, index, after.out)) for index, after in enumerate(state.blocks)]
         torch.autograd.backward([value for value in (now, *local) if value.requires_grad])
 
     def local_readout(self, net: Network, index: int, s: Tensor) -> Tensor:
