@@ -12,70 +12,50 @@ from typing import Any
 import numpy as np
 from llvmlite import ir
 from numba import njit, types
-from numba.extending import intrinsic, models, register_model
+from numba.core import cgutils
+from numba.extending import intrinsic
 
 ROWS_AT_ONCE = 128  # of add_rows and add_outer; measured: 64 makes no difference, 256 cost up to 15 % more
 _COMPILED = {"nogil": True, "cache": True, "error_model": "numpy", "fastmath": {"contract"}}
 # sums in registers at the same time; together they are the row of a patch of 3 × 32 weights, and fit AVX2's registers
-_MANY, _FEWER = np.uint64(64), np.uint64(32)
-_BLOCK = _MANY + _FEWER
-
-
-class _Sums(types.Type):
-    """Neighbouring sums in registers; LLVM takes as many registers as the processor needs for them."""
-
-    def __init__(self, dtype: Any, count: int) -> None:
-        self.dtype, self.count = dtype, count
-        super().__init__(f"{count} sums of {dtype}")
-
-
-@register_model(_Sums)
-class _SumsModel(models.PrimitiveModel):
-    def __init__(self, manager: Any, kind: _Sums) -> None:
-        super().__init__(manager, kind, ir.VectorType(manager.lookup(kind.dtype).get_value_type(), kind.count))
-
-
-def _place_of(kind: _Sums, context: Any, builder: Any, array_type: Any, array: Any, index: Any) -> dict[str, Any]:
-    """Return the arguments ``ptr`` and ``align`` with which LLVM loads or stores so many values of an array."""
-    first = builder.gep(context.make_array(array_type)(context, builder, array).data, [index])
-    return {"ptr": builder.bitcast(first, context.get_value_type(kind).as_pointer()), "align": kind.dtype.bitwidth // 8}
+_BLOCK, _FEWER = np.uint64(96), np.uint64(32)
 
 
 @intrinsic(prefer_literal=True)
-def _load(typingctx: Any, array: Any, index: Any, count: Any) -> Any:
-    """Return ``array[index : index + count]`` in registers."""
-    kind = _Sums(array.dtype, count.literal_value)
+def _add_block(
+    typingctx: Any, out: Any, at: Any, rows: Any, first: Any, place: Any, value: Any, begin: Any, end: Any, n: Any
+):
+    """As :func:`_add_events` for ``n`` neighbouring sums in registers, 32 or 96: LLVM takes vectors of 2^k numbers."""
+    lanes = {96: (64, 32), 32: (32,)}[n.literal_value]
 
     def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        return builder.load(**_place_of(kind, context, builder, array, *arguments[:2]))
+        at, first, begin, end = (arguments[k] for k in (1, 3, 6, 7))
+        out, rows, place, value = (
+            context.make_array(signature.args[k])(context, builder, arguments[k]).data for k in (0, 2, 4, 5)
+        )
+        align = signature.args[0].dtype.bitwidth // 8
 
-    return kind(array, index, count), codegen
+        def vectors(array: Any, index: Any) -> list[Any]:
+            kinds = [ir.VectorType(array.type.pointee, count) for count in lanes]
+            starts = [builder.gep(array, [builder.add(index, index.type(offset))]) for offset in (0, 64)]
+            return [builder.bitcast(start, kind.as_pointer()) for start, kind in zip(starts, kinds)]
 
-
-@intrinsic
-def _store(typingctx: Any, kind: Any, array: Any, index: Any) -> Any:
-    """Write sums to an array, from ``index`` on."""
-
-    def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        builder.store(arguments[0], **_place_of(kind, context, builder, array, *arguments[1:]))
+        targets = vectors(out, at)
+        sums = [cgutils.alloca_once_value(builder, builder.load(target, align=align)) for target in targets]
+        with cgutils.for_range_slice(builder, begin, end, begin.type(1), begin.type) as (k, _):
+            factor = builder.load(builder.gep(value, [k]))
+            place_k = builder.add(builder.load(builder.gep(place, [k])), first)
+            for total, row, count in zip(sums, vectors(rows, place_k), lanes):
+                added = builder.load(row, align=align)
+                one = builder.insert_element(ir.Constant(added.type, ir.Undefined), factor, ir.IntType(32)(0))
+                each = builder.shuffle_vector(one, one, ir.Constant(ir.VectorType(ir.IntType(32), count), None))
+                product = builder.fmul(each, added, ("contract",))
+                builder.store(builder.fadd(builder.load(total), product, flags=("contract",)), total)
+        for total, target in zip(sums, targets):
+            builder.store(builder.load(total), target, align=align)
         return context.get_dummy_value()
 
-    return types.void(kind, array, index), codegen
-
-
-@intrinsic
-def _plus(typingctx: Any, kind: Any, factor: Any, array: Any, index: Any) -> Any:
-    """Return the sums plus ``factor`` times as many values of an array, from ``index`` on."""
-
-    def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        sums, value = arguments[:2]
-        row = builder.load(**_place_of(kind, context, builder, array, *arguments[2:]))
-        anything, integer = ir.Constant(sums.type, ir.Undefined), ir.IntType(32)
-        first = builder.insert_element(anything, value, integer(0))
-        factors = builder.shuffle_vector(first, anything, ir.Constant(ir.VectorType(integer, kind.count), None))
-        return builder.fadd(sums, builder.fmul(factors, row, ("contract",)), flags=("contract",))
-
-    return kind(kind, factor, array, index), codegen
+    return types.void(out, at, rows, first, place, value, begin, end, n), codegen
 
 
 @njit(inline="always", **_COMPILED)
@@ -86,18 +66,10 @@ def _add_events(out, at, rows, first, place, value, begin, end, length):
     """
     j = np.uint64(0)
     while j + _BLOCK <= length:
-        many, fewer = _load(out, at + j, 64), _load(out, at + j + _MANY, 32)
-        for k in range(begin, end):
-            many = _plus(many, value[k], rows, place[k] + (first + j))
-            fewer = _plus(fewer, value[k], rows, place[k] + (first + j) + _MANY)
-        _store(many, out, at + j)
-        _store(fewer, out, at + j + _MANY)
+        _add_block(out, at + j, rows, first + j, place, value, begin, end, 96)
         j += _BLOCK
     while j + _FEWER <= length:
-        left = _load(out, at + j, 32)
-        for k in range(begin, end):
-            left = _plus(left, value[k], rows, place[k] + (first + j))
-        _store(left, out, at + j)
+        _add_block(out, at + j, rows, first + j, place, value, begin, end, 32)
         j += _FEWER
     if j < length:
         for k in range(begin, end):
