@@ -1,8 +1,8 @@
 """How the fast simulator computes connections: the strategies, and the choice of the fastest that is provably exact.
 
 - ``events``: one row (tile, window, list) of narrow integer weights added per spike: binary messages. Faster than a
-  product of float32 matrices at every density, even if all neurons fire (``benchmarks/sim.py --strategies``): a vector holds four
-  times as many int8 as float32 weights, and nothing is multiplied.
+  product of float32 matrices at every density, even if all neurons fire (``benchmarks/sim.py --strategies``): a vector
+  holds four times as many int8 as float32 weights, and nothing is multiplied.
 - ``product``: a product of integer-valued float matrices: graded messages. Exact as long as no partial sum leaves ±2²⁴
   (float32) or ±2⁵³ (float64).
 - ``loop``: one-to-one connections of a layer to itself, added up and added inside the neuron loop.
