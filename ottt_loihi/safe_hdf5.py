@@ -202,8 +202,11 @@ def _heap_object(heap: bytes, index: int, length: int, where: str) -> bytes:
 def _exactly(file: BinaryIO, offset: int, count: int, where: str) -> bytes:
     try:
         file.seek(offset)
-        found = file.read(count)
     except (OSError, OverflowError):
+        raise FileError(f"{where}: points outside the file") from None
+    try:
+        found = file.read(count)
+    except OverflowError:
         found = b""
     if len(found) != count:
         raise FileError(f"{where}: points outside the file")

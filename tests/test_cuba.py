@@ -209,6 +209,12 @@ def test_in_a_module_of_torch(alpha):
     torch.testing.assert_close(module[0].weight.grad, found["blocks.0.connection.weight"], **CLOSE)
 
 
+def test_traces_by_synapse_have_no_form_in_a_module():
+    module = torch.nn.Sequential(torch.nn.Linear(7, 6), CubaLIF(0.4, 0.7, trace="synapse"), torch.nn.Linear(6, 3))
+    with pytest.raises(UsageError, match="CubaLIF: trace='synapse' has no form for modules"):
+        Stepwise(module)
+
+
 def test_the_engine_is_the_plain_one():
     from ottt_loihi.training.engine import choose
 

@@ -505,5 +505,5 @@ def test_a_forward_that_takes_its_own_number_of_steps(steps):
     """With 2 steps, which two samples have as well, x[:, t] was taken for sample t."""
     net = ol.from_module(OwnSteps(steps), (20,), steps)
     assert net.time_steps == steps
-    with pytest.raises(UsageError, match=f"num_steps={steps} if forward takes {steps} steps"):
+    with pytest.raises(UsageError, match=f"always takes {steps} steps, give num_steps={steps}"):
         ol.from_module(OwnSteps(steps), (20,), 11)

@@ -17,7 +17,7 @@ FOLDERS = {
     "ottt_loihi": "ottt_loihi",
 }
 # neutral ground: no torch, no Lava, nobody else's business
-COMMON = tuple(f"ottt_loihi.{name}" for name in ("checks", "errors", "files", "metrics", "safe_hdf5", "data"))
+COMMON = tuple(f"ottt_loihi.{name}" for name in ("checks", "errors", "files", "metrics", "safe_hdf5", "toml", "data"))
 MAY_IMPORT = {
     "sim": (*COMMON, "ottt_loihi.sim"),
     "converters": (

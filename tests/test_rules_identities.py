@@ -156,7 +156,8 @@ def test_a_loss_on_filtered_spikes_makes_the_last_layer_exact_too(attached):
     state, filtered = None, 0.0
     for t in range(T):
         layer = lambda block, inputs, known, last: rule.hidden_layer(block, inputs[0], known)  # noqa: E731
-        _, state, outs = step(made, x[:, t], state, layer)
+        _, state = step(made, x[:, t], state, layer)
+        outs = [block.out for block in state.blocks]
         loss(0.5 * filtered + outs[0]).backward()
         filtered = 0.5 * filtered + outs[0].detach()
     found = {key: p.grad.clone() for key, p in block.connection.named_parameters()}

@@ -210,7 +210,7 @@ class TestTESS:
         made.zero_grad()
         rule, state = make_rule("tess"), None
         for t in range(T):
-            o, state, _ = step(made, x[:, t], state, rule.layer)
+            o, state = step(made, x[:, t], state, rule.layer)
             CrossEntropy(0.0)(o, labels, T).backward()
         equal({name: p.grad for name, p in made.named_parameters()}, expected, tolerance=0)
 
@@ -376,7 +376,8 @@ def _toy_gradients(made, layer, x=(1.0, 0.0, 1.0, 1.0)):
     state, found = None, []
     for value in x:
         made.zero_grad()
-        _, state, outs = step(made, torch.full((1, 1), float(value), dtype=torch.float64), state, layer)
+        _, state = step(made, torch.full((1, 1), float(value), dtype=torch.float64), state, layer)
+        outs = [block.out for block in state.blocks]
         outs[0].sum().backward()
         grad = made.blocks[0].connection.weight.grad
         found.append(0.0 if grad is None else float(grad))

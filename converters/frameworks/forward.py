@@ -83,8 +83,8 @@ def require_each_step(calls: int, steps: int) -> None:
     """Refuse neurons that take one step at a time and ran another number of times."""
     if calls != steps:
         raise UsageError(
-            f"its neurons ran {calls} times for {steps} steps; they take one step at a time "
-            f"(num_steps={calls} if forward takes {calls} steps whatever it is given)"
+            f"its neurons ran {calls} times for {steps} steps; they take one step at a time. If forward always takes "
+            f"{calls} steps, give num_steps={calls} (ottt-export: --time-steps {calls})"
         )
 
 

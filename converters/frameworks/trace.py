@@ -323,7 +323,7 @@ class _Watch(TorchFunctionMode):
             other = self.form == "constant" or found[0] != samples  # one step has a message of its own
             if framework.steps(module) == "time first" and found != (steps, samples) and other:
                 raise UsageError(f"{path} gets {found} where (steps, samples) are {steps, samples}")
-            if self.form in FORMS[1:3] and self.shape_of(first_tensor(inputs)) is None:
+            if self.form in ("time first", "batch first") and self.shape_of(first_tensor(inputs)) is None:
                 raise UsageError(f"{path} gets {found}, without the axis of {samples} samples")
             self.steps[path] = self.steps.get(path, 0) + 1
             self.inside += 1

@@ -27,7 +27,7 @@ COLOURS = {"ok": "green", "note": "yellow", "missing": "bold red"}
 class Finding(NamedTuple):
     """A row of the table. ``"missing"``: something does not work; ``"note"``: only some uses need it."""
 
-    what: str  # was looked for
+    what: str  # the thing that was looked for
     state: str  # "ok", "missing" or "note"
     detail: str  # what was found, or what to do
 

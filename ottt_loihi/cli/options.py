@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import inspect
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import typer
+
+F = TypeVar("F", bound=Callable[..., None])
 
 
 def option(text: str, default: Any = None, *names: str, **limits: float) -> Any:
@@ -21,14 +24,14 @@ def argument(text: str, default: Any = None) -> Any:
     return typer.Argument(default, help=text)
 
 
-def with_options(function: Any) -> Any:
+def with_options(function: F) -> F:
     """Return a function whose signature has declarations, for typer, and whose calls from Python get the defaults."""
     signature = inspect.signature(function)
     declared = {name: parameter.default for name, parameter in signature.parameters.items()}
     for name, found in declared.items():
-        if found.default is False:
+        if found.default is False and not found.param_decls:
             found.param_decls = (f"--{name.replace('_', '-')}",)
-    function.__signature__ = signature
+    function.__signature__ = signature  # type: ignore[attr-defined]
     function.__defaults__ = tuple(found.default for found in declared.values() if found.default is not ...)
     return function
 

@@ -307,6 +307,8 @@ def _keep_freed_memory() -> None:
 
     Otherwise glibc returns it to the system, and the page faults of the next chunk took 8 to 30 % of a batch.
     """
+    if os.environ.keys() & {"MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_", "GLIBC_TUNABLES"}:  # the user decides
+        return
     with suppress(AttributeError, OSError, TypeError):  # another C library
         mallopt = ctypes.CDLL(None).mallopt
         mallopt(-3, 2**25)  # M_MMAP_THRESHOLD, as high as glibc itself sets it at most

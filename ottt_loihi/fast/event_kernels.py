@@ -91,7 +91,7 @@ def count(x):
 def add_rows(x, weights, bias, out):
     """``out[r] = bias + Σ_i x[r, i]·weights[i]`` over the i whose x is not 0.
 
-    So many rows at once share the columns of weights that a core's own cache holds.
+    It takes ``ROWS_AT_ONCE`` rows for ``_BLOCK`` columns at a time, so that these weights stay in the core's cache.
     """
     inputs, width = np.uint64(x.shape[1]), np.uint64(weights.shape[1])
     most = np.uint64(min(x.shape[0], ROWS_AT_ONCE)) * inputs + np.uint64(1)

@@ -59,6 +59,9 @@ class Branch(Part):
         self.connection, self.source = connection, checks.integer(source, "branch.source", 0)
         self.delay = checks.integer(delay, "branch.delay", 0, 62)
 
+    def extra_repr(self) -> str:  # also 0
+        return f"source={self.source}, delay={self.delay}"
+
 
 @dataclass(frozen=True)
 class Skip:

@@ -7,7 +7,6 @@ from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_map_only
 
 from ottt_loihi import checks
 from ottt_loihi.errors import UsageError
@@ -249,7 +248,7 @@ class CubaLIF(CurrentBased):
             v = torch.zeros_like(current) + self.v_init
         online = not paths.membrane and torch.is_grad_enabled() and bool(self.learn)
         # an online rule carries the derivatives of the constants itself
-        alpha, beta, threshold = tree_map_only(Tensor, Tensor.detach, learnt) if online else learnt
+        alpha, beta, threshold = (c.detach() if online and isinstance(c, Tensor) else c for c in learnt)
         past = memory or Memory(torch.zeros_like(current), torch.zeros_like(current))
         c = alpha * past.c + current
         u = beta * v + c

@@ -66,8 +66,12 @@ class Stepwise:
                     f"{type(layer).__name__}: not affine in its input, so a trace says nothing about its gradient; "
                     "use standardised weights (ottt_loihi.nn.connections) in place of normalisation"
                 )
-        if any(getattr(neuron, "trace", "") == "synapse" for neuron in self.neurons):
-            raise UsageError("trace='synapse' has no form for modules; use a Network of blocks, or trace='mean'")
+        for neuron in self.neurons:
+            if getattr(neuron, "trace", "") == "synapse":
+                raise UsageError(
+                    f"{type(neuron).__name__}: trace='synapse' has no form for modules; use a Network of blocks, or "
+                    "trace='mean'"
+                )
         self.num_classes = 0
         conventions = {getattr(neuron, "convention", "paper") for neuron in self.neurons}
         if len(conventions) > 1:

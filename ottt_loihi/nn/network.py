@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_map_only
 
 from ottt_loihi import checks
 from ottt_loihi.errors import UsageError
@@ -285,7 +284,14 @@ def gathered(net: nn.Module, scores: Tensor | None, o: Tensor) -> Tensor:
 
 def without_graph(state: Any) -> Any:
     """Return a state whose tensors are constants to autograd."""
-    return tree_map_only(Tensor, Tensor.detach, state)
+    if isinstance(state, Tensor):
+        return state.detach()
+    if isinstance(state, Mapping):
+        return {key: without_graph(part) for key, part in state.items()}
+    if isinstance(state, tuple):
+        parts = map(without_graph, state)
+        return type(state)(*parts) if hasattr(state, "_fields") else tuple(parts)
+    return state
 
 
 @contextmanager

@@ -216,7 +216,10 @@ class OnlineRule(Rule):
         return net.step(x, state, self.paths)
 
     def teach(self, net: Network, now: Tensor, o: Tensor, state: Any, error: Error) -> None:
-        """Add the gradient of a step to ``.grad``: of its loss ``now``, its readout, and the state after it."""
+        """Add the gradient of a step to ``.grad``.
+
+        now: the loss of the step; o: o[t]; state: after the step; error: gives the gradient of the loss to o[t]
+        """
         require_gradient(net, state)
         now.backward()
 

@@ -42,15 +42,14 @@ class LayeredRule(OnlineRule):
         """
 
     def step(self, net: Network, x: Tensor, state: NetworkState | None) -> tuple[Tensor, NetworkState]:
-        return step(net, x, state, self.layer, self.alone)[:2]
+        return step(net, x, state, self.layer, self.alone)
 
 
 def step(
     net: Network, x: Tensor, state: NetworkState | None, layer: Layer, alone: bool = False
-) -> tuple[Tensor, NetworkState, list[Tensor]]:
-    """Return o[t], the state, and the output of every block of one time step; ``layer`` gives each block's."""
-    o, state = net.step(x, state, SPATIAL, (lambda _, out: out.detach()) if alone else None, layer)
-    return o, state, [block.out for block in state.blocks]
+) -> tuple[Tensor, NetworkState]:
+    """Return o[t] and the state of one time step; ``layer`` gives the output and the state of each block."""
+    return net.step(x, state, SPATIAL, (lambda _, out: out.detach()) if alone else None, layer)
 
 
 def trace_of(state: BlockState | None, index: int) -> Trace | None:

@@ -131,7 +131,7 @@ def write_tensors(
 ) -> None:
     """Write a file as described at the top of this module; ``metadata``: JSON text."""
     weights = {name: tensor.detach().cpu().clone() for name, tensor in tensors.items()}
-    buffer = io.BytesIO()  # a file's name would be in the bytes, and equal networks give equal bytes
+    buffer = io.BytesIO()  # torch.save writes a file's name into it; without, equal networks give equal bytes
     torch.save({"format": format_name, "version": version, "metadata": metadata, "weights": weights}, buffer)
     with atomic_write(path) as temporary:
         temporary.write_bytes(buffer.getbuffer())

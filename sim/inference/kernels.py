@@ -370,10 +370,13 @@ def rank(position, bits, before):
 def windows(sent, first, base, chunks, width, weight, limit, exponent, fresh, last, a, neurons):
     """A convolution between layers that are channel last: each chunk of the output adds the spikes of its window.
 
-    base: int32 ``(≥ pre,)``, where the weights of a neuron's spikes begin. chunks: int32 ``(n, 7)``, at most
-    :data:`LANES` neurons of one row of the output each: the first one, their number, what is added to base; the rows of
-    its window in the source, from and to, and where the window begins and ends in such a row, which has ``width``
-    neurons. Chunks are in order of their neurons: what one writes beyond its own the next one clears.
+    base: int32 ``(≥ pre,)``, where the weights of a neuron's spikes begin. width: neurons in a row of the source.
+    chunks: int32 ``(n, 7)``, at most :data:`LANES` neurons of one row of the output each:
+
+    - the first neuron, the number of neurons, and the offset that is added to ``base``;
+    - the window in the source: its first row, the row behind its last one, and where it begins and ends in a row.
+
+    A chunk may write past its end. The next chunk clears those sums, because chunks are in the order of their neurons.
     """
     samples, steps, size = a.shape
     index = np.empty(sent.shape[2] + LISTED, np.int32)
