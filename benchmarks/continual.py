@@ -9,7 +9,6 @@ decay, one epoch a task. Writes ``continual-results.md`` into the docs folder.
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -103,7 +102,7 @@ def main() -> None:
     parser.add_argument("--short", action="store_true", help="the same code in seconds; its figures are no measurement")
     arguments = parser.parse_args()
     if arguments.short:
-        short.use(sys.modules[__name__])
+        short.use()
         arguments.runs = arguments.docs = short.folder()
     torch.set_num_threads(1)
     found = {name: learn(name, arguments.runs) for name in RUNS if arguments.only in ("", name)}

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -210,7 +209,7 @@ def save_drift_plot(path: Path, drifts: dict[str, dict[str, Any]]) -> None:
 def shorten(arguments: argparse.Namespace) -> None:
     """Few samples, points and epochs; what is written goes into a temporary folder."""
     global DRIFT_AT, SCRATCH
-    short.use(sys.modules[__name__], forgetting, backbone, digits)
+    short.use()
     arguments.runs = arguments.docs = short.folder()
     DRIFT_AT, SCRATCH = (0, 50, 100, 200), [replace(e, hidden=16, epochs=3) for e in SCRATCH[:2]]
     forgetting.WATCHED, forgetting.DRIFT_POINTS, forgetting.NEW_POINTS = 30, (0, 20), (0, 10)

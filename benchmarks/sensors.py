@@ -17,7 +17,6 @@ import statistics
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -367,8 +366,7 @@ def main() -> None:
     arguments = parser.parse_args()
     experiments = [experiment for experiment in EXPERIMENTS if arguments.only in experiment.name]
     if arguments.short:
-        # the module: in its package its name is that of the function
-        short.use(import_module("ottt_loihi.data.prepare"))
+        short.use()
         arguments.runs = arguments.docs = short.folder()
         arguments.epochs = 1
         experiments = [replace(experiment, seeds=(0,)) for experiment in experiments if experiment.quick]

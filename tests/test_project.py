@@ -166,3 +166,12 @@ def test_help_loads_neither_torch_nor_lava(command):
     assert "Example" in done.stdout
     assert "--json" in done.stdout
     assert len(done.stdout.splitlines()) <= SCREEN, f"{command}: give its less common options a group"
+
+
+def test_the_short_form_of_a_benchmark_loads_few_samples():
+    """A configuration imports ``load_data`` by name, so that a whole MNIST was trained on."""
+    program = (
+        "import short; from ottt_loihi.training import config; short.use(); assert config.load_data is short.load_data"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(ROOT / "benchmarks")}
+    subprocess.run([sys.executable, "-c", program], check=True, env=environment)
