@@ -1,6 +1,7 @@
 """Several time steps at once: the gradients of one step after the other, for everything that fits."""
 
 import re
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -196,3 +197,16 @@ def test_an_overflow_is_named_by_step_and_layer(block, place):
         net.blocks[block].connection.weight.data[0] = 1e308
     with pytest.raises(TrainingError, match=f"time step 3: the loss is (nan|inf); it begins in {place}"):
         learn(net, make_rule("ottt", update="sequence"), x, labels, chunk=4)
+
+
+@pytest.mark.parametrize("given", [False, True])
+def test_a_users_own_settings_of_malloc_stay(given, monkeypatch):
+    asked = []
+    library = SimpleNamespace(mallopt=lambda *setting: asked.append(setting))
+    monkeypatch.setattr(chunks.ctypes, "CDLL", lambda _: library)
+    for name in ("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_", "GLIBC_TUNABLES"):
+        monkeypatch.delenv(name, raising=False)
+    if given:
+        monkeypatch.setenv("MALLOC_TRIM_THRESHOLD_", "1000000")
+    chunks._keep_freed_memory.__wrapped__()
+    assert bool(asked) is not given

@@ -39,14 +39,8 @@ class GraphedRule(Rule):
         if reason := rule.why_not_captured():
             raise UsageError(f"cuda_graph: {reason}; or leave cuda_graph out")
         self.rule, self.name = rule, rule.name  # type: ignore[misc]
-        for name in (
-            "check",
-            "before_batch",
-            "after_step",
-            "describe",
-            "tensors",
-            "restore",
-        ):  # all but the gradients are the rule's own
+        # all but the gradients are the rule's own
+        for name in ("check", "before_batch", "after_step", "describe", "tensors", "restore"):
             setattr(self, name, getattr(rule, name))
         self._recordings: dict[Any, _Recording] = {}
 
