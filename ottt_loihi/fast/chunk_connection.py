@@ -24,6 +24,8 @@ from ottt_loihi.nn.precision import product_dtype
 # up to which part of the inputs adding rows is faster than a product, and from how long rows on; measured
 FEW_OF_LINEAR, WIDE_LINEAR = 0.3, 32
 FEW_OF_CONV, WIDE_CONV = 0.4, 96
+# a product of so many inputs in all with fewer than WIDE_LINEAR outputs takes half the time as W·xᵀ; measured
+LONG_NARROW, OF_VECTORS = 2**16, 16  # a whole number of vectors of outputs does not
 
 
 @dataclass
@@ -39,6 +41,7 @@ class ChunkConnection:
     image: tuple[int, ...] | None = None
     weight: Tensor = field(init=False)  # of a Linear ``(out, in)`` with ``in`` channels last
     wide: bool = field(init=False)  # whether what an event adds is long enough for a loop
+    narrow: bool = field(init=False, default=False)  # whether W·xᵀ is the faster product
     kind: torch.dtype = field(init=False)  # dtype of products
 
     def __post_init__(self) -> None:
@@ -55,6 +58,7 @@ class ChunkConnection:
             weight = memory(weight.view(-1, *self.image)).view(weight.shape)
         self.weight = weight
         self.wide = len(weight) >= WIDE_LINEAR
+        self.narrow = not self.wide and len(weight) % OF_VECTORS != 0
 
     @cached_property
     def rows(self) -> Tensor:
@@ -76,7 +80,11 @@ class ChunkConnection:
         """Return ``I = W·x + b`` for every row."""
         if not few:
             bias = None if self.bias is None else self.bias.to(self.kind)
-            return self.module.product(x.to(self.kind), self.weight.to(self.kind), bias).to(x.dtype)
+            inputs, weight = x.to(self.kind), self.weight.to(self.kind)
+            if self.narrow and x.numel() >= LONG_NARROW:
+                turned = weight @ inputs.t()
+                return (turned if bias is None else turned.add_(bias[:, None])).t().to(x.dtype).contiguous()
+            return self.module.product(inputs, weight, bias).to(x.dtype)
         if isinstance(self.module, Conv2d):
             size, kernel, padding = self._geometry(x)
             height, width = (n + 2 * padding - kernel + 1 for n in size[:2])

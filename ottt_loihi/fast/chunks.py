@@ -14,6 +14,7 @@ that is soon done stays whole (:mod:`ottt_loihi.fast.threads`).
 from __future__ import annotations
 
 import ctypes
+import math
 import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -178,6 +179,7 @@ class _Share:
         part = slice(int(own[0]), int(own[-1]) + 1)
         self.net, self.layers, self.x, self.num_steps = net, layers, x[part], x.shape[1]
         self.batch_labels, self.batch_loss, self.own, self.part_of_batch = labels, loss, own, len(own) / len(x)
+        self.labels, self.loss_of_rows = labels[:0], loss  # of a chunk's rows
         self.samples, self.nothing = len(own), x.new_empty(0)
         self.number = self.nothing.numpy().dtype.type
         self.masks = [self.nothing if mask is None else memory(mask[part]) for mask in masks]
@@ -248,13 +250,16 @@ class _Share:
 
     def _compare(self, o: Tensor, steps: int, start: int) -> Tensor:
         """∂L/∂o of the batch's loss."""
-        o, rows = o.detach().requires_grad_(), self.own.repeat_interleave(steps)
+        o = o.detach().requires_grad_()
+        if len(self.labels) != len(o):  # the last chunk may be shorter
+            rows = self.own.repeat_interleave(steps)
+            self.labels, self.loss_of_rows = self.batch_labels[rows], self.batch_loss.of_rows(rows)
         # a loss is a mean over its rows; the batch's is the sum over the steps of a mean over all samples
-        loss = self.batch_loss.of_rows(rows)(o, self.batch_labels[rows], self.num_steps)
+        loss = self.loss_of_rows(o, self.labels, self.num_steps)
         loss = loss * (steps * self.part_of_batch)
         (g,) = torch.autograd.grad(loss, o)
         seen = o.detach().view(self.samples, steps, -1)
-        if not torch.isfinite(loss):
+        if not math.isfinite(loss.item()):
             bad = [t for t in range(steps) if not torch.isfinite(seen[:, t]).all()]
             require_finite(self.net, loss.detach(), self.v, start + (bad[0] if bad else steps - 1))
         self.loss, self.scores = self.loss + loss.detach(), self.scores + seen.sum(1)
