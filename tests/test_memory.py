@@ -98,7 +98,7 @@ def test_a_chunk_needs_the_memory_of_its_steps_whatever_their_number(kind, const
     def bytes_of(num_steps, chunk):
         return peak(net, rule, num_steps, constant, engine="fast", chunk=chunk)
 
-    assert bytes_of(24, 3) <= 1.05 * bytes_of(6, 3)
+    assert bytes_of(24, 3) <= 1.25 * bytes_of(3, 3)  # nothing of a chunk is there while the next one is computed
     assert bytes_of(24, 12) > 2 * bytes_of(24, 3)
     assert bytes_of(24, 1) <= 1.05 * bytes_of(6, 1)
 

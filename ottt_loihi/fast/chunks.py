@@ -192,14 +192,17 @@ class _Share:
         self.loss, self.scores = x.new_zeros(()), x.new_zeros(self.samples, net.num_classes)
 
     def learn(self, chunk: int) -> None:
-        """All time steps; nothing of a chunk but the states outlives it."""
+        """All time steps."""
         for start in range(0, self.num_steps, chunk):
-            x = self.x[:, start : start + chunk]
-            with torch.no_grad():
-                passes = self._forward(x, x.shape[1])
-            g = self._compare(passes[-1].u, x.shape[1], start)
-            with torch.no_grad():
-                self._backward(g, passes, x.shape[1])
+            self._learn_chunk(self.x[:, start : start + chunk], start)
+
+    def _learn_chunk(self, x: Tensor, start: int) -> None:
+        """The steps from ``start`` on; nothing but the states outlives them."""
+        with torch.no_grad():
+            passes = self._forward(x, x.shape[1])
+        g = self._compare(passes[-1].u, x.shape[1], start)
+        with torch.no_grad():
+            self._backward(g, passes, x.shape[1])
 
     def _forward(self, x: Tensor, steps: int) -> list[_LayerPass]:
         passes: list[_LayerPass] = []
