@@ -62,7 +62,7 @@ TABLES = [
     ("a,label\n1,x\nnan,y\n3,x\n4,y\n", FILE, "got NaN or infinity: 1 values"),
     ("a,label\n1,x\n2,\n3,x\n4,y\n", FILE, "1 labels are empty"),
     ("a,label\n1,x\n2\n", FILE, "row 3: has 1 cells, the heading 2"),
-    ("a,b\n1,2\n3,4\n", USAGE, "no column 'label'; it has a, b"),
+    ("a,b\n1,2\n3,4\n", USAGE, "no column 'label'; it has a, b; data.label=NAME names the column"),
     ("1,2\n3,4\n", FILE, "its first line holds numbers; expected a heading"),
 ]
 

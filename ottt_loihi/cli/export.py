@@ -48,12 +48,12 @@ GROUPS = {
 def export(
     model: Path = argument(
         "The trained network: model.pt of ottt-train, a .net of lava-dl, a .nir, a model.h5, or "
-        "mynet.py:build, a function that makes a module of snnTorch, SpikingJelly, Norse or sinabs.",
+        "mynet.py:build, a function that returns a module of snnTorch, SpikingJelly, Norse or sinabs.",
         ...,
     ),
     output: Path | None = option("Where to write; default: beside the model.", None, "--output", "-o"),
-    weight_bits: str = option("Bits of weights on the chip: 2 to 8, ternary or binary. For each layer: 8,4,8.", "8"),
-    calibrate: int = option("Number of training samples with which scales and thresholds are chosen.", 0, min=0),
+    weight_bits: str = option("Bits of a weight: 2 to 8, ternary or binary; by layer: 8,4,8.", "8"),
+    calibrate: int = option("Number of training samples to choose scales and thresholds.", 0, min=0),
     input_form: Literal["graded", "bias", "inject"] = option(
         "How constant images are sent: pixels at every step, a current as a bias, or once.", "graded", "--input"
     ),
@@ -73,7 +73,7 @@ def export(
     dry_run: bool = option("Write nothing.", False),
     verify: list[str] | None = VERIFY,
     verify_samples: int = option("Number of samples for --verify and for the kit.", 20, min=1),
-    weights: Path | None = option("For mynet.py:build: the file of its state_dict, or of a checkpoint with one."),
+    weights: Path | None = option("For mynet.py:build: the file of its state_dict, or a checkpoint."),
     readout: Literal["spikes", "last", "max", "sum"] | None = option(
         "For mynet.py:build or a .nir: what the scores are; default: by its last layer."
     ),

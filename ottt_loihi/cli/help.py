@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import rich.box
@@ -37,6 +38,7 @@ def command_class(groups: Mapping[str, str]) -> type[TyperCommand]:
                         options[name].hidden = not everything
             for param in options.values():
                 if getattr(param, "help", None):
+                    _put_default_into_text(param)
                     param.help = escape(param.help)  # else "[mlp]", a default, is read as a colour and not shown
                 if not everything:
                     _hide_type(param)
@@ -58,6 +60,13 @@ def arguments(given: Sequence[str]) -> list[str]:
             err.print(f"note: {name} is now {RENAMED[name]}")
         found.append("--help" if argument == ALL else "=".join([RENAMED.get(name, name), *value]))
     return found
+
+
+def _put_default_into_text(param: Any) -> None:
+    """Append a default as ``[8]``; typer's own ``[default: 8]`` often takes a line of its own."""
+    if isinstance(param.default, str | int | float | Path) and not isinstance(param.default, bool):
+        param.help += f" [{param.default}]"
+        param.show_default = False
 
 
 def _hide_type(param: Any) -> None:

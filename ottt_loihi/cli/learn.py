@@ -29,10 +29,10 @@ GROUPS = {
     "S-TLLR and TESS": "lambda_pre lambda_post alpha_post kappa",
     "Rates": "readout_rate hidden_rate halve_every",
     "Network": "hidden density current_decay membrane_decay plastic",
-    "Chip": "silent_epochs input_lag",
     "Old data": "hlop replay",
     "Stream": "in_order prequential label_share balanced changes",
-    "Running": "checkpoint_every stop_at repeat_in_lava seed",
+    "Running": "seed stop_at checkpoint_every repeat_in_lava",
+    "Chip": "silent_epochs input_lag",
 }
 
 
@@ -41,9 +41,7 @@ def learn(
     model: Path | None = argument("An exported network, model.h5 of ottt-export. Without it: from scratch."),
     transform: Literal["none", "upside-down"] = option("What changes: upside-down turns images by 180°.", "none"),
     epochs: int | None = option("Passes over the training samples; default: 6 from scratch, else 2.", min=1),
-    backend: str = option(
-        "sim is the fast simulator; inprocess and lava give the same result; loihi2 is a chip.", "sim"
-    ),
+    backend: str = option("sim (fast); inprocess or lava (same result); loihi2 (a chip).", "sim"),
     feedback: Literal["kolen-pollack", "random", "symmetric", "opzo", "local"] | None = option(
         "How hidden layers get the error: kolen-pollack (default), random, symmetric, opzo; local for tess."
     ),
@@ -70,7 +68,7 @@ def learn(
         "Samples after which all rates are halved; default: two epochs from scratch, else never (0).", min=0
     ),
     rule: Literal["ottt", "s-tllr", "tess"] = option(
-        "ottt; s-tllr, where inputs after a spike count, too; tess, with an error for each layer.", "ottt"
+        "ottt; s-tllr (also inputs after a spike); tess (local errors).", "ottt"
     ),
     lambda_pre: float | None = option("S-TLLR, TESS: decay of the input's trace, at most 1 - 1/127; default: 0.5."),
     lambda_post: float | None = option("S-TLLR, TESS: decay of the trace of a neuron's surrogate; default: 0.2."),
@@ -124,7 +122,6 @@ def learn(
     """Let a network learn on the chip, in the integers of Lava's learning engine, one sample after the other.
 
     Example: ottt-learn runs/demo/model.h5 --transform upside-down
-
     Without a model, a new 64-128-10 network learns handwritten digits.
     Ctrl-C saves the state; --resume continues, also with another backend.
     """

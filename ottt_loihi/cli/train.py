@@ -25,7 +25,7 @@ GROUPS = {
     "Network": "features beta v_threshold reset bias surrogate",
     "Learning": "batch_size update convention loss class_weights optimizer momentum weight_decay clip_norm schedule "
     "validation stop_at patience",
-    "Running": "engine threads force tensorboard",
+    "Running": "seed engine threads force tensorboard",
 }
 
 
@@ -35,10 +35,10 @@ def train(
     output: Path = option("Folder for model.pt.", Path("runs/train"), "--output", "-o"),
     resume: bool = option("Continue the run in the output folder.", False),
     force: bool = option("Replace the run in the output folder.", False),
-    data: str | None = option("A data set (ottt-data lists them), an .npz file or a folder. [digits]"),
+    data: str | None = option("A data set of ottt-data's list, a file or a folder. [digits]"),
     encoding: str | None = option(
         "Values to spikes: rate, regular, latency, delta, population, thermometer, graded, frames, delays, "
-        "slots, constant. Option: delta:threshold=0.1. [by data]"
+        "slots, constant. [by data]"
     ),
     time_axis: bool | None = TIME_AXIS,
     scale: str | None = option("Scale values to 0 … 1: each channel, all together, or none. [where needed]"),
@@ -80,7 +80,7 @@ def train(
         "The fast engine if it can train the network, or always one of the two. [auto]"
     ),
     threads: int | None = option("CPU threads; the result may depend on it. [1]", min=1),
-    init: str | None = option("Start from the network of this model.pt."),
+    init: str | None = option("Begin with the network of this model.pt."),
     quantize: int | None = option("Train with rounded weights of 2 to 8 bits.", min=2, max=8),
     seed: int | None = option("The same seed gives the same bits. [0]", min=0),
     changes: list[str] | None = option("Any other setting: network.dropout=0.1 …", None, "--set"),
@@ -91,10 +91,8 @@ def train(
     """Train a spiking network and save it as [bold]model.pt[/].
 
     Example: ottt-train configs/mnist-mlp.toml -o runs/mnist
-
     Without options, a network 64-128-10 learns handwritten digits in seconds.
-    Ctrl-C saves the network; --resume then gives the same bits as without a stop.
-    Several processes: torchrun --nproc-per-node 2 -m ottt_loihi.cli.train …
+    Ctrl-C saves the run; --resume continues it and ends with the same bits as without a stop.
     """
     options = dict(locals())  # by name, for TABLES
     from ottt_loihi.training.config import Config, override, read_config

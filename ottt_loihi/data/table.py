@@ -76,7 +76,8 @@ def load_csv(
     for name in special:
         if heading.count(name) != 1:
             found = "no column" if name not in heading else "more than one column"
-            raise UsageError(f"{path}: {found} {name!r}; it has {', '.join(heading[:20])}")
+            cure = "; data.label=NAME names the column of the classes" if name == label else ""
+            raise UsageError(f"{path}: {found} {name!r}; it has {', '.join(heading[:20])}{cure}")
     if sample and window:
         raise UsageError(f"{path}: sample and window exclude each other, got {sample!r} and {window}")
     idle = {
