@@ -72,6 +72,28 @@ def test_arrays_that_do_not_fit(arguments, says):
     assert str(raised.value).startswith("arrays: ")
 
 
+def test_both_halves_are_read_in_one_unit():
+    images = (X * 255).astype(np.uint8).reshape(40, -1)
+    dark = images % 2
+    split = from_arrays(images, Y, dark, Y)
+    np.testing.assert_array_equal(split.x_test, dark / np.float32(255))
+    np.testing.assert_array_equal(from_arrays(dark, Y, images, Y).x_train, dark / np.float32(255))
+    assert not from_arrays(dark.reshape(X.shape), Y, images.reshape(X.shape), Y).time_axis  # no spikes in the test
+    np.testing.assert_array_equal(from_arrays(images / 255, Y, images, Y).x_test, images / np.float32(255))
+    for other in (images.astype(np.int64), images.astype(np.float32), -(images / 255)):
+        for halves in ((images, other), (other, images)):
+            with pytest.raises(UsageError, match=r"only uint8 is divided by 255.* give both the same dtype"):
+                from_arrays(halves[0], Y, halves[1], Y)
+
+
+def test_classes_without_samples_are_named():
+    with_gaps = from_arrays(X, Y * 50)
+    assert with_gaps.num_classes == 151
+    assert any("0 … 150 make 151 classes, of which only 4 have samples" in note for note in with_gaps.notes)
+    assert not from_arrays(X, Y * 50, num_classes=151).notes
+    assert not from_arrays(X, Y).notes
+
+
 def test_settings_out_of_range():
     for settings, says in (
         ({"test_share": 0}, "test_share: "),

@@ -79,7 +79,7 @@ def with_column(name, value):
         (with_column("x", 0.5), "whole pixels"),
         (with_column("p", 2), "0 and 1, or −1 and 1"),
         (with_column("p", -1), "0 and 1, or −1 and 1"),
-        (with_column("t", float("nan")), "finite"),
+        (with_column("t", float("nan")), "t: expected finite numbers, got NaN or infinity in 1 of .* is event 3"),
         (with_column("t", float("inf")), "finite"),
         (with_column("t", 1e19), "times below"),
         ({"t": ["a"], "x": [0], "y": [0], "p": [0]}, "finite numbers"),

@@ -96,11 +96,15 @@ def test_the_command_shows_a_data_set(tmp_path):
 
 
 def test_the_command_fails_in_one_line(tmp_path):
+    np.savez(tmp_path / "a.npz", x=np.ones((10, 4, 3), bool), y=np.arange(10) % 2)
     for arguments, code, says in (
         (("mnist", "-f", tmp_path), 3, "mnist: not found; put train-images"),
         (("-f", tmp_path / "none"), 3, "no such folder"),
         (("minst",), 2, "expected one of digits"),
         (("digits", "--time-axis"), 2, "--time-axis: digits has no option 'time_axis'"),
+        (("digits", "-T", 3), 2, "--time-steps: has an effect only with --encoding or --plot"),
+        ((tmp_path / "a.npz", "-T", 3), 2, "--time-steps: the samples have 4 time steps, got 3; leave it out"),
+        (("--encoding", "delta"), 2, "--encoding: needs a data set; give its name or path"),
         (("digits", "--plot", tmp_path / "spikes.png"), 2, "--plot: expected a file ending in .svg"),
         (("a.npz", "--time-axis", "--set", "data.time_axis=false"), 2, "another option says True; give one of the two"),
     ):

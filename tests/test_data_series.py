@@ -69,6 +69,9 @@ def test_rows_of_one_sample(tmp_path):
         ("x,label\n1,a\nhigh,b\n", {}, "row 3, column 'x': expected a number, found 'high'"),
         ("x,label\n1,a\nnan,a\n3,b\n4,b\n", {}, "1 values in 1 of 4 samples; fill the gaps"),
         ("x,label\n1,a\n2\n", {}, "row 3: has 1 cells, the heading 2"),
+        ("x,label\n\n1,a\n\n,b\n", {}, "row 5, column 'x'"),
+        ("x,label\n\n1,a\n2\n", {}, "row 4: has 1 cells"),
+        ("x,z,label\n1,1,a\n2,2,b\n", {"leave_out": "z"}, "leave_out: expected a list, each item a text, got 'z'"),
         ("1,2\n3,4\n", {}, "its first line holds numbers"),
         ("x,label\n", {}, "expected a heading and rows"),
         ("x,label\n1,a\n2,\n3,b\n", {}, "1 labels are empty"),
@@ -87,6 +90,18 @@ def test_csv_that_does_not_fit(tmp_path, text, options, says):
     (tmp_path / "a.csv").write_text(text)
     with pytest.raises((FileError, UsageError), match=says):
         load_data(tmp_path / "a.csv", **options)
+
+
+def test_texts_that_are_one_number_are_two_classes(tmp_path):
+    rows = [(i, label) for i in range(8) for label in ("1", "01", "99999999999999999999")]
+    split = load_data(csv(tmp_path / "a.csv", rows, "x,label"))
+    assert split.class_names == ("01", "1", "99999999999999999999")
+
+
+def test_one_number_where_a_list_is_expected(real_data):
+    for name, option in (("gas-drift", "train"), ("myo-emg", "sessions"), ("mitbih", "test")):
+        with pytest.raises(UsageError, match=f"{option}: expected a list, each item an integer, got 101"):
+            load_data(name, real_data(name), **{option: 101})
 
 
 def test_lengths():

@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 from ottt_loihi.cli import command
 from ottt_loihi.cli.options import DEBUG, JSON, LOADER_OPTIONS, TIME_AXIS, argument, option, with_options
-from ottt_loihi.errors import FileError
+from ottt_loihi.errors import FileError, UsageError
 from ottt_loihi.report.report import Table
 
 if TYPE_CHECKING:
     from ottt_loihi.data import DataSet, Split
 
 SHOWN = 12  # names of classes
+TIME_STEPS = 6  # of samples without a time axis
 
 
 @with_options
@@ -23,7 +24,9 @@ def data(
     name: str | None = argument("The data to load and describe: a name, a file or a folder."),
     folder: Path | None = option("Folder of the data sets, in place of OTTT_DATA_DIR.", None, "--folder", "-f"),
     encoding: str | None = option("Show the spikes of an encoding: delta, regular, population:neurons=4 …"),
-    time_steps: int = option("Time steps of samples that have no time axis.", 6, "--time-steps", "-T", min=1),
+    time_steps: int | None = option(
+        "Time steps of samples that have no time axis. [6]", None, "--time-steps", "-T", min=1
+    ),
     time_axis: bool | None = TIME_AXIS,
     changes: list[str] | None = LOADER_OPTIONS,
     plot: Path | None = option("Draw the spikes of the first training sample (.svg)."),
@@ -36,6 +39,10 @@ def data(
     ottt-data mnist
     ottt-data mine.npz --encoding delta:threshold=0.05 --plot delta.svg
     """
+    given = {"--encoding": encoding, "--plot": plot, "--time-steps": time_steps, "--time-axis": time_axis}
+    idle = [option for option, value in {**given, "--set": changes or None}.items() if value is not None]
+    if name is None and idle:
+        raise UsageError(f"{idle[0]}: needs a data set; give its name or path, too")
     if name is None:
         result: dict[str, Any] = _listing(folder)
     else:
@@ -45,8 +52,16 @@ def data(
         axis = {} if time_axis is None else {"time_axis": time_axis}
         split = load_data(name, folder, **chosen_options(name, changes or (), folder, **axis))
         result = _contents(split)
+        if time_steps is not None and split.num_steps not in (None, time_steps):
+            raise UsageError(
+                f"--time-steps: the samples have {split.num_steps} time steps, got {time_steps}; leave it out"
+            )
         if encoding is not None or plot is not None:
-            result |= _coded(split, encoding, time_steps, plot)
+            result |= _coded(split, encoding, time_steps or TIME_STEPS, plot)
+        elif time_steps is not None:
+            raise UsageError(
+                "--time-steps: has an effect only with --encoding or --plot; give one of them, or leave it out"
+            )
     if json:
         command.print_json(result)
     elif name is None:

@@ -8,6 +8,7 @@ import zipfile
 import zlib
 from collections.abc import Sequence
 from dataclasses import replace
+from numbers import Integral
 from pathlib import Path
 from typing import IO, Any
 
@@ -84,16 +85,15 @@ def from_arrays(
         raise UsageError(f"{where}expected both x_test and y_test, or neither")
     if x_test is not None and (test_share != TEST_SHARE or seed):
         raise UsageError(f"{where}test_share and seed draw test samples, and these data bring theirs; leave them out")
-    axis, halves, notes = None, [], ()
-    for part, values, labels in (("", x, y), ("_test", x_test, y_test)):
-        if part and values is None:
-            continue
-        values = np.asarray(values)
+    given = [("", np.asarray(x), y), *([] if x_test is None else [("_test", np.asarray(x_test), y_test)])]
+    bits = all(_are_bits(values) or (part and values.dtype.kind == "f") for part, values, _ in given)
+    said = True if time_axis is None and dt is not None else time_axis
+    axis, notes = _time_axis(given[0][1], bits, said, where)
+    halves: list[Any] = []
+    for part, values, labels in given:
         labels, class_names, of_labels = read_labels(np.asarray(labels), f"{where}y{part}", class_names, num_classes)
-        if axis is None:
-            axis, notes = _time_axis(values, True if time_axis is None and dt is not None else time_axis, where)
         values, labels, of_gaps = _without_gaps(values, labels, gaps, f"{where}x{part}")
-        values, of_values = _samples(values, axis, f"{where}x{part}")
+        values, of_values = _samples(values, axis, bits, f"{where}x{part}")
         halves += [values, labels]
         notes = (*notes, *of_gaps, *of_values, *of_labels)
     if x_test is None:
@@ -102,9 +102,17 @@ def from_arrays(
             raise UsageError(f"{where}expected one label per sample, got {len(x)} samples and {len(y)} labels")
         chosen = draw_test(y, test_share, seed, where)
         halves = [some(x, ~chosen), y[~chosen], some(x, chosen), y[chosen]]
+    else:
+        _refuse_two_units(given, halves, where)
+    known = num_classes or len(class_names)
+    classes = 1 + max((int(labels.max()) for labels in halves[1::2] if len(labels)), default=0)
+    used = len(np.union1d(*halves[1::2]))
+    if not known and used < classes - 1:  # a class 0 without samples has a sentence of its own
+        said_of = f"{where}y: the labels 0 … {classes - 1} make {classes} classes, of which only {used} have samples"
+        notes = (*notes, f"{said_of}; renumber them from 0 if there are no others")
     return Split(
         *halves,
-        num_classes or len(class_names),
+        known,
         time_axis=axis > 0,
         name=name,
         class_names=class_names,
@@ -146,7 +154,14 @@ def load_npz(
         )
     settings = {"num_classes": num_classes, "test_share": test_share, "seed": seed, "gaps": gaps, "name": path.name}
     with faults_of(path):
-        said = _says(arrays, {"time_axis": time_axis, "dt": dt, "class_names": tuple(class_names) or None})
+        said = _says(
+            arrays,
+            {
+                "time_axis": time_axis,
+                "dt": dt,
+                "class_names": checks.items(class_names, "class_names", (str, Integral)) or None,
+            },
+        )
         split = from_arrays(*(arrays[name] for name in names), **settings, **said)
     split = split.with_samples(sparse)
     unused = sorted({*left, *(set(arrays) - set(names) - SAYS)})
@@ -159,8 +174,10 @@ def load_unlabelled(path: str | os.PathLike[str], time_axis: bool | int | None =
     if "x" not in arrays:
         raise FileError(f"{path}: expected an array x, found {', '.join(sorted(arrays)[:8]) or 'none'}")
     with faults_of(path):
-        axis, _ = _time_axis(arrays["x"], _says(arrays, {"time_axis": time_axis})["time_axis"], f"{path}: ")
-        return _samples(arrays["x"], axis, "x")[0]
+        x = arrays["x"]
+        bits = _are_bits(x)
+        axis, _ = _time_axis(x, bits, _says(arrays, {"time_axis": time_axis})["time_axis"], f"{path}: ")
+        return _samples(x, axis, bits, "x")[0]
 
 
 def read_arrays(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
@@ -272,10 +289,31 @@ def read_npy(file: IO[bytes], size: int, where: str, fields: bool = False) -> np
     return np.ascontiguousarray(array).astype(dtype.newbyteorder("="), copy=False).reshape(shape)  # 0-d, too
 
 
-def _time_axis(x: np.ndarray, said: bool | int | None, where: str) -> tuple[int, tuple[str, ...]]:
-    """Return the axis of x that is time, 0 for none, and a note if it was inferred."""
+def _are_bits(x: np.ndarray) -> bool:
+    """Return whether x holds integers, all 0 or 1."""
+    return x.dtype.kind in "iub" and x.size > 0 and bool(x.min() >= 0 and x.max() <= 1)
+
+
+def _refuse_two_units(given: list[tuple[str, np.ndarray, Any]], halves: list[Any], where: str) -> None:
+    """Refuse training and test samples of which only one half is divided by 255, unless the other is in [0, 1]."""
+    (_, x, _), (_, x_test, _) = given
+    if isinstance(halves[0], PixelArray) == isinstance(halves[2], PixelArray):
+        return
+    other = x if isinstance(halves[2], PixelArray) else x_test
+    if other.dtype.kind != "f" or not (other.min() >= 0 and other.max() <= 1 + ROUNDING):
+        raise UsageError(
+            f"{where}x_train is {x.dtype} and x_test {x_test.dtype}; only uint8 is divided by 255, so that the two "
+            "would have different units; give both the same dtype"
+        )
+
+
+def _time_axis(x: np.ndarray, bits: bool, said: bool | int | None, where: str) -> tuple[int, tuple[str, ...]]:
+    """Return the axis of x that is time, 0 for none, and a note if it was inferred.
+
+    ``bits``: all samples, those of the test too, are integers of 0 and 1.
+    """
     if said is None:
-        spikes = x.ndim >= 3 and x.dtype.kind in "iub" and x.size > 0 and x.min() >= 0 and x.max() <= 1
+        spikes = x.ndim >= 3 and bits
         if spikes or (x.ndim >= 5 and x.dtype.kind in "iub"):
             what = "spikes" if spikes else "counts"
             return 1, (f"integers {'of 0 and 1 ' if spikes else ''}are {what} with {x.shape[1]} time steps",)
@@ -291,14 +329,13 @@ def _time_axis(x: np.ndarray, said: bool | int | None, where: str) -> tuple[int,
     return axis, ()
 
 
-def _samples(x: np.ndarray, time_axis: int, where: str) -> tuple[SampleArray, tuple[str, ...]]:
+def _samples(x: np.ndarray, time_axis: int, bits: bool, where: str) -> tuple[SampleArray, tuple[str, ...]]:
     """Return the samples in the dtype of a Split, time first, and sentences about what was changed."""
     if x.dtype.kind not in "iufb" or not x.ndim:
         raise UsageError(f"{where}: expected numbers, got {x.dtype if x.ndim else 'one thing, no array (n, …)'}")
     if time_axis > 1:
         x = np.ascontiguousarray(np.moveaxis(x, time_axis, 1))
     whole = x.dtype.kind in "iub"
-    bits = whole and x.size > 0 and x.min() >= 0 and x.max() <= 1
     if time_axis and whole and (bits or x.dtype == np.uint8):
         return x.astype(np.uint8, copy=False), ()
     if not time_axis and x.dtype == np.uint8 and not bits:

@@ -51,8 +51,13 @@ def as_events(events: Any, where: str = "events") -> np.ndarray:
     if len(set(sizes.values())) != 1 or columns["t"].ndim != 1:
         raise UsageError(f"{where}: expected t, x, y, p of one length (N,), got {sizes}")
     for name, column in columns.items():
-        if column.dtype.kind not in "buif" or not np.isfinite(column).all():
+        if column.dtype.kind not in "buif":
             raise UsageError(f"{where}: {name}: expected finite numbers, got {column.dtype}")
+        if (missing := ~np.isfinite(column)).any():
+            raise UsageError(
+                f"{where}: {name}: expected finite numbers, got NaN or infinity in {int(missing.sum())} of "
+                f"{len(column)} events, the first is event {int(missing.argmax())}; remove these events"
+            )
     t, p = columns["t"], columns["p"]
     if t.dtype.kind == "f" and (t != np.rint(t)).any():
         t = np.rint(t * 1e6)

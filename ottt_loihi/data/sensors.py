@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 from collections.abc import Mapping, Sequence
+from numbers import Integral
 
 import numpy as np
 
@@ -62,7 +63,7 @@ def load_gas_drift(
     files = contents(found, "*.dat")
     parts = {}
     for name, batches in (("train", train), ("test", test)):
-        chosen = [checks.integer(batch, name, 1, 10) for batch in batches]
+        chosen = [checks.integer(batch, name, 1, 10) for batch in checks.items(batches, name, Integral)]
         if not chosen:
             raise UsageError(f"gas-drift: {name}: expected batches 1 … 10, got none")
         read = [_gas_batch(files, batch, found) for batch in chosen]
@@ -127,6 +128,8 @@ def load_myo_emg(
         raise UsageError(
             f"myo-emg: expected a window of a multiple of {steps} samples, two a step at least; got {width}"
         )
+    sessions = checks.items(sessions, "sessions", Integral)
+    test_sessions = checks.items(test_sessions, "test_sessions", Integral)
     found = find("myo-emg", MYO_EMG, folder)
     files = contents(found, "*/*.npy")
     people = sorted({name.split("-")[0] for name in files})
@@ -200,9 +203,9 @@ def load_mitbih(
     beats = _annotations(files.get("annotations.csv", b""), str(found.folder))
     halves = []
     for name, records in (("train", train), ("test", test)):
-        if not len(records):
+        chosen = [checks.integer(record, name, 100, 234) for record in checks.items(records, name, Integral)]
+        if not chosen:
             raise UsageError(f"mitbih: {name}: expected records, 100 … 234, got none")
-        chosen = [checks.integer(record, name, 100, 234) for record in records]
         parts = [_beats(files, record, beats, found, num_points) for record in chosen]
         waves, distances, labels = (np.concatenate(arrays) for arrays in zip(*parts))
         x = waves[:, :, None] if form == "series" else np.concatenate([waves, distances], axis=1)

@@ -71,8 +71,8 @@ def load_csv(
         for a column that is not there
     """
     path = Path(path)
-    heading, rows = _read(path)
-    special = [name for name in (label, sample, *leave_out) if name]
+    heading, rows, lines = _read(path)
+    special = [name for name in (label, sample, *checks.items(leave_out, "leave_out", str)) if name]
     for name in special:
         if heading.count(name) != 1:
             found = "no column" if name not in heading else "more than one column"
@@ -91,7 +91,7 @@ def load_csv(
     if not channels:
         raise UsageError(f"{path}: no channels beside {', '.join(special)}")
     checks.one_of(gaps, "gaps", GAPS)
-    x = _numbers(path, heading, rows, channels, gaps)
+    x = _numbers(path, heading, rows, lines, channels, gaps)
     y = _labels([row[heading.index(label)].strip() for row in rows])
     notes = [f"channels: {', '.join(heading[i] for i in channels[:12])}{'…' if len(channels) > 12 else ''}"]
     if window:
@@ -105,27 +105,31 @@ def load_csv(
     return _split(path, notes, x, y, time_axis=timed, dt=dt, test_share=test_share, seed=seed, gaps=gaps)
 
 
-def _read(path: Path) -> tuple[list[str], list[list[str]]]:
-    """Return heading and rows; the delimiter is the most frequent of , ; and tab in the heading."""
+def _read(path: Path) -> tuple[list[str], list[list[str]], list[int]]:
+    """Return heading, rows and each row's line; the delimiter is the most frequent of , ; and tab in the heading."""
     text = read_text(path, MAX_BYTES)
     first = text.split("\n", 1)[0]
     delimiter = max(DELIMITERS, key=first.count)
     try:
-        rows = [row for row in csv.reader(text.splitlines(), delimiter=delimiter) if any(cell.strip() for cell in row)]
+        reader = csv.reader(text.splitlines(), delimiter=delimiter)
+        numbered = [(row, reader.line_num) for row in reader if any(cell.strip() for cell in row)]
     except csv.Error as error:
         raise FileError(f"{path}: not a readable CSV file ({error})") from None
-    if len(rows) < 2:
-        raise FileError(f"{path}: expected a heading and rows, found {len(rows)} lines")
+    if len(numbered) < 2:
+        raise FileError(f"{path}: expected a heading and rows, found {len(numbered)} lines")
+    rows, lines = [row for row, _ in numbered], [line for _, line in numbered]
     heading = [cell.strip() for cell in rows[0]]
     if all(_is_number(cell) for cell in heading):
         raise FileError(f"{path}: its first line holds numbers; expected a heading with a name for each column")
-    for number, row in enumerate(rows[1:], 2):
+    for row, line in numbered[1:]:
         if len(row) != len(heading):
-            raise FileError(f"{path}, row {number}: has {len(row)} cells, the heading {len(heading)}")
-    return heading, rows[1:]
+            raise FileError(f"{path}, row {line}: has {len(row)} cells, the heading {len(heading)}")
+    return heading, rows[1:], lines[1:]
 
 
-def _numbers(path: Path, heading: list[str], rows: list[list[str]], channels: list[int], gaps: str) -> np.ndarray:
+def _numbers(
+    path: Path, heading: list[str], rows: list[list[str]], lines: list[int], channels: list[int], gaps: str
+) -> np.ndarray:
     """Return the channels' numbers; cells that are empty are NaN, where gaps are skipped."""
     found = np.empty((len(rows), len(channels)), np.float64)
     for place, column in enumerate(channels):
@@ -139,7 +143,7 @@ def _numbers(path: Path, heading: list[str], rows: list[list[str]], channels: li
             empty = sum(not cell.strip() for cell in cells)
             what = f"{empty} empty cells, the first" if not cells[bad].strip() else f"{cells[bad][:30]!r}"
             raise FileError(
-                f"{path}, row {bad + 2}, column {heading[column]!r}: expected a number, found {what}; fill the "
+                f"{path}, row {lines[bad]}, column {heading[column]!r}: expected a number, found {what}; fill the "
                 "gaps, skip these samples (gaps=skip), or leave the column out (leave_out)"
             ) from None
     return found
@@ -147,9 +151,11 @@ def _numbers(path: Path, heading: list[str], rows: list[list[str]], channels: li
 
 def _labels(cells: list[str]) -> np.ndarray:
     try:
-        return np.array([int(cell) for cell in cells], np.int64)
-    except ValueError:
+        numbers = np.array([int(cell) for cell in cells], np.int64)
+    except (ValueError, OverflowError):
         return np.array(cells)
+    same = len(set(cells)) == len(set(numbers.tolist()))
+    return numbers if same else np.array(cells)  # "1" and "01" are two classes
 
 
 def _grouped(
