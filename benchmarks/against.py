@@ -67,8 +67,7 @@ def work(tree: str) -> None:
     def prepare(name: str, kind: str, steps: int, update: str) -> Any:
         net, batch = network(name)
         x, labels = figures.inputs(net, batch, steps, kind == "constant", "cpu")
-        if name not in ("VGG-F", "NF-ResNet"):
-            figures.let_fire(net, x, 0.1)
+        figures.let_fire(net, x, 0.1)
         settings = {"update": update, "convention": net.convention}
         if before and update == "sequence" and name not in ("VGG-F", "NF-ResNet"):
             settings["stretch"] = figures.STRETCH

@@ -1,4 +1,4 @@
-"""Products of few events against the library's products, one thread: where ``chunk_connection.FEW_OF_…`` come from.
+"""Products of few events against the library's products, one thread: where ``products.FEW_OF_…`` come from.
 
     python benchmarks/events.py [--rows 32] [--json out.json]
 
@@ -19,7 +19,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from ottt_loihi.fast.chunk_connection import ChunkConnection
+from ottt_loihi.fast.products import Products
 from ottt_loihi.nn.connections import Conv2d, Linear
 
 DENSITIES = (0.02, 0.05, 0.1, 0.2, 0.3, 0.5)
@@ -48,7 +48,7 @@ def milliseconds(run: Callable[[], Any], repeats: int = 11) -> float:
 def measure(synapse: Any, shape: tuple[int, ...], rows: int, density: float) -> list[float]:
     """Forward as a product and as events, gradient as a product and as events."""
     generator = torch.Generator().manual_seed(0)
-    connection = ChunkConnection(synapse, synapse.effective(), False, False, 0.0)
+    connection = Products(synapse, synapse.effective())
     x = (torch.rand(rows, *shape, generator=generator) < density).float()
     x = x.contiguous(memory_format=torch.channels_last) if x.ndim == 4 else x
     g = torch.randn(connection.product(x, few=False).shape, generator=generator)

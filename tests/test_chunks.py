@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from ottt_loihi.errors import TrainingError
-from ottt_loihi.fast import chunk_connection, chunks
+from ottt_loihi.fast import chunks, freed_memory, products
 from ottt_loihi.fast import threads as threads_of
 from ottt_loihi.nn.inputs import ConstantInput
 from ottt_loihi.nn.models import conv, dsr, mlp, nf_resnet34
@@ -86,8 +86,8 @@ def test_gradients_of_every_network_and_rule(kind, rule, constant):
 @pytest.mark.parametrize("surrogate", ["sigmoid", "rectangle", "triangle"])
 @pytest.mark.parametrize("reset", ["zero", "subtract"])
 def test_neurons_and_both_ways_of_multiplying(reset, surrogate, few, monkeypatch):
-    monkeypatch.setattr(chunk_connection, "FEW_OF_LINEAR", few)
-    monkeypatch.setattr(chunk_connection, "FEW_OF_CONV", few)
+    monkeypatch.setattr(products, "FEW_OF_LINEAR", few)
+    monkeypatch.setattr(products, "FEW_OF_CONV", few)
     for kind in NETWORKS:
         net = make(kind, reset=reset, surrogate=surrogate, dropout=0.3)
         net.blocks[0].neuron.v_init = 0.25
@@ -97,7 +97,23 @@ def test_neurons_and_both_ways_of_multiplying(reset, surrogate, few, monkeypatch
             assert_equal(learn(net, make_rule("ottt", update="sequence"), x, labels, chunk=4), expected)
         net.eval()
         expected = learn(net, make_rule("ottt", update="sequence"), x, labels)
-        assert_equal(learn(net, make_rule("ottt", update="sequence"), x, labels, chunk=4), expected)
+        for chunk in (4, 1):
+            assert_equal(learn(net, make_rule("ottt", update="sequence"), x, labels, chunk=chunk), expected)
+
+
+@pytest.mark.parametrize("kind", ["dense", "pooled"])
+def test_single_steps_add_up_events(kind, monkeypatch):
+    summed = set()
+    for name in ("add_rows", "add_patches", "add_patch_gradients"):
+        kernel = getattr(products.event_kernels, name)
+        spy = lambda *args, name=name, kernel=kernel: (summed.add(name), kernel(*args))  # noqa: E731
+        monkeypatch.setattr(products.event_kernels, name, spy)
+    net = make(kind)
+    x, labels = batch(net)
+    expected = learn(net, make_rule("ottt", update="sequence"), x, labels)
+    assert not summed
+    assert_equal(learn(net, make_rule("ottt", update="sequence"), x, labels, chunk=1), expected)
+    assert summed == ({"add_rows"} if kind == "dense" else {"add_patches", "add_patch_gradients"})
 
 
 def test_float32_agrees_within_rounding():
@@ -203,10 +219,10 @@ def test_an_overflow_is_named_by_step_and_layer(block, place):
 def test_a_users_own_settings_of_malloc_stay(given, monkeypatch):
     asked = []
     library = SimpleNamespace(mallopt=lambda *setting: asked.append(setting))
-    monkeypatch.setattr(chunks.ctypes, "CDLL", lambda _: library)
+    monkeypatch.setattr(freed_memory.ctypes, "CDLL", lambda _: library)
     for name in ("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_", "GLIBC_TUNABLES"):
         monkeypatch.delenv(name, raising=False)
     if given:
         monkeypatch.setenv("MALLOC_TRIM_THRESHOLD_", "1000000")
-    chunks._keep_freed_memory.__wrapped__()
+    freed_memory.keep_freed_memory.__wrapped__()
     assert bool(asked) is not given

@@ -1,7 +1,7 @@
 """Several time steps at once: the online rules' fast path on the CPU, for weights that stay as they are for a sequence.
 
 Between two updates no gradient changes what the neurons do. So a chunk of S time steps can go through the network
-layer by layer instead of step by step: one product for all its steps (:mod:`ottt_loihi.fast.chunk_connection`), then
+layer by layer instead of step by step: one product for all its steps (:mod:`ottt_loihi.fast.products`), then
 the neurons' loop over them (:mod:`ottt_loihi.fast.chunk_kernels`), and backwards likewise, without autograd. The
 equations and their gradients are those of :class:`~ottt_loihi.nn.connections.Connection` and
 :class:`~ottt_loihi.nn.neurons.LIF`; memory is that of S steps, whatever T. A layer with a connection to itself
@@ -13,12 +13,10 @@ that is soon done stays whole (:mod:`ottt_loihi.fast.threads`).
 
 from __future__ import annotations
 
-import ctypes
 import math
 import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from threading import Barrier
@@ -30,8 +28,9 @@ from torch import Tensor
 
 from ottt_loihi import checks
 from ottt_loihi.fast import chunk_kernels
-from ottt_loihi.fast.chunk_connection import ChunkConnection, Learning, arrays, memory, of_images
+from ottt_loihi.fast.chunk_connection import ChunkConnection, Learning
 from ottt_loihi.fast.lif import constants, is_on_cpu, knows_surrogate, surrogate_constants
+from ottt_loihi.fast.products import arrays, memory, of_images
 from ottt_loihi.fast.steps import why_not as why_not_steps
 from ottt_loihi.fast.weights_cache import EffectiveWeights, give
 from ottt_loihi.nn.blocks import Block
@@ -87,7 +86,6 @@ class Chunks(NamedTuple):
 
     def accumulate(self, net: Network, x: Input, labels: Tensor, loss: Loss) -> Accumulated:
         """Do :meth:`OnlineRule.accumulate`; raises :class:`TrainingError` where the loss is NaN or infinite."""
-        _keep_freed_memory()
         weights = EffectiveWeights(net, x, self.rule.paths)
         if isinstance(x, ConstantInput):
             x = x.dense()  # the steps read their number alone, and ``weights.first``
@@ -129,18 +127,18 @@ def _layers(net: Network, weights: EffectiveWeights, paths: GradientPaths) -> It
     connections = [block.connection for block in net.blocks] + [net.readout]
     for index, block in enumerate(net.blocks):
         neuron, traced = block.neuron, paths.trace if index else paths.input_trace
-        own = ChunkConnection(block.connection, weights[block.connection], traced, paths.bias_trace, neuron.beta, image)
+        of_both = {"bias_traced": paths.bias_trace, "beta": neuron.beta}
+        own = ChunkConnection(block.connection, weights[block.connection], image, traced=traced, **of_both)
         loop = None
         for branch in block.branches:
-            loop = ChunkConnection(
-                branch.connection, weights[branch.connection], paths.trace, paths.bias_trace, neuron.beta
-            )
+            loop = ChunkConnection(branch.connection, weights[branch.connection], traced=paths.trace, **of_both)
         shape = _kernel_shape(block, connections[index + 1])
         yield _Layer(own, neuron, loop, shape)
         height, width, channels, down, across = shape
         image = None if len(block.shape) == 1 else (channels, height // down, width // across)
     beta = net.blocks[-1].neuron.beta if len(net.blocks) else 0.0
-    yield _Layer(ChunkConnection(net.readout, weights[net.readout], paths.readout_trace, False, beta, image))
+    of_readout = {"traced": paths.readout_trace, "bias_traced": False, "beta": beta}
+    yield _Layer(ChunkConnection(net.readout, weights[net.readout], image, **of_readout))
 
 
 def _kernel_shape(block: Block, following: Connection) -> tuple[int, int, int, int, int]:
@@ -307,20 +305,6 @@ def _in_threads(jobs: Sequence[Any], threads: int) -> None:
         return
     for future in [_pool(threads).submit(job) for job in jobs]:
         future.result()
-
-
-@lru_cache(maxsize=1)
-def _keep_freed_memory() -> None:
-    """Let glibc keep up to 256 MB of freed memory for the next chunk.
-
-    Otherwise glibc returns it to the system, and the page faults of the next chunk took 8 to 30 % of a batch.
-    """
-    if os.environ.keys() & {"MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_", "GLIBC_TUNABLES"}:  # the user decides
-        return
-    with suppress(AttributeError, OSError, TypeError):  # another C library
-        mallopt = ctypes.CDLL(None).mallopt
-        mallopt(-3, 2**25)  # M_MMAP_THRESHOLD, as high as glibc itself sets it at most
-        mallopt(-1, 2**28)  # M_TRIM_THRESHOLD
 
 
 @lru_cache(maxsize=1)

@@ -15,15 +15,14 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from ottt_loihi import checks
 from ottt_loihi.fast.lif import LeanStep, has_kernels, knows_surrogate, like
+from ottt_loihi.fast.products import Products
 from ottt_loihi.fast.weights_cache import EffectiveWeights, give
 from ottt_loihi.nn.blocks import Block, Sent
 from ottt_loihi.nn.connections import Connection, Conv2d, Linear, Readout
 from ottt_loihi.nn.inputs import Input, frames
 from ottt_loihi.nn.network import Network
 from ottt_loihi.nn.neurons import LIF, Stream, Trace
-from ottt_loihi.nn.precision import error_for_product, product_dtype
 from ottt_loihi.rules.base import Accumulated, OnlineRule, Step, accumulated
 from ottt_loihi.rules.losses import Loss, instantaneous
 from ottt_loihi.rules.ottt import OTTT
@@ -85,7 +84,7 @@ class Steps:
         self.sent: Sent = {}
         self.blocks: list[_Memory] = []
         self.skip_sources = {block.skip.source for block in net.blocks if block.skip is not None}
-        self.weights = EffectiveWeights(net, x, rule.paths)
+        self._take_weights(shared=True)
 
     def learn(self, labels: Tensor, loss: Loss, weights_change: bool = False) -> Iterator[Step]:
         """Take the time steps one by one, as :meth:`OnlineRule.learn`.
@@ -94,8 +93,8 @@ class Steps:
         """
         for t, frame in enumerate(frames(self.x)):
             if weights_change and t - 1 in self.learning:
-                del self.weights  # two sets of weights at a time would set the peak of memory
-                self.weights = EffectiveWeights(self.net, self.x, self.paths)
+                del self.weights, self.products  # two sets of weights at a time would set the peak of memory
+                self._take_weights(shared=False)
             with torch.set_grad_enabled(t in self.learning):
                 o = self.step(frame)
                 error = instantaneous(loss, o, labels, self.x.shape[1])
@@ -128,6 +127,10 @@ class Steps:
         self.sent = self.net.remembered([out.detach() for out in outs], past)
         return o
 
+    def _take_weights(self, shared: bool) -> None:
+        self.weights = EffectiveWeights(self.net, self.x, self.paths)
+        self.products = {c: Products(c, self.weights[c], shared=shared) for c in self.net.connections()}
+
     def _charge(self, index: int, block: Block, inputs: list[Tensor | None]) -> Tensor:
         """I[t] without the skip."""
         beta, paths, total = block.neuron.beta, self.paths, None
@@ -145,7 +148,7 @@ class Steps:
 
     def _current(self, connection: Any, x: Tensor, beta: float, traced: bool, bias_traced: bool) -> Tensor:
         """I[t] of one connection; its parameters learn from the trace of its input, kept at the pooled resolution."""
-        weight, bias = self.weights[connection]
+        products, (weight, bias) = self.products[connection], self.weights[connection]
         x = _pooled(connection, x)
         trace, length = x.detach(), 1.0
         if traced or bias_traced:
@@ -158,7 +161,7 @@ class Steps:
             self.traces[connection] = Trace(value, length)
             trace = value
         x, trace = _spread(connection, x), _spread(connection, trace)
-        current = _TracedProduct.apply(x, trace, weight, bias, length if bias_traced else 1.0, connection)
+        current = _TracedProduct.apply(x, trace, weight, bias, length if bias_traced else 1.0, products)
         return connection.after(current.to(weight.dtype))
 
     def _fire(self, index: int, block: Block, current: Tensor) -> Tensor:
@@ -197,42 +200,27 @@ class _TracedProduct(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, trace: Tensor, weight: Tensor, bias: Tensor | None, length: float, connection: Connection
+        ctx: Any, x: Tensor, trace: Tensor, weight: Tensor, bias: Tensor | None, length: float, products: Products
     ) -> Tensor:
         ctx.save_for_backward(trace, weight)
-        ctx.length, ctx.connection, ctx.leaf, ctx.kind = length, connection, weight, product_dtype(weight)
-        return connection.product(x, weight, bias)
+        ctx.length, ctx.products, ctx.leaf = length, products, weight
+        x = x.detach()
+        return products.product(x, True) if products.is_few(x) else products.module.product(x, weight, bias)
 
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
         trace, weight = ctx.saved_tensors
         wants_x, _, wants_weight, wants_bias = ctx.needs_input_grad[:4]
         grad_bias = ctx.length * g.sum([0, *range(2, g.ndim)], dtype=weight.dtype) if wants_bias else None
-        adds = wants_weight and g.ndim == 2 and ctx.kind == weight.dtype and ctx.leaf.grad is not None
-        grad_x, grad_weight = gradients(
-            ctx.kind, ctx.connection, g, trace, weight, (wants_x, wants_weight and not adds)
-        )
+        adds = wants_weight and g.ndim == 2 and ctx.products.kind == weight.dtype and ctx.leaf.grad is not None
+        events = wants_weight and g.ndim == 4 and ctx.products.is_few(trace)
+        wanted = wants_x, wants_weight and not (adds or events)
+        grad_x, grad_weight = ctx.products.gradients(g, trace, wanted)
         if adds:  # no product of its own that is added afterwards
             ctx.leaf.grad.addmm_(g.t(), trace)
+        if events:
+            grad_weight = ctx.products.of_events(g, trace)
         return grad_x, None, grad_weight, grad_bias, None, None
-
-
-def gradients(
-    kind: torch.dtype, connection: Connection, g: Tensor, x: Tensor, weight: Tensor, wanted: tuple[bool, bool]
-) -> tuple[Tensor | None, Tensor | None]:
-    """∂L/∂x and ∂L/∂W of ``connection.product``, those that are wanted: products of dtype ``kind``, in the weight's."""
-    own, (g, factor) = weight.dtype, error_for_product(g, kind)
-    x, weight = x.to(kind), weight.to(kind)
-    if isinstance(connection, Conv2d):
-        geometry = (checks.both(size) for size in (connection.stride, connection.padding, connection.dilation))
-        found = torch.ops.aten.convolution_backward(
-            g, x, weight, None, *geometry, False, [0, 0], connection.groups, (*wanted, False)
-        )[:2]
-    else:
-        found = g @ weight if wanted[0] else None, g.t() @ x if wanted[1] else None
-    if kind == own:
-        return found
-    return tuple(None if part is None else part.to(own).mul_(factor) for part in found)  # type: ignore[return-value]
 
 
 class _Repeated(torch.autograd.Function):

@@ -61,9 +61,11 @@ class Engine:
         if self.recorder is not None:
             return self.recorder.train_batch(net, x, labels, loss, optimizer)
         from ottt_loihi.fast.chunks import Chunks
+        from ottt_loihi.fast.freed_memory import keep_freed_memory
         from ottt_loihi.fast.steps import OneByOne
         from ottt_loihi.fast.threads import one_thread_of_torch
 
+        keep_freed_memory()
         with one_thread_of_torch() as threads:
             x, labels = rule.checked(net, x, labels)
             useful = self.useful_threads(net, x, threads)
