@@ -339,4 +339,4 @@ def save_plot(path: Path, found: dict[str, Counts]) -> None:
         title: (batches, [accuracy(found[name], part) for part in range(len(batches))]) for title, name in names.items()
     }
     with atomic_write(path) as temporary:
-        plots.save_curves(temporary, series, "batch of months", "right answers (%)", percent=True)
+        plots.save_curves(temporary, series, "batch (each of some months)", "right answers (%)", percent=True)

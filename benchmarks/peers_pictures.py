@@ -15,15 +15,22 @@ OURS, OTHERS = "tab:blue", "tab:gray"
 
 
 def training(result: dict[str, Any], folder: Path) -> None:
-    """Draw how many times our time each contender takes: a panel for each network and T, events, the first threads."""
+    """Draw how many times our time each contender takes: a panel for each network and T, events, the first threads.
+
+    All panels have the same logarithmic axis. A contender without a time has the reason in place of its bar.
+    """
     rows = [r for r in result["rows"] if r["input"] == "events" and r["threads"] == result["rows"][0]["threads"]]
     names = list(dict.fromkeys(r["contender"] for r in rows))
-    panels: dict[str, dict[str, float | None]] = {}
+    panels: dict[str, dict[str, float | str | None]] = {}
     for r in rows:
         panel = panels.setdefault(f"{r['network']}, T = {r['steps']}", dict.fromkeys(names))
-        panel[r["contender"]] = r.get("cpu ratio")
-    figure, axes = _bars(panels, "CPU time, ours = 1", "{:.1f}")
+        panel[r["contender"]] = r.get("wall ratio", r.get("failed"))
+    figure, axes = _bars(panels, "time by the clock, ours = 1", "{:.1f}")
+    longest = max(r.get("wall ratio", 1) for r in rows)
     for axis in axes:
+        axis.set(xscale="log", xlim=(0.5, 4 * longest))
+        axis.set_xticks(ticks := [t for t in (1, 2, 5, 10, 20, 50, 100) if t <= longest], [str(t) for t in ticks])
+        axis.xaxis.minorticks_off()
         axis.axvline(1, color="black", linewidth=0.8)
     _save(figure, folder / "peers-training.svg")
 
@@ -40,7 +47,8 @@ def memory(result: dict[str, Any], folder: Path) -> None:
             axis.plot(*line, marker="o", label=name, linewidth=2.5 if name == "ours" else 1.2)
         axis.set(xlabel="T", yscale="log", xscale="log", title=network)
         axis.set_xticks(steps := sorted({r["steps"] for r in rows}), [str(t) for t in steps])
-        axis.xaxis.minorticks_off()
+        axis.set_yticks(ticks := [10, 20, 50, 100, 200, 500, 1000], [f"{t:,}" for t in ticks])
+        axis.minorticks_off()
     axes[0][0].set_ylabel("peak memory of a batch (MiB)")
     axes[0][-1].legend(fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
     _save(figure, folder / "peers-memory.svg")
@@ -50,7 +58,7 @@ def simulation(result: dict[str, Any], folder: Path) -> None:
     """Draw the steps per second of each simulator."""
     rows = result["rows"]
     names = list(dict.fromkeys(r["simulator"] for r in rows))
-    panels: dict[str, dict[str, float | None]] = {}
+    panels: dict[str, dict[str, float | str | None]] = {}
     for r in rows:
         panels.setdefault(r["network"], dict.fromkeys(names))[r["simulator"]] = r["rate"]
     figure, axes = _bars(panels, "time steps per second", "{:,.0f}")
@@ -74,18 +82,19 @@ def accuracy(result: dict[str, Any], folder: Path) -> None:
     _save(figure, folder / "peers-accuracy.svg")
 
 
-def _bars(panels: dict[str, dict[str, float | None]], label: str, form: str) -> tuple[Any, Any]:
-    """Draw a panel of bars for each title, {name: value or None}, the first name on top; return figure and axes."""
+def _bars(panels: dict[str, dict[str, float | str | None]], label: str, form: str) -> tuple[Any, Any]:
+    """Draw a panel of bars for each title, {name: value, or why there is none}; return figure and axes."""
     count = max(map(len, panels.values()))
     figure, axes = pyplot.subplots(
         1, len(panels), figsize=(3.4 * len(panels), 1 + 0.27 * count), squeeze=False, sharey=True
     )
     for axis, (title, found) in zip(axes[0], panels.items()):
         colours = [OURS if name.startswith("our") else OTHERS for name in found]
-        axis.barh(list(found), [value or 0 for value in found.values()], color=colours)
-        for place, value in enumerate(found.values()):
-            said = form.format(value) if value else "failed"
-            axis.annotate(said, (value or 0, place), (3, 0), textcoords="offset points", va="center", fontsize=8)
+        lengths = [0 if isinstance(value, str) else value or 0 for value in found.values()]
+        axis.barh(list(found), lengths, color=colours)
+        for place, (length, value) in enumerate(zip(lengths, found.values())):
+            said = form.format(length) if length else value or "failed"
+            axis.annotate(said, (max(length, 1), place), (3, 0), textcoords="offset points", va="center", fontsize=8)
         axis.margins(x=0.2)
         axis.set_title(title, fontsize=10)
         axis.set_xlabel(label)
