@@ -31,3 +31,13 @@ def test_a_drawing_uses_its_width(monkeypatch):
     for left, right, arrow in zip(boxes[:-1], boxes[1:], arrows, strict=True):
         assert arrow.x0 - left.x1 < 20
         assert right.x0 - arrow.x1 < 20
+
+
+def test_curves_begin_at_zero(monkeypatch):
+    """Firing rates that differ by a few per cent looked like a rise from nothing."""
+    from ottt_loihi.report import plots
+
+    monkeypatch.setattr(plots, "_svg", lambda figure: figure.axes[0].get_ylim())
+    low, high = plots.curves({"hidden 1": ([1, 2], [0.079, 0.084])}, "time step", "spikes")
+    assert low == 0
+    assert 0.084 < high < 0.1

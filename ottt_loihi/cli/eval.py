@@ -16,7 +16,7 @@ def evaluate_model(
     model: Path = argument("The trained network, model.pt.", ...),
     time_steps: list[int] | None = option("Time steps to test with. Repeatable.", None, "--time-steps", "-T", min=1),
     data: str | None = option("Data set; default: that of the training."),
-    plot: Path | None = option("Draw each layer's firing rate over time (.svg, .png)."),
+    plot: Path | None = option("Draw each layer's firing rate over time (.svg)."),
     json: bool = JSON,
     debug: bool = DEBUG,
 ) -> None:
@@ -77,7 +77,7 @@ def _drawing(rates: Any) -> str:
     from ottt_loihi.report import plots
 
     steps = list(range(1, rates.shape[1] + 1))
-    series = {f"layer {index + 1}": (steps, rate) for index, rate in enumerate(rates)}
+    series = {f"hidden {index + 1}": (steps, rate) for index, rate in enumerate(rates)}
     return plots.curves(series, "time step", "spikes per neuron and step")
 
 

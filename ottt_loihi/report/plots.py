@@ -37,7 +37,7 @@ STYLE = {
 def curves(
     series: Mapping[str, tuple[Sequence[float], Sequence[float]]], x_label: str, y_label: str, percent: bool = False
 ) -> str:
-    """Draw lines over one x axis: name → (x, y)."""
+    """Draw lines over one x axis, from y = 0 on: name → (x, y ≥ 0)."""
     with _axes() as (figure, axes):
         _draw_curves(axes, series, x_label, y_label, percent)
         return _svg(figure)
@@ -65,7 +65,6 @@ def save_panels(
     with _axes(len(panels)) as (figure, axes):
         for ax, (y_label, series) in zip(np.ravel(axes), panels.items()):
             _draw_curves(ax, series, x_label, y_label, percent=False)
-            ax.set_ylim(bottom=0)
         _save_png(figure, path)
 
 
@@ -73,8 +72,8 @@ def _draw_curves(axes: Any, series: Mapping[str, Any], x_label: str, y_label: st
     for name, (x, y) in series.items():
         axes.plot(x, np.asarray(y, float) * (100 if percent else 1), marker="o", markersize=3, label=name)
     axes.set(xlabel=x_label, ylabel=y_label)
-    if percent:  # the same axis for every accuracy, so that two curves can be compared
-        axes.set_ylim(0, 102)
+    top = 102 if percent else 1.1 * axes.dataLim.ymax  # the same axis for every accuracy, to compare two curves
+    axes.set_ylim(0, top or 1)
     axes.legend()
 
 
