@@ -1,4 +1,4 @@
-"""Networks that other frameworks train on digits: there, here, on the chip, and trained on with OTTT at 4 bits.
+"""Networks that other frameworks train on digits: there, here, on the chip, and fine-tuned with OTTT at 4 bits.
 
     make frameworks                                    the environment, its tests, and the short form of this
     .venv-frameworks/bin/python benchmarks/frameworks.py
@@ -297,7 +297,7 @@ def main() -> None:
     short = parser.parse_args().short
     warnings.filterwarnings("ignore", module="snntorch")
     torch.set_num_threads(1)
-    print("| network | module | here | chip | spikes that differ on the chip | 4 bits | 4 bits, trained on | by NIR |")
+    print("| network | module | here | chip | spikes that differ on the chip | 4 bits | 4 bits, fine-tuned | by NIR |")
     print("|---|---|---|---|---|---|---|---|")
     data = load(short)
     for title in NETWORKS:
