@@ -125,3 +125,53 @@ def test_the_python_of_the_sensor_page_runs(tmp_path, monkeypatch, capsys):
         exec(block, names)
     accuracy = (names["found"].predictions == names["data"].split.y_test).mean()
     assert accuracy >= 0.9, capsys.readouterr().out
+
+
+def test_the_python_of_the_data_page_runs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    rng = np.random.default_rng(0)
+    names = {"x": rng.random((20, 8, 8)), "y": np.arange(20) % 2, "spikes": rng.random((20, 6, 8, 8)) < 0.5}
+    np.savez("mine.npz", x=names["x"], y=names["y"])
+    (block,) = re.findall(r"```python\n(.+?)```", (ROOT / "docs/data.md").read_text(), re.S)
+    exec(block, names)
+    assert names["split"].x_train.shape[1:] == (8, 8)
+
+
+@pytest.mark.slow
+def test_the_python_of_the_page_on_learning_runs(tmp_path, monkeypatch):
+    pytest.importorskip("torch")
+    from ottt_loihi.sim import storage
+
+    import ottt_loihi as ol
+
+    digits = ol.load_data("digits")
+    net = ol.mlp((64, 32, 10), input_shape=(8, 8))
+    ol.Trainer(net, ol.OTTT()).fit(digits, epochs=2)
+    monkeypatch.chdir(tmp_path)
+    Path("runs/first").mkdir(parents=True)
+    storage.save(ol.export(net).chip, "runs/first/model.h5")
+    spikes, labels = ol.rate_code(digits.x_train[:500], num_steps=6), digits.y_train[:500]
+    parts = {name: (spikes[i : i + 40], labels[i : i + 40]) for i, name in enumerate(("monday", "tuesday", "new_data"))}
+    names = {**parts, "old_x": spikes, "old_labels": labels, "old_images": spikes[:40], "new_images": spikes[40:80]}
+    blocks = re.findall(r"```python\n(.+?)```", (ROOT / "docs/onchip.md").read_text(), re.S)
+    assert len(blocks) == 2
+    for block in blocks:
+        exec(block, names)
+    assert len(names["lateral"]) == 2
+
+
+@pytest.mark.lava
+@pytest.mark.parametrize("page", ["howto.md", "training.md"])
+def test_the_python_for_slayers_blocks_runs(page):
+    torch = pytest.importorskip("torch")
+    slayer = pytest.importorskip("lava.lib.dl.slayer")
+    neuron = {"threshold": 1.25, "current_decay": 1.0, "voltage_decay": 0.03, "tau_grad": 0.03, "scale_grad": 3}
+    net = torch.nn.Module()
+    net.blocks = torch.nn.ModuleList([slayer.block.cuba.Dense(neuron, 64, 10)])
+    names = {"net": net, "x": (torch.rand(8, 64, 10) < 0.5).float(), "labels": torch.randint(10, (8,))}
+    before = {name: p.detach().clone() for name, p in net.named_parameters()}
+    names["optimizer"] = torch.optim.Adam(net.parameters())
+    blocks = re.findall(r"```python\n(.+?)```", (ROOT / "docs" / page).read_text(), re.S)
+    (block,) = [block for block in blocks if "slayer" in block]
+    exec(block, names)
+    assert any(not torch.equal(before[name], p) for name, p in net.named_parameters())
