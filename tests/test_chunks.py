@@ -9,13 +9,44 @@ import torch
 from ottt_loihi.errors import TrainingError
 from ottt_loihi.fast import chunks, freed_memory, products
 from ottt_loihi.fast import threads as threads_of
+from ottt_loihi.nn.blocks import Block, Branch, Skip
+from ottt_loihi.nn.connections import Conv2d, Linear, Readout
 from ottt_loihi.nn.inputs import ConstantInput
 from ottt_loihi.nn.models import conv, dsr, mlp, nf_resnet34
+from ottt_loihi.nn.network import Network
+from ottt_loihi.nn.neurons import LIF
 from ottt_loihi.rules import make_rule
 from ottt_loihi.rules.losses import CrossEntropy, Distilled, SquaredError
 from ottt_loihi.training.engine import choose
 
 T = 7
+
+
+def residual(reset="subtract", surrogate="rectangle", convention="paper", dropout=0.0):
+    """A stream from a current that was pooled, and shortcuts to images and past them."""
+    connections = [
+        Conv2d(3, 6, 5, True, padding=2, pool_after=(3, 2, 1)),  # 9 × 8 → 5 × 4
+        Conv2d(6, 34, 3, True, padding=1),
+        Conv2d(34, 6, 3, True, padding=1),
+        Linear(24, 40, True, pool=2),
+    ]
+    ways = {
+        2: [Branch(Conv2d(6, 6, 1), 0, 0)],
+        3: [Branch(Linear(24, 40, pool=2), 2, 0), Branch(Linear(120, 40), 0, 0)],
+    }
+    blocks = [
+        Block(
+            connection,
+            LIF(0.5, 1.0, reset, surrogate, convention),
+            branches=ways.get(index, ()),
+            skip=Skip(0, 0.9) if index == 2 else None,
+            dropout=dropout,
+        )
+        for index, connection in enumerate(connections)
+    ]
+    return Network(blocks, Readout(40, 4, True), input_shape=(3, 9, 8), time_steps=T, convention=convention)
+
+
 IMAGE = {"input_shape": (3, 9, 8), "num_classes": 4, "time_steps": T}
 NETWORKS = {  # wide enough for products of events, and not
     "dense": lambda **common: mlp((30, 40, 33, 4), bias=True, time_steps=T, **common),
@@ -23,6 +54,8 @@ NETWORKS = {  # wide enough for products of events, and not
     "sws recurrent": lambda **common: mlp((30, 40, 4), standardized=True, recurrent=True, time_steps=T, **common),
     "pooled": lambda **common: conv("40C3-AP2-36C3-GAP", bias=True, **IMAGE, **common),
     "sws": lambda **common: conv("34C3-33C5-AP2-8C3S2-40F", standardized=True, bias=True, **IMAGE, **common),
+    "residual": residual,
+    "shortcuts": lambda **common: mlp((30, 40, 40, 40, 4), shortcuts=True, time_steps=T, **common),
     "grouped": lambda **common: conv("6C3-8C3G2-AP2-40F", bias=False, **IMAGE, **common),
 }
 
@@ -189,9 +222,11 @@ def test_frozen_parameters_stay_without_gradient():
 @pytest.mark.parametrize(
     ("net", "message"),
     [
-        (lambda: conv("3C3-3C3-GAP", feedback=True), "block 1 has a connection from elsewhere"),
-        (lambda: mlp((6, 5, 5, 3), shortcuts=True), "block 2 has a residual stream"),
-        (lambda: nf_resnet34(3, input_shape=(2, 16, 16), stages=((4, 1),)), "block 1 .*image's size"),
+        (lambda: conv("3C3-3C3-GAP", feedback=True), "block 1 has a delayed connection from elsewhere"),
+        (
+            lambda: nf_resnet34(3, input_shape=(2, 16, 16), stages=((4, 1),), convention="authors"),
+            "block 3 has neurons",
+        ),
         (lambda: dsr((6, 5, 3)), "dsr|neurons"),
     ],
 )

@@ -34,6 +34,7 @@ def networks(draw):
     shape = (2, 6, 4) if image else (5,)
     beta, blocks, input_shape = draw(st.sampled_from([0.0, 0.5, 0.9, 1.0])), [], shape
     same = draw(st.booleans())  # all layers of one shape: streams and shortcuts fit
+    delayed = draw(st.booleans())
     count = draw(st.integers(1, 3))
     shapes = []
     for index in range(count):
@@ -48,6 +49,7 @@ def networks(draw):
             pool = None if same or index == 0 or min(shape[1:]) < 2 else draw(st.sampled_from([None, 2]))
             out = 3 if not same else 2
             more = {} if same else {"stride": draw(st.sampled_from([1, 1, 2]))}
+            more |= {"pool_after": draw(st.sampled_from([None, (3, 1, 1)]))}
             connection = Conv2d(shape[0], out, 3, bias, generator, padding=1, pool=pool, **more, **scales)
         else:
             connection = Linear(shape[0], 5 if same else draw(st.integers(2, 6)), bias, generator, **scales)
@@ -56,8 +58,8 @@ def networks(draw):
         branches = []
         for source in range(count if same else 0):
             if source < index and draw(st.booleans()):
-                branches.append(Branch(_between(draw, shape, generator), source, 0))
-            if draw(st.integers(0, 3)) == 0:
+                branches.append(Branch(_between(draw, shape, generator, delayed), source, 0))
+            if delayed and draw(st.integers(0, 3)) == 0:
                 branches.append(Branch(_between(draw, shape, generator), source, draw(st.integers(1, 3))))
         skip = Skip(index - 1, 0.7) if same and index and draw(st.booleans()) else None
         surrogate = draw(st.sampled_from([Sigmoid(), Sigmoid(2.0), Rectangle(), Triangle()]))
@@ -77,11 +79,11 @@ def networks(draw):
     return Network(blocks, readout, input_shape=input_shape, time_steps=5, convention=convention).double()
 
 
-def _between(draw, shape, generator):
+def _between(draw, shape, generator, enlarging=True):
     bias = draw(st.booleans())
     if len(shape) == 1:
         return Linear(shape[0], shape[0], bias, generator)
-    if min(shape[1:]) % 2 == 0 and draw(st.booleans()):
+    if enlarging and min(shape[1:]) % 2 == 0 and draw(st.booleans()):
         return Conv2d(shape[0], shape[0], 3, bias, generator, padding=1, pool=2, upsample=2)
     return Conv2d(shape[0], shape[0], 3, bias, generator, padding=1)
 

@@ -22,6 +22,18 @@ class ChunkConnection(Products):
     bias_traced: bool  # whether that of b uses Λ
     beta: float
 
+    def current(self, x: Tensor, few: bool) -> Tensor:
+        """Return I of every row, in the memory of channels last."""
+        return self.module.after(self.product(x, few))
+
+    def of_current(self, g: Tensor, x: Tensor) -> Tensor:
+        """Return the gradient of the product from g = ∂L/∂I."""
+        pool = getattr(self.module, "pool_after", None)
+        if pool is None:
+            return g
+        product = x.new_empty(len(x), *self.module.convolved(x.shape[2:]), g.shape[1]).permute(0, 3, 1, 2)
+        return torch.ops.aten.avg_pool2d_backward(g, product, *([n, n] for n in pool), False, True, None)
+
 
 class Learning:
     """The sums of a connection's gradients over the time steps of some samples, and the trace that goes on.

@@ -33,7 +33,7 @@ from ottt_loihi.fast.lif import constants, is_on_cpu, knows_surrogate, surrogate
 from ottt_loihi.fast.products import arrays, memory, of_images
 from ottt_loihi.fast.steps import why_not as why_not_steps
 from ottt_loihi.fast.weights_cache import EffectiveWeights, give
-from ottt_loihi.nn.blocks import Block
+from ottt_loihi.nn.blocks import Block, Skip
 from ottt_loihi.nn.connections import Connection, Conv2d, Linear
 from ottt_loihi.nn.inputs import ConstantInput, Input
 from ottt_loihi.nn.network import Network
@@ -53,18 +53,23 @@ def why_not(net: Network, rule: OnlineRule, loss: Loss) -> str:
         return "SLTT-K picks single time steps"
     if type(loss) not in (SquaredError, CrossEntropy, Distilled):
         return "a loss of your own is computed step by step"
+    loops = {index for index, block in enumerate(net.blocks) if any(branch.delay for branch in block.branches)}
     for index, block in enumerate(net.blocks):
-        connection, where = block.connection, f"block {index + 1} has"
-        if len(block.branches) > 1 or any(not _is_loop(branch, index) for branch in block.branches):
-            return f"{where} a connection from elsewhere than the block before and itself one step later"
-        if block.skip is not None:
-            return f"{where} a residual stream"
+        where = f"block {index + 1} has"
+        if any(branch.delay and not _is_loop(branch, index) for branch in block.branches):
+            return f"{where} a delayed connection from elsewhere than itself one step before"
+        if sum(branch.delay > 0 for branch in block.branches) > 1:
+            return f"{where} several connections to itself"
+        if any(_pool_behind(net, branch.source) != branch.connection.pool for branch in block.branches):
+            return f"{where} a shortcut that pools otherwise than the block before it"
+        if block.skip is not None and block.skip.source in loops:
+            return f"{where} the residual stream of a recurrent block"
         if type(block.neuron) is not LIF or not knows_surrogate(block.neuron.surrogate):
             return f"{where} neurons or a surrogate without kernels"
-        if block.branches and block.branches[0].connection.bias is not None and net.convention == "authors":
+        if index in loops and _loop(block).connection.bias is not None and net.convention == "authors":
             return f"{where} a recurrent bias that acts from the second step on"
-        if isinstance(connection, Conv2d) and (connection.upsample != 1 or connection.pool_after is not None):
-            return f"{where} a convolution that changes the image's size around it"
+        if any(getattr(connection, "upsample", 1) != 1 for connection in block.connections):
+            return f"{where} a convolution that enlarges its image"
     place = net.readout.weight
     return "" if is_on_cpu(place) else f"the network is on {place.device} in {place.dtype}, chunks are for CPUs"
 
@@ -72,6 +77,17 @@ def why_not(net: Network, rule: OnlineRule, loss: Loss) -> str:
 def _is_loop(branch: Any, index: int) -> bool:
     linear = isinstance(branch.connection, Linear) and branch.connection.pool is None
     return branch.source == index and branch.delay == 1 and linear
+
+
+def _loop(block: Block) -> Any:
+    """The block's connection to itself, if it has one."""
+    return next((branch for branch in block.branches if branch.delay), None)
+
+
+def _pool_behind(net: Network, index: int) -> Any:
+    """The pooling of a block's spikes on their way to the next one."""
+    following = net.blocks[index + 1].connection if index + 1 < len(net.blocks) else net.readout
+    return following.pool
 
 
 class Chunks(NamedTuple):
@@ -112,6 +128,8 @@ class _Layer:
     connection: ChunkConnection
     neuron: LIF | None = None
     loop: ChunkConnection | None = None  # from the neurons to themselves, one step later
+    shortcuts: Sequence[tuple[int, ChunkConnection]] = ()  # from earlier layers, with the indices of those
+    skip: Skip | None = None
     shape: tuple[int, ...] = (1, 1, 0, 1, 1)  # of the neurons' kernels
 
     @property
@@ -124,18 +142,25 @@ class _Layer:
 def _layers(net: Network, weights: EffectiveWeights, paths: GradientPaths) -> Iterator[_Layer]:
     """The network's layers, the readout last."""
     image: tuple[int, ...] | None = None
+    images = []  # of the blocks, as their spikes leave
     connections = [block.connection for block in net.blocks] + [net.readout]
     for index, block in enumerate(net.blocks):
         neuron, traced = block.neuron, paths.trace if index else paths.input_trace
         of_both = {"bias_traced": paths.bias_trace, "beta": neuron.beta}
         own = ChunkConnection(block.connection, weights[block.connection], image, traced=traced, **of_both)
-        loop = None
+        loop, shortcuts = None, []
         for branch in block.branches:
-            loop = ChunkConnection(branch.connection, weights[branch.connection], traced=paths.trace, **of_both)
+            source = None if branch.delay else images[branch.source]
+            more = ChunkConnection(branch.connection, weights[branch.connection], source, traced=paths.trace, **of_both)
+            if branch.delay:
+                loop = more
+            else:
+                shortcuts.append((branch.source, more))
         shape = _kernel_shape(block, connections[index + 1])
-        yield _Layer(own, neuron, loop, shape)
+        yield _Layer(own, neuron, loop, shortcuts, block.skip, shape)
         height, width, channels, down, across = shape
         image = None if len(block.shape) == 1 else (channels, height // down, width // across)
+        images.append(image)
     beta = net.blocks[-1].neuron.beta if len(net.blocks) else 0.0
     of_readout = {"traced": paths.readout_trace, "bias_traced": False, "beta": beta}
     yield _Layer(ChunkConnection(net.readout, weights[net.readout], image, **of_readout))
@@ -151,12 +176,13 @@ def _kernel_shape(block: Block, following: Connection) -> tuple[int, int, int, i
 
 class _LayerPass(NamedTuple):
     """A layer's forward pass of a chunk: its input (None: constant), whether few values of it are not 0, u (o for the
-    readout), and the current of its loop."""
+    readout), the input of its loop, and those of its shortcuts with whether they are few."""
 
     x: Tensor | None
     few: bool
     u: Tensor
     loop: Tensor | None = None
+    shortcuts: Sequence[tuple[Tensor, bool]] = ()
 
 
 class _Share:
@@ -184,10 +210,12 @@ class _Share:
         self.v = [x.new_full((self.samples * layer.size,), layer.neuron.v_init) for layer in layers if layer.neuron]
         self.fired = [x.new_zeros(self.samples, layer.size) if layer.loop else None for layer in layers]
         connections = [c for layer in layers for c in (layer.connection, layer.loop) if c is not None]
+        connections += [c for layer in layers for _, c in layer.shortcuts]
         self.learning = {id(connection): Learning(connection, self.samples) for connection in connections}
         self.first = None if first is None else of_images(first.detach()[part])
         self.constant = None if first is None else torch.zeros_like(self.first)  # the gradient of the first current
         self.loss, self.scores = x.new_zeros(()), x.new_zeros(self.samples, net.num_classes)
+        self.sources = {layer.skip.source for layer in layers if layer.skip is not None}
 
     def learn(self, chunk: int) -> None:
         """All time steps."""
@@ -205,19 +233,29 @@ class _Share:
     def _forward(self, x: Tensor, steps: int) -> list[_LayerPass]:
         passes: list[_LayerPass] = []
         out = None if self.first is not None else of_images(self.layers[0].connection.module.before(x.flatten(0, 1)))
+        outs: list[Tensor] = []  # the spikes of each layer, pooled, channels last
+        currents: dict[int, Tensor] = {}  # of the layers whose current skips bring
         for index, layer in enumerate(self.layers):
             few = out is not None and layer.connection.is_few(out)
-            current = self.first if out is None else layer.connection.product(out, few)
+            current = self.first if out is None else layer.connection.current(out, few)
+            shortcuts = []
+            for source, connection in layer.shortcuts:
+                arriving = _input(outs[source], connection)
+                shortcuts.append((arriving, connection.is_few(arriving)))
+                current = current + connection.current(*shortcuts[-1])
+            if layer.skip is not None:
+                current = current.add(currents[layer.skip.source], alpha=layer.skip.factor)
             if layer.neuron is None:
                 passes.append(_LayerPass(out, few, current))  # type: ignore[arg-type]
                 break
+            if index in self.sources:  # a copy: the neurons write u over it
+                currents[index] = current.repeat_interleave(steps, 0) if out is None else current.clone()
             fire = self._fire if layer.loop is None else self._fire_in_loop
             u, sent, back = fire(index, current, out is not None, steps)  # type: ignore[arg-type]
-            passes.append(_LayerPass(out, few, u, back))
+            passes.append(_LayerPass(out, few, u, back, shortcuts))
             channels, down, across = layer.shape[2], layer.shape[0] // layer.shape[3], layer.shape[1] // layer.shape[4]
-            sent = sent.view(-1, down, across, channels)
-            following = self.layers[index + 1].connection.module
-            out = sent.permute(0, 3, 1, 2) if isinstance(following, Conv2d) else sent.flatten(1)
+            outs.append(sent.view(-1, down, across, channels))
+            out = _input(outs[-1], self.layers[index + 1].connection)
         return passes
 
     def _fire(self, index: int, current: Tensor, varies: bool, steps: int) -> tuple[Tensor, Tensor, None]:
@@ -268,22 +306,33 @@ class _Share:
 
     def _backward(self, g: Tensor, passes: Sequence[_LayerPass], steps: int) -> None:
         """From ∂L/∂o to the gradients of everything."""
+        spikes: dict[int, Tensor] = {}  # ∂L/∂ the pooled spikes of each layer, flat, channels last
+        streams: dict[int, Tensor] = {}  # what skips bring of ∂L/∂I, likewise
         for index in range(len(self.layers) - 1, -1, -1):
             layer, done = self.layers[index], passes[index]
-            connection = layer.connection
             if layer.neuron is not None:
-                g = self._error(index, done, g, steps)
+                g = self._error(index, done, spikes.pop(index), streams.pop(index, None), steps)
+            if layer.skip is not None:
+                _add(streams, layer.skip.source, memory(g) * layer.skip.factor)
+            for (source, connection), (x, few) in zip(layer.shortcuts, done.shortcuts, strict=True):
+                own = connection.of_current(g.clone() if connection.traced else g, x)  # learning spends it
+                _add(spikes, source, memory(connection.gradients(own, x, (True, False))[0]))
+                self.learning[id(connection)].add(own, x, few, steps)
             if layer.loop is not None:
-                own = g.clone() if layer.loop.traced else g  # learning spends it
+                own = g.clone() if layer.loop.traced else g
                 self.learning[id(layer.loop)].add(own, done.loop, layer.loop.is_few(done.loop), steps)
             if done.x is None:
                 return
-            before = connection.gradients(g, done.x, (True, False))[0] if index else None
-            self.learning[id(connection)].add(g, done.x, done.few, steps)
-            g = before  # type: ignore[assignment]
+            g = layer.connection.of_current(g, done.x)
+            if index:
+                _add(spikes, index - 1, memory(layer.connection.gradients(g, done.x, (True, False))[0]))
+            self.learning[id(layer.connection)].add(g, done.x, done.few, steps)
 
-    def _error(self, index: int, done: _LayerPass, g: Tensor, steps: int) -> Tensor:
-        """∂L/∂I of every step, in the memory of u; where the current is constant, its sum too."""
+    def _error(self, index: int, done: _LayerPass, g: Tensor, stream: Tensor | None, steps: int) -> Tensor:
+        """∂L/∂I of every step, in the memory of u; where the current is constant, its sum too.
+
+        g: ∂L/∂ the pooled spikes; stream: what skips bring
+        """
         layer, neuron, u = self.layers[index], self.layers[index].neuron, done.u
         assert neuron is not None
         total, lengths = self.nothing, np.ones(steps, self.number)
@@ -291,11 +340,25 @@ class _Share:
             total = memory(self.constant)  # type: ignore[arg-type]
             if layer.connection.traced:
                 lengths = self.learning[id(layer.connection)].lengths(steps).astype(self.number)
-        states = (*arrays(u, memory(g), self.masks[index]), lengths, total.numpy())
+        states = (*arrays(u, g, self.masks[index]), lengths, total.numpy())
         how = layer.shape, self.number(neuron.v_threshold), *surrogate_constants(neuron, self.number)
         chunk_kernels.error(*states, self.samples, steps, *how)
+        if stream is not None:
+            u.add_(stream)
+            if done.x is None:
+                of_steps = stream.view(self.samples, steps, -1) * torch.from_numpy(lengths)[:, None]
+                total.add_(of_steps.sum(1).view(-1))
         u = u.view(self.samples * steps, *layer.shape[:3])
         return u.permute(0, 3, 1, 2) if isinstance(layer.connection.module, Conv2d) else u.flatten(1)
+
+
+def _input(spikes: Tensor, connection: ChunkConnection) -> Tensor:
+    """The pooled spikes of a layer ``(rows, height, width, channels)`` as a connection takes them."""
+    return spikes.permute(0, 3, 1, 2) if isinstance(connection.module, Conv2d) else spikes.flatten(1)
+
+
+def _add(sums: dict[int, Tensor], index: int, part: Tensor) -> None:
+    sums[index] = part if index not in sums else sums[index].add_(part)
 
 
 def _in_threads(jobs: Sequence[Any], threads: int) -> None:
