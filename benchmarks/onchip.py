@@ -151,11 +151,10 @@ def scratch_table(rows: list[tuple[Experiment, dict[str, Any]]]) -> str:
 def scratch_section(rows: list[tuple[Experiment, dict[str, Any]]]) -> str:
     return (
         "## From scratch\n\n`ottt-learn` with its defaults and the options of each row, "
-        f"{EPOCHS_FROM_SCRATCH} epochs unless said. The table has the test accuracy on 10,000 images. After an epoch "
-        'it is that of the weights of that moment. "To deploy" is that of the mean of the weights, with 8 bits. '
-        '"Required" is the '
-        'target of this project, "at their limit" the share of the weights at −256 or 255 in the connection that has '
-        'most of them, and "s" the seconds by the clock, mostly beside other work.'
+        f"{EPOCHS_FROM_SCRATCH} epochs unless said. The table has the test accuracy on 10,000 images: after each epoch "
+        'with the weights of that moment, and in the column "to deploy" with the mean of the weights, rounded to 8 '
+        'bits. "Required" is the target of this project. "At their limit" is the share of the weights at −256 or 255, '
+        'in the connection that has most of them. "s" are seconds by the clock, mostly beside other work.'
         f"\n\n{scratch_table(rows)}\n"
     )
 
@@ -179,8 +178,8 @@ def write(docs: Path, sections: list[str], whole: bool) -> None:
         "# Learning on the chip, measured\n\n`make onchip` measures this page on the CPU, in our simulator, which has "
         "the same bits as Lava's learning engine. The options are explained in [onchip.md](onchip.md). Unless a "
         f"section says otherwise: images are rate-coded, T = {T}, one sample at a time, seed 0. Each synapse is "
-        "rounded by itself, the error goes directly to hidden layers through fixed random weights, and the learning "
-        "rates are those of version 0.1.\n"
+        "rounded with a random number of its own, the error goes directly to hidden layers through fixed random "
+        "weights, and the learning rates are those of version 0.1 (0.02 for the readout, 1 for hidden layers).\n"
     )
     page = docs / "onchip-results.md"
     earlier = [] if whole or not page.exists() else page.read_text(encoding="utf-8").split("\n## ")[1:]
@@ -195,8 +194,8 @@ def write(docs: Path, sections: list[str], whole: bool) -> None:
 def drift_section(drifts: dict[str, dict[str, Any]]) -> str:
     return (
         "## A sensor that changes\n\nA 784-256-10 network was trained for 3 epochs off the chip and exported with 8 "
-        "bits. Then the images of its sensor change, and it learns on."
-        f"\n\n{drift_table(drifts)}\n\n![test accuracy while it learns on](onchip-drift.png)\n"
+        "bits. Then the images of its sensor change, and it continues to learn."
+        f"\n\n{drift_table(drifts)}\n\n![test accuracy while it learns](onchip-drift.png)\n"
     )
 
 

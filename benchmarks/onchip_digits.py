@@ -334,8 +334,8 @@ def section(digits: dict[str, Any], limits: dict[str, Any]) -> str:
     return (
         f"## Digits\n\n64-128-10, T = {TIME_STEPS['digits']}, {EPOCHS} epochs, rates halved after each. The table has "
         f'the test accuracy, mean ± standard deviation over {len(SEEDS)} seeds. "Float" is the same rule in float64, '
-        'with the same rates, order and spikes. "8 bits" has the inference weights that are made from the weights of '
-        "the last epoch.\n\n"
+        'with the same rates, order and spikes. "8 bits" has the weights of the last epoch, rounded to 8 bits for '
+        "inference.\n\n"
         f"{digits_table(digits)}\n\n"
         "The next table has the cosine of an update with the gradient of OTTT in torch, for the same weights, batch "
         f'and squared error (64 training images; mean over {BATCHES} batches and {len(SEEDS)} seeds). "Rule" is the '

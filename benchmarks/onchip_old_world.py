@@ -107,7 +107,7 @@ def measure(
 
 def table(found: dict[tuple[str, str], tuple[Sensor, dict[str, Counts]]]) -> str:
     """Return the three measures of every sensor and protection, as Markdown."""
-    lines = ["| stream | against forgetting | answers in the stream | first world, before | after |"]
+    lines = ["| stream | against forgetting | answers in the stream | old data, before | after |"]
     lines.append("|---|---|---:|---:|---:|")
     for (title, name), (sensor, counts) in found.items():
         value = streams.balanced_recall if sensor.balanced else streams.accuracy
@@ -119,12 +119,12 @@ def table(found: dict[tuple[str, str], tuple[Sensor, dict[str, Counts]]]) -> str
 def section(found: dict[tuple[str, str], tuple[Sensor, dict[str, Counts]]]) -> str:
     """Return the page's section."""
     return (
-        "## What the streams cost the first world\n\nThe first world is the data that a network was trained on. The "
+        "## What the streams cost on the old data\n\nThe old data are those on which a network was trained. The "
         "three streams above are learnt with all labels and default rates, one seed; the heart's has "
         f"{PATIENTS} patients. The table has the accuracy (for the heart, the balanced recall) of the answers to the "
-        "stream, and of the first world before and after the stream, with 8-bit inference weights. "
-        f"{OLD:,} training samples are drawn, or all if there are fewer. One half of them measures the first world. "
-        "On the other half the rates are measured; HLOP watches it without labels, or it is replayed, one old sample "
-        "after every four new ones.\n\n"
+        "stream, and that on the old data before and after the stream, with 8-bit inference weights. "
+        f"{OLD:,} training samples are drawn, or all if there are fewer. One half of them is the old data of the "
+        "table. The other half serves to measure the rates; HLOP watches it without labels, or it is replayed, one "
+        "old sample after every four new ones.\n\n"
         f"{table(found)}\n"
     )
