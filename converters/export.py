@@ -136,6 +136,16 @@ class Options:
         return {name: getattr(self, name) for name in ("input_form", "scale", "for_netx", "thresholds")}
 
 
+DEFAULTS = Options()
+ROUNDING = {  # field of Options → option of ottt-export
+    "num_weight_bits": "--weight-bits",
+    "calibrate": "--calibrate",
+    "input_form": "--input",
+    "scale": "--scale",
+    "thresholds": "--thresholds",
+}
+
+
 def export(net: Network, options: Options | None = None, source: str | os.PathLike[str] | None = None) -> Export:
     """Quantise a trained network, and compare the float and the integer network on test samples.
 
@@ -256,8 +266,18 @@ def export_module(net: Network, options: Options | None = None, source: Path | N
 
 
 def export_chip(chip: ChipNetwork, options: Options | None = None) -> Export:
-    """Count an integer network that was made elsewhere, so that it can be written in every format."""
-    return _counted(Quantized(chip, (), ()), _chosen(options), why="it is an integer network already")
+    """Count an integer network that was made elsewhere, so that it can be written in every format.
+
+    Raises
+    ------
+    UsageError
+        for options of rounding and calibration: the network holds integers already
+    """
+    options = _chosen(options)
+    for field, name in ROUNDING.items():
+        if getattr(options, field) != getattr(DEFAULTS, field):
+            raise UsageError(f"{name}: the network holds integers already, which are not rounded again; leave it out")
+    return _counted(Quantized(chip, (), ()), options, why="it is an integer network already")
 
 
 def export_float(

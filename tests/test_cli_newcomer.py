@@ -5,8 +5,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from commands import assert_one_line, run, run_here
+from ottt_loihi.sim import storage
+from ottt_loihi.sim.network import INPUT, LIF, ChipNetwork, Dense
 
 from ottt_loihi.cli import command
 
@@ -39,6 +42,35 @@ def test_misspelt_names(tmp_path):
     assert_one_line(run_here("ottt-train", "--network", "mpl", "-o", tmp_path), 2, "expected one of mlp, conv", "'mpl'")
     assert_one_line(run_here("ottt-train", "--data", "digit", "-o", tmp_path), 2, "expected one of digits, mnist")
     assert_one_line(run_here("ottt-train", tmp_path / "none.toml"), 3, "configs/ has examples")
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (("--dt", 0.1), "--dt: for a .nir; leave it out"),
+        (("--reset", "zero"), "--reset: for a .nir"),
+        (("--input-shape", "16"), "--input-shape: for a module, mynet.py:build or a .net"),
+        (("--time-steps", 3), "--time-steps: for a module, mynet.py:build or a .nir or a .net"),
+        (("--data", "digits"), "--data: for a module"),
+        (("--verify-samples", 3), "--verify-samples: has no effect without --verify"),
+        (("--no-check", "--check", 5), "--no-check: excludes --check and --max-disagreement"),
+        (("--no-check", "--max-disagreement", 0), "--no-check: excludes --check and --max-disagreement"),
+    ],
+)
+def test_options_of_another_kind_of_network(untrained, tmp_path, options, says):
+    assert_one_line(run_here("ottt-export", untrained, "-o", tmp_path, *options), 2, says)
+
+
+def test_options_that_a_network_of_integers_cannot_have(tmp_path):
+    weights = Dense(INPUT, 0, np.full((3, 8), 2))
+    storage.save(ChipNetwork((8,), (LIF((3,), 4095, 4096, 131071),), (weights,), 5), tmp_path / "a.h5")
+    line = ("ottt-export", tmp_path / "a.h5", "-o", tmp_path)
+    for option, value in (("--weight-bits", 4), ("--calibrate", 5), ("--scale", "power-of-two")):
+        says = f"{option}: the network holds integers already, which are not rounded again; leave it out"
+        assert_one_line(run_here(*line, option, value), 2, says)
+    says = "--max-disagreement: no predictions were compared: it is an integer network already"
+    assert_one_line(run_here(*line, "--max-disagreement", 0.02), 1, says)
+    assert_one_line(run_here("ottt-run", tmp_path / "a.h5", "--verify-samples", 3), 2, "without --verify")
 
 
 @pytest.mark.slow

@@ -117,6 +117,13 @@ def numbers(text: str, expected: str, kind: type = int) -> list[Any]:
         raise UsageError(f"{expected}, got {text!r}") from None
 
 
+def repeated_samples(asked: int | None, verified: bool) -> int:
+    """Return the value of ``--verify-samples``, by default 20; it is refused where nothing is repeated."""
+    if asked is not None and not verified:
+        raise UsageError("--verify-samples: has no effect without --verify; give both")
+    return asked or 20
+
+
 def write_plot(path: Path, draw: Callable[[], str]) -> None:
     """Write the drawing for ``--plot``, which must be named .svg."""
     if path.suffix != ".svg":

@@ -13,7 +13,7 @@ from ottt_loihi import checks
 from ottt_loihi.cli import command
 from ottt_loihi.cli.options import DEBUG, JSON, VERIFY, argument, option, with_options
 from ottt_loihi.converters import replay
-from ottt_loihi.errors import UsageError
+from ottt_loihi.errors import UsageError, VerificationError
 from ottt_loihi.report import report
 
 if TYPE_CHECKING:
@@ -34,6 +34,18 @@ UNTRAINED = (
 )
 
 
+KINDS = {
+    "module": "a module, mynet.py:build",
+    ".nir": "a .nir",
+    ".net": "a .net",
+}
+ONLY_FOR = {  # option → the kinds of networks that it is for; an option that is not here is for all
+    **dict.fromkeys(("--weights", "--approximate", "--data", "--encoding", "--spikes-per-step"), ("module",)),
+    **dict.fromkeys(("--from", "--reset", "--dt"), (".nir",)),
+    "--readout": ("module", ".nir"),
+    "--input-shape": ("module", ".net"),
+    "--time-steps": ("module", ".nir", ".net"),
+}
 # options that --help lists by name only: title → parameters
 GROUPS = {
     "Imported networks": "writer reset dt input_shape time_steps readout approximate data encoding spikes_per_step",
@@ -42,6 +54,10 @@ GROUPS = {
     "Chip": "target limit fit_registers",
     "Checks": "check no_check verify_samples allow_dead max_disagreement",
 }
+
+
+CHECKED = 360  # test samples
+DISAGREEMENT = 0.05  # share of the predictions
 
 
 @with_options
@@ -64,7 +80,7 @@ def export(
     no_net: bool = option("Write no .net. Weights may then have exponents, which a .net cannot hold.", False),
     nir: bool = option("Also write model.nir, for networks with reset=zero.", False),
     force_nir: bool = option("Write model.nir with reset=subtract as recurrent inhibition.", False),
-    check: int = option("Number of test samples to compare float and chip on.", 360, min=1),
+    check: int | None = option("Number of test samples to compare float and chip on. [360]", min=1),
     no_check: bool = option("Do not compare.", False),
     target: Literal["loihi1", "loihi2"] = option("The chip that the network must fit.", "loihi2"),
     limit: list[str] | None = option("Set a limit of that chip: incoming_axons=8192. Repeatable."),
@@ -72,7 +88,7 @@ def export(
     kit: bool = option("Also write loihi2_kit: graph, samples, expected integers and a script to compare.", False),
     dry_run: bool = option("Write nothing.", False),
     verify: list[str] | None = VERIFY,
-    verify_samples: int = option("Number of samples for --verify and for the kit.", 20, min=1),
+    verify_samples: int | None = option("Number of samples for --verify and for the kit. [20]", min=1),
     weights: Path | None = option("For mynet.py:build: the file of its state_dict, or a checkpoint."),
     readout: Literal["spikes", "last", "max", "sum"] | None = option(
         "For mynet.py:build or a .nir: what the scores are; default: by its last layer."
@@ -91,8 +107,8 @@ def export(
     reset: str | None = option("For a .nir: the reset, subtract or zero. For one layer: 3=zero."),
     input_shape: str | None = option("Such as 1,28,28: for a module, or a .net that begins with a convolution."),
     allow_dead: bool = option("Also export layers that fire no spike on the chip.", False),
-    max_disagreement: float = option(
-        "End with exit code 1 if more than this share of the predictions differ.", 0.05, min=0, max=1
+    max_disagreement: float | None = option(
+        "End with exit code 1 if more than this share of the predictions differ. [0.05]", min=0, max=1
     ),
     json: bool = JSON,
     debug: bool = DEBUG,
@@ -113,7 +129,17 @@ def export(
         replay.require(place)
     if kit and target != "loihi2":
         raise UsageError(f"--kit: is for --target loihi2, not {target}")
+    if no_check and (check is not None or max_disagreement is not None):
+        raise UsageError("--no-check: excludes --check and --max-disagreement; leave out one of them")
+    verify_samples = command.repeated_samples(verify_samples, bool(verify) or kit)
     module = str(model).rpartition(":")[0].endswith(".py")
+    kind = "module" if module else model.suffix
+    given = {"--weights": weights, "--approximate": approximate or None, "--data": data, "--encoding": encoding}
+    given |= {"--spikes-per-step": spikes_per_step, "--from": writer, "--reset": reset, "--dt": dt}
+    given |= {"--readout": readout, "--input-shape": input_shape, "--time-steps": time_steps}
+    for name, kinds in ONLY_FOR.items():
+        if given[name] is not None and kind not in kinds:
+            raise UsageError(f"{name}: for {' or '.join(KINDS[each] for each in kinds)}; leave it out")
     shape = None
     if input_shape is not None:
         shape = command.numbers(input_shape, "--input-shape: expected numbers like 1,28,28")
@@ -124,15 +150,9 @@ def export(
             ".py": "give mynet.py:build, the function",
         }
         command.expect_file(model, "model.pt", cures)
-        given = {"weights": weights, "approximate": approximate, "data": data, "encoding": encoding}
-        given["spikes-per-step"] = spikes_per_step
-        if misplaced := [f"--{name}" for name, value in given.items() if value]:
-            raise UsageError(f"{', '.join(misplaced)}: for a module, mynet.py:build")
-        if readout is not None and model.suffix != ".nir":
-            raise UsageError("--readout: for a module, mynet.py:build, or a .nir")
     options = exporter.Options(
         num_weight_bits=_bits(weight_bits),
-        check=0 if no_check else check,
+        check=0 if no_check else check or CHECKED,
         calibrate=calibrate,
         input_form=input_form,
         scale=scale,
@@ -151,14 +171,14 @@ def export(
             imported = read_module(str(model), weights, shape, time_steps, how, (data, encoding), options)
         result = exporter.export_module(imported.network, options, weights)
     else:
-        if model.suffix != ".nir" and (writer or reset):
-            raise UsageError("--from and --reset are for a .nir")
         said = {"writer": writer, "reset": reset, "readout": readout}
         result = _export(model, options, time_steps, shape, dt, said)
     command.say("note", result.notes)
     warnings = _warnings(result)
     command.say("warning", warnings)
-    exporter.require_agreement(result, max_disagreement)
+    if max_disagreement is not None and result.agreement is None:
+        raise VerificationError(f"--max-disagreement: no predictions were compared: {result.unchecked}; leave it out")
+    exporter.require_agreement(result, DISAGREEMENT if max_disagreement is None else max_disagreement)
     verified = [exporter.verify(result, place, verify_samples) for place in verify or []]
     files: dict[str, str] = {}
     if not dry_run:
@@ -261,7 +281,7 @@ def _export(
 
 def _bits(text: str) -> int | str | list[int | str]:
     """Return 4 for ``"4"``, ``"ternary"`` as it is, a list for ``"8,4"``; the quantiser checks the values."""
-    each: list[int | str] = [int(word) if word.strip().isdigit() else word.strip() for word in text.split(",")]
+    each: list[int | str] = [int(word) if word.strip().isdecimal() else word.strip() for word in text.split(",")]
     return each if len(each) > 1 else each[0]
 
 
@@ -270,7 +290,7 @@ def _limits(texts: list[str]) -> dict[str, int]:
     found = {}
     for text in texts:
         name, _, value = text.partition("=")
-        if not value.isdigit():
+        if not value.isdecimal():
             raise UsageError(f"--limit: expected name=number, got {text!r}")
         found[name] = int(value)
     return found

@@ -46,7 +46,7 @@ def run(
         "What classifies: sim, our simulator; lava or inprocess, hundreds of times slower; loihi2, a chip.", "sim"
     ),
     verify: list[str] | None = VERIFY,
-    verify_samples: int = option("Number of samples that --verify repeats.", 20, min=1),
+    verify_samples: int | None = option("Number of samples that --verify repeats. [20]", min=1),
     data: str | None = option("Data set; default: that of the training."),
     changes: list[str] | None = LOADER_OPTIONS,
     predictions: Path | None = option(
@@ -73,6 +73,7 @@ def run(
     for where in verify or []:
         replay.require(where)
     place.require()
+    verify_samples = command.repeated_samples(verify_samples, bool(verify))
     if continuous and place.streams:
         raise UsageError(f"--continuous: {place.name} gives no v at every step; choose sim, inprocess or lava")
     chip = command.load_chip(model)
