@@ -1,4 +1,4 @@
-"""The neuron's step in one pass over memory, in place: for rules whose every step has its backward pass at once."""
+"""The neuron's step in one pass over memory: for rules whose every step has its backward pass at once."""
 
 from __future__ import annotations
 
@@ -18,25 +18,23 @@ KINDS = (Sigmoid, Rectangle, Triangle)  # the surrogates that the kernels know, 
 
 
 class LeanStep(torch.autograd.Function):
-    """The step of :class:`LIF` for online rules: one pass over memory (:func:`kernels`), and no new memory.
+    """The step of :class:`LIF` for online rules: one pass over memory (:func:`kernels`).
 
-    v becomes the membrane after the reset; s is written into the tensor given, which may hold earlier values, and u
-    into the current or into another tensor given. The backward pass overwrites u with the current's gradient: do
-    not read this step's u after it.
+    v becomes the membrane after the reset. The current's memory becomes u, unless ``keeps`` asks for the current after
+    the step. The backward pass overwrites u with the current's gradient: do not read this step's u after it.
     """
 
     @staticmethod
-    def forward(ctx: Any, current: Tensor, v: Tensor, u: Tensor, s: Tensor, neuron: LIF) -> Tensor:
-        if u.data_ptr() != current.data_ptr():
-            u.copy_(current)
+    def forward(ctx: Any, current: Tensor, v: Tensor, keeps: bool, neuron: LIF) -> Tensor:
+        u, s = current.clone() if keeps else current.detach(), torch.empty_like(v)
         kernels(u).charge_fire_reset(u, v, s, neuron)
         ctx.u, ctx.neuron = u, neuron
-        return s.view_as(s)
+        return s
 
     @staticmethod
-    def backward(ctx: Any, g: Tensor) -> tuple[Tensor, None, None, None, None]:
+    def backward(ctx: Any, g: Tensor) -> tuple[Tensor, None, None, None]:
         u, ctx.u = ctx.u, None  # the spikes live on as state, and this node with them
-        return kernels(u).times_surrogate(g, u, ctx.neuron), None, None, None, None
+        return kernels(u).times_surrogate(g, u, ctx.neuron), None, None, None
 
 
 def kernels(x: Tensor) -> ModuleType:

@@ -1,9 +1,8 @@
 """One time step at once, and its backward pass right behind it: what chunks cannot do, on the CPU and on GPUs.
 
 Between two updates all steps share their effective weights (:mod:`ottt_loihi.fast.weights_cache`). A step makes one
-product for each connection; the trace enters its backward pass only. Membranes, spikes and traces are updated in place,
-because no later step needs this step's graph. The equations are those of :meth:`ottt_loihi.nn.network.Network.step`,
-which is the oracle.
+product for each connection; the trace enters its backward pass only. Membranes and traces are updated in place: no
+later step needs this step's graph. The equations are those of :meth:`ottt_loihi.nn.network.Network.step`, the oracle.
 """
 
 from __future__ import annotations
@@ -82,7 +81,7 @@ class Steps:
         self.traces: dict[Connection, Trace] = {}
         self.first_length = 0.0  # Λ of a constant input
         self.sent: Sent = {}
-        self.blocks: list[_Memory] = []
+        self.blocks: list[_State] = []
         self.skip_sources = {block.skip.source for block in net.blocks if block.skip is not None}
         self._take_weights(shared=True)
 
@@ -121,10 +120,7 @@ class Steps:
         last = self.net.blocks[-1].neuron if len(self.net.blocks) else None
         traced = self.paths.readout_trace and last is not None and last.spiking
         o = self._current(self.net.readout, out, 0.0 if last is None else last.beta, traced, False)
-        past = {  # copies, because spikes are written over those of two steps before
-            i: (sent[0].clone(), *sent[1:]) for i, sent in self.sent.items() if self.net.delays[i] > 1
-        }
-        self.sent = self.net.remembered([out.detach() for out in outs], past)
+        self.sent = self.net.remembered([out.detach() for out in outs], self.sent)
         return o
 
     def _take_weights(self, shared: bool) -> None:
@@ -168,31 +164,23 @@ class Steps:
         neuron = block.neuron
         if index == len(self.blocks):  # the first step
             v = torch.full_like(current.detach(), getattr(neuron, "v_init", 0.0))
-            memory = _Memory(v, torch.empty_like(v), torch.empty_like(v), block.draw_mask(current))
-            self.blocks.append(memory)
-        memory = self.blocks[index]
+            self.blocks.append(_State(v, block.draw_mask(current)))
+        state = self.blocks[index]
         if type(neuron) is LIF and has_kernels(current) and knows_surrogate(neuron.surrogate):
-            current = like(current, memory.v)
-            u = current
-            if index in self.skip_sources or (index == 0 and self.weights.first is not None):
-                u = memory.u = torch.empty_like(current) if memory.u is None else memory.u
-            s = LeanStep.apply(current, memory.v, u.detach(), memory.spare.detach(), neuron)
-            memory.spare, memory.s = memory.s, s.detach()
+            keeps = index in self.skip_sources or (index == 0 and self.weights.first is not None)
+            s = LeanStep.apply(like(current, state.v), state.v, keeps, neuron)
         else:
-            s, _, v = neuron(current, memory.v, self.paths)
-            memory.v = v.detach()
-        return s if memory.mask is None else s * memory.mask
+            s, _, v = neuron(current, state.v, self.paths)
+            state.v = v.detach()
+        return s if state.mask is None else s * state.mask
 
 
 @dataclass
-class _Memory:
-    """The state that a layer of neurons keeps between steps."""
+class _State:
+    """What a layer of neurons keeps between steps."""
 
     v: Tensor  # membrane after the reset
-    s: Tensor  # spikes of the step before
-    spare: Tensor  # memory for those of the next
     mask: Tensor | None  # of the dropout
-    u: Tensor | None = None  # memory for the membrane where the current is needed after the step
 
 
 class _TracedProduct(torch.autograd.Function):
