@@ -225,29 +225,11 @@ class _Repeated(torch.autograd.Function):
         return None, None
 
 
-class _SlicePool(torch.autograd.Function):
-    """Average pooling of k×k made of slices: on the CPU three times as fast as torch's own."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, k: int) -> Tensor:
-        ctx.k = k
-        rows = sum((x[:, :, i::k] for i in range(1, k)), x[:, :, ::k])
-        whole = sum((rows[:, :, :, i::k] for i in range(1, k)), rows[:, :, :, ::k])
-        return whole * (1 / k**2)
-
-    @staticmethod
-    def backward(ctx: Any, g: Tensor) -> tuple[Tensor, None]:
-        size = [n * ctx.k for n in g.shape[2:]]
-        return torch.ops.aten.upsample_nearest2d(g * (1 / ctx.k**2), size), None
-
-
 def _pooled(connection: Any, x: Tensor) -> Tensor:
     """Return the input that the trace follows: pooled, and flat for a Linear."""
-    image, k = type(connection) is Conv2d, connection.pool
-    x = x.contiguous(memory_format=torch.channels_last) if image else x
-    in_slices = isinstance(k, int) and x.device.type == "cpu" and not (x.shape[2] % k or x.shape[3] % k)
-    x = _SlicePool.apply(x, k) if in_slices else connection.pooled(x)
-    return x if image else x.flatten(1)
+    if type(connection) is Conv2d:
+        return connection.pooled(x.contiguous(memory_format=torch.channels_last))
+    return connection.pooled(x).flatten(1)
 
 
 def _spread(connection: Any, x: Tensor) -> Tensor:
