@@ -1,5 +1,7 @@
 """The errors of the first ten minutes: each is one line, and the line has the cure."""
 
+import json
+import os
 import shutil
 import subprocess
 import sys
@@ -175,3 +177,17 @@ def test_a_full_disk_behind_standard_output_is_one_line():
             [program, "digits", "--json"], stdout=full, stderr=subprocess.PIPE, text=True, check=False
         )
     assert (done.returncode, done.stderr) == (3, "ottt-data: standard output: No space left on device\n")
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1"])
+def test_a_terminal_without_utf_8(tmp_path, encoding):
+    path = tmp_path / "ü.npz"
+    np.savez(path, x=np.ones((8, 3)), y=np.array(["α", "b"] * 4))
+    program = Path(sys.executable).parent / "ottt-data"
+    environment = os.environ | {"PYTHONIOENCODING": encoding}
+    for options in ((), ("--json",)):
+        line = [program, path, *options]
+        done = subprocess.run(line, env=environment, capture_output=True, timeout=120, check=False)
+        assert done.returncode == 0, done.stderr
+        assert b"b" in done.stdout
+    assert json.loads(done.stdout)["class_names"] == ["b", "α"]

@@ -36,6 +36,8 @@ def execute(function: Callable[..., None], name: str, groups: Mapping[str, str] 
     groups
         title → parameters, separated by blanks, whose options ``--help`` only names (:mod:`ottt_loihi.cli.help`)
     """
+    if hasattr(sys.stdout, "reconfigure"):  # None if it is closed; its encoding may lack characters
+        sys.stdout.reconfigure(errors="replace")
     app = typer.Typer(name=name, pretty_exceptions_enable=False, rich_markup_mode="rich")
     app.command(name=name, no_args_is_help=False, cls=command_class(groups or {}))(function)
     try:
