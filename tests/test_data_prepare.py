@@ -191,3 +191,21 @@ def test_a_run_keeps_the_record_and_finds_the_data_again(tmp_path, monkeypatch):
     again = run(make_config({"training": {"epochs": 1, "init": str(tmp_path / "r" / "model.pt")}}), tmp_path / "i")
     assert again["time_steps"] == 12
     assert load(tmp_path / "i" / "model.pt").data == net.data
+
+
+def test_classes_with_names_on_one_side_only():
+    names, labels = ["1", "10", "2"], np.array([0, 1, 2] * 5)  # in alphabetical order, as folders are
+    x = RNG.random((15, 4)).astype(np.float32)
+    numbers = np.array([1, 10, 2])[labels]
+    record = prepare(from_arrays(x, numbers, x, numbers)).record
+    found, _ = prepare_like(from_arrays(x, labels, x, labels, class_names=names), record)
+    np.testing.assert_array_equal(found.y_test, numbers)
+    record = prepare(from_arrays(x, labels, x, labels, class_names=names)).record
+    found, _ = prepare_like(from_arrays(x, numbers, x, numbers), record)
+    np.testing.assert_array_equal(found.y_test, labels)
+    with pytest.raises(UsageError, match="the network knows no class '0'; it has 1, 10, 2"):
+        prepare_like(from_arrays(x, labels, x, labels), record)
+    record = prepare(from_arrays(x, labels, x, labels)).record
+    found, notes = prepare_like(from_arrays(x, labels, x, labels, class_names=["a", "b", "c"]), record)
+    np.testing.assert_array_equal(found.y_test, labels)
+    assert any("matched by their order: 0 is a, 1 is b, 2 is c" in note for note in notes)

@@ -131,7 +131,7 @@ def prepare_like(split: Split, record: DataDescription) -> tuple[Split, tuple[st
     if split.dt is not None and record.dt is not None and not np.isclose(split.dt, record.dt, rtol=1e-6):
         raise UsageError(f"{where}: expected time steps of {record.dt:g} s, got {split.dt:g} s")
     notes: list[str] = list(split.notes)
-    split = _same_classes(split, record, where)
+    split = _same_classes(split, record, where, notes)
     for step in record.preprocessing:
         split = _changed(split, step, notes)
     split = _as_floats(split, record.coding)
@@ -285,14 +285,22 @@ def _constant_channels(split: Split) -> list[str]:
     return [f"{len(still)} of {x.shape[-1]} channels never change in the training samples and say nothing: {named}"]
 
 
-def _same_classes(split: Split, record: DataDescription, where: str) -> Split:
+def _same_classes(split: Split, record: DataDescription, where: str, notes: list[str]) -> Split:
+    """Return the data with the network's labels: classes are matched by name, numbers without names by their digits.
+
+    ``notes`` gets a sentence where names and numbers are matched by their order.
+    """
     labels = np.concatenate([split.y_train, split.y_test])
-    if split.class_names and record.class_names and split.class_names != record.class_names:
-        place = {name: index for index, name in enumerate(record.class_names)}
-        if unknown := [name for name in split.class_names if name not in place]:
-            known = ", ".join(record.class_names[:8])
+    mine, theirs = (each.class_names or tuple(map(str, range(each.num_classes))) for each in (split, record))
+    named = split.class_names or record.class_names
+    both = split.class_names and record.class_names
+    if both or (named and all(name.isdecimal() for name in named)):
+        place = {name: index for index, name in enumerate(theirs)}
+        used = mine if split.class_names else [mine[label] for label in np.unique(labels)]
+        if unknown := [name for name in used if name not in place]:
+            known = ", ".join(theirs[:8])
             raise UsageError(f"{where}: the network knows no class {unknown[0]!r:.40}; it has {known}")
-        table = np.array([place[name] for name in split.class_names], np.int64)
+        table = np.array([place.get(name, -1) for name in mine], np.int64)
         labels = {"y_train": table[split.y_train], "y_test": table[split.y_test]}
         return replace(split, **labels, num_classes=record.num_classes, class_names=record.class_names)
     if int(labels.max()) >= record.num_classes:
@@ -300,6 +308,9 @@ def _same_classes(split: Split, record: DataDescription, where: str) -> Split:
         raise UsageError(
             f"{where}: expected labels 0 … {record.num_classes - 1}, got {labels.min()} … {labels.max()}{hint}"
         )
+    if named:
+        first = ", ".join(f"{number} is {name}" for number, name in enumerate(named[:8]))
+        notes.append(f"{where}: only one side has names of classes; they are matched by their order: {first}")
     return replace(split, num_classes=record.num_classes, class_names=record.class_names)
 
 
