@@ -217,6 +217,12 @@ def hooked(register):
         (hooked(lambda net: net.blocks[0].register_forward_hook(lambda *a: None)), "a module has a hook"),
         (hooked(lambda net: prune.l1_unstructured(net.blocks[0].connection, "weight", 1)), "a hook"),
         (
+            hooked(lambda net: net.blocks[0].connection.register_full_backward_pre_hook(lambda m, g: None)),
+            "a module has a hook",
+        ),
+        (hooked(lambda net: setattr(net.blocks[0].neuron, "forward", None.__class__)), "a method forward of its own"),
+        (hooked(lambda net: net.blocks.append(Block(net.readout, LIF()))), "a connection feeds two layers"),
+        (
             hooked(lambda net: parametrize.register_parametrization(net.readout, "weight", torch.nn.Identity())),
             "its readout is a ParametrizedReadout",
         ),
@@ -229,6 +235,17 @@ def test_whatever_the_fast_engine_would_not_call_is_for_the_plain_one(net, why):
     assert why in chosen.why
     with pytest.raises(UsageError, match=why):
         engine.choose(net, rule, SquaredError(), 3, engine="fast")
+
+
+def test_a_hook_of_all_modules_and_a_method_set_on_a_rule_are_for_the_plain_engine():
+    net, rule = small(), make_rule("ottt", update="sequence")
+    hook = torch.nn.modules.module.register_module_forward_hook(lambda *a: None)
+    try:
+        assert engine.choose(net, rule, SquaredError(), 3).why == "engine plain: all modules have a hook"
+    finally:
+        hook.remove()
+    rule.step = lambda *arguments: None
+    assert engine.choose(net, rule, SquaredError(), 3).why == "engine plain: the rule has a method step of its own"
 
 
 def test_what_is_chosen_is_said():

@@ -386,6 +386,17 @@ class Sub(Linear):
     pass
 
 
+class SubNetwork(Network):
+    def read(self, *arguments):
+        o, trace = super().read(*arguments)
+        return -o, trace
+
+
+class SubBlock(Block):
+    def forward(self, *arguments, **settings):
+        return super().forward(*arguments, **settings)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -397,6 +408,16 @@ class Sub(Linear):
         (lambda net: setattr(net.blocks[0], "connection", Sub(6, 5)), "a Sub cannot be exported"),
         (lambda net: setattr(net.blocks[0], "connection", nn.Bilinear(6, 5, 1)), "a Bilinear cannot be exported"),
         (lambda net: prune.random_unstructured(net.blocks[0].connection, "weight", 0.5), "a hook prunes its weights"),
+        (lambda net: setattr(net, "__class__", SubNetwork), "network: a SubNetwork cannot be exported"),
+        (lambda net: setattr(net.blocks[0], "__class__", SubBlock), "hidden 1: a SubBlock cannot be exported"),
+        (
+            lambda net: net.blocks[0].connection.register_forward_hook(lambda m, x, o: 2 * o),
+            "hidden 1: its Linear has a hook, which no chip would call; remove it first",
+        ),
+        (lambda net: net.blocks[0].neuron.register_forward_pre_hook(lambda m, x: x), "its LIF has a hook"),
+        (lambda net: net.blocks[0].register_forward_hook(lambda m, x, o: o), "its Block has a hook"),
+        (lambda net: nn.utils.spectral_norm(net.readout), "readout: its Readout has a hook"),
+        (lambda net: setattr(net.readout, "forward", lambda x: x), "its Readout has a method forward of its own"),
     ],
 )
 def test_what_the_exporter_does_not_know_is_refused_by_name(change, message):

@@ -85,6 +85,14 @@ def arrive(
     return [_synapses(matrix, pre, post, delay)], bias
 
 
+def require_unchanged(part: Any, name: str) -> None:
+    """Refuse a part with a hook or a method of its own: a chip would not call them."""
+    from ottt_loihi.nn.part import changed
+
+    if found := changed(part):
+        raise ChipError(f"{name}: its {type(part).__name__} has {found}, which no chip would call; remove it first")
+
+
 def _ours(connection: Any, shape: tuple[int, ...], name: str) -> Any:
     """Return our connection that computes the same as a layer of torch; other connections as they are."""
     import torch
@@ -97,6 +105,7 @@ def _ours(connection: Any, shape: tuple[int, ...], name: str) -> Any:
         raise ChipError(
             f"{name}: a hook prunes its weights; make that permanent with torch.nn.utils.prune.remove first"
         )
+    require_unchanged(connection, name)
     if type(connection) not in (nn.Linear, nn.Conv2d):
         return connection
     has_bias = connection.bias is not None

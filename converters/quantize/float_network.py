@@ -19,7 +19,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from ottt_loihi.converters.quantize.float_connection import FloatConnection, arrive, written_out
+from ottt_loihi.converters.quantize.float_connection import FloatConnection, arrive, require_unchanged, written_out
 from ottt_loihi.sim.network import INPUT, Conv, Dense, Sparse
 
 from ottt_loihi.data.description import Step
@@ -95,14 +95,17 @@ def from_torch(net: Network) -> FloatNetwork:
     """
     from ottt_loihi.converters.quantize.forms import on_stock_neurons
 
+    _require_known(net, "network", "Network")
     shapes = {INPUT: tuple(net.input_shape)} | {i: tuple(block.shape) for i, block in enumerate(net.blocks)}
     for index, block in enumerate(net.blocks):
+        _require_known(block, f"hidden {index + 1}", "Block")
         kind = type(block.neuron)  # exactly: a subclass computes something else
         if _kind(block.neuron) not in NEURONS and not (index == len(net.blocks) - 1 and _reads_membranes(net)):
             raise ChipError(
                 f"hidden {index + 1}: neurons of type {kind.__name__} cannot be exported, because nothing says how the "
                 "chip computes them; LIF, CubaLIF and DSRNeuron can"
             )
+        require_unchanged(block.neuron, f"hidden {index + 1}")
     amplitudes = {INPUT: 1.0} | {i: float(block.neuron.amplitude) for i, block in enumerate(net.blocks)}
     layers, connections, biases = [], [], []
     coding = _coding(net)
@@ -137,6 +140,16 @@ def from_torch(net: Network) -> FloatNetwork:
     inputs = [replace(c, weight=c.weight * amplitudes[c.pre]) for c in inputs]
     layers.append(FloatLayer("readout", (net.num_classes,), bias))
     return on_stock_neurons(_read(net, shapes, layers, connections, inputs, coding))
+
+
+def _require_known(part: Any, name: str, kind: str) -> None:
+    """Refuse a subclass, whose methods the chip does not call, and what :func:`require_unchanged` refuses."""
+    if type(part).__name__ != kind or not type(part).__module__.startswith("ottt_loihi."):
+        raise ChipError(
+            f"{name}: a {type(part).__name__} cannot be exported, because nothing says how the chip computes it; "
+            f"make it of {kind}"
+        )
+    require_unchanged(part, name)
 
 
 def _kind(neuron: Any) -> str:

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules import module as modules
 
 from ottt_loihi.fast.lif import LeanStep, has_kernels, knows_surrogate, like
 from ottt_loihi.fast.products import Products
@@ -22,6 +23,7 @@ from ottt_loihi.nn.connections import Connection, Conv2d, Linear, Readout
 from ottt_loihi.nn.inputs import Input, frames
 from ottt_loihi.nn.network import Network
 from ottt_loihi.nn.neurons import LIF, Stream, Trace
+from ottt_loihi.nn.part import HOOKS, changed
 from ottt_loihi.rules.base import Accumulated, OnlineRule, Step, accumulated
 from ottt_loihi.rules.losses import Loss, instantaneous
 from ottt_loihi.rules.ottt import OTTT
@@ -42,10 +44,17 @@ def why_not(net: nn.Module, rule: Any) -> str:
         return "HLOP projects the trace of every step"
     if type(net) is not Network:
         return f"{type(net).__name__} is no Network of blocks"
-    if any(module._forward_hooks or module._forward_pre_hooks or module._backward_hooks for module in net.modules()):
-        return "a module has a hook"
+    if found := next(filter(None, map(changed, net.modules())), ""):
+        return f"a module has {found}"
+    if found := changed(rule):
+        return f"the rule has {found}"
+    if any(getattr(modules, f"_global{name}") for name in HOOKS):
+        return "all modules have a hook"
     if any(p._backward_hooks or getattr(p, "_post_accumulate_grad_hooks", None) for p in net.parameters()):
         return "a parameter has a hook"
+    connections = list(net.connections())
+    if len(set(connections)) < len(connections):
+        return "a connection feeds two layers"
     for index, block in enumerate(net.blocks):
         where = f"block {index + 1} has"
         if type(block) is not Block or type(block.neuron) not in (LIF, Stream):
