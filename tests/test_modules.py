@@ -269,6 +269,11 @@ class Rootless(Neuron):
     forward = Blunt.forward
 
 
+def by_hand(*connection):
+    block = Block(nn.Sequential(*connection), LIF())
+    return Network([block], Readout(5, 3), input_shape=(6,), time_steps=5)
+
+
 def of(neuron):
     return Network([Block(Linear(6, 5), neuron)], Readout(5, 3), input_shape=(6,), time_steps=5).double()
 
@@ -436,3 +441,104 @@ def test_a_step_leaves_its_arguments_as_they_are():
     found = [net.step(x[:, 1], state, paths)[0] for _ in range(2)]
     assert torch.equal(*found)
     assert str(kept) == str(without_graph(state))
+
+
+class Learnt(Neuron):
+    """A neuron whose beta learns, as snnTorch's Leaky(learn_beta=True)."""
+
+    def __init__(self, beta=0.6):
+        super().__init__()
+        self.beta = beta
+
+    def forward(self, current, v=None, paths=None):
+        u = current if v is None else self.beta * v + current
+        s = torch.sigmoid(5 * (u - 1))
+        return LIFStep(s, u, (u - s).detach())
+
+
+@pytest.mark.parametrize("kind", ["network", "module"])
+def test_a_beta_that_learns_has_no_gradient_from_the_traces(kind):
+    """Its gradient is that of u[t] = β·v[t−1] + I[t] alone; the traces that β makes added theirs to it."""
+
+    def make(beta):
+        if kind == "network":
+            return of(Learnt(beta))
+        torch.manual_seed(0)
+        return nn.Sequential(nn.Linear(6, 5), Learnt(beta), nn.Linear(5, 3)).double()
+
+    found, (x, labels) = {}, batch((6,))
+    for traced in (True, False):
+        torch.manual_seed(0)
+        net = make(nn.Parameter(torch.tensor(0.5)))
+        if not traced:  # the same traces, from a number
+            for part in net.modules():
+                if isinstance(part, Learnt):
+                    part.follow = LIF(0.5).follow
+        make_rule("ottt", update="sequence").backward(net, x, labels, SquaredError())
+        found[traced] = [p.grad for p in net.parameters()]
+    for p, q in zip(found[True], found[False], strict=True):
+        torch.testing.assert_close(p, q, rtol=1e-6, atol=0)
+    each = make(nn.Parameter(torch.full((5,), 0.6)))
+    with pytest.raises(UsageError, match=r"beta: a trace decays with one number .* got a tensor \(5,\)"):
+        make_rule("ottt").backward(each, x, labels, SquaredError())
+    make_rule("sltt").backward(each, x, labels, SquaredError())  # keeps no trace
+
+
+class Half(Neuron):
+    beta = 0.5
+
+    def forward(self, current, v=None, paths=None):
+        return LIFStep(current[:1], current, current)
+
+
+class Other(Half):
+    def forward(self, current, v=None, paths=None):
+        return LIFStep(*[current.float()] * 3)
+
+
+class Pair(Half):
+    def forward(self, current, v=None, paths=None):
+        return current, current
+
+
+class Named(nn.Sequential):
+    def forward(self, x):
+        return self[2](self[1](self[0](input=x)))
+
+
+def plain(*parts):
+    return nn.Sequential(nn.Linear(6, 5), *parts, nn.Linear(5, 3))
+
+
+@pytest.mark.parametrize(
+    ("net", "message"),
+    [
+        (plain(Half()), r"Half: s has shape \(1, 5\), expected that of the current, \(4, 5\)"),
+        (plain(Pair()), r"Pair: expected LIFStep\(s, u, v\) of three tensors, got tuple"),
+        (plain(Other()), r"Other: s is torch.float32, expected the current's torch.float64"),
+        (of(Other()), r"Other: s is torch.float32, expected the current's torch.float64"),
+        (plain(Rootless()), "Rootless: expected a number beta"),
+        (plain(Learnt("x")), "Learnt: expected a number beta, .* got 'x'"),
+        (Named(nn.Linear(6, 5), LIF(), nn.Linear(5, 3)), "Linear: expected its input as the first argument"),
+        (nn.Sequential(LIF()), "Sequential: expected layers with parameters"),
+        (plain(LIF(), nn.PReLU()), "PReLU: not affine"),
+        (plain(LIF(), nn.MaxPool1d(1)), "MaxPool1d: max pooling of spikes has no gradient"),
+        (plain(LIF(), nn.ConvTranspose1d(5, 5, 1)), "ConvTranspose1d: transposed convolutions are not trained"),
+        (plain(LIF()).requires_grad_(False), "every parameter is frozen"),
+        (small().requires_grad_(False), "every parameter is frozen"),
+        (by_hand(nn.Linear(6, 5), nn.LayerNorm(5)), "LayerNorm: not affine"),
+        (by_hand(nn.Linear(6, 5), nn.ReLU()), "ReLU: not affine .* neurons in place of activations"),
+        (by_hand(nn.MaxPool1d(1), nn.Linear(6, 5)), "MaxPool1d: max pooling"),
+        (by_hand(nn.Linear(6, 5), nn.Unflatten(1, (5, 1)), nn.ConvTranspose1d(5, 5, 1), nn.Flatten()), "ConvTr"),
+    ],
+)
+def test_what_no_trace_follows_is_named(net, message):
+    with pytest.raises(UsageError, match=message) as raised:
+        make_rule("ottt").backward(net.double(), *batch((6,)), SquaredError())
+    assert "\n" not in str(raised.value)
+
+
+def test_a_connection_that_is_not_affine_learns_without_traces():
+    for rule in ("sltt", "bptt"):
+        net = by_hand(nn.Linear(6, 5), nn.ReLU())
+        make_rule(rule).backward(net.double(), *batch((6,)), SquaredError())

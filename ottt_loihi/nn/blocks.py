@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from numbers import Real
 from typing import Any, NamedTuple
 
 import torch
@@ -108,10 +109,7 @@ class Block(nn.Module):
         dropout: float = 0.0,
     ) -> None:
         super().__init__()
-        if getattr(type(neuron), "follow", Neuron.follow) is Neuron.follow and not hasattr(neuron, "beta"):
-            raise UsageError(
-                f"{type(neuron).__name__}: expected a number beta, what a membrane keeps of itself in a step"
-            )
+        require_beta(neuron)
         self.connection, self.neuron, self.skip = connection, neuron, skip
         self.dropout = checks.number(dropout, "dropout", 0, 1, below=True)
         self.branches = nn.ModuleList(checks.items(branches, "branches", Branch))
@@ -189,6 +187,18 @@ class Block(nn.Module):
         return drawn.bernoulli_(1 - self.dropout).div_(1 - self.dropout)
 
 
+def require_beta(neuron: nn.Module) -> None:
+    """Refuse neurons whose traces nothing says how to keep."""
+    if getattr(type(neuron), "follow", Neuron.follow) is not Neuron.follow:
+        return
+    beta = getattr(neuron, "beta", None)
+    if not isinstance(beta, (Real, Tensor)):
+        found = "" if beta is None else f", got {beta!r:.80}"
+        raise UsageError(
+            f"{type(neuron).__name__}: expected a number beta, what a membrane keeps of itself in a step{found}"
+        )
+
+
 def learning_current(
     connection: nn.Module, x: Tensor, before: Trace | None, neuron: nn.Module, paths: GradientPaths
 ) -> tuple[Tensor, Trace | None]:
@@ -198,7 +208,8 @@ def learning_current(
     """
     trace = None
     if paths.trace or paths.bias_trace:
-        trace = neuron.follow(x, before) if hasattr(neuron, "follow") else follow(x, before, neuron.beta)
+        with torch.no_grad():  # a beta that learns does not learn from the traces it makes
+            trace = neuron.follow(x, before) if hasattr(neuron, "follow") else follow(x, before, neuron.beta)
     if trace is None and paths.project is None:
         return connection(x).to(x.dtype), None  # under autocast, membranes keep their bits
     if isinstance(trace, SynapseTrace):
@@ -222,4 +233,6 @@ def checked_step(step: Any, current: Tensor, neuron: nn.Module) -> LIFStep:
     for part, value in zip(("s", "u", "v"), step):
         if tuple(value.shape) != shape:
             raise UsageError(f"{name}: {part} has shape {tuple(value.shape)}, expected that of the current, {shape}")
+        if value.dtype != current.dtype:
+            raise UsageError(f"{name}: {part} is {value.dtype}, expected the current's {current.dtype}")
     return LIFStep(*step[:3])

@@ -12,13 +12,12 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from ottt_loihi.errors import UsageError
-from ottt_loihi.nn.blocks import learning_current
+from ottt_loihi.nn.blocks import checked_step, learning_current, require_beta
 from ottt_loihi.nn.inputs import Input, check_input, check_labels, frames
 from ottt_loihi.nn.network import evaluating, without_graph
 from ottt_loihi.nn.neurons import LIFStep, Neuron, Trace
 from ottt_loihi.nn.paths import BPTT, GradientPaths
-
-NOT_AFFINE = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm, nn.RNNBase, nn.RNNCellBase, nn.Embedding)
+from ottt_loihi.nn.trace import require_affine
 
 
 class ModuleState(NamedTuple):
@@ -50,7 +49,7 @@ class Stepwise:
     each layer of neurons runs once per time step.
 
     UsageError for a module without neurons, or with layers that are not affine in their input (normalisation,
-    recurrent cells).
+    recurrent cells), max pooling or transposed convolutions.
     """
 
     def __init__(self, module: nn.Module) -> None:
@@ -60,18 +59,18 @@ class Stepwise:
         self.layers = [part for part in module.modules() if id(part) not in inside and _has_parameters(part)]
         if not self.neurons:
             raise UsageError(f"{type(module).__name__}: expected layers of neurons (LIF, or a Neuron), found none")
-        for layer in self.layers:
-            if isinstance(layer, NOT_AFFINE):
-                raise UsageError(
-                    f"{type(layer).__name__}: not affine in its input, so a trace says nothing about its gradient; "
-                    "use standardised weights (ottt_loihi.nn.connections) in place of normalisation"
-                )
+        for part in module.modules():
+            if id(part) not in inside:
+                require_affine(part, part in self.layers)
         for neuron in self.neurons:
             if getattr(neuron, "trace", "") == "synapse":
                 raise UsageError(
                     f"{type(neuron).__name__}: trace='synapse' has no form for modules; use a Network of blocks, or "
                     "trace='mean'"
                 )
+            require_beta(neuron)
+        if not self.layers:
+            raise UsageError(f"{type(module).__name__}: expected layers with parameters, such as Linear, found none")
         self.num_classes = 0
         conventions = {getattr(neuron, "convention", "paper") for neuron in self.neurons}
         if len(conventions) > 1:
@@ -154,12 +153,14 @@ class _Run:
             raise UsageError(f"{type(neuron).__name__}: runs twice in a time step; give each layer its own neurons")
         self.feeds |= dict.fromkeys(self.waiting, neuron)
         self.waiting.clear()
+        _require_positional(neuron, args)
         if self.before is None:
             return args[0], None, self.paths
         before = self.before.steps[neuron]
         return args[0], before.v, self.paths, *before[3:]
 
     def _fire(self, neuron: Neuron, args: tuple[Any, ...], step: LIFStep) -> Tensor:
+        checked_step(step, args[0], neuron)
         self.steps[neuron] = step
         return step.s
 
@@ -168,6 +169,7 @@ class _Run:
             return None
         if layer in self.traces:
             raise UsageError(f"{type(layer).__name__}: runs twice in a time step; its trace would mix two inputs")
+        _require_positional(layer, args)
         first, x = not self.traces, args[0]
         self.waiting.append(layer)
         self.traces[layer] = x.detach()
@@ -190,6 +192,11 @@ class _Run:
             return current
         finally:
             self.inside = False
+
+
+def _require_positional(part: nn.Module, args: tuple[Any, ...]) -> None:
+    if not args:
+        raise UsageError(f"{type(part).__name__}: expected its input as the first argument, without a name")
 
 
 def _has_parameters(module: nn.Module) -> bool:

@@ -124,8 +124,13 @@ class Neuron(Part):
                 )
 
 
-def follow(x: Tensor, before: Trace | None, beta: float) -> Trace:
+def follow(x: Tensor, before: Trace | None, beta: float | Tensor) -> Trace:
     """Return the leaky trace of an input."""
+    if isinstance(beta, Tensor) and beta.numel() != 1:
+        raise UsageError(
+            f"beta: a trace decays with one number for all neurons of a layer, got a tensor {tuple(beta.shape)}; use "
+            "CubaLIF, or define follow"
+        )
     x = x.detach()
     return Trace(x, 1.0) if before is None else Trace(beta * before.value + x, beta * before.length + 1.0)
 

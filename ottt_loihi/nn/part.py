@@ -6,7 +6,6 @@ from typing import Any, ClassVar
 
 from torch import nn
 
-
 HOOKS = ("_forward_pre_hooks", "_forward_hooks", "_backward_pre_hooks", "_backward_hooks")
 
 

@@ -17,6 +17,31 @@ from ottt_loihi.errors import UsageError
 from ottt_loihi.nn.connections import Linear
 from ottt_loihi.nn.neurons import Trace
 
+MAX_POOLING = (
+    *(nn.modules.pooling._MaxPoolNd, nn.modules.pooling._AdaptiveMaxPoolNd),
+    *(nn.FractionalMaxPool2d, nn.FractionalMaxPool3d),
+)
+NOT_AFFINE = (
+    *(nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm, getattr(nn, "RMSNorm", nn.LayerNorm)),
+    *(nn.RNNBase, nn.RNNCellBase, nn.Embedding, nn.EmbeddingBag, nn.Bilinear),
+)
+
+
+def require_affine(part: nn.Module, traced: bool = True) -> None:
+    """Refuse a layer of torch that no rule trains here; ``traced``: also one of whose gradient a trace says nothing."""
+    name = type(part).__name__
+    if isinstance(part, MAX_POOLING):
+        raise UsageError(
+            f"{name}: max pooling of spikes has no gradient that a trace could carry; use average pooling, or a stride"
+        )
+    if isinstance(part, nn.modules.conv._ConvTransposeNd):
+        raise UsageError(f"{name}: transposed convolutions are not trained; use ol.Conv2d with upsample")
+    if traced and (isinstance(part, NOT_AFFINE) or type(part).__module__ == nn.modules.activation.__name__):
+        raise UsageError(
+            f"{name}: not affine in its input, so a trace says nothing about its gradient; use standardised weights "
+            "(ottt_loihi.nn.connections) in place of normalisation, and neurons in place of activations"
+        )
+
 
 def with_trace(connection: nn.Module, x: Tensor, *traces: Trace, current: Collection[str] = ()) -> Tensor:
     """Return ``connection(x)``, from whose gradient the parameters learn as if the input had been the trace (eq. 4).

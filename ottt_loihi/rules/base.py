@@ -18,7 +18,9 @@ from ottt_loihi.errors import TrainingError, UsageError
 from ottt_loihi.nn.inputs import Input, frames
 from ottt_loihi.nn.modules import Stepwise
 from ottt_loihi.nn.network import Network, gathered
+from ottt_loihi.nn.part import Part
 from ottt_loihi.nn.paths import GradientPaths
+from ottt_loihi.nn.trace import require_affine
 from ottt_loihi.rules.hlop import HLOP, make_hlop
 from ottt_loihi.rules.losses import Loss, instantaneous, make_loss
 
@@ -144,6 +146,15 @@ class Rule(ABC):
             raise UsageError(
                 "gradients are turned off here (torch.no_grad or torch.inference_mode); learn outside of it"
             )
+        if not any(
+            parameter.requires_grad for parameter in (net.module if isinstance(net, Stepwise) else net).parameters()
+        ):
+            raise UsageError("every parameter is frozen (requires_grad = False), so nothing can learn")
+        if isinstance(net, Network):
+            traced = getattr(getattr(self, "paths", None), "trace", False)
+            for connection in net.connections():
+                for part in () if isinstance(connection, Part) else connection.modules():
+                    require_affine(part, traced)
         self.check(net)
         return net.check_input(x), net.check_labels(labels, len(x))
 
