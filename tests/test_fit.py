@@ -2,6 +2,7 @@
 
 from collections import Counter
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -197,6 +198,7 @@ WRONG = {
     "a number": (3, "data: expected a Split, arrays .* got int"),
     "a dict of arrays": ({"x": X}, "data: expected a Split, arrays .* got dict"),
     "no batches": ([], r"data: expected at least one batch \(x, y\), got none"),
+    "a sparse tensor": ((torch.tensor(X).to_sparse(), Y), "data: expected a dense tensor, got Tensor of torch.float32"),
     "samples alone": (X, "data: expected labels beside the samples"),
     "another batch": ([(X, Y), (X[:, :4], Y)], r"data, batch 2: expected samples \(8, 8\) like batch 1, got \(4, 8\)"),
     "labels of a batch": ([(X, Y.astype(float))], "data, batch 1: labels: expected 120 integers"),
@@ -205,6 +207,25 @@ WRONG = {
     "spikes": ((np.ones((8, 8, 8), np.uint8), Y[:8]), "uint8 images are 0 … 255, these end at 1"),
     "no images": ((np.ones((8, 4, 8)), Y[:8]), r"data: expected images \(n, 8, 8\)"),
 }
+
+
+def test_what_would_have_no_effect_on_these_data_is_refused():
+    with pytest.raises(UsageError, match="sampling: a DataLoader or an iterable draws its samples itself"):
+        trainer(sampling="balanced").fit([(X, Y)])
+    series = trainer(mlp((8, 5, 10)), augmentations=["crop"])
+    with pytest.raises(UsageError, match=r"augmentations: they change images, .* shape \(8, 8\) with a time axis"):
+        series.fit(X, Y)
+
+
+def test_class_weights_are_any_numbers():
+    fitted = []
+    for weights in ([1, 2] * 5, np.array([1, 2] * 5), torch.tensor([1, 2] * 5)):
+        fitted.append(trainer(class_weights=weights))
+        fitted[-1].fit(X, Y)
+        assert same(fitted[0], fitted[-1])
+    for wrong in ([1, -2], {0: 1}):
+        with pytest.raises(UsageError, match="class_weights: expected a number"):
+            SquaredError(wrong)
 
 
 @pytest.mark.parametrize("case", WRONG)
@@ -352,6 +373,21 @@ def test_wrong_optimisers_and_losses_are_one_line():
             dict(optimizer=torch.optim.SGD(network().parameters(), lr=1)),
             "2 of its tensors .* are no parameters of the network",
         ),
+        (dict(optimizer=torch.optim.LBFGS), "optimizer: LBFGS.step needs closure"),
+        (dict(optimizer=torch.nn.Linear), "optimizer: .*missing 1 required .*; give a function of one argument"),
+        (dict(schedule=torch.optim.lr_scheduler.ExponentialLR), "schedule: .*gamma.*; give a function of one"),
+        (
+            dict(schedule=torch.optim.lr_scheduler.ReduceLROnPlateau, schedule_every="batch"),
+            "schedule_every: .*ReduceLROnPlateau goes by epochs",
+        ),
+        (
+            dict(schedule=lambda o: torch.optim.lr_scheduler.OneCycleLR(o, 0.1, total_steps=2), schedule_every="batch"),
+            "schedule: Tried to step 3 times. The specified number of total steps is 2",
+        ),
+        (dict(loss=torch.nn.functional.cross_entropy), "loss: expected a function of .*, cross_entropy takes others"),
+        (dict(loss=partial(torch.nn.functional.mse_loss, reduction="sum")), "loss: .*, mse_loss takes others"),
+        (dict(loss=SquaredError((1.0,) * 10), class_weights="balanced"), "class_weights: the loss has its own"),
+        (dict(loss=CrossEntropy(class_weights=[1, 2])), r"class_weights: expected 10 numbers, .* got \(1.0, 2.0\)"),
         (dict(optimizer=lambda p: 3), "expected a function that returns a torch.optim.Optimizer, got 3"),
         (dict(optimizer=torch.optim.Adagrad, learning_rate=0.1), "learning_rate: the optimiser is an object"),
         (dict(optimizer="adam", momentum=0.9), "momentum: only the optimiser sgd has one"),

@@ -28,8 +28,26 @@ class _OfRows:
         return self
 
 
+class _Weighted(_OfRows):
+    """A loss with a factor for the samples of each class."""
+
+    class_weights: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        weights = self.class_weights.tolist() if hasattr(self.class_weights, "tolist") else self.class_weights
+        if not isinstance(weights, (list, tuple)):
+            raise UsageError(f"class_weights: expected a number for each class, got {weights!r:.80}")
+        object.__setattr__(self, "class_weights", tuple(checks.number(w, "class_weights", 0) for w in weights))
+
+    def factors(self, o: Tensor, labels: Tensor) -> Tensor:
+        """Return the factor of every sample, ``(batch,)``."""
+        if len(self.class_weights) != o.shape[1]:
+            raise UsageError(f"class_weights: expected {o.shape[1]} numbers, one per class, got {self.class_weights}")
+        return _per_class(self.class_weights, o.device, o.dtype)[labels]
+
+
 @dataclass(frozen=True)
-class SquaredError(_OfRows):
+class SquaredError(_Weighted):
     """``L[t] = ½·Σ_k (o_k[t] − y_k)² / T``, y the one-hot label, so that ∂L/∂o = (o − y)/T: the loss the chip uses.
 
     class_weights: a factor for the samples of each class; empty: 1
@@ -41,12 +59,12 @@ class SquaredError(_OfRows):
     def __call__(self, o: Tensor, labels: Tensor, time_steps: int) -> Tensor:
         squares = (o - _one_hot(o, labels)).square()
         if self.class_weights:
-            squares = squares * _per_class(self.class_weights, o.device, o.dtype)[labels][:, None]
+            squares = squares * self.factors(o, labels)[:, None]
         return squares.sum() / (2 * time_steps * len(o))
 
 
 @dataclass(frozen=True)
-class CrossEntropy(_OfRows):
+class CrossEntropy(_Weighted):
     """``L[t] = ((1 − μ)·CE(o[t], y) + μ·MSE(o[t], y)) / T``; MSE: mean over the classes. The released code's.
 
     μ: 0.05 on CIFAR, 0.001 on DVS data, 0 on ImageNet. smoothing ε, not the released code's: CE's target is
@@ -60,6 +78,7 @@ class CrossEntropy(_OfRows):
     name: ClassVar[str] = "cross-entropy"
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         checks.number(self.mu, "loss cross-entropy: mu", 0, 1)
         checks.number(self.smoothing, "loss cross-entropy: smoothing", 0, 1, below=True)
 
@@ -74,9 +93,7 @@ class CrossEntropy(_OfRows):
     def _weighted(self, o: Tensor, labels: Tensor) -> Tensor:
         entropy = functional.cross_entropy(o, labels, label_smoothing=self.smoothing, reduction="none")
         distance = (o - _one_hot(o, labels)).square().mean(1)
-        return (
-            ((1 - self.mu) * entropy + self.mu * distance) * _per_class(self.class_weights, o.device, o.dtype)[labels]
-        ).mean()
+        return (((1 - self.mu) * entropy + self.mu * distance) * self.factors(o, labels)).mean()
 
 
 @dataclass(frozen=True, eq=False)
@@ -127,10 +144,13 @@ def make_loss(what: str | Loss) -> Loss:
     """
     if callable(what):
         found = what() if isinstance(what, type) else what
+        function = getattr(found, "func", found)  # of a partial
         try:
+            if str(getattr(function, "__module__", "")).startswith("torch.nn."):  # its third argument is another one
+                raise TypeError
             signature(getattr(found, "forward", found)).bind(None, None, 1)
         except TypeError:
-            kind = getattr(found, "__name__", type(found).__name__)
+            kind = getattr(function, "__name__", type(function).__name__)
             raise UsageError(
                 f"loss: expected a function of (o, labels, time_steps), {kind} takes others; "
                 "wrap it, as lambda o, labels, time_steps: loss(o, labels) / time_steps"
@@ -149,13 +169,16 @@ def weighted(loss: Loss, class_weights: Sequence[float], num_classes: int) -> Lo
     Raises
     ------
     UsageError
-        for a loss of a user's own, or another number of factors than of classes
+        for a loss of a user's own or with class weights, or another number of factors than of classes
     """
+    if getattr(loss, "class_weights", ()):
+        raise UsageError("class_weights: the loss has its own; leave one of the two out")
     if type(loss) not in LOSSES.values():
         raise UsageError("class_weights: a loss of your own has to weigh the classes itself; leave them out")
-    if not isinstance(class_weights, (list, tuple)) or len(class_weights) != num_classes:
+    found = replace(loss, class_weights=class_weights)
+    if len(found.class_weights) != num_classes:
         raise UsageError(f"class_weights: expected {num_classes} numbers, one per class, got {class_weights!r:.80}")
-    return replace(loss, class_weights=tuple(checks.number(w, "class_weights", 0) for w in class_weights))
+    return found
 
 
 def check_distillation(net: Any, teacher: Any, kappa: float | None, temperature: float | None) -> tuple[float, float]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -13,7 +14,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler, ReduceLROnPlateau
 
 from ottt_loihi import checks
-from ottt_loihi.errors import TrainingError, UsageError
+from ottt_loihi.errors import TrainingError, UsageError, first_line
 from ottt_loihi.training.callbacks import Epoch
 from ottt_loihi.training.distributed import Group
 
@@ -91,9 +92,15 @@ class Steps:
             momentum = {"momentum": self.momentum} if what == "sgd" else {}
             settings = {"lr": self.learning_rate, "weight_decay": self.weight_decay, **momentum}
             return OPTIMIZERS[what](net.parameters(), **settings)
-        made = what if isinstance(what, Optimizer) else what(net.parameters())
+        made = what if isinstance(what, Optimizer) else _made(what, net.parameters(), "optimizer")
         if not isinstance(made, Optimizer):
             raise UsageError(f"optimizer: expected a function that returns a torch.optim.Optimizer, got {made!r:.80}")
+        asked = list(inspect.signature(made.step).parameters.values())
+        if any(p.default is p.empty and p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD) for p in asked):
+            raise UsageError(
+                f"optimizer: {type(made).__name__}.step needs {asked[0].name}, and a rule calls step() after each "
+                "gradient; use an optimiser whose step() needs nothing"
+            )
         known = {id(p) for p in net.parameters()}
         if foreign := [p for group in made.param_groups for p in group["params"] if id(p) not in known]:
             shapes = ", ".join(str(tuple(p.shape)) for p in foreign[:3])
@@ -105,17 +112,23 @@ class Steps:
 
     def _make_scheduler(self, optimizer: Optimizer, epochs: int) -> Any:
         what = self.schedule
-        if self.schedule_every == "batch" and isinstance(what, (str, ReduceLROnPlateau)):
-            raise UsageError(f"schedule_every: {describe(what)} goes by epochs; leave it out, or give another schedule")
+        self._require_epochs(what)
         if what == "cosine":
             return LambdaLR(optimizer, lambda epoch: float(0.5 * (1 + np.cos(np.pi * epoch / epochs))))
         if what == "constant":
             return LambdaLR(optimizer, lambda epoch: 1.0)
-        made = what if isinstance(what, SCHEDULERS) else what(optimizer)
+        made = what if isinstance(what, SCHEDULERS) else _made(what, optimizer, "schedule")
         if not isinstance(made, SCHEDULERS):
             raise UsageError(f"schedule: expected a function that returns a scheduler of torch.optim, got {made!r:.80}")
         self._require_own(made, optimizer)
+        self._require_epochs(made)
         return made
+
+    def _require_epochs(self, schedule: Any) -> None:
+        if self.schedule_every == "batch" and isinstance(schedule, (str, ReduceLROnPlateau)):
+            raise UsageError(
+                f"schedule_every: {describe(schedule)} goes by epochs; leave it out, or give another schedule"
+            )
 
     @staticmethod
     def _require_own(schedule: Any, optimizer: Any) -> None:
@@ -146,12 +159,17 @@ class Steps:
             for group, rate, factor in zip(scheduler.optimizer.param_groups, scheduler.base_lrs, factors, strict=True):
                 group["lr"] = rate * factor
 
+    def end_batch(self, scheduler: Any) -> None:
+        """Let the scheduler step after a batch."""
+        if self.schedule_every == "batch":
+            _step(scheduler)
+
     def end_epoch(self, scheduler: Any, epoch: Epoch) -> None:
         """Let the scheduler step after an epoch."""
         if self.schedule_every != "epoch":
             return
         if not isinstance(scheduler, ReduceLROnPlateau):
-            scheduler.step()
+            _step(scheduler)
         elif scheduler.mode == "min":
             scheduler.step(epoch.loss)
         elif epoch.validation_accuracy is None:
@@ -164,6 +182,23 @@ class Steps:
         extras = {name: getattr(self, name) for name, default in EXTRAS.items() if getattr(self, name) != default}
         named = {"optimizer": describe(self.optimizer), "schedule": describe(self.schedule)}
         return named | {name: getattr(self, name) for name in DEFAULTS} | extras
+
+
+def _made(function: Any, argument: Any, where: str) -> Any:
+    """Return what a user's function makes of one argument, or raise a UsageError if it takes others."""
+    try:
+        return function(argument)
+    except TypeError as error:
+        raise UsageError(
+            f"{where}: {first_line(error)}; give a function of one argument, such as lambda p: …"
+        ) from error
+
+
+def _step(scheduler: Any) -> None:
+    try:
+        scheduler.step()
+    except ValueError as error:  # of OneCycleLR, whose number of steps is fixed
+        raise UsageError(f"schedule: {first_line(error)}") from error
 
 
 def left_out(optimizer: Optimizer, net: nn.Module) -> list[str]:

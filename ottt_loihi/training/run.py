@@ -122,7 +122,7 @@ def make_trainer(config: Config, data: Prepared, net: Network, **more: Any) -> T
 
 def freeze(net: Network, layers: str) -> None:
     """Let only the readout learn if ``layers`` is ``"hidden"``; an empty text changes nothing."""
-    if checks.one_of(layers, "training.freeze", ("", "hidden")):
+    if checks.one_of(layers or None, "training.freeze", ("hidden",), none=True):
         for block in net.blocks:
             block.requires_grad_(False)
 

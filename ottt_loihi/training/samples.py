@@ -393,6 +393,8 @@ def as_array(values: Any, where: str) -> np.ndarray:
     if isinstance(values, CompactArray):
         return values  # type: ignore[return-value]
     if isinstance(values, Tensor):
+        if values.layout != torch.strided or values.is_quantized:
+            raise UsageError(f"{where}: expected a dense tensor, got {name_of(values)}; use to_dense() or dequantize()")
         values = values.detach().cpu()
         values = values.float() if values.dtype == torch.bfloat16 else values  # the same numbers; NumPy lacks the type
     if not is_array(values) or (array := np.asarray(values)).dtype.kind not in "biuf":
@@ -424,4 +426,6 @@ def name_of(values: Any) -> str:
     kind = type(values).__name__
     if isinstance(values, np.ndarray):
         return f"{kind} of {values.dtype}"
+    if isinstance(values, Tensor):
+        return f"{kind} of {values.dtype}, {values.layout}"
     return f"{kind} of {len(values)}" if isinstance(values, (tuple, list)) else kind

@@ -273,6 +273,13 @@ class Trainer:
         parts = open_parts(train, y, validation, test, self.net, self.encoding, self.workers, self.seed)
         self.data, self.validation, self.test = parts
         self.validation_share = validation if isinstance(validation, (int, float)) else None
+        if not self.data.inside_epochs and self.sampling == "balanced":
+            raise UsageError("sampling: a DataLoader or an iterable draws its samples itself; leave it out")
+        if self.augmentations and len(self.data.sample_shape) - self.data.time_axis < 2:
+            raise UsageError(
+                "augmentations: they change images, and these samples have the shape "
+                f"{self.data.sample_shape}{' with a time axis' if self.data.time_axis else ''}; leave them out"
+            )
         if not self.data.inside_epochs:
             self._say("data: batches of a DataLoader or an iterable; a run is resumed at the end of an epoch")
         if note := keep_description(self.net, describe(self.data, names)):
@@ -294,8 +301,7 @@ class Trainer:
         for batch, inputs in self._inputs(done.epoch, done.batch):
             self.group.begin(batch.size)
             done.add(*self._batch(inputs, torch.from_numpy(batch.y), fit), batch.size)
-            if self.steps.schedule_every == "batch":
-                fit.scheduler.step()
+            self.steps.end_batch(fit.scheduler)
             done.seconds += time.perf_counter() - start
             for callback in callbacks:
                 callback.on_batch_end(fit)
