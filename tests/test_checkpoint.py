@@ -301,6 +301,77 @@ def test_what_cannot_be_saved(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+def test_what_is_saved_can_be_read(tmp_path):
+    """Files were written that load called unsafe or damaged afterwards."""
+    path = tmp_path / "model.pt"
+    net = small()
+    net.readout.double()
+    with pytest.raises(UsageError, match=r"save: .* and readout\.bias is torch\.float64; bring them to one dtype"):
+        save(net, path)
+    with pytest.raises(UsageError, match=r"model\.pt: .*weight is torch\.float8_e4m3fn, which no file of ours holds"):
+        save(small().to(torch.float8_e4m3fn), path)
+    assert not list(tmp_path.iterdir())
+    net = small()
+    net.readout.weight = torch.nn.Parameter(net.readout.weight.detach().t().contiguous().t())
+    save(net, path)
+    assert same(load(path), net)
+
+
+class Counting(Neuron):
+    beta = 0.5
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
+        self.register_buffer("alive", torch.ones(3, dtype=torch.bool))
+
+
+def test_buffers_of_ones_own_neurons_are_of_any_type(tmp_path):
+    made = []
+    for steps in (7, 0):
+        made.append(small())
+        made[-1].blocks[0].neuron = Counting()
+        made[-1].blocks[0].neuron.steps += steps
+    save(made[0], tmp_path / "model.pt")
+    assert int(load(tmp_path / "model.pt", net=made[1]).blocks[0].neuron.steps) == 7
+    broken = payload(made[0])
+    broken["weights"]["readout.weight"] = broken["weights"]["readout.weight"].long()
+    torch.save(broken, tmp_path / "model.pt")
+    with pytest.raises(FileError, match=r"readout\.weight: expected a contiguous tensor of floats"):
+        load(tmp_path / "model.pt", net=made[1])
+
+
+def tied():
+    net = mlp((4, 4, 4, 2))
+    net.blocks[1].connection.weight = net.blocks[0].connection.weight
+    return net
+
+
+def test_a_parameter_that_two_layers_share_stays_one(tmp_path):
+    net, path = tied(), tmp_path / "model.pt"
+    net.blocks[0].connection.weight.requires_grad_(False)
+    save(net, path)
+    found = load(path)
+    assert found.blocks[1].connection.weight is found.blocks[0].connection.weight
+    assert [p.requires_grad for p in found.parameters()] == [False, True]
+    assert same(found, net)
+    assert same(load(path, net=tied()), net)
+    save(mlp((4, 4, 4, 2)), path)
+    with pytest.raises(UsageError, match="are one parameter of the network to be filled, and differ here"):
+        load(path, net=tied())
+    whole = payload(tied())
+    for shared in (
+        {"readout.weight": "blocks.0.connection.weight"},
+        {"blocks.7.weight": "readout.weight"},
+        "all",
+        {"readout.weight": []},
+    ):
+        metadata = json.loads(whole["metadata"]) | {"shared": shared}
+        torch.save(whole | {"metadata": json.dumps(metadata)}, path)
+        with pytest.raises(FileError, match="damaged, "):
+            load(path)
+
+
 def test_a_model_from_memory_has_the_same_format(saved):
     """What the oldest files look like: if this fails, raise VERSION and keep reading them."""
     with zipfile.ZipFile(io.BytesIO(saved.read_bytes())) as archive:

@@ -607,3 +607,33 @@ def test_normalised_images_are_what_the_network_sees():
     assert same(one, plain)
     assert evaluate(net, x, Y).accuracy == evaluate(plain.net, (x - np.float32(0.3)) / np.float32(0.5), Y).accuracy
     assert net.data.coding.to_json() == {"name": "constant", "options": moments}
+
+
+class Rows(torch.optim.Optimizer):
+    """An optimiser whose state has other shapes than the parameters, as Adafactor's (since torch 2.5)."""
+
+    def __init__(self, parameters):
+        super().__init__(parameters, {"lr": 0.1})
+
+    def step(self, closure=None):
+        for group in self.param_groups:
+            for p in group["params"]:
+                rows = self.state[p].setdefault("rows", torch.zeros(len(p), 1))
+                rows.add_(p.grad.square().mean(1, keepdim=True))
+                p.data.sub_(group["lr"] * p.grad / (rows.sqrt() + 1e-3))
+
+
+def test_an_optimiser_whose_state_has_shapes_of_its_own_goes_on(tmp_path):
+    again = trainer(optimizer=Rows, schedule="constant")
+    whole = trainer(optimizer=Rows, schedule="constant")
+    whole.fit(X, Y, 2)
+    trainer(optimizer=Rows, schedule="constant").fit(X, Y, 1, run=RunFolder(tmp_path))
+    again.fit(X, Y, 2, run=RunFolder(tmp_path), resume=True)
+    assert same(whole, again)
+
+
+def test_a_run_that_replaces_another_leaves_no_best_network_of_it(tmp_path):
+    trainer().fit(X, Y, 1, validation=0.2, run=RunFolder(tmp_path))
+    assert (tmp_path / "best.pt").exists()
+    trainer().fit(X, Y, 1, run=RunFolder(tmp_path))
+    assert not (tmp_path / "best.pt").exists()

@@ -5,7 +5,8 @@ A ``model.pt`` is a ZIP file as ``torch.save`` writes it, holding one dictionary
     {"format": "ottt-loihi model", "version": 2, "metadata": <JSON text>, "weights": {name: tensor}}
 
 The metadata are ``{"architecture": …, "provenance": …}``, ``"data"`` where the network has a description of its data,
-and ``"frozen"``, the names of parameters that do not learn (``requires_grad = False``), where there are any.
+``"frozen"``, the names of parameters that do not learn (``requires_grad = False``), and ``"shared"``, the other names
+of parameters that have several, where there are any.
 
 The architecture is the network block by block (:mod:`ottt_loihi.nn.description`); in version 1 it is the name of
 a function of ``nn.models`` and its arguments. Everything is a function of the network, so equal networks give equal
@@ -40,6 +41,10 @@ from ottt_loihi.torch_files import read_payload, require_room
 
 FORMAT = "ottt-loihi model"
 VERSION = 2
+DTYPES = (
+    *(torch.float64, torch.float32, torch.bfloat16, torch.float16),
+    *(torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8, torch.bool),
+)
 
 
 def save(net: nn.Module, path: str | os.PathLike[str], provenance: Mapping[str, Any] | None = None) -> None:
@@ -65,6 +70,10 @@ def save(net: nn.Module, path: str | os.PathLike[str], provenance: Mapping[str, 
     if not foreign(architecture):
         with torch.device("meta"):
             expected = tensors_of(construct(architecture)).keys()
+        kinds = {value.dtype: name for name, value in tensors_of(net).items()}
+        if len(kinds) > 1:
+            found = " and ".join(f"{name} is {kind}" for kind, name in kinds.items())
+            raise UsageError(f"save: {found}; bring them to one dtype, as net.float() does")
         if strange := sorted(expected ^ tensors_of(net).keys()):
             raise UsageError(
                 f"save: {strange[0]}: a hook or an attribute of your own has changed the network's tensors; make it "
@@ -91,7 +100,16 @@ def metadata_of(net: nn.Module) -> dict[str, Any]:
         metadata["data"] = data.to_json()
     if frozen := [name for name, parameter in net.named_parameters() if not parameter.requires_grad]:
         metadata["frozen"] = frozen
+    if shared := _shared(net):
+        metadata["shared"] = shared
     return metadata
+
+
+def _shared(net: nn.Module) -> dict[str, str]:
+    """Return the other names of parameters that have several, with their first."""
+    first: dict[int, str] = {}
+    names = [(name, first.setdefault(id(p), name)) for name, p in net.named_parameters(remove_duplicate=False)]
+    return {name: known for name, known in names if name != known}
 
 
 def tensors_of(net: nn.Module) -> dict[str, Tensor]:
@@ -130,7 +148,12 @@ def write_tensors(
     path: str | os.PathLike[str], format_name: str, version: int, metadata: str, tensors: Mapping[str, Tensor]
 ) -> None:
     """Write a file as described at the top of this module; ``metadata``: JSON text."""
-    weights = {name: tensor.detach().cpu().clone() for name, tensor in tensors.items()}
+    for name, tensor in tensors.items():
+        if tensor.dtype not in DTYPES:
+            raise UsageError(f"{path}: {name} is {tensor.dtype}, which no file of ours holds; use bfloat16 or larger")
+    weights = {
+        name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format) for name, tensor in tensors.items()
+    }
     buffer = io.BytesIO()  # torch.save writes a file's name into it; without, equal networks give equal bytes
     torch.save({"format": format_name, "version": version, "metadata": metadata, "weights": weights}, buffer)
     with atomic_write(path) as temporary:
@@ -198,12 +221,18 @@ def assemble(
         if not name.endswith("_extra_state")
     }
     _check_weights(path, net, weights)
+    for name, first in _shared(net).items():
+        if not torch.equal(weights[name], weights[first]):
+            raise UsageError(
+                f"{path}: {name} and {first} are one parameter of the network to be filled, and differ here"
+            )
     try:
         data = DataDescription.from_json(metadata["data"]) if "data" in metadata else None
         if mine is None:
             net.to(next(iter(weights.values())).dtype)  # also a readout without weights
             net.load_state_dict({name: weight.clone() for name, weight in weights.items()}, assign=True)
             net.requires_grad_(True)
+            _share(net, metadata.get("shared", {}))
             _freeze(net, metadata.get("frozen", []))
         else:
             net.load_state_dict(weights, strict=False)  # the constants are in no file, and were compared
@@ -246,9 +275,10 @@ def _check_weights(path: Path, net: nn.Module, weights: Mapping[str, Tensor]) ->
     if expected != found:
         name = min(n for n in expected.keys() | found.keys() if expected.get(n) != found.get(n))
         raise FileError(f"{path}: {name}: expected shape {expected.get(name)}, got {found.get(name)}")
+    own = {name: value.dtype for name, value in tensors_of(net).items() if not value.is_meta}  # of a given network
+    common = next((w.dtype for w in weights.values() if w.is_floating_point()), None)
     for name, weight in weights.items():
-        same = weight.dtype == next(iter(weights.values())).dtype
-        if not same or not weight.is_floating_point() or not weight.is_contiguous():
+        if weight.dtype not in (common, own.get(name)) or not weight.is_contiguous():
             raise FileError(f"{path}: {name}: expected a contiguous tensor of floats, of the same dtype as the others")
     if strange := not_finite(weights):
         raise FileError(f"{path}: {strange}; train it again")
@@ -261,6 +291,15 @@ def _check_weights(path: Path, net: nn.Module, weights: Mapping[str, Tensor]) ->
                 probe.check()
             except UsageError as error:
                 raise FileError(f"{path}: {name}: {error}") from None
+
+
+def _share(net: nn.Module, names: Any) -> None:
+    known = dict(net.named_parameters())
+    for name, first in names.items() if isinstance(names, dict) else [(names, None)]:
+        if name not in known or first not in known or not torch.equal(known[name], known[first]):
+            raise UsageError(f"its shared parameters are not the network's: {names!r:.80}")
+        place, _, own = name.rpartition(".")
+        setattr(net.get_submodule(place), own, known[first])
 
 
 def _freeze(net: nn.Module, names: Any) -> None:

@@ -30,6 +30,7 @@ from ottt_loihi.errors import FileError, UsageError
 from ottt_loihi.files import write_text
 from ottt_loihi.training.callbacks import Epoch, Fit, Progress, SaveModel
 from ottt_loihi.training.checkpoint import assemble, metadata_of, read_tensors, save, tensors_of, write_tensors
+from ottt_loihi.training.optimizers import OPTIMIZERS
 from ottt_loihi.training.state import like, pack, unpack
 
 FORMAT, VERSION = "ottt-loihi training", 2
@@ -62,6 +63,8 @@ class RunFolder(SaveModel):
         if found is not None and (progress.best is None or found > progress.best):
             progress.best = found
             save(fit.trainer.net, self.best, fit.trainer.provenance(fit.epochs, progress.history))
+        if progress.best is None:  # of a run that this one replaces
+            self.best.unlink(missing_ok=True)
         self._write_metrics(progress.history)
         self.save_state(fit)
 
@@ -165,12 +168,17 @@ def _progress(saved: Mapping[str, Any], batch_size: int) -> Progress:
 
 
 def _optimizer_state(optimizer: torch.optim.Optimizer, found: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the state if it fits this optimiser and its parameters, else raise a ValueError."""
+    """Return the state if it fits this optimiser and its parameters, else raise a ValueError.
+
+    What shapes optimisers of other classes than ours keep is not known (Adafactor: rows and columns).
+    """
+    known = type(optimizer) in OPTIMIZERS.values()
     shapes = [tuple(p.shape) for group in optimizer.param_groups for p in group["params"]]
     for index, values in found["state"].items():
         for key, value in values.items():
             shape = tuple(value.shape) if isinstance(value, Tensor) else ()
-            if shape not in ((), shapes[int(index)]) or (isinstance(value, Tensor) and not torch.isfinite(value).all()):
+            fits = not known or shape in ((), shapes[int(index)])
+            if not fits or (isinstance(value, Tensor) and not torch.isfinite(value).all()):
                 raise ValueError(f"optimizer/{index}/{key} has shape {shape} or is not finite")
     groups = like(found["param_groups"], optimizer.state_dict()["param_groups"], "optimizer")
     return {"state": dict(found["state"]), "param_groups": groups}
