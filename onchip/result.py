@@ -123,7 +123,7 @@ class LearningResult:
             )
         if kept := self.settings.get("kept_by_state"):
             chosen = ", ".join(f"{name} {self.settings[name]}" for name in kept)
-            found.append(f"the resumed state is of version 0.1 and goes on with its {chosen}")
+            found.append(f"the resumed state is of version 0.1 and continues with its {chosen}")
         return found
 
     @property

@@ -141,7 +141,7 @@ def test_a_gzip_bomb_is_not_unpacked(tmp_path):
         assert tracemalloc.get_traced_memory()[1] < 30e6
         tracemalloc.stop()
     (tmp_path / "tail.gz").write_bytes(gzip.compress(idx(np.zeros(3, np.uint8)) + bytes(1 << 26), 9))
-    with pytest.raises(FileError, match="goes on after the 3 values"):
+    with pytest.raises(FileError, match="continues after the 3 values"):
         read_idx(tmp_path / "tail.gz", 1)
 
 

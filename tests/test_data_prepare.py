@@ -36,7 +36,7 @@ def test_the_time_axis_may_be_another_one(tmp_path):
     again = load_npz(tmp_path / "a.npz", time_axis=True)
     np.testing.assert_array_equal(again.x_train, split.x_train)
     assert again.dt == 0.02
-    with pytest.raises(FileError, match="time_axis: the file says 2, asked for is False"):
+    with pytest.raises(FileError, match="time_axis: the file says 2, the option False"):
         load_npz(tmp_path / "a.npz", time_axis=False)
 
 

@@ -80,7 +80,7 @@ def test_that_it_keeps_its_choices_is_said(folder, capsys, monkeypatch):
     stop(monkeypatch, 286, go_on, folder, "more", capsys)
     warnings = json.loads(capsys.readouterr().out)["warnings"]
     kept = "rounding per-synapse-1, encoding signed, feedback random, learn_when always, readout_rate 0.02, "
-    assert f"the resumed state is of version 0.1 and goes on with its {kept}hidden_rate 1.0" in warnings
+    assert f"the resumed state is of version 0.1 and continues with its {kept}hidden_rate 1.0" in warnings
 
 
 def test_a_run_with_other_choices_is_another_one(folder, capsys):

@@ -373,7 +373,7 @@ def test_layers_that_send_no_spike_are_said():
 def test_neurons_without_counterpart_are_named_where_the_module_does_not_run_either():
     node = S.PSN()
     node.forward = lambda x: x.view(-1, 99, 7)
-    with pytest.raises(ChipError, match=r"no counterpart here: 1 \(PSN\): what it computes is no leaky"):
+    with pytest.raises(ChipError, match=r"no counterpart here: 1 \(PSN\): it computes no leaky"):
         ol.from_module(nn.Sequential(nn.Linear(6, 5), node, nn.Linear(5, 3)), (6,), 4)
 
 

@@ -174,7 +174,7 @@ class TestCheckpoint:
         curve.write_text(curve.read_text().replace(f'"version": {VERSION}', '"version": 1'))
         resumed = self.run(tmp_path, resume=True, epochs=3)
         (said,) = resumed.warnings
-        assert said.startswith("the resumed state is of version 0.1 and goes on with its rounding per-synapse-1, ")
+        assert said.startswith("the resumed state is of version 0.1 and continues with its rounding per-synapse-1, ")
         (tmp_path / "whole").mkdir()
         assert resumed.chip == self.run(tmp_path / "whole", epochs=3, **old).chip
         assert resumed.chip != self.run(tmp_path / "whole", epochs=3).chip

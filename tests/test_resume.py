@@ -91,7 +91,10 @@ def test_a_run_stopped_in_the_middle_of_an_epoch_goes_on_there(tmp_path, monkeyp
     rows = (tmp_path / "metrics.csv").read_text().splitlines()
     assert len(rows) == 4
     assert rows[0].startswith("epoch,loss,train_accuracy,test_accuracy")
-    with pytest.raises(UsageError, match=r"a run with rule = .*'ottt'.*asked for is .*'sltt'"):
+    with pytest.raises(
+        UsageError,
+        match=r"this run was started with rule = .*'ottt'.*now it is .*'sltt'.*; use the settings of the start",
+    ):
         trainer("sltt").fit(x, y, 3, run=RunFolder(tmp_path), resume=True)
 
 
@@ -153,7 +156,7 @@ def test_a_network_of_another_architecture_is_refused(tmp_path):
         stops.fit(x, y, 1, run=RunFolder(tmp_path), validation=(x, y), resume=True)
     again = Trainer(mlp((12, 9, 3)), OTTT())
     again.fit(x, y, 1, run=RunFolder(tmp_path), resume=True)
-    assert "nothing is trained: the run has 1 epochs, asked for are 1" in again.notes
+    assert "nothing is trained: the run has 1 epochs already, and epochs is 1" in again.notes
 
 
 def test_options_of_training_without_effect_are_refused(tmp_path):
@@ -342,7 +345,9 @@ def test_the_engine_is_chosen_once_for_a_run(tmp_path):
     first.fit(x, y, 1, run=RunFolder(tmp_path))
     assert first.chosen.name == "fast"
     assert "engine fast" in first.chosen.why
-    with pytest.raises(UsageError, match=r"a run with engine = \{'chunk': .*'fast'\}, asked for is .*'plain'"):
+    with pytest.raises(
+        UsageError, match=r"this run was started with engine = \{'chunk': .*'fast'\}, now it is .*'plain'"
+    ):
         trainer(engine="plain").fit(x, y, 2, run=RunFolder(tmp_path), resume=True)
 
 

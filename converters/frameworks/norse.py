@@ -110,7 +110,7 @@ FRAMEWORK = Framework(
     },
     refused={
         **{
-            name: "what it computes is no leaky integrate-and-fire neuron; the nearest is LIFCell"
+            name: "it computes no leaky integrate-and-fire neuron; the nearest is LIFCell"
             for name in (
                 *("LIFAdExCell", "LIFAdEx", "LIFRefracCell", "LIFRefracRecurrentCell", "CobaLIFCell", "LSNNCell"),
                 *("LSNN", "LSNNRecurrent", "LSNNRecurrentCell", "LIFAdExRecurrentCell", "IzhikevichCell", "LIFExCell"),

@@ -78,7 +78,7 @@ def _steps(module: nn.Module) -> str | None:
     return "time first" if getattr(module, "step_mode", "s") == "m" else None
 
 
-NO_SPIKES = "what it computes is no leaky integrate-and-fire neuron; the nearest is LIFNode"
+NO_SPIKES = "it computes no leaky integrate-and-fire neuron; the nearest is LIFNode"
 FRAMEWORK = Framework(
     name="spikingjelly",
     packages=("spikingjelly",),

@@ -96,17 +96,17 @@ def _accumulated(chip: ChipNetwork, x: np.ndarray | None) -> tuple[ChipNetwork, 
     readout = chip.layers[-1]
     if chip.readout == "max_v":
         raise ChipError(
-            f"{readout.name}: its largest v needs v at every step, which a chip is not asked for; the nearest is a "
-            "readout of the last v"
+            f"{readout.name}: the largest v needs v at every step, and the host reads a chip once for each sample; the "
+            "nearest is a readout of the last v"
         )
     if chip.readout != "sum_v":
         return chip, ()
     last = len(chip.layers) - 1
     if (readout.du, readout.dv) != (4095, arithmetic.DECAY_UNITY) or any(c.pre == last for c in chip.connections):
         raise ChipError(
-            f"{readout.name}: the sum of v over a sample needs v at every step, which a chip is not asked for, unless "
-            f"the readout has no memory (du = 4095, dv = 4096) and sends to no layer; got du = {readout.du} and "
-            f"dv = {readout.dv}"
+            f"{readout.name}: the sum of v over a sample needs v at every step, and the host reads a chip once for "
+            "each sample; a chip adds v up only if the readout has no memory (du = 4095, dv = 4096) and sends to "
+            f"no layer; got du = {readout.du} and dv = {readout.dv}"
         )
     shift = 0 if x is None else _bits_too_many(chip, x)
     layer = replace(readout, dv=0)

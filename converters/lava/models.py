@@ -99,4 +99,4 @@ def check_models(executable: Executable, tag: str, models: Mapping[type, type] |
             expected = wanted.__name__ if wanted else f"a model tagged {tag!r}"
             wrong.append(f"{process.name} ({type(process).__name__}) got {selected.__name__}, not {expected}")
     if wrong:
-        raise LavaError("Lava selected other ProcessModels than asked for: " + "; ".join(wrong))
+        raise LavaError("Lava selected unexpected ProcessModels: " + "; ".join(wrong))

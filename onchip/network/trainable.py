@@ -149,7 +149,7 @@ def estimate_logit_scale(chip: ChipNetwork, x: np.ndarray, labels: np.ndarray | 
     if lead < 1:
         raise UsageError(
             "the logit scale cannot be measured on this data: the right class does not lead; train the network "
-            "longer before it goes on learning, or give logit_scale= in Python"
+            "longer before it learns on the chip, or give logit_scale= in Python"
         )
     return round(lead)
 

@@ -31,7 +31,9 @@ def read_module(
 ) -> Imported:
     """Return the network of a user's own module, after both have run with the same spikes."""
     if input_shape is None:
-        raise UsageError(f"{text}: a module does not say what it takes; give --input-shape, of one sample at one step")
+        raise UsageError(
+            f"{text}: a module does not store the shape of its input; give --input-shape, that of a sample at one step"
+        )
     module = files.build(text)
     if weights is None:
         command.say("note", ["no --weights; the module's own are taken, as build() leaves them"])

@@ -336,7 +336,9 @@ def _trained_on(given: ChipNetwork, data: str | None, changes: tuple[str, ...], 
     try:
         return chip_choice(given, given.data_set.name, EVERYTHING)
     except (FileError, UsageError) as error:
-        command.say("note", [f"what it was trained on is not here ({error}); how well it did there is not measured"])
+        command.say(
+            "note", [f"the network's training data cannot be loaded ({error}); its accuracy on them is not measured"]
+        )
         return None
 
 

@@ -78,7 +78,7 @@ def run(
         raise UsageError(f"--continuous: {place.name} gives no v at every step; choose sim, inprocess or lava")
     chip = command.load_chip(model)
     if data is None and chip.data_set is None:
-        raise UsageError(f"{model}: does not say what data it was trained on; name it with --data")
+        raise UsageError(f"{model}: does not store on which data it was trained; name them with --data")
     data = data or chip.data_set.name
     options = chosen_options(data, changes or ())
     if continuous and samples is not None:

@@ -112,7 +112,7 @@ def train(
         result = run(settings, output, resume=resume, tensorboard=tensorboard, progress=not json, force=force)
     except KeyboardInterrupt as interrupt:
         if interrupt.args:
-            command.err.print(f"interrupted; {interrupt}; --resume goes on", markup=False, soft_wrap=True)
+            command.err.print(f"interrupted; {interrupt}; --resume continues the run", markup=False, soft_wrap=True)
         raise
     if result is None:
         return

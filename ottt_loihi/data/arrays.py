@@ -213,7 +213,7 @@ def _says(arrays: dict[str, np.ndarray], given: dict[str, Any]) -> dict[str, Any
         if name == "time_axis" and of_file and value is True:
             value = None  # the file also says which one
         if value is not None and of_file is not None and value != of_file:
-            raise UsageError(f"{name}: the file says {of_file!r}, asked for is {value!r}")
+            raise UsageError(f"{name}: the file says {of_file!r}, the option {value!r}; leave the option out")
         found[name] = of_file if value is None else value
         if name == "class_names" and found[name] is None:
             found[name] = ()

@@ -107,7 +107,7 @@ def _read(file: IO[bytes], path: Path, num_dims: int, size: int) -> np.ndarray:
     if len(values) < count:
         raise FileError(f"{path}: declares {count} values in {shape} and holds {len(values)}; fetch the file again")
     if file.read(1):
-        raise FileError(f"{path}: goes on after the {count} values it declares in {shape}; fetch the file again")
+        raise FileError(f"{path}: continues after the {count} values it declares in {shape}; fetch the file again")
     return np.frombuffer(values, np.uint8).reshape(shape)
 
 

@@ -75,7 +75,9 @@ def _train(
         raise UsageError("--resume continues the run and --force replaces it; choose one of the two")
     if group.leads:
         if folder.state.exists() and not (resume or force):
-            raise UsageError(f"{output}: holds a run; --resume goes on with it, --force replaces it, -o names another")
+            raise UsageError(
+                f"{output}: contains a run; --resume continues it, --force replaces it, -o names another folder"
+            )
         require_writable(output)
     trainer = make_trainer(config, data, net, progress=progress, callbacks=callbacks, group=group)
     if training.cuda_graph:

@@ -134,8 +134,10 @@ class RunFolder(SaveModel):
         names = sorted((found.keys() | expected.keys()) - {"epochs"}, key=lambda name: (name == "engine", name))
         for name in names:  # the engine last: it follows from the other settings
             if found.get(name) != expected.get(name):
-                now = expected.get(name)
-                raise UsageError(f"{self.state}: a run with {name} = {found.get(name)!r}, asked for is {now!r}")
+                raise UsageError(
+                    f"{self.state}: this run was started with {name} = {found.get(name)!r}, now it is "
+                    f"{expected.get(name)!r}; use the settings of the start, or another folder"
+                )
 
     def _write_metrics(self, history: Sequence[Epoch]) -> None:
         text = io.StringIO()

@@ -243,7 +243,7 @@ class Trainer:
                     run.load_state(fit)
                     self.steps.follow(fit.scheduler)
                     if (done := fit.progress.epoch) >= epochs:
-                        self._say(f"nothing is trained: the run has {done} epochs, asked for are {epochs}")
+                        self._say(f"nothing is trained: the run has {done} epochs already, and epochs is {epochs}")
                 ended.enter_context(_reproducible(self.net))
                 for callback in callbacks:
                     callback.on_start(fit)
