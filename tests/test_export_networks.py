@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from ottt_loihi.converters import torch_integer
+from ottt_loihi.converters.quantize import float_run
 from ottt_loihi.converters.quantize.float_connection import convolution_matrix
 from ottt_loihi.converters.quantize.float_network import from_torch
 from ottt_loihi.converters.quantize.quantize import quantize
@@ -380,3 +381,33 @@ def test_lava_runs_the_same_integers(name, reset):
     x = spikes(net, 2)
     comparison = compare(chip, simulator.run(chip, x, ("u", "v", "s")), lava.run(chip, x, ("u", "v", "s")))
     assert comparison.different == 0, str(comparison.first)
+
+
+def authors_feedback(delay=1, beta=0.5, bias=0.4, reset="subtract"):
+    torch.manual_seed(1)
+    back = ol.Linear(6, 6, bias=True)
+    torch.nn.init.constant_(back.bias, bias)
+    neurons = ol.LIF(beta, convention="authors", reset=reset)
+    block = ol.Block(ol.Linear(5, 6, bias=True), neurons, branches=[ol.Branch(back, 0, delay)])
+    return ol.Network([block], ol.Readout(6, 3), input_shape=(5,), time_steps=4, convention="authors")
+
+
+@pytest.mark.parametrize("reset", ["subtract", "zero"])
+def test_the_bias_of_the_authors_feedback_begins_one_step_late_on_the_chip_too(reset):
+    """It acted from the first step on in the exported network."""
+    net = authors_feedback(reset=reset).double()
+    x = (np.random.default_rng(0).random((40, 4, 5)) < 0.3).astype(np.uint8)
+    found = net.run(torch.from_numpy(x), record="s")
+    assert 0.05 < found.states["s"][0].mean().item() < 0.95
+    real = from_torch(net)
+    scores = float_run.scores(real, float_run.run(real, x))
+    np.testing.assert_allclose(scores, found.scores.detach().numpy(), atol=1e-12)
+    chip = ol.export(net).chip
+    assert (sim.run(chip, x).predictions == found.predictions.numpy()).mean() > 0.9
+
+
+def test_a_bias_that_begins_later_than_the_chip_can_is_refused():
+    for settings in ({"delay": 2}, {"beta": 0.0}):
+        with pytest.raises(ChipError, match=r"branch: its bias begins .* late, as the authors' code has it"):
+            from_torch(authors_feedback(**settings))
+    from_torch(authors_feedback(delay=2, bias=0.0))

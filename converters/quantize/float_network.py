@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 CUBA, MEMBRANE = "ottt_loihi.nn.cuba.CubaLIF", "ottt_loihi.nn.cuba.Membrane"
 NEURONS = ("ottt_loihi.nn.neurons.LIF", "ottt_loihi.nn.neurons.DSRNeuron", CUBA)
 TAKEN = {"subtract": None, "delayed": 1.0, "none": 0.0}  # FloatLayer.taken of each reset that keeps the membrane in u
+LATE = "as the authors' code has it, which the chip cannot do; train with convention='paper', or without that bias"
 MESSAGES = 255  # the largest graded message
 
 INPUTS = ("spikes", "constant", "graded")
@@ -113,11 +114,16 @@ def from_torch(net: Network) -> FloatNetwork:
         name = f"hidden {index + 1}"
         inputs, bias = arrive(block.connection, index - 1, index, shapes[index - 1], 0, name)
         inputs, bias = _normalised(inputs, bias, shapes[INPUT], shapes[index], coding)
+        late = None
         for branch in block.branches:
             more, more_bias = arrive(
                 branch.connection, branch.source, index, shapes[branch.source], branch.delay, f"{name}, branch"
             )
             inputs, bias = inputs + more, _sum(bias, more_bias)
+            if net.convention == "authors" and branch.delay and more_bias is not None and more_bias.any():
+                late = _sum(late, more_bias)
+                if branch.delay > 1:
+                    raise ChipError(f"{name}, branch: its bias begins {branch.delay} steps late, {LATE}")
         if block.skip is not None:
             stream = [c for c in connections if c.post == block.skip.source]
             inputs += [replace(c, post=index, weight=c.weight * block.skip.factor) for c in stream]
@@ -126,7 +132,7 @@ def from_torch(net: Network) -> FloatNetwork:
         inputs = [c for c in inputs if c.weight.any()]
         if not inputs:
             raise ChipError(f"{name}.weight: all weights are zero, nothing would pass; train the network")
-        layers.append(_neurons(block.neuron, name, shapes[index], bias))
+        layers.append(_without_first(_neurons(block.neuron, name, shapes[index], bias), late))
         connections += [replace(c, weight=c.weight * (amplitudes[c.pre] * _charge(block.neuron))) for c in inputs]
         biases.append(bias)
     if len(net.blocks) and _reads_membranes(net):
@@ -274,6 +280,15 @@ def _neurons(neuron: Any, name: str, shape: tuple[int, ...], bias: np.ndarray | 
         start = (1 - alpha) * v_threshold
         bias = (np.zeros(shape) if bias is None else bias * _charge(neuron)) + (1 - beta) * start
     return FloatLayer(name, shape, bias, neuron.reset, beta, v_threshold, v_init=start)
+
+
+def _without_first(layer: FloatLayer, late: np.ndarray | None) -> FloatLayer:
+    """Return neurons whose bias lacks the part ``late`` in the first step: λ·v[0] takes that part away again."""
+    if late is None:
+        return layer
+    if layer.alpha or not layer.beta:
+        raise ChipError(f"{layer.name}, branch: its bias begins one step late, {LATE} (or with alpha = 0 and beta > 0)")
+    return replace(layer, v_init=np.broadcast_to(layer.v_init - late / layer.beta, layer.shape))
 
 
 def _cuba(neuron: Any, name: str, shape: tuple[int, ...], bias: np.ndarray | None) -> FloatLayer:
