@@ -78,13 +78,15 @@ def test_missing_files_are_named(folder, tmp_path, monkeypatch):
     with pytest.raises(FileError, match=r"mnist lacks t10k-labels-idx1-ubyte\.gz; put the missing files there"):
         load_mnist(folder)
     with pytest.raises(
-        FileError, match=r"fashion-mnist: not found; put train-images-idx3-ubyte\.gz .* in .*fashion-mn"
+        FileError, match=r"fashion-mnist: not found; put train-images-idx3-ubyte\.gz, .* in .*fashion-mn"
     ):
         load_fashion_mnist(folder)
     with pytest.raises(FileError, match="no such folder"):
         load_mnist(tmp_path / "nowhere")
     monkeypatch.delenv("OTTT_DATA_DIR", raising=False)
-    with pytest.raises(FileError, match=r"set OTTT_DATA_DIR to one and put there .*nothing is downloaded"):
+    with pytest.raises(
+        FileError, match=r"set OTTT_DATA_DIR to a folder, and put train-.* in .*mnist \(nothing is downloaded"
+    ):
         load_mnist()
     monkeypatch.setenv("OTTT_DATA_DIR", str(folder))
     with pytest.raises(FileError, match="lacks t10k-labels"):

@@ -31,7 +31,7 @@ class Layout:
     files
         what must be there, key → names, any of which will do (a folder's name ends in ``/``)
     also
-        what else belongs there, in words
+        what else belongs there, or which other names will do, in words
     """
 
     format: str
@@ -40,9 +40,9 @@ class Layout:
     also: str = ""
 
     def describe(self, base: str | os.PathLike[str]) -> str:
-        """Return the files in words: ``a and b (or b.gz) in /data/mnist``."""
-        names = [first + (f" (or {', '.join(rest)})" if rest else "") for first, *rest in self.files.values()]
-        return f"{', '.join(names)}{self.also and ' ' + self.also} in {Path(base) / self.folders[0]}"
+        """Return the files in words, each with its first name: ``a, b (also unpacked) in /data/mnist``."""
+        names = ", ".join(first for first, *_ in self.files.values())
+        return f"{names}{self.also and ' ' + self.also} in {Path(base) / self.folders[0]}"
 
 
 @dataclass(frozen=True)
@@ -83,8 +83,8 @@ def find(name: str, layouts: Sequence[Layout], folder: str | os.PathLike[str] | 
     base = data_folder(folder)
     if base is None:
         raise FileError(
-            f"{name}: no data folder; set {ENVIRONMENT} to one and put there "
-            + "; or ".join(layout.describe(".") for layout in layouts)
+            f"{name}: no data folder; set {ENVIRONMENT} to a folder, and put "
+            + "; or ".join(layout.describe(f"${ENVIRONMENT}") for layout in layouts)
             + " (nothing is downloaded)"
         )
     if not base.is_dir():

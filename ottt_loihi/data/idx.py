@@ -34,8 +34,9 @@ FILES = {
     for part, prefix in (("train", "train"), ("test", "t10k"))
     for kind, dims in (("images", 3), ("labels", 1))
 }
-MNIST = (Layout("idx", ("mnist", "MNIST/raw"), FILES),)
-FASHION_MNIST = (Layout("idx", ("fashion-mnist", "FashionMNIST/raw"), FILES),)
+ALSO = "(also unpacked, and also with .idx in place of -idx)"
+MNIST = (Layout("idx", ("mnist", "MNIST/raw"), FILES, ALSO),)
+FASHION_MNIST = (Layout("idx", ("fashion-mnist", "FashionMNIST/raw"), FILES, ALSO),)
 FASHION_CLASSES = (
     *("T-shirt", "trouser", "pullover", "dress", "coat"),
     *("sandal", "shirt", "sneaker", "bag", "ankle boot"),
