@@ -31,12 +31,13 @@ def test_the_story_says_what_changed():
         "samples": 10, "accuracy": 0.9, "accuracy_learning_weights": 0.9, "accuracy_before": 0.1,
         "accuracy_deployed": 0.95, "scenario": "more", "world_changed": True, "weights_averaged": True,
     }  # fmt: skip
-    assert "95.0%; then the data are different: 10.0%" in story(summary)
-    assert "averaged 8-bit inference weights (90.0% last learning weights)" in story(summary)
-    assert "with 8-bit inference weights (90.0% before freezing)" in story(summary | {"weights_averaged": False})
-    assert "then nothing is changed" in story(summary | {"world_changed": False})
-    assert "rotated" in story(summary | {"scenario": "drift"})
-    assert story(summary | {"accuracy_deployed": None}).startswith("Test accuracy 10.0% as deployed")
+    assert "95.0% as deployed, 10.0% on the changed data, and 90.0% after 10 samples" in story(summary)
+    assert "with the mean of the weights, rounded to 8 bits (90.0% with the last learning weights)" in story(summary)
+    assert "with the weights rounded to 8 bits (90.0% with the last" in story(summary | {"weights_averaged": False})
+    assert "10.0% before learning" in story(summary | {"world_changed": False})
+    assert "10.0% with images rotated by 180°" in story(summary | {"scenario": "drift"})
+    assert story(summary | {"accuracy_deployed": None}).startswith("Test accuracy: 10.0% as deployed, and")
+    assert story(summary | {"accuracy_deployed": None, "scenario": "scratch"}).startswith("Test accuracy: 10.0% untr")
 
 
 @pytest.mark.parametrize("averaged", [True, False])

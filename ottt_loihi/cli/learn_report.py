@@ -128,7 +128,7 @@ def _section(summary: dict[str, Any], figures: list[Any]) -> Any:
     titles = {
         "scratch": "Learning on the chip from scratch",
         "drift": "The sensor is mounted upside down",
-        "more": "Learning on",
+        "more": "Learning continued",
     }
     return report.Section(
         name=f"learn-{summary['scenario']}",
@@ -140,19 +140,23 @@ def _section(summary: dict[str, Any], figures: list[Any]) -> Any:
 
 
 def story(summary: dict[str, Any]) -> str:
-    after = f"after {summary['samples']:,} samples {summary['accuracy']:.1%} with 8-bit inference weights"
-    kind = "last learning weights" if summary["weights_averaged"] else "before freezing"
-    after = after.replace("8-bit", "averaged 8-bit") if summary["weights_averaged"] else after
-    after += f" ({summary['accuracy_learning_weights']:.1%} {kind})"
+    """Return the test accuracies before, during and after the run in one sentence."""
+    found = []
+    if summary["accuracy_deployed"] is not None:
+        found.append(f"{summary['accuracy_deployed']:.1%} as deployed")
     if summary["scenario"] == "scratch":
-        return f"Test accuracy {summary['accuracy_before']:.1%} untrained, {after}."
-    if summary["accuracy_deployed"] is None:
-        return f"Test accuracy {summary['accuracy_before']:.1%} as deployed, {after}."
-    change = "the data are different" if summary["world_changed"] else "nothing is changed"
-    change = "its images are rotated by 180°" if summary["scenario"] == "drift" else change
+        state = "untrained"
+    elif summary["accuracy_deployed"] is None:
+        state = "as deployed"
+    elif summary["scenario"] == "drift":
+        state = "with images rotated by 180°"
+    else:
+        state = "on the changed data" if summary["world_changed"] else "before learning"
+    found.append(f"{summary['accuracy_before']:.1%} {state}")
+    mean = "the mean of the weights, rounded" if summary["weights_averaged"] else "the weights rounded"
     return (
-        f"Deployed, the network classifies {summary['accuracy_deployed']:.1%}; then {change}: "
-        f"{summary['accuracy_before']:.1%}; {after}."
+        f"Test accuracy: {', '.join(found)}, and {summary['accuracy']:.1%} after {summary['samples']:,} samples, with "
+        f"{mean} to 8 bits ({summary['accuracy_learning_weights']:.1%} with the last learning weights)."
     )
 
 
