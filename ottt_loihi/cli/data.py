@@ -177,23 +177,24 @@ def _contents(split: Split) -> dict[str, Any]:
 def _show_contents(result: dict[str, Any]) -> None:
     counts, names = result["samples_per_class"], result["class_names"]
     named = ", ".join(names[:SHOWN]) + (f" … {names[-1]}" if len(names) > SHOWN else "")
+    each = f"{min(counts):,}" if min(counts) == max(counts) else f"{min(counts):,} to {max(counts):,}"
     steps = f"{result['time_steps']} frames" if result["time_steps"] else "images (rate coded when used)"
     rows = [
         ("samples", f"{result['training_samples']:,} training, {result['test_samples']:,} test"),
         ("each", f"{steps} of {'×'.join(map(str, result['input_shape']))}, {result['dtype']}"),
-        ("classes", f"{result['classes']}: {min(counts):,} … {max(counts):,} training samples each"),
+        ("classes", f"{result['classes']}, each with {each} training samples"),
         *([("named", named)] if names else []),
         ("mean", f"{result['mean']:.4f}"),
         *((row, result[row]) for row in ("source", "licence") if result[row]),
     ]
     if "encoding" in result:
         sent, most, linear = (result[key] for key in ("spikes_per_sample", "largest_number", "linear_accuracy"))
-        found = f"{linear['values']:.1%} of the classes in the values, {linear['coded']:.1%} in what is sent "
+        found = f"{linear['values']:.1%} on the values, {linear['coded']:.1%} on the spikes or messages "
         rows += [
             ("coding", result["encoding"]),
             ("the network gets", f"{result['coded_time_steps']} × {'×'.join(map(str, result['network_input']))}"),
-            ("spikes or messages per sample", f"{sent:,.1f}, {sent / most:.1%} of what could be"),
-            ("a linear classifier finds", f"{found}({linear['samples']} training samples, cross-validated)"),
+            ("spikes or messages per sample", f"{sent:,.1f}, {sent / most:.1%} of the possible ones"),
+            ("accuracy of a linear classifier", f"{found}({linear['samples']} training samples, cross-validated)"),
             *([("drawn in", result["plot"])] if result["plot"] else []),
         ]
     command.print_table(Table(f"ottt-data · {result['name']}", ("", ""), rows, note="; ".join(result["notes"])))
