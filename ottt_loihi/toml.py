@@ -20,7 +20,7 @@ def read_tables(path: str | os.PathLike[str]) -> dict[str, Any]:
     """Return the tables of a TOML file, unchecked; :class:`FileError` if it cannot be read."""
     path = Path(path)
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        return tomllib.loads(path.read_text(encoding="utf-8-sig"))  # Windows' editors begin with a mark
     except OSError as error:
         raise FileError(f"{path}: cannot be read ({error.strerror or error}); configs/ has examples") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:

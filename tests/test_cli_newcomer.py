@@ -14,6 +14,7 @@ from ottt_loihi.sim import storage
 from ottt_loihi.sim.network import INPUT, LIF, ChipNetwork, Dense
 
 from ottt_loihi.cli import command
+from ottt_loihi.toml import read_tables
 
 torch = pytest.importorskip("torch")
 ROOT = Path(__file__).parent.parent
@@ -191,3 +192,18 @@ def test_a_terminal_without_utf_8(tmp_path, encoding):
         assert done.returncode == 0, done.stderr
         assert b"b" in done.stdout
     assert json.loads(done.stdout)["class_names"] == ["b", "α"]
+
+
+def test_ctrl_c_is_confirmed(monkeypatch, capsys):
+    def interrupted():
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(sys, "argv", ["ottt-x"])
+    with pytest.raises(SystemExit, match="130"):
+        command.execute(interrupted, "ottt-x")
+    assert capsys.readouterr().err == "ottt-x: stopped\n"
+
+
+def test_a_configuration_saved_by_windows_notepad(tmp_path):
+    (tmp_path / "a.toml").write_text("[network]\nhidden = [4]\n", encoding="utf-8-sig")
+    assert read_tables(tmp_path / "a.toml") == {"network": {"hidden": [4]}}

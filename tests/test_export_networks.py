@@ -411,3 +411,11 @@ def test_a_bias_that_begins_later_than_the_chip_can_is_refused():
         with pytest.raises(ChipError, match=r"branch: its bias begins .* late, as the authors' code has it"):
             from_torch(authors_feedback(**settings))
     from_torch(authors_feedback(delay=2, bias=0.0))
+
+
+@pytest.mark.parametrize("form", ["bias", "inject"])
+def test_forms_of_constant_images_are_refused_for_spikes(form):
+    net = from_torch(mlp((6, 5, 3), input_shape=(6,)))
+    assert net.input == "spikes"
+    with pytest.raises(UsageError, match=f"input: {form} is for images that stay the same"):
+        quantize(net, input_form=form)

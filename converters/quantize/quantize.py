@@ -153,7 +153,7 @@ def quantize(
     checks.one_of(input_form, "input", INPUT_FORMS)
     checks.one_of(scale, "scale", SCALES)
     checks.one_of(thresholds, "thresholds", THRESHOLDS)
-    if net.input == "graded" and input_form != "graded":
+    if net.input != "constant" and input_form != "graded":
         raise UsageError(f"input: {input_form} is for images that stay the same; this input changes, choose graded")
     if scale == "power-of-two" and (kinds := [b for b in bits if isinstance(b, str)]):
         raise UsageError(f"scale: {kinds[0]} weights have the scale of their size; use scale free, or a number of bits")

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 out = Console(highlight=False, theme=THEME)
 err = Console(stderr=True, highlight=False, theme=THEME)  # progress and errors: stdout stays clean for --json
+STOPPED = 130  # exit code after Ctrl-C
 
 
 def execute(function: Callable[..., None], name: str, groups: Mapping[str, str] | None = None) -> None:
@@ -51,9 +52,13 @@ def execute(function: Callable[..., None], name: str, groups: Mapping[str, str] 
         err.print(f"[bold red]{name}:[/] ", end="")
         err.print(" ".join(str(error).split()), markup=False, soft_wrap=True)
         sys.exit(error.exit_code)
+    except SystemExit as ended:
+        if ended.code == STOPPED:  # typer ends so after Ctrl-C, without a word
+            err.print(f"{name}: stopped")
+        raise
     except KeyboardInterrupt:
         err.print(f"{name}: stopped")
-        sys.exit(130)
+        sys.exit(STOPPED)
     except OSError as error:
         if error.filename is None:  # Python writes what is left of it when it ends
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
