@@ -637,3 +637,11 @@ def test_a_run_that_replaces_another_leaves_no_best_network_of_it(tmp_path):
     assert (tmp_path / "best.pt").exists()
     trainer().fit(X, Y, 1, run=RunFolder(tmp_path))
     assert not (tmp_path / "best.pt").exists()
+
+
+def test_training_and_test_images_have_one_unit():
+    pixels = (X * 255).astype(np.uint8)
+    for train, test in ((pixels, pixels.astype(np.float32)), (pixels.astype(np.float32), pixels)):
+        with pytest.raises(UsageError, match=r"test: its dtype is .*; only uint8 is divided by 255"):
+            trainer(encoding="constant").fit(train, Y, epochs=1, test=(test, Y))
+    trainer(encoding="constant").fit(pixels, Y, epochs=1, test=(X, Y))

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
+from ottt_loihi.data.arrays import ROUNDING
 from ottt_loihi.data.description import DataDescription, describe_split
 from ottt_loihi.data.images import ImageSplit
 from ottt_loihi.data.split import Split
@@ -16,6 +17,7 @@ from ottt_loihi.errors import UsageError
 from ottt_loihi.nn.network import Network
 from ottt_loihi.training.samples import Arrays, Batches, Items, Numbered, Samples, is_array, is_pair, name_of
 
+SEEN = 1000  # samples whose range is looked at
 KINDS = "a Split, arrays (x, y), a Dataset, a DataLoader or an iterable of batches (x, y)"
 
 
@@ -44,7 +46,23 @@ def open_parts(
             parts[where] = found = open_samples(part, None, net, where, data.coding, workers)
             if found.time_axis != data.time_axis:
                 raise UsageError(f"{where}: expected a time axis like the training samples', or none like theirs")
+            _require_one_unit(data, found, where)
     return data, parts["validation"], parts["test"]
+
+
+def _require_one_unit(data: Samples, other: Samples, where: str) -> None:
+    """Refuse images of bytes, which are divided by 255, beside floats outside [0, 1]."""
+    if data.time_axis or not (isinstance(data, Arrays) and isinstance(other, Arrays)):
+        return
+    for pixels, floats in ((data, other), (other, data)):
+        if pixels.x.dtype != np.uint8 or floats.x.dtype.kind != "f":
+            continue
+        first = floats.x[:SEEN]
+        if not (first.min() >= 0 and first.max() <= 1 + ROUNDING):
+            raise UsageError(
+                f"{where}: its dtype is {other.x.dtype}, that of the training samples {data.x.dtype}; only uint8 is "
+                "divided by 255, so that the two would have different units; give both the same dtype"
+            )
 
 
 def open_samples(
