@@ -557,12 +557,24 @@ def test_a_run_is_not_resumed_with_something_else(tmp_path):
     trainer(callbacks=[Average()]).fit(X, Y, 1, run=RunFolder(tmp_path))
     cases = [
         (dict(callbacks=[]), X, Y, UsageError, "callback 1, Average: only in it; resume it with its own settings"),
-        (dict(callbacks=[Average()], optimizer="adamw"), X, Y, UsageError, "a run with optimizer = 'adam'"),
-        (dict(callbacks=[Average()], schedule="constant"), X, Y, UsageError, "a run with schedule = 'cosine'"),
-        (dict(callbacks=[Average()], clip_norm=1.0), X, Y, UsageError, "a run with clip_norm = None"),
-        (dict(callbacks=[Average()]), X[:100], Y[:100], UsageError, "a run with samples = "),
-        (dict(callbacks=[Average()]), 0.5 * X, Y, UsageError, "a run with samples = "),
-        (dict(callbacks=[Average()], encoding="constant"), X, Y, UsageError, "a run with encoding"),
+        (
+            dict(callbacks=[Average()], optimizer="adamw"),
+            X,
+            Y,
+            UsageError,
+            "this run was started with optimizer = 'adam'",
+        ),
+        (
+            dict(callbacks=[Average()], schedule="constant"),
+            X,
+            Y,
+            UsageError,
+            "this run was started with schedule = 'cosine'",
+        ),
+        (dict(callbacks=[Average()], clip_norm=1.0), X, Y, UsageError, "this run was started with clip_norm = None"),
+        (dict(callbacks=[Average()]), X[:100], Y[:100], UsageError, "this run was started with samples = "),
+        (dict(callbacks=[Average()]), 0.5 * X, Y, UsageError, "this run was started with samples = "),
+        (dict(callbacks=[Average()], encoding="constant"), X, Y, UsageError, "this run was started with encoding"),
     ]
     for settings, x, y, error, message in cases:
         with pytest.raises(error, match=message):

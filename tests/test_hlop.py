@@ -265,7 +265,7 @@ class TestTasks:
         for a, b in zip(whole.rule.hlop.subspaces, rest.rule.hlop.subspaces, strict=True):
             assert torch.equal(a.rows, b.rows)
             assert a.fixed == b.fixed
-        with pytest.raises(UsageError, match="a run with rule"):
+        with pytest.raises(UsageError, match="this run was started with rule"):
             learn_tasks(trainer({**PERMUTED, "rows": [9, 9]}), tasks, 2, tmp_path / "parts")
 
     def test_what_is_refused(self, tmp_path):

@@ -96,8 +96,8 @@ class RunFolder(SaveModel):
         """
         metadata, tensors = read_tensors(self.state, FORMAT, VERSION)
         net = fit.trainer.net
+        self._check_settings(metadata.get("settings"), fit.trainer.settings(fit.epochs))
         try:
-            self._check_settings(metadata.get("settings"), fit.trainer.settings(fit.epochs))
             saved = assemble(self.state, metadata, _named(tensors, "net/"), copy.deepcopy(net))
             if saved.data and net.data and (found := saved.data.differences(net.data)):
                 raise UsageError(f"{self.state}: a run with other data ({'; '.join(found)})")
