@@ -542,3 +542,19 @@ def test_a_connection_that_is_not_affine_learns_without_traces():
     for rule in ("sltt", "bptt"):
         net = by_hand(nn.Linear(6, 5), nn.ReLU())
         make_rule(rule).backward(net.double(), *batch((6,)), SquaredError())
+
+
+@pytest.mark.parametrize("rule", ["saf-e", "saf-f", "ide", "spide", "s-tllr", "tess", "otpe", "a-otpe"])
+def test_rules_that_take_the_step_of_a_block_themselves_refuse_what_they_would_not_call(rule):
+    """Hooks of blocks, and of neurons under SAF, were ignored, as was a subclass of LIF by eligibilities."""
+    x, labels = batch((6,))
+    for change, message in (
+        (lambda net: net.blocks[0].register_forward_hook(lambda *_: None), "block 1 has a hook, which this rule"),
+        (lambda net: net.blocks[0].neuron.register_forward_hook(lambda *_: None), "block 1 has a hook"),
+        (lambda net: setattr(net.blocks[0], "__class__", SubBlock), "block 1 has a forward of a SubBlock"),
+        (lambda net: setattr(net.blocks[0], "neuron", Doubled(0.6)), "expected LIF neurons"),
+    ):
+        net = small(LIF(0.6))
+        change(net)
+        with pytest.raises(UsageError, match=f"{rule}: {message}"):
+            make_rule(rule).backward(net, x, labels, SquaredError())

@@ -31,6 +31,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from ottt_loihi.errors import ChipError, UsageError, first_line
+from ottt_loihi.nn.neurons import Neuron
 
 FORMS = ("step", "time first", "batch first", "squeezed")  # of the input of one call; squeezed: (samples·steps, …)
 TAKES = {*VIEWS, *SPLITS, "select", "narrow"}  # may take some steps of a sequence
@@ -83,6 +84,11 @@ def trace(net: nn.Module, input_shape: Sequence[int], num_steps: int | None = No
         for one that does not run and has neurons that could not be read
     """
     neurons, shape = neurons_of(net), tuple(input_shape)
+    if not neurons and any(isinstance(part, Neuron) for part in net.modules()):
+        raise UsageError(
+            f"{type(net).__name__}: its neurons are of ottt_loihi; put its layers into ol.Block and ol.Network, which "
+            "ol.save and ol.export take as they are"
+        )
     if not neurons:
         raise UsageError(
             f"{type(net).__name__}: found no spiking neurons; expected a module with layers of "

@@ -15,10 +15,11 @@ from torch.optim import Optimizer
 
 from ottt_loihi import checks
 from ottt_loihi.errors import TrainingError, UsageError
+from ottt_loihi.nn.blocks import Block
 from ottt_loihi.nn.inputs import Input, frames
 from ottt_loihi.nn.modules import Stepwise
 from ottt_loihi.nn.network import Network, gathered
-from ottt_loihi.nn.part import Part
+from ottt_loihi.nn.part import Part, changed
 from ottt_loihi.nn.paths import GradientPaths
 from ottt_loihi.nn.trace import require_affine
 from ottt_loihi.rules.hlop import HLOP, make_hlop
@@ -107,7 +108,12 @@ class Rule(ABC):
         """
         net, loss = self.prepared(net), make_loss(loss)
         x, labels = self.checked(net, x, labels)
-        checks.instance(optimizer, "optimizer", Optimizer, none=True)
+        if checks.instance(optimizer, "optimizer", Optimizer, none=True) is not None:
+            own = {id(parameter) for parameter in _parameters(net)}
+            if own.isdisjoint(id(p) for group in optimizer.param_groups for p in group["params"]):
+                raise UsageError(
+                    "optimizer: none of its tensors is a parameter of the network; make it of net.parameters()"
+                )
         return self.learn_batch(net, x, labels, loss, optimizer, self)
 
     def learn_batch(
@@ -146,9 +152,7 @@ class Rule(ABC):
             raise UsageError(
                 "gradients are turned off here (torch.no_grad or torch.inference_mode); learn outside of it"
             )
-        if not any(
-            parameter.requires_grad for parameter in (net.module if isinstance(net, Stepwise) else net).parameters()
-        ):
+        if not any(parameter.requires_grad for parameter in _parameters(net)):
             raise UsageError("every parameter is frozen (requires_grad = False), so nothing can learn")
         if isinstance(net, Network):
             traced = getattr(getattr(self, "paths", None), "trace", False)
@@ -269,6 +273,18 @@ class OnlineRule(Rule):
 
     def restore(self, tensors: Mapping[str, Tensor]) -> None:
         (super() if self.hlop is None else self.hlop).restore(tensors)
+
+
+def _parameters(net: Network | Stepwise) -> Iterator[nn.Parameter]:
+    return (net.module if isinstance(net, Stepwise) else net).parameters()
+
+
+def require_known_blocks(rule: str, net: Network) -> None:
+    """Refuse blocks and neurons with code of their own, for a rule that computes the step of a block itself."""
+    for index, block in enumerate(net.blocks):
+        own = "" if type(block) is Block else f"a forward of a {type(block).__name__}"
+        if found := own or changed(block) or changed(block.neuron):
+            raise UsageError(f"{rule}: block {index + 1} has {found}, which this rule would not call; ottt and bptt do")
 
 
 def accumulated(net: Network, steps: Iterable[Step]) -> Accumulated:

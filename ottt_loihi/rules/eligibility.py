@@ -19,7 +19,7 @@ from ottt_loihi.nn.blocks import Block, BlockState, checked_step
 from ottt_loihi.nn.network import Layer, Network, NetworkState
 from ottt_loihi.nn.neurons import LIF, LIFStep, Trace
 from ottt_loihi.nn.paths import GradientPaths
-from ottt_loihi.rules.base import OnlineRule
+from ottt_loihi.rules.base import OnlineRule, require_known_blocks
 
 SPATIAL = GradientPaths(membrane=False)  # through the layers of one time step, never back through time
 
@@ -82,8 +82,9 @@ def require_lif(name: str, net: Network, branches: bool) -> None:
     """Refuse networks other than LIF layers with the paper's convention; without ``branches`` they must be a row."""
     if net.convention != "paper":
         raise UsageError(f'{name}: expected a network with convention="paper", whose neurons fire above Vth')
-    if any(not isinstance(block.neuron, LIF) for block in net.blocks):
+    if any(type(block.neuron) is not LIF for block in net.blocks):
         raise UsageError(f"{name}: expected LIF neurons, whose surrogate its eligibility is made of")
+    require_known_blocks(name, net)
     if any(block.skip is not None for block in net.blocks):
         raise UsageError(f"{name}: has no form for residual streams; ottt trains them")
     if not branches and any(len(block.branches) for block in net.blocks):

@@ -32,7 +32,7 @@ from ottt_loihi.nn.inputs import Input, frames
 from ottt_loihi.nn.network import Network
 from ottt_loihi.nn.neurons import LIF
 from ottt_loihi.nn.precision import no_graph
-from ottt_loihi.rules.base import Accumulated, Rule, require_finite, with_graph
+from ottt_loihi.rules.base import Accumulated, Rule, require_finite, require_known_blocks, with_graph
 from ottt_loihi.rules.losses import Loss, instantaneous
 
 POWER_ITERATIONS = 1000
@@ -148,6 +148,7 @@ def require_one_lif(net: Network, rule: str) -> None:
     if any(type(block.neuron) is not LIF for block in net.blocks):
         found = next(type(block.neuron).__name__ for block in net.blocks if type(block.neuron) is not LIF)
         raise UsageError(f"{rule}: expected LIF neurons, got {found}; ottt and bptt train any")
+    require_known_blocks(rule, net)
     resets = {block.neuron.reset for block in net.blocks}
     betas = {block.neuron.beta for block in net.blocks}
     if resets - {"subtract"} or len(betas) > 1:

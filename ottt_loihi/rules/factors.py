@@ -13,7 +13,7 @@ from ottt_loihi.nn.inputs import Input, frames
 from ottt_loihi.nn.network import Network
 from ottt_loihi.nn.neurons import LIF, Stream
 from ottt_loihi.nn.paths import ottt_paths
-from ottt_loihi.rules.losses import Loss
+from ottt_loihi.rules.losses import Loss, make_loss
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ def three_factors(net: Network, x: Input, labels: Tensor, loss: Loss) -> list[li
     labels
         int64 ``(batch,)``
     """
-    x, labels = net.check_input(x), net.check_labels(labels, len(x))
+    x, labels, loss = net.check_input(x), net.check_labels(labels, len(x)), make_loss(loss)
     paths, state, steps = ottt_paths(net.convention), None, []
     skipped = {block.skip.source for block in net.blocks if block.skip is not None}
     for frame in frames(x):
