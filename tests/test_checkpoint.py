@@ -389,3 +389,16 @@ load({str(saved)!r})
 sys.exit(any(name.split('.')[0] == 'lava' for name in sys.modules))
 """
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+def test_a_file_of_version_1_makes_no_more_layers_than_it_has_weights(tmp_path):
+    """5.13: such a file of 300 kB took minutes and a gigabyte."""
+    shape = {"input_shape": [1, 2, 2], "num_classes": 2}
+    for name, arguments in (
+        ("mlp", {"sizes": [1] * 100_000}),
+        ("conv", {"features": "-".join(["1C1", "AP1"] * 20_000), **shape}),
+    ):
+        metadata = json.dumps({"architecture": {"name": name, "arguments": arguments}, "provenance": {}})
+        torch.save(payload(metadata=metadata, version=1), tmp_path / "model.pt")
+        with pytest.raises(FileError, match="damaged, it describes more layers than it has weights"):
+            load(tmp_path / "model.pt")

@@ -250,6 +250,8 @@ def _described(path: Path, architecture: Mapping[str, Any], tensors: int) -> Net
     try:
         with torch.device("meta"):
             if "name" in architecture:  # version 1
+                if _layers_asked(architecture.get("arguments")) > tensors:
+                    raise FileError(f"{path}: damaged, it describes more layers than it has weights")
                 return build(architecture["name"], architecture.get("arguments"))
             if foreign(architecture):
                 return None
@@ -258,6 +260,14 @@ def _described(path: Path, architecture: Mapping[str, Any], tensors: int) -> Net
             return construct(architecture)
     except (UsageError, RuntimeError, RecursionError) as error:
         raise FileError(f"{path}: {first_line(error)}") from None
+
+
+def _layers_asked(arguments: Any) -> int:
+    """Return how many layers with weights the arguments of a network ask for at least, where they list layers."""
+    known = arguments if isinstance(arguments, Mapping) else {}
+    sizes, features = known.get("sizes"), known.get("features")
+    words = features.split("-") if isinstance(features, str) else []
+    return max(len(sizes) - 1 if isinstance(sizes, list) else 0, sum("P" not in word.upper() for word in words))
 
 
 def not_finite(weights: Mapping[str, Tensor]) -> str:
