@@ -374,6 +374,7 @@ def test_wrong_optimisers_and_losses_are_one_line():
             "2 of its tensors .* are no parameters of the network",
         ),
         (dict(optimizer=torch.optim.LBFGS), "optimizer: LBFGS.step needs closure"),
+        (dict(optimizer=lambda p: torch.optim.SparseAdam(list(p))), "optimizer: SparseAdam takes sparse gradients"),
         (dict(optimizer=torch.nn.Linear), "optimizer: .*missing 1 required .*; give a function of one argument"),
         (dict(schedule=torch.optim.lr_scheduler.ExponentialLR), "schedule: .*gamma.*; give a function of one"),
         (

@@ -274,6 +274,13 @@ def by_hand(*connection):
     return Network([block], Readout(5, 3), input_shape=(6,), time_steps=5)
 
 
+class Short(Neuron):
+    beta = 0.5
+
+    def forward(self, current):
+        return LIFStep(current, current, current)
+
+
 def of(neuron):
     return Network([Block(Linear(6, 5), neuron)], Readout(5, 3), input_shape=(6,), time_steps=5).double()
 
@@ -283,6 +290,7 @@ def of(neuron):
     [
         (lambda: of(Blunt()), "Blunt: s carries no gradient of the current, and nothing before it would learn"),
         (lambda: of(Rootless()), "Rootless: expected a number beta"),
+        (lambda: of(Short()), r"Short: expected forward\(current, v, paths\), got forward\(current\)"),
         (lambda: of(LIF(surrogate=lambda u, threshold: u[:, :2])), r"surrogate: expected f\(u\) of u's shape \(4, 5\)"),
         (lambda: of(LIF(surrogate=lambda u, threshold: None)), r"surrogate: expected f\(u\) .* got NoneType"),
     ],
@@ -526,6 +534,8 @@ def plain(*parts):
         (plain(LIF(), nn.ConvTranspose1d(5, 5, 1)), "ConvTranspose1d: transposed convolutions are not trained"),
         (plain(LIF()).requires_grad_(False), "every parameter is frozen"),
         (small().requires_grad_(False), "every parameter is frozen"),
+        (plain(Short()), r"Short: expected forward\(current, v, paths\)"),
+        (small().to("meta"), "the weights are on the meta device"),
         (by_hand(nn.Linear(6, 5), nn.LayerNorm(5)), "LayerNorm: not affine"),
         (by_hand(nn.Linear(6, 5), nn.ReLU()), "ReLU: not affine .* neurons in place of activations"),
         (by_hand(nn.MaxPool1d(1), nn.Linear(6, 5)), "MaxPool1d: max pooling"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from inspect import signature
 from numbers import Real
 from typing import Any, NamedTuple
 
@@ -109,7 +110,7 @@ class Block(nn.Module):
         dropout: float = 0.0,
     ) -> None:
         super().__init__()
-        require_beta(neuron)
+        require_neuron(neuron)
         self.connection, self.neuron, self.skip = connection, neuron, skip
         self.dropout = checks.number(dropout, "dropout", 0, 1, below=True)
         self.branches = nn.ModuleList(checks.items(branches, "branches", Branch))
@@ -187,8 +188,13 @@ class Block(nn.Module):
         return drawn.bernoulli_(1 - self.dropout).div_(1 - self.dropout)
 
 
-def require_beta(neuron: nn.Module) -> None:
-    """Refuse neurons whose traces nothing says how to keep."""
+def require_neuron(neuron: nn.Module) -> None:
+    """Refuse neurons that take other arguments than a block has, or whose traces nothing says how to keep."""
+    asked = signature(neuron.forward)
+    try:
+        asked.bind(None, None, None)
+    except TypeError:
+        raise UsageError(f"{type(neuron).__name__}: expected forward(current, v, paths), got forward{asked}") from None
     if getattr(type(neuron), "follow", Neuron.follow) is not Neuron.follow:
         return
     beta = getattr(neuron, "beta", None)

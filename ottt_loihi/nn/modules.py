@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from ottt_loihi.errors import UsageError
-from ottt_loihi.nn.blocks import checked_step, learning_current, require_beta
+from ottt_loihi.nn.blocks import checked_step, learning_current, require_neuron
 from ottt_loihi.nn.inputs import Input, check_input, check_labels, frames
 from ottt_loihi.nn.network import evaluating, without_graph
 from ottt_loihi.nn.neurons import LIFStep, Neuron, Trace
@@ -68,7 +68,7 @@ class Stepwise:
                     f"{type(neuron).__name__}: trace='synapse' has no form for modules; use a Network of blocks, or "
                     "trace='mean'"
                 )
-            require_beta(neuron)
+            require_neuron(neuron)
         if not self.layers:
             raise UsageError(f"{type(module).__name__}: expected layers with parameters, such as Linear, found none")
         self.num_classes = 0

@@ -152,6 +152,8 @@ class Rule(ABC):
             raise UsageError(
                 "gradients are turned off here (torch.no_grad or torch.inference_mode); learn outside of it"
             )
+        if any(parameter.is_meta for parameter in _parameters(net)):
+            raise UsageError("the weights are on the meta device, which keeps no numbers; make them with to_empty")
         if not any(parameter.requires_grad for parameter in _parameters(net)):
             raise UsageError("every parameter is frozen (requires_grad = False), so nothing can learn")
         if isinstance(net, Network):

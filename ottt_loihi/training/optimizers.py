@@ -101,6 +101,8 @@ class Steps:
                 f"optimizer: {type(made).__name__}.step needs {asked[0].name}, and a rule calls step() after each "
                 "gradient; use an optimiser whose step() needs nothing"
             )
+        if isinstance(made, torch.optim.SparseAdam):
+            raise UsageError("optimizer: SparseAdam takes sparse gradients, those of a rule are dense; use Adam")
         known = {id(p) for p in net.parameters()}
         if foreign := [p for group in made.param_groups for p in group["params"] if id(p) not in known]:
             shapes = ", ".join(str(tuple(p.shape)) for p in foreign[:3])
