@@ -273,6 +273,8 @@ def _layers_asked(arguments: Any) -> int:
 def not_finite(weights: Mapping[str, Tensor]) -> str:
     """Return which weight has NaN or infinite values and how many; empty where all are finite."""
     for name, weight in weights.items():
+        if weight.dtype not in DTYPES:  # torch may not tell, and no file holds it
+            continue
         if weight.is_floating_point() and not (finite := torch.isfinite(weight)).all():
             return f"{name}: {int((~finite).sum())} of {weight.numel()} values are NaN or infinite"
     return ""
