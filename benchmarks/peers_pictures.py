@@ -64,7 +64,7 @@ def simulation(result: dict[str, Any], folder: Path) -> None:
     figure, axes = _bars(panels, "time steps per second", "{:,.0f}")
     for axis in axes:
         axis.set_xscale("log")
-        axis.set_xlim(left=1, right=40 * max(r["rate"] for r in rows))  # a bar begins at one step per second
+        axis.set_xlim(left=1, right=400 * max(r["rate"] for r in rows))  # a bar begins at one step per second
     _save(figure, folder / "peers-simulation.svg")
 
 
