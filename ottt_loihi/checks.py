@@ -15,6 +15,7 @@ from typing import Any
 from ottt_loihi.errors import UsageError
 
 Kind = type | tuple[type, ...]
+LARGEST_SEED = 2**63 - 1  # of torch's generators
 
 
 def one_of(value: Any, where: str, allowed: Sequence[str], *, none: bool = False) -> Any:

@@ -271,7 +271,8 @@ def test_settings_of_a_config(tmp_path):
     (tmp_path / "a.toml").write_text("[training]\nepochs = 'many'\n")
     with pytest.raises(UsageError, match=r"a.toml: training.epochs: expected int, got 'many'"):
         read_config(tmp_path / "a.toml")
-    for name, value, least in (("seed", -1, "an integer ≥ 0"), ("threads", 0, "a positive integer")):
+    seeds = f"an integer 0 … {2**63 - 1}"
+    for name, value, least in (("seed", -1, seeds), ("seed", 2**63, seeds), ("threads", 0, "a positive integer")):
         with pytest.raises(UsageError, match=f"training.{name}: expected {least}, got {value}"):
             make_config({"training": {name: value}})
     (tmp_path / "a.toml").write_text("[trainin]\n")

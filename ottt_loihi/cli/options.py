@@ -8,6 +8,8 @@ from typing import Any, TypeVar
 
 import typer
 
+from ottt_loihi.checks import LARGEST_SEED
+
 F = TypeVar("F", bound=Callable[..., None])
 
 
@@ -38,7 +40,7 @@ def with_options(function: F) -> F:
 
 # of several commands
 JSON = option("Print the result as JSON, nothing else.", False)
-SEED = option("The same seed gives the same result, bit for bit, on one machine.", 0, min=0)
+SEED = option("The same seed gives the same result, bit for bit, on one machine.", 0, min=0, max=LARGEST_SEED)
 DEBUG = option("Show the traceback of an error.", False)
 TIME_AXIS = option("Whether the first axis of a sample is time. [as the file says]", None, "--time-axis/--no-time-axis")
 LOADER_OPTIONS = option("An option of the data's loader: data.window=40, data.test=[5] …", None, "--set")

@@ -6,6 +6,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
+from ottt_loihi.checks import LARGEST_SEED
 from ottt_loihi.cli import command
 from ottt_loihi.cli.options import DEBUG, JSON, TIME_AXIS, argument, option, with_options
 from ottt_loihi.report.report import Table
@@ -82,7 +83,7 @@ def train(
     threads: int | None = option("CPU threads; the result may depend on it. [1]", min=1),
     init: str | None = option("Begin with the network of this model.pt."),
     quantize: int | None = option("Train with rounded weights of 2 to 8 bits.", min=2, max=8),
-    seed: int | None = option("The same seed gives the same bits. [0]", min=0),
+    seed: int | None = option("The same seed gives the same bits. [0]", min=0, max=LARGEST_SEED),
     changes: list[str] | None = option("Any other setting: network.dropout=0.1 …", None, "--set"),
     tensorboard: bool = option("Write TensorBoard files too.", False),
     json: bool = JSON,

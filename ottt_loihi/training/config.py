@@ -221,8 +221,8 @@ def make_config(tables: Mapping[str, Any]) -> Config:
     for name, table in parts.items():
         if not isinstance(table.get("name", ""), str):
             raise UsageError(f"{name}.name: expected a text, got {table['name']!r}")
-    for name, low in (("seed", 0), ("threads", 1)):  # needed before the trainer checks the others
-        checks.integer(training.get(name, low), f"training.{name}", low)
+    for name, low, high in (("seed", 0, checks.LARGEST_SEED), ("threads", 1, None)):  # before the trainer's own checks
+        checks.integer(training.get(name, low), f"training.{name}", low, high)
     return Config(**parts, training=Training(**training))
 
 

@@ -143,7 +143,8 @@ class Trainer:
         self.steps = Steps(optimizer, *rates, schedule, schedule_every, clip_norm, clip_value)
         if clip_value is not None and getattr(rule, "hlop", None) is not None:
             raise UsageError("clip_value: it would turn the gradients that HLOP has projected; use clip_norm")
-        self.batch_size, self.seed = checks.integer(batch_size, "batch_size"), checks.integer(seed, "seed", 0)
+        self.batch_size = checks.integer(batch_size, "batch_size")
+        self.seed = checks.integer(seed, "seed", 0, checks.LARGEST_SEED)
         self.encoding, self.augmentations = encoding, checks.items(augmentations, "augmentations", str)
         self.class_weights, self.sampling = class_weights, checks.one_of(sampling, "sampling", ("shuffled", "balanced"))
         self.workers = checks.integer(workers, "workers", 0)
