@@ -190,11 +190,12 @@ class Block(nn.Module):
 
 def require_neuron(neuron: nn.Module) -> None:
     """Refuse neurons that take other arguments than a block has, or whose traces nothing says how to keep."""
-    asked = signature(neuron.forward)
+    asked = getattr(neuron, "forward", None)
     try:
-        asked.bind(None, None, None)
+        signature(asked).bind(None, None, None)
     except TypeError:
-        raise UsageError(f"{type(neuron).__name__}: expected forward(current, v, paths), got forward{asked}") from None
+        found = f"forward{signature(asked)}" if callable(asked) else f"{neuron!r:.80}"
+        raise UsageError(f"{type(neuron).__name__}: expected forward(current, v, paths), got {found}") from None
     if getattr(type(neuron), "follow", Neuron.follow) is not Neuron.follow:
         return
     beta = getattr(neuron, "beta", None)
