@@ -179,6 +179,14 @@ def test_how_often_the_state_is_kept_changes_nothing(tmp_path):
     assert replace(run(tmp_path), seconds=0.0) == replace(run(), seconds=0.0)
 
 
+def test_the_command_says_which_run_it_replaces(tmp_path):
+    storage.save(to_inference(small()).chip, tmp_path / "model.h5")
+    line = [tmp_path / "model.h5", "--epochs", 1, "--stop-at", 0.01, "-o", tmp_path]
+    done = [command(*line), command(*line), command(*line, "--resume")]
+    assert [run.returncode for run in done] == [0, 0, 0]
+    assert ["state.h5 is replaced; --resume would" in run.stderr for run in done] == [False, True, False]
+
+
 @pytest.mark.lava
 @pytest.mark.slow
 def test_the_command_goes_on_in_lava(tmp_path):

@@ -174,6 +174,8 @@ def learn(
     )
     scenario = evened(scenario, settings)
     require_writable(folder)
+    if not resume and (kept := state.with_name(f"{state.name}.h5")).exists():
+        command.say("note", [f"the run in {kept} is replaced; --resume would continue it"])
     training = stream.shown(scenario, label_share, seed) if prequential else scenario.training
     started = time.perf_counter()
     subspaces = watched(scenario, hlop, settings, json)
